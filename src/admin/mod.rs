@@ -1,0 +1,82 @@
+//! The admin side: what is in force, what is broken, how much of everything.
+//!
+//! It runs on a thread of its own, so that no dashboard slows a request. Everything here reads;
+//! a second, smaller router serves metrics and health alone, for scrapes from outside the pod.
+
+mod api;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use tokio::net::TcpListener;
+
+use crate::live::Live;
+use crate::snapshot::Current;
+use crate::snapshot::reload::Loader;
+
+/// What the admin side shows.
+#[derive(Debug)]
+pub struct Shown {
+    pub live: Arc<Live>,
+    pub current: Arc<Current>,
+    pub loader: Arc<Loader>,
+    /// A policy is in force and the listener is open.
+    pub ready: AtomicBool,
+    pub started: Instant,
+    pub listener: String,
+}
+
+/// Serves metrics, health and the API until the process ends.
+///
+/// # Errors
+/// When the listener breaks.
+pub async fn serve(listener: TcpListener, shown: Arc<Shown>) -> std::io::Result<()> {
+    let router = health()
+        .route("/api/status", get(api::status))
+        .route("/api/circuit-breakers", get(api::circuit_breakers))
+        .route("/api/policies", get(api::policies))
+        .with_state(shown);
+    axum::serve(listener, router).await
+}
+
+/// Serves metrics and health alone.
+///
+/// # Errors
+/// When the listener breaks.
+pub async fn serve_metrics(listener: TcpListener, shown: Arc<Shown>) -> std::io::Result<()> {
+    axum::serve(listener, health().with_state(shown)).await
+}
+
+/// Whether an address needs no token.
+pub fn is_loopback(address: SocketAddr) -> bool {
+    address.ip().is_loopback()
+}
+
+fn health() -> Router<Arc<Shown>> {
+    Router::new()
+        .route("/metrics", get(metrics))
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(readyz))
+        .fallback(|| async { (StatusCode::NOT_FOUND, "not found\n") })
+}
+
+async fn metrics(State(shown): State<Arc<Shown>>) -> Response {
+    let text = shown.live.metrics.encode();
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(header::CONTENT_TYPE, kind)], text).into_response()
+}
+
+async fn readyz(State(shown): State<Arc<Shown>>) -> (StatusCode, &'static str) {
+    if shown.ready.load(Ordering::Acquire) {
+        (StatusCode::OK, "ready\n")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "not ready: starting or draining\n")
+    }
+}

@@ -1,0 +1,33 @@
+//! The command line: one file a subcommand. Exit codes: 0 well, 1 what was asked about is wrong,
+//! 2 the command could not be carried out.
+
+mod run;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "outrigger",
+    version,
+    about = "A sidecar that makes an application's calls to providers survive production",
+    after_help = "Point an application's base URL at the listener, e.g. http://127.0.0.1:8700/v1, and declare the rest in YAML policies."
+)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the sidecar: serve applications by the policies of a directory.
+    Run(run::Args),
+}
+
+/// Runs the command that the process was started with.
+pub fn main() -> ExitCode {
+    match Args::parse().command {
+        Command::Run(args) => run::run(&args),
+    }
+}

@@ -1,0 +1,131 @@
+//! `outrigger run`: the sidecar itself.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use tracing_subscriber::filter::LevelFilter;
+
+use crate::app::{self, Ended, Listen, Options, StartError};
+use crate::policy::units;
+use crate::telemetry::logging::{self, Format};
+
+/// What `outrigger run` takes; each also as an environment variable.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Directory of the policies (or one file); reloaded when it changes, and on SIGHUP.
+    #[arg(long, env = "OUTRIGGER_POLICIES", default_value = "policies", value_name = "DIR")]
+    policies: PathBuf,
+    /// Where applications connect: ADDR:PORT, or unix:PATH.
+    #[arg(
+        long,
+        env = "OUTRIGGER_LISTEN",
+        default_value = "127.0.0.1:8700",
+        value_name = "ADDR|unix:PATH"
+    )]
+    listen: Listen,
+    /// Metrics, health and the API, on loopback only; `none` for without.
+    #[arg(long, env = "OUTRIGGER_ADMIN", default_value = "127.0.0.1:8701", value_name = "ADDR")]
+    admin: MaybeAddr,
+    /// Metrics and health alone, for scrapes and probes from outside the pod.
+    #[arg(long, env = "OUTRIGGER_METRICS", default_value = "none", value_name = "ADDR")]
+    metrics: MaybeAddr,
+    /// Worker threads; by default as many as there are cores, at most 4.
+    #[arg(long, env = "OUTRIGGER_WORKERS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    workers: Option<u16>,
+    /// How to see that the policies change: the file system's events and the poll, or the poll alone.
+    #[arg(long, env = "OUTRIGGER_WATCH", default_value = "events", value_name = "HOW")]
+    watch: Watch,
+    /// How often the content of the policies is compared, as a backstop.
+    #[arg(long, env = "OUTRIGGER_POLL", default_value = "10s", value_name = "TIME", value_parser = units::length)]
+    poll: Duration,
+    /// How lines of the sidecar's own log look.
+    #[arg(long, env = "OUTRIGGER_LOG_FORMAT", default_value = "text", value_name = "FORMAT")]
+    log_format: LogFormat,
+    /// What the sidecar's own log tells: error, warn, info, debug or trace.
+    #[arg(long, env = "OUTRIGGER_LOG", default_value = "info", value_name = "LEVEL")]
+    log: LevelFilter,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Watch {
+    Events,
+    Poll,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+/// An address, or `none`.
+#[derive(Clone, Copy, Debug)]
+struct MaybeAddr(Option<SocketAddr>);
+
+impl FromStr for MaybeAddr {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "none" {
+            return Ok(MaybeAddr(None));
+        }
+        let expected =
+            |_| format!("`{text}` is no address (expected one like 127.0.0.1:8701, or none)");
+        text.parse().map(|address| MaybeAddr(Some(address))).map_err(expected)
+    }
+}
+
+impl FromStr for Listen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.strip_prefix("unix:") {
+            Some("") => Err("`unix:` names no socket (expected unix:/path/to/socket)".to_owned()),
+            Some(path) => Ok(Listen::Unix(path.into())),
+            None => text.parse().map(Listen::Tcp).map_err(|_| {
+                format!("`{text}` is no address (expected one like 127.0.0.1:8700 or unix:/run/outrigger.sock)")
+            }),
+        }
+    }
+}
+
+/// Runs the sidecar until a signal ends it.
+pub fn run(args: &Args) -> ExitCode {
+    let format = match args.log_format {
+        LogFormat::Text => Format::Text,
+        LogFormat::Json => Format::Json,
+    };
+    logging::init(format, args.log);
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let options = Options {
+        policies: args.policies.clone(),
+        listen: args.listen.clone(),
+        admin: args.admin.0,
+        metrics: args.metrics.0,
+        workers: args.workers.map_or(cores.min(4), usize::from),
+        watch: matches!(args.watch, Watch::Events),
+        poll: args.poll,
+    };
+    match app::run(&options) {
+        Ok(Ended::Drained) => ExitCode::SUCCESS,
+        Ok(Ended::AtOnce) => ExitCode::from(130),
+        Err(StartError::Policy(problems)) => {
+            print_problems(&problems);
+            ExitCode::from(2)
+        }
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn print_problems(problems: &[crate::policy::problem::Problem]) {
+    use std::io::IsTerminal;
+    let colour = std::io::stderr().is_terminal();
+    eprintln!("{}", crate::policy::problem::render(problems, colour));
+}

@@ -1,0 +1,33 @@
+//! Now and chance: the only file that reads either.
+//!
+//! Everything below takes `now` or `draw` as an argument, so that a test can give both, and a
+//! later test of policies in virtual time has one place to stand on. `tests/floors.rs` holds it.
+
+#![allow(clippy::disallowed_methods)]
+
+use std::time::{Duration, Instant, SystemTime};
+
+/// Monotonic time: for every limit, wait and measure.
+pub fn now() -> Instant {
+    Instant::now()
+}
+
+/// Wall-clock time: for people (log lines, events) and for HTTP dates, never for a decision.
+pub fn wall() -> SystemTime {
+    SystemTime::now()
+}
+
+/// How long ago `then` was.
+pub fn since(then: Instant) -> Duration {
+    now().saturating_duration_since(then)
+}
+
+/// A number from 0 up to, but not including, 1; from a generator of the calling thread.
+pub fn draw() -> f64 {
+    fastrand::f64()
+}
+
+/// 64 bits of chance: names for requests. Not for secrets.
+pub fn random() -> u64 {
+    fastrand::u64(..)
+}

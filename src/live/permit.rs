@@ -1,0 +1,103 @@
+//! One attempt's leave: returned exactly once, with what was learned.
+//!
+//! A `Flight` is the attempt's place at its provider and address, held to the end of the answer's
+//! body. A `Permit` is the breaker's, returned at the commit. Either is given back when it is
+//! dropped, whatever ended the request: a permit that nobody reported teaches nothing.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::address::AddressLive;
+use super::breakers::BreakerCell;
+use super::holds::HoldCell;
+use super::provider::ProviderLive;
+use crate::clock;
+use crate::resilience::breaker;
+use crate::resilience::outcome::Outcome;
+
+/// A place at a provider and at one of its addresses.
+#[derive(Debug)]
+pub struct Flight {
+    provider: Arc<ProviderLive>,
+    address: Arc<AddressLive>,
+}
+
+impl Flight {
+    /// Takes a place; `None` when the provider has no room.
+    pub fn begin(provider: &Arc<ProviderLive>, address: &Arc<AddressLive>) -> Option<Flight> {
+        if !provider.enter() {
+            return None;
+        }
+        address.begin();
+        Some(Flight { provider: Arc::clone(provider), address: Arc::clone(address) })
+    }
+
+    pub fn address(&self) -> &AddressLive {
+        &self.address
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        self.address.end();
+        self.provider.leave();
+    }
+}
+
+/// Leave of a breaker and of a hold to make one attempt.
+#[derive(Debug)]
+pub struct Permit {
+    breaker: Option<(Arc<BreakerCell>, breaker::Permit)>,
+    hold: Option<Arc<HoldCell>>,
+    probe: bool,
+}
+
+/// What stays after a permit was returned: enough to tell of a stream that was cut later.
+#[derive(Debug)]
+pub struct Afterwards {
+    breaker: Arc<BreakerCell>,
+    epoch: u64,
+}
+
+impl Permit {
+    pub fn new(
+        breaker: Option<(Arc<BreakerCell>, breaker::Permit)>,
+        hold: Option<Arc<HoldCell>>,
+    ) -> Self {
+        let probe = breaker.as_ref().is_some_and(|(_, permit)| permit.is_probe());
+        Permit { breaker, hold, probe }
+    }
+
+    pub fn is_probe(&self) -> bool {
+        self.probe
+    }
+
+    pub fn hold(&self) -> Option<&Arc<HoldCell>> {
+        self.hold.as_ref()
+    }
+
+    /// Gives the permit back. A cut later counts too, but never as a probe's.
+    pub fn report(&mut self, outcome: Outcome, took: Duration, now: Instant) -> Option<Afterwards> {
+        if let (Outcome::Success, Some(hold)) = (outcome, &self.hold) {
+            hold.success(now);
+        }
+        let (cell, permit) = self.breaker.take()?;
+        let epoch = permit.epoch();
+        cell.observe(permit, outcome, took, now);
+        (!self.probe).then_some(Afterwards { breaker: cell, epoch })
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        if let Some((cell, permit)) = self.breaker.take() {
+            cell.observe(permit, Outcome::Ignored, Duration::ZERO, clock::now());
+        }
+    }
+}
+
+impl Afterwards {
+    pub fn cut(self, now: Instant) {
+        self.breaker.cut(self.epoch, now);
+    }
+}

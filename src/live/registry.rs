@@ -1,0 +1,125 @@
+//! All live state, found by name.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::{Arc, Mutex};
+
+use super::address::AddressLive;
+use super::breakers::{BreakerCell, Key};
+use super::buffers::Buffers;
+use super::holds::HoldCell;
+use super::lock;
+use super::provider::ProviderLive;
+use super::route::RouteLive;
+use crate::clock;
+use crate::resilience::breaker::BreakerPolicy;
+use crate::resilience::budget::BudgetPolicy;
+use crate::telemetry::events::Events;
+use crate::telemetry::metrics::Metrics;
+
+/// State by name, each cell once, however many snapshots use it.
+#[derive(Debug)]
+pub struct Live {
+    pub metrics: Arc<Metrics>,
+    pub events: Arc<Events>,
+    pub buffers: Arc<Buffers>,
+    providers: Named<String, ProviderLive>,
+    addresses: Named<(String, String), AddressLive>,
+    breakers: Named<Key, BreakerCell>,
+    holds: Named<String, HoldCell>,
+    routes: Named<String, RouteLive>,
+}
+
+type Named<K, V> = Mutex<HashMap<K, Arc<V>>>;
+
+/// Cells that nobody but the registry holds.
+fn forget_unused<K: Hash + Eq, V>(named: &Named<K, V>) {
+    lock(named).retain(|_, cell| Arc::strong_count(cell) > 1);
+}
+
+fn all<K, V>(named: &Named<K, V>) -> Vec<Arc<V>> {
+    lock(named).values().cloned().collect()
+}
+
+/// The cell of that name: made by `make`, or found and retuned.
+fn named<K: Hash + Eq, V>(
+    named: &Named<K, V>,
+    key: K,
+    make: impl FnOnce() -> V,
+    retune: impl FnOnce(&V),
+) -> Arc<V> {
+    let mut cells = lock(named);
+    if let Some(cell) = cells.get(&key) {
+        retune(cell);
+        return Arc::clone(cell);
+    }
+    let cell = Arc::new(make());
+    cells.insert(key, Arc::clone(&cell));
+    cell
+}
+
+impl Live {
+    pub fn new(metrics: Arc<Metrics>, buffered: u64) -> Self {
+        let buffers = Arc::new(Buffers::new(buffered, metrics.buffered_bytes.clone()));
+        Live {
+            metrics,
+            events: Arc::default(),
+            buffers,
+            providers: Mutex::default(),
+            addresses: Mutex::default(),
+            breakers: Mutex::default(),
+            holds: Mutex::default(),
+            routes: Mutex::default(),
+        }
+    }
+
+    pub fn provider(&self, name: &str, limit: u32) -> Arc<ProviderLive> {
+        let make = || ProviderLive::new(name, limit, &self.metrics);
+        named(&self.providers, name.to_owned(), make, |cell| cell.retune(limit))
+    }
+
+    pub fn address(&self, provider: &str, address: &str) -> Arc<AddressLive> {
+        let key = (provider.to_owned(), address.to_owned());
+        named(&self.addresses, key, || AddressLive::new(provider, address, &self.metrics), |_| ())
+    }
+
+    pub fn breaker(&self, key: Key, policy: BreakerPolicy) -> Arc<BreakerCell> {
+        let make = || BreakerCell::new(key.clone(), policy, &self.metrics, &self.events);
+        named(&self.breakers, key.clone(), make, |cell| cell.retune(policy))
+    }
+
+    /// `key`: provider/address/credential, and /model.
+    pub fn hold(&self, key: &str) -> Arc<HoldCell> {
+        named(&self.holds, key.to_owned(), || HoldCell::new(key.to_owned()), |_| ())
+    }
+
+    pub fn route(&self, name: &str, budget: BudgetPolicy) -> Arc<RouteLive> {
+        named(&self.routes, name.to_owned(), || RouteLive::new(budget), |cell| cell.retune(budget))
+    }
+
+    /// Lets go of what no snapshot uses any longer.
+    pub fn forget_unused(&self) {
+        forget_unused(&self.providers);
+        forget_unused(&self.addresses);
+        forget_unused(&self.breakers);
+        forget_unused(&self.holds);
+        forget_unused(&self.routes);
+    }
+
+    /// Every breaker, ordered by its key.
+    pub fn breakers(&self) -> Vec<Arc<BreakerCell>> {
+        let mut cells = all(&self.breakers);
+        cells.sort_by_key(|cell| cell.key().to_string());
+        cells
+    }
+
+    /// Credentials that are held now, with the milliseconds that are left.
+    pub fn held(&self) -> Vec<(String, u64)> {
+        let now = clock::now();
+        let left = |cell: &HoldCell| Some(cell.check(now).err()?.as_millis() as u64);
+        let mut held: Vec<_> =
+            all(&self.holds).iter().filter_map(|c| Some((c.key().to_owned(), left(c)?))).collect();
+        held.sort();
+        held
+    }
+}

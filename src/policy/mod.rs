@@ -1,0 +1,151 @@
+//! The policy language: text in, a valid [`Policy`] or every [`Problem`] out.
+//!
+//! Nothing is read from the outside here: files are handed in, and secrets and certificates come
+//! through [`Sources`]. Three steps, each of which reports all that it finds:
+//!
+//! 1. `tree.rs`: the text of each file becomes a tree whose values know where they stand.
+//! 2. `read.rs`: the tree becomes the types of `raw.rs`, which are the YAML exactly as written.
+//! 3. `validate.rs`: these become the types of `model.rs`, which cannot hold a wrong value.
+//!
+//! A problem in one step does not hide those of the next, except where they would follow from it.
+
+mod check;
+mod credentials;
+pub mod diff;
+mod forms;
+pub mod matching;
+pub mod model;
+mod near;
+pub mod places;
+pub mod pointer;
+pub mod problem;
+mod providers;
+pub mod raw;
+mod read;
+mod routes;
+mod rules;
+pub mod schema;
+mod server;
+mod tree;
+pub mod units;
+mod urls;
+pub mod validate;
+mod warnings;
+mod words;
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+pub use model::Policy;
+pub use places::Places;
+pub use problem::{Problem, Severity};
+use tree::Tree;
+use validate::ReadFile;
+
+/// The largest file that is read.
+pub const FILE_BYTES: usize = 1 << 20;
+
+/// One file of a policy, as it was read.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SourceFile {
+    /// Its path as shown to people.
+    pub name: String,
+    pub bytes: Vec<u8>,
+}
+
+/// Where secrets and certificates come from.
+pub trait Sources {
+    fn env(&self, name: &str) -> Option<String>;
+    /// Relative paths are resolved by whoever implements it.
+    fn file(&self, path: &Path) -> io::Result<Vec<u8>>;
+}
+
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    pub policy: Policy,
+    pub warnings: Vec<Problem>,
+    pub places: Places,
+    /// SHA-256 of names and contents, in hex; people see the first twelve digits.
+    pub hash: String,
+    /// Secrets, certificates and keys that were read, to be watched; as the policy names them.
+    pub files_read: Vec<PathBuf>,
+}
+
+impl fmt::Debug for SourceFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SourceFile({}, {} bytes)", self.name, self.bytes.len())
+    }
+}
+
+/// Warnings come along in both cases; among the problems of an `Err` is at least one error.
+pub fn load(files: &[SourceFile], sources: &dyn Sources) -> Result<Loaded, Vec<Problem>> {
+    let mut sorted: Vec<_> = files.iter().collect();
+    sorted.sort_by(|a, b| a.name.cmp(&b.name));
+    if sorted.is_empty() {
+        return Err(vec![Problem::of_file(
+            "policy",
+            "there is no policy file: expected at least one `*.yaml`",
+        )]);
+    }
+    let (mut tree, mut problems, mut read) = (Tree::default(), Vec::new(), Vec::new());
+    let mut incomplete = false;
+    for file in &sorted {
+        let text = text_of(file).map_err(|problem| problems.push(*problem)).ok();
+        match text.map(|text| tree.grow(&file.name, text, &mut problems)) {
+            Some(Ok(root)) => read.push(root),
+            _ => incomplete = true,
+        }
+    }
+    let mut files = Vec::new();
+    for root in read {
+        match read::read(&mut tree, root, &mut problems) {
+            Some(raw) => files.push(ReadFile { root, raw }),
+            None => incomplete = true,
+        }
+    }
+    let outcome = validate::validate(&tree, &files, sources, incomplete, !problems.is_empty());
+    problems.extend(outcome.problems);
+    problems
+        .sort_by(|a, b| (&a.spot.file, a.spot.span.start).cmp(&(&b.spot.file, b.spot.span.start)));
+    problems.dedup();
+    match outcome.policy {
+        Some(policy) if problems.iter().all(|problem| problem.severity == Severity::Warning) => {
+            let roots: Vec<_> = files.iter().map(|file| file.root).collect();
+            let (places, hash) = (Places::of(&tree, &roots), hash(&sorted));
+            Ok(Loaded { policy, warnings: problems, places, hash, files_read: outcome.files_read })
+        }
+        _ => Err(problems),
+    }
+}
+
+fn text_of(file: &SourceFile) -> Result<String, Box<Problem>> {
+    if file.bytes.len() > FILE_BYTES {
+        let message = "the file is larger than 1 MiB: split it, files are merged";
+        return Err(Box::new(Problem::of_file(&file.name, message)));
+    }
+    String::from_utf8(file.bytes.clone()).map_err(|error| {
+        let good = &file.bytes[..error.utf8_error().valid_up_to()];
+        let line = good.iter().filter(|byte| **byte == b'\n').count() + 1;
+        let start = good.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        let column = String::from_utf8_lossy(&good[start..]).chars().count() + 1;
+        let mut problem =
+            Problem::of_file(&file.name, "the file is not UTF-8: save it in that encoding");
+        (problem.spot.line, problem.spot.column, problem.spot.span) =
+            (line, column, good.len()..good.len());
+        Box::new(problem)
+    })
+}
+
+fn hash(files: &[&SourceFile]) -> String {
+    let mut hasher = Sha256::new();
+    for file in files {
+        for part in [file.name.as_bytes(), &file.bytes] {
+            hasher.update((part.len() as u64).to_be_bytes());
+            hasher.update(part);
+        }
+    }
+    hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,294 @@
+//! The section `routes`: which requests go where, and what applies to them.
+//!
+//! Here it is also decided who gets the application's own credentials: the one provider of a
+//! route that asked for them, or a sole provider that says nothing about credentials. A provider
+//! that says nothing and is alone in one route but not in another has to say what it wants,
+//! because credentials meant for one provider must not reach the next.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use http::Method;
+
+use super::check::{Check, DAY, MS};
+use super::forms::{At, TextOr};
+use super::matching::{HeaderMatch, HostPattern, PathPattern};
+use super::model::{AllowOverride, Auth, Match, Route, Weighted};
+use super::providers::Checked;
+use super::raw::{RawHeaderMatch, RawMatch, RawRoute, RawWeighted};
+use super::rules::{Rules, refers_to_nothing};
+use super::tree::NodeId;
+use super::words::Override;
+use crate::resilience::balancer::Balance;
+use crate::resilience::outcome::{Class, ClassSet, Idempotence};
+
+const SECOND: Duration = Duration::from_secs(1);
+const MOVES: [Class; 5] =
+    [Class::Unsent, Class::Failure, Class::Throttled, Class::Credential, Class::TooLarge];
+
+/// What a route may refer to.
+pub(super) struct Known<'a> {
+    pub(super) rules: &'a Rules,
+    /// To places in the list.
+    pub(super) providers: &'a BTreeMap<String, usize>,
+}
+
+impl Check<'_> {
+    pub(super) fn route(&mut self, raw: &At<RawRoute>, known: &Known<'_>) -> Route {
+        self.missing(raw.id, "name", "the route has no `name`");
+        if let Some(name) = &raw.name {
+            self.name(|tree, message| tree.on_value(name.id, message), name);
+        }
+        let providers = self.route_providers(raw, known);
+        Route {
+            name: raw.name.as_ref().map_or_else(String::new, |at| at.value.clone()),
+            matcher: self.matcher(raw.matcher.as_ref().map(|at| &at.value)),
+            strip_prefix: raw.strip_prefix.as_ref().and_then(|at| self.strip_prefix(at)),
+            fallback: self.fallback(raw, &providers, known),
+            providers,
+            balance: raw.balance.map_or(Balance::Latency, |at| at.value.0),
+            fallback_on: match &raw.fallback_on {
+                None => ClassSet::of(&MOVES),
+                Some(at) => self.classes(&at.value, &MOVES),
+            },
+            idempotent: raw.idempotent.map_or(Idempotence::Auto, |at| at.value.0),
+            timeout: self.length(&raw.timeout, 120 * SECOND, MS..=DAY),
+            retry: known
+                .rules
+                .retry(self, &raw.retry)
+                .unwrap_or_else(|| known.rules.retries["default"].clone()),
+            replay: self.size(&raw.replay, 1 << 20, 0..=1 << 30),
+            allow_override: allow_override(raw),
+        }
+    }
+
+    fn route_providers(&mut self, raw: &At<RawRoute>, known: &Known<'_>) -> Vec<Weighted> {
+        self.missing(raw.id, "providers", "the route has no `providers`");
+        let Some(list) = &raw.providers else { return Vec::new() };
+        if list.is_empty() && !self.tree.damaged(list.id) {
+            self.error(list.id, "no provider: expected at least one, like `[openai]`");
+        }
+        let mut found = Vec::new();
+        for at in &list.value {
+            let Some((name, weight)) = self.weighted(at) else { continue };
+            let Some(provider) = self.provider_named(&name, known) else { continue };
+            if found.iter().any(|other: &Weighted| other.provider == provider) {
+                self.error(at.id, format!("the provider `{}` is listed twice", name.value));
+            } else {
+                found.push(Weighted { provider, weight });
+            }
+        }
+        found
+    }
+
+    fn weighted(&mut self, at: &At<TextOr<RawWeighted>>) -> Option<(At<String>, u32)> {
+        match &at.value {
+            TextOr::Text(name) => Some((At { id: at.id, value: name.clone() }, 1)),
+            TextOr::Keys(raw) => {
+                self.missing(at.id, "name", "expected the `name` of a provider");
+                let weight = self.count(&raw.weight, 1, 1..=1_000_000);
+                Some((raw.name.clone()?, weight))
+            }
+        }
+    }
+
+    fn provider_named(&mut self, name: &At<String>, known: &Known<'_>) -> Option<usize> {
+        let found = known.providers.get(name.as_str()).copied();
+        if found.is_none() {
+            refers_to_nothing(self, name, "provider", "providers", known.providers.keys());
+        }
+        // One that was declared, but could not be read.
+        found.filter(|index| *index < usize::MAX)
+    }
+
+    fn fallback(
+        &mut self,
+        raw: &At<RawRoute>,
+        providers: &[Weighted],
+        known: &Known<'_>,
+    ) -> Vec<usize> {
+        let mut found = Vec::new();
+        for name in raw.fallback.iter().flat_map(|at| &at.value) {
+            let Some(provider) = self.provider_named(name, known) else { continue };
+            if providers.iter().any(|weighted| weighted.provider == provider) {
+                self.error(
+                    name.id,
+                    format!(
+                        "`{}` is one of `providers` already: a fallback is asked after all of them",
+                        name.value
+                    ),
+                );
+            } else if found.contains(&provider) {
+                self.error(name.id, format!("the provider `{}` is listed twice", name.value));
+            } else {
+                found.push(provider);
+            }
+        }
+        found
+    }
+
+    fn strip_prefix(&mut self, at: &At<String>) -> Option<String> {
+        let prefix = at.trim_end_matches('/');
+        if !prefix.starts_with('/') || prefix.contains(['?', '#', '*']) {
+            self.error(
+                at.id,
+                format!("`{}` is no prefix of a path: expected one like `/openai`", at.value),
+            );
+            return None;
+        }
+        Some(prefix.to_owned())
+    }
+
+    fn matcher(&mut self, raw: Option<&RawMatch>) -> Match {
+        let Some(raw) = raw else {
+            return Match {
+                path: PathPattern::any(),
+                methods: Vec::new(),
+                host: None,
+                headers: Vec::new(),
+            };
+        };
+        let headers = raw.headers.iter().flat_map(|at| &at.0);
+        Match {
+            path: raw
+                .path
+                .as_ref()
+                .and_then(|at| self.path_pattern(at))
+                .unwrap_or_else(PathPattern::any),
+            methods: raw.methods.as_ref().map_or_else(Vec::new, |at| {
+                if at.is_empty() && !self.tree.damaged(at.id) {
+                    self.error(at.id, "no method would ever match: leave `methods` out for any");
+                }
+                at.iter().filter_map(|at| self.method(at)).collect()
+            }),
+            host: raw.host.as_ref().and_then(|at| {
+                HostPattern::parse(at).map_err(|message| self.error(at.id, message)).ok()
+            }),
+            headers: headers
+                .filter_map(|(name, at)| {
+                    let name = if name.eq_ignore_ascii_case("host") {
+                        self.error(at.id, "the host is matched by `host`, not by `headers`");
+                        None
+                    } else {
+                        self.header_name_of(at.id, name)
+                    };
+                    let wanted = self.header_match(at.id, &at.value);
+                    Some((name?, wanted?))
+                })
+                .collect(),
+        }
+    }
+
+    fn path_pattern(&mut self, at: &At<TextOr<super::raw::RawRegex>>) -> Option<PathPattern> {
+        match &at.value {
+            TextOr::Text(text) => {
+                PathPattern::parse(text).map_err(|message| self.error(at.id, message)).ok()
+            }
+            TextOr::Keys(raw) => {
+                self.missing(at.id, "regex", "expected a path, or `{ regex: ... }`");
+                let regex = raw.regex.as_ref()?;
+                self.regex(regex.id, regex).map(PathPattern::Regex)
+            }
+        }
+    }
+
+    fn method(&mut self, at: &At<String>) -> Option<Method> {
+        const KNOWN: [&str; 8] =
+            ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"];
+        let good =
+            !at.is_empty() && at.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'-');
+        if at.as_str() == "CONNECT" || !good {
+            self.unknown_word(at.id, at, &KNOWN);
+            return None;
+        }
+        Method::from_bytes(at.as_bytes()).ok()
+    }
+
+    fn header_match(&mut self, id: NodeId, raw: &TextOr<RawHeaderMatch>) -> Option<HeaderMatch> {
+        let raw = match raw {
+            TextOr::Text(text) => return Some(HeaderMatch::Exact(text.clone())),
+            TextOr::Keys(raw) => raw,
+        };
+        match (&raw.regex, &raw.present) {
+            (Some(regex), None) => self.regex(regex.id, regex).map(HeaderMatch::Regex),
+            (None, Some(present)) => Some(HeaderMatch::Present(present.value)),
+            _ => {
+                if !self.tree.damaged(id) {
+                    self.error(id, "expected one of `regex` and `present`");
+                }
+                None
+            }
+        }
+    }
+
+    /// Who gets the application's own credentials.
+    pub(super) fn passthrough(&mut self, routes: &[(NodeId, Route)], providers: &mut [Checked]) {
+        for (id, route) in routes {
+            let all = everyone(route);
+            let asking = all.iter().filter(|index| asks(&providers[**index]));
+            let names: Vec<_> =
+                asking.map(|index| format!("`{}`", providers[*index].provider.name)).collect();
+            if names.len() > 1 {
+                let message = format!(
+                    "{} all have `auth: passthrough`: the application's credentials go to one provider of a route",
+                    names.join(", ")
+                );
+                self.error(self.tree.child(*id, "providers").unwrap_or(*id), message);
+            }
+        }
+        for (index, checked) in
+            providers.iter_mut().enumerate().filter(|(_, checked)| !checked.bare.is_empty())
+        {
+            let mut uses = routes
+                .iter()
+                .map(|(_, route)| (route, everyone(route)))
+                .filter(|(_, all)| all.contains(&index));
+            let (alone, shared): (Vec<_>, Vec<_>) =
+                uses.by_ref().partition(|(_, all)| all.len() == 1);
+            match (alone.first(), shared.first()) {
+                (Some((alone, _)), Some((shared, _))) => {
+                    let message = format!(
+                        "`{}` has no `auth`: it would get the application's credentials in route `{}`, where it is alone, but not in `{}`",
+                        checked.provider.name, alone.name, shared.name
+                    );
+                    let problem = self
+                        .tree
+                        .on_key(checked.id, message)
+                        .help("say `auth: passthrough` or `auth: none`");
+                    self.problems.push(problem);
+                }
+                (Some(_), None) => {
+                    for address in &checked.bare {
+                        checked.provider.addresses[*address].auth = Auth::Passthrough;
+                    }
+                }
+                (None, _) => {}
+            }
+        }
+    }
+}
+
+fn asks(checked: &Checked) -> bool {
+    checked.provider.addresses.iter().any(|address| matches!(address.auth, Auth::Passthrough))
+}
+
+fn everyone(route: &Route) -> Vec<usize> {
+    route
+        .providers
+        .iter()
+        .map(|weighted| weighted.provider)
+        .chain(route.fallback.iter().copied())
+        .collect()
+}
+
+fn allow_override(raw: &RawRoute) -> AllowOverride {
+    let mut allowed = AllowOverride::default();
+    for at in raw.allow_override.iter().flat_map(|at| &at.value) {
+        match at.value.0 {
+            Override::Timeout => allowed.timeout = true,
+            Override::Retry => allowed.retry = true,
+            Override::Idempotent => allowed.idempotent = true,
+        }
+    }
+    allowed
+}

@@ -1,0 +1,180 @@
+//! Lengths, sizes, counts and shares, as people write them.
+//!
+//! A number says its unit wherever it could be taken for another: `10` is no length. Binary and
+//! decimal sizes differ (`1MiB`, `1MB`), as IEC 80000-13 has them. Each error says what was
+//! expected, with an example.
+
+use std::time::Duration;
+
+const LENGTHS: [(&str, f64); 5] =
+    [("ms", 0.001), ("s", 1.0), ("m", 60.0), ("h", 3600.0), ("d", 86400.0)];
+const SIZES: [(&str, u64); 9] = [
+    ("", 1),
+    ("B", 1),
+    ("kB", 1000),
+    ("KB", 1000),
+    ("MB", 1_000_000),
+    ("GB", 1_000_000_000),
+    ("KiB", 1 << 10),
+    ("MiB", 1 << 20),
+    ("GiB", 1 << 30),
+];
+const COUNTS: [(&str, u64); 4] = [("", 1), ("k", 1000), ("M", 1_000_000), ("G", 1_000_000_000)];
+const CENTURY: f64 = 100.0 * 365.0 * 86400.0;
+
+/// `250ms`, `10s`, `5m`, `1h30m`, `2d`; a bare `0` is one too.
+pub fn length(text: &str) -> Result<Duration, String> {
+    if text == "0" {
+        return Ok(Duration::ZERO);
+    }
+    let wrong = || {
+        let like = text.split(|c: char| !c.is_ascii_digit()).find(|digits| !digits.is_empty());
+        let like = like.unwrap_or("10");
+        format!("`{text}` is no length: expected a number with ms, s, m, h or d, like `{like}s`")
+    };
+    let (mut rest, mut seconds, mut last) = (text, 0.0, f64::INFINITY);
+    while !rest.is_empty() {
+        let (number, after) = split_number(rest).ok_or_else(wrong)?;
+        let end = after.find(|c: char| c.is_ascii_digit()).unwrap_or(after.len());
+        let (_, unit) =
+            *LENGTHS.iter().find(|(name, _)| *name == &after[..end]).ok_or_else(wrong)?;
+        if unit >= last {
+            return Err(wrong());
+        }
+        seconds += number * unit;
+        last = unit;
+        rest = &after[end..];
+    }
+    match seconds {
+        _ if text.is_empty() => Err(wrong()),
+        _ if seconds > CENTURY => Err(format!("`{text}` is longer than a century")),
+        // Through milliseconds, so that `0.1s` and `100ms` are the same.
+        _ => Ok(Duration::from_micros((seconds * 1e6).round() as u64)),
+    }
+}
+
+/// Bytes: `64KiB`, `1MiB`, `10MB`, `512`.
+pub fn size(text: &str) -> Result<u64, String> {
+    scaled(text, &SIZES).ok_or_else(|| {
+        format!(
+            "`{text}` is no size: expected a number with KiB, MiB, GiB, kB, MB or GB, like `64KiB`"
+        )
+    })
+}
+
+/// `200k`, `1M`, `5`.
+pub fn count(text: &str) -> Result<u64, String> {
+    scaled(text, &COUNTS)
+        .ok_or_else(|| format!("`{text}` is no count: expected a whole number, like `5` or `200k`"))
+}
+
+/// `0.2` or `20%`, from nothing to the whole.
+pub fn share(text: &str) -> Result<f64, String> {
+    let (number, whole) = text.strip_suffix('%').map_or((text, 1.0), |number| (number, 100.0));
+    match split_number(number) {
+        Some((number, "")) if number <= whole => Ok(number / whole),
+        Some((_, "")) => {
+            Err(format!("`{text}` is more than the whole: expected a share, like `0.2` or `20%`"))
+        }
+        _ => {
+            Err(format!("`{text}` is no share: expected a number from 0 to 1, like `0.2` or `20%`"))
+        }
+    }
+}
+
+/// `2`, `1.5`.
+pub fn number(text: &str) -> Result<f64, String> {
+    match split_number(text) {
+        Some((number, "")) => Ok(number),
+        _ => Err(format!("`{text}` is no number: expected one like `2.0`")),
+    }
+}
+
+fn scaled(text: &str, units: &[(&str, u64)]) -> Option<u64> {
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (digits, unit) = text.split_at(end);
+    let (_, unit) = *units.iter().find(|(name, _)| *name == unit)?;
+    if let Ok(whole) = digits.parse::<u64>() {
+        return whole.checked_mul(unit);
+    }
+    let (number, _) = split_number(digits).filter(|(_, rest)| rest.is_empty())?;
+    let value = number * unit as f64;
+    (value.fract() == 0.0 && value < 9e15).then_some(value as u64)
+}
+
+/// Digits with at most one point among them; finite.
+fn split_number(text: &str) -> Option<(f64, &str)> {
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (digits, rest) = text.split_at(end);
+    let good = digits.starts_with(|c: char| c.is_ascii_digit())
+        && digits.ends_with(|c: char| c.is_ascii_digit());
+    let number = digits.parse::<f64>().ok().filter(|number| good && number.is_finite())?;
+    Some((number, rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn lengths_are_read() {
+        let ms = |text| length(text).unwrap().as_millis();
+        assert_eq!(
+            [
+                ms("250ms"),
+                ms("10s"),
+                ms("5m"),
+                ms("1h30m"),
+                ms("2d"),
+                ms("0.5s"),
+                ms("0"),
+                ms("0s")
+            ],
+            [250, 10_000, 300_000, 5_400_000, 172_800_000, 500, 0, 0]
+        );
+    }
+
+    #[test]
+    fn what_is_no_length_is_refused_with_an_example() {
+        assert_eq!(
+            length("10 sec").unwrap_err(),
+            "`10 sec` is no length: expected a number with ms, s, m, h or d, like `10s`"
+        );
+        for text in ["", "10", "s", "-1s", "1s1s", "1m1h", "1.s", ".5s", "1e3s", "1s ", "99999d"] {
+            assert!(length(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes_counts_and_shares_are_read() {
+        assert_eq!(
+            [size("64KiB"), size("10MB"), size("1.5KiB"), size("7")],
+            [Ok(65536), Ok(10_000_000), Ok(1536), Ok(7)]
+        );
+        assert_eq!(
+            [count("200k"), count("1M"), count("5"), count("2.5k")],
+            [Ok(200_000), Ok(1_000_000), Ok(5), Ok(2500)]
+        );
+        assert_eq!(
+            [share("0.2"), share("20%"), share("1"), share("0")],
+            [Ok(0.2), Ok(0.2), Ok(1.0), Ok(0.0)]
+        );
+        for text in
+            ["", "KiB", "-1", "1 MiB", "0.3", "99999999999999999999", "99999999999GiB", "1kb"]
+        {
+            assert!(size(text).is_err(), "{text}");
+        }
+        assert!(share("120%").unwrap_err().contains("more than the whole"));
+        assert!(count("1.5").is_err() && share("x").is_err() && share("-0.1").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_a_unit_panic(text in "\\PC{0,12}", digits in "[0-9.]{0,400}[a-zA-Z%]{0,3}") {
+            for text in [text, digits] {
+                let _ = (length(&text), size(&text), count(&text), share(&text), number(&text));
+            }
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! URLs of providers and of forward proxies, taken apart once.
+//!
+//! Only what an HTTP request can be sent to: `http` or `https`, a host, perhaps a port and a
+//! path (RFC 3986). A query or fragment would be lost on the way and is refused. A user name
+//! belongs to `auth`, but for a forward proxy, which has no other place for it; such a URL is
+//! never quoted in a message.
+
+use http::{HeaderValue, Uri};
+
+use super::model::{ForwardProxy, Url};
+
+pub(super) fn provider_url(text: &str) -> Result<Url, String> {
+    if text.contains("${") {
+        return Err(
+            "a URL is public: `${...}` stands for a secret and is not resolved here".to_owned()
+        );
+    }
+    if authority_of(text).contains('@') {
+        return Err("the URL holds a user name or password: put them under `auth`".to_owned());
+    }
+    url(text)
+}
+
+pub(super) fn proxy_url(text: &str) -> Result<ForwardProxy, String> {
+    let Some((user, _)) = authority_of(text).rsplit_once('@') else {
+        let url = url(text)?;
+        return without_path(url).map(|url| ForwardProxy { url, authorization: None });
+    };
+    let bare = text.replacen(&format!("{user}@"), "", 1);
+    let url = without_path(url(&bare)?)?;
+    let decoded =
+        percent_decoded(user).ok_or("the URL's user name or password holds a wrong `%`")?;
+    Ok(ForwardProxy { url, authorization: basic(&decoded) })
+}
+
+fn without_path(url: Url) -> Result<Url, String> {
+    match url.path.as_str() {
+        "" => Ok(url),
+        path => {
+            Err(format!("a proxy is asked to CONNECT, which knows no path: leave `{path}` out"))
+        }
+    }
+}
+
+/// `Basic` and the Base64 of `user:password` (RFC 7617), marked sensitive.
+pub(super) fn basic(user_and_password: &[u8]) -> Option<HeaderValue> {
+    let mut value = HeaderValue::from_str(&format!("Basic {}", base64(user_and_password))).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
+fn authority_of(text: &str) -> &str {
+    let rest = text.split_once("://").map_or(text, |(_, rest)| rest);
+    rest.split(['/', '?', '#']).next().unwrap_or_default()
+}
+
+fn url(text: &str) -> Result<Url, String> {
+    let wrong = |why: &str| format!("`{text}` is no URL: {why}");
+    let https =
+        match text.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase()).as_deref() {
+            Some("https") => true,
+            Some("http") => false,
+            Some(scheme) => {
+                return Err(wrong(&format!("expected `http` or `https`, found `{scheme}`")));
+            }
+            None => {
+                return Err(wrong(
+                    "expected `http://` or `https://` first, like `https://api.example.com`",
+                ));
+            }
+        };
+    if text.contains(['?', '#']) {
+        return Err(wrong("a query or fragment would be lost: leave it out"));
+    }
+    let uri: Uri = text.parse().map_err(|error| wrong(&format!("{error}")))?;
+    let authority = uri.authority().ok_or_else(|| wrong("there is no host"))?;
+    let host = authority.host();
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    if !is_host(host, bare) {
+        return Err(wrong("expected a host name or address"));
+    }
+    let default = if https { 443 } else { 80 };
+    let after = &authority.as_str()[host.len()..];
+    let port = match after.strip_prefix(':') {
+        None => default,
+        Some(digits) => digits
+            .parse()
+            .ok()
+            .filter(|port| *port > 0)
+            .ok_or_else(|| wrong("expected a port from 1 to 65535"))?,
+    };
+    let host = host.to_ascii_lowercase();
+    Ok(Url {
+        https,
+        authority: if port == default { host.clone() } else { format!("{host}:{port}") },
+        host: bare.map_or(host, str::to_ascii_lowercase),
+        port,
+        path: uri.path().trim_end_matches('/').to_owned(),
+    })
+}
+
+fn is_host(host: &str, bare: Option<&str>) -> bool {
+    if let Some(address) = bare {
+        return address.parse::<std::net::Ipv6Addr>().is_ok();
+    }
+    let label = |label: &str| {
+        !label.is_empty()
+            && label.len() < 64
+            && label.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'))
+    };
+    host.len() < 254 && host.strip_suffix('.').unwrap_or(host).split('.').all(label)
+}
+
+fn percent_decoded(text: &str) -> Option<Vec<u8>> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        out.push(match byte {
+            b'%' => {
+                let (high, low) = (
+                    char::from(bytes.next()?).to_digit(16)?,
+                    char::from(bytes.next()?).to_digit(16)?,
+                );
+                u8::try_from(high * 16 + low).ok()?
+            }
+            byte => byte,
+        });
+    }
+    Some(out)
+}
+
+/// RFC 4648, with padding.
+fn base64(bytes: &[u8]) -> String {
+    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for chunk in bytes.chunks(3) {
+        let byte = |at: usize| u32::from(chunk.get(at).copied().unwrap_or(0));
+        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
+        for at in 0..4 {
+            let letter = LETTERS[(bits >> (18 - 6 * at)) as usize & 63];
+            out.push(if at <= chunk.len() { char::from(letter) } else { '=' });
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_is_taken_apart() {
+        let url = provider_url("https://API.example.com:8443/openai/v1/").unwrap();
+        assert_eq!((url.https, url.host.as_str(), url.port), (true, "api.example.com", 8443));
+        assert_eq!(
+            (url.authority.as_str(), url.path.as_str()),
+            ("api.example.com:8443", "/openai/v1")
+        );
+        let url = provider_url("http://[::1]:80").unwrap();
+        assert_eq!(
+            (url.host.as_str(), url.authority.as_str(), url.path.as_str()),
+            ("::1", "[::1]", "")
+        );
+    }
+
+    #[test]
+    fn what_no_request_can_be_sent_to_is_refused() {
+        for text in [
+            "",
+            "8080",
+            "api.openai.com",
+            "ftp://a",
+            "https://",
+            "https://a/?b",
+            "https://a/#b",
+            "http://a:0",
+            "http://a:99999",
+            "http://a:x",
+            "http://a b",
+            "https://user:pw@a",
+            "http://a..b",
+            "http://[::g]",
+            "http://${env:A}",
+        ] {
+            assert!(provider_url(text).is_err(), "{text}");
+        }
+        assert!(!provider_url("https://user:hunter2@a").unwrap_err().contains("hunter2"));
+    }
+
+    #[test]
+    fn a_proxy_may_have_a_user() {
+        let proxy = proxy_url("http://al%20addin:open%3Asesame@proxy.corp:3128").unwrap();
+        assert_eq!(proxy.url.authority, "proxy.corp:3128");
+        assert_eq!(proxy.authorization.unwrap(), "Basic YWwgYWRkaW46b3BlbjpzZXNhbWU=");
+        assert!(!proxy_url("http://user:hunter2@ /").unwrap_err().contains("hunter2"));
+    }
+
+    #[test]
+    fn base64_is_padded() {
+        assert_eq!(
+            [base64(b""), base64(b"f"), base64(b"fo"), base64(b"foo")],
+            ["", "Zg==", "Zm8=", "Zm9v"]
+        );
+    }
+}

@@ -1,0 +1,213 @@
+//! From what the files say to a valid policy, or every problem at once.
+//!
+//! Files are merged first: a name stands for one thing over all of them. Then each section is
+//! checked by its own file (`server.rs`, `rules.rs`, `providers.rs`, `routes.rs`), in the order in
+//! which they refer to each other; what concerns several of them comes last.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use super::Sources;
+use super::check::Check;
+use super::forms::{At, Entries};
+use super::model::{Policy, Route};
+use super::problem::{Problem, Severity};
+use super::providers::Checked;
+use super::raw::{RawFile, RawRoute};
+use super::routes::Known;
+use super::rules::Rules;
+use super::server::default_server;
+use super::tree::{NodeId, Tree};
+
+/// One file that could be read.
+pub(super) struct ReadFile {
+    pub(super) root: NodeId,
+    pub(super) raw: RawFile,
+}
+
+pub(super) struct Outcome {
+    /// Only without errors.
+    pub(super) policy: Option<Policy>,
+    pub(super) problems: Vec<Problem>,
+    pub(super) files_read: Vec<PathBuf>,
+}
+
+/// `incomplete`: some file could not be read at all; `failed`: there are problems already.
+pub(super) fn validate(
+    tree: &Tree,
+    files: &[ReadFile],
+    sources: &dyn Sources,
+    incomplete: bool,
+    failed: bool,
+) -> Outcome {
+    let mut check =
+        Check { tree, sources, problems: Vec::new(), files_read: BTreeSet::new(), incomplete };
+    check.incomplete |= files.iter().any(|file| check.lost_a_section(file));
+    check.version(files);
+    let server = check.only_server(files).unwrap_or_else(default_server);
+    let rules = check.rules(files);
+    let mut providers = check.providers(files, &rules);
+    let (routes, disabled) = check.routes(files, &rules, &providers);
+    check.passthrough(&routes, &mut providers);
+    let failed = failed || !check.problems.is_empty();
+    let (ids, routes): (Vec<_>, Vec<_>) = routes.into_iter().unzip();
+    let providers = providers.into_iter().map(|checked| checked.provider).collect();
+    let policy = Policy { server, providers, routes };
+    if !failed {
+        let warnings = check.warnings(&policy, &ids);
+        check.problems.extend(warnings);
+        check.no_route(files, ids.len() + disabled);
+    }
+    Outcome {
+        policy: (!failed && !incomplete).then_some(policy),
+        problems: check.problems,
+        files_read: check.files_read.into_iter().collect(),
+    }
+}
+
+impl Check<'_> {
+    /// A section that is not the map or list it should be.
+    fn lost_a_section(&self, file: &ReadFile) -> bool {
+        let sections = ["providers", "retries", "breakers"];
+        let lost = |key: &&str| {
+            self.tree.child(file.root, key).is_some_and(|id| self.tree.node(id).pruned)
+        };
+        self.tree.node(file.root).pruned || sections.iter().any(|key| lost(key))
+    }
+
+    fn version(&mut self, files: &[ReadFile]) {
+        for at in files.iter().filter_map(|file| file.raw.version.as_ref()) {
+            if at.as_str() != "1" {
+                self.error(
+                    at.id,
+                    format!("version `{}` is not known here: expected `1`", at.value),
+                );
+            }
+        }
+        let given = files.iter().any(|file| self.tree.child(file.root, "version").is_some());
+        if let (Some(first), false, false) = (files.first(), given, self.incomplete) {
+            let start = self.tree.in_file(
+                self.tree.node(first.root).file,
+                0..0,
+                "no file says which version of the language it is written in".to_owned(),
+            );
+            self.problems.push(start.help("put `version: 1` first"));
+        }
+    }
+
+    fn only_server(&mut self, files: &[ReadFile]) -> Option<super::model::Server> {
+        let mut all = files.iter().filter_map(|file| file.raw.server.as_ref());
+        let first = all.next()?;
+        for second in all {
+            let problem = self
+                .tree
+                .on_key(second.id, "`server` stands in two files: expected it in one at most");
+            self.problems.push(problem.with(self.tree, first.id, "first defined here"));
+        }
+        Some(self.server(&first.value))
+    }
+
+    /// Those of all files by name; a second one of a name is reported.
+    fn merged<'f, T>(
+        &mut self,
+        files: &'f [ReadFile],
+        what: &str,
+        section: impl Fn(&'f RawFile) -> Option<&'f Entries<T>>,
+    ) -> BTreeMap<&'f str, &'f At<T>> {
+        let mut merged: BTreeMap<&str, &At<T>> = BTreeMap::new();
+        for (name, at) in
+            files.iter().filter_map(|file| section(&file.raw)).flat_map(|entries| &entries.0)
+        {
+            self.name(|tree, message| tree.on_key(at.id, message), name);
+            match merged.get(name.as_str()) {
+                Some(first) => self.twice(what, name, at.id, first.id),
+                None => {
+                    merged.insert(name, at);
+                }
+            }
+        }
+        merged
+    }
+
+    fn twice(&mut self, what: &str, name: &str, second: NodeId, first: NodeId) {
+        let problem = self.tree.on_key(second, format!("the {what} `{name}` is defined twice"));
+        self.problems.push(problem.with(self.tree, first, "first defined here"));
+    }
+
+    fn rules(&mut self, files: &[ReadFile]) -> Rules {
+        let mut rules = Rules::new(self);
+        for (name, at) in self.merged(files, "retry policy", |raw| raw.retries.as_ref()) {
+            let retry = self.retry(name, &at.value);
+            rules.retries.insert(name.to_owned(), retry);
+        }
+        for (name, at) in self.merged(files, "breaker", |raw| raw.breakers.as_ref()) {
+            let breaker = self.breaker(name, &at.value);
+            rules.breakers.insert(name.to_owned(), breaker);
+        }
+        rules
+    }
+
+    fn providers(&mut self, files: &[ReadFile], rules: &Rules) -> Vec<Checked> {
+        let merged = self.merged(files, "provider", |raw| raw.providers.as_ref());
+        merged.into_iter().map(|(name, at)| self.provider(name, at, rules)).collect()
+    }
+
+    /// Those that are enabled, and how many are not.
+    fn routes(
+        &mut self,
+        files: &[ReadFile],
+        rules: &Rules,
+        providers: &[Checked],
+    ) -> (Vec<(NodeId, Route)>, usize) {
+        let mut index: BTreeMap<String, usize> =
+            self.declared(files, "providers").map(|name| (name, usize::MAX)).collect();
+        index.extend(
+            providers
+                .iter()
+                .enumerate()
+                .map(|(index, checked)| (checked.provider.name.clone(), index)),
+        );
+        let known = Known { rules, providers: &index };
+        let mut names: BTreeMap<&str, NodeId> = BTreeMap::new();
+        let (mut routes, mut disabled) = (Vec::new(), 0);
+        for at in files.iter().filter_map(|file| file.raw.routes.as_ref()).flatten() {
+            let route = self.route(at, &known);
+            if let Some(name) = &at.name {
+                match names.get(name.as_str()) {
+                    Some(first) => self.twice("route", name, name.id, *first),
+                    None => {
+                        names.insert(name, name.id);
+                    }
+                }
+            }
+            match is_enabled(&at.value) {
+                true => routes.push((at.id, route)),
+                false => disabled += 1,
+            }
+        }
+        (routes, disabled)
+    }
+
+    /// All names of a section, also of entries that could not be read.
+    fn declared(&self, files: &[ReadFile], section: &str) -> impl Iterator<Item = String> {
+        let sections = files.iter().filter_map(|file| self.tree.child(file.root, section));
+        sections.flat_map(|id| self.tree.all_keys(id)).collect::<Vec<_>>().into_iter()
+    }
+
+    fn no_route(&mut self, files: &[ReadFile], routes: usize) {
+        if let (Some(first), 0) = (files.first(), routes) {
+            let file = self.tree.node(first.root).file;
+            let mut problem = self.tree.in_file(
+                file,
+                0..0,
+                "there is no route: no request can go anywhere".to_owned(),
+            );
+            problem.severity = Severity::Warning;
+            self.problems.push(problem);
+        }
+    }
+}
+
+fn is_enabled(raw: &RawRoute) -> bool {
+    raw.enabled.is_none_or(|at| at.value)
+}

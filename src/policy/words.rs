@@ -1,0 +1,62 @@
+//! The words of the language, and what each means in the model.
+//!
+//! The type that a decision works with has no serde of its own (`resilience/` is std only), so
+//! the vocabulary stands here, once for reading, for the schema and for near misses.
+
+use super::forms::Vocabulary;
+use super::model::{BodyCheck, Forwarded, LogFormat, Scope};
+use crate::resilience::backoff::Jitter;
+use crate::resilience::balancer::Balance;
+use crate::resilience::breaker::Mode;
+use crate::resilience::outcome::{Class, Idempotence};
+
+/// What `x-outrigger-*` headers may change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Override {
+    Timeout,
+    Retry,
+    Idempotent,
+}
+
+macro_rules! vocabulary {
+    ($($name:ident { $($word:literal => $meaning:ident,)* })*) => {$(
+        impl Vocabulary for $name {
+            const NAME: &'static str = stringify!($name);
+            const WORDS: &'static [&'static str] = &[$($word),*];
+            const MEANINGS: &'static [Self] = &[$($name::$meaning),*];
+        }
+    )*};
+}
+
+vocabulary! {
+    Forwarded { "off" => Off, "append" => Append, }
+    LogFormat { "json" => Json, "text" => Text, }
+    Scope { "address" => Address, "model" => Model, }
+    BodyCheck { "empty" => Empty, "invalid_json" => InvalidJson, }
+    Jitter { "full" => Full, "equal" => Equal, "none" => None, }
+    Balance {
+        "latency" => Latency,
+        "least_connections" => LeastConnections,
+        "round_robin" => RoundRobin,
+        "weighted" => Weighted,
+        "first" => First,
+    }
+    Mode { "enforce" => Enforce, "shadow" => Shadow, }
+    Idempotence { "auto" => Auto, "always" => Always, "never" => Never, }
+    Override { "timeout" => Timeout, "retry" => Retry, "idempotent" => Idempotent, }
+    Class {
+        "success" => Success,
+        "unsent" => Unsent,
+        "throttled" => Throttled,
+        "failure" => Failure,
+        "credential" => Credential,
+        "too_large" => TooLarge,
+        "ignored" => Ignored,
+    }
+}
+
+/// The word for a class, as it is written.
+pub fn class_word(class: Class) -> &'static str {
+    let found = Class::WORDS.iter().zip(Class::MEANINGS).find(|(_, meaning)| **meaning == class);
+    found.map_or("", |(word, _)| word)
+}

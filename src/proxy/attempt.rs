@@ -1,0 +1,167 @@
+//! One attempt: a connection, the request as this provider wants it, the answer's head in time.
+
+use std::future::Future;
+use std::pin::pin;
+use std::time::{Duration, Instant};
+
+use http::{Request, Version};
+use hyper::body::Incoming;
+
+use super::choose::Pick;
+use super::commit::{Answer, AtHand, Tried};
+use super::deadline::until;
+use super::error::{Kind, Problem};
+use super::gather::Limits;
+use super::headers;
+use super::request::Ask;
+use super::rewrite;
+use crate::clock;
+use crate::policy::model::Timeouts;
+use crate::resilience::outcome::Class;
+use crate::snapshot::{Candidate, Route};
+use crate::upstream::{Busy, Connection, ReqBody, SendError};
+
+impl Ask {
+    /// Makes one attempt at a pick, or at one that connects sooner.
+    pub async fn attempt(&mut self, route: &Route, mut pick: Pick) -> Tried {
+        self.tries.begin(pick.tier, pick.index, pick.credential);
+        loop {
+            let connection = match self.idle_connection(route, &pick) {
+                Some(connection) => connection,
+                None => match Box::pin(self.new_connection(route, pick)).await {
+                    Ok((connected, connection)) => {
+                        pick = connected;
+                        connection
+                    }
+                    Err(problem) => return Tried::Failed(Class::Unsent, AtHand::Ours(problem)),
+                },
+            };
+            match self.send(route, pick, connection).await {
+                Ok(tried) => return tried,
+                Err(unsent) => pick = unsent,
+            }
+        }
+    }
+
+    /// Sends on a connection. One that closed before the request began hands it back: `Err`.
+    async fn send(
+        &mut self,
+        route: &Route,
+        pick: Pick,
+        connection: Connection,
+    ) -> Result<Tried, Pick> {
+        let candidate = Self::candidate(route, pick.tier, pick.index);
+        let timeouts = candidate.provider.policy.timeouts;
+        let request = match self.request(route, candidate, pick.credential) {
+            Ok(request) => request,
+            Err(problem) => return Ok(Tried::Failed(Class::Ignored, AtHand::Ours(problem))),
+        };
+        let sent = clock::now();
+        let cut = self.another_is_left(route, &pick);
+        let by = self.by(sent, timeouts.headers, cut);
+        match self.head(connection.send(request), by, &timeouts).await {
+            Some(Ok((response, busy))) => {
+                let (head, body) = response.into_parts();
+                let limits = Limits {
+                    first_byte: self.by(sent, timeouts.first_byte, cut),
+                    idle: timeouts.idle,
+                    deadline: self.deadline,
+                };
+                let took = clock::since(sent);
+                let answer = Answer { head, body, busy, pick, took, limits };
+                Ok(self.answered(route, answer).await)
+            }
+            Some(Err(SendError::Unsent(request, _))) => {
+                self.payload.put_back(request.into_body(), &candidate.provider.policy);
+                Err(pick)
+            }
+            Some(Err(SendError::Failed(error))) => {
+                let problem = self.broken(candidate, &error);
+                Ok(self.lost(route, pick, problem))
+            }
+            None => {
+                let (key, waited) = (&candidate.address.key, clock::since(sent));
+                let detail = format!("{key}: no response within {waited:.1?}");
+                let problem = Problem::new(Kind::AnswerTimeout, detail);
+                Ok(self.lost(route, pick, problem))
+            }
+        }
+    }
+
+    /// The request as the provider wants it.
+    fn request(
+        &mut self,
+        route: &Route,
+        candidate: &Candidate,
+        credential: usize,
+    ) -> Result<Request<ReqBody>, Problem> {
+        let provider = &candidate.provider.policy;
+        let strip = route.policy.strip_prefix.as_deref();
+        let url = &candidate.address.policy.url;
+        let uri = rewrite::uri(&self.uri, strip, url, &provider.rewrite).map_err(|error| {
+            let detail =
+                format!("provider `{}` rewrites the path to no path: {error}", provider.name);
+            Problem::new(Kind::BadRequest, detail)
+        })?;
+        let body = self.payload.take(provider, provider.timeouts.idle)?;
+        let mut request = Request::new(body);
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = uri;
+        *request.version_mut() = Version::HTTP_11;
+        *request.headers_mut() = self.headers.clone();
+        headers::address_to(request.headers_mut(), provider, &candidate.address, credential);
+        Ok(request)
+    }
+
+    /// When something has to be there: `limit` after the request was sent, and while another
+    /// candidate is left not later than half way to the deadline.
+    fn by(&self, sent: Instant, limit: Duration, cut: bool) -> Instant {
+        let left = self.deadline.saturating_duration_since(sent);
+        let most = if cut { left / 2 } else { left };
+        sent + limit.min(most)
+    }
+
+    /// Awaits the response's head. While the application still sends its body, only a stall counts.
+    async fn head(
+        &self,
+        sending: impl Future<Output = Result<(http::Response<Incoming>, Busy), SendError>>,
+        mut by: Instant,
+        timeouts: &Timeouts,
+    ) -> Option<Result<(http::Response<Incoming>, Busy), SendError>> {
+        let mut sending = pin!(sending);
+        let upload = self.payload.upload();
+        loop {
+            if let Ok(sent) = until(by, sending.as_mut()).await {
+                return Some(sent);
+            }
+            let limit = if upload.whole.get() { timeouts.headers } else { timeouts.idle };
+            let later = (upload.last() + limit).min(self.deadline);
+            if !upload.is_streamed() || later <= clock::now() {
+                return None;
+            }
+            by = later;
+        }
+    }
+
+    /// Whose fault a broken exchange was.
+    fn broken(&self, candidate: &Candidate, error: &hyper::Error) -> Problem {
+        if let Some(kind) = self.payload.upload().broken.get() {
+            return Problem::new(kind, "the body of the request did not arrive whole");
+        }
+        let malformed = error.is_parse() || error.is_parse_status() || error.is_parse_too_large();
+        let kind = if malformed { Kind::BadAnswer } else { Kind::ConnectionLost };
+        Problem::new(kind, format!("{}: {}", candidate.address.key, chain(error)))
+    }
+}
+
+/// An error with what caused it, on one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

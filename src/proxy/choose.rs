@@ -1,0 +1,231 @@
+//! Which endpoint takes the next attempt: the balancer's choice among those whose breaker, hold
+//! and room allow it, the ones not yet asked first.
+//!
+//! Nobody is asked here whether it *will* answer: a choice reads atomics, and takes the short locks
+//! of the chosen endpoint only.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::request::{Again, Ask};
+use crate::clock;
+use crate::live::permit::{Flight, Permit};
+use crate::resilience::balancer;
+use crate::resilience::breaker::{Rejection, Why};
+use crate::snapshot::{Candidate, Circuit, Route};
+
+/// More candidates than this in one tier are not looked at (`policy` bounds them lower).
+const CANDIDATES: usize = 64;
+
+/// An endpoint with everything that an attempt at it needs.
+#[derive(Debug)]
+pub struct Pick {
+    pub tier: usize,
+    pub index: usize,
+    pub credential: usize,
+    pub permit: Permit,
+    pub flight: Flight,
+    pub started: Instant,
+}
+
+/// What stands in the way of every endpoint of a tier.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Blocked {
+    /// The shortest wait after which one may be asked: back-off, hold, ramp.
+    pub wait: Option<Duration>,
+    /// One only lacks room.
+    pub room: bool,
+    /// A breaker is in the way of one, for at least so long.
+    pub open: Option<Duration>,
+    /// A hold is in the way of one.
+    pub held: bool,
+}
+
+/// Which endpoints may be chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Among {
+    /// Not asked by this request.
+    Others,
+    /// Asked before, and due again.
+    Again {
+        /// Also those that could not be reached.
+        unreachable: bool,
+    },
+}
+
+impl Ask {
+    /// Chooses in a tier.
+    ///
+    /// # Errors
+    /// What stands in the way.
+    pub fn choose(&self, route: &Route, tier: usize, among: Among) -> Result<Pick, Blocked> {
+        let now = clock::now();
+        let candidates = &route.tiers[tier].candidates;
+        let count = candidates.len().min(CANDIDATES);
+        let mut blocked = Blocked::default();
+        let mut eligible = 0u64;
+        for (index, candidate) in candidates.iter().enumerate().take(count) {
+            match self.usable(candidate, tier, index, among, now) {
+                Ok(()) => eligible |= 1 << index,
+                Err(why) => blocked.merge(why),
+            }
+        }
+        while eligible != 0 {
+            let Some(index) = self.balanced(route, tier, eligible, now) else { break };
+            match self.take(&candidates[index], tier, index, among, now) {
+                Ok(pick) => return Ok(pick),
+                Err(why) => blocked.merge(why),
+            }
+            eligible &= !(1 << index);
+        }
+        Err(blocked)
+    }
+
+    fn balanced(&self, route: &Route, tier: usize, eligible: u64, now: Instant) -> Option<usize> {
+        if eligible.is_power_of_two() {
+            return Some(eligible.trailing_zeros() as usize);
+        }
+        let candidates = &route.tiers[tier].candidates;
+        let wants_probe = |index: &usize| {
+            let breaker = self.circuit(&candidates[*index]).breaker.clone();
+            eligible & (1 << index) != 0 && breaker.is_some_and(|b| b.wants_probe(now))
+        };
+        if let Some(index) = (0..candidates.len().min(CANDIDATES)).find(wants_probe) {
+            return Some(index);
+        }
+        let mut seen = self.worker.candidates.borrow_mut();
+        seen.clear();
+        seen.extend(candidates.iter().take(CANDIDATES).map(|candidate| {
+            let address = &candidate.address;
+            let circuit = self.circuit(candidate);
+            balancer::Candidate {
+                share: candidate.share,
+                latency: address.live.latency(now),
+                pending: address.live.pending(),
+                slow_start: circuit.breaker.as_ref().map_or(1.0, |b| b.slow_start(now)),
+            }
+        }));
+        let among = |index: usize| eligible & (1 << index) != 0;
+        route.live.pick(tier, route.policy.balance, &seen, among, clock::draw())
+    }
+
+    fn circuit(&self, candidate: &Candidate) -> Arc<Circuit> {
+        candidate.address.circuit(&candidate.provider.policy, self.payload.model())
+    }
+
+    /// Could this endpoint be asked now? Nothing changes.
+    fn usable(
+        &self,
+        candidate: &Candidate,
+        tier: usize,
+        index: usize,
+        among: Among,
+        now: Instant,
+    ) -> Result<(), Blocked> {
+        if self.tries.only.is_some_and(|only| only != provider_id(candidate)) {
+            return Err(Blocked::default());
+        }
+        let circuit = self.circuit(candidate);
+        let mut blocked = Blocked::default();
+        let credentials = circuit.holds.len();
+        let any = (0..credentials).any(|credential| {
+            let free = self.credential_free(&circuit, tier, index, credential, among, now);
+            free.map_err(|why| blocked.merge(why)).is_ok()
+        });
+        if !any {
+            return Err(blocked);
+        }
+        if let Some(Err(rejection)) = circuit.breaker.as_ref().map(|b| b.check(now)) {
+            return Err(Blocked::by(rejection));
+        }
+        self.room(candidate)
+    }
+
+    fn room(&self, candidate: &Candidate) -> Result<(), Blocked> {
+        let target = &candidate.address.target;
+        let room = candidate.provider.live.has_room() && self.worker.pools.has_place(target);
+        if room { Ok(()) } else { Err(Blocked { room: true, ..Blocked::default() }) }
+    }
+
+    /// May this credential be used now, by this request?
+    fn credential_free(
+        &self,
+        circuit: &Circuit,
+        tier: usize,
+        index: usize,
+        credential: usize,
+        among: Among,
+        now: Instant,
+    ) -> Result<(), Blocked> {
+        let held = circuit.holds[credential].check(now).err();
+        let wait = match (self.tries.asked(tier, index, credential).map(|a| a.again), among) {
+            (None, Among::Others) => None,
+            (Some(Again::At(at)), Among::Again { .. })
+            | (Some(Again::LastResort(at)), Among::Again { unreachable: true }) => {
+                Some(at.saturating_duration_since(now)).filter(|wait| !wait.is_zero())
+            }
+            _ => return Err(Blocked::default()),
+        };
+        match held.max(wait) {
+            None => Ok(()),
+            wait => Err(Blocked { wait, held: held.is_some(), ..Blocked::default() }),
+        }
+    }
+
+    /// Takes the place, the hold's and the breaker's leave.
+    fn take(
+        &self,
+        candidate: &Candidate,
+        tier: usize,
+        index: usize,
+        among: Among,
+        now: Instant,
+    ) -> Result<Pick, Blocked> {
+        let circuit = self.circuit(candidate);
+        let free = |credential: usize| {
+            self.credential_free(&circuit, tier, index, credential, among, now).is_ok()
+        };
+        let credential = candidate.address.turn(free).ok_or_else(Blocked::default)?;
+        let flight = Flight::begin(&candidate.provider.live, &candidate.address.live)
+            .ok_or(Blocked { room: true, ..Blocked::default() })?;
+        let hold = &circuit.holds[credential];
+        hold.admit(now).map_err(|wait| Blocked {
+            wait: Some(wait),
+            held: true,
+            ..Blocked::default()
+        })?;
+        let breaker = match &circuit.breaker {
+            None => None,
+            Some(cell) => Some((Arc::clone(cell), cell.admit(now).map_err(Blocked::by)?)),
+        };
+        let permit = Permit::new(breaker, Some(Arc::clone(hold)));
+        Ok(Pick { tier, index, credential, permit, flight, started: now })
+    }
+}
+
+/// Providers are shared by all candidates of a snapshot: the address of one tells it apart.
+pub fn provider_id(candidate: &Candidate) -> usize {
+    Arc::as_ptr(&candidate.provider) as usize
+}
+
+impl Blocked {
+    fn by(rejection: Rejection) -> Blocked {
+        match rejection.why {
+            Why::Ramp => Blocked { wait: Some(rejection.retry_after), ..Blocked::default() },
+            Why::Open | Why::HalfOpen => {
+                Blocked { open: Some(rejection.retry_after), ..Blocked::default() }
+            }
+        }
+    }
+
+    pub fn merge(&mut self, other: Blocked) {
+        let sooner = |a: Option<Duration>, b: Option<Duration>| match (a, b) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+        self.wait = sooner(self.wait, other.wait);
+        self.open = sooner(self.open, other.open);
+        self.room |= other.room;
+        self.held |= other.held;
+    }
+}

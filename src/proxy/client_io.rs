@@ -1,0 +1,140 @@
+//! The application's side of a connection: TCP or Unix socket, with or without TLS, as one type
+//! that notes when bytes come and go.
+//!
+//! hyper's own header timeout also ends idle connections and costs a timer for each request; here
+//! a read or write stores two relaxed atomics, and the worker's beat looks at them.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::server::TlsStream;
+
+/// A stream that hyper can be given.
+pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+
+impl Stream for TcpStream {}
+impl Stream for UnixStream {}
+impl<S: Stream> Stream for TlsStream<S> {}
+
+/// What a connection of the application is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Phase {
+    /// Between requests.
+    Idle,
+    /// A request's head has begun to arrive.
+    Head,
+    /// A request is being served.
+    Busy,
+}
+
+/// Phase of a connection and when it last changed or moved bytes, in beats of its worker.
+#[derive(Debug)]
+pub struct Activity {
+    phase: AtomicU8,
+    since: AtomicU32,
+    beats: Arc<AtomicU32>,
+}
+
+impl Activity {
+    /// A new connection owes a head.
+    pub fn new(beats: Arc<AtomicU32>) -> Arc<Self> {
+        let since = AtomicU32::new(beats.load(Ordering::Relaxed));
+        Arc::new(Activity { phase: AtomicU8::new(Phase::Head as u8), since, beats })
+    }
+
+    pub fn phase(&self) -> Phase {
+        match self.phase.load(Ordering::Relaxed) {
+            0 => Phase::Idle,
+            1 => Phase::Head,
+            _ => Phase::Busy,
+        }
+    }
+
+    /// Beats since the phase began, or, between requests, since bytes last moved.
+    pub fn beats_since(&self) -> u32 {
+        let now = self.beats.load(Ordering::Relaxed);
+        now.wrapping_sub(self.since.load(Ordering::Relaxed))
+    }
+
+    pub fn enter(&self, phase: Phase) {
+        self.phase.store(phase as u8, Ordering::Relaxed);
+        self.since.store(self.beats.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+
+    fn read(&self) {
+        if self.phase.load(Ordering::Relaxed) == Phase::Idle as u8 {
+            self.enter(Phase::Head);
+        }
+    }
+
+    fn wrote(&self) {
+        if self.phase.load(Ordering::Relaxed) == Phase::Idle as u8 {
+            self.since.store(self.beats.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+    }
+}
+
+/// A stream whose activity is noted.
+#[derive(Debug)]
+pub struct ClientIo<S> {
+    stream: S,
+    activity: Arc<Activity>,
+}
+
+impl<S> ClientIo<S> {
+    pub fn new(stream: S, activity: Arc<Activity>) -> Self {
+        ClientIo { stream, activity }
+    }
+}
+
+impl<S: Stream> AsyncRead for ClientIo<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        let before = buf.filled().len();
+        let outcome = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if buf.filled().len() > before {
+            self.activity.read();
+        }
+        outcome
+    }
+}
+
+impl<S: Stream> AsyncWrite for ClientIo<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        self.activity.wrote();
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[std::io::IoSlice<'_>],
+    ) -> Poll<std::io::Result<usize>> {
+        self.activity.wrote();
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

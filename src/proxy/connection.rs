@@ -1,0 +1,245 @@
+//! One connection of the application: its handshake, its requests, its end.
+//!
+//! Limits on slow and idle clients are held by the worker's beat: a connection that owes a head for
+//! longer than `header_time`, or has been idle for `keep_alive`, is closed. A draining worker lets
+//! each finish what it began.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::future::Future;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::{Poll, Waker};
+use std::time::{Duration, Instant};
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::TlsAcceptor;
+
+use super::client_io::{Activity, ClientIo, Phase, Stream};
+use super::error::{Kind, Problem};
+use super::handler;
+use super::worker::{Incoming, Load, Worker};
+use crate::policy::model::Server;
+
+/// As `worker::BEAT`, in milliseconds.
+const BEAT_MS: u128 = 100;
+
+/// The connections of a worker.
+#[derive(Debug)]
+pub struct Clients {
+    load: Arc<Load>,
+    beats: Arc<AtomicU32>,
+    next: Cell<u64>,
+    open: RefCell<HashMap<u64, Rc<Client>>>,
+    finishing: Cell<bool>,
+}
+
+/// One connection, as its requests see it.
+#[derive(Debug)]
+pub struct Client {
+    pub peer: Option<SocketAddr>,
+    pub secure: bool,
+    activity: Arc<Activity>,
+    wish: Cell<Wish>,
+    waker: RefCell<Option<Waker>>,
+}
+
+/// What its worker wants of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wish {
+    Serve,
+    /// Answer what was begun, then close.
+    Finish,
+    Close,
+}
+
+impl Clients {
+    pub fn new(load: Arc<Load>) -> Self {
+        Clients {
+            load,
+            beats: Arc::default(),
+            next: Cell::new(0),
+            open: RefCell::default(),
+            finishing: Cell::new(false),
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.open.borrow().is_empty()
+    }
+
+    /// Closes what is idle and lets the rest finish; new connections serve one request.
+    pub fn finish(&self) {
+        self.finishing.set(true);
+        for client in self.open.borrow().values() {
+            client.wish(Wish::Finish);
+        }
+    }
+
+    /// Closes what owes a head for too long, or has been idle for too long.
+    pub fn sweep(&self, _now: Instant, server: &Server) {
+        self.beats.fetch_add(1, Ordering::Relaxed);
+        let beats =
+            |limit: Duration| u32::try_from(limit.as_millis() / BEAT_MS).unwrap_or(u32::MAX);
+        let (head, idle) = (beats(server.header_time).max(1), beats(server.keep_alive).max(1));
+        for client in self.open.borrow().values() {
+            let since = client.activity.beats_since();
+            match client.activity.phase() {
+                Phase::Head if since > head => client.wish(Wish::Close),
+                Phase::Idle if since > idle => client.wish(Wish::Finish),
+                _ => {}
+            }
+        }
+    }
+
+    fn add(&self, peer: Option<SocketAddr>, secure: bool) -> (u64, Rc<Client>) {
+        let wish = if self.finishing.get() { Wish::Finish } else { Wish::Serve };
+        let client = Rc::new(Client {
+            peer,
+            secure,
+            activity: Activity::new(Arc::clone(&self.beats)),
+            wish: Cell::new(wish),
+            waker: RefCell::default(),
+        });
+        let id = self.next.get();
+        self.next.set(id + 1);
+        self.open.borrow_mut().insert(id, Rc::clone(&client));
+        (id, client)
+    }
+
+    fn remove(&self, id: u64) {
+        self.open.borrow_mut().remove(&id);
+        self.load.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Client {
+    /// A request's head is here.
+    pub fn begin(&self) {
+        self.activity.enter(Phase::Busy);
+    }
+
+    /// A request was answered.
+    pub fn end(&self) {
+        self.activity.enter(Phase::Idle);
+    }
+
+    fn wish(&self, wish: Wish) {
+        self.wish.set(wish);
+        if let Some(waker) = self.waker.borrow().as_ref() {
+            waker.wake_by_ref();
+        }
+    }
+
+    fn listen(&self, waker: &Waker) {
+        let mut known = self.waker.borrow_mut();
+        if !known.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            *known = Some(waker.clone());
+        }
+    }
+}
+
+/// Answers a connection that is one too many, without waiting for its request.
+pub fn refusal(incoming: &Incoming) {
+    let problem = Problem::new(Kind::TooManyConnections, "try again in a moment");
+    let json = problem.json();
+    let mut answer = format!(
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\n\
+         content-length: {}\r\nretry-after: 1\r\nconnection: close\r\n\
+         proxy-status: outrigger; error=connection_limit_reached\r\n\r\n",
+        json.len()
+    )
+    .into_bytes();
+    answer.extend_from_slice(&json);
+    // The socket's buffer is empty and this fits: what is not taken at once is not waited for.
+    let _ = match incoming {
+        Incoming::Tcp(stream, _) => (&mut &*stream).write(&answer),
+        Incoming::Unix(stream) => (&mut &*stream).write(&answer),
+    };
+}
+
+/// Serves a connection on a task of its own.
+pub fn serve(worker: &Rc<Worker>, incoming: Incoming) {
+    let worker = Rc::clone(worker);
+    tokio::task::spawn_local(async move {
+        let tls = worker.snapshot().listener_tls.clone();
+        let peer = match &incoming {
+            Incoming::Tcp(_, peer) => Some(*peer),
+            Incoming::Unix(_) => None,
+        };
+        let (id, client) = worker.clients.add(peer, tls.is_some());
+        let outcome = match incoming {
+            Incoming::Tcp(stream, _) => match TcpStream::from_std(stream) {
+                Ok(stream) => plain_or_tls(&worker, &client, stream, tls).await,
+                Err(error) => Err(error),
+            },
+            Incoming::Unix(stream) => match UnixStream::from_std(stream) {
+                Ok(stream) => plain_or_tls(&worker, &client, stream, tls).await,
+                Err(error) => Err(error),
+            },
+        };
+        if let Err(error) = outcome {
+            tracing::debug!(%error, "a connection of the application ended");
+        }
+        worker.clients.remove(id);
+    });
+}
+
+async fn plain_or_tls<S: Stream>(
+    worker: &Rc<Worker>,
+    client: &Rc<Client>,
+    stream: S,
+    tls: Option<Arc<rustls::ServerConfig>>,
+) -> std::io::Result<()> {
+    let Some(config) = tls else { return http(worker, client, stream).await };
+    let mut handshake = pin!(TlsAcceptor::from(config).accept(stream));
+    let stream = std::future::poll_fn(|cx| {
+        client.listen(cx.waker());
+        match client.wish.get() {
+            Wish::Close => Poll::Ready(Err(std::io::ErrorKind::TimedOut.into())),
+            _ => handshake.as_mut().poll(cx),
+        }
+    })
+    .await?;
+    http(worker, client, stream).await
+}
+
+async fn http<S: Stream>(
+    worker: &Rc<Worker>,
+    client: &Rc<Client>,
+    stream: S,
+) -> std::io::Result<()> {
+    let header_bytes = worker.snapshot().policy.server.header_bytes;
+    let io = TokioIo::new(ClientIo::new(stream, Arc::clone(&client.activity)));
+    let service = {
+        let (worker, client) = (Rc::clone(worker), Rc::clone(client));
+        service_fn(move |request| handler::handle(Rc::clone(&worker), Rc::clone(&client), request))
+    };
+    let connection = http1::Builder::new()
+        .max_buf_size(header_bytes.max(8192))
+        .serve_connection(io, service)
+        .with_upgrades();
+    let mut connection = pin!(connection);
+    let mut finishing = false;
+    std::future::poll_fn(|cx| {
+        client.listen(cx.waker());
+        match client.wish.get() {
+            Wish::Close => return Poll::Ready(Ok(())),
+            Wish::Finish if !finishing => {
+                finishing = true;
+                Pin::as_mut(&mut connection).graceful_shutdown();
+            }
+            _ => {}
+        }
+        connection.as_mut().poll(cx)
+    })
+    .await
+    .map_err(std::io::Error::other)
+}

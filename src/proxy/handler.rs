@@ -1,0 +1,222 @@
+//! The table of contents of a request: route, read, try until there is an answer, answer.
+
+use std::convert::Infallible;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::HOST;
+use http::{HeaderMap, Method, Request, Response, Uri};
+use http_body::Frame;
+use hyper::body::Incoming;
+
+use super::answer::{ResBody, Streaming};
+use super::commit::{AtHand, Ready, ReadyBody, Tried};
+use super::connection::Client;
+use super::error::{Kind, Problem};
+use super::headers;
+use super::intake::{Bounds, Payload};
+use super::overrides::Overrides;
+use super::request::{Ask, Tries};
+use super::story::{End, Story};
+use super::tunnel;
+use super::worker::Worker;
+use crate::clock;
+use crate::policy::model::Forwarded;
+use crate::resilience::outcome::Class;
+use crate::snapshot::Route;
+
+/// Answers one request.
+pub async fn handle(
+    worker: Rc<Worker>,
+    client: Rc<Client>,
+    request: Request<Incoming>,
+) -> Result<Response<ResBody>, Infallible> {
+    client.begin();
+    let started = clock::now();
+    let route = sane(&request).and_then(|host| find(&worker, &request, host));
+    let (method, uri) = (request.method().clone(), request.uri().clone());
+    let mut story =
+        Story::new(&worker, &client, route.as_ref().ok().cloned(), method, uri, started);
+    let route = match route {
+        Ok(route) => route,
+        Err(problem) => return Ok(refuse(&mut story, problem)),
+    };
+    match read(&worker, &client, &route, request, story).await {
+        Ok(mut ask) => {
+            let outcome = run(&mut ask, &route).await;
+            Ok(finish(ask, outcome))
+        }
+        Err((mut story, problem)) => Ok(refuse(&mut story, problem)),
+    }
+}
+
+/// What RFC 9112, 3.2 demands of the head beyond what the parser saw to; gives the host.
+fn sane(request: &Request<Incoming>) -> Result<&str, Problem> {
+    if request.method() == Method::CONNECT {
+        return Err(Problem::new(
+            Kind::Connect,
+            "point the application's base URL at the listener",
+        ));
+    }
+    let bad = |detail: &str| Problem::new(Kind::BadRequest, detail);
+    let mut hosts = request.headers().get_all(HOST).iter();
+    let host = match (hosts.next(), hosts.next()) {
+        (Some(host), None) => host.to_str().map_err(|_| bad("the Host header is no text"))?,
+        (Some(_), Some(_)) => return Err(bad("there are two Host headers")),
+        (None, _) if request.version() == http::Version::HTTP_10 => "",
+        (None, _) => return Err(bad("there is no Host header")),
+    };
+    Ok(request.uri().authority().map_or(host, |authority| authority.as_str()))
+}
+
+fn find(worker: &Worker, request: &Request<Incoming>, host: &str) -> Result<Arc<Route>, Problem> {
+    let path = request.uri().path();
+    if path.starts_with("/.outrigger/") {
+        return Err(Problem::new(Kind::Ours, format!("nothing is at {path}")));
+    }
+    let snapshot = worker.snapshot();
+    let route = snapshot.route(request.method(), host, path, request.headers());
+    route.cloned().ok_or_else(|| {
+        let detail = format!("{} {path} (try: outrigger explain {0} {path})", request.method());
+        Problem::new(Kind::NoRoute, detail)
+    })
+}
+
+/// Takes the request in: what it asks of us, its headers for any provider, its body.
+async fn read(
+    worker: &Rc<Worker>,
+    client: &Rc<Client>,
+    route: &Arc<Route>,
+    mut request: Request<Incoming>,
+    mut story: Box<Story>,
+) -> Result<Ask, (Box<Story>, Problem)> {
+    let overrides = match Overrides::read(request.headers(), &route.policy) {
+        Ok(overrides) => overrides,
+        Err(problem) => return Err((story, problem)),
+    };
+    let wants_upgrade = request.headers().contains_key(http::header::UPGRADE);
+    let upgrade = wants_upgrade.then(|| hyper::upgrade::on(&mut request));
+    let (head, body) = request.into_parts();
+    let mut headers = head.headers;
+    let forwarded = route.server.forwarded == Forwarded::Append;
+    let host = forwarded.then(|| host_of(&headers, &head.uri));
+    headers::prepare(&mut headers, wants_upgrade, overrides.any);
+    if let Some(host) = host {
+        headers::append_forwarded(&mut headers, client, &host);
+    }
+    let bounds = Bounds {
+        replay: route.policy.replay,
+        reads_body: route.reads_body,
+        idle: route.tiers[0].candidates[0].provider.policy.timeouts.idle,
+    };
+    let (payload, once) = match Payload::read(body, bounds, worker.live.buffers.reservation()).await
+    {
+        Ok(read) => read,
+        Err(problem) => return Err((story, problem)),
+    };
+    if let Some(why) = once {
+        story.once = Some(why);
+        route.unbuffered(&worker.live.metrics, why);
+    }
+    if !payload.is_empty() {
+        headers.remove(http::header::CONTENT_LENGTH);
+    }
+    let timeout = overrides.timeout.unwrap_or(route.policy.timeout);
+    Ok(Ask {
+        worker: Rc::clone(worker),
+        route: Arc::clone(route),
+        method: head.method,
+        uri: head.uri,
+        headers,
+        payload,
+        upgrade,
+        deadline: clock::now() + timeout,
+        idempotence: overrides.idempotent.unwrap_or(route.policy.idempotent),
+        overrides,
+        tries: Tries::default(),
+        story,
+    })
+}
+
+fn host_of(headers: &HeaderMap, uri: &Uri) -> String {
+    let header = headers.get(HOST).and_then(|host| host.to_str().ok());
+    uri.authority().map(|a| a.as_str()).or(header).unwrap_or_default().to_owned()
+}
+
+/// One attempt after another, until one is good or none may follow.
+async fn run(ask: &mut Ask, route: &Route) -> Result<Box<Ready>, Problem> {
+    route.live.first(clock::now());
+    let mut after = None;
+    let mut at_hand = None;
+    loop {
+        let pick = match ask.next(route, after).await {
+            Ok(pick) => pick,
+            Err(stop) => {
+                ask.story.stopped = Some(stop.why);
+                return match at_hand {
+                    Some(AtHand::Theirs(ready)) => Ok(ready),
+                    Some(AtHand::Ours(problem)) => Err(problem),
+                    None => Err(stop.problem(route)),
+                };
+            }
+        };
+        drop(at_hand.take());
+        match ask.attempt(route, pick).await {
+            Tried::Commit(ready) => return Ok(ready),
+            Tried::Failed(Class::Ignored, AtHand::Ours(problem)) => return Err(problem),
+            Tried::Failed(class, hand) => {
+                after = Some(class);
+                at_hand = Some(hand);
+            }
+        }
+    }
+}
+
+/// The commit.
+fn finish(ask: Ask, outcome: Result<Box<Ready>, Problem>) -> Response<ResBody> {
+    let Ask { mut story, payload, upgrade, .. } = ask;
+    story.bytes_in = payload.len();
+    let Ready { mut head, body, idle } = match outcome {
+        Ok(ready) => *ready,
+        Err(problem) => return refuse(&mut story, problem),
+    };
+    story.status = head.status.as_u16();
+    story.first_byte = Some(story.elapsed());
+    let switches = matches!(body, ReadyBody::Tunnel { .. });
+    headers::end_answer_hop(&mut head.headers, switches);
+    let body = match body {
+        ReadyBody::Whole(bytes, None) => {
+            story.bytes_out = bytes.len() as u64;
+            story.finish(End::Answered);
+            ResBody::full(bytes)
+        }
+        ReadyBody::Whole(bytes, Some(trailers)) => {
+            let first = [Frame::data(bytes), Frame::trailers(trailers)].into();
+            ResBody::Stream(Box::new(Streaming::of(story, first, idle)))
+        }
+        ReadyBody::Stream { first, rest, busy, flight, afterwards, room } => {
+            let mut streaming = Streaming::of(story, first, idle);
+            streaming.rest = Some(rest);
+            streaming.busy = Some(busy);
+            streaming.flight = Some(flight);
+            streaming.afterwards = afterwards;
+            streaming.room = Some(room);
+            ResBody::Stream(Box::new(streaming))
+        }
+        ReadyBody::Tunnel { busy, flight, rest } => {
+            let mut response = Response::from_parts(head, rest);
+            tunnel::start(upgrade, &mut response, (busy, flight), story);
+            return response.map(|_| ResBody::full(Bytes::new()));
+        }
+    };
+    Response::from_parts(head, body)
+}
+
+fn refuse(story: &mut Story, problem: Problem) -> Response<ResBody> {
+    story.status = problem.kind.status().as_u16();
+    let name = problem.kind.name();
+    let response = problem.into_response();
+    story.finish(End::Refused(name));
+    response
+}

@@ -1,0 +1,183 @@
+//! Which headers go upstream, and which come back.
+//!
+//! Hop-by-hop headers end here (RFC 9110, 7.6.1: those that any `Connection` line names, and the
+//! well-known ones); what is the application's credential goes to nobody but a provider with
+//! `auth: passthrough`; what is ours (`x-outrigger-*`) goes nowhere.
+
+use http::header::{
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, HeaderMap,
+    HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING,
+    UPGRADE, VIA,
+};
+
+use super::connection::Client;
+use crate::policy::model::{self, Auth};
+use crate::snapshot::Address;
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+const API_KEY: HeaderName = HeaderName::from_static("api-key");
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+/// What carries an application's credential (POLICY.md "Credentials of the application").
+const CREDENTIALS: [HeaderName; 5] =
+    [AUTHORIZATION, X_API_KEY, API_KEY, COOKIE, PROXY_AUTHORIZATION];
+
+/// Removes what is meant for this hop only. `upgrade` keeps what an upgrade needs.
+pub fn end_hop(headers: &mut HeaderMap, upgrade: bool) {
+    let upgrade = if upgrade { headers.get(UPGRADE).cloned() } else { None };
+    let trailers = te_trailers(headers);
+    if headers.contains_key(CONNECTION) {
+        for name in named_by_connection(headers) {
+            headers.remove(name);
+        }
+        headers.remove(CONNECTION);
+    }
+    for name in [KEEP_ALIVE, PROXY_CONNECTION, TE, TRANSFER_ENCODING, UPGRADE] {
+        headers.remove(name);
+    }
+    if trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+    if let Some(protocol) = upgrade {
+        headers.insert(UPGRADE, protocol);
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    }
+}
+
+fn te_trailers(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(TE).iter().filter_map(|v| v.to_str().ok());
+    codings.any(|v| v.split(',').any(|coding| coding.trim().eq_ignore_ascii_case("trailers")))
+}
+
+/// The names in every `Connection` line, but for ones that a message cannot do without.
+fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
+    let lines = headers.get_all(CONNECTION).iter().filter_map(|line| line.to_str().ok());
+    lines
+        .flat_map(|line| line.split(','))
+        .filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok())
+        .filter(|name| !matches!(*name, HOST | CONTENT_LENGTH))
+        .collect()
+}
+
+/// Headers of an answer that were between the provider and us.
+pub fn end_answer_hop(headers: &mut HeaderMap, upgrade: bool) {
+    end_hop(headers, upgrade);
+    headers.remove(PROXY_AUTHENTICATE);
+}
+
+/// Makes an application's headers fit to be sent to any provider: once for each request.
+pub fn prepare(headers: &mut HeaderMap, upgrade: bool, ours: bool) {
+    end_hop(headers, upgrade);
+    headers.remove(EXPECT);
+    if ours {
+        let names: Vec<_> = headers.keys().filter(|n| is_ours(n)).cloned().collect();
+        for name in names {
+            headers.remove(name);
+        }
+    }
+}
+
+pub fn is_ours(name: &HeaderName) -> bool {
+    name.as_str().starts_with("x-outrigger-")
+}
+
+/// Makes prepared headers those of one attempt. `credential` is the index of ours, if we have one.
+pub fn address_to(
+    headers: &mut HeaderMap,
+    provider: &model::Provider,
+    address: &Address,
+    credential: usize,
+) {
+    if !matches!(address.policy.auth, Auth::Passthrough) {
+        for name in CREDENTIALS {
+            headers.remove(name);
+        }
+    }
+    for name in &provider.remove_headers {
+        headers.remove(name);
+    }
+    for (name, value) in &provider.set_headers {
+        headers.insert(name.clone(), value.clone());
+    }
+    if let Auth::Credentials(all) = &address.policy.auth
+        && let Some(credential) = all.get(credential)
+    {
+        headers.insert(credential.header.clone(), credential.value.clone());
+    }
+    headers.insert(HOST, address.host.clone());
+}
+
+/// `server.forwarded: append` (RFC 7239, RFC 9110 7.6.3).
+pub fn append_forwarded(headers: &mut HeaderMap, client: &Client, host: &str) {
+    let proto = if client.secure { "https" } else { "http" };
+    let peer = client.peer.map(|peer| peer.ip().to_string());
+    let node = match client.peer.map(|peer| peer.ip()) {
+        Some(std::net::IpAddr::V6(ip)) => format!("\"[{ip}]\""),
+        Some(ip) => ip.to_string(),
+        None => "_unix".to_owned(),
+    };
+    append(headers, VIA, "1.1 outrigger");
+    append(headers, FORWARDED, &format!("for={node};host=\"{host}\";proto={proto}"));
+    append(headers, X_FORWARDED_FOR, peer.as_deref().unwrap_or("unknown"));
+    append(headers, X_FORWARDED_HOST, host);
+    append(headers, X_FORWARDED_PROTO, proto);
+}
+
+fn append(headers: &mut HeaderMap, name: HeaderName, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        headers.append(name, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+        let line = |&(n, v): &(&'static str, &'static str)| {
+            (HeaderName::from_static(n), HeaderValue::from_static(v))
+        };
+        let mut headers = HeaderMap::new();
+        lines.iter().map(line).for_each(|(n, v)| {
+            headers.append(n, v);
+        });
+        headers
+    }
+
+    #[test]
+    fn names_in_every_connection_line_are_removed() {
+        let mut headers = map(&[
+            ("connection", "close, x-first"),
+            ("connection", "X-Second"),
+            ("x-first", "1"),
+            ("x-second", "2"),
+            ("x-second", "3"),
+            ("keep-alive", "timeout=5"),
+            ("te", "gzip, trailers"),
+            ("upgrade", "h2c"),
+            ("content-length", "3"),
+            ("x-kept", "4"),
+        ]);
+        end_hop(&mut headers, false);
+        assert_eq!(headers, map(&[("content-length", "3"), ("x-kept", "4"), ("te", "trailers")]));
+    }
+
+    #[test]
+    fn a_connection_line_cannot_remove_what_frames_the_message() {
+        let mut headers =
+            map(&[("connection", "content-length, host"), ("content-length", "3"), ("host", "a")]);
+        end_hop(&mut headers, false);
+        assert_eq!(headers, map(&[("content-length", "3"), ("host", "a")]));
+    }
+
+    #[test]
+    fn an_upgrade_keeps_its_two_headers() {
+        let mut headers = map(&[("connection", "keep-alive, Upgrade"), ("upgrade", "websocket")]);
+        end_hop(&mut headers, true);
+        assert_eq!(headers, map(&[("connection", "upgrade"), ("upgrade", "websocket")]));
+    }
+}

@@ -1,0 +1,28 @@
+//! One request, from start to end. `handler.rs` reads as its table of contents.
+//!
+//! A request's whole life is on one thread: its worker's. Futures here need not be `Send`, and
+//! what ends a request early (the client leaves) is that its future is dropped: every place,
+//! permit and buffer gives itself back.
+
+mod answer;
+mod attempt;
+mod choose;
+mod classify;
+mod client_io;
+mod commit;
+pub mod connection;
+mod deadline;
+mod dial;
+pub mod error;
+mod gather;
+mod handler;
+mod headers;
+mod intake;
+mod json;
+mod next;
+mod overrides;
+mod request;
+mod rewrite;
+mod story;
+mod tunnel;
+pub mod worker;

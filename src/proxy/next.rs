@@ -1,0 +1,254 @@
+//! What follows an outcome: another endpoint, a wait, the next of `fallback`, or the end.
+//!
+//! POLICY.md "What may be repeated" decides whether anything may follow at all, and where. Another
+//! endpoint is asked at once; the same one after its back-off. A wait of up to `patience` is spent
+//! on the route's `providers`; a longer one moves to `fallback`, and where there is none it is
+//! waited for as long as the deadline allows.
+
+use std::future::Future;
+use std::pin::pin;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use super::choose::{Among, Blocked, Pick, provider_id};
+use super::error::Kind;
+use super::request::{Ask, Stop};
+use crate::clock;
+use crate::resilience::outcome::{Class, Reach, reach};
+use crate::snapshot::Route;
+
+/// What a look at the tiers gave.
+#[derive(Debug)]
+enum Look {
+    Take(Box<Pick>),
+    Wait { until: Instant, room: bool },
+    Nobody(Blocked),
+}
+
+impl Ask {
+    /// Leave for the next attempt; waits where waiting helps.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub async fn next(&mut self, route: &Route, after: Option<Class>) -> Result<Pick, Stop> {
+        if let Some(class) = after {
+            self.may_follow(route, class)?;
+        }
+        loop {
+            match self.look(route, after, true) {
+                Look::Take(pick) => {
+                    self.pay(route, after)?;
+                    return Ok(*pick);
+                }
+                Look::Wait { until, room } => self.wait(route, until, room).await,
+                Look::Nobody(blocked) => return Err(self.nobody(after, blocked)),
+            }
+        }
+    }
+
+    /// Leave for another attempt while one is still connecting; never waits.
+    pub fn next_at_once(&mut self, route: &Route) -> Option<Pick> {
+        self.may_follow(route, Class::Unsent).ok()?;
+        match self.look(route, Some(Class::Unsent), false) {
+            Look::Take(pick) => self.pay(route, Some(Class::Unsent)).ok().map(|()| *pick),
+            _ => None,
+        }
+    }
+
+    /// Might another attempt follow a failure of the one that begins now? Then its limits are cut,
+    /// so that a silent provider leaves time for the next.
+    pub fn another_is_left(&self, route: &Route, pick: &Pick) -> bool {
+        let reach = self.reach(Class::Failure);
+        if reach == Reach::Nowhere || !self.payload.may_go() {
+            return false;
+        }
+        let here = Self::candidate(route, pick.tier, pick.index);
+        let others = |tier: usize| {
+            let candidates = route.tiers[tier].candidates.iter().enumerate();
+            candidates.filter(move |(i, c)| {
+                let same = (tier, *i) == (pick.tier, pick.index);
+                let allowed = reach == Reach::Anywhere || provider_id(c) == provider_id(here);
+                allowed && (!same || c.address.credentials() > 1)
+            })
+        };
+        let in_tier = self.left_in(route, pick.tier) > 0 && others(pick.tier).next().is_some();
+        let below = pick.tier + 1..route.tiers.len();
+        in_tier
+            || (self.falls_back(route, Class::Failure)
+                && below.into_iter().any(|t| others(t).next().is_some()))
+    }
+
+    pub fn reach(&self, class: Class) -> Reach {
+        reach(self.idempotence, self.is_idempotent_method(), self.has_key(), class)
+    }
+
+    fn may_follow(&mut self, route: &Route, class: Class) -> Result<(), Stop> {
+        let kind = Stop::after(class);
+        match self.reach(class) {
+            Reach::Nowhere => return Err(Stop::new("may_have_been_processed", kind)),
+            Reach::SameProvider => {
+                let last = self.tries.asked.last();
+                let last = last.map(|a| provider_id(Self::candidate(route, a.tier, a.index)));
+                self.tries.only = self.tries.only.or(last);
+            }
+            Reach::Anywhere => {}
+        }
+        if !self.payload.may_go() {
+            return Err(Stop::new("body_went_once", kind));
+        }
+        if is_paid(class) && route.live.balance(clock::now()) < 1.0 {
+            return Err(Stop::new("budget", kind));
+        }
+        if clock::now() >= self.deadline {
+            return Err(Stop::new("deadline", Kind::Deadline));
+        }
+        Ok(())
+    }
+
+    fn pay(&mut self, route: &Route, after: Option<Class>) -> Result<(), Stop> {
+        let Some(class) = after else { return Ok(()) };
+        if is_paid(class) && !route.live.repeat(clock::now()) {
+            return Err(Stop::new("budget", Stop::after(class)));
+        }
+        route.metrics.repeats[class.index()].inc();
+        Ok(())
+    }
+
+    fn repeats_here(&self, route: &Route, class: Class) -> bool {
+        match class {
+            Class::Credential => true,
+            Class::TooLarge => false,
+            class => self.retry(route).retry_on.contains(class),
+        }
+    }
+
+    fn falls_back(&self, route: &Route, class: Class) -> bool {
+        route.policy.fallback_on.contains(class)
+    }
+
+    /// Looks at this tier, then at those below.
+    fn look(&mut self, route: &Route, after: Option<Class>, may_wait: bool) -> Look {
+        let mut blocked = Blocked::default();
+        loop {
+            let tier = self.tries.tier;
+            let below = self.has_below(route, after);
+            let here = match self.look_here(route, after, below) {
+                Ok(pick) => return Look::Take(Box::new(pick)),
+                Err(here) => here,
+            };
+            blocked.merge(here);
+            if may_wait && let Some(wait) = self.worth_waiting(route, here, below) {
+                return wait;
+            }
+            if !below {
+                return Look::Nobody(blocked);
+            }
+            self.tries.down_to(tier + 1);
+        }
+    }
+
+    fn has_below(&self, route: &Route, after: Option<Class>) -> bool {
+        let allowed = after.is_none_or(|class| self.falls_back(route, class));
+        allowed && self.tries.tier + 1 < route.tiers.len()
+    }
+
+    fn look_here(&self, route: &Route, after: Option<Class>, below: bool) -> Result<Pick, Blocked> {
+        let tier = self.tries.tier;
+        let fresh = self.tries.in_tier == 0;
+        let allowed = fresh || after.is_none_or(|class| self.repeats_here(route, class));
+        if !allowed || self.left_in(route, tier) == 0 {
+            return Err(Blocked::default());
+        }
+        let mut blocked = match self.choose(route, tier, Among::Others) {
+            Ok(pick) => return Ok(pick),
+            Err(blocked) => blocked,
+        };
+        if !fresh {
+            match self.choose(route, tier, Among::Again { unreachable: !below }) {
+                Ok(pick) => return Ok(pick),
+                Err(again) => blocked.merge(again),
+            }
+        }
+        Err(blocked)
+    }
+
+    /// A wait of up to `patience` where there is a fallback, up to the deadline where there is none.
+    fn worth_waiting(&mut self, route: &Route, blocked: Blocked, below: bool) -> Option<Look> {
+        if blocked.wait.is_none() && !blocked.room {
+            return None;
+        }
+        let now = clock::now();
+        let patience = self.retry(route).patience;
+        let patient = *self.tries.patience.get_or_insert(now + patience);
+        let limit = if below { patient.min(self.deadline) } else { self.deadline };
+        match blocked.wait.map(|wait| now + wait).filter(|at| *at <= limit) {
+            Some(until) => Some(Look::Wait { until, room: blocked.room }),
+            None if blocked.room && now < limit => Some(Look::Wait { until: limit, room: true }),
+            None => None,
+        }
+    }
+
+    fn nobody(&self, after: Option<Class>, blocked: Blocked) -> Stop {
+        let kind = match after {
+            Some(class) => Stop::after(class),
+            None if clock::now() >= self.deadline => Kind::Deadline,
+            None if blocked.held || blocked.wait.is_some() => Kind::Held,
+            None if blocked.room => Kind::NoRoom,
+            None => Kind::BreakerOpen,
+        };
+        let why = match after {
+            None => kind.name(),
+            Some(_) if self.tries.in_tier > 0 && blocked == Blocked::default() => "attempts_spent",
+            Some(_) => "nobody_left",
+        };
+        let soonest = [blocked.wait, blocked.open].into_iter().flatten().min();
+        let retry_after = soonest.or_else(|| blocked.room.then_some(Duration::from_secs(1)));
+        Stop { why, kind, retry_after }
+    }
+
+    /// Waits until a moment, or until there is room where one lacked it.
+    async fn wait(&mut self, route: &Route, until: Instant, room: bool) {
+        let began = clock::now();
+        if room {
+            self.wait_for_room(route, until).await;
+        } else {
+            tokio::time::sleep_until(until.into()).await;
+        }
+        self.story.waited += clock::since(began);
+    }
+
+    async fn wait_for_room(&self, route: &Route, until: Instant) {
+        let tier = &route.tiers[self.tries.tier];
+        let lines: Vec<_> = tier.candidates.iter().map(|c| c.provider.live.wait()).collect();
+        let mut notified: Vec<_> = lines.iter().map(|line| Box::pin(line.notified())).collect();
+        for notified in &mut notified {
+            notified.as_mut().enable();
+        }
+        let pools = &self.worker.pools;
+        let full = |c: &&crate::snapshot::Candidate| !pools.has_place(&c.address.target);
+        let mut places: Vec<_> = tier
+            .candidates
+            .iter()
+            .filter(full)
+            .map(|c| Box::pin(pools.room(&c.address.target)))
+            .collect();
+        let free = |c: &crate::snapshot::Candidate| {
+            c.provider.live.has_room() && pools.has_place(&c.address.target)
+        };
+        if tier.candidates.iter().any(free) {
+            return;
+        }
+        let mut timer = pin!(tokio::time::sleep_until(until.into()));
+        std::future::poll_fn(|cx| {
+            let room = notified.iter_mut().any(|n| n.as_mut().poll(cx).is_ready())
+                || places.iter_mut().any(|p| p.as_mut().poll(cx).is_ready());
+            if room { Poll::Ready(()) } else { timer.as_mut().poll(cx) }
+        })
+        .await;
+    }
+}
+
+/// POLICY.md: moves for `credential` and `too_large` are free.
+fn is_paid(class: Class) -> bool {
+    matches!(class, Class::Unsent | Class::Failure | Class::Throttled)
+}

@@ -1,0 +1,186 @@
+//! One request on its way through its attempts: what is asked, what was tried, what is left.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::header::HeaderName;
+use http::{HeaderMap, Method, Uri};
+use hyper::upgrade::OnUpgrade;
+
+use super::error::{Kind, Problem};
+use super::intake::Payload;
+use super::overrides::Overrides;
+use super::story::Story;
+use super::worker::Worker;
+use crate::policy::model::Retry;
+use crate::resilience::outcome::{Class, Idempotence};
+use crate::snapshot::{Candidate, Route};
+
+pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// A request between its head and its commit.
+#[derive(Debug)]
+pub struct Ask {
+    pub worker: Rc<Worker>,
+    pub route: Arc<Route>,
+    pub story: Box<Story>,
+    pub method: Method,
+    pub uri: Uri,
+    /// Fit for any provider; each attempt makes its own of them.
+    pub headers: HeaderMap,
+    pub payload: Payload,
+    pub upgrade: Option<OnUpgrade>,
+    pub overrides: Overrides,
+    pub deadline: Instant,
+    pub idempotence: Idempotence,
+    pub tries: Tries,
+}
+
+/// What was tried.
+#[derive(Debug, Default)]
+pub struct Tries {
+    /// 0: the route's `providers`; n: the n-th of its `fallback`.
+    pub tier: usize,
+    /// Attempts in this tier.
+    pub in_tier: u32,
+    pub asked: Vec<Asked>,
+    /// Only this provider may be asked again: it alone knows the Idempotency-Key.
+    pub only: Option<usize>,
+    /// Waiting in this tier ends here.
+    pub patience: Option<Instant>,
+}
+
+/// An endpoint that was asked.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked {
+    pub tier: usize,
+    pub index: usize,
+    pub credential: usize,
+    pub times: u32,
+    pub again: Again,
+}
+
+/// When an endpoint may be asked again by the same request.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Again {
+    /// The attempt is out, or it timed out: not by this request.
+    Never,
+    /// Nothing reached it: only where nobody else is left, and not before.
+    LastResort(Instant),
+    At(Instant),
+}
+
+/// Why no further attempt is made.
+#[derive(Debug)]
+pub struct Stop {
+    /// As the access log has it.
+    pub why: &'static str,
+    pub kind: Kind,
+    pub retry_after: Option<Duration>,
+}
+
+impl Ask {
+    pub fn candidate<'r>(route: &'r Route, tier: usize, index: usize) -> &'r Candidate {
+        &route.tiers[tier].candidates[index]
+    }
+
+    /// The retry policy in whose name the next step is decided: the provider's own stands over the
+    /// route's.
+    pub fn retry<'r>(&self, route: &'r Route) -> &'r Retry {
+        let last = self.tries.asked.last();
+        let own = last.and_then(|asked| {
+            Self::candidate(route, asked.tier, asked.index).provider.policy.retry.as_ref()
+        });
+        own.unwrap_or(&route.policy.retry)
+    }
+
+    pub fn has_key(&self) -> bool {
+        self.headers.contains_key(IDEMPOTENCY_KEY)
+    }
+
+    /// RFC 9110, 9.2.2.
+    pub fn is_idempotent_method(&self) -> bool {
+        self.method.is_idempotent()
+    }
+
+    /// Attempts that may still be made in a tier.
+    pub fn left_in(&self, route: &Route, tier: usize) -> u32 {
+        let limit = self.overrides.attempts(self.retry(route), tier > 0);
+        let used = if tier == self.tries.tier { self.tries.in_tier } else { 0 };
+        limit.saturating_sub(used)
+    }
+}
+
+impl Tries {
+    pub fn asked(&self, tier: usize, index: usize, credential: usize) -> Option<&Asked> {
+        let same = |a: &&Asked| (a.tier, a.index, a.credential) == (tier, index, credential);
+        self.asked.iter().find(same)
+    }
+
+    /// Notes an attempt; until it is over the endpoint is not asked again.
+    pub fn begin(&mut self, tier: usize, index: usize, credential: usize) {
+        if tier != self.tier {
+            self.down_to(tier);
+        }
+        self.in_tier += 1;
+        let same = |a: &Asked| (a.tier, a.index, a.credential) == (tier, index, credential);
+        let times = match self.asked.iter().position(same) {
+            Some(at) => self.asked.remove(at).times + 1,
+            None => 1,
+        };
+        self.asked.push(Asked { tier, index, credential, times, again: Again::Never });
+    }
+
+    /// Notes what came of the attempt at an endpoint.
+    pub fn end(
+        &mut self,
+        tier: usize,
+        index: usize,
+        credential: usize,
+        again: impl FnOnce(u32) -> Again,
+    ) {
+        let same = |a: &&mut Asked| (a.tier, a.index, a.credential) == (tier, index, credential);
+        if let Some(asked) = self.asked.iter_mut().find(same) {
+            asked.again = again(asked.times);
+        }
+    }
+
+    pub fn down_to(&mut self, tier: usize) {
+        self.tier = tier;
+        self.in_tier = 0;
+        self.patience = None;
+    }
+}
+
+impl Stop {
+    pub fn new(why: &'static str, kind: Kind) -> Stop {
+        Stop { why, kind, retry_after: None }
+    }
+
+    pub fn problem(&self, route: &Route) -> Problem {
+        let name = &route.policy.name;
+        let detail = match self.kind {
+            Kind::BreakerOpen => format!("route `{name}`: the breakers of its providers are open"),
+            Kind::Held => {
+                format!("route `{name}`: its providers asked to wait for longer than may be waited")
+            }
+            Kind::NoRoom => format!(
+                "route `{name}`: its providers have as many attempts in flight as `capacity.concurrency` allows"
+            ),
+            Kind::Deadline => {
+                format!("route `{name}`: its timeout passed before a provider could be asked")
+            }
+            _ => format!("route `{name}`: {}", self.why),
+        };
+        Problem::new(self.kind, detail).retry_after(self.retry_after)
+    }
+
+    /// Another attempt could have been made, but for this.
+    pub fn after(class: Class) -> Kind {
+        match class {
+            Class::Throttled => Kind::Held,
+            _ => Kind::Unreachable,
+        }
+    }
+}

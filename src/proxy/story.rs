@@ -1,0 +1,338 @@
+//! The story of one request: what was asked, where it went and why, how it ended.
+//!
+//! Told once, when the answer's last byte was handed over or the request's future was dropped (the
+//! client left): one line of the access log, and the route's metrics. Query values and credentials
+//! are never part of it.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::{Method, Uri};
+
+use super::connection::Client;
+use super::worker::Worker;
+use crate::clock;
+use crate::policy::model::LogFormat;
+use crate::resilience::outcome::Class;
+use crate::snapshot::{Candidate, Route};
+use crate::telemetry::events::write_rfc3339;
+
+/// One attempt, as it is told.
+#[derive(Debug)]
+pub struct Told {
+    /// provider/address.
+    pub to: Arc<crate::snapshot::Address>,
+    /// Which of several credentials.
+    pub credential: Option<usize>,
+    pub class: Class,
+    /// 0: no answer came.
+    pub status: u16,
+    pub took: Duration,
+    pub probe: bool,
+    pub error: Option<String>,
+}
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The provider's answer, whole.
+    Answered,
+    /// An answer of ours.
+    Refused(&'static str),
+    /// The answer broke after its first byte.
+    Cut(&'static str),
+    ClientLeft,
+}
+
+#[derive(Debug)]
+pub struct Story {
+    worker: Rc<Worker>,
+    client: Rc<Client>,
+    pub route: Option<Arc<Route>>,
+    method: Method,
+    uri: Uri,
+    started: Instant,
+    pub attempts: Vec<Told>,
+    pub waited: Duration,
+    pub status: u16,
+    pub first_byte: Option<Duration>,
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    /// Why the body could go only once.
+    pub once: Option<&'static str>,
+    /// What forbade another attempt.
+    pub stopped: Option<&'static str>,
+    pub end: Option<End>,
+    told: bool,
+}
+
+impl Story {
+    pub fn new(
+        worker: &Rc<Worker>,
+        client: &Rc<Client>,
+        route: Option<Arc<Route>>,
+        method: Method,
+        uri: Uri,
+        started: Instant,
+    ) -> Box<Self> {
+        Box::new(Story {
+            worker: Rc::clone(worker),
+            client: Rc::clone(client),
+            route,
+            method,
+            uri,
+            started,
+            attempts: Vec::new(),
+            waited: Duration::ZERO,
+            status: 0,
+            first_byte: None,
+            bytes_in: 0,
+            bytes_out: 0,
+            once: None,
+            stopped: None,
+            end: None,
+            told: false,
+        })
+    }
+
+    pub fn worker(&self) -> &Rc<Worker> {
+        &self.worker
+    }
+
+    /// Since the request's head was here.
+    pub fn elapsed(&self) -> Duration {
+        clock::since(self.started)
+    }
+
+    pub fn tell_attempt(
+        &mut self,
+        candidate: &Candidate,
+        told: impl FnOnce(Arc<crate::snapshot::Address>) -> Told,
+    ) {
+        self.attempts.push(told(Arc::clone(&candidate.address)));
+    }
+
+    /// Ends the story; a story that is dropped before ends with the client's leaving.
+    pub fn finish(&mut self, end: End) {
+        if std::mem::replace(&mut self.told, true) {
+            return;
+        }
+        self.client.end();
+        let took = self.elapsed();
+        if end == End::ClientLeft && self.status == 0 {
+            self.status = 499;
+        }
+        self.end = Some(end);
+        let snapshot;
+        let log = match &self.route {
+            Some(route) => {
+                route.metrics.answered(self.status).inc();
+                route.metrics.seconds.observe(took.as_secs_f64());
+                route.access_log.as_ref()
+            }
+            None => {
+                snapshot = self.worker.snapshot();
+                snapshot.access_log.as_ref()
+            }
+        };
+        let Some(log) = log else { return };
+        self.worker.log_line(log, |out| match log.1 {
+            LogFormat::Json => self.write_json(out, end, took),
+            LogFormat::Text => self.write_text(out, end, took),
+        });
+    }
+
+    fn write_json(&self, out: &mut Vec<u8>, end: End, took: Duration) {
+        out.extend_from_slice(b"{\"at\":\"");
+        write_rfc3339(out, clock::wall());
+        out.push(b'"');
+        text(out, "route", self.route.as_ref().map_or("-", |r| &r.policy.name));
+        text(out, "method", self.method.as_str());
+        text(out, "path", self.uri.path());
+        number(out, "status", u64::from(self.status));
+        let (name, detail) = end.words();
+        text(out, "end", name);
+        if let Some(detail) = detail {
+            text(out, "why", detail);
+        }
+        millis(out, "ms", took);
+        if let Some(first_byte) = self.first_byte {
+            millis(out, "first_byte_ms", first_byte);
+        }
+        if !self.waited.is_zero() {
+            millis(out, "waited_ms", self.waited);
+        }
+        out.extend_from_slice(b",\"attempts\":[");
+        for (i, attempt) in self.attempts.iter().enumerate() {
+            out.extend_from_slice(if i == 0 { b"{" } else { b",{" });
+            attempt.write_json(out);
+            out.push(b'}');
+        }
+        out.push(b']');
+        for (key, value) in [("once", self.once), ("not_repeated", self.stopped)] {
+            if let Some(value) = value {
+                text(out, key, value);
+            }
+        }
+        number(out, "bytes_in", self.bytes_in);
+        number(out, "bytes_out", self.bytes_out);
+        if let Some(route) = &self.route {
+            if self.attempts.len() > 1 || self.stopped.is_some() {
+                let left = route.live.balance(clock::now());
+                out.extend_from_slice(format!(",\"budget\":{left:.1}").as_bytes());
+            }
+            text(out, "policy", &route.policy_hash);
+        }
+        out.push(b'}');
+    }
+
+    fn write_text(&self, out: &mut Vec<u8>, end: End, took: Duration) {
+        use std::io::Write as _;
+        write_rfc3339(out, clock::wall());
+        let route = self.route.as_ref().map_or("-", |r| &r.policy.name);
+        let (name, detail) = end.words();
+        let _ = write!(
+            out,
+            " route={route} method={} path={} status={} end={name} ms={:.3}",
+            self.method,
+            self.uri.path(),
+            self.status,
+            took.as_secs_f64() * 1e3
+        );
+        if let Some(detail) = detail {
+            let _ = write!(out, " why={detail}");
+        }
+        for attempt in &self.attempts {
+            let _ = write!(
+                out,
+                " to={} class={} answer={} took_ms={:.3}",
+                attempt.to.key,
+                attempt.class.as_str(),
+                attempt.status,
+                attempt.took.as_secs_f64() * 1e3
+            );
+        }
+        for (key, value) in [("once", self.once), ("not_repeated", self.stopped)] {
+            if let Some(value) = value {
+                let _ = write!(out, " {key}={value}");
+            }
+        }
+        let _ = write!(out, " bytes_in={} bytes_out={}", self.bytes_in, self.bytes_out);
+        if let Some(route) = &self.route {
+            let _ = write!(out, " policy={}", route.policy_hash);
+        }
+    }
+}
+
+impl Told {
+    fn write_json(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"\"to\":");
+        string(out, &self.to.key);
+        if let Some(index) = self.credential
+            && let crate::policy::model::Auth::Credentials(all) = &self.to.policy.auth
+            && let Some(credential) = all.get(index)
+            && all.len() > 1
+        {
+            text(out, "credential", &credential.reference);
+        }
+        text(out, "class", self.class.as_str());
+        if self.status > 0 {
+            number(out, "status", u64::from(self.status));
+        }
+        millis(out, "ms", self.took);
+        if self.probe {
+            out.extend_from_slice(b",\"probe\":true");
+        }
+        if let Some(error) = &self.error {
+            text(out, "error", error);
+        }
+    }
+}
+
+impl Drop for Story {
+    fn drop(&mut self) {
+        self.finish(End::ClientLeft);
+    }
+}
+
+impl End {
+    fn words(self) -> (&'static str, Option<&'static str>) {
+        match self {
+            End::Answered => ("answered", None),
+            End::Refused(why) => ("refused", Some(why)),
+            End::Cut(why) => ("cut", Some(why)),
+            End::ClientLeft => ("client_left", None),
+        }
+    }
+}
+
+fn text(out: &mut Vec<u8>, key: &str, value: &str) {
+    out.extend_from_slice(b",\"");
+    out.extend_from_slice(key.as_bytes());
+    out.extend_from_slice(b"\":");
+    string(out, value);
+}
+
+fn string(out: &mut Vec<u8>, value: &str) {
+    out.push(b'"');
+    if value.bytes().all(|b| b >= 0x20 && b != b'"' && b != b'\\') {
+        out.extend_from_slice(value.as_bytes());
+    } else {
+        for byte in value.bytes() {
+            match byte {
+                b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
+                0..=0x1f => out.extend_from_slice(format!("\\u{byte:04x}").as_bytes()),
+                _ => out.push(byte),
+            }
+        }
+    }
+    out.push(b'"');
+}
+
+fn number(out: &mut Vec<u8>, key: &str, value: u64) {
+    out.extend_from_slice(b",\"");
+    out.extend_from_slice(key.as_bytes());
+    out.extend_from_slice(b"\":");
+    digits(out, value, 1);
+}
+
+/// Milliseconds with three places.
+fn millis(out: &mut Vec<u8>, key: &str, value: Duration) {
+    let micros = u64::try_from(value.as_micros()).unwrap_or(u64::MAX);
+    number(out, key, micros / 1000);
+    out.push(b'.');
+    digits(out, micros % 1000, 3);
+}
+
+fn digits(out: &mut Vec<u8>, mut value: u64, at_least: usize) {
+    let mut buffer = [0u8; 20];
+    let mut at = buffer.len();
+    while value > 0 || buffer.len() - at < at_least {
+        at -= 1;
+        buffer[at] = b'0' + (value % 10) as u8;
+        value /= 10;
+    }
+    out.extend_from_slice(&buffer[at..]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn whatever_is_written_is_json(value in ".{0,40}", n in any::<u64>(), micros in 0u64..10_000_000_000) {
+            let mut out = b"{\"a\":1".to_vec();
+            text(&mut out, "text", &value);
+            number(&mut out, "n", n);
+            millis(&mut out, "ms", Duration::from_micros(micros));
+            out.push(b'}');
+            let read: serde_json::Value = serde_json::from_slice(&out).expect("json");
+            prop_assert_eq!(read["text"].as_str(), Some(value.as_str()));
+            prop_assert_eq!(read["n"].as_u64(), Some(n));
+            prop_assert!((read["ms"].as_f64().expect("a number") - micros as f64 / 1e3).abs() < 0.001);
+        }
+    }
+}

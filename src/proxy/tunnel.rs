@@ -1,0 +1,45 @@
+//! After an upgrade: bytes both ways until either side ends.
+//!
+//! A tunnel begins only after the upstream's 101 (HTTP.md rule 8); until then the connection speaks
+//! HTTP, and a request smuggled behind an upgrade that was refused is an ordinary request.
+
+use http::Response;
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+
+use super::story::{End, Story};
+use crate::live::permit::Flight;
+use crate::upstream::Busy;
+
+/// Joins both sides once each has switched.
+pub fn start(
+    client: Option<OnUpgrade>,
+    response: &mut Response<Incoming>,
+    held: (Busy, Flight),
+    mut story: Box<Story>,
+) {
+    let provider = hyper::upgrade::on(response);
+    let Some(client) = client else {
+        story.finish(End::Cut("upgraded_unasked"));
+        return;
+    };
+    tokio::task::spawn_local(async move {
+        let _held = held;
+        let end = match tokio::try_join!(client, provider) {
+            Err(_) => End::Cut("upgrade_failed"),
+            Ok((client, provider)) => {
+                let (mut client, mut provider) = (TokioIo::new(client), TokioIo::new(provider));
+                match tokio::io::copy_bidirectional(&mut client, &mut provider).await {
+                    Ok((up, down)) => {
+                        story.bytes_in = up;
+                        story.bytes_out = down;
+                        End::Answered
+                    }
+                    Err(_) => End::Cut("broken"),
+                }
+            }
+        };
+        story.finish(end);
+    });
+}

@@ -1,0 +1,165 @@
+//! One worker: a thread with its own runtime, its own connections on both sides, its own log
+//! buffer. What workers share is in the snapshot and in `live/`: atomics and short locks.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::task::LocalSet;
+
+use super::connection::{self, Clients};
+use crate::clock;
+use crate::live::Live;
+use crate::policy::model::LogFormat;
+use crate::resilience::balancer::Candidate;
+use crate::snapshot::{Current, Snapshot};
+use crate::telemetry::access_log::{Log, Target};
+use crate::upstream::Pools;
+
+/// How often a worker looks after its connections and hands over its log lines.
+const BEAT: Duration = Duration::from_millis(100);
+/// Log text that is handed over at once.
+const LOG_BATCH: usize = 32 * 1024;
+/// A pooled upstream connection unused for this long is closed.
+const UPSTREAM_IDLE: Duration = Duration::from_secs(30);
+
+/// What the acceptor tells a worker.
+#[derive(Debug)]
+pub enum Order {
+    Serve(Incoming),
+    /// Finish what was begun; the time until which that may take.
+    Drain(Instant),
+}
+
+/// A connection of the application, just accepted.
+#[derive(Debug)]
+pub enum Incoming {
+    Tcp(std::net::TcpStream, std::net::SocketAddr),
+    Unix(std::os::unix::net::UnixStream),
+}
+
+/// How busy a worker is, for the acceptor.
+#[derive(Debug, Default)]
+pub struct Load {
+    pub connections: AtomicUsize,
+}
+
+/// What a worker's tasks share.
+#[derive(Debug)]
+pub struct Worker {
+    pub current: Arc<Current>,
+    pub live: Arc<Live>,
+    pub pools: Pools,
+    pub clients: Clients,
+    pub candidates: RefCell<Vec<Candidate>>,
+    pub draining: Cell<bool>,
+    log: Log,
+    lines: RefCell<Lines>,
+}
+
+#[derive(Debug, Default)]
+struct Lines {
+    to: Option<Arc<Target>>,
+    count: u64,
+    text: Vec<u8>,
+}
+
+impl Worker {
+    pub fn new(current: Arc<Current>, live: Arc<Live>, log: Log, load: Arc<Load>) -> Rc<Self> {
+        Rc::new(Worker {
+            current,
+            live,
+            pools: Pools::new(UPSTREAM_IDLE),
+            clients: Clients::new(load),
+            candidates: RefCell::default(),
+            draining: Cell::new(false),
+            log,
+            lines: RefCell::default(),
+        })
+    }
+
+    pub fn snapshot(&self) -> arc_swap::Guard<Arc<Snapshot>> {
+        self.current.load()
+    }
+
+    /// Writes one line of the access log.
+    pub fn log_line(&self, log: &(Arc<Target>, LogFormat), write: impl FnOnce(&mut Vec<u8>)) {
+        let mut lines = self.lines.borrow_mut();
+        if lines.to.as_ref().is_some_and(|to| !Arc::ptr_eq(to, &log.0)) {
+            self.hand_over(&mut lines);
+        }
+        if lines.to.is_none() {
+            lines.to = Some(Arc::clone(&log.0));
+        }
+        write(&mut lines.text);
+        lines.text.push(b'\n');
+        lines.count += 1;
+        if lines.text.len() >= LOG_BATCH {
+            self.hand_over(&mut lines);
+        }
+    }
+
+    fn hand_over(&self, lines: &mut Lines) {
+        if let Some(to) = lines.to.take() {
+            let text = std::mem::replace(&mut lines.text, Vec::with_capacity(LOG_BATCH));
+            self.log.send(&to, std::mem::take(&mut lines.count), text);
+        }
+    }
+
+    fn beat(&self) {
+        let now = clock::now();
+        self.pools.sweep(now);
+        self.clients.sweep(now, &self.snapshot().policy.server);
+        self.hand_over(&mut self.lines.borrow_mut());
+    }
+}
+
+/// Runs a worker until it is told to drain and its connections are done.
+///
+/// # Errors
+/// When the system gives no runtime.
+pub fn run(
+    current: Arc<Current>,
+    live: Arc<Live>,
+    log: Log,
+    load: Arc<Load>,
+    orders: UnboundedReceiver<Order>,
+) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let worker = Worker::new(current, live, log, load);
+    LocalSet::new().block_on(&runtime, serve(worker, orders));
+    Ok(())
+}
+
+async fn serve(worker: Rc<Worker>, mut orders: UnboundedReceiver<Order>) {
+    let mut beat = tokio::time::interval(BEAT);
+    beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut until = None;
+    loop {
+        tokio::select! {
+            order = orders.recv(), if until.is_none() => match order {
+                Some(Order::Serve(incoming)) => connection::serve(&worker, incoming),
+                Some(Order::Drain(at)) => {
+                    until = Some(at);
+                    worker.draining.set(true);
+                    worker.clients.finish();
+                }
+                None => break,
+            },
+            _ = beat.tick() => worker.beat(),
+        }
+        if until.is_some_and(|at| worker.clients.is_empty() || clock::now() >= at) {
+            break;
+        }
+    }
+    worker.beat();
+}
+
+impl Load {
+    pub fn count(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,202 @@
+//! Tests of the hold.
+
+use super::*;
+use proptest::prelude::*;
+
+fn secs(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+/// Throttles without Retry-After, each at the end of the hold before: how long each holds.
+fn pauses(hold: &mut Hold, mut now: Instant, draw: f64, n: usize) -> Vec<Duration> {
+    let mut next = || {
+        let begun = now;
+        now = hold.throttled(None, begun, draw);
+        now - begun
+    };
+    (0..n).map(|_| next()).collect()
+}
+
+#[test]
+fn it_waits_as_long_as_it_was_told() {
+    let (t0, mut hold) = (Instant::now(), Hold::new());
+    assert_eq!(hold.throttled(Some(secs(30)), t0, 0.0), t0 + secs(30));
+    assert_eq!(hold.check(t0 + secs(29)), Err(secs(1)));
+    assert_eq!(hold.admit(t0 + secs(29)), Err(secs(1)));
+    assert_eq!(hold.admit(t0 + secs(30)), Ok(()));
+}
+
+#[test]
+fn jitter_lengthens_by_up_to_half() {
+    let t0 = Instant::now();
+    assert_eq!(Hold::new().throttled(Some(secs(10)), t0, 0.5), t0 + secs(12) + secs(1) / 2);
+    assert_eq!(Hold::new().throttled(Some(secs(10)), t0, 1.0), t0 + secs(15));
+}
+
+#[test]
+fn an_absurd_retry_after_counts_as_five_minutes() {
+    let t0 = Instant::now();
+    assert_eq!(Hold::new().throttled(Some(Duration::MAX), t0, 0.0), t0 + secs(300));
+}
+
+#[test]
+fn a_shorter_hold_does_not_end_a_longer_one() {
+    let (t0, mut hold) = (Instant::now(), Hold::new());
+    hold.throttled(Some(secs(30)), t0, 0.0);
+    assert_eq!(hold.throttled(Some(secs(5)), t0 + secs(1), 0.0), t0 + secs(30));
+    assert_eq!(hold.until(), Some(t0 + secs(30)));
+}
+
+#[test]
+fn without_a_word_it_doubles_from_one_second_to_sixty() {
+    let lengths = pauses(&mut Hold::new(), Instant::now(), 0.0, 8);
+    assert_eq!(lengths, [1, 2, 4, 8, 16, 32, 60, 60].map(secs));
+}
+
+#[test]
+fn jitter_stays_at_the_cap() {
+    let t0 = Instant::now();
+    let ends = [0.0, 0.5, 0.999].map(|draw| pauses(&mut Hold::new(), t0, draw, 9)[8]);
+    assert!(ends[0] == secs(60) && ends[1] == secs(75) && ends[2] > secs(89), "{ends:?}");
+}
+
+#[test]
+fn a_retry_after_of_zero_is_none() {
+    let t0 = Instant::now();
+    assert_eq!(Hold::new().throttled(Some(Duration::ZERO), t0, 0.0), t0 + secs(1));
+}
+
+#[test]
+fn attempts_in_flight_that_are_all_refused_double_once() {
+    let (t0, mut hold) = (Instant::now(), Hold::new());
+    (0..10).for_each(|_| {
+        hold.throttled(None, t0, 0.0);
+    });
+    assert_eq!(hold.until(), Some(t0 + secs(1)));
+    let t1 = t0 + secs(1);
+    assert_eq!(hold.throttled(None, t1, 0.0), t1 + secs(2));
+}
+
+#[test]
+fn a_success_begins_the_doubling_anew() {
+    let (t0, mut hold) = (Instant::now(), Hold::new());
+    pauses(&mut hold, t0, 0.0, 5);
+    let later = t0 + secs(100);
+    hold.success(later);
+    assert_eq!(hold.throttled(None, later, 0.0), later + secs(1));
+}
+
+#[test]
+fn a_success_of_an_attempt_from_before_the_hold_changes_nothing() {
+    let (t0, mut hold) = (Instant::now(), Hold::new());
+    let until = hold.throttled(None, t0, 0.0);
+    hold.success(t0);
+    assert_eq!(hold.throttled(None, until, 0.0), until + secs(2));
+}
+
+#[test]
+fn a_401_holds_the_credential_for_ten_minutes_at_once() {
+    let (t0, mut hold) = (Instant::now(), Hold::new());
+    assert_eq!(hold.credential(401, t0), Some(t0 + secs(600)));
+    assert_eq!(hold.cause(), Some(Cause::Credential));
+    assert_eq!(hold.check(t0), Err(secs(600)));
+}
+
+#[test]
+fn a_402_and_a_403_hold_after_three_in_a_row() {
+    let (t0, mut hold) = (Instant::now(), Hold::new());
+    assert_eq!(hold.credential(403, t0), None);
+    assert_eq!(hold.credential(402, t0), None);
+    assert_eq!(hold.admit(t0), Ok(()));
+    hold.success(t0);
+    assert_eq!(hold.credential(403, t0), None);
+    assert_eq!(hold.credential(403, t0), None);
+    assert_eq!(hold.credential(402, t0), Some(t0 + secs(600)));
+    // Three anew after the hold.
+    let t1 = t0 + secs(600);
+    assert_eq!([403, 403].map(|status| hold.credential(status, t1)), [None, None]);
+    assert_eq!(hold.credential(403, t1), Some(t1 + secs(600)));
+}
+
+#[test]
+fn another_status_says_nothing_of_a_credential() {
+    let mut hold = Hold::new();
+    let t0 = Instant::now();
+    assert!([200, 400, 404, 429, 500].iter().all(|status| hold.credential(*status, t0).is_none()));
+    assert_eq!(hold, Hold::new());
+}
+
+#[test]
+fn a_credential_hold_outlasts_a_throttle_and_keeps_its_cause() {
+    let (t0, mut hold) = (Instant::now(), Hold::new());
+    hold.credential(401, t0);
+    hold.throttled(Some(secs(5)), t0, 0.0);
+    assert_eq!((hold.cause(), hold.until()), (Some(Cause::Credential), Some(t0 + secs(600))));
+}
+
+#[test]
+fn traffic_returns_along_a_ramp_of_the_rate_from_before() {
+    let (t0, mut hold) = (Instant::now(), Hold::new());
+    for n in 0..500 {
+        assert_eq!(hold.admit(t0 + Duration::from_millis(n * 20)), Ok(()));
+    }
+    let until = hold.throttled(Some(secs(20)), t0 + secs(10), 0.0);
+    assert_eq!(hold.admit(until), Ok(()));
+    let wait = hold.check(until).unwrap_err();
+    // 50/s begins at 5/s.
+    assert!(wait > Duration::from_millis(150) && wait < Duration::from_millis(210), "{wait:?}");
+    assert_eq!((hold.until(), hold.cause()), (None, None));
+    assert!((0..100).all(|_| hold.admit(until + secs(10)).is_ok()));
+}
+
+#[test]
+fn the_ramp_begins_where_the_hold_ends_whoever_asks() {
+    let (t0, mut hold) = (Instant::now(), Hold::new());
+    let until = hold.throttled(None, t0, 0.0);
+    assert!((0..100).all(|_| hold.admit(until + secs(10)).is_ok()));
+}
+
+#[test]
+fn a_throttle_while_it_ramps_keeps_the_rate_from_before() {
+    let (t0, mut hold) = (Instant::now(), Hold::new());
+    for n in 0..500 {
+        assert_eq!(hold.admit(t0 + Duration::from_millis(n * 20)), Ok(()));
+    }
+    let first = hold.throttled(Some(secs(60)), t0 + secs(10), 0.0);
+    assert_eq!(hold.admit(first), Ok(()));
+    let second = hold.throttled(None, first, 0.0);
+    assert_eq!(hold.admit(second), Ok(()));
+    assert!(hold.check(second).unwrap_err() < Duration::from_millis(210));
+}
+
+proptest! {
+    #[test]
+    fn it_is_never_earlier_than_retry_after_and_never_for_ever(
+        steps in prop::collection::vec((0u8..6, 0u64..400, 0u64..90_000, 0.0f64..1.0), 1..100)
+    ) {
+        let (mut now, mut hold) = (Instant::now(), Hold::new());
+        let mut earliest = now;
+        for (action, told, gap, draw) in steps {
+            now += Duration::from_millis(gap);
+            match action {
+                0 => {
+                    let until = hold.throttled(Some(secs(told)), now, draw);
+                    prop_assert!(until <= now + secs(600));
+                    earliest = earliest.max(now + secs(told.min(300)));
+                }
+                1 => earliest = earliest.max(hold.throttled(None, now, draw)),
+                2 => earliest = earliest.max(hold.credential(403, now).unwrap_or(earliest)),
+                3 => hold.success(now),
+                _ => {
+                    let said = hold.check(now);
+                    prop_assert_eq!(hold.admit(now), said);
+                    prop_assert!(said.is_err() || now >= earliest);
+                    if let Err(wait) = said {
+                        prop_assert_eq!(hold.check(now + wait), Ok(()));
+                    }
+                }
+            }
+        }
+        prop_assert_eq!(hold.check(now + secs(600)), Ok(()));
+    }
+}

@@ -1,0 +1,224 @@
+//! How long an endpoint takes to its first byte, as the balancer should fear it.
+//!
+//! Peak EWMA (Finagle): a slower attempt is believed at once, a faster one only bit by bit
+//! (time constant 10 s), so an endpoint that begins to stall loses its traffic after one
+//! attempt and not after an average has moved. Between attempts the estimate sinks with the
+//! same constant: one that is avoided becomes worth another try.
+//!
+//! Failures must count as slow. An endpoint that fails in 1 ms is otherwise the fastest and
+//! draws all the traffic. So each one sets a *penalty* of 1 s at least and ten times the
+//! estimate, and each success takes nine tenths of it away again. It is kept beside the
+//! average, so that one failure among many successes does not leave a false latency behind.
+//!
+//! - Only an attempt that began after the last penalty multiplies it: a hundred that are cut
+//!   off together are one piece of news.
+//! - The limit is 10,000 s and not some timeout, since the balancer multiplies by what is
+//!   pending: beside 200 pending attempts of 5 s a penalty of 30 s looks cheap. The way back
+//!   is short all the same: 10 s of avoidance take away a factor of e.
+
+use std::time::{Duration, Instant};
+
+const TIME_CONSTANT: Duration = Duration::from_secs(10);
+const LEAST_PENALTY: f64 = 1e9;
+const MOST_PENALTY: f64 = 1e13;
+const PENALTY_FACTOR: f64 = 10.0;
+
+/// One for each endpoint. Times are in nanoseconds.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PeakEwma {
+    nanos: f64,
+    penalty: f64,
+    /// When both were true; none: never measured.
+    at: Option<Instant>,
+    penalised: Option<Instant>,
+}
+
+impl PeakEwma {
+    /// An attempt brought its first byte after `took`.
+    pub fn observe(&mut self, took: Duration, now: Instant) {
+        let took = took.as_nanos() as f64;
+        let kept = self.kept(now);
+        let sunk = self.nanos * kept;
+        self.nanos =
+            if self.at.is_none() || took >= sunk { took } else { sunk + took * (1.0 - kept) };
+        self.penalty *= kept / PENALTY_FACTOR;
+        self.touch(now);
+    }
+
+    /// An attempt failed or was throttled after `took`.
+    pub fn penalise(&mut self, took: Duration, now: Instant) {
+        let fresh = self.penalised.is_none_or(|at| now.saturating_duration_since(at) >= took);
+        let factor = if fresh { PENALTY_FACTOR } else { 1.0 };
+        let (estimate, kept) = (self.estimate(now), self.kept(now));
+        let slow = (estimate * factor).max(took.as_nanos() as f64);
+        self.nanos *= kept;
+        self.penalty = slow.clamp(LEAST_PENALTY, MOST_PENALTY);
+        self.touch(now);
+        self.penalised = self.at;
+    }
+
+    /// Nanoseconds to expect of the next attempt; 0 only if none was ever measured.
+    pub fn estimate(&self, now: Instant) -> f64 {
+        match self.at {
+            Some(_) => (self.nanos.max(self.penalty) * self.kept(now)).max(1.0),
+            None => 0.0,
+        }
+    }
+
+    /// What is left of a value after the time since it was true, in [0, 1].
+    fn kept(&self, now: Instant) -> f64 {
+        let age = self.at.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+        (-age.as_secs_f64() / TIME_CONSTANT.as_secs_f64()).exp()
+    }
+
+    fn touch(&mut self, now: Instant) {
+        self.at = self.at.max(Some(now));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const FAST: Duration = Duration::from_millis(50);
+
+    fn seconds(estimate: f64) -> f64 {
+        (estimate / 1e6).round() / 1e3
+    }
+
+    fn measured(took: Duration, now: Instant) -> PeakEwma {
+        let mut latency = PeakEwma::default();
+        latency.observe(took, now);
+        latency
+    }
+
+    #[test]
+    fn it_is_nought_only_while_nothing_was_measured() {
+        let t0 = Instant::now();
+        assert_eq!(PeakEwma::default().estimate(t0), 0.0);
+        let latency = measured(Duration::ZERO, t0);
+        assert!(latency.estimate(t0 + Duration::from_secs(3_600)) > 0.0);
+    }
+
+    #[test]
+    fn a_peak_is_believed_at_once_and_forgotten_slowly() {
+        let t0 = Instant::now();
+        let mut latency = measured(FAST, t0);
+        latency.observe(Duration::from_secs(2), t0);
+        assert_eq!(seconds(latency.estimate(t0)), 2.0);
+        latency.observe(FAST, t0 + Duration::from_secs(1));
+        let after_one = seconds(latency.estimate(t0 + Duration::from_secs(1)));
+        assert!((1.8..2.0).contains(&after_one), "{after_one}");
+    }
+
+    #[test]
+    fn a_steady_latency_is_the_estimate() {
+        let (t0, mut latency) = (Instant::now(), PeakEwma::default());
+        for step in 0..100 {
+            latency.observe(FAST, t0 + FAST * step);
+        }
+        assert_eq!(seconds(latency.estimate(t0 + FAST * 99)), 0.05);
+    }
+
+    #[test]
+    fn it_sinks_by_e_in_ten_seconds() {
+        let t0 = Instant::now();
+        let latency = measured(Duration::from_secs(1), t0);
+        assert_eq!(seconds(latency.estimate(t0 + TIME_CONSTANT)), 0.368);
+    }
+
+    #[test]
+    fn a_fast_failure_counts_as_slow() {
+        let t0 = Instant::now();
+        let mut latency = measured(FAST, t0);
+        latency.penalise(Duration::from_millis(1), t0);
+        assert_eq!(seconds(latency.estimate(t0)), 1.0);
+    }
+
+    #[test]
+    fn a_slow_failure_counts_as_slow_as_it_was() {
+        let t0 = Instant::now();
+        let mut latency = measured(FAST, t0);
+        latency.penalise(Duration::from_secs(60), t0);
+        assert_eq!(seconds(latency.estimate(t0)), 60.0);
+    }
+
+    #[test]
+    fn each_failure_after_the_last_penalty_counts_tenfold_up_to_the_limit() {
+        let (t0, mut latency) = (Instant::now(), PeakEwma::default());
+        let estimates = [0u32; 6].map(|_| {
+            latency.penalise(Duration::ZERO, t0);
+            seconds(latency.estimate(t0))
+        });
+        assert_eq!(estimates, [1.0, 10.0, 100.0, 1_000.0, 10_000.0, 10_000.0]);
+    }
+
+    #[test]
+    fn attempts_that_fail_together_are_one_piece_of_news() {
+        let t0 = Instant::now();
+        let mut latency = measured(FAST, t0);
+        for _ in 0..100 {
+            latency.penalise(Duration::from_millis(20), t0);
+        }
+        assert_eq!(seconds(latency.estimate(t0)), 1.0);
+    }
+
+    #[test]
+    fn successes_take_a_penalty_away_and_leave_the_average_true() {
+        let t0 = Instant::now();
+        let mut latency = measured(FAST, t0);
+        latency.penalise(Duration::from_millis(1), t0);
+        latency.observe(FAST, t0);
+        assert_eq!(seconds(latency.estimate(t0)), 0.1);
+        latency.observe(FAST, t0);
+        assert_eq!(seconds(latency.estimate(t0)), 0.05);
+    }
+
+    #[test]
+    fn the_way_back_from_the_limit_takes_about_two_minutes() {
+        let t0 = Instant::now();
+        let mut latency = measured(Duration::from_secs(10_000), t0);
+        latency.penalise(Duration::MAX, t0);
+        assert!(seconds(latency.estimate(t0 + Duration::from_secs(125))) < 0.05);
+    }
+
+    proptest! {
+        #[test]
+        fn it_stays_between_its_bounds(
+            steps in prop::collection::vec((any::<bool>(), 0u64..100_000, 0u64..30_000), 1..100)
+        ) {
+            let (mut now, mut latency) = (Instant::now(), PeakEwma::default());
+            let mut slowest = LEAST_PENALTY;
+            for (failed, took, ms) in steps {
+                let took = Duration::from_millis(took);
+                slowest = f64::max(slowest, took.as_nanos() as f64);
+                if failed {
+                    latency.penalise(took, now);
+                    prop_assert!(latency.estimate(now) >= LEAST_PENALTY);
+                } else {
+                    latency.observe(took, now);
+                }
+                prop_assert!(latency.estimate(now) >= 1.0);
+                prop_assert!(latency.estimate(now) <= f64::max(MOST_PENALTY, slowest));
+                now += Duration::from_millis(ms);
+            }
+        }
+
+        #[test]
+        fn of_two_the_one_that_also_failed_is_never_the_cheaper(
+            steps in prop::collection::vec((1u64..100_000, 0u64..10_000), 1..50)
+        ) {
+            let mut now = Instant::now();
+            let (mut well, mut failing) = (PeakEwma::default(), PeakEwma::default());
+            for (took, ms) in steps {
+                let took = Duration::from_millis(took);
+                well.observe(took, now);
+                failing.observe(took, now);
+                failing.penalise(took, now);
+                now += Duration::from_millis(ms);
+                prop_assert!(failing.estimate(now) >= well.estimate(now) * (1.0 - 1e-9));
+            }
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! Policy to snapshot: resolves everything once, so that a request looks nothing up.
+
+use std::sync::Arc;
+
+use http::HeaderValue;
+use thiserror::Error;
+
+use super::{Address, Candidate, Provider, Route, RouteMetrics, Snapshot, Tier, listener};
+use crate::clock;
+use crate::live::Live;
+use crate::policy::model::{self, LogTarget, Policy, Scope};
+use crate::resilience::outcome::Class;
+use crate::telemetry::access_log::Target as LogFile;
+use crate::telemetry::metrics::{
+    Metrics, ProviderLabels, ReasonLabels, RequestLabels, RouteLabels,
+};
+use crate::upstream::{Resolver, Target, TargetError};
+
+/// Why a valid policy cannot be put in force on this machine.
+#[derive(Debug, Error)]
+pub enum BuildError {
+    #[error("provider `{provider}`: {source}")]
+    Target { provider: String, source: TargetError },
+    #[error("provider `{provider}`: the address `{authority}` is no value for a Host header")]
+    Host { provider: String, authority: String },
+    #[error("server.tls: {0}")]
+    Listener(#[from] listener::ListenerTlsError),
+}
+
+/// What a snapshot is bound to.
+#[derive(Clone, Debug)]
+pub struct Ground {
+    pub live: Arc<Live>,
+    pub resolver: Resolver,
+}
+
+impl Ground {
+    /// Builds the snapshot of a policy.
+    ///
+    /// # Errors
+    /// When a certificate or key cannot be used.
+    pub fn snapshot(&self, policy: Policy, hash: String) -> Result<Snapshot, BuildError> {
+        let providers = policy
+            .providers
+            .iter()
+            .map(|provider| self.provider(provider).map(Arc::new))
+            .collect::<Result<Vec<_>, _>>()?;
+        let short: Arc<str> = hash.chars().take(12).collect::<String>().into();
+        let server = Arc::new(policy.server.clone());
+        let access_log = access_log(&policy.server.access_log);
+        let routes = policy.routes.iter().map(|route| {
+            Arc::new(Route {
+                tiers: tiers(route, &providers),
+                reads_body: reads_body(route, &policy.providers),
+                live: self.live.route(&route.name, route.retry.budget),
+                metrics: route_metrics(&self.live.metrics, &route.name),
+                policy_hash: Arc::clone(&short),
+                access_log: access_log.clone(),
+                server: Arc::clone(&server),
+                policy: route.clone(),
+            })
+        });
+        Ok(Snapshot {
+            hash,
+            since: clock::wall(),
+            routes: routes.collect(),
+            providers,
+            access_log,
+            listener_tls: listener::server_config(policy.server.tls.as_ref())?,
+            policy,
+        })
+    }
+
+    fn provider(&self, policy: &model::Provider) -> Result<Provider, BuildError> {
+        let addresses = policy
+            .addresses
+            .iter()
+            .map(|address| self.address(policy, address).map(Arc::new))
+            .collect::<Result<Vec<_>, _>>()?;
+        let labels = ProviderLabels { provider: policy.name.clone() };
+        Ok(Provider {
+            addresses,
+            live: self.live.provider(&policy.name, policy.capacity.concurrency),
+            first_byte: self.live.metrics.first_byte_seconds.get_or_create_owned(&labels),
+            policy: policy.clone(),
+        })
+    }
+
+    fn address(
+        &self,
+        provider: &model::Provider,
+        address: &model::Address,
+    ) -> Result<Address, BuildError> {
+        let target = Target::new(
+            &address.url,
+            &provider.tls,
+            provider.proxy.as_ref(),
+            provider.timeouts.connect,
+            provider.capacity.connections,
+            &self.resolver,
+        )
+        .map_err(|source| BuildError::Target { provider: provider.name.clone(), source })?;
+        let host = HeaderValue::from_str(&address.url.authority).map_err(|_| BuildError::Host {
+            provider: provider.name.clone(),
+            authority: address.url.authority.clone(),
+        })?;
+        Ok(Address::new(provider, address.clone(), target, host, &self.live))
+    }
+}
+
+fn tiers(route: &model::Route, providers: &[Arc<Provider>]) -> Vec<Tier> {
+    let candidates = |index: usize, weight: u32| {
+        let provider = &providers[index];
+        provider.addresses.iter().map(move |address| Candidate {
+            provider: Arc::clone(provider),
+            address: Arc::clone(address),
+            share: f64::from(weight) * f64::from(address.policy.weight),
+        })
+    };
+    let first = Tier {
+        candidates: route.providers.iter().flat_map(|w| candidates(w.provider, w.weight)).collect(),
+    };
+    let fallback =
+        route.fallback.iter().map(|&index| Tier { candidates: candidates(index, 1).collect() });
+    std::iter::once(first).chain(fallback).collect()
+}
+
+fn reads_body(route: &model::Route, providers: &[model::Provider]) -> bool {
+    let used = route.providers.iter().map(|w| w.provider).chain(route.fallback.iter().copied());
+    used.map(|index| &providers[index]).any(|provider| {
+        let by_model = matches!(&provider.breaker, Some(b) if b.scope == Scope::Model);
+        by_model || !provider.models.is_empty() || provider.rewrite.changes_body()
+    })
+}
+
+fn route_metrics(metrics: &Metrics, route: &str) -> RouteMetrics {
+    let requests = ["1xx", "2xx", "3xx", "4xx", "5xx", "499"].map(|status| {
+        metrics.requests.get_or_create_owned(&RequestLabels { route: route.to_owned(), status })
+    });
+    let repeats = Class::ALL.map(|class| {
+        let labels = ReasonLabels { route: route.to_owned(), reason: class.as_str() };
+        metrics.repeats.get_or_create_owned(&labels)
+    });
+    let labels = RouteLabels { route: route.to_owned() };
+    RouteMetrics {
+        requests,
+        repeats,
+        seconds: metrics.request_seconds.get_or_create_owned(&labels),
+    }
+}
+
+fn access_log(policy: &model::AccessLog) -> Option<(Arc<LogFile>, model::LogFormat)> {
+    let target = match &policy.to {
+        LogTarget::None => return None,
+        LogTarget::Stderr => LogFile::Stderr,
+        LogTarget::File(path) => LogFile::File(path.clone()),
+    };
+    Some((Arc::new(target), policy.format))
+}

@@ -1,0 +1,125 @@
+//! A policy as the request path reads it: one immutable snapshot, swapped whole.
+//!
+//! A request loads the snapshot once, without a lock, and keeps its `Arc<Route>` to the end, so
+//! that it sees one policy throughout. Whatever a request would otherwise look up is resolved
+//! here: matchers, header values, metric handles, connection targets, live state by name.
+
+pub mod address;
+pub mod build;
+pub mod files;
+pub mod listener;
+pub mod reload;
+pub mod watch;
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use arc_swap::ArcSwap;
+use http::{HeaderMap, Method};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::histogram::Histogram;
+
+use crate::live::provider::ProviderLive;
+use crate::live::route::RouteLive;
+use crate::policy::model::{self, Policy};
+use crate::resilience::outcome::Class;
+use crate::telemetry::access_log::Target as LogTarget;
+use crate::telemetry::metrics::{Metrics, ReasonLabels};
+
+pub use address::{Address, Circuit};
+
+/// The place where the snapshot in force is found.
+pub type Current = ArcSwap<Snapshot>;
+
+/// Everything that a request needs to know of the policy.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// Of the files' names and contents; its first twelve digits are what people see.
+    pub hash: String,
+    pub since: SystemTime,
+    pub policy: Policy,
+    pub routes: Vec<Arc<Route>>,
+    pub providers: Vec<Arc<Provider>>,
+    /// `None`: no access log.
+    pub access_log: Option<(Arc<LogTarget>, model::LogFormat)>,
+    /// `None`: the listener speaks plain HTTP.
+    pub listener_tls: Option<Arc<rustls::ServerConfig>>,
+}
+
+/// A route, resolved.
+#[derive(Debug)]
+pub struct Route {
+    pub policy: model::Route,
+    /// The route's `providers`, then each of its `fallback` by itself. At least one.
+    pub tiers: Vec<Tier>,
+    /// Somebody wants to know the body's model, or to change the body.
+    pub reads_body: bool,
+    pub live: Arc<RouteLive>,
+    pub metrics: RouteMetrics,
+    /// First digits of the hash of the policy that it belongs to.
+    pub policy_hash: Arc<str>,
+    pub access_log: Option<(Arc<LogTarget>, model::LogFormat)>,
+    pub server: Arc<model::Server>,
+}
+
+/// Endpoints among which the balancer chooses.
+#[derive(Debug)]
+pub struct Tier {
+    pub candidates: Vec<Candidate>,
+}
+
+#[derive(Debug)]
+pub struct Candidate {
+    pub provider: Arc<Provider>,
+    pub address: Arc<Address>,
+    /// The provider's weight times its address's.
+    pub share: f64,
+}
+
+/// A provider, resolved.
+#[derive(Debug)]
+pub struct Provider {
+    pub policy: model::Provider,
+    pub addresses: Vec<Arc<Address>>,
+    pub live: Arc<ProviderLive>,
+    pub first_byte: Histogram,
+}
+
+/// Handles of one route's metrics.
+#[derive(Debug)]
+pub struct RouteMetrics {
+    /// By status class: 1xx to 5xx, then 499.
+    pub requests: [Counter; 6],
+    pub seconds: Histogram,
+    /// By the class of the outcome that was repeated.
+    pub repeats: [Counter; Class::ALL.len()],
+}
+
+impl Snapshot {
+    /// The first route that matches.
+    pub fn route(
+        &self,
+        method: &Method,
+        host: &str,
+        path: &str,
+        headers: &HeaderMap,
+    ) -> Option<&Arc<Route>> {
+        self.routes.iter().find(|route| route.policy.matcher.matches(method, host, path, headers))
+    }
+}
+
+impl Route {
+    /// Counts a body that could not be kept for another attempt.
+    pub fn unbuffered(&self, metrics: &Metrics, reason: &'static str) {
+        let labels = ReasonLabels { route: self.policy.name.clone(), reason };
+        metrics.unbuffered.get_or_create_owned(&labels).inc();
+    }
+}
+
+impl RouteMetrics {
+    /// The counter of answers with this status.
+    pub fn answered(&self, status: u16) -> &Counter {
+        let class = if status == 499 { 5 } else { usize::from(status / 100).clamp(1, 5) - 1 };
+        &self.requests[class]
+    }
+}

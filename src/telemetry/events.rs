@@ -1,0 +1,113 @@
+//! What happened lately: breaker transitions, holds and reloads, for the admin API.
+//!
+//! A ring of bounded size in memory. An event is rare (a change of state, never a request), so a
+//! short lock is enough.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+use std::time::SystemTime;
+
+use serde::Serialize;
+
+/// Events that are kept.
+const KEPT: usize = 1000;
+
+/// One change of state.
+#[derive(Clone, Debug, Serialize)]
+pub struct Event {
+    /// RFC 3339.
+    pub at: String,
+    /// `breaker`, `hold` or `policy`.
+    pub kind: &'static str,
+    /// The key of what changed, such as `openai/api.openai.com:443/gpt-4o`.
+    pub key: String,
+    /// What happened, in words.
+    pub what: String,
+}
+
+/// The newest events, oldest first.
+#[derive(Debug, Default)]
+pub struct Events {
+    ring: Mutex<VecDeque<Event>>,
+}
+
+impl Events {
+    pub fn push(&self, at: SystemTime, kind: &'static str, key: &str, what: String) {
+        let event = Event { at: rfc3339(at), kind, key: key.to_owned(), what };
+        let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
+        if ring.len() == KEPT {
+            ring.pop_front();
+        }
+        ring.push_back(event);
+    }
+
+    pub fn all(&self) -> Vec<Event> {
+        let ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
+        ring.iter().cloned().collect()
+    }
+}
+
+/// `2026-03-01T12:00:00.123Z`.
+pub fn rfc3339(at: SystemTime) -> String {
+    let mut text = Vec::with_capacity(24);
+    write_rfc3339(&mut text, at);
+    String::from_utf8(text).unwrap_or_default()
+}
+
+/// Appends `at` as RFC 3339 in UTC with milliseconds. Days to date after Howard Hinnant's
+/// `civil_from_days`.
+pub fn write_rfc3339(out: &mut Vec<u8>, at: SystemTime) {
+    let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let (secs, millis) = (since.as_secs(), since.subsec_millis());
+    let (days, rest) = (secs / 86_400, secs % 86_400);
+    let z = days + 719_468;
+    let era = z / 146_097;
+    let doe = z % 146_097;
+    let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
+    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
+    let mp = (5 * doy + 2) / 153;
+    let day = doy - (153 * mp + 2) / 5 + 1;
+    let month = if mp < 10 { mp + 3 } else { mp - 9 };
+    let year = yoe + era * 400 + u64::from(month <= 2);
+    let mut digits = |value: u64, width: u32, end: u8| {
+        for place in (0..width).rev() {
+            out.push(b'0' + (value / 10u64.pow(place) % 10) as u8);
+        }
+        out.push(end);
+    };
+    digits(year, 4, b'-');
+    digits(month, 2, b'-');
+    digits(day, 2, b'T');
+    digits(rest / 3600, 2, b':');
+    digits(rest / 60 % 60, 2, b':');
+    digits(rest % 60, 2, b'.');
+    digits(u64::from(millis), 3, b'Z');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn dates_are_written_as_rfc_3339_has_them() {
+        for (millis, text) in [
+            (0, "1970-01-01T00:00:00.000Z"),
+            (951_782_400_123, "2000-02-29T00:00:00.123Z"),
+            (1_700_000_000_999, "2023-11-14T22:13:20.999Z"),
+            (4_107_542_399_000, "2100-02-28T23:59:59.000Z"),
+        ] {
+            assert_eq!(rfc3339(SystemTime::UNIX_EPOCH + Duration::from_millis(millis)), text);
+        }
+    }
+
+    #[test]
+    fn the_ring_keeps_the_newest() {
+        let events = Events::default();
+        for i in 0..KEPT + 5 {
+            events.push(SystemTime::UNIX_EPOCH, "policy", "k", i.to_string());
+        }
+        let all = events.all();
+        assert_eq!((all.len(), all[0].what.as_str()), (KEPT, "5"));
+    }
+}

@@ -1,0 +1,264 @@
+//! Every metric that Outrigger tells, in one place, as handles made beforehand.
+//!
+//! A request touches atomics only: its route's and its endpoint's handles are resolved when the
+//! snapshot is built (a lookup by labels costs twenty times an increment). Label values come from
+//! the policy, or from a bounded set, so that no application can make the series grow.
+
+use std::sync::atomic::{AtomicI64, AtomicU64};
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct RouteLabels {
+    pub route: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct RequestLabels {
+    pub route: String,
+    /// `1xx` .. `5xx`, or `499` for a client that left.
+    pub status: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct ReasonLabels {
+    pub route: String,
+    pub reason: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct ProviderLabels {
+    pub provider: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct AddressLabels {
+    pub provider: String,
+    pub address: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct AttemptLabels {
+    pub provider: String,
+    pub address: String,
+    pub class: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct BreakerLabels {
+    pub provider: String,
+    pub address: String,
+    pub model: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct TransitionLabels {
+    pub provider: String,
+    pub address: String,
+    pub to: &'static str,
+    pub cause: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct ReloadLabels {
+    /// `applied`, `unchanged` or `rejected`.
+    pub result: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct PolicyLabels {
+    pub hash: String,
+}
+
+/// Bounds from 1 ms to 5 min: an LLM's answer takes minutes, a refusal microseconds.
+pub const SECONDS: [f64; 16] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
+];
+
+pub type HistogramOf<L> = Family<L, Histogram, fn() -> Histogram>;
+/// A gauge of a number that may go down to zero.
+pub type Level = Gauge<i64, AtomicI64>;
+pub type Ratio = Gauge<f64, AtomicU64>;
+
+fn seconds() -> Histogram {
+    Histogram::new(SECONDS)
+}
+
+/// The families. Handles of one label set are taken when a snapshot is built.
+#[derive(Debug)]
+pub struct Metrics {
+    pub requests: Family<RequestLabels, Counter>,
+    pub request_seconds: HistogramOf<RouteLabels>,
+    pub repeats: Family<ReasonLabels, Counter>,
+    pub not_repeated: Family<ReasonLabels, Counter>,
+    pub attempts: Family<AttemptLabels, Counter>,
+    pub first_byte_seconds: HistogramOf<ProviderLabels>,
+    pub in_flight: Family<ProviderLabels, Level>,
+    pub waiting: Family<ProviderLabels, Level>,
+    pub pending: Family<AddressLabels, Level>,
+    pub breaker_state: Family<BreakerLabels, Level>,
+    pub breaker_transitions: Family<TransitionLabels, Counter>,
+    pub breaker_rejections: Family<BreakerLabels, Counter>,
+    pub holds: Family<AddressLabels, Counter>,
+    pub policy: Family<PolicyLabels, Level>,
+    pub reloads: Family<ReloadLabels, Counter>,
+    pub policy_valid: Level,
+    pub connections: Level,
+    pub connections_refused: Counter,
+    pub buffered_bytes: Level,
+    pub unbuffered: Family<ReasonLabels, Counter>,
+    pub access_log_dropped: Counter,
+    registry: Registry,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Metrics::new()
+    }
+}
+
+impl Metrics {
+    pub fn new() -> Self {
+        let mut metrics = Metrics {
+            requests: Family::default(),
+            request_seconds: Family::new_with_constructor(seconds),
+            repeats: Family::default(),
+            not_repeated: Family::default(),
+            attempts: Family::default(),
+            first_byte_seconds: Family::new_with_constructor(seconds),
+            in_flight: Family::default(),
+            waiting: Family::default(),
+            pending: Family::default(),
+            breaker_state: Family::default(),
+            breaker_transitions: Family::default(),
+            breaker_rejections: Family::default(),
+            holds: Family::default(),
+            policy: Family::default(),
+            reloads: Family::default(),
+            policy_valid: Level::default(),
+            connections: Level::default(),
+            connections_refused: Counter::default(),
+            buffered_bytes: Level::default(),
+            unbuffered: Family::default(),
+            access_log_dropped: Counter::default(),
+            registry: Registry::with_prefix("outrigger"),
+        };
+        metrics.register_requests();
+        metrics.register_endpoints();
+        metrics.register_process();
+        metrics
+    }
+
+    fn register_requests(&mut self) {
+        let r = &mut self.registry;
+        r.register("requests", "Requests answered, by route and status", self.requests.clone());
+        r.register(
+            "request_seconds",
+            "From the request's head to the answer's last byte",
+            self.request_seconds.clone(),
+        );
+        r.register("repeats", "Attempts after the first, by reason", self.repeats.clone());
+        r.register(
+            "not_repeated",
+            "Failed attempts that were not repeated, by what forbade it",
+            self.not_repeated.clone(),
+        );
+        r.register(
+            "unbuffered",
+            "Bodies that could not be kept for another attempt, by reason",
+            self.unbuffered.clone(),
+        );
+    }
+
+    fn register_endpoints(&mut self) {
+        let r = &mut self.registry;
+        r.register(
+            "attempts",
+            "Attempts at an address, by class of outcome",
+            self.attempts.clone(),
+        );
+        r.register(
+            "first_byte_seconds",
+            "From the attempt's start to its first byte, by provider",
+            self.first_byte_seconds.clone(),
+        );
+        r.register("in_flight", "Attempts in flight at a provider", self.in_flight.clone());
+        r.register("waiting", "Requests that wait for room at a provider", self.waiting.clone());
+        r.register("pending", "Attempts in flight at an address", self.pending.clone());
+        r.register("breaker_state", "0 closed, 1 half-open, 2 open", self.breaker_state.clone());
+        r.register(
+            "breaker_transitions",
+            "Changes of a breaker's state, by cause",
+            self.breaker_transitions.clone(),
+        );
+        r.register(
+            "breaker_rejections",
+            "Attempts that a breaker refused (in shadow: would have refused)",
+            self.breaker_rejections.clone(),
+        );
+        r.register("holds", "Times that an endpoint asked to wait", self.holds.clone());
+    }
+
+    fn register_process(&mut self) {
+        let r = &mut self.registry;
+        r.register("policy", "1 for the hash of the policy in force", self.policy.clone());
+        r.register("policy_reloads", "Loads of the policy, by result", self.reloads.clone());
+        r.register(
+            "policy_valid",
+            "1 when the files' last state is in force, 0 when it was rejected",
+            self.policy_valid.clone(),
+        );
+        r.register("connections", "Connections of the application", self.connections.clone());
+        r.register(
+            "connections_refused",
+            "Connections past `server.connections`",
+            self.connections_refused.clone(),
+        );
+        r.register(
+            "buffered_bytes",
+            "Bytes of all replay and answer buffers together",
+            self.buffered_bytes.clone(),
+        );
+        r.register(
+            "access_log_dropped",
+            "Access-log lines that could not be written",
+            self.access_log_dropped.clone(),
+        );
+    }
+
+    /// Everything as OpenMetrics text.
+    pub fn encode(&self) -> String {
+        let mut text = String::with_capacity(16 * 1024);
+        if let Err(error) = encode(&mut text, &self.registry) {
+            tracing::error!(%error, "metrics could not be written");
+        }
+        text
+    }
+
+    /// Says which policy is in force; the one before it is no longer told.
+    pub fn set_policy(&self, hash: &str) {
+        self.policy.clear();
+        self.policy.get_or_create_owned(&PolicyLabels { hash: hash.to_owned() }).set(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_policy_at_a_time_is_in_force() {
+        let metrics = Metrics::new();
+        metrics.set_policy("aaa");
+        metrics.set_policy("bbb");
+        let text = metrics.encode();
+        assert!(text.contains("outrigger_policy{hash=\"bbb\"} 1"));
+        assert!(!text.contains("aaa") && text.ends_with("# EOF\n"));
+    }
+}

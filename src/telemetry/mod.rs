@@ -1,0 +1,9 @@
+//! What Outrigger tells about itself: metric handles, the access log's writer, its own log.
+//!
+//! Everything the request path touches here is made beforehand (a handle is an atomic) and
+//! nothing here waits: what cannot be written at once is dropped and counted.
+
+pub mod access_log;
+pub mod events;
+pub mod logging;
+pub mod metrics;

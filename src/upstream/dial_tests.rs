@@ -1,0 +1,262 @@
+//! Dials that succeed past trouble, and dials that fail with words that help.
+
+use std::cell::RefCell;
+use std::future::pending;
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use http::HeaderValue;
+use socket2::{Domain, Socket, Type};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::runtime::Handle;
+
+use super::fixture::*;
+use super::names::Answered;
+use super::tls_tests::{Authority, acceptor, tls_origin};
+use super::{DialError, Phase, Resolver, Target, TargetError};
+use crate::policy::model::{ClientTls, ForwardProxy};
+
+const SHORT: Duration = Duration::from_millis(50);
+
+fn named(port: u16, connect: Duration, resolver: &Resolver) -> Arc<Target> {
+    Target::new(&url("http", "api.test", port), &ClientTls::default(), None, connect, 8, resolver)
+        .expect("a target")
+}
+
+fn refusing_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    listener.local_addr().expect("an address").port()
+}
+
+// === addresses ===
+
+#[test]
+fn an_address_that_refuses_is_passed_over() {
+    worker(async {
+        let (address, _) = origin(hello).await;
+        let resolver = knows(&["127.0.0.2", "127.0.0.3", "127.0.0.1"]);
+        let connection =
+            dialled(&named(address.port(), CONNECT, &resolver)).await.expect("a connection");
+        assert_eq!(connection.peer(), Some(address));
+        assert_eq!(exchange(connection).await, "hi");
+    });
+}
+
+#[test]
+fn where_all_refuse_it_is_said_who() {
+    worker(async {
+        let port = refusing_port();
+        let target = named(port, CONNECT, &knows(&["127.0.0.1", "127.0.0.2"]));
+        let error = dialled(&target).await.expect_err("no connection").to_string();
+        assert!(error.starts_with("cannot connect to api.test (127.0.0.2:"), "{error}");
+        assert!(error.contains("Connection refused"), "{error}");
+    });
+}
+
+/// A listener whose backlog is full: what connects to it hears nothing.
+fn black_hole(address: &str) -> (SocketAddr, Vec<Socket>) {
+    let listener = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    listener
+        .bind(&format!("{address}:0").parse::<SocketAddr>().expect("an address").into())
+        .expect("bound");
+    listener.listen(0).expect("listening");
+    let bound = listener.local_addr().expect("an address");
+    let mut sockets = vec![listener];
+    loop {
+        let filler = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        let connected = filler.connect_timeout(&bound, SHORT);
+        sockets.push(filler);
+        if connected.is_err() {
+            return (bound.as_socket().expect("an address"), sockets);
+        }
+    }
+}
+
+#[test]
+fn a_black_hole_times_out_within_connect() {
+    worker(async {
+        let (address, _sockets) = black_hole("127.0.0.1");
+        let (pools, target) = (pools(), named(address.port(), SHORT, &knows(&["127.0.0.1"])));
+        let error = pools.dial(&target).await.expect_err("no connection");
+        assert_eq!(error.to_string(), "no connection to api.test within 50ms, waiting for TCP");
+        assert_eq!(pools.open(&target), 0);
+    });
+}
+
+#[test]
+fn a_black_hole_does_not_hold_up_the_next_address() {
+    worker(async {
+        let (address, _sockets) = black_hole("127.0.0.2");
+        let beside =
+            tokio::net::TcpListener::bind(("127.0.0.1", address.port())).await.expect("the port");
+        let target = named(address.port(), CONNECT, &knows(&["127.0.0.2", "127.0.0.1"]));
+        let connection = dialled(&target).await.expect("a connection");
+        assert_eq!(connection.peer(), beside.local_addr().ok());
+    });
+}
+
+// === names ===
+
+#[test]
+fn a_name_that_does_not_resolve_is_said_clearly() {
+    worker(async {
+        let lookup = |_| -> Answered { Box::pin(async { Err(io::Error::other("no such host")) }) };
+        let resolver = Resolver::with_lookup(Handle::current(), lookup);
+        let error = dialled(&named(80, CONNECT, &resolver)).await.expect_err("no connection");
+        assert!(matches!(&error, DialError::Dns { host, .. } if host == "api.test"));
+        assert_eq!(error.to_string(), "cannot resolve api.test: no such host");
+    });
+}
+
+#[test]
+fn dials_share_one_lookup_and_wait_for_it_within_connect() {
+    worker(async {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&asked);
+        let lookup = move |_| -> Answered {
+            count.fetch_add(1, Ordering::SeqCst);
+            Box::pin(pending())
+        };
+        let resolver = Resolver::with_lookup(Handle::current(), lookup);
+        let (pools, target) = (pools(), named(80, SHORT, &resolver));
+        let (first, second) = tokio::join!(pools.dial(&target), pools.dial(&target));
+        for error in [first.expect_err("no answer"), second.expect_err("no answer")] {
+            assert!(matches!(error, DialError::Timeout { phase: Phase::Dns, .. }), "{error}");
+        }
+        assert_eq!(asked.load(Ordering::SeqCst), 1);
+    });
+}
+
+#[test]
+fn localhost_is_resolved_by_the_system() {
+    worker(async {
+        let (address, _) = origin(hello).await;
+        let resolver = Resolver::new(Handle::current());
+        let url = url("http", "localhost", address.port());
+        let target = Target::new(&url, &ClientTls::default(), None, CONNECT, 1, &resolver)
+            .expect("a target");
+        assert_eq!(exchange(dialled(&target).await.expect("a connection")).await, "hi");
+        let addresses = resolver.name("localhost").addresses().await.expect("an answer");
+        assert!(addresses.iter().all(IpAddr::is_loopback));
+    });
+}
+
+// === a forward proxy ===
+
+/// A proxy that wants `authorization` and connects to `to`, whatever it was asked for.
+async fn forward_proxy(
+    authorization: &'static str,
+    to: SocketAddr,
+) -> (SocketAddr, Rc<RefCell<Vec<String>>>) {
+    let heads = Rc::new(RefCell::new(Vec::new()));
+    let seen = Rc::clone(&heads);
+    let serve = move |mut stream: TcpStream| {
+        let seen = Rc::clone(&seen);
+        async move {
+            let head = head(&mut stream).await.expect("a head");
+            let admitted = head.contains(authorization);
+            seen.borrow_mut().push(head);
+            if !admitted {
+                let refusal =
+                    b"HTTP/1.1 407 Proxy Authentication Required\r\ncontent-length: 0\r\n\r\n";
+                return stream.write_all(refusal).await.expect("written");
+            }
+            let mut upstream = TcpStream::connect(to).await.expect("the origin");
+            stream
+                .write_all(b"HTTP/1.1 200 Connection established\r\nvia: p\r\n\r\n")
+                .await
+                .expect("written");
+            let _ = tokio::io::copy_bidirectional(&mut stream, &mut upstream).await;
+        }
+    };
+    (origin(serve).await.0, heads)
+}
+
+fn through(proxy: SocketAddr, authorization: Option<&'static str>) -> ForwardProxy {
+    ForwardProxy {
+        url: url("http", "127.0.0.1", proxy.port()),
+        authorization: authorization.map(HeaderValue::from_static),
+    }
+}
+
+#[test]
+fn a_proxy_is_asked_to_connect_and_told_who_we_are() {
+    worker(async {
+        let (address, _) = origin(hello).await;
+        let (proxy, heads) = forward_proxy("Proxy-Authorization: Basic dTpw\r\n", address).await;
+        let (proxy, url) = (through(proxy, Some("Basic dTpw")), url("http", "api.test", 80));
+        // The name of the origin is the proxy's to resolve.
+        let target =
+            Target::new(&url, &ClientTls::default(), Some(&proxy), CONNECT, 1, &knows(&[]))
+                .expect("a target");
+        assert_eq!(exchange(dialled(&target).await.expect("a connection")).await, "hi");
+        assert!(
+            heads.borrow()[0].starts_with("CONNECT api.test:80 HTTP/1.1\r\nHost: api.test:80\r\n")
+        );
+    });
+}
+
+#[test]
+fn tls_goes_through_the_proxy_to_the_provider() {
+    worker(async {
+        let authority = Authority::new();
+        let address = tls_origin(acceptor(&authority, None)).await;
+        let (proxy, _) = forward_proxy("", address).await;
+        let tls = ClientTls { ca: Some(authority.pem()), ..ClientTls::default() };
+        let url = url("https", "api.test", 443);
+        let proxy = through(proxy, None);
+        let target =
+            Target::new(&url, &tls, Some(&proxy), CONNECT, 1, &knows(&[])).expect("a target");
+        assert_eq!(exchange(dialled(&target).await.expect("a connection")).await, "hi");
+    });
+}
+
+#[test]
+fn a_proxy_that_wants_credentials_is_said_so_without_those_we_gave() {
+    worker(async {
+        let (proxy, _) =
+            forward_proxy("Proxy-Authorization: Basic dTpw\r\n", ([127, 0, 0, 1], 9).into()).await;
+        let (proxy, url) = (through(proxy, Some("Basic c2VjcmV0")), url("http", "api.test", 80));
+        let target =
+            Target::new(&url, &ClientTls::default(), Some(&proxy), CONNECT, 1, &knows(&[]))
+                .expect("a target");
+        let error = dialled(&target).await.expect_err("refused");
+        assert!(matches!(error, DialError::Proxy { status: Some(407), .. }));
+        assert!(error.to_string().contains("it wants credentials, 407"), "{error}");
+        assert!(!format!("{error:?} {error} {target:?} {proxy:?}").contains("c2VjcmV0"));
+    });
+}
+
+#[test]
+fn the_head_of_a_proxys_answer_is_bounded() {
+    worker(async {
+        let (proxy, _) = origin(|mut stream| async move {
+            head(&mut stream).await;
+            while stream.write_all(&[b'x'; 1024]).await.is_ok() {}
+        })
+        .await;
+        let (proxy, url) = (through(proxy, None), url("http", "api.test", 80));
+        let target =
+            Target::new(&url, &ClientTls::default(), Some(&proxy), CONNECT, 1, &knows(&[]))
+                .expect("a target");
+        let error = dialled(&target).await.expect_err("refused").to_string();
+        assert!(error.ends_with("the head of its answer is over 8 KiB"), "{error}");
+    });
+}
+
+#[test]
+fn a_proxy_over_tls_is_refused_when_the_policy_is_loaded() {
+    worker(async {
+        let mut proxy = through(([127, 0, 0, 1], 3128).into(), None);
+        proxy.url.https = true;
+        let url = url("http", "api.test", 80);
+        let refused =
+            Target::new(&url, &ClientTls::default(), Some(&proxy), CONNECT, 1, &knows(&[]));
+        assert!(matches!(refused, Err(TargetError::ProxyScheme { .. })));
+    });
+}

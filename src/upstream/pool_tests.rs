@@ -1,0 +1,381 @@
+//! Connections that are used again, the ones that must not be, and who waits for one.
+
+use std::io::{Read, Write};
+use std::net::SocketAddr;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Request;
+use http_body_util::BodyExt;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::fixture::*;
+use super::{ReqBody, SendError, Target};
+use crate::clock;
+use crate::policy::model::ClientTls;
+
+const UNSEEN: Duration = Duration::from_millis(100);
+
+#[test]
+fn a_connection_is_used_again() {
+    worker(async {
+        let (address, accepted) = origin(hello).await;
+        let (pools, target) = (pools(), target(address, 8));
+        assert!(pools.idle(&target).is_none());
+        let first = pools.dial(&target).await.expect("a connection");
+        assert_eq!((first.peer(), first.reused()), (Some(address), false));
+        assert_eq!(exchange(first).await, "hi");
+        for _ in 0..3 {
+            pools.age(&target, UNSEEN);
+            let again = pools.idle(&target).expect("an idle connection");
+            assert!(again.reused());
+            assert_eq!(exchange(again).await, "hi");
+        }
+        assert_eq!((accepted.get(), pools.open(&target)), (1, 1));
+    });
+}
+
+#[test]
+fn a_body_that_is_known_is_sent_with_its_length() {
+    worker(async {
+        let (address, _) = origin(|mut stream| async move {
+            let head = head(&mut stream).await.expect("a head");
+            assert!(head.contains("content-length: 4\r\n"), "{head}");
+            let mut body = [0; 4];
+            stream.read_exact(&mut body).await.expect("a body");
+            stream.write_all(HI).await.expect("written");
+        })
+        .await;
+        let connection = pools().dial(&target(address, 1)).await.expect("a connection");
+        let request = Request::post("/").header("host", "origin.test");
+        let request = request.body(ReqBody::full(Bytes::from_static(b"ping"))).expect("a request");
+        let (response, _busy) = connection.send(request).await.expect("a response");
+        assert_eq!(response.into_body().collect().await.expect("a body").to_bytes(), "hi");
+    });
+}
+
+/// An origin on a thread of its own: it answers once, and when told does what the test is about.
+fn on_a_thread(
+    then: impl FnOnce(std::net::TcpStream) + Send + 'static,
+) -> (SocketAddr, impl FnOnce()) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let (go, told) = mpsc::channel();
+    let (done, finished) = mpsc::channel();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("a connection");
+        let mut buffer = [0; 1024];
+        assert!(stream.read(&mut buffer).expect("a request") > 0);
+        stream.write_all(HI).expect("written");
+        told.recv().expect("told");
+        then(stream);
+        done.send(()).expect("heard");
+        drop(listener);
+    });
+    (address, move || {
+        go.send(()).expect("sent");
+        finished.recv().expect("finished");
+    })
+}
+
+#[test]
+fn a_connection_that_was_closed_while_idle_is_not_used() {
+    worker(async {
+        let (address, close) = on_a_thread(drop);
+        let (pools, target) = (pools(), target(address, 1));
+        exchange(pools.dial(&target).await.expect("a connection")).await;
+        // The worker does not turn meanwhile: only a look at the socket can tell.
+        close();
+        pools.age(&target, UNSEEN);
+        assert!(pools.idle(&target).is_none());
+        until(|| pools.has_room(&target)).await;
+    });
+}
+
+#[test]
+fn a_connection_that_spoke_while_idle_is_not_used() {
+    worker(async {
+        let (keep, kept) = mpsc::channel();
+        let (address, speak) = on_a_thread(move |mut stream| {
+            stream.write_all(b"HTTP/1.1 408 Request Timeout\r\n\r\n").expect("written");
+            keep.send(stream).expect("kept");
+        });
+        let (pools, target) = (pools(), target(address, 1));
+        exchange(pools.dial(&target).await.expect("a connection")).await;
+        speak();
+        pools.age(&target, UNSEEN);
+        assert!(pools.idle(&target).is_none());
+        until(|| pools.open(&target) == 0).await;
+        drop(kept);
+    });
+}
+
+#[test]
+fn room_comes_back_when_an_idle_connection_ends() {
+    worker(async {
+        let (address, _) = origin(|mut stream| async move {
+            head(&mut stream).await;
+            stream.write_all(HI).await.expect("written");
+        })
+        .await;
+        let (pools, target) = (pools(), target(address, 1));
+        exchange(pools.dial(&target).await.expect("a connection")).await;
+        until(|| pools.open(&target) == 0).await;
+        assert!(pools.idle(&target).is_none());
+    });
+}
+
+#[test]
+fn a_request_that_was_never_started_is_handed_back() {
+    worker(async {
+        let (address, close) = on_a_thread(drop);
+        let (pools, target) = (pools(), target(address, 1));
+        exchange(pools.dial(&target).await.expect("a connection")).await;
+        let connection = pools.idle(&target).expect("an idle connection");
+        close();
+        until(|| connection.is_closed()).await;
+        let request = Request::post("/paid").body(ReqBody::full(Bytes::from_static(b"once")));
+        match connection.send(request.expect("a request")).await {
+            Err(SendError::Unsent(request, _)) => {
+                assert_eq!(request.uri(), "/paid");
+                assert_eq!(request.into_body().collect().await.expect("a body").to_bytes(), "once");
+            }
+            other => panic!("{other:?}"),
+        }
+        until(|| pools.open(&target) == 0).await;
+    });
+}
+
+#[test]
+fn a_request_that_was_started_is_not_handed_back() {
+    worker(async {
+        let (address, _) = origin(|mut stream| async move { drop(head(&mut stream).await) }).await;
+        let connection = pools().dial(&target(address, 1)).await.expect("a connection");
+        assert!(matches!(connection.send(get()).await, Err(SendError::Failed(_))));
+    });
+}
+
+#[test]
+fn past_the_limit_attempts_wait_in_their_order() {
+    worker(async {
+        let (address, accepted) = origin(hello).await;
+        let (pools, target) = (pools(), target(address, 1));
+        let held = pools.dial(&target).await.expect("a connection");
+        assert!(!pools.has_room(&target) && pools.idle(&target).is_none());
+        let order = std::rc::Rc::default();
+        let waiters: Vec<_> = (0..3)
+            .map(|number| {
+                let (pools, target) = (pools.clone(), target.clone());
+                let order: std::rc::Rc<std::cell::RefCell<Vec<i32>>> = std::rc::Rc::clone(&order);
+                tokio::task::spawn_local(async move {
+                    pools.room(&target).await;
+                    let connection = pools.idle(&target).expect("the connection that came back");
+                    order.borrow_mut().push(number);
+                    exchange(connection).await;
+                })
+            })
+            .collect();
+        tokio::task::yield_now().await;
+        let (response, busy) = held.send(get()).await.expect("a response");
+        response.into_body().collect().await.expect("a body");
+        drop(busy);
+        // It is there, but for the one who waits.
+        assert!(pools.idle(&target).is_none() && !pools.has_room(&target));
+        for waiter in waiters {
+            waiter.await.expect("no panic");
+        }
+        assert_eq!(*order.borrow(), [0, 1, 2]);
+        assert_eq!(accepted.get(), 1);
+    });
+}
+
+#[test]
+fn a_waiter_that_leaves_when_called_hands_it_on() {
+    worker(async {
+        let (address, _) = origin(hello).await;
+        let (pools, target) = (pools(), target(address, 1));
+        let held = pools.dial(&target).await.expect("a connection");
+        let (mut first, mut second) = (pools.room(&target), pools.room(&target));
+        let pending = std::future::poll_fn(|cx| {
+            use std::{future::Future, pin::Pin};
+            let pending = Pin::new(&mut first).poll(cx).is_pending();
+            std::task::Poll::Ready(pending && Pin::new(&mut second).poll(cx).is_pending())
+        });
+        assert!(pending.await);
+        exchange(held).await;
+        // Nothing else is left to happen that could call the second.
+        for _ in 0..16 {
+            tokio::task::yield_now().await;
+        }
+        drop(first);
+        second.await;
+        assert!(pools.idle(&target).is_some());
+    });
+}
+
+#[test]
+fn room_that_appears_by_a_failed_dial_wakes_a_waiter() {
+    worker(async {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let target = target(listener.local_addr().expect("an address"), 1);
+        drop(listener);
+        let pools = pools();
+        let dialling = pools.dial(&target);
+        assert!(!pools.has_room(&target));
+        pools.room(&target).await;
+        assert!(pools.has_room(&target));
+        assert!(dialling.await.is_err());
+    });
+}
+
+#[test]
+fn dialling_goes_on_when_the_waiter_leaves() {
+    worker(async {
+        let (address, accepted) = origin(hello).await;
+        let (pools, target) = (pools(), target(address, 1));
+        drop(pools.dial(&target));
+        pools.room(&target).await;
+        let connection = pools.idle(&target).expect("the connection nobody waited for");
+        assert_eq!(exchange(connection).await, "hi");
+        assert_eq!(accepted.get(), 1);
+    });
+}
+
+#[test]
+fn a_request_that_is_cancelled_closes_its_connection() {
+    worker(async {
+        let (closed, hears) = tokio::sync::oneshot::channel();
+        let closed = std::cell::Cell::new(Some(closed));
+        let (address, _) = origin(move |mut stream| {
+            let closed = closed.take().expect("one connection");
+            async move {
+                head(&mut stream).await;
+                assert_eq!(stream.read(&mut [0]).await.unwrap_or(0), 0);
+                closed.send(()).expect("heard");
+            }
+        })
+        .await;
+        let (pools, target) = (pools(), target(address, 1));
+        let connection = pools.dial(&target).await.expect("a connection");
+        tokio::select! {
+            biased;
+            _ = connection.send(get()) => panic!("no answer was given"),
+            () = tokio::task::yield_now() => {}
+        }
+        hears.await.expect("closed");
+        until(|| pools.has_room(&target)).await;
+    });
+}
+
+#[test]
+fn a_body_that_is_dropped_half_read_gives_its_room_back() {
+    worker(async {
+        let (address, _) = origin(|mut stream| async move {
+            head(&mut stream).await;
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\nhalf").await;
+            let _ = stream.read(&mut [0]).await;
+        })
+        .await;
+        let (pools, target) = (pools(), target(address, 1));
+        let connection = pools.dial(&target).await.expect("a connection");
+        let (response, busy) = connection.send(get()).await.expect("a response");
+        drop((response, busy));
+        pools.room(&target).await;
+        assert!(pools.idle(&target).is_none() && pools.has_room(&target));
+    });
+}
+
+#[test]
+fn a_tunnel_holds_its_place() {
+    worker(async {
+        let (address, _) = origin(|mut stream| async move {
+            head(&mut stream).await;
+            let switching =
+                b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n";
+            stream.write_all(switching).await.expect("written");
+            let byte = stream.read_u8().await.expect("a byte");
+            stream.write_u8(byte).await.expect("written");
+        })
+        .await;
+        let (pools, target) = (pools(), target(address, 1));
+        let connection = pools.dial(&target).await.expect("a connection");
+        let request = Request::get("/").header("connection", "upgrade").header("upgrade", "echo");
+        let request = request.body(ReqBody::Empty).expect("a request");
+        let (response, busy) = connection.send(request).await.expect("a response");
+        let mut tunnel = TokioIo::new(hyper::upgrade::on(response).await.expect("an upgrade"));
+        tunnel.write_u8(7).await.expect("written");
+        assert_eq!(tunnel.read_u8().await.expect("a byte"), 7);
+        assert_eq!((pools.open(&target), pools.has_room(&target)), (1, false));
+        drop(busy);
+        assert_eq!(pools.open(&target), 0);
+    });
+}
+
+#[test]
+fn what_was_idle_for_long_enough_is_swept() {
+    worker(async {
+        let (address, _) = origin(hello).await;
+        let (pools, target) = (pools(), target(address, 1));
+        exchange(pools.dial(&target).await.expect("a connection")).await;
+        pools.sweep(clock::now());
+        assert_eq!(pools.open(&target), 1);
+        pools.sweep(clock::now() + Duration::from_secs(30));
+        until(|| pools.open(&target) == 0).await;
+        pools.sweep(clock::now());
+        assert_eq!(format!("{pools:?}"), "Pools(0)");
+    });
+}
+
+#[test]
+fn a_connection_past_what_the_server_grants_is_not_used() {
+    worker(async {
+        let (address, _) = origin(|mut stream| async move {
+            while head(&mut stream).await.is_some() {
+                let answer =
+                    b"HTTP/1.1 200 OK\r\nkeep-alive: timeout=3\r\ncontent-length: 0\r\n\r\n";
+                stream.write_all(answer).await.expect("written");
+            }
+        })
+        .await;
+        let (pools, target) = (pools(), target(address, 1));
+        exchange(pools.dial(&target).await.expect("a connection")).await;
+        pools.age(&target, Duration::from_secs(1));
+        exchange(pools.idle(&target).expect("within two seconds")).await;
+        pools.age(&target, Duration::from_secs(2));
+        assert!(pools.idle(&target).is_none());
+    });
+}
+
+#[test]
+fn a_connection_to_an_address_that_vanished_is_not_used() {
+    worker(async {
+        let (address, _) = origin(hello).await;
+        let resolver = knows(&["127.0.0.1"]);
+        let url = url("http", "api.test", address.port());
+        let target = Target::new(&url, &ClientTls::default(), None, CONNECT, 4, &resolver)
+            .expect("a target");
+        let pools = pools();
+        exchange(pools.dial(&target).await.expect("a connection")).await;
+        let both = ["127.0.0.9", "127.0.0.1"].map(|text| text.parse().expect("an address"));
+        resolver.name("api.test").publish(Ok(both.to_vec()));
+        exchange(pools.idle(&target).expect("the address is still there")).await;
+        resolver.name("api.test").publish(Ok(both[..1].to_vec()));
+        assert!(pools.idle(&target).is_none());
+    });
+}
+
+#[test]
+fn a_pool_survives_a_reload_that_changes_only_its_limits() {
+    worker(async {
+        let (address, _) = origin(hello).await;
+        let pools = pools();
+        let before = target(address, 2);
+        exchange(pools.dial(&before).await.expect("a connection")).await;
+        let after = target(address, 1);
+        assert_eq!(before.id(), after.id());
+        assert!(!pools.has_room(&after));
+        assert!(pools.idle(&after).is_some());
+    });
+}

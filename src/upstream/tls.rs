@@ -1,0 +1,152 @@
+//! TLS towards providers: whom we trust, and who we say that we are.
+//!
+//! Roots are the system's, or those of `tls.ca` alone. The protocol offered is HTTP/1.1 (ALPN).
+//! One configuration is shared by all targets that are configured alike, over workers and over
+//! reloads, so that a session that one connection made is resumed by the next.
+
+use std::fmt;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use rustls::client::WantsClientCert;
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{CertificateError, ClientConfig, ConfigBuilder, RootCertStore};
+use rustls_platform_verifier::BuilderVerifierExt;
+
+use super::target::TargetError;
+use crate::policy::model::{ClientTls, Identity, Pem};
+
+/// The arithmetic of TLS; aws-lc-rs where both are built in.
+#[cfg(feature = "aws-lc-rs")]
+pub fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+}
+
+/// The arithmetic of TLS; aws-lc-rs where both are built in.
+#[cfg(all(feature = "ring", not(feature = "aws-lc-rs")))]
+pub fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+#[cfg(not(any(feature = "ring", feature = "aws-lc-rs")))]
+compile_error!("TLS needs one of the features `aws-lc-rs` and `ring`");
+
+/// The configurations in use, each by what it was made of.
+#[derive(Default)]
+pub(super) struct Configs(Mutex<Vec<(ClientTls, Weak<ClientConfig>)>>);
+
+impl Configs {
+    pub(super) fn config(&self, tls: &ClientTls) -> Result<Arc<ClientConfig>, TargetError> {
+        // The name is the target's to use, no part of the configuration.
+        let key = ClientTls { server_name: None, ..tls.clone() };
+        let mut configs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        configs.retain(|(_, config)| config.strong_count() > 0);
+        let known = configs.iter().find(|(made_of, _)| *made_of == key);
+        if let Some(config) = known.and_then(|(_, config)| config.upgrade()) {
+            return Ok(config);
+        }
+        let config = Arc::new(build(&key)?);
+        configs.push((key, Arc::downgrade(&config)));
+        Ok(config)
+    }
+}
+
+impl fmt::Debug for Configs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Configs")
+    }
+}
+
+fn build(tls: &ClientTls) -> Result<ClientConfig, TargetError> {
+    let builder = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| TargetError::Tls { reason: error.to_string() })?;
+    let builder = match &tls.ca {
+        Some(ca) => builder.with_root_certificates(roots(ca)?),
+        None => builder
+            .with_platform_verifier()
+            .map_err(|error| TargetError::SystemRoots { reason: error.to_string() })?,
+    };
+    let mut config = match &tls.identity {
+        Some(identity) => with_identity(builder, identity)?,
+        None => builder.with_no_client_auth(),
+    };
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+fn roots(ca: &Pem) -> Result<RootCertStore, TargetError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(ca, "certificates of authorities")? {
+        roots
+            .add(certificate)
+            .map_err(|error| pem_error(ca, "certificates of authorities", error))?;
+    }
+    Ok(roots)
+}
+
+fn with_identity(
+    builder: ConfigBuilder<ClientConfig, WantsClientCert>,
+    Identity { cert, key }: &Identity,
+) -> Result<ClientConfig, TargetError> {
+    let chain = certificates(cert, "a client certificate")?;
+    let private = PrivateKeyDer::from_pem_slice(&key.bytes).map_err(|error| {
+        let reason = match error {
+            // What it carries could be a part of the key.
+            pem::Error::NoItemsFound => "it holds no `-----BEGIN PRIVATE KEY-----`",
+            _ => "it is not PEM",
+        };
+        pem_error(key, "a private key", reason)
+    })?;
+    builder.with_client_auth_cert(chain, private).map_err(|error| {
+        pem_error(key, format_args!("the private key of {}", cert.path.display()), error)
+    })
+}
+
+fn certificates(pem: &Pem, expected: &str) -> Result<Vec<CertificateDer<'static>>, TargetError> {
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem.bytes).collect();
+    match found {
+        Ok(found) if found.is_empty() => {
+            Err(pem_error(pem, expected, "it holds no `-----BEGIN CERTIFICATE-----`"))
+        }
+        Ok(found) => Ok(found),
+        Err(_) => Err(pem_error(pem, expected, "it is not PEM")),
+    }
+}
+
+fn pem_error(pem: &Pem, expected: impl fmt::Display, reason: impl fmt::Display) -> TargetError {
+    TargetError::Pem {
+        path: pem.path.clone(),
+        expected: expected.to_string(),
+        reason: reason.to_string(),
+    }
+}
+
+/// Why a handshake failed, and what a person can do about it.
+pub(super) fn explain(error: &io::Error) -> String {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    match inner {
+        Some(rustls::Error::InvalidCertificate(certificate)) => match certificate {
+            // The second: by one whose name we trust, but not whose key.
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+                "its certificate was issued by nobody we trust (is `tls.ca` right?)".to_owned()
+            }
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+                format!(
+                    "its certificate is for another name: {certificate} (see `tls.server_name`)"
+                )
+            }
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+                format!("its certificate has expired: {certificate}")
+            }
+            other => format!("its certificate is not valid: {other}"),
+        },
+        Some(other) => other.to_string(),
+        None if error.kind() == io::ErrorKind::UnexpectedEof => {
+            "it closed the connection during the handshake (does it speak TLS?)".to_owned()
+        }
+        None => error.to_string(),
+    }
+}

@@ -1,0 +1,493 @@
+//! The policy language as users meet it: what is refused, where that is shown, what loads.
+//!
+//! Each file or folder under `tests/policy/` is one policy; beside it stands what is said about
+//! it. `INSTA_UPDATE=always cargo test --test policy` writes these anew, to be read before they
+//! are kept.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderValue, Method};
+use outrigger::policy::model::{Auth, Forwarded, LogFormat, LogTarget, Scope};
+use outrigger::policy::problem::{self, Problem, Severity};
+use outrigger::policy::{Loaded, SourceFile, Sources, load, schema};
+use outrigger::resilience::balancer::Balance;
+use outrigger::resilience::breaker::Mode;
+use outrigger::resilience::outcome::{Class, Idempotence};
+use outrigger::snapshot::files::{Disk, read_dir};
+use proptest::prelude::*;
+
+const SECRET: &str = "sk-very-secret-0815";
+const PEM: &str = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n";
+const KEY: &str = "-----BEGIN PRIVATE KEY-----\nMIIC\n-----END PRIVATE KEY-----\n";
+
+const SMALLEST: &str = r#"
+version: 1
+providers:
+  openai: { url: https://api.openai.com, auth: { bearer: "${env:KEY}" } }
+routes:
+  - { name: all, providers: [openai] }
+"#;
+
+/// Secrets and files that exist only here.
+struct Known;
+
+impl Sources for Known {
+    fn env(&self, name: &str) -> Option<String> {
+        match name {
+            "KEY" => Some(SECRET.to_owned()),
+            "KEY_B" => Some(format!("{SECRET}-b")),
+            "LINES" => Some("a\nb".to_owned()),
+            "PROXY_PASSWORD" => Some("hunter2".to_owned()),
+            "EMPTY" => Some(String::new()),
+            _ => None,
+        }
+    }
+
+    fn file(&self, path: &Path) -> io::Result<Vec<u8>> {
+        match path.to_str() {
+            Some("cert.pem") => Ok(PEM.into()),
+            Some("key.pem") => Ok(KEY.into()),
+            Some("/run/secrets/openai_b") => Ok(format!("{SECRET}-file\n").into()),
+            _ => Err(io::Error::new(io::ErrorKind::NotFound, "no such file")),
+        }
+    }
+}
+
+fn file(name: &str, text: impl Into<Vec<u8>>) -> SourceFile {
+    SourceFile { name: name.to_owned(), bytes: text.into() }
+}
+
+fn load_text(text: &str) -> Result<Loaded, Vec<Problem>> {
+    load(&[file("policy.yaml", text)], &Known)
+}
+
+fn valid(text: &str) -> Loaded {
+    load_text(text).unwrap_or_else(|problems| panic!("{}", problem::render(&problems, false)))
+}
+
+fn said(result: &Result<Loaded, Vec<Problem>>) -> String {
+    match result {
+        Ok(loaded) => format!("loads\n\n{}", problem::render(&loaded.warnings, false)),
+        Err(problems) => problem::render(problems, false),
+    }
+}
+
+fn fixtures() -> PathBuf {
+    Path::new(file!()).canonicalize().map_or_else(
+        |_| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/policy"),
+        |file| file.with_file_name("policy"),
+    )
+}
+
+/// Name, and the files.
+fn cases() -> BTreeMap<String, Vec<SourceFile>> {
+    let mut cases: BTreeMap<String, Vec<SourceFile>> = BTreeMap::new();
+    for entry in fs::read_dir(fixtures()).unwrap() {
+        let path = entry.unwrap().path();
+        let case = path.file_stem().unwrap().to_str().unwrap().to_owned();
+        let files = match path.extension().and_then(|e| e.to_str()) {
+            None => read_dir(&path).unwrap(),
+            Some("yaml") => read_dir(&path).unwrap(),
+            _ => continue,
+        };
+        let short = |mut file: SourceFile| {
+            file.name = file.name[fixtures().to_str().unwrap().len() + 1..].to_owned();
+            file
+        };
+        cases.insert(case, files.into_iter().map(short).collect());
+    }
+    cases
+}
+
+#[test]
+fn each_wrong_policy_is_refused_at_the_right_place() {
+    let cases = cases();
+    assert!(cases.len() > 30);
+    let mut settings = insta::Settings::clone_current();
+    settings.set_snapshot_path("policy");
+    settings.set_prepend_module_to_snapshot(false);
+    settings.set_omit_expression(true);
+    settings.bind(|| {
+        for (case, files) in cases {
+            insta::assert_snapshot!(case, said(&load(&files, &Known)));
+        }
+    });
+}
+
+#[test]
+fn no_problem_shows_a_secret() {
+    for (case, files) in cases() {
+        let said = match load(&files, &Known) {
+            Ok(loaded) => format!("{loaded:?}"),
+            Err(problems) => format!(
+                "{problems:?} {} {} {} {}",
+                problem::render(&problems, true),
+                problem::to_json(&problems),
+                problem::to_github(&problems),
+                problem::to_sarif(&problems)
+            ),
+        };
+        for secret in [SECRET, "hunter2", "sk-live", "MIIB"] {
+            assert!(!said.contains(secret), "{case} shows {secret}");
+        }
+    }
+}
+
+#[test]
+fn each_place_that_is_named_is_in_the_file() {
+    for (case, files) in cases() {
+        for problem in load(&files, &Known).err().unwrap_or_default() {
+            let spot = &problem.spot;
+            let found = files.iter().find(|file| file.name == spot.file).unwrap();
+            let text = std::str::from_utf8(&found.bytes).unwrap();
+            let line = text.split('\n').nth(spot.line.saturating_sub(1)).unwrap();
+            assert!(spot.column <= line.chars().count() + 1, "{case}: {problem}");
+            assert!(text.get(spot.span.clone()).is_some(), "{case}: {problem}");
+        }
+    }
+}
+
+#[test]
+fn files_that_are_no_text_are_refused() {
+    let not_utf8 = load(&[file("a.yaml", *b"version: 1\n# \xff")], &Known).unwrap_err();
+    let shown = problem::render(&not_utf8, false);
+    assert_eq!(shown, "error: the file is not UTF-8: save it in that encoding\n--> a.yaml:2:3");
+    let large = load(&[file("a.yaml", vec![b'#'; (1 << 20) + 1])], &Known).unwrap_err();
+    assert_eq!(
+        large[0].to_string(),
+        "a.yaml: the file is larger than 1 MiB: split it, files are merged"
+    );
+    let none = load(&[], &Known).unwrap_err();
+    assert!(none[0].message.contains("no policy file"));
+}
+
+#[test]
+fn one_bad_file_does_not_hide_the_problems_of_another() {
+    let files = [
+        file("a.yaml", *b"\xff"),
+        file("b.yaml", "version: 2\nfoo: 1\nroutes: [{ name: a, providers: [b] }]"),
+    ];
+    let problems = load(&files, &Known).unwrap_err();
+    let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
+    assert_eq!(lines.len(), 3, "{lines:?}");
+    assert!(lines[1].starts_with("b.yaml:1:10: version `2`"));
+    assert!(lines[2].starts_with("b.yaml:2:1: unknown key `foo`"));
+}
+
+#[test]
+fn the_smallest_policy_has_the_documented_defaults() {
+    let loaded = valid(SMALLEST);
+    assert_eq!(loaded.warnings, []);
+    let (server, provider, route) =
+        (&loaded.policy.server, &loaded.policy.providers[0], &loaded.policy.routes[0]);
+    let seconds = Duration::from_secs;
+    assert_eq!(
+        (server.connections, server.buffered, server.header_bytes),
+        (10_000, 256 << 20, 64 << 10)
+    );
+    assert_eq!((server.header_time, server.keep_alive), (seconds(10), seconds(75)));
+    assert_eq!((server.drain_delay, server.drain_timeout), (seconds(0), seconds(30)));
+    assert_eq!((server.forwarded, &server.tls), (Forwarded::Off, &None));
+    assert_eq!(
+        (&server.access_log.to, server.access_log.format),
+        (&LogTarget::Stderr, LogFormat::Json)
+    );
+
+    assert_eq!(provider.addresses[0].name, "api.openai.com:443");
+    let Auth::Credentials(credentials) = &provider.addresses[0].auth else { panic!() };
+    assert_eq!(credentials[0].reference, "env:KEY");
+    assert_eq!(credentials[0].value, HeaderValue::from_str(&format!("Bearer {SECRET}")).unwrap());
+    let timeouts = provider.timeouts;
+    assert_eq!(
+        [timeouts.connect, timeouts.headers, timeouts.first_byte, timeouts.idle]
+            .map(|t| t.as_secs()),
+        [2, 60, 60, 30]
+    );
+    assert_eq!((provider.capacity.concurrency, provider.capacity.connections), (1024, 256));
+    assert!(
+        provider.retry.is_none() && provider.proxy.is_none() && !provider.rewrite.changes_body()
+    );
+
+    assert_eq!((route.balance, route.idempotent), (Balance::Latency, Idempotence::Auto));
+    assert_eq!((route.timeout, route.replay), (seconds(120), 1 << 20));
+    let moves =
+        [Class::Unsent, Class::Failure, Class::Throttled, Class::Credential, Class::TooLarge];
+    assert!(moves.iter().all(|class| route.fallback_on.contains(*class)));
+    assert!(route.matcher.matches(&Method::GET, "any", "/any/path", &HeaderMap::new()));
+}
+
+#[test]
+fn retries_and_breakers_have_the_documented_defaults() {
+    let loaded = valid(SMALLEST);
+    let retry = &loaded.policy.routes[0].retry;
+    assert_eq!(
+        (retry.name.as_str(), retry.max_attempts, retry.fallback_attempts),
+        ("default", 3, 1)
+    );
+    assert_eq!((retry.patience, retry.respect_retry_after), (Duration::from_secs(5), true));
+    assert_eq!(
+        (retry.backoff.initial.as_millis(), retry.backoff.max.as_secs(), retry.backoff.multiplier),
+        (100, 10, 2.0)
+    );
+    assert!(retry.retry_on.contains(Class::Failure) && !retry.retry_on.contains(Class::Credential));
+    assert_eq!(
+        (retry.budget.ratio, retry.budget.min_per_second, retry.budget.window.as_secs()),
+        (0.2, 1.0, 10)
+    );
+
+    let breaker = loaded.policy.providers[0].breaker.as_ref().unwrap();
+    let policy = breaker.policy;
+    assert_eq!(
+        (breaker.name.as_str(), breaker.scope, policy.mode),
+        ("default", Scope::Address, Mode::Enforce)
+    );
+    assert_eq!((policy.failure_threshold, policy.success_threshold, policy.probes), (5, 2, 1));
+    let rate = policy.failure_rate.unwrap();
+    assert_eq!((rate.above, rate.over.as_secs(), rate.min_requests), (0.5, 30, 20));
+    assert!(policy.slow_rate.is_none());
+    assert_eq!(
+        [policy.recovery_timeout, policy.max_recovery_timeout, policy.ramp].map(|t| t.as_secs()),
+        [5, 60, 10]
+    );
+    assert_eq!((policy.backoff_multiplier, policy.probe_lease.as_millis()), (2.0, 68_888));
+}
+
+/// The example of the language, less the keys that do not exist yet.
+const WHOLE: &str = include_str!("policy/whole/policy.yaml");
+
+#[test]
+fn the_whole_language_loads() {
+    let loaded = valid(WHOLE);
+    let policy = &loaded.policy;
+    let openai = policy.providers.iter().find(|provider| provider.name == "openai").unwrap();
+    let Auth::Credentials(credentials) = &openai.addresses[0].auth else { panic!() };
+    let references: Vec<_> = credentials.iter().map(|c| c.reference.as_str()).collect();
+    assert_eq!(references, ["env:KEY", "file:/run/secrets/openai_b"]);
+    assert_eq!(
+        credentials[1].value,
+        HeaderValue::from_str(&format!("Bearer {SECRET}-file")).unwrap()
+    );
+    assert_eq!(openai.retry.as_ref().unwrap().name, "gentle");
+    assert_eq!(openai.rewrite.set[0].1, "true");
+    assert_eq!(policy.routes[0].providers.iter().map(|w| w.weight).collect::<Vec<_>>(), [3, 1]);
+    assert_eq!(policy.routes.iter().map(|r| r.name.as_str()).collect::<Vec<_>>(), ["chat", "rest"]);
+    let read: Vec<_> = loaded.files_read.iter().map(|path| path.to_str().unwrap()).collect();
+    assert_eq!(read, ["/run/secrets/openai_b", "cert.pem", "key.pem"]);
+    let place = loaded.places.find("providers.openai.timeouts.connect").unwrap();
+    assert_eq!(WHOLE.lines().nth(place.line - 1).unwrap().trim_start(), "connect: 2s");
+    let debug = format!("{loaded:?}");
+    assert!(!debug.contains(SECRET) && !debug.contains("hunter2") && !debug.contains("MIIB"));
+}
+
+#[test]
+fn none_switches_off() {
+    let loaded = valid(
+        "version: 1\nproviders: { a: { url: http://a, breaker: none } }\nbreakers: { default: { failure_rate: none } }\n\
+         routes: [{ name: all, providers: [a], retry: none }]",
+    );
+    assert!(loaded.policy.providers[0].breaker.is_none());
+    let retry = &loaded.policy.routes[0].retry;
+    assert_eq!(retry.max_attempts, 1);
+    assert!(!retry.retry_on.contains(Class::Unsent));
+}
+
+#[test]
+fn a_sole_provider_without_auth_gets_the_credentials_of_the_application() {
+    let text = |routes: &str| {
+        format!(
+            "version: 1\nproviders: {{ a: {{ url: http://a }}, b: {{ url: http://b }} }}\nroutes: {routes}"
+        )
+    };
+    let auth = |routes: &str| valid(&text(routes)).policy.providers[0].addresses[0].auth.clone();
+    assert!(matches!(auth("[{ name: x, providers: [a] }]"), Auth::Passthrough));
+    assert!(matches!(auth("[{ name: x, providers: [a, b] }]"), Auth::None));
+    assert!(matches!(auth("[{ name: x, providers: [b], fallback: [a] }]"), Auth::None));
+}
+
+#[test]
+fn files_are_merged_and_routes_keep_the_order_of_names() {
+    let provider =
+        "version: 1\nproviders: { a: { url: http://a } }\nroutes: [{ name: last, providers: [a] }]";
+    let route = "routes: [{ name: first, match: { path: /x }, providers: [a] }]";
+    let loaded = load(&[file("p/b.yaml", provider), file("p/a.yaml", route)], &Known).unwrap();
+    assert_eq!(
+        loaded.policy.routes.iter().map(|r| r.name.as_str()).collect::<Vec<_>>(),
+        ["first", "last"]
+    );
+    assert_eq!(loaded.places.find("routes.last").unwrap().file, "p/b.yaml");
+    let again = load(&[file("p/a.yaml", route), file("p/b.yaml", provider)], &Known).unwrap();
+    assert_eq!(loaded.hash, again.hash);
+    assert_eq!(loaded.hash.len(), 64);
+    let other =
+        load(&[file("p/a.yaml", route), file("p/b.yaml", format!("{provider} "))], &Known).unwrap();
+    assert_ne!(loaded.hash, other.hash);
+}
+
+#[test]
+fn an_alias_is_a_copy() {
+    let loaded = valid(
+        "version: 1\nproviders:\n  a: { url: http://a, timeouts: &fast { connect: 1s } }\n  b: { url: http://b, timeouts: *fast }\n\
+         routes: [{ name: all, providers: [a, b] }]",
+    );
+    assert_eq!(loaded.policy.providers[1].timeouts.connect, Duration::from_secs(1));
+}
+
+#[test]
+fn secrets_are_resolved_inside_texts_and_never_shown() {
+    let loaded = valid(
+        "version: 1\nproviders:\n  a:\n    url: http://a\n    auth: { header: { name: x-key, value: \"Key ${env:KEY}\" } }\n    \
+         headers: { set: { x-b: \"${env:KEY_B}\" } }\n    proxy: \"http://user:${env:PROXY_PASSWORD}@proxy:3128\"\n\
+         routes: [{ name: all, providers: [a] }]",
+    );
+    let provider = &loaded.policy.providers[0];
+    let Auth::Credentials(credentials) = &provider.addresses[0].auth else { panic!() };
+    assert_eq!(credentials[0].value, HeaderValue::from_str(&format!("Key {SECRET}")).unwrap());
+    assert!(credentials[0].value.is_sensitive() && provider.set_headers[0].1.is_sensitive());
+    assert_eq!(
+        provider.proxy.as_ref().unwrap().authorization.as_ref().unwrap(),
+        "Basic dXNlcjpodW50ZXIy"
+    );
+    let debug = format!("{loaded:?}");
+    assert!(
+        !debug.contains(SECRET)
+            && !debug.contains("hunter2")
+            && !debug.contains("dXNlcjpodW50ZXIy"),
+        "{debug}"
+    );
+}
+
+#[test]
+fn a_secret_that_no_header_can_hold_is_not_shown() {
+    let problems = load_text(&SMALLEST.replace("env:KEY", "env:LINES")).unwrap_err();
+    assert!(problems[0].message.contains("no header can hold"));
+}
+
+#[test]
+fn a_directory_is_read_and_loaded() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("a.yaml"), SMALLEST.replace("env:KEY", "file:key")).unwrap();
+    fs::write(dir.path().join("key"), "s3cret\n").unwrap();
+    let loaded = load(&read_dir(dir.path()).unwrap(), &Disk::new(dir.path())).unwrap();
+    let Auth::Credentials(credentials) = &loaded.policy.providers[0].addresses[0].auth else {
+        panic!()
+    };
+    assert_eq!(credentials[0].value, "Bearer s3cret");
+    assert_eq!(loaded.files_read, [PathBuf::from("key")]);
+}
+
+#[test]
+fn the_schema_knows_each_key_that_the_example_uses() {
+    let schema = schema::schema();
+    let text = schema.to_string();
+    let word = |line: &str| line.trim_start().split(':').next().map(str::to_owned);
+    let keys: BTreeSet<_> = WHOLE
+        .lines()
+        .filter(|line| line.starts_with("    ") && line.contains(':'))
+        .filter_map(word)
+        .collect();
+    for key in keys.iter().filter(|key| key.chars().all(|c| c.is_ascii_lowercase() || c == '_')) {
+        assert!(
+            ["openai", "default", "gentle"].contains(&key.as_str())
+                || text.contains(&format!("\"{key}\"")),
+            "{key}"
+        );
+    }
+}
+
+#[test]
+fn many_problems_of_a_large_file_take_no_long_time() {
+    let mut text = String::from("version: 1\nproviders:\n");
+    (0..10_000).for_each(|n| text.push_str(&format!("  p{n}: {{ url: http://a, colour: red }}\n")));
+    let problems = load_text(&text).unwrap_err();
+    assert!(problems.len() > 200 && problems.iter().all(|p| p.severity == Severity::Error));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_text_makes_it_panic(text in "\\PC{0,80}") {
+        check_all(&text);
+    }
+
+    #[test]
+    fn no_yaml_makes_it_panic(tokens in prop::collection::vec(prop::sample::select(TOKENS), 0..60)) {
+        check_all(&tokens.concat());
+    }
+
+    #[test]
+    fn no_change_of_a_valid_policy_makes_it_panic(
+        edits in prop::collection::vec((0usize..4000, 0usize..12, prop::sample::select(TOKENS)), 1..5)
+    ) {
+        let mut text: Vec<char> = WHOLE.chars().collect();
+        for (at, cut, token) in edits {
+            let at = at % text.len();
+            let end = (at + cut).min(text.len());
+            text.splice(at..end, token.chars());
+        }
+        check_all(&text.into_iter().collect::<String>());
+    }
+}
+
+const TOKENS: &[&str] = &[
+    "version: 1\n",
+    "providers:\n",
+    "routes:\n",
+    "  ",
+    "- ",
+    "{",
+    "}",
+    "[",
+    "]",
+    ": ",
+    ",",
+    "\n",
+    "a",
+    "&x ",
+    "*x",
+    "!t ",
+    "? ",
+    "|\n",
+    ">\n",
+    "\"",
+    "'",
+    "#",
+    "---\n",
+    "...\n",
+    "${env:KEY}",
+    "${",
+    "name",
+    "url: http://a",
+    "auth: ",
+    "bearer: ",
+    "<<: ",
+    "\t",
+    "é",
+    "\u{feff}",
+    "~",
+    "10s",
+    "5",
+    "-1",
+    "%",
+    "match: { path: /** }",
+    "\r\n",
+    "\0",
+    "null",
+];
+
+/// Loads, or has errors that can be shown.
+fn check_all(text: &str) {
+    match load_text(text) {
+        Ok(loaded) => assert!(!format!("{loaded:?}").contains(SECRET)),
+        Err(problems) => {
+            assert!(problems.iter().any(|problem| problem.severity == Severity::Error));
+            let shown = problem::render(&problems, true) + &problem::to_github(&problems);
+            assert!(!shown.contains(SECRET));
+            let _ = (problem::to_json(&problems), problem::to_sarif(&problems));
+        }
+    }
+}

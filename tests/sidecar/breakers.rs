@@ -1,0 +1,252 @@
+//! When a breaker trips, what is answered while it is open, and what never feeds it.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::scene::{
+    CHAT, alone, api, breaker, chat, chat_for, is_from, policy, problem, reload, route, state,
+};
+use crate::support::{Behaviour, Call, Gate, Origin, Sidecar, Stream};
+
+/// Trips after three failures, and then stays open for longer than any test.
+const LONG: &str =
+    "breakers: { default: { failure_threshold: 3, recovery_timeout: 60s } }\nretries: { default: { max_attempts: 1 } }\n";
+
+fn sole(more: &str) -> (Origin, Sidecar) {
+    let a = Origin::start(Behaviour::status(500, &[]));
+    let yaml = policy(&[("a", &a.url(), more)], &(route("providers: [a]") + LONG));
+    let sidecar = alone(&yaml);
+    (a, sidecar)
+}
+
+fn trip(a: &Origin, sidecar: &Sidecar) {
+    let before = a.count();
+    for _ in 0..3 {
+        assert_eq!(sidecar.send(&chat()).status, 500);
+    }
+    assert_eq!(a.count() - before, 3);
+    assert_eq!(state(sidecar, "a"), "open");
+}
+
+#[test]
+fn a_sole_provider_that_fails_is_answered_for_at_once() {
+    let (a, sidecar) = sole("");
+    assert_eq!(state(&sidecar, "a"), "closed");
+    trip(&a, &sidecar);
+    let asked = Instant::now();
+    for _ in 0..10 {
+        let response = sidecar.send(&chat());
+        assert_eq!((response.status, problem(&response).as_str()), (503, "breaker-open"));
+        let after = response.header("retry-after").and_then(|text| text.parse::<u64>().ok());
+        assert!(after.is_some_and(|seconds| (1..=72).contains(&seconds)), "{after:?}");
+    }
+    assert!(asked.elapsed() < Duration::from_secs(3), "ten refusals took {:?}", asked.elapsed());
+    assert_eq!(a.count(), 3);
+    let (address, open) = (a.address(), breaker(&sidecar, "a"));
+    assert_eq!((open["address"].as_str(), &open["trips"]), (Some(&*address.to_string()), &json!(1)));
+    assert!(open["retry_in_ms"].as_u64().is_some_and(|ms| ms > 40_000), "{open}");
+    let gauge =
+        format!(r#"outrigger_breaker_state{{provider="a",address="{address}",model=""}}"#);
+    assert_eq!(sidecar.metric(&gauge), Some(2.0));
+    let told = &api(&sidecar, "/api/circuit-breakers")["events"];
+    assert!(told.to_string().contains("closed -> open"), "{told}");
+}
+
+#[test]
+fn once_it_is_open_the_other_provider_answers() {
+    for tiers in ["providers: [a, b], balance: first", "providers: [a], fallback: [b]"] {
+        let (a, b) = (Origin::start(Behaviour::status(500, &[])), Origin::start(Behaviour::Chat));
+        let yaml = policy(&[("a", &a.url(), ""), ("b", &b.url(), "")], &(route(tiers) + LONG));
+        let sidecar = alone(&yaml);
+        trip(&a, &sidecar);
+        for _ in 0..20 {
+            assert!(is_from(&sidecar.send(&chat()), &b));
+        }
+        assert_eq!((a.count(), b.count()), (3, 20), "{tiers}");
+    }
+}
+
+#[test]
+fn a_share_of_failures_trips_once_there_are_enough_requests() {
+    let a = Origin::start(Behaviour::Turns(vec![
+        Behaviour::status(500, &[]),
+        Behaviour::status(500, &[]),
+        Behaviour::Chat,
+    ]));
+    let breakers = "breakers: { default: { failure_threshold: 0, recovery_timeout: 60s, \
+                    failure_rate: { above: 0.5, over: 30s, min_requests: 12 } } }\n";
+    let yaml = policy(&[("a", &a.url(), "")], &(route("providers: [a], retry: none") + breakers));
+    let sidecar = alone(&yaml);
+    let answers: Vec<_> = (0..20).map(|_| sidecar.send(&chat()).status).collect();
+    assert_eq!(a.count(), 12, "{answers:?}");
+    assert!(answers[12..].iter().all(|status| *status == 503), "{answers:?}");
+}
+
+#[test]
+fn a_dead_model_does_not_close_its_provider() {
+    let a = Origin::start(Behaviour::custom(|request| {
+        match String::from_utf8_lossy(&request.body).contains("dead") {
+            true => Behaviour::status(500, &[]),
+            false => Behaviour::Chat,
+        }
+    }));
+    let breakers = "breakers: { default: { scope: model, failure_threshold: 3, recovery_timeout: 60s } }\n";
+    let yaml = policy(&[("a", &a.url(), "")], &(route("providers: [a], retry: none") + breakers));
+    let sidecar = alone(&yaml);
+    let answers: Vec<_> = (0..5).map(|_| sidecar.send(&chat_for("dead")).status).collect();
+    assert_eq!(answers, [500, 500, 500, 503, 503]);
+    assert_eq!(sidecar.send(&chat_for("alive")).status, 200);
+    let all = api(&sidecar, "/api/circuit-breakers")["breakers"].clone();
+    let open: Vec<_> =
+        all.as_array().into_iter().flatten().filter(|breaker| breaker["state"] == "open").collect();
+    assert!(open.len() == 1 && open[0]["model"] == "dead", "{all}");
+}
+
+#[test]
+fn a_shadow_counts_and_rejects_nothing() {
+    let a = Origin::start(Behaviour::status(500, &[]));
+    let breakers = "breakers: { default: { mode: shadow, failure_threshold: 3, recovery_timeout: 60s } }\n";
+    let yaml = policy(&[("a", &a.url(), "")], &(route("providers: [a], retry: none") + breakers));
+    let sidecar = alone(&yaml);
+    for _ in 0..6 {
+        assert_eq!(sidecar.send(&chat()).status, 500);
+    }
+    assert_eq!((a.count(), state(&sidecar, "a").as_str()), (6, "open"));
+    assert_eq!(breaker(&sidecar, "a")["mode"], "shadow");
+}
+
+#[test]
+fn a_hold_is_no_trip() {
+    let (a, sidecar) = sole("");
+    a.set(Behaviour::status(429, &[("retry-after", "60")]));
+    assert_eq!(sidecar.send(&chat()).status, 429);
+    for _ in 0..5 {
+        let response = sidecar.send(&chat());
+        assert_eq!((response.status, problem(&response).as_str()), (503, "held"));
+        assert!(response.header("retry-after").is_some());
+    }
+    assert_eq!((a.count(), state(&sidecar, "a").as_str()), (1, "closed"));
+    let held = api(&sidecar, "/api/circuit-breakers")["held"].clone();
+    let left = held[0]["left_ms"].as_u64().expect("what is left of the hold");
+    assert!((50_000..=90_000).contains(&left), "{held}");
+}
+
+#[test]
+fn a_change_that_does_not_concern_it_leaves_a_breaker_as_it_was() {
+    let (a, sidecar) = sole("");
+    trip(&a, &sidecar);
+    let before = breaker(&sidecar, "a");
+    let b = Origin::start(Behaviour::Chat);
+    let yaml = policy(
+        &[("a", &a.url(), "timeouts: { headers: 33s }"), ("b", &b.url(), "")],
+        &(route("providers: [a], timeout: 44s") + LONG),
+    );
+    reload(&sidecar, || sidecar.write_policy("policy", &yaml));
+    let after = breaker(&sidecar, "a");
+    for key in ["state", "trips", "epoch"] {
+        assert_eq!(after[key], before[key], "{key}");
+    }
+    assert_eq!(problem(&sidecar.send(&chat())), "breaker-open");
+    assert_eq!(a.count(), 3);
+}
+
+#[test]
+fn a_client_that_leaves_is_nobodys_failure() {
+    let (a, sidecar) = sole("");
+    let silences = [
+        Behaviour::Silent,
+        Behaviour::HeadersThenSilence,
+        Stream::chat(3).gated(&Gate::closed()).into(),
+    ];
+    let mut left = 0;
+    for behaviour in silences {
+        a.set(behaviour);
+        for _ in 0..4 {
+            let mut client = sidecar.client();
+            client.send_only(&chat());
+            a.wait_for_in_flight(1);
+            client.reset();
+            a.wait_for_in_flight(0);
+            left += 1;
+            sidecar.wait_for_access(left);
+        }
+        assert_eq!(state(&sidecar, "a"), "closed");
+    }
+    for story in sidecar.access_log() {
+        assert_eq!(story["end"], "client_left", "{story}");
+    }
+    a.set(Behaviour::Chat);
+    assert_eq!(sidecar.send(&chat()).status, 200);
+}
+
+#[test]
+fn our_own_refusals_never_feed_a_breaker() {
+    let gate = Gate::closed();
+    let a = Origin::start(Behaviour::Chat.held(&gate));
+    let routes = "routes: [ { name: patient, match: { path: /patient }, providers: [a] }, \
+                  { name: hasty, timeout: 200ms, providers: [a] } ]\n";
+    let more = "capacity: { concurrency: 1 }";
+    let sidecar = Sidecar::start(&policy(&[("a", &a.url(), more)], &(routes.to_owned() + LONG)));
+    thread::scope(|scope| {
+        let held = scope.spawn(|| sidecar.send(&Call::post("/patient", "{}")).status);
+        a.wait_for_in_flight(1);
+        let refused = [0; 6].map(|_| scope.spawn(|| sidecar.send(&chat())));
+        for response in refused.map(|call| call.join().expect("the call ends")) {
+            assert!([503, 504].contains(&response.status), "{}", response.status);
+            problem(&response);
+        }
+        for _ in 0..6 {
+            assert_eq!(sidecar.send(&chat().header("x-outrigger-retry", "no")).status, 400);
+        }
+        gate.open_wide();
+        assert_eq!(held.join().expect("the call ends"), 200);
+    });
+    assert_eq!((a.count(), state(&sidecar, "a").as_str()), (1, "closed"));
+    assert_eq!(sidecar.send(&chat()).status, 200);
+}
+
+#[test]
+fn an_application_that_breaks_its_own_request_is_not_the_providers_failure() {
+    let (a, sidecar) = sole("timeouts: { idle: 200ms }");
+    for _ in 0..4 {
+        let mut client = sidecar.client();
+        let head = format!("POST {CHAT} HTTP/1.1\r\nhost: a\r\ncontent-length: 3000000\r\n\r\n");
+        client.write((head + "{").as_bytes()).expect("a part of the request can be sent");
+        let status = client.read_answer("POST").expect("an answer of ours").status;
+        assert_eq!(status, 408);
+    }
+    assert_eq!((a.count(), state(&sidecar, "a").as_str()), (0, "closed"));
+}
+
+#[test]
+fn a_late_outcome_does_not_count() {
+    let gate = Gate::closed();
+    let (good, bad) = (Behaviour::Chat.held(&gate), Behaviour::status(500, &[]).held(&gate));
+    let a = Origin::start(Behaviour::custom(move |request| match request.path.as_str() {
+        "/late/good" => good.clone(),
+        "/late/bad" => bad.clone(),
+        "/sound" => Behaviour::Chat,
+        _ => Behaviour::status(500, &[]),
+    }));
+    let breakers = "breakers: { default: { failure_threshold: 3, recovery_timeout: 100ms, success_threshold: 3, ramp: 0s } }\n";
+    let retry = "providers: [a], retry: none";
+    let sidecar = alone(&policy(&[("a", &a.url(), "")], &(route(retry) + breakers)));
+    let send = |path: &str| sidecar.send(&Call::post(path, "{}")).status;
+    thread::scope(|scope| {
+        let late = ["/late/good", "/late/bad", "/late/bad", "/late/bad"]
+            .map(|path| scope.spawn(move || send(path)));
+        a.wait_for_in_flight(4);
+        trip(&a, &sidecar);
+        // Half-open, with one probe of three.
+        sidecar.wait_until(|_| send("/sound") == 200);
+        let before = breaker(&sidecar, "a");
+        assert_eq!(before["state"], "half_open");
+        gate.open_wide();
+        assert_eq!(late.map(|call| call.join().expect("the call ends")), [200, 500, 500, 500]);
+        assert_eq!(breaker(&sidecar, "a"), before);
+    });
+    assert_eq!((send("/sound"), send("/sound")), (200, 200));
+    assert_eq!(state(&sidecar, "a"), "closed");
+}

@@ -1,0 +1,30 @@
+//! The whole sidecar, run as a user runs it: an application in front, misbehaving providers
+//! behind, policies in a folder.
+//!
+//! One file for each promise. What a provider saw is asked of the provider ([`support::Origin`]
+//! counts and keeps every request), what the application saw of a client that hides nothing, and
+//! why it went so of the access log. Where a promise is about time, it is measured against a
+//! sound provider in the same run, and the median of several is judged.
+
+#![allow(clippy::disallowed_methods)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod breakers;
+mod credentials;
+mod failover;
+mod framing;
+mod headers;
+mod limits;
+mod overrides;
+mod probes;
+mod reload;
+mod reload_paths;
+mod repeats;
+mod scene;
+mod sdk;
+mod secrets;
+mod streams;
+mod uploads;
+mod wire;

@@ -1,0 +1,111 @@
+//! How an open breaker asks again: a few probes at once, then traffic that grows step by step.
+
+use std::thread;
+
+use crate::scene::{alone, breaker, chat, is_from, policy, route, state};
+use crate::support::{Behaviour, Gate, Origin, Sidecar};
+
+/// The first of two providers is dead and its breaker open.
+fn tripped(breakers: &str) -> (Origin, Origin, Sidecar) {
+    let (a, b) = (Origin::start(Behaviour::status(500, &[])), Origin::start(Behaviour::Chat));
+    let breakers = format!("breakers: {{ default: {{ failure_threshold: 3, {breakers} }} }}\n");
+    let route = route("providers: [a, b], balance: first, retry: none");
+    let sidecar = Sidecar::start(&policy(&[("a", &a.url(), ""), ("b", &b.url(), "")], &(route + &breakers)));
+    for _ in 0..3 {
+        assert_eq!(sidecar.send(&chat()).status, 500);
+    }
+    assert_eq!(state(&sidecar, "a"), "open");
+    (a, b, sidecar)
+}
+
+#[test]
+fn at_most_so_many_probes_are_out_at_once() {
+    for probes in [1, 3] {
+        let values = format!("recovery_timeout: 200ms, probes: {probes}, success_threshold: 3");
+        let (a, b, sidecar) = tripped(&values);
+        let gate = Gate::closed();
+        a.set(Behaviour::Chat.held(&gate));
+        thread::scope(|scope| {
+            sidecar.wait_until(|sidecar| {
+                scope.spawn(|| assert_eq!(sidecar.send(&chat()).status, 200));
+                a.in_flight() == probes
+            });
+            let before = b.count();
+            for _ in 0..30 {
+                assert!(is_from(&sidecar.send(&chat()), &b), "{probes} probes are out");
+            }
+            assert!(b.count() >= before + 30);
+            assert_eq!((a.in_flight(), state(&sidecar, "a").as_str()), (probes, "half_open"));
+            gate.open_wide();
+        });
+        assert_eq!(a.most_in_flight(), probes);
+        sidecar.wait_until(|sidecar| {
+            assert_eq!(sidecar.send(&chat()).status, 200);
+            state(sidecar, "a") == "closed"
+        });
+    }
+}
+
+#[test]
+fn a_probe_that_fails_opens_it_again_for_longer() {
+    let (a, _b, sidecar) = tripped("recovery_timeout: 100ms, backoff_multiplier: 10.0");
+    let before = a.count();
+    sidecar.wait_until(|sidecar| {
+        sidecar.send(&chat());
+        a.count() > before
+    });
+    let open = breaker(&sidecar, "a");
+    assert_eq!((&open["state"], &open["trips"]), (&"open".into(), &2.into()));
+    assert_eq!(a.count(), before + 1);
+    assert!(open["retry_in_ms"].as_u64().is_some_and(|ms| (500..=1200).contains(&ms)), "{open}");
+}
+
+#[test]
+fn a_sole_provider_recovers_by_itself() {
+    let a = Origin::start(Behaviour::RefuseConnections);
+    let breakers = "breakers: { default: { failure_threshold: 3, recovery_timeout: 200ms } }\n";
+    let retry = "providers: [a], retry: none";
+    let sidecar = alone(&policy(&[("a", &a.url(), "")], &(route(retry) + breakers)));
+    for _ in 0..3 {
+        assert_eq!(sidecar.send(&chat()).status, 502);
+    }
+    assert_eq!(state(&sidecar, "a"), "open");
+    a.set(Behaviour::Chat);
+    sidecar.wait_until(|sidecar| sidecar.send(&chat()).status == 200);
+    sidecar.wait_until(|sidecar| {
+        sidecar.send(&chat());
+        state(sidecar, "a") == "closed"
+    });
+}
+
+#[test]
+fn traffic_comes_back_by_itself_and_step_by_step() {
+    let (a, b) = (Origin::start(Behaviour::Chat), Origin::start(Behaviour::Chat));
+    let breakers =
+        "breakers: { default: { failure_threshold: 3, recovery_timeout: 200ms, ramp: 2s } }\n";
+    let route = route("providers: [a, b], balance: first, retry: none");
+    let sidecar = alone(&policy(&[("a", &a.url(), ""), ("b", &b.url(), "")], &(route + breakers)));
+    let share = |requests: usize| {
+        let before = a.count();
+        for _ in 0..requests {
+            assert_eq!(sidecar.send(&chat()).status, 200);
+        }
+        a.count() - before
+    };
+    assert_eq!(share(100), 100, "all traffic before the trip");
+    a.set(Behaviour::status(500, &[]));
+    for _ in 0..3 {
+        assert_eq!(sidecar.send(&chat()).status, 500);
+    }
+    a.set(Behaviour::Chat);
+    sidecar.wait_until(|sidecar| {
+        assert_eq!(sidecar.send(&chat()).status, 200);
+        state(sidecar, "a") == "closed"
+    });
+    let ramp = breaker(&sidecar, "a")["ramp"].as_f64().expect("a share");
+    assert!((0.1..1.0).contains(&ramp), "{ramp}");
+    let first = share(50);
+    assert!(first <= 25, "{first} of 50 requests right after it closed");
+    sidecar.wait_until(|_| share(20) == 20);
+    assert_eq!(breaker(&sidecar, "a")["ramp"], 1.0);
+}

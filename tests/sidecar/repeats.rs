@@ -1,0 +1,276 @@
+//! What is repeated, where, and how often: nothing that may have been carried out is done twice
+//! (RFC 9110, 9.2.2), unless the policy or an Idempotency-Key says that it may be.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::scene::{
+    CHAT, GENEROUS, alone, chat, classes, is_from, pace, policy, problem, route, story,
+};
+use crate::support::{Behaviour, Call, End, Origin, Sidecar};
+
+/// A provider that is asked although it fails, and that is not waited for long.
+const HASTY: &str =
+    "breaker: none, timeouts: { headers: 200ms, first_byte: 200ms, idle: 200ms }";
+
+/// Every way in which a request may have been carried out although it failed.
+fn failures() -> Vec<Behaviour> {
+    let mut failures: Vec<_> =
+        [500, 502, 503, 504].map(|code| Behaviour::status(code, &[])).into_iter().collect();
+    failures.extend([Behaviour::Reset, Behaviour::ResetMidBody, Behaviour::HalfBody]);
+    failures.extend([Behaviour::Silent, Behaviour::HeadersThenSilence]);
+    failures
+}
+
+/// Two origins, the second one sound, and a route with this in its braces that asks them in order.
+fn two(more: &str, rest: &str) -> (Origin, Origin, Sidecar) {
+    let (a, b) = (Origin::start(Behaviour::Chat), Origin::start(Behaviour::Chat));
+    let route = route(&format!("providers: [a, b], balance: first{more}"));
+    let yaml = policy(&[("a", &a.url(), HASTY), ("b", &b.url(), HASTY)], &(route + rest));
+    let sidecar = alone(&yaml);
+    (a, b, sidecar)
+}
+
+/// The same, with the second one as a fallback.
+fn fallback(more: &str, rest: &str) -> (Origin, Origin, Sidecar) {
+    let (a, b) = (Origin::start(Behaviour::Chat), Origin::start(Behaviour::Chat));
+    let route = route(&format!("providers: [a], fallback: [b]{more}"));
+    let yaml = policy(&[("a", &a.url(), HASTY), ("b", &b.url(), HASTY)], &(route + rest));
+    let sidecar = alone(&yaml);
+    (a, b, sidecar)
+}
+
+fn with_key() -> Call {
+    chat().header("idempotency-key", "order-1")
+}
+
+#[test]
+fn a_post_that_may_have_been_processed_is_not_sent_twice() {
+    for (a, b, sidecar) in [two("", GENEROUS), fallback("", GENEROUS)] {
+        for (i, failure) in failures().into_iter().enumerate() {
+            a.set(failure.clone());
+            let response = sidecar.send(&chat());
+            assert!(response.status >= 500, "{failure:?}: {}", response.status);
+            assert_eq!(response.end, End::Complete, "{failure:?}");
+            assert_eq!((a.count(), b.count()), (i + 1, 0), "{failure:?}");
+            let story = story(&sidecar, i + 1);
+            assert_eq!(classes(&story), ["failure"], "{failure:?}: {story}");
+            assert!(story["not_repeated"].is_string(), "{failure:?}: {story}");
+        }
+    }
+}
+
+#[test]
+fn idempotent_always_lets_a_post_be_repeated_anywhere() {
+    for (a, b, sidecar) in [
+        two(", idempotent: always", GENEROUS),
+        fallback(", idempotent: always", GENEROUS),
+    ] {
+        for (i, failure) in failures().into_iter().enumerate() {
+            a.set(failure.clone());
+            let response = sidecar.send(&chat());
+            assert_eq!((response.status, response.end), (200, End::Complete), "{failure:?}");
+            assert!(is_from(&response, &b), "{failure:?}");
+            assert_eq!(b.count(), i + 1, "{failure:?}");
+            assert_eq!(b.last().body, a.last().body, "{failure:?}");
+        }
+    }
+}
+
+#[test]
+fn a_method_that_is_idempotent_is_repeated_anywhere() {
+    let (a, b, sidecar) = two("", GENEROUS);
+    a.set(Behaviour::status(500, &[]));
+    for (i, method) in ["GET", "HEAD", "PUT", "DELETE", "OPTIONS"].into_iter().enumerate() {
+        assert_eq!(sidecar.send(&Call::new(method, "/thing")).status, 200, "{method}");
+        assert_eq!(b.count(), i + 1, "{method}");
+    }
+    assert_eq!(sidecar.send(&Call::new("PATCH", "/thing")).status, 500);
+    assert_eq!(b.count(), 5);
+}
+
+#[test]
+fn a_key_lets_a_post_be_repeated_where_the_key_is_known_and_not_elsewhere() {
+    for (a, b, sidecar) in [two("", GENEROUS), fallback("", GENEROUS)] {
+        a.set(Behaviour::Script(vec![Behaviour::status(500, &[]), Behaviour::Chat]));
+        let response = sidecar.send(&with_key());
+        assert!(response.status == 200 && is_from(&response, &a), "{}", response.status);
+        assert_eq!((a.count(), b.count()), (2, 0));
+        let keys: Vec<_> =
+            a.requests().iter().map(|r| r.headers.get("idempotency-key") == Some("order-1")).collect();
+        assert_eq!(keys, [true, true]);
+
+        a.set(Behaviour::status(500, &[]));
+        assert_eq!(sidecar.send(&with_key()).status, 500);
+        assert_eq!((a.count(), b.count()), (2 + 3, 0));
+    }
+}
+
+#[test]
+fn never_is_repeated_only_after_nothing_was_sent() {
+    let (a, b, sidecar) = two(", idempotent: never", GENEROUS);
+    for (i, code) in [500, 429].into_iter().enumerate() {
+        a.set(Behaviour::status(code, &[]));
+        assert_eq!(sidecar.send(&Call::get("/thing")).status, code);
+        assert_eq!((a.count(), b.count()), (i + 1, i), "{code}");
+        // The 429 may hold the first provider; refused, it is passed over or fails unsent.
+        a.set(Behaviour::RefuseConnections);
+        assert_eq!(sidecar.send(&with_key()).status, 200);
+        assert_eq!(b.count(), i + 1);
+    }
+}
+
+#[test]
+fn a_429_within_patience_is_waited_out_where_it_came_from() {
+    let (a, b, sidecar) = fallback("", GENEROUS);
+    a.set(Behaviour::Script(vec![Behaviour::status(429, &[("retry-after", "1")]), Behaviour::Chat]));
+    let response = sidecar.send(&chat());
+    assert!(response.status == 200 && is_from(&response, &a), "{}", response.status);
+    assert_eq!((a.count(), b.count()), (2, 0));
+    let asked: Vec<_> = a.requests().iter().map(|request| request.at).collect();
+    assert!(asked[1] - asked[0] >= Duration::from_secs(1), "{:?}", asked[1] - asked[0]);
+    let story = story(&sidecar, 1);
+    assert_eq!(classes(&story), ["throttled", "success"]);
+    assert!(story["waited_ms"].as_f64().is_some_and(|ms| ms >= 990.0), "{story}");
+}
+
+#[test]
+fn a_429_beyond_patience_moves_to_the_fallback_at_once() {
+    let (a, b, sidecar) = fallback("", GENEROUS);
+    a.set(Behaviour::status(429, &[("retry-after", "30")]));
+    let response = sidecar.send(&chat());
+    assert!(response.status == 200 && is_from(&response, &b), "{}", response.status);
+    assert_eq!((a.count(), b.count()), (1, 1));
+    // Held: the next request does not even ask.
+    assert!(is_from(&sidecar.send(&chat()), &b));
+    assert_eq!(a.count(), 1);
+}
+
+#[test]
+fn a_429_that_the_deadline_does_not_allow_to_wait_out_is_the_answer() {
+    let a = Origin::start(Behaviour::status(429, &[("retry-after", "2")]));
+    let yaml = policy(&[("a", &a.url(), HASTY)], &route("providers: [a], timeout: 1s"));
+    let sidecar = alone(&yaml);
+    let response = sidecar.send(&chat());
+    assert_eq!((response.status, response.header("retry-after")), (429, Some("2")));
+    assert_eq!(a.count(), 1);
+    let took = story(&sidecar, 1)["ms"].as_f64().expect("how long it took");
+    assert!(took < 500.0, "it gives up at once, not after {took} ms");
+}
+
+#[test]
+fn a_500_is_repeated_where_it_came_from_before_the_fallback_is_asked() {
+    let (a, b, sidecar) = fallback(", idempotent: always", GENEROUS);
+    a.set(Behaviour::status(500, &[]));
+    assert!(is_from(&sidecar.send(&chat()), &b));
+    assert_eq!((a.count(), b.count()), (3, 1));
+    assert_eq!(classes(&story(&sidecar, 1)), ["failure", "failure", "failure", "success"]);
+}
+
+#[test]
+fn a_provider_that_timed_out_is_not_asked_again_for_the_same_request() {
+    for silence in [Behaviour::Silent, Behaviour::HeadersThenSilence] {
+        let (a, b, sidecar) = fallback(", idempotent: always", GENEROUS);
+        a.set(silence);
+        assert!(is_from(&sidecar.send(&chat()), &b));
+        assert_eq!((a.count(), b.count()), (1, 1));
+    }
+}
+
+#[test]
+fn attempts_are_counted_as_the_policy_says() {
+    let delays = "initial_delay: 1ms, budget: { ratio: 1, min_per_second: 100 }";
+    let always = ", idempotent: always";
+    for (values, asked) in [("max_attempts: 2", (2, 1)), ("max_attempts: 1, fallback_attempts: 2", (1, 2))] {
+        let retries = format!("retries: {{ default: {{ {values}, {delays} }} }}\n");
+        let (a, b, sidecar) = fallback(always, &retries);
+        a.set(Behaviour::status(500, &[]));
+        b.set(Behaviour::status(500, &[]));
+        assert_eq!(sidecar.send(&chat()).status, 500);
+        assert_eq!((a.count(), b.count()), asked, "{values}");
+    }
+    let (a, b, sidecar) = two(", idempotent: always, retry: none", "");
+    a.set(Behaviour::status(500, &[]));
+    assert_eq!(sidecar.send(&chat()).status, 500);
+    assert_eq!((a.count(), b.count()), (1, 0));
+}
+
+#[test]
+fn a_body_larger_than_replay_goes_once_and_the_log_says_so() {
+    let (a, b, sidecar) = two(", idempotent: always, replay: 1KiB", GENEROUS);
+    a.set(Behaviour::status(500, &[]));
+    let large = Call::json(CHAT, &json!({ "model": "m", "prompt": "x".repeat(4096) }));
+    assert_eq!(sidecar.send(&large).status, 500);
+    assert_eq!((a.count(), b.count()), (1, 0));
+    assert_eq!(Some(a.last().body), large.body);
+    let large = story(&sidecar, 1);
+    assert_eq!(large["once"], "larger_than_replay", "{large}");
+    let counted = r#"outrigger_unbuffered_total{route="all",reason="larger_than_replay"}"#;
+    assert_eq!(sidecar.metric(counted), Some(1.0));
+
+    assert!(is_from(&sidecar.send(&chat()), &b), "a small one is repeated");
+    assert!(story(&sidecar, 2).get("once").is_none());
+}
+
+#[test]
+fn a_body_that_goes_once_still_moves_on_where_nothing_was_sent() {
+    let (a, b, sidecar) = two(", replay: 1KiB", GENEROUS);
+    a.set(Behaviour::RefuseConnections);
+    let large = Call::json(CHAT, &json!({ "model": "m", "prompt": "x".repeat(64 << 10) }));
+    assert!(is_from(&sidecar.send(&large), &b));
+    assert_eq!(Some(b.last().body), large.body);
+}
+
+#[test]
+fn a_refused_connection_moves_a_post_on_at_once() {
+    for (a, b, sidecar) in [two("", ""), fallback("", "")] {
+        a.set(Behaviour::RefuseConnections);
+        let response = sidecar.send(&chat());
+        assert!(response.status == 200 && is_from(&response, &b), "{}", response.status);
+        let story = story(&sidecar, 1);
+        assert_eq!(classes(&story), ["unsent", "success"]);
+        assert!(story.get("waited_ms").is_none(), "{story}");
+    }
+}
+
+#[test]
+fn a_connection_that_the_provider_closed_between_requests_is_no_error() {
+    let a = Origin::start(Behaviour::CloseIdle);
+    let yaml = policy(&[("a", &a.url(), "")], &route("providers: [a], retry: none"));
+    let sidecar = alone(&yaml);
+    let mut client = sidecar.client();
+    for i in 1..=50 {
+        assert_eq!(client.send(&chat()).status, 200, "request {i}");
+        assert_eq!(a.count(), i);
+        a.wait_for_open_connections(0);
+    }
+}
+
+#[test]
+fn a_total_failure_costs_no_more_than_the_budget() {
+    let (a, b) = (Origin::start(Behaviour::Reset), Origin::start(Behaviour::Reset));
+    let (none, always) = ("breaker: none", "providers: [a, b], idempotent: always");
+    let yaml = policy(&[("a", &a.url(), none), ("b", &b.url(), none)], &route(always));
+    let sidecar = Sidecar::start(&yaml);
+    let (offered, threads, start) = (300u32, 10, Instant::now());
+    thread::scope(|scope| {
+        for first in 0..threads {
+            let sidecar = &sidecar;
+            scope.spawn(move || {
+                for i in (first..offered).step_by(threads as usize) {
+                    pace(start + Duration::from_millis(10) * i);
+                    let response = sidecar.send(&chat());
+                    assert_eq!(response.status, 502);
+                    assert_eq!(problem(&response), "connection-lost");
+                }
+            });
+        }
+    });
+    let (attempts, seconds) = ((a.count() + b.count()) as f64, start.elapsed().as_secs_f64());
+    let floor = 10.0;
+    let allowed = 1.2 * f64::from(offered) + seconds + floor;
+    assert!(attempts <= allowed, "{attempts} attempts in {seconds:.1} s, at most {allowed:.0}");
+    assert!(attempts > f64::from(offered), "the budget is spent, not refused");
+}

@@ -1,0 +1,260 @@
+//! Answers on their way: frame by frame as they come, and never made to look whole when they
+//! were cut.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::scene::{CHAT, GENEROUS, alone, chat, classes, is_from, policy, route, state, story};
+use crate::support::{Behaviour, Call, End, Ending, Gate, Origin, Sidecar, Stream};
+use crate::wire::{Peer, Wire};
+
+/// One or two providers asked in order; everything may be repeated, silence is short.
+fn scene(a: &Origin, b: Option<&Origin>, more: &str) -> Sidecar {
+    let hasty = "breaker: none, timeouts: { headers: 300ms, idle: 300ms }";
+    let mut providers = vec![("a", a.url(), hasty)];
+    providers.extend(b.map(|b| ("b", b.url(), hasty)));
+    let providers: Vec<_> = providers.iter().map(|(n, url, more)| (*n, &**url, *more)).collect();
+    let names = if b.is_some() { "a, b" } else { "a" };
+    let route = route(&format!("providers: [{names}], balance: first, idempotent: always{more}"));
+    alone(&policy(&providers, &(route + GENEROUS)))
+}
+
+fn raw(bytes: &str) -> Behaviour {
+    Behaviour::Raw(bytes.as_bytes().to_vec())
+}
+
+#[test]
+fn frames_pass_one_by_one_as_they_come() {
+    let gate = Gate::closed();
+    let a = Origin::start(Stream::chat(8).gated(&gate));
+    let sidecar = alone(&policy(&[("a", &a.url(), "")], &route("providers: [a]")));
+    let mut client = sidecar.client();
+    client.send_only(&chat());
+    // The role and the first content: what may be withheld before the commit.
+    gate.let_through(2);
+    let mut answer = client.read_answer("POST").expect("the head of the answer");
+    assert_eq!(answer.header("content-type"), Some("text/event-stream"));
+    assert!(answer.next_event().is_some_and(|event| event.contains("assistant")));
+    assert!(answer.next_event().is_some_and(|event| event.contains("word0")));
+    for word in 1..8 {
+        gate.let_through(1);
+        assert!(answer.next_event().is_some_and(|e| e.contains(&format!("word{word} "))));
+        assert_eq!(a.in_flight(), 1, "the stream is still open");
+    }
+    gate.open_wide();
+    assert_eq!(answer.events().last().map(String::as_str), Some("[DONE]"));
+    assert_eq!(answer.end(), End::Complete);
+    drop(answer);
+    let told = story(&sidecar, 1);
+    assert_eq!((&told["end"], &told["status"]), (&"answered".into(), &200.into()));
+    assert!(told["bytes_out"].as_u64().is_some_and(|bytes| bytes > 500), "{told}");
+    assert_eq!(client.send(&chat()).end, End::Complete, "the connection is good for another");
+}
+
+#[test]
+fn a_stream_that_is_cut_never_ends_cleanly_and_is_never_repeated() {
+    let gated = |ending| Stream::chat(5).first(3).ending(ending);
+    for (i, ending) in [Ending::Cut, Ending::Reset, Ending::Hang].into_iter().enumerate() {
+        let (a, b) = (Origin::start(gated(ending)), Origin::start(Behaviour::Chat));
+        let sidecar = scene(&a, Some(&b), "");
+        let mut client = sidecar.client();
+        let mut answer = client.start(&chat());
+        assert_eq!(answer.status, 200);
+        assert_eq!(answer.events().len(), 3, "{ending:?}");
+        assert_ne!(answer.end(), End::Complete, "{ending:?}");
+        assert_eq!((a.count(), b.count()), (1, 0), "{ending:?}");
+        let told = story(&sidecar, 1);
+        assert_eq!((&told["end"], &told["status"]), (&"cut".into(), &200.into()), "{i}: {told}");
+    }
+}
+
+#[test]
+fn a_long_answer_that_is_cut_after_its_commit_falls_short_of_its_length() {
+    let part = "x".repeat(3 << 20);
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 4000000\r\n\r\n";
+    let (a, b) = (Origin::start(raw(&format!("{head}{part}"))), Origin::start(Behaviour::Chat));
+    let response = scene(&a, Some(&b), "").send(&chat());
+    assert_eq!((response.status, response.header("content-length")), (200, Some("4000000")));
+    assert_ne!(response.end, End::Complete);
+    assert_eq!((a.count(), b.count()), (1, 0));
+}
+
+#[test]
+fn streams_that_are_cut_trip_a_breaker() {
+    let a = Origin::start(Stream::chat(5).first(3).ending(Ending::Cut));
+    let breakers = "breakers: { default: { failure_threshold: 3, recovery_timeout: 60s } }\n";
+    let sidecar = alone(&policy(&[("a", &a.url(), "")], &(route("providers: [a]") + breakers)));
+    for _ in 0..3 {
+        assert_eq!(sidecar.send(&chat()).status, 200);
+    }
+    sidecar.wait_until(|sidecar| state(sidecar, "a") == "open");
+    assert_eq!((sidecar.send(&chat()).status, a.count()), (503, 3));
+}
+
+#[test]
+fn json_that_is_cut_in_its_middle_is_repeated_elsewhere() {
+    let chunked = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\
+                   transfer-encoding: chunked\r\n\r\n5\r\n{\"a\":\r\n";
+    for broken in [Behaviour::HalfBody, Behaviour::ResetMidBody, raw(chunked)] {
+        let (a, b) = (Origin::start(broken.clone()), Origin::start(Behaviour::Chat));
+        let sidecar = scene(&a, Some(&b), "");
+        let response = sidecar.send(&chat());
+        assert_eq!((response.status, response.end), (200, End::Complete), "{broken:?}");
+        assert!(is_from(&response, &b) && response.json()["choices"].is_array());
+        assert_eq!(classes(&story(&sidecar, 1)), ["failure", "success"], "{broken:?}");
+    }
+}
+
+#[test]
+fn a_malformed_answer_is_repeated_elsewhere() {
+    for broken in [
+        "no http at all\r\n\r\n",
+        "HTTP/1.1 2x0 OK\r\n\r\n",
+        "HTTP/1.1 200 OK\r\ncontent-length: 3\r\ncontent-length: 5\r\n\r\nabcde",
+        "HTTP/1.1 200 OK\r\ncontent-length: many\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nbro ken: 1\r\n\r\n",
+        "",
+    ] {
+        let (a, b) = (Origin::start(raw(broken)), Origin::start(Behaviour::Chat));
+        let response = scene(&a, Some(&b), "").send(&chat());
+        assert!(response.status == 200 && is_from(&response, &b), "{broken:?}");
+    }
+}
+
+#[test]
+fn headers_and_then_silence_moves_on() {
+    let hanging = Stream::chat(2).first(0).ending(Ending::Hang).into();
+    for silent in [Behaviour::HeadersThenSilence, hanging] {
+        let (a, b) = (Origin::start(silent), Origin::start(Behaviour::sse(2)));
+        let sidecar = scene(&a, Some(&b), "");
+        let response = sidecar.send(&chat());
+        assert!(response.status == 200 && is_from(&response, &b), "{}", response.status);
+        assert!(response.text().ends_with("data: [DONE]\n\n"));
+        a.wait_for_in_flight(0);
+        assert_eq!(classes(&story(&sidecar, 1)), ["failure", "success"]);
+    }
+}
+
+#[test]
+fn a_stream_that_moves_has_no_total_deadline() {
+    let gate = Gate::closed();
+    let a = Origin::start(Stream::chat(1000).gated(&gate));
+    let sidecar = scene(&a, None, ", timeout: 300ms");
+    let (mut client, start) = (sidecar.client(), Instant::now());
+    client.send_only(&chat());
+    gate.let_through(2);
+    let mut answer = client.read_answer("POST").expect("the head of the answer");
+    let mut frames = 0;
+    sidecar.wait_until(|_| {
+        gate.let_through(1);
+        frames += 1;
+        answer.next_event().is_some() && start.elapsed() > Duration::from_secs(1)
+    });
+    gate.open_wide();
+    assert_eq!(answer.events().len(), 1003 - frames);
+    assert_eq!(answer.end(), End::Complete);
+}
+
+#[test]
+fn a_client_that_leaves_cancels_its_call() {
+    let gate = Gate::closed();
+    let stream = Stream::chat(9).gated(&gate).into();
+    for (behaviour, frames) in [(stream, 3), (Behaviour::Silent, 0)] {
+        let a = Origin::start(behaviour);
+        let sidecar = alone(&policy(&[("a", &a.url(), "")], &route("providers: [a]")));
+        let mut client = sidecar.client();
+        client.send_only(&chat());
+        a.wait_for_in_flight(1);
+        gate.let_through(frames);
+        if frames > 0 {
+            let mut answer = client.read_answer("POST").expect("the head of the answer");
+            assert!((0..frames).all(|_| answer.next_event().is_some()));
+        }
+        drop(client);
+        a.wait_for_in_flight(0);
+        a.wait_for_open_connections(0);
+        let told = story(&sidecar, 1);
+        assert_eq!(told["end"], "client_left", "{told}");
+        assert_eq!(told["status"], if frames > 0 { 200 } else { 499 }, "{told}");
+        assert_eq!(classes(&told).last().is_none_or(|class| class != "failure"), true, "{told}");
+    }
+}
+
+#[test]
+fn a_client_that_leaves_while_it_waits_is_not_sent_on() {
+    let a = Origin::start(Behaviour::status(429, &[("retry-after", "3")]));
+    let sidecar = alone(&policy(&[("a", &a.url(), "")], &route("providers: [a]")));
+    let mut client = sidecar.client();
+    client.send_only(&chat());
+    a.wait_for_requests(1);
+    a.wait_for_in_flight(0);
+    drop(client);
+    let told = story(&sidecar, 1);
+    assert_eq!((&told["end"], &told["status"]), (&"client_left".into(), &499.into()), "{told}");
+    assert!(told["ms"].as_f64().is_some_and(|ms| ms < 2900.0), "it does not wait on: {told}");
+    assert_eq!(a.count(), 1);
+}
+
+#[test]
+fn a_chunked_answer_arrives_whole() {
+    let text = "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ntransfer-encoding: chunked\r\n\r\n\
+                6\r\nhello \r\n5;x=y\r\nthere\r\n0\r\n\r\n";
+    let a = Origin::start(raw(text));
+    let sidecar = scene(&a, None, "");
+    let response = sidecar.send(&Call::get("/text"));
+    assert_eq!((response.text().as_str(), response.end), ("hello there", End::Complete));
+    a.set(raw("HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\n\r\nto the close"));
+    let response = sidecar.send(&Call::get("/text"));
+    assert_eq!((response.text().as_str(), response.end), ("to the close", End::Complete));
+}
+
+#[test]
+fn answers_without_a_body_have_none() {
+    let a = Origin::start(Behaviour::Chat);
+    let sidecar = scene(&a, None, "");
+    let mut client = sidecar.client();
+    let head = client.send(&Call::new("HEAD", "/thing"));
+    assert!(head.status == 200 && head.body.is_empty());
+    assert!(head.header("content-length").is_some_and(|length| length != "0"), "{head:?}");
+    for status in [204, 304] {
+        a.set(Behaviour::Status(status, vec![("etag".into(), "\"1\"".into())], String::new()));
+        let response = client.send(&Call::get("/thing"));
+        assert_eq!((response.status, response.header("etag")), (status, Some("\"1\"")));
+        assert_eq!(response.header("transfer-encoding"), None);
+        assert!(response.body.is_empty());
+    }
+    a.set(Behaviour::Chat);
+    assert_eq!(client.send(&chat()).json()["model"], "small");
+}
+
+#[test]
+fn trailers_pass_both_ways() {
+    let peer = Peer::start();
+    let sidecar = alone(&policy(&[("a", &peer.url(), "")], &route("providers: [a]")));
+    thread::scope(|scope| {
+        let provider = scope.spawn(|| {
+            let mut wire = peer.accept();
+            let head = wire.read_until("\r\n\r\n").to_lowercase();
+            let body = wire.read_until("0\r\n");
+            let trailers = wire.read_until("\r\n\r\n").to_lowercase();
+            wire.write(
+                "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ntransfer-encoding: chunked\r\n\
+                 trailer: x-sum\r\n\r\n2\r\nok\r\n0\r\nx-sum: 42\r\n\r\n",
+            );
+            (head, body, trailers)
+        });
+        let mut wire = Wire::to(&sidecar.url(CHAT));
+        wire.write(format!(
+            "POST {CHAT} HTTP/1.1\r\nhost: a\r\nte: trailers\r\nconnection: te\r\n\
+             transfer-encoding: chunked\r\ntrailer: x-check\r\n\r\n5\r\nhello\r\n0\r\nx-check: 7\r\n\r\n"
+        ));
+        let head = wire.read_until("\r\n\r\n");
+        assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+        wire.read_until("0\r\n");
+        assert_eq!(wire.read_until("\r\n\r\n").to_lowercase(), "x-sum: 42\r\n\r\n");
+        let (head, body, trailers) = provider.join().expect("the provider's side ends well");
+        assert!(head.contains("\r\nte: trailers\r\n"), "{head}");
+        assert!(body.contains("hello"), "{body}");
+        assert_eq!(trailers, "x-check: 7\r\n\r\n");
+    });
+}
