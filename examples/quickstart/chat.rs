@@ -107,14 +107,16 @@ impl Reply {
         let (send, receive) = mpsc::channel(1);
         let until = if manner.cut { parts.len() / 2 } else { parts.len() };
         tokio::spawn(async move {
-            sleep(manner.thinking).await;
+            let mut pause = manner.thinking;
             for part in parts.into_iter().take(until) {
+                sleep(pause).await;
                 if send.send(Ok(Frame::data(part.into()))).await.is_err() {
                     return;
                 }
-                sleep(manner.between_words).await;
+                pause = manner.between_words;
             }
             if manner.cut {
+                sleep(pause).await;
                 let _ = send.send(Err(io::ErrorKind::ConnectionReset.into())).await;
             }
         });

@@ -69,7 +69,8 @@ impl Check<'_> {
     where
         T: TryFrom<u64>,
     {
-        self.whole(at.as_ref().map(|at| (at.id, at.value.0)), "count", default, bounds)
+        let found = at.as_ref().map(|at| (at.id, at.value.0));
+        self.whole(found, ("count", |number| number.to_string()), default, bounds)
     }
 
     pub(super) fn size<T>(
@@ -81,13 +82,14 @@ impl Check<'_> {
     where
         T: TryFrom<u64>,
     {
-        self.whole(at.as_ref().map(|at| (at.id, at.value.0)), "size in bytes", default, bounds)
+        let found = at.as_ref().map(|at| (at.id, at.value.0));
+        self.whole(found, ("size", show_size), default, bounds)
     }
 
     fn whole<T>(
         &mut self,
         found: Option<(NodeId, u64)>,
-        what: &str,
+        (what, shown): (&str, fn(u64) -> String),
         default: T,
         bounds: RangeInclusive<u64>,
     ) -> T
@@ -98,12 +100,7 @@ impl Check<'_> {
         match T::try_from(number) {
             Ok(value) if bounds.contains(&number) => value,
             _ => {
-                self.out_of_bounds(
-                    id,
-                    what,
-                    &bounds.start().to_string(),
-                    &bounds.end().to_string(),
-                );
+                self.out_of_bounds(id, what, &shown(*bounds.start()), &shown(*bounds.end()));
                 default
             }
         }
@@ -196,4 +193,10 @@ pub(super) fn show(length: Duration) -> String {
         seconds if seconds > 0 && seconds % 60 == 0 => format!("{}m", seconds / 60),
         seconds => format!("{seconds}s"),
     }
+}
+
+fn show_size(bytes: u64) -> String {
+    let units = [("GiB", 30), ("MiB", 20), ("KiB", 10)];
+    let fits = units.into_iter().find(|(_, bits)| bytes > 0 && bytes.trailing_zeros() >= *bits);
+    fits.map_or_else(|| bytes.to_string(), |(unit, bits)| format!("{}{unit}", bytes >> bits))
 }

@@ -11,6 +11,7 @@ use http::{HeaderName, HeaderValue};
 
 use super::check::Check;
 use super::forms::{At, OneOrMany, TextOr};
+use super::masks::is_quotable;
 use super::model::{Auth, Credential};
 use super::near::nearest;
 use super::raw::{RawAuth, RawAuthHeader, RawBasic};
@@ -207,6 +208,13 @@ impl Check<'_> {
     }
 
     fn look_up(&mut self, id: NodeId, reference: &str) -> Option<String> {
+        if !is_quotable(reference) {
+            self.error(
+                id,
+                "what stands in `${...}` is no name: expected `${env:NAME}` or `${file:PATH}`",
+            );
+            return None;
+        }
         let (value, what) = match reference.split_once(':') {
             Some(("env", name)) => {
                 (self.sources.env(name), format!("the environment variable `{name}`"))

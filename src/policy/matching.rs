@@ -243,3 +243,111 @@ impl Match {
         methods && host && headers && self.path.covers(&other.path)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::{HeaderName, HeaderValue};
+    use proptest::prelude::*;
+
+    fn path(pattern: &str, path: &str) -> bool {
+        PathPattern::parse(pattern).unwrap().matches(path)
+    }
+
+    fn host(pattern: &str, host: &str) -> bool {
+        HostPattern::parse(pattern).unwrap().matches(host)
+    }
+
+    #[test]
+    fn a_star_is_one_segment_and_two_are_the_rest() {
+        assert!(path("/v1/models", "/v1/models") && !path("/v1/models", "/v1/models/"));
+        assert!(
+            path("/v1/*/x", "/v1/a/x")
+                && !path("/v1/*/x", "/v1//x")
+                && !path("/v1/*/x", "/v1/a/b/x")
+        );
+        assert!(path("/v1/**", "/v1/a/b") && path("/v1/**", "/v1/") && path("/v1/**", "/v1"));
+        assert!(!path("/v1/**", "/v10") && !path("/v1/**", "/") && !path("/v1/**", "v1/a"));
+        assert!(path("/**", "/") && path("/**", "*") && path("/**", ""));
+        assert!(path("/", "/") && !path("/", "/a") && !path("/", ""));
+        assert!(path("/*", "/a") && !path("/*", "/"));
+    }
+
+    #[test]
+    fn two_spellings_of_a_path_are_two_paths() {
+        assert!(!path("/a/b", "/a%2Fb") && !path("/a", "/%61") && !path("/a", "/A"));
+        assert!(path("/*", "/a%2Fb"));
+    }
+
+    #[test]
+    fn a_host_has_no_port_and_no_case() {
+        assert!(host("api.local", "API.local:8700") && host("*.local", "a.b.LOCAL"));
+        assert!(
+            !host("*.local", ".local") && !host("*.local", "local") && !host("*.local", "xlocal")
+        );
+        assert!(host("[::1]", "[::1]:80") && host("[::1]", "[::1]") && !host("[::1]", "[::2]:80"));
+        assert!(host("*", "") && !host("a", ""));
+    }
+
+    fn matcher(
+        pattern: &str,
+        methods: &[Method],
+        headers: Vec<(HeaderName, HeaderMatch)>,
+    ) -> Match {
+        let (path, methods) = (PathPattern::parse(pattern).unwrap(), methods.to_vec());
+        Match { path, methods, host: None, headers }
+    }
+
+    #[test]
+    fn all_that_is_given_must_match_and_one_value_of_a_header_is_enough() {
+        let tenant = HeaderName::from_static("x-tenant");
+        let wanted = |wanted| matcher("/**", &[Method::POST], vec![(tenant.clone(), wanted)]);
+        let mut headers = HeaderMap::new();
+        let asked =
+            |wanted: &Match, headers: &HeaderMap| wanted.matches(&Method::POST, "a", "/", headers);
+        assert!(!asked(&wanted(HeaderMatch::Exact("gold".into())), &headers));
+        assert!(asked(&wanted(HeaderMatch::Present(false)), &headers));
+        headers.append(&tenant, HeaderValue::from_static("tin"));
+        headers.append(&tenant, HeaderValue::from_static("gold"));
+        assert!(asked(&wanted(HeaderMatch::Exact("gold".into())), &headers));
+        assert!(asked(&wanted(HeaderMatch::Regex(Regex::new("^g").unwrap())), &headers));
+        assert!(asked(&wanted(HeaderMatch::Present(true)), &headers));
+        assert!(!asked(&wanted(HeaderMatch::Exact("gol".into())), &headers));
+        let gold = wanted(HeaderMatch::Exact("gold".into()));
+        assert!(!gold.matches(&Method::GET, "a", "/", &headers));
+    }
+
+    #[test]
+    fn a_route_covers_what_asks_for_more() {
+        let any = matcher("/**", &[], vec![]);
+        let posts = matcher("/v1/**", &[Method::POST], vec![]);
+        let chat = matcher(
+            "/v1/*",
+            &[Method::POST],
+            vec![(HeaderName::from_static("a"), HeaderMatch::Present(true))],
+        );
+        assert!(any.covers(&posts) && any.covers(&any) && posts.covers(&chat));
+        assert!(!posts.covers(&any) && !chat.covers(&posts));
+        let other = matcher("/v2/**", &[], vec![]);
+        assert!(!posts.covers(&other) && !other.covers(&posts));
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_covered_is_matched(one in "(/(a|b|\\*)){0,3}(/\\*\\*)?", two in "(/(a|b|\\*)){0,3}(/\\*\\*)?", given in "(/(a|b|c)?){0,4}") {
+            let (one, two) = (PathPattern::parse(&one), PathPattern::parse(&two));
+            if let (Ok(one), Ok(two)) = (one, two)
+                && one.covers(&two)
+                && two.matches(&given)
+            {
+                prop_assert!(one.matches(&given));
+            }
+        }
+
+        #[test]
+        fn no_text_makes_a_match_panic(pattern in "\\PC{0,12}", text in "\\PC{0,12}") {
+            let _ = PathPattern::parse(&pattern).map(|pattern| pattern.matches(&text));
+            let _ = HostPattern::parse(&pattern).map(|pattern| pattern.matches(&text));
+        }
+    }
+}

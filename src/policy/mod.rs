@@ -3,7 +3,7 @@
 //! Nothing is read from the outside here: files are handed in, and secrets and certificates come
 //! through [`Sources`]. Three steps, each of which reports all that it finds:
 //!
-//! 1. `tree.rs`: the text of each file becomes a tree whose values know where they stand.
+//! 1. `grow.rs`: the text of each file becomes a tree whose values know where they stand.
 //! 2. `read.rs`: the tree becomes the types of `raw.rs`, which are the YAML exactly as written.
 //! 3. `validate.rs`: these become the types of `model.rs`, which cannot hold a wrong value.
 //!
@@ -13,6 +13,8 @@ mod check;
 mod credentials;
 pub mod diff;
 mod forms;
+mod grow;
+mod masks;
 pub mod matching;
 pub mod model;
 mod near;
@@ -21,6 +23,7 @@ pub mod pointer;
 pub mod problem;
 mod providers;
 pub mod raw;
+mod raw_rules;
 mod read;
 mod routes;
 mod rules;

@@ -3,8 +3,8 @@
 //! A path is written as people would say it: keys with dots between, an element of a list by its
 //! `name` where it has one (`routes.chat.timeout`), else by its place (`endpoints[1]`).
 //!
-//! A problem shows the line it stands on, and that line may hold a secret that was written into
-//! the policy itself. It is masked here, where lines are cut out, so that no renderer can forget.
+//! A problem shows the line it stands on. It is cut out and masked (`masks.rs`) here, so that no
+//! renderer can forget.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -92,10 +92,7 @@ impl Tree {
     }
 
     fn about(&self, id: NodeId, span: Range<usize>, message: String) -> Problem {
-        let message = match self.text(id) {
-            Some(text) if text.len() > 2 && self.is_secret(id) => message.replace(text, "***"),
-            _ => message,
-        };
+        let message = self.without_secret(id, message);
         let mut problem = self.in_file(self.node(id).file, span, message);
         problem.path = self.path(id);
         problem
@@ -111,6 +108,7 @@ impl Tree {
     fn path_from(&self, above: &str, id: NodeId) -> String {
         let name = match &self.node(id).step {
             Step::Root => return String::new(),
+            Step::Key { .. } if self.has_secret_key(id) => "***",
             Step::Key { text, .. } => text,
             Step::Item(index) => match self.child(id, "name").and_then(|name| self.text(name)) {
                 Some(name) if is_plain(name) => name,
@@ -152,62 +150,6 @@ impl Tree {
             .then(|| Excerpt { text: self.masked(file, from..to), span: start - from..end - from });
         Spot { file: source.name.clone(), line, column, span: start..end, excerpt }
     }
-
-    /// The bytes of a file with each secret's replaced by as many stars.
-    fn masked(&self, file: usize, range: Range<usize>) -> String {
-        let text = &self.files[file].text[range.clone()];
-        if self.files[file].broken {
-            return mask_unread(text);
-        }
-        let mut bytes = text.as_bytes().to_vec();
-        let mut hide = |span: Range<usize>| {
-            let from = span.start.clamp(range.start, range.end) - range.start;
-            let to = span.end.clamp(range.start, range.end) - range.start;
-            bytes[from..to.max(from)].fill(b'*');
-        };
-        for (index, node) in self.nodes.iter().enumerate().filter(|(_, node)| node.file == file) {
-            let id = NodeId(u32::try_from(index).unwrap_or(u32::MAX));
-            let near = |span: &Range<usize>| span.start < range.end && span.end > range.start;
-            if matches!(node.kind, Kind::Scalar { .. }) && near(&node.span) && self.is_secret(id) {
-                hide(node.span.clone());
-            }
-            if let Step::Key { span, text } = &node.step
-                && near(span)
-                && text.len() > 15
-                && self.is_below(id, "auth")
-            {
-                hide(span.clone());
-            }
-        }
-        String::from_utf8_lossy(&bytes).into_owned()
-    }
-
-    /// Whether the value itself, not a reference to it, may be a credential.
-    fn is_secret(&self, id: NodeId) -> bool {
-        let Kind::Scalar { text, .. } = &self.node(id).kind else { return false };
-        let key = self.key(id).unwrap_or_default();
-        if text.starts_with("${") && text.ends_with('}') && text.matches("${").count() == 1 {
-            return false;
-        }
-        let in_auth = self.is_below(id, "auth")
-            && !matches!(key, "name" | "username")
-            && !matches!(text.as_str(), "passthrough" | "none" | "" | "~" | "null");
-        in_auth
-            || is_credential_name(key)
-            || (key == "proxy" && text.contains('@'))
-            || has_userinfo(text)
-    }
-
-    fn is_below(&self, id: NodeId, key: &str) -> bool {
-        let mut here = Some(id);
-        while let Some(id) = here {
-            if self.key(id) == Some(key) {
-                return true;
-            }
-            here = self.parent(id);
-        }
-        false
-    }
 }
 
 fn is_plain(key: &str) -> bool {
@@ -219,60 +161,9 @@ fn floor(text: &str, at: usize) -> usize {
     (0..=at.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0)
 }
 
-fn has_userinfo(text: &str) -> bool {
-    let rest = text.split_once("://").map(|(_, rest)| rest);
-    rest.is_some_and(|rest| rest.split('/').next().is_some_and(|authority| authority.contains('@')))
-}
-
-fn is_credential_name(key: &str) -> bool {
-    let key = key.to_ascii_lowercase();
-    ["authorization", "cookie", "api-key", "apikey", "token", "secret", "password", "bearer"]
-        .iter()
-        .any(|word| key.contains(word))
-}
-
-/// A line that the parser could not read: what looks like a key is hidden.
-fn mask_unread(line: &str) -> String {
-    let credential = is_credential_name(line) || line.contains("value") || line.contains('@');
-    let mut out = String::with_capacity(line.len());
-    let mut rest = line;
-    while !rest.is_empty() {
-        let length = rest.find(|c: char| !is_token(c)).unwrap_or(rest.len());
-        let (token, after) = rest.split_at(length);
-        let after_word = out.contains(':');
-        let mixed =
-            token.contains(|c: char| c.is_ascii_digit()) && token.contains(char::is_alphabetic);
-        let hidden = (token.len() > 11 && mixed) || (credential && after_word);
-        let reference = out.ends_with("${") || out.ends_with("${env:") || out.ends_with("${file:");
-        out.push_str(&if hidden && !reference {
-            "*".repeat(token.len())
-        } else {
-            token.to_owned()
-        });
-        let next = after.chars().next().map_or(0, char::len_utf8);
-        out.push_str(&after[..next]);
-        rest = &after[next..];
-    }
-    out
-}
-
-fn is_token(c: char) -> bool {
-    !c.is_whitespace() && !matches!(c, ':' | ',' | '{' | '}' | '[' | ']' | '"' | '\'' | '$')
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_looks_like_a_key_is_hidden_in_a_line_that_cannot_be_read() {
-        assert_eq!(
-            mask_unread("  bearer: [sk-secret, \"${env:KEY}\""),
-            "  bearer: [*********, \"${env:KEY}\""
-        );
-        assert_eq!(mask_unread("   - sk-live-12345678: ]"), "   - ****************: ]");
-        assert_eq!(mask_unread("  url: https//api.openai.com ]"), "  url: https//api.openai.com ]");
-    }
 
     #[test]
     fn each_key_has_a_place() {

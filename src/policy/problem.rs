@@ -276,7 +276,7 @@ error: unknown key `recovery_timout`
             problem.to_github(),
             "::error file=policies/llm.yaml,line=41,col=5::unknown key `recovery_timout`: did you mean `recovery_timeout`?"
         );
-        assert_eq!(to_json(&[problem.clone()])[0]["line"], 41);
+        assert_eq!(to_json(std::slice::from_ref(&problem))[0]["line"], 41);
         let sarif = to_sarif(&[problem]);
         let region = &sarif["runs"][0]["results"][0]["locations"][0]["physicalLocation"]["region"];
         assert_eq!((&region["startLine"], &region["byteLength"]), (&json!(41), &json!(15)));

@@ -11,7 +11,9 @@ use serde_json::Value;
 
 use super::check::{Check, DAY, MS};
 use super::forms::At;
-use super::model::{Address, Auth, Capacity, ClassifyRule, ClientTls, Provider, Rewrite, Timeouts};
+use super::model::{
+    Address, Auth, Capacity, ClassifyRule, ClientTls, ForwardProxy, Provider, Rewrite, Timeouts,
+};
 use super::pointer::Pointer;
 use super::raw::{
     RawCapacity, RawClassify, RawClientTls, RawEndpoint, RawProvider, RawRewrite, RawRewriteBody,
@@ -19,7 +21,7 @@ use super::raw::{
 };
 use super::rules::Rules;
 use super::tree::NodeId;
-use super::urls::{provider_url, proxy_url};
+use super::urls::{basic, percent_decoded, provider_url, proxy_url, split_user};
 use crate::resilience::outcome::Class;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -53,10 +55,7 @@ impl Check<'_> {
                     remove.iter().filter_map(|at| self.header_name(at)).collect()
                 }),
             tls: raw.tls.as_ref().map(|at| self.client_tls(at)).unwrap_or_default(),
-            proxy: raw.proxy.as_ref().filter(|at| at.as_str() != "none").and_then(|at| {
-                let resolved = self.resolve(at)?;
-                proxy_url(&resolved.text).map_err(|error| self.proxy_error(at, error)).ok()
-            }),
+            proxy: raw.proxy.as_ref().and_then(|at| self.proxy(at)),
             models: raw.models.as_ref().map_or_else(Vec::new, |at| {
                 at.0.iter().map(|(from, to)| (from.clone(), to.value.clone())).collect()
             }),
@@ -73,13 +72,24 @@ impl Check<'_> {
         Checked { id: at.id, provider, bare }
     }
 
-    fn proxy_error(&mut self, at: &At<String>, error: String) {
-        let message = if at.contains("${") {
-            "this is no URL of a proxy once its references are replaced".to_owned()
-        } else {
-            error
+    /// Its user and password may be secrets, and are split off before anything is quoted.
+    fn proxy(&mut self, at: &At<String>) -> Option<ForwardProxy> {
+        if at.as_str() == "none" {
+            return None;
+        }
+        let (user, bare) = split_user(at);
+        let url = proxy_url(&bare).map_err(|error| self.error(at.id, error)).ok();
+        let user = match user {
+            None => return url.map(|url| ForwardProxy { url, authorization: None }),
+            Some(user) if user.contains("${") => {
+                self.resolve(&At { id: at.id, value: user.to_owned() })?.text.into_bytes()
+            }
+            Some(user) => percent_decoded(user).or_else(|| {
+                self.error(at.id, "the user name or password holds a wrong `%`");
+                None
+            })?,
         };
-        self.error(at.id, message);
+        url.map(|url| ForwardProxy { url, authorization: basic(&user) })
     }
 
     fn addresses(&mut self, at: &At<RawProvider>) -> (Vec<Address>, Vec<usize>) {
@@ -200,13 +210,13 @@ impl Check<'_> {
                     )
                 })
                 .flatten(),
-            server_name: at.server_name.as_ref().and_then(|at| {
+            server_name: at.server_name.as_ref().map(|at| {
                 let good =
                     |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ':');
                 if at.is_empty() || !at.chars().all(good) {
                     self.error(at.id, format!("`{}` is no name of a server", at.value));
                 }
-                Some(at.value.clone())
+                at.value.clone()
             }),
         }
     }

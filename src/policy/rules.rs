@@ -10,7 +10,7 @@ use super::check::{Check, DAY, MS};
 use super::forms::{At, TextOr};
 use super::model::{Breaker, Retry, Scope};
 use super::near::did_you_mean;
-use super::raw::{RawBreaker, RawBudget, RawFailureRate, RawRetry, RawSlowRate};
+use super::raw_rules::{RawBreaker, RawBudget, RawFailureRate, RawRetry, RawSlowRate};
 use crate::resilience::backoff::{BackoffPolicy, Jitter};
 use crate::resilience::breaker::{BreakerPolicy, Mode, RateRule, SlowRule};
 use crate::resilience::budget::BudgetPolicy;

@@ -7,7 +7,7 @@
 
 use http::{HeaderValue, Uri};
 
-use super::model::{ForwardProxy, Url};
+use super::model::Url;
 
 pub(super) fn provider_url(text: &str) -> Result<Url, String> {
     if text.contains("${") {
@@ -21,19 +21,20 @@ pub(super) fn provider_url(text: &str) -> Result<Url, String> {
     url(text)
 }
 
-pub(super) fn proxy_url(text: &str) -> Result<ForwardProxy, String> {
-    let Some((user, _)) = authority_of(text).rsplit_once('@') else {
-        let url = url(text)?;
-        return without_path(url).map(|url| ForwardProxy { url, authorization: None });
-    };
-    let bare = text.replacen(&format!("{user}@"), "", 1);
-    let url = without_path(url(&bare)?)?;
-    let decoded =
-        percent_decoded(user).ok_or("the URL's user name or password holds a wrong `%`")?;
-    Ok(ForwardProxy { url, authorization: basic(&decoded) })
+/// The user name and password of a proxy's URL as written, and the URL without them.
+pub(super) fn split_user(text: &str) -> (Option<&str>, String) {
+    match text.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest.rsplit_once('@')?))) {
+        Some((scheme, (user, rest))) => (Some(user), format!("{scheme}://{rest}")),
+        None => (None, text.to_owned()),
+    }
 }
 
-fn without_path(url: Url) -> Result<Url, String> {
+/// A proxy's URL without user name and password.
+pub(super) fn proxy_url(text: &str) -> Result<Url, String> {
+    if text.contains("${") {
+        return Err("only the user name and password of a proxy may be secrets".to_owned());
+    }
+    let url = url(text)?;
     match url.path.as_str() {
         "" => Ok(url),
         path => {
@@ -111,7 +112,7 @@ fn is_host(host: &str, bare: Option<&str>) -> bool {
     host.len() < 254 && host.strip_suffix('.').unwrap_or(host).split('.').all(label)
 }
 
-fn percent_decoded(text: &str) -> Option<Vec<u8>> {
+pub(super) fn percent_decoded(text: &str) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(text.len());
     let mut bytes = text.bytes();
     while let Some(byte) = bytes.next() {
@@ -189,10 +190,13 @@ mod tests {
 
     #[test]
     fn a_proxy_may_have_a_user() {
-        let proxy = proxy_url("http://al%20addin:open%3Asesame@proxy.corp:3128").unwrap();
-        assert_eq!(proxy.url.authority, "proxy.corp:3128");
-        assert_eq!(proxy.authorization.unwrap(), "Basic YWwgYWRkaW46b3BlbjpzZXNhbWU=");
-        assert!(!proxy_url("http://user:hunter2@ /").unwrap_err().contains("hunter2"));
+        let split = |text| split_user(text);
+        assert_eq!(split("http://u:p@ss@proxy:1"), (Some("u:p@ss"), "http://proxy:1".to_owned()));
+        assert_eq!(split("http://u:${file:/x}@p").0, Some("u:${file:/x}"));
+        assert_eq!(split("http://proxy:1"), (None, "http://proxy:1".to_owned()));
+        assert_eq!(percent_decoded("open%3Asesame").unwrap(), b"open:sesame");
+        assert_eq!(basic(b"aladdin:opensesame").unwrap(), "Basic YWxhZGRpbjpvcGVuc2VzYW1l");
+        assert!(proxy_url("http://proxy:3128/path").is_err() && percent_decoded("%4").is_none());
     }
 
     #[test]

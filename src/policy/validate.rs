@@ -72,7 +72,7 @@ impl Check<'_> {
         let lost = |key: &&str| {
             self.tree.child(file.root, key).is_some_and(|id| self.tree.node(id).pruned)
         };
-        self.tree.node(file.root).pruned || sections.iter().any(|key| lost(key))
+        self.tree.node(file.root).pruned || sections.iter().any(lost)
     }
 
     fn version(&mut self, files: &[ReadFile]) {

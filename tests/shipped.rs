@@ -1,0 +1,182 @@
+//! What a user meets first: the shipped policies, their schema, the README.
+//!
+//! Each policy is loaded as `outrigger run --policies FILE` would load it, with a value for every
+//! secret that it names. The README is held to what the program itself says that it has.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use outrigger::policy::model::{LogFormat, LogTarget, Policy, Scope};
+use outrigger::policy::problem::render;
+use outrigger::policy::{self, SourceFile, Sources};
+use outrigger::resilience::outcome::{Class, Idempotence};
+
+const SHIPPED: [&str; 3] = ["llm.yaml", "quickstart.yaml", "rest-api.yaml"];
+const SCHEMA_LINE: &str = "# yaml-language-server: $schema=./policy.schema.json\n";
+const ENDPOINTS: [&str; 6] =
+    ["/metrics", "/healthz", "/readyz", "/api/status", "/api/circuit-breakers", "/api/policies"];
+
+/// A value for the secrets that the text names, and for no other.
+struct Named<'a>(&'a str);
+
+impl Sources for Named<'_> {
+    fn env(&self, name: &str) -> Option<String> {
+        self.0.contains(&format!("${{env:{name}}}")).then(|| "not-a-secret".to_owned())
+    }
+
+    fn file(&self, path: &Path) -> io::Result<Vec<u8>> {
+        panic!("a shipped policy needs {}, which a user does not have", path.display())
+    }
+}
+
+fn read(path: &str) -> String {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(path);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+#[track_caller]
+fn load(name: &str) -> Policy {
+    let text = read(&format!("policies/{name}"));
+    let file = SourceFile { name: name.to_owned(), bytes: text.clone().into_bytes() };
+    let loaded = policy::load(&[file], &Named(&text));
+    let loaded = loaded.unwrap_or_else(|problems| panic!("\n{}\n", render(&problems, false)));
+    assert!(loaded.warnings.is_empty(), "\n{}\n", render(&loaded.warnings, false));
+    loaded.policy
+}
+
+/// The names in `${env:NAME}`.
+fn secrets(text: &str) -> BTreeSet<&str> {
+    let after = text.split("${env:").skip(1);
+    after.filter_map(|rest| rest.split_once('}')).map(|(name, _)| name).collect()
+}
+
+fn outrigger(arguments: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_outrigger")).args(arguments).output();
+    let output = output.expect("the outrigger binary can be started");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("it prints UTF-8")
+}
+
+#[test]
+fn each_shipped_policy_is_valid_and_known_to_editors() {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("policies");
+    let names = fs::read_dir(folder).expect("the folder is there").map(|entry| {
+        entry.expect("the folder can be read").file_name().to_string_lossy().into_owned()
+    });
+    let mut found: Vec<_> = names.filter(|name| name.ends_with(".yaml")).collect();
+    found.sort();
+    assert_eq!(found, SHIPPED);
+    for name in SHIPPED {
+        load(name);
+        assert!(read(&format!("policies/{name}")).starts_with(SCHEMA_LINE), "{name}");
+    }
+}
+
+#[test]
+fn each_shipped_policy_names_at_its_top_the_variables_that_must_be_set() {
+    for name in SHIPPED {
+        let text = read(&format!("policies/{name}"));
+        let comment = text.split("\nversion:").next().unwrap_or_default();
+        let words: BTreeSet<_> = comment.split_whitespace().collect();
+        let missing: Vec<_> = secrets(&text).into_iter().filter(|name| !words.contains(name)).collect();
+        assert!(missing.is_empty(), "{name} does not name {missing:?}");
+    }
+}
+
+#[test]
+fn the_schema_beside_the_policies_is_the_one_that_outrigger_prints() {
+    let shipped = read("policies/policy.schema.json");
+    assert!(
+        shipped == outrigger(&["schema"]),
+        "it has changed: cargo run -- schema > policies/policy.schema.json"
+    );
+}
+
+#[test]
+fn the_llm_policy_survives_a_dead_provider_and_a_dead_model() {
+    let policy = load("llm.yaml");
+    assert_eq!(policy.server.access_log.format, LogFormat::Json);
+    assert_ne!(policy.server.access_log.to, LogTarget::None);
+    for provider in &policy.providers {
+        let breaker = provider.breaker.as_ref().expect("a breaker");
+        assert_eq!(breaker.scope, Scope::Model, "{}", provider.name);
+    }
+    let chat = policy.routes.iter().find(|route| route.name == "chat").expect("a route for chats");
+    assert_eq!((chat.idempotent, chat.retry.name.as_str()), (Idempotence::Always, "llm"));
+    assert!(chat.retry.max_attempts > 1 && chat.retry.retry_on.contains(Class::Throttled));
+    let first = chat.providers.iter().map(|weighted| weighted.provider);
+    let providers: Vec<_> = first.chain(chat.fallback.iter().copied()).collect();
+    assert!(providers.len() >= 4 && !chat.fallback.is_empty());
+    // Whoever else may be asked knows what the application calls a model.
+    for other in &providers[1..] {
+        let provider = &policy.providers[*other];
+        assert!(provider.models.iter().any(|(ours, _)| ours == "gpt-4o"), "{}", provider.name);
+    }
+}
+
+#[test]
+fn the_llm_policy_sheds_nothing_that_64_connections_can_send() {
+    let policy = load("llm.yaml");
+    let chat = policy.routes.iter().find(|route| route.name == "chat").expect("a route for chats");
+    for provider in chat.providers.iter().map(|weighted| &policy.providers[weighted.provider]) {
+        assert!(provider.capacity.concurrency >= 1024, "{}", provider.name);
+    }
+}
+
+#[test]
+fn a_write_of_the_rest_policy_never_moves_to_another_provider() {
+    let policy = load("rest-api.yaml");
+    let post = |route: &&policy::model::Route| route.matcher.methods.contains(&http::Method::POST);
+    let writes: Vec<_> = policy.routes.iter().filter(post).collect();
+    assert!(writes.len() >= 2);
+    for route in writes {
+        assert!(route.providers.len() == 1 && route.fallback.is_empty(), "{}", route.name);
+        assert_ne!(route.idempotent, Idempotence::Always, "{}", route.name);
+        assert!(!route.allow_override.idempotent, "{}", route.name);
+    }
+    let reads = policy.routes.iter().find(|route| route.name == "reads").expect("a route for reads");
+    assert!(!reads.fallback.is_empty());
+}
+
+#[test]
+fn the_readme_names_every_subcommand() {
+    let readme = read("README.md");
+    let help = outrigger(&["--help"]);
+    let commands = help.split("Commands:").nth(1).expect("a list of commands").lines().skip(1);
+    let commands = commands.map_while(|line| line.split_whitespace().next());
+    let commands: Vec<_> = commands.filter(|name| *name != "help").collect();
+    assert!(!commands.is_empty(), "{help}");
+    for command in commands {
+        assert!(readme.contains(&format!("`outrigger {command}")), "{command}");
+    }
+}
+
+#[test]
+fn the_readme_names_every_section_and_every_endpoint_of_the_admin_side() {
+    let readme = read("README.md");
+    let schema = policy::schema::schema();
+    let sections = schema["properties"].as_object().expect("a policy has sections");
+    for section in sections.keys().filter(|name| *name != "version") {
+        assert!(readme.contains(&format!("| `{section}` |")), "{section}");
+    }
+    for endpoint in ENDPOINTS {
+        assert!(readme.contains(&format!("`{endpoint}`")), "{endpoint}");
+    }
+}
+
+#[test]
+fn the_policy_in_the_readme_is_valid() {
+    let readme = read("README.md");
+    let blocks = readme.split("```yaml\n").skip(1).filter_map(|rest| rest.split_once("```"));
+    let blocks: Vec<_> = blocks.map(|(text, _)| text).collect();
+    assert!(!blocks.is_empty());
+    for text in blocks {
+        let file = SourceFile { name: "README.md".to_owned(), bytes: text.as_bytes().to_vec() };
+        let loaded = policy::load(&[file], &Named(text));
+        let loaded = loaded.unwrap_or_else(|problems| panic!("\n{}\n", render(&problems, false)));
+        assert!(loaded.warnings.is_empty(), "\n{}\n", render(&loaded.warnings, false));
+    }
+}
