@@ -111,6 +111,7 @@ impl Provider {
             tokio::select! {
                 accepted = port.accept() => {
                     let (stream, _) = accepted?;
+                    stream.set_nodelay(true)?;
                     tokio::spawn(Arc::clone(self).connection(stream));
                 }
                 () = until(&mut fault, |fault| fault == Fault::Refuse) => {

@@ -17,6 +17,8 @@ use super::tree::{File, Kind, Node, NodeId, Step, Tree};
 
 const DEPTH: usize = 64;
 const NODES: usize = 100_000;
+/// Keys given twice that are listed, in one file.
+const TWINS: usize = 200;
 
 /// The file cannot be judged.
 #[derive(Debug)]
@@ -291,6 +293,12 @@ impl Growing<'_> {
         }
         if let Some(twin) = twin {
             self.twins.push((id, twin));
+            if self.twins.len() > TWINS {
+                return Err(stop(
+                    &self.tree.node(id).span,
+                    format!("more than {TWINS} keys are given twice"),
+                ));
+            }
         } else if let (Some(Step::Key { text, .. }), Some(open)) = (name, self.open.last_mut()) {
             open.seen.insert(text, id);
         }

@@ -25,7 +25,7 @@ impl Tree {
         if let Some(comment) = comments.iter().find(|span| range.contains(&span.start)) {
             // Somebody may have switched off a credential.
             let at = comment.start - range.start;
-            bytes.splice(at.., mask_unread(&text[at..]).into_bytes());
+            bytes.splice(at.., mask_comment(&text[at..]).into_bytes());
         }
         let mut hide = |span: &Range<usize>| {
             let from = span.start.clamp(range.start, range.end) - range.start;
@@ -132,12 +132,27 @@ fn is_credential_name(key: &str) -> bool {
     inside.iter().any(|word| key.contains(word)) || key.ends_with("token") || key.ends_with("key")
 }
 
+/// Prose is shown; what may be a line of policy is not.
+fn mask_comment(comment: &str) -> String {
+    let text = comment.trim_start_matches(['#', ' ', '\t']);
+    let prose = text.split_whitespace().count() > 2
+        && !text.starts_with('-')
+        && !text.contains([':', '{', '[', '"', '\''])
+        && !text.split(|c| !is_token(c)).any(is_credential_name);
+    mask(comment, !prose)
+}
+
 /// A line that the parser could not read: keys are shown, and values of plain keys.
 fn mask_unread(line: &str) -> String {
     let has_key = line.contains(": ") || line.trim_end().ends_with(':');
     let telling = line.split(|c| !is_token(c)).any(is_credential_name)
         || ["auth", "value", "@"].iter().any(|word| line.contains(word));
     let hide_all = !has_key || telling || line.trim_start().starts_with('-');
+    mask(line, hide_all)
+}
+
+/// Hides what looks like a key, or all words but keys.
+fn mask(line: &str, hide_all: bool) -> String {
     let mut out = String::with_capacity(line.len());
     let mut rest = line;
     while !rest.is_empty() {
@@ -188,6 +203,18 @@ mod tests {
         for (line, shown) in cases {
             assert_eq!(mask_unread(line), shown);
         }
+    }
+
+    #[test]
+    fn comments_are_shown_unless_they_may_be_policy() {
+        let prose = "# the fast one, since May";
+        assert_eq!(mask_comment(prose), prose);
+        assert_eq!(mask_comment("#   - hunter2"), "#   - *******");
+        assert_eq!(
+            mask_comment("# it was sk-live-0123456789 once"),
+            "# it was ****************** once"
+        );
+        assert_eq!(mask_comment("# auth: { bearer: hunter2 }"), "# auth: { bearer: ******* }");
     }
 
     #[test]

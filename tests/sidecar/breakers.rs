@@ -11,8 +11,7 @@ use crate::scene::{
 use crate::support::{Behaviour, Call, Gate, Origin, Sidecar, Stream};
 
 /// Trips after three failures, and then stays open for longer than any test.
-const LONG: &str =
-    "breakers: { default: { failure_threshold: 3, recovery_timeout: 60s } }\nretries: { default: { max_attempts: 1 } }\n";
+const LONG: &str = "breakers: { default: { failure_threshold: 3, recovery_timeout: 60s } }\nretries: { default: { max_attempts: 1 } }\n";
 
 fn sole(more: &str) -> (Origin, Sidecar) {
     let a = Origin::start(Behaviour::status(500, &[]));
@@ -45,10 +44,12 @@ fn a_sole_provider_that_fails_is_answered_for_at_once() {
     assert!(asked.elapsed() < Duration::from_secs(3), "ten refusals took {:?}", asked.elapsed());
     assert_eq!(a.count(), 3);
     let (address, open) = (a.address(), breaker(&sidecar, "a"));
-    assert_eq!((open["address"].as_str(), &open["trips"]), (Some(&*address.to_string()), &json!(1)));
+    assert_eq!(
+        (open["address"].as_str(), &open["trips"]),
+        (Some(&*address.to_string()), &json!(1))
+    );
     assert!(open["retry_in_ms"].as_u64().is_some_and(|ms| ms > 40_000), "{open}");
-    let gauge =
-        format!(r#"outrigger_breaker_state{{provider="a",address="{address}",model=""}}"#);
+    let gauge = format!(r#"outrigger_breaker_state{{provider="a",address="{address}",model=""}}"#);
     assert_eq!(sidecar.metric(&gauge), Some(2.0));
     let told = &api(&sidecar, "/api/circuit-breakers")["events"];
     assert!(told.to_string().contains("closed -> open"), "{told}");
@@ -92,7 +93,8 @@ fn a_dead_model_does_not_close_its_provider() {
             false => Behaviour::Chat,
         }
     }));
-    let breakers = "breakers: { default: { scope: model, failure_threshold: 3, recovery_timeout: 60s } }\n";
+    let breakers =
+        "breakers: { default: { scope: model, failure_threshold: 3, recovery_timeout: 60s } }\n";
     let yaml = policy(&[("a", &a.url(), "")], &(route("providers: [a], retry: none") + breakers));
     let sidecar = alone(&yaml);
     let answers: Vec<_> = (0..5).map(|_| sidecar.send(&chat_for("dead")).status).collect();
@@ -107,7 +109,8 @@ fn a_dead_model_does_not_close_its_provider() {
 #[test]
 fn a_shadow_counts_and_rejects_nothing() {
     let a = Origin::start(Behaviour::status(500, &[]));
-    let breakers = "breakers: { default: { mode: shadow, failure_threshold: 3, recovery_timeout: 60s } }\n";
+    let breakers =
+        "breakers: { default: { mode: shadow, failure_threshold: 3, recovery_timeout: 60s } }\n";
     let yaml = policy(&[("a", &a.url(), "")], &(route("providers: [a], retry: none") + breakers));
     let sidecar = alone(&yaml);
     for _ in 0..6 {

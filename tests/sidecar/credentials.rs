@@ -27,7 +27,8 @@ fn the_applications_credentials_never_reach_a_provider_with_its_own() {
         ("basic: { username: u, password: \"${env:KEY}\" }", "authorization", "Basic dTpvd24="),
     ] {
         let a = Origin::start(Behaviour::Chat);
-        let yaml = policy(&[("a", &a.url(), &format!("auth: {{ {auth} }}"))], &route("providers: [a]"));
+        let yaml =
+            policy(&[("a", &a.url(), &format!("auth: {{ {auth} }}"))], &route("providers: [a]"));
         let sidecar = Sidecar::builder().policy("policy", &yaml).env("KEY", "own").start();
         assert_eq!(sidecar.send(&with_credentials()).status, 200);
         let seen = a.last().headers;
@@ -133,7 +134,8 @@ fn a_throttled_credential_leaves_the_other_one_free() {
 #[test]
 fn a_sole_credential_is_never_held() {
     let a = Origin::start(Behaviour::status(401, &[]));
-    let yaml = policy(&[("a", &a.url(), "auth: { bearer: \"${env:KEY}\" }")], &route("providers: [a]"));
+    let yaml =
+        policy(&[("a", &a.url(), "auth: { bearer: \"${env:KEY}\" }")], &route("providers: [a]"));
     let sidecar = Sidecar::builder().policy("policy", &yaml).env("KEY", "stale").workers(1).start();
     for i in 1..=4 {
         assert_eq!((sidecar.send(&chat()).status, a.count()), (401, i));

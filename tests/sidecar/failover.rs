@@ -111,7 +111,8 @@ fn every_provider_refusing_is_told_as_unreachable() {
     let (a, b) =
         (Origin::start(Behaviour::RefuseConnections), Origin::start(Behaviour::RefuseConnections));
     let more = "breaker: none";
-    let yaml = policy(&[("a", &a.url(), more), ("b", &b.url(), more)], &(route(TIERS[0]) + GENEROUS));
+    let yaml =
+        policy(&[("a", &a.url(), more), ("b", &b.url(), more)], &(route(TIERS[0]) + GENEROUS));
     let response = alone(&yaml).send(&chat());
     assert_eq!((response.status, crate::scene::problem(&response).as_str()), (502, "unreachable"));
 }

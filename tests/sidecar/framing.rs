@@ -33,28 +33,34 @@ fn refused(status: u16, requests: &[&str]) {
 
 #[test]
 fn a_length_that_is_not_one_number_is_refused() {
-    refused(400, &[
-        "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\ncontent-length: 5\r\n\r\nabcde",
-        "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 3, 5\r\n\r\nabcde",
-        "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: three\r\n\r\nabc",
-        "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: +3\r\n\r\nabc",
-        "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: -3\r\n\r\nabc",
-        "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 0x3\r\n\r\nabc",
-        "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 3 3\r\n\r\nabc",
-        "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: \r\n\r\n",
-        "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 99999999999999999999\r\n\r\nabc",
-    ]);
+    refused(
+        400,
+        &[
+            "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\ncontent-length: 5\r\n\r\nabcde",
+            "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 3, 5\r\n\r\nabcde",
+            "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: three\r\n\r\nabc",
+            "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: +3\r\n\r\nabc",
+            "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: -3\r\n\r\nabc",
+            "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 0x3\r\n\r\nabc",
+            "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 3 3\r\n\r\nabc",
+            "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: \r\n\r\n",
+            "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 99999999999999999999\r\n\r\nabc",
+        ],
+    );
 }
 
 #[test]
 fn a_transfer_encoding_that_does_not_end_in_chunked_is_refused() {
-    refused(400, &[
-        "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: gzip\r\n\r\nabc",
-        "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked, gzip\r\n\r\n0\r\n\r\n",
-        "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: identity\r\n\r\n",
-        "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: xchunked\r\n\r\n0\r\n\r\n",
-        "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\ntransfer-encoding: gzip\r\n\r\n0\r\n\r\n",
-    ]);
+    refused(
+        400,
+        &[
+            "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: gzip\r\n\r\nabc",
+            "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked, gzip\r\n\r\n0\r\n\r\n",
+            "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: identity\r\n\r\n",
+            "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: xchunked\r\n\r\n0\r\n\r\n",
+            "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\ntransfer-encoding: gzip\r\n\r\n0\r\n\r\n",
+        ],
+    );
 }
 
 #[test]
@@ -68,39 +74,48 @@ fn a_transfer_encoding_in_http_1_0_is_refused() {
 
 #[test]
 fn a_header_that_parsers_disagree_on_is_refused() {
-    refused(400, &[
-        "GET / HTTP/1.1\r\nhost: a\r\nx-folded: one\r\n two\r\n\r\n",
-        "GET / HTTP/1.1\r\nhost: a\r\n x-first: folded\r\n\r\n",
-        "GET / HTTP/1.1\r\nhost: a\r\nx-spaced : one\r\n\r\n",
-        "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding : chunked\r\n\r\n0\r\n\r\n",
-        "GET / HTTP/1.1\r\nhost: a\r\nno colon\r\n\r\n",
-        "GET / HTTP/1.1\r\nhost: a\r\n: no name\r\n\r\n",
-        "GET / HTTP/1.1\r\nhost: a\r\nbad(name): one\r\n\r\n",
-    ]);
+    refused(
+        400,
+        &[
+            "GET / HTTP/1.1\r\nhost: a\r\nx-folded: one\r\n two\r\n\r\n",
+            "GET / HTTP/1.1\r\nhost: a\r\n x-first: folded\r\n\r\n",
+            "GET / HTTP/1.1\r\nhost: a\r\nx-spaced : one\r\n\r\n",
+            "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding : chunked\r\n\r\n0\r\n\r\n",
+            "GET / HTTP/1.1\r\nhost: a\r\nno colon\r\n\r\n",
+            "GET / HTTP/1.1\r\nhost: a\r\n: no name\r\n\r\n",
+            "GET / HTTP/1.1\r\nhost: a\r\nbad(name): one\r\n\r\n",
+        ],
+    );
 }
 
 #[test]
 fn control_characters_are_refused() {
-    refused(400, &[
-        "GET / HTTP/1.1\r\nhost: a\r\nx-zero: a\0b\r\n\r\n",
-        "GET / HTTP/1.1\r\nhost: a\r\nx-bell: a\x07b\r\n\r\n",
-        "GET / HTTP/1.1\r\nhost: a\r\nx-return: a\rb\r\n\r\n",
-        "GET / HTTP/1.1\r\nhost: a\r\nx-delete: a\x7fb\r\n\r\n",
-        "GET /\x01 HTTP/1.1\r\nhost: a\r\n\r\n",
-        "GE\x01T / HTTP/1.1\r\nhost: a\r\n\r\n",
-        "GET / HTTP/1.1\r\nhost: a\x0bb\r\n\r\n",
-    ]);
+    refused(
+        400,
+        &[
+            "GET / HTTP/1.1\r\nhost: a\r\nx-zero: a\0b\r\n\r\n",
+            "GET / HTTP/1.1\r\nhost: a\r\nx-bell: a\x07b\r\n\r\n",
+            "GET / HTTP/1.1\r\nhost: a\r\nx-return: a\rb\r\n\r\n",
+            "GET / HTTP/1.1\r\nhost: a\r\nx-delete: a\x7fb\r\n\r\n",
+            "GET /\x01 HTTP/1.1\r\nhost: a\r\n\r\n",
+            "GE\x01T / HTTP/1.1\r\nhost: a\r\n\r\n",
+            "GET / HTTP/1.1\r\nhost: a\x0bb\r\n\r\n",
+        ],
+    );
 }
 
 #[test]
 fn a_request_without_a_host_or_with_two_is_refused() {
-    refused(400, &[
-        "GET / HTTP/1.1\r\n\r\n",
-        "GET / HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n",
-        "GET / HTTP/1.1\r\nhost: a\r\nhost: a\r\n\r\n",
-        "GET / HTTP/1.1\r\nhost: a, b\r\n\r\n",
-        "GET / HTTP/1.1\r\nhost: a/b\r\n\r\n",
-    ]);
+    refused(
+        400,
+        &[
+            "GET / HTTP/1.1\r\n\r\n",
+            "GET / HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n",
+            "GET / HTTP/1.1\r\nhost: a\r\nhost: a\r\n\r\n",
+            "GET / HTTP/1.1\r\nhost: a, b\r\n\r\n",
+            "GET / HTTP/1.1\r\nhost: a/b\r\n\r\n",
+        ],
+    );
 }
 
 #[test]
@@ -126,10 +141,13 @@ fn a_length_beside_a_transfer_encoding_smuggles_nothing() {
     let (a, sidecar) = scene();
     let smuggled = "GET /smuggled HTTP/1.1\r\nhost: a\r\n\r\n";
     for length in ["content-length: 4", "content-length: 400"] {
-        let said = say(&sidecar, format!(
-            "POST /seen HTTP/1.1\r\nhost: a\r\n{length}\r\ntransfer-encoding: chunked\r\n\r\n\
+        let said = say(
+            &sidecar,
+            format!(
+                "POST /seen HTTP/1.1\r\nhost: a\r\n{length}\r\ntransfer-encoding: chunked\r\n\r\n\
              5\r\nhello\r\n0\r\n\r\n{smuggled}"
-        ));
+            ),
+        );
         let answers = said.matches("HTTP/1.1 ").count();
         assert_eq!(answers, 1, "closed after the answer: {said}");
         match said.starts_with("HTTP/1.1 200 ") {
@@ -138,7 +156,8 @@ fn a_length_beside_a_transfer_encoding_smuggles_nothing() {
         }
     }
     for request in a.requests() {
-        let both = request.headers.has("content-length") && request.headers.has("transfer-encoding");
+        let both =
+            request.headers.has("content-length") && request.headers.has("transfer-encoding");
         assert!(request.path == "/seen" && !both, "{request:?}");
     }
 }
@@ -149,7 +168,9 @@ fn a_body_on_a_get_is_the_same_body_for_the_provider() {
     let smuggled = "GET /smuggled HTTP/1.1\r\nhost: a\r\n\r\n";
     let mut wire = Wire::to(&sidecar.url("/"));
     let length = smuggled.len();
-    wire.write(format!("GET /seen HTTP/1.1\r\nhost: a\r\ncontent-length: {length}\r\n\r\n{smuggled}"));
+    wire.write(format!(
+        "GET /seen HTTP/1.1\r\nhost: a\r\ncontent-length: {length}\r\n\r\n{smuggled}"
+    ));
     assert!(wire.read_until("\r\n\r\n").starts_with("HTTP/1.1 200"));
     assert_eq!((a.count(), a.last().body), (1, smuggled.as_bytes().to_vec()));
 }

@@ -125,7 +125,8 @@ fn a_model_has_each_providers_own_name() {
     let text = r#"{ "messages": [{"content": "the \"model\": \"small\""}], "model" : "small", "n": 1.10 }"#;
     let response = sidecar.send(&Call::post(CHAT, text).header("content-type", "application/json"));
     assert_eq!(response.json()["model"], "claude-haiku", "as the provider gave it");
-    let seen = [a.last(), b.last()].map(|request| String::from_utf8_lossy(&request.body).into_owned());
+    let seen =
+        [a.last(), b.last()].map(|request| String::from_utf8_lossy(&request.body).into_owned());
     assert_eq!(seen[0], text.replace(r#": "small","#, r#": "gpt-4o-mini","#));
     assert_eq!(seen[1], text.replace(r#": "small","#, r#": "claude-haiku","#));
     assert_eq!(b.last().headers.get("content-length"), Some(&*seen[1].len().to_string()));
@@ -149,7 +150,8 @@ fn a_path_is_stripped_then_put_under_the_providers_then_rewritten() {
         ),
         ("", "", "/a%2Fb/../c//d", "/base/a%2Fb/../c//d"),
     ] {
-        let sidecar = alone(&policy(&[("a", &url, more)], &route(&format!("providers: [a]{strip}"))));
+        let sidecar =
+            alone(&policy(&[("a", &url, more)], &route(&format!("providers: [a]{strip}"))));
         assert_eq!(sidecar.send(&Call::get(sent)).status, 200);
         assert_eq!(a.last().path, seen, "{more}{strip}");
     }
@@ -172,7 +174,8 @@ fn a_route_takes_what_it_matches_and_the_first_one_wins() {
     let origins = [(); 4].map(|()| Origin::start(Behaviour::Chat));
     let urls = origins.each_ref().map(Origin::url);
     let names = ["a", "b", "c", "d"];
-    let providers: Vec<_> = names.iter().zip(&urls).map(|(name, url)| (*name, &**url, "")).collect();
+    let providers: Vec<_> =
+        names.iter().zip(&urls).map(|(name, url)| (*name, &**url, "")).collect();
     let routes = "routes:\n\
         - { name: gold, match: { headers: { x-tenant: gold } }, providers: [a] }\n\
         - { name: chat, match: { path: /v1/chat/**, methods: [POST] }, providers: [b] }\n\
@@ -188,6 +191,10 @@ fn a_route_takes_what_it_matches_and_the_first_one_wins() {
         (Call::get("/v1/chat"), 3),
     ] {
         let response = sidecar.send(&call);
-        assert!(is_from(&response, &origins[origin]), "{call:?} went to {:?}", response.header("x-origin"));
+        assert!(
+            is_from(&response, &origins[origin]),
+            "{call:?} went to {:?}",
+            response.header("x-origin")
+        );
     }
 }

@@ -114,7 +114,8 @@ fn a_connection_serves_one_request_after_another() {
 #[test]
 fn paths_of_our_own_and_paths_of_no_route_reach_no_provider() {
     let a = Origin::start(Behaviour::Chat);
-    let route = "routes: [ { name: chat, match: { path: /v1/**, methods: [POST] }, providers: [a] } ]\n";
+    let route =
+        "routes: [ { name: chat, match: { path: /v1/**, methods: [POST] }, providers: [a] } ]\n";
     let sidecar = alone(&policy(&[("a", &a.url(), "")], route));
     for (method, path, kind) in [
         ("POST", "/v2/other", "no-route"),

@@ -29,7 +29,8 @@ fn an_allowed_override_counts_for_its_request_alone() {
         assert_eq!(status, if attempts == 0 { 400 } else { 500 }, "{:?}", call.headers);
     }
     for request in a.requests() {
-        let ours = request.headers.0.iter().find(|(name, _)| name.to_lowercase().contains("outrigger"));
+        let ours =
+            request.headers.0.iter().find(|(name, _)| name.to_lowercase().contains("outrigger"));
         assert_eq!(ours, None, "what is ours goes nowhere");
     }
 }

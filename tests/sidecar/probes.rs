@@ -10,7 +10,8 @@ fn tripped(breakers: &str) -> (Origin, Origin, Sidecar) {
     let (a, b) = (Origin::start(Behaviour::status(500, &[])), Origin::start(Behaviour::Chat));
     let breakers = format!("breakers: {{ default: {{ failure_threshold: 3, {breakers} }} }}\n");
     let route = route("providers: [a, b], balance: first, retry: none");
-    let sidecar = Sidecar::start(&policy(&[("a", &a.url(), ""), ("b", &b.url(), "")], &(route + &breakers)));
+    let sidecar =
+        Sidecar::start(&policy(&[("a", &a.url(), ""), ("b", &b.url(), "")], &(route + &breakers)));
     for _ in 0..3 {
         assert_eq!(sidecar.send(&chat()).status, 500);
     }
@@ -26,7 +27,7 @@ fn at_most_so_many_probes_are_out_at_once() {
         let gate = Gate::closed();
         a.set(Behaviour::Chat.held(&gate));
         thread::scope(|scope| {
-            sidecar.wait_until(|sidecar| {
+            sidecar.wait_until(|_| {
                 scope.spawn(|| assert_eq!(sidecar.send(&chat()).status, 200));
                 a.in_flight() == probes
             });

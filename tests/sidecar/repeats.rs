@@ -12,8 +12,7 @@ use crate::scene::{
 use crate::support::{Behaviour, Call, End, Origin, Sidecar};
 
 /// A provider that is asked although it fails, and that is not waited for long.
-const HASTY: &str =
-    "breaker: none, timeouts: { headers: 200ms, first_byte: 200ms, idle: 200ms }";
+const HASTY: &str = "breaker: none, timeouts: { headers: 200ms, first_byte: 200ms, idle: 200ms }";
 
 /// Every way in which a request may have been carried out although it failed.
 fn failures() -> Vec<Behaviour> {
@@ -64,10 +63,9 @@ fn a_post_that_may_have_been_processed_is_not_sent_twice() {
 
 #[test]
 fn idempotent_always_lets_a_post_be_repeated_anywhere() {
-    for (a, b, sidecar) in [
-        two(", idempotent: always", GENEROUS),
-        fallback(", idempotent: always", GENEROUS),
-    ] {
+    for (a, b, sidecar) in
+        [two(", idempotent: always", GENEROUS), fallback(", idempotent: always", GENEROUS)]
+    {
         for (i, failure) in failures().into_iter().enumerate() {
             a.set(failure.clone());
             let response = sidecar.send(&chat());
@@ -98,8 +96,11 @@ fn a_key_lets_a_post_be_repeated_where_the_key_is_known_and_not_elsewhere() {
         let response = sidecar.send(&with_key());
         assert!(response.status == 200 && is_from(&response, &a), "{}", response.status);
         assert_eq!((a.count(), b.count()), (2, 0));
-        let keys: Vec<_> =
-            a.requests().iter().map(|r| r.headers.get("idempotency-key") == Some("order-1")).collect();
+        let keys: Vec<_> = a
+            .requests()
+            .iter()
+            .map(|r| r.headers.get("idempotency-key") == Some("order-1"))
+            .collect();
         assert_eq!(keys, [true, true]);
 
         a.set(Behaviour::status(500, &[]));
@@ -125,7 +126,10 @@ fn never_is_repeated_only_after_nothing_was_sent() {
 #[test]
 fn a_429_within_patience_is_waited_out_where_it_came_from() {
     let (a, b, sidecar) = fallback("", GENEROUS);
-    a.set(Behaviour::Script(vec![Behaviour::status(429, &[("retry-after", "1")]), Behaviour::Chat]));
+    a.set(Behaviour::Script(vec![
+        Behaviour::status(429, &[("retry-after", "1")]),
+        Behaviour::Chat,
+    ]));
     let response = sidecar.send(&chat());
     assert!(response.status == 200 && is_from(&response, &a), "{}", response.status);
     assert_eq!((a.count(), b.count()), (2, 0));
@@ -183,7 +187,9 @@ fn a_provider_that_timed_out_is_not_asked_again_for_the_same_request() {
 fn attempts_are_counted_as_the_policy_says() {
     let delays = "initial_delay: 1ms, budget: { ratio: 1, min_per_second: 100 }";
     let always = ", idempotent: always";
-    for (values, asked) in [("max_attempts: 2", (2, 1)), ("max_attempts: 1, fallback_attempts: 2", (1, 2))] {
+    for (values, asked) in
+        [("max_attempts: 2", (2, 1)), ("max_attempts: 1, fallback_attempts: 2", (1, 2))]
+    {
         let retries = format!("retries: {{ default: {{ {values}, {delays} }} }}\n");
         let (a, b, sidecar) = fallback(always, &retries);
         a.set(Behaviour::status(500, &[]));

@@ -88,7 +88,8 @@ pub fn problem(response: &Response) -> String {
     assert!(response.header("proxy-status").is_some(), "{:?}", response.headers);
     let problem = response.json();
     assert_eq!(problem["status"], response.status, "{shown}");
-    let kind = problem["type"].as_str().and_then(|kind| kind.strip_prefix("urn:outrigger:problem:"));
+    let kind =
+        problem["type"].as_str().and_then(|kind| kind.strip_prefix("urn:outrigger:problem:"));
     kind.unwrap_or_else(|| panic!("no type of ours: {shown}")).to_owned()
 }
 

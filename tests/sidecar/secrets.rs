@@ -88,7 +88,8 @@ impl Scene {
             for path in ["/own/v1/things?key=marked-query", "/v1/things?key=marked-query"] {
                 for extra in [None, Some(("x-outrigger-retry", "max_attempts=1"))] {
                     let call = Self::call(path);
-                    let call = extra.iter().fold(call, |call, (name, value)| call.header(name, value));
+                    let call =
+                        extra.iter().fold(call, |call, (name, value)| call.header(name, value));
                     let answer = self.sidecar.client().try_send(&call);
                     self.told.extend(answer.ok().map(|answer| told(&answer)));
                 }
@@ -97,7 +98,8 @@ impl Scene {
     }
 
     fn look(&mut self) {
-        for path in ["/metrics", "/api/policies", "/api/status", "/api/circuit-breakers", "/readyz"] {
+        for path in ["/metrics", "/api/policies", "/api/status", "/api/circuit-breakers", "/readyz"]
+        {
             self.told.push(self.sidecar.admin_get(path).1);
         }
     }
@@ -138,7 +140,7 @@ fn no_secret_is_seen_where_it_does_not_belong_after_any_failure() {
     refused_requests(&mut scene);
     reloads(&mut scene);
     scene.look();
-    drop(scene.sidecar.stop());
+    scene.sidecar.stop();
     scene.told.extend(scene.sidecar.log());
     let all_told = scene.told.join("\n");
     for (secret, owners) in SECRETS {
@@ -221,10 +223,12 @@ fn a_secret_that_is_missing_is_told_by_its_name() {
     for reference in ["${env:NO_SUCH_KEY}", "${file:/no/such/key}"] {
         let auth = format!("auth: {{ bearer: \"{reference}\" }}");
         let yaml = policy(&[("a", &a.url(), &auth)], "routes: [ { name: all, providers: [a] } ]\n");
-        let refused = Sidecar::builder().policy("policy", &yaml).try_start().expect_err("a problem");
+        let refused =
+            Sidecar::builder().policy("policy", &yaml).try_start().expect_err("a problem");
         assert_eq!(refused.status.code(), Some(2));
         let log = refused.log.join("\n");
-        let name = reference.trim_matches(['$', '{', '}']).split(':').next_back().unwrap_or_default();
+        let name =
+            reference.trim_matches(['$', '{', '}']).split(':').next_back().unwrap_or_default();
         assert!(log.contains(name) && log.contains("policy.yaml:3"), "{log}");
     }
     assert_eq!(a.count(), 0);

@@ -71,7 +71,8 @@ fn a_stream_that_is_cut_never_ends_cleanly_and_is_never_repeated() {
 #[test]
 fn a_long_answer_that_is_cut_after_its_commit_falls_short_of_its_length() {
     let part = "x".repeat(3 << 20);
-    let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 4000000\r\n\r\n";
+    let head =
+        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 4000000\r\n\r\n";
     let (a, b) = (Origin::start(raw(&format!("{head}{part}"))), Origin::start(Behaviour::Chat));
     let response = scene(&a, Some(&b), "").send(&chat());
     assert_eq!((response.status, response.header("content-length")), (200, Some("4000000")));
