@@ -81,7 +81,8 @@ fn each_shipped_policy_names_at_its_top_the_variables_that_must_be_set() {
         let text = read(&format!("policies/{name}"));
         let comment = text.split("\nversion:").next().unwrap_or_default();
         let words: BTreeSet<_> = comment.split_whitespace().collect();
-        let missing: Vec<_> = secrets(&text).into_iter().filter(|name| !words.contains(name)).collect();
+        let missing: Vec<_> =
+            secrets(&text).into_iter().filter(|name| !words.contains(name)).collect();
         assert!(missing.is_empty(), "{name} does not name {missing:?}");
     }
 }
@@ -137,7 +138,8 @@ fn a_write_of_the_rest_policy_never_moves_to_another_provider() {
         assert_ne!(route.idempotent, Idempotence::Always, "{}", route.name);
         assert!(!route.allow_override.idempotent, "{}", route.name);
     }
-    let reads = policy.routes.iter().find(|route| route.name == "reads").expect("a route for reads");
+    let reads =
+        policy.routes.iter().find(|route| route.name == "reads").expect("a route for reads");
     assert!(!reads.fallback.is_empty());
 }
 

@@ -252,7 +252,8 @@ impl Ask {
         if status > 0 {
             candidate.provider.first_byte.observe(took.as_secs_f64());
         }
-        let again = |times| match timed_out {
+        let never = timed_out || matches!(class, Class::Credential | Class::TooLarge);
+        let again = |times| match never {
             true => Again::Never,
             false => Again::At(now + self_delay(route, candidate, times)),
         };

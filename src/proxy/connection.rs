@@ -223,6 +223,7 @@ async fn http<S: Stream>(
         service_fn(move |request| handler::handle(Rc::clone(&worker), Rc::clone(&client), request))
     };
     let connection = http1::Builder::new()
+        .max_header_size(header_bytes)
         .max_buf_size(header_bytes.max(8192))
         .serve_connection(io, service)
         .with_upgrades();

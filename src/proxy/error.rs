@@ -35,6 +35,7 @@ pub enum Kind {
 }
 
 struct Row {
+    kind: Kind,
     status: StatusCode,
     /// Last part of `type`.
     name: &'static str,
@@ -45,13 +46,155 @@ struct Row {
 }
 
 const fn row(
+    kind: Kind,
     status: StatusCode,
     name: &'static str,
     title: &'static str,
     proxy_error: Option<&'static str>,
 ) -> Row {
-    Row { status, name, title, proxy_error, close: false }
+    Row { kind, status, name, title, proxy_error, close: false }
 }
+
+/// After this the connection cannot be used again.
+const fn closing(
+    kind: Kind,
+    status: StatusCode,
+    name: &'static str,
+    title: &'static str,
+    proxy_error: Option<&'static str>,
+) -> Row {
+    Row { close: true, ..row(kind, status, name, title, proxy_error) }
+}
+
+/// What each kind is to the application, in the order of [`Kind::ALL`].
+const TABLE: [Row; Kind::ALL.len()] = [
+    closing(
+        Kind::BadRequest,
+        StatusCode::BAD_REQUEST,
+        "bad-request",
+        "the request is malformed",
+        Some("http_request_error"),
+    ),
+    row(
+        Kind::BadOverride,
+        StatusCode::BAD_REQUEST,
+        "bad-override",
+        "an x-outrigger header cannot be followed",
+        Some("http_request_error"),
+    ),
+    row(
+        Kind::NoRoute,
+        StatusCode::NOT_FOUND,
+        "no-route",
+        "no route of the policy matches",
+        Some("destination_not_found"),
+    ),
+    row(
+        Kind::Ours,
+        StatusCode::NOT_FOUND,
+        "not-found",
+        "paths under /.outrigger/ are Outrigger's own",
+        None,
+    ),
+    row(
+        Kind::Connect,
+        StatusCode::METHOD_NOT_ALLOWED,
+        "connect-refused",
+        "CONNECT is not served",
+        Some("http_request_denied"),
+    ),
+    closing(
+        Kind::RequestTimeout,
+        StatusCode::REQUEST_TIMEOUT,
+        "request-timeout",
+        "the request's body did not arrive in time",
+        Some("http_request_error"),
+    ),
+    row(
+        Kind::RequestBroken,
+        StatusCode::BAD_REQUEST,
+        "request-broken",
+        "the request's body could not be read",
+        Some("http_request_error"),
+    ),
+    row(
+        Kind::NotRewritable,
+        StatusCode::PAYLOAD_TOO_LARGE,
+        "body-not-rewritable",
+        "the body is larger than the route keeps, or no JSON, and its provider's rewriting needs it whole",
+        Some("http_request_error"),
+    ),
+    row(
+        Kind::Unreachable,
+        StatusCode::BAD_GATEWAY,
+        "unreachable",
+        "no provider could be reached",
+        Some("connection_refused"),
+    ),
+    row(
+        Kind::ConnectionLost,
+        StatusCode::BAD_GATEWAY,
+        "connection-lost",
+        "the provider broke the connection",
+        Some("connection_terminated"),
+    ),
+    row(
+        Kind::BadAnswer,
+        StatusCode::BAD_GATEWAY,
+        "bad-answer",
+        "the provider's answer is malformed",
+        Some("http_protocol_error"),
+    ),
+    row(
+        Kind::AnswerTimeout,
+        StatusCode::GATEWAY_TIMEOUT,
+        "answer-timeout",
+        "the provider did not answer in time",
+        Some("http_response_timeout"),
+    ),
+    row(
+        Kind::Deadline,
+        StatusCode::GATEWAY_TIMEOUT,
+        "deadline",
+        "the route's timeout passed",
+        Some("http_response_timeout"),
+    ),
+    row(
+        Kind::BreakerOpen,
+        StatusCode::SERVICE_UNAVAILABLE,
+        "breaker-open",
+        "every provider that could serve this is failing",
+        Some("destination_unavailable"),
+    ),
+    row(
+        Kind::Held,
+        StatusCode::SERVICE_UNAVAILABLE,
+        "held",
+        "every provider that could serve this asked to wait",
+        Some("destination_unavailable"),
+    ),
+    row(
+        Kind::NoRoom,
+        StatusCode::SERVICE_UNAVAILABLE,
+        "no-room",
+        "no provider has room",
+        Some("connection_limit_reached"),
+    ),
+    closing(
+        Kind::TooManyConnections,
+        StatusCode::SERVICE_UNAVAILABLE,
+        "too-many-connections",
+        "the listener has as many connections as server.connections allows",
+        Some("connection_limit_reached"),
+    ),
+    row(
+        Kind::HeadersTooLarge,
+        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+        "headers-too-large",
+        "the request's head is larger than server.header_bytes",
+        Some("http_request_error"),
+    ),
+];
 
 impl Kind {
     pub const ALL: [Kind; 18] = [
@@ -75,118 +218,9 @@ impl Kind {
         Kind::HeadersTooLarge,
     ];
 
-    fn row(self) -> Row {
-        use StatusCode as S;
-        let row = match self {
-            Kind::BadRequest => row(
-                S::BAD_REQUEST,
-                "bad-request",
-                "the request is malformed",
-                Some("http_request_error"),
-            ),
-            Kind::BadOverride => row(
-                S::BAD_REQUEST,
-                "bad-override",
-                "an x-outrigger header cannot be followed",
-                Some("http_request_error"),
-            ),
-            Kind::NoRoute => row(
-                S::NOT_FOUND,
-                "no-route",
-                "no route of the policy matches",
-                Some("destination_not_found"),
-            ),
-            Kind::Ours => {
-                row(S::NOT_FOUND, "not-found", "paths under /.outrigger/ are Outrigger's own", None)
-            }
-            Kind::Connect => row(
-                S::METHOD_NOT_ALLOWED,
-                "connect-refused",
-                "CONNECT is not served",
-                Some("http_request_denied"),
-            ),
-            Kind::RequestTimeout => row(
-                S::REQUEST_TIMEOUT,
-                "request-timeout",
-                "the request's body did not arrive in time",
-                Some("http_request_error"),
-            ),
-            Kind::RequestBroken => row(
-                S::BAD_REQUEST,
-                "request-broken",
-                "the request's body could not be read",
-                Some("http_request_error"),
-            ),
-            Kind::NotRewritable => row(
-                S::PAYLOAD_TOO_LARGE,
-                "body-not-rewritable",
-                "the body is larger than the route keeps, or no JSON, and its provider's rewriting needs it whole",
-                Some("http_request_error"),
-            ),
-            Kind::Unreachable => row(
-                S::BAD_GATEWAY,
-                "unreachable",
-                "no provider could be reached",
-                Some("connection_refused"),
-            ),
-            Kind::ConnectionLost => row(
-                S::BAD_GATEWAY,
-                "connection-lost",
-                "the provider broke the connection",
-                Some("connection_terminated"),
-            ),
-            Kind::BadAnswer => row(
-                S::BAD_GATEWAY,
-                "bad-answer",
-                "the provider's answer is malformed",
-                Some("http_protocol_error"),
-            ),
-            Kind::AnswerTimeout => row(
-                S::GATEWAY_TIMEOUT,
-                "answer-timeout",
-                "the provider did not answer in time",
-                Some("http_response_timeout"),
-            ),
-            Kind::Deadline => row(
-                S::GATEWAY_TIMEOUT,
-                "deadline",
-                "the route's timeout passed",
-                Some("http_response_timeout"),
-            ),
-            Kind::BreakerOpen => row(
-                S::SERVICE_UNAVAILABLE,
-                "breaker-open",
-                "every provider that could serve this is failing",
-                Some("destination_unavailable"),
-            ),
-            Kind::Held => row(
-                S::SERVICE_UNAVAILABLE,
-                "held",
-                "every provider that could serve this asked to wait",
-                Some("destination_unavailable"),
-            ),
-            Kind::NoRoom => row(
-                S::SERVICE_UNAVAILABLE,
-                "no-room",
-                "no provider has room",
-                Some("connection_limit_reached"),
-            ),
-            Kind::TooManyConnections => row(
-                S::SERVICE_UNAVAILABLE,
-                "too-many-connections",
-                "the listener has as many connections as server.connections allows",
-                Some("connection_limit_reached"),
-            ),
-            Kind::HeadersTooLarge => row(
-                S::REQUEST_HEADER_FIELDS_TOO_LARGE,
-                "headers-too-large",
-                "the request's head is larger than server.header_bytes",
-                Some("http_request_error"),
-            ),
-        };
-        let close =
-            matches!(self, Kind::BadRequest | Kind::TooManyConnections | Kind::RequestTimeout);
-        Row { close, ..row }
+    fn row(self) -> &'static Row {
+        // Every kind has its row: the test below holds it.
+        TABLE.iter().find(|row| row.kind == self).unwrap_or(&TABLE[0])
     }
 
     pub fn status(self) -> StatusCode {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::HOST;
+use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, Uri};
 use http_body::Frame;
 use hyper::body::Incoming;
@@ -62,12 +63,20 @@ fn sane(request: &Request<Incoming>) -> Result<&str, Problem> {
     let bad = |detail: &str| Problem::new(Kind::BadRequest, detail);
     let mut hosts = request.headers().get_all(HOST).iter();
     let host = match (hosts.next(), hosts.next()) {
-        (Some(host), None) => host.to_str().map_err(|_| bad("the Host header is no text"))?,
+        (Some(host), None) => {
+            let text = host.to_str().ok().filter(|text| is_host(text));
+            text.ok_or_else(|| bad("the Host header is no host"))?
+        }
         (Some(_), Some(_)) => return Err(bad("there are two Host headers")),
         (None, _) if request.version() == http::Version::HTTP_10 => "",
         (None, _) => return Err(bad("there is no Host header")),
     };
     Ok(request.uri().authority().map_or(host, |authority| authority.as_str()))
+}
+
+/// What a host may be made of (RFC 9110, 7.2: `uri-host [ ":" port ]`).
+fn is_host(text: &str) -> bool {
+    text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~:[]%!$&'()*+;=".contains(&b))
 }
 
 fn find(worker: &Worker, request: &Request<Incoming>, host: &str) -> Result<Arc<Route>, Problem> {
@@ -97,14 +106,9 @@ async fn read(
     };
     let wants_upgrade = request.headers().contains_key(http::header::UPGRADE);
     let upgrade = wants_upgrade.then(|| hyper::upgrade::on(&mut request));
-    let (head, body) = request.into_parts();
+    let (mut head, body) = request.into_parts();
+    prepare(&mut head, client, route, wants_upgrade, overrides.any);
     let mut headers = head.headers;
-    let forwarded = route.server.forwarded == Forwarded::Append;
-    let host = forwarded.then(|| host_of(&headers, &head.uri));
-    headers::prepare(&mut headers, wants_upgrade, overrides.any);
-    if let Some(host) = host {
-        headers::append_forwarded(&mut headers, client, &host);
-    }
     let bounds = Bounds {
         replay: route.policy.replay,
         reads_body: route.reads_body,
@@ -137,6 +141,16 @@ async fn read(
         tries: Tries::default(),
         story,
     })
+}
+
+/// Makes the head's headers fit for any provider.
+fn prepare(head: &mut Parts, client: &Client, route: &Route, upgrade: bool, ours: bool) {
+    let forwarded = route.server.forwarded == Forwarded::Append;
+    let host = forwarded.then(|| host_of(&head.headers, &head.uri));
+    headers::prepare(&mut head.headers, upgrade, ours);
+    if let Some(host) = host {
+        headers::append_forwarded(&mut head.headers, client, &host);
+    }
 }
 
 fn host_of(headers: &HeaderMap, uri: &Uri) -> String {
@@ -182,7 +196,7 @@ fn finish(ask: Ask, outcome: Result<Box<Ready>, Problem>) -> Response<ResBody> {
         Err(problem) => return refuse(&mut story, problem),
     };
     story.status = head.status.as_u16();
-    story.first_byte = Some(story.elapsed());
+    story.first_byte = Some(story.so_far());
     let switches = matches!(body, ReadyBody::Tunnel { .. });
     headers::end_answer_hop(&mut head.headers, switches);
     let body = match body {

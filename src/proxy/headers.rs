@@ -22,9 +22,8 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
-/// What carries an application's credential (POLICY.md "Credentials of the application").
-const CREDENTIALS: [HeaderName; 5] =
-    [AUTHORIZATION, X_API_KEY, API_KEY, COOKIE, PROXY_AUTHORIZATION];
+/// What carries an application's credential; `Proxy-Authorization` ends at every hop.
+const CREDENTIALS: [HeaderName; 4] = [AUTHORIZATION, X_API_KEY, API_KEY, COOKIE];
 
 /// Removes what is meant for this hop only. `upgrade` keeps what an upgrade needs.
 pub fn end_hop(headers: &mut HeaderMap, upgrade: bool) {
@@ -36,7 +35,8 @@ pub fn end_hop(headers: &mut HeaderMap, upgrade: bool) {
         }
         headers.remove(CONNECTION);
     }
-    for name in [KEEP_ALIVE, PROXY_CONNECTION, TE, TRANSFER_ENCODING, UPGRADE] {
+    for name in [KEEP_ALIVE, PROXY_AUTHORIZATION, PROXY_CONNECTION, TE, TRANSFER_ENCODING, UPGRADE]
+    {
         headers.remove(name);
     }
     if trailers {

@@ -2,8 +2,9 @@
 //!
 //! POLICY.md "What may be repeated" decides whether anything may follow at all, and where. Another
 //! endpoint is asked at once; the same one after its back-off. A wait of up to `patience` is spent
-//! on the route's `providers`; a longer one moves to `fallback`, and where there is none it is
-//! waited for as long as the deadline allows.
+//! on the route's `providers`; a longer one moves to `fallback`. Where there is none, room is waited
+//! for as long as the deadline allows, but a hold is passed on: its Retry-After is the provider's
+//! answer, and the application knows better than to keep a connection open for a minute.
 
 use std::future::Future;
 use std::pin::pin;
@@ -180,7 +181,8 @@ impl Ask {
         let now = clock::now();
         let patience = self.retry(route).patience;
         let patient = *self.tries.patience.get_or_insert(now + patience);
-        let limit = if below { patient.min(self.deadline) } else { self.deadline };
+        let patient_only = below || blocked.held;
+        let limit = if patient_only { patient.min(self.deadline) } else { self.deadline };
         match blocked.wait.map(|wait| now + wait).filter(|at| *at <= limit) {
             Some(until) => Some(Look::Wait { until, room: blocked.room }),
             None if blocked.room && now < limit => Some(Look::Wait { until: limit, room: true }),

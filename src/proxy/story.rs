@@ -101,7 +101,7 @@ impl Story {
     }
 
     /// Since the request's head was here.
-    pub fn elapsed(&self) -> Duration {
+    pub fn so_far(&self) -> Duration {
         clock::since(self.started)
     }
 
@@ -119,7 +119,7 @@ impl Story {
             return;
         }
         self.client.end();
-        let took = self.elapsed();
+        let took = self.so_far();
         if end == End::ClientLeft && self.status == 0 {
             self.status = 499;
         }

@@ -74,6 +74,8 @@ pub struct Breaker {
     policy: BreakerPolicy,
     state: State,
     epoch: u64,
+    /// Failures in a row before the newest success: it may turn out to have been one of them.
+    before: u32,
     failed: Option<Window>,
     slow: Option<Window>,
     attempts: RateMeter,
@@ -125,6 +127,7 @@ impl Breaker {
             policy,
             state: State::CLOSED,
             epoch: 0,
+            before: 0,
             failed: policy.failure_rate.map(|rule| Window::new(rule.over)),
             slow: policy.slow_rate.map(|rule| Window::new(rule.over)),
             attempts: RateMeter::new(RATE_OVER),
@@ -184,7 +187,8 @@ impl Breaker {
         if epoch != self.epoch {
             return None;
         }
-        *failures = failures.saturating_add(1);
+        let before = std::mem::take(&mut self.before);
+        *failures = failures.saturating_add(before).saturating_add(1);
         if let Some(window) = &mut self.failed {
             window.spoil(now);
         }
@@ -285,7 +289,11 @@ impl Breaker {
             Outcome::Throttled | Outcome::Ignored => return None,
         };
         if let State::Closed { failures, .. } = &mut self.state {
-            *failures = if failed { failures.saturating_add(1) } else { 0 };
+            if failed {
+                *failures = failures.saturating_add(1);
+            } else {
+                self.before = std::mem::take(failures);
+            }
         }
         if let Some(window) = &mut self.failed {
             window.record(now, failed);
@@ -367,6 +375,7 @@ impl Breaker {
         let (from, to) = (self.state.kind(), next.kind());
         self.state = next;
         self.epoch += 1;
+        self.before = 0;
         self.attempts.clear();
         for window in [&mut self.failed, &mut self.slow].into_iter().flatten() {
             window.clear();

@@ -15,7 +15,7 @@ use std::time::Duration;
 use notify::event::{AccessKind, AccessMode};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc::{Receiver, Sender};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout_at};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::reload::Loader;
 
@@ -84,16 +84,20 @@ async fn run<T: Send + 'static>(
     tokio::task::spawn_blocking(move || look(&loader)).await.ok()
 }
 
-/// Waits until the files have stopped changing; false when they are as at the last load.
+/// Waits until the files have stopped changing; false when they are as at the last load, and
+/// nobody asked for another.
 async fn settled(loader: &Arc<Loader>, inbox: &mut Receiver<Wake>) -> bool {
+    let mut asked = false;
     loop {
-        while let Ok(Some(_)) = timeout_at(Instant::now() + QUIET, inbox.recv()).await {}
-        let Some(Some(first)) = run(loader, Loader::changed).await else { return false };
+        while let Ok(Some(wake)) = timeout(QUIET, inbox.recv()).await {
+            asked |= wake == Wake::Load;
+        }
+        let Some(Some(first)) = run(loader, Loader::changed).await else { return asked };
         sleep(STEADY).await;
         match run(loader, Loader::changed).await {
             Some(Some(second)) if second == first => return true,
             Some(Some(_)) => {}
-            _ => return false,
+            _ => return asked,
         }
     }
 }

@@ -14,10 +14,10 @@ fn scene(dead: Behaviour, tiers: &str, breaker: &str) -> (Origin, Origin, Sideca
         "routes: [ {{ name: sound, match: {{ headers: {{ x-to: sound }} }}, providers: [b] }}, \
          {{ name: all, {tiers} }} ]\n"
     );
-    let more = format!("breaker: {breaker}");
+    let more = format!("breaker: {breaker}, auth: none");
     let breakers =
         "breakers: { short: { failure_threshold: 3, recovery_timeout: 60s } }\n".to_owned();
-    let providers = [("a", &*a.url(), &*more), ("b", &*b.url(), "breaker: none")];
+    let providers = [("a", &*a.url(), &*more), ("b", &*b.url(), "breaker: none, auth: none")];
     let sidecar = alone(&policy(&providers, &(routes + &breakers + GENEROUS)));
     (a, b, sidecar)
 }

@@ -174,13 +174,19 @@ fn refused_requests(scene: &mut Scene) {
         scene.told.push(wire.read_to_close());
     }
     // A client that leaves in the middle.
-    scene.origins[3].set(Behaviour::Silent);
-    let mut client = scene.sidecar.client();
-    client.send_only(&Scene::call("/own/left"));
-    scene.origins[3].wait_for_in_flight(1);
-    drop(client);
-    scene.origins[3].wait_for_in_flight(0);
-    scene.origins[3].set(Behaviour::Chat);
+    let in_flight = |origins: &[Origin]| origins.iter().map(Origin::in_flight).sum::<usize>();
+    scene.origins.iter().for_each(|origin| origin.set(Behaviour::Silent));
+    let mut clients = Vec::new();
+    // Its breakers may be open: until one is asked.
+    scene.sidecar.wait_until(|sidecar| {
+        let mut client = sidecar.client();
+        client.send_only(&Scene::call("/own/left"));
+        clients.push(client);
+        in_flight(&scene.origins) > 0
+    });
+    drop(clients);
+    scene.sidecar.wait_until(|_| in_flight(&scene.origins) == 0);
+    scene.origins.iter().for_each(|origin| origin.set(Behaviour::Chat));
 }
 
 /// Policies that are wrong, and a secret that is changed while everything runs.
