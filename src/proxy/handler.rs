@@ -104,7 +104,7 @@ async fn read(
         Ok(overrides) => overrides,
         Err(problem) => return Err((story, problem)),
     };
-    let wants_upgrade = request.headers().contains_key(http::header::UPGRADE);
+    let wants_upgrade = headers::asks_upgrade(request.headers());
     let upgrade = wants_upgrade.then(|| hyper::upgrade::on(&mut request));
     let (mut head, body) = request.into_parts();
     prepare(&mut head, client, route, wants_upgrade, overrides.any);

@@ -48,6 +48,14 @@ pub fn end_hop(headers: &mut HeaderMap, upgrade: bool) {
     }
 }
 
+/// An upgrade that may be tunnelled: named by `Connection` too, and not to HTTP/2, which would
+/// carry requests past us.
+pub fn asks_upgrade(headers: &HeaderMap) -> bool {
+    let named = || named_by_connection(headers).contains(&UPGRADE);
+    let h2c = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"h2c");
+    headers.get(UPGRADE).is_some_and(|protocol| !h2c(protocol)) && named()
+}
+
 fn te_trailers(headers: &HeaderMap) -> bool {
     let mut codings = headers.get_all(TE).iter().filter_map(|v| v.to_str().ok());
     codings.any(|v| v.split(',').any(|coding| coding.trim().eq_ignore_ascii_case("trailers")))

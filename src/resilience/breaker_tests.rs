@@ -206,9 +206,23 @@ fn a_stream_that_broke_later_is_one_more_failure() {
 }
 
 #[test]
+fn streams_cut_one_after_another_are_failures_in_a_row() {
+    let (t0, mut breaker) = (Instant::now(), Breaker::new(POLICY));
+    let mut moved = None;
+    for _ in 0..POLICY.failure_threshold {
+        assert_eq!(moved, None);
+        let stream = permit(&mut breaker, t0);
+        let epoch = stream.epoch();
+        assert_eq!(give(&mut breaker, stream, Outcome::Success, t0), None);
+        moved = breaker.cut(epoch, t0, MIDDLE).map(|moved| moved.cause);
+    }
+    assert_eq!(moved, Some(Cause::Consecutive));
+}
+
+#[test]
 fn streams_that_all_break_are_a_failure_rate_of_one() {
     let all = RateRule { above: 0.96, ..RATE };
-    let policy = BreakerPolicy { failure_rate: Some(all), ..POLICY };
+    let policy = BreakerPolicy { failure_threshold: 0, failure_rate: Some(all), ..POLICY };
     let (t0, mut breaker) = (Instant::now(), Breaker::new(policy));
     for n in 1..=20 {
         let stream = permit(&mut breaker, t0);

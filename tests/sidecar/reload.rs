@@ -95,16 +95,17 @@ fn a_policy_that_is_wrong_is_never_in_force() {
     let good = versioned(&a, 2);
     for (wrong, said) in [
         (good.replace("providers: [a]", "provider: [a]"), "unknown key `provider`"),
-        (good.replace("providers: [a]", "providers: [b]"), "`b`"),
-        (good.replace("version: 1", "version: 9"), "version"),
-        (good.replace('}', ""), "policy.yaml"),
-        (String::new(), ""),
+        (good.replace("providers: [a]", "providers: [nobody]"), "`nobody`"),
+        (good.replace("version: 1", "version: 9"), "`9`"),
+        (good.replace('}', ""), "policy.yaml:"),
+        (String::new(), "policy.yaml"),
     ] {
+        let last = last_load(&sidecar)["at"].clone();
         sidecar.write_policy("policy", &wrong);
-        sidecar.wait_until(|sidecar| {
-            let load = last_load(sidecar);
-            load["result"] == "rejected" && load["problems"].to_string().contains(said)
-        });
+        sidecar.wait_until(|sidecar| last_load(sidecar)["at"] != last);
+        let load = last_load(&sidecar);
+        assert_eq!(load["result"], "rejected", "{wrong}: {load}");
+        assert!(load["problems"].to_string().contains(said), "{wrong}: {load}");
         assert_eq!(in_force(&sidecar), before);
         assert_eq!(sidecar.metric("outrigger_policy_valid"), Some(0.0));
         assert_eq!(sidecar.send(&chat()).status, 200);
