@@ -1,7 +1,10 @@
 //! The command line: one file a subcommand. Exit codes: 0 well, 1 what was asked about is wrong,
 //! 2 the command could not be carried out.
 
+mod check;
+mod explain;
 mod run;
+mod schema;
 
 use std::process::ExitCode;
 
@@ -23,11 +26,20 @@ struct Args {
 enum Command {
     /// Run the sidecar: serve applications by the policies of a directory.
     Run(run::Args),
+    /// List every problem of a policy, each with its line and column.
+    Check(check::Args),
+    /// Print the JSON Schema of a policy file, for editors.
+    Schema,
+    /// Say which route takes a request, which providers in which order, and where each value stands.
+    Explain(explain::Args),
 }
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
     match Args::parse().command {
         Command::Run(args) => run::run(&args),
+        Command::Check(args) => check::run(&args),
+        Command::Schema => schema::run(),
+        Command::Explain(args) => explain::run(&args),
     }
 }

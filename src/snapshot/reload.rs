@@ -126,6 +126,19 @@ impl Read {
         &self.loaded.warnings
     }
 
+    /// Names as people know them.
+    pub fn files(&self) -> &[String] {
+        &self.files
+    }
+
+    pub fn hash(&self) -> &str {
+        &self.loaded.hash
+    }
+
+    pub fn places(&self) -> &policy::Places {
+        &self.loaded.places
+    }
+
     pub fn policy(&self) -> &policy::model::Policy {
         &self.loaded.policy
     }
