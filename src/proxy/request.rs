@@ -81,7 +81,7 @@ pub struct Stop {
 }
 
 impl Ask {
-    pub fn candidate<'r>(route: &'r Route, tier: usize, index: usize) -> &'r Candidate {
+    pub fn candidate(route: &Route, tier: usize, index: usize) -> &Candidate {
         &route.tiers[tier].candidates[index]
     }
 
