@@ -150,8 +150,10 @@ fn the_readme_names_every_subcommand() {
     let readme = read("README.md");
     let help = outrigger(&["--help"]);
     let commands = help.split("Commands:").nth(1).expect("a list of commands").lines().skip(1);
-    let commands = commands.map_while(|line| line.split_whitespace().next());
-    let commands: Vec<_> = commands.filter(|name| *name != "help").collect();
+    // A description may go on in the next line, which is indented further.
+    let commands = commands.take_while(|line| !line.is_empty());
+    let names = commands.filter_map(|line| line.strip_prefix("  ")?.split(' ').next());
+    let commands: Vec<_> = names.filter(|name| !["", "help"].contains(name)).collect();
     assert!(!commands.is_empty(), "{help}");
     for command in commands {
         assert!(readme.contains(&format!("`outrigger {command}")), "{command}");

@@ -30,7 +30,7 @@ enum Command {
     Check(check::Args),
     /// Print the JSON Schema of a policy file, for editors.
     Schema,
-    /// Say which route takes a request, which providers in which order, and where each value stands.
+    /// Say which route takes a request, and where each value stands.
     Explain(explain::Args),
 }
 

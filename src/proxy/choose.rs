@@ -4,6 +4,7 @@
 //! Nobody is asked here whether it *will* answer: a choice reads atomics, and takes the short locks
 //! of the chosen endpoint only.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -62,17 +63,18 @@ impl Ask {
         let now = clock::now();
         let candidates = &route.tiers[tier].candidates;
         let count = candidates.len().min(CANDIDATES);
+        let circuits = &*self.circuits(route, tier);
         let mut blocked = Blocked::default();
         let mut eligible = 0u64;
         for (index, candidate) in candidates.iter().enumerate().take(count) {
-            match self.usable(candidate, tier, index, among, now) {
+            match self.usable(candidate, &circuits[index], tier, index, among, now) {
                 Ok(()) => eligible |= 1 << index,
                 Err(why) => blocked.merge(why),
             }
         }
         while eligible != 0 {
-            let Some(index) = self.balanced(route, tier, eligible, now) else { break };
-            match self.take(&candidates[index], tier, index, among, now) {
+            let Some(index) = self.balanced(route, circuits, tier, eligible, now) else { break };
+            match self.take(&candidates[index], &circuits[index], tier, index, among, now) {
                 Ok(pick) => return Ok(pick),
                 Err(why) => blocked.merge(why),
             }
@@ -81,13 +83,20 @@ impl Ask {
         Err(blocked)
     }
 
-    fn balanced(&self, route: &Route, tier: usize, eligible: u64, now: Instant) -> Option<usize> {
+    fn balanced(
+        &self,
+        route: &Route,
+        circuits: &[Arc<Circuit>],
+        tier: usize,
+        eligible: u64,
+        now: Instant,
+    ) -> Option<usize> {
         if eligible.is_power_of_two() {
             return Some(eligible.trailing_zeros() as usize);
         }
         let candidates = &route.tiers[tier].candidates;
         let wants_probe = |index: &usize| {
-            let breaker = self.circuit(&candidates[*index]).breaker.clone();
+            let breaker = circuits[*index].breaker.as_ref();
             eligible & (1 << index) != 0 && breaker.is_some_and(|b| b.wants_probe(now))
         };
         if let Some(index) = (0..candidates.len().min(CANDIDATES)).find(wants_probe) {
@@ -95,28 +104,41 @@ impl Ask {
         }
         let mut seen = self.worker.candidates.borrow_mut();
         seen.clear();
-        seen.extend(candidates.iter().take(CANDIDATES).map(|candidate| {
-            let address = &candidate.address;
-            let circuit = self.circuit(candidate);
-            balancer::Candidate {
-                share: candidate.share,
-                latency: address.live.latency(now),
-                pending: address.live.pending(),
-                slow_start: circuit.breaker.as_ref().map_or(1.0, |b| b.slow_start(now)),
-            }
-        }));
+        seen.extend(candidates.iter().zip(circuits).take(CANDIDATES).map(
+            |(candidate, circuit)| {
+                let address = &candidate.address;
+                balancer::Candidate {
+                    share: candidate.share,
+                    latency: address.live.latency(now),
+                    pending: address.live.pending(),
+                    slow_start: circuit.breaker.as_ref().map_or(1.0, |b| b.slow_start(now)),
+                }
+            },
+        ));
         let among = |index: usize| eligible & (1 << index) != 0;
         route.live.pick(tier, route.policy.balance, &seen, among, clock::draw())
     }
 
-    fn circuit(&self, candidate: &Candidate) -> Arc<Circuit> {
-        candidate.address.circuit(&candidate.provider.policy, self.payload.model())
+    /// Breaker and holds of each candidate of a tier, for this request's model; found once.
+    fn circuits(&self, route: &Route, tier: usize) -> Rc<[Arc<Circuit>]> {
+        let mut known = self.circuits.borrow_mut();
+        match &*known {
+            Some((of, circuits)) if *of == tier => Rc::clone(circuits),
+            _ => {
+                let model = self.payload.model();
+                let circuit = |c: &Candidate| c.address.circuit(&c.provider.policy, model);
+                let circuits: Rc<[_]> = route.tiers[tier].candidates.iter().map(circuit).collect();
+                *known = Some((tier, Rc::clone(&circuits)));
+                circuits
+            }
+        }
     }
 
     /// Could this endpoint be asked now? Nothing changes.
     fn usable(
         &self,
         candidate: &Candidate,
+        circuit: &Circuit,
         tier: usize,
         index: usize,
         among: Among,
@@ -125,11 +147,10 @@ impl Ask {
         if self.tries.only.is_some_and(|only| only != provider_id(candidate)) {
             return Err(Blocked::default());
         }
-        let circuit = self.circuit(candidate);
         let mut blocked = Blocked::default();
         let credentials = circuit.holds.len();
         let any = (0..credentials).any(|credential| {
-            let free = self.credential_free(&circuit, tier, index, credential, among, now);
+            let free = self.credential_free(circuit, tier, index, credential, among, now);
             free.map_err(|why| blocked.merge(why)).is_ok()
         });
         if !any {
@@ -176,14 +197,14 @@ impl Ask {
     fn take(
         &self,
         candidate: &Candidate,
+        circuit: &Circuit,
         tier: usize,
         index: usize,
         among: Among,
         now: Instant,
     ) -> Result<Pick, Blocked> {
-        let circuit = self.circuit(candidate);
         let free = |credential: usize| {
-            self.credential_free(&circuit, tier, index, credential, among, now).is_ok()
+            self.credential_free(circuit, tier, index, credential, among, now).is_ok()
         };
         let credential = candidate.address.turn(free).ok_or_else(Blocked::default)?;
         let flight = Flight::begin(&candidate.provider.live, &candidate.address.live)

@@ -82,6 +82,9 @@ pub async fn gather(
             Err(Passed) => return Gathered::Cut(cut),
         };
         let size = frame.data_ref().map_or(0, |data| data.len() as u64);
+        if frames.is_empty() && body.is_end_stream() && frame.is_data() {
+            return Gathered::Whole(frame.into_data().unwrap_or_default(), None);
+        }
         held += size;
         let fits = held <= bounds.bytes && frames.len() < bounds.frames && room.grow(size);
         frames.push_back(frame);

@@ -1,5 +1,6 @@
 //! The table of contents of a request: route, read, try until there is an answer, answer.
 
+use std::cell::RefCell;
 use std::convert::Infallible;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -139,6 +140,7 @@ async fn read(
         idempotence: overrides.idempotent.unwrap_or(route.policy.idempotent),
         overrides,
         tries: Tries::default(),
+        circuits: RefCell::default(),
         story,
     })
 }

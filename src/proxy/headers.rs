@@ -27,6 +27,10 @@ const CREDENTIALS: [HeaderName; 4] = [AUTHORIZATION, X_API_KEY, API_KEY, COOKIE]
 
 /// Removes what is meant for this hop only. `upgrade` keeps what an upgrade needs.
 pub fn end_hop(headers: &mut HeaderMap, upgrade: bool) {
+    // One look at the names is cheaper than looking for each: most messages have none of these.
+    if !headers.keys().any(is_for_the_hop) {
+        return;
+    }
     let upgrade = if upgrade { headers.get(UPGRADE).cloned() } else { None };
     let trailers = te_trailers(headers);
     if headers.contains_key(CONNECTION) {
@@ -46,6 +50,12 @@ pub fn end_hop(headers: &mut HeaderMap, upgrade: bool) {
         headers.insert(UPGRADE, protocol);
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     }
+}
+
+fn is_for_the_hop(name: &HeaderName) -> bool {
+    matches!(*name, CONNECTION | TE | TRANSFER_ENCODING | UPGRADE | PROXY_AUTHORIZATION)
+        || *name == KEEP_ALIVE
+        || *name == PROXY_CONNECTION
 }
 
 /// An upgrade that may be tunnelled: named by `Connection` too, and not to HTTP/2, which would
@@ -101,8 +111,10 @@ pub fn address_to(
     credential: usize,
 ) {
     if !matches!(address.policy.auth, Auth::Passthrough) {
-        for name in CREDENTIALS {
-            headers.remove(name);
+        if headers.keys().any(|name| CREDENTIALS.contains(name)) {
+            for name in CREDENTIALS {
+                headers.remove(name);
+            }
         }
     }
     for name in &provider.remove_headers {

@@ -96,15 +96,22 @@ impl Payload {
             return Ok((Payload::new(State::Empty, None), None));
         }
         let length = body.size_hint().exact();
+        let started = clock::now();
+        let give_up = started + STILL_ARRIVING;
         let mut first = VecDeque::new();
         if length.is_some_and(|length| length > bounds.replay) && !bounds.reads_body {
             let state = State::Once { first, rest: Some(body), _room: room };
             return Ok((Payload::new(state, None), Some("larger_than_replay")));
         }
-        let give_up = clock::now() + STILL_ARRIVING;
         let mut kept = 0;
         let once = loop {
-            let limit = if length.is_some() { clock::now() + bounds.idle } else { give_up };
+            let limit = if length.is_none() {
+                give_up
+            } else if kept == 0 {
+                started + bounds.idle
+            } else {
+                clock::now() + bounds.idle
+            };
             let frame = match frame(&mut body, limit).await {
                 Ok(None) => break None,
                 Ok(Some(Ok(frame))) => frame,
@@ -115,6 +122,11 @@ impl Payload {
             let size = frame.data_ref().map_or(0, |data| data.len() as u64);
             let trailers = frame.is_trailers();
             kept += size;
+            let whole = first.is_empty() && !trailers && body.is_end_stream();
+            if whole && kept <= bounds.replay && room.grow(size) {
+                let bytes = frame.into_data().unwrap_or_default();
+                return Ok((Payload::whole(bytes, room, bounds.reads_body), None));
+            }
             first.push_back(frame);
             if trailers {
                 break Some("trailers");
@@ -147,7 +159,10 @@ impl Payload {
     }
 
     fn kept(frames: VecDeque<Frame<Bytes>>, room: Reservation, reads_body: bool) -> Payload {
-        let bytes = joined(frames);
+        Payload::whole(joined(frames), room, reads_body)
+    }
+
+    fn whole(bytes: Bytes, room: Reservation, reads_body: bool) -> Payload {
         let model = if reads_body { Model::find(&bytes) } else { None };
         Payload::new(State::Kept { bytes, _room: room }, model)
     }

@@ -1,5 +1,6 @@
 //! One request on its way through its attempts: what is asked, what was tried, what is left.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,7 +16,7 @@ use super::story::Story;
 use super::worker::Worker;
 use crate::policy::model::Retry;
 use crate::resilience::outcome::{Class, Idempotence};
-use crate::snapshot::{Candidate, Route};
+use crate::snapshot::{Candidate, Circuit, Route};
 
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
@@ -35,6 +36,8 @@ pub struct Ask {
     pub deadline: Instant,
     pub idempotence: Idempotence,
     pub tries: Tries,
+    /// Those of the tier that was looked at last.
+    pub circuits: RefCell<Option<(usize, Rc<[Arc<Circuit>]>)>>,
 }
 
 /// What was tried.

@@ -16,7 +16,6 @@ use crate::clock;
 use crate::policy::model::LogFormat;
 use crate::resilience::outcome::Class;
 use crate::snapshot::{Candidate, Route};
-use crate::telemetry::events::write_rfc3339;
 
 /// One attempt, as it is told.
 #[derive(Debug)]
@@ -137,15 +136,15 @@ impl Story {
             }
         };
         let Some(log) = log else { return };
-        self.worker.log_line(log, |out| match log.1 {
-            LogFormat::Json => self.write_json(out, end, took),
-            LogFormat::Text => self.write_text(out, end, took),
+        self.worker.log_line(log, |out, at| match log.1 {
+            LogFormat::Json => self.write_json(out, at, end, took),
+            LogFormat::Text => self.write_text(out, at, end, took),
         });
     }
 
-    fn write_json(&self, out: &mut Vec<u8>, end: End, took: Duration) {
+    fn write_json(&self, out: &mut Vec<u8>, at: &[u8], end: End, took: Duration) {
         out.extend_from_slice(b"{\"at\":\"");
-        write_rfc3339(out, clock::wall());
+        out.extend_from_slice(at);
         out.push(b'"');
         text(out, "route", self.route.as_ref().map_or("-", |r| &r.policy.name));
         text(out, "method", self.method.as_str());
@@ -187,9 +186,9 @@ impl Story {
         out.push(b'}');
     }
 
-    fn write_text(&self, out: &mut Vec<u8>, end: End, took: Duration) {
+    fn write_text(&self, out: &mut Vec<u8>, at: &[u8], end: End, took: Duration) {
         use std::io::Write as _;
-        write_rfc3339(out, clock::wall());
+        out.extend_from_slice(at);
         let route = self.route.as_ref().map_or("-", |r| &r.policy.name);
         let (name, detail) = end.words();
         let _ = write!(

@@ -17,6 +17,7 @@ use crate::policy::model::LogFormat;
 use crate::resilience::balancer::Candidate;
 use crate::snapshot::{Current, Snapshot};
 use crate::telemetry::access_log::{Log, Target};
+use crate::telemetry::events::Stamp;
 use crate::upstream::Pools;
 
 /// How often a worker looks after its connections and hands over its log lines.
@@ -62,6 +63,7 @@ pub struct Worker {
 
 #[derive(Debug, Default)]
 struct Lines {
+    stamp: Stamp,
     to: Option<Arc<Target>>,
     count: u64,
     text: Vec<u8>,
@@ -85,8 +87,12 @@ impl Worker {
         self.current.load()
     }
 
-    /// Writes one line of the access log.
-    pub fn log_line(&self, log: &(Arc<Target>, LogFormat), write: impl FnOnce(&mut Vec<u8>)) {
+    /// Writes one line of the access log; `write` is given the time as it is written.
+    pub fn log_line(
+        &self,
+        log: &(Arc<Target>, LogFormat),
+        write: impl FnOnce(&mut Vec<u8>, &[u8]),
+    ) {
         let mut lines = self.lines.borrow_mut();
         if lines.to.as_ref().is_some_and(|to| !Arc::ptr_eq(to, &log.0)) {
             self.hand_over(&mut lines);
@@ -94,7 +100,8 @@ impl Worker {
         if lines.to.is_none() {
             lines.to = Some(Arc::clone(&log.0));
         }
-        write(&mut lines.text);
+        let Lines { stamp, text, .. } = &mut *lines;
+        write(text, stamp.at(clock::wall()));
         lines.text.push(b'\n');
         lines.count += 1;
         if lines.text.len() >= LOG_BATCH {

@@ -47,6 +47,30 @@ impl Events {
     }
 }
 
+/// The time as text, of which only the milliseconds are written anew within a second.
+#[derive(Debug, Default)]
+pub struct Stamp {
+    second: u64,
+    text: Vec<u8>,
+}
+
+impl Stamp {
+    /// As `rfc3339`.
+    pub fn at(&mut self, at: SystemTime) -> &[u8] {
+        let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        if self.second != since.as_secs() || self.text.is_empty() {
+            self.second = since.as_secs();
+            self.text.clear();
+            write_rfc3339(&mut self.text, at);
+        } else if let Some(millis) = self.text.get_mut(20..23) {
+            let value = since.subsec_millis();
+            let digits = [value / 100, value / 10 % 10, value % 10];
+            millis.copy_from_slice(&digits.map(|digit| b'0' + digit as u8));
+        }
+        &self.text
+    }
+}
+
 /// `2026-03-01T12:00:00.123Z`.
 pub fn rfc3339(at: SystemTime) -> String {
     let mut text = Vec::with_capacity(24);
@@ -98,6 +122,15 @@ mod tests {
             (4_107_542_399_000, "2100-02-28T23:59:59.000Z"),
         ] {
             assert_eq!(rfc3339(SystemTime::UNIX_EPOCH + Duration::from_millis(millis)), text);
+        }
+    }
+
+    #[test]
+    fn a_stamp_says_what_rfc_3339_says() {
+        let mut stamp = Stamp::default();
+        for millis in [0, 7, 999, 1_000, 1_010, 61_234, 60_000] {
+            let at = SystemTime::UNIX_EPOCH + Duration::from_millis(millis);
+            assert_eq!(stamp.at(at), rfc3339(at).as_bytes());
         }
     }
 

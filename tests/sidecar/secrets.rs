@@ -1,15 +1,19 @@
 //! Marked secrets, every kind of failure, and then a look into everything that left the process:
 //! no provider saw a credential that is not its own, and nothing that is told holds any.
+//!
+//! Each failure meets a sidecar that knows nothing yet, so that no open breaker and no held
+//! credential keeps it from the providers that it is meant for.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use crate::scene::{chat, policy};
+use crate::scene::{api, chat, policy};
 use crate::support::{Behaviour, Call, Ending, Origin, Request, Response, Sidecar, Stream};
 use crate::wire::Wire;
 
-/// Each secret and the providers that may see it.
+/// Each secret and the providers that see it; nobody else may.
 const SECRETS: [(&str, &[usize]); 9] = [
     ("marked-env-one", &[0]),
     ("marked-env-two", &[0]),
@@ -26,16 +30,16 @@ const SECRETS: [(&str, &[usize]); 9] = [
 
 struct Scene {
     origins: [Origin; 4],
-    sidecar: Sidecar,
-    /// Everything that the sidecar itself has said so far.
+    /// Everything that the sidecars themselves have said so far.
     told: Vec<String>,
 }
 
-fn yaml(origins: &[Origin; 4], file: &str) -> String {
-    let hasty = "timeouts: { headers: 200ms, first_byte: 200ms, idle: 200ms }";
+fn yaml(origins: &[Origin; 4], file: &Path) -> String {
+    let hasty = "timeouts: { connect: 200ms, headers: 100ms, first_byte: 100ms, idle: 100ms }";
+    let key = format!("\"${{file:{}}}\"", file.display());
     let auths = [
         "auth: { bearer: [\"${env:KEY_ONE}\", \"${env:KEY_TWO}\"] }".to_owned(),
-        format!("auth: {{ header: {{ name: x-api-key, value: \"${{file:{file}}}\" }} }}"),
+        format!("auth: {{ header: {{ name: x-api-key, value: {key} }} }}"),
         "auth: { basic: { username: user, password: \"${env:PASSWORD}\" } }".to_owned(),
         "auth: passthrough".to_owned(),
     ];
@@ -47,7 +51,6 @@ fn yaml(origins: &[Origin; 4], file: &str) -> String {
         "routes:\n\
          - { name: own, match: { path: /own/** }, strip_prefix: /own, providers: [d], fallback: [a] }\n\
          - { name: all, providers: [a, b], fallback: [c], idempotent: always }\n\
-         breakers: { default: { failure_threshold: 6, recovery_timeout: 100ms, max_recovery_timeout: 200ms } }\n\
          retries: { default: { initial_delay: 1ms, patience: 100ms, budget: { ratio: 1, min_per_second: 100 } } }\n",
     )
 }
@@ -56,17 +59,24 @@ fn yaml(origins: &[Origin; 4], file: &str) -> String {
 
 impl Scene {
     fn start() -> Self {
-        let origins = [(); 4].map(|()| Origin::start(Behaviour::Chat));
+        Self { origins: [(); 4].map(|()| Origin::start(Behaviour::Chat)), told: Vec::new() }
+    }
+
+    /// One that knows nothing yet.
+    fn sidecar(&self) -> Sidecar {
         let builder = Sidecar::builder();
-        let file = builder.policies().with_file_name("key");
+        let file = key_file(&builder.policies());
         fs::write(&file, "marked-file\n").expect("a file for the key");
-        let yaml = yaml(&origins, &file.display().to_string());
-        let builder = builder
-            .policy("policy", &yaml)
+        builder
+            .policy("policy", &yaml(&self.origins, &file))
             .env("KEY_ONE", "marked-env-one")
             .env("KEY_TWO", "marked-env-two")
-            .env("PASSWORD", "marked-password");
-        Self { origins, sidecar: builder.start(), told: Vec::new() }
+            .env("PASSWORD", "marked-password")
+            .start()
+    }
+
+    fn set_all(&self, behaviour: &Behaviour) {
+        self.origins.iter().for_each(|origin| origin.set(behaviour.clone()));
     }
 
     fn call(path: &str) -> Call {
@@ -78,34 +88,37 @@ impl Scene {
             .header("proxy-authorization", "Basic marked-application")
     }
 
-    /// Asks on both routes while all, or all but the last of each, behave so.
-    fn everything_under(&mut self, behaviour: &Behaviour) {
-        for sound in [false, true] {
-            for (i, origin) in self.origins.iter().enumerate() {
-                let spared = sound && [0, 2].contains(&i);
-                origin.set(if spared { Behaviour::Chat } else { behaviour.clone() });
-            }
-            for path in ["/own/v1/things?key=marked-query", "/v1/things?key=marked-query"] {
-                for extra in [None, Some(("x-outrigger-retry", "max_attempts=1"))] {
-                    let call = Self::call(path);
-                    let call =
-                        extra.iter().fold(call, |call, (name, value)| call.header(name, value));
-                    let answer = self.sidecar.client().try_send(&call);
+    /// Asks on both routes while all providers behave so, or all but two.
+    fn under(&mut self, failure: &Behaviour) {
+        for sound in [&[][..], &[0, 2], &[1, 2]] {
+            let sidecar = self.sidecar();
+            self.set_all(failure);
+            sound.iter().for_each(|&i: &usize| self.origins[i].set(Behaviour::Chat));
+            for path in ["/own/things?key=marked-query", "/things?key=marked-query"] {
+                for _ in 0..2 {
+                    let answer = sidecar.client().try_send(&Self::call(path));
                     self.told.extend(answer.ok().map(|answer| told(&answer)));
                 }
             }
+            self.look(sidecar);
         }
     }
 
-    fn look(&mut self) {
-        for path in ["/metrics", "/api/policies", "/api/status", "/api/circuit-breakers", "/readyz"]
-        {
-            self.told.push(self.sidecar.admin_get(path).1);
+    /// Takes down everything that a sidecar tells, and ends it.
+    fn look(&mut self, mut sidecar: Sidecar) {
+        for path in ["metrics", "api/policies", "api/status", "api/circuit-breakers", "readyz"] {
+            self.told.push(sidecar.admin_get(&format!("/{path}")).1);
         }
+        self.set_all(&Behaviour::Chat);
+        sidecar.stop();
+        self.told.extend(sidecar.log());
     }
 }
 
-/// An answer as it was seen, unless it is a provider's own.
+fn key_file(policies: &Path) -> PathBuf {
+    policies.with_file_name("key")
+}
+
 fn told(answer: &Response) -> String {
     format!("{:?} {}", answer.headers, answer.text())
 }
@@ -116,36 +129,28 @@ fn seen(request: &Request) -> String {
 }
 
 fn failures() -> Vec<Behaviour> {
-    let mut failures: Vec<_> = [400, 404, 408, 500, 501, 502, 503]
+    let mut failures: Vec<_> = [400, 401, 402, 403, 404, 408, 429, 500, 501, 502, 503, 529]
         .map(|code| Behaviour::status(code, &[]))
         .into_iter()
         .collect();
+    failures.push(Behaviour::status(429, &[("retry-after", "1")]));
     failures.push(Behaviour::Raw(b"no http at all\r\n\r\n".to_vec()));
     failures.extend([Behaviour::RefuseConnections, Behaviour::Reset, Behaviour::ResetMidBody]);
     failures.extend([Behaviour::HalfBody, Behaviour::Silent, Behaviour::HeadersThenSilence]);
     failures.extend([Behaviour::MalformedJson, Behaviour::EmptyBody, Behaviour::BlackHole]);
     failures.push(Stream::chat(5).first(3).ending(Ending::Cut).into());
     failures.push(Behaviour::Chat);
-    // What holds an endpoint comes last: it is not asked again for long.
-    failures.push(Behaviour::status(429, &[("retry-after", "1")]));
-    failures.extend([529, 429, 402, 403, 401].map(|code| Behaviour::status(code, &[])));
     failures
 }
 
 #[test]
 fn no_secret_is_seen_where_it_does_not_belong_after_any_failure() {
     let mut scene = Scene::start();
-    a_client_leaves(&scene);
-    a_secret_is_rotated(&scene);
     for failure in failures() {
-        scene.everything_under(&failure);
-        scene.look();
+        scene.under(&failure);
     }
     refused_requests(&mut scene);
     reloads(&mut scene);
-    scene.look();
-    scene.sidecar.stop();
-    scene.told.extend(scene.sidecar.log());
     let all_told = scene.told.join("\n");
     for (secret, owners) in SECRETS {
         let at = all_told.find(secret);
@@ -162,87 +167,74 @@ fn no_secret_is_seen_where_it_does_not_belong_after_any_failure() {
     }
 }
 
-/// A client that leaves in the middle.
-fn a_client_leaves(scene: &Scene) {
-    scene.origins[3].set(Behaviour::Silent);
-    let mut client = scene.sidecar.client();
-    client.send_only(&Scene::call("/own/left"));
+/// Requests that the sidecar itself refuses, or that their client gives up, with credentials in
+/// them.
+fn refused_requests(scene: &mut Scene) {
+    let sidecar = scene.sidecar();
+    let secret = "authorization: Bearer marked-application\r\ncookie: marked-cookie\r\n";
+    let ours = "x-outrigger-timeout: 1s";
+    for head in [
+        "GET / HTTP/1.1\r\n".to_owned(),
+        "CONNECT example.com:443 HTTP/1.1\r\nhost: example.com\r\nconnection: close\r\n".to_owned(),
+        "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: x\r\n".to_owned(),
+        "GET /.outrigger/x?marked-query HTTP/1.1\r\nhost: a\r\nconnection: close\r\n".to_owned(),
+        format!("GET /?marked-query HTTP/1.1\r\nhost: a\r\n{ours}\r\nconnection: close\r\n"),
+    ] {
+        let mut wire = Wire::to(&sidecar.url("/"));
+        wire.offer(format!("{head}{secret}\r\n"));
+        let said = wire.read_to_close();
+        assert!(said.starts_with("HTTP/1.1 4"), "{head:?}: {said}");
+        scene.told.push(said);
+    }
+    scene.set_all(&Behaviour::Silent);
+    let mut client = sidecar.client();
+    client.send_only(&Scene::call("/own/left?key=marked-query"));
     scene.origins[3].wait_for_in_flight(1);
     drop(client);
     scene.origins[3].wait_for_in_flight(0);
-    scene.origins[3].set(Behaviour::Chat);
+    scene.look(sidecar);
 }
 
-/// Requests that the sidecar itself refuses, with credentials in them.
-fn refused_requests(scene: &mut Scene) {
-    let secret = "authorization: Bearer marked-application\r\ncookie: marked-cookie\r\n";
-    for head in [
-        "GET / HTTP/1.1\r\n",
-        "CONNECT example.com:443 HTTP/1.1\r\nhost: example.com\r\n",
-        "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: x\r\n",
-        "GET /.outrigger/x?key=marked-query HTTP/1.1\r\nhost: a\r\nconnection: close\r\n",
-        "GET / HTTP/1.1\r\nhost: a\r\nx-outrigger-timeout: marked\r\nconnection: close\r\n",
-    ] {
-        let mut wire = Wire::to(&scene.sidecar.url("/"));
-        wire.offer(format!("{head}{secret}\r\n"));
-        wire.half_close();
-        scene.told.push(wire.read_to_close());
-    }
-}
-
-/// Policies that are wrong.
+/// Policies that are wrong, and a secret that is changed while everything runs.
 fn reloads(scene: &mut Scene) {
-    let sidecar = &scene.sidecar;
-    let file = sidecar.folder().join("key");
-    let good = yaml(&scene.origins, &file.display().to_string());
-    for wrong in ["providerz: {}\n", "routes: [ { name: own, providers: [nobody] } ]\n", "{{"] {
-        sidecar.write_policy("policy", &format!("{good}{wrong}"));
-        sidecar.wait_until(|sidecar| {
-            let (_, text) = sidecar.admin_get("/api/policies");
-            text.contains("rejected")
-        });
-        scene.told.push(sidecar.admin_get("/api/policies").1);
-        reload_good(sidecar, &good);
-    }
-}
-
-/// A secret that is changed while everything runs.
-fn a_secret_is_rotated(scene: &Scene) {
-    let sidecar = &scene.sidecar;
-    let seen_there = |secret: &str| {
-        sidecar.wait_until(|sidecar| {
-            assert_eq!(sidecar.send(&chat()).status, 200);
-            scene.origins[1].requests().iter().any(|request| seen(request).contains(secret))
-        });
+    let sidecar = scene.sidecar();
+    let file = key_file(&sidecar.policies());
+    let good = yaml(&scene.origins, &file);
+    let last_load = |sidecar: &Sidecar| api(sidecar, "/api/policies")["last_load"].clone();
+    let load = |yaml: &str| {
+        let before = last_load(&sidecar)["at"].clone();
+        sidecar.write_policy("policy", yaml);
+        sidecar.wait_until(|sidecar| last_load(sidecar)["at"] != before);
+        last_load(&sidecar)
     };
+    for wrong in ["providerz: {}\n", "routes: [ { name: own, providers: [nobody] } ]\n", "{{"] {
+        let rejected = load(&format!("{good}{wrong}"));
+        assert_eq!(rejected["result"], "rejected");
+        scene.told.push(rejected.to_string());
+        assert_ne!(load(&good)["result"], "rejected");
+    }
     scene.origins[0].set(Behaviour::RefuseConnections);
-    seen_there("marked-file");
-    let file = sidecar.folder().join("key");
-    fs::write(file, "marked-rotated\n").expect("the key can be changed");
-    seen_there("marked-rotated");
-    scene.origins[0].set(Behaviour::Chat);
-}
-
-fn reload_good(sidecar: &Sidecar, good: &str) {
-    sidecar.write_policy("policy", good);
+    fs::write(&file, "marked-rotated\n").expect("the key can be changed");
+    let rotated = &scene.origins[1];
     sidecar.wait_until(|sidecar| {
-        let (_, text) = sidecar.admin_get("/api/policies");
-        !text.contains("\"rejected\"")
+        assert_eq!(sidecar.send(&chat()).status, 200);
+        rotated.requests().iter().any(|request| seen(request).contains("marked-rotated"))
     });
+    scene.look(sidecar);
 }
 
 #[test]
 fn a_secret_that_is_missing_is_told_by_its_name() {
     let a = Origin::start(Behaviour::Chat);
-    for reference in ["${env:NO_SUCH_KEY}", "${file:/no/such/key}"] {
+    for (reference, name) in
+        [("${env:NO_SUCH_KEY}", "NO_SUCH_KEY"), ("${file:/no/such/key}", "/no/such/key")]
+    {
         let auth = format!("auth: {{ bearer: \"{reference}\" }}");
         let yaml = policy(&[("a", &a.url(), &auth)], "routes: [ { name: all, providers: [a] } ]\n");
         let refused =
             Sidecar::builder().policy("policy", &yaml).try_start().expect_err("a problem");
         assert_eq!(refused.status.code(), Some(2));
         let log = refused.log.join("\n");
-        let name =
-            reference.trim_matches(['$', '{', '}']).split(':').next_back().unwrap_or_default();
         assert!(log.contains(name) && log.contains("policy.yaml:3"), "{log}");
     }
     assert_eq!(a.count(), 0);

@@ -1,7 +1,7 @@
 //! Bytes on a TCP connection, for what no HTTP client or server would send.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream};
 
 use crate::support::PATIENCE;
 use crate::support::message::find;
@@ -39,11 +39,6 @@ impl Wire {
     /// Writes what the other side still takes: it may have answered and closed.
     pub fn offer(&mut self, bytes: impl AsRef<[u8]>) {
         let _ = self.stream.write_all(bytes.as_ref());
-    }
-
-    /// Says that no more will be sent.
-    pub fn half_close(&self) {
-        let _ = self.stream.shutdown(Shutdown::Write);
     }
 
     /// Everything up to and including `end`.
