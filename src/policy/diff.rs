@@ -6,7 +6,7 @@
 use std::fmt::Debug;
 
 use super::Policy;
-use super::model::{Address, Auth, Provider, Route};
+use super::model::{Address, Auth, Credential, Provider, Route};
 
 /// The differences, a sentence each; empty when both do the same.
 pub fn changes(before: &Policy, after: &Policy) -> Vec<String> {
@@ -28,6 +28,7 @@ pub fn changes(before: &Policy, after: &Policy) -> Vec<String> {
             },
         );
         compare(told, &what, a, b, provider);
+        untold(told, &what, a, b);
     });
     let name = |route: &Route| route.name.clone();
     pairs(&mut told, "route", &before.routes, &after.routes, name, |told, a, b| {
@@ -118,6 +119,32 @@ fn provider(provider: &Provider) -> Values {
         ("rewrite.body", text((set, &rewrite.remove))),
         ("classify", text(&provider.classify)),
     ]
+}
+
+/// What may hold a secret changes without its value's being told.
+fn untold(told: &mut Vec<String>, what: &str, a: &Provider, b: &Provider) {
+    for (name, value) in &b.set_headers {
+        if a.set_headers.iter().any(|(was, old)| was == name && old != value) {
+            told.push(format!("{what}: header `{name}` has another value"));
+        }
+    }
+    for (pointer, value) in &b.rewrite.set {
+        if a.rewrite.set.iter().any(|(was, old)| was == pointer && old != value) {
+            told.push(format!("{what}: rewrite.body sets another value at `{pointer}`"));
+        }
+    }
+    for (was, is) in credentials(a).zip(credentials(b)) {
+        if was.reference == is.reference && was.value != is.value {
+            told.push(format!("{what}: credential {} has another value", is.reference));
+        }
+    }
+}
+
+fn credentials(provider: &Provider) -> impl Iterator<Item = &Credential> {
+    provider.addresses.iter().flat_map(|address| match &address.auth {
+        Auth::Credentials(all) => all.as_slice(),
+        Auth::None | Auth::Passthrough => &[],
+    })
 }
 
 fn route(route: &Route, policy: &Policy) -> Values {

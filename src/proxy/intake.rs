@@ -96,52 +96,13 @@ impl Payload {
             return Ok((Payload::new(State::Empty, None), None));
         }
         let length = body.size_hint().exact();
-        let started = clock::now();
-        let give_up = started + STILL_ARRIVING;
         let mut first = VecDeque::new();
         if length.is_some_and(|length| length > bounds.replay) && !bounds.reads_body {
             let state = State::Once { first, rest: Some(body), _room: room };
             return Ok((Payload::new(state, None), Some("larger_than_replay")));
         }
-        let mut kept = 0;
-        let once = loop {
-            let limit = if length.is_none() {
-                give_up
-            } else if kept == 0 {
-                started + bounds.idle
-            } else {
-                clock::now() + bounds.idle
-            };
-            let frame = match frame(&mut body, limit).await {
-                Ok(None) => break None,
-                Ok(Some(Ok(frame))) => frame,
-                Ok(Some(Err(error))) => return Err(broken(&error)),
-                Err(Passed) if length.is_none() => break Some("still_arriving"),
-                Err(Passed) => return Err(stalled(bounds.idle)),
-            };
-            let size = frame.data_ref().map_or(0, |data| data.len() as u64);
-            let trailers = frame.is_trailers();
-            kept += size;
-            let whole = first.is_empty() && !trailers && body.is_end_stream();
-            if whole && kept <= bounds.replay && room.grow(size) {
-                let bytes = frame.into_data().unwrap_or_default();
-                return Ok((Payload::whole(bytes, room, bounds.reads_body), None));
-            }
-            first.push_back(frame);
-            if trailers {
-                break Some("trailers");
-            }
-            if kept > bounds.replay {
-                break Some("larger_than_replay");
-            }
-            if !room.grow(size) {
-                break Some("buffers_full");
-            }
-            if body.is_end_stream() {
-                break None;
-            }
-        };
-        Ok(match once {
+        let taken = take_in(&mut body, bounds, &mut room, &mut first).await?;
+        Ok(match taken {
             None => (Payload::kept(first, room, bounds.reads_body), None),
             Some(why) => (Payload::once(first, body, room, bounds.reads_body), Some(why)),
         })
@@ -159,10 +120,7 @@ impl Payload {
     }
 
     fn kept(frames: VecDeque<Frame<Bytes>>, room: Reservation, reads_body: bool) -> Payload {
-        Payload::whole(joined(frames), room, reads_body)
-    }
-
-    fn whole(bytes: Bytes, room: Reservation, reads_body: bool) -> Payload {
+        let bytes = joined(frames);
         let model = if reads_body { Model::find(&bytes) } else { None };
         Payload::new(State::Kept { bytes, _room: room }, model)
     }
@@ -286,6 +244,46 @@ impl Upload {
     fn moved(&self, bytes: u64) {
         self.last.set(clock::now());
         self.bytes.set(self.bytes.get() + bytes);
+    }
+}
+
+/// Reads into `first` to the body's end; else says why the body can go only once.
+async fn take_in(
+    body: &mut Incoming,
+    bounds: Bounds,
+    room: &mut Reservation,
+    first: &mut VecDeque<Frame<Bytes>>,
+) -> Result<Option<&'static str>, Problem> {
+    let known = body.size_hint().exact().is_some();
+    let mut moved = clock::now();
+    let give_up = moved + STILL_ARRIVING;
+    let mut kept = 0;
+    loop {
+        let limit = if known { moved + bounds.idle } else { give_up };
+        let frame = match frame(body, limit).await {
+            Ok(None) => return Ok(None),
+            Ok(Some(Ok(frame))) => frame,
+            Ok(Some(Err(error))) => return Err(broken(&error)),
+            Err(Passed) if known => return Err(stalled(bounds.idle)),
+            Err(Passed) => return Ok(Some("still_arriving")),
+        };
+        let size = frame.data_ref().map_or(0, |data| data.len() as u64);
+        let trailers = frame.is_trailers();
+        kept += size;
+        first.push_back(frame);
+        if trailers {
+            return Ok(Some("trailers"));
+        }
+        if kept > bounds.replay {
+            return Ok(Some("larger_than_replay"));
+        }
+        if !room.grow(size) {
+            return Ok(Some("buffers_full"));
+        }
+        if body.is_end_stream() {
+            return Ok(None);
+        }
+        moved = clock::now();
     }
 }
 

@@ -107,7 +107,7 @@ fn a_policy_that_is_wrong_is_never_in_force() {
         assert_eq!(load["result"], "rejected", "{wrong}: {load}");
         assert!(load["problems"].to_string().contains(said), "{wrong}: {load}");
         assert_eq!(in_force(&sidecar), before);
-        assert_eq!(sidecar.metric("outrigger_policy_valid"), Some(0.0));
+        sidecar.wait_until(|sidecar| sidecar.metric("outrigger_policy_valid") == Some(0.0));
         assert_eq!(sidecar.send(&chat()).status, 200);
         assert_eq!(a.last().headers.get("x-version"), Some("1"));
         assert_eq!(sidecar.admin_get("/readyz").0, 200);
@@ -115,7 +115,7 @@ fn a_policy_that_is_wrong_is_never_in_force() {
     reload(&sidecar, || sidecar.write_policy("policy", &good));
     let load = last_load(&sidecar);
     assert_eq!((&load["result"], &load["problems"]), (&"applied".into(), &Value::Array(vec![])));
-    assert_eq!(sidecar.metric("outrigger_policy_valid"), Some(1.0));
+    sidecar.wait_until(|sidecar| sidecar.metric("outrigger_policy_valid") == Some(1.0));
 }
 
 #[test]
@@ -143,7 +143,7 @@ fn sighup_loads_again() {
     assert_eq!(last_load(&sidecar)["result"], "unchanged");
     assert_eq!(sidecar.send(&chat()).status, 200);
     let metric = r#"outrigger_policy_reloads_total{result="unchanged"}"#;
-    assert_eq!(sidecar.metric(metric), Some(1.0));
+    sidecar.wait_until(|sidecar| sidecar.metric(metric) == Some(1.0));
 }
 
 #[test]
