@@ -120,6 +120,8 @@ pub fn run(options: &Options) -> Result<Ended, StartError> {
     });
     let (wake, wakes) = mpsc::channel(1);
     let side = Side { admin, metrics, shown: Arc::clone(&shown), wake: wake.clone(), wakes };
+    // Before anybody can know that we run: a signal that is not waited for ends the process.
+    let signals = front.block_on(async { Signals::new() })?;
     say_listening(&shown, side.admin.as_ref(), side.metrics.as_ref());
     let watched = (options.watch, options.poll);
     thread::Builder::new()
@@ -130,7 +132,7 @@ pub fn run(options: &Options) -> Result<Ended, StartError> {
         .map(|index| Hand::start(index, &current, &live, &log))
         .collect::<std::io::Result<Vec<_>>>()?;
     drop(log);
-    let ended = front.block_on(front_of(accept, hands, shown, current, wake))?;
+    let ended = front.block_on(front_of(accept, hands, signals, shown, current, wake))?;
     if ended == Ended::Drained {
         let _ = writer.join();
     }
@@ -166,7 +168,6 @@ fn say_listening(shown: &Shown, admin: Option<&StdTcpListener>, metrics: Option<
     );
 }
 
-/// What runs beside the requests.
 struct Side {
     admin: Option<StdTcpListener>,
     metrics: Option<StdTcpListener>,
@@ -313,11 +314,11 @@ impl Signals {
 async fn front_of(
     accept: Accept,
     hands: Vec<Hand>,
+    mut signals: Signals,
     shown: Arc<Shown>,
     current: Arc<Current>,
     wake: Sender<Wake>,
 ) -> std::io::Result<Ended> {
-    let mut signals = Signals::new()?;
     shown.ready.store(true, Ordering::Release);
     let mut closing: Option<Instant> = None;
     loop {
@@ -354,7 +355,7 @@ async fn hand_out(
     let incoming = match incoming {
         Ok(incoming) => incoming,
         Err(error) => {
-            // Out of file descriptors, mostly: without a pause this would spin.
+            // Out of descriptors, mostly.
             tracing::warn!(%error, "a connection could not be accepted");
             tokio::time::sleep(Duration::from_millis(10)).await;
             return;

@@ -1,218 +1,320 @@
 //! What a change of policy will do, in words.
 //!
-//! A sentence for each provider, address, route and value that differs: what it was, what it is.
-//! Credentials are told by their references, never by their values.
+//! One sentence for each change, old value and new, so that a log line of a reload tells what
+//! happened. Values that several share (`retries`, `breakers`) are told once, under their name.
+//! What may be a secret is compared, but only named: `credentials change (env:KEY)`.
 
-use std::fmt::Debug;
+use std::collections::BTreeMap;
 
-use super::Policy;
-use super::model::{Address, Auth, Credential, Provider, Route};
+use super::model::{Address, Auth, Breaker, Policy, Provider, Retry, Route};
+use super::shown::{self, Shown};
 
 /// The differences, a sentence each; empty when both do the same.
 pub fn changes(before: &Policy, after: &Policy) -> Vec<String> {
-    let mut told = Vec::new();
-    compare(&mut told, "server", &before.server, &after.server, |server| {
-        vec![("", format!("{server:?}"))]
-    });
-    let name = |provider: &Provider| provider.name.clone();
-    pairs(&mut told, "provider", &before.providers, &after.providers, name, |told, a, b| {
-        let what = format!("provider `{}`", a.name);
-        pairs(
-            told,
-            &format!("{what}: address"),
-            &a.addresses,
-            &b.addresses,
-            |x| x.name.clone(),
-            |told, x, y| {
-                compare(told, &format!("{what}: address `{}`", x.name), x, y, address);
-            },
-        );
-        compare(told, &what, a, b, provider);
-        untold(told, &what, a, b);
-    });
-    let name = |route: &Route| route.name.clone();
-    pairs(&mut told, "route", &before.routes, &after.routes, name, |told, a, b| {
-        let (was, is) = (route(a, before), route(b, after));
-        differences(told, &format!("route `{}`", a.name), &was, &is);
-    });
-    let common = |from: &Policy, other: &Policy| -> Vec<String> {
-        let both = |r: &&Route| other.routes.iter().any(|o| o.name == r.name);
-        from.routes.iter().filter(both).map(|r| r.name.clone()).collect()
-    };
-    let (was, is) = (common(before, after), common(after, before));
-    if was != is {
-        told.push(format!("routes are tried in another order: {}", is.join(", ")));
+    let mut found = Vec::new();
+    let server = differing(&shown::server(&before.server), &shown::server(&after.server));
+    found.extend(server.into_iter().map(|change| format!("server: {change}")));
+    let (old_tls, new_tls) = (before.server.tls.as_ref(), after.server.tls.as_ref());
+    if let (Some(old), Some(new)) = (old_tls, new_tls)
+        && (old.cert.bytes != new.cert.bytes || old.key.bytes != new.key.bytes)
+    {
+        found.push("server: the certificate or key of tls has new content".to_owned());
     }
-    told
+    found.extend(named("breaker", &breakers(before), &breakers(after)));
+    found.extend(named("retries", &retries(before), &retries(after)));
+    providers(&before.providers, &after.providers, &mut found);
+    routes(before, after, &mut found);
+    found
 }
 
-/// A thing's values by name, as they are told.
-type Values = Vec<(&'static str, String)>;
+/// `connections 10 -> 20` for each that differs; a key that only one has is `none` in the other.
+fn differing(before: &Shown, after: &Shown) -> Vec<String> {
+    let value = |shown: &Shown, key: &str| {
+        let found = shown.iter().find(|(other, _)| *other == key);
+        found.map_or_else(|| "none".to_owned(), |(_, value)| value.clone())
+    };
+    let gone = before.iter().filter(|(key, _)| after.iter().all(|(other, _)| other != key));
+    let keys = after.iter().chain(gone).map(|(key, _)| *key);
+    keys.filter_map(|key| moved(key, &value(before, key), &value(after, key))).collect()
+}
 
-fn pairs<T>(
-    told: &mut Vec<String>,
-    kind: &str,
-    before: &[T],
-    after: &[T],
-    name: impl Fn(&T) -> String,
-    mut both: impl FnMut(&mut Vec<String>, &T, &T),
-) {
-    for gone in before.iter().filter(|b| !after.iter().any(|a| name(a) == name(b))) {
-        told.push(format!("{kind} `{}` is gone", name(gone)));
-    }
-    for now in after {
-        match before.iter().find(|b| name(b) == name(now)) {
-            Some(was) => both(told, was, now),
-            None => told.push(format!("{kind} `{}` is new", name(now))),
+fn moved(key: &str, before: &str, after: &str) -> Option<String> {
+    (before != after).then(|| format!("{key} {before} -> {after}"))
+}
+
+// === what has a name of its own, and is shared ===
+
+fn retries(policy: &Policy) -> BTreeMap<&str, Shown> {
+    let own = policy.providers.iter().filter_map(|provider| provider.retry.as_ref());
+    let all = policy.routes.iter().map(|route| &route.retry).chain(own);
+    all.map(|retry| (retry.name.as_str(), shown::retry(retry))).collect()
+}
+
+fn breakers(policy: &Policy) -> BTreeMap<&str, Shown> {
+    let all = policy.providers.iter().filter_map(|provider| provider.breaker.as_ref());
+    all.map(|breaker| (breaker.name.as_str(), shown::breaker(breaker))).collect()
+}
+
+fn named(what: &str, before: &BTreeMap<&str, Shown>, after: &BTreeMap<&str, Shown>) -> Vec<String> {
+    let both = before.iter().filter_map(|(name, old)| Some((name, old, after.get(name)?)));
+    let sentences = both.flat_map(|(name, old, new)| {
+        differing(old, new).into_iter().map(move |change| format!("{what} `{name}`: {change}"))
+    });
+    sentences.collect()
+}
+
+/// A change of name, and what it brings with it.
+fn renamed(what: &str, before: (&str, Shown), after: (&str, Shown)) -> Option<String> {
+    let change = moved(what, before.0, after.0)?;
+    let brings = match before.1.is_empty() || after.1.is_empty() {
+        true => Vec::new(),
+        false => differing(&before.1, &after.1),
+    };
+    Some(std::iter::once(change).chain(brings).collect::<Vec<_>>().join(", "))
+}
+
+fn retry(retry: Option<&Retry>) -> (&str, Shown) {
+    retry.map_or(("the route's", vec![]), |retry| (retry.name.as_str(), shown::retry(retry)))
+}
+
+fn breaker(breaker: Option<&Breaker>) -> (&str, Shown) {
+    breaker.map_or(("none", vec![]), |breaker| (breaker.name.as_str(), shown::breaker(breaker)))
+}
+
+// === providers ===
+
+fn providers(before: &[Provider], after: &[Provider], found: &mut Vec<String>) {
+    let gone = before.iter().filter(|old| after.iter().all(|new| new.name != old.name));
+    found.extend(gone.map(|old| format!("provider `{}` is gone", old.name)));
+    for new in after {
+        match before.iter().find(|old| old.name == new.name) {
+            None => found.push(format!("provider `{}` is new: {}", new.name, addresses_of(new))),
+            Some(old) => {
+                let changes = provider(old, new);
+                found.extend(changes.into_iter().map(|c| format!("provider `{}`: {c}", new.name)));
+            }
         }
     }
 }
 
-fn compare<T>(told: &mut Vec<String>, what: &str, a: &T, b: &T, values: impl Fn(&T) -> Values) {
-    differences(told, what, &values(a), &values(b));
+fn addresses_of(provider: &Provider) -> String {
+    let urls: Vec<_> = provider.addresses.iter().map(|address| shown::url(&address.url)).collect();
+    urls.join(", ")
 }
 
-fn differences(told: &mut Vec<String>, what: &str, was: &Values, is: &Values) {
-    for ((key, was), (_, is)) in was.iter().zip(is).filter(|((_, was), (_, is))| was != is) {
-        let key = if key.is_empty() { String::new() } else { format!(": {key}") };
-        told.push(format!("{what}{key} changes from {was} to {is}"));
+fn provider(before: &Provider, after: &Provider) -> Vec<String> {
+    let mut found = addresses(&before.addresses, &after.addresses);
+    found.extend(credentials(&before.addresses, &after.addresses));
+    let timeouts = differing(&shown::timeouts(&before.timeouts), &shown::timeouts(&after.timeouts));
+    found.extend(timeouts.into_iter().map(|change| format!("timeouts.{change}")));
+    let capacity = differing(&shown::capacity(&before.capacity), &shown::capacity(&after.capacity));
+    found.extend(capacity.into_iter().map(|change| format!("capacity.{change}")));
+    let (old, new) = (breaker(before.breaker.as_ref()), breaker(after.breaker.as_ref()));
+    found.extend(renamed("breaker", old, new));
+    found.extend(renamed("retry", retry(before.retry.as_ref()), retry(after.retry.as_ref())));
+    found.extend(entries("model", &before.models, &after.models, true));
+    found.extend(entries("header", &before.set_headers, &after.set_headers, false));
+    let (mut old, mut new) = (before.remove_headers.clone(), after.remove_headers.clone());
+    old.sort_by(|a, b| a.as_str().cmp(b.as_str()));
+    new.sort_by(|a, b| a.as_str().cmp(b.as_str()));
+    found.extend(moved("headers.remove", &joined(&old), &joined(&new)));
+    found.extend(way(before, after));
+    if format!("{:?}", before.rewrite) != format!("{:?}", after.rewrite) {
+        found.push("rewrite changes".to_owned());
+    }
+    if format!("{:?}", before.classify) != format!("{:?}", after.classify) {
+        let (old, new) = (before.classify.len(), after.classify.len());
+        found.push(format!("classify changes ({old} rules before, {new} now)"));
+    }
+    found
+}
+
+/// TLS and the forward proxy.
+fn way(before: &Provider, after: &Provider) -> Vec<String> {
+    let proxy = |provider: &Provider| {
+        let url = provider.proxy.as_ref().map(|proxy| shown::url(&proxy.url));
+        url.unwrap_or_else(|| "none".to_owned())
+    };
+    let tls = |provider: &Provider| {
+        let (tls, identity) = (&provider.tls, provider.tls.identity.as_ref());
+        vec![
+            ("tls.ca", shown::pem(tls.ca.as_ref())),
+            ("tls.client_cert", shown::pem(identity.map(|identity| &identity.cert))),
+            ("tls.client_key", shown::pem(identity.map(|identity| &identity.key))),
+            ("tls.server_name", tls.server_name.clone().unwrap_or_else(|| "none".to_owned())),
+        ]
+    };
+    let mut found = differing(&tls(before), &tls(after));
+    if found.is_empty() && before.tls != after.tls {
+        found.push("a certificate or key of tls has new content".to_owned());
+    }
+    let (old, new) = (proxy(before), proxy(after));
+    found.extend(moved("proxy", &old, &new));
+    if old == new && before.proxy != after.proxy {
+        found.push("the credentials for the proxy change".to_owned());
+    }
+    found
+}
+
+fn addresses(before: &[Address], after: &[Address]) -> Vec<String> {
+    let mut found = Vec::new();
+    for old in before.iter().filter(|old| after.iter().all(|new| new.name != old.name)) {
+        found.push(format!("address `{}` is gone", old.name));
+    }
+    for new in after {
+        let Some(old) = before.iter().find(|old| old.name == new.name) else {
+            found.push(format!("address `{}` is new", new.name));
+            continue;
+        };
+        let url = moved("url", &shown::url(&old.url), &shown::url(&new.url));
+        let weight = moved("weight", &old.weight.to_string(), &new.weight.to_string());
+        let changes = url.into_iter().chain(weight);
+        found.extend(changes.map(|change| format!("address `{}`: {change}", new.name)));
+    }
+    let names = |all: &[Address]| all.iter().map(|one| one.name.clone()).collect::<Vec<_>>();
+    for (name, place) in out_of_order(&names(before), &names(after)) {
+        found.push(format!("address `{name}` moves {place}"));
+    }
+    found
+}
+
+/// One sentence when it is the same for all addresses.
+fn credentials(before: &[Address], after: &[Address]) -> Vec<String> {
+    let both: Vec<_> = after
+        .iter()
+        .filter_map(|new| Some((before.iter().find(|old| old.name == new.name)?, new)))
+        .collect();
+    let changes: Vec<_> = both
+        .iter()
+        .filter_map(|(old, new)| Some((&new.name, credential_change(&old.auth, &new.auth)?)))
+        .collect();
+    match changes.first() {
+        Some((_, first))
+            if changes.len() == both.len() && changes.iter().all(|(_, c)| c == first) =>
+        {
+            vec![first.clone()]
+        }
+        _ => changes.iter().map(|(name, change)| format!("address `{name}`: {change}")).collect(),
     }
 }
 
-fn text(value: impl Debug) -> String {
-    format!("{value:?}")
-}
-
-fn address(address: &Address) -> Values {
-    let url = &address.url;
-    let scheme = if url.https { "https" } else { "http" };
-    let auth = match &address.auth {
-        Auth::None => "none".to_owned(),
-        Auth::Passthrough => "passthrough".to_owned(),
+fn credential_change(before: &Auth, after: &Auth) -> Option<String> {
+    let (old, new) = (shown::auth(before), shown::auth(after));
+    if old != new {
+        return Some(format!("credentials change: {old} -> {new}"));
+    }
+    let values = |auth: &Auth| match auth {
         Auth::Credentials(all) => {
-            let references: Vec<_> = all.iter().map(|c| c.reference.as_str()).collect();
-            references.join(", ")
+            all.iter().map(|one| (one.header.clone(), one.value.clone())).collect()
         }
+        _ => Vec::new(),
     };
-    vec![
-        ("url", format!("{scheme}://{}{}", url.authority, url.path)),
-        ("weight", text(address.weight)),
-        ("auth", auth),
-    ]
+    (values(before) != values(after)).then(|| format!("credentials change ({new})"))
 }
 
-fn provider(provider: &Provider) -> Values {
-    let names: Vec<_> = provider.set_headers.iter().map(|(name, _)| name.as_str()).collect();
-    let rewrite = &provider.rewrite;
-    let set: Vec<_> = rewrite.set.iter().map(|(pointer, _)| pointer.to_string()).collect();
-    vec![
-        ("timeouts", text(provider.timeouts)),
-        ("capacity", text(provider.capacity)),
-        ("breaker", text(&provider.breaker)),
-        ("retry", text(&provider.retry)),
-        ("models", text(&provider.models)),
-        ("headers.set", text(names)),
-        ("headers.remove", text(&provider.remove_headers)),
-        ("tls", text(&provider.tls)),
-        ("proxy", text(&provider.proxy)),
-        ("rewrite.path", text(&rewrite.path)),
-        ("rewrite.body", text((set, &rewrite.remove))),
-        ("classify", text(&provider.classify)),
-    ]
+/// Of a list of names with values; values are shown only where they can be.
+fn entries<N: AsRef<str>, V: PartialEq + AsRef<[u8]>>(
+    what: &str,
+    before: &[(N, V)],
+    after: &[(N, V)],
+    open: bool,
+) -> Vec<String> {
+    fn find<'v, N: AsRef<str>, V>(all: &'v [(N, V)], name: &str) -> Option<&'v V> {
+        all.iter().find(|(other, _)| other.as_ref() == name).map(|(_, value)| value)
+    }
+    let text = |value: &V| format!("`{}`", String::from_utf8_lossy(value.as_ref()));
+    let mut found = Vec::new();
+    for name in before.iter().map(|(name, _)| name.as_ref()) {
+        if find(after, name).is_none() {
+            found.push(format!("{what} `{name}` is no longer set"));
+        }
+    }
+    for (name, new) in after {
+        let name = name.as_ref();
+        found.extend(match (find(before, name), open) {
+            (Some(old), _) if old == new => None,
+            (Some(old), true) => Some(format!("{what} `{name}` {} -> {}", text(old), text(new))),
+            (None, true) => Some(format!("{what} `{name}` is set to {}", text(new))),
+            (Some(_), false) => Some(format!("{what} `{name}` is set to another value")),
+            (None, false) => Some(format!("{what} `{name}` is set")),
+        });
+    }
+    found
 }
 
-/// What may hold a secret changes without its value's being told.
-fn untold(told: &mut Vec<String>, what: &str, a: &Provider, b: &Provider) {
-    for (name, value) in &b.set_headers {
-        if a.set_headers.iter().any(|(was, old)| was == name && old != value) {
-            told.push(format!("{what}: header `{name}` has another value"));
+fn joined<T: AsRef<str>>(names: &[T]) -> String {
+    let names: Vec<_> = names.iter().map(AsRef::as_ref).collect();
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+}
+
+// === routes ===
+
+fn routes(before: &Policy, after: &Policy, found: &mut Vec<String>) {
+    let gone =
+        before.routes.iter().filter(|old| after.routes.iter().all(|new| new.name != old.name));
+    found.extend(gone.map(|old| format!("route `{}` is gone", old.name)));
+    for (index, new) in after.routes.iter().enumerate() {
+        match before.routes.iter().find(|old| old.name == new.name) {
+            None => {
+                let place = place(after.routes.get(index + 1).map(|next| next.name.as_str()));
+                let to = shown::providers(after, &new.providers);
+                found.push(format!("route `{}` is new, {place}: to {to}", new.name));
+            }
+            Some(old) => {
+                let changes = route((before, old), (after, new));
+                found.extend(changes.into_iter().map(|c| format!("route `{}`: {c}", new.name)));
+            }
         }
     }
-    for (pointer, value) in &b.rewrite.set {
-        if a.rewrite.set.iter().any(|(was, old)| was == pointer && old != value) {
-            told.push(format!("{what}: rewrite.body sets another value at `{pointer}`"));
-        }
-    }
-    for (was, is) in credentials(a).zip(credentials(b)) {
-        if was.reference == is.reference && was.value != is.value {
-            told.push(format!("{what}: credential {} has another value", is.reference));
-        }
+    let names = |policy: &Policy| policy.routes.iter().map(|r| r.name.clone()).collect::<Vec<_>>();
+    for (name, place) in out_of_order(&names(before), &names(after)) {
+        found.push(format!("route `{name}` moves {place}"));
     }
 }
 
-fn credentials(provider: &Provider) -> impl Iterator<Item = &Credential> {
-    provider.addresses.iter().flat_map(|address| match &address.auth {
-        Auth::Credentials(all) => all.as_slice(),
-        Auth::None | Auth::Passthrough => &[],
-    })
+fn route((old, before): (&Policy, &Route), (new, after): (&Policy, &Route)) -> Vec<String> {
+    let to = |policy, route: &Route| shown::providers(policy, &route.providers);
+    let then = |policy, route: &Route| shown::fallback(policy, &route.fallback);
+    let mut found = Vec::new();
+    let matches = differing(&shown::matcher(&before.matcher), &shown::matcher(&after.matcher));
+    found.extend(matches.into_iter().map(|change| format!("match.{change}")));
+    if wanted_headers(before) != wanted_headers(after) {
+        found.push("the headers that it matches have other values".to_owned());
+    }
+    found.extend(moved("providers", &to(old, before), &to(new, after)));
+    found.extend(moved("fallback", &then(old, before), &then(new, after)));
+    found.extend(differing(&shown::route(before), &shown::route(after)));
+    found.extend(renamed("retry", retry(Some(&before.retry)), retry(Some(&after.retry))));
+    found
 }
 
-fn route(route: &Route, policy: &Policy) -> Values {
-    let name = |index: &usize| policy.providers[*index].name.as_str();
-    let providers: Vec<_> = route.providers.iter().map(|w| (name(&w.provider), w.weight)).collect();
-    let fallback: Vec<_> = route.fallback.iter().map(name).collect();
-    vec![
-        ("match", text(&route.matcher)),
-        ("strip_prefix", text(&route.strip_prefix)),
-        ("providers", text(providers)),
-        ("balance", route.balance.as_str().to_owned()),
-        ("fallback", text(fallback)),
-        ("fallback_on", text(route.fallback_on)),
-        ("idempotent", route.idempotent.as_str().to_owned()),
-        ("timeout", text(route.timeout)),
-        ("retry", text(&route.retry)),
-        ("replay", text(route.replay)),
-        ("allow_override", text(route.allow_override)),
-    ]
+/// Only where the names are the same; never to be shown.
+fn wanted_headers(route: &Route) -> Vec<String> {
+    route.matcher.headers.iter().map(|header| format!("{header:?}")).collect()
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::policy::{SourceFile, Sources, load};
-
-    struct Same;
-
-    impl Sources for Same {
-        fn env(&self, name: &str) -> Option<String> {
-            Some(format!("secret-{name}"))
-        }
-
-        fn file(&self, _: &std::path::Path) -> std::io::Result<Vec<u8>> {
-            Err(std::io::ErrorKind::NotFound.into())
-        }
+/// Those of both lists that have to move to make one of the other: as few as possible.
+fn out_of_order(before: &[String], after: &[String]) -> Vec<(String, String)> {
+    let old = |name: &String| before.iter().position(|other| other == name);
+    let common: Vec<_> = after.iter().filter_map(|name| Some((old(name)?, name))).collect();
+    // The longest run that rises stays where it is (quadratic; lists are short).
+    let mut longest: Vec<(usize, Option<usize>)> = Vec::with_capacity(common.len());
+    for (index, (at, _)) in common.iter().enumerate() {
+        let earlier = (0..index).filter(|other| common[*other].0 < *at);
+        let best = earlier.max_by_key(|other| longest[*other].0);
+        longest.push((best.map_or(1, |other| longest[other].0 + 1), best));
     }
-
-    fn policy(yaml: &str) -> Policy {
-        let bytes = format!("version: 1\n{yaml}").into_bytes();
-        let loaded = load(&[SourceFile { name: "p.yaml".into(), bytes }], &Same);
-        loaded.expect("a valid policy").policy
+    let mut stays = vec![false; common.len()];
+    let mut next = (0..common.len()).max_by_key(|index| longest[*index].0);
+    while let Some(index) = next {
+        stays[index] = true;
+        next = longest[index].1;
     }
+    let movers = common.iter().zip(stays).filter(|(_, stays)| !stays).map(|((_, name), _)| *name);
+    let following = |name: &String| after.iter().skip_while(|other| *other != name).nth(1);
+    movers.map(|name| (name.clone(), place(following(name).map(String::as_str)))).collect()
+}
 
-    const BEFORE: &str = "providers:\n  a: { url: http://a, auth: { bearer: \"${env:ONE}\" } }\n  b: { url: http://b, auth: none }\nroutes:\n  - { name: x, match: { path: /x }, providers: [a] }\n  - { name: y, providers: [a, b], timeout: 5s }\n";
-
-    #[test]
-    fn equal_policies_differ_in_nothing() {
-        assert_eq!(changes(&policy(BEFORE), &policy(BEFORE)), Vec::<String>::new());
-    }
-
-    #[test]
-    fn each_difference_is_a_sentence_and_none_tells_a_secret() {
-        let after = BEFORE
-            .replace("env:ONE", "env:TWO")
-            .replace("b: { url: http://b, auth: none }", "c: { url: http://c, auth: none }")
-            .replace("[a, b], timeout: 5s", "[a, c], timeout: 6s");
-        let told = changes(&policy(BEFORE), &policy(&after));
-        assert_eq!(
-            told,
-            [
-                "provider `b` is gone",
-                "provider `a`: address `a:80`: auth changes from env:ONE to env:TWO",
-                "provider `c` is new",
-                "route `y`: providers changes from [(\"a\", 1), (\"b\", 1)] to [(\"a\", 1), (\"c\", 1)]",
-                "route `y`: timeout changes from 5s to 6s",
-            ]
-        );
-        assert!(!told.concat().contains("secret-"));
-    }
+fn place(next: Option<&str>) -> String {
+    next.map_or_else(|| "to the end".to_owned(), |next| format!("before `{next}`"))
 }

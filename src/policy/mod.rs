@@ -12,6 +12,8 @@
 mod check;
 mod credentials;
 pub mod diff;
+#[cfg(test)]
+mod diff_tests;
 mod forms;
 mod grow;
 mod masks;
@@ -29,6 +31,7 @@ mod routes;
 mod rules;
 pub mod schema;
 mod server;
+pub mod shown;
 mod tree;
 pub mod units;
 mod urls;

@@ -1,0 +1,317 @@
+use std::io;
+use std::path::Path;
+
+use proptest::prelude::*;
+
+use super::diff::changes;
+use super::{Policy, SourceFile, Sources, load};
+
+/// Each name has a value of its own, which ends in the number.
+struct Secrets(u8);
+
+impl Sources for Secrets {
+    fn env(&self, name: &str) -> Option<String> {
+        Some(format!("hush-{name}-{}", self.0))
+    }
+
+    fn file(&self, path: &Path) -> io::Result<Vec<u8>> {
+        let block = if path.ends_with("key.pem") { "PRIVATE KEY" } else { "CERTIFICATE" };
+        Ok(format!("-----BEGIN {block}-----\nhush-{}\n-----END {block}-----\n", self.0).into())
+    }
+}
+
+const WHOLE: &str = r#"
+version: 1
+server:
+  connections: 100
+  tls: { cert: cert.pem, key: key.pem }
+  access_log: { to: none }
+providers:
+  openai:
+    endpoints:
+      - { url: https://a, weight: 2 }
+      - { url: https://b }
+    auth: { bearer: "${env:OPENAI}" }
+    headers: { set: { x-team: "${env:TEAM}", x-plain: one }, remove: [cookie] }
+    tls: { ca: ca.pem, client_cert: cert.pem, client_key: key.pem }
+    proxy: "http://${env:PROXY}@proxy:3128"
+    models: { gpt: gpt-1 }
+    timeouts: { headers: 10s }
+    breaker: careful
+    classify:
+      - { status: 400, as: too_large }
+  azure:
+    url: https://c/openai
+    auth: { header: { name: api-key, value: "${env:AZURE}" } }
+    rewrite: { body: { set: { /a: 1 } } }
+    retry: slow
+routes:
+  - name: chat
+    match: { path: /v1/chat/**, methods: [POST], headers: { x-tenant: gold } }
+    providers: [ { name: openai, weight: 3 } ]
+    fallback: [azure]
+    idempotent: always
+    retry: slow
+  - { name: files, match: { path: /v1/files }, providers: [azure] }
+  - { name: all, providers: [openai] }
+retries:
+  slow: { max_attempts: 3, initial_delay: 1s }
+  fast: { max_attempts: 2, initial_delay: 10ms }
+breakers:
+  careful: { failure_threshold: 2 }
+"#;
+
+fn policy(text: &str, secrets: u8) -> Policy {
+    let file = SourceFile { name: "a.yaml".to_owned(), bytes: text.into() };
+    let loaded = load(&[file], &Secrets(secrets));
+    loaded.unwrap_or_else(|problems| panic!("{}", super::problem::render(&problems, false))).policy
+}
+
+fn changed(edits: &[(&str, &str)]) -> Vec<String> {
+    let text = edits.iter().fold(WHOLE.to_owned(), |text, (from, to)| {
+        assert!(text.contains(from), "{from}");
+        text.replacen(from, to, 1)
+    });
+    changes(&policy(WHOLE, 1), &policy(&text, 1))
+}
+
+#[track_caller]
+fn assert_changed(from: &str, to: &str, expected: &[&str]) {
+    assert_eq!(changed(&[(from, to)]), expected);
+}
+
+#[test]
+fn a_provider_that_comes_or_goes_is_told_with_where_it_is() {
+    let more = "  local: { url: http://127.0.0.1:11434, auth: none }\nroutes:";
+    assert_changed("routes:", more, &["provider `local` is new: http://127.0.0.1:11434"]);
+    let with = policy(&WHOLE.replacen("routes:", more, 1), 1);
+    assert_eq!(changes(&with, &policy(WHOLE, 1)), ["provider `local` is gone"]);
+}
+
+#[test]
+fn addresses_are_told_by_name() {
+    let b = "      - { url: https://b }\n";
+    assert_changed(b, "", &["provider `openai`: address `b:443` is gone"]);
+    assert_changed(
+        b,
+        &format!("{b}      - {{ url: https://d }}\n"),
+        &["provider `openai`: address `d:443` is new"],
+    );
+    assert_changed(
+        "weight: 2",
+        "weight: 5",
+        &["provider `openai`: address `a:443`: weight 2 -> 5"],
+    );
+    assert_changed(
+        "https://c/openai",
+        "https://c/other",
+        &["provider `azure`: address `c:443`: url https://c/openai -> https://c/other"],
+    );
+}
+
+#[test]
+fn values_of_a_provider_are_told_old_and_new() {
+    assert_changed(
+        "timeouts: { headers: 10s }",
+        "timeouts: { headers: 2m, first_byte: 10s, connect: 1s }\n    capacity: { concurrency: 8 }",
+        &[
+            "provider `openai`: timeouts.connect 2s -> 1s",
+            "provider `openai`: timeouts.headers 10s -> 2m",
+            "provider `openai`: capacity.concurrency 1024 -> 8",
+        ],
+    );
+    assert_changed(
+        "{ gpt: gpt-1 }",
+        "{ gpt: gpt-2, o: o-1 }",
+        &[
+            "provider `openai`: model `gpt` `gpt-1` -> `gpt-2`",
+            "provider `openai`: model `o` is set to `o-1`",
+        ],
+    );
+    assert_changed(
+        "status: 400",
+        "status: 413",
+        &["provider `openai`: classify changes (1 rules before, 1 now)"],
+    );
+    assert_changed("{ /a: 1 }", "{ /a: 2 }", &["provider `azure`: rewrite changes"]);
+    assert_changed(
+        "proxy:3128",
+        "other:3128",
+        &["provider `openai`: proxy http://proxy:3128 -> http://other:3128"],
+    );
+    assert_changed("ca: ca.pem", "ca: new.pem", &["provider `openai`: tls.ca ca.pem -> new.pem"]);
+}
+
+#[test]
+fn headers_are_told_by_name_only() {
+    assert_changed(
+        "x-plain: one }, remove: [cookie]",
+        "x-plain: two, x-more: three }, remove: [cookie, x-old]",
+        &[
+            "provider `openai`: header `x-plain` is set to another value",
+            "provider `openai`: header `x-more` is set",
+            "provider `openai`: headers.remove cookie -> cookie, x-old",
+        ],
+    );
+    assert_changed(", x-plain: one", "", &["provider `openai`: header `x-plain` is no longer set"]);
+}
+
+#[test]
+fn what_several_share_is_told_once_under_its_name() {
+    assert_changed(
+        "max_attempts: 3, initial_delay: 1s",
+        "max_attempts: 5, initial_delay: 1s",
+        &["retries `slow`: max_attempts 3 -> 5"],
+    );
+    assert_changed(
+        "failure_threshold: 2",
+        "failure_threshold: 2, slow_rate: { above: 50% }",
+        &[
+            "breaker `careful`: slow_rate.slower_than none -> 20s",
+            "breaker `careful`: slow_rate.above none -> 0.5",
+            "breaker `careful`: slow_rate.over none -> 30s",
+            "breaker `careful`: slow_rate.min_requests none -> 20",
+        ],
+    );
+}
+
+#[test]
+fn another_name_is_told_with_what_it_brings() {
+    assert_changed(
+        "retry: slow\n  - {",
+        "retry: fast\n  - {",
+        &["route `chat`: retry slow -> fast, max_attempts 3 -> 2, initial_delay 1s -> 10ms"],
+    );
+    assert_changed(
+        "    retry: slow\nroutes",
+        "routes",
+        &["provider `azure`: retry slow -> the route's"],
+    );
+    assert_changed(
+        "breaker: careful",
+        "breaker: none",
+        &["provider `openai`: breaker careful -> none"],
+    );
+    assert_changed(
+        "breaker: careful",
+        "breaker: default",
+        &["provider `openai`: breaker careful -> default, failure_threshold 2 -> 5"],
+    );
+}
+
+#[test]
+fn routes_are_told_in_their_order() {
+    let files = "  - { name: files, match: { path: /v1/files }, providers: [azure] }\n";
+    assert_changed(files, "", &["route `files` is gone"]);
+    let more = "  - { name: new, match: { path: /x }, providers: [azure] }\n";
+    assert_changed(
+        files,
+        &format!("{more}{files}"),
+        &["route `new` is new, before `files`: to azure"],
+    );
+    assert_eq!(
+        changed(&[(files, ""), ("routes:\n", &format!("routes:\n{files}"))]),
+        ["route `files` moves before `chat`"]
+    );
+}
+
+#[test]
+fn values_of_a_route_are_told_old_and_new() {
+    assert_changed(
+        "[ { name: openai, weight: 3 } ]\n    fallback: [azure]\n    idempotent: always",
+        "[ azure, openai ]\n    balance: first\n    timeout: 5s\n    replay: 64KiB",
+        &[
+            "route `chat`: providers openai (weight 3) -> azure, openai",
+            "route `chat`: fallback azure -> none",
+            "route `chat`: balance latency -> first",
+            "route `chat`: idempotent always -> auto",
+            "route `chat`: timeout 2m -> 5s",
+            "route `chat`: replay 1MiB -> 64KiB",
+        ],
+    );
+    assert_changed(
+        "/v1/chat/**, methods: [POST], headers: { x-tenant: gold }",
+        "/v1/*/x, headers: { x-tenant: tin }",
+        &[
+            "route `chat`: match.path /v1/chat/** -> /v1/*/x",
+            "route `chat`: match.methods POST -> any",
+            "route `chat`: the headers that it matches have other values",
+        ],
+    );
+}
+
+#[test]
+fn keys_of_the_server_are_told() {
+    assert_changed(
+        "connections: 100\n",
+        "connections: 100\n  drain_timeout: 1m\n",
+        &["server: drain_timeout 30s -> 1m"],
+    );
+}
+
+#[test]
+fn a_rotated_secret_is_told_and_never_shown() {
+    let found = changes(&policy(WHOLE, 1), &policy(WHOLE, 2));
+    let expected = [
+        "server: the certificate or key of tls has new content",
+        "provider `azure`: credentials change (api-key from env:AZURE)",
+        "provider `openai`: credentials change (authorization from env:OPENAI)",
+        "provider `openai`: header `x-team` is set to another value",
+        "provider `openai`: a certificate or key of tls has new content",
+        "provider `openai`: the credentials for the proxy change",
+    ];
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn other_references_are_told() {
+    assert_changed(
+        "\"${env:OPENAI}\"",
+        "[\"${env:OPENAI}\", \"${env:SECOND}\"]",
+        &[
+            "provider `openai`: credentials change: authorization from env:OPENAI -> authorization from env:OPENAI, env:SECOND",
+        ],
+    );
+    assert_changed(
+        "{ url: https://b }",
+        "{ url: https://b, auth: passthrough }",
+        &[
+            "provider `openai`: address `b:443`: credentials change: authorization from env:OPENAI -> passthrough",
+        ],
+    );
+}
+
+/// Places in the text that can be edited, each by itself.
+const EDITS: [(&str, &str); 12] = [
+    ("connections: 100", "connections: 200"),
+    ("{ url: https://b }", "{ url: https://b, weight: 7 }"),
+    ("env:OPENAI}", "env:OTHER}"),
+    ("x-plain: one", "x-plain: hush-inline"),
+    ("gpt: gpt-1", "gpt: gpt-2"),
+    ("headers: 10s", "headers: 11s"),
+    ("breaker: careful", "breaker: none"),
+    ("idempotent: always", "idempotent: never"),
+    ("x-tenant: gold", "x-tenant: hush-tenant"),
+    ("path: /v1/files", "path: /v1/file"),
+    ("failure_threshold: 2", "failure_threshold: 3"),
+    ("remove: [cookie]", "remove: []"),
+];
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn equal_policies_give_nothing_and_others_something_without_a_secret(
+        one in any::<u16>(), two in any::<u16>(), secrets in 1u8..3,
+    ) {
+        let edited = |bits: u16| {
+            let chosen = EDITS.iter().enumerate().filter(|(index, _)| bits & (1 << index) != 0);
+            chosen.fold(WHOLE.to_owned(), |text, (_, (from, to))| text.replacen(from, to, 1))
+        };
+        let (one, two) = (edited(one), edited(two));
+        prop_assert_eq!(changes(&policy(&one, 1), &policy(&one, 1)), Vec::<String>::new());
+        let found = changes(&policy(&one, 1), &policy(&two, secrets));
+        prop_assert_eq!(found.is_empty(), one == two && secrets == 1);
+        prop_assert!(!found.join("\n").contains("hush"), "{:?}", found);
+    }
+}

@@ -1,0 +1,234 @@
+//! The values of a policy as people would write them, each under its key.
+//!
+//! One list for all who tell values (`diff.rs` what changes, `outrigger explain` what is in
+//! force), so that a new key is told by both. Nothing here can be a secret: of headers only the
+//! names are shown, of credentials the references, of certificates the paths.
+
+use http::Method;
+
+use super::check::{show, show_size};
+use super::matching::{HostPattern, PathPattern, Segment};
+use super::model::{
+    AllowOverride, Auth, Breaker, Capacity, Forwarded, LogFormat, LogTarget, Match, Pem, Policy,
+    Retry, Route, Scope, Server, Timeouts, Url, Weighted,
+};
+use crate::resilience::outcome::ClassSet;
+
+/// Keys below what they belong to (`budget.ratio`), and their values.
+pub type Shown = Vec<(&'static str, String)>;
+
+pub fn server(server: &Server) -> Shown {
+    let identity = server.tls.as_ref();
+    let to = match &server.access_log.to {
+        LogTarget::Stderr => "stderr".to_owned(),
+        LogTarget::None => "none".to_owned(),
+        LogTarget::File(path) => path.display().to_string(),
+    };
+    let format = match server.access_log.format {
+        LogFormat::Json => "json",
+        LogFormat::Text => "text",
+    };
+    let forwarded = match server.forwarded {
+        Forwarded::Off => "off",
+        Forwarded::Append => "append",
+    };
+    vec![
+        ("connections", server.connections.to_string()),
+        ("buffered", show_size(server.buffered)),
+        ("header_bytes", show_size(server.header_bytes as u64)),
+        ("header_time", show(server.header_time)),
+        ("keep_alive", show(server.keep_alive)),
+        ("forwarded", forwarded.to_owned()),
+        ("tls.cert", pem(identity.map(|identity| &identity.cert))),
+        ("tls.key", pem(identity.map(|identity| &identity.key))),
+        ("access_log.to", to),
+        ("access_log.format", format.to_owned()),
+        ("drain_delay", show(server.drain_delay)),
+        ("drain_timeout", show(server.drain_timeout)),
+    ]
+}
+
+pub fn timeouts(timeouts: &Timeouts) -> Shown {
+    vec![
+        ("connect", show(timeouts.connect)),
+        ("headers", show(timeouts.headers)),
+        ("first_byte", show(timeouts.first_byte)),
+        ("idle", show(timeouts.idle)),
+    ]
+}
+
+pub fn capacity(capacity: &Capacity) -> Shown {
+    vec![
+        ("concurrency", capacity.concurrency.to_string()),
+        ("connections", capacity.connections.to_string()),
+    ]
+}
+
+pub fn retry(retry: &Retry) -> Shown {
+    vec![
+        ("max_attempts", retry.max_attempts.to_string()),
+        ("fallback_attempts", retry.fallback_attempts.to_string()),
+        ("patience", show(retry.patience)),
+        ("initial_delay", show(retry.backoff.initial)),
+        ("max_delay", show(retry.backoff.max)),
+        ("backoff_multiplier", retry.backoff.multiplier.to_string()),
+        ("jitter", retry.backoff.jitter.as_str().to_owned()),
+        ("retry_on", classes(retry.retry_on)),
+        ("respect_retry_after", retry.respect_retry_after.to_string()),
+        ("budget.ratio", retry.budget.ratio.to_string()),
+        ("budget.min_per_second", retry.budget.min_per_second.to_string()),
+        ("budget.window", show(retry.budget.window)),
+    ]
+}
+
+pub fn breaker(breaker: &Breaker) -> Shown {
+    let policy = &breaker.policy;
+    let scope = match breaker.scope {
+        Scope::Address => "address",
+        Scope::Model => "model",
+    };
+    let mut shown = vec![
+        ("scope", scope.to_owned()),
+        ("failure_threshold", policy.failure_threshold.to_string()),
+    ];
+    match &policy.failure_rate {
+        None => shown.push(("failure_rate", "none".to_owned())),
+        Some(rate) => shown.extend([
+            ("failure_rate.above", rate.above.to_string()),
+            ("failure_rate.over", show(rate.over)),
+            ("failure_rate.min_requests", rate.min_requests.to_string()),
+        ]),
+    }
+    match &policy.slow_rate {
+        None => shown.push(("slow_rate", "none".to_owned())),
+        Some(rate) => shown.extend([
+            ("slow_rate.slower_than", show(rate.slower_than)),
+            ("slow_rate.above", rate.above.to_string()),
+            ("slow_rate.over", show(rate.over)),
+            ("slow_rate.min_requests", rate.min_requests.to_string()),
+        ]),
+    }
+    shown.extend([
+        ("recovery_timeout", show(policy.recovery_timeout)),
+        ("backoff_multiplier", policy.backoff_multiplier.to_string()),
+        ("max_recovery_timeout", show(policy.max_recovery_timeout)),
+        ("success_threshold", policy.success_threshold.to_string()),
+        ("probes", policy.probes.to_string()),
+        ("ramp", show(policy.ramp)),
+        ("mode", policy.mode.as_str().to_owned()),
+    ]);
+    shown
+}
+
+/// Its own values; what it refers to by name is shown by itself.
+pub fn route(route: &Route) -> Shown {
+    vec![
+        ("balance", route.balance.as_str().to_owned()),
+        ("fallback_on", classes(route.fallback_on)),
+        ("idempotent", route.idempotent.as_str().to_owned()),
+        ("timeout", show(route.timeout)),
+        ("replay", show_size(route.replay)),
+        ("strip_prefix", route.strip_prefix.clone().unwrap_or_else(|| "none".to_owned())),
+        ("allow_override", allowed(route.allow_override)),
+    ]
+}
+
+/// Of headers the names only: a value may be a credential.
+pub fn matcher(matcher: &Match) -> Shown {
+    let methods = matcher.methods.iter().map(Method::as_str);
+    let headers = matcher.headers.iter().map(|(name, _)| name.as_str());
+    let host = match &matcher.host {
+        None | Some(HostPattern::Any) => "any".to_owned(),
+        Some(HostPattern::Exact(name)) => name.clone(),
+        Some(HostPattern::Below(suffix)) => format!("*{suffix}"),
+    };
+    vec![
+        ("path", path(&matcher.path)),
+        ("methods", list(methods, "any")),
+        ("host", host),
+        ("headers", list(headers, "any")),
+    ]
+}
+
+fn path(pattern: &PathPattern) -> String {
+    match pattern {
+        PathPattern::Regex(regex) => format!("regex {}", regex.as_str()),
+        PathPattern::Segments { segments, rest } => {
+            let text = segments.iter().map(|segment| match segment {
+                Segment::Exact(text) => format!("/{text}"),
+                Segment::Any => "/*".to_owned(),
+            });
+            text.chain(rest.then(|| "/**".to_owned())).collect()
+        }
+    }
+}
+
+/// `openai (weight 3), azure`.
+pub fn providers(policy: &Policy, listed: &[Weighted]) -> String {
+    let named = listed.iter().map(|weighted| {
+        let name = &policy.providers[weighted.provider].name;
+        match weighted.weight {
+            1 => name.clone(),
+            weight => format!("{name} (weight {weight})"),
+        }
+    });
+    list(named, "none")
+}
+
+pub fn fallback(policy: &Policy, listed: &[usize]) -> String {
+    list(listed.iter().map(|index| policy.providers[*index].name.as_str()), "none")
+}
+
+pub fn url(url: &Url) -> String {
+    let scheme = if url.https { "https" } else { "http" };
+    format!("{scheme}://{}{}", url.authority, url.path)
+}
+
+/// `authorization from env:OPENAI_API_KEY`: references, never values.
+pub fn auth(auth: &Auth) -> String {
+    match auth {
+        Auth::None => "none".to_owned(),
+        Auth::Passthrough => "passthrough".to_owned(),
+        Auth::Credentials(all) => {
+            let references = list(all.iter().map(|one| one.reference.as_str()), "none");
+            match all.first() {
+                Some(first) => format!("{} from {references}", first.header),
+                None => references,
+            }
+        }
+    }
+}
+
+pub fn pem(pem: Option<&Pem>) -> String {
+    pem.map_or_else(|| "none".to_owned(), |pem| pem.path.display().to_string())
+}
+
+fn classes(classes: ClassSet) -> String {
+    list(classes.iter().map(|class| class.as_str()), "none")
+}
+
+fn allowed(allow: AllowOverride) -> String {
+    let words =
+        [("timeout", allow.timeout), ("retry", allow.retry), ("idempotent", allow.idempotent)];
+    list(words.into_iter().filter(|(_, allowed)| *allowed).map(|(word, _)| word), "none")
+}
+
+fn list(items: impl Iterator<Item = impl AsRef<str>>, empty: &str) -> String {
+    let items: Vec<_> = items.map(|item| item.as_ref().to_owned()).collect();
+    if items.is_empty() { empty.to_owned() } else { items.join(", ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_path_is_shown_as_it_was_written(text in "(/(a|b|\\*)?){0,3}(/\\*\\*)?") {
+            if let Ok(pattern) = PathPattern::parse(&text) {
+                prop_assert_eq!(path(&pattern), text);
+            }
+        }
+    }
+}
