@@ -4,7 +4,9 @@ use std::future::Future;
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
+use http::header::CONTENT_LENGTH;
 use http::{Request, Version};
+use http_body::Body;
 use hyper::body::Incoming;
 
 use super::choose::Pick;
@@ -109,6 +111,9 @@ impl Ask {
         *request.uri_mut() = uri;
         *request.version_mut() = Version::HTTP_11;
         *request.headers_mut() = self.headers.clone();
+        if request.body().size_hint().exact() != Some(self.payload.arrived()) {
+            request.headers_mut().remove(CONTENT_LENGTH);
+        }
         headers::address_to(request.headers_mut(), provider, &candidate.address, credential);
         Ok(request)
     }

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::request::{Again, Ask};
+use super::request::{Again, Ask, Circuits};
 use crate::clock;
 use crate::live::permit::{Flight, Permit};
 use crate::resilience::balancer;
@@ -120,14 +120,14 @@ impl Ask {
     }
 
     /// Breaker and holds of each candidate of a tier, for this request's model; found once.
-    fn circuits(&self, route: &Route, tier: usize) -> Rc<[Arc<Circuit>]> {
+    fn circuits(&self, route: &Route, tier: usize) -> Circuits {
         let mut known = self.circuits.borrow_mut();
         match &*known {
             Some((of, circuits)) if *of == tier => Rc::clone(circuits),
             _ => {
                 let model = self.payload.model();
                 let circuit = |c: &Candidate| c.address.circuit(&c.provider.policy, model);
-                let circuits: Rc<[_]> = route.tiers[tier].candidates.iter().map(circuit).collect();
+                let circuits: Circuits = route.tiers[tier].candidates.iter().map(circuit).collect();
                 *known = Some((tier, Rc::clone(&circuits)));
                 circuits
             }

@@ -109,7 +109,7 @@ async fn read(
     let upgrade = wants_upgrade.then(|| hyper::upgrade::on(&mut request));
     let (mut head, body) = request.into_parts();
     prepare(&mut head, client, route, wants_upgrade, overrides.any);
-    let mut headers = head.headers;
+    let headers = head.headers;
     let bounds = Bounds {
         replay: route.policy.replay,
         reads_body: route.reads_body,
@@ -123,9 +123,6 @@ async fn read(
     if let Some(why) = once {
         story.once = Some(why);
         route.unbuffered(&worker.live.metrics, why);
-    }
-    if !payload.is_empty() {
-        headers.remove(http::header::CONTENT_LENGTH);
     }
     let timeout = overrides.timeout.unwrap_or(route.policy.timeout);
     Ok(Ask {

@@ -25,10 +25,19 @@ const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto
 /// What carries an application's credential; `Proxy-Authorization` ends at every hop.
 const CREDENTIALS: [HeaderName; 4] = [AUTHORIZATION, X_API_KEY, API_KEY, COOKIE];
 
+/// Well-known headers of one hop.
+const HOP: [HeaderName; 7] =
+    [CONNECTION, TE, TRANSFER_ENCODING, UPGRADE, PROXY_AUTHORIZATION, KEEP_ALIVE, PROXY_CONNECTION];
+const CONNECTION_ALONE: u32 = 1;
+
 /// Removes what is meant for this hop only. `upgrade` keeps what an upgrade needs.
 pub fn end_hop(headers: &mut HeaderMap, upgrade: bool) {
-    // One look at the names is cheaper than looking for each: most messages have none of these.
-    if !headers.keys().any(is_for_the_hop) {
+    let there = present(headers, &HOP);
+    if there == 0 {
+        return;
+    }
+    if there == CONNECTION_ALONE && is_plain(headers) {
+        headers.remove(CONNECTION);
         return;
     }
     let upgrade = if upgrade { headers.get(UPGRADE).cloned() } else { None };
@@ -39,8 +48,7 @@ pub fn end_hop(headers: &mut HeaderMap, upgrade: bool) {
         }
         headers.remove(CONNECTION);
     }
-    for name in [KEEP_ALIVE, PROXY_AUTHORIZATION, PROXY_CONNECTION, TE, TRANSFER_ENCODING, UPGRADE]
-    {
+    for name in HOP {
         headers.remove(name);
     }
     if trailers {
@@ -52,18 +60,35 @@ pub fn end_hop(headers: &mut HeaderMap, upgrade: bool) {
     }
 }
 
-fn is_for_the_hop(name: &HeaderName) -> bool {
-    matches!(*name, CONNECTION | TE | TRANSFER_ENCODING | UPGRADE | PROXY_AUTHORIZATION)
-        || *name == KEEP_ALIVE
-        || *name == PROXY_CONNECTION
+/// Which of these names a message has, one bit each: one look at its names is cheaper than looking
+/// for each, and most messages have none.
+fn present(headers: &HeaderMap, names: &[HeaderName]) -> u32 {
+    let bit = |name: &HeaderName| names.iter().position(|n| n == name).map_or(0, |at| 1 << at);
+    headers.keys().fold(0, |bits, name| bits | bit(name))
+}
+
+/// The one `Connection` line says no more than whether to keep the connection.
+fn is_plain(headers: &HeaderMap) -> bool {
+    let mut lines = headers.get_all(CONNECTION).iter();
+    let plain = lines.next().map(HeaderValue::as_bytes).is_some_and(|line| {
+        line.eq_ignore_ascii_case(b"keep-alive") || line.eq_ignore_ascii_case(b"close")
+    });
+    plain && lines.next().is_none()
 }
 
 /// An upgrade that may be tunnelled: named by `Connection` too, and not to HTTP/2, which would
 /// carry requests past us.
 pub fn asks_upgrade(headers: &HeaderMap) -> bool {
     let named = || named_by_connection(headers).contains(&UPGRADE);
-    let h2c = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"h2c");
-    headers.get(UPGRADE).is_some_and(|protocol| !h2c(protocol)) && named()
+    let h2c = |value: &HeaderValue| {
+        value
+            .as_bytes()
+            .to_ascii_lowercase()
+            .split(|b| matches!(b, b',' | b' ' | b'/'))
+            .any(|p| p == b"h2c")
+    };
+    let protocols = headers.get_all(UPGRADE);
+    headers.contains_key(UPGRADE) && !protocols.iter().any(h2c) && named()
 }
 
 fn te_trailers(headers: &HeaderMap) -> bool {
@@ -111,8 +136,9 @@ pub fn address_to(
     credential: usize,
 ) {
     if !matches!(address.policy.auth, Auth::Passthrough) {
-        if headers.keys().any(|name| CREDENTIALS.contains(name)) {
-            for name in CREDENTIALS {
+        let there = present(headers, &CREDENTIALS);
+        for (at, name) in CREDENTIALS.into_iter().enumerate() {
+            if there & (1 << at) != 0 {
                 headers.remove(name);
             }
         }

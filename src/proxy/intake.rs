@@ -160,15 +160,20 @@ impl Payload {
         }
     }
 
-    pub fn is_empty(&self) -> bool {
-        matches!(self.state, State::Empty)
-    }
-
     /// Bytes that were kept.
     pub fn len(&self) -> u64 {
         match &self.state {
             State::Kept { bytes, .. } => bytes.len() as u64,
             _ => self.upload.bytes.get(),
+        }
+    }
+
+    /// The length with which the body came, where all of it is here.
+    pub fn arrived(&self) -> u64 {
+        match &self.state {
+            State::Kept { bytes, .. } => bytes.len() as u64,
+            State::Empty => 0,
+            State::Once { .. } | State::Back(..) | State::Spent => u64::MAX,
         }
     }
 

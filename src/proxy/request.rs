@@ -18,6 +18,9 @@ use crate::policy::model::Retry;
 use crate::resilience::outcome::{Class, Idempotence};
 use crate::snapshot::{Candidate, Circuit, Route};
 
+/// Of each candidate of a tier.
+pub type Circuits = Rc<[Arc<Circuit>]>;
+
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// A request between its head and its commit.
@@ -37,7 +40,7 @@ pub struct Ask {
     pub idempotence: Idempotence,
     pub tries: Tries,
     /// Those of the tier that was looked at last.
-    pub circuits: RefCell<Option<(usize, Rc<[Arc<Circuit>]>)>>,
+    pub circuits: RefCell<Option<(usize, Circuits)>>,
 }
 
 /// What was tried.

@@ -147,11 +147,11 @@ impl Story {
         out.extend_from_slice(at);
         out.push(b'"');
         text(out, "route", self.route.as_ref().map_or("-", |r| &r.policy.name));
-        text(out, "method", self.method.as_str());
+        plain(out, "method", self.method.as_str());
         text(out, "path", self.uri.path());
         number(out, "status", u64::from(self.status));
         let (name, detail) = end.words();
-        text(out, "end", name);
+        plain(out, "end", name);
         if let Some(detail) = detail {
             text(out, "why", detail);
         }
@@ -181,7 +181,7 @@ impl Story {
                 let left = route.live.balance(clock::now());
                 out.extend_from_slice(format!(",\"budget\":{left:.1}").as_bytes());
             }
-            text(out, "policy", &route.policy_hash);
+            plain(out, "policy", &route.policy_hash);
         }
         out.push(b'}');
     }
@@ -235,7 +235,7 @@ impl Told {
         {
             text(out, "credential", &credential.reference);
         }
-        text(out, "class", self.class.as_str());
+        plain(out, "class", self.class.as_str());
         if self.status > 0 {
             number(out, "status", u64::from(self.status));
         }
@@ -263,6 +263,13 @@ impl End {
             End::Cut(why) => ("cut", Some(why)),
             End::ClientLeft => ("client_left", None),
         }
+    }
+}
+
+/// A value of our own, in which nothing is to be escaped.
+fn plain(out: &mut Vec<u8>, key: &str, value: &str) {
+    for part in [",\"", key, "\":\"", value, "\""] {
+        out.extend_from_slice(part.as_bytes());
     }
 }
 

@@ -2,7 +2,7 @@
 //! (RFC 9112, 2.2, 3.2, 5.1, 6.3, 7.1): what the provider reads is what was read here.
 
 use crate::scene::{alone, chat, policy, route};
-use crate::support::{Behaviour, Origin, Sidecar};
+use crate::support::{Behaviour, Call, Origin, Sidecar};
 use crate::wire::{Peer, Wire};
 
 fn scene() -> (Origin, Sidecar) {
@@ -237,6 +237,22 @@ fn nothing_is_tunnelled_before_the_provider_agrees() {
     provider.write("HTTP/1.1 403 Forbidden\r\ncontent-length: 2\r\nconnection: close\r\n\r\nno");
     assert_eq!(provider.read_to_close(), "", "what follows was read as part of the tunnel");
     assert!(wire.read_until("no").starts_with("HTTP/1.1 403 "));
+}
+
+/// HTTP/2 by an upgrade would carry requests past every rule of a route.
+#[test]
+fn an_upgrade_to_http_2_is_never_tunnelled() {
+    let (a, sidecar) = scene();
+    for protocols in ["h2c", "H2C", "websocket, h2c", "h2c,websocket"] {
+        let call = Call::get("/")
+            .header("connection", "upgrade, http2-settings")
+            .header("upgrade", protocols)
+            .header("http2-settings", "AAMAAABkAAQAoAAAAAIAAAAA");
+        assert_eq!(sidecar.send(&call).status, 200);
+        let seen = a.last().headers;
+        let asked = seen.get("upgrade").unwrap_or_default().to_lowercase();
+        assert!(!asked.contains("h2c") && !seen.has("http2-settings"), "{protocols}: {seen:?}");
+    }
 }
 
 #[test]
