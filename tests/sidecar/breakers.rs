@@ -1,6 +1,6 @@
 //! When a breaker trips, what is answered while it is open, and what never feeds it.
 
-use std::thread;
+use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -225,31 +225,40 @@ fn an_application_that_breaks_its_own_request_is_not_the_providers_failure() {
 
 #[test]
 fn a_late_outcome_does_not_count() {
-    let gate = Gate::closed();
-    let (good, bad) = (Behaviour::Chat.held(&gate), Behaviour::status(500, &[]).held(&gate));
+    let (first, second) = (Gate::closed(), Gate::closed());
+    let (good, bad) = (Behaviour::Chat, Behaviour::status(500, &[]));
+    let (good, bad, worse) = (good.held(&first), bad.clone().held(&first), bad.held(&second));
     let a = Origin::start(Behaviour::custom(move |request| match request.path.as_str() {
         "/late/good" => good.clone(),
         "/late/bad" => bad.clone(),
+        "/later/bad" => worse.clone(),
         "/sound" => Behaviour::Chat,
         _ => Behaviour::status(500, &[]),
     }));
-    let breakers = "breakers: { default: { failure_threshold: 3, recovery_timeout: 100ms, success_threshold: 3, ramp: 0s } }\n";
+    let breakers = "breakers: { default: { failure_threshold: 3, recovery_timeout: 100ms, \
+                    success_threshold: 3, ramp: 0s } }\n";
     let retry = "providers: [a], retry: none";
     let sidecar = alone(&policy(&[("a", &a.url(), "")], &(route(retry) + breakers)));
     let send = |path: &str| sidecar.send(&Call::post(path, "{}")).status;
+    let ended = |calls: [ScopedJoinHandle<'_, u16>; 3]| calls.map(|c| c.join().expect("it ends"));
     thread::scope(|scope| {
-        let late = ["/late/good", "/late/bad", "/late/bad", "/late/bad"]
-            .map(|path| scope.spawn(move || send(path)));
-        a.wait_for_in_flight(4);
+        let call = |path: &'static str| scope.spawn(move || send(path));
+        let late = ["/late/good", "/late/bad", "/late/bad"].map(call);
+        let later = ["/later/bad"; 3].map(call);
+        a.wait_for_in_flight(6);
         trip(&a, &sidecar);
-        // Half-open, with one probe of three.
+        // Half-open, with one good probe of three.
         sidecar.wait_until(|_| send("/sound") == 200);
         let before = breaker(&sidecar, "a");
         assert_eq!(before["state"], "half_open");
-        gate.open_wide();
-        assert_eq!(late.map(|call| call.join().expect("the call ends")), [200, 500, 500, 500]);
+        first.open_wide();
+        assert_eq!(ended(late), [200, 500, 500]);
         assert_eq!(breaker(&sidecar, "a"), before);
+        assert_eq!((send("/sound"), send("/sound")), (200, 200));
+        assert_eq!(state(&sidecar, "a"), "closed");
+        second.open_wide();
+        assert_eq!(ended(later), [500; 3]);
+        assert_eq!(state(&sidecar, "a"), "closed");
     });
-    assert_eq!((send("/sound"), send("/sound")), (200, 200));
-    assert_eq!(state(&sidecar, "a"), "closed");
+    assert_eq!(send("/sound"), 200);
 }

@@ -26,5 +26,6 @@ mod scene;
 mod sdk;
 mod secrets;
 mod streams;
+mod traffic;
 mod uploads;
 mod wire;
