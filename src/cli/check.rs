@@ -53,12 +53,16 @@ fn human(problems: &[Problem], read: Option<&reload::Read>, colour: bool) -> Str
         let (policy, files) = (read.policy(), read.files().len());
         let short: String = read.hash().chars().take(12).collect();
         let (providers, routes) = (policy.providers.len(), policy.routes.len());
-        let sum =
-            format!("ok: {files} files, {providers} providers, {routes} routes; policy {short}");
+        let sum = [(files, "file"), (providers, "provider"), (routes, "route")].map(counted);
+        let sum = format!("ok: {}; policy {short}", sum.join(", "));
         if !problems.is_empty() {
             text.push_str("\n\n");
         }
         text.push_str(&sum);
     }
     text
+}
+
+fn counted((n, what): (usize, &str)) -> String {
+    if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
 }

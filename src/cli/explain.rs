@@ -4,12 +4,14 @@ use std::fmt::{self, Write as _};
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 
-use crate::policy::model::{Match, Provider, Retry, Route};
+use crate::policy::model::{Breaker, Match, Provider, Retry, Route, Scope};
 use crate::policy::problem::render;
 use crate::policy::{Places, Policy};
+use crate::resilience::balancer::Balance;
 use crate::resilience::outcome::{Class, ClassSet};
 use crate::snapshot::reload;
 
@@ -67,6 +69,13 @@ fn explain(
 ) -> Result<bool, fmt::Error> {
     let (method, path) = (&asked.args.method, asked.args.url.path());
     writeln!(out, "{method} {path}")?;
+    if *method == Method::CONNECT || path.starts_with("/.outrigger/") {
+        writeln!(
+            out,
+            "  no route is asked: CONNECT is refused, and paths under /.outrigger/ are ours"
+        )?;
+        return Ok(false);
+    }
     for route in &policy.routes {
         let at = place(places, &format!("routes.{}", route.name));
         if let Some(why) = passed_over(&route.matcher, asked) {
@@ -104,9 +113,11 @@ fn providers(out: &mut String, policy: &Policy, places: &Places, route: &Route) 
     };
     let all: f64 = route.providers.iter().map(|w| share(w.provider, w.weight)).sum();
     writeln!(out, "    first, by {}:", route.balance.as_str())?;
-    for weighted in &route.providers {
+    let by_weight = matches!(route.balance, Balance::Latency | Balance::Weighted);
+    for (n, weighted) in route.providers.iter().enumerate() {
         let percent = 100.0 * share(weighted.provider, weighted.weight) / all;
-        provider(out, &policy.providers[weighted.provider], places, &format!("{percent:.0} %"))?;
+        let mark = if by_weight { format!("{percent:.0} %") } else { format!("{}.", n + 1) };
+        provider(out, &policy.providers[weighted.provider], places, &mark)?;
     }
     for (n, index) in route.fallback.iter().enumerate() {
         if n == 0 {
@@ -126,13 +137,43 @@ fn provider(out: &mut String, provider: &Provider, places: &Places, mark: &str) 
     let path = |key: &str| format!("providers.{name}.{key}");
     value(out, places, &path("timeouts.connect"), "connect", &timeouts.connect, 12)?;
     value(out, places, &path("timeouts.headers"), "headers", &timeouts.headers, 12)?;
+    value(out, places, &path("timeouts.first_byte"), "first_byte", &timeouts.first_byte, 12)?;
     value(out, places, &path("timeouts.idle"), "idle", &timeouts.idle, 12)?;
-    let breaker = provider.breaker.as_ref().map_or("none", |breaker| breaker.name.as_str());
-    value(out, places, &path("breaker"), "breaker", &breaker, 12)?;
+    match &provider.breaker {
+        Some(of) => breaker(out, places, of)?,
+        None => value(out, places, &path("breaker"), "breaker", &"none", 12)?,
+    }
     match &provider.retry {
-        Some(retry) => value(out, places, &path("retry"), "retry", &retry.name, 12),
+        Some(own) => retry(out, places, own, 12),
         None => Ok(()),
     }
+}
+
+fn breaker(out: &mut String, places: &Places, of: &Breaker) -> fmt::Result {
+    let path = |key: &str| format!("breakers.{}.{key}", of.name);
+    let rule = of.policy;
+    let scope = if of.scope == Scope::Model { "model" } else { "address" };
+    let rate = |above: f64, over: Duration, from: u32| {
+        format!("above {:.0} % over {over:?}, from {from} requests", above * 100.0)
+    };
+    let failing = rule.failure_rate.map(|r| rate(r.above, r.over, r.min_requests));
+    let slow = rule.slow_rate.map(|r| {
+        format!("slower than {:?} {}", r.slower_than, rate(r.above, r.over, r.min_requests))
+    });
+    let or_none = |rule: Option<String>| rule.unwrap_or_else(|| "none".to_owned());
+    writeln!(out, "            breaker {}:", of.name)?;
+    let rows: [(&str, &dyn fmt::Debug); 9] = [
+        ("scope", &scope),
+        ("failure_threshold", &rule.failure_threshold),
+        ("failure_rate", &or_none(failing)),
+        ("slow_rate", &or_none(slow)),
+        ("recovery_timeout", &rule.recovery_timeout),
+        ("max_recovery_timeout", &rule.max_recovery_timeout),
+        ("success_threshold", &rule.success_threshold),
+        ("probes", &rule.probes),
+        ("ramp", &rule.ramp),
+    ];
+    rows.iter().try_for_each(|(key, shown)| value(out, places, &path(key), key, shown, 14))
 }
 
 fn values(out: &mut String, places: &Places, route: &Route) -> fmt::Result {
@@ -141,12 +182,15 @@ fn values(out: &mut String, places: &Places, route: &Route) -> fmt::Result {
     value(out, places, &path("timeout"), "timeout", &route.timeout, 6)?;
     value(out, places, &path("idempotent"), "idempotent", &route.idempotent.as_str(), 6)?;
     value(out, places, &path("replay"), "replay", &format!("{} bytes", route.replay), 6)?;
-    retry(out, places, &route.retry)
+    retry(out, places, &route.retry, 6)
 }
 
-fn retry(out: &mut String, places: &Places, retry: &Retry) -> fmt::Result {
+fn retry(out: &mut String, places: &Places, retry: &Retry, indent: usize) -> fmt::Result {
     let path = |key: &str| format!("retries.{}.{key}", retry.name);
-    writeln!(out, "      retry {}:", retry.name)?;
+    writeln!(out, "{:indent$}retry {}:", "", retry.name)?;
+    let budget = &retry.budget;
+    let (share, floor) = (budget.ratio * 100.0, budget.min_per_second);
+    let budget = format!("{share:.0} % of first attempts and {floor}/s, over {:?}", budget.window);
     let rows: [(&str, &dyn fmt::Debug); 7] = [
         ("max_attempts", &retry.max_attempts),
         ("fallback_attempts", &retry.fallback_attempts),
@@ -154,12 +198,12 @@ fn retry(out: &mut String, places: &Places, retry: &Retry) -> fmt::Result {
         ("initial_delay", &retry.backoff.initial),
         ("max_delay", &retry.backoff.max),
         ("respect_retry_after", &retry.respect_retry_after),
-        ("budget", &retry.budget),
+        ("budget", &budget),
     ];
     for (key, shown) in rows {
-        value(out, places, &path(key), key, shown, 8)?;
+        value(out, places, &path(key), key, shown, indent + 2)?;
     }
-    value(out, places, &path("retry_on"), "retry_on", &classes(retry.retry_on), 8)
+    value(out, places, &path("retry_on"), "retry_on", &classes(retry.retry_on), indent + 2)
 }
 
 fn value(
