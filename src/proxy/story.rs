@@ -15,7 +15,7 @@ use super::worker::Worker;
 use crate::clock;
 use crate::policy::model::LogFormat;
 use crate::resilience::outcome::Class;
-use crate::snapshot::{Candidate, Route};
+use crate::snapshot::Route;
 
 /// One attempt, as it is told.
 #[derive(Debug)]
@@ -102,14 +102,6 @@ impl Story {
     /// Since the request's head was here.
     pub fn so_far(&self) -> Duration {
         clock::since(self.started)
-    }
-
-    pub fn tell_attempt(
-        &mut self,
-        candidate: &Candidate,
-        told: impl FnOnce(Arc<crate::snapshot::Address>) -> Told,
-    ) {
-        self.attempts.push(told(Arc::clone(&candidate.address)));
     }
 
     /// Ends the story; a story that is dropped before ends with the client's leaving.

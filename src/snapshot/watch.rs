@@ -9,10 +9,10 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use notify::event::{AccessKind, AccessMode};
+use notify::event::{AccessKind, AccessMode, ModifyKind::Data};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc::{Receiver, Sender};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
@@ -105,20 +105,25 @@ async fn settled(loader: &Arc<Loader>, inbox: &mut Receiver<Wake>) -> bool {
 /// The directories that are watched.
 struct Watches {
     watcher: RecommendedWatcher,
+    /// The policy's path and the files beside it: what else is written there is not ours.
+    files: Arc<Mutex<BTreeSet<PathBuf>>>,
     known: BTreeSet<PathBuf>,
     told: bool,
 }
 
 impl Watches {
     fn new(sender: Sender<Wake>) -> Option<Watches> {
+        let files = Arc::new(Mutex::new(BTreeSet::new()));
+        let ours = Arc::clone(&files);
         let tell = move |event: notify::Result<Event>| {
-            if event.as_ref().map_or(true, is_change) {
+            let ours = ours.lock().unwrap_or_else(PoisonError::into_inner);
+            if event.as_ref().map_or(true, |event| is_change(event, &ours)) {
                 // A full inbox has a wake in it already.
                 let _ = sender.try_send(Wake::Changed);
             }
         };
         match notify::recommended_watcher(tell) {
-            Ok(watcher) => Some(Watches { watcher, known: BTreeSet::new(), told: false }),
+            Ok(watcher) => Some(Watches { watcher, files, known: BTreeSet::new(), told: false }),
             Err(error) => {
                 tracing::warn!(%error, "directories cannot be watched; the poll alone sees changes");
                 None
@@ -128,7 +133,13 @@ impl Watches {
 
     /// Sets every watch again; one on a directory that is the same costs a system call.
     fn arm(&mut self, loader: &Loader) {
-        let wanted = places(loader.path(), &loader.beside());
+        let (path, beside) = (absolute(loader.path()), loader.beside());
+        let base = base(&path);
+        let named = beside.iter().map(|file| base.join(file)).chain([path.clone()]);
+        let files =
+            named.flat_map(|file| [file.canonicalize().ok(), Some(file)]).flatten().collect();
+        *self.files.lock().unwrap_or_else(PoisonError::into_inner) = files;
+        let wanted = places(&path, &beside);
         for gone in self.known.difference(&wanted) {
             let _ = self.watcher.unwatch(gone);
         }
@@ -145,22 +156,35 @@ impl Watches {
     }
 }
 
-/// A change, not somebody's reading (ours, for one).
-fn is_change(event: &Event) -> bool {
+/// A change of ours: not somebody's reading, and not a log that grows beside the policy.
+fn is_change(event: &Event, files: &BTreeSet<PathBuf>) -> bool {
     match event.kind {
-        EventKind::Access(AccessKind::Close(AccessMode::Write)) => true,
+        EventKind::Access(AccessKind::Close(AccessMode::Write)) | EventKind::Modify(Data(_)) => {
+            let is_yaml = |path: &PathBuf| {
+                path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml")
+            };
+            event.paths.iter().any(|path| is_yaml(path) || files.contains(path))
+        }
         EventKind::Access(_) => false,
         _ => true,
     }
 }
 
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+/// Where relative paths of the policy begin.
+fn base(policy: &Path) -> PathBuf {
+    if policy.is_dir() { policy.to_owned() } else { parent(policy) }
+}
+
 /// Directories in which something may happen that changes the policy.
 fn places(policy: &Path, beside: &[PathBuf]) -> BTreeSet<PathBuf> {
     let mut places = BTreeSet::new();
-    let absolute = std::path::absolute(policy).unwrap_or_else(|_| policy.to_owned());
-    around(&absolute, &mut places);
-    below(&absolute, DEPTH, &mut places);
-    let base = if absolute.is_dir() { absolute.clone() } else { parent(&absolute) };
+    around(policy, &mut places);
+    below(policy, DEPTH, &mut places);
+    let base = base(policy);
     for file in beside {
         around(&base.join(file), &mut places);
     }
