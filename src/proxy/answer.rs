@@ -12,14 +12,13 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use tokio::time::Sleep;
 
 use super::story::{End, Story};
 use crate::clock;
 use crate::live::buffers::Reservation;
 use crate::live::permit::{Afterwards, Flight};
-use crate::upstream::{BoxError, Busy};
+use crate::upstream::{AnswerBody, BoxError};
 
 /// The body of an answer.
 #[derive(Debug)]
@@ -32,13 +31,14 @@ pub enum ResBody {
 /// An answer that is passed on as it comes, with everything that it holds to its end.
 pub struct Streaming {
     pub first: VecDeque<Frame<Bytes>>,
-    pub rest: Option<Incoming>,
+    pub rest: Option<AnswerBody>,
     pub idle: Duration,
     last: Instant,
     timer: Option<Pin<Box<Sleep>>>,
     story: Box<Story>,
+    /// It broke; told once everything before has had its turn to be written.
+    broken: Option<&'static str>,
     pub flight: Option<Flight>,
-    pub busy: Option<Busy>,
     pub afterwards: Option<Afterwards>,
     pub room: Option<Reservation>,
 }
@@ -59,8 +59,8 @@ impl Streaming {
             last: clock::now(),
             timer: None,
             story,
+            broken: None,
             flight: None,
-            busy: None,
             afterwards: None,
             room: None,
         }
@@ -86,14 +86,30 @@ impl Streaming {
         format!("the answer was cut: {why}").into()
     }
 
+    /// The error, in the turn after the one in which it was found: hyper throws away what it has not
+    /// written yet when a body fails.
+    fn poll_cut(
+        &mut self,
+        why: &'static str,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if self.broken.replace(why).is_some() {
+            return Poll::Ready(Some(Err(self.cut(why))));
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
     fn let_go(&mut self) {
         self.rest = None;
-        self.busy = None;
         self.flight = None;
         self.room = None;
     }
 
     fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if let Some(why) = self.broken {
+            return self.poll_cut(why, cx);
+        }
         let Some(rest) = self.rest.as_mut() else {
             self.over();
             return Poll::Ready(None);
@@ -104,7 +120,7 @@ impl Streaming {
                 let frame = self.passed(frame);
                 Poll::Ready(Some(Ok(frame)))
             }
-            Poll::Ready(Some(Err(_))) => Poll::Ready(Some(Err(self.cut("broken")))),
+            Poll::Ready(Some(Err(_))) => self.poll_cut("broken", cx),
             Poll::Ready(None) => {
                 self.over();
                 Poll::Ready(None)

@@ -5,9 +5,8 @@ use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use http::header::CONTENT_LENGTH;
-use http::{Request, Version};
+use http::{Request, Response, Version};
 use http_body::Body;
-use hyper::body::Incoming;
 
 use super::choose::Pick;
 use super::commit::{Answer, AtHand, Tried};
@@ -21,26 +20,31 @@ use crate::clock;
 use crate::policy::model::Timeouts;
 use crate::resilience::outcome::Class;
 use crate::snapshot::{Candidate, Route};
-use crate::upstream::{Busy, Connection, ReqBody, SendError};
+use crate::upstream::{AnswerBody, Connection, ReqBody, SendError};
 
 impl Ask {
     /// Makes one attempt at a pick, or at one that connects sooner.
-    pub async fn attempt(&mut self, route: &Route, mut pick: Pick) -> Tried {
+    pub async fn attempt(&mut self, route: &Route, mut pick: Box<Pick>) -> Tried {
         self.tries.begin(pick.tier, pick.index, pick.credential);
+        let mut now = pick.started;
         loop {
-            let connection = match self.idle_connection(route, &pick) {
+            let connection = match self.idle_connection(route, &pick, now) {
                 Some(connection) => connection,
                 None => match Box::pin(self.new_connection(route, pick)).await {
                     Ok((connected, connection)) => {
                         pick = connected;
+                        now = clock::now();
                         connection
                     }
                     Err(problem) => return Tried::Failed(Class::Unsent, AtHand::Ours(problem)),
                 },
             };
-            match self.send(route, pick, connection).await {
+            match self.send(route, pick, connection, now).await {
                 Ok(tried) => return tried,
-                Err(unsent) => pick = unsent,
+                Err(unsent) => {
+                    pick = unsent;
+                    now = clock::now();
+                }
             }
         }
     }
@@ -49,20 +53,20 @@ impl Ask {
     async fn send(
         &mut self,
         route: &Route,
-        pick: Pick,
+        pick: Box<Pick>,
         connection: Connection,
-    ) -> Result<Tried, Pick> {
+        sent: Instant,
+    ) -> Result<Tried, Box<Pick>> {
         let candidate = Self::candidate(route, pick.tier, pick.index);
         let timeouts = candidate.provider.policy.timeouts;
         let request = match self.request(route, candidate, pick.credential) {
             Ok(request) => request,
             Err(problem) => return Ok(Tried::Failed(Class::Ignored, AtHand::Ours(problem))),
         };
-        let sent = clock::now();
         let cut = self.another_is_left(route, &pick);
         let by = self.by(sent, timeouts.headers, cut);
         match self.head(connection.send(request), by, &timeouts).await {
-            Some(Ok((response, busy))) => {
+            Some(Ok(response)) => {
                 let (head, body) = response.into_parts();
                 let limits = Limits {
                     first_byte: self.by(sent, timeouts.first_byte, cut),
@@ -70,7 +74,7 @@ impl Ask {
                     deadline: self.deadline,
                 };
                 let took = clock::since(sent);
-                let answer = Answer { head, body, busy, pick, took, limits };
+                let answer = Answer { head, body, pick, took, limits };
                 Ok(self.answered(route, answer).await)
             }
             Some(Err(SendError::Unsent(request, _))) => {
@@ -129,19 +133,20 @@ impl Ask {
     /// Awaits the response's head. While the application still sends its body, only a stall counts.
     async fn head(
         &self,
-        sending: impl Future<Output = Result<(http::Response<Incoming>, Busy), SendError>>,
+        sending: impl Future<Output = Result<Response<AnswerBody>, SendError>>,
         mut by: Instant,
         timeouts: &Timeouts,
-    ) -> Option<Result<(http::Response<Incoming>, Busy), SendError>> {
+    ) -> Option<Result<Response<AnswerBody>, SendError>> {
         let mut sending = pin!(sending);
         let upload = self.payload.upload();
         loop {
             if let Ok(sent) = until(by, sending.as_mut()).await {
                 return Some(sent);
             }
+            let upload = upload?;
             let limit = if upload.whole.get() { timeouts.headers } else { timeouts.idle };
             let later = (upload.last() + limit).min(self.deadline);
-            if !upload.is_streamed() || later <= clock::now() {
+            if later <= clock::now() {
                 return None;
             }
             by = later;
@@ -150,7 +155,7 @@ impl Ask {
 
     /// Whose fault a broken exchange was.
     fn broken(&self, candidate: &Candidate, error: &hyper::Error) -> Problem {
-        if let Some(kind) = self.payload.upload().broken.get() {
+        if let Some(kind) = self.payload.upload().and_then(|upload| upload.broken.get()) {
             return Problem::new(kind, "the body of the request did not arrive whole");
         }
         let malformed = error.is_parse() || error.is_parse_status() || error.is_parse_too_large();

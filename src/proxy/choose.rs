@@ -59,7 +59,7 @@ impl Ask {
     ///
     /// # Errors
     /// What stands in the way.
-    pub fn choose(&self, route: &Route, tier: usize, among: Among) -> Result<Pick, Blocked> {
+    pub fn choose(&self, route: &Route, tier: usize, among: Among) -> Result<Box<Pick>, Blocked> {
         let now = clock::now();
         let candidates = &route.tiers[tier].candidates;
         let count = candidates.len().min(CANDIDATES);
@@ -202,7 +202,7 @@ impl Ask {
         index: usize,
         among: Among,
         now: Instant,
-    ) -> Result<Pick, Blocked> {
+    ) -> Result<Box<Pick>, Blocked> {
         let free = |credential: usize| {
             self.credential_free(circuit, tier, index, credential, among, now).is_ok()
         };
@@ -220,7 +220,7 @@ impl Ask {
             Some(cell) => Some((Arc::clone(cell), cell.admit(now).map_err(Blocked::by)?)),
         };
         let permit = Permit::new(breaker, Some(Arc::clone(hold)));
-        Ok(Pick { tier, index, credential, permit, flight, started: now })
+        Ok(Box::new(Pick { tier, index, credential, permit, flight, started: now }))
     }
 }
 

@@ -13,6 +13,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::server::TlsStream;
 
+use crate::upstream::{Short, short};
+
 /// A stream that hyper can be given.
 pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
 
@@ -123,7 +125,11 @@ impl<S: Stream> AsyncWrite for ClientIo<S> {
         bufs: &[std::io::IoSlice<'_>],
     ) -> Poll<std::io::Result<usize>> {
         self.activity.wrote();
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        let stream = Pin::new(&mut self.stream);
+        match short(bufs, &mut [0; size_of::<Short>()]) {
+            Some(one) => stream.poll_write(cx, one),
+            None => stream.poll_write_vectored(cx, bufs),
+        }
     }
 
     fn is_write_vectored(&self) -> bool {

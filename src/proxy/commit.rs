@@ -13,7 +13,6 @@ use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::response::Parts;
 use http::{HeaderMap, HeaderName, Method, StatusCode};
 use http_body::{Body, Frame};
-use hyper::body::Incoming;
 
 use super::attempt::chain;
 use super::choose::Pick;
@@ -28,7 +27,7 @@ use crate::live::buffers::Reservation;
 use crate::live::permit::{Afterwards, Flight};
 use crate::resilience::outcome::{Class, Outcome, Reach};
 use crate::snapshot::Route;
-use crate::upstream::Busy;
+use crate::upstream::AnswerBody;
 
 const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
 
@@ -61,17 +60,15 @@ pub enum ReadyBody {
     Whole(Bytes, Option<HeaderMap>),
     Stream {
         first: VecDeque<Frame<Bytes>>,
-        rest: Incoming,
-        busy: Busy,
+        rest: AnswerBody,
         flight: Flight,
         afterwards: Option<Afterwards>,
         room: Reservation,
     },
     /// 101: both sides speak another protocol from here on.
     Tunnel {
-        busy: Busy,
         flight: Flight,
-        rest: Incoming,
+        rest: AnswerBody,
     },
 }
 
@@ -79,9 +76,8 @@ pub enum ReadyBody {
 #[derive(Debug)]
 pub struct Answer {
     pub head: Parts,
-    pub body: Incoming,
-    pub busy: Busy,
-    pub pick: Pick,
+    pub body: AnswerBody,
+    pub pick: Box<Pick>,
     /// To the head.
     pub took: Duration,
     pub limits: Limits,
@@ -106,7 +102,7 @@ impl Ask {
         if answer.head.status == StatusCode::SWITCHING_PROTOCOLS {
             return self.switched(route, answer);
         }
-        let retry_after = retry_after(&answer.head.headers, clock::wall());
+        let retry_after = retry_after(&answer.head.headers, clock::wall);
         let head = Head {
             status,
             has_retry_after: retry_after.is_some(),
@@ -175,9 +171,8 @@ impl Ask {
             return self.ready(class, answer, ReadyBody::Whole(Bytes::new(), None));
         }
         let afterwards = self.report(route, &mut answer.pick, lesson);
-        let Answer { head, body, busy, pick, limits, .. } = answer;
-        let body =
-            ReadyBody::Stream { first, rest: body, busy, flight: pick.flight, afterwards, room };
+        let Answer { head, body, pick, limits, .. } = answer;
+        let body = ReadyBody::Stream { first, rest: body, flight: pick.flight, afterwards, room };
         Self::tried(class, Ready { head, body, idle: limits.idle })
     }
 
@@ -195,8 +190,8 @@ impl Ask {
     fn switched(&mut self, route: &Route, mut answer: Answer) -> Tried {
         let lesson = Lesson::answered(Class::Success, 101, answer.took);
         self.report(route, &mut answer.pick, lesson);
-        let Answer { head, body, busy, pick, limits, .. } = answer;
-        let body = ReadyBody::Tunnel { busy, flight: pick.flight, rest: body };
+        let Answer { head, body, pick, limits, .. } = answer;
+        let body = ReadyBody::Tunnel { flight: pick.flight, rest: body };
         Tried::Commit(Box::new(Ready { head, body, idle: limits.idle }))
     }
 
@@ -220,7 +215,7 @@ impl Ask {
     }
 
     /// No response came. What the application's side broke is nobody's failure.
-    pub fn lost(&mut self, route: &Route, mut pick: Pick, problem: Problem) -> Tried {
+    pub fn lost(&mut self, route: &Route, mut pick: Box<Pick>, problem: Problem) -> Tried {
         let ours = matches!(problem.kind, Kind::RequestBroken | Kind::RequestTimeout);
         let class = if ours { Class::Ignored } else { Class::Failure };
         let lesson = Lesson {
@@ -252,7 +247,11 @@ impl Ask {
         if status > 0 {
             candidate.provider.first_byte.observe(took.as_secs_f64());
         }
-        let never = timed_out || matches!(class, Class::Credential | Class::TooLarge);
+        let never = timed_out
+            || matches!(
+                class,
+                Class::Success | Class::Ignored | Class::Credential | Class::TooLarge
+            );
         let again = |times| match never {
             true => Again::Never,
             false => Again::At(now + self_delay(route, candidate, times)),
@@ -327,7 +326,7 @@ fn is_event_stream(content_type: &str) -> bool {
 }
 
 /// `Retry-After` in seconds or as a date (RFC 9110, 10.2.3), or `retry-after-ms`.
-fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+fn retry_after(headers: &HeaderMap, now: impl FnOnce() -> SystemTime) -> Option<Duration> {
     let text = |name: HeaderName| headers.get(name)?.to_str().ok().map(str::trim);
     let millis = text(RETRY_AFTER_MS).and_then(|ms| ms.parse::<f64>().ok());
     if let Some(millis) = millis.filter(|ms| (0.0..1e9).contains(ms)) {
@@ -338,7 +337,7 @@ fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
         return Some(Duration::from_secs_f64(seconds));
     }
     let date = httpdate::parse_http_date(value).ok()?;
-    Some(date.duration_since(now).unwrap_or_default())
+    Some(date.duration_since(now()).unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -361,7 +360,7 @@ mod tests {
             let mut headers = HeaderMap::new();
             headers.insert(name, value.parse().expect("a value"));
             let expected = expected.map(Duration::from_millis);
-            assert_eq!(retry_after(&headers, now), expected, "{name}: {value}");
+            assert_eq!(retry_after(&headers, || now), expected, "{name}: {value}");
         }
     }
 

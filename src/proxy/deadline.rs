@@ -6,9 +6,8 @@ use std::task::Poll;
 use std::time::Instant;
 
 use bytes::Bytes;
-use http_body::Frame;
+use http_body::{Body, Frame};
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 
 /// The limit passed before the future was done.
 #[derive(Debug, PartialEq, Eq)]
@@ -40,9 +39,12 @@ pub async fn until<F: Future>(at: Instant, future: F) -> Result<F::Output, Passe
 ///
 /// # Errors
 /// `Passed` when the moment came first.
-pub async fn frame(
-    body: &mut Incoming,
+pub async fn frame<B>(
+    body: &mut B,
     at: Instant,
-) -> Result<Option<Result<Frame<Bytes>, hyper::Error>>, Passed> {
+) -> Result<Option<Result<Frame<Bytes>, hyper::Error>>, Passed>
+where
+    B: Body<Data = Bytes, Error = hyper::Error> + Unpin,
+{
     until(at, body.frame()).await
 }

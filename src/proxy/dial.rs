@@ -27,7 +27,7 @@ const ELSEWHERE: Duration = Duration::from_millis(300);
 
 #[derive(Debug)]
 struct Dial {
-    pick: Pick,
+    pick: Box<Pick>,
     dialling: Dialling,
 }
 
@@ -39,9 +39,9 @@ enum Event {
 
 impl Ask {
     /// An idle connection to a pick's address.
-    pub fn idle_connection(&self, route: &Route, pick: &Pick) -> Option<Connection> {
+    pub fn idle_connection(&self, route: &Route, pick: &Pick, now: Instant) -> Option<Connection> {
         let candidate = Self::candidate(route, pick.tier, pick.index);
-        self.worker.pools.idle(&candidate.address.target)
+        self.worker.pools.idle(&candidate.address.target, now)
     }
 
     /// A new connection: the pick's, or that of one which was quicker.
@@ -51,8 +51,8 @@ impl Ask {
     pub async fn new_connection(
         &mut self,
         route: &Route,
-        pick: Pick,
-    ) -> Result<(Pick, Connection), Problem> {
+        pick: Box<Pick>,
+    ) -> Result<(Box<Pick>, Connection), Problem> {
         let mut dials = vec![self.dial(route, pick)];
         let mut timer: Pin<Box<Sleep>> = Box::pin(tokio::time::sleep(ELSEWHERE));
         let mut elsewhere = true;
@@ -75,7 +75,7 @@ impl Ask {
                 Event::Slow if elsewhere => match self.next_at_once(route) {
                     Some(pick) => {
                         self.tries.begin(pick.tier, pick.index, pick.credential);
-                        if let Some(connection) = self.idle_connection(route, &pick) {
+                        if let Some(connection) = self.idle_connection(route, &pick, clock::now()) {
                             self.leave_behind(route, dials);
                             return Ok((pick, connection));
                         }
@@ -95,13 +95,13 @@ impl Ask {
         }
     }
 
-    fn dial(&self, route: &Route, pick: Pick) -> Dial {
+    fn dial(&self, route: &Route, pick: Box<Pick>) -> Dial {
         let candidate = Self::candidate(route, pick.tier, pick.index);
         Dial { dialling: self.worker.pools.dial(&candidate.address.target), pick }
     }
 
     /// Tells of an attempt whose endpoint could not be reached.
-    fn unreachable(&mut self, route: &Route, mut pick: Pick, error: &DialError) -> Problem {
+    fn unreachable(&mut self, route: &Route, mut pick: Box<Pick>, error: &DialError) -> Problem {
         let now = clock::now();
         let candidate = Self::candidate(route, pick.tier, pick.index);
         let took = now.saturating_duration_since(pick.started);
@@ -129,7 +129,7 @@ impl Ask {
             let address = std::sync::Arc::clone(&candidate.address);
             address.attempts[Class::Unsent.index()].inc();
             address.live.failed(took, clock::now());
-            let Pick { mut permit, flight, started, .. } = pick;
+            let Pick { mut permit, flight, started, .. } = *pick;
             tokio::task::spawn_local(async move {
                 let dialled = dialling.await;
                 let now = clock::now();

@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame};
-use hyper::body::Incoming;
 
 use super::deadline::{Passed, frame};
 use crate::clock;
 use crate::live::buffers::Reservation;
+use crate::upstream::AnswerBody;
 
 /// What may be withheld before the commit.
 #[derive(Clone, Copy, Debug)]
@@ -60,14 +60,14 @@ pub enum Cut {
 
 /// Reads until the body's end or one of the bounds.
 pub async fn gather(
-    body: &mut Incoming,
+    body: &mut AnswerBody,
     bounds: Bounds,
     limits: Limits,
     room: &mut Reservation,
 ) -> Gathered {
     let mut frames = VecDeque::new();
     let mut held = 0u64;
-    let hold_until = clock::now().checked_add(bounds.time);
+    let mut hold_until = None;
     loop {
         if body.is_end_stream() {
             return whole(frames);
@@ -88,6 +88,7 @@ pub async fn gather(
         held += size;
         let fits = held <= bounds.bytes && frames.len() < bounds.frames && room.grow(size);
         frames.push_back(frame);
+        hold_until = hold_until.or_else(|| clock::now().checked_add(bounds.time));
         if !fits && !body.is_end_stream() {
             return Gathered::Part(frames);
         }

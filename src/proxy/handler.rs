@@ -115,8 +115,8 @@ async fn read(
         reads_body: route.reads_body,
         idle: route.tiers[0].candidates[0].provider.policy.timeouts.idle,
     };
-    let (payload, once) = match Payload::read(body, bounds, worker.live.buffers.reservation()).await
-    {
+    let room = worker.live.buffers.reservation();
+    let (payload, once) = match Payload::read(body, bounds, room, story.started).await {
         Ok(read) => read,
         Err(problem) => return Err((story, problem)),
     };
@@ -131,9 +131,9 @@ async fn read(
         method: head.method,
         uri: head.uri,
         headers,
+        deadline: payload.taken() + timeout,
         payload,
         upgrade,
-        deadline: clock::now() + timeout,
         idempotence: overrides.idempotent.unwrap_or(route.policy.idempotent),
         overrides,
         tries: Tries::default(),
@@ -159,7 +159,7 @@ fn host_of(headers: &HeaderMap, uri: &Uri) -> String {
 
 /// One attempt after another, until one is good or none may follow.
 async fn run(ask: &mut Ask, route: &Route) -> Result<Box<Ready>, Problem> {
-    route.live.first(clock::now());
+    route.live.first(ask.payload.taken());
     let mut after = None;
     let mut at_hand = None;
     loop {
@@ -195,7 +195,6 @@ fn finish(ask: Ask, outcome: Result<Box<Ready>, Problem>) -> Response<ResBody> {
         Err(problem) => return refuse(&mut story, problem),
     };
     story.status = head.status.as_u16();
-    story.first_byte = Some(story.so_far());
     let switches = matches!(body, ReadyBody::Tunnel { .. });
     headers::end_answer_hop(&mut head.headers, switches);
     let body = match body {
@@ -206,21 +205,23 @@ fn finish(ask: Ask, outcome: Result<Box<Ready>, Problem>) -> Response<ResBody> {
         }
         ReadyBody::Whole(bytes, Some(trailers)) => {
             let first = [Frame::data(bytes), Frame::trailers(trailers)].into();
+            story.first_byte = Some(story.so_far());
             ResBody::Stream(Box::new(Streaming::of(story, first, idle)))
         }
-        ReadyBody::Stream { first, rest, busy, flight, afterwards, room } => {
+        ReadyBody::Stream { first, rest, flight, afterwards, room } => {
+            story.first_byte = Some(story.so_far());
             let mut streaming = Streaming::of(story, first, idle);
             streaming.rest = Some(rest);
-            streaming.busy = Some(busy);
             streaming.flight = Some(flight);
             streaming.afterwards = afterwards;
             streaming.room = Some(room);
             ResBody::Stream(Box::new(streaming))
         }
-        ReadyBody::Tunnel { busy, flight, rest } => {
-            let mut response = Response::from_parts(head, rest);
-            tunnel::start(upgrade, &mut response, (busy, flight), story);
-            return response.map(|_| ResBody::full(Bytes::new()));
+        ReadyBody::Tunnel { flight, rest } => {
+            story.first_byte = Some(story.so_far());
+            let mut response = Response::from_parts(head, ResBody::full(Bytes::new()));
+            tunnel::start(upgrade, &mut response, rest, flight, story);
+            return response;
         }
     };
     Response::from_parts(head, body)

@@ -135,10 +135,15 @@ pub fn address_to(
     address: &Address,
     credential: usize,
 ) {
+    let ours = match &address.policy.auth {
+        Auth::Credentials(all) => all.get(credential),
+        Auth::None | Auth::Passthrough => None,
+    };
     if !matches!(address.policy.auth, Auth::Passthrough) {
         let there = present(headers, &CREDENTIALS);
         for (at, name) in CREDENTIALS.into_iter().enumerate() {
-            if there & (1 << at) != 0 {
+            // Ours takes its place below.
+            if there & (1 << at) != 0 && ours.is_none_or(|ours| ours.header != name) {
                 headers.remove(name);
             }
         }
@@ -149,10 +154,8 @@ pub fn address_to(
     for (name, value) in &provider.set_headers {
         headers.insert(name.clone(), value.clone());
     }
-    if let Auth::Credentials(all) = &address.policy.auth
-        && let Some(credential) = all.get(credential)
-    {
-        headers.insert(credential.header.clone(), credential.value.clone());
+    if let Some(ours) = ours {
+        headers.insert(ours.header.clone(), ours.value.clone());
     }
     headers.insert(HOST, address.host.clone());
 }

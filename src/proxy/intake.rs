@@ -36,7 +36,10 @@ const STILL_ARRIVING: Duration = Duration::from_secs(1);
 pub struct Payload {
     state: State,
     model: Option<Model>,
-    upload: Rc<Upload>,
+    /// When it was whole, or known to go once.
+    taken: Instant,
+    /// Of a body that goes once.
+    upload: Option<Rc<Upload>>,
 }
 
 #[derive(Debug)]
@@ -66,7 +69,6 @@ struct Model {
 /// How far a body that goes once has come.
 #[derive(Debug)]
 pub struct Upload {
-    streamed: bool,
     last: Cell<Instant>,
     pub whole: Cell<bool>,
     /// The application's side failed: not the provider's fault.
@@ -91,6 +93,7 @@ impl Payload {
         mut body: Incoming,
         bounds: Bounds,
         mut room: Reservation,
+        began: Instant,
     ) -> Result<(Payload, Option<&'static str>), Problem> {
         if body.is_end_stream() {
             return Ok((Payload::new(State::Empty, None), None));
@@ -101,7 +104,7 @@ impl Payload {
             let state = State::Once { first, rest: Some(body), _room: room };
             return Ok((Payload::new(state, None), Some("larger_than_replay")));
         }
-        let taken = take_in(&mut body, bounds, &mut room, &mut first).await?;
+        let taken = take_in(&mut body, bounds, &mut room, &mut first, began).await?;
         Ok(match taken {
             None => (Payload::kept(first, room, bounds.reads_body), None),
             Some(why) => (Payload::once(first, body, room, bounds.reads_body), Some(why)),
@@ -109,14 +112,16 @@ impl Payload {
     }
 
     fn new(state: State, model: Option<Model>) -> Payload {
-        let upload = Rc::new(Upload {
-            streamed: matches!(state, State::Once { .. }),
-            last: Cell::new(clock::now()),
-            whole: Cell::new(!matches!(state, State::Once { .. })),
-            broken: Cell::new(None),
-            bytes: Cell::new(0),
+        let taken = clock::now();
+        let upload = matches!(state, State::Once { .. }).then(|| {
+            Rc::new(Upload {
+                last: Cell::new(taken),
+                whole: Cell::new(false),
+                broken: Cell::new(None),
+                bytes: Cell::new(0),
+            })
         });
-        Payload { state, model, upload }
+        Payload { state, model, taken, upload }
     }
 
     fn kept(frames: VecDeque<Frame<Bytes>>, room: Reservation, reads_body: bool) -> Payload {
@@ -164,7 +169,7 @@ impl Payload {
     pub fn len(&self) -> u64 {
         match &self.state {
             State::Kept { bytes, .. } => bytes.len() as u64,
-            _ => self.upload.bytes.get(),
+            _ => self.upload.as_ref().map_or(0, |upload| upload.bytes.get()),
         }
     }
 
@@ -177,8 +182,13 @@ impl Payload {
         }
     }
 
-    pub fn upload(&self) -> &Rc<Upload> {
-        &self.upload
+    pub fn upload(&self) -> Option<&Upload> {
+        self.upload.as_deref()
+    }
+
+    /// When the body was whole, or known to go once.
+    pub fn taken(&self) -> Instant {
+        self.taken
     }
 
     /// The body as this provider wants it.
@@ -210,8 +220,8 @@ impl Payload {
                 Err(not_rewritable(provider, "it is larger than the route's `replay`"))
             }
             State::Once { .. } => {
-                let State::Once { mut first, rest, _room } =
-                    std::mem::replace(&mut self.state, State::Spent)
+                let (State::Once { mut first, rest, _room }, Some(upload)) =
+                    (std::mem::replace(&mut self.state, State::Spent), self.upload.clone())
                 else {
                     return Ok(ReqBody::Empty);
                 };
@@ -221,7 +231,6 @@ impl Payload {
                     let bytes = rewrite::model(bytes, at, name, provider);
                     first[0] = Frame::data(bytes);
                 }
-                let upload = Rc::clone(&self.upload);
                 Ok(ReqBody::stream(OnceBody { first, rest, upload, idle, timer: None, _room }))
             }
         }
@@ -236,11 +245,6 @@ impl Model {
 }
 
 impl Upload {
-    /// The body goes once, as it comes.
-    pub fn is_streamed(&self) -> bool {
-        self.streamed
-    }
-
     /// When bytes last moved, or the whole was there.
     pub fn last(&self) -> Instant {
         self.last.get()
@@ -258,9 +262,9 @@ async fn take_in(
     bounds: Bounds,
     room: &mut Reservation,
     first: &mut VecDeque<Frame<Bytes>>,
+    mut moved: Instant,
 ) -> Result<Option<&'static str>, Problem> {
     let known = body.size_hint().exact().is_some();
-    let mut moved = clock::now();
     let give_up = moved + STILL_ARRIVING;
     let mut kept = 0;
     loop {

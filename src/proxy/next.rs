@@ -31,7 +31,7 @@ impl Ask {
     ///
     /// # Errors
     /// Why there is none.
-    pub async fn next(&mut self, route: &Route, after: Option<Class>) -> Result<Pick, Stop> {
+    pub async fn next(&mut self, route: &Route, after: Option<Class>) -> Result<Box<Pick>, Stop> {
         if let Some(class) = after {
             self.may_follow(route, class)?;
         }
@@ -39,7 +39,7 @@ impl Ask {
             match self.look(route, after, true) {
                 Look::Take(pick) => {
                     self.pay(route, after)?;
-                    return Ok(*pick);
+                    return Ok(pick);
                 }
                 Look::Wait { until, room } => self.wait(route, until, room).await,
                 Look::Nobody(blocked) => return Err(self.nobody(after, blocked)),
@@ -48,10 +48,10 @@ impl Ask {
     }
 
     /// Leave for another attempt while one is still connecting; never waits.
-    pub fn next_at_once(&mut self, route: &Route) -> Option<Pick> {
+    pub fn next_at_once(&mut self, route: &Route) -> Option<Box<Pick>> {
         self.may_follow(route, Class::Unsent).ok()?;
         match self.look(route, Some(Class::Unsent), false) {
-            Look::Take(pick) => self.pay(route, Some(Class::Unsent)).ok().map(|()| *pick),
+            Look::Take(pick) => self.pay(route, Some(Class::Unsent)).ok().map(|()| pick),
             _ => None,
         }
     }
@@ -134,7 +134,7 @@ impl Ask {
             let tier = self.tries.tier;
             let below = self.has_below(route, after);
             let here = match self.look_here(route, after, below) {
-                Ok(pick) => return Look::Take(Box::new(pick)),
+                Ok(pick) => return Look::Take(pick),
                 Err(here) => here,
             };
             blocked.merge(here);
@@ -153,7 +153,12 @@ impl Ask {
         allowed && self.tries.tier + 1 < route.tiers.len()
     }
 
-    fn look_here(&self, route: &Route, after: Option<Class>, below: bool) -> Result<Pick, Blocked> {
+    fn look_here(
+        &self,
+        route: &Route,
+        after: Option<Class>,
+        below: bool,
+    ) -> Result<Box<Pick>, Blocked> {
         let tier = self.tries.tier;
         let fresh = self.tries.in_tier == 0;
         let allowed = fresh || after.is_none_or(|class| self.repeats_here(route, class));

@@ -209,14 +209,19 @@ pub fn uri(
         return Ok(uri.clone());
     }
     let path = strip.map_or(uri.path(), |prefix| stripped(uri.path(), prefix));
-    let mut target = format!("{}{path}", url.path);
+    let query = uri.query();
+    let mut target = String::with_capacity(
+        url.path.len() + path.len() + query.map_or(1, |query| query.len() + 2),
+    );
+    target.push_str(&url.path);
+    target.push_str(path);
     if let Some((pattern, to)) = &rewrite.path {
         target = pattern.replace(&target, to.as_str()).into_owned();
     }
     if !target.starts_with('/') {
         target.insert(0, '/');
     }
-    if let Some(query) = uri.query() {
+    if let Some(query) = query {
         target.push(if target.contains('?') { '&' } else { '?' });
         target.push_str(query);
     }

@@ -17,6 +17,13 @@ use crate::policy::model::LogFormat;
 use crate::resilience::outcome::Class;
 use crate::snapshot::Route;
 
+/// A field's name as it stands in the line: one piece of known length to write.
+macro_rules! key {
+    ($name:literal) => {
+        concat!(",\"", $name, "\":").as_bytes()
+    };
+}
+
 /// One attempt, as it is told.
 #[derive(Debug)]
 pub struct Told {
@@ -51,7 +58,7 @@ pub struct Story {
     pub route: Option<Arc<Route>>,
     method: Method,
     uri: Uri,
-    started: Instant,
+    pub started: Instant,
     pub attempts: Vec<Told>,
     pub waited: Duration,
     pub status: u16,
@@ -110,7 +117,11 @@ impl Story {
             return;
         }
         self.client.end();
-        let took = self.so_far();
+        let now = clock::now();
+        let took = now.saturating_duration_since(self.started);
+        if end == End::Answered {
+            self.first_byte.get_or_insert(took);
+        }
         if end == End::ClientLeft && self.status == 0 {
             self.status = 499;
         }
@@ -128,7 +139,7 @@ impl Story {
             }
         };
         let Some(log) = log else { return };
-        self.worker.log_line(log, |out, at| match log.1 {
+        self.worker.log_line(log, now, |out, at| match log.1 {
             LogFormat::Json => self.write_json(out, at, end, took),
             LogFormat::Text => self.write_text(out, at, end, took),
         });
@@ -138,21 +149,21 @@ impl Story {
         out.extend_from_slice(b"{\"at\":\"");
         out.extend_from_slice(at);
         out.push(b'"');
-        text(out, "route", self.route.as_ref().map_or("-", |r| &r.policy.name));
-        plain(out, "method", self.method.as_str());
-        text(out, "path", self.uri.path());
-        number(out, "status", u64::from(self.status));
+        text(out, key!("route"), self.route.as_ref().map_or("-", |r| &r.policy.name));
+        plain(out, key!("method"), self.method.as_str());
+        text(out, key!("path"), self.uri.path());
+        number(out, key!("status"), u64::from(self.status));
         let (name, detail) = end.words();
-        plain(out, "end", name);
+        plain(out, key!("end"), name);
         if let Some(detail) = detail {
-            text(out, "why", detail);
+            text(out, key!("why"), detail);
         }
-        millis(out, "ms", took);
+        millis(out, key!("ms"), took);
         if let Some(first_byte) = self.first_byte {
-            millis(out, "first_byte_ms", first_byte);
+            millis(out, key!("first_byte_ms"), first_byte);
         }
         if !self.waited.is_zero() {
-            millis(out, "waited_ms", self.waited);
+            millis(out, key!("waited_ms"), self.waited);
         }
         out.extend_from_slice(b",\"attempts\":[");
         for (i, attempt) in self.attempts.iter().enumerate() {
@@ -161,19 +172,19 @@ impl Story {
             out.push(b'}');
         }
         out.push(b']');
-        for (key, value) in [("once", self.once), ("not_repeated", self.stopped)] {
+        for (key, value) in [(key!("once"), self.once), (key!("not_repeated"), self.stopped)] {
             if let Some(value) = value {
                 text(out, key, value);
             }
         }
-        number(out, "bytes_in", self.bytes_in);
-        number(out, "bytes_out", self.bytes_out);
+        number(out, key!("bytes_in"), self.bytes_in);
+        number(out, key!("bytes_out"), self.bytes_out);
         if let Some(route) = &self.route {
             if self.attempts.len() > 1 || self.stopped.is_some() {
                 let left = route.live.balance(clock::now());
                 out.extend_from_slice(format!(",\"budget\":{left:.1}").as_bytes());
             }
-            plain(out, "policy", &route.policy_hash);
+            plain(out, key!("policy"), &route.policy_hash);
         }
         out.push(b'}');
     }
@@ -225,18 +236,18 @@ impl Told {
             && let Some(credential) = all.get(index)
             && all.len() > 1
         {
-            text(out, "credential", &credential.reference);
+            text(out, key!("credential"), &credential.reference);
         }
-        plain(out, "class", self.class.as_str());
+        plain(out, key!("class"), self.class.as_str());
         if self.status > 0 {
-            number(out, "status", u64::from(self.status));
+            number(out, key!("status"), u64::from(self.status));
         }
-        millis(out, "ms", self.took);
+        millis(out, key!("ms"), self.took);
         if self.probe {
             out.extend_from_slice(b",\"probe\":true");
         }
         if let Some(error) = &self.error {
-            text(out, "error", error);
+            text(out, key!("error"), error);
         }
     }
 }
@@ -259,22 +270,23 @@ impl End {
 }
 
 /// A value of our own, in which nothing is to be escaped.
-fn plain(out: &mut Vec<u8>, key: &str, value: &str) {
-    for part in [",\"", key, "\":\"", value, "\""] {
-        out.extend_from_slice(part.as_bytes());
-    }
+fn plain(out: &mut Vec<u8>, key: &[u8], value: &str) {
+    out.extend_from_slice(key);
+    out.push(b'"');
+    out.extend_from_slice(value.as_bytes());
+    out.push(b'"');
 }
 
-fn text(out: &mut Vec<u8>, key: &str, value: &str) {
-    out.extend_from_slice(b",\"");
-    out.extend_from_slice(key.as_bytes());
-    out.extend_from_slice(b"\":");
+fn text(out: &mut Vec<u8>, key: &[u8], value: &str) {
+    out.extend_from_slice(key);
     string(out, value);
 }
 
 fn string(out: &mut Vec<u8>, value: &str) {
     out.push(b'"');
-    if value.bytes().all(|b| b >= 0x20 && b != b'"' && b != b'\\') {
+    // Without a way out of the loop it is done for many bytes at once.
+    let special = |b: u8| b < 0x20 || b == b'"' || b == b'\\';
+    if !value.bytes().fold(false, |found, b| found | special(b)) {
         out.extend_from_slice(value.as_bytes());
     } else {
         for byte in value.bytes() {
@@ -288,15 +300,13 @@ fn string(out: &mut Vec<u8>, value: &str) {
     out.push(b'"');
 }
 
-fn number(out: &mut Vec<u8>, key: &str, value: u64) {
-    out.extend_from_slice(b",\"");
-    out.extend_from_slice(key.as_bytes());
-    out.extend_from_slice(b"\":");
+fn number(out: &mut Vec<u8>, key: &[u8], value: u64) {
+    out.extend_from_slice(key);
     digits(out, value, 1);
 }
 
 /// Milliseconds with three places.
-fn millis(out: &mut Vec<u8>, key: &str, value: Duration) {
+fn millis(out: &mut Vec<u8>, key: &[u8], value: Duration) {
     let micros = u64::try_from(value.as_micros()).unwrap_or(u64::MAX);
     number(out, key, micros / 1000);
     out.push(b'.');
@@ -323,9 +333,9 @@ mod tests {
         #[test]
         fn whatever_is_written_is_json(value in ".{0,40}", n in any::<u64>(), micros in 0u64..10_000_000_000) {
             let mut out = b"{\"a\":1".to_vec();
-            text(&mut out, "text", &value);
-            number(&mut out, "n", n);
-            millis(&mut out, "ms", Duration::from_micros(micros));
+            text(&mut out, key!("text"), &value);
+            number(&mut out, key!("n"), n);
+            millis(&mut out, key!("ms"), Duration::from_micros(micros));
             out.push(b'}');
             let read: serde_json::Value = serde_json::from_slice(&out).expect("json");
             prop_assert_eq!(read["text"].as_str(), Some(value.as_str()));

@@ -4,19 +4,20 @@
 //! HTTP, and a request smuggled behind an upgrade that was refused is an ordinary request.
 
 use http::Response;
-use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
+use super::answer::ResBody;
 use super::story::{End, Story};
 use crate::live::permit::Flight;
-use crate::upstream::Busy;
+use crate::upstream::AnswerBody;
 
 /// Joins both sides once each has switched.
 pub fn start(
     client: Option<OnUpgrade>,
-    response: &mut Response<Incoming>,
-    held: (Busy, Flight),
+    response: &mut Response<ResBody>,
+    rest: AnswerBody,
+    flight: Flight,
     mut story: Box<Story>,
 ) {
     let provider = hyper::upgrade::on(response);
@@ -25,7 +26,7 @@ pub fn start(
         return;
     };
     tokio::task::spawn_local(async move {
-        let _held = held;
+        let _held = (rest.finish().await, flight);
         let end = match tokio::try_join!(client, provider) {
             Err(_) => End::Cut("upgrade_failed"),
             Ok((client, provider)) => {

@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::LocalSet;
@@ -23,7 +23,9 @@ use crate::upstream::Pools;
 /// How often a worker looks after its connections and hands over its log lines.
 const BEAT: Duration = Duration::from_millis(100);
 /// Log text that is handed over at once.
-const LOG_BATCH: usize = 32 * 1024;
+const LOG_BATCH: usize = 60 * 1024;
+/// A buffer for a batch: a line that is the last of one does not make it grow.
+const LOG_BUFFER: usize = 64 * 1024;
 /// A pooled upstream connection unused for this long is closed.
 const UPSTREAM_IDLE: Duration = Duration::from_secs(30);
 
@@ -59,6 +61,8 @@ pub struct Worker {
     pub draining: Cell<bool>,
     log: Log,
     lines: RefCell<Lines>,
+    /// Both clocks, read at the last beat.
+    clocks: Cell<(Instant, SystemTime)>,
 }
 
 #[derive(Debug, Default)]
@@ -80,6 +84,7 @@ impl Worker {
             draining: Cell::new(false),
             log,
             lines: RefCell::default(),
+            clocks: Cell::new((clock::now(), clock::wall())),
         })
     }
 
@@ -87,10 +92,12 @@ impl Worker {
         self.current.load()
     }
 
-    /// Writes one line of the access log; `write` is given the time as it is written.
+    /// Writes one line of the access log, of what ended `now`; `write` is given the time as it is
+    /// written.
     pub fn log_line(
         &self,
         log: &(Arc<Target>, LogFormat),
+        now: Instant,
         write: impl FnOnce(&mut Vec<u8>, &[u8]),
     ) {
         let mut lines = self.lines.borrow_mut();
@@ -101,7 +108,8 @@ impl Worker {
             lines.to = Some(Arc::clone(&log.0));
         }
         let Lines { stamp, text, .. } = &mut *lines;
-        write(text, stamp.at(clock::wall()));
+        let (then, wall) = self.clocks.get();
+        write(text, stamp.at(wall + now.saturating_duration_since(then)));
         lines.text.push(b'\n');
         lines.count += 1;
         if lines.text.len() >= LOG_BATCH {
@@ -111,13 +119,14 @@ impl Worker {
 
     fn hand_over(&self, lines: &mut Lines) {
         if let Some(to) = lines.to.take() {
-            let text = std::mem::replace(&mut lines.text, Vec::with_capacity(LOG_BATCH));
+            let text = std::mem::replace(&mut lines.text, Vec::with_capacity(LOG_BUFFER));
             self.log.send(&to, std::mem::take(&mut lines.count), text);
         }
     }
 
     fn beat(&self) {
         let now = clock::now();
+        self.clocks.set((now, clock::wall()));
         self.pools.sweep(now);
         self.clients.sweep(now, &self.snapshot().policy.server);
         self.hand_over(&mut self.lines.borrow_mut());

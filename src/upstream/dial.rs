@@ -9,7 +9,6 @@ use std::cell::Cell;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +18,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 
-use super::connection::{Connection, Driver, Lease, Member};
+use super::connection::{Connection, Link};
 use super::pool::Place;
 use super::target::Target;
 use super::tunnel::{self, Refusal};
@@ -64,7 +63,7 @@ impl fmt::Display for Phase {
     }
 }
 
-/// Dials, and starts the connection's own task.
+/// Dials, and makes the connection ready for a request.
 pub(super) async fn connection(target: &Target, place: Place) -> Result<Connection, DialError> {
     let phase = Cell::new(Phase::Dns);
     match tokio::time::timeout(target.connect, dial(target, place, &phase)).await {
@@ -100,9 +99,17 @@ async fn dial(target: &Target, place: Place, phase: &Cell<Phase>) -> Result<Conn
     }
     phase.set(Phase::Tls);
     let stream = secure(target, wire.clone()).await?;
-    start(stream, Member::new(wire, peer, version, place)).await.map_err(|error| {
-        DialError::Connect { host: dialled.host.clone(), address: peer, reason: error.to_string() }
-    })
+    match http1::handshake(TokioIo::new(stream)).await {
+        Ok((sender, driver)) => {
+            let driver = Box::pin(driver.with_upgrades());
+            let link = Link::new((sender, driver), wire, (peer, version), place);
+            Ok(Connection::new(link, false))
+        }
+        Err(error) => {
+            let (host, reason) = (dialled.host.clone(), error.to_string());
+            Err(DialError::Connect { host, address: peer, reason })
+        }
+    }
 }
 
 /// TLS, where the target wants it.
@@ -116,14 +123,6 @@ async fn secure(target: &Target, wire: Wire) -> Result<Stream, DialError> {
             reason: super::tls::explain(&error),
         }),
     }
-}
-
-async fn start(stream: Stream, member: Member) -> hyper::Result<Connection> {
-    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    let member = Rc::new(member);
-    let driver = Driver::new(connection.with_upgrades(), Rc::clone(&member));
-    member.driven_by(tokio::task::spawn_local(driver).abort_handle());
-    Ok(Connection::new(Lease::new(sender, member, Duration::MAX), false))
 }
 
 fn refused(target: &Target, proxy: &str, refusal: Refusal) -> DialError {

@@ -108,9 +108,8 @@ pub(super) fn get() -> Request<ReqBody> {
 
 /// Sends `get` and reads the answer.
 pub(super) async fn exchange(connection: Connection) -> String {
-    let (response, busy) = connection.send(get()).await.expect("a response");
+    let response = connection.send(get()).await.expect("a response");
     let body = response.into_body().collect().await.expect("a body").to_bytes();
-    drop(busy);
     String::from_utf8_lossy(&body).into_owned()
 }
 

@@ -4,8 +4,8 @@
 //! workers. Each worker has its own [`Pools`], so that a request takes and returns a connection
 //! without a lock: an attempt asks `idle`, then `dial` while there `has_room`, else waits for `room`.
 //!
-//! What is open is counted from the start of a dial until both the connection's own task and
-//! whoever used it last are done with it; a count that could be forgotten would leak room.
+//! What is open is counted from the start of a dial until the connection is gone; a count that
+//! could be forgotten would leak room.
 //!
 //! Everything that fails before a request was started is told apart from what failed after
 //! (RFC 9110, 9.2.2): each [`DialError`] and [`SendError::Unsent`] may be repeated anywhere.
@@ -15,6 +15,7 @@ mod connection;
 mod dial;
 mod names;
 mod pool;
+mod relay;
 mod room;
 mod target;
 pub mod tls;
@@ -31,9 +32,10 @@ mod pool_tests;
 mod tls_tests;
 
 pub use body::{BoxError, ReqBody};
-pub use connection::{Busy, Connection, SendError};
+pub use connection::{AnswerBody, Connection, Held, SendError};
 pub use dial::{DialError, Phase};
 pub use names::Resolver;
 pub use pool::{Dialling, Pools};
 pub use room::Room;
 pub use target::{Target, TargetError};
+pub use wire::{Short, short};

@@ -1,14 +1,12 @@
 //! A worker's idle connections, and how many it has open.
 //!
-//! A connection is put back the moment its response was read or dropped, last in, first out, even
-//! when hyper is not yet done with it; at checkout one that is closed is dropped and one that
-//! is not ready is passed over. So a request costs no task. A connection that sat idle for
-//! 100 ms is looked at before use: a server that closed it, or spoke unasked, would cost the
+//! A connection is put back the moment its response was read, last in, first out. What the worker
+//! has heard of it since is asked at checkout and at each sweep; one that sat idle for 100 ms is
+//! also looked at with a system call: a server that closed it, or spoke unasked, would cost the
 //! request, and a reset on a reused connection proves nothing (a repeat could pay twice). It is
 //! kept for less long than the server says that it keeps it (`Keep-Alive: timeout`).
 //!
-//! A place is held by a dial, then by the connection's own task and by whoever uses it: room
-//! comes back when all are gone.
+//! A place is held by a dial, then by the connection: room comes back when it is gone.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -21,11 +19,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use hyper::client::conn::http1::SendRequest;
 use tokio::sync::oneshot;
 
-use super::body::ReqBody;
-use super::connection::{Connection, Lease, Member};
+use super::connection::{Connection, Link};
 use super::dial::{self, DialError};
 use super::names::Name;
 use super::room::{Queue, Room};
@@ -48,6 +44,8 @@ struct Shelf {
 #[derive(Debug)]
 pub(super) struct Pool {
     idle_for: Duration,
+    /// When somebody last looked: close enough for how long a connection has been idle.
+    now: Cell<Instant>,
     /// As the target said that was used last.
     limit: Cell<usize>,
     open: Cell<usize>,
@@ -57,15 +55,13 @@ pub(super) struct Pool {
 
 #[derive(Debug)]
 struct Idle {
-    sender: SendRequest<ReqBody>,
-    member: Rc<Member>,
+    link: Box<Link>,
     since: Instant,
-    keep: Duration,
 }
 
 /// One open connection, or a dial; counted from its making to its drop.
 #[derive(Debug)]
-pub(super) struct Place(pub(super) Rc<Pool>);
+pub(super) struct Place(Rc<Pool>);
 
 /// An id is a hash already.
 #[derive(Default)]
@@ -85,13 +81,14 @@ impl Pools {
     }
 
     /// An idle connection that looks alive.
-    pub fn idle(&self, target: &Target) -> Option<Connection> {
+    pub fn idle(&self, target: &Target, now: Instant) -> Option<Connection> {
         let pool = self.pool(target);
+        pool.now.set(now);
         let claims = pool.queue.claims();
         if claims > 0 && pool.free() <= claims {
             return None;
         }
-        pool.checkout(&target.name).map(|lease| Connection::new(lease, true))
+        pool.checkout(&target.name, now).map(|link| Connection::new(link, true))
     }
 
     /// Whether another connection may be opened.
@@ -163,7 +160,7 @@ impl Drop for Shelf {
     /// An idle connection and its pool hold each other.
     fn drop(&mut self) {
         for pool in self.pools.get_mut().values() {
-            drop(pool.idle.take());
+            pool.idle.take().into_iter().for_each(|idle| idle.link.close());
         }
     }
 }
@@ -174,6 +171,7 @@ impl Pool {
     fn new(idle_for: Duration) -> Self {
         Self {
             idle_for,
+            now: Cell::new(clock::now()),
             limit: Cell::new(0),
             open: Cell::new(0),
             idle: RefCell::default(),
@@ -183,8 +181,7 @@ impl Pool {
 
     /// Places that could be taken now.
     pub(super) fn free(&self) -> usize {
-        let idle = self.idle.borrow().iter().filter(|idle| idle.sender.is_ready()).count();
-        self.limit.get().saturating_sub(self.open.get()) + idle
+        self.limit.get().saturating_sub(self.open.get()) + self.idle.borrow().len()
     }
 
     /// Calls those who wait, as far as there is something for them.
@@ -194,67 +191,46 @@ impl Pool {
         }
     }
 
-    fn checkout(&self, name: &Name) -> Option<Lease> {
+    fn checkout(&self, name: &Name, now: Instant) -> Option<Box<Link>> {
         loop {
-            let found = {
-                let mut idle = self.idle.borrow_mut();
-                let settled = |idle: &Idle| idle.sender.is_ready() || idle.sender.is_closed();
-                let at = idle.iter().rposition(settled)?;
-                idle.remove(at)
-            };
-            if found.is_usable(name) {
-                return Some(Lease::new(found.sender, found.member, found.keep));
+            let mut found = self.idle.borrow_mut().pop()?;
+            if found.is_usable(name, now, self.idle_for) {
+                return Some(found.link);
             }
-            found.member.close();
+            found.link.close();
         }
     }
 
-    /// `keep` is what the server grants.
-    pub(super) fn put_back(
-        &self,
-        sender: SendRequest<ReqBody>,
-        member: Rc<Member>,
-        keep: Duration,
-    ) {
-        let keep = keep.min(self.idle_for);
-        if sender.is_closed() || keep.is_zero() || self.open.get() > self.limit.get() {
-            return;
+    /// Takes a connection that is ready for its next request.
+    pub(super) fn put_back(&self, link: Box<Link>) {
+        let keep = link.keep().min(self.idle_for);
+        if keep.is_zero() || self.open.get() > self.limit.get() {
+            return link.close();
         }
-        self.idle.borrow_mut().push(Idle { sender, member, since: clock::now(), keep });
+        self.idle.borrow_mut().push(Idle { link, since: self.now.get() });
         self.awaken();
     }
 
-    /// The connection has ended.
-    pub(super) fn remove(&self, member: &Rc<Member>) {
-        let removed = {
-            let mut idle = self.idle.borrow_mut();
-            let at = idle.iter().position(|idle| Rc::ptr_eq(&idle.member, member));
-            at.map(|at| idle.remove(at))
-        };
-        drop(removed);
-    }
-
     fn sweep(&self, now: Instant) {
-        let ended = |idle: &mut Idle| idle.sender.is_closed() || idle.is_old(now);
-        // Dropped when the borrow has ended: the last of a connection gives its place back.
+        self.now.set(now);
+        let keep = self.idle_for;
+        let ended = |idle: &mut Idle| idle.is_old(now, keep) || idle.link.has_ended();
+        // Closed when the borrow has ended: the connection gives its place back.
         let ended: Vec<_> = self.idle.borrow_mut().extract_if(.., ended).collect();
-        for idle in ended.iter().filter(|idle| !idle.sender.is_ready()) {
-            idle.member.close();
-        }
+        ended.into_iter().for_each(|idle| idle.link.close());
     }
 }
 
 impl Idle {
-    fn is_old(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.since) >= self.keep
+    fn is_old(&self, now: Instant, most: Duration) -> bool {
+        now.saturating_duration_since(self.since) >= self.link.keep().min(most)
     }
 
-    fn is_usable(&self, name: &Name) -> bool {
-        let now = clock::now();
-        !self.sender.is_closed()
-            && !self.is_old(now)
-            && self.member.is_at(name)
-            && (now.saturating_duration_since(self.since) < UNSEEN || self.member.is_silent())
+    fn is_usable(&mut self, name: &Name, now: Instant, most: Duration) -> bool {
+        !self.is_old(now, most)
+            && self.link.is_at(name)
+            && !self.link.has_ended()
+            && (now.saturating_duration_since(self.since) < UNSEEN || self.link.is_silent())
     }
 }
 
@@ -262,6 +238,10 @@ impl Place {
     fn new(pool: Rc<Pool>) -> Self {
         pool.open.set(pool.open.get() + 1);
         Self(pool)
+    }
+
+    pub(super) fn pool(&self) -> Rc<Pool> {
+        Rc::clone(&self.0)
     }
 }
 

@@ -23,13 +23,13 @@ fn a_connection_is_used_again() {
     worker(async {
         let (address, accepted) = origin(hello).await;
         let (pools, target) = (pools(), target(address, 8));
-        assert!(pools.idle(&target).is_none());
+        assert!(pools.idle(&target, clock::now()).is_none());
         let first = pools.dial(&target).await.expect("a connection");
         assert_eq!((first.peer(), first.reused()), (Some(address), false));
         assert_eq!(exchange(first).await, "hi");
         for _ in 0..3 {
             pools.age(&target, UNSEEN);
-            let again = pools.idle(&target).expect("an idle connection");
+            let again = pools.idle(&target, clock::now()).expect("an idle connection");
             assert!(again.reused());
             assert_eq!(exchange(again).await, "hi");
         }
@@ -51,7 +51,7 @@ fn a_body_that_is_known_is_sent_with_its_length() {
         let connection = pools().dial(&target(address, 1)).await.expect("a connection");
         let request = Request::post("/").header("host", "origin.test");
         let request = request.body(ReqBody::full(Bytes::from_static(b"ping"))).expect("a request");
-        let (response, _busy) = connection.send(request).await.expect("a response");
+        let response = connection.send(request).await.expect("a response");
         assert_eq!(response.into_body().collect().await.expect("a body").to_bytes(), "hi");
     });
 }
@@ -89,7 +89,7 @@ fn a_connection_that_was_closed_while_idle_is_not_used() {
         // The worker does not turn meanwhile: only a look at the socket can tell.
         close();
         pools.age(&target, UNSEEN);
-        assert!(pools.idle(&target).is_none());
+        assert!(pools.idle(&target, clock::now()).is_none());
         until(|| pools.has_room(&target)).await;
     });
 }
@@ -106,7 +106,7 @@ fn a_connection_that_spoke_while_idle_is_not_used() {
         exchange(pools.dial(&target).await.expect("a connection")).await;
         speak();
         pools.age(&target, UNSEEN);
-        assert!(pools.idle(&target).is_none());
+        assert!(pools.idle(&target, clock::now()).is_none());
         until(|| pools.open(&target) == 0).await;
         drop(kept);
     });
@@ -122,8 +122,11 @@ fn room_comes_back_when_an_idle_connection_ends() {
         .await;
         let (pools, target) = (pools(), target(address, 1));
         exchange(pools.dial(&target).await.expect("a connection")).await;
-        until(|| pools.open(&target) == 0).await;
-        assert!(pools.idle(&target).is_none());
+        until(|| {
+            pools.sweep(clock::now());
+            pools.open(&target) == 0
+        })
+        .await;
     });
 }
 
@@ -133,7 +136,7 @@ fn a_request_that_was_never_started_is_handed_back() {
         let (address, close) = on_a_thread(drop);
         let (pools, target) = (pools(), target(address, 1));
         exchange(pools.dial(&target).await.expect("a connection")).await;
-        let connection = pools.idle(&target).expect("an idle connection");
+        let mut connection = pools.idle(&target, clock::now()).expect("an idle connection");
         close();
         until(|| connection.is_closed()).await;
         let request = Request::post("/paid").body(ReqBody::full(Bytes::from_static(b"once")));
@@ -163,7 +166,7 @@ fn past_the_limit_attempts_wait_in_their_order() {
         let (address, accepted) = origin(hello).await;
         let (pools, target) = (pools(), target(address, 1));
         let held = pools.dial(&target).await.expect("a connection");
-        assert!(!pools.has_room(&target) && pools.idle(&target).is_none());
+        assert!(!pools.has_room(&target) && pools.idle(&target, clock::now()).is_none());
         let order = std::rc::Rc::default();
         let waiters: Vec<_> = (0..3)
             .map(|number| {
@@ -171,18 +174,17 @@ fn past_the_limit_attempts_wait_in_their_order() {
                 let order: std::rc::Rc<std::cell::RefCell<Vec<i32>>> = std::rc::Rc::clone(&order);
                 tokio::task::spawn_local(async move {
                     pools.room(&target).await;
-                    let connection = pools.idle(&target).expect("the connection that came back");
+                    let connection =
+                        pools.idle(&target, clock::now()).expect("the connection that came back");
                     order.borrow_mut().push(number);
                     exchange(connection).await;
                 })
             })
             .collect();
         tokio::task::yield_now().await;
-        let (response, busy) = held.send(get()).await.expect("a response");
-        response.into_body().collect().await.expect("a body");
-        drop(busy);
+        exchange(held).await;
         // It is there, but for the one who waits.
-        assert!(pools.idle(&target).is_none() && !pools.has_room(&target));
+        assert!(pools.idle(&target, clock::now()).is_none() && !pools.has_room(&target));
         for waiter in waiters {
             waiter.await.expect("no panic");
         }
@@ -211,7 +213,7 @@ fn a_waiter_that_leaves_when_called_hands_it_on() {
         }
         drop(first);
         second.await;
-        assert!(pools.idle(&target).is_some());
+        assert!(pools.idle(&target, clock::now()).is_some());
     });
 }
 
@@ -237,7 +239,8 @@ fn dialling_goes_on_when_the_waiter_leaves() {
         let (pools, target) = (pools(), target(address, 1));
         drop(pools.dial(&target));
         pools.room(&target).await;
-        let connection = pools.idle(&target).expect("the connection nobody waited for");
+        let connection =
+            pools.idle(&target, clock::now()).expect("the connection nobody waited for");
         assert_eq!(exchange(connection).await, "hi");
         assert_eq!(accepted.get(), 1);
     });
@@ -280,10 +283,9 @@ fn a_body_that_is_dropped_half_read_gives_its_room_back() {
         .await;
         let (pools, target) = (pools(), target(address, 1));
         let connection = pools.dial(&target).await.expect("a connection");
-        let (response, busy) = connection.send(get()).await.expect("a response");
-        drop((response, busy));
+        drop(connection.send(get()).await.expect("a response"));
         pools.room(&target).await;
-        assert!(pools.idle(&target).is_none() && pools.has_room(&target));
+        assert!(pools.idle(&target, clock::now()).is_none() && pools.has_room(&target));
     });
 }
 
@@ -303,12 +305,14 @@ fn a_tunnel_holds_its_place() {
         let connection = pools.dial(&target).await.expect("a connection");
         let request = Request::get("/").header("connection", "upgrade").header("upgrade", "echo");
         let request = request.body(ReqBody::Empty).expect("a request");
-        let (response, busy) = connection.send(request).await.expect("a response");
-        let mut tunnel = TokioIo::new(hyper::upgrade::on(response).await.expect("an upgrade"));
+        let mut response = connection.send(request).await.expect("a response");
+        let upgrade = hyper::upgrade::on(&mut response);
+        let held = response.into_body().finish().await;
+        let mut tunnel = TokioIo::new(upgrade.await.expect("an upgrade"));
         tunnel.write_u8(7).await.expect("written");
         assert_eq!(tunnel.read_u8().await.expect("a byte"), 7);
         assert_eq!((pools.open(&target), pools.has_room(&target)), (1, false));
-        drop(busy);
+        drop(held);
         assert_eq!(pools.open(&target), 0);
     });
 }
@@ -342,9 +346,9 @@ fn a_connection_past_what_the_server_grants_is_not_used() {
         let (pools, target) = (pools(), target(address, 1));
         exchange(pools.dial(&target).await.expect("a connection")).await;
         pools.age(&target, Duration::from_secs(1));
-        exchange(pools.idle(&target).expect("within two seconds")).await;
+        exchange(pools.idle(&target, clock::now()).expect("within two seconds")).await;
         pools.age(&target, Duration::from_secs(2));
-        assert!(pools.idle(&target).is_none());
+        assert!(pools.idle(&target, clock::now()).is_none());
     });
 }
 
@@ -360,9 +364,9 @@ fn a_connection_to_an_address_that_vanished_is_not_used() {
         exchange(pools.dial(&target).await.expect("a connection")).await;
         let both = ["127.0.0.9", "127.0.0.1"].map(|text| text.parse().expect("an address"));
         resolver.name("api.test").publish(Ok(both.to_vec()));
-        exchange(pools.idle(&target).expect("the address is still there")).await;
+        exchange(pools.idle(&target, clock::now()).expect("the address is still there")).await;
         resolver.name("api.test").publish(Ok(both[..1].to_vec()));
-        assert!(pools.idle(&target).is_none());
+        assert!(pools.idle(&target, clock::now()).is_none());
     });
 }
 
@@ -376,6 +380,6 @@ fn a_pool_survives_a_reload_that_changes_only_its_limits() {
         let after = target(address, 1);
         assert_eq!(before.id(), after.id());
         assert!(!pools.has_room(&after));
-        assert!(pools.idle(&after).is_some());
+        assert!(pools.idle(&after, clock::now()).is_some());
     });
 }

@@ -103,7 +103,7 @@ fn an_authority_of_our_own_is_trusted_and_the_connection_used_again() {
         let (pools, target) = (pools(), secure("api.test", address, &tls).expect("a target"));
         assert_eq!(exchange(pools.dial(&target).await.expect("a connection")).await, "hi");
         pools.age(&target, Duration::from_secs(1));
-        assert_eq!(exchange(pools.idle(&target).expect("idle")).await, "hi");
+        assert_eq!(exchange(pools.idle(&target, crate::clock::now()).expect("idle")).await, "hi");
     });
 }
 
