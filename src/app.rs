@@ -4,19 +4,19 @@
 //! side, DNS, and the watch on the policy share one more, so that nothing they do delays a request.
 
 use std::net::{SocketAddr, TcpListener as StdTcpListener};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{self, Sender, UnboundedSender};
 
-use crate::admin::{self, Shown};
+use crate::admin::{self, Access, Shown, Token, TokenError};
 use crate::clock;
 use crate::live::Live;
 use crate::policy::problem::Problem;
@@ -30,6 +30,11 @@ use crate::telemetry::access_log::Log;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::Resolver;
 
+mod accept;
+
+use accept::Accept;
+pub use accept::Listen;
+
 /// How to run.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -37,19 +42,14 @@ pub struct Options {
     pub policies: PathBuf,
     pub listen: Listen,
     pub admin: Option<SocketAddr>,
+    /// `env:NAME`, `file:PATH` or the token itself.
+    pub admin_token: Option<String>,
     pub metrics: Option<SocketAddr>,
     /// At least 1.
     pub workers: usize,
     /// Listen to the file system's events; the poll works without.
     pub watch: bool,
     pub poll: Duration,
-}
-
-/// Where applications connect.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Listen {
-    Tcp(SocketAddr),
-    Unix(PathBuf),
 }
 
 /// Why the sidecar did not start.
@@ -62,9 +62,11 @@ pub enum StartError {
     #[error("cannot bind {what}: {source} ({hint})")]
     Bind { what: String, source: std::io::Error, hint: &'static str },
     #[error(
-        "admin on {0} would be open to others and has no token yet: keep it on loopback, and serve scrapes with --metrics {0}"
+        "admin on {0} would be open to others: give it a token (--admin-token file:PATH), or keep it on loopback and serve scrapes with --metrics {0}"
     )]
     OpenAdmin(SocketAddr),
+    #[error(transparent)]
+    Token(#[from] TokenError),
     #[error("the system gave no thread or runtime: {0}")]
     System(#[from] std::io::Error),
 }
@@ -76,11 +78,6 @@ pub enum Ended {
     Drained,
     /// A second signal.
     AtOnce,
-}
-
-enum Accept {
-    Tcp(TcpListener),
-    Unix(UnixListener, PathBuf),
 }
 
 /// A running worker, as the acceptor sees it.
@@ -95,9 +92,7 @@ struct Hand {
 /// # Errors
 /// When it cannot start; nothing is left running then.
 pub fn run(options: &Options) -> Result<Ended, StartError> {
-    if let Some(admin) = options.admin.filter(|admin| !admin::is_loopback(*admin)) {
-        return Err(StartError::OpenAdmin(admin));
-    }
+    let access = access(options)?;
     let read = reload::read(&options.policies).map_err(StartError::Policy)?;
     for warning in read.warnings() {
         tracing::warn!("{warning}");
@@ -117,6 +112,7 @@ pub fn run(options: &Options) -> Result<Ended, StartError> {
         ready: AtomicBool::new(false),
         started: clock::now(),
         listener: accept.name(),
+        access,
     });
     let (wake, wakes) = mpsc::channel(1);
     let side = Side { admin, metrics, shown: Arc::clone(&shown), wake: wake.clone(), wakes };
@@ -137,6 +133,16 @@ pub fn run(options: &Options) -> Result<Ended, StartError> {
         let _ = writer.join();
     }
     Ok(ended)
+}
+
+/// What the admin side asks of whom; open to others it is never.
+fn access(options: &Options) -> Result<Access, StartError> {
+    let token = options.admin_token.as_deref().map(Token::read).transpose()?;
+    let away = options.admin.filter(|admin| !admin::is_loopback(*admin));
+    match away {
+        Some(admin) if token.is_none() => Err(StartError::OpenAdmin(admin)),
+        _ => Ok(Access { token, on_loopback: away.is_none() }),
+    }
 }
 
 fn runtime() -> std::io::Result<Runtime> {
@@ -193,70 +199,6 @@ impl Side {
             });
         }
         watch(loader, (self.wake, self.wakes), events, poll).await;
-    }
-}
-
-impl Accept {
-    fn bind(listen: &Listen) -> Result<Accept, StartError> {
-        let bind = |what: String, source, hint| StartError::Bind { what, source, hint };
-        match listen {
-            Listen::Tcp(address) => {
-                let socket = || {
-                    let socket = StdTcpListener::bind(address)?;
-                    socket.set_nonblocking(true)?;
-                    TcpListener::from_std(socket)
-                };
-                let hint = "is another sidecar running? choose another with --listen";
-                socket().map(Accept::Tcp).map_err(|e| bind(address.to_string(), e, hint))
-            }
-            Listen::Unix(path) => {
-                remove_stale_socket(path);
-                let hint = "does its directory exist, and may this user write there?";
-                UnixListener::bind(path)
-                    .map(|listener| Accept::Unix(listener, path.clone()))
-                    .map_err(|e| bind(format!("unix:{}", path.display()), e, hint))
-            }
-        }
-    }
-
-    fn name(&self) -> String {
-        match self {
-            Accept::Tcp(listener) => listener
-                .local_addr()
-                .map_or_else(|_| "unknown".to_owned(), |address| format!("http://{address}")),
-            Accept::Unix(_, path) => format!("unix:{}", path.display()),
-        }
-    }
-
-    async fn next(&self) -> std::io::Result<Incoming> {
-        match self {
-            Accept::Tcp(listener) => {
-                let (stream, peer) = listener.accept().await?;
-                stream.set_nodelay(true)?;
-                Ok(Incoming::Tcp(stream.into_std()?, peer))
-            }
-            Accept::Unix(listener, _) => {
-                let (stream, _) = listener.accept().await?;
-                Ok(Incoming::Unix(stream.into_std()?))
-            }
-        }
-    }
-}
-
-impl Drop for Accept {
-    fn drop(&mut self) {
-        if let Accept::Unix(_, path) = self {
-            let _ = std::fs::remove_file(path);
-        }
-    }
-}
-
-/// A socket that nobody listens on is what a sidecar that was killed left behind.
-fn remove_stale_socket(path: &Path) {
-    use std::os::unix::fs::FileTypeExt;
-    let is_socket = std::fs::metadata(path).is_ok_and(|meta| meta.file_type().is_socket());
-    if is_socket && std::os::unix::net::UnixStream::connect(path).is_err() {
-        let _ = std::fs::remove_file(path);
     }
 }
 

@@ -72,6 +72,7 @@ fn sidecar() -> Result<ExitCode> {
     let options = Options {
         policies: POLICY.into(),
         listen: Listen::Tcp((Ipv4Addr::LOCALHOST, LISTEN).into()),
+        admin_token: None,
         admin: Some((Ipv4Addr::LOCALHOST, ADMIN).into()),
         metrics: None,
         workers: 2,

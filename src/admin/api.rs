@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::Shown;
 use crate::clock;
 use crate::live::breakers::Standing;
+use crate::live::by_hand::OnIt;
 use crate::snapshot::reload;
 use crate::telemetry::events::Event;
 
@@ -33,6 +34,8 @@ struct Provider {
     in_flight: u32,
     limit: u32,
     waiting: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    by_hand: Option<OnIt>,
     addresses: Vec<Address>,
 }
 
@@ -71,6 +74,7 @@ pub async fn status(State(shown): State<Arc<Shown>>) -> Json<Status> {
         in_flight: provider.live.in_flight(),
         limit: provider.live.limit(),
         waiting: provider.live.waiting(),
+        by_hand: provider.live.by_hand(now),
         addresses: provider.addresses.iter().map(address).collect(),
     });
     let routes = snapshot.routes.iter().map(|route| Route {

@@ -1,9 +1,12 @@
 //! The admin side: what is in force, what is broken, how much of everything.
 //!
-//! It runs on a thread of its own, so that no dashboard slows a request. Everything here reads;
-//! a second, smaller router serves metrics and health alone, for scrapes from outside the pod.
+//! It runs on a thread of its own, so that no dashboard slows a request. What changes something
+//! goes past `guard` and leaves a line in the log. A second, smaller router serves metrics and health
+//! alone, for scrapes from outside the pod.
 
 mod api;
+mod by_hand;
+mod guard;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,9 +16,12 @@ use std::time::Instant;
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use tokio::net::TcpListener;
+
+pub use guard::{Access, Token, TokenError, token_text};
 
 use crate::live::Live;
 use crate::snapshot::Current;
@@ -31,6 +37,7 @@ pub struct Shown {
     pub ready: AtomicBool,
     pub started: Instant,
     pub listener: String,
+    pub access: Access,
 }
 
 /// Serves metrics, health and the API until the process ends.
@@ -42,6 +49,9 @@ pub async fn serve(listener: TcpListener, shown: Arc<Shown>) -> std::io::Result<
         .route("/api/status", get(api::status))
         .route("/api/circuit-breakers", get(api::circuit_breakers))
         .route("/api/policies", get(api::policies))
+        .route("/api/circuit-breakers/{action}/{*key}", post(by_hand::breaker))
+        .route("/api/providers/{action}/{name}", post(by_hand::provider))
+        .layer(from_fn_with_state(Arc::clone(&shown), guard::guard))
         .with_state(shown);
     axum::serve(listener, router).await
 }

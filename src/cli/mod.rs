@@ -1,11 +1,16 @@
 //! The command line: one file a subcommand. Exit codes: 0 well, 1 what was asked about is wrong,
 //! 2 the command could not be carried out.
 
+mod ask;
+mod breakers;
 mod check;
+mod drain;
 mod explain;
 mod run;
 mod schema;
+mod status;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -32,6 +37,14 @@ enum Command {
     Schema,
     /// Say which route takes a request, and where each value stands.
     Explain(explain::Args),
+    /// Tell what a running sidecar is doing: providers, routes, budgets.
+    Status(status::Args),
+    /// List a running sidecar's circuit breakers; open, close, shadow or reset them by hand.
+    Breakers(breakers::Args),
+    /// Send nothing new to a provider, until `undrain`.
+    Drain(drain::Args),
+    /// Use a drained provider again.
+    Undrain(drain::Args),
 }
 
 /// Runs the command that the process was started with.
@@ -41,5 +54,24 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::run(&args),
         Command::Schema => schema::run(),
         Command::Explain(args) => explain::run(&args),
+        Command::Status(args) => print(status::run(&args)),
+        Command::Breakers(args) => print(breakers::run(&args)),
+        Command::Drain(args) => print(drain::run("drain", &args)),
+        Command::Undrain(args) => print(drain::run("undrain", &args)),
+    }
+}
+
+/// What a running sidecar said, or why there is no answer.
+fn print(said: Result<String, ask::Failed>) -> ExitCode {
+    match said {
+        Ok(text) => {
+            // A reader that has gone needs no answer.
+            let _ = writeln!(std::io::stdout(), "{text}");
+            ExitCode::SUCCESS
+        }
+        Err(failed) => {
+            eprintln!("error: {failed}");
+            ExitCode::from(2)
+        }
     }
 }

@@ -27,9 +27,12 @@ pub struct Args {
         value_name = "ADDR|unix:PATH"
     )]
     listen: Listen,
-    /// Metrics, health and the API, on loopback only; `none` for without.
+    /// Metrics, health and the API; off loopback only with a token; `none` for without.
     #[arg(long, env = "OUTRIGGER_ADMIN", default_value = "127.0.0.1:8701", value_name = "ADDR")]
     admin: MaybeAddr,
+    /// What changes by the API must bring (and reads, off loopback): env:NAME, file:PATH or the token.
+    #[arg(long, env = "OUTRIGGER_ADMIN_TOKEN", hide_env_values = true, value_name = "SOURCE")]
+    admin_token: Option<String>,
     /// Metrics and health alone, for scrapes and probes from outside the pod.
     #[arg(long, env = "OUTRIGGER_METRICS", default_value = "none", value_name = "ADDR")]
     metrics: MaybeAddr,
@@ -105,6 +108,7 @@ pub fn run(args: &Args) -> ExitCode {
         policies: args.policies.clone(),
         listen: args.listen.clone(),
         admin: args.admin.0,
+        admin_token: args.admin_token.clone(),
         metrics: args.metrics.0,
         workers: args.workers.map_or(cores.min(4), usize::from),
         watch: matches!(args.watch, Watch::Events),

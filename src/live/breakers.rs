@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 
 use prometheus_client::metrics::counter::Counter;
 
+use super::by_hand::{Note, OnIt};
 use super::lock;
 use crate::clock;
 use crate::resilience::breaker::{
-    Admission, Breaker, BreakerPolicy, Kind, Mode, Permit, Rejection, Transition,
+    Admission, Breaker, BreakerPolicy, Hand, Kind, Mode, Permit, Rejection, Transition,
 };
 use crate::resilience::outcome::Outcome;
 use crate::telemetry::events::Events;
@@ -40,6 +41,8 @@ impl std::fmt::Display for Key {
 pub struct BreakerCell {
     key: Key,
     rule: Mutex<Breaker>,
+    /// Of the hand that is on it.
+    note: Mutex<Note>,
     /// False while everything is admitted, so that a look need not lock.
     restrains: AtomicBool,
     /// Seconds since `born`, of the last admission.
@@ -68,6 +71,8 @@ pub struct Standing {
     /// Below 1 while traffic ramps up after a recovery.
     pub ramp: f64,
     pub mode: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by_hand: Option<OnIt>,
 }
 
 impl BreakerCell {
@@ -83,6 +88,7 @@ impl BreakerCell {
             rejections: metrics.breaker_rejections.get_or_create_owned(&labels),
             key,
             rule: Mutex::new(Breaker::new(policy)),
+            note: Mutex::default(),
             restrains: AtomicBool::new(false),
             used: AtomicU64::new(0),
             born: clock::now(),
@@ -129,7 +135,7 @@ impl BreakerCell {
             return false;
         }
         let rule = lock(&self.rule);
-        let enforced = rule.policy().mode == Mode::Enforce;
+        let enforced = rule.mode(now) == Mode::Enforce;
         enforced && rule.kind() != Kind::Closed && rule.would_admit(now).is_ok()
     }
 
@@ -176,13 +182,26 @@ impl BreakerCell {
         self.tell(transition);
     }
 
+    /// Puts an operator's hand on it, or, with `None`, takes it off and begins anew.
+    pub fn by_hand(&self, hand: Option<Hand>, note: Note, now: Instant) {
+        let mut rule = lock(&self.rule);
+        let transition = match hand {
+            Some(hand) => rule.by_hand(hand, now),
+            None => Some(rule.reset()),
+        };
+        self.settle(&rule, now);
+        drop(rule);
+        *lock(&self.note) = note;
+        self.tell(transition.filter(|t| t.from != t.to));
+    }
+
     pub fn epoch(&self) -> u64 {
         lock(&self.rule).epoch()
     }
 
     /// Closed and unused for so long that forgetting it loses nothing.
     pub fn idle_for(&self, now: Instant) -> Option<Duration> {
-        if self.restrains.load(Ordering::Acquire) {
+        if self.restrains.load(Ordering::Acquire) || lock(&self.rule).hand(now).is_some() {
             return None;
         }
         let age = now.saturating_duration_since(self.born);
@@ -191,6 +210,9 @@ impl BreakerCell {
 
     pub fn standing(&self, now: Instant) -> Standing {
         let rule = lock(&self.rule);
+        let hand = rule.hand(now);
+        let on_it =
+            |hand: Hand| OnIt::new(hand.wish.as_str(), hand.until, lock(&self.note).clone(), now);
         Standing {
             provider: self.key.provider.clone(),
             address: self.key.address.clone(),
@@ -200,9 +222,11 @@ impl BreakerCell {
             epoch: rule.epoch(),
             retry_in_ms: rule
                 .retry_at()
+                .filter(|_| hand.is_none_or(|hand| hand.until.is_some()))
                 .map(|at| at.saturating_duration_since(now).as_millis() as u64),
             ramp: rule.slow_start(now),
-            mode: rule.policy().mode.as_str(),
+            mode: rule.mode(now).as_str(),
+            by_hand: hand.map(on_it),
         }
     }
 

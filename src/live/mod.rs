@@ -10,6 +10,7 @@
 pub mod address;
 pub mod breakers;
 pub mod buffers;
+pub mod by_hand;
 pub mod holds;
 pub mod permit;
 pub mod provider;

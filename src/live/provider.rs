@@ -1,12 +1,20 @@
 //! Room at a provider: how many attempts may be in flight, and who waits for one to end.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
+use super::by_hand::{Note, OnIt};
+use super::lock;
+use crate::clock;
 use crate::telemetry::metrics::{Level, Metrics, ProviderLabels};
+
+/// An end of `drained` that only a hand sets.
+const FOR_EVER: u64 = u64::MAX;
 
 #[derive(Debug)]
 pub struct ProviderLive {
@@ -14,9 +22,14 @@ pub struct ProviderLive {
     in_flight: AtomicU32,
     limit: AtomicU32,
     waiting: AtomicU32,
+    /// Taken out by hand until so many milliseconds after `born`; 0: it is not.
+    drained: AtomicU64,
+    note: Mutex<Note>,
+    born: Instant,
     room: Notify,
     in_flight_gauge: Level,
     waiting_gauge: Level,
+    drained_gauge: Level,
     metrics: Arc<Metrics>,
 }
 
@@ -27,9 +40,13 @@ impl ProviderLive {
             in_flight: AtomicU32::new(0),
             limit: AtomicU32::new(limit),
             waiting: AtomicU32::new(0),
+            drained: AtomicU64::new(0),
+            note: Mutex::default(),
+            born: clock::now(),
             room: Notify::new(),
             in_flight_gauge: metrics.in_flight.get_or_create_owned(&labels),
             waiting_gauge: metrics.waiting.get_or_create_owned(&labels),
+            drained_gauge: metrics.drained.get_or_create_owned(&labels),
             labels,
             metrics: Arc::clone(metrics),
         }
@@ -52,6 +69,46 @@ impl ProviderLive {
 
     pub fn waiting(&self) -> u32 {
         self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// Takes the provider out of every choice until then, or until `undrain`. Attempts that are out
+    /// go on to their end.
+    pub fn drain(&self, until: Option<Instant>, note: Note) {
+        *lock(&self.note) = note;
+        let end = until.map_or(FOR_EVER, |until| self.millis(until).max(1));
+        self.drained.store(end, Ordering::Release);
+        self.drained_gauge.set(1);
+    }
+
+    /// Lets the provider be chosen again.
+    pub fn undrain(&self) {
+        self.drained.store(0, Ordering::Release);
+        self.drained_gauge.set(0);
+    }
+
+    /// Whether it is taken out, and for how long yet.
+    pub fn is_drained(&self, now: Instant) -> bool {
+        let end = self.drained.load(Ordering::Relaxed);
+        if end == 0 || end == FOR_EVER {
+            return end != 0;
+        }
+        let over = self.millis(now) >= end;
+        if over
+            && self.drained.compare_exchange(end, 0, Ordering::AcqRel, Ordering::Acquire).is_ok()
+        {
+            self.drained_gauge.set(0);
+        }
+        !over
+    }
+
+    pub fn by_hand(&self, now: Instant) -> Option<OnIt> {
+        let end = Some(self.drained.load(Ordering::Acquire)).filter(|_| self.is_drained(now))?;
+        let until = (end != FOR_EVER).then(|| self.born + Duration::from_millis(end));
+        Some(OnIt::new("drained", until, lock(&self.note).clone(), now))
+    }
+
+    fn millis(&self, at: Instant) -> u64 {
+        u64::try_from(at.saturating_duration_since(self.born).as_millis()).unwrap_or(FOR_EVER - 1)
     }
 
     pub fn has_room(&self) -> bool {
@@ -111,6 +168,7 @@ impl Drop for ProviderLive {
     fn drop(&mut self) {
         self.metrics.in_flight.remove(&self.labels);
         self.metrics.waiting.remove(&self.labels);
+        self.metrics.drained.remove(&self.labels);
         self.metrics.first_byte_seconds.remove(&self.labels);
     }
 }

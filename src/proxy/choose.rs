@@ -40,6 +40,8 @@ pub struct Blocked {
     pub open: Option<Duration>,
     /// A hold is in the way of one.
     pub held: bool,
+    /// One was taken out by hand.
+    pub drained: bool,
 }
 
 /// Which endpoints may be chosen.
@@ -147,6 +149,9 @@ impl Ask {
         if self.tries.only.is_some_and(|only| only != provider_id(candidate)) {
             return Err(Blocked::default());
         }
+        if candidate.provider.live.is_drained(now) {
+            return Err(Blocked { drained: true, ..Blocked::default() });
+        }
         let mut blocked = Blocked::default();
         let credentials = circuit.holds.len();
         let any = (0..credentials).any(|credential| {
@@ -248,5 +253,6 @@ impl Blocked {
         self.open = sooner(self.open, other.open);
         self.room |= other.room;
         self.held |= other.held;
+        self.drained |= other.drained;
     }
 }

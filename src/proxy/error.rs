@@ -28,6 +28,7 @@ pub enum Kind {
     AnswerTimeout,
     Deadline,
     BreakerOpen,
+    Drained,
     Held,
     NoRoom,
     TooManyConnections,
@@ -167,6 +168,13 @@ const TABLE: [Row; Kind::ALL.len()] = [
         Some("destination_unavailable"),
     ),
     row(
+        Kind::Drained,
+        StatusCode::SERVICE_UNAVAILABLE,
+        "drained",
+        "every provider that could serve this was taken out by hand",
+        Some("destination_unavailable"),
+    ),
+    row(
         Kind::Held,
         StatusCode::SERVICE_UNAVAILABLE,
         "held",
@@ -197,7 +205,7 @@ const TABLE: [Row; Kind::ALL.len()] = [
 ];
 
 impl Kind {
-    pub const ALL: [Kind; 18] = [
+    pub const ALL: [Kind; 19] = [
         Kind::BadRequest,
         Kind::BadOverride,
         Kind::NoRoute,
@@ -212,6 +220,7 @@ impl Kind {
         Kind::AnswerTimeout,
         Kind::Deadline,
         Kind::BreakerOpen,
+        Kind::Drained,
         Kind::Held,
         Kind::NoRoom,
         Kind::TooManyConnections,

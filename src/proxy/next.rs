@@ -201,6 +201,7 @@ impl Ask {
             None if clock::now() >= self.deadline => Kind::Deadline,
             None if blocked.held || blocked.wait.is_some() => Kind::Held,
             None if blocked.room => Kind::NoRoom,
+            None if blocked.drained && blocked.open.is_none() => Kind::Drained,
             None => Kind::BreakerOpen,
         };
         let why = match after {

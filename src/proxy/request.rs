@@ -168,6 +168,9 @@ impl Stop {
         let name = &route.policy.name;
         let detail = match self.kind {
             Kind::BreakerOpen => format!("route `{name}`: the breakers of its providers are open"),
+            Kind::Drained => {
+                format!("route `{name}`: its providers are drained (outrigger undrain PROVIDER)")
+            }
             Kind::Held => {
                 format!("route `{name}`: its providers asked to wait for longer than may be waited")
             }

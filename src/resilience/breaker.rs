@@ -24,9 +24,12 @@ use super::window::{RateMeter, Window};
 use policy::LONGEST;
 use std::time::{Duration, Instant};
 
+pub use hand::{Hand, Wish};
 pub use policy::{BreakerPolicy, Mode, RateRule, SlowRule};
-pub use state::{Kind, Leases, Recovery, Rejection, State, Why};
+pub use state::{Cause, Kind, Leases, Recovery, Rejection, State, Transition, Why};
 
+#[path = "breaker_hand.rs"]
+mod hand;
 #[path = "breaker_policy.rs"]
 mod policy;
 #[path = "breaker_state.rs"]
@@ -49,26 +52,6 @@ pub enum Admission {
     Reject(Rejection),
 }
 
-/// A change of state, and the epoch that it started.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Transition {
-    pub from: Kind,
-    pub to: Kind,
-    pub cause: Cause,
-    pub epoch: u64,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Cause {
-    Consecutive,
-    FailureRate,
-    SlowRate,
-    ProbeFailed,
-    ProbeSucceeded,
-    /// The open time is over.
-    Elapsed,
-}
-
 #[derive(Clone, Debug)]
 pub struct Breaker {
     policy: BreakerPolicy,
@@ -79,21 +62,7 @@ pub struct Breaker {
     failed: Option<Window>,
     slow: Option<Window>,
     attempts: RateMeter,
-}
-
-// === impl Cause ===
-
-impl Cause {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Cause::Consecutive => "consecutive",
-            Cause::FailureRate => "failure_rate",
-            Cause::SlowRate => "slow_rate",
-            Cause::ProbeFailed => "probe_failed",
-            Cause::ProbeSucceeded => "probe_succeeded",
-            Cause::Elapsed => "elapsed",
-        }
-    }
+    hand: Option<Hand>,
 }
 
 fn above(window: &Window, share: f64, min_requests: u32, now: Instant) -> bool {
@@ -131,6 +100,7 @@ impl Breaker {
             failed: policy.failure_rate.map(|rule| Window::new(rule.over)),
             slow: policy.slow_rate.map(|rule| Window::new(rule.over)),
             attempts: RateMeter::new(RATE_OVER),
+            hand: None,
         }
     }
 
@@ -144,18 +114,23 @@ impl Breaker {
     /// May an attempt go to this endpoint now? Open turns half-open here.
     pub fn admit(&mut self, now: Instant) -> (Admission, Option<Transition>) {
         let moved = self.settle(now);
-        let (lease, would_reject) = match (self.take(now), self.policy.mode) {
+        let (lease, would_reject) = match (self.take(now), self.mode(now)) {
             (Ok(lease), _) => (lease, false),
             (Err(_), Mode::Shadow) => (None, true),
-            (Err(rejection), Mode::Enforce) => return (Admission::Reject(rejection), moved),
+            (Err(rejection), Mode::Enforce) => {
+                return (Admission::Reject(self.told(rejection, now)), moved);
+            }
         };
         (Admission::Admit(Permit { epoch: self.epoch, lease, would_reject }), moved)
     }
 
     /// What [`Breaker::admit`] would say, without a change: to choose between candidates.
     pub fn would_admit(&self, now: Instant) -> Result<(), Rejection> {
-        match self.policy.mode {
-            Mode::Enforce => self.state.check(self.policy.probes, now),
+        match self.mode(now) {
+            Mode::Enforce => {
+                let checked = self.state.check(self.policy.probes, now);
+                checked.map_err(|rejection| self.told(rejection, now))
+            }
             Mode::Shadow => Ok(()),
         }
     }
@@ -230,7 +205,7 @@ impl Breaker {
 
     /// Share of its normal traffic that the endpoint should get: 0.1 to 1 while it ramps.
     pub fn slow_start(&self, now: Instant) -> f64 {
-        match (&self.state, self.policy.mode) {
+        match (&self.state, self.mode(now)) {
             (
                 State::Closed { recovery: Some(Recovery { ramp: Some(ramp), .. }), .. },
                 Mode::Enforce,
@@ -241,7 +216,12 @@ impl Breaker {
 
     /// What time alone changes.
     fn settle(&mut self, now: Instant) -> Option<Transition> {
+        if self.hand.is_some_and(|hand| hand.is_over(now)) {
+            self.hand = None;
+        }
+        let kept_open = self.hand.is_some_and(|hand| hand.wish == Wish::Open);
         match &mut self.state {
+            State::Open { until, .. } if now >= *until && kept_open => *until = now + LONGEST,
             State::Open { until, trips, rate } if now >= *until => {
                 let (trips, rate) = (*trips, *rate);
                 let leases = Leases::default();
@@ -340,6 +320,9 @@ impl Breaker {
 
     fn trip_if_due(&mut self, now: Instant, draw: f64) -> Option<Transition> {
         let State::Closed { failures, recovery } = self.state else { return None };
+        if self.is_kept_closed(now) {
+            return None;
+        }
         let cause = self.due(failures, now)?;
         let trips = recovery.map_or(0, |recovery| recovery.remembered_trips(now));
         // Tripped while it ramps: what the ramp let through is less than what is wanted.

@@ -1,4 +1,4 @@
-//! The three states of a breaker, what each remembers, and whom each lets through.
+//! The three states of a breaker, what each remembers, whom each lets through, and what moves it.
 //!
 //! A probe is a *lease* with an end. One whose outcome never comes (client gone, task
 //! cancelled) stops counting at that end, so it can block others only until then; an outcome
@@ -58,6 +58,28 @@ pub enum Why {
     Ramp,
 }
 
+/// A change of state, and the epoch that it started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transition {
+    pub from: Kind,
+    pub to: Kind,
+    pub cause: Cause,
+    pub epoch: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Cause {
+    Consecutive,
+    FailureRate,
+    SlowRate,
+    ProbeFailed,
+    ProbeSucceeded,
+    /// The open time is over.
+    Elapsed,
+    /// An operator.
+    ByHand,
+}
+
 // === impl Kind, Why ===
 
 impl Kind {
@@ -76,6 +98,22 @@ impl Why {
             Why::Open => "open",
             Why::HalfOpen => "half_open",
             Why::Ramp => "ramp",
+        }
+    }
+}
+
+// === impl Cause ===
+
+impl Cause {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Cause::Consecutive => "consecutive",
+            Cause::FailureRate => "failure_rate",
+            Cause::SlowRate => "slow_rate",
+            Cause::ProbeFailed => "probe_failed",
+            Cause::ProbeSucceeded => "probe_succeeded",
+            Cause::Elapsed => "elapsed",
+            Cause::ByHand => "by_hand",
         }
     }
 }

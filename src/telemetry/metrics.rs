@@ -72,6 +72,13 @@ pub struct ReloadLabels {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct AdminLabels {
+    pub action: &'static str,
+    /// `done`, or why it was refused.
+    pub result: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct PolicyLabels {
     pub hash: String,
 }
@@ -101,6 +108,7 @@ pub struct Metrics {
     pub first_byte_seconds: HistogramOf<ProviderLabels>,
     pub in_flight: Family<ProviderLabels, Level>,
     pub waiting: Family<ProviderLabels, Level>,
+    pub drained: Family<ProviderLabels, Level>,
     pub pending: Family<AddressLabels, Level>,
     pub breaker_state: Family<BreakerLabels, Level>,
     pub breaker_transitions: Family<TransitionLabels, Counter>,
@@ -114,6 +122,7 @@ pub struct Metrics {
     pub buffered_bytes: Level,
     pub unbuffered: Family<ReasonLabels, Counter>,
     pub access_log_dropped: Counter,
+    pub admin_changes: Family<AdminLabels, Counter>,
     registry: Registry,
 }
 
@@ -134,6 +143,7 @@ impl Metrics {
             first_byte_seconds: Family::new_with_constructor(seconds),
             in_flight: Family::default(),
             waiting: Family::default(),
+            drained: Family::default(),
             pending: Family::default(),
             breaker_state: Family::default(),
             breaker_transitions: Family::default(),
@@ -147,6 +157,7 @@ impl Metrics {
             buffered_bytes: Level::default(),
             unbuffered: Family::default(),
             access_log_dropped: Counter::default(),
+            admin_changes: Family::default(),
             registry: Registry::with_prefix("outrigger"),
         };
         metrics.register_requests();
@@ -190,6 +201,11 @@ impl Metrics {
         );
         r.register("in_flight", "Attempts in flight at a provider", self.in_flight.clone());
         r.register("waiting", "Requests that wait for room at a provider", self.waiting.clone());
+        r.register(
+            "provider_drained",
+            "1 while a provider is taken out by hand",
+            self.drained.clone(),
+        );
         r.register("pending", "Attempts in flight at an address", self.pending.clone());
         r.register("breaker_state", "0 closed, 1 half-open, 2 open", self.breaker_state.clone());
         r.register(
@@ -229,6 +245,11 @@ impl Metrics {
             "access_log_dropped",
             "Access-log lines that could not be written",
             self.access_log_dropped.clone(),
+        );
+        r.register(
+            "admin_changes",
+            "Changes by hand, and requests that the admin side refused",
+            self.admin_changes.clone(),
         );
     }
 

@@ -12,6 +12,7 @@
 mod support;
 
 mod breakers;
+mod by_hand;
 mod credentials;
 mod failover;
 mod framing;

@@ -1,0 +1,37 @@
+//! Who put a hand on something, why, and until when.
+
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+/// What an operator said with a change.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Note {
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub by: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+}
+
+/// A hand that is on something.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct OnIt {
+    /// `open`, `closed`, `shadow` or `drained`.
+    pub what: &'static str,
+    /// Absent: until it is taken off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub left_ms: Option<u64>,
+    #[serde(flatten)]
+    pub note: Note,
+}
+
+impl OnIt {
+    pub fn new(what: &'static str, until: Option<Instant>, note: Note, now: Instant) -> Self {
+        let left = |until: Instant| millis(until.saturating_duration_since(now));
+        OnIt { what, left_ms: until.map(left), note }
+    }
+}
+
+fn millis(length: Duration) -> u64 {
+    u64::try_from(length.as_millis()).unwrap_or(u64::MAX)
+}
