@@ -44,7 +44,7 @@ struct Address {
     name: String,
     pending: u32,
     picked: u64,
-    /// Estimated time to the first byte; absent when it was never measured.
+    /// Time to the first byte, a moving average of peaks; absent when nothing was answered yet.
     #[serde(skip_serializing_if = "Option::is_none")]
     latency_ms: Option<f64>,
 }
@@ -61,12 +61,12 @@ pub async fn status(State(shown): State<Arc<Shown>>) -> Json<Status> {
     let now = clock::now();
     let snapshot = shown.current.load_full();
     let address = |address: &Arc<crate::snapshot::Address>| {
-        let latency = address.live.latency(now);
+        let latency = address.live.measured();
         Address {
             name: address.policy.name.clone(),
             pending: address.live.pending(),
             picked: address.live.picked(),
-            latency_ms: (latency > 0.0).then_some(latency / 1e6),
+            latency_ms: latency.map(|latency| latency.as_secs_f64() * 1e3),
         }
     };
     let providers = snapshot.providers.iter().map(|provider| Provider {

@@ -7,6 +7,7 @@
 mod api;
 mod by_hand;
 mod guard;
+mod scrape;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,9 +16,8 @@ use std::time::Instant;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::StatusCode;
 use axum::middleware::from_fn_with_state;
-use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use tokio::net::TcpListener;
 
@@ -71,16 +71,10 @@ pub fn is_loopback(address: SocketAddr) -> bool {
 
 fn health() -> Router<Arc<Shown>> {
     Router::new()
-        .route("/metrics", get(metrics))
+        .route("/metrics", get(scrape::metrics))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .fallback(|| async { (StatusCode::NOT_FOUND, "not found\n") })
-}
-
-async fn metrics(State(shown): State<Arc<Shown>>) -> Response {
-    let text = shown.live.metrics.encode();
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, kind)], text).into_response()
 }
 
 async fn readyz(State(shown): State<Arc<Shown>>) -> (StatusCode, &'static str) {

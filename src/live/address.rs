@@ -47,6 +47,11 @@ impl AddressLive {
         lock(&self.latency).estimate(now)
     }
 
+    /// Time to the first byte of those that were answered; nothing before the first.
+    pub fn measured(&self) -> Option<Duration> {
+        lock(&self.latency).measured()
+    }
+
     /// An attempt that was answered took this long to its first byte.
     pub fn answered(&self, took: Duration, now: Instant) {
         lock(&self.latency).observe(took, now);
@@ -79,6 +84,5 @@ impl AddressLive {
 impl Drop for AddressLive {
     fn drop(&mut self) {
         self.metrics.pending.remove(&self.labels);
-        self.metrics.holds.remove(&self.labels);
     }
 }

@@ -244,7 +244,7 @@ impl BreakerCell {
         self.state.set(gauge(transition.to));
         self.metrics
             .breaker_transitions
-            .get_or_create_owned(&TransitionLabels {
+            .with(&TransitionLabels {
                 provider: self.key.provider.clone(),
                 address: self.key.address.clone(),
                 to,

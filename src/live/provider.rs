@@ -169,6 +169,5 @@ impl Drop for ProviderLive {
         self.metrics.in_flight.remove(&self.labels);
         self.metrics.waiting.remove(&self.labels);
         self.metrics.drained.remove(&self.labels);
-        self.metrics.first_byte_seconds.remove(&self.labels);
     }
 }

@@ -167,6 +167,9 @@ async fn run(ask: &mut Ask, route: &Route) -> Result<Box<Ready>, Problem> {
             Ok(pick) => pick,
             Err(stop) => {
                 ask.story.stopped = Some(stop.why);
+                if after.is_some() {
+                    route.not_repeated(&ask.worker.live.metrics, stop.why);
+                }
                 return match at_hand {
                     Some(AtHand::Theirs(ready)) => Ok(ready),
                     Some(AtHand::Ours(problem)) => Err(problem),

@@ -16,6 +16,7 @@ use crate::clock;
 use crate::policy::model::LogFormat;
 use crate::resilience::outcome::Class;
 use crate::snapshot::Route;
+use crate::telemetry::metrics::{NO_ROUTE, ReasonLabels};
 
 /// A field's name as it stands in the line: one piece of known length to write.
 macro_rules! key {
@@ -126,6 +127,10 @@ impl Story {
             self.status = 499;
         }
         self.end = Some(end);
+        if let End::Refused(reason) = end {
+            let route = self.route.as_ref().map_or(NO_ROUTE, |route| &route.policy.name).to_owned();
+            self.worker.live.metrics.refused.with(&ReasonLabels { route, reason }).inc();
+        }
         let snapshot;
         let log = match &self.route {
             Some(route) => {

@@ -65,6 +65,11 @@ impl PeakEwma {
         }
     }
 
+    /// The average without the penalties, as it was at the last attempt; nothing before the first.
+    pub fn measured(&self) -> Option<Duration> {
+        (self.nanos > 0.0).then(|| Duration::from_nanos(self.nanos as u64))
+    }
+
     /// What is left of a value after the time since it was true, in [0, 1].
     fn kept(&self, now: Instant) -> f64 {
         let age = self.at.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));

@@ -65,7 +65,7 @@ impl Address {
                 address: policy.name.clone(),
                 class: class.as_str(),
             };
-            cells.metrics.attempts.get_or_create_owned(&labels)
+            cells.metrics.attempts.with(&labels)
         });
         let labels = crate::telemetry::metrics::AddressLabels {
             provider: provider.name.clone(),
@@ -79,7 +79,7 @@ impl Address {
             target,
             live: cells.address(&provider.name, &policy.name),
             attempts,
-            holds: cells.metrics.holds.get_or_create_owned(&labels),
+            holds: cells.metrics.holds.with(&labels),
             breaker,
             turn: AtomicUsize::new(0),
             whole,

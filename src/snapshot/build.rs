@@ -81,7 +81,7 @@ impl Ground {
         Ok(Provider {
             addresses,
             live: self.live.provider(&policy.name, policy.capacity.concurrency),
-            first_byte: self.live.metrics.first_byte_seconds.get_or_create_owned(&labels),
+            first_byte: self.live.metrics.first_byte_seconds.with(&labels),
             policy: policy.clone(),
         })
     }
@@ -134,19 +134,14 @@ fn reads_body(route: &model::Route, providers: &[model::Provider]) -> bool {
 }
 
 fn route_metrics(metrics: &Metrics, route: &str) -> RouteMetrics {
-    let requests = ["1xx", "2xx", "3xx", "4xx", "5xx", "499"].map(|status| {
-        metrics.requests.get_or_create_owned(&RequestLabels { route: route.to_owned(), status })
-    });
+    let requests = ["1xx", "2xx", "3xx", "4xx", "5xx", "499"]
+        .map(|status| metrics.requests.with(&RequestLabels { route: route.to_owned(), status }));
     let repeats = Class::ALL.map(|class| {
         let labels = ReasonLabels { route: route.to_owned(), reason: class.as_str() };
-        metrics.repeats.get_or_create_owned(&labels)
+        metrics.repeats.with(&labels)
     });
     let labels = RouteLabels { route: route.to_owned() };
-    RouteMetrics {
-        requests,
-        repeats,
-        seconds: metrics.request_seconds.get_or_create_owned(&labels),
-    }
+    RouteMetrics { requests, repeats, seconds: metrics.request_seconds.with(&labels) }
 }
 
 fn access_log(policy: &model::AccessLog) -> Option<(Arc<LogFile>, model::LogFormat)> {

@@ -24,7 +24,7 @@ use crate::live::route::RouteLive;
 use crate::policy::model::{self, Policy};
 use crate::resilience::outcome::Class;
 use crate::telemetry::access_log::Target as LogTarget;
-use crate::telemetry::metrics::{Metrics, ReasonLabels};
+use crate::telemetry::metrics::{Known, Metrics, ReasonLabels};
 
 pub use address::{Address, Circuit};
 
@@ -108,11 +108,34 @@ impl Snapshot {
     }
 }
 
+impl Snapshot {
+    /// What has a name here.
+    pub fn known(&self) -> Known<'_> {
+        let addresses = self.providers.iter().flat_map(|provider| {
+            let name = provider.policy.name.as_str();
+            provider.addresses.iter().map(move |address| (name, address.policy.name.as_str()))
+        });
+        Known {
+            routes: self.routes.iter().map(|route| route.policy.name.as_str()).collect(),
+            providers: self.providers.iter().map(|p| p.policy.name.as_str()).collect(),
+            addresses: addresses.collect(),
+        }
+    }
+}
+
 impl Route {
     /// Counts a body that could not be kept for another attempt.
     pub fn unbuffered(&self, metrics: &Metrics, reason: &'static str) {
         let labels = ReasonLabels { route: self.policy.name.clone(), reason };
-        metrics.unbuffered.get_or_create_owned(&labels).inc();
+        metrics.unbuffered.with(&labels).inc();
+    }
+}
+
+impl Route {
+    /// Counts a failed attempt that nothing followed, by what forbade it.
+    pub fn not_repeated(&self, metrics: &Metrics, reason: &'static str) {
+        let labels = ReasonLabels { route: self.policy.name.clone(), reason };
+        metrics.not_repeated.with(&labels).inc();
     }
 }
 

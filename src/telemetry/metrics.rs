@@ -4,6 +4,7 @@
 //! snapshot is built (a lookup by labels costs twenty times an increment). Label values come from
 //! the policy, or from a bounded set, so that no application can make the series grow.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicI64, AtomicU64};
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -13,6 +14,10 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
+
+use super::process::Process;
+use super::series::Series;
+use crate::clock;
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct RouteLabels {
@@ -88,7 +93,6 @@ pub const SECONDS: [f64; 16] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
 ];
 
-pub type HistogramOf<L> = Family<L, Histogram, fn() -> Histogram>;
 /// A gauge of a number that may go down to zero.
 pub type Level = Gauge<i64, AtomicI64>;
 pub type Ratio = Gauge<f64, AtomicU64>;
@@ -97,30 +101,46 @@ fn seconds() -> Histogram {
     Histogram::new(SECONDS)
 }
 
+/// What a request that no route takes has in its place.
+pub const NO_ROUTE: &str = "-";
+
+/// The names of a policy.
+#[derive(Debug, Default)]
+pub struct Known<'a> {
+    pub routes: HashSet<&'a str>,
+    pub providers: HashSet<&'a str>,
+    pub addresses: HashSet<(&'a str, &'a str)>,
+}
+
 /// The families. Handles of one label set are taken when a snapshot is built.
 #[derive(Debug)]
 pub struct Metrics {
-    pub requests: Family<RequestLabels, Counter>,
-    pub request_seconds: HistogramOf<RouteLabels>,
-    pub repeats: Family<ReasonLabels, Counter>,
-    pub not_repeated: Family<ReasonLabels, Counter>,
-    pub attempts: Family<AttemptLabels, Counter>,
-    pub first_byte_seconds: HistogramOf<ProviderLabels>,
+    pub requests: Series<RequestLabels, Counter>,
+    pub refused: Series<ReasonLabels, Counter>,
+    pub request_seconds: Series<RouteLabels, Histogram>,
+    pub repeats: Series<ReasonLabels, Counter>,
+    pub not_repeated: Series<ReasonLabels, Counter>,
+    pub attempts: Series<AttemptLabels, Counter>,
+    pub first_byte_seconds: Series<ProviderLabels, Histogram>,
     pub in_flight: Family<ProviderLabels, Level>,
     pub waiting: Family<ProviderLabels, Level>,
     pub drained: Family<ProviderLabels, Level>,
     pub pending: Family<AddressLabels, Level>,
     pub breaker_state: Family<BreakerLabels, Level>,
-    pub breaker_transitions: Family<TransitionLabels, Counter>,
+    pub breaker_transitions: Series<TransitionLabels, Counter>,
     pub breaker_rejections: Family<BreakerLabels, Counter>,
-    pub holds: Family<AddressLabels, Counter>,
+    pub holds: Series<AddressLabels, Counter>,
+    pub retry_budget: Family<RouteLabels, Ratio>,
+    pub concurrency_limit: Family<ProviderLabels, Level>,
+    pub latency_seconds: Family<AddressLabels, Ratio>,
+    pub held: Family<AddressLabels, Level>,
     pub policy: Family<PolicyLabels, Level>,
     pub reloads: Family<ReloadLabels, Counter>,
     pub policy_valid: Level,
     pub connections: Level,
     pub connections_refused: Counter,
     pub buffered_bytes: Level,
-    pub unbuffered: Family<ReasonLabels, Counter>,
+    pub unbuffered: Series<ReasonLabels, Counter>,
     pub access_log_dropped: Counter,
     pub admin_changes: Family<AdminLabels, Counter>,
     registry: Registry,
@@ -135,69 +155,86 @@ impl Default for Metrics {
 impl Metrics {
     pub fn new() -> Self {
         let mut metrics = Metrics {
-            requests: Family::default(),
-            request_seconds: Family::new_with_constructor(seconds),
-            repeats: Family::default(),
-            not_repeated: Family::default(),
-            attempts: Family::default(),
-            first_byte_seconds: Family::new_with_constructor(seconds),
+            requests: Series::new(Counter::default),
+            refused: Series::new(Counter::default),
+            request_seconds: Series::new(seconds),
+            repeats: Series::new(Counter::default),
+            not_repeated: Series::new(Counter::default),
+            attempts: Series::new(Counter::default),
+            first_byte_seconds: Series::new(seconds),
             in_flight: Family::default(),
             waiting: Family::default(),
             drained: Family::default(),
             pending: Family::default(),
             breaker_state: Family::default(),
-            breaker_transitions: Family::default(),
+            breaker_transitions: Series::new(Counter::default),
             breaker_rejections: Family::default(),
-            holds: Family::default(),
+            holds: Series::new(Counter::default),
+            retry_budget: Family::default(),
+            concurrency_limit: Family::default(),
+            latency_seconds: Family::default(),
+            held: Family::default(),
             policy: Family::default(),
             reloads: Family::default(),
             policy_valid: Level::default(),
             connections: Level::default(),
             connections_refused: Counter::default(),
             buffered_bytes: Level::default(),
-            unbuffered: Family::default(),
+            unbuffered: Series::new(Counter::default),
             access_log_dropped: Counter::default(),
             admin_changes: Family::default(),
-            registry: Registry::with_prefix("outrigger"),
+            registry: Registry::default(),
         };
         metrics.register_requests();
         metrics.register_endpoints();
         metrics.register_process();
+        let process = Process::new(clock::wall());
+        metrics.registry.register_collector(Box::new(process));
+        let version = [("version", env!("CARGO_PKG_VERSION"))];
+        let build = prometheus_client::metrics::info::Info::new(version);
+        let r = metrics.registry.sub_registry_with_prefix("outrigger");
+        r.register("build", "The version that runs", build);
         metrics
     }
 
     fn register_requests(&mut self) {
-        let r = &mut self.registry;
-        r.register("requests", "Requests answered, by route and status", self.requests.clone());
+        let r = self.registry.sub_registry_with_prefix("outrigger");
+        r.register("requests", "Requests answered, by route and status", self.requests.family());
         r.register(
             "request_seconds",
             "From the request's head to the answer's last byte",
-            self.request_seconds.clone(),
+            self.request_seconds.family(),
         );
-        r.register("repeats", "Attempts after the first, by reason", self.repeats.clone());
+        r.register("refused", "Answers of the sidecar's own, by problem", self.refused.family());
+        r.register(
+            "retry_budget",
+            "Repeats that the budget could pay now",
+            self.retry_budget.clone(),
+        );
+        r.register("repeats", "Attempts after the first, by reason", self.repeats.family());
         r.register(
             "not_repeated",
             "Failed attempts that were not repeated, by what forbade it",
-            self.not_repeated.clone(),
+            self.not_repeated.family(),
         );
         r.register(
             "unbuffered",
             "Bodies that could not be kept for another attempt, by reason",
-            self.unbuffered.clone(),
+            self.unbuffered.family(),
         );
     }
 
     fn register_endpoints(&mut self) {
-        let r = &mut self.registry;
+        let r = self.registry.sub_registry_with_prefix("outrigger");
         r.register(
             "attempts",
             "Attempts at an address, by class of outcome",
-            self.attempts.clone(),
+            self.attempts.family(),
         );
         r.register(
             "first_byte_seconds",
             "From the attempt's start to its first byte, by provider",
-            self.first_byte_seconds.clone(),
+            self.first_byte_seconds.family(),
         );
         r.register("in_flight", "Attempts in flight at a provider", self.in_flight.clone());
         r.register("waiting", "Requests that wait for room at a provider", self.waiting.clone());
@@ -206,23 +243,34 @@ impl Metrics {
             "1 while a provider is taken out by hand",
             self.drained.clone(),
         );
+        r.register(
+            "concurrency_limit",
+            "Attempts that may be in flight at a provider",
+            self.concurrency_limit.clone(),
+        );
+        r.register(
+            "latency_seconds",
+            "Time to the first byte of an address, as the balancer remembers it; a moving average of peaks",
+            self.latency_seconds.clone(),
+        );
+        r.register("held", "Credentials that wait as their provider asked, now", self.held.clone());
         r.register("pending", "Attempts in flight at an address", self.pending.clone());
         r.register("breaker_state", "0 closed, 1 half-open, 2 open", self.breaker_state.clone());
         r.register(
             "breaker_transitions",
             "Changes of a breaker's state, by cause",
-            self.breaker_transitions.clone(),
+            self.breaker_transitions.family(),
         );
         r.register(
             "breaker_rejections",
             "Attempts that a breaker refused (in shadow: would have refused)",
             self.breaker_rejections.clone(),
         );
-        r.register("holds", "Times that an endpoint asked to wait", self.holds.clone());
+        r.register("holds", "Times that an endpoint asked to wait", self.holds.family());
     }
 
     fn register_process(&mut self) {
-        let r = &mut self.registry;
+        let r = self.registry.sub_registry_with_prefix("outrigger");
         r.register("policy", "1 for the hash of the policy in force", self.policy.clone());
         r.register("policy_reloads", "Loads of the policy, by result", self.reloads.clone());
         r.register(
@@ -251,6 +299,24 @@ impl Metrics {
             "Changes by hand, and requests that the admin side refused",
             self.admin_changes.clone(),
         );
+    }
+
+    /// Removes what is told of routes, providers and addresses that are no more.
+    pub fn retain(&self, known: &Known<'_>) {
+        let route = |route: &String| known.routes.contains(route.as_str());
+        let provider = |provider: &String| known.providers.contains(provider.as_str());
+        let address = |provider: &String, address: &String| {
+            known.addresses.contains(&(provider.as_str(), address.as_str()))
+        };
+        self.requests.retain(|labels| route(&labels.route));
+        self.request_seconds.retain(|labels| route(&labels.route));
+        for family in [&self.repeats, &self.not_repeated, &self.refused, &self.unbuffered] {
+            family.retain(|labels| route(&labels.route) || labels.route == NO_ROUTE);
+        }
+        self.first_byte_seconds.retain(|labels| provider(&labels.provider));
+        self.attempts.retain(|labels| address(&labels.provider, &labels.address));
+        self.holds.retain(|labels| address(&labels.provider, &labels.address));
+        self.breaker_transitions.retain(|labels| address(&labels.provider, &labels.address));
     }
 
     /// Everything as OpenMetrics text.

@@ -7,3 +7,6 @@ pub mod access_log;
 pub mod events;
 pub mod logging;
 pub mod metrics;
+pub mod process;
+pub mod series;
+pub mod text;

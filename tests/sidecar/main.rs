@@ -18,6 +18,7 @@ mod failover;
 mod framing;
 mod headers;
 mod limits;
+mod metrics;
 mod overrides;
 mod probes;
 mod reload;

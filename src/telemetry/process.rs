@@ -1,0 +1,88 @@
+//! The process itself, as every Prometheus client tells it; read from `/proc` at each scrape.
+
+use std::fs;
+use std::time::SystemTime;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+
+/// Ticks a second in `/proc/self/stat`: USER_HZ, 100 wherever this runs.
+const TICKS: f64 = 100.0;
+
+/// What is told of the process. Where there is no `/proc`, only its start.
+#[derive(Debug)]
+pub struct Process {
+    started: SystemTime,
+}
+
+impl Process {
+    pub fn new(started: SystemTime) -> Self {
+        Process { started }
+    }
+}
+
+impl Collector for Process {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let mut gauge = |name: &str, help: &str, value: f64| {
+            let gauge = ConstGauge::new(value);
+            let metric = encoder.encode_descriptor(name, help, None, gauge.metric_type())?;
+            gauge.encode(metric)
+        };
+        let started = self.started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        gauge(
+            "process_start_time_seconds",
+            "When it started, in Unix time.",
+            started.as_secs_f64(),
+        )?;
+        if let Some(bytes) = resident() {
+            gauge("process_resident_memory_bytes", "Memory that is resident.", bytes)?;
+        }
+        if let Ok(open) = fs::read_dir("/proc/self/fd") {
+            gauge("process_open_fds", "File descriptors that are open.", open.count() as f64)?;
+        }
+        let Some(seconds) = cpu() else { return Ok(()) };
+        let counter = ConstCounter::new(seconds);
+        let help = "CPU time of user and system.";
+        let kind = counter.metric_type();
+        counter.encode(encoder.encode_descriptor("process_cpu_seconds", help, None, kind)?)
+    }
+}
+
+fn resident() -> Option<f64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024.0)
+}
+
+/// The 14th and 15th fields; the second may have spaces in it, and ends at the last parenthesis.
+fn cpu() -> Option<f64> {
+    let stat = fs::read_to_string("/proc/self/stat").ok()?;
+    let (_, after) = stat.rsplit_once(')')?;
+    let mut fields = after.split_ascii_whitespace().skip(11);
+    let mut next = || fields.next()?.parse::<f64>().ok();
+    Some((next()? + next()?) / TICKS)
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus_client::encoding::text::encode;
+    use prometheus_client::registry::Registry;
+
+    use super::*;
+
+    #[test]
+    fn memory_time_and_descriptors_are_told() {
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(Process::new(SystemTime::UNIX_EPOCH)));
+        let mut text = String::new();
+        encode(&mut text, &registry).expect("written");
+        for name in
+            ["start_time_seconds 0", "resident_memory_bytes ", "open_fds ", "cpu_seconds_total "]
+        {
+            assert!(text.contains(&format!("\nprocess_{name}")), "{name}: {text}");
+        }
+    }
+}

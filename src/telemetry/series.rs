@@ -1,0 +1,75 @@
+//! A family of metrics that knows its label sets, so that those of what is gone can go.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::hash::Hash;
+use std::sync::{Mutex, PoisonError};
+
+use prometheus_client::metrics::family::{Family, MetricConstructor};
+
+/// A family, and every label set that was asked for.
+pub struct Series<L, M, C = fn() -> M> {
+    family: Family<L, M, C>,
+    known: Mutex<HashSet<L>>,
+}
+
+impl<L, M, C> Series<L, M, C>
+where
+    L: Clone + Eq + Hash,
+    M: Clone,
+    C: MetricConstructor<M> + Clone,
+{
+    pub fn new(constructor: C) -> Self {
+        Series { family: Family::new_with_constructor(constructor), known: Mutex::default() }
+    }
+
+    /// For the registry: the same family.
+    pub fn family(&self) -> Family<L, M, C> {
+        self.family.clone()
+    }
+
+    /// The metric with these labels; a handle to keep where it is used often.
+    pub fn with(&self, labels: &L) -> M {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if !known.contains(labels) {
+            known.insert(labels.clone());
+        }
+        self.family.get_or_create_owned(labels)
+    }
+
+    /// Removes the series whose labels are not wanted.
+    pub fn retain(&self, wanted: impl Fn(&L) -> bool) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|labels| {
+            let stays = wanted(labels);
+            if !stays {
+                self.family.remove(labels);
+            }
+            stays
+        });
+    }
+}
+
+impl<L, M, C> fmt::Debug for Series<L, M, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        write!(f, "Series({})", known.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus_client::metrics::counter::Counter;
+
+    use super::*;
+
+    #[test]
+    fn what_is_not_wanted_begins_anew_when_it_comes_back() {
+        let series = Series::new(Counter::<u64>::default as fn() -> Counter);
+        let label = |name: &str| vec![("name".to_owned(), name.to_owned())];
+        series.with(&label("a")).inc();
+        series.with(&label("b")).inc();
+        series.retain(|labels| labels[0].1 == "b");
+        assert_eq!((series.with(&label("a")).get(), series.with(&label("b")).get()), (0, 1));
+    }
+}
