@@ -13,6 +13,7 @@ use outrigger::policy::model::{LogFormat, LogTarget, Policy, Scope};
 use outrigger::policy::problem::render;
 use outrigger::policy::{self, SourceFile, Sources};
 use outrigger::resilience::outcome::{Class, Idempotence};
+use outrigger::telemetry::metrics::Metrics;
 use serde_json::Value;
 
 const SHIPPED: [&str; 3] = ["llm.yaml", "quickstart.yaml", "rest-api.yaml"];
@@ -185,4 +186,15 @@ fn the_policy_in_the_readme_is_valid() {
         let loaded = loaded.unwrap_or_else(|problems| panic!("\n{}\n", render(&problems, false)));
         assert!(loaded.warnings.is_empty(), "\n{}\n", render(&loaded.warnings, false));
     }
+}
+
+#[test]
+fn the_readme_names_every_metric() {
+    let metrics = Metrics::new();
+    let row = |(name, help): &(String, &str)| format!("| `{name}` | {help} |");
+    let rows: Vec<_> = metrics.told().iter().map(row).collect();
+    assert!(rows.len() > 20, "{rows:?}");
+    let readme = read("README.md");
+    let missing: Vec<_> = rows.iter().filter(|row| !readme.contains(*row)).collect();
+    assert!(missing.is_empty(), "missing in the README, or said otherwise:\n{missing:#?}");
 }

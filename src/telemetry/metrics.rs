@@ -9,11 +9,12 @@ use std::sync::atomic::{AtomicI64, AtomicU64};
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::{Metric, Registry};
 
 use super::process::Process;
 use super::series::Series;
@@ -144,6 +145,7 @@ pub struct Metrics {
     pub access_log_dropped: Counter,
     pub admin_changes: Family<AdminLabels, Counter>,
     registry: Registry,
+    told: Vec<(String, &'static str)>,
 }
 
 impl Default for Metrics {
@@ -184,6 +186,7 @@ impl Metrics {
             access_log_dropped: Counter::default(),
             admin_changes: Family::default(),
             registry: Registry::default(),
+            told: Vec::new(),
         };
         metrics.register_requests();
         metrics.register_endpoints();
@@ -192,32 +195,30 @@ impl Metrics {
         metrics.registry.register_collector(Box::new(process));
         let version = [("version", env!("CARGO_PKG_VERSION"))];
         let build = prometheus_client::metrics::info::Info::new(version);
-        let r = metrics.registry.sub_registry_with_prefix("outrigger");
-        r.register("build", "The version that runs", build);
+        metrics.tell("build", "The version that runs", build);
         metrics
     }
 
     fn register_requests(&mut self) {
-        let r = self.registry.sub_registry_with_prefix("outrigger");
-        r.register("requests", "Requests answered, by route and status", self.requests.family());
-        r.register(
+        self.tell("requests", "Requests answered, by route and status", self.requests.family());
+        self.tell(
             "request_seconds",
             "From the request's head to the answer's last byte",
             self.request_seconds.family(),
         );
-        r.register("refused", "Answers of the sidecar's own, by problem", self.refused.family());
-        r.register(
+        self.tell("refused", "Answers of the sidecar's own, by problem", self.refused.family());
+        self.tell(
             "retry_budget",
             "Repeats that the budget could pay now",
             self.retry_budget.clone(),
         );
-        r.register("repeats", "Attempts after the first, by reason", self.repeats.family());
-        r.register(
+        self.tell("repeats", "Attempts after the first, by reason", self.repeats.family());
+        self.tell(
             "not_repeated",
             "Failed attempts that were not repeated, by what forbade it",
             self.not_repeated.family(),
         );
-        r.register(
+        self.tell(
             "unbuffered",
             "Bodies that could not be kept for another attempt, by reason",
             self.unbuffered.family(),
@@ -225,80 +226,93 @@ impl Metrics {
     }
 
     fn register_endpoints(&mut self) {
-        let r = self.registry.sub_registry_with_prefix("outrigger");
-        r.register(
+        self.tell(
             "attempts",
             "Attempts at an address, by class of outcome",
             self.attempts.family(),
         );
-        r.register(
+        self.tell(
             "first_byte_seconds",
             "From the attempt's start to its first byte, by provider",
             self.first_byte_seconds.family(),
         );
-        r.register("in_flight", "Attempts in flight at a provider", self.in_flight.clone());
-        r.register("waiting", "Requests that wait for room at a provider", self.waiting.clone());
-        r.register(
+        self.tell("in_flight", "Attempts in flight at a provider", self.in_flight.clone());
+        self.tell("waiting", "Requests that wait for room at a provider", self.waiting.clone());
+        self.tell(
             "provider_drained",
             "1 while a provider is taken out by hand",
             self.drained.clone(),
         );
-        r.register(
+        self.tell(
             "concurrency_limit",
             "Attempts that may be in flight at a provider",
             self.concurrency_limit.clone(),
         );
-        r.register(
+        self.tell(
             "latency_seconds",
             "Time to the first byte of an address, as the balancer remembers it; a moving average of peaks",
             self.latency_seconds.clone(),
         );
-        r.register("held", "Credentials that wait as their provider asked, now", self.held.clone());
-        r.register("pending", "Attempts in flight at an address", self.pending.clone());
-        r.register("breaker_state", "0 closed, 1 half-open, 2 open", self.breaker_state.clone());
-        r.register(
+        self.tell("held", "Credentials that wait as their provider asked, now", self.held.clone());
+        self.tell("pending", "Attempts in flight at an address", self.pending.clone());
+        self.tell("breaker_state", "0 closed, 1 half-open, 2 open", self.breaker_state.clone());
+        self.tell(
             "breaker_transitions",
             "Changes of a breaker's state, by cause",
             self.breaker_transitions.family(),
         );
-        r.register(
+        self.tell(
             "breaker_rejections",
             "Attempts that a breaker refused (in shadow: would have refused)",
             self.breaker_rejections.clone(),
         );
-        r.register("holds", "Times that an endpoint asked to wait", self.holds.family());
+        self.tell("holds", "Times that an endpoint asked to wait", self.holds.family());
     }
 
     fn register_process(&mut self) {
-        let r = self.registry.sub_registry_with_prefix("outrigger");
-        r.register("policy", "1 for the hash of the policy in force", self.policy.clone());
-        r.register("policy_reloads", "Loads of the policy, by result", self.reloads.clone());
-        r.register(
+        self.tell("policy", "1 for the hash of the policy in force", self.policy.clone());
+        self.tell("policy_reloads", "Loads of the policy, by result", self.reloads.clone());
+        self.tell(
             "policy_valid",
             "1 when the files' last state is in force, 0 when it was rejected",
             self.policy_valid.clone(),
         );
-        r.register("connections", "Connections of the application", self.connections.clone());
-        r.register(
+        self.tell("connections", "Connections of the application", self.connections.clone());
+        self.tell(
             "connections_refused",
             "Connections past `server.connections`",
             self.connections_refused.clone(),
         );
-        r.register(
+        self.tell(
             "buffered_bytes",
             "Bytes of all replay and answer buffers together",
             self.buffered_bytes.clone(),
         );
-        r.register(
+        self.tell(
             "access_log_dropped",
             "Access-log lines that could not be written",
             self.access_log_dropped.clone(),
         );
-        r.register(
+        self.tell(
             "admin_changes",
             "Changes by hand, and requests that the admin side refused",
             self.admin_changes.clone(),
         );
+    }
+
+    fn tell(&mut self, name: &'static str, help: &'static str, metric: impl Metric) {
+        let suffix = match metric.metric_type() {
+            MetricType::Counter => "_total",
+            MetricType::Info => "_info",
+            _ => "",
+        };
+        self.told.push((format!("outrigger_{name}{suffix}"), help));
+        self.registry.sub_registry_with_prefix("outrigger").register(name, help, metric);
+    }
+
+    /// Every metric of our own by the name that it is queried by, and what it tells.
+    pub fn told(&self) -> &[(String, &'static str)] {
+        &self.told
     }
 
     /// Removes what is told of routes, providers and addresses that are no more.
