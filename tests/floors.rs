@@ -43,10 +43,11 @@ const FLOORS: [(&str, u8); 18] = [
 ];
 
 /// What may stand at the top of the repository, beside dot-files.
-const TOP: [&str; 13] = [
+const TOP: [&str; 14] = [
     "Cargo.toml",
     "Cargo.lock",
     "src",
+    "benches",
     "policies",
     "examples",
     "tests",

@@ -1,0 +1,231 @@
+//! What the decisions on a request's way cost, in nanoseconds.
+//!
+//! A request takes tens of microseconds, nearly all of them the kernel's. What Outrigger decides in
+//! between must stay too small to be seen there, and here it is seen before it is too late:
+//! `tests/drill micro` holds the means to their bars. `cargo test` runs each of these once.
+//!
+//! The cells are those of the running process (`live`), with the shipped policy's rules; `rule` is
+//! the pure part alone. Time passes from attempt to attempt, so that windows slide as they do under
+//! load, but is not read: that is the caller's, once for many decisions.
+
+use std::fs;
+use std::hint::black_box;
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Barrier};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use criterion::measurement::WallTime;
+use criterion::{Bencher, Criterion, criterion_group, criterion_main};
+
+use outrigger::clock;
+use outrigger::live::Live;
+use outrigger::live::address::AddressLive;
+use outrigger::live::breakers::{BreakerCell, Key};
+use outrigger::live::route::RouteLive;
+use outrigger::policy::model::Policy;
+use outrigger::policy::{self, SourceFile, Sources};
+use outrigger::resilience::balancer::{Balance, Candidate};
+use outrigger::resilience::breaker::{Admission, Breaker, BreakerPolicy};
+use outrigger::resilience::outcome::Outcome;
+use outrigger::snapshot::Current;
+use outrigger::snapshot::build::Ground;
+use outrigger::telemetry::metrics::Metrics;
+use outrigger::upstream::Resolver;
+
+/// Between two attempts: 20,000 a second.
+const STEP: Duration = Duration::from_micros(50);
+/// What an attempt took to its first byte.
+const TOOK: Duration = Duration::from_millis(80);
+const THREADS: usize = 4;
+const ENDPOINTS: usize = 8;
+const STRATEGIES: [Balance; 5] = [
+    Balance::Latency,
+    Balance::LeastConnections,
+    Balance::RoundRobin,
+    Balance::Weighted,
+    Balance::First,
+];
+
+/// Time as it passes between attempts.
+struct Passing(Instant);
+
+/// Every secret has a value.
+struct Any;
+
+impl Passing {
+    fn new() -> Self {
+        Passing(clock::now())
+    }
+
+    fn next(&mut self) -> Instant {
+        self.0 += STEP;
+        self.0
+    }
+}
+
+impl Sources for Any {
+    fn env(&self, _: &str) -> Option<String> {
+        Some("not-a-secret".to_owned())
+    }
+
+    fn file(&self, path: &Path) -> io::Result<Vec<u8>> {
+        panic!("the shipped policy needs {}", path.display())
+    }
+}
+
+fn shipped() -> Policy {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/policies/llm.yaml");
+    let bytes = fs::read(path).expect("the shipped policy can be read");
+    let loaded = policy::load(&[SourceFile { name: "llm.yaml".to_owned(), bytes }], &Any);
+    loaded.expect("the shipped policy is valid").policy
+}
+
+fn live() -> Arc<Live> {
+    Arc::new(Live::new(Arc::new(Metrics::new()), 1 << 20))
+}
+
+fn breaker_policy() -> BreakerPolicy {
+    shipped().providers[0].breaker.as_ref().expect("the first provider has a breaker").policy
+}
+
+fn cell() -> Arc<BreakerCell> {
+    let [provider, address, model] = ["openai", "api.openai.com:443", "gpt-4o"].map(String::from);
+    live().breaker(Key { provider, address, model }, breaker_policy())
+}
+
+fn route() -> Arc<RouteLive> {
+    let policy = shipped();
+    live().route("chat", policy.routes[0].retry.budget)
+}
+
+fn attempt(cell: &BreakerCell, now: Instant) {
+    let permit = cell.admit(now).expect("a closed breaker admits");
+    cell.observe(permit, Outcome::Success, TOOK, now);
+}
+
+fn breaker_rule(bencher: &mut Bencher<'_, WallTime>) {
+    let (mut rule, mut time) = (Breaker::new(breaker_policy()), Passing::new());
+    bencher.iter(|| {
+        let now = time.next();
+        let (Admission::Admit(permit), _) = rule.admit(now) else { panic!("it is closed") };
+        rule.observe(permit, Outcome::Success, black_box(TOOK), now, 0.5)
+    });
+}
+
+fn breaker_live(bencher: &mut Bencher<'_, WallTime>) {
+    let (cell, mut time) = (cell(), Passing::new());
+    bencher.iter(|| attempt(&cell, time.next()));
+}
+
+/// How long one attempt's two calls take a thread that has three rivals: as the slowest saw it, on
+/// however many cores there are.
+fn breaker_rivals(bencher: &mut Bencher<'_, WallTime>) {
+    let (cell, start) = (cell(), Barrier::new(THREADS));
+    let rival = |attempts: u64| {
+        let mut time = Passing::new();
+        start.wait();
+        let began = clock::now();
+        (0..attempts).for_each(|_| attempt(&cell, time.next()));
+        clock::since(began)
+    };
+    bencher.iter_custom(|attempts| {
+        thread::scope(|scope| {
+            let threads = [(); THREADS].map(|()| scope.spawn(|| rival(attempts)));
+            let took = threads.map(|thread| thread.join().expect("an attempt does not panic"));
+            took.into_iter().max().unwrap_or_default()
+        })
+    });
+}
+
+/// What choosing asks the breaker of each endpoint before one is taken.
+fn breaker_look(bencher: &mut Bencher<'_, WallTime>) {
+    let (cell, mut time) = (cell(), Passing::new());
+    bencher.iter(|| {
+        let now = time.next();
+        (cell.check(now).is_ok(), cell.wants_probe(now), cell.slow_start(now))
+    });
+}
+
+fn hold_check(bencher: &mut Bencher<'_, WallTime>) {
+    let (hold, mut time) = (live().hold("openai/api.openai.com:443/0"), Passing::new());
+    bencher.iter(|| hold.check(time.next()));
+}
+
+fn hold_admit(bencher: &mut Bencher<'_, WallTime>) {
+    let (hold, mut time) = (live().hold("openai/api.openai.com:443/0"), Passing::new());
+    bencher.iter(|| hold.admit(time.next()));
+}
+
+fn pick(bencher: &mut Bencher<'_, WallTime>, how: Balance) {
+    let candidates: Vec<_> = (1..=ENDPOINTS as u32)
+        .map(|n| Candidate {
+            share: f64::from(n % 3 + 1),
+            latency: 1e6 * f64::from(n * 7 % 5 + 1),
+            pending: n * 5 % 4,
+            slow_start: 1.0,
+        })
+        .collect();
+    let (route, eligible) = (route(), black_box(0xff_u64));
+    bencher.iter(|| {
+        let among = |index: usize| eligible & (1 << index) != 0;
+        route.pick(0, how, black_box(&candidates), among, clock::draw())
+    });
+}
+
+/// What the balancer is told of the endpoints, read before each pick.
+fn estimates(bencher: &mut Bencher<'_, WallTime>) {
+    let (live, mut time) = (live(), Passing::new());
+    let addresses: Vec<Arc<AddressLive>> =
+        (0..ENDPOINTS).map(|n| live.address("openai", &format!("{n}"))).collect();
+    addresses.iter().for_each(|address| address.answered(TOOK, time.next()));
+    bencher.iter(|| {
+        let now = time.next();
+        addresses.iter().map(|address| address.latency(now)).sum::<f64>()
+    });
+}
+
+fn budget_first(bencher: &mut Bencher<'_, WallTime>) {
+    let (route, mut time) = (route(), Passing::new());
+    bencher.iter(|| route.first(time.next()));
+}
+
+fn budget_repeat(bencher: &mut Bencher<'_, WallTime>) {
+    let (route, mut time) = (route(), Passing::new());
+    bencher.iter(|| route.repeat(time.next()));
+}
+
+fn snapshot_load(bencher: &mut Bencher<'_, WallTime>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.expect("a runtime can be built");
+    let ground = Ground { live: live(), resolver: Resolver::new(runtime.handle().clone()) };
+    let snapshot = ground.snapshot(shipped(), "0123456789abcdef".to_owned());
+    let current = Current::from_pointee(snapshot.expect("the shipped policy can be put in force"));
+    bencher.iter(|| black_box(&current).load().routes.len());
+}
+
+fn decisions(criterion: &mut Criterion) {
+    criterion.bench_function("breaker/rule", breaker_rule);
+    criterion.bench_function("breaker/live", breaker_live);
+    criterion.bench_function("breaker/live, 4 threads", breaker_rivals);
+    criterion.bench_function("breaker/look", breaker_look);
+    criterion.bench_function("hold/check", hold_check);
+    criterion.bench_function("hold/admit", hold_admit);
+    for how in STRATEGIES {
+        criterion.bench_function(&format!("pick of 8/{}", how.as_str()), |b| pick(b, how));
+    }
+    criterion.bench_function("pick of 8/estimates", estimates);
+    criterion.bench_function("budget/first", budget_first);
+    criterion.bench_function("budget/repeat", budget_repeat);
+    criterion.bench_function("snapshot/load", snapshot_load);
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default()
+        .warm_up_time(Duration::from_millis(500))
+        .measurement_time(Duration::from_secs(2));
+    targets = decisions
+}
+criterion_main!(benches);
