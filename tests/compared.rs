@@ -1,0 +1,120 @@
+//! What `tests/drills/compare` says of the two Outriggers that it measures, so that its figures are
+//! about what they claim: one with everything on, from the shipped `policies/llm.yaml`, and one
+//! that only passes through. The request is the drill's own.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use http::{HeaderMap, Method};
+use outrigger::policy::model::{LogFormat, LogTarget, Policy, Scope};
+use outrigger::policy::{self, SourceFile, Sources};
+use serde_json::Value;
+
+use support::{Behaviour, Call, Origin, Sidecar};
+
+mod support;
+
+const CHAT: &str = "/v1/chat/completions";
+
+/// Every secret has a value.
+struct Any;
+
+impl Sources for Any {
+    fn env(&self, _: &str) -> Option<String> {
+        Some("not-a-secret".to_owned())
+    }
+
+    fn file(&self, path: &Path) -> io::Result<Vec<u8>> {
+        panic!("{} is needed, which the drill does not have", path.display())
+    }
+}
+
+fn read(path: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// The body that every proxy of the drill carries.
+fn body() -> Value {
+    let lua = read("tests/drills/peers/post.lua");
+    let text = lua.split_once("wrk.body = '").and_then(|(_, rest)| rest.split_once('\''));
+    serde_json::from_str(text.expect("a body").0).expect("it is JSON")
+}
+
+fn everything_on() -> Policy {
+    let bytes = read("policies/llm.yaml").into_bytes();
+    let loaded = policy::load(&[SourceFile { name: "llm.yaml".to_owned(), bytes }], &Any);
+    loaded.expect("the shipped policy is valid").policy
+}
+
+/// One that has these origins for its providers, and has answered the drill's request so often.
+fn answered(yaml: &str, origin: &Origin, requests: usize) -> Sidecar {
+    let mut local = yaml.replace("http://127.0.0.1:@BACKEND@", &origin.url());
+    for host in ["https://api.openai.com", "https://your-resource.openai.azure.com"] {
+        local = local.replace(host, &origin.url());
+    }
+    let mut builder = Sidecar::builder().policy("policy", &local).workers(1);
+    for secret in ["OPENAI_API_KEY", "AZURE_OPENAI_API_KEY", "ANTHROPIC_API_KEY"] {
+        builder = builder.env(secret, "not-a-secret");
+    }
+    let sidecar = builder.start();
+    let mut client = sidecar.client();
+    for _ in 0..requests {
+        assert_eq!(client.send(&Call::json(CHAT, &body())).status, 200);
+    }
+    sidecar
+}
+
+fn breakers(sidecar: &Sidecar) -> Vec<Value> {
+    let (status, text) = sidecar.admin_get("/api/circuit-breakers");
+    assert_eq!(status, 200, "{text}");
+    let all: Value = serde_json::from_str(&text).expect("it is JSON");
+    all["breakers"].as_array().expect("a list of breakers").clone()
+}
+
+#[test]
+fn the_policy_that_is_measured_has_everything_on() {
+    let policy = everything_on();
+    let matches = |route: &&policy::model::Route| {
+        route.matcher.matches(&Method::POST, "127.0.0.1", CHAT, &HeaderMap::new())
+    };
+    let route = policy.routes.iter().find(matches).expect("a route for the drill's request");
+    assert!(route.retry.max_attempts > 1 && route.retry.fallback_attempts > 0);
+    assert!(route.retry.budget.ratio > 0.0 && route.replay > 0);
+    assert!(route.providers.len() > 1, "a balancer has something to choose from");
+    let asked = body()["model"].clone();
+    let mut maps = false;
+    for provider in route.providers.iter().map(|weighted| &policy.providers[weighted.provider]) {
+        let breaker = provider.breaker.as_ref().expect("a breaker");
+        assert_eq!(breaker.scope, Scope::Model, "{}", provider.name);
+        assert!(breaker.policy.failure_threshold > 0 && breaker.policy.failure_rate.is_some());
+        assert!(provider.capacity.concurrency < u32::MAX, "{}", provider.name);
+        maps |= provider.models.iter().any(|(ours, _)| asked == ours.as_str());
+    }
+    assert!(maps, "no provider has the drill's model, {asked}, among its `models`");
+    assert_eq!(policy.server.access_log.format, LogFormat::Json);
+    assert_ne!(policy.server.access_log.to, LogTarget::None);
+}
+
+#[test]
+fn the_request_that_is_measured_meets_all_of_it() {
+    let origin = Origin::start(Behaviour::Chat);
+    let sidecar = answered(&read("policies/llm.yaml"), &origin, 8);
+    let lines = sidecar.wait_for_access(8);
+    assert!(lines.iter().all(|line| line["route"] == "chat"), "{lines:?}");
+    let requests = "outrigger_requests_total{route=\"chat\",status=\"2xx\"}";
+    sidecar.wait_until(|sidecar| sidecar.metric(requests) == Some(8.0));
+    let by_model = breakers(&sidecar);
+    assert!(by_model.iter().any(|breaker| breaker["model"] == body()["model"]), "{by_model:?}");
+}
+
+#[test]
+fn what_only_passes_through_has_metrics_and_nothing_else() {
+    let origin = Origin::start(Behaviour::Chat);
+    let sidecar = answered(&read("tests/drills/peers/pass-through.yaml"), &origin, 3);
+    let requests = "outrigger_requests_total{route=\"everything\",status=\"2xx\"}";
+    sidecar.wait_until(|sidecar| sidecar.metric(requests) == Some(3.0));
+    assert_eq!(breakers(&sidecar), Vec::<Value>::new());
+    assert_eq!(sidecar.access_log(), Vec::<Value>::new());
+}
