@@ -3,6 +3,8 @@
 //! The calling thread accepts connections and hears signals. Workers have a thread each. The admin
 //! side, DNS, and the watch on the policy share one more, so that nothing they do delays a request.
 
+mod accept;
+
 use std::net::{SocketAddr, TcpListener as StdTcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,6 +18,8 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{self, Sender, UnboundedSender};
 
+use self::accept::Accept;
+pub use self::accept::Listen;
 use crate::admin::{self, Access, Shown, Token, TokenError};
 use crate::clock;
 use crate::live::Live;
@@ -29,11 +33,6 @@ use crate::snapshot::watch::{Wake, watch};
 use crate::telemetry::access_log::Log;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::Resolver;
-
-mod accept;
-
-use accept::Accept;
-pub use accept::Listen;
 
 /// How to run.
 #[derive(Clone, Debug)]
@@ -283,6 +282,9 @@ async fn front_of(
             }
             () = tokio::time::sleep_until(until.into()), if closing.is_some() => break,
         }
+    }
+    while let Some(incoming) = accept.waiting() {
+        hand_out(Ok(incoming), &hands, &shown.live, &current).await;
     }
     drop(accept);
     drain(hands, current.load().policy.server.drain_timeout, &mut signals).await

@@ -1,8 +1,9 @@
-//! The listener: where applications connect, TCP or a Unix socket.
+//! The listener: bound once, TCP or a Unix socket, and left with nobody waiting at it.
 
 use std::net::{SocketAddr, TcpListener as StdTcpListener};
 use std::path::{Path, PathBuf};
 
+use socket2::SockRef;
 use tokio::net::{TcpListener, UnixListener};
 
 use super::StartError;
@@ -64,6 +65,23 @@ impl Accept {
                 let (stream, _) = listener.accept().await?;
                 Ok(Incoming::Unix(stream.into_std()?))
             }
+        }
+    }
+
+    /// A connection that was made and not yet accepted: closing the listener would reset it.
+    pub(super) fn waiting(&self) -> Option<Incoming> {
+        let listener = match self {
+            Accept::Tcp(listener) => SockRef::from(listener),
+            Accept::Unix(listener, _) => SockRef::from(listener),
+        };
+        let (socket, peer) = listener.accept().ok()?;
+        socket.set_nonblocking(true).ok()?;
+        match self {
+            Accept::Tcp(_) => {
+                socket.set_tcp_nodelay(true).ok()?;
+                Some(Incoming::Tcp(socket.into(), peer.as_socket()?))
+            }
+            Accept::Unix(..) => Some(Incoming::Unix(socket.into())),
         }
     }
 }

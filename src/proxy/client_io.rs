@@ -32,6 +32,8 @@ pub enum Phase {
     Head,
     /// A request is being served.
     Busy,
+    /// Nothing has come yet; it owes a head.
+    New,
 }
 
 /// Phase of a connection and when it last changed or moved bytes, in beats of its worker.
@@ -46,14 +48,15 @@ impl Activity {
     /// A new connection owes a head.
     pub fn new(beats: Arc<AtomicU32>) -> Arc<Self> {
         let since = AtomicU32::new(beats.load(Ordering::Relaxed));
-        Arc::new(Activity { phase: AtomicU8::new(Phase::Head as u8), since, beats })
+        Arc::new(Activity { phase: AtomicU8::new(Phase::New as u8), since, beats })
     }
 
     pub fn phase(&self) -> Phase {
         match self.phase.load(Ordering::Relaxed) {
             0 => Phase::Idle,
             1 => Phase::Head,
-            _ => Phase::Busy,
+            2 => Phase::Busy,
+            _ => Phase::New,
         }
     }
 
@@ -69,8 +72,11 @@ impl Activity {
     }
 
     fn read(&self) {
-        if self.phase.load(Ordering::Relaxed) == Phase::Idle as u8 {
-            self.enter(Phase::Head);
+        match self.phase() {
+            Phase::Idle => self.enter(Phase::Head),
+            // Its head is owed since it was accepted.
+            Phase::New => self.phase.store(Phase::Head as u8, Ordering::Relaxed),
+            Phase::Head | Phase::Busy => {}
         }
     }
 

@@ -1,8 +1,12 @@
 //! One connection of the application: its handshake, its requests, its end.
 //!
 //! Limits on slow and idle clients are held by the worker's beat: a connection that owes a head for
-//! longer than `header_time`, or has been idle for `keep_alive`, is closed. A draining worker lets
-//! each finish what it began.
+//! longer than `header_time`, or has been idle for `keep_alive`, is closed.
+//!
+//! A draining worker lets each finish what it began, and says `connection: close` with it. A
+//! connection that is silent when the drain begins may have its next request on the way: closing
+//! it then would lose that request. So it stays open for a moment more, which a client in full
+//! swing uses to be told, and one that is truly idle lets pass.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -14,12 +18,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpStream, UnixStream};
+use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
 use super::client_io::{Activity, ClientIo, Phase, Stream};
@@ -30,6 +35,8 @@ use crate::policy::model::Server;
 
 /// As `worker::BEAT`, in milliseconds.
 const BEAT_MS: u128 = 100;
+/// Beats for which a silent connection stays open in a drain.
+const LAST_WORD: u32 = 5;
 
 /// The connections of a worker.
 #[derive(Debug)]
@@ -38,7 +45,8 @@ pub struct Clients {
     beats: Arc<AtomicU32>,
     next: Cell<u64>,
     open: RefCell<HashMap<u64, Rc<Client>>>,
-    finishing: Cell<bool>,
+    /// The beat in which the drain began.
+    drained_at: Cell<Option<u32>>,
 }
 
 /// One connection, as its requests see it.
@@ -49,13 +57,14 @@ pub struct Client {
     activity: Arc<Activity>,
     wish: Cell<Wish>,
     waker: RefCell<Option<Waker>>,
+    tunnel: RefCell<Option<JoinHandle<()>>>,
 }
 
 /// What its worker wants of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wish {
     Serve,
-    /// Answer what was begun, then close.
+    /// Close, unless a request came in this moment: answer that one first.
     Finish,
     Close,
 }
@@ -67,32 +76,41 @@ impl Clients {
             beats: Arc::default(),
             next: Cell::new(0),
             open: RefCell::default(),
-            finishing: Cell::new(false),
+            drained_at: Cell::new(None),
         }
+    }
+
+    pub fn len(&self) -> usize {
+        self.open.borrow().len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.open.borrow().is_empty()
+        self.len() == 0
     }
 
-    /// Closes what is idle and lets the rest finish; new connections serve one request.
-    pub fn finish(&self) {
-        self.finishing.set(true);
-        for client in self.open.borrow().values() {
-            client.wish(Wish::Finish);
-        }
+    /// From now on each connection serves what it began, or one request more, and closes.
+    pub fn drain(&self) {
+        self.drained_at.set(Some(self.beats.load(Ordering::Relaxed)));
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.drained_at.get().is_some()
     }
 
     /// Closes what owes a head for too long, or has been idle for too long.
-    pub fn sweep(&self, _now: Instant, server: &Server) {
-        self.beats.fetch_add(1, Ordering::Relaxed);
+    pub fn sweep(&self, server: &Server) {
+        let now = self.beats.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
         let beats =
             |limit: Duration| u32::try_from(limit.as_millis() / BEAT_MS).unwrap_or(u32::MAX);
         let (head, idle) = (beats(server.header_time).max(1), beats(server.keep_alive).max(1));
+        let over = self.drained_at.get().is_some_and(|at| now.wrapping_sub(at) > LAST_WORD);
         for client in self.open.borrow().values() {
             let since = client.activity.beats_since();
             match client.activity.phase() {
-                Phase::Head if since > head => client.wish(Wish::Close),
+                Phase::New | Phase::Idle if over && since > LAST_WORD => {
+                    client.wish(Wish::Finish);
+                }
+                Phase::New | Phase::Head if since > head => client.wish(Wish::Close),
                 Phase::Idle if since > idle => client.wish(Wish::Finish),
                 _ => {}
             }
@@ -100,13 +118,13 @@ impl Clients {
     }
 
     fn add(&self, peer: Option<SocketAddr>, secure: bool) -> (u64, Rc<Client>) {
-        let wish = if self.finishing.get() { Wish::Finish } else { Wish::Serve };
         let client = Rc::new(Client {
             peer,
             secure,
             activity: Activity::new(Arc::clone(&self.beats)),
-            wish: Cell::new(wish),
+            wish: Cell::new(Wish::Serve),
             waker: RefCell::default(),
+            tunnel: RefCell::default(),
         });
         let id = self.next.get();
         self.next.set(id + 1);
@@ -129,6 +147,11 @@ impl Client {
     /// A request was answered.
     pub fn end(&self) {
         self.activity.enter(Phase::Idle);
+    }
+
+    /// What the connection became after an upgrade; it stays a connection until that ends.
+    pub fn becomes(&self, tunnel: JoinHandle<()>) {
+        *self.tunnel.borrow_mut() = Some(tunnel);
     }
 
     fn wish(&self, wish: Wish) {
@@ -168,13 +191,14 @@ pub fn refusal(incoming: &Incoming) {
 /// Serves a connection on a task of its own.
 pub fn serve(worker: &Rc<Worker>, incoming: Incoming) {
     let worker = Rc::clone(worker);
+    let tls = worker.snapshot().listener_tls.clone();
+    let peer = match &incoming {
+        Incoming::Tcp(_, peer) => Some(*peer),
+        Incoming::Unix(_) => None,
+    };
+    // Before its task first runs: a drain that begins between must wait for it.
+    let (id, client) = worker.clients.add(peer, tls.is_some());
     tokio::task::spawn_local(async move {
-        let tls = worker.snapshot().listener_tls.clone();
-        let peer = match &incoming {
-            Incoming::Tcp(_, peer) => Some(*peer),
-            Incoming::Unix(_) => None,
-        };
-        let (id, client) = worker.clients.add(peer, tls.is_some());
         let outcome = match incoming {
             Incoming::Tcp(stream, _) => match TcpStream::from_std(stream) {
                 Ok(stream) => plain_or_tls(&worker, &client, stream, tls).await,
@@ -187,6 +211,10 @@ pub fn serve(worker: &Rc<Worker>, incoming: Incoming) {
         };
         if let Err(error) = outcome {
             tracing::debug!(%error, "a connection of the application ended");
+        }
+        let tunnel = client.tunnel.take();
+        if let Some(tunnel) = tunnel {
+            let _ = tunnel.await;
         }
         worker.clients.remove(id);
     });
@@ -228,16 +256,21 @@ async fn http<S: Stream>(
         .serve_connection(io, service)
         .with_upgrades();
     let mut connection = pin!(connection);
-    let mut finishing = false;
     std::future::poll_fn(|cx| {
         client.listen(cx.waker());
         match client.wish.get() {
             Wish::Close => return Poll::Ready(Ok(())),
-            Wish::Finish if !finishing => {
-                finishing = true;
-                Pin::as_mut(&mut connection).graceful_shutdown();
+            Wish::Finish => {
+                client.wish.set(Wish::Serve);
+                // What has come is read first: hyper closes an idle connection unread.
+                if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
+                    return Poll::Ready(ended);
+                }
+                if matches!(client.activity.phase(), Phase::New | Phase::Idle) {
+                    Pin::as_mut(&mut connection).graceful_shutdown();
+                }
             }
-            _ => {}
+            Wish::Serve => {}
         }
         connection.as_mut().poll(cx)
     })

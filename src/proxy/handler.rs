@@ -6,9 +6,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::HOST;
+use http::header::{CONNECTION, HOST};
 use http::request::Parts;
-use http::{HeaderMap, Method, Request, Response, Uri};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body::Frame;
 use hyper::body::Incoming;
 
@@ -28,28 +28,39 @@ use crate::policy::model::Forwarded;
 use crate::resilience::outcome::Class;
 use crate::snapshot::Route;
 
-/// Answers one request.
+/// Answers one request; in a drain, as the last of its connection.
 pub async fn handle(
     worker: Rc<Worker>,
     client: Rc<Client>,
     request: Request<Incoming>,
 ) -> Result<Response<ResBody>, Infallible> {
+    let mut response = answer(&worker, client, request).await;
+    if worker.clients.is_draining() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    Ok(response)
+}
+
+async fn answer(
+    worker: &Rc<Worker>,
+    client: Rc<Client>,
+    request: Request<Incoming>,
+) -> Response<ResBody> {
     client.begin();
     let started = clock::now();
-    let route = sane(&request).and_then(|host| find(&worker, &request, host));
+    let route = sane(&request).and_then(|host| find(worker, &request, host));
     let (method, uri) = (request.method().clone(), request.uri().clone());
-    let mut story =
-        Story::new(&worker, &client, route.as_ref().ok().cloned(), method, uri, started);
+    let mut story = Story::new(worker, &client, route.as_ref().ok().cloned(), method, uri, started);
     let route = match route {
         Ok(route) => route,
-        Err(problem) => return Ok(refuse(&mut story, problem)),
+        Err(problem) => return refuse(&mut story, problem),
     };
-    match read(&worker, &client, &route, request, story).await {
+    match read(worker, &client, &route, request, story).await {
         Ok(mut ask) => {
             let outcome = run(&mut ask, &route).await;
-            Ok(finish(ask, outcome))
+            finish(ask, outcome, &client)
         }
-        Err((mut story, problem)) => Ok(refuse(&mut story, problem)),
+        Err((mut story, problem)) => refuse(&mut story, problem),
     }
 }
 
@@ -190,7 +201,7 @@ async fn run(ask: &mut Ask, route: &Route) -> Result<Box<Ready>, Problem> {
 }
 
 /// The commit.
-fn finish(ask: Ask, outcome: Result<Box<Ready>, Problem>) -> Response<ResBody> {
+fn finish(ask: Ask, outcome: Result<Box<Ready>, Problem>, client: &Client) -> Response<ResBody> {
     let Ask { mut story, payload, upgrade, .. } = ask;
     story.bytes_in = payload.len();
     let Ready { mut head, body, idle } = match outcome {
@@ -223,7 +234,8 @@ fn finish(ask: Ask, outcome: Result<Box<Ready>, Problem>) -> Response<ResBody> {
         ReadyBody::Tunnel { flight, rest } => {
             story.first_byte = Some(story.so_far());
             let mut response = Response::from_parts(head, ResBody::full(Bytes::new()));
-            tunnel::start(upgrade, &mut response, rest, flight, story);
+            let tunnel = tunnel::start(upgrade, &mut response, rest, flight, story);
+            tunnel.into_iter().for_each(|tunnel| client.becomes(tunnel));
             return response;
         }
     };

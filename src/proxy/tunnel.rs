@@ -6,26 +6,27 @@
 use http::Response;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
+use tokio::task::JoinHandle;
 
 use super::answer::ResBody;
 use super::story::{End, Story};
 use crate::live::permit::Flight;
 use crate::upstream::AnswerBody;
 
-/// Joins both sides once each has switched.
+/// Joins both sides once each has switched; gives the task that does.
 pub fn start(
     client: Option<OnUpgrade>,
     response: &mut Response<ResBody>,
     rest: AnswerBody,
     flight: Flight,
     mut story: Box<Story>,
-) {
+) -> Option<JoinHandle<()>> {
     let provider = hyper::upgrade::on(response);
     let Some(client) = client else {
         story.finish(End::Cut("upgraded_unasked"));
-        return;
+        return None;
     };
-    tokio::task::spawn_local(async move {
+    Some(tokio::task::spawn_local(async move {
         let _held = (rest.finish().await, flight);
         let end = match tokio::try_join!(client, provider) {
             Err(_) => End::Cut("upgrade_failed"),
@@ -42,5 +43,5 @@ pub fn start(
             }
         };
         story.finish(end);
-    });
+    }))
 }

@@ -58,7 +58,6 @@ pub struct Worker {
     pub pools: Pools,
     pub clients: Clients,
     pub candidates: RefCell<Vec<Candidate>>,
-    pub draining: Cell<bool>,
     log: Log,
     lines: RefCell<Lines>,
     /// Both clocks, read at the last beat.
@@ -81,7 +80,6 @@ impl Worker {
             pools: Pools::new(UPSTREAM_IDLE),
             clients: Clients::new(load),
             candidates: RefCell::default(),
-            draining: Cell::new(false),
             log,
             lines: RefCell::default(),
             clocks: Cell::new((clock::now(), clock::wall())),
@@ -128,7 +126,7 @@ impl Worker {
         let now = clock::now();
         self.clocks.set((now, clock::wall()));
         self.pools.sweep(now);
-        self.clients.sweep(now, &self.snapshot().policy.server);
+        self.clients.sweep(&self.snapshot().policy.server);
         self.hand_over(&mut self.lines.borrow_mut());
     }
 }
@@ -160,8 +158,7 @@ async fn serve(worker: Rc<Worker>, mut orders: UnboundedReceiver<Order>) {
                 Some(Order::Serve(incoming)) => connection::serve(&worker, incoming),
                 Some(Order::Drain(at)) => {
                     until = Some(at);
-                    worker.draining.set(true);
-                    worker.clients.finish();
+                    worker.clients.drain();
                 }
                 None => break,
             },
@@ -170,6 +167,13 @@ async fn serve(worker: Rc<Worker>, mut orders: UnboundedReceiver<Order>) {
         if until.is_some_and(|at| worker.clients.is_empty() || clock::now() >= at) {
             break;
         }
+    }
+    let cut = worker.clients.len();
+    if cut > 0 {
+        tracing::warn!(
+            connections = cut,
+            "server.drain_timeout has passed: cut what was in flight"
+        );
     }
     worker.beat();
 }
