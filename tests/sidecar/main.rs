@@ -17,6 +17,7 @@ mod credentials;
 mod failover;
 mod framing;
 mod headers;
+mod lifecycle;
 mod limits;
 mod metrics;
 mod overrides;
