@@ -1,0 +1,312 @@
+"""What the drills in Python share: the built binary before origins of their own, looked at from outside.
+
+Origins and probes are processes of their own (fork), so that a busy load generator is not what is measured. Every
+port is the kernel's choice: sockets are bound before the fork, and the sidecar says in its log where it listens.
+"""
+import collections, heapq, json, os, pathlib, re, resource, selectors, signal, socket, subprocess, sys, tempfile, time
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+CHUNK = 256 * 1024
+PATIENCE = 20
+GOOD = json.dumps({"id": "1", "object": "chat.completion", "choices": [{"message": {"content": "hello"}}]}).encode()
+
+
+def die(message):
+    sys.exit(f"{pathlib.Path(sys.argv[0]).name}: {message}")
+
+
+def options(parser):
+    parser.add_argument("--profile", default="release", help="cargo's, to build Outrigger with")
+    parser.add_argument("--binary", help="take this one instead of building")
+    parser.add_argument("--workers", type=int, default=2)
+
+
+def binary(o):
+    if o.binary:
+        return pathlib.Path(o.binary).resolve()
+    print(f"building Outrigger (--profile {o.profile})", flush=True)
+    subprocess.run(["cargo", "build", "--locked", "--quiet", "--profile", o.profile], cwd=ROOT, check=True)
+    target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+    return (target / {"dev": "debug"}.get(o.profile, o.profile) / "outrigger").resolve()
+
+
+def need_descriptors(count):
+    """This process and those that it starts may have as many descriptors as the system lets them."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if hard != resource.RLIM_INFINITY and hard < count:
+        die(f"needs {count} descriptors a process, and `ulimit -Hn` says {hard}")
+
+
+def wait_until(holds, what):
+    end = time.monotonic() + PATIENCE
+    while not holds():
+        if time.monotonic() > end:
+            die(f"{what} never came")
+        time.sleep(0.01)
+
+
+class Child:
+    """A function run in a process of its own; it ends with this one."""
+
+    def __init__(self, work):
+        self.pid = os.fork()
+        if self.pid == 0:
+            try:
+                signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+                work()
+            except KeyboardInterrupt:
+                pass
+            except BaseException:
+                import traceback
+                traceback.print_exc()
+                os._exit(1)
+            os._exit(0)
+
+    def stop(self, how=signal.SIGTERM):
+        if self.pid:
+            os.kill(self.pid, how)
+            self.pid = os.waitpid(self.pid, 0)[0] and None
+
+
+class Sidecar:
+    """The binary with a policy, its log in a file."""
+
+    def __init__(self, program, policy, workers=2):
+        self.folder = tempfile.TemporaryDirectory(prefix="drill-")
+        folder = pathlib.Path(self.folder.name)
+        (folder / "policies").mkdir()
+        (folder / "policies" / "policy.yaml").write_text(policy)
+        self.log = folder / "log"
+        command = [program, "run", "--policies", folder / "policies", "--workers", str(workers)]
+        command += ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
+        env = {name: value for name, value in os.environ.items() if not name.startswith("OUTRIGGER_")}
+        with open(self.log, "wb") as log:
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env)
+        self.pid = self.process.pid
+        wait_until(lambda: self.process.poll() is not None or "listener=" in self.text(), "the sidecar's address")
+        if self.process.poll() is not None:
+            die(f"the sidecar left with {self.process.returncode}:\n{self.text()}")
+        self.port, self.admin = (int(re.search(rf"{side}=http://127\.0\.0\.1:(\d+)", self.text()).group(1))
+                                 for side in ("listener", "admin"))
+
+    def text(self):
+        return self.log.read_text(errors="replace")
+
+    def memory(self, field="VmRSS"):
+        """Resident MiB; VmHWM is the most that it ever was."""
+        status = pathlib.Path(f"/proc/{self.pid}/status").read_text()
+        return int(re.search(rf"{field}:\s+(\d+)", status).group(1)) / 1024
+
+    def signal(self, which=signal.SIGTERM):
+        self.process.send_signal(which)
+
+    def wait(self, seconds):
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def end(self):
+        self.process.kill()
+        self.process.wait()
+        self.folder.cleanup()
+
+
+class Origin:
+    """A provider that does one thing with every request: `chat`, `slow`, `sink`, `source` or `silent`."""
+
+    def __init__(self, what, delay=0.2):
+        self.listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
+        self.url = "http://127.0.0.1:%d" % self.listener.getsockname()[1]
+        self.what, self.delay = what, delay
+        self.child = Child(self.run)
+        self.listener.close()
+
+    def run(self):
+        self.selector, self.buffers, self.due, self.held = selectors.DefaultSelector(), {}, [], []
+        self.listener.setblocking(False)
+        self.selector.register(self.listener, selectors.EVENT_READ)
+        if self.what in ("sink", "source"):
+            return self.one_by_one()
+        while True:
+            left = max(0, self.due[0][0] - time.monotonic()) if self.due else None
+            for key, _ in self.selector.select(left):
+                self.accept() if key.fileobj is self.listener else self.read(key.fileobj)
+            while self.due and self.due[0][0] <= time.monotonic():
+                self.answer(heapq.heappop(self.due)[2])
+
+    def accept(self):
+        try:
+            while True:
+                connection = self.listener.accept()[0]
+                if self.what == "silent":
+                    self.held.append(connection)  # and never read
+                    continue
+                connection.setblocking(False)
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                self.buffers[connection] = b""
+                self.selector.register(connection, selectors.EVENT_READ)
+        except BlockingIOError:
+            pass
+
+    def read(self, connection):
+        try:
+            data = connection.recv(65536)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self.selector.unregister(connection)
+            del self.buffers[connection]
+            return connection.close()
+        data = self.buffers[connection] + data
+        while (size := request_size(data)) and len(data) >= size:
+            data = data[size:]
+            if self.what == "slow":
+                heapq.heappush(self.due, (time.monotonic() + self.delay, id(connection), connection))
+            else:
+                self.answer(connection)
+        self.buffers[connection] = data
+
+    def answer(self, connection):
+        head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(GOOD)
+        try:
+            connection.send(head + GOOD)
+        except OSError:
+            pass
+
+    def one_by_one(self):
+        """One long transfer after another."""
+        scratch, zeros = bytearray(1 << 20), memoryview(bytes(1 << 20))
+        self.listener.setblocking(True)
+        while True:
+            connection = self.listener.accept()[0]
+            try:
+                self.transfer(connection, scratch, zeros)
+            except OSError:
+                pass
+            connection.close()
+
+    def transfer(self, connection, scratch, zeros):
+        data = b""
+        while b"\r\n\r\n" not in data:
+            piece = connection.recv(65536)
+            if not piece:
+                return
+            data += piece
+        head, body = data.split(b"\r\n\r\n", 1)
+        if self.what == "source":
+            left = int(re.search(rb"/(\d+) ", head).group(1))
+            connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-type: application/octet-stream\r\ncontent-length: %d\r\n\r\n" % left)
+            while left:
+                left -= connection.send(zeros[:min(left, len(zeros))])
+            return
+        left = request_size(head + b"\r\n\r\n") - len(head) - 4 - len(body)
+        while left > 0:
+            got = connection.recv_into(scratch)
+            if not got:
+                return
+            left -= got
+        self.answer(connection)
+
+    def stop(self):
+        self.child.stop()
+
+
+def request_size(data):
+    """Bytes of the first message in `data`, or None while its head is not whole."""
+    end = data.find(b"\r\n\r\n")
+    if end < 0:
+        return None
+    length = re.search(rb"(?i)\r\ncontent-length: *(\d+)", data[:end + 2])
+    return end + 4 + (int(length.group(1)) if length else 0)
+
+
+class Answer:
+    """An answer while it arrives."""
+
+    def __init__(self):
+        self.data, self.size = b"", None
+
+    def feed(self, data):
+        """True once it is whole."""
+        self.data += data
+        if self.size is None:
+            self.size = request_size(self.data)
+        return self.size is not None and len(self.data) >= self.size
+
+    @property
+    def status(self):
+        match = re.match(rb"HTTP/1\.1 (\d{3})", self.data)
+        return int(match.group(1)) if match else None
+
+    def has(self, field):
+        return field in self.data[:self.data.find(b"\r\n\r\n") + 2].lower()
+
+    def is_clear(self):
+        """A refusal that says what it is."""
+        return self.has(b"content-type: application/problem+json") and b"urn:outrigger:problem:" in self.data
+
+
+def exchange(port, request, seconds):
+    """One request on a connection of its own; its answer."""
+    with socket.create_connection(("127.0.0.1", port), seconds) as connection:
+        connection.settimeout(seconds)
+        connection.sendall(request)
+        answer = Answer()
+        while not answer.feed(piece := connection.recv(65536)):
+            if not piece:
+                raise OSError("the connection was closed before the answer was whole")
+        return answer
+
+
+def post(path, body=b"{}"):
+    head = "POST %s HTTP/1.1\r\nhost: drill\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+    return (head % (path, len(body))).encode() + body
+
+
+class Probe:
+    """Makes an ordinary request every 100 ms, each on a connection of its own, in a process of its own."""
+
+    def __init__(self, port, path="/probe", every=0.1, patience=5):
+        self.reader, writer = os.pipe()
+        self.child = Child(lambda: self.run(port, path, every, patience, writer))
+        os.close(writer)
+
+    @staticmethod
+    def run(port, path, every, patience, writer):
+        stop, times, failures = [], [], collections.Counter()
+        signal.signal(signal.SIGTERM, lambda *_: stop.append(1))
+        due = time.monotonic()
+        while not stop:
+            start = time.monotonic()
+            try:
+                status = exchange(port, post(path), patience).status
+            except OSError as error:
+                status = type(error).__name__
+            times.append(time.monotonic() - start)
+            if status != 200:
+                failures[str(status)] += 1
+            due = max(due + every, time.monotonic())
+            while not stop and time.monotonic() < due:
+                time.sleep(max(0, min(0.02, due - time.monotonic())))
+        os.write(writer, json.dumps([sorted(times), failures]).encode())
+
+    def result(self):
+        """Times in seconds, sorted, and failures by what they were."""
+        os.kill(self.child.pid, signal.SIGTERM)
+        parts = []
+        while piece := os.read(self.reader, 65536):
+            parts.append(piece)
+        os.waitpid(self.child.pid, 0)
+        os.close(self.reader)
+        return json.loads(b"".join(parts))
+
+
+def connect(port):
+    """A connection that does not block; made, since the listener is on this machine."""
+    connection = socket.create_connection(("127.0.0.1", port), PATIENCE)
+    connection.setblocking(False)
+    return connection
