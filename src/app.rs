@@ -283,6 +283,7 @@ async fn front_of(
             () = tokio::time::sleep_until(until.into()), if closing.is_some() => break,
         }
     }
+    hands.iter().for_each(|hand| hand.load.draining.store(true, Ordering::Release));
     while let Some(incoming) = accept.waiting() {
         hand_out(Ok(incoming), &hands, &shown.live, &current).await;
     }

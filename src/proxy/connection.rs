@@ -94,7 +94,7 @@ impl Clients {
     }
 
     pub fn is_draining(&self) -> bool {
-        self.drained_at.get().is_some()
+        self.load.draining.load(Ordering::Relaxed)
     }
 
     /// Closes what owes a head for too long, or has been idle for too long.

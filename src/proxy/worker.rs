@@ -4,7 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -48,6 +48,8 @@ pub enum Incoming {
 #[derive(Debug, Default)]
 pub struct Load {
     pub connections: AtomicUsize,
+    /// Set before the listener closes: what is answered after that is a connection's last.
+    pub draining: AtomicBool,
 }
 
 /// What a worker's tasks share.
