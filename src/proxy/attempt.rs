@@ -5,8 +5,8 @@ use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use http::header::CONTENT_LENGTH;
-use http::{Request, Response, Version};
-use http_body::Body;
+use http::response::Parts;
+use http::{Method, Uri};
 
 use super::choose::Pick;
 use super::commit::{Answer, AtHand, Tried};
@@ -20,7 +20,7 @@ use crate::clock;
 use crate::policy::model::Timeouts;
 use crate::resilience::outcome::Class;
 use crate::snapshot::{Candidate, Route};
-use crate::upstream::{AnswerBody, Connection, ReqBody, SendError};
+use crate::upstream::{AnswerBody, Connection, ExchangeError, Outgoing, SendError};
 
 impl Ask {
     /// Makes one attempt at a pick, or at one that connects sooner.
@@ -59,15 +59,21 @@ impl Ask {
     ) -> Result<Tried, Box<Pick>> {
         let candidate = Self::candidate(route, pick.tier, pick.index);
         let timeouts = candidate.provider.policy.timeouts;
-        let request = match self.request(route, candidate, pick.credential) {
+        let (target, request) = match self.request(route, candidate) {
             Ok(request) => request,
             Err(problem) => return Ok(Tried::Failed(Class::Ignored, AtHand::Ours(problem))),
         };
+        let head = |out: &mut Vec<u8>| {
+            let provider = &candidate.provider.policy;
+            headers::write_line(out, &self.method, &target);
+            let (address, credential) = (&candidate.address, pick.credential);
+            headers::write(out, &self.headers, provider, address, credential);
+        };
+        let sending = connection.send(request, head);
         let cut = self.another_is_left(route, &pick);
         let by = self.by(sent, timeouts.headers, cut);
-        match self.head(connection.send(request), by, &timeouts).await {
-            Some(Ok(response)) => {
-                let (head, body) = response.into_parts();
+        match self.head(sending, by, &timeouts).await {
+            Some(Ok((head, body))) => {
                 let limits = Limits {
                     first_byte: self.by(sent, timeouts.first_byte, cut),
                     idle: timeouts.idle,
@@ -77,8 +83,8 @@ impl Ask {
                 let answer = Answer { head, body, pick, took, limits };
                 Ok(self.answered(route, answer).await)
             }
-            Some(Err(SendError::Unsent(request, _))) => {
-                self.payload.put_back(request.into_body(), &candidate.provider.policy);
+            Some(Err(SendError::Unsent(body, _))) => {
+                self.payload.put_back(body, &candidate.provider.policy);
                 Err(pick)
             }
             Some(Err(SendError::Failed(error))) => {
@@ -94,13 +100,12 @@ impl Ask {
         }
     }
 
-    /// The request as the provider wants it.
+    /// The request's target and body as the provider wants them.
     fn request(
         &mut self,
         route: &Route,
         candidate: &Candidate,
-        credential: usize,
-    ) -> Result<Request<ReqBody>, Problem> {
+    ) -> Result<(Uri, Outgoing), Problem> {
         let provider = &candidate.provider.policy;
         let strip = route.policy.strip_prefix.as_deref();
         let url = &candidate.address.policy.url;
@@ -110,16 +115,10 @@ impl Ask {
             Problem::new(Kind::BadRequest, detail)
         })?;
         let body = self.payload.take(provider, provider.timeouts.idle)?;
-        let mut request = Request::new(body);
-        *request.method_mut() = self.method.clone();
-        *request.uri_mut() = uri;
-        *request.version_mut() = Version::HTTP_11;
-        *request.headers_mut() = self.headers.clone();
-        if request.body().size_hint().exact() != Some(self.payload.arrived()) {
-            request.headers_mut().remove(CONTENT_LENGTH);
-        }
-        headers::address_to(request.headers_mut(), provider, &candidate.address, credential);
-        Ok(request)
+        let usual = matches!(self.method, Method::POST | Method::PUT | Method::PATCH);
+        let sized = usual || self.headers.contains_key(CONTENT_LENGTH);
+        let (head, upgrade) = (self.method == Method::HEAD, self.upgrade.is_some());
+        Ok((uri, Outgoing { head, upgrade, sized, body }))
     }
 
     /// When something has to be there: `limit` after the request was sent, and while another
@@ -133,10 +132,10 @@ impl Ask {
     /// Awaits the response's head. While the application still sends its body, only a stall counts.
     async fn head(
         &self,
-        sending: impl Future<Output = Result<Response<AnswerBody>, SendError>>,
+        sending: impl Future<Output = Result<(Parts, AnswerBody), SendError>>,
         mut by: Instant,
         timeouts: &Timeouts,
-    ) -> Option<Result<Response<AnswerBody>, SendError>> {
+    ) -> Option<Result<(Parts, AnswerBody), SendError>> {
         let mut sending = pin!(sending);
         let upload = self.payload.upload();
         loop {
@@ -154,12 +153,11 @@ impl Ask {
     }
 
     /// Whose fault a broken exchange was.
-    fn broken(&self, candidate: &Candidate, error: &hyper::Error) -> Problem {
+    fn broken(&self, candidate: &Candidate, error: &ExchangeError) -> Problem {
         if let Some(kind) = self.payload.upload().and_then(|upload| upload.broken.get()) {
             return Problem::new(kind, "the body of the request did not arrive whole");
         }
-        let malformed = error.is_parse() || error.is_parse_status() || error.is_parse_too_large();
-        let kind = if malformed { Kind::BadAnswer } else { Kind::ConnectionLost };
+        let kind = if error.is_malformed() { Kind::BadAnswer } else { Kind::ConnectionLost };
         Problem::new(kind, format!("{}: {}", candidate.address.key, chain(error)))
     }
 }

@@ -42,9 +42,9 @@ pub async fn until<F: Future>(at: Instant, future: F) -> Result<F::Output, Passe
 pub async fn frame<B>(
     body: &mut B,
     at: Instant,
-) -> Result<Option<Result<Frame<Bytes>, hyper::Error>>, Passed>
+) -> Result<Option<Result<Frame<Bytes>, B::Error>>, Passed>
 where
-    B: Body<Data = Bytes, Error = hyper::Error> + Unpin,
+    B: Body<Data = Bytes> + Unpin,
 {
     until(at, body.frame()).await
 }

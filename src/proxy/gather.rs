@@ -13,7 +13,7 @@ use http_body::{Body, Frame};
 use super::deadline::{Passed, frame};
 use crate::clock;
 use crate::live::buffers::Reservation;
-use crate::upstream::AnswerBody;
+use crate::upstream::{AnswerBody, ExchangeError};
 
 /// What may be withheld before the commit.
 #[derive(Clone, Copy, Debug)]
@@ -52,7 +52,7 @@ pub enum Gathered {
 /// How an answer's body broke.
 #[derive(Debug)]
 pub enum Cut {
-    Broken(hyper::Error),
+    Broken(ExchangeError),
     FirstByte,
     Idle,
     Deadline,

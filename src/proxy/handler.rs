@@ -233,10 +233,9 @@ fn finish(ask: Ask, outcome: Result<Box<Ready>, Problem>, client: &Client) -> Re
         }
         ReadyBody::Tunnel { flight, rest } => {
             story.first_byte = Some(story.so_far());
-            let mut response = Response::from_parts(head, ResBody::full(Bytes::new()));
-            let tunnel = tunnel::start(upgrade, &mut response, rest, flight, story);
+            let tunnel = tunnel::start(upgrade, rest, flight, story);
             tunnel.into_iter().for_each(|tunnel| client.becomes(tunnel));
-            return response;
+            return Response::from_parts(head, ResBody::full(Bytes::new()));
         }
     };
     Response::from_parts(head, body)

@@ -10,6 +10,8 @@ use http::header::{
     UPGRADE, VIA,
 };
 
+use http::{Method, Uri};
+
 use super::connection::Client;
 use crate::policy::model::{self, Auth};
 use crate::snapshot::Address;
@@ -24,6 +26,9 @@ const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto
 
 /// What carries an application's credential; `Proxy-Authorization` ends at every hop.
 const CREDENTIALS: [HeaderName; 4] = [AUTHORIZATION, X_API_KEY, API_KEY, COOKIE];
+
+/// What whoever frames the message writes itself.
+const FRAMES: [HeaderName; 3] = [HOST, CONTENT_LENGTH, TRANSFER_ENCODING];
 
 /// Well-known headers of one hop.
 const HOP: [HeaderName; 7] =
@@ -128,9 +133,20 @@ pub fn is_ours(name: &HeaderName) -> bool {
     name.as_str().starts_with("x-outrigger-")
 }
 
-/// Makes prepared headers those of one attempt. `credential` is the index of ours, if we have one.
-pub fn address_to(
-    headers: &mut HeaderMap,
+/// Writes a request line.
+pub fn write_line(out: &mut Vec<u8>, method: &Method, target: &Uri) {
+    out.extend_from_slice(method.as_str().as_bytes());
+    out.push(b' ');
+    let target = target.path_and_query().map_or("/", |target| target.as_str());
+    out.extend_from_slice(target.as_bytes());
+    out.extend_from_slice(b" HTTP/1.1\r\n");
+}
+
+/// Writes prepared headers as those of one attempt, but for what frames its body. `credential` is the
+/// index of ours, if we have one.
+pub fn write(
+    out: &mut Vec<u8>,
+    headers: &HeaderMap,
     provider: &model::Provider,
     address: &Address,
     credential: usize,
@@ -139,25 +155,34 @@ pub fn address_to(
         Auth::Credentials(all) => all.get(credential),
         Auth::None | Auth::Passthrough => None,
     };
-    if !matches!(address.policy.auth, Auth::Passthrough) {
-        let there = present(headers, &CREDENTIALS);
-        for (at, name) in CREDENTIALS.into_iter().enumerate() {
-            // Ours takes its place below.
-            if there & (1 << at) != 0 && ours.is_none_or(|ours| ours.header != name) {
-                headers.remove(name);
-            }
+    let passes = matches!(address.policy.auth, Auth::Passthrough);
+    let set = |name: &HeaderName| provider.set_headers.iter().any(|(set, _)| set == name);
+    write_header(out, &HOST, &address.host);
+    for (name, value) in headers {
+        let ends_here = FRAMES.contains(name)
+            || !passes && CREDENTIALS.contains(name)
+            || ours.is_some_and(|ours| ours.header == *name)
+            || provider.remove_headers.contains(name)
+            || set(name);
+        if !ends_here {
+            write_header(out, name, value);
         }
     }
-    for name in &provider.remove_headers {
-        headers.remove(name);
-    }
     for (name, value) in &provider.set_headers {
-        headers.insert(name.clone(), value.clone());
+        if !FRAMES.contains(name) && ours.is_none_or(|ours| ours.header != *name) {
+            write_header(out, name, value);
+        }
     }
     if let Some(ours) = ours {
-        headers.insert(ours.header.clone(), ours.value.clone());
+        write_header(out, &ours.header, &ours.value);
     }
-    headers.insert(HOST, address.host.clone());
+}
+
+fn write_header(out: &mut Vec<u8>, name: &HeaderName, value: &HeaderValue) {
+    out.extend_from_slice(name.as_str().as_bytes());
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value.as_bytes());
+    out.extend_from_slice(b"\r\n");
 }
 
 /// `server.forwarded: append` (RFC 7239, RFC 9110 7.6.3).

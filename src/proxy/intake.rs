@@ -173,15 +173,6 @@ impl Payload {
         }
     }
 
-    /// The length with which the body came, where all of it is here.
-    pub fn arrived(&self) -> u64 {
-        match &self.state {
-            State::Kept { bytes, .. } => bytes.len() as u64,
-            State::Empty => 0,
-            State::Once { .. } | State::Back(..) | State::Spent => u64::MAX,
-        }
-    }
-
     pub fn upload(&self) -> Option<&Upload> {
         self.upload.as_deref()
     }

@@ -1,8 +1,4 @@
-//! One connection, driven by the request that uses it.
-//!
-//! hyper's client wants its connection polled beside the request. A task of its own for that would
-//! cost each request two more wake-ups and a scheduling; instead whoever waits, for the response's
-//! head or for a frame of its body, polls both in one step.
+//! A connection while a request uses it.
 //!
 //! A [`Connection`] takes one request; the response's body, an [`AnswerBody`], has it from there on.
 //! Read to the end, it goes back to its pool; dropped before, it is closed, which is how HTTP/1.1
@@ -11,28 +7,26 @@
 use std::cell::Cell;
 use std::fmt;
 use std::future::{Future, poll_fn};
+use std::io;
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
-use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{HeaderMap, HeaderName, Request, Response};
+use bytes::{Buf, Bytes};
+use http::response::Parts;
+use http::{HeaderMap, HeaderName};
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
-use hyper::client::conn::http1::SendRequest;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::answer_head::Asked;
 use super::body::ReqBody;
+use super::exchange::{Exchange, ExchangeError};
 use super::names::Name;
 use super::pool::Place;
-use super::relay::Relay;
-use super::wire::Wire;
+use super::wire::{Stream, Wire};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-
-/// Steps in a row that only woke themselves; then the task has its turn like any other.
-const ROUNDS: usize = 4;
 
 /// An open connection, for one request; unused, it goes to its pool when it is dropped.
 #[derive(Debug)]
@@ -42,10 +36,21 @@ pub struct Connection {
     reused: bool,
 }
 
+/// A request but for its head, which is written where it goes.
+#[derive(Debug)]
+pub struct Outgoing {
+    /// By HEAD: its answer has no body.
+    pub head: bool,
+    /// It asks for another protocol.
+    pub upgrade: bool,
+    /// An empty body came with its length, and goes with it.
+    pub sized: bool,
+    pub body: ReqBody,
+}
+
 /// The body of a response, with the connection that it comes from.
 #[derive(Debug)]
 pub struct AnswerBody {
-    body: Incoming,
     /// `None` once it was given back.
     link: Option<Box<Link>>,
 }
@@ -53,25 +58,18 @@ pub struct AnswerBody {
 /// Why there is no response.
 #[derive(Debug, thiserror::Error)]
 pub enum SendError {
-    /// Handed back, never started.
+    /// Not a byte of it left; its body is handed back.
     #[error("the connection was closed before the request was started: {1}")]
-    Unsent(Box<Request<ReqBody>>, #[source] hyper::Error),
+    Unsent(ReqBody, #[source] ExchangeError),
     /// It may have been processed.
     #[error("no response: {0}")]
-    Failed(#[source] hyper::Error),
+    Failed(#[source] ExchangeError),
 }
 
-/// hyper's part of a connection; it has no name.
-pub(super) type Driver = Pin<Box<dyn Future<Output = hyper::Result<()>>>>;
-
 /// A connection as long as it is open.
+#[derive(Debug)]
 pub(super) struct Link {
-    sender: SendRequest<ReqBody>,
-    /// `None` once it has ended.
-    driver: Option<Driver>,
-    relay: Arc<Relay>,
-    /// The relay's.
-    waker: Waker,
+    exchange: Exchange,
     wire: Wire,
     peer: SocketAddr,
     /// Of the name's answer that had `peer` in it.
@@ -81,6 +79,13 @@ pub(super) struct Link {
     place: Place,
 }
 
+/// A connection that speaks another protocol now; it holds its place.
+pub struct Tunnel {
+    stream: Stream,
+    first: Bytes,
+    _place: Place,
+}
+
 // === impl Connection ===
 
 impl Connection {
@@ -88,27 +93,35 @@ impl Connection {
         Self { link: Some(link), reused }
     }
 
-    /// Sends the request as it is: its target in the form that it has, its `Host` as it stands.
+    /// Sends a request. `head` writes its request line and headers, each with its CRLF, but for what
+    /// frames the body and the empty line at the end.
     pub fn send(
         mut self,
-        request: Request<ReqBody>,
-    ) -> impl Future<Output = Result<Response<AnswerBody>, SendError>> {
+        request: Outgoing,
+        head: impl FnOnce(&mut Vec<u8>),
+    ) -> impl Future<Output = Result<(Parts, AnswerBody), SendError>> {
         let Some(mut link) = self.link.take() else {
             unreachable!("a connection has its link until it is used");
         };
-        let sending = link.sender.try_send_request(request);
+        let asked = Asked { head: request.head, upgrade: request.upgrade };
+        // Heard of since it was chosen: writing would hide that nothing was sent.
+        let ended = link.has_ended();
+        link.exchange.start(head, request.body, asked, request.sized);
         async move {
-            let mut sending = pin!(sending);
-            match poll_fn(|cx| link.drive(cx, |cx| sending.as_mut().poll(cx))).await {
-                Ok(response) => {
-                    if let Some(keep) = granted(response.headers()) {
+            let answered = match ended {
+                true => Err(ExchangeError::Closed),
+                false => poll_fn(|cx| link.exchange.poll_head(cx)).await,
+            };
+            match answered {
+                Ok(parts) => {
+                    if let Some(keep) = granted(&parts.headers) {
                         link.keep = keep;
                     }
-                    Ok(response.map(|body| AnswerBody { body, link: Some(link) }))
+                    Ok((parts, AnswerBody { link: Some(link) }))
                 }
-                Err(mut error) => Err(match error.take_message() {
-                    Some(request) => SendError::Unsent(Box::new(request), error.into_error()),
-                    None => SendError::Failed(error.into_error()),
+                Err(error) => Err(match link.exchange.take_back() {
+                    Some(body) => SendError::Unsent(body, error),
+                    None => SendError::Failed(error),
                 }),
             }
         }
@@ -121,10 +134,7 @@ impl Connection {
 
     #[cfg(test)]
     pub(super) fn is_closed(&mut self) -> bool {
-        self.link.as_mut().is_none_or(|link| {
-            link.step();
-            link.driver.is_none()
-        })
+        self.link.as_mut().is_none_or(|link| link.has_ended())
     }
 
     /// Whether it had been idle: then a failure may be the server's having closed it.
@@ -156,47 +166,37 @@ fn granted(headers: &HeaderMap) -> Option<Duration> {
 // === impl AnswerBody ===
 
 impl AnswerBody {
-    /// Drives the connection to its end: after a 101 that is when the upgrade is there.
-    pub async fn finish(mut self) -> Held {
-        let mut link = self.link.take();
-        if let Some(link) = &mut link {
-            poll_fn(|cx| {
-                let pending = link.drive(cx, |_| Poll::<()>::Pending).is_pending();
-                if pending && link.driver.is_some() { Poll::Pending } else { Poll::Ready(()) }
-            })
-            .await;
-        }
-        Held { _link: link }
+    /// After a 101: the connection itself.
+    pub fn into_tunnel(mut self) -> Option<Tunnel> {
+        let Link { exchange, place, .. } = *self.link.take()?;
+        let (stream, first) = exchange.into_stream();
+        Some(Tunnel { stream, first, _place: place })
     }
-}
-
-/// The place of a connection that speaks another protocol now.
-#[derive(Debug)]
-pub struct Held {
-    _link: Option<Box<Link>>,
 }
 
 impl Body for AnswerBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = ExchangeError;
 
     fn poll_frame(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let AnswerBody { body, link } = self.get_mut();
-        match link {
-            Some(link) => link.drive(cx, |cx| Pin::new(&mut *body).poll_frame(cx)),
-            None => Pin::new(body).poll_frame(cx),
+    ) -> Poll<Option<Result<Frame<Bytes>, ExchangeError>>> {
+        match &mut self.link {
+            Some(link) => link.exchange.poll_frame(cx),
+            None => Poll::Ready(None),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.link.as_ref().is_none_or(|link| link.exchange.left() == Some(0))
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        match self.link.as_ref().map_or(Some(0), |link| link.exchange.left()) {
+            Some(left) => SizeHint::with_exact(left),
+            None => SizeHint::default(),
+        }
     }
 }
 
@@ -212,73 +212,27 @@ impl Drop for AnswerBody {
 
 impl Link {
     pub(super) fn new(
-        (sender, driver): (SendRequest<ReqBody>, Driver),
+        stream: Stream,
         wire: Wire,
         (peer, version): (SocketAddr, u64),
         place: Place,
     ) -> Box<Self> {
-        let relay = Arc::new(Relay::default());
-        let waker = Waker::from(Arc::clone(&relay));
-        let (driver, version, keep) = (Some(driver), Cell::new(version), Duration::MAX);
-        Box::new(Self { sender, driver, relay, waker, wire, peer, version, keep, place })
-    }
-
-    /// Polls `wanted` and the connection until neither moves the other.
-    fn drive<T>(
-        &mut self,
-        cx: &mut Context<'_>,
-        mut wanted: impl FnMut(&mut Context<'_>) -> Poll<T>,
-    ) -> Poll<T> {
-        self.relay.listen(Some(cx.waker()));
-        for _ in 0..ROUNDS {
-            self.relay.begin();
-            let mut inner = Context::from_waker(&self.waker);
-            let mut done = wanted(&mut inner);
-            if done.is_pending() {
-                Self::poll(&mut self.driver, &mut inner);
-                done = wanted(&mut inner);
-            }
-            let woken = self.relay.end();
-            if done.is_ready() || !woken {
-                return done;
-            }
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    }
-
-    /// Lets the connection do what it can do at once, while nobody waits for it.
-    fn step(&mut self) {
-        self.relay.begin();
-        Self::poll(&mut self.driver, &mut Context::from_waker(&self.waker));
-        self.relay.end();
-    }
-
-    fn poll(driver: &mut Option<Driver>, cx: &mut Context<'_>) {
-        // An error is the request's to tell, where there is one.
-        if driver.as_mut().is_some_and(|driver| driver.as_mut().poll(cx).is_ready()) {
-            *driver = None;
-        }
+        let (version, keep) = (Cell::new(version), Duration::MAX);
+        Box::new(Self { exchange: Exchange::new(stream), wire, peer, version, keep, place })
     }
 
     /// To the pool, if it can take another request; else it is closed.
     fn put_back(mut self: Box<Self>) {
-        self.relay.listen(None);
-        if !self.sender.is_ready() {
-            self.step();
-        }
-        if self.sender.is_ready() && self.driver.is_some() {
+        if self.exchange.is_reusable() {
+            self.exchange.rest();
             Place::pool(&self.place).put_back(self);
         }
     }
 
     /// Whether the server left, or said something unasked, as far as a look without a system call
-    /// tells; also lets what was written go on.
+    /// tells.
     pub(super) fn has_ended(&mut self) -> bool {
-        if self.wire.may_have_spoken() {
-            self.step();
-        }
-        self.driver.is_none() || self.sender.is_closed()
+        self.wire.may_have_spoken() && self.exchange.has_spoken()
     }
 
     /// As `has_ended`, by looking at the socket.
@@ -301,16 +255,50 @@ impl Link {
     }
 
     /// Says goodbye where that takes no waiting.
-    pub(super) fn close(self) {
-        let Self { sender, mut driver, .. } = self;
-        drop(sender);
-        Self::poll(&mut driver, &mut Context::from_waker(Waker::noop()));
+    pub(super) fn close(mut self) {
+        self.exchange.close();
     }
 }
 
-impl fmt::Debug for Link {
+// === impl Tunnel ===
+
+impl AsyncRead for Tunnel {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.first.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(cx, buf);
+        }
+        let count = self.first.len().min(buf.remaining());
+        buf.put_slice(&self.first[..count]);
+        self.first.advance(count);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Tunnel {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+impl fmt::Debug for Tunnel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Link({})", self.peer)
+        f.write_str("Tunnel")
     }
 }
 

@@ -12,8 +12,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
@@ -99,17 +97,7 @@ async fn dial(target: &Target, place: Place, phase: &Cell<Phase>) -> Result<Conn
     }
     phase.set(Phase::Tls);
     let stream = secure(target, wire.clone()).await?;
-    match http1::handshake(TokioIo::new(stream)).await {
-        Ok((sender, driver)) => {
-            let driver = Box::pin(driver.with_upgrades());
-            let link = Link::new((sender, driver), wire, (peer, version), place);
-            Ok(Connection::new(link, false))
-        }
-        Err(error) => {
-            let (host, reason) = (dialled.host.clone(), error.to_string());
-            Err(DialError::Connect { host, address: peer, reason })
-        }
-    }
+    Ok(Connection::new(Link::new(stream, wire, (peer, version), place), false))
 }
 
 /// TLS, where the target wants it.

@@ -8,14 +8,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Request;
 use http_body_util::BodyExt;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 
 use super::names::Answered;
-use super::{Connection, DialError, Pools, ReqBody, Resolver, Target};
+use super::{Connection, DialError, Outgoing, Pools, ReqBody, Resolver, Target};
 use crate::policy::model::{ClientTls, Url};
 
 pub(super) const HI: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi";
@@ -102,14 +101,19 @@ pub(super) fn pools() -> Pools {
     Pools::new(Duration::from_secs(30))
 }
 
-pub(super) fn get() -> Request<ReqBody> {
-    Request::get("/").header("host", "origin.test").body(ReqBody::Empty).expect("a request")
+pub(super) fn get() -> Outgoing {
+    Outgoing { head: false, upgrade: false, sized: false, body: ReqBody::Empty }
+}
+
+/// The head of `get`.
+pub(super) fn line(out: &mut Vec<u8>) {
+    out.extend_from_slice(b"GET / HTTP/1.1\r\nhost: origin.test\r\n");
 }
 
 /// Sends `get` and reads the answer.
 pub(super) async fn exchange(connection: Connection) -> String {
-    let response = connection.send(get()).await.expect("a response");
-    let body = response.into_body().collect().await.expect("a body").to_bytes();
+    let (_, body) = connection.send(get(), line).await.expect("a response");
+    let body = body.collect().await.expect("a body").to_bytes();
     String::from_utf8_lossy(&body).into_owned()
 }
 

@@ -10,16 +10,19 @@
 //! Everything that fails before a request was started is told apart from what failed after
 //! (RFC 9110, 9.2.2): each [`DialError`] and [`SendError::Unsent`] may be repeated anywhere.
 
+mod answer_head;
 mod body;
+mod chunked;
 mod connection;
 mod dial;
+mod exchange;
 mod names;
 mod pool;
-mod relay;
 mod room;
 mod target;
 pub mod tls;
 mod tunnel;
+mod upload;
 mod wire;
 
 #[cfg(test)]
@@ -32,8 +35,9 @@ mod pool_tests;
 mod tls_tests;
 
 pub use body::{BoxError, ReqBody};
-pub use connection::{AnswerBody, Connection, Held, SendError};
+pub use connection::{AnswerBody, Connection, Outgoing, SendError, Tunnel};
 pub use dial::{DialError, Phase};
+pub use exchange::ExchangeError;
 pub use names::Resolver;
 pub use pool::{Dialling, Pools};
 pub use room::Room;

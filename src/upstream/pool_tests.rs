@@ -6,13 +6,11 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Request;
 use http_body_util::BodyExt;
-use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::fixture::*;
-use super::{ReqBody, SendError, Target};
+use super::{Outgoing, ReqBody, SendError, Target};
 use crate::clock;
 use crate::policy::model::ClientTls;
 
@@ -49,10 +47,9 @@ fn a_body_that_is_known_is_sent_with_its_length() {
         })
         .await;
         let connection = pools().dial(&target(address, 1)).await.expect("a connection");
-        let request = Request::post("/").header("host", "origin.test");
-        let request = request.body(ReqBody::full(Bytes::from_static(b"ping"))).expect("a request");
-        let response = connection.send(request).await.expect("a response");
-        assert_eq!(response.into_body().collect().await.expect("a body").to_bytes(), "hi");
+        let request = Outgoing { body: ReqBody::full(Bytes::from_static(b"ping")), ..get() };
+        let (_, body) = connection.send(request, line).await.expect("a response");
+        assert_eq!(body.collect().await.expect("a body").to_bytes(), "hi");
     });
 }
 
@@ -139,11 +136,10 @@ fn a_request_that_was_never_started_is_handed_back() {
         let mut connection = pools.idle(&target, clock::now()).expect("an idle connection");
         close();
         until(|| connection.is_closed()).await;
-        let request = Request::post("/paid").body(ReqBody::full(Bytes::from_static(b"once")));
-        match connection.send(request.expect("a request")).await {
-            Err(SendError::Unsent(request, _)) => {
-                assert_eq!(request.uri(), "/paid");
-                assert_eq!(request.into_body().collect().await.expect("a body").to_bytes(), "once");
+        let request = Outgoing { body: ReqBody::full(Bytes::from_static(b"once")), ..get() };
+        match connection.send(request, line).await {
+            Err(SendError::Unsent(body, _)) => {
+                assert_eq!(body.collect().await.expect("a body").to_bytes(), "once");
             }
             other => panic!("{other:?}"),
         }
@@ -156,7 +152,7 @@ fn a_request_that_was_started_is_not_handed_back() {
     worker(async {
         let (address, _) = origin(|mut stream| async move { drop(head(&mut stream).await) }).await;
         let connection = pools().dial(&target(address, 1)).await.expect("a connection");
-        assert!(matches!(connection.send(get()).await, Err(SendError::Failed(_))));
+        assert!(matches!(connection.send(get(), line).await, Err(SendError::Failed(_))));
     });
 }
 
@@ -264,7 +260,7 @@ fn a_request_that_is_cancelled_closes_its_connection() {
         let connection = pools.dial(&target).await.expect("a connection");
         tokio::select! {
             biased;
-            _ = connection.send(get()) => panic!("no answer was given"),
+            _ = connection.send(get(), line) => panic!("no answer was given"),
             () = tokio::task::yield_now() => {}
         }
         hears.await.expect("closed");
@@ -283,7 +279,7 @@ fn a_body_that_is_dropped_half_read_gives_its_room_back() {
         .await;
         let (pools, target) = (pools(), target(address, 1));
         let connection = pools.dial(&target).await.expect("a connection");
-        drop(connection.send(get()).await.expect("a response"));
+        drop(connection.send(get(), line).await.expect("a response"));
         pools.room(&target).await;
         assert!(pools.idle(&target, clock::now()).is_none() && pools.has_room(&target));
     });
@@ -303,16 +299,17 @@ fn a_tunnel_holds_its_place() {
         .await;
         let (pools, target) = (pools(), target(address, 1));
         let connection = pools.dial(&target).await.expect("a connection");
-        let request = Request::get("/").header("connection", "upgrade").header("upgrade", "echo");
-        let request = request.body(ReqBody::Empty).expect("a request");
-        let mut response = connection.send(request).await.expect("a response");
-        let upgrade = hyper::upgrade::on(&mut response);
-        let held = response.into_body().finish().await;
-        let mut tunnel = TokioIo::new(upgrade.await.expect("an upgrade"));
+        let head = |out: &mut Vec<u8>| {
+            line(out);
+            out.extend_from_slice(b"connection: upgrade\r\nupgrade: echo\r\n");
+        };
+        let (_, body) =
+            connection.send(Outgoing { upgrade: true, ..get() }, head).await.expect("a response");
+        let mut tunnel = body.into_tunnel().expect("a tunnel");
         tunnel.write_u8(7).await.expect("written");
         assert_eq!(tunnel.read_u8().await.expect("a byte"), 7);
         assert_eq!((pools.open(&target), pools.has_room(&target)), (1, false));
-        drop(held);
+        drop(tunnel);
         assert_eq!(pools.open(&target), 0);
     });
 }

@@ -146,7 +146,7 @@ fn a_client_certificate_is_given_where_it_is_asked_for() {
         let mut tls = ClientTls { ca: Some(authority.pem()), ..ClientTls::default() };
         // TLS 1.3: the server refuses us after our side of the handshake is done.
         let refused = match dialled(&secure("api.test", address, &tls).expect("a target")).await {
-            Ok(connection) => connection.send(get()).await.is_err(),
+            Ok(connection) => connection.send(get(), line).await.is_err(),
             Err(_) => true,
         };
         assert!(refused);

@@ -1,6 +1,6 @@
 //! The bytes under a connection: TCP, or TLS over it.
 //!
-//! The socket is shared between hyper, which reads and writes, and the pool, which looks before
+//! The socket is shared between the exchange, which reads and writes, and the pool, which looks before
 //! use whether the other side has left. tokio's own `AsyncRead` wants the socket for itself, so
 //! it is written out here on the calls that share, with the one trick that it has: after a read
 //! that did not fill the buffer the socket is known to be empty (epoll tells of an edge), and
@@ -135,7 +135,7 @@ impl Wire {
     }
 }
 
-/// What hyper speaks over.
+/// What HTTP is spoken over.
 #[derive(Debug)]
 pub(super) enum Stream {
     Plain(Wire),
