@@ -31,8 +31,17 @@ const CREDENTIALS: [HeaderName; 4] = [AUTHORIZATION, X_API_KEY, API_KEY, COOKIE]
 const FRAMES: [HeaderName; 3] = [HOST, CONTENT_LENGTH, TRANSFER_ENCODING];
 
 /// Well-known headers of one hop.
-const HOP: [HeaderName; 7] =
-    [CONNECTION, TE, TRANSFER_ENCODING, UPGRADE, PROXY_AUTHORIZATION, KEEP_ALIVE, PROXY_CONNECTION];
+const HOP: [HeaderName; 9] = [
+    CONNECTION,
+    TE,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    PROXY_AUTHORIZATION,
+    KEEP_ALIVE,
+    PROXY_CONNECTION,
+    EXPECT,
+    PROXY_AUTHENTICATE,
+];
 const CONNECTION_ALONE: u32 = 1;
 
 /// Removes what is meant for this hop only. `upgrade` keeps what an upgrade needs.
@@ -114,13 +123,11 @@ fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
 /// Headers of an answer that were between the provider and us.
 pub fn end_answer_hop(headers: &mut HeaderMap, upgrade: bool) {
     end_hop(headers, upgrade);
-    headers.remove(PROXY_AUTHENTICATE);
 }
 
 /// Makes an application's headers fit to be sent to any provider: once for each request.
 pub fn prepare(headers: &mut HeaderMap, upgrade: bool, ours: bool) {
     end_hop(headers, upgrade);
-    headers.remove(EXPECT);
     if ours {
         let names: Vec<_> = headers.keys().filter(|n| is_ours(n)).cloned().collect();
         for name in names {

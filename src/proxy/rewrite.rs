@@ -32,14 +32,11 @@ pub fn model(
     let Some((_, theirs)) = provider.models.iter().find(|(ours, _)| ours == name) else {
         return body.clone();
     };
-    let quoted = serde_json::Value::from(theirs.as_str()).to_string();
-    splice(body, at, quoted.as_bytes())
-}
-
-fn splice(body: &[u8], at: &Range<usize>, with: &[u8]) -> Bytes {
-    let mut out = Vec::with_capacity(body.len() + with.len());
+    let mut out = Vec::with_capacity(body.len() + theirs.len() + 16);
     out.extend_from_slice(&body[..at.start]);
-    out.extend_from_slice(with);
+    if serde_json::to_writer(&mut out, theirs).is_err() {
+        return body.clone();
+    }
     out.extend_from_slice(&body[at.end..]);
     out.into()
 }

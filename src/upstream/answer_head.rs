@@ -138,10 +138,8 @@ fn content_length(headers: &HeaderMap) -> Result<Option<u64>, ExchangeError> {
     let malformed = || ExchangeError::Malformed("Content-Length");
     let mut length = None;
     for line in headers.get_all(CONTENT_LENGTH) {
-        for value in line.to_str().map_err(|_| malformed())?.split(',') {
-            let value = value.trim();
-            let digits = !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit());
-            let value = value.parse().ok().filter(|_| digits).ok_or_else(malformed)?;
+        for value in line.as_bytes().split(|b| *b == b',') {
+            let value = number(value.trim_ascii()).ok_or_else(malformed)?;
             if length.replace(value).is_some_and(|before| before != value) {
                 return Err(malformed());
             }
@@ -150,12 +148,20 @@ fn content_length(headers: &HeaderMap) -> Result<Option<u64>, ExchangeError> {
     Ok(length)
 }
 
+/// Digits and nothing else.
+fn number(text: &[u8]) -> Option<u64> {
+    let digit = |b: &u8| b.is_ascii_digit().then(|| u64::from(b - b'0'));
+    let add = |sum: u64, b| sum.checked_mul(10)?.checked_add(digit(b)?);
+    if text.is_empty() { None } else { text.iter().try_fold(0, add) }
+}
+
 fn keeps(headers: &HeaderMap, old: bool) -> bool {
-    let says = |word: &str| {
-        let lines = headers.get_all(CONNECTION).iter().filter_map(|line| line.to_str().ok());
-        lines.flat_map(|line| line.split(',')).any(|token| token.trim().eq_ignore_ascii_case(word))
+    let says = |word: &[u8]| {
+        let lines = headers.get_all(CONNECTION).iter().map(HeaderValue::as_bytes);
+        let mut tokens = lines.flat_map(|line| line.split(|b| *b == b','));
+        tokens.any(|token| token.trim_ascii().eq_ignore_ascii_case(word))
     };
-    if old { says("keep-alive") && !says("close") } else { !says("close") }
+    if old { says(b"keep-alive") && !says(b"close") } else { !says(b"close") }
 }
 
 #[cfg(test)]
