@@ -42,8 +42,25 @@ impl Buffers {
 }
 
 impl Reservation {
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Gives back what was taken beyond this.
+    pub fn keep(&mut self, bytes: u64) {
+        let back = self.bytes.saturating_sub(bytes);
+        if back > 0 {
+            self.bytes -= back;
+            self.buffers.used.fetch_sub(back, Ordering::Relaxed);
+            self.buffers.gauge.dec_by(back as i64);
+        }
+    }
+
     /// Takes room for more bytes; false, and nothing taken, past the bound.
     pub fn grow(&mut self, bytes: u64) -> bool {
+        if bytes == 0 {
+            return true;
+        }
         let limit = self.buffers.limit.load(Ordering::Relaxed);
         let before = self.buffers.used.fetch_add(bytes, Ordering::Relaxed);
         if before.saturating_add(bytes) > limit {
@@ -58,10 +75,7 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        if self.bytes > 0 {
-            self.buffers.used.fetch_sub(self.bytes, Ordering::Relaxed);
-            self.buffers.gauge.dec_by(self.bytes as i64);
-        }
+        self.keep(0);
     }
 }
 
@@ -76,8 +90,10 @@ mod tests {
         assert!(first.grow(6) && first.grow(4));
         let mut second = buffers.reservation();
         assert!(!second.grow(1));
+        first.keep(7);
+        assert!(second.grow(3) && !second.grow(1));
         drop(first);
-        assert!(second.grow(10));
+        assert!(second.grow(7));
         drop(second);
         assert_eq!(buffers.used(), 0);
     }

@@ -27,6 +27,8 @@ pub struct Bounds {
 pub const WHOLE: Bounds = Bounds { bytes: 1 << 20, frames: 64, time: Duration::from_secs(10) };
 /// An answer that will probably be thrown away for another attempt is waited for shortly.
 pub const REFUSED: Bounds = Bounds { bytes: 64 << 10, frames: 64, time: Duration::from_secs(1) };
+/// A frame shorter than this is copied when it is held.
+const SMALL: usize = 4 << 10;
 /// Only the first frame is waited for.
 pub const FIRST: Bounds = Bounds { bytes: 0, frames: 0, time: Duration::MAX };
 
@@ -87,7 +89,7 @@ pub async fn gather(
         }
         held += size;
         let fits = held <= bounds.bytes && frames.len() < bounds.frames && room.grow(size);
-        frames.push_back(frame);
+        frames.push_back(alone(frame));
         hold_until = hold_until.or_else(|| clock::now().checked_add(bounds.time));
         if !fits && !body.is_end_stream() {
             return Gathered::Part(frames);
@@ -104,6 +106,14 @@ impl Limits {
             (clock::now() + self.idle, Cut::Idle)
         };
         if self.deadline < at { (self.deadline, Cut::Deadline) } else { (at, cut) }
+    }
+}
+
+/// A small frame as bytes of its own: else it keeps the buffer alive that it was read into.
+fn alone(frame: Frame<Bytes>) -> Frame<Bytes> {
+    match frame.data_ref() {
+        Some(data) if data.len() < SMALL => Frame::data(Bytes::copy_from_slice(data)),
+        _ => frame,
     }
 }
 

@@ -5,29 +5,29 @@
 //! known length, has trailers, or when `server.buffered` is full. Which of these is told in the
 //! access log and counted, because such a request cannot be repeated after a failure.
 
-use std::cell::Cell;
 use std::collections::VecDeque;
-use std::future::Future;
 use std::ops::Range;
-use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
-use http_body::{Body, Frame, SizeHint};
+use bytes::Bytes;
+use http_body::{Body, Frame};
 use hyper::body::Incoming;
-use tokio::time::Sleep;
 
 use super::deadline::{Passed, frame};
 use super::error::{Kind, Problem};
 use super::json;
 use super::rewrite;
+use super::upload::{OnceBody, Upload};
 use crate::clock;
 use crate::live::buffers::Reservation;
 use crate::policy::model;
-use crate::upstream::{BoxError, ReqBody};
+use crate::upstream::ReqBody;
 
+/// The largest piece that is read at once, which is hyper's buffer for a connection.
+const PIECE: u64 = 64 << 10;
+/// What is kept of a body grows by this at least, and doubles, but not past a known length.
+const GROWTH: u64 = 4 << 10;
 /// A body without a known length that is not whole after this long goes once.
 const STILL_ARRIVING: Duration = Duration::from_secs(1);
 
@@ -66,16 +66,6 @@ struct Model {
     at: Range<usize>,
 }
 
-/// How far a body that goes once has come.
-#[derive(Debug)]
-pub struct Upload {
-    last: Cell<Instant>,
-    pub whole: Cell<bool>,
-    /// The application's side failed: not the provider's fault.
-    pub broken: Cell<Option<Kind>>,
-    pub bytes: Cell<u64>,
-}
-
 /// What intake needs to know of the route.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
@@ -99,13 +89,14 @@ impl Payload {
             return Ok((Payload::new(State::Empty, None), None));
         }
         let length = body.size_hint().exact();
-        let mut first = VecDeque::new();
         if length.is_some_and(|length| length > bounds.replay) && !bounds.reads_body {
-            let state = State::Once { first, rest: Some(body), _room: room };
+            let state = State::Once { first: VecDeque::new(), rest: Some(body), _room: room };
             return Ok((Payload::new(state, None), Some("larger_than_replay")));
         }
-        let taken = take_in(&mut body, bounds, &mut room, &mut first, began).await?;
-        Ok(match taken {
+        let mut first = First { length, ..First::default() };
+        let once = take_in(&mut body, bounds, &mut room, &mut first, began).await?;
+        room.keep(first.len());
+        Ok(match once {
             None => (Payload::kept(first, room, bounds.reads_body), None),
             Some(why) => (Payload::once(first, body, room, bounds.reads_body), Some(why)),
         })
@@ -113,37 +104,22 @@ impl Payload {
 
     fn new(state: State, model: Option<Model>) -> Payload {
         let taken = clock::now();
-        let upload = matches!(state, State::Once { .. }).then(|| {
-            Rc::new(Upload {
-                last: Cell::new(taken),
-                whole: Cell::new(false),
-                broken: Cell::new(None),
-                bytes: Cell::new(0),
-            })
-        });
+        let upload = matches!(state, State::Once { .. }).then(|| Rc::new(Upload::new(taken)));
         Payload { state, model, taken, upload }
     }
 
-    fn kept(frames: VecDeque<Frame<Bytes>>, room: Reservation, reads_body: bool) -> Payload {
-        let bytes = joined(frames);
+    fn kept(first: First, room: Reservation, reads_body: bool) -> Payload {
+        let bytes = first.bytes();
         let model = if reads_body { Model::find(&bytes) } else { None };
         Payload::new(State::Kept { bytes, _room: room }, model)
     }
 
-    fn once(
-        frames: VecDeque<Frame<Bytes>>,
-        rest: Incoming,
-        room: Reservation,
-        reads_body: bool,
-    ) -> Payload {
-        let (data, other): (VecDeque<_>, VecDeque<_>) =
-            frames.into_iter().partition(Frame::is_data);
-        let bytes = joined(data);
+    fn once(mut first: First, rest: Incoming, room: Reservation, reads_body: bool) -> Payload {
+        let trailers = first.trailers.take();
+        let bytes = first.bytes();
         let model = if reads_body { Model::find(&bytes) } else { None };
-        let mut first = other;
-        if !bytes.is_empty() {
-            first.push_front(Frame::data(bytes));
-        }
+        let data = (!bytes.is_empty()).then(|| Frame::data(bytes));
+        let first = data.into_iter().chain(trailers).collect();
         let rest = (!rest.is_end_stream()).then_some(rest);
         Payload::new(State::Once { first, rest, _room: room }, model)
     }
@@ -222,7 +198,7 @@ impl Payload {
                     let bytes = rewrite::model(bytes, at, name, provider);
                     first[0] = Frame::data(bytes);
                 }
-                Ok(ReqBody::stream(OnceBody { first, rest, upload, idle, timer: None, _room }))
+                Ok(ReqBody::stream(OnceBody::new(first, rest, upload, idle, _room)))
             }
         }
     }
@@ -235,30 +211,23 @@ impl Model {
     }
 }
 
-impl Upload {
-    /// When bytes last moved, or the whole was there.
-    pub fn last(&self) -> Instant {
-        self.last.get()
-    }
-
-    fn moved(&self, bytes: u64) {
-        self.last.set(clock::now());
-        self.bytes.set(self.bytes.get() + bytes);
-    }
-}
-
 /// Reads into `first` to the body's end; else says why the body can go only once.
 async fn take_in(
     body: &mut Incoming,
     bounds: Bounds,
     room: &mut Reservation,
-    first: &mut VecDeque<Frame<Bytes>>,
+    first: &mut First,
     mut moved: Instant,
 ) -> Result<Option<&'static str>, Problem> {
-    let known = body.size_hint().exact().is_some();
+    let known = first.length.is_some();
     let give_up = moved + STILL_ARRIVING;
-    let mut kept = 0;
     loop {
+        let enough = first.len() + first.ahead();
+        let full = !room.grow(enough.saturating_sub(room.bytes()));
+        // The first piece has been read by hyper already, and may be needed to know the model.
+        if full && !(bounds.reads_body && first.len() == 0) {
+            return Ok(Some("buffers_full"));
+        }
         let limit = if known { moved + bounds.idle } else { give_up };
         let frame = match frame(body, limit).await {
             Ok(None) => return Ok(None),
@@ -267,36 +236,61 @@ async fn take_in(
             Err(Passed) if known => return Err(stalled(bounds.idle)),
             Err(Passed) => return Ok(Some("still_arriving")),
         };
-        let size = frame.data_ref().map_or(0, |data| data.len() as u64);
-        let trailers = frame.is_trailers();
-        kept += size;
-        first.push_back(frame);
-        if trailers {
-            return Ok(Some("trailers"));
+        let last = body.is_end_stream();
+        match frame.into_data() {
+            Ok(data) => first.push(data, last),
+            Err(trailers) => {
+                first.trailers = Some(trailers);
+                return Ok(Some("trailers"));
+            }
         }
-        if kept > bounds.replay {
+        if first.len() > bounds.replay {
             return Ok(Some("larger_than_replay"));
         }
-        if !room.grow(size) {
-            return Ok(Some("buffers_full"));
-        }
-        if body.is_end_stream() {
-            return Ok(None);
+        if last || full {
+            return Ok((!last).then_some("buffers_full"));
         }
         moved = clock::now();
     }
 }
 
-/// Data frames as one piece; a single one is not copied.
-fn joined(mut frames: VecDeque<Frame<Bytes>>) -> Bytes {
-    if frames.len() == 1 {
-        return frames.pop_front().and_then(|f| f.into_data().ok()).unwrap_or_default();
+/// What of a body is here.
+#[derive(Default)]
+struct First {
+    /// As the head has it.
+    length: Option<u64>,
+    /// The only piece there is, as it was read.
+    only: Option<Bytes>,
+    joined: Vec<u8>,
+    trailers: Option<Frame<Bytes>>,
+}
+
+impl First {
+    fn len(&self) -> u64 {
+        self.only.as_ref().map_or(self.joined.len(), Bytes::len) as u64
     }
-    let mut whole = BytesMut::new();
-    for data in frames.into_iter().filter_map(|frame| frame.into_data().ok()) {
-        whole.extend_from_slice(&data);
+
+    /// What the next piece may be, at most.
+    fn ahead(&self) -> u64 {
+        self.length.map_or(PIECE, |length| length.saturating_sub(self.len()).min(PIECE))
     }
-    whole.freeze()
+
+    fn push(&mut self, data: Bytes, last: bool) {
+        if last && self.joined.is_empty() {
+            self.only = Some(data);
+            return;
+        }
+        if self.joined.capacity() - self.joined.len() < data.len() {
+            let left = self.length.map_or(u64::MAX, |length| length.saturating_sub(self.len()));
+            let more = (self.joined.len() as u64).max(GROWTH).min(left);
+            self.joined.reserve_exact(data.len().max(more as usize));
+        }
+        self.joined.extend_from_slice(&data);
+    }
+
+    fn bytes(self) -> Bytes {
+        self.only.unwrap_or_else(|| Bytes::from(self.joined))
+    }
 }
 
 fn broken(error: &hyper::Error) -> Problem {
@@ -310,73 +304,4 @@ fn stalled(idle: Duration) -> Problem {
 fn not_rewritable(provider: &model::Provider, why: &str) -> Problem {
     let detail = format!("provider `{}` changes values in the body, but {why}", provider.name);
     Problem::new(Kind::NotRewritable, detail)
-}
-
-/// A body that is passed on as it comes.
-struct OnceBody {
-    first: VecDeque<Frame<Bytes>>,
-    rest: Option<Incoming>,
-    upload: Rc<Upload>,
-    idle: Duration,
-    timer: Option<Pin<Box<Sleep>>>,
-    _room: Reservation,
-}
-
-impl Body for OnceBody {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let this = &mut *self;
-        if let Some(frame) = this.first.pop_front() {
-            this.upload.moved(frame.data_ref().map_or(0, |data| data.len() as u64));
-            return Poll::Ready(Some(Ok(frame)));
-        }
-        let Some(rest) = this.rest.as_mut() else {
-            this.upload.whole.set(true);
-            return Poll::Ready(None);
-        };
-        match Pin::new(rest).poll_frame(cx) {
-            Poll::Ready(Some(Ok(frame))) => {
-                this.timer = None;
-                this.upload.moved(frame.data_ref().map_or(0, |data| data.len() as u64));
-                Poll::Ready(Some(Ok(frame)))
-            }
-            Poll::Ready(Some(Err(error))) => {
-                this.upload.broken.set(Some(Kind::RequestBroken));
-                Poll::Ready(Some(Err(error.into())))
-            }
-            Poll::Ready(None) => {
-                this.upload.moved(0);
-                this.upload.whole.set(true);
-                Poll::Ready(None)
-            }
-            Poll::Pending => {
-                let idle = this.idle;
-                let timer = this.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(idle)));
-                ready!(timer.as_mut().poll(cx));
-                this.upload.broken.set(Some(Kind::RequestTimeout));
-                let error = format!("the application sent nothing for {idle:?}");
-                Poll::Ready(Some(Err(error.into())))
-            }
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.first.is_empty() && self.rest.as_ref().is_none_or(Body::is_end_stream)
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        let first: u64 =
-            self.first.iter().filter_map(Frame::data_ref).map(|data| data.len() as u64).sum();
-        match self.rest.as_ref().map_or(Some(0), |rest| rest.size_hint().exact()) {
-            Some(rest) if !self.first.iter().any(Frame::is_trailers) => {
-                SizeHint::with_exact(first + rest)
-            }
-            _ => SizeHint::default(),
-        }
-    }
 }

@@ -25,4 +25,5 @@ mod request;
 mod rewrite;
 mod story;
 mod tunnel;
+mod upload;
 pub mod worker;
