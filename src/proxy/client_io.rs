@@ -1,6 +1,9 @@
 //! The application's side of a connection: TCP or Unix socket, with or without TLS, as one type
 //! that notes when bytes come and go.
 //!
+//! What a connection reads ahead is bounded here: hyper's buffer may be as large as a head may be,
+//! grows to that for every large body, and stays as large while the body waits to be sent on.
+//!
 //! hyper's own header timeout also ends idle connections and costs a timer for each request; here
 //! a read or write stores two relaxed atomics, and the worker's beat looks at them.
 
@@ -14,6 +17,10 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::server::TlsStream;
 
 use crate::upstream::{Short, short};
+
+/// The most that is read at once: one byte less than a buffer of 16 KiB, since hyper doubles the
+/// buffer that a read has filled, and each piece of a body keeps its buffer.
+pub const PIECE: usize = (16 << 10) - 1;
 
 /// A stream that hyper can be given.
 pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
@@ -100,6 +107,24 @@ impl<S> ClientIo<S> {
     }
 }
 
+impl<S: Stream> ClientIo<S> {
+    fn poll_read_piece(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        let stream = Pin::new(&mut self.stream);
+        if buf.remaining() <= PIECE {
+            return stream.poll_read(cx, buf);
+        }
+        let mut piece = ReadBuf::new(buf.initialize_unfilled_to(PIECE));
+        let outcome = stream.poll_read(cx, &mut piece);
+        let read = piece.filled().len();
+        buf.advance(read);
+        outcome
+    }
+}
+
 impl<S: Stream> AsyncRead for ClientIo<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -107,7 +132,7 @@ impl<S: Stream> AsyncRead for ClientIo<S> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<std::io::Result<()>> {
         let before = buf.filled().len();
-        let outcome = Pin::new(&mut self.stream).poll_read(cx, buf);
+        let outcome = self.poll_read_piece(cx, buf);
         if buf.filled().len() > before {
             self.activity.read();
         }

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
 
+use super::client_io;
 use super::deadline::{Passed, frame};
 use super::error::{Kind, Problem};
 use super::json;
@@ -24,10 +25,8 @@ use crate::live::buffers::Reservation;
 use crate::policy::model;
 use crate::upstream::ReqBody;
 
-/// The largest piece that is read at once, which is hyper's buffer for a connection.
-const PIECE: u64 = 64 << 10;
-/// What is kept of a body grows by this at least, and doubles, but not past a known length.
-const GROWTH: u64 = 4 << 10;
+/// The largest piece that comes at once.
+const PIECE: u64 = client_io::PIECE as u64;
 /// A body without a known length that is not whole after this long goes once.
 const STILL_ARRIVING: Duration = Duration::from_secs(1);
 
@@ -93,7 +92,7 @@ impl Payload {
             let state = State::Once { first: VecDeque::new(), rest: Some(body), _room: room };
             return Ok((Payload::new(state, None), Some("larger_than_replay")));
         }
-        let mut first = First { length, ..First::default() };
+        let mut first = First { length, most: bounds.replay, ..First::default() };
         let once = take_in(&mut body, bounds, &mut room, &mut first, began).await?;
         room.keep(first.len());
         Ok(match once {
@@ -259,6 +258,8 @@ async fn take_in(
 struct First {
     /// As the head has it.
     length: Option<u64>,
+    /// Past this it is not kept.
+    most: u64,
     /// The only piece there is, as it was read.
     only: Option<Bytes>,
     joined: Vec<u8>,
@@ -270,9 +271,10 @@ impl First {
         self.only.as_ref().map_or(self.joined.len(), Bytes::len) as u64
     }
 
-    /// What the next piece may be, at most.
+    /// What still comes, or as much as the next piece may be. A body that is half kept when the
+    /// room is full has cost as much as one that can be repeated.
     fn ahead(&self) -> u64 {
-        self.length.map_or(PIECE, |length| length.saturating_sub(self.len()).min(PIECE))
+        self.length.map_or(PIECE, |length| length.min(self.most).saturating_sub(self.len()))
     }
 
     fn push(&mut self, data: Bytes, last: bool) {
@@ -280,10 +282,11 @@ impl First {
             self.only = Some(data);
             return;
         }
-        if self.joined.capacity() - self.joined.len() < data.len() {
-            let left = self.length.map_or(u64::MAX, |length| length.saturating_sub(self.len()));
-            let more = (self.joined.len() as u64).max(GROWTH).min(left);
-            self.joined.reserve_exact(data.len().max(more as usize));
+        if self.joined.is_empty() {
+            // At once and exactly: what is not written to costs no memory, and a buffer that grows
+            // leaves its smaller selves behind.
+            let whole = self.length.map_or(0, |length| length.min(self.most));
+            self.joined.reserve_exact(whole.max(data.len() as u64) as usize);
         }
         self.joined.extend_from_slice(&data);
     }
