@@ -22,9 +22,6 @@ use super::target::Target;
 use super::tunnel::{self, Refusal};
 use super::wire::{Stream, Wire};
 
-/// Of a connection, in each direction: the largest head of an answer, and how much of a body is
-/// taken ahead of a slow reader. hyper's own is twelve times as much.
-const BUFFER: usize = 32 << 10;
 const NEXT_ADDRESS: Duration = Duration::from_millis(250);
 
 /// Why there is no connection.

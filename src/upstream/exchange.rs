@@ -24,9 +24,9 @@ use super::chunked::{Chunked, Step};
 use super::upload::Upload;
 use super::wire::Stream;
 
-/// What a read asks for at least, and at most.
+/// What a read asks for at least, and at most: what a stream whose reader is slow holds.
 const READ: usize = 8 * 1024;
-const MOST: usize = 128 * 1024;
+const MOST: usize = 32 * 1024;
 
 /// Why an exchange ended early.
 #[derive(Debug, thiserror::Error)]
