@@ -59,10 +59,12 @@ impl Ask {
     ) -> Result<Tried, Box<Pick>> {
         let candidate = Self::candidate(route, pick.tier, pick.index);
         let timeouts = candidate.provider.policy.timeouts;
-        let (target, request) = match self.request(route, candidate) {
+        let (target, mut request) = match self.request(route, candidate) {
             Ok(request) => request,
             Err(problem) => return Ok(Tried::Failed(Class::Ignored, AtHand::Ours(problem))),
         };
+        let cut = self.another_is_left(route, &pick);
+        request.elsewhere = cut;
         let head = |out: &mut Vec<u8>| {
             let provider = &candidate.provider.policy;
             headers::write_line(out, &self.method, &target);
@@ -70,7 +72,6 @@ impl Ask {
             headers::write(out, &self.headers, provider, address, credential);
         };
         let sending = connection.send(request, head);
-        let cut = self.another_is_left(route, &pick);
         let by = self.by(sent, timeouts.headers, cut);
         match self.head(sending, by, &timeouts).await {
             Some(Ok((head, body))) => {
@@ -118,7 +119,7 @@ impl Ask {
         let usual = matches!(self.method, Method::POST | Method::PUT | Method::PATCH);
         let sized = usual || self.headers.contains_key(CONTENT_LENGTH);
         let (head, upgrade) = (self.method == Method::HEAD, self.upgrade.is_some());
-        Ok((uri, Outgoing { head, upgrade, sized, body }))
+        Ok((uri, Outgoing { head, upgrade, elsewhere: false, sized, body }))
     }
 
     /// When something has to be there: `limit` after the request was sent, and while another
@@ -156,6 +157,11 @@ impl Ask {
     fn broken(&self, candidate: &Candidate, error: &ExchangeError) -> Problem {
         if let Some(kind) = self.payload.upload().and_then(|upload| upload.broken.get()) {
             return Problem::new(kind, "the body of the request did not arrive whole");
+        }
+        if error.is_unacknowledged() {
+            let key = &candidate.address.key;
+            let detail = format!("{key}: nothing that was sent was acknowledged in time");
+            return Problem::new(Kind::AnswerTimeout, detail);
         }
         let kind = if error.is_malformed() { Kind::BadAnswer } else { Kind::ConnectionLost };
         Problem::new(kind, format!("{}: {}", candidate.address.key, chain(error)))

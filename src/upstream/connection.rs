@@ -26,6 +26,11 @@ use super::names::Name;
 use super::pool::Place;
 use super::wire::{Stream, Wire};
 
+/// A host that has vanished acknowledges nothing. One that is only far away, or loses a packet, does
+/// so within a few round trips, of which connecting took one.
+const ROUND_TRIPS: u32 = 4;
+const UNACKNOWLEDGED: (Duration, Duration) = (Duration::from_millis(350), Duration::from_secs(5));
+
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
 /// An open connection, for one request; unused, it goes to its pool when it is dropped.
@@ -43,6 +48,8 @@ pub struct Outgoing {
     pub head: bool,
     /// It asks for another protocol.
     pub upgrade: bool,
+    /// It may go elsewhere: when nothing of it is acknowledged soon, the connection is given up.
+    pub elsewhere: bool,
     /// An empty body came with its length, and goes with it.
     pub sized: bool,
     pub body: ReqBody,
@@ -71,6 +78,9 @@ pub enum SendError {
 pub(super) struct Link {
     exchange: Exchange,
     wire: Wire,
+    /// What was sent is given up unacknowledged after `unacknowledged`.
+    gives_up: bool,
+    unacknowledged: Duration,
     peer: SocketAddr,
     /// Of the name's answer that had `peer` in it.
     version: Cell<u64>,
@@ -104,6 +114,7 @@ impl Connection {
             unreachable!("a connection has its link until it is used");
         };
         let asked = Asked { head: request.head, upgrade: request.upgrade };
+        link.gives_up(request.elsewhere);
         // Heard of since it was chosen: writing would hide that nothing was sent.
         let ended = link.has_ended();
         link.exchange.start(head, request.body, asked, request.sized);
@@ -215,10 +226,19 @@ impl Link {
         stream: Stream,
         wire: Wire,
         (peer, version): (SocketAddr, u64),
+        round_trip: Duration,
         place: Place,
     ) -> Box<Self> {
-        let (version, keep) = (Cell::new(version), Duration::MAX);
-        Box::new(Self { exchange: Exchange::new(stream), wire, peer, version, keep, place })
+        Box::new(Self {
+            exchange: Exchange::new(stream),
+            wire,
+            gives_up: false,
+            unacknowledged: (round_trip * ROUND_TRIPS).clamp(UNACKNOWLEDGED.0, UNACKNOWLEDGED.1),
+            peer,
+            version: Cell::new(version),
+            keep: Duration::MAX,
+            place,
+        })
     }
 
     /// To the pool, if it can take another request; else it is closed.
@@ -226,6 +246,14 @@ impl Link {
         if self.exchange.is_reusable() {
             self.exchange.rest();
             Place::pool(&self.place).put_back(self);
+        }
+    }
+
+    /// Whether to give up early when packets vanish.
+    fn gives_up(&mut self, early: bool) {
+        if self.gives_up != early {
+            self.gives_up = early;
+            self.wire.give_up_after(early.then_some(self.unacknowledged));
         }
     }
 

@@ -21,6 +21,7 @@ use super::pool::Place;
 use super::target::Target;
 use super::tunnel::{self, Refusal};
 use super::wire::{Stream, Wire};
+use crate::clock;
 
 const NEXT_ADDRESS: Duration = Duration::from_millis(250);
 
@@ -85,11 +86,13 @@ async fn dial(target: &Target, place: Place, phase: &Cell<Phase>) -> Result<Conn
         .await
         .map_err(|reason| DialError::Dns { host: dialled.host.clone(), reason })?;
     phase.set(Phase::Tcp);
+    let began = clock::now();
     let connected = tcp(&addresses, dialled.port).await;
     let (mut wire, peer) = connected.map_err(|(address, error)| {
         target.name.doubt();
         DialError::Connect { host: dialled.host.clone(), address, reason: error.to_string() }
     })?;
+    let round_trip = place.pool().connected(clock::since(began));
     if let Some(proxy) = &target.proxy {
         phase.set(Phase::Proxy);
         let tunnelled = tunnel::connect(&mut wire, proxy, &target.url).await;
@@ -97,7 +100,7 @@ async fn dial(target: &Target, place: Place, phase: &Cell<Phase>) -> Result<Conn
     }
     phase.set(Phase::Tls);
     let stream = secure(target, wire.clone()).await?;
-    Ok(Connection::new(Link::new(stream, wire, (peer, version), place), false))
+    Ok(Connection::new(Link::new(stream, wire, (peer, version), round_trip, place), false))
 }
 
 /// TLS, where the target wants it.

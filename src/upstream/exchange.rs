@@ -47,6 +47,11 @@ pub enum ExchangeError {
 }
 
 impl ExchangeError {
+    /// The host seems to have vanished.
+    pub fn is_unacknowledged(&self) -> bool {
+        matches!(self, ExchangeError::Io(error) if error.kind() == io::ErrorKind::TimedOut)
+    }
+
     /// What came is no HTTP/1, or past what may come.
     pub fn is_malformed(&self) -> bool {
         matches!(self, ExchangeError::Malformed(_) | ExchangeError::TooLarge(_))

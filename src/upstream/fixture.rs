@@ -102,7 +102,7 @@ pub(super) fn pools() -> Pools {
 }
 
 pub(super) fn get() -> Outgoing {
-    Outgoing { head: false, upgrade: false, sized: false, body: ReqBody::Empty }
+    Outgoing { head: false, upgrade: false, elsewhere: false, sized: false, body: ReqBody::Empty }
 }
 
 /// The head of `get`.

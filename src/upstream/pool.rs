@@ -46,6 +46,8 @@ pub(super) struct Pool {
     idle_for: Duration,
     /// When somebody last looked: close enough for how long a connection has been idle.
     now: Cell<Instant>,
+    /// Of all that connecting ever took: about a round trip.
+    fastest: Cell<Duration>,
     /// As the target said that was used last.
     limit: Cell<usize>,
     open: Cell<usize>,
@@ -172,11 +174,18 @@ impl Pool {
         Self {
             idle_for,
             now: Cell::new(clock::now()),
+            fastest: Cell::new(Duration::MAX),
             limit: Cell::new(0),
             open: Cell::new(0),
             idle: RefCell::default(),
             queue: Queue::default(),
         }
+    }
+
+    /// Notes what connecting took; the least that it ever took.
+    pub(super) fn connected(&self, took: Duration) -> Duration {
+        self.fastest.set(self.fastest.get().min(took));
+        self.fastest.get()
     }
 
     /// Places that could be taken now.

@@ -12,6 +12,7 @@ use std::net::Shutdown;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
@@ -42,6 +43,17 @@ impl Wire {
     pub(super) fn new(stream: TcpStream) -> io::Result<Self> {
         stream.set_nodelay(true)?;
         Ok(Self(Arc::new(stream)))
+    }
+
+    /// How long what was sent may stay unacknowledged before the kernel gives the connection up;
+    /// `None`: as long as it likes. Where there is no such option, nothing changes.
+    pub(super) fn give_up_after(&self, unacknowledged: Option<Duration>) {
+        #[cfg(target_os = "linux")]
+        if let Err(error) = SockRef::from(&*self.0).set_tcp_user_timeout(unacknowledged) {
+            tracing::debug!(%error, "no limit on what is unacknowledged");
+        }
+        #[cfg(not(target_os = "linux"))]
+        let _ = unacknowledged;
     }
 
     /// Whether the worker has heard of the socket since it was last read empty. No system call.
