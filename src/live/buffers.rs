@@ -2,6 +2,10 @@
 //!
 //! A reservation is taken before bytes are kept and given back when it is dropped; past the bound
 //! a body goes once and an answer commits early, which is counted, and memory does not grow.
+//!
+//! A quarter of the bound is not given out: it stands for what bytes cost beside themselves, in
+//! the buffers of the connections that they pass through and in the allocator. With it, what the
+//! process takes stays near the bound, which is what an operator sets it for.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,11 +28,11 @@ pub struct Reservation {
 
 impl Buffers {
     pub fn new(limit: u64, gauge: Level) -> Self {
-        Buffers { used: AtomicU64::new(0), limit: AtomicU64::new(limit), gauge }
+        Buffers { used: AtomicU64::new(0), limit: AtomicU64::new(given_out(limit)), gauge }
     }
 
     pub fn retune(&self, limit: u64) {
-        self.limit.store(limit, Ordering::Relaxed);
+        self.limit.store(given_out(limit), Ordering::Relaxed);
     }
 
     pub fn used(&self) -> u64 {
@@ -39,6 +43,10 @@ impl Buffers {
     pub fn reservation(self: &Arc<Self>) -> Reservation {
         Reservation { buffers: Arc::clone(self), bytes: 0 }
     }
+}
+
+fn given_out(bound: u64) -> u64 {
+    bound - bound / 4
 }
 
 impl Reservation {
@@ -85,7 +93,7 @@ mod tests {
 
     #[test]
     fn past_the_bound_nothing_is_taken_and_what_is_dropped_comes_back() {
-        let buffers = Arc::new(Buffers::new(10, Level::default()));
+        let buffers = Arc::new(Buffers::new(13, Level::default()));
         let mut first = buffers.reservation();
         assert!(first.grow(6) && first.grow(4));
         let mut second = buffers.reservation();
