@@ -8,9 +8,9 @@
 //! a read or write stores two relaxed atomics, and the worker's beat looks at them.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
-use std::task::{Context, Poll};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, Waker};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
@@ -49,13 +49,19 @@ pub struct Activity {
     phase: AtomicU8,
     since: AtomicU32,
     beats: Arc<AtomicU32>,
+    last_word: OnceLock<Vec<u8>>,
 }
 
 impl Activity {
     /// A new connection owes a head.
     pub fn new(beats: Arc<AtomicU32>) -> Arc<Self> {
         let since = AtomicU32::new(beats.load(Ordering::Relaxed));
-        Arc::new(Activity { phase: AtomicU8::new(Phase::New as u8), since, beats })
+        Arc::new(Activity {
+            phase: AtomicU8::new(Phase::New as u8),
+            since,
+            beats,
+            last_word: OnceLock::new(),
+        })
     }
 
     pub fn phase(&self) -> Phase {
@@ -78,6 +84,11 @@ impl Activity {
         self.since.store(self.beats.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 
+    /// What is sent when the connection is closed, hyper having nothing to say then.
+    pub fn end_with(&self, answer: Vec<u8>) {
+        let _ = self.last_word.set(answer);
+    }
+
     fn read(&self) {
         match self.phase() {
             Phase::Idle => self.enter(Phase::Head),
@@ -96,12 +107,12 @@ impl Activity {
 
 /// A stream whose activity is noted.
 #[derive(Debug)]
-pub struct ClientIo<S> {
+pub struct ClientIo<S: Stream> {
     stream: S,
     activity: Arc<Activity>,
 }
 
-impl<S> ClientIo<S> {
+impl<S: Stream> ClientIo<S> {
     pub fn new(stream: S, activity: Arc<Activity>) -> Self {
         ClientIo { stream, activity }
     }
@@ -122,6 +133,17 @@ impl<S: Stream> ClientIo<S> {
         let read = piece.filled().len();
         buf.advance(read);
         outcome
+    }
+}
+
+impl<S: Stream> Drop for ClientIo<S> {
+    /// What is not taken at once is not waited for.
+    fn drop(&mut self) {
+        let Some(answer) = self.activity.last_word.get() else { return };
+        let mut cx = Context::from_waker(Waker::noop());
+        if Pin::new(&mut self.stream).poll_write(&mut cx, answer).is_ready() {
+            let _ = Pin::new(&mut self.stream).poll_flush(&mut cx);
+        }
     }
 }
 

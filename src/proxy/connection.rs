@@ -110,7 +110,12 @@ impl Clients {
                 Phase::New | Phase::Idle if over && since > LAST_WORD => {
                     client.wish(Wish::Finish);
                 }
-                Phase::New | Phase::Head if since > head => client.wish(Wish::Close),
+                Phase::New if since > head => client.wish(Wish::Close),
+                Phase::Head if since > head => {
+                    let why = format!("its head took longer than {:?}", server.header_time);
+                    client.activity.end_with(bare(&Problem::new(Kind::RequestTimeout, why)));
+                    client.wish(Wish::Close);
+                }
                 Phase::Idle if since > idle => client.wish(Wish::Finish),
                 _ => {}
             }
@@ -169,18 +174,25 @@ impl Client {
     }
 }
 
+/// An answer as it goes over the wire, where hyper cannot give it.
+fn bare(problem: &Problem) -> Vec<u8> {
+    let response = problem.clone().into_response();
+    let mut answer = format!("HTTP/1.1 {}\r\n", response.status()).into_bytes();
+    for (name, value) in response.headers() {
+        answer.extend_from_slice(
+            &[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat(),
+        );
+    }
+    let json = problem.json();
+    answer.extend_from_slice(format!("content-length: {}\r\n\r\n", json.len()).as_bytes());
+    answer.extend_from_slice(&json);
+    answer
+}
+
 /// Answers a connection that is one too many, without waiting for its request.
 pub fn refusal(incoming: &Incoming) {
     let problem = Problem::new(Kind::TooManyConnections, "try again in a moment");
-    let json = problem.json();
-    let mut answer = format!(
-        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\n\
-         content-length: {}\r\nretry-after: 1\r\nconnection: close\r\n\
-         proxy-status: outrigger; error=connection_limit_reached\r\n\r\n",
-        json.len()
-    )
-    .into_bytes();
-    answer.extend_from_slice(&json);
+    let answer = bare(&problem.retry_after(Some(Duration::from_secs(1))));
     // The socket's buffer is empty and this fits: what is not taken at once is not waited for.
     let _ = match incoming {
         Incoming::Tcp(stream, _) => (&mut &*stream).write(&answer),

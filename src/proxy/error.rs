@@ -108,7 +108,7 @@ const TABLE: [Row; Kind::ALL.len()] = [
         Kind::RequestTimeout,
         StatusCode::REQUEST_TIMEOUT,
         "request-timeout",
-        "the request's body did not arrive in time",
+        "the request did not arrive in time",
         Some("http_request_error"),
     ),
     row(

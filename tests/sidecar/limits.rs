@@ -31,11 +31,15 @@ fn a_head_larger_than_allowed_is_431() {
 #[test]
 fn a_head_that_takes_too_long_closes_its_connection() {
     let (a, sidecar) = scene("header_time: 300ms");
-    for begun in ["", "G", "GET / HTTP/1.1\r\nhost: a\r\n"] {
+    for (begun, told) in
+        [("", ""), ("G", "HTTP/1.1 408 "), ("GET / HTTP/1.1\r\nhost: a\r\n", "HTTP/1.1 408 ")]
+    {
         let (mut wire, start) = (Wire::to(&sidecar.url("/")), Instant::now());
         wire.write(begun);
-        wire.read_to_close();
+        let said = wire.read_to_close();
         let took = start.elapsed();
+        assert!(said.starts_with(told) && said.is_empty() == told.is_empty(), "{begun:?}: {said}");
+        assert_eq!(said.contains("urn:outrigger:problem:request-timeout"), !told.is_empty());
         assert!(took >= Duration::from_millis(200), "{begun:?}: {took:?}");
         assert!(took < Duration::from_secs(5), "{begun:?}: {took:?}");
     }
