@@ -11,6 +11,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod bounds;
 mod breakers;
 mod by_hand;
 mod credentials;
@@ -19,6 +20,7 @@ mod framing;
 mod headers;
 mod lifecycle;
 mod limits;
+mod listener;
 mod metrics;
 mod overrides;
 mod probes;

@@ -32,6 +32,7 @@ pub struct Sidecar {
 #[derive(Debug)]
 pub struct Builder {
     folder: TempDir,
+    listen: String,
     arguments: Vec<String>,
     workers: usize,
     environment: Vec<(String, String)>,
@@ -82,6 +83,11 @@ impl Builder {
         self
     }
 
+    /// Where it listens: `unix:PATH` instead of a port of its own.
+    pub fn listen(self, listen: &str) -> Self {
+        Self { listen: listen.to_owned(), ..self }
+    }
+
     pub fn workers(self, workers: usize) -> Self {
         Self { workers, ..self }
     }
@@ -118,7 +124,7 @@ impl Builder {
     fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_outrigger"));
         command.arg("run").arg("--policies").arg(self.policies());
-        command.args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+        command.args(["--listen", &self.listen, "--admin", "127.0.0.1:0"]);
         command.arg("--workers").arg(self.workers.to_string()).args(&self.arguments);
         // What the machine's own environment says must not reach a test.
         for (name, _) in std::env::vars_os() {
@@ -139,7 +145,8 @@ impl Sidecar {
     pub fn builder() -> Builder {
         let folder = TempDir::new().expect("a temporary folder");
         fs::create_dir(folder.path().join("policies")).expect("a folder for policies");
-        Builder { folder, arguments: Vec::new(), workers: 2, environment: Vec::new() }
+        let listen = "127.0.0.1:0".to_owned();
+        Builder { folder, listen, arguments: Vec::new(), workers: 2, environment: Vec::new() }
     }
 
     /// With one policy file, `policy.yaml`.
@@ -353,6 +360,9 @@ fn access_lines(log: &Log) -> Vec<Value> {
 fn addresses(line: &str) -> Option<(String, String)> {
     let after = |key: &str| {
         let rest = &line[line.find(key)? + key.len()..];
+        if rest.starts_with("unix:") {
+            return rest.split(' ').next().map(str::to_owned);
+        }
         let port = rest.strip_prefix("http://127.0.0.1:")?;
         let digits = port.bytes().take_while(u8::is_ascii_digit).count();
         (digits > 0).then(|| format!("http://127.0.0.1:{}", &port[..digits]))
