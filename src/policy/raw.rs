@@ -40,7 +40,7 @@ pub struct RawFile {
 pub struct RawServer {
     /// Past it: accepted last, with 503. Default 10000.
     pub connections: Option<At<Count>>,
-    /// Bytes of all replay and stream buffers together. Default 256MiB.
+    /// What all replay and stream buffers together may take: three quarters for their bytes, the rest for what holding them costs. Default 256MiB.
     pub buffered: Option<At<Size>>,
     /// The largest head of a request. Default 64KiB.
     pub header_bytes: Option<At<Size>>,
