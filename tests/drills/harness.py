@@ -3,7 +3,7 @@
 Origins and probes are processes of their own (fork), so that a busy load generator is not what is measured. Every
 port is the kernel's choice: sockets are bound before the fork, and the sidecar says in its log where it listens.
 """
-import collections, heapq, json, os, pathlib, re, resource, selectors, signal, socket, subprocess, sys, tempfile, time
+import collections, ctypes, heapq, json, os, pathlib, re, resource, selectors, signal, socket, subprocess, sys, tempfile, time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CHUNK = 256 * 1024
@@ -15,7 +15,13 @@ def die(message):
     sys.exit(f"{pathlib.Path(sys.argv[0]).name}: {message}")
 
 
+def end_with_parent():
+    """For what was just started: a drill that is killed leaves nothing behind (PR_SET_PDEATHSIG)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
 def options(parser):
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     parser.add_argument("--profile", default="release", help="cargo's, to build Outrigger with")
     parser.add_argument("--binary", help="take this one instead of building")
     parser.add_argument("--workers", type=int, default=2)
@@ -52,6 +58,7 @@ class Child:
     def __init__(self, work):
         self.pid = os.fork()
         if self.pid == 0:
+            end_with_parent()
             try:
                 signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
                 work()
@@ -82,7 +89,8 @@ class Sidecar:
         command += ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
         env = {name: value for name, value in os.environ.items() if not name.startswith("OUTRIGGER_")}
         with open(self.log, "wb") as log:
-            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env)
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env,
+                                            preexec_fn=end_with_parent)
         self.pid = self.process.pid
         wait_until(lambda: self.process.poll() is not None or "listener=" in self.text(), "the sidecar's address")
         if self.process.poll() is not None:

@@ -80,7 +80,7 @@ fn assert_last(client: &mut Client) {
 fn what_is_in_flight_is_finished_and_readiness_ends_at_once() {
     for signal in [Signal::Term, Signal::Int] {
         let (origin, gate, mut sidecar) = scene("drain_timeout: 30s");
-        assert_eq!(sidecar.admin_get("/readyz").0, 200);
+        sidecar.wait_until(|sidecar| sidecar.admin_get("/readyz").0 == 200);
         let (mut idle, mut client) = (idle(&sidecar), begun(&sidecar, &origin));
         sidecar.signal(signal);
         sidecar.wait_until(|sidecar| sidecar.admin_get("/readyz").0 == 503);
