@@ -10,7 +10,6 @@ use http::{Method, Uri};
 
 use super::choose::Pick;
 use super::commit::{Answer, AtHand, Tried};
-use super::deadline::until;
 use super::error::{Kind, Problem};
 use super::gather::Limits;
 use super::headers;
@@ -140,7 +139,7 @@ impl Ask {
         let mut sending = pin!(sending);
         let upload = self.payload.upload();
         loop {
-            if let Ok(sent) = until(by, sending.as_mut()).await {
+            if let Ok(sent) = self.client.timer.until(by, sending.as_mut()).await {
                 return Some(sent);
             }
             let upload = upload?;

@@ -61,8 +61,13 @@ impl Ask {
     ///
     /// # Errors
     /// What stands in the way.
-    pub fn choose(&self, route: &Route, tier: usize, among: Among) -> Result<Box<Pick>, Blocked> {
-        let now = clock::now();
+    pub fn choose(
+        &self,
+        route: &Route,
+        tier: usize,
+        among: Among,
+        now: Instant,
+    ) -> Result<Box<Pick>, Blocked> {
         let candidates = &route.tiers[tier].candidates;
         let count = candidates.len().min(CANDIDATES);
         let circuits = &*self.circuits(route, tier);

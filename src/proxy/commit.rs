@@ -102,7 +102,10 @@ impl Ask {
         if answer.head.status == StatusCode::SWITCHING_PROTOCOLS {
             return self.switched(route, answer);
         }
-        let retry_after = retry_after(&answer.head.headers, clock::wall);
+        // Only an error says when to come back.
+        let refused = answer.head.status.as_u16() >= 300;
+        let retry_after =
+            if refused { retry_after(&answer.head.headers, clock::wall) } else { None };
         let head = Head {
             status,
             has_retry_after: retry_after.is_some(),
@@ -111,7 +114,9 @@ impl Ask {
         let by_head = head.class(rules);
         let mut room = self.worker.live.buffers.reservation();
         let gathered = match self.bounds(&answer, by_head) {
-            Some(bounds) => gather(&mut answer.body, bounds, answer.limits, &mut room).await,
+            Some(bounds) => {
+                gather(&self.client.timer, &mut answer.body, bounds, answer.limits, &mut room).await
+            }
             None => Gathered::Part(VecDeque::new()),
         };
         let class = match (by_head, &gathered) {

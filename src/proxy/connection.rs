@@ -28,6 +28,7 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
 use super::client_io::{Activity, ClientIo, Phase, Stream};
+use super::deadline::Timer;
 use super::error::{Kind, Problem};
 use super::handler;
 use super::worker::{Incoming, Load, Worker};
@@ -58,6 +59,8 @@ pub struct Client {
     wish: Cell<Wish>,
     waker: RefCell<Option<Waker>>,
     tunnel: RefCell<Option<JoinHandle<()>>>,
+    /// Of the request that is being served.
+    pub timer: Timer,
 }
 
 /// What its worker wants of a connection.
@@ -130,6 +133,7 @@ impl Clients {
             wish: Cell::new(Wish::Serve),
             waker: RefCell::default(),
             tunnel: RefCell::default(),
+            timer: Timer::default(),
         });
         let id = self.next.get();
         self.next.set(id + 1);

@@ -1,50 +1,69 @@
 //! Waiting with a limit. What is ready at once costs no timer.
 
+use std::cell::Cell;
+use std::fmt;
 use std::future::Future;
-use std::pin::pin;
-use std::task::Poll;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bytes::Bytes;
 use http_body::{Body, Frame};
 use http_body_util::BodyExt;
+use tokio::time::{Sleep, sleep_until};
 
 /// The limit passed before the future was done.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Passed;
 
-/// Awaits a future until a moment; the future is polled first.
-///
-/// # Errors
-/// `Passed` when the moment came first.
-pub async fn until<F: Future>(at: Instant, future: F) -> Result<F::Output, Passed> {
-    let mut future = pin!(future);
-    let mut timer = pin!(None);
-    std::future::poll_fn(|cx| {
-        if let Poll::Ready(output) = future.as_mut().poll(cx) {
-            return Poll::Ready(Ok(output));
+/// A timer that is used again and again. One that is moved to a later time is moved for next to
+/// nothing, where a new one for each wait takes the runtime's lock twice.
+#[derive(Default)]
+pub struct Timer(Cell<Option<Pin<Box<Sleep>>>>);
+
+impl Timer {
+    /// Ready when the moment has come.
+    fn poll(&self, at: Instant, cx: &mut Context<'_>) -> Poll<()> {
+        let mut sleep = self.0.take().unwrap_or_else(|| Box::pin(sleep_until(at.into())));
+        if sleep.deadline() != at.into() {
+            sleep.as_mut().reset(at.into());
         }
-        if timer.is_none() {
-            timer.set(Some(tokio::time::sleep_until(at.into())));
-        }
-        match timer.as_mut().as_pin_mut() {
-            Some(timer) => timer.poll(cx).map(|()| Err(Passed)),
-            None => Poll::Pending,
-        }
-    })
-    .await
+        let polled = sleep.as_mut().poll(cx);
+        self.0.set(Some(sleep));
+        polled
+    }
+
+    /// Awaits a future until a moment; the future is polled first.
+    ///
+    /// # Errors
+    /// `Passed` when the moment came first.
+    pub async fn until<F: Future>(&self, at: Instant, future: F) -> Result<F::Output, Passed> {
+        let mut future = pin!(future);
+        std::future::poll_fn(|cx| match future.as_mut().poll(cx) {
+            Poll::Ready(output) => Poll::Ready(Ok(output)),
+            Poll::Pending => self.poll(at, cx).map(|()| Err(Passed)),
+        })
+        .await
+    }
+
+    /// The next frame of a body.
+    ///
+    /// # Errors
+    /// `Passed` when the moment came first.
+    pub async fn frame<B>(
+        &self,
+        body: &mut B,
+        at: Instant,
+    ) -> Result<Option<Result<Frame<Bytes>, B::Error>>, Passed>
+    where
+        B: Body<Data = Bytes> + Unpin,
+    {
+        self.until(at, body.frame()).await
+    }
 }
 
-/// The next frame of a body.
-///
-/// # Errors
-/// `Passed` when the moment came first.
-pub async fn frame<B>(
-    body: &mut B,
-    at: Instant,
-) -> Result<Option<Result<Frame<Bytes>, B::Error>>, Passed>
-where
-    B: Body<Data = Bytes> + Unpin,
-{
-    until(at, body.frame()).await
+impl fmt::Debug for Timer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Timer")
+    }
 }

@@ -6,7 +6,6 @@
 //! are left behind, not cut off: a task of theirs waits for what comes of them and tells the
 //! breaker, so that a provider that has vanished is found out by requests that it did not delay.
 
-use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -59,7 +58,7 @@ impl Ask {
         loop {
             let deadline = self.deadline;
             let event = std::future::poll_fn(|cx| poll_dials(&mut dials, &mut timer, cx));
-            match event_by(deadline, event).await {
+            match self.client.timer.until(deadline, event).await.unwrap_or(Event::Deadline) {
                 Event::Done(at, Ok(connection)) => {
                     let dial = dials.swap_remove(at);
                     self.leave_behind(route, dials);
@@ -173,8 +172,4 @@ fn poll_dials(
         }
     }
     timer.as_mut().poll(cx).map(|()| Event::Slow)
-}
-
-async fn event_by(deadline: Instant, event: impl Future<Output = Event>) -> Event {
-    super::deadline::until(deadline, event).await.unwrap_or(Event::Deadline)
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame};
 
-use super::deadline::{Passed, frame};
+use super::deadline::{Passed, Timer};
 use crate::clock;
 use crate::live::buffers::Reservation;
 use crate::upstream::{AnswerBody, ExchangeError};
@@ -62,6 +62,7 @@ pub enum Cut {
 
 /// Reads until the body's end or one of the bounds.
 pub async fn gather(
+    timer: &Timer,
     body: &mut AnswerBody,
     bounds: Bounds,
     limits: Limits,
@@ -76,7 +77,7 @@ pub async fn gather(
         }
         let (limit, cut) = limits.next(frames.is_empty());
         let patience = hold_until.filter(|at| *at < limit && !frames.is_empty());
-        let frame = match frame(body, patience.unwrap_or(limit)).await {
+        let frame = match timer.frame(body, patience.unwrap_or(limit)).await {
             Ok(Some(Ok(frame))) => frame,
             Ok(Some(Err(error))) => return Gathered::Cut(Cut::Broken(error)),
             Ok(None) => return whole(frames),

@@ -127,10 +127,11 @@ async fn read(
         idle: route.tiers[0].candidates[0].provider.policy.timeouts.idle,
     };
     let room = worker.live.buffers.reservation();
-    let (payload, once) = match Payload::read(body, bounds, room, story.started).await {
-        Ok(read) => read,
-        Err(problem) => return Err((story, problem)),
-    };
+    let (payload, once) =
+        match Payload::read(&client.timer, body, bounds, room, story.started).await {
+            Ok(read) => read,
+            Err(problem) => return Err((story, problem)),
+        };
     if let Some(why) = once {
         story.once = Some(why);
         route.unbuffered(&worker.live.metrics, why);
@@ -138,6 +139,7 @@ async fn read(
     let timeout = overrides.timeout.unwrap_or(route.policy.timeout);
     Ok(Ask {
         worker: Rc::clone(worker),
+        client: Rc::clone(client),
         route: Arc::clone(route),
         method: head.method,
         uri: head.uri,

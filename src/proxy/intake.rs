@@ -15,7 +15,7 @@ use http_body::{Body, Frame};
 use hyper::body::Incoming;
 
 use super::client_io;
-use super::deadline::{Passed, frame};
+use super::deadline::{Passed, Timer};
 use super::error::{Kind, Problem};
 use super::json;
 use super::rewrite;
@@ -79,6 +79,7 @@ impl Payload {
     /// # Errors
     /// When the body breaks, or stalls for longer than `idle`.
     pub async fn read(
+        timer: &Timer,
         mut body: Incoming,
         bounds: Bounds,
         mut room: Reservation,
@@ -93,7 +94,7 @@ impl Payload {
             return Ok((Payload::new(state, None), Some("larger_than_replay")));
         }
         let mut first = First { length, most: bounds.replay, ..First::default() };
-        let once = take_in(&mut body, bounds, &mut room, &mut first, began).await?;
+        let once = take_in(timer, &mut body, bounds, &mut room, &mut first, began).await?;
         room.keep(first.len());
         Ok(match once {
             None => (Payload::kept(first, room, bounds.reads_body), None),
@@ -212,6 +213,7 @@ impl Model {
 
 /// Reads into `first` to the body's end; else says why the body can go only once.
 async fn take_in(
+    timer: &Timer,
     body: &mut Incoming,
     bounds: Bounds,
     room: &mut Reservation,
@@ -228,7 +230,7 @@ async fn take_in(
             return Ok(Some("buffers_full"));
         }
         let limit = if known { moved + bounds.idle } else { give_up };
-        let frame = match frame(body, limit).await {
+        let frame = match timer.frame(body, limit).await {
             Ok(None) => return Ok(None),
             Ok(Some(Ok(frame))) => frame,
             Ok(Some(Err(error))) => return Err(broken(&error)),

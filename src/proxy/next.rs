@@ -35,13 +35,18 @@ impl Ask {
         if let Some(class) = after {
             self.may_follow(route, class)?;
         }
+        // What was read just now is now; after an attempt or a wait it is not.
+        let mut now = if after.is_none() { self.payload.taken() } else { clock::now() };
         loop {
-            match self.look(route, after, true) {
+            match self.look(route, after, true, now) {
                 Look::Take(pick) => {
                     self.pay(route, after)?;
                     return Ok(pick);
                 }
-                Look::Wait { until, room } => self.wait(route, until, room).await,
+                Look::Wait { until, room } => {
+                    self.wait(route, until, room).await;
+                    now = clock::now();
+                }
                 Look::Nobody(blocked) => return Err(self.nobody(after, blocked)),
             }
         }
@@ -50,7 +55,7 @@ impl Ask {
     /// Leave for another attempt while one is still connecting; never waits.
     pub fn next_at_once(&mut self, route: &Route) -> Option<Box<Pick>> {
         self.may_follow(route, Class::Unsent).ok()?;
-        match self.look(route, Some(Class::Unsent), false) {
+        match self.look(route, Some(Class::Unsent), false, clock::now()) {
             Look::Take(pick) => self.pay(route, Some(Class::Unsent)).ok().map(|()| pick),
             _ => None,
         }
@@ -128,12 +133,12 @@ impl Ask {
     }
 
     /// Looks at this tier, then at those below.
-    fn look(&mut self, route: &Route, after: Option<Class>, may_wait: bool) -> Look {
+    fn look(&mut self, route: &Route, after: Option<Class>, may_wait: bool, now: Instant) -> Look {
         let mut blocked = Blocked::default();
         loop {
             let tier = self.tries.tier;
             let below = self.has_below(route, after);
-            let here = match self.look_here(route, after, below) {
+            let here = match self.look_here(route, after, below, now) {
                 Ok(pick) => return Look::Take(pick),
                 Err(here) => here,
             };
@@ -158,6 +163,7 @@ impl Ask {
         route: &Route,
         after: Option<Class>,
         below: bool,
+        now: Instant,
     ) -> Result<Box<Pick>, Blocked> {
         let tier = self.tries.tier;
         let fresh = self.tries.in_tier == 0;
@@ -165,12 +171,12 @@ impl Ask {
         if !allowed || self.left_in(route, tier) == 0 {
             return Err(Blocked::default());
         }
-        let mut blocked = match self.choose(route, tier, Among::Others) {
+        let mut blocked = match self.choose(route, tier, Among::Others, now) {
             Ok(pick) => return Ok(pick),
             Err(blocked) => blocked,
         };
         if !fresh {
-            match self.choose(route, tier, Among::Again { unreachable: !below }) {
+            match self.choose(route, tier, Among::Again { unreachable: !below }, now) {
                 Ok(pick) => return Ok(pick),
                 Err(again) => blocked.merge(again),
             }

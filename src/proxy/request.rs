@@ -9,6 +9,7 @@ use http::header::HeaderName;
 use http::{HeaderMap, Method, Uri};
 use hyper::upgrade::OnUpgrade;
 
+use super::connection::Client;
 use super::error::{Kind, Problem};
 use super::intake::Payload;
 use super::overrides::Overrides;
@@ -27,6 +28,7 @@ pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key
 #[derive(Debug)]
 pub struct Ask {
     pub worker: Rc<Worker>,
+    pub client: Rc<Client>,
     pub route: Arc<Route>,
     pub story: Box<Story>,
     pub method: Method,
