@@ -199,7 +199,9 @@ impl Body for ResBody {
 impl Drop for Streaming {
     /// hyper does not ask a body that says it is at its end; that is no client that left.
     fn drop(&mut self) {
-        if self.first.is_empty() && self.rest.as_ref().is_none_or(Body::is_end_stream) {
+        if let Some(why) = self.broken {
+            self.cut(why);
+        } else if self.first.is_empty() && self.rest.as_ref().is_none_or(Body::is_end_stream) {
             self.over();
         }
     }

@@ -1,6 +1,7 @@
 //! One attempt: a connection, the request as this provider wants it, the answer's head in time.
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
@@ -19,7 +20,7 @@ use crate::clock;
 use crate::policy::model::Timeouts;
 use crate::resilience::outcome::Class;
 use crate::snapshot::{Candidate, Route};
-use crate::upstream::{AnswerBody, Connection, ExchangeError, Outgoing, SendError};
+use crate::upstream::{AnswerBody, Connection, DialError, ExchangeError, Outgoing, SendError};
 
 impl Ask {
     /// Makes one attempt at a pick, or at one that connects sooner.
@@ -65,11 +66,11 @@ impl Ask {
         let cut = self.another_is_left(route, &pick);
         request.elsewhere = cut;
         let head = |out: &mut Vec<u8>| {
-            let provider = &candidate.provider.policy;
             headers::write_line(out, &self.method, &target);
-            let (address, credential) = (&candidate.address, pick.credential);
-            headers::write(out, &self.headers, provider, address, credential);
+            let provider = &candidate.provider.policy;
+            headers::write(out, &self.headers, provider, &candidate.address, pick.credential);
         };
+        let (reused, peer) = (connection.reused(), connection.peer());
         let sending = connection.send(request, head);
         let by = self.by(sent, timeouts.headers, cut);
         match self.head(sending, by, &timeouts).await {
@@ -85,7 +86,7 @@ impl Ask {
             }
             Some(Err(SendError::Unsent(body, _))) => {
                 self.payload.put_back(body, &candidate.provider.policy);
-                Err(pick)
+                if reused { Err(pick) } else { Ok(self.closed_at_once(route, pick, peer)) }
             }
             Some(Err(SendError::Failed(error))) => {
                 let problem = self.broken(candidate, &error);
@@ -98,6 +99,19 @@ impl Ask {
                 Ok(self.lost(route, pick, problem))
             }
         }
+    }
+
+    /// An endpoint that takes connections and closes them is as good as unreachable.
+    fn closed_at_once(
+        &mut self,
+        route: &Route,
+        pick: Box<Pick>,
+        peer: Option<SocketAddr>,
+    ) -> Tried {
+        let candidate = Self::candidate(route, pick.tier, pick.index);
+        let error = DialError::closed(&candidate.address.policy.url.host, peer);
+        let problem = self.unreachable(route, pick, &error);
+        Tried::Failed(Class::Unsent, AtHand::Ours(problem))
     }
 
     /// The request's target and body as the provider wants them.

@@ -100,7 +100,12 @@ impl Ask {
     }
 
     /// Tells of an attempt whose endpoint could not be reached.
-    fn unreachable(&mut self, route: &Route, mut pick: Box<Pick>, error: &DialError) -> Problem {
+    pub fn unreachable(
+        &mut self,
+        route: &Route,
+        mut pick: Box<Pick>,
+        error: &DialError,
+    ) -> Problem {
         let now = clock::now();
         let candidate = Self::candidate(route, pick.tier, pick.index);
         let took = now.saturating_duration_since(pick.started);

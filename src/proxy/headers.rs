@@ -136,6 +136,33 @@ pub fn prepare(headers: &mut HeaderMap, upgrade: bool, ours: bool) {
     }
 }
 
+/// Names that a provider's rules decide, so that a trailer may not.
+pub fn decided(provider: &model::Provider) -> Vec<HeaderName> {
+    let credentials = provider.addresses.iter().filter_map(|address| match &address.auth {
+        Auth::Credentials(all) => Some(all.iter().map(|credential| credential.header.clone())),
+        Auth::None | Auth::Passthrough => None,
+    });
+    let set = provider.set_headers.iter().map(|(name, _)| name.clone());
+    credentials.flatten().chain(set).chain(provider.remove_headers.iter().cloned()).collect()
+}
+
+/// A request's trailers without what frames or routes a message, without credentials and what is
+/// ours (RFC 9110, 6.5.1), and without what is `decided`.
+pub fn trailers(trailers: HeaderMap, decided: &[HeaderName]) -> HeaderMap {
+    let ends_here = |name: &HeaderName| {
+        FRAMES.contains(name)
+            || HOP.contains(name)
+            || CREDENTIALS.contains(name)
+            || is_ours(name)
+            || decided.contains(name)
+    };
+    let mut kept = HeaderMap::with_capacity(trailers.len());
+    for (name, value) in trailers.iter().filter(|(name, _)| !ends_here(name)) {
+        kept.append(name.clone(), value.clone());
+    }
+    kept
+}
+
 pub fn is_ours(name: &HeaderName) -> bool {
     name.as_str().starts_with("x-outrigger-")
 }

@@ -17,6 +17,7 @@ use hyper::body::Incoming;
 use super::client_io;
 use super::deadline::{Passed, Timer};
 use super::error::{Kind, Problem};
+use super::headers;
 use super::json;
 use super::rewrite;
 use super::upload::{OnceBody, Upload};
@@ -198,7 +199,8 @@ impl Payload {
                     let bytes = rewrite::model(bytes, at, name, provider);
                     first[0] = Frame::data(bytes);
                 }
-                Ok(ReqBody::stream(OnceBody::new(first, rest, upload, idle, _room)))
+                let decided = headers::decided(provider);
+                Ok(ReqBody::stream(OnceBody::new(first, rest, upload, decided, idle, _room)))
             }
         }
     }

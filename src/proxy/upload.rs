@@ -10,11 +10,13 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use http::HeaderName;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Sleep;
 
 use super::error::Kind;
+use super::headers;
 use crate::clock;
 use crate::live::buffers::Reservation;
 use crate::upstream::BoxError;
@@ -55,6 +57,8 @@ pub struct OnceBody {
     first: VecDeque<Frame<Bytes>>,
     rest: Option<Incoming>,
     upload: Rc<Upload>,
+    /// Names that may not come in a trailer.
+    decided: Vec<HeaderName>,
     idle: Duration,
     timer: Option<Pin<Box<Sleep>>>,
     _room: Reservation,
@@ -66,10 +70,22 @@ impl OnceBody {
         first: VecDeque<Frame<Bytes>>,
         rest: Option<Incoming>,
         upload: Rc<Upload>,
+        decided: Vec<HeaderName>,
         idle: Duration,
         room: Reservation,
     ) -> Self {
-        OnceBody { first, rest, upload, idle, timer: None, _room: room }
+        OnceBody { first, rest, upload, decided, idle, timer: None, _room: room }
+    }
+
+    fn passed(&mut self, frame: Frame<Bytes>) -> Frame<Bytes> {
+        self.upload.moved(frame.data_ref().map_or(0, |data| data.len() as u64));
+        match frame.into_trailers() {
+            Ok(trailers) => {
+                self.upload.whole.set(true);
+                Frame::trailers(headers::trailers(trailers, &self.decided))
+            }
+            Err(frame) => frame,
+        }
     }
 }
 
@@ -83,8 +99,7 @@ impl Body for OnceBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = &mut *self;
         if let Some(frame) = this.first.pop_front() {
-            this.upload.moved(frame.data_ref().map_or(0, |data| data.len() as u64));
-            return Poll::Ready(Some(Ok(frame)));
+            return Poll::Ready(Some(Ok(this.passed(frame))));
         }
         let Some(rest) = this.rest.as_mut() else {
             this.upload.whole.set(true);
@@ -93,8 +108,7 @@ impl Body for OnceBody {
         match Pin::new(rest).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 this.timer = None;
-                this.upload.moved(frame.data_ref().map_or(0, |data| data.len() as u64));
-                Poll::Ready(Some(Ok(frame)))
+                Poll::Ready(Some(Ok(this.passed(frame))))
             }
             Poll::Ready(Some(Err(error))) => {
                 this.upload.broken.set(Some(Kind::RequestBroken));

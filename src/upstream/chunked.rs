@@ -129,7 +129,10 @@ impl Chunked {
         let malformed = || ExchangeError::Malformed("a trailer");
         let parsed =
             httparse::parse_headers(&self.trailers, &mut lines).map_err(|_| malformed())?;
-        let httparse::Status::Complete((_, lines)) = parsed else { return Err(malformed()) };
+        let httparse::Status::Complete((end, lines)) = parsed else { return Err(malformed()) };
+        if end != self.trailers.len() {
+            return Err(malformed());
+        }
         let mut trailers = HeaderMap::with_capacity(lines.len());
         for line in lines {
             let name = HeaderName::from_bytes(line.name.as_bytes()).map_err(|_| malformed())?;
@@ -203,6 +206,7 @@ mod tests {
             "1;a\na\r\n",
             "11111111111111111\r\n",
             "1\r\na\r0\r\n",
+            "0\r\nx: y\n\nHTTP/1.1 200 OK\r\n\r\n",
         ] {
             assert!(read(text.as_bytes(), &[]).is_err(), "{text:?}");
         }

@@ -31,6 +31,8 @@ use super::wire::{Stream, Wire};
 const ROUND_TRIPS: u32 = 4;
 const UNACKNOWLEDGED: (Duration, Duration) = (Duration::from_millis(350), Duration::from_secs(5));
 
+const FIRST_WINDOW: u64 = 16 * 1024;
+
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
 /// An open connection, for one request; unused, it goes to its pool when it is dropped.
@@ -114,7 +116,10 @@ impl Connection {
             unreachable!("a connection has its link until it is used");
         };
         let asked = Asked { head: request.head, upgrade: request.upgrade };
-        link.gives_up(request.elsewhere);
+        // A peer that reads slowly closes its window, which the kernel takes for silence: only what
+        // fits the first window shows that nobody is there.
+        let short = request.body.size_hint().upper().is_some_and(|size| size <= FIRST_WINDOW);
+        link.gives_up(request.elsewhere && short && !request.upgrade);
         // Heard of since it was chosen: writing would hide that nothing was sent.
         let ended = link.has_ended();
         link.exchange.start(head, request.body, asked, request.sized);
@@ -179,7 +184,9 @@ fn granted(headers: &HeaderMap) -> Option<Duration> {
 impl AnswerBody {
     /// After a 101: the connection itself.
     pub fn into_tunnel(mut self) -> Option<Tunnel> {
-        let Link { exchange, place, .. } = *self.link.take()?;
+        let mut link = self.link.take()?;
+        link.gives_up(false);
+        let Link { exchange, place, .. } = *link;
         let (stream, first) = exchange.into_stream();
         Some(Tunnel { stream, first, _place: place })
     }
@@ -243,7 +250,7 @@ impl Link {
 
     /// To the pool, if it can take another request; else it is closed.
     fn put_back(mut self: Box<Self>) {
-        if self.exchange.is_reusable() {
+        if self.exchange.is_reusable() && !self.exchange.holds_more() {
             self.exchange.rest();
             Place::pool(&self.place).put_back(self);
         }

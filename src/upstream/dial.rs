@@ -42,6 +42,15 @@ pub enum DialError {
     Stopped,
 }
 
+impl DialError {
+    /// A connection that was made, and closed before anything was sent.
+    pub fn closed(host: &str, peer: Option<SocketAddr>) -> Self {
+        let address = peer.unwrap_or_else(|| SocketAddr::from(([0; 4], 0)));
+        let reason = "it closed the connection at once".to_owned();
+        DialError::Connect { host: host.to_owned(), address, reason }
+    }
+}
+
 /// What a dial is waiting for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {

@@ -79,7 +79,9 @@ enum Reading {
     ToClose,
     /// The body was read to its end.
     Over(Keep),
-    /// Another protocol's from here on, or of no use.
+    /// It broke before its end.
+    Broken,
+    /// Another protocol's from here on, or closed at its end.
     Ended,
 }
 
@@ -131,6 +133,10 @@ impl Exchange {
                 self.front = rest;
                 if head.parts.status.is_informational() && head.framing != Framing::Switched {
                     continue;
+                }
+                if head.framing == Framing::Switched && !self.upload.is_over() {
+                    let early = "a switch of protocols before the request was whole";
+                    return Poll::Ready(Err(ExchangeError::Malformed(early)));
                 }
                 let keep = Keep(head.keep);
                 self.reading = match head.framing {
@@ -185,7 +191,7 @@ impl Exchange {
         match self.reading {
             Reading::Length(left, _) => Some(left),
             Reading::Over(_) | Reading::Ended | Reading::Idle => Some(0),
-            Reading::Chunks(..) | Reading::ToClose | Reading::Head(_) => None,
+            Reading::Chunks(..) | Reading::ToClose | Reading::Head(_) | Reading::Broken => None,
         }
     }
 
@@ -196,6 +202,12 @@ impl Exchange {
             Reading::Over(Keep(keep)) => keep && self.upload.is_over() && self.front.is_empty(),
             _ => false,
         }
+    }
+
+    /// TLS reads ahead: whether it holds more than the answer, or has seen the end, which no look at the
+    /// socket would tell. No system call.
+    pub(super) fn holds_more(&mut self) -> bool {
+        matches!(self.stream, Stream::Tls(_)) && self.has_spoken()
     }
 
     /// Between two requests: little memory is kept.
@@ -266,6 +278,7 @@ impl Exchange {
         match &mut self.reading {
             Reading::Over(_) | Reading::Ended | Reading::Idle => Ok(Some(Heard::End)),
             Reading::Head(_) => Err(ExchangeError::Closed),
+            Reading::Broken => Err(ExchangeError::Cut),
             _ if self.front.is_empty() => Ok(None),
             Reading::ToClose => Ok(Some(Heard::data(std::mem::take(&mut self.front)))),
             Reading::Length(left, keep) => {
@@ -295,7 +308,7 @@ impl Exchange {
     }
 
     fn fail<T>(&mut self, error: ExchangeError) -> Poll<Option<Result<T, ExchangeError>>> {
-        self.reading = Reading::Ended;
+        self.reading = Reading::Broken;
         Poll::Ready(Some(Err(error)))
     }
 }

@@ -380,3 +380,14 @@ fn a_pool_survives_a_reload_that_changes_only_its_limits() {
         assert!(pools.idle(&after, clock::now()).is_some());
     });
 }
+
+#[test]
+fn an_endpoint_that_closes_at_once_is_told_as_not_reused() {
+    worker(async {
+        let (address, _) = origin(|stream| async move { drop(stream) }).await;
+        let mut connection = dialled(&target(address, 1)).await.expect("a connection");
+        until(|| connection.is_closed()).await;
+        assert!(!connection.reused());
+        assert!(matches!(connection.send(get(), line).await, Err(SendError::Unsent(..))));
+    });
+}

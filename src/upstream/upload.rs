@@ -136,6 +136,8 @@ impl Upload {
                 return Poll::Ready(Ok(()));
             }
             if let Err(error) = ready!(self.poll_written(stream, cx)) {
+                // TLS may have sent a part of what it did not take.
+                self.begun |= matches!(stream, Stream::Tls(_));
                 self.broken = Some(error);
                 continue;
             }
