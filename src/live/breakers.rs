@@ -1,6 +1,6 @@
 //! One breaker of the running process: the pure rule behind a lock, an atomic in front of it.
 //!
-//! Choosing among candidates reads `ramping_or_open`: a closed breaker at full traffic, which is
+//! Choosing among candidates reads `restrains`: a closed breaker at full traffic, which is
 //! nearly always so, costs one load. Everything else takes the lock for a few instructions.
 //! Transitions are counted, logged and kept as events here, so that the rule itself stays silent.
 

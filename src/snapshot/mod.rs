@@ -106,9 +106,7 @@ impl Snapshot {
     ) -> Option<&Arc<Route>> {
         self.routes.iter().find(|route| route.policy.matcher.matches(method, host, path, headers))
     }
-}
 
-impl Snapshot {
     /// What has a name here.
     pub fn known(&self) -> Known<'_> {
         let addresses = self.providers.iter().flat_map(|provider| {
@@ -129,9 +127,7 @@ impl Route {
         let labels = ReasonLabels { route: self.policy.name.clone(), reason };
         metrics.unbuffered.with(&labels).inc();
     }
-}
 
-impl Route {
     /// Counts a failed attempt that nothing followed, by what forbade it.
     pub fn not_repeated(&self, metrics: &Metrics, reason: &'static str) {
         let labels = ReasonLabels { route: self.policy.name.clone(), reason };

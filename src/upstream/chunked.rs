@@ -3,6 +3,8 @@
 //! Strict about what frames the message: a size is hexadecimal digits and nothing else, each line
 //! ends in CRLF. What a lax reader makes of another byte is how answers are smuggled.
 
+use std::io::Write;
+
 use bytes::{Buf, Bytes};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -145,7 +147,8 @@ impl Chunked {
 
 /// The line before a chunk's data.
 pub(super) fn write_size(out: &mut Vec<u8>, size: usize) {
-    out.extend_from_slice(format!("{size:x}\r\n").as_bytes());
+    // Into memory, which takes everything.
+    let _ = write!(out, "{size:x}\r\n");
 }
 
 /// The last chunk, with the trailers that there are.

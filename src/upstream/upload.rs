@@ -3,7 +3,7 @@
 //! A body that is known in full goes with the head in one piece. One that still arrives is framed by
 //! its length where it has one, else in chunks.
 
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, Write};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -79,17 +79,8 @@ impl Upload {
 
     fn end_head(&mut self, length: Option<u64>) {
         if let Some(length) = length {
-            self.out.extend_from_slice(b"content-length: ");
-            let mut digits = [0; 20];
-            let mut at = digits.len();
-            let mut rest = length;
-            while rest > 0 || at == digits.len() {
-                at -= 1;
-                digits[at] = b'0' + (rest % 10) as u8;
-                rest /= 10;
-            }
-            self.out.extend_from_slice(&digits[at..]);
-            self.out.extend_from_slice(b"\r\n");
+            // Into memory, which takes everything.
+            let _ = write!(self.out, "content-length: {length}\r\n");
         }
         self.out.extend_from_slice(b"\r\n");
     }
@@ -115,7 +106,6 @@ impl Upload {
 
     /// Lets go of the request.
     pub(super) fn rest(&mut self) {
-        self.whole = Bytes::new();
         if self.out.capacity() > KEPT {
             self.out = Vec::new();
         }
@@ -220,6 +210,8 @@ impl Upload {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.begun = true;
+            // It cannot come back, and a long answer must not keep it.
+            self.whole = Bytes::new();
             let of_out = count.min(out.len());
             self.written += of_out;
             self.tail.advance(count - of_out);
