@@ -14,6 +14,7 @@
 //! | 4 | [`snapshot`] | policy to snapshot, swap, watch |
 //! | 3 | [`live`] | state that outlives a reload |
 //! | 3 | [`upstream`] | names to addresses, connections, TLS, pools |
+//! | 2 | [`stream`] | what an answer's bytes mean: events, ends, usage; joining |
 //! | 2 | [`telemetry`] | metric handles, logs, events |
 //! | 1 | [`policy`] | text in, a valid policy or every problem out |
 //! | 1 | [`clock`] | now and chance; nothing else may read either |
@@ -31,5 +32,6 @@ pub mod policy;
 pub mod proxy;
 pub mod resilience;
 pub mod snapshot;
+pub mod stream;
 pub mod telemetry;
 pub mod upstream;

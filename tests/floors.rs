@@ -20,7 +20,7 @@ mod support {
 }
 
 /// Module of the crate, and its floor.
-const FLOORS: [(&str, u8); 18] = [
+const FLOORS: [(&str, u8); 19] = [
     ("main", 9),
     ("cli", 9),
     ("app", 8),
@@ -34,6 +34,7 @@ const FLOORS: [(&str, u8); 18] = [
     ("upstream", 3),
     ("cache", 3),
     ("store", 2),
+    ("stream", 2),
     ("telemetry", 2),
     ("policy", 1),
     ("clock", 1),
@@ -43,13 +44,14 @@ const FLOORS: [(&str, u8); 18] = [
 ];
 
 /// What may stand at the top of the repository, beside dot-files.
-const TOP: [&str; 14] = [
+const TOP: [&str; 15] = [
     "Cargo.toml",
     "Cargo.lock",
     "src",
     "benches",
     "policies",
     "examples",
+    "fuzz",
     "tests",
     "packaging",
     "systemd",

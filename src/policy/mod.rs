@@ -9,6 +9,7 @@
 //!
 //! A problem in one step does not hide those of the next, except where they would follow from it.
 
+mod answers;
 mod check;
 mod credentials;
 pub mod diff;

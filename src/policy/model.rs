@@ -10,13 +10,18 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, Method};
 use regex_lite::Regex;
 
+pub use super::answers::{
+    BodyCheck, Buffer, ClassifyRule, Commit, Mark, OnCut, Price, Stream, Usage,
+};
 use super::matching::{HeaderMatch, HostPattern, PathPattern};
 use super::pointer::Pointer;
 use crate::resilience::backoff::BackoffPolicy;
 use crate::resilience::balancer::Balance;
 use crate::resilience::breaker::BreakerPolicy;
 use crate::resilience::budget::BudgetPolicy;
-use crate::resilience::outcome::{Class, ClassSet, Idempotence};
+use crate::resilience::hedge::HedgePolicy;
+use crate::resilience::outcome::{ClassSet, Idempotence};
+use crate::resilience::spend::SpendPolicy;
 
 /// Everything that the files say, merged and checked.
 #[derive(Clone, Debug)]
@@ -102,6 +107,10 @@ pub struct Provider {
     /// This provider's own retry policy; stands over the route's.
     pub retry: Option<Retry>,
     pub classify: Vec<ClassifyRule>,
+    /// Models, as this provider calls them, that continue a last message of the assistant's.
+    pub prefill: Vec<String>,
+    pub usage: Usage,
+    pub price: Option<Price>,
 }
 
 /// Where a provider can be reached. Its name is part of the keys of live state.
@@ -209,22 +218,16 @@ pub struct Retry {
     pub retry_on: ClassSet,
     pub respect_retry_after: bool,
     pub budget: BudgetPolicy,
+    /// What repeats and hedges may cost; `None`: they are not stopped by it.
+    pub cost: Option<Cost>,
 }
 
-#[derive(Clone, Debug)]
-pub struct ClassifyRule {
-    /// Empty: any status.
-    pub status: Vec<u16>,
-    /// All must match; a value that is not a string is matched by its JSON text.
-    pub json: Vec<(Pointer, Regex)>,
-    pub body: Option<BodyCheck>,
-    pub class: Class,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BodyCheck {
-    Empty,
-    InvalidJson,
+/// A bound on what repeats cost.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Cost {
+    pub policy: SpendPolicy,
+    /// Three capital letters (ISO 4217).
+    pub currency: String,
 }
 
 #[derive(Clone, Debug)]
@@ -244,6 +247,17 @@ pub struct Route {
     /// Bytes.
     pub replay: u64,
     pub allow_override: AllowOverride,
+    pub stream: Stream,
+    pub hedge: Option<HedgePolicy>,
+    pub affinity: Option<Affinity>,
+}
+
+/// Requests with the same value of a header go to the same address, while it can be asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Affinity {
+    pub header: HeaderName,
+    /// Since it was asked last.
+    pub ttl: Duration,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

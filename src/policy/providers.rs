@@ -13,6 +13,7 @@ use super::check::{Check, DAY, MS};
 use super::forms::At;
 use super::model::{
     Address, Auth, Capacity, ClassifyRule, ClientTls, ForwardProxy, Provider, Rewrite, Timeouts,
+    Usage,
 };
 use super::pointer::Pointer;
 use super::raw::{
@@ -64,6 +65,9 @@ impl Check<'_> {
             capacity: self.capacity(raw.capacity.as_ref().map(|at| &at.value)),
             breaker,
             retry: rules.retry(self, &raw.retry),
+            prefill: Vec::new(),
+            usage: Usage::default(),
+            price: None,
             classify: raw
                 .classify
                 .as_ref()
@@ -342,6 +346,7 @@ impl Check<'_> {
                 at.0.iter().map(|at| self.count(&Some(*at), 200, 100..=599)).collect()
             }),
             json,
+            event: Vec::new(),
             body: at.body.map(|at| at.value.0),
             class: at.class.map_or(Class::Failure, |at| at.value.0),
         }

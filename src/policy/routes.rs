@@ -13,7 +13,7 @@ use http::Method;
 use super::check::{Check, DAY, MS};
 use super::forms::{At, TextOr};
 use super::matching::{HeaderMatch, HostPattern, PathPattern};
-use super::model::{AllowOverride, Auth, Match, Route, Weighted};
+use super::model::{AllowOverride, Auth, Match, Route, Stream, Weighted};
 use super::providers::Checked;
 use super::raw::{RawHeaderMatch, RawMatch, RawRoute, RawWeighted};
 use super::rules::{Rules, refers_to_nothing};
@@ -59,6 +59,9 @@ impl Check<'_> {
                 .unwrap_or_else(|| known.rules.retries["default"].clone()),
             replay: self.size(&raw.replay, 1 << 20, 0..=1 << 30),
             allow_override: allow_override(raw),
+            stream: Stream::default(),
+            hedge: None,
+            affinity: None,
         }
     }
 

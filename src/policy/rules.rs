@@ -102,6 +102,7 @@ fn never() -> Retry {
         retry_on: ClassSet::of(&[]),
         respect_retry_after: true,
         budget: BudgetPolicy { ratio: 0.2, min_per_second: 1.0, window: 10 * SECOND },
+        cost: None,
     }
 }
 
@@ -142,6 +143,7 @@ impl Check<'_> {
             },
             respect_retry_after: raw.respect_retry_after.is_none_or(|at| at.value),
             budget: self.budget(raw.budget.as_ref().map(|at| &at.value)),
+            cost: None,
         }
     }
 

@@ -91,7 +91,13 @@ mod tests {
     ) -> ClassifyRule {
         let json =
             json.map(|(p, r)| (Pointer::parse(p).expect("pointer"), Regex::new(r).expect("regex")));
-        ClassifyRule { status: vec![status], json: json.into_iter().collect(), body, class }
+        ClassifyRule {
+            status: vec![status],
+            json: json.into_iter().collect(),
+            event: Vec::new(),
+            body,
+            class,
+        }
     }
 
     #[test]

@@ -8,15 +8,17 @@
 //! - what an attempt taught us: [`outcome`]
 //! - may it go there: [`breaker`], [`hold`]; how fast after a pause: [`ramp`]
 //! - where should it go: [`balancer`], by what [`latency`] remembers
-//! - may it go again, and when: [`budget`], [`backoff`]
+//! - may it go again, and when: [`budget`], [`backoff`], [`hedge`]; at what cost: [`spend`]
 //! - counting over time: [`window`]
 
 pub mod backoff;
 pub mod balancer;
 pub mod breaker;
 pub mod budget;
+pub mod hedge;
 pub mod hold;
 pub mod latency;
 pub mod outcome;
 pub mod ramp;
+pub mod spend;
 pub mod window;
