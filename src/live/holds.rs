@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::lock;
 use crate::clock;
-use crate::resilience::hold::Hold;
+use crate::resilience::hold::{Cause, Hold};
 
 #[derive(Debug)]
 pub struct HoldCell {
@@ -65,6 +65,11 @@ impl HoldCell {
             return;
         }
         lock(&self.rule).success(now);
+    }
+
+    /// Nobody knows whether it helps to wait: the provider said no time.
+    pub fn is_guess(&self) -> bool {
+        lock(&self.rule).cause() == Some(Cause::Unsaid)
     }
 
     pub fn until(&self) -> Option<Instant> {

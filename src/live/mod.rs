@@ -12,6 +12,7 @@ pub mod breakers;
 pub mod buffers;
 pub mod by_hand;
 pub mod holds;
+pub mod ledger;
 pub mod permit;
 pub mod provider;
 pub mod registry;

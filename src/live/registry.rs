@@ -8,6 +8,7 @@ use super::address::AddressLive;
 use super::breakers::{BreakerCell, Key};
 use super::buffers::Buffers;
 use super::holds::HoldCell;
+use super::ledger::Ledger;
 use super::lock;
 use super::provider::ProviderLive;
 use super::route::RouteLive;
@@ -28,6 +29,7 @@ pub struct Live {
     breakers: Named<Key, BreakerCell>,
     holds: Named<String, HoldCell>,
     routes: Named<String, RouteLive>,
+    ledgers: Named<(String, String), Ledger>,
 }
 
 type Named<K, V> = Mutex<HashMap<K, Arc<V>>>;
@@ -70,6 +72,7 @@ impl Live {
             breakers: Mutex::default(),
             holds: Mutex::default(),
             routes: Mutex::default(),
+            ledgers: Mutex::default(),
         }
     }
 
@@ -97,6 +100,12 @@ impl Live {
         named(&self.routes, name.to_owned(), || RouteLive::new(budget), |cell| cell.retune(budget))
     }
 
+    /// Of a route's answers from a provider.
+    pub fn ledger(&self, route: &str, provider: &str) -> Arc<Ledger> {
+        let key = (route.to_owned(), provider.to_owned());
+        named(&self.ledgers, key, || Ledger::new(route, provider, &self.metrics), |_| ())
+    }
+
     /// Lets go of what no snapshot uses any longer.
     pub fn forget_unused(&self) {
         forget_unused(&self.providers);
@@ -104,6 +113,7 @@ impl Live {
         forget_unused(&self.breakers);
         forget_unused(&self.holds);
         forget_unused(&self.routes);
+        forget_unused(&self.ledgers);
     }
 
     /// Every breaker, ordered by its key.

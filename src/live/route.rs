@@ -38,6 +38,24 @@ impl RouteLive {
         lock(&self.budget).balance(now)
     }
 
+    // stubs
+    pub fn hedge_delay(&self, _now: Instant) -> Option<std::time::Duration> {
+        None
+    }
+    pub fn hedge_first(&self, _now: Instant) {}
+    pub fn hedge_sample(&self, _took: std::time::Duration, _now: Instant) {}
+    pub fn hedge_spend(&self, _now: Instant) -> bool {
+        false
+    }
+    pub fn may_spend(&self, _now: Instant) -> bool {
+        true
+    }
+    pub fn sticky(&self, _key: &[u8], _now: Instant) -> Option<u32> {
+        None
+    }
+    pub fn stick(&self, _key: &[u8], _id: u32, _now: Instant) {}
+    pub fn spent(&self, _cost: f64, _now: Instant) {}
+
     /// The balancer's choice among the candidates of a tier.
     pub fn pick(
         &self,

@@ -285,6 +285,20 @@ pub struct AllowOverride {
     pub idempotent: bool,
 }
 
+impl Provider {
+    /// Something of this policy depends on what is in this provider's answers, so that they may not
+    /// come compressed.
+    pub fn reads_answers(&self) -> bool {
+        let reads = |rule: &ClassifyRule| {
+            rule.body.is_some() || !(rule.json.is_empty() && rule.event.is_empty())
+        };
+        self.price.is_some()
+            || self.usage != Usage::default()
+            || !self.prefill.is_empty()
+            || self.classify.iter().any(reads)
+    }
+}
+
 impl Rewrite {
     pub fn changes_body(&self) -> bool {
         !(self.set.is_empty() && self.remove.is_empty())

@@ -81,7 +81,7 @@ impl Ask {
                     deadline: self.deadline,
                 };
                 let took = clock::since(sent);
-                let answer = Answer { head, body, pick, took, limits };
+                let answer = Answer::new(head, body, pick, took, limits, self.reservation());
                 Ok(self.answered(route, answer).await)
             }
             Some(Err(SendError::Unsent(body, _))) => {
@@ -153,7 +153,7 @@ impl Ask {
         let mut sending = pin!(sending);
         let upload = self.payload.upload();
         loop {
-            if let Ok(sent) = self.client.timer.until(by, sending.as_mut()).await {
+            if let Ok(sent) = self.timer.until(by, sending.as_mut()).await {
                 return Some(sent);
             }
             let upload = upload?;

@@ -8,8 +8,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::report::Bill;
 use super::request::{Again, Ask, Circuits};
 use crate::clock;
+use crate::live::ledger::Turn;
 use crate::live::permit::{Flight, Permit};
 use crate::resilience::balancer;
 use crate::resilience::breaker::{Rejection, Why};
@@ -24,6 +26,7 @@ pub struct Pick {
     pub tier: usize,
     pub index: usize,
     pub credential: usize,
+    pub turn: Turn,
     pub permit: Permit,
     pub flight: Flight,
     pub started: Instant,
@@ -40,6 +43,8 @@ pub struct Blocked {
     pub open: Option<Duration>,
     /// A hold is in the way of one.
     pub held: bool,
+    /// The shortest wait is a guess of ours: the provider said no time.
+    pub guess: bool,
     /// One was taken out by hand.
     pub drained: bool,
 }
@@ -79,8 +84,10 @@ impl Ask {
                 Err(why) => blocked.merge(why),
             }
         }
+        let mut known = self.known(route, candidates, eligible, now);
         while eligible != 0 {
-            let Some(index) = self.balanced(route, circuits, tier, eligible, now) else { break };
+            let balanced = || self.balanced(route, circuits, tier, eligible, now);
+            let Some(index) = known.take().or_else(balanced) else { break };
             match self.take(&candidates[index], &circuits[index], tier, index, among, now) {
                 Ok(pick) => return Ok(pick),
                 Err(why) => blocked.merge(why),
@@ -88,6 +95,19 @@ impl Ask {
             eligible &= !(1 << index);
         }
         Err(blocked)
+    }
+
+    /// The one that this request's session went to last (`affinity`).
+    fn known(
+        &self,
+        route: &Route,
+        candidates: &[Candidate],
+        eligible: u64,
+        now: Instant,
+    ) -> Option<usize> {
+        let id = route.live.sticky(self.session.as_deref()?, now)?;
+        let same = |(i, c): &(usize, &Candidate)| eligible & (1 << i) != 0 && c.address.id == id;
+        candidates.iter().enumerate().take(CANDIDATES).find(same).map(|(index, _)| index)
     }
 
     fn balanced(
@@ -154,6 +174,9 @@ impl Ask {
         if self.tries.only.is_some_and(|only| only != provider_id(candidate)) {
             return Err(Blocked::default());
         }
+        if self.tries.beside == Some((tier, index)) || !self.can_go_on(candidate) {
+            return Err(Blocked::default());
+        }
         if candidate.provider.live.is_drained(now) {
             return Err(Blocked { drained: true, ..Blocked::default() });
         }
@@ -199,7 +222,10 @@ impl Ask {
         };
         match held.max(wait) {
             None => Ok(()),
-            wait => Err(Blocked { wait, held: held.is_some(), ..Blocked::default() }),
+            wait => {
+                let guess = held.is_some() && circuit.holds[credential].is_guess();
+                Err(Blocked { wait, held: held.is_some(), guess, ..Blocked::default() })
+            }
         }
     }
 
@@ -230,7 +256,21 @@ impl Ask {
             Some(cell) => Some((Arc::clone(cell), cell.admit(now).map_err(Blocked::by)?)),
         };
         let permit = Permit::new(breaker, Some(Arc::clone(hold)));
-        Ok(Box::new(Pick { tier, index, credential, permit, flight, started: now }))
+        Ok(Box::new(Pick {
+            tier,
+            index,
+            credential,
+            turn: self.turn(),
+            permit,
+            flight,
+            started: now,
+        }))
+    }
+}
+
+impl Pick {
+    pub fn bill(&self) -> Bill {
+        Bill { tier: self.tier, index: self.index, turn: self.turn }
     }
 }
 
@@ -254,6 +294,9 @@ impl Blocked {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         };
+        if other.wait.is_some_and(|wait| self.wait.is_none_or(|own| wait < own)) {
+            self.guess = other.guess;
+        }
         self.wait = sooner(self.wait, other.wait);
         self.open = sooner(self.open, other.open);
         self.room |= other.room;

@@ -5,6 +5,7 @@
 
 use serde_json::Value;
 
+use super::nature::Nature;
 use crate::policy::model::{BodyCheck, ClassifyRule};
 use crate::policy::pointer::Pointer;
 use crate::resilience::outcome::Class;
@@ -16,12 +17,13 @@ pub struct Head {
     pub has_retry_after: bool,
     /// The credential that was sent is ours.
     pub our_credential: bool,
+    pub nature: Nature,
 }
 
 impl Head {
     /// The class, where the body has no say in it.
     pub fn class(self, rules: &[ClassifyRule]) -> Option<Class> {
-        match rules.iter().find(|rule| rule.is_for(self.status)) {
+        match rules.iter().find(|rule| self.is_subject_to(rule)) {
             Some(rule) if rule.json.is_empty() && rule.body.is_none() => Some(rule.class),
             Some(_) => None,
             None => Some(self.built_in()),
@@ -40,11 +42,23 @@ impl Head {
             };
             by_body && (rule.json.is_empty() || json().is_some_and(|value| holds(rule, &value)))
         };
-        let mut for_status = rules.iter().filter(|rule| rule.is_for(self.status));
+        let mut for_status = rules.iter().filter(|rule| self.is_subject_to(rule));
         for_status.find(matches).map_or_else(|| self.built_in(), |rule| rule.class)
     }
 
-    fn built_in(self) -> Class {
+    /// A rule that looks into a body is for bodies that can be read, and are one document; rules for
+    /// events are the reader's (`stream/`).
+    fn is_subject_to(self, rule: &ClassifyRule) -> bool {
+        let readable = match rule.body {
+            _ if !rule.json.is_empty() => self.nature.is_document() && !self.nature.encoded,
+            None => true,
+            Some(BodyCheck::Empty) => self.nature.is_document(),
+            Some(BodyCheck::InvalidJson) => self.nature.is_document() && !self.nature.encoded,
+        };
+        rule.is_for(self.status) && rule.event.is_empty() && readable
+    }
+
+    pub fn built_in(self) -> Class {
         match Class::of_status(self.status, self.has_retry_after) {
             Class::Credential if !self.our_credential => Class::Success,
             class => class,
@@ -80,7 +94,7 @@ mod tests {
     use regex_lite::Regex;
 
     fn head(status: u16) -> Head {
-        Head { status, has_retry_after: false, our_credential: true }
+        Head { status, has_retry_after: false, our_credential: true, nature: Nature::default() }
     }
 
     fn rule(

@@ -60,7 +60,7 @@ pub struct Client {
     waker: RefCell<Option<Waker>>,
     tunnel: RefCell<Option<JoinHandle<()>>>,
     /// Of the request that is being served.
-    pub timer: Timer,
+    pub timer: Rc<Timer>,
 }
 
 /// What its worker wants of a connection.
@@ -133,7 +133,7 @@ impl Clients {
             wish: Cell::new(Wish::Serve),
             waker: RefCell::default(),
             tunnel: RefCell::default(),
-            timer: Timer::default(),
+            timer: Rc::default(),
         });
         let id = self.next.get();
         self.next.set(id + 1);

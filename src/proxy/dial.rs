@@ -58,7 +58,7 @@ impl Ask {
         loop {
             let deadline = self.deadline;
             let event = std::future::poll_fn(|cx| poll_dials(&mut dials, &mut timer, cx));
-            match self.client.timer.until(deadline, event).await.unwrap_or(Event::Deadline) {
+            match self.timer.until(deadline, event).await.unwrap_or(Event::Deadline) {
                 Event::Done(at, Ok(connection)) => {
                     let dial = dials.swap_remove(at);
                     self.leave_behind(route, dials);
@@ -155,6 +155,7 @@ impl Ask {
             status: 0,
             took,
             probe: pick.permit.is_probe(),
+            turn: pick.turn,
             error: Some(error),
         });
     }

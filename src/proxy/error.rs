@@ -311,7 +311,7 @@ impl fmt::Display for Problem {
     }
 }
 
-const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
+pub const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 
 #[cfg(test)]
 mod tests {

@@ -1,5 +1,5 @@
-//! An answer's body before the commit: taken in whole where that is possible, so that an answer
-//! which breaks in its middle can still be another provider's.
+//! An answer's body before the commit: taken in as far as the route's `commit` says, so that an
+//! answer which breaks until then, or turns out to be an error, can still be another provider's.
 //!
 //! What may be withheld is bounded in bytes, frames and time, and by `server.buffered` over all
 //! requests; past any of these the answer commits with what is here.
@@ -13,28 +13,42 @@ use http_body::{Body, Frame};
 use super::deadline::{Passed, Timer};
 use crate::clock;
 use crate::live::buffers::Reservation;
+use crate::policy::model::Buffer;
+use crate::resilience::outcome::Class;
+use crate::stream::reader::{Ended, Reader};
 use crate::upstream::{AnswerBody, ExchangeError};
 
-/// What may be withheld before the commit.
+/// How much of a body is read before the commit.
 #[derive(Clone, Copy, Debug)]
-pub struct Bounds {
-    pub bytes: u64,
-    pub frames: usize,
-    pub time: Duration,
+pub struct Hold {
+    pub until: Until,
+    /// What may be withheld.
+    pub within: Buffer,
 }
 
-/// The answer's body within these is held until it is whole.
-pub const WHOLE: Bounds = Bounds { bytes: 1 << 20, frames: 64, time: Duration::from_secs(10) };
+/// What is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Until {
+    /// Anything.
+    Frame,
+    /// The first content of an event stream.
+    Content,
+    /// The end.
+    End,
+}
+
 /// An answer that will probably be thrown away for another attempt is waited for shortly.
-pub const REFUSED: Bounds = Bounds { bytes: 64 << 10, frames: 64, time: Duration::from_secs(1) };
+pub const REFUSED: Hold = Hold {
+    until: Until::End,
+    within: Buffer { bytes: 64 << 10, frames: 64, time: Duration::from_secs(1) },
+};
 /// A frame shorter than this is copied when it is held.
 const SMALL: usize = 4 << 10;
-/// Only the first frame is waited for.
-pub const FIRST: Bounds = Bounds { bytes: 0, frames: 0, time: Duration::MAX };
 
 /// When bytes have to come.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
+    /// Of an event stream: its first content.
     pub first_byte: Instant,
     pub idle: Duration,
     pub deadline: Instant,
@@ -47,6 +61,8 @@ pub enum Gathered {
     Whole(Bytes, Option<http::HeaderMap>),
     /// The beginning, to be followed by what the body still has.
     Part(VecDeque<Frame<Bytes>>),
+    /// An event says that it failed; the event is among these frames.
+    Error(Class, VecDeque<Frame<Bytes>>),
     /// It broke, or nothing came for too long.
     Cut(Cut),
 }
@@ -56,56 +72,120 @@ pub enum Gathered {
 pub enum Cut {
     Broken(ExchangeError),
     FirstByte,
+    Content,
     Idle,
     Deadline,
+    /// The event stream ended, but not as a whole one does.
+    Ended(Ended),
 }
 
-/// Reads until the body's end or one of the bounds.
+/// What was read so far.
+#[derive(Default)]
+struct Got {
+    frames: VecDeque<Frame<Bytes>>,
+    bytes: u64,
+    /// When the first of it came.
+    since: Option<Instant>,
+}
+
+/// Reads until what is waited for is there, the body ends, or one of the bounds.
 pub async fn gather(
     timer: &Timer,
     body: &mut AnswerBody,
-    bounds: Bounds,
+    hold: Hold,
     limits: Limits,
     room: &mut Reservation,
+    mut reader: Option<&mut Reader>,
 ) -> Gathered {
-    let mut frames = VecDeque::new();
-    let mut held = 0u64;
-    let mut hold_until = None;
+    let mut got = Got::default();
     loop {
         if body.is_end_stream() {
-            return whole(frames);
+            return got.ended(reader);
         }
-        let (limit, cut) = limits.next(frames.is_empty());
-        let patience = hold_until.filter(|at| *at < limit && !frames.is_empty());
+        let content = reader.as_ref().is_none_or(|reader| reader.ready());
+        let (limit, cut) = limits.next(got.since.is_some(), content);
+        let patience = got.since.and_then(|since| since.checked_add(hold.within.time));
+        let patience = patience.filter(|at| *at < limit);
         let frame = match timer.frame(body, patience.unwrap_or(limit)).await {
             Ok(Some(Ok(frame))) => frame,
             Ok(Some(Err(error))) => return Gathered::Cut(Cut::Broken(error)),
-            Ok(None) => return whole(frames),
-            Err(Passed) if patience.is_some() => return Gathered::Part(frames),
+            Ok(None) => return got.ended(reader),
+            Err(Passed) if patience.is_some() => return Gathered::Part(got.frames),
             Err(Passed) => return Gathered::Cut(cut),
         };
-        let size = frame.data_ref().map_or(0, |data| data.len() as u64);
-        if frames.is_empty() && body.is_end_stream() && frame.is_data() {
+        let last = body.is_end_stream();
+        if got.since.is_none() && last && frame.is_data() && reader.is_none() {
             return Gathered::Whole(frame.into_data().unwrap_or_default(), None);
         }
-        held += size;
-        let fits = held <= bounds.bytes && frames.len() < bounds.frames && room.grow(size);
-        frames.push_back(alone(frame));
-        hold_until = hold_until.or_else(|| clock::now().checked_add(bounds.time));
-        if !fits && !body.is_end_stream() {
-            return Gathered::Part(frames);
+        let size = match got.push(frame, reader.as_deref_mut()) {
+            Ok(size) => size,
+            Err(class) => return Gathered::Error(class, got.frames),
+        };
+        let enough = match hold.until {
+            Until::Frame => got.bytes > 0,
+            Until::Content => reader.as_ref().is_none_or(|reader| reader.ready()),
+            Until::End => false,
+        };
+        let fits = got.bytes <= hold.within.bytes && got.frames.len() < hold.within.frames;
+        if (enough || !fits || !room.grow(size)) && !last {
+            return Gathered::Part(got.frames);
         }
+    }
+}
+
+impl Got {
+    /// Keeps a frame: how much it is. An event of it that says that the answer failed: its class.
+    fn push(&mut self, frame: Frame<Bytes>, reader: Option<&mut Reader>) -> Result<u64, Class> {
+        if self.since.is_none() {
+            self.since = Some(clock::now());
+        }
+        let (frame, error) = match (reader, frame.into_data()) {
+            (None, Ok(data)) => (Frame::data(data), None),
+            (_, Err(trailers)) => (trailers, None),
+            (Some(reader), Ok(data)) => {
+                let taken = reader.take(data);
+                (Frame::data(taken.pass), taken.error)
+            }
+        };
+        let size = frame.data_ref().map_or(0, |data| data.len() as u64);
+        self.bytes += size;
+        if size > 0 || frame.is_trailers() {
+            self.frames.push_back(alone(frame));
+        }
+        match error {
+            None => Ok(size),
+            Some(error) => {
+                self.frames.push_back(Frame::data(error.raw));
+                Err(error.class)
+            }
+        }
+    }
+
+    fn ended(mut self, reader: Option<&mut Reader>) -> Gathered {
+        let Some(reader) = reader else { return whole(self.frames) };
+        let (rest, ended) = reader.end();
+        if ended != Ended::Whole {
+            return Gathered::Cut(Cut::Ended(ended));
+        }
+        if !rest.is_empty() {
+            let at = self.frames.iter().take_while(|frame| frame.is_data()).count();
+            self.frames.insert(at, Frame::data(rest));
+        }
+        whole(self.frames)
     }
 }
 
 impl Limits {
     /// By when the next frame has to be here, and what it is when it is not.
-    fn next(&self, first: bool) -> (Instant, Cut) {
-        let (at, cut) = if first {
-            (self.first_byte, Cut::FirstByte)
-        } else {
-            (clock::now() + self.idle, Cut::Idle)
-        };
+    fn next(&self, began: bool, content: bool) -> (Instant, Cut) {
+        let (mut at, mut cut) = (self.first_byte, Cut::FirstByte);
+        if began {
+            let idle = clock::now() + self.idle;
+            (at, cut) = match content || idle < self.first_byte {
+                true => (idle, Cut::Idle),
+                false => (self.first_byte, Cut::Content),
+            };
+        }
         if self.deadline < at { (self.deadline, Cut::Deadline) } else { (at, cut) }
     }
 }

@@ -121,11 +121,7 @@ async fn read(
     let (mut head, body) = request.into_parts();
     prepare(&mut head, client, route, wants_upgrade, overrides.any);
     let headers = head.headers;
-    let bounds = Bounds {
-        replay: route.policy.replay,
-        reads_body: route.reads_body,
-        idle: route.tiers[0].candidates[0].provider.policy.timeouts.idle,
-    };
+    let bounds = Bounds::of(route);
     let room = worker.live.buffers.reservation();
     let (payload, once) =
         match Payload::read(&client.timer, body, bounds, room, story.started).await {
@@ -140,19 +136,28 @@ async fn read(
     Ok(Ask {
         worker: Rc::clone(worker),
         client: Rc::clone(client),
+        timer: Rc::clone(&client.timer),
         route: Arc::clone(route),
         method: head.method,
         uri: head.uri,
-        headers,
+        session: session(route, &headers),
+        headers: Rc::new(headers),
         deadline: payload.taken() + timeout,
         payload,
         upgrade,
         idempotence: overrides.idempotent.unwrap_or(route.policy.idempotent),
         overrides,
         tries: Tries::default(),
+        partial: None,
         circuits: RefCell::default(),
         story,
     })
+}
+
+/// What requests that go to the same address have in common.
+fn session(route: &Route, headers: &HeaderMap) -> Option<Box<[u8]>> {
+    let header = &route.policy.affinity.as_ref()?.header;
+    headers.get(header).map(|value| value.as_bytes().into())
 }
 
 /// Makes the head's headers fit for any provider.
@@ -184,14 +189,21 @@ async fn run(ask: &mut Ask, route: &Route) -> Result<Box<Ready>, Problem> {
                     route.not_repeated(&ask.worker.live.metrics, stop.why);
                 }
                 return match at_hand {
-                    Some(AtHand::Theirs(ready)) => Ok(ready),
-                    Some(AtHand::Ours(problem)) => Err(problem),
+                    Some(AtHand::Theirs(mut ready)) => {
+                        stop.tell(&mut ready.head);
+                        Ok(ready)
+                    }
+                    Some(AtHand::Ours(mut problem)) => {
+                        problem.detail =
+                            format!("{}; not repeated: {}", problem.detail, stop.words());
+                        Err(problem)
+                    }
                     None => Err(stop.problem(route)),
                 };
             }
         };
         drop(at_hand.take());
-        match ask.attempt(route, pick).await {
+        match ask.attempt_or_hedge(route, pick).await {
             Tried::Commit(ready) => return Ok(ready),
             Tried::Failed(Class::Ignored, AtHand::Ours(problem)) => return Err(problem),
             Tried::Failed(class, hand) => {
@@ -203,38 +215,38 @@ async fn run(ask: &mut Ask, route: &Route) -> Result<Box<Ready>, Problem> {
 }
 
 /// The commit.
-fn finish(ask: Ask, outcome: Result<Box<Ready>, Problem>, client: &Client) -> Response<ResBody> {
-    let Ask { mut story, payload, upgrade, .. } = ask;
-    story.bytes_in = payload.len();
-    let Ready { mut head, body, idle } = match outcome {
+fn finish(
+    mut ask: Ask,
+    outcome: Result<Box<Ready>, Problem>,
+    client: &Client,
+) -> Response<ResBody> {
+    ask.story.bytes_in = ask.payload.len();
+    let Ready { mut head, body, idle, bill, credential } = match outcome {
         Ok(ready) => *ready,
-        Err(problem) => return refuse(&mut story, problem),
+        Err(problem) => return refuse(&mut ask.story, problem),
     };
-    story.status = head.status.as_u16();
+    ask.story.status = head.status.as_u16();
     let switches = matches!(body, ReadyBody::Tunnel { .. });
     headers::end_answer_hop(&mut head.headers, switches);
     let body = match body {
         ReadyBody::Whole(bytes, None) => {
-            story.bytes_out = bytes.len() as u64;
-            story.finish(End::Answered);
+            ask.story.bytes_out = bytes.len() as u64;
+            ask.story.finish(End::Answered);
             ResBody::full(bytes)
         }
         ReadyBody::Whole(bytes, Some(trailers)) => {
             let first = [Frame::data(bytes), Frame::trailers(trailers)].into();
-            story.first_byte = Some(story.so_far());
-            ResBody::Stream(Box::new(Streaming::of(story, first, idle)))
+            ask.story.first_byte = Some(ask.story.so_far());
+            ResBody::Stream(Box::new(Streaming::whole(ask, first, (idle, bill, credential))))
         }
-        ReadyBody::Stream { first, rest, flight, afterwards, room } => {
-            story.first_byte = Some(story.so_far());
-            let mut streaming = Streaming::of(story, first, idle);
-            streaming.rest = Some(rest);
-            streaming.flight = Some(flight);
-            streaming.afterwards = afterwards;
-            streaming.room = Some(room);
+        ReadyBody::Stream(stream) => {
+            ask.story.first_byte = Some(ask.story.so_far());
+            let streaming = Streaming::begun(ask, stream, (idle, bill, credential));
             ResBody::Stream(Box::new(streaming))
         }
         ReadyBody::Tunnel { flight, rest } => {
-            story.first_byte = Some(story.so_far());
+            ask.story.first_byte = Some(ask.story.so_far());
+            let Ask { upgrade, story, .. } = ask;
             let tunnel = tunnel::start(upgrade, rest, flight, story);
             tunnel.into_iter().for_each(|tunnel| client.becomes(tunnel));
             return Response::from_parts(head, ResBody::full(Bytes::new()));

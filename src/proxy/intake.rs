@@ -24,6 +24,7 @@ use super::upload::{OnceBody, Upload};
 use crate::clock;
 use crate::live::buffers::Reservation;
 use crate::policy::model;
+use crate::snapshot::Route;
 use crate::upstream::ReqBody;
 
 /// The largest piece that comes at once.
@@ -60,7 +61,7 @@ enum State {
 }
 
 /// The top-level `model` of a JSON body.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Model {
     name: String,
     at: Range<usize>,
@@ -72,6 +73,16 @@ pub struct Bounds {
     pub replay: u64,
     pub reads_body: bool,
     pub idle: Duration,
+}
+
+impl Bounds {
+    pub fn of(route: &Route) -> Bounds {
+        Bounds {
+            replay: route.policy.replay,
+            reads_body: route.reads_body,
+            idle: route.tiers[0].candidates[0].provider.policy.timeouts.idle,
+        }
+    }
 }
 
 impl Payload {
@@ -98,7 +109,7 @@ impl Payload {
         let once = take_in(timer, &mut body, bounds, &mut room, &mut first, began).await?;
         room.keep(first.len());
         Ok(match once {
-            None => (Payload::kept(first, room, bounds.reads_body), None),
+            None => (Payload::keep(first, room, bounds.reads_body), None),
             Some(why) => (Payload::once(first, body, room, bounds.reads_body), Some(why)),
         })
     }
@@ -109,7 +120,7 @@ impl Payload {
         Payload { state, model, taken, upload }
     }
 
-    fn kept(first: First, room: Reservation, reads_body: bool) -> Payload {
+    fn keep(first: First, room: Reservation, reads_body: bool) -> Payload {
         let bytes = first.bytes();
         let model = if reads_body { Model::find(&bytes) } else { None };
         Payload::new(State::Kept { bytes, _room: room }, model)
@@ -133,6 +144,32 @@ impl Payload {
     /// There is something left to send.
     pub fn may_go(&self) -> bool {
         !matches!(self.state, State::Spent)
+    }
+
+    /// The body, where it was kept.
+    pub fn kept(&self) -> Option<&Bytes> {
+        match &self.state {
+            State::Kept { bytes, .. } => Some(bytes),
+            _ => None,
+        }
+    }
+
+    /// Puts another body in the place of the one that was kept.
+    pub fn replace(&mut self, body: Bytes) {
+        if let State::Kept { bytes, .. } = &mut self.state {
+            self.model = Model::find(&body);
+            *bytes = body;
+        }
+    }
+
+    /// The same, for an attempt beside another; `None` where it goes only once.
+    pub fn twin(&self, room: Reservation) -> Option<Payload> {
+        let state = match &self.state {
+            State::Empty => State::Empty,
+            State::Kept { bytes, .. } => State::Kept { bytes: bytes.clone(), _room: room },
+            _ => return None,
+        };
+        Some(Payload { state, model: self.model.clone(), taken: self.taken, upload: None })
     }
 
     /// Takes back a body of which nothing was sent.

@@ -4,7 +4,8 @@
 //! endpoint is asked at once; the same one after its back-off. A wait of up to `patience` is spent
 //! on the route's `providers`; a longer one moves to `fallback`. Where there is none, room is waited
 //! for as long as the deadline allows, but a hold is passed on: its Retry-After is the provider's
-//! answer, and the application knows better than to keep a connection open for a minute.
+//! answer, and the application knows better than to keep a connection open for a minute. A provider
+//! that says no time is not waited for where another can be asked.
 
 use std::future::Future;
 use std::pin::pin;
@@ -85,6 +86,10 @@ impl Ask {
     }
 
     pub fn reach(&self, class: Class) -> Reach {
+        if self.partial.is_some() {
+            // The policy says so (`on_cut: continue`): it is no repeat.
+            return Reach::Anywhere;
+        }
         reach(self.idempotence, self.is_idempotent_method(), self.has_key(), class)
     }
 
@@ -104,6 +109,9 @@ impl Ask {
         }
         if is_paid(class) && route.live.balance(clock::now()) < 1.0 {
             return Err(Stop::new("budget", kind));
+        }
+        if is_paid(class) && !route.live.may_spend(clock::now()) {
+            return Err(Stop::new("cost_budget", kind));
         }
         if clock::now() >= self.deadline {
             return Err(Stop::new("deadline", Kind::Deadline));
@@ -186,7 +194,8 @@ impl Ask {
 
     /// A wait of up to `patience` where there is a fallback, up to the deadline where there is none.
     fn worth_waiting(&mut self, route: &Route, blocked: Blocked, below: bool) -> Option<Look> {
-        if blocked.wait.is_none() && !blocked.room {
+        let uncertain = below && blocked.guess;
+        if blocked.wait.is_none_or(|_| uncertain) && !blocked.room {
             return None;
         }
         let now = clock::now();
@@ -194,7 +203,8 @@ impl Ask {
         let patient = *self.tries.patience.get_or_insert(now + patience);
         let patient_only = below || blocked.held;
         let limit = if patient_only { patient.min(self.deadline) } else { self.deadline };
-        match blocked.wait.map(|wait| now + wait).filter(|at| *at <= limit) {
+        let wait = blocked.wait.filter(|_| !uncertain);
+        match wait.map(|wait| now + wait).filter(|at| *at <= limit) {
             Some(until) => Some(Look::Wait { until, room: blocked.room }),
             None if blocked.room && now < limit => Some(Look::Wait { until: limit, room: true }),
             None => None,

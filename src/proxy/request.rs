@@ -5,19 +5,24 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::header::HeaderName;
+use http::header::{HeaderName, HeaderValue};
+use http::response::Parts;
 use http::{HeaderMap, Method, Uri};
 use hyper::upgrade::OnUpgrade;
 
 use super::connection::Client;
-use super::error::{Kind, Problem};
+use super::deadline::Timer;
+use super::error::{Kind, PROXY_STATUS, Problem};
 use super::intake::Payload;
 use super::overrides::Overrides;
 use super::story::Story;
 use super::worker::Worker;
+use crate::live::buffers::Reservation;
+use crate::live::ledger::Turn;
 use crate::policy::model::Retry;
 use crate::resilience::outcome::{Class, Idempotence};
 use crate::snapshot::{Candidate, Circuit, Route};
+use crate::stream::join::Partial;
 
 /// Of each candidate of a tier.
 pub type Circuits = Rc<[Arc<Circuit>]>;
@@ -29,24 +34,30 @@ pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key
 pub struct Ask {
     pub worker: Rc<Worker>,
     pub client: Rc<Client>,
+    /// The connection's own, but for a hedge, which waits beside another attempt.
+    pub timer: Rc<Timer>,
     pub route: Arc<Route>,
     pub story: Box<Story>,
     pub method: Method,
     pub uri: Uri,
     /// Fit for any provider; each attempt makes its own of them.
-    pub headers: HeaderMap,
+    pub headers: Rc<HeaderMap>,
     pub payload: Payload,
     pub upgrade: Option<OnUpgrade>,
     pub overrides: Overrides,
     pub deadline: Instant,
     pub idempotence: Idempotence,
     pub tries: Tries,
+    /// What a cut answer said, where it is to be gone on from.
+    pub partial: Option<Partial>,
     /// Those of the tier that was looked at last.
     pub circuits: RefCell<Option<(usize, Circuits)>>,
+    /// Requests with the same go to the same address.
+    pub session: Option<Box<[u8]>>,
 }
 
 /// What was tried.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Tries {
     /// 0: the route's `providers`; n: the n-th of its `fallback`.
     pub tier: usize,
@@ -57,6 +68,8 @@ pub struct Tries {
     pub only: Option<usize>,
     /// Waiting in this tier ends here.
     pub patience: Option<Instant>,
+    /// This is a hedge: not at the address of the attempt that it stands beside.
+    pub beside: Option<(usize, usize)>,
 }
 
 /// An endpoint that was asked.
@@ -101,6 +114,24 @@ impl Ask {
             Self::candidate(route, asked.tier, asked.index).provider.policy.retry.as_ref()
         });
         own.unwrap_or(&route.policy.retry)
+    }
+
+    /// For what of an answer is withheld.
+    pub fn reservation(&self) -> Reservation {
+        self.worker.live.buffers.reservation()
+    }
+
+    /// Why the next attempt is made.
+    pub fn turn(&self) -> Turn {
+        if self.tries.beside.is_some() {
+            Turn::Hedge
+        } else if self.partial.is_some() {
+            Turn::Continuation
+        } else if self.tries.asked.is_empty() {
+            Turn::First
+        } else {
+            Turn::Repeat
+        }
     }
 
     pub fn has_key(&self) -> bool {
@@ -185,6 +216,28 @@ impl Stop {
             _ => format!("route `{name}`: {}", self.why),
         };
         Problem::new(self.kind, detail).retry_after(self.retry_after)
+    }
+
+    /// Says in the provider's answer why it is the last one (`Proxy-Status`, RFC 9209).
+    pub fn tell(&self, head: &mut Parts) {
+        let (status, why) = (head.status.as_u16(), self.words());
+        let text = format!("outrigger; received-status={status}; details=\"not repeated: {why}\"");
+        if let Ok(value) = HeaderValue::try_from(text) {
+            head.headers.append(PROXY_STATUS, value);
+        }
+    }
+
+    /// What forbade another attempt, for people.
+    pub fn words(&self) -> &'static str {
+        match self.why {
+            "may_have_been_processed" => "the provider may have processed it",
+            "body_went_once" => "its body could be sent only once",
+            "budget" => "the route's retry budget is spent",
+            "cost_budget" => "the route's cost budget is spent",
+            "deadline" => "the route's timeout passed",
+            "attempts_spent" => "its attempts are spent",
+            _ => "nobody else could be asked",
+        }
     }
 
     /// Another attempt could have been made, but for this.

@@ -13,6 +13,7 @@ use http::{Method, Uri};
 use super::connection::Client;
 use super::worker::Worker;
 use crate::clock;
+use crate::live::ledger::Turn;
 use crate::policy::model::LogFormat;
 use crate::resilience::outcome::Class;
 use crate::snapshot::Route;
@@ -37,6 +38,7 @@ pub struct Told {
     pub status: u16,
     pub took: Duration,
     pub probe: bool,
+    pub turn: Turn,
     pub error: Option<String>,
 }
 
@@ -71,6 +73,11 @@ pub struct Story {
     /// What forbade another attempt.
     pub stopped: Option<&'static str>,
     pub end: Option<End>,
+    /// Tokens in and out, and what they cost, over all attempts.
+    pub tokens: Option<(u64, u64)>,
+    pub cost: Option<f64>,
+    /// The body's, where an answer is still to be put down to it.
+    pub model: Option<String>,
     told: bool,
 }
 
@@ -99,8 +106,29 @@ impl Story {
             once: None,
             stopped: None,
             end: None,
+            tokens: None,
+            cost: None,
+            model: None,
             told: false,
         })
+    }
+
+    /// One for what stands beside this request: it is never told by itself.
+    pub fn aside(&self) -> Box<Self> {
+        let (method, uri) = (self.method.clone(), self.uri.clone());
+        let route = self.route.clone();
+        let mut story = Story::new(&self.worker, &self.client, route, method, uri, self.started);
+        story.told = true;
+        story
+    }
+
+    /// What an attempt took and cost.
+    pub fn took(&mut self, (input, output): (u64, u64), cost: Option<f64>) {
+        let (i, o) = self.tokens.unwrap_or_default();
+        self.tokens = Some((i + input, o + output));
+        if let Some(cost) = cost {
+            self.cost = Some(self.cost.unwrap_or_default() + cost);
+        }
     }
 
     pub fn worker(&self) -> &Rc<Worker> {
@@ -184,6 +212,13 @@ impl Story {
         }
         number(out, key!("bytes_in"), self.bytes_in);
         number(out, key!("bytes_out"), self.bytes_out);
+        if let Some((input, output)) = self.tokens {
+            number(out, key!("tokens_in"), input);
+            number(out, key!("tokens_out"), output);
+        }
+        if let Some(cost) = self.cost {
+            out.extend_from_slice(format!(",\"cost\":{cost:.9}").as_bytes());
+        }
         if let Some(route) = &self.route {
             if self.attempts.len() > 1 || self.stopped.is_some() {
                 let left = route.live.balance(clock::now());
@@ -226,6 +261,12 @@ impl Story {
             }
         }
         let _ = write!(out, " bytes_in={} bytes_out={}", self.bytes_in, self.bytes_out);
+        if let Some((input, output)) = self.tokens {
+            let _ = write!(out, " tokens_in={input} tokens_out={output}");
+        }
+        if let Some(cost) = self.cost {
+            let _ = write!(out, " cost={cost:.9}");
+        }
         if let Some(route) = &self.route {
             let _ = write!(out, " policy={}", route.policy_hash);
         }
@@ -250,6 +291,9 @@ impl Told {
         millis(out, key!("ms"), self.took);
         if self.probe {
             out.extend_from_slice(b",\"probe\":true");
+        }
+        if matches!(self.turn, Turn::Hedge | Turn::Continuation) {
+            plain(out, key!("turn"), self.turn.as_str());
         }
         if let Some(error) = &self.error {
             text(out, key!("error"), error);

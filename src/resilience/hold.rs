@@ -28,7 +28,10 @@ const RATE_OVER: Duration = Duration::from_secs(10);
 /// Why an endpoint is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Cause {
+    /// Until a time that the provider said.
     Throttled,
+    /// It said no time.
+    Unsaid,
     Credential,
 }
 
@@ -55,7 +58,7 @@ pub struct Hold {
 impl Cause {
     pub fn as_str(self) -> &'static str {
         match self {
-            Cause::Throttled => "throttled",
+            Cause::Throttled | Cause::Unsaid => "throttled",
             Cause::Credential => "credential",
         }
     }
@@ -91,11 +94,11 @@ impl Hold {
 
     /// The provider said to come later. Returns the end of the hold. `draw` is in `[0, 1)`.
     pub fn throttled(&mut self, retry_after: Option<Duration>, now: Instant, draw: f64) -> Instant {
-        let pause = match retry_after {
-            Some(told) if !told.is_zero() => told.min(RETRY_AFTER_MAX),
-            _ => self.next_pause(now),
+        let (pause, cause) = match retry_after {
+            Some(told) if !told.is_zero() => (told.min(RETRY_AFTER_MAX), Cause::Throttled),
+            _ => (self.next_pause(now), Cause::Unsaid),
         };
-        self.extend(now + pause.mul_f64(1.0 + JITTER * draw.clamp(0.0, 1.0)), Cause::Throttled, now)
+        self.extend(now + pause.mul_f64(1.0 + JITTER * draw.clamp(0.0, 1.0)), cause, now)
     }
 
     /// The provider refused the credential. Returns the end of the hold, if that begins one.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use http::HeaderValue;
+use http::header::ACCEPT_ENCODING;
 use thiserror::Error;
 
 use super::{Address, Candidate, Provider, Route, RouteMetrics, Snapshot, Tier, listener};
@@ -10,6 +11,7 @@ use crate::clock;
 use crate::live::Live;
 use crate::policy::model::{self, LogTarget, Policy, Scope};
 use crate::resilience::outcome::Class;
+use crate::stream::reading::Reading;
 use crate::telemetry::access_log::Target as LogFile;
 use crate::telemetry::metrics::{
     Metrics, ProviderLabels, ReasonLabels, RequestLabels, RouteLabels,
@@ -50,7 +52,7 @@ impl Ground {
         let access_log = access_log(&policy.server.access_log);
         let routes = policy.routes.iter().map(|route| {
             Arc::new(Route {
-                tiers: tiers(route, &providers),
+                tiers: self.tiers(route, &providers),
                 reads_body: reads_body(route, &policy.providers),
                 live: self.live.route(&route.name, route.retry.budget),
                 metrics: route_metrics(&self.live.metrics, &route.name),
@@ -71,6 +73,27 @@ impl Ground {
         })
     }
 
+    /// The route's `providers`, then each of its `fallback` by itself.
+    fn tiers(&self, route: &model::Route, providers: &[Arc<Provider>]) -> Vec<Tier> {
+        let candidates = |index: usize, weight: u32| {
+            let provider = &providers[index];
+            let reading = Arc::new(Reading::new(&route.stream, &provider.policy));
+            let ledger = self.live.ledger(&route.name, &provider.policy.name);
+            provider.addresses.iter().map(move |address| Candidate {
+                provider: Arc::clone(provider),
+                address: Arc::clone(address),
+                share: f64::from(weight) * f64::from(address.policy.weight),
+                reading: Arc::clone(&reading),
+                ledger: Arc::clone(&ledger),
+            })
+        };
+        let first = route.providers.iter().flat_map(|w| candidates(w.provider, w.weight));
+        let first = Tier { candidates: first.collect() };
+        let fallback =
+            route.fallback.iter().map(|&index| Tier { candidates: candidates(index, 1).collect() });
+        std::iter::once(first).chain(fallback).collect()
+    }
+
     fn provider(&self, policy: &model::Provider) -> Result<Provider, BuildError> {
         let addresses = policy
             .addresses
@@ -82,7 +105,7 @@ impl Ground {
             addresses,
             live: self.live.provider(&policy.name, policy.capacity.concurrency),
             first_byte: self.live.metrics.first_byte_seconds.with(&labels),
-            policy: policy.clone(),
+            policy: as_asked(policy.clone()),
         })
     }
 
@@ -108,28 +131,24 @@ impl Ground {
     }
 }
 
-fn tiers(route: &model::Route, providers: &[Arc<Provider>]) -> Vec<Tier> {
-    let candidates = |index: usize, weight: u32| {
-        let provider = &providers[index];
-        provider.addresses.iter().map(move |address| Candidate {
-            provider: Arc::clone(provider),
-            address: Arc::clone(address),
-            share: f64::from(weight) * f64::from(address.policy.weight),
-        })
-    };
-    let first = Tier {
-        candidates: route.providers.iter().flat_map(|w| candidates(w.provider, w.weight)).collect(),
-    };
-    let fallback =
-        route.fallback.iter().map(|&index| Tier { candidates: candidates(index, 1).collect() });
-    std::iter::once(first).chain(fallback).collect()
+/// Where the policy depends on what is in an answer, it is asked for uncompressed.
+fn as_asked(mut provider: model::Provider) -> model::Provider {
+    let decided = provider.set_headers.iter().any(|(name, _)| *name == ACCEPT_ENCODING);
+    if provider.reads_answers() && !decided {
+        let identity = HeaderValue::from_static("identity");
+        provider.set_headers.push((ACCEPT_ENCODING, identity));
+    }
+    provider
 }
 
 fn reads_body(route: &model::Route, providers: &[model::Provider]) -> bool {
     let used = route.providers.iter().map(|w| w.provider).chain(route.fallback.iter().copied());
     used.map(|index| &providers[index]).any(|provider| {
         let by_model = matches!(&provider.breaker, Some(b) if b.scope == Scope::Model);
-        by_model || !provider.models.is_empty() || provider.rewrite.changes_body()
+        by_model
+            || !provider.models.is_empty()
+            || provider.rewrite.changes_body()
+            || provider.price.is_some()
     })
 }
 
@@ -141,7 +160,13 @@ fn route_metrics(metrics: &Metrics, route: &str) -> RouteMetrics {
         metrics.repeats.with(&labels)
     });
     let labels = RouteLabels { route: route.to_owned() };
-    RouteMetrics { requests, repeats, seconds: metrics.request_seconds.with(&labels) }
+    let events_dropped = metrics.events_dropped.with(&labels);
+    RouteMetrics {
+        requests,
+        repeats,
+        events_dropped,
+        seconds: metrics.request_seconds.with(&labels),
+    }
 }
 
 fn access_log(policy: &model::AccessLog) -> Option<(Arc<LogFile>, model::LogFormat)> {

@@ -19,10 +19,12 @@ use http::{HeaderMap, Method};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::Histogram;
 
+use crate::live::ledger::Ledger;
 use crate::live::provider::ProviderLive;
 use crate::live::route::RouteLive;
 use crate::policy::model::{self, Policy};
 use crate::resilience::outcome::Class;
+use crate::stream::reading::Reading;
 use crate::telemetry::access_log::Target as LogTarget;
 use crate::telemetry::metrics::{Known, Metrics, ReasonLabels};
 
@@ -74,6 +76,10 @@ pub struct Candidate {
     pub address: Arc<Address>,
     /// The provider's weight times its address's.
     pub share: f64,
+    /// How this provider's answers are read for this route.
+    pub reading: Arc<Reading>,
+    /// What they took and cost.
+    pub ledger: Arc<Ledger>,
 }
 
 /// A provider, resolved.
@@ -93,6 +99,7 @@ pub struct RouteMetrics {
     pub seconds: Histogram,
     /// By the class of the outcome that was repeated.
     pub repeats: [Counter; Class::ALL.len()],
+    pub events_dropped: Counter,
 }
 
 impl Snapshot {
@@ -124,14 +131,31 @@ impl Snapshot {
 impl Route {
     /// Counts a body that could not be kept for another attempt.
     pub fn unbuffered(&self, metrics: &Metrics, reason: &'static str) {
-        let labels = ReasonLabels { route: self.policy.name.clone(), reason };
-        metrics.unbuffered.with(&labels).inc();
+        metrics.unbuffered.with(&self.reason(reason)).inc();
+    }
+
+    /// Counts an answer that broke after its commit.
+    pub fn cut(&self, metrics: &Metrics, reason: &'static str) {
+        metrics.cuts.with(&self.reason(reason)).inc();
+    }
+
+    /// Counts a cut answer that was to be gone on from.
+    pub fn continued(&self, metrics: &Metrics, result: &'static str) {
+        metrics.continuations.with(&self.reason(result)).inc();
+    }
+
+    /// Counts an attempt beside another.
+    pub fn hedged(&self, metrics: &Metrics, result: &'static str) {
+        metrics.hedges.with(&self.reason(result)).inc();
+    }
+
+    fn reason(&self, reason: &'static str) -> ReasonLabels {
+        ReasonLabels { route: self.policy.name.clone(), reason }
     }
 
     /// Counts a failed attempt that nothing followed, by what forbade it.
     pub fn not_repeated(&self, metrics: &Metrics, reason: &'static str) {
-        let labels = ReasonLabels { route: self.policy.name.clone(), reason };
-        metrics.not_repeated.with(&labels).inc();
+        metrics.not_repeated.with(&self.reason(reason)).inc();
     }
 }
 

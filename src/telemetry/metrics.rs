@@ -7,7 +7,6 @@
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicI64, AtomicU64};
 
-use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
@@ -16,78 +15,10 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Metric, Registry};
 
+pub use super::labels::*;
 use super::process::Process;
 use super::series::Series;
 use crate::clock;
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct RouteLabels {
-    pub route: String,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct RequestLabels {
-    pub route: String,
-    /// `1xx` .. `5xx`, or `499` for a client that left.
-    pub status: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct ReasonLabels {
-    pub route: String,
-    pub reason: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct ProviderLabels {
-    pub provider: String,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct AddressLabels {
-    pub provider: String,
-    pub address: String,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct AttemptLabels {
-    pub provider: String,
-    pub address: String,
-    pub class: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct BreakerLabels {
-    pub provider: String,
-    pub address: String,
-    pub model: String,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct TransitionLabels {
-    pub provider: String,
-    pub address: String,
-    pub to: &'static str,
-    pub cause: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct ReloadLabels {
-    /// `applied`, `unchanged` or `rejected`.
-    pub result: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct AdminLabels {
-    pub action: &'static str,
-    /// `done`, or why it was refused.
-    pub result: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct PolicyLabels {
-    pub hash: String,
-}
 
 /// Bounds from 1 ms to 5 min: an LLM's answer takes minutes, a refusal microseconds.
 pub const SECONDS: [f64; 16] = [
@@ -97,6 +28,7 @@ pub const SECONDS: [f64; 16] = [
 /// A gauge of a number that may go down to zero.
 pub type Level = Gauge<i64, AtomicI64>;
 pub type Ratio = Gauge<f64, AtomicU64>;
+pub type CostCounter = Counter<f64, AtomicU64>;
 
 fn seconds() -> Histogram {
     Histogram::new(SECONDS)
@@ -142,6 +74,13 @@ pub struct Metrics {
     pub connections_refused: Counter,
     pub buffered_bytes: Level,
     pub unbuffered: Series<ReasonLabels, Counter>,
+    pub hedges: Series<ReasonLabels, Counter>,
+    pub cuts: Series<ReasonLabels, Counter>,
+    pub continuations: Series<ReasonLabels, Counter>,
+    pub events_dropped: Series<RouteLabels, Counter>,
+    pub tokens: Series<TokenLabels, Counter>,
+    pub cost: Series<CostLabels, CostCounter>,
+    pub cost_budget: Family<RouteLabels, Ratio>,
     pub access_log_dropped: Counter,
     pub admin_changes: Family<AdminLabels, Counter>,
     registry: Registry,
@@ -183,20 +122,32 @@ impl Metrics {
             connections_refused: Counter::default(),
             buffered_bytes: Level::default(),
             unbuffered: Series::new(Counter::default),
+            hedges: Series::new(Counter::default),
+            cuts: Series::new(Counter::default),
+            continuations: Series::new(Counter::default),
+            events_dropped: Series::new(Counter::default),
+            tokens: Series::new(Counter::default),
+            cost: Series::new(CostCounter::default),
+            cost_budget: Family::default(),
             access_log_dropped: Counter::default(),
             admin_changes: Family::default(),
             registry: Registry::default(),
             told: Vec::new(),
         };
-        metrics.register_requests();
-        metrics.register_endpoints();
-        metrics.register_process();
+        metrics.register();
+        metrics
+    }
+
+    fn register(&mut self) {
+        self.register_requests();
+        self.register_answers();
+        self.register_endpoints();
+        self.register_process();
         let process = Process::new(clock::wall());
-        metrics.registry.register_collector(Box::new(process));
+        self.registry.register_collector(Box::new(process));
         let version = [("version", env!("CARGO_PKG_VERSION"))];
         let build = prometheus_client::metrics::info::Info::new(version);
-        metrics.tell("build", "The version that runs", build);
-        metrics
+        self.tell("build", "The version that runs", build);
     }
 
     fn register_requests(&mut self) {
@@ -222,6 +173,36 @@ impl Metrics {
             "unbuffered",
             "Bodies that could not be kept for another attempt, by reason",
             self.unbuffered.family(),
+        );
+    }
+
+    fn register_answers(&mut self) {
+        self.tell(
+            "hedges",
+            "Attempts sent beside one that took long, by result",
+            self.hedges.family(),
+        );
+        self.tell(
+            "cuts",
+            "Answers that broke after their first byte, by reason",
+            self.cuts.family(),
+        );
+        self.tell(
+            "continuations",
+            "Cut answers that another provider was to go on from, by result",
+            self.continuations.family(),
+        );
+        self.tell(
+            "events_dropped",
+            "Events of streams that could not be read",
+            self.events_dropped.family(),
+        );
+        self.tell("tokens", "Tokens as the answers say them", self.tokens.family());
+        self.tell("cost", "What the tokens cost by the prices of the policy", self.cost.family());
+        self.tell(
+            "cost_budget",
+            "What repeats may still cost now, in the currency of the route's budget",
+            self.cost_budget.clone(),
         );
     }
 
@@ -324,7 +305,19 @@ impl Metrics {
         };
         self.requests.retain(|labels| route(&labels.route));
         self.request_seconds.retain(|labels| route(&labels.route));
-        for family in [&self.repeats, &self.not_repeated, &self.refused, &self.unbuffered] {
+        self.events_dropped.retain(|labels| route(&labels.route));
+        self.tokens.retain(|labels| route(&labels.route) && provider(&labels.provider));
+        self.cost.retain(|labels| route(&labels.route) && provider(&labels.provider));
+        let reasons = [
+            &self.repeats,
+            &self.not_repeated,
+            &self.refused,
+            &self.unbuffered,
+            &self.hedges,
+            &self.cuts,
+            &self.continuations,
+        ];
+        for family in reasons {
             family.retain(|labels| route(&labels.route) || labels.route == NO_ROUTE);
         }
         self.first_byte_seconds.retain(|labels| provider(&labels.provider));

@@ -5,6 +5,7 @@
 
 pub mod access_log;
 pub mod events;
+mod labels;
 pub mod logging;
 pub mod metrics;
 pub mod process;

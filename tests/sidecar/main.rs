@@ -11,13 +11,18 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod affinity;
 mod bounds;
 mod breakers;
 mod by_hand;
+mod continuing;
+mod costs;
 mod credentials;
 mod failover;
+mod faults;
 mod framing;
 mod headers;
+mod hedging;
 mod lifecycle;
 mod limits;
 mod listener;

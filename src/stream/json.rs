@@ -1,0 +1,412 @@
+//! One pass over a JSON text: is it one (RFC 8259), and where do the values at some pointers stand?
+//!
+//! An event of a stream is read for many things at once (content, ends, errors, tokens), and only
+//! to look: so nothing is built, a value is a range of the text. Pointers (RFC 6901) are compiled
+//! into a trie of their tokens; whatever is not on a way to one of them is checked and passed over.
+//! Of equal keys the last counts, as it does for most readers.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use crate::policy::pointer::Pointer;
+
+/// Nested deeper than this, it is not read.
+const DEPTH: usize = 128;
+
+/// Pointers that are looked for together.
+#[derive(Clone, Debug)]
+pub struct Pointers {
+    nodes: Vec<Node>,
+    count: usize,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Node {
+    slot: Option<usize>,
+    children: Vec<(String, usize)>,
+    /// Every slot here and below.
+    below: Vec<usize>,
+}
+
+/// Where the values of one text stand, by slot.
+#[derive(Clone, Debug, Default)]
+pub struct Found(Vec<Option<Range<usize>>>);
+
+/// The text is no JSON, or is nested too deep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotJson;
+
+impl Default for Pointers {
+    fn default() -> Self {
+        Pointers { nodes: vec![Node::default()], count: 0 }
+    }
+}
+
+impl Pointers {
+    /// Where the value at this pointer is found; the same pointer has the same slot.
+    pub fn slot(&mut self, pointer: &Pointer) -> usize {
+        let mut way = vec![0];
+        for token in pointer.tokens() {
+            let at = way[way.len() - 1];
+            let known = self.nodes[at].children.iter().find(|(name, _)| name == token);
+            way.push(match known {
+                Some((_, child)) => *child,
+                None => {
+                    self.nodes.push(Node::default());
+                    let child = self.nodes.len() - 1;
+                    self.nodes[at].children.push((token.clone(), child));
+                    child
+                }
+            });
+        }
+        let last = way[way.len() - 1];
+        if let Some(slot) = self.nodes[last].slot {
+            return slot;
+        }
+        let slot = self.count;
+        self.count += 1;
+        self.nodes[last].slot = Some(slot);
+        way.iter().for_each(|node| self.nodes[*node].below.push(slot));
+        slot
+    }
+}
+
+impl Found {
+    /// The value in that slot, quotes and all.
+    pub fn value<'t>(&self, slot: usize, text: &'t [u8]) -> Option<&'t [u8]> {
+        text.get(self.at(slot)?)
+    }
+
+    pub fn at(&self, slot: usize) -> Option<Range<usize>> {
+        self.0.get(slot).cloned().flatten()
+    }
+}
+
+/// Finds the values at the pointers.
+///
+/// # Errors
+/// When it is not one JSON text; what was found until then means nothing.
+pub fn scan(text: &[u8], pointers: &Pointers, found: &mut Found) -> Result<(), NotJson> {
+    found.0.clear();
+    found.0.resize(pointers.count, None);
+    std::str::from_utf8(text).map_err(|_| NotJson)?;
+    let mut scan = Scan { text, at: 0, pointers, found };
+    scan.value(Some(0), DEPTH)?;
+    scan.spaces();
+    if scan.at == text.len() { Ok(()) } else { Err(NotJson) }
+}
+
+struct Scan<'a> {
+    text: &'a [u8],
+    at: usize,
+    pointers: &'a Pointers,
+    found: &'a mut Found,
+}
+
+impl Scan<'_> {
+    fn peek(&self) -> Result<u8, NotJson> {
+        self.text.get(self.at).copied().ok_or(NotJson)
+    }
+
+    fn spaces(&mut self) {
+        while matches!(self.text.get(self.at), Some(b' ' | b'\t' | b'\n' | b'\r')) {
+            self.at += 1;
+        }
+    }
+
+    fn expect(&mut self, byte: u8) -> Result<(), NotJson> {
+        self.spaces();
+        if self.peek()? != byte {
+            return Err(NotJson);
+        }
+        self.at += 1;
+        Ok(())
+    }
+
+    fn value(&mut self, node: Option<usize>, depth: usize) -> Result<(), NotJson> {
+        self.spaces();
+        let start = self.at;
+        match self.peek()? {
+            b'{' => self.object(node, depth.checked_sub(1).ok_or(NotJson)?)?,
+            b'[' => self.array(node, depth.checked_sub(1).ok_or(NotJson)?)?,
+            b'"' => self.string().map(|_| ())?,
+            b't' => self.word(b"true")?,
+            b'f' => self.word(b"false")?,
+            b'n' => self.word(b"null")?,
+            _ => self.number()?,
+        }
+        if let Some(slot) = node.and_then(|node| self.pointers.nodes[node].slot) {
+            self.found.0[slot] = Some(start..self.at);
+        }
+        Ok(())
+    }
+
+    fn object(&mut self, node: Option<usize>, depth: usize) -> Result<(), NotJson> {
+        self.at += 1;
+        self.spaces();
+        if self.peek()? == b'}' {
+            self.at += 1;
+            return Ok(());
+        }
+        loop {
+            self.spaces();
+            let start = self.at;
+            let escaped = self.string()?;
+            let key = start..self.at;
+            self.expect(b':')?;
+            let child = node.and_then(|node| self.child(node, key, escaped));
+            self.value(child, depth)?;
+            self.spaces();
+            self.at += 1;
+            match self.text.get(self.at - 1) {
+                Some(b',') => {}
+                Some(b'}') => return Ok(()),
+                _ => return Err(NotJson),
+            }
+        }
+    }
+
+    fn array(&mut self, node: Option<usize>, depth: usize) -> Result<(), NotJson> {
+        self.at += 1;
+        self.spaces();
+        if self.peek()? == b']' {
+            self.at += 1;
+            return Ok(());
+        }
+        let node = node.filter(|node| !self.pointers.nodes[*node].children.is_empty());
+        let mut index = 0usize;
+        loop {
+            let child = node.and_then(|node| {
+                let children = &self.pointers.nodes[node].children;
+                let is_index = |name: &str| {
+                    (name == "0" || !name.starts_with(['0', '+'])) && name.parse() == Ok(index)
+                };
+                children.iter().find(|(name, _)| is_index(name)).map(|(_, child)| *child)
+            });
+            self.value(child, depth)?;
+            self.spaces();
+            self.at += 1;
+            match self.text.get(self.at - 1) {
+                Some(b',') => index += 1,
+                Some(b']') => return Ok(()),
+                _ => return Err(NotJson),
+            }
+        }
+    }
+
+    /// The node below for this key; what an equal key before it had there is forgotten.
+    fn child(&mut self, node: usize, key: Range<usize>, escaped: bool) -> Option<usize> {
+        let children = &self.pointers.nodes[node].children;
+        if children.is_empty() {
+            return None;
+        }
+        let raw = &self.text[key.start + 1..key.end - 1];
+        let child = if escaped {
+            let name: String = serde_json::from_slice(&self.text[key]).ok()?;
+            children.iter().find(|(token, _)| *token == name)?.1
+        } else {
+            children.iter().find(|(token, _)| token.as_bytes() == raw)?.1
+        };
+        for slot in &self.pointers.nodes[child].below {
+            self.found.0[*slot] = None;
+        }
+        Some(child)
+    }
+
+    /// A string; gives whether something in it is escaped.
+    fn string(&mut self) -> Result<bool, NotJson> {
+        if self.peek()? != b'"' {
+            return Err(NotJson);
+        }
+        self.at += 1;
+        let mut escaped = false;
+        loop {
+            let rest = &self.text[self.at..];
+            let stop = |b: &u8| *b == b'"' || *b == b'\\' || *b < 0x20;
+            let stop = rest.iter().position(stop).ok_or(NotJson)?;
+            self.at += stop + 1;
+            match rest[stop] {
+                b'"' => return Ok(escaped),
+                b'\\' => {
+                    escaped = true;
+                    self.escape()?;
+                }
+                _ => return Err(NotJson),
+            }
+        }
+    }
+
+    fn escape(&mut self) -> Result<(), NotJson> {
+        let kind = self.peek()?;
+        self.at += 1;
+        match kind {
+            b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => Ok(()),
+            b'u' => {
+                let digits = self.text.get(self.at..self.at + 4).ok_or(NotJson)?;
+                self.at += 4;
+                digits.iter().all(u8::is_ascii_hexdigit).then_some(()).ok_or(NotJson)
+            }
+            _ => Err(NotJson),
+        }
+    }
+
+    fn word(&mut self, word: &[u8]) -> Result<(), NotJson> {
+        let here = self.text.get(self.at..self.at + word.len());
+        self.at += word.len();
+        (here == Some(word)).then_some(()).ok_or(NotJson)
+    }
+
+    fn number(&mut self) -> Result<(), NotJson> {
+        if self.peek()? == b'-' {
+            self.at += 1;
+        }
+        match self.peek()? {
+            b'0' => self.at += 1,
+            _ => self.digits()?,
+        }
+        if self.text.get(self.at) == Some(&b'.') {
+            self.at += 1;
+            self.digits()?;
+        }
+        if matches!(self.text.get(self.at), Some(b'e' | b'E')) {
+            self.at += 1;
+            if matches!(self.text.get(self.at), Some(b'+' | b'-')) {
+                self.at += 1;
+            }
+            self.digits()?;
+        }
+        Ok(())
+    }
+
+    /// At least one.
+    fn digits(&mut self) -> Result<(), NotJson> {
+        let start = self.at;
+        while matches!(self.text.get(self.at), Some(b'0'..=b'9')) {
+            self.at += 1;
+        }
+        if self.at > start { Ok(()) } else { Err(NotJson) }
+    }
+}
+
+/// A value that is something: not null, not false, and not empty.
+pub fn is_something(value: &[u8]) -> bool {
+    match value {
+        [b'"', inner @ .., b'"'] => !inner.is_empty(),
+        [b'{', inner @ .., b'}'] | [b'[', inner @ .., b']'] => !inner.trim_ascii().is_empty(),
+        b"null" | b"false" => false,
+        _ => true,
+    }
+}
+
+pub fn is_null(value: &[u8]) -> bool {
+    value == b"null"
+}
+
+pub fn is_string(value: &[u8]) -> bool {
+    value.first() == Some(&b'"')
+}
+
+/// A string as it is meant, and any other value as it is written.
+pub fn text(value: &[u8]) -> Option<Cow<'_, str>> {
+    match value {
+        [b'"', inner @ .., b'"'] if !inner.contains(&b'\\') => {
+            std::str::from_utf8(inner).ok().map(Cow::Borrowed)
+        }
+        [b'"', ..] => serde_json::from_slice(value).ok().map(Cow::Owned),
+        _ => std::str::from_utf8(value).ok().map(Cow::Borrowed),
+    }
+}
+
+/// A count.
+pub fn number(value: &[u8]) -> Option<u64> {
+    std::str::from_utf8(value).ok()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde::de::IgnoredAny;
+    use serde_json::Value;
+
+    fn pointer(text: &str) -> Pointer {
+        Pointer::parse(text).expect("a pointer")
+    }
+
+    fn json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i32>().prop_map(Value::from),
+            any::<i16>().prop_map(|n| Value::from(f64::from(n) / 4.0)),
+            "[a-c\"\\\\\u{1}ü ]{0,4}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(4, 24, 4, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                prop::collection::vec(("[a-c\"ü]{0,2}", inner), 0..4)
+                    .prop_map(|pairs| Value::Object(pairs.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_found_is_what_the_pointer_means(
+            value in json(),
+            pointers in prop::collection::vec("(/([a-c\"ü]{0,2}|[0-3])){0,3}", 1..5),
+            pretty in any::<bool>(),
+        ) {
+            let text = if pretty { serde_json::to_string_pretty(&value) } else { serde_json::to_string(&value) };
+            let text = text.expect("text");
+            let mut compiled = Pointers::default();
+            let slots: Vec<_> = pointers.iter().map(|p| compiled.slot(&pointer(p))).collect();
+            let mut found = Found::default();
+            prop_assert_eq!(scan(text.as_bytes(), &compiled, &mut found), Ok(()));
+            for (p, slot) in pointers.iter().zip(slots) {
+                let raw = found.value(slot, text.as_bytes());
+                let read = raw.map(|raw| serde_json::from_slice::<Value>(raw).expect("a value"));
+                prop_assert_eq!(read.as_ref(), value.pointer(p), "{}", p);
+            }
+        }
+
+        #[test]
+        fn it_takes_what_serde_json_takes(
+            text in "[\\[\\]{}:,\"\\\\a-fu0-9 .eE+\\-\u{1}\nü]{0,12}|(true|false|null|-?[0-9]{1,3}(\\.[0-9]{0,2})?([eE][+-]?[0-9]{0,2})?)",
+        ) {
+            let ours = scan(text.as_bytes(), &Pointers::default(), &mut Found::default());
+            prop_assert_eq!(ours.is_ok(), serde_json::from_str::<IgnoredAny>(&text).is_ok());
+        }
+
+        #[test]
+        fn one_that_was_damaged_is_taken_only_where_serde_json_takes_it(
+            value in json(), at in any::<prop::sample::Index>(), byte in any::<u8>(), cut in any::<bool>(),
+        ) {
+            let mut text = value.to_string().into_bytes();
+            let at = at.index(text.len());
+            if cut { text.truncate(at) } else { text[at] = byte }
+            let ours = scan(&text, &Pointers::default(), &mut Found::default());
+            let theirs = std::str::from_utf8(&text).is_ok_and(|t| serde_json::from_str::<IgnoredAny>(t).is_ok());
+            prop_assert_eq!(ours.is_ok(), theirs);
+        }
+    }
+
+    #[test]
+    fn of_equal_keys_the_last_counts() {
+        let mut pointers = Pointers::default();
+        let (deep, flat) = (pointers.slot(&pointer("/a/b")), pointers.slot(&pointer("/c")));
+        let mut found = Found::default();
+        let text = br#"{"a":{"b":1},"a":{},"c":1,"\u0063":2}"#;
+        assert_eq!(scan(text, &pointers, &mut found), Ok(()));
+        assert_eq!((found.value(deep, text), found.value(flat, text)), (None, Some(&b"2"[..])));
+    }
+
+    #[test]
+    fn what_is_nested_too_deep_is_not_read() {
+        let nested = |depth: usize| "[".repeat(depth) + &"]".repeat(depth);
+        let scan = |text: &str| scan(text.as_bytes(), &Pointers::default(), &mut Found::default());
+        assert_eq!(scan(&nested(DEPTH)), Ok(()));
+        assert_eq!(scan(&nested(DEPTH + 1)), Err(NotJson));
+        assert_eq!(scan(&"[".repeat(1 << 20)), Err(NotJson));
+    }
+}
