@@ -174,7 +174,9 @@ impl Ask {
         if self.tries.only.is_some_and(|only| only != provider_id(candidate)) {
             return Err(Blocked::default());
         }
-        if self.tries.beside == Some((tier, index)) || !self.can_go_on(candidate) {
+        let here = (tier, index);
+        let out = self.tries.beside == Some(here) || self.tries.late.contains(&here);
+        if out || !self.can_go_on(candidate) {
             return Err(Blocked::default());
         }
         if candidate.provider.live.is_drained(now) {

@@ -41,6 +41,8 @@ pub struct Payload {
     taken: Instant,
     /// Of a body that goes once.
     upload: Option<Rc<Upload>>,
+    /// As it came, where another is sent in its place.
+    original: Option<Bytes>,
 }
 
 #[derive(Debug)]
@@ -117,7 +119,7 @@ impl Payload {
     fn new(state: State, model: Option<Model>) -> Payload {
         let taken = clock::now();
         let upload = matches!(state, State::Once { .. }).then(|| Rc::new(Upload::new(taken)));
-        Payload { state, model, taken, upload }
+        Payload { state, model, taken, upload, original: None }
     }
 
     fn keep(first: First, room: Reservation, reads_body: bool) -> Payload {
@@ -146,9 +148,10 @@ impl Payload {
         !matches!(self.state, State::Spent)
     }
 
-    /// The body, where it was kept.
+    /// The body as it came, where it was kept.
     pub fn kept(&self) -> Option<&Bytes> {
         match &self.state {
+            State::Kept { .. } if self.original.is_some() => self.original.as_ref(),
             State::Kept { bytes, .. } => Some(bytes),
             _ => None,
         }
@@ -158,7 +161,8 @@ impl Payload {
     pub fn replace(&mut self, body: Bytes) {
         if let State::Kept { bytes, .. } = &mut self.state {
             self.model = Model::find(&body);
-            *bytes = body;
+            let before = std::mem::replace(bytes, body);
+            self.original.get_or_insert(before);
         }
     }
 
@@ -169,7 +173,8 @@ impl Payload {
             State::Kept { bytes, .. } => State::Kept { bytes: bytes.clone(), _room: room },
             _ => return None,
         };
-        Some(Payload { state, model: self.model.clone(), taken: self.taken, upload: None })
+        let (model, taken) = (self.model.clone(), self.taken);
+        Some(Payload { state, model, taken, upload: None, original: None })
     }
 
     /// Takes back a body of which nothing was sent.

@@ -75,7 +75,7 @@ impl Ask {
             candidates.filter(move |(i, c)| {
                 let same = (tier, *i) == (pick.tier, pick.index);
                 let allowed = reach == Reach::Anywhere || provider_id(c) == provider_id(here);
-                allowed && (!same || c.address.credentials() > 1)
+                allowed && !same
             })
         };
         let in_tier = self.left_in(route, pick.tier) > 0 && others(pick.tier).next().is_some();

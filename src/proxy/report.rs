@@ -64,6 +64,9 @@ impl Ask {
         if status > 0 {
             candidate.provider.first_byte.observe(took.as_secs_f64());
         }
+        if timed_out {
+            self.tries.late.push((pick.tier, pick.index));
+        }
         let never = timed_out
             || matches!(
                 class,

@@ -68,6 +68,8 @@ pub struct Tries {
     pub only: Option<usize>,
     /// Waiting in this tier ends here.
     pub patience: Option<Instant>,
+    /// Addresses that did not answer in time, with whatever credential.
+    pub late: Vec<(usize, usize)>,
     /// This is a hedge: not at the address of the attempt that it stands beside.
     pub beside: Option<(usize, usize)>,
 }

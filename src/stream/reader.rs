@@ -159,10 +159,10 @@ impl Reader {
             events.iter().for_each(|event| pass.add(event));
         }
         let nothing_read = self.nature != Nature::Plain && !self.ready;
-        let ended = if self.whole {
-            Ended::Whole
-        } else if nothing_read && (self.dropped > 0 || !self.doubtful.is_empty()) {
+        let ended = if nothing_read && (self.dropped > 0 || !self.doubtful.is_empty()) {
             Ended::Malformed
+        } else if self.whole {
+            Ended::Whole
         } else if self.promised {
             Ended::NoEnd
         } else if self.any {
@@ -227,7 +227,8 @@ impl Reader {
         };
         if self.reading.is_end(data) {
             self.know(self.nature == Nature::Unknown);
-            (self.whole, self.ready) = (true, true);
+            self.whole = true;
+            self.ready |= self.dropped == 0;
             return self.joined(piece, data, None, true);
         }
         let Some(says) = self.reading.event(name, data, self.status, &mut self.found) else {

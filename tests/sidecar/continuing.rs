@@ -28,7 +28,7 @@ fn ask(more: Value) -> Call {
 
 /// `a` says the beginning; `b` declares what it can go on from.
 fn scene(a: &Origin, b: &Origin, prefill: &str) -> Sidecar {
-    let limits = "auth: none, timeouts: { headers: 400ms, idle: 400ms }";
+    let limits = "auth: none, breaker: none, timeouts: { headers: 400ms, idle: 400ms }";
     let second = format!("{limits}{prefill}");
     let route =
         route("providers: [a], fallback: [b], idempotent: always, stream: { on_cut: continue }");
@@ -134,7 +134,7 @@ fn one_that_goes_on_and_breaks_too_is_gone_on_from_again() {
         stream(&["two "], false).ending(Ending::Cut).into(),
         Behaviour::from(stream(&["three"], true)),
     ]);
-    let limits = "auth: none, timeouts: { headers: 400ms, idle: 400ms }";
+    let limits = "auth: none, breaker: none, timeouts: { headers: 400ms, idle: 400ms }";
     let second = format!("{limits}{CAN}");
     let route =
         route("providers: [a], fallback: [b], idempotent: always, stream: { on_cut: continue }");

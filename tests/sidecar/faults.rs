@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::scene::{CHAT, GENEROUS, alone, classes, is_from, policy, route, story};
+use crate::scene::{CHAT, GENEROUS, classes, is_from, policy, route, story};
 use crate::support::{Behaviour, Call, End, Ending, Gate, Origin, Response, Sidecar, Stream};
 
 /// The primary's limits, and what may come on top of them.
@@ -48,11 +48,17 @@ fn good() -> Behaviour {
 
 /// `a` in front, `b` behind it.
 fn scene(a: &str, b: &Origin, route_more: &str, rest: &str) -> Sidecar {
+    with_keys("\"${env:ONE}\"", a, b, route_more, rest)
+}
+
+fn with_keys(keys: &str, a: &str, b: &Origin, route_more: &str, rest: &str) -> Sidecar {
     let limits = "timeouts: { connect: 400ms, headers: 400ms, idle: 400ms }";
-    let first = format!("auth: {{ bearer: [one, two] }}, {limits}, {CLASSIFY}");
+    let first = format!("auth: {{ bearer: {keys} }}, {limits}, {CLASSIFY}");
     let providers = [("a", a, &*first), ("b", &*b.url(), "auth: none")];
     let route = route(&format!("providers: [a], fallback: [b], idempotent: always{route_more}"));
-    alone(&policy(&providers, &(route + GENEROUS + rest)))
+    let yaml = policy(&providers, &(route + GENEROUS + rest));
+    let sidecar = Sidecar::builder().policy("policy", &yaml).workers(1);
+    sidecar.env("ONE", "one").env("TWO", "two").start()
 }
 
 #[track_caller]
@@ -185,7 +191,7 @@ fn a_refused_key_is_left_for_the_other() {
             _ => Behaviour::Chat,
         });
         let (a, b) = (Origin::start(by_key), Origin::start(good()));
-        let sidecar = scene(&a.url(), &b, "", "");
+        let sidecar = with_keys("[\"${env:ONE}\", \"${env:TWO}\"]", &a.url(), &b, "", "");
         for call in 0..CALLS {
             let response = sidecar.send(&ask(style));
             is_right(&response, style, &format!("call {call}"));

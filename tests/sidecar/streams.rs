@@ -60,7 +60,9 @@ fn a_stream_that_is_cut_never_ends_cleanly_and_is_never_repeated() {
         let mut client = sidecar.client();
         let mut answer = client.start(&chat());
         assert_eq!(answer.status, 200);
-        assert_eq!(answer.events().len(), 3, "{ending:?}");
+        let events = answer.events();
+        assert_eq!(events.len(), 4, "what came, and what broke: {events:?}");
+        assert!(events[3].contains("urn:outrigger:problem:"), "{events:?}");
         assert_ne!(answer.end(), End::Complete, "{ending:?}");
         assert_eq!((a.count(), b.count()), (1, 0), "{ending:?}");
         let told = story(&sidecar, 1);
