@@ -14,6 +14,7 @@
 //! `repeats <= ratio * firsts + min_per_second * elapsed + floor` holds exactly, while in one
 //! sliding window the firsts of up to one tenth before it may count.
 
+use super::slices::Slices;
 use std::time::{Duration, Instant};
 
 /// Ten that are whole and the one under way.
@@ -39,28 +40,20 @@ struct Counts {
 #[derive(Clone, Debug)]
 pub struct Budget {
     policy: BudgetPolicy,
+    slices: Slices<TENTHS>,
     tenths: [Counts; TENTHS],
     sum: Counts,
-    /// When tenth 0 began; none before the first call.
-    origin: Option<Instant>,
-    /// Number of the tenth under way.
-    current: u64,
 }
 
 // === impl BudgetPolicy ===
 
 impl BudgetPolicy {
     fn tenth(&self) -> Duration {
-        (self.window / 10).max(Duration::from_nanos(1))
+        self.window / 10
     }
 
     fn allowance(&self, firsts: u64) -> f64 {
         self.ratio * firsts as f64 + self.min_per_second * self.window.as_secs_f64()
-    }
-
-    fn number_of(&self, since_origin: Duration) -> u64 {
-        let number = since_origin.as_nanos() / self.tenth().as_nanos();
-        u64::try_from(number).unwrap_or(u64::MAX)
     }
 }
 
@@ -68,19 +61,16 @@ impl BudgetPolicy {
 
 impl Budget {
     pub fn new(policy: BudgetPolicy) -> Self {
-        let tenths = [Counts::default(); TENTHS];
-        Self { policy, tenths, sum: Counts::default(), origin: None, current: 0 }
+        let (slices, tenths) = (Slices::new(policy.tenth()), [Counts::default(); TENTHS]);
+        Self { policy, slices, tenths, sum: Counts::default() }
     }
 
     /// What was counted stays counted; under a new window it counts as of now.
     pub fn retune(&mut self, policy: BudgetPolicy) {
         if policy.window != self.policy.window {
-            let elapsed = self.policy.tenth().as_secs_f64() * self.current as f64;
-            let elapsed = Duration::try_from_secs_f64(elapsed).unwrap_or_default();
-            self.origin = self.origin.and_then(|origin| origin.checked_add(elapsed));
+            self.slices.recut(policy.tenth());
             self.tenths = [Counts::default(); TENTHS];
-            self.tenths[0] = self.sum;
-            self.current = 0;
+            self.tenths[self.slices.head()] = self.sum;
         }
         self.policy = policy;
     }
@@ -88,7 +78,7 @@ impl Budget {
     /// Counts one first attempt.
     pub fn deposit(&mut self, now: Instant) {
         self.slide(now);
-        self.tenths[slot(self.current)].firsts += 1;
+        self.tenths[self.slices.head()].firsts += 1;
         self.sum.firsts += 1;
     }
 
@@ -97,7 +87,7 @@ impl Budget {
         self.slide(now);
         let allowed = (self.sum.repeats + 1) as f64 <= self.policy.allowance(self.sum.firsts);
         if allowed {
-            self.tenths[slot(self.current)].repeats += 1;
+            self.tenths[self.slices.head()].repeats += 1;
             self.sum.repeats += 1;
         }
         allowed
@@ -111,20 +101,12 @@ impl Budget {
     }
 
     fn slide(&mut self, now: Instant) {
-        let origin = *self.origin.get_or_insert(now);
-        let number = self.policy.number_of(now.saturating_duration_since(origin));
-        let gone = number.saturating_sub(self.current).min(TENTHS as u64);
-        self.current = self.current.max(number);
-        for back in 0..gone {
-            let left = std::mem::take(&mut self.tenths[slot(self.current - back)]);
+        for at in self.slices.advance(now) {
+            let left = std::mem::take(&mut self.tenths[at]);
             self.sum.firsts -= left.firsts;
             self.sum.repeats -= left.repeats;
         }
     }
-}
-
-fn slot(number: u64) -> usize {
-    (number % TENTHS as u64) as usize
 }
 
 #[cfg(test)]

@@ -1,15 +1,13 @@
 //! Sliding windows: how much happened, and how much of it was bad, in the last `over`.
 //!
-//! A window is ten buckets in a ring. The newest is still filling, so what is counted reaches
-//! back between nine tenths of `over` and all of it, never further. Sums are kept as buckets
+//! A window is ten buckets in a ring ([`Slices`]). The newest is still filling, so what is counted
+//! reaches back between nine tenths of `over` and all of it, never further. Sums are kept as buckets
 //! come and go: a record costs the same however many came before it, and allocates nothing.
 //!
 //! Why not the last `n` calls (a ring of outcomes): at one call a minute it would remember an
 //! outage of an hour ago, at a thousand a second only the last blink.
-//!
-//! A `now` older than the newest bucket (two threads read the clock, then raced for the lock)
-//! counts in the newest one.
 
+use super::slices::Slices;
 use std::time::{Duration, Instant};
 
 const BUCKETS: usize = 10;
@@ -24,11 +22,7 @@ struct Tally {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Window {
     over: Duration,
-    width_nanos: u64,
-    /// Time of the first record; ticks, one for each bucket's width, count from here.
-    origin: Option<Instant>,
-    /// Tick of the newest bucket.
-    head: u64,
+    slices: Slices<BUCKETS>,
     ring: [Tally; BUCKETS],
     sum: Tally,
 }
@@ -59,12 +53,9 @@ impl Tally {
 
 impl Window {
     pub fn new(over: Duration) -> Self {
-        let width = over.as_nanos() / BUCKETS as u128;
         Self {
             over,
-            width_nanos: u64::try_from(width).unwrap_or(u64::MAX).max(1),
-            origin: None,
-            head: 0,
+            slices: Slices::new(over / BUCKETS as u32),
             ring: [Tally::default(); BUCKETS],
             sum: Tally::default(),
         }
@@ -75,19 +66,16 @@ impl Window {
     }
 
     pub fn record(&mut self, now: Instant, bad: bool) {
-        self.origin.get_or_insert(now);
         self.advance(now);
-        self.ring[slot(self.head)].add(bad);
+        self.ring[self.slices.head()].add(bad);
         self.sum.add(bad);
     }
 
     /// One that was recorded as good turned out bad. Takes the newest good one that is still
     /// inside; when none is, this is a record of its own.
     pub fn spoil(&mut self, now: Instant) {
-        self.origin.get_or_insert(now);
         self.advance(now);
-        let newest_first = (0..BUCKETS as u64).map(|age| slot(self.head + BUCKETS as u64 - age));
-        for at in newest_first {
+        for at in self.slices.newest_first() {
             if self.ring[at].bad < self.ring[at].total {
                 self.ring[at].bad += 1;
                 self.sum.bad += 1;
@@ -99,51 +87,25 @@ impl Window {
 
     /// `(total, bad)` inside the window at `now`.
     pub fn counts(&self, now: Instant) -> (u32, u32) {
-        let Tally { total, bad } = self.gone(now).fold(self.sum, |sum, at| sum.less(self.ring[at]));
+        let gone = self.slices.gone(now);
+        let Tally { total, bad } = gone.fold(self.sum, |sum, at| sum.less(self.ring[at]));
         (total, bad)
     }
 
     pub fn clear(&mut self) {
-        *self = Self { ring: [Tally::default(); BUCKETS], ..Self::new(self.over) };
+        *self = Self::new(self.over);
     }
 
     /// How far back the counts reach at `now`: `over` at most, less while the window is young.
     fn reach(&self, now: Instant) -> Duration {
-        let Some(origin) = self.origin else { return Duration::ZERO };
-        let elapsed = nanos(now.saturating_duration_since(origin));
-        let whole = self.width_nanos.saturating_mul(BUCKETS as u64 - 1);
-        Duration::from_nanos(elapsed.min(whole.saturating_add(elapsed % self.width_nanos)))
-    }
-
-    fn tick(&self, now: Instant) -> u64 {
-        let elapsed = self.origin.map(|origin| now.saturating_duration_since(origin));
-        (nanos(elapsed.unwrap_or_default()) / self.width_nanos).max(self.head)
-    }
-
-    /// Slots whose time is over at `now`: those the buckets since `head` will take.
-    fn gone(&self, now: Instant) -> impl Iterator<Item = usize> + use<> {
-        let (head, passed) = (self.head, self.tick(now) - self.head);
-        (1..=passed.min(BUCKETS as u64)).map(move |step| slot(head + step))
+        self.slices.reach(now)
     }
 
     fn advance(&mut self, now: Instant) {
-        let tick = self.tick(now);
-        if tick == self.head {
-            return;
-        }
-        for at in self.gone(now) {
+        for at in self.slices.advance(now) {
             self.sum = self.sum.less(std::mem::take(&mut self.ring[at]));
         }
-        self.head = tick;
     }
-}
-
-fn slot(tick: u64) -> usize {
-    (tick % BUCKETS as u64) as usize
-}
-
-fn nanos(length: Duration) -> u64 {
-    u64::try_from(length.as_nanos()).unwrap_or(u64::MAX / 2)
 }
 
 // === impl RateMeter ===
