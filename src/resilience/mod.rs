@@ -9,7 +9,7 @@
 //! - may it go there: [`breaker`], [`hold`]; how fast after a pause: [`ramp`]
 //! - where should it go: [`balancer`], by what [`latency`] remembers
 //! - may it go again, and when: [`budget`], [`backoff`], [`hedge`]; at what cost: [`spend`]
-//! - counting over time: [`window`], in [`slices`]
+//! - counting over time: [`window`], quantiles: [`sketch`]; both in [`slices`]
 
 pub mod backoff;
 pub mod balancer;
@@ -20,6 +20,7 @@ pub mod hold;
 pub mod latency;
 pub mod outcome;
 pub mod ramp;
+pub mod sketch;
 pub mod slices;
 pub mod spend;
 pub mod window;
