@@ -7,10 +7,11 @@
 //!
 //! - what an attempt taught us: [`outcome`]
 //! - may it go there: [`breaker`], [`hold`]; how fast after a pause: [`ramp`]
-//! - where should it go: [`balancer`], by what [`latency`] remembers
+//! - where should it go: [`balancer`], by what [`latency`] remembers; [`affinity`], where it went
 //! - may it go again, and when: [`budget`], [`backoff`], [`hedge`]; at what cost: [`spend`]
 //! - counting over time: [`window`], quantiles: [`sketch`]; both in [`slices`]
 
+pub mod affinity;
 pub mod backoff;
 pub mod balancer;
 pub mod breaker;

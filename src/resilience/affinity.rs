@@ -1,0 +1,190 @@
+//! Where a session was last sent, so that it goes there again: its prompt is in that cache.
+//!
+//! Kept for `ttl` after its last use, and bounded whatever keys come. There are two generations.
+//! The younger takes all that is used; when it is full, or older than `ttl`, it becomes the older one
+//! and the one that was the older is dropped whole. So nothing is ever searched for what is
+//! oldest, an entry goes within two `ttl` of its last use, and a flood of keys that come once can
+//! push out others but takes no more than its room.
+//!
+//! A key is a hash with a secret in it (`live::route` makes it): nobody can aim at another's entry,
+//! and it needs no further hashing here.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::time::{Duration, Instant};
+
+/// Keys of one generation.
+const BOUND: usize = 65_536;
+
+type Generation = HashMap<u64, Entry, BuildHasherDefault<Hashed>>;
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    address: u32,
+    used: Instant,
+}
+
+/// Address by session.
+#[derive(Clone, Debug)]
+pub struct Affinity {
+    ttl: Duration,
+    bound: usize,
+    younger: Generation,
+    older: Generation,
+    /// When the younger generation began; none before the first entry.
+    began: Option<Instant>,
+}
+
+/// Takes a key for its hash.
+#[derive(Clone, Copy, Debug, Default)]
+struct Hashed(u64);
+
+// === impl Affinity ===
+
+impl Affinity {
+    pub fn new(ttl: Duration) -> Self {
+        let (younger, older) = (Generation::default(), Generation::default());
+        Self { ttl, bound: BOUND, younger, older, began: None }
+    }
+
+    /// Another time to keep entries; those that are there stay.
+    pub fn retune(&mut self, ttl: Duration) {
+        self.ttl = ttl;
+    }
+
+    /// Where the key was last sent, unless that is `ttl` ago. Counts as a use.
+    pub fn find(&mut self, key: u64, now: Instant) -> Option<u32> {
+        self.age(now);
+        if let Some(entry) = self.younger.get_mut(&key) {
+            entry.used = entry.used.max(now);
+            return Some(entry.address);
+        }
+        let Entry { address, used } = self.older.remove(&key)?;
+        if now.saturating_duration_since(used) >= self.ttl {
+            return None;
+        }
+        self.set(key, address, now);
+        Some(address)
+    }
+
+    /// The key is sent to this address now.
+    pub fn set(&mut self, key: u64, address: u32, now: Instant) {
+        self.age(now);
+        if self.younger.len() >= self.bound && !self.younger.contains_key(&key) {
+            self.turn(now);
+        }
+        self.began.get_or_insert(now);
+        self.younger.insert(key, Entry { address, used: now });
+    }
+
+    fn age(&mut self, now: Instant) {
+        if self.began.is_some_and(|began| now.saturating_duration_since(began) >= self.ttl) {
+            self.turn(now);
+        }
+    }
+
+    fn turn(&mut self, now: Instant) {
+        self.older = std::mem::take(&mut self.younger);
+        self.began = Some(now);
+    }
+}
+
+// === impl Hashed ===
+
+impl Hasher for Hashed {
+    fn write_u64(&mut self, key: u64) {
+        self.0 = key;
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.0 = self.0.rotate_left(8) ^ u64::from(*byte));
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const TTL: Duration = Duration::from_secs(600);
+    const JUST_BEFORE: Duration = Duration::from_millis(599_999);
+
+    fn small(bound: usize) -> Affinity {
+        Affinity { bound, ..Affinity::new(TTL) }
+    }
+
+    #[test]
+    fn a_session_goes_where_it_went() {
+        let (t0, mut affinity) = (Instant::now(), Affinity::new(TTL));
+        assert_eq!(affinity.find(1, t0), None);
+        affinity.set(1, 7, t0);
+        affinity.set(2, 8, t0);
+        assert_eq!((affinity.find(1, t0), affinity.find(2, t0)), (Some(7), Some(8)));
+        affinity.set(1, 9, t0);
+        assert_eq!(affinity.find(1, t0), Some(9));
+    }
+
+    #[test]
+    fn each_use_keeps_it_for_as_long_again() {
+        let (mut now, mut affinity) = (Instant::now(), Affinity::new(TTL));
+        affinity.set(1, 7, now);
+        for _ in 0..10 {
+            now += JUST_BEFORE;
+            assert_eq!(affinity.find(1, now), Some(7));
+        }
+        assert_eq!(affinity.find(1, now + TTL), None);
+    }
+
+    #[test]
+    fn a_flood_of_keys_takes_its_room_and_no_more() {
+        let (t0, mut affinity) = (Instant::now(), small(100));
+        affinity.set(0, 7, t0);
+        (1..10_000).for_each(|key| affinity.set(key, 8, t0));
+        assert_eq!(affinity.younger.len() + affinity.older.len(), 200);
+        assert_eq!((affinity.find(0, t0), affinity.find(9_999, t0)), (None, Some(8)));
+    }
+
+    #[test]
+    fn a_shorter_time_counts_at_once() {
+        let (t0, mut affinity) = (Instant::now(), Affinity::new(TTL));
+        affinity.set(1, 7, t0);
+        affinity.retune(TTL / 10);
+        assert_eq!(affinity.find(1, t0 + TTL / 10), None);
+    }
+
+    proptest! {
+        #[test]
+        fn it_is_found_within_its_time_unless_there_were_too_many(
+            bound in 1usize..20,
+            keys in 1u64..40,
+            steps in prop::collection::vec((any::<bool>(), 0u64..40, 0u64..200), 1..300),
+        ) {
+            let (mut now, mut affinity) = (Instant::now(), small(bound));
+            let mut exact = HashMap::<u64, (u32, Instant)>::new();
+            for (step, (sets, key, seconds)) in steps.into_iter().enumerate() {
+                let key = key % keys;
+                now += Duration::from_secs(seconds);
+                let expected = exact.get(&key).filter(|(_, used)| now - *used < TTL);
+                let expected = expected.map(|(address, _)| *address);
+                if sets {
+                    affinity.set(key, step as u32, now);
+                    exact.insert(key, (step as u32, now));
+                } else {
+                    let found = affinity.find(key, now);
+                    prop_assert!(found.is_none() || found == expected);
+                    if keys <= bound as u64 {
+                        prop_assert_eq!(found, expected);
+                    }
+                    if let Some(address) = found {
+                        exact.insert(key, (address, now));
+                    }
+                }
+                prop_assert!(affinity.younger.len() <= bound && affinity.older.len() <= bound);
+            }
+        }
+    }
+}
