@@ -18,17 +18,20 @@ use std::time::{Duration, Instant};
 
 use criterion::measurement::WallTime;
 use criterion::{Bencher, Criterion, criterion_group, criterion_main};
+use http::HeaderName;
 
 use outrigger::clock;
 use outrigger::live::Live;
 use outrigger::live::address::AddressLive;
 use outrigger::live::breakers::{BreakerCell, Key};
 use outrigger::live::route::RouteLive;
-use outrigger::policy::model::Policy;
+use outrigger::policy::model::{Affinity, Cost, Policy};
 use outrigger::policy::{self, SourceFile, Sources};
 use outrigger::resilience::balancer::{Balance, Candidate};
 use outrigger::resilience::breaker::{Admission, Breaker, BreakerPolicy};
+use outrigger::resilience::hedge::HedgePolicy;
 use outrigger::resilience::outcome::Outcome;
+use outrigger::resilience::spend::SpendPolicy;
 use outrigger::snapshot::Current;
 use outrigger::snapshot::build::Ground;
 use outrigger::telemetry::metrics::Metrics;
@@ -96,8 +99,20 @@ fn cell() -> Arc<BreakerCell> {
 }
 
 fn route() -> Arc<RouteLive> {
-    let policy = shipped();
-    live().route("chat", policy.routes[0].retry.budget)
+    live().route(&shipped().routes[0])
+}
+
+/// With what a policy may leave out, and a minute's latencies.
+fn route_with_all() -> Arc<RouteLive> {
+    let mut policy = shipped().routes[0].clone();
+    policy.hedge = Some(HedgePolicy { extra_load: 0.02, after: None });
+    let spend = SpendPolicy { limit: 5.0, window: Duration::from_secs(3_600) };
+    policy.retry.cost = Some(Cost { policy: spend, currency: "USD".to_owned() });
+    let header = HeaderName::from_static("x-session");
+    policy.affinity = Some(Affinity { header, ttl: Duration::from_secs(600) });
+    let (route, mut time) = (live().route(&policy), Passing::new());
+    (1..1_000).for_each(|n| route.hedge_sample(TOOK * n / 100, time.next()));
+    route
 }
 
 fn attempt(cell: &BreakerCell, now: Instant) {
@@ -196,6 +211,36 @@ fn budget_repeat(bencher: &mut Bencher<'_, WallTime>) {
     bencher.iter(|| route.repeat(time.next()));
 }
 
+fn hedge_sample(bencher: &mut Bencher<'_, WallTime>) {
+    let (route, mut time) = (route_with_all(), Passing::new());
+    bencher.iter(|| route.hedge_sample(black_box(TOOK), time.next()));
+}
+
+fn hedge_delay(bencher: &mut Bencher<'_, WallTime>) {
+    let (route, mut time) = (route_with_all(), Passing::new());
+    let now = time.next();
+    bencher.iter(|| route.hedge_delay(black_box(now)));
+}
+
+fn hedge_left_out(bencher: &mut Bencher<'_, WallTime>) {
+    let (route, mut time) = (route(), Passing::new());
+    let now = time.next();
+    bencher.iter(|| route.hedge_delay(black_box(now)));
+}
+
+fn cost_may(bencher: &mut Bencher<'_, WallTime>) {
+    let (route, mut time) = (route_with_all(), Passing::new());
+    route.spent(1.0, time.next());
+    bencher.iter(|| route.may_spend(time.next()));
+}
+
+fn affinity(bencher: &mut Bencher<'_, WallTime>) {
+    let (route, mut time) = (route_with_all(), Passing::new());
+    let session = black_box(b"0b3009a8-797d-4403-bfe8-c3ed0203dd9b");
+    route.stick(session, 7, time.next());
+    bencher.iter(|| route.sticky(session, time.next()));
+}
+
 fn snapshot_load(bencher: &mut Bencher<'_, WallTime>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.expect("a runtime can be built");
@@ -218,6 +263,11 @@ fn decisions(criterion: &mut Criterion) {
     criterion.bench_function("pick of 8/estimates", estimates);
     criterion.bench_function("budget/first", budget_first);
     criterion.bench_function("budget/repeat", budget_repeat);
+    criterion.bench_function("hedge/sample", hedge_sample);
+    criterion.bench_function("hedge/delay", hedge_delay);
+    criterion.bench_function("hedge/left out", hedge_left_out);
+    criterion.bench_function("cost/may", cost_may);
+    criterion.bench_function("affinity/sticky", affinity);
     criterion.bench_function("snapshot/load", snapshot_load);
 }
 

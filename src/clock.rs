@@ -5,6 +5,7 @@
 
 #![allow(clippy::disallowed_methods)]
 
+use std::hash::RandomState;
 use std::time::{Duration, Instant, SystemTime};
 
 /// Monotonic time: for every limit, wait and measure.
@@ -30,4 +31,9 @@ pub fn draw() -> f64 {
 /// 64 bits of chance: names for requests. Not for secrets.
 pub fn random() -> u64 {
     fastrand::u64(..)
+}
+
+/// A hash with a secret in it, so that nobody outside can choose values that collide.
+pub fn hashing() -> RandomState {
+    RandomState::new()
 }

@@ -11,6 +11,8 @@ use crate::telemetry::metrics::{AddressLabels, Level, Metrics};
 
 #[derive(Debug)]
 pub struct AddressLive {
+    /// No other address of this process has it; sessions are kept by it.
+    pub id: u32,
     labels: AddressLabels,
     pending: AtomicU32,
     gauge: Level,
@@ -21,9 +23,10 @@ pub struct AddressLive {
 }
 
 impl AddressLive {
-    pub fn new(provider: &str, address: &str, metrics: &Arc<Metrics>) -> Self {
+    pub fn new(provider: &str, address: &str, id: u32, metrics: &Arc<Metrics>) -> Self {
         let labels = AddressLabels { provider: provider.to_owned(), address: address.to_owned() };
         AddressLive {
+            id,
             gauge: metrics.pending.get_or_create_owned(&labels),
             labels,
             pending: AtomicU32::new(0),

@@ -13,6 +13,7 @@ pub mod buffers;
 pub mod by_hand;
 pub mod holds;
 pub mod ledger;
+pub mod optional;
 pub mod permit;
 pub mod provider;
 pub mod registry;

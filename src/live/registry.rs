@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::address::AddressLive;
@@ -13,8 +14,8 @@ use super::lock;
 use super::provider::ProviderLive;
 use super::route::RouteLive;
 use crate::clock;
+use crate::policy::model::Route;
 use crate::resilience::breaker::BreakerPolicy;
-use crate::resilience::budget::BudgetPolicy;
 use crate::telemetry::events::Events;
 use crate::telemetry::metrics::Metrics;
 
@@ -30,6 +31,8 @@ pub struct Live {
     holds: Named<String, HoldCell>,
     routes: Named<String, RouteLive>,
     ledgers: Named<(String, String), Ledger>,
+    /// Of the next new address.
+    next_id: AtomicU32,
 }
 
 type Named<K, V> = Mutex<HashMap<K, Arc<V>>>;
@@ -73,6 +76,7 @@ impl Live {
             holds: Mutex::default(),
             routes: Mutex::default(),
             ledgers: Mutex::default(),
+            next_id: AtomicU32::default(),
         }
     }
 
@@ -83,7 +87,11 @@ impl Live {
 
     pub fn address(&self, provider: &str, address: &str) -> Arc<AddressLive> {
         let key = (provider.to_owned(), address.to_owned());
-        named(&self.addresses, key, || AddressLive::new(provider, address, &self.metrics), |_| ())
+        let make = || {
+            let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+            AddressLive::new(provider, address, id, &self.metrics)
+        };
+        named(&self.addresses, key, make, |_| ())
     }
 
     pub fn breaker(&self, key: Key, policy: BreakerPolicy) -> Arc<BreakerCell> {
@@ -96,8 +104,9 @@ impl Live {
         named(&self.holds, key.to_owned(), || HoldCell::new(key.to_owned()), |_| ())
     }
 
-    pub fn route(&self, name: &str, budget: BudgetPolicy) -> Arc<RouteLive> {
-        named(&self.routes, name.to_owned(), || RouteLive::new(budget), |cell| cell.retune(budget))
+    pub fn route(&self, policy: &Route) -> Arc<RouteLive> {
+        let make = || RouteLive::new(policy);
+        named(&self.routes, policy.name.clone(), make, |cell| cell.retune(policy))
     }
 
     /// Of a route's answers from a provider.

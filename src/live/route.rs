@@ -1,26 +1,49 @@
-//! What a route remembers: its budget for repeats, and whose turn it is.
+//! What a route remembers: its budget for repeats, whose turn it is, and, where its policy has
+//! them, when to hedge, what repeats cost, and where each session was last sent.
 
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Mutex;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::lock;
+use super::optional::Optional;
+use crate::clock;
+use crate::policy::model::Route;
+use crate::resilience::affinity::Affinity;
 use crate::resilience::balancer::{Balance, Balancer, Candidate};
-use crate::resilience::budget::{Budget, BudgetPolicy};
+use crate::resilience::budget::Budget;
+use crate::resilience::hedge::Hedge;
+use crate::resilience::spend::{Spend, SpendPolicy};
 
 #[derive(Debug)]
 pub struct RouteLive {
     budget: Mutex<Budget>,
     /// One for the route's `providers`, one for each of `fallback`.
     balancers: Mutex<Vec<Balancer>>,
+    hedge: Optional<Hedge>,
+    spend: Optional<Spend>,
+    affinity: Optional<Affinity>,
+    /// Makes keys of sessions.
+    hashing: RandomState,
 }
 
 impl RouteLive {
-    pub fn new(policy: BudgetPolicy) -> Self {
-        RouteLive { budget: Mutex::new(Budget::new(policy)), balancers: Mutex::default() }
+    pub fn new(policy: &Route) -> Self {
+        RouteLive {
+            budget: Mutex::new(Budget::new(policy.retry.budget)),
+            balancers: Mutex::default(),
+            hedge: Optional::new(policy.hedge.map(Hedge::new)),
+            spend: Optional::new(cost(policy).map(Spend::new)),
+            affinity: Optional::new(ttl(policy).map(Affinity::new)),
+            hashing: clock::hashing(),
+        }
     }
 
-    pub fn retune(&self, policy: BudgetPolicy) {
-        lock(&self.budget).retune(policy);
+    pub fn retune(&self, policy: &Route) {
+        lock(&self.budget).retune(policy.retry.budget);
+        self.hedge.retune(policy.hedge, Hedge::new, Hedge::retune);
+        self.spend.retune(cost(policy), Spend::new, Spend::retune);
+        self.affinity.retune(ttl(policy), Affinity::new, Affinity::retune);
     }
 
     /// One first attempt: it earns a share of a repeat.
@@ -38,24 +61,6 @@ impl RouteLive {
         lock(&self.budget).balance(now)
     }
 
-    // stubs
-    pub fn hedge_delay(&self, _now: Instant) -> Option<std::time::Duration> {
-        None
-    }
-    pub fn hedge_first(&self, _now: Instant) {}
-    pub fn hedge_sample(&self, _took: std::time::Duration, _now: Instant) {}
-    pub fn hedge_spend(&self, _now: Instant) -> bool {
-        false
-    }
-    pub fn may_spend(&self, _now: Instant) -> bool {
-        true
-    }
-    pub fn sticky(&self, _key: &[u8], _now: Instant) -> Option<u32> {
-        None
-    }
-    pub fn stick(&self, _key: &[u8], _id: u32, _now: Instant) {}
-    pub fn spent(&self, _cost: f64, _now: Instant) {}
-
     /// The balancer's choice among the candidates of a tier.
     pub fn pick(
         &self,
@@ -70,5 +75,154 @@ impl RouteLive {
             balancers.resize_with(tier + 1, Balancer::new);
         }
         balancers[tier].pick(how, candidates, eligible, draw)
+    }
+
+    /// One request of a route that hedges: it earns a share of a hedge.
+    pub fn hedge_first(&self, now: Instant) {
+        self.hedge.with(|hedge| hedge.first(now));
+    }
+
+    /// A first attempt was answered after `took`, or had lost to its hedge by then.
+    pub fn hedge_sample(&self, took: Duration, now: Instant) {
+        self.hedge.with(|hedge| hedge.sample(took, now));
+    }
+
+    /// How long a first attempt may take before it is hedged; `None`: it is not.
+    pub fn hedge_delay(&self, now: Instant) -> Option<Duration> {
+        self.hedge.with(|hedge| hedge.delay(now))?
+    }
+
+    /// Pays for one hedge; false when it cannot be paid.
+    pub fn hedge_spend(&self, now: Instant) -> bool {
+        self.hedge.with(|hedge| hedge.spend(now)).unwrap_or(false)
+    }
+
+    /// Whether another repeat may cost something; always, where there is no limit.
+    pub fn may_spend(&self, now: Instant) -> bool {
+        self.spend.with(|spend| spend.may(now)).unwrap_or(true)
+    }
+
+    /// A repeat or a hedge cost this much, in the currency of the limit.
+    pub fn spent(&self, cost: f64, now: Instant) {
+        self.spend.with(|spend| spend.add(cost, now));
+    }
+
+    /// What repeats may cost yet; `None`: there is no limit.
+    pub fn cost_left(&self, now: Instant) -> Option<f64> {
+        self.spend.with(|spend| spend.left(now))
+    }
+
+    /// The `id` of the address that the session was last sent to.
+    pub fn sticky(&self, session: &[u8], now: Instant) -> Option<u32> {
+        let key = self.key(session)?;
+        self.affinity.with(|affinity| affinity.find(key, now))?
+    }
+
+    /// The session is sent to the address of this `id`.
+    pub fn stick(&self, session: &[u8], address: u32, now: Instant) {
+        let Some(key) = self.key(session) else { return };
+        self.affinity.with(|affinity| affinity.set(key, address, now));
+    }
+
+    /// Hashed before the lock is taken: a header's value may be long.
+    fn key(&self, session: &[u8]) -> Option<u64> {
+        self.affinity.is_on().then(|| self.hashing.hash_one(session))
+    }
+}
+
+fn cost(policy: &Route) -> Option<SpendPolicy> {
+    policy.retry.cost.as_ref().map(|cost| cost.policy)
+}
+
+fn ttl(policy: &Route) -> Option<Duration> {
+    policy.affinity.as_ref().map(|affinity| affinity.ttl)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::path::Path;
+
+    use super::*;
+    use crate::policy::model::{Affinity as AffinityPolicy, Cost};
+    use crate::policy::{self, SourceFile, Sources};
+    use crate::resilience::hedge::HedgePolicy;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    struct Nothing;
+
+    impl Sources for Nothing {
+        fn env(&self, _: &str) -> Option<String> {
+            None
+        }
+
+        fn file(&self, _: &Path) -> io::Result<Vec<u8>> {
+            Err(io::ErrorKind::NotFound.into())
+        }
+    }
+
+    fn without() -> Route {
+        let yaml = "version: 1\nproviders: { one: { url: \"http://127.0.0.1:1\" } }\n\
+                    routes: [{ name: all, providers: [one] }]\n";
+        let file = SourceFile { name: "policy.yaml".to_owned(), bytes: yaml.into() };
+        policy::load(&[file], &Nothing).unwrap().policy.routes.remove(0)
+    }
+
+    fn with_all() -> Route {
+        let mut route = without();
+        route.hedge = Some(HedgePolicy { extra_load: 0.5, after: Some(SECOND) });
+        let policy = SpendPolicy { limit: 5.0, window: 3_600 * SECOND };
+        route.retry.cost = Some(Cost { policy, currency: "USD".to_owned() });
+        let header = http::HeaderName::from_static("x-session");
+        route.affinity = Some(AffinityPolicy { header, ttl: 600 * SECOND });
+        route
+    }
+
+    /// Uses all of it once.
+    fn use_it(live: &RouteLive, now: Instant) {
+        live.hedge_first(now);
+        live.hedge_first(now);
+        live.hedge_sample(SECOND, now);
+        live.spent(4.0, now);
+        live.stick(b"anna", 7, now);
+    }
+
+    #[test]
+    fn what_the_policy_leaves_out_says_nothing_and_stops_nothing() {
+        let (now, live) = (clock::now(), RouteLive::new(&without()));
+        use_it(&live, now);
+        assert_eq!((live.hedge_delay(now), live.hedge_spend(now)), (None, false));
+        assert_eq!((live.may_spend(now), live.cost_left(now)), (true, None));
+        assert_eq!(live.sticky(b"anna", now), None);
+    }
+
+    #[test]
+    fn what_the_policy_has_is_asked() {
+        let (now, live) = (clock::now(), RouteLive::new(&with_all()));
+        use_it(&live, now);
+        assert_eq!(live.hedge_delay(now), Some(SECOND));
+        assert_eq!((live.hedge_spend(now), live.hedge_spend(now)), (true, false));
+        assert_eq!((live.may_spend(now), live.cost_left(now)), (true, Some(1.0)));
+        live.spent(1.0, now);
+        assert!(!live.may_spend(now));
+        assert_eq!((live.sticky(b"anna", now), live.sticky(b"bert", now)), (Some(7), None));
+    }
+
+    #[test]
+    fn a_reload_forgets_only_what_the_policy_leaves_out() {
+        let (now, live) = (clock::now(), RouteLive::new(&with_all()));
+        use_it(&live, now);
+        let mut retuned = with_all();
+        retuned.hedge = None;
+        retuned.retry.cost.iter_mut().for_each(|cost| cost.policy.limit = 10.0);
+        live.retune(&retuned);
+        assert_eq!(live.hedge_delay(now), None);
+        assert_eq!(live.cost_left(now), Some(6.0));
+        assert_eq!(live.sticky(b"anna", now), Some(7));
+        live.retune(&without());
+        live.retune(&with_all());
+        assert_eq!((live.hedge_delay(now), live.hedge_spend(now)), (Some(SECOND), false));
+        assert_eq!((live.cost_left(now), live.sticky(b"anna", now)), (Some(5.0), None));
     }
 }

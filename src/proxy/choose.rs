@@ -106,7 +106,8 @@ impl Ask {
         now: Instant,
     ) -> Option<usize> {
         let id = route.live.sticky(self.session.as_deref()?, now)?;
-        let same = |(i, c): &(usize, &Candidate)| eligible & (1 << i) != 0 && c.address.id == id;
+        let same =
+            |(i, c): &(usize, &Candidate)| eligible & (1 << i) != 0 && c.address.live.id == id;
         candidates.iter().enumerate().take(CANDIDATES).find(same).map(|(index, _)| index)
     }
 

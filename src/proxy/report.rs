@@ -58,7 +58,7 @@ impl Ask {
             Outcome::Success | Outcome::Ignored => {}
         }
         if let (Class::Success, Some(session)) = (class, &self.session) {
-            route.live.stick(session, candidate.address.id, now);
+            route.live.stick(session, candidate.address.live.id, now);
         }
         candidate.address.attempts[class.index()].inc();
         if status > 0 {

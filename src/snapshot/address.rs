@@ -36,7 +36,6 @@ pub struct Address {
     pub policy: model::Address,
     /// provider/address.
     pub key: String,
-    pub id: u32,
     pub host: HeaderValue,
     pub target: Arc<Target>,
     pub live: Arc<AddressLive>,
@@ -83,7 +82,6 @@ impl Address {
         let breaker = provider.breaker.clone();
         let whole = Arc::new(Circuit::new(provider, &policy, breaker.as_ref(), "", cells));
         Address {
-            id: 0,
             key,
             host,
             target,

@@ -54,7 +54,7 @@ impl Ground {
             Arc::new(Route {
                 tiers: self.tiers(route, &providers),
                 reads_body: reads_body(route, &policy.providers),
-                live: self.live.route(&route.name, route.retry.budget),
+                live: self.live.route(route),
                 metrics: route_metrics(&self.live.metrics, &route.name),
                 policy_hash: Arc::clone(&short),
                 access_log: access_log.clone(),
