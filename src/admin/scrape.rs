@@ -29,9 +29,13 @@ impl Shown {
     fn read_off(&self) {
         let (now, snapshot, metrics) = (clock::now(), self.current.load_full(), &self.live.metrics);
         metrics.retry_budget.clear();
+        metrics.cost_budget.clear();
         for route in &snapshot.routes {
             let labels = RouteLabels { route: route.policy.name.clone() };
             metrics.retry_budget.get_or_create_owned(&labels).set(route.live.balance(now));
+            if let Some(left) = route.live.cost_left(now) {
+                metrics.cost_budget.get_or_create_owned(&labels).set(left);
+            }
         }
         metrics.concurrency_limit.clear();
         metrics.latency_seconds.clear();
