@@ -286,16 +286,18 @@ pub struct AllowOverride {
 }
 
 impl Provider {
+    /// Tokens are counted where the policy says where to find them, or what they cost.
+    pub fn counts_tokens(&self) -> bool {
+        self.price.is_some() || self.usage != Usage::default()
+    }
+
     /// Something of this policy depends on what is in this provider's answers, so that they may not
     /// come compressed.
     pub fn reads_answers(&self) -> bool {
         let reads = |rule: &ClassifyRule| {
             rule.body.is_some() || !(rule.json.is_empty() && rule.event.is_empty())
         };
-        self.price.is_some()
-            || self.usage != Usage::default()
-            || !self.prefill.is_empty()
-            || self.classify.iter().any(reads)
+        self.counts_tokens() || !self.prefill.is_empty() || self.classify.iter().any(reads)
     }
 }
 

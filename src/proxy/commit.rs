@@ -264,9 +264,8 @@ impl Ask {
             return;
         }
         let candidate = Self::candidate(route, answer.pick.tier, answer.pick.index);
-        if let Some(tokens) = candidate.reading.whole(bytes) {
-            self.settle(&answer.pick, tokens);
-        }
+        let tokens = candidate.reading.whole(bytes, &mut self.worker.found.borrow_mut());
+        self.settle(&answer.pick, tokens);
     }
 
     fn switched(&mut self, route: &Route, mut answer: Answer) -> Tried {

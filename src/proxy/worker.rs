@@ -16,6 +16,7 @@ use crate::live::Live;
 use crate::policy::model::LogFormat;
 use crate::resilience::balancer::Candidate;
 use crate::snapshot::{Current, Snapshot};
+use crate::stream::json::Found;
 use crate::telemetry::access_log::{Log, Target};
 use crate::telemetry::events::Stamp;
 use crate::upstream::Pools;
@@ -60,6 +61,7 @@ pub struct Worker {
     pub pools: Pools,
     pub clients: Clients,
     pub candidates: RefCell<Vec<Candidate>>,
+    pub found: RefCell<Found>,
     log: Log,
     lines: RefCell<Lines>,
     /// Both clocks, read at the last beat.
@@ -82,6 +84,7 @@ impl Worker {
             pools: Pools::new(UPSTREAM_IDLE),
             clients: Clients::new(load),
             candidates: RefCell::default(),
+            found: RefCell::default(),
             log,
             lines: RefCell::default(),
             clocks: Cell::new((clock::now(), clock::wall())),

@@ -148,7 +148,7 @@ fn reads_body(route: &model::Route, providers: &[model::Provider]) -> bool {
         by_model
             || !provider.models.is_empty()
             || provider.rewrite.changes_body()
-            || provider.price.is_some()
+            || provider.counts_tokens()
     })
 }
 

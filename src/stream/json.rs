@@ -90,10 +90,21 @@ pub fn scan(text: &[u8], pointers: &Pointers, found: &mut Found) -> Result<(), N
     found.0.clear();
     found.0.resize(pointers.count, None);
     std::str::from_utf8(text).map_err(|_| NotJson)?;
-    let mut scan = Scan { text, at: 0, pointers, found };
+    let mut scan = Scan { text, at: 0, pointers, found, strict: true };
     scan.value(Some(0), DEPTH)?;
     scan.spaces();
     if scan.at == text.len() { Ok(()) } else { Err(NotJson) }
+}
+
+/// The same in a text that is taken to be JSON: what is not on a way to a pointer is passed over
+/// unchecked, which takes a third of the time.
+///
+/// # Errors
+/// When the way to a value shows that it is none.
+pub fn find(text: &[u8], pointers: &Pointers, found: &mut Found) -> Result<(), NotJson> {
+    found.0.clear();
+    found.0.resize(pointers.count, None);
+    Scan { text, at: 0, pointers, found, strict: false }.value(Some(0), DEPTH)
 }
 
 struct Scan<'a> {
@@ -101,7 +112,33 @@ struct Scan<'a> {
     at: usize,
     pointers: &'a Pointers,
     found: &'a mut Found,
+    strict: bool,
 }
+
+/// What is not simply a part of a string.
+static SPECIAL: [bool; 256] = {
+    let mut special = [false; 256];
+    let mut byte = 0;
+    while byte < 0x20 {
+        special[byte] = true;
+        byte += 1;
+    }
+    special[b'"' as usize] = true;
+    special[b'\\' as usize] = true;
+    special
+};
+
+/// What shows how deep a text is nested, or begins a string.
+static STRUCTURE: [bool; 256] = {
+    let mut structure = [false; 256];
+    structure[b'"' as usize] = true;
+    structure[b'{' as usize] = true;
+    structure[b'}' as usize] = true;
+    structure[b'[' as usize] = true;
+    structure[b']' as usize] = true;
+    structure[b',' as usize] = true;
+    structure
+};
 
 impl Scan<'_> {
     fn peek(&self) -> Result<u8, NotJson> {
@@ -125,6 +162,9 @@ impl Scan<'_> {
 
     fn value(&mut self, node: Option<usize>, depth: usize) -> Result<(), NotJson> {
         self.spaces();
+        if node.is_none() && !self.strict {
+            return self.skip();
+        }
         let start = self.at;
         match self.peek()? {
             b'{' => self.object(node, depth.checked_sub(1).ok_or(NotJson)?)?,
@@ -139,6 +179,27 @@ impl Scan<'_> {
             self.found.0[slot] = Some(start..self.at);
         }
         Ok(())
+    }
+
+    /// Passes over a value up to what ends it.
+    fn skip(&mut self) -> Result<(), NotJson> {
+        let mut depth = 0usize;
+        loop {
+            let rest = &self.text[self.at..];
+            self.at += rest.iter().position(|b| STRUCTURE[usize::from(*b)]).ok_or(NotJson)?;
+            match self.text[self.at] {
+                b'"' => {
+                    self.string()?;
+                    continue;
+                }
+                b'{' | b'[' => depth += 1,
+                b',' if depth > 0 => {}
+                b',' => return Ok(()),
+                _ if depth == 0 => return Ok(()),
+                _ => depth -= 1,
+            }
+            self.at += 1;
+        }
     }
 
     fn object(&mut self, node: Option<usize>, depth: usize) -> Result<(), NotJson> {
@@ -222,8 +283,7 @@ impl Scan<'_> {
         let mut escaped = false;
         loop {
             let rest = &self.text[self.at..];
-            let stop = |b: &u8| *b == b'"' || *b == b'\\' || *b < 0x20;
-            let stop = rest.iter().position(stop).ok_or(NotJson)?;
+            let stop = rest.iter().position(|b| SPECIAL[usize::from(*b)]).ok_or(NotJson)?;
             self.at += stop + 1;
             match rest[stop] {
                 b'"' => return Ok(escaped),
@@ -368,6 +428,9 @@ mod tests {
                 let read = raw.map(|raw| serde_json::from_slice::<Value>(raw).expect("a value"));
                 prop_assert_eq!(read.as_ref(), value.pointer(p), "{}", p);
             }
+            let mut again = Found::default();
+            prop_assert_eq!(find(text.as_bytes(), &compiled, &mut again), Ok(()));
+            prop_assert_eq!(again.0, found.0);
         }
 
         #[test]
@@ -388,6 +451,9 @@ mod tests {
             let ours = scan(&text, &Pointers::default(), &mut Found::default());
             let theirs = std::str::from_utf8(&text).is_ok_and(|t| serde_json::from_str::<IgnoredAny>(t).is_ok());
             prop_assert_eq!(ours.is_ok(), theirs);
+            let mut pointers = Pointers::default();
+            pointers.slot(&pointer("/a/b"));
+            let _ = find(&text, &pointers, &mut Found::default());
         }
     }
 

@@ -11,7 +11,7 @@ use std::ops::Range;
 use regex_lite::Regex;
 
 use super::join::Dialect;
-use super::json::{self, Found, Pointers, scan};
+use super::json::{self, Found, Pointers, find, scan};
 use crate::policy::model::{self, Mark};
 use crate::policy::pointer::Pointer;
 use crate::resilience::outcome::Class;
@@ -149,9 +149,9 @@ impl Reading {
         };
         let ends = Ends::new(stream.terminal.as_deref(), &mut pointers);
         let rules = Rule::all(&provider.classify, &mut pointers);
-        let usage = slots(&provider.usage, &mut pointers);
+        let usage = slots(provider, &mut pointers);
         let mut whole = Pointers::default();
-        let whole_slots = slots(&provider.usage, &mut whole);
+        let whole_slots = slots(provider, &mut whole);
         Reading {
             content,
             strings,
@@ -167,12 +167,16 @@ impl Reading {
         }
     }
 
-    /// What a whole answer says of tokens; `None` when it is no JSON.
-    pub fn whole(&self, body: &[u8]) -> Option<Tokens> {
+    /// What a whole JSON answer says of tokens.
+    pub fn whole(&self, body: &[u8], found: &mut Found) -> Tokens {
         let (pointers, slots) = &self.whole;
-        let mut found = Found::default();
-        scan(body, pointers, &mut found).ok()?;
-        Some(Tokens::at(slots, &found, body))
+        if slots.iter().all(Vec::is_empty) {
+            return Tokens::default();
+        }
+        match find(body, pointers, found) {
+            Ok(()) => Tokens::at(slots, found, body),
+            Err(_) => Tokens::default(),
+        }
     }
 
     /// The data is what ends a stream.
@@ -216,7 +220,12 @@ impl Reading {
     }
 }
 
-fn slots(usage: &model::Usage, pointers: &mut Pointers) -> [Vec<usize>; 2] {
+/// Where tokens stand; nowhere, where nobody wants to know.
+fn slots(provider: &model::Provider, pointers: &mut Pointers) -> [Vec<usize>; 2] {
+    if !provider.counts_tokens() {
+        return [Vec::new(), Vec::new()];
+    }
+    let usage = &provider.usage;
     [&usage.input, &usage.output].map(|list| list.iter().map(|p| pointers.slot(p)).collect())
 }
 
