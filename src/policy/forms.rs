@@ -231,6 +231,11 @@ quantities! {
           "pattern": "^[0-9.]+%?$", "minimum": 0, "maximum": 1 };
     Number(f64), units::number, "a number like `2.0`",
         { "type": ["string", "number"], "pattern": "^[0-9.]+$", "minimum": 0 };
+    Currency(units::Currency), units::currency, "a currency like `USD`",
+        { "description": "Three capital letters (ISO 4217)", "type": "string", "pattern": "^[A-Z]{3}$" };
+    Spend(units::Spend), units::spend, "a cost like `5 USD/h`",
+        { "description": "`5 USD/h`, `0.25 EUR/min`, `40 USD/day`", "type": "string",
+          "pattern": "^[0-9.]+ [A-Z]{3}/(s|min|h|day)$" };
 }
 
 // === what editors are told ===

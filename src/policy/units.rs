@@ -1,8 +1,8 @@
-//! Lengths, sizes, counts and shares, as people write them.
+//! Lengths, sizes, counts, shares and costs, as people write them.
 //!
 //! A number says its unit wherever it could be taken for another: `10` is no length. Binary and
-//! decimal sizes differ (`1MiB`, `1MB`), as IEC 80000-13 has them. Each error says what was
-//! expected, with an example.
+//! decimal sizes differ (`1MiB`, `1MB`), as IEC 80000-13 has them. Currencies are told apart by the
+//! codes of ISO 4217, but not known one by one. Each error says what was expected, with an example.
 
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ const SIZES: [(&str, u64); 9] = [
     ("GiB", 1 << 30),
 ];
 const COUNTS: [(&str, u64); 4] = [("", 1), ("k", 1000), ("M", 1_000_000), ("G", 1_000_000_000)];
+pub(super) const SPANS: [(&str, u64); 4] = [("s", 1), ("min", 60), ("h", 3600), ("day", 86400)];
 const CENTURY: f64 = 100.0 * 365.0 * 86400.0;
 
 /// `250ms`, `10s`, `5m`, `1h30m`, `2d`; a bare `0` is one too.
@@ -88,6 +89,42 @@ pub fn number(text: &str) -> Result<f64, String> {
         Some((number, "")) => Ok(number),
         _ => Err(format!("`{text}` is no number: expected one like `2.0`")),
     }
+}
+
+/// Three capital letters.
+pub type Currency = [char; 3];
+
+/// An amount of money, each time that so much time has passed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Spend {
+    pub amount: f64,
+    pub currency: Currency,
+    pub per: Duration,
+}
+
+/// `USD`
+pub fn currency(text: &str) -> Result<Currency, String> {
+    let letters = <Currency>::try_from(text.chars().collect::<Vec<_>>()).ok();
+    letters.filter(|letters| letters.iter().all(char::is_ascii_uppercase)).ok_or_else(|| {
+        format!("`{text}` is no currency: expected three capital letters, like `USD`")
+    })
+}
+
+/// `5 USD/h`
+pub fn spend(text: &str) -> Result<Spend, String> {
+    let wrong = || {
+        format!(
+            "`{text}` is no cost in a time: expected an amount, a currency and s, min, h or day, like `5 USD/h`"
+        )
+    };
+    let (money, span) = text.split_once('/').ok_or_else(wrong)?;
+    let (amount, code) = money.split_once(' ').ok_or_else(wrong)?;
+    let (_, seconds) = *SPANS.iter().find(|(name, _)| *name == span).ok_or_else(wrong)?;
+    Ok(Spend {
+        amount: number(amount).map_err(|_| wrong())?,
+        currency: currency(code)?,
+        per: Duration::from_secs(seconds),
+    })
 }
 
 fn scaled(text: &str, units: &[(&str, u64)]) -> Option<u64> {
@@ -169,11 +206,42 @@ mod tests {
         assert!(count("1.5").is_err() && share("x").is_err() && share("-0.1").is_err());
     }
 
+    #[test]
+    fn costs_are_read_with_their_currency_and_their_time() {
+        let cost = |amount, code: &str, seconds| {
+            let currency = currency(code).unwrap();
+            Ok(Spend { amount, currency, per: Duration::from_secs(seconds) })
+        };
+        assert_eq!(spend("5 USD/h"), cost(5.0, "USD", 3600));
+        assert_eq!(spend("0.25 EUR/min"), cost(0.25, "EUR", 60));
+        assert_eq!(
+            [spend("1 XAU/s"), spend("1 JPY/day")],
+            [cost(1.0, "XAU", 1), cost(1.0, "JPY", 86400)]
+        );
+        assert!(spend("5 usd/h").unwrap_err().contains("like `USD`"));
+        for text in [
+            "",
+            "5",
+            "USD",
+            "5 USD",
+            "5USD/h",
+            "5/h",
+            "-5 USD/h",
+            "5 USD/hour",
+            "5 USD / h",
+            "$5/h",
+        ] {
+            assert!(spend(text).unwrap_err().contains("like `5 USD/h`"), "{text}");
+        }
+        assert!(currency("US").is_err() && currency("ÄÖÜ").is_err() && currency("USDT").is_err());
+    }
+
     proptest! {
         #[test]
         fn no_text_makes_a_unit_panic(text in "\\PC{0,12}", digits in "[0-9.]{0,400}[a-zA-Z%]{0,3}") {
             for text in [text, digits] {
                 let _ = (length(&text), size(&text), count(&text), share(&text), number(&text));
+                let _ = (currency(&text), spend(&text), spend(&format!("{text} USD/h")));
             }
         }
     }
