@@ -13,12 +13,18 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Method};
-use outrigger::policy::model::{Auth, Forwarded, LogFormat, LogTarget, Scope};
+use outrigger::policy::model::{
+    Affinity, Auth, Buffer, Commit, Forwarded, LogFormat, LogTarget, Mark, OnCut, Price, Scope,
+    Stream, Usage,
+};
+use outrigger::policy::pointer::Pointer;
 use outrigger::policy::problem::{self, Problem, Severity};
 use outrigger::policy::{Loaded, SourceFile, Sources, load, schema};
 use outrigger::resilience::balancer::Balance;
 use outrigger::resilience::breaker::Mode;
+use outrigger::resilience::hedge::HedgePolicy;
 use outrigger::resilience::outcome::{Class, Idempotence};
+use outrigger::resilience::spend::SpendPolicy;
 use outrigger::snapshot::files::{Disk, read_dir};
 use proptest::prelude::*;
 
@@ -213,9 +219,15 @@ fn the_smallest_policy_has_the_documented_defaults() {
     assert!(
         provider.retry.is_none() && provider.proxy.is_none() && !provider.rewrite.changes_body()
     );
+    assert_eq!((&provider.usage, &provider.price), (&Usage::default(), &None));
+    assert!(provider.prefill.is_empty());
 
     assert_eq!((route.balance, route.idempotent), (Balance::Latency, Idempotence::Auto));
     assert_eq!((route.timeout, route.replay), (seconds(120), 1 << 20));
+    assert_eq!((&route.hedge, &route.affinity), (&None, &None));
+    let buffer = Buffer { bytes: 1 << 20, frames: 64, time: seconds(10) };
+    let (commit, on_cut) = (None, OnCut::ErrorEvent);
+    assert_eq!(route.stream, Stream { commit, buffer, on_cut, content: None, terminal: None });
     let moves =
         [Class::Unsent, Class::Failure, Class::Throttled, Class::Credential, Class::TooLarge];
     assert!(moves.iter().all(|class| route.fallback_on.contains(*class)));
@@ -240,6 +252,7 @@ fn retries_and_breakers_have_the_documented_defaults() {
         (retry.budget.ratio, retry.budget.min_per_second, retry.budget.window.as_secs()),
         (0.2, 1.0, 10)
     );
+    assert_eq!(retry.cost, None);
 
     let breaker = loaded.policy.providers[0].breaker.as_ref().unwrap();
     let policy = breaker.policy;
@@ -283,6 +296,67 @@ fn the_whole_language_loads() {
     assert_eq!(WHOLE.lines().nth(place.line - 1).unwrap().trim_start(), "connect: 2s");
     let debug = format!("{loaded:?}");
     assert!(!debug.contains(SECRET) && !debug.contains("hunter2") && !debug.contains("MIIB"));
+}
+
+fn pointers(texts: &[&str]) -> Vec<Pointer> {
+    texts.iter().map(|text| Pointer::parse(text).unwrap()).collect()
+}
+
+#[test]
+fn what_is_said_of_answers_is_understood() {
+    let policy = valid(WHOLE).policy;
+    let openai = policy.providers.iter().find(|provider| provider.name == "openai").unwrap();
+    assert_eq!(openai.prefill, ["claude-sonnet-4-5"]);
+    let output = pointers(&["/usage/completion_tokens", "/usage/output_tokens"]);
+    assert_eq!(openai.usage, Usage { input: pointers(&["/usage/prompt_tokens"]), output });
+    let price = Price { input: 2.5e-6, output: 1e-5, currency: "USD".to_owned() };
+    assert_eq!(openai.price, Some(price));
+    let rule = &openai.classify[1];
+    assert_eq!((&rule.status[..], rule.class, rule.json.len()), (&[200][..], Class::Failure, 0));
+    assert_eq!(rule.event[0].0.to_string(), "/error/type");
+
+    let route = &policy.routes[0];
+    let stream = &route.stream;
+    assert_eq!((stream.commit, stream.on_cut), (Some(Commit::FirstContent), OnCut::ErrorEvent));
+    let content = ["/choices/0/delta/content", "/choices/0/delta/tool_calls", "/delta/text"];
+    assert_eq!(stream.content, Some(pointers(&content)));
+    let [kind, finish] = ["/type", "/choices/0/finish_reason"].map(|p| Pointer::parse(p).unwrap());
+    let value = Mark::Value(kind, "message_stop".to_owned());
+    let marks = vec![Mark::Text("[DONE]".to_owned()), value, Mark::Present(finish)];
+    assert_eq!(stream.terminal, Some(marks));
+    let after = Some(Duration::from_millis(300));
+    assert_eq!(route.hedge, Some(HedgePolicy { extra_load: 0.02, after }));
+    let (header, ttl) = ("x-session".parse().unwrap(), Duration::from_secs(600));
+    assert_eq!(route.affinity, Some(Affinity { header, ttl }));
+    let cost = route.retry.cost.as_ref().unwrap();
+    assert_eq!(cost.policy, SpendPolicy { limit: 5.0, window: Duration::from_secs(3600) });
+    assert_eq!(cost.currency, "USD");
+}
+
+#[test]
+fn what_is_left_out_of_usage_price_hedge_and_affinity_has_its_default() {
+    let loaded = valid(
+        "version: 1\nproviders:\n  a: { url: http://a, usage: { output: /out }, price: { input: 3, output: 0 } }\n  \
+         b: { url: http://b, price: { input: 0.5, output: 1, per: 1k, currency: EUR } }\n\
+         routes: [{ name: all, providers: [a, b], hedge: { extra_load: 0.5 }, affinity: { header: X-A }, \
+         stream: { buffer: { for: 1s }, terminal: [{ /done: true }, { /n: 1.0 }] } }]",
+    );
+    let [a, b] = &loaded.policy.providers[..] else { panic!() };
+    let (input, output) = (Usage::default().input, pointers(&["/out"]));
+    assert_eq!(a.usage, Usage { input, output });
+    let price = |input, output, currency: &str| {
+        Some(Price { input, output, currency: currency.to_owned() })
+    };
+    assert_eq!([&a.price, &b.price], [&price(3e-6, 0.0, "USD"), &price(0.0005, 0.001, "EUR")]);
+    let route = &loaded.policy.routes[0];
+    assert_eq!(route.hedge, Some(HedgePolicy { extra_load: 0.5, after: None }));
+    let (header, ttl) = ("x-a".parse().unwrap(), Duration::from_secs(600));
+    assert_eq!(route.affinity, Some(Affinity { header, ttl }));
+    let buffer = Buffer { bytes: 1 << 20, frames: 64, time: Duration::from_secs(1) };
+    assert_eq!((route.stream.buffer, route.stream.commit), (buffer, None));
+    let [done, number] = ["/done", "/n"].map(|pointer| Pointer::parse(pointer).unwrap());
+    let marks = [Mark::Value(done, "true".to_owned()), Mark::Value(number, "1.0".to_owned())];
+    assert_eq!(route.stream.terminal.as_deref(), Some(&marks[..]));
 }
 
 #[test]

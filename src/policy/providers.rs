@@ -11,19 +11,15 @@ use serde_json::Value;
 
 use super::check::{Check, DAY, MS};
 use super::forms::At;
-use super::model::{
-    Address, Auth, Capacity, ClassifyRule, ClientTls, ForwardProxy, Provider, Rewrite, Timeouts,
-    Usage,
-};
+use super::model::{Address, Auth, Capacity, ClientTls, ForwardProxy, Provider, Rewrite, Timeouts};
 use super::pointer::Pointer;
 use super::raw::{
-    RawCapacity, RawClassify, RawClientTls, RawEndpoint, RawProvider, RawRewrite, RawRewriteBody,
+    RawCapacity, RawClientTls, RawEndpoint, RawProvider, RawRewrite, RawRewriteBody,
     RawRewritePath, RawTimeouts,
 };
 use super::rules::Rules;
 use super::tree::NodeId;
 use super::urls::{basic, percent_decoded, provider_url, proxy_url, split_user};
-use crate::resilience::outcome::Class;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -65,9 +61,12 @@ impl Check<'_> {
             capacity: self.capacity(raw.capacity.as_ref().map(|at| &at.value)),
             breaker,
             retry: rules.retry(self, &raw.retry),
-            prefill: Vec::new(),
-            usage: Usage::default(),
-            price: None,
+            prefill: raw
+                .prefill
+                .as_ref()
+                .map_or_else(Vec::new, |at| at.iter().map(|model| model.value.clone()).collect()),
+            usage: raw.usage.as_ref().map(|at| self.usage(at)).unwrap_or_default(),
+            price: raw.price.as_ref().map(|at| self.price(at)),
             classify: raw
                 .classify
                 .as_ref()
@@ -278,7 +277,7 @@ impl Check<'_> {
             let entries = at.0.iter();
             entries
                 .filter_map(|(key, at)| {
-                    Some((self.pointer(at.id, key)?, self.tree.json(at.id).to_string()))
+                    Some((self.pointer_key(at.id, key)?, self.tree.json(at.id).to_string()))
                 })
                 .collect()
         });
@@ -288,17 +287,18 @@ impl Check<'_> {
         (set, remove)
     }
 
-    fn pointer(&mut self, id: NodeId, text: &str) -> Option<Pointer> {
-        let problem = match Pointer::parse(text) {
-            Ok(pointer) if pointer.is_root() => {
-                "expected a JSON pointer like `/model`, found nothing".to_owned()
-            }
+    /// One that is a key; `id` is what stands behind it.
+    pub(super) fn pointer_key(&mut self, id: NodeId, text: &str) -> Option<Pointer> {
+        let problem = match pointer(text) {
             Ok(pointer) => return Some(pointer),
-            Err(message) => message,
+            Err(message) => self.tree.on_key(id, message),
         };
-        let problem = self.tree.on_key(id, problem);
         self.problems.push(problem);
         None
+    }
+
+    pub(super) fn pointer(&mut self, id: NodeId, text: &str) -> Option<Pointer> {
+        pointer(text).map_err(|message| self.error(id, message)).ok()
     }
 
     pub(super) fn regex(&mut self, id: NodeId, text: &str) -> Option<Regex> {
@@ -310,52 +310,15 @@ impl Check<'_> {
             }
         }
     }
+}
 
-    fn classify(&mut self, at: &At<RawClassify>) -> ClassifyRule {
-        const CLASSES: [Class; 6] = [
-            Class::Success,
-            Class::Throttled,
-            Class::Failure,
-            Class::Credential,
-            Class::TooLarge,
-            Class::Ignored,
-        ];
-        self.missing(
-            at.id,
-            "as",
-            "the rule does not say `as` what: expected a class, like `as: failure`",
-        );
-        if at.status.is_none()
-            && at.json.is_none()
-            && at.body.is_none()
-            && !self.tree.damaged(at.id)
-        {
-            self.error(at.id, "the rule has no condition: expected `status`, `json` or `body`");
+/// Into a document, not all of it.
+fn pointer(text: &str) -> Result<Pointer, String> {
+    match Pointer::parse(text)? {
+        root if root.is_root() => {
+            Err("expected a JSON pointer like `/model`, found nothing".to_owned())
         }
-        if let Some(class) = &at.class {
-            self.classes(std::slice::from_ref(class), &CLASSES);
-        }
-        let json = at.json.as_ref().map_or_else(Vec::new, |json| {
-            let entries = json.0.iter();
-            entries
-                .filter_map(|(key, at)| Some((self.pointer(at.id, key)?, self.whole_value(at)?)))
-                .collect()
-        });
-        ClassifyRule {
-            status: at.status.as_ref().map_or_else(Vec::new, |at| {
-                at.0.iter().map(|at| self.count(&Some(*at), 200, 100..=599)).collect()
-            }),
-            json,
-            event: Vec::new(),
-            body: at.body.map(|at| at.value.0),
-            class: at.class.map_or(Class::Failure, |at| at.value.0),
-        }
-    }
-
-    /// `rate_limit` is not to match `no_rate_limit`.
-    fn whole_value(&mut self, at: &At<String>) -> Option<Regex> {
-        self.regex(at.id, &at.value)?;
-        self.regex(at.id, &format!("^(?:{})$", at.value))
+        pointer => Ok(pointer),
     }
 }
 

@@ -7,8 +7,9 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::forms::{At, Count, Entries, Json, Length, OneOrMany, Size, TextOr, Word};
-use super::model::{BodyCheck, Forwarded, LogFormat};
+use super::forms::{At, Count, Entries, Json, Length, OneOrMany, Share, Size, TextOr, Word};
+use super::model::{Forwarded, LogFormat};
+use super::raw_answers::{RawClassify, RawPrice, RawStream, RawUsage};
 use super::raw_rules::{RawBreaker, RawRetry};
 use super::words::Override;
 use crate::resilience::balancer::Balance;
@@ -100,6 +101,12 @@ pub struct RawProvider {
     pub rewrite: Option<At<RawRewrite>>,
     pub timeouts: Option<At<RawTimeouts>>,
     pub capacity: Option<At<RawCapacity>>,
+    /// Models, as this provider calls them, that continue a last message of the assistant's. Default none.
+    pub prefill: Option<At<Vec<At<String>>>>,
+    /// Where an answer says how many tokens it took.
+    pub usage: Option<At<RawUsage>>,
+    /// What tokens cost; for cost metrics and cost budgets. Default none.
+    pub price: Option<At<RawPrice>>,
     /// A name under `breakers`, or `none`.
     pub breaker: Option<At<String>>,
     /// A name under `retries`, or `none`; stands over the route's.
@@ -228,21 +235,6 @@ pub struct RawCapacity {
     pub connections: Option<At<Count>>,
 }
 
-/// All conditions that are given must hold.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-#[schemars(rename = "Classify")]
-pub struct RawClassify {
-    /// One or several; default any.
-    pub status: Option<At<OneOrMany<Count>>>,
-    /// JSON pointers to regular expressions for the whole value.
-    pub json: Option<At<Entries<String>>>,
-    pub body: Option<At<Word<BodyCheck>>>,
-    #[serde(rename = "as")]
-    #[schemars(required)]
-    pub class: Option<At<Word<Class>>>,
-}
-
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "Route")]
@@ -261,6 +253,8 @@ pub struct RawRoute {
     pub providers: Option<At<Vec<At<TextOr<RawWeighted>>>>>,
     /// How one of `providers` is chosen. Default latency.
     pub balance: Option<At<Word<Balance>>>,
+    /// Requests with the same value of a header go to the same address. Off by default.
+    pub affinity: Option<At<RawAffinity>>,
     /// In order, when none of `providers` can take the attempt or their attempts are spent.
     pub fallback: Option<At<Vec<At<String>>>>,
     /// Which outcomes move to `fallback`. Default all five.
@@ -271,8 +265,12 @@ pub struct RawRoute {
     pub timeout: Option<At<Length>>,
     /// A name under `retries`, or `none`.
     pub retry: Option<At<String>>,
+    /// A request that takes long is sent a second time, elsewhere. Off by default.
+    pub hedge: Option<At<RawHedge>>,
     /// Bytes of the request's body that are kept for another attempt. Default 1MiB.
     pub replay: Option<At<Size>>,
+    /// How answers pass.
+    pub stream: Option<At<RawStream>>,
     /// Which `x-outrigger-*` headers of the request count. Default none.
     pub allow_override: Option<At<Vec<At<Word<Override>>>>>,
 }
@@ -285,6 +283,27 @@ pub struct RawWeighted {
     pub name: Option<At<String>>,
     /// Default 1.
     pub weight: Option<At<Count>>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "Affinity")]
+pub struct RawAffinity {
+    #[schemars(required)]
+    pub header: Option<At<String>>,
+    /// Since the address was asked last. Default 10m.
+    pub ttl: Option<At<Length>>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "Hedge")]
+pub struct RawHedge {
+    /// Hedges for each request: above 0, at most 50%.
+    #[schemars(required)]
+    pub extra_load: Option<At<Share>>,
+    /// Default: the percentile 1 - extra_load of the route's own latency.
+    pub after: Option<At<Length>>,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::forms::{At, Count, Length, Number, Share, TextOr, Word};
+use super::forms::{At, Count, Length, Number, Share, Spend, TextOr, Word};
 use super::model::Scope;
 use crate::resilience::backoff::Jitter;
 use crate::resilience::breaker::Mode;
@@ -44,6 +44,8 @@ pub struct RawBudget {
     pub min_per_second: Option<At<Number>>,
     /// Default 10s.
     pub window: Option<At<Length>>,
+    /// What repeats and hedges may cost, by the prices of the providers. Default none.
+    pub cost: Option<At<Spend>>,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]

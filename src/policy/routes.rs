@@ -11,15 +11,16 @@ use std::time::Duration;
 use http::Method;
 
 use super::check::{Check, DAY, MS};
-use super::forms::{At, TextOr};
+use super::forms::{At, Share, TextOr};
 use super::matching::{HeaderMatch, HostPattern, PathPattern};
-use super::model::{AllowOverride, Auth, Match, Route, Stream, Weighted};
+use super::model::{Affinity, AllowOverride, Auth, Match, Route, Weighted};
 use super::providers::Checked;
-use super::raw::{RawHeaderMatch, RawMatch, RawRoute, RawWeighted};
+use super::raw::{RawAffinity, RawHeaderMatch, RawHedge, RawMatch, RawRoute, RawWeighted};
 use super::rules::{Rules, refers_to_nothing};
 use super::tree::NodeId;
 use super::words::Override;
 use crate::resilience::balancer::Balance;
+use crate::resilience::hedge::HedgePolicy;
 use crate::resilience::outcome::{Class, ClassSet, Idempotence};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -59,9 +60,9 @@ impl Check<'_> {
                 .unwrap_or_else(|| known.rules.retries["default"].clone()),
             replay: self.size(&raw.replay, 1 << 20, 0..=1 << 30),
             allow_override: allow_override(raw),
-            stream: Stream::default(),
-            hedge: None,
-            affinity: None,
+            stream: raw.stream.as_ref().map(|at| self.stream(at)).unwrap_or_default(),
+            hedge: raw.hedge.as_ref().and_then(|at| self.hedge(at)),
+            affinity: raw.affinity.as_ref().and_then(|at| self.affinity(at)),
         }
     }
 
@@ -128,6 +129,35 @@ impl Check<'_> {
             }
         }
         found
+    }
+
+    fn hedge(&mut self, at: &At<RawHedge>) -> Option<HedgePolicy> {
+        self.missing(
+            at.id,
+            "extra_load",
+            "the hedge has no `extra_load`: expected a share, like `2%`",
+        );
+        let after = at.after.map(|after| self.length(&Some(after), MS, MS..=DAY));
+        let At { id, value: Share(extra_load) } = at.extra_load?;
+        if extra_load <= 0.0 || extra_load > 0.5 {
+            let found = self.tree.text(id).unwrap_or_default();
+            self.error(
+                id,
+                format!("`{found}` is out of bounds: expected a share above `0`, up to `50%`"),
+            );
+        }
+        Some(HedgePolicy { extra_load, after })
+    }
+
+    fn affinity(&mut self, at: &At<RawAffinity>) -> Option<Affinity> {
+        self.missing(
+            at.id,
+            "header",
+            "the affinity has no `header`: expected the name of one, like `x-session`",
+        );
+        let ttl = self.length(&at.ttl, 600 * SECOND, MS..=DAY);
+        let header = self.header_name(at.header.as_ref()?)?;
+        Some(Affinity { header, ttl })
     }
 
     fn strip_prefix(&mut self, at: &At<String>) -> Option<String> {
@@ -275,7 +305,8 @@ fn asks(checked: &Checked) -> bool {
     checked.provider.addresses.iter().any(|address| matches!(address.auth, Auth::Passthrough))
 }
 
-fn everyone(route: &Route) -> Vec<usize> {
+/// Its providers, then its fallback.
+pub(super) fn everyone(route: &Route) -> Vec<usize> {
     route
         .providers
         .iter()

@@ -7,14 +7,16 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::check::{Check, DAY, MS};
-use super::forms::{At, TextOr};
-use super::model::{Breaker, Retry, Scope};
+use super::forms::{At, Spend, TextOr, Word};
+use super::model::{Breaker, Cost, Retry, Scope};
 use super::near::did_you_mean;
 use super::raw_rules::{RawBreaker, RawBudget, RawFailureRate, RawRetry, RawSlowRate};
+use super::words::word;
 use crate::resilience::backoff::{BackoffPolicy, Jitter};
 use crate::resilience::breaker::{BreakerPolicy, Mode, RateRule, SlowRule};
 use crate::resilience::budget::BudgetPolicy;
 use crate::resilience::outcome::{Class, ClassSet};
+use crate::resilience::spend::SpendPolicy;
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -143,7 +145,21 @@ impl Check<'_> {
             },
             respect_retry_after: raw.respect_retry_after.is_none_or(|at| at.value),
             budget: self.budget(raw.budget.as_ref().map(|at| &at.value)),
-            cost: None,
+            cost: raw.budget.as_ref().and_then(|at| at.cost).map(|at| self.cost(at)),
+        }
+    }
+
+    fn cost(&mut self, at: At<Spend>) -> Cost {
+        let Spend(spend) = at.value;
+        if spend.amount <= 0.0 {
+            self.error(
+                at.id,
+                "a cost of nothing: expected more than `0` (`retry: none` switches repeats off)",
+            );
+        }
+        Cost {
+            policy: SpendPolicy { limit: spend.amount, window: spend.per },
+            currency: spend.currency.iter().collect(),
         }
     }
 
@@ -157,20 +173,15 @@ impl Check<'_> {
     }
 
     /// Those of `allowed` that are listed.
-    pub(super) fn classes(
-        &mut self,
-        listed: &[At<super::forms::Word<Class>>],
-        allowed: &[Class],
-    ) -> ClassSet {
+    pub(super) fn classes(&mut self, listed: &[At<Word<Class>>], allowed: &[Class]) -> ClassSet {
         let mut classes = Vec::new();
         for at in listed {
             let class = at.value.0;
             if allowed.contains(&class) {
                 classes.push(class);
             } else {
-                let words: Vec<_> =
-                    allowed.iter().map(|class| super::words::class_word(*class)).collect();
-                self.unknown_word(at.id, super::words::class_word(class), &words);
+                let words: Vec<_> = allowed.iter().map(|class| word(*class)).collect();
+                self.unknown_word(at.id, word(class), &words);
             }
         }
         ClassSet::of(&classes)

@@ -4,7 +4,7 @@
 //! the vocabulary stands here, once for reading, for the schema and for near misses.
 
 use super::forms::Vocabulary;
-use super::model::{BodyCheck, Forwarded, LogFormat, Scope};
+use super::model::{BodyCheck, Commit, Forwarded, LogFormat, OnCut, Scope};
 use crate::resilience::backoff::Jitter;
 use crate::resilience::balancer::Balance;
 use crate::resilience::breaker::Mode;
@@ -33,6 +33,8 @@ vocabulary! {
     LogFormat { "json" => Json, "text" => Text, }
     Scope { "address" => Address, "model" => Model, }
     BodyCheck { "empty" => Empty, "invalid_json" => InvalidJson, }
+    Commit { "headers" => Headers, "first_content" => FirstContent, "complete" => Complete, }
+    OnCut { "error_event" => ErrorEvent, "abort" => Abort, "continue" => Continue, }
     Jitter { "full" => Full, "equal" => Equal, "none" => None, }
     Balance {
         "latency" => Latency,
@@ -55,8 +57,8 @@ vocabulary! {
     }
 }
 
-/// The word for a class, as it is written.
-pub fn class_word(class: Class) -> &'static str {
-    let found = Class::WORDS.iter().zip(Class::MEANINGS).find(|(_, meaning)| **meaning == class);
+/// The word for it, as it is written.
+pub fn word<T: Vocabulary + PartialEq>(meant: T) -> &'static str {
+    let found = T::WORDS.iter().zip(T::MEANINGS).find(|(_, meaning)| **meaning == meant);
     found.map_or("", |(word, _)| word)
 }
