@@ -23,6 +23,8 @@ pub(super) struct Check<'a> {
     pub(super) sources: &'a dyn Sources,
     pub(super) problems: Vec<Problem>,
     pub(super) files_read: BTreeSet<PathBuf>,
+    /// Of each file that could be read.
+    pub(super) roots: Vec<NodeId>,
     /// Some file could not be read: what seems to be missing may stand in it.
     pub(super) incomplete: bool,
 }
@@ -30,6 +32,11 @@ pub(super) struct Check<'a> {
 impl Check<'_> {
     pub(super) fn error(&mut self, id: NodeId, message: impl Into<String>) {
         self.problems.push(self.tree.on_value(id, message));
+    }
+
+    /// The value behind these keys, in whichever file it stands.
+    pub(super) fn find(&self, keys: &[&str]) -> Option<NodeId> {
+        self.roots.iter().find_map(|root| self.tree.below(*root, keys))
     }
 
     /// A key that has to be there; silent where it is, but was reported.

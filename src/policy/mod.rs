@@ -11,6 +11,7 @@
 
 mod answers;
 mod check;
+mod costs;
 mod credentials;
 pub mod diff;
 #[cfg(test)]

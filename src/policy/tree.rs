@@ -94,6 +94,11 @@ impl Tree {
         entries.iter().copied().find(|id| self.key(*id) == Some(key))
     }
 
+    /// The value behind one key after another.
+    pub(super) fn below(&self, id: NodeId, keys: &[&str]) -> Option<NodeId> {
+        keys.iter().try_fold(id, |id, key| self.child(id, key))
+    }
+
     /// The keys of a map, with those that were reported.
     pub(super) fn all_keys(&self, id: NodeId) -> Vec<String> {
         let Kind::Map { entries, .. } = &self.node(id).kind else { return Vec::new() };

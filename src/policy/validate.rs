@@ -40,8 +40,9 @@ pub(super) fn validate(
     incomplete: bool,
     failed: bool,
 ) -> Outcome {
-    let mut check =
-        Check { tree, sources, problems: Vec::new(), files_read: BTreeSet::new(), incomplete };
+    let roots = files.iter().map(|file| file.root).collect();
+    let (problems, files_read) = (Vec::new(), BTreeSet::new());
+    let mut check = Check { tree, sources, problems, files_read, roots, incomplete };
     check.incomplete |= files.iter().any(|file| check.lost_a_section(file));
     check.version(files);
     let server = check.only_server(files).unwrap_or_else(default_server);
@@ -49,10 +50,11 @@ pub(super) fn validate(
     let mut providers = check.providers(files, &rules);
     let (routes, disabled) = check.routes(files, &rules, &providers);
     check.passthrough(&routes, &mut providers);
-    let failed = failed || !check.problems.is_empty();
     let (ids, routes): (Vec<_>, Vec<_>) = routes.into_iter().unzip();
     let providers = providers.into_iter().map(|checked| checked.provider).collect();
     let policy = Policy { server, providers, routes };
+    check.currencies(&policy);
+    let failed = failed || !check.problems.is_empty();
     if !failed {
         let warnings = check.warnings(&policy, &ids);
         check.problems.extend(warnings);

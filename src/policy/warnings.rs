@@ -1,11 +1,12 @@
-//! What is valid, but surely not meant: a route that can never match, a fallback that cannot be
-//! used, a body that cannot be kept.
+//! What is valid, but surely not meant: a route that can never match, a fallback, a hedge or a
+//! continuation that cannot be used, a body that cannot be kept.
 
 use http::Method;
 
 use super::check::Check;
-use super::model::{Policy, Route};
+use super::model::{OnCut, Policy, Route};
 use super::problem::Problem;
+use super::routes::everyone;
 use super::tree::NodeId;
 use crate::resilience::outcome::{Class, Idempotence};
 
@@ -30,15 +31,10 @@ impl Check<'_> {
                 ));
             }
             found.extend(self.unusable_fallback(route, *id));
-            if let Some(at) =
-                self.tree.child(*id, "replay").filter(|_| route.replay > policy.server.buffered)
-            {
-                let message = format!(
-                    "`replay` is more than `server.buffered` ({} bytes), which holds all bodies together",
-                    policy.server.buffered
-                );
-                found.push(self.tree.on_value(at, message));
-            }
+            found.extend(self.more_than_all_buffers(policy, route, *id));
+            found.extend(self.unusable_continue(policy, route, *id));
+            found.extend(self.unusable_hedge(policy, route, *id));
+            found.extend(self.unpriced(policy, route, *id));
         }
         found.into_iter().map(Problem::warning).collect()
     }
@@ -60,5 +56,51 @@ impl Check<'_> {
         Some(self.tree.on_key(at, message).help(
             "say `idempotent: always` if a POST may be sent twice, or leave `failure` out of `fallback_on`",
         ))
+    }
+
+    fn more_than_all_buffers(&self, policy: &Policy, route: &Route, id: NodeId) -> Vec<Problem> {
+        let kept = [
+            (&["replay"][..], route.replay),
+            (&["stream", "buffer", "bytes"], route.stream.buffer.bytes),
+        ];
+        let larger = kept.into_iter().filter(|(_, bytes)| *bytes > policy.server.buffered);
+        let warning = |(keys, _): (&[&str], u64)| {
+            let message = format!(
+                "`{}` is more than `server.buffered` ({} bytes), which holds all bodies together",
+                keys.join("."),
+                policy.server.buffered
+            );
+            Some(self.tree.on_value(self.tree.below(id, keys)?, message))
+        };
+        larger.filter_map(warning).collect()
+    }
+
+    fn unusable_continue(&self, policy: &Policy, route: &Route, id: NodeId) -> Option<Problem> {
+        let declares = |index: usize| !policy.providers[index].prefill.is_empty();
+        if route.stream.on_cut != OnCut::Continue || everyone(route).into_iter().any(declares) {
+            return None;
+        }
+        let at = self.tree.below(id, &["stream", "on_cut"])?;
+        let message = format!(
+            "a cut answer of route `{}` can never be continued: none of its providers has `prefill`",
+            route.name
+        );
+        Some(self.tree.on_value(at, message).help(
+            "list under `prefill` the models that continue a last message of the assistant's; without one, it is told by an error event",
+        ))
+    }
+
+    fn unusable_hedge(&self, policy: &Policy, route: &Route, id: NodeId) -> Option<Problem> {
+        let never = route.idempotent == Idempotence::Never && !route.allow_override.idempotent;
+        let addresses = |index: usize| policy.providers[index].addresses.len();
+        let alone = everyone(route).into_iter().map(addresses).sum::<usize>() == 1;
+        let why = match (never, alone) {
+            (true, _) => "none may be repeated (`idempotent: never`)",
+            (false, true) => "it has only one address",
+            (false, false) => return None,
+        };
+        let at = self.tree.child(id, "hedge").filter(|_| route.hedge.is_some())?;
+        let message = format!("a request of route `{}` can never be hedged: {why}", route.name);
+        Some(self.tree.on_key(at, message))
     }
 }
