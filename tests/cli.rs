@@ -15,7 +15,7 @@ const GOOD: &str = r#"version: 1
 providers:
   one: { url: https://one.test, auth: { bearer: "${env:CLI_TEST_KEY}" }, timeouts: { connect: 3s } }
   two: { url: https://two.test, auth: none }
-  spare: { url: https://spare.test, auth: none }
+  spare: { url: https://spare.test, auth: none, price: { input: 2.50, output: 10 } }
 routes:
   - name: chat
     match: { path: /v1/chat/**, methods: [POST] }
@@ -23,6 +23,7 @@ routes:
     fallback: [spare]
     idempotent: always
     timeout: 7s
+    stream: { on_cut: abort }
   - { name: gold, match: { path: /v1/files, headers: { x-tenant: gold } }, providers: [two] }
 "#;
 
@@ -190,6 +191,9 @@ fn a_route_is_explained_with_its_providers_and_where_each_value_stands() {
     line(&said.out, &["idempotent", "always", "p.yaml:11"]);
     line(&said.out, &["replay", "default"]);
     line(&said.out, &["max_attempts", "3", "default"]);
+    line(&said.out, &["stream.commit", "by kind", "default"]);
+    line(&said.out, &["stream.on_cut", "abort", "p.yaml:13"]);
+    line(&said.out, &["price.input", "2.5 USD", "p.yaml:5"]);
     assert!(!said.out.contains("secret=1"), "a query is not printed");
 }
 

@@ -4,12 +4,12 @@ use std::fmt::{self, Write as _};
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 
-use crate::policy::model::{Breaker, Match, Provider, Retry, Route, Scope};
+use crate::policy::model::{Match, Provider, Retry, Route};
 use crate::policy::problem::render;
+use crate::policy::shown::{self, Shown};
 use crate::policy::{Places, Policy};
 use crate::resilience::balancer::Balance;
 use crate::resilience::outcome::{Class, ClassSet};
@@ -133,15 +133,14 @@ fn provider(out: &mut String, provider: &Provider, places: &Places, mark: &str) 
     let at = place(places, &format!("providers.{name}"));
     let addresses: Vec<_> = provider.addresses.iter().map(|a| a.name.as_str()).collect();
     writeln!(out, "      {mark:>5} {name} at {} ({at})", addresses.join(", "))?;
-    let timeouts = provider.timeouts;
-    let path = |key: &str| format!("providers.{name}.{key}");
-    value(out, places, &path("timeouts.connect"), "connect", &timeouts.connect, 12)?;
-    value(out, places, &path("timeouts.headers"), "headers", &timeouts.headers, 12)?;
-    value(out, places, &path("timeouts.first_byte"), "first_byte", &timeouts.first_byte, 12)?;
-    value(out, places, &path("timeouts.idle"), "idle", &timeouts.idle, 12)?;
+    let above = format!("providers.{name}");
+    rows(out, places, &format!("{above}.timeouts"), &shown::timeouts(&provider.timeouts), 12)?;
+    rows(out, places, &above, &shown::answers(provider), 12)?;
     match &provider.breaker {
-        Some(of) => breaker(out, places, of)?,
-        None => value(out, places, &path("breaker"), "breaker", &"none", 12)?,
+        Some(own) => {
+            named(out, places, ("breaker", "breakers", &own.name), &shown::breaker(own), 12)?
+        }
+        None => rows(out, places, &above, &vec![("breaker", "none".to_owned())], 12)?,
     }
     match &provider.retry {
         Some(own) => retry(out, places, own, 12),
@@ -149,74 +148,39 @@ fn provider(out: &mut String, provider: &Provider, places: &Places, mark: &str) 
     }
 }
 
-fn breaker(out: &mut String, places: &Places, of: &Breaker) -> fmt::Result {
-    let path = |key: &str| format!("breakers.{}.{key}", of.name);
-    let rule = of.policy;
-    let scope = if of.scope == Scope::Model { "model" } else { "address" };
-    let rate = |above: f64, over: Duration, from: u32| {
-        format!("above {:.0} % over {over:?}, from {from} requests", above * 100.0)
-    };
-    let failing = rule.failure_rate.map(|r| rate(r.above, r.over, r.min_requests));
-    let slow = rule.slow_rate.map(|r| {
-        format!("slower than {:?} {}", r.slower_than, rate(r.above, r.over, r.min_requests))
-    });
-    let or_none = |rule: Option<String>| rule.unwrap_or_else(|| "none".to_owned());
-    writeln!(out, "            breaker {}:", of.name)?;
-    let rows: [(&str, &dyn fmt::Debug); 9] = [
-        ("scope", &scope),
-        ("failure_threshold", &rule.failure_threshold),
-        ("failure_rate", &or_none(failing)),
-        ("slow_rate", &or_none(slow)),
-        ("recovery_timeout", &rule.recovery_timeout),
-        ("max_recovery_timeout", &rule.max_recovery_timeout),
-        ("success_threshold", &rule.success_threshold),
-        ("probes", &rule.probes),
-        ("ramp", &rule.ramp),
-    ];
-    rows.iter().try_for_each(|(key, shown)| value(out, places, &path(key), key, shown, 14))
-}
-
 fn values(out: &mut String, places: &Places, route: &Route) -> fmt::Result {
-    let path = |key: &str| format!("routes.{}.{key}", route.name);
     writeln!(out, "    with:")?;
-    value(out, places, &path("timeout"), "timeout", &route.timeout, 6)?;
-    value(out, places, &path("idempotent"), "idempotent", &route.idempotent.as_str(), 6)?;
-    value(out, places, &path("replay"), "replay", &format!("{} bytes", route.replay), 6)?;
+    rows(out, places, &format!("routes.{}", route.name), &shown::route(route), 6)?;
     retry(out, places, &route.retry, 6)
 }
 
 fn retry(out: &mut String, places: &Places, retry: &Retry, indent: usize) -> fmt::Result {
-    let path = |key: &str| format!("retries.{}.{key}", retry.name);
-    writeln!(out, "{:indent$}retry {}:", "", retry.name)?;
-    let budget = &retry.budget;
-    let (share, floor) = (budget.ratio * 100.0, budget.min_per_second);
-    let budget = format!("{share:.0} % of first attempts and {floor}/s, over {:?}", budget.window);
-    let rows: [(&str, &dyn fmt::Debug); 7] = [
-        ("max_attempts", &retry.max_attempts),
-        ("fallback_attempts", &retry.fallback_attempts),
-        ("patience", &retry.patience),
-        ("initial_delay", &retry.backoff.initial),
-        ("max_delay", &retry.backoff.max),
-        ("respect_retry_after", &retry.respect_retry_after),
-        ("budget", &budget),
-    ];
-    for (key, shown) in rows {
-        value(out, places, &path(key), key, shown, indent + 2)?;
-    }
-    value(out, places, &path("retry_on"), "retry_on", &classes(retry.retry_on), indent + 2)
+    named(out, places, ("retry", "retries", &retry.name), &shown::retry(retry), indent)
 }
 
-fn value(
+/// What stands under a name in a section of its own.
+fn named(
     out: &mut String,
     places: &Places,
-    path: &str,
-    key: &str,
-    shown: &dyn fmt::Debug,
+    (what, section, name): (&str, &str, &str),
+    shown: &Shown,
     indent: usize,
 ) -> fmt::Result {
-    let shown = format!("{shown:?}");
-    let shown = shown.trim_matches('"');
-    writeln!(out, "{:indent$}{key}: {shown} ({})", "", place(places, path))
+    writeln!(out, "{:indent$}{what} {name}:", "")?;
+    rows(out, places, &format!("{section}.{name}"), shown, indent + 2)
+}
+
+fn rows(
+    out: &mut String,
+    places: &Places,
+    above: &str,
+    shown: &Shown,
+    indent: usize,
+) -> fmt::Result {
+    shown.iter().try_for_each(|(key, value)| {
+        let at = place(places, &format!("{above}.{key}"));
+        writeln!(out, "{:indent$}{key}: {value} ({at})", "")
+    })
 }
 
 /// `file:line` of what stands at a path, or `default`.

@@ -109,6 +109,7 @@ fn provider(before: &Provider, after: &Provider) -> Vec<String> {
     found.extend(timeouts.into_iter().map(|change| format!("timeouts.{change}")));
     let capacity = differing(&shown::capacity(&before.capacity), &shown::capacity(&after.capacity));
     found.extend(capacity.into_iter().map(|change| format!("capacity.{change}")));
+    found.extend(differing(&shown::answers(before), &shown::answers(after)));
     let (old, new) = (breaker(before.breaker.as_ref()), breaker(after.breaker.as_ref()));
     found.extend(renamed("breaker", old, new));
     found.extend(renamed("retry", retry(before.retry.as_ref()), retry(after.retry.as_ref())));

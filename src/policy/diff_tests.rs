@@ -37,6 +37,7 @@ providers:
     proxy: "http://${env:PROXY}@proxy:3128"
     models: { gpt: gpt-1 }
     timeouts: { headers: 10s }
+    price: { input: 2.50, output: 10.00 }
     breaker: careful
     classify:
       - { status: 400, as: too_large }
@@ -51,11 +52,13 @@ routes:
     providers: [ { name: openai, weight: 3 } ]
     fallback: [azure]
     idempotent: always
+    affinity: { header: x-session }
+    stream: { on_cut: abort, terminal: ["[DONE]"] }
     retry: slow
   - { name: files, match: { path: /v1/files }, providers: [azure] }
   - { name: all, providers: [openai] }
 retries:
-  slow: { max_attempts: 3, initial_delay: 1s }
+  slow: { max_attempts: 3, initial_delay: 1s, budget: { cost: 5 USD/h } }
   fast: { max_attempts: 2, initial_delay: 10ms }
 breakers:
   careful: { failure_threshold: 2 }
@@ -143,6 +146,32 @@ fn values_of_a_provider_are_told_old_and_new() {
 }
 
 #[test]
+fn what_answers_take_and_cost_is_told_old_and_new() {
+    assert_changed(
+        "price: { input: 2.50, output: 10.00 }",
+        "price: { input: 0.0025, output: 12, per: 1k }\n    usage: { output: /out }\n    prefill: [gpt-1]",
+        &[
+            "provider `openai`: prefill none -> gpt-1",
+            "provider `openai`: usage.output built in -> /out",
+            "provider `openai`: price.output 10 USD per 1M -> 12000 USD per 1M",
+        ],
+    );
+    assert_changed(
+        "    price: { input: 2.50, output: 10.00 }\n",
+        "",
+        &[
+            "provider `openai`: price.input 2.5 USD per 1M -> none",
+            "provider `openai`: price.output 10 USD per 1M -> none",
+        ],
+    );
+    assert_changed(
+        "cost: 5 USD/h",
+        "cost: 0.5 USD/min",
+        &["retries `slow`: budget.cost 5 USD/h -> 0.5 USD/min"],
+    );
+}
+
+#[test]
 fn headers_are_told_by_name_only() {
     assert_changed(
         "x-plain: one }, remove: [cookie]",
@@ -180,7 +209,9 @@ fn another_name_is_told_with_what_it_brings() {
     assert_changed(
         "retry: slow\n  - {",
         "retry: fast\n  - {",
-        &["route `chat`: retry slow -> fast, max_attempts 3 -> 2, initial_delay 1s -> 10ms"],
+        &[
+            "route `chat`: retry slow -> fast, max_attempts 3 -> 2, initial_delay 1s -> 10ms, budget.cost 5 USD/h -> none",
+        ],
     );
     assert_changed(
         "    retry: slow\nroutes",
@@ -241,6 +272,36 @@ fn values_of_a_route_are_told_old_and_new() {
 }
 
 #[test]
+fn how_answers_pass_is_told_old_and_new() {
+    assert_changed(
+        "stream: { on_cut: abort, terminal: [\"[DONE]\"] }",
+        "stream: { commit: complete, buffer: { bytes: 64KiB, for: 2s }, content: [/text, /more], terminal: [{ /type: end }, /done] }",
+        &[
+            "route `chat`: stream.commit by kind -> complete",
+            "route `chat`: stream.buffer.bytes 1MiB -> 64KiB",
+            "route `chat`: stream.buffer.for 10s -> 2s",
+            "route `chat`: stream.on_cut abort -> error_event",
+            "route `chat`: stream.content built in -> /text, /more",
+            "route `chat`: stream.terminal \"[DONE]\" -> /type = \"end\", /done",
+        ],
+    );
+}
+
+#[test]
+fn hedges_and_affinity_are_told_when_they_come_and_go() {
+    assert_changed(
+        "affinity: { header: x-session }",
+        "hedge: { extra_load: 2% }",
+        &[
+            "route `chat`: hedge.extra_load none -> 0.02",
+            "route `chat`: hedge.after none -> percentile",
+            "route `chat`: affinity.header x-session -> none",
+            "route `chat`: affinity.ttl 10m -> none",
+        ],
+    );
+}
+
+#[test]
 fn keys_of_the_server_are_told() {
     assert_changed(
         "connections: 100\n",
@@ -282,7 +343,7 @@ fn other_references_are_told() {
 }
 
 /// Places in the text that can be edited, each by itself.
-const EDITS: [(&str, &str); 12] = [
+const EDITS: [(&str, &str); 16] = [
     ("connections: 100", "connections: 200"),
     ("{ url: https://b }", "{ url: https://b, weight: 7 }"),
     ("env:OPENAI}", "env:OTHER}"),
@@ -295,6 +356,10 @@ const EDITS: [(&str, &str); 12] = [
     ("path: /v1/files", "path: /v1/file"),
     ("failure_threshold: 2", "failure_threshold: 3"),
     ("remove: [cookie]", "remove: []"),
+    ("input: 2.50", "input: 2.60"),
+    ("x-session", "x-conversation"),
+    ("[DONE]", "[END]"),
+    ("cost: 5 USD/h", "cost: 5 USD/day"),
 ];
 
 proptest! {

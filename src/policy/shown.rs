@@ -4,15 +4,22 @@
 //! force), so that a new key is told by both. Nothing here can be a secret: of headers only the
 //! names are shown, of credentials the references, of certificates the paths.
 
+use std::time::Duration;
+
 use http::Method;
 
 use super::check::{show, show_size};
 use super::matching::{HostPattern, PathPattern, Segment};
 use super::model::{
-    AllowOverride, Auth, Breaker, Capacity, Forwarded, LogFormat, LogTarget, Match, Pem, Policy,
-    Retry, Route, Scope, Server, Timeouts, Url, Weighted,
+    AllowOverride, Auth, Breaker, Capacity, Cost, LogTarget, Mark, Match, Pem, Policy, Provider,
+    Retry, Route, Server, Stream, Timeouts, Url, Usage, Weighted,
 };
+use super::pointer::Pointer;
+use super::units::SPANS;
+use super::words::word;
 use crate::resilience::outcome::ClassSet;
+
+const BUILT_IN: &str = "built in";
 
 /// Keys below what they belong to (`budget.ratio`), and their values.
 pub type Shown = Vec<(&'static str, String)>;
@@ -24,25 +31,17 @@ pub fn server(server: &Server) -> Shown {
         LogTarget::None => "none".to_owned(),
         LogTarget::File(path) => path.display().to_string(),
     };
-    let format = match server.access_log.format {
-        LogFormat::Json => "json",
-        LogFormat::Text => "text",
-    };
-    let forwarded = match server.forwarded {
-        Forwarded::Off => "off",
-        Forwarded::Append => "append",
-    };
     vec![
         ("connections", server.connections.to_string()),
         ("buffered", show_size(server.buffered)),
         ("header_bytes", show_size(server.header_bytes as u64)),
         ("header_time", show(server.header_time)),
         ("keep_alive", show(server.keep_alive)),
-        ("forwarded", forwarded.to_owned()),
+        ("forwarded", word(server.forwarded).to_owned()),
         ("tls.cert", pem(identity.map(|identity| &identity.cert))),
         ("tls.key", pem(identity.map(|identity| &identity.key))),
         ("access_log.to", to),
-        ("access_log.format", format.to_owned()),
+        ("access_log.format", word(server.access_log.format).to_owned()),
         ("drain_delay", show(server.drain_delay)),
         ("drain_timeout", show(server.drain_timeout)),
     ]
@@ -64,6 +63,24 @@ pub fn capacity(capacity: &Capacity) -> Shown {
     ]
 }
 
+/// What its answers take and cost, and which of its models continue one.
+pub fn answers(provider: &Provider) -> Shown {
+    let (usage, built_in) = (&provider.usage, Usage::default());
+    let mut shown = vec![
+        ("prefill", list(provider.prefill.iter(), "none")),
+        ("usage.input", pointers(&usage.input, &built_in.input)),
+        ("usage.output", pointers(&usage.output, &built_in.output)),
+    ];
+    let Some(price) = &provider.price else {
+        shown.push(("price", "none".to_owned()));
+        return shown;
+    };
+    // To a millionth, so that what is not exact in binary is shown as it was written.
+    let of_1m = |one: f64| format!("{} {} per 1M", (one * 1e12).round() / 1e6, price.currency);
+    shown.extend([("price.input", of_1m(price.input)), ("price.output", of_1m(price.output))]);
+    shown
+}
+
 pub fn retry(retry: &Retry) -> Shown {
     vec![
         ("max_attempts", retry.max_attempts.to_string()),
@@ -78,17 +95,14 @@ pub fn retry(retry: &Retry) -> Shown {
         ("budget.ratio", retry.budget.ratio.to_string()),
         ("budget.min_per_second", retry.budget.min_per_second.to_string()),
         ("budget.window", show(retry.budget.window)),
+        ("budget.cost", retry.cost.as_ref().map_or_else(|| "none".to_owned(), cost)),
     ]
 }
 
 pub fn breaker(breaker: &Breaker) -> Shown {
     let policy = &breaker.policy;
-    let scope = match breaker.scope {
-        Scope::Address => "address",
-        Scope::Model => "model",
-    };
     let mut shown = vec![
-        ("scope", scope.to_owned()),
+        ("scope", word(breaker.scope).to_owned()),
         ("failure_threshold", policy.failure_threshold.to_string()),
     ];
     match &policy.failure_rate {
@@ -122,7 +136,7 @@ pub fn breaker(breaker: &Breaker) -> Shown {
 
 /// Its own values; what it refers to by name is shown by itself.
 pub fn route(route: &Route) -> Shown {
-    vec![
+    let mut shown = vec![
         ("balance", route.balance.as_str().to_owned()),
         ("fallback_on", classes(route.fallback_on)),
         ("idempotent", route.idempotent.as_str().to_owned()),
@@ -130,6 +144,39 @@ pub fn route(route: &Route) -> Shown {
         ("replay", show_size(route.replay)),
         ("strip_prefix", route.strip_prefix.clone().unwrap_or_else(|| "none".to_owned())),
         ("allow_override", allowed(route.allow_override)),
+    ];
+    shown.extend(stream(&route.stream));
+    match &route.hedge {
+        None => shown.push(("hedge", "none".to_owned())),
+        Some(hedge) => shown.extend([
+            ("hedge.extra_load", hedge.extra_load.to_string()),
+            ("hedge.after", hedge.after.map_or_else(|| "percentile".to_owned(), show)),
+        ]),
+    }
+    match &route.affinity {
+        None => shown.push(("affinity", "none".to_owned())),
+        Some(affinity) => shown.extend([
+            ("affinity.header", affinity.header.to_string()),
+            ("affinity.ttl", show(affinity.ttl)),
+        ]),
+    }
+    shown
+}
+
+fn stream(stream: &Stream) -> Shown {
+    let marks = stream.terminal.iter().flatten().map(|mark| match mark {
+        Mark::Text(text) => format!("{text:?}"),
+        Mark::Value(pointer, value) => format!("{pointer} = {value:?}"),
+        Mark::Present(pointer) => pointer.to_string(),
+    });
+    vec![
+        ("stream.commit", stream.commit.map_or("by kind", word).to_owned()),
+        ("stream.buffer.bytes", show_size(stream.buffer.bytes)),
+        ("stream.buffer.frames", stream.buffer.frames.to_string()),
+        ("stream.buffer.for", show(stream.buffer.time)),
+        ("stream.on_cut", word(stream.on_cut).to_owned()),
+        ("stream.content", pointers(stream.content.as_deref().unwrap_or_default(), &[])),
+        ("stream.terminal", list(marks, BUILT_IN)),
     ]
 }
 
@@ -201,6 +248,21 @@ pub fn auth(auth: &Auth) -> String {
 
 pub fn pem(pem: Option<&Pem>) -> String {
     pem.map_or_else(|| "none".to_owned(), |pem| pem.path.display().to_string())
+}
+
+/// `5 USD/h`
+fn cost(cost: &Cost) -> String {
+    let window = cost.policy.window;
+    let span = SPANS.into_iter().find(|(_, seconds)| Duration::from_secs(*seconds) == window);
+    let span = span.map_or_else(|| show(window), |(name, _)| name.to_owned());
+    format!("{} {}/{span}", cost.policy.limit, cost.currency)
+}
+
+fn pointers(listed: &[Pointer], built_in: &[Pointer]) -> String {
+    if listed == built_in {
+        return BUILT_IN.to_owned();
+    }
+    list(listed.iter().map(Pointer::to_string), "none")
 }
 
 fn classes(classes: ClassSet) -> String {
