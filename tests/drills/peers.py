@@ -1,0 +1,170 @@
+"""What the drills share that measure programs beside each other: Outrigger, and those whose files are in peers/.
+
+Each program has core 1 to itself while it is measured; what it stands before and what loads it have core 0. What is
+compared is its own CPU time, of all of its threads (/proc/PID/task/*/schedstat): a busy neighbour moves it little.
+"""
+import contextlib, os, pathlib, re, select, shutil, signal, socket, subprocess, sys, tempfile
+from harness import die
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+PEERS = ROOT / "tests" / "drills" / "peers"
+LOAD_CORE, PROXY_CORE = "0", "1"
+RUNNING = []
+# /usr/sbin, where haproxy and nginx are, is not on everyone's path.
+os.environ["PATH"] += ":/usr/sbin:/sbin"
+
+
+def options(parser, rounds):
+    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--profile", default="release", help="cargo's, to build Outrigger with")
+    parser.add_argument("--binary", action="append", help="measure this one instead of building; may be given again")
+    parser.add_argument("--policy", type=pathlib.Path, default=ROOT / "policies" / "llm.yaml")
+
+
+def install(programs):
+    missing = [program for program in programs if not shutil.which(program)]
+    if not missing:
+        return
+    sudo = [] if os.geteuid() == 0 else ["sudo"]
+    if not shutil.which("apt-get") or (sudo and not shutil.which("sudo")):
+        die(f"missing: {' '.join(missing)} (install them by hand: no apt-get here, or not root and no sudo)")
+    print(f"installing by apt: {' '.join(missing)}", flush=True)
+    apt = [*sudo, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-q", "-o", "DPkg::Lock::Timeout=600"]
+    subprocess.run([*apt, "update"], check=True)
+    subprocess.run([*apt, "install", "-y", "--no-install-recommends", *missing], check=True)
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def wait_for_port(port, process, name):
+    for _ in range(400):
+        if process.poll() is not None:
+            die(f"{name} left with status {process.returncode} before it listened")
+        try:
+            return socket.create_connection(("127.0.0.1", port), 1).close()
+        except OSError:
+            select.select([], [], [], 0.05)
+    die(f"{name} never listened on port {port}")
+
+
+@contextlib.contextmanager
+def place(prefix):
+    """A folder for what runs, with this process on the load's core. At its end all that was started is ended."""
+    if len(os.sched_getaffinity(0)) < 2:
+        die("needs two cores: one for the proxy, one for the load")
+    folder = pathlib.Path(tempfile.mkdtemp(prefix=prefix))
+    # nginx, started by root, gives its workers to `nobody`, who must be able to enter.
+    folder.chmod(0o755)
+    os.sched_setaffinity(0, {int(LOAD_CORE)})
+    signal.signal(signal.SIGTERM, lambda *_: die("told to stop"))
+    try:
+        yield folder
+    finally:
+        for process in RUNNING:
+            process.terminate()
+        for process in RUNNING:
+            process.wait()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class Proxy:
+    """A running program, the port it listens on, and what was measured of it, a dict for each round."""
+
+    def __init__(self, name, port, command, core, folder, env=None):
+        self.name, self.port, self.rounds = name, port, []
+        self.log = folder / f"{name}.log"
+        with open(self.log, "wb") as log:
+            self.process = subprocess.Popen(["taskset", "-c", core, *map(str, command)], stdin=subprocess.DEVNULL,
+                                            stdout=log, stderr=log, cwd=folder, env={**os.environ, **(env or {})})
+        RUNNING.append(self.process)
+        try:
+            wait_for_port(port, self.process, name)
+        except SystemExit:
+            print(self.log.read_text(errors="replace")[-4000:], file=sys.stderr)
+            raise
+        for pid in self.pids():
+            subprocess.run(["taskset", "-acp", core, str(pid)], check=True, stdout=subprocess.DEVNULL)
+        self.idle = self.memory()
+
+    def all(self, what):
+        return [seen[what] for seen in self.rounds]
+
+    def pids(self):
+        """Itself and its descendants: a master with workers is one proxy."""
+        found, todo = set(), [self.process.pid]
+        while todo:
+            pid = todo.pop()
+            if pid in found:
+                continue
+            found.add(pid)
+            for children in pathlib.Path(f"/proc/{pid}/task").glob("*/children"):
+                todo += map(int, children.read_text().split())
+        return found
+
+    def cpu(self):
+        """Seconds on a core so far, and seconds of waiting for one while something else had it, of all threads."""
+        threads = [path for pid in self.pids() for path in pathlib.Path(f"/proc/{pid}/task").glob("*/schedstat")]
+        stats = [path.read_text().split() for path in threads]
+        return tuple(sum(int(stat[field]) for stat in stats) / 1e9 for field in (0, 1))
+
+    def memory(self):
+        """Resident MiB."""
+        status = [pathlib.Path(f"/proc/{pid}/status").read_text() for pid in self.pids()]
+        return sum(int(kib) for text in status for kib in re.findall(r"VmRSS:\s+(\d+)", text)) / 1024
+
+
+def peer(name, config, command, folder, port, backend, core=PROXY_CORE):
+    """Starts a program with one of the files of peers/, its places filled in."""
+    text = (PEERS / config).read_text().replace("@DIR@", str(folder))
+    path = folder / config
+    path.write_text(text.replace("@BACKEND@", str(backend)).replace("@LISTEN@", str(port)))
+    return Proxy(name, port, [*command, path], core, folder)
+
+
+def everything_on(source, folder, backend):
+    """The shipped policy with its providers here and its log in a file."""
+    text = source.read_text()
+    text = re.sub(r"(\burl:\s*[\"']?)https?://[^\s,}\"'/]+", rf"\g<1>http://127.0.0.1:{backend}", text)
+    log = f"access_log: {{ to: {folder / 'access.jsonl'}, format: json }}"
+    if re.search(r"^\s*access_log:", text, re.M):
+        return re.sub(r"access_log:\s*\{[^}]*\}", log, text)
+    if re.search(r"^server:\s*$", text, re.M):
+        return re.sub(r"^server:\s*$", f"server:\n  {log}", text, flags=re.M)
+    return text + f"\nserver:\n  {log}\n"
+
+
+def binaries(o):
+    """What to measure, by name: the files that were given, or this source, built."""
+    if o.binary:
+        found = {path.name: path.resolve() for path in map(pathlib.Path, o.binary)}
+        if len(found) < len(o.binary) or any(not path.is_file() for path in found.values()):
+            die(f"--binary: expected files that are there, each of another name: {' '.join(o.binary)}")
+        return found
+    print(f"building Outrigger (--profile {o.profile})", flush=True)
+    subprocess.run(["cargo", "build", "--locked", "--profile", o.profile], cwd=ROOT, check=True)
+    target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve()
+    return {"outrigger": target / {"dev": "debug"}.get(o.profile, o.profile) / "outrigger"}
+
+
+def outrigger(name, binary, policy, folder):
+    """Starts it with that text as its policy, its files in a folder of its own."""
+    (folder / "policies").mkdir(parents=True)
+    (folder / "policies" / "policy.yaml").write_text(policy)
+    env = {secret: "sk-test" for secret in re.findall(r"\$\{env:(\w+)", policy)}
+    port, admin = free_port(), free_port()
+    command = [binary, "run", "--policies", folder / "policies", "--workers", "1"]
+    command += ["--listen", f"127.0.0.1:{port}", "--admin", f"127.0.0.1:{admin}"]
+    return Proxy(name, port, command, PROXY_CORE, folder, env)
+
+
+def must_have_logged(folder, proxies, requests):
+    """Lines of the access logs: the claim that they were on."""
+    for proxy in proxies:
+        log = folder / proxy.name / "access.jsonl"
+        with open(log, "rb") if log.exists() else open(os.devnull, "rb") as lines:
+            if sum(1 for _ in lines) < requests(proxy):
+                die(f"fewer lines in the access log than requests: {proxy.name}; the figures do not count")
