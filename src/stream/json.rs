@@ -11,7 +11,7 @@ use std::ops::Range;
 use crate::policy::pointer::Pointer;
 
 /// Nested deeper than this, it is not read.
-const DEPTH: usize = 128;
+pub(super) const DEPTH: usize = 128;
 
 /// Pointers that are looked for together.
 #[derive(Clone, Debug)]
@@ -380,99 +380,4 @@ pub fn text(value: &[u8]) -> Option<Cow<'_, str>> {
 /// A count.
 pub fn number(value: &[u8]) -> Option<u64> {
     std::str::from_utf8(value).ok()?.parse().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-    use serde::de::IgnoredAny;
-    use serde_json::Value;
-
-    fn pointer(text: &str) -> Pointer {
-        Pointer::parse(text).expect("a pointer")
-    }
-
-    fn json() -> impl Strategy<Value = Value> {
-        let leaf = prop_oneof![
-            Just(Value::Null),
-            any::<bool>().prop_map(Value::from),
-            any::<i32>().prop_map(Value::from),
-            any::<i16>().prop_map(|n| Value::from(f64::from(n) / 4.0)),
-            "[a-c\"\\\\\u{1}ü ]{0,4}".prop_map(Value::from),
-        ];
-        leaf.prop_recursive(4, 24, 4, |inner| {
-            prop_oneof![
-                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
-                prop::collection::vec(("[a-c\"ü]{0,2}", inner), 0..4)
-                    .prop_map(|pairs| Value::Object(pairs.into_iter().collect())),
-            ]
-        })
-    }
-
-    proptest! {
-        #[test]
-        fn what_is_found_is_what_the_pointer_means(
-            value in json(),
-            pointers in prop::collection::vec("(/([a-c\"ü]{0,2}|[0-3])){0,3}", 1..5),
-            pretty in any::<bool>(),
-        ) {
-            let text = if pretty { serde_json::to_string_pretty(&value) } else { serde_json::to_string(&value) };
-            let text = text.expect("text");
-            let mut compiled = Pointers::default();
-            let slots: Vec<_> = pointers.iter().map(|p| compiled.slot(&pointer(p))).collect();
-            let mut found = Found::default();
-            prop_assert_eq!(scan(text.as_bytes(), &compiled, &mut found), Ok(()));
-            for (p, slot) in pointers.iter().zip(slots) {
-                let raw = found.value(slot, text.as_bytes());
-                let read = raw.map(|raw| serde_json::from_slice::<Value>(raw).expect("a value"));
-                prop_assert_eq!(read.as_ref(), value.pointer(p), "{}", p);
-            }
-            let mut again = Found::default();
-            prop_assert_eq!(find(text.as_bytes(), &compiled, &mut again), Ok(()));
-            prop_assert_eq!(again.0, found.0);
-        }
-
-        #[test]
-        fn it_takes_what_serde_json_takes(
-            text in "[\\[\\]{}:,\"\\\\a-fu0-9 .eE+\\-\u{1}\nü]{0,12}|(true|false|null|-?[0-9]{1,3}(\\.[0-9]{0,2})?([eE][+-]?[0-9]{0,2})?)",
-        ) {
-            let ours = scan(text.as_bytes(), &Pointers::default(), &mut Found::default());
-            prop_assert_eq!(ours.is_ok(), serde_json::from_str::<IgnoredAny>(&text).is_ok());
-        }
-
-        #[test]
-        fn one_that_was_damaged_is_taken_only_where_serde_json_takes_it(
-            value in json(), at in any::<prop::sample::Index>(), byte in any::<u8>(), cut in any::<bool>(),
-        ) {
-            let mut text = value.to_string().into_bytes();
-            let at = at.index(text.len());
-            if cut { text.truncate(at) } else { text[at] = byte }
-            let ours = scan(&text, &Pointers::default(), &mut Found::default());
-            let theirs = std::str::from_utf8(&text).is_ok_and(|t| serde_json::from_str::<IgnoredAny>(t).is_ok());
-            prop_assert_eq!(ours.is_ok(), theirs);
-            let mut pointers = Pointers::default();
-            pointers.slot(&pointer("/a/b"));
-            let _ = find(&text, &pointers, &mut Found::default());
-        }
-    }
-
-    #[test]
-    fn of_equal_keys_the_last_counts() {
-        let mut pointers = Pointers::default();
-        let (deep, flat) = (pointers.slot(&pointer("/a/b")), pointers.slot(&pointer("/c")));
-        let mut found = Found::default();
-        let text = br#"{"a":{"b":1},"a":{},"c":1,"\u0063":2}"#;
-        assert_eq!(scan(text, &pointers, &mut found), Ok(()));
-        assert_eq!((found.value(deep, text), found.value(flat, text)), (None, Some(&b"2"[..])));
-    }
-
-    #[test]
-    fn what_is_nested_too_deep_is_not_read() {
-        let nested = |depth: usize| "[".repeat(depth) + &"]".repeat(depth);
-        let scan = |text: &str| scan(text.as_bytes(), &Pointers::default(), &mut Found::default());
-        assert_eq!(scan(&nested(DEPTH)), Ok(()));
-        assert_eq!(scan(&nested(DEPTH + 1)), Err(NotJson));
-        assert_eq!(scan(&"[".repeat(1 << 20)), Err(NotJson));
-    }
 }

@@ -11,3 +11,6 @@ mod joint;
 pub mod json;
 pub mod reader;
 pub mod reading;
+
+#[cfg(test)]
+mod json_tests;
