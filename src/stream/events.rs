@@ -79,7 +79,7 @@ impl Events {
     }
 
     /// The next piece that is here whole.
-    pub fn next(&mut self) -> Option<Piece> {
+    pub fn piece(&mut self) -> Option<Piece> {
         if !self.held.is_empty() {
             return self.finish();
         }
@@ -92,7 +92,7 @@ impl Events {
             return self.too_long();
         };
         let raw = self.next.split_to(end);
-        Some(self.piece(raw))
+        Some(self.made(raw))
     }
 
     /// No event is unfinished.
@@ -104,7 +104,7 @@ impl Events {
     pub fn rest(&mut self) -> Option<Piece> {
         let raw = Bytes::from(std::mem::take(&mut self.held));
         self.seen = 0;
-        (!raw.is_empty()).then(|| self.piece(raw))
+        (!raw.is_empty()).then(|| self.made(raw))
     }
 
     fn finish(&mut self) -> Option<Piece> {
@@ -115,7 +115,7 @@ impl Events {
                 self.next = Bytes::from(std::mem::take(&mut self.held));
                 self.seen = 0;
                 let raw = self.next.split_to(end);
-                Some(self.piece(raw))
+                Some(self.made(raw))
             }
             None => {
                 self.seen = self.held.len();
@@ -137,7 +137,7 @@ impl Events {
         Some(Piece { raw, kind: Kind::Unread })
     }
 
-    fn piece(&mut self, raw: Bytes) -> Piece {
+    fn made(&mut self, raw: Bytes) -> Piece {
         if std::mem::take(&mut self.unread) {
             return Piece { raw, kind: Kind::Unread };
         }
@@ -236,7 +236,7 @@ mod tests {
         let mut pieces = Vec::new();
         for frame in frames {
             events.push(Bytes::copy_from_slice(frame));
-            pieces.extend(std::iter::from_fn(|| events.next()));
+            pieces.extend(std::iter::from_fn(|| events.piece()));
         }
         pieces.extend(events.rest());
         pieces
@@ -283,14 +283,14 @@ mod tests {
             let mut passed = 0;
             for _ in 0..100 {
                 events.push(Bytes::from(vec![b'x'; 10_000]));
-                while let Some(piece) = events.next() {
+                while let Some(piece) = events.piece() {
                     assert_eq!(piece.kind, Kind::Unread);
                     passed += piece.raw.len();
                 }
                 assert!(events.held.len() <= LONGEST + 10_000);
             }
             events.push(Bytes::from_static(b"\n\ndata: {}\n\n"));
-            let last: Vec<_> = std::iter::from_fn(|| events.next()).collect();
+            let last: Vec<_> = std::iter::from_fn(|| events.piece()).collect();
             assert_eq!(last[0].kind, Kind::Unread);
             assert_eq!(
                 passed + last[0].raw.len(),

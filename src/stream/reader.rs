@@ -138,7 +138,7 @@ impl Reader {
         }
         let mut pass = Pass::of(frame.clone());
         self.events.push(frame);
-        while let Some(piece) = self.events.next() {
+        while let Some(piece) = self.events.piece() {
             if let Some(error) = self.piece(piece, &mut pass) {
                 return Taken { pass: pass.bytes(), error: Some(error) };
             }

@@ -289,7 +289,7 @@ fn an_error_inside_a_200() {
     let error = json!({ "error": { "type": "server_error", "message": "overloaded" } });
     let headers = vec![("content-type".to_owned(), "application/json".to_owned())];
     survives("JSON", Behaviour::Status(200, headers, error.to_string()), Ordinary, "");
-    survives("first event", events(&[error.clone()], Ending::Complete), Streamed, "");
+    survives("first event", events(std::slice::from_ref(&error), Ending::Complete), Streamed, "");
     survives("second event", events(&[role(), error.clone()], Ending::Complete), Streamed, "");
     survives("and then silence", events(&[role(), error], Ending::Hang), Streamed, "");
     let anthropic = Behaviour::Raw(
