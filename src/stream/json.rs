@@ -366,7 +366,8 @@ pub fn is_string(value: &[u8]) -> bool {
     value.first() == Some(&b'"')
 }
 
-/// A string as it is meant, and any other value as it is written.
+/// A string as it is meant, and any other value as it is written; `None` for a string that holds
+/// half of a surrogate pair, which is no text.
 pub fn text(value: &[u8]) -> Option<Cow<'_, str>> {
     match value {
         [b'"', inner @ .., b'"'] if !inner.contains(&b'\\') => {

@@ -9,6 +9,8 @@ pub mod events;
 pub mod join;
 mod joint;
 pub mod json;
+#[cfg(test)]
+mod json_tests;
 pub mod reader;
 pub mod reading;
 
