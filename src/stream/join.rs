@@ -1,4 +1,4 @@
-//! Going on from a partial answer: what is asked, and where the second stream really begins.
+//! Going on from a partial answer: what is asked, and how much of what comes is said already.
 //!
 //! The partial text goes into the request as the last message of the assistant's. A model that goes
 //! on from it may first say its end again, or a server all of it; what is said twice is left out.
@@ -6,12 +6,15 @@
 //! beginning of a word, or when it is the whole. Whitespace at the end is not sent (Anthropic's API
 //! refuses it there), and is therefore expected again.
 
+use std::mem::take;
+
+use serde::Deserialize;
+use serde_json::Value;
 use serde_json::value::RawValue;
-use serde_json::{Map, Value};
 
 /// Fewer characters are no repetition.
 const CHARS: usize = 4;
-/// How far back a repetition is looked for.
+/// Bytes from the end within which a repetition begins, unless it is the whole.
 const BACK: usize = 2048;
 
 /// Whose way of streaming it is.
@@ -30,93 +33,77 @@ pub struct Partial {
     pub text: String,
 }
 
+/// What of a request decides whether its answer may be gone on from.
+#[derive(Deserialize)]
+struct Request<'a> {
+    #[serde(borrow)]
+    messages: &'a RawValue,
+    #[serde(default)]
+    n: Value,
+    #[serde(default)]
+    response_format: Value,
+    #[serde(default)]
+    logprobs: Value,
+    #[serde(default)]
+    output_config: Value,
+    #[serde(default)]
+    output_format: Value,
+}
+
+#[derive(Deserialize)]
+struct Message<'a> {
+    #[serde(default)]
+    role: Value,
+    #[serde(borrow)]
+    content: Option<&'a RawValue>,
+}
+
 impl Partial {
-    /// The request's body with the text as the last message of the assistant's; `None` where the
-    /// answer may not be gone on from: several choices, structure that the text must keep to.
+    /// The request's body with the text as the last message of the assistant's, and all else as it
+    /// was written; `None` where the answer may not be gone on from: several choices, structure
+    /// that the text must keep to, a last message of the assistant's that is no string.
     pub fn request(&self, body: &[u8]) -> Option<Vec<u8>> {
-        let mut request: Map<String, Value> = serde_json::from_slice(body).ok()?;
-        let several = request.get("n").and_then(Value::as_u64).is_some_and(|n| n > 1);
-        let format = request.get("response_format").filter(|format| !format.is_null());
-        let structured = format.is_some_and(|format| format["type"] != "text")
-            || ["output_config", "output_format"].iter().any(|key| request.contains_key(*key));
-        let detailed = request.get("logprobs").is_some_and(|logprobs| *logprobs == true);
-        if several || structured || detailed {
+        let body = std::str::from_utf8(body).ok()?;
+        let request: Request<'_> = serde_json::from_str(body).ok()?;
+        let messages = request.messages.get();
+        let all: Vec<&RawValue> = serde_json::from_str(messages).ok()?;
+        if !request.is_plain() {
             return None;
         }
         let said = self.text.trim_end();
-        let messages = request.get_mut("messages")?.as_array_mut()?;
         if said.is_empty() {
-            return Some(body.to_vec());
+            return Some(body.into());
         }
-        let last = messages.last_mut().filter(|last| last["role"] == "assistant");
-        match last.map(|last| &mut last["content"]) {
-            Some(Value::String(begun)) => begun.push_str(said),
-            Some(_) => return None,
-            None => messages.push(serde_json::json!({ "role": "assistant", "content": said })),
-        }
-        let messages = serde_json::to_string(messages).ok()?;
-        put_messages(body, messages)
+        let quoted = Value::from(said).to_string();
+        let last: Option<Message<'_>> = match all.last() {
+            Some(last) => Some(serde_json::from_str(last.get()).ok()?),
+            None => None,
+        };
+        let (within, more) = match last.filter(|last| last.role == "assistant") {
+            Some(last) => {
+                let begun = last.content?.get();
+                begun.starts_with('"').then_some((begun, quoted[1..quoted.len() - 1].to_owned()))?
+            }
+            None => {
+                let comma = if all.is_empty() { "" } else { "," };
+                (messages, format!(r#"{comma}{{"role":"assistant","content":{quoted}}}"#))
+            }
+        };
+        // Before the quote, or the bracket, that ends it.
+        let at = within.as_ptr() as usize - body.as_ptr() as usize + within.len() - 1;
+        Some([&body[..at], &more, &body[at..]].concat().into_bytes())
     }
 }
 
-/// The body with other messages; all else as it was written.
-fn put_messages(body: &[u8], messages: String) -> Option<Vec<u8>> {
-    let mut raw: indexed::Pairs<'_> = serde_json::from_slice(body).ok()?;
-    let messages = RawValue::from_string(messages).ok()?;
-    raw.put("messages", &messages);
-    serde_json::to_vec(&raw).ok()
-}
-
-/// An object's pairs in their order, values as they were written.
-mod indexed {
-    use std::borrow::Cow;
-    use std::fmt;
-
-    use serde::de::{MapAccess, Visitor};
-    use serde::ser::SerializeMap;
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-    use serde_json::value::RawValue;
-
-    pub(super) struct Pairs<'a>(Vec<(Cow<'a, str>, Cow<'a, RawValue>)>);
-
-    impl<'a> Pairs<'a> {
-        pub(super) fn put(&mut self, key: &str, value: &RawValue) {
-            for (_, old) in self.0.iter_mut().filter(|(name, _)| name == key) {
-                *old = Cow::Owned(value.to_owned());
-            }
-        }
-    }
-
-    impl<'de: 'a, 'a> Deserialize<'de> for Pairs<'a> {
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            struct InOrder;
-            impl<'de> Visitor<'de> for InOrder {
-                type Value = Pairs<'de>;
-
-                fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                    f.write_str("an object")
-                }
-
-                fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Pairs<'de>, A::Error> {
-                    let mut pairs = Vec::new();
-                    while let Some((key, value)) = map.next_entry::<String, &'de RawValue>()? {
-                        pairs.push((Cow::Owned(key), Cow::Borrowed(value)));
-                    }
-                    Ok(Pairs(pairs))
-                }
-            }
-            deserializer.deserialize_map(InOrder)
-        }
-    }
-
-    impl Serialize for Pairs<'_> {
-        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            let mut map = serializer.serialize_map(Some(self.0.len()))?;
-            for (key, value) in &self.0 {
-                map.serialize_entry(key, value)?;
-            }
-            map.end()
-        }
+impl Request<'_> {
+    /// It asks for one answer that is text.
+    fn is_plain(&self) -> bool {
+        let formatted = !self.response_format.is_null() && self.response_format["type"] != "text";
+        let one = self.n.is_null() || self.n.as_f64() == Some(1.0);
+        one && !formatted
+            && self.logprobs != true
+            && self.output_config.is_null()
+            && self.output_format.is_null()
     }
 }
 
@@ -124,80 +111,64 @@ mod indexed {
 #[derive(Clone, Debug)]
 pub struct Overlap {
     said: String,
-    /// The new text, as far as it is here.
-    new: String,
+    /// Without the whitespace at its end.
+    trimmed: usize,
+    /// Where in `said` a repetition may have begun that may still go on.
+    starts: Vec<usize>,
+    /// Bytes of the new text so far.
+    new: usize,
+    /// The longest repetition found so far.
+    repeated: usize,
 }
 
 impl Overlap {
     pub fn new(said: &str) -> Self {
-        Overlap { said: said.to_owned(), new: String::new() }
+        let trimmed = said.trim_end().len();
+        let may_count =
+            |at: &usize| is_word_start(said, *at) && said[*at..].chars().nth(CHARS - 1).is_some();
+        let near = trimmed.saturating_sub(BACK).max(1)..trimmed;
+        let near = near.filter(|at| said.is_char_boundary(*at)).filter(may_count);
+        // The whole, and nothing but the whitespace that was not sent.
+        let starts = near.chain([0, trimmed]).collect();
+        Overlap { said: said.to_owned(), trimmed, starts, new: 0, repeated: 0 }
     }
 
-    /// Takes in more of the new text: the bytes of it that are repetition, once that is known.
+    /// Takes in more of the new text: how many bytes of all of it are repetition, once that is
+    /// known.
     pub fn push(&mut self, text: &str) -> Option<usize> {
-        self.new.push_str(text);
-        if self.is_open() { None } else { Some(self.repeated()) }
+        for start in take(&mut self.starts) {
+            let left = &self.said.as_bytes()[start + self.new..];
+            let same = left.iter().zip(text.as_bytes()).take_while(|(a, b)| a == b).count();
+            if same == text.len() && same < left.len() {
+                self.starts.push(start);
+            } else {
+                self.settle(start, self.new + text.floor_char_boundary(same));
+            }
+        }
+        self.new += text.len();
+        self.starts.is_empty().then_some(self.repeated)
     }
 
     /// The new text has ended.
-    pub fn end(&self) -> usize {
-        self.repeated()
+    pub fn end(&mut self) -> usize {
+        for start in take(&mut self.starts) {
+            self.settle(start, self.new);
+        }
+        self.repeated
     }
 
-    fn trimmed(&self) -> &str {
-        self.said.trim_end()
+    /// So much of what was said from `start` on is said again, and no more.
+    fn settle(&mut self, start: usize, length: usize) {
+        let enough = |text: &str| text.chars().nth(CHARS - 1).is_some();
+        let to_the_end = start + length == self.said.len();
+        let counts = start == 0
+            || start == self.trimmed
+            || enough(&self.said[start..self.trimmed])
+            || to_the_end && enough(&self.said[start..]);
+        if counts && start + length >= self.trimmed {
+            self.repeated = self.repeated.max(length);
+        }
     }
-
-    /// Could more text make the repetition longer?
-    fn is_open(&self) -> bool {
-        let (new, trimmed) = (self.new.as_str(), self.trimmed());
-        let (space, rest) = (&self.said[trimmed.len()..], &new[common(trimmed, new)..]);
-        let space_is_open = rest.len() < space.len() && space.starts_with(rest);
-        new.is_empty() || space_is_open || may_grow(&self.said, new) || may_grow(trimmed, new)
-    }
-
-    fn repeated(&self) -> usize {
-        let (said, trimmed) = (self.said.as_str(), self.trimmed());
-        let direct = common(said, &self.new);
-        let before_space = common(trimmed, &self.new);
-        let space = &said[trimmed.len()..];
-        let rest = &self.new[before_space..];
-        let again = rest.bytes().zip(space.bytes()).take_while(|(a, b)| a == b).count();
-        let again = (0..=again).rev().find(|n| rest.is_char_boundary(*n)).unwrap_or(0);
-        direct.max(before_space + again)
-    }
-}
-
-/// The longest end of `said` that `new` begins with, where that counts as a repetition.
-fn common(said: &str, new: &str) -> usize {
-    if !said.is_empty() && new.starts_with(said) {
-        return said.len();
-    }
-    let near = near_end(said);
-    let most = near.len().min(new.len());
-    let counts = |k: &usize| {
-        let at = near.len() - k;
-        near.is_char_boundary(at)
-            && new.is_char_boundary(*k)
-            && near[at..] == new[..*k]
-            && new[..*k].chars().count() >= CHARS
-            && is_word_start(near, at)
-    };
-    (1..=most).rev().find(counts).unwrap_or(0)
-}
-
-/// Some end of what was said, longer than all of the new text, begins with it.
-fn may_grow(said: &str, new: &str) -> bool {
-    let near = near_end(said);
-    let begins = |at: usize| near.is_char_boundary(at) && near[at..].starts_with(new);
-    said.len() > new.len() && said.starts_with(new)
-        || (0..near.len().saturating_sub(new.len())).any(|at| begins(at) && is_word_start(near, at))
-}
-
-fn near_end(said: &str) -> &str {
-    let from = said.len().saturating_sub(BACK);
-    let from = (from..=said.len()).find(|at| said.is_char_boundary(*at)).unwrap_or(said.len());
-    &said[from..]
 }
 
 fn is_word_start(text: &str, at: usize) -> bool {
@@ -213,15 +184,32 @@ mod tests {
 
     fn joined(said: &str, pieces: &[&str]) -> String {
         let mut overlap = Overlap::new(said);
-        let mut known = None;
-        for piece in pieces {
-            match known {
-                None => known = overlap.push(piece),
-                Some(_) => overlap.new.push_str(piece),
-            }
-        }
+        let known = pieces.iter().find_map(|piece| overlap.push(piece));
         let repeated = known.unwrap_or_else(|| overlap.end());
-        said.to_owned() + &overlap.new[repeated..]
+        said.to_owned() + &pieces.concat()[repeated..]
+    }
+
+    /// What the header says, found by trying each length.
+    fn repeated(said: &str, new: &str) -> usize {
+        let counts = |said: &str, length: usize| {
+            let (at, again) = (said.len() - length, &new[..length]);
+            said.ends_with(again)
+                && (at == 0 || again.chars().count() >= CHARS && is_word_start(said, at))
+        };
+        let longest = |said: &str| {
+            let lengths = (1..=said.len().min(new.len())).rev();
+            let mut lengths = lengths.filter(|length| new.is_char_boundary(*length));
+            lengths.find(|length| counts(said, *length)).unwrap_or(0)
+        };
+        let trimmed = said.trim_end();
+        let (space, before) = (&said[trimmed.len()..], longest(trimmed));
+        let mut again = space.chars().zip(new[before..].chars()).take_while(|(a, b)| a == b);
+        let again: usize = again.by_ref().map(|(c, _)| c.len_utf8()).sum();
+        // Whitespace alone is no repetition, but for what was not sent.
+        let direct = longest(said);
+        let direct =
+            if new[..direct].trim().is_empty() && direct < said.len() { 0 } else { direct };
+        direct.max(before + again)
     }
 
     #[test]
@@ -268,10 +256,17 @@ mod tests {
                 r#"{"model":"m","temperature":1.00,"messages":[{"role":"user","content":"hi"},{"role":"assistant","content":"so"}],"seed":12345678901234567890123}"#
             )
         );
-        let begun = r#"{"messages":[{"role":"assistant","content":"Well, "}]}"#;
+        let begun = r#"{"messages": [{ "content":"Well,\u0020 ", "role":"assistant","n":1e2 } ]}"#;
         assert_eq!(
-            asked("so", begun).as_deref(),
-            Some(r#"{"messages":[{"role":"assistant","content":"Well, so"}]}"#)
+            asked("\"so\"", begun).as_deref(),
+            Some(
+                r#"{"messages": [{ "content":"Well,\u0020 \"so\"", "role":"assistant","n":1e2 } ]}"#
+            )
+        );
+        let empty = asked("so", r#"{"messages":[ ]}"#);
+        assert_eq!(
+            empty.as_deref(),
+            Some(r#"{"messages":[ {"role":"assistant","content":"so"}]}"#)
         );
         assert_eq!(asked("  ", body).as_deref(), Some(body));
         for refused in [
@@ -280,7 +275,10 @@ mod tests {
             r#"{"messages":[],"logprobs":true}"#,
             r#"{"messages":[],"output_format":{}}"#,
             r#"{"messages":[{"role":"assistant","content":[]}]}"#,
+            r#"{"messages":[{"role":"assistant","content":null,"tool_calls":[]}]}"#,
+            r#"{"messages":[7]}"#,
             r#"{"messages":"no"}"#,
+            r#"{"messages":[],"messages":[]}"#,
             r#"{"prompt":"x"}"#,
             "[]",
             "{",
@@ -295,15 +293,41 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_joined_text_is_the_same_however_it_is_split(
-            said in "([ab]{1,3} ?){0,8}", new in "([ab]{1,3} ?){0,8}",
+        fn what_is_left_out_is_what_the_rule_says_however_it_is_split(
+            said in "([abü]{1,3} {0,2}){0,8}", new in " ?([abü]{1,3} {0,2}){0,8}",
             cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..6),
         ) {
-            let mut cuts: Vec<_> = cuts.iter().map(|cut| cut.index(new.len() + 1)).collect();
+            let at = |cut: &prop::sample::Index| new.floor_char_boundary(cut.index(new.len() + 1));
+            let mut cuts: Vec<_> = cuts.iter().map(at).collect();
             cuts.extend([0, new.len()]);
             cuts.sort_unstable();
             let pieces: Vec<_> = cuts.windows(2).map(|pair| &new[pair[0]..pair[1]]).collect();
-            prop_assert_eq!(joined(&said, &pieces), joined(&said, &[&new]));
+            let expected = said.clone() + &new[repeated(&said, &new)..];
+            prop_assert_eq!(joined(&said, &pieces), expected);
+        }
+
+        #[test]
+        fn a_whole_that_is_said_again_is_left_out(said in ".{0,12}", after in "[a-z]{0,6}") {
+            let new = format!("{said}{after}");
+            prop_assert_eq!(joined(&said, &[&new]), new);
+        }
+
+        #[test]
+        fn a_request_with_more_said_is_the_request_but_for_the_last_message(
+            text in ".{1,12}", model in ".{0,4}", content in ".{0,4}",
+        ) {
+            let mut body = serde_json::json!({
+                "model": model, "messages": [{ "role": "user", "content": content }], "n": 1,
+            });
+            let partial = Partial { dialect: Dialect::Chat, text: text.clone() };
+            let asked = partial.request(body.to_string().as_bytes()).expect("a request");
+            let asked: Value = serde_json::from_slice(&asked).expect("JSON");
+            let said = text.trim_end();
+            if !said.is_empty() {
+                let messages = body["messages"].as_array_mut().expect("messages");
+                messages.push(serde_json::json!({ "role": "assistant", "content": said }));
+            }
+            prop_assert_eq!(asked, body);
         }
 
         #[test]
