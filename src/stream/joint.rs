@@ -1,112 +1,122 @@
 //! The place where one stream goes on from another: the opening of the second is left out, and
 //! what it says again.
+//!
+//! From its first text on its events are withheld, until it is known how much of the text is a
+//! repetition. One that says nothing new is left out, unless it also ends the answer; one that says
+//! something new beside it gets the rest as its text, and is otherwise as it came.
 
 use std::ops::Range;
 
 use bytes::Bytes;
 
 use super::events::{Kind, Piece};
-use super::join::{Overlap, Partial};
+use super::heard::Heard;
+use super::join::{Dialect, Overlap, Partial};
+
+/// Bytes that are withheld at most.
+const MOST: usize = 1 << 20;
 
 /// Withholds the second stream's events until it is known where it begins.
 #[derive(Debug)]
 pub struct Joint {
+    dialect: Dialect,
     overlap: Overlap,
     withheld: Vec<Withheld>,
+    bytes: usize,
 }
 
-/// An event with text, of which some may be a repetition.
 #[derive(Debug)]
 struct Withheld {
-    piece: Piece,
-    data: Bytes,
-    /// Where the text stands in the data, quotes and all.
-    place: Range<usize>,
-    text: String,
+    raw: Vec<u8>,
+    /// Where its text stands in `raw`, quotes and all; and the text.
+    says: Option<(Range<usize>, String)>,
+    end: bool,
 }
+
+/// It is no stream that goes on from the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unfit;
 
 /// The new text, and the events that say it.
 pub type Joined = (String, Vec<Bytes>);
 
 impl Joint {
     pub fn new(partial: &Partial) -> Joint {
-        Joint { overlap: Overlap::new(&partial.text), withheld: Vec::new() }
+        let overlap = Overlap::new(&partial.text);
+        Joint { dialect: partial.dialect, overlap, withheld: Vec::new(), bytes: 0 }
     }
 
     /// Takes in an event; once it is known where the stream begins: what passes, this one included.
-    pub fn take(
-        &mut self,
-        piece: &Piece,
-        data: &Bytes,
-        place: Option<Range<usize>>,
-        text: &str,
-        end: bool,
-    ) -> Option<Joined> {
-        let silent = place.is_none();
-        let open = match place {
-            Some(place) => {
-                let (piece, data, text) = (piece.clone(), data.clone(), text.to_owned());
-                self.withheld.push(Withheld { piece, data, place, text });
-                self.overlap.push(text_of(&self.withheld)).is_none()
-            }
-            None if !end => return None,
-            None => true,
-        };
-        if open && !end {
-            return None;
+    pub fn take(&mut self, piece: &Piece, heard: &Heard<'_>) -> Result<Option<Joined>, Unfit> {
+        if heard.other || heard.dialect.is_some_and(|dialect| dialect != self.dialect) {
+            return Err(Unfit);
         }
-        let (text, mut events) = self.joined();
-        if silent {
-            events.push(piece.raw.clone());
+        let speaks = heard.text.is_some();
+        let known = speaks && self.overlap.push(heard.text()).is_some();
+        if speaks || heard.end || !self.withheld.is_empty() {
+            let event = Withheld::new(piece, heard);
+            self.bytes += event.raw.len();
+            self.withheld.push(event);
         }
-        Some((text, events))
+        if known || heard.end {
+            return Ok(Some(self.joined()));
+        }
+        if self.bytes > MOST { Err(Unfit) } else { Ok(None) }
     }
 
-    /// The stream has ended before that was known.
-    pub fn end(mut self) -> Joined {
-        self.joined()
-    }
-
-    fn joined(&mut self) -> Joined {
+    /// What is known, or the stream has ended.
+    pub fn joined(&mut self) -> Joined {
         let mut again = self.overlap.end();
         let mut text = String::new();
         let mut events = Vec::new();
         for event in std::mem::take(&mut self.withheld) {
-            let cut = again.min(event.text.len());
+            let said = event.says.as_ref().map_or("", |(_, said)| said);
+            let cut = again.min(said.len());
             again -= cut;
-            let left = &event.text[cut..];
-            text.push_str(left);
-            match (cut, left.is_empty()) {
-                (0, _) => events.push(event.piece.raw.clone()),
-                (_, true) => {}
-                (_, false) => events.push(event.with_text(left)),
-            }
+            text.push_str(&said[cut..]);
+            events.extend(event.without(cut).map(Bytes::from));
         }
         (text, events)
     }
 }
 
-fn text_of(withheld: &[Withheld]) -> &str {
-    withheld.last().map_or("", |event| &event.text)
+impl Withheld {
+    fn new(piece: &Piece, heard: &Heard<'_>) -> Withheld {
+        let (text, end) = (&heard.text, heard.end);
+        let Kind::Event { name, data } = &piece.kind else {
+            return Withheld { raw: piece.raw.to_vec(), says: None, end };
+        };
+        let at = (data.as_ptr() as usize).wrapping_sub(piece.raw.as_ptr() as usize);
+        let whole = at < piece.raw.len() && piece.raw[at..].starts_with(data);
+        let (raw, at) = match (text, whole) {
+            (Some(_), false) => one_line(name, data),
+            _ => (piece.raw.to_vec(), at),
+        };
+        let says = text
+            .as_ref()
+            .map(|(place, text)| (place.start + at..place.end + at, text.clone().into_owned()));
+        Withheld { raw, says, end }
+    }
+
+    /// What passes of it when so much of its text is a repetition.
+    fn without(self, cut: usize) -> Option<Vec<u8>> {
+        match self.says {
+            Some((_, text)) if cut == text.len() && cut > 0 && !self.end => None,
+            Some((at, text)) if cut > 0 => {
+                let quoted = serde_json::Value::from(&text[cut..]).to_string();
+                Some([&self.raw[..at.start], quoted.as_bytes(), &self.raw[at.end..]].concat())
+            }
+            _ => Some(self.raw),
+        }
+    }
 }
 
-impl Withheld {
-    /// The same event with another text; nothing else of it changes.
-    fn with_text(&self, text: &str) -> Bytes {
-        let quoted = serde_json::Value::from(text).to_string();
-        let (before, after) = (&self.data[..self.place.start], &self.data[self.place.end..]);
-        let data = [before, quoted.as_bytes(), after].concat();
-        let raw = &self.piece.raw;
-        let at = (self.data.as_ptr() as usize).wrapping_sub(raw.as_ptr() as usize);
-        if at < raw.len() && raw.get(at..at + self.data.len()) == Some(&self.data[..]) {
-            return [&raw[..at], &data, &raw[at + self.data.len()..]].concat().into();
-        }
-        // Data that was put together from several lines is on one line now.
-        let name = match &self.piece.kind {
-            Kind::Event { name, .. } if !name.is_empty() => [b"event: ", &name[..], b"\n"].concat(),
-            _ => Vec::new(),
-        };
-        let data: Vec<u8> = data.into_iter().filter(|b| *b != b'\n').collect();
-        [&name[..], b"data: ", &data, b"\n\n"].concat().into()
-    }
+/// An event whose data was on several lines, and where its data begins. A line ends between two
+/// values only: inside a string of JSON it would be escaped.
+fn one_line(name: &[u8], data: &[u8]) -> (Vec<u8>, usize) {
+    let name = if name.is_empty() { Vec::new() } else { [b"event: ", name, b"\n"].concat() };
+    let head = [&name[..], b"data: "].concat();
+    let data: Vec<u8> = data.iter().map(|b| if *b == b'\n' { b' ' } else { *b }).collect();
+    let at = head.len();
+    ([&head[..], &data, b"\n\n"].concat(), at)
 }

@@ -5,6 +5,9 @@
 //! read it. Any other event makes it *plain*: each event is content, it may end anywhere, and
 //! nothing is dropped. What begins like JSON and is none is kept back until that is decided.
 //!
+//! What is too long to be read passes, and may have been the end: a stream that ends behind it with
+//! no other content is whole.
+//!
 //! A reader may also go on from where another stream was cut: then the opening of this one is left
 //! out, and what it says twice.
 
@@ -13,9 +16,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::events::{Events, Format, Kind, Piece};
-use super::join::{Dialect, Partial};
-use super::joint::Joint;
-use super::json::{self, Found};
+use super::heard::{Heard, Kept};
+use super::join::Partial;
+use super::joint::{Joint, Unfit};
+use super::json::Found;
+use super::pass::Pass;
 use super::reading::{Reading, Said, Says, Tokens};
 use crate::resilience::outcome::Class;
 
@@ -31,12 +36,15 @@ pub struct Reader {
     promised: bool,
     ready: bool,
     whole: bool,
+    /// The end may have been in what was too long to be read.
+    unread: bool,
     /// There was something, if only a comment.
     any: bool,
     tokens: Tokens,
     dropped: u64,
-    /// What may be no event of this stream.
+    /// What may be no events of this stream.
     doubtful: Vec<Bytes>,
+    doubtful_bytes: usize,
     said: Option<Kept>,
     joint: Option<Box<Joint>>,
 }
@@ -48,13 +56,10 @@ enum Nature {
     Plain,
 }
 
-/// What the stream said, where it could be gone on from.
-#[derive(Debug)]
-struct Kept {
-    text: String,
-    dialect: Option<Dialect>,
-    most: usize,
-}
+/// The name of events that only keep a connection alive.
+const PING: &[u8] = b"ping";
+/// Bytes of doubtful events that are kept back at most.
+const DOUBTFUL: usize = 64 << 10;
 
 /// What may pass now.
 #[derive(Debug, Default)]
@@ -87,9 +92,8 @@ pub enum Ended {
 #[derive(Debug)]
 enum Fate {
     Pass,
+    /// It is left out, or kept back.
     Drop,
-    /// It is decided later.
-    Hold,
     /// These pass in its place.
     Instead(Vec<Bytes>),
     Fail(Class),
@@ -108,11 +112,13 @@ impl Reader {
             nature,
             ready: false,
             whole: false,
+            unread: false,
             any: false,
             tokens: Tokens::default(),
             dropped: 0,
             doubtful: Vec::new(),
-            said: keep.map(|most| Kept { text: String::new(), dialect: None, most }),
+            doubtful_bytes: 0,
+            said: keep.map(Kept::new),
             joint: None,
         }
     }
@@ -125,20 +131,17 @@ impl Reader {
         partial: Partial,
     ) -> Reader {
         let mut reader = Reader::new(reading, format, 200, None);
+        (reader.nature, reader.promised) = (Nature::Known, true);
         reader.joint = Some(Box::new(Joint::new(&partial)));
-        let Partial { dialect, text } = partial;
-        reader.said = Some(Kept { text, dialect: Some(dialect), most: keep });
+        reader.said = Some(Kept::from(partial, keep));
         reader
     }
 
     /// Takes a frame in; gives what may pass.
     pub fn take(&mut self, frame: Bytes) -> Taken {
-        if self.passes_unread() {
-            return Taken { pass: frame, error: None };
-        }
         let mut pass = Pass::of(frame.clone());
         self.events.push(frame);
-        while let Some(piece) = self.events.piece() {
+        while let Some(piece) = self.events.next() {
             if let Some(error) = self.piece(piece, &mut pass) {
                 return Taken { pass: pass.bytes(), error: Some(error) };
             }
@@ -149,26 +152,27 @@ impl Reader {
     /// The body ended cleanly: what passes still, and how it ended.
     pub fn end(&mut self) -> (Bytes, Ended) {
         let mut pass = Pass::default();
-        if let Some(piece) = self.events.rest() {
-            // What it is an error of is over.
-            let _ = self.piece(piece, &mut pass);
+        let mut failed = false;
+        while let Some(piece) = self.events.next().or_else(|| self.events.rest()) {
+            failed |= self.piece(piece, &mut pass).is_some();
         }
-        if let Some(joint) = self.joint.take() {
-            let (text, events) = joint.end();
-            self.say(&text);
+        if let Some(mut joint) = self.joint.take() {
+            let (text, events) = joint.joined();
+            self.said.take_if(|kept| !kept.say(&text));
+            self.ready |= !text.is_empty();
             events.iter().for_each(|event| pass.add(event));
         }
         let nothing_read = self.nature != Nature::Plain && !self.ready;
-        let ended = if nothing_read && (self.dropped > 0 || !self.doubtful.is_empty()) {
-            Ended::Malformed
-        } else if self.whole {
-            Ended::Whole
-        } else if self.promised {
-            Ended::NoEnd
-        } else if self.any {
-            Ended::Whole
-        } else {
+        let ended = if !self.any {
             Ended::Empty
+        } else if nothing_read && (self.dropped > 0 || !self.doubtful.is_empty()) {
+            Ended::Malformed
+        } else if self.whole || self.unread {
+            Ended::Whole
+        } else if self.promised || failed {
+            Ended::NoEnd
+        } else {
+            Ended::Whole
         };
         (pass.bytes(), ended)
     }
@@ -182,24 +186,23 @@ impl Reader {
         self.tokens
     }
 
-    /// Events that could not be read.
+    /// Events that could not be read, and did not pass.
     pub fn dropped(&self) -> u64 {
         self.dropped
     }
 
-    /// What it said so far, where that can be gone on from.
-    pub fn partial(&self) -> Option<Partial> {
-        let kept = self.said.as_ref()?;
-        Some(Partial { dialect: kept.dialect?, text: kept.text.clone() })
+    /// Events that were too long to be read, and passed.
+    pub fn unread(&self) -> u64 {
+        self.events.long()
     }
 
-    /// Nothing is looked for in it any more.
-    fn passes_unread(&self) -> bool {
-        self.nature == Nature::Plain && !self.reading.looks && self.events.is_between()
+    /// What it said so far, where that can be gone on from.
+    pub fn partial(&self) -> Option<Partial> {
+        self.said.as_ref()?.partial()
     }
 
     fn piece(&mut self, piece: Piece, pass: &mut Pass) -> Option<ErrorEvent> {
-        self.any = true;
+        self.any |= !piece.raw.trim_ascii().is_empty();
         match self.fate(&piece) {
             Fate::Pass => {
                 if self.nature == Nature::Plain && !self.doubtful.is_empty() {
@@ -208,7 +211,6 @@ impl Reader {
                 pass.add(&piece.raw);
             }
             Fate::Drop => {}
-            Fate::Hold => self.doubtful.push(piece.raw),
             Fate::Instead(events) => events.iter().for_each(|event| pass.add(event)),
             Fate::Fail(class) => return Some(ErrorEvent { raw: piece.raw, class }),
         }
@@ -219,26 +221,28 @@ impl Reader {
         let (name, data) = match &piece.kind {
             Kind::Event { name, data } => (name, data),
             Kind::Nothing => return Fate::Pass,
-            Kind::Unread => {
-                (self.said, self.joint) = (None, None);
-                self.ready = true;
-                return Fate::Pass;
-            }
+            Kind::Unread => return self.too_long(),
         };
         if self.reading.is_end(data) {
             self.know(self.nature == Nature::Unknown);
             self.whole = true;
             self.ready |= self.dropped == 0;
-            return self.joined(piece, data, None, true);
+            return self.heard(piece, data, None, true);
         }
         let Some(says) = self.reading.event(name, data, self.status, &mut self.found) else {
-            return self.unreadable(name, data);
+            return self.unreadable(piece, name, data);
         };
         if let Some(class) = says.error {
             return Fate::Fail(class);
         }
+        if name == PING && !says.known {
+            return if self.joint.is_some() { Fate::Drop } else { Fate::Pass };
+        }
         self.learn(&says);
-        self.joined(piece, data, says.said, says.end)
+        if self.joint.is_some() && says.known && says.said.is_none() {
+            return Fate::Fail(Class::Failure);
+        }
+        self.heard(piece, data, says.said, says.end)
     }
 
     fn learn(&mut self, says: &Says) {
@@ -249,6 +253,7 @@ impl Reader {
         }
         self.tokens.update(says.tokens);
         self.whole |= says.end;
+        self.unread &= !says.content;
         self.ready |= says.content || says.end || self.nature == Nature::Plain;
     }
 
@@ -262,115 +267,68 @@ impl Reader {
         self.promised |= promised && self.nature == Nature::Known;
     }
 
-    fn unreadable(&mut self, name: &[u8], data: &[u8]) -> Fate {
+    fn too_long(&mut self) -> Fate {
+        if self.joint.is_some() {
+            return Fate::Fail(Class::Failure);
+        }
+        if !self.doubtful.is_empty() {
+            self.nature = Nature::Plain;
+        }
+        self.said = None;
+        (self.unread, self.ready) = (true, true);
+        Fate::Pass
+    }
+
+    fn unreadable(&mut self, piece: &Piece, name: &[u8], data: &[u8]) -> Fate {
         if name == b"error" {
             return Fate::Fail(Class::Failure);
         }
-        match self.nature {
-            Nature::Known => {
-                self.dropped += 1;
-                Fate::Drop
-            }
-            Nature::Unknown if data.first() == Some(&b'{') && self.doubtful.len() < 64 => {
-                Fate::Hold
-            }
-            Nature::Unknown | Nature::Plain => {
-                self.nature = Nature::Plain;
-                self.ready = true;
-                Fate::Pass
-            }
+        if name == PING && self.joint.is_none() {
+            return Fate::Pass;
         }
+        if self.nature == Nature::Known {
+            self.dropped += 1;
+            return Fate::Drop;
+        }
+        let unknown = self.nature == Nature::Unknown;
+        if unknown && data.first() == Some(&b'{') && self.keep_back(&piece.raw) {
+            return Fate::Drop;
+        }
+        (self.nature, self.ready) = (Nature::Plain, true);
+        Fate::Pass
+    }
+
+    /// Keeps an event until it is decided whether it passes, where there is room.
+    fn keep_back(&mut self, raw: &Bytes) -> bool {
+        self.doubtful_bytes += raw.len();
+        let fits = self.doubtful_bytes <= DOUBTFUL;
+        if fits {
+            self.doubtful.push(Bytes::copy_from_slice(raw));
+        }
+        fits
     }
 
     /// Keeps what was said; where the stream goes on from another, finds where it begins.
-    fn joined(&mut self, piece: &Piece, data: &Bytes, said: Option<Said>, end: bool) -> Fate {
-        let text = said.as_ref().and_then(|said| json::text(&data[said.text.clone()?]));
-        let text = text.map(String::from).unwrap_or_default();
-        let Some(mut joint) = self.joint.take() else {
-            self.keep(said.as_ref(), &text);
+    fn heard(&mut self, piece: &Piece, data: &Bytes, said: Option<Said>, end: bool) -> Fate {
+        if self.said.is_none() && self.joint.is_none() {
             return Fate::Pass;
-        };
-        let dialect = self.said.as_ref().and_then(|kept| kept.dialect);
-        if said.as_ref().is_some_and(|said| said.other || Some(said.dialect) != dialect) {
-            return Fate::Fail(Class::Failure);
         }
-        let end = end || said.as_ref().is_some_and(|said| said.over);
-        let place = said.and_then(|said| said.text);
-        let (fate, ready) = match joint.take(piece, data, place, &text, end) {
+        let heard = Heard::of(said, data, end);
+        let joined = self.joint.as_mut().map(|joint| joint.take(piece, &heard));
+        let (text, events) = match joined {
             None => {
-                self.joint = Some(joint);
-                (Fate::Drop, false)
+                self.said.take_if(|kept| !kept.hear(&heard));
+                return Fate::Pass;
             }
-            Some((text, events)) => {
-                self.say(&text);
-                (Fate::Instead(events), true)
+            Some(Err(Unfit)) => return Fate::Fail(Class::Failure),
+            Some(Ok(None)) => {
+                self.ready = false;
+                return Fate::Drop;
             }
+            Some(Ok(Some(joined))) => joined,
         };
-        self.ready = ready;
-        if end {
-            self.said = None;
-        }
-        fate
-    }
-
-    fn keep(&mut self, said: Option<&Said>, text: &str) {
-        let Some(kept) = &mut self.said else { return };
-        match said {
-            Some(said) if !said.other && !said.over => {
-                kept.dialect = kept.dialect.or(Some(said.dialect));
-                self.say(text);
-            }
-            _ => self.said = None,
-        }
-    }
-
-    fn say(&mut self, text: &str) {
-        let Some(kept) = &mut self.said else { return };
-        if kept.text.len() + text.len() > kept.most {
-            self.said = None;
-        } else {
-            kept.text.push_str(text);
-        }
-    }
-}
-
-/// What passes of a frame: a part of it, where that can be; else a copy.
-#[derive(Debug, Default)]
-struct Pass {
-    frame: Bytes,
-    from: usize,
-    to: usize,
-    copied: Vec<u8>,
-}
-
-impl Pass {
-    fn of(frame: Bytes) -> Pass {
-        Pass { frame, ..Pass::default() }
-    }
-
-    fn add(&mut self, raw: &[u8]) {
-        let start = self.frame.as_ptr() as usize;
-        let at = (raw.as_ptr() as usize).wrapping_sub(start);
-        let inside = at < self.frame.len() && at + raw.len() <= self.frame.len();
-        let none = self.from == self.to;
-        if self.copied.is_empty() && inside && (none || at == self.to) {
-            if none {
-                self.from = at;
-            }
-            self.to = at + raw.len();
-            return;
-        }
-        if !none {
-            self.copied.extend_from_slice(&self.frame[self.from..self.to]);
-            (self.from, self.to) = (0, 0);
-        }
-        self.copied.extend_from_slice(raw);
-    }
-
-    fn bytes(self) -> Bytes {
-        match self.copied.is_empty() {
-            true => self.frame.slice(self.from..self.to),
-            false => self.copied.into(),
-        }
+        (self.joint, self.ready) = (None, true);
+        self.said.take_if(|kept| !kept.say(&text) || heard.end);
+        Fate::Instead(events)
     }
 }

@@ -17,13 +17,14 @@ use crate::policy::pointer::Pointer;
 use crate::resilience::outcome::Class;
 
 /// Where the known shapes have content.
-const CONTENT: [&str; 12] = [
+const CONTENT: [&str; 13] = [
     "/choices/0/delta/content",
     "/choices/0/delta/tool_calls",
     "/choices/0/delta/function_call",
     "/choices/0/delta/refusal",
     "/choices/0/delta/reasoning_content",
     "/choices/0/delta/reasoning",
+    "/choices/0/delta/audio",
     "/choices/0/text",
     "/delta/text",
     "/delta/partial_json",
@@ -71,8 +72,6 @@ pub struct Reading {
     pub declared: bool,
     /// The policy says what every stream ends with.
     pub promised: bool,
-    /// Something is looked for in any stream whatever.
-    pub looks: bool,
     rules: Vec<Rule>,
     usage: [Vec<usize>; 2],
     shape: Shape,
@@ -158,7 +157,6 @@ impl Reading {
             ends,
             declared: stream.content.is_some() || stream.terminal.is_some(),
             promised: stream.terminal.is_some(),
-            looks: !rules.is_empty() || provider.usage != model::Usage::default(),
             rules,
             usage,
             shape: Shape::new(&mut pointers),
@@ -322,10 +320,13 @@ impl Shape {
                 "/choices/0/delta/refusal",
                 "/choices/0/delta/reasoning_content",
                 "/choices/0/delta/reasoning",
+                "/choices/0/delta/audio",
                 "/choices/0/text",
                 "/choices/1",
+                "/content_block/text",
                 "/delta/partial_json",
                 "/delta/thinking",
+                "/delta/citation",
             ]
             .map(slot)
             .to_vec(),
@@ -353,9 +354,11 @@ impl Shape {
     fn said(&self, dialect: Dialect, over: bool, other: bool, data: &[u8], found: &Found) -> Said {
         let value = |slot: &usize| found.value(*slot, data);
         let text = found.at(self.text[dialect as usize]);
-        let text = text.filter(|at| json::is_string(&data[at.clone()]) && at.len() > 2);
+        let text = text.filter(|at| json::is_something(&data[at.clone()]));
+        // Parts of different kinds, for example.
+        let parts = text.as_ref().is_some_and(|at| !json::is_string(&data[at.clone()]));
         let another = value(&self.index[dialect as usize]).is_some_and(|index| index != b"0");
-        let other = other || another || self.other.iter().filter_map(value).any(json::is_something);
-        Said { dialect, text, other, over }
+        let others = self.other.iter().filter_map(value).any(json::is_something);
+        Said { dialect, text, other: other || parts || another || others, over }
     }
 }

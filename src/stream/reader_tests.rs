@@ -1,0 +1,558 @@
+//! Streams as the APIs send them, the rules one by one, and that nothing depends on where a stream
+//! is split.
+
+use std::fmt::Write;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use proptest::prelude::*;
+use regex_lite::Regex;
+use serde_json::{Value, json};
+
+use super::events::Format;
+use super::join::{Dialect, Partial};
+use super::json::Found;
+use super::reader::{Ended, Reader};
+use super::reading::{Reading, Tokens};
+use crate::policy::model::{ClassifyRule, Mark, Provider, Stream};
+use crate::policy::pointer::Pointer;
+use crate::policy::{self, SourceFile, Sources};
+use crate::resilience::outcome::Class;
+
+const POLICY: &str = "version: 1
+providers: { p: { url: http://127.0.0.1:1, auth: none, price: { input: 1, output: 1 } } }
+routes: [ { name: r, providers: [p] } ]
+";
+
+struct Nothing;
+
+impl Sources for Nothing {
+    fn env(&self, _: &str) -> Option<String> {
+        None
+    }
+
+    fn file(&self, _: &Path) -> io::Result<Vec<u8>> {
+        Err(io::ErrorKind::NotFound.into())
+    }
+}
+
+fn provider() -> Provider {
+    let file = SourceFile { name: "p.yaml".to_owned(), bytes: POLICY.into() };
+    policy::load(&[file], &Nothing).expect("a policy").policy.providers.remove(0)
+}
+
+pub(super) fn built_in() -> Arc<Reading> {
+    Arc::new(Reading::new(&Stream::default(), &provider()))
+}
+
+fn pointer(text: &str) -> Pointer {
+    Pointer::parse(text).expect("a pointer")
+}
+
+/// What came of a stream that is taken frame by frame to its clean end.
+#[derive(Debug, PartialEq)]
+pub(super) struct Seen {
+    pub(super) pass: String,
+    pub(super) errors: Vec<(String, Class)>,
+    pub(super) ended: Ended,
+    pub(super) tokens: Tokens,
+    pub(super) dropped: u64,
+    pub(super) ready: bool,
+    /// Before the end.
+    pub(super) partial: Option<Partial>,
+}
+
+fn text(bytes: &Bytes) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+pub(super) fn see(mut reader: Reader, frames: &[&[u8]]) -> Seen {
+    let (mut pass, mut errors) = (String::new(), Vec::new());
+    for frame in frames {
+        let mut frame = Bytes::copy_from_slice(frame);
+        loop {
+            let taken = reader.take(frame);
+            pass += &text(&taken.pass);
+            let Some(error) = taken.error else { break };
+            errors.push((text(&error.raw), error.class));
+            frame = Bytes::new();
+        }
+    }
+    let partial = reader.partial();
+    let (rest, ended) = reader.end();
+    pass += &text(&rest);
+    let (tokens, dropped, ready) = (reader.tokens(), reader.dropped(), reader.ready());
+    Seen { pass, errors, ended, tokens, dropped, ready, partial }
+}
+
+fn sse(stream: &str) -> Seen {
+    see(Reader::new(built_in(), Format::Sse, 200, Some(1 << 20)), &[stream.as_bytes()])
+}
+
+pub(super) fn data(events: &[&str]) -> String {
+    events.iter().map(|event| format!("data: {event}\n\n")).collect()
+}
+
+/// As Anthropic names them.
+pub(super) fn named(events: &[Value]) -> String {
+    let one =
+        |event: &Value| format!("event: {}\ndata: {event}\n\n", event["type"].as_str().unwrap());
+    events.iter().map(one).collect()
+}
+
+/// The event, counted from 1, with which a stream is first ready.
+fn ready_with(format: Format, stream: &str) -> Option<usize> {
+    let mut reader = Reader::new(built_in(), format, 200, None);
+    let end = if format == Format::Sse { "\n\n" } else { "\n" };
+    let mut events = stream.split_inclusive(end);
+    events
+        .position(|event| {
+            reader.take(Bytes::copy_from_slice(event.as_bytes()));
+            reader.ready()
+        })
+        .map(|at| at + 1)
+}
+
+pub(super) fn chunk(delta: Value, finish: Option<&str>) -> String {
+    let choice = json!({ "index": 0, "delta": delta, "logprobs": null, "finish_reason": finish });
+    json!({ "id": "chatcmpl-B9MHDbslfkBeAs8l4bebGdFOJ6PeG", "object": "chat.completion.chunk",
+            "created": 1741570283, "model": "gpt-4o-2024-08-06", "choices": [choice] })
+    .to_string()
+}
+
+pub(super) fn says(text: &str) -> String {
+    chunk(json!({ "content": text }), None)
+}
+
+pub(super) fn chat(words: &[&str]) -> String {
+    let mut events = vec![chunk(json!({ "role": "assistant", "content": "" }), None)];
+    events.extend(words.iter().map(|word| says(word)));
+    events.push(chunk(json!({}), Some("stop")));
+    events.push(
+        json!({ "choices": [], "usage": { "prompt_tokens": 19, "completion_tokens": 10 } })
+            .to_string(),
+    );
+    events.push("[DONE]".to_owned());
+    data(&events.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+pub(super) fn message(words: &[&str]) -> Vec<Value> {
+    let mut events = vec![
+        json!({ "type": "message_start", "message": { "id": "msg_014p7gG3wDgGV9EUtLvnow3U", "role": "assistant",
+                "content": [], "stop_reason": null, "usage": { "input_tokens": 472, "output_tokens": 2 } } }),
+        json!({ "type": "content_block_start", "index": 0, "content_block": { "type": "text", "text": "" } }),
+        json!({ "type": "ping" }),
+    ];
+    events.extend(words.iter().map(|word| {
+        json!({ "type": "content_block_delta", "index": 0, "delta": { "type": "text_delta", "text": word } })
+    }));
+    events.extend([
+        json!({ "type": "content_block_stop", "index": 0 }),
+        json!({ "type": "message_delta", "delta": { "stop_reason": "end_turn" }, "usage": { "output_tokens": 89 } }),
+        json!({ "type": "message_stop" }),
+    ]);
+    events
+}
+
+fn whole(stream: &str, tokens: (u64, u64), first: usize, format: Format) {
+    let seen = see(Reader::new(built_in(), format, 200, None), &[stream.as_bytes()]);
+    assert_eq!((seen.pass.as_str(), seen.ended, seen.dropped), (stream, Ended::Whole, 0));
+    let expected = Tokens { input: Some(tokens.0), output: Some(tokens.1) };
+    assert_eq!((seen.tokens, seen.errors), (expected, vec![]), "{stream}");
+    assert_eq!(ready_with(format, stream), Some(first), "{stream}");
+}
+
+// === the shapes that are known ===
+
+#[test]
+fn a_chat_completion_of_openais() {
+    whole(&chat(&["Hello", "!"]), (19, 10), 2, Format::Sse);
+}
+
+#[test]
+fn a_message_of_anthropics() {
+    whole(&named(&message(&["Hello", "!"])), (472, 89), 4, Format::Sse);
+}
+
+#[test]
+fn a_response_of_openais() {
+    let stream = named(&[
+        json!({ "type": "response.created", "response": { "status": "in_progress", "error": null, "usage": null } }),
+        json!({ "type": "response.output_item.added", "output_index": 0, "item": { "type": "message" } }),
+        json!({ "type": "response.output_text.delta", "content_index": 0, "delta": "Hi" }),
+        json!({ "type": "response.completed", "response": { "status": "completed", "usage": { "input_tokens": 37, "output_tokens": 11 } } }),
+    ]);
+    whole(&stream, (37, 11), 3, Format::Sse);
+    assert_eq!(sse(&stream.replace("completed", "incomplete")).ended, Ended::Whole);
+    let seen = sse(&stream.replace("response.completed", "response.failed"));
+    assert_eq!((seen.errors.len(), seen.ended), (1, Ended::NoEnd));
+}
+
+#[test]
+fn an_answer_of_googles() {
+    let part = |text: &str, finish: Value| {
+        json!({ "candidates": [{ "content": { "parts": [{ "text": text }], "role": "model" }, "finishReason": finish }],
+                "usageMetadata": { "promptTokenCount": 4, "candidatesTokenCount": 7 } }).to_string()
+    };
+    let blocked = json!({ "candidates": [{ "finishReason": "SAFETY" }] }).to_string();
+    whole(&data(&[&part("Hi", Value::Null), &part("!", json!("STOP"))]), (4, 7), 1, Format::Sse);
+    assert_eq!(sse(&data(&[&part("Hi", Value::Null)])).ended, Ended::NoEnd);
+    let refused = sse(&data(&[&blocked]));
+    assert!(refused.ready && refused.ended == Ended::Whole, "a refusal is an answer");
+}
+
+#[test]
+fn lines_of_ollamas() {
+    let line = |message: Value, done: bool| {
+        let mut line = json!({ "model": "llama3.2", "message": message, "done": done });
+        if done {
+            (line["prompt_eval_count"], line["eval_count"]) = (json!(26), json!(298));
+        }
+        format!("{line}\n")
+    };
+    let says = |text: &str| json!({ "role": "assistant", "content": text });
+    let stream = line(says(""), false) + &line(says("The"), false) + &line(says(""), true);
+    whole(&stream, (26, 298), 2, Format::Lines);
+    let generated = "{\"response\":\"\",\"done\":false}\n{\"response\":\"a\",\"done\":false}\n";
+    assert_eq!(ready_with(Format::Lines, generated), Some(2));
+    let cut = see(Reader::new(built_in(), Format::Lines, 200, None), &[generated.as_bytes()]);
+    assert_eq!(cut.ended, Ended::NoEnd);
+}
+
+#[test]
+fn what_else_a_chat_completion_may_say_is_content_too() {
+    for delta in [
+        json!({ "tool_calls": [{ "index": 0, "function": { "name": "f", "arguments": "" } }] }),
+        json!({ "function_call": { "name": "f" } }),
+        json!({ "refusal": "I cannot" }),
+        json!({ "reasoning_content": "Hm" }),
+        json!({ "reasoning": "Hm" }),
+        json!({ "audio": { "id": "a" } }),
+        json!({ "content": [{ "type": "text", "text": "Hi" }] }),
+    ] {
+        let seen = sse(&data(&[&says("so"), &chunk(delta.clone(), None)]));
+        assert_eq!((seen.ready, seen.partial), (true, None), "{delta} cannot be gone on from");
+        assert_eq!(ready_with(Format::Sse, &data(&[&chunk(delta.clone(), None)])), Some(1));
+    }
+    let legacy = json!({ "choices": [{ "text": "Hi", "index": 0 }] }).to_string();
+    assert_eq!(ready_with(Format::Sse, &data(&[&legacy])), Some(1));
+}
+
+#[test]
+fn a_whole_answer_says_its_tokens() {
+    let reading = built_in();
+    let tokens = |body: &str| reading.whole(body.as_bytes(), &mut Found::default());
+    let body = r#"{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":null}}"#;
+    assert_eq!(tokens(body), Tokens { input: Some(3), output: None });
+    assert_eq!(tokens("[1]"), Tokens::default());
+    assert_eq!(tokens("{"), Tokens::default());
+}
+
+// === unknown, known, plain ===
+
+#[test]
+fn a_stream_that_ends_without_its_mark_is_not_whole() {
+    for stream in [data(&[&says("Hi")]), named(&message(&["Hi"])[..4])] {
+        let seen = sse(&stream);
+        assert_eq!((seen.ended, seen.ready), (Ended::NoEnd, true));
+    }
+    assert_eq!(sse(&data(&[&says("Hi"), "[DONE]"])).ended, Ended::Whole);
+}
+
+#[test]
+fn a_plain_stream_passes_whatever_it_says_and_may_end_anywhere() {
+    for stream in [
+        data(&["tick", "{\"broken", "{}"]),
+        data(&["{\"price\": 7}", "tick", "{"]),
+        data(&["{\"broken", "tick", "tock"]),
+        "event: tick\ndata: 7\n\nevent: tick\ndata: 8".to_owned(),
+    ] {
+        let seen = sse(&stream);
+        let expected = (stream.as_str(), Ended::Whole, 0, true);
+        assert_eq!((seen.pass.as_str(), seen.ended, seen.dropped, seen.ready), expected);
+    }
+    assert_eq!(ready_with(Format::Sse, &data(&["tick"])), Some(1));
+    assert_eq!(ready_with(Format::Sse, &data(&["{\"broken"])), None, "it may be no event");
+}
+
+#[test]
+fn an_event_that_cannot_be_read_is_dropped_where_events_are_json() {
+    let (before, after) = (says("a"), says("b"));
+    let seen = sse(&data(&["{\"choi", &before, "{\"broken", "not JSON", &after, "[DONE]"]));
+    assert_eq!(seen.pass, data(&[&before, &after, "[DONE]"]));
+    assert_eq!((seen.dropped, seen.ended), (3, Ended::Whole));
+}
+
+#[test]
+fn a_stream_of_which_nothing_can_be_read_is_malformed() {
+    for stream in [data(&["{\"broken"]), data(&["{\"broken", "[DONE]"]), "data: {".to_owned()] {
+        let seen = sse(&stream);
+        assert_eq!((seen.ended, seen.ready), (Ended::Malformed, false), "{stream}");
+    }
+}
+
+#[test]
+fn more_than_is_kept_back_is_no_known_stream() {
+    let stream = data(&[format!("{{{}", "x".repeat(1_000)).as_str(); 100]);
+    let seen = sse(&stream);
+    assert_eq!((seen.pass, seen.ended, seen.dropped), (stream, Ended::Whole, 0));
+}
+
+#[test]
+fn a_stream_without_an_event_is_empty_unless_it_has_a_comment() {
+    for (stream, ended) in [
+        ("", Ended::Empty),
+        ("\n\r\n", Ended::Empty),
+        (": keep-alive\n\n", Ended::Whole),
+        ("event: ping\ndata: now\n\n", Ended::Whole),
+    ] {
+        let seen = sse(stream);
+        assert_eq!((seen.pass.as_str(), seen.ended, seen.ready), (stream, ended, false));
+    }
+}
+
+#[test]
+fn pings_and_comments_decide_nothing() {
+    let quiet =
+        ": OPENROUTER PROCESSING\n\nevent: ping\ndata: {\"cost\":0}\n\nevent: ping\ndata: x\n\n";
+    let stream = quiet.to_owned() + &data(&[&says("a")]) + quiet;
+    let seen = sse(&stream);
+    assert_eq!((&seen.pass, seen.ended, seen.dropped), (&stream, Ended::NoEnd, 0));
+    assert_eq!(seen.partial.map(|partial| partial.text).as_deref(), Some("a"));
+}
+
+#[test]
+fn an_end_that_is_too_long_to_be_read_is_an_end() {
+    let output = "x".repeat(300 << 10);
+    let created = json!({ "type": "response.created", "response": {} });
+    let completed = json!({ "type": "response.completed", "response": { "output": output } });
+    let stream = named(&[created.clone(), completed.clone()]);
+    let frames: Vec<_> = stream.as_bytes().chunks(32 << 10).collect();
+    let seen = see(Reader::new(built_in(), Format::Sse, 200, None), &frames);
+    assert_eq!((seen.pass == stream, seen.ended, seen.ready), (true, Ended::Whole, true));
+    let delta = json!({ "type": "response.output_text.delta", "delta": "more" });
+    let seen = sse(&named(&[created, completed, delta]));
+    assert_eq!(seen.ended, Ended::NoEnd, "what is content still was behind it");
+}
+
+#[test]
+fn events_that_are_too_long_are_counted_and_what_is_doubtful_passes_before_them() {
+    let long = format!("data: {}\n\n", "x".repeat(300 << 10));
+    let mut reader = Reader::new(built_in(), Format::Sse, 200, Some(10));
+    let doubtful = data(&["{\"broken"]);
+    assert_eq!(reader.take(doubtful.clone().into()).pass, "");
+    assert_eq!(reader.take(long.clone().into()).pass, doubtful + &long);
+    assert_eq!((reader.unread(), reader.dropped(), reader.partial()), (1, 0, None));
+}
+
+#[test]
+fn a_frame_of_whole_events_is_passed_on_and_not_copied() {
+    let mut reader = Reader::new(built_in(), Format::Sse, 200, Some(100));
+    let frame = Bytes::from(data(&[&says("a"), &says("b")]));
+    let passed = reader.take(frame.clone()).pass;
+    assert_eq!((passed.as_ptr(), passed.len()), (frame.as_ptr(), frame.len()));
+    let frame = Bytes::from(data(&[&says("c")]) + "data: {");
+    let passed = reader.take(frame.clone()).pass;
+    assert_eq!((passed.as_ptr(), passed.len()), (frame.as_ptr(), frame.len() - 7));
+}
+
+// === what the policy declares ===
+
+#[test]
+fn declared_content_makes_events_json_and_the_known_ends_no_promise() {
+    let content = Some(vec![pointer("/token")]);
+    let stream = Stream { content, ..Stream::default() };
+    let reading = Arc::new(Reading::new(&stream, &provider()));
+    let read =
+        |s: &str| see(Reader::new(Arc::clone(&reading), Format::Sse, 200, None), &[s.as_bytes()]);
+    let seen = read(&data(&["{\"n\":1}"]));
+    assert_eq!((seen.ready, seen.ended), (false, Ended::Whole));
+    let seen = read(&data(&["{\"token\":\"a\"}", "not JSON"]));
+    assert_eq!((seen.ready, seen.ended, seen.dropped), (true, Ended::Whole, 1));
+    assert_eq!(read(&data(&[&says("a")])).ended, Ended::NoEnd, "but of a known shape");
+    assert_eq!(read(&data(&[&says("a"), "[DONE]"])).ended, Ended::Whole);
+}
+
+#[test]
+fn declared_ends_are_promised_by_any_stream() {
+    let marks = vec![
+        Mark::Text("bye".to_owned()),
+        Mark::Value(pointer("/n"), "7".to_owned()),
+        Mark::Present(pointer("/last")),
+    ];
+    let stream = Stream { terminal: Some(marks), ..Stream::default() };
+    let reading = Arc::new(Reading::new(&stream, &provider()));
+    let ended = |events: &[&str]| {
+        let reader = Reader::new(Arc::clone(&reading), Format::Sse, 200, None);
+        see(reader, &[data(events).as_bytes()]).ended
+    };
+    for end in ["bye", "{\"n\":7}", "{\"n\":\"7\"}", "{\"last\":false}"] {
+        assert_eq!(ended(&["{}", end]), Ended::Whole, "{end}");
+    }
+    for end in ["{\"n\":8}", "{\"last\":null}", "{}"] {
+        assert_eq!(ended(&["{\"n\":1}", end]), Ended::NoEnd, "{end}");
+    }
+    assert_eq!(ended(&["[DONE]"]), Ended::Malformed, "it is no JSON, and no declared end");
+    assert_eq!(ended(&[]), Ended::Empty);
+}
+
+// === errors ===
+
+#[test]
+fn an_error_inside_a_200_is_one_in_each_of_its_forms() {
+    for error in [
+        "data: {\"error\":{\"message\":\"overloaded\"}}\n\n",
+        "event: error\ndata: {\"type\":\"overloaded\"}\n\n",
+        "event: error\ndata: sorry\n\n",
+        "data: {\"type\":\"error\",\"message\":\"x\"}\n\n",
+        "data: {\"type\":\"response.failed\"}\n\n",
+    ] {
+        for before in [String::new(), data(&[&says("a")]), data(&["tick"])] {
+            let after = if before.is_empty() { data(&["tick"]) } else { before.clone() };
+            let seen = sse(&format!("{before}{error}{after}"));
+            assert_eq!(seen.errors, [(error.to_owned(), Class::Failure)]);
+            assert_eq!(seen.pass, before + &after, "what stands around it passes");
+        }
+    }
+    assert_eq!(sse(&data(&["{\"error\":null,\"choices\":[]}"])).errors, []);
+}
+
+#[test]
+fn a_rule_says_of_an_event_what_it_is() {
+    let rule = |status: &[u16], pairs: &[(&str, &str)], class| ClassifyRule {
+        status: status.to_vec(),
+        json: Vec::new(),
+        event: pairs.iter().map(|(p, r)| (pointer(p), Regex::new(r).unwrap())).collect(),
+        body: None,
+        class,
+    };
+    let mut policy = provider();
+    policy.classify = vec![
+        rule(&[500], &[("/error/code", ".*")], Class::Ignored),
+        rule(&[], &[("/error/code", "^rate"), ("/error/n", "^7$")], Class::Throttled),
+        rule(&[200], &[("/error/code", "^fine$")], Class::Success),
+    ];
+    let reading = Arc::new(Reading::new(&Stream::default(), &policy));
+    let classes = |event: &str| -> Vec<Class> {
+        let reader = Reader::new(Arc::clone(&reading), Format::Sse, 200, None);
+        see(reader, &[data(&[event]).as_bytes()]).errors.into_iter().map(|(_, c)| c).collect()
+    };
+    assert_eq!(classes(r#"{"error":{"code":"rate_limit","n":7}}"#), [Class::Throttled]);
+    assert_eq!(classes(r#"{"error":{"code":"rate_limit","n":78}}"#), [Class::Failure]);
+    assert_eq!(classes(r#"{"error":{"code":"rate_limit"}}"#), [Class::Failure]);
+    assert_eq!(classes(r#"{"error":{"code":"fine"}}"#), []);
+}
+
+#[test]
+fn an_error_that_is_cut_short_at_the_end_is_no_whole_answer() {
+    let seen = sse("data: {\"error\":{\"message\":\"overloaded\"}}\n");
+    assert_eq!((seen.pass.as_str(), seen.ended), ("", Ended::NoEnd));
+}
+
+// === what can be gone on from ===
+
+#[test]
+fn what_was_said_can_be_gone_on_from_while_it_is_plain_text() {
+    let partial = |stream: &str| sse(stream).partial.map(|partial| (partial.dialect, partial.text));
+    let role = chunk(json!({ "role": "assistant", "content": "" }), None);
+    assert_eq!(partial(&data(&[&role])), Some((Dialect::Chat, String::new())));
+    assert_eq!(
+        partial(&data(&[&role, &says("One ü"), &says("two")])),
+        Some((Dialect::Chat, "One ütwo".to_owned()))
+    );
+    let messages = message(&["One ", "two"]);
+    assert_eq!(partial(&named(&messages[..5])), Some((Dialect::Messages, "One two".to_owned())));
+    let second = json!({ "index": 1, "delta": { "content": "b" } });
+    for stream in [
+        String::new(),
+        data(&["tick"]),
+        data(&[&says("a"), &chunk(json!({}), Some("length"))]),
+        data(&[&says("a"), "[DONE]"]),
+        data(&[&says("a"), &json!({ "choices": [second] }).to_string()]),
+        data(&[&says("a"), &says("x").replace("\"x\"", r#""\ud83d""#)]),
+        data(&[&says("a")]) + &named(&messages[3..4]),
+        named(&messages[..6]),
+        named(&[
+            json!({ "type": "content_block_start", "index": 0, "content_block": { "type": "tool_use" } }),
+        ]),
+        named(&[
+            json!({ "type": "content_block_delta", "index": 0, "delta": { "thinking": "Hm" } }),
+        ]),
+        named(&[json!({ "type": "content_block_delta", "index": 1, "delta": { "text": "b" } })]),
+    ] {
+        assert_eq!(partial(&stream), None, "{stream}");
+    }
+}
+
+#[test]
+fn text_beyond_what_is_kept_cannot_be_gone_on_from() {
+    let partial = |most: usize| {
+        let mut reader = Reader::new(built_in(), Format::Sse, 200, Some(most));
+        reader.take(data(&[&says("abc"), &says("def")]).into());
+        reader.partial().map(|partial| partial.text)
+    };
+    assert_eq!((partial(6).as_deref(), partial(5), partial(0)), (Some("abcdef"), None, None));
+}
+
+// === splits ===
+
+fn piece_of_a_stream() -> impl Strategy<Value = String> {
+    let event = prop_oneof![
+        6 => "[ab ]{0,3}".prop_map(|text| says(&text)),
+        1 => Just(chunk(json!({ "role": "assistant" }), None)),
+        1 => Just(chunk(json!({}), Some("stop"))),
+        1 => Just(chunk(json!({ "tool_calls": [1] }), None)),
+        1 => Just("[DONE]".to_owned()),
+        1 => Just("{\"broken".to_owned()),
+        1 => Just("tick".to_owned()),
+        1 => Just("{\"error\":{}, \"type\":\"error\"}".to_owned()),
+        1 => Just("{\"usage\":\n{\"input_tokens\":7}}".to_owned()),
+        2 => (0usize..7).prop_map(|at| message(&["a"])[at].to_string()),
+    ];
+    let name = prop_oneof![6 => Just(""), 1 => Just("event: ping"), 1 => Just("event: error")];
+    let end = prop_oneof![Just("\n"), Just("\r\n"), Just("\r")];
+    let comment = prop_oneof![8 => Just(""), 1 => Just(": hi"), 1 => Just("id: 7")];
+    (event, name, comment, end).prop_map(|(event, name, comment, end)| {
+        let mut piece = String::new();
+        for line in [name, comment].into_iter().filter(|line| !line.is_empty()) {
+            let _ = write!(piece, "{line}{end}");
+        }
+        for line in event.split('\n') {
+            let _ = write!(piece, "data: {line}{end}");
+        }
+        piece + end
+    })
+}
+
+pub(super) fn cut<'t>(text: &'t [u8], cuts: &[prop::sample::Index]) -> Vec<&'t [u8]> {
+    let mut cuts: Vec<_> = cuts.iter().map(|cut| cut.index(text.len() + 1)).collect();
+    cuts.extend([0, text.len()]);
+    cuts.sort_unstable();
+    cuts.windows(2).map(|pair| &text[pair[0]..pair[1]]).collect()
+}
+
+pub(super) fn cuts() -> impl Strategy<Value = Vec<prop::sample::Index>> {
+    prop::collection::vec(any::<prop::sample::Index>(), 0..8)
+}
+
+proptest! {
+    #[test]
+    fn a_stream_is_read_the_same_however_it_is_split(
+        pieces in prop::collection::vec(piece_of_a_stream(), 0..8), cuts in cuts(),
+        lost in 0usize..12, format in prop_oneof![3 => Just(Format::Sse), 1 => Just(Format::Lines)],
+        goes_on in prop::option::of("[ab ]{0,6}"),
+    ) {
+        let stream = pieces.concat();
+        let stream = &stream.as_bytes()[..stream.len().saturating_sub(lost)];
+        let reader = || match &goes_on {
+            None => Reader::new(built_in(), format, 200, Some(8)),
+            Some(text) => {
+                let partial = Partial { dialect: Dialect::Chat, text: text.clone() };
+                Reader::continuing(built_in(), format, 12, partial)
+            }
+        };
+        prop_assert_eq!(see(reader(), &cut(stream, &cuts)), see(reader(), &[stream]));
+    }
+}
