@@ -16,6 +16,7 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use criterion::measurement::WallTime;
 use criterion::{Bencher, Criterion, criterion_group, criterion_main};
 use http::HeaderName;
@@ -34,6 +35,9 @@ use outrigger::resilience::outcome::Outcome;
 use outrigger::resilience::spend::SpendPolicy;
 use outrigger::snapshot::Current;
 use outrigger::snapshot::build::Ground;
+use outrigger::stream::events::Format;
+use outrigger::stream::reader::Reader;
+use outrigger::stream::reading::Reading;
 use outrigger::telemetry::metrics::Metrics;
 use outrigger::upstream::Resolver;
 
@@ -250,6 +254,16 @@ fn snapshot_load(bencher: &mut Bencher<'_, WallTime>) {
     bencher.iter(|| black_box(&current).load().routes.len());
 }
 
+/// One frame of a chat completion's stream; each frame is its own, as the network gives it.
+fn read_event(bencher: &mut Bencher<'_, WallTime>) {
+    let event = br#"data: {"id":"chatcmpl-B9MHDbslfkBeAs8l4bebGdFOJ6PeG","object":"chat.completion.chunk","created":1741570283,"model":"gpt-4o-2024-08-06","choices":[{"index":0,"delta":{"content":" and"},"finish_reason":null}]}"#;
+    let frame = Bytes::from([&event[..], b"\n\n"].concat());
+    let policy = shipped();
+    let reading = Reading::new(&policy.routes[0].stream, &policy.providers[0]);
+    let mut reader = Reader::new(Arc::new(reading), Format::Sse, 200, None);
+    bencher.iter(|| reader.take(black_box(frame.clone())));
+}
+
 fn decisions(criterion: &mut Criterion) {
     criterion.bench_function("breaker/rule", breaker_rule);
     criterion.bench_function("breaker/live", breaker_live);
@@ -268,6 +282,7 @@ fn decisions(criterion: &mut Criterion) {
     criterion.bench_function("hedge/left out", hedge_left_out);
     criterion.bench_function("cost/may", cost_may);
     criterion.bench_function("affinity/sticky", affinity);
+    criterion.bench_function("read an event", read_event);
     criterion.bench_function("snapshot/load", snapshot_load);
 }
 
