@@ -50,6 +50,7 @@ impl Teller {
             return Teller::Ask(Box::new(ask));
         }
         let Ask { mut story, payload, .. } = ask;
+        story.lighten();
         story.model = payload.model().map(str::to_owned);
         Teller::Story(story)
     }

@@ -131,8 +131,11 @@ impl Story {
         }
     }
 
-    pub fn worker(&self) -> &Rc<Worker> {
-        &self.worker
+    /// Lets go of the buffer that the request's head was read into, before a long answer.
+    pub fn lighten(&mut self) {
+        if let Ok(uri) = Uri::try_from(self.uri.path()) {
+            self.uri = uri;
+        }
     }
 
     /// Since the request's head was here.

@@ -27,6 +27,9 @@ use super::wire::Stream;
 /// What a read asks for at least, and at most: what a stream whose reader is slow holds.
 const READ: usize = 8 * 1024;
 const MOST: usize = 32 * 1024;
+/// While a buffer has room for so much, small pieces are read into it side by side: a stream of
+/// events takes a new one only now and then.
+const ROOM: usize = 1024;
 
 /// Why an exchange ended early.
 #[derive(Debug, thiserror::Error)]
@@ -254,7 +257,9 @@ impl Exchange {
             let front = std::mem::take(&mut self.front);
             self.read = front.try_into_mut().unwrap_or_else(|front| BytesMut::from(&front[..]));
         }
-        self.read.reserve(self.asks);
+        if self.asks > READ || self.read.capacity() - self.read.len() < ROOM {
+            self.read.reserve(self.asks);
+        }
         let (before, room) = (self.read.len(), self.read.capacity() - self.read.len());
         let reading = pin!(self.stream.read_buf(&mut self.read));
         let count = match reading.poll(cx) {
@@ -266,7 +271,7 @@ impl Exchange {
                 return Poll::Pending;
             }
         };
-        if count == room {
+        if count == room && room >= READ {
             self.asks = (self.asks * 2).min(MOST);
         }
         self.front = self.read.split().freeze();
