@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::scene::{CHAT, GENEROUS, classes, is_from, policy, route, story};
+use crate::scene::{CHAT, GENEROUS, classes, is_from, pace, policy, route, story};
 use crate::support::{Behaviour, Call, End, Ending, Gate, Origin, Response, Sidecar, Stream};
 
 /// The primary's limits, and what may come on top of them.
@@ -411,6 +411,36 @@ fn a_dead_primary_is_asked_by_probes_only_and_comes_back() {
         sidecar.wait_until(|_| is_from(&client.send(&ask(style)), &a));
         assert!(healed.elapsed() < Duration::from_secs(2), "{:?}", healed.elapsed());
     }
+}
+
+/// `tests/drill recovery` has it down for a minute.
+#[test]
+fn after_an_outage_the_primary_answers_again_within_ten_seconds() {
+    let seconds = std::env::var("OUTRIGGER_RECOVERY").map_or(1, |n| n.parse().expect("a number"));
+    let (a, b) = (Origin::start(Behaviour::status(500, &[])), Origin::start(good()));
+    let breakers = "breakers: { default: { max_recovery_timeout: 5s } }\n";
+    let sidecar = scene(&a.url(), &b, "", breakers);
+    let mut client = sidecar.client();
+    let (began, mut calls) = (Instant::now(), 0);
+    while began.elapsed() < Duration::from_secs(seconds) {
+        pace(began + calls * Duration::from_millis(50));
+        is_right(&client.send(&ask(Ordinary)), Ordinary, "down");
+        calls += 1;
+    }
+    let asked = a.count();
+    // What tripped it, then one probe for each five seconds.
+    assert!(asked as u64 <= 5 + 3 + seconds / 5 + 1, "{asked} of {calls}");
+    a.set(good());
+    let healed = Instant::now();
+    while !is_from(&client.send(&ask(Ordinary)), &a) {
+        calls += 1;
+        pace(began + calls * Duration::from_millis(50));
+        assert!(healed.elapsed() < Duration::from_secs(10), "it is not asked again");
+    }
+    let took = healed.elapsed();
+    println!(
+        "down for {seconds} s: asked {asked} times in {calls} calls; answers again after {took:?}"
+    );
 }
 
 #[test]
