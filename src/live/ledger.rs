@@ -16,7 +16,9 @@ use crate::telemetry::metrics::{CostCounter, CostLabels, Metrics, TokenLabels};
 
 /// Models that are told by name.
 const MODELS: usize = 64;
-/// Those past the bound.
+/// A longer name is nobody's.
+const LONGEST: usize = 128;
+/// Those past the bounds.
 const OTHERS: &str = "other";
 /// No model is known.
 const NONE: &str = "-";
@@ -85,7 +87,7 @@ impl Ledger {
         let mut models = lock(&self.by_model);
         let model = model.filter(|model| !model.is_empty()).unwrap_or(NONE);
         let full = models.len() >= MODELS && !models.contains_key(model);
-        let model = if full { OTHERS } else { model };
+        let model = if full || model.len() > LONGEST { OTHERS } else { model };
         let known = match models.get_mut(model) {
             Some(known) => known,
             None => models.entry(model.to_owned()).or_default(),
@@ -149,6 +151,7 @@ mod tests {
             let cost = ledger.settle(Some(&format!("m{n}")), Turn::First, (3, 1), Some(&price));
             assert_eq!(cost, Some(16.0));
         }
+        ledger.settle(Some(&"x".repeat(LONGEST + 1)), Turn::First, (0, 0), None);
         assert_eq!(ledger.settle(Some("m1"), Turn::Hedge, (1, 0), None), None);
         let text = metrics.encode();
         let has = |line: &str| assert!(text.contains(line), "{line}\n{text}");

@@ -97,6 +97,13 @@ pub struct Price {
     pub currency: String,
 }
 
+impl Stream {
+    /// The policy depends on what is in the streams, so that they may not come compressed.
+    pub fn is_read(&self) -> bool {
+        self.content.is_some() || self.terminal.is_some() || self.on_cut == OnCut::Continue
+    }
+}
+
 impl Default for Stream {
     fn default() -> Self {
         let buffer = Buffer { bytes: 1 << 20, frames: 64, time: Duration::from_secs(10) };

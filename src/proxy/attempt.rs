@@ -33,6 +33,7 @@ impl Ask {
                 None => match Box::pin(self.new_connection(route, pick)).await {
                     Ok((connected, connection)) => {
                         pick = connected;
+                        self.tries.went((pick.tier, pick.index));
                         now = clock::now();
                         connection
                     }
@@ -75,11 +76,7 @@ impl Ask {
         let by = self.by(sent, timeouts.headers, cut);
         match self.head(sending, by, &timeouts).await {
             Some(Ok((head, body))) => {
-                let limits = Limits {
-                    first_byte: self.by(sent, timeouts.first_byte, cut),
-                    idle: timeouts.idle,
-                    deadline: self.deadline,
-                };
+                let limits = self.limits(sent, &timeouts, cut);
                 let took = clock::since(sent);
                 let answer = Answer::new(head, body, pick, took, limits, self.reservation());
                 Ok(self.answered(route, answer).await)
@@ -141,6 +138,16 @@ impl Ask {
         let left = self.deadline.saturating_duration_since(sent);
         let most = if cut { left / 2 } else { left };
         sent + limit.min(most)
+    }
+
+    /// When the body has to come.
+    fn limits(&self, sent: Instant, timeouts: &Timeouts, cut: bool) -> Limits {
+        Limits {
+            first_byte: self.by(sent, timeouts.first_byte, cut),
+            content: sent + timeouts.first_byte,
+            idle: timeouts.idle,
+            deadline: self.deadline,
+        }
     }
 
     /// Awaits the response's head. While the application still sends its body, only a stall counts.

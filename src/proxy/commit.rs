@@ -86,6 +86,8 @@ pub struct Stream {
     pub reader: Option<(Format, Box<Reader>)>,
     /// By when its first content has to be here, where it is not yet.
     pub content_by: Option<Instant>,
+    /// An event that says that it failed is among the first.
+    pub failed: bool,
 }
 
 /// A provider's answer of which the head was read.
@@ -142,8 +144,8 @@ impl Ask {
         };
         let lesson =
             Lesson { class, status, took: answer.took, retry_after, timed_out: false, error: None };
-        if self.partial.is_some() && class == Class::Success && answer.reader.is_none() {
-            return self.cut(route, answer, Cut::Ended(Ended::Malformed), lesson);
+        if self.partial.is_some() && answer.reader.is_none() && lesson.commits() {
+            return self.unfit(route, answer, lesson);
         }
         self.gathered(route, answer, gathered, lesson)
     }
@@ -155,13 +157,16 @@ impl Ask {
         answer: &Answer,
         class: Option<Class>,
     ) -> Option<(Format, Box<Reader>)> {
-        let format = answer.nature.events().filter(|_| class == Some(Class::Success))?;
-        let status = answer.head.status;
-        if self.method == Method::HEAD || status == StatusCode::NO_CONTENT {
-            return None;
-        }
         let candidate = Self::candidate(route, answer.pick.tier, answer.pick.index);
         let reading = Arc::clone(&candidate.reading);
+        // A stream that is fetched and not asked for with a body is no model's answer.
+        let wanted = self.method == Method::POST || reading.is_asked();
+        let status = answer.head.status;
+        let is_read = wanted && status == StatusCode::OK && class == Some(Class::Success);
+        let format = answer.nature.events().filter(|_| is_read && self.method != Method::HEAD)?;
+        if self.partial.is_some() && format != Format::Sse {
+            return None;
+        }
         let reader = match &self.partial {
             Some(partial) => Reader::continuing(reading, format, SAID, partial.clone()),
             None => {
@@ -189,7 +194,7 @@ impl Ask {
                 Some(Commit::Headers) => None,
                 None if !events && nature.kind == nature::Kind::Json => hold(Until::End),
                 None if !events => None,
-                Some(Commit::FirstContent) | None if nature.events().is_some() => {
+                Some(Commit::FirstContent) | None if answer.reader.is_some() => {
                     hold(Until::Content)
                 }
                 Some(Commit::FirstContent) | None => hold(Until::Frame),
@@ -212,6 +217,7 @@ impl Ask {
         gathered: Gathered,
         mut lesson: Lesson,
     ) -> Tried {
+        let failed = matches!(gathered, Gathered::Error(..));
         let first = match gathered {
             Gathered::Cut(cut) => {
                 self.read(&answer);
@@ -242,9 +248,9 @@ impl Ask {
         let Answer { head, body: rest, pick, limits, reader, room, .. } = answer;
         let unready = reader.as_ref().is_some_and(|(_, reader)| !reader.ready());
         let (bill, credential) = (pick.bill(), pick.credential);
-        let content_by = unready.then_some(limits.first_byte);
+        let content_by = unready.then_some(limits.content);
         let flight = pick.flight;
-        let stream = Stream { first, rest, flight, afterwards, room, reader, content_by };
+        let stream = Stream { first, rest, flight, afterwards, room, reader, content_by, failed };
         let body = ReadyBody::Stream(Box::new(stream));
         tried(class, Ready { head, body, idle: limits.idle, bill, credential })
     }
@@ -266,6 +272,24 @@ impl Ask {
         let candidate = Self::candidate(route, answer.pick.tier, answer.pick.index);
         let tokens = candidate.reading.whole(bytes, &mut self.worker.found.borrow_mut());
         self.settle(&answer.pick, tokens);
+    }
+
+    /// Puts down an answer that is thrown away for a better one.
+    pub fn put_down(&mut self, hand: &AtHand) {
+        let AtHand::Theirs(ready) = hand else { return };
+        let ReadyBody::Stream(stream) = &ready.body else { return };
+        let Some((_, reader)) = &stream.reader else { return };
+        let (tokens, model) = (reader.tokens(), self.payload.model());
+        ready.bill.settle(&self.route, model, &mut self.story, tokens);
+        self.route.metrics.events_dropped.inc_by(reader.dropped());
+    }
+
+    /// An answer that no stream can be joined on to.
+    fn unfit(&mut self, route: &Route, mut answer: Answer, lesson: Lesson) -> Tried {
+        let key = Self::candidate(route, answer.pick.tier, answer.pick.index).address.key.clone();
+        self.report(route, &mut answer.pick, lesson);
+        let problem = Problem::new(Kind::BadAnswer, format!("{key}: it does not go on"));
+        Tried::Failed(Class::Failure, AtHand::Ours(problem))
     }
 
     fn switched(&mut self, route: &Route, mut answer: Answer) -> Tried {

@@ -48,8 +48,9 @@ const SMALL: usize = 4 << 10;
 /// When bytes have to come.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Of an event stream: its first content.
     pub first_byte: Instant,
+    /// Of an event stream, once nothing can follow it: its first content.
+    pub content: Instant,
     pub idle: Duration,
     pub deadline: Instant,
 }
@@ -117,25 +118,26 @@ pub async fn gather(
         if got.since.is_none() && last && frame.is_data() && reader.is_none() {
             return Gathered::Whole(frame.into_data().unwrap_or_default(), None);
         }
-        let size = match got.push(frame, reader.as_deref_mut()) {
-            Ok(size) => size,
-            Err(class) => return Gathered::Error(class, got.frames),
-        };
+        if let Err(class) = got.push(frame, reader.as_deref_mut()) {
+            return Gathered::Error(class, got.frames);
+        }
         let enough = match hold.until {
             Until::Frame => got.bytes > 0,
             Until::Content => reader.as_ref().is_none_or(|reader| reader.ready()),
             Until::End => false,
         };
         let fits = got.bytes <= hold.within.bytes && got.frames.len() < hold.within.frames;
-        if (enough || !fits || !room.grow(size)) && !last {
+        let held = got.bytes + reader.as_ref().map_or(0, |reader| reader.held() as u64);
+        let room = room.grow(held.saturating_sub(room.bytes()));
+        if (enough || !fits || !room) && !last {
             return Gathered::Part(got.frames);
         }
     }
 }
 
 impl Got {
-    /// Keeps a frame: how much it is. An event of it that says that the answer failed: its class.
-    fn push(&mut self, frame: Frame<Bytes>, reader: Option<&mut Reader>) -> Result<u64, Class> {
+    /// Keeps a frame. An event of it that says that the answer failed: its class.
+    fn push(&mut self, frame: Frame<Bytes>, reader: Option<&mut Reader>) -> Result<(), Class> {
         if self.since.is_none() {
             self.since = Some(clock::now());
         }
@@ -153,7 +155,7 @@ impl Got {
             self.frames.push_back(alone(frame));
         }
         match error {
-            None => Ok(size),
+            None => Ok(()),
             Some(error) => {
                 self.frames.push_back(Frame::data(error.raw));
                 Err(error.class)

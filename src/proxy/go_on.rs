@@ -8,17 +8,18 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use super::commit::{AtHand, Ready, ReadyBody, Tried};
 use super::cut::Cut;
 use super::dial::self_delay;
 use super::report::Bill;
-use super::request::{Again, Ask};
+use super::request::{Again, Ask, IDEMPOTENCY_KEY};
 use super::story::Story;
 use crate::clock;
 use crate::policy::model::OnCut;
-use crate::resilience::outcome::Class;
+use crate::resilience::outcome::{Class, Idempotence};
 use crate::snapshot::{Candidate, Route};
 use crate::stream::join::Partial;
 use crate::stream::reading::Tokens;
@@ -99,7 +100,9 @@ impl GoingOn {
 impl Ask {
     /// Its answer, if it is cut, may be gone on from.
     pub fn goes_on(&self) -> bool {
-        self.route.policy.stream.on_cut == OnCut::Continue && self.payload.kept().is_some()
+        self.route.policy.stream.on_cut == OnCut::Continue
+            && self.idempotence != Idempotence::Never
+            && self.payload.kept().is_some()
     }
 
     /// Where an answer is to be gone on from: this provider says that it can, with this model.
@@ -125,6 +128,8 @@ impl Ask {
             Some(body) => {
                 let now = clock::now();
                 self.payload.replace(body.into());
+                // It stands for the request as it was.
+                Rc::make_mut(&mut self.headers).remove(IDEMPOTENCY_KEY);
                 self.partial = Some(partial);
                 self.deadline = now + self.overrides.timeout.unwrap_or(route.policy.timeout);
                 self.tries.patience = None;
@@ -157,7 +162,10 @@ impl Ask {
                 }
                 Tried::Commit(ready) => return Some(ready),
                 Tried::Failed(Class::Ignored, AtHand::Ours(_)) => return None,
-                Tried::Failed(class, _) => after = class,
+                Tried::Failed(class, hand) => {
+                    self.put_down(&hand);
+                    after = class;
+                }
             }
         }
     }

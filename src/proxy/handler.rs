@@ -6,13 +6,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, HOST};
+use http::header::{ACCEPT_ENCODING, CONNECTION, HOST};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body::Frame;
 use hyper::body::Incoming;
 
-use super::answer::{ResBody, Streaming};
+use super::answer::ResBody;
 use super::commit::{AtHand, Ready, ReadyBody, Tried};
 use super::connection::Client;
 use super::error::{Kind, Problem};
@@ -21,6 +21,7 @@ use super::intake::{Bounds, Payload};
 use super::overrides::Overrides;
 use super::request::{Ask, Tries};
 use super::story::{End, Story};
+use super::streaming::Streaming;
 use super::tunnel;
 use super::worker::Worker;
 use crate::clock;
@@ -165,6 +166,9 @@ fn prepare(head: &mut Parts, client: &Client, route: &Route, upgrade: bool, ours
     let forwarded = route.server.forwarded == Forwarded::Append;
     let host = forwarded.then(|| host_of(&head.headers, &head.uri));
     headers::prepare(&mut head.headers, upgrade, ours);
+    if route.policy.stream.is_read() {
+        head.headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    }
     if let Some(host) = host {
         headers::append_forwarded(&mut head.headers, client, &host);
     }
@@ -202,7 +206,9 @@ async fn run(ask: &mut Ask, route: &Route) -> Result<Box<Ready>, Problem> {
                 };
             }
         };
-        drop(at_hand.take());
+        if let Some(hand) = at_hand.take() {
+            ask.put_down(&hand);
+        }
         match ask.attempt_or_hedge(route, pick).await {
             Tried::Commit(ready) => return Ok(ready),
             Tried::Failed(Class::Ignored, AtHand::Ours(problem)) => return Err(problem),

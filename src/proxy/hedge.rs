@@ -5,6 +5,7 @@
 //! Only what may be repeated anywhere is hedged, and only a request's first attempt: what follows
 //! a failure is a repeat.
 
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -48,6 +49,8 @@ impl Ask {
         let hedged = route.policy.hedge.is_some()
             && pick.turn == Turn::First
             && self.upgrade.is_none()
+            && !pick.permit.is_probe()
+            && self.overrides.max_attempts != Some(1)
             && self.reach(Class::Failure) == Reach::Anywhere;
         match hedged {
             true => Box::pin(self.hedged(route, pick)).await,
@@ -56,10 +59,12 @@ impl Ask {
     }
 
     async fn hedged(&mut self, route: &Route, pick: Box<Pick>) -> Tried {
-        let place = Place::of(&pick);
+        let mut place = Place::of(&pick);
         route.live.hedge_first(place.began);
         let delay = route.live.hedge_delay(place.began);
-        let twin = self.twin(place);
+        let at = Rc::new(Cell::new((place.tier, place.index)));
+        self.tries.place = Some(Rc::clone(&at));
+        let twin = self.twin();
         let (Some(delay), Some(mut twin)) = (delay, twin) else {
             let tried = self.attempt(route, pick).await;
             sample(route, place, &tried);
@@ -71,6 +76,9 @@ impl Ask {
             sample(route, place, &tried);
             return tried;
         }
+        // Where connecting took long it may be elsewhere by now.
+        (place.tier, place.index) = at.get();
+        twin.tries.beside = Some(at.get());
         let beside = match twin.beside(route, place.tier) {
             Ok(beside) => beside,
             Err(why) => {
@@ -87,10 +95,10 @@ impl Ask {
     }
 
     /// The same request again, to be sent elsewhere.
-    fn twin(&self, place: Place) -> Option<Box<Ask>> {
+    fn twin(&self) -> Option<Box<Ask>> {
         let payload = self.payload.twin(self.reservation())?;
         let mut tries = self.tries.clone();
-        tries.beside = Some((place.tier, place.index));
+        tries.place = None;
         Some(Box::new(Ask {
             worker: Rc::clone(&self.worker),
             client: Rc::clone(&self.client),
@@ -108,7 +116,7 @@ impl Ask {
             tries,
             partial: None,
             circuits: self.circuits.clone(),
-            session: None,
+            session: self.session.clone(),
         }))
     }
 
@@ -137,13 +145,14 @@ impl Ask {
                 sample(route, first, &tried);
                 (tried, (!over).then_some(second), "lost")
             }
-            Raced::Second(tried, over) => {
+            Raced::Second(tried, true) => (tried, None, "won"),
+            Raced::Second(tried, false) => {
                 // It would have taken longer: what is known is a lower bound.
                 let took = clock::since(first.began);
                 route.live.hedge_sample(took, clock::now());
                 let slow = Self::candidate(route, first.tier, first.index);
                 slow.address.live.answered(took, clock::now());
-                (tried, (!over).then_some(first), "won")
+                (tried, Some(first), "won")
             }
         };
         route.hedged(&self.worker.live.metrics, result);
@@ -161,6 +170,7 @@ impl Ask {
             });
         let asked: Vec<_> = asked.collect();
         self.tries.in_tier += asked.len() as u32;
+        self.tries.late.append(&mut twin.tries.late);
         self.tries.asked.splice(0..0, asked);
         tried
     }

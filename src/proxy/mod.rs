@@ -29,6 +29,7 @@ mod report;
 mod request;
 mod rewrite;
 mod story;
+mod streaming;
 mod tunnel;
 mod upload;
 pub mod worker;

@@ -14,10 +14,10 @@ use std::time::{Duration, Instant};
 
 use super::choose::{Among, Blocked, Pick, provider_id};
 use super::error::Kind;
-use super::request::{Ask, Stop};
+use super::request::{Again, Ask, Stop};
 use crate::clock;
 use crate::resilience::outcome::{Class, Reach, reach};
-use crate::snapshot::Route;
+use crate::snapshot::{Candidate, Route};
 
 /// What a look at the tiers gave.
 #[derive(Debug)]
@@ -75,7 +75,7 @@ impl Ask {
             candidates.filter(move |(i, c)| {
                 let same = (tier, *i) == (pick.tier, pick.index);
                 let allowed = reach == Reach::Anywhere || provider_id(c) == provider_id(here);
-                allowed && !same
+                allowed && !same && self.may_be_asked(tier, *i, c)
             })
         };
         let in_tier = self.left_in(route, pick.tier) > 0 && others(pick.tier).next().is_some();
@@ -83,6 +83,18 @@ impl Ask {
         in_tier
             || (self.falls_back(route, Class::Failure)
                 && below.into_iter().any(|t| others(t).next().is_some()))
+    }
+
+    /// Nothing that this request knows stands against it.
+    fn may_be_asked(&self, tier: usize, index: usize, candidate: &Candidate) -> bool {
+        let tries = &self.tries;
+        let over = |credential| {
+            tries.asked(tier, index, credential).is_some_and(|asked| asked.again == Again::Never)
+        };
+        let late = tries.late.contains(&(tier, index)) || tries.beside == Some((tier, index));
+        let other = tries.only.is_some_and(|only| only != provider_id(candidate));
+        let spent = (0..candidate.address.credentials().max(1)).all(over);
+        !(late || other || spent) && self.can_go_on(candidate)
     }
 
     pub fn reach(&self, class: Class) -> Reach {

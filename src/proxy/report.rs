@@ -167,6 +167,11 @@ impl Bill {
 }
 
 impl Lesson {
+    /// The answer goes to the application.
+    pub fn commits(&self) -> bool {
+        matches!(self.class, Class::Success | Class::Ignored)
+    }
+
     pub fn answered(class: Class, status: u16, took: Duration) -> Lesson {
         Lesson { class, status, took, retry_after: None, timed_out: false, error: None }
     }

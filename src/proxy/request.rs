@@ -1,6 +1,6 @@
 //! One request on its way through its attempts: what is asked, what was tried, what is left.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -72,6 +72,8 @@ pub struct Tries {
     pub late: Vec<(usize, usize)>,
     /// This is a hedge: not at the address of the attempt that it stands beside.
     pub beside: Option<(usize, usize)>,
+    /// Where the attempt is that may be hedged.
+    pub place: Option<Rc<Cell<(usize, usize)>>>,
 }
 
 /// An endpoint that was asked.
@@ -184,6 +186,13 @@ impl Tries {
         let same = |a: &&mut Asked| (a.tier, a.index, a.credential) == (tier, index, credential);
         if let Some(asked) = self.asked.iter_mut().find(same) {
             asked.again = again(asked.times);
+        }
+    }
+
+    /// Tells a hedge where this attempt is.
+    pub fn went(&self, place: (usize, usize)) {
+        if let Some(shared) = &self.place {
+            shared.set(place);
         }
     }
 

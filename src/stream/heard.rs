@@ -73,6 +73,10 @@ impl Kept {
         fits
     }
 
+    pub fn len(&self) -> usize {
+        self.text.len()
+    }
+
     pub fn partial(&self) -> Option<Partial> {
         Some(Partial { dialect: self.dialect?, text: self.text.clone() })
     }

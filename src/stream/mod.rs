@@ -19,3 +19,4 @@ pub mod reader;
 #[cfg(test)]
 mod reader_tests;
 pub mod reading;
+mod shape;

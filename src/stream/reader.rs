@@ -21,13 +21,14 @@ use super::join::Partial;
 use super::joint::{Joint, Unfit};
 use super::json::Found;
 use super::pass::Pass;
-use super::reading::{Reading, Said, Says, Tokens};
+use super::reading::{Reading, Said, Says, Sort, Tokens};
 use crate::resilience::outcome::Class;
 
 /// Reads one stream.
 #[derive(Debug)]
 pub struct Reader {
     reading: Arc<Reading>,
+    format: Format,
     events: Events,
     found: Found,
     status: u16,
@@ -36,14 +37,17 @@ pub struct Reader {
     promised: bool,
     ready: bool,
     whole: bool,
+    /// It has more choices than one, so that the end of the first is not the end.
+    several: bool,
     /// The end may have been in what was too long to be read.
     unread: bool,
     /// There was something, if only a comment.
     any: bool,
+    pinged: bool,
     tokens: Tokens,
     dropped: u64,
-    /// What may be no events of this stream.
-    doubtful: Vec<Bytes>,
+    /// What may be no events of this stream (`true`), and the silence among them.
+    doubtful: Vec<(Bytes, bool)>,
     doubtful_bytes: usize,
     said: Option<Kept>,
     joint: Option<Box<Joint>>,
@@ -106,14 +110,17 @@ impl Reader {
         Reader {
             promised: reading.promised,
             reading,
+            format,
             events: Events::new(format),
             found: Found::default(),
             status,
             nature,
             ready: false,
             whole: false,
+            several: false,
             unread: false,
             any: false,
+            pinged: false,
             tokens: Tokens::default(),
             dropped: 0,
             doubtful: Vec::new(),
@@ -154,7 +161,10 @@ impl Reader {
         let mut pass = Pass::default();
         let mut failed = false;
         while let Some(piece) = self.events.next().or_else(|| self.events.rest()) {
-            failed |= self.piece(piece, &mut pass).is_some();
+            if let Some(error) = self.piece(piece, &mut pass) {
+                failed = true;
+                pass.add(&error.raw);
+            }
         }
         if let Some(mut joint) = self.joint.take() {
             let (text, events) = joint.joined();
@@ -163,8 +173,10 @@ impl Reader {
             events.iter().for_each(|event| pass.add(event));
         }
         let nothing_read = self.nature != Nature::Plain && !self.ready;
-        let ended = if !self.any {
-            Ended::Empty
+        let owed = self.reading.declared || self.format == Format::Sse;
+        let silent = self.pinged && self.nature == Nature::Unknown && self.doubtful.is_empty();
+        let ended = if !self.any || silent {
+            if owed { Ended::Empty } else { Ended::Whole }
         } else if nothing_read && (self.dropped > 0 || !self.doubtful.is_empty()) {
             Ended::Malformed
         } else if self.whole || self.unread {
@@ -201,12 +213,37 @@ impl Reader {
         self.said.as_ref()?.partial()
     }
 
+    /// Bytes that are kept here.
+    pub fn held(&self) -> usize {
+        self.events.held() + self.doubtful_bytes + self.said.as_ref().map_or(0, Kept::len)
+    }
+
+    /// There is no room for what is held: it passes unread.
+    pub fn give_up(&mut self) -> Bytes {
+        let mut pass = Pass::default();
+        self.doubtful.drain(..).for_each(|(raw, _)| pass.add(&raw));
+        self.doubtful_bytes = 0;
+        if let Some(piece) = self.events.give_up() {
+            self.too_long();
+            pass.add(&piece.raw);
+        }
+        self.said = None;
+        pass.bytes()
+    }
+
+    /// An event of ours may follow: this is a stream of events, and none is unfinished that has
+    /// passed in part.
+    pub fn is_tellable(&self) -> bool {
+        let events = self.format == Format::Sse || self.nature == Nature::Known;
+        events && !self.events.is_inside()
+    }
+
     fn piece(&mut self, piece: Piece, pass: &mut Pass) -> Option<ErrorEvent> {
         self.any |= !piece.raw.trim_ascii().is_empty();
         match self.fate(&piece) {
             Fate::Pass => {
-                if self.nature == Nature::Plain && !self.doubtful.is_empty() {
-                    self.doubtful.drain(..).for_each(|raw| pass.add(&raw));
+                if self.nature != Nature::Unknown && !self.doubtful.is_empty() {
+                    self.doubtful.drain(..).for_each(|(raw, _)| pass.add(&raw));
                 }
                 pass.add(&piece.raw);
             }
@@ -220,7 +257,7 @@ impl Reader {
     fn fate(&mut self, piece: &Piece) -> Fate {
         let (name, data) = match &piece.kind {
             Kind::Event { name, data } => (name, data),
-            Kind::Nothing => return Fate::Pass,
+            Kind::Nothing => return self.silent(&piece.raw),
             Kind::Unread => return self.too_long(),
         };
         if self.reading.is_end(data) {
@@ -232,37 +269,49 @@ impl Reader {
         let Some(says) = self.reading.event(name, data, self.status, &mut self.found) else {
             return self.unreadable(piece, name, data);
         };
-        if let Some(class) = says.error {
-            return Fate::Fail(class);
+        match says.ruled {
+            Some(Class::Success) => {}
+            Some(class) => return Fate::Fail(class),
+            None if says.failed && self.nature != Nature::Plain => {
+                return Fate::Fail(Class::Failure);
+            }
+            None => {}
         }
-        if name == PING && !says.known {
-            return if self.joint.is_some() { Fate::Drop } else { Fate::Pass };
+        let ping = name == PING && says.sort != Sort::Known;
+        if ping || says.sort == Sort::Neutral && says.said.is_none() {
+            self.pinged = true;
+            return if self.joint.is_some() { Fate::Drop } else { self.silent(&piece.raw) };
         }
         self.learn(&says);
-        if self.joint.is_some() && says.known && says.said.is_none() {
+        if self.joint.is_some() && says.said.is_none() {
             return Fate::Fail(Class::Failure);
         }
         self.heard(piece, data, says.said, says.end)
     }
 
     fn learn(&mut self, says: &Says) {
-        if says.known {
-            self.know(true);
-        } else if self.nature == Nature::Unknown {
-            self.nature = Nature::Plain;
+        match says.sort {
+            Sort::Known => self.know(true),
+            Sort::Other if self.nature == Nature::Unknown => self.nature = Nature::Plain,
+            Sort::Other | Sort::Neutral => {}
         }
         self.tokens.update(says.tokens);
-        self.whole |= says.end;
+        if says.another && !self.several {
+            (self.several, self.whole) = (true, false);
+        }
+        // Of several choices each has its end, and the stream has its own.
+        self.whole |= says.end && !self.several;
         self.unread &= !says.content;
         self.ready |= says.content || says.end || self.nature == Nature::Plain;
     }
 
     /// It is a stream of events that are JSON; `promised`: of a shape that is known here.
     fn know(&mut self, promised: bool) {
-        if self.nature == Nature::Unknown {
+        if self.nature != Nature::Known && promised {
             self.nature = Nature::Known;
-            self.dropped += self.doubtful.len() as u64;
-            self.doubtful.clear();
+            let all = self.doubtful.len();
+            self.doubtful.retain(|(_, event)| !event);
+            self.dropped += (all - self.doubtful.len()) as u64;
         }
         self.promised |= promised && self.nature == Nature::Known;
     }
@@ -280,32 +329,41 @@ impl Reader {
     }
 
     fn unreadable(&mut self, piece: &Piece, name: &[u8], data: &[u8]) -> Fate {
-        if name == b"error" {
+        if name == b"error" && self.nature != Nature::Plain {
             return Fate::Fail(Class::Failure);
         }
         if name == PING && self.joint.is_none() {
-            return Fate::Pass;
+            return self.silent(&piece.raw);
         }
         if self.nature == Nature::Known {
             self.dropped += 1;
             return Fate::Drop;
         }
-        let unknown = self.nature == Nature::Unknown;
-        if unknown && data.first() == Some(&b'{') && self.keep_back(&piece.raw) {
-            return Fate::Drop;
+        let unknown = self.nature == Nature::Unknown && self.format == Format::Sse;
+        if unknown && data.first() == Some(&b'{') {
+            return self.keep_back(&piece.raw, true);
         }
         (self.nature, self.ready) = (Nature::Plain, true);
         Fate::Pass
     }
 
-    /// Keeps an event until it is decided whether it passes, where there is room.
-    fn keep_back(&mut self, raw: &Bytes) -> bool {
-        self.doubtful_bytes += raw.len();
-        let fits = self.doubtful_bytes <= DOUBTFUL;
-        if fits {
-            self.doubtful.push(Bytes::copy_from_slice(raw));
+    /// A comment or a ping passes, but not before what is kept back.
+    fn silent(&mut self, raw: &Bytes) -> Fate {
+        match self.nature {
+            Nature::Unknown if !self.doubtful.is_empty() => self.keep_back(raw, false),
+            _ => Fate::Pass,
         }
-        fits
+    }
+
+    /// Keeps it until it is known what the stream is; where there is no room, it is a plain one.
+    fn keep_back(&mut self, raw: &Bytes, event: bool) -> Fate {
+        self.doubtful_bytes += raw.len();
+        if self.doubtful_bytes <= DOUBTFUL {
+            self.doubtful.push((Bytes::copy_from_slice(raw), event));
+            return Fate::Drop;
+        }
+        (self.nature, self.ready) = (Nature::Plain, true);
+        Fate::Pass
     }
 
     /// Keeps what was said; where the stream goes on from another, finds where it begins.

@@ -215,7 +215,7 @@ fn lines_of_ollamas() {
     let says = |text: &str| json!({ "role": "assistant", "content": text });
     let stream = line(says(""), false) + &line(says("The"), false) + &line(says(""), true);
     whole(&stream, (26, 298), 2, Format::Lines);
-    let generated = "{\"response\":\"\",\"done\":false}\n{\"response\":\"a\",\"done\":false}\n";
+    let generated = "{\"model\":\"m\",\"response\":\"\",\"done\":false}\n{\"model\":\"m\",\"response\":\"a\",\"done\":false}\n";
     assert_eq!(ready_with(Format::Lines, generated), Some(2));
     let cut = see(Reader::new(built_in(), Format::Lines, 200, None), &[generated.as_bytes()]);
     assert_eq!(cut.ended, Ended::NoEnd);
@@ -323,6 +323,19 @@ fn pings_and_comments_decide_nothing() {
     assert_eq!(seen.partial.map(|partial| partial.text).as_deref(), Some("a"));
 }
 
+/// Found by the fuzz target `event_stream`.
+#[test]
+fn a_comment_does_not_overtake_what_is_kept_back() {
+    let doubtful = data(&["{\"broken"]) + ": hi\n\nevent: ping\ndata: 1\n\n";
+    for plain in [data(&["tick"]), data(&["{}"]), ": hi\n\n".repeat(20_000)] {
+        let stream = doubtful.clone() + &plain;
+        assert_eq!(sse(&stream).pass, stream);
+    }
+    let seen = sse(&(doubtful + &data(&[&says("a")])));
+    let quiet = ": hi\n\nevent: ping\ndata: 1\n\n".to_owned();
+    assert_eq!((seen.pass, seen.dropped), (quiet + &data(&[&says("a")]), 1));
+}
+
 #[test]
 fn an_end_that_is_too_long_to_be_read_is_an_end() {
     let output = "x".repeat(300 << 10);
@@ -409,7 +422,7 @@ fn an_error_inside_a_200_is_one_in_each_of_its_forms() {
         "data: {\"type\":\"error\",\"message\":\"x\"}\n\n",
         "data: {\"type\":\"response.failed\"}\n\n",
     ] {
-        for before in [String::new(), data(&[&says("a")]), data(&["tick"])] {
+        for before in [String::new(), data(&[&says("a")])] {
             let after = if before.is_empty() { data(&["tick"]) } else { before.clone() };
             let seen = sse(&format!("{before}{error}{after}"));
             assert_eq!(seen.errors, [(error.to_owned(), Class::Failure)]);
@@ -448,7 +461,8 @@ fn a_rule_says_of_an_event_what_it_is() {
 #[test]
 fn an_error_that_is_cut_short_at_the_end_is_no_whole_answer() {
     let seen = sse("data: {\"error\":{\"message\":\"overloaded\"}}\n");
-    assert_eq!((seen.pass.as_str(), seen.ended), ("", Ended::NoEnd));
+    let raw = "data: {\"error\":{\"message\":\"overloaded\"}}\n";
+    assert_eq!((seen.pass.as_str(), seen.ended), (raw, Ended::NoEnd));
 }
 
 // === what can be gone on from ===
@@ -555,4 +569,44 @@ proptest! {
         };
         prop_assert_eq!(see(reader(), &cut(stream, &cuts)), see(reader(), &[stream]));
     }
+}
+
+// === what is somebody else's ===
+
+#[test]
+fn a_stream_of_somebody_elses_is_never_taken_for_a_known_one() {
+    for stream in [
+        data(&["{\"type\":\"ping\"}", "hello world"]),
+        data(&["{\"poll\":1,\"choices\":[\"a\",\"b\"]}", "{\"poll\":2,\"choices\":[]}"]),
+        data(&["{\"jsonrpc\":\"2.0\",\"id\":1,\"error\":{\"code\":-32601,\"message\":\"no\"}}"]),
+        data(&["{\"error\":0,\"v\":1}", "{\"error\":\"\"}"]),
+        data(&["{\"v\":1}", "{\"error\":\"of a record\"}", "{\"v\":2}"]),
+    ] {
+        let seen = sse(&stream);
+        assert_eq!((seen.pass.as_str(), seen.errors.len(), seen.dropped), (stream.as_str(), 0, 0));
+        assert_eq!(seen.ended, Ended::Whole, "{stream}");
+    }
+    for stream in [
+        "{\"done\":false,\"progress\":1}\n{\"result\":\"x\"}\n",
+        "{\"id\":1,\"error\":\"not found\"}\n{\"id\":2,\"ok\":true}\n{\"id\":3,\"error\":\"x\"}",
+        "{\"t\": NaN}\n{\"t\": Infinity}\n",
+        "",
+    ] {
+        let seen = see(Reader::new(built_in(), Format::Lines, 200, None), &[stream.as_bytes()]);
+        assert_eq!((seen.pass.as_str(), seen.errors.len(), seen.dropped), (stream, 0, 0));
+        assert_eq!(seen.ended, Ended::Whole, "{stream}");
+    }
+}
+
+#[test]
+fn a_known_stream_is_known_however_it_begins() {
+    let vendor = "{\"queue\":1}";
+    assert_eq!(sse(&data(&[vendor, &says("a"), &says("b")])).ended, Ended::NoEnd);
+    let azure = "{\"choices\":[],\"prompt_filter_results\":[]}";
+    let seen = sse(&data(&[azure, &chunk(json!({ "role": "assistant" }), None)]));
+    assert_eq!((seen.ended, seen.ready), (Ended::NoEnd, false));
+    let other = json!({ "choices": [{ "index": 1, "delta": { "content": "b" } }] }).to_string();
+    let first = chunk(json!({ "content": "a" }), Some("stop"));
+    assert_eq!(sse(&data(&[&first, &other])).ended, Ended::NoEnd, "the second is not finished");
+    assert_eq!(sse(&data(&[&first, &other, "[DONE]"])).ended, Ended::Whole);
 }

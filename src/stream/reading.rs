@@ -12,6 +12,7 @@ use regex_lite::Regex;
 
 use super::join::Dialect;
 use super::json::{self, Found, Pointers, find, scan};
+use super::shape::Shape;
 use crate::policy::model::{self, Mark};
 use crate::policy::pointer::Pointer;
 use crate::resilience::outcome::Class;
@@ -43,17 +44,6 @@ const LAST: [(&str, &str); 4] = [
     ("/done", "true"),
 ];
 const DONE: &str = "[DONE]";
-/// Events of Anthropic's.
-const MESSAGES: [&str; 7] = [
-    "message_start",
-    "content_block_start",
-    "ping",
-    "content_block_delta",
-    "content_block_stop",
-    "message_delta",
-    "message_stop",
-];
-
 /// Tokens as an answer says them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tokens {
@@ -94,31 +84,29 @@ struct Rule {
     class: Class,
 }
 
-/// Where the known shapes show, and what of them can be gone on from.
-#[derive(Debug)]
-struct Shape {
-    kind: usize,
-    error: usize,
-    choices: usize,
-    candidates: usize,
-    done: usize,
-    /// Of the choice or the block; only the first is gone on from.
-    index: [usize; 2],
-    text: [usize; 2],
-    finish: usize,
-    block: usize,
-    /// Something that is no plain text.
-    other: Vec<usize>,
+/// What kind of stream an event shows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sort {
+    /// One of a shape that is known here.
+    Known,
+    /// It may stand in any stream.
+    Neutral,
+    #[default]
+    Other,
 }
 
 /// What an event says.
 #[derive(Debug, Default)]
 pub struct Says {
-    /// It is of a known shape.
-    pub known: bool,
+    pub sort: Sort,
     pub content: bool,
     pub end: bool,
-    pub error: Option<Class>,
+    /// A rule of the policy says what it is.
+    pub ruled: Option<Class>,
+    /// By the shapes that are known here it is an error.
+    pub failed: bool,
+    /// It is of another choice than the first.
+    pub another: bool,
     pub tokens: Tokens,
     pub said: Option<Said>,
 }
@@ -165,6 +153,11 @@ impl Reading {
         }
     }
 
+    /// The policy wants to know what is in the streams.
+    pub fn is_asked(&self) -> bool {
+        self.declared || !self.rules.is_empty() || self.usage.iter().any(|slots| !slots.is_empty())
+    }
+
     /// What a whole JSON answer says of tokens.
     pub fn whole(&self, body: &[u8], found: &mut Found) -> Tokens {
         let (pointers, slots) = &self.whole;
@@ -189,32 +182,19 @@ impl Reading {
         let value = |slot: &usize| found.value(*slot, data);
         let content = self.content.iter().filter_map(value).any(json::is_something)
             || self.strings.iter().filter_map(value).any(|v| json::is_string(v) && v.len() > 2);
-        let (known, said) = self.shape.of(&kind, data, found);
+        let (sort, said) = self.shape.of(&kind, data, found);
+        let rule = self.rules.iter().find(|rule| rule.is_met(data, status, found));
+        let known = sort == Sort::Known;
         Some(Says {
-            known,
+            sort,
             content,
             end: self.ends.are_in(data, found),
-            error: self.error(name, &kind, data, status, found),
+            ruled: rule.map(|rule| rule.class),
+            failed: rule.is_none() && self.shape.failed(name, &kind, known, data, found),
+            another: self.shape.is_another(data, found),
             tokens: Tokens::at(&self.usage, found, data),
             said,
         })
-    }
-
-    fn error(
-        &self,
-        name: &[u8],
-        kind: &str,
-        data: &[u8],
-        status: u16,
-        found: &Found,
-    ) -> Option<Class> {
-        let rule = self.rules.iter().find(|rule| rule.is_met(data, status, found));
-        if let Some(rule) = rule {
-            return Some(rule.class).filter(|class| *class != Class::Success);
-        }
-        let told = found.value(self.shape.error, data).is_some_and(json::is_something);
-        let failed = name == b"error" || kind == "error" || kind == "response.failed";
-        (told || failed).then_some(Class::Failure)
     }
 }
 
@@ -295,70 +275,5 @@ impl Rule {
             value.and_then(json::text).is_some_and(|text| pattern.is_match(&text))
         };
         (self.status.is_empty() || self.status.contains(&status)) && self.values.iter().all(matches)
-    }
-}
-
-impl Shape {
-    fn new(pointers: &mut Pointers) -> Shape {
-        let mut slot = |text: &str| match Pointer::parse(text) {
-            Ok(pointer) => pointers.slot(&pointer),
-            Err(_) => 0,
-        };
-        Shape {
-            kind: slot("/type"),
-            error: slot("/error"),
-            choices: slot("/choices"),
-            candidates: slot("/candidates"),
-            done: slot("/done"),
-            index: [slot("/choices/0/index"), slot("/index")],
-            text: [slot("/choices/0/delta/content"), slot("/delta/text")],
-            finish: slot("/choices/0/finish_reason"),
-            block: slot("/content_block/type"),
-            other: [
-                "/choices/0/delta/tool_calls",
-                "/choices/0/delta/function_call",
-                "/choices/0/delta/refusal",
-                "/choices/0/delta/reasoning_content",
-                "/choices/0/delta/reasoning",
-                "/choices/0/delta/audio",
-                "/choices/0/text",
-                "/choices/1",
-                "/content_block/text",
-                "/delta/partial_json",
-                "/delta/thinking",
-                "/delta/citation",
-            ]
-            .map(slot)
-            .to_vec(),
-        }
-    }
-
-    /// Whether it is a known shape, and what it adds where it could be gone on from.
-    fn of(&self, kind: &str, data: &[u8], found: &Found) -> (bool, Option<Said>) {
-        if found.at(self.choices).is_some() {
-            let finish = found.value(self.finish, data).is_some_and(|v| !json::is_null(v));
-            return (true, Some(self.said(Dialect::Chat, finish, false, data, found)));
-        }
-        if MESSAGES.contains(&kind) {
-            let over = matches!(kind, "content_block_stop" | "message_delta" | "message_stop");
-            let block = found.value(self.block, data);
-            let other = block.is_some_and(|block| block != b"\"text\"");
-            return (true, Some(self.said(Dialect::Messages, over, other, data, found)));
-        }
-        let known = kind.starts_with("response.")
-            || found.at(self.candidates).is_some()
-            || found.value(self.done, data).is_some_and(|v| v == b"true" || v == b"false");
-        (known, None)
-    }
-
-    fn said(&self, dialect: Dialect, over: bool, other: bool, data: &[u8], found: &Found) -> Said {
-        let value = |slot: &usize| found.value(*slot, data);
-        let text = found.at(self.text[dialect as usize]);
-        let text = text.filter(|at| json::is_something(&data[at.clone()]));
-        // Parts of different kinds, for example.
-        let parts = text.as_ref().is_some_and(|at| !json::is_string(&data[at.clone()]));
-        let another = value(&self.index[dialect as usize]).is_some_and(|index| index != b"0");
-        let others = self.other.iter().filter_map(value).any(json::is_something);
-        Said { dialect, text, other: other || parts || another || others, over }
     }
 }

@@ -3,8 +3,8 @@
 Each program has core 1 to itself while it is measured; what it stands before and what loads it have core 0. What is
 compared is its own CPU time, of all of its threads (/proc/PID/task/*/schedstat): a busy neighbour moves it little.
 """
-import contextlib, os, pathlib, re, select, shutil, signal, socket, subprocess, sys, tempfile
-from harness import die
+import contextlib, os, pathlib, re, shutil, signal, socket, subprocess, tempfile
+from harness import die, wait_until
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PEERS = ROOT / "tests" / "drills" / "peers"
@@ -40,15 +40,12 @@ def free_port():
         return s.getsockname()[1]
 
 
-def wait_for_port(port, process, name):
-    for _ in range(400):
-        if process.poll() is not None:
-            die(f"{name} left with status {process.returncode} before it listened")
-        try:
-            return socket.create_connection(("127.0.0.1", port), 1).close()
-        except OSError:
-            select.select([], [], [], 0.05)
-    die(f"{name} never listened on port {port}")
+def is_open(port):
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except OSError:
+        return False
+    return True
 
 
 @contextlib.contextmanager
@@ -81,16 +78,18 @@ class Proxy:
             self.process = subprocess.Popen(["taskset", "-c", core, *map(str, command)], stdin=subprocess.DEVNULL,
                                             stdout=log, stderr=log, cwd=folder, env={**os.environ, **(env or {})})
         RUNNING.append(self.process)
-        try:
-            wait_for_port(port, self.process, name)
-        except SystemExit:
-            print(self.log.read_text(errors="replace")[-4000:], file=sys.stderr)
-            raise
+        wait_until(lambda: self.must_run() or is_open(port), f"{name}'s port {port}")
         for pid in self.pids():
             subprocess.run(["taskset", "-acp", core, str(pid)], check=True, stdout=subprocess.DEVNULL)
         self.idle = self.memory()
 
+    def must_run(self):
+        if self.process.poll() is not None:
+            log = self.log.read_text(errors="replace")[-4000:]
+            die(f"{self.name} left with status {self.process.returncode}; its log:\n{log}")
+
     def all(self, what):
+        """One of the figures, of each round."""
         return [seen[what] for seen in self.rounds]
 
     def pids(self):
@@ -162,9 +161,10 @@ def outrigger(name, binary, policy, folder):
 
 
 def must_have_logged(folder, proxies, requests):
-    """Lines of the access logs: the claim that they were on."""
+    """A line of its access log for each request: the claim that it was on."""
     for proxy in proxies:
         log = folder / proxy.name / "access.jsonl"
-        with open(log, "rb") if log.exists() else open(os.devnull, "rb") as lines:
-            if sum(1 for _ in lines) < requests(proxy):
-                die(f"fewer lines in the access log than requests: {proxy.name}; the figures do not count")
+        def lines():
+            with open(log, "rb") if log.exists() else open(os.devnull, "rb") as text:
+                return sum(1 for _ in text)
+        wait_until(lambda: lines() >= requests(proxy), f"a line of {proxy.name}'s access log for each request")

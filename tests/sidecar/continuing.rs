@@ -150,3 +150,42 @@ fn one_that_goes_on_and_breaks_too_is_gone_on_from_again() {
     );
     assert_eq!(messages(&b.last())[1]["content"], "one two");
 }
+
+#[test]
+fn what_is_no_stream_of_the_same_kind_is_never_joined_on() {
+    let plain = vec![("content-type".to_owned(), "text/plain".to_owned())];
+    for other in [
+        Behaviour::Status(404, plain, "no such thing".to_owned()),
+        Behaviour::Chat,
+        Behaviour::Raw(
+            b"HTTP/1.1 200 OK\r\ncontent-type: application/x-ndjson\r\n\r\n{\"a\":1}\n".to_vec(),
+        ),
+    ] {
+        let a = Origin::start(stream(&["one "], false).ending(Ending::Cut));
+        let b = Origin::start(other);
+        let can = format!("{CAN}, classify: [ {{ status: 404, as: ignored }} ]");
+        let response = scene(&a, &b, &can).send(&ask(json!({})));
+        assert_ne!(response.end, End::Complete, "{}", response.text());
+        assert!(response.text().contains("event: error\n"), "{}", response.text());
+        assert!(!response.text().contains("continued by"), "{}", response.text());
+    }
+}
+
+#[test]
+fn an_answer_that_may_not_be_repeated_is_not_gone_on_from_and_a_key_is_not_sent_again() {
+    let a = Origin::start(stream(&["one "], false).ending(Ending::Cut));
+    let b = Origin::start(stream(&["two"], true));
+    let limits = "auth: none, breaker: none";
+    let providers = [("a", &*a.url(), limits), ("b", &*b.url(), &*format!("{limits}{CAN}"))];
+    let route = |more: &str| {
+        route(&format!("providers: [a], fallback: [b], {more}, stream: {{ on_cut: continue }}"))
+    };
+    let never = alone(&policy(&providers, &(route("idempotent: never") + GENEROUS)));
+    assert_ne!(never.send(&ask(json!({}))).end, End::Complete);
+    assert_eq!(b.count(), 0);
+    let auto = alone(&policy(&providers, &(route("idempotent: auto") + GENEROUS)));
+    let keyed = ask(json!({})).header("idempotency-key", "k");
+    assert_eq!(said(&auto.send(&keyed)), "one two");
+    assert_eq!(b.last().headers.get("idempotency-key"), None, "it is another request");
+    assert_eq!(a.last().headers.get("accept-encoding"), Some("identity"));
+}

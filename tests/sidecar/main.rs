@@ -20,6 +20,7 @@ mod costs;
 mod credentials;
 mod failover;
 mod faults;
+mod foreign;
 mod framing;
 mod headers;
 mod hedging;
