@@ -1,7 +1,9 @@
 //! Wires the parts: what starts before what, and what ends before what.
 //!
-//! The calling thread accepts connections and hears signals. Workers have a thread each. The admin
-//! side, DNS, and the watch on the policy share one more, so that nothing they do delays a request.
+//! The calling thread accepts connections, hears signals, and is the first worker: where there is only
+//! one, a connection is served by the thread that accepted it. Each other worker has a thread. The
+//! admin side, DNS, and the watch on the policy share one more, so that nothing they do delays a
+//! request.
 
 mod accept;
 
@@ -17,6 +19,7 @@ use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{self, Sender, UnboundedSender};
+use tokio::task::LocalSet;
 
 use self::accept::Accept;
 pub use self::accept::Listen;
@@ -83,7 +86,13 @@ pub enum Ended {
 struct Hand {
     orders: UnboundedSender<Order>,
     load: Arc<Load>,
-    thread: JoinHandle<std::io::Result<()>>,
+    task: Task,
+}
+
+/// Where a worker runs.
+enum Task {
+    Thread(JoinHandle<std::io::Result<()>>),
+    Here(tokio::task::JoinHandle<()>),
 }
 
 /// Runs until a signal ends it.
@@ -123,11 +132,14 @@ pub fn run(options: &Options) -> Result<Ended, StartError> {
         .name("control".into())
         .spawn(move || control.block_on(side.run(loader, watched)))?;
     let (log, writer) = Log::start(live.metrics.access_log_dropped.clone())?;
+    let here = LocalSet::new();
     let hands = (0..options.workers.max(1))
-        .map(|index| Hand::start(index, &current, &live, &log))
+        .map(|index| Hand::start(index, &current, &live, &log, &here))
         .collect::<std::io::Result<Vec<_>>>()?;
     drop(log);
-    let ended = front.block_on(front_of(accept, hands, signals, shown, current, wake))?;
+    let accepting = front_of(accept, hands, signals, shown, current, wake);
+    let ended = here.block_on(&front, accepting)?;
+    drop(here);
     if ended == Ended::Drained {
         let _ = writer.join();
     }
@@ -207,15 +219,29 @@ impl Hand {
         current: &Arc<Current>,
         live: &Arc<Live>,
         log: &Log,
+        here: &LocalSet,
     ) -> std::io::Result<Hand> {
         let (orders, inbox) = mpsc::unbounded_channel();
         let load = Arc::new(Load::default());
         let (current, live, log) = (Arc::clone(current), Arc::clone(live), log.clone());
         let its_load = Arc::clone(&load);
-        let thread = thread::Builder::new()
-            .name(format!("worker-{index}"))
-            .spawn(move || worker::run(current, live, log, its_load, inbox))?;
-        Ok(Hand { orders, load, thread })
+        let task = if index == 0 {
+            Task::Here(here.spawn_local(worker::work(current, live, log, its_load, inbox)))
+        } else {
+            let thread = thread::Builder::new().name(format!("worker-{index}"));
+            let work = move || worker::run(current, live, log, its_load, inbox);
+            Task::Thread(thread.spawn(work)?)
+        };
+        Ok(Hand { orders, load, task })
+    }
+}
+
+impl Task {
+    fn is_finished(&self) -> bool {
+        match self {
+            Task::Thread(thread) => thread.is_finished(),
+            Task::Here(task) => task.is_finished(),
+        }
     }
 }
 
@@ -330,9 +356,9 @@ async fn drain(
     for hand in &hands {
         let _ = hand.orders.send(Order::Drain(until));
     }
-    let threads: Vec<_> = hands.into_iter().map(|hand| hand.thread).collect();
+    let tasks: Vec<_> = hands.into_iter().map(|hand| hand.task).collect();
     let mut beat = tokio::time::interval(Duration::from_millis(10));
-    while !threads.iter().all(JoinHandle::is_finished) {
+    while !tasks.iter().all(Task::is_finished) {
         tokio::select! {
             told = signals.next() => if told == Told::End {
                 return Ok(Ended::AtOnce);

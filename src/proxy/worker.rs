@@ -148,9 +148,19 @@ pub fn run(
     orders: UnboundedReceiver<Order>,
 ) -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let worker = Worker::new(current, live, log, load);
-    LocalSet::new().block_on(&runtime, serve(worker, orders));
+    LocalSet::new().block_on(&runtime, work(current, live, log, load, orders));
     Ok(())
+}
+
+/// The same within a runtime and a local set that are there.
+pub async fn work(
+    current: Arc<Current>,
+    live: Arc<Live>,
+    log: Log,
+    load: Arc<Load>,
+    orders: UnboundedReceiver<Order>,
+) {
+    serve(Worker::new(current, live, log, load), orders).await;
 }
 
 async fn serve(worker: Rc<Worker>, mut orders: UnboundedReceiver<Order>) {
