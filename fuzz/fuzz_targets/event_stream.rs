@@ -3,15 +3,26 @@
 
 #![no_main]
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
+use outrigger::policy::pointer::Pointer;
 use outrigger::stream::events::{Events, Format, Kind, Piece};
-use outrigger::stream::json::{Found, Pointers, scan};
+use outrigger::stream::json::{Found, Pointers, find, scan};
 use outrigger::stream::reader::Reader;
 use outrigger_fuzz::{READINGS, byte, frames, places, see};
 use serde::de::IgnoredAny;
+
+const WAYS: [&str; 4] = ["/choices/0/delta/content", "/type", "/usage/prompt_tokens", "/a/1"];
+
+static POINTERS: LazyLock<Pointers> = LazyLock::new(|| {
+    let mut pointers = Pointers::default();
+    for way in WAYS {
+        pointers.slot(&Pointer::parse(way).expect("a pointer"));
+    }
+    pointers
+});
 
 fuzz_target!(|input: &[u8]| {
     let mut stream = input;
@@ -25,6 +36,7 @@ fuzz_target!(|input: &[u8]| {
     assert_eq!(pieces.iter().flat_map(|piece| piece.raw.to_vec()).collect::<Vec<_>>(), stream);
     for piece in &pieces {
         if let Kind::Event { data, .. } = &piece.kind {
+            found_alike(data);
             let ours = scan(data, &Pointers::default(), &mut Found::default()).is_ok();
             let text = std::str::from_utf8(data);
             let theirs = text.is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok());
@@ -44,8 +56,18 @@ fuzz_target!(|input: &[u8]| {
     if seen.dropped == 0 && seen.errors.is_empty() && seen.ready {
         assert!(stream.starts_with(&seen.pass), "it passes as it came");
     }
-    let _ = reading.whole(stream);
+    reading.whole(stream, &mut Found::default());
 });
+
+/// In a text that is JSON, what is found is the same whether all of it is checked or not.
+fn found_alike(text: &[u8]) {
+    let (mut strict, mut quick) = (Found::default(), Found::default());
+    let is_json = scan(text, &POINTERS, &mut strict).is_ok();
+    let is_found = find(text, &POINTERS, &mut quick).is_ok();
+    if is_json {
+        assert!(is_found && (0..WAYS.len()).all(|slot| strict.at(slot) == quick.at(slot)));
+    }
+}
 
 fn pieces(format: Format, frames: &[&[u8]]) -> Vec<Piece> {
     let mut events = Events::new(format);

@@ -300,9 +300,14 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_left_out_is_what_the_rule_says_however_it_is_split(
-            said in "([abü]{1,3} {0,2}){0,8}", new in " ?([abü]{1,3} {0,2}){0,8}",
+            said in "([abü]{1,3}[ \u{2002}\u{2003}]{0,2}){0,8}", again in 0usize..24, less in 0usize..5,
+            new in "[ \u{2002}\u{2003}]?([abü]{1,3} {0,2}){0,8}",
             cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..6),
         ) {
+            // Often the end of what was said, or nearly.
+            let back = |bytes: usize| said.floor_char_boundary(said.len().saturating_sub(bytes));
+            let again = said.get(back(again)..back(less)).unwrap_or_default();
+            let new = format!("{again}{new}");
             let at = |cut: &prop::sample::Index| new.floor_char_boundary(cut.index(new.len() + 1));
             let mut cuts: Vec<_> = cuts.iter().map(at).collect();
             cuts.extend([0, new.len()]);

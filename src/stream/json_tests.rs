@@ -40,11 +40,13 @@ proptest! {
         let mut compiled = Pointers::default();
         let slots: Vec<_> = pointers.iter().map(|p| compiled.slot(&pointer(p))).collect();
         let mut found = Found::default();
-        prop_assert_eq!(scan(text.as_bytes(), &compiled, &mut found), Ok(()));
-        for (p, slot) in pointers.iter().zip(slots) {
-            let raw = found.value(slot, text.as_bytes());
-            let read = raw.map(|raw| serde_json::from_slice::<Value>(raw).expect("a value"));
-            prop_assert_eq!(read.as_ref(), value.pointer(p), "{}", p);
+        for reads in [scan, find] {
+            prop_assert_eq!(reads(text.as_bytes(), &compiled, &mut found), Ok(()));
+            for (p, slot) in pointers.iter().zip(&slots) {
+                let raw = found.value(*slot, text.as_bytes());
+                let read = raw.map(|raw| serde_json::from_slice::<Value>(raw).expect("a value"));
+                prop_assert_eq!(read.as_ref(), value.pointer(p), "{}", p);
+            }
         }
     }
 
