@@ -68,7 +68,9 @@ fn hedging_cuts_the_tail_for_a_fiftieth_of_the_load() {
     // A few that were silent before there were enough samples were repeated.
     let attempts: usize = hedged.iter().map(Origin::count).sum();
     assert!(attempts as f64 <= LOAD as f64 * 1.025, "{attempts} attempts");
-    println!("p99 {with:?} instead of {without:?}; {hedges} hedges, {attempts} attempts for {LOAD}");
+    println!(
+        "p99 {with:?} instead of {without:?}; {hedges} hedges, {attempts} attempts for {LOAD}"
+    );
 }
 
 /// One call while no address answers: how many of them it went to.
