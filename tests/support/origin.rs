@@ -4,6 +4,7 @@
 //! drops SYNs. One thread and one current-thread runtime for each origin. A second socket is
 //! bound to the port and never listens: it keeps the port ours while connections are refused.
 
+use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream as StdStream};
 use std::sync::{Arc, mpsc as std_mpsc};
 use std::thread::JoinHandle;
@@ -16,7 +17,7 @@ use tokio::task::JoinSet;
 
 use super::behaviour::Behaviour;
 use super::message::Headers;
-use super::{PATIENCE, Watched};
+use super::{PATIENCE, TURN, Watched};
 
 mod serve;
 
@@ -332,10 +333,20 @@ fn note_panic(record: &Watched<Record>, ended: Result<(), tokio::task::JoinError
     record.change(|r| r.panic = Some(text.unwrap_or("not a text").to_owned()));
 }
 
-/// Linux lets a port be bound again, under SO_REUSEADDR, beside a socket that does not listen.
+/// Linux lets a port be bound again, under SO_REUSEADDR, beside a socket that does not listen. One
+/// that did is held for a moment longer by a process that another test is starting just then, until
+/// that process has become its program.
 fn bind(address: SocketAddr) -> Socket {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     socket.set_reuse_address(true).expect("SO_REUSEADDR can be set");
-    socket.bind(&address.into()).expect("a loopback port can be bound");
-    socket
+    let began = Instant::now();
+    loop {
+        match socket.bind(&address.into()) {
+            Ok(()) => return socket,
+            Err(error) if error.kind() == ErrorKind::AddrInUse && began.elapsed() < PATIENCE => {
+                std::thread::park_timeout(TURN);
+            }
+            Err(error) => panic!("a loopback port can be bound: {error}"),
+        }
+    }
 }
