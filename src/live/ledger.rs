@@ -1,7 +1,7 @@
 //! What a route's answers from one provider took and cost, by model.
 //!
 //! A model's name is the application's word, so that how many are told is bounded: the first
-//! [`MODELS`] by name, the others together. Handles are kept, because finding a series by its labels
+//! 64 by name, the others together. Handles are kept, because finding a series by its labels
 //! costs more than all else here.
 
 use std::collections::HashMap;

@@ -3,7 +3,7 @@
 //! Two formats: the event stream of WHATWG HTML (9.2: LF, CR or CRLF, fields, comments, an event
 //! ends with an empty line), and JSON texts on lines of their own. An event is given whole, with
 //! the bytes that it came in, so that what passes is what came; where a frame holds whole events,
-//! nothing is copied. What is longer than [`LONGEST`] is given on unread, in bounded memory.
+//! nothing is copied. What is longer than 256 KiB is given on unread, in bounded memory.
 //!
 //! What follows from a stream's bytes follows from them alone, and not from where they were split:
 //! a CR at the end of what is here waits for the next byte, unless the line before ended with one
