@@ -8,7 +8,6 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use super::commit::{AtHand, Ready, ReadyBody, Tried};
@@ -129,7 +128,7 @@ impl Ask {
                 let now = clock::now();
                 self.payload.replace(body.into());
                 // It stands for the request as it was.
-                Rc::make_mut(&mut self.headers).remove(IDEMPOTENCY_KEY);
+                self.headers.remove(IDEMPOTENCY_KEY);
                 self.partial = Some(partial);
                 self.deadline = now + self.overrides.timeout.unwrap_or(route.policy.timeout);
                 self.tries.patience = None;

@@ -142,7 +142,7 @@ async fn read(
         method: head.method,
         uri: head.uri,
         session: session(route, &headers),
-        headers: Rc::new(headers),
+        headers,
         deadline: payload.taken() + timeout,
         payload,
         upgrade,

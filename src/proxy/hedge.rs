@@ -107,7 +107,7 @@ impl Ask {
             story: self.story.aside(),
             method: self.method.clone(),
             uri: self.uri.clone(),
-            headers: Rc::clone(&self.headers),
+            headers: self.headers.clone(),
             payload,
             upgrade: None,
             overrides: self.overrides.clone(),

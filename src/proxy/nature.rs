@@ -26,9 +26,8 @@ pub enum Kind {
 impl Nature {
     pub fn of(headers: &HeaderMap) -> Nature {
         let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-        let encoded = headers.get_all(CONTENT_ENCODING).iter().any(|coding| {
-            !matches!(coding.as_bytes().trim_ascii(), b"") && !is_identity(coding.as_bytes())
-        });
+        let encoded = headers.contains_key(CONTENT_ENCODING)
+            && headers.get_all(CONTENT_ENCODING).iter().any(|coding| !is_none(coding.as_bytes()));
         Nature { kind: content_type.map_or(Kind::Other, Kind::of), encoded }
     }
 
@@ -72,8 +71,9 @@ impl Kind {
     }
 }
 
-fn is_identity(coding: &[u8]) -> bool {
-    coding.trim_ascii().eq_ignore_ascii_case(b"identity")
+fn is_none(coding: &[u8]) -> bool {
+    let coding = coding.trim_ascii();
+    coding.is_empty() || coding.eq_ignore_ascii_case(b"identity")
 }
 
 /// `Retry-After` in seconds or as a date (RFC 9110, 10.2.3), or `retry-after-ms`.

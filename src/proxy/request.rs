@@ -41,7 +41,7 @@ pub struct Ask {
     pub method: Method,
     pub uri: Uri,
     /// Fit for any provider; each attempt makes its own of them.
-    pub headers: Rc<HeaderMap>,
+    pub headers: HeaderMap,
     pub payload: Payload,
     pub upgrade: Option<OnUpgrade>,
     pub overrides: Overrides,
