@@ -241,9 +241,12 @@ impl Reader {
     fn piece(&mut self, piece: Piece, pass: &mut Pass) -> Option<ErrorEvent> {
         self.any |= !piece.raw.trim_ascii().is_empty();
         match self.fate(&piece) {
+            // What decides nothing does not pass before what is kept back.
+            Fate::Pass if self.is_in_doubt() && self.keep_back(&piece.raw, false) => {}
             Fate::Pass => {
-                if self.nature != Nature::Unknown && !self.doubtful.is_empty() {
+                if self.nature != Nature::Unknown {
                     self.doubtful.drain(..).for_each(|(raw, _)| pass.add(&raw));
+                    self.doubtful_bytes = 0;
                 }
                 pass.add(&piece.raw);
             }
@@ -257,7 +260,7 @@ impl Reader {
     fn fate(&mut self, piece: &Piece) -> Fate {
         let (name, data) = match &piece.kind {
             Kind::Event { name, data } => (name, data),
-            Kind::Nothing => return self.silent(&piece.raw),
+            Kind::Nothing => return Fate::Pass,
             Kind::Unread => return self.too_long(),
         };
         if self.reading.is_end(data) {
@@ -280,7 +283,7 @@ impl Reader {
         let ping = name == PING && says.sort != Sort::Known;
         if ping || says.sort == Sort::Neutral && says.said.is_none() {
             self.pinged = true;
-            return if self.joint.is_some() { Fate::Drop } else { self.silent(&piece.raw) };
+            return if self.joint.is_some() { Fate::Drop } else { Fate::Pass };
         }
         self.learn(&says);
         if self.joint.is_some() && says.said.is_none() {
@@ -333,37 +336,34 @@ impl Reader {
             return Fate::Fail(Class::Failure);
         }
         if name == PING && self.joint.is_none() {
-            return self.silent(&piece.raw);
+            return Fate::Pass;
         }
         if self.nature == Nature::Known {
             self.dropped += 1;
             return Fate::Drop;
         }
         let unknown = self.nature == Nature::Unknown && self.format == Format::Sse;
-        if unknown && data.first() == Some(&b'{') {
-            return self.keep_back(&piece.raw, true);
-        }
-        (self.nature, self.ready) = (Nature::Plain, true);
-        Fate::Pass
-    }
-
-    /// A comment or a ping passes, but not before what is kept back.
-    fn silent(&mut self, raw: &Bytes) -> Fate {
-        match self.nature {
-            Nature::Unknown if !self.doubtful.is_empty() => self.keep_back(raw, false),
-            _ => Fate::Pass,
-        }
-    }
-
-    /// Keeps it until it is known what the stream is; where there is no room, it is a plain one.
-    fn keep_back(&mut self, raw: &Bytes, event: bool) -> Fate {
-        self.doubtful_bytes += raw.len();
-        if self.doubtful_bytes <= DOUBTFUL {
-            self.doubtful.push((Bytes::copy_from_slice(raw), event));
+        if unknown && data.first() == Some(&b'{') && self.keep_back(&piece.raw, true) {
             return Fate::Drop;
         }
         (self.nature, self.ready) = (Nature::Plain, true);
         Fate::Pass
+    }
+
+    fn is_in_doubt(&self) -> bool {
+        self.nature == Nature::Unknown && !self.doubtful.is_empty()
+    }
+
+    /// Keeps it until it is known what the stream is; where there is no room, it is a plain one.
+    fn keep_back(&mut self, raw: &Bytes, event: bool) -> bool {
+        self.doubtful_bytes += raw.len();
+        let fits = self.doubtful_bytes <= DOUBTFUL;
+        if fits {
+            self.doubtful.push((Bytes::copy_from_slice(raw), event));
+        } else {
+            (self.nature, self.ready) = (Nature::Plain, true);
+        }
+        fits
     }
 
     /// Keeps what was said; where the stream goes on from another, finds where it begins.

@@ -325,14 +325,19 @@ fn pings_and_comments_decide_nothing() {
 
 /// Found by the fuzz target `event_stream`.
 #[test]
-fn a_comment_does_not_overtake_what_is_kept_back() {
-    let doubtful = data(&["{\"broken"]) + ": hi\n\nevent: ping\ndata: 1\n\n";
+fn what_decides_nothing_does_not_overtake_what_is_kept_back() {
+    let quiet = ": hi\n\nevent: ping\ndata: 1\n\n".to_owned() + &data(&["{\"choices\":[]}"]);
+    let doubtful = data(&["{\"broken"]) + &quiet;
     for plain in [data(&["tick"]), data(&["{}"]), ": hi\n\n".repeat(20_000)] {
         let stream = doubtful.clone() + &plain;
         assert_eq!(sse(&stream).pass, stream);
     }
+    let mut reader = Reader::new(built_in(), Format::Sse, 200, None);
+    reader.take(doubtful.clone().into());
+    assert_eq!(reader.held(), doubtful.len());
+    reader.take(data(&["tick"]).into());
+    assert_eq!(reader.held(), 0);
     let seen = sse(&(doubtful + &data(&[&says("a")])));
-    let quiet = ": hi\n\nevent: ping\ndata: 1\n\n".to_owned();
     assert_eq!((seen.pass, seen.dropped), (quiet + &data(&[&says("a")]), 1));
 }
 
