@@ -373,7 +373,9 @@ proptest! {
             let chosen = EDITS.iter().enumerate().filter(|(index, _)| bits & (1 << index) != 0);
             chosen.fold(WHOLE.to_owned(), |text, (_, (from, to))| text.replacen(from, to, 1))
         };
-        let (one, two) = (edited(one), edited(two));
+        // A threshold of a breaker that nobody uses is no difference.
+        let used = |bits: u16| if bits & 1 << 6 != 0 { bits & !(1 << 10) } else { bits };
+        let (one, two) = (edited(used(one)), edited(used(two)));
         prop_assert_eq!(changes(&policy(&one, 1), &policy(&one, 1)), Vec::<String>::new());
         let found = changes(&policy(&one, 1), &policy(&two, secrets));
         prop_assert_eq!(found.is_empty(), one == two && secrets == 1);
