@@ -157,14 +157,14 @@ impl Ask {
         answer: &Answer,
         class: Option<Class>,
     ) -> Option<(Format, Box<Reader>)> {
+        let format = answer.nature.events().filter(|_| class == Some(Class::Success))?;
         let candidate = Self::candidate(route, answer.pick.tier, answer.pick.index);
         let reading = Arc::clone(&candidate.reading);
         // A stream that is fetched and not asked for with a body is no model's answer.
         let wanted = self.method == Method::POST || reading.is_asked();
         let status = answer.head.status;
-        let is_read = wanted && status == StatusCode::OK && class == Some(Class::Success);
-        let format = answer.nature.events().filter(|_| is_read && self.method != Method::HEAD)?;
-        if self.partial.is_some() && format != Format::Sse {
+        let is_read = wanted && status == StatusCode::OK && self.method != Method::HEAD;
+        if !is_read || self.partial.is_some() && format != Format::Sse {
             return None;
         }
         let reader = match &self.partial {
@@ -192,7 +192,7 @@ impl Ask {
             Some(Class::Success) => match stream.commit {
                 Some(Commit::Complete) => hold(Until::End),
                 Some(Commit::Headers) => None,
-                None if !events && nature.kind == nature::Kind::Json => hold(Until::End),
+                None if nature.kind == nature::Kind::Json => hold(Until::End),
                 None if !events => None,
                 Some(Commit::FirstContent) | None if answer.reader.is_some() => {
                     hold(Until::Content)
@@ -258,10 +258,8 @@ impl Ask {
     /// What an answer's events said of tokens, and how many could not be read.
     fn read(&mut self, answer: &Answer) {
         let Some((_, reader)) = &answer.reader else { return };
-        self.settle(&answer.pick, reader.tokens());
-        if reader.dropped() > 0 {
-            self.route.metrics.events_dropped.inc_by(reader.dropped());
-        }
+        self.settle(answer.pick.bill(), reader.tokens());
+        self.route.metrics.events_dropped.inc_by(reader.dropped());
     }
 
     /// What a whole answer says of tokens. Only what is asked for with a body is looked at.
@@ -271,7 +269,7 @@ impl Ask {
         }
         let candidate = Self::candidate(route, answer.pick.tier, answer.pick.index);
         let tokens = candidate.reading.whole(bytes, &mut self.worker.found.borrow_mut());
-        self.settle(&answer.pick, tokens);
+        self.settle(answer.pick.bill(), tokens);
     }
 
     /// Puts down an answer that is thrown away for a better one.
@@ -279,8 +277,7 @@ impl Ask {
         let AtHand::Theirs(ready) = hand else { return };
         let ReadyBody::Stream(stream) = &ready.body else { return };
         let Some((_, reader)) = &stream.reader else { return };
-        let (tokens, model) = (reader.tokens(), self.payload.model());
-        ready.bill.settle(&self.route, model, &mut self.story, tokens);
+        self.settle(ready.bill, reader.tokens());
         self.route.metrics.events_dropped.inc_by(reader.dropped());
     }
 

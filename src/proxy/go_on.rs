@@ -80,7 +80,7 @@ impl Teller {
                 let model = story.model.take();
                 bill.settle(route, model.as_deref(), story, tokens);
             }
-            Teller::Ask(ask) => bill.settle(route, ask.payload.model(), &mut ask.story, tokens),
+            Teller::Ask(ask) => ask.settle(bill, tokens),
             Teller::Away => {}
         }
     }

@@ -64,7 +64,7 @@ impl Ask {
         let delay = route.live.hedge_delay(place.began);
         let at = Rc::new(Cell::new((place.tier, place.index)));
         self.tries.place = Some(Rc::clone(&at));
-        let twin = self.twin();
+        let twin = delay.and_then(|_| self.twin());
         let (Some(delay), Some(mut twin)) = (delay, twin) else {
             let tried = self.attempt(route, pick).await;
             sample(route, place, &tried);

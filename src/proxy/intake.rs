@@ -25,6 +25,7 @@ use crate::clock;
 use crate::live::buffers::Reservation;
 use crate::policy::model;
 use crate::snapshot::Route;
+use crate::stream::json::text;
 use crate::upstream::ReqBody;
 
 /// The largest piece that comes at once.
@@ -251,7 +252,8 @@ impl Payload {
 impl Model {
     fn find(bytes: &[u8]) -> Option<Model> {
         let at = json::top_level_string(bytes, "model")?;
-        Some(Model { name: json::unescaped(bytes, &at)?, at })
+        let name = text(bytes.get(at.clone())?)?.into_owned();
+        Some(Model { name, at })
     }
 }
 

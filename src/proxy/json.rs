@@ -22,17 +22,6 @@ pub fn top_level_string(text: &[u8], key: &str) -> Option<Range<usize>> {
     }
 }
 
-/// The value of a JSON string that stands there, unescaped; `None` when it has no such escape.
-pub fn unescaped(text: &[u8], at: &Range<usize>) -> Option<String> {
-    let quoted = text.get(at.clone())?;
-    let inner = quoted.get(1..quoted.len().checked_sub(1)?)?;
-    if inner.contains(&b'\\') {
-        serde_json::from_slice(quoted).ok()
-    } else {
-        std::str::from_utf8(inner).ok().map(str::to_owned)
-    }
-}
-
 struct Scan<'a> {
     text: &'a [u8],
     at: usize,
@@ -108,7 +97,7 @@ mod tests {
 
     fn model(text: &str) -> Option<String> {
         let at = top_level_string(text.as_bytes(), "model")?;
-        unescaped(text.as_bytes(), &at)
+        crate::stream::json::text(&text.as_bytes()[at]).map(String::from)
     }
 
     #[test]

@@ -136,8 +136,7 @@ impl Ask {
     }
 
     /// Puts down what an attempt's answer took.
-    pub fn settle(&mut self, pick: &Pick, tokens: Tokens) {
-        let bill = Bill { tier: pick.tier, index: pick.index, turn: pick.turn };
+    pub fn settle(&mut self, bill: Bill, tokens: Tokens) {
         bill.settle(&self.route, self.payload.model(), &mut self.story, tokens);
     }
 }

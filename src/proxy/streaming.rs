@@ -27,7 +27,6 @@ use crate::policy::model::OnCut;
 use crate::snapshot::Route;
 use crate::stream::events::Format;
 use crate::stream::reader::Ended;
-use crate::stream::reading::Tokens;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::BoxError;
 
@@ -122,13 +121,9 @@ impl Streaming {
         let Some((_, reader)) = self.stream.as_ref().and_then(|s| s.reader.as_ref()) else {
             return;
         };
-        let (tokens, dropped) = (reader.tokens(), reader.dropped());
-        if dropped > 0 {
-            self.route.metrics.events_dropped.inc_by(dropped);
-        }
-        if tokens != Tokens::default() {
-            self.teller.settle(self.bill, &self.route, tokens);
-        }
+        let tokens = reader.tokens();
+        self.route.metrics.events_dropped.inc_by(reader.dropped());
+        self.teller.settle(self.bill, &self.route, tokens);
     }
 
     /// The end of an answer that broke.
@@ -156,7 +151,8 @@ impl Streaming {
         let format = reader.filter(|(_, reader)| reader.is_tellable()).map(|(format, _)| *format);
         let sse = reader.filter(|(format, _)| *format == Format::Sse);
         let partial = sse.and_then(|(_, reader)| reader.partial());
-        let partial = partial.filter(|partial| !partial.text.trim().is_empty());
+        // What the provider itself has told of is told.
+        let partial = partial.filter(|partial| !self.failed && !partial.text.trim().is_empty());
         self.lost(cut);
         if let Some(partial) = partial.filter(|_| on_cut == OnCut::Continue)
             && let Some(ask) = self.teller.ask()
@@ -272,7 +268,8 @@ impl Streaming {
                 self.first.push_back(Frame::data(taken.pass));
             }
             let Some(error) = taken.error else { break };
-            if self.route.policy.stream.on_cut == OnCut::Continue && reader.partial().is_some() {
+            let goes_on = self.route.policy.stream.on_cut == OnCut::Continue && !self.failed;
+            if goes_on && reader.partial().is_some() {
                 return Some(Cut::Error);
             }
             self.failed = true;
@@ -303,7 +300,6 @@ impl Streaming {
             self.first.push_back(Frame::data(rest));
         }
         match ended {
-            // A beginning that was passed on without an event is no worse than an empty answer.
             Ended::Whole => {
                 self.settle();
                 self.stream = None;

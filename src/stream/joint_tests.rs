@@ -35,7 +35,7 @@ fn text_of(stream: &str) -> String {
 #[test]
 fn the_opening_is_left_out_and_what_is_said_again() {
     let seen = after("one two three", &chat(&["three", ", four", ", five"]));
-    assert_eq!(seen.pass, chat(&[", four", ", five"]).split_once("\n\n").unwrap().1);
+    assert_eq!(seen.pass, chat(&[", four", ", five"]).split_once("\n\n").expect("two events").1);
     assert_eq!((seen.ended, seen.ready, seen.tokens.output), (Ended::Whole, true, Some(10)));
 
     let stream = named(&message(&["three, ", "four"]));

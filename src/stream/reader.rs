@@ -264,7 +264,9 @@ impl Reader {
             Kind::Unread => return self.too_long(),
         };
         if self.reading.is_end(data) {
-            self.know(self.nature == Nature::Unknown);
+            if self.nature == Nature::Unknown {
+                self.know();
+            }
             self.whole = true;
             self.ready |= self.dropped == 0;
             return self.heard(piece, data, None, true);
@@ -294,7 +296,7 @@ impl Reader {
 
     fn learn(&mut self, says: &Says) {
         match says.sort {
-            Sort::Known => self.know(true),
+            Sort::Known => self.know(),
             Sort::Other if self.nature == Nature::Unknown => self.nature = Nature::Plain,
             Sort::Other | Sort::Neutral => {}
         }
@@ -308,15 +310,12 @@ impl Reader {
         self.ready |= says.content || says.end || self.nature == Nature::Plain;
     }
 
-    /// It is a stream of events that are JSON; `promised`: of a shape that is known here.
-    fn know(&mut self, promised: bool) {
-        if self.nature != Nature::Known && promised {
-            self.nature = Nature::Known;
-            let all = self.doubtful.len();
-            self.doubtful.retain(|(_, event)| !event);
-            self.dropped += (all - self.doubtful.len()) as u64;
-        }
-        self.promised |= promised && self.nature == Nature::Known;
+    /// It is of a shape that is known here: its events are JSON, and it ends as promised.
+    fn know(&mut self) {
+        (self.nature, self.promised) = (Nature::Known, true);
+        let all = self.doubtful.len();
+        self.doubtful.retain(|(_, event)| !event);
+        self.dropped += (all - self.doubtful.len()) as u64;
     }
 
     fn too_long(&mut self) -> Fate {

@@ -97,8 +97,9 @@ pub(super) fn data(events: &[&str]) -> String {
 
 /// As Anthropic names them.
 pub(super) fn named(events: &[Value]) -> String {
-    let one =
-        |event: &Value| format!("event: {}\ndata: {event}\n\n", event["type"].as_str().unwrap());
+    let one = |event: &Value| {
+        format!("event: {}\ndata: {event}\n\n", event["type"].as_str().expect("a type"))
+    };
     events.iter().map(one).collect()
 }
 
@@ -442,7 +443,7 @@ fn a_rule_says_of_an_event_what_it_is() {
     let rule = |status: &[u16], pairs: &[(&str, &str)], class| ClassifyRule {
         status: status.to_vec(),
         json: Vec::new(),
-        event: pairs.iter().map(|(p, r)| (pointer(p), Regex::new(r).unwrap())).collect(),
+        event: pairs.iter().map(|(p, r)| (pointer(p), Regex::new(r).expect("a regex"))).collect(),
         body: None,
         class,
     };

@@ -12,24 +12,15 @@ use regex_lite::Regex;
 
 use super::join::Dialect;
 use super::json::{self, Found, Pointers, find, scan};
-use super::shape::Shape;
+use super::shape::{NOT_TEXT, Shape};
 use crate::policy::model::{self, Mark};
 use crate::policy::pointer::Pointer;
 use crate::resilience::outcome::Class;
 
-/// Where the known shapes have content.
-const CONTENT: [&str; 13] = [
+/// Where the known shapes have content, beside what is no plain text.
+const CONTENT: [&str; 4] = [
     "/choices/0/delta/content",
-    "/choices/0/delta/tool_calls",
-    "/choices/0/delta/function_call",
-    "/choices/0/delta/refusal",
-    "/choices/0/delta/reasoning_content",
-    "/choices/0/delta/reasoning",
-    "/choices/0/delta/audio",
-    "/choices/0/text",
     "/delta/text",
-    "/delta/partial_json",
-    "/delta/thinking",
     "/candidates/0/content/parts/0",
     "/message/content",
 ];
@@ -44,6 +35,7 @@ const LAST: [(&str, &str); 4] = [
     ("/done", "true"),
 ];
 const DONE: &str = "[DONE]";
+
 /// Tokens as an answer says them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tokens {
@@ -132,7 +124,10 @@ impl Reading {
         };
         let (content, strings) = match &stream.content {
             Some(declared) => (declared.iter().map(|p| pointers.slot(p)).collect(), Vec::new()),
-            None => (built_in(&mut pointers, &CONTENT), built_in(&mut pointers, &TEXT)),
+            None => {
+                let content = [&CONTENT[..], &NOT_TEXT].concat();
+                (built_in(&mut pointers, &content), built_in(&mut pointers, &TEXT))
+            }
         };
         let ends = Ends::new(stream.terminal.as_deref(), &mut pointers);
         let rules = Rule::all(&provider.classify, &mut pointers);

@@ -6,6 +6,21 @@ use super::json::{self, Found, Pointers};
 use super::reading::{Said, Sort};
 use crate::policy::pointer::Pointer;
 
+/// Content that is no plain text, and cannot be gone on from.
+pub const NOT_TEXT: [&str; 9] = [
+    "/choices/0/delta/tool_calls",
+    "/choices/0/delta/function_call",
+    "/choices/0/delta/refusal",
+    "/choices/0/delta/reasoning_content",
+    "/choices/0/delta/reasoning",
+    "/choices/0/delta/audio",
+    "/choices/0/text",
+    "/delta/partial_json",
+    "/delta/thinking",
+];
+/// Neither can what stands beside content here.
+const NEITHER: [&str; 3] = ["/choices/1", "/content_block/text", "/delta/citation"];
+
 /// Where the known shapes show, and what of them can be gone on from.
 #[derive(Debug)]
 pub struct Shape {
@@ -55,22 +70,7 @@ impl Shape {
             index: ["/choices/0/index", "/index"].map(&mut slot),
             text: ["/choices/0/delta/content", "/delta/text"].map(&mut slot),
             block: slot("/content_block/type"),
-            other: [
-                "/choices/0/delta/tool_calls",
-                "/choices/0/delta/function_call",
-                "/choices/0/delta/refusal",
-                "/choices/0/delta/reasoning_content",
-                "/choices/0/delta/reasoning",
-                "/choices/0/delta/audio",
-                "/choices/0/text",
-                "/choices/1",
-                "/content_block/text",
-                "/delta/partial_json",
-                "/delta/thinking",
-                "/delta/citation",
-            ]
-            .map(slot)
-            .to_vec(),
+            other: NOT_TEXT.iter().chain(&NEITHER).map(|text| slot(text)).collect(),
         }
     }
 
