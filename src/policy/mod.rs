@@ -18,6 +18,7 @@ pub mod diff;
 mod diff_tests;
 mod forms;
 mod grow;
+mod lanes;
 mod masks;
 pub mod matching;
 pub mod model;

@@ -13,12 +13,14 @@ use regex_lite::Regex;
 pub use super::answers::{
     BodyCheck, Buffer, ClassifyRule, Commit, Mark, OnCut, Price, Stream, Usage,
 };
+pub use super::lanes::{Accept, Callback, Class, Durable, Queue};
 use super::matching::{HeaderMatch, HostPattern, PathPattern};
 use super::pointer::Pointer;
 use crate::resilience::backoff::BackoffPolicy;
 use crate::resilience::balancer::Balance;
 use crate::resilience::breaker::BreakerPolicy;
 use crate::resilience::budget::BudgetPolicy;
+use crate::resilience::gcra::RatePolicy;
 use crate::resilience::hedge::HedgePolicy;
 use crate::resilience::outcome::{ClassSet, Idempotence};
 use crate::resilience::spend::SpendPolicy;
@@ -29,6 +31,8 @@ pub struct Policy {
     pub server: Server,
     /// In the order of their names; routes refer to them by index.
     pub providers: Vec<Provider>,
+    /// In the order of their names; routes refer to them by index. `default` is always there.
+    pub queues: Vec<Queue>,
     /// In the order in which they are tried: file name, then place in the file. Disabled ones are left out.
     pub routes: Vec<Route>,
 }
@@ -186,10 +190,18 @@ pub struct Timeouts {
     pub idle: Duration,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Capacity {
     /// Attempts in flight at the provider.
     pub concurrency: u32,
+    /// The limit moves below `concurrency` with latency.
+    pub adaptive: bool,
+    /// Attempts a second; `None`: as many as there are.
+    pub requests: Option<RatePolicy>,
+    /// Tokens a second; `None`: as many as there are.
+    pub tokens: Option<RatePolicy>,
+    /// What the provider's `x-ratelimit-*` headers say is left is believed.
+    pub follow_headers: bool,
     /// Per worker and address.
     pub connections: usize,
 }
@@ -250,6 +262,8 @@ pub struct Route {
     pub stream: Stream,
     pub hedge: Option<HedgePolicy>,
     pub affinity: Option<Affinity>,
+    /// Index into `Policy::queues`. `None`: `queue: none`, nothing waits.
+    pub queue: Option<usize>,
 }
 
 /// Requests with the same value of a header go to the same address, while it can be asked.
@@ -283,6 +297,7 @@ pub struct AllowOverride {
     pub timeout: bool,
     pub retry: bool,
     pub idempotent: bool,
+    pub priority: bool,
 }
 
 impl Provider {

@@ -237,6 +237,10 @@ impl Check<'_> {
     fn capacity(&mut self, raw: Option<&RawCapacity>) -> Capacity {
         Capacity {
             concurrency: self.count(&raw.and_then(|raw| raw.concurrency), 1024, 1..=1_000_000),
+            adaptive: false,
+            requests: None,
+            tokens: None,
+            follow_headers: true,
             connections: self.count(&raw.and_then(|raw| raw.connections), 256, 1..=1_000_000),
         }
     }

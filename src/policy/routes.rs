@@ -63,6 +63,7 @@ impl Check<'_> {
             stream: raw.stream.as_ref().map(|at| self.stream(at)).unwrap_or_default(),
             hedge: raw.hedge.as_ref().and_then(|at| self.hedge(at)),
             affinity: raw.affinity.as_ref().and_then(|at| self.affinity(at)),
+            queue: Some(0),
         }
     }
 

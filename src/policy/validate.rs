@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use super::Sources;
 use super::check::Check;
 use super::forms::{At, Entries};
-use super::model::{Policy, Route};
+use super::model::{Policy, Queue, Route};
 use super::problem::{Problem, Severity};
 use super::providers::Checked;
 use super::raw::{RawFile, RawRoute};
@@ -52,7 +52,8 @@ pub(super) fn validate(
     check.passthrough(&routes, &mut providers);
     let (ids, routes): (Vec<_>, Vec<_>) = routes.into_iter().unzip();
     let providers = providers.into_iter().map(|checked| checked.provider).collect();
-    let policy = Policy { server, providers, routes };
+    let queues = vec![Queue::new("default")];
+    let policy = Policy { server, providers, queues, routes };
     check.currencies(&policy);
     let failed = failed || !check.problems.is_empty();
     if !failed {

@@ -16,6 +16,7 @@ pub mod backoff;
 pub mod balancer;
 pub mod breaker;
 pub mod budget;
+pub mod gcra;
 pub mod hedge;
 pub mod hold;
 pub mod latency;
