@@ -1,0 +1,122 @@
+//! How fast a line gets shorter: what an honest Retry-After is made of.
+//!
+//! Counted only while somebody waits: what is served of an idle queue says how much was asked for,
+//! not how much could be served. Old counts fade by half every few seconds, so that a provider that
+//! became slower is believed. Those who give up make the line shorter too, but nobody's wait: the
+//! wait of one who joins is reckoned by what is served, the end of a backlog by both.
+
+use std::time::{Duration, Instant};
+
+/// Of counts older than this only half counts.
+const SPAN: Duration = Duration::from_secs(4);
+/// Below so many services, or so short a time, nothing is known.
+const LEAST: f64 = 4.0;
+const SHORTEST: Duration = Duration::from_millis(100);
+
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Drain {
+    since: Option<Instant>,
+    served: f64,
+    gone: f64,
+}
+
+impl Drain {
+    /// The first one waits.
+    pub fn begin(&mut self, now: Instant) {
+        *self = Drain { since: Some(now), ..Drain::default() };
+    }
+
+    pub fn served(&mut self, now: Instant) {
+        self.fade(now);
+        self.served += 1.0;
+        self.gone += 1.0;
+    }
+
+    pub fn gave_up(&mut self, now: Instant) {
+        self.fade(now);
+        self.gone += 1.0;
+    }
+
+    /// Services a second; nothing while that is not known.
+    pub fn rate(&self, now: Instant) -> Option<f64> {
+        self.per_second(self.served, now)
+    }
+
+    /// Services and departures a second.
+    pub fn rate_gone(&self, now: Instant) -> Option<f64> {
+        self.per_second(self.gone, now)
+    }
+
+    fn per_second(&self, count: f64, now: Instant) -> Option<f64> {
+        let over = now.saturating_duration_since(self.since?);
+        (count >= LEAST && over >= SHORTEST).then(|| count / over.as_secs_f64())
+    }
+
+    fn fade(&mut self, now: Instant) {
+        let Some(since) = self.since else { return };
+        let over = now.saturating_duration_since(since);
+        if over >= 2 * SPAN {
+            let kept = SPAN.as_secs_f64() / over.as_secs_f64();
+            self.since = now.checked_sub(SPAN);
+            self.served *= kept;
+            self.gone *= kept;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn nothing_is_known_before_a_few_were_served() {
+        let (t0, mut drain) = (Instant::now(), Drain::default());
+        assert_eq!(drain.rate(t0), None);
+        drain.begin(t0);
+        (1..4).for_each(|n| drain.served(t0 + n * SHORTEST));
+        assert_eq!(drain.rate(t0 + 4 * SHORTEST), None);
+        drain.served(t0 + 4 * SHORTEST);
+        assert_eq!(drain.rate(t0 + 4 * SHORTEST), Some(10.0));
+    }
+
+    #[test]
+    fn a_change_of_pace_is_believed_within_some_spans() {
+        let (t0, mut drain) = (Instant::now(), Drain::default());
+        drain.begin(t0);
+        let mut now = t0;
+        for _ in 0..2000 {
+            now += Duration::from_millis(10);
+            drain.served(now);
+        }
+        for _ in 0..200 {
+            now += Duration::from_millis(100);
+            drain.served(now);
+        }
+        let rate = drain.rate(now).expect("many were served");
+        assert!((8.0..20.0).contains(&rate), "{rate}");
+    }
+
+    proptest! {
+        #[test]
+        fn a_steady_pace_is_the_rate_and_departures_only_add(
+            ms in 1u64..500, every in 1usize..5, count in 200usize..1000
+        ) {
+            let (t0, mut drain) = (Instant::now(), Drain::default());
+            drain.begin(t0);
+            let mut now = t0;
+            for n in 0..count {
+                now += Duration::from_millis(ms);
+                drain.served(now);
+                if n % every == 0 {
+                    drain.gave_up(now);
+                }
+            }
+            let (rate, gone) = (drain.rate(now).unwrap_or(0.0), drain.rate_gone(now).unwrap_or(0.0));
+            // By one service, over the shortest time that is looked at.
+            let off = (rate - 1000.0 / ms as f64).abs() * SPAN.as_secs_f64();
+            prop_assert!(off <= 1.01, "{}", rate);
+            prop_assert!(gone > rate);
+        }
+    }
+}
