@@ -7,6 +7,7 @@
 //!
 //! - what an attempt taught us: [`outcome`]
 //! - may it go there: [`breaker`], [`hold`]; how fast after a pause: [`ramp`]
+//! - how much of it at once: [`gcra`]
 //! - where should it go: [`balancer`], by what [`latency`] remembers; [`affinity`], where it went
 //! - may it go again, and when: [`budget`], [`backoff`], [`hedge`]; at what cost: [`spend`]
 //! - who goes next where there is room: [`lane`], of many queues: [`crowd`], in the order of
