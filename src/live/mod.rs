@@ -12,10 +12,13 @@ pub mod breakers;
 pub mod buffers;
 pub mod by_hand;
 pub mod holds;
+pub mod lanes;
 pub mod ledger;
 pub mod optional;
+pub mod pace;
 pub mod permit;
 pub mod provider;
+pub mod queue;
 pub mod registry;
 pub mod route;
 

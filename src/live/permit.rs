@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::address::AddressLive;
 use super::breakers::BreakerCell;
 use super::holds::HoldCell;
-use super::provider::ProviderLive;
+use super::provider::{Lack, ProviderLive};
 use crate::clock;
 use crate::resilience::breaker;
 use crate::resilience::outcome::Outcome;
@@ -20,16 +20,33 @@ use crate::resilience::outcome::Outcome;
 pub struct Flight {
     provider: Arc<ProviderLive>,
     address: Arc<AddressLive>,
+    /// Tokens that it was charged.
+    charged: f64,
 }
 
 impl Flight {
-    /// Takes a place; `None` when the provider has no room.
-    pub fn begin(provider: &Arc<ProviderLive>, address: &Arc<AddressLive>) -> Option<Flight> {
-        if !provider.enter() {
-            return None;
-        }
+    /// Takes a place for an attempt of so many tokens.
+    ///
+    /// # Errors
+    /// What the provider lacks.
+    pub fn begin(
+        provider: &Arc<ProviderLive>,
+        address: &Arc<AddressLive>,
+        tokens: f64,
+        now: Instant,
+    ) -> Result<Flight, Lack> {
+        let charged = provider.enter(tokens, now)?;
         address.begin();
-        Some(Flight { provider: Arc::clone(provider), address: Arc::clone(address) })
+        Ok(Flight { provider: Arc::clone(provider), address: Arc::clone(address), charged })
+    }
+
+    pub fn charged(&self) -> f64 {
+        self.charged
+    }
+
+    /// Nothing of it reached the provider: its rates were not used.
+    pub fn give_back(&mut self) {
+        self.provider.give_back(std::mem::take(&mut self.charged));
     }
 
     pub fn address(&self) -> &AddressLive {

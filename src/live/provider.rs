@@ -1,16 +1,17 @@
-//! Room at a provider: how many attempts may be in flight, and who waits for one to end.
+//! Room at a provider: how many attempts may be in flight, at which rate they may begin, and how
+//! many wait for that.
 
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::sync::Notify;
-use tokio::sync::futures::Notified;
-
 use super::by_hand::{Note, OnIt};
+use super::lanes::{Lanes, Queued};
 use super::lock;
+use super::pace::Pace;
 use crate::clock;
+use crate::policy::model::Capacity;
 use crate::telemetry::metrics::{Level, Metrics, ProviderLabels};
 
 /// An end of `drained` that only a hand sets.
@@ -21,42 +22,60 @@ pub struct ProviderLive {
     labels: ProviderLabels,
     in_flight: AtomicU32,
     limit: AtomicU32,
-    waiting: AtomicU32,
+    pace: Pace,
+    lanes: Arc<Lanes>,
+    queued: Arc<Queued>,
     /// Taken out by hand until so many milliseconds after `born`; 0: it is not.
     drained: AtomicU64,
     note: Mutex<Note>,
     born: Instant,
-    room: Notify,
     in_flight_gauge: Level,
-    waiting_gauge: Level,
     drained_gauge: Level,
     metrics: Arc<Metrics>,
 }
 
+/// What a provider lacks for one more attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lack {
+    /// As many are in flight as may be.
+    Room,
+    /// Its rates allow none for so long.
+    Rate(Duration),
+}
+
 impl ProviderLive {
-    pub fn new(name: &str, limit: u32, metrics: &Arc<Metrics>) -> Self {
+    pub fn new(
+        name: &str,
+        capacity: &Capacity,
+        lanes: &Arc<Lanes>,
+        metrics: &Arc<Metrics>,
+    ) -> Self {
         let labels = ProviderLabels { provider: name.to_owned() };
         ProviderLive {
             in_flight: AtomicU32::new(0),
-            limit: AtomicU32::new(limit),
-            waiting: AtomicU32::new(0),
+            limit: AtomicU32::new(capacity.concurrency),
+            pace: Pace::new(capacity),
+            queued: lanes.register(metrics.waiting.get_or_create_owned(&labels)),
+            lanes: Arc::clone(lanes),
             drained: AtomicU64::new(0),
             note: Mutex::default(),
             born: clock::now(),
-            room: Notify::new(),
             in_flight_gauge: metrics.in_flight.get_or_create_owned(&labels),
-            waiting_gauge: metrics.waiting.get_or_create_owned(&labels),
             drained_gauge: metrics.drained.get_or_create_owned(&labels),
             labels,
             metrics: Arc::clone(metrics),
         }
     }
 
-    pub fn retune(&self, limit: u32) {
-        let before = self.limit.swap(limit, Ordering::AcqRel);
-        for _ in before..limit.min(before.saturating_add(self.waiting.load(Ordering::Acquire))) {
-            self.room.notify_one();
-        }
+    pub fn retune(&self, capacity: &Capacity) {
+        self.limit.store(capacity.concurrency, Ordering::SeqCst);
+        self.pace.retune(capacity, clock::now());
+        self.look_again();
+    }
+
+    /// By which the lane knows it.
+    pub fn id(&self) -> u32 {
+        self.queued.id
     }
 
     pub fn in_flight(&self) -> u32 {
@@ -68,7 +87,7 @@ impl ProviderLive {
     }
 
     pub fn waiting(&self) -> u32 {
-        self.waiting.load(Ordering::Relaxed)
+        self.queued.count()
     }
 
     /// Takes the provider out of every choice until then, or until `undrain`. Attempts that are out
@@ -84,6 +103,14 @@ impl ProviderLive {
     pub fn undrain(&self) {
         self.drained.store(0, Ordering::Release);
         self.drained_gauge.set(0);
+        self.look_again();
+    }
+
+    /// What stands before it may have changed: those who wait look.
+    pub fn look_again(&self) {
+        if self.queued.count() > 0 {
+            self.lanes.opened(self.queued.id);
+        }
     }
 
     /// Whether it is taken out, and for how long yet.
@@ -111,61 +138,66 @@ impl ProviderLive {
         u64::try_from(at.saturating_duration_since(self.born).as_millis()).unwrap_or(FOR_EVER - 1)
     }
 
-    pub fn has_room(&self) -> bool {
-        self.in_flight.load(Ordering::Acquire) < self.limit.load(Ordering::Acquire)
-    }
-
-    /// Takes a place, if there is one.
-    pub fn enter(&self) -> bool {
-        let limit = self.limit.load(Ordering::Acquire);
-        let taken = self
-            .in_flight
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n < limit).then_some(n + 1));
-        if taken.is_ok() {
-            self.in_flight_gauge.inc();
+    /// Could an attempt of so many tokens begin now? Nothing changes.
+    ///
+    /// # Errors
+    /// What it lacks.
+    pub fn check(&self, tokens: f64, now: Instant) -> Result<(), Lack> {
+        if self.in_flight.load(Ordering::SeqCst) >= self.limit.load(Ordering::SeqCst) {
+            return Err(Lack::Room);
         }
-        taken.is_ok()
+        self.pace.check(tokens, now).map_err(Lack::Rate)
     }
 
-    /// Gives a place back; who has waited longest is woken.
+    /// Takes a place, and leave for one attempt of so many tokens; says how many it was charged.
+    ///
+    /// # Errors
+    /// What it lacks.
+    pub fn enter(&self, tokens: f64, now: Instant) -> Result<f64, Lack> {
+        let limit = self.limit.load(Ordering::SeqCst);
+        let one_more = |n| (n < limit).then_some(n + 1);
+        self.in_flight
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more)
+            .map_err(|_| Lack::Room)?;
+        self.in_flight_gauge.inc();
+        self.pace.take(tokens, now).map_err(|wait| {
+            self.leave();
+            Lack::Rate(wait)
+        })
+    }
+
+    /// Gives a place back; whoever is next in the lane looks.
     pub fn leave(&self) {
-        self.in_flight.fetch_sub(1, Ordering::AcqRel);
+        self.in_flight.fetch_sub(1, Ordering::SeqCst);
         self.in_flight_gauge.dec();
-        if self.waiting.load(Ordering::Acquire) > 0 {
-            self.room.notify_one();
+        if self.queued.count() > 0 {
+            self.lanes.room(self.queued.id);
         }
     }
 
-    /// Stands in line for room: make it, look again whether there is room, then await it.
-    pub fn wait(&self) -> Waiting<'_> {
-        self.waiting.fetch_add(1, Ordering::AcqRel);
-        self.waiting_gauge.inc();
-        Waiting { provider: self }
+    /// An attempt that was charged so many tokens never reached it.
+    pub fn give_back(&self, charged: f64) {
+        if self.pace.give_back(charged, clock::now()) {
+            self.look_again();
+        }
     }
-}
 
-/// A place in line; left when it is dropped.
-#[derive(Debug)]
-pub struct Waiting<'a> {
-    provider: &'a ProviderLive,
-}
-
-impl Waiting<'_> {
-    /// Completes when a place has become free (somebody else may still be quicker).
-    pub fn notified(&self) -> Notified<'_> {
-        self.provider.room.notified()
+    /// What was estimated came to `actual` tokens.
+    pub fn settle(&self, estimated: f64, actual: f64) {
+        if self.pace.settle(estimated, actual, clock::now()) {
+            self.look_again();
+        }
     }
-}
 
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.provider.waiting.fetch_sub(1, Ordering::AcqRel);
-        self.provider.waiting_gauge.dec();
+    /// What of its bursts of requests and tokens is used; nothing where it has no such rate.
+    pub fn rates_used(&self) -> [Option<f64>; 2] {
+        self.pace.used(clock::now())
     }
 }
 
 impl Drop for ProviderLive {
     fn drop(&mut self) {
+        self.lanes.forget(self.queued.id);
         self.metrics.in_flight.remove(&self.labels);
         self.metrics.waiting.remove(&self.labels);
         self.metrics.drained.remove(&self.labels);

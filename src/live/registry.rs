@@ -9,12 +9,14 @@ use super::address::AddressLive;
 use super::breakers::{BreakerCell, Key};
 use super::buffers::Buffers;
 use super::holds::HoldCell;
+use super::lanes::Lanes;
 use super::ledger::Ledger;
 use super::lock;
 use super::provider::ProviderLive;
+use super::queue::QueueLive;
 use super::route::RouteLive;
 use crate::clock;
-use crate::policy::model::Route;
+use crate::policy::model::{Capacity, Queue, Route};
 use crate::resilience::breaker::BreakerPolicy;
 use crate::telemetry::events::Events;
 use crate::telemetry::metrics::Metrics;
@@ -25,10 +27,12 @@ pub struct Live {
     pub metrics: Arc<Metrics>,
     pub events: Arc<Events>,
     pub buffers: Arc<Buffers>,
+    pub lanes: Arc<Lanes>,
     providers: Named<String, ProviderLive>,
     addresses: Named<(String, String), AddressLive>,
     breakers: Named<Key, BreakerCell>,
     holds: Named<String, HoldCell>,
+    queues: Named<String, QueueLive>,
     routes: Named<String, RouteLive>,
     ledgers: Named<(String, String), Ledger>,
     /// Of the next new address.
@@ -70,19 +74,33 @@ impl Live {
             metrics,
             events: Arc::default(),
             buffers,
+            lanes: Arc::default(),
             providers: Mutex::default(),
             addresses: Mutex::default(),
             breakers: Mutex::default(),
             holds: Mutex::default(),
+            queues: Mutex::default(),
             routes: Mutex::default(),
             ledgers: Mutex::default(),
             next_id: AtomicU32::default(),
         }
     }
 
-    pub fn provider(&self, name: &str, limit: u32) -> Arc<ProviderLive> {
-        let make = || ProviderLive::new(name, limit, &self.metrics);
-        named(&self.providers, name.to_owned(), make, |cell| cell.retune(limit))
+    pub fn provider(&self, name: &str, capacity: &Capacity) -> Arc<ProviderLive> {
+        let make = || ProviderLive::new(name, capacity, &self.lanes, &self.metrics);
+        named(&self.providers, name.to_owned(), make, |cell| cell.retune(capacity))
+    }
+
+    pub fn queue(&self, policy: &Queue) -> Arc<QueueLive> {
+        let make = || QueueLive::new(policy, &self.lanes, &self.metrics);
+        named(&self.queues, policy.name.clone(), make, |cell| cell.retune(policy))
+    }
+
+    /// Every queue, by its name.
+    pub fn queues(&self) -> Vec<Arc<QueueLive>> {
+        let mut queues = all(&self.queues);
+        queues.sort_by(|a, b| a.name.cmp(&b.name));
+        queues
     }
 
     pub fn address(&self, provider: &str, address: &str) -> Arc<AddressLive> {
@@ -121,6 +139,7 @@ impl Live {
         forget_unused(&self.addresses);
         forget_unused(&self.breakers);
         forget_unused(&self.holds);
+        forget_unused(&self.queues);
         forget_unused(&self.routes);
         forget_unused(&self.ledgers);
     }

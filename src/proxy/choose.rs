@@ -13,6 +13,7 @@ use super::request::{Again, Ask, Circuits};
 use crate::clock;
 use crate::live::ledger::Turn;
 use crate::live::permit::{Flight, Permit};
+use crate::live::provider::Lack;
 use crate::resilience::balancer;
 use crate::resilience::breaker::{Rejection, Why};
 use crate::snapshot::{Candidate, Circuit, Route};
@@ -35,8 +36,10 @@ pub struct Pick {
 /// What stands in the way of every endpoint of a tier.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Blocked {
-    /// The shortest wait after which one may be asked: back-off, hold, ramp.
+    /// The shortest wait after which one may be asked: back-off, hold, ramp, rate.
     pub wait: Option<Duration>,
+    /// The shortest of those that others wait for too: all but the back-off.
+    pub shared: Option<Duration>,
     /// One only lacks room.
     pub room: bool,
     /// A breaker is in the way of one, for at least so long.
@@ -195,13 +198,40 @@ impl Ask {
         if let Some(Err(rejection)) = circuit.breaker.as_ref().map(|b| b.check(now)) {
             return Err(Blocked::by(rejection));
         }
-        self.room(candidate)
+        self.room(candidate, now)
     }
 
-    fn room(&self, candidate: &Candidate) -> Result<(), Blocked> {
-        let target = &candidate.address.target;
-        let room = candidate.provider.live.has_room() && self.worker.pools.has_place(target);
-        if room { Ok(()) } else { Err(Blocked { room: true, ..Blocked::default() }) }
+    fn room(&self, candidate: &Candidate, now: Instant) -> Result<(), Blocked> {
+        let room = Blocked { room: true, ..Blocked::default() };
+        let live = &candidate.provider.live;
+        if !self.is_its_turn(live) {
+            return Err(room);
+        }
+        live.check(self.tokens, now).map_err(Blocked::lacking)?;
+        let place = self.worker.pools.has_place(&candidate.address.target);
+        if place { Ok(()) } else { Err(room) }
+    }
+
+    /// What stands in the way at the addresses of one provider.
+    pub fn blocked_at(&self, route: &Route, provider: u32, among: Among, now: Instant) -> Blocked {
+        let tier = self.tries.tier;
+        let circuits = self.circuits(route, tier);
+        let mut blocked = Blocked::default();
+        for (index, candidate) in route.tiers[tier].candidates.iter().enumerate().take(CANDIDATES) {
+            if candidate.provider.live.id() == provider {
+                let usable = self.usable(candidate, &circuits[index], tier, index, among, now);
+                usable.err().into_iter().for_each(|why| blocked.merge(why));
+            }
+        }
+        blocked
+    }
+
+    /// Tells breakers and holds before a tier apart from those before another model's.
+    pub fn circuits_key(&self, route: &Route, tier: usize) -> u64 {
+        let circuits = self.circuits(route, tier);
+        circuits
+            .iter()
+            .fold(0, |key: u64, circuit| key.rotate_left(7) ^ Arc::as_ptr(circuit).addr() as u64)
     }
 
     /// May this credential be used now, by this request?
@@ -227,7 +257,8 @@ impl Ask {
             None => Ok(()),
             wait => {
                 let guess = held.is_some() && circuit.holds[credential].is_guess();
-                Err(Blocked { wait, held: held.is_some(), guess, ..Blocked::default() })
+                let shared = held.filter(|_| wait == held);
+                Err(Blocked { wait, shared, held: held.is_some(), guess, ..Blocked::default() })
             }
         }
     }
@@ -246,18 +277,21 @@ impl Ask {
             self.credential_free(circuit, tier, index, credential, among, now).is_ok()
         };
         let credential = candidate.address.turn(free).ok_or_else(Blocked::default)?;
-        let flight = Flight::begin(&candidate.provider.live, &candidate.address.live)
-            .ok_or(Blocked { room: true, ..Blocked::default() })?;
+        let live = &candidate.provider.live;
+        let mut flight = Flight::begin(live, &candidate.address.live, self.tokens, now)
+            .map_err(Blocked::lacking)?;
         let hold = &circuit.holds[credential];
-        hold.admit(now).map_err(|wait| Blocked {
+        let admitted = hold.admit(now).map_err(|wait| Blocked {
             wait: Some(wait),
+            shared: Some(wait),
             held: true,
             ..Blocked::default()
-        })?;
-        let breaker = match &circuit.breaker {
-            None => None,
-            Some(cell) => Some((Arc::clone(cell), cell.admit(now).map_err(Blocked::by)?)),
-        };
+        });
+        let admitted = admitted.and_then(|()| match &circuit.breaker {
+            None => Ok(None),
+            Some(cell) => Ok(Some((Arc::clone(cell), cell.admit(now).map_err(Blocked::by)?))),
+        });
+        let breaker = admitted.inspect_err(|_| flight.give_back())?;
         let permit = Permit::new(breaker, Some(Arc::clone(hold)));
         Ok(Box::new(Pick {
             tier,
@@ -273,7 +307,7 @@ impl Ask {
 
 impl Pick {
     pub fn bill(&self) -> Bill {
-        Bill { tier: self.tier, index: self.index, turn: self.turn }
+        Bill { tier: self.tier, index: self.index, turn: self.turn, charged: self.flight.charged() }
     }
 }
 
@@ -283,9 +317,20 @@ pub fn provider_id(candidate: &Candidate) -> usize {
 }
 
 impl Blocked {
+    fn shared(wait: Duration) -> Blocked {
+        Blocked { wait: Some(wait), shared: Some(wait), ..Blocked::default() }
+    }
+
+    fn lacking(lack: Lack) -> Blocked {
+        match lack {
+            Lack::Room => Blocked { room: true, ..Blocked::default() },
+            Lack::Rate(wait) => Blocked::shared(wait),
+        }
+    }
+
     fn by(rejection: Rejection) -> Blocked {
         match rejection.why {
-            Why::Ramp => Blocked { wait: Some(rejection.retry_after), ..Blocked::default() },
+            Why::Ramp => Blocked::shared(rejection.retry_after),
             Why::Open | Why::HalfOpen => {
                 Blocked { open: Some(rejection.retry_after), ..Blocked::default() }
             }
@@ -301,6 +346,7 @@ impl Blocked {
             self.guess = other.guess;
         }
         self.wait = sooner(self.wait, other.wait);
+        self.shared = sooner(self.shared, other.shared);
         self.open = sooner(self.open, other.open);
         self.room |= other.room;
         self.held |= other.held;

@@ -111,6 +111,7 @@ impl Ask {
         let took = now.saturating_duration_since(pick.started);
         self.tell_unsent(route, &pick, took, error.to_string());
         pick.permit.report(Outcome::Failure, took, now);
+        pick.flight.give_back();
         candidate.address.live.failed(took, now);
         candidate.address.attempts[Class::Unsent.index()].inc();
         let delay = |times| self_delay(route, candidate, times);

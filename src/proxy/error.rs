@@ -31,6 +31,9 @@ pub enum Kind {
     Drained,
     Held,
     NoRoom,
+    QueueFull,
+    QueueShare,
+    QueueLate,
     TooManyConnections,
     HeadersTooLarge,
 }
@@ -188,6 +191,27 @@ const TABLE: [Row; Kind::ALL.len()] = [
         "no provider has room",
         Some("connection_limit_reached"),
     ),
+    row(
+        Kind::QueueFull,
+        StatusCode::SERVICE_UNAVAILABLE,
+        "queue-full",
+        "the queue has no place",
+        Some("connection_limit_reached"),
+    ),
+    row(
+        Kind::QueueShare,
+        StatusCode::TOO_MANY_REQUESTS,
+        "queue-share",
+        "the queue is full, and this caller has its share of it",
+        Some("connection_limit_reached"),
+    ),
+    row(
+        Kind::QueueLate,
+        StatusCode::SERVICE_UNAVAILABLE,
+        "queue-late",
+        "it would have to wait for too long",
+        Some("connection_limit_reached"),
+    ),
     closing(
         Kind::TooManyConnections,
         StatusCode::SERVICE_UNAVAILABLE,
@@ -205,7 +229,7 @@ const TABLE: [Row; Kind::ALL.len()] = [
 ];
 
 impl Kind {
-    pub const ALL: [Kind; 19] = [
+    pub const ALL: [Kind; 22] = [
         Kind::BadRequest,
         Kind::BadOverride,
         Kind::NoRoute,
@@ -223,6 +247,9 @@ impl Kind {
         Kind::Drained,
         Kind::Held,
         Kind::NoRoom,
+        Kind::QueueFull,
+        Kind::QueueShare,
+        Kind::QueueLate,
         Kind::TooManyConnections,
         Kind::HeadersTooLarge,
     ];

@@ -27,7 +27,10 @@ use super::worker::Worker;
 use crate::clock;
 use crate::policy::model::Forwarded;
 use crate::resilience::outcome::Class;
-use crate::snapshot::Route;
+use crate::snapshot::{Queue, Route};
+
+/// Of text in most languages and encodings, roughly; answers correct it (`live/pace.rs`).
+const BYTES_A_TOKEN: f64 = 4.0;
 
 /// Answers one request; in a drain, as the last of its connection.
 pub async fn handle(
@@ -117,6 +120,11 @@ async fn read(
         Ok(overrides) => overrides,
         Err(problem) => return Err((story, problem)),
     };
+    let queue = route.queue.as_ref();
+    let class = match overrides.class(request.headers(), queue.map(|queue| &queue.policy)) {
+        Ok(class) => class,
+        Err(problem) => return Err((story, problem)),
+    };
     let wants_upgrade = headers::asks_upgrade(request.headers());
     let upgrade = wants_upgrade.then(|| hyper::upgrade::on(&mut request));
     let (mut head, body) = request.into_parts();
@@ -142,6 +150,11 @@ async fn read(
         method: head.method,
         uri: head.uri,
         session: session(route, &headers),
+        class,
+        flow: queue.map_or(0, |queue| flow(queue, &headers)),
+        tokens: (payload.len() as f64 / BYTES_A_TOKEN).max(1.0),
+        place: None,
+        turns: Vec::new(),
         headers,
         deadline: payload.taken() + timeout,
         payload,
@@ -159,6 +172,12 @@ async fn read(
 fn session(route: &Route, headers: &HeaderMap) -> Option<Box<[u8]>> {
     let header = &route.policy.affinity.as_ref()?.header;
     headers.get(header).map(|value| value.as_bytes().into())
+}
+
+/// Whose request it is, where its queue asks for that.
+fn flow(queue: &Queue, headers: &HeaderMap) -> u64 {
+    let value = queue.policy.flow.as_ref().and_then(|name| headers.get(name));
+    value.map_or(0, |value| queue.live.flow(value.as_bytes()))
 }
 
 /// Makes the head's headers fit for any provider.

@@ -117,6 +117,11 @@ impl Ask {
             partial: None,
             circuits: self.circuits.clone(),
             session: self.session.clone(),
+            class: self.class,
+            flow: self.flow,
+            tokens: self.tokens,
+            place: None,
+            turns: Vec::new(),
         }))
     }
 

@@ -22,6 +22,7 @@ mod headers;
 mod hedge;
 mod intake;
 mod json;
+mod lane;
 mod nature;
 mod next;
 mod overrides;

@@ -7,13 +7,11 @@
 //! answer, and the application knows better than to keep a connection open for a minute. A provider
 //! that says no time is not waited for where another can be asked.
 
-use std::future::Future;
-use std::pin::pin;
-use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::choose::{Among, Blocked, Pick, provider_id};
 use super::error::Kind;
+use super::lane::Waited;
 use super::request::{Again, Ask, Stop};
 use crate::clock;
 use crate::resilience::outcome::{Class, Reach, reach};
@@ -23,7 +21,11 @@ use crate::snapshot::{Candidate, Route};
 #[derive(Debug)]
 enum Look {
     Take(Box<Pick>),
-    Wait { until: Instant, room: bool },
+    /// `shared`: for what others wait for too.
+    Wait {
+        until: Instant,
+        shared: bool,
+    },
     Nobody(Blocked),
 }
 
@@ -41,14 +43,24 @@ impl Ask {
         loop {
             match self.look(route, after, true, now) {
                 Look::Take(pick) => {
+                    self.leaves_lane(Self::candidate(route, pick.tier, pick.index));
                     self.pay(route, after)?;
                     return Ok(pick);
                 }
-                Look::Wait { until, room } => {
-                    self.wait(route, until, room).await;
+                Look::Wait { until, shared } => {
+                    if let Err(stop) = self.wait(route, after, until, shared).await {
+                        if !self.has_below(route, after) {
+                            return Err(stop);
+                        }
+                        self.go_down();
+                    }
                     now = clock::now();
                 }
-                Look::Nobody(blocked) => return Err(self.nobody(after, blocked)),
+                Look::Nobody(blocked) => {
+                    let stop = self.nobody(route, after, blocked);
+                    self.gives_up_place();
+                    return Err(stop);
+                }
             }
         }
     }
@@ -86,7 +98,7 @@ impl Ask {
     }
 
     /// Nothing that this request knows stands against it.
-    fn may_be_asked(&self, tier: usize, index: usize, candidate: &Candidate) -> bool {
+    pub fn may_be_asked(&self, tier: usize, index: usize, candidate: &Candidate) -> bool {
         let tries = &self.tries;
         let over = |credential| {
             tries.asked(tier, index, credential).is_some_and(|asked| asked.again == Again::Never)
@@ -156,7 +168,6 @@ impl Ask {
     fn look(&mut self, route: &Route, after: Option<Class>, may_wait: bool, now: Instant) -> Look {
         let mut blocked = Blocked::default();
         loop {
-            let tier = self.tries.tier;
             let below = self.has_below(route, after);
             let here = match self.look_here(route, after, below, now) {
                 Ok(pick) => return Look::Take(pick),
@@ -169,8 +180,14 @@ impl Ask {
             if !below {
                 return Look::Nobody(blocked);
             }
-            self.tries.down_to(tier + 1);
+            self.go_down();
         }
+    }
+
+    /// To the next of `fallback`, where others wait.
+    fn go_down(&mut self) {
+        self.gives_up_place();
+        self.tries.down_to(self.tries.tier + 1);
     }
 
     fn has_below(&self, route: &Route, after: Option<Class>) -> bool {
@@ -204,26 +221,35 @@ impl Ask {
         Err(blocked)
     }
 
-    /// A wait of up to `patience` where there is a fallback, up to the deadline where there is none.
+    /// A wait of up to `patience` where there is a fallback, up to the deadline where there is none;
+    /// in the lane never longer than its queue allows.
     fn worth_waiting(&mut self, route: &Route, blocked: Blocked, below: bool) -> Option<Look> {
         let uncertain = below && blocked.guess;
-        if blocked.wait.is_none_or(|_| uncertain) && !blocked.room {
+        let room = blocked.room && route.queue.is_some();
+        if blocked.wait.is_none_or(|_| uncertain) && !room {
             return None;
         }
         let now = clock::now();
         let patience = self.retry(route).patience;
         let patient = *self.tries.patience.get_or_insert(now + patience);
         let patient_only = below || blocked.held;
-        let limit = if patient_only { patient.min(self.deadline) } else { self.deadline };
+        let mut limit = if patient_only { patient.min(self.deadline) } else { self.deadline };
+        if let Some(queue) = route.queue.as_ref().filter(|_| room || blocked.shared.is_some()) {
+            let since = self.place.as_ref().map_or(now, |place| place.since);
+            limit = limit.min(since + queue.policy.max_wait);
+        }
+        let shared = room || blocked.shared.is_some();
         let wait = blocked.wait.filter(|_| !uncertain);
         match wait.map(|wait| now + wait).filter(|at| *at <= limit) {
-            Some(until) => Some(Look::Wait { until, room: blocked.room }),
-            None if blocked.room && now < limit => Some(Look::Wait { until: limit, room: true }),
+            // Whoever stands in the lane is called in time.
+            Some(_) if room => Some(Look::Wait { until: limit, shared }),
+            Some(until) => Some(Look::Wait { until, shared }),
+            None if room && now < limit => Some(Look::Wait { until: limit, shared: true }),
             None => None,
         }
     }
 
-    fn nobody(&self, after: Option<Class>, blocked: Blocked) -> Stop {
+    fn nobody(&self, route: &Route, after: Option<Class>, blocked: Blocked) -> Stop {
         let kind = match after {
             Some(class) => Stop::after(class),
             None if clock::now() >= self.deadline => Kind::Deadline,
@@ -238,49 +264,41 @@ impl Ask {
             Some(_) => "nobody_left",
         };
         let soonest = [blocked.wait, blocked.open].into_iter().flatten().min();
-        let retry_after = soonest.or_else(|| blocked.room.then_some(Duration::from_secs(1)));
-        Stop { why, kind, retry_after }
+        let retry_after = soonest.or_else(|| blocked.room.then(|| self.backlog(route)));
+        if let (Kind::NoRoom | Kind::Deadline, Some(queue), Some(_)) =
+            (kind, &route.queue, &self.place)
+        {
+            queue.live.shed(self.class, "waited");
+        }
+        Stop { retry_after, ..Stop::new(why, kind) }
     }
 
-    /// Waits until a moment, or until there is room where one lacked it.
-    async fn wait(&mut self, route: &Route, until: Instant, room: bool) {
+    /// Waits until a moment, or in the lane for what others wait for too.
+    ///
+    /// # Errors
+    /// Why it may not wait.
+    async fn wait(
+        &mut self,
+        route: &Route,
+        after: Option<Class>,
+        until: Instant,
+        shared: bool,
+    ) -> Result<(), Stop> {
         let began = clock::now();
-        if room {
-            self.wait_for_room(route, until).await;
-        } else {
-            tokio::time::sleep_until(until.into()).await;
-        }
-        self.story.waited += clock::since(began);
-    }
-
-    async fn wait_for_room(&self, route: &Route, until: Instant) {
-        let tier = &route.tiers[self.tries.tier];
-        let lines: Vec<_> = tier.candidates.iter().map(|c| c.provider.live.wait()).collect();
-        let mut notified: Vec<_> = lines.iter().map(|line| Box::pin(line.notified())).collect();
-        for notified in &mut notified {
-            notified.as_mut().enable();
-        }
-        let pools = &self.worker.pools;
-        let full = |c: &&crate::snapshot::Candidate| !pools.has_place(&c.address.target);
-        let mut places: Vec<_> = tier
-            .candidates
-            .iter()
-            .filter(full)
-            .map(|c| Box::pin(pools.room(&c.address.target)))
-            .collect();
-        let free = |c: &crate::snapshot::Candidate| {
-            c.provider.live.has_room() && pools.has_place(&c.address.target)
+        let waited = match &route.queue {
+            Some(queue) if shared => {
+                Box::pin(self.wait_in_lane(route, queue, after.is_some(), until)).await
+            }
+            _ => {
+                tokio::time::sleep_until(until.into()).await;
+                Waited::Look
+            }
         };
-        if tier.candidates.iter().any(free) {
-            return;
+        self.story.waited += clock::since(began);
+        match waited {
+            Waited::Look => Ok(()),
+            Waited::Shed(stop) => Err(stop),
         }
-        let mut timer = pin!(tokio::time::sleep_until(until.into()));
-        std::future::poll_fn(|cx| {
-            let room = notified.iter_mut().any(|n| n.as_mut().poll(cx).is_ready())
-                || places.iter_mut().any(|p| p.as_mut().poll(cx).is_ready());
-            if room { Poll::Ready(()) } else { timer.as_mut().poll(cx) }
-        })
-        .await;
     }
 }
 

@@ -9,7 +9,7 @@ use http::HeaderMap;
 
 use super::error::{Kind, Problem};
 use super::headers::is_ours;
-use crate::policy::model::{AllowOverride, Retry, Route};
+use crate::policy::model::{AllowOverride, Queue, Retry, Route};
 use crate::policy::units;
 use crate::resilience::outcome::Idempotence;
 
@@ -18,6 +18,8 @@ use crate::resilience::outcome::Idempotence;
 pub struct Overrides {
     pub timeout: Option<Duration>,
     pub idempotent: Option<Idempotence>,
+    /// Name or place of a class.
+    pub priority: Option<String>,
     pub max_attempts: Option<u32>,
     pub fallback_attempts: Option<u32>,
     /// There was at least one header of ours.
@@ -64,6 +66,7 @@ impl Overrides {
                     _ => return Err(format!("`{value}` is not auto, always or never")),
                 });
             }
+            "priority" => self.priority = Some(value.to_owned()),
             _ => {
                 for part in value.split(',') {
                     self.set_retry(part.trim())?;
@@ -87,6 +90,31 @@ impl Overrides {
         Ok(())
     }
 
+    /// The class of a request, as a place in its queue's classes.
+    ///
+    /// # Errors
+    /// A 400 where there is no such class.
+    pub fn class(&self, headers: &HeaderMap, queue: Option<&Queue>) -> Result<usize, Problem> {
+        let Some(queue) = queue else { return Ok(0) };
+        let own = queue.class_header.as_ref().filter(|_| self.priority.is_none());
+        let header = own.and_then(|name| Some((name.as_str(), headers.get(name)?)));
+        let (name, text) = match (&self.priority, header) {
+            (Some(text), _) => ("x-outrigger-priority", text.as_str()),
+            (None, Some((name, value))) => (name, value.to_str().unwrap_or_default().trim()),
+            (None, None) => return Ok(queue.default_class),
+        };
+        queue.class(text).ok_or_else(|| {
+            let known: Vec<_> = queue.classes.iter().map(|class| class.name.as_str()).collect();
+            let known = known.join(", ");
+            let detail = format!(
+                "{name}: `{text}` is no class of queue `{}` (expected one of {known}, or a place from 0 to {})",
+                queue.name,
+                queue.classes.len() - 1
+            );
+            Problem::new(Kind::BadOverride, detail)
+        })
+    }
+
     /// Attempts on the route's providers (`fallback` false) or on each of its fallbacks.
     pub fn attempts(&self, retry: &Retry, fallback: bool) -> u32 {
         if fallback {
@@ -102,6 +130,7 @@ fn allowed(what: &str, allow: AllowOverride) -> bool {
         "timeout" => allow.timeout,
         "retry" => allow.retry,
         "idempotent" => allow.idempotent,
+        "priority" => allow.priority,
         _ => false,
     }
 }

@@ -147,6 +147,8 @@ pub struct Bill {
     pub tier: usize,
     pub index: usize,
     pub turn: Turn,
+    /// Tokens that were charged when it began.
+    pub charged: f64,
 }
 
 impl Bill {
@@ -156,6 +158,7 @@ impl Bill {
         }
         let candidate = Ask::candidate(route, self.tier, self.index);
         let tokens = (tokens.input.unwrap_or(0), tokens.output.unwrap_or(0));
+        candidate.provider.live.settle(self.charged, (tokens.0 + tokens.1) as f64);
         let price = candidate.provider.policy.price.as_ref();
         let cost = candidate.ledger.settle(model, self.turn, tokens, price);
         if let Some(cost) = cost.filter(|_| self.turn != Turn::First) {

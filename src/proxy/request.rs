@@ -18,6 +18,7 @@ use super::overrides::Overrides;
 use super::story::Story;
 use super::worker::Worker;
 use crate::live::buffers::Reservation;
+use crate::live::lanes::Place;
 use crate::live::ledger::Turn;
 use crate::policy::model::Retry;
 use crate::resilience::outcome::{Class, Idempotence};
@@ -54,6 +55,15 @@ pub struct Ask {
     pub circuits: RefCell<Option<(usize, Circuits)>>,
     /// Requests with the same go to the same address.
     pub session: Option<Box<[u8]>>,
+    /// A place in its queue's classes.
+    pub class: usize,
+    /// Whoever has the same takes turns with others.
+    pub flow: u64,
+    /// What it is thought to take of a provider's tokens.
+    pub tokens: f64,
+    /// Where it waits, and the providers at which it is its turn.
+    pub place: Option<Place>,
+    pub turns: Vec<u32>,
 }
 
 /// What was tried.
@@ -103,6 +113,8 @@ pub struct Stop {
     pub why: &'static str,
     pub kind: Kind,
     pub retry_after: Option<Duration>,
+    /// For people, where the kind does not say all.
+    pub detail: Option<String>,
 }
 
 impl Ask {
@@ -205,7 +217,7 @@ impl Tries {
 
 impl Stop {
     pub fn new(why: &'static str, kind: Kind) -> Stop {
-        Stop { why, kind, retry_after: None }
+        Stop { why, kind, retry_after: None, detail: None }
     }
 
     pub fn problem(&self, route: &Route) -> Problem {
@@ -219,13 +231,14 @@ impl Stop {
                 format!("route `{name}`: its providers asked to wait for longer than may be waited")
             }
             Kind::NoRoom => format!(
-                "route `{name}`: its providers have as many attempts in flight as `capacity.concurrency` allows"
+                "route `{name}`: its providers have as many attempts in flight as their `capacity` allows"
             ),
             Kind::Deadline => {
                 format!("route `{name}`: its timeout passed before a provider could be asked")
             }
             _ => format!("route `{name}`: {}", self.why),
         };
+        let detail = self.detail.clone().unwrap_or(detail);
         Problem::new(self.kind, detail).retry_after(self.retry_after)
     }
 
@@ -247,6 +260,9 @@ impl Stop {
             "cost_budget" => "the route's cost budget is spent",
             "deadline" => "the route's timeout passed",
             "attempts_spent" => "its attempts are spent",
+            "queue-full" | "queue-share" | "queue-late" => {
+                "its queue has no place for another wait"
+            }
             _ => "nobody else could be asked",
         }
     }

@@ -84,7 +84,9 @@ mod tests {
     #[test]
     fn flows_take_turns_and_each_is_first_in_first_out() {
         let mut flows = Flows::default();
-        [(7, 1), (7, 2), (7, 3), (8, 4), (9, 5)].map(|(flow, member)| flows.insert(flow, member));
+        for (flow, member) in [(7, 1), (7, 2), (7, 3), (8, 4), (9, 5)] {
+            flows.insert(flow, member);
+        }
         let of = |member: u64| if member < 4 { 7 } else { member + 4 };
         let mut order = Vec::new();
         while let Some(member) = flows.first(false) {
@@ -98,7 +100,9 @@ mod tests {
     #[test]
     fn the_newest_of_the_flow_whose_turn_it_is_comes_first_where_that_is_asked() {
         let mut flows = Flows::default();
-        [(7, 1), (7, 2), (8, 3)].map(|(flow, member)| flows.insert(flow, member));
+        for (flow, member) in [(7, 1), (7, 2), (8, 3)] {
+            flows.insert(flow, member);
+        }
         assert_eq!((flows.first(true), flows.first(false)), (Some(2), Some(1)));
     }
 

@@ -21,6 +21,12 @@ impl Lane {
         self.gates.get(&provider).and_then(Gate::whose) == Some(ticket)
     }
 
+    /// Has it a turn, and not looked yet?
+    pub fn has_to_look(&self, ticket: Ticket) -> bool {
+        let waiter = self.waiters.get(&ticket);
+        waiter.is_some_and(|waiter| waiter.turns.iter().any(|(_, rests)| rests.is_none()))
+    }
+
     /// There may be room at a provider.
     pub fn room(&mut self, provider: u32, now: Instant) {
         let Some(gate) = self.gates.get_mut(&provider) else { return };

@@ -6,7 +6,7 @@ use http::HeaderValue;
 use http::header::ACCEPT_ENCODING;
 use thiserror::Error;
 
-use super::{Address, Candidate, Provider, Route, RouteMetrics, Snapshot, Tier, listener};
+use super::{Address, Candidate, Provider, Queue, Route, RouteMetrics, Snapshot, Tier, listener};
 use crate::clock;
 use crate::live::Live;
 use crate::policy::model::{self, LogTarget, Policy, Scope};
@@ -55,6 +55,7 @@ impl Ground {
                 tiers: self.tiers(route, &providers),
                 reads_body: reads_body(route, &policy.providers),
                 live: self.live.route(route),
+                queue: route.queue.map(|index| self.queue(&policy.queues[index])),
                 metrics: route_metrics(&self.live.metrics, &route.name),
                 policy_hash: Arc::clone(&short),
                 access_log: access_log.clone(),
@@ -71,6 +72,10 @@ impl Ground {
             listener_tls: listener::server_config(policy.server.tls.as_ref())?,
             policy,
         })
+    }
+
+    fn queue(&self, policy: &model::Queue) -> Queue {
+        Queue { live: self.live.queue(policy), policy: policy.clone() }
     }
 
     /// The route's `providers`, then each of its `fallback` by itself.
@@ -103,7 +108,7 @@ impl Ground {
         let labels = ProviderLabels { provider: policy.name.clone() };
         Ok(Provider {
             addresses,
-            live: self.live.provider(&policy.name, policy.capacity.concurrency),
+            live: self.live.provider(&policy.name, &policy.capacity),
             first_byte: self.live.metrics.first_byte_seconds.with(&labels),
             policy: as_asked(policy.clone()),
         })

@@ -21,6 +21,7 @@ use prometheus_client::metrics::histogram::Histogram;
 
 use crate::live::ledger::Ledger;
 use crate::live::provider::ProviderLive;
+use crate::live::queue::QueueLive;
 use crate::live::route::RouteLive;
 use crate::policy::model::{self, Policy};
 use crate::resilience::outcome::Class;
@@ -57,11 +58,20 @@ pub struct Route {
     /// Somebody wants to know the body's model, or to change the body.
     pub reads_body: bool,
     pub live: Arc<RouteLive>,
+    /// `None`: nothing waits for room.
+    pub queue: Option<Queue>,
     pub metrics: RouteMetrics,
     /// First digits of the hash of the policy that it belongs to.
     pub policy_hash: Arc<str>,
     pub access_log: Option<(Arc<LogTarget>, model::LogFormat)>,
     pub server: Arc<model::Server>,
+}
+
+/// Where requests of a route wait.
+#[derive(Debug)]
+pub struct Queue {
+    pub policy: model::Queue,
+    pub live: Arc<QueueLive>,
 }
 
 /// Endpoints among which the balancer chooses.
@@ -124,6 +134,7 @@ impl Snapshot {
             routes: self.routes.iter().map(|route| route.policy.name.as_str()).collect(),
             providers: self.providers.iter().map(|p| p.policy.name.as_str()).collect(),
             addresses: addresses.collect(),
+            queues: self.policy.queues.iter().map(|queue| queue.name.as_str()).collect(),
         }
     }
 }

@@ -43,6 +43,7 @@ pub struct Known<'a> {
     pub routes: HashSet<&'a str>,
     pub providers: HashSet<&'a str>,
     pub addresses: HashSet<(&'a str, &'a str)>,
+    pub queues: HashSet<&'a str>,
 }
 
 /// The families. Handles of one label set are taken when a snapshot is built.
@@ -57,6 +58,10 @@ pub struct Metrics {
     pub first_byte_seconds: Series<ProviderLabels, Histogram>,
     pub in_flight: Family<ProviderLabels, Level>,
     pub waiting: Family<ProviderLabels, Level>,
+    pub queue_waiting: Family<ClassLabels, Level>,
+    pub queue_seconds: Series<ClassLabels, Histogram>,
+    pub queue_sheds: Series<ShedLabels, Counter>,
+    pub rate_used: Family<RateLabels, Ratio>,
     pub drained: Family<ProviderLabels, Level>,
     pub pending: Family<AddressLabels, Level>,
     pub breaker_state: Family<BreakerLabels, Level>,
@@ -105,6 +110,10 @@ impl Metrics {
             first_byte_seconds: Series::new(seconds),
             in_flight: Family::default(),
             waiting: Family::default(),
+            queue_waiting: Family::default(),
+            queue_seconds: Series::new(seconds),
+            queue_sheds: Series::new(Counter::default),
+            rate_used: Family::default(),
             drained: Family::default(),
             pending: Family::default(),
             breaker_state: Family::default(),
@@ -220,6 +229,26 @@ impl Metrics {
         self.tell("in_flight", "Attempts in flight at a provider", self.in_flight.clone());
         self.tell("waiting", "Requests that wait for room at a provider", self.waiting.clone());
         self.tell(
+            "rate_used",
+            "What of a provider's burst of requests or tokens is used now, from 0 to 1",
+            self.rate_used.clone(),
+        );
+        self.tell(
+            "queue_waiting",
+            "Requests that wait, by queue and class",
+            self.queue_waiting.clone(),
+        );
+        self.tell(
+            "queue_wait_seconds",
+            "How long requests waited that went to a provider then",
+            self.queue_seconds.family(),
+        );
+        self.tell(
+            "queue_sheds",
+            "Requests that could not wait, or no longer, by reason",
+            self.queue_sheds.family(),
+        );
+        self.tell(
             "provider_drained",
             "1 while a provider is taken out by hand",
             self.drained.clone(),
@@ -320,6 +349,8 @@ impl Metrics {
         for family in reasons {
             family.retain(|labels| route(&labels.route) || labels.route == NO_ROUTE);
         }
+        self.queue_seconds.retain(|labels| known.queues.contains(labels.queue.as_str()));
+        self.queue_sheds.retain(|labels| known.queues.contains(labels.queue.as_str()));
         self.first_byte_seconds.retain(|labels| provider(&labels.provider));
         self.attempts.retain(|labels| address(&labels.provider, &labels.address));
         self.holds.retain(|labels| address(&labels.provider, &labels.address));
