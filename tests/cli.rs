@@ -13,7 +13,7 @@ const SECRET: &str = "hush-0815-do-not-print";
 
 const GOOD: &str = r#"version: 1
 providers:
-  one: { url: https://one.test, auth: { bearer: "${env:CLI_TEST_KEY}" }, timeouts: { connect: 3s } }
+  one: { url: https://one.test, auth: { bearer: "${env:CLI_TEST_KEY}" }, timeouts: { connect: 3s }, capacity: { requests: 500/min } }
   two: { url: https://two.test, auth: none }
   spare: { url: https://spare.test, auth: none, price: { input: 2.50, output: 10 } }
 routes:
@@ -193,8 +193,27 @@ fn a_route_is_explained_with_its_providers_and_where_each_value_stands() {
     line(&said.out, &["max_attempts", "3", "default"]);
     line(&said.out, &["stream.commit", "by kind", "default"]);
     line(&said.out, &["stream.on_cut", "abort", "p.yaml:13"]);
+    line(&said.out, &["requests", "500/min, burst 8.33", "p.yaml:3"]);
+    line(&said.out, &["tokens", "none", "default"]);
+    line(&said.out, &["queue default:"]);
+    line(&said.out, &["classes", "high 8, normal 4, low 1", "default"]);
     line(&said.out, &["price.input", "2.5 USD", "p.yaml:5"]);
     assert!(!said.out.contains("secret=1"), "a query is not printed");
+}
+
+#[test]
+fn a_route_that_takes_no_jobs_or_has_no_queue_says_so() {
+    let text = "version: 1\nproviders: { a: { url: http://a.test } }\nqueues: { own: { max_wait: 5s } }\nroutes:\n  \
+                - { name: jobs, match: { path: /jobs }, providers: [a], queue: own }\n  \
+                - { name: now, match: { path: /now }, providers: [a], queue: none }\n";
+    let folder = policy(text);
+    let path = folder.path().to_str().unwrap();
+    let said = outrigger(&["explain", "GET", "/jobs", "--policies", path]);
+    let queue = line(&said.out, &["queue own:"]);
+    assert!(queue < line(&said.out, &["max_wait", "5s", "p.yaml:3"]));
+    line(&said.out, &["takes no jobs of this route", "credential"]);
+    let said = outrigger(&["explain", "GET", "/now", "--policies", path]);
+    line(&said.out, &["queue: none", "p.yaml:6"]);
 }
 
 #[test]

@@ -14,14 +14,15 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Method};
 use outrigger::policy::model::{
-    Affinity, Auth, Buffer, Commit, Forwarded, LogFormat, LogTarget, Mark, OnCut, Price, Scope,
-    Stream, Usage,
+    Accept, Affinity, Auth, Buffer, Callback, Capacity, Commit, Forwarded, LogFormat, LogTarget,
+    Mark, OnCut, Price, Queue, Scope, Stream, Usage,
 };
 use outrigger::policy::pointer::Pointer;
 use outrigger::policy::problem::{self, Problem, Severity};
 use outrigger::policy::{Loaded, SourceFile, Sources, load, schema};
 use outrigger::resilience::balancer::Balance;
 use outrigger::resilience::breaker::Mode;
+use outrigger::resilience::gcra::RatePolicy;
 use outrigger::resilience::hedge::HedgePolicy;
 use outrigger::resilience::outcome::{Class, Idempotence};
 use outrigger::resilience::spend::SpendPolicy;
@@ -215,7 +216,6 @@ fn the_smallest_policy_has_the_documented_defaults() {
             .map(|t| t.as_secs()),
         [2, 60, 60, 30]
     );
-    assert_eq!((provider.capacity.concurrency, provider.capacity.connections), (1024, 256));
     assert!(
         provider.retry.is_none() && provider.proxy.is_none() && !provider.rewrite.changes_body()
     );
@@ -269,6 +269,40 @@ fn retries_and_breakers_have_the_documented_defaults() {
         [5, 60, 10]
     );
     assert_eq!((policy.backoff_multiplier, policy.probe_lease.as_millis()), (2.0, 68_888));
+}
+
+#[test]
+fn capacity_and_queues_have_the_documented_defaults() {
+    let policy = valid(SMALLEST).policy;
+    let (requests, tokens) = (None, None);
+    let expected = Capacity {
+        concurrency: 1024,
+        adaptive: false,
+        requests,
+        tokens,
+        follow_headers: true,
+        connections: 256,
+    };
+    assert_eq!(policy.providers[0].capacity, expected);
+
+    let (queue, route) = (&policy.queues[0], &policy.routes[0]);
+    assert_eq!((policy.queues.len(), queue.name.as_str()), (1, "default"));
+    assert_eq!((route.queue, route.durable, route.allow_override.priority), (Some(0), true, false));
+    assert_eq!((queue.max_waiting, queue.max_bytes), (1000, 64 << 20));
+    assert_eq!(queue.max_wait, Duration::from_secs(30));
+    assert_eq!(classes(queue), [("high", 8), ("normal", 4), ("low", 1)]);
+    assert_eq!((&queue.class_header, queue.default_class, &queue.flow), (&None, 1, &None));
+    let durable = &queue.durable;
+    assert_eq!((durable.accept, durable.workers), (Accept::Prefer, 16));
+    assert_eq!((durable.max_jobs, durable.max_bytes), (100_000, 1 << 30));
+    let day = Duration::from_secs(86_400);
+    assert_eq!((durable.max_deliveries, durable.expire, durable.keep_result), (5, day, day));
+    assert_eq!((durable.max_result, durable.share), (1 << 20, false));
+    assert!(durable.callback.is_empty());
+}
+
+fn classes(queue: &Queue) -> Vec<(&str, u32)> {
+    queue.classes.iter().map(|class| (class.name.as_str(), class.weight)).collect()
 }
 
 /// The example of the language, less the keys that do not exist yet.
@@ -357,6 +391,107 @@ fn what_is_left_out_of_usage_price_hedge_and_affinity_has_its_default() {
     let [done, number] = ["/done", "/n"].map(|pointer| Pointer::parse(pointer).unwrap());
     let marks = [Mark::Value(done, "true".to_owned()), Mark::Value(number, "1.0".to_owned())];
     assert_eq!(route.stream.terminal.as_deref(), Some(&marks[..]));
+}
+
+#[test]
+fn what_is_said_of_queues_and_capacity_is_understood() {
+    let policy = valid(WHOLE).policy;
+    let openai = policy.providers.iter().find(|provider| provider.name == "openai").unwrap();
+    let requests = Some(RatePolicy { rate: 500.0 / 60.0, burst: 500.0 / 60.0 });
+    let tokens = Some(RatePolicy { rate: 200_000.0 / 60.0, burst: 50_000.0 });
+    let (concurrency, adaptive, follow_headers, connections) = (1024, true, false, 256);
+    let expected =
+        Capacity { concurrency, adaptive, requests, tokens, follow_headers, connections };
+    assert_eq!(openai.capacity, expected);
+
+    let [default, jobs] = &policy.queues[..] else { panic!() };
+    assert_eq!((default.max_waiting, default.max_bytes), (500, 32 << 20));
+    assert_eq!(default.max_wait, Duration::from_secs(20));
+    assert_eq!(classes(default), [("urgent", 20), ("normal", 4), ("low", 2), ("idle", 1)]);
+    assert_eq!(default.class_header.as_ref().unwrap(), "x-class");
+    assert_eq!((default.default_class, default.flow.as_ref().unwrap().as_str()), (2, "x-tenant"));
+
+    let durable = &jobs.durable;
+    assert_eq!((durable.accept, durable.workers), (Accept::Always, 8));
+    assert_eq!((durable.max_jobs, durable.max_bytes), (1000, 512 << 20));
+    let hours = |hours: u64| Duration::from_secs(hours * 3600);
+    assert_eq!((durable.max_deliveries, durable.expire), (3, hours(12)));
+    assert_eq!((durable.keep_result, durable.max_result), (hours(48), 64 << 10));
+    let callback = |https, host: &str, port, path: &str| Callback {
+        https,
+        host: host.to_owned(),
+        port,
+        path: path.to_owned(),
+    };
+    let inside = callback(true, "app.internal", 443, "/hooks/**");
+    assert_eq!(durable.callback, [inside, callback(false, "127.0.0.1", 9000, "/done")]);
+
+    let [chat, rest] = &policy.routes[..] else { panic!() };
+    assert_eq!((chat.queue, rest.queue), (Some(0), Some(1)));
+    assert_eq!((chat.durable, rest.durable), (false, true));
+    assert!(chat.allow_override.priority && !rest.allow_override.priority);
+}
+
+#[test]
+fn a_burst_that_is_left_out_follows_from_the_rate() {
+    let loaded = |capacity: &str| {
+        let provider = format!("{{ url: http://a, capacity: {{ {capacity} }} }}");
+        let text = format!(
+            "version: 1\nproviders: {{ a: {provider} }}\nroutes: [{{ name: all, providers: [a] }}]"
+        );
+        valid(&text).policy.providers[0].capacity
+    };
+    let requests = |text| loaded(&format!("requests: {text}")).requests.map(|r| (r.rate, r.burst));
+    let tokens = |text| loaded(&format!("tokens: {text}")).tokens.map(|r| (r.rate, r.burst));
+    assert_eq!(requests("5/s"), Some((5.0, 5.0)));
+    assert_eq!(requests("6/min"), Some((0.1, 1.0)));
+    assert_eq!(requests("{ rate: 300/min, burst: 20 }"), Some((5.0, 20.0)));
+    assert_eq!(tokens("300k/min"), Some((5000.0, 30_000.0)));
+    assert_eq!(tokens("5/s"), Some((5.0, 1.0)));
+    assert_eq!(tokens("{ rate: 300k/min, burst: 1k }"), Some((5000.0, 1000.0)));
+    assert_eq!((requests("none"), tokens("none")), (None, None));
+}
+
+#[test]
+fn queues_are_in_the_order_of_their_names_and_default_is_among_them() {
+    let loaded = valid(
+        "version: 1\nproviders: { a: { url: http://a, auth: none } }\nqueues: { zoo: {}, \"10\": {} }\n\
+         routes: [{ name: one, match: { path: /1 }, providers: [a], queue: zoo }, \
+         { name: two, match: { path: /2 }, providers: [a] }, { name: three, providers: [a], queue: none }]",
+    );
+    let names: Vec<_> = loaded.policy.queues.iter().map(|queue| queue.name.as_str()).collect();
+    assert_eq!(names, ["10", "default", "zoo"]);
+    let routes = loaded.policy.routes.iter().map(|route| (route.queue, route.durable));
+    let expected = [(Some(2), true), (Some(1), true), (None, false)];
+    assert_eq!(routes.collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn a_class_that_is_left_out_is_normal_or_the_last() {
+    let default = |queue: &str| {
+        let text = format!("{SMALLEST}queues: {{ default: {{ {queue} }} }}");
+        valid(&text).policy.queues[0].default_class
+    };
+    assert_eq!(default("classes: { low: 1, normal: 2, high: 3 }"), 1);
+    assert_eq!(default("classes: { gold: 9, tin: 3, lead: 1 }"), 2);
+    assert_eq!(default("classes: { gold: 9, tin: 3 }, class: { default: gold }"), 0);
+    assert_eq!(default("class: { header: x-priority }"), 1);
+}
+
+#[test]
+fn a_route_takes_jobs_unless_its_queue_or_a_credential_forbids_it() {
+    let durable = |provider: &str, queue: &str| {
+        let text = format!(
+            "version: 1\nproviders: {{ a: {{ url: http://a{provider} }} }}\nqueues: {{ default: {{ {queue} }} }}\n\
+             routes: [{{ name: all, providers: [a] }}]"
+        );
+        valid(&text).policy.routes[0].durable
+    };
+    assert!(durable(", auth: none", ""));
+    assert!(durable(", auth: none", "durable: { accept: always }"));
+    assert!(!durable(", auth: none", "durable: { accept: never }"));
+    assert!(!durable("", ""), "a sole provider has the application's credentials");
+    assert!(!durable(", auth: passthrough", "durable: { accept: never }"));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 
-use crate::policy::model::{Match, Provider, Retry, Route};
+use crate::policy::model::{Accept, Match, Provider, Retry, Route};
 use crate::policy::problem::render;
 use crate::policy::shown::{self, Shown};
 use crate::policy::{Places, Policy};
@@ -84,7 +84,7 @@ fn explain(
         }
         writeln!(out, "  route {:<22} ({at})", route.name)?;
         providers(out, policy, places, route)?;
-        values(out, places, route)?;
+        values(out, policy, places, route)?;
         return Ok(true);
     }
     writeln!(out, "  no route takes it: the answer is 404")?;
@@ -135,6 +135,7 @@ fn provider(out: &mut String, provider: &Provider, places: &Places, mark: &str) 
     writeln!(out, "      {mark:>5} {name} at {} ({at})", addresses.join(", "))?;
     let above = format!("providers.{name}");
     rows(out, places, &format!("{above}.timeouts"), &shown::timeouts(&provider.timeouts), 12)?;
+    rows(out, places, &format!("{above}.capacity"), &shown::capacity(&provider.capacity), 12)?;
     rows(out, places, &above, &shown::answers(provider), 12)?;
     match &provider.breaker {
         Some(own) => {
@@ -148,10 +149,24 @@ fn provider(out: &mut String, provider: &Provider, places: &Places, mark: &str) 
     }
 }
 
-fn values(out: &mut String, places: &Places, route: &Route) -> fmt::Result {
+fn values(out: &mut String, policy: &Policy, places: &Places, route: &Route) -> fmt::Result {
     writeln!(out, "    with:")?;
     rows(out, places, &format!("routes.{}", route.name), &shown::route(route), 6)?;
-    retry(out, places, &route.retry, 6)
+    retry(out, places, &route.retry, 6)?;
+    queue(out, policy, places, route)
+}
+
+fn queue(out: &mut String, policy: &Policy, places: &Places, route: &Route) -> fmt::Result {
+    let Some(queue) = route.queue.map(|index| &policy.queues[index]) else {
+        let above = format!("routes.{}", route.name);
+        return rows(out, places, &above, &vec![("queue", "none".to_owned())], 6);
+    };
+    named(out, places, ("queue", "queues", &queue.name), &shown::queue(queue), 6)?;
+    if route.durable || queue.durable.accept == Accept::Never {
+        return Ok(());
+    }
+    let why = "the application's credential would have to be kept";
+    writeln!(out, "        takes no jobs of this route: {why}")
 }
 
 fn retry(out: &mut String, places: &Places, retry: &Retry, indent: usize) -> fmt::Result {

@@ -132,6 +132,20 @@ impl Check<'_> {
         self.header_name_of(at.id, &at.value)
     }
 
+    /// One whose values may be looked at, compared and kept.
+    pub(super) fn open_header_name(&mut self, at: &At<String>) -> Option<HeaderName> {
+        const CREDENTIALS: [&str; 5] =
+            ["authorization", "x-api-key", "api-key", "cookie", "proxy-authorization"];
+        let name = self.header_name(at)?;
+        if CREDENTIALS.contains(&name.as_str()) {
+            let message = format!(
+                "the header `{name}` holds a credential: expected one like `x-tenant`, whose values are no secret"
+            );
+            self.error(at.id, message);
+        }
+        Some(name)
+    }
+
     /// One that a policy may set, remove or look for.
     pub(super) fn header_name_of(&mut self, id: NodeId, name: &str) -> Option<HeaderName> {
         const FRAMING: [&str; 8] = [

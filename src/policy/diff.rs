@@ -1,12 +1,12 @@
 //! What a change of policy will do, in words.
 //!
 //! One sentence for each change, old value and new, so that a log line of a reload tells what
-//! happened. Values that several share (`retries`, `breakers`) are told once, under their name.
+//! happened. Values that several share (`retries`, `breakers`, `queues`) are told once, under their name.
 //! What may be a secret is compared, but only named: `credentials change (env:KEY)`.
 
 use std::collections::BTreeMap;
 
-use super::model::{Address, Auth, Breaker, Policy, Provider, Retry, Route};
+use super::model::{Address, Auth, Breaker, Policy, Provider, Queue, Retry, Route};
 use super::shown::{self, Shown};
 
 /// The differences, a sentence each; empty when both do the same.
@@ -22,6 +22,7 @@ pub fn changes(before: &Policy, after: &Policy) -> Vec<String> {
     }
     found.extend(named("breaker", &breakers(before), &breakers(after)));
     found.extend(named("retries", &retries(before), &retries(after)));
+    found.extend(named("queue", &queues(before), &queues(after)));
     providers(&before.providers, &after.providers, &mut found);
     routes(before, after, &mut found);
     found
@@ -55,6 +56,16 @@ fn breakers(policy: &Policy) -> BTreeMap<&str, Shown> {
     all.map(|breaker| (breaker.name.as_str(), shown::breaker(breaker))).collect()
 }
 
+/// Of one of its routes.
+fn queue_of<'p>(policy: &'p Policy, route: &Route) -> Option<&'p Queue> {
+    route.queue.and_then(|index| policy.queues.get(index))
+}
+
+fn queues(policy: &Policy) -> BTreeMap<&str, Shown> {
+    let all = policy.routes.iter().filter_map(|route| queue_of(policy, route));
+    all.map(|queue| (queue.name.as_str(), shown::queue(queue))).collect()
+}
+
 fn named(what: &str, before: &BTreeMap<&str, Shown>, after: &BTreeMap<&str, Shown>) -> Vec<String> {
     let both = before.iter().filter_map(|(name, old)| Some((name, old, after.get(name)?)));
     let sentences = both.flat_map(|(name, old, new)| {
@@ -79,6 +90,10 @@ fn retry(retry: Option<&Retry>) -> (&str, Shown) {
 
 fn breaker(breaker: Option<&Breaker>) -> (&str, Shown) {
     breaker.map_or(("none", vec![]), |breaker| (breaker.name.as_str(), shown::breaker(breaker)))
+}
+
+fn queue(queue: Option<&Queue>) -> (&str, Shown) {
+    queue.map_or(("none", vec![]), |queue| (queue.name.as_str(), shown::queue(queue)))
 }
 
 // === providers ===
@@ -286,6 +301,9 @@ fn route((old, before): (&Policy, &Route), (new, after): (&Policy, &Route)) -> V
     found.extend(moved("fallback", &then(old, before), &then(new, after)));
     found.extend(differing(&shown::route(before), &shown::route(after)));
     found.extend(renamed("retry", retry(Some(&before.retry)), retry(Some(&after.retry))));
+    found.extend(renamed("queue", queue(queue_of(old, before)), queue(queue_of(new, after))));
+    let jobs = |route: &Route| if route.durable { "yes" } else { "no" };
+    found.extend(moved("takes jobs", jobs(before), jobs(after)));
     found
 }
 

@@ -55,6 +55,7 @@ routes:
     affinity: { header: x-session }
     stream: { on_cut: abort, terminal: ["[DONE]"] }
     retry: slow
+    queue: patient
   - { name: files, match: { path: /v1/files }, providers: [azure] }
   - { name: all, providers: [openai] }
 retries:
@@ -62,6 +63,8 @@ retries:
   fast: { max_attempts: 2, initial_delay: 10ms }
 breakers:
   careful: { failure_threshold: 2 }
+queues:
+  patient: { max_wait: 5m, flow: { header: x-tenant } }
 "#;
 
 fn policy(text: &str, secrets: u8) -> Policy {
@@ -121,6 +124,16 @@ fn values_of_a_provider_are_told_old_and_new() {
             "provider `openai`: timeouts.connect 2s -> 1s",
             "provider `openai`: timeouts.headers 10s -> 2m",
             "provider `openai`: capacity.concurrency 1024 -> 8",
+        ],
+    );
+    assert_changed(
+        "timeouts: { headers: 10s }",
+        "timeouts: { headers: 10s }\n    capacity: { adaptive: true, requests: 500/min, tokens: 200k/min, follow_headers: false }",
+        &[
+            "provider `openai`: capacity.adaptive false -> true",
+            "provider `openai`: capacity.requests none -> 500/min, burst 8.33",
+            "provider `openai`: capacity.tokens none -> 200000/min, burst 20000",
+            "provider `openai`: capacity.follow_headers true -> false",
         ],
     );
     assert_changed(
@@ -207,8 +220,8 @@ fn what_several_share_is_told_once_under_its_name() {
 #[test]
 fn another_name_is_told_with_what_it_brings() {
     assert_changed(
-        "retry: slow\n  - {",
-        "retry: fast\n  - {",
+        "retry: slow\n    queue",
+        "retry: fast\n    queue",
         &[
             "route `chat`: retry slow -> fast, max_attempts 3 -> 2, initial_delay 1s -> 10ms, budget.cost 5 USD/h -> none",
         ],
@@ -288,6 +301,50 @@ fn how_answers_pass_is_told_old_and_new() {
 }
 
 #[test]
+fn queues_are_told_once_under_their_name() {
+    assert_changed(
+        "max_wait: 5m, flow: { header: x-tenant }",
+        "max_wait: 4m, classes: { gold: 2, tin: 1 }, class: { header: x-class, default: gold }",
+        &[
+            "queue `patient`: max_wait 5m -> 4m",
+            "queue `patient`: classes high 8, normal 4, low 1 -> gold 2, tin 1",
+            "queue `patient`: class.header none -> x-class",
+            "queue `patient`: class.default normal -> gold",
+            "queue `patient`: flow.header x-tenant -> none",
+        ],
+    );
+    assert_changed(
+        "max_wait: 5m",
+        "max_wait: 5m, durable: { workers: 4, keep_result: 2d, callback: { allow: [\"https://app.internal/**\"] } }",
+        &[
+            "queue `patient`: durable.workers 16 -> 4",
+            "queue `patient`: durable.keep_result 1d -> 2d",
+            "queue `patient`: durable.callback.allow none -> https://app.internal/**",
+        ],
+    );
+}
+
+#[test]
+fn another_queue_is_told_with_what_it_brings() {
+    assert_changed(
+        "    queue: patient\n",
+        "",
+        &[
+            "route `chat`: queue patient -> default, max_wait 5m -> 30s, flow.header x-tenant -> none",
+        ],
+    );
+    assert_changed(
+        "queue: patient",
+        "queue: none\n    allow_override: [priority]",
+        &[
+            "route `chat`: allow_override none -> priority",
+            "route `chat`: queue patient -> none",
+            "route `chat`: takes jobs yes -> no",
+        ],
+    );
+}
+
+#[test]
 fn hedges_and_affinity_are_told_when_they_come_and_go() {
     assert_changed(
         "affinity: { header: x-session }",
@@ -338,12 +395,14 @@ fn other_references_are_told() {
         "{ url: https://b, auth: passthrough }",
         &[
             "provider `openai`: address `b:443`: credentials change: authorization from env:OPENAI -> passthrough",
+            "route `chat`: takes jobs yes -> no",
+            "route `all`: takes jobs yes -> no",
         ],
     );
 }
 
 /// Places in the text that can be edited, each by itself.
-const EDITS: [(&str, &str); 16] = [
+const EDITS: [(&str, &str); 18] = [
     ("connections: 100", "connections: 200"),
     ("{ url: https://b }", "{ url: https://b, weight: 7 }"),
     ("env:OPENAI}", "env:OTHER}"),
@@ -360,6 +419,8 @@ const EDITS: [(&str, &str); 16] = [
     ("x-session", "x-conversation"),
     ("[DONE]", "[END]"),
     ("cost: 5 USD/h", "cost: 5 USD/day"),
+    ("max_wait: 5m", "max_wait: 6m"),
+    ("queue: patient", "queue: patient\n    allow_override: [priority]"),
 ];
 
 proptest! {
@@ -367,14 +428,14 @@ proptest! {
 
     #[test]
     fn equal_policies_give_nothing_and_others_something_without_a_secret(
-        one in any::<u16>(), two in any::<u16>(), secrets in 1u8..3,
+        one in any::<u32>(), two in any::<u32>(), secrets in 1u8..3,
     ) {
-        let edited = |bits: u16| {
+        let edited = |bits: u32| {
             let chosen = EDITS.iter().enumerate().filter(|(index, _)| bits & (1 << index) != 0);
             chosen.fold(WHOLE.to_owned(), |text, (_, (from, to))| text.replacen(from, to, 1))
         };
         // A threshold of a breaker that nobody uses is no difference.
-        let used = |bits: u16| if bits & 1 << 6 != 0 { bits & !(1 << 10) } else { bits };
+        let used = |bits: u32| if bits & 1 << 6 != 0 { bits & !(1 << 10) } else { bits };
         let (one, two) = (edited(used(one)), edited(used(two)));
         prop_assert_eq!(changes(&policy(&one, 1), &policy(&one, 1)), Vec::<String>::new());
         let found = changes(&policy(&one, 1), &policy(&two, secrets));

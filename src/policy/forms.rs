@@ -236,6 +236,9 @@ quantities! {
     Spend(units::Spend), units::spend, "a cost like `5 USD/h`",
         { "description": "`5 USD/h`, `0.25 EUR/min`, `40 USD/day`", "type": "string",
           "pattern": "^[0-9.]+ [A-Z]{3}/(s|min|h|day)$" };
+    Rate(units::Rate), units::rate, "a rate like `500/min`",
+        { "description": "`500/min`, `5/s`, `1000/h`, `200k/min`", "type": "string",
+          "pattern": "^[0-9.]+[kMG]?/(s|min|h|day)$" };
 }
 
 // === what editors are told ===

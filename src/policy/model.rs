@@ -264,6 +264,8 @@ pub struct Route {
     pub affinity: Option<Affinity>,
     /// Index into `Policy::queues`. `None`: `queue: none`, nothing waits.
     pub queue: Option<usize>,
+    /// The queue's durable lane takes jobs of this route.
+    pub durable: bool,
 }
 
 /// Requests with the same value of a header go to the same address, while it can be asked.

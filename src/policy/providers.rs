@@ -11,11 +11,10 @@ use serde_json::Value;
 
 use super::check::{Check, DAY, MS};
 use super::forms::At;
-use super::model::{Address, Auth, Capacity, ClientTls, ForwardProxy, Provider, Rewrite, Timeouts};
+use super::model::{Address, Auth, ClientTls, ForwardProxy, Provider, Rewrite, Timeouts};
 use super::pointer::Pointer;
 use super::raw::{
-    RawCapacity, RawClientTls, RawEndpoint, RawProvider, RawRewrite, RawRewriteBody,
-    RawRewritePath, RawTimeouts,
+    RawClientTls, RawEndpoint, RawProvider, RawRewrite, RawRewriteBody, RawRewritePath, RawTimeouts,
 };
 use super::rules::Rules;
 use super::tree::NodeId;
@@ -58,7 +57,7 @@ impl Check<'_> {
             }),
             rewrite: raw.rewrite.as_ref().map(|at| self.rewrite(at)).unwrap_or_default(),
             timeouts,
-            capacity: self.capacity(raw.capacity.as_ref().map(|at| &at.value)),
+            capacity: self.capacity(&raw.capacity),
             breaker,
             retry: rules.retry(self, &raw.retry),
             prefill: raw
@@ -231,17 +230,6 @@ impl Check<'_> {
             headers,
             first_byte: self.length(&raw.and_then(|raw| raw.first_byte), headers, MS..=DAY),
             idle: self.length(&raw.and_then(|raw| raw.idle), 30 * SECOND, MS..=DAY),
-        }
-    }
-
-    fn capacity(&mut self, raw: Option<&RawCapacity>) -> Capacity {
-        Capacity {
-            concurrency: self.count(&raw.and_then(|raw| raw.concurrency), 1024, 1..=1_000_000),
-            adaptive: false,
-            requests: None,
-            tokens: None,
-            follow_headers: true,
-            connections: self.count(&raw.and_then(|raw| raw.connections), 256, 1..=1_000_000),
         }
     }
 

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use super::forms::{At, Count, Entries, Json, Length, OneOrMany, Share, Size, TextOr, Word};
 use super::model::{Forwarded, LogFormat};
 use super::raw_answers::{RawClassify, RawPrice, RawStream, RawUsage};
+use super::raw_queues::{RawCapacity, RawQueue};
 use super::raw_rules::{RawBreaker, RawRetry};
 use super::words::Override;
 use crate::resilience::balancer::Balance;
@@ -33,6 +34,8 @@ pub struct RawFile {
     pub retries: Option<Entries<RawRetry>>,
     /// When an address is left alone, by name. `default` exists without being declared.
     pub breakers: Option<Entries<RawBreaker>>,
+    /// Where requests wait while no provider has room, by name. `default` exists without being declared.
+    pub queues: Option<Entries<RawQueue>>,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -100,6 +103,7 @@ pub struct RawProvider {
     pub models: Option<At<Entries<String>>>,
     pub rewrite: Option<At<RawRewrite>>,
     pub timeouts: Option<At<RawTimeouts>>,
+    /// What it takes at once and in a time; what has no room waits in the route's queue.
     pub capacity: Option<At<RawCapacity>>,
     /// Models, as this provider calls them, that continue a last message of the assistant's. Default none.
     pub prefill: Option<At<Vec<At<String>>>>,
@@ -227,16 +231,6 @@ pub struct RawTimeouts {
 
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-#[schemars(rename = "Capacity")]
-pub struct RawCapacity {
-    /// Attempts in flight. Default 1024.
-    pub concurrency: Option<At<Count>>,
-    /// Per worker and address. Default 256.
-    pub connections: Option<At<Count>>,
-}
-
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
 #[schemars(rename = "Route")]
 pub struct RawRoute {
     #[schemars(required)]
@@ -271,6 +265,8 @@ pub struct RawRoute {
     pub replay: Option<At<Size>>,
     /// How answers pass.
     pub stream: Option<At<RawStream>>,
+    /// A name under `queues`, or `none`: what finds no room is refused at once.
+    pub queue: Option<At<String>>,
     /// Which `x-outrigger-*` headers of the request count. Default none.
     pub allow_override: Option<At<Vec<At<Word<Override>>>>>,
 }

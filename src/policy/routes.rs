@@ -30,8 +30,9 @@ const MOVES: [Class; 5] =
 /// What a route may refer to.
 pub(super) struct Known<'a> {
     pub(super) rules: &'a Rules,
-    /// To places in the list.
+    /// To places in the list; one that was declared, but could not be read, has none.
     pub(super) providers: &'a BTreeMap<String, usize>,
+    pub(super) queues: &'a BTreeMap<String, usize>,
 }
 
 impl Check<'_> {
@@ -63,7 +64,8 @@ impl Check<'_> {
             stream: raw.stream.as_ref().map(|at| self.stream(at)).unwrap_or_default(),
             hedge: raw.hedge.as_ref().and_then(|at| self.hedge(at)),
             affinity: raw.affinity.as_ref().and_then(|at| self.affinity(at)),
-            queue: Some(0),
+            queue: self.route_queue(raw, known),
+            durable: false,
         }
     }
 
@@ -302,7 +304,8 @@ impl Check<'_> {
     }
 }
 
-fn asks(checked: &Checked) -> bool {
+/// For the application's own credentials.
+pub(super) fn asks(checked: &Checked) -> bool {
     checked.provider.addresses.iter().any(|address| matches!(address.auth, Auth::Passthrough))
 }
 
@@ -323,6 +326,7 @@ fn allow_override(raw: &RawRoute) -> AllowOverride {
             Override::Timeout => allowed.timeout = true,
             Override::Retry => allowed.retry = true,
             Override::Idempotent => allowed.idempotent = true,
+            Override::Priority => allowed.priority = true,
         }
     }
     allowed

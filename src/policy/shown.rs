@@ -11,12 +11,14 @@ use http::Method;
 use super::check::{show, show_size};
 use super::matching::{HostPattern, PathPattern, Segment};
 use super::model::{
-    AllowOverride, Auth, Breaker, Capacity, Cost, LogTarget, Mark, Match, Pem, Policy, Provider,
-    Retry, Route, Server, Stream, Timeouts, Url, Usage, Weighted,
+    Accept, AllowOverride, Auth, Breaker, Callback, Capacity, Cost, Durable, LogTarget, Mark,
+    Match, Pem, Policy, Provider, Queue, Retry, Route, Server, Stream, Timeouts, Url, Usage,
+    Weighted,
 };
 use super::pointer::Pointer;
 use super::units::SPANS;
 use super::words::word;
+use crate::resilience::gcra::RatePolicy;
 use crate::resilience::outcome::ClassSet;
 
 const BUILT_IN: &str = "built in";
@@ -59,6 +61,10 @@ pub fn timeouts(timeouts: &Timeouts) -> Shown {
 pub fn capacity(capacity: &Capacity) -> Shown {
     vec![
         ("concurrency", capacity.concurrency.to_string()),
+        ("adaptive", capacity.adaptive.to_string()),
+        ("requests", capacity.requests.map_or_else(|| "none".to_owned(), rate)),
+        ("tokens", capacity.tokens.map_or_else(|| "none".to_owned(), rate)),
+        ("follow_headers", capacity.follow_headers.to_string()),
         ("connections", capacity.connections.to_string()),
     ]
 }
@@ -130,6 +136,44 @@ pub fn breaker(breaker: &Breaker) -> Shown {
         ("probes", policy.probes.to_string()),
         ("ramp", show(policy.ramp)),
         ("mode", policy.mode.as_str().to_owned()),
+    ]);
+    shown
+}
+
+pub fn queue(queue: &Queue) -> Shown {
+    let name = |header: &Option<http::HeaderName>| {
+        header.as_ref().map_or_else(|| "none".to_owned(), http::HeaderName::to_string)
+    };
+    let classes = queue.classes.iter().map(|class| format!("{} {}", class.name, class.weight));
+    let default = queue.classes.get(queue.default_class);
+    let mut shown = vec![
+        ("max_waiting", queue.max_waiting.to_string()),
+        ("max_bytes", show_size(queue.max_bytes)),
+        ("max_wait", show(queue.max_wait)),
+        ("classes", list(classes, "none")),
+        ("class.header", name(&queue.class_header)),
+        ("class.default", default.map_or_else(|| "none".to_owned(), |class| class.name.clone())),
+        ("flow.header", name(&queue.flow)),
+    ];
+    shown.extend(durable(&queue.durable));
+    shown
+}
+
+fn durable(durable: &Durable) -> Shown {
+    let mut shown = vec![("durable.accept", word(durable.accept).to_owned())];
+    if durable.accept == Accept::Never {
+        return shown;
+    }
+    shown.extend([
+        ("durable.workers", durable.workers.to_string()),
+        ("durable.max_jobs", durable.max_jobs.to_string()),
+        ("durable.max_bytes", show_size(durable.max_bytes)),
+        ("durable.max_deliveries", durable.max_deliveries.to_string()),
+        ("durable.expire", show(durable.expire)),
+        ("durable.keep_result", show(durable.keep_result)),
+        ("durable.max_result", show_size(durable.max_result)),
+        ("durable.share", durable.share.to_string()),
+        ("durable.callback.allow", list(durable.callback.iter().map(callback), "none")),
     ]);
     shown
 }
@@ -250,6 +294,29 @@ pub fn pem(pem: Option<&Pem>) -> String {
     pem.map_or_else(|| "none".to_owned(), |pem| pem.path.display().to_string())
 }
 
+fn callback(allowed: &Callback) -> String {
+    let (scheme, usual) = if allowed.https { ("https", 443) } else { ("http", 80) };
+    let host = match allowed.host.contains(':') {
+        true => format!("[{}]", allowed.host),
+        false => allowed.host.clone(),
+    };
+    let port = if allowed.port == usual { String::new() } else { format!(":{}", allowed.port) };
+    format!("{scheme}://{host}{port}{}", allowed.path)
+}
+
+/// `500/min, burst 20`: in the shortest span of which it is a whole number.
+fn rate(rate: RatePolicy) -> String {
+    let amount = |seconds: u64| rate.rate * seconds as f64;
+    let whole = |amount: f64| (amount - amount.round()).abs() <= amount * 1e-12;
+    let span = SPANS.into_iter().find(|(_, seconds)| whole(amount(*seconds)));
+    let (name, seconds) = span.unwrap_or(SPANS[0]);
+    format!("{}/{name}, burst {}", hundredths(amount(seconds)), hundredths(rate.burst))
+}
+
+fn hundredths(number: f64) -> f64 {
+    (number * 100.0).round() / 100.0
+}
+
 /// `5 USD/h`
 fn cost(cost: &Cost) -> String {
     let window = cost.policy.window;
@@ -270,8 +337,12 @@ fn classes(classes: ClassSet) -> String {
 }
 
 fn allowed(allow: AllowOverride) -> String {
-    let words =
-        [("timeout", allow.timeout), ("retry", allow.retry), ("idempotent", allow.idempotent)];
+    let words = [
+        ("timeout", allow.timeout),
+        ("retry", allow.retry),
+        ("idempotent", allow.idempotent),
+        ("priority", allow.priority),
+    ];
     list(words.into_iter().filter(|(_, allowed)| *allowed).map(|(word, _)| word), "none")
 }
 
@@ -282,8 +353,17 @@ fn list(items: impl Iterator<Item = impl AsRef<str>>, empty: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::units;
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn an_allowed_callback_is_shown_as_it_was_written() {
+        use super::super::urls::callback_url;
+        for text in ["https://app.internal/**", "http://[::1]:8080/a/*", "https://a:8443/"] {
+            assert_eq!(callback(&callback_url(text).unwrap()), text);
+        }
+    }
 
     proptest! {
         #[test]
@@ -291,6 +371,18 @@ mod tests {
             if let Ok(pattern) = PathPattern::parse(&text) {
                 prop_assert_eq!(path(&pattern), text);
             }
+        }
+
+        #[test]
+        fn a_rate_is_shown_as_one_that_is_the_same(
+            amount in 1u64..=1_000_000_000, span in 0..SPANS.len(), burst in 1u32..1000,
+        ) {
+            let written = units::rate(&format!("{amount}/{}", SPANS[span].0)).unwrap();
+            let policy = RatePolicy { rate: written.a_second(), burst: f64::from(burst) };
+            let shown = rate(policy);
+            let (shown, shown_burst) = shown.split_once(", burst ").unwrap();
+            prop_assert_eq!(units::rate(shown).unwrap().a_second(), policy.rate);
+            prop_assert_eq!(shown_burst, burst.to_string());
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Lengths, sizes, counts, shares and costs, as people write them.
+//! Lengths, sizes, counts, shares, costs and rates, as people write them.
 //!
 //! A number says its unit wherever it could be taken for another: `10` is no length. Binary and
 //! decimal sizes differ (`1MiB`, `1MB`), as IEC 80000-13 has them. Currencies are told apart by the
@@ -119,12 +119,40 @@ pub fn spend(text: &str) -> Result<Spend, String> {
     };
     let (money, span) = text.split_once('/').ok_or_else(wrong)?;
     let (amount, code) = money.split_once(' ').ok_or_else(wrong)?;
-    let (_, seconds) = *SPANS.iter().find(|(name, _)| *name == span).ok_or_else(wrong)?;
     Ok(Spend {
+        per: span_named(span).ok_or_else(wrong)?,
         amount: number(amount).map_err(|_| wrong())?,
         currency: currency(code)?,
-        per: Duration::from_secs(seconds),
     })
+}
+
+/// So many, each time that so much time has passed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rate {
+    pub amount: u64,
+    pub per: Duration,
+}
+
+impl Rate {
+    pub fn a_second(self) -> f64 {
+        self.amount as f64 / self.per.as_secs_f64()
+    }
+}
+
+/// `500/min`, `5/s`, `1000/h`, `200k/min`
+pub fn rate(text: &str) -> Result<Rate, String> {
+    let parts = text.split_once('/');
+    let found = parts.and_then(|(amount, span)| {
+        Some(Rate { amount: scaled(amount, &COUNTS)?, per: span_named(span)? })
+    });
+    found.ok_or_else(|| {
+        format!("`{text}` is no rate: expected a whole number and s, min, h or day, like `500/min`")
+    })
+}
+
+fn span_named(name: &str) -> Option<Duration> {
+    let (_, seconds) = SPANS.into_iter().find(|(span, _)| *span == name)?;
+    Some(Duration::from_secs(seconds))
 }
 
 fn scaled(text: &str, units: &[(&str, u64)]) -> Option<u64> {
@@ -236,12 +264,31 @@ mod tests {
         assert!(currency("US").is_err() && currency("ÄÖÜ").is_err() && currency("USDT").is_err());
     }
 
+    #[test]
+    fn rates_are_read() {
+        let rated = |amount, seconds| Ok(Rate { amount, per: Duration::from_secs(seconds) });
+        assert_eq!([rate("500/min"), rate("5/s")], [rated(500, 60), rated(5, 1)]);
+        assert_eq!([rate("1000/h"), rate("200k/min")], [rated(1000, 3600), rated(200_000, 60)]);
+        assert_eq!([rate("1.5k/day"), rate("0/s")], [rated(1500, 86_400), rated(0, 1)]);
+        assert_eq!(rate("300/min").unwrap().a_second(), 5.0);
+    }
+
+    #[test]
+    fn what_is_no_rate_is_refused_with_an_example() {
+        for text in
+            ["", "500", "/min", "500/", "500/m", "500 /min", "500/ min", "1.5/s", "-1/s", "5/s/s"]
+        {
+            assert!(rate(text).unwrap_err().contains("like `500/min`"), "{text}");
+        }
+    }
+
     proptest! {
         #[test]
         fn no_text_makes_a_unit_panic(text in "\\PC{0,12}", digits in "[0-9.]{0,400}[a-zA-Z%]{0,3}") {
             for text in [text, digits] {
                 let _ = (length(&text), size(&text), count(&text), share(&text), number(&text));
                 let _ = (currency(&text), spend(&text), spend(&format!("{text} USD/h")));
+                let _ = (rate(&text), rate(&format!("{text}/s")));
             }
         }
     }

@@ -1,4 +1,4 @@
-//! URLs of providers and of forward proxies, taken apart once.
+//! URLs of providers, of forward proxies and of callbacks, taken apart once.
 //!
 //! Only what an HTTP request can be sent to: `http` or `https`, a host, perhaps a port and a
 //! path (RFC 3986). A query or fragment would be lost on the way and is refused. A user name
@@ -7,7 +7,8 @@
 
 use http::{HeaderValue, Uri};
 
-use super::model::Url;
+use super::matching::PathPattern;
+use super::model::{Callback, Url};
 
 pub(super) fn provider_url(text: &str) -> Result<Url, String> {
     if text.contains("${") {
@@ -41,6 +42,34 @@ pub(super) fn proxy_url(text: &str) -> Result<Url, String> {
             Err(format!("a proxy is asked to CONNECT, which knows no path: leave `{path}` out"))
         }
     }
+}
+
+/// Where a result may be posted to: `https://host[:port]/path`, with `*` and `**` in the path.
+pub(super) fn callback_url(text: &str) -> Result<Callback, String> {
+    if text.contains("${") {
+        return Err(
+            "a URL is public: `${...}` stands for a secret and is not resolved here".to_owned()
+        );
+    }
+    let authority = authority_of(text);
+    if authority.contains('@') {
+        return Err("the URL holds a user name or password: a callback has none".to_owned());
+    }
+    if authority.contains('*') {
+        return Err(format!(
+            "`{text}`: `*` and `**` stand in a path only, so name each host by itself"
+        ));
+    }
+    let Url { https, host, port, .. } = url(text)?;
+    let rest = text.split_once("://").map_or("", |(_, rest)| rest);
+    let path = rest.strip_prefix(authority).unwrap_or_default().to_owned();
+    if path.is_empty() {
+        return Err(format!(
+            "`{text}` has no path: expected one, like `{text}/**` for everything there"
+        ));
+    }
+    PathPattern::parse(&path)?;
+    Ok(Callback { https, host, port, path })
 }
 
 /// `Basic` and the Base64 of `user:password` (RFC 7617), marked sensitive.
@@ -197,6 +226,38 @@ mod tests {
         assert_eq!(percent_decoded("open%3Asesame").unwrap(), b"open:sesame");
         assert_eq!(basic(b"aladdin:opensesame").unwrap(), "Basic YWxhZGRpbjpvcGVuc2VzYW1l");
         assert!(proxy_url("http://proxy:3128/path").is_err() && percent_decoded("%4").is_none());
+    }
+
+    #[test]
+    fn a_callback_has_its_path_as_it_is_written() {
+        let taken = callback_url("https://H.internal/h/**").unwrap();
+        assert_eq!((taken.https, taken.host.as_str(), taken.port), (true, "h.internal", 443));
+        assert_eq!(taken.path, "/h/**");
+        let taken = callback_url("http://[::1]:8080/").unwrap();
+        assert_eq!((taken.https, taken.host.as_str(), taken.port), (false, "::1", 8080));
+        assert_eq!(taken.path, "/");
+    }
+
+    #[test]
+    fn a_callback_that_could_go_anywhere_or_nowhere_is_refused() {
+        for text in [
+            "",
+            "/hooks",
+            "ftp://a/b",
+            "https://a",
+            "https:///b",
+            "https://*.internal/**",
+            "https://a:*/b",
+            "https://a/**/b",
+            "https://a/b*",
+            "https://a/?b",
+            "https://a/#b",
+            "https://a/${env:B}",
+            "https://user:pw@a/b",
+        ] {
+            assert!(callback_url(text).is_err(), "{text}");
+        }
+        assert!(!callback_url("https://user:hunter2@a/b").unwrap_err().contains("hunter2"));
     }
 
     #[test]

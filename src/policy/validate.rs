@@ -1,7 +1,7 @@
 //! From what the files say to a valid policy, or every problem at once.
 //!
 //! Files are merged first: a name stands for one thing over all of them. Then each section is
-//! checked by its own file (`server.rs`, `rules.rs`, `providers.rs`, `routes.rs`), in the order in
+//! checked by its own file (`server.rs`, `rules.rs`, `queues.rs`, `providers.rs`, `routes.rs`), in the order in
 //! which they refer to each other; what concerns several of them comes last.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,10 +10,12 @@ use std::path::PathBuf;
 use super::Sources;
 use super::check::Check;
 use super::forms::{At, Entries};
-use super::model::{Policy, Queue, Route};
+use super::model::{Policy, Route};
 use super::problem::{Problem, Severity};
 use super::providers::Checked;
+use super::queues::Lanes;
 use super::raw::{RawFile, RawRoute};
+use super::raw_queues::RawQueue;
 use super::routes::Known;
 use super::rules::Rules;
 use super::server::default_server;
@@ -48,11 +50,13 @@ pub(super) fn validate(
     let server = check.only_server(files).unwrap_or_else(default_server);
     let rules = check.rules(files);
     let mut providers = check.providers(files, &rules);
-    let (routes, disabled) = check.routes(files, &rules, &providers);
+    let queues = check.queues(files);
+    let (mut routes, disabled) = check.routes(files, &rules, &providers, &queues);
     check.passthrough(&routes, &mut providers);
+    check.jobs(&mut routes, &providers, &queues);
     let (ids, routes): (Vec<_>, Vec<_>) = routes.into_iter().unzip();
     let providers = providers.into_iter().map(|checked| checked.provider).collect();
-    let queues = vec![Queue::new("default")];
+    let queues = queues.into_iter().map(|lanes| lanes.queue).collect();
     let policy = Policy { server, providers, queues, routes };
     check.currencies(&policy);
     let failed = failed || !check.problems.is_empty();
@@ -71,7 +75,7 @@ pub(super) fn validate(
 impl Check<'_> {
     /// A section that is not the map or list it should be.
     fn lost_a_section(&self, file: &ReadFile) -> bool {
-        let sections = ["providers", "retries", "breakers"];
+        let sections = ["providers", "retries", "breakers", "queues"];
         let lost = |key: &&str| {
             self.tree.child(file.root, key).is_some_and(|id| self.tree.node(id).pruned)
         };
@@ -155,22 +159,29 @@ impl Check<'_> {
         merged.into_iter().map(|(name, at)| self.provider(name, at, rules)).collect()
     }
 
+    /// In the order of their names, `default` among them.
+    fn queues(&mut self, files: &[ReadFile]) -> Vec<Lanes> {
+        let default = self.lanes("default", &RawQueue::default());
+        let mut queues = BTreeMap::from([("default", default)]);
+        for (name, at) in self.merged(files, "queue", |raw| raw.queues.as_ref()) {
+            queues.insert(name, self.lanes(name, &at.value));
+        }
+        queues.into_values().collect()
+    }
+
     /// Those that are enabled, and how many are not.
     fn routes(
         &mut self,
         files: &[ReadFile],
         rules: &Rules,
         providers: &[Checked],
+        queues: &[Lanes],
     ) -> (Vec<(NodeId, Route)>, usize) {
-        let mut index: BTreeMap<String, usize> =
-            self.declared(files, "providers").map(|name| (name, usize::MAX)).collect();
-        index.extend(
-            providers
-                .iter()
-                .enumerate()
-                .map(|(index, checked)| (checked.provider.name.clone(), index)),
-        );
-        let known = Known { rules, providers: &index };
+        let names = providers.iter().map(|checked| &checked.provider.name);
+        let providers = self.by_name(files, "providers", names);
+        let names = queues.iter().map(|lanes| &lanes.queue.name);
+        let queues = self.by_name(files, "queues", names);
+        let known = Known { rules, providers: &providers, queues: &queues };
         let mut names: BTreeMap<&str, NodeId> = BTreeMap::new();
         let (mut routes, mut disabled) = (Vec::new(), 0);
         for at in files.iter().filter_map(|file| file.raw.routes.as_ref()).flatten() {
@@ -191,10 +202,18 @@ impl Check<'_> {
         (routes, disabled)
     }
 
-    /// All names of a section, also of entries that could not be read.
-    fn declared(&self, files: &[ReadFile], section: &str) -> impl Iterator<Item = String> {
+    /// The places of `names`, and the other names of the section: entries that could not be read.
+    fn by_name<'n>(
+        &self,
+        files: &[ReadFile],
+        section: &str,
+        names: impl Iterator<Item = &'n String>,
+    ) -> BTreeMap<String, usize> {
         let sections = files.iter().filter_map(|file| self.tree.child(file.root, section));
-        sections.flat_map(|id| self.tree.all_keys(id)).collect::<Vec<_>>().into_iter()
+        let declared = sections.flat_map(|id| self.tree.all_keys(id));
+        let mut places: BTreeMap<_, _> = declared.map(|name| (name, usize::MAX)).collect();
+        places.extend(names.enumerate().map(|(place, name)| (name.clone(), place)));
+        places
     }
 
     fn no_route(&mut self, files: &[ReadFile], routes: usize) {

@@ -4,7 +4,7 @@
 //! the vocabulary stands here, once for reading, for the schema and for near misses.
 
 use super::forms::Vocabulary;
-use super::model::{BodyCheck, Commit, Forwarded, LogFormat, OnCut, Scope};
+use super::model::{Accept, BodyCheck, Commit, Forwarded, LogFormat, OnCut, Scope};
 use crate::resilience::backoff::Jitter;
 use crate::resilience::balancer::Balance;
 use crate::resilience::breaker::Mode;
@@ -16,6 +16,7 @@ pub enum Override {
     Timeout,
     Retry,
     Idempotent,
+    Priority,
 }
 
 macro_rules! vocabulary {
@@ -45,7 +46,13 @@ vocabulary! {
     }
     Mode { "enforce" => Enforce, "shadow" => Shadow, }
     Idempotence { "auto" => Auto, "always" => Always, "never" => Never, }
-    Override { "timeout" => Timeout, "retry" => Retry, "idempotent" => Idempotent, }
+    Override {
+        "timeout" => Timeout,
+        "retry" => Retry,
+        "idempotent" => Idempotent,
+        "priority" => Priority,
+    }
+    Accept { "prefer" => Prefer, "always" => Always, "never" => Never, }
     Class {
         "success" => Success,
         "unsent" => Unsent,
