@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 
 use super::Shown;
 use crate::clock;
-use crate::telemetry::metrics::{AddressLabels, ProviderLabels, RouteLabels};
+use crate::telemetry::metrics::{AddressLabels, ProviderLabels, RateLabels, RouteLabels};
 use crate::telemetry::text::{CLASSIC, OPEN_METRICS, classic, wants_open_metrics};
 
 /// OpenMetrics where it is asked for, as Prometheus does; else its classic format.
@@ -40,6 +40,7 @@ impl Shown {
         metrics.concurrency_limit.clear();
         metrics.latency_seconds.clear();
         metrics.held.clear();
+        metrics.rate_used.clear();
         for provider in &snapshot.providers {
             // Told here too: an end that came by itself is noticed by whoever looks.
             provider.live.is_drained(now);
@@ -47,6 +48,11 @@ impl Shown {
             let labels = ProviderLabels { provider: name.clone() };
             let limit = i64::from(provider.live.limit());
             metrics.concurrency_limit.get_or_create_owned(&labels).set(limit);
+            for (of, used) in ["requests", "tokens"].into_iter().zip(provider.live.rates_used()) {
+                let Some(used) = used else { continue };
+                let labels = RateLabels { provider: name.clone(), of };
+                metrics.rate_used.get_or_create_owned(&labels).set(used);
+            }
             for address in &provider.addresses {
                 let labels =
                     AddressLabels { provider: name.clone(), address: address.policy.name.clone() };

@@ -27,7 +27,7 @@ use super::worker::Worker;
 use crate::clock;
 use crate::policy::model::Forwarded;
 use crate::resilience::outcome::Class;
-use crate::snapshot::{Queue, Route};
+use crate::snapshot::Route;
 
 /// Of text in most languages and encodings, roughly; answers correct it (`live/pace.rs`).
 const BYTES_A_TOKEN: f64 = 4.0;
@@ -116,24 +116,17 @@ async fn read(
     mut request: Request<Incoming>,
     mut story: Box<Story>,
 ) -> Result<Ask, (Box<Story>, Problem)> {
-    let overrides = match Overrides::read(request.headers(), &route.policy) {
-        Ok(overrides) => overrides,
-        Err(problem) => return Err((story, problem)),
-    };
-    let queue = route.queue.as_ref();
-    let class = match overrides.class(request.headers(), queue.map(|queue| &queue.policy)) {
-        Ok(class) => class,
+    let (overrides, class, flow) = match wishes(request.headers(), route) {
+        Ok(wishes) => wishes,
         Err(problem) => return Err((story, problem)),
     };
     let wants_upgrade = headers::asks_upgrade(request.headers());
     let upgrade = wants_upgrade.then(|| hyper::upgrade::on(&mut request));
     let (mut head, body) = request.into_parts();
     prepare(&mut head, client, route, wants_upgrade, overrides.any);
-    let headers = head.headers;
-    let bounds = Bounds::of(route);
     let room = worker.live.buffers.reservation();
     let (payload, once) =
-        match Payload::read(&client.timer, body, bounds, room, story.started).await {
+        match Payload::read(&client.timer, body, Bounds::of(route), room, story.started).await {
             Ok(read) => read,
             Err(problem) => return Err((story, problem)),
         };
@@ -141,7 +134,6 @@ async fn read(
         story.once = Some(why);
         route.unbuffered(&worker.live.metrics, why);
     }
-    let timeout = overrides.timeout.unwrap_or(route.policy.timeout);
     Ok(Ask {
         worker: Rc::clone(worker),
         client: Rc::clone(client),
@@ -149,14 +141,14 @@ async fn read(
         route: Arc::clone(route),
         method: head.method,
         uri: head.uri,
-        session: session(route, &headers),
+        session: session(route, &head.headers),
         class,
-        flow: queue.map_or(0, |queue| flow(queue, &headers)),
+        flow,
         tokens: (payload.len() as f64 / BYTES_A_TOKEN).max(1.0),
         place: None,
         turns: Vec::new(),
-        headers,
-        deadline: payload.taken() + timeout,
+        headers: head.headers,
+        deadline: payload.taken() + overrides.timeout.unwrap_or(route.policy.timeout),
         payload,
         upgrade,
         idempotence: overrides.idempotent.unwrap_or(route.policy.idempotent),
@@ -174,10 +166,13 @@ fn session(route: &Route, headers: &HeaderMap) -> Option<Box<[u8]>> {
     headers.get(header).map(|value| value.as_bytes().into())
 }
 
-/// Whose request it is, where its queue asks for that.
-fn flow(queue: &Queue, headers: &HeaderMap) -> u64 {
-    let value = queue.policy.flow.as_ref().and_then(|name| headers.get(name));
-    value.map_or(0, |value| queue.live.flow(value.as_bytes()))
+/// What it asks of us; its class and the number of its flow, should it have to wait.
+fn wishes(headers: &HeaderMap, route: &Route) -> Result<(Overrides, usize, u64), Problem> {
+    let overrides = Overrides::read(headers, &route.policy)?;
+    let Some(queue) = &route.queue else { return Ok((overrides, 0, 0)) };
+    let class = overrides.class(headers, &queue.policy)?;
+    let flow = queue.policy.flow.as_ref().and_then(|name| headers.get(name));
+    Ok((overrides, class, flow.map_or(0, |value| queue.live.flow(value.as_bytes()))))
 }
 
 /// Makes the head's headers fit for any provider.

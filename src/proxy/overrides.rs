@@ -94,8 +94,7 @@ impl Overrides {
     ///
     /// # Errors
     /// A 400 where there is no such class.
-    pub fn class(&self, headers: &HeaderMap, queue: Option<&Queue>) -> Result<usize, Problem> {
-        let Some(queue) = queue else { return Ok(0) };
+    pub fn class(&self, headers: &HeaderMap, queue: &Queue) -> Result<usize, Problem> {
         let own = queue.class_header.as_ref().filter(|_| self.priority.is_none());
         let header = own.and_then(|name| Some((name.as_str(), headers.get(name)?)));
         let (name, text) = match (&self.priority, header) {

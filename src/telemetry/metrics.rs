@@ -151,6 +151,7 @@ impl Metrics {
         self.register_requests();
         self.register_answers();
         self.register_endpoints();
+        self.register_queues();
         self.register_process();
         let process = Process::new(clock::wall());
         self.registry.register_collector(Box::new(process));
@@ -229,26 +230,6 @@ impl Metrics {
         self.tell("in_flight", "Attempts in flight at a provider", self.in_flight.clone());
         self.tell("waiting", "Requests that wait for room at a provider", self.waiting.clone());
         self.tell(
-            "rate_used",
-            "What of a provider's burst of requests or tokens is used now, from 0 to 1",
-            self.rate_used.clone(),
-        );
-        self.tell(
-            "queue_waiting",
-            "Requests that wait, by queue and class",
-            self.queue_waiting.clone(),
-        );
-        self.tell(
-            "queue_wait_seconds",
-            "How long requests waited that went to a provider then",
-            self.queue_seconds.family(),
-        );
-        self.tell(
-            "queue_sheds",
-            "Requests that could not wait, or no longer, by reason",
-            self.queue_sheds.family(),
-        );
-        self.tell(
             "provider_drained",
             "1 while a provider is taken out by hand",
             self.drained.clone(),
@@ -277,6 +258,29 @@ impl Metrics {
             self.breaker_rejections.clone(),
         );
         self.tell("holds", "Times that an endpoint asked to wait", self.holds.family());
+    }
+
+    fn register_queues(&mut self) {
+        self.tell(
+            "rate_used",
+            "What of a provider's burst of requests or tokens is used now, from 0 to 1",
+            self.rate_used.clone(),
+        );
+        self.tell(
+            "queue_waiting",
+            "Requests that wait, by queue and class",
+            self.queue_waiting.clone(),
+        );
+        self.tell(
+            "queue_wait_seconds",
+            "How long requests waited that went to a provider then",
+            self.queue_seconds.family(),
+        );
+        self.tell(
+            "queue_sheds",
+            "Requests that could not wait, or no longer, by reason",
+            self.queue_sheds.family(),
+        );
     }
 
     fn register_process(&mut self) {

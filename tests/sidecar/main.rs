@@ -30,6 +30,7 @@ mod listener;
 mod metrics;
 mod overrides;
 mod probes;
+mod queue;
 mod reload;
 mod reload_paths;
 mod repeats;
