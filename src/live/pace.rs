@@ -26,6 +26,8 @@ struct Rates {
     ratio: f64,
 }
 
+/// A timer is late by so much: what that costs may be made good.
+const LATE: Duration = Duration::from_millis(5);
 /// Of a newest answer in the average; bounds of the average.
 const NEWEST: f64 = 0.1;
 const RATIOS: (f64, f64) = (0.05, 100.0);
@@ -33,8 +35,8 @@ const RATIOS: (f64, f64) = (0.05, 100.0);
 impl Pace {
     pub fn new(capacity: &Capacity) -> Self {
         let rates = Rates {
-            requests: capacity.requests.map(Gcra::new),
-            tokens: capacity.tokens.map(Gcra::new),
+            requests: capacity.requests.map(slack).map(Gcra::new),
+            tokens: capacity.tokens.map(slack).map(Gcra::new),
             ratio: 1.0,
         };
         Pace { paces: AtomicBool::new(rates.any()), rates: Mutex::new(rates) }
@@ -43,8 +45,8 @@ impl Pace {
     /// What was used stays used.
     pub fn retune(&self, capacity: &Capacity, now: Instant) {
         let mut rates = lock(&self.rates);
-        retune(&mut rates.requests, capacity.requests, now);
-        retune(&mut rates.tokens, capacity.tokens, now);
+        retune(&mut rates.requests, capacity.requests.map(slack), now);
+        retune(&mut rates.tokens, capacity.tokens.map(slack), now);
         self.paces.store(rates.any(), Ordering::Release);
     }
 
@@ -112,6 +114,11 @@ impl Rates {
             Some(wait) => Err(wait),
         }
     }
+}
+
+/// Without it a burst of one would lose each timer's delay for good.
+fn slack(policy: RatePolicy) -> RatePolicy {
+    RatePolicy { burst: policy.burst + policy.rate * LATE.as_secs_f64(), ..policy }
 }
 
 fn retune(gcra: &mut Option<Gcra>, policy: Option<RatePolicy>, now: Instant) {

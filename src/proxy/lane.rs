@@ -166,13 +166,16 @@ impl Ask {
         stop
     }
 
-    /// When those who wait now will be gone: nobody waits longer than `max_wait`.
+    /// When those who wait now will be gone, to the second: nobody waits longer than `max_wait`, and
+    /// hardly one longer than this one could.
     pub fn backlog(&self, route: &Route) -> Duration {
         let tier = &route.tiers[self.tries.tier].candidates;
         let providers: Vec<u32> = tier.iter().map(|c| c.provider.live.id()).collect();
         let known = self.worker.live.lanes.backlog(&providers);
-        let most = route.queue.as_ref().map_or(Duration::MAX, |queue| queue.policy.max_wait);
-        known.unwrap_or(Duration::from_secs(1)).min(most)
+        let own = self.deadline.saturating_duration_since(self.payload.taken());
+        let most = route.queue.as_ref().map_or(own, |queue| queue.policy.max_wait.min(own));
+        let seconds = known.unwrap_or_default().min(most).as_secs_f64().round();
+        Duration::from_secs_f64(seconds.max(1.0))
     }
 
     /// It waits for nobody any longer.

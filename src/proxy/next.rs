@@ -264,7 +264,8 @@ impl Ask {
             Some(_) => "nobody_left",
         };
         let soonest = [blocked.wait, blocked.open].into_iter().flatten().min();
-        let retry_after = soonest.or_else(|| blocked.room.then(|| self.backlog(route)));
+        let in_line = blocked.room || self.place.is_some();
+        let retry_after = soonest.max(in_line.then(|| self.backlog(route)));
         if let (Kind::NoRoom | Kind::Deadline, Some(queue), Some(_)) =
             (kind, &route.queue, &self.place)
         {

@@ -150,11 +150,11 @@ impl Lane {
         self.gates.get(&provider)?.drain.rate(now)
     }
 
-    /// When those who wait for these providers now will all be gone; nothing while nobody knows.
+    /// When those who wait for these providers now will all be served; nothing while nobody knows.
     pub fn backlog(&self, providers: &[u32], now: Instant) -> Option<Duration> {
         let of = |provider: &u32| {
             let gate = self.gates.get(provider)?;
-            Some(gate.shares.total() as f64 / gate.drain.rate_gone(now)?)
+            Some(gate.shares.total() as f64 / gate.drain.rate(now)?)
         };
         let soonest = providers.iter().filter_map(of).min_by(f64::total_cmp)?;
         Duration::try_from_secs_f64(soonest).ok()
@@ -209,15 +209,9 @@ impl Lane {
     /// It goes, to this provider, and waits no longer.
     pub fn served(&mut self, ticket: Ticket, provider: u32, now: Instant) {
         let Some((share, line, flow)) = self.place(ticket) else { return };
-        for at in self.providers(line) {
-            if let Some(gate) = self.gates.get_mut(&at) {
-                if at == provider {
-                    gate.drain.served(now);
-                    gate.served(share, line);
-                } else {
-                    gate.drain.gave_up(now);
-                }
-            }
+        if let Some(gate) = self.gates.get_mut(&provider) {
+            gate.drain.served(now);
+            gate.served(share, line);
         }
         if let Some(flows) = self.lines.get_mut(&line).and_then(|l| l.classes.get_mut(share.1)) {
             flows.served(flow);
@@ -227,12 +221,6 @@ impl Lane {
 
     /// It waits no longer, for whatever reason.
     pub fn leave(&mut self, ticket: Ticket, now: Instant) {
-        let Some((_, line, _)) = self.place(ticket) else { return };
-        for provider in self.providers(line) {
-            if let Some(gate) = self.gates.get_mut(&provider) {
-                gate.drain.gave_up(now);
-            }
-        }
         self.remove(ticket, now);
     }
 
