@@ -60,6 +60,10 @@ impl Gcra {
         Self { policy: policy.sound(), full_at: None }
     }
 
+    pub fn policy(&self) -> RatePolicy {
+        self.policy
+    }
+
     /// What is taken already stays taken.
     pub fn retune(&mut self, policy: RatePolicy, now: Instant) {
         let used = self.used(now);
