@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 const CAUTION: f64 = 0.98;
 /// Attempts that are sent so close to one another may arrive in any order.
 const SPREAD: Duration = Duration::from_millis(200);
-/// The reset, where none is said.
+/// The reset, where none is said, or one that is over.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// In which a bucket fills, while nothing is missing that could tell.
 const USUAL_PERIOD: f64 = 60.0;
@@ -106,7 +106,7 @@ impl Report {
     }
 
     fn reset(&self) -> Duration {
-        self.reset.unwrap_or(ASK_AGAIN).min(LONGEST_RESET)
+        self.reset.filter(|reset| !reset.is_zero()).unwrap_or(ASK_AGAIN).min(LONGEST_RESET)
     }
 
     /// What comes back a second; none if nothing is missing that could tell.

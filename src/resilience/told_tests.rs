@@ -197,6 +197,14 @@ fn without_limit_and_reset_one_attempt_a_second_asks_again() {
 }
 
 #[test]
+fn a_window_that_is_over_and_yet_used_up_is_asked_again() {
+    let t0 = Instant::now();
+    let told = told(window(60.0, 0.0, Duration::ZERO), t0);
+    assert_eq!(told.check(1.0, t0), Err(secs(1)));
+    assert_eq!(room(&told, t0 + secs(1)), 1);
+}
+
+#[test]
 fn no_header_shuts_a_provider_out_for_longer_than_two_hours() {
     let t0 = Instant::now();
     let mut year = told(window(60.0, 0.0, Duration::MAX), t0);

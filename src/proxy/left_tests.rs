@@ -1,0 +1,214 @@
+//! Tests of what is read as left: the spellings are those of the providers' documentation.
+
+use super::*;
+use http::HeaderMap;
+use proptest::prelude::*;
+
+/// 2025-08-21T12:40:00Z.
+const WALL: u64 = 1_755_780_000;
+
+fn wall() -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(WALL)
+}
+
+fn read(lines: &[(&'static str, &str)]) -> Left {
+    let mut headers = HeaderMap::new();
+    for (name, value) in lines {
+        headers.append(*name, HeaderValue::from_bytes(value.as_bytes()).expect("a value"));
+    }
+    left(&headers, wall)
+}
+
+fn bucket(limit: f64, remaining: f64, millis: u64) -> Option<Report> {
+    let reset = Some(Duration::from_millis(millis));
+    Some(Report { limit: Some(limit), remaining, reset, refill: Refill::Bucket })
+}
+
+fn window(limit: f64, remaining: f64, seconds: u64) -> Option<Report> {
+    let report = bucket(limit, remaining, seconds * 1_000);
+    report.map(|report| Report { refill: Refill::Window, ..report })
+}
+
+#[test]
+fn openai_tells_of_requests_and_of_tokens() {
+    let left = read(&[
+        ("x-ratelimit-limit-requests", "5000"),
+        ("x-ratelimit-limit-tokens", "160000"),
+        ("x-ratelimit-remaining-requests", "4999"),
+        ("x-ratelimit-remaining-tokens", "159976"),
+        ("x-ratelimit-reset-requests", "12ms"),
+        ("x-ratelimit-reset-tokens", "6m0s"),
+    ]);
+    assert_eq!(left.requests, bucket(5_000.0, 4_999.0, 12));
+    assert_eq!(left.tokens, bucket(160_000.0, 159_976.0, 360_000));
+}
+
+#[test]
+fn groq_tells_of_a_day() {
+    let left = read(&[
+        ("x-ratelimit-limit-requests", "1000"),
+        ("x-ratelimit-remaining-requests", "942"),
+        ("x-ratelimit-reset-requests", "1h23m31.2s"),
+    ]);
+    assert_eq!(left, Left { requests: bucket(1_000.0, 942.0, 5_011_200), tokens: None });
+}
+
+#[test]
+fn azure_tells_what_remains_and_sometimes_when() {
+    let bare = |remaining, seconds: Option<u64>| {
+        let reset = seconds.map(Duration::from_secs);
+        Some(Report { limit: None, remaining, reset, refill: Refill::Bucket })
+    };
+    let remaining =
+        [("x-ratelimit-remaining-requests", "79"), ("x-ratelimit-remaining-tokens", "61353")];
+    let left = read(&remaining);
+    assert_eq!(left, Left { requests: bare(79.0, None), tokens: bare(61_353.0, None) });
+    let [a, b] = remaining;
+    assert_eq!(read(&[a, b, ("retry-after", "20")]).tokens, bare(61_353.0, Some(20)));
+    let left = read(&[
+        a,
+        ("x-ratelimit-limit-tokens", "-1"),
+        ("x-ratelimit-remaining-tokens", "-1"),
+        ("x-ratelimit-reset-tokens", "0"),
+    ]);
+    assert_eq!(left, Left { requests: bare(79.0, None), tokens: None });
+}
+
+#[test]
+fn anthropic_tells_times_by_its_own_clock() {
+    let lines = [
+        ("anthropic-ratelimit-requests-limit", "1000"),
+        ("anthropic-ratelimit-requests-remaining", "847"),
+        ("anthropic-ratelimit-requests-reset", "2025-08-21T12:40:10Z"),
+        ("anthropic-ratelimit-tokens-limit", "80000"),
+        ("anthropic-ratelimit-tokens-remaining", "80000"),
+        ("anthropic-ratelimit-tokens-reset", "2025-08-21T12:39:59Z"),
+    ];
+    let expected =
+        Left { requests: bucket(1_000.0, 847.0, 10_000), tokens: bucket(80_000.0, 80_000.0, 0) };
+    assert_eq!(read(&lines), expected);
+    let dated = [lines.as_slice(), &[("date", "Thu, 21 Aug 2025 12:40:04 GMT")]].concat();
+    assert_eq!(read(&dated).requests, bucket(1_000.0, 847.0, 6_000));
+}
+
+#[test]
+fn of_anthropics_tokens_the_scarcest_count_and_none_that_rounding_added() {
+    let requests = ("anthropic-ratelimit-requests-remaining", "847");
+    let input = [
+        ("anthropic-ratelimit-input-tokens-limit", "80000"),
+        ("anthropic-ratelimit-input-tokens-remaining", "40000"),
+        ("anthropic-ratelimit-input-tokens-reset", "2025-08-21T12:40:30Z"),
+    ];
+    let output = [
+        ("anthropic-ratelimit-output-tokens-limit", "20000"),
+        ("anthropic-ratelimit-output-tokens-remaining", "5000"),
+        ("anthropic-ratelimit-output-tokens-reset", "2025-08-21T12:40:45Z"),
+    ];
+    let all = [
+        ("anthropic-ratelimit-tokens-limit", "90000"),
+        ("anthropic-ratelimit-tokens-remaining", "45000"),
+        ("anthropic-ratelimit-tokens-reset", "2025-08-21T12:40:30Z"),
+    ];
+    let tokens = |lines: &[&[(&'static str, &str)]]| {
+        read(&[&[requests], lines.concat().as_slice()].concat()).tokens
+    };
+    assert_eq!(tokens(&[&input]), bucket(80_000.0, 39_500.0, 30_000));
+    assert_eq!(tokens(&[&input, &output]), bucket(100_000.0, 22_500.0, 45_000));
+    assert_eq!(tokens(&[&all, &input, &output]), bucket(90_000.0, 20_250.0, 45_000));
+    assert_eq!(tokens(&[&all, &input]), bucket(90_000.0, 44_437.5, 30_000));
+}
+
+#[test]
+fn a_window_may_end_at_a_time_or_after_some() {
+    for (reset, seconds) in [("1755780600", 600), ("1755780600000", 600), ("591", 591)] {
+        let left = read(&[
+            ("x-ratelimit-limit", "5000"),
+            ("x-ratelimit-remaining", "4987"),
+            ("x-ratelimit-used", "13"),
+            ("x-ratelimit-reset", reset),
+        ]);
+        assert_eq!(left, Left { requests: window(5_000.0, 4_987.0, seconds), tokens: None });
+    }
+}
+
+#[test]
+fn the_draft_tells_in_one_header_and_its_policy() {
+    for (told, policy, expected) in [
+        (r#""default";r=50;t=30"#, r#""default";q=100;w=60"#, window(100.0, 50.0, 30)),
+        (r#"default;r=50;t=30"#, r#"default;q=100;w=60"#, window(100.0, 50.0, 30)),
+        (
+            r#""permin";r=20;t=23, "perhr";r=19;t=2402"#,
+            r#""permin";q=50;w=60, "perhr";q=1000;w=3600, "perday";q=5000;w=86400"#,
+            window(1_000.0, 19.0, 2_402),
+        ),
+        (
+            r#""big";r=1;t=5, "a,b;\"c";r=7;t=9"#,
+            r#""big";q=9;qu="content-bytes", "a,b;\"c";q=8;qu="requests";pk=:c3Q=:"#,
+            window(8.0, 7.0, 9),
+        ),
+        ("limit=100, remaining=50, reset=30", "100;w=60", window(100.0, 50.0, 30)),
+    ] {
+        let left = read(&[("ratelimit", told), ("ratelimit-policy", policy)]);
+        assert_eq!(left, Left { requests: expected, tokens: None }, "{told}");
+    }
+    let left = read(&[("ratelimit", r#""default";r=50;t=30"#)]);
+    assert_eq!(left.requests.map(|report| report.limit), Some(None));
+    let lines = read(&[("ratelimit", r#""a";r=50;t=30"#), ("ratelimit", r#""b";r=5;t=3"#)]);
+    assert_eq!(lines.requests.map(|report| report.remaining), Some(5.0));
+}
+
+#[test]
+fn the_older_draft_tells_in_three() {
+    let left = read(&[
+        ("ratelimit-limit", "100, 100;w=60"),
+        ("ratelimit-remaining", "42"),
+        ("ratelimit-reset", "17"),
+    ]);
+    assert_eq!(left, Left { requests: window(100.0, 42.0, 17), tokens: None });
+}
+
+#[test]
+fn garbage_is_not_there() {
+    for garbage in ["", "-1", "many", "NaN", "inf", "\u{b5}", "0x10", ";;==,,", "\"", "\\"] {
+        for sign in [
+            "x-ratelimit-remaining-requests",
+            "x-ratelimit-remaining",
+            "anthropic-ratelimit-requests-remaining",
+            "ratelimit",
+            "ratelimit-remaining",
+        ] {
+            assert_eq!(read(&[(sign, garbage)]), Left::default(), "{sign}: {garbage}");
+        }
+        let left = read(&[
+            ("x-ratelimit-remaining-requests", "3"),
+            ("x-ratelimit-limit-requests", garbage),
+            ("x-ratelimit-reset-requests", garbage),
+        ]);
+        let expected = Report { limit: None, remaining: 3.0, reset: None, refill: Refill::Bucket };
+        assert_eq!(left.requests, Some(expected), "{garbage}");
+    }
+    assert_eq!(read(&[("retry-after", "3"), ("x-ratelimit-limit", "5")]), Left::default());
+}
+
+proptest! {
+    #[test]
+    fn any_header_is_safe(
+        values in prop::collection::vec(
+            r#"[0-9]{1,20}|[0-9]{1,4}(h|m|s|ms)|[a-z";,=0-9 \\-]{0,40}|\PC{0,20}"#, 24
+        )
+    ) {
+        let families = OPENAI.iter().chain(&ANTHROPIC).chain([&GITHUB, &THREE]);
+        let names = families.flat_map(|names| [&names.limit, &names.remaining, &names.reset]);
+        let mut headers = HeaderMap::new();
+        for (name, value) in names.chain([&ONE, &POLICY, &DATE]).zip(values.iter().cycle()) {
+            if let Ok(value) = HeaderValue::from_bytes(value.as_bytes()) {
+                headers.append(name, value);
+            }
+        }
+        let Left { requests, tokens } = left(&headers, wall);
+        for report in requests.into_iter().chain(tokens) {
+            prop_assert!(report.remaining >= 0.0 && report.remaining.is_finite());
+            prop_assert!(report.limit.is_none_or(f64::is_finite));
+        }
+    }
+}
