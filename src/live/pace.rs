@@ -1,7 +1,9 @@
-//! What a provider's rates leave of requests and tokens.
+//! What a provider's rates leave of requests and tokens: those that the policy names, and those
+//! that the provider's own headers tell.
 //!
 //! Tokens are charged as estimated when an attempt begins, and settled on what its answer says; what
-//! the answers said corrects the next estimates. A provider without rates costs one load.
+//! the answers said corrects the next estimates. A provider without rates, and which tells of none,
+//! costs one load.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,20 +12,35 @@ use std::time::{Duration, Instant};
 use super::lock;
 use crate::policy::model::Capacity;
 use crate::resilience::gcra::{Gcra, RatePolicy};
+use crate::resilience::told::{Mark, Report, Told};
 
 #[derive(Debug)]
 pub struct Pace {
-    /// There is a rate.
+    /// There is a rate, or the provider told of one.
     paces: AtomicBool,
     rates: Mutex<Rates>,
 }
 
 #[derive(Debug)]
 struct Rates {
-    requests: Option<Gcra>,
-    tokens: Option<Gcra>,
+    requests: Quota,
+    tokens: Quota,
     /// What answers came to, for one token that was estimated: a moving average.
     ratio: f64,
+}
+
+#[derive(Debug)]
+struct Quota {
+    policy: Option<Gcra>,
+    told: Told,
+}
+
+/// What an attempt was charged.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Charge {
+    pub tokens: f64,
+    /// Of the requests' and the tokens' count, where one is kept.
+    marks: Option<[Mark; 2]>,
 }
 
 /// A timer is late by so much: what that costs may be made good.
@@ -35,8 +52,8 @@ const RATIOS: (f64, f64) = (0.05, 100.0);
 impl Pace {
     pub fn new(capacity: &Capacity) -> Self {
         let rates = Rates {
-            requests: capacity.requests.map(slack).map(Gcra::new),
-            tokens: capacity.tokens.map(slack).map(Gcra::new),
+            requests: Quota::new(capacity.requests),
+            tokens: Quota::new(capacity.tokens),
             ratio: 1.0,
         };
         Pace { paces: AtomicBool::new(rates.any()), rates: Mutex::new(rates) }
@@ -45,9 +62,10 @@ impl Pace {
     /// What was used stays used.
     pub fn retune(&self, capacity: &Capacity, now: Instant) {
         let mut rates = lock(&self.rates);
-        retune(&mut rates.requests, capacity.requests.map(slack), now);
-        retune(&mut rates.tokens, capacity.tokens.map(slack), now);
-        self.paces.store(rates.any(), Ordering::Release);
+        rates.requests.retune(capacity.requests, capacity.follow_headers, now);
+        rates.tokens.retune(capacity.tokens, capacity.follow_headers, now);
+        let told = rates.requests.told.is_known(now) || rates.tokens.told.is_known(now);
+        self.paces.store(rates.any() || told, Ordering::Release);
     }
 
     /// May a request of so many tokens go now? Nothing changes.
@@ -61,69 +79,116 @@ impl Pace {
         lock(&self.rates).check(tokens, now)
     }
 
-    /// Takes leave for a request of so many tokens; says how many it was charged.
+    /// Takes leave for a request of so many tokens; says what it was charged.
     ///
     /// # Errors
     /// How long there is none.
-    pub fn take(&self, tokens: f64, now: Instant) -> Result<f64, Duration> {
+    pub fn take(&self, tokens: f64, now: Instant) -> Result<Charge, Duration> {
         if !self.paces.load(Ordering::Acquire) {
-            return Ok(0.0);
+            return Ok(Charge::default());
         }
         let mut rates = lock(&self.rates);
         rates.check(tokens, now)?;
-        let charged = tokens * rates.ratio;
-        rates.requests.iter_mut().for_each(|gcra| gcra.take(1.0, now));
-        rates.tokens.iter_mut().for_each(|gcra| gcra.take(charged, now));
-        Ok(charged)
+        let tokens = tokens * rates.ratio;
+        let marks = [rates.requests.take(1.0, now), rates.tokens.take(tokens, now)];
+        Ok(Charge { tokens, marks: Some(marks) })
     }
 
     /// The request was not made. Is there more than was thought?
-    pub fn give_back(&self, charged: f64, now: Instant) -> bool {
+    pub fn give_back(&self, charge: Charge, now: Instant) -> bool {
+        if charge.marks.is_none() {
+            return false;
+        }
         let mut rates = lock(&self.rates);
-        rates.requests.iter_mut().for_each(|gcra| gcra.give_back(1.0, now));
-        rates.tokens.iter_mut().for_each(|gcra| gcra.give_back(charged, now));
-        rates.any()
+        rates.requests.give_back(1.0, now);
+        rates.tokens.give_back(charge.tokens, now);
+        true
     }
 
     /// What was charged came to `actual` tokens. Is there more than was thought?
-    pub fn settle(&self, charged: f64, actual: f64, now: Instant) -> bool {
+    pub fn settle(&self, charge: Charge, actual: f64, now: Instant) -> bool {
+        if charge.tokens <= 0.0 {
+            return false;
+        }
         let mut rates = lock(&self.rates);
-        let Some(gcra) = rates.tokens.as_mut().filter(|_| charged > 0.0) else { return false };
-        gcra.settle(charged, actual, now);
-        let ratio = rates.ratio * (1.0 + NEWEST * (actual / charged - 1.0));
+        rates.tokens.policy.iter_mut().for_each(|gcra| gcra.settle(charge.tokens, actual, now));
+        let ratio = rates.ratio * (1.0 + NEWEST * (actual / charge.tokens - 1.0));
         rates.ratio = ratio.clamp(RATIOS.0, RATIOS.1);
-        actual < charged
+        actual < charge.tokens
     }
 
-    /// What of each burst is used, where there is a rate: requests, tokens.
+    /// The answer to what was charged told what is left of requests, of tokens. Those who rest may
+    /// go sooner, or not yet.
+    pub fn told(&self, charge: Charge, left: [Option<Report>; 2], now: Instant) {
+        let mut rates = lock(&self.rates);
+        let Rates { requests, tokens, .. } = &mut *rates;
+        for (at, (quota, report)) in [requests, tokens].into_iter().zip(left).enumerate() {
+            let Some(report) = report else { continue };
+            // Nothing was counted before the first report.
+            let mark = charge.marks.map(|marks| marks[at]);
+            let mark = mark.unwrap_or_else(|| quota.told.take(0.0, now));
+            quota.told.observe(report, mark, now);
+            self.paces.store(true, Ordering::Release);
+        }
+    }
+
+    /// What is used of requests and of tokens, where there is a rate.
     pub fn used(&self, now: Instant) -> [Option<f64>; 2] {
         let rates = lock(&self.rates);
-        [&rates.requests, &rates.tokens].map(|gcra| gcra.as_ref().map(|gcra| gcra.share_used(now)))
+        [&rates.requests, &rates.tokens].map(|quota| quota.used(now))
     }
 }
 
 impl Rates {
     fn any(&self) -> bool {
-        self.requests.is_some() || self.tokens.is_some()
+        self.requests.policy.is_some() || self.tokens.policy.is_some()
     }
 
     fn check(&self, tokens: f64, now: Instant) -> Result<(), Duration> {
-        let wait = |gcra: &Option<Gcra>, amount| gcra.as_ref()?.check(amount, now).err();
-        match wait(&self.requests, 1.0).max(wait(&self.tokens, tokens * self.ratio)) {
+        match self.requests.wait(1.0, now).max(self.tokens.wait(tokens * self.ratio, now)) {
             None => Ok(()),
             Some(wait) => Err(wait),
         }
     }
 }
 
+impl Quota {
+    fn new(policy: Option<RatePolicy>) -> Self {
+        Quota { policy: policy.map(slack).map(Gcra::new), told: Told::new() }
+    }
+
+    fn retune(&mut self, policy: Option<RatePolicy>, follow_headers: bool, now: Instant) {
+        match (self.policy.as_mut(), policy.map(slack)) {
+            (Some(gcra), Some(policy)) => gcra.retune(policy, now),
+            (_, policy) => self.policy = policy.map(Gcra::new),
+        }
+        if !follow_headers {
+            self.told = Told::new();
+        }
+    }
+
+    fn wait(&self, amount: f64, now: Instant) -> Option<Duration> {
+        let policy = self.policy.as_ref().and_then(|gcra| gcra.check(amount, now).err());
+        policy.max(self.told.check(amount, now).err())
+    }
+
+    fn take(&mut self, amount: f64, now: Instant) -> Mark {
+        self.policy.iter_mut().for_each(|gcra| gcra.take(amount, now));
+        self.told.take(amount, now)
+    }
+
+    fn give_back(&mut self, amount: f64, now: Instant) {
+        self.policy.iter_mut().for_each(|gcra| gcra.give_back(amount, now));
+        self.told.give_back(amount, now);
+    }
+
+    fn used(&self, now: Instant) -> Option<f64> {
+        let policy = self.policy.as_ref().map(|gcra| gcra.share_used(now));
+        [policy, self.told.share_used(now)].into_iter().flatten().max_by(f64::total_cmp)
+    }
+}
+
 /// Without it a burst of one would lose each timer's delay for good.
 fn slack(policy: RatePolicy) -> RatePolicy {
     RatePolicy { burst: policy.burst + policy.rate * LATE.as_secs_f64(), ..policy }
-}
-
-fn retune(gcra: &mut Option<Gcra>, policy: Option<RatePolicy>, now: Instant) {
-    match (gcra.as_mut(), policy) {
-        (Some(gcra), Some(policy)) => gcra.retune(policy, now),
-        (_, policy) => *gcra = policy.map(Gcra::new),
-    }
 }

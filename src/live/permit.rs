@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::address::AddressLive;
 use super::breakers::BreakerCell;
 use super::holds::HoldCell;
+use super::pace::Charge;
 use super::provider::{Lack, ProviderLive};
 use crate::clock;
 use crate::resilience::breaker;
@@ -20,8 +21,7 @@ use crate::resilience::outcome::Outcome;
 pub struct Flight {
     provider: Arc<ProviderLive>,
     address: Arc<AddressLive>,
-    /// Tokens that it was charged.
-    charged: f64,
+    charge: Charge,
 }
 
 impl Flight {
@@ -35,18 +35,19 @@ impl Flight {
         tokens: f64,
         now: Instant,
     ) -> Result<Flight, Lack> {
-        let charged = provider.enter(tokens, now)?;
+        let charge = provider.enter(tokens, now)?;
         address.begin();
-        Ok(Flight { provider: Arc::clone(provider), address: Arc::clone(address), charged })
+        Ok(Flight { provider: Arc::clone(provider), address: Arc::clone(address), charge })
     }
 
-    pub fn charged(&self) -> f64 {
-        self.charged
+    /// What it was charged of its provider's rates.
+    pub fn charge(&self) -> Charge {
+        self.charge
     }
 
     /// Nothing of it reached the provider: its rates were not used.
     pub fn give_back(&mut self) {
-        self.provider.give_back(std::mem::take(&mut self.charged));
+        self.provider.give_back(std::mem::take(&mut self.charge));
     }
 
     pub fn address(&self) -> &AddressLive {

@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 use super::by_hand::{Note, OnIt};
 use super::lanes::{Lanes, Queued};
 use super::lock;
-use super::pace::Pace;
+use super::pace::{Charge, Pace};
 use crate::clock;
 use crate::policy::model::Capacity;
+use crate::resilience::told::Report;
 use crate::telemetry::metrics::{Level, Metrics, ProviderLabels};
 
 /// An end of `drained` that only a hand sets.
@@ -149,11 +150,11 @@ impl ProviderLive {
         self.pace.check(tokens, now).map_err(Lack::Rate)
     }
 
-    /// Takes a place, and leave for one attempt of so many tokens; says how many it was charged.
+    /// Takes a place, and leave for one attempt of so many tokens; says what it was charged.
     ///
     /// # Errors
     /// What it lacks.
-    pub fn enter(&self, tokens: f64, now: Instant) -> Result<f64, Lack> {
+    pub fn enter(&self, tokens: f64, now: Instant) -> Result<Charge, Lack> {
         let limit = self.limit.load(Ordering::SeqCst);
         let one_more = |n| (n < limit).then_some(n + 1);
         self.in_flight
@@ -175,18 +176,24 @@ impl ProviderLive {
         }
     }
 
-    /// An attempt that was charged so many tokens never reached it.
-    pub fn give_back(&self, charged: f64) {
-        if self.pace.give_back(charged, clock::now()) {
+    /// An attempt that was charged this never reached it.
+    pub fn give_back(&self, charge: Charge) {
+        if self.pace.give_back(charge, clock::now()) {
             self.look_again();
         }
     }
 
-    /// What was estimated came to `actual` tokens.
-    pub fn settle(&self, estimated: f64, actual: f64) {
-        if self.pace.settle(estimated, actual, clock::now()) {
+    /// What was charged came to `actual` tokens.
+    pub fn settle(&self, charge: Charge, actual: f64) {
+        if self.pace.settle(charge, actual, clock::now()) {
             self.look_again();
         }
+    }
+
+    /// An answer told what is left of requests, of tokens.
+    pub fn told(&self, charge: Charge, left: [Option<Report>; 2]) {
+        self.pace.told(charge, left, clock::now());
+        self.look_again();
     }
 
     /// What of its bursts of requests and tokens is used; nothing where it has no such rate.

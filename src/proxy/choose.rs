@@ -307,7 +307,7 @@ impl Ask {
 
 impl Pick {
     pub fn bill(&self) -> Bill {
-        Bill { tier: self.tier, index: self.index, turn: self.turn, charged: self.flight.charged() }
+        Bill { tier: self.tier, index: self.index, turn: self.turn, charge: self.flight.charge() }
     }
 }
 

@@ -21,6 +21,7 @@ use super::classify::Head;
 use super::deadline::Timer;
 use super::error::{Kind, Problem};
 use super::gather::{self, Cut, Gathered, Hold, Limits, Until, gather};
+use super::left::left;
 use super::nature::{self, Nature};
 use super::report::{Bill, Lesson};
 use super::request::Ask;
@@ -114,6 +115,13 @@ impl Ask {
         let status = answer.head.status.as_u16();
         if answer.head.status == StatusCode::SWITCHING_PROTOCOLS {
             return self.switched(route, answer);
+        }
+        if candidate.provider.policy.capacity.follow_headers {
+            let left = left(&answer.head.headers, clock::wall);
+            if left.requests.is_some() || left.tokens.is_some() {
+                let charge = answer.pick.flight.charge();
+                candidate.provider.live.told(charge, [left.requests, left.tokens]);
+            }
         }
         // Only an error says when to come back.
         let retry_after = match status >= 300 {

@@ -23,7 +23,7 @@ mod hedge;
 mod intake;
 mod json;
 mod lane;
-pub mod left;
+mod left;
 mod nature;
 mod next;
 mod overrides;

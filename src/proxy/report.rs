@@ -11,6 +11,7 @@ use super::request::{Again, Ask};
 use super::story::{Story, Told};
 use crate::clock;
 use crate::live::ledger::Turn;
+use crate::live::pace::Charge;
 use crate::live::permit::Afterwards;
 use crate::resilience::outcome::{Class, Outcome};
 use crate::snapshot::Route;
@@ -147,8 +148,7 @@ pub struct Bill {
     pub tier: usize,
     pub index: usize,
     pub turn: Turn,
-    /// Tokens that were charged when it began.
-    pub charged: f64,
+    pub charge: Charge,
 }
 
 impl Bill {
@@ -158,7 +158,7 @@ impl Bill {
         }
         let candidate = Ask::candidate(route, self.tier, self.index);
         let tokens = (tokens.input.unwrap_or(0), tokens.output.unwrap_or(0));
-        candidate.provider.live.settle(self.charged, (tokens.0 + tokens.1) as f64);
+        candidate.provider.live.settle(self.charge, (tokens.0 + tokens.1) as f64);
         let price = candidate.provider.policy.price.as_ref();
         let cost = candidate.ledger.settle(model, self.turn, tokens, price);
         if let Some(cost) = cost.filter(|_| self.turn != Turn::First) {

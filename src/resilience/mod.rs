@@ -10,6 +10,8 @@
 //! - how much of it at once: [`gcra`]; what the provider says is left: [`told`]
 //! - where should it go: [`balancer`], by what [`latency`] remembers; [`affinity`], where it went
 //! - may it go again, and when: [`budget`], [`backoff`], [`hedge`]; at what cost: [`spend`]
+//! - who goes next where there is room: [`lane`], of many queues: [`crowd`], in the order of
+//!   [`stride`] and [`flows`]; when a line is gone: [`drain`]
 //! - counting over time: [`window`], quantiles: [`sketch`]; both in [`slices`]
 
 pub mod affinity;
@@ -17,16 +19,23 @@ pub mod backoff;
 pub mod balancer;
 pub mod breaker;
 pub mod budget;
+pub mod crowd;
+pub mod drain;
+pub mod flows;
+mod gate;
 pub mod gcra;
 pub mod hedge;
 pub mod hold;
+pub mod lane;
 pub mod latency;
 pub mod outcome;
 pub mod ramp;
 pub mod sketch;
 pub mod slices;
 pub mod spend;
+pub mod stride;
 pub mod told;
+mod turns;
 pub mod window;
 
 #[cfg(test)]
