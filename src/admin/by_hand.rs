@@ -39,7 +39,7 @@ struct Body {
 
 /// A change that was asked for, checked.
 #[derive(Debug)]
-struct Asked {
+pub(super) struct Asked {
     note: Note,
     length: Option<Duration>,
 }
@@ -137,7 +137,7 @@ fn is_under(key: &str, above: &str) -> bool {
     key.strip_prefix(above).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-fn listed(names: &[String]) -> String {
+pub(super) fn listed(names: &[String]) -> String {
     match names {
         [] => "none yet".to_owned(),
         names if names.len() > 20 => {
@@ -148,7 +148,7 @@ fn listed(names: &[String]) -> String {
 }
 
 impl Asked {
-    fn read(headers: &HeaderMap, body: &[u8]) -> Result<Asked, Box<Response>> {
+    pub(super) fn read(headers: &HeaderMap, body: &[u8]) -> Result<Asked, Box<Response>> {
         let refuse = |status, name, detail: &str| Err(Box::new(problem(status, name, detail)));
         if body.is_empty() {
             return Ok(Asked { note: Note::default(), length: None });
@@ -185,6 +185,10 @@ impl Asked {
         Ok(Asked { note, length })
     }
 
+    pub(super) fn has_length(&self) -> bool {
+        self.length.is_some()
+    }
+
     fn until(&self, now: Instant) -> Option<Instant> {
         self.length.map(|length| now + length)
     }
@@ -196,7 +200,7 @@ fn words(text: &str) -> String {
 }
 
 impl Shown {
-    fn audit(&self, action: &'static str, key: &str, asked: &Asked) {
+    pub(super) fn audit(&self, action: &'static str, key: &str, asked: &Asked) {
         let Asked { note: Note { by, reason }, length } = asked;
         let labels = AdminLabels { action, result: "done" };
         self.live.metrics.admin_changes.get_or_create_owned(&labels).inc();

@@ -7,6 +7,7 @@
 mod api;
 mod by_hand;
 mod guard;
+mod queue;
 mod scrape;
 
 use std::net::SocketAddr;
@@ -50,6 +51,8 @@ pub async fn serve(listener: TcpListener, shown: Arc<Shown>) -> std::io::Result<
         .route("/api/circuit-breakers", get(api::circuit_breakers))
         .route("/api/policies", get(api::policies))
         .route("/api/circuit-breakers/{action}/{*key}", post(by_hand::breaker))
+        .route("/api/queue", get(queue::overview))
+        .route("/api/queue/{action}/{name}", post(queue::change))
         .route("/api/providers/{action}/{name}", post(by_hand::provider))
         .layer(from_fn_with_state(Arc::clone(&shown), guard::guard))
         .with_state(shown);

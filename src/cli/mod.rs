@@ -6,6 +6,7 @@ mod breakers;
 mod check;
 mod drain;
 mod explain;
+mod queue;
 mod run;
 mod schema;
 mod status;
@@ -41,6 +42,8 @@ enum Command {
     Status(status::Args),
     /// List a running sidecar's circuit breakers; open, close, shadow or reset them by hand.
     Breakers(breakers::Args),
+    /// Tell who waits in a running sidecar; pause a queue or resume it by hand.
+    Queue(queue::Args),
     /// Send nothing new to a provider, until `undrain`.
     Drain(drain::Args),
     /// Use a drained provider again.
@@ -56,6 +59,7 @@ pub fn main() -> ExitCode {
         Command::Explain(args) => explain::run(&args),
         Command::Status(args) => print(status::run(&args)),
         Command::Breakers(args) => print(breakers::run(&args)),
+        Command::Queue(args) => print(queue::run(&args)),
         Command::Drain(args) => print(drain::run("drain", &args)),
         Command::Undrain(args) => print(drain::run("undrain", &args)),
     }

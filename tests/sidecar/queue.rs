@@ -3,7 +3,7 @@
 use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
-use crate::scene::{CHAT, alone, chat, policy, problem, route};
+use crate::scene::{CHAT, alone, api, chat, policy, problem, route};
 use crate::support::{Behaviour, Call, Gate, Origin, Response, Sidecar};
 
 const ONE: &str = "auth: none, breaker: none, capacity: { concurrency: 1 }";
@@ -263,4 +263,31 @@ fn a_class_that_the_queue_does_not_have_is_refused_by_its_name() {
         assert!(text.contains(header) && text.contains("high, normal, low"), "{text}");
         assert_eq!(sidecar.send(&chat().header(header, "0")).status, 200);
     }
+}
+
+#[test]
+fn a_queue_that_is_paused_lets_nobody_through_until_it_is_resumed_and_says_who_waits() {
+    let (gate, origin, sidecar) = narrow("flow: { header: x-tenant }");
+    gate.open_wide();
+    let change = |action: &str, name: &str| {
+        sidecar.admin_post(&format!("/api/queue/{action}/{name}"), &serde_json::json!({}))
+    };
+    assert_eq!(change("pause", "default").0, 200);
+    thread::scope(|scope| {
+        let call = chat().header("x-tenant", "a");
+        let calls = [0, 1].map(|_| queued(scope, &sidecar, call.clone(), "normal"));
+        let shown = api(&sidecar, "/api/queue");
+        let queue = &shown["queues"][0];
+        assert_eq!((&queue["name"], &queue["paused"]), (&"default".into(), &true.into()));
+        let normal = &queue["classes"][1];
+        assert_eq!((&normal["name"], &normal["waiting"]), (&"normal".into(), &2.into()));
+        assert_eq!((&normal["flows"], &normal["at_least_every"]), (&[2].into(), &5.into()));
+        assert!(normal["oldest_ms"].is_u64());
+        assert_eq!((&shown["providers"][0]["waiting"], origin.count()), (&2.into(), 0));
+        assert_eq!(change("resume", "default").0, 200);
+        calls.map(|call| assert_eq!(call.join().expect("the call ends").status, 200));
+    });
+    let (status, text) = change("pause", "other");
+    assert!(status == 404 && text.contains("default"), "{status} {text}");
+    assert_eq!(change("stop", "default").0, 404);
 }
