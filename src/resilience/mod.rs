@@ -7,13 +7,15 @@
 //!
 //! - what an attempt taught us: [`outcome`]
 //! - may it go there: [`breaker`], [`hold`]; how fast after a pause: [`ramp`]
-//! - how much of it at once: [`gcra`]; what the provider says is left: [`told`]
+//! - how much of it at once: [`gcra`]; what the provider says is left: [`told`]; how many
+//!   attempts beside one another: [`adaptive`]
 //! - where should it go: [`balancer`], by what [`latency`] remembers; [`affinity`], where it went
 //! - may it go again, and when: [`budget`], [`backoff`], [`hedge`]; at what cost: [`spend`]
 //! - who goes next where there is room: [`lane`], of many queues: [`crowd`], in the order of
 //!   [`stride`] and [`flows`]; when a line is gone: [`drain`]
 //! - counting over time: [`window`], quantiles: [`sketch`]; both in [`slices`]
 
+pub mod adaptive;
 pub mod affinity;
 pub mod backoff;
 pub mod balancer;
