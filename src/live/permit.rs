@@ -11,7 +11,7 @@ use super::address::AddressLive;
 use super::breakers::BreakerCell;
 use super::holds::HoldCell;
 use super::pace::Charge;
-use super::provider::{Lack, ProviderLive};
+use super::provider::{Entered, Lack, ProviderLive};
 use crate::clock;
 use crate::resilience::breaker;
 use crate::resilience::outcome::Outcome;
@@ -21,7 +21,7 @@ use crate::resilience::outcome::Outcome;
 pub struct Flight {
     provider: Arc<ProviderLive>,
     address: Arc<AddressLive>,
-    charge: Charge,
+    entered: Entered,
 }
 
 impl Flight {
@@ -35,19 +35,24 @@ impl Flight {
         tokens: f64,
         now: Instant,
     ) -> Result<Flight, Lack> {
-        let charge = provider.enter(tokens, now)?;
+        let entered = provider.enter(tokens, now)?;
         address.begin();
-        Ok(Flight { provider: Arc::clone(provider), address: Arc::clone(address), charge })
+        Ok(Flight { provider: Arc::clone(provider), address: Arc::clone(address), entered })
     }
 
     /// What it was charged of its provider's rates.
     pub fn charge(&self) -> Charge {
-        self.charge
+        self.entered.charge
+    }
+
+    /// Its first byte came after `took`, or it failed.
+    pub fn observe(&self, took: Duration, failed: bool) {
+        self.provider.observe(self.entered, took, failed);
     }
 
     /// Nothing of it reached the provider: its rates were not used.
     pub fn give_back(&mut self) {
-        self.provider.give_back(std::mem::take(&mut self.charge));
+        self.provider.give_back(std::mem::take(&mut self.entered.charge));
     }
 
     pub fn address(&self) -> &AddressLive {

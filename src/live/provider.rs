@@ -9,9 +9,11 @@ use std::time::{Duration, Instant};
 use super::by_hand::{Note, OnIt};
 use super::lanes::{Lanes, Queued};
 use super::lock;
+use super::optional::Optional;
 use super::pace::{Charge, Pace};
 use crate::clock;
 use crate::policy::model::Capacity;
+use crate::resilience::adaptive::{Adaptive, Sample};
 use crate::resilience::told::Report;
 use crate::telemetry::metrics::{Level, Metrics, ProviderLabels};
 
@@ -24,6 +26,8 @@ pub struct ProviderLive {
     in_flight: AtomicU32,
     limit: AtomicU32,
     pace: Pace,
+    /// Moves `limit` below the policy's `concurrency`.
+    adaptive: Optional<Adaptive>,
     lanes: Arc<Lanes>,
     queued: Arc<Queued>,
     /// Taken out by hand until so many milliseconds after `born`; 0: it is not.
@@ -44,6 +48,16 @@ pub enum Lack {
     Rate(Duration),
 }
 
+/// What an attempt took as it began.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Entered {
+    pub charge: Charge,
+    /// Attempts in flight then, itself included.
+    in_flight: u32,
+    /// Of the adaptive limit, where there is one.
+    epoch: Option<u64>,
+}
+
 impl ProviderLive {
     pub fn new(
         name: &str,
@@ -54,7 +68,8 @@ impl ProviderLive {
         let labels = ProviderLabels { provider: name.to_owned() };
         ProviderLive {
             in_flight: AtomicU32::new(0),
-            limit: AtomicU32::new(capacity.concurrency),
+            limit: AtomicU32::new(first_limit(capacity)),
+            adaptive: Optional::new(clamp(capacity).map(Adaptive::new)),
             pace: Pace::new(capacity),
             queued: lanes.register(metrics.waiting.get_or_create_owned(&labels)),
             lanes: Arc::clone(lanes),
@@ -69,7 +84,9 @@ impl ProviderLive {
     }
 
     pub fn retune(&self, capacity: &Capacity) {
-        self.limit.store(capacity.concurrency, Ordering::SeqCst);
+        self.adaptive.retune(clamp(capacity), Adaptive::new, Adaptive::retune);
+        let limit = self.adaptive.with(|adaptive| adaptive.limit()).unwrap_or(capacity.concurrency);
+        self.limit.store(limit, Ordering::SeqCst);
         self.pace.retune(capacity, clock::now());
         self.look_again();
     }
@@ -150,21 +167,40 @@ impl ProviderLive {
         self.pace.check(tokens, now).map_err(Lack::Rate)
     }
 
-    /// Takes a place, and leave for one attempt of so many tokens; says what it was charged.
+    /// Takes a place, and leave for one attempt of so many tokens; says what it was charged, and how
+    /// many are there now.
     ///
     /// # Errors
     /// What it lacks.
-    pub fn enter(&self, tokens: f64, now: Instant) -> Result<Charge, Lack> {
+    pub fn enter(&self, tokens: f64, now: Instant) -> Result<Entered, Lack> {
         let limit = self.limit.load(Ordering::SeqCst);
         let one_more = |n| (n < limit).then_some(n + 1);
-        self.in_flight
+        let before = self
+            .in_flight
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more)
             .map_err(|_| Lack::Room)?;
         self.in_flight_gauge.inc();
-        self.pace.take(tokens, now).map_err(|wait| {
+        let charge = self.pace.take(tokens, now).map_err(|wait| {
             self.leave();
             Lack::Rate(wait)
-        })
+        })?;
+        let epoch = self.adaptive.with(|adaptive| adaptive.epoch());
+        Ok(Entered { charge, in_flight: before + 1, epoch })
+    }
+
+    /// An attempt brought its first byte after `took`, or failed.
+    pub fn observe(&self, entered: Entered, took: Duration, dropped: bool) {
+        let Entered { in_flight, epoch: Some(epoch), .. } = entered else { return };
+        let sample = Sample { took, in_flight, epoch, dropped };
+        let limit = self.adaptive.with(|adaptive| {
+            adaptive.observe(sample);
+            adaptive.limit()
+        });
+        let Some(limit) = limit else { return };
+        let before = self.limit.swap(limit, Ordering::SeqCst);
+        if limit > before && self.queued.count() > 0 {
+            self.lanes.room(self.queued.id);
+        }
     }
 
     /// Gives a place back; whoever is next in the lane looks.
@@ -200,6 +236,15 @@ impl ProviderLive {
     pub fn rates_used(&self) -> [Option<f64>; 2] {
         self.pace.used(clock::now())
     }
+}
+
+/// The highest limit of one that adapts.
+fn clamp(capacity: &Capacity) -> Option<u32> {
+    capacity.adaptive.then_some(capacity.concurrency)
+}
+
+fn first_limit(capacity: &Capacity) -> u32 {
+    clamp(capacity).map_or(capacity.concurrency, |clamp| Adaptive::new(clamp).limit())
 }
 
 impl Drop for ProviderLive {

@@ -14,7 +14,7 @@ use crate::live::ledger::Turn;
 use crate::live::pace::Charge;
 use crate::live::permit::Afterwards;
 use crate::resilience::outcome::{Class, Outcome};
-use crate::snapshot::Route;
+use crate::snapshot::{Candidate, Route};
 use crate::stream::reading::Tokens;
 
 /// What an attempt taught.
@@ -50,14 +50,7 @@ impl Ask {
         let probe = pick.permit.is_probe();
         self.hold(route, pick, class, status, retry_after, now);
         let afterwards = pick.permit.report(class.outcome(), took, now);
-        match class.outcome() {
-            Outcome::Failure | Outcome::Throttled => candidate.address.live.failed(took, now),
-            Outcome::Success if probe => candidate.address.live.recovered(took, now),
-            Outcome::Success if class == Class::Success => {
-                candidate.address.live.answered(took, now)
-            }
-            Outcome::Success | Outcome::Ignored => {}
-        }
+        teach(candidate, pick, class, took, now);
         if let (Class::Success, Some(session)) = (class, &self.session) {
             route.live.stick(session, candidate.address.live.id, now);
         }
@@ -139,6 +132,20 @@ impl Ask {
     /// Puts down what an attempt's answer took.
     pub fn settle(&mut self, bill: Bill, tokens: Tokens) {
         bill.settle(&self.route, self.payload.model(), &mut self.story, tokens);
+    }
+}
+
+/// Tells the balancer and the adaptive limit.
+fn teach(candidate: &Candidate, pick: &Pick, class: Class, took: Duration, now: Instant) {
+    let live = &candidate.address.live;
+    match class.outcome() {
+        Outcome::Failure | Outcome::Throttled => live.failed(took, now),
+        Outcome::Success if pick.permit.is_probe() => live.recovered(took, now),
+        Outcome::Success if class == Class::Success => live.answered(took, now),
+        Outcome::Success | Outcome::Ignored => {}
+    }
+    if class.outcome() != Outcome::Ignored {
+        pick.flight.observe(took, class.outcome() != Outcome::Success);
     }
 }
 

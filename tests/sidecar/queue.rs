@@ -285,9 +285,32 @@ fn a_queue_that_is_paused_lets_nobody_through_until_it_is_resumed_and_says_who_w
         assert!(normal["oldest_ms"].is_u64());
         assert_eq!((&shown["providers"][0]["waiting"], origin.count()), (&2.into(), 0));
         assert_eq!(change("resume", "default").0, 200);
-        calls.map(|call| assert_eq!(call.join().expect("the call ends").status, 200));
+        for call in calls {
+            assert_eq!(call.join().expect("the call ends").status, 200);
+        }
     });
     let (status, text) = change("pause", "other");
     assert!(status == 404 && text.contains("default"), "{status} {text}");
     assert_eq!(change("stop", "default").0, 404);
+}
+
+#[test]
+fn a_provider_that_queues_gets_a_lower_limit_and_the_limit_is_told() {
+    let gate = Gate::open();
+    let origin = Origin::start(Behaviour::Chat.held(&gate));
+    let more = "auth: none, breaker: none, capacity: { adaptive: true, concurrency: 64 }";
+    let sidecar = alone(&policy(&[("a", &origin.url(), more)], &route("providers: [a]")));
+    let limit = |sidecar: &Sidecar| {
+        sidecar.metric(r#"outrigger_concurrency_limit{provider="a"}"#).unwrap_or(0.0)
+    };
+    let first = limit(&sidecar);
+    assert!((4.0..64.0).contains(&first), "{first}");
+    assert_eq!(sidecar.send(&chat()).status, 200);
+    origin.set(Behaviour::status(500, &[]));
+    // Failures take from it, once a round trip, and never all of it.
+    for _ in 0..100 {
+        sidecar.send(&chat());
+    }
+    let least = limit(&sidecar);
+    assert!((4.0..first).contains(&least), "{first} -> {least}");
 }
