@@ -30,7 +30,10 @@ use outrigger::policy::model::{Affinity, Cost, Policy};
 use outrigger::policy::{self, SourceFile, Sources};
 use outrigger::resilience::balancer::{Balance, Candidate};
 use outrigger::resilience::breaker::{Admission, Breaker, BreakerPolicy};
+use outrigger::resilience::crowd::QueuePolicy;
+use outrigger::resilience::gcra::RatePolicy;
 use outrigger::resilience::hedge::HedgePolicy;
+use outrigger::resilience::lane::{Entry, Lane, Line};
 use outrigger::resilience::outcome::Outcome;
 use outrigger::resilience::spend::SpendPolicy;
 use outrigger::snapshot::Current;
@@ -255,6 +258,46 @@ fn snapshot_load(bencher: &mut Bencher<'_, WallTime>) {
 }
 
 /// One frame of a chat completion's stream; each frame is its own, as the network gives it.
+/// One more joins a lane of 100,000 of many flows, and whoever is first goes.
+fn lane(bencher: &mut Bencher<'_, WallTime>) {
+    let (mut lane, mut time) = (Lane::default(), Passing::new());
+    let weights = vec![8, 4, 1];
+    let (max_waiting, max_bytes, max_wait) = (200_000, 1 << 40, Duration::from_secs(86_400));
+    lane.set_queue(1, QueuePolicy { max_waiting, max_bytes, max_wait, weights });
+    let mut number = 0u64;
+    let mut enter = |lane: &mut Lane, now: Instant| {
+        number += 1;
+        let line = Line { queue: 1, providers: [1].into(), circuits: 0 };
+        let (class, flow) = (number as usize % 3, number * 7 % 1_000);
+        let entry = Entry { line, class, flow, bytes: 100, arrived: now, until: now + max_wait };
+        let (ticket, _) = lane.enter(entry, now).expect("there is a place");
+        lane.turns(ticket).iter().for_each(|at| lane.nothing(ticket, *at, now));
+    };
+    (0..100_000).for_each(|_| enter(&mut lane, time.next()));
+    bencher.iter(|| {
+        let now = time.next();
+        enter(&mut lane, now);
+        lane.room(1, now);
+        let first = lane.take_woken()[0];
+        lane.served(first, 1, now);
+        for next in lane.take_woken() {
+            lane.nothing(next, 1, now);
+        }
+    });
+}
+
+/// A place and leave of both rates at a provider with room, and the place back.
+fn admission(bencher: &mut Bencher<'_, WallTime>) {
+    let mut capacity = shipped().providers[0].capacity;
+    capacity.requests = Some(RatePolicy { rate: 1e9, burst: 1e9 });
+    capacity.tokens = capacity.requests;
+    let (provider, mut time) = (live().provider("openai", &capacity), Passing::new());
+    bencher.iter(|| {
+        provider.enter(black_box(100.0), time.next()).expect("there is room");
+        provider.leave();
+    });
+}
+
 fn read_event(bencher: &mut Bencher<'_, WallTime>) {
     let event = br#"data: {"id":"chatcmpl-B9MHDbslfkBeAs8l4bebGdFOJ6PeG","object":"chat.completion.chunk","created":1741570283,"model":"gpt-4o-2024-08-06","choices":[{"index":0,"delta":{"content":" and"},"finish_reason":null}]}"#;
     let frame = Bytes::from([&event[..], b"\n\n"].concat());
@@ -282,6 +325,8 @@ fn decisions(criterion: &mut Criterion) {
     criterion.bench_function("hedge/left out", hedge_left_out);
     criterion.bench_function("cost/may", cost_may);
     criterion.bench_function("affinity/sticky", affinity);
+    criterion.bench_function("lane/one of 100,000", lane);
+    criterion.bench_function("admission/with room", admission);
     criterion.bench_function("read an event", read_event);
     criterion.bench_function("snapshot/load", snapshot_load);
 }

@@ -50,7 +50,8 @@ pub struct RawQueue {
     pub class: Option<At<RawClassOf>>,
     /// Requests with the same value of a header take turns with others of their class. Default none.
     pub flow: Option<At<RawFlow>>,
-    /// Requests that become jobs: answered 202 when they are journalled, and done later.
+    /// Requests that become jobs: answered 202 when they are journalled, and done later. Without effect
+    /// in this version, which `check` says.
     pub durable: Option<At<RawDurable>>,
 }
 
