@@ -314,3 +314,25 @@ fn a_provider_that_queues_gets_a_lower_limit_and_the_limit_is_told() {
     let least = limit(&sidecar);
     assert!((4.0..first).contains(&least), "{first} -> {least}");
 }
+
+#[test]
+fn a_provider_that_tells_that_nothing_is_left_is_not_asked_before_there_is() {
+    let headers = [
+        ("x-ratelimit-limit-requests", "100"),
+        ("x-ratelimit-remaining-requests", "0"),
+        ("x-ratelimit-reset-requests", "50s"),
+    ];
+    let origin = Origin::start(Behaviour::status(200, &headers));
+    let rest = "routes: [ { name: quick, match: { path: /quick }, providers: [a], timeout: 100ms }, \
+                { name: all, providers: [a] } ]\n";
+    let sidecar = alone(&policy(&[("a", &origin.url(), "auth: none")], rest));
+    assert_eq!(sidecar.send(&chat()).status, 200);
+    let told = sidecar.send(&Call::post("/quick", "{}"));
+    assert_eq!(told.status, 503, "{}", told.text());
+    assert_eq!(origin.count(), 1);
+    // A hundred in fifty seconds is one each half second.
+    let began = Instant::now();
+    assert_eq!(sidecar.send(&chat()).status, 200);
+    let took = began.elapsed();
+    assert!(took >= Duration::from_millis(300) && took < Duration::from_secs(2), "{took:?}");
+}
