@@ -40,6 +40,8 @@ pub struct Blocked {
     pub wait: Option<Duration>,
     /// The shortest of those that others wait for too: all but the back-off.
     pub shared: Option<Duration>,
+    /// The shortest back-off of this request's own.
+    pub own: Option<Duration>,
     /// One only lacks room.
     pub room: bool,
     /// A breaker is in the way of one, for at least so long.
@@ -258,7 +260,9 @@ impl Ask {
             wait => {
                 let guess = held.is_some() && circuit.holds[credential].is_guess();
                 let shared = held.filter(|_| wait == held);
-                Err(Blocked { wait, shared, held: held.is_some(), guess, ..Blocked::default() })
+                let own = wait.filter(|_| wait != held);
+                let held = held.is_some();
+                Err(Blocked { wait, shared, own, held, guess, ..Blocked::default() })
             }
         }
     }
@@ -347,6 +351,7 @@ impl Blocked {
         }
         self.wait = sooner(self.wait, other.wait);
         self.shared = sooner(self.shared, other.shared);
+        self.own = sooner(self.own, other.own);
         self.open = sooner(self.open, other.open);
         self.room |= other.room;
         self.held |= other.held;

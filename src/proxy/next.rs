@@ -241,8 +241,11 @@ impl Ask {
         let shared = room || blocked.shared.is_some();
         let wait = blocked.wait.filter(|_| !uncertain);
         match wait.map(|wait| now + wait).filter(|at| *at <= limit) {
-            // Whoever stands in the lane is called in time.
-            Some(_) if room => Some(Look::Wait { until: limit, shared }),
+            // Whoever stands in the lane is called in time; only its own back-off nobody else knows.
+            Some(_) if room => {
+                let until = blocked.own.map_or(limit, |own| limit.min(now + own));
+                Some(Look::Wait { until, shared })
+            }
             Some(until) => Some(Look::Wait { until, shared }),
             None if room && now < limit => Some(Look::Wait { until: limit, shared: true }),
             None => None,
