@@ -15,6 +15,7 @@
 //! | 3 | [`live`] | state that outlives a reload |
 //! | 3 | [`upstream`] | names to addresses, connections, TLS, pools |
 //! | 2 | [`stream`] | what an answer's bytes mean: events, ends, usage; joining |
+//! | 2 | [`store`] | the embedded database: jobs that were promised |
 //! | 2 | [`telemetry`] | metric handles, logs, events |
 //! | 1 | [`policy`] | text in, a valid policy or every problem out |
 //! | 1 | [`clock`] | now and chance; nothing else may read either |
@@ -32,6 +33,7 @@ pub mod policy;
 pub mod proxy;
 pub mod resilience;
 pub mod snapshot;
+pub mod store;
 pub mod stream;
 pub mod telemetry;
 pub mod upstream;

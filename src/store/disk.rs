@@ -1,0 +1,215 @@
+//! The store's directory: who may read it, who has it open, which version its tables are of.
+//!
+//! `DIR/outrigger.db` is an SQLite database in WAL mode (https://sqlite.org/wal.html), to be read
+//! with the common tool. `DIR/lock` is held for as long as a sidecar runs on it: a second one would
+//! run the same jobs.
+
+use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags};
+use thiserror::Error;
+
+/// The tables, by the version that made them: what is here is never changed, only added to.
+const MIGRATIONS: [&str; 1] = [include_str!("schema.sql")];
+/// "OutR": tells other databases from ours.
+const APPLICATION: i64 = 0x4f75_7452;
+/// The WAL is folded into the database beside the writer, so only a neglected one grows past this.
+const WAL_PAGES: u32 = 65_536;
+
+/// Why a store cannot be used. Nothing was changed then.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    #[error("{}: {}", .0.display(), .1)]
+    Io(PathBuf, #[source] io::Error),
+    #[error(
+        "{} is in use{} (stop that sidecar, or give this one a directory of its own with --data)",
+        .0.display(), .1.map(|pid| format!(" by process {pid}")).unwrap_or_default()
+    )]
+    Locked(PathBuf, Option<u32>),
+    #[error(
+        "{} was made by a newer outrigger (its tables are of version {}, this one knows {}): run that one, or give this one a directory of its own with --data",
+        .0.display(), .1, MIGRATIONS.len()
+    )]
+    Newer(PathBuf, i64),
+    #[error(
+        "{} is damaged or no store of ours: {} (move it away, or restore a backup; outrigger backup makes one)",
+        .0.display(), .1
+    )]
+    Damaged(PathBuf, String),
+}
+
+/// The directory, locked for this process.
+#[derive(Debug)]
+pub struct Directory {
+    pub path: PathBuf,
+    _lock: File,
+}
+
+impl Directory {
+    /// Makes it where it is missing, for its owner alone.
+    ///
+    /// # Errors
+    /// When it cannot be made or another process has it.
+    pub fn lock(path: &Path) -> Result<Directory, OpenError> {
+        let io = |error| OpenError::Io(path.to_owned(), error);
+        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io)?;
+        let name = path.join("lock");
+        let io = |error| OpenError::Io(name.clone(), error);
+        let mut lock = private(&name).map_err(io)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut text = String::new();
+                let _ = lock.read_to_string(&mut text);
+                return Err(OpenError::Locked(path.to_owned(), text.trim().parse().ok()));
+            }
+            Err(TryLockError::Error(error)) => return Err(io(error)),
+        }
+        let note = |lock: &mut File| {
+            lock.set_len(0)?;
+            lock.rewind()?;
+            writeln!(lock, "{}", std::process::id())
+        };
+        // Who has it is told for people: a full disk is no reason not to start.
+        let _ = note(&mut lock);
+        Ok(Directory { path: path.to_owned(), _lock: lock })
+    }
+
+    pub fn database(&self) -> PathBuf {
+        database(&self.path)
+    }
+
+    /// Opens the database for writing, brings its tables to this version, and looks it through.
+    ///
+    /// # Errors
+    /// When it cannot be opened, is newer than this program, or is damaged.
+    pub fn prepare(&self) -> Result<Connection, OpenError> {
+        let path = self.database();
+        let io = |error| OpenError::Io(path.clone(), error);
+        let file = private(&path).map_err(io)?;
+        // Made by somebody else, or copied here.
+        if file.metadata().map_err(io)?.permissions().mode() & 0o077 != 0 {
+            file.set_permissions(Permissions::from_mode(0o600)).map_err(io)?;
+        }
+        drop(file);
+        let damaged = |error: rusqlite::Error| self.error(&error);
+        let version = {
+            let reader = reader(&path).map_err(damaged)?;
+            version(&reader, &path)?
+        };
+        let mut db = self.writer().map_err(damaged)?;
+        migrate(&mut db, version).map_err(damaged)?;
+        let check = |row: &rusqlite::Row<'_>| row.get::<_, String>(0);
+        let found: String = db.query_row("PRAGMA quick_check(1)", [], check).map_err(damaged)?;
+        if found == "ok" { Ok(db) } else { Err(OpenError::Damaged(path, found)) }
+    }
+
+    /// A connection that writes; one at a time.
+    ///
+    /// # Errors
+    /// When the database cannot be opened.
+    pub fn writer(&self) -> rusqlite::Result<Connection> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let db = Connection::open_with_flags(self.database(), flags)?;
+        db.busy_timeout(Duration::from_secs(5))?;
+        db.pragma_update(None, "journal_mode", "wal")?;
+        db.pragma_update(None, "synchronous", "full")?;
+        db.pragma_update(None, "foreign_keys", true)?;
+        db.pragma_update(None, "wal_autocheckpoint", WAL_PAGES)?;
+        db.set_prepared_statement_cache_capacity(64);
+        Ok(db)
+    }
+
+    fn error(&self, error: &rusqlite::Error) -> OpenError {
+        use rusqlite::ErrorCode::{
+            CannotOpen, DiskFull, PermissionDenied, ReadOnly, SystemIoFailure,
+        };
+        let path = self.database();
+        match error.sqlite_error_code() {
+            Some(CannotOpen | DiskFull | PermissionDenied | ReadOnly | SystemIoFailure) => {
+                OpenError::Io(path, io::Error::other(error.to_string()))
+            }
+            _ => OpenError::Damaged(path, error.to_string()),
+        }
+    }
+}
+
+/// Where the database is in a store's directory.
+pub fn database(directory: &Path) -> PathBuf {
+    directory.join("outrigger.db")
+}
+
+/// A connection that only reads.
+///
+/// # Errors
+/// When the database cannot be opened.
+pub fn reader(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let db = Connection::open_with_flags(path, flags)?;
+    db.busy_timeout(Duration::from_secs(5))?;
+    db.pragma_update(None, "query_only", true)?;
+    db.set_prepared_statement_cache_capacity(32);
+    Ok(db)
+}
+
+/// The version of a database's tables; 0 of an empty one.
+///
+/// # Errors
+/// When it is none of ours, or newer.
+fn version(db: &Connection, path: &Path) -> Result<i64, OpenError> {
+    let damaged = |why: String| OpenError::Damaged(path.to_owned(), why);
+    let number = |name: &str| {
+        let read = db.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+        read.map_err(|error| damaged(error.to_string()))
+    };
+    let (application, version) = (number("application_id")?, number("user_version")?);
+    match (application, version) {
+        (0, 0) | (APPLICATION, _) if version <= MIGRATIONS.len() as i64 => Ok(version),
+        (APPLICATION, _) => Err(OpenError::Newer(path.to_owned(), version)),
+        _ => Err(damaged("it is the database of another program".to_owned())),
+    }
+}
+
+fn migrate(db: &mut Connection, version: i64) -> rusqlite::Result<()> {
+    let done = usize::try_from(version).unwrap_or(0);
+    for (index, sql) in MIGRATIONS.iter().enumerate().skip(done) {
+        let step = db.transaction()?;
+        step.execute_batch(sql)?;
+        step.pragma_update(None, "application_id", APPLICATION)?;
+        step.pragma_update(None, "user_version", index as i64 + 1)?;
+        step.commit()?;
+    }
+    Ok(())
+}
+
+/// Writes a copy of a store as it is at this moment; a sidecar may be running on it.
+///
+/// # Errors
+/// When the store cannot be read, or the copy exists or cannot be written.
+pub fn backup(directory: &Path, to: &Path) -> Result<(), OpenError> {
+    let path = database(directory);
+    let missing = |error| OpenError::Io(path.clone(), error);
+    std::fs::metadata(&path).map_err(missing)?;
+    let wrong = |error: rusqlite::Error| OpenError::Damaged(path.clone(), error.to_string());
+    let db = reader(&path).map_err(wrong)?;
+    version(&db, &path)?;
+    let io = |error| OpenError::Io(to.to_owned(), error);
+    let name = to.to_str().ok_or_else(|| io(io::Error::other("its name is no text")))?;
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(to).map_err(io)?;
+    db.pragma_update(None, "query_only", false).map_err(wrong)?;
+    let copied = db.execute("VACUUM INTO ?1", [name]).map(|_| ());
+    copied.map_err(|error| {
+        // An empty or half a copy would pass for one.
+        let _ = std::fs::remove_file(to);
+        io(io::Error::other(error.to_string()))
+    })
+}
+
+/// A file that its owner alone may read; made where it is missing.
+fn private(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+}

@@ -1,0 +1,273 @@
+//! What a job is while it lies in the store: what was asked, where it stands, what came of it.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+
+/// A job's name: 128 random bits, so that nobody can guess another's.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct JobId(pub [u8; 16]);
+
+/// Where a job stands (QUEUE.md "States"; what is accepted is ready at once).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum State {
+    Ready,
+    /// An attempt failed; another follows.
+    RetryWait,
+    /// It is being run.
+    Leased,
+    /// It has an answer.
+    Done,
+    /// It failed for good, or was begun too often without an end.
+    Dead,
+    /// Its time passed before it was done.
+    Expired,
+    Cancelled,
+}
+
+/// A keyed hash of the credentials of whoever made a job.
+pub type Principal = [u8; 32];
+
+/// What is to be done later.
+#[derive(Clone, Debug)]
+pub struct NewJob {
+    pub id: JobId,
+    pub queue: String,
+    pub route: String,
+    /// The class's name.
+    pub class: String,
+    /// Takes turns with other flows of its class.
+    pub flow: Vec<u8>,
+    pub principal: Principal,
+    pub key: Option<Key>,
+    pub request: Request,
+    pub callback: Option<String>,
+    pub expires: Millis,
+    /// How long it is kept when it is over.
+    pub keep: Duration,
+}
+
+/// An `Idempotency-Key` of the application.
+#[derive(Clone, Debug)]
+pub struct Key {
+    pub text: String,
+    /// Of the request that it stands for.
+    pub fingerprint: [u8; 32],
+}
+
+/// A request without its credentials.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    pub method: String,
+    /// Path and query.
+    pub uri: String,
+    /// Lines of `name: value`.
+    pub headers: Vec<u8>,
+    pub body: Bytes,
+}
+
+/// An answer as it is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    pub status: u16,
+    /// Lines of `name: value`.
+    pub headers: Vec<u8>,
+    pub body: Bytes,
+    /// The body is longer than what is kept of it.
+    pub cut: bool,
+}
+
+/// What a queue keeps at most.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Jobs that are not done.
+    pub jobs: u64,
+    /// Of their bodies.
+    pub bytes: u64,
+}
+
+/// What became of a job that was handed in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Accepted {
+    New,
+    /// The same request came before, with the same key; without a state it has been forgotten.
+    Known(JobId, Option<State>),
+    /// The key stands for another request.
+    OtherRequest,
+    Full(Full),
+}
+
+/// What of a queue is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Full {
+    Jobs(u64),
+    Bytes(u64),
+}
+
+/// Leave to run a job once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lease {
+    pub seq: i64,
+    /// Tells this lease from an earlier or a later one of the same job.
+    pub number: i64,
+    /// How often it was begun, with this time.
+    pub deliveries: u32,
+}
+
+/// A job that may be run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Due {
+    pub seq: i64,
+    pub id: JobId,
+}
+
+/// All that a run of it needs.
+#[derive(Clone, Debug)]
+pub struct Task {
+    pub seq: i64,
+    pub id: JobId,
+    pub route: String,
+    pub class: String,
+    pub flow: Vec<u8>,
+    pub request: Request,
+    /// Runs that failed.
+    pub attempts: u32,
+    pub accepted: Millis,
+    pub expires: Millis,
+}
+
+/// A job as people and programs are shown it.
+#[derive(Clone, Debug)]
+pub struct Shown {
+    pub seq: i64,
+    pub id: JobId,
+    pub queue: String,
+    pub route: String,
+    pub class: String,
+    pub state: State,
+    pub method: String,
+    pub uri: String,
+    pub bytes: u64,
+    pub attempts: u32,
+    pub deliveries: u32,
+    pub accepted: Millis,
+    pub due: Option<Millis>,
+    pub expires: Millis,
+    pub finished: Option<Millis>,
+    /// What failed last.
+    pub error: Option<String>,
+    pub callback: Option<Callback>,
+    pub principal: Principal,
+}
+
+/// Where a result goes, and how far it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Callback {
+    pub url: String,
+    /// `waiting`, `sent` or `given_up`.
+    pub state: String,
+    pub attempts: u32,
+}
+
+/// A result that is to be posted.
+#[derive(Clone, Debug)]
+pub struct Posting {
+    pub seq: i64,
+    pub id: JobId,
+    pub queue: String,
+    pub url: String,
+    /// Times it was tried.
+    pub attempts: u32,
+}
+
+/// Milliseconds since 1970: what outlives a process can hold no monotonic time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Millis(pub i64);
+
+impl Millis {
+    pub fn of(at: SystemTime) -> Millis {
+        let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Millis(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+    }
+
+    pub fn after(self, length: Duration) -> Millis {
+        let length = i64::try_from(length.as_millis()).unwrap_or(i64::MAX);
+        Millis(self.0.saturating_add(length))
+    }
+
+    /// How long it is until then; zero where it has passed.
+    pub fn until(self, then: Millis) -> Duration {
+        Duration::from_millis(u64::try_from(then.0.saturating_sub(self.0)).unwrap_or(0))
+    }
+
+    pub fn time(self) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_millis(u64::try_from(self.0).unwrap_or(0))
+    }
+}
+
+impl State {
+    pub const ALL: [State; 7] = [
+        State::Ready,
+        State::RetryWait,
+        State::Leased,
+        State::Done,
+        State::Dead,
+        State::Expired,
+        State::Cancelled,
+    ];
+
+    /// As it stands in the store, in metrics and in the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            State::Ready => "ready",
+            State::RetryWait => "retry_wait",
+            State::Leased => "leased",
+            State::Done => "done",
+            State::Dead => "dead",
+            State::Expired => "expired",
+            State::Cancelled => "cancelled",
+        }
+    }
+
+    pub fn is_final(self) -> bool {
+        !matches!(self, State::Ready | State::RetryWait | State::Leased)
+    }
+}
+
+impl FromStr for State {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<State, String> {
+        State::ALL.into_iter().find(|state| state.as_str() == text).ok_or_else(|| {
+            let known = State::ALL.map(State::as_str).join(", ");
+            format!("`{text}` is no state of a job (expected one of {known})")
+        })
+    }
+}
+
+impl fmt::Display for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "JobId({self})")
+    }
+}
+
+impl FromStr for JobId {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<JobId, String> {
+        let wrong = || format!("`{text}` is no id of a job (expected 32 hexadecimal digits)");
+        if text.len() != 32 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Err(wrong());
+        }
+        let number = u128::from_str_radix(text, 16).map_err(|_| wrong())?;
+        Ok(JobId(number.to_be_bytes()))
+    }
+}

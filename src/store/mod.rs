@@ -1,0 +1,265 @@
+//! The embedded database: jobs that were promised, and what became of them.
+//!
+//! One thread writes, with group commit (`writer.rs`); one reads; what is asked for comes back as a
+//! future, so that nobody's worker waits for a disk. A change that returned is on the disk: "no
+//! promise before it is kept" (DESIGN.md). What may follow what is in `change.rs`.
+
+mod change;
+mod disk;
+mod job;
+mod look;
+mod writer;
+
+#[cfg(test)]
+mod store_tests;
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use tokio::sync::oneshot;
+
+pub use self::change::{Leased, Line, Then, Upkept};
+pub use self::disk::{OpenError, backup};
+pub use self::job::*;
+pub use self::look::{Filter, Total};
+pub use self::writer::{Commit, Failure, Observer};
+
+use self::disk::Directory;
+use self::writer::{Reader, Writer, locked};
+
+/// An open store; clones are the same one.
+#[derive(Clone)]
+pub struct Store(Arc<Inner>);
+
+struct Inner {
+    writer: Writer,
+    reader: Reader,
+    directory: Arc<Directory>,
+    principal_key: [u8; 32],
+    /// Jobs that were being run when the last process ended.
+    recovered: usize,
+    watched: Mutex<HashMap<JobId, Vec<oneshot::Sender<()>>>>,
+}
+
+impl Store {
+    /// Opens the store of a directory, which is made where it is missing. Jobs that were being run
+    /// when its last process ended are ready again.
+    ///
+    /// # Errors
+    /// When it cannot be used; nothing was changed then.
+    pub fn open(path: &Path, observer: Observer) -> Result<Store, OpenError> {
+        let directory = Arc::new(Directory::lock(path)?);
+        let io = |error| OpenError::Io(path.to_owned(), error);
+        let broken =
+            |error: rusqlite::Error| OpenError::Damaged(path.to_owned(), error.to_string());
+        let db = directory.prepare()?;
+        let recovered = change::recover(&db).map_err(broken)?;
+        let principal_key = look::principal_key(&db).map_err(broken)?;
+        let writer = Writer::start(db, Arc::clone(&directory), observer).map_err(io)?;
+        let reader = Reader::start(Arc::clone(&directory)).map_err(io)?;
+        let watched = Mutex::default();
+        Ok(Store(Arc::new(Inner { writer, reader, directory, principal_key, recovered, watched })))
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0.directory.path
+    }
+
+    pub fn recovered(&self) -> usize {
+        self.0.recovered
+    }
+
+    /// With what principals are hashed.
+    pub fn principal_key(&self) -> &[u8; 32] {
+        &self.0.principal_key
+    }
+
+    /// Told when a job is over. Ask where it stands after this, not before.
+    pub fn watch(&self, id: JobId) -> oneshot::Receiver<()> {
+        let (tell, told) = oneshot::channel();
+        let mut watched = locked(&self.0.watched);
+        let of = watched.entry(id).or_default();
+        of.retain(|tell| !tell.is_closed());
+        of.push(tell);
+        told
+    }
+
+    /// Nobody waits for this job any longer, but those who are still there.
+    pub fn unwatch(&self, id: JobId) {
+        let mut watched = locked(&self.0.watched);
+        if let Some(of) = watched.get_mut(&id) {
+            of.retain(|tell| !tell.is_closed());
+            if of.is_empty() {
+                watched.remove(&id);
+            }
+        }
+    }
+
+    fn over(&self, id: JobId) {
+        let told = locked(&self.0.watched).remove(&id);
+        for tell in told.into_iter().flatten() {
+            let _ = tell.send(());
+        }
+    }
+}
+
+/// Changes: each is on the disk when it returns.
+///
+/// # Errors
+/// Where a change could not be written; nothing was changed then.
+#[allow(clippy::missing_errors_doc)]
+impl Store {
+    pub async fn accept(
+        &self,
+        job: Arc<NewJob>,
+        limits: Limits,
+        now: Millis,
+    ) -> Result<Accepted, Failure> {
+        self.0.writer.write(move |db| change::accept(db, &job, limits, now)).await
+    }
+
+    pub async fn lease(&self, seq: i64, most: u32, now: Millis) -> Result<Leased, Failure> {
+        let leased = self.0.writer.write(move |db| change::lease(db, seq, most, now)).await?;
+        if let Leased::Poison(id) = leased {
+            self.over(id);
+        }
+        Ok(leased)
+    }
+
+    /// False where the lease no longer holds.
+    pub async fn complete(
+        &self,
+        id: JobId,
+        lease: Lease,
+        answer: Arc<Answer>,
+        now: Millis,
+    ) -> Result<bool, Failure> {
+        let done = self.0.writer.write(move |db| change::complete(db, lease, &answer, now)).await?;
+        self.over(id);
+        Ok(done)
+    }
+
+    /// False where the lease no longer holds.
+    pub async fn fail(
+        &self,
+        id: JobId,
+        lease: Lease,
+        why: String,
+        then: Then,
+        now: Millis,
+    ) -> Result<bool, Failure> {
+        let failed =
+            self.0.writer.write(move |db| change::fail(db, lease, &why, then, now)).await?;
+        if then == Then::Dead {
+            self.over(id);
+        }
+        Ok(failed)
+    }
+
+    /// Ready again, or when its time has come; the run does not count.
+    pub async fn park(&self, lease: Lease, due: Option<Millis>) -> Result<bool, Failure> {
+        self.0.writer.write(move |db| change::park(db, lease, due)).await
+    }
+
+    pub async fn cancel(
+        &self,
+        id: JobId,
+        principal: Option<Principal>,
+        now: Millis,
+    ) -> Result<Option<State>, Failure> {
+        let state = self.0.writer.write(move |db| change::cancel(db, id, principal, now)).await?;
+        if state.is_some_and(|state| !state.is_final()) {
+            self.over(id);
+        }
+        Ok(state)
+    }
+
+    pub async fn retry(&self, id: JobId, now: Millis) -> Result<Option<(State, Line)>, Failure> {
+        self.0.writer.write(move |db| change::retry(db, id, now)).await
+    }
+
+    /// Some of the dead at once: until none is left.
+    pub async fn requeue(&self, queue: String, now: Millis) -> Result<(usize, Vec<Line>), Failure> {
+        self.0.writer.write(move |db| change::requeue(db, &queue, now)).await
+    }
+
+    /// Some at once: until none is left.
+    pub async fn purge(&self, queue: String, state: State) -> Result<usize, Failure> {
+        self.0.writer.write(move |db| change::purge(db, &queue, state)).await
+    }
+
+    pub async fn upkeep(&self, now: Millis) -> Result<Upkept, Failure> {
+        let upkept = self.0.writer.write(move |db| change::upkeep(db, now)).await?;
+        upkept.expired.iter().for_each(|id| self.over(*id));
+        Ok(upkept)
+    }
+
+    pub async fn posted(
+        &self,
+        posting: Posting,
+        again: Option<Millis>,
+        sent: bool,
+    ) -> Result<(), Failure> {
+        self.0.writer.write(move |db| change::posted(db, &posting, again, sent)).await
+    }
+}
+
+/// Questions.
+///
+/// # Errors
+/// Where the store cannot be read.
+#[allow(clippy::missing_errors_doc)]
+impl Store {
+    pub async fn job(&self, id: JobId) -> Result<Option<Shown>, Failure> {
+        self.0.reader.read(move |db| look::job(db, id)).await
+    }
+
+    pub async fn list(&self, filter: Filter) -> Result<Vec<Shown>, Failure> {
+        self.0.reader.read(move |db| look::list(db, &filter)).await
+    }
+
+    pub async fn task(&self, seq: i64) -> Result<Option<Task>, Failure> {
+        self.0.reader.read(move |db| look::task(db, seq)).await
+    }
+
+    pub async fn answer(&self, seq: i64) -> Result<Option<Answer>, Failure> {
+        self.0.reader.read(move |db| look::answer(db, seq)).await
+    }
+
+    pub async fn lines(&self) -> Result<Vec<Line>, Failure> {
+        self.0.reader.read(look::lines).await
+    }
+
+    pub async fn upcoming(
+        &self,
+        line: Line,
+        after: Option<Vec<u8>>,
+        taken: HashSet<i64>,
+        want: usize,
+    ) -> Result<Vec<(Vec<u8>, Due)>, Failure> {
+        let read = move |db: &_| look::upcoming(db, &line, after.as_deref(), &taken, want);
+        self.0.reader.read(read).await
+    }
+
+    pub async fn totals(&self) -> Result<Vec<Total>, Failure> {
+        self.0.reader.read(look::totals).await
+    }
+
+    /// When the oldest ready job of each of these queues was accepted.
+    pub async fn oldest(&self, queues: Vec<String>) -> Result<Vec<Option<Millis>>, Failure> {
+        let read = move |db: &_| queues.iter().map(|queue| look::oldest(db, queue)).collect();
+        self.0.reader.read(read).await
+    }
+
+    pub async fn postings(&self, now: Millis) -> Result<(Vec<Posting>, Option<Millis>), Failure> {
+        self.0.reader.read(move |db| look::postings(db, now)).await
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Store({})", self.path().display())
+    }
+}
