@@ -6,6 +6,7 @@
 //! request.
 
 mod accept;
+mod data;
 
 use std::net::{SocketAddr, TcpListener as StdTcpListener};
 use std::path::PathBuf;
@@ -23,16 +24,19 @@ use tokio::task::LocalSet;
 
 use self::accept::Accept;
 pub use self::accept::Listen;
+pub use self::data::Data;
 use crate::admin::{self, Access, Shown, Token, TokenError};
 use crate::clock;
+use crate::jobs::Jobs;
 use crate::live::Live;
 use crate::policy::problem::Problem;
 use crate::proxy::connection::refusal;
-use crate::proxy::worker::{self, Incoming, Load, Order};
+use crate::proxy::worker::{self, Common, Incoming, Load, Order};
 use crate::snapshot::Current;
 use crate::snapshot::build::{BuildError, Ground};
 use crate::snapshot::reload::{self, Loader};
 use crate::snapshot::watch::{Wake, watch};
+use crate::store::OpenError;
 use crate::telemetry::access_log::Log;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::Resolver;
@@ -52,6 +56,8 @@ pub struct Options {
     /// Listen to the file system's events; the poll works without.
     pub watch: bool,
     pub poll: Duration,
+    /// Where jobs are kept.
+    pub data: Data,
 }
 
 /// Why the sidecar did not start.
@@ -69,6 +75,8 @@ pub enum StartError {
     OpenAdmin(SocketAddr),
     #[error(transparent)]
     Token(#[from] TokenError),
+    #[error(transparent)]
+    Store(#[from] OpenError),
     #[error("the system gave no thread or runtime: {0}")]
     System(#[from] std::io::Error),
 }
@@ -87,6 +95,12 @@ struct Hand {
     orders: UnboundedSender<Order>,
     load: Arc<Load>,
     task: Task,
+}
+
+/// All who work.
+struct Hands {
+    workers: Vec<Hand>,
+    jobs: Option<Jobs>,
 }
 
 /// Where a worker runs.
@@ -108,11 +122,12 @@ pub fn run(options: &Options) -> Result<Ended, StartError> {
     let control = runtime()?;
     let front = runtime()?;
     let live = Arc::new(Live::new(Arc::new(Metrics::new()), read.policy().server.buffered));
-    let ground =
-        Ground { live: Arc::clone(&live), resolver: Resolver::new(control.handle().clone()) };
+    let resolver = Resolver::new(control.handle().clone());
+    let ground = Ground { live: Arc::clone(&live), resolver: resolver.clone() };
     let (loader, current) = Loader::start(&options.policies, ground, read)?;
     let accept = front.block_on(async { Accept::bind(&options.listen) })?;
     let (admin, metrics) = (bind_side(options.admin)?, bind_side(options.metrics)?);
+    let store = data::open(&options.data, &live)?;
     let shown = Arc::new(Shown {
         live: Arc::clone(&live),
         current: Arc::clone(&current),
@@ -121,6 +136,7 @@ pub fn run(options: &Options) -> Result<Ended, StartError> {
         started: clock::now(),
         listener: accept.name(),
         access,
+        store: store.clone(),
     });
     let (wake, wakes) = mpsc::channel(1);
     let side = Side { admin, metrics, shown: Arc::clone(&shown), wake: wake.clone(), wakes };
@@ -133,10 +149,12 @@ pub fn run(options: &Options) -> Result<Ended, StartError> {
         .spawn(move || control.block_on(side.run(loader, watched)))?;
     let (log, writer) = Log::start(live.metrics.access_log_dropped.clone())?;
     let here = LocalSet::new();
+    let common = Common { current: Arc::clone(&current), live, log, store: store.clone() };
     let hands = (0..options.workers.max(1))
-        .map(|index| Hand::start(index, &current, &live, &log, &here))
+        .map(|index| Hand::start(index, &common, &here))
         .collect::<std::io::Result<Vec<_>>>()?;
-    drop(log);
+    let jobs = store.map(|store| Jobs::start(common, store, resolver)).transpose()?;
+    let hands = Hands { workers: hands, jobs };
     let accepting = front_of(accept, hands, signals, shown, current, wake);
     let ended = here.block_on(&front, accepting)?;
     drop(here);
@@ -214,22 +232,15 @@ impl Side {
 }
 
 impl Hand {
-    fn start(
-        index: usize,
-        current: &Arc<Current>,
-        live: &Arc<Live>,
-        log: &Log,
-        here: &LocalSet,
-    ) -> std::io::Result<Hand> {
+    fn start(index: usize, common: &Common, here: &LocalSet) -> std::io::Result<Hand> {
         let (orders, inbox) = mpsc::unbounded_channel();
         let load = Arc::new(Load::default());
-        let (current, live, log) = (Arc::clone(current), Arc::clone(live), log.clone());
-        let its_load = Arc::clone(&load);
+        let (common, its_load) = (common.clone(), Arc::clone(&load));
         let task = if index == 0 {
-            Task::Here(here.spawn_local(worker::work(current, live, log, its_load, inbox)))
+            Task::Here(here.spawn_local(worker::work(common, its_load, inbox)))
         } else {
             let thread = thread::Builder::new().name(format!("worker-{index}"));
-            let work = move || worker::run(current, live, log, its_load, inbox);
+            let work = move || worker::run(common, its_load, inbox);
             Task::Thread(thread.spawn(work)?)
         };
         Ok(Hand { orders, load, task })
@@ -245,6 +256,9 @@ impl Task {
     }
 }
 
+/// As Linux and macOS number it.
+const SIGXFSZ: i32 = 25;
+
 /// What a signal says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Told {
@@ -256,6 +270,8 @@ struct Signals {
     interrupt: Signal,
     terminate: Signal,
     hang_up: Signal,
+    /// Heard, so that a limit on the size of files is an error of the write and not our end.
+    _file_size: Signal,
 }
 
 impl Signals {
@@ -264,6 +280,7 @@ impl Signals {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
             hang_up: signal(SignalKind::hangup())?,
+            _file_size: signal(SignalKind::from_raw(SIGXFSZ))?,
         })
     }
 
@@ -280,7 +297,7 @@ impl Signals {
 /// Accepts until told to end, then drains.
 async fn front_of(
     accept: Accept,
-    hands: Vec<Hand>,
+    hands: Hands,
     mut signals: Signals,
     shown: Arc<Shown>,
     current: Arc<Current>,
@@ -291,7 +308,7 @@ async fn front_of(
     loop {
         let until = closing.unwrap_or_else(|| clock::now() + Duration::from_secs(86_400));
         tokio::select! {
-            incoming = accept.next() => hand_out(incoming, &hands, &shown.live, &current).await,
+            incoming = accept.next() => hand_out(incoming, &hands.workers, &shown.live, &current).await,
             told = signals.next() => {
                 if told == Told::Reload {
                     tracing::info!("SIGHUP: loading the policy");
@@ -309,9 +326,10 @@ async fn front_of(
             () = tokio::time::sleep_until(until.into()), if closing.is_some() => break,
         }
     }
-    hands.iter().for_each(|hand| hand.load.draining.store(true, Ordering::Release));
+    let working = hands.workers.iter();
+    working.for_each(|hand| hand.load.draining.store(true, Ordering::Release));
     while let Some(incoming) = accept.waiting() {
-        hand_out(Ok(incoming), &hands, &shown.live, &current).await;
+        hand_out(Ok(incoming), &hands.workers, &shown.live, &current).await;
     }
     drop(accept);
     drain(hands, current.load().policy.server.drain_timeout, &mut signals).await
@@ -346,19 +364,18 @@ async fn hand_out(
 }
 
 /// Lets the workers finish what they began, at most for `timeout`.
-async fn drain(
-    hands: Vec<Hand>,
-    timeout: Duration,
-    signals: &mut Signals,
-) -> std::io::Result<Ended> {
+async fn drain(hands: Hands, timeout: Duration, signals: &mut Signals) -> std::io::Result<Ended> {
     let until = clock::now() + timeout;
     tracing::info!(?timeout, "draining: the listener is closed");
-    for hand in &hands {
+    for hand in &hands.workers {
         let _ = hand.orders.send(Order::Drain(until));
     }
-    let tasks: Vec<_> = hands.into_iter().map(|hand| hand.task).collect();
+    hands.jobs.iter().for_each(|jobs| jobs.drain(until));
+    let tasks: Vec<_> = hands.workers.into_iter().map(|hand| hand.task).collect();
+    let is_over =
+        || tasks.iter().all(Task::is_finished) && hands.jobs.as_ref().is_none_or(Jobs::is_finished);
     let mut beat = tokio::time::interval(Duration::from_millis(10));
-    while !tasks.iter().all(Task::is_finished) {
+    while !is_over() {
         tokio::select! {
             told = signals.next() => if told == Told::End {
                 return Ok(Ended::AtOnce);

@@ -33,6 +33,16 @@ pub fn random() -> u64 {
     fastrand::u64(..)
 }
 
+/// 128 bits that nobody can guess: names by which something is given out.
+///
+/// # Errors
+/// When the system gives none.
+pub fn secret() -> std::io::Result<[u8; 16]> {
+    let mut bits = [0; 16];
+    getrandom::fill(&mut bits).map_err(std::io::Error::other)?;
+    Ok(bits)
+}
+
 /// A hash with a secret in it, so that nobody outside can choose values that collide.
 pub fn hashing() -> RandomState {
     RandomState::new()

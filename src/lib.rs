@@ -10,6 +10,7 @@
 //! | 9 | [`cli`] | arguments to a command; exit codes |
 //! | 8 | [`app`] | wires the parts: start order, drain order |
 //! | 7 | [`admin`] | metrics, health, what is in force, breakers |
+//! | 6 | [`jobs`] | which job is run next, and what becomes of it |
 //! | 5 | [`proxy`] | one request, from start to end |
 //! | 4 | [`snapshot`] | policy to snapshot, swap, watch |
 //! | 3 | [`live`] | state that outlives a reload |
@@ -28,6 +29,7 @@ pub mod admin;
 pub mod app;
 pub mod cli;
 pub mod clock;
+pub mod jobs;
 pub mod live;
 pub mod policy;
 pub mod proxy;

@@ -7,6 +7,7 @@
 mod api;
 mod by_hand;
 mod guard;
+mod jobs;
 mod queue;
 mod scrape;
 
@@ -27,6 +28,7 @@ pub use guard::{Access, Token, TokenError, token_text};
 use crate::live::Live;
 use crate::snapshot::Current;
 use crate::snapshot::reload::Loader;
+use crate::store::Store;
 
 /// What the admin side shows.
 #[derive(Debug)]
@@ -39,6 +41,8 @@ pub struct Shown {
     pub started: Instant,
     pub listener: String,
     pub access: Access,
+    /// `None`: no job is taken.
+    pub store: Option<Store>,
 }
 
 /// Serves metrics, health and the API until the process ends.
@@ -53,6 +57,9 @@ pub async fn serve(listener: TcpListener, shown: Arc<Shown>) -> std::io::Result<
         .route("/api/circuit-breakers/{action}/{*key}", post(by_hand::breaker))
         .route("/api/queue", get(queue::overview))
         .route("/api/queue/{action}/{name}", post(queue::change))
+        .route("/api/queue/jobs", get(jobs::list))
+        .route("/api/queue/jobs/{id}", get(jobs::one))
+        .route("/api/queue/jobs/{action}/{id}", post(jobs::change))
         .route("/api/providers/{action}/{name}", post(by_hand::provider))
         .layer(from_fn_with_state(Arc::clone(&shown), guard::guard))
         .with_state(shown);

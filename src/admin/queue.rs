@@ -1,23 +1,27 @@
-//! `/api/queue`: who waits, for how long yet, and whether anybody has a turn at all.
+//! `/api/queue`: who waits, for how long yet, and whether anybody has a turn at all; how many jobs
+//! there are.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::{Path, State};
+use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::Shown;
 use super::by_hand::{Asked, listed};
 use super::guard::problem;
+use super::jobs;
 use crate::clock;
 use crate::live::Live;
 use crate::live::queue::QueueLive;
 use crate::policy::model;
 use crate::resilience::stride::bound;
+use crate::store::{Millis, Total};
 
 #[derive(Debug, Serialize)]
 pub struct Overview {
@@ -32,6 +36,23 @@ struct Queue {
     max_waiting: usize,
     max_wait_ms: u64,
     classes: Vec<Class>,
+    /// Jobs in the store.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    jobs: Option<Jobs>,
+}
+
+/// The durable lane of a queue.
+#[derive(Debug, Serialize)]
+struct Jobs {
+    workers: usize,
+    max_jobs: u64,
+    /// How many stand where; only those that there are.
+    states: BTreeMap<&'static str, u64>,
+    /// Of bodies of jobs that are not done.
+    bytes: u64,
+    /// Age of the oldest that is ready.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    oldest_ms: Option<u64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -70,24 +91,44 @@ pub async fn overview(State(shown): State<Arc<Shown>>) -> Json<Overview> {
         waiting: provider.live.waiting(),
         drain_rate: shown.live.lanes.drain_rate(provider.live.id()),
     });
-    Json(Overview {
-        queues: snapshot.policy.queues.iter().filter_map(of).collect(),
-        providers: providers.collect(),
-    })
+    let mut queues: Vec<Queue> = snapshot.policy.queues.iter().filter_map(of).collect();
+    if let Some(store) = &shown.store {
+        let names = queues.iter().map(|queue| queue.name.clone()).collect();
+        // A store that cannot be read is told by what reads it first; the lanes are shown still.
+        let (totals, oldest) = (store.totals().await, store.oldest(names).await);
+        if let (Ok(totals), Ok(oldest)) = (totals, oldest) {
+            let wall = Millis::of(clock::wall());
+            for (queue, oldest) in queues.iter_mut().zip(oldest) {
+                let policy = snapshot.policy.queues.iter().find(|policy| policy.name == queue.name);
+                let oldest = oldest.map(|at| at.until(wall).as_millis() as u64);
+                queue.jobs = policy.map(|policy| Jobs::of(policy, &totals, oldest));
+            }
+        }
+    }
+    Json(Overview { queues, providers: providers.collect() })
 }
 
-/// `POST /api/queue/{pause|resume}/{name}`.
+/// What a change by hand is about.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct About {
+    state: Option<String>,
+}
+
+/// `POST /api/queue/{pause|resume|requeue|purge}/{name}`.
 pub async fn change(
     State(shown): State<Arc<Shown>>,
     Path((action, name)): Path<(String, String)>,
+    Query(about): Query<About>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
     let (what, paused) = match action.as_str() {
         "pause" => ("queue_pause", true),
-        "resume" => ("queue_resume", false),
+        "resume" | "requeue" | "purge" => ("queue_resume", false),
         _ => {
-            let detail = format!("`{action}` is no action (expected pause or resume)");
+            let detail =
+                format!("`{action}` is no action (expected pause, resume, requeue or purge)");
             return problem(StatusCode::NOT_FOUND, "no_action", &detail);
         }
     };
@@ -108,6 +149,10 @@ pub async fn change(
         let detail = format!("no route uses a queue `{name}` (there are: {})", listed(&known));
         return problem(StatusCode::NOT_FOUND, "no_queue", &detail);
     };
+    if matches!(action.as_str(), "requeue" | "purge") {
+        let swept = jobs::sweep(&shown, &action, &name, about.state.as_deref(), &asked).await;
+        return swept.unwrap_or_else(|refusal| refusal);
+    }
     queue.pause(paused);
     shown.audit(what, &name, &asked);
     Json(Queue::of(policy, queue, &shown.live, clock::now())).into_response()
@@ -134,6 +179,20 @@ impl Queue {
             max_waiting: policy.max_waiting,
             max_wait_ms: policy.max_wait.as_millis() as u64,
             classes: policy.classes.iter().enumerate().map(class).collect(),
+            jobs: None,
+        }
+    }
+}
+
+impl Jobs {
+    fn of(policy: &model::Queue, totals: &[Total], oldest_ms: Option<u64>) -> Jobs {
+        let own = || totals.iter().filter(|total| total.queue == policy.name);
+        Jobs {
+            workers: policy.durable.workers,
+            max_jobs: policy.durable.max_jobs,
+            states: own().map(|total| (total.state.as_str(), total.jobs)).collect(),
+            bytes: own().filter(|t| !t.state.is_final()).map(|total| total.bytes).sum(),
+            oldest_ms,
         }
     }
 }

@@ -9,12 +9,16 @@ use axum::response::{IntoResponse, Response};
 
 use super::Shown;
 use crate::clock;
-use crate::telemetry::metrics::{AddressLabels, ProviderLabels, RateLabels, RouteLabels};
+use crate::store::Millis;
+use crate::telemetry::metrics::{
+    AddressLabels, JobLabels, ProviderLabels, QueueLabels, RateLabels, RouteLabels,
+};
 use crate::telemetry::text::{CLASSIC, OPEN_METRICS, classic, wants_open_metrics};
 
 /// OpenMetrics where it is asked for, as Prometheus does; else its classic format.
 pub async fn metrics(State(shown): State<Arc<Shown>>, headers: HeaderMap) -> Response {
     shown.read_off();
+    shown.read_off_store().await;
     let text = shown.live.metrics.encode();
     let accept = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok());
     let vary = (VARY, "accept");
@@ -25,6 +29,27 @@ pub async fn metrics(State(shown): State<Arc<Shown>>, headers: HeaderMap) -> Res
 }
 
 impl Shown {
+    /// The same of what lies in the store; where it cannot be read, nothing is told.
+    async fn read_off_store(&self) {
+        let metrics = &self.live.metrics.jobs;
+        metrics.jobs.clear();
+        metrics.oldest_seconds.clear();
+        let Some(store) = &self.store else { return };
+        let snapshot = self.current.load_full();
+        let names: Vec<_> = snapshot.policy.queues.iter().map(|q| q.name.clone()).collect();
+        let Ok(totals) = store.totals().await else { return };
+        for total in totals {
+            let labels = JobLabels { queue: total.queue, state: total.state.as_str() };
+            metrics.jobs.get_or_create_owned(&labels).set(total.jobs as i64);
+        }
+        let Ok(oldest) = store.oldest(names.clone()).await else { return };
+        let now = Millis::of(clock::wall());
+        for (queue, oldest) in names.into_iter().zip(oldest) {
+            let age = oldest.map_or(0.0, |oldest| oldest.until(now).as_secs_f64());
+            metrics.oldest_seconds.get_or_create_owned(&QueueLabels { queue }).set(age);
+        }
+    }
+
     /// Sets the gauges of what changes by itself; of what is no more, none is left.
     fn read_off(&self) {
         let (now, snapshot, metrics) = (clock::now(), self.current.load_full(), &self.live.metrics);

@@ -2,6 +2,7 @@
 //! 2 the command could not be carried out.
 
 mod ask;
+mod backup;
 mod breakers;
 mod check;
 mod drain;
@@ -42,8 +43,10 @@ enum Command {
     Status(status::Args),
     /// List a running sidecar's circuit breakers; open, close, shadow or reset them by hand.
     Breakers(breakers::Args),
-    /// Tell who waits in a running sidecar; pause a queue or resume it by hand.
+    /// Tell who waits in a running sidecar and which jobs it keeps; pause, retry, cancel by hand.
     Queue(queue::Args),
+    /// Copy the jobs that a sidecar keeps to a file; it may be running.
+    Backup(backup::Args),
     /// Send nothing new to a provider, until `undrain`.
     Drain(drain::Args),
     /// Use a drained provider again.
@@ -60,6 +63,7 @@ pub fn main() -> ExitCode {
         Command::Status(args) => print(status::run(&args)),
         Command::Breakers(args) => print(breakers::run(&args)),
         Command::Queue(args) => print(queue::run(&args)),
+        Command::Backup(args) => print(backup::run(&args)),
         Command::Drain(args) => print(drain::run("drain", &args)),
         Command::Undrain(args) => print(drain::run("undrain", &args)),
     }

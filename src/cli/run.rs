@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use tracing_subscriber::filter::LevelFilter;
 
-use crate::app::{self, Ended, Listen, Options, StartError};
+use crate::app::{self, Data, Ended, Listen, Options, StartError};
 use crate::policy::units;
 use crate::telemetry::logging::{self, Format};
 
@@ -45,6 +45,10 @@ pub struct Args {
     /// How often the content of the policies is compared, as a backstop.
     #[arg(long, env = "OUTRIGGER_POLL", default_value = "10s", value_name = "TIME", value_parser = units::length)]
     poll: Duration,
+    /// Where jobs are kept (an SQLite database, for its owner alone); `none` takes no jobs. By default
+    /// `outrigger` in the user's state directory.
+    #[arg(long, env = "OUTRIGGER_DATA", value_name = "DIR")]
+    data: Option<Data>,
     /// How lines of the sidecar's own log look.
     #[arg(long, env = "OUTRIGGER_LOG_FORMAT", default_value = "text", value_name = "FORMAT")]
     log_format: LogFormat,
@@ -113,6 +117,7 @@ pub fn run(args: &Args) -> ExitCode {
         workers: args.workers.map_or(cores.min(4), usize::from),
         watch: matches!(args.watch, Watch::Events),
         poll: args.poll,
+        data: args.data.clone().unwrap_or_else(|| Data::usual(|name| std::env::var_os(name))),
     };
     match app::run(&options) {
         Ok(Ended::Drained) => ExitCode::SUCCESS,

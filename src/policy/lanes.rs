@@ -4,6 +4,10 @@ use std::time::Duration;
 
 use http::HeaderName;
 
+use super::matching::PathPattern;
+use super::model::Url;
+use super::urls::callback_target;
+
 /// Where requests wait when no provider has room.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Queue {
@@ -49,6 +53,31 @@ pub struct Durable {
     pub share: bool,
     /// Where results may be posted to; empty: nowhere.
     pub callback: Vec<Callback>,
+    /// What results are signed with.
+    pub callback_secret: Option<Secret>,
+}
+
+/// A text that nobody prints; known by how the policy refers to it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret {
+    pub reference: String,
+    text: String,
+}
+
+impl Secret {
+    pub(super) fn new(reference: String, text: String) -> Secret {
+        Secret { reference, text }
+    }
+
+    pub fn as_bytes(&self) -> &[u8] {
+        self.text.as_bytes()
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Secret({})", self.reference)
+    }
 }
 
 /// Which requests become jobs.
@@ -68,6 +97,46 @@ pub struct Callback {
     pub port: u16,
     /// As a route's path: exact, `*` one segment, `**` the rest.
     pub path: String,
+}
+
+/// Where one result is posted to.
+#[derive(Clone, Debug)]
+pub struct PostTo {
+    pub url: Url,
+    path: String,
+    /// Path and query.
+    pub target: http::Uri,
+}
+
+impl PostTo {
+    /// # Errors
+    /// What is wrong with it. A path that leads up is refused: whoever serves it may read it as
+    /// another than the one that was allowed.
+    pub fn read(text: &str) -> Result<PostTo, String> {
+        let (before, query) = text.split_once('?').map_or((text, ""), |(b, q)| (b, q));
+        let up = |segment: &str| {
+            let plain = segment.to_ascii_lowercase().replace("%2e", ".");
+            matches!(plain.as_str(), "." | "..")
+        };
+        let rest = before.split_once("://").map_or("", |(_, rest)| rest);
+        if rest.split('/').any(up) || rest.contains('\\') || text.contains(['@', '#']) {
+            return Err("expected a plain URL, like `https://host/path`".to_owned());
+        }
+        let url = callback_target(before)?;
+        let path = rest.find('/').map_or("/", |at| &rest[at..]).to_owned();
+        let target = if query.is_empty() { path.clone() } else { format!("{path}?{query}") };
+        let whole: http::Uri = target.parse().map_err(|error| format!("{error}"))?;
+        Ok(PostTo { url, path, target: whole })
+    }
+}
+
+impl Callback {
+    /// Whether a result may be posted there.
+    pub fn allows(&self, to: &PostTo) -> bool {
+        let Url { https, host, port, .. } = &to.url;
+        (*https, host, *port) == (self.https, &self.host, self.port)
+            && PathPattern::parse(&self.path).is_ok_and(|pattern| pattern.matches(&to.path))
+    }
 }
 
 impl Queue {
@@ -108,6 +177,47 @@ impl Default for Durable {
             max_result: 1 << 20,
             share: false,
             callback: Vec::new(),
+            callback_secret: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_callback_is_allowed_by_host_port_scheme_and_path() {
+        let allowed = Callback {
+            https: true,
+            host: "app.internal".to_owned(),
+            port: 443,
+            path: "/jobs/**".to_owned(),
+        };
+        let allows = |text: &str| PostTo::read(text).is_ok_and(|to| allowed.allows(&to));
+        for good in [
+            "https://app.internal/jobs/1",
+            "https://APP.internal:443/jobs/a/b?x=1",
+            "https://app.internal/jobs/",
+        ] {
+            assert!(allows(good), "{good}");
+        }
+        for bad in [
+            "http://app.internal/jobs/1",
+            "https://app.internal:444/jobs/1",
+            "https://app.internal/other",
+            "https://app.internal/jobs/../admin",
+            "https://app.internal/jobs/%2E%2e/admin",
+            "https://app.internal/jobs/..\\admin",
+            "https://app.internal.evil/jobs/1",
+            "https://app.internal@evil/jobs/1",
+            "https://evil/jobs/1?https://app.internal/jobs/",
+            "https://evil#@app.internal/jobs/1",
+            "//app.internal/jobs/1",
+            "file:///jobs/1",
+            "",
+        ] {
+            assert!(!allows(bad), "{bad}");
         }
     }
 }

@@ -13,7 +13,7 @@ use regex_lite::Regex;
 pub use super::answers::{
     BodyCheck, Buffer, ClassifyRule, Commit, Mark, OnCut, Price, Stream, Usage,
 };
-pub use super::lanes::{Accept, Callback, Class, Durable, Queue};
+pub use super::lanes::{Accept, Callback, Class, Durable, PostTo, Queue};
 use super::matching::{HeaderMatch, HostPattern, PathPattern};
 use super::pointer::Pointer;
 use crate::resilience::backoff::BackoffPolicy;

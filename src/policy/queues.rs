@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use super::check::{Check, DAY, MS};
 use super::forms::{At, Count, Entries, TextOr};
+use super::lanes::Secret;
 use super::model::{Accept, Callback, Capacity, Class, Durable, Queue, Route};
 use super::near::did_you_mean;
 use super::problem::Problem;
@@ -191,6 +192,12 @@ impl Check<'_> {
                 let urls = at.allow.iter().flat_map(|at| &at.value);
                 urls.filter_map(|at| self.callback(at)).collect()
             }),
+            callback_secret: raw
+                .callback
+                .as_ref()
+                .and_then(|at| at.secret.as_ref())
+                .and_then(|at| self.resolve(at))
+                .map(|resolved| Secret::new(resolved.reference, resolved.text)),
         }
     }
 

@@ -107,4 +107,6 @@ pub struct RawCallback {
     /// URLs like `https://app.internal/hooks/**`: scheme, host and port are equal, in the path `*` stands for one segment and `**` for the rest.
     #[schemars(required)]
     pub allow: Option<At<Vec<At<String>>>>,
+    /// Signs what is posted (Standard Webhooks), like `${env:WEBHOOK_SECRET}`. Default: unsigned.
+    pub secret: Option<At<String>>,
 }

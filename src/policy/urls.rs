@@ -5,6 +5,8 @@
 //! belongs to `auth`, but for a forward proxy, which has no other place for it; such a URL is
 //! never quoted in a message.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use http::{HeaderValue, Uri};
 
 use super::matching::PathPattern;
@@ -44,6 +46,11 @@ pub(super) fn proxy_url(text: &str) -> Result<Url, String> {
     }
 }
 
+/// Where a result is posted to, without its path.
+pub(super) fn callback_target(text: &str) -> Result<Url, String> {
+    url(text)
+}
+
 /// Where a result may be posted to: `https://host[:port]/path`, with `*` and `**` in the path.
 pub(super) fn callback_url(text: &str) -> Result<Callback, String> {
     if text.contains("${") {
@@ -74,7 +81,8 @@ pub(super) fn callback_url(text: &str) -> Result<Callback, String> {
 
 /// `Basic` and the Base64 of `user:password` (RFC 7617), marked sensitive.
 pub(super) fn basic(user_and_password: &[u8]) -> Option<HeaderValue> {
-    let mut value = HeaderValue::from_str(&format!("Basic {}", base64(user_and_password))).ok()?;
+    let mut value =
+        HeaderValue::from_str(&format!("Basic {}", STANDARD.encode(user_and_password))).ok()?;
     value.set_sensitive(true);
     Some(value)
 }
@@ -157,21 +165,6 @@ pub(super) fn percent_decoded(text: &str) -> Option<Vec<u8>> {
         });
     }
     Some(out)
-}
-
-/// RFC 4648, with padding.
-fn base64(bytes: &[u8]) -> String {
-    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for chunk in bytes.chunks(3) {
-        let byte = |at: usize| u32::from(chunk.get(at).copied().unwrap_or(0));
-        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
-        for at in 0..4 {
-            let letter = LETTERS[(bits >> (18 - 6 * at)) as usize & 63];
-            out.push(if at <= chunk.len() { char::from(letter) } else { '=' });
-        }
-    }
-    out
 }
 
 #[cfg(test)]
@@ -258,13 +251,5 @@ mod tests {
             assert!(callback_url(text).is_err(), "{text}");
         }
         assert!(!callback_url("https://user:hunter2@a/b").unwrap_err().contains("hunter2"));
-    }
-
-    #[test]
-    fn base64_is_padded() {
-        assert_eq!(
-            [base64(b""), base64(b"f"), base64(b"fo"), base64(b"foo")],
-            ["", "Zg==", "Zm8=", "Zm9v"]
-        );
     }
 }

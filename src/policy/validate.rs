@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use super::Sources;
 use super::check::Check;
 use super::forms::{At, Entries};
-use super::model::{Accept, Policy, Route};
+use super::model::{Policy, Route};
 use super::problem::{Problem, Severity};
 use super::providers::Checked;
 use super::queues::Lanes;
@@ -56,8 +56,6 @@ pub(super) fn validate(
     check.jobs(&mut routes, &providers, &queues);
     let (ids, routes): (Vec<_>, Vec<_>) = routes.into_iter().unzip();
     let providers = providers.into_iter().map(|checked| checked.provider).collect();
-    let jobs = queues.iter().filter(|lanes| lanes.queue.durable.accept != Accept::Never);
-    let jobs: Vec<_> = jobs.filter_map(|lanes| lanes.durable).collect();
     let queues = queues.into_iter().map(|lanes| lanes.queue).collect();
     let policy = Policy { server, providers, queues, routes };
     check.currencies(&policy);
@@ -65,7 +63,6 @@ pub(super) fn validate(
     if !failed {
         let warnings = check.warnings(&policy, &ids);
         check.problems.extend(warnings);
-        check.no_jobs_yet(&jobs);
         check.no_route(files, ids.len() + disabled);
     }
     Outcome {

@@ -39,14 +39,6 @@ impl Check<'_> {
         found.into_iter().map(Problem::warning).collect()
     }
 
-    /// Where a durable lane is declared: this version has none.
-    pub(super) fn no_jobs_yet(&mut self, declared: &[NodeId]) {
-        for id in declared {
-            let message = "`durable` has no effect in this version: every request is answered on its own connection";
-            self.problems.push(self.tree.on_key(*id, message).warning());
-        }
-    }
-
     fn unusable_fallback(&self, route: &Route, id: NodeId) -> Option<Problem> {
         let posts = [Method::POST, Method::PATCH];
         let takes = route.matcher.methods.is_empty()

@@ -125,8 +125,13 @@ impl Clients {
         }
     }
 
-    fn add(&self, peer: Option<SocketAddr>, secure: bool) -> (u64, Rc<Client>) {
-        let client = Rc::new(Client {
+    /// Stands for whoever asks without a connection.
+    pub fn aside(&self) -> Rc<Client> {
+        self.client(None, false)
+    }
+
+    fn client(&self, peer: Option<SocketAddr>, secure: bool) -> Rc<Client> {
+        Rc::new(Client {
             peer,
             secure,
             activity: Activity::new(Arc::clone(&self.beats)),
@@ -134,7 +139,11 @@ impl Clients {
             waker: RefCell::default(),
             tunnel: RefCell::default(),
             timer: Rc::default(),
-        });
+        })
+    }
+
+    fn add(&self, peer: Option<SocketAddr>, secure: bool) -> (u64, Rc<Client>) {
+        let client = self.client(peer, secure);
         let id = self.next.get();
         self.next.set(id + 1);
         self.open.borrow_mut().insert(id, Rc::clone(&client));

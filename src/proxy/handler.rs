@@ -9,25 +9,29 @@ use bytes::Bytes;
 use http::header::{ACCEPT_ENCODING, CONNECTION, HOST};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
-use http_body::Frame;
+use http_body::{Body, Frame};
 use hyper::body::Incoming;
 
 use super::answer::ResBody;
+use super::choose::Pick;
 use super::commit::{AtHand, Ready, ReadyBody, Tried};
 use super::connection::Client;
 use super::error::{Kind, Problem};
 use super::headers;
 use super::intake::{Bounds, Payload};
+use super::jobs;
 use super::overrides::Overrides;
-use super::request::{Ask, Tries};
+use super::request::{Ask, Stop, Tries};
 use super::story::{End, Story};
 use super::streaming::Streaming;
 use super::tunnel;
+use super::wish::Wish;
 use super::worker::Worker;
 use crate::clock;
 use crate::policy::model::Forwarded;
 use crate::resilience::outcome::Class;
 use crate::snapshot::Route;
+use crate::store::Store;
 
 /// Of text in most languages and encodings, roughly; answers correct it (`live/pace.rs`).
 const BYTES_A_TOKEN: f64 = 4.0;
@@ -57,14 +61,37 @@ async fn answer(
     let mut story = Story::new(worker, &client, route.as_ref().ok().cloned(), method, uri, started);
     let route = match route {
         Ok(route) => route,
+        Err(problem) if problem.kind == Kind::Ours => {
+            return Box::pin(ours(worker, request, story)).await;
+        }
         Err(problem) => return refuse(&mut story, problem),
     };
     match read(worker, &client, &route, request, story).await {
-        Ok(mut ask) => {
+        Ok((ask, Some((wish, store)))) => Box::pin(ask.become_job(wish, store)).await,
+        Ok((mut ask, None)) => {
             let outcome = run(&mut ask, &route).await;
             finish(ask, outcome, &client)
         }
         Err((mut story, problem)) => refuse(&mut story, problem),
+    }
+}
+
+/// A path of our own.
+async fn ours(
+    worker: &Worker,
+    request: Request<Incoming>,
+    mut story: Box<Story>,
+) -> Response<ResBody> {
+    let (head, _) = request.into_parts();
+    let store = worker.store.as_ref();
+    match jobs::ours(store, &head.method, head.uri.path(), &head.headers).await {
+        Ok(response) => {
+            story.status = response.status().as_u16();
+            story.bytes_out = response.body().size_hint().exact().unwrap_or(0);
+            story.finish(End::Answered);
+            response
+        }
+        Err(problem) => refuse(&mut story, problem),
     }
 }
 
@@ -115,18 +142,20 @@ async fn read(
     route: &Arc<Route>,
     mut request: Request<Incoming>,
     mut story: Box<Story>,
-) -> Result<Ask, (Box<Story>, Problem)> {
-    let (overrides, class, flow) = match wishes(request.headers(), route) {
+) -> Result<(Ask, Option<(Box<Wish>, Store)>), (Box<Story>, Problem)> {
+    let wants_upgrade = headers::asks_upgrade(request.headers());
+    let store = worker.store.as_ref().filter(|_| !wants_upgrade);
+    let Wishes { overrides, class, flow, job } = match wishes(request.headers(), route, store) {
         Ok(wishes) => wishes,
         Err(problem) => return Err((story, problem)),
     };
-    let wants_upgrade = headers::asks_upgrade(request.headers());
     let upgrade = wants_upgrade.then(|| hyper::upgrade::on(&mut request));
     let (mut head, body) = request.into_parts();
     prepare(&mut head, client, route, wants_upgrade, overrides.any);
     let room = worker.live.buffers.reservation();
+    let bounds = Bounds::of(route, job.is_some());
     let (payload, once) =
-        match Payload::read(&client.timer, body, Bounds::of(route), room, story.started).await {
+        match Payload::read(&client.timer, body, bounds, room, story.started).await {
             Ok(read) => read,
             Err(problem) => return Err((story, problem)),
         };
@@ -134,7 +163,7 @@ async fn read(
         story.once = Some(why);
         route.unbuffered(&worker.live.metrics, why);
     }
-    Ok(Ask {
+    let ask = Ask {
         worker: Rc::clone(worker),
         client: Rc::clone(client),
         timer: Rc::clone(&client.timer),
@@ -144,7 +173,7 @@ async fn read(
         session: session(route, &head.headers),
         class,
         flow,
-        tokens: (payload.len() as f64 / BYTES_A_TOKEN).max(1.0),
+        tokens: tokens(&payload),
         place: None,
         turns: Vec::new(),
         headers: head.headers,
@@ -157,7 +186,14 @@ async fn read(
         partial: None,
         circuits: RefCell::default(),
         story,
-    })
+        is_job: false,
+    };
+    Ok((ask, job.zip(worker.store.clone())))
+}
+
+/// What it is thought to take of a provider's tokens.
+pub fn tokens(payload: &Payload) -> f64 {
+    (payload.len() as f64 / BYTES_A_TOKEN).max(1.0)
 }
 
 /// What requests that go to the same address have in common.
@@ -166,13 +202,23 @@ fn session(route: &Route, headers: &HeaderMap) -> Option<Box<[u8]>> {
     headers.get(header).map(|value| value.as_bytes().into())
 }
 
-/// What it asks of us; its class and the number of its flow, should it have to wait.
-fn wishes(headers: &HeaderMap, route: &Route) -> Result<(Overrides, usize, u64), Problem> {
-    let overrides = Overrides::read(headers, &route.policy)?;
-    let Some(queue) = &route.queue else { return Ok((overrides, 0, 0)) };
+/// What a request asks of us.
+struct Wishes {
+    overrides: Overrides,
+    /// Its class and the number of its flow, should it have to wait.
+    class: usize,
+    flow: u64,
+    job: Option<Box<Wish>>,
+}
+
+fn wishes(headers: &HeaderMap, route: &Route, store: Option<&Store>) -> Result<Wishes, Problem> {
+    let mut overrides = Overrides::read(headers, &route.policy)?;
+    let job = Wish::read(headers, route, &mut overrides, store.is_some())?;
+    let Some(queue) = &route.queue else { return Ok(Wishes { overrides, class: 0, flow: 0, job }) };
     let class = overrides.class(headers, &queue.policy)?;
     let flow = queue.policy.flow.as_ref().and_then(|name| headers.get(name));
-    Ok((overrides, class, flow.map_or(0, |value| queue.live.flow(value.as_bytes()))))
+    let flow = flow.map_or(0, |value| queue.live.flow(value.as_bytes()));
+    Ok(Wishes { overrides, class, flow, job })
 }
 
 /// Makes the head's headers fit for any provider.
@@ -193,49 +239,61 @@ fn host_of(headers: &HeaderMap, uri: &Uri) -> String {
     uri.authority().map(|a| a.as_str()).or(header).unwrap_or_default().to_owned()
 }
 
-/// One attempt after another, until one is good or none may follow.
+/// Admission, then the attempts.
 async fn run(ask: &mut Ask, route: &Route) -> Result<Box<Ready>, Problem> {
     route.live.first(ask.payload.taken());
-    let mut after = None;
-    let mut at_hand = None;
-    loop {
-        let pick = match ask.next(route, after).await {
-            Ok(pick) => pick,
-            Err(stop) => {
-                ask.story.stopped = Some(stop.why);
-                if after.is_some() {
-                    route.not_repeated(&ask.worker.live.metrics, stop.why);
-                }
-                return match at_hand {
-                    Some(AtHand::Theirs(mut ready)) => {
-                        stop.tell(&mut ready.head);
-                        Ok(ready)
-                    }
-                    Some(AtHand::Ours(mut problem)) => {
-                        problem.detail =
-                            format!("{}; not repeated: {}", problem.detail, stop.words());
-                        Err(problem)
-                    }
-                    None => Err(stop.problem(route)),
-                };
-            }
-        };
-        if let Some(hand) = at_hand.take() {
-            ask.put_down(&hand);
+    match ask.next(route, None).await {
+        Ok(pick) => attempts(ask, route, pick).await,
+        Err(stop) => {
+            ask.story.stopped = Some(stop.why);
+            Err(stop.problem(route))
         }
-        match ask.attempt_or_hedge(route, pick).await {
+    }
+}
+
+/// One attempt after another, until one is good or none may follow.
+///
+/// # Errors
+/// What is answered where no provider answered.
+pub async fn attempts(
+    ask: &mut Ask,
+    route: &Route,
+    mut pick: Box<Pick>,
+) -> Result<Box<Ready>, Problem> {
+    loop {
+        let (class, hand) = match ask.attempt_or_hedge(route, pick).await {
             Tried::Commit(ready) => return Ok(ready),
             Tried::Failed(Class::Ignored, AtHand::Ours(problem)) => return Err(problem),
-            Tried::Failed(class, hand) => {
-                after = Some(class);
-                at_hand = Some(hand);
+            Tried::Failed(class, hand) => (class, hand),
+        };
+        match ask.next(route, Some(class)).await {
+            Ok(next) => {
+                ask.put_down(&hand);
+                pick = next;
             }
+            Err(stop) => return last(ask, route, &stop, hand),
+        }
+    }
+}
+
+/// Nothing follows what is at hand.
+fn last(ask: &mut Ask, route: &Route, stop: &Stop, hand: AtHand) -> Result<Box<Ready>, Problem> {
+    ask.story.stopped = Some(stop.why);
+    route.not_repeated(&ask.worker.live.metrics, stop.why);
+    match hand {
+        AtHand::Theirs(mut ready) => {
+            stop.tell(&mut ready.head);
+            Ok(ready)
+        }
+        AtHand::Ours(mut problem) => {
+            problem.detail = format!("{}; not repeated: {}", problem.detail, stop.words());
+            Err(problem)
         }
     }
 }
 
 /// The commit.
-fn finish(
+pub fn finish(
     mut ask: Ask,
     outcome: Result<Box<Ready>, Problem>,
     client: &Client,

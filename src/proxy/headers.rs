@@ -25,10 +25,10 @@ const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host")
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 /// What carries an application's credential; `Proxy-Authorization` ends at every hop.
-const CREDENTIALS: [HeaderName; 4] = [AUTHORIZATION, X_API_KEY, API_KEY, COOKIE];
+pub const CREDENTIALS: [HeaderName; 4] = [AUTHORIZATION, X_API_KEY, API_KEY, COOKIE];
 
 /// What whoever frames the message writes itself.
-const FRAMES: [HeaderName; 3] = [HOST, CONTENT_LENGTH, TRANSFER_ENCODING];
+pub const FRAMES: [HeaderName; 3] = [HOST, CONTENT_LENGTH, TRANSFER_ENCODING];
 
 /// Well-known headers of one hop.
 const HOP: [HeaderName; 9] = [
@@ -219,6 +219,27 @@ fn write_header(out: &mut Vec<u8>, name: &HeaderName, value: &HeaderValue) {
     out.extend_from_slice(b"\r\n");
 }
 
+/// Headers as they lie in the store: lines of `name: value`.
+pub fn lines<'h>(headers: impl Iterator<Item = (&'h HeaderName, &'h HeaderValue)>) -> Vec<u8> {
+    let mut out = Vec::new();
+    headers.for_each(|(name, value)| write_header(&mut out, name, value));
+    out
+}
+
+/// Reads them again; what is no header is left out.
+pub fn of_lines(lines: &[u8]) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for line in lines.split(|byte| *byte == b'\n') {
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        let Some(colon) = line.windows(2).position(|pair| pair == b": ") else { continue };
+        let name = HeaderName::from_bytes(&line[..colon]);
+        if let (Ok(name), Ok(value)) = (name, HeaderValue::from_bytes(&line[colon + 2..])) {
+            headers.append(name, value);
+        }
+    }
+    headers
+}
+
 /// `server.forwarded: append` (RFC 7239, RFC 9110 7.6.3).
 pub fn append_forwarded(headers: &mut HeaderMap, client: &Client, host: &str) {
     let proto = if client.secure { "https" } else { "http" };
@@ -280,6 +301,12 @@ mod tests {
             map(&[("connection", "content-length, host"), ("content-length", "3"), ("host", "a")]);
         end_hop(&mut headers, false);
         assert_eq!(headers, map(&[("content-length", "3"), ("host", "a")]));
+    }
+
+    #[test]
+    fn headers_come_back_from_the_store_as_they_were() {
+        let headers = map(&[("x-a", "1: 2"), ("x-empty", ""), ("x-a", "3"), ("accept", "*/*")]);
+        assert_eq!(of_lines(&lines(headers.iter())), headers);
     }
 
     #[test]

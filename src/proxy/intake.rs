@@ -75,14 +75,17 @@ struct Model {
 pub struct Bounds {
     pub replay: u64,
     pub reads_body: bool,
+    /// It is waited for until it is whole, however long that takes.
+    pub whole: bool,
     pub idle: Duration,
 }
 
 impl Bounds {
-    pub fn of(route: &Route) -> Bounds {
+    pub fn of(route: &Route, whole: bool) -> Bounds {
         Bounds {
             replay: route.policy.replay,
             reads_body: route.reads_body,
+            whole,
             idle: route.tiers[0].candidates[0].provider.policy.timeouts.idle,
         }
     }
@@ -115,6 +118,23 @@ impl Payload {
             None => (Payload::keep(first, room, bounds.reads_body), None),
             Some(why) => (Payload::once(first, body, room, bounds.reads_body), Some(why)),
         })
+    }
+
+    /// One that is here; `room` is what it takes of the buffers.
+    pub fn of(bytes: Bytes, room: Reservation, reads_body: bool) -> Payload {
+        if bytes.is_empty() {
+            return Payload::new(State::Empty, None);
+        }
+        let first = First { only: Some(bytes), ..First::default() };
+        Payload::keep(first, room, reads_body)
+    }
+
+    /// As it came; `None` where it is not all here.
+    pub fn whole(&self) -> Option<Bytes> {
+        match self.state {
+            State::Empty => Some(Bytes::new()),
+            _ => self.kept().cloned(),
+        }
     }
 
     fn new(state: State, model: Option<Model>) -> Payload {
@@ -266,7 +286,7 @@ async fn take_in(
     first: &mut First,
     mut moved: Instant,
 ) -> Result<Option<&'static str>, Problem> {
-    let known = first.length.is_some();
+    let patient = first.length.is_some() || bounds.whole;
     let give_up = moved + STILL_ARRIVING;
     loop {
         let enough = first.len() + first.ahead();
@@ -275,12 +295,12 @@ async fn take_in(
         if full && !(bounds.reads_body && first.len() == 0) {
             return Ok(Some("buffers_full"));
         }
-        let limit = if known { moved + bounds.idle } else { give_up };
+        let limit = if patient { moved + bounds.idle } else { give_up };
         let frame = match timer.frame(body, limit).await {
             Ok(None) => return Ok(None),
             Ok(Some(Ok(frame))) => frame,
             Ok(Some(Err(error))) => return Err(broken(&error)),
-            Err(Passed) if known => return Err(stalled(bounds.idle)),
+            Err(Passed) if patient => return Err(stalled(bounds.idle)),
             Err(Passed) => return Ok(Some("still_arriving")),
         };
         let last = body.is_end_stream();

@@ -159,11 +159,18 @@ impl Ask {
         reason: &'static str,
         detail: &str,
     ) -> Stop {
-        queue.live.shed(self.class, reason);
+        self.count_shed(queue, reason);
         let mut stop = Stop::new(kind.name(), kind);
         stop.retry_after = Some(self.backlog(route));
         stop.detail = Some(format!("route `{}`: {detail}", route.policy.name));
         stop
+    }
+
+    /// A job is not turned away: it is tried again.
+    pub fn count_shed(&self, queue: &Queue, reason: &'static str) {
+        if !self.is_job {
+            queue.live.shed(self.class, reason);
+        }
     }
 
     /// When those who wait now will be gone, to the second: nobody waits longer than `max_wait`, and

@@ -272,7 +272,7 @@ impl Ask {
         if let (Kind::NoRoom | Kind::Deadline, Some(queue), Some(_)) =
             (kind, &route.queue, &self.place)
         {
-            queue.live.shed(self.class, "waited");
+            self.count_shed(queue, "waited");
         }
         Stop { retry_after, ..Stop::new(why, kind) }
     }

@@ -22,6 +22,8 @@ pub struct Overrides {
     pub priority: Option<String>,
     pub max_attempts: Option<u32>,
     pub fallback_attempts: Option<u32>,
+    /// Where a job's result is to be posted to.
+    pub callback: Option<String>,
     /// There was at least one header of ours.
     pub any: bool,
 }
@@ -67,6 +69,7 @@ impl Overrides {
                 });
             }
             "priority" => self.priority = Some(value.to_owned()),
+            "callback" => self.callback = Some(value.to_owned()),
             _ => {
                 for part in value.split(',') {
                     self.set_retry(part.trim())?;
@@ -130,6 +133,8 @@ fn allowed(what: &str, allow: AllowOverride) -> bool {
         "retry" => allow.retry,
         "idempotent" => allow.idempotent,
         "priority" => allow.priority,
+        // What a job may do stands with its queue.
+        "callback" => true,
         _ => false,
     }
 }

@@ -64,6 +64,8 @@ pub struct Ask {
     /// Where it waits, and the providers at which it is its turn.
     pub place: Option<Place>,
     pub turns: Vec<u32>,
+    /// It is a job: whoever cannot be admitted is tried again later, and not turned away.
+    pub is_job: bool,
 }
 
 /// What was tried.

@@ -16,13 +16,14 @@ use crate::live::Live;
 use crate::policy::model::LogFormat;
 use crate::resilience::balancer::Candidate;
 use crate::snapshot::{Current, Snapshot};
+use crate::store::Store;
 use crate::stream::json::Found;
 use crate::telemetry::access_log::{Log, Target};
 use crate::telemetry::events::Stamp;
 use crate::upstream::Pools;
 
 /// How often a worker looks after its connections and hands over its log lines.
-const BEAT: Duration = Duration::from_millis(100);
+pub const BEAT: Duration = Duration::from_millis(100);
 /// Log text that is handed over at once.
 const LOG_BATCH: usize = 60 * 1024;
 /// A buffer for a batch: a line that is the last of one does not make it grow.
@@ -53,11 +54,22 @@ pub struct Load {
     pub draining: AtomicBool,
 }
 
+/// What all workers share.
+#[derive(Clone, Debug)]
+pub struct Common {
+    pub current: Arc<Current>,
+    pub live: Arc<Live>,
+    pub log: Log,
+    /// Where jobs are kept; `None`: no job is taken.
+    pub store: Option<Store>,
+}
+
 /// What a worker's tasks share.
 #[derive(Debug)]
 pub struct Worker {
     pub current: Arc<Current>,
     pub live: Arc<Live>,
+    pub store: Option<Store>,
     pub pools: Pools,
     pub clients: Clients,
     pub candidates: RefCell<Vec<Candidate>>,
@@ -77,10 +89,12 @@ struct Lines {
 }
 
 impl Worker {
-    pub fn new(current: Arc<Current>, live: Arc<Live>, log: Log, load: Arc<Load>) -> Rc<Self> {
+    pub fn new(common: Common, load: Arc<Load>) -> Rc<Self> {
+        let Common { current, live, log, store } = common;
         Rc::new(Worker {
             current,
             live,
+            store,
             pools: Pools::new(UPSTREAM_IDLE),
             clients: Clients::new(load),
             candidates: RefCell::default(),
@@ -127,7 +141,8 @@ impl Worker {
         }
     }
 
-    fn beat(&self) {
+    /// What is done every [`BEAT`].
+    pub fn beat(&self) {
         let now = clock::now();
         self.clocks.set((now, clock::wall()));
         self.pools.sweep(now);
@@ -141,26 +156,18 @@ impl Worker {
 /// # Errors
 /// When the system gives no runtime.
 pub fn run(
-    current: Arc<Current>,
-    live: Arc<Live>,
-    log: Log,
+    common: Common,
     load: Arc<Load>,
     orders: UnboundedReceiver<Order>,
 ) -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    LocalSet::new().block_on(&runtime, work(current, live, log, load, orders));
+    LocalSet::new().block_on(&runtime, work(common, load, orders));
     Ok(())
 }
 
 /// The same within a runtime and a local set that are there.
-pub async fn work(
-    current: Arc<Current>,
-    live: Arc<Live>,
-    log: Log,
-    load: Arc<Load>,
-    orders: UnboundedReceiver<Order>,
-) {
-    serve(Worker::new(current, live, log, load), orders).await;
+pub async fn work(common: Common, load: Arc<Load>, orders: UnboundedReceiver<Order>) {
+    serve(Worker::new(common, load), orders).await;
 }
 
 async fn serve(worker: Rc<Worker>, mut orders: UnboundedReceiver<Order>) {

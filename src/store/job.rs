@@ -6,6 +6,8 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
+use super::change::Line;
+
 /// A job's name: 128 random bits, so that nobody can guess another's.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct JobId(pub [u8; 16]);
@@ -47,6 +49,13 @@ pub struct NewJob {
     pub expires: Millis,
     /// How long it is kept when it is over.
     pub keep: Duration,
+}
+
+impl NewJob {
+    pub(super) fn line(&self) -> Line {
+        let (queue, route, class) = (self.queue.clone(), self.route.clone(), self.class.clone());
+        Line { queue, route, class }
+    }
 }
 
 /// An `Idempotency-Key` of the application.

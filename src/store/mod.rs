@@ -13,12 +13,12 @@ mod writer;
 #[cfg(test)]
 mod store_tests;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 pub use self::change::{Leased, Line, Then, Upkept};
 pub use self::disk::{OpenError, backup};
@@ -41,6 +41,10 @@ struct Inner {
     /// Jobs that were being run when the last process ended.
     recovered: usize,
     watched: Mutex<HashMap<JobId, Vec<oneshot::Sender<()>>>>,
+    /// Where jobs became ready since somebody asked.
+    ready: Mutex<BTreeSet<Line>>,
+    woken: Notify,
+    ended: Notify,
 }
 
 impl Store {
@@ -59,8 +63,17 @@ impl Store {
         let principal_key = look::principal_key(&db).map_err(broken)?;
         let writer = Writer::start(db, Arc::clone(&directory), observer).map_err(io)?;
         let reader = Reader::start(Arc::clone(&directory)).map_err(io)?;
-        let watched = Mutex::default();
-        Ok(Store(Arc::new(Inner { writer, reader, directory, principal_key, recovered, watched })))
+        Ok(Store(Arc::new(Inner {
+            writer,
+            reader,
+            directory,
+            principal_key,
+            recovered,
+            watched: Mutex::default(),
+            ready: Mutex::default(),
+            woken: Notify::new(),
+            ended: Notify::new(),
+        })))
     }
 
     pub fn path(&self) -> &Path {
@@ -97,7 +110,30 @@ impl Store {
         }
     }
 
+    /// Where jobs became ready since this was asked last; waits for some.
+    pub async fn ready(&self) -> BTreeSet<Line> {
+        loop {
+            let woken = self.0.woken.notified();
+            let ready = std::mem::take(&mut *locked(&self.0.ready));
+            if !ready.is_empty() {
+                return ready;
+            }
+            woken.await;
+        }
+    }
+
+    fn wake(&self, lines: impl IntoIterator<Item = Line>) {
+        locked(&self.0.ready).extend(lines);
+        self.0.woken.notify_one();
+    }
+
+    /// Waits until a job is over; of several meanwhile it tells once.
+    pub async fn ended(&self) {
+        self.0.ended.notified().await;
+    }
+
     fn over(&self, id: JobId) {
+        self.0.ended.notify_one();
         let told = locked(&self.0.watched).remove(&id);
         for tell in told.into_iter().flatten() {
             let _ = tell.send(());
@@ -117,7 +153,13 @@ impl Store {
         limits: Limits,
         now: Millis,
     ) -> Result<Accepted, Failure> {
-        self.0.writer.write(move |db| change::accept(db, &job, limits, now)).await
+        let taken = Arc::clone(&job);
+        let write = self.0.writer.write(move |db| change::accept(db, &job, limits, now));
+        let accepted = write.await?;
+        if accepted == Accepted::New {
+            self.wake([taken.line()]);
+        }
+        Ok(accepted)
     }
 
     pub async fn lease(&self, seq: i64, most: u32, now: Millis) -> Result<Leased, Failure> {
@@ -177,12 +219,17 @@ impl Store {
     }
 
     pub async fn retry(&self, id: JobId, now: Millis) -> Result<Option<(State, Line)>, Failure> {
-        self.0.writer.write(move |db| change::retry(db, id, now)).await
+        let retried = self.0.writer.write(move |db| change::retry(db, id, now)).await?;
+        self.wake(retried.iter().map(|(_, line)| line.clone()));
+        Ok(retried)
     }
 
     /// Some of the dead at once: until none is left.
-    pub async fn requeue(&self, queue: String, now: Millis) -> Result<(usize, Vec<Line>), Failure> {
-        self.0.writer.write(move |db| change::requeue(db, &queue, now)).await
+    pub async fn requeue(&self, queue: String, now: Millis) -> Result<usize, Failure> {
+        let requeued = self.0.writer.write(move |db| change::requeue(db, &queue, now));
+        let (many, lines) = requeued.await?;
+        self.wake(lines);
+        Ok(many)
     }
 
     /// Some at once: until none is left.
@@ -193,6 +240,7 @@ impl Store {
     pub async fn upkeep(&self, now: Millis) -> Result<Upkept, Failure> {
         let upkept = self.0.writer.write(move |db| change::upkeep(db, now)).await?;
         upkept.expired.iter().for_each(|id| self.over(*id));
+        self.wake(upkept.woken.iter().cloned());
         Ok(upkept)
     }
 

@@ -15,6 +15,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Metric, Registry};
 
+use super::jobs::JobMetrics;
 pub use super::labels::*;
 use super::process::Process;
 use super::series::Series;
@@ -30,7 +31,7 @@ pub type Level = Gauge<i64, AtomicI64>;
 pub type Ratio = Gauge<f64, AtomicU64>;
 pub type CostCounter = Counter<f64, AtomicU64>;
 
-fn seconds() -> Histogram {
+pub(super) fn seconds() -> Histogram {
     Histogram::new(SECONDS)
 }
 
@@ -88,6 +89,7 @@ pub struct Metrics {
     pub cost_budget: Family<RouteLabels, Ratio>,
     pub access_log_dropped: Counter,
     pub admin_changes: Family<AdminLabels, Counter>,
+    pub jobs: JobMetrics,
     registry: Registry,
     told: Vec<(String, &'static str)>,
 }
@@ -140,6 +142,7 @@ impl Metrics {
             cost_budget: Family::default(),
             access_log_dropped: Counter::default(),
             admin_changes: Family::default(),
+            jobs: JobMetrics::new(),
             registry: Registry::default(),
             told: Vec::new(),
         };
@@ -152,6 +155,7 @@ impl Metrics {
         self.register_answers();
         self.register_endpoints();
         self.register_queues();
+        JobMetrics::register(self);
         self.register_process();
         let process = Process::new(clock::wall());
         self.registry.register_collector(Box::new(process));
@@ -314,7 +318,7 @@ impl Metrics {
         );
     }
 
-    fn tell(&mut self, name: &'static str, help: &'static str, metric: impl Metric) {
+    pub(super) fn tell(&mut self, name: &'static str, help: &'static str, metric: impl Metric) {
         let suffix = match metric.metric_type() {
             MetricType::Counter => "_total",
             MetricType::Info => "_info",
@@ -355,6 +359,7 @@ impl Metrics {
         }
         self.queue_seconds.retain(|labels| known.queues.contains(labels.queue.as_str()));
         self.queue_sheds.retain(|labels| known.queues.contains(labels.queue.as_str()));
+        self.jobs.retain(known);
         self.first_byte_seconds.retain(|labels| provider(&labels.provider));
         self.attempts.retain(|labels| address(&labels.provider, &labels.address));
         self.holds.retain(|labels| address(&labels.provider, &labels.address));

@@ -5,6 +5,7 @@
 
 pub mod access_log;
 pub mod events;
+pub mod jobs;
 mod labels;
 pub mod logging;
 pub mod metrics;

@@ -24,6 +24,7 @@ mod foreign;
 mod framing;
 mod headers;
 mod hedging;
+mod jobs;
 mod lifecycle;
 mod limits;
 mod listener;

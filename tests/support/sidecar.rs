@@ -83,6 +83,11 @@ impl Builder {
         self
     }
 
+    /// Where it keeps jobs; none without.
+    pub fn data(self, path: &Path) -> Self {
+        self.arg("--data").arg(path.to_str().expect("a path that is text"))
+    }
+
     /// Where it listens: `unix:PATH` instead of a port of its own.
     pub fn listen(self, listen: &str) -> Self {
         Self { listen: listen.to_owned(), ..self }
@@ -126,6 +131,9 @@ impl Builder {
         command.arg("run").arg("--policies").arg(self.policies());
         command.args(["--listen", &self.listen, "--admin", "127.0.0.1:0"]);
         command.arg("--workers").arg(self.workers.to_string()).args(&self.arguments);
+        if !self.arguments.iter().any(|argument| argument == "--data") {
+            command.args(["--data", "none"]);
+        }
         // What the machine's own environment says must not reach a test.
         for (name, _) in std::env::vars_os() {
             let upper = name.to_string_lossy().to_uppercase();
