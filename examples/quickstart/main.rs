@@ -78,6 +78,7 @@ fn sidecar() -> Result<ExitCode> {
         workers: 2,
         watch: true,
         poll: Duration::from_secs(10),
+        data: outrigger::app::Data::None,
     };
     match app::run(&options) {
         Ok(_) => Ok(ExitCode::SUCCESS),

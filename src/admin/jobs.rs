@@ -19,6 +19,9 @@ use crate::telemetry::events::rfc3339;
 const PAGE: usize = 50;
 const LARGEST_PAGE: usize = 1000;
 
+/// An answer that says no.
+pub(super) type Refusal = Box<Response>;
+
 #[derive(Debug, Serialize)]
 struct Job {
     id: String,
@@ -86,7 +89,7 @@ pub async fn list(
         let store = kept(&shown)?;
         let Query(wanted) = wanted.map_err(|error| {
             let detail = format!("{error} (expected queue, state, limit, before)");
-            problem(StatusCode::BAD_REQUEST, "bad_query", &detail)
+            refusal(StatusCode::BAD_REQUEST, "bad_query", &detail)
         })?;
         let limit = wanted.limit.unwrap_or(PAGE).clamp(1, LARGEST_PAGE);
         let state = state_of(wanted.state.as_deref())?;
@@ -96,15 +99,15 @@ pub async fn list(
         let jobs = found.into_iter().map(Job::of).collect();
         Ok(Json(Page { jobs, next }).into_response())
     };
-    listed.await.unwrap_or_else(|refusal: Response| refusal)
+    listed.await.unwrap_or_else(|refusal: Refusal| *refusal)
 }
 
 /// `GET /api/queue/jobs/{id}`.
 pub async fn one(State(shown): State<Arc<Shown>>, Path(id): Path<String>) -> Response {
-    found(&shown, &id).await.unwrap_or_else(|refusal| refusal)
+    found(&shown, &id).await.unwrap_or_else(|refusal| *refusal)
 }
 
-async fn found(shown: &Shown, id: &str) -> Result<Response, Response> {
+async fn found(shown: &Shown, id: &str) -> Result<Response, Refusal> {
     let store = kept(shown)?;
     let id = id_of(id)?;
     let job = store.job(id).await.map_err(|failure| lost(&failure))?;
@@ -119,7 +122,7 @@ pub async fn change(
     body: Bytes,
 ) -> Response {
     let changed = async {
-        let asked = Asked::read(&headers, &body).map_err(|refusal| *refusal)?;
+        let asked = Asked::read(&headers, &body)?;
         let store = kept(&shown)?;
         let id = id_of(&id)?;
         let now = Millis::of(clock::wall());
@@ -131,7 +134,7 @@ pub async fn change(
             }
             _ => {
                 let detail = format!("`{action}` is no action (expected cancel or retry)");
-                return Err(problem(StatusCode::NOT_FOUND, "no_action", &detail));
+                return Err(refusal(StatusCode::NOT_FOUND, "no_action", &detail));
             }
         };
         let stood = stood.map_err(|failure| lost(&failure))?.ok_or_else(|| unknown(id))?;
@@ -141,12 +144,12 @@ pub async fn change(
         };
         if !did {
             let detail = format!("{id} is {}: there is nothing to {action}", stood.as_str());
-            return Err(problem(StatusCode::CONFLICT, "job_state", &detail));
+            return Err(refusal(StatusCode::CONFLICT, "job_state", &detail));
         }
         shown.audit(what, &id.to_string(), &asked);
         found(&shown, &id.to_string()).await
     };
-    changed.await.unwrap_or_else(|refusal| refusal)
+    changed.await.unwrap_or_else(|refusal| *refusal)
 }
 
 /// `POST /api/queue/requeue/{name}`: its dead run again; `POST /api/queue/purge/{name}?state=dead`:
@@ -157,12 +160,12 @@ pub(super) async fn sweep(
     queue: &str,
     state: Option<&str>,
     asked: &Asked,
-) -> Result<Response, Response> {
+) -> Result<Response, Refusal> {
     let store = kept(shown)?;
     let state = state_of(state)?.unwrap_or(store::State::Dead);
     if !state.is_final() {
         let detail = format!("`{}` is not over (cancel such jobs one by one)", state.as_str());
-        return Err(problem(StatusCode::BAD_REQUEST, "bad_state", &detail));
+        return Err(refusal(StatusCode::BAD_REQUEST, "bad_state", &detail));
     }
     let mut changed = 0;
     loop {
@@ -181,28 +184,32 @@ pub(super) async fn sweep(
     Ok(Json(Changed { changed }).into_response())
 }
 
-fn kept(shown: &Shown) -> Result<&Store, Response> {
+fn refusal(status: StatusCode, name: &str, detail: &str) -> Refusal {
+    Box::new(problem(status, name, detail))
+}
+
+fn kept(shown: &Shown) -> Result<&Store, Refusal> {
     shown.store.as_ref().ok_or_else(|| {
         let detail = "this sidecar keeps no jobs (run it with --data DIR)";
-        problem(StatusCode::NOT_FOUND, "no_store", detail)
+        refusal(StatusCode::NOT_FOUND, "no_store", detail)
     })
 }
 
-fn state_of(text: Option<&str>) -> Result<Option<store::State>, Response> {
+fn state_of(text: Option<&str>) -> Result<Option<store::State>, Refusal> {
     let state = text.map(str::parse).transpose();
-    state.map_err(|error: String| problem(StatusCode::BAD_REQUEST, "bad_state", &error))
+    state.map_err(|error: String| refusal(StatusCode::BAD_REQUEST, "bad_state", &error))
 }
 
-fn id_of(text: &str) -> Result<JobId, Response> {
-    text.parse().map_err(|error: String| problem(StatusCode::NOT_FOUND, "no_job", &error))
+fn id_of(text: &str) -> Result<JobId, Refusal> {
+    text.parse().map_err(|error: String| refusal(StatusCode::NOT_FOUND, "no_job", &error))
 }
 
-fn unknown(id: JobId) -> Response {
-    problem(StatusCode::NOT_FOUND, "no_job", &format!("there is no job {id}"))
+fn unknown(id: JobId) -> Refusal {
+    refusal(StatusCode::NOT_FOUND, "no_job", &format!("there is no job {id}"))
 }
 
-fn lost(failure: &Failure) -> Response {
-    problem(StatusCode::SERVICE_UNAVAILABLE, "store", &failure.to_string())
+fn lost(failure: &Failure) -> Refusal {
+    refusal(StatusCode::SERVICE_UNAVAILABLE, "store", &failure.to_string())
 }
 
 impl Job {

@@ -151,7 +151,7 @@ pub async fn change(
     };
     if matches!(action.as_str(), "requeue" | "purge") {
         let swept = jobs::sweep(&shown, &action, &name, about.state.as_deref(), &asked).await;
-        return swept.unwrap_or_else(|refusal| refusal);
+        return swept.unwrap_or_else(|refusal| *refusal);
     }
     queue.pause(paused);
     shown.audit(what, &name, &asked);

@@ -17,11 +17,12 @@ use tokio::sync::Notify;
 use super::line::{LineState, Look, Seeks, WINDOW};
 use super::settle::Run;
 use crate::clock;
-use crate::proxy::deliver::{self, Blocked};
+use crate::policy::model::Durable;
+use crate::proxy::deliver::{self, Admitted, Blocked};
 use crate::proxy::worker::Worker;
 use crate::resilience::stride::Stride;
 use crate::snapshot::{Queue, Route, Snapshot};
-use crate::store::{Due, Leased, Line, Millis, Store};
+use crate::store::{Due, Failure, Leased, Line, Millis, Store};
 
 /// What could not be read or written is tried again.
 const STORE_AGAIN: Duration = Duration::from_secs(1);
@@ -202,7 +203,7 @@ impl Desk {
                 return self.rests(&line, due, STORE_AGAIN);
             }
         };
-        let mut run = Run::of(&task, queue, &line);
+        let run = Run::of(&task, queue, &line);
         let mut admitting = deliver::admit(&self.worker, route, queue, class, task);
         let first = poll_fn(|cx| Poll::Ready(admitting.as_mut().poll(cx))).await;
         let admitted = match first {
@@ -220,29 +221,40 @@ impl Desk {
             }
             Err(Blocked::Never(why)) => Err(why),
         };
-        let Some(slot) = self.slot(&line, class, queue.policy.durable.workers) else {
+        let durable = &queue.policy.durable;
+        let Some(slot) = self.slot(&line, class, durable.workers) else {
             return self.rests(&line, due, Duration::ZERO);
         };
         self.seeks(&line, Seeks::Nobody);
+        if let Err(error) = self.run(run, due.seq, admitted, durable).await {
+            tracing::warn!(%error, id = %due.id, "a job cannot be begun");
+            return self.rests(&line, due, STORE_AGAIN);
+        }
+        drop((slot, hand));
+    }
+
+    /// Writes down that it is begun, runs it, and writes down what came of it.
+    async fn run(
+        &self,
+        mut run: Run,
+        seq: i64,
+        admitted: Result<Box<Admitted>, String>,
+        durable: &Durable,
+    ) -> Result<(), Failure> {
         let now = Millis::of(clock::wall());
-        match self.store.lease(due.seq, queue.policy.durable.max_deliveries, now).await {
-            Ok(Leased::Run(lease)) => {
+        match self.store.lease(seq, durable.max_deliveries, now).await? {
+            Leased::Run(lease) => {
                 run.lease = Some(lease);
                 let outcome = match admitted {
-                    Ok(admitted) => admitted.run(queue.policy.durable.max_result).await,
+                    Ok(admitted) => admitted.run(durable.max_result).await,
                     Err(why) => deliver::Outcome::Refused(why),
                 };
                 run.settle(&self.worker, &self.store, outcome).await;
             }
-            Ok(Leased::Poison(_)) => run.poisoned(&self.worker),
-            Ok(Leased::Gone) => {}
-            Err(error) => {
-                tracing::warn!(%error, id = %due.id, "a job cannot be begun");
-                drop(slot);
-                return self.rests(&line, due, STORE_AGAIN);
-            }
+            Leased::Poison(_) => run.poisoned(&self.worker),
+            Leased::Gone => {}
         }
-        drop((slot, hand));
+        Ok(())
     }
 
     fn seeks(&self, line: &Line, seeks: Seeks) {

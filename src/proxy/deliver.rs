@@ -4,7 +4,6 @@
 //! holds its place at the provider while that is done. What cannot be admitted was not begun, so
 //! it costs the job nothing (QUEUE.md "park").
 
-use std::cell::RefCell;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -23,7 +22,7 @@ use super::handler::{attempts, finish};
 use super::headers;
 use super::intake::Payload;
 use super::nature;
-use super::request::{Ask, IDEMPOTENCY_KEY, Tries};
+use super::request::{Ask, IDEMPOTENCY_KEY};
 use super::story::Story;
 use super::worker::Worker;
 use crate::clock;
@@ -116,31 +115,11 @@ fn ask(
         Story::new(worker, &client, Some(Arc::clone(route)), method.clone(), uri.clone(), now);
     story.hush();
     let payload = Payload::of(body, room, route.reads_body);
-    Ok(Ask {
-        worker: Rc::clone(worker),
-        timer: Rc::clone(&client.timer),
-        client,
-        route: Arc::clone(route),
-        story,
-        session: None,
-        tokens: super::handler::tokens(&payload),
-        deadline: now + queue.policy.max_wait.max(route.policy.timeout),
-        payload,
-        method,
-        uri,
-        headers,
-        upgrade: None,
-        overrides: super::overrides::Overrides::default(),
-        idempotence: route.policy.idempotent,
-        tries: Tries::default(),
-        partial: None,
-        circuits: RefCell::default(),
-        class,
-        flow: queue.live.flow(&task.flow),
-        place: None,
-        turns: Vec::new(),
-        is_job: true,
-    })
+    let mut ask = Ask::new((worker, &client), route, story, (method, uri, headers), payload);
+    ask.deadline = now + queue.policy.max_wait.max(route.policy.timeout);
+    (ask.class, ask.flow) = (class, queue.live.flow(&task.flow));
+    ask.is_job = true;
+    Ok(ask)
 }
 
 /// What kind of answer it is, as its headers say.

@@ -1,6 +1,5 @@
 //! The table of contents of a request: route, read, try until there is an answer, answer.
 
-use std::cell::RefCell;
 use std::convert::Infallible;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -21,7 +20,7 @@ use super::headers;
 use super::intake::{Bounds, Payload};
 use super::jobs;
 use super::overrides::Overrides;
-use super::request::{Ask, Stop, Tries};
+use super::request::{Ask, Stop};
 use super::story::{End, Story};
 use super::streaming::Streaming;
 use super::tunnel;
@@ -32,9 +31,6 @@ use crate::policy::model::Forwarded;
 use crate::resilience::outcome::Class;
 use crate::snapshot::Route;
 use crate::store::Store;
-
-/// Of text in most languages and encodings, roughly; answers correct it (`live/pace.rs`).
-const BYTES_A_TOKEN: f64 = 4.0;
 
 /// Answers one request; in a drain, as the last of its connection.
 pub async fn handle(
@@ -163,37 +159,17 @@ async fn read(
         story.once = Some(why);
         route.unbuffered(&worker.live.metrics, why);
     }
-    let ask = Ask {
-        worker: Rc::clone(worker),
-        client: Rc::clone(client),
-        timer: Rc::clone(&client.timer),
-        route: Arc::clone(route),
-        method: head.method,
-        uri: head.uri,
-        session: session(route, &head.headers),
-        class,
-        flow,
-        tokens: tokens(&payload),
-        place: None,
-        turns: Vec::new(),
-        headers: head.headers,
-        deadline: payload.taken() + overrides.timeout.unwrap_or(route.policy.timeout),
-        payload,
-        upgrade,
-        idempotence: overrides.idempotent.unwrap_or(route.policy.idempotent),
-        overrides,
-        tries: Tries::default(),
-        partial: None,
-        circuits: RefCell::default(),
-        story,
-        is_job: false,
-    };
+    let (of, request) = ((worker, client), (head.method, head.uri, head.headers));
+    let mut ask = Ask::new(of, route, story, request, payload);
+    ask.session = session(route, &ask.headers);
+    ask.upgrade = upgrade;
+    (ask.class, ask.flow) = (class, flow);
+    ask.idempotence = overrides.idempotent.unwrap_or(ask.idempotence);
+    if let Some(timeout) = overrides.timeout {
+        ask.deadline = ask.payload.taken() + timeout;
+    }
+    ask.overrides = overrides;
     Ok((ask, job.zip(worker.store.clone())))
-}
-
-/// What it is thought to take of a provider's tokens.
-pub fn tokens(payload: &Payload) -> f64 {
-    (payload.len() as f64 / BYTES_A_TOKEN).max(1.0)
 }
 
 /// What requests that go to the same address have in common.

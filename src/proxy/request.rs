@@ -28,6 +28,9 @@ use crate::stream::join::Partial;
 /// Of each candidate of a tier.
 pub type Circuits = Rc<[Arc<Circuit>]>;
 
+/// Of text in most languages and encodings, roughly; answers correct it (`live/pace.rs`).
+const BYTES_A_TOKEN: f64 = 4.0;
+
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// A request between its head and its commit.
@@ -120,6 +123,41 @@ pub struct Stop {
 }
 
 impl Ask {
+    /// A request as its route has it, before what it says itself.
+    pub fn new(
+        (worker, client): (&Rc<Worker>, &Rc<Client>),
+        route: &Arc<Route>,
+        story: Box<Story>,
+        (method, uri, headers): (Method, Uri, HeaderMap),
+        payload: Payload,
+    ) -> Ask {
+        Ask {
+            worker: Rc::clone(worker),
+            client: Rc::clone(client),
+            timer: Rc::clone(&client.timer),
+            route: Arc::clone(route),
+            story,
+            method,
+            uri,
+            headers,
+            tokens: (payload.len() as f64 / BYTES_A_TOKEN).max(1.0),
+            deadline: payload.taken() + route.policy.timeout,
+            payload,
+            upgrade: None,
+            overrides: Overrides::default(),
+            idempotence: route.policy.idempotent,
+            tries: Tries::default(),
+            partial: None,
+            circuits: RefCell::default(),
+            session: None,
+            class: 0,
+            flow: 0,
+            place: None,
+            turns: Vec::new(),
+            is_job: false,
+        }
+    }
+
     pub fn candidate(route: &Route, tier: usize, index: usize) -> &Candidate {
         &route.tiers[tier].candidates[index]
     }
