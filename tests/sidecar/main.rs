@@ -25,6 +25,7 @@ mod framing;
 mod headers;
 mod hedging;
 mod jobs;
+mod jobs_faults;
 mod lifecycle;
 mod limits;
 mod listener;

@@ -36,6 +36,8 @@ pub struct Builder {
     arguments: Vec<String>,
     workers: usize,
     environment: Vec<(String, String)>,
+    data: Option<PathBuf>,
+    usual_data: bool,
 }
 
 /// A start that came to nothing.
@@ -85,7 +87,12 @@ impl Builder {
 
     /// Where it keeps jobs; none without.
     pub fn data(self, path: &Path) -> Self {
-        self.arg("--data").arg(path.to_str().expect("a path that is text"))
+        Self { data: Some(path.to_owned()), ..self }
+    }
+
+    /// It keeps jobs where a sidecar does of which nobody said where.
+    pub fn usual_data(self) -> Self {
+        Self { usual_data: true, ..self }
     }
 
     /// Where it listens: `unix:PATH` instead of a port of its own.
@@ -131,8 +138,10 @@ impl Builder {
         command.arg("run").arg("--policies").arg(self.policies());
         command.args(["--listen", &self.listen, "--admin", "127.0.0.1:0"]);
         command.arg("--workers").arg(self.workers.to_string()).args(&self.arguments);
-        if !self.arguments.iter().any(|argument| argument == "--data") {
-            command.args(["--data", "none"]);
+        match &self.data {
+            Some(data) => drop(command.arg("--data").arg(data)),
+            None if self.usual_data => {}
+            None => drop(command.args(["--data", "none"])),
         }
         // What the machine's own environment says must not reach a test.
         for (name, _) in std::env::vars_os() {
@@ -154,7 +163,9 @@ impl Sidecar {
         let folder = TempDir::new().expect("a temporary folder");
         fs::create_dir(folder.path().join("policies")).expect("a folder for policies");
         let listen = "127.0.0.1:0".to_owned();
-        Builder { folder, listen, arguments: Vec::new(), workers: 2, environment: Vec::new() }
+        let (arguments, environment) = (Vec::new(), Vec::new());
+        let (data, usual_data) = (None, false);
+        Builder { folder, listen, arguments, workers: 2, environment, data, usual_data }
     }
 
     /// With one policy file, `policy.yaml`.
