@@ -67,10 +67,7 @@ async fn wait_for(
     let job = find(store, id, principal).await;
     if job.as_ref().is_ok_and(|job| !job.state.is_final()) {
         let _ = tokio::time::timeout(wait, over).await;
-    } else {
-        drop(over);
     }
-    store.unwatch(id);
     job.map(|_| ())
 }
 

@@ -78,13 +78,7 @@ impl Ask {
         let now = Millis::of(clock::wall());
         let limits = &queue.policy.durable;
         let limits = Limits { jobs: limits.max_jobs, bytes: limits.max_bytes };
-        let accepted = store.accept(job, limits, now).await.map_err(|failure| {
-            store.unwatch(id);
-            lost(&failure)
-        })?;
-        if accepted != Accepted::New {
-            store.unwatch(id);
-        }
+        let accepted = store.accept(job, limits, now).await.map_err(|failure| lost(&failure))?;
         match accepted {
             Accepted::New => {
                 if let (Some(wait), Some(over)) = (wait, over)

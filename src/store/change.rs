@@ -214,7 +214,10 @@ pub fn park(db: &Connection, lease: Lease, due: Option<Millis>) -> Made<bool> {
 
 /// At start: whatever was being run then is ready again, at its old place. Gives how many.
 pub fn recover(db: &Connection) -> Made<usize> {
-    db.execute("UPDATE jobs SET state = 'ready' WHERE state = 'leased'", [])
+    // The queue is named for the index's sake: a start reads no job that was not being run.
+    let sql = "UPDATE jobs SET state = 'ready' WHERE state = 'leased'
+               AND queue IN (SELECT queue FROM totals WHERE state = 'leased' AND jobs > 0)";
+    db.execute(sql, [])
 }
 
 /// Ends a job by hand; gives where it stood. `None` where there is none such.
@@ -234,7 +237,7 @@ pub fn cancel(
     }
     let state: State = state;
     if !state.is_final() {
-        let sql = "UPDATE jobs SET state = 'cancelled', finished = ?2, forget = ?2 + keep
+        let sql = "UPDATE jobs SET state = 'cancelled', finished = ?2, forget = ?2 + keep, due = NULL
                    WHERE seq = ?1";
         db.prepare_cached(sql)?.execute(params![seq, now])?;
         call_back(db, seq, now)?;
@@ -276,14 +279,23 @@ fn again(
     // Its time begins anew where it had ended.
     let sql = format!(
         "UPDATE jobs SET state = 'ready', due = NULL, finished = NULL, forget = NULL,
-           expires = max(expires, ?1 + expires - accepted),
+           expires = max(expires, ?1 + (expires - accepted)),
            attempts = iif(state = 'dead', 0, attempts),
            deliveries = iif(state = 'dead', 0, deliveries)
-         WHERE {which} AND state IN ('dead', 'retry_wait') RETURNING queue, route, class"
+         WHERE {which} AND state IN ('dead', 'retry_wait')
+         RETURNING seq, queue, route, class"
     );
-    let mut statement = db.prepare(&sql)?;
-    let lines = statement.query_map(params![now, value], line)?.collect::<Made<Vec<_>>>()?;
-    Ok((lines.len(), distinct(lines)))
+    let row = |row: &Row<'_>| Ok((row.get::<_, i64>("seq")?, line(row)?));
+    let moved: Vec<(i64, Line)> =
+        db.prepare(&sql)?.query_map(params![now, value], row)?.collect::<Made<_>>()?;
+    // That it was dead is no longer news: what is posted is how it ends now.
+    let unpost = "UPDATE callbacks SET state = 'none', attempts = 0, due = NULL WHERE seq = ?1";
+    let mut unpost = db.prepare_cached(unpost)?;
+    for (seq, _) in &moved {
+        unpost.execute([seq])?;
+    }
+    let many = moved.len();
+    Ok((many, distinct(moved.into_iter().map(|(_, line)| line).collect())))
 }
 
 /// Forgets jobs of a queue that are over, some at once. Gives how many.
@@ -323,11 +335,15 @@ pub fn upkeep(db: &Connection, now: Millis) -> Made<Upkept> {
         "DELETE FROM jobs WHERE seq IN (SELECT seq FROM jobs WHERE forget <= ?1 LIMIT {AT_ONCE})"
     );
     let jobs = db.prepare_cached(&forget)?.execute([now])?;
-    let keys = db.prepare_cached("DELETE FROM keys WHERE forget <= ?1")?.execute([now])?;
+    let forget = format!(
+        "DELETE FROM keys WHERE (principal, key) IN
+           (SELECT principal, key FROM keys WHERE forget <= ?1 LIMIT {AT_ONCE})"
+    );
+    let keys = db.prepare_cached(&forget)?.execute([now])?;
     let next = "SELECT min(due) FROM jobs WHERE state = 'retry_wait'";
     let next_due = db.prepare_cached(next)?.query_row([], |row| row.get(0))?;
     Ok(Upkept {
-        more: [expired.len(), woken.len(), jobs].contains(&AT_ONCE),
+        more: [expired.len(), woken.len(), jobs, keys].contains(&AT_ONCE),
         expired: expired.into_iter().map(|(_, id)| id).collect(),
         woken: distinct(woken),
         forgotten: jobs + keys,
@@ -348,10 +364,11 @@ pub fn posted(db: &Connection, posting: &Posting, again: Option<Millis>, sent: b
         (false, Some(_)) => "waiting",
         (false, None) => "given_up",
     };
+    // The job may have been run again meanwhile: its new end is not posted yet.
     let sql = "UPDATE callbacks SET state = ?2, attempts = ?3, due = ?4
-               WHERE seq = ?1 AND state = 'waiting'";
+               WHERE seq = ?1 AND state = 'waiting' AND due = ?5";
     db.prepare_cached(sql)?
-        .execute(params![posting.seq, state, posting.attempts + 1, again])
+        .execute(params![posting.seq, state, posting.attempts + 1, again, posting.due])
         .map(|_| ())
 }
 

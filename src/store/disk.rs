@@ -10,11 +10,12 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 use thiserror::Error;
 
 /// The tables, by the version that made them: what is here is never changed, only added to.
-const MIGRATIONS: [&str; 1] = [include_str!("schema.sql")];
+const MIGRATIONS: [&str; 2] = [include_str!("schema.sql"), include_str!("lines.sql")];
 /// "OutR": tells other databases from ours.
 const APPLICATION: i64 = 0x4f75_7452;
 /// The WAL is folded into the database beside the writer, so only a neglected one grows past this.
@@ -91,16 +92,18 @@ impl Directory {
         let path = self.database();
         let io = |error| OpenError::Io(path.clone(), error);
         let file = private(&path).map_err(io)?;
+        let damaged = |error: rusqlite::Error| self.error(&error);
+        let version = {
+            let reader = reader(&path).map_err(damaged)?;
+            // Whoever closes a database last folds its WAL into it; this may be another's.
+            reader.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(damaged)?;
+            version(&reader, &path)?
+        };
         // Made by somebody else, or copied here.
         if file.metadata().map_err(io)?.permissions().mode() & 0o077 != 0 {
             file.set_permissions(Permissions::from_mode(0o600)).map_err(io)?;
         }
         drop(file);
-        let damaged = |error: rusqlite::Error| self.error(&error);
-        let version = {
-            let reader = reader(&path).map_err(damaged)?;
-            version(&reader, &path)?
-        };
         let mut db = self.writer().map_err(damaged)?;
         migrate(&mut db, version).map_err(damaged)?;
         let check = |row: &rusqlite::Row<'_>| row.get::<_, String>(0);
@@ -124,7 +127,8 @@ impl Directory {
         Ok(db)
     }
 
-    fn error(&self, error: &rusqlite::Error) -> OpenError {
+    /// Why it cannot be used, from what SQLite says.
+    pub fn error(&self, error: &rusqlite::Error) -> OpenError {
         use rusqlite::ErrorCode::{
             CannotOpen, DiskFull, PermissionDenied, ReadOnly, SystemIoFailure,
         };
@@ -167,9 +171,15 @@ fn version(db: &Connection, path: &Path) -> Result<i64, OpenError> {
         read.map_err(|error| damaged(error.to_string()))
     };
     let (application, version) = (number("application_id")?, number("user_version")?);
+    let empty = || {
+        let tables = db.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0));
+        tables.map(|tables: i64| tables == 0).map_err(|error| damaged(error.to_string()))
+    };
     match (application, version) {
-        (0, 0) | (APPLICATION, _) if version <= MIGRATIONS.len() as i64 => Ok(version),
+        (APPLICATION, _) if version <= MIGRATIONS.len() as i64 => Ok(version),
         (APPLICATION, _) => Err(OpenError::Newer(path.to_owned(), version)),
+        // Most programs number neither themselves nor their tables.
+        (0, 0) if empty()? => Ok(0),
         _ => Err(damaged("it is the database of another program".to_owned())),
     }
 }

@@ -189,6 +189,8 @@ pub struct Posting {
     pub url: String,
     /// Times it was tried.
     pub attempts: u32,
+    /// Since when; tells it from a later one of the same job.
+    pub due: Millis,
 }
 
 /// Milliseconds since 1970: what outlives a process can hold no monotonic time.

@@ -1,6 +1,6 @@
 //! What can be asked of the jobs that are kept.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::HashSet;
 
 use bytes::Bytes;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
@@ -39,14 +39,42 @@ pub fn job(db: &Connection, id: JobId) -> Made<Option<Shown>> {
 
 /// Jobs, the newest first.
 pub fn list(db: &Connection, filter: &Filter) -> Made<Vec<Shown>> {
-    let sql = format!(
-        "{SHOWN} WHERE (?1 IS NULL OR j.queue = ?1) AND (?2 IS NULL OR j.state = ?2)
-         AND (?3 IS NULL OR j.seq < ?3) ORDER BY j.seq DESC LIMIT ?4"
-    );
-    let mut statement = db.prepare_cached(&sql)?;
-    let rows = statement
-        .query_map(params![filter.queue, filter.state, filter.before, filter.limit], shown)?;
-    rows.collect()
+    // One view for all that is read: a job that moves meanwhile is told once.
+    let _view = db.unchecked_transaction()?;
+    let mut statement = db.prepare_cached(&format!("{SHOWN} WHERE j.seq = ?1"))?;
+    let newest = newest(db, filter)?.into_iter();
+    newest.map(|seq| statement.query_row([seq], shown)).collect()
+}
+
+/// Each place is read by the index, newest first, and no further than is wanted: of a million jobs
+/// that do not match, none is read.
+fn newest(db: &Connection, filter: &Filter) -> Made<Vec<i64>> {
+    let before = filter.before.unwrap_or(i64::MAX);
+    if filter.queue.is_none() && filter.state.is_none() {
+        let sql = "SELECT seq FROM jobs WHERE seq < ?1 ORDER BY seq DESC LIMIT ?2";
+        let mut all = db.prepare_cached(sql)?;
+        return all.query_map(params![before, filter.limit], |row| row.get(0))?.collect();
+    }
+    let mut places = db.prepare_cached(
+        "SELECT queue, state FROM totals
+         WHERE jobs > 0 AND (?1 IS NULL OR queue = ?1) AND (?2 IS NULL OR state = ?2)",
+    )?;
+    let mut place = db.prepare_cached(
+        "SELECT seq FROM jobs WHERE queue = ?1 AND state = ?2 AND seq < ?3
+         ORDER BY seq DESC LIMIT ?4",
+    )?;
+    let mut found: Vec<i64> = Vec::new();
+    let mut rows = places.query(params![filter.queue, filter.state])?;
+    while let Some(row) = rows.next()? {
+        let (queue, state): (String, State) = (row.get(0)?, row.get(1)?);
+        let of = params![queue, state, before, filter.limit];
+        for seq in place.query_map(of, |row| row.get(0))? {
+            found.push(seq?);
+        }
+    }
+    found.sort_unstable_by(|a, b| b.cmp(a));
+    found.truncate(filter.limit);
+    Ok(found)
 }
 
 fn shown(row: &Row<'_>) -> Made<Shown> {
@@ -119,14 +147,26 @@ pub fn answer(db: &Connection, seq: i64) -> Made<Option<Answer>> {
         .optional()
 }
 
-/// Where jobs are ready.
+/// Where jobs are ready: from line to line by the index, however many jobs lie in between.
 pub fn lines(db: &Connection) -> Made<Vec<Line>> {
-    let sql = "SELECT DISTINCT queue, route, class FROM jobs WHERE state = 'ready'";
-    db.prepare_cached(sql)?.query_map([], line)?.collect()
+    let mut next = db.prepare_cached(
+        "SELECT queue, route, class FROM jobs
+         WHERE state = 'ready' AND (queue, route, class) > (?1, ?2, ?3)
+         ORDER BY queue, route, class LIMIT 1",
+    )?;
+    let mut lines: Vec<Line> = Vec::new();
+    loop {
+        let at = lines.last().map_or(["", "", ""], |line| [&line.queue, &line.route, &line.class]);
+        match next.query_row(at, line).optional()? {
+            Some(line) => lines.push(line),
+            None => return Ok(lines),
+        }
+    }
 }
 
 /// The next jobs of a line, in the order in which they are to be run: its flows in turn, from the
-/// one after `after`, and in a flow the oldest first; none of `taken`.
+/// one after `after`, and in a flow the oldest first; none of `taken`. However many flows there
+/// are, no more is read than `want` and `taken`.
 pub fn upcoming(
     db: &Connection,
     line: &Line,
@@ -134,63 +174,88 @@ pub fn upcoming(
     taken: &HashSet<i64>,
     want: usize,
 ) -> Made<Vec<(Vec<u8>, Due)>> {
-    let flows = flows(db, line, after, want)?;
-    let each = want.div_ceil(flows.len().max(1));
-    let mut statement = db.prepare_cached(
-        "SELECT seq, id FROM jobs WHERE state = 'ready' AND route = ?1 AND class = ?2 AND flow = ?3
-         ORDER BY seq LIMIT ?4",
-    )?;
-    let mut heads = Vec::new();
-    for flow in flows {
-        let limit = each + taken.len();
-        let row = |row: &Row<'_>| Ok(Due { seq: row.get(0)?, id: row.get(1)? });
-        let found = statement.query_map(params![line.route, line.class, flow, limit], row)?;
-        let free = found.filter(|due| due.as_ref().map_or(true, |due| !taken.contains(&due.seq)));
-        heads.push((flow.clone(), free.take(each).collect::<Made<VecDeque<_>>>()?));
-    }
-    let mut all = Vec::new();
-    while heads.iter().any(|(_, due)| !due.is_empty()) && all.len() < want {
-        for (flow, due) in &mut heads {
-            all.extend(due.pop_front().map(|due| (flow.clone(), due)));
+    // One view for all that is read: the flows are walked round once.
+    let _view = db.unchecked_transaction()?;
+    let mut round = heads(db, line, after, taken, want)?;
+    let mut all = round.clone();
+    while !round.is_empty() && all.len() < want {
+        let mut following = Vec::new();
+        for (flow, last) in round {
+            if all.len() + following.len() == want {
+                break;
+            }
+            if let Some(due) = free(db, line, &flow, last.seq, taken)? {
+                following.push((flow, due));
+            }
         }
+        all.extend_from_slice(&following);
+        round = following;
     }
     Ok(all)
 }
 
-/// Flows with a ready job, from the one after `after`, round to it.
-fn flows(db: &Connection, line: &Line, after: Option<&[u8]>, most: usize) -> Made<Vec<Vec<u8>>> {
-    let mut next = db.prepare_cached(
-        "SELECT flow FROM jobs WHERE state = 'ready' AND route = ?1 AND class = ?2 AND flow > ?3
-         ORDER BY flow LIMIT 1",
-    )?;
-    let mut first = db.prepare_cached(
-        "SELECT flow FROM jobs WHERE state = 'ready' AND route = ?1 AND class = ?2
-         ORDER BY flow LIMIT 1",
-    )?;
-    let mut flows: Vec<Vec<u8>> = Vec::new();
+/// The first free job of each flow, in the order of the flows' turns.
+fn heads(
+    db: &Connection,
+    line: &Line,
+    after: Option<&[u8]>,
+    taken: &HashSet<i64>,
+    want: usize,
+) -> Made<Vec<(Vec<u8>, Due)>> {
+    let mut heads = Vec::new();
+    let mut begun: Option<Vec<u8>> = None;
     let mut at = after.map(<[u8]>::to_vec);
-    while flows.len() < most {
-        let beyond = match &at {
-            Some(at) => {
-                next.query_row(params![line.route, line.class, at], |row| row.get(0)).optional()?
-            }
-            None => None,
-        };
-        let found: Option<Vec<u8>> = match beyond {
-            Some(flow) => Some(flow),
-            None => {
-                first.query_row(params![line.route, line.class], |row| row.get(0)).optional()?
-            }
-        };
-        match found {
-            Some(flow) if !flows.contains(&flow) => {
-                at = Some(flow.clone());
-                flows.push(flow);
-            }
-            _ => break,
+    while heads.len() < want {
+        let Some(flow) = flow_after(db, line, at.as_deref())? else { break };
+        if begun.as_ref() == Some(&flow) {
+            break;
+        }
+        begun.get_or_insert_with(|| flow.clone());
+        if let Some(due) = free(db, line, &flow, 0, taken)? {
+            heads.push((flow.clone(), due));
+        }
+        at = Some(flow);
+    }
+    Ok(heads)
+}
+
+/// The next flow with a ready job; after the last comes the first.
+fn flow_after(db: &Connection, line: &Line, at: Option<&[u8]>) -> Made<Option<Vec<u8>>> {
+    let (queue, route, class) = (&line.queue, &line.route, &line.class);
+    if let Some(at) = at {
+        let mut next = db.prepare_cached(
+            "SELECT flow FROM jobs WHERE state = 'ready' AND queue = ?1 AND route = ?2
+               AND class = ?3 AND flow > ?4 ORDER BY flow LIMIT 1",
+        )?;
+        let beyond =
+            next.query_row(params![queue, route, class, at], |row| row.get(0)).optional()?;
+        if beyond.is_some() {
+            return Ok(beyond);
         }
     }
-    Ok(flows)
+    let mut first = db.prepare_cached(
+        "SELECT flow FROM jobs WHERE state = 'ready' AND queue = ?1 AND route = ?2 AND class = ?3
+         ORDER BY flow LIMIT 1",
+    )?;
+    first.query_row([queue, route, class], |row| row.get(0)).optional()
+}
+
+/// The oldest job of a flow behind another that is not taken.
+fn free(
+    db: &Connection,
+    line: &Line,
+    flow: &[u8],
+    behind: i64,
+    taken: &HashSet<i64>,
+) -> Made<Option<Due>> {
+    let mut statement = db.prepare_cached(
+        "SELECT seq, id FROM jobs WHERE state = 'ready' AND queue = ?1 AND route = ?2
+           AND class = ?3 AND flow = ?4 AND seq > ?5 ORDER BY seq",
+    )?;
+    let row = |row: &Row<'_>| Ok(Due { seq: row.get(0)?, id: row.get(1)? });
+    let mut found =
+        statement.query_map(params![line.queue, line.route, line.class, flow, behind], row)?;
+    found.find(|due| due.as_ref().map_or(true, |due| !taken.contains(&due.seq))).transpose()
 }
 
 pub fn totals(db: &Connection) -> Made<Vec<Total>> {
@@ -210,7 +275,7 @@ pub fn oldest(db: &Connection, queue: &str) -> Made<Option<Millis>> {
 /// Results that are to be posted now, and when the next after these is.
 pub fn postings(db: &Connection, now: Millis) -> Made<(Vec<Posting>, Option<Millis>)> {
     let mut statement = db.prepare_cached(
-        "SELECT c.seq, j.id, j.queue, c.url, c.attempts FROM callbacks c JOIN jobs j USING (seq)
+        "SELECT c.seq, j.id, j.queue, c.url, c.attempts, c.due FROM callbacks c JOIN jobs j USING (seq)
          WHERE c.state = 'waiting' AND c.due <= ?1 ORDER BY c.due LIMIT 64",
     )?;
     let row = |row: &Row<'_>| {
@@ -220,6 +285,7 @@ pub fn postings(db: &Connection, now: Millis) -> Made<(Vec<Posting>, Option<Mill
             queue: row.get(2)?,
             url: row.get(3)?,
             attempts: row.get(4)?,
+            due: row.get(5)?,
         })
     };
     let due = statement.query_map([now], row)?.collect::<Made<Vec<_>>>()?;

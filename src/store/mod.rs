@@ -16,7 +16,9 @@ mod store_tests;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 
 use tokio::sync::{Notify, oneshot};
 
@@ -47,6 +49,14 @@ struct Inner {
     ended: Notify,
 }
 
+/// Waits for the end of a job. Whoever lets go of it, such as a client that leaves, leaves nothing.
+#[derive(Debug)]
+pub struct Watch {
+    store: Store,
+    id: JobId,
+    told: oneshot::Receiver<()>,
+}
+
 impl Store {
     /// Opens the store of a directory, which is made where it is missing. Jobs that were being run
     /// when its last process ended are ready again.
@@ -56,8 +66,7 @@ impl Store {
     pub fn open(path: &Path, observer: Observer) -> Result<Store, OpenError> {
         let directory = Arc::new(Directory::lock(path)?);
         let io = |error| OpenError::Io(path.to_owned(), error);
-        let broken =
-            |error: rusqlite::Error| OpenError::Damaged(path.to_owned(), error.to_string());
+        let broken = |error: rusqlite::Error| directory.error(&error);
         let db = directory.prepare()?;
         let recovered = change::recover(&db).map_err(broken)?;
         let principal_key = look::principal_key(&db).map_err(broken)?;
@@ -89,18 +98,15 @@ impl Store {
         &self.0.principal_key
     }
 
-    /// Told when a job is over. Ask where it stands after this, not before.
-    pub fn watch(&self, id: JobId) -> oneshot::Receiver<()> {
+    /// Ends when a job is over. Ask where it stands after this, not before.
+    pub fn watch(&self, id: JobId) -> Watch {
         let (tell, told) = oneshot::channel();
-        let mut watched = locked(&self.0.watched);
-        let of = watched.entry(id).or_default();
-        of.retain(|tell| !tell.is_closed());
-        of.push(tell);
-        told
+        locked(&self.0.watched).entry(id).or_default().push(tell);
+        Watch { store: self.clone(), id, told }
     }
 
     /// Nobody waits for this job any longer, but those who are still there.
-    pub fn unwatch(&self, id: JobId) {
+    fn unwatch(&self, id: JobId) {
         let mut watched = locked(&self.0.watched);
         if let Some(of) = watched.get_mut(&id) {
             of.retain(|tell| !tell.is_closed());
@@ -179,7 +185,9 @@ impl Store {
         now: Millis,
     ) -> Result<bool, Failure> {
         let done = self.0.writer.write(move |db| change::complete(db, lease, &answer, now)).await?;
-        self.over(id);
+        if done {
+            self.over(id);
+        }
         Ok(done)
     }
 
@@ -194,7 +202,7 @@ impl Store {
     ) -> Result<bool, Failure> {
         let failed =
             self.0.writer.write(move |db| change::fail(db, lease, &why, then, now)).await?;
-        if then == Then::Dead {
+        if failed && then == Then::Dead {
             self.over(id);
         }
         Ok(failed)
@@ -303,6 +311,23 @@ impl Store {
 
     pub async fn postings(&self, now: Millis) -> Result<(Vec<Posting>, Option<Millis>), Failure> {
         self.0.reader.read(move |db| look::postings(db, now)).await
+    }
+}
+
+// === impl Watch ===
+
+impl Future for Watch {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        Pin::new(&mut self.told).poll(cx).map(|_| ())
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.told.close();
+        self.store.unwatch(self.id);
     }
 }
 
