@@ -237,7 +237,8 @@ pub fn cancel(
     }
     let state: State = state;
     if !state.is_final() {
-        let sql = "UPDATE jobs SET state = 'cancelled', finished = ?2, forget = ?2 + keep, due = NULL
+        let sql =
+            "UPDATE jobs SET state = 'cancelled', finished = ?2, forget = ?2 + keep, due = NULL
                    WHERE seq = ?1";
         db.prepare_cached(sql)?.execute(params![seq, now])?;
         call_back(db, seq, now)?;

@@ -96,7 +96,9 @@ impl Directory {
         let version = {
             let reader = reader(&path).map_err(damaged)?;
             // Whoever closes a database last folds its WAL into it; this may be another's.
-            reader.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(damaged)?;
+            reader
+                .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
+                .map_err(damaged)?;
             version(&reader, &path)?
         };
         // Made by somebody else, or copied here.

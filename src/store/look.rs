@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use bytes::Bytes;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter};
 
 use super::change::{Line, line};
 use super::job::{Answer, Callback, Due, JobId, Millis, Posting, Request, Shown, State, Task};
@@ -149,19 +149,31 @@ pub fn answer(db: &Connection, seq: i64) -> Made<Option<Answer>> {
 
 /// Where jobs are ready: from line to line by the index, however many jobs lie in between.
 pub fn lines(db: &Connection) -> Made<Vec<Line>> {
-    let mut next = db.prepare_cached(
-        "SELECT queue, route, class FROM jobs
-         WHERE state = 'ready' AND (queue, route, class) > (?1, ?2, ?3)
-         ORDER BY queue, route, class LIMIT 1",
-    )?;
     let mut lines: Vec<Line> = Vec::new();
-    loop {
-        let at = lines.last().map_or(["", "", ""], |line| [&line.queue, &line.route, &line.class]);
-        match next.query_row(at, line).optional()? {
-            Some(line) => lines.push(line),
-            None => return Ok(lines),
+    while let Some(line) = line_after(db, lines.last())? {
+        lines.push(line);
+    }
+    Ok(lines)
+}
+
+/// One step at a time: by `(queue, route, class) > (..)` SQLite would seek to the line that it was
+/// to leave, and read all of it.
+fn line_after(db: &Connection, at: Option<&Line>) -> Made<Option<Line>> {
+    let at = at.map_or(["", "", ""], |at| [&at.queue, &at.route, &at.class]);
+    let steps =
+        ["queue = ?1 AND route = ?2 AND class > ?3", "queue = ?1 AND route > ?2", "queue > ?1"];
+    for (step, values) in steps.into_iter().zip([3, 2, 1]) {
+        let sql = format!(
+            "SELECT queue, route, class FROM jobs WHERE state = 'ready' AND {step}
+             ORDER BY queue, route, class LIMIT 1"
+        );
+        let values = params_from_iter(&at[..values]);
+        let found = db.prepare_cached(&sql)?.query_row(values, line).optional()?;
+        if found.is_some() {
+            return Ok(found);
         }
     }
+    Ok(None)
 }
 
 /// The next jobs of a line, in the order in which they are to be run: its flows in turn, from the

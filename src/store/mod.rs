@@ -11,6 +11,10 @@ mod look;
 mod writer;
 
 #[cfg(test)]
+mod faults_tests;
+#[cfg(test)]
+mod model_tests;
+#[cfg(test)]
 mod store_tests;
 
 use std::collections::{BTreeSet, HashMap, HashSet};

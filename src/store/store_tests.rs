@@ -1,1 +1,577 @@
-//! The store against faults: what was promised is there afterwards, and nothing else is.
+//! The store as those see it who use it: keys, turns, watches, commits, and what each costs.
+
+use std::collections::HashSet;
+use std::future::poll_fn;
+use std::path::Path;
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rusqlite::Connection;
+use tempfile::TempDir;
+use tokio::task::JoinSet;
+
+use super::disk::Directory;
+use super::*;
+use crate::clock;
+
+pub(super) const NOW: Millis = Millis(1_790_000_000_000);
+pub(super) const ROOM: Limits = Limits { jobs: 1_000_000, bytes: 1 << 30 };
+pub(super) const HOUR: Duration = Duration::from_secs(3600);
+/// Past this a condition that is waited for will not come.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+// === what the tests of the store share ===
+
+pub(super) fn folder() -> TempDir {
+    tempfile::tempdir().expect("a folder")
+}
+
+pub(super) fn open(path: &Path) -> Store {
+    Store::open(path, Box::new(|_| {})).expect("a store")
+}
+
+/// A store that tells the sizes of its commits, and whether they failed.
+pub(super) fn open_observed(path: &Path) -> (Store, Arc<Mutex<Vec<(usize, bool)>>>) {
+    let commits = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&commits);
+    let observer = move |commit: Commit| locked(&seen).push((commit.size, commit.failed));
+    (Store::open(path, Box::new(observer)).expect("a store"), commits)
+}
+
+/// Lets go of a store and waits until its threads have.
+pub(super) fn close(store: Store) {
+    let path = store.path().to_owned();
+    drop(store);
+    let until = clock::now() + PATIENCE;
+    while let Err(error) = Directory::lock(&path) {
+        assert!(clock::now() < until, "{error}");
+        std::thread::yield_now();
+    }
+}
+
+pub(super) fn run<T>(future: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.expect("a runtime").block_on(future)
+}
+
+pub(super) fn id(n: u64) -> JobId {
+    JobId(u128::from(n).to_be_bytes())
+}
+
+pub(super) fn job(n: u64) -> NewJob {
+    NewJob {
+        id: id(n),
+        queue: "jobs".to_owned(),
+        route: "chat".to_owned(),
+        class: "normal".to_owned(),
+        flow: b"one".to_vec(),
+        principal: [1; 32],
+        key: None,
+        request: Request {
+            method: "POST".to_owned(),
+            uri: format!("/v1/chat?n={n}"),
+            headers: b"content-type: application/json\r\n".to_vec(),
+            body: Bytes::from(format!("the body of job {n}")),
+        },
+        callback: None,
+        expires: NOW.after(HOUR),
+        keep: HOUR,
+    }
+}
+
+pub(super) fn line() -> Line {
+    job(0).line()
+}
+
+pub(super) fn later(ms: u64) -> Millis {
+    NOW.after(Duration::from_millis(ms))
+}
+
+pub(super) fn answer() -> Arc<Answer> {
+    let (headers, body) = (b"x-a: b\r\n".to_vec(), Bytes::from_static(b"an answer"));
+    Arc::new(Answer { status: 200, headers, body, cut: false })
+}
+
+pub(super) async fn accept(store: &Store, job: NewJob) -> Result<Accepted, Failure> {
+    store.accept(Arc::new(job), ROOM, NOW).await
+}
+
+pub(super) async fn accepted(store: &Store, job: NewJob) -> i64 {
+    let id = job.id;
+    assert_eq!(accept(store, job).await.expect("accepted"), Accepted::New);
+    shown(store, id).await.seq
+}
+
+pub(super) async fn shown(store: &Store, id: JobId) -> Shown {
+    store.job(id).await.expect("a look").expect("a job")
+}
+
+pub(super) async fn leased(store: &Store, seq: i64) -> Lease {
+    match store.lease(seq, 3, NOW).await.expect("a lease") {
+        Leased::Run(lease) => lease,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Ids of all jobs that the store has, the oldest first; their requests are looked at.
+pub(super) async fn whole_jobs(store: &Store) -> Vec<JobId> {
+    let all = Filter { limit: usize::MAX >> 1, ..Filter::default() };
+    let mut ids = Vec::new();
+    for job in store.list(all).await.expect("a list").into_iter().rev() {
+        let n = u128::from_be_bytes(job.id.0);
+        assert_eq!(job.uri, format!("/v1/chat?n={n}"));
+        if let Some(task) = store.task(job.seq).await.expect("a task") {
+            assert_eq!(task.request.body, format!("the body of job {n}"));
+        }
+        ids.push(job.id);
+    }
+    ids
+}
+
+/// What triggers keep beside what is there.
+pub(super) async fn totals_are_right(store: &Store) {
+    let mut totals = store.totals().await.expect("totals");
+    let count = |db: &Connection| {
+        let sql = "SELECT queue, state, count(*), sum(bytes) FROM jobs GROUP BY 1, 2";
+        let mut statement = db.prepare(sql)?;
+        let rows = statement.query_map([], |row| {
+            let (jobs, bytes) = (row.get(2)?, row.get(3)?);
+            Ok(Total { queue: row.get(0)?, state: row.get(1)?, jobs, bytes })
+        })?;
+        rows.collect::<rusqlite::Result<Vec<_>>>()
+    };
+    let mut counted = store.0.reader.read(count).await.expect("a count");
+    let order = |total: &Total| (total.queue.clone(), total.state.as_str());
+    totals.sort_by_key(order);
+    counted.sort_by_key(order);
+    assert_eq!(totals, counted);
+}
+
+/// Whether it ends without anybody's help.
+pub(super) async fn told(watch: &mut Watch) -> bool {
+    let mut watch = pin!(watch);
+    poll_fn(|cx| Poll::Ready(watch.as_mut().poll(cx).is_ready())).await
+}
+
+pub(super) fn watched(store: &Store) -> usize {
+    locked(&store.0.watched).len()
+}
+
+// === group commit ===
+
+#[test]
+fn many_who_come_at_once_share_few_commits() {
+    let folder = folder();
+    let (store, commits) = open_observed(folder.path());
+    run(async {
+        let mut all = JoinSet::new();
+        for n in 0..256 {
+            let store = store.clone();
+            all.spawn(async move { accept(&store, job(n)).await });
+        }
+        while let Some(done) = all.join_next().await {
+            assert_eq!(done.expect("no panic").expect("accepted"), Accepted::New);
+        }
+        assert_eq!(whole_jobs(&store).await.len(), 256);
+        totals_are_right(&store).await;
+    });
+    let commits = locked(&commits).clone();
+    assert_eq!(commits.iter().map(|(size, _)| size).sum::<usize>(), 256);
+    assert!(commits.len() <= 64, "{} commits for 256 jobs: {commits:?}", commits.len());
+    assert!(commits.iter().all(|(_, failed)| !failed));
+}
+
+// === what is taken ===
+
+#[test]
+fn a_queue_takes_no_more_jobs_or_bytes_than_it_may_hold() {
+    let folder = folder();
+    let store = open(folder.path());
+    run(async {
+        let bytes = job(1).request.body.len() as u64;
+        let take = async |n: u64, jobs: u64, bytes: u64| {
+            let limits = Limits { jobs, bytes };
+            store.accept(Arc::new(job(n)), limits, NOW).await.expect("an answer")
+        };
+        assert_eq!(take(1, 2, 100).await, Accepted::New);
+        assert_eq!(take(2, 1, 100).await, Accepted::Full(Full::Jobs(1)));
+        assert_eq!(take(2, 9, 2 * bytes - 1).await, Accepted::Full(Full::Bytes(bytes)));
+        assert_eq!(take(2, 2, 2 * bytes).await, Accepted::New);
+        // What is over takes no room.
+        let seq = shown(&store, id(1)).await.seq;
+        let lease = leased(&store, seq).await;
+        assert_eq!(take(3, 2, 100).await, Accepted::Full(Full::Jobs(2)));
+        assert!(store.complete(id(1), lease, answer(), NOW).await.expect("written"));
+        assert_eq!(take(3, 2, 100).await, Accepted::New);
+    });
+}
+
+fn keyed(n: u64, principal: u8, request: u8) -> NewJob {
+    let key = Key { text: "order-7".to_owned(), fingerprint: [request; 32] };
+    NewJob { principal: [principal; 32], key: Some(key), ..job(n) }
+}
+
+#[test]
+fn a_key_stands_for_its_principals_request_for_a_day() {
+    const DAY: u64 = 86_400_000;
+    let folder = folder();
+    let store = open(folder.path());
+    run(async {
+        let take = async |job: NewJob, at: Millis| {
+            store.accept(Arc::new(job), ROOM, at).await.expect("an answer")
+        };
+        assert_eq!(take(keyed(1, 1, 1), NOW).await, Accepted::New);
+        let known = |state| Accepted::Known(id(1), state);
+        assert_eq!(take(keyed(2, 1, 1), NOW).await, known(Some(State::Ready)));
+        assert_eq!(take(keyed(2, 1, 9), NOW).await, Accepted::OtherRequest);
+        // Another's key of the same name is another key.
+        assert_eq!(take(keyed(3, 2, 9), NOW).await, Accepted::New);
+        assert_eq!(take(keyed(4, 2, 1), NOW).await, Accepted::OtherRequest);
+        // A full queue is no reason to forget that it came before.
+        let none = Limits { jobs: 0, bytes: 0 };
+        let again = store.accept(Arc::new(keyed(2, 1, 1)), none, NOW).await;
+        assert_eq!(again.expect("an answer"), known(Some(State::Ready)));
+        let lease = leased(&store, shown(&store, id(1)).await.seq).await;
+        assert_eq!(take(keyed(2, 1, 1), NOW).await, known(Some(State::Leased)));
+        assert!(store.complete(id(1), lease, answer(), NOW).await.expect("written"));
+        assert_eq!(take(keyed(2, 1, 1), later(1)).await, known(Some(State::Done)));
+        // The job is forgotten before its key is.
+        assert_eq!(store.upkeep(later(3_600_000)).await.expect("upkeep").forgotten, 1);
+        assert_eq!(take(keyed(2, 1, 1), later(DAY - 1)).await, known(None));
+        assert_eq!(take(keyed(2, 1, 9), later(DAY - 1)).await, Accepted::OtherRequest);
+        assert_eq!(take(keyed(2, 1, 9), later(DAY)).await, Accepted::New);
+        assert_eq!(
+            take(keyed(5, 1, 9), later(DAY)).await,
+            Accepted::Known(id(2), Some(State::Ready))
+        );
+    });
+}
+
+#[test]
+fn keys_of_a_long_absence_are_forgotten_some_at_once() {
+    let folder = folder();
+    let store = open(folder.path());
+    run(async {
+        let many = |db: &Connection| {
+            db.execute(
+                "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1200)
+                 INSERT INTO keys SELECT randomblob(32), 'k' || i, zeroblob(32), randomblob(16), i
+                 FROM n",
+                [],
+            )
+        };
+        store.0.writer.write(many).await.expect("keys");
+        let mut forgotten = Vec::new();
+        loop {
+            let upkept = store.upkeep(NOW).await.expect("upkeep");
+            forgotten.push(upkept.forgotten);
+            if !upkept.more {
+                break;
+            }
+        }
+        assert_eq!(forgotten, [500, 500, 200]);
+    });
+}
+
+// === whose turn it is ===
+
+async fn upcoming(store: &Store, after: Option<&str>, taken: &[u64], want: usize) -> Vec<u64> {
+    let mut seqs = HashSet::new();
+    for n in taken {
+        seqs.insert(shown(store, id(*n)).await.seq);
+    }
+    let after = after.map(|flow| flow.as_bytes().to_vec());
+    let found = store.upcoming(line(), after, seqs, want).await.expect("a look");
+    found.into_iter().map(|(_, due)| u128::from_be_bytes(due.id.0) as u64).collect()
+}
+
+#[test]
+fn flows_take_turns_and_in_a_flow_the_oldest_goes_first() {
+    let folder = folder();
+    let store = open(folder.path());
+    run(async {
+        let flows = [("a", 1), ("a", 2), ("a", 3), ("c", 4), ("b", 5), ("c", 6)];
+        for (flow, n) in flows {
+            accepted(&store, NewJob { flow: flow.into(), ..job(n) }).await;
+        }
+        let elsewhere = [
+            NewJob { queue: "other".to_owned(), ..job(90) },
+            NewJob { route: "other".to_owned(), ..job(91) },
+            NewJob { class: "other".to_owned(), ..job(92) },
+        ];
+        for job in elsewhere {
+            accepted(&store, job).await;
+        }
+        assert_eq!(upcoming(&store, None, &[], 99).await, [1, 5, 4, 2, 6, 3]);
+        assert_eq!(upcoming(&store, Some("a"), &[], 99).await, [5, 4, 1, 6, 2, 3]);
+        // A flow that is gone, or was the last.
+        assert_eq!(upcoming(&store, Some("bb"), &[], 2).await, [4, 1]);
+        assert_eq!(upcoming(&store, Some("c"), &[], 4).await, [1, 5, 4, 2]);
+        assert_eq!(upcoming(&store, None, &[1, 5, 6], 99).await, [2, 4, 3]);
+        assert_eq!(upcoming(&store, None, &[], 0).await, Vec::<u64>::new());
+        // As many as are wanted, though the first flows have none that is free.
+        assert_eq!(upcoming(&store, None, &[1, 2, 3], 1).await, [5]);
+        assert_eq!(upcoming(&store, Some("b"), &[4, 6], 2).await, [1, 5]);
+        let lines = store.lines().await.expect("lines");
+        let elsewhere = |queue: &str, route: &str, class: &str| {
+            let (queue, route, class) = (queue.to_owned(), route.to_owned(), class.to_owned());
+            Line { queue, route, class }
+        };
+        let normal = elsewhere("jobs", "chat", "normal");
+        let other = elsewhere("jobs", "chat", "other");
+        let rest = [elsewhere("jobs", "other", "normal"), elsewhere("other", "chat", "normal")];
+        assert_eq!(lines, [vec![normal, other], rest.to_vec()].concat());
+    });
+}
+
+#[test]
+fn a_list_has_the_newest_first_and_goes_on_before_the_last() {
+    let folder = folder();
+    let store = open(folder.path());
+    run(async {
+        for n in 1..=9 {
+            let queue = if n % 3 == 0 { "rare" } else { "jobs" }.to_owned();
+            accepted(&store, NewJob { queue, ..job(n) }).await;
+        }
+        store.cancel(id(4), None, NOW).await.expect("cancelled");
+        store.cancel(id(6), None, NOW).await.expect("cancelled");
+        let list = async |queue: Option<&str>, state, before: Option<u64>, limit| {
+            let before = match before {
+                Some(n) => Some(shown(&store, id(n)).await.seq),
+                None => None,
+            };
+            let filter = Filter { queue: queue.map(str::to_owned), state, before, limit };
+            let found = store.list(filter).await.expect("a list");
+            found.iter().map(|job| u128::from_be_bytes(job.id.0) as u64).collect::<Vec<_>>()
+        };
+        assert_eq!(list(None, None, None, 3).await, [9, 8, 7]);
+        assert_eq!(list(None, None, Some(7), 2).await, [6, 5]);
+        assert_eq!(list(Some("rare"), None, None, 9).await, [9, 6, 3]);
+        assert_eq!(list(Some("rare"), None, Some(9), 1).await, [6]);
+        assert_eq!(list(None, Some(State::Cancelled), None, 9).await, [6, 4]);
+        assert_eq!(list(Some("jobs"), Some(State::Ready), Some(7), 3).await, [5, 2, 1]);
+        assert_eq!(list(Some("none"), None, None, 9).await, Vec::<u64>::new());
+    });
+}
+
+// === who is told ===
+
+#[test]
+fn whoever_watches_is_told_of_each_end_and_of_nothing_else() {
+    let folder = folder();
+    let store = open(folder.path());
+    run(async {
+        let mut seqs = Vec::new();
+        for n in 0..6 {
+            let expires = if n == 3 { later(10) } else { later(1000) };
+            seqs.push(accepted(&store, NewJob { expires, ..job(n) }).await);
+        }
+        let mut watches: Vec<Watch> = (0..6).map(|n| store.watch(id(n))).collect();
+        let lease = leased(&store, seqs[0]).await;
+        assert!(store.park(lease, None).await.expect("parked"));
+        let lease = leased(&store, seqs[0]).await;
+        let again = Then::Again(later(1));
+        assert!(store.fail(id(0), lease, "no".into(), again, NOW).await.expect("failed"));
+        assert!(!told(&mut watches[0]).await);
+        store.retry(id(0), NOW).await.expect("retried");
+        // A run that ends after the next was begun ends nothing.
+        let second = leased(&store, seqs[0]).await;
+        assert!(!store.complete(id(0), lease, answer(), NOW).await.expect("refused"));
+        assert!(!store.fail(id(0), lease, "no".into(), Then::Dead, NOW).await.expect("refused"));
+        assert!(!told(&mut watches[0]).await);
+        assert!(store.complete(id(0), second, answer(), NOW).await.expect("done"));
+        let lease = leased(&store, seqs[1]).await;
+        assert!(store.fail(id(1), lease, "no".into(), Then::Dead, NOW).await.expect("failed"));
+        store.cancel(id(2), None, NOW).await.expect("cancelled");
+        assert_eq!(store.upkeep(later(10)).await.expect("upkeep").expired, [id(3)]);
+        assert_eq!(store.lease(seqs[4], 0, NOW).await.expect("dead"), Leased::Poison(id(4)));
+        for watch in &mut watches[..5] {
+            assert!(told(watch).await);
+        }
+        assert!(!told(&mut watches[5]).await);
+        assert_eq!(watched(&store), 1);
+    });
+}
+
+#[test]
+fn whoever_stops_watching_leaves_nothing_behind_and_others_are_still_told() {
+    let folder = folder();
+    let store = open(folder.path());
+    run(async {
+        accepted(&store, job(1)).await;
+        let (left, mut stays) = (store.watch(id(1)), store.watch(id(1)));
+        let unknown = store.watch(id(2));
+        assert_eq!(watched(&store), 2);
+        drop((left, unknown));
+        assert_eq!(watched(&store), 1);
+        // A client that leaves while it waits.
+        let waiting = tokio::time::timeout(Duration::from_millis(1), store.watch(id(3)));
+        assert!(waiting.await.is_err());
+        store.cancel(id(1), None, NOW).await.expect("cancelled");
+        assert!(told(&mut stays).await);
+        drop(stays);
+        assert_eq!(watched(&store), 0);
+        // It is over: whoever asks now is not told, and leaves nothing either.
+        drop(store.watch(id(1)));
+        assert_eq!(watched(&store), 0);
+    });
+}
+
+#[test]
+fn the_result_of_a_second_life_is_posted_though_the_first_was_on_its_way() {
+    let folder = folder();
+    let store = open(folder.path());
+    run(async {
+        let callback = Some("https://a.example/done".to_owned());
+        let seq = accepted(&store, NewJob { callback, ..job(1) }).await;
+        let die = async |at| {
+            let lease = leased(&store, seq).await;
+            assert!(store.fail(id(1), lease, "no".into(), Then::Dead, at).await.expect("failed"));
+        };
+        die(NOW).await;
+        let (mut due, next) = store.postings(NOW).await.expect("postings");
+        assert_eq!((due.len(), next), (1, None));
+        store.retry(id(1), NOW).await.expect("retried");
+        // It runs again: there is nothing to tell.
+        assert!(store.postings(later(9)).await.expect("postings").0.is_empty());
+        die(later(1)).await;
+        store.posted(due.remove(0), None, true).await.expect("posted");
+        let (mut due, _) = store.postings(later(1)).await.expect("postings");
+        assert_eq!(due.len(), 1);
+        store.posted(due.remove(0), Some(later(5)), false).await.expect("posted");
+        let (due, next) = store.postings(later(1)).await.expect("postings");
+        assert_eq!((due.len(), next), (0, Some(later(5))));
+        let (mut due, _) = store.postings(later(5)).await.expect("postings");
+        assert_eq!(due[0].attempts, 1);
+        store.posted(due.remove(0), None, true).await.expect("posted");
+        let callback = shown(&store, id(1)).await.callback.expect("a callback");
+        assert_eq!((callback.state.as_str(), callback.attempts), ("sent", 2));
+    });
+}
+
+// === what it costs ===
+
+/// A store with `many` jobs in each state, each in a flow of its own, and a few of a rare queue.
+fn crowd(path: &Path, many: u64) -> Connection {
+    let directory = Directory::lock(path).expect("a lock");
+    let db = directory.prepare().expect("a database");
+    db.execute_batch("BEGIN").expect("begun");
+    let mut n = 0;
+    for (queue, many) in [("jobs", many), ("rare", 3)] {
+        for state in State::ALL {
+            for _ in 0..many {
+                n += 1;
+                add(&db, n, queue, state);
+            }
+        }
+    }
+    db.execute_batch("COMMIT").expect("committed");
+    db
+}
+
+fn add(db: &Connection, n: u64, queue: &str, state: State) {
+    let key = Key { text: n.to_string(), fingerprint: [0; 32] };
+    let callback = Some("https://a.example/".to_owned());
+    let (to, flow) = (queue.to_owned(), format!("{n:06}").into_bytes());
+    let new = NewJob { queue: to, flow, callback, key: Some(key), ..job(n) };
+    assert_eq!(change::accept(db, &new, ROOM, NOW).expect("accepted"), Accepted::New);
+    // Workers are few: of those that were being run there are never many.
+    let state = if state == State::Leased && queue == "jobs" { State::Done } else { state };
+    let sql = "UPDATE jobs SET state = ?2, due = iif(?2 = 'retry_wait', ?3, NULL),
+                 finished = iif(?4, ?3, NULL), forget = iif(?4, ?3, NULL) WHERE id = ?1";
+    let values = rusqlite::params![new.id, state, NOW.after(HOUR), state.is_final()];
+    db.prepare_cached(sql).and_then(|mut sql| sql.execute(values)).expect("moved");
+}
+
+type Act = (&'static str, Box<dyn Fn(&Connection)>);
+
+fn act<T>(name: &'static str, act: impl Fn(&Connection) -> rusqlite::Result<T> + 'static) -> Act {
+    (name, Box::new(move |db| drop(act(db).expect(name))))
+}
+
+fn filter(queue: Option<&str>, state: Option<State>) -> Filter {
+    Filter { queue: queue.map(str::to_owned), state, before: None, limit: 50 }
+}
+
+fn rare(db: &Connection, state: State) -> (i64, JobId) {
+    let sql = "SELECT seq, id FROM jobs WHERE queue = 'rare' AND state = ?1 LIMIT 1";
+    db.query_row(sql, [state], |row| Ok((row.get(0)?, row.get(1)?))).expect("a rare job")
+}
+
+/// Whatever is asked of a store again and again.
+fn acts() -> Vec<Act> {
+    let lease = |seq| Lease { seq, number: 0, deliveries: 0 };
+    let listed = |queue, state| move |db: &_| look::list(db, &filter(queue, state));
+    let again = Then::Again(later(9));
+    vec![
+        act("accept", |db| change::accept(db, &job(1 << 40), ROOM, NOW)),
+        act("accept with a key", |db| change::accept(db, &keyed(1 << 41, 1, 1), ROOM, NOW)),
+        act("lease", |db| change::lease(db, rare(db, State::Ready).0, 9, NOW)),
+        act("poison", |db| change::lease(db, rare(db, State::Ready).0, 0, NOW)),
+        act("park", move |db| change::park(db, lease(rare(db, State::Leased).0), None)),
+        act("fail", move |db| change::fail(db, lease(rare(db, State::Leased).0), "no", again, NOW)),
+        act("complete", move |db| {
+            change::complete(db, lease(rare(db, State::Leased).0), &answer(), NOW)
+        }),
+        act("cancel", |db| change::cancel(db, rare(db, State::RetryWait).1, None, NOW)),
+        act("retry", |db| change::retry(db, rare(db, State::RetryWait).1, NOW)),
+        act("requeue", |db| change::requeue(db, "rare", NOW)),
+        act("purge", |db| change::purge(db, "rare", State::Done)),
+        act("upkeep", |db| change::upkeep(db, NOW)),
+        act("recover", change::recover),
+        act("job", |db| look::job(db, id(1))),
+        act("task", |db| look::task(db, 1)),
+        act("answer", |db| look::answer(db, 1)),
+        act("lines", look::lines),
+        act("upcoming", |db| look::upcoming(db, &line(), None, &HashSet::new(), 64)),
+        act("upcoming after another", |db| {
+            let (after, taken) = (Some(&b"000150"[..]), (100..120).collect());
+            look::upcoming(db, &line(), after, &taken, 64)
+        }),
+        act("totals", look::totals),
+        act("oldest", |db| look::oldest(db, "rare")),
+        act("oldest of none", |db| look::oldest(db, "none")),
+        act("postings", |db| look::postings(db, NOW)),
+        act("list", listed(None, None)),
+        act("list of a queue", listed(Some("rare"), None)),
+        act("list of a queue and state", listed(Some("rare"), Some(State::Dead))),
+        act("list of a state", listed(None, Some(State::Leased))),
+    ]
+}
+
+/// Steps of SQLite's machine, each act undone before the next.
+fn steps(many: u64) -> Vec<(&'static str, u64)> {
+    let folder = folder();
+    let mut db = crowd(folder.path(), many);
+    let steps = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&steps);
+    let count = move || {
+        counted.fetch_add(1, Ordering::Relaxed);
+        false
+    };
+    db.progress_handler(1, Some(count)).expect("counted");
+    let measured = acts().into_iter().map(|(name, act)| {
+        // `list` and `upcoming` begin one of their own.
+        let own = name.starts_with("list") || name.starts_with("upcoming");
+        let begin = if own { "" } else { "BEGIN" };
+        db.execute_batch(begin).expect("begun");
+        let before = steps.load(Ordering::Relaxed);
+        act(&db);
+        let took = steps.load(Ordering::Relaxed) - before;
+        db.execute_batch(if own { "" } else { "ROLLBACK" }).expect("undone");
+        (name, took)
+    });
+    measured.collect()
+}
+
+#[test]
+fn nothing_costs_more_because_more_jobs_lie_beside() {
+    for ((name, few), (_, many)) in steps(300).into_iter().zip(steps(10_000 / 2)) {
+        assert!(few > 0, "{name} was not counted");
+        assert!(many <= few + few / 2 + 200, "{name}: {few} steps, with more jobs {many}");
+    }
+}
