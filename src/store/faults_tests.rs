@@ -222,6 +222,25 @@ fn a_database_that_cannot_be_written_is_tried_again_with_each_change() {
     run(async { assert_eq!(whole_jobs(&open(folder.path())).await, ids([1, 2])) });
 }
 
+#[test]
+fn whatever_writes_syncs_also_when_it_was_opened_anew() {
+    let folder = folder();
+    let store = open(folder.path());
+    let number = |db: &Connection, name: &str| db.pragma_query_value(None, name, |row| row.get(0));
+    run(async {
+        for again in [false, true] {
+            let read = move |db: &Connection| -> rusqlite::Result<(i64, i64, String)> {
+                let mode = db.pragma_query_value(None, "journal_mode", |row| row.get(0))?;
+                Ok((number(db, "synchronous")?, number(db, "foreign_keys")?, mode))
+            };
+            let settings = store.0.writer.write(read).await.expect("settings");
+            assert_eq!(settings, (2, 1, "wal".to_owned()), "opened anew: {again}");
+            let fails = |db: &Connection| db.execute("no statement", []);
+            store.0.writer.write(fails).await.expect_err("an error");
+        }
+    });
+}
+
 // === one among many ===
 
 type Accepting = Pin<Box<dyn Future<Output = Result<Accepted, Failure>>>>;
