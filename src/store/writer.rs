@@ -20,8 +20,11 @@ use crate::clock;
 const BATCH: usize = 256;
 /// Changes that may wait for it; whoever comes after waits for room.
 const WAITING: usize = 4096;
-/// The WAL is folded into the database when it has grown by so many commits.
-const CHECKPOINT_AFTER: usize = 1000;
+/// The WAL is folded into the database when it has grown by so many commits, of which a large one
+/// counts for several. Many small folds: a large one holds up the syncs of those who write.
+const FOLD_AFTER: usize = 300;
+/// Changes that write about as much as a commit does by itself.
+const AS_A_COMMIT: usize = 4;
 
 /// Why a change was not made. Nothing of it is in the store.
 #[derive(Clone, Debug, Error)]
@@ -115,7 +118,7 @@ impl Writer {
                 }
             }
         })?;
-        let hand = Hand { db: Some(db), directory, observer, fold, commits: 0 };
+        let hand = Hand { db: Some(db), directory, observer, fold, grown: 0 };
         thread::Builder::new().name("store".into()).spawn(move || hand.run(changes))?;
         Ok(Writer { inbox })
     }
@@ -143,8 +146,8 @@ struct Hand {
     directory: Arc<Directory>,
     observer: Observer,
     fold: std::sync::mpsc::SyncSender<()>,
-    /// Since the last fold.
-    commits: usize,
+    /// Commits since the last fold, by their weight.
+    grown: usize,
 }
 
 impl Hand {
@@ -179,9 +182,9 @@ impl Hand {
             took: clock::since(began),
             failed: outcome.is_err(),
         });
-        self.commits += 1;
-        if self.commits >= CHECKPOINT_AFTER && self.fold.try_send(()).is_ok() {
-            self.commits = 0;
+        self.grown += 1 + batch.len() / AS_A_COMMIT;
+        if self.grown >= FOLD_AFTER && self.fold.try_send(()).is_ok() {
+            self.grown = 0;
         }
         outcome.map_err(|error| {
             let failure = failure(&error);
