@@ -34,9 +34,12 @@ pub(super) fn open(path: &Path) -> Store {
     Store::open(path, Box::new(|_| {})).expect("a store")
 }
 
-/// A store that tells the sizes of its commits, and whether they failed.
-pub(super) fn open_observed(path: &Path) -> (Store, Arc<Mutex<Vec<(usize, bool)>>>) {
-    let commits = Arc::new(Mutex::new(Vec::new()));
+/// Sizes of commits, and whether they failed.
+pub(super) type Commits = Arc<Mutex<Vec<(usize, bool)>>>;
+
+/// A store whose commits are told.
+pub(super) fn open_observed(path: &Path) -> (Store, Commits) {
+    let commits = Commits::default();
     let seen = Arc::clone(&commits);
     let observer = move |commit: Commit| locked(&seen).push((commit.size, commit.failed));
     (Store::open(path, Box::new(observer)).expect("a store"), commits)
