@@ -230,6 +230,10 @@ impl Desk {
             tracing::warn!(%error, id = %due.id, "a job cannot be begun");
             return self.rests(&line, due, STORE_AGAIN);
         }
+        // A run that ended may have ended what the others of its line wait for.
+        if let Some(state) = self.lines.borrow_mut().get_mut(&line) {
+            state.rest_is_over();
+        }
         drop((slot, hand));
     }
 

@@ -88,6 +88,10 @@ impl LineState {
         self.rest.is_some_and(|rest| rest > now)
     }
 
+    pub fn rest_is_over(&mut self) {
+        self.rest = None;
+    }
+
     pub fn rest(&self) -> Option<Instant> {
         self.rest
     }

@@ -79,14 +79,14 @@ class Child:
 class Sidecar:
     """The binary with a policy, its log in a file."""
 
-    def __init__(self, program, policy, workers=2):
+    def __init__(self, program, policy, workers=2, data="none"):
         self.folder = tempfile.TemporaryDirectory(prefix="drill-")
         folder = pathlib.Path(self.folder.name)
         (folder / "policies").mkdir()
         (folder / "policies" / "policy.yaml").write_text(policy)
         self.log = folder / "log"
         command = [program, "run", "--policies", folder / "policies", "--workers", str(workers)]
-        command += ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
+        command += ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--data", data]
         env = {name: value for name, value in os.environ.items() if not name.startswith("OUTRIGGER_")}
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env,
