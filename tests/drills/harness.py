@@ -86,8 +86,9 @@ class Sidecar:
         (folder / "policies" / "policy.yaml").write_text(policy)
         self.log = folder / "log"
         command = [program, "run", "--policies", folder / "policies", "--workers", str(workers)]
-        command += ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--data", data]
+        command += ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
         env = {name: value for name, value in os.environ.items() if not name.startswith("OUTRIGGER_")}
+        env["OUTRIGGER_DATA"] = data
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env,
                                             preexec_fn=end_with_parent)

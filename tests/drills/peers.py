@@ -154,6 +154,7 @@ def outrigger(name, binary, policy, folder):
     (folder / "policies").mkdir(parents=True)
     (folder / "policies" / "policy.yaml").write_text(policy)
     env = {secret: "sk-test" for secret in re.findall(r"\$\{env:(\w+)", policy)}
+    env["OUTRIGGER_DATA"] = "none"
     port, admin = free_port(), free_port()
     command = [binary, "run", "--policies", folder / "policies", "--workers", "1"]
     command += ["--listen", f"127.0.0.1:{port}", "--admin", f"127.0.0.1:{admin}"]
