@@ -114,11 +114,6 @@ impl Gcra {
         (self.used(now) / self.policy.burst).min(1.0)
     }
 
-    /// How long all of the burst has been there, since something was taken of it.
-    pub fn full_for(&self, now: Instant) -> Duration {
-        self.full_at.map_or(Duration::ZERO, |at| now.saturating_duration_since(at))
-    }
-
     fn used(&self, now: Instant) -> f64 {
         self.until_full(now).as_secs_f64() * self.policy.rate
     }
@@ -185,15 +180,6 @@ mod tests {
         limit.give_back(5.0, t0 + ms(60_000));
         assert!((0..5).all(|_| admit(&mut limit, 1.0, t0 + ms(60_000)).is_ok()));
         assert!(admit(&mut limit, 1.0, t0 + ms(60_000)).is_err());
-    }
-
-    #[test]
-    fn how_long_nothing_was_missing_can_be_asked() {
-        let (t0, mut limit) = (Instant::now(), Gcra::new(POLICY));
-        assert_eq!(limit.full_for(t0), Duration::ZERO);
-        limit.take(5.0, t0);
-        assert_eq!(limit.full_for(t0 + ms(500)), Duration::ZERO);
-        assert_eq!(limit.full_for(t0 + ms(800)), ms(300));
     }
 
     #[test]

@@ -8,8 +8,7 @@
 //!   be about one request only.
 //!
 //! Quotas are not faults, so a hold is apart from the breaker and never feeds it. On its end
-//! traffic ramps over 10 s, unless a pace that is learned ([`super::learned`]) lets it in. While
-//! held, a success tells nothing (its attempt was sent before).
+//! traffic ramps over 10 s. While held, a success tells nothing (its attempt was sent before).
 //!
 //! Retry-After: RFC 9110 10.2.3; 429: RFC 6585 4.
 
@@ -39,12 +38,7 @@ pub enum Cause {
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum State {
     Free,
-    /// `rate`: of the ramp that follows; none follows where a pace is learned.
-    Held {
-        until: Instant,
-        cause: Cause,
-        rate: Option<f64>,
-    },
+    Held { until: Instant, cause: Cause, rate: f64 },
     Ramping(Ramp),
 }
 
@@ -76,10 +70,9 @@ impl State {
     /// The state that time alone makes of this one.
     fn at(self, now: Instant) -> State {
         match self {
-            State::Held { until, rate, .. } if now >= until => match rate {
-                Some(rate) => State::Ramping(Ramp::new(rate, RAMP, until)).at(now),
-                None => State::Free,
-            },
+            State::Held { until, rate, .. } if now >= until => {
+                State::Ramping(Ramp::new(rate, RAMP, until)).at(now)
+            }
             State::Ramping(ramp) if ramp.is_over(now) => State::Free,
             _ => self,
         }
@@ -108,13 +101,6 @@ impl Hold {
         self.extend(now + pause.mul_f64(1.0 + JITTER * draw.clamp(0.0, 1.0)), cause, now)
     }
 
-    /// A pace that is learned lets in what waits for the end of this hold: no ramp follows.
-    pub fn paced(&mut self) {
-        if let State::Held { rate, .. } = &mut self.state {
-            *rate = None;
-        }
-    }
-
     /// The provider refused the credential. Returns the end of the hold, if that begins one.
     pub fn credential(&mut self, status: u16, now: Instant) -> Option<Instant> {
         match status {
@@ -135,8 +121,8 @@ impl Hold {
         let (until, cause, rate) = match self.state {
             State::Held { until: later, cause, rate } if later >= until => (later, cause, rate),
             State::Held { rate, .. } => (until, cause, rate),
-            State::Ramping(ramp) => (until, cause, Some(ramp.rate())),
-            State::Free => (until, cause, Some(self.meter.rate(now))),
+            State::Ramping(ramp) => (until, cause, ramp.rate()),
+            State::Free => (until, cause, self.meter.rate(now)),
         };
         self.state = State::Held { until, cause, rate };
         until

@@ -157,20 +157,6 @@ fn the_ramp_begins_where_the_hold_ends_whoever_asks() {
 }
 
 #[test]
-fn where_a_pace_is_learned_no_ramp_follows() {
-    let (t0, mut hold) = (Instant::now(), Hold::new());
-    hold.throttled(Some(secs(5)), t0, 0.0);
-    hold.paced();
-    let until = hold.throttled(Some(secs(20)), t0, 0.0);
-    assert_eq!(hold.check(until - secs(1)), Err(secs(1)));
-    assert!((0..100).all(|_| hold.admit(until).is_ok()));
-    // The next hold is one of its own.
-    let until = hold.throttled(Some(secs(5)), until, 0.0);
-    assert_eq!(hold.admit(until), Ok(()));
-    assert!(hold.admit(until).is_err());
-}
-
-#[test]
 fn a_throttle_while_it_ramps_keeps_the_rate_from_before() {
     let (t0, mut hold) = (Instant::now(), Hold::new());
     for n in 0..500 {

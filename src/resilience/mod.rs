@@ -7,8 +7,8 @@
 //!
 //! - what an attempt taught us: [`outcome`]
 //! - may it go there: [`breaker`], [`hold`]; how fast after a pause: [`ramp`]
-//! - how much of it at once: [`gcra`]; what the provider says is left: [`told`], or what its
-//!   refusals teach: [`learned`]; how many attempts beside one another: [`adaptive`]
+//! - how much of it at once: [`gcra`]; what the provider says is left: [`told`]; how many
+//!   attempts beside one another: [`adaptive`]
 //! - where should it go: [`balancer`], by what [`latency`] remembers; [`affinity`], where it went
 //! - may it go again, and when: [`budget`], [`backoff`], [`hedge`]; at what cost: [`spend`]
 //! - who goes next where there is room: [`lane`], of many queues: [`crowd`], in the order of
@@ -30,7 +30,6 @@ pub mod hedge;
 pub mod hold;
 pub mod lane;
 pub mod latency;
-pub mod learned;
 pub mod outcome;
 pub mod ramp;
 pub mod sketch;

@@ -7,8 +7,6 @@ use std::time::{Duration, Instant};
 
 use super::told::{Refill, Report};
 
-const ON_THE_WAY: Duration = Duration::from_millis(50);
-
 /// So much a minute, and so much at once.
 #[derive(Clone, Copy, Debug)]
 pub struct Quota {
@@ -330,7 +328,7 @@ impl<P: Pacer> Run<'_, P> {
         self.waiting.pop_front();
         self.figures.sent += 1;
         let took = self.draws.length(self.provider.took);
-        let there = now + took.min(ON_THE_WAY).mul_f64(self.draws.next());
+        let there = now + took.mul_f64(0.1 * self.draws.next());
         let id = self.number;
         let answers_at = now + took;
         let flight = Flight { tokens, ticket: Some(ticket), answer: None, answers_at };

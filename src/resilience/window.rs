@@ -97,7 +97,7 @@ impl Window {
     }
 
     /// How far back the counts reach at `now`: `over` at most, less while the window is young.
-    pub(super) fn reach(&self, now: Instant) -> Duration {
+    fn reach(&self, now: Instant) -> Duration {
         self.slices.reach(now)
     }
 
