@@ -39,6 +39,8 @@ pub struct Desk {
     changed: Notify,
     /// Grows with each job that is begun.
     begun: Cell<u64>,
+    /// Nothing more is begun.
+    closed: Cell<bool>,
 }
 
 /// The workers of a queue.
@@ -63,6 +65,7 @@ impl Desk {
             pools: RefCell::default(),
             changed: Notify::new(),
             begun: Cell::new(0),
+            closed: Cell::new(false),
         })
     }
 
@@ -103,8 +106,9 @@ impl Desk {
         }
     }
 
-    /// Waits until nothing runs.
-    pub async fn idle(&self) {
+    /// Begins nothing more, not even what is admitted just now, and waits until nothing runs.
+    pub async fn close(&self) {
+        self.closed.set(true);
         while self.pools.borrow().values().any(|pool| pool.running > 0) {
             self.changed.notified().await;
         }
@@ -281,7 +285,7 @@ impl Desk {
     fn slot(self: &Rc<Self>, line: &Line, class: usize, workers: usize) -> Option<Slot> {
         let mut pools = self.pools.borrow_mut();
         let pool = pools.entry(line.queue.clone()).or_default();
-        if pool.running >= workers {
+        if self.closed.get() || pool.running >= workers {
             return None;
         }
         pool.running += 1;

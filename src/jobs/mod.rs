@@ -81,7 +81,7 @@ async fn run(
         _ = drained.wait_for(Option::is_some) => {}
     }
     let until = drained.borrow().unwrap_or_else(crate::clock::now);
-    if tokio::time::timeout_at(until.into(), desk.idle()).await.is_err() {
+    if tokio::time::timeout_at(until.into(), desk.close()).await.is_err() {
         tracing::warn!("jobs that were being run are run again after the next start");
     }
     worker.beat();

@@ -50,8 +50,7 @@ pub struct RawQueue {
     pub class: Option<At<RawClassOf>>,
     /// Requests with the same value of a header take turns with others of their class. Default none.
     pub flow: Option<At<RawFlow>>,
-    /// Requests that become jobs: answered 202 when they are journalled, and done later. Without effect
-    /// in this version, which `check` says.
+    /// Requests that become jobs: answered 202 when they are written down, and done later.
     pub durable: Option<At<RawDurable>>,
 }
 

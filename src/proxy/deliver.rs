@@ -113,6 +113,7 @@ fn ask(
     let now = clock::now();
     let mut story =
         Story::new(worker, &client, Some(Arc::clone(route)), method.clone(), uri.clone(), now);
+    story.job = Some(task.id);
     story.hush();
     let payload = Payload::of(body, room, route.reads_body);
     let mut ask = Ask::new((worker, &client), route, story, (method, uri, headers), payload);

@@ -18,6 +18,7 @@ use crate::live::ledger::Turn;
 use crate::policy::model::LogFormat;
 use crate::resilience::outcome::Class;
 use crate::snapshot::Route;
+use crate::store::JobId;
 use crate::telemetry::metrics::{NO_ROUTE, ReasonLabels};
 
 /// One attempt, as it is told.
@@ -72,6 +73,8 @@ pub struct Story {
     pub cost: Option<f64>,
     /// The body's, where an answer is still to be put down to it.
     pub model: Option<String>,
+    /// The job that it became, or is a run of.
+    pub job: Option<JobId>,
     told: bool,
 }
 
@@ -103,6 +106,7 @@ impl Story {
             tokens: None,
             cost: None,
             model: None,
+            job: None,
             told: false,
         })
     }
@@ -219,6 +223,21 @@ impl Story {
                 text(out, key, value);
             }
         }
+        self.write_amounts(out);
+        if let Some(route) = &self.route {
+            if self.attempts.len() > 1 || self.stopped.is_some() {
+                let left = route.live.balance(clock::now());
+                out.extend_from_slice(format!(",\"budget\":{left:.1}").as_bytes());
+            }
+            plain(out, key!("policy"), &route.policy_hash);
+        }
+        out.push(b'}');
+    }
+
+    fn write_amounts(&self, out: &mut Vec<u8>) {
+        if let Some(job) = &self.job {
+            plain(out, key!("job"), &job.to_string());
+        }
         number(out, key!("bytes_in"), self.bytes_in);
         number(out, key!("bytes_out"), self.bytes_out);
         if let Some((input, output)) = self.tokens {
@@ -228,14 +247,6 @@ impl Story {
         if let Some(cost) = self.cost {
             out.extend_from_slice(format!(",\"cost\":{cost:.9}").as_bytes());
         }
-        if let Some(route) = &self.route {
-            if self.attempts.len() > 1 || self.stopped.is_some() {
-                let left = route.live.balance(clock::now());
-                out.extend_from_slice(format!(",\"budget\":{left:.1}").as_bytes());
-            }
-            plain(out, key!("policy"), &route.policy_hash);
-        }
-        out.push(b'}');
     }
 
     fn write_text(&self, out: &mut Vec<u8>, at: &[u8], end: End, took: Duration) {
@@ -268,6 +279,9 @@ impl Story {
             if let Some(value) = value {
                 let _ = write!(out, " {key}={value}");
             }
+        }
+        if let Some(job) = &self.job {
+            let _ = write!(out, " job={job}");
         }
         let _ = write!(out, " bytes_in={} bytes_out={}", self.bytes_in, self.bytes_out);
         if let Some((input, output)) = self.tokens {

@@ -63,7 +63,7 @@ impl Ask {
     }
 
     async fn taken(
-        &self,
+        &mut self,
         wish: Wish,
         store: &Store,
         wait: Option<Duration>,
@@ -79,6 +79,11 @@ impl Ask {
         let limits = &queue.policy.durable;
         let limits = Limits { jobs: limits.max_jobs, bytes: limits.max_bytes };
         let accepted = store.accept(job, limits, now).await.map_err(|failure| lost(&failure))?;
+        self.story.job = match &accepted {
+            Accepted::New => Some(id),
+            Accepted::Known(known, _) => Some(*known),
+            Accepted::OtherRequest | Accepted::Full(_) => None,
+        };
         match accepted {
             Accepted::New => {
                 if let (Some(wait), Some(over)) = (wait, over)
@@ -109,7 +114,8 @@ impl Ask {
     /// What is written down.
     fn job(&self, wish: Wish, queue: &Queue, store: &Store) -> Result<NewJob, Problem> {
         let body = self.payload.whole().ok_or_else(|| self.not_whole())?;
-        let id = clock::secret().map_err(|error| {
+        let now = Millis::of(clock::wall());
+        let chance = clock::secret().map_err(|error| {
             Problem::new(Kind::NoStore, format!("the system gave no random number: {error}"))
         })?;
         let uri = self.uri.path_and_query().map_or("/", |uri| uri.as_str()).to_owned();
@@ -121,7 +127,7 @@ impl Ask {
         let class = queue.policy.classes.get(self.class).map(|class| class.name.clone());
         let durable = &queue.policy.durable;
         Ok(NewJob {
-            id: JobId(id),
+            id: JobId::new(now, chance),
             queue: queue.policy.name.clone(),
             route: self.route.policy.name.clone(),
             class: class.unwrap_or_default(),
@@ -130,7 +136,7 @@ impl Ask {
             key,
             request: Request { method, uri, headers: kept(&self.headers), body },
             callback: wish.callback,
-            expires: Millis::of(clock::wall()).after(durable.expire),
+            expires: now.after(durable.expire),
             keep: durable.keep_result,
         })
     }

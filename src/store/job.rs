@@ -8,7 +8,9 @@ use bytes::Bytes;
 
 use super::change::Line;
 
-/// A job's name: 128 random bits, so that nobody can guess another's.
+/// A job's name: when it was made, then 80 random bits, so that nobody can guess another's (as RFC
+/// 9562, 5.7). Names that begin with the time lie side by side in the index: wholly random ones
+/// would each write a page of it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct JobId(pub [u8; 16]);
 
@@ -255,6 +257,15 @@ impl FromStr for State {
             let known = State::ALL.map(State::as_str).join(", ");
             format!("`{text}` is no state of a job (expected one of {known})")
         })
+    }
+}
+
+impl JobId {
+    /// `chance` cannot be guessed.
+    pub fn new(now: Millis, chance: [u8; 16]) -> JobId {
+        let mut id = chance;
+        id[..6].copy_from_slice(&now.0.to_be_bytes()[2..]);
+        JobId(id)
     }
 }
 

@@ -66,6 +66,13 @@ fn a_job_is_taken_at_once_and_its_answer_is_kept() {
     assert_eq!((sent.path.as_str(), sent.headers.has("prefer")), (CHAT, false));
     assert_eq!(ask(&sidecar, &path).text(), answer.text());
     assert_eq!(origin.count(), 1);
+    let lines = sidecar.wait_for_access(5);
+    let of_job = |line: &&serde_json::Value| line["job"] == id(&path);
+    let mut statuses: Vec<_> =
+        lines.iter().filter(of_job).map(|line| line["status"].as_u64()).collect();
+    // Two threads write them.
+    statuses.sort_unstable();
+    assert_eq!(statuses, [Some(200), Some(202)], "taken, and run: {lines:?}");
 }
 
 #[test]
