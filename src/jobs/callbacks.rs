@@ -1,6 +1,6 @@
 //! Results are posted to who wanted them, signed, and again until they are taken.
 //!
-//! As Standard Webhooks has it (https://www.standardwebhooks.com): `webhook-id` is the job's id, so
+//! As Standard Webhooks has it (<https://www.standardwebhooks.com>): `webhook-id` is the job's id, so
 //! that a receiver can tell a repeat; `webhook-signature` is an HMAC over id, time and body. Where a
 //! result goes was allowed by the policy when the job was taken, and is looked at again now. No
 //! redirect is followed.

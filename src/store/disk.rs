@@ -1,6 +1,6 @@
 //! The store's directory: who may read it, who has it open, which version its tables are of.
 //!
-//! `DIR/outrigger.db` is an SQLite database in WAL mode (https://sqlite.org/wal.html), to be read
+//! `DIR/outrigger.db` is an SQLite database in WAL mode (<https://sqlite.org/wal.html>), to be read
 //! with the common tool. `DIR/lock` is held for as long as a sidecar runs on it: a second one would
 //! run the same jobs.
 
