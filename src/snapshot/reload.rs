@@ -227,13 +227,13 @@ impl Loader {
             state.status.last_load = last_load(Outcome::Unchanged, vec![], warnings, vec![]);
             return Outcome::Unchanged;
         }
-        state.status = Status {
-            in_force: in_force(&snapshot, files),
-            last_load: last_load(Outcome::Applied, vec![], warnings, changes.clone()),
-        };
-        let short = state.status.in_force.short.clone();
-        drop(state);
+        let in_force = in_force(&snapshot, files);
+        let short = in_force.short.clone();
+        // First in force, then told so.
         self.current.store(Arc::new(snapshot));
+        let last_load = last_load(Outcome::Applied, vec![], warnings, changes.clone());
+        state.status = Status { in_force, last_load };
+        drop(state);
         drop(before);
         self.ground.live.forget_unused();
         self.ground.live.metrics.retain(&self.current.load().known());
