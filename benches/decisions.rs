@@ -93,7 +93,7 @@ fn shipped() -> Policy {
 }
 
 fn live() -> Arc<Live> {
-    Arc::new(Live::new(Arc::new(Metrics::new()), 1 << 20))
+    Arc::new(Live::new(Arc::new(Metrics::new()), 1 << 20, None))
 }
 
 fn breaker_policy() -> BreakerPolicy {

@@ -7,6 +7,7 @@
 
 mod accept;
 mod data;
+mod fleet;
 
 use std::net::{SocketAddr, TcpListener as StdTcpListener};
 use std::path::PathBuf;
@@ -32,13 +33,13 @@ use crate::live::Live;
 use crate::policy::problem::Problem;
 use crate::proxy::connection::refusal;
 use crate::proxy::worker::{self, Common, Incoming, Load, Order};
+use crate::shared;
 use crate::snapshot::Current;
 use crate::snapshot::build::{BuildError, Ground};
 use crate::snapshot::reload::{self, Loader};
 use crate::snapshot::watch::{Wake, watch};
 use crate::store::OpenError;
 use crate::telemetry::access_log::Log;
-use crate::telemetry::metrics::Metrics;
 use crate::upstream::Resolver;
 
 /// How to run.
@@ -58,6 +59,8 @@ pub struct Options {
     pub poll: Duration,
     /// Where jobs are kept.
     pub data: Data,
+    /// Whom to share breakers and holds with.
+    pub fleet: Option<shared::Options>,
 }
 
 /// Why the sidecar did not start.
@@ -116,18 +119,17 @@ enum Task {
 pub fn run(options: &Options) -> Result<Ended, StartError> {
     let access = access(options)?;
     let read = reload::read(&options.policies).map_err(StartError::Policy)?;
-    for warning in read.warnings() {
-        tracing::warn!("{warning}");
-    }
+    read.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
     let control = runtime()?;
     let front = runtime()?;
-    let live = Arc::new(Live::new(Arc::new(Metrics::new()), read.policy().server.buffered));
+    let live = Arc::new(fleet::state(options, read.policy().server.buffered));
     let resolver = Resolver::new(control.handle().clone());
     let ground = Ground { live: Arc::clone(&live), resolver: resolver.clone() };
     let (loader, current) = Loader::start(&options.policies, ground, read)?;
     let accept = front.block_on(async { Accept::bind(&options.listen) })?;
     let (admin, metrics) = (bind_side(options.admin)?, bind_side(options.metrics)?);
     let store = data::open(&options.data, &live)?;
+    let fleet = fleet::join(options, &live, &current)?;
     let shown = Arc::new(Shown {
         live: Arc::clone(&live),
         current: Arc::clone(&current),
@@ -137,6 +139,7 @@ pub fn run(options: &Options) -> Result<Ended, StartError> {
         listener: accept.name(),
         access,
         store: store.clone(),
+        fleet,
     });
     let (wake, wakes) = mpsc::channel(1);
     let side = Side { admin, metrics, shown: Arc::clone(&shown), wake: wake.clone(), wakes };

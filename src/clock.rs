@@ -6,6 +6,7 @@
 #![allow(clippy::disallowed_methods)]
 
 use std::hash::RandomState;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 /// Monotonic time: for every limit, wait and measure.
@@ -13,9 +14,20 @@ pub fn now() -> Instant {
     Instant::now()
 }
 
+/// By how many seconds the wall clock is set off: hosts of a fleet that disagree can be tried.
+static OFFSET: AtomicI64 = AtomicI64::new(0);
+
+/// Sets the wall clock of this process off by so many seconds.
+pub fn set_off(seconds: i64) {
+    OFFSET.store(seconds, Ordering::Relaxed);
+}
+
 /// Wall-clock time: for people (log lines, events) and for HTTP dates, never for a decision.
 pub fn wall() -> SystemTime {
-    SystemTime::now()
+    let (now, offset) = (SystemTime::now(), OFFSET.load(Ordering::Relaxed));
+    let by = Duration::from_secs(offset.unsigned_abs());
+    let moved = if offset < 0 { now.checked_sub(by) } else { now.checked_add(by) };
+    moved.unwrap_or(now)
 }
 
 /// How long ago `then` was.

@@ -79,6 +79,7 @@ fn sidecar() -> Result<ExitCode> {
         watch: true,
         poll: Duration::from_secs(10),
         data: outrigger::app::Data::None,
+        fleet: None,
     };
     match app::run(&options) {
         Ok(_) => Ok(ExitCode::SUCCESS),

@@ -5,9 +5,12 @@ use std::sync::atomic::Ordering;
 
 use axum::Json;
 use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 use super::Shown;
+use super::guard::problem;
 use crate::clock;
 use crate::live::breakers::Standing;
 use crate::live::by_hand::OnIt;
@@ -124,4 +127,15 @@ pub async fn circuit_breakers(State(shown): State<Arc<Shown>>) -> Json<CircuitBr
 /// `/api/policies`.
 pub async fn policies(State(shown): State<Arc<Shown>>) -> Json<reload::Status> {
     Json(shown.loader.status())
+}
+
+/// `/api/fleet`.
+pub async fn fleet(State(shown): State<Arc<Shown>>) -> Response {
+    match &shown.fleet {
+        Some(fleet) => Json(fleet.view().await).into_response(),
+        None => {
+            let detail = "this host is in no fleet (start it with --redis)";
+            problem(StatusCode::NOT_FOUND, "no_fleet", detail)
+        }
+    }
 }

@@ -21,6 +21,7 @@ use crate::live::breakers::{BreakerCell, Standing};
 use crate::live::by_hand::{Note, OnIt};
 use crate::policy::units;
 use crate::resilience::breaker::{Hand, Wish};
+use crate::shared::hands::is_under;
 use crate::telemetry::metrics::AdminLabels;
 
 const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -35,6 +36,8 @@ struct Body {
     /// How long, such as `10m`; without, until it is taken off.
     #[serde(rename = "for")]
     length: Option<String>,
+    /// At every host of the fleet.
+    fleet: bool,
 }
 
 /// A change that was asked for, checked.
@@ -81,10 +84,15 @@ pub async fn breaker(
     let all = shown.live.breakers();
     let under: Vec<&Arc<BreakerCell>> =
         all.iter().filter(|cell| is_under(&cell.key().to_string(), &key)).collect();
-    if under.is_empty() {
+    if under.is_empty() && !asked.note.fleet {
         let known: Vec<_> = all.iter().map(|cell| cell.key().to_string()).collect();
         let detail = format!("no breaker is under `{key}` (there are: {})", listed(&known));
         return problem(StatusCode::NOT_FOUND, "no_breaker", &detail);
+    }
+    if asked.note.fleet
+        && let Err(refusal) = shown.force(&key, wish, &asked).await
+    {
+        return *refusal;
     }
     let now = clock::now();
     let hand = wish.map(|wish| Hand { wish, until: asked.until(now) });
@@ -132,11 +140,6 @@ pub async fn provider(
     Json(ProviderChanged { provider: name, by_hand: provider.live.by_hand(now) }).into_response()
 }
 
-/// `openai` and `openai/api` are above `openai/api/gpt-4o`.
-fn is_under(key: &str, above: &str) -> bool {
-    key.strip_prefix(above).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-}
-
 pub(super) fn listed(names: &[String]) -> String {
     match names {
         [] => "none yet".to_owned(),
@@ -181,7 +184,7 @@ impl Asked {
                 return refuse(StatusCode::BAD_REQUEST, "bad_for", &format!("`for`: {error}"));
             }
         };
-        let note = Note { by: words(&body.by), reason: words(&body.reason) };
+        let note = Note { by: words(&body.by), reason: words(&body.reason), fleet: body.fleet };
         Ok(Asked { note, length })
     }
 
@@ -200,15 +203,38 @@ fn words(text: &str) -> String {
 }
 
 impl Shown {
+    /// The same at every host of the fleet.
+    async fn force(
+        &self,
+        key: &str,
+        wish: Option<Wish>,
+        asked: &Asked,
+    ) -> Result<(), Box<Response>> {
+        let refuse = |status, name, detail: &str| Err(Box::new(problem(status, name, detail)));
+        let Some(fleet) = &self.fleet else {
+            let detail = "this host is in no fleet (start it with --redis)";
+            return refuse(StatusCode::CONFLICT, "no_fleet", detail);
+        };
+        match fleet.force(key, wish, asked.length, &asked.note).await {
+            Ok(()) => Ok(()),
+            Err(failure) => {
+                let detail =
+                    format!("the fleet's Redis was not reached, nothing was changed: {failure}");
+                refuse(StatusCode::SERVICE_UNAVAILABLE, "fleet_away", &detail)
+            }
+        }
+    }
+
     pub(super) fn audit(&self, action: &'static str, key: &str, asked: &Asked) {
-        let Asked { note: Note { by, reason }, length } = asked;
+        let Asked { note: Note { by, reason, fleet }, length } = asked;
         let labels = AdminLabels { action, result: "done" };
         self.live.metrics.admin_changes.get_or_create_owned(&labels).inc();
-        tracing::info!(action, key, by, reason, length = ?length, "audit: changed by hand");
+        tracing::info!(action, key, by, reason, fleet, length = ?length, "audit: changed by hand");
         let length = length.map(|length| format!(" for {length:?}")).unwrap_or_default();
         let by = if by.is_empty() { String::new() } else { format!(" by {by}") };
         let reason = if reason.is_empty() { String::new() } else { format!(": {reason}") };
-        let what = format!("{action}{length}{by}{reason}");
+        let everywhere = if *fleet { " at every host" } else { "" };
+        let what = format!("{action}{everywhere}{length}{by}{reason}");
         self.live.events.push(clock::wall(), "by_hand", key, what);
     }
 }

@@ -26,6 +26,7 @@ use tokio::net::TcpListener;
 pub use guard::{Access, Token, TokenError, token_text};
 
 use crate::live::Live;
+use crate::shared::Fleet;
 use crate::snapshot::Current;
 use crate::snapshot::reload::Loader;
 use crate::store::Store;
@@ -43,6 +44,8 @@ pub struct Shown {
     pub access: Access,
     /// `None`: no job is taken.
     pub store: Option<Store>,
+    /// `None`: this host is by itself.
+    pub fleet: Option<Fleet>,
 }
 
 /// Serves metrics, health and the API until the process ends.
@@ -54,6 +57,7 @@ pub async fn serve(listener: TcpListener, shown: Arc<Shown>) -> std::io::Result<
         .route("/api/status", get(api::status))
         .route("/api/circuit-breakers", get(api::circuit_breakers))
         .route("/api/policies", get(api::policies))
+        .route("/api/fleet", get(api::fleet))
         .route("/api/circuit-breakers/{action}/{*key}", post(by_hand::breaker))
         .route("/api/queue", get(queue::overview))
         .route("/api/queue/{action}/{name}", post(queue::change))

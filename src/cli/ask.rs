@@ -73,6 +73,16 @@ impl Ask {
         self.ask(Method::POST, path, Some(change.body()))
     }
 
+    /// The same at every host of the fleet.
+    ///
+    /// # Errors
+    /// As `get`.
+    pub fn post_to_fleet(&self, path: &str, change: &Change) -> Result<Value, Failed> {
+        let mut body = change.body();
+        body["fleet"] = Value::from(true);
+        self.ask(Method::POST, path, Some(body))
+    }
+
     fn ask(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value, Failed> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| Failed(error.to_string()))?;

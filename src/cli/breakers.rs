@@ -32,6 +32,9 @@ struct ByHand {
     /// PROVIDER, PROVIDER/ADDRESS or PROVIDER/ADDRESS/MODEL: every breaker under it.
     #[arg(value_name = "KEY")]
     key: String,
+    /// At every host of the fleet.
+    #[arg(long)]
+    fleet: bool,
     #[command(flatten)]
     change: Change,
     #[command(flatten)]
@@ -46,7 +49,10 @@ pub fn run(args: &Args) -> Result<String, Failed> {
         Some(action) => {
             let (name, by_hand) = action.parts();
             let path = format!("/api/circuit-breakers/{name}/{}", escaped(&by_hand.key));
-            (&by_hand.ask, by_hand.ask.post(&path, &by_hand.change)?)
+            let ByHand { ask, change, fleet, .. } = by_hand;
+            let said =
+                if *fleet { ask.post_to_fleet(&path, change) } else { ask.post(&path, change) };
+            (ask, said?)
         }
     };
     if ask.json {

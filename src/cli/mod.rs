@@ -7,6 +7,7 @@ mod breakers;
 mod check;
 mod drain;
 mod explain;
+mod fleet;
 mod queue;
 mod run;
 mod schema;
@@ -43,6 +44,8 @@ enum Command {
     Status(status::Args),
     /// List a running sidecar's circuit breakers; open, close, shadow or reset them by hand.
     Breakers(breakers::Args),
+    /// Tell who else shares breakers and holds with a running sidecar, and what they know.
+    Fleet(fleet::Args),
     /// Tell who waits in a running sidecar and which jobs it keeps; pause, retry, cancel by hand.
     Queue(queue::Args),
     /// Copy the jobs that a sidecar keeps to a file; it may be running.
@@ -62,6 +65,7 @@ pub fn main() -> ExitCode {
         Command::Explain(args) => explain::run(&args),
         Command::Status(args) => print(status::run(&args)),
         Command::Breakers(args) => print(breakers::run(&args)),
+        Command::Fleet(args) => print(fleet::run(&args)),
         Command::Queue(args) => print(queue::run(&args)),
         Command::Backup(args) => print(backup::run(&args)),
         Command::Drain(args) => print(drain::run("drain", &args)),

@@ -10,7 +10,9 @@ use clap::ValueEnum;
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::app::{self, Data, Ended, Listen, Options, StartError};
+use crate::clock;
 use crate::policy::units;
+use crate::shared::{self, address::Address};
 use crate::telemetry::logging::{self, Format};
 
 /// What `outrigger run` takes; each also as an environment variable.
@@ -49,6 +51,22 @@ pub struct Args {
     /// `outrigger` in the user's state directory.
     #[arg(long, env = "OUTRIGGER_DATA", value_name = "DIR")]
     data: Option<Data>,
+    /// The Redis through which hosts share breakers and holds: a URL (redis://, rediss://,
+    /// unix://, redis+sentinel://, redis+cluster://), or where it is kept: env:NAME, file:PATH.
+    #[arg(long, env = "OUTRIGGER_REDIS", hide_env_values = true, value_name = "URL")]
+    redis: Option<String>,
+    /// Hosts of one name share what they know; another name, and it is another fleet.
+    #[arg(long, env = "OUTRIGGER_FLEET", default_value = "default", value_name = "NAME", value_parser = fleet_name)]
+    fleet: String,
+    /// Seconds by which this host's wall clock is set off, to try a fleet whose clocks disagree.
+    #[arg(
+        long,
+        env = "OUTRIGGER_CLOCK_OFFSET",
+        default_value = "0",
+        hide = true,
+        allow_negative_numbers = true
+    )]
+    clock_offset: i64,
     /// How lines of the sidecar's own log look.
     #[arg(long, env = "OUTRIGGER_LOG_FORMAT", default_value = "text", value_name = "FORMAT")]
     log_format: LogFormat,
@@ -100,6 +118,15 @@ impl FromStr for Listen {
     }
 }
 
+/// What may stand in a key of Redis and means nothing there.
+fn fleet_name(text: &str) -> Result<String, String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+    if text.is_empty() || text.len() > 64 || !text.chars().all(plain) {
+        return Err("expected up to 64 letters, digits, `-`, `.` or `_`".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
 /// Runs the sidecar until a signal ends it.
 pub fn run(args: &Args) -> ExitCode {
     let format = match args.log_format {
@@ -107,6 +134,14 @@ pub fn run(args: &Args) -> ExitCode {
         LogFormat::Json => Format::Json,
     };
     logging::init(format, args.log);
+    clock::set_off(args.clock_offset);
+    let fleet = match args.redis.as_deref().map(Address::read).transpose() {
+        Ok(address) => address.map(|address| shared::Options { address, name: args.fleet.clone() }),
+        Err(error) => {
+            eprintln!("error: {error}");
+            return ExitCode::from(2);
+        }
+    };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let options = Options {
         policies: args.policies.clone(),
@@ -118,6 +153,7 @@ pub fn run(args: &Args) -> ExitCode {
         watch: matches!(args.watch, Watch::Events),
         poll: args.poll,
         data: args.data.clone().unwrap_or_else(|| Data::usual(|name| std::env::var_os(name))),
+        fleet,
     };
     match app::run(&options) {
         Ok(Ended::Drained) => ExitCode::SUCCESS,

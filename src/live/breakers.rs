@@ -11,11 +11,13 @@ use std::time::{Duration, Instant};
 use prometheus_client::metrics::counter::Counter;
 
 use super::by_hand::{Note, OnIt};
+use super::fleet::FleetSide;
 use super::lock;
 use crate::clock;
 use crate::resilience::breaker::{
-    Admission, Breaker, BreakerPolicy, Hand, Kind, Mode, Permit, Rejection, Transition,
+    Admission, Breaker, BreakerPolicy, Hand, Kind, Mode, Permit, Rejection, Transition, Why,
 };
+use crate::resilience::member::{Lease, Member, Says};
 use crate::resilience::outcome::Outcome;
 use crate::telemetry::events::Events;
 use crate::telemetry::metrics::{BreakerLabels, Level, Metrics, TransitionLabels};
@@ -39,19 +41,37 @@ impl std::fmt::Display for Key {
 /// A breaker and what tells of it.
 #[derive(Debug)]
 pub struct BreakerCell {
-    key: Key,
-    rule: Mutex<Breaker>,
+    pub(super) key: Key,
+    pub(super) rules: Mutex<Rules>,
     /// Of the hand that is on it.
-    note: Mutex<Note>,
+    pub(super) note: Mutex<Note>,
     /// False while everything is admitted, so that a look need not lock.
-    restrains: AtomicBool,
+    pub(super) restrains: AtomicBool,
     /// Seconds since `born`, of the last admission.
     used: AtomicU64,
     born: Instant,
-    state: Level,
+    pub(super) state: Level,
     rejections: Counter,
     metrics: Arc<Metrics>,
     events: Arc<Events>,
+    pub(super) fleet: Option<Arc<FleetSide>>,
+}
+
+/// The host's own breaker, and its part in the fleet's.
+#[derive(Debug)]
+pub(super) struct Rules {
+    pub(super) own: Breaker,
+    pub(super) member: Option<Member>,
+}
+
+/// Leave to make one attempt; returned with an outcome.
+#[derive(Debug)]
+#[must_use = "leave is returned with an outcome"]
+pub enum Leave {
+    /// Of the host's own breaker.
+    Own(Permit),
+    /// Of the fleet, to probe.
+    Lease(Lease),
 }
 
 /// How a breaker stands, for people.
@@ -71,30 +91,86 @@ pub struct Standing {
     /// Below 1 while traffic ramps up after a recovery.
     pub ramp: f64,
     pub mode: &'static str,
+    /// The fleet decides with it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub fleet: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub by_hand: Option<OnIt>,
+}
+
+impl Leave {
+    pub fn is_probe(&self) -> bool {
+        match self {
+            Leave::Own(permit) => permit.is_probe(),
+            Leave::Lease(_) => true,
+        }
+    }
+}
+
+impl Rules {
+    /// The member's word counts where nothing outranks it.
+    fn member(&mut self, now: Instant) -> Option<&mut Member> {
+        let outranked = self.own.hand(now).is_some();
+        self.member.as_mut().filter(|_| !outranked)
+    }
+
+    /// Would an attempt be admitted?
+    fn check(&mut self, now: Instant) -> Result<(), Rejection> {
+        match self.member(now).map_or(Ok(false), |member| member.check(now))? {
+            true => Ok(()),
+            false => self.own.would_admit(now),
+        }
+    }
+
+    fn admit(&mut self, now: Instant) -> (Result<Leave, Rejection>, Option<Transition>) {
+        match self.member(now).map_or(Says::Own, |member| member.admit(now)) {
+            Says::Probe(lease) => (Ok(Leave::Lease(lease)), None),
+            Says::Refuse(rejection) => (Err(rejection), None),
+            Says::Own => match self.own.admit(now) {
+                (Admission::Admit(permit), moved) => (Ok(Leave::Own(permit)), moved),
+                (Admission::Reject(rejection), moved) => (Err(rejection), moved),
+            },
+        }
+    }
+
+    fn restrains(&self, now: Instant) -> bool {
+        let member = self.member.as_ref().is_some_and(Member::restrains);
+        member || self.own.kind() != Kind::Closed || self.own.slow_start(now) < 1.0
+    }
+
+    /// What holds here, the fleet's word included.
+    pub(super) fn kind(&self, now: Instant) -> Kind {
+        let member = self.member.as_ref().filter(|member| member.restrains());
+        match member.filter(|_| self.own.hand(now).is_none()) {
+            Some(member) => member.known().state,
+            None => self.own.kind(),
+        }
+    }
 }
 
 impl BreakerCell {
     pub fn new(
         key: Key,
         policy: BreakerPolicy,
-        metrics: &Arc<Metrics>,
-        events: &Arc<Events>,
+        (metrics, events): (&Arc<Metrics>, &Arc<Events>),
+        fleet: Option<&Arc<FleetSide>>,
     ) -> Self {
         let labels = labels(&key);
-        BreakerCell {
+        let cell = BreakerCell {
             state: metrics.breaker_state.get_or_create_owned(&labels),
             rejections: metrics.breaker_rejections.get_or_create_owned(&labels),
             key,
-            rule: Mutex::new(Breaker::new(policy)),
+            rules: Mutex::new(Rules { own: Breaker::new(policy), member: None }),
             note: Mutex::default(),
             restrains: AtomicBool::new(false),
             used: AtomicU64::new(0),
             born: clock::now(),
             metrics: Arc::clone(metrics),
             events: Arc::clone(events),
-        }
+            fleet: fleet.cloned(),
+        };
+        cell.join(&mut lock(&cell.rules), clock::now());
+        cell
     }
 
     pub fn key(&self) -> &Key {
@@ -103,9 +179,12 @@ impl BreakerCell {
 
     /// Takes another policy; the state stays.
     pub fn retune(&self, policy: BreakerPolicy) {
-        let mut rule = lock(&self.rule);
-        if *rule.policy() != policy {
-            rule.retune(policy);
+        let mut rules = lock(&self.rules);
+        if *rules.own.policy() != policy {
+            let now = clock::now();
+            rules.own.retune(policy);
+            self.join(&mut rules, now);
+            self.settle(&rules, now);
         }
     }
 
@@ -117,7 +196,11 @@ impl BreakerCell {
         if !self.restrains.load(Ordering::Acquire) {
             return Ok(());
         }
-        lock(&self.rule).would_admit(now)
+        let checked = lock(&self.rules).check(now);
+        if checked.is_err_and(|rejection| rejection.why == Why::Lease) {
+            self.fleet.iter().for_each(|fleet| fleet.wake());
+        }
+        checked
     }
 
     /// The share of its weight that this one should get: below 1 after a recovery.
@@ -125,7 +208,7 @@ impl BreakerCell {
         if !self.restrains.load(Ordering::Acquire) {
             return 1.0;
         }
-        lock(&self.rule).slow_start(now)
+        lock(&self.rules).own.slow_start(now)
     }
 
     /// Open for long enough, and a probe may go: that one is made first, because the balancer,
@@ -134,82 +217,105 @@ impl BreakerCell {
         if !self.restrains.load(Ordering::Acquire) {
             return false;
         }
-        let rule = lock(&self.rule);
-        let enforced = rule.mode(now) == Mode::Enforce;
-        enforced && rule.kind() != Kind::Closed && rule.would_admit(now).is_ok()
+        let mut rules = lock(&self.rules);
+        if rules.member(now).is_some_and(|member| member.restrains()) {
+            return rules.member(now).is_some_and(|member| member.has_lease(now));
+        }
+        let own = &rules.own;
+        let enforced = own.mode(now) == Mode::Enforce;
+        enforced && own.kind() != Kind::Closed && own.would_admit(now).is_ok()
     }
 
     /// Leave to make one attempt.
     ///
     /// # Errors
     /// Why not, and when to ask again.
-    pub fn admit(&self, now: Instant) -> Result<Permit, Rejection> {
-        let mut rule = lock(&self.rule);
-        let (admission, transition) = rule.admit(now);
-        self.settle(&rule, now);
-        drop(rule);
+    pub fn admit(&self, now: Instant) -> Result<Leave, Rejection> {
+        let (admitted, moved) = self.with(now, |rules| rules.admit(now));
         self.used.store(now.saturating_duration_since(self.born).as_secs(), Ordering::Relaxed);
-        self.tell(transition);
-        match admission {
-            Admission::Admit(permit) => {
-                if permit.would_reject() {
-                    self.rejections.inc();
-                }
-                Ok(permit)
-            }
-            Admission::Reject(rejection) => {
+        self.tell(moved);
+        match &admitted {
+            Ok(Leave::Own(permit)) if permit.would_reject() => {
                 self.rejections.inc();
-                Err(rejection)
             }
+            Err(_) => {
+                self.rejections.inc();
+            }
+            Ok(_) => {}
         }
+        admitted
     }
 
     /// Takes back a permit with what the attempt taught.
-    pub fn observe(&self, permit: Permit, outcome: Outcome, took: Duration, now: Instant) {
-        let mut rule = lock(&self.rule);
-        let transition = rule.observe(permit, outcome, took, now, clock::draw());
-        self.settle(&rule, now);
-        drop(rule);
-        self.tell(transition);
+    pub fn observe(&self, leave: Leave, outcome: Outcome, took: Duration, now: Instant) {
+        match leave {
+            Leave::Own(permit) => {
+                let draw = clock::draw();
+                let moved = self.with(now, |rules| {
+                    let moved = rules.own.observe(permit, outcome, took, now, draw);
+                    if let (Some(Kind::Closed), Some(m)) = (moved.map(|m| m.to), &mut rules.member)
+                    {
+                        m.closed_alone();
+                    }
+                    moved
+                });
+                self.tell(moved);
+            }
+            Leave::Lease(lease) => {
+                self.with(now, |rules| {
+                    rules.member.iter_mut().for_each(|member| member.judged(lease, outcome));
+                });
+                self.fleet.iter().for_each(|fleet| fleet.wake());
+            }
+        }
     }
 
     /// A stream that was cut after its permit was returned: one more failure in the window.
     pub fn cut(&self, epoch: u64, now: Instant) {
-        let mut rule = lock(&self.rule);
-        let transition = rule.cut(epoch, now, clock::draw());
-        self.settle(&rule, now);
-        drop(rule);
-        self.tell(transition);
+        let draw = clock::draw();
+        let moved = self.with(now, |rules| rules.own.cut(epoch, now, draw));
+        self.tell(moved);
     }
 
     /// Puts an operator's hand on it, or, with `None`, takes it off and begins anew.
     pub fn by_hand(&self, hand: Option<Hand>, note: Note, now: Instant) {
-        let mut rule = lock(&self.rule);
-        let transition = match hand {
-            Some(hand) => rule.by_hand(hand, now),
-            None => Some(rule.reset()),
-        };
-        self.settle(&rule, now);
-        drop(rule);
+        let moved = self.with(now, |rules| match hand {
+            Some(hand) => rules.own.by_hand(hand, now),
+            None => Some(rules.own.reset()),
+        });
         *lock(&self.note) = note;
-        self.tell(transition.filter(|t| t.from != t.to));
+        self.tell(moved.filter(|t| t.from != t.to));
+    }
+
+    /// Does something with the rules, and sets what tells of them.
+    pub(super) fn with<T>(&self, now: Instant, change: impl FnOnce(&mut Rules) -> T) -> T {
+        let mut rules = lock(&self.rules);
+        let done = change(&mut rules);
+        self.settle(&rules, now);
+        done
     }
 
     pub fn epoch(&self) -> u64 {
-        lock(&self.rule).epoch()
+        lock(&self.rules).own.epoch()
     }
 
     /// Closed and unused for so long that forgetting it loses nothing.
     pub fn idle_for(&self, now: Instant) -> Option<Duration> {
-        if self.restrains.load(Ordering::Acquire) || lock(&self.rule).hand(now).is_some() {
+        if self.restrains.load(Ordering::Acquire) || lock(&self.rules).own.hand(now).is_some() {
             return None;
         }
+        Some(self.unused_for(now))
+    }
+
+    /// Since its last admission, or since it was made.
+    pub fn unused_for(&self, now: Instant) -> Duration {
         let age = now.saturating_duration_since(self.born);
-        Some(age.saturating_sub(Duration::from_secs(self.used.load(Ordering::Relaxed))))
+        age.saturating_sub(Duration::from_secs(self.used.load(Ordering::Relaxed)))
     }
 
     pub fn standing(&self, now: Instant) -> Standing {
-        let rule = lock(&self.rule);
+        let rules = lock(&self.rules);
+        let rule = &rules.own;
         let hand = rule.hand(now);
         let on_it =
             |hand: Hand| OnIt::new(hand.wish.as_str(), hand.until, lock(&self.note).clone(), now);
@@ -217,7 +323,8 @@ impl BreakerCell {
             provider: self.key.provider.clone(),
             address: self.key.address.clone(),
             model: self.key.model.clone(),
-            state: rule.kind().as_str(),
+            state: rules.kind(now).as_str(),
+            fleet: rules.member.as_ref().is_some_and(Member::is_attached),
             trips: rule.trips(),
             epoch: rule.epoch(),
             retry_in_ms: rule
@@ -230,15 +337,22 @@ impl BreakerCell {
         }
     }
 
-    fn settle(&self, rule: &Breaker, now: Instant) {
-        let restrains = rule.kind() != Kind::Closed || rule.slow_start(now) < 1.0;
+    fn settle(&self, rules: &Rules, now: Instant) {
+        let restrains = rules.restrains(now);
         if self.restrains.load(Ordering::Relaxed) != restrains {
             self.restrains.store(restrains, Ordering::Release);
         }
     }
 
+    /// A change of the host's own: the fleet's task hears of a trip.
     fn tell(&self, transition: Option<Transition>) {
         let Some(transition) = transition else { return };
+        self.tell_by(transition, "");
+        self.fleet.iter().for_each(|fleet| fleet.wake());
+    }
+
+    /// `by`: who of the fleet, and why.
+    pub(super) fn tell_by(&self, transition: Transition, by: &str) {
         let (from, to, cause) =
             (transition.from.as_str(), transition.to.as_str(), transition.cause.as_str());
         self.state.set(gauge(transition.to));
@@ -251,8 +365,9 @@ impl BreakerCell {
                 cause,
             })
             .inc();
-        tracing::warn!(breaker = %self.key, from, to, cause, "breaker changed");
-        let what = format!("{from} -> {to}: {cause}");
+        tracing::warn!(breaker = %self.key, from, to, cause, by, "breaker changed");
+        let by = if by.is_empty() { String::new() } else { format!(" ({by})") };
+        let what = format!("{from} -> {to}: {cause}{by}");
         self.events.push(clock::wall(), "breaker", &self.key.to_string(), what);
     }
 }
@@ -273,7 +388,7 @@ fn labels(key: &Key) -> BreakerLabels {
     }
 }
 
-fn gauge(kind: Kind) -> i64 {
+pub(super) fn gauge(kind: Kind) -> i64 {
     match kind {
         Kind::Closed => 0,
         Kind::HalfOpen => 1,

@@ -11,6 +11,9 @@ pub struct Note {
     pub by: String,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub reason: String,
+    /// It is on every host.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub fleet: bool,
 }
 
 /// A hand that is on something.

@@ -2,13 +2,14 @@
 //!
 //! Looking at it costs one load while nothing is held and nothing ramps.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use super::fleet::FleetSide;
 use super::lock;
 use crate::clock;
-use crate::resilience::hold::{Cause, Hold};
+use crate::resilience::hold::{Cause, Hold, RETRY_AFTER_MAX};
 
 #[derive(Debug)]
 pub struct HoldCell {
@@ -16,11 +17,22 @@ pub struct HoldCell {
     rule: Mutex<Hold>,
     /// False while nothing was ever held lately, so that neither a look nor a success need lock.
     restrains: AtomicBool,
+    fleet: Option<Arc<FleetSide>>,
 }
 
 impl HoldCell {
-    pub fn new(key: String) -> Self {
-        HoldCell { key, rule: Mutex::new(Hold::new()), restrains: AtomicBool::new(false) }
+    pub fn new(key: String, fleet: Option<&Arc<FleetSide>>) -> Self {
+        let cell = HoldCell {
+            key,
+            rule: Mutex::new(Hold::new()),
+            restrains: AtomicBool::new(false),
+            fleet: fleet.cloned(),
+        };
+        let now = clock::now();
+        if let Some(left) = fleet.and_then(|fleet| fleet.hold_left(&cell.key, now)) {
+            cell.hold(Some(left), now);
+        }
+        cell
     }
 
     pub fn key(&self) -> &str {
@@ -46,8 +58,22 @@ impl HoldCell {
         lock(&self.rule).admit(now)
     }
 
-    /// The provider said 429, or 503 with Retry-After; returns until when nothing is sent.
+    /// The provider said 429, or 503 with Retry-After; returns until when nothing is sent. Where it
+    /// said for how long, that is the fleet's to know.
     pub fn throttled(&self, retry_after: Option<Duration>, now: Instant) -> Instant {
+        let told = retry_after.filter(|told| !told.is_zero()).map(|told| told.min(RETRY_AFTER_MAX));
+        if let (Some(told), Some(fleet)) = (told, &self.fleet) {
+            fleet.held(&self.key, now + told, now);
+        }
+        self.hold(retry_after, now)
+    }
+
+    /// Another host of the fleet was told to wait for so long yet.
+    pub fn told_by_fleet(&self, left: Duration, now: Instant) {
+        self.hold(Some(left), now);
+    }
+
+    fn hold(&self, retry_after: Option<Duration>, now: Instant) -> Instant {
         let mut rule = lock(&self.rule);
         self.restrains.store(true, Ordering::Release);
         rule.throttled(retry_after, now, clock::draw())

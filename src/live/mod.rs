@@ -11,6 +11,8 @@ pub mod address;
 pub mod breakers;
 pub mod buffers;
 pub mod by_hand;
+pub mod fleet;
+pub mod fleet_breaker;
 pub mod holds;
 pub mod lanes;
 pub mod ledger;

@@ -8,12 +8,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::address::AddressLive;
-use super::breakers::BreakerCell;
+use super::breakers::{BreakerCell, Leave};
 use super::holds::HoldCell;
 use super::pace::Charge;
 use super::provider::{Entered, Lack, ProviderLive};
 use crate::clock;
-use crate::resilience::breaker;
 use crate::resilience::outcome::Outcome;
 
 /// A place at a provider and at one of its addresses.
@@ -70,7 +69,7 @@ impl Drop for Flight {
 /// Leave of a breaker and of a hold to make one attempt.
 #[derive(Debug)]
 pub struct Permit {
-    breaker: Option<(Arc<BreakerCell>, breaker::Permit)>,
+    breaker: Option<(Arc<BreakerCell>, Leave)>,
     hold: Option<Arc<HoldCell>>,
     probe: bool,
 }
@@ -83,10 +82,7 @@ pub struct Afterwards {
 }
 
 impl Permit {
-    pub fn new(
-        breaker: Option<(Arc<BreakerCell>, breaker::Permit)>,
-        hold: Option<Arc<HoldCell>>,
-    ) -> Self {
+    pub fn new(breaker: Option<(Arc<BreakerCell>, Leave)>, hold: Option<Arc<HoldCell>>) -> Self {
         let probe = breaker.as_ref().is_some_and(|(_, permit)| permit.is_probe());
         Permit { breaker, hold, probe }
     }
@@ -104,17 +100,20 @@ impl Permit {
         if let (Outcome::Success, Some(hold)) = (outcome, &self.hold) {
             hold.success(now);
         }
-        let (cell, permit) = self.breaker.take()?;
-        let epoch = permit.epoch();
-        cell.observe(permit, outcome, took, now);
-        (!self.probe).then_some(Afterwards { breaker: cell, epoch })
+        let (cell, leave) = self.breaker.take()?;
+        let epoch = match &leave {
+            Leave::Own(permit) if !permit.is_probe() => Some(permit.epoch()),
+            Leave::Own(_) | Leave::Lease(_) => None,
+        };
+        cell.observe(leave, outcome, took, now);
+        epoch.map(|epoch| Afterwards { breaker: cell, epoch })
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        if let Some((cell, permit)) = self.breaker.take() {
-            cell.observe(permit, Outcome::Ignored, Duration::ZERO, clock::now());
+        if let Some((cell, leave)) = self.breaker.take() {
+            cell.observe(leave, Outcome::Ignored, Duration::ZERO, clock::now());
         }
     }
 }

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use super::address::AddressLive;
 use super::breakers::{BreakerCell, Key};
 use super::buffers::Buffers;
+use super::fleet::FleetSide;
 use super::holds::HoldCell;
 use super::lanes::Lanes;
 use super::ledger::Ledger;
@@ -28,6 +29,8 @@ pub struct Live {
     pub events: Arc<Events>,
     pub buffers: Arc<Buffers>,
     pub lanes: Arc<Lanes>,
+    /// `None`: this host is by itself.
+    pub fleet: Option<Arc<FleetSide>>,
     providers: Named<String, ProviderLive>,
     addresses: Named<(String, String), AddressLive>,
     breakers: Named<Key, BreakerCell>,
@@ -68,13 +71,14 @@ fn named<K: Hash + Eq, V>(
 }
 
 impl Live {
-    pub fn new(metrics: Arc<Metrics>, buffered: u64) -> Self {
+    pub fn new(metrics: Arc<Metrics>, buffered: u64, fleet: Option<Arc<FleetSide>>) -> Self {
         let buffers = Arc::new(Buffers::new(buffered, metrics.buffered_bytes.clone()));
         Live {
             metrics,
             events: Arc::default(),
             buffers,
             lanes: Arc::default(),
+            fleet,
             providers: Mutex::default(),
             addresses: Mutex::default(),
             breakers: Mutex::default(),
@@ -113,13 +117,15 @@ impl Live {
     }
 
     pub fn breaker(&self, key: Key, policy: BreakerPolicy) -> Arc<BreakerCell> {
-        let make = || BreakerCell::new(key.clone(), policy, &self.metrics, &self.events);
+        let told = (&self.metrics, &self.events);
+        let make = || BreakerCell::new(key.clone(), policy, told, self.fleet.as_ref());
         named(&self.breakers, key.clone(), make, |cell| cell.retune(policy))
     }
 
     /// `key`: provider/address/credential, and /model.
     pub fn hold(&self, key: &str) -> Arc<HoldCell> {
-        named(&self.holds, key.to_owned(), || HoldCell::new(key.to_owned()), |_| ())
+        let make = || HoldCell::new(key.to_owned(), self.fleet.as_ref());
+        named(&self.holds, key.to_owned(), make, |_| ())
     }
 
     pub fn route(&self, policy: &Route) -> Arc<RouteLive> {
@@ -142,6 +148,27 @@ impl Live {
         forget_unused(&self.queues);
         forget_unused(&self.routes);
         forget_unused(&self.ledgers);
+    }
+
+    /// The breaker of that key, where there is one.
+    pub fn find_breaker(&self, key: &str) -> Option<Arc<BreakerCell>> {
+        lock(&self.breakers).values().find(|cell| cell.key().to_string() == key).cloned()
+    }
+
+    /// The hold of that key, where there is one.
+    pub fn find_hold(&self, key: &str) -> Option<Arc<HoldCell>> {
+        lock(&self.holds).get(key).cloned()
+    }
+
+    /// What stands before a provider may have changed: those who wait there look.
+    pub fn look_again(&self, provider: &str) {
+        let provider = lock(&self.providers).get(provider).cloned();
+        provider.iter().for_each(|provider| provider.look_again());
+    }
+
+    /// The same before every provider.
+    pub fn look_again_everywhere(&self) {
+        all(&self.providers).iter().for_each(|provider| provider.look_again());
     }
 
     /// Every breaker, ordered by its key.

@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{
+    Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Unexpected, Visitor,
+};
 
 use super::read::{AT, ONE_OR_MANY};
 use super::tree::NodeId;
@@ -148,6 +150,46 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for TextOrVisitor<T> {
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<TextOr<T>, A::Error> {
         T::deserialize(MapAccessDeserializer::new(map)).map(TextOr::Keys)
+    }
+}
+
+/// `true` or `false`, or keys with values that say more.
+#[derive(Clone, Debug)]
+pub enum SwitchOr<T> {
+    Switch(bool),
+    Keys(T),
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for SwitchOr<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(SwitchOrVisitor(PhantomData))
+    }
+}
+
+struct SwitchOrVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for SwitchOrVisitor<T> {
+    type Value = SwitchOr<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("`true`, `false`, or keys with values")
+    }
+
+    fn visit_bool<E: Error>(self, on: bool) -> Result<SwitchOr<T>, E> {
+        Ok(SwitchOr::Switch(on))
+    }
+
+    /// A scalar comes as it was written.
+    fn visit_str<E: Error>(self, text: &str) -> Result<SwitchOr<T>, E> {
+        match text {
+            "true" => Ok(SwitchOr::Switch(true)),
+            "false" => Ok(SwitchOr::Switch(false)),
+            _ => Err(E::invalid_value(Unexpected::Str(text), &self)),
+        }
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<SwitchOr<T>, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(map)).map(SwitchOr::Keys)
     }
 }
 
@@ -289,6 +331,7 @@ macro_rules! either {
 either! {
     OneOrMany, Vec<T>;
     TextOr, String;
+    SwitchOr, bool;
 }
 
 impl JsonSchema for Json {

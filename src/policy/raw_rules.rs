@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::forms::{At, Count, Length, Number, Share, Spend, TextOr, Word};
+use super::forms::{At, Count, Length, Number, Share, Spend, SwitchOr, TextOr, Word};
 use super::model::Scope;
 use crate::resilience::backoff::Jitter;
 use crate::resilience::breaker::Mode;
@@ -74,6 +74,18 @@ pub struct RawBreaker {
     pub ramp: Option<At<Length>>,
     /// `shadow` counts and reports, but rejects nothing. Default enforce.
     pub mode: Option<At<Word<Mode>>>,
+    /// When the hosts of a fleet open it together, with Redis; `false`: each by itself. Default true.
+    pub shared: Option<At<SwitchOr<RawShared>>>,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "Shared")]
+pub struct RawShared {
+    /// Hosts whose own breaker must have tripped, at least. Default 2.
+    pub quorum: Option<At<Count>>,
+    /// Of the hosts with traffic there, at least. Default 0.3.
+    pub fraction: Option<At<Share>>,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]

@@ -7,13 +7,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::check::{Check, DAY, MS};
-use super::forms::{At, Spend, TextOr, Word};
+use super::forms::{At, Spend, SwitchOr, TextOr, Word};
 use super::model::{Breaker, Cost, Retry, Scope};
 use super::near::did_you_mean;
-use super::raw_rules::{RawBreaker, RawBudget, RawFailureRate, RawRetry, RawSlowRate};
+use super::raw_rules::{RawBreaker, RawBudget, RawFailureRate, RawRetry, RawShared, RawSlowRate};
 use super::words::word;
 use crate::resilience::backoff::{BackoffPolicy, Jitter};
-use crate::resilience::breaker::{BreakerPolicy, Mode, RateRule, SlowRule};
+use crate::resilience::breaker::{BreakerPolicy, Mode, Quorum, RateRule, SlowRule};
 use crate::resilience::budget::BudgetPolicy;
 use crate::resilience::outcome::{Class, ClassSet};
 use crate::resilience::spend::SpendPolicy;
@@ -213,6 +213,7 @@ impl Check<'_> {
             probe_lease: Duration::ZERO,
             ramp: self.length(&raw.ramp, 10 * SECOND, Duration::ZERO..=HOUR),
             mode: raw.mode.map_or(Mode::Enforce, |at| at.value.0),
+            shared: self.shared(&raw.shared),
         };
         Breaker {
             name: name.to_owned(),
@@ -246,6 +247,19 @@ impl Check<'_> {
             above: self.share(&raw.above, 0.8),
             over: self.length(&raw.over, 30 * SECOND, SECOND..=HOUR),
             min_requests: self.count(&raw.min_requests, 20, 1..=1_000_000),
+        })
+    }
+
+    fn shared(&mut self, at: &Option<At<SwitchOr<RawShared>>>) -> Option<Quorum> {
+        let usual = RawShared::default();
+        let raw = match at.as_ref().map(|at| &at.value) {
+            Some(SwitchOr::Switch(false)) => return None,
+            Some(SwitchOr::Keys(raw)) => raw,
+            Some(SwitchOr::Switch(true)) | None => &usual,
+        };
+        Some(Quorum {
+            hosts: self.count(&raw.quorum, 2, 1..=1000),
+            fraction: self.share(&raw.fraction, 0.3),
         })
     }
 

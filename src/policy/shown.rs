@@ -137,6 +137,13 @@ pub fn breaker(breaker: &Breaker) -> Shown {
         ("ramp", show(policy.ramp)),
         ("mode", policy.mode.as_str().to_owned()),
     ]);
+    match &policy.shared {
+        None => shown.push(("shared", "false".to_owned())),
+        Some(quorum) => shown.extend([
+            ("shared.quorum", quorum.hosts.to_string()),
+            ("shared.fraction", quorum.fraction.to_string()),
+        ]),
+    }
     shown
 }
 

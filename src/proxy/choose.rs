@@ -335,6 +335,8 @@ impl Blocked {
     fn by(rejection: Rejection) -> Blocked {
         match rejection.why {
             Why::Ramp => Blocked::shared(rejection.retry_after),
+            // Worth a moment where nobody else can be asked.
+            Why::Lease => Blocked { guess: true, ..Blocked::shared(rejection.retry_after) },
             Why::Open | Why::HalfOpen => {
                 Blocked { open: Some(rejection.retry_after), ..Blocked::default() }
             }

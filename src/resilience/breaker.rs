@@ -25,9 +25,11 @@ use policy::LONGEST;
 use std::time::{Duration, Instant};
 
 pub use hand::{Hand, Wish};
-pub use policy::{BreakerPolicy, Mode, RateRule, SlowRule};
+pub use policy::{BreakerPolicy, Mode, Quorum, RateRule, SlowRule};
 pub use state::{Cause, Kind, Leases, Recovery, Rejection, State, Transition, Why};
 
+#[path = "breaker_follow.rs"]
+mod follow;
 #[path = "breaker_hand.rs"]
 mod hand;
 #[path = "breaker_policy.rs"]
@@ -309,11 +311,7 @@ impl Breaker {
                 if *successes < self.policy.success_threshold {
                     return None;
                 }
-                let over = self.policy.ramp;
-                let ramp = (!over.is_zero()).then(|| Ramp::new(rate, over, now));
-                let recovery = Some(Recovery { closed_at: now, trips, ramp });
-                let closed = State::Closed { failures: 0, recovery };
-                Some(self.enter(closed, Cause::ProbeSucceeded))
+                Some(self.enter(self.recovered(trips, rate, now), Cause::ProbeSucceeded))
             }
         }
     }
@@ -325,10 +323,27 @@ impl Breaker {
         }
         let cause = self.due(failures, now)?;
         let trips = recovery.map_or(0, |recovery| recovery.remembered_trips(now));
-        // Tripped while it ramps: what the ramp let through is less than what is wanted.
-        let ramp = recovery.and_then(|recovery| recovery.ramp).filter(|ramp| !ramp.is_over(now));
-        let rate = self.attempts.rate(now).max(ramp.map_or(0.0, |ramp| ramp.rate()));
+        let rate = self.rate(now);
         Some(self.open(trips.saturating_add(1), rate, cause, now, draw))
+    }
+
+    /// Attempts a second that are wanted: now, or from before the trip.
+    fn rate(&self, now: Instant) -> f64 {
+        match self.state {
+            State::Open { rate, .. } | State::HalfOpen { rate, .. } => rate,
+            State::Closed { recovery, .. } => {
+                // While it ramps, what the ramp lets through is less than what is wanted.
+                let ramp = recovery.and_then(|r| r.ramp).filter(|ramp| !ramp.is_over(now));
+                self.attempts.rate(now).max(ramp.map_or(0.0, |ramp| ramp.rate()))
+            }
+        }
+    }
+
+    /// Closed after a trip: remembered, and ramped.
+    fn recovered(&self, trips: u32, rate: f64, now: Instant) -> State {
+        let over = self.policy.ramp;
+        let ramp = (!over.is_zero()).then(|| Ramp::new(rate, over, now));
+        State::Closed { failures: 0, recovery: Some(Recovery { closed_at: now, trips, ramp }) }
     }
 
     fn due(&self, failures: u32, now: Instant) -> Option<Cause> {

@@ -122,6 +122,7 @@ mod tests {
         probe_lease: Duration::from_secs(5),
         ramp: Duration::ZERO,
         mode: Mode::Enforce,
+        shared: None,
     };
 
     fn attempt(breaker: &mut Breaker, outcome: Outcome, now: Instant) -> bool {

@@ -34,6 +34,16 @@ pub struct BreakerPolicy {
     /// After closing, 10 % to 100 % of the rate of before; zero is off.
     pub ramp: Duration,
     pub mode: Mode,
+    /// When a fleet opens it; `None`: each host by itself.
+    pub shared: Option<Quorum>,
+}
+
+/// Opens a fleet when so many hosts tripped: at least `hosts` of them, and this share of those that
+/// have traffic there.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Quorum {
+    pub hosts: u32,
+    pub fraction: f64,
 }
 
 /// Trips when more than the share `above` of at least `min_requests` in `over` failed.
@@ -106,6 +116,7 @@ mod tests {
         probe_lease: Duration::from_secs(30),
         ramp: Duration::from_secs(10),
         mode: Mode::Enforce,
+        shared: None,
     };
 
     #[test]

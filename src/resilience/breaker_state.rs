@@ -56,6 +56,8 @@ pub enum Why {
     HalfOpen,
     /// Just closed: the next attempt is not due yet.
     Ramp,
+    /// A probe's lease was asked of the fleet: the answer is on its way.
+    Lease,
 }
 
 /// A change of state, and the epoch that it started.
@@ -78,6 +80,8 @@ pub enum Cause {
     Elapsed,
     /// An operator.
     ByHand,
+    /// The hosts of the fleet together.
+    Fleet,
 }
 
 // === impl Kind, Why ===
@@ -98,6 +102,7 @@ impl Why {
             Why::Open => "open",
             Why::HalfOpen => "half_open",
             Why::Ramp => "ramp",
+            Why::Lease => "lease",
         }
     }
 }
@@ -114,6 +119,7 @@ impl Cause {
             Cause::ProbeSucceeded => "probe_succeeded",
             Cause::Elapsed => "elapsed",
             Cause::ByHand => "by_hand",
+            Cause::Fleet => "fleet",
         }
     }
 }

@@ -15,6 +15,7 @@ const POLICY: BreakerPolicy = BreakerPolicy {
     probe_lease: Duration::from_secs(30),
     ramp: Duration::ZERO,
     mode: Mode::Enforce,
+    shared: None,
 };
 const RATE: RateRule = RateRule { above: 0.5, over: Duration::from_secs(30), min_requests: 20 };
 const SLOW: SlowRule = SlowRule {

@@ -16,7 +16,8 @@ use super::ramp::Ramp;
 use super::window::RateMeter;
 use std::time::{Duration, Instant};
 
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(300);
+/// A longer Retry-After is taken for this.
+pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(300);
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 const CREDENTIAL_PAUSE: Duration = Duration::from_secs(600);

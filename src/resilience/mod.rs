@@ -6,7 +6,8 @@
 //! milliseconds, and the same steps always end in the same state.
 //!
 //! - what an attempt taught us: [`outcome`]
-//! - may it go there: [`breaker`], [`hold`]; how fast after a pause: [`ramp`]
+//! - may it go there: [`breaker`], [`hold`]; how fast after a pause: [`ramp`]; where hosts share a
+//!   breaker: its [`register`], and each host's part as a [`member`]
 //! - how much of it at once: [`gcra`]; what the provider says is left: [`told`]; how many
 //!   attempts beside one another: [`adaptive`]
 //! - where should it go: [`balancer`], by what [`latency`] remembers; [`affinity`], where it went
@@ -30,8 +31,10 @@ pub mod hedge;
 pub mod hold;
 pub mod lane;
 pub mod latency;
+pub mod member;
 pub mod outcome;
 pub mod ramp;
+pub mod register;
 pub mod sketch;
 pub mod slices;
 pub mod spend;

@@ -4,7 +4,6 @@
 //! snapshot is built (a lookup by labels costs twenty times an increment). Label values come from
 //! the policy, or from a bounded set, so that no application can make the series grow.
 
-use std::collections::HashSet;
 use std::sync::atomic::{AtomicI64, AtomicU64};
 
 use prometheus_client::encoding::text::encode;
@@ -15,7 +14,9 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Metric, Registry};
 
+use super::fleet::FleetMetrics;
 use super::jobs::JobMetrics;
+pub use super::known::Known;
 pub use super::labels::*;
 use super::process::Process;
 use super::series::Series;
@@ -37,15 +38,6 @@ pub(super) fn seconds() -> Histogram {
 
 /// What a request that no route takes has in its place.
 pub const NO_ROUTE: &str = "-";
-
-/// The names of a policy.
-#[derive(Debug, Default)]
-pub struct Known<'a> {
-    pub routes: HashSet<&'a str>,
-    pub providers: HashSet<&'a str>,
-    pub addresses: HashSet<(&'a str, &'a str)>,
-    pub queues: HashSet<&'a str>,
-}
 
 /// The families. Handles of one label set are taken when a snapshot is built.
 #[derive(Debug)]
@@ -90,6 +82,7 @@ pub struct Metrics {
     pub access_log_dropped: Counter,
     pub admin_changes: Family<AdminLabels, Counter>,
     pub jobs: JobMetrics,
+    pub fleet: FleetMetrics,
     registry: Registry,
     told: Vec<(String, &'static str)>,
 }
@@ -143,6 +136,7 @@ impl Metrics {
             access_log_dropped: Counter::default(),
             admin_changes: Family::default(),
             jobs: JobMetrics::new(),
+            fleet: FleetMetrics::default(),
             registry: Registry::default(),
             told: Vec::new(),
         };
@@ -156,6 +150,7 @@ impl Metrics {
         self.register_endpoints();
         self.register_queues();
         JobMetrics::register(self);
+        FleetMetrics::register(self);
         self.register_process();
         let process = Process::new(clock::wall());
         self.registry.register_collector(Box::new(process));
@@ -331,39 +326,6 @@ impl Metrics {
     /// Every metric of our own by the name that it is queried by, and what it tells.
     pub fn told(&self) -> &[(String, &'static str)] {
         &self.told
-    }
-
-    /// Removes what is told of routes, providers and addresses that are no more.
-    pub fn retain(&self, known: &Known<'_>) {
-        let route = |route: &String| known.routes.contains(route.as_str());
-        let provider = |provider: &String| known.providers.contains(provider.as_str());
-        let address = |provider: &String, address: &String| {
-            known.addresses.contains(&(provider.as_str(), address.as_str()))
-        };
-        self.requests.retain(|labels| route(&labels.route));
-        self.request_seconds.retain(|labels| route(&labels.route));
-        self.events_dropped.retain(|labels| route(&labels.route));
-        self.tokens.retain(|labels| route(&labels.route) && provider(&labels.provider));
-        self.cost.retain(|labels| route(&labels.route) && provider(&labels.provider));
-        let reasons = [
-            &self.repeats,
-            &self.not_repeated,
-            &self.refused,
-            &self.unbuffered,
-            &self.hedges,
-            &self.cuts,
-            &self.continuations,
-        ];
-        for family in reasons {
-            family.retain(|labels| route(&labels.route) || labels.route == NO_ROUTE);
-        }
-        self.queue_seconds.retain(|labels| known.queues.contains(labels.queue.as_str()));
-        self.queue_sheds.retain(|labels| known.queues.contains(labels.queue.as_str()));
-        self.jobs.retain(known);
-        self.first_byte_seconds.retain(|labels| provider(&labels.provider));
-        self.attempts.retain(|labels| address(&labels.provider, &labels.address));
-        self.holds.retain(|labels| address(&labels.provider, &labels.address));
-        self.breaker_transitions.retain(|labels| address(&labels.provider, &labels.address));
     }
 
     /// Everything as OpenMetrics text.

@@ -5,7 +5,9 @@
 
 pub mod access_log;
 pub mod events;
+pub mod fleet;
 pub mod jobs;
+pub mod known;
 mod labels;
 pub mod logging;
 pub mod metrics;

@@ -4,6 +4,7 @@
 //!   stalls and refuses on command, and remembers every request.
 //! - [`Client`]: a small blocking HTTP/1.1 client that shows exactly what came over the wire.
 //! - [`Sidecar`]: the built binary, started with a policy, on ports of its own.
+//! - [`RedisServer`]: a real Redis; [`Wire`]: what stands before it; [`Fleet`]: sidecars that share it.
 //!
 //! The rules: no fixed ports, no sleeping (a test waits for a condition, and says which one if it
 //! never comes), no retries. A panic in the origin fails the test that owns it.
@@ -13,14 +14,19 @@
 
 pub mod behaviour;
 pub mod client;
+pub mod door;
+pub mod fleet;
 pub mod message;
 pub mod origin;
+pub mod redis;
 pub mod sidecar;
 
 pub use behaviour::{Behaviour, Ending, Gate, Stream};
 pub use client::{Call, Client, End, Response, get, post, post_json};
+pub use fleet::{Fleet, fleet};
 pub use message::Headers;
 pub use origin::{Origin, Request};
+pub use redis::{Passing, RedisServer, Wire};
 pub use sidecar::{Sidecar, Signal};
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -31,6 +37,20 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// How often a condition is asked again when nothing announces that it may have changed.
 pub const TURN: Duration = Duration::from_millis(10);
+
+/// Waits until something is found, and returns it; panics at the caller's line, with what was seen
+/// instead at last, when it never is.
+#[track_caller]
+pub fn seen<R>(what: &str, mut look: impl FnMut() -> Result<R, String>) -> R {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match look() {
+            Ok(found) => return found,
+            Err(seen) => assert!(Instant::now() < deadline, "never: {what}; seen was {seen}"),
+        }
+        std::thread::park_timeout(TURN);
+    }
+}
 
 /// A value that can be waited on.
 #[derive(Debug, Default)]

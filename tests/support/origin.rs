@@ -1,23 +1,20 @@
 //! A scripted HTTP/1.1 origin on a port of its own.
 //!
 //! Raw TCP, so that it can do what mock servers cannot: half a body, a reset, a listener that
-//! drops SYNs. One thread and one current-thread runtime for each origin. A second socket is
-//! bound to the port and never listens: it keeps the port ours while connections are refused.
+//! drops SYNs. One thread and one current-thread runtime for each origin.
 
-use std::io::ErrorKind;
-use std::net::{Ipv4Addr, SocketAddr, TcpStream as StdStream};
+use std::net::SocketAddr;
 use std::sync::{Arc, mpsc as std_mpsc};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use socket2::{Domain, Socket, Type};
-use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::behaviour::Behaviour;
+use super::door::{Door, Reserved};
 use super::message::Headers;
-use super::{PATIENCE, TURN, Watched};
+use super::{PATIENCE, Watched};
 
 mod serve;
 
@@ -65,24 +62,14 @@ enum Order {
     Stop,
 }
 
-/// Who stands at the port.
-#[derive(Debug)]
-enum Door {
-    Open(TcpListener),
-    Refusing,
-    /// A listener whose queue is full, and the connections that fill it.
-    Dropping(Socket, Vec<StdStream>),
-}
-
 // === impl Origin ===
 
 impl Origin {
     pub fn start(behaviour: impl Into<Behaviour>) -> Self {
         let behaviour = behaviour.into();
         behaviour.check();
-        let reserved = bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
-        let address = reserved.local_addr().expect("a bound socket has an address");
-        let address = address.as_socket().expect("an IPv4 address");
+        let reserved = Reserved::port();
+        let address = reserved.address();
         let record = Arc::new(Watched::new(Record::new(behaviour.clone())));
         let (orders, received) = mpsc::unbounded_channel();
         let shared = Arc::clone(&record);
@@ -90,7 +77,7 @@ impl Origin {
         let thread = std::thread::Builder::new().name(format!("origin-{}", address.port()));
         let thread = Some(thread.spawn(body).expect("a thread for the origin"));
         let origin = Self { address, record, orders, thread };
-        origin.order(Door::order_for(&behaviour));
+        origin.order(order_for(&behaviour));
         origin
     }
 
@@ -103,7 +90,7 @@ impl Origin {
     pub fn set(&self, behaviour: impl Into<Behaviour>) {
         let behaviour = behaviour.into();
         behaviour.check();
-        let order = Door::order_for(&behaviour);
+        let order = order_for(&behaviour);
         self.record.change(|record| (record.behaviour, record.turn) = (behaviour, 0));
         self.order(order);
     }
@@ -230,41 +217,17 @@ impl Record {
     }
 }
 
-// === impl Door ===
-
-impl Door {
-    fn order_for(behaviour: &Behaviour) -> Order {
-        match behaviour {
-            Behaviour::RefuseConnections => Order::Refuse,
-            Behaviour::BlackHole => Order::BlackHole,
-            _ => Order::Listen,
-        }
-    }
-
-    fn open(address: SocketAddr) -> Self {
-        let socket = bind(address);
-        socket.listen(1024).expect("the origin's port can be listened on");
-        socket.set_nonblocking(true).expect("a socket can be made non-blocking");
-        Door::Open(TcpListener::from_std(socket.into()).expect("a runtime is at hand"))
-    }
-
-    /// Fills the queue of a listener that accepts nothing until connecting fails.
-    fn dropping(address: SocketAddr) -> Self {
-        let socket = bind(address);
-        socket.listen(0).expect("the origin's port can be listened on");
-        let patience = Duration::from_millis(50);
-        let mut fillers = Vec::new();
-        while let Ok(filler) = StdStream::connect_timeout(&address, patience) {
-            fillers.push(filler);
-            assert!(fillers.len() < 64, "a listener with a queue of none took 64 connections");
-        }
-        Door::Dropping(socket, fillers)
+fn order_for(behaviour: &Behaviour) -> Order {
+    match behaviour {
+        Behaviour::RefuseConnections => Order::Refuse,
+        Behaviour::BlackHole => Order::BlackHole,
+        _ => Order::Listen,
     }
 }
 
 /// Takes orders and connections until told to stop.
 fn run(
-    _reserved: &Socket,
+    _reserved: &Reserved,
     address: SocketAddr,
     record: &Arc<Watched<Record>>,
     mut orders: mpsc::UnboundedReceiver<(Order, std_mpsc::Sender<()>)>,
@@ -275,7 +238,7 @@ fn run(
         let mut talks = JoinSet::new();
         loop {
             tokio::select! {
-                stream = accept(&door) => {
+                stream = door.accept() => {
                     let connection = record.change(|r| { r.connections += 1; r.connections - 1 });
                     talks.spawn(serve::converse(stream, Arc::clone(record), connection));
                 }
@@ -316,13 +279,6 @@ fn carry_out(order: Order, door: Door, address: SocketAddr) -> Door {
     }
 }
 
-async fn accept(door: &Door) -> tokio::net::TcpStream {
-    match door {
-        Door::Open(listener) => listener.accept().await.expect("the origin can accept").0,
-        _ => std::future::pending().await,
-    }
-}
-
 fn note_panic(record: &Watched<Record>, ended: Result<(), tokio::task::JoinError>) {
     let Err(error) = ended else { return };
     let Ok(payload) = error.try_into_panic() else {
@@ -331,22 +287,4 @@ fn note_panic(record: &Watched<Record>, ended: Result<(), tokio::task::JoinError
     let text = payload.downcast_ref::<String>().map(String::as_str);
     let text = text.or_else(|| payload.downcast_ref::<&str>().copied());
     record.change(|r| r.panic = Some(text.unwrap_or("not a text").to_owned()));
-}
-
-/// Linux lets a port be bound again, under SO_REUSEADDR, beside a socket that does not listen. One
-/// that did is held for a moment longer by a process that another test is starting just then, until
-/// that process has become its program.
-fn bind(address: SocketAddr) -> Socket {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
-    socket.set_reuse_address(true).expect("SO_REUSEADDR can be set");
-    let began = Instant::now();
-    loop {
-        match socket.bind(&address.into()) {
-            Ok(()) => return socket,
-            Err(error) if error.kind() == ErrorKind::AddrInUse && began.elapsed() < PATIENCE => {
-                std::thread::park_timeout(TURN);
-            }
-            Err(error) => panic!("a loopback port can be bound: {error}"),
-        }
-    }
 }

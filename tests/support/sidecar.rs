@@ -279,9 +279,7 @@ impl Sidecar {
     }
 
     pub fn signal(&self, signal: Signal) {
-        let command = format!("kill -{} {}", signal.name(), self.pid());
-        let status = Command::new("sh").args(["-c", &command]).status().expect("sh can be run");
-        assert!(status.success(), "`{command}` failed");
+        signal.to(self.pid());
     }
 
     /// Asks it to end, and waits until it has.
@@ -342,6 +340,13 @@ impl Drop for Sidecar {
 // === impl Signal ===
 
 impl Signal {
+    /// Sends it to a process.
+    pub fn to(self, pid: u32) {
+        let command = format!("kill -{} {pid}", self.name());
+        let status = Command::new("sh").args(["-c", &command]).status().expect("sh can be run");
+        assert!(status.success(), "`{command}` failed");
+    }
+
     fn name(self) -> &'static str {
         match self {
             Signal::Term => "TERM",

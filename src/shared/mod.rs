@@ -1,0 +1,146 @@
+//! What hosts share through Redis: breakers, holds, operators' hands (FLEET.md).
+//!
+//! Decisions are made elsewhere, from memory (`resilience/`, `live/`); here is one thread of its own
+//! that keeps that memory up to date and says what this host has to say. Nothing on the path of a
+//! request waits for it, and without it each host decides by itself.
+//!
+//! - the way to Redis: [`address`], [`link`]; what runs there: [`scripts`]
+//! - what is heard: [`task`] (heartbeat, snapshot), [`news`] (the stream)
+//! - what is said: [`breakers`]; by hand: [`hands`]
+//! - what people see: [`view`]
+
+pub mod address;
+pub mod breakers;
+pub mod hands;
+pub mod link;
+pub mod news;
+pub mod scripts;
+pub mod task;
+pub mod view;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::SystemTime;
+
+use tokio::task::LocalSet;
+
+use self::address::Address;
+use self::link::{Failure, Link};
+use self::news::Transition;
+use self::scripts::Scripts;
+use self::view::Facts;
+use crate::clock;
+use crate::live::Live;
+use crate::live::fleet::FleetSide;
+use crate::snapshot::Current;
+
+/// How to take part.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub address: Address,
+    /// Hosts that share a name share everything else.
+    pub name: String,
+}
+
+/// This host's part in a fleet; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Fleet(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    name: String,
+    /// No other process has it.
+    host: String,
+    started: SystemTime,
+    link: Link,
+    scripts: Scripts,
+    live: Arc<Live>,
+    side: Arc<FleetSide>,
+    current: Arc<Current>,
+    told: Mutex<Told>,
+}
+
+/// What is remembered for people.
+#[derive(Debug)]
+struct Told {
+    /// Attached or detached since then.
+    since: SystemTime,
+    hosts: Vec<(String, Facts)>,
+    /// The latest, oldest first.
+    transitions: Vec<Transition>,
+    hands: Vec<hands::Force>,
+}
+
+impl Fleet {
+    /// Starts to take part.
+    ///
+    /// # Errors
+    /// When the system gives no thread or runtime. Whether Redis is there does not matter.
+    pub fn start(
+        options: Options,
+        live: Arc<Live>,
+        side: Arc<FleetSide>,
+        current: Arc<Current>,
+    ) -> std::io::Result<Fleet> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let now = clock::wall();
+        let told =
+            Told { since: now, hosts: Vec::new(), transitions: Vec::new(), hands: Vec::new() };
+        let fleet = Fleet(Arc::new(Inner {
+            link: Link::new(options.address, &options.name),
+            name: options.name,
+            host: host_name(),
+            started: now,
+            scripts: Scripts::new(),
+            live,
+            side,
+            current,
+            told: Mutex::new(told),
+        }));
+        let its = fleet.clone();
+        thread::Builder::new().name("fleet".into()).spawn(move || {
+            LocalSet::new().block_on(&runtime, task::run(its));
+        })?;
+        Ok(fleet)
+    }
+
+    pub fn link(&self) -> &Link {
+        &self.0.link
+    }
+
+    pub fn host(&self) -> &str {
+        &self.0.host
+    }
+
+    pub fn side(&self) -> &Arc<FleetSide> {
+        &self.0.side
+    }
+
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.0.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a call by what came of it.
+    fn counted<T>(&self, call: &'static str, answer: Result<T, Failure>) -> Result<T, Failure> {
+        self.0.live.metrics.fleet.called(call, answer.is_ok());
+        if let Err(failure) = &answer {
+            tracing::debug!(call, %failure, "fleet: a call came to nothing");
+        }
+        answer
+    }
+}
+
+/// The system's name and what no other process has, of letters that mean nothing in a key.
+fn host_name() -> String {
+    let told = std::env::var("HOSTNAME").ok().filter(|name| !name.is_empty());
+    let name = told.or_else(|| std::fs::read_to_string("/proc/sys/kernel/hostname").ok());
+    let name: String = name
+        .unwrap_or_default()
+        .trim()
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() || "-._".contains(c) { c } else { '-' })
+        .take(64)
+        .collect();
+    let name = if name.is_empty() { "host".to_owned() } else { name };
+    format!("{name}-{:08x}", clock::random() & 0xffff_ffff)
+}
