@@ -59,7 +59,8 @@ impl BreakerCell {
             }
             rules.own.follow(register.state, until, register.trips, now)
         });
-        if let Some(moved) = moved {
+        // Where this host had tripped before, it is no news that the fleet did.
+        if let Some(moved) = moved.filter(|moved| moved.from != moved.to) {
             self.tell_by(moved, why);
         }
     }
@@ -80,10 +81,8 @@ impl BreakerCell {
         }
         self.with(now, |rules| {
             let policy = *rules.own.policy();
-            let own = match rules.own.hand(now) {
-                Some(_) => Kind::Closed,
-                None => rules.own.kind(),
-            };
+            let tripped = rules.own.has_tripped() && rules.own.hand(now).is_none();
+            let own = if tripped { rules.own.kind() } else { Kind::Closed };
             let member = rules.member.as_mut()?;
             let asks = member.asks(own, now);
             (!asks.is_nothing()).then(|| Said { asks, policy, seen: member.known().epoch })

@@ -152,13 +152,25 @@ fn text_of(file: &SourceFile) -> Result<String, Box<Problem>> {
     })
 }
 
+/// Of what the files say and are called below their folder: hosts that keep the same policy at
+/// different places have the same hash.
 fn hash(files: &[&SourceFile]) -> String {
     let mut hasher = Sha256::new();
+    let folder = common_folder(files);
     for file in files {
-        for part in [file.name.as_bytes(), &file.bytes] {
+        let name = Path::new(&file.name).strip_prefix(folder).unwrap_or(Path::new(&file.name));
+        for part in [name.as_os_str().as_encoded_bytes(), &file.bytes] {
             hasher.update((part.len() as u64).to_be_bytes());
             hasher.update(part);
         }
     }
     hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The deepest folder that all of them lie in.
+fn common_folder<'f>(files: &[&'f SourceFile]) -> &'f Path {
+    let first = files.first().and_then(|file| Path::new(&file.name).parent());
+    let holds_all =
+        |folder: &&Path| files.iter().all(|file| Path::new(&file.name).starts_with(folder));
+    first.unwrap_or(Path::new("")).ancestors().find(holds_all).unwrap_or(Path::new(""))
 }

@@ -65,6 +65,8 @@ pub struct Breaker {
     slow: Option<Window>,
     attempts: RateMeter,
     hand: Option<Hand>,
+    /// What opened it last.
+    opened: Option<Cause>,
 }
 
 fn above(window: &Window, share: f64, min_requests: u32, now: Instant) -> bool {
@@ -103,6 +105,7 @@ impl Breaker {
             slow: policy.slow_rate.map(|rule| Window::new(rule.over)),
             attempts: RateMeter::new(RATE_OVER),
             hand: None,
+            opened: None,
         }
     }
 
@@ -371,6 +374,7 @@ impl Breaker {
 
     fn enter(&mut self, next: State, cause: Cause) -> Transition {
         let (from, to) = (self.state.kind(), next.kind());
+        self.opened = if to == Kind::Open { Some(cause) } else { self.opened };
         self.state = next;
         self.epoch += 1;
         self.before = 0;

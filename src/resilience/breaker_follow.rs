@@ -10,6 +10,13 @@ use super::{Breaker, Cause, Transition, Wish};
 use std::time::Instant;
 
 impl Breaker {
+    /// Whether it is open, or was and is not closed yet, by what this host itself has seen: neither by
+    /// a hand nor because the fleet is.
+    pub fn has_tripped(&self) -> bool {
+        let by_others = matches!(self.opened, None | Some(Cause::ByHand | Cause::Fleet));
+        self.kind() != Kind::Closed && !by_others
+    }
+
     /// The fleet's breaker came to this state: open until then, after so many trips in a row.
     pub fn follow(
         &mut self,
@@ -102,6 +109,22 @@ mod tests {
         assert_eq!(breaker.follow(Kind::Closed, t0, 0, t0), None);
         attempt(&mut breaker, Outcome::Failure, t0);
         assert_eq!(breaker.kind(), Kind::Open, "both failures count");
+    }
+
+    #[test]
+    fn only_what_it_saw_itself_is_a_trip_of_its_own() {
+        let (t0, mut breaker) = (Instant::now(), Breaker::new(POLICY));
+        breaker.by_hand(Hand { wish: Wish::Open, until: Some(t0 + SECOND) }, t0);
+        assert!(!breaker.has_tripped(), "a hand did");
+        breaker.reset();
+        breaker.follow(Kind::Open, t0 + SECOND, 1, t0);
+        assert!(!breaker.has_tripped(), "the fleet did");
+        breaker.follow(Kind::Closed, t0, 1, t0);
+        let t1 = t0 + 60 * SECOND;
+        assert!((0..2).all(|_| attempt(&mut breaker, Outcome::Failure, t1)));
+        assert!(breaker.has_tripped());
+        assert!(attempt(&mut breaker, Outcome::Success, t1 + 2 * SECOND), "a probe");
+        assert!(!breaker.has_tripped());
     }
 
     fn kinds() -> impl Strategy<Value = Kind> {

@@ -120,7 +120,10 @@ impl Address {
         if kind == "unix" {
             let path = rest.split('?').next().unwrap_or_default();
             let client = Client::open(text).map_err(|error| url_error(&error))?;
-            return Ok(Address { place: Place::One(Box::new(client)), shown: format!("unix://{path}") });
+            return Ok(Address {
+                place: Place::One(Box::new(client)),
+                shown: format!("unix://{path}"),
+            });
         }
         let url = Url::read(rest, tls)?;
         let hosts: Vec<String> = url.hosts.iter().map(shown_host).collect();

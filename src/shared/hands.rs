@@ -100,7 +100,7 @@ impl Hands {
                 cell.hand_off(now);
             }
         }
-        for (key, force) in &self.on {
+        for (key, force) in self.on.iter().filter(|(_, force)| !force.is_over(now)) {
             let laid = self.laid.entry(key.clone()).or_default();
             for cell in &cells {
                 let name = cell.key().to_string();
@@ -148,7 +148,11 @@ impl Force {
         near && self.hand.wish == other.hand.wish && self.note == other.note
     }
 
-    pub fn shown(&self, now: Instant) -> Shown {
+    fn is_over(&self, now: Instant) -> bool {
+        self.hand.until.is_some_and(|until| now >= until)
+    }
+
+    fn shown(&self, now: Instant) -> Shown {
         let left = |until: Instant| until.saturating_duration_since(now).as_millis() as u64;
         Shown {
             key: self.key.clone(),
@@ -216,7 +220,8 @@ impl Fleet {
     /// The hands that are on the fleet, as this host knows them.
     pub fn hands(&self) -> Vec<Shown> {
         let now = clock::now();
-        self.told().hands.iter().map(|force| force.shown(now)).collect()
+        let told = self.told();
+        told.hands.iter().filter(|force| !force.is_over(now)).map(|f| f.shown(now)).collect()
     }
 }
 

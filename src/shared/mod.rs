@@ -22,6 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::SystemTime;
 
+use rustls::crypto::CryptoProvider;
 use tokio::task::LocalSet;
 
 use self::address::Address;
@@ -33,6 +34,7 @@ use crate::clock;
 use crate::live::Live;
 use crate::live::fleet::FleetSide;
 use crate::snapshot::Current;
+use crate::upstream::tls;
 
 /// How to take part.
 #[derive(Clone, Debug)]
@@ -82,6 +84,8 @@ impl Fleet {
         side: Arc<FleetSide>,
         current: Arc<Current>,
     ) -> std::io::Result<Fleet> {
+        // The client of Redis takes the process's own; whoever came first set it.
+        let _ = CryptoProvider::clone(&tls::provider()).install_default();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let now = clock::wall();
         let told =

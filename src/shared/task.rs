@@ -46,12 +46,15 @@ pub struct Task {
     heard: Cell<Option<Instant>>,
     /// A snapshot is on its way.
     reading: Cell<bool>,
+    /// Since when somebody has been waited for who was never there; told once.
+    missing: Cell<Option<Instant>>,
     /// Leases of this host so far.
     pub leases: Cell<u64>,
 }
 
 /// What a snapshot says.
-struct Snapshot {
+#[derive(Debug)]
+pub struct Snapshot {
     now: u64,
     last: String,
     registers: Vec<(String, String)>,
@@ -70,6 +73,7 @@ pub async fn run(fleet: Fleet) {
         time: Cell::new(None),
         heard: Cell::new(None),
         reading: Cell::new(false),
+        missing: Cell::new(Some(clock::now())),
         leases: Cell::new(0),
     });
     let link = fleet.link().clone();
@@ -105,6 +109,11 @@ impl Task {
         }
         if self.fleet.link().is_attached() {
             self.say(now);
+        } else if self.missing.get().is_some_and(|since| now >= since + AWAY) {
+            self.missing.set(None);
+            let (redis, trouble) =
+                (self.fleet.link().address().shown(), self.fleet.link().trouble());
+            tracing::warn!(redis, trouble, "fleet: not attached; this host decides by itself");
         }
     }
 
@@ -151,6 +160,7 @@ impl Task {
 
     fn attach(&self, now: Instant) {
         let fleet = &self.fleet;
+        self.missing.set(None);
         self.tell_cells(true, now);
         fleet.told().since = clock::wall();
         let (name, redis, host) = (&fleet.0.name, fleet.link().address().shown(), fleet.host());
@@ -182,12 +192,9 @@ impl Task {
 
     /// Reads all that Redis knows, and puts back what it lost.
     async fn snapshot(self: &Rc<Self>) -> Result<(), Failure> {
-        let (fleet, link) = (&self.fleet, self.fleet.link());
-        let keys = ["cb", "cb:t", "cb:x", "hold", "cb:f", "hosts", "facts"];
-        let read = link.run::<Value>(&fleet.0.scripts.snapshot, &keys, NOTHING).await?;
+        let fleet = &self.fleet;
+        let snapshot = Snapshot::of(fleet).await?;
         let at = clock::now();
-        let odd = || Failure::Odd("no snapshot".to_owned());
-        let snapshot = Snapshot::read(&read).ok_or_else(odd)?;
         self.time.set(Some((snapshot.now, at)));
         for (key, line) in &snapshot.registers {
             if let Ok(register) = line.parse::<Register>() {
@@ -196,8 +203,9 @@ impl Task {
             }
         }
         for (key, until) in &snapshot.holds {
-            let until = instant(until.parse().unwrap_or(0), snapshot.now, at);
-            self.hear_hold(key, until, at);
+            if let Some(left) = hold_left(until, snapshot.now) {
+                self.hear_hold(key, at + left, at);
+            }
         }
         self.hands.borrow_mut().all(&snapshot.hands, snapshot.now, at);
         fleet.told().hosts = snapshot.living();
@@ -246,7 +254,14 @@ impl Beat {
 }
 
 impl Snapshot {
-    fn read(value: &Value) -> Option<Snapshot> {
+    /// All that Redis knows, at one moment.
+    pub async fn of(fleet: &Fleet) -> Result<Snapshot, Failure> {
+        let keys = ["cb", "cb:t", "cb:x", "hold", "cb:f", "hosts", "facts"];
+        let read = fleet.link().run::<Value>(&fleet.0.scripts.snapshot, &keys, NOTHING).await?;
+        Snapshot::read(&read).ok_or_else(|| Failure::Odd("no snapshot".to_owned()))
+    }
+
+    pub fn read(value: &Value) -> Option<Snapshot> {
         let Value::Array(parts) = value else { return None };
         let [now, last, registers, holds, hands, hosts, facts] = &parts[..] else { return None };
         let text = |value: &Value| String::from_redis_value_ref(value).ok();
@@ -262,7 +277,7 @@ impl Snapshot {
     }
 
     /// Hosts that live, and what they say of themselves.
-    fn living(&self) -> Vec<(String, Facts)> {
+    pub fn living(&self) -> Vec<(String, Facts)> {
         let mut living: Vec<(String, Facts)> = self
             .hosts
             .iter()
@@ -275,6 +290,14 @@ impl Snapshot {
         living.sort_by(|a, b| a.0.cmp(&b.0));
         living
     }
+}
+
+/// What is left of `end at`: never more than it was when it was told, should the clock have been set.
+fn hold_left(line: &str, now: u64) -> Option<Duration> {
+    let (end, at) = line.split_once(' ')?;
+    let (end, at): (u64, u64) = (end.parse().ok()?, at.parse().ok()?);
+    let left = end.saturating_sub(now).min(end.saturating_sub(at));
+    (left > 0).then(|| Duration::from_micros(left))
 }
 
 fn pairs(value: &Value) -> Option<Vec<(String, String)>> {

@@ -12,6 +12,7 @@ use super::Fleet;
 use super::hands;
 use super::link::Failure;
 use super::news::Transition;
+use super::task::Snapshot;
 use crate::clock;
 use crate::resilience::breaker::Kind;
 use crate::resilience::register::Register;
@@ -125,7 +126,12 @@ impl Fleet {
             }
         }
         breakers.sort_by(|a, b| a.key.cmp(&b.key));
-        let asked = tokio::time::timeout(PATIENCE, self.ask_details(&mut breakers)).await;
+        let asked = tokio::time::timeout(PATIENCE, async {
+            let hosts = Snapshot::of(self).await?.living();
+            self.told().hosts = hosts;
+            self.ask_details(&mut breakers).await
+        });
+        let asked = asked.await;
         if !matches!(asked, Ok(Ok(()))) {
             tracing::debug!("fleet: votes and leases are not told: Redis does not answer");
         }

@@ -1,0 +1,167 @@
+//! Clocks that disagree, and a clock that jumps: nothing happens early, nothing is stuck.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::stage::{
+    EAGER, KEY, MS, SECOND, Stop, beside_others, call, call_until_served, keep_calling, stored,
+    trip, wait_for_state, yaml, yaml_of,
+};
+use crate::support::fleet::{fleet_at, host, is_attached, wait_until_attached};
+use crate::support::{Behaviour, Fleet, Origin, RedisServer, seen};
+
+const HOUR: i64 = 3600;
+
+/// Open for 1 s, give or take a fifth.
+const SECONDS: &str = "failure_threshold: 1, recovery_timeout: 1s, max_recovery_timeout: 1s, \
+                       success_threshold: 1, ramp: 0s";
+
+/// Trips, does something to the clocks, and calls at every host: how long the provider saw nobody.
+fn quiet_after_a_trip(
+    fleet: &Fleet,
+    a: &Origin,
+    redis: &RedisServer,
+    step: impl FnOnce(),
+) -> Duration {
+    trip(fleet, a, redis);
+    fleet.iter().for_each(|host| wait_for_state(host, "open"));
+    // It may have opened just now: the last failure is what opened it.
+    let opened = a.last().at;
+    a.set(Behaviour::Chat);
+    let before = a.count();
+    step();
+    call_until_served(fleet);
+    fleet.iter().for_each(|host| wait_for_state(host, "closed"));
+    // As the provider saw it: a call may have waited.
+    a.requests()[before].at - opened
+}
+
+/// As after a trip, after a provider that said how long to wait.
+fn quiet_after_a_hold(fleet: &Fleet, a: &Origin, step: impl FnOnce()) -> Duration {
+    let before = a.count();
+    let told = Behaviour::status(429, &[("retry-after", "1")]);
+    a.set(Behaviour::Script(vec![told, Behaviour::Chat]));
+    assert_eq!(call(&fleet[0]).status, 429);
+    let told = a.requests()[before].at;
+    seen("every host holds", || {
+        let held = |host| crate::scene::api(host, "/api/circuit-breakers")["held"].clone();
+        let held: Vec<_> = fleet.iter().map(held).collect();
+        let all = held.iter().all(|held| held[0]["left_ms"].is_u64());
+        all.then_some(()).ok_or(format!("{held:?}"))
+    });
+    step();
+    let stop = Stop::default();
+    thread::scope(|scope| {
+        let end = stop.at_end();
+        fleet.iter().for_each(|host| drop(keep_calling(scope, host, 20 * MS, &stop)));
+        a.wait_for_requests(before + 2);
+        drop(end);
+    });
+    a.requests()[before + 1].at - told
+}
+
+fn expect(quiet: Duration, range: std::ops::RangeInclusive<Duration>, what: &str) {
+    println!("{what}: nobody called for {quiet:?}");
+    assert!(range.contains(&quiet), "{what}: {quiet:?}, not within {range:?}");
+}
+
+/// Of an open time of 1 s; a call that just missed it is made a little later.
+fn open_range() -> std::ops::RangeInclusive<Duration> {
+    800 * MS..=2500 * MS
+}
+
+fn hold_range() -> std::ops::RangeInclusive<Duration> {
+    SECOND..=3 * SECOND
+}
+
+#[test]
+fn hosts_whose_clocks_are_an_hour_apart_agree() {
+    let _room = beside_others();
+    let (a, redis) = (Origin::start(Behaviour::Chat), RedisServer::start());
+    let yaml = yaml(&a.url(), SECONDS);
+    let off = |seconds: &str| host(&redis.url(), &yaml).env("OUTRIGGER_CLOCK_OFFSET", seconds);
+    let fleet = Fleet::of(["3600", "-3600", "0"].map(off));
+    for _ in 0..2 {
+        let quiet = quiet_after_a_trip(&fleet, &a, &redis, || {});
+        expect(quiet, open_range(), "hosts an hour apart, tripped");
+    }
+    let quiet = quiet_after_a_hold(&fleet, &a, || {});
+    expect(quiet, hold_range(), "hosts an hour apart, told to wait");
+    assert!(fleet.iter().all(is_attached));
+}
+
+#[test]
+fn a_redis_whose_clock_jumps_by_an_hour_changes_nothing() {
+    let _room = beside_others();
+    let a = Origin::start(Behaviour::Chat);
+    let redis = RedisServer::builder().clock().start();
+    let fleet = fleet_at(3, &redis.url(), &yaml(&a.url(), SECONDS));
+    for to in [HOUR, 0, -HOUR, 0] {
+        let step = || redis.set_clock(to);
+        expect(
+            quiet_after_a_trip(&fleet, &a, &redis, step),
+            open_range(),
+            "the clock was set, tripped",
+        );
+        let back = || redis.set_clock(0);
+        expect(
+            quiet_after_a_hold(&fleet, &a, back),
+            hold_range(),
+            "the clock was set, told to wait",
+        );
+    }
+    let detached: Vec<_> = fleet
+        .iter()
+        .flat_map(|host| host.log())
+        .filter(|l| l.contains("fleet: detached"))
+        .collect();
+    assert!(detached.is_empty(), "{detached:?}");
+}
+
+#[test]
+fn leases_outlive_no_jump_of_the_clock() {
+    let _room = beside_others();
+    let a = Origin::start(Behaviour::Chat);
+    let redis = RedisServer::builder().clock().start();
+    let short = "timeouts: { connect: 500ms, headers: 1300ms }";
+    let mut fleet = fleet_at(3, &redis.url(), &yaml_of(&a.url(), short, EAGER));
+    trip(&fleet, &a, &redis);
+    a.set(Behaviour::Silent);
+    let before = a.count();
+    let prober = fleet.take(0);
+    let mut client = prober.client();
+    seen("a probe is at the provider", || {
+        client = prober.client();
+        client.send_only(&crate::scene::chat());
+        (a.count() > before).then_some(()).ok_or(format!("{:?}", stored(&redis)))
+    });
+    // Its lease ends in an hour by the clock, and its host is gone.
+    redis.set_clock(-HOUR);
+    drop(prober);
+    a.set(Behaviour::Chat);
+    let began = Instant::now();
+    let took = call_until_served(&fleet) - began;
+    println!("the clock was set back beneath a lease of 2 s: another probed after {took:?}");
+    assert!(took <= 4 * SECOND, "{took:?}");
+}
+
+/// What Redis says of an end is an hour off, and nobody is left who knows better.
+#[test]
+fn a_host_that_starts_after_the_clock_was_set_back_is_not_stuck() {
+    let _room = beside_others();
+    let a = Origin::start(Behaviour::Chat);
+    let redis = RedisServer::builder().clock().start();
+    let yaml = yaml(&a.url(), SECONDS);
+    let first = fleet_at(2, &redis.url(), &yaml);
+    quiet_after_a_hold(&first, &a, || {});
+    trip(&first, &a, &redis);
+    redis.set_clock(-HOUR);
+    drop(first);
+    a.set(Behaviour::Chat);
+    let began = Instant::now();
+    let late = host(&redis.url(), &yaml).start();
+    wait_until_attached(&late);
+    let served = call_until_served(std::slice::from_ref(&late)) - began;
+    println!("started after the clock was set back: {KEY} served after {served:?}");
+    assert!(served <= 5 * SECOND, "{served:?}");
+}

@@ -1,0 +1,103 @@
+//! Twenty hosts: a provider that is dead for all, and one host for which it only seems so.
+
+use std::thread;
+use std::time::Instant;
+
+use crate::scene::state;
+use crate::stage::{
+    Clocks, KEY, MS, Stop, alone, keep_calling, known, stored, transitions, wait_for_state, yaml,
+};
+use crate::support::door::Reserved;
+use crate::support::fleet::{host, told};
+use crate::support::{Behaviour, Fleet, Origin, RedisServer, fleet, seen};
+
+const HOSTS: usize = 20;
+
+/// Probed again after a second, however often it failed.
+const STEADY: &str =
+    "failure_threshold: 3, recovery_timeout: 1s, max_recovery_timeout: 1s, ramp: 0s";
+
+#[test]
+fn a_dead_provider_is_refused_by_all_within_200_ms_and_then_asked_once_a_round() {
+    let _room = alone();
+    let (a, redis) = (Origin::start(Behaviour::Chat), RedisServer::start());
+    let fleet = fleet(HOSTS, &redis, &yaml(&a.url(), STEADY));
+    let (stop, clocks) = (Stop::default(), Clocks::now());
+    let told = thread::scope(|scope| {
+        let end = stop.at_end();
+        let calls = fleet.iter().map(|host| keep_calling(scope, host, 40 * MS, &stop));
+        let calls: Vec<_> = calls.collect();
+        a.wait_for_requests(HOSTS * 10);
+        a.set(Behaviour::status(500, &[]));
+        seen("four rounds of probes", || {
+            let rounds = rounds(&redis);
+            (rounds >= 4).then_some(()).ok_or(format!("{rounds}"))
+        });
+        drop(end);
+        calls.into_iter().map(|call| call.join().expect("calls")).collect::<Vec<_>>()
+    });
+    let all = transitions(&redis);
+    let opened = clocks.moment(all[0].at);
+    assert_eq!((all[0].register.state, all[0].why.as_str()), ('O', "quorum"));
+    // Until the first probe may go, whatever is not refused is late.
+    let until = opened + 700 * MS;
+    let after = told.iter().flatten().filter(|told| (opened..until).contains(&told.asked));
+    let late = after.filter(|told| told.status != 503).map(|told| told.asked - opened).max();
+    let arrived = |from: Instant| a.requests().iter().filter(|request| request.at > from).count();
+    let (probes, rounds) = (arrived(opened + 200 * MS), rounds(&redis));
+    let at_quorum = arrived(opened) - probes;
+    println!(
+        "{HOSTS} hosts: the last attempt began {late:?} after the quorum ({at_quorum} arrived meanwhile); \
+         {probes} probes in {rounds} rounds"
+    );
+    assert!(late.is_none_or(|late| late <= 200 * MS), "{late:?}");
+    assert!(probes <= rounds, "{probes} attempts in {rounds} rounds: {all:?}");
+    for told in told.iter().flatten().filter(|told| told.asked > opened + 200 * MS) {
+        assert!(told.took < 1000 * MS, "a refusal is told at once: {told:?}");
+    }
+}
+
+fn rounds(redis: &RedisServer) -> usize {
+    transitions(redis).iter().filter(|entry| entry.register.state == 'H').count()
+}
+
+#[test]
+fn a_host_whose_way_out_is_broken_opens_alone() {
+    let _room = alone();
+    let (a, redis) = (Origin::start(Behaviour::Chat), RedisServer::start());
+    let nobody = Reserved::port();
+    let broken = format!("http://{}", nobody.address());
+    let urls = (0..HOSTS).map(|n| if n == 0 { broken.clone() } else { a.url() });
+    let fleet = Fleet::of(urls.map(|url| host(&redis.url(), &yaml(&url, STEADY))));
+    let stop = Stop::default();
+    let told = thread::scope(|scope| {
+        let end = stop.at_end();
+        let calls = fleet.iter().map(|host| keep_calling(scope, host, 40 * MS, &stop));
+        let calls: Vec<_> = calls.collect();
+        wait_for_state(&fleet[0], "open");
+        let me = told(&fleet[0])["host"].clone();
+        seen("the others hear its vote", || {
+            let told = told(&fleet[1]);
+            told.to_string()
+                .contains(&format!("\"votes\":[{me}]"))
+                .then_some(())
+                .ok_or(told.to_string())
+        });
+        a.wait_for_requests(a.count() + HOSTS * 40);
+        drop(end);
+        calls.into_iter().map(|call| call.join().expect("calls")).collect::<Vec<_>>()
+    });
+    let refused = told[0].iter().filter(|told| told.is("breaker-open")).count();
+    let served = told[1..].iter().flatten().filter(|told| told.status == 200).count();
+    println!("one host refused {refused} of {}; the others served {served}", told[0].len());
+    assert!(refused > told[0].len() / 2, "{refused} of {}", told[0].len());
+    let others = told[1..].iter().flatten().find(|told| told.status != 200);
+    assert!(others.is_none(), "{others:?}");
+    for host in &fleet[1..] {
+        assert_eq!(state(host, "a"), "closed");
+    }
+    let of_redis = stored(&redis);
+    assert!(of_redis.is_none(), "one host is no quorum: {of_redis:?}");
+    let known: Vec<_> = fleet.iter().filter_map(known).filter(|known| known.state != 'C').collect();
+    assert!(known.is_empty(), "{KEY}: {known:?}");
+}

@@ -1,0 +1,280 @@
+//! What most scenes of a fleet have: a policy over one provider, calls that go on, what each host and
+//! Redis know.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::thread::{Scope, ScopedJoinHandle};
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::scene::{chat, pace, state};
+use crate::support::fleet::{key, told};
+use crate::support::redis::Reply;
+use crate::support::{Behaviour, Fleet, Origin, RedisServer, Sidecar, seen};
+
+/// The breaker of the only provider.
+pub const KEY: &str = "a/main";
+pub const MS: Duration = Duration::from_millis(1);
+pub const SECOND: Duration = Duration::from_secs(1);
+
+/// Opens at the first failure of each of two hosts, and asks again soon.
+pub const EAGER: &str = "failure_threshold: 1, recovery_timeout: 300ms, max_recovery_timeout: 300ms, \
+                         success_threshold: 1, ramp: 0s";
+/// Opens for longer than any test.
+pub const LONG: &str =
+    "failure_threshold: 1, recovery_timeout: 60s, success_threshold: 1, ramp: 0s";
+
+static ROOM: RwLock<()> = RwLock::new(());
+
+/// For a test that measures, or is heavy: no other runs beside it.
+pub fn alone() -> RwLockWriteGuard<'static, ()> {
+    ROOM.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub fn beside_others() -> RwLockReadGuard<'static, ()> {
+    ROOM.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// One provider, `a`, whose only address is named `main`, with this breaker.
+pub fn yaml(origin: &str, breaker: &str) -> String {
+    yaml_of(origin, "", breaker)
+}
+
+/// As [`yaml`], with more in the provider's braces.
+pub fn yaml_of(origin: &str, provider: &str, breaker: &str) -> String {
+    let comma = if provider.is_empty() { "" } else { ", " };
+    format!(
+        "version: 1\nserver: {{ access_log: {{ to: none }} }}\n\
+         providers: {{ a: {{ endpoints: [ {{ name: main, url: \"{origin}\" }} ], auth: none{comma}{provider} }} }}\n\
+         routes: [ {{ name: all, providers: [a], retry: none, timeout: 10s }} ]\n\
+         breakers: {{ default: {{ failure_rate: none, {breaker} }} }}\n"
+    )
+}
+
+// === Calls that go on ===
+
+/// What became of a call.
+#[derive(Clone, Debug)]
+pub struct Told {
+    pub asked: Instant,
+    pub took: Duration,
+    pub status: u16,
+    /// Of a problem of ours, its kind.
+    pub problem: Option<String>,
+}
+
+impl Told {
+    pub fn is(&self, kind: &str) -> bool {
+        self.problem.as_deref() == Some(kind)
+    }
+}
+
+/// Ends what goes on: also when the test that owns it fails.
+#[derive(Debug, Default)]
+pub struct Stop(AtomicBool);
+
+pub struct AtEnd<'a>(&'a Stop);
+
+impl Stop {
+    pub fn is_said(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// To be held inside the scope of what goes on.
+    pub fn at_end(&self) -> AtEnd<'_> {
+        AtEnd(self)
+    }
+}
+
+impl Drop for AtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// One call on a connection of its own.
+pub fn call(sidecar: &Sidecar) -> Told {
+    call_on(&mut sidecar.client())
+}
+
+fn call_on(client: &mut crate::support::Client) -> Told {
+    let asked = Instant::now();
+    let answer = client.send(&chat());
+    let took = asked.elapsed();
+    let kind = answer.text();
+    let kind = kind.split("urn:outrigger:problem:").nth(1).and_then(|rest| rest.split('"').next());
+    Told { asked, took, status: answer.status, problem: kind.map(str::to_owned) }
+}
+
+/// A client of that host that calls so often until it is told to stop: what became of all.
+pub fn keep_calling<'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    sidecar: &'scope Sidecar,
+    every: Duration,
+    stop: &'scope Stop,
+) -> ScopedJoinHandle<'scope, Vec<Told>> {
+    scope.spawn(move || {
+        let (mut client, mut all) = (sidecar.client(), Vec::new());
+        while !stop.is_said() {
+            let told = call_on(&mut client);
+            pace(told.asked + every);
+            all.push(told);
+        }
+        all
+    })
+}
+
+// === What hosts and Redis know ===
+
+/// A register, as far as tests look at it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Register {
+    pub epoch: u64,
+    pub writer: String,
+    pub state: char,
+}
+
+/// An entry of the stream.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    pub register: Register,
+    pub why: String,
+    /// Redis' time, in microseconds.
+    pub at: u64,
+}
+
+/// This process' clock beside Redis' on the same machine.
+#[derive(Clone, Copy, Debug)]
+pub struct Clocks(Instant, SystemTime);
+
+impl Register {
+    fn read(line: &str) -> Self {
+        let fields: Vec<_> = line.split('|').collect();
+        let [epoch, writer, state, ..] = fields[..] else { panic!("no register: `{line}`") };
+        Self {
+            epoch: epoch.parse().expect("an epoch"),
+            writer: writer.to_owned(),
+            state: state.chars().next().expect("a state"),
+        }
+    }
+}
+
+impl Clocks {
+    pub fn now() -> Self {
+        Self(Instant::now(), SystemTime::now())
+    }
+
+    /// The moment of a time of Redis'.
+    pub fn moment(&self, us: u64) -> Instant {
+        let at = SystemTime::UNIX_EPOCH + Duration::from_micros(us);
+        match at.duration_since(self.1) {
+            Ok(later) => self.0 + later,
+            Err(earlier) => self.0 - earlier.duration(),
+        }
+    }
+}
+
+/// The register in Redis.
+pub fn stored(redis: &RedisServer) -> Option<Register> {
+    match redis.ask(&["HGET", &key("cb"), KEY]) {
+        Reply::Nil => None,
+        line => Some(Register::read(&line.text())),
+    }
+}
+
+/// The register that a host knows.
+pub fn known(sidecar: &Sidecar) -> Option<Register> {
+    let told = told(sidecar);
+    let breakers = told["breakers"].as_array().unwrap_or_else(|| panic!("no breakers in {told}"));
+    let found = breakers.iter().find(|breaker| breaker["key"] == KEY)?;
+    Some(Register {
+        epoch: found["epoch"].as_u64().unwrap_or_else(|| panic!("no epoch in {found}")),
+        writer: found["writer"].as_str().unwrap_or_default().to_owned(),
+        state: match found["state"].as_str() {
+            Some("closed") => 'C',
+            Some("open") => 'O',
+            Some("half_open") => 'H',
+            _ => panic!("no state in {found}"),
+        },
+    })
+}
+
+/// Every transition that Redis keeps, oldest first; their epochs increase.
+pub fn transitions(redis: &RedisServer) -> Vec<Entry> {
+    let entries = redis.ask(&["XRANGE", &key("cb:x"), "-", "+"]);
+    let entries = entries.items().iter().map(|entry| &entry.items()[1]);
+    let ours = entries.filter(|e| e.field("k").as_deref() == Some("r"));
+    let read = |entry: &Reply| {
+        let text = |name: &str| entry.field(name).unwrap_or_else(|| panic!("no {name}: {entry:?}"));
+        let at = text("n").parse().expect("a time of redis");
+        Entry { register: Register::read(&text("r")), why: text("w"), at }
+    };
+    let all: Vec<_> = ours.filter(|e| e.field("p").as_deref() == Some(KEY)).map(read).collect();
+    for pair in all.windows(2) {
+        let (before, after) = (&pair[0], &pair[1]);
+        let increased = before.register.epoch < after.register.epoch || after.why == "asserted";
+        assert!(increased, "the stream's epochs decrease: {before:?}, then {after:?}");
+    }
+    all
+}
+
+/// Of one epoch and writer, in Redis and at every host, or what they are.
+pub fn one_register(fleet: &[Sidecar], redis: &RedisServer) -> Result<Register, String> {
+    let stored = stored(redis);
+    let known: Vec<_> = fleet.iter().map(known).collect();
+    let name = |r: &Option<Register>| r.as_ref().map(|r| (r.epoch, r.writer.clone()));
+    let same = known.iter().all(|known| name(known) == name(&stored));
+    let seen = || format!("in redis {stored:?}, at the hosts {known:?}");
+    stored.clone().filter(|_| same).ok_or_else(seen)
+}
+
+/// Looks at every host until told to stop: what it knows never goes back.
+pub fn epochs_never_decrease<'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    fleet: &'scope [Sidecar],
+    stop: &'scope Stop,
+) {
+    scope.spawn(move || {
+        let mut last = vec![None; fleet.len()];
+        while !stop.is_said() {
+            for (host, last) in fleet.iter().zip(&mut last) {
+                let now = known(host).map(|register| (register.epoch, register.writer));
+                assert!(now >= *last, "a host went back from {last:?} to {now:?}");
+                *last = now;
+            }
+            pace(Instant::now() + 20 * MS);
+        }
+    });
+}
+
+#[track_caller]
+pub fn wait_for_state(sidecar: &Sidecar, wanted: &str) {
+    seen(&format!("the breaker of a host is {wanted}"), || {
+        let state = state(sidecar, "a");
+        (state == wanted).then_some(()).ok_or(state)
+    });
+}
+
+/// The provider fails until every host's breaker is open by the fleet's word.
+#[track_caller]
+pub fn trip(fleet: &Fleet, a: &Origin, redis: &RedisServer) {
+    let before = stored(redis);
+    a.set(Behaviour::status(500, &[]));
+    seen("the fleet's breaker is open", || {
+        for host in fleet.iter() {
+            call(host);
+        }
+        let now = stored(redis);
+        let open = now.as_ref().is_some_and(|now| now.state == 'O') && now > before;
+        open.then_some(()).ok_or_else(|| format!("{now:?}"))
+    });
+}
+
+/// Calls at one host after the other until one is answered by the provider: when it was asked.
+#[track_caller]
+pub fn call_until_served(fleet: &[Sidecar]) -> Instant {
+    let mut turns = fleet.iter().cycle();
+    seen("a call that is served", || {
+        let told = call(turns.next().expect("a fleet of some"));
+        (told.status == 200).then_some(told.asked).ok_or_else(|| format!("{told:?}"))
+    })
+}
