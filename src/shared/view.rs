@@ -20,7 +20,8 @@ use crate::telemetry::events::rfc3339;
 
 /// Breakers of which votes and leases are asked.
 const MOST: usize = 64;
-const PATIENCE: Duration = Duration::from_secs(1);
+/// Whoever looks waits no longer for what only Redis knows.
+const PATIENCE: Duration = Duration::from_millis(300);
 
 /// What a host says of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -49,6 +49,13 @@ fn with_a_password_and_with_a_user_and_a_database() {
 }
 
 #[test]
+fn over_tls_with_a_certificate_of_the_clients() {
+    let _room = beside_others();
+    let redis = RedisServer::builder().tls().password(SECRET).start();
+    works(&redis.url(), &redis);
+}
+
+#[test]
 fn over_tls_without_the_certificate_that_is_wanted_it_says_why_it_is_not_attached() {
     let _room = beside_others();
     let (a, redis) = (Origin::start(Behaviour::Chat), RedisServer::builder().tls().start());
