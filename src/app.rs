@@ -59,7 +59,7 @@ pub struct Options {
     pub poll: Duration,
     /// Where jobs are kept.
     pub data: Data,
-    /// Whom to share breakers and holds with.
+    /// Whom to share breakers, holds and jobs with.
     pub fleet: Option<shared::Options>,
 }
 
@@ -120,8 +120,7 @@ pub fn run(options: &Options) -> Result<Ended, StartError> {
     let access = access(options)?;
     let read = reload::read(&options.policies).map_err(StartError::Policy)?;
     read.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
-    let control = runtime()?;
-    let front = runtime()?;
+    let (control, front) = (runtime()?, runtime()?);
     let live = Arc::new(fleet::state(options, read.policy().server.buffered));
     let resolver = Resolver::new(control.handle().clone());
     let ground = Ground { live: Arc::clone(&live), resolver: resolver.clone() };
@@ -156,7 +155,8 @@ pub fn run(options: &Options) -> Result<Ended, StartError> {
     let hands = (0..options.workers.max(1))
         .map(|index| Hand::start(index, &common, &here))
         .collect::<std::io::Result<Vec<_>>>()?;
-    let jobs = store.map(|store| Jobs::start(common, store, resolver)).transpose()?;
+    let link = shown.fleet.as_ref().map(|fleet| fleet.link().clone());
+    let jobs = store.map(|store| Jobs::start(common, store, resolver, link)).transpose()?;
     let hands = Hands { workers: hands, jobs };
     let accepting = front_of(accept, hands, signals, shown, current, wake);
     let ended = here.block_on(&front, accepting)?;

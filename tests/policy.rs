@@ -417,6 +417,7 @@ fn what_is_said_of_queues_and_capacity_is_understood() {
     let hours = |hours: u64| Duration::from_secs(hours * 3600);
     assert_eq!((durable.max_deliveries, durable.expire), (3, hours(12)));
     assert_eq!((durable.keep_result, durable.max_result), (hours(48), 64 << 10));
+    assert!(durable.share && !default.durable.share);
     let callback = |https, host: &str, port, path: &str| Callback {
         https,
         host: host.to_owned(),

@@ -7,6 +7,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
@@ -15,12 +16,13 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 use super::line::{LineState, Look, Seeks, WINDOW};
-use super::settle::Run;
+use super::pool::{InHand, Pool};
+use super::settle::{Run, Settled};
+use super::share::{May, Share};
 use crate::clock;
 use crate::policy::model::Durable;
 use crate::proxy::deliver::{self, Admitted, Blocked};
 use crate::proxy::worker::Worker;
-use crate::resilience::stride::Stride;
 use crate::snapshot::{Queue, Route, Snapshot};
 use crate::store::{Due, Failure, Leased, Line, Millis, Store};
 
@@ -31,36 +33,29 @@ const STORE_AGAIN: Duration = Duration::from_secs(1);
 const LONGEST_REST: Duration = Duration::from_secs(5);
 const SHORTEST_REST: Duration = Duration::from_millis(20);
 
+type Admission = Result<Box<Admitted>, Blocked>;
+type Admitting = Pin<Box<dyn Future<Output = Admission>>>;
+
 pub struct Desk {
     pub worker: Rc<Worker>,
     pub store: Store,
-    lines: RefCell<BTreeMap<Line, LineState>>,
-    pools: RefCell<HashMap<String, Pool>>,
-    changed: Notify,
+    /// `None`: no fleet.
+    pub share: Option<Rc<Share>>,
+    pub(super) lines: RefCell<BTreeMap<Line, LineState>>,
+    pub(super) pools: RefCell<HashMap<String, Pool>>,
+    pub(super) changed: Notify,
     /// Grows with each job that is begun.
-    begun: Cell<u64>,
+    pub(super) begun: Cell<u64>,
     /// Nothing more is begun.
-    closed: Cell<bool>,
+    pub(super) closed: Cell<bool>,
 }
-
-/// The workers of a queue.
-#[derive(Default)]
-struct Pool {
-    running: usize,
-    classes: Stride<usize>,
-}
-
-/// One place in a pool; given back when it is dropped.
-struct Slot(Rc<Desk>, String);
-
-/// A job that is neither coming nor done; let go when this is dropped.
-struct InHand(Rc<Desk>, Line, i64);
 
 impl Desk {
-    pub fn new(worker: Rc<Worker>, store: Store) -> Rc<Desk> {
+    pub fn new(worker: Rc<Worker>, store: Store, share: Option<Rc<Share>>) -> Rc<Desk> {
         Rc::new(Desk {
             worker,
             store,
+            share,
             lines: RefCell::default(),
             pools: RefCell::default(),
             changed: Notify::new(),
@@ -71,28 +66,31 @@ impl Desk {
 
     /// Hears where jobs become ready.
     pub async fn hear(self: Rc<Self>) {
-        loop {
-            match self.store.lines().await {
-                Ok(lines) => {
-                    self.news(lines);
-                    break;
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "jobs: cannot tell which are ready");
-                    tokio::time::sleep(STORE_AGAIN).await;
-                }
-            }
-        }
+        self.look_everywhere().await;
         loop {
             let ready = self.store.ready().await;
             self.news(ready);
         }
     }
 
-    fn news(&self, ready: impl IntoIterator<Item = Line>) {
+    /// Looks wherever jobs are ready.
+    pub async fn look_everywhere(&self) {
+        loop {
+            match self.store.lines().await {
+                Ok(lines) => return self.news(lines),
+                Err(error) => {
+                    tracing::warn!(%error, "jobs: cannot tell which are ready");
+                    tokio::time::sleep(STORE_AGAIN).await;
+                }
+            }
+        }
+    }
+
+    pub fn news(&self, ready: impl IntoIterator<Item = Line>) {
         let mut lines = self.lines.borrow_mut();
         ready.into_iter().for_each(|line| lines.entry(line).or_default().news());
         self.changed.notify_one();
+        self.share.iter().for_each(|share| share.news.notify_one());
     }
 
     /// Begins jobs for as long as it is polled.
@@ -150,7 +148,8 @@ impl Desk {
             let Some(state) = lines.get(&line) else { return };
             (state.after.clone(), state.in_hand.clone())
         };
-        let found = self.store.upcoming(line.clone(), after, taken, WINDOW).await;
+        let behind = self.share_of(&line).map_or(0, |share| share.floor());
+        let found = self.store.upcoming_behind(line.clone(), (after, behind), taken, WINDOW).await;
         if let Some(state) = self.lines.borrow_mut().get_mut(&line) {
             match found {
                 Ok(found) => state.found(found),
@@ -202,37 +201,37 @@ impl Desk {
         let task = match self.store.task(due.seq).await {
             Ok(Some(task)) => task,
             Ok(None) => return self.seeks(&line, Seeks::Nobody),
-            Err(error) => {
-                tracing::warn!(%error, id = %due.id, "a job cannot be read");
-                return self.rests(&line, due, STORE_AGAIN);
-            }
+            Err(error) => return self.unread(&line, due, &error),
         };
-        let run = Run::of(&task, queue, &line);
-        let mut admitting = deliver::admit(&self.worker, route, queue, class, task);
-        let first = poll_fn(|cx| Poll::Ready(admitting.as_mut().poll(cx))).await;
-        let admitted = match first {
-            Poll::Ready(admitted) => admitted,
-            Poll::Pending => {
-                self.seeks(&line, Seeks::Waits);
-                admitting.await
+        let mut run = Run::of(&task, queue, &line);
+        if let Some(share) = self.share_of(&line) {
+            let name = share.line(&snapshot, &line);
+            match share.claim(&task, name, queue.policy.durable.keep_result).await {
+                May::Run(claim) => run.claim = claim,
+                May::Not(until) => {
+                    share.pass_over(due.id, until, hand);
+                    return self.seeks(&line, Seeks::Nobody);
+                }
             }
-        };
-        let admitted = match admitted {
+        }
+        let admitting = deliver::admit(&self.worker, route, queue, class, task);
+        let admitted = match self.admitted(&line, admitting).await {
             Ok(admitted) => Ok(admitted),
             Err(Blocked::For(rest, why)) => {
                 tracing::debug!(id = %due.id, why, "a job is not begun yet");
-                return self.rests(&line, due, rest.clamp(SHORTEST_REST, LONGEST_REST));
+                let rest = rest.clamp(SHORTEST_REST, LONGEST_REST);
+                return self.unbegun(&line, due, rest).await;
             }
             Err(Blocked::Never(why)) => Err(why),
         };
         let durable = &queue.policy.durable;
         let Some(slot) = self.slot(&line, class, durable.workers) else {
-            return self.rests(&line, due, Duration::ZERO);
+            return self.unbegun(&line, due, Duration::ZERO).await;
         };
         self.seeks(&line, Seeks::Nobody);
-        if let Err(error) = self.run(run, due.seq, admitted, durable).await {
+        if let Err(error) = self.run(run, &due, admitted, durable).await {
             tracing::warn!(%error, id = %due.id, "a job cannot be begun");
-            return self.rests(&line, due, STORE_AGAIN);
+            return self.unbegun(&line, due, STORE_AGAIN).await;
         }
         // A run that ended may have ended what the others of its line wait for.
         if let Some(state) = self.lines.borrow_mut().get_mut(&line) {
@@ -241,28 +240,66 @@ impl Desk {
         drop((slot, hand));
     }
 
+    /// Whoever shares the jobs of this line, or did since the start.
+    fn share_of(&self, line: &Line) -> Option<&Rc<Share>> {
+        self.share.as_ref().filter(|share| share.shares(&line.queue))
+    }
+
+    /// Waits for admission, and lets others of the queue pass meanwhile.
+    async fn admitted(&self, line: &Line, mut admitting: Admitting) -> Admission {
+        let first = poll_fn(|cx| Poll::Ready(admitting.as_mut().poll(cx))).await;
+        match first {
+            Poll::Ready(admitted) => admitted,
+            Poll::Pending => {
+                self.seeks(line, Seeks::Waits);
+                admitting.await
+            }
+        }
+    }
+
     /// Writes down that it is begun, runs it, and writes down what came of it.
     async fn run(
         &self,
         mut run: Run,
-        seq: i64,
+        due: &Due,
         admitted: Result<Box<Admitted>, String>,
         durable: &Durable,
     ) -> Result<(), Failure> {
         let now = Millis::of(clock::wall());
-        match self.store.lease(seq, durable.max_deliveries, now).await? {
+        let begun = run.claim.map_or(0, |claim| claim.deliveries.saturating_sub(1));
+        let most = durable.max_deliveries;
+        let settled = match self.store.lease_after(due.seq, most, begun, now).await? {
             Leased::Run(lease) => {
                 run.lease = Some(lease);
                 let outcome = match admitted {
                     Ok(admitted) => admitted.run(durable.max_result).await,
                     Err(why) => deliver::Outcome::Refused(why),
                 };
-                run.settle(&self.worker, &self.store, outcome).await;
+                run.settle(&self.worker, &self.store, outcome).await
             }
-            Leased::Poison(_) => run.poisoned(&self.worker),
-            Leased::Gone => {}
+            Leased::Poison(_) => {
+                run.poisoned(&self.worker);
+                Settled::Over
+            }
+            Leased::Gone => Settled::Gone,
+        };
+        if let Some(share) = &self.share {
+            share.settled(due.id, settled).await;
         }
         Ok(())
+    }
+
+    fn unread(&self, line: &Line, due: Due, error: &Failure) {
+        tracing::warn!(%error, id = %due.id, "a job cannot be read");
+        self.rests(line, due, STORE_AGAIN);
+    }
+
+    /// A job that was not begun is the next one still, after a rest.
+    async fn unbegun(&self, line: &Line, due: Due, rest: Duration) {
+        if let Some(share) = &self.share {
+            share.give_back(due.id, Duration::ZERO, false).await;
+        }
+        self.rests(line, due, rest);
     }
 
     fn seeks(&self, line: &Line, seeks: Seeks) {
@@ -280,60 +317,15 @@ impl Desk {
         }
         self.changed.notify_one();
     }
-
-    /// A worker for a job that is admitted.
-    fn slot(self: &Rc<Self>, line: &Line, class: usize, workers: usize) -> Option<Slot> {
-        let mut pools = self.pools.borrow_mut();
-        let pool = pools.entry(line.queue.clone()).or_default();
-        if self.closed.get() || pool.running >= workers {
-            return None;
-        }
-        pool.running += 1;
-        pool.classes.served(class);
-        self.begun.set(self.begun.get() + 1);
-        if let Some(state) = self.lines.borrow_mut().get_mut(line) {
-            state.served = self.begun.get();
-        }
-        Some(Slot(Rc::clone(self), line.queue.clone()))
-    }
 }
 
 /// A line's route, queue and class in the policy in force.
-fn found<'s>(snapshot: &'s Snapshot, line: &Line) -> Option<(&'s Arc<Route>, &'s Queue, usize)> {
+pub fn found<'s>(
+    snapshot: &'s Snapshot,
+    line: &Line,
+) -> Option<(&'s Arc<Route>, &'s Queue, usize)> {
     let route = snapshot.routes.iter().find(|route| route.policy.name == line.route)?;
     let queue = route.queue.as_ref().filter(|_| route.policy.durable)?;
     let class = queue.policy.classes.iter().position(|class| class.name == line.class);
     Some((route, queue, class.unwrap_or(queue.policy.default_class)))
-}
-
-impl Pool {
-    /// Tells the stride which classes have something to do.
-    fn busy(&mut self, placed: &[(usize, u32, &Line, &LineState)]) {
-        let busy = |class| placed.iter().any(|(of, _, _, s)| *of == class && s.is_busy());
-        let known: Vec<usize> = self.classes.order().collect();
-        known.iter().filter(|class| !busy(**class)).for_each(|class| self.classes.part(*class, 1));
-        for (class, weight, ..) in placed.iter().filter(|(.., state)| state.is_busy()) {
-            if self.classes.waiting(*class) == 0 {
-                self.classes.join(*class, *weight, 1);
-            }
-        }
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        if let Some(pool) = self.0.pools.borrow_mut().get_mut(&self.1) {
-            pool.running -= 1;
-        }
-        self.0.changed.notify_one();
-    }
-}
-
-impl Drop for InHand {
-    fn drop(&mut self) {
-        if let Some(state) = self.0.lines.borrow_mut().get_mut(&self.1) {
-            state.in_hand.remove(&self.2);
-        }
-        self.0.changed.notify_one();
-    }
 }

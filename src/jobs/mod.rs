@@ -4,11 +4,22 @@
 //! must not take time from who waits at the listener. A job goes through the same admission and the
 //! same attempts as any request (`proxy/deliver.rs`); what decides is written down before it is
 //! done, by the store's one writer.
+//!
+//! With a fleet, jobs of a queue with `share: true` may be run by any of its hosts: `share.rs` says who
+//! runs one, `keeper.rs` tells Redis of them, `lend.rs` runs those of others, `fetch.rs` brings back how
+//! those of this host ended.
 
 mod callbacks;
 mod desk;
+mod fetch;
+mod keeper;
+mod lend;
 mod line;
+mod notice;
+mod pool;
+mod recent;
 mod settle;
+mod share;
 mod upkeep;
 
 use std::rc::Rc;
@@ -17,11 +28,15 @@ use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use tokio::sync::watch;
-use tokio::task::LocalSet;
+use tokio::task::{LocalSet, spawn_local};
 
 use self::callbacks::Callbacks;
 use self::desk::Desk;
+use self::keeper::Keeper;
+use self::lend::Lend;
+use self::share::Share;
 use crate::proxy::worker::{BEAT, Common, Load, Worker};
+use crate::shared::link::Link;
 use crate::store::Store;
 use crate::upstream::Resolver;
 
@@ -33,15 +48,20 @@ pub struct Jobs {
 }
 
 impl Jobs {
-    /// Starts to run what is in the store.
+    /// Starts to run what is in the store; `link`: the way to the fleet's Redis.
     ///
     /// # Errors
     /// When the system gives no thread or runtime.
-    pub fn start(common: Common, store: Store, resolver: Resolver) -> std::io::Result<Jobs> {
+    pub fn start(
+        common: Common,
+        store: Store,
+        resolver: Resolver,
+        link: Option<Link>,
+    ) -> std::io::Result<Jobs> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (drain, drained) = watch::channel(None);
         let thread = thread::Builder::new().name("jobs".into()).spawn(move || {
-            LocalSet::new().block_on(&runtime, run(common, store, resolver, drained));
+            LocalSet::new().block_on(&runtime, run(common, store, resolver, link, drained));
         })?;
         Ok(Jobs { thread, drain })
     }
@@ -61,15 +81,24 @@ async fn run(
     common: Common,
     store: Store,
     resolver: Resolver,
+    link: Option<Link>,
     mut drained: watch::Receiver<Option<Instant>>,
 ) {
     let worker = Worker::new(common, Arc::new(Load::default()));
-    let desk = Desk::new(Rc::clone(&worker), store.clone());
-    tokio::task::spawn_local(Rc::clone(&desk).hear());
-    tokio::task::spawn_local(upkeep::run(Rc::clone(&worker), store.clone()));
-    tokio::task::spawn_local(Callbacks::new(Rc::clone(&worker), store, resolver).run());
+    let share = match link {
+        Some(link) => Some(Share::new(link, &store).await),
+        None => {
+            warn_of_no_fleet(&worker);
+            None
+        }
+    };
+    let desk = Desk::new(Rc::clone(&worker), store.clone(), share.clone());
+    share.iter().for_each(|share| take_part(&desk, share));
+    spawn_local(Rc::clone(&desk).hear());
+    spawn_local(upkeep::run(Rc::clone(&worker), store.clone()));
+    spawn_local(Callbacks::new(Rc::clone(&worker), store, resolver).run());
     let beats = Rc::clone(&worker);
-    tokio::task::spawn_local(async move {
+    spawn_local(async move {
         let mut beat = tokio::time::interval(BEAT);
         loop {
             beat.tick().await;
@@ -84,5 +113,30 @@ async fn run(
     if tokio::time::timeout_at(until.into(), desk.close()).await.is_err() {
         tracing::warn!("jobs that were being run are run again after the next start");
     }
+    if let Some(share) = share {
+        share.flush().await;
+    }
     worker.beat();
+}
+
+/// The tasks of a host of a fleet.
+fn take_part(desk: &Rc<Desk>, share: &Rc<Share>) {
+    // From the first job on.
+    share.queues(&desk.worker.current.load());
+    spawn_local(Keeper::new(Rc::clone(desk), Rc::clone(share)).run());
+    spawn_local(keeper::renew(Rc::clone(share)));
+    spawn_local(keeper::watch(Rc::clone(desk), Rc::clone(share)));
+    spawn_local(fetch::hear(Rc::clone(share)));
+    spawn_local(fetch::run(Rc::clone(desk), Rc::clone(share)));
+    let lend = Lend::new(Rc::clone(desk), Rc::clone(share));
+    spawn_local(Rc::clone(&lend).tell_again());
+    spawn_local(lend.run());
+}
+
+fn warn_of_no_fleet(worker: &Worker) {
+    let snapshot = worker.current.load();
+    for queue in snapshot.policy.queues.iter().filter(|queue| queue.durable.share) {
+        let queue = &queue.name;
+        tracing::warn!(queue, "jobs stay on this host: `durable.share` is for a fleet (--redis)");
+    }
 }

@@ -11,6 +11,7 @@ use crate::clock;
 use crate::proxy::deliver::Outcome;
 use crate::proxy::worker::Worker;
 use crate::resilience::backoff::{BackoffPolicy, Jitter};
+use crate::shared::jobs::Claim;
 use crate::snapshot::Queue;
 use crate::store::{Failure, JobId, Lease, Line, Millis, Store, Task, Then};
 use crate::telemetry::metrics::DeliveryLabels;
@@ -23,7 +24,7 @@ const AGAIN: BackoffPolicy = BackoffPolicy {
     jitter: Jitter::Equal,
 };
 /// Whoever asked to come back later was heard; nobody waits for longer than this.
-const LATEST: Duration = Duration::from_secs(3600);
+pub const LATEST: Duration = Duration::from_secs(3600);
 const WRITE_AGAIN: Duration = Duration::from_secs(1);
 
 /// One run of a job.
@@ -34,6 +35,21 @@ pub struct Run {
     attempts: u32,
     max_deliveries: u32,
     pub lease: Option<Lease>,
+    /// Under which it runs, where others could run it too.
+    pub claim: Option<Claim>,
+}
+
+/// Where a job stands after a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settled {
+    Over,
+    /// It is run again after a rest; `spent`: it failed.
+    Again {
+        rest: Duration,
+        spent: bool,
+    },
+    /// It was over before it began.
+    Gone,
 }
 
 impl Run {
@@ -44,35 +60,38 @@ impl Run {
             attempts: task.attempts,
             max_deliveries: queue.policy.durable.max_deliveries,
             lease: None,
+            claim: None,
         }
     }
 
-    pub async fn settle(&self, worker: &Worker, store: &Store, outcome: Outcome) {
-        let Some(lease) = self.lease else { return };
-        let result = match outcome {
+    pub async fn settle(&self, worker: &Worker, store: &Store, outcome: Outcome) -> Settled {
+        let Some(lease) = self.lease else { return Settled::Gone };
+        let (result, settled) = match outcome {
             Outcome::Answered(answer) => {
                 let answer = Arc::new(answer);
                 until_written(|| store.complete(self.id, lease, Arc::clone(&answer), now())).await;
-                "done"
+                ("done", Settled::Over)
             }
             Outcome::NotTaken(rest, why) => {
                 let rest = rest.unwrap_or_else(|| self.backoff()).min(LATEST);
                 tracing::debug!(id = %self.id, why, ?rest, "a job was not taken");
                 until_written(|| store.park(lease, Some(now().after(rest)))).await;
-                "not_taken"
+                ("not_taken", Settled::Again { rest, spent: false })
             }
             Outcome::Failed(why) if lease.deliveries < self.max_deliveries => {
-                let then = Then::Again(now().after(self.backoff()));
+                let rest = self.backoff();
+                let then = Then::Again(now().after(rest));
                 until_written(|| store.fail(self.id, lease, why.clone(), then, now())).await;
-                "failed"
+                ("failed", Settled::Again { rest, spent: true })
             }
             Outcome::Failed(why) | Outcome::Refused(why) => {
                 until_written(|| store.fail(self.id, lease, why.clone(), Then::Dead, now())).await;
                 self.dead(worker, &why);
-                "dead"
+                ("dead", Settled::Over)
             }
         };
         self.count(worker, result);
+        settled
     }
 
     /// It was begun too often without an end.
@@ -93,8 +112,14 @@ impl Run {
     }
 
     fn backoff(&self) -> Duration {
-        AGAIN.delay(self.attempts + 1, clock::draw())
+        let elsewhere = self.claim.map_or(0, |claim| claim.attempts);
+        backoff(self.attempts.max(elsewhere))
     }
+}
+
+/// How long a job rests that failed once more than so many times.
+pub fn backoff(attempts: u32) -> Duration {
+    AGAIN.delay(attempts + 1, clock::draw())
 }
 
 fn now() -> Millis {

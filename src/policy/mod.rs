@@ -16,6 +16,7 @@ mod credentials;
 pub mod diff;
 #[cfg(test)]
 mod diff_tests;
+pub mod fingerprint;
 mod forms;
 mod grow;
 mod lanes;

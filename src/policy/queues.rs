@@ -170,9 +170,6 @@ impl Check<'_> {
     fn durable(&mut self, raw: &RawDurable) -> Durable {
         const MONTH: Duration = Duration::from_secs(30 * 86_400);
         let default = Durable::default();
-        if let Some(at) = raw.share.filter(|at| at.value) {
-            self.error(at.id, "this version keeps jobs on their host: expected `false`");
-        }
         Durable {
             accept: raw.accept.map_or(default.accept, |at| at.value.0),
             workers: self.count(&raw.workers, default.workers, 1..=1024),
@@ -182,7 +179,7 @@ impl Check<'_> {
             expire: self.length(&raw.expire, default.expire, MS..=MONTH),
             keep_result: self.length(&raw.keep_result, default.keep_result, MS..=MONTH),
             max_result: self.size(&raw.max_result, default.max_result, 0..=64 << 20),
-            share: false,
+            share: raw.share.map_or(default.share, |at| at.value),
             callback: raw.callback.as_ref().map_or_else(Vec::new, |at| {
                 self.missing(
                     at.id,

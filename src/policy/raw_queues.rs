@@ -92,8 +92,7 @@ pub struct RawDurable {
     pub keep_result: Option<At<Length>>,
     /// Of a result's body; more is cut off, and marked so. Default 1MiB.
     pub max_result: Option<At<Size>>,
-    /// Whether other hosts may run the jobs; this version keeps them on their host. Default false.
-    #[schemars(extend("const" = false))]
+    /// Whether any host of the fleet may run the jobs; their bodies go to Redis then. Without `--redis` they stay on their host. Default false.
     pub share: Option<At<bool>>,
     /// Where results may be posted to. Default nowhere.
     pub callback: Option<At<RawCallback>>,

@@ -1,4 +1,4 @@
-//! What hosts share through Redis: breakers, holds, operators' hands (FLEET.md).
+//! What hosts share through Redis: breakers, holds, operators' hands, jobs (FLEET.md).
 //!
 //! Decisions are made elsewhere, from memory (`resilience/`, `live/`); here is one thread of its own
 //! that keeps that memory up to date and says what this host has to say. Nothing on the path of a
@@ -8,10 +8,13 @@
 //! - what is heard: [`task`] (heartbeat, snapshot), [`news`] (the stream)
 //! - what is said: [`breakers`]; by hand: [`hands`]
 //! - what people see: [`view`]
+//! - jobs that any host may run: [`jobs`]
 
 pub mod address;
 pub mod breakers;
 pub mod hands;
+pub mod jobs;
+mod jobs_told;
 pub mod link;
 pub mod news;
 pub mod scripts;

@@ -135,15 +135,16 @@ fn insert(db: &Connection, job: &NewJob, now: Millis) -> Made<()> {
     Ok(())
 }
 
-/// Begins a run. `most`: runs that a job may have.
-pub fn lease(db: &Connection, seq: i64, most: u32, now: Millis) -> Made<Leased> {
+/// Begins a run. `most`: runs that a job may have; `begun`: those that it had elsewhere too.
+pub fn lease(db: &Connection, seq: i64, most: u32, begun: u32, now: Millis) -> Made<Leased> {
     let leased = db
         .prepare_cached(
-            "UPDATE jobs SET state = 'leased', lease = lease + 1, deliveries = deliveries + 1
-             WHERE seq = ?1 AND state = 'ready' AND expires > ?2 AND deliveries < ?3
+            "UPDATE jobs SET state = 'leased', lease = lease + 1,
+               deliveries = max(deliveries, ?4) + 1
+             WHERE seq = ?1 AND state = 'ready' AND expires > ?2 AND max(deliveries, ?4) < ?3
              RETURNING lease, deliveries",
         )?
-        .query_row(params![seq, now, most], |row| {
+        .query_row(params![seq, now, most, begun], |row| {
             Ok(Lease { seq, number: row.get(0)?, deliveries: row.get(1)? })
         })
         .optional()?;
@@ -153,10 +154,10 @@ pub fn lease(db: &Connection, seq: i64, most: u32, now: Millis) -> Made<Leased> 
     let poison = db
         .prepare_cached(
             "UPDATE jobs SET state = 'dead', finished = ?2, forget = ?2 + keep,
-               error = coalesce(error, 'it was begun ' || deliveries || ' times without an end')
+               error = coalesce(error, 'it was begun ' || max(deliveries, ?3) || ' times without an end')
              WHERE seq = ?1 AND state = 'ready' AND expires > ?2 RETURNING id",
         )?
-        .query_row(params![seq, now], |row| row.get(0))
+        .query_row(params![seq, now, begun], |row| row.get(0))
         .optional()?;
     if poison.is_some() {
         call_back(db, seq, now)?;
@@ -173,12 +174,17 @@ pub fn complete(db: &Connection, lease: Lease, answer: &Answer, now: Millis) -> 
         )?
         .execute(params![lease.seq, lease.number, now])?;
     if done == 1 {
-        db.prepare_cached("INSERT OR REPLACE INTO results VALUES (?1, ?2, ?3, ?4, ?5)")?.execute(
-            params![lease.seq, answer.status, answer.headers, answer.body.as_ref(), answer.cut],
-        )?;
+        result(db, lease.seq, answer)?;
         call_back(db, lease.seq, now)?;
     }
     Ok(done == 1)
+}
+
+pub(super) fn result(db: &Connection, seq: i64, answer: &Answer) -> Made<()> {
+    let Answer { status, headers, body, cut } = answer;
+    db.prepare_cached("INSERT OR REPLACE INTO results VALUES (?1, ?2, ?3, ?4, ?5)")?
+        .execute(params![seq, status, headers, body.as_ref(), cut])
+        .map(|_| ())
 }
 
 /// Ends a run without one; false where the lease no longer holds.
@@ -353,7 +359,7 @@ pub fn upkeep(db: &Connection, now: Millis) -> Made<Upkept> {
 }
 
 /// The job is over: its result is to be posted, where somebody wanted that.
-fn call_back(db: &Connection, seq: i64, now: Millis) -> Made<()> {
+pub(super) fn call_back(db: &Connection, seq: i64, now: Millis) -> Made<()> {
     let sql = "UPDATE callbacks SET state = 'waiting', attempts = 0, due = ?2 WHERE seq = ?1";
     db.prepare_cached(sql)?.execute(params![seq, now]).map(|_| ())
 }

@@ -15,7 +15,8 @@ use rusqlite::{Connection, OpenFlags};
 use thiserror::Error;
 
 /// The tables, by the version that made them: what is here is never changed, only added to.
-const MIGRATIONS: [&str; 2] = [include_str!("schema.sql"), include_str!("lines.sql")];
+const MIGRATIONS: [&str; 3] =
+    [include_str!("schema.sql"), include_str!("lines.sql"), include_str!("fleet.sql")];
 /// "OutR": tells other databases from ours.
 const APPLICATION: i64 = 0x4f75_7452;
 /// The WAL is folded into the database beside the writer, so only a neglected one grows past this.

@@ -385,7 +385,7 @@ fn a_store_of_a_newer_version_is_told_and_not_touched() {
     let error = refused(folder.path());
     assert!(matches!(error, OpenError::Newer(_, 99)), "{error}");
     let told = error.to_string();
-    assert!(told.contains("its tables are of version 99, this one knows 2"), "{told}");
+    assert!(told.contains("its tables are of version 99, this one knows 3"), "{told}");
     assert_eq!(bytes_of(folder.path()), before);
 }
 
@@ -468,7 +468,7 @@ fn a_store_of_the_first_version_is_brought_to_this_one_with_its_jobs() {
     db.pragma_update(None, "application_id", 0x4f75_7452).expect("an id");
     db.pragma_update(None, "user_version", 1).expect("a version");
     assert_eq!(change::accept(&db, &job(1), ROOM, NOW).expect("accepted"), Accepted::New);
-    let key = look::principal_key(&db).expect("a key");
+    let key = look::note::<32>(&db, "principal_key").expect("a key");
     drop(db);
     let store = open(folder.path());
     assert_eq!(store.principal_key(), &key);
@@ -482,17 +482,17 @@ fn a_store_of_the_first_version_is_brought_to_this_one_with_its_jobs() {
     let db = Connection::open(disk::database(folder.path())).expect("a database");
     let version: i64 =
         db.query_row("PRAGMA user_version", [], |row| row.get(0)).expect("a version");
-    assert_eq!(version, 2);
+    assert_eq!(version, 3);
     drop(db);
     // An empty file is none yet, and keeps its key from then on.
     let folder = self::folder();
     fs::write(disk::database(folder.path()), "").expect("a file");
     let store = open(folder.path());
-    let key = *store.principal_key();
+    let (key, name) = (*store.principal_key(), store.name());
     run(accepted(&store, job(1)));
     close(store);
     let store = open(folder.path());
-    assert_eq!(store.principal_key(), &key);
+    assert_eq!((store.principal_key(), store.name()), (&key, name));
     run(async { assert_eq!(whole_jobs(&store).await, ids([1])) });
 }
 

@@ -145,6 +145,8 @@ pub struct Task {
     pub request: Request,
     /// Runs that failed.
     pub attempts: u32,
+    /// Times that it was begun.
+    pub deliveries: u32,
     pub accepted: Millis,
     pub expires: Millis,
 }

@@ -127,6 +127,7 @@ pub fn task(db: &Connection, seq: i64) -> Made<Option<Task>> {
                 body: Bytes::from(row.get::<_, Vec<u8>>("body")?),
             },
             attempts: row.get("attempts")?,
+            deliveries: row.get("deliveries")?,
             accepted: row.get("accepted")?,
             expires: row.get("expires")?,
         })
@@ -177,18 +178,18 @@ fn line_after(db: &Connection, at: Option<&Line>) -> Made<Option<Line>> {
 }
 
 /// The next jobs of a line, in the order in which they are to be run: its flows in turn, from the
-/// one after `after`, and in a flow the oldest first; none of `taken`. However many flows there
-/// are, no more is read than `want` and `taken`.
+/// one after `after`, and in a flow the oldest first; none of `taken`, and none that is not newer
+/// than `behind`. However many flows there are, no more is read than `want` and `taken`.
 pub fn upcoming(
     db: &Connection,
     line: &Line,
-    after: Option<&[u8]>,
+    (after, behind): (Option<&[u8]>, i64),
     taken: &HashSet<i64>,
     want: usize,
 ) -> Made<Vec<(Vec<u8>, Due)>> {
     // One view for all that is read: the flows are walked round once.
     let _view = db.unchecked_transaction()?;
-    let mut round = heads(db, line, after, taken, want)?;
+    let mut round = heads(db, line, (after, behind), taken, want)?;
     let mut all = round.clone();
     while !round.is_empty() && all.len() < want {
         let mut following = Vec::new();
@@ -210,7 +211,7 @@ pub fn upcoming(
 fn heads(
     db: &Connection,
     line: &Line,
-    after: Option<&[u8]>,
+    (after, behind): (Option<&[u8]>, i64),
     taken: &HashSet<i64>,
     want: usize,
 ) -> Made<Vec<(Vec<u8>, Due)>> {
@@ -223,7 +224,7 @@ fn heads(
             break;
         }
         begun.get_or_insert_with(|| flow.clone());
-        if let Some(due) = free(db, line, &flow, 0, taken)? {
+        if let Some(due) = free(db, line, &flow, behind, taken)? {
             heads.push((flow.clone(), due));
         }
         at = Some(flow);
@@ -306,10 +307,9 @@ pub fn postings(db: &Connection, now: Millis) -> Made<(Vec<Posting>, Option<Mill
     Ok((due, next))
 }
 
-/// The key that principals are hashed with; as old as the store.
-pub fn principal_key(db: &Connection) -> Made<[u8; 32]> {
-    let sql = "SELECT value FROM notes WHERE name = 'principal_key'";
-    db.query_row(sql, [], |row| row.get(0))
+/// What a store knows of itself: as old as it is.
+pub fn note<const N: usize>(db: &Connection, name: &str) -> Made<[u8; N]> {
+    db.query_row("SELECT value FROM notes WHERE name = ?1", [name], |row| row.get(0))
 }
 
 // === how values lie in columns ===

@@ -7,6 +7,7 @@
 mod change;
 mod disk;
 mod job;
+mod lent;
 mod look;
 mod writer;
 
@@ -21,6 +22,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::path::Path;
 use std::pin::Pin;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
@@ -29,6 +31,7 @@ use tokio::sync::{Notify, oneshot};
 pub use self::change::{Leased, Line, Then, Upkept};
 pub use self::disk::{OpenError, backup};
 pub use self::job::*;
+pub use self::lent::{Elsewhere, Ends, Open};
 pub use self::look::{Filter, Total};
 pub use self::writer::{Commit, Failure, Observer};
 
@@ -44,6 +47,7 @@ struct Inner {
     reader: Reader,
     directory: Arc<Directory>,
     principal_key: [u8; 32],
+    name: [u8; 16],
     /// Jobs that were being run when the last process ended.
     recovered: usize,
     watched: Mutex<HashMap<JobId, Vec<oneshot::Sender<()>>>>,
@@ -51,6 +55,10 @@ struct Inner {
     ready: Mutex<BTreeSet<Line>>,
     woken: Notify,
     ended: Notify,
+    /// Somebody asks which jobs ended.
+    remembers: AtomicBool,
+    ends: Mutex<Ends>,
+    remembered: Notify,
 }
 
 /// Waits for the end of a job. Whoever lets go of it, such as a client that leaves, leaves nothing.
@@ -73,7 +81,8 @@ impl Store {
         let broken = |error: rusqlite::Error| directory.error(&error);
         let db = directory.prepare()?;
         let recovered = change::recover(&db).map_err(broken)?;
-        let principal_key = look::principal_key(&db).map_err(broken)?;
+        let principal_key = look::note(&db, "principal_key").map_err(broken)?;
+        let name = look::note(&db, "name").map_err(broken)?;
         let writer = Writer::start(db, Arc::clone(&directory), observer).map_err(io)?;
         let reader = Reader::start(Arc::clone(&directory)).map_err(io)?;
         Ok(Store(Arc::new(Inner {
@@ -81,11 +90,15 @@ impl Store {
             reader,
             directory,
             principal_key,
+            name,
             recovered,
             watched: Mutex::default(),
             ready: Mutex::default(),
             woken: Notify::new(),
             ended: Notify::new(),
+            remembers: AtomicBool::new(false),
+            ends: Mutex::default(),
+            remembered: Notify::new(),
         })))
     }
 
@@ -143,6 +156,7 @@ impl Store {
     }
 
     fn over(&self, id: JobId) {
+        self.remember_end(id);
         self.0.ended.notify_one();
         let told = locked(&self.0.watched).remove(&id);
         for tell in told.into_iter().flatten() {
@@ -173,11 +187,7 @@ impl Store {
     }
 
     pub async fn lease(&self, seq: i64, most: u32, now: Millis) -> Result<Leased, Failure> {
-        let leased = self.0.writer.write(move |db| change::lease(db, seq, most, now)).await?;
-        if let Leased::Poison(id) = leased {
-            self.over(id);
-        }
-        Ok(leased)
+        self.lease_after(seq, most, 0, now).await
     }
 
     /// False where the lease no longer holds.
@@ -299,8 +309,7 @@ impl Store {
         taken: HashSet<i64>,
         want: usize,
     ) -> Result<Vec<(Vec<u8>, Due)>, Failure> {
-        let read = move |db: &_| look::upcoming(db, &line, after.as_deref(), &taken, want);
-        self.0.reader.read(read).await
+        self.upcoming_behind(line, (after, 0), taken, want).await
     }
 
     pub async fn totals(&self) -> Result<Vec<Total>, Failure> {

@@ -513,8 +513,8 @@ fn acts() -> Vec<Act> {
     vec![
         act("accept", |db| change::accept(db, &job(1 << 40), ROOM, NOW)),
         act("accept with a key", |db| change::accept(db, &keyed(1 << 41, 1, 1), ROOM, NOW)),
-        act("lease", |db| change::lease(db, rare(db, State::Ready).0, 9, NOW)),
-        act("poison", |db| change::lease(db, rare(db, State::Ready).0, 0, NOW)),
+        act("lease", |db| change::lease(db, rare(db, State::Ready).0, 9, 0, NOW)),
+        act("poison", |db| change::lease(db, rare(db, State::Ready).0, 0, 0, NOW)),
         act("park", move |db| change::park(db, lease(rare(db, State::Leased).0), None)),
         act("fail", move |db| change::fail(db, lease(rare(db, State::Leased).0), "no", again, NOW)),
         act("complete", move |db| {
@@ -530,10 +530,10 @@ fn acts() -> Vec<Act> {
         act("task", |db| look::task(db, 1)),
         act("answer", |db| look::answer(db, 1)),
         act("lines", look::lines),
-        act("upcoming", |db| look::upcoming(db, &line(), None, &HashSet::new(), 64)),
+        act("upcoming", |db| look::upcoming(db, &line(), (None, 0), &HashSet::new(), 64)),
         act("upcoming after another", |db| {
             let (after, taken) = (Some(&b"000150"[..]), (100..120).collect());
-            look::upcoming(db, &line(), after, &taken, 64)
+            look::upcoming(db, &line(), (after, 0), &taken, 64)
         }),
         act("totals", look::totals),
         act("oldest", |db| look::oldest(db, "rare")),

@@ -20,6 +20,10 @@ pub struct JobMetrics {
     pub commit_seconds: Histogram,
     pub commit_changes: Histogram,
     pub commits_failed: Counter,
+    /// Of this host's jobs, those that lie in the fleet's Redis.
+    pub shared: Level,
+    /// Jobs of other hosts that run here.
+    pub foreign: Level,
 }
 
 impl JobMetrics {
@@ -31,6 +35,8 @@ impl JobMetrics {
             commit_seconds: seconds(),
             commit_changes: Histogram::new(CHANGES),
             commits_failed: Counter::default(),
+            shared: Level::default(),
+            foreign: Level::default(),
         }
     }
 
@@ -41,6 +47,10 @@ impl JobMetrics {
         metrics.tell("jobs", "Jobs in the store, by queue and state", jobs);
         let oldest = metrics.jobs.oldest_seconds.clone();
         metrics.tell("job_oldest_seconds", "Age of a queue's oldest job that is ready", oldest);
+        let shared = metrics.jobs.shared.clone();
+        metrics.tell("jobs_shared", "Jobs of this host that any host may run now", shared);
+        let foreign = metrics.jobs.foreign.clone();
+        metrics.tell("jobs_foreign", "Jobs of other hosts that run here", foreign);
         let commits = metrics.jobs.commit_seconds.clone();
         metrics.tell("store_commit_seconds", "Commits of the store, synced to disk", commits);
         let changes = metrics.jobs.commit_changes.clone();

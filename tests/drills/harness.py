@@ -79,14 +79,14 @@ class Child:
 class Sidecar:
     """The binary with a policy, its log in a file."""
 
-    def __init__(self, program, policy, workers=2, data="none"):
+    def __init__(self, program, policy, workers=2, data="none", more=()):
         self.folder = tempfile.TemporaryDirectory(prefix="drill-")
         folder = pathlib.Path(self.folder.name)
         (folder / "policies").mkdir()
         (folder / "policies" / "policy.yaml").write_text(policy)
         self.log = folder / "log"
         command = [program, "run", "--policies", folder / "policies", "--workers", str(workers)]
-        command += ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
+        command += ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", *more]
         env = {name: value for name, value in os.environ.items() if not name.startswith("OUTRIGGER_")}
         env["OUTRIGGER_DATA"] = data
         with open(self.log, "wb") as log:

@@ -14,12 +14,14 @@ mod support;
 mod scene;
 
 mod away;
+mod board;
 mod by_hand;
 mod clocks;
 mod connections;
 mod crowd;
 mod harness;
 mod holds;
+mod jobs;
 mod losses;
 mod news;
 mod probes;
