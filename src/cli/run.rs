@@ -51,7 +51,7 @@ pub struct Args {
     /// `outrigger` in the user's state directory.
     #[arg(long, env = "OUTRIGGER_DATA", value_name = "DIR")]
     data: Option<Data>,
-    /// The Redis through which hosts share breakers and holds: a URL (redis://, rediss://,
+    /// The Redis through which hosts share breakers, holds and jobs: a URL (redis://, rediss://,
     /// unix://, redis+sentinel://, redis+cluster://), or where it is kept: env:NAME, file:PATH.
     #[arg(long, env = "OUTRIGGER_REDIS", hide_env_values = true, value_name = "URL")]
     redis: Option<String>,

@@ -89,7 +89,7 @@ impl Keeper {
                 self.count = None;
                 false
             });
-            if self.share.closing.get() && self.over.is_empty() {
+            if self.share.closing.get() && self.over.is_empty() && !self.share.lends() {
                 self.share.flushed.notify_one();
             }
             if more {
@@ -171,7 +171,7 @@ impl Keeper {
     }
 
     fn heard<T>(&self, answer: Result<T, crate::shared::link::Failure>) -> Result<T, Again> {
-        self.share.heard(answer).map_err(|_| Again)
+        self.share.told(answer).map_err(|_| Again)
     }
 
     /// Redis counts so many changes, this one included.
@@ -216,7 +216,8 @@ impl Keeper {
     /// Looks through some of what Redis has: what is over here, or no longer shared, goes.
     async fn theirs(&mut self) -> Result<(), Again> {
         let Some(cursor) = self.theirs else { return Ok(()) };
-        let (next, ids) = self.heard(self.share.board.mine(cursor).await)?;
+        let mine = self.share.heard(self.share.board.mine(cursor).await);
+        let (next, ids) = mine.map_err(|_| Again)?;
         let queues = self.share.queues(&self.snapshot);
         let open = self.desk.store.still_open(ids.clone()).await.map_err(|_| Again)?;
         let open = open.into_iter().filter(|(_, queue)| queues.contains(queue));

@@ -14,7 +14,7 @@ use super::desk::Desk;
 use super::pool::Slot;
 use super::recent::Recent;
 use super::settle::{LATEST, backoff};
-use super::share::{Share, Standing};
+use super::share::Share;
 use crate::clock;
 use crate::proxy::deliver::{self, Blocked, Outcome};
 use crate::shared::jobs::{End, Loan};
@@ -69,7 +69,7 @@ impl Lend {
             for queue in self.queues(&snapshot) {
                 let idle = self.idle_lines(&snapshot, &queue);
                 let overdue = clock::since(polled) >= POLL;
-                if self.share.standing() == Standing::Attached && (overdue || !idle.is_empty()) {
+                if self.share.may_take() && (overdue || !idle.is_empty()) {
                     polled = clock::now();
                     rest = rest.min(self.take(&snapshot, &queue, idle).await);
                 }

@@ -32,6 +32,8 @@ const FLUSH: Duration = Duration::from_secs(1);
 /// Where Redis lost data, each host notices within a second, and says then what it runs; jobs are told
 /// of again after that.
 pub const SETTLE: Duration = Duration::from_secs(2);
+/// Where Redis was away and comes back as it was, owners take back first what they have run meanwhile.
+const BACK: Duration = Duration::from_secs(3);
 /// What could not be asked is asked again.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// Whoever has a job may give it back before the lease ends.
@@ -41,9 +43,12 @@ pub struct Share {
     pub board: Board,
     /// All that came up to here may be known to others; none that came later is.
     mark: Cell<i64>,
-    /// Redis answered last.
+    /// Redis took last what this host had to tell. Answers to mere questions do not count: one that is
+    /// full, or may not write, gives them still, and no lease.
     heard: Cell<Instant>,
     ever: Cell<bool>,
+    /// It was away, and is back since then.
+    back: Cell<Option<Instant>>,
     /// What runs here.
     held: RefCell<HashMap<JobId, Held>>,
     /// Jobs of this host that others have, and until when that is believed.
@@ -112,6 +117,7 @@ impl Share {
             mark: Cell::new(store.last().await.unwrap_or(i64::MAX)),
             heard: Cell::new(clock::now()),
             ever: Cell::new(false),
+            back: Cell::new(None),
             held: RefCell::default(),
             elsewhere: RefCell::default(),
             queues: RefCell::default(),
@@ -136,7 +142,7 @@ impl Share {
         !self.queues.borrow().is_empty()
     }
 
-    /// Tells what is over, where Redis answers: the process ends.
+    /// Tells what is over, and what was run for others, where Redis answers: the process ends.
     pub async fn flush(&self) {
         if self.is_used() && self.standing() == Standing::Attached {
             self.closing.set(true);
@@ -147,14 +153,21 @@ impl Share {
 
     /// Takes note of an answer.
     pub fn heard<T>(&self, answer: Result<T, Failure>) -> Result<T, Failure> {
-        match &answer {
-            Ok(_) => {
-                self.heard.set(clock::now());
-                self.ever.set(true);
-            }
-            Err(failure) => tracing::debug!(%failure, "shared jobs: a call came to nothing"),
+        if let Err(failure) = &answer {
+            tracing::debug!(%failure, "shared jobs: a call came to nothing");
         }
         answer
+    }
+
+    /// Takes note of an answer to what the owner told.
+    pub fn told<T>(&self, answer: Result<T, Failure>) -> Result<T, Failure> {
+        if answer.is_ok() {
+            if self.standing() != Standing::Attached && self.ever.replace(true) {
+                self.back.set(Some(clock::now()));
+            }
+            self.heard.set(clock::now());
+        }
+        self.heard(answer)
     }
 
     pub fn standing(&self) -> Standing {
@@ -164,6 +177,12 @@ impl Share {
             _ if silent < LEASES_END => Standing::Away,
             _ => Standing::Alone,
         }
+    }
+
+    /// Whether jobs of others may be taken.
+    pub fn may_take(&self) -> bool {
+        let settled = self.back.get().is_none_or(|back| clock::since(back) >= BACK);
+        settled && self.standing() == Standing::Attached
     }
 
     /// None that came up to here is run now.
@@ -342,6 +361,14 @@ impl Share {
 
     pub fn let_go(&self, id: JobId) {
         self.held.borrow_mut().remove(&id);
+        if self.closing.get() {
+            self.news.notify_one();
+        }
+    }
+
+    /// Whether a job of another host runs here, or its end is to be told.
+    pub fn lends(&self) -> bool {
+        self.held.borrow().values().any(|held| held.owner != self.board.me())
     }
 
     pub fn all_held(&self) -> Vec<(JobId, u64, String)> {

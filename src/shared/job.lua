@@ -63,9 +63,11 @@ end
 
 -- It is ready, for those who take it, since (or from) then. Of one that is not in Redis whole nothing stays.
 local function ready(job, since)
+  if job.line ~= '' then
+    redis.call('HSET', job.key, 'st', 'R', 'h', '', 'b', whole(since), 'a', whole(job.attempts), 'd', whole(job.deliveries))
+  end
   redis.call('ZREM', leases, job.id)
   if job.line == '' then return redis.call('DEL', job.key) end
-  redis.call('HSET', job.key, 'st', 'R', 'h', '', 'b', whole(since), 'a', whole(job.attempts), 'd', whole(job.deliveries))
   local line = in_line(job.line)
   redis.call('ZADD', line, whole(since), job.id)
   lasts(line, redis.call('PTTL', job.key))
@@ -84,12 +86,12 @@ local function to_fetch(job)
   end
 end
 
--- It ended, and waits for its owner.
+-- It ended, and waits for its owner. What a Redis that is full refuses comes first: nothing is done by half.
 local function ended(job, ...)
+  redis.call('HSET', job.key, 'st', 'E', 'o', job.owner, 'a', whole(job.attempts), 'd', whole(job.deliveries), ...)
+  redis.call('HDEL', job.key, 'm', 'u', 'g', 'y', 'f')
   redis.call('ZREM', leases, job.id)
   leave_line(job)
-  redis.call('HDEL', job.key, 'm', 'u', 'g', 'y', 'f')
-  redis.call('HSET', job.key, 'st', 'E', 'o', job.owner, 'a', whole(job.attempts), 'd', whole(job.deliveries), ...)
   redis.call('PEXPIRE', job.key, whole(job.keep))
   to_fetch(job)
 end

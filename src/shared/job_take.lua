@@ -26,6 +26,11 @@ local function take(line, id)
     return ended(job, 'w', 'dead', 'e', 'it was begun ' .. whole(job.deliveries) .. ' times without an end')
   end
   local asked = redis.call('HMGET', job.key, 'm', 'u', 'g', 'y', 'f')
+  -- Its owner tells of it again.
+  if not asked[1] then
+    leave_line(job)
+    return redis.call('DEL', job.key)
+  end
   lease(job)
   bytes = bytes + #(asked[4] or '')
   taken[#taken + 1] = { id, job.owner, line, whole(job.n), whole(job.attempts), whole(job.deliveries),

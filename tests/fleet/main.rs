@@ -22,6 +22,7 @@ mod crowd;
 mod harness;
 mod holds;
 mod jobs;
+mod jobs_faults;
 mod losses;
 mod news;
 mod probes;
