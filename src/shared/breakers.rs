@@ -43,6 +43,7 @@ impl Task {
                 self.say_of(&cell, said);
             }
         }
+        self.ask_for_limits(now);
         for (key, until) in self.fleet.side().untold() {
             spawn_local(Rc::clone(self).tell_hold(key, until));
         }

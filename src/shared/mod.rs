@@ -1,4 +1,4 @@
-//! What hosts share through Redis: breakers, holds, operators' hands (FLEET.md).
+//! What hosts share through Redis: breakers, holds, limits, operators' hands (FLEET.md).
 //!
 //! Decisions are made elsewhere, from memory (`resilience/`, `live/`); here is one thread of its own
 //! that keeps that memory up to date and says what this host has to say. Nothing on the path of a
@@ -6,12 +6,13 @@
 //!
 //! - the way to Redis: [`address`], [`link`]; what runs there: [`scripts`]
 //! - what is heard: [`task`] (heartbeat, snapshot), [`news`] (the stream)
-//! - what is said: [`breakers`]; by hand: [`hands`]
+//! - what is said: [`breakers`]; what is asked for: [`limits`]; by hand: [`hands`]
 //! - what people see: [`view`]
 
 pub mod address;
 pub mod breakers;
 pub mod hands;
+pub mod limits;
 pub mod link;
 pub mod news;
 pub mod scripts;

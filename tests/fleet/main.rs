@@ -20,6 +20,7 @@ mod connections;
 mod crowd;
 mod harness;
 mod holds;
+mod limits;
 mod losses;
 mod news;
 mod probes;
