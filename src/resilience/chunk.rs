@@ -5,7 +5,7 @@
 //! in the next 100 ms, and spends that from memory. Whatever is in hand is debited already:
 //! however many hosts there are, and whenever one dies, the fleet stays within the limit.
 //!
-//! - *In hand* are [`Lot`]s: each usable from a moment on (what is not there yet is given for later, so
+//! - *In hand* are lots: each usable from a moment on (what is not there yet is given for later, so
 //!   that hosts take turns) and for one second. What nobody used until then is told, and is
 //!   everybody's again.
 //! - *Owed* is what was taken without being in hand: by the first call of a cold host, which waits for
