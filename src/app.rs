@@ -59,7 +59,7 @@ pub struct Options {
     pub poll: Duration,
     /// Where jobs are kept.
     pub data: Data,
-    /// Whom to share breakers, holds and jobs with.
+    /// Whom to share breakers, holds, limits and jobs with.
     pub fleet: Option<shared::Options>,
 }
 

@@ -12,7 +12,7 @@
 //! | 7 | [`admin`] | metrics, health, what is in force, breakers |
 //! | 6 | [`jobs`] | which job is run next, and what becomes of it |
 //! | 5 | [`proxy`] | one request, from start to end |
-//! | 5 | [`shared`] | what hosts share through Redis: breakers, holds, jobs |
+//! | 5 | [`shared`] | what hosts share through Redis: breakers, holds, limits, jobs |
 //! | 4 | [`snapshot`] | policy to snapshot, swap, watch |
 //! | 3 | [`live`] | state that outlives a reload |
 //! | 3 | [`upstream`] | names to addresses, connections, TLS, pools |

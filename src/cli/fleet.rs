@@ -37,10 +37,11 @@ fn told(fleet: &Value) -> String {
         parts.push("the hosts have different policies in force".to_owned());
     }
     parts.push(table(&["HOST", "VERSION", "POLICY", "SINCE"], &rows(&fleet["hosts"], host)));
-    let sections: [Section; 3] = [
+    let sections: [Section; 4] = [
         ("breakers", &["BREAKER", "STATE", "TRIPS", "ASKS IN", "HERE", "VOTES", "LEASES"], breaker),
         ("by_hand", &["BY HAND", "WHAT"], |hand| vec![text(&hand["key"]), on_it(hand)]),
         ("holds", &["HELD", "FOR"], |hold| vec![text(&hold["key"]), left(hold)]),
+        ("limits", &["LIMIT", "OF", "RATE", "SHARE", "IN HAND"], limit),
     ];
     for (name, head, row) in sections {
         let rows = rows(&fleet[name], row);
@@ -84,6 +85,17 @@ fn breaker(breaker: &Value) -> Vec<String> {
         text(&breaker["own"]),
         count(&breaker["votes"]),
         count(&breaker["leases"]),
+    ]
+}
+
+fn limit(limit: &Value) -> Vec<String> {
+    let a_second = |rate: &Value| format!("{:.2}/s", rate.as_f64().unwrap_or(0.0));
+    vec![
+        text(&limit["provider"]),
+        text(&limit["kind"]),
+        a_second(&limit["rate"]),
+        a_second(&limit["share"]),
+        format!("{:.1}", limit["in_hand"].as_f64().unwrap_or(0.0)),
     ]
 }
 

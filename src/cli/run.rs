@@ -51,8 +51,8 @@ pub struct Args {
     /// `outrigger` in the user's state directory.
     #[arg(long, env = "OUTRIGGER_DATA", value_name = "DIR")]
     data: Option<Data>,
-    /// The Redis through which hosts share breakers, holds and jobs: a URL (redis://, rediss://,
-    /// unix://, redis+sentinel://, redis+cluster://), or where it is kept: env:NAME, file:PATH.
+    /// The Redis through which hosts share breakers, holds, limits and jobs: a URL (redis://,
+    /// rediss://, unix://, redis+sentinel://, redis+cluster://), or where it is kept: env:NAME, file:PATH.
     #[arg(long, env = "OUTRIGGER_REDIS", hide_env_values = true, value_name = "URL")]
     redis: Option<String>,
     /// Hosts of one name share what they know; another name, and it is another fleet.

@@ -16,6 +16,7 @@ pub mod fleet_breaker;
 pub mod holds;
 pub mod lanes;
 pub mod ledger;
+pub mod limit;
 pub mod optional;
 pub mod pace;
 pub mod permit;
@@ -23,6 +24,7 @@ pub mod provider;
 pub mod queue;
 pub mod registry;
 pub mod route;
+pub mod shared_rates;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -1,37 +1,40 @@
-//! What a provider's rates leave of requests and tokens: those that the policy names, and those
-//! that the provider's own headers tell.
+//! What a provider's rates leave of requests and tokens: those that the policy names, which a fleet
+//! shares, and those that the provider's own headers tell.
 //!
 //! Tokens are charged as estimated when an attempt begins, and settled on what its answer says; what
 //! the answers said corrects the next estimates. A provider without rates, and which tells of none,
 //! costs one load.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use super::fleet::FleetSide;
+use super::limit::Limit;
 use super::lock;
 use crate::policy::model::Capacity;
-use crate::resilience::gcra::{Gcra, RatePolicy};
+use crate::resilience::gcra::RatePolicy;
 use crate::resilience::told::{Mark, Report, Told};
 
 #[derive(Debug)]
 pub struct Pace {
     /// There is a rate, or the provider told of one.
     paces: AtomicBool,
-    rates: Mutex<Rates>,
+    pub(super) rates: Mutex<Rates>,
+    fleet: Option<Arc<FleetSide>>,
 }
 
 #[derive(Debug)]
-struct Rates {
-    requests: Quota,
-    tokens: Quota,
+pub(super) struct Rates {
+    pub(super) requests: Quota,
+    pub(super) tokens: Quota,
     /// What answers came to, for one token that was estimated: a moving average.
     ratio: f64,
 }
 
 #[derive(Debug)]
-struct Quota {
-    policy: Option<Gcra>,
+pub(super) struct Quota {
+    pub(super) policy: Option<Limit>,
     told: Told,
 }
 
@@ -43,27 +46,30 @@ pub struct Charge {
     marks: Option<[Mark; 2]>,
 }
 
-/// A timer is late by so much: what that costs may be made good.
-const LATE: Duration = Duration::from_millis(5);
 /// Of a newest answer in the average; bounds of the average.
 const NEWEST: f64 = 0.1;
 const RATIOS: (f64, f64) = (0.05, 100.0);
 
 impl Pace {
-    pub fn new(capacity: &Capacity) -> Self {
+    pub fn new(capacity: &Capacity, fleet: Option<&Arc<FleetSide>>) -> Self {
         let rates = Rates {
-            requests: Quota::new(capacity.requests),
-            tokens: Quota::new(capacity.tokens),
+            requests: Quota::new(capacity.requests, fleet),
+            tokens: Quota::new(capacity.tokens, fleet),
             ratio: 1.0,
         };
-        Pace { paces: AtomicBool::new(rates.any()), rates: Mutex::new(rates) }
+        Pace {
+            paces: AtomicBool::new(rates.any()),
+            rates: Mutex::new(rates),
+            fleet: fleet.cloned(),
+        }
     }
 
     /// What was used stays used.
     pub fn retune(&self, capacity: &Capacity, now: Instant) {
         let mut rates = lock(&self.rates);
-        rates.requests.retune(capacity.requests, capacity.follow_headers, now);
-        rates.tokens.retune(capacity.tokens, capacity.follow_headers, now);
+        let (follow, fleet) = (capacity.follow_headers, self.fleet.as_ref());
+        rates.requests.retune(capacity.requests, follow, fleet, now);
+        rates.tokens.retune(capacity.tokens, follow, fleet, now);
         let told = rates.requests.told.is_known(now) || rates.tokens.told.is_known(now);
         self.paces.store(rates.any() || told, Ordering::Release);
     }
@@ -76,7 +82,10 @@ impl Pace {
         if !self.paces.load(Ordering::Acquire) {
             return Ok(());
         }
-        lock(&self.rates).check(tokens, now)
+        let mut rates = lock(&self.rates);
+        let checked = rates.check(tokens, now);
+        self.changed(rates, now);
+        checked
     }
 
     /// Takes leave for a request of so many tokens; says what it was charged.
@@ -88,9 +97,13 @@ impl Pace {
             return Ok(Charge::default());
         }
         let mut rates = lock(&self.rates);
-        rates.check(tokens, now)?;
+        if let Err(wait) = rates.check(tokens, now) {
+            self.changed(rates, now);
+            return Err(wait);
+        }
         let tokens = tokens * rates.ratio;
         let marks = [rates.requests.take(1.0, now), rates.tokens.take(tokens, now)];
+        self.changed(rates, now);
         Ok(Charge { tokens, marks: Some(marks) })
     }
 
@@ -111,9 +124,10 @@ impl Pace {
             return false;
         }
         let mut rates = lock(&self.rates);
-        rates.tokens.policy.iter_mut().for_each(|gcra| gcra.settle(charge.tokens, actual, now));
+        rates.tokens.policy.iter_mut().for_each(|limit| limit.settle(charge.tokens, actual, now));
         let ratio = rates.ratio * (1.0 + NEWEST * (actual / charge.tokens - 1.0));
         rates.ratio = ratio.clamp(RATIOS.0, RATIOS.1);
+        self.changed(rates, now);
         actual < charge.tokens
     }
 
@@ -137,6 +151,16 @@ impl Pace {
         let rates = lock(&self.rates);
         [&rates.requests, &rates.tokens].map(|quota| quota.used(now))
     }
+
+    /// Where the fleet is to be asked for more, its task looks.
+    fn changed(&self, rates: MutexGuard<'_, Rates>, now: Instant) {
+        let Some(fleet) = &self.fleet else { return };
+        let due = rates.are_due(now);
+        drop(rates);
+        if due {
+            fleet.wake();
+        }
+    }
 }
 
 impl Rates {
@@ -144,7 +168,7 @@ impl Rates {
         self.requests.policy.is_some() || self.tokens.policy.is_some()
     }
 
-    fn check(&self, tokens: f64, now: Instant) -> Result<(), Duration> {
+    fn check(&mut self, tokens: f64, now: Instant) -> Result<(), Duration> {
         match self.requests.wait(1.0, now).max(self.tokens.wait(tokens * self.ratio, now)) {
             None => Ok(()),
             Some(wait) => Err(wait),
@@ -153,42 +177,43 @@ impl Rates {
 }
 
 impl Quota {
-    fn new(policy: Option<RatePolicy>) -> Self {
-        Quota { policy: policy.map(slack).map(Gcra::new), told: Told::new() }
+    fn new(policy: Option<RatePolicy>, fleet: Option<&Arc<FleetSide>>) -> Self {
+        Quota { policy: policy.map(|policy| Limit::new(policy, fleet)), told: Told::new() }
     }
 
-    fn retune(&mut self, policy: Option<RatePolicy>, follow_headers: bool, now: Instant) {
-        match (self.policy.as_mut(), policy.map(slack)) {
-            (Some(gcra), Some(policy)) => gcra.retune(policy, now),
-            (_, policy) => self.policy = policy.map(Gcra::new),
+    fn retune(
+        &mut self,
+        policy: Option<RatePolicy>,
+        follow_headers: bool,
+        fleet: Option<&Arc<FleetSide>>,
+        now: Instant,
+    ) {
+        match (self.policy.as_mut(), policy) {
+            (Some(limit), Some(policy)) => limit.retune(policy, now),
+            (_, policy) => self.policy = policy.map(|policy| Limit::new(policy, fleet)),
         }
         if !follow_headers {
             self.told = Told::new();
         }
     }
 
-    fn wait(&self, amount: f64, now: Instant) -> Option<Duration> {
-        let policy = self.policy.as_ref().and_then(|gcra| gcra.check(amount, now).err());
+    fn wait(&mut self, amount: f64, now: Instant) -> Option<Duration> {
+        let policy = self.policy.as_mut().and_then(|limit| limit.check(amount, now).err());
         policy.max(self.told.check(amount, now).err())
     }
 
     fn take(&mut self, amount: f64, now: Instant) -> Mark {
-        self.policy.iter_mut().for_each(|gcra| gcra.take(amount, now));
+        self.policy.iter_mut().for_each(|limit| limit.take(amount, now));
         self.told.take(amount, now)
     }
 
     fn give_back(&mut self, amount: f64, now: Instant) {
-        self.policy.iter_mut().for_each(|gcra| gcra.give_back(amount, now));
+        self.policy.iter_mut().for_each(|limit| limit.give_back(amount, now));
         self.told.give_back(amount, now);
     }
 
     fn used(&self, now: Instant) -> Option<f64> {
-        let policy = self.policy.as_ref().map(|gcra| gcra.share_used(now));
+        let policy = self.policy.as_ref().map(|limit| limit.share_used(now));
         [policy, self.told.share_used(now)].into_iter().flatten().max_by(f64::total_cmp)
     }
-}
-
-/// Without it a burst of one would lose each timer's delay for good.
-fn slack(policy: RatePolicy) -> RatePolicy {
-    RatePolicy { burst: policy.burst + policy.rate * LATE.as_secs_f64(), ..policy }
 }

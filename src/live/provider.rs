@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::by_hand::{Note, OnIt};
+use super::fleet::FleetSide;
 use super::lanes::{Lanes, Queued};
 use super::lock;
 use super::optional::Optional;
@@ -64,13 +65,14 @@ impl ProviderLive {
         capacity: &Capacity,
         lanes: &Arc<Lanes>,
         metrics: &Arc<Metrics>,
+        fleet: Option<&Arc<FleetSide>>,
     ) -> Self {
         let labels = ProviderLabels { provider: name.to_owned() };
         ProviderLive {
             in_flight: AtomicU32::new(0),
             limit: AtomicU32::new(first_limit(capacity)),
             adaptive: Optional::new(clamp(capacity).map(Adaptive::new)),
-            pace: Pace::new(capacity),
+            pace: Pace::new(capacity, fleet),
             queued: lanes.register(metrics.waiting.get_or_create_owned(&labels)),
             lanes: Arc::clone(lanes),
             drained: AtomicU64::new(0),
@@ -89,6 +91,14 @@ impl ProviderLive {
         self.limit.store(limit, Ordering::SeqCst);
         self.pace.retune(capacity, clock::now());
         self.look_again();
+    }
+
+    pub fn name(&self) -> &str {
+        &self.labels.provider
+    }
+
+    pub(super) fn pace(&self) -> &Pace {
+        &self.pace
     }
 
     /// By which the lane knows it.

@@ -91,8 +91,16 @@ impl Live {
     }
 
     pub fn provider(&self, name: &str, capacity: &Capacity) -> Arc<ProviderLive> {
-        let make = || ProviderLive::new(name, capacity, &self.lanes, &self.metrics);
+        let (lanes, metrics, fleet) = (&self.lanes, &self.metrics, self.fleet.as_ref());
+        let make = || ProviderLive::new(name, capacity, lanes, metrics, fleet);
         named(&self.providers, name.to_owned(), make, |cell| cell.retune(capacity))
+    }
+
+    /// Every provider, by its name.
+    pub fn providers(&self) -> Vec<Arc<ProviderLive>> {
+        let mut providers = all(&self.providers);
+        providers.sort_by(|a, b| a.name().cmp(b.name()));
+        providers
     }
 
     pub fn queue(&self, policy: &Queue) -> Arc<QueueLive> {

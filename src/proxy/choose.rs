@@ -214,18 +214,29 @@ impl Ask {
         if place { Ok(()) } else { Err(room) }
     }
 
-    /// What stands in the way at the addresses of one provider.
-    pub fn blocked_at(&self, route: &Route, provider: u32, among: Among, now: Instant) -> Blocked {
+    /// Could one of the addresses of a provider be asked now?
+    ///
+    /// # Errors
+    /// What stands in the way at all of them.
+    pub fn usable_at(
+        &self,
+        route: &Route,
+        provider: u32,
+        among: Among,
+        now: Instant,
+    ) -> Result<(), Blocked> {
         let tier = self.tries.tier;
         let circuits = self.circuits(route, tier);
         let mut blocked = Blocked::default();
         for (index, candidate) in route.tiers[tier].candidates.iter().enumerate().take(CANDIDATES) {
             if candidate.provider.live.id() == provider {
-                let usable = self.usable(candidate, &circuits[index], tier, index, among, now);
-                usable.err().into_iter().for_each(|why| blocked.merge(why));
+                match self.usable(candidate, &circuits[index], tier, index, among, now) {
+                    Ok(()) => return Ok(()),
+                    Err(why) => blocked.merge(why),
+                }
             }
         }
-        blocked
+        Err(blocked)
     }
 
     /// Tells breakers and holds before a tier apart from those before another model's.

@@ -122,6 +122,7 @@ impl Ask {
             tokens: self.tokens,
             place: None,
             turns: Vec::new(),
+            looks_again: 0,
             is_job: self.is_job,
         }))
     }

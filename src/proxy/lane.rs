@@ -18,6 +18,9 @@ use crate::resilience::crowd::Full;
 use crate::resilience::lane::{Entry, Line, Refusal};
 use crate::snapshot::{Candidate, Queue, Route};
 
+/// Looks on end at what seemed to be usable and was not: two that look at once take it from each other.
+const LOOKS: u8 = 3;
+
 /// How a wait in the lane ended.
 #[derive(Debug)]
 pub enum Waited {
@@ -59,8 +62,16 @@ impl Ask {
                 return Waited::Shed(stop);
             }
         } else {
-            let saw: Vec<_> =
-                self.turns.iter().map(|at| (*at, self.saw(route, *at, after, now))).collect();
+            let saw: Option<Vec<_>> = self
+                .turns
+                .iter()
+                .map(|at| self.saw(route, *at, after, now).map(|saw| (*at, saw)))
+                .collect();
+            let Some(saw) = saw else {
+                self.looks_again += 1;
+                return Waited::Look;
+            };
+            self.looks_again = 0;
             if let Some(place) = &self.place {
                 place.saw(&saw, now);
             }
@@ -191,35 +202,35 @@ impl Ask {
         self.turns.clear();
     }
 
-    /// What it saw at a provider where it has the turn.
-    fn saw(&self, route: &Route, provider: u32, after: bool, now: Instant) -> Saw {
+    /// What it saw at a provider where it has the turn; nothing where what stood in its way has gone
+    /// since it looked, and it has to look again.
+    fn saw(&self, route: &Route, provider: u32, after: bool, now: Instant) -> Option<Saw> {
         let tier = self.tries.tier;
         let of = |c: &&Candidate| c.provider.live.id() == provider;
         let Some(candidate) = route.tiers[tier].candidates.iter().find(of) else {
-            return Saw::NotForMe;
+            return Some(Saw::NotForMe);
         };
         match candidate.provider.live.check(self.tokens, now) {
-            Err(Lack::Room) => return Saw::Full,
-            Err(Lack::Rate(wait)) => return Saw::Paced(now + wait),
+            Err(Lack::Room) => return Some(Saw::Full),
+            Err(Lack::Rate(wait)) => return Some(Saw::Paced(now + wait)),
             Ok(()) => {}
         }
         let mut blocked = Blocked::default();
-        blocked.merge(self.blocked_at(route, provider, Among::Others, now));
-        if after {
-            blocked.merge(self.blocked_at(
-                route,
-                provider,
-                Among::Again { unreachable: true },
-                now,
-            ));
+        let again = after.then_some(Among::Again { unreachable: true });
+        for among in [Some(Among::Others), again].into_iter().flatten() {
+            match self.usable_at(route, provider, among, now) {
+                Ok(()) if self.looks_again < LOOKS => return None,
+                Ok(()) => {}
+                Err(why) => blocked.merge(why),
+            }
         }
         let paused = route.queue.as_ref().is_some_and(|queue| queue.live.is_paused());
-        match [blocked.shared, blocked.open].into_iter().flatten().min() {
+        Some(match [blocked.shared, blocked.open].into_iter().flatten().min() {
             _ if paused => Saw::Full,
             Some(wait) => Saw::Closed(now + wait),
             // A hand will undo it, and tell.
             None if blocked.drained => Saw::Closed(now + Duration::from_secs(3600)),
             None => Saw::NotForMe,
-        }
+        })
     }
 }

@@ -67,6 +67,8 @@ pub struct Ask {
     /// Where it waits, and the providers at which it is its turn.
     pub place: Option<Place>,
     pub turns: Vec<u32>,
+    /// On end, because what stood in its way had gone.
+    pub looks_again: u8,
     /// It is a job: whoever cannot be admitted is tried again later, and not turned away.
     pub is_job: bool,
 }
@@ -154,6 +156,7 @@ impl Ask {
             flow: 0,
             place: None,
             turns: Vec::new(),
+            looks_again: 0,
             is_job: false,
         }
     }

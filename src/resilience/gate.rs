@@ -35,6 +35,8 @@ struct Turn {
     rests: bool,
     /// There was room again while it looked.
     again: bool,
+    /// What stands before the provider changed while it looked.
+    reopened: bool,
 }
 
 impl Gate {
@@ -92,7 +94,7 @@ impl Gate {
     // === the turn ===
 
     pub(super) fn give(&mut self, whose: Ticket) {
-        self.turn = Some(Turn { whose, rests: false, again: false });
+        self.turn = Some(Turn { whose, rests: false, again: false, reopened: false });
     }
 
     pub(super) fn whose(&self) -> Option<Ticket> {
@@ -114,6 +116,17 @@ impl Gate {
         if let Some(turn) = &mut self.turn {
             turn.again = true;
         }
+    }
+
+    /// What whoever has the turn saw of breakers and holds may be over.
+    pub(super) fn reopen(&mut self) {
+        if let Some(turn) = &mut self.turn {
+            turn.reopened = true;
+        }
+    }
+
+    pub(super) fn is_reopened(&self) -> bool {
+        self.turn.is_some_and(|turn| turn.reopened)
     }
 
     /// Ends the turn; was there room meanwhile?

@@ -14,6 +14,8 @@
 
 use std::time::{Duration, Instant};
 
+/// A timer is late by so much: what that costs may be made good.
+const LATE: Duration = Duration::from_millis(5);
 const SLOWEST: f64 = 1e-6;
 const FASTEST: f64 = 1e12;
 /// Bounds a debt, so that no sum leaves what an `Instant` can tell.
@@ -39,8 +41,13 @@ pub struct Gcra {
 // === impl RatePolicy ===
 
 impl RatePolicy {
+    /// With room for late timers; without it a burst of one would lose each timer's delay for good.
+    pub fn with_slack(self) -> Self {
+        Self { burst: self.burst + self.rate * LATE.as_secs_f64(), ..self }
+    }
+
     /// Without the numbers that no bucket can work with.
-    fn sound(self) -> Self {
+    pub(super) fn sound(self) -> Self {
         let rate = if self.rate > SLOWEST { self.rate.min(FASTEST) } else { SLOWEST };
         Self { rate, burst: self.burst.max(1.0).min(rate * LONGEST.as_secs_f64()) }
     }
@@ -114,7 +121,8 @@ impl Gcra {
         (self.used(now) / self.policy.burst).min(1.0)
     }
 
-    fn used(&self, now: Instant) -> f64 {
+    /// What was taken and has not come back.
+    pub fn used(&self, now: Instant) -> f64 {
         self.until_full(now).as_secs_f64() * self.policy.rate
     }
 

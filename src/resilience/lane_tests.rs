@@ -64,6 +64,19 @@ fn classes_are_served_by_their_weights() {
 }
 
 #[test]
+fn what_changes_while_somebody_looks_is_looked_at_once_more() {
+    let (t0, mut lane) = (Instant::now(), lane());
+    let one = enter(&mut lane, entry(&[1], 0, 0, t0));
+    lane.opened(1, t0);
+    lane.close(one, 1, t0 + 3600 * SECOND, t0);
+    assert!(lane.has_to_look(one), "what it saw may be over");
+    lane.close(one, 1, t0 + 3600 * SECOND, t0);
+    assert!(!lane.has_to_look(one));
+    lane.opened(1, t0);
+    assert!(lane.has_to_look(one));
+}
+
+#[test]
 fn one_who_waits_for_a_full_provider_delays_nobody_for_another() {
     let (t0, mut lane) = (Instant::now(), lane());
     let first = enter(&mut lane, entry(&[1], 0, 0, t0));

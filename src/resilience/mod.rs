@@ -8,8 +8,8 @@
 //! - what an attempt taught us: [`outcome`]
 //! - may it go there: [`breaker`], [`hold`]; how fast after a pause: [`ramp`]; where hosts share a
 //!   breaker: its [`register`], and each host's part as a [`member`]
-//! - how much of it at once: [`gcra`]; what the provider says is left: [`told`]; how many
-//!   attempts beside one another: [`adaptive`]
+//! - how much of it at once: [`gcra`]; of a limit that hosts share: [`chunk`]; what the provider
+//!   says is left: [`told`]; how many attempts beside one another: [`adaptive`]
 //! - where should it go: [`balancer`], by what [`latency`] remembers; [`affinity`], where it went
 //! - may it go again, and when: [`budget`], [`backoff`], [`hedge`]; at what cost: [`spend`]
 //! - who goes next where there is room: [`lane`], of many queues: [`crowd`], in the order of
@@ -22,6 +22,7 @@ pub mod backoff;
 pub mod balancer;
 pub mod breaker;
 pub mod budget;
+pub mod chunk;
 pub mod crowd;
 pub mod drain;
 pub mod flows;

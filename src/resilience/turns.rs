@@ -46,6 +46,7 @@ impl Lane {
         for line in gate.closed() {
             self.set_open(provider, line, true, now);
         }
+        self.gates.get_mut(&provider).into_iter().for_each(Gate::reopen);
         let rests = self.gates.get(&provider).filter(|gate| gate.rests()).and_then(Gate::whose);
         match rests {
             Some(whose) => self.pass_on(provider, whose, now),
@@ -70,15 +71,19 @@ impl Lane {
         }
     }
 
-    /// It has the turn, and what stands before the provider forbids it to all of its line until then.
+    /// It has the turn, and what stands before the provider forbids it to all of its line until then;
+    /// unless that changed while it looked: then somebody looks once more.
     pub fn close(&mut self, ticket: Ticket, provider: u32, until: Instant, now: Instant) {
         if !self.has_turn(ticket, provider) {
             return;
         }
-        let Some(waiter) = self.waiters.get_mut(&ticket) else { return };
-        waiter.closed.push((provider, until));
-        let line = waiter.line;
-        self.set_open(provider, line, false, now);
+        let reopened = self.gates.get(&provider).is_some_and(Gate::is_reopened);
+        let waiter = self.waiters.get_mut(&ticket).filter(|_| !reopened);
+        if let Some(waiter) = waiter {
+            waiter.closed.push((provider, until));
+            let line = waiter.line;
+            self.set_open(provider, line, false, now);
+        }
         self.take_turn(provider, ticket);
         self.room(provider, now);
     }

@@ -24,8 +24,6 @@ use crate::resilience::register::Register;
 const VOTE_LASTS_MS: u64 = 9_000;
 /// Closed for so long, trips begin to count anew.
 const RESET_MS: u64 = 60_000;
-/// Between a request's look at a breaker and its place in the lane.
-const LYING_DOWN: std::time::Duration = std::time::Duration::from_millis(5);
 /// Of an open time, as a breaker of one host has it.
 const JITTER: f64 = 0.2;
 
@@ -45,6 +43,7 @@ impl Task {
                 self.say_of(&cell, said);
             }
         }
+        self.ask_for_limits(now);
         for (key, until) in self.fleet.side().untold() {
             spawn_local(Rc::clone(self).tell_hold(key, until));
         }
@@ -97,9 +96,7 @@ impl Task {
             }
             Err(_) => cell.unanswered(clock::now()),
         }
-        // Whoever waits for the answer looks; and who was just lying down to wait, a moment later.
-        self.fleet.0.live.look_again(&cell.key().provider);
-        tokio::time::sleep(LYING_DOWN).await;
+        // Whoever waits for the answer looks.
         self.fleet.0.live.look_again(&cell.key().provider);
     }
 

@@ -1,4 +1,4 @@
-//! What hosts share through Redis: breakers, holds, operators' hands, jobs (FLEET.md).
+//! What hosts share through Redis: breakers, holds, limits, operators' hands, jobs (FLEET.md).
 //!
 //! Decisions are made elsewhere, from memory (`resilience/`, `live/`); here is one thread of its own
 //! that keeps that memory up to date and says what this host has to say. Nothing on the path of a
@@ -6,7 +6,7 @@
 //!
 //! - the way to Redis: [`address`], [`link`]; what runs there: [`scripts`]
 //! - what is heard: [`task`] (heartbeat, snapshot), [`news`] (the stream)
-//! - what is said: [`breakers`]; by hand: [`hands`]
+//! - what is said: [`breakers`]; what is asked for: [`limits`]; by hand: [`hands`]
 //! - what people see: [`view`]
 //! - jobs that any host may run: [`jobs`]
 
@@ -15,6 +15,7 @@ pub mod breakers;
 pub mod hands;
 pub mod jobs;
 mod jobs_told;
+pub mod limits;
 pub mod link;
 pub mod news;
 pub mod scripts;

@@ -40,6 +40,7 @@ pub struct Scripts {
     pub heartbeat: Script,
     pub force: Script,
     pub hold: Script,
+    pub chunk: Script,
     pub snapshot: Script,
     pub look: Script,
 }
@@ -55,6 +56,7 @@ impl Scripts {
             heartbeat: Script::of(include_str!("heartbeat.lua")),
             force: Script::of(include_str!("force.lua")),
             hold: Script::of(include_str!("hold.lua")),
+            chunk: Script::of(include_str!("chunk.lua")),
             snapshot: Script::of(include_str!("snapshot.lua")),
             look: Script::of(include_str!("look.lua")),
         }

@@ -185,6 +185,7 @@ impl Task {
         let (fleet, live) = (&self.fleet, &self.fleet.0.live);
         fleet.side().attach(attached);
         live.breakers().iter().for_each(|cell| cell.attach(attached, now));
+        live.providers().iter().for_each(|provider| provider.attach(fleet.side(), now));
         fleet.link().attach(attached);
         live.metrics.fleet.attached.set(i64::from(attached));
         live.look_again_everywhere();

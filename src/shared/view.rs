@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Fleet;
 use super::hands;
+use super::limits::Limit;
 use super::link::Failure;
 use super::news::Transition;
 use super::task::Snapshot;
@@ -48,6 +49,8 @@ pub struct View {
     pub policies_differ: bool,
     pub breakers: Vec<Shared>,
     pub holds: Vec<Held>,
+    /// Rates of providers, as this host has them.
+    pub limits: Vec<Limit>,
     pub by_hand: Vec<hands::Shown>,
     /// The latest, oldest first.
     pub transitions: Vec<Transition>,
@@ -152,6 +155,7 @@ impl Fleet {
             hosts: hosts.into_iter().map(|(id, facts)| self.host_of(id, facts)).collect(),
             breakers,
             holds: held.map(|(key, left)| Held { key, left_ms: left.as_millis() as u64 }).collect(),
+            limits: self.limits(now),
             by_hand: self.hands(),
             transitions,
         }

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use crate::scene::state;
 use crate::stage::{
-    LONG, MS, SECOND, Stop, beside_others, call, keep_calling, stored, trip, wait_for_state, yaml,
+    LONG, MS, SECOND, Stop, beside_others, call, keep_calling, known, stored, trip, wait_for_state,
+    yaml,
 };
 use crate::support::fleet::{fleet_at, host, is_attached, key, wait_until_attached};
 use crate::support::redis::{Cluster, Talk};
@@ -56,10 +57,10 @@ impl Stand {
     #[track_caller]
     fn until(&self, attached: bool) -> Duration {
         let began = Instant::now();
-        let line = format!("outrigger_fleet_attached {}", u8::from(attached));
-        seen(&line, || {
-            let metrics = self.host.admin_get("/metrics").1;
-            metrics.lines().any(|told| told == line).then_some(()).ok_or(self.host.log().join("\n"))
+        seen(&format!("attached: {attached}"), || {
+            let now = self.host.metric("outrigger_fleet_attached");
+            let is = now == Some(f64::from(u8::from(attached)));
+            is.then_some(()).ok_or_else(|| self.host.log().join("\n"))
         });
         began.elapsed()
     }
@@ -204,7 +205,10 @@ fn a_redis_that_takes_two_seconds_for_everything_is_slow_and_not_gone() {
     });
     trip(&fleet, &a, &redis);
     let tripped = Instant::now();
-    wait_for_state(&fleet[1], "open");
+    seen("the slow host knows", || {
+        let known = known(&fleet[1]);
+        known.clone().filter(|known| known.state == 'O').ok_or(format!("{known:?}"))
+    });
     println!("slow by two seconds: a transition was known {:?} later", tripped.elapsed());
     let detached = fleet[1].log().into_iter().find(|line| line.contains("fleet: detached"));
     assert_eq!(detached, None);

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::scene::breaker;
 use crate::stage::{
-    LONG, beside_others, call, call_until_served, stored, trip, wait_for_state, yaml,
+    LONG, beside_others, call, call_until_served, stored, trip, wait_for_state, yaml, yaml_of,
 };
 use crate::support::fleet::{host, told, wait_until_attached};
 use crate::support::{Behaviour, Fleet, Origin, RedisServer, Sidecar, fleet, seen};
@@ -192,7 +192,8 @@ fn a_fleet_is_shown_with_its_hosts_and_whether_their_policies_differ() {
 fn the_commands_show_and_change_the_fleet() {
     let _room = beside_others();
     let (a, redis) = (Origin::start(Behaviour::Chat), RedisServer::start());
-    let fleet = fleet(2, &redis, &yaml(&a.url(), LONG));
+    let limited = "capacity: { requests: 6000/min }";
+    let fleet = fleet(2, &redis, &yaml_of(&a.url(), limited, LONG));
     trip(&fleet, &a, &redis);
     fleet.iter().for_each(|host| wait_for_state(host, "open"));
     let shown = seen("both hosts in the table", || {
@@ -203,7 +204,7 @@ fn the_commands_show_and_change_the_fleet() {
         let both = hosts.as_array().is_some_and(|hosts| hosts.len() == 2);
         (both && all.all(|id| shown.contains(&id))).then_some(shown.clone()).ok_or(shown)
     });
-    for part in ["fleet test", "attached", "(this one)", "a/main", "open", "quorum"] {
+    for part in ["fleet test", "attached", "(this one)", "a/main", "open", "quorum", "100.00/s"] {
         assert!(shown.contains(part), "{part}: {shown}");
     }
     let json: Value = serde_json::from_str(&said(&fleet[0], &["fleet", "--json"])).expect("JSON");

@@ -4,8 +4,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::stage::{
-    EAGER, KEY, MS, SECOND, Stop, beside_others, call, call_until_served, keep_calling, stored,
-    trip, wait_for_state, yaml, yaml_of,
+    EAGER, MS, SECOND, Stop, beside_others, call, call_until_served, keep_calling, stored, trip,
+    wait_for_state, yaml, yaml_of,
 };
 use crate::support::fleet::{fleet_at, host, is_attached, wait_until_attached};
 use crate::support::{Behaviour, Fleet, Origin, RedisServer, seen};
@@ -25,15 +25,13 @@ fn quiet_after_a_trip(
 ) -> Duration {
     trip(fleet, a, redis);
     fleet.iter().for_each(|host| wait_for_state(host, "open"));
-    // It may have opened just now: the last failure is what opened it.
-    let opened = a.last().at;
+    // What opened it was the last that the provider saw.
+    let (opened, count) = (a.last().at, a.count());
     a.set(Behaviour::Chat);
-    let before = a.count();
     step();
     call_until_served(fleet);
     fleet.iter().for_each(|host| wait_for_state(host, "closed"));
-    // As the provider saw it: a call may have waited.
-    a.requests()[before].at - opened
+    a.requests()[count].at - opened
 }
 
 /// As after a trip, after a provider that said how long to wait.
@@ -90,32 +88,38 @@ fn hosts_whose_clocks_are_an_hour_apart_agree() {
     assert!(fleet.iter().all(is_attached));
 }
 
-#[test]
-fn a_redis_whose_clock_jumps_by_an_hour_changes_nothing() {
-    let _room = beside_others();
+/// Sets the clock of a Redis beneath a fleet, forth and back, each time during what `quiet` measures.
+fn jump(
+    quiet: impl Fn(&Fleet, &Origin, &RedisServer, i64) -> Duration,
+    range: &std::ops::RangeInclusive<Duration>,
+) {
     let a = Origin::start(Behaviour::Chat);
     let redis = RedisServer::builder().clock().start();
     let fleet = fleet_at(3, &redis.url(), &yaml(&a.url(), SECONDS));
     for to in [HOUR, 0, -HOUR, 0] {
-        let step = || redis.set_clock(to);
-        expect(
-            quiet_after_a_trip(&fleet, &a, &redis, step),
-            open_range(),
-            "the clock was set, tripped",
-        );
-        let back = || redis.set_clock(0);
-        expect(
-            quiet_after_a_hold(&fleet, &a, back),
-            hold_range(),
-            "the clock was set, told to wait",
-        );
+        expect(quiet(&fleet, &a, &redis, to), range.clone(), &format!("the clock set to {to:+} s"));
     }
-    let detached: Vec<_> = fleet
-        .iter()
-        .flat_map(|host| host.log())
-        .filter(|l| l.contains("fleet: detached"))
-        .collect();
+    let log: Vec<_> = fleet.iter().flat_map(|host| host.log()).collect();
+    let detached: Vec<_> = log.iter().filter(|line| line.contains("fleet: detached")).collect();
     assert!(detached.is_empty(), "{detached:?}");
+}
+
+#[test]
+fn an_open_is_as_long_where_the_clock_of_redis_jumps_by_an_hour() {
+    let _room = beside_others();
+    let quiet = |fleet: &Fleet, a: &Origin, redis: &RedisServer, to| {
+        quiet_after_a_trip(fleet, a, redis, || redis.set_clock(to))
+    };
+    jump(quiet, &open_range());
+}
+
+#[test]
+fn a_hold_is_as_long_where_the_clock_of_redis_jumps_by_an_hour() {
+    let _room = beside_others();
+    let quiet = |fleet: &Fleet, a: &Origin, redis: &RedisServer, to| {
+        quiet_after_a_hold(fleet, a, || redis.set_clock(to))
+    };
+    jump(quiet, &hold_range());
 }
 
 #[test]
@@ -145,23 +149,40 @@ fn leases_outlive_no_jump_of_the_clock() {
     assert!(took <= 4 * SECOND, "{took:?}");
 }
 
-/// What Redis says of an end is an hour off, and nobody is left who knows better.
-#[test]
-fn a_host_that_starts_after_the_clock_was_set_back_is_not_stuck() {
-    let _room = beside_others();
-    let a = Origin::start(Behaviour::Chat);
-    let redis = RedisServer::builder().clock().start();
-    let yaml = yaml(&a.url(), SECONDS);
-    let first = fleet_at(2, &redis.url(), &yaml);
-    quiet_after_a_hold(&first, &a, || {});
-    trip(&first, &a, &redis);
+/// What Redis says of an end is an hour off, and nobody is left who knows better: how long until a
+/// host that starts then is served.
+fn starts_late(a: &Origin, redis: &RedisServer, first: Fleet) -> Duration {
     redis.set_clock(-HOUR);
     drop(first);
     a.set(Behaviour::Chat);
-    let began = Instant::now();
-    let late = host(&redis.url(), &yaml).start();
+    let late = host(&redis.url(), &yaml(&a.url(), SECONDS)).start();
     wait_until_attached(&late);
-    let served = call_until_served(std::slice::from_ref(&late)) - began;
-    println!("started after the clock was set back: {KEY} served after {served:?}");
+    let began = Instant::now();
+    call_until_served(std::slice::from_ref(&late)) - began
+}
+
+#[test]
+fn a_host_that_starts_after_the_clock_was_set_back_beneath_an_open_is_not_stuck() {
+    let _room = beside_others();
+    let a = Origin::start(Behaviour::Chat);
+    let redis = RedisServer::builder().clock().start();
+    let first = fleet_at(2, &redis.url(), &yaml(&a.url(), SECONDS));
+    trip(&first, &a, &redis);
+    let served = starts_late(&a, &redis, first);
+    println!(
+        "started after the clock was set back beneath an open of 1 s: served after {served:?}"
+    );
+    assert!(served <= 5 * SECOND, "{served:?}");
+}
+
+#[test]
+fn a_host_that_starts_after_the_clock_was_set_back_beneath_a_hold_is_not_stuck() {
+    let _room = beside_others();
+    let a = Origin::start(Behaviour::Chat);
+    let redis = RedisServer::builder().clock().start();
+    let first = fleet_at(2, &redis.url(), &yaml(&a.url(), SECONDS));
+    quiet_after_a_hold(&first, &a, || {});
+    let served = starts_late(&a, &redis, first);
+    println!("started after the clock was set back beneath a hold of 1 s: served after {served:?}");
     assert!(served <= 5 * SECOND, "{served:?}");
 }

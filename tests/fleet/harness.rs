@@ -4,7 +4,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use crate::support::redis::{Cluster, Reply};
+use crate::support::redis::{Cluster, Reply, Sentinels};
 use crate::support::{Passing, RedisServer, Wire, seen};
 
 const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
@@ -97,6 +97,44 @@ fn a_wire_passes_late_or_not_at_all_and_what_was_under_way_arrives_then() {
     let mut heard = [0; 7];
     stream.read_exact(&mut heard).expect("the answer comes after all");
     assert_eq!(&heard, b"+PONG\r\n");
+}
+
+#[test]
+fn a_wire_can_have_nobody_at_its_end_or_somebody_else() {
+    let redis = RedisServer::start();
+    let wire = Wire::to(redis.address());
+    let mut open = TcpStream::connect(wire.address()).expect("it is taken");
+    open.write_all(PING).expect("it can be said");
+    open.read_exact(&mut [0; 7]).expect("an answer");
+    wire.set(Passing::Dropped);
+    assert_eq!(ping(wire.address()).expect_err("dropped").kind(), ErrorKind::TimedOut);
+    wire.set(Passing::Refused);
+    assert_eq!(ping(wire.address()).expect_err("refused").kind(), ErrorKind::ConnectionRefused);
+    assert_eq!(open.read(&mut [0; 8]).expect("an end"), 0, "what was open is closed");
+    wire.set(Passing::Garbage(b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec()));
+    assert_eq!(ping(wire.address()).expect("an answer"), "HTTP/1.");
+    wire.set(Passing::Error("LOADING not yet".to_owned()));
+    let both = [PING, b"*2\r\n$3\r\nGET\r\n$1\r\na\r\n"].concat();
+    let heard = said(wire.address(), &both, 36, Duration::from_secs(1)).expect("answers");
+    assert_eq!(heard, "-LOADING not yet\r\n-LOADING not yet\r\n");
+    wire.mend();
+    assert_eq!(ping(wire.address()).expect("an answer"), "+PONG\r\n");
+}
+
+#[test]
+fn sentinels_move_to_the_replica_and_lose_what_it_did_not_hear() {
+    let all = Sentinels::start();
+    all.primary.ask(&["SET", "early", "1"]);
+    seen("the replica has heard", || match all.replica.ask(&["GET", "early"]) {
+        Reply::Nil => Err("nothing".to_owned()),
+        _ => Ok(()),
+    });
+    let mut talk = all.primary.talk();
+    all.cut_replication();
+    assert_eq!(talk.ask(&["SET", "late", "1"]).text(), "OK");
+    all.fail_over();
+    assert_eq!(all.replica.ask(&["GET", "early"]).text(), "1");
+    assert_eq!(all.replica.ask(&["GET", "late"]), Reply::Nil);
 }
 
 #[test]

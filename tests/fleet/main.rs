@@ -23,6 +23,7 @@ mod harness;
 mod holds;
 mod jobs;
 mod jobs_faults;
+mod limits;
 mod losses;
 mod news;
 mod probes;

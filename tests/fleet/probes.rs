@@ -1,16 +1,61 @@
 //! Half-open: a fleet probes by leases, one at a time, and closes also where calls are few.
 
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
 use crate::scene::{pace, state};
 use crate::stage::{
-    MS, SECOND, Stop, beside_others, call, keep_calling, stored, trip, wait_for_state, yaml,
+    EAGER, MS, SECOND, Stop, alone, beside_others, call, call_until_served, keep_calling, stored,
+    transitions, trip, wait_for_state, yaml, yaml_of,
 };
-use crate::support::fleet::told;
-use crate::support::{Behaviour, Gate, Origin, RedisServer, fleet, seen};
+use crate::support::fleet::{key, told};
+use crate::support::{Behaviour, Client, Gate, Origin, RedisServer, Sidecar, Signal, fleet, seen};
+
+/// A lease lasts `(connect + first_byte) / 0.9`: 2 s.
+const SHORT: &str = "timeouts: { connect: 500ms, headers: 1300ms }";
+const LEASE: Duration = Duration::from_secs(2);
+
+/// A refused host asks again after so long.
+const ASKS_AGAIN: Duration = SECOND;
+
+/// Calls at this host until its probe is at the provider, which does not answer it: when it came, and
+/// who waits for it (a client that leaves gives its lease back).
+fn probe_that_hangs(a: &Origin, host: &Sidecar, redis: &RedisServer) -> (Instant, Vec<Client>) {
+    a.set(Behaviour::Silent);
+    let before = a.count();
+    let mut waiting = Vec::new();
+    let probed = seen("a probe is at the provider", || {
+        let mut client = host.client();
+        client.send_only(&crate::scene::chat());
+        waiting.push(client);
+        let probe = a.requests().into_iter().nth(before);
+        probe.map(|probe| probe.at).ok_or_else(|| format!("{:?}", stored(redis)))
+    });
+    (probed, waiting)
+}
+
+#[test]
+fn a_killed_prober_holds_up_the_others_no_longer_than_its_lease() {
+    let _room = alone();
+    let (a, redis) = (Origin::start(Behaviour::Chat), RedisServer::start());
+    let mut fleet = fleet(3, &redis, &yaml_of(&a.url(), SHORT, EAGER));
+    trip(&fleet, &a, &redis);
+    let prober = fleet.take(0);
+    let (probed, _waiting) = probe_that_hangs(&a, &prober, &redis);
+    prober.signal(Signal::Kill);
+    a.set(Behaviour::Chat);
+    let before = a.count();
+    let refused = call(&fleet[0]);
+    let seen = transitions(&redis);
+    assert!(refused.is("breaker-open") && a.count() == before, "{refused:?}, though {seen:?}");
+    let took = call_until_served(&fleet) - probed;
+    println!("a prober was killed: another probed {took:?} later (its lease: {LEASE:?})");
+    assert!(took <= LEASE + ASKS_AGAIN + 200 * MS, "{took:?}");
+    assert!(took >= LEASE * 9 / 10, "before the lease was over: {took:?}");
+    fleet.iter().for_each(|host| wait_for_state(host, "closed"));
+}
 
 #[test]
 fn a_provider_that_is_called_seldom_closes_within_three_calls() {
@@ -90,4 +135,34 @@ fn a_probe_that_fails_keeps_the_whole_fleet_away() {
         assert!(call(host).is("breaker-open"));
     }
     assert_eq!(a.count(), before + 1);
+}
+
+/// Somebody holds every lease for ever, and brings nothing about.
+#[test]
+fn a_host_that_is_long_refused_a_lease_probes_by_itself() {
+    let _room = beside_others();
+    let (a, redis) = (Origin::start(Behaviour::Chat), RedisServer::start());
+    let short = "timeouts: { connect: 100ms, headers: 170ms }";
+    let lease = 300 * MS;
+    let mut fleet = fleet(3, &redis, &yaml_of(&a.url(), short, EAGER));
+    trip(&fleet, &a, &redis);
+    let script = "local t = redis.call('TIME') \
+                  redis.call('ZADD', KEYS[1], t[1] * 1000000 + t[2] + 500000, 'nobody')";
+    let grab = || drop(redis.ask(&["EVAL", script, "1", &key("cb:l:a/main")]));
+    let prober = fleet.take(0);
+    let (_, _waiting) = probe_that_hangs(&a, &prober, &redis);
+    grab();
+    prober.signal(Signal::Kill);
+    a.set(Behaviour::Chat);
+    let (before, began) = (a.count(), Instant::now());
+    let served = seen("a call that is served", || {
+        grab();
+        let told = call(&fleet[0]);
+        (told.status == 200).then_some(told.asked).ok_or(format!("{told:?}"))
+    });
+    println!("refused leases of {lease:?}, a host probed by itself after {:?}", served - began);
+    assert!(served - began >= 2 * lease, "{:?}", served - began);
+    assert_eq!(a.count(), before + 1);
+    let of_redis = stored(&redis).map(|register| register.state);
+    assert_eq!(of_redis, Some('H'), "it decides for itself alone");
 }

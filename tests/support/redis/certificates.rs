@@ -25,9 +25,8 @@ impl Certificates {
             let mut params =
                 CertificateParams::new(vec!["127.0.0.1".to_owned(), "localhost".to_owned()])
                     .expect("names of a certificate");
-            // Of one name, each would seem to have signed itself.
-            params.distinguished_name.push(DnType::CommonName, name);
             params.extended_key_usages = vec![purpose];
+            params.distinguished_name.push(DnType::CommonName, name);
             let certificate = params.signed_by(&key, &issuer).expect("a certificate");
             written.keep(&format!("{name}.pem"), &certificate.pem());
             written.keep(&format!("{name}.key"), &key.serialize_pem());
@@ -66,7 +65,8 @@ impl Certificates {
 
 fn authority() -> CertifiedIssuer<'static, KeyPair> {
     let mut params = CertificateParams::new(Vec::new()).expect("names of an authority");
-    params.distinguished_name.push(DnType::CommonName, "authority");
+    // Of another name than what it signs, which would count as signed by itself.
+    params.distinguished_name.push(DnType::CommonName, "an authority");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
     let key = KeyPair::generate().expect("a key");

@@ -1,7 +1,7 @@
 //! Three Sentinels over a primary and its replica.
 
 use super::super::seen;
-use super::{PATIENCE, RedisServer, words};
+use super::{RedisServer, words};
 
 const NAME: &str = "fleet";
 
@@ -15,20 +15,15 @@ pub struct Sentinels {
 impl Sentinels {
     /// Starts all five, and waits until the Sentinels know each other and the replica follows.
     pub fn start() -> Self {
-        let primary = RedisServer::start();
+        let primary = RedisServer::builder();
+        let primary = primary.arg("--repl-diskless-sync-delay").arg("0").start();
         let port = primary.address().port().to_string();
-        let replica = RedisServer::builder()
-            .arg("--replicaof")
-            .arg("127.0.0.1")
-            .arg(&port)
-            .arg("--repl-diskless-sync-delay")
-            .arg("0")
-            .start();
+        let replica = RedisServer::builder().arg("--replicaof").arg("127.0.0.1").arg(&port).start();
         seen("the replica follows", || {
             let replication = replica.ask(&["INFO", "replication"]).text();
             replication.contains("master_link_status:up").then_some(()).ok_or(replication)
         });
-        let sentinels = (0..3).map(|_| sentinel(&port)).collect();
+        let sentinels = (0..3).map(|n| sentinel(&port, n)).collect();
         let all = Self { primary, replica, sentinels };
         all.sentinels.iter().for_each(knows_all);
         all
@@ -50,17 +45,20 @@ impl Sentinels {
     pub fn fail_over(&self) {
         self.primary.kill();
         seen("the replica is the primary", || {
-            let role = self.replica.ask(&["ROLE"]).items()[0].text();
+            // Whoever promotes it closes the connections that it has.
+            let role = self.replica.talk().try_ask(&["ROLE"]).map_err(|error| error.to_string())?;
+            let role = role.items()[0].text();
             (role == "master").then_some(()).ok_or(role)
         });
     }
 }
 
-fn sentinel(port: &str) -> RedisServer {
+/// The first notices soonest and is elected by the others: three that stand at once elect nobody.
+fn sentinel(port: &str, n: u32) -> RedisServer {
     let lines = [
-        format!("sentinel monitor {NAME} 127.0.0.1 {port} 2"),
-        format!("sentinel down-after-milliseconds {NAME} 500"),
-        format!("sentinel failover-timeout {NAME} {}", PATIENCE.as_millis()),
+        format!("sentinel monitor {NAME} 127.0.0.1 {port} 1"),
+        format!("sentinel down-after-milliseconds {NAME} {}", 500 + 2000 * n),
+        format!("sentinel failover-timeout {NAME} 2000"),
     ];
     let builder = RedisServer::builder().sentinel();
     lines.iter().fold(builder, |builder, line| builder.arg(line)).start()

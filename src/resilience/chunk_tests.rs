@@ -1,0 +1,396 @@
+use super::*;
+use proptest::prelude::*;
+
+const HOSTS: u32 = 5;
+const POLICY: RatePolicy = RatePolicy { rate: 50.0, burst: 10.0 };
+
+fn ms(n: u64) -> Duration {
+    Duration::from_millis(n)
+}
+
+fn chunk() -> Chunk {
+    Chunk::new(POLICY, true, HOSTS)
+}
+
+fn grant(amount: f64) -> Grant {
+    Grant { amount, wait: Duration::ZERO, used: 0.0 }
+}
+
+/// Takes one as an attempt does.
+fn admit(chunk: &mut Chunk, amount: f64, now: Instant) -> Result<(), Duration> {
+    chunk.check(amount, now).map(|()| chunk.take(amount, now))
+}
+
+/// A host that called before and has this in hand.
+fn warm(amount: f64, now: Instant) -> Chunk {
+    let mut chunk = chunk();
+    admit(&mut chunk, 1.0, now).unwrap();
+    let ask = chunk.asks(100, now).unwrap();
+    chunk.granted(ask.at, grant(amount), now);
+    chunk
+}
+
+#[test]
+fn the_first_call_of_a_cold_host_goes_and_is_told_as_a_debt() {
+    let (t0, mut chunk) = (Instant::now(), chunk());
+    assert_eq!(admit(&mut chunk, 1.0, t0), Ok(()));
+    let ask = chunk.asks(0, t0).unwrap();
+    assert_eq!((ask.want, ask.least, ask.debt), (1.0, 1.0, 1.0));
+    assert_eq!(chunk.asks(0, t0 + ms(100)), None);
+    assert_eq!(chunk.check(1.0, t0 + ms(1)), Err(LOOK));
+    chunk.granted(ask.at, grant(1.0), t0 + ms(2));
+    assert_eq!(admit(&mut chunk, 1.0, t0 + ms(2)), Ok(()));
+    assert_eq!(chunk.asks(0, t0 + ms(3)).unwrap().debt, 0.0);
+}
+
+#[test]
+fn what_waits_is_asked_for_and_never_more_than_a_chunk() {
+    let (t0, mut few) = (Instant::now(), chunk());
+    admit(&mut few, 1.0, t0).unwrap();
+    let mut many = few.clone();
+    assert!((3.0..4.0).contains(&few.asks(3, t0).unwrap().want));
+    assert_eq!(many.asks(1_000, t0).unwrap().want, many.most());
+    assert_eq!(many.most(), 5.0);
+}
+
+#[test]
+fn a_request_that_is_larger_than_a_chunk_is_asked_for_whole() {
+    let (t0, mut chunk) = (Instant::now(), warm(2.0, Instant::now()));
+    assert_eq!(chunk.check(40.0, t0), Err(LOOK));
+    let ask = chunk.asks(3, t0).unwrap();
+    assert_eq!((ask.want, ask.least), (38.0, 38.0));
+    chunk.granted(ask.at, Grant { wait: ms(600), ..grant(38.0) }, t0 + ms(1));
+    assert_eq!(chunk.check(40.0, t0 + ms(1)), Err(ms(600)));
+    assert_eq!(admit(&mut chunk, 40.0, t0 + ms(601)), Ok(()));
+}
+
+#[test]
+fn what_is_given_for_later_is_waited_for_as_told() {
+    let t0 = Instant::now();
+    let mut chunk = warm(1.0, t0);
+    admit(&mut chunk, 1.0, t0).unwrap();
+    let ask = chunk.asks(4, t0).unwrap();
+    chunk.granted(ask.at, Grant { wait: ms(40), ..grant(1.0) }, t0 + ms(2));
+    assert_eq!(chunk.check(1.0, t0 + ms(2)), Err(ms(40)));
+    assert_eq!(chunk.check(1.0, t0 + ms(41)), Err(ms(1)));
+    assert_eq!(admit(&mut chunk, 1.0, t0 + ms(42)), Ok(()));
+}
+
+#[test]
+fn who_is_given_nothing_waits_as_told_and_asks_again() {
+    let t0 = Instant::now();
+    let mut chunk = warm(1.0, t0);
+    admit(&mut chunk, 1.0, t0).unwrap();
+    let ask = chunk.asks(4, t0).unwrap();
+    chunk.granted(ask.at, Grant { wait: ms(7_000), ..grant(0.0) }, t0);
+    assert_eq!(chunk.check(1.0, t0), Err(ms(7_000)));
+    assert_eq!(chunk.asks(4, t0 + ms(999)), None);
+    chunk.check(1.0, t0 + ms(1_000)).unwrap_err();
+    assert!(chunk.asks(4, t0 + ms(1_000)).is_some());
+}
+
+#[test]
+fn what_nobody_used_expires_and_is_told() {
+    let t0 = Instant::now();
+    let mut chunk = warm(5.0, t0);
+    admit(&mut chunk, 1.0, t0 + ms(10)).unwrap();
+    assert_eq!(chunk.asks(0, t0 + ms(900)), None);
+    assert_eq!(chunk.shown(t0 + ms(1_000)).in_hand, 0.0);
+    let ask = chunk.asks(0, t0 + ms(1_010)).unwrap();
+    assert_eq!((ask.want, ask.debt), (0.0, -4.0));
+    chunk.granted(ask.at, grant(0.0), t0 + ms(1_020));
+    assert_eq!(chunk.asks(0, t0 + ms(1_030)), None);
+}
+
+#[test]
+fn an_answer_that_costs_more_is_a_debt_and_one_that_costs_less_is_in_hand_again() {
+    let t0 = Instant::now();
+    let mut chunk = warm(3.0, t0);
+    chunk.settle(1.0, 2.0, t0);
+    assert_eq!(chunk.shown(t0).in_hand, 2.0);
+    chunk.settle(2.0, 1.0, t0);
+    assert_eq!(chunk.shown(t0).in_hand, 3.0);
+    chunk.settle(1.0, 24.0, t0);
+    assert_eq!(chunk.asks(0, t0).unwrap().debt, 20.0);
+}
+
+#[test]
+fn what_comes_back_beyond_a_chunk_is_everybodys() {
+    let t0 = Instant::now();
+    let mut chunk = warm(4.0, t0);
+    chunk.give_back(10.0, t0);
+    assert_eq!(chunk.shown(t0).in_hand, chunk.most());
+    assert_eq!(chunk.asks(0, t0).unwrap().debt, -9.0);
+}
+
+#[test]
+fn the_own_share_counts_while_detached_and_what_it_used_is_told_on_return() {
+    let (t0, mut chunk) = (Instant::now(), Chunk::new(POLICY, false, HOSTS));
+    assert_eq!(chunk.asks(8, t0), None);
+    let count = (0..5_000).filter(|n| admit(&mut chunk, 1.0, t0 + ms(*n)).is_ok()).count();
+    assert!((51..=53).contains(&count), "{count} in 5 s at a fifth of 50/s, two at once");
+    assert!(chunk.share_used(t0 + ms(5_000)) > 0.5);
+    chunk.attach(true, HOSTS, t0 + ms(5_000));
+    let ask = chunk.asks(0, t0 + ms(5_000)).unwrap();
+    assert!((1.0..2.1).contains(&ask.debt), "{ask:?}");
+}
+
+#[test]
+fn hosts_that_come_and_go_change_the_share() {
+    let (t0, mut chunk) = (Instant::now(), Chunk::new(POLICY, false, 0));
+    assert_eq!(chunk.shown(t0).share, 50.0);
+    chunk.attach(false, 10, t0);
+    assert_eq!(chunk.shown(t0).share, 5.0);
+    chunk.retune(RatePolicy { rate: 100.0, ..POLICY }, t0);
+    assert_eq!(chunk.shown(t0), Shown { rate: 100.0, share: 10.0, in_hand: 0.0 });
+}
+
+#[test]
+fn a_fleet_that_is_silent_is_not_waited_for() {
+    let t0 = Instant::now();
+    let mut chunk = warm(1.0, t0);
+    admit(&mut chunk, 1.0, t0).unwrap();
+    let ask = chunk.asks(0, t0).unwrap();
+    assert_eq!(chunk.check(1.0, t0 + ms(249)), Err(LOOK));
+    assert_eq!(admit(&mut chunk, 1.0, t0 + ms(250)), Ok(()));
+    chunk.unanswered(ask.at, t0 + ms(300));
+    assert_eq!(admit(&mut chunk, 1.0, t0 + ms(400)), Ok(()));
+    let again = chunk.asks(0, t0 + ms(400)).unwrap();
+    assert_eq!(again.debt, 2.0);
+    chunk.granted(ask.at, grant(9.0), t0 + ms(401));
+    assert_eq!(chunk.shown(t0 + ms(401)).in_hand, 0.0);
+    chunk.granted(again.at, grant(1.0), t0 + ms(402));
+    assert_eq!(admit(&mut chunk, 1.0, t0 + ms(402)), Ok(()));
+}
+
+#[test]
+fn a_debt_whose_telling_was_not_answered_is_told_again_and_a_credit_is_not() {
+    let (t0, mut debtor) = (Instant::now(), chunk());
+    admit(&mut debtor, 1.0, t0).unwrap();
+    let ask = debtor.asks(0, t0).unwrap();
+    debtor.unanswered(ask.at, t0);
+    assert_eq!(debtor.asks(0, t0 + LOOK).unwrap().debt, 1.0);
+
+    let mut idle = warm(5.0, t0);
+    let ask = idle.asks(0, t0 + ms(2_000)).unwrap();
+    assert_eq!(ask.debt, -5.0);
+    idle.unanswered(ask.at, t0 + ms(2_000));
+    assert_eq!(idle.asks(0, t0 + ms(3_000)), None);
+}
+
+#[test]
+fn numbers_that_are_none_break_nothing() {
+    let odd = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -1.0, 0.0, f64::MAX, 1e-300];
+    for (a, b) in odd.into_iter().flat_map(|a| odd.map(|b| (a, b))) {
+        let t0 = Instant::now();
+        let mut chunk = Chunk::new(RatePolicy { rate: a, burst: b }, true, 0);
+        let _ = admit(&mut chunk, a, t0);
+        chunk.take(1.0, t0);
+        if let Some(ask) = chunk.asks(u32::MAX, t0) {
+            chunk.granted(ask.at, Grant { amount: a, wait: Duration::MAX, used: b }, t0);
+        }
+        chunk.settle(a, b, t0 + ms(1));
+        chunk.attach(false, u32::MAX, t0 + ms(2));
+        chunk.attach(true, 1, t0 + ms(3));
+        assert!((0.0..=1.0).contains(&chunk.share_used(t0 + ms(4))), "{a} {b}");
+        assert!(chunk.shown(t0).in_hand >= 0.0, "{a} {b}");
+    }
+}
+
+// === A fleet ===
+
+/// The limit as Redis keeps it: what `chunk.lua` does, in seconds.
+#[derive(Default)]
+struct Limit {
+    ahead: f64,
+    at: Option<Instant>,
+}
+
+impl Limit {
+    fn ask(&mut self, ask: &Ask, now: Instant) -> Grant {
+        let RatePolicy { rate, burst } = ask.policy;
+        let passed = self.at.map_or(0.0, |at| (now - at).as_secs_f64());
+        let ahead = ((self.ahead - passed).max(0.0) + ask.debt / rate).max(0.0);
+        let room = burst - ahead * rate;
+        let (mut amount, mut wait) = (0.0, 0.0);
+        if ask.want > 0.0 && room + 1e-6 >= ask.least {
+            amount = ask.want.min(room.max(ask.least));
+        } else if ask.want > 0.0 {
+            wait = (ask.least.min(burst) - room) / rate;
+            amount = if wait <= 5.0 + ask.least / rate { ask.least } else { 0.0 };
+        }
+        (self.ahead, self.at) = (ahead + amount / rate, Some(now));
+        let wait = Duration::from_secs_f64(wait.max(0.0));
+        Grant { amount, wait, used: self.ahead * rate }
+    }
+}
+
+/// How a host's clients call.
+#[derive(Clone, Copy, Debug)]
+enum Calls {
+    /// So many always wait.
+    Always(u32),
+    /// So many a second, one by one.
+    Evenly(u32),
+    /// So many at once, every second.
+    Together(u32),
+    Never,
+}
+
+/// On its way: to Redis, or back.
+enum Message {
+    There(Ask),
+    Back(Instant, Grant),
+}
+
+struct Host {
+    chunk: Chunk,
+    calls: Calls,
+    waiting: u32,
+    served: f64,
+    on_its_way: Option<(Instant, Message)>,
+}
+
+/// What a fleet took, and when.
+struct Fleet {
+    hosts: Vec<Host>,
+    limit: Limit,
+    chance: u64,
+    slowest: u64,
+    policy: RatePolicy,
+    /// What is beyond the rate: as a bucket that leaks.
+    level: f64,
+    highest: f64,
+    at: Instant,
+}
+
+impl Fleet {
+    fn new(policy: RatePolicy, calls: &[Calls], chance: u64, slowest: u64) -> Self {
+        let hosts = u32::try_from(calls.len()).unwrap();
+        let host = |calls: &Calls| Host {
+            chunk: Chunk::new(policy, true, hosts),
+            calls: *calls,
+            waiting: 0,
+            served: 0.0,
+            on_its_way: None,
+        };
+        let hosts = calls.iter().map(host).collect();
+        let (limit, at) = (Limit::default(), Instant::now());
+        Fleet { hosts, limit, chance, slowest, policy, level: 0.0, highest: 0.0, at }
+    }
+
+    /// A message is on its way for so long.
+    fn delay(&mut self) -> Duration {
+        self.chance = self.chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        Duration::from_micros(100 + (self.chance >> 33) % (self.slowest * 1_000))
+    }
+
+    fn run(&mut self, length: u64) {
+        for n in 0..length {
+            self.at += ms(1);
+            self.level = (self.level - self.policy.rate / 1_000.0).max(0.0);
+            for host in 0..self.hosts.len() {
+                self.step(host, n);
+            }
+        }
+    }
+
+    fn step(&mut self, host: usize, n: u64) {
+        let (now, delay) = (self.at, self.delay());
+        let host = &mut self.hosts[host];
+        host.waiting = match host.calls {
+            Calls::Always(count) => count,
+            Calls::Evenly(count) if n.is_multiple_of(1_000 / u64::from(count)) => host.waiting + 1,
+            Calls::Together(count) if n.is_multiple_of(1_000) => host.waiting + count,
+            _ => host.waiting,
+        };
+        match host.on_its_way.take_if(|(at, _)| *at <= now) {
+            Some((_, Message::There(ask))) => {
+                let grant = self.limit.ask(&ask, now);
+                host.on_its_way = Some((now + delay, Message::Back(ask.at, grant)));
+            }
+            Some((_, Message::Back(asked_at, grant))) => {
+                host.chunk.granted(asked_at, grant, now);
+            }
+            None => {}
+        }
+        while host.waiting > 0 && admit(&mut host.chunk, 1.0, now).is_ok() {
+            (host.waiting, host.served) = (host.waiting - 1, host.served + 1.0);
+            self.level += 1.0;
+            self.highest = self.highest.max(self.level);
+            if let Calls::Always(count) = host.calls {
+                host.waiting = count;
+            }
+        }
+        if let Some(ask) = host.chunk.asks(host.waiting, now) {
+            host.on_its_way = Some((now + delay, Message::There(ask)));
+        }
+    }
+
+    fn served(&self) -> f64 {
+        self.hosts.iter().map(|host| host.served).sum()
+    }
+
+    /// Burst, what timers may be late, and one chunk a host.
+    fn bound(&self) -> f64 {
+        let chunks: f64 = self.hosts.iter().map(|host| host.chunk.most()).sum();
+        self.policy.with_slack().burst + chunks
+    }
+}
+
+fn calls() -> impl Strategy<Value = Calls> {
+    prop_oneof![
+        (1u32..20).prop_map(Calls::Always),
+        (1u32..200).prop_map(Calls::Evenly),
+        (1u32..60).prop_map(Calls::Together),
+        Just(Calls::Never),
+    ]
+}
+
+#[test]
+fn hosts_that_all_want_more_have_about_the_same() {
+    let mut fleet = Fleet::new(POLICY, &[Calls::Always(8); 5], 1, 3);
+    fleet.run(20_000);
+    let served: Vec<_> = fleet.hosts.iter().map(|host| host.served).collect();
+    assert!(served.iter().all(|one| (180.0..230.0).contains(one)), "{served:?}");
+}
+
+#[test]
+fn a_host_that_wants_little_has_it_beside_greedy_ones() {
+    let calls = [Calls::Evenly(5), Calls::Always(50), Calls::Always(50), Calls::Always(50)];
+    let mut fleet = Fleet::new(POLICY, &calls, 1, 3);
+    fleet.run(20_000);
+    assert!(fleet.hosts[0].served >= 95.0, "{}", fleet.hosts[0].served);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn a_fleet_never_takes_more_than_the_limit_the_burst_and_one_chunk_a_host(
+        calls in prop::collection::vec(calls(), 5),
+        (rate, burst) in (5.0f64..500.0, 1.0f64..60.0),
+        (chance, slowest) in (any::<u64>(), 1u64..60),
+    ) {
+        let mut fleet = Fleet::new(RatePolicy { rate, burst }, &calls, chance, slowest);
+        fleet.run(8_000);
+        prop_assert!(fleet.highest <= fleet.bound() + 1e-3, "{} {}", fleet.highest, fleet.bound());
+    }
+
+    #[test]
+    fn a_fleet_that_wants_more_uses_nearly_all_of_the_limit(
+        greedy in 1usize..=5,
+        others in prop_oneof![Just(Calls::Never), Just(Calls::Evenly(2)), Just(Calls::Together(5))],
+        (rate, burst) in (20.0f64..500.0, 5.0f64..60.0),
+        (chance, slowest) in (any::<u64>(), 1u64..20),
+    ) {
+        let mut calls = [others; 5];
+        calls[..greedy].fill(Calls::Always(40));
+        let mut fleet = Fleet::new(RatePolicy { rate, burst }, &calls, chance, slowest);
+        fleet.run(2_000);
+        let before = fleet.served();
+        fleet.run(8_000);
+        let used = (fleet.served() - before) / (8.0 * rate);
+        prop_assert!(used >= 0.95, "{used}");
+    }
+}

@@ -1,0 +1,241 @@
+//! A limit that a fleet shares: kept, used, and divided when Redis is gone.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::scene::chat;
+use crate::stage::{LONG, MS, SECOND, Stop, alone, beside_others, yaml_of};
+use crate::support::fleet::{fleet_at, is_attached, key, told};
+use crate::support::{Behaviour, Fleet, Origin, RedisServer, Sidecar, fleet, seen};
+
+const HOSTS: usize = 5;
+/// 50 a second, and so many at once.
+const LIMITED: &str = "capacity: { requests: { rate: 3000/min, burst: 10 } }";
+const RATE: f64 = 50.0;
+const BURST: f64 = 10.0;
+/// What a host may have in hand: what 100 ms bring.
+const CHUNK: f64 = RATE / 10.0;
+
+/// Clients of that host that always want another one.
+fn press<'s>(scope: &'s thread::Scope<'s, '_>, n: usize, host: &'s Sidecar, stop: &'s Stop) {
+    for _ in 0..8 {
+        scope.spawn(move || {
+            let mut client = host.client();
+            while !stop.is_said() {
+                let answer = client.send(&chat().header("x-host", &n.to_string()));
+                assert!([200, 503, 504].contains(&answer.status), "{}", answer.text());
+            }
+        });
+    }
+}
+
+/// When calls arrived, of one host or of all, from a moment on.
+fn arrivals(a: &Origin, host: Option<usize>, from: Instant, to: Instant) -> Vec<Instant> {
+    let of = host.map(|host| host.to_string());
+    let requests = a.requests().into_iter();
+    let ours =
+        requests.filter(|r| of.as_deref().is_none_or(|of| r.headers.get("x-host") == Some(of)));
+    ours.map(|request| request.at).filter(|at| (from..to).contains(at)).collect()
+}
+
+/// By how much the worst window of any length was over `rate` and `burst`.
+fn excess(arrivals: &[Instant], rate: f64, burst: f64) -> f64 {
+    let mut worst = f64::MIN;
+    for (n, from) in arrivals.iter().enumerate() {
+        for (count, to) in arrivals[n..].iter().enumerate() {
+            let allowed = burst + rate * (*to - *from).as_secs_f64();
+            worst = worst.max((count + 1) as f64 - allowed);
+        }
+    }
+    worst
+}
+
+fn wait_for(length: Duration) {
+    let began = Instant::now();
+    seen("time passes", || match began.elapsed() {
+        passed if passed > length => Ok(()),
+        passed => Err(format!("{passed:?}")),
+    });
+}
+
+fn press_all(fleet: &Fleet, length: Duration) -> (Instant, Instant) {
+    let (stop, began) = (Stop::default(), Instant::now());
+    thread::scope(|scope| {
+        let end = stop.at_end();
+        fleet.iter().enumerate().for_each(|(n, host)| press(scope, n, host, &stop));
+        wait_for(length);
+        drop(end);
+    });
+    (began, began + length)
+}
+
+#[test]
+fn a_limit_is_kept_and_used_by_five_hosts_together() {
+    let _room = alone();
+    let (a, redis) = (Origin::start(Behaviour::Chat), RedisServer::start());
+    let fleet = fleet(HOSTS, &redis, &yaml_of(&a.url(), LIMITED, LONG));
+    let (began, ended) = press_all(&fleet, 10 * SECOND);
+    let all = arrivals(&a, None, began, ended + SECOND);
+    // What comes before each host's first chunk is its own share, and is of the start.
+    let steady = arrivals(&a, None, began + 2 * SECOND, ended);
+    let used = steady.len() as f64 / (RATE * (ended - began - 2 * SECOND).as_secs_f64());
+    let chunks = CHUNK * HOSTS as f64;
+    let over = excess(&all, RATE, BURST);
+    println!(
+        "{} calls of {HOSTS} hosts in 10 s at 50/s: {:.1} % used; the worst window was {over:.1} over \
+         limit and burst (one chunk a host: {chunks})",
+        all.len(),
+        used * 100.0
+    );
+    assert!(over <= chunks, "{over}");
+    assert!(used >= 0.95, "{used}");
+    let each: Vec<_> = (0..HOSTS).map(|n| arrivals(&a, Some(n), began, ended).len()).collect();
+    println!("each host: {each:?}");
+    assert!(each.iter().all(|count| *count > all.len() / HOSTS / 3), "{each:?}");
+}
+
+#[test]
+fn one_busy_host_may_use_nearly_all_of_it() {
+    let _room = beside_others();
+    let (a, redis) = (Origin::start(Behaviour::Chat), RedisServer::start());
+    let fleet = fleet(HOSTS, &redis, &yaml_of(&a.url(), LIMITED, LONG));
+    let (stop, began) = (Stop::default(), Instant::now());
+    thread::scope(|scope| {
+        let end = stop.at_end();
+        press(scope, 0, &fleet[0], &stop);
+        wait_for(6 * SECOND);
+        drop(end);
+    });
+    let count = arrivals(&a, None, began + 2 * SECOND, began + 6 * SECOND).len() as f64;
+    println!("one busy host of {HOSTS} used {:.1} % of the limit", count / RATE / 4.0 * 100.0);
+    assert!(count >= 0.9 * RATE * 4.0, "{count}");
+}
+
+#[test]
+fn without_redis_each_host_uses_its_share() {
+    let _room = beside_others();
+    let (a, redis) = (Origin::start(Behaviour::Chat), RedisServer::start());
+    let fleet = fleet(HOSTS, &redis, &yaml_of(&a.url(), LIMITED, LONG));
+    seen("everybody knows of five hosts", || {
+        let counts: Vec<_> = fleet.iter().map(|h| h.metric("outrigger_fleet_hosts")).collect();
+        counts.iter().all(|n| *n == Some(HOSTS as f64)).then_some(()).ok_or(format!("{counts:?}"))
+    });
+    redis.kill();
+    for host in fleet.iter() {
+        seen("detached", || (!is_attached(host)).then_some(()).ok_or("attached".to_owned()));
+    }
+    let (began, ended) = press_all(&fleet, 5 * SECOND);
+    let (share, length) = (RATE / HOSTS as f64, (ended - began).as_secs_f64());
+    let mut each = Vec::new();
+    for n in 0..HOSTS {
+        let ours = arrivals(&a, Some(n), began, ended);
+        let over = excess(&ours, share, BURST);
+        each.push(format!("{} ({over:.1} over)", ours.len()));
+        assert!(over <= 1.0, "host {n}: {over} over a fifth of the limit: {}", ours.len());
+        assert!(ours.len() as f64 >= 0.9 * share * length, "host {n}: {} calls", ours.len());
+    }
+    println!("without Redis, at a fifth of 50/s each, in 5 s: {}", each.join(", "));
+}
+
+#[test]
+fn the_first_call_of_a_cold_host_waits_for_nothing() {
+    let _room = beside_others();
+    let (a, redis) = (Origin::start(Behaviour::Chat), RedisServer::start());
+    let fleet = fleet(2, &redis, &yaml_of(&a.url(), LIMITED, LONG));
+    redis.freeze();
+    let began = Instant::now();
+    assert_eq!(fleet[0].send(&chat()).status, 200);
+    assert!(began.elapsed() < 500 * MS, "{:?}", began.elapsed());
+    redis.thaw();
+}
+
+#[test]
+fn a_redis_that_is_silent_is_waited_for_by_nobody() {
+    let _room = beside_others();
+    let (a, redis) = (Origin::start(Behaviour::Chat), RedisServer::start());
+    let fleet = fleet(HOSTS, &redis, &yaml_of(&a.url(), LIMITED, LONG));
+    press_all(&fleet, SECOND);
+    redis.freeze();
+    let (began, ended) = press_all(&fleet, 4 * SECOND);
+    redis.thaw();
+    let silent = arrivals(&a, None, began + SECOND, ended);
+    println!("while Redis was silent: {} calls in 3 s at 50/s", silent.len());
+    assert!(silent.len() as f64 >= 0.8 * 3.0 * RATE, "{}", silent.len());
+    assert!(excess(&silent, RATE, BURST) <= CHUNK * HOSTS as f64);
+    let (began, ended) = press_all(&fleet, 3 * SECOND);
+    let after = arrivals(&a, None, began + SECOND, ended).len() as f64;
+    assert!(after >= 0.8 * 2.0 * RATE, "{after} calls in 2 s after it answered again");
+}
+
+#[test]
+fn what_is_no_limit_in_redis_counts_as_none_and_is_replaced() {
+    let _room = beside_others();
+    let (a, redis) = (Origin::start(Behaviour::Chat), RedisServer::start());
+    let fleet = fleet(2, &redis, &yaml_of(&a.url(), LIMITED, LONG));
+    let limit = key("lim:a:requests");
+    for garbage in [["LPUSH", &limit, "x"], ["SET", &limit, "no limit"], ["SET", &limit, "9 "]] {
+        redis.ask(&["DEL", &limit]);
+        redis.ask(&garbage);
+        let (began, ended) = press_all(&fleet, SECOND);
+        let count = arrivals(&a, None, began, ended).len();
+        assert!((40..=75).contains(&count), "{count} calls in 1 s after {garbage:?}");
+        let kept = redis.ask(&["GET", &limit]).text();
+        assert!(kept.split(' ').all(|number| number.parse::<u64>().is_ok()), "`{kept}`");
+    }
+}
+
+#[test]
+fn tokens_that_answers_cost_beyond_the_estimate_are_the_whole_fleets() {
+    let _room = beside_others();
+    let answer = r#"{"usage":{"prompt_tokens":60,"completion_tokens":40}}"#;
+    let json = vec![("content-type".to_owned(), "application/json".to_owned())];
+    let (a, redis) =
+        (Origin::start(Behaviour::Status(200, json, answer.to_owned())), RedisServer::start());
+    let provider = "capacity: { tokens: { rate: 120000/min, burst: 500 } }, \
+                    usage: { input: /usage/prompt_tokens, output: /usage/completion_tokens }";
+    let fleet = fleet(3, &redis, &yaml_of(&a.url(), provider, LONG));
+    let (began, ended) = press_all(&fleet, 6 * SECOND);
+    // A hundred tokens each at 2,000 a second, and the burst; the first go by too low an estimate.
+    let count = arrivals(&a, None, began + 3 * SECOND, ended).len();
+    println!("tokens: {count} calls of 100 in 3 s at 2,000/s");
+    assert!((54..=70).contains(&count), "{count} calls of 100 tokens in 3 s at 2,000/s");
+}
+
+#[test]
+fn a_host_tells_what_it_has_of_each_limit() {
+    let _room = beside_others();
+    let (a, redis) = (Origin::start(Behaviour::Chat), RedisServer::start());
+    let fleet = fleet(2, &redis, &yaml_of(&a.url(), LIMITED, LONG));
+    let limit = seen("the limit, shared by two", || {
+        let limit = told(&fleet[0])["limits"][0].clone();
+        (limit["share"] == RATE / 2.0).then_some(limit.clone()).ok_or(limit.to_string())
+    });
+    assert_eq!((&limit["provider"], &limit["kind"]), (&json!("a"), &json!("requests")));
+    assert_eq!(limit["rate"], RATE);
+    seen("something is in hand after a call", || {
+        assert_eq!(fleet[0].send(&chat()).status, 200);
+        let limit = told(&fleet[0])["limits"][0].clone();
+        (limit["in_hand"].as_f64() > Some(0.5)).then_some(()).ok_or(limit.to_string())
+    });
+}
+
+#[test]
+fn a_clock_that_is_set_back_stops_no_limited_call() {
+    let _room = beside_others();
+    let a = Origin::start(Behaviour::Chat);
+    let redis = RedisServer::builder().clock().start();
+    let fleet = fleet_at(2, &redis.url(), &yaml_of(&a.url(), LIMITED, LONG));
+    press_all(&fleet, SECOND);
+    for to in [3600, -3600] {
+        redis.set_clock(to);
+        let (began, ended) = press_all(&fleet, 4 * SECOND);
+        let count = arrivals(&a, None, began, ended).len();
+        println!("the clock was set by {to} s: {count} calls in 4 s at 50/s");
+        assert!(
+            (120..=260).contains(&count),
+            "{count} calls in 4 s after the clock was set by {to}"
+        );
+    }
+}
