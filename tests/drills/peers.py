@@ -3,7 +3,7 @@
 Each program has core 1 to itself while it is measured; what it stands before and what loads it have core 0. What is
 compared is its own CPU time, of all of its threads (/proc/PID/task/*/schedstat): a busy neighbour moves it little.
 """
-import contextlib, os, pathlib, re, shutil, signal, socket, subprocess, tempfile
+import contextlib, os, pathlib, re, shutil, signal, socket, subprocess, tempfile, time
 from harness import die, wait_until
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -169,3 +169,33 @@ def must_have_logged(folder, proxies, requests):
             with open(log, "rb") if log.exists() else open(os.devnull, "rb") as text:
                 return sum(1 for _ in text)
         wait_until(lambda: lines() >= requests(proxy), f"a line of {proxy.name}'s access log for each request")
+
+
+def measure(proxy, seconds, connections):
+    """One round of it."""
+    before, loaded = proxy.cpu()[0], []
+    load = wrk(proxy.port, seconds, connections, lambda: loaded.append(proxy.memory()))
+    proxy.must_run()
+    spent = proxy.cpu()[0] - before
+    proxy.rounds.append({**load, "loaded": loaded[0], "micros": spent / load["requests"] * 1e6,
+                         "share": spent * load["rate"] / load["requests"]})
+
+
+def wrk(port, seconds, connections, halfway=lambda: None):
+    url = f"http://127.0.0.1:{port}/v1/chat/completions"
+    command = ["taskset", "-c", LOAD_CORE, "wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency"]
+    command += ["-s", str(PEERS / "post.lua"), url]
+    load = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    RUNNING.append(load)
+    time.sleep(seconds / 2)
+    halfway()
+    out, _ = load.communicate()
+    RUNNING.remove(load)
+    if load.returncode:
+        die(f"wrk left with status {load.returncode}: {out}")
+    unit = {"us": 1e-3, "ms": 1.0, "s": 1e3}
+    lat = {share: float(value) * unit[u] for share, value, u in re.findall(r"(50|99)%\s+([\d.]+)(us|ms|s)", out)}
+    bad, errors = re.search(r"Non-2xx or 3xx responses: (\d+)", out), re.search(r"Socket errors: (.*)", out)
+    return dict(requests=max(1, int(re.search(r"(\d+) requests in", out).group(1))),
+                rate=float(re.search(r"Requests/sec:\s+([\d.]+)", out).group(1)), p50=lat["50"], p99=lat["99"],
+                bad=int(bad.group(1)) if bad else 0, errors=errors.group(1) if errors else "")

@@ -180,7 +180,10 @@ fn a_fleet_is_shown_with_its_hosts_and_whether_their_policies_differ() {
             (told["policies_differ"] == true).then_some(()).ok_or(told.to_string())
         });
     }
-    assert_eq!(fleet[0].metric("outrigger_fleet_hosts"), Some(3.0));
+    seen("they are counted", || {
+        let hosts = fleet[0].metric("outrigger_fleet_hosts");
+        (hosts == Some(3.0)).then_some(()).ok_or(format!("{hosts:?}"))
+    });
     drop(fleet.take(2));
     seen("who is gone is told of no more", || {
         let ids = ids(&fleet[0]);
