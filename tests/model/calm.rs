@@ -1,0 +1,95 @@
+//! Better times: everything arrives, everybody hears, and what a fleet comes to then.
+//!
+//! Courses begin in them ([`scenes`]), since what is worth breaking lies many steps from the start.
+//! And from wherever a course has led, a fleet in better times must come to rest ([`comes_to_rest`]).
+
+use outrigger::resilience::breaker::Kind;
+
+use super::rules::Rules;
+use super::world::{Step, World};
+
+/// In so many ticks of better times everybody is at one again.
+const ROUNDS: u32 = 12;
+
+/// Where courses begin: nothing happened; the breaker is open; its end has come; it is half-open, and
+/// a host has a lease; that host probes; it is closed again, and the provider falls once more.
+pub fn scenes(rules: &Rules) -> Vec<World> {
+    let rules = &Rules { mutant: None, ..rules.clone() };
+    let start = World::new(rules);
+    let mut open = start.clone();
+    for host in 0..rules.quorum {
+        open = open.then(rules, Step::Request { host });
+    }
+    open = open.calmed(rules);
+    let over = open.then(rules, Step::Ticks);
+    let leased = over.then(rules, Step::Request { host: 0 }).calmed(rules);
+    let probing = leased.then(rules, Step::Request { host: 0 });
+    let mut closed = probing.clone();
+    closed.well = true;
+    closed = closed.then(rules, Step::ProbeEnds { host: 0, probe: 0 }).calmed(rules).busy(rules);
+    closed.well = false;
+    vec![start, open, over, leased, probing, closed]
+}
+
+/// From here on the provider is well, nothing is lost, and requests come: closed for everybody?
+pub fn comes_to_rest(rules: &Rules, from: &World) -> bool {
+    let rules = &Rules { ticks: rules.ticks + ROUNDS, mutant: None, ..rules.clone() };
+    let mut world = World { well: true, ..from.clone() };
+    for _ in 0..ROUNDS {
+        world = world.calmed(rules).busy(rules);
+        if world.is_at_rest() {
+            return true;
+        }
+        world = world.then(rules, Step::Ticks);
+    }
+    false
+}
+
+impl World {
+    /// Where a step cannot happen, nothing does.
+    fn then(&self, rules: &Rules, step: Step) -> World {
+        self.after(rules, step).unwrap_or_else(|| self.clone())
+    }
+
+    /// Each host makes a request, and whatever it began is over.
+    fn busy(self, rules: &Rules) -> World {
+        let mut world = self;
+        for host in 0..world.hosts.len() {
+            for _ in 0..2 {
+                world = world.then(rules, Step::Request { host }).calmed(rules);
+            }
+            while !world.hosts[host].probes.is_empty() {
+                world = world.then(rules, Step::ProbeEnds { host, probe: 0 }).calmed(rules);
+            }
+        }
+        world
+    }
+
+    /// Everything that is under way arrives, and everybody hears everything.
+    fn calmed(&self, rules: &Rules) -> World {
+        let mut world = self.clone();
+        loop {
+            while !world.wire.is_empty() {
+                world = world.then(rules, Step::Arrives { message: 0 });
+            }
+            for host in 0..world.hosts.len() {
+                while let Some(entry) = world.news(host) {
+                    world = world.then(rules, Step::Hears { host, entry });
+                }
+                world = world.then(rules, Step::Reads { host });
+            }
+            if world.wire.is_empty() {
+                return world;
+            }
+        }
+    }
+
+    fn is_at_rest(&self) -> bool {
+        let register = &self.redis.register;
+        register.state == Kind::Closed
+            && self.hosts.iter().all(|host| {
+                let member = &host.member;
+                member.is_attached() && member.known() == register && host.own.is_closed()
+            })
+    }
+}

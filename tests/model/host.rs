@@ -1,0 +1,180 @@
+//! A host: its part in the fleet is `resilience::member` itself, its own breaker is reduced to what
+//! the member sees of it. An attempt by leave of the own breaker is over at once; a probe takes time.
+
+use std::time::Instant;
+
+use outrigger::resilience::breaker::{Kind, Rejection, Why};
+use outrigger::resilience::member::{Asks, Lease, Member, Says};
+use outrigger::resilience::outcome::Outcome;
+use outrigger::resilience::register::Register;
+
+use super::redis::OPEN;
+use super::rules::{Mutant, Rules};
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Host {
+    /// Which of its lives this is.
+    pub life: u8,
+    pub member: Member,
+    pub own: Own,
+    /// By leave of the fleet, not over yet.
+    pub probes: Vec<Probe>,
+    /// Leases that it asked for.
+    pub asked: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Probe {
+    pub lease: Lease,
+    pub began: u32,
+}
+
+/// The host's own breaker: one failure trips it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Own {
+    pub state: OwnState,
+    /// It was opened last by what the host itself saw.
+    mine: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum OwnState {
+    Closed,
+    Open { until: Instant },
+    HalfOpen { ok: u32 },
+}
+
+/// What a request came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Came {
+    ToAnAttempt,
+    ToNothing(Option<Rejection>),
+}
+
+// === impl Host ===
+
+impl Host {
+    /// Just started: it knows nothing and is heard by nobody.
+    pub fn new(rules: &Rules, life: u8) -> Self {
+        Host {
+            life,
+            member: Member::new(rules.lease_lasts(), rules.base),
+            own: Own::CLOSED,
+            probes: Vec::new(),
+            asked: 0,
+        }
+    }
+
+    pub fn request(&mut self, rules: &Rules, tick: u32, well: bool) -> Came {
+        let now = rules.at(tick);
+        match self.member.admit(now) {
+            Says::Probe(lease) => {
+                self.probes.push(Probe { lease, began: tick });
+                Came::ToAnAttempt
+            }
+            Says::Refuse(rejection) => Came::ToNothing(Some(rejection)),
+            Says::Own if self.own.admits(now) => {
+                if self.own.observe(rules, tick, well) {
+                    self.member.closed_alone();
+                }
+                Came::ToAnAttempt
+            }
+            Says::Own => Came::ToNothing(None),
+        }
+    }
+
+    /// A probe is over.
+    pub fn ends(&mut self, which: usize, outcome: Outcome) {
+        let probe = self.probes.remove(which);
+        self.member.judged(probe.lease, outcome);
+    }
+
+    /// What it has to say now.
+    pub fn says(&mut self, now: Instant) -> Asks {
+        let own = if self.own.mine { self.own.kind() } else { Kind::Closed };
+        self.member.asks(own, now)
+    }
+
+    pub fn learn(&mut self, rules: &Rules, register: &Register, until: Instant) {
+        if rules.mutant == Some(Mutant::AdoptsOlder) && register != self.member.known() {
+            let attached = self.member.is_attached();
+            self.member = Member::new(rules.lease_lasts(), rules.base);
+            self.member.attach(attached);
+        }
+        if self.member.learn(register, until) {
+            self.own.follow(register.state, until);
+        }
+    }
+
+    /// It makes attempts while it knows that the fleet's is open and not over.
+    pub fn is_early(&self, tick: u32) -> bool {
+        let known = self.member.known();
+        known.state == Kind::Open && u64::from(tick) < known.until
+    }
+}
+
+impl Came {
+    /// Refused because the fleet's is open.
+    pub fn to_an_open(self) -> bool {
+        matches!(self, Came::ToNothing(Some(Rejection { why: Why::Open, .. })))
+    }
+}
+
+// === impl Own ===
+
+impl Own {
+    const CLOSED: Own = Own { state: OwnState::Closed, mine: false };
+
+    fn kind(self) -> Kind {
+        match self.state {
+            OwnState::Closed => Kind::Closed,
+            OwnState::Open { .. } => Kind::Open,
+            OwnState::HalfOpen { .. } => Kind::HalfOpen,
+        }
+    }
+
+    pub fn is_closed(self) -> bool {
+        self.state == OwnState::Closed
+    }
+
+    fn admits(&mut self, now: Instant) -> bool {
+        match self.state {
+            OwnState::Open { until } if now < until => false,
+            OwnState::Open { .. } => {
+                self.state = OwnState::HalfOpen { ok: 0 };
+                true
+            }
+            OwnState::Closed | OwnState::HalfOpen { .. } => true,
+        }
+    }
+
+    /// Whether it closed.
+    fn observe(&mut self, rules: &Rules, tick: u32, well: bool) -> bool {
+        match self.state {
+            _ if !well => {
+                self.state = OwnState::Open { until: rules.at(tick + OPEN) };
+                self.mine = true;
+                false
+            }
+            OwnState::HalfOpen { ok } if ok + 1 < rules.threshold => {
+                self.state = OwnState::HalfOpen { ok: ok + 1 };
+                false
+            }
+            OwnState::HalfOpen { .. } => {
+                *self = Own::CLOSED;
+                true
+            }
+            OwnState::Closed | OwnState::Open { .. } => false,
+        }
+    }
+
+    /// The fleet's came to this: so does the host's own.
+    fn follow(&mut self, state: Kind, until: Instant) {
+        self.mine &= state == Kind::HalfOpen;
+        self.state = match state {
+            Kind::Closed => OwnState::Closed,
+            Kind::Open => OwnState::Open { until },
+            Kind::HalfOpen => OwnState::HalfOpen { ok: 0 },
+        };
+    }
+}

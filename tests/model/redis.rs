@@ -1,0 +1,205 @@
+//! Redis' side: what the scripts of `src/shared/` do, as functions.
+//!
+//! The two stand side by side: `vote.lua`, `lease.lua`, `renew.lua`, `result.lua`, `assert.lua`, and
+//! the snapshot that follows a heartbeat whose sum differs. What is left out, since no invariant here
+//! is about it: how an open grows longer (each lasts [`OPEN`]), the share of hosts with traffic (the
+//! quorum is a number), pruning, and more than one breaker.
+//!
+//! A unit of Redis' clock is a tick. For epochs its clock is one that has passed every epoch that was
+//! ever begun, as Redis' microseconds have: an epoch is at most one more than the clock was.
+
+use outrigger::resilience::breaker::Kind;
+use outrigger::resilience::member::{Lease, Verdict};
+use outrigger::resilience::register::Register;
+
+use super::rules::{Broken, Mutant, Name, Rules, Truth};
+
+/// Ticks that an open lasts.
+pub const OPEN: u32 = 1;
+/// Ticks that a vote counts.
+const VOTE_LASTS: u32 = 4;
+
+/// What Redis keeps of one breaker.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Redis {
+    pub register: Register,
+    votes: Vec<(Name, u32)>,
+    leases: Vec<((Name, Lease), u32)>,
+    /// For longer than a course lasts.
+    awaited: Vec<Name>,
+    /// No part of Redis: the verdicts that counted in this epoch.
+    counted: Vec<(Name, Lease)>,
+}
+
+/// A script's surroundings.
+pub struct Run<'a> {
+    pub rules: &'a Rules,
+    pub truth: &'a mut Truth,
+    pub now: u32,
+    /// Who asks.
+    pub name: Name,
+}
+
+// === impl Redis ===
+
+impl Redis {
+    /// Of whom nothing was said, or who lost everything.
+    pub fn empty() -> Self {
+        Redis {
+            register: Register::none(),
+            votes: Vec::new(),
+            leases: Vec::new(),
+            awaited: Vec::new(),
+            counted: Vec::new(),
+        }
+    }
+
+    /// Time goes on: what is over is swept.
+    pub fn sweep(&mut self, now: u32) {
+        self.votes.retain(|(_, ends)| *ends > now);
+        self.leases.retain(|(_, ends)| *ends > now);
+    }
+
+    /// What is left of an open by Redis' clock.
+    pub fn left(&self, now: u32) -> u32 {
+        match self.register.state {
+            Kind::Open => (self.register.until as u32).saturating_sub(now),
+            Kind::Closed | Kind::HalfOpen => 0,
+        }
+    }
+
+    pub fn vote(&mut self, run: &mut Run<'_>, seen: u64) {
+        if self.register.state != Kind::Closed || seen < self.register.epoch {
+            return;
+        }
+        put(&mut self.votes, run.name, run.now + VOTE_LASTS);
+        let quorum = run.rules.quorum;
+        let needed = if run.is(Mutant::NoQuorum) { 1 } else { quorum };
+        if self.votes.len() < needed {
+            return;
+        }
+        run.truth.check(run.truth.voters(self.register.epoch) >= quorum, Broken::I8);
+        self.register.until = u64::from(run.now + OPEN);
+        self.begin(run, Kind::Open, seen);
+    }
+
+    /// The lease that was granted.
+    pub fn lease(&mut self, run: &mut Run<'_>, seen: u64, number: u64) -> Option<Lease> {
+        let r = &mut self.register;
+        if r.state == Kind::Open && (u64::from(run.now) >= r.until || seen == r.epoch) {
+            run.truth.check(u64::from(run.now) >= r.until, Broken::I5);
+            (r.until, r.permits, r.needed) = (0, run.rules.probes, run.rules.threshold);
+            self.begin(run, Kind::HalfOpen, seen);
+        }
+        if self.register.state != Kind::HalfOpen {
+            return None;
+        }
+        let all_out = self.leases.len() >= self.register.permits as usize;
+        if all_out && !run.is(Mutant::GrantsEverybody) {
+            self.awaited.retain(|name| *name != run.name);
+            self.awaited.push(run.name);
+            self.awaited.sort();
+            return None;
+        }
+        let lease = Lease { epoch: self.register.epoch, number };
+        put(&mut self.leases, (run.name, lease), run.now + run.rules.ttl);
+        self.awaited.retain(|name| *name != run.name);
+        Some(lease)
+    }
+
+    /// Whether it lives, and whether others wait.
+    pub fn renew(&mut self, run: &Run<'_>, lease: Lease) -> (bool, bool) {
+        let lives = self.is_live(run, lease);
+        if lives {
+            put(&mut self.leases, (run.name, lease), run.now + run.rules.ttl);
+        }
+        (lives, !self.awaited.is_empty())
+    }
+
+    pub fn result(&mut self, run: &mut Run<'_>, lease: Lease, verdict: Verdict) {
+        let live = self.is_live(run, lease);
+        let named = (run.name, lease);
+        if !run.is(Mutant::LeaseOutlivesItsResult) {
+            self.leases.retain(|(held, _)| *held != named);
+        }
+        let counts = live || run.is(Mutant::NoLeaseCheck);
+        if !counts || verdict == Verdict::Unused {
+            return;
+        }
+        run.truth.check(live && !self.counted.contains(&named), Broken::I3);
+        match verdict {
+            Verdict::Well => self.succeeded(run, named),
+            Verdict::Failed | Verdict::Unused => {
+                self.register.until = u64::from(run.now + OPEN);
+                self.begin(run, Kind::Open, 0);
+            }
+        }
+    }
+
+    fn succeeded(&mut self, run: &mut Run<'_>, named: (Name, Lease)) {
+        self.counted.push(named);
+        self.register.ok += 1;
+        if self.register.ok < self.register.needed && !run.is(Mutant::OneSuccessCloses) {
+            return;
+        }
+        let enough = self.counted.len() >= run.rules.threshold as usize;
+        run.truth.check(enough && self.register.state == Kind::HalfOpen, Broken::I4);
+        self.register.until = 0;
+        self.begin(run, Kind::Closed, 0);
+    }
+
+    pub fn assert(&mut self, run: &mut Run<'_>, known: &Register) {
+        if !known.outranks(&self.register) {
+            return;
+        }
+        let back = if known.state == Kind::HalfOpen { Kind::Open } else { known.state };
+        self.forget_probes();
+        self.register = Register { state: back, ok: 0, ..known.clone() };
+        run.truth.tell(&self.register);
+    }
+
+    fn is_live(&self, run: &Run<'_>, lease: Lease) -> bool {
+        let held = |((name, held), ends): &((Name, Lease), u32)| {
+            (*name, *held) == (run.name, lease) && *ends > run.now
+        };
+        let current = lease.epoch == self.register.epoch;
+        current && self.register.state == Kind::HalfOpen && self.leases.iter().any(held)
+    }
+
+    /// A new epoch, and all that hung on the one before is gone.
+    fn begin(&mut self, run: &mut Run<'_>, state: Kind, seen: u64) {
+        let (stored, clock) = (self.register.epoch, run.truth.newest());
+        let epoch = match run.rules.mutant {
+            Some(Mutant::StoredPlusOne) => stored + 1,
+            Some(Mutant::NoClock) => stored.max(seen) + 1,
+            _ => stored.max(seen).max(clock) + 1,
+        };
+        self.register.epoch = epoch;
+        (self.register.writer, self.register.state) = (run.name.to_string(), state);
+        self.register.ok = 0;
+        self.forget_probes();
+        run.truth.begun(epoch);
+        run.truth.tell(&self.register);
+    }
+
+    fn forget_probes(&mut self) {
+        self.votes.clear();
+        self.leases.clear();
+        self.awaited.clear();
+        self.counted.clear();
+    }
+}
+
+// === impl Run ===
+
+impl Run<'_> {
+    fn is(&self, mutant: Mutant) -> bool {
+        self.rules.mutant == Some(mutant)
+    }
+}
+
+/// As a sorted set has it: one score for each member.
+fn put<T: PartialEq>(set: &mut Vec<(T, u32)>, member: T, ends: u32) {
+    set.retain(|(held, _)| *held != member);
+    set.push((member, ends));
+}

@@ -1,0 +1,170 @@
+//! What a course of the model is allowed, how a mutant differs, and what is kept of the truth.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use outrigger::resilience::register::Register;
+
+/// Entries of the stream that may still be on their way to somebody.
+const TOLD: usize = 2;
+/// One tick of the model; a member counts in seconds.
+pub const TICK: Duration = Duration::from_secs(1);
+
+/// The fleet, and what may befall it.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    pub hosts: u8,
+    pub quorum: usize,
+    pub probes: u32,
+    pub threshold: u32,
+    /// Ticks that a lease lasts.
+    pub ttl: u32,
+    /// When a course ends.
+    pub ticks: u32,
+    /// Messages under way at once.
+    pub in_flight: usize,
+    pub luck: Luck,
+    pub mutant: Option<Mutant>,
+    /// The moment of tick 0.
+    pub base: Instant,
+}
+
+/// How often each may happen yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Luck {
+    /// The provider falls, or is well again.
+    pub turns: u8,
+    pub crashes: u8,
+    pub detaches: u8,
+    /// A message never comes.
+    pub losses: u8,
+    /// A message comes twice.
+    pub doubles: u8,
+    /// Redis loses everything, or the write that it has just answered.
+    pub wipes: u8,
+    /// A client goes before its answer came.
+    pub cancels: u8,
+}
+
+/// What is built wrongly, to see that it is found out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mutant {
+    /// A new epoch is one more than the stored one.
+    StoredPlusOne,
+    /// A new epoch heeds what is stored and what the caller saw, but not the clock.
+    NoClock,
+    /// A verdict counts whether or not its lease lives.
+    NoLeaseCheck,
+    /// A verdict does not use up its lease.
+    LeaseOutlivesItsResult,
+    /// A host takes whatever register comes last.
+    AdoptsOlder,
+    /// One vote opens.
+    NoQuorum,
+    /// A host asks for a lease before its copy of the end.
+    AsksEarly,
+    /// One success closes.
+    OneSuccessCloses,
+    /// A lease for whoever asks.
+    GrantsEverybody,
+}
+
+/// A process: a host that comes back has another name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Name {
+    pub host: u8,
+    pub life: u8,
+}
+
+/// An invariant that did not hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Broken {
+    I1,
+    I3,
+    I4,
+    I5,
+    I8,
+    I10,
+}
+
+/// What nobody in the fleet can see, and what no loss of data undoes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Truth {
+    /// The greatest epoch that was ever begun.
+    newest: u64,
+    /// Data was lost.
+    pub wiped: bool,
+    /// Each process that voted, and the newest epoch that it had seen then.
+    voted: Vec<(Name, u64)>,
+    /// The newest entries of the stream.
+    pub told: Vec<Register>,
+    broken: u8,
+}
+
+// === impl Rules ===
+
+impl Rules {
+    pub fn at(&self, tick: u32) -> Instant {
+        self.base + TICK * tick
+    }
+
+    pub fn lease_lasts(&self) -> Duration {
+        TICK * self.ttl
+    }
+}
+
+// === impl Name ===
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", char::from(b'a' + self.host), self.life)
+    }
+}
+
+// === impl Truth ===
+
+impl Truth {
+    pub fn newest(&self) -> u64 {
+        self.newest
+    }
+
+    /// An epoch begins: greater than every one before.
+    pub fn begun(&mut self, epoch: u64) {
+        self.check(epoch > self.newest, Broken::I10);
+        self.newest = self.newest.max(epoch);
+    }
+
+    pub fn tell(&mut self, register: &Register) {
+        if self.told.len() == TOLD {
+            self.told.remove(0);
+        }
+        self.told.push(register.clone());
+    }
+
+    pub fn votes(&mut self, name: Name, seen: u64) {
+        self.voted.retain(|(voter, _)| *voter != name);
+        self.voted.push((name, seen));
+        self.voted.sort();
+    }
+
+    /// Somebody voted: until then nothing happens.
+    pub fn has_begun(&self) -> bool {
+        !self.voted.is_empty()
+    }
+
+    /// Who voted, knowing this epoch or a newer one.
+    pub fn voters(&self, epoch: u64) -> usize {
+        self.voted.iter().filter(|(_, seen)| *seen >= epoch).count()
+    }
+
+    pub fn check(&mut self, holds: bool, what: Broken) {
+        if !holds {
+            self.broken |= 1 << what as u8;
+        }
+    }
+
+    pub fn holds(&self, what: Broken) -> bool {
+        self.broken & (1 << what as u8) == 0
+    }
+}

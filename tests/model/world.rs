@@ -1,0 +1,468 @@
+//! The fleet as a state, and one step of it: hosts, Redis, and the messages between them.
+//!
+//! Whatever a host has to say it says at once, where there is room on the wire; what is on the wire
+//! comes late, never, twice, or in another order. The stream is what was told last: any host may hear
+//! any of it at any time, or never.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use outrigger::resilience::breaker::Kind;
+use outrigger::resilience::member::{Lease, Verdict};
+use outrigger::resilience::outcome::Outcome;
+use outrigger::resilience::register::Register;
+
+use super::host::{Came, Host};
+use super::redis::{Redis, Run};
+use super::rules::{Broken, Luck, Mutant, Name, Rules, Truth};
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct World {
+    pub tick: u32,
+    /// The provider answers.
+    pub well: bool,
+    pub redis: Redis,
+    pub hosts: Vec<Host>,
+    pub wire: Vec<Message>,
+    pub luck: Luck,
+    pub truth: Truth,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Message {
+    /// Whose, whichever way it goes.
+    pub name: Name,
+    /// The tick of an ask that a lease is counted from.
+    sent: u32,
+    what: What,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum What {
+    Vote {
+        seen: u64,
+    },
+    Lease {
+        seen: u64,
+        number: u64,
+    },
+    Renew(Lease),
+    Result(Lease, Verdict),
+    Assert(Register),
+    /// `left`: of an open, when it was answered.
+    Answer {
+        to: To,
+        register: Register,
+        left: u32,
+    },
+    /// What was asked is not answered.
+    Silence,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum To {
+    Lease(Option<Lease>),
+    Renew { lease: Lease, lives: bool, awaited: bool },
+    Read,
+}
+
+/// What happens next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Step {
+    Request {
+        host: usize,
+    },
+    ProbeEnds {
+        host: usize,
+        probe: usize,
+    },
+    ClientGoes {
+        host: usize,
+        probe: usize,
+    },
+    Arrives {
+        message: usize,
+    },
+    ArrivesTwice {
+        message: usize,
+    },
+    /// Redis answers, and loses what it wrote.
+    ArrivesUnsaved {
+        message: usize,
+    },
+    Lost {
+        message: usize,
+    },
+    Hears {
+        host: usize,
+        entry: usize,
+    },
+    Reads {
+        host: usize,
+    },
+    Ticks,
+    ProviderTurns,
+    Crashes {
+        host: usize,
+    },
+    Detaches {
+        host: usize,
+    },
+    RedisForgets,
+}
+
+// === impl World ===
+
+impl World {
+    /// A fleet that was just begun: attached, and Redis knows nothing.
+    pub fn new(rules: &Rules) -> Self {
+        let host = |_| {
+            let mut host = Host::new(rules, 0);
+            host.member.attach(true);
+            host
+        };
+        World {
+            tick: 0,
+            well: false,
+            redis: Redis::empty(),
+            hosts: (0..rules.hosts).map(host).collect(),
+            wire: Vec::new(),
+            luck: rules.luck,
+            truth: Truth::default(),
+        }
+    }
+
+    /// The state after that; `None` where it cannot happen, or changes nothing.
+    pub fn after(&self, rules: &Rules, step: Step) -> Option<World> {
+        let mut next = self.clone();
+        next.take(rules, step)?;
+        for host in next.hosts.iter_mut().zip(&self.hosts).filter(|(h, old)| h.life == old.life) {
+            let back = host.1.member.known().outranks(host.0.member.known());
+            next.truth.check(!back, Broken::I1);
+        }
+        next.say(rules, step);
+        next.forget_news(rules);
+        next.wire.sort_by_cached_key(hash_of);
+        (next != *self).then_some(next)
+    }
+
+    pub fn steps(&self, rules: &Rules, steps: &mut Vec<Step>) {
+        for (host, state) in self.hosts.iter().enumerate() {
+            // Hosts are alike: the first to trip is the first of them.
+            if host == 0 || self.truth.has_begun() {
+                steps.push(Step::Request { host });
+            }
+            for probe in 0..state.probes.len() {
+                steps.push(Step::ProbeEnds { host, probe });
+                steps.push(Step::ClientGoes { host, probe });
+            }
+            for (entry, told) in self.truth.told.iter().enumerate() {
+                let news = told.outranks(state.member.known());
+                if news || rules.mutant == Some(Mutant::AdoptsOlder) {
+                    steps.push(Step::Hears { host, entry });
+                }
+            }
+            steps.push(Step::Reads { host });
+            steps.push(Step::Crashes { host });
+            steps.push(Step::Detaches { host });
+        }
+        for (message, sent) in self.wire.iter().enumerate() {
+            steps.push(Step::Arrives { message });
+            steps.push(Step::Lost { message });
+            if sent.is_for_redis() {
+                steps.push(Step::ArrivesTwice { message });
+                steps.push(Step::ArrivesUnsaved { message });
+            }
+        }
+        steps.extend([Step::Ticks, Step::ProviderTurns, Step::RedisForgets]);
+    }
+
+    fn take(&mut self, rules: &Rules, step: Step) -> Option<()> {
+        match step {
+            Step::Request { host } => self.request(rules, host),
+            Step::ProbeEnds { host, probe } => {
+                let outcome = if self.well { Outcome::Success } else { Outcome::Failure };
+                self.hosts[host].ends(probe, outcome);
+            }
+            Step::Arrives { message } => {
+                let message = self.wire.remove(message);
+                self.arrives(rules, message);
+            }
+            Step::Hears { host, entry } => self.hears(rules, host, entry),
+            Step::Reads { host } => self.reads(rules, host)?,
+            Step::Ticks => self.ticks(rules)?,
+            _ => self.befalls(rules, step)?,
+        }
+        Some(())
+    }
+
+    /// What may happen so often only.
+    fn befalls(&mut self, rules: &Rules, step: Step) -> Option<()> {
+        match step {
+            Step::ClientGoes { host, probe } => {
+                spend(&mut self.luck.cancels)?;
+                self.hosts[host].ends(probe, Outcome::Ignored);
+            }
+            Step::ArrivesTwice { message } => {
+                spend(&mut self.luck.doubles)?;
+                let again = self.wire[message].clone();
+                self.arrives(rules, again);
+            }
+            Step::ArrivesUnsaved { message } => {
+                spend(&mut self.luck.wipes)?;
+                self.arrives_unsaved(rules, message)?;
+            }
+            Step::Lost { message } => self.lost(message)?,
+            Step::ProviderTurns => {
+                spend(&mut self.luck.turns)?;
+                self.well = !self.well;
+            }
+            Step::Crashes { host } => {
+                spend(&mut self.luck.crashes)?;
+                self.crashes(rules, host);
+            }
+            Step::Detaches { host } => {
+                spend(&mut self.luck.detaches)?;
+                self.hosts[host].member.is_attached().then_some(())?;
+                self.hosts[host].member.attach(false);
+            }
+            Step::RedisForgets => {
+                spend(&mut self.luck.wipes)?;
+                self.redis = Redis::empty();
+                self.truth.wiped = true;
+            }
+            _ => {}
+        }
+        Some(())
+    }
+
+    pub fn request(&mut self, rules: &Rules, host: usize) {
+        let (name, early) = (self.name(host), self.hosts[host].is_early(self.tick));
+        let seen = self.hosts[host].member.known().epoch;
+        let came = self.hosts[host].request(rules, self.tick, self.well);
+        self.truth.check(!early || came != Came::ToAnAttempt, Broken::I5);
+        if came.to_an_open() && rules.mutant == Some(Mutant::AsksEarly) {
+            self.send(name, What::Lease { seen, number: 99 });
+        }
+    }
+
+    fn lost(&mut self, message: usize) -> Option<()> {
+        let message = self.wire.remove(message);
+        (message.what != What::Silence).then_some(())?;
+        spend(&mut self.luck.losses)?;
+        if message.awaits_an_answer() {
+            self.wire.push(Message { what: What::Silence, sent: 0, ..message });
+        }
+        Some(())
+    }
+
+    pub fn hears(&mut self, rules: &Rules, host: usize, entry: usize) {
+        let told = self.truth.told[entry].clone();
+        let until = rules.at(self.tick.max(told.until as u32));
+        self.hosts[host].learn(rules, &told, until);
+    }
+
+    /// A host that is not attached, or knows more than Redis. (One that knows less hears the stream.)
+    pub fn reads(&mut self, rules: &Rules, host: usize) -> Option<()> {
+        let (name, member) = (self.name(host), &self.hosts[host].member);
+        let ahead = member.known().outranks(&self.redis.register);
+        let under_way = self.wire.iter().any(|m| m.name == name && m.is_a_read());
+        if under_way || (!ahead && member.is_attached()) || self.is_full(rules) {
+            return None;
+        }
+        let (register, left) = (self.redis.register.clone(), self.redis.left(self.tick));
+        self.send(name, What::Answer { to: To::Read, register, left });
+        Some(())
+    }
+
+    /// A probe is over before its lease.
+    fn ticks(&mut self, rules: &Rules) -> Option<()> {
+        let may_last =
+            |host: &Host| host.probes.iter().all(|probe| self.tick + 1 < probe.began + rules.ttl);
+        let begun = self.truth.has_begun();
+        if self.tick >= rules.ticks || !begun || !self.hosts.iter().all(may_last) {
+            return None;
+        }
+        self.tick += 1;
+        self.redis.sweep(self.tick);
+        Some(())
+    }
+
+    fn crashes(&mut self, rules: &Rules, host: usize) {
+        let name = self.name(host);
+        self.wire.retain(|message| message.name != name || message.is_for_redis());
+        self.hosts[host] = Host::new(rules, name.life + 1);
+    }
+
+    fn arrives_unsaved(&mut self, rules: &Rules, message: usize) -> Option<()> {
+        let (message, before) = (self.wire.remove(message), self.redis.clone());
+        self.arrives(rules, message);
+        self.truth.wiped = true;
+        let wrote = self.redis != before;
+        self.redis = before;
+        wrote.then_some(())
+    }
+
+    pub fn arrives(&mut self, rules: &Rules, message: Message) {
+        if message.is_for_redis() {
+            self.answer(rules, message);
+        } else {
+            self.answered(rules, message);
+        }
+    }
+
+    fn answer(&mut self, rules: &Rules, message: Message) {
+        let Message { name, sent, what } = message;
+        let (redis, truth) = (&mut self.redis, &mut self.truth);
+        let mut run = Run { rules, truth, now: self.tick, name };
+        let mut to = None;
+        match what {
+            What::Vote { seen } => redis.vote(&mut run, seen),
+            What::Lease { seen, number } => {
+                to = Some(To::Lease(redis.lease(&mut run, seen, number)));
+            }
+            What::Renew(lease) => {
+                let (lives, awaited) = redis.renew(&run, lease);
+                to = Some(To::Renew { lease, lives, awaited });
+            }
+            What::Result(lease, verdict) => redis.result(&mut run, lease, verdict),
+            What::Assert(known) => redis.assert(&mut run, &known),
+            What::Answer { .. } | What::Silence => {}
+        }
+        let (register, left) = (self.redis.register.clone(), self.redis.left(self.tick));
+        // Of other answers only the register matters, and that is in the stream too.
+        let asker = self.hosts.get(usize::from(name.host)).filter(|host| host.life == name.life);
+        if let (Some(_), Some(to)) = (asker, to) {
+            self.wire.push(Message { name, sent, what: What::Answer { to, register, left } });
+        }
+    }
+
+    fn answered(&mut self, rules: &Rules, message: Message) {
+        let Message { name, sent, what } = message;
+        let (now, sent) = (rules.at(self.tick), rules.at(sent));
+        let host = &mut self.hosts[usize::from(name.host)];
+        let What::Answer { to, register, left } = what else {
+            host.member.unanswered();
+            return;
+        };
+        host.learn(rules, &register, rules.at(self.tick + left));
+        match to {
+            To::Lease(Some(lease)) => host.member.granted(lease, sent),
+            To::Lease(None) => host.member.refused(now),
+            To::Renew { lease, lives, awaited } => {
+                host.member.renewed(lease, lives, awaited, sent);
+            }
+            To::Read => {
+                let known = host.member.known().clone();
+                host.member.attach(true);
+                if known.outranks(&register) {
+                    self.send(name, What::Assert(known));
+                }
+            }
+        }
+    }
+
+    /// What everybody knows of the stream is no news to anybody.
+    fn forget_news(&mut self, rules: &Rules) {
+        let news = |told: &Register, host: &Host| told.outranks(host.member.known());
+        if rules.mutant != Some(Mutant::AdoptsOlder) {
+            self.truth.told.retain(|told| self.hosts.iter().any(|host| news(told, host)));
+        }
+    }
+
+    /// Whoever a step concerned may have something to say; time concerns all.
+    fn say(&mut self, rules: &Rules, step: Step) {
+        for host in 0..self.hosts.len() {
+            let concerned = match step {
+                Step::Request { host } | Step::ProbeEnds { host, .. } => Some(host),
+                Step::ClientGoes { host, .. } | Step::Hears { host, .. } => Some(host),
+                _ => None,
+            };
+            if concerned.is_none_or(|concerned| concerned == host) && !self.is_full(rules) {
+                self.says(rules, host);
+            }
+        }
+    }
+
+    pub fn says(&mut self, rules: &Rules, at: usize) {
+        let (name, host) = (self.name(at), &mut self.hosts[at]);
+        let asks = host.says(rules.at(self.tick));
+        let seen = host.member.known().epoch;
+        if asks.vote {
+            self.truth.votes(name, seen);
+            self.send(name, What::Vote { seen });
+        }
+        asks.renew.into_iter().for_each(|lease| self.send(name, What::Renew(lease)));
+        for (lease, verdict) in asks.verdicts {
+            self.send(name, What::Result(lease, verdict));
+        }
+        if asks.lease {
+            self.hosts[at].asked += 1;
+            let number = self.hosts[at].asked;
+            self.send(name, What::Lease { seen, number });
+        }
+    }
+
+    fn send(&mut self, name: Name, what: What) {
+        let counted = matches!(what, What::Lease { .. } | What::Renew(_));
+        let sent = if counted { self.tick } else { 0 };
+        self.wire.push(Message { name, sent, what });
+    }
+
+    fn is_full(&self, rules: &Rules) -> bool {
+        self.wire.len() >= rules.in_flight
+    }
+
+    fn name(&self, host: usize) -> Name {
+        Name { host: host as u8, life: self.hosts[host].life }
+    }
+
+    /// An entry of the stream that this host has not heard.
+    pub fn news(&self, host: usize) -> Option<usize> {
+        let known = self.hosts[host].member.known();
+        self.truth.told.iter().position(|told| told.outranks(known))
+    }
+
+    /// The most probes that are out in one epoch.
+    pub fn most_out(&self) -> usize {
+        let out = || self.hosts.iter().flat_map(|host| &host.probes);
+        let beside = |epoch| out().filter(|probe| probe.lease.epoch == epoch).count();
+        out().map(|probe| beside(probe.lease.epoch)).max().unwrap_or(0)
+    }
+
+    /// It was open, and is closed.
+    pub fn has_closed(&self) -> bool {
+        self.redis.register.epoch > 0 && self.redis.register.state == Kind::Closed
+    }
+}
+
+// === impl Message ===
+
+impl Message {
+    pub fn is_for_redis(&self) -> bool {
+        !matches!(self.what, What::Answer { .. } | What::Silence)
+    }
+
+    fn is_a_read(&self) -> bool {
+        matches!(self.what, What::Answer { to: To::Read, .. })
+    }
+
+    fn awaits_an_answer(&self) -> bool {
+        match self.what {
+            What::Lease { .. } | What::Renew(_) => true,
+            What::Answer { to, .. } => matches!(to, To::Lease(_) | To::Renew { .. }),
+            _ => false,
+        }
+    }
+}
+
+fn spend(left: &mut u8) -> Option<()> {
+    *left = left.checked_sub(1)?;
+    Some(())
+}
+
+/// The same in every run.
+pub fn hash_of(what: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    what.hash(&mut hasher);
+    hasher.finish()
+}
