@@ -134,7 +134,7 @@ impl Rules {
     }
 
     fn restrains(&self, now: Instant) -> bool {
-        let member = self.member.as_ref().is_some_and(Member::restrains);
+        let member = self.member.as_ref().is_some_and(Member::is_concerned);
         member || self.own.kind() != Kind::Closed || self.own.slow_start(now) < 1.0
     }
 
@@ -218,7 +218,7 @@ impl BreakerCell {
             return false;
         }
         let mut rules = lock(&self.rules);
-        if rules.member(now).is_some_and(|member| member.restrains()) {
+        if rules.member(now).is_some_and(|member| member.is_concerned()) {
             return rules.member(now).is_some_and(|member| member.has_lease(now));
         }
         let own = &rules.own;

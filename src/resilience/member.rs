@@ -7,7 +7,8 @@
 //! - open beyond that end, or half-open: whoever has a *lease* probes, others are refused. One is
 //!   fetched as soon as a request wants it; a request that has nowhere else to go waits for the
 //!   answer, [`ANSWER`] at most, and is refused then;
-//! - refused leases for longer than two of them last: the host's own breaker probes for it.
+//! - refused leases for longer than two of them last: the host's own breaker probes for it. It goes on
+//!   asking, closed or not: if every host probed by itself, nobody would end the fleet's half-open.
 //!
 //! A lease lasts so long (`ttl`) from when it was asked for. A probe begins within its first tenth and
 //! so ends within it; what is not begun by then is renewed, for [`WANTED`] after the last demand, or
@@ -153,7 +154,12 @@ impl Member {
 
     /// Whether the register restrains attempts here.
     pub fn restrains(&self) -> bool {
-        self.attached && !self.alone && self.known.state != Kind::Closed
+        self.is_concerned() && !self.alone
+    }
+
+    /// Whether attempts here may be the fleet's probes.
+    pub fn is_concerned(&self) -> bool {
+        self.attached && self.known.state != Kind::Closed
     }
 
     /// When the register's open ends, as this host knows it.
@@ -192,7 +198,7 @@ impl Member {
 
     /// What holds for an attempt now. Where a lease is missing, this is the demand for one.
     pub fn check(&mut self, now: Instant) -> Result<bool, Rejection> {
-        if !self.restrains() {
+        if !self.is_concerned() {
             return Ok(false);
         }
         if self.known.state == Kind::Open && now < self.until {
@@ -202,10 +208,8 @@ impl Member {
             return Ok(true);
         }
         self.wanted = Some(now);
-        if self.is_left_alone(now) {
-            return Ok(false);
-        }
-        Err(self.lacks_lease(now))
+        let rejection = self.lacks_lease(now);
+        if self.alone || self.is_left_alone(now) { Ok(false) } else { Err(rejection) }
     }
 
     /// As `check`, and takes the lease.
@@ -222,7 +226,7 @@ impl Member {
 
     /// Would an attempt probe with a lease that is here?
     pub fn has_lease(&self, now: Instant) -> bool {
-        self.restrains() && self.usable(now).is_some()
+        self.is_concerned() && self.usable(now).is_some()
     }
 
     /// A probe is over.

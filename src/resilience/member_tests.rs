@@ -86,6 +86,11 @@ fn refused_for_longer_than_two_leases_it_probes_by_itself_until_there_is_news() 
     assert_eq!(member.admit(t0 + 2 * TTL + SECOND), Says::Own);
     member.closed_alone();
     assert!(!member.restrains());
+    let later = t0 + 2 * TTL + 3 * SECOND;
+    assert_eq!(member.admit(later), Says::Own);
+    assert!(member.asks(Kind::Closed, later).lease, "it goes on asking");
+    member.granted(lease(5), later);
+    assert_eq!(member.admit(later), Says::Probe(lease(5)));
     member.learn(&register(6, Kind::Open), t0 + 90 * SECOND);
     assert!(member.restrains());
 }
