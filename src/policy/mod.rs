@@ -10,6 +10,7 @@
 //! A problem in one step does not hide those of the next, except where they would follow from it.
 
 mod answers;
+mod caches;
 mod check;
 mod costs;
 mod credentials;
@@ -23,6 +24,7 @@ mod lanes;
 mod masks;
 pub mod matching;
 pub mod model;
+mod modes;
 mod near;
 pub mod places;
 pub mod pointer;

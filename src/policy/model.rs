@@ -13,8 +13,10 @@ use regex_lite::Regex;
 pub use super::answers::{
     BodyCheck, Buffer, ClassifyRule, Commit, Mark, OnCut, Price, Stream, Usage,
 };
+pub use super::caches::{Cache, Keeps, KeyPart};
 pub use super::lanes::{Accept, Callback, Class, Durable, PostTo, Queue};
 use super::matching::{HeaderMatch, HostPattern, PathPattern};
+pub use super::modes::{Action, Degradation, Notify, Of, Reduction, Respond, RespondKind, Sign};
 use super::pointer::Pointer;
 use crate::resilience::backoff::BackoffPolicy;
 use crate::resilience::balancer::Balance;
@@ -33,6 +35,10 @@ pub struct Policy {
     pub providers: Vec<Provider>,
     /// In the order of their names; routes refer to them by index. `default` is always there.
     pub queues: Vec<Queue>,
+    /// In the order of their names; routes refer to them by index.
+    pub caches: Vec<Cache>,
+    /// In the order of their names; routes refer to them by index. Disabled ones are left out.
+    pub degradations: Vec<Degradation>,
     /// In the order in which they are tried: file name, then place in the file. Disabled ones are left out.
     pub routes: Vec<Route>,
 }
@@ -266,6 +272,10 @@ pub struct Route {
     pub queue: Option<usize>,
     /// The queue's durable lane takes jobs of this route.
     pub durable: bool,
+    /// Index into `Policy::caches`. `None`: nothing is stored.
+    pub cache: Option<usize>,
+    /// Indices into `Policy::degradations`, in the order in which their actions apply.
+    pub degrade: Vec<usize>,
 }
 
 /// Requests with the same value of a header go to the same address, while it can be asked.

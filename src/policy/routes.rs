@@ -66,6 +66,8 @@ impl Check<'_> {
             affinity: raw.affinity.as_ref().and_then(|at| self.affinity(at)),
             queue: self.route_queue(raw, known),
             durable: false,
+            cache: None,
+            degrade: Vec::new(),
         }
     }
 

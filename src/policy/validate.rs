@@ -57,7 +57,8 @@ pub(super) fn validate(
     let (ids, routes): (Vec<_>, Vec<_>) = routes.into_iter().unzip();
     let providers = providers.into_iter().map(|checked| checked.provider).collect();
     let queues = queues.into_iter().map(|lanes| lanes.queue).collect();
-    let policy = Policy { server, providers, queues, routes };
+    let (caches, degradations) = (Vec::new(), Vec::new());
+    let policy = Policy { server, providers, queues, caches, degradations, routes };
     check.currencies(&policy);
     let failed = failed || !check.problems.is_empty();
     if !failed {

@@ -23,6 +23,7 @@ pub mod balancer;
 pub mod breaker;
 pub mod budget;
 pub mod chunk;
+pub mod condition;
 pub mod crowd;
 pub mod drain;
 pub mod flows;
