@@ -26,6 +26,7 @@ use tokio::task::LocalSet;
 use self::accept::Accept;
 pub use self::accept::Listen;
 pub use self::data::Data;
+use crate::cache::Caches;
 use crate::admin::{self, Access, Shown, Token, TokenError};
 use crate::clock;
 use crate::jobs::Jobs;
@@ -123,7 +124,8 @@ pub fn run(options: &Options) -> Result<Ended, StartError> {
     let (control, front) = (runtime()?, runtime()?);
     let live = Arc::new(fleet::state(options, read.policy().server.buffered));
     let resolver = Resolver::new(control.handle().clone());
-    let ground = Ground { live: Arc::clone(&live), resolver: resolver.clone() };
+    let caches = Arc::new(Caches::new(Arc::clone(&live.metrics))?);
+    let ground = Ground { live: Arc::clone(&live), caches, resolver: resolver.clone() };
     let (loader, current) = Loader::start(&options.policies, ground, read)?;
     let accept = front.block_on(async { Accept::bind(&options.listen) })?;
     let (admin, metrics) = (bind_side(options.admin)?, bind_side(options.metrics)?);

@@ -25,14 +25,19 @@ use super::left::left;
 use super::nature::{self, Nature};
 use super::report::{Bill, Lesson};
 use super::request::Ask;
+use crate::cache::growing::Reader;
+use crate::cache::recorder::Recorder;
+use crate::cache::stored::Stored;
 use crate::clock;
 use crate::live::buffers::Reservation;
+use crate::live::ledger::Turn;
+use crate::live::pace::Charge;
 use crate::live::permit::{Afterwards, Flight};
 use crate::policy::model::Commit;
 use crate::resilience::outcome::{Class, Reach};
 use crate::snapshot::Route;
 use crate::stream::events::Format;
-use crate::stream::reader::{Ended, Reader};
+use crate::stream::reader::{Ended, Reader as EventReader};
 use crate::upstream::AnswerBody;
 
 /// The most that is kept of what an answer said, to go on from.
@@ -62,12 +67,18 @@ pub struct Ready {
     pub idle: Duration,
     pub bill: Bill,
     pub credential: usize,
+    /// No provider gave it to this request: it is from the cache, or of our own.
+    pub ours: bool,
 }
 
 #[derive(Debug)]
 pub enum ReadyBody {
     Whole(Bytes, Option<HeaderMap>),
     Stream(Box<Stream>),
+    /// From the cache.
+    Stored(Arc<Stored>),
+    /// Another request's.
+    Followed(Reader),
     /// 101: both sides speak another protocol from here on.
     Tunnel {
         flight: Flight,
@@ -84,11 +95,13 @@ pub struct Stream {
     pub afterwards: Option<Afterwards>,
     pub room: Reservation,
     /// Of what has events.
-    pub reader: Option<(Format, Box<Reader>)>,
+    pub reader: Option<(Format, Box<EventReader>)>,
     /// By when its first content has to be here, where it is not yet.
     pub content_by: Option<Instant>,
     /// An event that says that it failed is among the first.
     pub failed: bool,
+    /// It is written down for the cache.
+    pub record: Option<Box<Recorder>>,
 }
 
 /// A provider's answer of which the head was read.
@@ -102,9 +115,17 @@ pub struct Answer {
     pub limits: Limits,
     pub nature: Nature,
     /// Of what has events.
-    pub reader: Option<(Format, Box<Reader>)>,
+    pub reader: Option<(Format, Box<EventReader>)>,
     /// For what is withheld.
     pub room: Reservation,
+}
+
+impl Ready {
+    /// One that no provider gave to this request.
+    pub fn of_nobody(head: Parts, body: ReadyBody) -> Box<Ready> {
+        let bill = Bill { tier: 0, index: 0, turn: Turn::First, charge: Charge::default() };
+        Box::new(Ready { head, body, idle: Duration::ZERO, bill, credential: 0, ours: true })
+    }
 }
 
 impl Ask {
@@ -164,7 +185,7 @@ impl Ask {
         route: &Route,
         answer: &Answer,
         class: Option<Class>,
-    ) -> Option<(Format, Box<Reader>)> {
+    ) -> Option<(Format, Box<EventReader>)> {
         let format = answer.nature.events().filter(|_| class == Some(Class::Success))?;
         let candidate = Self::candidate(route, answer.pick.tier, answer.pick.index);
         let reading = Arc::clone(&candidate.reading);
@@ -176,10 +197,10 @@ impl Ask {
             return None;
         }
         let reader = match &self.partial {
-            Some(partial) => Reader::continuing(reading, format, SAID, partial.clone()),
+            Some(partial) => EventReader::continuing(reading, format, SAID, partial.clone()),
             None => {
                 let said = self.goes_on().then_some(SAID);
-                Reader::new(reading, format, status.as_u16(), said)
+                EventReader::new(reading, format, status.as_u16(), said)
             }
         };
         Some((format, Box::new(reader)))
@@ -258,9 +279,11 @@ impl Ask {
         let (bill, credential) = (pick.bill(), pick.credential);
         let content_by = unready.then_some(limits.content);
         let flight = pick.flight;
-        let stream = Stream { first, rest, flight, afterwards, room, reader, content_by, failed };
+        let record = None;
+        let stream =
+            Stream { first, rest, flight, afterwards, room, reader, content_by, failed, record };
         let body = ReadyBody::Stream(Box::new(stream));
-        tried(class, Ready { head, body, idle: limits.idle, bill, credential })
+        tried(class, Ready { head, body, idle: limits.idle, bill, credential, ours: false })
     }
 
     /// What an answer's events said of tokens, and how many could not be read.
@@ -303,7 +326,7 @@ impl Ask {
         let Answer { head, body, pick, limits, .. } = answer;
         let (bill, credential) = (pick.bill(), pick.credential);
         let body = ReadyBody::Tunnel { flight: pick.flight, rest: body };
-        Tried::Commit(Box::new(Ready { head, body, idle: limits.idle, bill, credential }))
+        Tried::Commit(Box::new(Ready { head, body, idle: limits.idle, bill, credential, ours: false }))
     }
 
     /// The answer broke, or fell silent, before the commit.
@@ -365,7 +388,7 @@ pub fn ended_words(ended: Ended) -> &'static str {
 
 fn ready(class: Class, answer: Answer, body: ReadyBody) -> Tried {
     let (bill, credential) = (answer.pick.bill(), answer.pick.credential);
-    tried(class, Ready { head: answer.head, body, idle: answer.limits.idle, bill, credential })
+    tried(class, Ready { head: answer.head, body, idle: answer.limits.idle, bill, credential, ours: false })
 }
 
 fn tried(class: Class, ready: Ready) -> Tried {
