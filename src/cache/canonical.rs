@@ -174,7 +174,8 @@ mod tests {
         match value {
             Value::Array(items) => items.iter().map(turned).collect(),
             Value::Object(members) => {
-                let turned = members.iter().rev().map(|(name, value)| (name.clone(), turned(value)));
+                let turned =
+                    members.iter().rev().map(|(name, value)| (name.clone(), turned(value)));
                 Value::Object(turned.collect())
             }
             other => other.clone(),

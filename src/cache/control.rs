@@ -8,8 +8,9 @@ use std::time::Duration;
 use http::HeaderMap;
 use http::header::{CACHE_CONTROL, HeaderName, PRAGMA};
 
-/// "Forever" (RFC 9111, 1.2.2).
 const MOST: u64 = 1 << 31;
+/// As long as any time that is said (RFC 9111, 1.2.2).
+pub const FOREVER: Duration = Duration::from_secs(MOST);
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Control {
@@ -61,7 +62,7 @@ impl Control {
             Some((name, value)) => (name.trim(), Some(unquoted(value.trim()))),
             None => (element.trim(), None),
         };
-        let seconds = || seconds(value.unwrap_or_default());
+        let seconds = || number(value.unwrap_or_default()).unwrap_or_default();
         match name.to_ascii_lowercase().as_str() {
             "no-store" => self.no_store = true,
             "no-cache" => self.no_cache = true,
@@ -75,7 +76,7 @@ impl Control {
             "max-age" => less(&mut self.max_age, seconds()),
             "s-maxage" => less(&mut self.s_maxage, seconds()),
             "min-fresh" => more(&mut self.min_fresh, seconds()),
-            "max-stale" if value.is_none() => less(&mut self.max_stale, Duration::from_secs(MOST)),
+            "max-stale" if value.is_none() => less(&mut self.max_stale, FOREVER),
             "max-stale" => less(&mut self.max_stale, seconds()),
             "stale-if-error" => less(&mut self.stale_if_error, seconds()),
             "stale-while-revalidate" => less(&mut self.stale_while_revalidate, seconds()),
@@ -142,11 +143,10 @@ fn unquoted(value: &str) -> &str {
     value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value)
 }
 
-/// `delta-seconds`; of what is none, none.
-pub fn seconds(text: &str) -> Duration {
+/// `delta-seconds` (RFC 9111, 1.2.2).
+pub fn number(text: &str) -> Option<Duration> {
     let is_number = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-    let number = if is_number { text.parse().unwrap_or(MOST) } else { 0 };
-    Duration::from_secs(number.min(MOST))
+    is_number.then(|| Duration::from_secs(text.parse().unwrap_or(MOST).min(MOST)))
 }
 
 #[cfg(test)]
@@ -175,11 +175,13 @@ mod tests {
     fn the_stricter_reading_counts() {
         let age = |line: &str| control(&[line]).max_age.map(|age| age.as_secs());
         assert_eq!(age("max-age=60, max-age=5"), Some(5));
-        for none in ["max-age=a60", "max-age=-1", "max-age=1.5", "max-age", "max-age=", "max-age='60'"] {
+        for none in
+            ["max-age=a60", "max-age=-1", "max-age=1.5", "max-age", "max-age=", "max-age='60'"]
+        {
             assert_eq!(age(none), Some(0), "{none}");
         }
         assert_eq!(age("max-age=99999999999999999999999"), Some(MOST));
-        assert_eq!(control(&["max-stale"]).max_stale, Some(Duration::from_secs(MOST)));
+        assert_eq!(control(&["max-stale"]).max_stale, Some(FOREVER));
     }
 
     #[test]

@@ -9,12 +9,12 @@ use std::time::{Duration, Instant, SystemTime};
 
 use http::header::{
     AGE, AUTHORIZATION, CACHE_CONTROL, DATE, EXPIRES, HeaderMap, HeaderName, HeaderValue,
-    LAST_MODIFIED, SET_COOKIE,
+    LAST_MODIFIED, SET_COOKIE, VARY,
 };
 use http::{Request, Response, StatusCode};
 use http_cache_semantics::{CacheOptions, CachePolicy};
 
-use super::control::{Control, all_elements, seconds};
+use super::control::{Control, FOREVER, all_elements, number};
 
 /// What the library decides itself, and what it would decide of any other status too strictly: a
 /// status that it does not know may be stored where it is said how long it is fresh.
@@ -59,8 +59,11 @@ impl Lifetime {
         let Received { status, headers, asked, at, wall } = answer;
         let mut control = Control::of_answer(headers);
         let status = understood(status, headers, &mut control)?;
-        if Control::of_request(request).no_store || all_elements(headers, &http::header::VARY).contains(&"*")
-        {
+        if Control::of_request(request).no_store || all_elements(headers, &VARY).contains(&"*") {
+            return None;
+        }
+        if headers.contains_key(SET_COOKIE) && !is_explicit(&control, headers) {
+            // What begins somebody's session is for others only where it says so (RFC 9111, 7.3).
             return None;
         }
         let policy = policy(request, (status, headers), &control, wall)?;
@@ -135,7 +138,11 @@ impl Lifetime {
 }
 
 /// The status as the library is told of it; `must-understand` stands over `no-store`.
-fn understood(status: StatusCode, headers: &HeaderMap, control: &mut Control) -> Option<StatusCode> {
+fn understood(
+    status: StatusCode,
+    headers: &HeaderMap,
+    control: &mut Control,
+) -> Option<StatusCode> {
     let known = UNDERSTOOD.contains(&status.as_u16());
     if control.must_understand {
         control.no_store = !known;
@@ -143,9 +150,14 @@ fn understood(status: StatusCode, headers: &HeaderMap, control: &mut Control) ->
     if known {
         return Some(status);
     }
-    let explicit = control.is_explicit() || headers.contains_key(EXPIRES);
+    let explicit = is_explicit(control, headers);
     let whole = status != StatusCode::PARTIAL_CONTENT && status != StatusCode::NOT_MODIFIED;
     (explicit && whole && status.as_u16() >= 200).then_some(StatusCode::OK)
+}
+
+/// It says itself that it may be kept, or for how long.
+fn is_explicit(control: &Control, headers: &HeaderMap) -> bool {
+    control.is_explicit() || control.public || headers.contains_key(EXPIRES)
 }
 
 fn policy(
@@ -164,12 +176,9 @@ fn policy(
     if !line.is_empty() {
         canonical.insert(CACHE_CONTROL, HeaderValue::try_from(line).ok()?);
     }
-    if headers.contains_key(SET_COOKIE) {
-        // Not fresh, unless the answer says that everybody may have it.
-        canonical.insert(SET_COOKIE, HeaderValue::from_static("-"));
-    }
     let date = date(headers, &DATE).map_or(wall, |date| date.unwrap_or(wall));
-    for (name, time) in [(DATE, Some(Some(date))), (LAST_MODIFIED, self::date(headers, &LAST_MODIFIED))]
+    for (name, time) in
+        [(DATE, Some(Some(date))), (LAST_MODIFIED, self::date(headers, &LAST_MODIFIED))]
     {
         if let Some(Some(time)) = time {
             canonical.insert(name, HeaderValue::try_from(httpdate::fmt_http_date(time)).ok()?);
@@ -193,16 +202,18 @@ fn date(headers: &HeaderMap, name: &HeaderName) -> Option<Option<SystemTime>> {
     Some(first.to_str().ok().and_then(|text| httpdate::parse_http_date(text).ok()))
 }
 
-/// RFC 9111, 4.2.3: corrected_initial_age.
+/// RFC 9111, 4.2.3: corrected_initial_age. An `Age` that is not one number is that of an answer which
+/// nobody can tell to be fresh.
 fn age(headers: &HeaderMap, delay: Duration, wall: SystemTime) -> Duration {
     let date = date(headers, &DATE).flatten();
     let apparent = date.and_then(|date| wall.duration_since(date).ok()).unwrap_or_default();
-    let values = headers.get_all(AGE).iter().filter_map(|value| value.to_str().ok());
-    // Of several the first (RFC 9111, 5.1).
-    let said = values.flat_map(|line| line.split(',')).next().map_or(Duration::ZERO, |first| {
-        seconds(first.trim())
-    });
-    apparent.max(said + delay)
+    let mut values = headers.get_all(AGE).iter();
+    let said = match (values.next(), values.next()) {
+        (None, _) => Some(Duration::ZERO),
+        (Some(one), None) => one.to_str().ok().and_then(number),
+        (Some(_), Some(_)) => None,
+    };
+    apparent.max(said.unwrap_or(FOREVER) + delay)
 }
 
 #[cfg(test)]

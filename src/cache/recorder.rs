@@ -82,7 +82,9 @@ impl Recorder {
             return;
         }
         let frame = Stored::weight_of_frame(data.len());
-        if self.stores && (self.weight + frame > self.cache.most_of_one() || !self.cache.reserve(frame)) {
+        if self.stores
+            && (self.weight + frame > self.cache.most_of_one() || !self.cache.reserve(frame))
+        {
             self.give_up();
         } else if self.stores {
             self.weight += frame;

@@ -110,7 +110,11 @@ mod tests {
     fn how_a_header_is_written_does_not_count() {
         assert!(same("Foo", &[("foo", "1, 2")], &[("foo", "1"), ("foo", "2")]));
         assert!(same("foo, FOO", &[("foo", " 1,2 ")], &[("foo", "1 ,  2")]));
-        assert!(same("accept-language", &[("accept-language", "en, de")], &[("accept-language", "De,EN")]));
+        assert!(same(
+            "accept-language",
+            &[("accept-language", "en, de")],
+            &[("accept-language", "De,EN")]
+        ));
         assert!(same("bar", &[("foo", "1")], &[("foo", "2")]));
     }
 

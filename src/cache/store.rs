@@ -112,7 +112,11 @@ impl Lifecycle<Key, Arc<Slot>> for Evictions {
 }
 
 impl Cache {
-    pub fn new(policy: &model::Cache, (secret, marks): (Secret, Arc<Marks>), metrics: &Metrics) -> Cache {
+    pub fn new(
+        policy: &model::Cache,
+        (secret, marks): (Secret, Arc<Marks>),
+        metrics: &Metrics,
+    ) -> Cache {
         let labels = CacheLabels { cache: policy.name.clone() };
         let did = Did::ALL.map(|did| {
             let labels = CacheResultLabels { cache: policy.name.clone(), result: did.as_str() };
@@ -176,7 +180,8 @@ impl Cache {
 
     /// Until then nobody waits for another's answer under this key.
     pub fn set_alone(&self, key: Key, until: Instant) {
-        let alone = |slot: &Slot| Slot { alone_until: Some(until), variants: slot.variants.clone() };
+        let alone =
+            |slot: &Slot| Slot { alone_until: Some(until), variants: slot.variants.clone() };
         self.change(key, alone, self.generation());
     }
 

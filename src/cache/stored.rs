@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::header::{
-    AGE, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap, HeaderName,
-    IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED, SET_COOKIE, TRANSFER_ENCODING,
+    AGE, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG,
+    HeaderMap, HeaderName, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED, SET_COOKIE,
+    TRANSFER_ENCODING,
 };
 use http::{HeaderValue, StatusCode};
 
@@ -23,8 +24,13 @@ const ANSWER: u64 = 512;
 pub const MOST_VARIANTS: usize = 16;
 
 /// What a 304 does not change, because the body stays (RFC 9111, 3.2).
-const OF_THE_BODY: [HeaderName; 4] =
-    [CONTENT_LENGTH, CONTENT_ENCODING, CONTENT_RANGE, TRANSFER_ENCODING];
+const OF_THE_BODY: [HeaderName; 5] = [
+    CONTENT_LENGTH,
+    CONTENT_ENCODING,
+    CONTENT_RANGE,
+    TRANSFER_ENCODING,
+    HeaderName::from_static("content-md5"),
+];
 
 /// An answer, whole; a freshened one shares its body.
 #[derive(Clone, Debug)]
@@ -51,9 +57,10 @@ pub struct Slot {
 }
 
 impl Stored {
-    /// Headers as they are kept: without what is of one hop or counts anew for each.
+    /// Headers as they are kept: without what is of one hop, of one who asked, or new each time.
     pub fn kept(mut headers: HeaderMap) -> HeaderMap {
-        for name in [AGE, CONNECTION, TRANSFER_ENCODING] {
+        // A cookie is for who asked.
+        for name in [AGE, CONNECTION, TRANSFER_ENCODING, SET_COOKIE] {
             headers.remove(name);
         }
         headers
@@ -73,6 +80,21 @@ impl Stored {
 
     pub fn weight(&self) -> u64 {
         Self::weight_of(&self.headers, &self.selecting, self.frames.len(), self.length)
+    }
+
+    /// The bytes from `from` up to, but not including, `to`.
+    pub fn part(&self, from: u64, to: u64) -> Bytes {
+        let mut at = 0;
+        let mut part = BytesMut::new();
+        for frame in self.frames.iter() {
+            let (begin, end) = (at, at + frame.len() as u64);
+            at = end;
+            if begin < to && from < end {
+                let within = |at: u64| (at.clamp(begin, end) - begin) as usize;
+                part.extend_from_slice(&frame[within(from)..within(to)]);
+            }
+        }
+        part.freeze()
     }
 
     pub fn is_event_stream(&self) -> bool {
@@ -136,8 +158,8 @@ impl Stored {
             httpdate::parse_http_date(value.to_str().ok()?).ok()
         };
         let since = date(request, IF_MODIFIED_SINCE);
-        let ours = date(&self.headers, LAST_MODIFIED)
-            .or_else(|| date(&self.headers, http::header::DATE));
+        let ours =
+            date(&self.headers, LAST_MODIFIED).or_else(|| date(&self.headers, http::header::DATE));
         since.zip(ours).is_some_and(|(since, ours)| ours <= since)
     }
 }
@@ -148,14 +170,14 @@ fn opaque(tag: &[u8]) -> &[u8] {
     tag.strip_prefix(b"W/").unwrap_or(tag)
 }
 
-/// Without what belongs to one who asked.
-pub fn without_cookies(headers: &mut HeaderMap) {
-    headers.remove(SET_COOKIE);
-}
-
 impl Slot {
     /// The newest that this request selects, which was not made invalid.
-    pub fn find(&self, request: &HeaderMap, secret: &Secret, valid: impl Fn(&Stored) -> bool) -> Option<Arc<Stored>> {
+    pub fn find(
+        &self,
+        request: &HeaderMap,
+        secret: &Secret,
+        valid: impl Fn(&Stored) -> bool,
+    ) -> Option<Arc<Stored>> {
         let mut fitting = self.variants.iter().filter(|stored| valid(stored));
         fitting.find(|stored| stored.selecting.selects(request, secret)).cloned()
     }

@@ -9,13 +9,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::CONTENT_LENGTH;
+use http::header::{CONTENT_LENGTH, CONTENT_RANGE};
 use http::response::Parts;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
+use super::changes::changed;
 use super::commit::{Ready, ReadyBody};
 use super::error::{Kind, Problem};
-use super::forward::{Errand, forward, stale_or};
+use super::forward::{Errand, forward, keep_for_get, stale_or};
 use super::handler::run;
 use super::marked;
 use super::refresh;
@@ -68,10 +69,14 @@ pub async fn answer(ask: &mut Ask, route: &Route, cache: &RouteCache) -> Outcome
     let mut selecting = None;
     loop {
         let asking = match look(ask, cache, &sought, selecting.as_ref()) {
-            Step::Serve(stored) => {
-                did(ask, cache, Did::Hit);
-                return Ok(from_store(ask, stored, None));
-            }
+            Step::Serve(stored) => match part_of(&sought, &stored) {
+                None if sought.part.is_some() => return past(ask, route, cache, "bypass").await,
+                part => {
+                    did(ask, cache, Did::Hit);
+                    return Ok(part.unwrap_or_else(|| from_store(ask, stored, None)));
+                }
+            },
+            _ if sought.part.is_some() => return past(ask, route, cache, "partial").await,
             Step::Meanwhile(stored) => {
                 did(ask, cache, Did::Stale);
                 refresh::begin(ask, cache, &sought, &stored);
@@ -105,8 +110,10 @@ pub async fn answer(ask: &mut Ask, route: &Route, cache: &RouteCache) -> Outcome
 async fn past(ask: &mut Ask, route: &Route, cache: &RouteCache, why: &'static str) -> Outcome {
     did(ask, cache, Did::Bypass);
     let mut outcome = run(ask, route).await;
+    changed(ask, route, &outcome);
     if let Ok(ready) = &mut outcome {
-        marked::forwarded(&mut ready.head, why, None, "");
+        let kept = why == "method" && keep_for_get(ask, cache, ready);
+        marked::forwarded(&mut ready.head, why, None, if kept { "; stored" } else { "" });
     }
     outcome
 }
@@ -115,9 +122,8 @@ fn look(ask: &Ask, cache: &RouteCache, sought: &Sought, by: Option<&Selecting>) 
     let (live, now) = (&cache.live, clock::now());
     let Sought { key, uri, control, .. } = sought;
     let slot = live.find(key).unwrap_or_default();
-    let valid = |stored: &Stored| {
-        uri.as_ref().is_none_or(|uri| !live.marks.is_outdated(uri, stored.asked))
-    };
+    let valid =
+        |stored: &Stored| uri.as_ref().is_none_or(|uri| !live.marks.is_outdated(uri, stored.asked));
     let found = slot.find(&ask.headers, &live.secret, valid);
     if let Some(stored) = &found {
         if stored.life.satisfies(control, now) {
@@ -170,7 +176,8 @@ async fn follow(ask: &mut Ask, cache: &RouteCache, flight: &Flight, asking: &Ask
         },
         Err(_) => {
             let name = &ask.route.policy.name;
-            let detail = format!("route `{name}`: its timeout passed while an equal request waited");
+            let detail =
+                format!("route `{name}`: its timeout passed while an equal request waited");
             let problem = Problem::new(Kind::Deadline, detail);
             Waited::Done(stale_or(ask, cache, asking.found.as_ref(), Err(problem)))
         }
@@ -178,7 +185,12 @@ async fn follow(ask: &mut Ask, cache: &RouteCache, flight: &Flight, asking: &Ask
 }
 
 /// Reads another's answer along; `None` where its beginning is gone.
-fn along(ask: &mut Ask, cache: &RouteCache, growing: &Arc<Growing>, why: &str) -> Option<Box<Ready>> {
+fn along(
+    ask: &mut Ask,
+    cache: &RouteCache,
+    growing: &Arc<Growing>,
+    why: &str,
+) -> Option<Box<Ready>> {
     let reader = growing.read()?;
     did(ask, cache, Did::Collapsed);
     let mut head = head(growing.status, growing.headers.clone());
@@ -211,6 +223,20 @@ pub fn from_store(ask: &Ask, stored: Arc<Stored>, detail: Option<&str>) -> Box<R
         ReadyBody::Stored(stored)
     };
     Ready::of_nobody(head, body)
+}
+
+/// The part that is asked for, of an answer that is stored whole.
+fn part_of(sought: &Sought, stored: &Stored) -> Option<Box<Ready>> {
+    let (from, to) = sought.part?.within(stored.length)?;
+    if stored.status != StatusCode::OK || stored.is_event_stream() {
+        return None;
+    }
+    let mut head = head(StatusCode::PARTIAL_CONTENT, stored.headers.clone());
+    let range = format!("bytes {from}-{}/{}", to - 1, stored.length);
+    head.headers.insert(CONTENT_RANGE, HeaderValue::try_from(range).ok()?);
+    head.headers.remove(CONTENT_LENGTH);
+    marked::hit(&mut head, &stored.life, clock::now(), None);
+    Some(Ready::of_nobody(head, ReadyBody::Whole(stored.part(from, to), None)))
 }
 
 fn head(status: StatusCode, headers: HeaderMap) -> Parts {

@@ -326,7 +326,14 @@ impl Ask {
         let Answer { head, body, pick, limits, .. } = answer;
         let (bill, credential) = (pick.bill(), pick.credential);
         let body = ReadyBody::Tunnel { flight: pick.flight, rest: body };
-        Tried::Commit(Box::new(Ready { head, body, idle: limits.idle, bill, credential, ours: false }))
+        Tried::Commit(Box::new(Ready {
+            head,
+            body,
+            idle: limits.idle,
+            bill,
+            credential,
+            ours: false,
+        }))
     }
 
     /// The answer broke, or fell silent, before the commit.
@@ -388,7 +395,10 @@ pub fn ended_words(ended: Ended) -> &'static str {
 
 fn ready(class: Class, answer: Answer, body: ReadyBody) -> Tried {
     let (bill, credential) = (answer.pick.bill(), answer.pick.credential);
-    tried(class, Ready { head: answer.head, body, idle: answer.limits.idle, bill, credential, ours: false })
+    tried(
+        class,
+        Ready { head: answer.head, body, idle: answer.limits.idle, bill, credential, ours: false },
+    )
 }
 
 fn tried(class: Class, ready: Ready) -> Tried {

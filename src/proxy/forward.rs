@@ -7,10 +7,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, SET_COOKIE, VARY};
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_LOCATION, VARY};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
 use super::cached::{Outcome, did, from_store};
+use super::changes::is_here;
 use super::commit::{AtHand, Ready, ReadyBody};
 use super::error::Kind;
 use super::handler::run;
@@ -231,6 +232,36 @@ fn recorded(
         Some(lead) if shared => recorder.share(lead),
         lead => land(lead, Landed::Alone),
     }
+    record(&mut ready, recorder);
+    ready
+}
+
+/// Keeps the answer to a POST that says that it is what a GET of the same would have, and for how long
+/// (RFC 9110, 9.3.3).
+pub fn keep_for_get(ask: &Ask, cache: &RouteCache, ready: &mut Ready) -> bool {
+    let is_http = cache.policy.store == Keeps::Http;
+    if !is_http || ask.method != Method::POST || ready.head.status != StatusCode::OK {
+        return false;
+    }
+    let here = ready.head.headers.get(CONTENT_LOCATION);
+    let headers = &ready.head.headers;
+    let explicit =
+        Control::of_answer(headers).is_explicit() || headers.contains_key(http::header::EXPIRES);
+    if !explicit || !here.is_some_and(|here| is_here(ask, here)) {
+        return false;
+    }
+    let (sought, asked) = (Sought::by_get(ask, cache), clock::now());
+    let drafted = draft(ask, cache, &sought, ready, (asked, cache.live.generation()));
+    let length = length(&ready.head.headers);
+    let Some(recorder) = drafted.and_then(|draft| Recorder::begin(&cache.live, draft, length))
+    else {
+        return false;
+    };
+    record(ready, recorder);
+    true
+}
+
+fn record(ready: &mut Ready, mut recorder: Recorder) {
     match &mut ready.body {
         ReadyBody::Whole(bytes, _) => {
             recorder.push(bytes);
@@ -239,7 +270,6 @@ fn recorded(
         ReadyBody::Stream(stream) => stream.record = Some(Box::new(recorder)),
         ReadyBody::Stored(_) | ReadyBody::Followed(_) | ReadyBody::Tunnel { .. } => {}
     }
-    ready
 }
 
 fn length(headers: &HeaderMap) -> Option<u64> {
@@ -264,9 +294,6 @@ fn draft(
     headers::end_answer_hop(&mut headers, false);
     let (life, selecting) = match &cache.policy.store {
         Keeps::Http => {
-            if headers.contains_key(SET_COOKIE) && !Control::of_answer(&headers).public {
-                return None;
-            }
             let received = received(status, &headers, asked);
             let life = Lifetime::http(&ask.headers, received, windows(cache))?;
             (life, Selecting::of(&ask.headers, &headers, &cache.live.secret)?)
@@ -275,7 +302,6 @@ fn draft(
             if status != StatusCode::OK || told.class != Class::Success {
                 return None;
             }
-            headers.remove(SET_COOKIE);
             let life = Lifetime::fixed(clock::now(), *ttl, windows(cache));
             (life, Selecting::of(&ask.headers, &coded(&headers), &cache.live.secret)?)
         }

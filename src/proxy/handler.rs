@@ -13,6 +13,7 @@ use hyper::body::Incoming;
 
 use super::answer::ResBody;
 use super::cached;
+use super::changes::changed;
 use super::choose::Pick;
 use super::commit::{AtHand, Ready, ReadyBody, Tried};
 use super::connection::Client;
@@ -22,7 +23,6 @@ use super::intake::{Bounds, Payload};
 use super::jobs;
 use super::overrides::Overrides;
 use super::recorded::{Followed, Recorded, Replay};
-use super::refresh;
 use super::request::{Ask, Stop};
 use super::story::{End, Story};
 use super::streaming::Streaming;
@@ -70,9 +70,12 @@ async fn answer(
         Ok((mut ask, None)) => {
             let outcome = match &route.cache {
                 Some(cache) => Box::pin(cached::answer(&mut ask, &route, cache)).await,
-                None => run(&mut ask, &route).await,
+                None => {
+                    let outcome = run(&mut ask, &route).await;
+                    changed(&ask, &route, &outcome);
+                    outcome
+                }
             };
-            refresh::changed(&ask, &route, &outcome);
             finish(ask, outcome, &client)
         }
         Err((mut story, problem)) => refuse(&mut story, problem),

@@ -30,7 +30,8 @@ pub fn hit(head: &mut Parts, life: &Lifetime, now: Instant, detail: Option<&str>
 
 /// It was asked for: why, and what came of it.
 pub fn forwarded(head: &mut Parts, why: &str, status: Option<StatusCode>, rest: &str) {
-    let status = status.map(|status| format!("; fwd-status={}", status.as_u16())).unwrap_or_default();
+    let status =
+        status.map(|status| format!("; fwd-status={}", status.as_u16())).unwrap_or_default();
     say(head, &format!("fwd={why}{status}{rest}"));
 }
 

@@ -7,6 +7,7 @@
 mod answer;
 mod attempt;
 pub mod cached;
+mod changes;
 mod choose;
 mod classify;
 mod client_io;

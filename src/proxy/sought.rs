@@ -7,7 +7,7 @@ use http::header::{
     HOST, HeaderMap, HeaderName, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE,
     IF_UNMODIFIED_SINCE, RANGE, TE,
 };
-use http::{Method, Uri};
+use http::{HeaderValue, Method, Uri};
 
 use super::headers;
 use super::request::Ask;
@@ -18,7 +18,7 @@ use crate::policy::model::{Keeps, KeyPart};
 use crate::snapshot::RouteCache;
 
 /// Whose answers depend on what is not kept.
-const PASSES: [HeaderName; 5] = [RANGE, IF_RANGE, IF_MATCH, IF_UNMODIFIED_SINCE, TE];
+const PASSES: [HeaderName; 4] = [IF_RANGE, IF_MATCH, IF_UNMODIFIED_SINCE, TE];
 
 #[derive(Clone, Debug)]
 pub struct Sought {
@@ -30,6 +30,15 @@ pub struct Sought {
     /// It has conditions of its own.
     pub conditional: bool,
     pub head: bool,
+    /// Only a part of it is wanted.
+    pub part: Option<Part>,
+}
+
+/// The one range of bytes that a request asks for (RFC 9110, 14.1.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    From(u64, Option<u64>),
+    Last(u64),
 }
 
 impl Sought {
@@ -42,6 +51,11 @@ impl Sought {
             return Err("method");
         }
         let Some(body) = ask.payload.whole() else { return Err("bypass") };
+        let part = match ask.headers.get(RANGE) {
+            None => None,
+            Some(range) if is_http && !head => Some(Part::of(range).ok_or("bypass")?),
+            Some(_) => return Err("bypass"),
+        };
         let passes = PASSES.iter().any(|name| ask.headers.contains_key(name));
         if passes || ask.upgrade.is_some() || is_http && !body.is_empty() {
             return Err("bypass");
@@ -64,7 +78,42 @@ impl Sought {
             control,
             conditional,
             head,
+            part,
         })
+    }
+
+    /// What is stored for a GET, and is the answer to a request that changed it (RFC 9110, 9.3.3).
+    pub fn by_get(ask: &Ask, cache: &RouteCache) -> Sought {
+        Sought {
+            key: key(ask, cache, b""),
+            uri: Some(uri(&cache.live.secret, &ask.headers, &ask.uri)),
+            control: Control::of_request(&ask.headers),
+            conditional: false,
+            head: false,
+            part: None,
+        }
+    }
+}
+
+impl Part {
+    fn of(range: &HeaderValue) -> Option<Part> {
+        let (from, to) = range.to_str().ok()?.strip_prefix("bytes=")?.trim().split_once('-')?;
+        match (from, to) {
+            ("", last) => last.parse().ok().map(Part::Last),
+            (from, "") => Some(Part::From(from.parse().ok()?, None)),
+            (from, to) => Some(Part::From(from.parse().ok()?, Some(to.parse().ok()?))),
+        }
+    }
+
+    /// From where up to where, of so many bytes; `None` where it has nothing of them.
+    pub fn within(self, length: u64) -> Option<(u64, u64)> {
+        let (from, to) = match self {
+            Part::From(from, to) => {
+                (from, to.map_or(length, |to| to.saturating_add(1).min(length)))
+            }
+            Part::Last(last) => (length.saturating_sub(last), length),
+        };
+        (from < to).then_some((from, to))
     }
 }
 
