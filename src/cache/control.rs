@@ -10,7 +10,7 @@ use http::header::{CACHE_CONTROL, HeaderName, PRAGMA};
 
 const MOST: u64 = 1 << 31;
 /// As long as any time that is said (RFC 9111, 1.2.2).
-pub const FOREVER: Duration = Duration::from_secs(MOST);
+const FOREVER: Duration = Duration::from_secs(MOST);
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Control {

@@ -14,7 +14,7 @@ use http::header::{
 use http::{Request, Response, StatusCode};
 use http_cache_semantics::{CacheOptions, CachePolicy};
 
-use super::control::{Control, FOREVER, all_elements, number};
+use super::control::{Control, all_elements, number};
 
 /// What the library decides itself, and what it would decide of any other status too strictly: a
 /// status that it does not know may be stored where it is said how long it is fresh.
@@ -202,18 +202,14 @@ fn date(headers: &HeaderMap, name: &HeaderName) -> Option<Option<SystemTime>> {
     Some(first.to_str().ok().and_then(|text| httpdate::parse_http_date(text).ok()))
 }
 
-/// RFC 9111, 4.2.3: corrected_initial_age. An `Age` that is not one number is that of an answer which
-/// nobody can tell to be fresh.
+/// RFC 9111, 4.2.3: corrected_initial_age. Of a list of ages the first counts, and what is none is
+/// left out (5.1).
 fn age(headers: &HeaderMap, delay: Duration, wall: SystemTime) -> Duration {
     let date = date(headers, &DATE).flatten();
     let apparent = date.and_then(|date| wall.duration_since(date).ok()).unwrap_or_default();
-    let mut values = headers.get_all(AGE).iter();
-    let said = match (values.next(), values.next()) {
-        (None, _) => Some(Duration::ZERO),
-        (Some(one), None) => one.to_str().ok().and_then(number),
-        (Some(_), Some(_)) => None,
-    };
-    apparent.max(said.unwrap_or(FOREVER) + delay)
+    let first = headers.get(AGE).and_then(|age| age.to_str().ok()?.split(',').next());
+    let said = first.and_then(|age| number(age.trim()));
+    apparent.max(said.unwrap_or_default() + delay)
 }
 
 #[cfg(test)]
