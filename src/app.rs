@@ -125,7 +125,8 @@ pub fn run(options: &Options) -> Result<Ended, StartError> {
     let live = Arc::new(fleet::state(options, read.policy().server.buffered));
     let resolver = Resolver::new(control.handle().clone());
     let caches = Arc::new(Caches::new(Arc::clone(&live.metrics))?);
-    let ground = Ground { live: Arc::clone(&live), caches, resolver: resolver.clone() };
+    let ground =
+        Ground { live: Arc::clone(&live), caches: Arc::clone(&caches), resolver: resolver.clone() };
     let (loader, current) = Loader::start(&options.policies, ground, read)?;
     let accept = front.block_on(async { Accept::bind(&options.listen) })?;
     let (admin, metrics) = (bind_side(options.admin)?, bind_side(options.metrics)?);
@@ -133,6 +134,7 @@ pub fn run(options: &Options) -> Result<Ended, StartError> {
     let fleet = fleet::join(options, &live, &current)?;
     let shown = Arc::new(Shown {
         live: Arc::clone(&live),
+        caches,
         current: Arc::clone(&current),
         loader: Arc::clone(&loader),
         ready: AtomicBool::new(false),
