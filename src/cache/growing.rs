@@ -2,8 +2,8 @@
 //! the same, on whatever worker.
 //!
 //! What is to be stored is kept from its beginning. Past its bound it is stored no more, and passes
-//! only: a frame goes once each reader has it, and a reader that falls back further than the bound
-//! loses it, because one slow reader must hold up neither the others nor the memory.
+//! only: a frame goes once each reader has it. Who writes waits a moment for readers that fall back, and
+//! then they lose it, because one slow reader must hold up neither the others nor the memory.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Mutex;
@@ -38,6 +38,8 @@ struct State {
     end: Option<End>,
     readers: HashMap<u64, Place>,
     next: u64,
+    /// Who writes waits for readers.
+    writer: Option<Waker>,
 }
 
 #[derive(Debug, Default)]
@@ -92,6 +94,25 @@ impl Growing {
         self.change(|state| state.window = Some(window));
     }
 
+    /// Ready while no reader has fallen back by half of the window.
+    pub fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut state = lock(&self.state);
+        if state.has_room() {
+            return Poll::Ready(());
+        }
+        state.writer = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    /// Whoever has fallen back loses it.
+    pub fn leave_behind(&self) {
+        self.change(|state| {
+            state.gone += state.frames.len();
+            state.frames.clear();
+            state.bytes = 0;
+        });
+    }
+
     pub fn is_read(&self) -> bool {
         !lock(&self.state).readers.is_empty()
     }
@@ -122,12 +143,22 @@ impl Growing {
 impl State {
     fn let_go(&mut self) {
         let Some(window) = self.window else { return };
-        let slowest = self.readers.values().map(|place| place.at).min().unwrap_or(usize::MAX);
+        let places = self.readers.values().map(|place| place.at).filter(|at| *at >= self.gone);
+        let slowest = places.min().unwrap_or(usize::MAX);
         while self.gone < slowest || self.bytes > window {
             let Some(frame) = self.frames.pop_front() else { break };
             self.bytes -= frame.len() as u64;
             self.gone += 1;
         }
+        if self.has_room()
+            && let Some(writer) = self.writer.take()
+        {
+            writer.wake();
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.window.is_none_or(|window| self.bytes <= window / 2)
     }
 }
 
@@ -221,6 +252,25 @@ mod tests {
     }
 
     #[test]
+    fn who_writes_waits_for_who_falls_back_and_may_leave_it_behind() {
+        let growing = growing();
+        let (mut quick, mut slow) = (growing.read().expect("one"), growing.read().expect("two"));
+        growing.pass(4);
+        for text in ["aa", "b"] {
+            growing.push(Bytes::from_static(text.as_bytes()));
+        }
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(growing.poll_room(&mut cx).is_pending());
+        assert_eq!((next(&mut quick), next(&mut quick)), (frame("aa"), frame("b")));
+        assert!(growing.poll_room(&mut cx).is_pending());
+        growing.leave_behind();
+        assert!(growing.poll_room(&mut cx).is_ready());
+        growing.push(Bytes::from_static(b"c"));
+        assert_eq!(next(&mut quick), frame("c"));
+        assert_eq!(next(&mut slow), Poll::Ready(Some(Err(End::Broken))));
+    }
+
+    #[test]
     fn what_only_passes_is_kept_for_the_slowest_reader_within_the_window() {
         let growing = growing();
         let (mut quick, mut slow) = (growing.read().expect("one"), growing.read().expect("two"));
@@ -233,6 +283,7 @@ mod tests {
         }
         assert_eq!(next(&mut slow), Poll::Ready(Some(Err(End::Broken))));
         drop((quick, slow));
+        assert!(growing.poll_room(&mut Context::from_waker(Waker::noop())).is_ready());
         growing.push(Bytes::from_static(b"f"));
         assert_eq!(lock(&growing.state).frames.len(), 0);
     }

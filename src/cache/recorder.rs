@@ -4,6 +4,7 @@
 //! copied unless somebody reads along.
 
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -99,6 +100,16 @@ impl Recorder {
         self.stores = false;
         self.growing.pass(self.weight.max(WINDOW));
         self.lead = None;
+    }
+
+    /// Ready while those who read along keep up; always, while it is stored.
+    pub fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.growing.poll_room(cx)
+    }
+
+    /// Whoever has fallen back loses it.
+    pub fn leave_behind(&self) {
+        self.growing.leave_behind();
     }
 
     /// Somebody else reads along.

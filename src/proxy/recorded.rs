@@ -46,7 +46,11 @@ pub struct Recorded {
     inner: Option<Box<Streaming>>,
     /// `None` once it is over, or broke.
     recorder: Option<Box<Recorder>>,
+    /// How long those who read along, and fall back, are waited for.
+    patience: Option<Pin<Box<Sleep>>>,
 }
+
+const PATIENCE: Duration = Duration::from_secs(1);
 
 // === impl Replay ===
 
@@ -128,10 +132,11 @@ impl fmt::Debug for Followed {
 
 impl Recorded {
     pub fn new(inner: Box<Streaming>, recorder: Box<Recorder>) -> Recorded {
-        Recorded { inner: Some(inner), recorder: Some(recorder) }
+        Recorded { inner: Some(inner), recorder: Some(recorder), patience: None }
     }
 
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Polled {
+        ready!(self.poll_room(cx));
         let Some(inner) = &mut self.inner else { return Poll::Ready(None) };
         let polled = ready!(inner.poll_next(cx));
         let Some(recorder) = &mut self.recorder else { return Poll::Ready(polled) };
@@ -149,6 +154,19 @@ impl Recorded {
             self.ends();
         }
         Poll::Ready(polled)
+    }
+
+    /// Ready once those who read along are not far behind, or were waited for.
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(recorder) = &self.recorder else { return Poll::Ready(()) };
+        if recorder.poll_room(cx).is_pending() {
+            let patience =
+                self.patience.get_or_insert_with(|| Box::pin(tokio::time::sleep(PATIENCE)));
+            ready!(patience.as_mut().poll(cx));
+            recorder.leave_behind();
+        }
+        self.patience = None;
+        Poll::Ready(())
     }
 
     fn ends(&mut self) {
@@ -195,7 +213,7 @@ impl Drop for Recorded {
             if let Some(inner) = &mut inner {
                 inner.client_left();
             }
-            drop(spawn_local(Recorded { inner, recorder }.drain()));
+            drop(spawn_local(Recorded { inner, recorder, patience: None }.drain()));
         }
     }
 }

@@ -10,7 +10,8 @@ use crate::support::{Behaviour, Call, Gate, Origin, Response, Sidecar};
 
 /// A route for everything with a cache of 1 MiB; `windows` in its braces.
 fn yaml(origin: &Origin, windows: &str, more: &str) -> String {
-    let caches = format!("caches: {{ c: {{ max_bytes: 1MiB, store: http{windows} }} }}\n");
+    let swr = if windows.contains("revalidate") { "" } else { ", stale_while_revalidate: 0s" };
+    let caches = format!("caches: {{ c: {{ max_bytes: 1MiB, store: http{windows}{swr} }} }}\n");
     let provider =
         [("a", &*origin.url(), "auth: passthrough, breaker: quick, timeouts: { headers: 2s }")];
     let quick = "breakers: { quick: { failure_threshold: 1, recovery_timeout: 60s } }\n";

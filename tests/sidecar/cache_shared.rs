@@ -10,8 +10,9 @@ use crate::support::{Behaviour, Call, End, Ending, Gate, Origin, Response, Sidec
 /// A route for everything that keeps its answers for a minute.
 fn yaml(origin: &Origin, store: &str, more: &str) -> String {
     let store = format!("{{ ttl: 60s, key: [method, path, body]{store} }}");
-    let caches =
-        format!("caches: {{ c: {{ max_bytes: 1MiB, store: {store}, stale_if_error: 1h }} }}\n");
+    let caches = format!(
+        "caches: {{ c: {{ max_bytes: 1MiB, store: {store}, stale_if_error: 1h, stale_while_revalidate: 0s }} }}\n"
+    );
     let provider =
         [("a", &*origin.url(), "auth: passthrough, timeouts: { headers: 20s, idle: 20s }")];
     policy(&provider, &(route(&format!("providers: [a], cache: c{more}")) + &caches + GENEROUS))
@@ -226,10 +227,11 @@ fn an_answer_that_nobody_may_share_makes_each_ask_for_itself() {
 
 #[test]
 fn a_body_that_never_ends_passes_and_is_given_up_at_the_bound() {
-    let frame = "x".repeat(64 << 10);
+    let delta = json!({ "content": "x".repeat(64 << 10) });
+    let frame = json!({ "choices": [ { "index": 0, "delta": delta } ] }).to_string();
     let gate = Gate::closed();
     let a = Origin::start(Stream::of(vec![frame; 64]).gated(&gate).ending(Ending::Hang));
-    let sidecar = alone(&yaml(&a, "", ", stream: { commit: headers, terminal: [\"[DONE]\"] }"));
+    let sidecar = alone(&yaml(&a, "", ", stream: { commit: headers }"));
     let (mut one, mut two) = (sidecar.client(), sidecar.client());
     one.send_only(&chat_for("m"));
     a.wait_for_requests(1);
@@ -242,10 +244,11 @@ fn a_body_that_never_ends_passes_and_is_given_up_at_the_bound() {
         assert!(first.next_event().is_some(), "{n}");
         assert!(second.next_event().is_some(), "{n}: who keeps up reads along to the end");
     }
-    drop((first, second));
-    drop((one, two));
+    assert_eq!(a.count(), 1);
     let held = crate::scene::api(&sidecar, "/api/caches");
     assert_eq!(held["caches"][0]["entries"], 0, "{held}");
+    drop((first, second));
+    drop((one, two));
     sidecar.wait_until(|sidecar| {
         crate::scene::api(sidecar, "/api/caches")["caches"][0]["recording_bytes"] == 0
     });
