@@ -65,7 +65,7 @@ impl Flights {
         Turn::Lead(Lead { of: Arc::clone(&self.0), key, flight })
     }
 
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         lock(&self.0).len()
     }
 }
@@ -176,7 +176,7 @@ mod tests {
         assert!(waits.as_mut().poll(&mut cx).is_pending());
         first.ends(Landed::Failed);
         assert!(matches!(waits.as_mut().poll(&mut cx), Poll::Ready(Landed::Failed)));
-        assert_eq!(flights.len(), 0);
+        assert_eq!(flights.count(), 0);
     }
 
     #[test]

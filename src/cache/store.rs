@@ -227,7 +227,7 @@ impl Cache {
             bytes: self.answers.weight(),
             max_bytes: self.most.load(Ordering::Relaxed),
             recording: self.recording.load(Ordering::Relaxed),
-            flights: self.flights.len(),
+            flights: self.flights.count(),
             evictions: self.evictions.get(),
             did: Did::ALL.map(|did| self.did[did as usize].get()),
         }

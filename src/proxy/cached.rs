@@ -14,11 +14,11 @@ use http::response::Parts;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use super::changes::changed;
-use super::commit::{Ready, ReadyBody};
 use super::error::{Kind, Problem};
 use super::forward::{Errand, forward, keep_for_get, stale_or};
 use super::handler::run;
 use super::marked;
+use super::ready::{Ready, ReadyBody};
 use super::refresh;
 use super::request::Ask;
 use super::sought::Sought;

@@ -7,13 +7,13 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
 use http::response::Parts;
-use http::{HeaderMap, Method, StatusCode};
-use http_body::{Body, Frame};
+use http::{Method, StatusCode};
+use http_body::Body;
 
 use super::attempt::chain;
 use super::choose::Pick;
@@ -23,21 +23,16 @@ use super::error::{Kind, Problem};
 use super::gather::{self, Cut, Gathered, Hold, Limits, Until, gather};
 use super::left::left;
 use super::nature::{self, Nature};
-use super::report::{Bill, Lesson};
+use super::ready::{Ready, ReadyBody, Stream};
+use super::report::Lesson;
 use super::request::Ask;
-use crate::cache::growing::Reader;
-use crate::cache::recorder::Recorder;
-use crate::cache::stored::Stored;
 use crate::clock;
 use crate::live::buffers::Reservation;
-use crate::live::ledger::Turn;
-use crate::live::pace::Charge;
-use crate::live::permit::{Afterwards, Flight};
 use crate::policy::model::Commit;
 use crate::resilience::outcome::{Class, Reach};
 use crate::snapshot::Route;
 use crate::stream::events::Format;
-use crate::stream::reader::{Ended, Reader as EventReader};
+use crate::stream::reader::{Ended, Reader};
 use crate::upstream::AnswerBody;
 
 /// The most that is kept of what an answer said, to go on from.
@@ -59,51 +54,6 @@ pub enum AtHand {
     Ours(Problem),
 }
 
-/// A provider's answer, ready for the application.
-#[derive(Debug)]
-pub struct Ready {
-    pub head: Parts,
-    pub body: ReadyBody,
-    pub idle: Duration,
-    pub bill: Bill,
-    pub credential: usize,
-    /// No provider gave it to this request: it is from the cache, or of our own.
-    pub ours: bool,
-}
-
-#[derive(Debug)]
-pub enum ReadyBody {
-    Whole(Bytes, Option<HeaderMap>),
-    Stream(Box<Stream>),
-    /// From the cache.
-    Stored(Arc<Stored>),
-    /// Another request's.
-    Followed(Reader),
-    /// 101: both sides speak another protocol from here on.
-    Tunnel {
-        flight: Flight,
-        rest: AnswerBody,
-    },
-}
-
-/// A body that has begun.
-#[derive(Debug)]
-pub struct Stream {
-    pub first: VecDeque<Frame<Bytes>>,
-    pub rest: AnswerBody,
-    pub flight: Flight,
-    pub afterwards: Option<Afterwards>,
-    pub room: Reservation,
-    /// Of what has events.
-    pub reader: Option<(Format, Box<EventReader>)>,
-    /// By when its first content has to be here, where it is not yet.
-    pub content_by: Option<Instant>,
-    /// An event that says that it failed is among the first.
-    pub failed: bool,
-    /// It is written down for the cache.
-    pub record: Option<Box<Recorder>>,
-}
-
 /// A provider's answer of which the head was read.
 #[derive(Debug)]
 pub struct Answer {
@@ -115,17 +65,9 @@ pub struct Answer {
     pub limits: Limits,
     pub nature: Nature,
     /// Of what has events.
-    pub reader: Option<(Format, Box<EventReader>)>,
+    pub reader: Option<(Format, Box<Reader>)>,
     /// For what is withheld.
     pub room: Reservation,
-}
-
-impl Ready {
-    /// One that no provider gave to this request.
-    pub fn of_nobody(head: Parts, body: ReadyBody) -> Box<Ready> {
-        let bill = Bill { tier: 0, index: 0, turn: Turn::First, charge: Charge::default() };
-        Box::new(Ready { head, body, idle: Duration::ZERO, bill, credential: 0, ours: true })
-    }
 }
 
 impl Ask {
@@ -185,7 +127,7 @@ impl Ask {
         route: &Route,
         answer: &Answer,
         class: Option<Class>,
-    ) -> Option<(Format, Box<EventReader>)> {
+    ) -> Option<(Format, Box<Reader>)> {
         let format = answer.nature.events().filter(|_| class == Some(Class::Success))?;
         let candidate = Self::candidate(route, answer.pick.tier, answer.pick.index);
         let reading = Arc::clone(&candidate.reading);
@@ -197,10 +139,10 @@ impl Ask {
             return None;
         }
         let reader = match &self.partial {
-            Some(partial) => EventReader::continuing(reading, format, SAID, partial.clone()),
+            Some(partial) => Reader::continuing(reading, format, SAID, partial.clone()),
             None => {
                 let said = self.goes_on().then_some(SAID);
-                EventReader::new(reading, format, status.as_u16(), said)
+                Reader::new(reading, format, status.as_u16(), said)
             }
         };
         Some((format, Box::new(reader)))

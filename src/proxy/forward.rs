@@ -12,11 +12,12 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
 use super::cached::{Outcome, did, from_store};
 use super::changes::is_here;
-use super::commit::{AtHand, Ready, ReadyBody};
+use super::commit::AtHand;
 use super::error::Kind;
 use super::handler::run;
 use super::headers;
 use super::marked;
+use super::ready::{Ready, ReadyBody};
 use super::request::Ask;
 use super::sought::Sought;
 use crate::cache::control::Control;

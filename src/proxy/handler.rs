@@ -15,13 +15,14 @@ use super::answer::ResBody;
 use super::cached;
 use super::changes::changed;
 use super::choose::Pick;
-use super::commit::{AtHand, Ready, ReadyBody, Tried};
+use super::commit::{AtHand, Tried};
 use super::connection::Client;
 use super::error::{Kind, Problem};
 use super::headers;
 use super::intake::{Bounds, Payload};
 use super::jobs;
 use super::overrides::Overrides;
+use super::ready::{Ready, ReadyBody};
 use super::recorded::{Followed, Recorded, Replay};
 use super::request::{Ask, Stop};
 use super::story::{End, Story};
@@ -295,6 +296,9 @@ pub fn finish(
     ask.story.status = head.status.as_u16();
     let switches = matches!(body, ReadyBody::Tunnel { .. });
     headers::end_answer_hop(&mut head.headers, switches);
+    if !matches!(body, ReadyBody::Whole(_, None) | ReadyBody::Stored(_)) {
+        ask.story.first_byte = Some(ask.story.so_far());
+    }
     let body = match body {
         ReadyBody::Whole(bytes, None) => {
             ask.story.bytes_out = bytes.len() as u64;
@@ -303,11 +307,9 @@ pub fn finish(
         }
         ReadyBody::Whole(bytes, Some(trailers)) => {
             let first = [Frame::data(bytes), Frame::trailers(trailers)].into();
-            ask.story.first_byte = Some(ask.story.so_far());
             ResBody::Stream(Box::new(Streaming::whole(ask, first, (idle, bill, credential))))
         }
         ReadyBody::Stream(mut stream) => {
-            ask.story.first_byte = Some(ask.story.so_far());
             let record = stream.record.take();
             let streaming = Box::new(Streaming::begun(ask, stream, (idle, bill, credential)));
             match record {
@@ -320,12 +322,8 @@ pub fn finish(
             ask.story.finish(End::Answered);
             ResBody::Replay(Replay::new(stored))
         }
-        ReadyBody::Followed(reader) => {
-            ask.story.first_byte = Some(ask.story.so_far());
-            ResBody::Followed(Box::new(Followed::new(reader, ask)))
-        }
+        ReadyBody::Followed(reader) => ResBody::Followed(Box::new(Followed::new(reader, ask))),
         ReadyBody::Tunnel { flight, rest } => {
-            ask.story.first_byte = Some(ask.story.so_far());
             let Ask { upgrade, story, .. } = ask;
             let tunnel = tunnel::start(upgrade, rest, flight, story);
             tunnel.into_iter().for_each(|tunnel| client.becomes(tunnel));

@@ -36,6 +36,7 @@ mod marked;
 mod nature;
 mod next;
 mod overrides;
+mod ready;
 mod recorded;
 mod refresh;
 mod report;

@@ -16,9 +16,9 @@ use bytes::Bytes;
 use http_body::{Body, Frame};
 use tokio::time::Sleep;
 
-use super::commit::{Ready, ReadyBody, Stream};
 use super::cut::Cut;
 use super::go_on::{GoingOn, Teller};
+use super::ready::{Ready, ReadyBody, Stream};
 use super::report::Bill;
 use super::request::Ask;
 use super::story::End;

@@ -122,11 +122,6 @@ fn crowd(sidecar: &Sidecar, count: usize) -> Vec<thread::JoinHandle<Response>> {
         .collect()
 }
 
-fn wait_for_busy(sidecar: &Sidecar, count: usize) {
-    let name = "outrigger_cache_requests_total{cache=\"c\",result=\"collapsed\"}";
-    sidecar.wait_until(|sidecar| sidecar.metric(name).unwrap_or(0.0) >= count as f64);
-}
-
 #[test]
 fn one_of_many_equal_requests_asks_for_all_on_every_worker() {
     let gate = Gate::closed();
