@@ -1,8 +1,11 @@
-//! When what stands at a URI was last changed (RFC 9111, 4.4): an answer asked for before that is
-//! not used any more, whoever it was for and in whichever cache.
+//! A time for each key, in a table of one size however many keys there are.
 //!
-//! URIs share marks, so that they take the same room however many are changed; a change of one makes
-//! a few others be asked for anew, and never the other way.
+//! When what stands at a URI was last changed (RFC 9111, 4.4): an answer asked for before that is not used
+//! any more, whoever it was for and in whichever cache. Until when nobody waits for another's answer, because
+//! the last one could not be shared.
+//!
+//! Keys share places, and the latest time of a place counts: what was changed is never taken for unchanged,
+//! and now and then something is asked for that need not have been.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -10,35 +13,34 @@ use std::time::{Duration, Instant};
 use super::key::Key;
 use crate::clock;
 
-const MARKS: usize = 1 << 13;
+const PLACES: usize = 1 << 13;
 
 #[derive(Debug)]
 pub struct Marks {
     began: Instant,
-    /// Nanoseconds since then, and one; 0: never.
-    marks: Box<[AtomicU64]>,
+    /// Nanoseconds since then, and one; 0: no time.
+    places: Box<[AtomicU64]>,
 }
 
 impl Default for Marks {
     fn default() -> Marks {
-        let marks = std::iter::repeat_with(AtomicU64::default).take(MARKS).collect();
-        Marks { began: clock::now(), marks }
+        let places = std::iter::repeat_with(AtomicU64::default).take(PLACES).collect();
+        Marks { began: clock::now(), places }
     }
 }
 
 impl Marks {
-    /// Something has changed what is there.
-    pub fn changed(&self, uri: &Key, now: Instant) {
-        self.mark(uri).fetch_max(self.nanos(now) + 1, Ordering::AcqRel);
+    pub fn set(&self, key: &Key, at: Instant) {
+        self.place(key).fetch_max(self.nanos(at) + 1, Ordering::AcqRel);
     }
 
-    /// What was asked for at `asked` is from before a change.
-    pub fn is_outdated(&self, uri: &Key, asked: Instant) -> bool {
-        self.mark(uri).load(Ordering::Acquire) > self.nanos(asked)
+    /// A moment is not after the key's time.
+    pub fn reaches(&self, key: &Key, moment: Instant) -> bool {
+        self.place(key).load(Ordering::Acquire) > self.nanos(moment)
     }
 
-    fn mark(&self, uri: &Key) -> &AtomicU64 {
-        &self.marks[uri.number() as usize % self.marks.len()]
+    fn place(&self, key: &Key) -> &AtomicU64 {
+        &self.places[key.number() as usize % self.places.len()]
     }
 
     fn nanos(&self, at: Instant) -> u64 {
@@ -53,14 +55,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_asked_for_before_a_change_is_outdated_and_what_came_after_is_not() {
+    fn what_came_before_a_mark_is_reached_by_it_and_what_came_after_is_not() {
         let (marks, secret) = (Marks::default(), Secret::new().expect("chance"));
-        let uri = secret.make().end();
+        let key = secret.make().end();
         let at = |ms| marks.began + Duration::from_millis(ms);
-        assert!(!marks.is_outdated(&uri, at(0)));
-        marks.changed(&uri, at(5));
-        marks.changed(&uri, at(3));
-        assert!(marks.is_outdated(&uri, at(4)) && marks.is_outdated(&uri, at(5)));
-        assert!(!marks.is_outdated(&uri, at(6)));
+        assert!(!marks.reaches(&key, at(0)));
+        marks.set(&key, at(5));
+        marks.set(&key, at(3));
+        assert!(marks.reaches(&key, at(4)) && marks.reaches(&key, at(5)));
+        assert!(!marks.reaches(&key, at(6)));
     }
 }

@@ -3,7 +3,8 @@
 //! - which requests are equal: [`key`], [`canonical`] JSON; which of the answers under one key a
 //!   request selects: [`selecting`]
 //! - what may be stored and how long it serves: [`control`], [`lifetime`] (RFC 9111, 5861)
-//! - what is stored: [`stored`], in a [`store`] bounded by weight; what a change makes invalid: [`marks`]
+//! - what is stored: [`stored`], in a [`store`] bounded by weight; what a change makes invalid:
+//!   [`marks`]
 //! - an answer under way: [`recorder`] writes it, [`growing`] lets others read along; of equal requests
 //!   one asks: [`flights`]
 //!

@@ -6,7 +6,6 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
 
 use prometheus_client::metrics::counter::Counter;
 use quick_cache::sync::{Cache as Answers, DefaultLifecycle};
@@ -42,7 +41,10 @@ pub enum Did {
 pub struct Cache {
     name: String,
     pub secret: Secret,
+    /// When what stands at a URI was changed.
     pub marks: Arc<Marks>,
+    /// Until when nobody waits for another's answer: the last one could not be shared.
+    pub alone: Marks,
     pub flights: Flights,
     answers: Answers<Key, Arc<Slot>, Weigh, DefaultHashBuilder, Evictions>,
     /// Held while a slot is changed.
@@ -104,9 +106,7 @@ impl Lifecycle<Key, Arc<Slot>> for Evictions {
     type RequestState = [Option<(Key, Arc<Slot>)>; 2];
 
     fn on_evict(&self, state: &mut Self::RequestState, key: Key, slot: Arc<Slot>) {
-        if !slot.variants.is_empty() {
-            self.0.inc();
-        }
+        self.0.inc();
         DefaultLifecycle::default().on_evict(state, key, slot);
     }
 }
@@ -127,6 +127,7 @@ impl Cache {
             name: policy.name.clone(),
             secret,
             marks,
+            alone: Marks::default(),
             flights: Flights::default(),
             answers: answers(policy.max_bytes, Evictions(evictions.clone())),
             changing: Mutex::default(),
@@ -175,23 +176,12 @@ impl Cache {
         if stored.weight() > most {
             return;
         }
-        self.change(key, |slot| slot.with(Arc::new(stored), most), generation);
-    }
-
-    /// Until then nobody waits for another's answer under this key.
-    pub fn set_alone(&self, key: Key, until: Instant) {
-        let alone =
-            |slot: &Slot| Slot { alone_until: Some(until), variants: slot.variants.clone() };
-        self.change(key, alone, self.generation());
-    }
-
-    fn change(&self, key: Key, change: impl FnOnce(&Slot) -> Slot, generation: u64) {
         let _changing = lock(&self.changing);
         if generation != self.generation() {
             return;
         }
         let slot = self.answers.peek(&key).unwrap_or_default();
-        self.answers.insert(key, Arc::new(change(&slot)));
+        self.answers.insert(key, Arc::new(slot.with(Arc::new(stored), most)));
         self.tell();
     }
 

@@ -52,8 +52,6 @@ pub struct Stored {
 pub struct Slot {
     /// The newest first.
     pub variants: Vec<Arc<Stored>>,
-    /// Until then nobody waits for another's answer: the last one could not be shared.
-    pub alone_until: Option<Instant>,
 }
 
 impl Stored {
@@ -191,7 +189,7 @@ impl Slot {
             weight <= most
         };
         let variants = std::iter::once(&stored).chain(others).take(MOST_VARIANTS).take_while(fits);
-        Slot { variants: variants.cloned().collect(), alone_until: None }
+        Slot { variants: variants.cloned().collect() }
     }
 
     pub fn weight(&self) -> u64 {

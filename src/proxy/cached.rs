@@ -123,7 +123,7 @@ fn look(ask: &Ask, cache: &RouteCache, sought: &Sought, by: Option<&Selecting>) 
     let Sought { key, uri, control, .. } = sought;
     let slot = live.find(key).unwrap_or_default();
     let valid =
-        |stored: &Stored| uri.as_ref().is_none_or(|uri| !live.marks.is_outdated(uri, stored.asked));
+        |stored: &Stored| uri.as_ref().is_none_or(|uri| !live.marks.reaches(uri, stored.asked));
     let found = slot.find(&ask.headers, &live.secret, valid);
     if let Some(stored) = &found {
         if stored.life.satisfies(control, now) {
@@ -149,7 +149,7 @@ fn look(ask: &Ask, cache: &RouteCache, sought: &Sought, by: Option<&Selecting>) 
         || control.no_store
         || sought.head
         || sought.conditional && !validates
-        || slot.alone_until.is_some_and(|until| now < until);
+        || live.alone.reaches(key, now);
     let by = by.or_else(|| slot.variants.first().map(|newest| &newest.selecting));
     let together = by.map_or(*key, |by| by.narrow(key, &ask.headers, &live.secret));
     Step::Ask(Asking { found, together: (!alone).then_some(together), why })

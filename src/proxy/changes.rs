@@ -26,11 +26,11 @@ pub fn changed(ask: &Ask, route: &Route, outcome: &Outcome) {
     }
     let (secret, marks, now) = (caches.secret(), caches.marks(), clock::now());
     let host = sought::host(&ask.headers, &ask.uri);
-    marks.changed(&sought::uri(secret, &ask.headers, &ask.uri), now);
+    marks.set(&sought::uri(secret, &ask.headers, &ask.uri), now);
     for name in [LOCATION, CONTENT_LOCATION] {
         let value = ready.head.headers.get(name);
         if let Some(target) = value.and_then(|value| here(value, &host, &ask.uri)) {
-            marks.changed(&sought::at(secret, &host, &target), now);
+            marks.set(&sought::at(secret, &host, &target), now);
         }
     }
 }

@@ -224,7 +224,7 @@ fn recorded(
     marked::forwarded(&mut ready.head, why, None, stored);
     let Some(mut recorder) = recorder else {
         if lead.is_some() && sought.uri.is_some() {
-            cache.live.set_alone(sought.key, clock::now() + ALONE);
+            cache.live.alone.set(&sought.key, clock::now() + ALONE);
         }
         land(lead, Landed::Alone);
         return ready;

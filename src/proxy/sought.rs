@@ -73,7 +73,7 @@ impl Sought {
         let conditional = is_http
             && [IF_NONE_MATCH, IF_MODIFIED_SINCE].iter().any(|n| ask.headers.contains_key(n));
         Ok(Sought {
-            key: key(ask, cache, &body),
+            key: Asked::of(ask, &body).key(secret, &cache.policy.store),
             uri: is_http.then(|| uri(secret, &ask.headers, &ask.uri)),
             control,
             conditional,
@@ -84,9 +84,10 @@ impl Sought {
 
     /// What is stored for a GET, and is the answer to a request that changed it (RFC 9110, 9.3.3).
     pub fn by_get(ask: &Ask, cache: &RouteCache) -> Sought {
+        let secret = &cache.live.secret;
         Sought {
-            key: key(ask, cache, b""),
-            uri: Some(uri(&cache.live.secret, &ask.headers, &ask.uri)),
+            key: Asked::of(ask, b"").key(secret, &cache.policy.store),
+            uri: Some(uri(secret, &ask.headers, &ask.uri)),
             control: Control::of_request(&ask.headers),
             conditional: false,
             head: false,
@@ -117,53 +118,70 @@ impl Part {
     }
 }
 
-fn key(ask: &Ask, cache: &RouteCache, body: &[u8]) -> Key {
-    let mut making = cache.live.secret.make();
-    making.part(ask.route.policy.name.as_bytes()).part(&host(&ask.headers, &ask.uri));
-    match &cache.policy.store {
-        Keeps::Http => {
-            making.part(b"http");
-            principal(&mut making, &ask.headers);
-            making.part(target(&ask.uri).as_bytes());
-        }
-        Keeps::Always { key, public, .. } => {
-            making.part(if *public { b"public" } else { b"always" });
-            if !public {
-                principal(&mut making, &ask.headers);
-            }
-            key.iter().for_each(|part| add(&mut making, part, ask, body));
-        }
+/// What of a request may be part of its key.
+struct Asked<'a> {
+    route: &'a str,
+    method: &'a Method,
+    uri: &'a Uri,
+    headers: &'a HeaderMap,
+    body: &'a [u8],
+}
+
+impl<'a> Asked<'a> {
+    fn of(ask: &'a Ask, body: &'a [u8]) -> Asked<'a> {
+        let route = &ask.route.policy.name;
+        Asked { route, method: &ask.method, uri: &ask.uri, headers: &ask.headers, body }
     }
-    making.end()
-}
 
-fn add(making: &mut Making, part: &KeyPart, ask: &Ask, body: &[u8]) {
-    match part {
-        KeyPart::Method => making.part(b"method").part(ask.method.as_str().as_bytes()),
-        KeyPart::Path => making.part(b"path").part(ask.uri.path().as_bytes()),
-        KeyPart::Query => {
-            making.part(b"query").part(ask.uri.query().unwrap_or_default().as_bytes())
-        }
-        KeyPart::Body => match canonical::json(body) {
-            Some(json) => making.part(b"json").part(&json),
-            None => making.part(b"body").part(body),
-        },
-        KeyPart::Header(name) => {
-            let values = ask.headers.get_all(name);
-            making.part(b"header").part(name.as_str().as_bytes()).count(values.iter().count());
-            for value in values {
-                making.part(value.as_bytes());
+    fn key(&self, secret: &Secret, keeps: &Keeps) -> Key {
+        let mut making = secret.make();
+        making.part(self.route.as_bytes()).part(&host(self.headers, self.uri));
+        match keeps {
+            Keeps::Http => {
+                making.part(b"http");
+                self.principal(&mut making);
+                making.part(target(self.uri).as_bytes());
             }
-            making
+            Keeps::Always { key, public, .. } => {
+                making.part(if *public { b"public" } else { b"always" });
+                if !public {
+                    self.principal(&mut making);
+                }
+                key.iter().for_each(|part| self.add(&mut making, part));
+            }
         }
-    };
-}
+        making.end()
+    }
 
-fn principal(making: &mut Making, headers: &HeaderMap) {
-    headers::each_identity(headers, |name, value| {
-        making.part(name.as_str().as_bytes()).part(value.as_bytes());
-    });
-    making.part(b"");
+    fn principal(&self, making: &mut Making) {
+        headers::each_identity(self.headers, |name, value| {
+            making.part(name.as_str().as_bytes()).part(value.as_bytes());
+        });
+        // No name is empty: nothing that follows is taken for one.
+        making.part(b"");
+    }
+
+    fn add(&self, making: &mut Making, part: &KeyPart) {
+        match part {
+            KeyPart::Method => making.part(b"method").part(self.method.as_str().as_bytes()),
+            KeyPart::Path => making.part(b"path").part(self.uri.path().as_bytes()),
+            KeyPart::Query => {
+                making.part(b"query").part(self.uri.query().unwrap_or_default().as_bytes())
+            }
+            KeyPart::Body => match canonical::json(self.body) {
+                Some(json) => making.part(b"json").part(&json),
+                None => making.part(b"body").part(self.body),
+            },
+            KeyPart::Header(name) => {
+                let values = self.headers.get_all(name);
+                making.part(b"header").part(name.as_str().as_bytes()).count(values.iter().count());
+                for value in values {
+                    making.part(value.as_bytes());
+                }
+                making
+            }
+        };
+    }
 }
 
 /// What stands at a URI, for the marks of changes.
@@ -187,3 +205,7 @@ pub fn host(headers: &HeaderMap, uri: &Uri) -> Vec<u8> {
     let host = uri.authority().map(|authority| authority.as_str().as_bytes()).or(header);
     host.unwrap_or_default().to_ascii_lowercase()
 }
+
+#[cfg(test)]
+#[path = "sought_tests.rs"]
+mod tests;
