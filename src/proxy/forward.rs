@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_LOCATION, VARY};
+use http::header::{AGE, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_LOCATION, VARY};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
 use super::cached::{Outcome, did, from_store};
@@ -100,6 +100,14 @@ fn land(lead: Option<Lead>, landed: Landed) {
     }
 }
 
+/// Lets each ask for itself; the next ones, too, where HTTP says that answers there are for one alone.
+fn each_alone(cache: &RouteCache, sought: &Sought, lead: Option<Lead>) {
+    if lead.is_some() && sought.uri.is_some() {
+        cache.live.alone.set(&sought.key, clock::now() + ALONE);
+    }
+    land(lead, Landed::Alone);
+}
+
 fn is_error(status: StatusCode) -> bool {
     matches!(status.as_u16(), 500 | 502 | 503 | 504)
 }
@@ -167,29 +175,43 @@ fn freshened(
     (asked, generation): (Instant, u64),
 ) -> Box<Ready> {
     did(ask, cache, Did::Revalidated);
-    let mut answer = ready.head.headers.clone();
-    headers::end_answer_hop(&mut answer, false);
-    let (mut served, mut landed) = (Arc::clone(stored), Landed::Alone);
-    if stored.is_meant(&answer) {
-        let mut now = stored.freshened(&answer, stored.life.clone(), asked);
-        let received = received(stored.status, &now.headers, asked);
-        if let Some(life) = Lifetime::http(&ask.headers, received, windows(cache)) {
-            if !life.left(clock::now()).is_zero() {
-                landed = Landed::Again;
-            }
-            now.life = life;
-            served = Arc::new(now.clone());
-            if !errand.sought.control.no_store && !ask.reduced {
-                cache.live.put(errand.sought.key, now, generation);
-            }
-        } else {
-            served = Arc::new(now);
+    let Errand { sought, lead, why, .. } = errand;
+    let mut served = Arc::clone(stored);
+    if let Some(anew) = anew(ask, cache, stored, ready, asked) {
+        served = Arc::new(anew.clone());
+        if !sought.control.no_store && !ask.reduced {
+            cache.live.put(sought.key, anew, generation);
         }
     }
-    land(errand.lead, landed);
+    if served.life.left(clock::now()).is_zero() {
+        each_alone(cache, &sought, lead);
+    } else {
+        land(lead, Landed::Again);
+    }
     let mut ready = from_store(ask, served, None);
-    marked::revalidated(&mut ready.head, errand.why);
+    marked::revalidated(&mut ready.head, why);
     ready
+}
+
+/// What is stored with what a 304 says of it; `None` where it is about another, or forbids to keep it.
+fn anew(
+    ask: &Ask,
+    cache: &RouteCache,
+    stored: &Stored,
+    ready: &Ready,
+    asked: Instant,
+) -> Option<Stored> {
+    let mut answer = ready.head.headers.clone();
+    headers::end_answer_hop(&mut answer, false);
+    if !stored.is_meant(&answer) {
+        return None;
+    }
+    let anew = stored.freshened(&answer, stored.life.clone(), asked);
+    let mut headers = anew.headers.clone();
+    headers.extend(answer.remove(AGE).map(|age| (AGE, age)));
+    let received = received(stored.status, &headers, asked);
+    let life = Lifetime::http(&ask.headers, received, windows(cache))?;
+    Some(Stored { life, ..anew })
 }
 
 fn windows(cache: &RouteCache) -> Windows {
@@ -223,15 +245,12 @@ fn recorded(
     let stored = if recorder.is_some() { "; stored" } else { "" };
     marked::forwarded(&mut ready.head, why, None, stored);
     let Some(mut recorder) = recorder else {
-        if lead.is_some() && sought.uri.is_some() {
-            cache.live.alone.set(&sought.key, clock::now() + ALONE);
-        }
-        land(lead, Landed::Alone);
+        each_alone(cache, &sought, lead);
         return ready;
     };
     match lead {
         Some(lead) if shared => recorder.share(lead),
-        lead => land(lead, Landed::Alone),
+        lead => each_alone(cache, &sought, lead),
     }
     record(&mut ready, recorder);
     ready
