@@ -14,6 +14,7 @@
 //! | 5 | [`proxy`] | one request, from start to end |
 //! | 5 | [`shared`] | what hosts share through Redis: breakers, holds, limits, jobs |
 //! | 4 | [`snapshot`] | policy to snapshot, swap, watch |
+//! | 3 | [`cache`] | stored answers: keys, freshness, bounds |
 //! | 3 | [`live`] | state that outlives a reload |
 //! | 3 | [`upstream`] | names to addresses, connections, TLS, pools |
 //! | 2 | [`stream`] | what an answer's bytes mean: events, ends, usage; joining |
@@ -28,6 +29,7 @@
 
 pub mod admin;
 pub mod app;
+pub mod cache;
 pub mod cli;
 pub mod clock;
 pub mod jobs;

@@ -6,10 +6,13 @@ use http::HeaderValue;
 use http::header::ACCEPT_ENCODING;
 use thiserror::Error;
 
-use super::{Address, Candidate, Provider, Queue, Route, RouteMetrics, Snapshot, Tier, listener};
+use super::{
+    Address, Candidate, Provider, Queue, Route, RouteCache, RouteMetrics, Snapshot, Tier, listener,
+};
+use crate::cache::Caches;
 use crate::clock;
 use crate::live::Live;
-use crate::policy::model::{self, LogTarget, Policy, Scope};
+use crate::policy::model::{self, Keeps, LogTarget, Policy, Scope};
 use crate::resilience::outcome::Class;
 use crate::stream::reading::Reading;
 use crate::telemetry::access_log::Target as LogFile;
@@ -33,6 +36,7 @@ pub enum BuildError {
 #[derive(Clone, Debug)]
 pub struct Ground {
     pub live: Arc<Live>,
+    pub caches: Arc<Caches>,
     pub resolver: Resolver,
 }
 
@@ -50,12 +54,15 @@ impl Ground {
         let short: Arc<str> = hash.chars().take(12).collect::<String>().into();
         let server = Arc::new(policy.server.clone());
         let access_log = access_log(&policy.server.access_log);
+        let is_http = policy.caches.iter().any(|cache| cache.store == Keeps::Http);
         let routes = policy.routes.iter().map(|route| {
             Arc::new(Route {
                 tiers: self.tiers(route, &providers),
                 reads_body: reads_body(route, &policy.providers),
                 live: self.live.route(route),
                 queue: route.queue.map(|index| self.queue(&policy.queues[index])),
+                cache: route.cache.map(|index| self.cache(&policy.caches[index])),
+                changes: is_http.then(|| Arc::clone(&self.caches)),
                 metrics: route_metrics(&self.live.metrics, &route.name),
                 policy_hash: Arc::clone(&short),
                 access_log: access_log.clone(),
@@ -76,6 +83,10 @@ impl Ground {
 
     fn queue(&self, policy: &model::Queue) -> Queue {
         Queue { live: self.live.queue(policy), policy: policy.clone() }
+    }
+
+    fn cache(&self, policy: &model::Cache) -> RouteCache {
+        RouteCache { live: self.caches.cache(policy), policy: policy.clone() }
     }
 
     /// The route's `providers`, then each of its `fallback` by itself.
