@@ -14,14 +14,15 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Method};
 use outrigger::policy::model::{
-    Accept, Affinity, Auth, Buffer, Callback, Capacity, Commit, Forwarded, LogFormat, LogTarget,
-    Mark, OnCut, Price, Queue, Scope, Stream, Usage,
+    Accept, Action, Affinity, Auth, Buffer, Callback, Capacity, Commit, Forwarded, Keeps, KeyPart,
+    LogFormat, LogTarget, Mark, Of, OnCut, Price, Queue, RespondKind, Scope, Sign, Stream, Usage,
 };
 use outrigger::policy::pointer::Pointer;
 use outrigger::policy::problem::{self, Problem, Severity};
 use outrigger::policy::{Loaded, SourceFile, Sources, load, schema};
 use outrigger::resilience::balancer::Balance;
 use outrigger::resilience::breaker::Mode;
+use outrigger::resilience::condition::Condition;
 use outrigger::resilience::gcra::RatePolicy;
 use outrigger::resilience::hedge::HedgePolicy;
 use outrigger::resilience::outcome::{Class, Idempotence};
@@ -431,6 +432,74 @@ fn what_is_said_of_queues_and_capacity_is_understood() {
     assert_eq!((chat.queue, rest.queue), (Some(0), Some(1)));
     assert_eq!((chat.durable, rest.durable), (false, true));
     assert!(chat.allow_override.priority && !rest.allow_override.priority);
+}
+
+#[test]
+fn what_is_said_of_caches_is_understood() {
+    let policy = valid(WHOLE).policy;
+    let [answers, pages] = &policy.caches[..] else { panic!() };
+    let tenant = KeyPart::Header("x-tenant".parse().unwrap());
+    let key = vec![KeyPart::Method, KeyPart::Path, KeyPart::Query, KeyPart::Body, tenant];
+    let minutes = |minutes: u64| Duration::from_secs(minutes * 60);
+    let expected = Keeps::Always { ttl: minutes(10), key, public: true };
+    assert_eq!((answers.max_bytes, &answers.store), (64 << 20, &expected));
+    assert_eq!(answers.stale_if_error, minutes(120));
+    assert_eq!(answers.stale_while_revalidate, minutes(1));
+    assert_eq!((pages.max_bytes, &pages.store), (256 << 20, &Keeps::Http));
+    assert_eq!(pages.stale_if_error, minutes(60));
+    assert_eq!(pages.stale_while_revalidate, Duration::from_secs(30));
+    let of = |route: &str| policy.routes.iter().find(|r| r.name == route).unwrap().cache;
+    assert_eq!((of("chat"), of("rest")), (Some(0), None));
+}
+
+#[test]
+fn what_is_said_of_degradations_is_understood() {
+    let policy = valid(WHOLE).policy;
+    // What is disabled is not here.
+    let [brownout, closed] = &policy.degradations[..] else { panic!() };
+    let provider = |name: &str| policy.providers.iter().position(|p| p.name == name).unwrap();
+    let (openai, local) = (provider("openai"), provider("local"));
+    let seconds = Duration::from_secs;
+    let rate =
+        Sign::ErrorRate { of: Of::Route(0), above: 0.25, over: seconds(30), min_requests: 20 };
+    let (quantile, above, over) = (0.95, seconds(8), seconds(60));
+    let slow = Sign::Latency { of: Of::Provider(openai), quantile, above, over, min_requests: 20 };
+    let when = Condition::Any(vec![
+        Condition::Is(Sign::BreakerOpen(openai)),
+        Condition::All(vec![Condition::Is(rate), Condition::Is(slow)]),
+        Condition::Is(Sign::QueueWaiting { queue: 0, above: 400 }),
+        Condition::Is(Sign::CapacityUsed { provider: openai, above: 0.9 }),
+    ]);
+    assert_eq!((brownout.mode, &brownout.when), (Mode::Shadow, &when));
+    assert_eq!((brownout.hold, brownout.recover_after), (seconds(5), seconds(30)));
+    assert_eq!((closed.mode, &closed.when), (Mode::Enforce, &Condition::Is(Sign::Manual)));
+    assert_eq!((closed.hold, closed.recover_after), (seconds(5), seconds(30)));
+
+    let [reduce, instead, stale, shed, respond, notify] = &brownout.actions[..] else { panic!() };
+    let Action::Reduce(reduction) = reduce else { panic!() };
+    assert_eq!(reduction.models, [("gpt-4o".to_owned(), "gpt-4o-mini".to_owned())]);
+    assert_eq!(reduction.rewrite.set[0].1, "256");
+    assert_eq!(reduction.rewrite.remove.len(), 1);
+    assert_eq!(reduction.set_headers[0].1, "1");
+    let Action::Use(providers) = instead else { panic!() };
+    assert_eq!(providers, &[local, provider("anthropic")]);
+    assert!(matches!(stale, Action::ServeStale(within) if *within == seconds(3600)));
+    assert!(matches!(shed, Action::Shed(class) if class == "low"));
+    let Action::Respond(respond) = respond else { panic!() };
+    assert_eq!((respond.status.as_u16(), respond.kind), (503, RespondKind::Json));
+    assert_eq!(respond.body, r#"{"message":"try later","mode":"{{mode}}"}"#);
+    let headers: Vec<_> =
+        respond.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let kind = ("content-type", "application/json");
+    assert_eq!(headers, [("retry-after", "{{retry_after}}"), kind]);
+    let Action::Notify(notify) = notify else { panic!() };
+    assert_eq!(notify.to.url.host, "hooks.slack.com");
+    assert_eq!(notify.reference, "env:KEY");
+    assert!(notify.secret.is_some());
+
+    assert_eq!(policy.routes[0].degrade, [0, 1]);
+    // `local` and `anthropic` are its own.
+    assert!(policy.routes[0].used.is_empty());
 }
 
 #[test]

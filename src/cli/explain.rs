@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use crate::policy::model::{Accept, Match, Provider, Retry, Route};
 use crate::policy::problem::render;
 use crate::policy::shown::{self, Shown};
+use crate::policy::shown_modes;
 use crate::policy::{Places, Policy};
 use crate::resilience::balancer::Balance;
 use crate::resilience::outcome::{Class, ClassSet};
@@ -153,7 +154,26 @@ fn values(out: &mut String, policy: &Policy, places: &Places, route: &Route) -> 
     writeln!(out, "    with:")?;
     rows(out, places, &format!("routes.{}", route.name), &shown::route(route), 6)?;
     retry(out, places, &route.retry, 6)?;
-    queue(out, policy, places, route)
+    queue(out, policy, places, route)?;
+    hard_times(out, policy, places, route)
+}
+
+/// What is stored of its answers, and the modes that may change them.
+fn hard_times(out: &mut String, policy: &Policy, places: &Places, route: &Route) -> fmt::Result {
+    let above = format!("routes.{}", route.name);
+    match route.cache.map(|index| &policy.caches[index]) {
+        None => rows(out, places, &above, &vec![("cache", "none".to_owned())], 6)?,
+        Some(cache) => {
+            named(out, places, ("cache", "caches", &cache.name), &shown_modes::cache(cache), 6)?;
+        }
+    }
+    if route.degrade.is_empty() {
+        return rows(out, places, &above, &vec![("degrade", "none".to_owned())], 6);
+    }
+    route.degrade.iter().map(|index| &policy.degradations[*index]).try_for_each(|mode| {
+        let shown = shown_modes::degradation(policy, mode);
+        named(out, places, ("degrade", "degradations", &mode.name), &shown, 6)
+    })
 }
 
 fn queue(out: &mut String, policy: &Policy, places: &Places, route: &Route) -> fmt::Result {

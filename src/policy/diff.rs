@@ -6,8 +6,9 @@
 
 use std::collections::BTreeMap;
 
-use super::model::{Address, Auth, Breaker, Policy, Provider, Queue, Retry, Route};
+use super::model::{Address, Auth, Breaker, Degradation, Policy, Provider, Queue, Retry, Route};
 use super::shown::{self, Shown};
+use super::shown_modes;
 
 /// The differences, a sentence each; empty when both do the same.
 pub fn changes(before: &Policy, after: &Policy) -> Vec<String> {
@@ -23,6 +24,9 @@ pub fn changes(before: &Policy, after: &Policy) -> Vec<String> {
     found.extend(named("breaker", &breakers(before), &breakers(after)));
     found.extend(named("retries", &retries(before), &retries(after)));
     found.extend(named("queue", &queues(before), &queues(after)));
+    found.extend(named("cache", &caches(before), &caches(after)));
+    found.extend(named("degradation", &modes(before), &modes(after)));
+    found.extend(unshown_actions(before, after));
     providers(&before.providers, &after.providers, &mut found);
     routes(before, after, &mut found);
     found
@@ -64,6 +68,30 @@ fn queue_of<'p>(policy: &'p Policy, route: &Route) -> Option<&'p Queue> {
 fn queues(policy: &Policy) -> BTreeMap<&str, Shown> {
     let all = policy.routes.iter().filter_map(|route| queue_of(policy, route));
     all.map(|queue| (queue.name.as_str(), shown::queue(queue))).collect()
+}
+
+fn caches(policy: &Policy) -> BTreeMap<&str, Shown> {
+    policy.caches.iter().map(|one| (one.name.as_str(), shown_modes::cache(one))).collect()
+}
+
+fn modes(policy: &Policy) -> BTreeMap<&str, Shown> {
+    let all = policy.degradations.iter();
+    all.map(|one| (one.name.as_str(), shown_modes::degradation(policy, one))).collect()
+}
+
+/// Of modes that are shown alike: the text of an answer, a value of a header, a webhook.
+fn unshown_actions(before: &Policy, after: &Policy) -> Vec<String> {
+    let differs = |new: &&Degradation| {
+        let old = before.degradations.iter().find(|old| old.name == new.name);
+        old.is_some_and(|old| {
+            shown_modes::degradation(before, old) == shown_modes::degradation(after, new)
+                && format!("{:?}", old.actions) != format!("{:?}", new.actions)
+        })
+    };
+    let changed = after.degradations.iter().filter(differs);
+    changed
+        .map(|mode| format!("degradation `{}`: what its actions say changes", mode.name))
+        .collect()
 }
 
 fn named(what: &str, before: &BTreeMap<&str, Shown>, after: &BTreeMap<&str, Shown>) -> Vec<String> {
@@ -302,6 +330,12 @@ fn route((old, before): (&Policy, &Route), (new, after): (&Policy, &Route)) -> V
     found.extend(differing(&shown::route(before), &shown::route(after)));
     found.extend(renamed("retry", retry(Some(&before.retry)), retry(Some(&after.retry))));
     found.extend(renamed("queue", queue(queue_of(old, before)), queue(queue_of(new, after))));
+    let cache = |policy: &'_ Policy, route: &Route| {
+        route.cache.map_or_else(|| "none".to_owned(), |index| policy.caches[index].name.clone())
+    };
+    found.extend(moved("cache", &cache(old, before), &cache(new, after)));
+    let (then, now) = (shown_modes::modes(old, before), shown_modes::modes(new, after));
+    found.extend(moved("degrade", &then, &now));
     let jobs = |route: &Route| if route.durable { "yes" } else { "no" };
     found.extend(moved("takes jobs", jobs(before), jobs(after)));
     found

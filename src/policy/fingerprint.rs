@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use super::model::{Policy, Provider, Route};
 use super::routes::everyone;
 use super::shown::{self, Shown};
+use super::shown_modes;
 use super::words::word;
 
 /// Hexadecimal digits of it.
@@ -32,6 +33,14 @@ pub fn of_route(policy: &Policy, route: &Route) -> String {
     if let Some(queue) = route.queue.and_then(|index| policy.queues.get(index)) {
         sum.add("queue", &queue.name);
         sum.all(&shown::queue(queue));
+    }
+    if let Some(cache) = route.cache {
+        sum.all(&shown_modes::cache(&policy.caches[cache]));
+    }
+    for index in &route.degrade {
+        let mode = &policy.degradations[*index];
+        sum.add("mode", &mode.name);
+        sum.all(&shown_modes::degradation(policy, mode));
     }
     for index in everyone(route) {
         sum.provider(&policy.providers[index]);

@@ -70,8 +70,12 @@ impl Tree {
         let in_auth = self.is_below(id, "auth")
             && !matches!(key, "name" | "username")
             && !matches!(text.as_str(), "passthrough" | "none" | "" | "~" | "null");
-        let named = is_credential_name(key) && !self.is_below(id, "tls");
-        in_auth || named || looks_like_a_key(text) || has_userinfo(text)
+        // The path of a webhook is its secret.
+        let webhook = self.is_below(id, "notify") && matches!(key, "url" | "secret");
+        // What answers are stored under is no credential.
+        let of_cache = key == "key" && self.is_below(id, "caches");
+        let named = is_credential_name(key) && !self.is_below(id, "tls") && !of_cache;
+        in_auth || webhook || named || looks_like_a_key(text) || has_userinfo(text)
     }
 
     pub(super) fn has_secret_key(&self, id: NodeId) -> bool {

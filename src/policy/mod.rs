@@ -9,11 +9,14 @@
 //!
 //! A problem in one step does not hide those of the next, except where they would follow from it.
 
+pub mod actions;
 mod answers;
 mod caches;
 mod check;
 mod costs;
 mod credentials;
+pub mod degradations;
+mod degraded;
 pub mod diff;
 #[cfg(test)]
 mod diff_tests;
@@ -33,6 +36,8 @@ mod providers;
 mod queues;
 pub mod raw;
 mod raw_answers;
+mod raw_caches;
+mod raw_degradations;
 mod raw_queues;
 mod raw_rules;
 mod read;
@@ -42,6 +47,7 @@ mod rules;
 pub mod schema;
 mod server;
 pub mod shown;
+pub mod shown_modes;
 mod tree;
 pub mod units;
 mod urls;

@@ -276,6 +276,8 @@ pub struct Route {
     pub cache: Option<usize>,
     /// Indices into `Policy::degradations`, in the order in which their actions apply.
     pub degrade: Vec<usize>,
+    /// Providers that a mode of `degrade` may use, beside its own. Indices into `Policy::providers`.
+    pub used: Vec<usize>,
 }
 
 /// Requests with the same value of a header go to the same address, while it can be asked.

@@ -1,5 +1,6 @@
 //! What a policy says of hard times: which modes there are, when each is entered, what it does.
 
+use std::fmt;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, StatusCode};
@@ -98,11 +99,18 @@ pub enum RespondKind {
 }
 
 /// Who is told.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Notify {
     pub to: PostTo,
     /// How the policy refers to the URL, which may hold a secret: `env:ALERT_WEBHOOK`, or the URL itself.
     pub reference: String,
     /// Signs what is posted.
     pub secret: Option<Secret>,
+}
+
+impl fmt::Debug for Notify {
+    /// The URL may be a secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Notify({})", self.reference)
+    }
 }

@@ -188,7 +188,7 @@ impl Check<'_> {
         }
     }
 
-    fn set_header(
+    pub(super) fn set_header(
         &mut self,
         name: &str,
         at: &At<String>,
@@ -240,7 +240,7 @@ impl Check<'_> {
         Rewrite { path, set, remove }
     }
 
-    fn rewrite_path(&mut self, at: &At<RawRewritePath>) -> Option<(Regex, String)> {
+    pub(super) fn rewrite_path(&mut self, at: &At<RawRewritePath>) -> Option<(Regex, String)> {
         self.missing(at.id, "from", "the rewriting of the path has no `from`");
         self.missing(at.id, "to", "the rewriting of the path has no `to`");
         let from = at.from.as_ref().and_then(|at| self.regex(at.id, &at.value));
@@ -264,7 +264,10 @@ impl Check<'_> {
         Some((from, to.value.clone()))
     }
 
-    fn rewrite_body(&mut self, raw: &RawRewriteBody) -> (Vec<(Pointer, String)>, Vec<Pointer>) {
+    pub(super) fn rewrite_body(
+        &mut self,
+        raw: &RawRewriteBody,
+    ) -> (Vec<(Pointer, String)>, Vec<Pointer>) {
         let set = raw.set.as_ref().map_or_else(Vec::new, |at| {
             let entries = at.0.iter();
             entries

@@ -10,6 +10,8 @@ use serde::Deserialize;
 use super::forms::{At, Count, Entries, Json, Length, OneOrMany, Share, Size, TextOr, Word};
 use super::model::{Forwarded, LogFormat};
 use super::raw_answers::{RawClassify, RawPrice, RawStream, RawUsage};
+use super::raw_caches::RawCache;
+use super::raw_degradations::RawDegradation;
 use super::raw_queues::{RawCapacity, RawQueue};
 use super::raw_rules::{RawBreaker, RawRetry};
 use super::words::Override;
@@ -36,6 +38,10 @@ pub struct RawFile {
     pub breakers: Option<Entries<RawBreaker>>,
     /// Where requests wait while no provider has room, by name. `default` exists without being declared.
     pub queues: Option<Entries<RawQueue>>,
+    /// Where answers are stored, by name.
+    pub caches: Option<Entries<RawCache>>,
+    /// Modes for hard times, by name; up to 64.
+    pub degradations: Option<Entries<RawDegradation>>,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -267,6 +273,10 @@ pub struct RawRoute {
     pub stream: Option<At<RawStream>>,
     /// A name under `queues`, or `none`: what finds no room is refused at once.
     pub queue: Option<At<String>>,
+    /// A name under `caches`, or `none`. Default none.
+    pub cache: Option<At<String>>,
+    /// Names under `degradations`; their actions apply in this order. Default none.
+    pub degrade: Option<At<Vec<At<String>>>>,
     /// Which `x-outrigger-*` headers of the request count. Default none.
     pub allow_override: Option<At<Vec<At<Word<Override>>>>>,
 }

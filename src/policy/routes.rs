@@ -33,6 +33,8 @@ pub(super) struct Known<'a> {
     /// To places in the list; one that was declared, but could not be read, has none.
     pub(super) providers: &'a BTreeMap<String, usize>,
     pub(super) queues: &'a BTreeMap<String, usize>,
+    pub(super) caches: &'a BTreeMap<String, usize>,
+    pub(super) modes: &'a BTreeMap<String, usize>,
 }
 
 impl Check<'_> {
@@ -66,8 +68,9 @@ impl Check<'_> {
             affinity: raw.affinity.as_ref().and_then(|at| self.affinity(at)),
             queue: self.route_queue(raw, known),
             durable: false,
-            cache: None,
-            degrade: Vec::new(),
+            cache: self.route_cache(raw, known),
+            degrade: self.route_degrade(raw, known),
+            used: Vec::new(),
         }
     }
 
@@ -101,7 +104,7 @@ impl Check<'_> {
         }
     }
 
-    fn provider_named(&mut self, name: &At<String>, known: &Known<'_>) -> Option<usize> {
+    pub(super) fn provider_named(&mut self, name: &At<String>, known: &Known<'_>) -> Option<usize> {
         let found = known.providers.get(name.as_str()).copied();
         if found.is_none() {
             refers_to_nothing(self, name, "provider", "providers", known.providers.keys());
@@ -282,7 +285,7 @@ impl Check<'_> {
                 .map(|(_, route)| (route, everyone(route)))
                 .filter(|(_, all)| all.contains(&index));
             let (alone, shared): (Vec<_>, Vec<_>) =
-                uses.by_ref().partition(|(_, all)| all.len() == 1);
+                uses.by_ref().partition(|(route, _)| own(route) == [index]);
             match (alone.first(), shared.first()) {
                 (Some((alone, _)), Some((shared, _))) => {
                     let message = format!(
@@ -312,13 +315,14 @@ pub(super) fn asks(checked: &Checked) -> bool {
 }
 
 /// Its providers, then its fallback.
+fn own(route: &Route) -> Vec<usize> {
+    let first = route.providers.iter().map(|weighted| weighted.provider);
+    first.chain(route.fallback.iter().copied()).collect()
+}
+
+/// Its own, then those that a mode may use.
 pub(super) fn everyone(route: &Route) -> Vec<usize> {
-    route
-        .providers
-        .iter()
-        .map(|weighted| weighted.provider)
-        .chain(route.fallback.iter().copied())
-        .collect()
+    own(route).into_iter().chain(route.used.iter().copied()).collect()
 }
 
 fn allow_override(raw: &RawRoute) -> AllowOverride {

@@ -9,8 +9,10 @@ use std::path::PathBuf;
 
 use super::Sources;
 use super::check::Check;
+use super::degradations::{Around, MOST_MODES, RouteNames};
+use super::degraded::used;
 use super::forms::{At, Entries};
-use super::model::{Policy, Route};
+use super::model::{Cache, Degradation, Policy, Route};
 use super::problem::{Problem, Severity};
 use super::providers::Checked;
 use super::queues::Lanes;
@@ -25,6 +27,21 @@ use super::tree::{NodeId, Tree};
 pub(super) struct ReadFile {
     pub(super) root: NodeId,
     pub(super) raw: RawFile,
+}
+
+/// Places of what has a name; of what was declared but could not be read, none.
+struct Names {
+    providers: BTreeMap<String, usize>,
+    queues: BTreeMap<String, usize>,
+    caches: BTreeMap<String, usize>,
+    modes: BTreeMap<String, usize>,
+}
+
+impl Names {
+    fn known<'a>(&'a self, rules: &'a Rules) -> Known<'a> {
+        let Names { providers, queues, caches, modes } = self;
+        Known { rules, providers, queues, caches, modes }
+    }
 }
 
 pub(super) struct Outcome {
@@ -51,13 +68,18 @@ pub(super) fn validate(
     let rules = check.rules(files);
     let mut providers = check.providers(files, &rules);
     let queues = check.queues(files);
-    let (mut routes, disabled) = check.routes(files, &rules, &providers, &queues);
+    let caches = check.caches(files);
+    let mut names = check.names(files, &providers, &queues, &caches);
+    let degradations = check.degradations(files, &names.known(&rules), &providers);
+    names.modes = check.by_name(files, "degradations", degradations.iter().map(|mode| &mode.name));
+    let (mut routes, disabled) = check.routes(files, &names.known(&rules));
+    routes.iter_mut().for_each(|(_, route)| route.used = used(route, &degradations));
+    check.shed_classes(&routes, &degradations, &queues);
     check.passthrough(&routes, &mut providers);
     check.jobs(&mut routes, &providers, &queues);
     let (ids, routes): (Vec<_>, Vec<_>) = routes.into_iter().unzip();
     let providers = providers.into_iter().map(|checked| checked.provider).collect();
     let queues = queues.into_iter().map(|lanes| lanes.queue).collect();
-    let (caches, degradations) = (Vec::new(), Vec::new());
     let policy = Policy { server, providers, queues, caches, degradations, routes };
     check.currencies(&policy);
     let failed = failed || !check.problems.is_empty();
@@ -76,7 +98,7 @@ pub(super) fn validate(
 impl Check<'_> {
     /// A section that is not the map or list it should be.
     fn lost_a_section(&self, file: &ReadFile) -> bool {
-        let sections = ["providers", "retries", "breakers", "queues"];
+        let sections = ["providers", "retries", "breakers", "queues", "caches", "degradations"];
         let lost = |key: &&str| {
             self.tree.child(file.root, key).is_some_and(|id| self.tree.node(id).pruned)
         };
@@ -170,23 +192,60 @@ impl Check<'_> {
         queues.into_values().collect()
     }
 
-    /// Those that are enabled, and how many are not.
-    fn routes(
+    /// In the order of their names.
+    fn caches(&mut self, files: &[ReadFile]) -> Vec<Cache> {
+        let merged = self.merged(files, "cache", |raw| raw.caches.as_ref());
+        merged.into_iter().map(|(name, at)| self.cache(name, &at.value)).collect()
+    }
+
+    /// Those that are enabled, in the order of their names.
+    fn degradations(
         &mut self,
         files: &[ReadFile],
-        rules: &Rules,
+        known: &Known<'_>,
+        providers: &[Checked],
+    ) -> Vec<Degradation> {
+        let routes = route_names(files);
+        let breakerless: Vec<_> =
+            providers.iter().map(|checked| checked.provider.breaker.is_none()).collect();
+        let around = Around { known, routes: &routes, breakerless: &breakerless };
+        let mut modes = Vec::new();
+        for (name, at) in self.merged(files, "mode", |raw| raw.degradations.as_ref()) {
+            let mode = self.degradation(name, at, &around);
+            if at.enabled.is_none_or(|at| at.value) {
+                if modes.len() == MOST_MODES {
+                    let message = format!("more than {MOST_MODES} modes are enabled");
+                    self.problems.push(self.tree.on_key(at.id, message));
+                }
+                modes.push(mode);
+            }
+        }
+        modes
+    }
+
+    fn names(
+        &self,
+        files: &[ReadFile],
         providers: &[Checked],
         queues: &[Lanes],
-    ) -> (Vec<(NodeId, Route)>, usize) {
-        let names = providers.iter().map(|checked| &checked.provider.name);
-        let providers = self.by_name(files, "providers", names);
-        let names = queues.iter().map(|lanes| &lanes.queue.name);
-        let queues = self.by_name(files, "queues", names);
-        let known = Known { rules, providers: &providers, queues: &queues };
+        caches: &[Cache],
+    ) -> Names {
+        let providers = providers.iter().map(|checked| &checked.provider.name);
+        let queues = queues.iter().map(|lanes| &lanes.queue.name);
+        Names {
+            providers: self.by_name(files, "providers", providers),
+            queues: self.by_name(files, "queues", queues),
+            caches: self.by_name(files, "caches", caches.iter().map(|cache| &cache.name)),
+            modes: BTreeMap::new(),
+        }
+    }
+
+    /// Those that are enabled, and how many are not.
+    fn routes(&mut self, files: &[ReadFile], known: &Known<'_>) -> (Vec<(NodeId, Route)>, usize) {
         let mut names: BTreeMap<&str, NodeId> = BTreeMap::new();
         let (mut routes, mut disabled) = (Vec::new(), 0);
         for at in files.iter().filter_map(|file| file.raw.routes.as_ref()).flatten() {
-            let route = self.route(at, &known);
+            let route = self.route(at, known);
             if let Some(name) = &at.name {
                 match names.get(name.as_str()) {
                     Some(first) => self.twice("route", name, name.id, *first),
@@ -229,6 +288,20 @@ impl Check<'_> {
             self.problems.push(problem);
         }
     }
+}
+
+/// Of all files, to their places among those that are enabled.
+fn route_names(files: &[ReadFile]) -> RouteNames {
+    let mut place = 0;
+    let mut names = RouteNames::new();
+    for at in files.iter().filter_map(|file| file.raw.routes.as_ref()).flatten() {
+        let enabled = is_enabled(&at.value);
+        if let Some(name) = &at.name {
+            names.entry(name.value.clone()).or_insert(enabled.then_some(place));
+        }
+        place += usize::from(enabled);
+    }
+    names
 }
 
 fn is_enabled(raw: &RawRoute) -> bool {

@@ -36,6 +36,7 @@ impl Check<'_> {
             found.extend(self.unusable_hedge(policy, route, *id));
             found.extend(self.unpriced(policy, route, *id));
         }
+        found.extend(self.idle_modes(policy, routes));
         found.into_iter().map(Problem::warning).collect()
     }
 
