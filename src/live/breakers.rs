@@ -13,6 +13,7 @@ use prometheus_client::metrics::counter::Counter;
 use super::by_hand::{Note, OnIt};
 use super::fleet::FleetSide;
 use super::lock;
+use super::modes::Modes;
 use crate::clock;
 use crate::resilience::breaker::{
     Admission, Breaker, BreakerPolicy, Hand, Kind, Mode, Permit, Rejection, Transition, Why,
@@ -21,6 +22,10 @@ use crate::resilience::member::{Lease, Member, Says};
 use crate::resilience::outcome::Outcome;
 use crate::telemetry::events::Events;
 use crate::telemetry::metrics::{BreakerLabels, Level, Metrics, TransitionLabels};
+
+/// For so long after its time is over, one that nobody asked counts as open: a probe comes with the
+/// next request, and fails mostly.
+const UNASKED: Duration = Duration::from_secs(1);
 
 /// What a breaker watches: an address, or one model at it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -54,6 +59,7 @@ pub struct BreakerCell {
     rejections: Counter,
     metrics: Arc<Metrics>,
     events: Arc<Events>,
+    modes: Arc<Modes>,
     pub(super) fleet: Option<Arc<FleetSide>>,
 }
 
@@ -138,6 +144,22 @@ impl Rules {
         member || self.own.kind() != Kind::Closed || self.own.slow_start(now) < 1.0
     }
 
+    /// Nothing gets through, or only just could again. Where nobody asks it cannot stay so for ever:
+    /// a mode that answers by itself would never be left.
+    fn is_shut(&self, now: Instant) -> bool {
+        let lately = |until: Instant| now < until + UNASKED;
+        let member = self.member.as_ref().filter(|member| member.restrains());
+        match member.filter(|_| self.own.hand(now).is_none()) {
+            Some(member) => lately(member.open_until()),
+            None if self.own.mode(now) == Mode::Shadow => false,
+            None => match self.own.kind() {
+                Kind::Closed => false,
+                Kind::HalfOpen => self.own.would_admit(now).is_err(),
+                Kind::Open => self.own.retry_at().is_none_or(lately),
+            },
+        }
+    }
+
     /// What holds here, the fleet's word included.
     pub(super) fn kind(&self, now: Instant) -> Kind {
         let member = self.member.as_ref().filter(|member| member.restrains());
@@ -152,7 +174,7 @@ impl BreakerCell {
     pub fn new(
         key: Key,
         policy: BreakerPolicy,
-        (metrics, events): (&Arc<Metrics>, &Arc<Events>),
+        (metrics, events, modes): (&Arc<Metrics>, &Arc<Events>, &Arc<Modes>),
         fleet: Option<&Arc<FleetSide>>,
     ) -> Self {
         let labels = labels(&key);
@@ -167,6 +189,7 @@ impl BreakerCell {
             born: clock::now(),
             metrics: Arc::clone(metrics),
             events: Arc::clone(events),
+            modes: Arc::clone(modes),
             fleet: fleet.cloned(),
         };
         cell.join(&mut lock(&cell.rules), clock::now());
@@ -201,6 +224,11 @@ impl BreakerCell {
             self.fleet.iter().for_each(|fleet| fleet.wake());
         }
         checked
+    }
+
+    /// Open, or half-open with its probes out; for a moment after it could be asked again, too.
+    pub fn is_shut(&self, now: Instant) -> bool {
+        self.restrains.load(Ordering::Acquire) && lock(&self.rules).is_shut(now)
     }
 
     /// The share of its weight that this one should get: below 1 after a recovery.
@@ -369,6 +397,7 @@ impl BreakerCell {
         let by = if by.is_empty() { String::new() } else { format!(" ({by})") };
         let what = format!("{from} -> {to}: {cause}{by}");
         self.events.push(clock::wall(), "breaker", &self.key.to_string(), what);
+        self.modes.wake();
     }
 }
 

@@ -96,6 +96,30 @@ impl Touch {
     }
 }
 
+impl Cause {
+    /// For people: what was so, or who did it and why.
+    pub fn words(&self) -> String {
+        let so: Vec<_> = self.signs.iter().filter(|seen| seen.so).map(Seen::words).collect();
+        let Note { by, reason, .. } = &self.note;
+        match (self.by.as_str(), by.is_empty(), reason.is_empty()) {
+            ("condition", ..) => so.join(", "),
+            (_, true, true) => "by hand".to_owned(),
+            (_, true, false) => format!("by hand: {reason}"),
+            (_, false, true) => format!("by hand, by {by}"),
+            (_, false, false) => format!("by hand, by {by}: {reason}"),
+        }
+    }
+}
+
+impl Seen {
+    fn words(&self) -> String {
+        match self.value {
+            Some(value) => format!("{} ({})", self.sign, (value * 1e4).round() / 1e4),
+            None => self.sign.clone(),
+        }
+    }
+}
+
 impl Episode {
     pub fn new(
         mode: &str,

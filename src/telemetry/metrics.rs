@@ -14,6 +14,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Metric, Registry};
 
+use super::degradation::DegradationMetrics;
 use super::fleet::FleetMetrics;
 use super::jobs::JobMetrics;
 pub use super::known::Known;
@@ -81,6 +82,7 @@ pub struct Metrics {
     pub cost_budget: Family<RouteLabels, Ratio>,
     pub access_log_dropped: Counter,
     pub admin_changes: Family<AdminLabels, Counter>,
+    pub degradation: DegradationMetrics,
     pub jobs: JobMetrics,
     pub fleet: FleetMetrics,
     registry: Registry,
@@ -135,6 +137,7 @@ impl Metrics {
             cost_budget: Family::default(),
             access_log_dropped: Counter::default(),
             admin_changes: Family::default(),
+            degradation: DegradationMetrics::new(),
             jobs: JobMetrics::new(),
             fleet: FleetMetrics::default(),
             registry: Registry::default(),
@@ -149,6 +152,7 @@ impl Metrics {
         self.register_answers();
         self.register_endpoints();
         self.register_queues();
+        DegradationMetrics::register(self);
         JobMetrics::register(self);
         FleetMetrics::register(self);
         self.register_process();
