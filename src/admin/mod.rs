@@ -25,6 +25,7 @@ use tokio::net::TcpListener;
 
 pub use guard::{Access, Token, TokenError, token_text};
 
+use crate::degradation::past::Past;
 use crate::live::Live;
 use crate::shared::Fleet;
 use crate::snapshot::Current;
@@ -46,6 +47,7 @@ pub struct Shown {
     pub store: Option<Store>,
     /// `None`: this host is by itself.
     pub fleet: Option<Fleet>,
+    pub past: Arc<Past>,
 }
 
 /// Serves metrics, health and the API until the process ends.

@@ -8,6 +8,7 @@
 //! the chosen endpoint, never across an await.
 
 pub mod address;
+mod breaker_rules;
 pub mod breakers;
 pub mod buffers;
 pub mod by_hand;

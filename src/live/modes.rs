@@ -35,6 +35,8 @@ pub struct Modes {
     cells: Mutex<Vec<Arc<ModeCell>>>,
     /// The newest last; each with how many came before it.
     episodes: Mutex<(u64, VecDeque<Arc<Episode>>)>,
+    /// Entries and exits so far.
+    changes: AtomicU64,
     woken: Notify,
 }
 
@@ -60,6 +62,9 @@ struct Rules {
     holds: bool,
     /// While it is in force.
     episode: Option<Arc<Episode>>,
+    /// The last that began, and how often it was entered or left.
+    latest: Option<Arc<Episode>>,
+    changes: u64,
 }
 
 /// How a mode stands.
@@ -86,17 +91,18 @@ impl Modes {
         self.woken.notify_one();
     }
 
+    /// How often any was entered or left.
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Relaxed)
+    }
+
     /// Waits for a wake.
     pub async fn woken(&self) {
         self.woken.notified().await;
     }
 
     /// The cell of a mode: made, or found and retuned.
-    pub fn cell(
-        &self,
-        policy: &Degradation,
-        told: (&Arc<Metrics>, &Arc<Events>),
-    ) -> Arc<ModeCell> {
+    pub fn cell(&self, policy: &Degradation, told: (&Arc<Metrics>, &Arc<Events>)) -> Arc<ModeCell> {
         let mut cells = lock(&self.cells);
         let shadow = policy.mode == Mode::Shadow;
         if let Some(cell) = cells.iter().find(|cell| cell.name == policy.name) {
@@ -185,6 +191,7 @@ impl Modes {
         let cells = lock(&self.cells);
         let bits = cells.iter().filter(|cell| cell.is_in_force()).fold(0, |all, c| all | c.bit);
         self.in_force.store(bits, Ordering::Release);
+        self.changes.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -207,6 +214,8 @@ impl ModeCell {
             seen: Vec::new(),
             holds: false,
             episode: None,
+            latest: None,
+            changes: 0,
         };
         ModeCell {
             name: mode.clone(),
@@ -228,6 +237,12 @@ impl ModeCell {
     /// What is under way while it is in force.
     pub fn episode(&self) -> Option<Arc<Episode>> {
         lock(&self.rules).episode.clone()
+    }
+
+    /// How often it was entered or left, and the episode that began last.
+    pub fn latest(&self) -> (u64, Option<Arc<Episode>>) {
+        let rules = lock(&self.rules);
+        (rules.changes, rules.latest.clone())
     }
 
     /// A request was touched; `first`: by this mode for the first time.
@@ -270,6 +285,8 @@ impl ModeCell {
         let why = cause.words();
         let episode = Arc::new(Episode::new(&self.name, shadow, cause, (clock::wall(), now)));
         rules.episode = Some(Arc::clone(&episode));
+        rules.latest = Some(Arc::clone(&episode));
+        rules.changes += 1;
         self.in_force.store(true, Ordering::Release);
         tracing::warn!(mode = self.name, by = word(by), why, shadow, "degradation: mode entered");
         self.tell(true, word(by), format!("entered: {why}"));
@@ -279,6 +296,7 @@ impl ModeCell {
     fn left(&self, rules: &mut Rules, by: &'static str, now: Instant) {
         self.in_force.store(false, Ordering::Release);
         let Some(episode) = rules.episode.take() else { return };
+        rules.changes += 1;
         let took = now.saturating_duration_since(episode.since);
         episode.end(End { at: clock::wall(), took, by });
         let requests = episode.impact().requests;

@@ -27,6 +27,8 @@ use super::report::{Bill, Lesson};
 use super::request::Ask;
 use crate::clock;
 use crate::live::buffers::Reservation;
+use crate::live::ledger::Turn;
+use crate::live::pace::Charge;
 use crate::live::permit::{Afterwards, Flight};
 use crate::policy::model::Commit;
 use crate::resilience::outcome::{Class, Reach};
@@ -105,6 +107,14 @@ pub struct Answer {
     pub reader: Option<(Format, Box<Reader>)>,
     /// For what is withheld.
     pub room: Reservation,
+}
+
+impl Ready {
+    /// One that no provider gave to this request.
+    pub fn of_nobody(head: Parts, body: ReadyBody) -> Box<Ready> {
+        let bill = Bill { tier: 0, index: 0, turn: Turn::First, charge: Charge::default() };
+        Box::new(Ready { head, body, idle: Duration::ZERO, bill, credential: 0 })
+    }
 }
 
 impl Ask {

@@ -65,7 +65,10 @@ async fn answer(
     match read(worker, &client, &route, request, story).await {
         Ok((ask, Some((wish, store)))) => Box::pin(ask.become_job(wish, store)).await,
         Ok((mut ask, None)) => {
-            let outcome = run(&mut ask, &route).await;
+            let outcome = match ask.degraded() {
+                Some(outcome) => outcome,
+                None => run(&mut ask, &route).await,
+            };
             finish(ask, outcome, &client)
         }
         Err((mut story, problem)) => refuse(&mut story, problem),
@@ -215,8 +218,19 @@ fn host_of(headers: &HeaderMap, uri: &Uri) -> String {
     uri.authority().map(|a| a.as_str()).or(header).unwrap_or_default().to_owned()
 }
 
-/// Admission, then the attempts.
+/// Admission, then the attempts; at other providers where a mode says so.
 async fn run(ask: &mut Ask, route: &Route) -> Result<Box<Ready>, Problem> {
+    let outcome = if ask.reduced {
+        let instead = Arc::clone(&ask.route);
+        go(ask, &instead).await
+    } else {
+        go(ask, route).await
+    };
+    ask.sample(&outcome);
+    outcome
+}
+
+async fn go(ask: &mut Ask, route: &Route) -> Result<Box<Ready>, Problem> {
     route.live.first(ask.payload.taken());
     match ask.next(route, None).await {
         Ok(pick) => attempts(ask, route, pick).await,
@@ -282,6 +296,7 @@ pub fn finish(
     ask.story.status = head.status.as_u16();
     let switches = matches!(body, ReadyBody::Tunnel { .. });
     headers::end_answer_hop(&mut head.headers, switches);
+    ask.story.mark(&mut head.headers);
     let body = match body {
         ReadyBody::Whole(bytes, None) => {
             ask.story.bytes_out = bytes.len() as u64;
@@ -312,7 +327,8 @@ pub fn finish(
 fn refuse(story: &mut Story, problem: Problem) -> Response<ResBody> {
     story.status = problem.kind.status().as_u16();
     let name = problem.kind.name();
-    let response = problem.into_response();
+    let mut response = problem.into_response();
+    story.mark(response.headers_mut());
     story.finish(End::Refused(name));
     response
 }

@@ -123,6 +123,7 @@ impl Ask {
             place: None,
             turns: Vec::new(),
             looks_again: 0,
+            reduced: self.reduced,
             is_job: self.is_job,
         }))
     }

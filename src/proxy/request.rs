@@ -69,6 +69,8 @@ pub struct Ask {
     pub turns: Vec<u32>,
     /// On end, because what stood in its way had gone.
     pub looks_again: u8,
+    /// A mode has changed what is asked for, or of whom: its answer is not kept.
+    pub reduced: bool,
     /// It is a job: whoever cannot be admitted is tried again later, and not turned away.
     pub is_job: bool,
 }
@@ -142,7 +144,7 @@ impl Ask {
             method,
             uri,
             headers,
-            tokens: (payload.len() as f64 / BYTES_A_TOKEN).max(1.0),
+            tokens: tokens(&payload),
             deadline: payload.taken() + route.policy.timeout,
             payload,
             upgrade: None,
@@ -157,8 +159,14 @@ impl Ask {
             place: None,
             turns: Vec::new(),
             looks_again: 0,
+            reduced: false,
             is_job: false,
         }
+    }
+
+    /// After its body was changed.
+    pub fn estimate_tokens(&mut self) {
+        self.tokens = tokens(&self.payload);
     }
 
     pub fn candidate(route: &Route, tier: usize, index: usize) -> &Candidate {
@@ -208,6 +216,10 @@ impl Ask {
         let used = if tier == self.tries.tier { self.tries.in_tier } else { 0 };
         limit.saturating_sub(used)
     }
+}
+
+fn tokens(payload: &Payload) -> f64 {
+    (payload.len() as f64 / BYTES_A_TOKEN).max(1.0)
 }
 
 impl Tries {

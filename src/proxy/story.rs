@@ -12,6 +12,7 @@ use http::{Method, Uri};
 
 use super::connection::Client;
 use super::fields::{key, millis, number, plain, string, text};
+use super::touched::Touched;
 use super::worker::Worker;
 use crate::clock;
 use crate::live::ledger::Turn;
@@ -73,6 +74,8 @@ pub struct Story {
     pub cost: Option<f64>,
     /// The body's, where an answer is still to be put down to it.
     pub model: Option<String>,
+    /// What modes in force did to it.
+    pub touched: Option<Box<Touched>>,
     /// The job that it became, or is a run of.
     pub job: Option<JobId>,
     told: bool,
@@ -106,6 +109,7 @@ impl Story {
             tokens: None,
             cost: None,
             model: None,
+            touched: None,
             job: None,
             told: false,
         })
@@ -172,6 +176,9 @@ impl Story {
             let route = self.route.as_ref().map_or(NO_ROUTE, |route| &route.policy.name).to_owned();
             self.worker.live.metrics.refused.with(&ReasonLabels { route, reason }).inc();
         }
+        if let (Some(touched), End::Answered | End::Refused(_)) = (&self.touched, end) {
+            touched.answered(self.status);
+        }
         let snapshot;
         let log = match &self.route {
             Some(route) => {
@@ -235,6 +242,9 @@ impl Story {
     }
 
     fn write_amounts(&self, out: &mut Vec<u8>) {
+        if let Some(touched) = &self.touched {
+            touched.write_json(out);
+        }
         if let Some(job) = &self.job {
             plain(out, key!("job"), &job.to_string());
         }
@@ -279,6 +289,9 @@ impl Story {
             if let Some(value) = value {
                 let _ = write!(out, " {key}={value}");
             }
+        }
+        if let Some(touched) = &self.touched {
+            touched.write_text(out);
         }
         if let Some(job) = &self.job {
             let _ = write!(out, " job={job}");

@@ -175,10 +175,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const POLICY: TriggerPolicy = TriggerPolicy {
-        hold: Duration::from_secs(5),
-        recover_after: Duration::from_secs(30),
-    };
+    const POLICY: TriggerPolicy =
+        TriggerPolicy { hold: Duration::from_secs(5), recover_after: Duration::from_secs(30) };
 
     fn s(n: u64) -> Duration {
         Duration::from_secs(n)

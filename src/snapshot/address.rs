@@ -132,7 +132,8 @@ impl Address {
 
     /// Whether nothing gets through here: the breaker's word, or that of every model's that is known.
     pub fn is_shut(&self, now: Instant) -> bool {
-        let shut = |circuit: &Arc<Circuit>| circuit.breaker.as_ref().is_some_and(|b| b.is_shut(now));
+        let shut =
+            |circuit: &Arc<Circuit>| circuit.breaker.as_ref().is_some_and(|b| b.is_shut(now));
         let models = self.models.load();
         if models.is_empty() { shut(&self.whole) } else { models.values().all(shut) }
     }

@@ -7,8 +7,8 @@ use http::header::ACCEPT_ENCODING;
 use thiserror::Error;
 
 use super::{
-    Address, Candidate, Mode, Provider, Queue, Route, RouteMetrics, RouteMode, RouteModes, Snapshot,
-    Tier, listener, modes,
+    Address, Candidate, Mode, Provider, Queue, Route, RouteMetrics, RouteMode, RouteModes,
+    Snapshot, Tier, listener, modes,
 };
 use crate::clock;
 use crate::live::Live;
@@ -56,9 +56,8 @@ impl Ground {
             })
             .collect::<Result<Vec<_>, _>>()?;
         let modes = policy.degradations.iter();
-        let modes: Vec<_> = modes
-            .map(|mode| Arc::new(Mode::new(&policy, mode, &self.live, &providers)))
-            .collect();
+        let modes: Vec<_> =
+            modes.map(|mode| Arc::new(Mode::new(&policy, mode, &self.live, &providers))).collect();
         let short: Arc<str> = hash.chars().take(12).collect::<String>().into();
         let server = Arc::new(policy.server.clone());
         let access_log = access_log(&policy.server.access_log);
@@ -114,7 +113,8 @@ impl Ground {
     fn instead(&self, route: &Route, used: &[usize], providers: &[Arc<Provider>]) -> Arc<Route> {
         let mut policy = route.policy.clone();
         let mut used = used.iter().copied();
-        policy.providers = used.next().map(|provider| Weighted { provider, weight: 1 }).into_iter().collect();
+        policy.providers =
+            used.next().map(|provider| Weighted { provider, weight: 1 }).into_iter().collect();
         policy.fallback = used.collect();
         Arc::new(Route {
             tiers: self.tiers(&policy, providers),

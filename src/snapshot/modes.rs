@@ -34,10 +34,27 @@ struct Gauge {
 #[derive(Debug)]
 enum Reading {
     BreakerOpen(Arc<Provider>),
-    ErrorRate { of: Arc<Samples>, above: f64, over: Duration, least: u32 },
-    Latency { of: Arc<Samples>, quantile: f64, above: Duration, over: Duration, least: u32 },
-    QueueWaiting { of: Arc<QueueLive>, above: u64 },
-    CapacityUsed { of: Arc<ProviderLive>, above: f64 },
+    ErrorRate {
+        of: Arc<Samples>,
+        above: f64,
+        over: Duration,
+        least: u32,
+    },
+    Latency {
+        of: Arc<Samples>,
+        quantile: f64,
+        above: Duration,
+        over: Duration,
+        least: u32,
+    },
+    QueueWaiting {
+        of: Arc<QueueLive>,
+        above: u64,
+    },
+    CapacityUsed {
+        of: Arc<ProviderLive>,
+        above: f64,
+    },
     /// By hand alone, or of a route that is disabled.
     Never,
 }
@@ -135,9 +152,7 @@ fn reading(policy: &Policy, sign: &Sign, live: &Live, providers: &[Arc<Provider>
     match sign {
         Sign::BreakerOpen(index) => Reading::BreakerOpen(Arc::clone(&providers[*index])),
         Sign::ErrorRate { of, above, over, min_requests } => match samples(policy, live, of) {
-            Some(of) => {
-                Reading::ErrorRate { of, above: *above, over: *over, least: *min_requests }
-            }
+            Some(of) => Reading::ErrorRate { of, above: *above, over: *over, least: *min_requests },
             None => Reading::Never,
         },
         Sign::Latency { of, quantile, above, over, min_requests } => {
