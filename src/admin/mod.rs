@@ -6,6 +6,7 @@
 
 mod api;
 mod by_hand;
+mod degradation;
 mod guard;
 mod jobs;
 mod queue;
@@ -61,6 +62,8 @@ pub async fn serve(listener: TcpListener, shown: Arc<Shown>) -> std::io::Result<
         .route("/api/policies", get(api::policies))
         .route("/api/fleet", get(api::fleet))
         .route("/api/circuit-breakers/{action}/{*key}", post(by_hand::breaker))
+        .route("/api/degradation", get(degradation::overview))
+        .route("/api/degradation/{action}/{name}", post(degradation::change))
         .route("/api/queue", get(queue::overview))
         .route("/api/queue/{action}/{name}", post(queue::change))
         .route("/api/queue/jobs", get(jobs::list))

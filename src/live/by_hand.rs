@@ -17,6 +17,12 @@ pub struct Note {
     pub fleet: bool,
 }
 
+impl Note {
+    pub fn is_empty(&self) -> bool {
+        *self == Note::default()
+    }
+}
+
 /// A hand that is on something.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct OnIt {

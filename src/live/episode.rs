@@ -37,7 +37,8 @@ pub struct Cause {
     /// As they were then.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub signs: Vec<Seen>,
-    #[serde(default, flatten)]
+    /// Who laid a hand on, and why.
+    #[serde(default, skip_serializing_if = "Note::is_empty")]
     pub note: Note,
 }
 

@@ -73,6 +73,8 @@ pub struct Standing {
     pub episode: Option<Arc<Episode>>,
     pub holds: bool,
     pub seen: Vec<Seen>,
+    /// What the condition alone would have.
+    pub condition_is_in: bool,
     /// How far it is on its way in or out: what passed, and of what.
     pub progress: Option<(Duration, Duration)>,
     pub by_hand: Option<OnIt>,
@@ -269,6 +271,7 @@ impl ModeCell {
             episode: rules.episode.clone(),
             holds: rules.holds,
             seen: rules.seen.clone(),
+            condition_is_in: rules.trigger.state().is_in(),
             progress: match rules.trigger.state() {
                 State::Rising { since } => Some((passed(since), policy.hold)),
                 State::Falling { since } => Some((passed(since), policy.recover_after)),

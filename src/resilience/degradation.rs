@@ -69,7 +69,8 @@ pub struct Trigger {
 // === impl State ===
 
 impl State {
-    fn is_in(self) -> bool {
+    /// What the condition alone puts in force.
+    pub fn is_in(self) -> bool {
         matches!(self, State::In | State::Falling { .. })
     }
 

@@ -18,6 +18,7 @@ mod by_hand;
 mod continuing;
 mod costs;
 mod credentials;
+mod degradation;
 mod failover;
 mod faults;
 mod foreign;
