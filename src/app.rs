@@ -8,6 +8,7 @@
 mod accept;
 mod data;
 mod fleet;
+mod side;
 
 use std::net::{SocketAddr, TcpListener as StdTcpListener};
 use std::path::PathBuf;
@@ -17,7 +18,6 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
-use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{self, Sender, UnboundedSender};
@@ -26,9 +26,11 @@ use tokio::task::LocalSet;
 use self::accept::Accept;
 pub use self::accept::Listen;
 pub use self::data::Data;
+use self::side::{Side, bind_side};
 use crate::admin::{self, Access, Shown, Token, TokenError};
 use crate::cache::Caches;
 use crate::clock;
+use crate::degradation::past::Past;
 use crate::jobs::Jobs;
 use crate::live::Live;
 use crate::policy::problem::Problem;
@@ -38,7 +40,7 @@ use crate::shared;
 use crate::snapshot::Current;
 use crate::snapshot::build::{BuildError, Ground};
 use crate::snapshot::reload::{self, Loader};
-use crate::snapshot::watch::{Wake, watch};
+use crate::snapshot::watch::Wake;
 use crate::store::OpenError;
 use crate::telemetry::access_log::Log;
 use crate::upstream::Resolver;
@@ -141,9 +143,17 @@ pub fn run(options: &Options) -> Result<Ended, StartError> {
         access,
         store: store.clone(),
         fleet,
+        past: Arc::new(Past::new(store.clone())),
     });
     let (wake, wakes) = mpsc::channel(1);
-    let side = Side { admin, metrics, shown: Arc::clone(&shown), wake: wake.clone(), wakes };
+    let side = Side {
+        admin,
+        metrics,
+        shown: Arc::clone(&shown),
+        resolver: resolver.clone(),
+        wake: wake.clone(),
+        wakes,
+    };
     // Before anybody can know that we run: a signal that is not waited for ends the process.
     let signals = front.block_on(async { Signals::new() })?;
     say_listening(&shown, side.admin.as_ref(), side.metrics.as_ref());
@@ -189,18 +199,6 @@ fn runtime() -> std::io::Result<Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 
-fn bind_side(address: Option<SocketAddr>) -> Result<Option<StdTcpListener>, StartError> {
-    let Some(address) = address else { return Ok(None) };
-    let bind = |source| StartError::Bind {
-        what: address.to_string(),
-        source,
-        hint: "is another sidecar running? choose another with --admin or --metrics",
-    };
-    let listener = StdTcpListener::bind(address).map_err(bind)?;
-    listener.set_nonblocking(true)?;
-    Ok(Some(listener))
-}
-
 fn say_listening(shown: &Shown, admin: Option<&StdTcpListener>, metrics: Option<&StdTcpListener>) {
     let url = |listener: Option<&StdTcpListener>| {
         let address = listener.and_then(|listener| listener.local_addr().ok());
@@ -212,34 +210,6 @@ fn say_listening(shown: &Shown, admin: Option<&StdTcpListener>, metrics: Option<
         metrics = %url(metrics),
         "listening"
     );
-}
-
-struct Side {
-    admin: Option<StdTcpListener>,
-    metrics: Option<StdTcpListener>,
-    shown: Arc<Shown>,
-    wake: Sender<Wake>,
-    wakes: mpsc::Receiver<Wake>,
-}
-
-impl Side {
-    async fn run(self, loader: Arc<Loader>, (events, poll): (bool, Duration)) {
-        for (listener, all) in [(self.admin, true), (self.metrics, false)] {
-            let Some(listener) = listener else { continue };
-            let shown = Arc::clone(&self.shown);
-            tokio::spawn(async move {
-                let served = match TcpListener::from_std(listener) {
-                    Ok(listener) if all => admin::serve(listener, shown).await,
-                    Ok(listener) => admin::serve_metrics(listener, shown).await,
-                    Err(error) => Err(error),
-                };
-                if let Err(error) = served {
-                    tracing::error!(%error, "the admin side ended");
-                }
-            });
-        }
-        watch(loader, (self.wake, self.wakes), events, poll).await;
-    }
 }
 
 impl Hand {

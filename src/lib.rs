@@ -13,6 +13,7 @@
 //! | 6 | [`jobs`] | which job is run next, and what becomes of it |
 //! | 5 | [`proxy`] | one request, from start to end |
 //! | 5 | [`shared`] | what hosts share through Redis: breakers, holds, limits, jobs |
+//! | 5 | [`degradation`] | modes: when they are entered and left, and who is told |
 //! | 4 | [`snapshot`] | policy to snapshot, swap, watch |
 //! | 3 | [`cache`] | stored answers: keys, freshness, bounds |
 //! | 3 | [`live`] | state that outlives a reload |
@@ -32,6 +33,7 @@ pub mod app;
 pub mod cache;
 pub mod cli;
 pub mod clock;
+pub mod degradation;
 pub mod jobs;
 pub mod live;
 pub mod policy;

@@ -20,7 +20,7 @@ mod support {
 }
 
 /// Module of the crate, and its floor.
-const FLOORS: [(&str, u8); 19] = [
+const FLOORS: [(&str, u8); 20] = [
     ("main", 9),
     ("cli", 9),
     ("app", 8),
@@ -29,6 +29,7 @@ const FLOORS: [(&str, u8); 19] = [
     ("benchmark", 6),
     ("proxy", 5),
     ("shared", 5),
+    ("degradation", 5),
     ("snapshot", 4),
     ("live", 3),
     ("upstream", 3),

@@ -192,7 +192,20 @@ impl Asked {
         self.length.is_some()
     }
 
-    fn until(&self, now: Instant) -> Option<Instant> {
+    /// For so long, where it was not said for how long.
+    pub(super) fn lasting(self, usual: Option<Duration>) -> Asked {
+        Asked { length: self.length.or(usual), ..self }
+    }
+
+    pub(super) fn is_for_the_fleet(&self) -> bool {
+        self.note.fleet
+    }
+
+    pub(super) fn note(&self) -> &Note {
+        &self.note
+    }
+
+    pub(super) fn until(&self, now: Instant) -> Option<Instant> {
         self.length.map(|length| now + length)
     }
 }

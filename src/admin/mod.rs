@@ -7,6 +7,7 @@
 mod api;
 mod by_hand;
 mod caches;
+mod degradation;
 mod guard;
 mod jobs;
 mod queue;
@@ -27,6 +28,7 @@ use tokio::net::TcpListener;
 pub use guard::{Access, Token, TokenError, token_text};
 
 use crate::cache::Caches;
+use crate::degradation::past::Past;
 use crate::live::Live;
 use crate::shared::Fleet;
 use crate::snapshot::Current;
@@ -49,6 +51,7 @@ pub struct Shown {
     pub store: Option<Store>,
     /// `None`: this host is by itself.
     pub fleet: Option<Fleet>,
+    pub past: Arc<Past>,
 }
 
 /// Serves metrics, health and the API until the process ends.
@@ -62,6 +65,8 @@ pub async fn serve(listener: TcpListener, shown: Arc<Shown>) -> std::io::Result<
         .route("/api/policies", get(api::policies))
         .route("/api/fleet", get(api::fleet))
         .route("/api/circuit-breakers/{action}/{*key}", post(by_hand::breaker))
+        .route("/api/degradation", get(degradation::overview))
+        .route("/api/degradation/{action}/{name}", post(degradation::change))
         .route("/api/queue", get(queue::overview))
         .route("/api/queue/{action}/{name}", post(queue::change))
         .route("/api/queue/jobs", get(jobs::list))

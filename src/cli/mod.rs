@@ -6,6 +6,7 @@ mod backup;
 mod breakers;
 mod cache;
 mod check;
+mod degrade;
 mod drain;
 mod explain;
 mod fleet;
@@ -45,6 +46,8 @@ enum Command {
     Status(status::Args),
     /// List a running sidecar's circuit breakers; open, close, shadow or reset them by hand.
     Breakers(breakers::Args),
+    /// Tell which modes of degradation are in force and what they did; enter or leave one by hand.
+    Degrade(degrade::Args),
     /// Tell who else shares breakers and holds with a running sidecar, and what they know.
     Fleet(fleet::Args),
     /// Tell who waits in a running sidecar and which jobs it keeps; pause, retry, cancel by hand.
@@ -68,6 +71,7 @@ pub fn main() -> ExitCode {
         Command::Explain(args) => explain::run(&args),
         Command::Status(args) => print(status::run(&args)),
         Command::Breakers(args) => print(breakers::run(&args)),
+        Command::Degrade(args) => print(degrade::run(&args)),
         Command::Fleet(args) => print(fleet::run(&args)),
         Command::Queue(args) => print(queue::run(&args)),
         Command::Cache(args) => print(cache::run(&args)),

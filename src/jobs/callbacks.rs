@@ -1,35 +1,24 @@
 //! Results are posted to who wanted them, signed, and again until they are taken.
 //!
-//! As Standard Webhooks has it (<https://www.standardwebhooks.com>): `webhook-id` is the job's id, so
-//! that a receiver can tell a repeat; `webhook-signature` is an HMAC over id, time and body. Where a
-//! result goes was allowed by the policy when the job was taken, and is looked at again now. No
-//! redirect is followed.
+//! As `upstream/post.rs` has it; `webhook-id` is the job's id, so that a receiver can tell a repeat.
+//! Where a result goes was allowed by the policy when the job was taken, and is looked at again now.
 
 use std::cell::RefCell;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use bytes::Bytes;
-use hmac::{Hmac, Mac};
-use http::Method;
-use sha2::Sha256;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::clock;
-use crate::policy::model::{ClientTls, PostTo};
+use crate::policy::model::PostTo;
 use crate::proxy::deliver::content_type;
 use crate::proxy::worker::Worker;
 use crate::resilience::backoff::{BackoffPolicy, Jitter};
 use crate::store::{Answer, Millis, Posting, Shown, Store};
 use crate::telemetry::metrics::DeliveryLabels;
-use crate::upstream::{Outgoing, ReqBody, Resolver, Target};
+use crate::upstream::{Post, Posts, Resolver, signature};
 
-const CONNECT: Duration = Duration::from_secs(5);
-const ANSWER: Duration = Duration::from_secs(30);
 const AT_ONCE: usize = 8;
 /// With these it is tried for about five hours.
 const TIMES: u32 = 12;
@@ -42,38 +31,31 @@ const AGAIN: BackoffPolicy = BackoffPolicy {
 /// What is due is found at the latest after this.
 const BEAT: Duration = Duration::from_secs(60);
 const STORE_AGAIN: Duration = Duration::from_secs(1);
-const TARGETS: usize = 64;
 
 pub struct Callbacks {
     worker: Rc<Worker>,
     store: Store,
-    resolver: Resolver,
+    posts: Posts,
     room: Semaphore,
     on_their_way: RefCell<HashSet<i64>>,
     arrived: Notify,
-    /// One for each host, port and scheme.
-    targets: RefCell<HashMap<(bool, String), Arc<Target>>>,
 }
 
 /// What is posted, and where to.
 struct Letter {
     to: PostTo,
-    signature: Option<String>,
-    job: Shown,
-    at: i64,
-    answer: Option<Answer>,
+    post: Post,
 }
 
 impl Callbacks {
     pub fn new(worker: Rc<Worker>, store: Store, resolver: Resolver) -> Rc<Callbacks> {
         Rc::new(Callbacks {
+            posts: Posts::new(worker.pools.clone(), resolver, AT_ONCE),
             worker,
             store,
-            resolver,
             room: Semaphore::new(AT_ONCE),
             on_their_way: RefCell::default(),
             arrived: Notify::new(),
-            targets: RefCell::default(),
         })
     }
 
@@ -155,101 +137,29 @@ impl Callbacks {
         let job = job.ok_or("its job is forgotten")?;
         let answer = self.store.answer(job.seq).await.map_err(unreadable)?;
         let at = Millis::of(clock::wall()).0 / 1000;
-        let body = answer.as_ref().map_or(&[][..], |answer| &answer.body);
-        let id = posting.id.to_string();
-        let signature = durable
-            .callback_secret
-            .as_ref()
-            .map(|secret| signature(secret.as_bytes(), &id, at, body));
-        Ok(Letter { to, signature, job, at, answer })
+        let headers = told(&job, answer.as_ref());
+        let (id, body) = (posting.id.to_string(), answer.map(|answer| answer.body));
+        let body = body.unwrap_or_default();
+        let secret = durable.callback_secret.as_ref();
+        let signature = secret.map(|secret| signature(secret.as_bytes(), &id, at, &body));
+        Ok(Letter { to, post: Post { id, at, signature, headers, body } })
     }
 
     async fn sent(&self, letter: Letter) -> Result<(), String> {
-        let target = self.target(&letter.to)?;
-        let connection = match self.worker.pools.idle(&target, clock::now()) {
-            Some(connection) => connection,
-            None => self.worker.pools.dial(&target).await.map_err(|error| error.to_string())?,
-        };
-        let body = letter.answer.as_ref().map_or_else(Bytes::new, |answer| answer.body.clone());
-        let request = Outgoing {
-            head: false,
-            upgrade: false,
-            elsewhere: false,
-            sized: true,
-            body: if body.is_empty() { ReqBody::Empty } else { ReqBody::full(body) },
-        };
-        let sending = connection.send(request, |out| letter.write(out, &target));
-        match tokio::time::timeout(ANSWER, sending).await {
-            Ok(Ok((head, _))) if head.status.is_success() => Ok(()),
-            Ok(Ok((head, _))) => Err(format!("{} answered {}", target.url().host, head.status)),
-            Ok(Err(_)) => Err(format!("{}: the connection broke", target.url().host)),
-            Err(_) => Err(format!("{}: no answer within {ANSWER:?}", target.url().host)),
-        }
-    }
-
-    fn target(&self, to: &PostTo) -> Result<Arc<Target>, String> {
-        let key = (to.url.https, to.url.authority.clone());
-        let mut targets = self.targets.borrow_mut();
-        if let Some(target) = targets.get(&key) {
-            return Ok(Arc::clone(target));
-        }
-        let (tls, at_once) = (ClientTls::default(), AT_ONCE);
-        let target = Target::new(&to.url, &tls, None, CONNECT, at_once, &self.resolver)
-            .map_err(|error| error.to_string())?;
-        if targets.len() >= TARGETS {
-            targets.clear();
-        }
-        targets.insert(key, Arc::clone(&target));
-        Ok(target)
+        let Letter { to, post } = letter;
+        let sent = self.posts.send(&to, &post).await;
+        sent.map_err(|error| format!("{}: {error}", to.url.host))
     }
 }
 
-impl Letter {
-    fn write(&self, out: &mut Vec<u8>, target: &Target) {
-        let mut line = |text: String| {
-            out.extend_from_slice(text.as_bytes());
-            out.extend_from_slice(b"\r\n");
-        };
-        line(format!("{} {} HTTP/1.1", Method::POST, self.to.target));
-        line(format!("host: {}", target.url().authority));
-        line("user-agent: outrigger".to_owned());
-        line(format!("webhook-id: {}", self.job.id));
-        line(format!("webhook-timestamp: {}", self.at));
-        line(format!("outrigger-job-state: {}", self.job.state.as_str()));
-        if let Some(signature) = &self.signature {
-            line(format!("webhook-signature: {signature}"));
-        }
-        if let Some(answer) = &self.answer {
-            line(format!("outrigger-job-status: {}", answer.status));
-            if answer.cut {
-                line("outrigger-cut: max_result".to_owned());
-            }
-            if let Some(kind) = content_type(answer) {
-                line(format!("content-type: {kind}"));
-            }
-        }
+/// What is told of a job beside its result.
+fn told(job: &Shown, answer: Option<&Answer>) -> Vec<(&'static str, String)> {
+    let mut told = vec![("outrigger-job-state", job.state.as_str().to_owned())];
+    let Some(answer) = answer else { return told };
+    told.push(("outrigger-job-status", answer.status.to_string()));
+    if answer.cut {
+        told.push(("outrigger-cut", "max_result".to_owned()));
     }
-}
-
-/// `v1,` and the base64 of an HMAC-SHA256 over `id.timestamp.body`.
-fn signature(secret: &[u8], id: &str, at: i64, body: &[u8]) -> String {
-    // A key of any length is one (RFC 2104).
-    let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(secret) else { return String::new() };
-    mac.update(format!("{id}.{at}.").as_bytes());
-    mac.update(body);
-    format!("v1,{}", STANDARD.encode(mac.finalize().into_bytes()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_signature_is_as_standard_webhooks_computes_it() {
-        // The example of the specification, its secret decoded.
-        let secret = STANDARD.decode("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").expect("base64");
-        let body = br#"{"test": 2432232314}"#;
-        let signed = signature(&secret, "msg_p5jXN8AQM9LWM0D4loKWxJek", 1_614_265_330, body);
-        assert_eq!(signed, "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
-    }
+    told.extend(content_type(answer).map(|kind| ("content-type", kind)));
+    told
 }

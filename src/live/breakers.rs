@@ -10,14 +10,16 @@ use std::time::{Duration, Instant};
 
 use prometheus_client::metrics::counter::Counter;
 
+use super::breaker_rules::Rules;
 use super::by_hand::{Note, OnIt};
 use super::fleet::FleetSide;
 use super::lock;
+use super::modes::Modes;
 use crate::clock;
 use crate::resilience::breaker::{
-    Admission, Breaker, BreakerPolicy, Hand, Kind, Mode, Permit, Rejection, Transition, Why,
+    Breaker, BreakerPolicy, Hand, Kind, Mode, Permit, Rejection, Transition, Why,
 };
-use crate::resilience::member::{Lease, Member, Says};
+use crate::resilience::member::{Lease, Member};
 use crate::resilience::outcome::Outcome;
 use crate::telemetry::events::Events;
 use crate::telemetry::metrics::{BreakerLabels, Level, Metrics, TransitionLabels};
@@ -54,14 +56,8 @@ pub struct BreakerCell {
     rejections: Counter,
     metrics: Arc<Metrics>,
     events: Arc<Events>,
+    modes: Arc<Modes>,
     pub(super) fleet: Option<Arc<FleetSide>>,
-}
-
-/// The host's own breaker, and its part in the fleet's.
-#[derive(Debug)]
-pub(super) struct Rules {
-    pub(super) own: Breaker,
-    pub(super) member: Option<Member>,
 }
 
 /// Leave to make one attempt; returned with an outcome.
@@ -107,52 +103,11 @@ impl Leave {
     }
 }
 
-impl Rules {
-    /// The member's word counts where nothing outranks it.
-    fn member(&mut self, now: Instant) -> Option<&mut Member> {
-        let outranked = self.own.hand(now).is_some();
-        self.member.as_mut().filter(|_| !outranked)
-    }
-
-    /// Would an attempt be admitted?
-    fn check(&mut self, now: Instant) -> Result<(), Rejection> {
-        match self.member(now).map_or(Ok(false), |member| member.check(now))? {
-            true => Ok(()),
-            false => self.own.would_admit(now),
-        }
-    }
-
-    fn admit(&mut self, now: Instant) -> (Result<Leave, Rejection>, Option<Transition>) {
-        match self.member(now).map_or(Says::Own, |member| member.admit(now)) {
-            Says::Probe(lease) => (Ok(Leave::Lease(lease)), None),
-            Says::Refuse(rejection) => (Err(rejection), None),
-            Says::Own => match self.own.admit(now) {
-                (Admission::Admit(permit), moved) => (Ok(Leave::Own(permit)), moved),
-                (Admission::Reject(rejection), moved) => (Err(rejection), moved),
-            },
-        }
-    }
-
-    fn restrains(&self, now: Instant) -> bool {
-        let member = self.member.as_ref().is_some_and(Member::is_concerned);
-        member || self.own.kind() != Kind::Closed || self.own.slow_start(now) < 1.0
-    }
-
-    /// What holds here, the fleet's word included.
-    pub(super) fn kind(&self, now: Instant) -> Kind {
-        let member = self.member.as_ref().filter(|member| member.restrains());
-        match member.filter(|_| self.own.hand(now).is_none()) {
-            Some(member) => member.known().state,
-            None => self.own.kind(),
-        }
-    }
-}
-
 impl BreakerCell {
     pub fn new(
         key: Key,
         policy: BreakerPolicy,
-        (metrics, events): (&Arc<Metrics>, &Arc<Events>),
+        (metrics, events, modes): (&Arc<Metrics>, &Arc<Events>, &Arc<Modes>),
         fleet: Option<&Arc<FleetSide>>,
     ) -> Self {
         let labels = labels(&key);
@@ -167,6 +122,7 @@ impl BreakerCell {
             born: clock::now(),
             metrics: Arc::clone(metrics),
             events: Arc::clone(events),
+            modes: Arc::clone(modes),
             fleet: fleet.cloned(),
         };
         cell.join(&mut lock(&cell.rules), clock::now());
@@ -201,6 +157,11 @@ impl BreakerCell {
             self.fleet.iter().for_each(|fleet| fleet.wake());
         }
         checked
+    }
+
+    /// Open, or half-open with its probes out; for a moment after it could be asked again, too.
+    pub fn is_shut(&self, now: Instant) -> bool {
+        self.restrains.load(Ordering::Acquire) && lock(&self.rules).is_shut(now)
     }
 
     /// The share of its weight that this one should get: below 1 after a recovery.
@@ -369,6 +330,7 @@ impl BreakerCell {
         let by = if by.is_empty() { String::new() } else { format!(" ({by})") };
         let what = format!("{from} -> {to}: {cause}{by}");
         self.events.push(clock::wall(), "breaker", &self.key.to_string(), what);
+        self.modes.wake();
     }
 }
 

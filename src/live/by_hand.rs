@@ -2,10 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// What an operator said with a change.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Note {
     #[serde(skip_serializing_if = "String::is_empty")]
     pub by: String,
@@ -16,10 +17,16 @@ pub struct Note {
     pub fleet: bool,
 }
 
+impl Note {
+    pub fn is_empty(&self) -> bool {
+        *self == Note::default()
+    }
+}
+
 /// A hand that is on something.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct OnIt {
-    /// `open`, `closed`, `shadow` or `drained`.
+    /// `open`, `closed`, `shadow` or `drained`; of a mode, `entered` or `left`.
     pub what: &'static str,
     /// Absent: until it is taken off.
     #[serde(skip_serializing_if = "Option::is_none")]

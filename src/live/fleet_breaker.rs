@@ -4,7 +4,8 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::breakers::{BreakerCell, Rules, gauge};
+use super::breaker_rules::Rules;
+use super::breakers::{BreakerCell, gauge};
 use super::by_hand::Note;
 use super::lock;
 use crate::resilience::breaker::{BreakerPolicy, Kind, Mode};

@@ -242,6 +242,12 @@ impl ProviderLive {
         self.look_again();
     }
 
+    /// The largest share of what it allows that is used: places, requests, tokens.
+    pub fn used(&self) -> f64 {
+        let places = f64::from(self.in_flight()) / f64::from(self.limit().max(1));
+        self.rates_used().into_iter().flatten().fold(places, f64::max)
+    }
+
     /// What of its bursts of requests and tokens is used; nothing where it has no such rate.
     pub fn rates_used(&self) -> [Option<f64>; 2] {
         self.pace.used(clock::now())

@@ -114,6 +114,11 @@ impl QueueLive {
         self.class(class).into_iter().for_each(|class| class.seconds.observe(waited.as_secs_f64()));
     }
 
+    /// Requests that wait in it, of all classes.
+    pub fn waiting(&self) -> u64 {
+        lock(&self.classes).iter().map(|class| class.waiting.get().max(0).unsigned_abs()).sum()
+    }
+
     /// Counts a request that may not wait, or not any longer.
     pub fn shed(&self, class: usize, reason: &'static str) {
         let Some(class) = self.class(class) else { return };

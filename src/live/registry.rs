@@ -13,11 +13,13 @@ use super::holds::HoldCell;
 use super::lanes::Lanes;
 use super::ledger::Ledger;
 use super::lock;
+use super::modes::{ModeCell, Modes};
 use super::provider::ProviderLive;
 use super::queue::QueueLive;
 use super::route::RouteLive;
+use super::samples::{Samples, Want};
 use crate::clock;
-use crate::policy::model::{Capacity, Queue, Route};
+use crate::policy::model::{Capacity, Degradation, Queue, Route};
 use crate::resilience::breaker::BreakerPolicy;
 use crate::telemetry::events::Events;
 use crate::telemetry::metrics::Metrics;
@@ -29,6 +31,7 @@ pub struct Live {
     pub events: Arc<Events>,
     pub buffers: Arc<Buffers>,
     pub lanes: Arc<Lanes>,
+    pub modes: Arc<Modes>,
     /// `None`: this host is by itself.
     pub fleet: Option<Arc<FleetSide>>,
     providers: Named<String, ProviderLive>,
@@ -38,6 +41,7 @@ pub struct Live {
     queues: Named<String, QueueLive>,
     routes: Named<String, RouteLive>,
     ledgers: Named<(String, String), Ledger>,
+    samples: Named<(&'static str, String), Samples>,
     /// Of the next new address.
     next_id: AtomicU32,
 }
@@ -78,6 +82,7 @@ impl Live {
             events: Arc::default(),
             buffers,
             lanes: Arc::default(),
+            modes: Arc::default(),
             fleet,
             providers: Mutex::default(),
             addresses: Mutex::default(),
@@ -86,6 +91,7 @@ impl Live {
             queues: Mutex::default(),
             routes: Mutex::default(),
             ledgers: Mutex::default(),
+            samples: Mutex::default(),
             next_id: AtomicU32::default(),
         }
     }
@@ -125,7 +131,7 @@ impl Live {
     }
 
     pub fn breaker(&self, key: Key, policy: BreakerPolicy) -> Arc<BreakerCell> {
-        let told = (&self.metrics, &self.events);
+        let told = (&self.metrics, &self.events, &self.modes);
         let make = || BreakerCell::new(key.clone(), policy, told, self.fleet.as_ref());
         named(&self.breakers, key.clone(), make, |cell| cell.retune(policy))
     }
@@ -147,6 +153,16 @@ impl Live {
         named(&self.ledgers, key, || Ledger::new(route, provider, &self.metrics), |_| ())
     }
 
+    /// How a route's requests or a provider's attempts went; `what`: `route` or `provider`.
+    pub fn samples(&self, what: &'static str, name: &str, wants: &[Want]) -> Arc<Samples> {
+        let key = (what, name.to_owned());
+        named(&self.samples, key, || Samples::new(wants), |cell| cell.retune(wants))
+    }
+
+    pub fn mode(&self, policy: &Degradation) -> Arc<ModeCell> {
+        self.modes.cell(policy, (&self.metrics, &self.events))
+    }
+
     /// Lets go of what no snapshot uses any longer.
     pub fn forget_unused(&self) {
         forget_unused(&self.providers);
@@ -156,6 +172,8 @@ impl Live {
         forget_unused(&self.queues);
         forget_unused(&self.routes);
         forget_unused(&self.ledgers);
+        forget_unused(&self.samples);
+        self.modes.forget_unused();
     }
 
     /// The breaker of that key, where there is one.

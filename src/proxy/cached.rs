@@ -247,12 +247,15 @@ fn head(status: StatusCode, headers: HeaderMap) -> Parts {
 
 /// What the cache has for this request, if it went stale no longer ago than `within`: for a mode that
 /// serves stale answers before a provider is asked. `None` also where it must not be served stale.
-pub fn serve_stale(ask: &mut Ask, within: Duration) -> Option<Box<Ready>> {
-    let stored = ask.stored.clone()?;
-    if !stored.life.serves_stale(clock::now(), within) {
-        return None;
-    }
+pub fn stale(ask: &Ask, within: Duration) -> Option<Arc<Stored>> {
+    ask.stored.clone().filter(|stored| stored.life.serves_stale(clock::now(), within))
+}
+
+/// Answers with that.
+pub fn serve_stale(ask: &mut Ask, stored: Arc<Stored>) -> Box<Ready> {
     let route = Arc::clone(&ask.route);
-    did(ask, route.cache.as_ref()?, Did::Stale);
-    Some(from_store(ask, stored, Some("degraded")))
+    if let Some(cache) = &route.cache {
+        did(ask, cache, Did::Stale);
+    }
+    from_store(ask, stored, Some("degraded"))
 }

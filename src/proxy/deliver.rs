@@ -73,9 +73,10 @@ pub fn admit(
     task: Task,
 ) -> Pin<Box<dyn Future<Output = Result<Box<Admitted>, Blocked>>>> {
     let made = ask(worker, route, queue, class, task);
-    let route = Arc::clone(route);
     Box::pin(async move {
         let mut ask = made?;
+        ask.degrade_job().map_err(|(rest, why)| Blocked::For(rest, why))?;
+        let route = Arc::clone(&ask.route);
         route.live.first(ask.payload.taken());
         match ask.next(&route, None).await {
             Ok(pick) => Ok(Box::new(Admitted { ask, pick })),
@@ -138,6 +139,7 @@ impl Admitted {
         ask.story.begins(now);
         ask.deadline = now + route.policy.timeout;
         let outcome = Box::pin(attempts(&mut ask, &route, pick)).await;
+        ask.sample(&outcome);
         let told = ask.story.attempts.last();
         let class = told.map_or(Class::Failure, |told| told.class);
         let to = told.map(|told| told.to.key.to_string()).unwrap_or_default();

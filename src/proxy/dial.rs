@@ -113,6 +113,7 @@ impl Ask {
         pick.permit.report(Outcome::Failure, took, now);
         pick.flight.give_back();
         candidate.address.live.failed(took, now);
+        candidate.provider.samples.iter().for_each(|samples| samples.record(true, None, now));
         candidate.address.attempts[Class::Unsent.index()].inc();
         let delay = |times| self_delay(route, candidate, times);
         self.tries.end(pick.tier, pick.index, pick.credential, |times| {
@@ -134,6 +135,8 @@ impl Ask {
             let address = std::sync::Arc::clone(&candidate.address);
             address.attempts[Class::Unsent.index()].inc();
             address.live.failed(took, clock::now());
+            let samples = &candidate.provider.samples;
+            samples.iter().for_each(|samples| samples.record(true, None, clock::now()));
             let Pick { mut permit, flight, started, .. } = *pick;
             tokio::task::spawn_local(async move {
                 let dialled = dialling.await;

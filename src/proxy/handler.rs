@@ -226,11 +226,25 @@ fn host_of(headers: &HeaderMap, uri: &Uri) -> String {
     uri.authority().map(|a| a.as_str()).or(header).unwrap_or_default().to_owned()
 }
 
-/// Admission, then the attempts.
+/// What the modes in force make of it; else admission, then the attempts.
 ///
 /// # Errors
 /// What is answered where no provider answered.
 pub async fn run(ask: &mut Ask, route: &Route) -> Result<Box<Ready>, Problem> {
+    if let Some(outcome) = ask.degraded() {
+        return outcome;
+    }
+    let outcome = if ask.reduced {
+        let instead = Arc::clone(&ask.route);
+        go(ask, &instead).await
+    } else {
+        go(ask, route).await
+    };
+    ask.sample(&outcome);
+    outcome
+}
+
+async fn go(ask: &mut Ask, route: &Route) -> Result<Box<Ready>, Problem> {
     route.live.first(ask.payload.taken());
     match ask.next(route, None).await {
         Ok(pick) => attempts(ask, route, pick).await,
@@ -299,6 +313,7 @@ pub fn finish(
     if !matches!(body, ReadyBody::Whole(_, None) | ReadyBody::Stored(_)) {
         ask.story.first_byte = Some(ask.story.so_far());
     }
+    ask.story.mark(&mut head.headers);
     let body = match body {
         ReadyBody::Whole(bytes, None) => {
             ask.story.bytes_out = bytes.len() as u64;
@@ -336,7 +351,8 @@ pub fn finish(
 fn refuse(story: &mut Story, problem: Problem) -> Response<ResBody> {
     story.status = problem.kind.status().as_u16();
     let name = problem.kind.name();
-    let response = problem.into_response();
+    let mut response = problem.into_response();
+    story.mark(response.headers_mut());
     story.finish(End::Refused(name));
     response
 }

@@ -187,6 +187,32 @@ impl Payload {
         }
     }
 
+    /// The body that is sent and the model that it names, and where; `None` where it was not kept.
+    pub fn current(&self) -> Option<(&Bytes, Option<(&str, &Range<usize>)>)> {
+        let State::Kept { bytes, .. } = &self.state else { return None };
+        let model = self.model.as_ref().map(|model| (model.name.as_str(), &model.at));
+        Some((bytes, model))
+    }
+
+    /// Puts another body in the place of the one that came, of which nothing is remembered.
+    pub fn change(&mut self, body: Bytes) {
+        if let State::Kept { bytes, .. } = &mut self.state {
+            self.model = Model::find(&body);
+            *bytes = body;
+        }
+    }
+
+    /// Looks for the model where nobody needed to know it so far.
+    pub fn find_model(&mut self) {
+        if let (State::Kept { bytes, .. }, None) = (&self.state, &self.model) {
+            self.model = Model::find(bytes);
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        matches!(self.state, State::Empty)
+    }
+
     /// The same, for an attempt beside another; `None` where it goes only once.
     pub fn twin(&self, room: Reservation) -> Option<Payload> {
         let state = match &self.state {
@@ -242,7 +268,7 @@ impl Payload {
                 _ => Ok(ReqBody::Empty),
             },
             State::Kept { bytes, .. } => {
-                let bytes = rewrite::model(bytes, at, name, provider);
+                let bytes = rewrite::model(bytes, at, name, &provider.models);
                 let bytes = rewrite::body(&bytes, &provider.rewrite)
                     .map_err(|_| not_rewritable(provider, "it is no JSON object"))?;
                 Ok(ReqBody::full(bytes))
@@ -259,7 +285,7 @@ impl Payload {
                 if let Some(bytes) = first.front().and_then(Frame::data_ref)
                     && name.is_some_and(|name| provider.models.iter().any(|(m, _)| m == name))
                 {
-                    let bytes = rewrite::model(bytes, at, name, provider);
+                    let bytes = rewrite::model(bytes, at, name, &provider.models);
                     first[0] = Frame::data(bytes);
                 }
                 let decided = headers::decided(provider);

@@ -75,6 +75,8 @@ kinds! {
         "the queue is full, and this caller has its share of it";
     QueueLate, 503, "queue-late", Some("connection_limit_reached"), false,
         "it would have to wait for too long";
+    Shed, 503, "shed", Some("destination_unavailable"), false,
+        "requests of this class are turned away for now";
     TooManyConnections, 503, "too-many-connections", Some("connection_limit_reached"), true,
         "the listener has as many connections as server.connections allows";
     HeadersTooLarge, 431, "headers-too-large", Some("http_request_error"), false,

@@ -16,8 +16,11 @@ use crate::cache::stored::Stored;
 use crate::clock;
 use crate::snapshot::RouteCache;
 
-/// Asks anew, unless somebody does already.
+/// Asks anew, unless somebody does already, or a mode in force spares the providers.
 pub fn begin(ask: &Ask, cache: &RouteCache, sought: &Sought, stored: &Arc<Stored>) {
+    if ask.is_degraded() {
+        return;
+    }
     let key = stored.selecting.narrow(&sought.key, &ask.headers, &cache.live.secret);
     let Turn::Lead(lead) = cache.live.flights.enter(key) else { return };
     let Some(mut ask) = beside(ask) else { return };

@@ -3,10 +3,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use http::StatusCode;
+
 use super::choose::Pick;
 use super::commit::{AtHand, Tried};
 use super::dial::self_delay;
 use super::error::{Kind, Problem};
+use super::ready::Ready;
 use super::request::{Again, Ask};
 use super::story::{Story, Told};
 use crate::clock;
@@ -51,6 +54,12 @@ impl Ask {
         self.hold(route, pick, class, status, retry_after, now);
         let afterwards = pick.permit.report(class.outcome(), took, now);
         teach(candidate, pick, class, took, now);
+        if let Some(samples) =
+            candidate.provider.samples.as_ref().filter(|_| class != Class::Ignored)
+        {
+            let bad = matches!(class, Class::Failure | Class::Unsent | Class::Throttled);
+            samples.record(bad, (status > 0 || timed_out).then_some(took), now);
+        }
         if let (Class::Success, Some(session)) = (class, &self.session) {
             route.live.stick(session, candidate.address.live.id, now);
         }
@@ -83,6 +92,22 @@ impl Ask {
             error,
         });
         afterwards
+    }
+
+    /// One more request that was let go to providers, for the modes that watch its route. What was
+    /// the application's fault is no sample.
+    pub fn sample(&self, outcome: &Result<Box<Ready>, Problem>) {
+        let Some(samples) = &self.route.samples else { return };
+        let (status, kind) = match outcome {
+            Ok(ready) => (ready.head.status, None),
+            Err(problem) => (problem.kind.status(), Some(problem.kind)),
+        };
+        let bad = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
+        let timed_out = matches!(kind, Some(Kind::AnswerTimeout | Kind::Deadline));
+        if kind.is_none() || bad {
+            let took = (kind.is_none() || timed_out).then(|| self.story.so_far());
+            samples.record(bad, took, clock::now());
+        }
     }
 
     /// A provider that asked to wait is not asked before.

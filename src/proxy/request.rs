@@ -151,7 +151,7 @@ impl Ask {
             method,
             uri,
             headers,
-            tokens: (payload.len() as f64 / BYTES_A_TOKEN).max(1.0),
+            tokens: tokens(&payload),
             deadline: payload.taken() + route.policy.timeout,
             payload,
             upgrade: None,
@@ -172,6 +172,11 @@ impl Ask {
             hurries: false,
             is_job: false,
         }
+    }
+
+    /// After its body was changed.
+    pub fn estimate_tokens(&mut self) {
+        self.tokens = tokens(&self.payload);
     }
 
     pub fn candidate(route: &Route, tier: usize, index: usize) -> &Candidate {
@@ -221,6 +226,10 @@ impl Ask {
         let used = if tier == self.tries.tier { self.tries.in_tier } else { 0 };
         limit.saturating_sub(used)
     }
+}
+
+fn tokens(payload: &Payload) -> f64 {
+    (payload.len() as f64 / BYTES_A_TOKEN).max(1.0)
 }
 
 impl Tries {

@@ -14,22 +14,22 @@ use serde::Deserialize;
 use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::policy::model::{self, Rewrite, Url};
+use crate::policy::model::{Rewrite, Url};
 use crate::policy::pointer::Pointer;
 
 /// The body is no JSON in which the policy's pointers could be followed.
 #[derive(Debug, PartialEq, Eq)]
 pub struct NotJson;
 
-/// The body with another model's name, if this provider calls it otherwise.
+/// The body with another model's name, if it is one of these (`models`: from, to).
 pub fn model(
     body: &Bytes,
     at: Option<&Range<usize>>,
     name: Option<&str>,
-    provider: &model::Provider,
+    models: &[(String, String)],
 ) -> Bytes {
     let (Some(at), Some(name)) = (at, name) else { return body.clone() };
-    let Some((_, theirs)) = provider.models.iter().find(|(ours, _)| ours == name) else {
+    let Some((_, theirs)) = models.iter().find(|(ours, _)| ours == name) else {
         return body.clone();
     };
     let mut out = Vec::with_capacity(body.len() + theirs.len() + 16);

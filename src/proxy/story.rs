@@ -12,6 +12,7 @@ use http::{Method, Uri};
 
 use super::connection::Client;
 use super::fields::{key, millis, number, plain, string, text};
+use super::touched::Touched;
 use super::worker::Worker;
 use crate::clock;
 use crate::live::ledger::Turn;
@@ -75,6 +76,8 @@ pub struct Story {
     pub model: Option<String>,
     /// What its route's cache did.
     pub cache: Option<&'static str>,
+    /// What modes in force did to it.
+    pub touched: Option<Box<Touched>>,
     /// The job that it became, or is a run of.
     pub job: Option<JobId>,
     told: bool,
@@ -109,6 +112,7 @@ impl Story {
             cost: None,
             model: None,
             cache: None,
+            touched: None,
             job: None,
             told: false,
         })
@@ -174,6 +178,9 @@ impl Story {
         if let End::Refused(reason) = end {
             let route = self.route.as_ref().map_or(NO_ROUTE, |route| &route.policy.name).to_owned();
             self.worker.live.metrics.refused.with(&ReasonLabels { route, reason }).inc();
+        }
+        if let (Some(touched), End::Answered | End::Refused(_)) = (&self.touched, end) {
+            touched.answered(self.status);
         }
         let snapshot;
         let log = match &self.route {
@@ -243,6 +250,9 @@ impl Story {
     }
 
     fn write_amounts(&self, out: &mut Vec<u8>) {
+        if let Some(touched) = &self.touched {
+            touched.write_json(out);
+        }
         if let Some(job) = &self.job {
             plain(out, key!("job"), &job.to_string());
         }
@@ -288,6 +298,9 @@ impl Story {
             if let Some(value) = value {
                 let _ = write!(out, " {key}={value}");
             }
+        }
+        if let Some(touched) = &self.touched {
+            touched.write_text(out);
         }
         if let Some(job) = &self.job {
             let _ = write!(out, " job={job}");

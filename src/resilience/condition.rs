@@ -20,6 +20,16 @@ impl<S> Condition<S> {
         }
     }
 
+    /// The same tree of what `of` makes of each sign, in order.
+    pub fn map_signs<T>(&self, of: &mut impl FnMut(&S) -> T) -> Condition<T> {
+        let mut each = |all: &[Condition<S>]| all.iter().map(|one| one.map_signs(of)).collect();
+        match self {
+            Condition::Any(all) => Condition::Any(each(all)),
+            Condition::All(all) => Condition::All(each(all)),
+            Condition::Is(sign) => Condition::Is(of(sign)),
+        }
+    }
+
     /// All signs, from the first to the last as they were written.
     pub fn signs(&self) -> Vec<&S> {
         match self {
@@ -44,6 +54,8 @@ mod tests {
             assert_eq!(tree.holds(&mut |sign| so.contains(sign)), holds, "{so:?}");
         }
         assert_eq!(tree.signs(), [&1, &2, &3]);
+        let doubled = tree.map_signs(&mut |sign| sign * 2);
+        assert_eq!(doubled, Any(vec![All(vec![Is(2), Is(4)]), Is(6)]));
     }
 
     #[test]

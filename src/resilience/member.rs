@@ -167,6 +167,11 @@ impl Member {
         (self.known.state == Kind::Open).then_some(self.until)
     }
 
+    /// When the last open ends or ended, as this host knows it.
+    pub fn open_until(&self) -> Instant {
+        self.until
+    }
+
     /// The fleet is heard again, or no longer.
     pub fn attach(&mut self, attached: bool) {
         if self.attached != attached {

@@ -25,6 +25,7 @@ pub mod budget;
 pub mod chunk;
 pub mod condition;
 pub mod crowd;
+pub mod degradation;
 pub mod drain;
 pub mod flows;
 mod gate;

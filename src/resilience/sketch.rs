@@ -1,18 +1,19 @@
-//! Quantiles of the latencies of the last minute, in a few KiB.
+//! Quantiles of the latencies of the last minute, or of another while, in a few KiB.
 //!
 //! A latency is counted in one of 170 buckets, each of which ends at 1.1 times where it begins, from
 //! 100 us on. A quantile is the middle of the bucket that it falls into, so it is off by 4.8 % at most
 //! wherever it lies; no sample is kept, and none is compared with another (DDSketch: Masson, Rim
 //! and Lee, VLDB 2019). What is shorter than 100 us counts as that, what is longer than 1,000 s as that.
 //!
-//! The window is six slices of 10 s, so it reaches back between 50 s and 60 s: a provider that
-//! has become slow is believed within a minute, and a slice without traffic says nothing.
+//! The window is six slices, of 10 s where nothing else is said, so it reaches back between 50 s and
+//! 60 s: a provider that has become slow is believed within a minute, and a slice without traffic
+//! says nothing.
 
 use super::slices::Slices;
 use std::time::{Duration, Instant};
 
 const SLICES: usize = 6;
-const SLICE: Duration = Duration::from_secs(10);
+const MINUTE: Duration = Duration::from_secs(60);
 const SHORTEST: Duration = Duration::from_micros(100);
 const GROWTH: f64 = 1.1;
 /// From 100 us up to 1,000 s: ln(10^7) / ln(1.1), rounded up.
@@ -30,12 +31,17 @@ pub struct Sketch {
 
 impl Default for Sketch {
     fn default() -> Self {
-        let counts = [0; BUCKETS];
-        Self { slices: Slices::new(SLICE), ring: [counts; SLICES], sum: counts }
+        Self::new(MINUTE)
     }
 }
 
 impl Sketch {
+    /// Of the last `over`, or five sixths of it.
+    pub fn new(over: Duration) -> Self {
+        let counts = [0; BUCKETS];
+        Self { slices: Slices::new(over / SLICES as u32), ring: [counts; SLICES], sum: counts }
+    }
+
     pub fn record(&mut self, took: Duration, now: Instant) {
         for slot in self.slices.advance(now) {
             subtract(&mut self.sum, &std::mem::replace(&mut self.ring[slot], [0; BUCKETS]));
@@ -90,8 +96,6 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const MINUTE: Duration = Duration::from_secs(60);
-
     fn sketch_of(latencies: impl IntoIterator<Item = Duration>, now: Instant) -> Sketch {
         let mut sketch = Sketch::default();
         latencies.into_iter().for_each(|took| sketch.record(took, now));
@@ -144,6 +148,14 @@ mod tests {
         sketch.record(SHORTEST, now + MINUTE);
         assert_eq!(sketch.count(now + MINUTE), 1);
         assert!(is_close(sketch.quantile(1.0, now + MINUTE).unwrap(), SHORTEST));
+    }
+
+    #[test]
+    fn another_while_is_forgotten_when_it_is_over() {
+        let now = Instant::now();
+        let mut sketch = Sketch::new(MINUTE * 5);
+        sketch.record(SHORTEST, now);
+        assert_eq!((sketch.count(now + MINUTE * 4), sketch.count(now + MINUTE * 5)), (1, 0));
     }
 
     proptest! {

@@ -38,6 +38,7 @@ use crate::clock;
 use crate::live::Live;
 use crate::live::fleet::FleetSide;
 use crate::snapshot::Current;
+use crate::telemetry::process;
 use crate::upstream::tls;
 
 /// How to take part.
@@ -140,15 +141,5 @@ impl Fleet {
 
 /// The system's name and what no other process has, of letters that mean nothing in a key.
 fn host_name() -> String {
-    let told = std::env::var("HOSTNAME").ok().filter(|name| !name.is_empty());
-    let name = told.or_else(|| std::fs::read_to_string("/proc/sys/kernel/hostname").ok());
-    let name: String = name
-        .unwrap_or_default()
-        .trim()
-        .chars()
-        .map(|c| if c.is_ascii_alphanumeric() || "-._".contains(c) { c } else { '-' })
-        .take(64)
-        .collect();
-    let name = if name.is_empty() { "host".to_owned() } else { name };
-    format!("{name}-{:08x}", clock::random() & 0xffff_ffff)
+    format!("{}-{:08x}", process::host_name(), clock::random() & 0xffff_ffff)
 }

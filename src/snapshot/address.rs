@@ -130,6 +130,14 @@ impl Address {
         circuit
     }
 
+    /// Whether nothing gets through here: the breaker's word, or that of every model's that is known.
+    pub fn is_shut(&self, now: Instant) -> bool {
+        let shut =
+            |circuit: &Arc<Circuit>| circuit.breaker.as_ref().is_some_and(|b| b.is_shut(now));
+        let models = self.models.load();
+        if models.is_empty() { shut(&self.whole) } else { models.values().all(shut) }
+    }
+
     /// The next credential's index, side by side; `usable` says which may be used now.
     pub fn turn(&self, usable: impl Fn(usize) -> bool) -> Option<usize> {
         let count = self.credentials().max(1);

@@ -7,12 +7,14 @@ use http::header::ACCEPT_ENCODING;
 use thiserror::Error;
 
 use super::{
-    Address, Candidate, Provider, Queue, Route, RouteCache, RouteMetrics, Snapshot, Tier, listener,
+    Address, Candidate, Mode, Provider, Queue, Route, RouteCache, RouteMetrics, RouteMode,
+    RouteModes, Snapshot, Tier, listener, modes,
 };
 use crate::cache::Caches;
 use crate::clock;
 use crate::live::Live;
-use crate::policy::model::{self, Keeps, LogTarget, Policy, Scope};
+use crate::live::samples::Samples;
+use crate::policy::model::{self, Keeps, LogTarget, Of, Policy, Scope, Weighted};
 use crate::resilience::outcome::Class;
 use crate::stream::reading::Reading;
 use crate::telemetry::access_log::Target as LogFile;
@@ -49,17 +51,26 @@ impl Ground {
         let providers = policy
             .providers
             .iter()
-            .map(|provider| self.provider(provider).map(Arc::new))
+            .enumerate()
+            .map(|(index, provider)| {
+                let samples = modes::samples(&policy, &self.live, &Of::Provider(index));
+                self.provider(provider, samples).map(Arc::new)
+            })
             .collect::<Result<Vec<_>, _>>()?;
+        let modes = policy.degradations.iter();
+        let modes: Vec<_> =
+            modes.map(|mode| Arc::new(Mode::new(&policy, mode, &self.live, &providers))).collect();
         let short: Arc<str> = hash.chars().take(12).collect::<String>().into();
         let server = Arc::new(policy.server.clone());
         let access_log = access_log(&policy.server.access_log);
         let is_http = policy.caches.iter().any(|cache| cache.store == Keeps::Http);
-        let routes = policy.routes.iter().map(|route| {
-            Arc::new(Route {
+        let routes = policy.routes.iter().enumerate().map(|(index, route)| {
+            let plain = Route {
                 tiers: self.tiers(route, &providers),
                 reads_body: reads_body(route, &policy.providers),
                 live: self.live.route(route),
+                modes: RouteModes::default(),
+                samples: modes::samples(&policy, &self.live, &Of::Route(index)),
                 queue: route.queue.map(|index| self.queue(&policy.queues[index])),
                 cache: route.cache.map(|index| self.cache(&policy.caches[index])),
                 changes: is_http.then(|| Arc::clone(&self.caches)),
@@ -68,13 +79,16 @@ impl Ground {
                 access_log: access_log.clone(),
                 server: Arc::clone(&server),
                 policy: route.clone(),
-            })
+            };
+            let modes = self.route_modes(&plain, &modes, &providers);
+            Arc::new(Route { modes, ..plain })
         });
         Ok(Snapshot {
             hash,
             since: clock::wall(),
             routes: routes.collect(),
-            providers,
+            modes: modes.clone(),
+            providers: providers.clone(),
             access_log,
             listener_tls: listener::server_config(policy.server.tls.as_ref())?,
             policy,
@@ -87,6 +101,45 @@ impl Ground {
 
     fn cache(&self, policy: &model::Cache) -> RouteCache {
         RouteCache { live: self.caches.cache(policy), policy: policy.clone() }
+    }
+
+    fn route_modes(
+        &self,
+        route: &Route,
+        modes: &[Arc<Mode>],
+        providers: &[Arc<Provider>],
+    ) -> RouteModes {
+        let of = |index: &usize| {
+            let mode = Arc::clone(&modes[*index]);
+            let instead = mode.used().map(|used| self.instead(route, used, providers));
+            RouteMode { mode, instead }
+        };
+        let all: Vec<_> = route.policy.degrade.iter().map(of).collect();
+        RouteModes { mask: all.iter().fold(0, |mask, one| mask | one.mode.live.bit), all }
+    }
+
+    /// The route with these providers in the place of its own, each a tier.
+    fn instead(&self, route: &Route, used: &[usize], providers: &[Arc<Provider>]) -> Arc<Route> {
+        let mut policy = route.policy.clone();
+        let mut used = used.iter().copied();
+        policy.providers =
+            used.next().map(|provider| Weighted { provider, weight: 1 }).into_iter().collect();
+        policy.fallback = used.collect();
+        Arc::new(Route {
+            tiers: self.tiers(&policy, providers),
+            policy,
+            reads_body: route.reads_body,
+            live: Arc::clone(&route.live),
+            modes: RouteModes::default(),
+            samples: route.samples.clone(),
+            queue: route.queue.clone(),
+            cache: route.cache.clone(),
+            changes: route.changes.clone(),
+            metrics: route.metrics.clone(),
+            policy_hash: Arc::clone(&route.policy_hash),
+            access_log: route.access_log.clone(),
+            server: Arc::clone(&route.server),
+        })
     }
 
     /// The route's `providers`, then each of its `fallback` by itself.
@@ -110,7 +163,11 @@ impl Ground {
         std::iter::once(first).chain(fallback).collect()
     }
 
-    fn provider(&self, policy: &model::Provider) -> Result<Provider, BuildError> {
+    fn provider(
+        &self,
+        policy: &model::Provider,
+        samples: Option<Arc<Samples>>,
+    ) -> Result<Provider, BuildError> {
         let addresses = policy
             .addresses
             .iter()
@@ -121,6 +178,7 @@ impl Ground {
             addresses,
             live: self.live.provider(&policy.name, &policy.capacity),
             first_byte: self.live.metrics.first_byte_seconds.with(&labels),
+            samples,
             policy: as_asked(policy.clone()),
         })
     }

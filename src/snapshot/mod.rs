@@ -8,6 +8,7 @@ pub mod address;
 pub mod build;
 pub mod files;
 pub mod listener;
+pub mod modes;
 pub mod reload;
 pub mod watch;
 
@@ -25,6 +26,7 @@ use crate::live::ledger::Ledger;
 use crate::live::provider::ProviderLive;
 use crate::live::queue::QueueLive;
 use crate::live::route::RouteLive;
+use crate::live::samples::Samples;
 use crate::policy::model::{self, Policy};
 use crate::resilience::outcome::Class;
 use crate::stream::reading::Reading;
@@ -32,6 +34,7 @@ use crate::telemetry::access_log::Target as LogTarget;
 use crate::telemetry::metrics::{Known, Metrics, ReasonLabels};
 
 pub use address::{Address, Circuit};
+pub use modes::{Mode, RouteMode, RouteModes};
 
 /// The place where the snapshot in force is found.
 pub type Current = ArcSwap<Snapshot>;
@@ -45,6 +48,8 @@ pub struct Snapshot {
     pub policy: Policy,
     pub routes: Vec<Arc<Route>>,
     pub providers: Vec<Arc<Provider>>,
+    /// As `Policy::degradations`.
+    pub modes: Vec<Arc<Mode>>,
     /// `None`: no access log.
     pub access_log: Option<(Arc<LogTarget>, model::LogFormat)>,
     /// `None`: the listener speaks plain HTTP.
@@ -60,6 +65,9 @@ pub struct Route {
     /// Somebody wants to know the body's model, or to change the body.
     pub reads_body: bool,
     pub live: Arc<RouteLive>,
+    pub modes: RouteModes,
+    /// `None`: no mode watches it.
+    pub samples: Option<Arc<Samples>>,
     /// `None`: nothing waits for room.
     pub queue: Option<Queue>,
     /// `None`: nothing is stored.
@@ -74,14 +82,14 @@ pub struct Route {
 }
 
 /// Where requests of a route wait.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Queue {
     pub policy: model::Queue,
     pub live: Arc<QueueLive>,
 }
 
 /// Where answers of a route are stored.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct RouteCache {
     pub policy: model::Cache,
     pub live: Arc<Cache>,
@@ -112,10 +120,12 @@ pub struct Provider {
     pub addresses: Vec<Arc<Address>>,
     pub live: Arc<ProviderLive>,
     pub first_byte: Histogram,
+    /// `None`: no mode watches it.
+    pub samples: Option<Arc<Samples>>,
 }
 
 /// Handles of one route's metrics.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct RouteMetrics {
     /// By status class: 1xx to 5xx, then 499.
     pub requests: [Counter; 6],
@@ -149,6 +159,8 @@ impl Snapshot {
             addresses: addresses.collect(),
             queues: self.policy.queues.iter().map(|queue| queue.name.as_str()).collect(),
             caches: self.policy.caches.iter().map(|cache| cache.name.as_str()).collect(),
+            modes: self.modes.iter().map(|mode| mode.policy.name.as_str()).collect(),
+            signs: self.modes.iter().flat_map(|mode| mode.named_signs()).collect(),
         }
     }
 }

@@ -15,8 +15,12 @@ use rusqlite::{Connection, OpenFlags};
 use thiserror::Error;
 
 /// The tables, by the version that made them: what is here is never changed, only added to.
-const MIGRATIONS: [&str; 3] =
-    [include_str!("schema.sql"), include_str!("lines.sql"), include_str!("fleet.sql")];
+const MIGRATIONS: [&str; 4] = [
+    include_str!("schema.sql"),
+    include_str!("lines.sql"),
+    include_str!("fleet.sql"),
+    include_str!("episodes.sql"),
+];
 /// "OutR": tells other databases from ours.
 const APPLICATION: i64 = 0x4f75_7452;
 /// The WAL is folded into the database beside the writer, so only a neglected one grows past this.

@@ -1,4 +1,4 @@
-//! The embedded database: jobs that were promised, and what became of them.
+//! The embedded database: jobs that were promised, and what became of them; episodes of modes.
 //!
 //! One thread writes, with group commit (`writer.rs`); one reads; what is asked for comes back as a
 //! future, so that nobody's worker waits for a disk. A change that returned is on the disk: "no
@@ -6,6 +6,7 @@
 
 mod change;
 mod disk;
+mod episodes;
 mod job;
 mod lent;
 mod look;

@@ -12,6 +12,9 @@ pub struct Known<'a> {
     pub addresses: HashSet<(&'a str, &'a str)>,
     pub queues: HashSet<&'a str>,
     pub caches: HashSet<&'a str>,
+    pub modes: HashSet<&'a str>,
+    /// Of each mode's condition.
+    pub signs: HashSet<(&'a str, &'a str)>,
 }
 
 impl Metrics {
@@ -43,6 +46,7 @@ impl Metrics {
         self.queue_sheds.retain(|labels| known.queues.contains(labels.queue.as_str()));
         self.jobs.retain(known);
         self.cache.retain(known);
+        self.degradation.retain(known);
         self.first_byte_seconds.retain(|labels| provider(&labels.provider));
         self.attempts.retain(|labels| address(&labels.provider, &labels.address));
         self.holds.retain(|labels| address(&labels.provider, &labels.address));

@@ -15,6 +15,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Metric, Registry};
 
 use super::cache::CacheMetrics;
+use super::degradation::DegradationMetrics;
 use super::fleet::FleetMetrics;
 use super::jobs::JobMetrics;
 pub use super::known::Known;
@@ -83,6 +84,7 @@ pub struct Metrics {
     pub access_log_dropped: Counter,
     pub admin_changes: Family<AdminLabels, Counter>,
     pub cache: CacheMetrics,
+    pub degradation: DegradationMetrics,
     pub jobs: JobMetrics,
     pub fleet: FleetMetrics,
     registry: Registry,
@@ -138,6 +140,7 @@ impl Metrics {
             access_log_dropped: Counter::default(),
             admin_changes: Family::default(),
             cache: CacheMetrics::new(),
+            degradation: DegradationMetrics::new(),
             jobs: JobMetrics::new(),
             fleet: FleetMetrics::default(),
             registry: Registry::default(),
@@ -153,6 +156,7 @@ impl Metrics {
         self.register_endpoints();
         self.register_queues();
         CacheMetrics::register(self);
+        DegradationMetrics::register(self);
         JobMetrics::register(self);
         FleetMetrics::register(self);
         self.register_process();

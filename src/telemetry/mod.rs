@@ -5,6 +5,7 @@
 
 pub mod access_log;
 pub mod cache;
+pub mod degradation;
 pub mod events;
 pub mod fleet;
 pub mod jobs;

@@ -66,6 +66,20 @@ fn cpu() -> Option<f64> {
     Some((next()? + next()?) / TICKS)
 }
 
+/// The system's name, of letters that mean nothing in a key.
+pub fn host_name() -> String {
+    let told = std::env::var("HOSTNAME").ok().filter(|name| !name.is_empty());
+    let name = told.or_else(|| std::fs::read_to_string("/proc/sys/kernel/hostname").ok());
+    let name: String = name
+        .unwrap_or_default()
+        .trim()
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() || "-._".contains(c) { c } else { '-' })
+        .take(64)
+        .collect();
+    if name.is_empty() { "host".to_owned() } else { name }
+}
+
 #[cfg(test)]
 mod tests {
     use prometheus_client::encoding::text::encode;

@@ -20,6 +20,7 @@ mod cache_shared;
 mod continuing;
 mod costs;
 mod credentials;
+mod degradation;
 mod failover;
 mod faults;
 mod foreign;

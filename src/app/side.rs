@@ -1,0 +1,67 @@
+//! What runs beside requests, on a thread of its own: the admin side, the watch on the policy, the
+//! looks at conditions.
+
+use std::net::{SocketAddr, TcpListener as StdTcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::mpsc::{self, Sender};
+
+use super::StartError;
+use crate::admin::{self, Shown};
+use crate::degradation;
+use crate::snapshot::reload::Loader;
+use crate::snapshot::watch::{Wake, watch};
+use crate::upstream::Resolver;
+
+pub(super) struct Side {
+    pub admin: Option<StdTcpListener>,
+    pub metrics: Option<StdTcpListener>,
+    pub shown: Arc<Shown>,
+    pub resolver: Resolver,
+    pub wake: Sender<Wake>,
+    pub wakes: mpsc::Receiver<Wake>,
+}
+
+impl Side {
+    /// Runs until the process ends.
+    pub async fn run(self, loader: Arc<Loader>, (events, poll): (bool, Duration)) {
+        for (listener, all) in [(self.admin, true), (self.metrics, false)] {
+            let Some(listener) = listener else { continue };
+            let shown = Arc::clone(&self.shown);
+            tokio::spawn(async move {
+                let served = match TcpListener::from_std(listener) {
+                    Ok(listener) if all => admin::serve(listener, shown).await,
+                    Ok(listener) => admin::serve_metrics(listener, shown).await,
+                    Err(error) => Err(error),
+                };
+                if let Err(error) = served {
+                    tracing::error!(%error, "the admin side ended");
+                }
+            });
+        }
+        let Shown { current, live, past, .. } = &*self.shown;
+        let (current, live, past) = (Arc::clone(current), Arc::clone(live), Arc::clone(past));
+        tokio::join!(
+            watch(loader, (self.wake, self.wakes), events, poll),
+            degradation::run(current, live, past, self.resolver),
+        );
+    }
+}
+
+/// Binds a listener of the admin side.
+///
+/// # Errors
+/// When the address is taken, or none of this host's.
+pub(super) fn bind_side(address: Option<SocketAddr>) -> Result<Option<StdTcpListener>, StartError> {
+    let Some(address) = address else { return Ok(None) };
+    let bind = |source| StartError::Bind {
+        what: address.to_string(),
+        source,
+        hint: "is another sidecar running? choose another with --admin or --metrics",
+    };
+    let listener = StdTcpListener::bind(address).map_err(bind)?;
+    listener.set_nonblocking(true)?;
+    Ok(Some(listener))
+}

@@ -1,0 +1,77 @@
+//! Modes are entered and left: conditions are looked at, off the request path, and what came of it is
+//! written down and told.
+//!
+//! A look is taken every [`BEAT`] while the policy has modes, and at once when a breaker changed.
+
+mod alerts;
+mod letters;
+pub mod past;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::task::LocalSet;
+
+use self::alerts::Alerts;
+use self::past::Past;
+use crate::clock;
+use crate::live::Live;
+use crate::snapshot::{Current, Mode, Snapshot};
+use crate::telemetry::degradation::SignLabels;
+use crate::telemetry::process::host_name;
+use crate::upstream::Resolver;
+
+/// Between two looks.
+const BEAT: Duration = Duration::from_millis(100);
+
+/// Looks at the conditions until the process ends.
+pub async fn run(current: Arc<Current>, live: Arc<Live>, past: Arc<Past>, resolver: Resolver) {
+    let alerts = Alerts::new(Arc::clone(&live), resolver, host_name());
+    let local = LocalSet::new();
+    // Writing may take its time: nobody is entered later for that.
+    let both =
+        async { tokio::join!(watch(&current, &live, &past, &alerts), past.run(&live.modes)) };
+    local.run_until(both).await;
+}
+
+async fn watch(current: &Current, live: &Live, past: &Past, alerts: &Alerts) {
+    let mut told = 0;
+    loop {
+        let snapshot = current.load_full();
+        look(&snapshot, live);
+        if std::mem::replace(&mut told, live.modes.changes()) != live.modes.changes() {
+            past.news();
+        }
+        alerts.tell(&snapshot);
+        if snapshot.modes.is_empty() && live.modes.all_in_force().is_empty() && alerts.is_quiet() {
+            // A reload that brings a mode wakes.
+            live.modes.woken().await;
+            continue;
+        }
+        drop(snapshot);
+        let _ = tokio::time::timeout(BEAT, live.modes.woken()).await;
+    }
+}
+
+/// Looks at every mode of the policy; what it has no longer is left.
+fn look(snapshot: &Snapshot, live: &Live) {
+    let now = clock::now();
+    for mode in &snapshot.modes {
+        look_at(mode, live, now);
+    }
+    for cell in live.modes.all_in_force() {
+        if !snapshot.modes.iter().any(|mode| Arc::ptr_eq(&mode.live, &cell)) {
+            live.modes.remove(&cell, now);
+        }
+    }
+    live.modes.forget_unused();
+}
+
+fn look_at(mode: &Mode, live: &Live, now: Instant) {
+    let (holds, seen) = mode.look(now);
+    for sign in &seen {
+        let labels = SignLabels { mode: mode.policy.name.clone(), sign: sign.sign.clone() };
+        live.metrics.degradation.reading.with(&labels).set(sign.value.unwrap_or(0.0));
+    }
+    live.modes.look(&mode.live, holds, seen, now);
+}
