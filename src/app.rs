@@ -157,18 +157,11 @@ pub fn run(options: &Options) -> Result<Ended, StartError> {
     // Before anybody can know that we run: a signal that is not waited for ends the process.
     let signals = front.block_on(async { Signals::new() })?;
     say_listening(&shown, side.admin.as_ref(), side.metrics.as_ref());
-    let watched = (options.watch, options.poll);
-    thread::Builder::new()
-        .name("control".into())
-        .spawn(move || control.block_on(side.run(loader, watched)))?;
+    side.start(control, loader, (options.watch, options.poll))?;
     let (log, writer) = Log::start(live.metrics.access_log_dropped.clone())?;
     let here = LocalSet::new();
-    let common = Common { current: Arc::clone(&current), live, log, store: store.clone() };
-    let workers = (0..options.workers.max(1)).map(|index| Hand::start(index, &common, &here));
-    let workers = workers.collect::<std::io::Result<Vec<_>>>()?;
-    let link = shown.fleet.as_ref().map(|fleet| fleet.link().clone());
-    let jobs = store.map(|store| Jobs::start(common, store, resolver, link)).transpose()?;
-    let hands = Hands { workers, jobs };
+    let common = Common { current: Arc::clone(&current), live, log, store };
+    let hands = Hands::start(options.workers, common, &shown, resolver, &here)?;
     let accepting = front_of(accept, hands, signals, shown, current, wake);
     let ended = here.block_on(&front, accepting)?;
     drop(here);
@@ -176,6 +169,24 @@ pub fn run(options: &Options) -> Result<Ended, StartError> {
         let _ = writer.join();
     }
     Ok(ended)
+}
+
+impl Hands {
+    /// The workers, the first of them on this thread, and who runs jobs where there is a store.
+    fn start(
+        workers: usize,
+        common: Common,
+        shown: &Shown,
+        resolver: Resolver,
+        here: &LocalSet,
+    ) -> std::io::Result<Hands> {
+        let workers = (0..workers.max(1)).map(|index| Hand::start(index, &common, here));
+        let workers = workers.collect::<std::io::Result<Vec<_>>>()?;
+        let link = shown.fleet.as_ref().map(|fleet| fleet.link().clone());
+        let store = common.store.clone();
+        let jobs = store.map(|store| Jobs::start(common, store, resolver, link)).transpose()?;
+        Ok(Hands { workers, jobs })
+    }
 }
 
 /// What snapshots are bound to, and the caches among it.

@@ -3,9 +3,11 @@
 
 use std::net::{SocketAddr, TcpListener as StdTcpListener};
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
 use tokio::sync::mpsc::{self, Sender};
 
 use super::StartError;
@@ -25,8 +27,22 @@ pub(super) struct Side {
 }
 
 impl Side {
-    /// Runs until the process ends.
-    pub async fn run(self, loader: Arc<Loader>, (events, poll): (bool, Duration)) {
+    /// Runs on a thread of its own, until the process ends.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn start(
+        self,
+        runtime: Runtime,
+        loader: Arc<Loader>,
+        watched: (bool, Duration),
+    ) -> std::io::Result<()> {
+        let run = move || runtime.block_on(self.run(loader, watched));
+        thread::Builder::new().name("control".into()).spawn(run)?;
+        Ok(())
+    }
+
+    async fn run(self, loader: Arc<Loader>, (events, poll): (bool, Duration)) {
         for (listener, all) in [(self.admin, true), (self.metrics, false)] {
             let Some(listener) = listener else { continue };
             let shown = Arc::clone(&self.shown);
