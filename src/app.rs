@@ -125,8 +125,7 @@ pub fn run(options: &Options) -> Result<Ended, StartError> {
     read.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
     let (control, front) = (runtime()?, runtime()?);
     let live = Arc::new(fleet::state(options, read.policy().server.buffered));
-    let resolver = Resolver::new(control.handle().clone());
-    let (ground, caches) = ground(&live, &resolver)?;
+    let (ground, caches, resolver) = ground(&live, &control)?;
     let (loader, current) = Loader::start(&options.policies, ground, read)?;
     let accept = front.block_on(async { Accept::bind(&options.listen) })?;
     let (admin, metrics) = (bind_side(options.admin)?, bind_side(options.metrics)?);
@@ -189,11 +188,12 @@ impl Hands {
     }
 }
 
-/// What snapshots are bound to, and the caches among it.
-fn ground(live: &Arc<Live>, resolver: &Resolver) -> std::io::Result<(Ground, Arc<Caches>)> {
+/// What snapshots are bound to, and the caches and the resolver among it.
+fn ground(live: &Arc<Live>, control: &Runtime) -> std::io::Result<(Ground, Arc<Caches>, Resolver)> {
     let caches = Arc::new(Caches::new(Arc::clone(&live.metrics))?);
-    let (live, resolver) = (Arc::clone(live), resolver.clone());
-    Ok((Ground { live, caches: Arc::clone(&caches), resolver }, caches))
+    let resolver = Resolver::new(control.handle().clone());
+    let (live, kept) = (Arc::clone(live), (Arc::clone(&caches), resolver.clone()));
+    Ok((Ground { live, caches: kept.0, resolver: kept.1 }, caches, resolver))
 }
 
 /// What the admin side asks of whom; open to others it is never.
