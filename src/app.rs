@@ -144,21 +144,12 @@ pub fn run(options: &Options) -> Result<Ended, StartError> {
         past: Arc::new(Past::new(store.clone())),
     });
     let (wake, wakes) = mpsc::channel(1);
-    let side = Side {
-        admin,
-        metrics,
-        shown: Arc::clone(&shown),
-        resolver: resolver.clone(),
-        wake: wake.clone(),
-        wakes,
-    };
+    let side = Side::new((admin, metrics), &shown, &resolver, (wake.clone(), wakes));
     // Before anybody can know that we run: a signal that is not waited for ends the process.
     let signals = front.block_on(async { Signals::new() })?;
     say_listening(&shown, side.admin.as_ref(), side.metrics.as_ref());
     let watched = (options.watch, options.poll);
-    thread::Builder::new()
-        .name("control".into())
-        .spawn(move || control.block_on(side.run(loader, watched)))?;
+    side.start(control, loader, watched)?;
     let (log, writer) = Log::start(live.metrics.access_log_dropped.clone())?;
     let here = LocalSet::new();
     let common = Common { current: Arc::clone(&current), live, log, store: store.clone() };

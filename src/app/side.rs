@@ -3,9 +3,11 @@
 
 use std::net::{SocketAddr, TcpListener as StdTcpListener};
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
 use tokio::sync::mpsc::{self, Sender};
 
 use super::StartError;
@@ -18,15 +20,40 @@ use crate::upstream::Resolver;
 pub(super) struct Side {
     pub admin: Option<StdTcpListener>,
     pub metrics: Option<StdTcpListener>,
-    pub shown: Arc<Shown>,
-    pub resolver: Resolver,
-    pub wake: Sender<Wake>,
-    pub wakes: mpsc::Receiver<Wake>,
+    shown: Arc<Shown>,
+    resolver: Resolver,
+    wake: Sender<Wake>,
+    wakes: mpsc::Receiver<Wake>,
 }
 
 impl Side {
-    /// Runs until the process ends.
-    pub async fn run(self, loader: Arc<Loader>, (events, poll): (bool, Duration)) {
+    /// With its listeners, what they show, and how a load of the policy is asked for and heard of.
+    pub fn new(
+        (admin, metrics): (Option<StdTcpListener>, Option<StdTcpListener>),
+        shown: &Arc<Shown>,
+        resolver: &Resolver,
+        (wake, wakes): (Sender<Wake>, mpsc::Receiver<Wake>),
+    ) -> Side {
+        let (shown, resolver) = (Arc::clone(shown), resolver.clone());
+        Side { admin, metrics, shown, resolver, wake, wakes }
+    }
+
+    /// Runs on a thread of its own until the process ends.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn start(
+        self,
+        runtime: Runtime,
+        loader: Arc<Loader>,
+        watched: (bool, Duration),
+    ) -> std::io::Result<()> {
+        let thread = thread::Builder::new().name("control".into());
+        thread.spawn(move || runtime.block_on(self.run(loader, watched)))?;
+        Ok(())
+    }
+
+    async fn run(self, loader: Arc<Loader>, (events, poll): (bool, Duration)) {
         for (listener, all) in [(self.admin, true), (self.metrics, false)] {
             let Some(listener) = listener else { continue };
             let shown = Arc::clone(&self.shown);
