@@ -21,6 +21,7 @@ use criterion::measurement::WallTime;
 use criterion::{Bencher, Criterion, criterion_group, criterion_main};
 use http::HeaderName;
 
+use outrigger::cache::Caches;
 use outrigger::clock;
 use outrigger::live::Live;
 use outrigger::live::address::AddressLive;
@@ -267,7 +268,9 @@ fn degraded_sample(bencher: &mut Bencher<'_, WallTime>) {
 fn snapshot_load(bencher: &mut Bencher<'_, WallTime>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.expect("a runtime can be built");
-    let ground = Ground { live: live(), resolver: Resolver::new(runtime.handle().clone()) };
+    let live = live();
+    let caches = Arc::new(Caches::new(Arc::clone(&live.metrics)).expect("chance"));
+    let ground = Ground { live, caches, resolver: Resolver::new(runtime.handle().clone()) };
     let snapshot = ground.snapshot(shipped(), "0123456789abcdef".to_owned());
     let current = Current::from_pointee(snapshot.expect("the shipped policy can be put in force"));
     bencher.iter(|| black_box(&current).load().routes.len());

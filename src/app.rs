@@ -28,6 +28,7 @@ pub use self::accept::Listen;
 pub use self::data::Data;
 use self::side::{Side, bind_side};
 use crate::admin::{self, Access, Shown, Token, TokenError};
+use crate::cache::Caches;
 use crate::clock;
 use crate::degradation::past::Past;
 use crate::jobs::Jobs;
@@ -125,7 +126,7 @@ pub fn run(options: &Options) -> Result<Ended, StartError> {
     let (control, front) = (runtime()?, runtime()?);
     let live = Arc::new(fleet::state(options, read.policy().server.buffered));
     let resolver = Resolver::new(control.handle().clone());
-    let ground = Ground { live: Arc::clone(&live), resolver: resolver.clone() };
+    let (ground, caches) = ground(&live, &resolver)?;
     let (loader, current) = Loader::start(&options.policies, ground, read)?;
     let accept = front.block_on(async { Accept::bind(&options.listen) })?;
     let (admin, metrics) = (bind_side(options.admin)?, bind_side(options.metrics)?);
@@ -133,6 +134,7 @@ pub fn run(options: &Options) -> Result<Ended, StartError> {
     let fleet = fleet::join(options, &live, &current)?;
     let shown = Arc::new(Shown {
         live: Arc::clone(&live),
+        caches,
         current: Arc::clone(&current),
         loader: Arc::clone(&loader),
         ready: AtomicBool::new(false),
@@ -153,12 +155,11 @@ pub fn run(options: &Options) -> Result<Ended, StartError> {
     let (log, writer) = Log::start(live.metrics.access_log_dropped.clone())?;
     let here = LocalSet::new();
     let common = Common { current: Arc::clone(&current), live, log, store: store.clone() };
-    let hands = (0..options.workers.max(1))
-        .map(|index| Hand::start(index, &common, &here))
-        .collect::<std::io::Result<Vec<_>>>()?;
+    let workers = (0..options.workers.max(1)).map(|index| Hand::start(index, &common, &here));
+    let workers = workers.collect::<std::io::Result<Vec<_>>>()?;
     let link = shown.fleet.as_ref().map(|fleet| fleet.link().clone());
     let jobs = store.map(|store| Jobs::start(common, store, resolver, link)).transpose()?;
-    let hands = Hands { workers: hands, jobs };
+    let hands = Hands { workers, jobs };
     let accepting = front_of(accept, hands, signals, shown, current, wake);
     let ended = here.block_on(&front, accepting)?;
     drop(here);
@@ -166,6 +167,13 @@ pub fn run(options: &Options) -> Result<Ended, StartError> {
         let _ = writer.join();
     }
     Ok(ended)
+}
+
+/// What snapshots are bound to, and the caches among it.
+fn ground(live: &Arc<Live>, resolver: &Resolver) -> std::io::Result<(Ground, Arc<Caches>)> {
+    let caches = Arc::new(Caches::new(Arc::clone(&live.metrics))?);
+    let (live, resolver) = (Arc::clone(live), resolver.clone());
+    Ok((Ground { live, caches: Arc::clone(&caches), resolver }, caches))
 }
 
 /// What the admin side asks of whom; open to others it is never.

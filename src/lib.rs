@@ -15,6 +15,7 @@
 //! | 5 | [`shared`] | what hosts share through Redis: breakers, holds, limits, jobs |
 //! | 5 | [`degradation`] | modes: when they are entered and left, and who is told |
 //! | 4 | [`snapshot`] | policy to snapshot, swap, watch |
+//! | 3 | [`cache`] | stored answers: keys, freshness, bounds |
 //! | 3 | [`live`] | state that outlives a reload |
 //! | 3 | [`upstream`] | names to addresses, connections, TLS, pools |
 //! | 2 | [`stream`] | what an answer's bytes mean: events, ends, usage; joining |
@@ -29,6 +30,7 @@
 
 pub mod admin;
 pub mod app;
+pub mod cache;
 pub mod cli;
 pub mod clock;
 pub mod degradation;

@@ -16,7 +16,7 @@ use outrigger::resilience::outcome::{Class, Idempotence};
 use outrigger::telemetry::metrics::Metrics;
 use serde_json::Value;
 
-const SHIPPED: [&str; 3] = ["llm.yaml", "quickstart.yaml", "rest-api.yaml"];
+const SHIPPED: [&str; 4] = ["brownout.yaml", "llm.yaml", "quickstart.yaml", "rest-api.yaml"];
 const SCHEMA_LINE: &str = "# yaml-language-server: $schema=./policy.schema.json\n";
 const ENDPOINTS: [&str; 6] =
     ["/metrics", "/healthz", "/readyz", "/api/status", "/api/circuit-breakers", "/api/policies"];

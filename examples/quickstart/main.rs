@@ -1,7 +1,8 @@
 //! Three small providers that speak like an LLM's API, and the sidecar before them, to play with.
 //!
 //! `cargo run --example quickstart` needs nothing else, writes no file and runs on the policy in
-//! `policies/quickstart.yaml`, which may be edited meanwhile. Ctrl-C ends it.
+//! `policies/quickstart.yaml`, which may be edited meanwhile; `-- brownout` on
+//! `policies/brownout.yaml`, whose story it plays. Ctrl-C ends it.
 //!
 //! The providers live on a thread of their own; the sidecar is the one that `outrigger run` starts,
 //! in this process.
@@ -12,6 +13,7 @@ mod switchboard;
 
 use std::io::Write;
 use std::net::{Ipv4Addr, TcpListener};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread;
@@ -25,7 +27,7 @@ use tracing_subscriber::filter::LevelFilter;
 
 use provider::Provider;
 
-const POLICY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/policies/quickstart.yaml");
+const POLICIES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/policies");
 const LISTEN: u16 = 8700;
 const ADMIN: u16 = 8701;
 const SWITCHBOARD: u16 = 8710;
@@ -43,7 +45,23 @@ fn main() -> ExitCode {
     }
 }
 
+/// What is played: a policy, and what is told when it is in force.
+#[derive(Clone, Copy)]
+struct Play {
+    policy: &'static str,
+    welcome: &'static str,
+}
+
+fn play(arguments: &[String]) -> Result<Play> {
+    match arguments {
+        [] => Ok(Play { policy: "quickstart.yaml", welcome: WELCOME }),
+        [name] if name == "brownout" => Ok(Play { policy: "brownout.yaml", welcome: BROWNOUT }),
+        _ => bail!("expected nothing or `brownout` (cargo run --example quickstart -- brownout)"),
+    }
+}
+
 fn run() -> Result<ExitCode> {
+    let play = play(&std::env::args().skip(1).collect::<Vec<_>>())?;
     for (port, what) in [(LISTEN, "the sidecar"), (ADMIN, "the sidecar's admin side")] {
         drop(open(port, what)?);
     }
@@ -59,18 +77,18 @@ fn run() -> Result<ExitCode> {
     });
     let opened = opened.into_iter().collect::<Result<Vec<Opened>>>()?;
     thread::Builder::new().name("providers".into()).spawn(move || {
-        if let Err(error) = serve(switchboard, opened) {
+        if let Err(error) = serve(switchboard, opened, play.welcome) {
             tell(&format!("quickstart: the providers stopped: {error:#}\n"));
         }
     })?;
-    sidecar()
+    sidecar(play.policy)
 }
 
 /// Runs until Ctrl-C.
-fn sidecar() -> Result<ExitCode> {
+fn sidecar(policy: &str) -> Result<ExitCode> {
     logging::init(Format::Text, LevelFilter::INFO);
     let options = Options {
-        policies: POLICY.into(),
+        policies: Path::new(POLICIES).join(policy),
         listen: Listen::Tcp((Ipv4Addr::LOCALHOST, LISTEN).into()),
         admin_token: None,
         admin: Some((Ipv4Addr::LOCALHOST, ADMIN).into()),
@@ -100,7 +118,7 @@ fn open(port: u16, what: &str) -> Result<TcpListener> {
 }
 
 #[tokio::main(flavor = "current_thread")]
-async fn serve(switchboard: TcpListener, opened: Vec<Opened>) -> Result<()> {
+async fn serve(switchboard: TcpListener, opened: Vec<Opened>, welcome: &'static str) -> Result<()> {
     let providers: Vec<_> = opened.iter().map(|(provider, _)| Arc::clone(provider)).collect();
     for (provider, port) in opened {
         port.set_nonblocking(true)?;
@@ -111,11 +129,11 @@ async fn serve(switchboard: TcpListener, opened: Vec<Opened>) -> Result<()> {
             }
         });
     }
-    tokio::spawn(async {
+    tokio::spawn(async move {
         while tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, LISTEN)).await.is_err() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        tell(WELCOME);
+        tell(welcome);
     });
     switchboard.set_nonblocking(true)?;
     switchboard::serve(tokio::net::TcpListener::from_std(switchboard)?, &providers).await
@@ -137,7 +155,7 @@ const WELCOME: &str = r#"
 
   Break a provider and ask again; mend it, and see traffic come back:
 
-    curl -X POST localhost:8710/slow/refuse      # or 500, 429, hang, reset, cut; flaky, slow, sound
+    curl -X POST localhost:8710/slow/refuse      # or 500, 429, hang, reset, cut, third; flaky, slow, sound
     curl -X POST localhost:8710/slow/mend
     curl localhost:8710                          # how each of them does
 
@@ -151,6 +169,37 @@ const WELCOME: &str = r#"
     curl localhost:8701/api/policies             # what is in force, and why the last change was refused
     curl localhost:8701/metrics
     cargo run -- explain --policies policies/quickstart.yaml POST /v1/chat/completions
+
+  Ctrl-C ends it; a second one at once.
+
+"#;
+
+const BROWNOUT: &str = r#"
+  Outrigger listens on http://127.0.0.1:8700 with the policy policies/brownout.yaml, whose comments
+  tell this story too. Keep somebody asking, in another terminal, and see who answers:
+
+    while sleep 0.2; do curl -s -D- localhost:8700/v1/chat/completions -d '{"model":"demo","messages":[{"role":"user","content":"'$((RANDOM % 3))'"}]}' |
+      grep -iE '^(HTTP|outrigger-degraded|cache-status)|"content"|message'; done
+
+  1. Every third answer fails: soon each is asked of a smaller model. Mend it, and ten seconds later it is over.
+
+    curl -X POST localhost:8710/sound/third
+    curl -X POST localhost:8710/sound/mend
+
+  2. The provider is gone: what was answered before is answered again, the rest by the spare one.
+
+    curl -X POST localhost:8710/sound/refuse
+
+  3. The spare one too: what is known is still answered, the rest gets an honest no.
+
+    curl -X POST localhost:8710/slow/refuse
+
+  4. They come back, and everything is left in its turn:
+
+    curl -X POST localhost:8710/sound/mend; curl -X POST localhost:8710/slow/mend
+
+  Meanwhile: cargo run -- degrade            # what is in force, why, and whom it touched
+             cargo run -- cache
 
   Ctrl-C ends it; a second one at once.
 

@@ -46,10 +46,12 @@ pub enum Fault {
     Refuse,
     /// Its answers break in the middle.
     Cut,
+    /// Every third answer is a 500.
+    Third,
 }
 
 impl Fault {
-    pub const ALL: [(&'static str, Fault); 7] = [
+    pub const ALL: [(&'static str, Fault); 8] = [
         ("mend", Fault::Mended),
         ("500", Fault::Error),
         ("429", Fault::Throttle),
@@ -57,6 +59,7 @@ impl Fault {
         ("reset", Fault::Reset),
         ("refuse", Fault::Refuse),
         ("cut", Fault::Cut),
+        ("third", Fault::Third),
     ];
 }
 
@@ -70,6 +73,7 @@ impl fmt::Display for Fault {
             Fault::Reset => "resets the connection of each request",
             Fault::Refuse => "refuses connections",
             Fault::Cut => "breaks off in the middle of each answer",
+            Fault::Third => "answers 500 every third time",
         })
     }
 }
@@ -159,6 +163,9 @@ impl Provider {
             Fault::Reset => {
                 reset.notify_one();
                 std::future::pending().await
+            }
+            Fault::Third if nth.is_multiple_of(3) => {
+                refuse(StatusCode::INTERNAL_SERVER_ERROR, "broken by hand, every third time")
             }
             _ if self.fails_every > 0 && nth.is_multiple_of(self.fails_every) => {
                 refuse(StatusCode::INTERNAL_SERVER_ERROR, "flaky, as every third time")

@@ -6,6 +6,7 @@
 
 mod api;
 mod by_hand;
+mod caches;
 mod degradation;
 mod guard;
 mod jobs;
@@ -26,6 +27,7 @@ use tokio::net::TcpListener;
 
 pub use guard::{Access, Token, TokenError, token_text};
 
+use crate::cache::Caches;
 use crate::degradation::past::Past;
 use crate::live::Live;
 use crate::shared::Fleet;
@@ -37,6 +39,7 @@ use crate::store::Store;
 #[derive(Debug)]
 pub struct Shown {
     pub live: Arc<Live>,
+    pub caches: Arc<Caches>,
     pub current: Arc<Current>,
     pub loader: Arc<Loader>,
     /// A policy is in force and the listener is open.
@@ -69,6 +72,8 @@ pub async fn serve(listener: TcpListener, shown: Arc<Shown>) -> std::io::Result<
         .route("/api/queue/jobs", get(jobs::list))
         .route("/api/queue/jobs/{id}", get(jobs::one))
         .route("/api/queue/jobs/{action}/{id}", post(jobs::change))
+        .route("/api/caches", get(caches::overview))
+        .route("/api/caches/{action}/{name}", post(caches::change))
         .route("/api/providers/{action}/{name}", post(by_hand::provider))
         .layer(from_fn_with_state(Arc::clone(&shown), guard::guard))
         .with_state(shown);

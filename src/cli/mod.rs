@@ -4,6 +4,7 @@
 mod ask;
 mod backup;
 mod breakers;
+mod cache;
 mod check;
 mod degrade;
 mod drain;
@@ -51,6 +52,8 @@ enum Command {
     Fleet(fleet::Args),
     /// Tell who waits in a running sidecar and which jobs it keeps; pause, retry, cancel by hand.
     Queue(queue::Args),
+    /// Tell what a running sidecar has stored and how often it served; forget it by hand.
+    Cache(cache::Args),
     /// Copy the jobs that a sidecar keeps to a file; it may be running.
     Backup(backup::Args),
     /// Send nothing new to a provider, until `undrain`.
@@ -71,6 +74,7 @@ pub fn main() -> ExitCode {
         Command::Degrade(args) => print(degrade::run(&args)),
         Command::Fleet(args) => print(fleet::run(&args)),
         Command::Queue(args) => print(queue::run(&args)),
+        Command::Cache(args) => print(cache::run(&args)),
         Command::Backup(args) => print(backup::run(&args)),
         Command::Drain(args) => print(drain::run("drain", &args)),
         Command::Undrain(args) => print(drain::run("undrain", &args)),

@@ -139,8 +139,8 @@ impl Lanes {
     }
 
     /// When those who wait for these providers now will be gone.
-    pub fn backlog(&self, providers: &[u32]) -> Option<Duration> {
-        lock(&self.inner).lane.backlog(providers, clock::now())
+    pub fn backlog(&self, providers: &[u32], most: Duration) -> Option<Duration> {
+        lock(&self.inner).lane.backlog(providers, most, clock::now())
     }
 
     /// Services a second, to those who wait.

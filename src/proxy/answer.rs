@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
+use super::recorded::{Followed, Recorded, Replay};
 use super::streaming::{Polled, Streaming};
 use crate::upstream::BoxError;
 
@@ -15,6 +16,12 @@ pub enum ResBody {
     /// `None` once it was taken.
     Full(Option<Bytes>),
     Stream(Box<Streaming>),
+    /// From the cache.
+    Replay(Replay),
+    /// Another request's.
+    Followed(Box<Followed>),
+    /// It is written down for the cache.
+    Recorded(Box<Recorded>),
 }
 
 impl ResBody {
@@ -31,6 +38,11 @@ impl Body for ResBody {
         match self.get_mut() {
             ResBody::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             ResBody::Stream(stream) => stream.poll_next(cx),
+            ResBody::Replay(replay) => {
+                Poll::Ready(replay.next().map(|bytes| Ok(Frame::data(bytes))))
+            }
+            ResBody::Followed(followed) => followed.poll_next(cx),
+            ResBody::Recorded(recorded) => recorded.poll_next(cx),
         }
     }
 
@@ -38,6 +50,9 @@ impl Body for ResBody {
         match self {
             ResBody::Full(bytes) => bytes.is_none(),
             ResBody::Stream(stream) => stream.is_at_end(),
+            ResBody::Replay(replay) => replay.is_at_end(),
+            ResBody::Followed(_) => false,
+            ResBody::Recorded(recorded) => recorded.is_at_end(),
         }
     }
 
@@ -45,6 +60,9 @@ impl Body for ResBody {
         let left = match self {
             ResBody::Full(bytes) => Some(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
             ResBody::Stream(stream) => stream.left(),
+            ResBody::Replay(replay) => replay.left(),
+            ResBody::Followed(_) => None,
+            ResBody::Recorded(recorded) => recorded.left(),
         };
         left.map_or_else(SizeHint::default, SizeHint::with_exact)
     }

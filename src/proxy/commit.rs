@@ -7,13 +7,13 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
 use http::response::Parts;
-use http::{HeaderMap, Method, StatusCode};
-use http_body::{Body, Frame};
+use http::{Method, StatusCode};
+use http_body::Body;
 
 use super::attempt::chain;
 use super::choose::Pick;
@@ -23,13 +23,11 @@ use super::error::{Kind, Problem};
 use super::gather::{self, Cut, Gathered, Hold, Limits, Until, gather};
 use super::left::left;
 use super::nature::{self, Nature};
-use super::report::{Bill, Lesson};
+use super::ready::{Ready, ReadyBody, Stream};
+use super::report::Lesson;
 use super::request::Ask;
 use crate::clock;
 use crate::live::buffers::Reservation;
-use crate::live::ledger::Turn;
-use crate::live::pace::Charge;
-use crate::live::permit::{Afterwards, Flight};
 use crate::policy::model::Commit;
 use crate::resilience::outcome::{Class, Reach};
 use crate::snapshot::Route;
@@ -56,43 +54,6 @@ pub enum AtHand {
     Ours(Problem),
 }
 
-/// A provider's answer, ready for the application.
-#[derive(Debug)]
-pub struct Ready {
-    pub head: Parts,
-    pub body: ReadyBody,
-    pub idle: Duration,
-    pub bill: Bill,
-    pub credential: usize,
-}
-
-#[derive(Debug)]
-pub enum ReadyBody {
-    Whole(Bytes, Option<HeaderMap>),
-    Stream(Box<Stream>),
-    /// 101: both sides speak another protocol from here on.
-    Tunnel {
-        flight: Flight,
-        rest: AnswerBody,
-    },
-}
-
-/// A body that has begun.
-#[derive(Debug)]
-pub struct Stream {
-    pub first: VecDeque<Frame<Bytes>>,
-    pub rest: AnswerBody,
-    pub flight: Flight,
-    pub afterwards: Option<Afterwards>,
-    pub room: Reservation,
-    /// Of what has events.
-    pub reader: Option<(Format, Box<Reader>)>,
-    /// By when its first content has to be here, where it is not yet.
-    pub content_by: Option<Instant>,
-    /// An event that says that it failed is among the first.
-    pub failed: bool,
-}
-
 /// A provider's answer of which the head was read.
 #[derive(Debug)]
 pub struct Answer {
@@ -107,14 +68,6 @@ pub struct Answer {
     pub reader: Option<(Format, Box<Reader>)>,
     /// For what is withheld.
     pub room: Reservation,
-}
-
-impl Ready {
-    /// One that no provider gave to this request.
-    pub fn of_nobody(head: Parts, body: ReadyBody) -> Box<Ready> {
-        let bill = Bill { tier: 0, index: 0, turn: Turn::First, charge: Charge::default() };
-        Box::new(Ready { head, body, idle: Duration::ZERO, bill, credential: 0 })
-    }
 }
 
 impl Ask {
@@ -268,9 +221,11 @@ impl Ask {
         let (bill, credential) = (pick.bill(), pick.credential);
         let content_by = unready.then_some(limits.content);
         let flight = pick.flight;
-        let stream = Stream { first, rest, flight, afterwards, room, reader, content_by, failed };
+        let record = None;
+        let stream =
+            Stream { first, rest, flight, afterwards, room, reader, content_by, failed, record };
         let body = ReadyBody::Stream(Box::new(stream));
-        tried(class, Ready { head, body, idle: limits.idle, bill, credential })
+        tried(class, Ready { head, body, idle: limits.idle, bill, credential, ours: false })
     }
 
     /// What an answer's events said of tokens, and how many could not be read.
@@ -313,7 +268,14 @@ impl Ask {
         let Answer { head, body, pick, limits, .. } = answer;
         let (bill, credential) = (pick.bill(), pick.credential);
         let body = ReadyBody::Tunnel { flight: pick.flight, rest: body };
-        Tried::Commit(Box::new(Ready { head, body, idle: limits.idle, bill, credential }))
+        Tried::Commit(Box::new(Ready {
+            head,
+            body,
+            idle: limits.idle,
+            bill,
+            credential,
+            ours: false,
+        }))
     }
 
     /// The answer broke, or fell silent, before the commit.
@@ -375,7 +337,10 @@ pub fn ended_words(ended: Ended) -> &'static str {
 
 fn ready(class: Class, answer: Answer, body: ReadyBody) -> Tried {
     let (bill, credential) = (answer.pick.bill(), answer.pick.credential);
-    tried(class, Ready { head: answer.head, body, idle: answer.limits.idle, bill, credential })
+    tried(
+        class,
+        Ready { head: answer.head, body, idle: answer.limits.idle, bill, credential, ours: false },
+    )
 }
 
 fn tried(class: Class, ready: Ready) -> Tried {

@@ -16,11 +16,13 @@ use std::time::{Duration, Instant};
 
 use http::Uri;
 
-use super::commit::Ready;
+use super::cached;
 use super::error::{Kind, Problem};
+use super::ready::Ready;
 use super::request::Ask;
 use super::respond;
 use super::touched::Touched;
+use crate::cache::stored::Stored;
 use crate::clock;
 use crate::live::episode::{Episode, Touch};
 use crate::policy::model::{Action, Reduction, Respond};
@@ -36,7 +38,7 @@ pub struct InForce<'r> {
 
 /// What answers in the place of a provider.
 enum Answer<'r> {
-    Stale(Box<Ready>),
+    Stale(Arc<Stored>),
     Shed,
     Respond(&'r Respond),
 }
@@ -46,6 +48,11 @@ impl Ask {
     /// none is in force this is one load.
     pub fn degraded(&mut self) -> Option<Result<Box<Ready>, Problem>> {
         if self.route.modes.may_apply(&self.worker.live.modes) { self.degrade() } else { None }
+    }
+
+    /// Some mode that may change it, or answer it, is in force.
+    pub fn is_degraded(&self) -> bool {
+        self.worker.live.modes.in_force() & self.route.modes.mask != 0
     }
 
     #[cold]
@@ -90,16 +97,11 @@ impl Ask {
 
     fn answers<'r>(&self, action: &'r Action) -> Option<Answer<'r>> {
         match action {
-            Action::ServeStale(within) => self.stale_answer(*within).map(Answer::Stale),
+            Action::ServeStale(within) => cached::stale(self, *within).map(Answer::Stale),
             Action::Shed(class) => self.is_at_or_below(class).then_some(Answer::Shed),
             Action::Respond(respond) => Some(Answer::Respond(respond)),
             Action::Reduce(_) | Action::Use(_) | Action::Notify(_) => None,
         }
-    }
-
-    /// What the route's cache has, if it went stale no longer ago than this.
-    fn stale_answer(&self, _within: Duration) -> Option<Box<Ready>> {
-        None
     }
 
     fn is_at_or_below(&self, class: &str) -> bool {
@@ -128,9 +130,9 @@ impl Ask {
         self.story.touch(mode, answer.touch());
         let (now, cell) = (clock::now(), &mode.of.mode.live);
         match answer {
-            Answer::Stale(ready) => {
+            Answer::Stale(stored) => {
                 self.note_need(now);
-                Ok(ready)
+                Ok(cached::serve_stale(self, stored))
             }
             Answer::Shed => {
                 let (route, mode) = (&self.route.policy.name, &cell.name);

@@ -10,9 +10,10 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use super::commit::{AtHand, Ready, ReadyBody, Tried};
+use super::commit::{AtHand, Tried};
 use super::cut::Cut;
 use super::dial::self_delay;
+use super::ready::{Ready, ReadyBody};
 use super::report::Bill;
 use super::request::{Again, Ask, IDEMPOTENCY_KEY};
 use super::story::Story;

@@ -12,14 +12,18 @@ use http_body::{Body, Frame};
 use hyper::body::Incoming;
 
 use super::answer::ResBody;
+use super::cached;
+use super::changes::changed;
 use super::choose::Pick;
-use super::commit::{AtHand, Ready, ReadyBody, Tried};
+use super::commit::{AtHand, Tried};
 use super::connection::Client;
 use super::error::{Kind, Problem};
 use super::headers;
 use super::intake::{Bounds, Payload};
 use super::jobs;
 use super::overrides::Overrides;
+use super::ready::{Ready, ReadyBody};
+use super::recorded::{Followed, Recorded, Replay};
 use super::request::{Ask, Stop};
 use super::story::{End, Story};
 use super::streaming::Streaming;
@@ -65,9 +69,13 @@ async fn answer(
     match read(worker, &client, &route, request, story).await {
         Ok((ask, Some((wish, store)))) => Box::pin(ask.become_job(wish, store)).await,
         Ok((mut ask, None)) => {
-            let outcome = match ask.degraded() {
-                Some(outcome) => outcome,
-                None => run(&mut ask, &route).await,
+            let outcome = match &route.cache {
+                Some(cache) => Box::pin(cached::answer(&mut ask, &route, cache)).await,
+                None => {
+                    let outcome = run(&mut ask, &route).await;
+                    changed(&ask, &route, &outcome);
+                    outcome
+                }
             };
             finish(ask, outcome, &client)
         }
@@ -218,8 +226,14 @@ fn host_of(headers: &HeaderMap, uri: &Uri) -> String {
     uri.authority().map(|a| a.as_str()).or(header).unwrap_or_default().to_owned()
 }
 
-/// Admission, then the attempts; at other providers where a mode says so.
-async fn run(ask: &mut Ask, route: &Route) -> Result<Box<Ready>, Problem> {
+/// What the modes in force make of it; else admission, then the attempts.
+///
+/// # Errors
+/// What is answered where no provider answered.
+pub async fn run(ask: &mut Ask, route: &Route) -> Result<Box<Ready>, Problem> {
+    if let Some(outcome) = ask.degraded() {
+        return outcome;
+    }
     let outcome = if ask.reduced {
         let instead = Arc::clone(&ask.route);
         go(ask, &instead).await
@@ -289,13 +303,16 @@ pub fn finish(
     client: &Client,
 ) -> Response<ResBody> {
     ask.story.bytes_in = ask.payload.len();
-    let Ready { mut head, body, idle, bill, credential } = match outcome {
+    let Ready { mut head, body, idle, bill, credential, .. } = match outcome {
         Ok(ready) => *ready,
         Err(problem) => return refuse(&mut ask.story, problem),
     };
     ask.story.status = head.status.as_u16();
     let switches = matches!(body, ReadyBody::Tunnel { .. });
     headers::end_answer_hop(&mut head.headers, switches);
+    if !matches!(body, ReadyBody::Whole(_, None) | ReadyBody::Stored(_)) {
+        ask.story.first_byte = Some(ask.story.so_far());
+    }
     ask.story.mark(&mut head.headers);
     let body = match body {
         ReadyBody::Whole(bytes, None) => {
@@ -305,16 +322,23 @@ pub fn finish(
         }
         ReadyBody::Whole(bytes, Some(trailers)) => {
             let first = [Frame::data(bytes), Frame::trailers(trailers)].into();
-            ask.story.first_byte = Some(ask.story.so_far());
             ResBody::Stream(Box::new(Streaming::whole(ask, first, (idle, bill, credential))))
         }
-        ReadyBody::Stream(stream) => {
-            ask.story.first_byte = Some(ask.story.so_far());
-            let streaming = Streaming::begun(ask, stream, (idle, bill, credential));
-            ResBody::Stream(Box::new(streaming))
+        ReadyBody::Stream(mut stream) => {
+            let record = stream.record.take();
+            let streaming = Box::new(Streaming::begun(ask, stream, (idle, bill, credential)));
+            match record {
+                Some(record) => ResBody::Recorded(Box::new(Recorded::new(streaming, record))),
+                None => ResBody::Stream(streaming),
+            }
         }
+        ReadyBody::Stored(stored) => {
+            ask.story.bytes_out = stored.length;
+            ask.story.finish(End::Answered);
+            ResBody::Replay(Replay::new(stored))
+        }
+        ReadyBody::Followed(reader) => ResBody::Followed(Box::new(Followed::new(reader, ask))),
         ReadyBody::Tunnel { flight, rest } => {
-            ask.story.first_byte = Some(ask.story.so_far());
             let Ask { upgrade, story, .. } = ask;
             let tunnel = tunnel::start(upgrade, rest, flight, story);
             tunnel.into_iter().for_each(|tunnel| client.becomes(tunnel));

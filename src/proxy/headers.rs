@@ -27,6 +27,19 @@ const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto
 /// What carries an application's credential; `Proxy-Authorization` ends at every hop.
 pub const CREDENTIALS: [HeaderName; 4] = [AUTHORIZATION, X_API_KEY, API_KEY, COOKIE];
 
+/// Headers that are nobody's credential here, and are somebody's elsewhere: whoever differs in one of
+/// them is another principal, too.
+const IDENTITIES: [&str; 8] = [
+    "x-goog-api-key",
+    "x-auth-token",
+    "x-access-token",
+    "x-amz-security-token",
+    "x-functions-key",
+    "ocp-apim-subscription-key",
+    "private-token",
+    "x-csrf-token",
+];
+
 /// What whoever frames the message writes itself.
 pub const FRAMES: [HeaderName; 3] = [HOST, CONTENT_LENGTH, TRANSFER_ENCODING];
 
@@ -133,6 +146,21 @@ pub fn prepare(headers: &mut HeaderMap, upgrade: bool, ours: bool) {
         for name in names {
             headers.remove(name);
         }
+    }
+}
+
+/// Each credential of a request, in an order of their names.
+pub fn each_credential(headers: &HeaderMap, mut each: impl FnMut(&HeaderName, &HeaderValue)) {
+    for name in CREDENTIALS {
+        headers.get_all(&name).iter().for_each(|value| each(&name, value));
+    }
+}
+
+/// Whatever tells whose request it is: each credential, and what else may be one.
+pub fn each_identity(headers: &HeaderMap, mut each: impl FnMut(&HeaderName, &HeaderValue)) {
+    each_credential(headers, &mut each);
+    for name in IDENTITIES.map(HeaderName::from_static) {
+        headers.get_all(&name).iter().for_each(|value| each(&name, value));
     }
 }
 

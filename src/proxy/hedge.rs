@@ -123,7 +123,10 @@ impl Ask {
             place: None,
             turns: Vec::new(),
             looks_again: 0,
+            stored: None,
+            stale: None,
             reduced: self.reduced,
+            hurries: self.hurries,
             is_job: self.is_job,
         }))
     }

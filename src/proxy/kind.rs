@@ -59,6 +59,8 @@ kinds! {
         "the provider did not answer in time";
     Deadline, 504, "deadline", Some("http_response_timeout"), false,
         "the route's timeout passed";
+    NotCached, 504, "not-cached", None, false,
+        "nothing that is stored serves the request";
     BreakerOpen, 503, "breaker-open", Some("destination_unavailable"), false,
         "every provider that could serve this is failing";
     Drained, 503, "drained", Some("destination_unavailable"), false,

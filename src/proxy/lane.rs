@@ -189,10 +189,10 @@ impl Ask {
     pub fn backlog(&self, route: &Route) -> Duration {
         let tier = &route.tiers[self.tries.tier].candidates;
         let providers: Vec<u32> = tier.iter().map(|c| c.provider.live.id()).collect();
-        let known = self.worker.live.lanes.backlog(&providers);
         let own = self.deadline.saturating_duration_since(self.payload.taken());
         let most = route.queue.as_ref().map_or(own, |queue| queue.policy.max_wait.min(own));
-        let seconds = known.unwrap_or_default().min(most).as_secs_f64().round();
+        let known = self.worker.live.lanes.backlog(&providers, most);
+        let seconds = known.unwrap_or_default().as_secs_f64().round();
         Duration::from_secs_f64(seconds.max(1.0))
     }
 

@@ -224,6 +224,9 @@ impl Ask {
     /// A wait of up to `patience` where there is a fallback, up to the deadline where there is none;
     /// in the lane never longer than its queue allows.
     fn worth_waiting(&mut self, route: &Route, blocked: Blocked, below: bool) -> Option<Look> {
+        if self.hurries {
+            return None;
+        }
         let uncertain = below && blocked.guess;
         let room = blocked.room && route.queue.is_some();
         if blocked.wait.is_none_or(|_| uncertain) && !room {

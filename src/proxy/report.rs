@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 use http::StatusCode;
 
 use super::choose::Pick;
-use super::commit::{AtHand, Ready, Tried};
+use super::commit::{AtHand, Tried};
 use super::dial::self_delay;
 use super::error::{Kind, Problem};
+use super::ready::Ready;
 use super::request::{Again, Ask};
 use super::story::{Story, Told};
 use crate::clock;

@@ -17,6 +17,7 @@ use super::intake::Payload;
 use super::overrides::Overrides;
 use super::story::Story;
 use super::worker::Worker;
+use crate::cache::stored::Stored;
 use crate::live::buffers::Reservation;
 use crate::live::lanes::Place;
 use crate::live::ledger::Turn;
@@ -69,8 +70,14 @@ pub struct Ask {
     pub turns: Vec<u32>,
     /// On end, because what stood in its way had gone.
     pub looks_again: u8,
+    /// What its route's cache has for it, and does not serve as it is.
+    pub stored: Option<Arc<Stored>>,
+    /// By a mode in force: what is stored also serves in place of an error if it went stale no longer ago.
+    pub stale: Option<Duration>,
     /// A mode has changed what is asked for, or of whom: its answer is not kept.
     pub reduced: bool,
+    /// Something stored would serve in place of an error: nothing is waited for.
+    pub hurries: bool,
     /// It is a job: whoever cannot be admitted is tried again later, and not turned away.
     pub is_job: bool,
 }
@@ -159,7 +166,10 @@ impl Ask {
             place: None,
             turns: Vec::new(),
             looks_again: 0,
+            stored: None,
+            stale: None,
             reduced: false,
+            hurries: false,
             is_job: false,
         }
     }

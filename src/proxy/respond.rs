@@ -7,8 +7,8 @@ use bytes::Bytes;
 use http::header::{HeaderName, HeaderValue};
 use http::{HeaderMap, Response};
 
-use super::commit::{Ready, ReadyBody};
 use super::error::PROXY_STATUS;
+use super::ready::{Ready, ReadyBody};
 use crate::clock;
 use crate::policy::model::{Respond, RespondKind};
 

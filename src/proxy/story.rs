@@ -74,6 +74,8 @@ pub struct Story {
     pub cost: Option<f64>,
     /// The body's, where an answer is still to be put down to it.
     pub model: Option<String>,
+    /// What its route's cache did.
+    pub cache: Option<&'static str>,
     /// What modes in force did to it.
     pub touched: Option<Box<Touched>>,
     /// The job that it became, or is a run of.
@@ -109,6 +111,7 @@ impl Story {
             tokens: None,
             cost: None,
             model: None,
+            cache: None,
             touched: None,
             job: None,
             told: false,
@@ -225,7 +228,12 @@ impl Story {
             out.push(b'}');
         }
         out.push(b']');
-        for (key, value) in [(key!("once"), self.once), (key!("not_repeated"), self.stopped)] {
+        let words = [
+            (key!("once"), self.once),
+            (key!("not_repeated"), self.stopped),
+            (key!("cache"), self.cache),
+        ];
+        for (key, value) in words {
             if let Some(value) = value {
                 text(out, key, value);
             }
@@ -285,7 +293,8 @@ impl Story {
                 attempt.took.as_secs_f64() * 1e3
             );
         }
-        for (key, value) in [("once", self.once), ("not_repeated", self.stopped)] {
+        let words = [("once", self.once), ("not_repeated", self.stopped), ("cache", self.cache)];
+        for (key, value) in words {
             if let Some(value) = value {
                 let _ = write!(out, " {key}={value}");
             }

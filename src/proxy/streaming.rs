@@ -16,9 +16,9 @@ use bytes::Bytes;
 use http_body::{Body, Frame};
 use tokio::time::Sleep;
 
-use super::commit::{Ready, ReadyBody, Stream};
 use super::cut::Cut;
 use super::go_on::{GoingOn, Teller};
+use super::ready::{Ready, ReadyBody, Stream};
 use super::report::Bill;
 use super::request::Ask;
 use super::story::End;
@@ -208,7 +208,7 @@ impl Streaming {
                 self.stream = Some(stream);
             }
             ReadyBody::Whole(bytes, _) => self.first.push_back(Frame::data(bytes)),
-            ReadyBody::Tunnel { .. } => {}
+            ReadyBody::Stored(_) | ReadyBody::Followed(_) | ReadyBody::Tunnel { .. } => {}
         }
     }
 
@@ -343,6 +343,18 @@ impl Streaming {
             None => Some(0),
         };
         rest.filter(|_| !self.first.iter().any(Frame::is_trailers)).map(|rest| first + rest)
+    }
+
+    /// The provider itself has told that it failed, though the answer may end as a whole one.
+    pub fn has_failed(&self) -> bool {
+        self.failed
+    }
+
+    /// Nobody takes it any more, though it goes on for others.
+    pub fn client_left(&mut self) {
+        if let Some(story) = self.teller.story() {
+            story.finish(End::ClientLeft);
+        }
     }
 
     /// Nothing more comes, and nothing is wrong.

@@ -207,14 +207,12 @@ pub fn principal(store: &Store, headers: &HeaderMap) -> Principal {
     let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(store.principal_key()) else {
         return Principal::default();
     };
-    for name in headers::CREDENTIALS {
-        for value in headers.get_all(&name) {
-            mac.update(name.as_str().as_bytes());
-            mac.update(&[0]);
-            mac.update(&(value.len() as u64).to_be_bytes());
-            mac.update(value.as_bytes());
-        }
-    }
+    headers::each_credential(headers, |name, value| {
+        mac.update(name.as_str().as_bytes());
+        mac.update(&[0]);
+        mac.update(&(value.len() as u64).to_be_bytes());
+        mac.update(value.as_bytes());
+    });
     mac.finalize().into_bytes().into()
 }
 

@@ -48,6 +48,25 @@ impl Drain {
     }
 }
 
+/// When a line will be gone that takes `served` to serve, and of which nobody waits for longer than
+/// `most`.
+///
+/// At the latest it is gone when it is served, or nobody of it may wait any longer: so it comes
+/// where others go first. Where nobody else comes, those who would wait for too long leave beside
+/// those who are served; at the soonest it is gone by both. Which it will be nobody knows, so the
+/// middle is told, and more of the sooner end the nearer the line is to what may be waited: of a
+/// short one nobody leaves.
+pub fn gone(served: Duration, most: Duration) -> Duration {
+    let latest = served.min(most);
+    if latest.is_zero() {
+        return latest;
+    }
+    let (served, most) = (served.as_secs_f64(), most.as_secs_f64());
+    let soonest = 1.0 / (1.0 / served + 1.0 / most);
+    let leaving = (2.0 * served / most - 1.0).clamp(0.0, 1.0);
+    latest - (latest.saturating_sub(Duration::from_secs_f64(soonest))).mul_f64(leaving / 2.0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -82,7 +101,27 @@ mod tests {
         assert!((8.0..20.0).contains(&rate), "{rate}");
     }
 
+    #[test]
+    fn a_short_line_is_gone_when_it_is_served_and_a_long_one_sooner() {
+        let seconds = Duration::from_secs;
+        assert_eq!(gone(Duration::ZERO, seconds(5)), Duration::ZERO);
+        assert_eq!(gone(seconds(2), seconds(5)), seconds(2));
+        assert_eq!(gone(seconds(5), seconds(5)), Duration::from_millis(3750));
+        // However long it is.
+        assert!((gone(seconds(500), seconds(5)).as_secs_f64() - 4.975).abs() < 0.001);
+    }
+
     proptest! {
+        #[test]
+        fn a_line_is_gone_by_the_latest_and_not_before_the_soonest(
+            served in 0u64..100_000, most in 1u64..100_000
+        ) {
+            let (served, most) = (Duration::from_millis(served), Duration::from_millis(most));
+            let gone = gone(served, most);
+            prop_assert!(gone <= served.min(most), "{gone:?}");
+            prop_assert!(gone >= served.min(most) / 2, "{gone:?}");
+        }
+
         #[test]
         fn a_steady_pace_is_the_rate(
             ms in 6u64..150, count in 200usize..1000

@@ -21,6 +21,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use super::crowd::{Crowd, Full, Member, QueuePolicy};
+use super::drain::gone;
 use super::flows::Flows;
 use super::gate::Gate;
 
@@ -150,14 +151,18 @@ impl Lane {
         self.gates.get(&provider)?.drain.rate(now)
     }
 
-    /// When those who wait for these providers now will all be served; nothing while nobody knows.
-    pub fn backlog(&self, providers: &[u32], now: Instant) -> Option<Duration> {
+    /// When those who wait for these providers now will be gone, where nobody waits for longer than
+    /// `most`; nothing while nobody knows.
+    pub fn backlog(&self, providers: &[u32], most: Duration, now: Instant) -> Option<Duration> {
         let of = |provider: &u32| {
             let gate = self.gates.get(provider)?;
             Some(gate.shares.total() as f64 / gate.drain.rate(now)?)
         };
         let soonest = providers.iter().filter_map(of).min_by(f64::total_cmp)?;
-        Duration::try_from_secs_f64(soonest).ok()
+        let served = Duration::try_from_secs_f64(soonest).ok()?;
+        // The newest of all is the last whose time is over.
+        let ((newest, _), _) = self.waiters.last_key_value()?;
+        Some(gone(served, most.saturating_sub(now.saturating_duration_since(*newest))))
     }
 
     /// How long one more would wait, at best; nothing while that is not known.

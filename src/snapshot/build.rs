@@ -7,13 +7,14 @@ use http::header::ACCEPT_ENCODING;
 use thiserror::Error;
 
 use super::{
-    Address, Candidate, Mode, Provider, Queue, Route, RouteMetrics, RouteMode, RouteModes,
-    Snapshot, Tier, listener, modes,
+    Address, Candidate, Mode, Provider, Queue, Route, RouteCache, RouteMetrics, RouteMode,
+    RouteModes, Snapshot, Tier, listener, modes,
 };
+use crate::cache::Caches;
 use crate::clock;
 use crate::live::Live;
 use crate::live::samples::Samples;
-use crate::policy::model::{self, LogTarget, Of, Policy, Scope, Weighted};
+use crate::policy::model::{self, Keeps, LogTarget, Of, Policy, Scope, Weighted};
 use crate::resilience::outcome::Class;
 use crate::stream::reading::Reading;
 use crate::telemetry::access_log::Target as LogFile;
@@ -37,6 +38,7 @@ pub enum BuildError {
 #[derive(Clone, Debug)]
 pub struct Ground {
     pub live: Arc<Live>,
+    pub caches: Arc<Caches>,
     pub resolver: Resolver,
 }
 
@@ -61,6 +63,7 @@ impl Ground {
         let short: Arc<str> = hash.chars().take(12).collect::<String>().into();
         let server = Arc::new(policy.server.clone());
         let access_log = access_log(&policy.server.access_log);
+        let is_http = policy.caches.iter().any(|cache| cache.store == Keeps::Http);
         let routes = policy.routes.iter().enumerate().map(|(index, route)| {
             let plain = Route {
                 tiers: self.tiers(route, &providers),
@@ -69,6 +72,8 @@ impl Ground {
                 modes: RouteModes::default(),
                 samples: modes::samples(&policy, &self.live, &Of::Route(index)),
                 queue: route.queue.map(|index| self.queue(&policy.queues[index])),
+                cache: route.cache.map(|index| self.cache(&policy.caches[index])),
+                changes: is_http.then(|| Arc::clone(&self.caches)),
                 metrics: route_metrics(&self.live.metrics, &route.name),
                 policy_hash: Arc::clone(&short),
                 access_log: access_log.clone(),
@@ -92,6 +97,10 @@ impl Ground {
 
     fn queue(&self, policy: &model::Queue) -> Queue {
         Queue { live: self.live.queue(policy), policy: policy.clone() }
+    }
+
+    fn cache(&self, policy: &model::Cache) -> RouteCache {
+        RouteCache { live: self.caches.cache(policy), policy: policy.clone() }
     }
 
     fn route_modes(
@@ -124,6 +133,8 @@ impl Ground {
             modes: RouteModes::default(),
             samples: route.samples.clone(),
             queue: route.queue.clone(),
+            cache: route.cache.clone(),
+            changes: route.changes.clone(),
             metrics: route.metrics.clone(),
             policy_hash: Arc::clone(&route.policy_hash),
             access_log: route.access_log.clone(),

@@ -20,6 +20,8 @@ use http::{HeaderMap, Method};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::Histogram;
 
+use crate::cache::Caches;
+use crate::cache::store::Cache;
 use crate::live::ledger::Ledger;
 use crate::live::provider::ProviderLive;
 use crate::live::queue::QueueLive;
@@ -68,6 +70,10 @@ pub struct Route {
     pub samples: Option<Arc<Samples>>,
     /// `None`: nothing waits for room.
     pub queue: Option<Queue>,
+    /// `None`: nothing is stored.
+    pub cache: Option<RouteCache>,
+    /// Where a request that changes something says so; `None`: no cache would care.
+    pub changes: Option<Arc<Caches>>,
     pub metrics: RouteMetrics,
     /// First digits of the hash of the policy that it belongs to.
     pub policy_hash: Arc<str>,
@@ -80,6 +86,13 @@ pub struct Route {
 pub struct Queue {
     pub policy: model::Queue,
     pub live: Arc<QueueLive>,
+}
+
+/// Where answers of a route are stored.
+#[derive(Clone, Debug)]
+pub struct RouteCache {
+    pub policy: model::Cache,
+    pub live: Arc<Cache>,
 }
 
 /// Endpoints among which the balancer chooses.
@@ -145,6 +158,7 @@ impl Snapshot {
             providers: self.providers.iter().map(|p| p.policy.name.as_str()).collect(),
             addresses: addresses.collect(),
             queues: self.policy.queues.iter().map(|queue| queue.name.as_str()).collect(),
+            caches: self.policy.caches.iter().map(|cache| cache.name.as_str()).collect(),
             modes: self.modes.iter().map(|mode| mode.policy.name.as_str()).collect(),
             signs: self.modes.iter().flat_map(|mode| mode.named_signs()).collect(),
         }

@@ -236,6 +236,7 @@ impl Loader {
         drop(state);
         drop(before);
         self.ground.live.forget_unused();
+        self.ground.caches.forget_unused();
         self.ground.live.metrics.retain(&self.current.load().known());
         self.ground.live.metrics.set_policy(&short);
         tracing::info!(policy = short, changes = changes.len(), "policy in force");

@@ -22,7 +22,7 @@ const BATCH: usize = 256;
 const WAITING: usize = 4096;
 /// The WAL is folded into the database when it has grown by so many commits, of which a large one
 /// counts for several. Many small folds: a large one holds up the syncs of those who write.
-const FOLD_AFTER: usize = 100;
+const FOLD_AFTER: usize = 25;
 /// Changes that write about as much as a commit does by itself.
 const AS_A_COMMIT: usize = 4;
 

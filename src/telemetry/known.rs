@@ -11,6 +11,7 @@ pub struct Known<'a> {
     pub providers: HashSet<&'a str>,
     pub addresses: HashSet<(&'a str, &'a str)>,
     pub queues: HashSet<&'a str>,
+    pub caches: HashSet<&'a str>,
     pub modes: HashSet<&'a str>,
     /// Of each mode's condition.
     pub signs: HashSet<(&'a str, &'a str)>,
@@ -44,6 +45,7 @@ impl Metrics {
         self.queue_seconds.retain(|labels| known.queues.contains(labels.queue.as_str()));
         self.queue_sheds.retain(|labels| known.queues.contains(labels.queue.as_str()));
         self.jobs.retain(known);
+        self.cache.retain(known);
         self.degradation.retain(known);
         self.first_byte_seconds.retain(|labels| provider(&labels.provider));
         self.attempts.retain(|labels| address(&labels.provider, &labels.address));

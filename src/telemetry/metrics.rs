@@ -14,6 +14,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Metric, Registry};
 
+use super::cache::CacheMetrics;
 use super::degradation::DegradationMetrics;
 use super::fleet::FleetMetrics;
 use super::jobs::JobMetrics;
@@ -82,6 +83,7 @@ pub struct Metrics {
     pub cost_budget: Family<RouteLabels, Ratio>,
     pub access_log_dropped: Counter,
     pub admin_changes: Family<AdminLabels, Counter>,
+    pub cache: CacheMetrics,
     pub degradation: DegradationMetrics,
     pub jobs: JobMetrics,
     pub fleet: FleetMetrics,
@@ -137,6 +139,7 @@ impl Metrics {
             cost_budget: Family::default(),
             access_log_dropped: Counter::default(),
             admin_changes: Family::default(),
+            cache: CacheMetrics::new(),
             degradation: DegradationMetrics::new(),
             jobs: JobMetrics::new(),
             fleet: FleetMetrics::default(),
@@ -152,6 +155,7 @@ impl Metrics {
         self.register_answers();
         self.register_endpoints();
         self.register_queues();
+        CacheMetrics::register(self);
         DegradationMetrics::register(self);
         JobMetrics::register(self);
         FleetMetrics::register(self);

@@ -4,6 +4,7 @@
 //! nothing here waits: what cannot be written at once is dropped and counted.
 
 pub mod access_log;
+pub mod cache;
 pub mod degradation;
 pub mod events;
 pub mod fleet;

@@ -15,6 +15,8 @@ mod affinity;
 mod bounds;
 mod breakers;
 mod by_hand;
+mod cache;
+mod cache_shared;
 mod continuing;
 mod costs;
 mod credentials;

@@ -1,0 +1,161 @@
+use super::*;
+use proptest::prelude::*;
+
+type Lines<'a> = &'a [(&'a str, &'a str)];
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn headers(lines: &[(&str, &str)]) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for (name, value) in lines {
+        let name = HeaderName::from_bytes(name.as_bytes()).expect("a name");
+        headers.append(name, value.parse().expect("a value"));
+    }
+    headers
+}
+
+fn windows() -> Windows {
+    Windows { if_error: HOUR, while_revalidate: Duration::ZERO }
+}
+
+fn received<'a>(status: u16, headers: &'a HeaderMap, at: Instant) -> Received<'a> {
+    let status = StatusCode::from_u16(status).expect("a status");
+    // Sun, 06 Nov 1994 08:49:37 GMT.
+    let wall = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
+    Received { status, headers, asked: at, at, wall }
+}
+
+fn life(status: u16, answer: &[(&str, &str)]) -> Option<Lifetime> {
+    let at = crate::clock::now();
+    Lifetime::http(&HeaderMap::new(), received(status, &headers(answer), at), windows())
+}
+
+/// Seconds for which an answer is fresh.
+fn fresh(answer: &[(&str, &str)]) -> Option<u64> {
+    life(200, answer).map(|life| life.left(life.received).as_secs())
+}
+
+#[test]
+fn how_long_an_answer_is_fresh_is_read_in_each_of_its_forms() {
+    const DATE: (&str, &str) = ("date", "Sun, 06 Nov 1994 08:49:37 GMT");
+    let cases: [(Lines<'_>, Option<u64>); 16] = [
+        (&[("cache-control", "max-age=60")], Some(60)),
+        (&[("Cache-Control", "MAX-AGE=\"60\"")], Some(60)),
+        (&[("cache-control", "max-age=60, s-maxage=5")], Some(5)),
+        (&[("cache-control", "max-age=60, proxy-revalidate")], Some(60)),
+        (&[("cache-control", "max-age=60"), ("age", "10")], Some(50)),
+        (&[("cache-control", "max-age=60"), ("age", "99999999999999999999")], Some(0)),
+        (&[("cache-control", "max-age=60"), ("age", "10, 50")], Some(50)),
+        (&[("cache-control", "max-age=60"), ("age", "ten")], Some(60)),
+        (&[("cache-control", "max-age=60"), ("date", "Sun, 06 Nov 1994 08:49:07 GMT")], Some(30)),
+        (&[DATE, ("expires", "Sun, 06 Nov 1994 08:50:37 GMT")], Some(60)),
+        (&[DATE, ("expires", "Sunday, 06-Nov-94 08:50:37 GMT")], Some(60)),
+        (&[DATE, ("expires", "Sun Nov  6 08:50:37 1994")], Some(60)),
+        (&[DATE, ("expires", "0")], Some(0)),
+        (&[DATE, ("last-modified", "Sun, 06 Nov 1994 08:48:57 GMT")], Some(4)),
+        (&[], Some(0)),
+        (&[("cache-control", "no-cache, max-age=60")], Some(0)),
+    ];
+    for (answer, expected) in cases {
+        assert_eq!(fresh(answer), expected, "{answer:?}");
+    }
+}
+
+#[test]
+fn what_must_not_be_stored_is_not() {
+    let cases: [(u16, Lines<'_>, bool); 14] = [
+        (200, &[("cache-control", "max-age=60")], true),
+        (200, &[("cache-control", "max-age=60, No-Store")], false),
+        (200, &[("cache-control", "max-age=60, private")], false),
+        (200, &[("cache-control", "no-store, must-understand, max-age=60")], true),
+        (299, &[("cache-control", "no-store, must-understand, max-age=60")], false),
+        (200, &[("vary", "foo, *")], false),
+        (206, &[("cache-control", "max-age=60")], false),
+        (304, &[("cache-control", "max-age=60")], false),
+        (404, &[], true),
+        (500, &[], false),
+        (500, &[("cache-control", "max-age=60")], true),
+        (200, &[("set-cookie", "a=b")], false),
+        (200, &[("set-cookie", "a=b"), ("cache-control", "public")], true),
+        (201, &[], false),
+    ];
+    for (status, answer, expected) in cases {
+        assert_eq!(life(status, answer).is_some(), expected, "{status} {answer:?}");
+    }
+}
+
+#[test]
+fn an_answer_to_who_has_an_authorization_is_stored_only_where_it_says_so() {
+    let asked = headers(&[("authorization", "Bearer x")]);
+    let stored = |directives| {
+        let answer = headers(&[("cache-control", directives)]);
+        let at = crate::clock::now();
+        Lifetime::http(&asked, received(200, &answer, at), windows()).is_some()
+    };
+    let cases = ["max-age=60", "public, max-age=60", "s-maxage=60", "must-revalidate, max-age=60"];
+    assert_eq!(cases.map(stored), [false, true, true, true]);
+}
+
+#[test]
+fn each_window_is_the_answers_own_or_else_the_policys() {
+    let at = |answer: &[(&str, &str)], seconds| {
+        let life = life(200, answer).expect("it is stored");
+        let now = life.received + Duration::from_secs(seconds);
+        (life.serves_on_error(now), life.serves_meanwhile(now), life.serves_stale(now, HOUR))
+    };
+    let own = "max-age=10, stale-if-error=20, stale-while-revalidate=5";
+    assert_eq!(at(&[("cache-control", own)], 9), (true, true, true));
+    assert_eq!(at(&[("cache-control", own)], 14), (true, true, true));
+    assert_eq!(at(&[("cache-control", own)], 29), (true, false, true));
+    assert_eq!(at(&[("cache-control", own)], 30), (false, false, true));
+    assert_eq!(at(&[("cache-control", "max-age=10")], 3609), (true, false, true));
+    assert_eq!(at(&[("cache-control", "max-age=10")], 3611), (false, false, false));
+    for strict in ["must-revalidate", "proxy-revalidate", "no-cache", "s-maxage=10"] {
+        let directives = format!("max-age=10, stale-if-error=60, {strict}");
+        assert_eq!(at(&[("cache-control", &directives)], 11), (false, false, false), "{strict}");
+    }
+}
+
+#[test]
+fn what_a_request_demands_is_held_against_age_and_freshness() {
+    let life = life(200, &[("cache-control", "max-age=100")]).expect("it is stored");
+    let satisfies = |directives: &str, seconds| {
+        let asked = Control::of_request(&headers(&[("cache-control", directives)]));
+        life.satisfies(&asked, life.received + Duration::from_secs(seconds))
+    };
+    assert!(satisfies("", 50) && !satisfies("", 100));
+    assert!(satisfies("max-age=50", 50) && !satisfies("max-age=50", 51));
+    assert!(satisfies("min-fresh=50", 50) && !satisfies("min-fresh=50", 51));
+    assert!(satisfies("max-stale=10", 110) && !satisfies("max-stale=10", 111));
+    assert!(satisfies("max-stale", 10_000) && !satisfies("no-cache", 0));
+}
+
+#[test]
+fn what_is_kept_by_policy_does_not_care_for_headers() {
+    let at = crate::clock::now();
+    let life = Lifetime::fixed(at, Duration::from_secs(10), windows());
+    assert_eq!(life.left(at), Duration::from_secs(10));
+    assert_eq!(life.stale(at + Duration::from_secs(12)), Some(Duration::from_secs(2)));
+    assert!(life.serves_on_error(at + HOUR) && !life.serves_on_error(at + 2 * HOUR));
+}
+
+proptest! {
+    #[test]
+    fn no_header_makes_it_panic_and_nothing_grows_younger(
+        control in "[a-z0-9=,\" -]{0,40}",
+        age in "[0-9]{0,30}",
+        date in "[A-Za-z0-9 :,-]{0,32}",
+        status in 200u16..600,
+        seconds in 0u64..1 << 40,
+    ) {
+        let answer = [("cache-control", &*control), ("age", &*age), ("expires", &*date), ("date", &*date)];
+        if let Some(life) = life(status, &answer) {
+            let later = life.received.checked_add(Duration::from_secs(seconds));
+            if let Some(now) = later {
+                prop_assert!(life.age(now) >= life.age(life.received));
+                prop_assert!(life.left(now) <= life.left(life.received));
+                prop_assert_eq!(life.stale(now).is_some(), life.left(now).is_zero());
+            }
+        }
+    }
+}

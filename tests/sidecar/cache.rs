@@ -1,0 +1,271 @@
+//! What is stored and served again by RFC 9111 and 5861, and for whom. The public suite of HTTP caches
+//! (`tests/drill cache_suite`) has the details; here is what it cannot see.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::scene::{GENEROUS, alone, api, policy, problem, route, state, story};
+use crate::support::{Behaviour, Call, Gate, Origin, Response, Sidecar};
+
+/// A route for everything with a cache of 1 MiB; `windows` in its braces.
+fn yaml(origin: &Origin, windows: &str, more: &str) -> String {
+    let swr = if windows.contains("revalidate") { "" } else { ", stale_while_revalidate: 0s" };
+    let caches = format!("caches: {{ c: {{ max_bytes: 1MiB, store: http{windows}{swr} }} }}\n");
+    let provider =
+        [("a", &*origin.url(), "auth: passthrough, breaker: quick, timeouts: { headers: 2s }")];
+    let quick = "breakers: { quick: { failure_threshold: 1, recovery_timeout: 60s } }\n";
+    policy(
+        &provider,
+        &(route(&format!("providers: [a], cache: c{more}")) + &caches + quick + GENEROUS),
+    )
+}
+
+fn answer(headers: &[(&str, &str)], body: &str) -> Behaviour {
+    let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    Behaviour::Status(200, headers.collect(), body.to_owned())
+}
+
+fn fresh(body: &str) -> Behaviour {
+    answer(&[("cache-control", "max-age=60")], body)
+}
+
+/// Each answer tells which request it was for.
+fn counted(headers: &'static [(&'static str, &'static str)]) -> Behaviour {
+    let count = std::sync::atomic::AtomicUsize::new(0);
+    Behaviour::custom(move |_| {
+        let n = count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        answer(headers, &n.to_string())
+    })
+}
+
+fn told(response: &Response) -> &str {
+    response.header("cache-status").expect("it tells what the cache did")
+}
+
+#[test]
+fn a_fresh_answer_is_served_again_and_tells_its_age() {
+    let a = Origin::start(fresh("hello"));
+    let sidecar = alone(&yaml(&a, "", ""));
+    let first = sidecar.send(&Call::get("/x?y=1"));
+    assert_eq!(told(&first), "outrigger; fwd=uri-miss; stored");
+    let again = sidecar.send(&Call::get("/x?y=1"));
+    assert!(told(&again).starts_with("outrigger; hit; ttl="), "{}", told(&again));
+    assert_eq!((again.status, again.text(), again.header("age")), (200, "hello".into(), Some("0")));
+    assert_eq!(again.header("content-length"), Some("5"));
+    assert_eq!(story(&sidecar, 2)["cache"], "hit");
+    sidecar.send(&Call::get("/x?y=2"));
+    assert_eq!(a.count(), 2, "another query is another thing");
+    assert_eq!(
+        sidecar.metric("outrigger_cache_requests_total{cache=\"c\",result=\"hit\"}"),
+        Some(1.0)
+    );
+}
+
+#[test]
+fn another_principal_never_gets_it_though_the_answer_says_public() {
+    let a = Origin::start(counted(&[("cache-control", "public, max-age=60")]));
+    let sidecar = alone(&yaml(&a, "", ""));
+    let mut seen = Vec::new();
+    for (name, value) in [
+        ("authorization", "Bearer one"),
+        ("authorization", "Bearer two"),
+        ("cookie", "session=one"),
+        ("x-api-key", "one"),
+        ("api-key", "one"),
+        ("x-goog-api-key", "one"),
+        ("x-nothing", "one"),
+    ] {
+        let body = sidecar.send(&Call::get("/me").header(name, value)).text();
+        let again = sidecar.send(&Call::get("/me").header(name, value));
+        assert_eq!(again.text(), body, "{name}: the same caller is served again");
+        seen.push(body);
+    }
+    assert_eq!(seen, ["0", "1", "2", "3", "4", "5", "6"]);
+}
+
+#[test]
+fn an_answer_to_who_has_a_credential_is_kept_only_where_it_says_so() {
+    let a = Origin::start(counted(&[("cache-control", "max-age=60")]));
+    let sidecar = alone(&yaml(&a, "", ""));
+    let call = Call::get("/x").header("authorization", "Bearer one");
+    assert_ne!(sidecar.send(&call).text(), sidecar.send(&call).text());
+}
+
+#[test]
+fn all_providers_dead_and_a_warm_cache_serves_at_once_and_says_that_it_is_stale() {
+    let a = Origin::start(answer(&[("cache-control", "max-age=0"), ("etag", "\"1\"")], "old"));
+    let sidecar = alone(&yaml(&a, ", stale_if_error: 1h", ""));
+    let mut client = sidecar.client();
+    assert_eq!(client.send(&Call::get("/x")).text(), "old");
+    a.set(Behaviour::RefuseConnections);
+    let mut times = Vec::new();
+    for n in 0..200 {
+        let began = Instant::now();
+        let response = client.send(&Call::get("/x"));
+        times.push(began.elapsed());
+        assert_eq!((response.status, response.text()), (200, "old".into()), "{n}");
+        let status = told(&response);
+        assert!(
+            status.contains("hit; ttl=") && status.ends_with("detail=stale-if-error"),
+            "{status}"
+        );
+    }
+    assert_eq!(state(&sidecar, "a"), "open");
+    times.sort();
+    assert!(times[198] < Duration::from_millis(5), "p99 {:?}", times[198]);
+    assert_eq!(story(&sidecar, 201)["cache"], "stale");
+    assert_eq!(problem(&client.send(&Call::get("/cold"))), "breaker-open");
+}
+
+#[test]
+fn an_error_is_replaced_only_within_the_window_and_never_where_the_answer_forbids_it() {
+    let cases = [
+        ("max-age=0, stale-if-error=60", 200),
+        ("max-age=0", 503),
+        ("max-age=0, stale-if-error=0", 503),
+        ("max-age=0, stale-if-error=60, must-revalidate", 503),
+        ("max-age=0, stale-if-error=60, proxy-revalidate", 503),
+        ("no-cache, stale-if-error=60", 503),
+        ("s-maxage=0, stale-if-error=60", 503),
+    ];
+    for (directives, status) in cases {
+        let broken = Behaviour::status(503, &[]);
+        let first = answer(&[("cache-control", directives), ("etag", "\"1\"")], "old");
+        let a = Origin::script([first, broken]);
+        let sidecar =
+            alone(&yaml(&a, ", stale_if_error: 0s", ", retry: once").replace(
+                "retries: { default: {",
+                "retries: { once: { max_attempts: 1 }, default: {",
+            ));
+        sidecar.send(&Call::get("/x"));
+        assert_eq!(sidecar.send(&Call::get("/x")).status, status, "{directives}");
+    }
+}
+
+#[test]
+fn an_answer_that_began_is_not_replaced() {
+    let old = answer(&[("cache-control", "max-age=0"), ("etag", "\"1\"")], "old");
+    let a = Origin::script([old, Behaviour::ResetMidBody]);
+    let more = ", stream: { commit: headers }";
+    let sidecar = alone(&yaml(&a, ", stale_if_error: 1h", more));
+    sidecar.send(&Call::get("/x"));
+    let cut = sidecar.send(&Call::get("/x"));
+    assert_ne!((cut.text(), cut.end), ("old".to_owned(), crate::support::End::Complete));
+}
+
+#[test]
+fn what_is_stale_serves_while_one_request_beside_asks_anew() {
+    let gate = Gate::closed();
+    let stale = [("cache-control", "max-age=0"), ("etag", "\"1\"")];
+    let new = fresh("new").held(&gate);
+    let a = Origin::script([answer(&stale, "old"), new]);
+    let sidecar = Sidecar::start(&yaml(&a, ", stale_while_revalidate: 1h", ""));
+    sidecar.send(&Call::get("/x"));
+    for _ in 0..20 {
+        let response = sidecar.send(&Call::get("/x"));
+        assert_eq!(response.text(), "old");
+        assert!(told(&response).ends_with("detail=stale-while-revalidate"));
+    }
+    a.wait_for_requests(2);
+    assert_eq!(a.last().headers.get("if-none-match"), Some("\"1\""));
+    gate.open_wide();
+    sidecar.wait_until(|sidecar| sidecar.send(&Call::get("/x")).text() == "new");
+    assert_eq!(a.count(), 2, "one at a time, and then it is fresh");
+}
+
+#[test]
+fn a_change_through_another_route_outdates_what_is_stored() {
+    let a = Origin::start(Behaviour::custom(|request| match request.method.as_str() {
+        "GET" => fresh("x"),
+        _ => answer(&[("location", "/made")], ""),
+    }));
+    let reads = "{ name: reads, match: { methods: [GET] }, providers: [a], cache: c }";
+    let routes = format!("routes: [ {reads}, {{ name: writes, providers: [a] }} ]\n");
+    let caches = "caches: { c: { max_bytes: 1MiB, store: http } }\n";
+    let sidecar = alone(&policy(&[("a", &a.url(), "")], &(routes + caches)));
+    let ask = || {
+        ["/x", "/made", "/other"].map(|path| told(&sidecar.send(&Call::get(path))).contains("hit"))
+    };
+    assert_eq!(ask(), [false, false, false]);
+    assert_eq!(ask(), [true, true, true]);
+    sidecar.send(&Call::post("/x", "change"));
+    assert_eq!(ask(), [false, false, true]);
+}
+
+#[test]
+fn what_the_request_says_of_caches_counts() {
+    let a = Origin::start(counted(&[("cache-control", "max-age=60")]));
+    let sidecar = alone(&yaml(&a, "", ""));
+    let with =
+        |directives: &str| sidecar.send(&Call::get("/x").header("cache-control", directives));
+    assert_eq!(problem(&with("only-if-cached")), "not-cached");
+    assert_eq!(with("only-if-cached").status, 504);
+    assert_eq!(with("no-store").text(), "0");
+    assert_eq!(with("max-age=60").text(), "1", "what was not to be stored was not");
+    assert_eq!(with("only-if-cached").text(), "1");
+    assert_eq!(with("no-cache").text(), "2");
+    assert_eq!(with("min-fresh=30").text(), "2");
+    assert_eq!(with("min-fresh=90").text(), "3");
+}
+
+#[test]
+fn a_poisoned_vary_takes_no_more_than_sixteen_places_and_everything_takes_none() {
+    let a = Origin::start(answer(&[("cache-control", "max-age=60"), ("vary", "x-it")], "x"));
+    let sidecar = alone(&yaml(&a, "", ""));
+    let with = |value: usize| sidecar.send(&Call::get("/x").header("x-it", &value.to_string()));
+    (0..100).for_each(|value| drop(with(value)));
+    assert!(told(&with(99)).contains("hit") && told(&with(84)).contains("hit"));
+    assert!(told(&with(83)).contains("fwd=vary-miss"));
+    let overview = api(&sidecar, "/api/caches");
+    assert_eq!(overview["caches"][0]["entries"], 1);
+    a.set(answer(&[("cache-control", "max-age=60"), ("vary", "*")], "x"));
+    sidecar.send(&Call::get("/all"));
+    assert!(told(&sidecar.send(&Call::get("/all"))).contains("fwd="));
+}
+
+#[test]
+fn a_cache_at_its_bound_holds_no_more_and_lets_large_answers_pass() {
+    let a = Origin::start(Behaviour::custom(|request| match request.path.as_str() {
+        "/large" => fresh(&"x".repeat(200 << 10)),
+        "/headers" => {
+            let head: Vec<_> = (0..50).map(|n| (format!("x-{n}"), "v".repeat(1000))).collect();
+            let mut head: Vec<_> = head;
+            head.push(("cache-control".to_owned(), "max-age=60".to_owned()));
+            Behaviour::Status(200, head, "x".to_owned())
+        }
+        _ => fresh(&"y".repeat(20 << 10)),
+    }));
+    let sidecar = alone(&yaml(&a, "", ""));
+    let large = sidecar.send(&Call::get("/large"));
+    assert_eq!((large.body.len(), told(&large)), (200 << 10, "outrigger; fwd=uri-miss"));
+    let head = sidecar.send(&Call::get("/headers"));
+    assert_eq!(told(&head), "outrigger; fwd=uri-miss; stored");
+    let bytes = |sidecar: &Sidecar| {
+        let overview = api(sidecar, "/api/caches");
+        overview["caches"][0]["bytes"].as_u64().expect("a number")
+    };
+    assert!(bytes(&sidecar) > 50_000, "headers count");
+    (0..200).for_each(|n| drop(sidecar.send(&Call::get(&format!("/{n}")))));
+    let held = bytes(&sidecar);
+    assert!((512 << 10..=1 << 20).contains(&held), "{held}");
+    let evicted = sidecar.metric("outrigger_cache_evictions_total{cache=\"c\"}");
+    assert!(evicted.is_some_and(|count| count > 100.0), "{evicted:?}");
+    assert!(told(&sidecar.send(&Call::get("/199"))).contains("hit"));
+}
+
+#[test]
+fn what_is_stored_outlives_a_reload_and_is_forgotten_by_hand() {
+    let a = Origin::start(fresh("x"));
+    let sidecar = alone(&yaml(&a, "", ""));
+    sidecar.send(&Call::get("/x"));
+    crate::scene::reload(&sidecar, || {
+        sidecar.write_policy("policy", &yaml(&a, ", stale_if_error: 2h", ""));
+    });
+    assert!(told(&sidecar.send(&Call::get("/x"))).contains("hit"));
+    let (status, said) = sidecar.admin_post("/api/caches/purge/c", &json!({ "reason": "a test" }));
+    assert_eq!((status, said.as_str()), (200, r#"{"cache":"c","entries":1}"#));
+    sidecar.wait_for_log(|line| line.contains("audit:") && line.contains("cache_purge"));
+    assert!(told(&sidecar.send(&Call::get("/x"))).contains("fwd=uri-miss"));
+    assert_eq!(sidecar.admin_post("/api/caches/purge/d", &json!({})).0, 404);
+}

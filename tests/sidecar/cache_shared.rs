@@ -1,0 +1,263 @@
+//! Answers that HTTP calls uncacheable, kept by policy; and one request asked for many.
+
+use std::thread;
+
+use serde_json::json;
+
+use crate::scene::{CHAT, GENEROUS, alone, chat_for, policy, route, story};
+use crate::support::{Behaviour, Call, End, Ending, Gate, Origin, Response, Sidecar, Stream};
+
+/// A route for everything that keeps its answers for a minute.
+fn yaml(origin: &Origin, store: &str, more: &str) -> String {
+    let store = format!("{{ ttl: 60s, key: [method, path, body]{store} }}");
+    let caches = format!(
+        "caches: {{ c: {{ max_bytes: 1MiB, store: {store}, stale_if_error: 1h, stale_while_revalidate: 0s }} }}\n"
+    );
+    let provider =
+        [("a", &*origin.url(), "auth: passthrough, timeouts: { headers: 20s, idle: 20s }")];
+    policy(&provider, &(route(&format!("providers: [a], cache: c{more}")) + &caches + GENEROUS))
+}
+
+fn told(response: &Response) -> &str {
+    response.header("cache-status").expect("it tells what the cache did")
+}
+
+fn raw(body: &str) -> Call {
+    Call::post(CHAT, body).header("content-type", "application/json")
+}
+
+#[test]
+fn the_same_question_has_the_same_answer_however_it_is_written() {
+    let a = Origin::start(Behaviour::Chat);
+    let sidecar = alone(&yaml(&a, "", ""));
+    let first = sidecar.send(&raw(r#"{"model":"m","messages":[],"n":1}"#));
+    assert_eq!(told(&first), "outrigger; fwd=uri-miss; stored");
+    let again = sidecar.send(&raw("{ \"n\": 1, \"messages\": [ ], \"model\": \"\\u006d\" }"));
+    assert!(told(&again).starts_with("outrigger; hit; ttl="));
+    assert_eq!((again.text(), again.header("age")), (first.text(), Some("0")));
+    sidecar.send(&raw(r#"{"model":"m","messages":[],"n":1.0}"#));
+    sidecar.send(&raw(r#"{"model":"m","messages":[],"n":2}"#));
+    assert_eq!(a.count(), 3);
+}
+
+#[test]
+fn answers_are_for_who_asked_unless_the_policy_says_public() {
+    for (store, count) in [("", 3), (", public: true", 1)] {
+        let a = Origin::start(Behaviour::Chat);
+        let sidecar = alone(&yaml(&a, store, ""));
+        for who in ["one", "two", "one"] {
+            sidecar.send(&chat_for("m").header("authorization", &format!("Bearer {who}")));
+        }
+        sidecar.send(&chat_for("m").header("api-key", "one"));
+        assert_eq!(a.count(), count, "{store}");
+    }
+}
+
+#[test]
+fn a_stream_is_kept_whole_and_is_a_stream_again() {
+    let a = Origin::start(Stream::chat(5));
+    let sidecar = alone(&yaml(&a, "", ""));
+    let mut client = sidecar.client();
+    let events: Vec<_> = (0..2).map(|_| client.start(&chat_for("m")).events()).collect();
+    assert_eq!((events[0].len(), a.count()), (8, 1));
+    assert_eq!(events[0], events[1]);
+    let again = sidecar.send(&chat_for("m"));
+    assert_eq!(again.header("content-type"), Some("text/event-stream"));
+    assert_eq!((again.header("content-length"), again.end), (None, End::Complete));
+}
+
+#[test]
+fn what_broke_or_failed_is_not_kept() {
+    let failed = Stream::of([r#"{"error":{"message":"overloaded","code":500}}"#]);
+    let cases: [Behaviour; 4] = [
+        Stream::chat(5).first(3).ending(Ending::Cut).into(),
+        Behaviour::status(400, &[]),
+        failed.into(),
+        Behaviour::HalfBody,
+    ];
+    for broken in cases {
+        let a = Origin::start(broken.clone());
+        let more = ", idempotent: never, stream: { commit: headers }";
+        let sidecar = alone(&yaml(&a, "", more));
+        sidecar.send(&chat_for("m"));
+        a.set(Behaviour::Chat);
+        let second = sidecar.send(&chat_for("m"));
+        assert!(told(&second).contains("fwd="), "{broken:?}: {}", told(&second));
+        assert_eq!(second.status, 200);
+    }
+}
+
+#[test]
+fn what_the_application_says_of_caches_is_followed() {
+    let a = Origin::start(Behaviour::Chat);
+    let sidecar = alone(&yaml(&a, "", ""));
+    sidecar.send(&chat_for("m").header("cache-control", "no-store"));
+    sidecar.send(&chat_for("m"));
+    assert_eq!(a.count(), 2, "the first was not kept");
+    sidecar.send(&chat_for("m").header("cache-control", "no-cache"));
+    assert_eq!(a.count(), 3, "it goes past what is kept");
+    sidecar.send(&chat_for("m"));
+    assert_eq!(a.count(), 3);
+}
+
+#[test]
+fn a_cookie_is_for_who_asked_first_alone() {
+    let body = json!({ "choices": [] }).to_string();
+    let headers = [("content-type", "application/json"), ("set-cookie", "a=b")];
+    let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let a = Origin::start(Behaviour::Status(200, headers.into(), body));
+    let sidecar = alone(&yaml(&a, ", public: true", ""));
+    assert_eq!(sidecar.send(&chat_for("m")).header("set-cookie"), Some("a=b"));
+    let second = sidecar.send(&chat_for("m"));
+    assert_eq!((second.header("set-cookie"), a.count()), (None, 1));
+}
+
+/// So many equal requests at once, each on a connection of its own.
+fn crowd(sidecar: &Sidecar, count: usize) -> Vec<thread::JoinHandle<Response>> {
+    (0..count)
+        .map(|_| {
+            let mut client = sidecar.client();
+            thread::spawn(move || client.send(&chat_for("m")))
+        })
+        .collect()
+}
+
+#[test]
+fn one_of_many_equal_requests_asks_for_all_on_every_worker() {
+    let gate = Gate::closed();
+    let a = Origin::start(Behaviour::Chat.held(&gate));
+    let sidecar = Sidecar::builder().policy("policy", &yaml(&a, "", "")).workers(4).start();
+    let crowd = crowd(&sidecar, 100);
+    sidecar.wait_until(|s| s.metric("outrigger_connections").is_some_and(|open| open >= 100.0));
+    a.wait_for_requests(1);
+    gate.open_wide();
+    let answers: Vec<_> = crowd.into_iter().map(|one| one.join().expect("an answer")).collect();
+    assert_eq!(a.count(), 1);
+    assert!(answers.iter().all(|answer| answer.status == 200 && answer.end == End::Complete));
+    assert!(answers.windows(2).all(|two| two[0].text() == two[1].text()));
+    let collapsed = answers.iter().filter(|answer| told(answer).ends_with("; collapsed")).count();
+    assert!(collapsed > 0, "those who came in time wait for the first one's answer");
+}
+
+#[test]
+fn who_waits_for_a_stream_sees_each_event_as_it_comes() {
+    let gate = Gate::closed();
+    let a = Origin::start(Stream::chat(4).gated(&gate));
+    let sidecar = Sidecar::builder().policy("policy", &yaml(&a, "", "")).workers(2).start();
+    let (mut one, mut two) = (sidecar.client(), sidecar.client());
+    one.send_only(&chat_for("m"));
+    a.wait_for_requests(1);
+    two.send_only(&chat_for("m"));
+    gate.let_through(2);
+    let mut first = one.read_answer("POST").expect("a head");
+    let mut second = two.read_answer("POST").expect("a head");
+    assert_eq!(second.header("cache-status"), Some("outrigger; fwd=uri-miss; collapsed"));
+    for answer in [&mut first, &mut second] {
+        assert!(answer.next_event().is_some_and(|event| event.contains("assistant")));
+        assert!(answer.next_event().is_some_and(|event| event.contains("word0")));
+    }
+    // Who comes in the middle has all of it from the beginning.
+    let mut three = sidecar.client();
+    let mut third = three.start(&chat_for("m"));
+    assert!(third.next_event().is_some_and(|event| event.contains("assistant")));
+    gate.open_wide();
+    assert_eq!((first.events().len(), second.events().len(), third.events().len()), (5, 5, 6));
+    assert_eq!((second.end(), third.end(), a.count()), (End::Complete, End::Complete, 1));
+}
+
+#[test]
+fn when_who_asks_leaves_before_an_answer_another_asks() {
+    let gate = Gate::closed();
+    let a = Origin::start(Behaviour::Chat.held(&gate));
+    let sidecar = alone(&yaml(&a, "", ""));
+    let mut first = sidecar.client();
+    first.send_only(&chat_for("m"));
+    a.wait_for_requests(1);
+    let crowd = crowd(&sidecar, 3);
+    sidecar.wait_until(|s| s.metric("outrigger_connections").is_some_and(|open| open >= 4.0));
+    drop(first);
+    a.wait_for_requests(2);
+    gate.open_wide();
+    for one in crowd {
+        assert_eq!(one.join().expect("an answer").status, 200);
+    }
+    assert_eq!(a.count(), 2);
+}
+
+#[test]
+fn when_who_asks_leaves_in_the_middle_those_who_read_along_get_all_of_it() {
+    let gate = Gate::closed();
+    let a = Origin::start(Stream::chat(4).gated(&gate));
+    let sidecar = alone(&yaml(&a, "", ""));
+    let (mut one, mut two) = (sidecar.client(), sidecar.client());
+    one.send_only(&chat_for("m"));
+    a.wait_for_requests(1);
+    two.send_only(&chat_for("m"));
+    gate.let_through(2);
+    let mut second = two.read_answer("POST").expect("a head");
+    assert!(second.next_event().is_some());
+    drop(one);
+    let left = story(&sidecar, 1);
+    assert_eq!(left["end"], "client_left");
+    gate.open_wide();
+    assert_eq!((second.events().len(), second.end()), (6, End::Complete));
+    drop(second);
+    assert_eq!(two.send(&chat_for("m")).status, 200);
+    assert_eq!(a.count(), 1, "it was stored, too");
+}
+
+#[test]
+fn an_answer_that_nobody_may_share_makes_each_ask_for_itself() {
+    let gate = Gate::closed();
+    let a = Origin::start(Behaviour::status(400, &[]).held(&gate));
+    let sidecar = alone(&yaml(&a, "", ""));
+    let crowd = crowd(&sidecar, 5);
+    a.wait_for_requests(1);
+    gate.open_wide();
+    for one in crowd {
+        assert_eq!(one.join().expect("an answer").status, 400);
+    }
+    assert_eq!(a.count(), 5);
+}
+
+#[test]
+fn a_body_that_never_ends_passes_and_is_given_up_at_the_bound() {
+    let delta = json!({ "content": "x".repeat(64 << 10) });
+    let frame = json!({ "choices": [ { "index": 0, "delta": delta } ] }).to_string();
+    let gate = Gate::closed();
+    let a = Origin::start(Stream::of(vec![frame; 64]).gated(&gate).ending(Ending::Hang));
+    let sidecar = alone(&yaml(&a, "", ", stream: { commit: headers }"));
+    let (mut one, mut two) = (sidecar.client(), sidecar.client());
+    one.send_only(&chat_for("m"));
+    a.wait_for_requests(1);
+    two.send_only(&chat_for("m"));
+    gate.let_through(1);
+    let mut first = one.read_answer("POST").expect("a head");
+    let mut second = two.read_answer("POST").expect("a head");
+    gate.let_through(63);
+    for n in 0..64 {
+        assert!(first.next_event().is_some(), "{n}");
+        assert!(second.next_event().is_some(), "{n}: who keeps up reads along to the end");
+    }
+    assert_eq!(a.count(), 1);
+    let held = crate::scene::api(&sidecar, "/api/caches");
+    assert_eq!(held["caches"][0]["entries"], 0, "{held}");
+    drop((first, second));
+    drop((one, two));
+    sidecar.wait_until(|sidecar| {
+        crate::scene::api(sidecar, "/api/caches")["caches"][0]["recording_bytes"] == 0
+    });
+}
+
+#[test]
+fn a_dead_provider_is_answered_for_by_what_was_kept() {
+    let a = Origin::start(Behaviour::Chat);
+    let sidecar = alone(&yaml(&a, "", "").replace("ttl: 60s", "ttl: 1ms"));
+    let first = sidecar.send(&chat_for("m"));
+    a.set(Behaviour::RefuseConnections);
+    sidecar.wait_until(|sidecar| {
+        let again = sidecar.send(&chat_for("m"));
+        assert_eq!((again.status, again.text()), (200, first.text()));
+        told(&again).ends_with("detail=stale-if-error")
+    });
+}
