@@ -314,3 +314,18 @@ fn where_all_providers_are_dead_the_answer_of_a_mode_comes_at_once() {
     times.sort();
     assert!(times[197] < Duration::from_millis(5), "99 of 100 within {:?}", times[197]);
 }
+
+#[test]
+fn a_reload_that_brings_the_first_mode_is_heard_of() {
+    let origin = Origin::start(Behaviour::status(500, &[]));
+    let providers = [("a", &*origin.url(), PLAIN)];
+    let sidecar = alone(&(policy(&providers, &route("providers: [a]")) + GENEROUS));
+    assert_eq!(sidecar.send(&chat()).status, 500);
+    let when = "when: { error_rate: { of: a, above: 0.5, over: 10s, min_requests: 1 } }, for: 0s, \
+                actions: [ { respond: { status: 418 } } ]";
+    let changed = degraded(&providers, "providers: [a]", &[("brownout", when)]);
+    reload(&sidecar, || sidecar.write_policy("policy", &changed));
+    assert_eq!(sidecar.send(&chat()).status, 500);
+    changes(&sidecar, true);
+    assert_eq!(sidecar.send(&chat()).status, 418);
+}
