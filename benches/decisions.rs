@@ -27,6 +27,7 @@ use outrigger::live::Live;
 use outrigger::live::address::AddressLive;
 use outrigger::live::breakers::{BreakerCell, Key};
 use outrigger::live::route::RouteLive;
+use outrigger::live::samples::{Samples, Want};
 use outrigger::policy::model::{Affinity, Cost, Policy};
 use outrigger::policy::{self, SourceFile, Sources};
 use outrigger::resilience::balancer::{Balance, Candidate};
@@ -38,6 +39,7 @@ use outrigger::resilience::lane::{Entry, Lane, Line};
 use outrigger::resilience::outcome::Outcome;
 use outrigger::resilience::spend::SpendPolicy;
 use outrigger::snapshot::Current;
+use outrigger::snapshot::RouteModes;
 use outrigger::snapshot::build::Ground;
 use outrigger::stream::events::Format;
 use outrigger::stream::reader::Reader;
@@ -249,6 +251,20 @@ fn affinity(bencher: &mut Bencher<'_, WallTime>) {
     bencher.iter(|| route.sticky(session, time.next()));
 }
 
+/// A route with modes, of which none is in force.
+fn degraded_none(bencher: &mut Bencher<'_, WallTime>) {
+    let (live, modes) = (live(), RouteModes { mask: 0b101, all: Vec::new() });
+    bencher.iter(|| black_box(&modes).may_apply(black_box(&live.modes)));
+}
+
+/// One request of a route whose errors and latency a mode watches.
+fn degraded_sample(bencher: &mut Bencher<'_, WallTime>) {
+    let minute = Duration::from_secs(60);
+    let samples = Samples::new(&[Want::Errors(minute), Want::Latency(minute)]);
+    let mut time = Passing::new();
+    bencher.iter(|| samples.record(black_box(false), Some(TOOK), time.next()));
+}
+
 fn snapshot_load(bencher: &mut Bencher<'_, WallTime>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.expect("a runtime can be built");
@@ -328,6 +344,8 @@ fn decisions(criterion: &mut Criterion) {
     criterion.bench_function("hedge/left out", hedge_left_out);
     criterion.bench_function("cost/may", cost_may);
     criterion.bench_function("affinity/sticky", affinity);
+    criterion.bench_function("degradation/none", degraded_none);
+    criterion.bench_function("degradation/sample", degraded_sample);
     criterion.bench_function("lane/one of 100,000", lane);
     criterion.bench_function("admission/with room", admission);
     criterion.bench_function("read an event", read_event);

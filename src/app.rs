@@ -125,7 +125,8 @@ pub fn run(options: &Options) -> Result<Ended, StartError> {
     read.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
     let (control, front) = (runtime()?, runtime()?);
     let live = Arc::new(fleet::state(options, read.policy().server.buffered));
-    let (ground, caches, resolver) = ground(&live, &control)?;
+    let resolver = Resolver::new(control.handle().clone());
+    let (ground, caches) = ground(&live, &resolver)?;
     let (loader, current) = Loader::start(&options.policies, ground, read)?;
     let accept = front.block_on(async { Accept::bind(&options.listen) })?;
     let (admin, metrics) = (bind_side(options.admin)?, bind_side(options.metrics)?);
@@ -145,18 +146,12 @@ pub fn run(options: &Options) -> Result<Ended, StartError> {
         past: Arc::new(Past::new(store.clone())),
     });
     let (wake, wakes) = mpsc::channel(1);
-    let side = Side {
-        admin,
-        metrics,
-        shown: Arc::clone(&shown),
-        resolver: resolver.clone(),
-        wake: wake.clone(),
-        wakes,
-    };
+    let side = Side::new((admin, metrics), &shown, &resolver, (wake.clone(), wakes));
     // Before anybody can know that we run: a signal that is not waited for ends the process.
     let signals = front.block_on(async { Signals::new() })?;
     say_listening(&shown, side.admin.as_ref(), side.metrics.as_ref());
-    side.start(control, loader, (options.watch, options.poll))?;
+    let watched = (options.watch, options.poll);
+    side.start(control, loader, watched)?;
     let (log, writer) = Log::start(live.metrics.access_log_dropped.clone())?;
     let here = LocalSet::new();
     let common = Common { current: Arc::clone(&current), live, log, store };
@@ -188,12 +183,11 @@ impl Hands {
     }
 }
 
-/// What snapshots are bound to, and the caches and the resolver among it.
-fn ground(live: &Arc<Live>, control: &Runtime) -> std::io::Result<(Ground, Arc<Caches>, Resolver)> {
+/// What snapshots are bound to, and the caches among it.
+fn ground(live: &Arc<Live>, resolver: &Resolver) -> std::io::Result<(Ground, Arc<Caches>)> {
     let caches = Arc::new(Caches::new(Arc::clone(&live.metrics))?);
-    let resolver = Resolver::new(control.handle().clone());
-    let (live, kept) = (Arc::clone(live), (Arc::clone(&caches), resolver.clone()));
-    Ok((Ground { live, caches: kept.0, resolver: kept.1 }, caches, resolver))
+    let (live, resolver) = (Arc::clone(live), resolver.clone());
+    Ok((Ground { live, caches: Arc::clone(&caches), resolver }, caches))
 }
 
 /// What the admin side asks of whom; open to others it is never.

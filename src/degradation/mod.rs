@@ -43,13 +43,15 @@ async fn watch(current: &Current, live: &Live, past: &Past, alerts: &Alerts) {
             past.news();
         }
         alerts.tell(&snapshot);
-        if snapshot.modes.is_empty() && live.modes.all_in_force().is_empty() && alerts.is_quiet() {
-            // A reload that brings a mode wakes.
-            live.modes.woken().await;
-            continue;
-        }
+        let nothing = snapshot.modes.is_empty() && live.modes.all_in_force().is_empty();
+        // Whoever holds a snapshot keeps what only it names from being forgotten.
         drop(snapshot);
-        let _ = tokio::time::timeout(BEAT, live.modes.woken()).await;
+        if nothing && alerts.is_quiet() {
+            // A reload wakes.
+            live.modes.woken().await;
+        } else {
+            let _ = tokio::time::timeout(BEAT, live.modes.woken()).await;
+        }
     }
 }
 

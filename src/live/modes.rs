@@ -116,7 +116,6 @@ impl Modes {
         let bit = 1 << (u64::trailing_ones(taken) % u64::BITS);
         let cell = Arc::new(ModeCell::new(policy, bit, told));
         cells.push(Arc::clone(&cell));
-        self.wake();
         cell
     }
 

@@ -21,7 +21,6 @@ use super::error::{Kind, Problem};
 use super::ready::Ready;
 use super::request::Ask;
 use super::respond;
-use super::rewrite;
 use super::touched::Touched;
 use crate::cache::stored::Stored;
 use crate::clock;
@@ -48,11 +47,7 @@ impl Ask {
     /// What the modes in force make of it: an answer, or another request, or other providers. Where
     /// none is in force this is one load.
     pub fn degraded(&mut self) -> Option<Result<Box<Ready>, Problem>> {
-        let mask = self.route.modes.mask;
-        if mask == 0 || self.worker.live.modes.in_force() & mask == 0 {
-            return None;
-        }
-        self.degrade()
+        if self.route.modes.may_apply(&self.worker.live.modes) { self.degrade() } else { None }
     }
 
     /// Some mode that may change it, or answer it, is in force.
@@ -193,17 +188,10 @@ impl Ask {
         if (!rewrite.changes_body() && models.is_empty()) || self.payload.is_empty() {
             return;
         }
-        self.payload.find_model();
-        let changed = self.payload.current().and_then(|(body, model)| {
-            let body = rewrite::model(body, model.map(|m| m.1), model.map(|m| m.0), models);
-            rewrite::body(&body, rewrite).ok()
-        });
-        match changed {
-            Some(body) => {
-                self.payload.change(body);
-                self.estimate_tokens();
-            }
-            None => self.story.touched().body_left = true,
+        if self.payload.reduce(models, rewrite) {
+            self.estimate_tokens();
+        } else {
+            self.story.touched().body_left = true;
         }
     }
 

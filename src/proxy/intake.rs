@@ -187,19 +187,15 @@ impl Payload {
         }
     }
 
-    /// The body that is sent and the model that it names, and where; `None` where it was not kept.
-    pub fn current(&self) -> Option<(&Bytes, Option<(&str, &Range<usize>)>)> {
-        let State::Kept { bytes, .. } = &self.state else { return None };
-        let model = self.model.as_ref().map(|model| (model.name.as_str(), &model.at));
-        Some((bytes, model))
-    }
-
-    /// Puts another body in the place of the one that came, of which nothing is remembered.
-    pub fn change(&mut self, body: Bytes) {
-        if let State::Kept { bytes, .. } = &mut self.state {
-            self.model = Model::find(&body);
-            *bytes = body;
-        }
+    /// Changes the body that is sent, for good. False where it was not kept, or is no JSON.
+    pub fn reduce(&mut self, models: &[(String, String)], rewrite: &model::Rewrite) -> bool {
+        self.find_model();
+        let State::Kept { bytes, .. } = &mut self.state else { return false };
+        let model = self.model.as_ref().map(|model| (&model.at, model.name.as_str())).unzip();
+        let named = rewrite::model(bytes, model.0, model.1, models);
+        let Ok(body) = rewrite::body(&named, rewrite) else { return false };
+        (self.model, *bytes) = (Model::find(&body), body);
+        true
     }
 
     /// Looks for the model where nobody needed to know it so far.

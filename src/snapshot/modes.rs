@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::{Provider, Route};
 use crate::live::Live;
 use crate::live::episode::Seen;
-use crate::live::modes::ModeCell;
+use crate::live::modes::{ModeCell, Modes};
 use crate::live::provider::ProviderLive;
 use crate::live::queue::QueueLive;
 use crate::live::samples::{Samples, Want};
@@ -73,6 +73,13 @@ pub struct RouteMode {
     pub mode: Arc<Mode>,
     /// The route as it is where this mode's `use` is in force: those providers, each a tier.
     pub instead: Option<Arc<Route>>,
+}
+
+impl RouteModes {
+    /// Whether one of them may be in force: one load, and none where the route has none.
+    pub fn may_apply(&self, modes: &Modes) -> bool {
+        self.mask != 0 && modes.in_force() & self.mask != 0
+    }
 }
 
 impl Mode {

@@ -239,6 +239,7 @@ impl Loader {
         self.ground.caches.forget_unused();
         self.ground.live.metrics.retain(&self.current.load().known());
         self.ground.live.metrics.set_policy(&short);
+        self.ground.live.modes.wake();
         tracing::info!(policy = short, changes = changes.len(), "policy in force");
         for change in &changes {
             tracing::info!(policy = short, "{change}");

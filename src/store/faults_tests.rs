@@ -385,7 +385,7 @@ fn a_store_of_a_newer_version_is_told_and_not_touched() {
     let error = refused(folder.path());
     assert!(matches!(error, OpenError::Newer(_, 99)), "{error}");
     let told = error.to_string();
-    assert!(told.contains("its tables are of version 99, this one knows 3"), "{told}");
+    assert!(told.contains("its tables are of version 99, this one knows 4"), "{told}");
     assert_eq!(bytes_of(folder.path()), before);
 }
 
@@ -482,7 +482,7 @@ fn a_store_of_the_first_version_is_brought_to_this_one_with_its_jobs() {
     let db = Connection::open(disk::database(folder.path())).expect("a database");
     let version: i64 =
         db.query_row("PRAGMA user_version", [], |row| row.get(0)).expect("a version");
-    assert_eq!(version, 3);
+    assert_eq!(version, 4);
     drop(db);
     // An empty file is none yet, and keeps its key from then on.
     let folder = self::folder();

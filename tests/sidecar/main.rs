@@ -21,6 +21,7 @@ mod continuing;
 mod costs;
 mod credentials;
 mod degradation;
+mod degradation_told;
 mod failover;
 mod faults;
 mod foreign;
