@@ -125,8 +125,7 @@ pub fn run(options: &Options) -> Result<Ended, StartError> {
     read.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
     let (control, front) = (runtime()?, runtime()?);
     let live = Arc::new(fleet::state(options, read.policy().server.buffered));
-    let resolver = Resolver::new(control.handle().clone());
-    let (ground, caches) = ground(&live, &resolver)?;
+    let (ground, caches, resolver) = ground(&live, &control)?;
     let (loader, current) = Loader::start(&options.policies, ground, read)?;
     let accept = front.block_on(async { Accept::bind(&options.listen) })?;
     let (admin, metrics) = (bind_side(options.admin)?, bind_side(options.metrics)?);
@@ -146,20 +145,22 @@ pub fn run(options: &Options) -> Result<Ended, StartError> {
         past: Arc::new(Past::new(store.clone())),
     });
     let (wake, wakes) = mpsc::channel(1);
-    let side = Side::new((admin, metrics), &shown, &resolver, (wake.clone(), wakes));
+    let side = Side {
+        admin,
+        metrics,
+        shown: Arc::clone(&shown),
+        resolver: resolver.clone(),
+        wake: wake.clone(),
+        wakes,
+    };
     // Before anybody can know that we run: a signal that is not waited for ends the process.
     let signals = front.block_on(async { Signals::new() })?;
     say_listening(&shown, side.admin.as_ref(), side.metrics.as_ref());
-    let watched = (options.watch, options.poll);
-    side.start(control, loader, watched)?;
+    side.start(control, loader, (options.watch, options.poll))?;
     let (log, writer) = Log::start(live.metrics.access_log_dropped.clone())?;
     let here = LocalSet::new();
-    let common = Common { current: Arc::clone(&current), live, log, store: store.clone() };
-    let workers = (0..options.workers.max(1)).map(|index| Hand::start(index, &common, &here));
-    let workers = workers.collect::<std::io::Result<Vec<_>>>()?;
-    let link = shown.fleet.as_ref().map(|fleet| fleet.link().clone());
-    let jobs = store.map(|store| Jobs::start(common, store, resolver, link)).transpose()?;
-    let hands = Hands { workers, jobs };
+    let common = Common { current: Arc::clone(&current), live, log, store };
+    let hands = Hands::start(options.workers, common, &shown, resolver, &here)?;
     let accepting = front_of(accept, hands, signals, shown, current, wake);
     let ended = here.block_on(&front, accepting)?;
     drop(here);
@@ -169,11 +170,30 @@ pub fn run(options: &Options) -> Result<Ended, StartError> {
     Ok(ended)
 }
 
-/// What snapshots are bound to, and the caches among it.
-fn ground(live: &Arc<Live>, resolver: &Resolver) -> std::io::Result<(Ground, Arc<Caches>)> {
+impl Hands {
+    /// The workers, the first of them on this thread, and who runs jobs where there is a store.
+    fn start(
+        workers: usize,
+        common: Common,
+        shown: &Shown,
+        resolver: Resolver,
+        here: &LocalSet,
+    ) -> std::io::Result<Hands> {
+        let workers = (0..workers.max(1)).map(|index| Hand::start(index, &common, here));
+        let workers = workers.collect::<std::io::Result<Vec<_>>>()?;
+        let link = shown.fleet.as_ref().map(|fleet| fleet.link().clone());
+        let store = common.store.clone();
+        let jobs = store.map(|store| Jobs::start(common, store, resolver, link)).transpose()?;
+        Ok(Hands { workers, jobs })
+    }
+}
+
+/// What snapshots are bound to, and the caches and the resolver among it.
+fn ground(live: &Arc<Live>, control: &Runtime) -> std::io::Result<(Ground, Arc<Caches>, Resolver)> {
     let caches = Arc::new(Caches::new(Arc::clone(&live.metrics))?);
-    let (live, resolver) = (Arc::clone(live), resolver.clone());
-    Ok((Ground { live, caches: Arc::clone(&caches), resolver }, caches))
+    let resolver = Resolver::new(control.handle().clone());
+    let (live, kept) = (Arc::clone(live), (Arc::clone(&caches), resolver.clone()));
+    Ok((Ground { live, caches: kept.0, resolver: kept.1 }, caches, resolver))
 }
 
 /// What the admin side asks of whom; open to others it is never.

@@ -20,25 +20,14 @@ use crate::upstream::Resolver;
 pub(super) struct Side {
     pub admin: Option<StdTcpListener>,
     pub metrics: Option<StdTcpListener>,
-    shown: Arc<Shown>,
-    resolver: Resolver,
-    wake: Sender<Wake>,
-    wakes: mpsc::Receiver<Wake>,
+    pub shown: Arc<Shown>,
+    pub resolver: Resolver,
+    pub wake: Sender<Wake>,
+    pub wakes: mpsc::Receiver<Wake>,
 }
 
 impl Side {
-    /// With its listeners, what they show, and how a load of the policy is asked for and heard of.
-    pub fn new(
-        (admin, metrics): (Option<StdTcpListener>, Option<StdTcpListener>),
-        shown: &Arc<Shown>,
-        resolver: &Resolver,
-        (wake, wakes): (Sender<Wake>, mpsc::Receiver<Wake>),
-    ) -> Side {
-        let (shown, resolver) = (Arc::clone(shown), resolver.clone());
-        Side { admin, metrics, shown, resolver, wake, wakes }
-    }
-
-    /// Runs on a thread of its own until the process ends.
+    /// Runs on a thread of its own, until the process ends.
     ///
     /// # Errors
     /// When the system gives no thread.
@@ -48,8 +37,8 @@ impl Side {
         loader: Arc<Loader>,
         watched: (bool, Duration),
     ) -> std::io::Result<()> {
-        let thread = thread::Builder::new().name("control".into());
-        thread.spawn(move || runtime.block_on(self.run(loader, watched)))?;
+        let run = move || runtime.block_on(self.run(loader, watched));
+        thread::Builder::new().name("control".into()).spawn(run)?;
         Ok(())
     }
 

@@ -104,6 +104,16 @@ impl Growing {
         Poll::Pending
     }
 
+    /// Ready when nobody reads along.
+    pub fn poll_deserted(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut state = lock(&self.state);
+        if state.readers.is_empty() {
+            return Poll::Ready(());
+        }
+        state.writer = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
     /// Whoever has fallen back loses it.
     pub fn leave_behind(&self) {
         self.change(|state| {
@@ -196,6 +206,11 @@ impl Drop for Reader {
         let mut state = lock(&self.of.state);
         state.readers.remove(&self.id);
         state.let_go();
+        if state.readers.is_empty()
+            && let Some(writer) = state.writer.take()
+        {
+            writer.wake();
+        }
     }
 }
 

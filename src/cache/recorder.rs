@@ -112,6 +112,11 @@ impl Recorder {
         self.growing.leave_behind();
     }
 
+    /// Ready when nobody reads along.
+    pub fn poll_deserted(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.growing.poll_deserted(cx)
+    }
+
     /// Somebody else reads along.
     pub fn is_read(&self) -> bool {
         self.growing.is_read()

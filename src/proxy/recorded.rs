@@ -191,14 +191,13 @@ impl Recorded {
         self.recorder.as_ref().is_some_and(|recorder| recorder.is_read())
     }
 
-    /// Goes on for those who read along.
+    /// Goes on for those who read along, for as long as there are some.
     async fn drain(mut self) {
-        while self.is_read() {
-            match poll_fn(|cx| self.poll_next(cx)).await {
-                Some(Ok(_)) => {}
-                Some(Err(_)) | None => break,
-            }
-        }
+        let next = |this: &mut Recorded, cx: &mut Context<'_>| match &this.recorder {
+            Some(recorder) if recorder.poll_deserted(cx).is_pending() => this.poll_next(cx),
+            _ => Poll::Ready(None),
+        };
+        while let Some(Ok(_)) = poll_fn(|cx| next(&mut self, cx)).await {}
         self.recorder = None;
     }
 }

@@ -99,7 +99,13 @@ impl Default for Metrics {
 
 impl Metrics {
     pub fn new() -> Self {
-        let mut metrics = Metrics {
+        let mut metrics = Metrics::unregistered();
+        metrics.register();
+        metrics
+    }
+
+    fn unregistered() -> Self {
+        Metrics {
             requests: Series::new(Counter::default),
             refused: Series::new(Counter::default),
             request_seconds: Series::new(seconds),
@@ -145,9 +151,7 @@ impl Metrics {
             fleet: FleetMetrics::default(),
             registry: Registry::default(),
             told: Vec::new(),
-        };
-        metrics.register();
-        metrics
+        }
     }
 
     fn register(&mut self) {
