@@ -22,7 +22,7 @@ pub(super) const NOW: Millis = Millis(1_790_000_000_000);
 pub(super) const ROOM: Limits = Limits { jobs: 1_000_000, bytes: 1 << 30 };
 pub(super) const HOUR: Duration = Duration::from_secs(3600);
 /// Past this a condition that is waited for will not come.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
 // === what the tests of the store share ===
 
