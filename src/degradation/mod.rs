@@ -1,7 +1,7 @@
 //! Modes are entered and left: conditions are looked at, off the request path, and what came of it is
 //! written down and told.
 //!
-//! A look is taken every [`BEAT`] while the policy has modes, and at once when a breaker changed.
+//! A look is taken every 100 ms while the policy has modes, and at once when a breaker changed.
 
 mod alerts;
 mod letters;

@@ -64,7 +64,7 @@ pub async fn forward(
     }
     let validates = validates.is_some();
     ask.stored = errand.found.clone();
-    ask.hurries = hurries && serves(ask, errand.found.as_ref()).is_some();
+    ask.hurries = hurries && serves(errand.found.as_ref()).is_some();
     let outcome = run(ask, route).await;
     ask.headers = own;
     match (outcome, &errand.found) {
@@ -133,12 +133,8 @@ fn is_nobody(kind: Kind) -> bool {
 }
 
 /// What is stored and serves in place of an error.
-fn serves<'s>(ask: &Ask, found: Option<&'s Arc<Stored>>) -> Option<&'s Arc<Stored>> {
-    let now = clock::now();
-    found.filter(|stored| {
-        let by_mode = ask.stale.is_some_and(|within| stored.life.serves_stale(now, within));
-        stored.life.serves_on_error(now) || by_mode
-    })
+fn serves(found: Option<&Arc<Stored>>) -> Option<&Arc<Stored>> {
+    found.filter(|stored| stored.life.serves_on_error(clock::now()))
 }
 
 /// What is stored in place of an error, where it may serve.
@@ -152,7 +148,7 @@ pub fn stale_or(
         Ok(ready) => is_error(ready.head.status),
         Err(problem) => is_nobody(problem.kind),
     };
-    let Some(stored) = serves(ask, found).filter(|_| replaced) else {
+    let Some(stored) = serves(found).filter(|_| replaced) else {
         if outcome.is_err() {
             did(ask, cache, Did::Miss);
         }

@@ -124,7 +124,6 @@ impl Ask {
             turns: Vec::new(),
             looks_again: 0,
             stored: None,
-            stale: None,
             reduced: self.reduced,
             hurries: self.hurries,
             is_job: self.is_job,

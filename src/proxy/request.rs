@@ -72,8 +72,6 @@ pub struct Ask {
     pub looks_again: u8,
     /// What its route's cache has for it, and does not serve as it is.
     pub stored: Option<Arc<Stored>>,
-    /// By a mode in force: what is stored also serves in place of an error if it went stale no longer ago.
-    pub stale: Option<Duration>,
     /// A mode has changed what is asked for, or of whom: its answer is not kept.
     pub reduced: bool,
     /// Something stored would serve in place of an error: nothing is waited for.
@@ -167,7 +165,6 @@ impl Ask {
             turns: Vec::new(),
             looks_again: 0,
             stored: None,
-            stale: None,
             reduced: false,
             hurries: false,
             is_job: false,

@@ -329,3 +329,55 @@ fn a_reload_that_brings_the_first_mode_is_heard_of() {
     changes(&sidecar, true);
     assert_eq!(sidecar.send(&chat()).status, 418);
 }
+
+#[test]
+fn a_mode_serves_stale_what_the_cache_has_and_the_next_action_answers_the_rest() {
+    let origin = Origin::start(Behaviour::Chat);
+    let actions =
+        "[ { serve_stale: 1h }, { respond: { status: 503, json: { mode: \"{{mode}}\" } } } ]";
+    let when = format!("when: {{ manual: true }}, actions: {actions}");
+    let cache =
+        "caches: { c: { store: { ttl: 1ms }, stale_if_error: 0s, stale_while_revalidate: 0s } }\n";
+    let yaml = degraded(
+        &[("a", &origin.url(), PLAIN)],
+        "providers: [a], cache: c",
+        &[("brownout", when.as_str())],
+    ) + cache;
+    let sidecar = alone(&yaml);
+    let first = sidecar.send(&chat());
+    hand(&sidecar, "enter", "brownout", &json!({}));
+    let answer = sidecar.send(&chat());
+    assert_eq!((answer.status, answer.text()), (200, first.text()));
+    assert_eq!(marks(&answer), Some("brownout"));
+    let told = answer.header("cache-status").expect("it tells what the cache did");
+    assert!(told.ends_with("; detail=degraded") && answer.header("age").is_some(), "{told}");
+    let rest = sidecar.send(&Call::json(CHAT, &json!({ "model": "m", "messages": ["new"] })));
+    assert_eq!((rest.status, rest.text().as_ref()), (503, r#"{"mode":"brownout"}"#));
+    assert_eq!(origin.count(), 1);
+    let impact = mode(&sidecar, "brownout")["impact"].clone();
+    assert_eq!((&impact["serve_stale"], &impact["respond"]), (&json!(1), &json!(1)));
+}
+
+#[test]
+fn what_a_mode_has_made_smaller_is_not_kept_for_later() {
+    let origin = Origin::start(Behaviour::Chat);
+    let when = "when: { manual: true }, actions: [ { body: { set: { /max_tokens: 16 } } } ]";
+    let cache = "caches: { c: { store: { ttl: 1h } } }\n";
+    let yaml =
+        degraded(&[("a", &origin.url(), PLAIN)], "providers: [a], cache: c", &[("brownout", when)])
+            + cache;
+    let sidecar = alone(&yaml);
+    hand(&sidecar, "enter", "brownout", &json!({}));
+    let small = sidecar.send(&chat());
+    assert_eq!((small.status, marks(&small)), (200, Some("brownout")));
+    hand(&sidecar, "leave", "brownout", &json!({}));
+    for (count, told) in [(2, "outrigger; fwd=uri-miss; stored"), (2, "outrigger; hit; ttl=")] {
+        let answer = sidecar.send(&chat());
+        assert_eq!((marks(&answer), origin.count()), (None, count));
+        assert!(answer.header("cache-status").is_some_and(|text| text.starts_with(told)));
+    }
+    assert_eq!(sent_json(&origin.last()).get("max_tokens"), None);
+    // What is kept is better than what is made smaller.
+    hand(&sidecar, "enter", "brownout", &json!({}));
+    assert_eq!((marks(&sidecar.send(&chat())), origin.count()), (None, 2));
+}
