@@ -7,46 +7,49 @@
 //! Keys share places, and the latest time of a place counts: what was changed is never taken for unchanged,
 //! and now and then something is asked for that need not have been.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::key::Key;
 use crate::clock;
 
-const PLACES: usize = 1 << 13;
+/// Half a MiB: with a hundred changes a second, one answer in ten that is a minute old is asked for anew.
+const PLACES: usize = 1 << 16;
 
 #[derive(Debug)]
 pub struct Marks {
     began: Instant,
     /// Nanoseconds since then, and one; 0: no time.
-    places: Box<[AtomicU64]>,
+    places: OnceLock<Box<[AtomicU64]>>,
 }
 
 impl Default for Marks {
     fn default() -> Marks {
-        let places = std::iter::repeat_with(AtomicU64::default).take(PLACES).collect();
-        Marks { began: clock::now(), places }
+        Marks { began: clock::now(), places: OnceLock::new() }
     }
 }
 
 impl Marks {
     pub fn set(&self, key: &Key, at: Instant) {
-        self.place(key).fetch_max(self.nanos(at) + 1, Ordering::AcqRel);
+        let none = || std::iter::repeat_with(AtomicU64::default).take(PLACES).collect();
+        place(self.places.get_or_init(none), key).fetch_max(self.nanos(at) + 1, Ordering::AcqRel);
     }
 
     /// A moment is not after the key's time.
     pub fn reaches(&self, key: &Key, moment: Instant) -> bool {
-        self.place(key).load(Ordering::Acquire) > self.nanos(moment)
-    }
-
-    fn place(&self, key: &Key) -> &AtomicU64 {
-        &self.places[key.number() as usize % self.places.len()]
+        let places = self.places.get();
+        places.is_some_and(|all| place(all, key).load(Ordering::Acquire) > self.nanos(moment))
     }
 
     fn nanos(&self, at: Instant) -> u64 {
         let since = at.checked_duration_since(self.began).unwrap_or(Duration::ZERO);
         u64::try_from(since.as_nanos()).unwrap_or(u64::MAX - 1)
     }
+}
+
+fn place<'p>(places: &'p [AtomicU64], key: &Key) -> &'p AtomicU64 {
+    &places[key.number() as usize % places.len()]
 }
 
 #[cfg(test)]
