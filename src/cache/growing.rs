@@ -8,6 +8,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Mutex;
 use std::task::{Context, Poll, Waker};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
@@ -23,6 +24,8 @@ pub struct Growing {
     pub headers: HeaderMap,
     pub life: Lifetime,
     pub selecting: Selecting,
+    /// When it was asked for.
+    pub asked: Instant,
     state: Mutex<State>,
 }
 
@@ -66,8 +69,9 @@ impl Growing {
         (status, headers): (StatusCode, HeaderMap),
         life: Lifetime,
         selecting: Selecting,
+        asked: Instant,
     ) -> Growing {
-        Growing { status, headers, life, selecting, state: Mutex::default() }
+        Growing { status, headers, life, selecting, asked, state: Mutex::default() }
     }
 
     /// Reads from the beginning; `None` where that is gone.
@@ -121,6 +125,10 @@ impl Growing {
             state.frames.clear();
             state.bytes = 0;
         });
+    }
+
+    pub fn is_broken(&self) -> bool {
+        lock(&self.state).end == Some(End::Broken)
     }
 
     pub fn is_read(&self) -> bool {
@@ -220,14 +228,14 @@ mod tests {
     use super::super::lifetime::Windows;
     use super::*;
     use std::sync::Arc;
-    use std::time::{Duration, Instant};
+    use std::time::Duration;
 
     fn growing() -> Arc<Growing> {
         let secret = Secret::new().expect("chance");
         let (asked, answer) = (HeaderMap::new(), HeaderMap::new());
         let selecting = Selecting::of(&asked, &answer, &secret).expect("no names");
         let life = Lifetime::fixed(Instant::now(), Duration::from_secs(1), Windows::default());
-        Arc::new(Growing::new((StatusCode::OK, answer), life, selecting))
+        Arc::new(Growing::new((StatusCode::OK, answer), life, selecting, Instant::now()))
     }
 
     fn next(reader: &mut Reader) -> Poll<Option<Result<Bytes, End>>> {

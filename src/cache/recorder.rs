@@ -57,7 +57,7 @@ impl Recorder {
         if weight + length.unwrap_or(0) > cache.most_of_one() || !cache.reserve(weight) {
             return None;
         }
-        let growing = Arc::new(Growing::new((status, headers), life, selecting));
+        let growing = Arc::new(Growing::new((status, headers), life, selecting, asked));
         Some(Recorder {
             cache: Arc::clone(cache),
             key,

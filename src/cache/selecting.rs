@@ -20,6 +20,10 @@ pub struct Selecting {
 impl Selecting {
     /// `None`: it varies by everything, or by more than is kept.
     pub fn of(request: &HeaderMap, answer: &HeaderMap, secret: &Secret) -> Option<Selecting> {
+        // A line that is no text may name anything.
+        if answer.get_all(VARY).iter().any(|line| line.to_str().is_err()) {
+            return None;
+        }
         let mut names = Vec::new();
         for element in all_elements(answer, &VARY) {
             names.push(HeaderName::from_bytes(element.as_bytes()).ok().filter(|_| element != "*")?);

@@ -48,8 +48,8 @@ pub struct Alerts {
 struct Told {
     cell: Arc<ModeCell>,
     to: Vec<Notify>,
-    /// Changes that were told, or had nobody to be told.
-    changes: u64,
+    /// Changes that the message under way leaves out.
+    more: u64,
     last: Option<Instant>,
     under_way: Vec<JoinHandle<()>>,
 }
@@ -108,16 +108,14 @@ impl Told {
         Told {
             cell: Arc::clone(&mode.live),
             to: Vec::new(),
-            changes: 0,
+            more: 0,
             last: None,
             under_way: Vec::new(),
         }
     }
 
     fn retune(&mut self, mode: &Mode) {
-        if !Arc::ptr_eq(&self.cell, &mode.live) {
-            (self.cell, self.changes) = (Arc::clone(&mode.live), 0);
-        }
+        self.cell = Arc::clone(&mode.live);
         let notify = |action: &Action| match action {
             Action::Notify(notify) => Some((**notify).clone()),
             _ => None,
@@ -127,22 +125,24 @@ impl Told {
 
     /// What is to be told now, and how many changes before it were not.
     fn due(&mut self, now: Instant) -> Option<(Record, u64)> {
-        let (changes, latest) = self.cell.latest();
-        let new = changes - self.changes.min(changes);
+        let new = self.cell.untold();
         if new == 0 || self.to.is_empty() {
-            self.changes = changes;
+            self.cell.all_told();
             return None;
         }
         let early = |last: Instant| now.saturating_duration_since(last) < MINUTE;
         if self.last.is_some_and(early) {
             return None;
         }
-        self.changes = changes;
-        Some((Record::of(&*latest?), new - 1))
+        self.cell.all_told();
+        // One that is still on its way makes room for the newer one, which says so.
+        let lost = if self.under_way.is_empty() { 0 } else { 1 + self.more };
+        self.more = new - 1 + lost;
+        Some((Record::of(&*self.cell.latest()?), self.more))
     }
 
     fn is_quiet(&self) -> bool {
-        self.cell.latest().0 == self.changes && self.under_way.iter().all(JoinHandle::is_finished)
+        self.cell.untold() == 0 && self.under_way.iter().all(JoinHandle::is_finished)
     }
 }
 

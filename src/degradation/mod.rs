@@ -43,7 +43,8 @@ async fn watch(current: &Current, live: &Live, past: &Past, alerts: &Alerts) {
             past.news();
         }
         alerts.tell(&snapshot);
-        let nothing = snapshot.modes.is_empty() && live.modes.all_in_force().is_empty();
+        let nothing =
+            snapshot.modes.is_empty() && !live.modes.all().iter().any(|cell| cell.is_in_force());
         // Whoever holds a snapshot keeps what only it names from being forgotten.
         drop(snapshot);
         if nothing && alerts.is_quiet() {
@@ -61,7 +62,7 @@ fn look(snapshot: &Snapshot, live: &Live) {
     for mode in &snapshot.modes {
         look_at(mode, live, now);
     }
-    for cell in live.modes.all_in_force() {
+    for cell in live.modes.all() {
         if !snapshot.modes.iter().any(|mode| Arc::ptr_eq(&mode.live, &cell)) {
             live.modes.remove(&cell, now);
         }

@@ -65,6 +65,8 @@ struct Rules {
     /// The last that began, and how often it was entered or left.
     latest: Option<Arc<Episode>>,
     changes: u64,
+    /// Of these, how many were told, or had nobody to be told.
+    told: u64,
 }
 
 /// How a mode stands.
@@ -125,9 +127,9 @@ impl Modes {
         lock(&self.cells).retain(|cell| !unused(cell));
     }
 
-    /// Every one that is in force, whether a policy has it still or not.
-    pub fn all_in_force(&self) -> Vec<Arc<ModeCell>> {
-        lock(&self.cells).iter().filter(|cell| cell.is_in_force()).cloned().collect()
+    /// Every one, whether a policy has it still or not.
+    pub fn all(&self) -> Vec<Arc<ModeCell>> {
+        lock(&self.cells).clone()
     }
 
     /// A mode's condition was looked at.
@@ -146,10 +148,13 @@ impl Modes {
         });
     }
 
-    /// The policy has it no longer.
+    /// The policy has it no longer: if it has it again, it begins anew, without a hand.
     pub fn remove(&self, cell: &ModeCell, now: Instant) {
         let mut rules = lock(&cell.rules);
         rules.trigger = Trigger::new(rules.trigger.policy());
+        if rules.episode.is_none() {
+            return;
+        }
         cell.left(&mut rules, "removed", now);
         drop(rules);
         self.settle();
@@ -217,6 +222,7 @@ impl ModeCell {
             episode: None,
             latest: None,
             changes: 0,
+            told: 0,
         };
         ModeCell {
             name: mode.clone(),
@@ -240,10 +246,21 @@ impl ModeCell {
         lock(&self.rules).episode.clone()
     }
 
-    /// How often it was entered or left, and the episode that began last.
-    pub fn latest(&self) -> (u64, Option<Arc<Episode>>) {
+    /// The episode that began last.
+    pub fn latest(&self) -> Option<Arc<Episode>> {
+        lock(&self.rules).latest.clone()
+    }
+
+    /// Changes that nobody was told of.
+    pub fn untold(&self) -> u64 {
         let rules = lock(&self.rules);
-        (rules.changes, rules.latest.clone())
+        rules.changes - rules.told.min(rules.changes)
+    }
+
+    /// Somebody was told of all changes so far, or nobody wants to know.
+    pub fn all_told(&self) {
+        let mut rules = lock(&self.rules);
+        rules.told = rules.changes;
     }
 
     /// A request was touched; `first`: by this mode for the first time.
@@ -327,71 +344,5 @@ fn lengths(policy: &Degradation) -> TriggerPolicy {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::policy::model::Sign;
-    use crate::resilience::condition::Condition;
-
-    const S: Duration = Duration::from_secs(1);
-
-    fn policy(name: &str) -> Degradation {
-        Degradation {
-            name: name.to_owned(),
-            mode: Mode::Enforce,
-            when: Condition::Is(Sign::Manual),
-            hold: S,
-            recover_after: 2 * S,
-            actions: Vec::new(),
-        }
-    }
-
-    fn cell(modes: &Modes, name: &str) -> Arc<ModeCell> {
-        modes.cell(&policy(name), (&Arc::default(), &Arc::default()))
-    }
-
-    #[test]
-    fn a_bit_is_set_while_its_mode_is_in_force() {
-        let (now, modes) = (clock::now(), Modes::default());
-        let (a, b) = (cell(&modes, "a"), cell(&modes, "b"));
-        assert_eq!((a.bit, b.bit, modes.in_force()), (1, 2, 0));
-        modes.look(&b, true, vec![], now);
-        modes.look(&b, true, vec![], now + S);
-        assert_eq!((modes.in_force(), b.is_in_force(), a.is_in_force()), (2, true, false));
-        let hand = Hand { on: true, until: None };
-        modes.by_hand(&a, Some(hand), Note::default(), now + S);
-        assert_eq!(modes.in_force(), 3);
-        modes.look(&b, false, vec![], now + 2 * S);
-        modes.look(&b, false, vec![], now + 4 * S);
-        assert_eq!(modes.in_force(), 1);
-        let (episodes, count) = modes.episodes_since(0);
-        assert_eq!((count, episodes[0].mode.as_str(), episodes[1].mode.as_str()), (2, "b", "a"));
-        assert!(episodes[0].ended().is_some_and(|end| end.took == 3 * S && end.by == "condition"));
-        assert!(episodes[1].ended().is_none() && modes.episodes_since(2).0.is_empty());
-    }
-
-    #[test]
-    fn a_reload_finds_a_mode_by_its_name_and_forgets_it_when_it_is_gone() {
-        let (now, modes) = (clock::now(), Modes::default());
-        let a = cell(&modes, "a");
-        modes.by_hand(&a, Some(Hand { on: true, until: None }), Note::default(), now);
-        assert!(Arc::ptr_eq(&a, &cell(&modes, "a")));
-        drop(a);
-        modes.forget_unused();
-        for cell in modes.all_in_force() {
-            modes.remove(&cell, now + S);
-        }
-        assert_eq!(modes.in_force(), 0);
-        modes.forget_unused();
-        assert!(!cell(&modes, "a").is_in_force());
-        assert_eq!(modes.episodes_since(0).0[0].ended().map(|end| end.by), Some("removed"));
-    }
-
-    #[test]
-    fn bits_are_given_again_where_all_are_taken() {
-        let modes = Modes::default();
-        let cells: Vec<_> = (0..70).map(|n| cell(&modes, &n.to_string())).collect();
-        let bits = cells.iter().take(64).fold(0, |bits, cell| bits | cell.bit);
-        assert_eq!(bits, u64::MAX);
-        assert!(cells.iter().all(|cell| cell.bit.count_ones() == 1));
-    }
-}
+#[path = "modes_tests.rs"]
+mod tests;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http::StatusCode;
-use http::header::{CONTENT_TYPE, HeaderName};
+use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 
 use super::check::{Check, MS};
 use super::forms::At;
@@ -114,11 +114,24 @@ impl Check<'_> {
             headers.and_then(|at| at.remove.as_ref()).map_or_else(Vec::new, |remove| {
                 remove.iter().filter_map(|at| self.header_name(at)).collect()
             });
+        self.set_and_removed(headers.map(|at| at.id), &set_headers, &remove_headers);
         let models = raw.models.as_ref().map_or_else(Vec::new, |at| {
             at.0.iter().map(|(from, to)| (from.clone(), to.value.clone())).collect()
         });
         let rewrite = super::model::Rewrite { path, set, remove };
         Reduction { rewrite, models, set_headers, remove_headers }
+    }
+
+    fn set_and_removed(
+        &mut self,
+        id: Option<NodeId>,
+        set: &[(HeaderName, HeaderValue)],
+        removed: &[HeaderName],
+    ) {
+        let twice = set.iter().find(|(name, _)| removed.contains(name));
+        if let (Some(id), Some((name, _))) = (id, twice) {
+            self.error(id, format!("`{name}` is set and removed: keep one of the two"));
+        }
     }
 
     fn use_instead(&mut self, list: &At<Vec<At<String>>>, known: &Known<'_>) -> Vec<usize> {

@@ -94,6 +94,12 @@ impl Check<'_> {
         if list.is_empty() && !self.tree.damaged(list.id) {
             self.error(list.id, "no condition: expected at least one");
         }
+        if let (None, Some(manual)) = (&raw.any, list.iter().find_map(|at| at.manual.as_ref())) {
+            self.error(
+                manual.id,
+                "what is by hand only is never so by itself: `all` would never hold",
+            );
+        }
         make(list.iter().map(|at| self.condition(at, around)).collect())
     }
 

@@ -1,5 +1,6 @@
 //! What routes make of modes of degradation: which apply to them, and whether they can.
 
+use super::actions::key;
 use super::check::Check;
 use super::forms::At;
 use super::model::{Action, Degradation, Policy, Route};
@@ -110,6 +111,15 @@ impl Check<'_> {
         }
         for (index, mode) in policy.degradations.iter().enumerate() {
             let only_told = mode.actions.iter().all(|action| matches!(action, Action::Notify(_)));
+            if let (Some(what), Some(at)) =
+                (never_done(mode), self.find(&["degradations", &mode.name]))
+            {
+                let message = format!(
+                    "`{}` answers every request by its `respond`: its `{what}` is never done",
+                    mode.name
+                );
+                found.push(self.tree.on_key(at, message));
+            }
             let unused = policy.routes.iter().all(|route| !route.degrade.contains(&index));
             if let (false, true, Some(at)) =
                 (only_told, unused, self.find(&["degradations", &mode.name]))
@@ -123,6 +133,13 @@ impl Check<'_> {
         }
         found
     }
+}
+
+/// What a mode would do to requests, all of which it answers.
+fn never_done(mode: &Degradation) -> Option<&'static str> {
+    let answers = mode.actions.iter().any(|action| matches!(action, Action::Respond(_)));
+    let changes = |action: &&Action| matches!(action, Action::Reduce(_) | Action::Use(_));
+    mode.actions.iter().filter(|_| answers).find(changes).map(key)
 }
 
 /// Providers that modes of a route may use, and that are not its own.

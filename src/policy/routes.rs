@@ -266,12 +266,14 @@ impl Check<'_> {
     pub(super) fn passthrough(&mut self, routes: &[(NodeId, Route)], providers: &mut [Checked]) {
         for (id, route) in routes {
             let all = everyone(route);
-            let asking = all.iter().filter(|index| asks(&providers[**index]));
+            // The only one of its own gets them where it says nothing.
+            let alone = |index: usize| own(route) == [index] && !providers[index].bare.is_empty();
+            let asking = all.iter().filter(|index| asks(&providers[**index]) || alone(**index));
             let names: Vec<_> =
                 asking.map(|index| format!("`{}`", providers[*index].provider.name)).collect();
             if names.len() > 1 {
                 let message = format!(
-                    "{} all have `auth: passthrough`: the application's credentials go to one provider of a route",
+                    "{} would all be given the application's credentials: they go to one provider of a route (`auth: passthrough`, or no `auth` where it is alone)",
                     names.join(", ")
                 );
                 self.error(self.tree.child(*id, "providers").unwrap_or(*id), message);

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_RANGE};
+use http::header::{CONTENT_LENGTH, CONTENT_RANGE, IF_MODIFIED_SINCE, IF_NONE_MATCH};
 use http::response::Parts;
-use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 
 use super::changes::changed;
 use super::error::{Kind, Problem};
@@ -30,6 +30,9 @@ use crate::cache::store::Did;
 use crate::cache::stored::Stored;
 use crate::clock;
 use crate::snapshot::{Route, RouteCache};
+
+/// How often another's answer, which varies by other headers, is waited for.
+const LOOKS: usize = 2;
 
 pub type Outcome = Result<Box<Ready>, Problem>;
 
@@ -66,7 +69,7 @@ pub async fn answer(ask: &mut Ask, route: &Route, cache: &RouteCache) -> Outcome
         Ok(sought) => sought,
         Err(why) => return past(ask, route, cache, why).await,
     };
-    let mut selecting = None;
+    let (mut selecting, mut looks) = (None, 0);
     loop {
         let asking = match look(ask, cache, &sought, selecting.as_ref()) {
             Step::Serve(stored) => match part_of(&sought, &stored) {
@@ -76,28 +79,33 @@ pub async fn answer(ask: &mut Ask, route: &Route, cache: &RouteCache) -> Outcome
                     return Ok(part.unwrap_or_else(|| from_store(ask, stored, None)));
                 }
             },
+            Step::NotCached => {
+                did(ask, cache, Did::Miss);
+                let detail = "it says `only-if-cached`, and nothing that is stored serves it";
+                return Err(Problem::new(Kind::NotCached, detail));
+            }
             _ if sought.part.is_some() => return past(ask, route, cache, "partial").await,
             Step::Meanwhile(stored) => {
                 did(ask, cache, Did::Stale);
                 refresh::begin(ask, cache, &sought, &stored);
                 return Ok(from_store(ask, stored, Some("stale-while-revalidate")));
             }
-            Step::NotCached => {
-                did(ask, cache, Did::Miss);
-                let detail = "it says `only-if-cached`, and nothing that is stored serves it";
-                return Err(Problem::new(Kind::NotCached, detail));
-            }
             Step::Ask(asking) => asking,
         };
         let lead = match asking.together.map(|key| cache.live.flights.enter(key)) {
-            Some(Turn::Follow(flight)) => match follow(ask, cache, &flight, &asking).await {
-                Waited::Done(outcome) => return outcome,
-                Waited::LookAgain(by) => {
-                    selecting = by.or(selecting);
-                    continue;
+            Some(Turn::Follow(flight)) => {
+                match follow(ask, cache, &flight, (&sought, &asking)).await {
+                    Waited::Done(outcome) => return outcome,
+                    // Where answers vary now by this and now by that, it is not gone round for ever.
+                    Waited::LookAgain(Some(_)) if looks == LOOKS => None,
+                    Waited::LookAgain(by) => {
+                        looks += usize::from(by.is_some());
+                        selecting = by.or(selecting);
+                        continue;
+                    }
+                    Waited::Alone => None,
                 }
-                Waited::Alone => None,
-            },
+            }
             Some(Turn::Lead(lead)) => Some(lead),
             None => None,
         };
@@ -156,7 +164,12 @@ fn look(ask: &Ask, cache: &RouteCache, sought: &Sought, by: Option<&Selecting>) 
 }
 
 /// Waits for the answer to an equal request.
-async fn follow(ask: &mut Ask, cache: &RouteCache, flight: &Flight, asking: &Asking) -> Waited {
+async fn follow(
+    ask: &mut Ask,
+    cache: &RouteCache,
+    flight: &Flight,
+    (sought, asking): (&Sought, &Asking),
+) -> Waited {
     let timer = Rc::clone(&ask.timer);
     match timer.until(ask.deadline, flight.landed()).await {
         Ok(Landed::Again) => Waited::LookAgain(None),
@@ -164,7 +177,14 @@ async fn follow(ask: &mut Ask, cache: &RouteCache, flight: &Flight, asking: &Ask
             if !growing.selecting.selects(&ask.headers, &cache.live.secret) {
                 return Waited::LookAgain(Some(growing.selecting.clone()));
             }
-            along(ask, cache, &growing, asking.why).map_or(Waited::Alone, |it| Waited::Done(Ok(it)))
+            if !serves_now(cache, sought, &growing) {
+                return Waited::Alone;
+            }
+            match along(ask, cache, &growing, asking.why) {
+                Some(ready) => Waited::Done(Ok(ready)),
+                None if growing.is_broken() => Waited::LookAgain(None),
+                None => Waited::Alone,
+            }
         }
         Ok(Landed::Alone) => Waited::Alone,
         Ok(Landed::Failed) => match &asking.found {
@@ -184,6 +204,14 @@ async fn follow(ask: &mut Ask, cache: &RouteCache, flight: &Flight, asking: &Ask
     }
 }
 
+/// What is under way would serve this request, were it stored: it did not go stale meanwhile, and
+/// nobody changed what it tells of.
+fn serves_now(cache: &RouteCache, sought: &Sought, growing: &Growing) -> bool {
+    let marks = &cache.live.marks;
+    let changed = sought.uri.as_ref().is_some_and(|uri| marks.reaches(uri, growing.asked));
+    !changed && growing.life.satisfies(&sought.control, clock::now())
+}
+
 /// Reads another's answer along; `None` where its beginning is gone.
 fn along(
     ask: &mut Ask,
@@ -199,6 +227,34 @@ fn along(
     Some(Ready::of_nobody(head, ReadyBody::Followed(reader)))
 }
 
+/// The conditions of a request (RFC 9110, 13.1) of which a cache makes use.
+const CONDITIONS: [HeaderName; 2] = [IF_NONE_MATCH, IF_MODIFIED_SINCE];
+
+impl Ask {
+    /// Asks whether what is stored is still what it was; the application's own conditions wait.
+    pub fn validates(&mut self, stored: &Stored) {
+        let mut own = HeaderMap::new();
+        for name in CONDITIONS {
+            for value in self.headers.get_all(&name) {
+                own.append(name.clone(), value.clone());
+            }
+        }
+        self.conditions = Some(own);
+        stored.validate(&mut self.headers);
+    }
+
+    /// Puts these back.
+    pub fn own_conditions(&mut self) {
+        let Some(own) = self.conditions.take() else { return };
+        for name in CONDITIONS {
+            self.headers.remove(&name);
+            for value in own.get_all(&name) {
+                self.headers.append(name.clone(), value.clone());
+            }
+        }
+    }
+}
+
 /// Counts and tells what the cache did.
 pub fn did(ask: &mut Ask, cache: &RouteCache, did: Did) {
     cache.live.did(did);
@@ -207,7 +263,7 @@ pub fn did(ask: &mut Ask, cache: &RouteCache, did: Did) {
 
 /// A stored answer as an answer to this request: whole, its head alone, or that it is known already.
 pub fn from_store(ask: &Ask, stored: Arc<Stored>, detail: Option<&str>) -> Box<Ready> {
-    let known = stored.is_known_to(&ask.headers);
+    let known = stored.is_known_to(ask.conditions.as_ref().unwrap_or(&ask.headers));
     let status = if known { StatusCode::NOT_MODIFIED } else { stored.status };
     let mut head = head(status, stored.headers.clone());
     marked::hit(&mut head, &stored.life, clock::now(), detail);

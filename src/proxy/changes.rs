@@ -25,21 +25,26 @@ pub fn changed(ask: &Ask, route: &Route, outcome: &Outcome) {
         return;
     }
     let (secret, marks, now) = (caches.secret(), caches.marks(), clock::now());
-    let host = sought::host(&ask.headers, &ask.uri);
-    marks.set(&sought::uri(secret, &ask.headers, &ask.uri), now);
+    let host = sought::host(&ask.headers, asked(ask));
+    marks.set(&sought::uri(secret, &ask.headers, asked(ask)), now);
     for name in [LOCATION, CONTENT_LOCATION] {
         let value = ready.head.headers.get(name);
-        if let Some(target) = value.and_then(|value| here(value, &host, &ask.uri)) {
+        if let Some(target) = value.and_then(|value| here(value, &host, asked(ask))) {
             marks.set(&sought::at(secret, &host, &target), now);
         }
     }
 }
 
+/// What the application asked for, whatever a mode made of it.
+fn asked(ask: &Ask) -> &Uri {
+    ask.asked_uri.as_ref().unwrap_or(&ask.uri)
+}
+
 /// A reference stands for what the request itself asked for.
 pub fn is_here(ask: &Ask, reference: &HeaderValue) -> bool {
-    let host = sought::host(&ask.headers, &ask.uri);
-    let asked = ask.uri.path_and_query().map_or("/", |target| target.as_str());
-    here(reference, &host, &ask.uri).is_some_and(|target| target == asked)
+    let host = sought::host(&ask.headers, asked(ask));
+    let whole = asked(ask).path_and_query().map_or("/", |target| target.as_str());
+    here(reference, &host, asked(ask)).is_some_and(|target| target == whole)
 }
 
 /// The path and query that a reference of this host stands for (RFC 3986, 5.2, without dot segments).

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::Uri;
+use http::header::HeaderName;
 
 use super::cached;
 use super::error::{Kind, Problem};
@@ -28,6 +29,15 @@ use crate::live::episode::{Episode, Touch};
 use crate::policy::model::{Action, Reduction, Respond};
 use crate::resilience::breaker::Mode;
 use crate::snapshot::{Route, RouteMode};
+
+/// RFC 9421: what it covers may not change.
+const SIGNATURE: HeaderName = HeaderName::from_static("signature");
+/// RFC 9530, RFC 3230, RFC 1864.
+const DIGESTS: [HeaderName; 3] = [
+    HeaderName::from_static("content-digest"),
+    HeaderName::from_static("digest"),
+    HeaderName::from_static("content-md5"),
+];
 
 /// A mode that is in force.
 #[derive(Debug)]
@@ -52,7 +62,12 @@ impl Ask {
 
     /// Some mode that may change it, or answer it, is in force.
     pub fn is_degraded(&self) -> bool {
+        let acts = |mode: &InForce<'_>| {
+            let mut actions = mode.of.mode.policy.actions.iter();
+            !mode.is_shadow() && actions.any(|action| !matches!(action, Action::Notify(_)))
+        };
         self.worker.live.modes.in_force() & self.route.modes.mask != 0
+            && in_force(&self.route).iter().any(acts)
     }
 
     #[cold]
@@ -91,7 +106,10 @@ impl Ask {
                 return Err((cell.earliest_end(clock::now()), why));
             }
         }
-        self.change(&modes);
+        if modes.iter().any(|mode| !mode.is_shadow()) {
+            self.story.touched().held_back = true;
+            self.change(&modes);
+        }
         Ok(())
     }
 
@@ -171,7 +189,7 @@ impl Ask {
             // Whoever is asked now may know the model by another name.
             self.payload.find_model();
         }
-        self.reduced = self.story.touched.is_some();
+        self.reduced = self.story.touched.as_ref().is_some_and(|touched| !touched.by.is_empty());
     }
 
     fn reduce(&mut self, reduction: &Reduction) {
@@ -183,13 +201,16 @@ impl Ask {
             self.headers.insert(name.clone(), value.clone());
         }
         if let Some((pattern, to)) = &rewrite.path {
+            self.asked_uri.get_or_insert_with(|| self.uri.clone());
             self.uri = with_path(&self.uri, &pattern.replace(self.uri.path(), to.as_str()));
         }
         if (!rewrite.changes_body() && models.is_empty()) || self.payload.is_empty() {
             return;
         }
-        if self.payload.reduce(models, rewrite) {
+        if !self.headers.contains_key(SIGNATURE) && self.payload.reduce(models, rewrite) {
             self.estimate_tokens();
+            // Of the body as it was.
+            DIGESTS.iter().for_each(|name| drop(self.headers.remove(name)));
         } else {
             self.story.touched().body_left = true;
         }
@@ -238,7 +259,9 @@ impl Touched {
     pub fn note(&mut self, mode: &InForce<'_>, what: Touch) {
         if !self.has(mode, Some(what)) {
             let cell = &mode.of.mode.live;
-            cell.touch(&mode.episode, what, !self.has(mode, None));
+            if !self.held_back {
+                cell.touch(&mode.episode, what, !self.has(mode, None));
+            }
             self.by.push((Arc::clone(cell), Arc::clone(&mode.episode), what));
         }
     }
@@ -252,7 +275,8 @@ fn in_force(route: &Route) -> Vec<InForce<'_>> {
 /// Another path, the same query; as it was, where that would be none.
 fn with_path(uri: &Uri, path: &str) -> Uri {
     let slash = if path.starts_with('/') { "" } else { "/" };
-    let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+    let mark = if path.contains('?') { '&' } else { '?' };
+    let query = uri.query().map(|query| format!("{mark}{query}")).unwrap_or_default();
     Uri::try_from(format!("{slash}{path}{query}")).unwrap_or_else(|_| uri.clone())
 }
 
@@ -265,6 +289,7 @@ mod tests {
         let path =
             |uri: &str, path: &str| with_path(&uri.parse().expect("a URI"), path).to_string();
         assert_eq!(path("/v1/chat?x=1", "/v1/small"), "/v1/small?x=1");
+        assert_eq!(path("/v1/chat?x=1", "/v2?tier=small"), "/v2?tier=small&x=1");
         assert_eq!(path("/v1/chat", "v2"), "/v2");
         assert_eq!(path("/v1/chat", "/a b"), "/v1/chat");
     }

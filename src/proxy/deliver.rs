@@ -137,6 +137,9 @@ impl Admitted {
         let route = Arc::clone(&ask.route);
         let now = clock::now();
         ask.story.begins(now);
+        if let Some(touched) = &mut ask.story.touched {
+            touched.count();
+        }
         ask.deadline = now + route.policy.timeout;
         let outcome = Box::pin(attempts(&mut ask, &route, pick)).await;
         ask.sample(&outcome);

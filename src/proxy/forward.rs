@@ -56,20 +56,20 @@ pub async fn forward(
     hurries: bool,
 ) -> Outcome {
     let (asked, generation) = (clock::now(), cache.live.generation());
-    let own = ask.headers.clone();
     let is_http = errand.sought.uri.is_some();
     let validates = errand.found.as_ref().filter(|stored| is_http && stored.can_be_validated());
     if let Some(stored) = validates {
-        stored.validate(&mut ask.headers);
+        ask.validates(stored);
     }
     let validates = validates.is_some();
     ask.stored = errand.found.clone();
     ask.hurries = hurries && serves(errand.found.as_ref()).is_some();
     let outcome = run(ask, route).await;
-    ask.headers = own;
+    ask.own_conditions();
     match (outcome, &errand.found) {
+        // Of a mode: whoever waits hears of it itself.
         (Ok(ready), _) if ready.ours => {
-            land(errand.lead, Landed::Failed);
+            land(errand.lead, Landed::Again);
             Ok(ready)
         }
         (Ok(ready), Some(stored)) if validates && ready.head.status == StatusCode::NOT_MODIFIED => {
@@ -80,13 +80,14 @@ pub async fn forward(
             Ok(recorded(ask, cache, errand, ready, (asked, generation)))
         }
         (outcome, found) => {
+            let landed = landed_as(ask, &outcome);
             let outcome = stale_or(ask, cache, found.as_ref(), outcome);
             match outcome {
                 Ok(ready) if !ready.ours => {
                     Ok(recorded(ask, cache, errand, ready, (asked, generation)))
                 }
                 outcome => {
-                    land(errand.lead, Landed::Failed);
+                    land(errand.lead, landed);
                     outcome
                 }
             }
@@ -130,6 +131,17 @@ fn is_nobody(kind: Kind) -> bool {
             | QueueShare
             | QueueLate
     )
+}
+
+/// What an error is to those who wait: theirs too, or this request's own affair.
+fn landed_as(ask: &Ask, outcome: &Outcome) -> Landed {
+    match outcome {
+        Err(problem) if problem.kind == Kind::Deadline && ask.overrides.timeout.is_some() => {
+            Landed::Again
+        }
+        Err(problem) if !is_nobody(problem.kind) => Landed::Again,
+        _ => Landed::Failed,
+    }
 }
 
 /// What is stored and serves in place of an error.
@@ -310,6 +322,10 @@ fn draft(
     headers::end_answer_hop(&mut headers, false);
     let (life, selecting) = match &cache.policy.store {
         Keeps::Http => {
+            // A good status, and a failure by what it says.
+            if status.is_success() && told.class != Class::Success {
+                return None;
+            }
             let received = received(status, &headers, asked);
             let life = Lifetime::http(&ask.headers, received, windows(cache))?;
             (life, Selecting::of(&ask.headers, &headers, &cache.live.secret)?)

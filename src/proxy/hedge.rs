@@ -107,6 +107,7 @@ impl Ask {
             story: self.story.aside(),
             method: self.method.clone(),
             uri: self.uri.clone(),
+            asked_uri: self.asked_uri.clone(),
             headers: self.headers.clone(),
             payload,
             upgrade: None,
@@ -125,6 +126,7 @@ impl Ask {
             looks_again: 0,
             stored: None,
             reduced: self.reduced,
+            conditions: None,
             hurries: self.hurries,
             is_job: self.is_job,
         }))

@@ -9,6 +9,7 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use http::header::CONTENT_LENGTH;
 use http_body::Frame;
 use tokio::task::spawn_local;
 use tokio::time::Sleep;
@@ -34,6 +35,8 @@ pub struct Replay {
 pub struct Followed {
     reader: Reader,
     story: Box<Story>,
+    /// Of the body, where it is told: nobody asks for its end then.
+    length: Option<u64>,
     idle: Duration,
     last: Instant,
     timer: Option<Pin<Box<Sleep>>>,
@@ -84,7 +87,9 @@ impl Followed {
         let idle = ask.route.tiers[0].candidates[0].provider.policy.timeouts.idle;
         let Ask { mut story, .. } = ask;
         story.lighten();
-        Followed { reader, story, idle, last: clock::now(), timer: None }
+        let length = reader.of().headers.get(CONTENT_LENGTH);
+        let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
+        Followed { reader, story, length, idle, last: clock::now(), timer: None }
     }
 
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Polled {
@@ -92,6 +97,9 @@ impl Followed {
             Poll::Ready(Some(Ok(data))) => {
                 self.last = clock::now();
                 self.story.bytes_out += data.len() as u64;
+                if self.length == Some(self.story.bytes_out) {
+                    self.story.finish(End::Answered);
+                }
                 Poll::Ready(Some(Ok(Frame::data(data))))
             }
             Poll::Ready(None) => {

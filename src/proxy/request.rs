@@ -45,6 +45,8 @@ pub struct Ask {
     pub story: Box<Story>,
     pub method: Method,
     pub uri: Uri,
+    /// As the application asked for it, where a mode asks for another.
+    pub asked_uri: Option<Uri>,
     /// Fit for any provider; each attempt makes its own of them.
     pub headers: HeaderMap,
     pub payload: Payload,
@@ -74,6 +76,8 @@ pub struct Ask {
     pub stored: Option<Arc<Stored>>,
     /// A mode has changed what is asked for, or of whom: its answer is not kept.
     pub reduced: bool,
+    /// The application's own, while it is asked with those of what is stored.
+    pub conditions: Option<HeaderMap>,
     /// Something stored would serve in place of an error: nothing is waited for.
     pub hurries: bool,
     /// It is a job: whoever cannot be admitted is tried again later, and not turned away.
@@ -148,6 +152,7 @@ impl Ask {
             story,
             method,
             uri,
+            asked_uri: None,
             headers,
             tokens: tokens(&payload),
             deadline: payload.taken() + route.policy.timeout,
@@ -166,6 +171,7 @@ impl Ask {
             looks_again: 0,
             stored: None,
             reduced: false,
+            conditions: None,
             hurries: false,
             is_job: false,
         }

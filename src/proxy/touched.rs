@@ -23,6 +23,8 @@ pub struct Touched {
     pub request_id: Option<String>,
     /// The body was not kept whole, or is no JSON: it was not changed.
     pub body_left: bool,
+    /// It is not counted yet: whether the job is run is not known.
+    pub held_back: bool,
     /// None of the route's own providers could be asked: a good answer is an error avoided.
     pub in_need: bool,
 }
@@ -52,6 +54,17 @@ impl Story {
 }
 
 impl Touched {
+    /// Counts what was held back.
+    pub fn count(&mut self) {
+        if !std::mem::take(&mut self.held_back) {
+            return;
+        }
+        for (at, (cell, episode, what)) in self.by.iter().enumerate() {
+            let first = !self.by[..at].iter().any(|(known, ..)| Arc::ptr_eq(known, cell));
+            cell.touch(episode, *what, first);
+        }
+    }
+
     /// It was answered, whole, with this status.
     pub fn answered(&self, status: u16) {
         let good = (200..500).contains(&status) && status != 429;

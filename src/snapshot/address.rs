@@ -19,6 +19,8 @@ use crate::policy::model::{self, Auth, Scope};
 use crate::resilience::outcome::Class;
 use crate::upstream::Target;
 
+/// A model that nobody asked for since says nothing of its address.
+const LATELY: Duration = Duration::from_secs(60);
 /// Models that get a breaker of their own at one address; the others share the address's.
 const MODELS: usize = 64;
 /// A closed breaker unused for this long gives its place to another model's.
@@ -130,12 +132,21 @@ impl Address {
         circuit
     }
 
-    /// Whether nothing gets through here: the breaker's word, or that of every model's that is known.
+    /// Whether nothing gets through here: the breaker's word, or that of every model's that was asked
+    /// for lately.
     pub fn is_shut(&self, now: Instant) -> bool {
         let shut =
             |circuit: &Arc<Circuit>| circuit.breaker.as_ref().is_some_and(|b| b.is_shut(now));
+        let asked = |circuit: &&Arc<Circuit>| {
+            let idle = circuit.breaker.as_ref().and_then(|breaker| breaker.idle_for(now));
+            idle.is_none_or(|idle| idle < LATELY)
+        };
         let models = self.models.load();
-        if models.is_empty() { shut(&self.whole) } else { models.values().all(shut) }
+        if models.is_empty() {
+            return shut(&self.whole);
+        }
+        let mut asked = models.values().filter(asked).peekable();
+        asked.peek().is_some() && asked.all(shut)
     }
 
     /// The next credential's index, side by side; `usable` says which may be used now.

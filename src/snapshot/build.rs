@@ -216,8 +216,8 @@ fn as_asked(mut provider: model::Provider) -> model::Provider {
 }
 
 fn reads_body(route: &model::Route, providers: &[model::Provider]) -> bool {
-    let used = route.providers.iter().map(|w| w.provider).chain(route.fallback.iter().copied());
-    used.map(|index| &providers[index]).any(|provider| {
+    let own = route.providers.iter().map(|w| w.provider).chain(route.fallback.iter().copied());
+    own.chain(route.used.iter().copied()).map(|index| &providers[index]).any(|provider| {
         let by_model = matches!(&provider.breaker, Some(b) if b.scope == Scope::Model);
         by_model
             || !provider.models.is_empty()

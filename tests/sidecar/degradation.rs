@@ -381,3 +381,25 @@ fn what_a_mode_has_made_smaller_is_not_kept_for_later() {
     hand(&sidecar, "enter", "brownout", &json!({}));
     assert_eq!((marks(&sidecar.send(&chat())), origin.count()), (None, 2));
 }
+
+#[test]
+fn what_is_served_stale_is_whole_for_who_asks_without_conditions() {
+    let headers = [("cache-control", "max-age=0"), ("etag", "\"one\"")];
+    let origin = Origin::start(Behaviour::status(200, &headers));
+    let when = "when: { manual: true }, actions: [ { serve_stale: 1h } ]";
+    let cache = "caches: { c: { store: http, stale_while_revalidate: 0s } }\n";
+    let yaml =
+        degraded(&[("a", &origin.url(), PLAIN)], "providers: [a], cache: c", &[("brownout", when)])
+            + cache;
+    let sidecar = alone(&yaml);
+    let first = sidecar.send(&Call::get("/page"));
+    hand(&sidecar, "enter", "brownout", &json!({}));
+    let answer = sidecar.send(&Call::get("/page"));
+    assert_eq!((answer.status, answer.text()), (200, first.text()));
+    assert_eq!((marks(&answer), origin.count()), (Some("brownout"), 1));
+    let known = sidecar.send(&Call::get("/page").header("if-none-match", "\"one\""));
+    assert_eq!((known.status, known.text().as_ref()), (304, ""));
+    let other = sidecar.send(&Call::get("/page").header("if-none-match", "\"old\""));
+    assert_eq!((other.status, other.text()), (200, first.text()));
+    assert_eq!(origin.count(), 1);
+}
