@@ -9,7 +9,7 @@ use super::forms::{At, TextOr};
 use super::raw::RawRoute;
 use super::raw_caches::{RawCache, RawKeeps};
 use super::routes::Known;
-use super::rules::refers_to_nothing;
+use super::rules::named;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cache {
@@ -130,12 +130,7 @@ impl Check<'_> {
         if at.as_str() == "none" {
             return None;
         }
-        let found = known.caches.get(at.as_str()).copied();
-        if found.is_none() {
-            refers_to_nothing(self, at, "cache", "caches", known.caches.keys());
-        }
-        // One that was declared, but could not be read.
-        found.filter(|index| *index < usize::MAX)
+        named(self, at, "cache", "caches", known.caches)
     }
 }
 

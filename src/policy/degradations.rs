@@ -8,13 +8,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::check::{Check, DAY, MS};
-use super::forms::{At, Length};
+use super::forms::{At, Share};
 use super::model::{Degradation, Of, Sign};
 use super::raw_degradations::{
     RawCapacityUsed, RawCondition, RawDegradation, RawErrorRate, RawLatency, RawQueueWaiting,
 };
 use super::routes::Known;
-use super::rules::refers_to_nothing;
+use super::rules::{named, refers_to_nothing};
 use super::tree::NodeId;
 use crate::resilience::breaker::Mode;
 use crate::resilience::condition::Condition;
@@ -138,10 +138,7 @@ impl Check<'_> {
     fn error_rate(&mut self, at: &At<RawErrorRate>, around: &Around<'_>) -> Option<Sign> {
         let raw = &at.value;
         self.missing(at.id, "above", "no `above`: expected a share, like `0.25` or `25%`");
-        let above = self.share(&raw.above, 1.0);
-        if let Some(at) = raw.above.filter(|at| at.value.0 >= 1.0) {
-            self.error(at.id, "nothing is above all of it: expected less than `1`");
-        }
+        let above = self.above(&raw.above);
         Some(Sign::ErrorRate {
             above,
             over: self.length(&raw.over, 30 * SECOND, SECOND..=HOUR),
@@ -166,12 +163,8 @@ impl Check<'_> {
             }
             return None;
         };
-        let above = self.quantile_above(length);
+        let above = self.length(&Some(length), MS, MS..=HOUR);
         Some(Sign::Latency { of: of?, quantile, above, over, min_requests })
-    }
-
-    fn quantile_above(&mut self, at: At<Length>) -> Duration {
-        self.length(&Some(at), MS, MS..=HOUR)
     }
 
     fn queue_waiting(&mut self, at: &At<RawQueueWaiting>, known: &Known<'_>) -> Option<Sign> {
@@ -179,12 +172,7 @@ impl Check<'_> {
         self.missing(at.id, "of", "no `of`: expected a queue, like `of: default`");
         self.missing(at.id, "above", "no `above`: expected how many wait, like `500`");
         let above = self.count(&raw.above, 1_u64, 0..=1_000_000);
-        let name = raw.of.as_ref()?;
-        let found = known.queues.get(name.as_str()).copied();
-        if found.is_none() {
-            refers_to_nothing(self, name, "queue", "queues", known.queues.keys());
-        }
-        let queue = found.filter(|index| *index < usize::MAX)?;
+        let queue = named(self, raw.of.as_ref()?, "queue", "queues", known.queues)?;
         Some(Sign::QueueWaiting { queue, above })
     }
 
@@ -192,12 +180,17 @@ impl Check<'_> {
         let raw = &at.value;
         self.missing(at.id, "of", "no `of`: expected a provider, like `of: openai`");
         self.missing(at.id, "above", "no `above`: expected a share, like `0.9` or `90%`");
-        let above = self.share(&raw.above, 1.0);
-        if let Some(at) = raw.above.filter(|at| at.value.0 >= 1.0) {
-            self.error(at.id, "nothing is above all of it: expected less than `1`");
-        }
+        let above = self.above(&raw.above);
         let provider = self.provider_named(raw.of.as_ref()?, known)?;
         Some(Sign::CapacityUsed { provider, above })
+    }
+
+    /// A share that something can be above.
+    fn above(&mut self, at: &Option<At<Share>>) -> f64 {
+        if let Some(at) = at.filter(|at| at.value.0 >= 1.0) {
+            self.error(at.id, "nothing is above all of it: expected less than `1`");
+        }
+        self.share(at, 1.0)
     }
 
     /// A route or a provider.

@@ -16,7 +16,7 @@ use super::matching::{HeaderMatch, HostPattern, PathPattern};
 use super::model::{Affinity, AllowOverride, Auth, Match, Route, Weighted};
 use super::providers::Checked;
 use super::raw::{RawAffinity, RawHeaderMatch, RawHedge, RawMatch, RawRoute, RawWeighted};
-use super::rules::{Rules, refers_to_nothing};
+use super::rules::{Rules, named};
 use super::tree::NodeId;
 use super::words::Override;
 use crate::resilience::balancer::Balance;
@@ -105,12 +105,7 @@ impl Check<'_> {
     }
 
     pub(super) fn provider_named(&mut self, name: &At<String>, known: &Known<'_>) -> Option<usize> {
-        let found = known.providers.get(name.as_str()).copied();
-        if found.is_none() {
-            refers_to_nothing(self, name, "provider", "providers", known.providers.keys());
-        }
-        // One that was declared, but could not be read.
-        found.filter(|index| *index < usize::MAX)
+        named(self, name, "provider", "providers", known.providers)
     }
 
     fn fallback(

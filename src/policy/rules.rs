@@ -68,6 +68,21 @@ impl Rules {
     }
 }
 
+/// A place in the list of what is known; `None` was reported, or was declared but could not be read.
+pub(super) fn named(
+    check: &mut Check<'_>,
+    at: &At<String>,
+    what: &str,
+    section: &str,
+    known: &BTreeMap<String, usize>,
+) -> Option<usize> {
+    let found = known.get(at.as_str()).copied();
+    if found.is_none() {
+        refers_to_nothing(check, at, what, section, known.keys());
+    }
+    found.filter(|index| *index < usize::MAX)
+}
+
 pub(super) fn refers_to_nothing<'n>(
     check: &mut Check<'_>,
     at: &At<String>,
