@@ -157,7 +157,9 @@ pub fn run(options: &Options) -> Result<Ended, StartError> {
     let common = Common { current: Arc::clone(&current), live, log, store };
     let hands = Hands::start(options.workers, common, &shown, resolver, &here)?;
     let accepting = front_of(accept, hands, signals, shown, current, wake);
-    let ended = here.block_on(&front, accepting)?;
+    // As a task: what a set of tasks is run for is polled whenever one of them is.
+    let accepting = async { tokio::task::spawn_local(accepting).await };
+    let ended = here.block_on(&front, accepting).map_err(std::io::Error::other)??;
     drop(here);
     if ended == Ended::Drained {
         let _ = writer.join();

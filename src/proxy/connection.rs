@@ -251,7 +251,19 @@ async fn plain_or_tls<S: Stream>(
     stream: S,
     tls: Option<Arc<rustls::ServerConfig>>,
 ) -> std::io::Result<()> {
-    let Some(config) = tls else { return http(worker, client, stream).await };
+    match tls {
+        None => http(worker, client, stream).await,
+        // Apart: what a handshake takes is no part of every connection.
+        Some(config) => Box::pin(over_tls(worker, client, stream, config)).await,
+    }
+}
+
+async fn over_tls<S: Stream>(
+    worker: &Rc<Worker>,
+    client: &Rc<Client>,
+    stream: S,
+    config: Arc<rustls::ServerConfig>,
+) -> std::io::Result<()> {
     let mut handshake = pin!(TlsAcceptor::from(config).accept(stream));
     let stream = std::future::poll_fn(|cx| {
         client.listen(cx.waker());

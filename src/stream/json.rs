@@ -1,32 +1,16 @@
 //! One pass over a JSON text: is it one (RFC 8259), and where do the values at some pointers stand?
 //!
 //! An event of a stream is read for many things at once (content, ends, errors, tokens), and only
-//! to look: so nothing is built, a value is a range of the text. Pointers (RFC 6901) are compiled
-//! into a trie of their tokens; whatever is not on a way to one of them is checked and passed over.
-//! Of equal keys the last counts, as it does for most readers.
+//! to look: so nothing is built, a value is a range of the text. Whatever is not on a way to one of
+//! the pointers is checked and passed over. Of equal keys the last counts, as it does for most readers.
 
 use std::borrow::Cow;
 use std::ops::Range;
 
-use crate::policy::pointer::Pointer;
+use super::pointers::Pointers;
 
 /// Nested deeper than this, it is not read.
 pub(super) const DEPTH: usize = 128;
-
-/// Pointers that are looked for together.
-#[derive(Clone, Debug)]
-pub struct Pointers {
-    nodes: Vec<Node>,
-    count: usize,
-}
-
-#[derive(Clone, Debug, Default)]
-struct Node {
-    slot: Option<usize>,
-    children: Vec<(String, usize)>,
-    /// Every slot here and below.
-    below: Vec<usize>,
-}
 
 /// Where the values of one text stand, by slot.
 #[derive(Clone, Debug, Default)]
@@ -35,41 +19,6 @@ pub struct Found(Vec<Option<Range<usize>>>);
 /// The text is no JSON, or is nested too deep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotJson;
-
-impl Default for Pointers {
-    fn default() -> Self {
-        Pointers { nodes: vec![Node::default()], count: 0 }
-    }
-}
-
-impl Pointers {
-    /// Where the value at this pointer is found; the same pointer has the same slot.
-    pub fn slot(&mut self, pointer: &Pointer) -> usize {
-        let mut way = vec![0];
-        for token in pointer.tokens() {
-            let at = way[way.len() - 1];
-            let known = self.nodes[at].children.iter().find(|(name, _)| name == token);
-            way.push(match known {
-                Some((_, child)) => *child,
-                None => {
-                    self.nodes.push(Node::default());
-                    let child = self.nodes.len() - 1;
-                    self.nodes[at].children.push((token.clone(), child));
-                    child
-                }
-            });
-        }
-        let last = way[way.len() - 1];
-        if let Some(slot) = self.nodes[last].slot {
-            return slot;
-        }
-        let slot = self.count;
-        self.count += 1;
-        self.nodes[last].slot = Some(slot);
-        way.iter().for_each(|node| self.nodes[*node].below.push(slot));
-        slot
-    }
-}
 
 impl Found {
     /// The value in that slot, quotes and all.
@@ -87,10 +36,8 @@ impl Found {
 /// # Errors
 /// When it is not one JSON text; what was found until then means nothing.
 pub fn scan(text: &[u8], pointers: &Pointers, found: &mut Found) -> Result<(), NotJson> {
-    found.0.clear();
-    found.0.resize(pointers.count, None);
     std::str::from_utf8(text).map_err(|_| NotJson)?;
-    let mut scan = Scan { text, at: 0, pointers, found, strict: true };
+    let mut scan = Scan::new(text, pointers, found, true);
     scan.value(Some(0), DEPTH)?;
     scan.spaces();
     if scan.at == text.len() { Ok(()) } else { Err(NotJson) }
@@ -102,9 +49,7 @@ pub fn scan(text: &[u8], pointers: &Pointers, found: &mut Found) -> Result<(), N
 /// # Errors
 /// When the way to a value shows that it is none.
 pub fn find(text: &[u8], pointers: &Pointers, found: &mut Found) -> Result<(), NotJson> {
-    found.0.clear();
-    found.0.resize(pointers.count, None);
-    Scan { text, at: 0, pointers, found, strict: false }.value(Some(0), DEPTH)
+    Scan::new(text, pointers, found, false).value(Some(0), DEPTH)
 }
 
 struct Scan<'a> {
@@ -113,34 +58,47 @@ struct Scan<'a> {
     pointers: &'a Pointers,
     found: &'a mut Found,
     strict: bool,
+    /// Nodes that were come to, one bit each, as far as there are bits.
+    seen: u64,
 }
 
-/// What is not simply a part of a string.
-static SPECIAL: [bool; 256] = {
-    let mut special = [false; 256];
-    let mut byte = 0;
-    while byte < 0x20 {
-        special[byte] = true;
-        byte += 1;
+/// The first byte that is not simply a part of a string; eight of them at a time.
+fn special(text: &[u8]) -> Option<usize> {
+    const EACH: u64 = u64::from_ne_bytes([1; 8]);
+    const HIGH: u64 = EACH << 7;
+    // The lowest high bit that is left is that of the first byte below `than`.
+    let below = |word: u64, than: u64| word.wrapping_sub(EACH * than) & !word & HIGH;
+    let is = |word: u64, byte: u8| below(word ^ (EACH * u64::from(byte)), 1);
+    let mut at = 0;
+    while let Some(eight) = text[at..].first_chunk() {
+        let word = u64::from_le_bytes(*eight);
+        let found = below(word, 0x20) | is(word, b'"') | is(word, b'\\');
+        if found != 0 {
+            return Some(at + found.trailing_zeros() as usize / 8);
+        }
+        at += 8;
     }
-    special[b'"' as usize] = true;
-    special[b'\\' as usize] = true;
-    special
-};
+    let rest = text[at..].iter().position(|byte| matches!(byte, 0..0x20 | b'"' | b'\\'));
+    rest.map(|stop| at + stop)
+}
 
 /// What shows how deep a text is nested, or begins a string.
 static STRUCTURE: [bool; 256] = {
-    let mut structure = [false; 256];
-    structure[b'"' as usize] = true;
-    structure[b'{' as usize] = true;
-    structure[b'}' as usize] = true;
-    structure[b'[' as usize] = true;
-    structure[b']' as usize] = true;
-    structure[b',' as usize] = true;
+    let (mut structure, mut at) = ([false; 256], 0);
+    while at < 6 {
+        structure[b"\"{}[],"[at] as usize] = true;
+        at += 1;
+    }
     structure
 };
 
-impl Scan<'_> {
+impl<'a> Scan<'a> {
+    fn new(text: &'a [u8], pointers: &'a Pointers, found: &'a mut Found, strict: bool) -> Self {
+        found.0.clear();
+        found.0.resize(pointers.count, None);
+        Scan { text, at: 0, pointers, found, strict, seen: 0 }
+    }
+
     fn peek(&self) -> Result<u8, NotJson> {
         self.text.get(self.at).copied().ok_or(NotJson)
     }
@@ -242,7 +200,7 @@ impl Scan<'_> {
                 let is_index = |name: &str| {
                     (name == "0" || !name.starts_with(['0', '+'])) && name.parse() == Ok(index)
                 };
-                children.iter().find(|(name, _)| is_index(name)).map(|(_, child)| *child)
+                children.iter().find(|child| is_index(&child.name)).map(|child| child.node)
             });
             self.value(child, depth)?;
             self.spaces();
@@ -257,20 +215,23 @@ impl Scan<'_> {
 
     /// The node below for this key; what an equal key before it had there is forgotten.
     fn child(&mut self, node: usize, key: Range<usize>, escaped: bool) -> Option<usize> {
-        let children = &self.pointers.nodes[node].children;
-        if children.is_empty() {
+        let node = &self.pointers.nodes[node];
+        if node.children.is_empty() {
             return None;
         }
-        let raw = &self.text[key.start + 1..key.end - 1];
         let child = if escaped {
             let name: String = serde_json::from_slice(&self.text[key]).ok()?;
-            children.iter().find(|(token, _)| *token == name)?.1
+            node.child(name.as_bytes())?
         } else {
-            children.iter().find(|(token, _)| token.as_bytes() == raw)?.1
+            node.child(&self.text[key.start + 1..key.end - 1])?
         };
-        for slot in &self.pointers.nodes[child].below {
-            self.found.0[*slot] = None;
+        let bit = u32::try_from(child).ok().and_then(|child| 1u64.checked_shl(child));
+        if bit.is_none_or(|bit| self.seen & bit != 0) {
+            for slot in &self.pointers.nodes[child].below {
+                self.found.0[*slot] = None;
+            }
         }
+        self.seen |= bit.unwrap_or_default();
         Some(child)
     }
 
@@ -283,7 +244,7 @@ impl Scan<'_> {
         let mut escaped = false;
         loop {
             let rest = &self.text[self.at..];
-            let stop = rest.iter().position(|b| SPECIAL[usize::from(*b)]).ok_or(NotJson)?;
+            let stop = special(rest).ok_or(NotJson)?;
             self.at += stop + 1;
             match rest[stop] {
                 b'"' => return Ok(escaped),

@@ -5,6 +5,7 @@ use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use super::json::*;
+use super::pointers::Pointers;
 use crate::policy::pointer::Pointer;
 
 fn pointer(text: &str) -> Pointer {
@@ -113,4 +114,34 @@ fn a_text_is_a_string_as_it_is_meant_and_all_else_as_it_is_written() {
         assert_eq!(text(value.as_bytes()).as_deref(), meant, "{value}");
     }
     assert_eq!([b"7".as_slice(), b"-7", b"7.5", b"null"].map(number), [Some(7), None, None, None]);
+}
+
+#[test]
+fn a_string_ends_at_its_quote_wherever_that_stands_and_takes_no_control_character() {
+    let mut found = Found::default();
+    for length in 0..40 {
+        let mut text =
+            format!("\"{}\"", "ÿ\u{7f} ~".repeat(10).chars().take(length).collect::<String>());
+        assert_eq!(scan(text.as_bytes(), &Pointers::default(), &mut found), Ok(()), "{text:?}");
+        let at = text.len() - 1;
+        text.insert(at, '\u{1f}');
+        assert_eq!(
+            scan(text.as_bytes(), &Pointers::default(), &mut found),
+            Err(NotJson),
+            "{text:?}"
+        );
+    }
+}
+
+#[test]
+fn of_equal_keys_the_last_counts_among_many_pointers_too() {
+    let mut pointers = Pointers::default();
+    for number in 0..100 {
+        pointers.slot(&pointer(&format!("/a/{number}x")));
+    }
+    let (first, last) = (pointers.slot(&pointer("/a/1x")), pointers.slot(&pointer("/a/99x/deep")));
+    let mut found = Found::default();
+    let text = br#"{"a":{"1x":1,"99x":{"deep":1},"99x":2,"1x":3},"b":0}"#;
+    assert_eq!(scan(text, &pointers, &mut found), Ok(()));
+    assert_eq!((found.value(first, text), found.value(last, text)), (Some(&b"3"[..]), None));
 }

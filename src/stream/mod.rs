@@ -15,6 +15,7 @@ pub mod json;
 #[cfg(test)]
 mod json_tests;
 mod pass;
+pub mod pointers;
 pub mod reader;
 #[cfg(test)]
 mod reader_tests;

@@ -11,7 +11,8 @@ use std::ops::Range;
 use regex_lite::Regex;
 
 use super::join::Dialect;
-use super::json::{self, Found, Pointers, find, scan};
+use super::json::{self, Found, find, scan};
+use super::pointers::Pointers;
 use super::shape::{NOT_TEXT, Shape};
 use crate::policy::model::{self, Mark};
 use crate::policy::pointer::Pointer;

@@ -2,7 +2,8 @@
 //! stream of somebody else's is never taken for one of them.
 
 use super::join::Dialect;
-use super::json::{self, Found, Pointers};
+use super::json::{self, Found};
+use super::pointers::Pointers;
 use super::reading::{Said, Sort};
 use crate::policy::pointer::Pointer;
 
