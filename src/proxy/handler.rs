@@ -11,6 +11,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
 
+use super::ahead::Ahead;
 use super::answer::ResBody;
 use super::cached;
 use super::changes::changed;
@@ -23,7 +24,7 @@ use super::intake::{Bounds, Payload};
 use super::jobs;
 use super::overrides::Overrides;
 use super::ready::{Ready, ReadyBody};
-use super::recorded::{Followed, Recorded, Replay};
+use super::recorded::{Followed, Replay};
 use super::request::{Ask, Stop};
 use super::story::{End, Story};
 use super::streaming::Streaming;
@@ -328,7 +329,7 @@ pub fn finish(
             let record = stream.record.take();
             let streaming = Box::new(Streaming::begun(ask, stream, (idle, bill, credential)));
             match record {
-                Some(record) => ResBody::Recorded(Box::new(Recorded::new(streaming, record))),
+                Some(record) => Ahead::body(streaming, record),
                 None => ResBody::Stream(streaming),
             }
         }

@@ -2,7 +2,7 @@
 //! they pass.
 
 use std::fmt;
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
 use http_body::Frame;
-use tokio::task::spawn_local;
 use tokio::time::Sleep;
 
 use super::request::Ask;
@@ -45,15 +44,10 @@ pub struct Followed {
 /// An answer that is written down while it passes.
 #[derive(Debug)]
 pub struct Recorded {
-    /// `None` once it was handed on.
-    inner: Option<Box<Streaming>>,
+    inner: Box<Streaming>,
     /// `None` once it is over, or broke.
     recorder: Option<Box<Recorder>>,
-    /// How long those who read along, and fall back, are waited for.
-    patience: Option<Pin<Box<Sleep>>>,
 }
-
-const PATIENCE: Duration = Duration::from_secs(1);
 
 // === impl Replay ===
 
@@ -83,7 +77,7 @@ impl Replay {
 
 impl Followed {
     pub fn new(reader: Reader, ask: Ask) -> Followed {
-        // Whoever asked keeps the provider's limit; this one is for a client there that stalls.
+        // Whoever asked keeps the provider's limit; this one is for when its client is waited for.
         let idle = ask.route.tiers[0].candidates[0].provider.policy.timeouts.idle;
         let Ask { mut story, .. } = ask;
         story.lighten();
@@ -140,13 +134,11 @@ impl fmt::Debug for Followed {
 
 impl Recorded {
     pub fn new(inner: Box<Streaming>, recorder: Box<Recorder>) -> Recorded {
-        Recorded { inner: Some(inner), recorder: Some(recorder), patience: None }
+        Recorded { inner, recorder: Some(recorder) }
     }
 
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Polled {
-        ready!(self.poll_room(cx));
-        let Some(inner) = &mut self.inner else { return Poll::Ready(None) };
-        let polled = ready!(inner.poll_next(cx));
+        let polled = ready!(self.inner.poll_next(cx));
         let Some(recorder) = &mut self.recorder else { return Poll::Ready(polled) };
         match &polled {
             Some(Ok(frame)) => match frame.data_ref() {
@@ -164,21 +156,8 @@ impl Recorded {
         Poll::Ready(polled)
     }
 
-    /// Ready once those who read along are not far behind, or were waited for.
-    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(recorder) = &self.recorder else { return Poll::Ready(()) };
-        if recorder.poll_room(cx).is_pending() {
-            let patience =
-                self.patience.get_or_insert_with(|| Box::pin(tokio::time::sleep(PATIENCE)));
-            ready!(patience.as_mut().poll(cx));
-            recorder.leave_behind();
-        }
-        self.patience = None;
-        Poll::Ready(())
-    }
-
     fn ends(&mut self) {
-        let failed = self.inner.as_ref().is_none_or(|inner| inner.has_failed());
+        let failed = self.inner.has_failed();
         if let Some(mut recorder) = self.recorder.take() {
             if failed {
                 recorder.give_up();
@@ -188,39 +167,30 @@ impl Recorded {
     }
 
     pub fn is_at_end(&self) -> bool {
-        self.inner.as_ref().is_none_or(|inner| inner.is_at_end())
+        self.inner.is_at_end()
     }
 
     pub fn left(&self) -> Option<u64> {
-        self.inner.as_ref().map_or(Some(0), |inner| inner.left())
+        self.inner.left()
     }
 
-    fn is_read(&self) -> bool {
-        self.recorder.as_ref().is_some_and(|recorder| recorder.is_read())
+    /// Who writes it down, until it is over, or broke.
+    pub fn recorder(&self) -> Option<&Recorder> {
+        self.recorder.as_deref()
     }
 
-    /// Goes on for those who read along, for as long as there are some.
-    async fn drain(mut self) {
-        let next = |this: &mut Recorded, cx: &mut Context<'_>| match &this.recorder {
-            Some(recorder) if recorder.poll_deserted(cx).is_pending() => this.poll_next(cx),
-            _ => Poll::Ready(None),
-        };
-        while let Some(Ok(_)) = poll_fn(|cx| next(&mut self, cx)).await {}
+    /// Lets go of it: what did not end before is not stored. Gives what was learned of it.
+    pub fn close(mut self) -> Option<Box<Story>> {
         self.recorder = None;
+        self.inner.close();
+        self.inner.take_story()
     }
 }
 
 impl Drop for Recorded {
-    /// The client left. Others may still read.
     fn drop(&mut self) {
         if self.is_at_end() {
             self.ends();
-        } else if self.is_read() {
-            let (mut inner, recorder) = (self.inner.take(), self.recorder.take());
-            if let Some(inner) = &mut inner {
-                inner.client_left();
-            }
-            drop(spawn_local(Recorded { inner, recorder, patience: None }.drain()));
         }
     }
 }
