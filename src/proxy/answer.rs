@@ -65,7 +65,7 @@ impl Body for ResBody {
         let left = match self {
             ResBody::Full(bytes) => Some(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
             ResBody::Stream(stream) => stream.left(),
-            ResBody::Replay(replay) => replay.left(),
+            ResBody::Replay(replay) => replay.told(),
             ResBody::Followed(_) => None,
             ResBody::Recorded(recorded) => recorded.left(),
             ResBody::Ahead(ahead) => ahead.left(),

@@ -24,7 +24,7 @@ use super::intake::{Bounds, Payload};
 use super::jobs;
 use super::overrides::Overrides;
 use super::ready::{Ready, ReadyBody};
-use super::recorded::{Followed, Replay};
+use super::recorded::Followed;
 use super::request::{Ask, Stop};
 use super::story::{End, Story};
 use super::streaming::Streaming;
@@ -333,10 +333,10 @@ pub fn finish(
                 None => ResBody::Stream(streaming),
             }
         }
-        ReadyBody::Stored(stored) => {
-            ask.story.bytes_out = stored.length;
+        ReadyBody::Stored(replay) => {
+            ask.story.bytes_out = replay.left();
             ask.story.finish(End::Answered);
-            ResBody::Replay(Replay::new(stored))
+            ResBody::Replay(replay)
         }
         ReadyBody::Followed(reader) => ResBody::Followed(Box::new(Followed::new(reader, ask))),
         ReadyBody::Tunnel { flight, rest } => {

@@ -21,13 +21,15 @@ use crate::cache::recorder::Recorder;
 use crate::cache::stored::Stored;
 use crate::clock;
 
-/// A stored body, in the frames in which it came.
+/// A stored body, or a part of it, in the frames in which it came; nothing is copied.
 #[derive(Debug)]
 pub struct Replay {
     stored: Arc<Stored>,
+    /// The next frame, and what of it is not asked for.
     at: usize,
-    /// An event stream is a stream again.
-    sized: bool,
+    skip: u64,
+    /// Bytes that are still to come.
+    left: u64,
 }
 
 /// The answer that another request asked for.
@@ -53,23 +55,43 @@ pub struct Recorded {
 
 impl Replay {
     pub fn new(stored: Arc<Stored>) -> Replay {
-        let sized = !stored.is_event_stream();
-        Replay { stored, at: 0, sized }
+        let length = stored.length;
+        Replay::part(stored, 0, length)
+    }
+
+    /// The bytes from `from` up to, but not including, `to`.
+    pub fn part(stored: Arc<Stored>, from: u64, to: u64) -> Replay {
+        let left = to.min(stored.length).saturating_sub(from);
+        Replay { stored, at: 0, skip: from, left }
     }
 
     pub fn next(&mut self) -> Option<Bytes> {
-        let frame = self.stored.frames.get(self.at).cloned();
-        self.at += 1;
-        frame
+        while !self.is_at_end() {
+            let frame = self.stored.frames.get(self.at)?;
+            self.at += 1;
+            let length = frame.len() as u64;
+            let from = self.skip.min(length);
+            self.skip -= from;
+            let to = length.min(from.saturating_add(self.left));
+            if from < to {
+                self.left -= to - from;
+                return Some(frame.slice(from as usize..to as usize));
+            }
+        }
+        None
     }
 
     pub fn is_at_end(&self) -> bool {
-        self.at >= self.stored.frames.len()
+        self.left == 0
     }
 
-    pub fn left(&self) -> Option<u64> {
-        let left = self.stored.frames.iter().skip(self.at).map(|frame| frame.len() as u64);
-        self.sized.then(|| left.sum())
+    pub fn left(&self) -> u64 {
+        self.left
+    }
+
+    /// What its answer says; an event stream is a stream again, and says nothing of its length.
+    pub fn told(&self) -> Option<u64> {
+        (!self.stored.is_event_stream()).then_some(self.left)
     }
 }
 
@@ -191,6 +213,49 @@ impl Drop for Recorded {
     fn drop(&mut self) {
         if self.is_at_end() {
             self.ends();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::key::Secret;
+    use crate::cache::lifetime::{Lifetime, Windows};
+    use crate::cache::selecting::Selecting;
+    use http::{HeaderMap, StatusCode};
+
+    fn stored(frames: &[&'static str]) -> Arc<Stored> {
+        let (secret, headers) = (Secret::new().expect("chance"), HeaderMap::new());
+        let selecting = Selecting::of(&headers, &headers, &secret).expect("no names");
+        let (now, whole) = (clock::now(), Duration::from_secs(1));
+        Arc::new(Stored {
+            status: StatusCode::OK,
+            headers,
+            frames: frames.iter().map(|frame| Bytes::from_static(frame.as_bytes())).collect(),
+            length: frames.iter().map(|frame| frame.len() as u64).sum(),
+            life: Lifetime::fixed(now, whole, Windows::default()),
+            selecting,
+            asked: now,
+        })
+    }
+
+    #[test]
+    fn a_part_is_what_it_says_and_is_not_copied() {
+        let stored = stored(&["abc", "d", "efgh"]);
+        let kept = |piece: &Bytes| {
+            let (at, end) = (piece.as_ptr() as usize, piece.as_ptr() as usize + piece.len());
+            let mut frames = stored.frames.iter().map(|f| f.as_ptr_range());
+            frames.any(|frame| frame.start as usize <= at && end <= frame.end as usize)
+        };
+        for (from, to) in (0..9).flat_map(|from| (from..10).map(move |to| (from, to))) {
+            let mut replay = Replay::part(Arc::clone(&stored), from, to);
+            let expected: String =
+                "abcdefgh".chars().skip(from as usize).take((to - from) as usize).collect();
+            assert_eq!(replay.left(), expected.len() as u64);
+            let pieces: Vec<_> = std::iter::from_fn(|| replay.next()).collect();
+            assert_eq!(pieces.concat(), expected.as_bytes(), "{from}-{to}");
+            assert!(pieces.iter().all(kept) && replay.is_at_end());
         }
     }
 }

@@ -194,6 +194,29 @@ fn a_change_through_another_route_outdates_what_is_stored() {
 }
 
 #[test]
+fn a_part_of_what_is_stored_whole_is_served() {
+    let body: String = (0..40_000).map(|n| format!("{n:05} ")).collect();
+    let a = Origin::start(answer(
+        &[("cache-control", "max-age=60"), ("content-type", "text/plain")],
+        &body,
+    ));
+    let sidecar = alone(&yaml(&a, "", "").replace("1MiB", "8MiB"));
+    sidecar.send(&Call::get("/x"));
+    for (range, from, to) in
+        [("0-0", 0, 1), ("1000-200000", 1000, 200_001), ("-7", body.len() - 7, body.len())]
+    {
+        let call = Call::get("/x").header("range", &format!("bytes={range}"));
+        let part = sidecar.send(&call);
+        assert_eq!((part.status, part.text().as_str()), (206, &body[from..to]), "{range}");
+        assert_eq!(part.header("content-length"), Some(&*(to - from).to_string()));
+        let told = format!("bytes {from}-{}/{}", to - 1, body.len());
+        assert_eq!(part.header("content-range"), Some(&*told));
+    }
+    assert_eq!(story(&sidecar, 4)["bytes_out"], 7);
+    assert_eq!(a.count(), 1);
+}
+
+#[test]
 fn what_the_request_says_of_caches_counts() {
     let a = Origin::start(counted(&[("cache-control", "max-age=60")]));
     let sidecar = alone(&yaml(&a, "", ""));
