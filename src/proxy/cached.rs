@@ -256,9 +256,11 @@ impl Ask {
     }
 }
 
-/// Counts and tells what the cache did.
+/// Counts and tells what the cache did; what we ask for anew ourselves is nobody's request.
 pub fn did(ask: &mut Ask, cache: &RouteCache, did: Did) {
-    cache.live.did(did);
+    if !ask.story.is_hushed() {
+        cache.live.did(did);
+    }
     ask.story.cache = Some(did.as_str());
 }
 

@@ -141,6 +141,11 @@ impl Story {
         self.told = true;
     }
 
+    /// It is not told, or was already.
+    pub fn is_hushed(&self) -> bool {
+        self.told
+    }
+
     /// It begins now; what came before is not told.
     pub fn begins(&mut self, now: Instant) {
         self.told = false;

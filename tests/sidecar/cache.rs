@@ -172,6 +172,8 @@ fn what_is_stale_serves_while_one_request_beside_asks_anew() {
     gate.open_wide();
     sidecar.wait_until(|sidecar| sidecar.send(&Call::get("/x")).text() == "new");
     assert_eq!(a.count(), 2, "one at a time, and then it is fresh");
+    let missed = sidecar.metric("outrigger_cache_requests_total{cache=\"c\",result=\"miss\"}");
+    assert_eq!(missed, Some(1.0), "what is asked for beside is nobody's request");
 }
 
 #[test]
