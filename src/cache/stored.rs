@@ -177,6 +177,11 @@ impl Slot {
         Slot { variants: variants.cloned().collect() }
     }
 
+    pub fn without(&self, stored: &Arc<Stored>) -> Slot {
+        let others = self.variants.iter().filter(|other| !Arc::ptr_eq(other, stored));
+        Slot { variants: others.cloned().collect() }
+    }
+
     pub fn weight(&self) -> u64 {
         OVERHEAD + self.variants.iter().map(|stored| stored.weight()).sum::<u64>()
     }

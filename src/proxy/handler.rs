@@ -235,6 +235,14 @@ pub async fn run(ask: &mut Ask, route: &Route) -> Result<Box<Ready>, Problem> {
     if let Some(outcome) = ask.degraded() {
         return outcome;
     }
+    run_as_it_is(ask, route).await
+}
+
+/// Admission, then the attempts, whatever modes are in force by now.
+///
+/// # Errors
+/// What is answered where no provider answered.
+pub async fn run_as_it_is(ask: &mut Ask, route: &Route) -> Result<Box<Ready>, Problem> {
     let outcome = if ask.reduced {
         let instead = Arc::clone(&ask.route);
         go(ask, &instead).await

@@ -196,6 +196,39 @@ fn a_change_through_another_route_outdates_what_is_stored() {
 }
 
 #[test]
+fn what_the_provider_says_is_another_is_asked_for_anew() {
+    let old = answer(&[("cache-control", "max-age=0"), ("etag", "\"1\"")], "old");
+    let another = Behaviour::Status(304, vec![("etag".into(), "\"2\"".into())], String::new());
+    let new = answer(&[("cache-control", "max-age=60"), ("etag", "\"2\"")], "new");
+    let a = Origin::script([old, another, new]);
+    let sidecar = alone(&yaml(&a, ", stale_if_error: 1h", ""));
+    sidecar.send(&Call::get("/x"));
+    let second = sidecar.send(&Call::get("/x"));
+    assert_eq!((second.status, second.text()), (200, "new".into()));
+    assert_eq!(told(&second), "outrigger; fwd=stale; stored");
+    let asked: Vec<_> =
+        a.requests().iter().map(|r| r.headers.get("if-none-match").map(str::to_owned)).collect();
+    assert_eq!(asked, [None, Some("\"1\"".to_owned()), None]);
+    assert_eq!(sidecar.send(&Call::get("/x")).text(), "new");
+    assert_eq!(a.count(), 3);
+    let attempts = story(&sidecar, 2)["attempts"].clone();
+    assert_eq!(attempts.as_array().map(Vec::len), Some(2), "{attempts}");
+}
+
+#[test]
+fn what_the_provider_says_is_another_does_not_serve_in_place_of_an_error() {
+    let old = answer(&[("cache-control", "max-age=0"), ("etag", "\"1\"")], "old");
+    let another = Behaviour::Status(304, vec![("etag".into(), "\"2\"".into())], String::new());
+    let gone = Behaviour::status(404, &[("cache-control", "no-store")]);
+    let a = Origin::script([old, another, gone]);
+    let sidecar = alone(&yaml(&a, ", stale_if_error: 1h", ""));
+    sidecar.send(&Call::get("/x"));
+    assert_eq!(sidecar.send(&Call::get("/x")).status, 404);
+    a.set(Behaviour::RefuseConnections);
+    assert_eq!(sidecar.send(&Call::get("/x")).status, 502);
+}
+
+#[test]
 fn a_part_of_what_is_stored_whole_is_served() {
     let body: String = (0..40_000).map(|n| format!("{n:05} ")).collect();
     let a = Origin::start(answer(
