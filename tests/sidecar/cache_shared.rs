@@ -42,13 +42,17 @@ fn the_same_question_has_the_same_answer_however_it_is_written() {
 
 #[test]
 fn answers_are_for_who_asked_unless_the_policy_says_public() {
-    for (store, count) in [("", 3), (", public: true", 1)] {
+    for (store, count) in [("", 5), (", public: true", 1)] {
         let a = Origin::start(Behaviour::Chat);
         let sidecar = alone(&yaml(&a, store, ""));
         for who in ["one", "two", "one"] {
             sidecar.send(&chat_for("m").header("authorization", &format!("Bearer {who}")));
         }
         sidecar.send(&chat_for("m").header("api-key", "one"));
+        for who in ["one", "two", "one"] {
+            let call = Call::post(&format!("{CHAT}?key={who}"), r#"{"messages":[],"model":"m"}"#);
+            sidecar.send(&call.header("content-type", "application/json"));
+        }
         assert_eq!(a.count(), count, "{store}");
     }
 }
