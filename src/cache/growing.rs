@@ -1,9 +1,10 @@
 //! The body of an answer while it comes: written by who asked for it, read along by all who wait for
 //! the same, on whatever worker.
 //!
-//! What is to be stored is kept from its beginning. Past its bound it is stored no more, and passes
-//! only: a frame goes once each reader has it. Who writes waits a moment for readers that fall back, and
-//! then they lose it, because one slow reader must hold up neither the others nor the memory.
+//! What is to be stored is kept from its beginning, and nobody is waited for. Past its bound it is
+//! stored no more, and passes only: a frame goes once each reader has it. Who asked is waited for then;
+//! other readers that fall back only for a moment, and then they lose it, because one slow reader must
+//! hold up neither the others nor the memory.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Mutex;
@@ -41,6 +42,8 @@ struct State {
     end: Option<End>,
     readers: HashMap<u64, Place>,
     next: u64,
+    /// The reader who asked: it never loses any.
+    first: Option<u64>,
     /// Who writes waits for readers.
     writer: Option<Waker>,
 }
@@ -62,6 +65,9 @@ pub enum End {
 pub struct Reader {
     of: std::sync::Arc<Growing>,
     id: u64,
+    /// That it broke comes in the turn after the last frame: hyper throws away what it has not
+    /// written yet when a body fails.
+    breaks: bool,
 }
 
 impl Growing {
@@ -83,7 +89,14 @@ impl Growing {
         let id = state.next;
         state.next += 1;
         state.readers.insert(id, Place::default());
-        Some(Reader { of: std::sync::Arc::clone(self), id })
+        Some(Reader { of: std::sync::Arc::clone(self), id, breaks: false })
+    }
+
+    /// Reads as who asked.
+    pub fn read_first(self: &std::sync::Arc<Self>) -> Option<Reader> {
+        let reader = self.read()?;
+        lock(&self.state).first = Some(reader.id);
+        Some(reader)
     }
 
     pub fn push(&self, frame: Bytes) {
@@ -108,22 +121,30 @@ impl Growing {
         Poll::Pending
     }
 
-    /// Ready when nobody reads along.
+    /// Ready when nobody reads; then nobody begins to, either.
     pub fn poll_deserted(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut state = lock(&self.state);
-        if state.readers.is_empty() {
+        if state.is_deserted() {
             return Poll::Ready(());
         }
         state.writer = Some(cx.waker().clone());
         Poll::Pending
     }
 
-    /// Whoever has fallen back loses it.
+    pub fn is_deserted(&self) -> bool {
+        lock(&self.state).is_deserted()
+    }
+
+    /// Whoever has fallen back loses it, unless it is who asked that is waited for.
     pub fn leave_behind(&self) {
         self.change(|state| {
-            state.gone += state.frames.len();
-            state.frames.clear();
-            state.bytes = 0;
+            let behind = state.kept_from().saturating_sub(state.gone).min(state.frames.len());
+            let ahead = state.frames.iter().skip(behind).map(|frame| frame.len() as u64).sum();
+            if state.window.is_some_and(|window| ahead <= window / 2) {
+                state.frames.drain(..behind);
+                state.gone += behind;
+                state.bytes = ahead;
+            }
         });
     }
 
@@ -131,8 +152,8 @@ impl Growing {
         lock(&self.state).end == Some(End::Broken)
     }
 
-    pub fn is_read(&self) -> bool {
-        !lock(&self.state).readers.is_empty()
+    pub fn readers(&self) -> usize {
+        lock(&self.state).readers.len()
     }
 
     pub fn end(&self, end: End) {
@@ -161,18 +182,35 @@ impl Growing {
 impl State {
     fn let_go(&mut self) {
         let Some(window) = self.window else { return };
+        let was_full = !self.has_room();
         let places = self.readers.values().map(|place| place.at).filter(|at| *at >= self.gone);
         let slowest = places.min().unwrap_or(usize::MAX);
-        while self.gone < slowest || self.bytes > window {
+        let kept_from = self.kept_from();
+        while self.gone < slowest || self.bytes > window && self.gone < kept_from {
             let Some(frame) = self.frames.pop_front() else { break };
             self.bytes -= frame.len() as u64;
             self.gone += 1;
         }
-        if self.has_room()
+        if was_full
+            && self.has_room()
             && let Some(writer) = self.writer.take()
         {
             writer.wake();
         }
+    }
+
+    fn is_deserted(&mut self) -> bool {
+        let deserted = self.readers.is_empty();
+        if deserted {
+            self.end.get_or_insert(End::Broken);
+        }
+        deserted
+    }
+
+    /// What who asked has not read yet is kept.
+    fn kept_from(&self) -> usize {
+        let first = self.first.and_then(|first| self.readers.get(&first));
+        first.map_or(usize::MAX, |place| place.at)
     }
 
     fn has_room(&self) -> bool {
@@ -190,21 +228,23 @@ impl Reader {
         let mut state = lock(&self.of.state);
         let state = &mut *state;
         let Some(place) = state.readers.get_mut(&self.id) else { return Poll::Ready(None) };
-        let Some(ahead) = place.at.checked_sub(state.gone) else {
-            return Poll::Ready(Some(Err(End::Broken)));
-        };
-        if let Some(frame) = state.frames.get(ahead).cloned() {
+        let ahead = place.at.checked_sub(state.gone);
+        if let Some(frame) = ahead.and_then(|ahead| state.frames.get(ahead)).cloned() {
             place.at += 1;
             state.let_go();
             return Poll::Ready(Some(Ok(frame)));
         }
         match state.end {
-            Some(End::Whole) => Poll::Ready(None),
-            Some(broken) => Poll::Ready(Some(Err(broken))),
-            None => {
+            Some(End::Whole) if ahead.is_some() => Poll::Ready(None),
+            None if ahead.is_some() => {
                 place.waker = Some(cx.waker().clone());
                 Poll::Pending
             }
+            _ if !std::mem::replace(&mut self.breaks, true) => {
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            _ => Poll::Ready(Some(Err(End::Broken))),
         }
     }
 }
@@ -242,6 +282,11 @@ mod tests {
         reader.poll(&mut Context::from_waker(Waker::noop()))
     }
 
+    /// In the turn after the last frame.
+    fn breaks(reader: &mut Reader) -> bool {
+        next(reader).is_pending() && next(reader) == Poll::Ready(Some(Err(End::Broken)))
+    }
+
     fn frame(text: &'static str) -> Poll<Option<Result<Bytes, End>>> {
         Poll::Ready(Some(Ok(Bytes::from_static(text.as_bytes()))))
     }
@@ -270,7 +315,7 @@ mod tests {
         growing.end(End::Broken);
         growing.end(End::Whole);
         assert_eq!(next(&mut reader), frame("a"));
-        assert_eq!(next(&mut reader), Poll::Ready(Some(Err(End::Broken))));
+        assert!(breaks(&mut reader));
         assert!(growing.read().is_none());
     }
 
@@ -290,7 +335,37 @@ mod tests {
         assert!(growing.poll_room(&mut cx).is_ready());
         growing.push(Bytes::from_static(b"c"));
         assert_eq!(next(&mut quick), frame("c"));
-        assert_eq!(next(&mut slow), Poll::Ready(Some(Err(End::Broken))));
+        assert!(breaks(&mut slow));
+    }
+
+    #[test]
+    fn who_asked_loses_nothing_and_others_lose_nothing_by_it() {
+        let growing = growing();
+        let (mut first, mut other) =
+            (growing.read_first().expect("one"), growing.read().expect("two"));
+        growing.pass(2);
+        for text in ["aa", "bb", "cc"] {
+            growing.push(Bytes::from_static(text.as_bytes()));
+        }
+        let mut cx = Context::from_waker(Waker::noop());
+        growing.leave_behind();
+        assert!(growing.poll_room(&mut cx).is_pending(), "who asked is waited for");
+        assert_eq!(next(&mut other), frame("aa"));
+        for text in ["aa", "bb", "cc"] {
+            assert_eq!(next(&mut first), frame(text));
+        }
+        growing.leave_behind();
+        assert!(growing.poll_room(&mut cx).is_ready() && breaks(&mut other));
+    }
+
+    #[test]
+    fn what_is_deserted_is_joined_by_nobody() {
+        let growing = growing();
+        let reader = growing.read_first().expect("one");
+        assert!(!growing.is_deserted());
+        drop(reader);
+        assert!(growing.poll_deserted(&mut Context::from_waker(Waker::noop())).is_ready());
+        assert!(growing.read().is_none());
     }
 
     #[test]
@@ -304,7 +379,7 @@ mod tests {
             assert_eq!(next(&mut quick), frame(text));
             assert!(lock(&growing.state).bytes <= 3);
         }
-        assert_eq!(next(&mut slow), Poll::Ready(Some(Err(End::Broken))));
+        assert!(breaks(&mut slow));
         drop((quick, slow));
         assert!(growing.poll_room(&mut Context::from_waker(Waker::noop())).is_ready());
         growing.push(Bytes::from_static(b"f"));

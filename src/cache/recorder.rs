@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 
 use super::flights::{Landed, Lead};
-use super::growing::{End, Growing};
+use super::growing::{End, Growing, Reader};
 use super::key::Key;
 use super::lifetime::Lifetime;
 use super::selecting::Selecting;
@@ -78,8 +78,14 @@ impl Recorder {
         self.lead = Some(lead);
     }
 
+    /// Who asked reads it like those who wait, where it is shared.
+    pub fn read_first(&self) -> Option<Reader> {
+        self.lead.as_ref().and_then(|_| self.growing.read_first())
+    }
+
     pub fn push(&mut self, data: &Bytes) {
-        if data.is_empty() || !self.stores && !self.growing.is_read() {
+        let readers = self.growing.readers();
+        if data.is_empty() || !self.stores && readers == 0 {
             return;
         }
         let frame = Stored::weight_of_frame(data.len());
@@ -91,8 +97,9 @@ impl Recorder {
             self.weight += frame;
         }
         self.frames += 1;
-        // Bytes of its own: else it keeps the buffer alive that it was read into.
-        self.growing.push(Bytes::copy_from_slice(data));
+        // Bytes of its own where it is kept: else it keeps the buffer alive that it was read into.
+        let passes = !self.stores && readers == 1;
+        self.growing.push(if passes { data.clone() } else { Bytes::copy_from_slice(data) });
     }
 
     /// It will not be stored.
@@ -112,14 +119,13 @@ impl Recorder {
         self.growing.leave_behind();
     }
 
-    /// Ready when nobody reads along.
+    /// Ready when nobody reads; then nobody begins to, either.
     pub fn poll_deserted(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.growing.poll_deserted(cx)
     }
 
-    /// Somebody else reads along.
-    pub fn is_read(&self) -> bool {
-        self.growing.is_read()
+    pub fn is_deserted(&self) -> bool {
+        self.growing.is_deserted()
     }
 
     /// It came whole.

@@ -185,6 +185,19 @@ impl Cache {
         self.tell();
     }
 
+    /// Forgets this answer.
+    pub fn forget(&self, key: &Key, stored: &Arc<Stored>) {
+        let _changing = lock(&self.changing);
+        let Some(slot) = self.answers.peek(key) else { return };
+        let left = slot.without(stored);
+        if left.variants.is_empty() {
+            self.answers.remove(key);
+        } else {
+            self.answers.insert(*key, Arc::new(left));
+        }
+        self.tell();
+    }
+
     /// Forgets every answer; how many keys had one.
     pub fn purge(&self) -> usize {
         let _changing = lock(&self.changing);

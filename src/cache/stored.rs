@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::header::{
     AGE, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG,
     HeaderMap, HeaderName, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED, SET_COOKIE,
@@ -78,21 +78,6 @@ impl Stored {
 
     pub fn weight(&self) -> u64 {
         Self::weight_of(&self.headers, &self.selecting, self.frames.len(), self.length)
-    }
-
-    /// The bytes from `from` up to, but not including, `to`.
-    pub fn part(&self, from: u64, to: u64) -> Bytes {
-        let mut at = 0;
-        let mut part = BytesMut::new();
-        for frame in self.frames.iter() {
-            let (begin, end) = (at, at + frame.len() as u64);
-            at = end;
-            if begin < to && from < end {
-                let within = |at: u64| (at.clamp(begin, end) - begin) as usize;
-                part.extend_from_slice(&frame[within(from)..within(to)]);
-            }
-        }
-        part.freeze()
     }
 
     pub fn is_event_stream(&self) -> bool {
@@ -190,6 +175,11 @@ impl Slot {
         };
         let variants = std::iter::once(&stored).chain(others).take(MOST_VARIANTS).take_while(fits);
         Slot { variants: variants.cloned().collect() }
+    }
+
+    pub fn without(&self, stored: &Arc<Stored>) -> Slot {
+        let others = self.variants.iter().filter(|other| !Arc::ptr_eq(other, stored));
+        Slot { variants: others.cloned().collect() }
     }
 
     pub fn weight(&self) -> u64 {

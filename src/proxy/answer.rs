@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
+use super::ahead::Ahead;
 use super::recorded::{Followed, Recorded, Replay};
 use super::streaming::{Polled, Streaming};
 use crate::upstream::BoxError;
@@ -22,6 +23,8 @@ pub enum ResBody {
     Followed(Box<Followed>),
     /// It is written down for the cache.
     Recorded(Box<Recorded>),
+    /// It is, and others may read along.
+    Ahead(Box<Ahead>),
 }
 
 impl ResBody {
@@ -43,6 +46,7 @@ impl Body for ResBody {
             }
             ResBody::Followed(followed) => followed.poll_next(cx),
             ResBody::Recorded(recorded) => recorded.poll_next(cx),
+            ResBody::Ahead(ahead) => ahead.poll_next(cx),
         }
     }
 
@@ -53,6 +57,7 @@ impl Body for ResBody {
             ResBody::Replay(replay) => replay.is_at_end(),
             ResBody::Followed(_) => false,
             ResBody::Recorded(recorded) => recorded.is_at_end(),
+            ResBody::Ahead(ahead) => ahead.is_at_end(),
         }
     }
 
@@ -60,9 +65,10 @@ impl Body for ResBody {
         let left = match self {
             ResBody::Full(bytes) => Some(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
             ResBody::Stream(stream) => stream.left(),
-            ResBody::Replay(replay) => replay.left(),
+            ResBody::Replay(replay) => replay.told(),
             ResBody::Followed(_) => None,
             ResBody::Recorded(recorded) => recorded.left(),
+            ResBody::Ahead(ahead) => ahead.left(),
         };
         left.map_or_else(SizeHint::default, SizeHint::with_exact)
     }

@@ -19,6 +19,7 @@ use super::forward::{Errand, forward, keep_for_get, stale_or};
 use super::handler::run;
 use super::marked;
 use super::ready::{Ready, ReadyBody};
+use super::recorded::Replay;
 use super::refresh;
 use super::request::Ask;
 use super::sought::Sought;
@@ -72,7 +73,7 @@ pub async fn answer(ask: &mut Ask, route: &Route, cache: &RouteCache) -> Outcome
     let (mut selecting, mut looks) = (None, 0);
     loop {
         let asking = match look(ask, cache, &sought, selecting.as_ref()) {
-            Step::Serve(stored) => match part_of(&sought, &stored) {
+            Step::Serve(stored) => match part_of(&sought, Arc::clone(&stored)) {
                 None if sought.part.is_some() => return past(ask, route, cache, "bypass").await,
                 part => {
                     did(ask, cache, Did::Hit);
@@ -255,9 +256,11 @@ impl Ask {
     }
 }
 
-/// Counts and tells what the cache did.
+/// Counts and tells what the cache did; what we ask for anew ourselves is nobody's request.
 pub fn did(ask: &mut Ask, cache: &RouteCache, did: Did) {
-    cache.live.did(did);
+    if !ask.story.is_hushed() {
+        cache.live.did(did);
+    }
     ask.story.cache = Some(did.as_str());
 }
 
@@ -276,13 +279,13 @@ pub fn from_store(ask: &Ask, stored: Arc<Stored>, detail: Option<&str>) -> Box<R
         }
         ReadyBody::Whole(Bytes::new(), None)
     } else {
-        ReadyBody::Stored(stored)
+        ReadyBody::Stored(Replay::new(stored))
     };
     Ready::of_nobody(head, body)
 }
 
 /// The part that is asked for, of an answer that is stored whole.
-fn part_of(sought: &Sought, stored: &Stored) -> Option<Box<Ready>> {
+fn part_of(sought: &Sought, stored: Arc<Stored>) -> Option<Box<Ready>> {
     let (from, to) = sought.part?.within(stored.length)?;
     if stored.status != StatusCode::OK || stored.is_event_stream() {
         return None;
@@ -292,7 +295,7 @@ fn part_of(sought: &Sought, stored: &Stored) -> Option<Box<Ready>> {
     head.headers.insert(CONTENT_RANGE, HeaderValue::try_from(range).ok()?);
     head.headers.remove(CONTENT_LENGTH);
     marked::hit(&mut head, &stored.life, clock::now(), None);
-    Some(Ready::of_nobody(head, ReadyBody::Whole(stored.part(from, to), None)))
+    Some(Ready::of_nobody(head, ReadyBody::Stored(Replay::part(stored, from, to))))
 }
 
 fn head(status: StatusCode, headers: HeaderMap) -> Parts {

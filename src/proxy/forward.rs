@@ -14,11 +14,11 @@ use super::cached::{Outcome, did, from_store};
 use super::changes::is_here;
 use super::commit::AtHand;
 use super::error::Kind;
-use super::handler::run;
+use super::handler::{run, run_as_it_is};
 use super::headers;
 use super::marked;
 use super::ready::{Ready, ReadyBody};
-use super::request::Ask;
+use super::request::{Ask, Tries};
 use super::sought::Sought;
 use crate::cache::control::Control;
 use crate::cache::flights::{Landed, Lead};
@@ -52,20 +52,13 @@ pub async fn forward(
     ask: &mut Ask,
     route: &Route,
     cache: &RouteCache,
-    errand: Errand,
+    mut errand: Errand,
     hurries: bool,
 ) -> Outcome {
     let (asked, generation) = (clock::now(), cache.live.generation());
-    let is_http = errand.sought.uri.is_some();
-    let validates = errand.found.as_ref().filter(|stored| is_http && stored.can_be_validated());
-    if let Some(stored) = validates {
-        ask.validates(stored);
-    }
-    let validates = validates.is_some();
     ask.stored = errand.found.clone();
     ask.hurries = hurries && serves(errand.found.as_ref()).is_some();
-    let outcome = run(ask, route).await;
-    ask.own_conditions();
+    let (outcome, validates) = validated(ask, route, cache, &mut errand).await;
     match (outcome, &errand.found) {
         // Of a mode: whoever waits hears of it itself.
         (Ok(ready), _) if ready.ours => {
@@ -93,6 +86,37 @@ pub async fn forward(
             }
         }
     }
+}
+
+/// The answer to a request with the validators of what is stored, and whether it may be about that.
+async fn validated(
+    ask: &mut Ask,
+    route: &Route,
+    cache: &RouteCache,
+    errand: &mut Errand,
+) -> (Outcome, bool) {
+    let is_http = errand.sought.uri.is_some();
+    let found = errand.found.clone().filter(|stored| is_http && stored.can_be_validated());
+    let Some(stored) = found else { return (run(ask, route).await, false) };
+    ask.validates(&stored);
+    let outcome = run(ask, route).await;
+    ask.own_conditions();
+    match &outcome {
+        Ok(ready) if is_of_another(ready, &stored) => {}
+        _ => return (outcome, true),
+    }
+    // What is stored is not what stands there, and what does is not here.
+    cache.live.forget(&errand.sought.key, &stored);
+    (errand.found, ask.stored, ask.hurries) = (None, None, false);
+    ask.tries = Tries::default();
+    (run_as_it_is(ask, route).await, false)
+}
+
+/// A provider's 304 that names another answer than it was asked about (RFC 9111, 4.3.4).
+fn is_of_another(ready: &Ready, stored: &Stored) -> bool {
+    !ready.ours
+        && ready.head.status == StatusCode::NOT_MODIFIED
+        && !stored.is_meant(&ready.head.headers)
 }
 
 fn land(lead: Option<Lead>, landed: Landed) {
@@ -201,7 +225,7 @@ fn freshened(
     ready
 }
 
-/// What is stored with what a 304 says of it; `None` where it is about another, or forbids to keep it.
+/// What is stored with what a 304 says of it; `None` where it forbids to keep it.
 fn anew(
     ask: &Ask,
     cache: &RouteCache,
@@ -211,9 +235,6 @@ fn anew(
 ) -> Option<Stored> {
     let mut answer = ready.head.headers.clone();
     headers::end_answer_hop(&mut answer, false);
-    if !stored.is_meant(&answer) {
-        return None;
-    }
     let anew = stored.freshened(&answer, stored.life.clone(), asked);
     let mut headers = anew.headers.clone();
     headers.extend(answer.remove(AGE).map(|age| (AGE, age)));

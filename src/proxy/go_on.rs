@@ -56,7 +56,7 @@ impl Teller {
         Teller::Story(story)
     }
 
-    pub fn story(&mut self) -> Option<&mut Story> {
+    pub fn story(&mut self) -> Option<&mut Box<Story>> {
         match self {
             Teller::Story(story) => Some(story),
             Teller::Ask(ask) => Some(&mut ask.story),

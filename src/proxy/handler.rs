@@ -11,6 +11,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
 
+use super::ahead::Ahead;
 use super::answer::ResBody;
 use super::cached;
 use super::changes::changed;
@@ -23,7 +24,7 @@ use super::intake::{Bounds, Payload};
 use super::jobs;
 use super::overrides::Overrides;
 use super::ready::{Ready, ReadyBody};
-use super::recorded::{Followed, Recorded, Replay};
+use super::recorded::Followed;
 use super::request::{Ask, Stop};
 use super::story::{End, Story};
 use super::streaming::Streaming;
@@ -234,6 +235,14 @@ pub async fn run(ask: &mut Ask, route: &Route) -> Result<Box<Ready>, Problem> {
     if let Some(outcome) = ask.degraded() {
         return outcome;
     }
+    run_as_it_is(ask, route).await
+}
+
+/// Admission, then the attempts, whatever modes are in force by now.
+///
+/// # Errors
+/// What is answered where no provider answered.
+pub async fn run_as_it_is(ask: &mut Ask, route: &Route) -> Result<Box<Ready>, Problem> {
     let outcome = if ask.reduced {
         let instead = Arc::clone(&ask.route);
         go(ask, &instead).await
@@ -328,14 +337,14 @@ pub fn finish(
             let record = stream.record.take();
             let streaming = Box::new(Streaming::begun(ask, stream, (idle, bill, credential)));
             match record {
-                Some(record) => ResBody::Recorded(Box::new(Recorded::new(streaming, record))),
+                Some(record) => Ahead::body(streaming, record),
                 None => ResBody::Stream(streaming),
             }
         }
-        ReadyBody::Stored(stored) => {
-            ask.story.bytes_out = stored.length;
+        ReadyBody::Stored(replay) => {
+            ask.story.bytes_out = replay.left();
             ask.story.finish(End::Answered);
-            ResBody::Replay(Replay::new(stored))
+            ResBody::Replay(replay)
         }
         ReadyBody::Followed(reader) => ResBody::Followed(Box::new(Followed::new(reader, ask))),
         ReadyBody::Tunnel { flight, rest } => {

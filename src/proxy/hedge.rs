@@ -172,10 +172,7 @@ impl Ask {
             let story = if result == "won" { &mut self.story } else { &mut twin.story };
             story.attempts.push(lost.cancelled(route));
         }
-        self.story.attempts.append(&mut twin.story.attempts);
-        if let Some((input, output)) = twin.story.tokens.take() {
-            self.story.took((input, output), twin.story.cost);
-        }
+        self.story.join(&mut twin.story);
         let asked =
             twin.tries.asked.into_iter().filter(|asked| {
                 self.tries.asked(asked.tier, asked.index, asked.credential).is_none()

@@ -4,6 +4,7 @@
 //! what ends a request early (the client leaves) is that its future is dropped: every place,
 //! permit and buffer gives itself back.
 
+mod ahead;
 mod answer;
 mod attempt;
 pub mod cached;

@@ -1,7 +1,6 @@
 //! What is ready for the application: a head, and a body that is whole, under way, or from the cache.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -9,10 +8,10 @@ use http::HeaderMap;
 use http::response::Parts;
 use http_body::Frame;
 
+use super::recorded::Replay;
 use super::report::Bill;
 use crate::cache::growing::Reader;
 use crate::cache::recorder::Recorder;
-use crate::cache::stored::Stored;
 use crate::live::buffers::Reservation;
 use crate::live::ledger::Turn;
 use crate::live::pace::Charge;
@@ -38,7 +37,7 @@ pub enum ReadyBody {
     Whole(Bytes, Option<HeaderMap>),
     Stream(Box<Stream>),
     /// From the cache.
-    Stored(Arc<Stored>),
+    Stored(Replay),
     /// Another request's.
     Followed(Reader),
     /// 101: both sides speak another protocol from here on.

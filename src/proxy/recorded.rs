@@ -2,7 +2,7 @@
 //! they pass.
 
 use std::fmt;
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
 use http_body::Frame;
-use tokio::task::spawn_local;
 use tokio::time::Sleep;
 
 use super::request::Ask;
@@ -22,13 +21,15 @@ use crate::cache::recorder::Recorder;
 use crate::cache::stored::Stored;
 use crate::clock;
 
-/// A stored body, in the frames in which it came.
+/// A stored body, or a part of it, in the frames in which it came; nothing is copied.
 #[derive(Debug)]
 pub struct Replay {
     stored: Arc<Stored>,
+    /// The next frame, and what of it is not asked for.
     at: usize,
-    /// An event stream is a stream again.
-    sized: bool,
+    skip: u64,
+    /// Bytes that are still to come.
+    left: u64,
 }
 
 /// The answer that another request asked for.
@@ -45,37 +46,52 @@ pub struct Followed {
 /// An answer that is written down while it passes.
 #[derive(Debug)]
 pub struct Recorded {
-    /// `None` once it was handed on.
-    inner: Option<Box<Streaming>>,
+    inner: Box<Streaming>,
     /// `None` once it is over, or broke.
     recorder: Option<Box<Recorder>>,
-    /// How long those who read along, and fall back, are waited for.
-    patience: Option<Pin<Box<Sleep>>>,
 }
-
-const PATIENCE: Duration = Duration::from_secs(1);
 
 // === impl Replay ===
 
 impl Replay {
     pub fn new(stored: Arc<Stored>) -> Replay {
-        let sized = !stored.is_event_stream();
-        Replay { stored, at: 0, sized }
+        let length = stored.length;
+        Replay::part(stored, 0, length)
+    }
+
+    /// The bytes from `from` up to, but not including, `to`.
+    pub fn part(stored: Arc<Stored>, from: u64, to: u64) -> Replay {
+        let left = to.min(stored.length).saturating_sub(from);
+        Replay { stored, at: 0, skip: from, left }
     }
 
     pub fn next(&mut self) -> Option<Bytes> {
-        let frame = self.stored.frames.get(self.at).cloned();
-        self.at += 1;
-        frame
+        while !self.is_at_end() {
+            let frame = self.stored.frames.get(self.at)?;
+            self.at += 1;
+            let length = frame.len() as u64;
+            let from = self.skip.min(length);
+            self.skip -= from;
+            let to = length.min(from.saturating_add(self.left));
+            if from < to {
+                self.left -= to - from;
+                return Some(frame.slice(from as usize..to as usize));
+            }
+        }
+        None
     }
 
     pub fn is_at_end(&self) -> bool {
-        self.at >= self.stored.frames.len()
+        self.left == 0
     }
 
-    pub fn left(&self) -> Option<u64> {
-        let left = self.stored.frames.iter().skip(self.at).map(|frame| frame.len() as u64);
-        self.sized.then(|| left.sum())
+    pub fn left(&self) -> u64 {
+        self.left
+    }
+
+    /// What its answer says; an event stream is a stream again, and says nothing of its length.
+    pub fn told(&self) -> Option<u64> {
+        (!self.stored.is_event_stream()).then_some(self.left)
     }
 }
 
@@ -83,7 +99,7 @@ impl Replay {
 
 impl Followed {
     pub fn new(reader: Reader, ask: Ask) -> Followed {
-        // Whoever asked keeps the provider's limit; this one is for a client there that stalls.
+        // Whoever asked keeps the provider's limit; this one is for when its client is waited for.
         let idle = ask.route.tiers[0].candidates[0].provider.policy.timeouts.idle;
         let Ask { mut story, .. } = ask;
         story.lighten();
@@ -140,13 +156,11 @@ impl fmt::Debug for Followed {
 
 impl Recorded {
     pub fn new(inner: Box<Streaming>, recorder: Box<Recorder>) -> Recorded {
-        Recorded { inner: Some(inner), recorder: Some(recorder), patience: None }
+        Recorded { inner, recorder: Some(recorder) }
     }
 
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Polled {
-        ready!(self.poll_room(cx));
-        let Some(inner) = &mut self.inner else { return Poll::Ready(None) };
-        let polled = ready!(inner.poll_next(cx));
+        let polled = ready!(self.inner.poll_next(cx));
         let Some(recorder) = &mut self.recorder else { return Poll::Ready(polled) };
         match &polled {
             Some(Ok(frame)) => match frame.data_ref() {
@@ -164,21 +178,8 @@ impl Recorded {
         Poll::Ready(polled)
     }
 
-    /// Ready once those who read along are not far behind, or were waited for.
-    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(recorder) = &self.recorder else { return Poll::Ready(()) };
-        if recorder.poll_room(cx).is_pending() {
-            let patience =
-                self.patience.get_or_insert_with(|| Box::pin(tokio::time::sleep(PATIENCE)));
-            ready!(patience.as_mut().poll(cx));
-            recorder.leave_behind();
-        }
-        self.patience = None;
-        Poll::Ready(())
-    }
-
     fn ends(&mut self) {
-        let failed = self.inner.as_ref().is_none_or(|inner| inner.has_failed());
+        let failed = self.inner.has_failed();
         if let Some(mut recorder) = self.recorder.take() {
             if failed {
                 recorder.give_up();
@@ -188,39 +189,73 @@ impl Recorded {
     }
 
     pub fn is_at_end(&self) -> bool {
-        self.inner.as_ref().is_none_or(|inner| inner.is_at_end())
+        self.inner.is_at_end()
     }
 
     pub fn left(&self) -> Option<u64> {
-        self.inner.as_ref().map_or(Some(0), |inner| inner.left())
+        self.inner.left()
     }
 
-    fn is_read(&self) -> bool {
-        self.recorder.as_ref().is_some_and(|recorder| recorder.is_read())
+    /// Who writes it down, until it is over, or broke.
+    pub fn recorder(&self) -> Option<&Recorder> {
+        self.recorder.as_deref()
     }
 
-    /// Goes on for those who read along, for as long as there are some.
-    async fn drain(mut self) {
-        let next = |this: &mut Recorded, cx: &mut Context<'_>| match &this.recorder {
-            Some(recorder) if recorder.poll_deserted(cx).is_pending() => this.poll_next(cx),
-            _ => Poll::Ready(None),
-        };
-        while let Some(Ok(_)) = poll_fn(|cx| next(&mut self, cx)).await {}
+    /// Lets go of it: what did not end before is not stored. Gives what was learned of it.
+    pub fn close(mut self) -> Option<Box<Story>> {
         self.recorder = None;
+        self.inner.close();
+        self.inner.take_story()
     }
 }
 
 impl Drop for Recorded {
-    /// The client left. Others may still read.
     fn drop(&mut self) {
         if self.is_at_end() {
             self.ends();
-        } else if self.is_read() {
-            let (mut inner, recorder) = (self.inner.take(), self.recorder.take());
-            if let Some(inner) = &mut inner {
-                inner.client_left();
-            }
-            drop(spawn_local(Recorded { inner, recorder, patience: None }.drain()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::key::Secret;
+    use crate::cache::lifetime::{Lifetime, Windows};
+    use crate::cache::selecting::Selecting;
+    use http::{HeaderMap, StatusCode};
+
+    fn stored(frames: &[&'static str]) -> Arc<Stored> {
+        let (secret, headers) = (Secret::new().expect("chance"), HeaderMap::new());
+        let selecting = Selecting::of(&headers, &headers, &secret).expect("no names");
+        let (now, whole) = (clock::now(), Duration::from_secs(1));
+        Arc::new(Stored {
+            status: StatusCode::OK,
+            headers,
+            frames: frames.iter().map(|frame| Bytes::from_static(frame.as_bytes())).collect(),
+            length: frames.iter().map(|frame| frame.len() as u64).sum(),
+            life: Lifetime::fixed(now, whole, Windows::default()),
+            selecting,
+            asked: now,
+        })
+    }
+
+    #[test]
+    fn a_part_is_what_it_says_and_is_not_copied() {
+        let stored = stored(&["abc", "d", "efgh"]);
+        let kept = |piece: &Bytes| {
+            let (at, end) = (piece.as_ptr() as usize, piece.as_ptr() as usize + piece.len());
+            let mut frames = stored.frames.iter().map(|f| f.as_ptr_range());
+            frames.any(|frame| frame.start as usize <= at && end <= frame.end as usize)
+        };
+        for (from, to) in (0..9).flat_map(|from| (from..10).map(move |to| (from, to))) {
+            let mut replay = Replay::part(Arc::clone(&stored), from, to);
+            let expected: String =
+                "abcdefgh".chars().skip(from as usize).take((to - from) as usize).collect();
+            assert_eq!(replay.left(), expected.len() as u64);
+            let pieces: Vec<_> = std::iter::from_fn(|| replay.next()).collect();
+            assert_eq!(pieces.concat(), expected.as_bytes(), "{from}-{to}");
+            assert!(pieces.iter().all(kept) && replay.is_at_end());
         }
     }
 }

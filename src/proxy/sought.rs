@@ -20,6 +20,20 @@ use crate::snapshot::RouteCache;
 /// Whose answers depend on what is not kept.
 const PASSES: [HeaderName; 4] = [IF_RANGE, IF_MATCH, IF_UNMODIFIED_SINCE, TE];
 
+/// What APIs call a credential in a query.
+const IN_QUERY: [&str; 10] = [
+    "key",
+    "api_key",
+    "api-key",
+    "apikey",
+    "access_token",
+    "auth_token",
+    "token",
+    "subscription-key",
+    "sig",
+    "signature",
+];
+
 #[derive(Clone, Debug)]
 pub struct Sought {
     pub key: Key,
@@ -157,6 +171,13 @@ impl<'a> Asked<'a> {
         headers::each_identity(self.headers, |name, value| {
             making.part(name.as_str().as_bytes()).part(value.as_bytes());
         });
+        let pairs = self.uri.query().into_iter().flat_map(|query| query.split('&'));
+        for (name, value) in pairs.filter_map(|pair| pair.split_once('=')) {
+            if let Some(name) = IN_QUERY.iter().find(|known| known.eq_ignore_ascii_case(name)) {
+                // No header's name.
+                making.part(b"?").part(name.as_bytes()).part(value.as_bytes());
+            }
+        }
         // No name is empty: nothing that follows is taken for one.
         making.part(b"");
     }

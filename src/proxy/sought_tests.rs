@@ -36,6 +36,16 @@ fn always(public: bool) -> Keeps {
     Keeps::Always { ttl: Duration::from_secs(1), key, public }
 }
 
+#[test]
+fn a_credential_in_the_query_is_a_principal_though_the_query_is_not_in_the_key() {
+    let (secret, none) = (Secret::new().expect("chance"), HeaderMap::new());
+    let key = |public: bool, path: &str| key(&secret, &always(public), &none, path);
+    assert_ne!(key(false, "/x?n=1&key=a"), key(false, "/x?n=1&key=b"));
+    assert_ne!(key(false, "/x?Access_Token=a"), key(false, "/x"));
+    assert_eq!(key(false, "/x?n=1&key=a"), key(false, "/x?key=a&n=2"));
+    assert_eq!(key(true, "/x?key=a"), key(true, "/x?key=b"));
+}
+
 fn key(secret: &Secret, keeps: &Keeps, headers: &HeaderMap, path: &str) -> Key {
     let uri: Uri = path.parse().expect("a path");
     Asked { route: "r", method: &Method::POST, uri: &uri, headers, body: b"{}" }.key(secret, keeps)

@@ -127,14 +127,29 @@ impl Story {
         story
     }
 
+    /// Takes over what one beside it has learned.
+    pub fn join(&mut self, aside: &mut Story) {
+        self.attempts.append(&mut aside.attempts);
+        self.stopped = self.stopped.or(aside.stopped);
+        if let Some(tokens) = aside.tokens.take() {
+            self.took(tokens, aside.cost.take());
+        }
+    }
+
     /// It is not told, unless it begins anew.
     pub fn hush(&mut self) {
         self.told = true;
     }
 
+    /// It is not told, or was already.
+    pub fn is_hushed(&self) -> bool {
+        self.told
+    }
+
     /// It begins now; what came before is not told.
     pub fn begins(&mut self, now: Instant) {
         self.told = false;
+        self.end = None;
         self.started = now;
         self.waited = Duration::ZERO;
     }
@@ -162,6 +177,7 @@ impl Story {
 
     /// Ends the story; a story that is dropped before ends with the client's leaving.
     pub fn finish(&mut self, end: End) {
+        self.end.get_or_insert(end);
         if std::mem::replace(&mut self.told, true) {
             return;
         }
@@ -174,7 +190,6 @@ impl Story {
         if end == End::ClientLeft && self.status == 0 {
             self.status = 499;
         }
-        self.end = Some(end);
         if let End::Refused(reason) = end {
             let route = self.route.as_ref().map_or(NO_ROUTE, |route| &route.policy.name).to_owned();
             self.worker.live.metrics.refused.with(&ReasonLabels { route, reason }).inc();

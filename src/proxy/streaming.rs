@@ -21,7 +21,7 @@ use super::go_on::{GoingOn, Teller};
 use super::ready::{Ready, ReadyBody, Stream};
 use super::report::Bill;
 use super::request::Ask;
-use super::story::End;
+use super::story::{End, Story};
 use crate::clock;
 use crate::policy::model::OnCut;
 use crate::snapshot::Route;
@@ -350,11 +350,18 @@ impl Streaming {
         self.failed
     }
 
-    /// Nobody takes it any more, though it goes on for others.
-    pub fn client_left(&mut self) {
-        if let Some(story) = self.teller.story() {
-            story.finish(End::ClientLeft);
-        }
+    /// Gives its story to who tells it; what is learned from here on goes into one beside it.
+    pub fn take_story(&mut self) -> Option<Box<Story>> {
+        let story = self.teller.story()?;
+        let mut aside = story.aside();
+        aside.model = story.model.take();
+        Some(std::mem::replace(story, aside))
+    }
+
+    /// Nobody takes more of it.
+    pub fn close(&mut self) {
+        self.settle();
+        self.stream = None;
     }
 
     /// Nothing more comes, and nothing is wrong.

@@ -172,6 +172,8 @@ fn what_is_stale_serves_while_one_request_beside_asks_anew() {
     gate.open_wide();
     sidecar.wait_until(|sidecar| sidecar.send(&Call::get("/x")).text() == "new");
     assert_eq!(a.count(), 2, "one at a time, and then it is fresh");
+    let missed = sidecar.metric("outrigger_cache_requests_total{cache=\"c\",result=\"miss\"}");
+    assert_eq!(missed, Some(1.0), "what is asked for beside is nobody's request");
 }
 
 #[test]
@@ -191,6 +193,62 @@ fn a_change_through_another_route_outdates_what_is_stored() {
     assert_eq!(ask(), [true, true, true]);
     sidecar.send(&Call::post("/x", "change"));
     assert_eq!(ask(), [false, false, true]);
+}
+
+#[test]
+fn what_the_provider_says_is_another_is_asked_for_anew() {
+    let old = answer(&[("cache-control", "max-age=0"), ("etag", "\"1\"")], "old");
+    let another = Behaviour::Status(304, vec![("etag".into(), "\"2\"".into())], String::new());
+    let new = answer(&[("cache-control", "max-age=60"), ("etag", "\"2\"")], "new");
+    let a = Origin::script([old, another, new]);
+    let sidecar = alone(&yaml(&a, ", stale_if_error: 1h", ""));
+    sidecar.send(&Call::get("/x"));
+    let second = sidecar.send(&Call::get("/x"));
+    assert_eq!((second.status, second.text()), (200, "new".into()));
+    assert_eq!(told(&second), "outrigger; fwd=stale; stored");
+    let asked: Vec<_> =
+        a.requests().iter().map(|r| r.headers.get("if-none-match").map(str::to_owned)).collect();
+    assert_eq!(asked, [None, Some("\"1\"".to_owned()), None]);
+    assert_eq!(sidecar.send(&Call::get("/x")).text(), "new");
+    assert_eq!(a.count(), 3);
+    let attempts = story(&sidecar, 2)["attempts"].clone();
+    assert_eq!(attempts.as_array().map(Vec::len), Some(2), "{attempts}");
+}
+
+#[test]
+fn what_the_provider_says_is_another_does_not_serve_in_place_of_an_error() {
+    let old = answer(&[("cache-control", "max-age=0"), ("etag", "\"1\"")], "old");
+    let another = Behaviour::Status(304, vec![("etag".into(), "\"2\"".into())], String::new());
+    let gone = Behaviour::status(404, &[("cache-control", "no-store")]);
+    let a = Origin::script([old, another, gone]);
+    let sidecar = alone(&yaml(&a, ", stale_if_error: 1h", ""));
+    sidecar.send(&Call::get("/x"));
+    assert_eq!(sidecar.send(&Call::get("/x")).status, 404);
+    a.set(Behaviour::RefuseConnections);
+    assert_eq!(sidecar.send(&Call::get("/x")).status, 502);
+}
+
+#[test]
+fn a_part_of_what_is_stored_whole_is_served() {
+    let body: String = (0..40_000).map(|n| format!("{n:05} ")).collect();
+    let a = Origin::start(answer(
+        &[("cache-control", "max-age=60"), ("content-type", "text/plain")],
+        &body,
+    ));
+    let sidecar = alone(&yaml(&a, "", "").replace("1MiB", "8MiB"));
+    sidecar.send(&Call::get("/x"));
+    for (range, from, to) in
+        [("0-0", 0, 1), ("1000-200000", 1000, 200_001), ("-7", body.len() - 7, body.len())]
+    {
+        let call = Call::get("/x").header("range", &format!("bytes={range}"));
+        let part = sidecar.send(&call);
+        assert_eq!((part.status, part.text().as_str()), (206, &body[from..to]), "{range}");
+        assert_eq!(part.header("content-length"), Some(&*(to - from).to_string()));
+        let told = format!("bytes {from}-{}/{}", to - 1, body.len());
+        assert_eq!(part.header("content-range"), Some(&*told));
+    }
+    assert_eq!(story(&sidecar, 4)["bytes_out"], 7);
+    assert_eq!(a.count(), 1);
 }
 
 #[test]

@@ -42,13 +42,17 @@ fn the_same_question_has_the_same_answer_however_it_is_written() {
 
 #[test]
 fn answers_are_for_who_asked_unless_the_policy_says_public() {
-    for (store, count) in [("", 3), (", public: true", 1)] {
+    for (store, count) in [("", 5), (", public: true", 1)] {
         let a = Origin::start(Behaviour::Chat);
         let sidecar = alone(&yaml(&a, store, ""));
         for who in ["one", "two", "one"] {
             sidecar.send(&chat_for("m").header("authorization", &format!("Bearer {who}")));
         }
         sidecar.send(&chat_for("m").header("api-key", "one"));
+        for who in ["one", "two", "one"] {
+            let call = Call::post(&format!("{CHAT}?key={who}"), r#"{"messages":[],"model":"m"}"#);
+            sidecar.send(&call.header("content-type", "application/json"));
+        }
         assert_eq!(a.count(), count, "{store}");
     }
 }
@@ -204,6 +208,84 @@ fn when_who_asks_leaves_in_the_middle_those_who_read_along_get_all_of_it() {
     drop(second);
     assert_eq!(two.send(&chat_for("m")).status, 200);
     assert_eq!(a.count(), 1, "it was stored, too");
+}
+
+/// A stream of so many frames of 64 KiB, and of what they cost.
+fn large(frames: usize) -> Stream {
+    let delta = json!({ "content": "x".repeat(64 << 10) });
+    let frame = json!({ "choices": [ { "index": 0, "delta": delta } ] }).to_string();
+    let usage = json!({ "prompt_tokens": 3, "completion_tokens": 5 });
+    let last = json!({ "object": "chat.completion.chunk", "choices": [], "usage": usage });
+    let last = [last.to_string(), "[DONE]".to_owned()];
+    Stream::of(std::iter::repeat_n(frame, frames).chain(last))
+}
+
+#[test]
+fn who_asks_and_stops_reading_holds_up_nobody_who_reads_along() {
+    let gate = Gate::closed();
+    let frames = 256;
+    let a = Origin::start(large(frames).gated(&gate));
+    let price = "price: { input: 1.00, output: 2.00, per: 1, currency: USD }, auth";
+    let policy = yaml(&a, "", "").replace("1MiB", "256MiB").replacen("auth", price, 1);
+    let sidecar = alone(&policy);
+    let (mut one, mut two) = (sidecar.client(), sidecar.client());
+    one.send_only(&chat_for("m"));
+    a.wait_for_requests(1);
+    two.send_only(&chat_for("m"));
+    gate.let_through(1);
+    let mut first = one.read_answer("POST").expect("a head");
+    let mut second = two.read_answer("POST").expect("a head");
+    assert_eq!(second.header("cache-status"), Some("outrigger; fwd=uri-miss; collapsed"));
+    gate.open_wide();
+    // The sockets hold a part of it only.
+    assert_eq!((second.events().len(), second.end()), (frames + 2, End::Complete));
+    let follower = story(&sidecar, 1);
+    assert_eq!((&follower["cache"], &follower["tokens_out"]), (&json!("collapsed"), &json!(null)));
+    assert_eq!((first.events().len(), first.end()), (frames + 2, End::Complete));
+    let leader = story(&sidecar, 2);
+    assert_eq!((&leader["cache"], &leader["end"]), (&json!("miss"), &json!("answered")));
+    assert_eq!((&leader["tokens_out"], &leader["cost"]), (&json!(5), &json!(13.0)));
+    assert_eq!(leader["bytes_out"], follower["bytes_out"]);
+    assert_eq!(a.count(), 1);
+}
+
+#[test]
+fn who_asks_and_leaves_alone_takes_the_exchange_along() {
+    let gate = Gate::closed();
+    let a = Origin::start(Stream::chat(4).gated(&gate).ending(Ending::Hang));
+    let sidecar = alone(&yaml(&a, "", ""));
+    let mut client = sidecar.client();
+    client.send_only(&chat_for("m"));
+    gate.let_through(2);
+    let mut answer = client.read_answer("POST").expect("a head");
+    assert!(answer.next_event().is_some());
+    drop(client);
+    a.wait_for_open_connections(0);
+    let left = story(&sidecar, 1);
+    assert_eq!(left["end"], "client_left");
+    assert!(left["bytes_out"].as_u64().is_some_and(|bytes| bytes > 0), "{left}");
+    let held = crate::scene::api(&sidecar, "/api/caches");
+    assert_eq!(held["caches"][0]["recording_bytes"], 0);
+    gate.open_wide();
+}
+
+#[test]
+fn past_the_bound_who_asks_gets_all_of_it_though_another_stops_reading() {
+    let gate = Gate::closed();
+    let frames = 256;
+    let a = Origin::start(large(frames).gated(&gate));
+    let sidecar = alone(&yaml(&a, "", ""));
+    let (mut one, mut two) = (sidecar.client(), sidecar.client());
+    one.send_only(&chat_for("m"));
+    a.wait_for_requests(1);
+    two.send_only(&chat_for("m"));
+    gate.let_through(1);
+    let mut first = one.read_answer("POST").expect("a head");
+    let mut second = two.read_answer("POST").expect("a head");
+    gate.open_wide();
+    assert_eq!((first.events().len(), first.end()), (frames + 2, End::Complete));
+    assert_eq!(second.end(), End::Cut, "it was left behind");
+    assert_eq!(a.count(), 1);
 }
 
 #[test]
