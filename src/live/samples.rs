@@ -62,6 +62,15 @@ impl Samples {
         }
     }
 
+    /// One that counts as good turned out bad.
+    pub fn spoil(&self, now: Instant) {
+        for (_, kept) in lock(&self.kept).iter_mut() {
+            if let Kept::Errors(window) = kept {
+                window.spoil(now);
+            }
+        }
+    }
+
     /// The share of the last `over` that was bad, where at least so many ended.
     pub fn error_rate(&self, over: Duration, least: u32, now: Instant) -> Option<f64> {
         let kept = lock(&self.kept);

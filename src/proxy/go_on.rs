@@ -10,6 +10,8 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use http::StatusCode;
+
 use super::commit::{AtHand, Tried};
 use super::cut::Cut;
 use super::dial::self_delay;
@@ -62,6 +64,16 @@ impl Teller {
             Teller::Ask(ask) => Some(&mut ask.story),
             Teller::Away => None,
         }
+    }
+
+    /// The answer's head told of nothing bad, so that it counts as good (`Ask::sample`).
+    pub fn is_good(&self) -> bool {
+        let status = match self {
+            Teller::Story(story) => story.status,
+            Teller::Ask(ask) => ask.story.status,
+            Teller::Away => return false,
+        };
+        status < 500 && status != StatusCode::TOO_MANY_REQUESTS.as_u16()
     }
 
     /// Takes the request, where it was kept.

@@ -134,14 +134,17 @@ impl Streaming {
         format!("the answer was cut: {}", cut.as_str()).into()
     }
 
-    /// Tells the breaker of a stream that broke, and lets go of it.
+    /// Tells the breaker and the modes of a stream that broke, and lets go of it.
     fn lost(&mut self, cut: Cut) {
         self.settle();
         let Some(stream) = self.stream.take() else { return };
         self.route.cut(&self.metrics, cut.as_str());
+        let now = clock::now();
         if let Some(afterwards) = stream.afterwards {
-            afterwards.cut(clock::now());
+            afterwards.cut(now);
         }
+        let provider = &Ask::candidate(&self.route, self.bill.tier, self.bill.index).provider;
+        provider.samples.iter().filter(|_| self.teller.is_good()).for_each(|all| all.spoil(now));
     }
 
     /// It broke: another may go on, or it is told, and then the error follows.
@@ -166,6 +169,8 @@ impl Streaming {
     /// Says in a last event that it broke.
     fn tell(&mut self, cut: Cut, format: Option<Format>, cx: &mut Context<'_>) -> Polled {
         self.broken = Some(Broken::Telling(cut));
+        let samples = self.route.samples.iter().filter(|_| self.teller.is_good());
+        samples.for_each(|all| all.spoil(clock::now()));
         let silent = self.failed || self.route.policy.stream.on_cut == OnCut::Abort;
         if let Some(format) = format.filter(|_| !silent) {
             self.first.push_back(Frame::data(cut.event(format, self.idle)));

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::scene::{
     CHAT, GENEROUS, alone, api, chat, is_from, policy, problem, reload, route, story,
 };
-use crate::support::{Behaviour, Call, Origin, Request, Response, Sidecar};
+use crate::support::{Behaviour, Call, Ending, Origin, Request, Response, Sidecar, Stream};
 
 pub const PLAIN: &str = "auth: none, breaker: none";
 const IN_FORCE: &str = r#"outrigger_degradation_in_force{mode="brownout"}"#;
@@ -88,6 +88,22 @@ fn a_mode_is_entered_and_left_in_time_when_the_error_rate_climbs_and_falls() {
     assert!((Duration::from_millis(700)..=at_most).contains(&left), "left after {left:?}");
     let answer = client.send(&chat());
     assert_eq!((answer.status, marks(&answer)), (200, None));
+}
+
+#[test]
+fn a_stream_that_is_cut_counts_as_bad_for_its_provider_and_its_route() {
+    for of in ["a", "all"] {
+        let origin = Origin::start(Stream::chat(5).first(3).ending(Ending::Cut));
+        let when = format!(
+            "when: {{ error_rate: {{ of: {of}, above: 0.9, over: 1m, min_requests: 3 }} }}, \
+             for: 0s, actions: [ {{ respond: {{ status: 418 }} }} ]"
+        );
+        let providers = [("a", &*origin.url(), PLAIN)];
+        let sidecar = alone(&degraded(&providers, "providers: [a]", &[("brownout", &when)]));
+        (0..3).for_each(|_| assert_eq!(sidecar.send(&chat()).status, 200));
+        changes(&sidecar, true);
+        assert_eq!(sidecar.send(&chat()).status, 418, "{of}");
+    }
 }
 
 #[test]
