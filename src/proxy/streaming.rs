@@ -359,7 +359,7 @@ impl Streaming {
     pub fn take_story(&mut self) -> Option<Box<Story>> {
         let story = self.teller.story()?;
         let mut aside = story.aside();
-        aside.model = story.model.take();
+        (aside.model, aside.status) = (story.model.take(), story.status);
         Some(std::mem::replace(story, aside))
     }
 
