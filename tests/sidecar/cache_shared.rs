@@ -5,7 +5,9 @@ use std::thread;
 use serde_json::json;
 
 use crate::scene::{CHAT, GENEROUS, alone, chat_for, policy, route, story};
-use crate::support::{Behaviour, Call, End, Ending, Gate, Origin, Response, Sidecar, Stream};
+use crate::support::{
+    Answer, Behaviour, Call, Client, End, Ending, Gate, Origin, Response, Sidecar, Stream,
+};
 
 /// A route for everything that keeps its answers for a minute.
 fn yaml(origin: &Origin, store: &str, more: &str) -> String {
@@ -143,18 +145,28 @@ fn one_of_many_equal_requests_asks_for_all_on_every_worker() {
     assert!(collapsed > 0, "those who came in time wait for the first one's answer");
 }
 
+/// One asks, the other reads along; so many events have come.
+fn both<'c>(
+    origin: &Origin,
+    gate: &Gate,
+    events: usize,
+    one: &'c mut Client,
+    two: &'c mut Client,
+) -> (Answer<'c>, Answer<'c>) {
+    one.send_only(&chat_for("m"));
+    origin.wait_for_requests(1);
+    two.send_only(&chat_for("m"));
+    gate.let_through(events);
+    (one.read_answer("POST").expect("a head"), two.read_answer("POST").expect("a head"))
+}
+
 #[test]
 fn who_waits_for_a_stream_sees_each_event_as_it_comes() {
     let gate = Gate::closed();
     let a = Origin::start(Stream::chat(4).gated(&gate));
     let sidecar = Sidecar::builder().policy("policy", &yaml(&a, "", "")).workers(2).start();
     let (mut one, mut two) = (sidecar.client(), sidecar.client());
-    one.send_only(&chat_for("m"));
-    a.wait_for_requests(1);
-    two.send_only(&chat_for("m"));
-    gate.let_through(2);
-    let mut first = one.read_answer("POST").expect("a head");
-    let mut second = two.read_answer("POST").expect("a head");
+    let (mut first, mut second) = both(&a, &gate, 2, &mut one, &mut two);
     assert_eq!(second.header("cache-status"), Some("outrigger; fwd=uri-miss; collapsed"));
     for answer in [&mut first, &mut second] {
         assert!(answer.next_event().is_some_and(|event| event.contains("assistant")));
@@ -229,12 +241,7 @@ fn who_asks_and_stops_reading_holds_up_nobody_who_reads_along() {
     let policy = yaml(&a, "", "").replace("1MiB", "256MiB").replacen("auth", price, 1);
     let sidecar = alone(&policy);
     let (mut one, mut two) = (sidecar.client(), sidecar.client());
-    one.send_only(&chat_for("m"));
-    a.wait_for_requests(1);
-    two.send_only(&chat_for("m"));
-    gate.let_through(1);
-    let mut first = one.read_answer("POST").expect("a head");
-    let mut second = two.read_answer("POST").expect("a head");
+    let (mut first, mut second) = both(&a, &gate, 1, &mut one, &mut two);
     assert_eq!(second.header("cache-status"), Some("outrigger; fwd=uri-miss; collapsed"));
     gate.open_wide();
     // The sockets hold a part of it only.
@@ -276,12 +283,7 @@ fn past_the_bound_who_asks_gets_all_of_it_though_another_stops_reading() {
     let a = Origin::start(large(frames).gated(&gate));
     let sidecar = alone(&yaml(&a, "", ""));
     let (mut one, mut two) = (sidecar.client(), sidecar.client());
-    one.send_only(&chat_for("m"));
-    a.wait_for_requests(1);
-    two.send_only(&chat_for("m"));
-    gate.let_through(1);
-    let mut first = one.read_answer("POST").expect("a head");
-    let mut second = two.read_answer("POST").expect("a head");
+    let (mut first, mut second) = both(&a, &gate, 1, &mut one, &mut two);
     gate.open_wide();
     assert_eq!((first.events().len(), first.end()), (frames + 2, End::Complete));
     assert_eq!(second.end(), End::Cut, "it was left behind");
@@ -310,12 +312,7 @@ fn a_body_that_never_ends_passes_and_is_given_up_at_the_bound() {
     let a = Origin::start(Stream::of(vec![frame; 64]).gated(&gate).ending(Ending::Hang));
     let sidecar = alone(&yaml(&a, "", ", stream: { commit: headers }"));
     let (mut one, mut two) = (sidecar.client(), sidecar.client());
-    one.send_only(&chat_for("m"));
-    a.wait_for_requests(1);
-    two.send_only(&chat_for("m"));
-    gate.let_through(1);
-    let mut first = one.read_answer("POST").expect("a head");
-    let mut second = two.read_answer("POST").expect("a head");
+    let (mut first, mut second) = both(&a, &gate, 1, &mut one, &mut two);
     gate.let_through(63);
     for n in 0..64 {
         assert!(first.next_event().is_some(), "{n}");

@@ -22,7 +22,7 @@ pub mod redis;
 pub mod sidecar;
 
 pub use behaviour::{Behaviour, Ending, Gate, Stream};
-pub use client::{Call, Client, End, Response, get, post, post_json};
+pub use client::{Answer, Call, Client, End, Response, get, post, post_json};
 pub use fleet::{Fleet, fleet};
 pub use message::Headers;
 pub use origin::{Origin, Request};
