@@ -36,7 +36,7 @@ const A_WHILE: Duration = Duration::from_secs(1);
 /// A job that a provider has room for.
 #[derive(Debug)]
 pub struct Admitted {
-    ask: Ask,
+    ask: Box<Ask>,
     pick: Box<Pick>,
 }
 
@@ -94,7 +94,7 @@ fn ask(
     queue: &Queue,
     class: usize,
     task: Task,
-) -> Result<Ask, Blocked> {
+) -> Result<Box<Ask>, Blocked> {
     let never = |what: &str| Blocked::Never(format!("its {what} cannot be read from the store"));
     let method = Method::from_bytes(task.request.method.as_bytes());
     let method = method.map_err(|_| never("method"))?;
@@ -117,7 +117,8 @@ fn ask(
     story.job = Some(task.id);
     story.hush();
     let payload = Payload::of(body, room, route.reads_body);
-    let mut ask = Ask::new((worker, &client), route, story, (method, uri, headers), payload);
+    let mut ask = Ask::new((worker, &client), route, story, (method, uri, headers));
+    ask.has(payload);
     ask.deadline = now + queue.policy.max_wait.max(route.policy.timeout);
     (ask.class, ask.flow) = (class, queue.live.flow(&task.flow));
     ask.is_job = true;
@@ -147,8 +148,7 @@ impl Admitted {
         let class = told.map_or(Class::Failure, |told| told.class);
         let to = told.map(|told| told.to.key.to_string()).unwrap_or_default();
         let refused = outcome.as_ref().err().map(Problem::to_string);
-        let client = Rc::clone(&ask.client);
-        let (head, body) = finish(ask, outcome, &client).into_parts();
+        let (head, body) = finish(ask, outcome).into_parts();
         if let Some(why) = refused {
             return failed(class, why);
         }

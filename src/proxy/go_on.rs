@@ -48,11 +48,11 @@ pub struct GoingOn {
 
 impl Teller {
     /// Keeps the request where its answer may be gone on from.
-    pub fn of(ask: Ask) -> Teller {
+    pub fn of(ask: Box<Ask>) -> Teller {
         if ask.goes_on() {
-            return Teller::Ask(Box::new(ask));
+            return Teller::Ask(ask);
         }
-        let Ask { mut story, payload, .. } = ask;
+        let Ask { mut story, payload, .. } = *ask;
         story.lighten();
         story.model = payload.model().map(str::to_owned);
         Teller::Story(story)

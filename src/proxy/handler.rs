@@ -43,54 +43,99 @@ pub async fn handle(
     client: Rc<Client>,
     request: Request<Incoming>,
 ) -> Result<Response<ResBody>, Infallible> {
-    let mut response = answer(&worker, client, request).await;
+    let mut response = match enter(&worker, &client, request) {
+        Entered::Asks(ask, body, job) => answer(ask, body, job).await,
+        Entered::Ours(head, story) => Box::pin(ours(&worker, head, story)).await,
+        Entered::Refused(mut story, problem) => refuse(&mut story, problem),
+    };
     if worker.clients.is_draining() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     Ok(response)
 }
 
-async fn answer(
-    worker: &Rc<Worker>,
-    client: Rc<Client>,
-    request: Request<Incoming>,
-) -> Response<ResBody> {
+/// What a head asks for. It is found out without waiting, so that nothing of a head but what the
+/// request keeps, on the heap, is part of the connection's task.
+enum Entered {
+    Asks(Box<Ask>, Incoming, Option<(Box<Wish>, Store)>),
+    Ours(Box<Parts>, Box<Story>),
+    Refused(Box<Story>, Problem),
+}
+
+fn enter(worker: &Rc<Worker>, client: &Rc<Client>, mut request: Request<Incoming>) -> Entered {
     client.begin();
     let started = clock::now();
     let route = sane(&request).and_then(|host| find(worker, &request, host));
     let (method, uri) = (request.method().clone(), request.uri().clone());
-    let mut story = Story::new(worker, &client, route.as_ref().ok().cloned(), method, uri, started);
+    let story = Story::new(worker, client, route.as_ref().ok().cloned(), method, uri, started);
     let route = match route {
         Ok(route) => route,
         Err(problem) if problem.kind == Kind::Ours => {
-            return Box::pin(ours(worker, request, story)).await;
+            return Entered::Ours(Box::new(request.into_parts().0), story);
         }
-        Err(problem) => return refuse(&mut story, problem),
+        Err(problem) => return Entered::Refused(story, problem),
     };
-    match read(worker, &client, &route, request, story).await {
-        Ok((ask, Some((wish, store)))) => Box::pin(ask.become_job(wish, store)).await,
-        Ok((mut ask, None)) => {
-            let outcome = match &route.cache {
-                Some(cache) => Box::pin(cached::answer(&mut ask, &route, cache)).await,
-                None => {
-                    let outcome = run(&mut ask, &route).await;
-                    changed(&ask, &route, &outcome);
-                    outcome
-                }
-            };
-            finish(ask, outcome, &client)
-        }
-        Err((mut story, problem)) => refuse(&mut story, problem),
+    let wants_upgrade = headers::asks_upgrade(request.headers());
+    let store = worker.store.as_ref().filter(|_| !wants_upgrade);
+    let Wishes { overrides, class, flow, job } = match wishes(request.headers(), &route, store) {
+        Ok(wishes) => wishes,
+        Err(problem) => return Entered::Refused(story, problem),
+    };
+    let upgrade = wants_upgrade.then(|| hyper::upgrade::on(&mut request));
+    let (mut head, body) = request.into_parts();
+    prepare(&mut head, client, &route, wants_upgrade, overrides.any);
+    let (of, request) = ((worker, client), (head.method, head.uri, head.headers));
+    let mut ask = Ask::new(of, &route, story, request);
+    ask.session = session(&route, &ask.headers);
+    ask.upgrade = upgrade;
+    (ask.class, ask.flow) = (class, flow);
+    ask.idempotence = overrides.idempotent.unwrap_or(ask.idempotence);
+    ask.overrides = overrides;
+    Entered::Asks(ask, body, job.zip(worker.store.clone()))
+}
+
+async fn answer(
+    mut ask: Box<Ask>,
+    body: Incoming,
+    job: Option<(Box<Wish>, Store)>,
+) -> Response<ResBody> {
+    if let Err(problem) = take_in(&mut ask, body, job.is_some()).await {
+        return refuse(&mut ask.story, problem);
     }
+    if let Some((wish, store)) = job {
+        return Box::pin(ask.become_job(wish, store)).await;
+    }
+    let route = Arc::clone(&ask.route);
+    let outcome = match &route.cache {
+        Some(cache) => Box::pin(cached::answer(&mut ask, &route, cache)).await,
+        None => {
+            let outcome = run(&mut ask, &route).await;
+            changed(&ask, &route, &outcome);
+            outcome
+        }
+    };
+    finish(ask, outcome)
+}
+
+/// Takes the body in.
+///
+/// # Errors
+/// When it breaks, or stalls.
+async fn take_in(ask: &mut Ask, body: Incoming, whole: bool) -> Result<(), Problem> {
+    let bounds = Bounds::of(&ask.route, whole);
+    let room = ask.reservation();
+    let (payload, once) =
+        Payload::read(&ask.client.timer, body, bounds, room, ask.story.started).await?;
+    if let Some(why) = once {
+        ask.story.once = Some(why);
+        ask.route.unbuffered(&ask.worker.live.metrics, why);
+    }
+    ask.has(payload);
+    Ok(())
 }
 
 /// A path of our own.
-async fn ours(
-    worker: &Worker,
-    request: Request<Incoming>,
-    mut story: Box<Story>,
-) -> Response<ResBody> {
-    let (head, _) = request.into_parts();
+async fn ours(worker: &Worker, head: Box<Parts>, mut story: Box<Story>) -> Response<ResBody> {
     let store = worker.store.as_ref();
     match jobs::ours(store, &head.method, head.uri.path(), &head.headers).await {
         Ok(response) => {
@@ -141,47 +186,6 @@ fn find(worker: &Worker, request: &Request<Incoming>, host: &str) -> Result<Arc<
         let detail = format!("{} {path} (try: outrigger explain {0} {path})", request.method());
         Problem::new(Kind::NoRoute, detail)
     })
-}
-
-/// Takes the request in: what it asks of us, its headers for any provider, its body.
-async fn read(
-    worker: &Rc<Worker>,
-    client: &Rc<Client>,
-    route: &Arc<Route>,
-    mut request: Request<Incoming>,
-    mut story: Box<Story>,
-) -> Result<(Ask, Option<(Box<Wish>, Store)>), (Box<Story>, Problem)> {
-    let wants_upgrade = headers::asks_upgrade(request.headers());
-    let store = worker.store.as_ref().filter(|_| !wants_upgrade);
-    let Wishes { overrides, class, flow, job } = match wishes(request.headers(), route, store) {
-        Ok(wishes) => wishes,
-        Err(problem) => return Err((story, problem)),
-    };
-    let upgrade = wants_upgrade.then(|| hyper::upgrade::on(&mut request));
-    let (mut head, body) = request.into_parts();
-    prepare(&mut head, client, route, wants_upgrade, overrides.any);
-    let room = worker.live.buffers.reservation();
-    let bounds = Bounds::of(route, job.is_some());
-    let (payload, once) =
-        match Payload::read(&client.timer, body, bounds, room, story.started).await {
-            Ok(read) => read,
-            Err(problem) => return Err((story, problem)),
-        };
-    if let Some(why) = once {
-        story.once = Some(why);
-        route.unbuffered(&worker.live.metrics, why);
-    }
-    let (of, request) = ((worker, client), (head.method, head.uri, head.headers));
-    let mut ask = Ask::new(of, route, story, request, payload);
-    ask.session = session(route, &ask.headers);
-    ask.upgrade = upgrade;
-    (ask.class, ask.flow) = (class, flow);
-    ask.idempotence = overrides.idempotent.unwrap_or(ask.idempotence);
-    if let Some(timeout) = overrides.timeout {
-        ask.deadline = ask.payload.taken() + timeout;
-    }
-    ask.overrides = overrides;
-    Ok((ask, job.zip(worker.store.clone())))
 }
 
 /// What requests that go to the same address have in common.
@@ -306,11 +310,7 @@ fn last(ask: &mut Ask, route: &Route, stop: &Stop, hand: AtHand) -> Result<Box<R
 }
 
 /// The commit.
-pub fn finish(
-    mut ask: Ask,
-    outcome: Result<Box<Ready>, Problem>,
-    client: &Client,
-) -> Response<ResBody> {
+pub fn finish(mut ask: Box<Ask>, outcome: Result<Box<Ready>, Problem>) -> Response<ResBody> {
     ask.story.bytes_in = ask.payload.len();
     let Ready { mut head, body, idle, bill, credential, .. } = match outcome {
         Ok(ready) => *ready,
@@ -348,7 +348,7 @@ pub fn finish(
         }
         ReadyBody::Followed(reader) => ResBody::Followed(Box::new(Followed::new(reader, ask))),
         ReadyBody::Tunnel { flight, rest } => {
-            let Ask { upgrade, story, .. } = ask;
+            let Ask { upgrade, story, client, .. } = *ask;
             let tunnel = tunnel::start(upgrade, rest, flight, story);
             tunnel.into_iter().for_each(|tunnel| client.becomes(tunnel));
             return Response::from_parts(head, ResBody::full(Bytes::new()));

@@ -137,6 +137,11 @@ impl Payload {
         }
     }
 
+    /// Of a request that has none, or has not been read yet.
+    pub fn empty(taken: Instant) -> Payload {
+        Payload { state: State::Empty, model: None, taken, upload: None, original: None }
+    }
+
     fn new(state: State, model: Option<Model>) -> Payload {
         let taken = clock::now();
         let upload = matches!(state, State::Once { .. }).then(|| Rc::new(Upload::new(taken)));

@@ -98,10 +98,10 @@ impl Replay {
 // === impl Followed ===
 
 impl Followed {
-    pub fn new(reader: Reader, ask: Ask) -> Followed {
+    pub fn new(reader: Reader, ask: Box<Ask>) -> Followed {
         // Whoever asked keeps the provider's limit; this one is for when its client is waited for.
         let idle = ask.route.tiers[0].candidates[0].provider.policy.timeouts.idle;
-        let Ask { mut story, .. } = ask;
+        let Ask { mut story, .. } = *ask;
         story.lighten();
         let length = reader.of().headers.get(CONTENT_LENGTH);
         let length = length.and_then(|length| length.to_str().ok()?.parse().ok());

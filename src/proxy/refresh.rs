@@ -30,14 +30,13 @@ pub fn begin(ask: &Ask, cache: &RouteCache, sought: &Sought, stored: &Arc<Stored
         let route = Arc::clone(&ask.route);
         let Some(cache) = &route.cache else { return };
         let outcome = forward(&mut ask, &route, cache, errand, false).await;
-        let client = std::rc::Rc::clone(&ask.client);
-        let mut body = finish(ask, outcome, &client).into_body();
+        let mut body = finish(ask, outcome).into_body();
         while let Some(Ok(_)) = body.frame().await {}
     }));
 }
 
 /// The same request, asked by nobody in particular.
-fn beside(ask: &Ask) -> Option<Ask> {
+fn beside(ask: &Ask) -> Option<Box<Ask>> {
     let (worker, client) = (&ask.worker, ask.worker.clients.aside());
     let (method, uri, now) = (ask.method.clone(), ask.uri.clone(), clock::now());
     let route = Some(Arc::clone(&ask.route));
@@ -50,7 +49,8 @@ fn beside(ask: &Ask) -> Option<Ask> {
     }
     let payload = Payload::of(body, room, ask.route.reads_body);
     let request = (method, uri, ask.headers.clone());
-    let mut beside = Ask::new((worker, &client), &ask.route, story, request, payload);
+    let mut beside = Ask::new((worker, &client), &ask.route, story, request);
+    beside.has(payload);
     beside.session = ask.session.clone();
     (beside.class, beside.flow) = (ask.class, ask.flow);
     beside.idempotence = ask.idempotence;

@@ -136,27 +136,26 @@ pub struct Stop {
 }
 
 impl Ask {
-    /// A request as its route has it, before what it says itself.
+    /// A request as its route has it, before what it says itself, and without a body.
     pub fn new(
         (worker, client): (&Rc<Worker>, &Rc<Client>),
         route: &Arc<Route>,
         story: Box<Story>,
         (method, uri, headers): (Method, Uri, HeaderMap),
-        payload: Payload,
-    ) -> Ask {
-        Ask {
+    ) -> Box<Ask> {
+        Box::new(Ask {
             worker: Rc::clone(worker),
             client: Rc::clone(client),
             timer: Rc::clone(&client.timer),
             route: Arc::clone(route),
-            story,
             method,
             uri,
             asked_uri: None,
             headers,
-            tokens: tokens(&payload),
-            deadline: payload.taken() + route.policy.timeout,
-            payload,
+            tokens: 1.0,
+            deadline: story.started + route.policy.timeout,
+            payload: Payload::empty(story.started),
+            story,
             upgrade: None,
             overrides: Overrides::default(),
             idempotence: route.policy.idempotent,
@@ -174,7 +173,15 @@ impl Ask {
             conditions: None,
             hurries: false,
             is_job: false,
-        }
+        })
+    }
+
+    /// Its body is here, or is known to go once: now its time runs.
+    pub fn has(&mut self, payload: Payload) {
+        let timeout = self.overrides.timeout.unwrap_or(self.route.policy.timeout);
+        self.deadline = payload.taken() + timeout;
+        self.tokens = tokens(&payload);
+        self.payload = payload;
     }
 
     /// After its body was changed.

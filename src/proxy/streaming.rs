@@ -66,7 +66,7 @@ enum Broken {
 impl Streaming {
     /// An answer that is all here.
     pub fn whole(
-        ask: Ask,
+        ask: Box<Ask>,
         first: VecDeque<Frame<Bytes>>,
         (idle, bill, credential): (Duration, Bill, usize),
     ) -> Self {
@@ -90,7 +90,7 @@ impl Streaming {
     }
 
     /// An answer that has begun.
-    pub fn begun(ask: Ask, mut stream: Box<Stream>, of: (Duration, Bill, usize)) -> Self {
+    pub fn begun(ask: Box<Ask>, mut stream: Box<Stream>, of: (Duration, Bill, usize)) -> Self {
         let first = std::mem::take(&mut stream.first);
         let mut streaming = Streaming::whole(ask, first, of);
         streaming.failed = stream.failed;
