@@ -4,15 +4,22 @@
 //! What a connection reads ahead is bounded here: hyper's buffer may be as large as a head may be,
 //! grows to that for every large body, and stays as large while the body waits to be sent on.
 //!
+//! That a client left while it is being served is seen here as well, by looking at the socket without
+//! reading: hyper would read ahead to see it, into a buffer of 8 KiB that it allocates for that
+//! with each request, because the request's own buffer is in use.
+//!
 //! hyper's own header timeout also ends idle connections and costs a timer for each request; here
 //! a read or write stores two relaxed atomics, and the worker's beat looks at them.
 
+use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::server::TlsStream;
 
@@ -23,11 +30,43 @@ use crate::upstream::{Short, short};
 pub const PIECE: usize = (16 << 10) - 1;
 
 /// A stream that hyper can be given.
-pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {
+    /// Whether `poll_unread` can tell; else hyper has to read to see the end.
+    const PEEKS: bool;
 
-impl Stream for TcpStream {}
-impl Stream for UnixStream {}
-impl<S: Stream> Stream for TlsStream<S> {}
+    /// Bytes that could be read, without reading them; 0: the other side ended.
+    fn poll_unread(&self, _: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        Poll::Pending
+    }
+}
+
+impl Stream for TcpStream {
+    const PEEKS: bool = true;
+
+    fn poll_unread(&self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        self.poll_peek(cx, &mut ReadBuf::new(&mut [0]))
+    }
+}
+
+impl Stream for UnixStream {
+    const PEEKS: bool = true;
+
+    fn poll_unread(&self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.poll_read_ready(cx))?;
+            let peek = || SockRef::from(self).peek(&mut [MaybeUninit::uninit()]);
+            match self.try_io(Interest::READABLE, peek) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                peeked => return Poll::Ready(peeked),
+            }
+        }
+    }
+}
+
+/// Bytes of the connection below say nothing of those within.
+impl<S: Stream> Stream for TlsStream<S> {
+    const PEEKS: bool = false;
+}
 
 /// What a connection of the application is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +78,8 @@ pub enum Phase {
     Head,
     /// A request is being served.
     Busy,
+    /// It speaks another protocol.
+    Tunnel,
     /// Nothing has come yet; it owes a head.
     New,
 }
@@ -69,6 +110,7 @@ impl Activity {
             0 => Phase::Idle,
             1 => Phase::Head,
             2 => Phase::Busy,
+            3 => Phase::Tunnel,
             _ => Phase::New,
         }
     }
@@ -94,7 +136,7 @@ impl Activity {
             Phase::Idle => self.enter(Phase::Head),
             // Its head is owed since it was accepted.
             Phase::New => self.phase.store(Phase::Head as u8, Ordering::Relaxed),
-            Phase::Head | Phase::Busy => {}
+            Phase::Head | Phase::Busy | Phase::Tunnel => {}
         }
     }
 
@@ -110,11 +152,13 @@ impl Activity {
 pub struct ClientIo<S: Stream> {
     stream: S,
     activity: Arc<Activity>,
+    /// There is something to read, which tells that the client has not left.
+    unread: bool,
 }
 
 impl<S: Stream> ClientIo<S> {
     pub fn new(stream: S, activity: Arc<Activity>) -> Self {
-        ClientIo { stream, activity }
+        ClientIo { stream, activity, unread: false }
     }
 }
 
@@ -123,7 +167,7 @@ impl<S: Stream> ClientIo<S> {
         &mut self,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
-    ) -> Poll<std::io::Result<()>> {
+    ) -> Poll<io::Result<()>> {
         let stream = Pin::new(&mut self.stream);
         if buf.remaining() <= PIECE {
             return stream.poll_read(cx, buf);
@@ -132,6 +176,34 @@ impl<S: Stream> ClientIo<S> {
         let outcome = stream.poll_read(cx, &mut piece);
         let read = piece.filled().len();
         buf.advance(read);
+        outcome
+    }
+
+    /// An error when a client that is being served has left.
+    fn still_there(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if self.unread || self.activity.phase() != Phase::Busy {
+            return Ok(());
+        }
+        match self.stream.poll_unread(cx) {
+            Poll::Pending => Ok(()),
+            Poll::Ready(Ok(0)) => Err(io::ErrorKind::ConnectionAborted.into()),
+            Poll::Ready(Ok(_)) => {
+                self.unread = true;
+                Ok(())
+            }
+            Poll::Ready(Err(error)) => Err(error),
+        }
+    }
+
+    /// What a write came to: one that has to wait waits for the client's leaving too.
+    fn written(
+        &mut self,
+        cx: &mut Context<'_>,
+        outcome: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        if outcome.is_pending() {
+            self.still_there(cx)?;
+        }
         outcome
     }
 }
@@ -152,11 +224,12 @@ impl<S: Stream> AsyncRead for ClientIo<S> {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
-    ) -> Poll<std::io::Result<()>> {
+    ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let outcome = self.poll_read_piece(cx, buf);
         if buf.filled().len() > before {
             self.activity.read();
+            self.unread = false;
         }
         outcome
     }
@@ -167,33 +240,37 @@ impl<S: Stream> AsyncWrite for ClientIo<S> {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
-    ) -> Poll<std::io::Result<usize>> {
+    ) -> Poll<io::Result<usize>> {
         self.activity.wrote();
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let outcome = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.written(cx, outcome)
     }
 
     fn poll_write_vectored(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        bufs: &[std::io::IoSlice<'_>],
-    ) -> Poll<std::io::Result<usize>> {
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         self.activity.wrote();
         let stream = Pin::new(&mut self.stream);
-        match short(bufs, &mut [0; size_of::<Short>()]) {
+        let outcome = match short(bufs, &mut [0; size_of::<Short>()]) {
             Some(one) => stream.poll_write(cx, one),
             None => stream.poll_write_vectored(cx, bufs),
-        }
+        };
+        self.written(cx, outcome)
     }
 
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+    /// hyper flushes whenever the connection is polled.
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.still_there(cx)?;
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }

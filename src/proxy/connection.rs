@@ -169,6 +169,7 @@ impl Client {
 
     /// What the connection became after an upgrade; it stays a connection until that ends.
     pub fn becomes(&self, tunnel: JoinHandle<()>) {
+        self.activity.enter(Phase::Tunnel);
         *self.tunnel.borrow_mut() = Some(tunnel);
     }
 
@@ -290,6 +291,8 @@ async fn http<S: Stream>(
     let connection = http1::Builder::new()
         .max_header_size(header_bytes)
         .max_buf_size(header_bytes.max(8192))
+        // It would read to see the client leave; `ClientIo` looks.
+        .half_close(S::PEEKS)
         .serve_connection(io, service)
         .with_upgrades();
     let mut connection = pin!(connection);
