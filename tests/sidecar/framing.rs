@@ -176,6 +176,29 @@ fn a_body_on_a_get_is_the_same_body_for_the_provider() {
 }
 
 #[test]
+fn requests_that_come_before_their_turn_are_answered_in_their_turn() {
+    let peer = Peer::start();
+    let sidecar = alone(&policy(&[("a", &peer.url(), "")], &route("providers: [a]")));
+    let mut wire = Wire::to(&sidecar.url("/"));
+    let request = |turn: u32| format!("GET /{turn} HTTP/1.1\r\nhost: a\r\n\r\n");
+    wire.write(request(0));
+    let mut provider = peer.accept();
+    for turn in 0..4 {
+        assert!(provider.read_until("\r\n\r\n").starts_with(&format!("GET /{turn} ")));
+        // While this one is served, the next comes; at the second turn two at once.
+        let next: String = match turn {
+            0 => request(1),
+            1 => request(2) + &request(3),
+            _ => String::new(),
+        };
+        wire.write(next);
+        provider.write(format!("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{turn}!"));
+        let answer = wire.read_until("!");
+        assert!(answer.ends_with(&format!("\r\n\r\n{turn}!")), "{answer}");
+    }
+}
+
+#[test]
 fn connect_is_refused() {
     let (a, sidecar) = scene();
     let mut wire = Wire::to(&sidecar.url("/"));
@@ -269,4 +292,22 @@ fn a_client_that_leaves_a_tunnel_closes_it() {
     drop(wire);
     assert_eq!(provider.read_to_close(), "bye");
     drop(provider);
+}
+
+#[test]
+fn a_client_that_has_said_all_in_a_tunnel_hears_the_rest() {
+    let peer = Peer::start();
+    let sidecar = alone(&policy(&[("a", &peer.url(), "")], &route("providers: [a]")));
+    let mut wire = Wire::to(&sidecar.url("/"));
+    wire.write("GET / HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n");
+    let mut provider = peer.accept();
+    provider.read_until("\r\n\r\n");
+    provider.write("HTTP/1.1 101 Yes\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n");
+    wire.read_until("\r\n\r\n");
+    wire.write("all");
+    wire.half_close();
+    assert_eq!(provider.read_to_close(), "all");
+    provider.write("the rest");
+    drop(provider);
+    assert_eq!(wire.read_to_close(), "the rest");
 }

@@ -199,6 +199,29 @@ fn a_socket_in_the_file_system_is_served_and_removed_at_the_end() {
     assert!(ask(&mut client).starts_with("HTTP/1.1 200"));
 }
 
+/// What a client sends to be served for as long as it stays.
+const ASKS: &[u8] = b"GET /slow HTTP/1.1\r\nhost: a\r\n\r\n";
+
+#[test]
+fn a_client_that_leaves_is_seen_over_tls_and_over_a_socket_too() {
+    let origin = Origin::start(Behaviour::Silent);
+    let cancels = |mut client: Box<dyn Write>| {
+        client.write_all(ASKS).expect("a request is sent");
+        origin.wait_for_in_flight(1);
+        drop(client);
+        origin.wait_for_in_flight(0);
+    };
+    let identity = Identity::new();
+    let (over_tls, _) = scene(&origin, &identity, "");
+    cancels(Box::new(connect(&over_tls, &[&identity])));
+    let home = tempfile::TempDir::new().expect("a folder");
+    let socket = home.path().join("outrigger.sock");
+    let yaml = policy(&[("a", &origin.url(), "")], &route("providers: [a]"));
+    let listen = format!("unix:{}", socket.display());
+    let _sidecar = Sidecar::builder().policy("policy", &yaml).listen(&listen).start();
+    cancels(Box::new(UnixStream::connect(&socket).expect("a connection")));
+}
+
 #[test]
 fn a_rotated_credential_is_used_and_one_that_is_gone_takes_nothing_away() {
     let origin = Origin::start(Behaviour::Chat);

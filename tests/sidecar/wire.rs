@@ -41,6 +41,11 @@ impl Wire {
         let _ = self.stream.write_all(bytes.as_ref());
     }
 
+    /// Nothing more will be written.
+    pub fn half_close(&self) {
+        self.stream.shutdown(std::net::Shutdown::Write).expect("the connection is open");
+    }
+
     /// Everything up to and including `end`.
     #[track_caller]
     pub fn read_until(&mut self, end: &str) -> String {
