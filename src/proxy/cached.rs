@@ -240,7 +240,7 @@ impl Ask {
                 own.append(name.clone(), value.clone());
             }
         }
-        self.conditions = Some(own);
+        self.conditions = Some(Box::new(own));
         stored.validate(&mut self.headers);
     }
 
@@ -266,7 +266,7 @@ pub fn did(ask: &mut Ask, cache: &RouteCache, did: Did) {
 
 /// A stored answer as an answer to this request: whole, its head alone, or that it is known already.
 pub fn from_store(ask: &Ask, stored: Arc<Stored>, detail: Option<&str>) -> Box<Ready> {
-    let known = stored.is_known_to(ask.conditions.as_ref().unwrap_or(&ask.headers));
+    let known = stored.is_known_to(ask.conditions.as_deref().unwrap_or(&ask.headers));
     let status = if known { StatusCode::NOT_MODIFIED } else { stored.status };
     let mut head = head(status, stored.headers.clone());
     marked::hit(&mut head, &stored.life, clock::now(), detail);

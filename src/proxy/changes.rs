@@ -37,7 +37,7 @@ pub fn changed(ask: &Ask, route: &Route, outcome: &Outcome) {
 
 /// What the application asked for, whatever a mode made of it.
 fn asked(ask: &Ask) -> &Uri {
-    ask.asked_uri.as_ref().unwrap_or(&ask.uri)
+    ask.asked_uri.as_deref().unwrap_or(&ask.uri)
 }
 
 /// A reference stands for what the request itself asked for.

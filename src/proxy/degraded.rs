@@ -201,7 +201,7 @@ impl Ask {
             self.headers.insert(name.clone(), value.clone());
         }
         if let Some((pattern, to)) = &rewrite.path {
-            self.asked_uri.get_or_insert_with(|| self.uri.clone());
+            self.asked_uri.get_or_insert_with(|| Box::new(self.uri.clone()));
             self.uri = with_path(&self.uri, &pattern.replace(self.uri.path(), to.as_str()));
         }
         if (!rewrite.changes_body() && models.is_empty()) || self.payload.is_empty() {

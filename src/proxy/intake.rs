@@ -6,7 +6,6 @@
 //! access log and counted, because such a request cannot be repeated after a failure.
 
 use std::collections::VecDeque;
-use std::ops::Range;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -18,14 +17,13 @@ use super::client_io;
 use super::deadline::{Passed, Timer};
 use super::error::{Kind, Problem};
 use super::headers;
-use super::json;
+use super::json::Model;
 use super::rewrite;
 use super::upload::{OnceBody, Upload};
 use crate::clock;
 use crate::live::buffers::Reservation;
 use crate::policy::model;
 use crate::snapshot::Route;
-use crate::stream::json::text;
 use crate::upstream::ReqBody;
 
 /// The largest piece that comes at once.
@@ -61,13 +59,6 @@ enum State {
     /// Handed back untouched, made for the provider of that name.
     Back(ReqBody, String),
     Spent,
-}
-
-/// The top-level `model` of a JSON body.
-#[derive(Clone, Debug)]
-struct Model {
-    name: String,
-    at: Range<usize>,
 }
 
 /// What intake needs to know of the route.
@@ -293,14 +284,6 @@ impl Payload {
                 Ok(ReqBody::stream(OnceBody::new(first, rest, upload, decided, idle, _room)))
             }
         }
-    }
-}
-
-impl Model {
-    fn find(bytes: &[u8]) -> Option<Model> {
-        let at = json::top_level_string(bytes, "model")?;
-        let name = text(bytes.get(at.clone())?)?.into_owned();
-        Some(Model { name, at })
     }
 }
 

@@ -6,8 +6,26 @@
 
 use std::ops::Range;
 
+use crate::stream::json::text;
+
+/// The top-level `model` of a JSON body.
+#[derive(Clone, Debug)]
+pub struct Model {
+    pub name: String,
+    /// Its value, quotes included.
+    pub at: Range<usize>,
+}
+
+impl Model {
+    pub fn find(bytes: &[u8]) -> Option<Model> {
+        let at = top_level_string(bytes, "model")?;
+        let name = text(bytes.get(at.clone())?)?.into_owned();
+        Some(Model { name, at })
+    }
+}
+
 /// Where the string value of a top-level key stands, quotes included.
-pub fn top_level_string(text: &[u8], key: &str) -> Option<Range<usize>> {
+fn top_level_string(text: &[u8], key: &str) -> Option<Range<usize>> {
     let mut scan = Scan { text, at: 0 };
     scan.expect(b'{')?;
     loop {

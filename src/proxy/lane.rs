@@ -135,7 +135,7 @@ impl Ask {
         match self.worker.live.lanes.enter(&queue.live, entry, now) {
             Ok(place) => {
                 self.turns = place.turns();
-                self.place = Some(place);
+                self.place = Some(Box::new(place));
                 Ok(())
             }
             Err(refusal) => Err(self.refused(route, queue, refusal)),

@@ -46,7 +46,7 @@ pub struct Ask {
     pub method: Method,
     pub uri: Uri,
     /// As the application asked for it, where a mode asks for another.
-    pub asked_uri: Option<Uri>,
+    pub asked_uri: Option<Box<Uri>>,
     /// Fit for any provider; each attempt makes its own of them.
     pub headers: HeaderMap,
     pub payload: Payload,
@@ -68,7 +68,7 @@ pub struct Ask {
     /// What it is thought to take of a provider's tokens.
     pub tokens: f64,
     /// Where it waits, and the providers at which it is its turn.
-    pub place: Option<Place>,
+    pub place: Option<Box<Place>>,
     pub turns: Vec<u32>,
     /// On end, because what stood in its way had gone.
     pub looks_again: u8,
@@ -77,7 +77,7 @@ pub struct Ask {
     /// A mode has changed what is asked for, or of whom: its answer is not kept.
     pub reduced: bool,
     /// The application's own, while it is asked with those of what is stored.
-    pub conditions: Option<HeaderMap>,
+    pub conditions: Option<Box<HeaderMap>>,
     /// Something stored would serve in place of an error: nothing is waited for.
     pub hurries: bool,
     /// It is a job: whoever cannot be admitted is tried again later, and not turned away.
