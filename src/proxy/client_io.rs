@@ -14,7 +14,7 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker, ready};
 
@@ -76,6 +76,8 @@ pub enum Phase {
     Idle,
     /// A request's head has begun to arrive.
     Head,
+    /// A request's body is being taken in: hyper reads, and sees the end itself.
+    Body,
     /// A request is being served.
     Busy,
     /// It speaks another protocol.
@@ -90,6 +92,8 @@ pub struct Activity {
     phase: AtomicU8,
     since: AtomicU32,
     beats: Arc<AtomicU32>,
+    /// The client's side had ended when its last bytes were read.
+    ended: AtomicBool,
     last_word: OnceLock<Vec<u8>>,
 }
 
@@ -101,6 +105,7 @@ impl Activity {
             phase: AtomicU8::new(Phase::New as u8),
             since,
             beats,
+            ended: AtomicBool::new(false),
             last_word: OnceLock::new(),
         })
     }
@@ -109,8 +114,9 @@ impl Activity {
         match self.phase.load(Ordering::Relaxed) {
             0 => Phase::Idle,
             1 => Phase::Head,
-            2 => Phase::Busy,
-            3 => Phase::Tunnel,
+            2 => Phase::Body,
+            3 => Phase::Busy,
+            4 => Phase::Tunnel,
             _ => Phase::New,
         }
     }
@@ -119,6 +125,11 @@ impl Activity {
     pub fn beats_since(&self) -> u32 {
         let now = self.beats.load(Ordering::Relaxed);
         now.wrapping_sub(self.since.load(Ordering::Relaxed))
+    }
+
+    /// Who asked has left before it could be served.
+    pub fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Relaxed)
     }
 
     pub fn enter(&self, phase: Phase) {
@@ -136,7 +147,7 @@ impl Activity {
             Phase::Idle => self.enter(Phase::Head),
             // Its head is owed since it was accepted.
             Phase::New => self.phase.store(Phase::Head as u8, Ordering::Relaxed),
-            Phase::Head | Phase::Busy | Phase::Tunnel => {}
+            Phase::Head | Phase::Body | Phase::Busy | Phase::Tunnel => {}
         }
     }
 
@@ -230,6 +241,9 @@ impl<S: Stream> AsyncRead for ClientIo<S> {
         if buf.filled().len() > before {
             self.activity.read();
             self.unread = false;
+            if let Poll::Ready(Ok(0)) = self.stream.poll_unread(cx) {
+                self.activity.ended.store(true, Ordering::Relaxed);
+            }
         }
         outcome
     }

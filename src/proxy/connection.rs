@@ -159,7 +159,16 @@ impl Clients {
 impl Client {
     /// A request's head is here.
     pub fn begin(&self) {
+        self.activity.enter(Phase::Body);
+    }
+
+    /// The request is here; from now on its client's leaving ends it. One that has left is not served:
+    /// the connection ends while this waits.
+    pub async fn serve(&self) {
         self.activity.enter(Phase::Busy);
+        if self.activity.has_ended() {
+            std::future::pending::<()>().await;
+        }
     }
 
     /// A request was answered.

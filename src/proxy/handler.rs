@@ -45,7 +45,10 @@ pub async fn handle(
 ) -> Result<Response<ResBody>, Infallible> {
     let mut response = match enter(&worker, &client, request) {
         Entered::Asks(ask, body, job) => answer(ask, body, job).await,
-        Entered::Ours(head, story) => Box::pin(ours(&worker, head, story)).await,
+        Entered::Ours(head, story) => {
+            client.serve().await;
+            Box::pin(ours(&worker, head, story)).await
+        }
         Entered::Refused(mut story, problem) => refuse(&mut story, problem),
     };
     if worker.clients.is_draining() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
@@ -102,6 +105,7 @@ async fn answer(
     if let Err(problem) = take_in(&mut ask, body, job.is_some()).await {
         return refuse(&mut ask.story, problem);
     }
+    ask.client.serve().await;
     if let Some((wish, store)) = job {
         return Box::pin(ask.become_job(wish, store)).await;
     }

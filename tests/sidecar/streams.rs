@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::scene::{CHAT, GENEROUS, alone, chat, classes, is_from, policy, route, state, story};
-use crate::support::{Behaviour, Call, End, Ending, Gate, Origin, Sidecar, Stream};
+use crate::support::{Behaviour, Call, End, Ending, Gate, Origin, Sidecar, Signal, Stream};
 use crate::wire::{Peer, Wire};
 
 /// One or two providers asked in order; everything may be repeated, silence is short.
@@ -181,6 +181,35 @@ fn a_client_that_leaves_cancels_its_call() {
         assert_eq!(told["status"], if frames > 0 { 200 } else { 499 }, "{told}");
         assert!(classes(&told).last().is_none_or(|class| class != "failure"), "{told}");
     }
+}
+
+#[test]
+fn a_request_whose_client_has_left_already_goes_to_no_provider() {
+    let a = Origin::start(Behaviour::Chat);
+    let sidecar = alone(&policy(&[("a", &a.url(), "")], &route("providers: [a]")));
+    // While the process stands still, a request comes and its client leaves.
+    sidecar.signal(Signal::Stop);
+    let mut client = sidecar.client();
+    client.send_only(&chat());
+    drop(client);
+    sidecar.signal(Signal::Cont);
+    let told = story(&sidecar, 1);
+    assert_eq!((&told["end"], &told["status"]), (&"client_left".into(), &499.into()), "{told}");
+    assert_eq!(a.count(), 0);
+    assert_eq!(sidecar.send(&chat()).status, 200);
+}
+
+#[test]
+fn a_body_that_is_cut_is_told_as_such_to_whoever_still_listens() {
+    let a = Origin::start(Behaviour::Chat);
+    let sidecar = alone(&policy(&[("a", &a.url(), "")], &route("providers: [a]")));
+    let mut wire = Wire::to(&sidecar.url("/"));
+    sidecar.signal(Signal::Stop);
+    wire.write("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\nhalf");
+    wire.half_close();
+    sidecar.signal(Signal::Cont);
+    assert!(wire.read_to_close().contains("request-broken"));
+    assert_eq!((&story(&sidecar, 1)["why"], a.count()), (&"request-broken".into(), 0));
 }
 
 #[test]
