@@ -149,14 +149,14 @@ def binaries(o):
     return {"outrigger": target / {"dev": "debug"}.get(o.profile, o.profile) / "outrigger"}
 
 
-def outrigger(name, binary, policy, folder):
-    """Starts it with that text as its policy, its files in a folder of its own."""
+def outrigger(name, binary, policy, folder, under=()):
+    """Starts it with that text as its policy, its files in a folder of its own; `under` another program."""
     (folder / "policies").mkdir(parents=True)
     (folder / "policies" / "policy.yaml").write_text(policy)
     env = {secret: "sk-test" for secret in re.findall(r"\$\{env:(\w+)", policy)}
     env["OUTRIGGER_DATA"] = "none"
     port, admin = free_port(), free_port()
-    command = [binary, "run", "--policies", folder / "policies", "--workers", "1"]
+    command = [*under, binary, "run", "--policies", folder / "policies", "--workers", "1"]
     command += ["--listen", f"127.0.0.1:{port}", "--admin", f"127.0.0.1:{admin}"]
     return Proxy(name, port, command, PROXY_CORE, folder, env)
 
