@@ -187,16 +187,19 @@ fn a_client_that_leaves_cancels_its_call() {
 fn a_request_whose_client_has_left_already_goes_to_no_provider() {
     let a = Origin::start(Behaviour::Chat);
     let sidecar = alone(&policy(&[("a", &a.url(), "")], &route("providers: [a]")));
+    // So that it could be sent at once.
+    assert_eq!(sidecar.send(&chat()).status, 200);
     // While the process stands still, a request comes and its client leaves.
     sidecar.signal(Signal::Stop);
     let mut client = sidecar.client();
     client.send_only(&chat());
     drop(client);
     sidecar.signal(Signal::Cont);
-    let told = story(&sidecar, 1);
+    let told = story(&sidecar, 2);
     assert_eq!((&told["end"], &told["status"]), (&"client_left".into(), &499.into()), "{told}");
-    assert_eq!(a.count(), 0);
+    assert_eq!(a.count(), 1);
     assert_eq!(sidecar.send(&chat()).status, 200);
+    assert_eq!(a.connections(), 1, "the provider's connection was kept");
 }
 
 #[test]
