@@ -278,8 +278,8 @@ fn an_upgrade_to_http_2_is_never_tunnelled() {
     }
 }
 
-#[test]
-fn a_client_that_leaves_a_tunnel_closes_it() {
+/// Both ends of a tunnel, and the sidecar between them.
+fn tunnel() -> (Wire, Wire, Sidecar) {
     let peer = Peer::start();
     let sidecar = alone(&policy(&[("a", &peer.url(), "")], &route("providers: [a]")));
     let mut wire = Wire::to(&sidecar.url("/"));
@@ -288,6 +288,12 @@ fn a_client_that_leaves_a_tunnel_closes_it() {
     provider.read_until("\r\n\r\n");
     provider.write("HTTP/1.1 101 Yes\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n");
     wire.read_until("\r\n\r\n");
+    (wire, provider, sidecar)
+}
+
+#[test]
+fn a_client_that_leaves_a_tunnel_closes_it() {
+    let (mut wire, mut provider, _sidecar) = tunnel();
     wire.write("bye");
     drop(wire);
     assert_eq!(provider.read_to_close(), "bye");
@@ -296,14 +302,7 @@ fn a_client_that_leaves_a_tunnel_closes_it() {
 
 #[test]
 fn a_client_that_has_said_all_in_a_tunnel_hears_the_rest() {
-    let peer = Peer::start();
-    let sidecar = alone(&policy(&[("a", &peer.url(), "")], &route("providers: [a]")));
-    let mut wire = Wire::to(&sidecar.url("/"));
-    wire.write("GET / HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n");
-    let mut provider = peer.accept();
-    provider.read_until("\r\n\r\n");
-    provider.write("HTTP/1.1 101 Yes\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n");
-    wire.read_until("\r\n\r\n");
+    let (mut wire, mut provider, _sidecar) = tunnel();
     wire.write("all");
     wire.half_close();
     assert_eq!(provider.read_to_close(), "all");
