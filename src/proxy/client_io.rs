@@ -241,7 +241,10 @@ impl<S: Stream> AsyncRead for ClientIo<S> {
         if buf.filled().len() > before {
             self.activity.read();
             self.unread = false;
-            if let Poll::Ready(Ok(0)) = self.stream.poll_unread(cx) {
+            // Of a request that is not yet served: later there are the looks.
+            if matches!(self.activity.phase(), Phase::Head | Phase::Body)
+                && let Poll::Ready(Ok(0)) = self.stream.poll_unread(cx)
+            {
                 self.activity.ended.store(true, Ordering::Relaxed);
             }
         }

@@ -180,8 +180,8 @@ impl Ask {
     pub fn has(&mut self, payload: Payload) {
         let timeout = self.overrides.timeout.unwrap_or(self.route.policy.timeout);
         self.deadline = payload.taken() + timeout;
-        self.tokens = tokens(&payload);
         self.payload = payload;
+        self.estimate_tokens();
     }
 
     /// After its body was changed.

@@ -136,6 +136,11 @@ def everything_on(source, folder, backend):
     return text + f"\nserver:\n  {log}\n"
 
 
+def pass_through(backend):
+    """A policy that only passes on."""
+    return (PEERS / "pass-through.yaml").read_text().replace("@BACKEND@", str(backend))
+
+
 def binaries(o):
     """What to measure, by name: the files that were given, or this source, built."""
     if o.binary:
