@@ -45,7 +45,7 @@ const FLOORS: [(&str, u8); 20] = [
 ];
 
 /// What may stand at the top of the repository, beside dot-files.
-const TOP: [&str; 15] = [
+const TOP: [&str; 17] = [
     "Cargo.toml",
     "Cargo.lock",
     "src",
@@ -54,11 +54,13 @@ const TOP: [&str; 15] = [
     "examples",
     "fuzz",
     "tests",
+    "docs",
     "packaging",
     "systemd",
     "README.md",
     "LICENSE",
     "CHANGELOG.md",
+    "CONTRIBUTING.md",
     "deny.toml",
     "target",
 ];
