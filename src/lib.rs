@@ -12,7 +12,7 @@
 //! | 7 | [`admin`] | metrics, health, what is in force, breakers |
 //! | 6 | [`jobs`] | which job is run next, and what becomes of it |
 //! | 5 | [`proxy`] | one request, from start to end |
-//! | 5 | [`shared`] | what hosts share through Redis: breakers, holds, limits, jobs |
+//! | 5 | [`fleet`] | what hosts share through Redis: breakers, holds, limits, jobs |
 //! | 5 | [`degradation`] | modes: when they are entered and left, and who is told |
 //! | 4 | [`snapshot`] | policy to snapshot, swap, watch |
 //! | 3 | [`cache`] | stored answers: keys, freshness, bounds |
@@ -34,12 +34,13 @@ pub mod cache;
 pub mod cli;
 pub mod clock;
 pub mod degradation;
+pub mod fleet;
 pub mod jobs;
+pub mod json;
 pub mod live;
 pub mod policy;
 pub mod proxy;
 pub mod resilience;
-pub mod shared;
 pub mod snapshot;
 pub mod store;
 pub mod stream;

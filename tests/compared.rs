@@ -7,7 +7,7 @@ use std::io;
 use std::path::Path;
 
 use http::{HeaderMap, Method};
-use outrigger::policy::model::{LogFormat, LogTarget, Policy, Scope};
+use outrigger::policy::sections::model::{LogFormat, LogTarget, Policy, Scope};
 use outrigger::policy::{self, SourceFile, Sources};
 use serde_json::Value;
 
@@ -76,7 +76,7 @@ fn breakers(sidecar: &Sidecar) -> Vec<Value> {
 #[test]
 fn the_policy_that_is_measured_has_everything_on() {
     let policy = everything_on();
-    let matches = |route: &&policy::model::Route| {
+    let matches = |route: &&policy::sections::model::Route| {
         route.matcher.matches(&Method::POST, "127.0.0.1", CHAT, &HeaderMap::new())
     };
     let route = policy.routes.iter().find(matches).expect("a route for the drill's request");

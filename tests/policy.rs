@@ -13,21 +13,21 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Method};
-use outrigger::policy::model::{
+use outrigger::json::pointer::Pointer;
+use outrigger::policy::sections::model::{
     Accept, Action, Affinity, Auth, Buffer, Callback, Capacity, Commit, Forwarded, Keeps, KeyPart,
     LogFormat, LogTarget, Mark, Of, OnCut, Price, Queue, RespondKind, Scope, Sign, Stream, Usage,
 };
-use outrigger::policy::pointer::Pointer;
-use outrigger::policy::problem::{self, Problem, Severity};
-use outrigger::policy::{Loaded, SourceFile, Sources, load, schema};
-use outrigger::resilience::balancer::Balance;
+use outrigger::policy::yaml::diagnostic::{self, Problem, Severity};
+use outrigger::policy::{Loaded, SourceFile, Sources, json_schema, load};
+use outrigger::resilience::balance::balancer::Balance;
 use outrigger::resilience::breaker::Mode;
 use outrigger::resilience::condition::Condition;
-use outrigger::resilience::gcra::RatePolicy;
-use outrigger::resilience::hedge::HedgePolicy;
 use outrigger::resilience::outcome::{Class, Idempotence};
-use outrigger::resilience::spend::SpendPolicy;
-use outrigger::snapshot::files::{Disk, read_dir};
+use outrigger::resilience::rate::gcra::RatePolicy;
+use outrigger::resilience::retry::cost_budget::SpendPolicy;
+use outrigger::resilience::retry::hedge::HedgePolicy;
+use outrigger::snapshot::policy_files::{Disk, read_dir};
 use proptest::prelude::*;
 
 const SECRET: &str = "sk-very-secret-0815";
@@ -76,13 +76,13 @@ fn load_text(text: &str) -> Result<Loaded, Vec<Problem>> {
 }
 
 fn valid(text: &str) -> Loaded {
-    load_text(text).unwrap_or_else(|problems| panic!("{}", problem::render(&problems, false)))
+    load_text(text).unwrap_or_else(|problems| panic!("{}", diagnostic::render(&problems, false)))
 }
 
 fn said(result: &Result<Loaded, Vec<Problem>>) -> String {
     match result {
-        Ok(loaded) => format!("loads\n\n{}", problem::render(&loaded.warnings, false)),
-        Err(problems) => problem::render(problems, false),
+        Ok(loaded) => format!("loads\n\n{}", diagnostic::render(&loaded.warnings, false)),
+        Err(problems) => diagnostic::render(problems, false),
     }
 }
 
@@ -135,10 +135,10 @@ fn no_problem_shows_a_secret() {
             Ok(loaded) => format!("{loaded:?}"),
             Err(problems) => format!(
                 "{problems:?} {} {} {} {}",
-                problem::render(&problems, true),
-                problem::to_json(&problems),
-                problem::to_github(&problems),
-                problem::to_sarif(&problems)
+                diagnostic::render(&problems, true),
+                diagnostic::to_json(&problems),
+                diagnostic::to_github(&problems),
+                diagnostic::to_sarif(&problems)
             ),
         };
         for secret in [SECRET, "hunter2", "sk-live", "MIIB"] {
@@ -164,7 +164,7 @@ fn each_place_that_is_named_is_in_the_file() {
 #[test]
 fn files_that_are_no_text_are_refused() {
     let not_utf8 = load(&[file("a.yaml", *b"version: 1\n# \xff")], &Known).unwrap_err();
-    let shown = problem::render(&not_utf8, false);
+    let shown = diagnostic::render(&not_utf8, false);
     assert_eq!(shown, "error: the file is not UTF-8: save it in that encoding\n--> a.yaml:2:3");
     let large = load(&[file("a.yaml", vec![b'#'; (1 << 20) + 1])], &Known).unwrap_err();
     assert_eq!(
@@ -662,7 +662,7 @@ fn a_directory_is_read_and_loaded() {
 
 #[test]
 fn the_schema_knows_each_key_that_the_example_uses() {
-    let schema = schema::schema();
+    let schema = json_schema::schema();
     let text = schema.to_string();
     let word = |line: &str| line.trim_start().split(':').next().map(str::to_owned);
     let keys: BTreeSet<_> = WHOLE
@@ -706,7 +706,7 @@ proptest! {
     ) {
         check_all(&edited(WHOLE, &edits));
         if let Err(problems) = load_text(&edited(&WHOLE.replace("${env:KEY}", INLINE), &edits)) {
-            let shown = problem::render(&problems, false) + &format!("{problems:?}");
+            let shown = diagnostic::render(&problems, false) + &format!("{problems:?}");
             prop_assert!(!shown.contains(INLINE), "{}", shown);
         }
     }
@@ -777,9 +777,9 @@ fn check_all(text: &str) {
         Ok(loaded) => assert!(!format!("{loaded:?}").contains(SECRET)),
         Err(problems) => {
             assert!(problems.iter().any(|problem| problem.severity == Severity::Error));
-            let shown = problem::render(&problems, true) + &problem::to_github(&problems);
+            let shown = diagnostic::render(&problems, true) + &diagnostic::to_github(&problems);
             assert!(!shown.contains(SECRET), "{shown}");
-            let _ = (problem::to_json(&problems), problem::to_sarif(&problems));
+            let _ = (diagnostic::to_json(&problems), diagnostic::to_sarif(&problems));
         }
     }
 }

@@ -9,8 +9,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use outrigger::policy::model::{LogFormat, LogTarget, Policy, Scope};
-use outrigger::policy::problem::render;
+use outrigger::policy::sections::model::{LogFormat, LogTarget, Policy, Scope};
+use outrigger::policy::yaml::diagnostic::render;
 use outrigger::policy::{self, SourceFile, Sources};
 use outrigger::resilience::outcome::{Class, Idempotence};
 use outrigger::telemetry::metrics::Metrics;

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use outrigger::app::{self, Listen, Options, StartError};
-use outrigger::policy::problem::render;
+use outrigger::policy::yaml::diagnostic::render;
 use outrigger::telemetry::logging::{self, Format};
 use tracing_subscriber::filter::LevelFilter;
 

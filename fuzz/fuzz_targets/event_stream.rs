@@ -7,10 +7,10 @@ use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
-use outrigger::policy::pointer::Pointer;
-use outrigger::stream::events::{Events, Format, Kind, Piece};
-use outrigger::stream::json::{Found, find, scan};
-use outrigger::stream::pointers::Pointers;
+use outrigger::json::pointer::Pointer;
+use outrigger::stream::framing::{Events, Format, Kind, Piece};
+use outrigger::json::scan::{Found, find, scan};
+use outrigger::json::pointer_set::Pointers;
 use outrigger::stream::reader::Reader;
 use outrigger_fuzz::{READINGS, byte, frames, places, see};
 use serde::de::IgnoredAny;

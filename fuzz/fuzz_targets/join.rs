@@ -7,8 +7,8 @@
 use std::sync::Arc;
 
 use libfuzzer_sys::fuzz_target;
-use outrigger::stream::events::Format;
-use outrigger::stream::join::{Dialect, Overlap, Partial};
+use outrigger::stream::framing::Format;
+use outrigger::stream::continuation::{Dialect, Overlap, Partial};
 use outrigger::stream::reader::{Ended, Reader};
 use outrigger_fuzz::{READINGS, byte, frames, places, see};
 use serde::de::IgnoredAny;

@@ -6,13 +6,13 @@ use std::path::Path;
 use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
-use outrigger::policy::model::{Mark, Stream};
-use outrigger::policy::pointer::Pointer;
+use outrigger::policy::sections::model::{Mark, Stream};
+use outrigger::json::pointer::Pointer;
 use outrigger::policy::{self, SourceFile, Sources};
 use outrigger::resilience::outcome::Class;
-use outrigger::stream::join::Partial;
+use outrigger::stream::continuation::Partial;
 use outrigger::stream::reader::{Ended, Reader};
-use outrigger::stream::reading::{Reading, Tokens};
+use outrigger::stream::interpret::{Reading, Tokens};
 
 const POLICY: &str = "version: 1
 providers: { p: { url: http://127.0.0.1:1, auth: none } }

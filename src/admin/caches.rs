@@ -11,8 +11,8 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 use super::Shown;
-use super::by_hand::{Asked, listed};
-use super::guard::problem;
+use super::auth::problem;
+use super::overrides::{Asked, listed};
 use crate::cache::store::{Cache, Did};
 
 #[derive(Debug, Serialize)]

@@ -12,13 +12,13 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 use super::Shown;
-use super::by_hand::{Asked, listed};
-use super::guard::problem;
+use super::auth::problem;
+use super::overrides::{Asked, listed};
 use crate::clock;
-use crate::degradation::past::Record;
-use crate::live::by_hand::OnIt;
-use crate::live::episode::{Cause, Episode, Impact, Seen};
-use crate::resilience::degradation::Hand;
+use crate::degradation::history::Record;
+use crate::live::degradation::episode::{Cause, Episode, Impact, Seen};
+use crate::live::operator_override::OnIt;
+use crate::resilience::hysteresis::Hand;
 use crate::snapshot::{Mode, Snapshot};
 use crate::telemetry::events::rfc3339;
 

@@ -10,8 +10,8 @@ use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 
 use super::Shown;
-use super::by_hand::Asked;
-use super::guard::problem;
+use super::auth::problem;
+use super::overrides::Asked;
 use crate::clock;
 use crate::store::{self, Failure, Filter, JobId, Millis, Store};
 use crate::telemetry::events::rfc3339;

@@ -4,14 +4,14 @@
 //! goes past `guard` and leaves a line in the log. A second, smaller router serves metrics and health
 //! alone, for scrapes from outside the pod.
 
-mod api;
-mod by_hand;
+mod auth;
 mod caches;
 mod degradation;
-mod guard;
 mod jobs;
+mod metrics;
+mod overrides;
 mod queue;
-mod scrape;
+mod status;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -25,14 +25,14 @@ use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
 use tokio::net::TcpListener;
 
-pub use guard::{Access, Token, TokenError, token_text};
+pub use auth::{Access, Token, TokenError, token_text};
 
 use crate::cache::Caches;
-use crate::degradation::past::Past;
+use crate::degradation::history::Past;
+use crate::fleet::Fleet;
 use crate::live::Live;
-use crate::shared::Fleet;
 use crate::snapshot::Current;
-use crate::snapshot::reload::Loader;
+use crate::snapshot::loader::Loader;
 use crate::store::Store;
 
 /// What the admin side shows.
@@ -60,11 +60,11 @@ pub struct Shown {
 /// When the listener breaks.
 pub async fn serve(listener: TcpListener, shown: Arc<Shown>) -> std::io::Result<()> {
     let router = health()
-        .route("/api/status", get(api::status))
-        .route("/api/circuit-breakers", get(api::circuit_breakers))
-        .route("/api/policies", get(api::policies))
-        .route("/api/fleet", get(api::fleet))
-        .route("/api/circuit-breakers/{action}/{*key}", post(by_hand::breaker))
+        .route("/api/status", get(status::status))
+        .route("/api/circuit-breakers", get(status::circuit_breakers))
+        .route("/api/policies", get(status::policies))
+        .route("/api/fleet", get(status::fleet))
+        .route("/api/circuit-breakers/{action}/{*key}", post(overrides::breaker))
         .route("/api/degradation", get(degradation::overview))
         .route("/api/degradation/{action}/{name}", post(degradation::change))
         .route("/api/queue", get(queue::overview))
@@ -74,8 +74,8 @@ pub async fn serve(listener: TcpListener, shown: Arc<Shown>) -> std::io::Result<
         .route("/api/queue/jobs/{action}/{id}", post(jobs::change))
         .route("/api/caches", get(caches::overview))
         .route("/api/caches/{action}/{name}", post(caches::change))
-        .route("/api/providers/{action}/{name}", post(by_hand::provider))
-        .layer(from_fn_with_state(Arc::clone(&shown), guard::guard))
+        .route("/api/providers/{action}/{name}", post(overrides::provider))
+        .layer(from_fn_with_state(Arc::clone(&shown), auth::guard))
         .with_state(shown);
     axum::serve(listener, router).await
 }
@@ -95,7 +95,7 @@ pub fn is_loopback(address: SocketAddr) -> bool {
 
 fn health() -> Router<Arc<Shown>> {
     Router::new()
-        .route("/metrics", get(scrape::metrics))
+        .route("/metrics", get(metrics::metrics))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .fallback(|| async { (StatusCode::NOT_FOUND, "not found\n") })

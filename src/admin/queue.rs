@@ -13,14 +13,14 @@ use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 
 use super::Shown;
-use super::by_hand::{Asked, listed};
-use super::guard::problem;
+use super::auth::problem;
 use super::jobs;
+use super::overrides::{Asked, listed};
 use crate::clock;
 use crate::live::Live;
 use crate::live::queue::QueueLive;
-use crate::policy::model;
-use crate::resilience::stride::bound;
+use crate::policy::sections::model;
+use crate::resilience::queue::stride::bound;
 use crate::store::{Millis, Total};
 
 #[derive(Debug, Serialize)]

@@ -11,26 +11,25 @@
 //! A cache is found by its name and outlives a reload. Nothing here does I/O or waits for a disk, and
 //! nothing that is kept tells what was asked: keys are hashes with a secret of the process.
 
-pub mod canonical;
-pub mod control;
-pub mod flights;
-pub mod growing;
+pub mod cache_control;
+pub mod coalesce;
+pub mod entry;
+pub mod freshness;
+pub mod invalidation_table;
 pub mod key;
-pub mod lifetime;
-pub mod marks;
 pub mod recorder;
-pub mod selecting;
+pub mod shared_body;
 pub mod store;
-pub mod stored;
+pub mod vary;
 
 use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use self::key::Secret;
-use self::marks::Marks;
-use self::store::Cache;
-use crate::policy::model;
+use crate::cache::invalidation_table::Marks;
+use crate::cache::key::Secret;
+use crate::cache::store::Cache;
+use crate::policy::sections::model;
 use crate::telemetry::metrics::Metrics;
 
 /// A lock whose holder panicked is still used: what it guards is whole between its calls.

@@ -10,13 +10,13 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 
-use super::flights::{Landed, Lead};
-use super::growing::{End, Growing, Reader};
+use super::coalesce::{Landed, Lead};
+use super::entry::Stored;
+use super::freshness::Lifetime;
 use super::key::Key;
-use super::lifetime::Lifetime;
-use super::selecting::Selecting;
+use super::shared_body::{End, Growing, Reader};
 use super::store::Cache;
-use super::stored::Stored;
+use super::vary::Selecting;
 
 /// What those who read along an answer that is too large to store may fall back.
 const WINDOW: u64 = 256 << 10;

@@ -11,12 +11,12 @@ use prometheus_client::metrics::counter::Counter;
 use quick_cache::sync::{Cache as Answers, DefaultLifecycle};
 use quick_cache::{DefaultHashBuilder, Lifecycle, OptionsBuilder, Weighter};
 
-use super::flights::Flights;
+use super::coalesce::Flights;
+use super::entry::{Slot, Stored};
+use super::invalidation_table::Marks;
 use super::key::{Key, Secret};
 use super::lock;
-use super::marks::Marks;
-use super::stored::{Slot, Stored};
-use crate::policy::model;
+use crate::policy::sections::model;
 use crate::telemetry::metrics::{CacheLabels, CacheResultLabels, Level, Metrics};
 
 /// One answer, and those under one key together.

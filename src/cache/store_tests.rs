@@ -1,10 +1,10 @@
 use super::*;
 use crate::cache::Caches;
-use crate::cache::flights::{Landed, Turn};
-use crate::cache::growing::End;
-use crate::cache::lifetime::{Lifetime, Windows};
+use crate::cache::coalesce::{Landed, Turn};
+use crate::cache::freshness::{Lifetime, Windows};
 use crate::cache::recorder::{Draft, Recorder};
-use crate::cache::selecting::Selecting;
+use crate::cache::shared_body::End;
+use crate::cache::vary::Selecting;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use proptest::prelude::*;

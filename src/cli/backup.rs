@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::ask::Failed;
+use super::admin_client::Failed;
 use crate::app::Data;
 use crate::store;
 

@@ -3,7 +3,7 @@
 use clap::Subcommand;
 use serde_json::Value;
 
-use super::ask::{Ask, Change, Failed, escaped, length, table};
+use super::admin_client::{Ask, Change, Failed, escaped, length, table};
 use super::status::on_it;
 
 #[derive(Debug, clap::Args)]

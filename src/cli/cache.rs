@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::ask::{Ask, Change, Failed, escaped, table};
+use super::admin_client::{Ask, Change, Failed, escaped, table};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {

@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use clap::ValueEnum;
 
 use crate::policy::Problem;
-use crate::policy::problem::{render, to_github, to_json, to_sarif};
-use crate::snapshot::reload;
+use crate::policy::yaml::diagnostic::{render, to_github, to_json, to_sarif};
+use crate::snapshot::loader;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -30,7 +30,7 @@ enum Format {
 
 /// Exits 1 when there is an error; warnings alone are well.
 pub fn run(args: &Args) -> ExitCode {
-    let read = reload::read(&args.path);
+    let read = loader::read(&args.path);
     let problems = match &read {
         Ok(read) => read.warnings(),
         Err(problems) => problems,
@@ -47,7 +47,7 @@ pub fn run(args: &Args) -> ExitCode {
     if read.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn human(problems: &[Problem], read: Option<&reload::Read>, colour: bool) -> String {
+fn human(problems: &[Problem], read: Option<&loader::Read>, colour: bool) -> String {
     let mut text = render(problems, colour);
     if let Some(read) = read {
         let (policy, files) = (read.policy(), read.files().len());

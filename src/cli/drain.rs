@@ -1,6 +1,6 @@
 //! `outrigger drain` and `outrigger undrain`: a provider taken out of use by hand, and put back.
 
-use super::ask::{Ask, Change, Failed, escaped};
+use super::admin_client::{Ask, Change, Failed, escaped};
 use super::status::on_it;
 
 #[derive(Debug, clap::Args)]

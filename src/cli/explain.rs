@@ -7,14 +7,14 @@ use std::process::ExitCode;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 
-use crate::policy::model::{Accept, Match, Provider, Retry, Route};
-use crate::policy::problem::render;
-use crate::policy::shown::{self, Shown};
-use crate::policy::shown_modes;
+use crate::policy::sections::model::{Accept, Match, Provider, Retry, Route};
+use crate::policy::sections::shown::{self, Shown};
+use crate::policy::sections::shown_modes;
+use crate::policy::yaml::diagnostic::render;
 use crate::policy::{Places, Policy};
-use crate::resilience::balancer::Balance;
+use crate::resilience::balance::balancer::Balance;
 use crate::resilience::outcome::{Class, ClassSet};
-use crate::snapshot::reload;
+use crate::snapshot::loader;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -38,7 +38,7 @@ fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
 
 /// Exits 1 when no route takes the request, 2 when there is no valid policy.
 pub fn run(args: &Args) -> ExitCode {
-    let read = match reload::read(&args.policies) {
+    let read = match loader::read(&args.policies) {
         Ok(read) => read,
         Err(problems) => {
             eprintln!("{}", render(&problems, std::io::stderr().is_terminal()));

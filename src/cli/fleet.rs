@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::ask::{Ask, Failed, length, table};
+use super::admin_client::{Ask, Failed, length, table};
 use super::status::on_it;
 
 /// Transitions that are shown.

@@ -1,7 +1,7 @@
 //! The command line: one file a subcommand. Exit codes: 0 well, 1 what was asked about is wrong,
 //! 2 the command could not be carried out.
 
-mod ask;
+mod admin_client;
 mod backup;
 mod breakers;
 mod cache;
@@ -82,7 +82,7 @@ pub fn main() -> ExitCode {
 }
 
 /// What a running sidecar said, or why there is no answer.
-fn print(said: Result<String, ask::Failed>) -> ExitCode {
+fn print(said: Result<String, admin_client::Failed>) -> ExitCode {
     match said {
         Ok(text) => {
             // A reader that has gone needs no answer.

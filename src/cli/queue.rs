@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use super::ask::{Ask, Change, Failed, escaped, length, table};
+use super::admin_client::{Ask, Change, Failed, escaped, length, table};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {

@@ -11,8 +11,9 @@ use tracing_subscriber::filter::LevelFilter;
 
 use crate::app::{self, Data, Ended, Listen, Options, StartError};
 use crate::clock;
-use crate::policy::units;
-use crate::shared::{self, address::Address};
+use crate::fleet;
+use crate::fleet::redis::url::Address;
+use crate::policy::yaml::units;
 use crate::telemetry::logging::{self, Format};
 
 /// What `outrigger run` takes; each also as an environment variable.
@@ -136,7 +137,7 @@ pub fn run(args: &Args) -> ExitCode {
     logging::init(format, args.log);
     clock::set_off(args.clock_offset);
     let fleet = match args.redis.as_deref().map(Address::read).transpose() {
-        Ok(address) => address.map(|address| shared::Options { address, name: args.fleet.clone() }),
+        Ok(address) => address.map(|address| fleet::Options { address, name: args.fleet.clone() }),
         Err(error) => {
             eprintln!("error: {error}");
             return ExitCode::from(2);
@@ -169,8 +170,8 @@ pub fn run(args: &Args) -> ExitCode {
     }
 }
 
-fn print_problems(problems: &[crate::policy::problem::Problem]) {
+fn print_problems(problems: &[crate::policy::yaml::diagnostic::Problem]) {
     use std::io::IsTerminal;
     let colour = std::io::stderr().is_terminal();
-    eprintln!("{}", crate::policy::problem::render(problems, colour));
+    eprintln!("{}", crate::policy::yaml::diagnostic::render(problems, colour));
 }

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use crate::policy::schema::schema;
+use crate::policy::json_schema::schema;
 
 pub fn run() -> ExitCode {
     // A reader that has gone needs no answer.

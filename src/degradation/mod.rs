@@ -3,18 +3,18 @@
 //!
 //! A look is taken every 100 ms while the policy has modes, and at once when a breaker changed.
 
-mod alerts;
-mod letters;
-pub mod past;
+pub mod history;
+mod notifier;
+mod webhook_payload;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::task::LocalSet;
 
-use self::alerts::Alerts;
-use self::past::Past;
 use crate::clock;
+use crate::degradation::history::Past;
+use crate::degradation::notifier::Alerts;
 use crate::live::Live;
 use crate::snapshot::{Current, Mode, Snapshot};
 use crate::telemetry::degradation::SignLabels;

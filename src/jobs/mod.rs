@@ -2,25 +2,20 @@
 //!
 //! All on one thread of its own, with connections of its own: what waits in the store for hours
 //! must not take time from who waits at the listener. A job goes through the same admission and the
-//! same attempts as any request (`proxy/deliver.rs`); what decides is written down before it is
+//! same attempts as any request (`proxy/jobs/run.rs`); what decides is written down before it is
 //! done, by the store's one writer.
 //!
 //! With a fleet, jobs of a queue with `share: true` may be run by any of its hosts: `share.rs` says who
 //! runs one, `keeper.rs` tells Redis of them, `lend.rs` runs those of others, `fetch.rs` brings back how
 //! those of this host ended.
 
-mod callbacks;
-mod desk;
-mod fetch;
-mod keeper;
-mod lend;
-mod line;
-mod notice;
-mod pool;
-mod recent;
-mod settle;
-mod share;
-mod upkeep;
+mod completion;
+mod dispatcher;
+mod expiry;
+mod partition;
+pub mod sharing;
+mod webhooks;
+mod worker_slots;
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -30,13 +25,13 @@ use std::time::Instant;
 use tokio::sync::watch;
 use tokio::task::{LocalSet, spawn_local};
 
-use self::callbacks::Callbacks;
-use self::desk::Desk;
-use self::keeper::Keeper;
-use self::lend::Lend;
-use self::share::Share;
-use crate::proxy::worker::{BEAT, Common, Load, Worker};
-use crate::shared::link::Link;
+use crate::fleet::redis::connection::Link;
+use crate::jobs::dispatcher::Desk;
+use crate::jobs::sharing::borrower::Lend;
+use crate::jobs::sharing::ownership::Share;
+use crate::jobs::sharing::publisher::Keeper;
+use crate::jobs::webhooks::Callbacks;
+use crate::proxy::downstream::worker::{BEAT, Common, Load, Worker};
 use crate::store::Store;
 use crate::upstream::Resolver;
 
@@ -95,7 +90,7 @@ async fn run(
     let desk = Desk::new(Rc::clone(&worker), store.clone(), share.clone());
     share.iter().for_each(|share| take_part(&desk, share));
     spawn_local(Rc::clone(&desk).hear());
-    spawn_local(upkeep::run(Rc::clone(&worker), store.clone()));
+    spawn_local(expiry::run(Rc::clone(&worker), store.clone()));
     spawn_local(Callbacks::new(Rc::clone(&worker), store, resolver).run());
     let beats = Rc::clone(&worker);
     spawn_local(async move {
@@ -124,10 +119,10 @@ fn take_part(desk: &Rc<Desk>, share: &Rc<Share>) {
     // From the first job on.
     share.queues(&desk.worker.current.load());
     spawn_local(Keeper::new(Rc::clone(desk), Rc::clone(share)).run());
-    spawn_local(keeper::renew(Rc::clone(share)));
-    spawn_local(keeper::watch(Rc::clone(desk), Rc::clone(share)));
-    spawn_local(fetch::hear(Rc::clone(share)));
-    spawn_local(fetch::run(Rc::clone(desk), Rc::clone(share)));
+    spawn_local(sharing::publisher::renew(Rc::clone(share)));
+    spawn_local(sharing::publisher::watch(Rc::clone(desk), Rc::clone(share)));
+    spawn_local(sharing::results::hear(Rc::clone(share)));
+    spawn_local(sharing::results::run(Rc::clone(desk), Rc::clone(share)));
     let lend = Lend::new(Rc::clone(desk), Rc::clone(share));
     spawn_local(Rc::clone(&lend).tell_again());
     spawn_local(lend.run());

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::lock;
-use crate::resilience::latency::PeakEwma;
+use crate::resilience::balance::latency::PeakEwma;
 use crate::telemetry::metrics::{AddressLabels, Level, Metrics};
 
 #[derive(Debug)]

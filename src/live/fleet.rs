@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 use super::lock;
-use crate::resilience::register::Register;
+use crate::resilience::breaker::shared_state::Register;
 
 /// Keys that are remembered of each kind.
 const KEYS: usize = 4096;

@@ -8,27 +8,19 @@
 //! the chosen endpoint, never across an await.
 
 pub mod address;
-mod breaker_rules;
-pub mod breakers;
+pub mod breaker;
 pub mod buffers;
-pub mod by_hand;
-pub mod episode;
+pub mod degradation;
 pub mod fleet;
-pub mod fleet_breaker;
-pub mod holds;
-pub mod lanes;
-pub mod ledger;
-pub mod limit;
-pub mod modes;
+pub mod hold;
+pub mod operator_override;
 pub mod optional;
-pub mod pace;
 pub mod permit;
 pub mod provider;
 pub mod queue;
+pub mod quota;
 pub mod registry;
 pub mod route;
-pub mod samples;
-pub mod shared_rates;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

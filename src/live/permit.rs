@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::address::AddressLive;
-use super::breakers::{BreakerCell, Leave};
-use super::holds::HoldCell;
-use super::pace::Charge;
+use super::breaker::cell::{BreakerCell, Leave};
+use super::hold::HoldCell;
 use super::provider::{Entered, Lack, ProviderLive};
+use super::quota::provider_quota::Charge;
 use crate::clock;
 use crate::resilience::outcome::Outcome;
 

@@ -6,16 +6,16 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::by_hand::{Note, OnIt};
 use super::fleet::FleetSide;
-use super::lanes::{Lanes, Queued};
 use super::lock;
+use super::operator_override::{Note, OnIt};
 use super::optional::Optional;
-use super::pace::{Charge, Pace};
+use super::queue::wait_queue::{Lanes, Queued};
+use super::quota::provider_quota::{Charge, Pace};
 use crate::clock;
-use crate::policy::model::Capacity;
-use crate::resilience::adaptive::{Adaptive, Sample};
-use crate::resilience::told::Report;
+use crate::policy::sections::model::Capacity;
+use crate::resilience::limits::concurrency_limit::{Adaptive, Sample};
+use crate::resilience::rate::reported_quota::Report;
 use crate::telemetry::metrics::{Level, Metrics, ProviderLabels};
 
 /// An end of `drained` that only a hand sets.

@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use super::lock;
 use super::optional::Optional;
 use crate::clock;
-use crate::policy::model::Route;
-use crate::resilience::affinity::Affinity;
-use crate::resilience::balancer::{Balance, Balancer, Candidate};
-use crate::resilience::budget::Budget;
-use crate::resilience::hedge::Hedge;
-use crate::resilience::spend::{Spend, SpendPolicy};
+use crate::policy::sections::model::Route;
+use crate::resilience::balance::affinity::Affinity;
+use crate::resilience::balance::balancer::{Balance, Balancer, Candidate};
+use crate::resilience::retry::budget::Budget;
+use crate::resilience::retry::cost_budget::{Spend, SpendPolicy};
+use crate::resilience::retry::hedge::Hedge;
 
 #[derive(Debug)]
 pub struct RouteLive {
@@ -144,9 +144,9 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::policy::model::{Affinity as AffinityPolicy, Cost};
+    use crate::policy::sections::model::{Affinity as AffinityPolicy, Cost};
     use crate::policy::{self, SourceFile, Sources};
-    use crate::resilience::hedge::HedgePolicy;
+    use crate::resilience::retry::hedge::HedgePolicy;
 
     const SECOND: Duration = Duration::from_secs(1);
 

@@ -6,9 +6,11 @@
 
 use std::collections::BTreeMap;
 
-use super::model::{Address, Auth, Breaker, Degradation, Policy, Provider, Queue, Retry, Route};
-use super::shown::{self, Shown};
-use super::shown_modes;
+use super::sections::model::{
+    Address, Auth, Breaker, Degradation, Policy, Provider, Queue, Retry, Route,
+};
+use super::sections::shown::{self, Shown};
+use super::sections::shown_modes;
 
 /// The differences, a sentence each; empty when both do the same.
 pub fn changes(before: &Policy, after: &Policy) -> Vec<String> {

@@ -70,7 +70,9 @@ queues:
 fn policy(text: &str, secrets: u8) -> Policy {
     let file = SourceFile { name: "a.yaml".to_owned(), bytes: text.into() };
     let loaded = load(&[file], &Secrets(secrets));
-    loaded.unwrap_or_else(|problems| panic!("{}", super::problem::render(&problems, false))).policy
+    loaded
+        .unwrap_or_else(|problems| panic!("{}", super::yaml::diagnostic::render(&problems, false)))
+        .policy
 }
 
 fn changed(edits: &[(&str, &str)]) -> Vec<String> {

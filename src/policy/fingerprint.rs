@@ -8,11 +8,11 @@
 use http::{HeaderName, HeaderValue};
 use sha2::{Digest, Sha256};
 
-use super::model::{Policy, Provider, Route};
-use super::routes::everyone;
-use super::shown::{self, Shown};
-use super::shown_modes;
-use super::words::word;
+use super::sections::model::{Policy, Provider, Route};
+use super::sections::routes::everyone;
+use super::sections::shown::{self, Shown};
+use super::sections::shown_modes;
+use super::sections::words::word;
 
 /// Hexadecimal digits of it.
 const DIGITS: usize = 24;
@@ -109,8 +109,8 @@ mod tests {
     use std::io;
     use std::path::Path;
 
-    use super::super::{SourceFile, Sources, load};
     use super::*;
+    use crate::policy::{SourceFile, Sources, load};
 
     struct Env(&'static str);
 

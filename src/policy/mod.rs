@@ -9,51 +9,18 @@
 //!
 //! A problem in one step does not hide those of the next, except where they would follow from it.
 
-pub mod actions;
-mod answers;
-mod caches;
-mod check;
-mod costs;
-mod credentials;
-pub mod degradations;
-mod degraded;
+mod cost_lints;
 pub mod diff;
 #[cfg(test)]
 mod diff_tests;
 pub mod fingerprint;
-mod forms;
-mod grow;
-mod lanes;
-mod masks;
-pub mod matching;
-pub mod model;
-mod modes;
-mod near;
-pub mod places;
-pub mod pointer;
-pub mod problem;
-mod providers;
-mod queues;
-pub mod raw;
-mod raw_answers;
-mod raw_caches;
-mod raw_degradations;
-mod raw_queues;
-mod raw_rules;
-mod read;
-mod reading;
-mod routes;
-mod rules;
-pub mod schema;
-mod server;
-pub mod shown;
-pub mod shown_modes;
-mod tree;
-pub mod units;
-mod urls;
+pub mod json_schema;
+mod lints;
+pub mod section;
+pub mod sections;
+pub mod text;
 pub mod validate;
-mod warnings;
-mod words;
+pub mod yaml;
 
 use std::fmt;
 use std::io;
@@ -61,11 +28,11 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-pub use model::Policy;
-pub use places::Places;
-pub use problem::{Problem, Severity};
-use tree::Tree;
+pub use sections::model::Policy;
+pub use text::locations::Places;
 use validate::ReadFile;
+pub use yaml::diagnostic::{Problem, Severity};
+use yaml::tree::Tree;
 
 /// The largest file that is read.
 pub const FILE_BYTES: usize = 1 << 20;
@@ -123,7 +90,7 @@ pub fn load(files: &[SourceFile], sources: &dyn Sources) -> Result<Loaded, Vec<P
     }
     let mut files = Vec::new();
     for root in read {
-        match read::read(&mut tree, root, &mut problems) {
+        match yaml::deserialize::read(&mut tree, root, &mut problems) {
             Some(raw) => files.push(ReadFile { root, raw }),
             None => incomplete = true,
         }

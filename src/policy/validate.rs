@@ -8,20 +8,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use super::Sources;
-use super::check::Check;
-use super::degradations::{Around, MOST_MODES, RouteNames};
-use super::degraded::used;
-use super::forms::{At, Entries};
-use super::model::{Cache, Degradation, Policy, Route};
-use super::problem::{Problem, Severity};
-use super::providers::Checked;
-use super::queues::Lanes;
-use super::raw::{RawFile, RawRoute};
-use super::raw_queues::RawQueue;
-use super::routes::Known;
-use super::rules::Rules;
-use super::server::default_server;
-use super::tree::{NodeId, Tree};
+use super::section::checker::Check;
+use super::sections::degradations::{Around, MOST_MODES, RouteNames};
+use super::sections::degraded::used;
+use super::sections::model::{Cache, Degradation, Policy, Route};
+use super::sections::providers::Checked;
+use super::sections::queues::Lanes;
+use super::sections::raw::{RawFile, RawRoute};
+use super::sections::raw_queues::RawQueue;
+use super::sections::routes::Known;
+use super::sections::rules::Rules;
+use super::sections::server::default_server;
+use super::yaml::diagnostic::{Problem, Severity};
+use super::yaml::tree::{NodeId, Tree};
+use super::yaml::types::{At, Entries};
 
 /// One file that could be read.
 pub(super) struct ReadFile {
@@ -125,7 +125,7 @@ impl Check<'_> {
         }
     }
 
-    fn only_server(&mut self, files: &[ReadFile]) -> Option<super::model::Server> {
+    fn only_server(&mut self, files: &[ReadFile]) -> Option<super::sections::model::Server> {
         let mut all = files.iter().filter_map(|file| file.raw.server.as_ref());
         let first = all.next()?;
         for second in all {

@@ -11,28 +11,28 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
 
-use super::ahead::Ahead;
-use super::answer::ResBody;
-use super::cached;
-use super::changes::changed;
-use super::choose::Pick;
-use super::commit::{AtHand, Tried};
-use super::connection::Client;
-use super::error::{Kind, Problem};
-use super::headers;
-use super::intake::{Bounds, Payload};
-use super::jobs;
-use super::overrides::Overrides;
-use super::ready::{Ready, ReadyBody};
-use super::recorded::Followed;
-use super::request::{Ask, Stop};
-use super::story::{End, Story};
-use super::streaming::Streaming;
-use super::tunnel;
-use super::wish::Wish;
-use super::worker::Worker;
+use super::access_log::record::{End, Story};
+use super::attempt::inspect::{AtHand, Tried};
+use super::attempt::pending_response::{Ready, ReadyBody};
+use super::attempt::select::Pick;
+use super::caching::invalidate::changed;
+use super::caching::lookup;
+use super::downstream::connection::Client;
+use super::downstream::error::{Kind, Problem};
+use super::downstream::worker::Worker;
+use super::jobs::preference::Wish;
+use super::jobs::status;
+use super::request::body::{Bounds, Payload};
+use super::request::context::{Ask, Stop};
+use super::request::headers;
+use super::request::overrides::Overrides;
+use super::response::body::ResBody;
+use super::response::fan_out::Ahead;
+use super::response::stored::Followed;
+use super::response::stream::Streaming;
+use super::response::upgrade;
 use crate::clock;
-use crate::policy::model::Forwarded;
+use crate::policy::sections::model::Forwarded;
 use crate::resilience::outcome::Class;
 use crate::snapshot::Route;
 use crate::store::Store;
@@ -111,7 +111,7 @@ async fn answer(
     }
     let route = Arc::clone(&ask.route);
     let outcome = match &route.cache {
-        Some(cache) => Box::pin(cached::answer(&mut ask, &route, cache)).await,
+        Some(cache) => Box::pin(lookup::answer(&mut ask, &route, cache)).await,
         None => {
             let outcome = run(&mut ask, &route).await;
             changed(&ask, &route, &outcome);
@@ -141,7 +141,7 @@ async fn take_in(ask: &mut Ask, body: Incoming, whole: bool) -> Result<(), Probl
 /// A path of our own.
 async fn ours(worker: &Worker, head: Box<Parts>, mut story: Box<Story>) -> Response<ResBody> {
     let store = worker.store.as_ref();
-    match jobs::ours(store, &head.method, head.uri.path(), &head.headers).await {
+    match status::ours(store, &head.method, head.uri.path(), &head.headers).await {
         Ok(response) => {
             story.status = response.status().as_u16();
             story.bytes_out = response.body().size_hint().exact().unwrap_or(0);
@@ -353,7 +353,7 @@ pub fn finish(mut ask: Box<Ask>, outcome: Result<Box<Ready>, Problem>) -> Respon
         ReadyBody::Followed(reader) => ResBody::Followed(Box::new(Followed::new(reader, ask))),
         ReadyBody::Tunnel { flight, rest } => {
             let Ask { upgrade, story, client, .. } = *ask;
-            let tunnel = tunnel::start(upgrade, rest, flight, story);
+            let tunnel = upgrade::start(upgrade, rest, flight, story);
             tunnel.into_iter().for_each(|tunnel| client.becomes(tunnel));
             return Response::from_parts(head, ResBody::full(Bytes::new()));
         }

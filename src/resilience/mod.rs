@@ -16,35 +16,13 @@
 //!   [`stride`] and [`flows`]; when a line is gone: [`drain`]
 //! - counting over time: [`window`], quantiles: [`sketch`]; both in [`slices`]
 
-pub mod adaptive;
-pub mod affinity;
-pub mod backoff;
-pub mod balancer;
+pub mod balance;
 pub mod breaker;
-pub mod budget;
-pub mod chunk;
 pub mod condition;
-pub mod crowd;
-pub mod degradation;
-pub mod drain;
-pub mod flows;
-mod gate;
-pub mod gcra;
-pub mod hedge;
-pub mod hold;
-pub mod lane;
-pub mod latency;
-pub mod member;
+pub mod hysteresis;
+pub mod limits;
 pub mod outcome;
-pub mod ramp;
-pub mod register;
-pub mod sketch;
-pub mod slices;
-pub mod spend;
-pub mod stride;
-pub mod told;
-mod turns;
-pub mod window;
-
-#[cfg(test)]
-mod strict_tests;
+pub mod queue;
+pub mod rate;
+pub mod retry;
+pub mod stats;

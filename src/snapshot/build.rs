@@ -8,15 +8,15 @@ use thiserror::Error;
 
 use super::{
     Address, Candidate, Mode, Provider, Queue, Route, RouteCache, RouteMetrics, RouteMode,
-    RouteModes, Snapshot, Tier, listener, modes,
+    RouteModes, Snapshot, Tier, degradation, listener_tls,
 };
 use crate::cache::Caches;
 use crate::clock;
 use crate::live::Live;
-use crate::live::samples::Samples;
-use crate::policy::model::{self, Keeps, LogTarget, Of, Policy, Scope, Weighted};
+use crate::live::degradation::outcome_window::Samples;
+use crate::policy::sections::model::{self, Keeps, LogTarget, Of, Policy, Scope, Weighted};
 use crate::resilience::outcome::Class;
-use crate::stream::reading::Reading;
+use crate::stream::interpret::Reading;
 use crate::telemetry::access_log::Target as LogFile;
 use crate::telemetry::metrics::{
     Metrics, ProviderLabels, ReasonLabels, RequestLabels, RouteLabels,
@@ -31,7 +31,7 @@ pub enum BuildError {
     #[error("provider `{provider}`: the address `{authority}` is no value for a Host header")]
     Host { provider: String, authority: String },
     #[error("server.tls: {0}")]
-    Listener(#[from] listener::ListenerTlsError),
+    Listener(#[from] listener_tls::ListenerTlsError),
 }
 
 /// What a snapshot is bound to.
@@ -53,7 +53,7 @@ impl Ground {
             .iter()
             .enumerate()
             .map(|(index, provider)| {
-                let samples = modes::samples(&policy, &self.live, &Of::Provider(index));
+                let samples = degradation::samples(&policy, &self.live, &Of::Provider(index));
                 self.provider(provider, samples).map(Arc::new)
             })
             .collect::<Result<Vec<_>, _>>()?;
@@ -70,7 +70,7 @@ impl Ground {
                 reads_body: reads_body(route, &policy.providers),
                 live: self.live.route(route),
                 modes: RouteModes::default(),
-                samples: modes::samples(&policy, &self.live, &Of::Route(index)),
+                samples: degradation::samples(&policy, &self.live, &Of::Route(index)),
                 queue: route.queue.map(|index| self.queue(&policy.queues[index])),
                 cache: route.cache.map(|index| self.cache(&policy.caches[index])),
                 changes: is_http.then(|| Arc::clone(&self.caches)),
@@ -90,7 +90,7 @@ impl Ground {
             modes: modes.clone(),
             providers: providers.clone(),
             access_log,
-            listener_tls: listener::server_config(policy.server.tls.as_ref())?,
+            listener_tls: listener_tls::server_config(policy.server.tls.as_ref())?,
             policy,
         })
     }

@@ -4,12 +4,12 @@
 //! that it sees one policy throughout. Whatever a request would otherwise look up is resolved
 //! here: matchers, header values, metric handles, connection targets, live state by name.
 
-pub mod address;
 pub mod build;
-pub mod files;
-pub mod listener;
-pub mod modes;
-pub mod reload;
+pub mod degradation;
+pub mod endpoint;
+pub mod listener_tls;
+pub mod loader;
+pub mod policy_files;
 pub mod watch;
 
 use std::sync::Arc;
@@ -22,19 +22,19 @@ use prometheus_client::metrics::histogram::Histogram;
 
 use crate::cache::Caches;
 use crate::cache::store::Cache;
-use crate::live::ledger::Ledger;
+use crate::live::degradation::outcome_window::Samples;
 use crate::live::provider::ProviderLive;
 use crate::live::queue::QueueLive;
+use crate::live::quota::usage_meter::Ledger;
 use crate::live::route::RouteLive;
-use crate::live::samples::Samples;
-use crate::policy::model::{self, Policy};
+use crate::policy::sections::model::{self, Policy};
 use crate::resilience::outcome::Class;
-use crate::stream::reading::Reading;
+use crate::stream::interpret::Reading;
 use crate::telemetry::access_log::Target as LogTarget;
 use crate::telemetry::metrics::{Known, Metrics, ReasonLabels};
 
-pub use address::{Address, Circuit};
-pub use modes::{Mode, RouteMode, RouteModes};
+pub use degradation::{Mode, RouteMode, RouteModes};
+pub use endpoint::{Address, Circuit};
 
 /// The place where the snapshot in force is found.
 pub type Current = ArcSwap<Snapshot>;

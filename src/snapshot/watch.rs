@@ -17,7 +17,7 @@ use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc::{Receiver, Sender};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
-use super::reload::Loader;
+use super::loader::Loader;
 
 /// Events have to be quiet for so long.
 const QUIET: Duration = Duration::from_millis(75);

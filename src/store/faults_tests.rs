@@ -13,7 +13,7 @@ use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 use tempfile::TempDir;
 
-use super::disk;
+use super::open;
 use super::store_tests::*;
 use super::*;
 use crate::clock;
@@ -44,7 +44,7 @@ impl Killed {
     /// Some jobs, and one more in a commit of its own.
     fn after_one_more() -> Killed {
         let folder = folder();
-        let small = Connection::open(disk::database(folder.path())).expect("a database");
+        let small = Connection::open(open::database(folder.path())).expect("a database");
         small.execute_batch(&format!("PRAGMA page_size = {PAGE}; VACUUM")).expect("small pages");
         drop(small);
         let store = open(folder.path());
@@ -56,7 +56,7 @@ impl Killed {
             let last = read(&journal(folder.path())).len();
             accepted(&store, job(BEFORE + 1)).await;
             let (database, journal) =
-                (read(&disk::database(folder.path())), read(&journal(folder.path())));
+                (read(&open::database(folder.path())), read(&journal(folder.path())));
             assert!(journal.len() > last && journal.len().is_multiple_of(8));
             Killed { database, journal, last }
         })
@@ -64,7 +64,7 @@ impl Killed {
 
     fn put(&self, directory: &Path, journal_bytes: &[u8]) {
         let _ = fs::remove_file(directory.join("outrigger.db-shm"));
-        fs::write(disk::database(directory), &self.database).expect("written");
+        fs::write(open::database(directory), &self.database).expect("written");
         fs::write(journal(directory), journal_bytes).expect("written");
     }
 
@@ -82,7 +82,7 @@ impl Killed {
 
 /// Ids as SQLite finds them: opening a whole store for each byte would take minutes.
 fn looked_at(directory: &Path) -> Vec<JobId> {
-    let db = disk::reader(&disk::database(directory)).expect("a database");
+    let db = open::reader(&open::database(directory)).expect("a database");
     db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).expect("set");
     let sql = "SELECT id FROM jobs JOIN requests USING (seq) ORDER BY seq";
     let mut statement = db.prepare(sql).expect("a statement");
@@ -200,7 +200,7 @@ fn a_full_disk_refuses_what_does_not_fit_and_nothing_else_and_is_over_when_there
 fn a_database_that_cannot_be_written_is_tried_again_with_each_change() {
     let folder = folder();
     let store = open(folder.path());
-    let (at, away) = (disk::database(folder.path()), folder.path().join("away"));
+    let (at, away) = (open::database(folder.path()), folder.path().join("away"));
     run(async {
         accepted(&store, job(1)).await;
         let read_only = |db: &Connection| db.pragma_update(None, "query_only", true);
@@ -337,7 +337,7 @@ fn a_store_is_its_owners_alone() {
         assert_eq!(mode(&below.join(name)), 0o600, "{name}");
     }
     close(store);
-    let database = disk::database(&below);
+    let database = open::database(&below);
     fs::set_permissions(&database, fs::Permissions::from_mode(0o644)).expect("a mode");
     let store = open(&below);
     run(accepted(&store, job(2)));
@@ -360,7 +360,7 @@ fn a_store_that_is_in_use_names_the_process() {
 
 /// All files of a directory but the lock and what SQLite makes anew.
 fn bytes_of(directory: &Path) -> Vec<(std::path::PathBuf, u32, Vec<u8>)> {
-    let paths = [disk::database(directory), journal(directory)];
+    let paths = [open::database(directory), journal(directory)];
     let there = paths.into_iter().filter(|path| path.exists());
     there.map(|path| (path.clone(), mode(&path), fs::read(&path).expect("a file"))).collect()
 }
@@ -394,7 +394,7 @@ fn a_store_of_a_newer_version_is_told_and_not_touched() {
 fn another_programs_database_is_told_and_not_touched() {
     for application in [0, 1234] {
         let folder = folder();
-        let db = Connection::open(disk::database(folder.path())).expect("a database");
+        let db = Connection::open(open::database(folder.path())).expect("a database");
         db.execute_batch("CREATE TABLE bookmarks (url TEXT)").expect("a table");
         db.pragma_update(None, "application_id", application).expect("an id");
         drop(db);
@@ -416,7 +416,7 @@ fn a_damaged_database_is_told() {
         }
     });
     close(store);
-    let (path, whole) = (disk::database(folder.path()), folder.path().join("whole"));
+    let (path, whole) = (open::database(folder.path()), folder.path().join("whole"));
     // Two connections that are closed in the same moment may each leave the journal to the other, and
     // what is whole there mends what is damaged here.
     let fold = "PRAGMA wal_checkpoint(TRUNCATE)";
@@ -459,7 +459,7 @@ fn a_place_that_cannot_be_a_store_is_told() {
     assert!(matches!(refused(&file), OpenError::Io(..)));
     let taken = folder.path().join("taken");
     fs::DirBuilder::new().mode(0o700).create(&taken).expect("a folder");
-    fs::create_dir(disk::database(&taken)).expect("a folder");
+    fs::create_dir(open::database(&taken)).expect("a folder");
     assert!(matches!(refused(&taken), OpenError::Io(..)));
 }
 
@@ -468,12 +468,12 @@ fn a_place_that_cannot_be_a_store_is_told() {
 #[test]
 fn a_store_of_the_first_version_is_brought_to_this_one_with_its_jobs() {
     let folder = folder();
-    let db = Connection::open(disk::database(folder.path())).expect("a database");
+    let db = Connection::open(open::database(folder.path())).expect("a database");
     db.execute_batch(include_str!("schema.sql")).expect("the first tables");
     db.pragma_update(None, "application_id", 0x4f75_7452).expect("an id");
     db.pragma_update(None, "user_version", 1).expect("a version");
-    assert_eq!(change::accept(&db, &job(1), ROOM, NOW).expect("accepted"), Accepted::New);
-    let key = look::note::<32>(&db, "principal_key").expect("a key");
+    assert_eq!(transitions::accept(&db, &job(1), ROOM, NOW).expect("accepted"), Accepted::New);
+    let key = queries::note::<32>(&db, "principal_key").expect("a key");
     drop(db);
     let store = open(folder.path());
     assert_eq!(store.principal_key(), &key);
@@ -484,14 +484,14 @@ fn a_store_of_the_first_version_is_brought_to_this_one_with_its_jobs() {
         assert_eq!(next.iter().map(|(_, due)| due.id).collect::<Vec<_>>(), ids([1, 2]));
     });
     close(store);
-    let db = Connection::open(disk::database(folder.path())).expect("a database");
+    let db = Connection::open(open::database(folder.path())).expect("a database");
     let version: i64 =
         db.query_row("PRAGMA user_version", [], |row| row.get(0)).expect("a version");
     assert_eq!(version, 4);
     drop(db);
     // An empty file is none yet, and keeps its key from then on.
     let folder = self::folder();
-    fs::write(disk::database(folder.path()), "").expect("a file");
+    fs::write(open::database(folder.path()), "").expect("a file");
     let store = open(folder.path());
     let (key, name) = (*store.principal_key(), store.name());
     run(accepted(&store, job(1)));
@@ -505,7 +505,7 @@ fn a_store_of_the_first_version_is_brought_to_this_one_with_its_jobs() {
 fn a_copy_that_is_made_while_jobs_come_is_a_store() {
     let (folder, elsewhere) = (folder(), folder());
     let store = open(folder.path());
-    let (to, copies) = (disk::database(elsewhere.path()), folder.path().to_owned());
+    let (to, copies) = (open::database(elsewhere.path()), folder.path().to_owned());
     run(async {
         for n in 1..=50 {
             accepted(&store, job(n)).await;
@@ -541,8 +541,8 @@ fn a_copy_of_nothing_is_told_and_leaves_nothing() {
     let (from, to): (TempDir, TempDir) = (folder(), folder());
     let name = to.path().join("copy.db");
     assert!(matches!(backup(from.path(), &name), Err(OpenError::Io(..))));
-    assert!(!disk::database(from.path()).exists() && !name.exists());
-    fs::write(disk::database(from.path()), "this is a text and no database").expect("a file");
+    assert!(!open::database(from.path()).exists() && !name.exists());
+    fs::write(open::database(from.path()), "this is a text and no database").expect("a file");
     assert!(matches!(backup(from.path(), &name), Err(OpenError::Damaged(..))));
     assert!(!name.exists());
     let nowhere = to.path().join("no such folder").join("copy.db");

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
-use super::change::Line;
+use super::transitions::Line;
 
 /// A job's name: when it was made, then 80 random bits, so that nobody can guess another's (as RFC
 /// 9562, 5.7). Names that begin with the time lie side by side in the index: wholly random ones

@@ -4,20 +4,19 @@
 //! future, so that nobody's worker waits for a disk. A change that returned is on the disk: "no
 //! promise before it is kept" (DESIGN.md). What may follow what is in `change.rs`.
 
-mod change;
-mod disk;
 mod episodes;
-mod job;
-mod lent;
-mod look;
-mod writer;
-
 #[cfg(test)]
 mod faults_tests;
+mod job;
 #[cfg(test)]
 mod model_tests;
+mod open;
+mod queries;
+mod remote_runs;
 #[cfg(test)]
 mod store_tests;
+mod transitions;
+mod writer;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
@@ -29,15 +28,15 @@ use std::task::{Context, Poll};
 
 use tokio::sync::{Notify, oneshot};
 
-pub use self::change::{Leased, Line, Then, Upkept};
-pub use self::disk::{OpenError, backup};
-pub use self::job::*;
-pub use self::lent::{Elsewhere, Ends, Open};
-pub use self::look::{Filter, Total};
-pub use self::writer::{Commit, Failure, Observer};
+pub use crate::store::job::*;
+pub use crate::store::open::{OpenError, backup};
+pub use crate::store::queries::{Filter, Total};
+pub use crate::store::remote_runs::{Elsewhere, Ends, Open};
+pub use crate::store::transitions::{Leased, Line, Then, Upkept};
+pub use crate::store::writer::{Commit, Failure, Observer};
 
-use self::disk::Directory;
-use self::writer::{Reader, Writer, locked};
+use crate::store::open::Directory;
+use crate::store::writer::{Reader, Writer, locked};
 
 /// An open store; clones are the same one.
 #[derive(Clone)]
@@ -81,9 +80,9 @@ impl Store {
         let io = |error| OpenError::Io(path.to_owned(), error);
         let broken = |error: rusqlite::Error| directory.error(&error);
         let db = directory.prepare()?;
-        let recovered = change::recover(&db).map_err(broken)?;
-        let principal_key = look::note(&db, "principal_key").map_err(broken)?;
-        let name = look::note(&db, "name").map_err(broken)?;
+        let recovered = transitions::recover(&db).map_err(broken)?;
+        let principal_key = queries::note(&db, "principal_key").map_err(broken)?;
+        let name = queries::note(&db, "name").map_err(broken)?;
         let writer = Writer::start(db, Arc::clone(&directory), observer).map_err(io)?;
         let reader = Reader::start(Arc::clone(&directory)).map_err(io)?;
         Ok(Store(Arc::new(Inner {
@@ -179,7 +178,7 @@ impl Store {
         now: Millis,
     ) -> Result<Accepted, Failure> {
         let taken = Arc::clone(&job);
-        let write = self.0.writer.write(move |db| change::accept(db, &job, limits, now));
+        let write = self.0.writer.write(move |db| transitions::accept(db, &job, limits, now));
         let accepted = write.await?;
         if accepted == Accepted::New {
             self.wake([taken.line()]);
@@ -199,7 +198,8 @@ impl Store {
         answer: Arc<Answer>,
         now: Millis,
     ) -> Result<bool, Failure> {
-        let done = self.0.writer.write(move |db| change::complete(db, lease, &answer, now)).await?;
+        let done =
+            self.0.writer.write(move |db| transitions::complete(db, lease, &answer, now)).await?;
         if done {
             self.over(id);
         }
@@ -216,7 +216,7 @@ impl Store {
         now: Millis,
     ) -> Result<bool, Failure> {
         let failed =
-            self.0.writer.write(move |db| change::fail(db, lease, &why, then, now)).await?;
+            self.0.writer.write(move |db| transitions::fail(db, lease, &why, then, now)).await?;
         if failed && then == Then::Dead {
             self.over(id);
         }
@@ -225,7 +225,7 @@ impl Store {
 
     /// Ready again, or when its time has come; the run does not count.
     pub async fn park(&self, lease: Lease, due: Option<Millis>) -> Result<bool, Failure> {
-        self.0.writer.write(move |db| change::park(db, lease, due)).await
+        self.0.writer.write(move |db| transitions::park(db, lease, due)).await
     }
 
     pub async fn cancel(
@@ -234,7 +234,8 @@ impl Store {
         principal: Option<Principal>,
         now: Millis,
     ) -> Result<Option<State>, Failure> {
-        let state = self.0.writer.write(move |db| change::cancel(db, id, principal, now)).await?;
+        let state =
+            self.0.writer.write(move |db| transitions::cancel(db, id, principal, now)).await?;
         if state.is_some_and(|state| !state.is_final()) {
             self.over(id);
         }
@@ -242,14 +243,14 @@ impl Store {
     }
 
     pub async fn retry(&self, id: JobId, now: Millis) -> Result<Option<(State, Line)>, Failure> {
-        let retried = self.0.writer.write(move |db| change::retry(db, id, now)).await?;
+        let retried = self.0.writer.write(move |db| transitions::retry(db, id, now)).await?;
         self.wake(retried.iter().map(|(_, line)| line.clone()));
         Ok(retried)
     }
 
     /// Some of the dead at once: until none is left.
     pub async fn requeue(&self, queue: String, now: Millis) -> Result<usize, Failure> {
-        let requeued = self.0.writer.write(move |db| change::requeue(db, &queue, now));
+        let requeued = self.0.writer.write(move |db| transitions::requeue(db, &queue, now));
         let (many, lines) = requeued.await?;
         self.wake(lines);
         Ok(many)
@@ -257,11 +258,11 @@ impl Store {
 
     /// Some at once: until none is left.
     pub async fn purge(&self, queue: String, state: State) -> Result<usize, Failure> {
-        self.0.writer.write(move |db| change::purge(db, &queue, state)).await
+        self.0.writer.write(move |db| transitions::purge(db, &queue, state)).await
     }
 
     pub async fn upkeep(&self, now: Millis) -> Result<Upkept, Failure> {
-        let upkept = self.0.writer.write(move |db| change::upkeep(db, now)).await?;
+        let upkept = self.0.writer.write(move |db| transitions::upkeep(db, now)).await?;
         upkept.expired.iter().for_each(|id| self.over(*id));
         self.wake(upkept.woken.iter().cloned());
         Ok(upkept)
@@ -273,7 +274,7 @@ impl Store {
         again: Option<Millis>,
         sent: bool,
     ) -> Result<(), Failure> {
-        self.0.writer.write(move |db| change::posted(db, &posting, again, sent)).await
+        self.0.writer.write(move |db| transitions::posted(db, &posting, again, sent)).await
     }
 }
 
@@ -284,23 +285,23 @@ impl Store {
 #[allow(clippy::missing_errors_doc)]
 impl Store {
     pub async fn job(&self, id: JobId) -> Result<Option<Shown>, Failure> {
-        self.0.reader.read(move |db| look::job(db, id)).await
+        self.0.reader.read(move |db| queries::job(db, id)).await
     }
 
     pub async fn list(&self, filter: Filter) -> Result<Vec<Shown>, Failure> {
-        self.0.reader.read(move |db| look::list(db, &filter)).await
+        self.0.reader.read(move |db| queries::list(db, &filter)).await
     }
 
     pub async fn task(&self, seq: i64) -> Result<Option<Task>, Failure> {
-        self.0.reader.read(move |db| look::task(db, seq)).await
+        self.0.reader.read(move |db| queries::task(db, seq)).await
     }
 
     pub async fn answer(&self, seq: i64) -> Result<Option<Answer>, Failure> {
-        self.0.reader.read(move |db| look::answer(db, seq)).await
+        self.0.reader.read(move |db| queries::answer(db, seq)).await
     }
 
     pub async fn lines(&self) -> Result<Vec<Line>, Failure> {
-        self.0.reader.read(look::lines).await
+        self.0.reader.read(queries::lines).await
     }
 
     pub async fn upcoming(
@@ -314,17 +315,17 @@ impl Store {
     }
 
     pub async fn totals(&self) -> Result<Vec<Total>, Failure> {
-        self.0.reader.read(look::totals).await
+        self.0.reader.read(queries::totals).await
     }
 
     /// When the oldest ready job of each of these queues was accepted.
     pub async fn oldest(&self, queues: Vec<String>) -> Result<Vec<Option<Millis>>, Failure> {
-        let read = move |db: &_| queues.iter().map(|queue| look::oldest(db, queue)).collect();
+        let read = move |db: &_| queues.iter().map(|queue| queries::oldest(db, queue)).collect();
         self.0.reader.read(read).await
     }
 
     pub async fn postings(&self, now: Millis) -> Result<(Vec<Posting>, Option<Millis>), Failure> {
-        self.0.reader.read(move |db| look::postings(db, now)).await
+        self.0.reader.read(move |db| queries::postings(db, now)).await
     }
 }
 

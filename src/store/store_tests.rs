@@ -14,7 +14,7 @@ use rusqlite::Connection;
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 
-use super::disk::Directory;
+use super::open::Directory;
 use super::*;
 use crate::clock;
 
@@ -481,7 +481,7 @@ fn add(db: &Connection, n: u64, queue: &str, state: State) {
     let callback = Some("https://a.example/".to_owned());
     let (to, flow) = (queue.to_owned(), format!("{n:06}").into_bytes());
     let new = NewJob { queue: to, flow, callback, key: Some(key), ..job(n) };
-    assert_eq!(change::accept(db, &new, ROOM, NOW).expect("accepted"), Accepted::New);
+    assert_eq!(transitions::accept(db, &new, ROOM, NOW).expect("accepted"), Accepted::New);
     // Workers are few: of those that were being run there are never many.
     let state = if state == State::Leased && queue == "jobs" { State::Done } else { state };
     let sql = "UPDATE jobs SET state = ?2, due = iif(?2 = 'retry_wait', ?3, NULL),
@@ -508,37 +508,39 @@ fn rare(db: &Connection, state: State) -> (i64, JobId) {
 /// Whatever is asked of a store again and again.
 fn acts() -> Vec<Act> {
     let lease = |seq| Lease { seq, number: 0, deliveries: 0 };
-    let listed = |queue, state| move |db: &_| look::list(db, &filter(queue, state));
+    let listed = |queue, state| move |db: &_| queries::list(db, &filter(queue, state));
     let again = Then::Again(later(9));
     vec![
-        act("accept", |db| change::accept(db, &job(1 << 40), ROOM, NOW)),
-        act("accept with a key", |db| change::accept(db, &keyed(1 << 41, 1, 1), ROOM, NOW)),
-        act("lease", |db| change::lease(db, rare(db, State::Ready).0, 9, 0, NOW)),
-        act("poison", |db| change::lease(db, rare(db, State::Ready).0, 0, 0, NOW)),
-        act("park", move |db| change::park(db, lease(rare(db, State::Leased).0), None)),
-        act("fail", move |db| change::fail(db, lease(rare(db, State::Leased).0), "no", again, NOW)),
-        act("complete", move |db| {
-            change::complete(db, lease(rare(db, State::Leased).0), &answer(), NOW)
+        act("accept", |db| transitions::accept(db, &job(1 << 40), ROOM, NOW)),
+        act("accept with a key", |db| transitions::accept(db, &keyed(1 << 41, 1, 1), ROOM, NOW)),
+        act("lease", |db| transitions::lease(db, rare(db, State::Ready).0, 9, 0, NOW)),
+        act("poison", |db| transitions::lease(db, rare(db, State::Ready).0, 0, 0, NOW)),
+        act("park", move |db| transitions::park(db, lease(rare(db, State::Leased).0), None)),
+        act("fail", move |db| {
+            transitions::fail(db, lease(rare(db, State::Leased).0), "no", again, NOW)
         }),
-        act("cancel", |db| change::cancel(db, rare(db, State::RetryWait).1, None, NOW)),
-        act("retry", |db| change::retry(db, rare(db, State::RetryWait).1, NOW)),
-        act("requeue", |db| change::requeue(db, "rare", NOW)),
-        act("purge", |db| change::purge(db, "rare", State::Done)),
-        act("upkeep", |db| change::upkeep(db, NOW)),
-        act("recover", change::recover),
-        act("job", |db| look::job(db, id(1))),
-        act("task", |db| look::task(db, 1)),
-        act("answer", |db| look::answer(db, 1)),
-        act("lines", look::lines),
-        act("upcoming", |db| look::upcoming(db, &line(), (None, 0), &HashSet::new(), 64)),
+        act("complete", move |db| {
+            transitions::complete(db, lease(rare(db, State::Leased).0), &answer(), NOW)
+        }),
+        act("cancel", |db| transitions::cancel(db, rare(db, State::RetryWait).1, None, NOW)),
+        act("retry", |db| transitions::retry(db, rare(db, State::RetryWait).1, NOW)),
+        act("requeue", |db| transitions::requeue(db, "rare", NOW)),
+        act("purge", |db| transitions::purge(db, "rare", State::Done)),
+        act("upkeep", |db| transitions::upkeep(db, NOW)),
+        act("recover", transitions::recover),
+        act("job", |db| queries::job(db, id(1))),
+        act("task", |db| queries::task(db, 1)),
+        act("answer", |db| queries::answer(db, 1)),
+        act("lines", queries::lines),
+        act("upcoming", |db| queries::upcoming(db, &line(), (None, 0), &HashSet::new(), 64)),
         act("upcoming after another", |db| {
             let (after, taken) = (Some(&b"000150"[..]), (100..120).collect());
-            look::upcoming(db, &line(), (after, 0), &taken, 64)
+            queries::upcoming(db, &line(), (after, 0), &taken, 64)
         }),
-        act("totals", look::totals),
-        act("oldest", |db| look::oldest(db, "rare")),
-        act("oldest of none", |db| look::oldest(db, "none")),
-        act("postings", |db| look::postings(db, NOW)),
+        act("totals", queries::totals),
+        act("oldest", |db| queries::oldest(db, "rare")),
+        act("oldest of none", |db| queries::oldest(db, "none")),
+        act("postings", |db| queries::postings(db, NOW)),
         act("list", listed(None, None)),
         act("list of a queue", listed(Some("rare"), None)),
         act("list of a queue and state", listed(Some("rare"), Some(State::Dead))),

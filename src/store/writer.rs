@@ -13,7 +13,7 @@ use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
-use super::disk::{self, Directory};
+use super::open::{self, Directory};
 use crate::clock;
 
 /// Changes of one commit.
@@ -109,7 +109,7 @@ impl Writer {
         thread::Builder::new().name("store-fold".into()).spawn(move || {
             while folds.recv().is_ok() {
                 // What cannot be done now is done the next time.
-                let folded = disk::reader(&path).and_then(|db| {
+                let folded = open::reader(&path).and_then(|db| {
                     db.pragma_update(None, "query_only", false)?;
                     db.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
                 });
@@ -226,7 +226,7 @@ impl Reader {
         thread::Builder::new().name("store-reader".into()).spawn(move || {
             let mut kept: Option<Connection> = None;
             while let Some(question) = questions.blocking_recv() {
-                let opened = kept.take().map_or_else(|| disk::reader(&directory.database()), Ok);
+                let opened = kept.take().map_or_else(|| open::reader(&directory.database()), Ok);
                 match opened {
                     Ok(db) => question(kept.insert(db)),
                     // The question is dropped, which tells who asked.

@@ -5,19 +5,15 @@
 //! ([`reading`]); a [`reader`] knows from all of them what may pass (`pass`), how the stream stands,
 //! and what was said (`heard`). What a cut stream said can be gone on from ([`join`], `joint`).
 
-pub mod events;
-mod heard;
-pub mod join;
-mod joint;
-#[cfg(test)]
-mod joint_tests;
-pub mod json;
-#[cfg(test)]
-mod json_tests;
-mod pass;
-pub mod pointers;
+pub mod continuation;
+mod formats;
+pub mod framing;
+pub mod interpret;
+mod passthrough;
 pub mod reader;
 #[cfg(test)]
 mod reader_tests;
-pub mod reading;
-mod shape;
+mod splice;
+#[cfg(test)]
+mod splice_tests;
+mod transcript;

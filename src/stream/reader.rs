@@ -15,13 +15,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::events::{Events, Format, Kind, Piece};
-use super::heard::{Heard, Kept};
-use super::join::Partial;
-use super::joint::{Joint, Unfit};
-use super::json::Found;
-use super::pass::Pass;
-use super::reading::{Reading, Said, Says, Sort, Tokens};
+use super::continuation::Partial;
+use super::framing::{Events, Format, Kind, Piece};
+use super::interpret::{Reading, Said, Says, Sort, Tokens};
+use super::passthrough::Pass;
+use super::splice::{Joint, Unfit};
+use super::transcript::{Heard, Kept};
+use crate::json::scan::Found;
 use crate::resilience::outcome::Class;
 
 /// Reads one stream.

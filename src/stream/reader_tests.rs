@@ -11,13 +11,13 @@ use proptest::prelude::*;
 use regex_lite::Regex;
 use serde_json::{Value, json};
 
-use super::events::Format;
-use super::join::{Dialect, Partial};
-use super::json::Found;
+use super::continuation::{Dialect, Partial};
+use super::framing::Format;
+use super::interpret::{Reading, Tokens};
 use super::reader::{Ended, Reader};
-use super::reading::{Reading, Tokens};
-use crate::policy::model::{ClassifyRule, Mark, Provider, Stream};
-use crate::policy::pointer::Pointer;
+use crate::json::pointer::Pointer;
+use crate::json::scan::Found;
+use crate::policy::sections::model::{ClassifyRule, Mark, Provider, Stream};
 use crate::policy::{self, SourceFile, Sources};
 use crate::resilience::outcome::Class;
 

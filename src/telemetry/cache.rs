@@ -3,9 +3,9 @@
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 
+use super::family::Series;
 use super::labels::{CacheLabels, CacheResultLabels};
 use super::metrics::{Known, Level, Metrics};
-use super::series::Series;
 
 #[derive(Debug)]
 pub struct CacheMetrics {

@@ -3,8 +3,8 @@
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 
+use super::family::Series;
 use super::metrics::{Known, Level, Metrics, Ratio};
-use super::series::Series;
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct ModeLabels {

@@ -4,9 +4,9 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 
+use super::family::Series;
 use super::labels::{DeliveryLabels, JobLabels, QueueLabels};
 use super::metrics::{Known, Level, Metrics, Ratio, seconds};
-use super::series::Series;
 
 /// Of a commit.
 const CHANGES: [f64; 10] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 192.0, 256.0];

@@ -16,12 +16,12 @@ use prometheus_client::registry::{Metric, Registry};
 
 use super::cache::CacheMetrics;
 use super::degradation::DegradationMetrics;
+use super::family::Series;
 use super::fleet::FleetMetrics;
 use super::jobs::JobMetrics;
 pub use super::known::Known;
 pub use super::labels::*;
 use super::process::Process;
-use super::series::Series;
 use crate::clock;
 
 /// Bounds from 1 ms to 5 min: an LLM's answer takes minutes, a refusal microseconds.

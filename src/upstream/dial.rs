@@ -16,11 +16,11 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 
-use super::connection::{Connection, Link};
+use super::http1::connection::{Connection, Link};
+use super::http1::io::{Stream, Wire};
+use super::http1::tunnel::{self, Refusal};
 use super::pool::Place;
 use super::target::Target;
-use super::tunnel::{self, Refusal};
-use super::wire::{Stream, Wire};
 use crate::clock;
 
 const NEXT_ADDRESS: Duration = Duration::from_millis(250);

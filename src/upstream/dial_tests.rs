@@ -15,11 +15,11 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 
-use super::fixture::*;
-use super::names::Answered;
+use super::dns::Answered;
+use super::test_server::*;
 use super::tls_tests::{Authority, acceptor, tls_origin};
 use super::{DialError, Phase, Resolver, Target, TargetError};
-use crate::policy::model::{ClientTls, ForwardProxy};
+use crate::policy::sections::model::{ClientTls, ForwardProxy};
 
 const SHORT: Duration = Duration::from_millis(50);
 

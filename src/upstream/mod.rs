@@ -10,38 +10,30 @@
 //! Everything that fails before a request was started is told apart from what failed after
 //! (RFC 9110, 9.2.2): each [`DialError`] and [`SendError::Unsent`] may be repeated anywhere.
 
-mod answer_head;
-mod body;
-mod chunked;
-mod connection;
 mod dial;
-mod exchange;
-mod names;
-mod pool;
-mod post;
-mod room;
-mod target;
-pub mod tls;
-mod tunnel;
-mod upload;
-mod wire;
-
 #[cfg(test)]
 mod dial_tests;
-#[cfg(test)]
-mod fixture;
+mod dns;
+mod http1;
+mod pool;
 #[cfg(test)]
 mod pool_tests;
+mod target;
+#[cfg(test)]
+mod test_server;
+pub mod tls;
 #[cfg(test)]
 mod tls_tests;
+mod waiters;
+mod webhook;
 
-pub use body::{BoxError, ReqBody};
-pub use connection::{AnswerBody, Connection, Outgoing, SendError, Tunnel};
 pub use dial::{DialError, Phase};
-pub use exchange::ExchangeError;
-pub use names::Resolver;
+pub use dns::Resolver;
+pub use http1::connection::{AnswerBody, Connection, Outgoing, SendError, Tunnel};
+pub use http1::exchange::ExchangeError;
+pub use http1::io::{Short, short};
+pub use http1::request_body::{BoxError, ReqBody};
 pub use pool::{Dialling, Pools};
-pub use post::{Post, Posts, Unposted, signature};
-pub use room::Room;
 pub use target::{Target, TargetError};
-pub use wire::{Short, short};
+pub use waiters::Room;
+pub use webhook::{Post, Posts, Unposted, signature};

@@ -21,11 +21,11 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::connection::{Connection, Link};
 use super::dial::{self, DialError};
-use super::names::Name;
-use super::room::{Queue, Room};
+use super::dns::Name;
+use super::http1::connection::{Connection, Link};
 use super::target::Target;
+use super::waiters::{Queue, Room};
 use crate::clock;
 
 /// Idle for less than this, a connection is used without a look.

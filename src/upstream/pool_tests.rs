@@ -9,10 +9,10 @@ use bytes::Bytes;
 use http_body_util::BodyExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::fixture::*;
+use super::test_server::*;
 use super::{Outgoing, ReqBody, SendError, Target};
 use crate::clock;
-use crate::policy::model::ClientTls;
+use crate::policy::sections::model::ClientTls;
 
 const UNSEEN: Duration = Duration::from_millis(100);
 

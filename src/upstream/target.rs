@@ -13,8 +13,8 @@ use std::time::Duration;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 
-use super::names::{Name, Resolver};
-use crate::policy::model::{ClientTls, ForwardProxy, Url};
+use super::dns::{Name, Resolver};
+use crate::policy::sections::model::{ClientTls, ForwardProxy, Url};
 
 /// Immutable, and shared by all workers.
 pub struct Target {

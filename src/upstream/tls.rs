@@ -16,7 +16,7 @@ use rustls::{CertificateError, ClientConfig, ConfigBuilder, RootCertStore};
 use rustls_platform_verifier::BuilderVerifierExt;
 
 use super::target::TargetError;
-use crate::policy::model::{ClientTls, Identity, Pem};
+use crate::policy::sections::model::{ClientTls, Identity, Pem};
 
 /// The arithmetic of TLS; aws-lc-rs where both are built in.
 #[cfg(feature = "aws-lc-rs")]

@@ -14,9 +14,9 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
-use super::fixture::*;
+use super::test_server::*;
 use super::{DialError, Target, TargetError, tls};
-use crate::policy::model::{ClientTls, Identity, Pem};
+use crate::policy::sections::model::{ClientTls, Identity, Pem};
 
 pub(super) struct Authority(CertifiedIssuer<'static, KeyPair>);
 

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
-use outrigger::shared::address::Address;
-use outrigger::shared::jobs::{Board, Claimed, End, Loan, Notice, Place};
-use outrigger::shared::link::Link;
+use outrigger::fleet::redis::connection::Link;
+use outrigger::fleet::redis::url::Address;
+use outrigger::jobs::sharing::redis::{Board, Claimed, End, Loan, Notice, Place};
 use outrigger::store::{Answer, JobId, Request};
 use proptest::prelude::*;
 use tokio::task::LocalSet;

@@ -3,10 +3,10 @@
 
 use std::time::Instant;
 
+use outrigger::resilience::breaker::replica::{Asks, Lease, Member, Says};
+use outrigger::resilience::breaker::shared_state::Register;
 use outrigger::resilience::breaker::{Kind, Rejection, Why};
-use outrigger::resilience::member::{Asks, Lease, Member, Says};
 use outrigger::resilience::outcome::Outcome;
-use outrigger::resilience::register::Register;
 
 use super::redis::OPEN;
 use super::rules::{Mutant, Rules};

@@ -9,8 +9,8 @@
 //! ever begun, as Redis' microseconds have: an epoch is at most one more than the clock was.
 
 use outrigger::resilience::breaker::Kind;
-use outrigger::resilience::member::{Lease, Verdict};
-use outrigger::resilience::register::Register;
+use outrigger::resilience::breaker::replica::{Lease, Verdict};
+use outrigger::resilience::breaker::shared_state::Register;
 
 use super::rules::{Broken, Mutant, Name, Rules, Truth};
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use outrigger::resilience::register::Register;
+use outrigger::resilience::breaker::shared_state::Register;
 
 /// Entries of the stream that may still be on their way to somebody.
 const TOLD: usize = 2;

@@ -7,9 +7,9 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use outrigger::resilience::breaker::Kind;
-use outrigger::resilience::member::{Lease, Verdict};
+use outrigger::resilience::breaker::replica::{Lease, Verdict};
+use outrigger::resilience::breaker::shared_state::Register;
 use outrigger::resilience::outcome::Outcome;
-use outrigger::resilience::register::Register;
 
 use super::host::{Came, Host};
 use super::redis::{Redis, Run};

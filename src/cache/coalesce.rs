@@ -1,0 +1,206 @@
+//! One flight: of equal requests that find nothing at the same time, one asks and the others wait for
+//! its answer.
+//!
+//! Who asks holds the [`Lead`]. It lands with an answer that all may read along, or without one that
+//! could be shared; a lead that is dropped (its client left) lands with nothing, and whoever looks
+//! next takes it.
+
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::sync::{Arc, Mutex};
+use std::task::{Poll, Waker};
+
+use super::key::Key;
+use super::lock;
+use super::shared_body::Growing;
+
+#[derive(Debug, Default)]
+pub struct Flights(Arc<Mutex<HashMap<Key, Arc<Flight>>>>);
+
+#[derive(Debug, Default)]
+pub struct Flight(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    landed: Option<Landed>,
+    wakers: HashMap<u64, Waker>,
+    next: u64,
+}
+
+/// What came of it.
+#[derive(Clone, Debug)]
+pub enum Landed {
+    Answer(Arc<Growing>),
+    /// Nothing that could be shared: each asks for itself.
+    Alone,
+    /// Nobody answered, or with an error.
+    Failed,
+    /// Look again: something is stored now, or nobody asks any more.
+    Again,
+}
+
+/// Whose turn it is.
+#[derive(Debug)]
+pub enum Turn {
+    Lead(Lead),
+    Follow(Arc<Flight>),
+}
+
+/// Leave to ask for all.
+#[derive(Debug)]
+pub struct Lead {
+    of: Arc<Mutex<HashMap<Key, Arc<Flight>>>>,
+    key: Key,
+    flight: Arc<Flight>,
+}
+
+impl Flights {
+    pub fn enter(&self, key: Key) -> Turn {
+        let mut flights = lock(&self.0);
+        if let Some(flight) = flights.get(&key) {
+            return Turn::Follow(Arc::clone(flight));
+        }
+        let flight = Arc::new(Flight::default());
+        flights.insert(key, Arc::clone(&flight));
+        Turn::Lead(Lead { of: Arc::clone(&self.0), key, flight })
+    }
+
+    pub fn count(&self) -> usize {
+        lock(&self.0).len()
+    }
+}
+
+impl Flight {
+    /// Waits until it has landed.
+    pub async fn landed(&self) -> Landed {
+        let mut waiting = Waiting { flight: self, id: None };
+        poll_fn(|cx| {
+            let mut state = lock(&self.0);
+            if let Some(landed) = &state.landed {
+                return Poll::Ready(landed.clone());
+            }
+            let id = *waiting.id.get_or_insert_with(|| {
+                state.next += 1;
+                state.next
+            });
+            state.wakers.insert(id, cx.waker().clone());
+            Poll::Pending
+        })
+        .await
+    }
+
+    fn land(&self, landed: Landed) {
+        let wakers = {
+            let mut state = lock(&self.0);
+            state.landed.get_or_insert(landed);
+            std::mem::take(&mut state.wakers)
+        };
+        wakers.into_values().for_each(Waker::wake);
+    }
+}
+
+/// Takes its waker along when it goes.
+struct Waiting<'f> {
+    flight: &'f Flight,
+    id: Option<u64>,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if let Some(id) = self.id {
+            lock(&self.flight.0).wakers.remove(&id);
+        }
+    }
+}
+
+impl Lead {
+    /// All who wait read along; whoever comes while it lasts, too.
+    pub fn answer(&self, growing: &Arc<Growing>) {
+        self.flight.land(Landed::Answer(Arc::clone(growing)));
+    }
+
+    /// It ends without an answer for all.
+    pub fn ends(self, landed: Landed) {
+        self.over();
+        self.flight.land(landed);
+    }
+
+    fn over(&self) {
+        let mut flights = lock(&self.of);
+        if flights.get(&self.key).is_some_and(|flight| Arc::ptr_eq(flight, &self.flight)) {
+            flights.remove(&self.key);
+        }
+    }
+}
+
+impl Drop for Lead {
+    fn drop(&mut self) {
+        self.over();
+        self.flight.land(Landed::Again);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::key::Secret;
+    use std::future::Future;
+    use std::pin::pin;
+    use std::task::Context;
+
+    fn key() -> Key {
+        Secret::new().expect("chance").make().end()
+    }
+
+    fn lead(flights: &Flights, key: Key) -> Lead {
+        match flights.enter(key) {
+            Turn::Lead(lead) => lead,
+            Turn::Follow(_) => panic!("somebody else leads"),
+        }
+    }
+
+    fn follow(flights: &Flights, key: Key) -> Arc<Flight> {
+        match flights.enter(key) {
+            Turn::Lead(_) => panic!("nobody leads"),
+            Turn::Follow(flight) => flight,
+        }
+    }
+
+    #[test]
+    fn one_leads_and_all_others_hear_how_it_landed() {
+        let (flights, key) = (Flights::default(), key());
+        let first = lead(&flights, key);
+        let flight = follow(&flights, key);
+        let mut waits = pin!(flight.landed());
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(waits.as_mut().poll(&mut cx).is_pending());
+        first.ends(Landed::Failed);
+        assert!(matches!(waits.as_mut().poll(&mut cx), Poll::Ready(Landed::Failed)));
+        assert_eq!(flights.count(), 0);
+    }
+
+    #[test]
+    fn a_lead_that_is_dropped_is_taken_by_who_looks_next() {
+        let (flights, key) = (Flights::default(), key());
+        let first = lead(&flights, key);
+        let flight = follow(&flights, key);
+        drop(first);
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(matches!(pin!(flight.landed()).poll(&mut cx), Poll::Ready(Landed::Again)));
+        let _second = lead(&flights, key);
+        follow(&flights, key);
+    }
+
+    #[test]
+    fn whoever_stops_waiting_leaves_nothing_behind() {
+        let (flights, key) = (Flights::default(), key());
+        let _lead = lead(&flights, key);
+        let flight = follow(&flights, key);
+        {
+            let mut waits = pin!(flight.landed());
+            assert!(waits.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+            assert_eq!(lock(&flight.0).wakers.len(), 1);
+        }
+        assert_eq!(lock(&flight.0).wakers.len(), 0);
+    }
+}

@@ -1,0 +1,188 @@
+//! One stored answer, and those that stand under one key.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::header::{
+    AGE, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG,
+    HeaderMap, HeaderName, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED, SET_COOKIE,
+    TRANSFER_ENCODING,
+};
+use http::{HeaderValue, StatusCode};
+
+use super::cache_control::elements;
+use super::freshness::Lifetime;
+use super::key::Secret;
+use super::vary::Selecting;
+
+/// What an entry of a hash map and an allocation cost, roughly.
+const OVERHEAD: u64 = 64;
+/// What is kept of an answer beside its headers and its body.
+const ANSWER: u64 = 512;
+/// Under one key; the oldest goes.
+pub const MOST_VARIANTS: usize = 16;
+
+/// What a 304 does not change, because the body stays (RFC 9111, 3.2).
+const OF_THE_BODY: [HeaderName; 5] = [
+    CONTENT_LENGTH,
+    CONTENT_ENCODING,
+    CONTENT_RANGE,
+    TRANSFER_ENCODING,
+    HeaderName::from_static("content-md5"),
+];
+
+/// An answer, whole; a freshened one shares its body.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    pub status: StatusCode,
+    /// As they are given out, but for `Age`.
+    pub headers: HeaderMap,
+    /// As they came; each is bytes of its own.
+    pub frames: Arc<[Bytes]>,
+    pub length: u64,
+    pub life: Lifetime,
+    pub selecting: Selecting,
+    /// When it was asked for.
+    pub asked: Instant,
+}
+
+/// What stands under one key.
+#[derive(Clone, Debug, Default)]
+pub struct Slot {
+    /// The newest first.
+    pub variants: Vec<Arc<Stored>>,
+}
+
+impl Stored {
+    /// Headers as they are kept: without what is of one hop, of one who asked, or new each time.
+    pub fn kept(mut headers: HeaderMap) -> HeaderMap {
+        // A cookie is for who asked.
+        for name in [AGE, CONNECTION, TRANSFER_ENCODING, SET_COOKIE] {
+            headers.remove(name);
+        }
+        headers
+    }
+
+    /// What one of this size weighs.
+    pub fn weight_of(headers: &HeaderMap, selecting: &Selecting, frames: usize, bytes: u64) -> u64 {
+        let lines = headers.iter().map(|(name, value)| (name.as_str().len() + value.len()) as u64);
+        let frames = frames as u64 * Self::weight_of_frame(0);
+        ANSWER + selecting.bytes() + lines.map(|line| line + OVERHEAD).sum::<u64>() + frames + bytes
+    }
+
+    /// What a frame of so many bytes adds.
+    pub fn weight_of_frame(bytes: usize) -> u64 {
+        OVERHEAD + size_of::<Bytes>() as u64 + bytes as u64
+    }
+
+    pub fn weight(&self) -> u64 {
+        Self::weight_of(&self.headers, &self.selecting, self.frames.len(), self.length)
+    }
+
+    pub fn is_event_stream(&self) -> bool {
+        let kind = self.headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+        kind.len() >= 17 && kind[..17].eq_ignore_ascii_case(b"text/event-stream")
+    }
+
+    /// It can be asked whether it still is what it was.
+    pub fn can_be_validated(&self) -> bool {
+        self.status == StatusCode::OK
+            && (self.headers.contains_key(ETAG) || self.headers.contains_key(LAST_MODIFIED))
+    }
+
+    /// Asks in a request's headers whether it still is what it was (RFC 9111, 4.3.1).
+    pub fn validate(&self, request: &mut HeaderMap) {
+        for (ours, name) in [(ETAG, IF_NONE_MATCH), (LAST_MODIFIED, IF_MODIFIED_SINCE)] {
+            request.remove(&name);
+            if let Some(value) = self.headers.get(ours) {
+                request.insert(name, value.clone());
+            }
+        }
+    }
+
+    /// A 304 is about this one (RFC 9111, 4.3.4).
+    pub fn is_meant(&self, answer: &HeaderMap) -> bool {
+        match (answer.get(ETAG), self.headers.get(ETAG)) {
+            (Some(new), Some(old)) => opaque(new.as_bytes()) == opaque(old.as_bytes()),
+            // It was asked with our validators and said no other.
+            (None, _) => true,
+            (Some(_), None) => false,
+        }
+    }
+
+    /// With what a 304, or a HEAD, says of it now.
+    pub fn freshened(&self, answer: &HeaderMap, life: Lifetime, asked: Instant) -> Stored {
+        let mut headers = self.headers.clone();
+        let update = Self::kept(answer.clone());
+        for name in update.keys().filter(|name| !OF_THE_BODY.contains(name)) {
+            headers.remove(name);
+        }
+        for (name, value) in update.iter().filter(|(name, _)| !OF_THE_BODY.contains(name)) {
+            headers.append(name.clone(), value.clone());
+        }
+        Stored { headers, life, asked, frames: Arc::clone(&self.frames), ..self.clone() }
+    }
+
+    /// Whoever asks with these conditions has it already (RFC 9110, 13.2.2).
+    pub fn is_known_to(&self, request: &HeaderMap) -> bool {
+        if self.status != StatusCode::OK {
+            return false;
+        }
+        if request.contains_key(IF_NONE_MATCH) {
+            let ours = self.headers.get(ETAG).map(HeaderValue::as_bytes);
+            let lines = request.get_all(IF_NONE_MATCH).iter().filter_map(|v| v.to_str().ok());
+            return lines.flat_map(elements).any(|tag| {
+                tag == "*" || ours.is_some_and(|ours| opaque(ours) == opaque(tag.as_bytes()))
+            });
+        }
+        let date = |headers: &HeaderMap, name| {
+            let value: &HeaderValue = headers.get(name)?;
+            httpdate::parse_http_date(value.to_str().ok()?).ok()
+        };
+        let since = date(request, IF_MODIFIED_SINCE);
+        let ours =
+            date(&self.headers, LAST_MODIFIED).or_else(|| date(&self.headers, http::header::DATE));
+        since.zip(ours).is_some_and(|(since, ours)| ours <= since)
+    }
+}
+
+/// An entity tag, compared weakly (RFC 9110, 8.8.3.2).
+fn opaque(tag: &[u8]) -> &[u8] {
+    let tag = tag.trim_ascii();
+    tag.strip_prefix(b"W/").unwrap_or(tag)
+}
+
+impl Slot {
+    /// The newest that this request selects, which was not made invalid.
+    pub fn find(
+        &self,
+        request: &HeaderMap,
+        secret: &Secret,
+        valid: impl Fn(&Stored) -> bool,
+    ) -> Option<Arc<Stored>> {
+        let mut fitting = self.variants.iter().filter(|stored| valid(stored));
+        fitting.find(|stored| stored.selecting.selects(request, secret)).cloned()
+    }
+
+    /// With one more, in place of the one that the same requests select.
+    pub fn with(&self, stored: Arc<Stored>, most: u64) -> Slot {
+        let mut weight = 0;
+        let others = self.variants.iter().filter(|other| other.selecting != stored.selecting);
+        let fits = |stored: &&Arc<Stored>| {
+            weight += stored.weight();
+            weight <= most
+        };
+        let variants = std::iter::once(&stored).chain(others).take(MOST_VARIANTS).take_while(fits);
+        Slot { variants: variants.cloned().collect() }
+    }
+
+    pub fn without(&self, stored: &Arc<Stored>) -> Slot {
+        let others = self.variants.iter().filter(|other| !Arc::ptr_eq(other, stored));
+        Slot { variants: others.cloned().collect() }
+    }
+
+    pub fn weight(&self) -> u64 {
+        OVERHEAD + self.variants.iter().map(|stored| stored.weight()).sum::<u64>()
+    }
+}

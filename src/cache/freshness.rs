@@ -1,0 +1,217 @@
+//! How long a stored answer serves (RFC 9111, 4.2; RFC 5861).
+//!
+//! What may be stored, and how long it is fresh, is `http-cache-semantics`'s to say. It is given a
+//! canonical form of the headers that count, because it reads directives in lower case only, dates in
+//! one of their three forms, and adds an `Age` of any size to a time. It is asked once; from then on the
+//! answer ages on the monotonic clock, so that a wall clock that is set makes nothing fresh or stale.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use http::header::{
+    AGE, AUTHORIZATION, CACHE_CONTROL, DATE, EXPIRES, HeaderMap, HeaderName, HeaderValue,
+    LAST_MODIFIED, SET_COOKIE, VARY,
+};
+use http::{Request, Response, StatusCode};
+use http_cache_semantics::{CacheOptions, CachePolicy};
+
+use super::cache_control::{Control, all_elements, number};
+
+/// What the library decides itself, and what it would decide of any other status too strictly: a
+/// status that it does not know may be stored where it is said how long it is fresh.
+const UNDERSTOOD: [u16; 14] =
+    [200, 203, 204, 300, 301, 302, 303, 307, 308, 404, 405, 410, 414, 501];
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lifetime {
+    /// When it was received, and how old it was then.
+    received: Instant,
+    age: Duration,
+    fresh: Duration,
+    /// How long it serves after that, in place of an error.
+    if_error: Duration,
+    /// The same, while it is asked for anew.
+    while_revalidate: Duration,
+    /// By a mode, however stale it is.
+    may_be_stale: bool,
+}
+
+/// The policy's own times, where the answer says none.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Windows {
+    pub if_error: Duration,
+    pub while_revalidate: Duration,
+}
+
+/// An answer as it was received.
+#[derive(Clone, Copy, Debug)]
+pub struct Received<'a> {
+    pub status: StatusCode,
+    pub headers: &'a HeaderMap,
+    /// When it was asked for, and when its head was here.
+    pub asked: Instant,
+    pub at: Instant,
+    pub wall: SystemTime,
+}
+
+impl Lifetime {
+    /// Of an answer that HTTP lets a shared cache keep; `None` where it does not.
+    pub fn http(request: &HeaderMap, answer: Received<'_>, windows: Windows) -> Option<Lifetime> {
+        let Received { status, headers, asked, at, wall } = answer;
+        let mut control = Control::of_answer(headers);
+        let status = understood(status, headers, &mut control)?;
+        if Control::of_request(request).no_store || all_elements(headers, &VARY).contains(&"*") {
+            return None;
+        }
+        if headers.contains_key(SET_COOKIE) && !is_explicit(&control, headers) {
+            // What begins somebody's session is for others only where it says so (RFC 9111, 7.3).
+            return None;
+        }
+        let policy = policy(request, (status, headers), &control, wall)?;
+        if !policy.is_storable() {
+            return None;
+        }
+        let strict = control.forbids_stale();
+        let window = |said: Option<Duration>, otherwise| match strict {
+            true => Duration::ZERO,
+            false => said.unwrap_or(otherwise),
+        };
+        Some(Lifetime {
+            received: at,
+            age: age(headers, at.saturating_duration_since(asked), wall),
+            fresh: policy.time_to_live(wall),
+            if_error: window(control.stale_if_error, windows.if_error),
+            while_revalidate: window(control.stale_while_revalidate, windows.while_revalidate),
+            may_be_stale: !strict,
+        })
+    }
+
+    /// Of an answer that the policy keeps for `fresh`, whatever its headers say.
+    pub fn fixed(at: Instant, fresh: Duration, windows: Windows) -> Lifetime {
+        Lifetime {
+            received: at,
+            age: Duration::ZERO,
+            fresh,
+            if_error: windows.if_error,
+            while_revalidate: windows.while_revalidate,
+            may_be_stale: true,
+        }
+    }
+
+    pub fn age(&self, now: Instant) -> Duration {
+        self.age + now.saturating_duration_since(self.received)
+    }
+
+    /// How long it is fresh yet.
+    pub fn left(&self, now: Instant) -> Duration {
+        self.fresh.saturating_sub(self.age(now))
+    }
+
+    /// How long ago it went stale; `None` while it is fresh.
+    pub fn stale(&self, now: Instant) -> Option<Duration> {
+        let age = self.age(now);
+        (age >= self.fresh).then(|| age - self.fresh)
+    }
+
+    /// It serves in place of an error.
+    pub fn serves_on_error(&self, now: Instant) -> bool {
+        self.stale(now).is_none_or(|stale| stale < self.if_error)
+    }
+
+    /// It serves while it is asked for anew.
+    pub fn serves_meanwhile(&self, now: Instant) -> bool {
+        self.stale(now).is_none_or(|stale| stale < self.while_revalidate)
+    }
+
+    /// It serves where a mode, or whoever asks, takes what went stale no longer ago than this.
+    pub fn serves_stale(&self, now: Instant, within: Duration) -> bool {
+        self.stale(now).is_none_or(|stale| self.may_be_stale && stale <= within)
+    }
+
+    /// It serves a request with these directives, as it is (RFC 9111, 5.2.1).
+    pub fn satisfies(&self, asked: &Control, now: Instant) -> bool {
+        let young = asked.max_age.is_none_or(|most| self.age(now) <= most);
+        let fresh = asked.min_fresh.is_none_or(|least| self.left(now) >= least);
+        let stale = self.stale(now).is_none()
+            || asked.max_stale.is_some_and(|most| self.serves_stale(now, most));
+        !asked.no_cache && young && fresh && stale
+    }
+}
+
+/// The status as the library is told of it; `must-understand` stands over `no-store`.
+fn understood(
+    status: StatusCode,
+    headers: &HeaderMap,
+    control: &mut Control,
+) -> Option<StatusCode> {
+    let known = UNDERSTOOD.contains(&status.as_u16());
+    if control.must_understand {
+        control.no_store = !known;
+    }
+    if known {
+        return Some(status);
+    }
+    let explicit = is_explicit(control, headers);
+    let whole = status != StatusCode::PARTIAL_CONTENT && status != StatusCode::NOT_MODIFIED;
+    (explicit && whole && status.as_u16() >= 200).then_some(StatusCode::OK)
+}
+
+/// It says itself that it may be kept, or for how long.
+fn is_explicit(control: &Control, headers: &HeaderMap) -> bool {
+    control.is_explicit() || control.public || headers.contains_key(EXPIRES)
+}
+
+fn policy(
+    request: &HeaderMap,
+    (status, headers): (StatusCode, &HeaderMap),
+    control: &Control,
+    wall: SystemTime,
+) -> Option<CachePolicy> {
+    let (mut asked, mut answer) = (Request::new(()), Response::new(()));
+    *answer.status_mut() = status;
+    if request.contains_key(AUTHORIZATION) {
+        asked.headers_mut().insert(AUTHORIZATION, HeaderValue::from_static("-"));
+    }
+    let canonical = answer.headers_mut();
+    let line = control.canonical();
+    if !line.is_empty() {
+        canonical.insert(CACHE_CONTROL, HeaderValue::try_from(line).ok()?);
+    }
+    let date = date(headers, &DATE).map_or(wall, |date| date.unwrap_or(wall));
+    for (name, time) in
+        [(DATE, Some(Some(date))), (LAST_MODIFIED, self::date(headers, &LAST_MODIFIED))]
+    {
+        if let Some(Some(time)) = time {
+            canonical.insert(name, HeaderValue::try_from(httpdate::fmt_http_date(time)).ok()?);
+        }
+    }
+    if let Some(expires) = self::date(headers, &EXPIRES) {
+        // What is no date is in the past.
+        let time = expires.map_or_else(|| "0".to_owned(), httpdate::fmt_http_date);
+        canonical.insert(EXPIRES, HeaderValue::try_from(time).ok()?);
+    }
+    Some(CachePolicy::new_options(&asked, &answer, wall, CacheOptions::default()))
+}
+
+/// A date in any of its three forms; of several, one that is none counts.
+fn date(headers: &HeaderMap, name: &HeaderName) -> Option<Option<SystemTime>> {
+    let mut values = headers.get_all(name).iter();
+    let first = values.next()?;
+    if values.any(|other| other != first) {
+        return Some(None);
+    }
+    Some(first.to_str().ok().and_then(|text| httpdate::parse_http_date(text).ok()))
+}
+
+/// RFC 9111, 4.2.3: corrected_initial_age. Of a list of ages the first counts, and what is none is
+/// left out (5.1).
+fn age(headers: &HeaderMap, delay: Duration, wall: SystemTime) -> Duration {
+    let date = date(headers, &DATE).flatten();
+    let apparent = date.and_then(|date| wall.duration_since(date).ok()).unwrap_or_default();
+    let first = headers.get(AGE).and_then(|age| age.to_str().ok()?.split(',').next());
+    let said = first.and_then(|age| number(age.trim()));
+    apparent.max(said.unwrap_or_default() + delay)
+}
+
+#[cfg(test)]
+#[path = "freshness_tests.rs"]
+mod tests;

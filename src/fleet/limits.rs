@@ -1,0 +1,84 @@
+//! What this host asks of the limits that the fleet shares.
+//!
+//! Each ask is a task of its own, and of each limit one is out at a time. An answer is handed to the
+//! provider that asked; whoever waits there looks again.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use redis::{FromRedisValue, Value};
+use serde::Serialize;
+use tokio::task::spawn_local;
+
+use super::Fleet;
+use super::redis::connection::Failure;
+use super::sync::Task;
+use crate::clock;
+use crate::live::provider::ProviderLive;
+use crate::live::quota::sync::Of;
+use crate::resilience::rate::leased_quota::{Ask, Grant, Shown};
+
+/// A limit that the fleet shares, for people.
+#[derive(Debug, Serialize)]
+pub struct Limit {
+    pub provider: String,
+    /// `requests` or `tokens`.
+    pub kind: &'static str,
+    /// A second, in the whole fleet; and this host's while it is by itself.
+    pub rate: f64,
+    pub share: f64,
+    /// What this host was given and has not used.
+    pub in_hand: f64,
+}
+
+impl Task {
+    /// Asks for what is wanted now.
+    pub fn ask_for_limits(self: &Rc<Self>, now: Instant) {
+        for provider in self.fleet.0.live.providers() {
+            provider.attach(self.fleet.side(), now);
+            for (of, ask) in provider.asks(now) {
+                spawn_local(Rc::clone(self).ask_for(Arc::clone(&provider), of, ask));
+            }
+        }
+    }
+
+    async fn ask_for(self: Rc<Self>, provider: Arc<ProviderLive>, of: Of, ask: Ask) {
+        let fleet = &self.fleet;
+        let key = format!("lim:{}:{}", provider.name(), of.as_str());
+        let args = [ask.policy.rate, ask.policy.burst, ask.want, ask.least, ask.debt];
+        let told = fleet.link().run::<Vec<Value>>(&fleet.0.scripts.chunk, &[&key], &args).await;
+        let told = fleet.counted("chunk", told.and_then(|told| read(&told)));
+        provider.answered(of, ask.at, told.ok(), clock::now());
+    }
+}
+
+impl Fleet {
+    pub(super) fn limits(&self, now: Instant) -> Vec<Limit> {
+        let providers = self.0.live.providers();
+        let of_one = |provider: &Arc<ProviderLive>| {
+            let limit = |(of, shown)| Limit::new(provider.name(), of, shown);
+            provider.shared_rates(now).into_iter().map(limit).collect::<Vec<_>>()
+        };
+        providers.iter().flat_map(of_one).collect()
+    }
+}
+
+impl Limit {
+    fn new(provider: &str, of: Of, shown: Shown) -> Limit {
+        let Shown { rate, share, in_hand } = shown;
+        Limit { provider: provider.to_owned(), kind: of.as_str(), rate, share, in_hand }
+    }
+}
+
+/// Redis' time, what was given, in how many microseconds, and what of the burst is used.
+fn read(told: &[Value]) -> Result<Grant, Failure> {
+    let odd = || Failure::Odd(format!("{told:?}"));
+    let number = |at: usize| {
+        let value = told.get(at).ok_or_else(odd)?;
+        let text = String::from_redis_value_ref(value).map_err(|_| odd())?;
+        text.parse::<f64>().map_err(|_| odd())
+    };
+    let wait = Duration::try_from_secs_f64(number(2)? / 1e6).map_err(|_| odd())?;
+    Ok(Grant { amount: number(1)?, wait, used: number(3)? })
+}

@@ -1,0 +1,215 @@
+//! What a fleet looks like from this host: `/api/fleet`.
+//!
+//! What this host knows from memory is told always; votes and leases are asked of Redis, and left
+//! out where it does not answer.
+
+use std::time::Duration;
+
+use redis::{FromRedisValue, Value};
+use serde::{Deserialize, Serialize};
+
+use super::Fleet;
+use super::limits::Limit;
+use super::overrides;
+use super::redis::connection::Failure;
+use super::stream::Transition;
+use super::sync::Snapshot;
+use crate::clock;
+use crate::resilience::breaker::Kind;
+use crate::resilience::breaker::shared_state::Register;
+use crate::telemetry::events::rfc3339;
+
+/// Breakers of which votes and leases are asked.
+const MOST: usize = 64;
+/// Whoever looks waits no longer for what only Redis knows.
+const PATIENCE: Duration = Duration::from_millis(300);
+
+/// What a host says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Facts {
+    pub version: String,
+    /// The hash of the policy in force there.
+    pub policy: String,
+    /// When it was started.
+    pub since: String,
+}
+
+/// `/api/fleet`.
+#[derive(Debug, Serialize)]
+pub struct View {
+    pub fleet: String,
+    pub host: String,
+    pub attached: bool,
+    /// Attached, or detached, since then.
+    pub since: String,
+    pub redis: String,
+    pub hosts: Vec<Host>,
+    /// Not all hosts have the same policy in force.
+    pub policies_differ: bool,
+    pub breakers: Vec<Shared>,
+    pub holds: Vec<Held>,
+    /// Rates of providers, as this host has them.
+    pub limits: Vec<Limit>,
+    pub by_hand: Vec<overrides::Shown>,
+    /// The latest, oldest first.
+    pub transitions: Vec<Transition>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Host {
+    pub id: String,
+    #[serde(flatten)]
+    pub facts: Facts,
+    /// This one.
+    pub me: bool,
+}
+
+/// A breaker that the fleet shares.
+#[derive(Debug, Serialize)]
+pub struct Shared {
+    pub key: String,
+    pub state: &'static str,
+    pub epoch: u64,
+    pub writer: String,
+    pub trips: u32,
+    /// Of the open time, by this host's copy of its end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub left_ms: Option<u64>,
+    pub ok: u32,
+    pub needed: u32,
+    pub permits: u32,
+    /// How this host's own breaker stands.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub own: Option<&'static str>,
+    pub votes: Vec<String>,
+    pub leases: Vec<Leased>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Leased {
+    pub host: String,
+    pub left_ms: u64,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Held {
+    pub key: String,
+    pub left_ms: u64,
+}
+
+impl Facts {
+    pub fn of(fleet: &Fleet) -> Facts {
+        Facts {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            policy: fleet.0.current.load().hash.chars().take(12).collect(),
+            since: rfc3339(fleet.0.started),
+        }
+    }
+
+    pub fn written(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// Of another host, perhaps of another version.
+    pub fn read(text: &str) -> Facts {
+        serde_json::from_str(text).unwrap_or_default()
+    }
+}
+
+impl Fleet {
+    pub async fn view(&self) -> View {
+        let now = clock::now();
+        let mut breakers: Vec<Shared> =
+            self.side().registers().into_iter().map(|(key, r)| self.shared(key, r)).collect();
+        for cell in self.0.live.breakers() {
+            let key = cell.key().to_string();
+            let known = breakers.iter().any(|shared| shared.key == key);
+            if !known && cell.membership(now).is_some() {
+                breakers.push(self.shared(key, Register::none()));
+            }
+        }
+        breakers.sort_by(|a, b| a.key.cmp(&b.key));
+        let asked = tokio::time::timeout(PATIENCE, async {
+            let hosts = Snapshot::of(self).await?.living();
+            self.told().hosts = hosts;
+            self.ask_details(&mut breakers).await
+        });
+        let asked = asked.await;
+        if !matches!(asked, Ok(Ok(()))) {
+            tracing::debug!("fleet: votes and leases are not told: Redis does not answer");
+        }
+        let held = self.side().holds(now).into_iter();
+        let (since, hosts, transitions) = {
+            let told = self.told();
+            (told.since, told.hosts.clone(), told.transitions.clone())
+        };
+        let mine = Facts::of(self).policy;
+        View {
+            fleet: self.0.name.clone(),
+            host: self.host().to_owned(),
+            attached: self.link().is_attached(),
+            since: rfc3339(since),
+            redis: self.link().address().shown().to_owned(),
+            policies_differ: hosts.iter().any(|(_, facts)| facts.policy != mine),
+            hosts: hosts.into_iter().map(|(id, facts)| self.host_of(id, facts)).collect(),
+            breakers,
+            holds: held.map(|(key, left)| Held { key, left_ms: left.as_millis() as u64 }).collect(),
+            limits: self.limits(now),
+            by_hand: self.hands(),
+            transitions,
+        }
+    }
+
+    fn host_of(&self, id: String, facts: Facts) -> Host {
+        let me = id == self.host();
+        Host { facts: if me { Facts::of(self) } else { facts }, me, id }
+    }
+
+    fn shared(&self, key: String, register: Register) -> Shared {
+        let now = clock::now();
+        let member = self.0.live.find_breaker(&key).and_then(|cell| cell.membership(now));
+        let until = member.as_ref().and_then(|(_, until, _)| *until);
+        let left = |until: std::time::Instant| until.saturating_duration_since(now).as_millis();
+        Shared {
+            state: register.state.as_str(),
+            epoch: register.epoch,
+            writer: register.writer,
+            trips: register.trips,
+            left_ms: until.map(|until| left(until) as u64),
+            ok: register.ok,
+            needed: register.needed,
+            permits: register.permits,
+            own: member.map(|(_, _, own): (_, _, Kind)| own.as_str()),
+            votes: Vec::new(),
+            leases: Vec::new(),
+            key,
+        }
+    }
+
+    /// Votes and leases, as Redis has them now.
+    async fn ask_details(&self, breakers: &mut [Shared]) -> Result<(), Failure> {
+        for shared in breakers.iter_mut().filter(|shared| shared.own.is_some()).take(MOST) {
+            let (votes, leases) = (format!("cb:v:{}", shared.key), format!("cb:l:{}", shared.key));
+            let (script, keys) = (&self.0.scripts.look, ["cb", &votes, &leases]);
+            let told = self.link().run::<Vec<Value>>(script, &keys, &shared.key).await;
+            let told = self.counted("look", told)?;
+            let texts = |at: usize| {
+                let part = told.get(at).and_then(|part| Vec::from_redis_value_ref(part).ok());
+                part.unwrap_or_default()
+            };
+            shared.votes = texts(0);
+            let lease = |pair: &[String]| {
+                let host = pair[0].split(':').nth(1).unwrap_or_default().to_owned();
+                Leased { host, left_ms: pair[1].parse::<f64>().unwrap_or(0.0) as u64 }
+            };
+            shared.leases = texts(1).chunks_exact(2).map(lease).collect();
+            if let Some(Ok(register)) =
+                texts(2).first().map(|line: &String| line.parse::<Register>())
+            {
+                (shared.ok, shared.needed) = (register.ok, register.needed);
+            }
+        }
+        Ok(())
+    }
+}

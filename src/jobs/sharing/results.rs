@@ -1,0 +1,87 @@
+//! How jobs of this host ended elsewhere is fetched and written down: from then on it is the truth.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::ownership::{Share, Standing};
+use super::redis::{End, Ended};
+use crate::clock;
+use crate::jobs::dispatcher::Desk;
+use crate::store::{Elsewhere, Millis};
+use crate::telemetry::metrics::DeliveryLabels;
+
+const AT_ONCE: usize = 64;
+/// Where it could not be written down.
+const AGAIN: Duration = Duration::from_secs(1);
+
+pub async fn run(desk: Rc<Desk>, share: Rc<Share>) {
+    loop {
+        share.ended.notified().await;
+        while share.standing() == Standing::Attached && some(&desk, &share).await {}
+    }
+}
+
+/// Hears of them as they come; beside it, they are looked for each second.
+pub async fn hear(share: Rc<Share>) {
+    loop {
+        if share.is_used() {
+            let told = || share.ended.notify_one();
+            if let Err(failure) = share.board.hear_ends(told).await {
+                tracing::debug!(%failure, "shared jobs: ends cannot be waited for");
+            }
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+/// Whether there may be more.
+async fn some(desk: &Desk, share: &Share) -> bool {
+    let Ok(fetched) = share.heard(share.board.fetch(AT_ONCE).await) else { return false };
+    let full = fetched.len() == AT_ONCE;
+    // Those that are written down already are cleared in a moment.
+    let new = |ended: &Ended| !share.fetched.borrow().contains(&ended.id);
+    let (all, unreadable): (Vec<_>, Vec<_>) =
+        fetched.into_iter().filter(new).partition(|ended| ended.end.is_some());
+    share.overs.borrow_mut().extend(unreadable.iter().map(|ended| ended.id));
+    if all.is_empty() {
+        return false;
+    }
+    let all: Arc<Vec<Elsewhere>> = Arc::new(all.into_iter().filter_map(elsewhere).collect());
+    let written = desk.store.end_elsewhere(Arc::clone(&all), Millis::of(clock::wall())).await;
+    match written {
+        Ok(queues) => {
+            for (ended, queue) in all.iter().zip(queues) {
+                share.fetched.borrow_mut().insert(ended.id);
+                share.overs.borrow_mut().push(ended.id);
+                queue.into_iter().for_each(|queue| tell(desk, ended, queue));
+            }
+            share.news.notify_one();
+            full
+        }
+        Err(error) => {
+            tracing::warn!(%error, "ends of jobs that ran elsewhere cannot be written: trying on");
+            tokio::time::sleep(AGAIN).await;
+            true
+        }
+    }
+}
+
+fn elsewhere(ended: Ended) -> Option<Elsewhere> {
+    let Ended { id, attempts, deliveries, end } = ended;
+    let end = match end? {
+        End::Answered(answer) => Ok(Arc::new(answer)),
+        End::Dead(why) => Err(why),
+    };
+    Some(Elsewhere { id, attempts, deliveries, end })
+}
+
+fn tell(desk: &Desk, ended: &Elsewhere, queue: String) {
+    let live = &desk.worker.live;
+    if let Err(why) = &ended.end {
+        tracing::warn!(id = %ended.id, queue, why, "a job is dead");
+        live.events.push(clock::wall(), "job_dead", &queue, format!("{}: {why}", ended.id));
+    }
+    let result = if ended.end.is_ok() { "done_elsewhere" } else { "dead_elsewhere" };
+    live.metrics.jobs.deliveries.with(&DeliveryLabels { queue, result }).inc();
+}

@@ -1,0 +1,74 @@
+//! JSON pointers (RFC 6901) that are looked for together, compiled into a trie of their tokens.
+
+use super::pointer::Pointer;
+
+/// Pointers that are looked for together.
+#[derive(Clone, Debug)]
+pub struct Pointers {
+    pub(super) nodes: Vec<Node>,
+    pub(super) count: usize,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Node {
+    pub(super) slot: Option<usize>,
+    pub(super) children: Vec<Child>,
+    /// Every slot here and below.
+    pub(super) below: Vec<usize>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Child {
+    /// Most keys are none of a dozen: this tells so without a look at the names.
+    tag: u16,
+    pub(super) name: String,
+    pub(super) node: usize,
+}
+
+impl Default for Pointers {
+    fn default() -> Self {
+        Pointers { nodes: vec![Node::default()], count: 0 }
+    }
+}
+
+impl Pointers {
+    /// Where the value at this pointer is found; the same pointer has the same slot.
+    pub fn slot(&mut self, pointer: &Pointer) -> usize {
+        let mut way = vec![0];
+        for token in pointer.tokens() {
+            let at = way[way.len() - 1];
+            way.push(match self.nodes[at].child(token.as_bytes()) {
+                Some(known) => known,
+                None => {
+                    self.nodes.push(Node::default());
+                    let node = self.nodes.len() - 1;
+                    let (tag, name) = (tag(token.as_bytes()), token.clone());
+                    self.nodes[at].children.push(Child { tag, name, node });
+                    node
+                }
+            });
+        }
+        let last = way[way.len() - 1];
+        if let Some(slot) = self.nodes[last].slot {
+            return slot;
+        }
+        let slot = self.count;
+        self.count += 1;
+        self.nodes[last].slot = Some(slot);
+        way.iter().for_each(|node| self.nodes[*node].below.push(slot));
+        slot
+    }
+}
+
+impl Node {
+    pub(super) fn child(&self, name: &[u8]) -> Option<usize> {
+        let tag = tag(name);
+        let same = |child: &&Child| child.tag == tag && child.name.as_bytes() == name;
+        self.children.iter().find(same).map(|child| child.node)
+    }
+}
+
+/// Length and beginning of a name.
+fn tag(name: &[u8]) -> u16 {
+    u16::from_le_bytes([name.len() as u8, name.first().copied().unwrap_or_default()])
+}

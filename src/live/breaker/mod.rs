@@ -1,0 +1,5 @@
+//! Breakers as the request path sees them.
+
+pub mod cell;
+pub mod combined;
+pub mod sync;

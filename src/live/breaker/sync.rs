@@ -1,0 +1,143 @@
+//! What the fleet's task does with a breaker: it tells it what the fleet decided, and asks what it
+//! has to say.
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use super::cell::{BreakerCell, gauge};
+use super::combined::Rules;
+use crate::live::lock;
+use crate::live::operator_override::Note;
+use crate::resilience::breaker::replica::{Asks, Lease, Member};
+use crate::resilience::breaker::shared_state::Register;
+use crate::resilience::breaker::{BreakerPolicy, Kind, Mode};
+
+/// An open time is spread by a fifth.
+const LONGER: f64 = 1.2;
+
+/// What a breaker has to say to the fleet.
+#[derive(Debug)]
+pub struct Said {
+    pub asks: Asks,
+    pub policy: BreakerPolicy,
+    /// The epoch that it has seen.
+    pub seen: u64,
+}
+
+impl BreakerCell {
+    /// Takes part in the fleet's breaker, where its policy says so, or no longer.
+    pub(crate) fn join(&self, rules: &mut Rules, now: Instant) {
+        let policy = *rules.own.policy();
+        let Some(fleet) = &self.fleet else { return };
+        if policy.shared.is_none() || policy.mode == Mode::Shadow {
+            rules.member = None;
+            return;
+        }
+        if let Some(member) = &mut rules.member {
+            member.retune(policy.probe_lease);
+            return;
+        }
+        let mut member = Member::new(policy.probe_lease, now);
+        member.attach(fleet.is_attached());
+        if let Some((register, until)) = fleet.register(&self.key.to_string()) {
+            member.learn(&register, until);
+            if register.state != Kind::Closed {
+                rules.own.follow(register.state, until, register.trips, now);
+            }
+        }
+        rules.member = Some(member);
+    }
+
+    /// The fleet's breaker came to this; `why`: who brought it there, and by what.
+    pub fn learn(&self, register: &Register, until: Instant, why: &str, now: Instant) {
+        let moved = self.with(now, |rules| {
+            // Bounded by the policy, whatever clocks were set to.
+            let most = rules.own.policy().max_recovery_timeout.mul_f64(LONGER);
+            let until = until.min(now + most);
+            let learned = rules.member.as_mut().is_some_and(|m| m.learn(register, until));
+            if !learned {
+                return None;
+            }
+            rules.own.follow(register.state, until, register.trips, now)
+        });
+        // Where this host had tripped before, it is no news that the fleet did.
+        if let Some(moved) = moved.filter(|moved| moved.from != moved.to) {
+            self.tell_by(moved, why);
+        }
+    }
+
+    /// The fleet is heard again, or no longer.
+    pub fn attach(&self, attached: bool, now: Instant) {
+        let kind = self.with(now, |rules| {
+            rules.member.iter_mut().for_each(|member| member.attach(attached));
+            rules.kind(now)
+        });
+        self.show(kind);
+    }
+
+    /// What is to be said now; nothing, for nearly all of them nearly always, without a lock.
+    pub fn says(&self, now: Instant) -> Option<Said> {
+        if !self.is_restrained() {
+            return None;
+        }
+        self.with(now, |rules| {
+            let policy = *rules.own.policy();
+            let tripped = rules.own.has_tripped() && rules.own.hand(now).is_none();
+            let own = if tripped { rules.own.kind() } else { Kind::Closed };
+            let member = rules.member.as_mut()?;
+            let asks = member.asks(own, now);
+            (!asks.is_nothing()).then(|| Said { asks, policy, seen: member.known().epoch })
+        })
+    }
+
+    /// An ask that was sent `at` was answered.
+    pub fn answered(&self, lease: Option<Lease>, at: Instant, now: Instant) {
+        self.with(now, |rules| {
+            let Some(member) = &mut rules.member else { return };
+            match lease {
+                Some(lease) => member.granted(lease, at),
+                None => member.refused(now),
+            }
+        });
+    }
+
+    /// A renewal that was sent `at` was answered: whether the lease lives, and others wait.
+    pub fn renewed(&self, lease: Lease, (lives, awaited): (bool, bool), at: Instant) {
+        self.with(at, |rules| {
+            rules.member.iter_mut().for_each(|member| member.renewed(lease, lives, awaited, at));
+        });
+    }
+
+    /// What was sent had no answer.
+    pub fn unanswered(&self, now: Instant) {
+        self.with(now, |rules| rules.member.iter_mut().for_each(Member::unanswered));
+    }
+
+    /// The register that is known here, and the host's own state, where it takes part.
+    pub fn membership(&self, now: Instant) -> Option<(Register, Option<Instant>, Kind)> {
+        self.with(now, |rules| {
+            let own = rules.own.kind();
+            rules.member.as_ref().map(|m| (m.known().clone(), m.until(), own))
+        })
+    }
+
+    /// Takes off the hand that the fleet had laid on; another one stays.
+    pub fn hand_off(&self, now: Instant) {
+        if lock(&self.note).fleet && lock(&self.rules).own.hand(now).is_some() {
+            self.by_hand(None, Note::default(), now);
+        }
+    }
+
+    /// Used within so long.
+    pub fn is_used(&self, within: Duration, now: Instant) -> bool {
+        self.unused_for(now) <= within
+    }
+
+    fn is_restrained(&self) -> bool {
+        self.restrains.load(Ordering::Acquire)
+    }
+
+    fn show(&self, kind: Kind) {
+        self.state.set(gauge(kind));
+    }
+}

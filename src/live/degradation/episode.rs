@@ -1,0 +1,194 @@
+//! One time that a mode was in force: from when to when, why, and what it did meanwhile.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+use crate::live::operator_override::Note;
+
+/// What a mode does to a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Touch {
+    Reduce,
+    Use,
+    ServeStale,
+    Shed,
+    Respond,
+}
+
+/// A sign of a mode's condition, as it was found.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Seen {
+    /// In the words of the policy.
+    pub sign: String,
+    /// Absent where there is nothing to read: by hand, or too few requests.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub value: Option<f64>,
+    pub so: bool,
+}
+
+/// Why a mode was entered.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Cause {
+    /// `condition` or `hand`.
+    pub by: String,
+    /// As they were then.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub signs: Vec<Seen>,
+    /// Who laid a hand on, and why.
+    #[serde(default, skip_serializing_if = "Note::is_empty")]
+    pub note: Note,
+}
+
+/// What a mode did, in requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Impact {
+    /// Each once, whatever was done to it.
+    pub requests: u64,
+    pub reduce: u64,
+    #[serde(rename = "use")]
+    pub elsewhere: u64,
+    pub serve_stale: u64,
+    pub shed: u64,
+    pub respond: u64,
+    /// Good answers (below 500, and no 429) that `use`, `serve_stale` or `respond` gave at moments
+    /// when none of the route's own providers could be asked: each would have been a refusal.
+    pub errors_avoided: u64,
+}
+
+/// How one ended.
+#[derive(Clone, Copy, Debug)]
+pub struct End {
+    pub at: SystemTime,
+    pub took: Duration,
+    /// `condition`, `hand` or `removed`.
+    pub by: &'static str,
+}
+
+#[derive(Debug)]
+pub struct Episode {
+    pub mode: String,
+    /// It did nothing but count.
+    pub shadow: bool,
+    pub began: SystemTime,
+    pub since: Instant,
+    pub cause: Cause,
+    ended: OnceLock<End>,
+    requests: AtomicU64,
+    touched: [AtomicU64; Touch::ALL.len()],
+    avoided: AtomicU64,
+}
+
+impl Touch {
+    pub const ALL: [Touch; 5] =
+        [Touch::Reduce, Touch::Use, Touch::ServeStale, Touch::Shed, Touch::Respond];
+
+    /// As the policy calls it, but for `reduce`, which has no name there.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Touch::Reduce => "reduce",
+            Touch::Use => "use",
+            Touch::ServeStale => "serve_stale",
+            Touch::Shed => "shed",
+            Touch::Respond => "respond",
+        }
+    }
+}
+
+impl Cause {
+    /// For people: what was so, or who did it and why.
+    pub fn words(&self) -> String {
+        let so: Vec<_> = self.signs.iter().filter(|seen| seen.so).map(Seen::words).collect();
+        let Note { by, reason, .. } = &self.note;
+        match (self.by.as_str(), by.is_empty(), reason.is_empty()) {
+            ("condition", ..) => so.join(", "),
+            (_, true, true) => "by hand".to_owned(),
+            (_, true, false) => format!("by hand: {reason}"),
+            (_, false, true) => format!("by hand, by {by}"),
+            (_, false, false) => format!("by hand, by {by}: {reason}"),
+        }
+    }
+}
+
+impl Seen {
+    fn words(&self) -> String {
+        match self.value {
+            Some(value) => format!("{} ({})", self.sign, (value * 1e4).round() / 1e4),
+            None => self.sign.clone(),
+        }
+    }
+}
+
+impl Episode {
+    pub fn new(
+        mode: &str,
+        shadow: bool,
+        cause: Cause,
+        (began, since): (SystemTime, Instant),
+    ) -> Episode {
+        Episode {
+            mode: mode.to_owned(),
+            shadow,
+            began,
+            since,
+            cause,
+            ended: OnceLock::new(),
+            requests: AtomicU64::default(),
+            touched: Default::default(),
+            avoided: AtomicU64::default(),
+        }
+    }
+
+    /// A request was touched; `first`: by this mode for the first time.
+    pub fn touch(&self, what: Touch, first: bool) {
+        self.touched[what as usize].fetch_add(1, Ordering::Relaxed);
+        self.requests.fetch_add(u64::from(first), Ordering::Relaxed);
+    }
+
+    /// A good answer was given where there would have been none.
+    pub fn avoided(&self) {
+        self.avoided.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn impact(&self) -> Impact {
+        let of = |what: Touch| self.touched[what as usize].load(Ordering::Relaxed);
+        Impact {
+            requests: self.requests.load(Ordering::Relaxed),
+            reduce: of(Touch::Reduce),
+            elsewhere: of(Touch::Use),
+            serve_stale: of(Touch::ServeStale),
+            shed: of(Touch::Shed),
+            respond: of(Touch::Respond),
+            errors_avoided: self.avoided.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Only the first end counts.
+    pub fn end(&self, end: End) {
+        let _ = self.ended.set(end);
+    }
+
+    pub fn ended(&self) -> Option<&End> {
+        self.ended.get()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock;
+
+    #[test]
+    fn a_request_counts_once_and_each_thing_done_to_it_once() {
+        let begun = (clock::wall(), clock::now());
+        let episode = Episode::new("brownout", false, Cause::default(), begun);
+        episode.touch(Touch::Reduce, true);
+        episode.touch(Touch::Use, false);
+        episode.avoided();
+        let impact = episode.impact();
+        assert_eq!((impact.requests, impact.reduce, impact.elsewhere), (1, 1, 1));
+        assert_eq!((impact.shed, impact.errors_avoided), (0, 1));
+    }
+}

@@ -1,0 +1,94 @@
+//! Modes with a clock of the test's own.
+
+use super::*;
+use crate::policy::sections::model::Sign;
+use crate::resilience::condition::Condition;
+
+const S: Duration = Duration::from_secs(1);
+
+fn policy(name: &str) -> Degradation {
+    Degradation {
+        name: name.to_owned(),
+        mode: Mode::Enforce,
+        when: Condition::Is(Sign::Manual),
+        hold: S,
+        recover_after: 2 * S,
+        actions: Vec::new(),
+    }
+}
+
+fn cell(modes: &Modes, name: &str) -> Arc<ModeCell> {
+    modes.cell(&policy(name), (&Arc::default(), &Arc::default()))
+}
+
+#[test]
+fn a_bit_is_set_while_its_mode_is_in_force() {
+    let (now, modes) = (clock::now(), Modes::default());
+    let (a, b) = (cell(&modes, "a"), cell(&modes, "b"));
+    assert_eq!((a.bit, b.bit, modes.in_force()), (1, 2, 0));
+    modes.look(&b, true, vec![], now);
+    modes.look(&b, true, vec![], now + S);
+    assert_eq!((modes.in_force(), b.is_in_force(), a.is_in_force()), (2, true, false));
+    let hand = Hand { on: true, until: None };
+    modes.by_hand(&a, Some(hand), Note::default(), now + S);
+    assert_eq!(modes.in_force(), 3);
+    modes.look(&b, false, vec![], now + 2 * S);
+    modes.look(&b, false, vec![], now + 4 * S);
+    assert_eq!(modes.in_force(), 1);
+    let (episodes, count) = modes.episodes_since(0);
+    assert_eq!((count, episodes[0].mode.as_str(), episodes[1].mode.as_str()), (2, "b", "a"));
+    assert!(episodes[0].ended().is_some_and(|end| end.took == 3 * S && end.by == "condition"));
+    assert!(episodes[1].ended().is_none() && modes.episodes_since(2).0.is_empty());
+}
+
+#[test]
+fn a_reload_finds_a_mode_by_its_name_and_forgets_it_when_it_is_gone() {
+    let (now, modes) = (clock::now(), Modes::default());
+    let a = cell(&modes, "a");
+    modes.by_hand(&a, Some(Hand { on: true, until: None }), Note::default(), now);
+    assert!(Arc::ptr_eq(&a, &cell(&modes, "a")));
+    drop(a);
+    modes.forget_unused();
+    for cell in modes.all() {
+        modes.remove(&cell, now + S);
+    }
+    assert_eq!(modes.in_force(), 0);
+    modes.forget_unused();
+    assert!(!cell(&modes, "a").is_in_force());
+    assert_eq!(modes.episodes_since(0).0[0].ended().map(|end| end.by), Some("removed"));
+}
+
+#[test]
+fn bits_are_given_again_where_all_are_taken() {
+    let modes = Modes::default();
+    let cells: Vec<_> = (0..70).map(|n| cell(&modes, &n.to_string())).collect();
+    let bits = cells.iter().take(64).fold(0, |bits, cell| bits | cell.bit);
+    assert_eq!(bits, u64::MAX);
+    assert!(cells.iter().all(|cell| cell.bit.count_ones() == 1));
+}
+
+#[test]
+fn what_comes_back_begins_anew() {
+    let (now, modes) = (clock::now(), Modes::default());
+    let kept = cell(&modes, "a");
+    // It has held for half of its time, and nobody is in force: the policy has it no longer.
+    modes.look(&kept, true, vec![], now);
+    modes.by_hand(&kept, Some(Hand { on: false, until: None }), Note::default(), now);
+    modes.remove(&kept, now + S / 2);
+    let again = cell(&modes, "a");
+    modes.look(&again, true, vec![], now + S);
+    assert!(!again.is_in_force() && again.standing(now + S).by_hand.is_none());
+    modes.look(&again, true, vec![], now + 2 * S);
+    assert!(again.is_in_force());
+}
+
+#[test]
+fn what_was_told_is_not_told_again() {
+    let (now, modes) = (clock::now(), Modes::default());
+    let a = cell(&modes, "a");
+    assert_eq!(a.untold(), 0);
+    modes.by_hand(&a, Some(Hand { on: true, until: None }), Note::default(), now);
+    assert_eq!(a.untold(), 1);
+    a.all_told();
+    assert_eq!(cell(&modes, "a").untold(), 0);
+}

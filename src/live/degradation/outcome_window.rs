@@ -1,0 +1,133 @@
+//! How the requests of a route, or the attempts at a provider, went lately: errors and latencies,
+//! over as long as the modes of degradation want to know.
+//!
+//! Only what some mode watches has samples; nothing is counted for anybody else. They are taken on
+//! the request path, under a lock for a few instructions, and read off it.
+
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use crate::live::lock;
+use crate::resilience::stats::latency_sketch::Sketch;
+use crate::resilience::stats::window::Window;
+
+/// What is to be kept of samples.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Want {
+    Errors(Duration),
+    Latency(Duration),
+}
+
+#[derive(Debug)]
+enum Kept {
+    Errors(Window),
+    Latency(Box<Sketch>),
+}
+
+#[derive(Debug)]
+pub struct Samples {
+    kept: Mutex<Vec<(Want, Kept)>>,
+}
+
+impl Samples {
+    pub fn new(wants: &[Want]) -> Self {
+        let samples = Samples { kept: Mutex::default() };
+        samples.retune(wants);
+        samples
+    }
+
+    /// Keeps what is wanted still, and begins what is wanted now.
+    pub fn retune(&self, wants: &[Want]) {
+        let mut kept = lock(&self.kept);
+        kept.retain(|(want, _)| wants.contains(want));
+        for want in wants {
+            if !kept.iter().any(|(known, _)| known == want) {
+                let made = match *want {
+                    Want::Errors(over) => Kept::Errors(Window::new(over)),
+                    Want::Latency(over) => Kept::Latency(Box::new(Sketch::new(over))),
+                };
+                kept.push((*want, made));
+            }
+        }
+    }
+
+    /// One that ended; `took`, where how long it took says something of its latency.
+    pub fn record(&self, bad: bool, took: Option<Duration>, now: Instant) {
+        for (_, kept) in lock(&self.kept).iter_mut() {
+            match (kept, took) {
+                (Kept::Errors(window), _) => window.record(now, bad),
+                (Kept::Latency(sketch), Some(took)) => sketch.record(took, now),
+                (Kept::Latency(_), None) => {}
+            }
+        }
+    }
+
+    /// One that counts as good turned out bad.
+    pub fn spoil(&self, now: Instant) {
+        for (_, kept) in lock(&self.kept).iter_mut() {
+            if let Kept::Errors(window) = kept {
+                window.spoil(now);
+            }
+        }
+    }
+
+    /// The share of the last `over` that was bad, where at least so many ended.
+    pub fn error_rate(&self, over: Duration, least: u32, now: Instant) -> Option<f64> {
+        let kept = lock(&self.kept);
+        let found = kept.iter().find_map(|(want, kept)| match kept {
+            Kept::Errors(window) if *want == Want::Errors(over) => Some(window.counts(now)),
+            _ => None,
+        });
+        let (total, bad) = found.filter(|(total, _)| *total >= least.max(1))?;
+        Some(f64::from(bad) / f64::from(total))
+    }
+
+    /// What this share of the last `over` did not exceed, where at least so many ended.
+    pub fn latency(
+        &self,
+        over: Duration,
+        quantile: f64,
+        least: u32,
+        now: Instant,
+    ) -> Option<Duration> {
+        let kept = lock(&self.kept);
+        kept.iter().find_map(|(want, kept)| match kept {
+            Kept::Latency(sketch) if *want == Want::Latency(over) => {
+                let enough = sketch.count(now) >= u64::from(least.max(1));
+                sketch.quantile(quantile, now).filter(|_| enough)
+            }
+            _ => None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock;
+
+    const S: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn too_few_say_nothing() {
+        let (now, samples) =
+            (clock::now(), Samples::new(&[Want::Errors(10 * S), Want::Latency(10 * S)]));
+        samples.record(true, Some(S), now);
+        samples.record(false, None, now);
+        assert_eq!(samples.error_rate(10 * S, 2, now), Some(0.5));
+        assert_eq!(samples.error_rate(10 * S, 3, now), None);
+        assert!(samples.latency(10 * S, 0.5, 1, now).is_some());
+        assert_eq!(samples.latency(10 * S, 0.5, 2, now), None);
+    }
+
+    #[test]
+    fn what_is_wanted_still_is_not_forgotten() {
+        let (now, samples) = (clock::now(), Samples::new(&[Want::Errors(10 * S)]));
+        samples.record(true, None, now);
+        samples.retune(&[Want::Errors(20 * S), Want::Errors(10 * S)]);
+        samples.record(false, None, now);
+        assert_eq!(samples.error_rate(10 * S, 1, now), Some(0.5));
+        assert_eq!(samples.error_rate(20 * S, 1, now), Some(0.0));
+        assert_eq!(samples.error_rate(30 * S, 1, now), None);
+    }
+}

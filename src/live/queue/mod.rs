@@ -1,0 +1,148 @@
+//! A queue: its bounds in the wait lane, and what is told of those who wait in it.
+
+pub mod wait_queue;
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use prometheus_client::metrics::histogram::Histogram;
+
+use super::lock;
+use crate::clock;
+use crate::live::queue::wait_queue::Lanes;
+use crate::policy::sections::model::Queue;
+use crate::resilience::queue::waiters::QueuePolicy;
+use crate::telemetry::metrics::{ClassLabels, Level, Metrics, ShedLabels};
+
+#[derive(Debug)]
+pub struct QueueLive {
+    pub name: String,
+    /// By which the lane knows it.
+    pub id: u32,
+    lanes: Arc<Lanes>,
+    paused: AtomicBool,
+    /// Makes numbers of flows.
+    hashing: RandomState,
+    classes: Mutex<Vec<Class>>,
+    metrics: Arc<Metrics>,
+}
+
+#[derive(Clone, Debug)]
+struct Class {
+    labels: ClassLabels,
+    waiting: Level,
+    seconds: Histogram,
+}
+
+impl QueueLive {
+    pub fn new(queue: &Queue, lanes: &Arc<Lanes>, metrics: &Arc<Metrics>) -> Self {
+        let live = QueueLive {
+            name: queue.name.clone(),
+            id: lanes.add_queue(bounds(queue)),
+            lanes: Arc::clone(lanes),
+            paused: AtomicBool::new(false),
+            hashing: clock::hashing(),
+            classes: Mutex::default(),
+            metrics: Arc::clone(metrics),
+        };
+        live.name_classes(queue);
+        live
+    }
+
+    pub fn retune(&self, queue: &Queue) {
+        self.lanes.set_queue(self.id, bounds(queue));
+        self.name_classes(queue);
+    }
+
+    /// A class keeps its place and its gauge, whoever waits in it.
+    fn name_classes(&self, queue: &Queue) {
+        let mut classes = lock(&self.classes);
+        for (place, class) in queue.classes.iter().enumerate() {
+            let labels = ClassLabels { queue: self.name.clone(), class: class.name.clone() };
+            match classes.get(place) {
+                Some(known) if known.labels == labels => continue,
+                Some(known) => drop(self.metrics.queue_waiting.remove(&known.labels)),
+                None => {}
+            }
+            let made = Class {
+                waiting: self.metrics.queue_waiting.get_or_create_owned(&labels),
+                seconds: self.metrics.queue_seconds.with(&labels),
+                labels,
+            };
+            match classes.get_mut(place) {
+                Some(known) => {
+                    made.waiting.set(known.waiting.get());
+                    *known = made;
+                }
+                None => classes.push(made),
+            }
+        }
+    }
+
+    /// Nobody who waits here has a turn, and whoever comes waits.
+    pub fn pause(&self, paused: bool) {
+        self.paused.store(paused, Ordering::SeqCst);
+        self.lanes.pause(self.id, paused);
+    }
+
+    pub fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::Relaxed)
+    }
+
+    /// The number of a flow.
+    pub fn flow(&self, value: &[u8]) -> u64 {
+        self.hashing.hash_one(value)
+    }
+
+    fn class(&self, class: usize) -> Option<Class> {
+        lock(&self.classes).get(class).cloned()
+    }
+
+    pub(crate) fn entered(&self, class: usize) {
+        self.class(class).into_iter().for_each(|class| {
+            class.waiting.inc();
+        });
+    }
+
+    pub(crate) fn left(&self, class: usize) {
+        self.class(class).into_iter().for_each(|class| {
+            class.waiting.dec();
+        });
+    }
+
+    pub(crate) fn served(&self, class: usize, waited: Duration) {
+        self.class(class).into_iter().for_each(|class| class.seconds.observe(waited.as_secs_f64()));
+    }
+
+    /// Requests that wait in it, of all classes.
+    pub fn waiting(&self) -> u64 {
+        lock(&self.classes).iter().map(|class| class.waiting.get().max(0).unsigned_abs()).sum()
+    }
+
+    /// Counts a request that may not wait, or not any longer.
+    pub fn shed(&self, class: usize, reason: &'static str) {
+        let Some(class) = self.class(class) else { return };
+        let ClassLabels { queue, class } = class.labels;
+        self.metrics.queue_sheds.with(&ShedLabels { queue, class, reason }).inc();
+    }
+}
+
+impl Drop for QueueLive {
+    fn drop(&mut self) {
+        self.lanes.drop_queue(self.id);
+        for class in lock(&self.classes).iter() {
+            self.metrics.queue_waiting.remove(&class.labels);
+        }
+    }
+}
+
+fn bounds(queue: &Queue) -> QueuePolicy {
+    QueuePolicy {
+        max_waiting: queue.max_waiting,
+        max_bytes: queue.max_bytes,
+        max_wait: queue.max_wait,
+        weights: queue.classes.iter().map(|class| class.weight).collect(),
+    }
+}

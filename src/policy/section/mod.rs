@@ -1,0 +1,3 @@
+//! The parts that all sections share.
+
+pub mod checker;

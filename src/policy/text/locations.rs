@@ -1,0 +1,180 @@
+//! Where each key of a policy stands: from a value of the tree to file, line, column and path.
+//!
+//! A path is written as people would say it: keys with dots between, an element of a list by its
+//! `name` where it has one (`routes.chat.timeout`), else by its place (`endpoints[1]`).
+//!
+//! A problem shows the line it stands on. It is cut out and masked (`masks.rs`) here, so that no
+//! renderer can forget.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use crate::policy::yaml::diagnostic::{Excerpt, Problem, Severity, Spot};
+use crate::policy::yaml::tree::{Kind, NodeId, Step, Tree};
+
+/// Longer lines are not shown.
+const LINE: usize = 2000;
+/// Longer paths are not kept.
+const PATH: usize = 300;
+/// Of a longer key, this much is shown.
+const KEY: usize = 64;
+
+/// Where each path stands; holds no values.
+#[derive(Clone, Debug, Default)]
+pub struct Places {
+    by_path: BTreeMap<String, Place>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub file: String,
+    /// From 1.
+    pub line: usize,
+    /// From 1, in characters.
+    pub column: usize,
+}
+
+impl Places {
+    /// `providers.openai.timeouts.connect`, `routes.chat`.
+    pub fn find(&self, path: &str) -> Option<&Place> {
+        self.by_path.get(path)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Place)> {
+        self.by_path.iter().map(|(path, place)| (path.as_str(), place))
+    }
+
+    /// Of the files whose documents begin at `roots`.
+    pub(crate) fn of(tree: &Tree, roots: &[NodeId]) -> Self {
+        let starts: Vec<_> = tree.files.iter().map(|file| line_starts(&file.text)).collect();
+        let mut places = Self::default();
+        let mut open: Vec<_> = roots.iter().map(|id| (*id, String::new())).collect();
+        while let Some((id, path)) = open.pop() {
+            let node = tree.node(id);
+            let (file, at) = (&tree.files[node.file], tree.key_span(id).start);
+            let line = starts[node.file].partition_point(|start| *start <= at).max(1);
+            let before = file.text.get(starts[node.file][line - 1]..at).unwrap_or_default();
+            let column = before.chars().count() + 1;
+            if path.len() < PATH {
+                open.extend(tree.children(id).map(|child| (child, tree.path_from(&path, child))));
+                places.by_path.entry(path).or_insert(Place {
+                    file: file.name.clone(),
+                    line,
+                    column,
+                });
+            }
+        }
+        places
+    }
+}
+
+fn line_starts(text: &str) -> Vec<usize> {
+    let after = text.bytes().enumerate().filter(|(_, b)| *b == b'\n').map(|(at, _)| at + 1);
+    std::iter::once(0).chain(after).collect()
+}
+
+// === impl Tree: pointing at what was read ===
+
+impl Tree {
+    /// About the value.
+    pub fn on_value(&self, id: NodeId, message: impl Into<String>) -> Problem {
+        self.about(id, self.value_span(id), message.into())
+    }
+
+    /// About the key, or the whole entry behind it.
+    pub fn on_key(&self, id: NodeId, message: impl Into<String>) -> Problem {
+        self.about(id, self.key_span(id), message.into())
+    }
+
+    /// About a file as a whole, or a part of it that is no value.
+    pub(crate) fn in_file(&self, file: usize, span: Range<usize>, message: String) -> Problem {
+        Problem::new(Severity::Error, message, self.spot(file, span))
+    }
+
+    fn about(&self, id: NodeId, span: Range<usize>, message: String) -> Problem {
+        let message = self.without_secret(id, message);
+        let mut problem = self.in_file(self.node(id).file, span, message);
+        problem.path = self.path(id);
+        problem
+    }
+
+    pub fn path(&self, id: NodeId) -> String {
+        match self.parent(id) {
+            Some(above) => self.path_from(&self.path(above), id),
+            None => String::new(),
+        }
+    }
+
+    fn path_from(&self, above: &str, id: NodeId) -> String {
+        let name = match &self.node(id).step {
+            Step::Root => return String::new(),
+            Step::Key { .. } if self.has_secret_key(id) => "***",
+            Step::Key { text, .. } => text,
+            Step::Item(index) => match self.child(id, "name").and_then(|name| self.text(name)) {
+                Some(name) if is_plain(name) => name,
+                _ => return format!("{above}[{index}]"),
+            },
+        };
+        match (is_plain(name), above) {
+            (false, _) => format!("{above}[{:?}]", name.chars().take(KEY).collect::<String>()),
+            (true, "") => name.to_owned(),
+            (true, _) => format!("{above}.{name}"),
+        }
+    }
+
+    fn key_span(&self, id: NodeId) -> Range<usize> {
+        match &self.node(id).step {
+            Step::Key { span, .. } => span.clone(),
+            _ => self.node(id).span.clone(),
+        }
+    }
+
+    /// A block of lines is pointed at by its key.
+    fn value_span(&self, id: NodeId) -> Range<usize> {
+        let node = self.node(id);
+        let block =
+            matches!(node.kind, Kind::List { flow: false, .. } | Kind::Map { flow: false, .. });
+        if block || node.span.is_empty() { self.key_span(id) } else { node.span.clone() }
+    }
+
+    pub(crate) fn spot(&self, file: usize, span: Range<usize>) -> Spot {
+        let source = &self.files[file];
+        let text = source.text.as_str();
+        let start = floor(text, span.start);
+        let from = text[..start].rfind('\n').map_or(0, |at| at + 1);
+        let to = text[start..].find(['\n', '\r']).map_or(text.len(), |at| start + at);
+        let end = floor(text, span.end).clamp(start, to.max(start));
+        let line = text[..start].matches('\n').count() + 1;
+        let column = text[from..start].chars().count() + 1;
+        let excerpt = (to - from <= LINE)
+            .then(|| Excerpt { text: self.masked(file, from..to), span: start - from..end - from });
+        Spot { file: source.name.clone(), line, column, span: start..end, excerpt }
+    }
+}
+
+fn is_plain(key: &str) -> bool {
+    let word = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-');
+    !key.is_empty() && key.len() <= KEY && key.chars().all(word)
+}
+
+fn floor(text: &str, at: usize) -> usize {
+    (0..=at.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_key_has_a_place() {
+        let mut tree = Tree::default();
+        let text = "routes:\n  - name: chat\n    timeout: 5s\nproviders: { a.b: { url: x } }\n";
+        let root = tree.grow("a.yaml", text.to_owned(), &mut Vec::new()).unwrap();
+        let places = Places::of(&tree, &[root]);
+        let at = |path: &str| places.find(path).map(|place| (place.line, place.column));
+        assert_eq!(at("routes.chat"), Some((2, 5)));
+        assert_eq!(at("routes.chat.timeout"), Some((3, 5)));
+        assert_eq!(at("providers[\"a.b\"].url"), Some((4, 21)));
+        assert_eq!(at("providers"), Some((4, 1)));
+    }
+}

@@ -1,0 +1,4 @@
+//! The access record of a request.
+
+pub mod json;
+pub mod record;

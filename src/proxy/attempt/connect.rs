@@ -1,0 +1,185 @@
+//! A connection for an attempt: an idle one, or a new one; and where connecting takes long, a new
+//! one elsewhere beside it.
+//!
+//! As RFC 8305 does among addresses, here among providers: nothing was sent yet, so a connection
+//! that is pending for 300 ms starts another attempt, and the first to connect is used. The others
+//! are left behind, not cut off: a task of theirs waits for what comes of them and tells the
+//! breaker, so that a provider that has vanished is found out by requests that it did not delay.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use tokio::time::Sleep;
+
+use super::select::Pick;
+use crate::clock;
+use crate::proxy::access_log::record::Told;
+use crate::proxy::downstream::error::{Kind, Problem};
+use crate::proxy::request::context::{Again, Ask};
+use crate::resilience::outcome::{Class, Outcome};
+use crate::snapshot::Route;
+use crate::upstream::{Connection, DialError, Dialling};
+
+/// Pending for so long, a connection starts another elsewhere.
+const ELSEWHERE: Duration = Duration::from_millis(300);
+
+#[derive(Debug)]
+struct Dial {
+    pick: Box<Pick>,
+    dialling: Dialling,
+}
+
+enum Event {
+    Done(usize, Result<Connection, DialError>),
+    Slow,
+    Deadline,
+}
+
+impl Ask {
+    /// An idle connection to a pick's address.
+    pub fn idle_connection(&self, route: &Route, pick: &Pick, now: Instant) -> Option<Connection> {
+        let candidate = Self::candidate(route, pick.tier, pick.index);
+        self.worker.pools.idle(&candidate.address.target, now)
+    }
+
+    /// A new connection: the pick's, or that of one which was quicker.
+    ///
+    /// # Errors
+    /// When nobody could be reached; each failure is told, and the last one is the answer at hand.
+    pub async fn new_connection(
+        &mut self,
+        route: &Route,
+        pick: Box<Pick>,
+    ) -> Result<(Box<Pick>, Connection), Problem> {
+        let mut dials = vec![self.dial(route, pick)];
+        let mut timer: Pin<Box<Sleep>> = Box::pin(tokio::time::sleep(ELSEWHERE));
+        let mut elsewhere = true;
+        loop {
+            let deadline = self.deadline;
+            let event = std::future::poll_fn(|cx| poll_dials(&mut dials, &mut timer, cx));
+            match self.timer.until(deadline, event).await.unwrap_or(Event::Deadline) {
+                Event::Done(at, Ok(connection)) => {
+                    let dial = dials.swap_remove(at);
+                    self.leave_behind(route, dials);
+                    return Ok((dial.pick, connection));
+                }
+                Event::Done(at, Err(error)) => {
+                    let dial = dials.swap_remove(at);
+                    let problem = self.unreachable(route, dial.pick, &error);
+                    if dials.is_empty() {
+                        return Err(problem);
+                    }
+                }
+                Event::Slow if elsewhere => match self.next_at_once(route) {
+                    Some(pick) => {
+                        self.tries.begin(pick.tier, pick.index, pick.credential);
+                        if let Some(connection) = self.idle_connection(route, &pick, clock::now()) {
+                            self.leave_behind(route, dials);
+                            return Ok((pick, connection));
+                        }
+                        dials.push(self.dial(route, pick));
+                        timer.as_mut().reset((clock::now() + ELSEWHERE).into());
+                    }
+                    None => elsewhere = false,
+                },
+                Event::Slow => timer.as_mut().reset(deadline.into()),
+                Event::Deadline => {
+                    self.leave_behind(route, dials);
+                    let detail =
+                        format!("route `{}`: no connection within its timeout", route.policy.name);
+                    return Err(Problem::new(Kind::Deadline, detail));
+                }
+            }
+        }
+    }
+
+    fn dial(&self, route: &Route, pick: Box<Pick>) -> Dial {
+        let candidate = Self::candidate(route, pick.tier, pick.index);
+        Dial { dialling: self.worker.pools.dial(&candidate.address.target), pick }
+    }
+
+    /// Tells of an attempt whose endpoint could not be reached.
+    pub fn unreachable(
+        &mut self,
+        route: &Route,
+        mut pick: Box<Pick>,
+        error: &DialError,
+    ) -> Problem {
+        let now = clock::now();
+        let candidate = Self::candidate(route, pick.tier, pick.index);
+        let took = now.saturating_duration_since(pick.started);
+        self.tell_unsent(route, &pick, took, error.to_string());
+        pick.permit.report(Outcome::Failure, took, now);
+        pick.flight.give_back();
+        candidate.address.live.failed(took, now);
+        candidate.provider.samples.iter().for_each(|samples| samples.record(true, None, now));
+        candidate.address.attempts[Class::Unsent.index()].inc();
+        let delay = |times| self_delay(route, candidate, times);
+        self.tries.end(pick.tier, pick.index, pick.credential, |times| {
+            Again::LastResort(now + delay(times))
+        });
+        let kind = match error {
+            DialError::Timeout { .. } => Kind::AnswerTimeout,
+            _ => Kind::Unreachable,
+        };
+        Problem::new(kind, format!("{}: {error}", candidate.address.key))
+    }
+
+    /// Lets attempts that are still connecting find out by themselves, and tell.
+    fn leave_behind(&mut self, route: &Route, dials: Vec<Dial>) {
+        for Dial { pick, dialling } in dials {
+            let took = clock::since(pick.started);
+            self.tell_unsent(route, &pick, took, "still connecting; left for another".to_owned());
+            let candidate = Self::candidate(route, pick.tier, pick.index);
+            let address = std::sync::Arc::clone(&candidate.address);
+            address.attempts[Class::Unsent.index()].inc();
+            address.live.failed(took, clock::now());
+            let samples = &candidate.provider.samples;
+            samples.iter().for_each(|samples| samples.record(true, None, clock::now()));
+            let Pick { mut permit, flight, started, .. } = *pick;
+            tokio::task::spawn_local(async move {
+                let dialled = dialling.await;
+                let now = clock::now();
+                if dialled.is_err() {
+                    let took = now.saturating_duration_since(started);
+                    permit.report(Outcome::Failure, took, now);
+                }
+                drop(flight);
+            });
+        }
+    }
+
+    fn tell_unsent(&mut self, route: &Route, pick: &Pick, took: Duration, error: String) {
+        let candidate = Self::candidate(route, pick.tier, pick.index);
+        self.story.attempts.push(Told {
+            to: std::sync::Arc::clone(&candidate.address),
+            credential: Some(pick.credential),
+            class: Class::Unsent,
+            status: 0,
+            took,
+            probe: pick.permit.is_probe(),
+            turn: pick.turn,
+            error: Some(error),
+        });
+    }
+}
+
+/// The back-off before the same endpoint is asked again.
+pub fn self_delay(route: &Route, candidate: &crate::snapshot::Candidate, times: u32) -> Duration {
+    let retry = candidate.provider.policy.retry.as_ref().unwrap_or(&route.policy.retry);
+    retry.backoff.delay(times, clock::draw())
+}
+
+fn poll_dials(
+    dials: &mut [Dial],
+    timer: &mut Pin<Box<Sleep>>,
+    cx: &mut Context<'_>,
+) -> Poll<Event> {
+    for (at, dial) in dials.iter_mut().enumerate() {
+        if let Poll::Ready(dialled) = Pin::new(&mut dial.dialling).poll(cx) {
+            return Poll::Ready(Event::Done(at, dialled));
+        }
+    }
+    timer.as_mut().poll(cx).map(|()| Event::Slow)
+}

@@ -1,0 +1,74 @@
+//! What is ready for the application: a head, and a body that is whole, under way, or from the cache.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http::response::Parts;
+use http_body::Frame;
+
+use super::report::Bill;
+use crate::cache::recorder::Recorder;
+use crate::cache::shared_body::Reader;
+use crate::live::buffers::Reservation;
+use crate::live::permit::{Afterwards, Flight};
+use crate::live::quota::provider_quota::Charge;
+use crate::live::quota::usage_meter::Turn;
+use crate::proxy::response::stored::Replay;
+use crate::stream::framing::Format;
+use crate::stream::reader::Reader as EventReader;
+use crate::upstream::AnswerBody;
+
+/// A provider's answer, ready for the application.
+#[derive(Debug)]
+pub struct Ready {
+    pub head: Parts,
+    pub body: ReadyBody,
+    pub idle: Duration,
+    pub bill: Bill,
+    pub credential: usize,
+    /// No provider gave it to this request: it is from the cache, or of our own.
+    pub ours: bool,
+}
+
+#[derive(Debug)]
+pub enum ReadyBody {
+    Whole(Bytes, Option<HeaderMap>),
+    Stream(Box<Stream>),
+    /// From the cache.
+    Stored(Replay),
+    /// Another request's.
+    Followed(Reader),
+    /// 101: both sides speak another protocol from here on.
+    Tunnel {
+        flight: Flight,
+        rest: AnswerBody,
+    },
+}
+
+/// A body that has begun.
+#[derive(Debug)]
+pub struct Stream {
+    pub first: VecDeque<Frame<Bytes>>,
+    pub rest: AnswerBody,
+    pub flight: Flight,
+    pub afterwards: Option<Afterwards>,
+    pub room: Reservation,
+    /// Of what has events.
+    pub reader: Option<(Format, Box<EventReader>)>,
+    /// By when its first content has to be here, where it is not yet.
+    pub content_by: Option<Instant>,
+    /// An event that says that it failed is among the first.
+    pub failed: bool,
+    /// It is written down for the cache.
+    pub record: Option<Box<Recorder>>,
+}
+
+impl Ready {
+    /// One that no provider gave to this request.
+    pub fn of_nobody(head: Parts, body: ReadyBody) -> Box<Ready> {
+        let bill = Bill { tier: 0, index: 0, turn: Turn::First, charge: Charge::default() };
+        Box::new(Ready { head, body, idle: Duration::ZERO, bill, credential: 0, ours: true })
+    }
+}

@@ -1,0 +1,212 @@
+//! What is told of an attempt that is over: to breaker, hold, balancer, metrics and log, once.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::StatusCode;
+
+use super::connect::self_delay;
+use super::inspect::{AtHand, Tried};
+use super::pending_response::Ready;
+use super::select::Pick;
+use crate::clock;
+use crate::live::permit::Afterwards;
+use crate::live::quota::provider_quota::Charge;
+use crate::live::quota::usage_meter::Turn;
+use crate::proxy::access_log::record::{Story, Told};
+use crate::proxy::downstream::error::{Kind, Problem};
+use crate::proxy::request::context::{Again, Ask};
+use crate::resilience::outcome::{Class, Outcome};
+use crate::snapshot::{Candidate, Route};
+use crate::stream::interpret::Tokens;
+
+/// What an attempt taught.
+#[derive(Debug)]
+pub struct Lesson {
+    pub class: Class,
+    pub status: u16,
+    pub took: Duration,
+    pub retry_after: Option<Duration>,
+    pub timed_out: bool,
+    pub error: Option<String>,
+}
+
+impl Ask {
+    /// No response came. What the application's side broke is nobody's failure.
+    pub fn lost(&mut self, route: &Route, mut pick: Box<Pick>, problem: Problem) -> Tried {
+        let ours = matches!(problem.kind, Kind::RequestBroken | Kind::RequestTimeout);
+        let class = if ours { Class::Ignored } else { Class::Failure };
+        let lesson = Lesson {
+            timed_out: problem.kind == Kind::AnswerTimeout,
+            error: Some(problem.detail.clone()),
+            ..Lesson::answered(class, 0, clock::since(pick.started))
+        };
+        self.report(route, &mut pick, lesson);
+        Tried::Failed(class, AtHand::Ours(problem))
+    }
+
+    /// Tells breaker, hold, balancer, metrics and story, once.
+    pub fn report(&mut self, route: &Route, pick: &mut Pick, lesson: Lesson) -> Option<Afterwards> {
+        let now = clock::now();
+        let candidate = Self::candidate(route, pick.tier, pick.index);
+        let Lesson { class, status, took, retry_after, timed_out, error } = lesson;
+        let probe = pick.permit.is_probe();
+        self.hold(route, pick, class, status, retry_after, now);
+        let afterwards = pick.permit.report(class.outcome(), took, now);
+        teach(candidate, pick, class, took, now);
+        if let Some(samples) =
+            candidate.provider.samples.as_ref().filter(|_| class != Class::Ignored)
+        {
+            let bad = matches!(class, Class::Failure | Class::Unsent | Class::Throttled);
+            samples.record(bad, (status > 0 || timed_out).then_some(took), now);
+        }
+        if let (Class::Success, Some(session)) = (class, &self.session) {
+            route.live.stick(session, candidate.address.live.id, now);
+        }
+        candidate.address.attempts[class.index()].inc();
+        if status > 0 {
+            candidate.provider.first_byte.observe(took.as_secs_f64());
+        }
+        if timed_out {
+            self.tries.late.push((pick.tier, pick.index));
+        }
+        let never = timed_out
+            || matches!(
+                class,
+                Class::Success | Class::Ignored | Class::Credential | Class::TooLarge
+            );
+        let again = |times| match never {
+            true => Again::Never,
+            false => Again::At(now + self_delay(route, candidate, times)),
+        };
+        self.tries.end(pick.tier, pick.index, pick.credential, again);
+        let (to, credential) = (Arc::clone(&candidate.address), Some(pick.credential));
+        self.story.attempts.push(Told {
+            to,
+            credential,
+            class,
+            status,
+            took,
+            probe,
+            turn: pick.turn,
+            error,
+        });
+        afterwards
+    }
+
+    /// One more request that was let go to providers, for the modes that watch its route. What was
+    /// the application's fault is no sample.
+    pub fn sample(&self, outcome: &Result<Box<Ready>, Problem>) {
+        let Some(samples) = &self.route.samples else { return };
+        let (status, kind) = match outcome {
+            Ok(ready) => (ready.head.status, None),
+            Err(problem) => (problem.kind.status(), Some(problem.kind)),
+        };
+        let bad = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
+        let timed_out = matches!(kind, Some(Kind::AnswerTimeout | Kind::Deadline));
+        if kind.is_none() || bad {
+            let took = (kind.is_none() || timed_out).then(|| self.story.so_far());
+            samples.record(bad, took, clock::now());
+        }
+    }
+
+    /// A provider that asked to wait is not asked before.
+    fn hold(
+        &self,
+        route: &Route,
+        pick: &Pick,
+        class: Class,
+        status: u16,
+        retry_after: Option<Duration>,
+        now: Instant,
+    ) {
+        let candidate = Self::candidate(route, pick.tier, pick.index);
+        let Some(hold) = pick.permit.hold() else { return };
+        match class {
+            Class::Throttled => {
+                let respected = self.retry(route).respect_retry_after;
+                let until = hold.throttled(retry_after.filter(|_| respected), now);
+                candidate.address.holds.inc();
+                let left = until.saturating_duration_since(now);
+                tracing::info!(
+                    endpoint = hold.key(),
+                    status,
+                    ?left,
+                    "held: the provider asked to wait"
+                );
+            }
+            Class::Credential => {
+                let alone = route.tiers.len() == 1
+                    && route.tiers[0].candidates.len() == 1
+                    && candidate.address.credentials() <= 1;
+                if !alone && let Some(until) = hold.credential(status, now) {
+                    candidate.address.holds.inc();
+                    let left = until.saturating_duration_since(now);
+                    tracing::warn!(
+                        endpoint = hold.key(),
+                        status,
+                        ?left,
+                        "held: the provider refused the credential"
+                    );
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Puts down what an attempt's answer took.
+    pub fn settle(&mut self, bill: Bill, tokens: Tokens) {
+        bill.settle(&self.route, self.payload.model(), &mut self.story, tokens);
+    }
+}
+
+/// Tells the balancer and the adaptive limit.
+fn teach(candidate: &Candidate, pick: &Pick, class: Class, took: Duration, now: Instant) {
+    let live = &candidate.address.live;
+    match class.outcome() {
+        Outcome::Failure | Outcome::Throttled => live.failed(took, now),
+        Outcome::Success if pick.permit.is_probe() => live.recovered(took, now),
+        Outcome::Success if class == Class::Success => live.answered(took, now),
+        Outcome::Success | Outcome::Ignored => {}
+    }
+    if class.outcome() != Outcome::Ignored {
+        pick.flight.observe(took, class.outcome() != Outcome::Success);
+    }
+}
+
+/// Whose account an answer goes to.
+#[derive(Clone, Copy, Debug)]
+pub struct Bill {
+    pub tier: usize,
+    pub index: usize,
+    pub turn: Turn,
+    pub charge: Charge,
+}
+
+impl Bill {
+    pub fn settle(self, route: &Route, model: Option<&str>, story: &mut Story, tokens: Tokens) {
+        if tokens == Tokens::default() {
+            return;
+        }
+        let candidate = Ask::candidate(route, self.tier, self.index);
+        let tokens = (tokens.input.unwrap_or(0), tokens.output.unwrap_or(0));
+        candidate.provider.live.settle(self.charge, (tokens.0 + tokens.1) as f64);
+        let price = candidate.provider.policy.price.as_ref();
+        let cost = candidate.ledger.settle(model, self.turn, tokens, price);
+        if let Some(cost) = cost.filter(|_| self.turn != Turn::First) {
+            route.live.spent(cost, clock::now());
+        }
+        story.took(tokens, cost);
+    }
+}
+
+impl Lesson {
+    /// The answer goes to the application.
+    pub fn commits(&self) -> bool {
+        matches!(self.class, Class::Success | Class::Ignored)
+    }
+
+    pub fn answered(class: Class, status: u16, took: Duration) -> Lesson {
+        Lesson { class, status, took, retry_after: None, timed_out: false, error: None }
+    }
+}

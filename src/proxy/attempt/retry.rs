@@ -1,0 +1,315 @@
+//! What follows an outcome: another endpoint, a wait, the next of `fallback`, or the end.
+//!
+//! POLICY.md "What may be repeated" decides whether anything may follow at all, and where. Another
+//! endpoint is asked at once; the same one after its back-off. A wait of up to `patience` is spent
+//! on the route's `providers`; a longer one moves to `fallback`. Where there is none, room is waited
+//! for as long as the deadline allows, but a hold is passed on: its Retry-After is the provider's
+//! answer, and the application knows better than to keep a connection open for a minute. A provider
+//! that says no time is not waited for where another can be asked.
+
+use std::time::Instant;
+
+use super::select::{Among, Blocked, Pick, provider_id};
+use super::wait::Waited;
+use crate::clock;
+use crate::proxy::downstream::error::Kind;
+use crate::proxy::request::context::{Again, Ask, Stop};
+use crate::resilience::outcome::{Class, Reach, reach};
+use crate::snapshot::{Candidate, Route};
+
+/// What a look at the tiers gave.
+#[derive(Debug)]
+enum Look {
+    Take(Box<Pick>),
+    /// `shared`: for what others wait for too.
+    Wait {
+        until: Instant,
+        shared: bool,
+    },
+    Nobody(Blocked),
+}
+
+impl Ask {
+    /// Leave for the next attempt; waits where waiting helps.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub async fn next(&mut self, route: &Route, after: Option<Class>) -> Result<Box<Pick>, Stop> {
+        if let Some(class) = after {
+            self.may_follow(route, class)?;
+        }
+        // What was read just now is now; after an attempt or a wait it is not.
+        let mut now = if after.is_none() { self.payload.taken() } else { clock::now() };
+        loop {
+            match self.look(route, after, true, now) {
+                Look::Take(pick) => {
+                    self.leaves_lane(Self::candidate(route, pick.tier, pick.index));
+                    self.pay(route, after)?;
+                    return Ok(pick);
+                }
+                Look::Wait { until, shared } => {
+                    if let Err(stop) = self.wait(route, after, until, shared).await {
+                        if !self.has_below(route, after) {
+                            return Err(stop);
+                        }
+                        self.go_down();
+                    }
+                    now = clock::now();
+                }
+                Look::Nobody(blocked) => {
+                    let stop = self.nobody(route, after, blocked);
+                    self.gives_up_place();
+                    return Err(stop);
+                }
+            }
+        }
+    }
+
+    /// Leave for another attempt while one is still connecting; never waits.
+    pub fn next_at_once(&mut self, route: &Route) -> Option<Box<Pick>> {
+        self.may_follow(route, Class::Unsent).ok()?;
+        match self.look(route, Some(Class::Unsent), false, clock::now()) {
+            Look::Take(pick) => self.pay(route, Some(Class::Unsent)).ok().map(|()| pick),
+            _ => None,
+        }
+    }
+
+    /// Might another attempt follow a failure of the one that begins now? Then its limits are cut,
+    /// so that a silent provider leaves time for the next.
+    pub fn another_is_left(&self, route: &Route, pick: &Pick) -> bool {
+        let reach = self.reach(Class::Failure);
+        if reach == Reach::Nowhere || !self.payload.may_go() {
+            return false;
+        }
+        let here = Self::candidate(route, pick.tier, pick.index);
+        let others = |tier: usize| {
+            let candidates = route.tiers[tier].candidates.iter().enumerate();
+            candidates.filter(move |(i, c)| {
+                let same = (tier, *i) == (pick.tier, pick.index);
+                let allowed = reach == Reach::Anywhere || provider_id(c) == provider_id(here);
+                allowed && !same && self.may_be_asked(tier, *i, c)
+            })
+        };
+        let in_tier = self.left_in(route, pick.tier) > 0 && others(pick.tier).next().is_some();
+        let below = pick.tier + 1..route.tiers.len();
+        in_tier
+            || (self.falls_back(route, Class::Failure)
+                && below.into_iter().any(|t| others(t).next().is_some()))
+    }
+
+    /// Nothing that this request knows stands against it.
+    pub fn may_be_asked(&self, tier: usize, index: usize, candidate: &Candidate) -> bool {
+        let tries = &self.tries;
+        let over = |credential| {
+            tries.asked(tier, index, credential).is_some_and(|asked| asked.again == Again::Never)
+        };
+        let late = tries.late.contains(&(tier, index)) || tries.beside == Some((tier, index));
+        let other = tries.only.is_some_and(|only| only != provider_id(candidate));
+        let spent = (0..candidate.address.credentials().max(1)).all(over);
+        !(late || other || spent) && self.can_go_on(candidate)
+    }
+
+    pub fn reach(&self, class: Class) -> Reach {
+        if self.partial.is_some() {
+            // The policy says so (`on_cut: continue`): it is no repeat.
+            return Reach::Anywhere;
+        }
+        reach(self.idempotence, self.is_idempotent_method(), self.has_key(), class)
+    }
+
+    fn may_follow(&mut self, route: &Route, class: Class) -> Result<(), Stop> {
+        let kind = Stop::after(class);
+        match self.reach(class) {
+            Reach::Nowhere => return Err(Stop::new("may_have_been_processed", kind)),
+            Reach::SameProvider => {
+                let last = self.tries.asked.last();
+                let last = last.map(|a| provider_id(Self::candidate(route, a.tier, a.index)));
+                self.tries.only = self.tries.only.or(last);
+            }
+            Reach::Anywhere => {}
+        }
+        if !self.payload.may_go() {
+            return Err(Stop::new("body_went_once", kind));
+        }
+        if is_paid(class) && route.live.balance(clock::now()) < 1.0 {
+            return Err(Stop::new("budget", kind));
+        }
+        if is_paid(class) && !route.live.may_spend(clock::now()) {
+            return Err(Stop::new("cost_budget", kind));
+        }
+        if clock::now() >= self.deadline {
+            return Err(Stop::new("deadline", Kind::Deadline));
+        }
+        Ok(())
+    }
+
+    fn pay(&mut self, route: &Route, after: Option<Class>) -> Result<(), Stop> {
+        let Some(class) = after else { return Ok(()) };
+        if is_paid(class) && !route.live.repeat(clock::now()) {
+            return Err(Stop::new("budget", Stop::after(class)));
+        }
+        route.metrics.repeats[class.index()].inc();
+        Ok(())
+    }
+
+    fn repeats_here(&self, route: &Route, class: Class) -> bool {
+        match class {
+            Class::Credential => true,
+            Class::TooLarge => false,
+            class => self.retry(route).retry_on.contains(class),
+        }
+    }
+
+    fn falls_back(&self, route: &Route, class: Class) -> bool {
+        route.policy.fallback_on.contains(class)
+    }
+
+    /// Looks at this tier, then at those below.
+    fn look(&mut self, route: &Route, after: Option<Class>, may_wait: bool, now: Instant) -> Look {
+        let mut blocked = Blocked::default();
+        loop {
+            let below = self.has_below(route, after);
+            let here = match self.look_here(route, after, below, now) {
+                Ok(pick) => return Look::Take(pick),
+                Err(here) => here,
+            };
+            blocked.merge(here);
+            if may_wait && let Some(wait) = self.worth_waiting(route, here, below) {
+                return wait;
+            }
+            if !below {
+                return Look::Nobody(blocked);
+            }
+            self.go_down();
+        }
+    }
+
+    /// To the next of `fallback`, where others wait.
+    fn go_down(&mut self) {
+        self.gives_up_place();
+        self.tries.down_to(self.tries.tier + 1);
+    }
+
+    fn has_below(&self, route: &Route, after: Option<Class>) -> bool {
+        let allowed = after.is_none_or(|class| self.falls_back(route, class));
+        allowed && self.tries.tier + 1 < route.tiers.len()
+    }
+
+    fn look_here(
+        &self,
+        route: &Route,
+        after: Option<Class>,
+        below: bool,
+        now: Instant,
+    ) -> Result<Box<Pick>, Blocked> {
+        let tier = self.tries.tier;
+        let fresh = self.tries.in_tier == 0;
+        let allowed = fresh || after.is_none_or(|class| self.repeats_here(route, class));
+        if !allowed || self.left_in(route, tier) == 0 {
+            return Err(Blocked::default());
+        }
+        let mut blocked = match self.choose(route, tier, Among::Others, now) {
+            Ok(pick) => return Ok(pick),
+            Err(blocked) => blocked,
+        };
+        if !fresh {
+            match self.choose(route, tier, Among::Again { unreachable: !below }, now) {
+                Ok(pick) => return Ok(pick),
+                Err(again) => blocked.merge(again),
+            }
+        }
+        Err(blocked)
+    }
+
+    /// A wait of up to `patience` where there is a fallback, up to the deadline where there is none;
+    /// in the lane never longer than its queue allows.
+    fn worth_waiting(&mut self, route: &Route, blocked: Blocked, below: bool) -> Option<Look> {
+        if self.hurries {
+            return None;
+        }
+        let uncertain = below && blocked.guess;
+        let room = blocked.room && route.queue.is_some();
+        if blocked.wait.is_none_or(|_| uncertain) && !room {
+            return None;
+        }
+        let now = clock::now();
+        let patience = self.retry(route).patience;
+        let patient = *self.tries.patience.get_or_insert(now + patience);
+        let patient_only = below || blocked.held;
+        let mut limit = if patient_only { patient.min(self.deadline) } else { self.deadline };
+        if let Some(queue) = route.queue.as_ref().filter(|_| room || blocked.shared.is_some()) {
+            let since = self.place.as_ref().map_or(now, |place| place.since);
+            limit = limit.min(since + queue.policy.max_wait);
+        }
+        let shared = room || blocked.shared.is_some();
+        let wait = blocked.wait.filter(|_| !uncertain);
+        match wait.map(|wait| now + wait).filter(|at| *at <= limit) {
+            // Whoever stands in the lane is called in time; only its own back-off nobody else knows.
+            Some(_) if room => {
+                let until = blocked.own.map_or(limit, |own| limit.min(now + own));
+                Some(Look::Wait { until, shared })
+            }
+            Some(until) => Some(Look::Wait { until, shared }),
+            None if room && now < limit => Some(Look::Wait { until: limit, shared: true }),
+            None => None,
+        }
+    }
+
+    fn nobody(&self, route: &Route, after: Option<Class>, blocked: Blocked) -> Stop {
+        let kind = match after {
+            Some(class) => Stop::after(class),
+            None if clock::now() >= self.deadline => Kind::Deadline,
+            None if blocked.held || blocked.wait.is_some() => Kind::Held,
+            None if blocked.room => Kind::NoRoom,
+            None if blocked.drained && blocked.open.is_none() => Kind::Drained,
+            None => Kind::BreakerOpen,
+        };
+        let why = match after {
+            None => kind.name(),
+            Some(_) if self.tries.in_tier > 0 && blocked == Blocked::default() => "attempts_spent",
+            Some(_) => "nobody_left",
+        };
+        let soonest = [blocked.wait, blocked.open].into_iter().flatten().min();
+        let in_line = blocked.room || self.place.is_some();
+        let retry_after = soonest.max(in_line.then(|| self.backlog(route)));
+        if let (Kind::NoRoom | Kind::Deadline, Some(queue), Some(_)) =
+            (kind, &route.queue, &self.place)
+        {
+            self.count_shed(queue, "waited");
+        }
+        Stop { retry_after, ..Stop::new(why, kind) }
+    }
+
+    /// Waits until a moment, or in the lane for what others wait for too.
+    ///
+    /// # Errors
+    /// Why it may not wait.
+    async fn wait(
+        &mut self,
+        route: &Route,
+        after: Option<Class>,
+        until: Instant,
+        shared: bool,
+    ) -> Result<(), Stop> {
+        let began = clock::now();
+        let waited = match &route.queue {
+            Some(queue) if shared => {
+                Box::pin(self.wait_in_lane(route, queue, after.is_some(), until)).await
+            }
+            _ => {
+                tokio::time::sleep_until(until.into()).await;
+                Waited::Look
+            }
+        };
+        self.story.waited += clock::since(began);
+        match waited {
+            Waited::Look => Ok(()),
+            Waited::Shed(stop) => Err(stop),
+        }
+    }
+}
+
+/// POLICY.md: moves for `credential` and `too_large` are free.
+fn is_paid(class: Class) -> bool {
+    matches!(class, Class::Unsent | Class::Failure | Class::Throttled)
+}

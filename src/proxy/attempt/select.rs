@@ -1,0 +1,373 @@
+//! Which endpoint takes the next attempt: the balancer's choice among those whose breaker, hold
+//! and room allow it, the ones not yet asked first.
+//!
+//! Nobody is asked here whether it *will* answer: a choice reads atomics, and takes the short locks
+//! of the chosen endpoint only.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::report::Bill;
+use crate::clock;
+use crate::live::permit::{Flight, Permit};
+use crate::live::provider::Lack;
+use crate::live::quota::usage_meter::Turn;
+use crate::proxy::request::context::{Again, Ask, Circuits};
+use crate::resilience::balance::balancer;
+use crate::resilience::breaker::{Rejection, Why};
+use crate::snapshot::{Candidate, Circuit, Route};
+
+/// More candidates than this in one tier are not looked at (`policy` bounds them lower).
+const CANDIDATES: usize = 64;
+
+/// An endpoint with everything that an attempt at it needs.
+#[derive(Debug)]
+pub struct Pick {
+    pub tier: usize,
+    pub index: usize,
+    pub credential: usize,
+    pub turn: Turn,
+    pub permit: Permit,
+    pub flight: Flight,
+    pub started: Instant,
+}
+
+/// What stands in the way of every endpoint of a tier.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Blocked {
+    /// The shortest wait after which one may be asked: back-off, hold, ramp, rate.
+    pub wait: Option<Duration>,
+    /// The shortest of those that others wait for too: all but the back-off.
+    pub shared: Option<Duration>,
+    /// The shortest back-off of this request's own.
+    pub own: Option<Duration>,
+    /// One only lacks room.
+    pub room: bool,
+    /// A breaker is in the way of one, for at least so long.
+    pub open: Option<Duration>,
+    /// A hold is in the way of one.
+    pub held: bool,
+    /// The shortest wait is a guess of ours: the provider said no time.
+    pub guess: bool,
+    /// One was taken out by hand.
+    pub drained: bool,
+}
+
+/// Which endpoints may be chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Among {
+    /// Not asked by this request.
+    Others,
+    /// Asked before, and due again.
+    Again {
+        /// Also those that could not be reached.
+        unreachable: bool,
+    },
+}
+
+impl Ask {
+    /// Chooses in a tier.
+    ///
+    /// # Errors
+    /// What stands in the way.
+    pub fn choose(
+        &self,
+        route: &Route,
+        tier: usize,
+        among: Among,
+        now: Instant,
+    ) -> Result<Box<Pick>, Blocked> {
+        let candidates = &route.tiers[tier].candidates;
+        let count = candidates.len().min(CANDIDATES);
+        let circuits = &*self.circuits(route, tier);
+        let mut blocked = Blocked::default();
+        let mut eligible = 0u64;
+        for (index, candidate) in candidates.iter().enumerate().take(count) {
+            match self.usable(candidate, &circuits[index], tier, index, among, now) {
+                Ok(()) => eligible |= 1 << index,
+                Err(why) => blocked.merge(why),
+            }
+        }
+        let mut known = self.known(route, candidates, eligible, now);
+        while eligible != 0 {
+            let balanced = || self.balanced(route, circuits, tier, eligible, now);
+            let Some(index) = known.take().or_else(balanced) else { break };
+            match self.take(&candidates[index], &circuits[index], tier, index, among, now) {
+                Ok(pick) => return Ok(pick),
+                Err(why) => blocked.merge(why),
+            }
+            eligible &= !(1 << index);
+        }
+        Err(blocked)
+    }
+
+    /// The one that this request's session went to last (`affinity`).
+    fn known(
+        &self,
+        route: &Route,
+        candidates: &[Candidate],
+        eligible: u64,
+        now: Instant,
+    ) -> Option<usize> {
+        let id = route.live.sticky(self.session.as_deref()?, now)?;
+        let same =
+            |(i, c): &(usize, &Candidate)| eligible & (1 << i) != 0 && c.address.live.id == id;
+        candidates.iter().enumerate().take(CANDIDATES).find(same).map(|(index, _)| index)
+    }
+
+    fn balanced(
+        &self,
+        route: &Route,
+        circuits: &[Arc<Circuit>],
+        tier: usize,
+        eligible: u64,
+        now: Instant,
+    ) -> Option<usize> {
+        if eligible.is_power_of_two() {
+            return Some(eligible.trailing_zeros() as usize);
+        }
+        let candidates = &route.tiers[tier].candidates;
+        let wants_probe = |index: &usize| {
+            let breaker = circuits[*index].breaker.as_ref();
+            eligible & (1 << index) != 0 && breaker.is_some_and(|b| b.wants_probe(now))
+        };
+        if let Some(index) = (0..candidates.len().min(CANDIDATES)).find(wants_probe) {
+            return Some(index);
+        }
+        let mut seen = self.worker.candidates.borrow_mut();
+        seen.clear();
+        seen.extend(candidates.iter().zip(circuits).take(CANDIDATES).map(
+            |(candidate, circuit)| {
+                let address = &candidate.address;
+                balancer::Candidate {
+                    share: candidate.share,
+                    latency: address.live.latency(now),
+                    pending: address.live.pending(),
+                    slow_start: circuit.breaker.as_ref().map_or(1.0, |b| b.slow_start(now)),
+                }
+            },
+        ));
+        let among = |index: usize| eligible & (1 << index) != 0;
+        route.live.pick(tier, route.policy.balance, &seen, among, clock::draw())
+    }
+
+    /// Breaker and holds of each candidate of a tier, for this request's model; found once.
+    fn circuits(&self, route: &Route, tier: usize) -> Circuits {
+        let mut known = self.circuits.borrow_mut();
+        match &*known {
+            Some((of, circuits)) if *of == tier => Rc::clone(circuits),
+            _ => {
+                let model = self.payload.model();
+                let circuit = |c: &Candidate| c.address.circuit(&c.provider.policy, model);
+                let circuits: Circuits = route.tiers[tier].candidates.iter().map(circuit).collect();
+                *known = Some((tier, Rc::clone(&circuits)));
+                circuits
+            }
+        }
+    }
+
+    /// Could this endpoint be asked now? Nothing changes.
+    fn usable(
+        &self,
+        candidate: &Candidate,
+        circuit: &Circuit,
+        tier: usize,
+        index: usize,
+        among: Among,
+        now: Instant,
+    ) -> Result<(), Blocked> {
+        if self.tries.only.is_some_and(|only| only != provider_id(candidate)) {
+            return Err(Blocked::default());
+        }
+        let here = (tier, index);
+        let out = self.tries.beside == Some(here) || self.tries.late.contains(&here);
+        if out || !self.can_go_on(candidate) {
+            return Err(Blocked::default());
+        }
+        if candidate.provider.live.is_drained(now) {
+            return Err(Blocked { drained: true, ..Blocked::default() });
+        }
+        let mut blocked = Blocked::default();
+        let credentials = circuit.holds.len();
+        let any = (0..credentials).any(|credential| {
+            let free = self.credential_free(circuit, tier, index, credential, among, now);
+            free.map_err(|why| blocked.merge(why)).is_ok()
+        });
+        if !any {
+            return Err(blocked);
+        }
+        if let Some(Err(rejection)) = circuit.breaker.as_ref().map(|b| b.check(now)) {
+            return Err(Blocked::by(rejection));
+        }
+        self.room(candidate, now)
+    }
+
+    fn room(&self, candidate: &Candidate, now: Instant) -> Result<(), Blocked> {
+        let room = Blocked { room: true, ..Blocked::default() };
+        let live = &candidate.provider.live;
+        if !self.is_its_turn(live) {
+            return Err(room);
+        }
+        live.check(self.tokens, now).map_err(Blocked::lacking)?;
+        let place = self.worker.pools.has_place(&candidate.address.target);
+        if place { Ok(()) } else { Err(room) }
+    }
+
+    /// Could one of the addresses of a provider be asked now?
+    ///
+    /// # Errors
+    /// What stands in the way at all of them.
+    pub fn usable_at(
+        &self,
+        route: &Route,
+        provider: u32,
+        among: Among,
+        now: Instant,
+    ) -> Result<(), Blocked> {
+        let tier = self.tries.tier;
+        let circuits = self.circuits(route, tier);
+        let mut blocked = Blocked::default();
+        for (index, candidate) in route.tiers[tier].candidates.iter().enumerate().take(CANDIDATES) {
+            if candidate.provider.live.id() == provider {
+                match self.usable(candidate, &circuits[index], tier, index, among, now) {
+                    Ok(()) => return Ok(()),
+                    Err(why) => blocked.merge(why),
+                }
+            }
+        }
+        Err(blocked)
+    }
+
+    /// Tells breakers and holds before a tier apart from those before another model's.
+    pub fn circuits_key(&self, route: &Route, tier: usize) -> u64 {
+        let circuits = self.circuits(route, tier);
+        circuits
+            .iter()
+            .fold(0, |key: u64, circuit| key.rotate_left(7) ^ Arc::as_ptr(circuit).addr() as u64)
+    }
+
+    /// May this credential be used now, by this request?
+    fn credential_free(
+        &self,
+        circuit: &Circuit,
+        tier: usize,
+        index: usize,
+        credential: usize,
+        among: Among,
+        now: Instant,
+    ) -> Result<(), Blocked> {
+        let held = circuit.holds[credential].check(now).err();
+        let wait = match (self.tries.asked(tier, index, credential).map(|a| a.again), among) {
+            (None, Among::Others) => None,
+            (Some(Again::At(at)), Among::Again { .. })
+            | (Some(Again::LastResort(at)), Among::Again { unreachable: true }) => {
+                Some(at.saturating_duration_since(now)).filter(|wait| !wait.is_zero())
+            }
+            _ => return Err(Blocked::default()),
+        };
+        match held.max(wait) {
+            None => Ok(()),
+            wait => {
+                let guess = held.is_some() && circuit.holds[credential].is_guess();
+                let shared = held.filter(|_| wait == held);
+                let own = wait.filter(|_| wait != held);
+                let held = held.is_some();
+                Err(Blocked { wait, shared, own, held, guess, ..Blocked::default() })
+            }
+        }
+    }
+
+    /// Takes the place, the hold's and the breaker's leave.
+    fn take(
+        &self,
+        candidate: &Candidate,
+        circuit: &Circuit,
+        tier: usize,
+        index: usize,
+        among: Among,
+        now: Instant,
+    ) -> Result<Box<Pick>, Blocked> {
+        let free = |credential: usize| {
+            self.credential_free(circuit, tier, index, credential, among, now).is_ok()
+        };
+        let credential = candidate.address.turn(free).ok_or_else(Blocked::default)?;
+        let live = &candidate.provider.live;
+        let mut flight = Flight::begin(live, &candidate.address.live, self.tokens, now)
+            .map_err(Blocked::lacking)?;
+        let hold = &circuit.holds[credential];
+        let admitted = hold.admit(now).map_err(|wait| Blocked {
+            wait: Some(wait),
+            shared: Some(wait),
+            held: true,
+            ..Blocked::default()
+        });
+        let admitted = admitted.and_then(|()| match &circuit.breaker {
+            None => Ok(None),
+            Some(cell) => Ok(Some((Arc::clone(cell), cell.admit(now).map_err(Blocked::by)?))),
+        });
+        let breaker = admitted.inspect_err(|_| flight.give_back())?;
+        let permit = Permit::new(breaker, Some(Arc::clone(hold)));
+        Ok(Box::new(Pick {
+            tier,
+            index,
+            credential,
+            turn: self.turn(),
+            permit,
+            flight,
+            started: now,
+        }))
+    }
+}
+
+impl Pick {
+    pub fn bill(&self) -> Bill {
+        Bill { tier: self.tier, index: self.index, turn: self.turn, charge: self.flight.charge() }
+    }
+}
+
+/// Providers are shared by all candidates of a snapshot: the address of one tells it apart.
+pub fn provider_id(candidate: &Candidate) -> usize {
+    Arc::as_ptr(&candidate.provider) as usize
+}
+
+impl Blocked {
+    fn shared(wait: Duration) -> Blocked {
+        Blocked { wait: Some(wait), shared: Some(wait), ..Blocked::default() }
+    }
+
+    fn lacking(lack: Lack) -> Blocked {
+        match lack {
+            Lack::Room => Blocked { room: true, ..Blocked::default() },
+            Lack::Rate(wait) => Blocked::shared(wait),
+        }
+    }
+
+    fn by(rejection: Rejection) -> Blocked {
+        match rejection.why {
+            Why::Ramp => Blocked::shared(rejection.retry_after),
+            // Worth a moment where nobody else can be asked.
+            Why::Lease => Blocked { guess: true, ..Blocked::shared(rejection.retry_after) },
+            Why::Open | Why::HalfOpen => {
+                Blocked { open: Some(rejection.retry_after), ..Blocked::default() }
+            }
+        }
+    }
+
+    pub fn merge(&mut self, other: Blocked) {
+        let sooner = |a: Option<Duration>, b: Option<Duration>| match (a, b) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+        if other.wait.is_some_and(|wait| self.wait.is_none_or(|own| wait < own)) {
+            self.guess = other.guess;
+        }
+        self.wait = sooner(self.wait, other.wait);
+        self.shared = sooner(self.shared, other.shared);
+        self.own = sooner(self.own, other.own);
+        self.open = sooner(self.open, other.open);
+        self.room |= other.room;
+        self.held |= other.held;
+        self.drained |= other.drained;
+    }
+}

@@ -1,0 +1,201 @@
+//! One attempt: a connection, the request as this provider wants it, the answer's head in time.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::time::{Duration, Instant};
+
+use http::header::CONTENT_LENGTH;
+use http::response::Parts;
+use http::{Method, Uri};
+
+use super::inspect::{Answer, AtHand, Tried};
+use super::prebuffer::Limits;
+use super::select::Pick;
+use crate::clock;
+use crate::policy::sections::model::Timeouts;
+use crate::proxy::downstream::error::{Kind, Problem};
+use crate::proxy::request::context::Ask;
+use crate::proxy::request::headers;
+use crate::proxy::request::rewrite;
+use crate::resilience::outcome::Class;
+use crate::snapshot::{Candidate, Route};
+use crate::upstream::{AnswerBody, Connection, DialError, ExchangeError, Outgoing, SendError};
+
+impl Ask {
+    /// Makes one attempt at a pick, or at one that connects sooner.
+    pub async fn attempt(&mut self, route: &Route, mut pick: Box<Pick>) -> Tried {
+        self.tries.begin(pick.tier, pick.index, pick.credential);
+        let mut now = pick.started;
+        loop {
+            let connection = match self.idle_connection(route, &pick, now) {
+                Some(connection) => connection,
+                None => match Box::pin(self.new_connection(route, pick)).await {
+                    Ok((connected, connection)) => {
+                        pick = connected;
+                        self.tries.went((pick.tier, pick.index));
+                        now = clock::now();
+                        connection
+                    }
+                    Err(problem) => return Tried::Failed(Class::Unsent, AtHand::Ours(problem)),
+                },
+            };
+            match self.send(route, pick, connection, now).await {
+                Ok(tried) => return tried,
+                Err(unsent) => {
+                    pick = unsent;
+                    now = clock::now();
+                }
+            }
+        }
+    }
+
+    /// Sends on a connection. One that closed before the request began hands it back: `Err`.
+    async fn send(
+        &mut self,
+        route: &Route,
+        pick: Box<Pick>,
+        connection: Connection,
+        sent: Instant,
+    ) -> Result<Tried, Box<Pick>> {
+        let candidate = Self::candidate(route, pick.tier, pick.index);
+        let timeouts = candidate.provider.policy.timeouts;
+        let (target, mut request) = match self.request(route, candidate) {
+            Ok(request) => request,
+            Err(problem) => return Ok(Tried::Failed(Class::Ignored, AtHand::Ours(problem))),
+        };
+        let cut = self.another_is_left(route, &pick);
+        request.elsewhere = cut;
+        let head = |out: &mut Vec<u8>| {
+            headers::write_line(out, &self.method, &target);
+            let provider = &candidate.provider.policy;
+            headers::write(out, &self.headers, provider, &candidate.address, pick.credential);
+        };
+        let (reused, peer) = (connection.reused(), connection.peer());
+        let sending = connection.send(request, head);
+        let by = self.by(sent, timeouts.headers, cut);
+        match self.head(sending, by, &timeouts).await {
+            Some(Ok((head, body))) => {
+                let limits = self.limits(sent, &timeouts, cut);
+                let took = clock::since(sent);
+                let answer = Answer::new(head, body, pick, took, limits, self.reservation());
+                Ok(self.answered(route, answer).await)
+            }
+            Some(Err(SendError::Unsent(body, _))) => {
+                self.payload.put_back(body, &candidate.provider.policy);
+                if reused { Err(pick) } else { Ok(self.closed_at_once(route, pick, peer)) }
+            }
+            Some(Err(SendError::Failed(error))) => {
+                let problem = self.broken(candidate, &error);
+                Ok(self.lost(route, pick, problem))
+            }
+            None => {
+                let (key, waited) = (&candidate.address.key, clock::since(sent));
+                let detail = format!("{key}: no response within {waited:.1?}");
+                let problem = Problem::new(Kind::AnswerTimeout, detail);
+                Ok(self.lost(route, pick, problem))
+            }
+        }
+    }
+
+    /// An endpoint that takes connections and closes them is as good as unreachable.
+    fn closed_at_once(
+        &mut self,
+        route: &Route,
+        pick: Box<Pick>,
+        peer: Option<SocketAddr>,
+    ) -> Tried {
+        let candidate = Self::candidate(route, pick.tier, pick.index);
+        let error = DialError::closed(&candidate.address.policy.url.host, peer);
+        let problem = self.unreachable(route, pick, &error);
+        Tried::Failed(Class::Unsent, AtHand::Ours(problem))
+    }
+
+    /// The request's target and body as the provider wants them.
+    fn request(
+        &mut self,
+        route: &Route,
+        candidate: &Candidate,
+    ) -> Result<(Uri, Outgoing), Problem> {
+        let provider = &candidate.provider.policy;
+        let strip = route.policy.strip_prefix.as_deref();
+        let url = &candidate.address.policy.url;
+        let uri = rewrite::uri(&self.uri, strip, url, &provider.rewrite).map_err(|error| {
+            let detail =
+                format!("provider `{}` rewrites the path to no path: {error}", provider.name);
+            Problem::new(Kind::BadRequest, detail)
+        })?;
+        let body = self.payload.take(provider, provider.timeouts.idle)?;
+        let usual = matches!(self.method, Method::POST | Method::PUT | Method::PATCH);
+        let sized = usual || self.headers.contains_key(CONTENT_LENGTH);
+        let (head, upgrade) = (self.method == Method::HEAD, self.upgrade.is_some());
+        Ok((uri, Outgoing { head, upgrade, elsewhere: false, sized, body }))
+    }
+
+    /// When something has to be there: `limit` after the request was sent, and while another
+    /// candidate is left not later than half way to the deadline.
+    fn by(&self, sent: Instant, limit: Duration, cut: bool) -> Instant {
+        let left = self.deadline.saturating_duration_since(sent);
+        let most = if cut { left / 2 } else { left };
+        sent + limit.min(most)
+    }
+
+    /// When the body has to come.
+    fn limits(&self, sent: Instant, timeouts: &Timeouts, cut: bool) -> Limits {
+        Limits {
+            first_byte: self.by(sent, timeouts.first_byte, cut),
+            content: sent + timeouts.first_byte,
+            idle: timeouts.idle,
+            deadline: self.deadline,
+        }
+    }
+
+    /// Awaits the response's head. While the application still sends its body, only a stall counts.
+    async fn head(
+        &self,
+        sending: impl Future<Output = Result<(Parts, AnswerBody), SendError>>,
+        mut by: Instant,
+        timeouts: &Timeouts,
+    ) -> Option<Result<(Parts, AnswerBody), SendError>> {
+        let mut sending = pin!(sending);
+        let upload = self.payload.upload();
+        loop {
+            if let Ok(sent) = self.timer.until(by, sending.as_mut()).await {
+                return Some(sent);
+            }
+            let upload = upload?;
+            let limit = if upload.whole.get() { timeouts.headers } else { timeouts.idle };
+            let later = (upload.last() + limit).min(self.deadline);
+            if later <= clock::now() {
+                return None;
+            }
+            by = later;
+        }
+    }
+
+    /// Whose fault a broken exchange was.
+    fn broken(&self, candidate: &Candidate, error: &ExchangeError) -> Problem {
+        if let Some(kind) = self.payload.upload().and_then(|upload| upload.broken.get()) {
+            return Problem::new(kind, "the body of the request did not arrive whole");
+        }
+        if error.is_unacknowledged() {
+            let key = &candidate.address.key;
+            let detail = format!("{key}: nothing that was sent was acknowledged in time");
+            return Problem::new(Kind::AnswerTimeout, detail);
+        }
+        let kind = if error.is_malformed() { Kind::BadAnswer } else { Kind::ConnectionLost };
+        Problem::new(kind, format!("{}: {}", candidate.address.key, chain(error)))
+    }
+}
+
+/// An error with what caused it, on one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,82 @@
+//! What a request changes is not given out any more (RFC 9111, 4.4).
+//!
+//! A route that stores nothing may change what another one has stored: the marks are of all caches.
+
+use http::header::{CONTENT_LOCATION, LOCATION};
+use http::uri::Authority;
+use http::{HeaderValue, Uri};
+
+use super::key;
+use super::lookup::Outcome;
+use crate::clock;
+use crate::policy::sections::model::Keeps;
+use crate::proxy::request::context::Ask;
+use crate::snapshot::Route;
+
+/// What a successful request of an unsafe method has changed.
+pub fn changed(ask: &Ask, route: &Route, outcome: &Outcome) {
+    let Some(caches) = &route.changes else { return };
+    let by_policy = route.cache.as_ref().is_some_and(|cache| cache.policy.store != Keeps::Http);
+    if ask.method.is_safe() || by_policy {
+        return;
+    }
+    let Ok(ready) = outcome else { return };
+    if !(ready.head.status.is_success() || ready.head.status.is_redirection()) {
+        return;
+    }
+    let (secret, marks, now) = (caches.secret(), caches.marks(), clock::now());
+    let host = key::host(&ask.headers, asked(ask));
+    marks.set(&key::uri(secret, &ask.headers, asked(ask)), now);
+    for name in [LOCATION, CONTENT_LOCATION] {
+        let value = ready.head.headers.get(name);
+        if let Some(target) = value.and_then(|value| here(value, &host, asked(ask))) {
+            marks.set(&key::at(secret, &host, &target), now);
+        }
+    }
+}
+
+/// What the application asked for, whatever a mode made of it.
+fn asked(ask: &Ask) -> &Uri {
+    ask.asked_uri.as_deref().unwrap_or(&ask.uri)
+}
+
+/// A reference stands for what the request itself asked for.
+pub fn is_here(ask: &Ask, reference: &HeaderValue) -> bool {
+    let host = key::host(&ask.headers, asked(ask));
+    let whole = asked(ask).path_and_query().map_or("/", |target| target.as_str());
+    here(reference, &host, asked(ask)).is_some_and(|target| target == whole)
+}
+
+/// The path and query that a reference of this host stands for (RFC 3986, 5.2, without dot segments).
+fn here(value: &HeaderValue, host: &[u8], base: &Uri) -> Option<String> {
+    let text = value.to_str().ok()?.split('#').next()?;
+    if let Some((scheme, rest)) = text.split_once("://")
+        && scheme.bytes().all(|b| b.is_ascii_alphanumeric())
+    {
+        let at = rest.find(['/', '?']).unwrap_or(rest.len());
+        let authority: Authority = rest[..at].parse().ok()?;
+        let same = authority.as_str().as_bytes().eq_ignore_ascii_case(host);
+        return same.then(|| if at == rest.len() { "/".to_owned() } else { rest[at..].to_owned() });
+    }
+    if text.starts_with('/') {
+        return Some(text.to_owned());
+    }
+    let folder = base.path().rfind('/').map_or("/", |at| &base.path()[..=at]);
+    Some(format!("{folder}{text}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reference_is_resolved_where_it_is_of_this_host() {
+        let base: Uri = "/a/b?q".parse().expect("a path");
+        let here = |text: &str| here(&text.parse().expect("a value"), b"app:80", &base);
+        assert_eq!(here("/x?y#z").as_deref(), Some("/x?y"));
+        assert_eq!(here("c").as_deref(), Some("/a/c"));
+        assert_eq!(here("http://APP:80/x").as_deref(), Some("/x"));
+        assert_eq!(here("https://app:80").as_deref(), Some("/"));
+        assert_eq!(here("http://other/x"), None);
+    }
+}

@@ -1,0 +1,232 @@
+//! What a request looks for in its route's cache: whether it may, and under which key.
+//!
+//! The key has the route, the host and the principal: whoever asks with other credentials asks for
+//! something else. Only a policy that says `public` shares answers between principals.
+
+use http::header::{
+    HOST, HeaderMap, HeaderName, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE,
+    IF_UNMODIFIED_SINCE, RANGE, TE,
+};
+use http::{HeaderValue, Method, Uri};
+
+use crate::cache::cache_control::Control;
+use crate::cache::key::{Key, Making, Secret};
+use crate::json::canonical;
+use crate::policy::sections::model::{Keeps, KeyPart};
+use crate::proxy::request::context::Ask;
+use crate::proxy::request::headers;
+use crate::snapshot::RouteCache;
+
+/// Whose answers depend on what is not kept.
+const PASSES: [HeaderName; 4] = [IF_RANGE, IF_MATCH, IF_UNMODIFIED_SINCE, TE];
+
+/// What APIs call a credential in a query.
+const IN_QUERY: [&str; 10] = [
+    "key",
+    "api_key",
+    "api-key",
+    "apikey",
+    "access_token",
+    "auth_token",
+    "token",
+    "subscription-key",
+    "sig",
+    "signature",
+];
+
+#[derive(Clone, Debug)]
+pub struct Sought {
+    pub key: Key,
+    /// Of what stands at its URI, for all principals; none where answers are kept by policy.
+    pub uri: Option<Key>,
+    /// What the request says of caches; by policy only that it goes past, or is not to be kept.
+    pub control: Control,
+    /// It has conditions of its own.
+    pub conditional: bool,
+    pub head: bool,
+    /// Only a part of it is wanted.
+    pub part: Option<Part>,
+}
+
+/// The one range of bytes that a request asks for (RFC 9110, 14.1.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    From(u64, Option<u64>),
+    Last(u64),
+}
+
+impl Sought {
+    /// # Errors
+    /// Why it goes past the cache, in the words of RFC 9211, 2.2.
+    pub fn of(ask: &Ask, cache: &RouteCache) -> Result<Sought, &'static str> {
+        let head = ask.method == Method::HEAD;
+        let is_http = cache.policy.store == Keeps::Http;
+        if if is_http { !head && ask.method != Method::GET } else { head } {
+            return Err("method");
+        }
+        let Some(body) = ask.payload.whole() else { return Err("bypass") };
+        let part = match ask.headers.get(RANGE) {
+            None => None,
+            Some(range) if is_http && !head => Some(Part::of(range).ok_or("bypass")?),
+            Some(_) => return Err("bypass"),
+        };
+        let passes = PASSES.iter().any(|name| ask.headers.contains_key(name));
+        if passes || ask.upgrade.is_some() || is_http && !body.is_empty() {
+            return Err("bypass");
+        }
+        let secret = &cache.live.secret;
+        let control = Control::of_request(&ask.headers);
+        let control = match is_http {
+            true => control,
+            false => Control {
+                no_cache: control.no_cache,
+                no_store: control.no_store,
+                ..Control::default()
+            },
+        };
+        let conditional = is_http
+            && [IF_NONE_MATCH, IF_MODIFIED_SINCE].iter().any(|n| ask.headers.contains_key(n));
+        Ok(Sought {
+            key: Asked::of(ask, &body).key(secret, &cache.policy.store),
+            uri: is_http.then(|| uri(secret, &ask.headers, &ask.uri)),
+            control,
+            conditional,
+            head,
+            part,
+        })
+    }
+
+    /// What is stored for a GET, and is the answer to a request that changed it (RFC 9110, 9.3.3).
+    pub fn by_get(ask: &Ask, cache: &RouteCache) -> Sought {
+        let secret = &cache.live.secret;
+        Sought {
+            key: Asked::of(ask, b"").key(secret, &cache.policy.store),
+            uri: Some(uri(secret, &ask.headers, &ask.uri)),
+            control: Control::of_request(&ask.headers),
+            conditional: false,
+            head: false,
+            part: None,
+        }
+    }
+}
+
+impl Part {
+    fn of(range: &HeaderValue) -> Option<Part> {
+        let (from, to) = range.to_str().ok()?.strip_prefix("bytes=")?.trim().split_once('-')?;
+        match (from, to) {
+            ("", last) => last.parse().ok().map(Part::Last),
+            (from, "") => Some(Part::From(from.parse().ok()?, None)),
+            (from, to) => Some(Part::From(from.parse().ok()?, Some(to.parse().ok()?))),
+        }
+    }
+
+    /// From where up to where, of so many bytes; `None` where it has nothing of them.
+    pub fn within(self, length: u64) -> Option<(u64, u64)> {
+        let (from, to) = match self {
+            Part::From(from, to) => {
+                (from, to.map_or(length, |to| to.saturating_add(1).min(length)))
+            }
+            Part::Last(last) => (length.saturating_sub(last), length),
+        };
+        (from < to).then_some((from, to))
+    }
+}
+
+/// What of a request may be part of its key.
+struct Asked<'a> {
+    route: &'a str,
+    method: &'a Method,
+    uri: &'a Uri,
+    headers: &'a HeaderMap,
+    body: &'a [u8],
+}
+
+impl<'a> Asked<'a> {
+    fn of(ask: &'a Ask, body: &'a [u8]) -> Asked<'a> {
+        let route = &ask.route.policy.name;
+        Asked { route, method: &ask.method, uri: &ask.uri, headers: &ask.headers, body }
+    }
+
+    fn key(&self, secret: &Secret, keeps: &Keeps) -> Key {
+        let mut making = secret.make();
+        making.part(self.route.as_bytes()).part(&host(self.headers, self.uri));
+        match keeps {
+            Keeps::Http => {
+                making.part(b"http");
+                self.principal(&mut making);
+                making.part(target(self.uri).as_bytes());
+            }
+            Keeps::Always { key, public, .. } => {
+                making.part(if *public { b"public" } else { b"always" });
+                if !public {
+                    self.principal(&mut making);
+                }
+                key.iter().for_each(|part| self.add(&mut making, part));
+            }
+        }
+        making.end()
+    }
+
+    fn principal(&self, making: &mut Making) {
+        headers::each_identity(self.headers, |name, value| {
+            making.part(name.as_str().as_bytes()).part(value.as_bytes());
+        });
+        let pairs = self.uri.query().into_iter().flat_map(|query| query.split('&'));
+        for (name, value) in pairs.filter_map(|pair| pair.split_once('=')) {
+            if let Some(name) = IN_QUERY.iter().find(|known| known.eq_ignore_ascii_case(name)) {
+                // No header's name.
+                making.part(b"?").part(name.as_bytes()).part(value.as_bytes());
+            }
+        }
+        // No name is empty: nothing that follows is taken for one.
+        making.part(b"");
+    }
+
+    fn add(&self, making: &mut Making, part: &KeyPart) {
+        match part {
+            KeyPart::Method => making.part(b"method").part(self.method.as_str().as_bytes()),
+            KeyPart::Path => making.part(b"path").part(self.uri.path().as_bytes()),
+            KeyPart::Query => {
+                making.part(b"query").part(self.uri.query().unwrap_or_default().as_bytes())
+            }
+            KeyPart::Body => match canonical::json(self.body) {
+                Some(json) => making.part(b"json").part(&json),
+                None => making.part(b"body").part(self.body),
+            },
+            KeyPart::Header(name) => {
+                let values = self.headers.get_all(name);
+                making.part(b"header").part(name.as_str().as_bytes()).count(values.iter().count());
+                for value in values {
+                    making.part(value.as_bytes());
+                }
+                making
+            }
+        };
+    }
+}
+
+/// What stands at a URI, for the marks of changes.
+pub fn uri(secret: &Secret, headers: &HeaderMap, uri: &Uri) -> Key {
+    at(secret, &host(headers, uri), target(uri))
+}
+
+pub fn at(secret: &Secret, host: &[u8], target: &str) -> Key {
+    let mut making = secret.make();
+    making.part(b"uri").part(host).part(target.as_bytes());
+    making.end()
+}
+
+fn target(uri: &Uri) -> &str {
+    uri.path_and_query().map_or("/", |target| target.as_str())
+}
+
+/// As the application calls it, in lower case.
+pub fn host(headers: &HeaderMap, uri: &Uri) -> Vec<u8> {
+    let header = headers.get(HOST).map(|host| host.as_bytes());
+    let host = uri.authority().map(|authority| authority.as_str().as_bytes()).or(header);
+    host.unwrap_or_default().to_ascii_lowercase()
+}
+
+#[cfg(test)]
+#[path = "key_tests.rs"]
+mod tests;

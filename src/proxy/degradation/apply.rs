@@ -1,0 +1,297 @@
+//! What the modes in force make of a request, before anybody is asked for it.
+//!
+//! The modes of a route apply in its order, as if their actions stood in one list:
+//!
+//! 1. The first that answers is the answer: `serve_stale` where the cache has one, `shed` for its
+//!    classes, `respond`.
+//! 2. Where none does, every reduction applies, the later one over the earlier; of several `use` the
+//!    last counts. Then it goes its usual way.
+//!
+//! A job is not answered by a mode: where one would turn it away, it is parked.
+//!
+//! A mode in shadow is left out, but for counting what it would have done.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::Uri;
+use http::header::HeaderName;
+
+use super::effects::Touched;
+use crate::cache::entry::Stored;
+use crate::clock;
+use crate::live::degradation::episode::{Episode, Touch};
+use crate::policy::sections::model::{Action, Reduction, Respond};
+use crate::proxy::attempt::pending_response::Ready;
+use crate::proxy::caching::lookup;
+use crate::proxy::downstream::error::{Kind, Problem};
+use crate::proxy::request::context::Ask;
+use crate::proxy::response::static_response;
+use crate::resilience::breaker::Mode;
+use crate::snapshot::{Route, RouteMode};
+
+/// RFC 9421: what it covers may not change.
+const SIGNATURE: HeaderName = HeaderName::from_static("signature");
+/// RFC 9530, RFC 3230, RFC 1864.
+const DIGESTS: [HeaderName; 3] = [
+    HeaderName::from_static("content-digest"),
+    HeaderName::from_static("digest"),
+    HeaderName::from_static("content-md5"),
+];
+
+/// A mode that is in force.
+#[derive(Debug)]
+pub struct InForce<'r> {
+    pub of: &'r RouteMode,
+    pub episode: Arc<Episode>,
+}
+
+/// What answers in the place of a provider.
+enum Answer<'r> {
+    Stale(Arc<Stored>),
+    Shed,
+    Respond(&'r Respond),
+}
+
+impl Ask {
+    /// What the modes in force make of it: an answer, or another request, or other providers. Where
+    /// none is in force this is one load.
+    pub fn degraded(&mut self) -> Option<Result<Box<Ready>, Problem>> {
+        if self.route.modes.may_apply(&self.worker.live.modes) { self.degrade() } else { None }
+    }
+
+    /// Some mode that may change it, or answer it, is in force.
+    pub fn is_degraded(&self) -> bool {
+        let acts = |mode: &InForce<'_>| {
+            let mut actions = mode.of.mode.policy.actions.iter();
+            !mode.is_shadow() && actions.any(|action| !matches!(action, Action::Notify(_)))
+        };
+        self.worker.live.modes.in_force() & self.route.modes.mask != 0
+            && in_force(&self.route).iter().any(acts)
+    }
+
+    #[cold]
+    fn degrade(&mut self) -> Option<Result<Box<Ready>, Problem>> {
+        let route = Arc::clone(&self.route);
+        let modes = in_force(&route);
+        for mode in modes.iter().filter(|mode| mode.is_shadow()) {
+            self.shade(mode);
+        }
+        for mode in modes.iter().filter(|mode| !mode.is_shadow()) {
+            let mut actions = mode.of.mode.policy.actions.iter();
+            if let Some(answer) = actions.find_map(|action| self.answers(action)) {
+                return Some(self.answer(mode, answer));
+            }
+        }
+        self.change(&modes);
+        None
+    }
+
+    /// The same for a job that is about to run.
+    ///
+    /// # Errors
+    /// Which mode turns it away, and for how long at least.
+    pub fn degrade_job(&mut self) -> Result<(), (Duration, String)> {
+        let route = Arc::clone(&self.route);
+        let modes = in_force(&route);
+        for mode in modes.iter().filter(|mode| !mode.is_shadow()) {
+            let stands = |action: &Action| match action {
+                Action::Shed(class) => self.is_at_or_below(class),
+                Action::Respond(_) => true,
+                _ => false,
+            };
+            if mode.of.mode.policy.actions.iter().any(stands) {
+                let cell = &mode.of.mode.live;
+                let why = format!("the mode `{}` is in force", cell.name);
+                return Err((cell.earliest_end(clock::now()), why));
+            }
+        }
+        if modes.iter().any(|mode| !mode.is_shadow()) {
+            self.story.touched().held_back = true;
+            self.change(&modes);
+        }
+        Ok(())
+    }
+
+    fn answers<'r>(&self, action: &'r Action) -> Option<Answer<'r>> {
+        match action {
+            Action::ServeStale(within) => lookup::stale(self, *within).map(Answer::Stale),
+            Action::Shed(class) => self.is_at_or_below(class).then_some(Answer::Shed),
+            Action::Respond(respond) => Some(Answer::Respond(respond)),
+            Action::Reduce(_) | Action::Use(_) | Action::Notify(_) => None,
+        }
+    }
+
+    fn is_at_or_below(&self, class: &str) -> bool {
+        let queue = self.route.queue.as_ref();
+        let place = queue.and_then(|queue| queue.policy.class(class));
+        place.is_some_and(|place| self.class >= place)
+    }
+
+    /// What a mode in shadow would have done is counted.
+    fn shade(&self, mode: &InForce<'_>) {
+        let actions = &mode.of.mode.policy.actions;
+        let live = &mode.of.mode.live;
+        if let Some(answer) = actions.iter().find_map(|action| self.answers(action)) {
+            return live.touch(&mode.episode, answer.touch(), true);
+        }
+        let reduces = actions.iter().any(|action| matches!(action, Action::Reduce(_)));
+        if reduces {
+            live.touch(&mode.episode, Touch::Reduce, true);
+        }
+        if mode.of.instead.is_some() {
+            live.touch(&mode.episode, Touch::Use, !reduces);
+        }
+    }
+
+    fn answer(&mut self, mode: &InForce<'_>, answer: Answer<'_>) -> Result<Box<Ready>, Problem> {
+        self.story.touch(mode, answer.touch());
+        let (now, cell) = (clock::now(), &mode.of.mode.live);
+        match answer {
+            Answer::Stale(stored) => {
+                self.note_need(now);
+                Ok(lookup::serve_stale(self, stored))
+            }
+            Answer::Shed => {
+                let (route, mode) = (&self.route.policy.name, &cell.name);
+                let detail = format!(
+                    "route `{route}`: the mode `{mode}` is in force, and turns its class away"
+                );
+                let problem = Problem::new(Kind::Shed, detail);
+                Err(problem.retry_after(Some(cell.earliest_end(now))))
+            }
+            Answer::Respond(respond) => {
+                self.note_need(now);
+                let id = static_response::request_id(&self.headers);
+                let ready =
+                    static_response::ready(respond, &cell.name, &id, cell.earliest_end(now));
+                self.story.touched().request_id = Some(id);
+                Ok(ready)
+            }
+        }
+    }
+
+    /// Every reduction, then the last `use`.
+    fn change(&mut self, modes: &[InForce<'_>]) {
+        let mut instead = None;
+        for mode in modes.iter().filter(|mode| !mode.is_shadow()) {
+            for action in &mode.of.mode.policy.actions {
+                if let Action::Reduce(reduction) = action {
+                    self.story.touch(mode, Touch::Reduce);
+                    self.reduce(reduction);
+                }
+            }
+            instead = mode.of.instead.as_ref().map(|route| (mode, route)).or(instead);
+        }
+        if let Some((mode, route)) = instead {
+            self.story.touch(mode, Touch::Use);
+            self.note_need(clock::now());
+            self.route = Arc::clone(route);
+            // Whoever is asked now may know the model by another name.
+            self.payload.find_model();
+        }
+        self.reduced = self.story.touched.as_ref().is_some_and(|touched| !touched.by.is_empty());
+    }
+
+    fn reduce(&mut self, reduction: &Reduction) {
+        let Reduction { rewrite, models, set_headers, remove_headers } = reduction;
+        for name in remove_headers {
+            self.headers.remove(name);
+        }
+        for (name, value) in set_headers {
+            self.headers.insert(name.clone(), value.clone());
+        }
+        if let Some((pattern, to)) = &rewrite.path {
+            self.asked_uri.get_or_insert_with(|| Box::new(self.uri.clone()));
+            self.uri = with_path(&self.uri, &pattern.replace(self.uri.path(), to.as_str()));
+        }
+        if (!rewrite.changes_body() && models.is_empty()) || self.payload.is_empty() {
+            return;
+        }
+        if !self.headers.contains_key(SIGNATURE) && self.payload.reduce(models, rewrite) {
+            self.estimate_tokens();
+            // Of the body as it was.
+            DIGESTS.iter().for_each(|name| drop(self.headers.remove(name)));
+        } else {
+            self.story.touched().body_left = true;
+        }
+    }
+
+    /// Notes whether anybody of the route's own could be asked now.
+    fn note_need(&mut self, now: Instant) {
+        let model = self.payload.model();
+        let mut candidates = self.route.tiers.iter().flat_map(|tier| &tier.candidates);
+        let in_need = candidates.all(|candidate| {
+            let circuit = candidate.address.circuit(&candidate.provider.policy, model);
+            candidate.provider.live.is_drained(now)
+                || circuit.breaker.as_ref().is_some_and(|breaker| breaker.is_shut(now))
+                || circuit.holds.iter().all(|hold| hold.check(now).is_err())
+        });
+        self.story.touched().in_need = in_need;
+    }
+}
+
+impl InForce<'_> {
+    fn is_shadow(&self) -> bool {
+        self.of.mode.policy.mode == Mode::Shadow
+    }
+}
+
+impl Answer<'_> {
+    fn touch(&self) -> Touch {
+        match self {
+            Answer::Stale(_) => Touch::ServeStale,
+            Answer::Shed => Touch::Shed,
+            Answer::Respond(_) => Touch::Respond,
+        }
+    }
+}
+
+impl Touched {
+    /// What was done to a request, by a mode.
+    fn has(&self, mode: &InForce<'_>, what: Option<Touch>) -> bool {
+        let cell = &mode.of.mode.live;
+        self.by.iter().any(|(known, _, done)| {
+            Arc::ptr_eq(known, cell) && what.is_none_or(|what| what == *done)
+        })
+    }
+
+    /// Notes and counts that a mode does something to it.
+    pub fn note(&mut self, mode: &InForce<'_>, what: Touch) {
+        if !self.has(mode, Some(what)) {
+            let cell = &mode.of.mode.live;
+            if !self.held_back {
+                cell.touch(&mode.episode, what, !self.has(mode, None));
+            }
+            self.by.push((Arc::clone(cell), Arc::clone(&mode.episode), what));
+        }
+    }
+}
+
+fn in_force(route: &Route) -> Vec<InForce<'_>> {
+    let episode = |of: &RouteMode| of.mode.live.is_in_force().then(|| of.mode.live.episode())?;
+    route.modes.all.iter().filter_map(|of| Some(InForce { episode: episode(of)?, of })).collect()
+}
+
+/// Another path, the same query; as it was, where that would be none.
+fn with_path(uri: &Uri, path: &str) -> Uri {
+    let slash = if path.starts_with('/') { "" } else { "/" };
+    let mark = if path.contains('?') { '&' } else { '?' };
+    let query = uri.query().map(|query| format!("{mark}{query}")).unwrap_or_default();
+    Uri::try_from(format!("{slash}{path}{query}")).unwrap_or_else(|_| uri.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_path_keeps_the_query() {
+        let path =
+            |uri: &str, path: &str| with_path(&uri.parse().expect("a URI"), path).to_string();
+        assert_eq!(path("/v1/chat?x=1", "/v1/small"), "/v1/small?x=1");
+        assert_eq!(path("/v1/chat?x=1", "/v2?tier=small"), "/v2?tier=small&x=1");
+        assert_eq!(path("/v1/chat", "v2"), "/v2");
+        assert_eq!(path("/v1/chat", "/a b"), "/v1/chat");
+    }
+}

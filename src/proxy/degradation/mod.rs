@@ -1,0 +1,4 @@
+//! Degradation modes applied to a request.
+
+pub mod apply;
+pub mod effects;

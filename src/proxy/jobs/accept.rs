@@ -1,0 +1,234 @@
+//! A request becomes a job: written down first, then said to be taken (RFC 7240, RFC 9110 15.3.3).
+//!
+//! No promise before it is kept: the 202 goes out after the commit. What is written holds no
+//! credential; of those that the application gave, a keyed hash stays, so that only who made a job
+//! may ask for it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hmac::{Hmac, Mac};
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION, RETRY_AFTER};
+use http::{Response, StatusCode};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use super::preference::{PREFER, Wish};
+use super::status;
+use crate::clock;
+use crate::proxy::access_log::record::End;
+use crate::proxy::downstream::error::{Kind, Problem};
+use crate::proxy::request::context::{Ask, IDEMPOTENCY_KEY};
+use crate::proxy::request::headers;
+use crate::proxy::response::body::ResBody;
+use crate::snapshot::Queue;
+use crate::store::{
+    Accepted, Failure, Full, JobId, Key, Limits, Millis, NewJob, Principal, Request, State, Store,
+};
+
+pub const OURS: &str = "/.outrigger/jobs/";
+const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
+/// When a caller may ask again for what is not done yet.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// When there may be room for another job.
+const FULL: Duration = Duration::from_secs(10);
+
+impl Ask {
+    /// Takes the request as a job, and answers.
+    pub async fn become_job(mut self, wish: Box<Wish>, store: Store) -> Response<ResBody> {
+        let wait = wish.wait;
+        let preferred = wish.preferred;
+        let mut response = match self.taken(*wish, &store, wait).await {
+            Ok(response) => response,
+            Err(problem) => {
+                let name = problem.kind.name();
+                self.ends(problem.kind.status(), End::Refused(name), 0);
+                return problem.into_response();
+            }
+        };
+        if preferred && let Some(applied) = applied(response.status(), wait) {
+            response.headers_mut().insert(PREFERENCE_APPLIED, applied);
+        }
+        let size = http_body::Body::size_hint(response.body()).exact().unwrap_or(0);
+        self.ends(response.status(), End::Answered, size);
+        response
+    }
+
+    fn ends(&mut self, status: StatusCode, end: End, bytes_out: u64) {
+        self.story.bytes_in = self.payload.len();
+        self.story.bytes_out = bytes_out;
+        self.story.status = status.as_u16();
+        self.story.finish(end);
+    }
+
+    async fn taken(
+        &mut self,
+        wish: Wish,
+        store: &Store,
+        wait: Option<Duration>,
+    ) -> Result<Response<ResBody>, Problem> {
+        let route = Arc::clone(&self.route);
+        let Some(queue) = &route.queue else {
+            return Err(Problem::new(Kind::NoStore, "its route has no queue"));
+        };
+        let job = Arc::new(self.job(wish, queue, store)?);
+        let (id, principal) = (job.id, job.principal);
+        let over = wait.map(|_| store.watch(id));
+        let now = Millis::of(clock::wall());
+        let limits = &queue.policy.durable;
+        let limits = Limits { jobs: limits.max_jobs, bytes: limits.max_bytes };
+        let accepted = store.accept(job, limits, now).await.map_err(|failure| lost(&failure))?;
+        self.story.job = match &accepted {
+            Accepted::New => Some(id),
+            Accepted::Known(known, _) => Some(*known),
+            Accepted::OtherRequest | Accepted::Full(_) => None,
+        };
+        match accepted {
+            Accepted::New => {
+                if let (Some(wait), Some(over)) = (wait, over)
+                    && tokio::time::timeout(wait, over).await.is_ok()
+                {
+                    return status::told(store, id, principal).await;
+                }
+                Ok(pending(id, State::Ready))
+            }
+            Accepted::Known(id, state) => again(store, id, state, principal).await,
+            Accepted::OtherRequest => Err(Problem::new(
+                Kind::KeyReused,
+                "it came before with another method, path or body (give each request a key of its own)",
+            )),
+            Accepted::Full(full) => {
+                let name = &queue.policy.name;
+                let detail = match full {
+                    Full::Jobs(jobs) => format!("queue `{name}` has {jobs} jobs (its max_jobs)"),
+                    Full::Bytes(bytes) => {
+                        format!("queue `{name}` has {bytes} bytes of jobs (its max_bytes)")
+                    }
+                };
+                Err(Problem::new(Kind::JobsFull, detail).retry_after(Some(FULL)))
+            }
+        }
+    }
+
+    /// What is written down.
+    fn job(&self, wish: Wish, queue: &Queue, store: &Store) -> Result<NewJob, Problem> {
+        let body = self.payload.whole().ok_or_else(|| self.not_whole())?;
+        let now = Millis::of(clock::wall());
+        let chance = clock::secret().map_err(|error| {
+            Problem::new(Kind::NoStore, format!("the system gave no random number: {error}"))
+        })?;
+        let uri = self.uri.path_and_query().map_or("/", |uri| uri.as_str()).to_owned();
+        let method = self.method.as_str().to_owned();
+        let key = self.headers.get(IDEMPOTENCY_KEY).map(|key| Key {
+            text: String::from_utf8_lossy(key.as_bytes()).into_owned(),
+            fingerprint: fingerprint(&method, &uri, &body),
+        });
+        let class = queue.policy.classes.get(self.class).map(|class| class.name.clone());
+        let durable = &queue.policy.durable;
+        Ok(NewJob {
+            id: JobId::new(now, chance),
+            queue: queue.policy.name.clone(),
+            route: self.route.policy.name.clone(),
+            class: class.unwrap_or_default(),
+            flow: wish.flow,
+            principal: principal(store, &self.headers),
+            key,
+            request: Request { method, uri, headers: kept(&self.headers), body },
+            callback: wish.callback,
+            expires: now.after(durable.expire),
+            keep: durable.keep_result,
+        })
+    }
+
+    fn not_whole(&self) -> Problem {
+        match self.story.once {
+            Some("buffers_full") => {
+                Problem::new(Kind::NoStore, "server.buffered is full").retry_after(Some(LOOK_AGAIN))
+            }
+            Some("trailers") => Problem::new(Kind::BadRequest, "a job's body has no trailers"),
+            _ => {
+                let (name, most) = (&self.route.policy.name, self.route.policy.replay);
+                let detail = format!("route `{name}` keeps {most} bytes (its `replay`)");
+                Problem::new(Kind::JobTooLarge, detail)
+            }
+        }
+    }
+}
+
+/// What came before with the same key.
+async fn again(
+    store: &Store,
+    id: JobId,
+    state: Option<State>,
+    principal: Principal,
+) -> Result<Response<ResBody>, Problem> {
+    match state {
+        Some(state @ (State::Ready | State::RetryWait)) => Ok(pending(id, state)),
+        Some(State::Leased) => {
+            let detail = format!("ask for it at {OURS}{id}");
+            Err(Problem::new(Kind::JobRunning, detail).retry_after(Some(LOOK_AGAIN)))
+        }
+        _ => status::told(store, id, principal).await,
+    }
+}
+
+/// It is taken, and not done yet.
+pub fn pending(id: JobId, state: State) -> Response<ResBody> {
+    let location = format!("{OURS}{id}");
+    let text = json!({ "id": id.to_string(), "state": state.as_str(), "location": location });
+    let mut response = Response::new(ResBody::full(Bytes::from(text.to_string())));
+    *response.status_mut() = StatusCode::ACCEPTED;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(RETRY_AFTER, HeaderValue::from(LOOK_AGAIN.as_secs()));
+    if let Ok(location) = HeaderValue::try_from(location) {
+        headers.insert(LOCATION, location);
+    }
+    response
+}
+
+fn applied(status: StatusCode, wait: Option<Duration>) -> Option<HeaderValue> {
+    match (status, wait) {
+        (StatusCode::ACCEPTED, _) => Some(HeaderValue::from_static("respond-async")),
+        (_, Some(wait)) => HeaderValue::try_from(format!("wait={}", wait.as_secs())).ok(),
+        (_, None) => None,
+    }
+}
+
+/// Why the store did not take it, or did not answer.
+pub fn lost(failure: &Failure) -> Problem {
+    Problem::new(Kind::NoStore, failure.to_string()).retry_after(Some(FULL))
+}
+
+/// Whose job it is: who has no credential is nobody in particular.
+pub fn principal(store: &Store, headers: &HeaderMap) -> Principal {
+    // A key of any length is one (RFC 2104).
+    let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(store.principal_key()) else {
+        return Principal::default();
+    };
+    headers::each_credential(headers, |name, value| {
+        mac.update(name.as_str().as_bytes());
+        mac.update(&[0]);
+        mac.update(&(value.len() as u64).to_be_bytes());
+        mac.update(value.as_bytes());
+    });
+    mac.finalize().into_bytes().into()
+}
+
+fn fingerprint(method: &str, uri: &str, body: &[u8]) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    for part in [method.as_bytes(), uri.as_bytes(), body] {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    hash.finalize().into()
+}
+
+/// Lines of the headers that go with a job: none that is a credential, or of this hop.
+fn kept(headers: &HeaderMap) -> Vec<u8> {
+    let goes = |name: &HeaderName| {
+        !headers::CREDENTIALS.contains(name) && !headers::FRAMES.contains(name) && *name != PREFER
+    };
+    headers::lines(headers.iter().filter(|(name, _)| goes(name)))
+}

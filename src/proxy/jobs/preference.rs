@@ -1,0 +1,169 @@
+//! What a request asks of the durable lane: to become a job, how long to be waited for, where its
+//! result goes.
+
+use std::time::Duration;
+
+use http::header::{HeaderMap, HeaderName};
+
+use crate::policy::sections::model::{Accept, PostTo};
+use crate::proxy::downstream::error::{Kind, Problem};
+use crate::proxy::request::overrides::Overrides;
+use crate::snapshot::{Queue, Route};
+
+pub const PREFER: HeaderName = HeaderName::from_static("prefer");
+/// A connection is not kept open for longer, whatever is preferred.
+pub const LONGEST_WAIT: Duration = Duration::from_secs(60);
+const KEY_LENGTH: usize = 255;
+
+/// A request that is to become a job.
+#[derive(Debug)]
+pub struct Wish {
+    /// It preferred so; else its queue says so.
+    pub preferred: bool,
+    /// Answer with the result, if it is there so soon.
+    pub wait: Option<Duration>,
+    pub callback: Option<String>,
+    /// What its flow is told by.
+    pub flow: Vec<u8>,
+}
+
+/// The preferences that concern us (RFC 7240).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Preferences {
+    pub respond_async: bool,
+    pub wait: Option<Duration>,
+}
+
+impl Wish {
+    /// `None` where the request is to be answered at once.
+    ///
+    /// # Errors
+    /// When what it wants cannot be followed.
+    pub fn read(
+        headers: &HeaderMap,
+        route: &Route,
+        overrides: &mut Overrides,
+        can_keep: bool,
+    ) -> Result<Option<Box<Wish>>, Problem> {
+        let callback = overrides.callback.take();
+        let queue = route.queue.as_ref().filter(|_| route.policy.durable);
+        let Some(queue) = queue else { return no_job(route, callback.as_deref()) };
+        let always = queue.policy.durable.accept == Accept::Always;
+        if !always && callback.is_none() && !headers.contains_key(PREFER) {
+            return Ok(None);
+        }
+        let preferences = Preferences::read(headers)?;
+        if !always && !preferences.respond_async {
+            return no_job(route, callback.as_deref());
+        }
+        if !can_keep && !always && callback.is_none() {
+            // A preference may be passed over (RFC 7240, 2); the answer does not say it was applied.
+            return Ok(None);
+        }
+        if !can_keep {
+            let detail = "this sidecar keeps no jobs (run it with --data DIR)";
+            return Err(Problem::new(Kind::NoStore, detail));
+        }
+        if let Some(url) = &callback {
+            may_be_posted(url, queue)?;
+        }
+        let key = headers.get(crate::proxy::request::context::IDEMPOTENCY_KEY);
+        if key.is_some_and(|key| key.is_empty() || key.len() > KEY_LENGTH) {
+            let detail = format!("Idempotency-Key: expected 1 to {KEY_LENGTH} characters");
+            return Err(Problem::new(Kind::BadRequest, detail));
+        }
+        let flow = queue.policy.flow.as_ref().and_then(|name| headers.get(name));
+        Ok(Some(Box::new(Wish {
+            preferred: preferences.respond_async,
+            wait: preferences.wait,
+            callback,
+            flow: flow.map_or_else(Vec::new, |value| value.as_bytes().to_vec()),
+        })))
+    }
+}
+
+/// A result can only be posted of what becomes a job.
+fn no_job(route: &Route, callback: Option<&str>) -> Result<Option<Box<Wish>>, Problem> {
+    if callback.is_none() {
+        return Ok(None);
+    }
+    let name = &route.policy.name;
+    let detail = match route.policy.durable {
+        true => "x-outrigger-callback: the request is no job (send `Prefer: respond-async`)".into(),
+        false => format!("x-outrigger-callback: route `{name}` takes no jobs"),
+    };
+    Err(Problem::new(Kind::BadOverride, detail))
+}
+
+fn may_be_posted(url: &str, queue: &Queue) -> Result<(), Problem> {
+    let allow = &queue.policy.durable.callback;
+    let to = PostTo::read(url).map_err(|why| Problem::new(Kind::BadCallback, why))?;
+    if allow.iter().any(|allowed| allowed.allows(&to)) {
+        return Ok(());
+    }
+    let name = &queue.policy.name;
+    let detail = match allow.is_empty() {
+        true => format!("queue `{name}` allows no callback (its durable.callback.allow would)"),
+        false => format!("queue `{name}` allows none to that URL (see its durable.callback.allow)"),
+    };
+    Err(Problem::new(Kind::BadCallback, detail))
+}
+
+impl Preferences {
+    /// Others are none of ours, and pass; of one that is given twice the first counts.
+    ///
+    /// # Errors
+    /// When `wait` is no number of seconds.
+    pub fn read(headers: &HeaderMap) -> Result<Preferences, Problem> {
+        let mut found = Preferences::default();
+        let lines = headers.get_all(PREFER).iter().filter_map(|line| line.to_str().ok());
+        for preference in lines.flat_map(|line| line.split(',')) {
+            let preference = preference.split(';').next().unwrap_or_default();
+            let (name, value) = preference.split_once('=').unwrap_or((preference, ""));
+            let (name, value) = (name.trim(), value.trim().trim_matches('"'));
+            if name.eq_ignore_ascii_case("respond-async") {
+                found.respond_async = true;
+            } else if name.eq_ignore_ascii_case("wait") && found.wait.is_none() {
+                let seconds = value.parse::<u32>().map_err(|_| {
+                    let detail = format!(
+                        "Prefer: wait=`{value}` is no number of seconds (expected one, like `respond-async, wait=10`)"
+                    );
+                    Problem::new(Kind::BadPrefer, detail)
+                })?;
+                found.wait = Some(Duration::from_secs(u64::from(seconds)).min(LONGEST_WAIT));
+            }
+        }
+        Ok(found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    fn read(lines: &[&'static str]) -> Result<Preferences, Kind> {
+        let mut headers = HeaderMap::new();
+        for line in lines {
+            headers.append(PREFER, HeaderValue::from_static(line));
+        }
+        Preferences::read(&headers).map_err(|problem| problem.kind)
+    }
+
+    #[test]
+    fn preferences_are_read_as_rfc_7240_writes_them() {
+        let wait = |seconds| Some(Duration::from_secs(seconds));
+        let both = Ok(Preferences { respond_async: true, wait: wait(10) });
+        assert_eq!(read(&["respond-async, wait=10"]), both);
+        assert_eq!(read(&["Respond-Async; foo=\"bar\"", "wait=\"10\", wait=20"]), both);
+        assert_eq!(read(&["return=minimal"]), Ok(Preferences::default()));
+        assert_eq!(read(&["wait=100000"]).map(|p| p.wait), Ok(Some(LONGEST_WAIT)));
+    }
+
+    #[test]
+    fn a_wait_that_is_no_number_is_refused() {
+        for line in ["wait=soon", "respond-async, wait", "wait=-1", "wait=1.5"] {
+            assert_eq!(read(&[line]), Err(Kind::BadPrefer), "{line}");
+        }
+    }
+}

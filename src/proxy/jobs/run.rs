@@ -1,0 +1,199 @@
+//! One delivery of a job: the same admission and the same attempts as any request.
+//!
+//! Admission and run are apart, because a run is written down before it begins: whoever is admitted
+//! holds its place at the provider while that is done. What cannot be admitted was not begun, so
+//! it costs the job nothing (QUEUE.md "park").
+
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Method, Uri};
+use http_body_util::BodyExt;
+
+use crate::clock;
+use crate::proxy::access_log::record::Story;
+use crate::proxy::attempt::content_type;
+use crate::proxy::attempt::select::Pick;
+use crate::proxy::downstream::error::Problem;
+use crate::proxy::downstream::worker::Worker;
+use crate::proxy::handler::{attempts, finish};
+use crate::proxy::request::body::Payload;
+use crate::proxy::request::context::{Ask, IDEMPOTENCY_KEY};
+use crate::proxy::request::headers;
+use crate::proxy::response::body::ResBody;
+use crate::resilience::outcome::Class;
+use crate::snapshot::{Queue, Route};
+use crate::store::{Answer, Task};
+
+/// How long nobody is asked where nobody says for how long.
+const A_WHILE: Duration = Duration::from_secs(1);
+
+/// A job that a provider has room for.
+#[derive(Debug)]
+pub struct Admitted {
+    ask: Box<Ask>,
+    pick: Box<Pick>,
+}
+
+/// Why a job was not begun.
+#[derive(Debug)]
+pub enum Blocked {
+    /// There is no room now.
+    For(Duration, String),
+    /// It never can be.
+    Never(String),
+}
+
+/// What came of a run.
+#[derive(Debug)]
+pub enum Outcome {
+    /// An answer that another run would not better.
+    Answered(Answer),
+    /// No provider took it: it was no run. When to come back, where somebody said so.
+    NotTaken(Option<Duration>, String),
+    Failed(String),
+    /// It fails whenever it is run.
+    Refused(String),
+}
+
+/// Waits in the lane for a provider with room, for as long as its queue allows.
+///
+/// # Errors
+/// When there is none.
+pub fn admit(
+    worker: &Rc<Worker>,
+    route: &Arc<Route>,
+    queue: &Queue,
+    class: usize,
+    task: Task,
+) -> Pin<Box<dyn Future<Output = Result<Box<Admitted>, Blocked>>>> {
+    let made = ask(worker, route, queue, class, task);
+    Box::pin(async move {
+        let mut ask = made?;
+        ask.degrade_job().map_err(|(rest, why)| Blocked::For(rest, why))?;
+        let route = Arc::clone(&ask.route);
+        route.live.first(ask.payload.taken());
+        match ask.next(&route, None).await {
+            Ok(pick) => Ok(Box::new(Admitted { ask, pick })),
+            Err(stop) => {
+                let rest = stop.retry_after.unwrap_or(A_WHILE);
+                Err(Blocked::For(rest, stop.problem(&route).to_string()))
+            }
+        }
+    })
+}
+
+fn ask(
+    worker: &Rc<Worker>,
+    route: &Arc<Route>,
+    queue: &Queue,
+    class: usize,
+    task: Task,
+) -> Result<Box<Ask>, Blocked> {
+    let never = |what: &str| Blocked::Never(format!("its {what} cannot be read from the store"));
+    let method = Method::from_bytes(task.request.method.as_bytes());
+    let method = method.map_err(|_| never("method"))?;
+    let uri = Uri::try_from(task.request.uri.as_str()).map_err(|_| never("path"))?;
+    let mut headers = headers::of_lines(&task.request.headers);
+    if !headers.contains_key(IDEMPOTENCY_KEY)
+        && let Ok(key) = HeaderValue::try_from(task.id.to_string())
+    {
+        headers.insert(IDEMPOTENCY_KEY, key);
+    }
+    let body = task.request.body;
+    let mut room = worker.live.buffers.reservation();
+    if !room.grow(body.len() as u64) {
+        return Err(Blocked::For(A_WHILE, "server.buffered is full".to_owned()));
+    }
+    let client = worker.clients.aside();
+    let now = clock::now();
+    let mut story =
+        Story::new(worker, &client, Some(Arc::clone(route)), method.clone(), uri.clone(), now);
+    story.job = Some(task.id);
+    story.hush();
+    let payload = Payload::of(body, room, route.reads_body);
+    let mut ask = Ask::new((worker, &client), route, story, (method, uri, headers));
+    ask.has(payload);
+    ask.deadline = now + queue.policy.max_wait.max(route.policy.timeout);
+    (ask.class, ask.flow) = (class, queue.live.flow(&task.flow));
+    ask.is_job = true;
+    Ok(ask)
+}
+
+/// What kind of answer it is, as its headers say.
+pub fn content_type(answer: &Answer) -> Option<String> {
+    let headers = headers::of_lines(&answer.headers);
+    headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).map(str::to_owned)
+}
+
+impl Admitted {
+    /// Runs it. Of the answer's body at most so much is kept.
+    pub async fn run(self, max_result: u64) -> Outcome {
+        let Admitted { mut ask, pick } = self;
+        let route = Arc::clone(&ask.route);
+        let now = clock::now();
+        ask.story.begins(now);
+        if let Some(touched) = &mut ask.story.touched {
+            touched.count();
+        }
+        ask.deadline = now + route.policy.timeout;
+        let outcome = Box::pin(attempts(&mut ask, &route, pick)).await;
+        ask.sample(&outcome);
+        let told = ask.story.attempts.last();
+        let class = told.map_or(Class::Failure, |told| told.class);
+        let to = told.map(|told| told.to.key.to_string()).unwrap_or_default();
+        let refused = outcome.as_ref().err().map(Problem::to_string);
+        let (head, body) = finish(ask, outcome).into_parts();
+        if let Some(why) = refused {
+            return failed(class, why);
+        }
+        let retry_after = content_type::retry_after(&head.headers, clock::wall);
+        let (body, cut) = match whole(body, max_result).await {
+            Ok(body) => body,
+            Err(why) => return Outcome::Failed(format!("{to}: {why}")),
+        };
+        let status = head.status.as_u16();
+        match class {
+            Class::Throttled => {
+                Outcome::NotTaken(retry_after.or(Some(A_WHILE)), format!("{to} answered {status}"))
+            }
+            Class::Unsent | Class::Failure | Class::Credential => {
+                Outcome::Failed(format!("{to} answered {status}"))
+            }
+            Class::Success | Class::TooLarge | Class::Ignored => {
+                let headers = headers::lines(head.headers.iter().filter(|(name, _)| {
+                    // Whoever hands the result out frames it anew.
+                    !headers::FRAMES.contains(name)
+                }));
+                Outcome::Answered(Answer { status, headers, body, cut })
+            }
+        }
+    }
+}
+
+fn failed(class: Class, why: String) -> Outcome {
+    match class {
+        Class::Unsent => Outcome::NotTaken(None, why),
+        Class::Ignored => Outcome::Refused(why),
+        _ => Outcome::Failed(why),
+    }
+}
+
+/// The body up to a bound, and whether it is longer.
+async fn whole(mut body: ResBody, most: u64) -> Result<(Bytes, bool), String> {
+    let mut kept = BytesMut::new();
+    let mut cut = false;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| error.to_string())?;
+        let Some(data) = frame.data_ref() else { continue };
+        let room = usize::try_from(most).unwrap_or(usize::MAX).saturating_sub(kept.len());
+        kept.extend_from_slice(&data[..data.len().min(room)]);
+        cut |= data.len() > room;
+    }
+    Ok((kept.freeze(), cut))
+}

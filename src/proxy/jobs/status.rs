@@ -1,0 +1,136 @@
+//! `/.outrigger/jobs/{id}` on the listener: what became of a job, for whoever made it.
+//!
+//! `GET` gives its answer as the provider gave it, 202 while there is none; with `Prefer: wait=N` it
+//! waits for that. `DELETE` cancels it. Another's job is as unknown as none.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::{Method, Response, StatusCode};
+
+use super::accept::{OURS, lost, pending, principal};
+use super::preference::Preferences;
+use crate::clock;
+use crate::proxy::downstream::error::{Kind, Problem};
+use crate::proxy::request::headers;
+use crate::proxy::response::body::ResBody;
+use crate::store::{Answer, JobId, Millis, Principal, Shown, State, Store};
+
+const JOB: HeaderName = HeaderName::from_static("outrigger-job");
+const CUT: HeaderName = HeaderName::from_static("outrigger-cut");
+
+/// Answers for a path of ours.
+///
+/// # Errors
+/// The answer, where it is a problem.
+pub async fn ours(
+    store: Option<&Store>,
+    method: &Method,
+    path: &str,
+    headers: &HeaderMap,
+) -> Result<Response<ResBody>, Problem> {
+    let nothing = || Problem::new(Kind::Ours, format!("nothing is at {path}"));
+    let id = path.strip_prefix(OURS).ok_or_else(nothing)?;
+    let id: JobId = id.parse().map_err(|error| Problem::new(Kind::NoJob, error))?;
+    let store = store.ok_or_else(|| unknown(id))?;
+    let principal = principal(store, headers);
+    match *method {
+        Method::GET | Method::HEAD => {
+            if let Some(wait) = Preferences::read(headers)?.wait {
+                wait_for(store, id, principal, wait).await?;
+            }
+            told(store, id, principal).await
+        }
+        Method::DELETE => cancel(store, id, principal).await,
+        _ => Err(Problem::new(Kind::Ours, format!("{method} {path} (expected GET or DELETE)"))),
+    }
+}
+
+fn unknown(id: JobId) -> Problem {
+    let detail = format!("{id} (results are kept for the queue's durable.keep_result)");
+    Problem::new(Kind::NoJob, detail)
+}
+
+async fn find(store: &Store, id: JobId, principal: Principal) -> Result<Shown, Problem> {
+    let job = store.job(id).await.map_err(|failure| lost(&failure))?;
+    job.filter(|job| job.principal == principal).ok_or_else(|| unknown(id))
+}
+
+async fn wait_for(
+    store: &Store,
+    id: JobId,
+    principal: Principal,
+    wait: Duration,
+) -> Result<(), Problem> {
+    let over = store.watch(id);
+    let job = find(store, id, principal).await;
+    if job.as_ref().is_ok_and(|job| !job.state.is_final()) {
+        let _ = tokio::time::timeout(wait, over).await;
+    }
+    job.map(|_| ())
+}
+
+/// Where a job stands, to whoever made it.
+///
+/// # Errors
+/// The answer, where it is a problem.
+pub async fn told(
+    store: &Store,
+    id: JobId,
+    principal: Principal,
+) -> Result<Response<ResBody>, Problem> {
+    let job = find(store, id, principal).await?;
+    let last = || job.error.clone().unwrap_or_else(|| "it says nothing".to_owned());
+    match job.state {
+        State::Done => {
+            let answer = store.answer(job.seq).await.map_err(|failure| lost(&failure))?;
+            answer.map(|answer| stored(id, answer)).ok_or_else(|| unknown(id))
+        }
+        State::Dead => Err(Problem::new(Kind::JobFailed, format!("{id}: {}", last()))),
+        State::Expired => Err(Problem::new(
+            Kind::JobExpired,
+            format!("{id} (the queue's durable.expire), last: {}", last()),
+        )),
+        State::Cancelled => Err(Problem::new(Kind::JobCancelled, id.to_string())),
+        state @ (State::Ready | State::RetryWait | State::Leased) => Ok(pending(id, state)),
+    }
+}
+
+/// The provider's answer, as it was.
+fn stored(id: JobId, answer: Answer) -> Response<ResBody> {
+    let mut response = Response::new(ResBody::full(answer.body));
+    *response.status_mut() = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::OK);
+    *response.headers_mut() = headers::of_lines(&answer.headers);
+    if let Ok(id) = HeaderValue::try_from(id.to_string()) {
+        response.headers_mut().insert(JOB, id);
+    }
+    if answer.cut {
+        // Whoever reads on must not take it for the whole.
+        response.headers_mut().insert(CUT, HeaderValue::from_static("max_result"));
+    }
+    response
+}
+
+async fn cancel(
+    store: &Store,
+    id: JobId,
+    principal: Principal,
+) -> Result<Response<ResBody>, Problem> {
+    let now = Millis::of(clock::wall());
+    let stood = store.cancel(id, Some(principal), now).await.map_err(|failure| lost(&failure))?;
+    match stood {
+        None => Err(unknown(id)),
+        Some(State::Cancelled) => Ok(no_content()),
+        Some(state) if state.is_final() => {
+            Err(Problem::new(Kind::JobOver, format!("{id} is {}", state.as_str())))
+        }
+        Some(_) => Ok(no_content()),
+    }
+}
+
+fn no_content() -> Response<ResBody> {
+    let mut response = Response::new(ResBody::full(Bytes::new()));
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response
+}

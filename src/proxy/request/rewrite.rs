@@ -1,0 +1,240 @@
+//! What a provider wants to be different: the model's name, values in the JSON body, the path.
+//!
+//! A body is spliced, never parsed and written again: whatever is not named stays byte for byte as
+//! the application sent it.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::ops::Range;
+
+use bytes::Bytes;
+use http::Uri;
+use http::uri::PathAndQuery;
+use serde::Deserialize;
+use serde::de::{MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+
+use crate::json::pointer::Pointer;
+use crate::policy::sections::model::{Rewrite, Url};
+
+/// The body is no JSON in which the policy's pointers could be followed.
+#[derive(Debug, PartialEq, Eq)]
+pub struct NotJson;
+
+/// The body with another model's name, if it is one of these (`models`: from, to).
+pub fn model(
+    body: &Bytes,
+    at: Option<&Range<usize>>,
+    name: Option<&str>,
+    models: &[(String, String)],
+) -> Bytes {
+    let (Some(at), Some(name)) = (at, name) else { return body.clone() };
+    let Some((_, theirs)) = models.iter().find(|(ours, _)| ours == name) else {
+        return body.clone();
+    };
+    let mut out = Vec::with_capacity(body.len() + theirs.len() + 16);
+    out.extend_from_slice(&body[..at.start]);
+    if serde_json::to_writer(&mut out, theirs).is_err() {
+        return body.clone();
+    }
+    out.extend_from_slice(&body[at.end..]);
+    out.into()
+}
+
+/// The body with the policy's values set and removed.
+///
+/// # Errors
+/// When the body is no JSON object or array where a pointer goes through it.
+pub fn body(body: &Bytes, rewrite: &Rewrite) -> Result<Bytes, NotJson> {
+    if !rewrite.changes_body() {
+        return Ok(body.clone());
+    }
+    let mut text = Cow::Borrowed(std::str::from_utf8(body).map_err(|_| NotJson)?);
+    for (pointer, value) in &rewrite.set {
+        text = Cow::Owned(put(&text, pointer, Some(value))?);
+    }
+    for pointer in &rewrite.remove {
+        text = Cow::Owned(put(&text, pointer, None)?);
+    }
+    Ok(Bytes::from(text.into_owned()))
+}
+
+fn put(text: &str, pointer: &Pointer, value: Option<&str>) -> Result<String, NotJson> {
+    let raw: &RawValue = serde_json::from_str(text).map_err(|_| NotJson)?;
+    let mut out = String::with_capacity(text.len() + 64);
+    write_changed(&mut out, raw.get(), pointer.tokens(), value)?;
+    Ok(out)
+}
+
+/// Writes `text` with the value at `path` replaced, made, or (`None`) left out.
+fn write_changed(
+    out: &mut String,
+    text: &str,
+    path: &[String],
+    value: Option<&str>,
+) -> Result<(), NotJson> {
+    let Some((token, rest)) = path.split_first() else {
+        out.push_str(value.unwrap_or("null"));
+        return Ok(());
+    };
+    match serde_json::from_str(text).map_err(|_| NotJson)? {
+        Shape::Object(pairs) => write_object(out, &pairs, token, rest, value),
+        Shape::Array(items) => write_array(out, &items, token, rest, value),
+        Shape::Other => Err(NotJson),
+    }
+}
+
+fn write_object(
+    out: &mut String,
+    pairs: &[(Cow<'_, str>, &RawValue)],
+    token: &str,
+    rest: &[String],
+    value: Option<&str>,
+) -> Result<(), NotJson> {
+    out.push('{');
+    let mut first = true;
+    let mut key = |out: &mut String, key: &str| {
+        if !std::mem::take(&mut first) {
+            out.push(',');
+        }
+        out.push_str(&serde_json::Value::from(key).to_string());
+        out.push(':');
+    };
+    for (name, raw) in pairs {
+        if name != token {
+            key(out, name);
+            out.push_str(raw.get());
+        } else if !(rest.is_empty() && value.is_none()) {
+            key(out, name);
+            write_changed(out, raw.get(), rest, value)?;
+        }
+    }
+    if let Some(value) = value.filter(|_| !pairs.iter().any(|(name, _)| name == token)) {
+        key(out, token);
+        write_changed(out, "{}", rest, Some(value))?;
+    }
+    out.push('}');
+    Ok(())
+}
+
+fn write_array(
+    out: &mut String,
+    items: &[&RawValue],
+    token: &str,
+    rest: &[String],
+    value: Option<&str>,
+) -> Result<(), NotJson> {
+    let index = token.parse::<usize>().ok();
+    out.push('[');
+    let mut first = true;
+    for (i, item) in items.iter().enumerate() {
+        let here = index == Some(i);
+        if here && rest.is_empty() && value.is_none() {
+            continue;
+        }
+        if !std::mem::take(&mut first) {
+            out.push(',');
+        }
+        if here {
+            write_changed(out, item.get(), rest, value)?;
+        } else {
+            out.push_str(item.get());
+        }
+    }
+    out.push(']');
+    Ok(())
+}
+
+/// One level of a document, its values as they stand.
+enum Shape<'a> {
+    Object(Vec<(Cow<'a, str>, &'a RawValue)>),
+    Array(Vec<&'a RawValue>),
+    Other,
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Shape<'a> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Level;
+        impl<'de> Visitor<'de> for Level {
+            type Value = Shape<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON object or array")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Shape<'de>, A::Error> {
+                let mut pairs = Vec::new();
+                while let Some((key, value)) = map.next_entry::<Key<'de>, &'de RawValue>()? {
+                    pairs.push((key.0, value));
+                }
+                Ok(Shape::Object(pairs))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Shape<'de>, A::Error> {
+                let mut items = Vec::new();
+                while let Some(item) = seq.next_element()? {
+                    items.push(item);
+                }
+                Ok(Shape::Array(items))
+            }
+
+            fn visit_str<E>(self, _: &str) -> Result<Shape<'de>, E> {
+                Ok(Shape::Other)
+            }
+        }
+        deserializer.deserialize_any(Level)
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
+
+/// The target of an attempt: the prefix stripped, the provider's own path put before, the
+/// provider's rewriting of the path applied.
+///
+/// # Errors
+/// When the policy's rewriting makes something that is no path.
+pub fn uri(
+    uri: &Uri,
+    strip: Option<&str>,
+    url: &Url,
+    rewrite: &Rewrite,
+) -> Result<Uri, http::uri::InvalidUri> {
+    let origin_form = uri.authority().is_none() && uri.path_and_query().is_some();
+    if origin_form && strip.is_none() && url.path.is_empty() && rewrite.path.is_none() {
+        return Ok(uri.clone());
+    }
+    let path = strip.map_or(uri.path(), |prefix| stripped(uri.path(), prefix));
+    let query = uri.query();
+    let mut target = String::with_capacity(
+        url.path.len() + path.len() + query.map_or(1, |query| query.len() + 2),
+    );
+    target.push_str(&url.path);
+    target.push_str(path);
+    if let Some((pattern, to)) = &rewrite.path {
+        target = pattern.replace(&target, to.as_str()).into_owned();
+    }
+    if !target.starts_with('/') {
+        target.insert(0, '/');
+    }
+    if let Some(query) = query {
+        target.push(if target.contains('?') { '&' } else { '?' });
+        target.push_str(query);
+    }
+    PathAndQuery::try_from(target).map(Uri::from)
+}
+
+/// A prefix ends at a slash, at the path's end, or not at all.
+fn stripped<'a>(path: &'a str, prefix: &str) -> &'a str {
+    let prefix = prefix.strip_suffix('/').unwrap_or(prefix);
+    match path.strip_prefix(prefix) {
+        Some("") => "/",
+        Some(rest) if rest.starts_with('/') => rest,
+        _ => path,
+    }
+}
+
+#[cfg(test)]
+#[path = "rewrite_tests.rs"]
+mod tests;

@@ -1,0 +1,153 @@
+//! A request's body that goes once: passed on as it comes, with what is known of its progress.
+
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::HeaderName;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::Sleep;
+
+use super::headers;
+use crate::clock;
+use crate::live::buffers::Reservation;
+use crate::proxy::downstream::error::Kind;
+use crate::upstream::BoxError;
+
+/// How far a body that goes once has come.
+#[derive(Debug)]
+pub struct Upload {
+    last: Cell<Instant>,
+    pub whole: Cell<bool>,
+    /// The application's side failed: not the provider's fault.
+    pub broken: Cell<Option<Kind>>,
+    pub bytes: Cell<u64>,
+}
+
+impl Upload {
+    pub fn new(now: Instant) -> Self {
+        Upload {
+            last: Cell::new(now),
+            whole: Cell::new(false),
+            broken: Cell::new(None),
+            bytes: Cell::new(0),
+        }
+    }
+
+    /// When bytes last moved, or the whole was there.
+    pub fn last(&self) -> Instant {
+        self.last.get()
+    }
+
+    fn moved(&self, bytes: u64) {
+        self.last.set(clock::now());
+        self.bytes.set(self.bytes.get() + bytes);
+    }
+}
+
+/// A body that is passed on as it comes.
+pub struct OnceBody {
+    first: VecDeque<Frame<Bytes>>,
+    rest: Option<Incoming>,
+    upload: Rc<Upload>,
+    /// Names that may not come in a trailer.
+    decided: Vec<HeaderName>,
+    idle: Duration,
+    timer: Option<Pin<Box<Sleep>>>,
+    _room: Reservation,
+}
+
+impl OnceBody {
+    /// What is here, then what still comes.
+    pub fn new(
+        first: VecDeque<Frame<Bytes>>,
+        rest: Option<Incoming>,
+        upload: Rc<Upload>,
+        decided: Vec<HeaderName>,
+        idle: Duration,
+        room: Reservation,
+    ) -> Self {
+        OnceBody { first, rest, upload, decided, idle, timer: None, _room: room }
+    }
+
+    fn passed(&mut self, frame: Frame<Bytes>) -> Frame<Bytes> {
+        self.upload.moved(frame.data_ref().map_or(0, |data| data.len() as u64));
+        match frame.into_trailers() {
+            Ok(trailers) => {
+                self.upload.whole.set(true);
+                Frame::trailers(headers::trailers(trailers, &self.decided))
+            }
+            Err(frame) => frame,
+        }
+    }
+}
+
+impl Body for OnceBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = &mut *self;
+        if let Some(frame) = this.first.pop_front() {
+            return Poll::Ready(Some(Ok(this.passed(frame))));
+        }
+        let Some(rest) = this.rest.as_mut() else {
+            this.upload.whole.set(true);
+            return Poll::Ready(None);
+        };
+        match Pin::new(rest).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                this.timer = None;
+                Poll::Ready(Some(Ok(this.passed(frame))))
+            }
+            Poll::Ready(Some(Err(error))) => {
+                this.upload.broken.set(Some(Kind::RequestBroken));
+                Poll::Ready(Some(Err(error.into())))
+            }
+            Poll::Ready(None) => {
+                this.upload.moved(0);
+                this.upload.whole.set(true);
+                Poll::Ready(None)
+            }
+            Poll::Pending => {
+                let idle = this.idle;
+                let timer = this.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(idle)));
+                ready!(timer.as_mut().poll(cx));
+                this.upload.broken.set(Some(Kind::RequestTimeout));
+                let error = format!("the application sent nothing for {idle:?}");
+                Poll::Ready(Some(Err(error.into())))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.first.is_empty() && self.rest.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let first: u64 =
+            self.first.iter().filter_map(Frame::data_ref).map(|data| data.len() as u64).sum();
+        match self.rest.as_ref().map_or(Some(0), |rest| rest.size_hint().exact()) {
+            Some(rest) if !self.first.iter().any(Frame::is_trailers) => {
+                SizeHint::with_exact(first + rest)
+            }
+            _ => SizeHint::default(),
+        }
+    }
+}
+
+impl fmt::Debug for OnceBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "OnceBody({} bytes so far)", self.upload.bytes.get())
+    }
+}

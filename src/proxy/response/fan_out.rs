@@ -1,0 +1,191 @@
+//! An answer that others may read along is read by a task of its own, ahead of who asked for it: a
+//! client that stops reading holds up nobody else. Whoever asked is one of its readers.
+//!
+//! While the answer is written down nobody is waited for: the cache's bounds hold that. Past them its
+//! frames only pass, at the pace of who asked; those who read along and fall back are left behind.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::Frame;
+use tokio::task::spawn_local;
+use tokio::time::Sleep;
+
+use super::body::ResBody;
+use super::stored::Recorded;
+use super::stream::{Polled, Streaming};
+use crate::cache::recorder::Recorder;
+use crate::cache::shared_body::Reader;
+use crate::proxy::access_log::record::{End, Story};
+use crate::upstream::BoxError;
+
+/// How long those who read along, and fall back, are waited for.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// What who asked gets of it.
+pub struct Ahead {
+    /// `None` once its client left.
+    reader: Option<Reader>,
+    story: Box<Story>,
+    /// Of the body, where it is known: nobody asks for its end then.
+    length: Option<u64>,
+    source: Rc<RefCell<Source>>,
+}
+
+/// Where it comes from.
+#[derive(Default)]
+struct Source {
+    /// `None` once it is over.
+    recorded: Option<Recorded>,
+    patience: Option<Pin<Box<Sleep>>>,
+    /// For who asked alone.
+    trailers: Option<Frame<Bytes>>,
+    error: Option<BoxError>,
+    /// What was learned, and how it ended.
+    learned: Option<Box<Story>>,
+}
+
+// === impl Ahead ===
+
+impl Ahead {
+    /// What is written down, as a body: read ahead where others may read along.
+    pub fn body(mut inner: Box<Streaming>, recorder: Box<Recorder>) -> ResBody {
+        let (reader, length) = (recorder.read_first(), inner.left());
+        let story = reader.as_ref().and_then(|_| inner.take_story());
+        let recorded = Recorded::new(inner, recorder);
+        let Some(mut story) = story else { return ResBody::Recorded(Box::new(recorded)) };
+        story.lighten();
+        let source = Source { recorded: Some(recorded), ..Source::default() };
+        let source = Rc::new(RefCell::new(source));
+        let task = Rc::clone(&source);
+        drop(spawn_local(poll_fn(move |cx| task.borrow_mut().poll(cx))));
+        ResBody::Ahead(Box::new(Ahead { reader, story, length, source }))
+    }
+
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Polled {
+        let Some(reader) = &mut self.reader else { return Poll::Ready(None) };
+        match ready!(reader.poll(cx)) {
+            Some(Ok(data)) => {
+                self.story.bytes_out += data.len() as u64;
+                Poll::Ready(Some(Ok(Frame::data(data))))
+            }
+            None => {
+                let trailers = self.source.borrow_mut().trailers.take();
+                if trailers.is_none() {
+                    self.finish(End::Answered);
+                }
+                Poll::Ready(trailers.map(Ok))
+            }
+            Some(Err(_)) => {
+                self.finish(End::Cut("broken"));
+                let error = self.source.borrow_mut().error.take();
+                Poll::Ready(Some(Err(error.unwrap_or_else(|| "the answer was cut".into()))))
+            }
+        }
+    }
+
+    /// Tells the story, with what was learned while it passed.
+    fn finish(&mut self, end: End) {
+        let learned = self.source.borrow_mut().learned.take();
+        let end = match (end, learned.as_ref().and_then(|learned| learned.end)) {
+            (End::Cut(_), Some(cut @ End::Cut(_))) => cut,
+            (end, _) => end,
+        };
+        if let Some(mut learned) = learned {
+            self.story.join(&mut learned);
+        }
+        self.story.finish(end);
+    }
+
+    pub fn is_at_end(&self) -> bool {
+        self.left() == Some(0)
+    }
+
+    pub fn left(&self) -> Option<u64> {
+        self.length.map(|length| length.saturating_sub(self.story.bytes_out))
+    }
+}
+
+impl Drop for Ahead {
+    /// Its client left, or has it all. Others may still read.
+    fn drop(&mut self) {
+        self.reader = None;
+        if self.is_at_end() {
+            return self.finish(End::Answered);
+        }
+        self.source.borrow_mut().close_if_deserted();
+        self.finish(End::ClientLeft);
+    }
+}
+
+impl fmt::Debug for Ahead {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Ahead({:?})", self.reader)
+    }
+}
+
+// === impl Source ===
+
+impl Source {
+    /// Reads on; ready when it is over, or nobody reads.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let polled = match self.poll_room(cx) {
+                Poll::Ready(()) => match &mut self.recorded {
+                    Some(recorded) => recorded.poll_next(cx),
+                    None => return Poll::Ready(()),
+                },
+                Poll::Pending => Poll::Pending,
+            };
+            match polled {
+                Poll::Ready(Some(Ok(frame))) => {
+                    self.trailers = frame.into_trailers().ok().map(Frame::trailers);
+                }
+                Poll::Ready(Some(Err(error))) => {
+                    self.error = Some(error);
+                    self.close();
+                }
+                Poll::Ready(None) => self.close(),
+                Poll::Pending => {
+                    // What is all here is stored though its reader is gone.
+                    let recorder = self.recorded.as_ref().and_then(Recorded::recorder);
+                    ready!(recorder.map_or(Poll::Pending, |recorder| recorder.poll_deserted(cx)));
+                    self.close();
+                }
+            }
+        }
+    }
+
+    /// Ready once who reads is not far behind; but for who asked, nobody is waited for for long.
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(recorder) = self.recorded.as_ref().and_then(Recorded::recorder) else {
+            return Poll::Ready(());
+        };
+        while recorder.poll_room(cx).is_pending() {
+            let sleep = || Box::pin(tokio::time::sleep(PATIENCE));
+            ready!(self.patience.get_or_insert_with(sleep).as_mut().poll(cx));
+            recorder.leave_behind();
+            self.patience = None;
+        }
+        self.patience = None;
+        Poll::Ready(())
+    }
+
+    fn close_if_deserted(&mut self) {
+        let recorder = self.recorded.as_ref().and_then(Recorded::recorder);
+        if recorder.is_some_and(Recorder::is_deserted) {
+            self.close();
+        }
+    }
+
+    /// Lets go of it.
+    fn close(&mut self) {
+        self.learned = self.recorded.take().and_then(Recorded::close);
+    }
+}

@@ -1,0 +1,393 @@
+//! An answer on its way to the application, frame by frame as it comes.
+//!
+//! An answer that breaks after its first byte is never ended cleanly. What has events says so in a
+//! last one, or another provider goes on from it (the route's `on_cut`); then, and in every other
+//! answer at once, the body yields an error, so that the connection closes without the final chunk
+//! or short of its length.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http_body::{Body, Frame};
+use tokio::time::Sleep;
+
+use super::resume::{GoingOn, Teller};
+use super::stream_error::Cut;
+use crate::clock;
+use crate::policy::sections::model::OnCut;
+use crate::proxy::access_log::record::{End, Story};
+use crate::proxy::attempt::pending_response::{Ready, ReadyBody, Stream};
+use crate::proxy::attempt::report::Bill;
+use crate::proxy::request::context::Ask;
+use crate::snapshot::Route;
+use crate::stream::framing::Format;
+use crate::stream::reader::Ended;
+use crate::telemetry::metrics::Metrics;
+use crate::upstream::BoxError;
+
+pub type Polled = Poll<Option<Result<Frame<Bytes>, BoxError>>>;
+
+/// An answer that is passed on as it comes, with everything that it holds to its end.
+#[derive(Debug)]
+pub struct Streaming {
+    route: Arc<Route>,
+    metrics: Arc<Metrics>,
+    first: VecDeque<Frame<Bytes>>,
+    /// `None` once it is over.
+    stream: Option<Box<Stream>>,
+    idle: Duration,
+    last: Instant,
+    timer: Option<Pin<Box<Sleep>>>,
+    teller: Teller,
+    bill: Bill,
+    credential: usize,
+    /// The provider itself has told that it failed.
+    failed: bool,
+    /// They pass only behind what is whole.
+    trailers: Option<Frame<Bytes>>,
+    /// Another provider is asked to go on.
+    going_on: Option<GoingOn>,
+    broken: Option<Broken>,
+}
+
+/// It broke. The error comes in the turn after the last event: hyper throws away what it has not
+/// written yet when a body fails.
+#[derive(Clone, Copy, Debug)]
+enum Broken {
+    Telling(Cut),
+    Told(Cut),
+}
+
+impl Streaming {
+    /// An answer that is all here.
+    pub fn whole(
+        ask: Box<Ask>,
+        first: VecDeque<Frame<Bytes>>,
+        (idle, bill, credential): (Duration, Bill, usize),
+    ) -> Self {
+        let (route, metrics) = (Arc::clone(&ask.route), Arc::clone(&ask.worker.live.metrics));
+        Streaming {
+            route,
+            metrics,
+            first,
+            stream: None,
+            idle,
+            last: clock::now(),
+            timer: None,
+            teller: Teller::of(ask),
+            bill,
+            credential,
+            failed: false,
+            trailers: None,
+            going_on: None,
+            broken: None,
+        }
+    }
+
+    /// An answer that has begun.
+    pub fn begun(ask: Box<Ask>, mut stream: Box<Stream>, of: (Duration, Bill, usize)) -> Self {
+        let first = std::mem::take(&mut stream.first);
+        let mut streaming = Streaming::whole(ask, first, of);
+        streaming.failed = stream.failed;
+        streaming.stream = Some(stream);
+        // What stood behind an error is still in the reader.
+        streaming.take(Frame::data(Bytes::new()));
+        streaming
+    }
+
+    fn passed(&mut self, frame: Frame<Bytes>) -> Polled {
+        let size = frame.data_ref().map_or(0, |data| data.len() as u64);
+        if let Some(story) = self.teller.story() {
+            story.bytes_out += size;
+        }
+        Poll::Ready(Some(Ok(frame)))
+    }
+
+    fn over(&mut self) {
+        self.settle();
+        if let Some(story) = self.teller.story() {
+            story.finish(End::Answered);
+        }
+        self.stream = None;
+    }
+
+    /// Puts down what the events said so far; once for each stream.
+    fn settle(&mut self) {
+        let Some((_, reader)) = self.stream.as_ref().and_then(|s| s.reader.as_ref()) else {
+            return;
+        };
+        let tokens = reader.tokens();
+        self.route.metrics.events_dropped.inc_by(reader.dropped());
+        self.teller.settle(self.bill, &self.route, tokens);
+    }
+
+    /// The end of an answer that broke.
+    fn cut(&mut self, cut: Cut) -> BoxError {
+        if let Some(story) = self.teller.story() {
+            story.finish(End::Cut(cut.as_str()));
+        }
+        format!("the answer was cut: {}", cut.as_str()).into()
+    }
+
+    /// Tells the breaker and the modes of a stream that broke, and lets go of it.
+    fn lost(&mut self, cut: Cut) {
+        self.settle();
+        let Some(stream) = self.stream.take() else { return };
+        self.route.cut(&self.metrics, cut.as_str());
+        let now = clock::now();
+        if let Some(afterwards) = stream.afterwards {
+            afterwards.cut(now);
+        }
+        let provider = &Ask::candidate(&self.route, self.bill.tier, self.bill.index).provider;
+        provider.samples.iter().filter(|_| self.teller.is_good()).for_each(|all| all.spoil(now));
+    }
+
+    /// It broke: another may go on, or it is told, and then the error follows.
+    fn break_off(&mut self, cut: Cut, cx: &mut Context<'_>) -> Polled {
+        let on_cut = self.route.policy.stream.on_cut;
+        let reader = self.stream.as_ref().and_then(|stream| stream.reader.as_ref());
+        let format = reader.filter(|(_, reader)| reader.is_tellable()).map(|(format, _)| *format);
+        let sse = reader.filter(|(format, _)| *format == Format::Sse);
+        let partial = sse.and_then(|(_, reader)| reader.partial());
+        // What the provider itself has told of is told.
+        let partial = partial.filter(|partial| !self.failed && !partial.text.trim().is_empty());
+        self.lost(cut);
+        if let Some(partial) = partial.filter(|_| on_cut == OnCut::Continue)
+            && let Some(ask) = self.teller.ask()
+        {
+            self.going_on = Some(GoingOn::begin(ask, partial, (self.bill, self.credential), cut));
+            return self.poll_next(cx);
+        }
+        self.tell(cut, format, cx)
+    }
+
+    /// Says in a last event that it broke.
+    fn tell(&mut self, cut: Cut, format: Option<Format>, cx: &mut Context<'_>) -> Polled {
+        self.broken = Some(Broken::Telling(cut));
+        let samples = self.route.samples.iter().filter(|_| self.teller.is_good());
+        samples.for_each(|all| all.spoil(clock::now()));
+        let silent = self.failed || self.route.policy.stream.on_cut == OnCut::Abort;
+        if let Some(format) = format.filter(|_| !silent) {
+            self.first.push_back(Frame::data(cut.event(format, self.idle)));
+        }
+        self.poll_next(cx)
+    }
+
+    fn poll_broken(&mut self, broken: Broken, cx: &mut Context<'_>) -> Polled {
+        match broken {
+            Broken::Told(cut) => Poll::Ready(Some(Err(self.cut(cut)))),
+            Broken::Telling(cut) => {
+                self.broken = Some(Broken::Told(cut));
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+        }
+    }
+
+    fn poll_going_on(&mut self, cx: &mut Context<'_>) -> Polled {
+        let Some(going_on) = &mut self.going_on else { return Poll::Pending };
+        let (ask, ready) = ready!(going_on.poll(cx));
+        let (cut, format) = (going_on.cut, Some(Format::Sse));
+        self.going_on = None;
+        self.teller = Teller::Ask(ask);
+        self.last = clock::now();
+        let Some(ready) = ready else { return self.tell(cut, format, cx) };
+        self.resume(*ready);
+        self.poll_next(cx)
+    }
+
+    /// Goes on with another provider's answer.
+    fn resume(&mut self, ready: Ready) {
+        let candidate = Ask::candidate(&self.route, ready.bill.tier, ready.bill.index);
+        let comment = format!(": outrigger: continued by {}\n\n", candidate.address.key);
+        self.first.push_back(Frame::data(comment.into()));
+        (self.idle, self.bill, self.credential) = (ready.idle, ready.bill, ready.credential);
+        match ready.body {
+            ReadyBody::Stream(mut stream) => {
+                self.first.append(&mut stream.first);
+                self.stream = Some(stream);
+            }
+            ReadyBody::Whole(bytes, _) => self.first.push_back(Frame::data(bytes)),
+            ReadyBody::Stored(_) | ReadyBody::Followed(_) | ReadyBody::Tunnel { .. } => {}
+        }
+    }
+
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Polled {
+        loop {
+            if let Some(frame) = self.first.pop_front() {
+                return self.passed(frame);
+            }
+            if let Some(broken) = self.broken {
+                return self.poll_broken(broken, cx);
+            }
+            if self.going_on.is_some() {
+                return self.poll_going_on(cx);
+            }
+            let Some(stream) = self.stream.as_mut() else {
+                self.over();
+                return Poll::Ready(None);
+            };
+            match Pin::new(&mut stream.rest).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    self.last = clock::now();
+                    if let Some(cut) = self.take(frame) {
+                        return self.break_off(cut, cx);
+                    }
+                }
+                Poll::Ready(Some(Err(_))) => return self.break_off(Cut::Broken, cx),
+                Poll::Ready(None) => {
+                    if let Some(cut) = self.ended() {
+                        return self.break_off(cut, cx);
+                    }
+                }
+                Poll::Pending => {
+                    let cut = ready!(self.poll_late(cx));
+                    return self.break_off(cut, cx);
+                }
+            }
+        }
+    }
+
+    /// Takes a frame in; what of it may pass is in `first` then.
+    fn take(&mut self, frame: Frame<Bytes>) -> Option<Cut> {
+        let stream = self.stream.as_mut()?;
+        let Some((_, reader)) = &mut stream.reader else {
+            self.first.push_back(frame);
+            return None;
+        };
+        let mut data = match frame.into_data() {
+            Ok(data) => data,
+            Err(trailers) => {
+                self.trailers = Some(trailers);
+                return self.ended();
+            }
+        };
+        loop {
+            let taken = reader.take(data);
+            if !taken.pass.is_empty() {
+                self.first.push_back(Frame::data(taken.pass));
+            }
+            let Some(error) = taken.error else { break };
+            let goes_on = self.route.policy.stream.on_cut == OnCut::Continue && !self.failed;
+            if goes_on && reader.partial().is_some() {
+                return Some(Cut::Error);
+            }
+            self.failed = true;
+            self.first.push_back(Frame::data(error.raw));
+            data = Bytes::new();
+        }
+        let held = reader.held() as u64;
+        if held == 0 || !stream.room.grow(held.saturating_sub(stream.room.bytes())) {
+            stream.room.keep(0);
+        }
+        if held > stream.room.bytes() {
+            self.first.push_back(Frame::data(reader.give_up()));
+        }
+        if stream.content_by.is_some() && reader.ready() {
+            stream.content_by = None;
+        }
+        None
+    }
+
+    /// The body ended: is it whole?
+    fn ended(&mut self) -> Option<Cut> {
+        let reader = self.stream.as_mut().and_then(|stream| stream.reader.as_mut());
+        let (rest, ended) = match reader {
+            Some((_, reader)) => reader.end(),
+            None => (Bytes::new(), Ended::Whole),
+        };
+        if !rest.is_empty() {
+            self.first.push_back(Frame::data(rest));
+        }
+        match ended {
+            Ended::Whole => {
+                self.settle();
+                self.stream = None;
+                self.first.extend(self.trailers.take());
+                None
+            }
+            ended => Some(Cut::Ended(ended)),
+        }
+    }
+
+    /// Ready when nothing came for too long. The timer is moved only when it fires early.
+    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<Cut> {
+        loop {
+            let idle = self.last + self.idle;
+            let content = self.stream.as_ref().and_then(|stream| stream.content_by);
+            let (at, cut) = match content.filter(|at| *at < idle) {
+                Some(at) => (at, Cut::Content),
+                None => (idle, Cut::Idle),
+            };
+            let timer =
+                self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at.into())));
+            if timer.deadline() > at.into() {
+                timer.as_mut().reset(at.into());
+            }
+            ready!(timer.as_mut().poll(cx));
+            if clock::now() >= at {
+                return Poll::Ready(cut);
+            }
+            timer.as_mut().reset(at.into());
+        }
+    }
+
+    /// Bytes that are still to pass, where that is known.
+    pub fn left(&self) -> Option<u64> {
+        let first: u64 =
+            self.first.iter().filter_map(Frame::data_ref).map(|d| d.len() as u64).sum();
+        // What is read may lose events, or be gone on from.
+        let rest = match &self.stream {
+            Some(stream) if stream.reader.is_none() => stream.rest.size_hint().exact(),
+            Some(_) => None,
+            None => Some(0),
+        };
+        rest.filter(|_| !self.first.iter().any(Frame::is_trailers)).map(|rest| first + rest)
+    }
+
+    /// The provider itself has told that it failed, though the answer may end as a whole one.
+    pub fn has_failed(&self) -> bool {
+        self.failed
+    }
+
+    /// Gives its story to who tells it; what is learned from here on goes into one beside it.
+    pub fn take_story(&mut self) -> Option<Box<Story>> {
+        let story = self.teller.story()?;
+        let mut aside = story.aside();
+        (aside.model, aside.status) = (story.model.take(), story.status);
+        Some(std::mem::replace(story, aside))
+    }
+
+    /// Nobody takes more of it.
+    pub fn close(&mut self) {
+        self.settle();
+        self.stream = None;
+    }
+
+    /// Nothing more comes, and nothing is wrong.
+    pub fn is_at_end(&self) -> bool {
+        let rest = self.stream.as_ref();
+        self.first.is_empty()
+            && self.broken.is_none()
+            && self.going_on.is_none()
+            && rest.is_none_or(|stream| stream.reader.is_none() && stream.rest.is_end_stream())
+    }
+}
+
+impl Drop for Streaming {
+    /// hyper does not ask a body that says it is at its end; that is no client that left.
+    fn drop(&mut self) {
+        if let Some(Broken::Telling(cut) | Broken::Told(cut)) = self.broken {
+            self.cut(cut);
+        } else if self.is_at_end() {
+            self.over();
+        } else {
+            self.settle();
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! How an answer broke after its first byte, and how that is told in its last event.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::proxy::attempt::inspect::ended_words;
+use crate::proxy::downstream::error::{Kind, Problem};
+use crate::stream::framing::Format;
+use crate::stream::reader::Ended;
+
+/// How an answer broke after its first byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    Broken,
+    Idle,
+    Content,
+    Error,
+    Ended(Ended),
+}
+
+impl Cut {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Cut::Broken => "broken",
+            Cut::Idle => "idle",
+            Cut::Content => "no_content",
+            Cut::Error => "error_event",
+            Cut::Ended(_) => "no_end",
+        }
+    }
+
+    /// The event that tells it.
+    pub fn event(self, format: Format, idle: Duration) -> Bytes {
+        let (kind, detail) = match self {
+            Cut::Broken => (Kind::ConnectionLost, "in the middle of its answer".to_owned()),
+            Cut::Idle => (Kind::AnswerTimeout, format!("nothing more came within {idle:?}")),
+            Cut::Content => (Kind::AnswerTimeout, "no content came in time".to_owned()),
+            Cut::Error => (Kind::BadAnswer, "an event says that it failed".to_owned()),
+            Cut::Ended(ended) => (Kind::BadAnswer, ended_words(ended).to_owned()),
+        };
+        let json = Problem::new(kind, detail).json();
+        let (before, after): (&[u8], &[u8]) = match format {
+            Format::Sse => (b"event: error\ndata: ", b"\n\n"),
+            Format::Lines => (b"", b"\n"),
+        };
+        [before, &json, after].concat().into()
+    }
+}

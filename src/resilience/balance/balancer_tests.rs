@@ -1,0 +1,379 @@
+//! The balancer by itself, then together with the latencies it is fed, in a town of
+//! simulated endpoints under a clock of our own.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::time::{Duration, Instant};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::resilience::balance::latency::PeakEwma;
+
+const IDLE: Candidate = Candidate { share: 1.0, latency: 50e6, pending: 0, slow_start: 1.0 };
+const EVERY: [Balance; 5] = [
+    Balance::Latency,
+    Balance::LeastConnections,
+    Balance::RoundRobin,
+    Balance::Weighted,
+    Balance::First,
+];
+
+/// Splitmix64: the same draws in every run.
+struct Draws(u64);
+
+impl Draws {
+    fn next(&mut self) -> f64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((mixed ^ (mixed >> 31)) >> 11) as f64 / (1u64 << 53) as f64
+    }
+}
+
+fn shares(how: Balance, candidates: &[Candidate], picks: usize) -> Vec<f64> {
+    let (mut balancer, mut draws) = (Balancer::new(), Draws(1));
+    let mut counts = vec![0.0; candidates.len()];
+    for _ in 0..picks {
+        let picked = balancer.pick(how, candidates, |_| true, draws.next());
+        counts[picked.expect("all are eligible")] += 1.0 / picks as f64;
+    }
+    counts
+}
+
+fn sequence(how: Balance, candidates: &[Candidate], picks: usize) -> Vec<usize> {
+    let mut balancer = Balancer::new();
+    let picked = (0..picks).map(|_| balancer.pick(how, candidates, |_| true, 0.0));
+    picked.map(|position| position.expect("all are eligible")).collect()
+}
+
+fn weighing(weights: &[f64]) -> Vec<Candidate> {
+    weights.iter().map(|share| Candidate { share: *share, ..IDLE }).collect()
+}
+
+#[test]
+fn nobody_eligible_is_nobody_picked() {
+    for how in EVERY {
+        assert_eq!(Balancer::new().pick(how, &[], |_| true, 0.0), None);
+        assert_eq!(Balancer::new().pick(how, &[IDLE; 3], |_| false, 0.0), None);
+    }
+}
+
+#[test]
+fn shares_over_100_000_weighted_picks_are_the_weights() {
+    let weights = [1.0, 2.0, 3.0, 0.5, 10.0, 0.01, 7.3];
+    let total: f64 = weights.iter().sum();
+    let found = shares(Balance::Weighted, &weighing(&weights), 100_000);
+    for (weight, share) in weights.iter().zip(found) {
+        let expected = weight / total;
+        assert!((share - expected).abs() <= expected * 0.01, "{share} for {expected}");
+    }
+}
+
+#[test]
+fn weighted_picks_are_spread_and_not_in_runs() {
+    let picked = sequence(Balance::Weighted, &weighing(&[5.0, 1.0, 1.0]), 7);
+    assert_eq!(picked, [0, 0, 1, 0, 2, 0, 0]);
+}
+
+#[test]
+fn a_weighted_endpoint_that_starts_slowly_gets_a_part_of_its_share() {
+    let mut candidates = weighing(&[1.0, 1.0]);
+    candidates[0].slow_start = 0.25;
+    let found = shares(Balance::Weighted, &candidates, 10_000);
+    assert!((found[0] - 0.2).abs() < 0.001, "{found:?}");
+}
+
+#[test]
+fn a_weighted_endpoint_gets_no_arrears_for_the_time_it_was_away() {
+    let (candidates, mut balancer) = (weighing(&[1.0, 1.0, 1.0]), Balancer::new());
+    for _ in 0..1_000 {
+        balancer.pick(Balance::Weighted, &candidates, |position| position != 1, 0.0);
+    }
+    let back =
+        (0..9).filter(|_| balancer.pick(Balance::Weighted, &candidates, |_| true, 0.0) == Some(1));
+    assert!((2..=4).contains(&back.count()));
+}
+
+#[test]
+fn round_robin_takes_turns_whatever_the_weights() {
+    let picked = sequence(Balance::RoundRobin, &weighing(&[9.0, 1.0, 1.0]), 7);
+    assert_eq!(picked, [0, 1, 2, 0, 1, 2, 0]);
+}
+
+#[test]
+fn round_robin_stays_even_while_one_is_away() {
+    let (mut balancer, mut counts) = (Balancer::new(), [0; 4]);
+    for _ in 0..300 {
+        let picked = balancer.pick(Balance::RoundRobin, &[IDLE; 4], |p| p != 1, 0.0);
+        counts[picked.expect("three are eligible")] += 1;
+    }
+    assert_eq!(counts, [100, 0, 100, 100]);
+}
+
+#[test]
+fn least_connections_takes_the_least_crowded_and_rotates_among_equals() {
+    let mut candidates = [IDLE; 3];
+    candidates[1].pending = 2;
+    assert_eq!(sequence(Balance::LeastConnections, &candidates, 4), [0, 2, 0, 2]);
+}
+
+#[test]
+fn least_connections_ignores_shares_and_heeds_a_slow_start() {
+    let mut candidates = weighing(&[100.0, 1.0]);
+    candidates[0].pending = 1;
+    assert_eq!(sequence(Balance::LeastConnections, &candidates, 1), [1]);
+    candidates[1].slow_start = 0.1;
+    assert_eq!(sequence(Balance::LeastConnections, &candidates, 1), [0]);
+}
+
+#[test]
+fn first_is_the_first_that_is_eligible() {
+    let mut balancer = Balancer::new();
+    assert_eq!(balancer.pick(Balance::First, &[IDLE; 3], |_| true, 0.9), Some(0));
+    assert_eq!(balancer.pick(Balance::First, &[IDLE; 3], |p| p > 0, 0.9), Some(1));
+}
+
+#[test]
+fn latency_weighs_what_is_pending_and_the_share() {
+    let fast_but_busy = Candidate { pending: 3, ..IDLE };
+    let slow_but_idle = Candidate { latency: 100e6, ..IDLE };
+    let picked = |candidates: &[Candidate]| sequence(Balance::Latency, candidates, 1)[0];
+    assert_eq!(picked(&[fast_but_busy, slow_but_idle]), 1);
+    let big = Candidate { share: 4.0, ..fast_but_busy };
+    assert_eq!(picked(&[big, slow_but_idle]), 0);
+    let starting = Candidate { slow_start: 0.1, ..big };
+    assert_eq!(picked(&[starting, slow_but_idle]), 1);
+}
+
+#[test]
+fn one_never_measured_gets_one_trial_at_once() {
+    let unknown = Candidate { latency: 0.0, ..IDLE };
+    assert_eq!(sequence(Balance::Latency, &[IDLE, unknown], 1), [1]);
+    let tried = Candidate { pending: 1, ..unknown };
+    let busy = Candidate { pending: 100, ..IDLE };
+    assert_eq!(sequence(Balance::Latency, &[tried, busy], 1), [1]);
+}
+
+#[test]
+fn equal_costs_are_shared_evenly_however_many_there_are() {
+    for count in [2, 4, 5, 8, 70] {
+        let found = shares(Balance::Latency, &vec![IDLE; count], 100_000);
+        let even = 1.0 / count as f64;
+        assert!(found.iter().all(|share| (share - even).abs() < even * 0.15), "{found:?}");
+    }
+}
+
+#[test]
+fn the_dearest_of_many_is_never_chosen_of_two() {
+    let mut candidates = [IDLE; 8];
+    candidates[3].latency = 51e6;
+    assert_eq!(shares(Balance::Latency, &candidates, 10_000)[3], 0.0);
+}
+
+proptest! {
+    #[test]
+    fn the_one_picked_is_eligible_and_there_is_one_if_any_is(
+        parts in prop::collection::vec(
+            (any::<f64>(), any::<f64>(), any::<u32>(), any::<f64>(), any::<bool>()), 0..80
+        ),
+        draws in prop::collection::vec(0.0..1.0f64, 1..20),
+        how in prop::sample::select(EVERY.to_vec()),
+    ) {
+        let candidates: Vec<_> = parts.iter().map(|(share, latency, pending, slow_start, _)| {
+            Candidate { share: *share, latency: *latency, pending: *pending, slow_start: *slow_start }
+        }).collect();
+        let mut balancer = Balancer::new();
+        for (turn, draw) in draws.into_iter().enumerate() {
+            let eligible = |position: usize| parts[position].4 ^ (turn % 3 == 0);
+            let picked = balancer.pick(how, &candidates, eligible, draw);
+            prop_assert_eq!(picked.is_some(), (0..parts.len()).any(eligible));
+            prop_assert!(picked.is_none_or(eligible));
+        }
+    }
+
+    #[test]
+    fn smooth_weights_hold_over_every_stretch(
+        weights in prop::collection::vec(1u32..20, 1..10), picks in 1usize..500
+    ) {
+        let weights: Vec<f64> = weights.into_iter().map(f64::from).collect();
+        let total: f64 = weights.iter().sum();
+        let found = shares(Balance::Weighted, &weighing(&weights), picks);
+        for (weight, share) in weights.iter().zip(&found) {
+            let (made, due) = (share * picks as f64, weight / total * picks as f64);
+            prop_assert!((made - due).abs() < weights.len() as f64, "{made} for {due}");
+        }
+    }
+}
+
+// === endpoints that live ===
+
+#[derive(Clone, Copy)]
+struct Endpoint {
+    takes: Duration,
+    /// Fails until then.
+    fails_until: Duration,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Load {
+    /// So many a second, whatever becomes of the earlier ones.
+    Open { per_second: u32 },
+    /// So many clients, each asking again as soon as it has an answer.
+    Closed { clients: u32 },
+}
+
+const ALWAYS: Duration = Duration::MAX;
+const FAILING: Endpoint = Endpoint { takes: Duration::from_millis(1), fails_until: ALWAYS };
+
+fn well(takes_ms: u64) -> Endpoint {
+    Endpoint { takes: Duration::from_millis(takes_ms), fails_until: Duration::ZERO }
+}
+
+struct Town {
+    endpoints: Vec<Endpoint>,
+    latencies: Vec<PeakEwma>,
+    pending: Vec<u32>,
+    balancer: Balancer,
+    draws: Draws,
+    start: Instant,
+    /// When an attempt ends, and at which endpoint it is.
+    ends: BinaryHeap<Reverse<(Duration, usize)>>,
+    /// When each pick was made, and of which.
+    picks: Vec<(Duration, usize)>,
+}
+
+impl Town {
+    fn run(endpoints: &[Endpoint], load: Load, seconds: u64) -> Town {
+        let mut town = Town {
+            endpoints: endpoints.to_vec(),
+            latencies: vec![PeakEwma::default(); endpoints.len()],
+            pending: vec![0; endpoints.len()],
+            balancer: Balancer::new(),
+            draws: Draws(7),
+            start: Instant::now(),
+            ends: BinaryHeap::new(),
+            picks: Vec::new(),
+        };
+        let until = Duration::from_secs(seconds);
+        match load {
+            Load::Open { per_second } => {
+                for arrival in 0..per_second * seconds as u32 {
+                    let at = Duration::from_secs(1) * arrival / per_second;
+                    while town.end_before(at).is_some() {}
+                    town.begin(at);
+                }
+            }
+            Load::Closed { clients } => {
+                (0..clients).for_each(|_| town.begin(Duration::ZERO));
+                while let Some(at) = town.end_before(until) {
+                    town.begin(at);
+                }
+            }
+        }
+        town
+    }
+
+    fn begin(&mut self, at: Duration) {
+        let now = self.start + at;
+        let live = self.latencies.iter().zip(&self.pending);
+        let candidates: Vec<_> = live
+            .map(|(latency, pending)| Candidate {
+                latency: latency.estimate(now),
+                pending: *pending,
+                ..IDLE
+            })
+            .collect();
+        let draw = self.draws.next();
+        let picked = self.balancer.pick(Balance::Latency, &candidates, |_| true, draw);
+        let picked = picked.expect("all are eligible");
+        self.pending[picked] += 1;
+        self.ends.push(Reverse((at + self.endpoints[picked].takes, picked)));
+        self.picks.push((at, picked));
+    }
+
+    fn end_before(&mut self, limit: Duration) -> Option<Duration> {
+        let Reverse((at, _)) = *self.ends.peek()?;
+        if at > limit {
+            return None;
+        }
+        let Reverse((at, ended)) = self.ends.pop()?;
+        let Endpoint { takes, fails_until } = self.endpoints[ended];
+        self.pending[ended] -= 1;
+        if at < fails_until {
+            self.latencies[ended].penalise(takes, self.start + at);
+        } else {
+            self.latencies[ended].observe(takes, self.start + at);
+        }
+        Some(at)
+    }
+
+    /// Picks from second `from` to second `to`: those of `endpoint`, and all.
+    fn count(&self, endpoint: usize, from: u64, to: u64) -> (u32, u32) {
+        let span = Duration::from_secs(from)..Duration::from_secs(to);
+        let picks = self.picks.iter().filter(|(at, _)| span.contains(at));
+        picks
+            .fold((0, 0), |(its, all), (_, picked)| (its + u32::from(*picked == endpoint), all + 1))
+    }
+
+    fn share(&self, endpoint: usize, from: u64, to: u64) -> f64 {
+        let (its, all) = self.count(endpoint, from, to);
+        f64::from(its) / f64::from(all.max(1))
+    }
+}
+
+const LOADS: [Load; 3] =
+    [Load::Open { per_second: 100 }, Load::Closed { clients: 10 }, Load::Closed { clients: 100 }];
+
+fn beside_one_that_fails(healthy_ms: u64, healthy: usize, load: Load) -> Town {
+    let mut endpoints = vec![well(healthy_ms); healthy];
+    endpoints.push(FAILING);
+    Town::run(&endpoints, load, 61)
+}
+
+#[test]
+fn an_endpoint_that_fails_fast_draws_next_to_no_traffic_after_a_second() {
+    for load in LOADS {
+        for (healthy_ms, healthy) in [(50, 1), (50, 3), (50, 7), (5_000, 1), (5_000, 3)] {
+            let share = beside_one_that_fails(healthy_ms, healthy, load).share(healthy, 1, 61);
+            assert!(share < 0.05, "{share} beside {healthy} of {healthy_ms} ms under {load:?}");
+        }
+    }
+    for load in [LOADS[0], LOADS[2]] {
+        let share = beside_one_that_fails(5_000, 7, load).share(7, 1, 61);
+        assert!(share < 0.05, "{share} under {load:?}");
+    }
+}
+
+/// Ten clients make two attempts a second here, and an idle endpoint is soon the cheapest:
+/// the few it is tried with come to 7 % of that first minute.
+#[test]
+fn an_endpoint_that_fails_fast_is_tried_a_few_times_where_there_is_little_traffic() {
+    let town = beside_one_that_fails(5_000, 7, LOADS[1]);
+    let (failed, all) = town.count(7, 1, 61);
+    assert!(failed <= 10, "{failed} of {all}");
+}
+
+/// The healthy ones are not measured for five seconds; what fails must not look better.
+#[test]
+fn an_endpoint_that_fails_fast_is_found_out_before_the_slow_ones_have_answered() {
+    let town = Town::run(&[well(5_000), well(5_000), FAILING], LOADS[0], 5);
+    assert!(town.share(2, 0, 1) < 0.05, "{}", town.share(2, 0, 1));
+    assert!(town.share(2, 1, 5) < 0.01, "{}", town.share(2, 1, 5));
+}
+
+#[test]
+fn an_endpoint_that_recovers_gets_its_traffic_back_within_a_minute() {
+    let mending = Endpoint { fails_until: Duration::from_secs(30), ..well(50) };
+    let town = Town::run(&[well(50), well(50), mending], LOADS[0], 120);
+    assert!(town.share(2, 1, 30) < 0.01, "{}", town.share(2, 1, 30));
+    assert!(town.share(2, 90, 120) > 0.3, "{}", town.share(2, 90, 120));
+}
+
+#[test]
+fn an_endpoint_twice_as_slow_keeps_a_part_of_the_traffic() {
+    let town = Town::run(&[well(1_000), well(2_000)], LOADS[0], 60);
+    let share = town.share(1, 10, 60);
+    assert!((0.2..0.45).contains(&share), "{share}");
+}

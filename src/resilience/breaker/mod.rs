@@ -1,0 +1,396 @@
+//! Circuit breaker: when to stop sending attempts to an endpoint, and when to ask it again.
+//!
+//! - Closed: failures in a row, the failure rate, or the slow rate (evaluated on every outcome,
+//!   the rates with `min_requests` inside the window) -> Open.
+//! - Open: refuses for `min(max, base * multiplier^(n-1))` +-20 %, `n` trips in a row; then the
+//!   next attempt is a probe -> HalfOpen. After 60 s closed, `n` begins at 1 again.
+//! - HalfOpen: at most `probes` out; `success_threshold` successes -> Closed, one failure or
+//!   throttle -> Open. After closing, traffic ramps (`ramp.rs`).
+//!
+//! A probe is a *lease*. If its outcome never comes, another may go once the lease ends, and
+//! what comes after that end is not heard; otherwise one lost outcome would block for ever.
+//!
+//! Each change of state starts a new *epoch* and clears the windows. An outcome counts only in
+//! the epoch that admitted it: a slow success from before the trip says nothing about now.
+//!
+//! Shadow mode admits everything, yet takes the course that enforcing would have taken: what
+//! enforcing would have refused is marked on its permit and teaches nothing.
+//!
+//! Nygard, Release It!; two steps and generations as in sony/gobreaker.
+
+pub mod replica;
+pub mod shared_state;
+
+use super::limits::slow_start::Ramp;
+use super::outcome::Outcome;
+use super::stats::window::{RateMeter, Window};
+use policy::LONGEST;
+use std::time::{Duration, Instant};
+
+pub use manual::{Hand, Wish};
+pub use policy::{BreakerPolicy, Mode, Quorum, RateRule, SlowRule};
+pub use state::{Cause, Kind, Leases, Recovery, Rejection, State, Transition, Why};
+
+pub mod fleet;
+pub mod manual;
+pub mod policy;
+pub mod state;
+
+const RATE_OVER: Duration = Duration::from_secs(10);
+
+/// Leave to make one attempt. Not `Clone`: one permit, one outcome.
+#[derive(Debug)]
+#[must_use = "a permit is returned with an outcome"]
+pub struct Permit {
+    epoch: u64,
+    lease: Option<u64>,
+    would_reject: bool,
+}
+
+#[derive(Debug)]
+pub enum Admission {
+    Admit(Permit),
+    Reject(Rejection),
+}
+
+#[derive(Clone, Debug)]
+pub struct Breaker {
+    policy: BreakerPolicy,
+    state: State,
+    epoch: u64,
+    /// Failures in a row before the newest success: it may turn out to have been one of them.
+    before: u32,
+    failed: Option<Window>,
+    slow: Option<Window>,
+    attempts: RateMeter,
+    hand: Option<Hand>,
+    /// What opened it last.
+    opened: Option<Cause>,
+}
+
+fn above(window: &Window, share: f64, min_requests: u32, now: Instant) -> bool {
+    let (total, bad) = window.counts(now);
+    bad > 0 && total >= min_requests && f64::from(bad) > share * f64::from(total)
+}
+
+// === impl Permit ===
+
+impl Permit {
+    /// The breaker's epoch when this was given.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    pub fn is_probe(&self) -> bool {
+        self.lease.is_some()
+    }
+
+    /// Shadow mode only: enforcing would have refused this attempt.
+    pub fn would_reject(&self) -> bool {
+        self.would_reject
+    }
+}
+
+// === impl Breaker ===
+
+impl Breaker {
+    pub fn new(policy: BreakerPolicy) -> Self {
+        Self {
+            policy,
+            state: State::CLOSED,
+            epoch: 0,
+            before: 0,
+            failed: policy.failure_rate.map(|rule| Window::new(rule.over)),
+            slow: policy.slow_rate.map(|rule| Window::new(rule.over)),
+            attempts: RateMeter::new(RATE_OVER),
+            hand: None,
+            opened: None,
+        }
+    }
+
+    /// Takes a new policy. State and counts stay; an end that is set already stays too.
+    pub fn retune(&mut self, policy: BreakerPolicy) {
+        refit(&mut self.failed, policy.failure_rate.map(|rule| rule.over));
+        refit(&mut self.slow, policy.slow_rate.map(|rule| rule.over));
+        self.policy = policy;
+    }
+
+    /// May an attempt go to this endpoint now? Open turns half-open here.
+    pub fn admit(&mut self, now: Instant) -> (Admission, Option<Transition>) {
+        let moved = self.settle(now);
+        let (lease, would_reject) = match (self.take(now), self.mode(now)) {
+            (Ok(lease), _) => (lease, false),
+            (Err(_), Mode::Shadow) => (None, true),
+            (Err(rejection), Mode::Enforce) => {
+                return (Admission::Reject(self.told(rejection, now)), moved);
+            }
+        };
+        (Admission::Admit(Permit { epoch: self.epoch, lease, would_reject }), moved)
+    }
+
+    /// What [`Breaker::admit`] would say, without a change: to choose between candidates.
+    pub fn would_admit(&self, now: Instant) -> Result<(), Rejection> {
+        match self.mode(now) {
+            Mode::Enforce => {
+                let checked = self.state.check(self.policy.probes, now);
+                checked.map_err(|rejection| self.told(rejection, now))
+            }
+            Mode::Shadow => Ok(()),
+        }
+    }
+
+    /// Takes a permit back. `took` is the time to the first byte; `draw`, in `[0, 1)`, spreads
+    /// the open time if this trips.
+    pub fn observe(
+        &mut self,
+        permit: Permit,
+        outcome: Outcome,
+        took: Duration,
+        now: Instant,
+        draw: f64,
+    ) -> Option<Transition> {
+        if permit.epoch != self.epoch || permit.would_reject {
+            return None;
+        }
+        match self.state {
+            State::Closed { .. } => self.hear(outcome, took, now, draw),
+            State::HalfOpen { .. } => self.judge(permit.lease?, outcome, now, draw),
+            State::Open { .. } => None,
+        }
+    }
+
+    /// A stream broke after its permit was returned as a success: that success was a failure.
+    /// `epoch` is the permit's. Never a probe's verdict; ignored unless closed since then.
+    pub fn cut(&mut self, epoch: u64, now: Instant, draw: f64) -> Option<Transition> {
+        let State::Closed { failures, .. } = &mut self.state else { return None };
+        if epoch != self.epoch {
+            return None;
+        }
+        let before = std::mem::take(&mut self.before);
+        *failures = failures.saturating_add(before).saturating_add(1);
+        if let Some(window) = &mut self.failed {
+            window.spoil(now);
+        }
+        self.trip_if_due(now, draw)
+    }
+
+    pub fn kind(&self) -> Kind {
+        self.state.kind()
+    }
+
+    pub fn policy(&self) -> &BreakerPolicy {
+        &self.policy
+    }
+
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Number of changes of state so far.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Trips in a row; 0 when the last is forgotten.
+    pub fn trips(&self) -> u32 {
+        match self.state {
+            State::Closed { recovery, .. } => recovery.map_or(0, |recovery| recovery.trips),
+            State::Open { trips, .. } | State::HalfOpen { trips, .. } => trips,
+        }
+    }
+
+    /// Open: the end of the open time.
+    pub fn retry_at(&self) -> Option<Instant> {
+        match self.state {
+            State::Open { until, .. } => Some(until),
+            State::Closed { .. } | State::HalfOpen { .. } => None,
+        }
+    }
+
+    /// Share of its normal traffic that the endpoint should get: 0.1 to 1 while it ramps.
+    pub fn slow_start(&self, now: Instant) -> f64 {
+        match (&self.state, self.mode(now)) {
+            (
+                State::Closed { recovery: Some(Recovery { ramp: Some(ramp), .. }), .. },
+                Mode::Enforce,
+            ) => ramp.share(now),
+            _ => 1.0,
+        }
+    }
+
+    /// What time alone changes.
+    fn settle(&mut self, now: Instant) -> Option<Transition> {
+        if self.hand.is_some_and(|hand| hand.is_over(now)) {
+            self.hand = None;
+        }
+        let kept_open = self.hand.is_some_and(|hand| hand.wish == Wish::Open);
+        match &mut self.state {
+            State::Open { until, .. } if now >= *until && kept_open => *until = now + LONGEST,
+            State::Open { until, trips, rate } if now >= *until => {
+                let (trips, rate) = (*trips, *rate);
+                let leases = Leases::default();
+                let half_open = State::HalfOpen { trips, rate, successes: 0, leases };
+                return Some(self.enter(half_open, Cause::Elapsed));
+            }
+            State::Closed { recovery, .. } if recovery.is_some_and(|r| r.is_over(now)) => {
+                *recovery = None;
+            }
+            _ => {}
+        }
+        None
+    }
+
+    /// Takes a place: closed, its turn on the ramp; half-open, a lease.
+    fn take(&mut self, now: Instant) -> Result<Option<u64>, Rejection> {
+        self.state.check(self.policy.probes, now)?;
+        match &mut self.state {
+            State::Closed { recovery, .. } => {
+                if let Some(ramp) = recovery.as_mut().and_then(|recovery| recovery.ramp.as_mut()) {
+                    ramp.spend(now);
+                }
+                self.attempts.record(now);
+                Ok(None)
+            }
+            State::HalfOpen { leases, .. } => {
+                Ok(Some(leases.grant(now, now + self.policy.probe_lease.min(LONGEST))))
+            }
+            State::Open { .. } => Ok(None),
+        }
+    }
+
+    /// An outcome while closed.
+    fn hear(
+        &mut self,
+        outcome: Outcome,
+        took: Duration,
+        now: Instant,
+        draw: f64,
+    ) -> Option<Transition> {
+        let failed = match outcome {
+            Outcome::Success => false,
+            Outcome::Failure => true,
+            // A quota is not a fault, and its absence no health.
+            Outcome::Throttled | Outcome::Ignored => return None,
+        };
+        if let State::Closed { failures, .. } = &mut self.state {
+            if failed {
+                *failures = failures.saturating_add(1);
+            } else {
+                self.before = std::mem::take(failures);
+            }
+        }
+        if let Some(window) = &mut self.failed {
+            window.record(now, failed);
+        }
+        if let (Some(window), Some(rule)) = (&mut self.slow, self.policy.slow_rate) {
+            window.record(now, took > rule.slower_than);
+        }
+        self.trip_if_due(now, draw)
+    }
+
+    /// A probe's outcome.
+    fn judge(
+        &mut self,
+        lease: u64,
+        outcome: Outcome,
+        now: Instant,
+        draw: f64,
+    ) -> Option<Transition> {
+        let State::HalfOpen { trips, rate, successes, leases } = &mut self.state else {
+            return None;
+        };
+        if !leases.give_back(lease, now) {
+            return None;
+        }
+        let (trips, rate) = (*trips, *rate);
+        match outcome {
+            Outcome::Ignored => None,
+            Outcome::Failure | Outcome::Throttled => {
+                Some(self.open(trips.saturating_add(1), rate, Cause::ProbeFailed, now, draw))
+            }
+            Outcome::Success => {
+                *successes += 1;
+                if *successes < self.policy.success_threshold {
+                    return None;
+                }
+                Some(self.enter(self.recovered(trips, rate, now), Cause::ProbeSucceeded))
+            }
+        }
+    }
+
+    fn trip_if_due(&mut self, now: Instant, draw: f64) -> Option<Transition> {
+        let State::Closed { failures, recovery } = self.state else { return None };
+        if self.is_kept_closed(now) {
+            return None;
+        }
+        let cause = self.due(failures, now)?;
+        let trips = recovery.map_or(0, |recovery| recovery.remembered_trips(now));
+        let rate = self.rate(now);
+        Some(self.open(trips.saturating_add(1), rate, cause, now, draw))
+    }
+
+    /// Attempts a second that are wanted: now, or from before the trip.
+    fn rate(&self, now: Instant) -> f64 {
+        match self.state {
+            State::Open { rate, .. } | State::HalfOpen { rate, .. } => rate,
+            State::Closed { recovery, .. } => {
+                // While it ramps, what the ramp lets through is less than what is wanted.
+                let ramp = recovery.and_then(|r| r.ramp).filter(|ramp| !ramp.is_over(now));
+                self.attempts.rate(now).max(ramp.map_or(0.0, |ramp| ramp.rate()))
+            }
+        }
+    }
+
+    /// Closed after a trip: remembered, and ramped.
+    fn recovered(&self, trips: u32, rate: f64, now: Instant) -> State {
+        let over = self.policy.ramp;
+        let ramp = (!over.is_zero()).then(|| Ramp::new(rate, over, now));
+        State::Closed { failures: 0, recovery: Some(Recovery { closed_at: now, trips, ramp }) }
+    }
+
+    fn due(&self, failures: u32, now: Instant) -> Option<Cause> {
+        let BreakerPolicy { failure_threshold, failure_rate, slow_rate, .. } = self.policy;
+        if failure_threshold > 0 && failures >= failure_threshold {
+            return Some(Cause::Consecutive);
+        }
+        if let (Some(window), Some(rule)) = (&self.failed, failure_rate)
+            && above(window, rule.above, rule.min_requests, now)
+        {
+            return Some(Cause::FailureRate);
+        }
+        if let (Some(window), Some(rule)) = (&self.slow, slow_rate)
+            && above(window, rule.above, rule.min_requests, now)
+        {
+            return Some(Cause::SlowRate);
+        }
+        None
+    }
+
+    fn open(&mut self, trips: u32, rate: f64, cause: Cause, now: Instant, draw: f64) -> Transition {
+        let until = now + self.policy.open_for(trips, draw);
+        self.enter(State::Open { until, trips, rate }, cause)
+    }
+
+    fn enter(&mut self, next: State, cause: Cause) -> Transition {
+        let (from, to) = (self.state.kind(), next.kind());
+        self.opened = if to == Kind::Open { Some(cause) } else { self.opened };
+        self.state = next;
+        self.epoch += 1;
+        self.before = 0;
+        self.attempts.clear();
+        for window in [&mut self.failed, &mut self.slow].into_iter().flatten() {
+            window.clear();
+        }
+        Transition { from, to, cause, epoch: self.epoch }
+    }
+}
+
+/// Makes the window anew only if the length changed.
+fn refit(window: &mut Option<Window>, over: Option<Duration>) {
+    if window.as_ref().map(Window::over) != over {
+        *window = over.map(Window::new);
+    }
+}
+
+#[cfg(test)]
+mod tests;

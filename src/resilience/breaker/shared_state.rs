@@ -1,0 +1,193 @@
+//! The register that a fleet shares for one breaker, and which of two is the newer one.
+//!
+//! A register is written by scripts in Redis, whole, one transition at a time. Registers of one key
+//! are ordered by `(epoch, writer)`: a new epoch is greater than what is stored, than what the
+//! writer had seen, and than Redis' clock, so that the order survives a store that lost its data.
+//! Whoever has seen several keeps the greatest, and never goes back (FLEET.md, "The shared register").
+//!
+//! In Redis it is one line, its fields parted by `|`:
+//! `epoch|writer|state|until|trips|permits|needed|ok|closed_at`, times in Redis' microseconds.
+
+use super::Kind;
+use std::cmp::Ordering;
+use std::fmt;
+use std::str::FromStr;
+
+/// Longer names of hosts are no names.
+const WRITER: usize = 128;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Register {
+    pub epoch: u64,
+    /// The host that began the epoch.
+    pub writer: String,
+    pub state: Kind,
+    /// Open: when it ends, by Redis' clock; else 0.
+    pub until: u64,
+    /// Trips in a row.
+    pub trips: u32,
+    /// Probes out at once, half-open.
+    pub permits: u32,
+    /// Probes that must succeed, half-open.
+    pub needed: u32,
+    /// Probes that did.
+    pub ok: u32,
+    /// When it closed last, by Redis' clock.
+    pub closed_at: u64,
+}
+
+/// What was found where a register was expected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NoRegister(String);
+
+// === impl Register ===
+
+impl Register {
+    /// Of whoever has seen none: closed, and older than any.
+    pub fn none() -> Self {
+        Register {
+            epoch: 0,
+            writer: String::new(),
+            state: Kind::Closed,
+            until: 0,
+            trips: 0,
+            permits: 0,
+            needed: 0,
+            ok: 0,
+            closed_at: 0,
+        }
+    }
+
+    /// Whether it takes the place of the other.
+    pub fn outranks(&self, other: &Register) -> bool {
+        self.order(other) == Ordering::Greater
+    }
+
+    fn order(&self, other: &Register) -> Ordering {
+        self.epoch.cmp(&other.epoch).then_with(|| self.writer.cmp(&other.writer))
+    }
+
+    /// The greater of both: the merge rule.
+    #[must_use]
+    pub fn merged(self, other: Register) -> Register {
+        if other.outranks(&self) { other } else { self }
+    }
+}
+
+impl fmt::Display for Register {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Register { epoch, writer, until, trips, permits, needed, ok, closed_at, .. } = self;
+        let state = match self.state {
+            Kind::Closed => 'C',
+            Kind::Open => 'O',
+            Kind::HalfOpen => 'H',
+        };
+        write!(f, "{epoch}|{writer}|{state}|{until}|{trips}|{permits}|{needed}|{ok}|{closed_at}")
+    }
+}
+
+impl FromStr for Register {
+    type Err = NoRegister;
+
+    fn from_str(line: &str) -> Result<Self, NoRegister> {
+        let none = || NoRegister(line.chars().take(80).collect());
+        let fields: Vec<&str> = line.split('|').collect();
+        let [epoch, writer, state, until, trips, permits, needed, ok, closed_at] = fields[..]
+        else {
+            return Err(none());
+        };
+        let number = |text: &str| text.parse::<u64>().map_err(|_| none());
+        let small = |text: &str| text.parse::<u32>().map_err(|_| none());
+        let state = match state {
+            "C" => Kind::Closed,
+            "O" => Kind::Open,
+            "H" => Kind::HalfOpen,
+            _ => return Err(none()),
+        };
+        if writer.len() > WRITER {
+            return Err(none());
+        }
+        Ok(Register {
+            epoch: number(epoch)?,
+            writer: writer.to_owned(),
+            state,
+            until: number(until)?,
+            trips: small(trips)?,
+            permits: small(permits)?,
+            needed: small(needed)?,
+            ok: small(ok)?,
+            closed_at: number(closed_at)?,
+        })
+    }
+}
+
+impl fmt::Display for NoRegister {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "no register of a breaker: `{}`", self.0.escape_debug())
+    }
+}
+
+impl std::error::Error for NoRegister {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn register() -> impl Strategy<Value = Register> {
+        let state = prop_oneof![Just(Kind::Closed), Just(Kind::Open), Just(Kind::HalfOpen)];
+        (0u64..6, "[ab]{0,2}", state, any::<u64>(), any::<[u32; 4]>(), any::<u64>()).prop_map(
+            |(epoch, writer, state, until, [trips, permits, needed, ok], closed_at)| Register {
+                epoch,
+                writer,
+                state,
+                until,
+                trips,
+                permits,
+                needed,
+                ok,
+                closed_at,
+            },
+        )
+    }
+
+    #[test]
+    fn anything_outranks_none() {
+        let line = "1|a|O|5|1|0|0|0|0";
+        assert!(line.parse::<Register>().unwrap().outranks(&Register::none()));
+    }
+
+    #[test]
+    fn a_line_that_is_no_register_is_refused() {
+        let long = format!("1|{}|C|0|0|0|0|0|0", "x".repeat(WRITER + 1));
+        for line in ["", "1|a|X|0|0|0|0|0|0", "1|a|C|0|0|0|0|0", "-1|a|C|0|0|0|0|0|0", &long] {
+            assert!(line.parse::<Register>().is_err(), "{line}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_line_is_read_as_it_was_written(register in register()) {
+            prop_assert_eq!(register.to_string().parse::<Register>(), Ok(register));
+        }
+
+        #[test]
+        fn no_line_is_too_odd(line in ".{0,60}") {
+            let _ = line.parse::<Register>();
+        }
+
+        #[test]
+        fn the_order_of_merging_does_not_matter(seen in prop::collection::vec(register(), 1..6)) {
+            let merge = |all: Vec<Register>| {
+                let key = |r: Register| (r.epoch, r.writer);
+                key(all.into_iter().fold(Register::none(), Register::merged))
+            };
+            let mut backwards = seen.clone();
+            backwards.reverse();
+            let greatest = seen.iter().map(|r| (r.epoch, r.writer.clone())).max().unwrap();
+            let none = (0, String::new());
+            prop_assert_eq!(merge(seen), greatest.clone().max(none.clone()));
+            prop_assert_eq!(merge(backwards), greatest.max(none));
+        }
+    }
+}

@@ -1,0 +1,276 @@
+//! The three states of a breaker, what each remembers, whom each lets through, and what moves it.
+//!
+//! A probe is a *lease* with an end. One whose outcome never comes (client gone, task
+//! cancelled) stops counting at that end, so it can block others only until then; an outcome
+//! that comes later finds no lease and is not heard.
+//!
+//! Trips in a row are remembered for 60 s closed: an endpoint that falls again right after it
+//! was let back is left alone for longer, one that held for a minute begins anew.
+
+use crate::resilience::limits::slow_start::Ramp;
+use std::time::{Duration, Instant};
+
+const CLOSED_FORGETS_TRIPS: Duration = Duration::from_secs(60);
+
+/// `rate` is the attempt rate per second from before the trip, for the ramp to come.
+#[derive(Clone, Debug, PartialEq)]
+pub enum State {
+    Closed { failures: u32, recovery: Option<Recovery> },
+    Open { until: Instant, trips: u32, rate: f64 },
+    HalfOpen { trips: u32, rate: f64, successes: u32, leases: Leases },
+}
+
+/// What a closed breaker remembers of its last trip, for a minute or until the ramp is over.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Recovery {
+    pub closed_at: Instant,
+    pub trips: u32,
+    pub ramp: Option<Ramp>,
+}
+
+/// The probes that are out, each until its own end.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Leases {
+    granted: u64,
+    out: Vec<(u64, Instant)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    Closed,
+    HalfOpen,
+    Open,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rejection {
+    pub why: Why,
+    /// Time until it is worth asking again.
+    pub retry_after: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Why {
+    Open,
+    /// All probes are out.
+    HalfOpen,
+    /// Just closed: the next attempt is not due yet.
+    Ramp,
+    /// A probe's lease was asked of the fleet: the answer is on its way.
+    Lease,
+}
+
+/// A change of state, and the epoch that it started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transition {
+    pub from: Kind,
+    pub to: Kind,
+    pub cause: Cause,
+    pub epoch: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Cause {
+    Consecutive,
+    FailureRate,
+    SlowRate,
+    ProbeFailed,
+    ProbeSucceeded,
+    /// The open time is over.
+    Elapsed,
+    /// An operator.
+    ByHand,
+    /// The hosts of the fleet together.
+    Fleet,
+}
+
+// === impl Kind, Why ===
+
+impl Kind {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Kind::Closed => "closed",
+            Kind::HalfOpen => "half_open",
+            Kind::Open => "open",
+        }
+    }
+}
+
+impl Why {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Why::Open => "open",
+            Why::HalfOpen => "half_open",
+            Why::Ramp => "ramp",
+            Why::Lease => "lease",
+        }
+    }
+}
+
+// === impl Cause ===
+
+impl Cause {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Cause::Consecutive => "consecutive",
+            Cause::FailureRate => "failure_rate",
+            Cause::SlowRate => "slow_rate",
+            Cause::ProbeFailed => "probe_failed",
+            Cause::ProbeSucceeded => "probe_succeeded",
+            Cause::Elapsed => "elapsed",
+            Cause::ByHand => "by_hand",
+            Cause::Fleet => "fleet",
+        }
+    }
+}
+
+// === impl Leases ===
+
+impl Leases {
+    /// Probes out at `now`.
+    pub fn out(&self, now: Instant) -> usize {
+        self.live(now).count()
+    }
+
+    fn live(&self, now: Instant) -> impl Iterator<Item = Instant> {
+        self.out.iter().map(|&(_, end)| end).filter(move |&end| end > now)
+    }
+
+    pub(crate) fn grant(&mut self, now: Instant, end: Instant) -> u64 {
+        self.out.retain(|&(_, end)| end > now);
+        self.granted += 1;
+        self.out.push((self.granted, end));
+        self.granted
+    }
+
+    /// Gives a lease back; whether it was still live.
+    pub(crate) fn give_back(&mut self, lease: u64, now: Instant) -> bool {
+        match self.out.iter().position(|&(id, _)| id == lease) {
+            Some(at) => self.out.swap_remove(at).1 > now,
+            None => false,
+        }
+    }
+}
+
+// === impl Recovery ===
+
+impl Recovery {
+    pub(crate) fn is_over(&self, now: Instant) -> bool {
+        self.remembered_trips(now) == 0 && self.ramp.is_none_or(|ramp| ramp.is_over(now))
+    }
+
+    pub(crate) fn remembered_trips(&self, now: Instant) -> u32 {
+        let closed_for = now.saturating_duration_since(self.closed_at);
+        if closed_for < CLOSED_FORGETS_TRIPS { self.trips } else { 0 }
+    }
+}
+
+// === impl State ===
+
+impl State {
+    pub(crate) const CLOSED: State = State::Closed { failures: 0, recovery: None };
+
+    pub(crate) fn kind(&self) -> Kind {
+        match self {
+            State::Closed { .. } => Kind::Closed,
+            State::Open { .. } => Kind::Open,
+            State::HalfOpen { .. } => Kind::HalfOpen,
+        }
+    }
+
+    pub(crate) fn check(&self, probes: u32, now: Instant) -> Result<(), Rejection> {
+        let (why, retry_after) = match self {
+            State::Closed { recovery: Some(Recovery { ramp: Some(ramp), .. }), .. } => {
+                match ramp.check(now) {
+                    Ok(()) => return Ok(()),
+                    Err(wait) => (Why::Ramp, wait),
+                }
+            }
+            State::Closed { .. } => return Ok(()),
+            State::Open { until, .. } => (Why::Open, until.saturating_duration_since(now)),
+            State::HalfOpen { leases, .. } if leases.out(now) < probes.max(1) as usize => {
+                return Ok(());
+            }
+            State::HalfOpen { leases, .. } => {
+                let first = leases.live(now).min().unwrap_or(now);
+                (Why::HalfOpen, first.saturating_duration_since(now))
+            }
+        };
+        if retry_after.is_zero() { Ok(()) } else { Err(Rejection { why, retry_after }) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn ms(n: u64) -> Duration {
+        Duration::from_millis(n)
+    }
+
+    fn half_open(leases: Leases) -> State {
+        State::HalfOpen { trips: 1, rate: 1.0, successes: 0, leases }
+    }
+
+    #[test]
+    fn a_lease_is_out_until_its_end_and_not_at_it() {
+        let (t0, mut leases) = (Instant::now(), Leases::default());
+        let lease = leases.grant(t0, t0 + ms(10));
+        assert_eq!((leases.out(t0 + ms(9)), leases.out(t0 + ms(10))), (1, 0));
+        assert!(!leases.clone().give_back(lease, t0 + ms(10)));
+        assert!(leases.give_back(lease, t0 + ms(9)));
+        assert!(!leases.give_back(lease, t0), "only once");
+    }
+
+    #[test]
+    fn lost_leases_do_not_pile_up() {
+        let (t0, mut leases) = (Instant::now(), Leases::default());
+        (0..1000).for_each(|n| {
+            leases.grant(t0 + ms(n * 10), t0 + ms(n * 10 + 10));
+        });
+        assert_eq!(leases.out.len(), 1);
+    }
+
+    #[test]
+    fn with_all_probes_out_the_first_to_end_says_how_long() {
+        let (t0, mut leases) = (Instant::now(), Leases::default());
+        leases.grant(t0, t0 + ms(30));
+        leases.grant(t0, t0 + ms(20));
+        let refused = Rejection { why: Why::HalfOpen, retry_after: ms(20) };
+        assert_eq!(half_open(leases.clone()).check(2, t0), Err(refused));
+        assert_eq!(half_open(leases.clone()).check(3, t0), Ok(()));
+        assert_eq!(half_open(leases).check(2, t0 + ms(20)), Ok(()));
+    }
+
+    #[test]
+    fn a_recovery_lasts_while_either_its_trips_or_its_ramp_matter() {
+        let t0 = Instant::now();
+        for (over, end) in [(ms(10_000), 60_000), (ms(90_000), 90_000)] {
+            let ramp = Some(Ramp::new(1.0, over, t0));
+            let recovery = Recovery { closed_at: t0, trips: 3, ramp };
+            assert!(!recovery.is_over(t0 + ms(end - 1)));
+            assert!(recovery.is_over(t0 + ms(end)));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_refusal_is_right_about_how_long(
+            ends in prop::collection::vec(1u64..1000, 0..6), probes in 0u32..6, at in 0u64..1000,
+        ) {
+            let (t0, mut leases) = (Instant::now(), Leases::default());
+            ends.iter().for_each(|end| {
+                leases.grant(t0, t0 + ms(*end));
+            });
+            let (now, state) = (t0 + ms(at), half_open(leases.clone()));
+            match state.check(probes, now) {
+                Ok(()) => prop_assert!(leases.out(now) < probes.max(1) as usize),
+                Err(refused) => {
+                    prop_assert!(leases.out(now) >= probes.max(1) as usize);
+                    prop_assert!(leases.out(now + refused.retry_after) < leases.out(now));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! Limits: adaptive concurrency, holds, slow start.
+
+pub mod concurrency_limit;
+pub mod hold;
+pub mod slow_start;

@@ -1,0 +1,237 @@
+//! Ramp: how traffic returns to an endpoint that was closed to it.
+//!
+//! Whoever waited for an endpoint wakes when it opens again, all at the same moment. The ramp
+//! lets them in along a line: from 10 % of the attempt rate of before, to 100 % when `over`
+//! has passed, then it is out of the way.
+//!
+//! Pacing is a bucket that holds one attempt and fills along that line, so that any span
+//! admits at most the area under the line, plus one. The area is integrated, not stepped: the
+//! wait that a refusal names is exact, the root of a quadratic.
+//!
+//! A rate of before under 1/s counts as 1/s, else a quiet endpoint would be asked once in
+//! minutes. No wait is longer than ten seconds.
+//!
+//! Slow start as in nginx and Envoy, paced as GCRA (ITU-T I.371) with a burst of one.
+
+use std::time::{Duration, Instant};
+
+const FIRST_SHARE: f64 = 0.1;
+const LEAST_RATE: f64 = 1.0;
+const MOST_RATE: f64 = 1e9;
+/// Floats leave crumbs: who waited as told must find a whole attempt.
+const WHOLE: f64 = 1.0 - 1e-6;
+
+/// A line from 10 % to 100 % of a rate, and the pace it allows.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Ramp {
+    rate: f64,
+    over: Duration,
+    started: Instant,
+    /// Attempts in the bucket at `filled`, 0 to 1.
+    credit: f64,
+    filled: Instant,
+}
+
+impl Ramp {
+    /// `rate` is attempts per second before the endpoint was closed. `over` zero is a ramp that
+    /// is over at once.
+    pub fn new(rate: f64, over: Duration, now: Instant) -> Self {
+        let rate = if rate > LEAST_RATE { rate.min(MOST_RATE) } else { LEAST_RATE };
+        Self { rate, over, started: now, credit: 1.0, filled: now }
+    }
+
+    /// The full rate, attempts per second.
+    pub fn rate(&self) -> f64 {
+        self.rate
+    }
+
+    pub fn is_over(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.started) >= self.over
+    }
+
+    /// Share of the full rate at `now`: 0.1 to 1.
+    pub fn share(&self, now: Instant) -> f64 {
+        if self.is_over(now) {
+            return 1.0;
+        }
+        FIRST_SHARE + (1.0 - FIRST_SHARE) * self.age(now) / self.over.as_secs_f64()
+    }
+
+    /// Takes leave for one attempt, or says how long until there is one.
+    pub fn admit(&mut self, now: Instant) -> Result<(), Duration> {
+        self.check(now)?;
+        self.spend(now);
+        Ok(())
+    }
+
+    /// Takes what [`Ramp::check`] has just granted.
+    pub(crate) fn spend(&mut self, now: Instant) {
+        self.credit = (self.credit_at(now) - 1.0).max(0.0);
+        self.filled = now;
+    }
+
+    /// What [`Ramp::admit`] would say, without taking it.
+    pub fn check(&self, now: Instant) -> Result<(), Duration> {
+        if self.is_over(now) {
+            return Ok(());
+        }
+        let credit = self.credit_at(now);
+        if credit >= WHOLE { Ok(()) } else { Err(self.wait_for(1.0 - credit, now)) }
+    }
+
+    fn age(&self, now: Instant) -> f64 {
+        now.saturating_duration_since(self.started).as_secs_f64()
+    }
+
+    fn credit_at(&self, now: Instant) -> f64 {
+        let gained = self.area(self.age(now)) - self.area(self.age(self.filled));
+        (self.credit + gained.max(0.0)).min(1.0)
+    }
+
+    /// Attempts under the line in its first `age` seconds.
+    fn area(&self, age: f64) -> f64 {
+        self.rate * age * (FIRST_SHARE + self.slope() * age / 2.0)
+    }
+
+    /// Growth of the share, per second.
+    fn slope(&self) -> f64 {
+        (1.0 - FIRST_SHARE) / self.over.as_secs_f64()
+    }
+
+    /// Solves `share * t + slope * t^2 / 2 = missing / rate` for `t`, at most to the ramp's end.
+    fn wait_for(&self, missing: f64, now: Instant) -> Duration {
+        let (share, slope, area) = (self.share(now), self.slope(), missing / self.rate);
+        // The form without cancellation when the slope is small.
+        let seconds = 2.0 * area / (share + (share * share + 2.0 * slope * area).sqrt());
+        let to_end = self.over.saturating_sub(now.saturating_duration_since(self.started));
+        let wait = Duration::try_from_secs_f64(seconds).unwrap_or(to_end);
+        wait.saturating_add(Duration::from_nanos(1)).min(to_end)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const TEN: Duration = Duration::from_secs(10);
+
+    /// Attempts under the line between two ages, by a sum of thin slices.
+    fn under_the_line(rate: f64, over: Duration, from: Duration, to: Duration) -> f64 {
+        let (from, to) = (from.as_secs_f64(), to.as_secs_f64());
+        let slice = (to - from) / 1000.0;
+        let share = |at: f64| 0.1 + 0.9 * (at / over.as_secs_f64()).min(1.0);
+        (0..1000).map(|n| rate * share(from + (f64::from(n) + 0.5) * slice) * slice).sum()
+    }
+
+    /// Asks again as soon as it is told to; the ages at which it was admitted.
+    fn eager(rate: f64, over: Duration) -> Vec<Duration> {
+        let started = Instant::now();
+        let (mut now, mut ramp, mut admitted) = (started, Ramp::new(rate, over, started), vec![]);
+        while !ramp.is_over(now) {
+            match ramp.admit(now) {
+                Ok(()) => admitted.push(now - started),
+                Err(wait) => now += wait,
+            }
+        }
+        admitted
+    }
+
+    #[test]
+    fn the_first_attempt_goes_at_once_and_the_second_waits() {
+        let now = Instant::now();
+        let mut ramp = Ramp::new(100.0, TEN, now);
+        assert_eq!(ramp.admit(now), Ok(()));
+        let wait = ramp.admit(now).unwrap_err();
+        // 100/s begins at 10/s, and the line climbs meanwhile.
+        assert!(wait > Duration::from_millis(90) && wait < Duration::from_millis(100), "{wait:?}");
+    }
+
+    #[test]
+    fn an_eager_caller_gets_all_that_lies_under_the_line() {
+        let admitted = eager(100.0, TEN);
+        // 55 % of 100/s for 10 s, and the first.
+        assert!((549..=551).contains(&admitted.len()), "{}", admitted.len());
+        let early = admitted.iter().filter(|age| **age < Duration::from_secs(1)).count();
+        assert!((14..=16).contains(&early), "{early}");
+    }
+
+    #[test]
+    fn the_share_climbs_from_a_tenth_to_all() {
+        let now = Instant::now();
+        let ramp = Ramp::new(1.0, TEN, now);
+        assert_eq!(ramp.share(now), 0.1);
+        assert!((ramp.share(now + TEN / 2) - 0.55).abs() < 1e-9);
+        assert_eq!(ramp.share(now + TEN), 1.0);
+    }
+
+    #[test]
+    fn when_it_is_over_nothing_waits() {
+        let started = Instant::now();
+        let mut ramp = Ramp::new(1.0, TEN, started);
+        assert!((0..1000).all(|_| ramp.admit(started + TEN).is_ok()));
+        let mut none = Ramp::new(1.0, Duration::ZERO, started);
+        assert!((0..1000).all(|_| none.admit(started).is_ok()));
+    }
+
+    #[test]
+    fn idle_time_saves_up_one_attempt_only() {
+        let started = Instant::now();
+        let mut ramp = Ramp::new(1000.0, TEN, started);
+        let late = started + Duration::from_secs(5);
+        assert_eq!(ramp.admit(late), Ok(()));
+        assert!(ramp.admit(late).is_err());
+    }
+
+    #[test]
+    fn a_quiet_endpoint_is_asked_within_seconds() {
+        for rate in [0.0, 0.001, 1.0, f64::NAN, -5.0] {
+            let ramp = Ramp::new(rate, TEN, Instant::now());
+            assert_eq!(ramp.rate(), 1.0);
+            assert!(eager(rate, TEN)[1] < Duration::from_secs(4));
+        }
+    }
+
+    #[test]
+    fn a_clock_that_was_read_before_the_start_is_the_start() {
+        let started = Instant::now() + TEN;
+        let mut ramp = Ramp::new(10.0, TEN, started);
+        assert_eq!(ramp.admit(started - TEN), Ok(()));
+        assert!(ramp.admit(started).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn no_span_admits_more_than_lies_under_the_line_and_one(
+            rate in 1.0f64..500.0,
+            over_ms in 1u64..30_000,
+            gaps in prop::collection::vec(0u64..400, 1..200),
+        ) {
+            let (started, over) = (Instant::now(), Duration::from_millis(over_ms));
+            let (mut now, mut ramp, mut admitted) = (started, Ramp::new(rate, over, started), vec![]);
+            for gap in gaps {
+                now += Duration::from_millis(gap);
+                if ramp.is_over(now) {
+                    break;
+                }
+                let said = ramp.check(now);
+                prop_assert_eq!(ramp.admit(now), said);
+                match said {
+                    Ok(()) => admitted.push(now - started),
+                    Err(wait) => {
+                        prop_assert!(wait <= TEN);
+                        prop_assert_eq!(ramp.check(now + wait), Ok(()));
+                        let early = wait.mul_f64(0.99);
+                        let soon = ramp.check(now + early);
+                        prop_assert!(soon.is_err() || wait < Duration::from_micros(100));
+                    }
+                }
+            }
+            for (first, from) in admitted.iter().enumerate() {
+                let Some(to) = admitted.last() else { break };
+                let most = 1.0 + under_the_line(rate, over, *from, *to);
+                prop_assert!((admitted.len() - first) as f64 <= most + 0.001);
+            }
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! The queue: waiters, fairness, dispatch.
+
+pub mod dispatch;
+pub mod drain_rate;
+pub mod flow_fifo;
+pub mod gate;
+pub mod stride;
+pub mod wait_queue;
+pub mod waiters;

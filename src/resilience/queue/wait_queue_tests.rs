@@ -1,0 +1,387 @@
+use super::*;
+use crate::resilience::queue::stride::bound;
+use proptest::prelude::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+const MS: Duration = Duration::from_millis(1);
+const WEIGHTS: [u32; 4] = [8, 4, 2, 1];
+
+fn lane() -> Lane {
+    let mut lane = Lane::default();
+    for queue in 0..2 {
+        lane.set_queue(
+            queue,
+            QueuePolicy {
+                max_waiting: 1_000_000,
+                max_bytes: 1 << 40,
+                max_wait: 3600 * SECOND,
+                weights: WEIGHTS.to_vec(),
+            },
+        );
+    }
+    lane
+}
+
+fn line(providers: &[u32]) -> Line {
+    Line { queue: 0, providers: providers.into(), circuits: 0 }
+}
+
+fn entry(providers: &[u32], class: usize, flow: u64, now: Instant) -> Entry {
+    let line = line(providers);
+    Entry { line, class, flow, bytes: 1, arrived: now, until: now + 3600 * SECOND }
+}
+
+fn enter(lane: &mut Lane, entry: Entry) -> Ticket {
+    let now = entry.arrived;
+    lane.enter(entry, now).expect("there is a place").0
+}
+
+/// Room for one at a provider: who goes.
+fn go(lane: &mut Lane, provider: u32, now: Instant) -> Option<Ticket> {
+    lane.room(provider, now);
+    let first = lane.gates.get(&provider).and_then(Gate::whose)?;
+    lane.served(first, provider, now);
+    // What was given to the next is taken back, so that each room is asked for by itself.
+    if let Some(next) = lane.gates.get(&provider).and_then(Gate::whose) {
+        lane.nothing(next, provider, now);
+    }
+    Some(first)
+}
+
+#[test]
+fn classes_are_served_by_their_weights() {
+    let (t0, mut lane) = (Instant::now(), lane());
+    let mut class = BTreeMap::new();
+    for n in 0..400 {
+        let ticket = enter(&mut lane, entry(&[1], n % 4, 0, t0));
+        class.insert(ticket, n % 4);
+    }
+    let mut served = [0; 4];
+    for _ in 0..150 {
+        served[class[&go(&mut lane, 1, t0).expect("many wait")]] += 1;
+    }
+    assert_eq!(served, [80, 40, 20, 10]);
+}
+
+#[test]
+fn what_changes_while_somebody_looks_is_looked_at_once_more() {
+    let (t0, mut lane) = (Instant::now(), lane());
+    let one = enter(&mut lane, entry(&[1], 0, 0, t0));
+    lane.opened(1, t0);
+    lane.close(one, 1, t0 + 3600 * SECOND, t0);
+    assert!(lane.has_to_look(one), "what it saw may be over");
+    lane.close(one, 1, t0 + 3600 * SECOND, t0);
+    assert!(!lane.has_to_look(one));
+    lane.opened(1, t0);
+    assert!(lane.has_to_look(one));
+}
+
+#[test]
+fn one_who_waits_for_a_full_provider_delays_nobody_for_another() {
+    let (t0, mut lane) = (Instant::now(), lane());
+    let first = enter(&mut lane, entry(&[1], 0, 0, t0));
+    lane.nothing(first, 1, t0);
+    let other = enter(&mut lane, entry(&[2], 3, 0, t0 + SECOND));
+    let both = enter(&mut lane, entry(&[1, 2], 3, 0, t0 + 2 * SECOND));
+    assert_eq!(go(&mut lane, 2, t0), Some(other));
+    assert_eq!(go(&mut lane, 2, t0), Some(both));
+    assert_eq!(go(&mut lane, 2, t0), None);
+    assert_eq!(go(&mut lane, 1, t0), Some(first));
+    assert!(lane.is_empty());
+}
+
+#[test]
+fn who_comes_first_has_the_turn_at_once_and_the_next_when_it_went() {
+    let (t0, mut lane) = (Instant::now(), lane());
+    let one = enter(&mut lane, entry(&[1], 1, 0, t0));
+    let two = enter(&mut lane, entry(&[1], 1, 0, t0));
+    assert_eq!((lane.turns(one), lane.turns(two)), (vec![1], vec![]));
+    lane.served(one, 1, t0);
+    assert_eq!((lane.take_woken(), lane.turns(two)), (vec![two], vec![1]));
+}
+
+#[test]
+fn room_that_comes_while_one_looks_is_looked_at_again() {
+    let (t0, mut lane) = (Instant::now(), lane());
+    let one = enter(&mut lane, entry(&[1], 1, 0, t0));
+    lane.room(1, t0);
+    lane.nothing(one, 1, t0);
+    assert_eq!((lane.take_woken(), lane.turns(one)), (vec![one], vec![1]));
+    lane.nothing(one, 1, t0);
+    assert_eq!((lane.take_woken(), lane.turns(one)), (vec![], vec![]));
+}
+
+#[test]
+fn who_rests_keeps_the_turn_until_one_comes_who_goes_before() {
+    let (t0, mut lane) = (Instant::now(), lane());
+    let low = enter(&mut lane, entry(&[1], 3, 0, t0));
+    lane.rest(low, 1, t0 + SECOND, t0);
+    lane.room(1, t0);
+    assert_eq!((lane.take_woken(), lane.next_look(low)), (vec![], Some(t0 + SECOND)));
+    let high = enter(&mut lane, entry(&[1], 0, 0, t0));
+    assert_eq!((lane.turns(low), lane.turns(high)), (vec![], vec![1]));
+    lane.rest(high, 1, t0 + SECOND, t0);
+    lane.due(high, t0 + SECOND);
+    assert_eq!((lane.take_woken(), lane.turns(high)), (vec![high], vec![1]));
+}
+
+#[test]
+fn a_line_that_is_closed_lets_others_pass_and_opens_in_time() {
+    let (t0, mut lane) = (Instant::now(), lane());
+    let held = Line { circuits: 7, ..line(&[1]) };
+    let one = enter(&mut lane, Entry { line: held.clone(), ..entry(&[1], 0, 0, t0) });
+    let same = enter(&mut lane, Entry { line: held, ..entry(&[1], 0, 0, t0) });
+    let other = enter(&mut lane, entry(&[1], 3, 0, t0));
+    lane.close(one, 1, t0 + SECOND, t0);
+    assert_eq!(go(&mut lane, 1, t0), Some(other));
+    assert_eq!(go(&mut lane, 1, t0), None);
+    lane.due(one, t0 + SECOND);
+    assert_eq!(go(&mut lane, 1, t0), Some(one));
+    assert_eq!(go(&mut lane, 1, t0), Some(same));
+}
+
+#[test]
+fn one_who_closed_a_line_and_leaves_opens_it() {
+    let (t0, mut lane) = (Instant::now(), lane());
+    let one = enter(&mut lane, entry(&[1], 0, 0, t0));
+    let two = enter(&mut lane, entry(&[1], 0, 0, t0));
+    lane.close(one, 1, t0 + SECOND, t0);
+    assert_eq!(lane.turns(two), Vec::<u32>::new());
+    lane.leave(one, t0);
+    assert_eq!((lane.take_woken(), lane.turns(two)), (vec![two], vec![1]));
+}
+
+#[test]
+fn a_queue_that_is_paused_has_no_turn_until_it_is_resumed() {
+    let (t0, mut lane) = (Instant::now(), lane());
+    lane.pause(0, true, t0);
+    let one = enter(&mut lane, entry(&[1], 0, 0, t0));
+    assert_eq!(go(&mut lane, 1, t0), None);
+    lane.pause(0, false, t0);
+    assert_eq!((lane.take_woken(), lane.turns(one)), (vec![one], vec![1]));
+}
+
+#[test]
+fn one_whose_wait_would_be_too_long_is_told_at_once() {
+    let (t0, mut lane) = (Instant::now(), lane());
+    let mut now = t0;
+    for _ in 0..100 {
+        enter(&mut lane, entry(&[1], 1, 0, t0));
+    }
+    for _ in 0..20 {
+        now += 100 * MS;
+        go(&mut lane, 1, now);
+    }
+    let soon = Entry { until: now + SECOND, ..entry(&[1], 1, 0, now) };
+    assert_eq!(lane.enter(soon.clone(), now), Err(Refusal::Late(8 * SECOND)));
+    assert!(lane.enter(Entry { flow: 9, ..soon.clone() }, now).is_ok());
+    let backlog = lane.backlog(&[1], 60 * SECOND, now).expect("some were served");
+    assert!((7 * SECOND..9 * SECOND).contains(&backlog), "{backlog:?}");
+}
+
+/// The rules of the lane in the plainest way: lists that are searched.
+#[derive(Debug, Default)]
+struct Plain {
+    waiting: Vec<(Ticket, Line, usize, u64)>,
+    /// Of each provider: passes by class, the current one, lines of each class by their last service.
+    pass: BTreeMap<(u32, usize), f64>,
+    current: BTreeMap<u32, f64>,
+    /// When each flow of a line and class had its turn last, or came.
+    flows: BTreeMap<(Line, usize, u64), u64>,
+    steps: u64,
+}
+
+impl Plain {
+    fn of(&self, provider: u32, class: usize) -> impl Iterator<Item = &(Ticket, Line, usize, u64)> {
+        let at = move |w: &&(Ticket, Line, usize, u64)| w.1.providers.contains(&provider);
+        self.waiting.iter().filter(at).filter(move |w| w.2 == class)
+    }
+
+    fn enter(&mut self, ticket: Ticket, line: &Line, class: usize, flow: u64) {
+        self.steps += 1;
+        for provider in &line.providers {
+            if self.of(*provider, class).next().is_none() {
+                let current = self.current.get(provider).copied().unwrap_or(0.0);
+                let pass = self.pass.entry((*provider, class)).or_default();
+                *pass = pass.max(current);
+            }
+        }
+        let same = |w: &(Ticket, Line, usize, u64)| (&w.1, w.2, w.3) == (line, class, flow);
+        if !self.waiting.iter().any(same) {
+            self.flows.insert((line.clone(), class, flow), self.steps);
+        }
+        self.waiting.push((ticket, line.clone(), class, flow));
+    }
+
+    fn leave(&mut self, ticket: Ticket) {
+        self.waiting.retain(|w| w.0 != ticket);
+        for gate in 0..3 {
+            if (0..4).all(|class| self.of(gate, class).next().is_none()) {
+                self.pass.retain(|(at, _), _| *at != gate);
+                self.current.remove(&gate);
+            }
+        }
+    }
+
+    /// Whether this one is a right choice: its class has the least pass, its flow waited longest for
+    /// its turn in its line, it is the oldest of its flow.
+    fn goes(&mut self, provider: u32, ticket: Ticket) {
+        self.steps += 1;
+        let found = self.waiting.iter().find(|w| w.0 == ticket).cloned();
+        let (_, line, class, flow) = found.expect("it waits");
+        let pass = |class: usize| self.pass.get(&(provider, class)).copied().unwrap_or(0.0);
+        for other in (0..4).filter(|other| self.of(provider, *other).next().is_some()) {
+            assert!(pass(class) <= pass(other) + 1e-6, "class {class} before {other}");
+        }
+        let same_line = || self.of(provider, class).filter(|w| w.1 == line);
+        let turn = |flow: u64| self.flows[&(line.clone(), class, flow)];
+        assert!(same_line().all(|w| turn(flow) <= turn(w.3)), "flow {flow} before its turn");
+        assert!(same_line().filter(|w| w.3 == flow).all(|w| ticket <= w.0), "not the oldest");
+        let own = pass(class);
+        let current = self.current.entry(provider).or_default();
+        *current = current.max(own);
+        self.pass.insert((provider, class), own + 1.0 / f64::from(WEIGHTS[class]));
+        self.flows.insert((line, class, flow), self.steps);
+        self.leave(ticket);
+    }
+}
+
+/// One of 10 runs of 100,000 steps.
+fn against_the_plain_model(seed: u64) {
+    let mut random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut draw = move |below: u64| {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        (random >> 11) % below
+    };
+    const LINES: [&[u32]; 4] = [&[0], &[1], &[0, 1], &[1, 2]];
+    let (t0, mut lane, mut plain) = (Instant::now(), lane(), Plain::default());
+    let mut here: Vec<Ticket> = Vec::new();
+    let mut passed: BTreeMap<(u32, usize), u64> = BTreeMap::new();
+    for step in 0..100_000u64 {
+        let now = t0 + Duration::from_micros(step);
+        // The crowd grows and shrinks by turns.
+        let grows = u64::from(step / 500 % 2 == 0);
+        match draw(10) {
+            0..=4 if here.len() < 60 && draw(4) <= 2 * grows + 1 => {
+                let (providers, class) = (LINES[draw(4) as usize], draw(4) as usize);
+                let ticket = enter(&mut lane, entry(providers, class, draw(3), now));
+                let flow = lane.waiters[&ticket].member.flow;
+                plain.enter(ticket, &line(providers), class, flow);
+                for provider in providers {
+                    if plain.of(*provider, class).count() == 1 {
+                        passed.insert((*provider, class), 0);
+                    }
+                }
+                lane.turns(ticket).into_iter().for_each(|at| lane.nothing(ticket, at, now));
+                here.push(ticket);
+            }
+            5..=6 if !here.is_empty() => {
+                let ticket = here.swap_remove(draw(here.len() as u64) as usize);
+                lane.leave(ticket, now);
+                plain.leave(ticket);
+            }
+            _ => {
+                let provider = draw(3) as u32;
+                let Some(ticket) = go(&mut lane, provider, now) else {
+                    assert!((0..4).all(|class| plain.of(provider, class).next().is_none()));
+                    continue;
+                };
+                let class = plain.waiting.iter().find(|w| w.0 == ticket).expect("it waits").2;
+                plain.goes(provider, ticket);
+                here.retain(|other| *other != ticket);
+                for other in (0..4).filter(|other| *other != class) {
+                    let waits = plain.of(provider, other).next().is_some();
+                    let count = passed.entry((provider, other)).or_default();
+                    *count = if waits { *count + 1 } else { 0 };
+                    assert!(*count < bound(&WEIGHTS, other), "{other} was starved");
+                }
+                passed.insert((provider, class), 0);
+            }
+        }
+        lane.take_woken();
+        assert_eq!(lane.len(), here.len());
+    }
+    here.iter().for_each(|ticket| lane.leave(*ticket, t0));
+    assert!(lane.is_empty() && lane.gates.is_empty() && lane.lines.is_empty());
+    assert!(lane.line_ids.is_empty());
+}
+
+macro_rules! runs {
+    ($($name:ident: $seed:literal),*) => { $(
+        #[test]
+        fn $name() {
+            against_the_plain_model($seed);
+        }
+    )* };
+}
+
+runs!(
+    it_does_as_the_plain_model_0: 1,
+    it_does_as_the_plain_model_1: 2,
+    it_does_as_the_plain_model_2: 3,
+    it_does_as_the_plain_model_3: 4,
+    it_does_as_the_plain_model_4: 5,
+    it_does_as_the_plain_model_5: 6,
+    it_does_as_the_plain_model_6: 7,
+    it_does_as_the_plain_model_7: 8,
+    it_does_as_the_plain_model_8: 9,
+    it_does_as_the_plain_model_9: 10
+);
+
+proptest! {
+    #[test]
+    fn nobody_is_forgotten_whatever_those_with_the_turn_say(
+        steps in prop::collection::vec((0u8..8, 0usize..4, 0usize..4, 0u64..50), 1..200)
+    ) {
+        const LINES: [&[u32]; 4] = [&[0], &[1], &[0, 1], &[]];
+        let (t0, mut lane) = (Instant::now(), lane());
+        let (mut now, mut here) = (t0, Vec::<Ticket>::new());
+        for (action, which, class, ms) in steps {
+            now += Duration::from_millis(ms);
+            let turns: Vec<_> =
+                here.iter().flat_map(|t| lane.turns(*t).into_iter().map(|at| (*t, at))).collect();
+            let turn = turns.get(class % turns.len().max(1)).copied();
+            match (action, turn) {
+                (0 | 1, _) => here.push(enter(&mut lane, entry(LINES[which], class, 0, now))),
+                (2, Some((ticket, at))) => {
+                    lane.served(ticket, at, now);
+                    here.retain(|other| *other != ticket);
+                }
+                (3, Some((ticket, at))) => lane.rest(ticket, at, now + SECOND, now),
+                (4, Some((ticket, at))) => lane.close(ticket, at, now + SECOND, now),
+                (5, Some((ticket, _))) => lane.aside(ticket, line(LINES[which]), now),
+                (6, Some((ticket, _))) => {
+                    lane.leave(ticket, now);
+                    here.retain(|other| *other != ticket);
+                }
+                (7, _) => lane.room(which as u32 % 2, now),
+                _ => {}
+            }
+            // Time passes for those who wait for it.
+            for ticket in &here {
+                if lane.next_look(*ticket).is_some_and(|at| at <= now) {
+                    lane.due(*ticket, now);
+                }
+            }
+            for provider in 0..2 {
+                let waits = here.iter().any(|ticket| {
+                    let (_, line, _) = lane.place(*ticket).expect("it waits");
+                    lane.providers(line).contains(&provider) && lane.is_open(provider, line)
+                });
+                prop_assert_eq!(lane.first(provider, now).is_some(), waits);
+            }
+        }
+        // In the end there is room for all.
+        now += 2 * SECOND;
+        here.iter().for_each(|ticket| lane.due(*ticket, now));
+        for ticket in here.clone() {
+            lane.aside(ticket, line(&[0]), now);
+        }
+        while let Some(ticket) = go(&mut lane, 0, now) {
+            here.retain(|other| *other != ticket);
+        }
+        prop_assert!(here.is_empty() && lane.is_empty());
+    }
+}

@@ -1,0 +1,241 @@
+//! How many attempts beyond the first a route may make.
+//!
+//! A maximum per request does not protect a provider in trouble: three attempts each are
+//! three times the load exactly when everything fails. A budget ties repeats to the traffic
+//! itself, so that total failure costs `ratio` more load and not a multiple of it (Google
+//! SRE book, "Handling Overload"; Finagle's and tower's retry budgets).
+//!
+//! A repeat is allowed while, with it, those of the window are at most
+//! `ratio * first attempts of the window + min_per_second * window`. The second term, the
+//! *floor*, lets a quiet route repeat at all.
+//!
+//! The window slides by tenths: it spans the last ten whole tenths and the one under way, so
+//! between one window and a tenth more. Hence over any run
+//! `repeats <= ratio * firsts + min_per_second * elapsed + floor` holds exactly, while in one
+//! sliding window the firsts of up to one tenth before it may count.
+
+use crate::resilience::stats::time_buckets::Slices;
+use std::time::{Duration, Instant};
+
+/// Ten that are whole and the one under way.
+const TENTHS: usize = 11;
+
+/// Bounds are checked by `policy::validate`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct BudgetPolicy {
+    /// Repeats for each first attempt.
+    pub ratio: f64,
+    /// Repeats a second that are allowed without any traffic.
+    pub min_per_second: f64,
+    pub window: Duration,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Counts {
+    firsts: u64,
+    repeats: u64,
+}
+
+/// One for each route.
+#[derive(Clone, Debug)]
+pub struct Budget {
+    policy: BudgetPolicy,
+    slices: Slices<TENTHS>,
+    tenths: [Counts; TENTHS],
+    sum: Counts,
+}
+
+// === impl BudgetPolicy ===
+
+impl BudgetPolicy {
+    fn tenth(&self) -> Duration {
+        self.window / 10
+    }
+
+    fn allowance(&self, firsts: u64) -> f64 {
+        self.ratio * firsts as f64 + self.min_per_second * self.window.as_secs_f64()
+    }
+}
+
+// === impl Budget ===
+
+impl Budget {
+    pub fn new(policy: BudgetPolicy) -> Self {
+        let (slices, tenths) = (Slices::new(policy.tenth()), [Counts::default(); TENTHS]);
+        Self { policy, slices, tenths, sum: Counts::default() }
+    }
+
+    /// What was counted stays counted; under a new window it counts as of now.
+    pub fn retune(&mut self, policy: BudgetPolicy) {
+        if policy.window != self.policy.window {
+            self.slices.recut(policy.tenth());
+            self.tenths = [Counts::default(); TENTHS];
+            self.tenths[self.slices.head()] = self.sum;
+        }
+        self.policy = policy;
+    }
+
+    /// Counts one first attempt.
+    pub fn deposit(&mut self, now: Instant) {
+        self.slide(now);
+        self.tenths[self.slices.head()].firsts += 1;
+        self.sum.firsts += 1;
+    }
+
+    /// Counts one repeat, if it is allowed.
+    pub fn withdraw(&mut self, now: Instant) -> bool {
+        self.slide(now);
+        let allowed = (self.sum.repeats + 1) as f64 <= self.policy.allowance(self.sum.firsts);
+        if allowed {
+            self.tenths[self.slices.head()].repeats += 1;
+            self.sum.repeats += 1;
+        }
+        allowed
+    }
+
+    /// Repeats that are left now; below 1, none may be made.
+    pub fn balance(&self, now: Instant) -> f64 {
+        let mut seen = self.clone();
+        seen.slide(now);
+        (seen.policy.allowance(seen.sum.firsts) - seen.sum.repeats as f64).max(0.0)
+    }
+
+    fn slide(&mut self, now: Instant) {
+        for at in self.slices.advance(now) {
+            let left = std::mem::take(&mut self.tenths[at]);
+            self.sum.firsts -= left.firsts;
+            self.sum.repeats -= left.repeats;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const POLICY: BudgetPolicy =
+        BudgetPolicy { ratio: 0.2, min_per_second: 1.0, window: Duration::from_secs(10) };
+
+    fn drain(budget: &mut Budget, now: Instant) -> usize {
+        std::iter::repeat_with(|| budget.withdraw(now)).take_while(|allowed| *allowed).count()
+    }
+
+    #[test]
+    fn a_quiet_route_has_the_floor() {
+        let (t0, mut budget) = (Instant::now(), Budget::new(POLICY));
+        assert_eq!(budget.balance(t0), 10.0);
+        assert_eq!(drain(&mut budget, t0), 10);
+        assert_eq!(budget.balance(t0), 0.0);
+    }
+
+    #[test]
+    fn traffic_earns_its_share() {
+        let (t0, mut budget) = (Instant::now(), Budget::new(POLICY));
+        (0..100).for_each(|_| budget.deposit(t0));
+        assert_eq!(drain(&mut budget, t0), 30);
+    }
+
+    #[test]
+    fn what_left_the_window_neither_earns_nor_costs() {
+        let (t0, mut budget) = (Instant::now(), Budget::new(POLICY));
+        (0..100).for_each(|_| budget.deposit(t0));
+        drain(&mut budget, t0);
+        assert!(!budget.withdraw(t0 + Duration::from_millis(10_999)));
+        assert_eq!(budget.balance(t0 + Duration::from_secs(11)), 10.0);
+        assert_eq!(drain(&mut budget, t0 + Duration::from_secs(3_600)), 10);
+    }
+
+    #[test]
+    fn a_clock_that_steps_back_changes_nothing() {
+        let (t0, mut budget) = (Instant::now(), Budget::new(POLICY));
+        let later = t0 + Duration::from_secs(5);
+        budget.deposit(t0);
+        assert_eq!(drain(&mut budget, later), 10);
+        assert!(!budget.withdraw(t0));
+    }
+
+    #[test]
+    fn nothing_is_allowed_by_nothing() {
+        let none = BudgetPolicy { ratio: 0.0, min_per_second: 0.0, window: Duration::ZERO };
+        let (t0, mut budget) = (Instant::now(), Budget::new(none));
+        budget.deposit(t0);
+        assert!(!budget.withdraw(t0));
+    }
+
+    #[test]
+    fn retuning_does_not_refill() {
+        let (t0, mut budget) = (Instant::now(), Budget::new(POLICY));
+        let later = t0 + Duration::from_secs(7);
+        drain(&mut budget, later);
+        budget.retune(BudgetPolicy { window: Duration::from_secs(5), ..POLICY });
+        assert!(!budget.withdraw(later));
+        budget.retune(BudgetPolicy { ratio: 0.5, ..POLICY });
+        assert!(!budget.withdraw(later));
+        assert_eq!(budget.balance(later + Duration::from_secs(12)), 10.0);
+    }
+
+    #[test]
+    fn total_failure_costs_the_ratio_and_not_a_multiple() {
+        let (t0, mut budget) = (Instant::now(), Budget::new(POLICY));
+        let (offered, seconds, max_attempts) = (3_000u32, 30.0, 3);
+        let mut attempts = 0;
+        for request in 0..offered {
+            let now = t0 + Duration::from_millis(10) * request;
+            budget.deposit(now);
+            attempts += 1;
+            attempts += (1..max_attempts).take_while(|_| budget.withdraw(now)).count();
+        }
+        let floor = 10.0;
+        assert!(attempts as f64 <= 1.2 * f64::from(offered) + seconds + floor, "{attempts}");
+        assert!(attempts as f64 > 1.18 * f64::from(offered), "{attempts}");
+    }
+
+    proptest! {
+        #[test]
+        fn a_run_never_repeats_more_than_it_earned(
+            ratio in 0.0..2.0f64,
+            min_per_second in 0.0..5.0f64,
+            window_ms in 1u64..20_000,
+            steps in prop::collection::vec((0u64..3_000, 0usize..20, 0usize..20), 1..200),
+        ) {
+            let window = Duration::from_millis(window_ms);
+            let policy = BudgetPolicy { ratio, min_per_second, window };
+            let t0 = Instant::now();
+            let (mut now, mut budget, mut firsts, mut repeats) = (t0, Budget::new(policy), 0, 0);
+            for (ms, deposits, withdrawals) in steps {
+                now += Duration::from_millis(ms);
+                (0..deposits).for_each(|_| budget.deposit(now));
+                firsts += deposits;
+                repeats += (0..withdrawals).filter(|_| budget.withdraw(now)).count();
+                let earned = ratio * firsts as f64
+                    + min_per_second * ((now - t0) + window).as_secs_f64();
+                prop_assert!(repeats as f64 <= earned + 1e-6, "{repeats} > {earned}");
+            }
+        }
+
+        #[test]
+        fn a_sliding_window_holds_but_for_one_tenth(
+            window_ms in 10u64..20_000,
+            steps in prop::collection::vec((0u64..3_000, 0usize..20, 0usize..20), 1..100),
+        ) {
+            let window = Duration::from_millis(window_ms);
+            let policy = BudgetPolicy { window, ..POLICY };
+            let (mut now, mut budget) = (Instant::now(), Budget::new(policy));
+            let (mut firsts, mut repeats) = (Vec::new(), Vec::new());
+            for (ms, deposits, withdrawals) in steps {
+                now += Duration::from_millis(ms);
+                (0..deposits).for_each(|_| { budget.deposit(now); firsts.push(now); });
+                let made = (0..withdrawals).filter(|_| budget.withdraw(now)).count();
+                repeats.extend(std::iter::repeat_n(now, made));
+                if made > 0 {
+                    let within = |at: &&Instant, span| now.duration_since(**at) <= span;
+                    let paid = repeats.iter().filter(|at| within(at, window)).count();
+                    let earned = firsts.iter().filter(|at| within(at, window + policy.tenth()));
+                    let allowed = policy.allowance(earned.count() as u64);
+                    prop_assert!(paid as f64 <= allowed + 1e-6, "{paid} > {allowed}");
+                }
+            }
+        }
+    }
+}

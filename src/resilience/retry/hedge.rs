@@ -1,0 +1,165 @@
+//! When a request that takes long is sent a second time, elsewhere; whoever answers first has won.
+//!
+//! A few requests take many times as long as the others, for reasons of their moment and place. Sent
+//! again once they are slower than nearly all, they end nearly as soon as the others, for a
+//! load that grows by as little as were slower (Dean and Barroso, "The Tail at Scale", 2013).
+//!
+//! - `extra_load` says both: a hedge goes after the percentile `1 - extra_load` of the route's own
+//!   latency (of the last minute; nothing while that has fewer than 100 samples), or after `after`.
+//! - When all of a provider becomes slow, all its requests are slower than that percentile. So each
+//!   hedge is paid for out of a budget that holds `extra_load` of the requests of the last 10 s: over
+//!   any run `hedges <= extra_load * firsts`. Finagle's BackupRequestFilter does both.
+//! - The budget has no floor: a route with a request a minute is not hedged at 2 %.
+
+use super::budget::{Budget, BudgetPolicy};
+use crate::resilience::stats::latency_sketch::Sketch;
+use std::time::{Duration, Instant};
+
+const ENOUGH: u64 = 100;
+
+/// Bounds are checked by `policy::validate`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct HedgePolicy {
+    /// Hedges for each request; above 0, at most 1.
+    pub extra_load: f64,
+    /// `None`: after the percentile `1 - extra_load` of the route's own latency.
+    pub after: Option<Duration>,
+}
+
+/// One for each route.
+#[derive(Clone, Debug)]
+pub struct Hedge {
+    policy: HedgePolicy,
+    latencies: Sketch,
+    budget: Budget,
+}
+
+// === impl HedgePolicy ===
+
+impl HedgePolicy {
+    fn budget(&self) -> BudgetPolicy {
+        let window = Duration::from_secs(10);
+        BudgetPolicy { ratio: self.extra_load, min_per_second: 0.0, window }
+    }
+}
+
+// === impl Hedge ===
+
+impl Hedge {
+    pub fn new(policy: HedgePolicy) -> Self {
+        Self { policy, latencies: Sketch::default(), budget: Budget::new(policy.budget()) }
+    }
+
+    /// What was measured and paid stays.
+    pub fn retune(&mut self, policy: HedgePolicy) {
+        self.budget.retune(policy.budget());
+        self.policy = policy;
+    }
+
+    /// Counts one request: it earns `extra_load` of a hedge.
+    pub fn first(&mut self, now: Instant) {
+        self.budget.deposit(now);
+    }
+
+    /// A first attempt was answered after `took`; one that lost to its hedge counts with what it
+    /// had taken by then, or the percentile would sink with every hedge.
+    pub fn sample(&mut self, took: Duration, now: Instant) {
+        self.latencies.record(took, now);
+    }
+
+    /// How long an attempt may take before it is hedged; `None`: it is not.
+    pub fn delay(&self, now: Instant) -> Option<Duration> {
+        let measured = || {
+            let enough = self.latencies.count(now) >= ENOUGH;
+            enough.then(|| self.latencies.quantile(1.0 - self.policy.extra_load, now))?
+        };
+        self.policy.after.or_else(measured)
+    }
+
+    /// Pays for one hedge; false when it cannot be paid.
+    pub fn spend(&mut self, now: Instant) -> bool {
+        self.budget.withdraw(now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const POLICY: HedgePolicy = HedgePolicy { extra_load: 0.02, after: None };
+
+    fn measured(samples: u64, now: Instant) -> Hedge {
+        let mut hedge = Hedge::new(POLICY);
+        (1..=samples).for_each(|n| hedge.sample(Duration::from_millis(n), now));
+        hedge
+    }
+
+    #[test]
+    fn too_few_samples_are_no_percentile() {
+        let now = Instant::now();
+        assert_eq!(measured(99, now).delay(now), None);
+        let delay = measured(100, now).delay(now).unwrap().as_secs_f64();
+        assert!((delay / 0.098 - 1.0).abs() < 0.05, "{delay}");
+        assert_eq!(measured(100, now).delay(now + Duration::from_secs(60)), None);
+    }
+
+    #[test]
+    fn after_needs_no_sample() {
+        let (now, after) = (Instant::now(), Some(Duration::from_millis(700)));
+        let hedge = Hedge::new(HedgePolicy { after, ..POLICY });
+        assert_eq!(hedge.delay(now), after);
+    }
+
+    #[test]
+    fn fifty_requests_pay_for_a_hedge_of_2_percent() {
+        let (now, mut hedge) = (Instant::now(), Hedge::new(POLICY));
+        (0..49).for_each(|_| hedge.first(now));
+        assert!(!hedge.spend(now));
+        hedge.first(now);
+        assert!(hedge.spend(now));
+        assert!(!hedge.spend(now));
+        assert!(!hedge.spend(now + Duration::from_secs(3_600)));
+    }
+
+    #[test]
+    fn retuning_keeps_what_was_measured_and_paid() {
+        let now = Instant::now();
+        let mut hedge = measured(200, now);
+        (0..50).for_each(|_| hedge.first(now));
+        assert!(hedge.spend(now));
+        hedge.retune(HedgePolicy { extra_load: 0.5, after: None });
+        let delay = hedge.delay(now).unwrap().as_secs_f64();
+        assert!((delay / 0.1 - 1.0).abs() < 0.05, "{delay}");
+        assert_eq!((0..50).filter(|_| hedge.spend(now)).count(), 24);
+    }
+
+    #[test]
+    fn a_provider_that_becomes_slow_is_not_asked_twice_for_everything() {
+        let (t0, mut hedge) = (Instant::now(), measured(1_000, Instant::now()));
+        let slow = (0..1_000u32).map(|n| t0 + Duration::from_millis(10) * n);
+        let hedges = slow.filter(|now| {
+            hedge.first(*now);
+            hedge.delay(*now).is_some() && hedge.spend(*now)
+        });
+        assert_eq!(hedges.count(), 20);
+    }
+
+    proptest! {
+        #[test]
+        fn over_any_run_hedges_are_at_most_their_share_of_requests(
+            extra_load in 0.001..=1.0f64,
+            steps in prop::collection::vec((0u64..4_000, 0usize..100, 0usize..20), 1..200),
+        ) {
+            let mut hedge = Hedge::new(HedgePolicy { extra_load, after: None });
+            let (mut now, mut firsts, mut hedges) = (Instant::now(), 0, 0);
+            for (ms, requests, wanted) in steps {
+                now += Duration::from_millis(ms);
+                (0..requests).for_each(|_| hedge.first(now));
+                firsts += requests;
+                hedges += (0..wanted).filter(|_| hedge.spend(now)).count();
+                prop_assert!(hedges as f64 <= extra_load * firsts as f64 + 1e-6);
+            }
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! Retries: back-off, budgets, hedging.
+
+pub mod backoff;
+pub mod budget;
+pub mod cost_budget;
+pub mod hedge;

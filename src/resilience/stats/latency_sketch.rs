@@ -1,0 +1,190 @@
+//! Quantiles of the latencies of the last minute, or of another while, in a few KiB.
+//!
+//! A latency is counted in one of 170 buckets, each of which ends at 1.1 times where it begins, from
+//! 100 us on. A quantile is the middle of the bucket that it falls into, so it is off by 4.8 % at most
+//! wherever it lies; no sample is kept, and none is compared with another (DDSketch: Masson, Rim
+//! and Lee, VLDB 2019). What is shorter than 100 us counts as that, what is longer than 1,000 s as that.
+//!
+//! The window is six slices, of 10 s where nothing else is said, so it reaches back between 50 s and
+//! 60 s: a provider that has become slow is believed within a minute, and a slice without traffic
+//! says nothing.
+
+use super::time_buckets::Slices;
+use std::time::{Duration, Instant};
+
+const SLICES: usize = 6;
+const MINUTE: Duration = Duration::from_secs(60);
+const SHORTEST: Duration = Duration::from_micros(100);
+const GROWTH: f64 = 1.1;
+/// From 100 us up to 1,000 s: ln(10^7) / ln(1.1), rounded up.
+const BUCKETS: usize = 170;
+
+type Counts = [u32; BUCKETS];
+
+/// Latencies, counted by their logarithm.
+#[derive(Clone, Debug)]
+pub struct Sketch {
+    slices: Slices<SLICES>,
+    ring: [Counts; SLICES],
+    sum: Counts,
+}
+
+impl Default for Sketch {
+    fn default() -> Self {
+        Self::new(MINUTE)
+    }
+}
+
+impl Sketch {
+    /// Of the last `over`, or five sixths of it.
+    pub fn new(over: Duration) -> Self {
+        let counts = [0; BUCKETS];
+        Self { slices: Slices::new(over / SLICES as u32), ring: [counts; SLICES], sum: counts }
+    }
+
+    pub fn record(&mut self, took: Duration, now: Instant) {
+        for slot in self.slices.advance(now) {
+            subtract(&mut self.sum, &std::mem::replace(&mut self.ring[slot], [0; BUCKETS]));
+        }
+        let bucket = bucket(took);
+        self.ring[self.slices.head()][bucket] += 1;
+        self.sum[bucket] += 1;
+    }
+
+    /// How many latencies the window holds.
+    pub fn count(&self, now: Instant) -> u64 {
+        self.kept(now).into_iter().map(u64::from).sum()
+    }
+
+    /// The least latency that the share `q`, in [0, 1], of the window does not exceed, to 4.8 %;
+    /// nothing when the window is empty.
+    pub fn quantile(&self, q: f64, now: Instant) -> Option<Duration> {
+        let kept = self.kept(now);
+        let count: u64 = kept.into_iter().map(u64::from).sum();
+        let rank = ((q * count as f64).ceil() as u64).clamp(1, count.max(1));
+        let mut passed = 0;
+        let reaches = |count: u32| {
+            passed += u64::from(count);
+            passed >= rank
+        };
+        kept.into_iter().position(reaches).map(middle)
+    }
+
+    fn kept(&self, now: Instant) -> Counts {
+        let mut kept = self.sum;
+        self.slices.gone(now).for_each(|slot| subtract(&mut kept, &self.ring[slot]));
+        kept
+    }
+}
+
+fn subtract(from: &mut Counts, gone: &Counts) {
+    from.iter_mut().zip(gone).for_each(|(count, gone)| *count -= gone);
+}
+
+fn bucket(took: Duration) -> usize {
+    let growths = took.div_duration_f64(SHORTEST).ln() / GROWTH.ln();
+    (growths as usize).min(BUCKETS - 1)
+}
+
+/// As far from where the bucket begins as from where it ends, as shares of either.
+fn middle(bucket: usize) -> Duration {
+    SHORTEST.mul_f64(GROWTH.powi(bucket as i32) * 2.0 * GROWTH / (GROWTH + 1.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn sketch_of(latencies: impl IntoIterator<Item = Duration>, now: Instant) -> Sketch {
+        let mut sketch = Sketch::default();
+        latencies.into_iter().for_each(|took| sketch.record(took, now));
+        sketch
+    }
+
+    fn is_close(found: Duration, exact: Duration) -> bool {
+        (found.as_secs_f64() / exact.as_secs_f64() - 1.0).abs() <= 0.05
+    }
+
+    #[test]
+    fn of_nothing_there_is_no_quantile() {
+        let now = Instant::now();
+        assert_eq!(Sketch::default().quantile(0.5, now), None);
+        assert_eq!(Sketch::default().count(now), 0);
+    }
+
+    #[test]
+    fn the_98th_of_a_hundred_is_the_98th_percentile() {
+        let now = Instant::now();
+        let sketch = sketch_of((1..=100).map(Duration::from_millis), now);
+        let found = sketch.quantile(0.98, now).unwrap();
+        assert!(is_close(found, Duration::from_millis(98)), "{found:?}");
+        let (least, most) =
+            (sketch.quantile(0.0, now).unwrap(), sketch.quantile(1.0, now).unwrap());
+        assert!(is_close(least, Duration::from_millis(1)), "{least:?}");
+        assert!(is_close(most, Duration::from_millis(100)), "{most:?}");
+    }
+
+    #[test]
+    fn what_is_out_of_range_counts_at_its_ends() {
+        let now = Instant::now();
+        let sketch = sketch_of([Duration::ZERO, Duration::MAX], now);
+        assert!(is_close(sketch.quantile(0.5, now).unwrap(), SHORTEST));
+        assert!(is_close(sketch.quantile(1.0, now).unwrap(), Duration::from_secs(1_000)));
+        assert!(is_close(middle(bucket(SHORTEST)), SHORTEST));
+    }
+
+    #[test]
+    fn it_takes_a_few_kib() {
+        assert!(size_of::<Sketch>() < 5_000, "{}", size_of::<Sketch>());
+    }
+
+    #[test]
+    fn a_minute_later_all_is_forgotten() {
+        let now = Instant::now();
+        let mut sketch = sketch_of([MINUTE; 3], now);
+        assert_eq!(sketch.count(now + MINUTE - Duration::from_nanos(1)), 3);
+        assert_eq!(sketch.count(now + MINUTE), 0);
+        sketch.record(SHORTEST, now + MINUTE);
+        assert_eq!(sketch.count(now + MINUTE), 1);
+        assert!(is_close(sketch.quantile(1.0, now + MINUTE).unwrap(), SHORTEST));
+    }
+
+    #[test]
+    fn another_while_is_forgotten_when_it_is_over() {
+        let now = Instant::now();
+        let mut sketch = Sketch::new(MINUTE * 5);
+        sketch.record(SHORTEST, now);
+        assert_eq!((sketch.count(now + MINUTE * 4), sketch.count(now + MINUTE * 5)), (1, 0));
+    }
+
+    proptest! {
+        #[test]
+        fn a_quantile_is_that_of_the_samples_of_the_window_to_5_percent(
+            steps in prop::collection::vec((0u64..9_000, 100u64..1_000_000_000, 0.0..=1.0f64), 1..200),
+        ) {
+            let (mut now, mut sketch) = (Instant::now(), Sketch::default());
+            let mut all = Vec::new();
+            for (gap, micros, q) in steps {
+                now += Duration::from_millis(gap);
+                let took = Duration::from_micros(micros);
+                sketch.record(took, now);
+                all.push((now, took));
+                let later = now + Duration::from_millis(gap * 7);
+                let reach = sketch.slices.reach(later);
+                prop_assert!(reach <= MINUTE);
+                let inside = all.iter().filter(|(at, _)| later - *at <= reach);
+                let mut exact: Vec<_> = inside.map(|(_, took)| *took).collect();
+                exact.sort();
+                prop_assert_eq!(sketch.count(later), exact.len() as u64);
+                let rank = ((q * exact.len() as f64).ceil() as usize).max(1);
+                let found = sketch.quantile(q, later);
+                let expected = exact.get(rank - 1);
+                prop_assert_eq!(found.is_some(), expected.is_some());
+                if let (Some(found), Some(expected)) = (found, expected) {
+                    prop_assert!(is_close(found, *expected), "{found:?} is not {expected:?}");
+                }
+            }
+        }
+    }
+}

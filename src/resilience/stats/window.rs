@@ -1,0 +1,275 @@
+//! Sliding windows: how much happened, and how much of it was bad, in the last `over`.
+//!
+//! A window is ten buckets in a ring ([`Slices`]). The newest is still filling, so what is counted
+//! reaches back between nine tenths of `over` and all of it, never further. Sums are kept as buckets
+//! come and go: a record costs the same however many came before it, and allocates nothing.
+//!
+//! Why not the last `n` calls (a ring of outcomes): at one call a minute it would remember an
+//! outage of an hour ago, at a thousand a second only the last blink.
+
+use super::time_buckets::Slices;
+use std::time::{Duration, Instant};
+
+const BUCKETS: usize = 10;
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Tally {
+    total: u32,
+    bad: u32,
+}
+
+/// Counts over the last `over`, in ten buckets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Window {
+    over: Duration,
+    slices: Slices<BUCKETS>,
+    ring: [Tally; BUCKETS],
+    sum: Tally,
+}
+
+/// Events per second, measured over the last `over`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RateMeter {
+    window: Window,
+}
+
+// === impl Tally ===
+
+impl Tally {
+    fn add(&mut self, bad: bool) {
+        self.total = self.total.saturating_add(1);
+        self.bad = self.bad.saturating_add(u32::from(bad));
+    }
+
+    fn less(self, gone: Tally) -> Tally {
+        Tally {
+            total: self.total.saturating_sub(gone.total),
+            bad: self.bad.saturating_sub(gone.bad),
+        }
+    }
+}
+
+// === impl Window ===
+
+impl Window {
+    pub fn new(over: Duration) -> Self {
+        Self {
+            over,
+            slices: Slices::new(over / BUCKETS as u32),
+            ring: [Tally::default(); BUCKETS],
+            sum: Tally::default(),
+        }
+    }
+
+    pub fn over(&self) -> Duration {
+        self.over
+    }
+
+    pub fn record(&mut self, now: Instant, bad: bool) {
+        self.advance(now);
+        self.ring[self.slices.head()].add(bad);
+        self.sum.add(bad);
+    }
+
+    /// One that was recorded as good turned out bad. Takes the newest good one that is still
+    /// inside; when none is, this is a record of its own.
+    pub fn spoil(&mut self, now: Instant) {
+        self.advance(now);
+        for at in self.slices.newest_first() {
+            if self.ring[at].bad < self.ring[at].total {
+                self.ring[at].bad += 1;
+                self.sum.bad += 1;
+                return;
+            }
+        }
+        self.record(now, true);
+    }
+
+    /// `(total, bad)` inside the window at `now`.
+    pub fn counts(&self, now: Instant) -> (u32, u32) {
+        let gone = self.slices.gone(now);
+        let Tally { total, bad } = gone.fold(self.sum, |sum, at| sum.less(self.ring[at]));
+        (total, bad)
+    }
+
+    pub fn clear(&mut self) {
+        *self = Self::new(self.over);
+    }
+
+    /// How far back the counts reach at `now`: `over` at most, less while the window is young.
+    fn reach(&self, now: Instant) -> Duration {
+        self.slices.reach(now)
+    }
+
+    fn advance(&mut self, now: Instant) {
+        for at in self.slices.advance(now) {
+            self.sum = self.sum.less(std::mem::take(&mut self.ring[at]));
+        }
+    }
+}
+
+// === impl RateMeter ===
+
+impl RateMeter {
+    pub fn new(over: Duration) -> Self {
+        Self { window: Window::new(over) }
+    }
+
+    pub fn record(&mut self, now: Instant) {
+        self.window.record(now, false);
+    }
+
+    /// Events per second. A young meter divides by its age, but never by less than a second:
+    /// three events in the first millisecond are not a rate of 3000.
+    pub fn rate(&self, now: Instant) -> f64 {
+        let (total, _) = self.window.counts(now);
+        f64::from(total) / self.window.reach(now).as_secs_f64().max(1.0)
+    }
+
+    pub fn clear(&mut self) {
+        self.window.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const TEN: Duration = Duration::from_secs(10);
+
+    fn ms(n: u64) -> Duration {
+        Duration::from_millis(n)
+    }
+
+    #[test]
+    fn what_is_older_than_the_window_is_forgotten() {
+        let (t0, mut window) = (Instant::now(), Window::new(TEN));
+        window.record(t0, true);
+        window.record(t0 + ms(5_000), false);
+        assert_eq!(window.counts(t0 + ms(9_999)), (2, 1));
+        assert_eq!(window.counts(t0 + ms(10_000)), (1, 0));
+        assert_eq!(window.counts(t0 + ms(15_000)), (0, 0));
+        assert_eq!(window.counts(t0 + ms(1_000_000)), (0, 0));
+    }
+
+    #[test]
+    fn a_window_lives_on_after_a_long_silence() {
+        let (t0, mut window) = (Instant::now(), Window::new(TEN));
+        (0..50).for_each(|n| window.record(t0 + ms(n * 200), true));
+        let later = t0 + Duration::from_secs(86_400);
+        window.record(later, false);
+        assert_eq!(window.counts(later), (1, 0));
+    }
+
+    #[test]
+    fn clearing_keeps_the_length_and_nothing_else() {
+        let (t0, mut window) = (Instant::now(), Window::new(TEN));
+        window.record(t0, true);
+        window.clear();
+        assert_eq!(window, Window::new(TEN));
+    }
+
+    #[test]
+    fn spoiling_turns_a_good_one_bad() {
+        let (t0, mut window) = (Instant::now(), Window::new(TEN));
+        window.record(t0, false);
+        window.record(t0 + ms(3_000), false);
+        window.spoil(t0 + ms(6_000));
+        assert_eq!(window.counts(t0 + ms(6_000)), (2, 1));
+        // The newest was spoiled: it outlives the older.
+        assert_eq!(window.counts(t0 + ms(11_000)), (1, 1));
+    }
+
+    #[test]
+    fn spoiling_what_is_no_longer_inside_is_a_record() {
+        let (t0, mut window) = (Instant::now(), Window::new(TEN));
+        window.record(t0, false);
+        window.spoil(t0 + ms(60_000));
+        assert_eq!(window.counts(t0 + ms(60_000)), (1, 1));
+    }
+
+    #[test]
+    fn a_clock_read_before_the_lock_counts_in_the_newest_bucket() {
+        let (t0, mut window) = (Instant::now(), Window::new(TEN));
+        window.record(t0, false);
+        window.record(t0 + ms(12_000), false);
+        window.record(t0 + ms(1_000), true);
+        assert_eq!(window.counts(t0), (2, 1));
+        assert_eq!(window.counts(t0 + ms(21_999)), (2, 1));
+        assert_eq!(window.counts(t0 + ms(22_000)), (0, 0));
+    }
+
+    #[test]
+    fn no_length_is_too_odd() {
+        for over in [Duration::ZERO, Duration::from_nanos(3), Duration::MAX] {
+            let (t0, mut window) = (Instant::now(), Window::new(over));
+            window.record(t0, true);
+            assert_eq!(window.counts(t0), (1, 1));
+            window.record(t0 + TEN, true);
+            window.spoil(t0 + TEN);
+            assert!(window.counts(t0 + TEN).0 >= 1);
+        }
+    }
+
+    #[test]
+    fn a_rate_is_an_average_over_the_time_that_was_seen() {
+        let (t0, mut meter) = (Instant::now(), RateMeter::new(TEN));
+        assert_eq!(meter.rate(t0), 0.0);
+        (0..3).for_each(|_| meter.record(t0));
+        assert_eq!(meter.rate(t0), 3.0);
+        (1..=400).for_each(|n| meter.record(t0 + ms(n * 50)));
+        let rate = meter.rate(t0 + ms(20_000));
+        assert!((rate - 20.0).abs() < 1.0, "{rate}");
+        assert_eq!(meter.rate(t0 + ms(40_000)), 0.0);
+    }
+
+    proptest! {
+        #[test]
+        fn it_counts_what_a_list_of_everything_counts(
+            over_ms in 1u64..5_000,
+            steps in prop::collection::vec((0u64..700, any::<bool>(), 0u8..8), 1..200),
+        ) {
+            let mut window = Window::new(ms(over_ms));
+            let (mut now, mut all) = (Instant::now(), Vec::<(Instant, bool)>::new());
+            for (gap, bad, action) in steps {
+                now += ms(gap);
+                let since = |all: &[(Instant, bool)], reach: Duration| {
+                    let inside = all.iter().filter(move |(at, _)| now - *at <= reach);
+                    (inside.clone().count() as u32, inside.filter(|(_, bad)| *bad).count() as u32)
+                };
+                match action {
+                    0..6 => {
+                        window.record(now, bad);
+                        all.push((now, bad));
+                    }
+                    6 => prop_assert!(window.reach(now) <= ms(over_ms)),
+                    _ => {}
+                }
+                let (total, bad) = window.counts(now);
+                prop_assert_eq!((total, bad), since(&all, window.reach(now)));
+                prop_assert!(total >= since(&all, ms(over_ms) * 9 / 10).0);
+                prop_assert!(total <= since(&all, ms(over_ms)).0);
+            }
+        }
+
+        #[test]
+        fn never_more_bad_than_all(
+            steps in prop::collection::vec((0u64..700, 0u8..4), 1..200),
+        ) {
+            let (mut now, mut window) = (Instant::now(), Window::new(ms(2_000)));
+            for (gap, action) in steps {
+                now += ms(gap);
+                match action {
+                    0 => window.spoil(now),
+                    1 => window.record(now, true),
+                    _ => window.record(now, false),
+                }
+                for later in [0, 300, 900, 1_800] {
+                    let (total, bad) = window.counts(now + ms(later));
+                    prop_assert!(bad <= total);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! Modes of degradation, resolved: what their conditions are read from, and which providers a route
+//! goes to while one is in force.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::{Provider, Route};
+use crate::live::Live;
+use crate::live::degradation::episode::Seen;
+use crate::live::degradation::mode::{ModeCell, Modes};
+use crate::live::degradation::outcome_window::{Samples, Want};
+use crate::live::provider::ProviderLive;
+use crate::live::queue::QueueLive;
+use crate::policy::sections::model::{Action, Degradation, Of, Policy, Sign};
+use crate::policy::sections::shown_modes;
+use crate::resilience::condition::Condition;
+
+#[derive(Debug)]
+pub struct Mode {
+    pub policy: Degradation,
+    pub live: Arc<ModeCell>,
+    /// What it does, in the words of the policy.
+    pub actions: Vec<String>,
+    condition: Condition<Gauge>,
+}
+
+/// A sign, and where it is read.
+#[derive(Debug)]
+struct Gauge {
+    words: String,
+    of: Reading,
+}
+
+#[derive(Debug)]
+enum Reading {
+    BreakerOpen(Arc<Provider>),
+    ErrorRate {
+        of: Arc<Samples>,
+        above: f64,
+        over: Duration,
+        least: u32,
+    },
+    Latency {
+        of: Arc<Samples>,
+        quantile: f64,
+        above: Duration,
+        over: Duration,
+        least: u32,
+    },
+    QueueWaiting {
+        of: Arc<QueueLive>,
+        above: u64,
+    },
+    CapacityUsed {
+        of: Arc<ProviderLive>,
+        above: f64,
+    },
+    /// By hand alone, or of a route that is disabled.
+    Never,
+}
+
+/// The modes of one route.
+#[derive(Debug, Default)]
+pub struct RouteModes {
+    /// Their bits.
+    pub mask: u64,
+    /// In the order in which their actions apply.
+    pub all: Vec<RouteMode>,
+}
+
+#[derive(Debug)]
+pub struct RouteMode {
+    pub mode: Arc<Mode>,
+    /// The route as it is where this mode's `use` is in force: those providers, each a tier.
+    pub instead: Option<Arc<Route>>,
+}
+
+impl RouteModes {
+    /// Whether one of them may be in force: one load, and none where the route has none.
+    pub fn may_apply(&self, modes: &Modes) -> bool {
+        self.mask != 0 && modes.in_force() & self.mask != 0
+    }
+}
+
+impl Mode {
+    /// Looks at the condition: whether it holds, and what each sign says, in order.
+    pub fn look(&self, now: Instant) -> (bool, Vec<Seen>) {
+        let seen: Vec<_> = self.condition.signs().iter().map(|gauge| gauge.look(now)).collect();
+        let mut next = seen.iter();
+        let holds = self.condition.map_signs(&mut |_| next.next().is_some_and(|seen| seen.so));
+        (holds.holds(&mut |so| *so), seen)
+    }
+
+    /// Its name with each sign in words.
+    pub(super) fn named_signs(&self) -> Vec<(&str, &str)> {
+        let signs = self.condition.signs().into_iter();
+        signs.map(|gauge| (self.policy.name.as_str(), gauge.words.as_str())).collect()
+    }
+
+    pub(super) fn new(
+        policy: &Policy,
+        mode: &Degradation,
+        live: &Live,
+        providers: &[Arc<Provider>],
+    ) -> Mode {
+        let gauge = |sign: &Sign| Gauge {
+            words: shown_modes::sign(policy, sign),
+            of: reading(policy, sign, live, providers),
+        };
+        Mode {
+            live: live.mode(mode),
+            actions: mode.actions.iter().map(|one| shown_modes::action(policy, one)).collect(),
+            condition: mode.when.map_signs(&mut |sign| gauge(sign)),
+            policy: mode.clone(),
+        }
+    }
+
+    /// Whom this mode's last `use` names.
+    pub(super) fn used(&self) -> Option<&[usize]> {
+        self.policy.actions.iter().rev().find_map(|action| match action {
+            Action::Use(providers) => Some(providers.as_slice()),
+            _ => None,
+        })
+    }
+}
+
+impl Gauge {
+    fn look(&self, now: Instant) -> Seen {
+        let (value, so) = self.of.look(now);
+        Seen { sign: self.words.clone(), value, so }
+    }
+}
+
+impl Reading {
+    fn look(&self, now: Instant) -> (Option<f64>, bool) {
+        let above = |value: Option<f64>, bound: f64| (value, value.is_some_and(|v| v > bound));
+        match self {
+            Reading::BreakerOpen(provider) => {
+                let shut = provider.addresses.iter().all(|address| address.is_shut(now));
+                (Some(f64::from(u8::from(shut))), shut)
+            }
+            Reading::ErrorRate { of, above: bound, over, least } => {
+                above(of.error_rate(*over, *least, now), *bound)
+            }
+            Reading::Latency { of, quantile, above: bound, over, least } => {
+                let found = of.latency(*over, *quantile, *least, now);
+                above(found.map(|found| found.as_secs_f64()), bound.as_secs_f64())
+            }
+            Reading::QueueWaiting { of, above: bound } => {
+                above(Some(of.waiting() as f64), *bound as f64)
+            }
+            Reading::CapacityUsed { of, above: bound } => above(Some(of.used()), *bound),
+            Reading::Never => (None, false),
+        }
+    }
+}
+
+fn reading(policy: &Policy, sign: &Sign, live: &Live, providers: &[Arc<Provider>]) -> Reading {
+    match sign {
+        Sign::BreakerOpen(index) => Reading::BreakerOpen(Arc::clone(&providers[*index])),
+        Sign::ErrorRate { of, above, over, min_requests } => match samples(policy, live, of) {
+            Some(of) => Reading::ErrorRate { of, above: *above, over: *over, least: *min_requests },
+            None => Reading::Never,
+        },
+        Sign::Latency { of, quantile, above, over, min_requests } => {
+            let (quantile, above, over) = (*quantile, *above, *over);
+            match samples(policy, live, of) {
+                Some(of) => Reading::Latency { of, quantile, above, over, least: *min_requests },
+                None => Reading::Never,
+            }
+        }
+        Sign::QueueWaiting { queue, above } => {
+            Reading::QueueWaiting { of: live.queue(&policy.queues[*queue]), above: *above }
+        }
+        Sign::CapacityUsed { provider, above } => {
+            Reading::CapacityUsed { of: Arc::clone(&providers[*provider].live), above: *above }
+        }
+        Sign::Manual => Reading::Never,
+    }
+}
+
+/// What is kept of a route's requests or a provider's attempts; nothing, where no mode wants it.
+pub(super) fn samples(policy: &Policy, live: &Live, whose: &Of) -> Option<Arc<Samples>> {
+    let (what, name) = match whose {
+        Of::Route(index) => ("route", &policy.routes[*index].name),
+        Of::Provider(index) => ("provider", &policy.providers[*index].name),
+        Of::Nobody => return None,
+    };
+    let mut wants = Vec::new();
+    for mode in &policy.degradations {
+        for sign in mode.when.signs() {
+            let want = match sign {
+                Sign::ErrorRate { of, over, .. } if of == whose => Want::Errors(*over),
+                Sign::Latency { of, over, .. } if of == whose => Want::Latency(*over),
+                _ => continue,
+            };
+            if !wants.contains(&want) {
+                wants.push(want);
+            }
+        }
+    }
+    (!wants.is_empty()).then(|| live.samples(what, name, &wants))
+}

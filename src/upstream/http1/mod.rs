@@ -1,0 +1,10 @@
+//! The HTTP/1.1 client: one connection, one exchange at a time.
+
+pub mod chunked;
+pub mod connection;
+pub mod exchange;
+pub mod io;
+pub mod request_body;
+pub mod response_head;
+pub mod send;
+pub mod tunnel;

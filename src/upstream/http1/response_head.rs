@@ -1,0 +1,268 @@
+//! The head of a response, and how its body is framed (RFC 9112, 6.3).
+//!
+//! Where a message says two things about its length, the one that cannot be smuggled past counts or
+//! the message is refused: `Transfer-Encoding` over `Content-Length`, and then the connection is not
+//! used again; lengths that differ, or are no numbers, are no answer.
+
+use std::mem::MaybeUninit;
+
+use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::response::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version};
+
+use super::exchange::ExchangeError;
+
+/// Longer heads are refused.
+pub(crate) const LONGEST: usize = 64 * 1024;
+const LINES: usize = 128;
+
+/// What was asked, as far as it decides what the answer is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Asked {
+    /// By HEAD: an answer has no body, whatever its head says.
+    pub head: bool,
+    /// For another protocol.
+    pub upgrade: bool,
+}
+
+/// Where a body ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Framing {
+    Length(u64),
+    Chunked,
+    Close,
+    /// The connection speaks another protocol from here on.
+    Switched,
+}
+
+#[derive(Debug)]
+pub(crate) struct Head {
+    pub parts: Parts,
+    pub framing: Framing,
+    /// The connection may be used again after the body.
+    pub keep: bool,
+}
+
+/// What the bytes so far are: the head and its length; `None` is a head that has not ended.
+pub(crate) fn parse(bytes: &Bytes, asked: Asked) -> Result<Option<(Head, usize)>, ExchangeError> {
+    let mut lines = [const { MaybeUninit::uninit() }; LINES];
+    let mut response = httparse::Response::new(&mut []);
+    let parsed = httparse::ParserConfig::default()
+        .parse_response_with_uninit_headers(&mut response, bytes, &mut lines)
+        .map_err(|error| match error {
+            httparse::Error::TooManyHeaders => ExchangeError::TooLarge("the answer's head"),
+            _ => ExchangeError::Malformed("the answer's head"),
+        })?;
+    let httparse::Status::Complete(length) = parsed else {
+        return if bytes.len() > LONGEST {
+            Err(ExchangeError::TooLarge("the answer's head"))
+        } else {
+            Ok(None)
+        };
+    };
+    let status = response.code.and_then(|code| StatusCode::from_u16(code).ok());
+    let status = status.ok_or(ExchangeError::Malformed("the answer's status"))?;
+    let old = response.version == Some(0);
+    let (mut parts, ()) = Response::new(()).into_parts();
+    parts.status = status;
+    parts.version = if old { Version::HTTP_10 } else { Version::HTTP_11 };
+    parts.headers.reserve(response.headers.len());
+    for line in response.headers.iter() {
+        append(&mut parts.headers, bytes, line)?;
+    }
+    let (framing, plain) = framing(&mut parts.headers, status, old, asked)?;
+    let keep = plain && framing != Framing::Close && keeps(&parts.headers, old);
+    Ok(Some((Head { parts, framing, keep }, length)))
+}
+
+/// A value is a part of what was read, not a copy.
+fn append(
+    headers: &mut HeaderMap,
+    bytes: &Bytes,
+    line: &httparse::Header<'_>,
+) -> Result<(), ExchangeError> {
+    let malformed = |_| ExchangeError::Malformed("a header of the answer");
+    let name = HeaderName::from_bytes(line.name.as_bytes())
+        .map_err(|_| ExchangeError::Malformed("a header of the answer"))?;
+    let value = HeaderValue::from_maybe_shared(bytes.slice_ref(line.value)).map_err(malformed)?;
+    headers
+        .try_append(name, value)
+        .map_err(|_| ExchangeError::TooLarge("the answer's head"))
+        .map(drop)
+}
+
+/// Also whether nothing about it is dubious.
+fn framing(
+    headers: &mut HeaderMap,
+    status: StatusCode,
+    old: bool,
+    asked: Asked,
+) -> Result<(Framing, bool), ExchangeError> {
+    if status == StatusCode::SWITCHING_PROTOCOLS {
+        return match asked.upgrade {
+            true => Ok((Framing::Switched, false)),
+            false => Err(ExchangeError::Malformed("a switch of protocols that nobody asked for")),
+        };
+    }
+    let bodiless = asked.head
+        || status.is_informational()
+        || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    if headers.contains_key(TRANSFER_ENCODING) {
+        if old {
+            return Err(ExchangeError::Malformed("Transfer-Encoding in HTTP/1.0"));
+        }
+        let plain = headers.remove(CONTENT_LENGTH).is_none();
+        if bodiless {
+            return Ok((Framing::Length(0), plain));
+        }
+        let framing = if is_chunked(headers) { Framing::Chunked } else { Framing::Close };
+        return Ok((framing, plain));
+    }
+    let length = content_length(headers)?;
+    if bodiless {
+        return Ok((Framing::Length(0), true));
+    }
+    Ok((length.map_or(Framing::Close, Framing::Length), true))
+}
+
+/// Whether the last coding is `chunked`.
+fn is_chunked(headers: &HeaderMap) -> bool {
+    let last = headers.get_all(TRANSFER_ENCODING).iter().next_back();
+    let text = last.and_then(|line| line.to_str().ok()).unwrap_or_default();
+    text.rsplit(',').next().is_some_and(|coding| coding.trim().eq_ignore_ascii_case("chunked"))
+}
+
+/// All lines and all values of a line say the same.
+fn content_length(headers: &HeaderMap) -> Result<Option<u64>, ExchangeError> {
+    let malformed = || ExchangeError::Malformed("Content-Length");
+    let mut length = None;
+    for line in headers.get_all(CONTENT_LENGTH) {
+        for value in line.as_bytes().split(|b| *b == b',') {
+            let value = number(value.trim_ascii()).ok_or_else(malformed)?;
+            if length.replace(value).is_some_and(|before| before != value) {
+                return Err(malformed());
+            }
+        }
+    }
+    Ok(length)
+}
+
+/// Digits and nothing else.
+fn number(text: &[u8]) -> Option<u64> {
+    let digit = |b: &u8| b.is_ascii_digit().then(|| u64::from(b - b'0'));
+    let add = |sum: u64, b| sum.checked_mul(10)?.checked_add(digit(b)?);
+    if text.is_empty() { None } else { text.iter().try_fold(0, add) }
+}
+
+fn keeps(headers: &HeaderMap, old: bool) -> bool {
+    let says = |word: &[u8]| {
+        let lines = headers.get_all(CONNECTION).iter().map(HeaderValue::as_bytes);
+        let mut tokens = lines.flat_map(|line| line.split(|b| *b == b','));
+        tokens.any(|token| token.trim_ascii().eq_ignore_ascii_case(word))
+    };
+    if old { says(b"keep-alive") && !says(b"close") } else { !says(b"close") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn read(text: &str, asked: Asked) -> Result<Option<(Head, usize)>, String> {
+        parse(&Bytes::copy_from_slice(text.as_bytes()), asked).map_err(|error| error.to_string())
+    }
+
+    fn framed(head: &str, asked: Asked) -> Option<(Framing, bool)> {
+        let read = read(&format!("{head}\r\n\r\n"), asked).ok()?;
+        let (head, _) = read.expect("a whole head");
+        Some((head.framing, head.keep))
+    }
+
+    #[test]
+    fn a_body_ends_where_the_rfc_says() {
+        let (get, head) = (Asked::default(), Asked { head: true, upgrade: false });
+        let upgrade = Asked { head: false, upgrade: true };
+        for (text, asked, expected) in [
+            ("HTTP/1.1 200 OK\r\ncontent-length: 5", get, Some((Framing::Length(5), true))),
+            ("HTTP/1.1 200 OK\r\ncontent-length: 5", head, Some((Framing::Length(0), true))),
+            ("HTTP/1.1 200 OK\r\ncontent-length: 5, 5", get, Some((Framing::Length(5), true))),
+            ("HTTP/1.1 200 OK\r\ncontent-length: 5\r\ncontent-length: 6", get, None),
+            ("HTTP/1.1 200 OK\r\ncontent-length: +5", get, None),
+            ("HTTP/1.1 200 OK\r\ncontent-length: ", get, None),
+            ("HTTP/1.1 200 OK\r\ncontent-length: 99999999999999999999", get, None),
+            ("HTTP/1.1 200 OK", get, Some((Framing::Close, false))),
+            ("HTTP/1.1 204 No Content", get, Some((Framing::Length(0), true))),
+            (
+                "HTTP/1.1 304 Not Modified\r\ncontent-length: 9",
+                get,
+                Some((Framing::Length(0), true)),
+            ),
+            ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked", get, Some((Framing::Chunked, true))),
+            (
+                "HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, Chunked",
+                get,
+                Some((Framing::Chunked, true)),
+            ),
+            (
+                "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked, gzip",
+                get,
+                Some((Framing::Close, false)),
+            ),
+            (
+                "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ncontent-length: 5",
+                get,
+                Some((Framing::Chunked, false)),
+            ),
+            ("HTTP/1.0 200 OK\r\ntransfer-encoding: chunked", get, None),
+            ("HTTP/1.0 200 OK\r\ncontent-length: 5", get, Some((Framing::Length(5), false))),
+            (
+                "HTTP/1.0 200 OK\r\ncontent-length: 5\r\nconnection: keep-alive",
+                get,
+                Some((Framing::Length(5), true)),
+            ),
+            (
+                "HTTP/1.1 200 OK\r\ncontent-length: 5\r\nconnection: x, Close",
+                get,
+                Some((Framing::Length(5), false)),
+            ),
+            ("HTTP/1.1 101 Switching", upgrade, Some((Framing::Switched, false))),
+            ("HTTP/1.1 101 Switching", get, None),
+        ] {
+            assert_eq!(framed(text, asked), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_length_beside_a_coding_is_not_passed_on() {
+        let text = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ncontent-length: 5\r\n\r\n";
+        let (head, length) = read(text, Asked::default()).expect("read").expect("whole");
+        assert!(!head.parts.headers.contains_key(CONTENT_LENGTH));
+        assert_eq!(length, text.len());
+    }
+
+    #[test]
+    fn what_is_no_head_is_refused_and_a_long_one_is_not_waited_for() {
+        for text in [
+            "HTTP/2 200 OK\r\n\r\n",
+            "SSH-2.0\r\n\r\n",
+            "HTTP/1.1 20 OK\r\n\r\n",
+            "HTTP/1.1 200 OK\r\na b: c\r\n\r\n",
+        ] {
+            assert!(read(text, Asked::default()).is_err(), "{text:?}");
+        }
+        let long = format!("HTTP/1.1 200 OK\r\nx: {}", "y".repeat(LONGEST));
+        assert!(read(&long, Asked::default()).is_err());
+        assert!(matches!(read("HTTP/1.1 200 OK\r\nx: y", Asked::default()), Ok(None)));
+        let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "x: y\r\n".repeat(LINES + 1));
+        assert!(read(&many, Asked::default()).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_makes_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            let _ = parse(&Bytes::from([b"HTTP/1.1 200 ".as_slice(), &bytes].concat()), Asked::default());
+            let _ = parse(&Bytes::from(bytes), Asked::default());
+        }
+    }
+}
