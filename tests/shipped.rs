@@ -94,7 +94,7 @@ fn the_schema_beside_the_policies_is_that_of_the_language() {
     let shipped: Value =
         serde_json::from_str(&read("policies/policy.schema.json")).expect("it is JSON");
     assert!(
-        shipped == policy::json_json_schema::schema(),
+        shipped == policy::json_schema::schema(),
         "it has changed: cargo run -- schema > policies/policy.schema.json"
     );
 }
@@ -164,7 +164,7 @@ fn the_readme_names_every_subcommand() {
 #[test]
 fn the_readme_names_every_section_and_every_endpoint_of_the_admin_side() {
     let readme = read("README.md");
-    let schema = policy::json_json_schema::schema();
+    let schema = policy::json_schema::schema();
     let sections = schema["properties"].as_object().expect("a policy has sections");
     for section in sections.keys().filter(|name| *name != "version") {
         assert!(readme.contains(&format!("| `{section}` |")), "{section}");
