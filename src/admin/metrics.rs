@@ -11,7 +11,7 @@ use super::Shown;
 use crate::clock;
 use crate::store::Millis;
 use crate::telemetry::metrics::{
-    AddressLabels, JobLabels, ProviderLabels, QueueLabels, RateLabels, RouteLabels,
+    EndpointLabels, JobLabels, ProviderLabels, QueueLabels, RateLabels, RouteLabels,
 };
 use crate::telemetry::prometheus_text::{CLASSIC, OPEN_METRICS, classic, wants_open_metrics};
 
@@ -31,9 +31,9 @@ pub async fn metrics(State(shown): State<Arc<Shown>>, headers: HeaderMap) -> Res
 impl Shown {
     /// The same of what lies in the store; where it cannot be read, nothing is told.
     async fn read_off_store(&self) {
-        let metrics = &self.live.metrics.jobs;
+        let metrics = &self.live.metrics;
         metrics.jobs.clear();
-        metrics.oldest_seconds.clear();
+        metrics.job_oldest_ready_seconds.clear();
         let Some(store) = &self.store else { return };
         let snapshot = self.current.load_full();
         let names: Vec<_> = snapshot.policy.queues.iter().map(|q| q.name.clone()).collect();
@@ -46,7 +46,7 @@ impl Shown {
         let now = Millis::of(clock::wall());
         for (queue, oldest) in names.into_iter().zip(oldest) {
             let age = oldest.map_or(0.0, |oldest| oldest.until(now).as_secs_f64());
-            metrics.oldest_seconds.get_or_create_owned(&QueueLabels { queue }).set(age);
+            metrics.job_oldest_ready_seconds.get_or_create_owned(&QueueLabels { queue }).set(age);
         }
     }
 
@@ -54,18 +54,18 @@ impl Shown {
     fn read_off(&self) {
         let (now, snapshot, metrics) = (clock::now(), self.current.load_full(), &self.live.metrics);
         metrics.retry_budget.clear();
-        metrics.cost_budget.clear();
+        metrics.retry_cost_budget.clear();
         for route in &snapshot.routes {
             let labels = RouteLabels { route: route.policy.name.clone() };
             metrics.retry_budget.get_or_create_owned(&labels).set(route.live.balance(now));
             if let Some(left) = route.live.cost_left(now) {
-                metrics.cost_budget.get_or_create_owned(&labels).set(left);
+                metrics.retry_cost_budget.get_or_create_owned(&labels).set(left);
             }
         }
         metrics.concurrency_limit.clear();
-        metrics.latency_seconds.clear();
-        metrics.held.clear();
-        metrics.rate_used.clear();
+        metrics.endpoint_latency_seconds.clear();
+        metrics.held_credentials.clear();
+        metrics.rate_limit_used.clear();
         for provider in &snapshot.providers {
             // Told here too: an end that came by itself is noticed by whoever looks.
             provider.live.is_drained(now);
@@ -76,24 +76,26 @@ impl Shown {
             for (of, used) in ["requests", "tokens"].into_iter().zip(provider.live.rates_used()) {
                 let Some(used) = used else { continue };
                 let labels = RateLabels { provider: name.clone(), of };
-                metrics.rate_used.get_or_create_owned(&labels).set(used);
+                metrics.rate_limit_used.get_or_create_owned(&labels).set(used);
             }
             for address in &provider.addresses {
-                let labels =
-                    AddressLabels { provider: name.clone(), address: address.policy.name.clone() };
+                let labels = EndpointLabels {
+                    provider: name.clone(),
+                    endpoint: address.policy.name.clone(),
+                };
                 if let Some(latency) = address.live.measured() {
                     let seconds = latency.as_secs_f64();
-                    metrics.latency_seconds.get_or_create_owned(&labels).set(seconds);
+                    metrics.endpoint_latency_seconds.get_or_create_owned(&labels).set(seconds);
                 }
-                metrics.held.get_or_create_owned(&labels).set(0);
+                metrics.held_credentials.get_or_create_owned(&labels).set(0);
             }
         }
         for (key, _) in self.live.held() {
             let mut parts = key.splitn(3, '/');
             let (Some(provider), Some(address)) = (parts.next(), parts.next()) else { continue };
             let labels =
-                AddressLabels { provider: provider.to_owned(), address: address.to_owned() };
-            metrics.held.get_or_create_owned(&labels).inc();
+                EndpointLabels { provider: provider.to_owned(), endpoint: address.to_owned() };
+            metrics.held_credentials.get_or_create_owned(&labels).inc();
         }
     }
 }

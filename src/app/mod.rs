@@ -152,7 +152,7 @@ pub fn run(options: &Options) -> Result<Ended, StartError> {
     say_listening(&shown, side.admin.as_ref(), side.metrics.as_ref());
     let watched = (options.watch, options.poll);
     side.start(control, loader, watched)?;
-    let (log, writer) = Log::start(live.metrics.access_log_dropped.clone())?;
+    let (log, writer) = Log::start(live.metrics.access_log_lines_dropped.clone())?;
     let here = LocalSet::new();
     let common = Common { current: Arc::clone(&current), live, log, store };
     let hands = Hands::start(options.workers, common, &shown, resolver, &here)?;
@@ -341,7 +341,7 @@ async fn hand_out(
     let open: usize = hands.iter().map(|hand| hand.load.count()).sum();
     live.metrics.connections.set(open as i64 + 1);
     if open >= current.load().policy.server.connections {
-        live.metrics.connections_refused.inc();
+        live.metrics.connections_rejected.inc();
         refusal(&incoming);
         return;
     }

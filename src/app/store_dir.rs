@@ -57,7 +57,7 @@ pub(super) fn open(data: &Data, live: &Arc<Live>) -> Result<Option<Store>, OpenE
     let observed = Arc::clone(live);
     let observer = move |commit: crate::store::Commit| {
         let seconds = commit.took.as_secs_f64();
-        observed.metrics.jobs.commit(commit.size, seconds, commit.failed);
+        observed.metrics.count_commit(commit.size, seconds, commit.failed);
     };
     match Store::open(path, Box::new(observer)) {
         Ok(store) => {

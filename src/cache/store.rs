@@ -89,7 +89,7 @@ impl Did {
             Did::Stale => "stale",
             Did::Revalidated => "revalidated",
             Did::Miss => "miss",
-            Did::Collapsed => "collapsed",
+            Did::Collapsed => "coalesced",
             Did::Bypass => "bypass",
         }
     }
@@ -120,9 +120,9 @@ impl Cache {
         let labels = CacheLabels { cache: policy.name.clone() };
         let did = Did::ALL.map(|did| {
             let labels = CacheResultLabels { cache: policy.name.clone(), result: did.as_str() };
-            metrics.cache.requests.with(&labels)
+            metrics.cache_requests.with(&labels)
         });
-        let evictions = metrics.cache.evictions.with(&labels);
+        let evictions = metrics.cache_evictions.with(&labels);
         Cache {
             name: policy.name.clone(),
             secret,
@@ -136,8 +136,8 @@ impl Cache {
             purges: AtomicU64::new(0),
             did,
             evictions,
-            bytes: metrics.cache.bytes.get_or_create_owned(&labels),
-            entries: metrics.cache.entries.get_or_create_owned(&labels),
+            bytes: metrics.cache_bytes.get_or_create_owned(&labels),
+            entries: metrics.cache_entries.get_or_create_owned(&labels),
         }
     }
 

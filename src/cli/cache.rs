@@ -44,7 +44,7 @@ pub fn run(args: &Args) -> Result<String, Failed> {
 }
 
 fn row(cache: &Value) -> Vec<String> {
-    let did = ["hit", "stale", "revalidated", "miss", "collapsed", "bypass"];
+    let did = ["hit", "stale", "revalidated", "miss", "coalesced", "bypass"];
     let figures = ["name", "entries", "bytes", "max_bytes", "evictions"];
     let did = did.iter().map(|name| words(&cache["requests"][*name]));
     figures.iter().map(|name| words(&cache[*name])).chain(did).collect()

@@ -17,7 +17,7 @@ use crate::degradation::history::Past;
 use crate::degradation::notifier::Alerts;
 use crate::live::Live;
 use crate::snapshot::{Current, Mode, Snapshot};
-use crate::telemetry::degradation::SignLabels;
+use crate::telemetry::metrics::SignalLabels;
 use crate::telemetry::process::host_name;
 use crate::upstream::Resolver;
 
@@ -73,8 +73,8 @@ fn look(snapshot: &Snapshot, live: &Live) {
 fn look_at(mode: &Mode, live: &Live, now: Instant) {
     let (holds, seen) = mode.look(now);
     for sign in &seen {
-        let labels = SignLabels { mode: mode.policy.name.clone(), sign: sign.sign.clone() };
-        live.metrics.degradation.reading.with(&labels).set(sign.value.unwrap_or(0.0));
+        let labels = SignalLabels { mode: mode.policy.name.clone(), signal: sign.sign.clone() };
+        live.metrics.degradation_signal.with(&labels).set(sign.value.unwrap_or(0.0));
     }
     live.modes.look(&mode.live, holds, seen, now);
 }

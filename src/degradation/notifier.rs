@@ -23,7 +23,7 @@ use crate::policy::sections::model::{Action, Notify};
 use crate::resilience::retry::backoff::{BackoffPolicy, Jitter};
 use crate::snapshot::{Mode, Snapshot};
 use crate::store::Millis;
-use crate::telemetry::degradation::AlertLabels;
+use crate::telemetry::metrics::NotificationLabels;
 use crate::upstream::{Pools, Post, Posts, Resolver, signature};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -186,7 +186,7 @@ impl Alert {
     }
 
     fn count(&self, result: &'static str) {
-        let labels = AlertLabels { mode: self.mode.clone(), result };
-        self.live.metrics.degradation.alerts.with(&labels).inc();
+        let labels = NotificationLabels { mode: self.mode.clone(), result };
+        self.live.metrics.degradation_notifications.with(&labels).inc();
     }
 }

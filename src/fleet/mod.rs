@@ -127,7 +127,7 @@ impl Fleet {
 
     /// Counts a call by what came of it.
     fn counted<T>(&self, call: &'static str, answer: Result<T, Failure>) -> Result<T, Failure> {
-        self.0.live.metrics.fleet.called(call, answer.is_ok());
+        self.0.live.metrics.count_redis_call(call, answer.is_ok());
         if let Err(failure) = &answer {
             tracing::debug!(call, %failure, "fleet: a call came to nothing");
         }

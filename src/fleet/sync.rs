@@ -147,7 +147,7 @@ impl Task {
         self.heard.set(Some(now));
         self.time.set(Some((beat.now, now)));
         self.fleet.side().set_hosts(beat.hosts);
-        self.fleet.0.live.metrics.fleet.hosts.set(i64::from(beat.hosts));
+        self.fleet.0.live.metrics.fleet_hosts.set(i64::from(beat.hosts));
         let same = beat.sum == self.fleet.side().sum();
         if (!same || !self.fleet.link().is_attached()) && !self.reading.replace(true) {
             let read = self.snapshot().await;
@@ -187,7 +187,7 @@ impl Task {
         live.breakers().iter().for_each(|cell| cell.attach(attached, now));
         live.providers().iter().for_each(|provider| provider.attach(fleet.side(), now));
         fleet.link().attach(attached);
-        live.metrics.fleet.attached.set(i64::from(attached));
+        live.metrics.fleet_connected.set(i64::from(attached));
         live.look_again_everywhere();
     }
 

@@ -108,7 +108,7 @@ impl Run {
 
     fn count(&self, worker: &Worker, result: &'static str) {
         let labels = DeliveryLabels { queue: self.queue.clone(), result };
-        worker.live.metrics.jobs.deliveries.with(&labels).inc();
+        worker.live.metrics.job_deliveries.with(&labels).inc();
     }
 
     fn backoff(&self) -> Duration {

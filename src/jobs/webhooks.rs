@@ -96,7 +96,7 @@ impl Callbacks {
                     (false, None) => "callback_given_up",
                 },
             };
-            self.worker.live.metrics.jobs.deliveries.with(&labels).inc();
+            self.worker.live.metrics.job_deliveries.with(&labels).inc();
             if let Err(error) = self.store.posted(posting, again, sent).await {
                 tracing::warn!(%error, "a callback's end cannot be written: it is posted again");
             }

@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 
 use super::lock;
 use crate::resilience::balance::latency::PeakEwma;
-use crate::telemetry::metrics::{AddressLabels, Level, Metrics};
+use crate::telemetry::metrics::{EndpointLabels, Level, Metrics};
 
 #[derive(Debug)]
 pub struct AddressLive {
     /// No other address of this process has it; sessions are kept by it.
     pub id: u32,
-    labels: AddressLabels,
+    labels: EndpointLabels,
     pending: AtomicU32,
     gauge: Level,
     latency: Mutex<PeakEwma>,
@@ -24,10 +24,10 @@ pub struct AddressLive {
 
 impl AddressLive {
     pub fn new(provider: &str, address: &str, id: u32, metrics: &Arc<Metrics>) -> Self {
-        let labels = AddressLabels { provider: provider.to_owned(), address: address.to_owned() };
+        let labels = EndpointLabels { provider: provider.to_owned(), endpoint: address.to_owned() };
         AddressLive {
             id,
-            gauge: metrics.pending.get_or_create_owned(&labels),
+            gauge: metrics.endpoint_attempts_in_flight.get_or_create_owned(&labels),
             labels,
             pending: AtomicU32::new(0),
             latency: Mutex::new(PeakEwma::default()),
@@ -86,6 +86,6 @@ impl AddressLive {
 
 impl Drop for AddressLive {
     fn drop(&mut self) {
-        self.metrics.pending.remove(&self.labels);
+        self.metrics.endpoint_attempts_in_flight.remove(&self.labels);
     }
 }

@@ -73,13 +73,13 @@ impl ProviderLive {
             limit: AtomicU32::new(first_limit(capacity)),
             adaptive: Optional::new(clamp(capacity).map(Adaptive::new)),
             pace: Pace::new(capacity, fleet),
-            queued: lanes.register(metrics.waiting.get_or_create_owned(&labels)),
+            queued: lanes.register(metrics.waiting_requests.get_or_create_owned(&labels)),
             lanes: Arc::clone(lanes),
             drained: AtomicU64::new(0),
             note: Mutex::default(),
             born: clock::now(),
-            in_flight_gauge: metrics.in_flight.get_or_create_owned(&labels),
-            drained_gauge: metrics.drained.get_or_create_owned(&labels),
+            in_flight_gauge: metrics.attempts_in_flight.get_or_create_owned(&labels),
+            drained_gauge: metrics.provider_drained.get_or_create_owned(&labels),
             labels,
             metrics: Arc::clone(metrics),
         }
@@ -266,8 +266,8 @@ fn first_limit(capacity: &Capacity) -> u32 {
 impl Drop for ProviderLive {
     fn drop(&mut self) {
         self.lanes.forget(self.queued.id);
-        self.metrics.in_flight.remove(&self.labels);
-        self.metrics.waiting.remove(&self.labels);
-        self.metrics.drained.remove(&self.labels);
+        self.metrics.attempts_in_flight.remove(&self.labels);
+        self.metrics.waiting_requests.remove(&self.labels);
+        self.metrics.provider_drained.remove(&self.labels);
     }
 }

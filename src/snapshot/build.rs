@@ -231,15 +231,15 @@ fn route_metrics(metrics: &Metrics, route: &str) -> RouteMetrics {
         .map(|status| metrics.requests.with(&RequestLabels { route: route.to_owned(), status }));
     let repeats = Class::ALL.map(|class| {
         let labels = ReasonLabels { route: route.to_owned(), reason: class.as_str() };
-        metrics.repeats.with(&labels)
+        metrics.retries.with(&labels)
     });
     let labels = RouteLabels { route: route.to_owned() };
-    let events_dropped = metrics.events_dropped.with(&labels);
+    let events_dropped = metrics.stream_events_dropped.with(&labels);
     RouteMetrics {
         requests,
         repeats,
         events_dropped,
-        seconds: metrics.request_seconds.with(&labels),
+        seconds: metrics.request_duration_seconds.with(&labels),
     }
 }
 

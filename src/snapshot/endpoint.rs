@@ -72,14 +72,14 @@ impl Address {
         let attempts = Class::ALL.map(|class| {
             let labels = crate::telemetry::metrics::AttemptLabels {
                 provider: provider.name.clone(),
-                address: policy.name.clone(),
+                endpoint: policy.name.clone(),
                 class: class.as_str(),
             };
             cells.metrics.attempts.with(&labels)
         });
-        let labels = crate::telemetry::metrics::AddressLabels {
+        let labels = crate::telemetry::metrics::EndpointLabels {
             provider: provider.name.clone(),
-            address: policy.name.clone(),
+            endpoint: policy.name.clone(),
         };
         let breaker = provider.breaker.clone();
         let whole = Arc::new(Circuit::new(provider, &policy, breaker.as_ref(), "", cells));

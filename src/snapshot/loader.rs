@@ -204,7 +204,7 @@ impl Loader {
             Outcome::Unchanged => "unchanged",
             Outcome::Rejected => "rejected",
         };
-        metrics.reloads.get_or_create_owned(&ReloadLabels { result }).inc();
+        metrics.policy_reloads.get_or_create_owned(&ReloadLabels { result }).inc();
         metrics.policy_valid.set(i64::from(outcome != Outcome::Rejected));
         outcome
     }
@@ -237,7 +237,7 @@ impl Loader {
         drop(before);
         self.ground.live.forget_unused();
         self.ground.caches.forget_unused();
-        self.ground.live.metrics.retain(&self.current.load().known());
+        self.ground.live.metrics.retain(&self.current.load().names());
         self.ground.live.metrics.set_policy(&short);
         self.ground.live.modes.wake();
         tracing::info!(policy = short, changes = changes.len(), "policy in force");

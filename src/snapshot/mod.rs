@@ -31,7 +31,7 @@ use crate::policy::sections::model::{self, Policy};
 use crate::resilience::outcome::Class;
 use crate::stream::interpret::Reading;
 use crate::telemetry::access_log::Target as LogTarget;
-use crate::telemetry::metrics::{Known, Metrics, ReasonLabels};
+use crate::telemetry::metrics::{Metrics, PolicyNames, ReasonLabels};
 
 pub use degradation::{Mode, RouteMode, RouteModes};
 pub use endpoint::{Address, Circuit};
@@ -147,20 +147,20 @@ impl Snapshot {
         self.routes.iter().find(|route| route.policy.matcher.matches(method, host, path, headers))
     }
 
-    /// What has a name here.
-    pub fn known(&self) -> Known<'_> {
+    /// The names that the policy declares.
+    pub fn names(&self) -> PolicyNames<'_> {
         let addresses = self.providers.iter().flat_map(|provider| {
             let name = provider.policy.name.as_str();
             provider.addresses.iter().map(move |address| (name, address.policy.name.as_str()))
         });
-        Known {
+        PolicyNames {
             routes: self.routes.iter().map(|route| route.policy.name.as_str()).collect(),
             providers: self.providers.iter().map(|p| p.policy.name.as_str()).collect(),
-            addresses: addresses.collect(),
+            endpoints: addresses.collect(),
             queues: self.policy.queues.iter().map(|queue| queue.name.as_str()).collect(),
             caches: self.policy.caches.iter().map(|cache| cache.name.as_str()).collect(),
             modes: self.modes.iter().map(|mode| mode.policy.name.as_str()).collect(),
-            signs: self.modes.iter().flat_map(|mode| mode.named_signs()).collect(),
+            signals: self.modes.iter().flat_map(|mode| mode.named_signs()).collect(),
         }
     }
 }
@@ -168,17 +168,17 @@ impl Snapshot {
 impl Route {
     /// Counts a body that could not be kept for another attempt.
     pub fn unbuffered(&self, metrics: &Metrics, reason: &'static str) {
-        metrics.unbuffered.with(&self.reason(reason)).inc();
+        metrics.not_replayable.with(&self.reason(reason)).inc();
     }
 
     /// Counts an answer that broke after its commit.
     pub fn cut(&self, metrics: &Metrics, reason: &'static str) {
-        metrics.cuts.with(&self.reason(reason)).inc();
+        metrics.interrupted_streams.with(&self.reason(reason)).inc();
     }
 
     /// Counts a cut answer that was to be gone on from.
     pub fn continued(&self, metrics: &Metrics, result: &'static str) {
-        metrics.continuations.with(&self.reason(result)).inc();
+        metrics.stream_continuations.with(&self.reason(result)).inc();
     }
 
     /// Counts an attempt beside another.
@@ -192,7 +192,7 @@ impl Route {
 
     /// Counts a failed attempt that nothing followed, by what forbade it.
     pub fn not_repeated(&self, metrics: &Metrics, reason: &'static str) {
-        metrics.not_repeated.with(&self.reason(reason)).inc();
+        metrics.retry_denied.with(&self.reason(reason)).inc();
     }
 }
 

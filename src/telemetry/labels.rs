@@ -1,148 +1,165 @@
-//! The labels of the metrics. Each value comes from the policy or from a bounded set.
+//! The label sets of the metrics. Every value comes from the policy or from a bounded set.
+//!
+//! Each set states which names of the policy it belongs to (`by route`, `by endpoint`, ...): when a
+//! reload removes such a name, [`Metrics::retain`](super::metrics::Metrics::retain) removes its series.
+
+use std::collections::HashSet;
 
 use prometheus_client::encoding::EncodeLabelSet;
 
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct RouteLabels {
-    pub route: String,
+/// The label of requests that match no route.
+pub const NO_ROUTE: &str = "-";
+
+/// The names that a policy declares.
+#[derive(Debug, Default)]
+pub struct PolicyNames<'a> {
+    pub routes: HashSet<&'a str>,
+    pub providers: HashSet<&'a str>,
+    /// Provider and endpoint.
+    pub endpoints: HashSet<(&'a str, &'a str)>,
+    pub queues: HashSet<&'a str>,
+    pub caches: HashSet<&'a str>,
+    pub modes: HashSet<&'a str>,
+    /// Mode, and one signal of its condition.
+    pub signals: HashSet<(&'a str, &'a str)>,
 }
 
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct RequestLabels {
-    pub route: String,
-    /// `1xx` .. `5xx`, or `499` for a client that left.
-    pub status: &'static str,
+/// A label set: the names of its labels, and whether the policy still declares what it names.
+pub trait LabelSet {
+    const NAMES: &'static [&'static str];
+    fn is_declared(&self, names: &PolicyNames<'_>) -> bool;
 }
 
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct ReasonLabels {
-    pub route: String,
-    pub reason: &'static str,
+macro_rules! labels {
+    ($($(#[$doc:meta])* $set:ident $(by $key:ident)? { $($(#[$field_doc:meta])* $label:ident: $type:ty,)+ })*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+        pub struct $set {
+            $($(#[$field_doc])* pub $label: $type,)+
+        }
+
+        impl LabelSet for $set {
+            const NAMES: &'static [&'static str] = &[$(stringify!($label)),+];
+
+            fn is_declared(&self, _names: &PolicyNames<'_>) -> bool {
+                true $(&& labels!(@declared $key, self, _names))?
+            }
+        }
+    )*};
+    (@declared route, $set:ident, $names:ident) => {
+        $names.routes.contains($set.route.as_str()) || $set.route == NO_ROUTE
+    };
+    (@declared provider, $set:ident, $names:ident) => {
+        $names.providers.contains($set.provider.as_str())
+    };
+    (@declared route_and_provider, $set:ident, $names:ident) => {
+        $names.routes.contains($set.route.as_str())
+            && $names.providers.contains($set.provider.as_str())
+    };
+    (@declared endpoint, $set:ident, $names:ident) => {
+        $names.endpoints.contains(&($set.provider.as_str(), $set.endpoint.as_str()))
+    };
+    (@declared queue, $set:ident, $names:ident) => { $names.queues.contains($set.queue.as_str()) };
+    (@declared cache, $set:ident, $names:ident) => { $names.caches.contains($set.cache.as_str()) };
+    (@declared mode, $set:ident, $names:ident) => { $names.modes.contains($set.mode.as_str()) };
+    (@declared signal, $set:ident, $names:ident) => {
+        $names.signals.contains(&($set.mode.as_str(), $set.signal.as_str()))
+    };
 }
 
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct ProviderLabels {
-    pub provider: String,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct RateLabels {
-    pub provider: String,
-    /// `requests` or `tokens`.
-    pub of: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct ClassLabels {
-    pub queue: String,
-    pub class: String,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct ShedLabels {
-    pub queue: String,
-    pub class: String,
-    pub reason: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct QueueLabels {
-    pub queue: String,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct JobLabels {
-    pub queue: String,
-    pub state: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct DeliveryLabels {
-    pub queue: String,
-    pub result: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct CacheLabels {
-    pub cache: String,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct CacheResultLabels {
-    pub cache: String,
-    /// `hit`, `stale`, `revalidated`, `miss`, `collapsed` or `bypass`.
-    pub result: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct CallLabels {
-    pub call: &'static str,
-    pub result: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct AddressLabels {
-    pub provider: String,
-    pub address: String,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct AttemptLabels {
-    pub provider: String,
-    pub address: String,
-    pub class: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct BreakerLabels {
-    pub provider: String,
-    pub address: String,
-    pub model: String,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct TransitionLabels {
-    pub provider: String,
-    pub address: String,
-    pub to: &'static str,
-    pub cause: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct TokenLabels {
-    pub route: String,
-    pub provider: String,
-    pub model: String,
-    /// Why the attempt was made: `first`, `repeat`, `hedge` or `continuation`.
-    pub attempt: &'static str,
-    /// `input` or `output`.
-    pub direction: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct CostLabels {
-    pub route: String,
-    pub provider: String,
-    pub model: String,
-    /// As of the tokens.
-    pub attempt: &'static str,
-    pub currency: String,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct ReloadLabels {
-    /// `applied`, `unchanged` or `rejected`.
-    pub result: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct AdminLabels {
-    pub action: &'static str,
-    /// `done`, or why it was refused.
-    pub result: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct PolicyLabels {
-    pub hash: String,
+labels! {
+    RouteLabels by route { route: String, }
+    RequestLabels by route {
+        route: String,
+        /// `1xx` .. `5xx`, or `499` when the client disconnected.
+        status: &'static str,
+    }
+    ReasonLabels by route { route: String, reason: &'static str, }
+    ProviderLabels by provider { provider: String, }
+    RateLabels by provider {
+        provider: String,
+        /// `requests` or `tokens`.
+        of: &'static str,
+    }
+    EndpointLabels by endpoint { provider: String, endpoint: String, }
+    AttemptLabels by endpoint {
+        provider: String,
+        endpoint: String,
+        /// The class of the outcome.
+        class: &'static str,
+    }
+    BreakerLabels by endpoint {
+        provider: String,
+        endpoint: String,
+        /// Empty for the breaker of the endpoint itself.
+        model: String,
+    }
+    TransitionLabels by endpoint {
+        provider: String,
+        endpoint: String,
+        to: &'static str,
+        cause: &'static str,
+    }
+    TokenLabels by route_and_provider {
+        route: String,
+        provider: String,
+        model: String,
+        /// Why the attempt was made: `first`, `retry`, `hedge` or `continuation`.
+        attempt: &'static str,
+        /// `input` or `output`.
+        direction: &'static str,
+    }
+    CostLabels by route_and_provider {
+        route: String,
+        provider: String,
+        model: String,
+        /// As in [`TokenLabels`].
+        attempt: &'static str,
+        currency: String,
+    }
+    QueueLabels by queue { queue: String, }
+    ClassLabels by queue { queue: String, class: String, }
+    ShedLabels by queue { queue: String, class: String, reason: &'static str, }
+    JobLabels by queue { queue: String, state: &'static str, }
+    DeliveryLabels by queue { queue: String, result: &'static str, }
+    CacheLabels by cache { cache: String, }
+    CacheResultLabels by cache {
+        cache: String,
+        /// `hit`, `stale`, `revalidated`, `miss`, `coalesced` or `bypass`.
+        result: &'static str,
+    }
+    ModeLabels by mode { mode: String, }
+    ModeTransitionLabels by mode {
+        mode: String,
+        /// `entered` or `left`.
+        to: &'static str,
+        /// `condition`, `manual` or `removed`.
+        cause: &'static str,
+    }
+    ModeActionLabels by mode { mode: String, action: &'static str, }
+    SignalLabels by signal {
+        mode: String,
+        /// As the policy writes it.
+        signal: String,
+    }
+    NotificationLabels by mode {
+        mode: String,
+        /// `sent`, `failed` or `given_up`.
+        result: &'static str,
+    }
+    RedisCallLabels {
+        call: &'static str,
+        /// `ok` or `failed`.
+        result: &'static str,
+    }
+    ReloadLabels {
+        /// `applied`, `unchanged` or `rejected`.
+        result: &'static str,
+    }
+    AdminLabels {
+        action: &'static str,
+        /// `done`, or the reason for the rejection.
+        result: &'static str,
+    }
+    PolicyLabels { hash: String, }
 }

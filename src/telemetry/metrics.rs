@@ -1,95 +1,224 @@
-//! Every metric that Outrigger tells, in one place, as handles made beforehand.
+//! Every metric, one row each: name, shape, kind, labels, help.
 //!
-//! A request touches atomics only: its route's and its endpoint's handles are resolved when the
-//! snapshot is built (a lookup by labels costs twenty times an increment). Label values come from
-//! the policy, or from a bounded set, so that no application can make the series grow.
+//! The table below is the only place where a metric is declared. Its handle, its registration, the
+//! removal of its series after a reload and the reference (`docs/reference/metrics.md`) follow from
+//! its row.
+//!
+//! A request touches atomics only: the handles of its route and its endpoint are resolved when the
+//! snapshot is built (a lookup by labels costs twenty times an increment).
 
 use std::sync::atomic::{AtomicI64, AtomicU64};
 
 use prometheus_client::encoding::text::encode;
-use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::registry::{Metric, Registry};
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
 
-use super::cache::CacheMetrics;
-use super::degradation::DegradationMetrics;
 use super::family::Series;
-use super::fleet::FleetMetrics;
-use super::jobs::JobMetrics;
-pub use super::known::Known;
 pub use super::labels::*;
 use super::process::Process;
 use crate::clock;
 
-/// Bounds from 1 ms to 5 min: an LLM's answer takes minutes, a refusal microseconds.
-pub const SECONDS: [f64; 16] = [
-    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
-];
-
-/// A gauge of a number that may go down to zero.
+/// A gauge of a number that can go down to zero.
 pub type Level = Gauge<i64, AtomicI64>;
 pub type Ratio = Gauge<f64, AtomicU64>;
 pub type CostCounter = Counter<f64, AtomicU64>;
 
-pub(super) fn seconds() -> Histogram {
-    Histogram::new(SECONDS)
+/// From 1 ms to 5 min: an LLM takes minutes to respond, a rejection takes microseconds.
+const SECONDS: [f64; 16] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
+];
+const CHANGES: [f64; 10] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 192.0, 256.0];
+
+/// What Prometheus needs to know about a type of metric.
+trait Kind {
+    const NAME: &'static str;
+    /// Appended to the name when the metric is exported.
+    const SUFFIX: &'static str = "";
+    fn create() -> Self;
 }
 
-/// What a request that no route takes has in its place.
-pub const NO_ROUTE: &str = "-";
-
-/// The families. Handles of one label set are taken when a snapshot is built.
-#[derive(Debug)]
-pub struct Metrics {
-    pub requests: Series<RequestLabels, Counter>,
-    pub refused: Series<ReasonLabels, Counter>,
-    pub request_seconds: Series<RouteLabels, Histogram>,
-    pub repeats: Series<ReasonLabels, Counter>,
-    pub not_repeated: Series<ReasonLabels, Counter>,
-    pub attempts: Series<AttemptLabels, Counter>,
-    pub first_byte_seconds: Series<ProviderLabels, Histogram>,
-    pub in_flight: Family<ProviderLabels, Level>,
-    pub waiting: Family<ProviderLabels, Level>,
-    pub queue_waiting: Family<ClassLabels, Level>,
-    pub queue_seconds: Series<ClassLabels, Histogram>,
-    pub queue_sheds: Series<ShedLabels, Counter>,
-    pub rate_used: Family<RateLabels, Ratio>,
-    pub drained: Family<ProviderLabels, Level>,
-    pub pending: Family<AddressLabels, Level>,
-    pub breaker_state: Family<BreakerLabels, Level>,
-    pub breaker_transitions: Series<TransitionLabels, Counter>,
-    pub breaker_rejections: Family<BreakerLabels, Counter>,
-    pub holds: Series<AddressLabels, Counter>,
-    pub retry_budget: Family<RouteLabels, Ratio>,
-    pub concurrency_limit: Family<ProviderLabels, Level>,
-    pub latency_seconds: Family<AddressLabels, Ratio>,
-    pub held: Family<AddressLabels, Level>,
-    pub policy: Family<PolicyLabels, Level>,
-    pub reloads: Family<ReloadLabels, Counter>,
-    pub policy_valid: Level,
-    pub connections: Level,
-    pub connections_refused: Counter,
-    pub buffered_bytes: Level,
-    pub unbuffered: Series<ReasonLabels, Counter>,
-    pub hedges: Series<ReasonLabels, Counter>,
-    pub cuts: Series<ReasonLabels, Counter>,
-    pub continuations: Series<ReasonLabels, Counter>,
-    pub events_dropped: Series<RouteLabels, Counter>,
-    pub tokens: Series<TokenLabels, Counter>,
-    pub cost: Series<CostLabels, CostCounter>,
-    pub cost_budget: Family<RouteLabels, Ratio>,
-    pub access_log_dropped: Counter,
-    pub admin_changes: Family<AdminLabels, Counter>,
-    pub cache: CacheMetrics,
-    pub degradation: DegradationMetrics,
-    pub jobs: JobMetrics,
-    pub fleet: FleetMetrics,
-    registry: Registry,
-    told: Vec<(String, &'static str)>,
+impl Kind for Counter {
+    const NAME: &'static str = "counter";
+    const SUFFIX: &'static str = "_total";
+    fn create() -> Self {
+        Self::default()
+    }
 }
+
+impl Kind for CostCounter {
+    const NAME: &'static str = "counter";
+    const SUFFIX: &'static str = "_total";
+    fn create() -> Self {
+        Self::default()
+    }
+}
+
+impl Kind for Level {
+    const NAME: &'static str = "gauge";
+    fn create() -> Self {
+        Self::default()
+    }
+}
+
+impl Kind for Ratio {
+    const NAME: &'static str = "gauge";
+    fn create() -> Self {
+        Self::default()
+    }
+}
+
+impl Kind for Histogram {
+    const NAME: &'static str = "histogram";
+    fn create() -> Self {
+        Histogram::new(SECONDS)
+    }
+}
+
+/// One row of the table, for the reference.
+#[derive(Clone, Copy, Debug)]
+pub struct MetricInfo {
+    /// Without the prefix `outrigger_` and the suffix.
+    pub name: &'static str,
+    pub suffix: &'static str,
+    /// `counter`, `gauge`, `histogram` or `info`.
+    pub kind: &'static str,
+    pub labels: &'static [&'static str],
+    pub help: &'static str,
+}
+
+/// Three shapes: `series` is labelled, and `retain` removes the series of names that the policy no
+/// longer declares; `family` is labelled, and the owner of a series removes it; `single` has no labels.
+macro_rules! metrics {
+    ($($name:ident: $shape:ident $kind:ident $([$labels:ident])? $(= $create:expr)?, $help:literal;)*) => {
+        /// The handles of all metrics.
+        #[derive(Debug)]
+        pub struct Metrics {
+            $(pub $name: metrics!(@type $shape $kind $($labels)?),)*
+            registry: Registry,
+        }
+
+        /// Every metric but those of the process, which every Prometheus client exports alike.
+        pub const METRICS: &[MetricInfo] = &[
+            $(MetricInfo {
+                name: stringify!($name),
+                suffix: <$kind as Kind>::SUFFIX,
+                kind: <$kind as Kind>::NAME,
+                labels: metrics!(@labels $($labels)?),
+                help: $help,
+            },)*
+            MetricInfo { name: "build", suffix: "_info", kind: "info", labels: &["version"], help: BUILD_HELP },
+        ];
+
+        impl Metrics {
+            fn unregistered() -> Self {
+                Metrics {
+                    $($name: metrics!(@new $shape $kind $($create)?),)*
+                    registry: Registry::default(),
+                }
+            }
+
+            fn register(&mut self) {
+                let registry = self.registry.sub_registry_with_prefix("outrigger");
+                $(registry.register(stringify!($name), $help, metrics!(@handle $shape self.$name));)*
+            }
+
+            /// Removes the series of routes, providers and other names that are gone.
+            pub fn retain(&self, names: &PolicyNames<'_>) {
+                $(metrics!(@retain $shape self.$name, names);)*
+            }
+        }
+    };
+    (@type series $kind:ident $labels:ident) => { Series<$labels, $kind> };
+    (@type family $kind:ident $labels:ident) => { Family<$labels, $kind> };
+    (@type single $kind:ident) => { $kind };
+    (@new series $kind:ident) => { Series::new(<$kind as Kind>::create) };
+    (@new family $kind:ident) => { Family::default() };
+    (@new single $kind:ident) => { <$kind as Kind>::create() };
+    (@new single $kind:ident $create:expr) => { $create };
+    (@labels) => { &[] };
+    (@labels $labels:ident) => { <$labels as LabelSet>::NAMES };
+    (@handle series $metrics:ident.$name:ident) => { $metrics.$name.family() };
+    (@handle $shape:ident $metrics:ident.$name:ident) => { $metrics.$name.clone() };
+    (@retain series $metrics:ident.$name:ident, $names:ident) => {
+        $metrics.$name.retain(|labels| labels.is_declared($names))
+    };
+    (@retain $shape:ident $metrics:ident.$name:ident, $names:ident) => {};
+}
+
+metrics! {
+    requests: series Counter [RequestLabels], "Completed requests, by route and status class";
+    request_duration_seconds: series Histogram [RouteLabels], "Time from the request head to the last byte of the response";
+    local_responses: series Counter [ReasonLabels], "Responses that Outrigger produced itself, by problem type";
+    retries: series Counter [ReasonLabels], "Attempts after the first, by the outcome that caused them";
+    retry_denied: series Counter [ReasonLabels], "Failed attempts that no retry followed, by reason";
+    retry_budget: family Ratio [RouteLabels], "Retries that the budget allows now";
+    retry_cost_budget: family Ratio [RouteLabels], "Cost that retries may still cause now, in the currency of the route's budget";
+    not_replayable: series Counter [ReasonLabels], "Request bodies that could not be kept for another attempt, by reason";
+    hedges: series Counter [ReasonLabels], "Hedged attempts, by result";
+    interrupted_streams: series Counter [ReasonLabels], "Responses that broke after their first byte, by reason";
+    stream_continuations: series Counter [ReasonLabels], "Interrupted streams that another provider was asked to continue, by result";
+    stream_events_dropped: series Counter [RouteLabels], "Stream events that could not be parsed";
+    tokens: series Counter [TokenLabels], "Tokens as reported in responses";
+    cost: series CostCounter [CostLabels], "Cost of the tokens at the prices of the policy";
+
+    attempts: series Counter [AttemptLabels], "Attempts at an endpoint, by class of outcome";
+    first_byte_seconds: series Histogram [ProviderLabels], "Time from the start of an attempt to the first byte of its response";
+    attempts_in_flight: family Level [ProviderLabels], "Attempts in flight at a provider";
+    endpoint_attempts_in_flight: family Level [EndpointLabels], "Attempts in flight at an endpoint";
+    endpoint_latency_seconds: family Ratio [EndpointLabels], "Time to the first byte as the load balancer estimates it (peak EWMA)";
+    waiting_requests: family Level [ProviderLabels], "Requests waiting for capacity of a provider";
+    concurrency_limit: family Level [ProviderLabels], "Attempts that may be in flight at a provider";
+    rate_limit_used: family Ratio [RateLabels], "Used share of a provider's burst of requests or tokens, 0 to 1";
+    provider_drained: family Level [ProviderLabels], "1 while an operator has drained the provider";
+    breaker_state: family Level [BreakerLabels], "0 closed, 1 half-open, 2 open";
+    breaker_transitions: series Counter [TransitionLabels], "State changes of a breaker, by cause";
+    breaker_rejections: family Counter [BreakerLabels], "Attempts that a breaker rejected (in shadow mode: would have rejected)";
+    holds: series Counter [EndpointLabels], "Holds: an endpoint asked to wait (Retry-After)";
+    held_credentials: family Level [EndpointLabels], "Credentials on hold now";
+
+    queue_waiting_requests: family Level [ClassLabels], "Requests waiting in a queue, by class";
+    queue_wait_seconds: series Histogram [ClassLabels], "Queue time of requests that were then sent to a provider";
+    queue_sheds: series Counter [ShedLabels], "Requests that a queue rejected or timed out, by reason";
+
+    cache_requests: series Counter [CacheResultLabels], "Requests of routes with a cache, by cache result";
+    cache_evictions: series Counter [CacheLabels], "Stored responses evicted to make room";
+    cache_bytes: family Level [CacheLabels], "Size of the stored responses";
+    cache_entries: family Level [CacheLabels], "Keys with a stored response";
+
+    degradation_active: series Level [ModeLabels], "1 while a degradation mode is active";
+    degradation_transitions: series Counter [ModeTransitionLabels], "Degradation modes entered and left, by cause";
+    degradation_requests: series Counter [ModeActionLabels], "Requests that an active mode affected (in shadow mode: would have affected), by action";
+    degradation_signal: series Ratio [SignalLabels], "Current value of a signal of a mode's condition: seconds, a share or a count; 1 for true";
+    degradation_notifications: series Counter [NotificationLabels], "Notifications of degradation modes, by result";
+
+    jobs: family Level [JobLabels], "Jobs in the store, by queue and state";
+    job_oldest_ready_seconds: family Ratio [QueueLabels], "Age of the oldest job that is ready to run";
+    job_deliveries: series Counter [DeliveryLabels], "Runs of jobs and deliveries of results, by result";
+    jobs_shared: single Level, "Jobs of this host that any host of the fleet may run now";
+    jobs_borrowed: single Level, "Jobs of other hosts that run on this host";
+    store_commit_seconds: single Histogram, "Duration of the store's commits, including the sync to disk";
+    store_commit_changes: single Histogram = Histogram::new(CHANGES), "Changes in one commit of the store";
+    store_commits_failed: single Counter, "Commits of the store that failed";
+
+    fleet_connected: single Level, "1 while the fleet's Redis responds";
+    fleet_hosts: single Level, "Live hosts of the fleet, this one included";
+    fleet_redis_calls: family Counter [RedisCallLabels], "Calls to the fleet's Redis, by call and result";
+
+    policy: family Level [PolicyLabels], "1 for the hash of the policy in force";
+    policy_reloads: family Counter [ReloadLabels], "Policy reloads, by result";
+    policy_valid: single Level, "1 when the policy files as they are now are in force, 0 when they were rejected";
+    connections: single Level, "Open connections of the application";
+    connections_rejected: single Counter, "Connections beyond server.connections";
+    buffered_bytes: single Level, "Bytes in all replay and response buffers";
+    access_log_lines_dropped: single Counter, "Access-log lines that could not be written";
+    admin_changes: family Counter [AdminLabels], "Manual overrides, and admin requests that were rejected";
+}
+
+const BUILD_HELP: &str = "Version of Outrigger";
 
 impl Default for Metrics {
     fn default() -> Self {
@@ -101,259 +230,61 @@ impl Metrics {
     pub fn new() -> Self {
         let mut metrics = Metrics::unregistered();
         metrics.register();
+        let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+        let registry = metrics.registry.sub_registry_with_prefix("outrigger");
+        registry.register("build", BUILD_HELP, build);
+        metrics.registry.register_collector(Box::new(Process::new(clock::wall())));
         metrics
     }
 
-    fn unregistered() -> Self {
-        Metrics {
-            requests: Series::new(Counter::default),
-            refused: Series::new(Counter::default),
-            request_seconds: Series::new(seconds),
-            repeats: Series::new(Counter::default),
-            not_repeated: Series::new(Counter::default),
-            attempts: Series::new(Counter::default),
-            first_byte_seconds: Series::new(seconds),
-            in_flight: Family::default(),
-            waiting: Family::default(),
-            queue_waiting: Family::default(),
-            queue_seconds: Series::new(seconds),
-            queue_sheds: Series::new(Counter::default),
-            rate_used: Family::default(),
-            drained: Family::default(),
-            pending: Family::default(),
-            breaker_state: Family::default(),
-            breaker_transitions: Series::new(Counter::default),
-            breaker_rejections: Family::default(),
-            holds: Series::new(Counter::default),
-            retry_budget: Family::default(),
-            concurrency_limit: Family::default(),
-            latency_seconds: Family::default(),
-            held: Family::default(),
-            policy: Family::default(),
-            reloads: Family::default(),
-            policy_valid: Level::default(),
-            connections: Level::default(),
-            connections_refused: Counter::default(),
-            buffered_bytes: Level::default(),
-            unbuffered: Series::new(Counter::default),
-            hedges: Series::new(Counter::default),
-            cuts: Series::new(Counter::default),
-            continuations: Series::new(Counter::default),
-            events_dropped: Series::new(Counter::default),
-            tokens: Series::new(Counter::default),
-            cost: Series::new(CostCounter::default),
-            cost_budget: Family::default(),
-            access_log_dropped: Counter::default(),
-            admin_changes: Family::default(),
-            cache: CacheMetrics::new(),
-            degradation: DegradationMetrics::new(),
-            jobs: JobMetrics::new(),
-            fleet: FleetMetrics::default(),
-            registry: Registry::default(),
-            told: Vec::new(),
-        }
-    }
-
-    fn register(&mut self) {
-        self.register_requests();
-        self.register_answers();
-        self.register_endpoints();
-        self.register_queues();
-        CacheMetrics::register(self);
-        DegradationMetrics::register(self);
-        JobMetrics::register(self);
-        FleetMetrics::register(self);
-        self.register_process();
-        let process = Process::new(clock::wall());
-        self.registry.register_collector(Box::new(process));
-        let version = [("version", env!("CARGO_PKG_VERSION"))];
-        let build = prometheus_client::metrics::info::Info::new(version);
-        self.tell("build", "The version that runs", build);
-    }
-
-    fn register_requests(&mut self) {
-        self.tell("requests", "Requests answered, by route and status", self.requests.family());
-        self.tell(
-            "request_seconds",
-            "From the request's head to the answer's last byte",
-            self.request_seconds.family(),
-        );
-        self.tell("refused", "Answers of the sidecar's own, by problem", self.refused.family());
-        self.tell(
-            "retry_budget",
-            "Repeats that the budget could pay now",
-            self.retry_budget.clone(),
-        );
-        self.tell("repeats", "Attempts after the first, by reason", self.repeats.family());
-        self.tell(
-            "not_repeated",
-            "Failed attempts that were not repeated, by what forbade it",
-            self.not_repeated.family(),
-        );
-        self.tell(
-            "unbuffered",
-            "Bodies that could not be kept for another attempt, by reason",
-            self.unbuffered.family(),
-        );
-    }
-
-    fn register_answers(&mut self) {
-        self.tell(
-            "hedges",
-            "Attempts sent beside one that took long, by result",
-            self.hedges.family(),
-        );
-        self.tell(
-            "cuts",
-            "Answers that broke after their first byte, by reason",
-            self.cuts.family(),
-        );
-        self.tell(
-            "continuations",
-            "Cut answers that another provider was to go on from, by result",
-            self.continuations.family(),
-        );
-        self.tell(
-            "events_dropped",
-            "Events of streams that could not be read",
-            self.events_dropped.family(),
-        );
-        self.tell("tokens", "Tokens as the answers say them", self.tokens.family());
-        self.tell("cost", "What the tokens cost by the prices of the policy", self.cost.family());
-        self.tell(
-            "cost_budget",
-            "What repeats may still cost now, in the currency of the route's budget",
-            self.cost_budget.clone(),
-        );
-    }
-
-    fn register_endpoints(&mut self) {
-        self.tell(
-            "attempts",
-            "Attempts at an address, by class of outcome",
-            self.attempts.family(),
-        );
-        self.tell(
-            "first_byte_seconds",
-            "From the attempt's start to its first byte, by provider",
-            self.first_byte_seconds.family(),
-        );
-        self.tell("in_flight", "Attempts in flight at a provider", self.in_flight.clone());
-        self.tell("waiting", "Requests that wait for room at a provider", self.waiting.clone());
-        self.tell(
-            "provider_drained",
-            "1 while a provider is taken out by hand",
-            self.drained.clone(),
-        );
-        self.tell(
-            "concurrency_limit",
-            "Attempts that may be in flight at a provider",
-            self.concurrency_limit.clone(),
-        );
-        self.tell(
-            "latency_seconds",
-            "Time to the first byte of an address, as the balancer remembers it; a moving average of peaks",
-            self.latency_seconds.clone(),
-        );
-        self.tell("held", "Credentials that wait as their provider asked, now", self.held.clone());
-        self.tell("pending", "Attempts in flight at an address", self.pending.clone());
-        self.tell("breaker_state", "0 closed, 1 half-open, 2 open", self.breaker_state.clone());
-        self.tell(
-            "breaker_transitions",
-            "Changes of a breaker's state, by cause",
-            self.breaker_transitions.family(),
-        );
-        self.tell(
-            "breaker_rejections",
-            "Attempts that a breaker refused (in shadow: would have refused)",
-            self.breaker_rejections.clone(),
-        );
-        self.tell("holds", "Times that an endpoint asked to wait", self.holds.family());
-    }
-
-    fn register_queues(&mut self) {
-        self.tell(
-            "rate_used",
-            "What of a provider's burst of requests or tokens is used now, from 0 to 1",
-            self.rate_used.clone(),
-        );
-        self.tell(
-            "queue_waiting",
-            "Requests that wait, by queue and class",
-            self.queue_waiting.clone(),
-        );
-        self.tell(
-            "queue_wait_seconds",
-            "How long requests waited that went to a provider then",
-            self.queue_seconds.family(),
-        );
-        self.tell(
-            "queue_sheds",
-            "Requests that could not wait, or no longer, by reason",
-            self.queue_sheds.family(),
-        );
-    }
-
-    fn register_process(&mut self) {
-        self.tell("policy", "1 for the hash of the policy in force", self.policy.clone());
-        self.tell("policy_reloads", "Loads of the policy, by result", self.reloads.clone());
-        self.tell(
-            "policy_valid",
-            "1 when the files' last state is in force, 0 when it was rejected",
-            self.policy_valid.clone(),
-        );
-        self.tell("connections", "Connections of the application", self.connections.clone());
-        self.tell(
-            "connections_refused",
-            "Connections past `server.connections`",
-            self.connections_refused.clone(),
-        );
-        self.tell(
-            "buffered_bytes",
-            "Bytes of all replay and answer buffers together",
-            self.buffered_bytes.clone(),
-        );
-        self.tell(
-            "access_log_dropped",
-            "Access-log lines that could not be written",
-            self.access_log_dropped.clone(),
-        );
-        self.tell(
-            "admin_changes",
-            "Changes by hand, and requests that the admin side refused",
-            self.admin_changes.clone(),
-        );
-    }
-
-    pub(super) fn tell(&mut self, name: &'static str, help: &'static str, metric: impl Metric) {
-        let suffix = match metric.metric_type() {
-            MetricType::Counter => "_total",
-            MetricType::Info => "_info",
-            _ => "",
-        };
-        self.told.push((format!("outrigger_{name}{suffix}"), help));
-        self.registry.sub_registry_with_prefix("outrigger").register(name, help, metric);
-    }
-
-    /// Every metric of our own by the name that it is queried by, and what it tells.
-    pub fn told(&self) -> &[(String, &'static str)] {
-        &self.told
-    }
-
-    /// Everything as OpenMetrics text.
+    /// All metrics as OpenMetrics text.
     pub fn encode(&self) -> String {
         let mut text = String::with_capacity(16 * 1024);
         if let Err(error) = encode(&mut text, &self.registry) {
-            tracing::error!(%error, "metrics could not be written");
+            tracing::error!(%error, "cannot encode the metrics");
         }
         text
     }
 
-    /// Says which policy is in force; the one before it is no longer told.
+    /// Replaces the hash of the policy in force.
     pub fn set_policy(&self, hash: &str) {
         self.policy.clear();
         self.policy.get_or_create_owned(&PolicyLabels { hash: hash.to_owned() }).set(1);
     }
+
+    /// Counts one commit of the store.
+    pub fn count_commit(&self, changes: usize, seconds: f64, failed: bool) {
+        self.store_commit_seconds.observe(seconds);
+        self.store_commit_changes.observe(changes as f64);
+        if failed {
+            self.store_commits_failed.inc();
+        }
+    }
+
+    /// Counts one call to Redis.
+    pub fn count_redis_call(&self, call: &'static str, ok: bool) {
+        let labels = RedisCallLabels { call, result: if ok { "ok" } else { "failed" } };
+        self.fleet_redis_calls.get_or_create_owned(&labels).inc();
+    }
+}
+
+/// The reference of the metrics as Markdown.
+pub fn reference() -> String {
+    let mut text = String::from(
+        "# Metrics\n\n`GET /metrics` on the admin listener, or on `--metrics`, in the Prometheus text \
+         format or as OpenMetrics. Label values come from the policy or from a fixed set, so the number \
+         of series is bounded. Series of names that a reload removes are removed too.\n\n\
+         | metric | type | labels | meaning |\n| --- | --- | --- | --- |\n",
+    );
+    for MetricInfo { name, suffix, kind, labels, help } in METRICS {
+        let labels = labels.iter().map(|label| format!("`{label}`")).collect::<Vec<_>>().join(", ");
+        text.push_str(&format!("| `outrigger_{name}{suffix}` | {kind} | {labels} | {help} |\n"));
+    }
+    text.push_str(
+        "\n`process_start_time_seconds`, `process_resident_memory_bytes`, `process_open_fds` and \
+         `process_cpu_seconds_total` are exported as by every Prometheus client.\n",
+    );
+    text
 }
 
 #[cfg(test)]
@@ -361,12 +292,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_policy_at_a_time_is_in_force() {
+    fn exactly_one_policy_hash_is_exported() {
         let metrics = Metrics::new();
         metrics.set_policy("aaa");
         metrics.set_policy("bbb");
         let text = metrics.encode();
         assert!(text.contains("outrigger_policy{hash=\"bbb\"} 1"));
         assert!(!text.contains("aaa") && text.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn series_of_removed_names_are_removed() {
+        let metrics = Metrics::new();
+        for route in ["old", "new", NO_ROUTE] {
+            let labels = ReasonLabels { route: route.to_owned(), reason: "no-route" };
+            metrics.local_responses.with(&labels).inc();
+        }
+        metrics.retain(&PolicyNames { routes: ["new"].into(), ..PolicyNames::default() });
+        let text = metrics.encode();
+        assert!(text.contains("route=\"new\"") && text.contains("route=\"-\""));
+        assert!(!text.contains("route=\"old\""));
     }
 }

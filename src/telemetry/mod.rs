@@ -4,13 +4,8 @@
 //! nothing here waits: what cannot be written at once is dropped and counted.
 
 pub mod access_log;
-pub mod cache;
-pub mod degradation;
 pub mod events;
-pub mod family;
-pub mod fleet;
-pub mod jobs;
-pub mod known;
+mod family;
 mod labels;
 pub mod logging;
 pub mod metrics;

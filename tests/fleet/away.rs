@@ -58,7 +58,7 @@ impl Stand {
     fn until(&self, attached: bool) -> Duration {
         let began = Instant::now();
         seen(&format!("attached: {attached}"), || {
-            let now = self.host.metric("outrigger_fleet_attached");
+            let now = self.host.metric("outrigger_fleet_connected");
             let is = now == Some(f64::from(u8::from(attached)));
             is.then_some(()).ok_or_else(|| self.host.log().join("\n"))
         });

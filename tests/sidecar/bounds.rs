@@ -108,7 +108,7 @@ fn uploads_that_nobody_takes_are_refused_clearly_and_within_bounds() {
             problem(&response);
         }
     });
-    let full = r#"outrigger_unbuffered_total{route="deaf",reason="buffers_full"}"#;
+    let full = r#"outrigger_not_replayable_total{route="deaf",reason="buffers_full"}"#;
     assert!(sidecar.metric(full).is_some_and(|n| n >= 80.0), "{:?}", sidecar.metric(full));
     assert_within_bounds(&sidecar);
     assert_eq!(sidecar.metric("outrigger_buffered_bytes"), Some(0.0), "all of it was given back");

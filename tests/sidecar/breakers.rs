@@ -49,7 +49,7 @@ fn a_sole_provider_that_fails_is_answered_for_at_once() {
         (Some(&*address.to_string()), &json!(1))
     );
     assert!(open["retry_in_ms"].as_u64().is_some_and(|ms| ms > 40_000), "{open}");
-    let gauge = format!(r#"outrigger_breaker_state{{provider="a",address="{address}",model=""}}"#);
+    let gauge = format!(r#"outrigger_breaker_state{{provider="a",endpoint="{address}",model=""}}"#);
     assert_eq!(sidecar.metric(&gauge), Some(2.0));
     let told = &api(&sidecar, "/api/circuit-breakers")["events"];
     assert!(told.to_string().contains("closed -> open"), "{told}");

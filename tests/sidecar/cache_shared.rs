@@ -247,7 +247,7 @@ fn who_asks_and_stops_reading_holds_up_nobody_who_reads_along() {
     // The sockets hold a part of it only.
     assert_eq!((second.events().len(), second.end()), (frames + 2, End::Complete));
     let follower = story(&sidecar, 1);
-    assert_eq!((&follower["cache"], &follower["tokens_out"]), (&json!("collapsed"), &json!(null)));
+    assert_eq!((&follower["cache"], &follower["tokens_out"]), (&json!("coalesced"), &json!(null)));
     assert_eq!((first.events().len(), first.end()), (frames + 2, End::Complete));
     let leader = story(&sidecar, 2);
     assert_eq!((&leader["cache"], &leader["end"]), (&json!("miss"), &json!("answered")));

@@ -81,7 +81,7 @@ fn a_stream_that_breaks_arrives_whole_from_one_that_can_go_on() {
         assert_eq!(asked[1], json!({ "role": "assistant", "content": "one two three" }));
         assert_eq!(asked[0]["content"], "count");
         let joined =
-            sidecar.metric("outrigger_continuations_total{route=\"all\",reason=\"joined\"}");
+            sidecar.metric("outrigger_stream_continuations_total{route=\"all\",reason=\"joined\"}");
         assert!(joined.is_some_and(|joined| joined >= 1.0));
     }
 }
@@ -107,7 +107,7 @@ fn one_that_did_not_declare_it_is_never_asked_to() {
         assert!(response.text().contains("event: error\n"), "{}", response.text());
         assert_eq!((a.count(), b.count()), (1, 0), "{prefill}");
         let nobody =
-            sidecar.metric("outrigger_continuations_total{route=\"all\",reason=\"nobody\"}");
+            sidecar.metric("outrigger_stream_continuations_total{route=\"all\",reason=\"nobody\"}");
         assert_eq!(nobody, Some(1.0));
     }
 }

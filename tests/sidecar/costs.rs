@@ -127,7 +127,7 @@ fn what_repeats_cost_is_told_apart() {
     let cost =
         |attempt: &str| sum(&sidecar, "outrigger_cost_total{", &format!("attempt=\"{attempt}\""));
     assert!((cost("first") - 100.0 * 10.0 / 1e6).abs() < 1e-12, "{}", cost("first"));
-    assert!((cost("repeat") - 10.0 * 10.0 / 1e6).abs() < 1e-3, "{}", cost("repeat"));
+    assert!((cost("retry") - 10.0 * 10.0 / 1e6).abs() < 1e-3, "{}", cost("retry"));
     let told = story(&sidecar, 1);
     assert!(told["tokens_out"].as_u64().is_some_and(|tokens| tokens >= 110), "{told}");
     assert!(told["cost"].as_f64().is_some_and(|cost| cost > 0.001), "{told}");
@@ -152,7 +152,7 @@ fn a_cost_budget_stops_repeats_and_the_answer_says_so() {
         sidecar.send(&chat());
     }
     assert_eq!(a.count(), 4 + 5, "first attempts go on");
-    assert_eq!(sidecar.metric("outrigger_cost_budget{route=\"all\"}"), Some(0.0));
+    assert_eq!(sidecar.metric("outrigger_retry_cost_budget{route=\"all\"}"), Some(0.0));
     a.set(Behaviour::RefuseConnections);
     let response = sidecar.send(&chat());
     assert_eq!(problem(&response), "unreachable");

@@ -11,7 +11,7 @@ use crate::scene::{
 use crate::support::{Behaviour, Call, Ending, Origin, Request, Response, Sidecar, Stream};
 
 pub const PLAIN: &str = "auth: none, breaker: none";
-const IN_FORCE: &str = r#"outrigger_degradation_in_force{mode="brownout"}"#;
+const IN_FORCE: &str = r#"outrigger_degradation_active{mode="brownout"}"#;
 
 /// Modes with these bodies, and one route for everything.
 pub fn degraded(providers: &[(&str, &str, &str)], more: &str, modes: &[(&str, &str)]) -> String {
@@ -271,7 +271,7 @@ fn an_error_rate_that_dances_around_its_bound_makes_no_mode_flap() {
     }
     let changes = |to: &str| {
         let labels = format!(r#"{{mode="brownout",to="{to}",cause="condition"}}"#);
-        sidecar.metric(&format!("outrigger_degradation_changes_total{labels}"))
+        sidecar.metric(&format!("outrigger_degradation_transitions_total{labels}"))
     };
     assert_eq!((changes("entered"), changes("left")), (Some(1.0), None));
 }

@@ -209,7 +209,7 @@ fn who_is_to_be_told_hears_of_entry_and_leaving_once_a_minute_at_most() {
     hand(&sidecar, "auto", "brownout", &json!({}));
     let of = |result: &str| {
         let labels = format!(r#"{{mode="brownout",result="{result}"}}"#);
-        sidecar.metric(&format!("outrigger_degradation_alerts_total{labels}"))
+        sidecar.metric(&format!("outrigger_degradation_notifications_total{labels}"))
     };
     let deadline = Instant::now() + Duration::from_secs(75);
     while of("sent") != Some(2.0) && Instant::now() < deadline {

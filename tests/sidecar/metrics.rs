@@ -84,19 +84,21 @@ fn states_and_causes_are_told() {
     let told =
         |name: &str| sidecar.metric(name).unwrap_or_else(|| panic!("{name}:\n{}", text(&sidecar)));
     assert_eq!(
-        told(&format!(r#"outrigger_held{{provider="throttling",address="{throttling}"}}"#)),
+        told(&format!(
+            r#"outrigger_held_credentials{{provider="throttling",endpoint="{throttling}"}}"#
+        )),
         1.0
     );
     assert_eq!(told(r#"outrigger_provider_drained{provider="throttling"}"#), 1.0);
     assert!(told(r#"outrigger_retry_budget{route="all"}"#) > 0.0);
     assert!(told(r#"outrigger_concurrency_limit{provider="well"}"#) >= 1.0);
     let well = format!(
-        r#"outrigger_latency_seconds{{provider="well",address="{}"}}"#,
+        r#"outrigger_endpoint_latency_seconds{{provider="well",endpoint="{}"}}"#,
         origins[2].address()
     );
     assert!((0.0..5.0).contains(&told(&well)));
     let opened = format!(
-        r#"outrigger_breaker_transitions_total{{provider="failing",address="{failing}",to="open",cause="consecutive"}}"#
+        r#"outrigger_breaker_transitions_total{{provider="failing",endpoint="{failing}",to="open",cause="consecutive"}}"#
     );
     assert_eq!(told(&opened), 1.0);
     assert!(told("process_resident_memory_bytes") > 1e6);

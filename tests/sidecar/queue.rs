@@ -19,7 +19,7 @@ fn narrow(queue: &str) -> (Gate, Origin, Sidecar) {
 }
 
 fn waiting(sidecar: &Sidecar, class: &str) -> f64 {
-    let series = format!(r#"outrigger_queue_waiting{{queue="default",class="{class}"}}"#);
+    let series = format!(r#"outrigger_queue_waiting_requests{{queue="default",class="{class}"}}"#);
     sidecar.metric(&series).unwrap_or(0.0)
 }
 
@@ -242,7 +242,7 @@ fn tokens_are_charged_as_estimated_and_settled_on_what_the_answer_says() {
     let rest = route("providers: [a], timeout: 1s");
     let sidecar = alone(&policy(&[("a", &origin.url(), &more)], &rest));
     let used = |sidecar: &Sidecar| {
-        sidecar.metric(r#"outrigger_rate_used{provider="a",of="tokens"}"#).unwrap_or(-1.0)
+        sidecar.metric(r#"outrigger_rate_limit_used{provider="a",of="tokens"}"#).unwrap_or(-1.0)
     };
     // Ten thousand tokens as it is estimated; a few, as the answer says.
     let long =

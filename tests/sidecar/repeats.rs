@@ -213,7 +213,7 @@ fn a_body_larger_than_replay_goes_once_and_the_log_says_so() {
     assert_eq!(Some(a.last().body), large.body);
     let large = story(&sidecar, 1);
     assert_eq!(large["once"], "larger_than_replay", "{large}");
-    let counted = r#"outrigger_unbuffered_total{route="all",reason="larger_than_replay"}"#;
+    let counted = r#"outrigger_not_replayable_total{route="all",reason="larger_than_replay"}"#;
     assert_eq!(sidecar.metric(counted), Some(1.0));
 
     assert!(is_from(&sidecar.send(&chat()), &b), "a small one is repeated");

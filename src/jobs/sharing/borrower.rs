@@ -154,7 +154,7 @@ impl Lend {
         let lost = self.share.hold(loan.id, loan.claim.number, &loan.owner);
         let worked = match (&route, &slot) {
             (Some((route, class)), Some(_)) => {
-                let foreign = &self.desk.worker.live.metrics.jobs.foreign;
+                let foreign = &self.desk.worker.live.metrics.jobs_borrowed;
                 foreign.inc();
                 let worked = tokio::select! {
                     worked = self.work(&loan, route, class) => Some(worked),
@@ -174,7 +174,7 @@ impl Lend {
         self.share.room.notify_one();
         if let Some(queue) = route.as_ref().and_then(|(route, _)| route.queue.as_ref()) {
             let labels = DeliveryLabels { queue: queue.policy.name.clone(), result };
-            self.desk.worker.live.metrics.jobs.deliveries.with(&labels).inc();
+            self.desk.worker.live.metrics.job_deliveries.with(&labels).inc();
         }
     }
 

@@ -154,7 +154,7 @@ impl Keeper {
             self.resigned = true;
         }
         let beat = self.heard(self.share.board.beat().await)?;
-        self.desk.worker.live.metrics.jobs.shared.set(beat.jobs as i64);
+        self.desk.worker.live.metrics.jobs_shared.set(beat.jobs as i64);
         self.counted(beat.count);
         self.idle = beat.jobs == 0 && !self.share.is_used();
         let now = clock::now();

@@ -83,5 +83,5 @@ fn tell(desk: &Desk, ended: &Elsewhere, queue: String) {
         live.events.push(clock::wall(), "job_dead", &queue, format!("{}: {why}", ended.id));
     }
     let result = if ended.end.is_ok() { "done_elsewhere" } else { "dead_elsewhere" };
-    live.metrics.jobs.deliveries.with(&DeliveryLabels { queue, result }).inc();
+    live.metrics.job_deliveries.with(&DeliveryLabels { queue, result }).inc();
 }

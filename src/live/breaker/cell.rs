@@ -321,7 +321,7 @@ impl BreakerCell {
             .breaker_transitions
             .with(&TransitionLabels {
                 provider: self.key.provider.clone(),
-                address: self.key.address.clone(),
+                endpoint: self.key.address.clone(),
                 to,
                 cause,
             })
@@ -345,7 +345,7 @@ impl Drop for BreakerCell {
 fn labels(key: &Key) -> BreakerLabels {
     BreakerLabels {
         provider: key.provider.clone(),
-        address: key.address.clone(),
+        endpoint: key.address.clone(),
         model: key.model.clone(),
     }
 }

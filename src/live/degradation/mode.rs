@@ -23,9 +23,9 @@ use crate::policy::sections::model::Degradation;
 use crate::resilience::breaker::Mode;
 use crate::resilience::hysteresis as rule;
 use crate::resilience::hysteresis::{Change, Hand, State, Trigger, TriggerPolicy};
-use crate::telemetry::degradation::{ModeChangeLabels, ModeLabels, TouchLabels};
 use crate::telemetry::events::Events;
 use crate::telemetry::metrics::{Level, Metrics};
+use crate::telemetry::metrics::{ModeActionLabels, ModeLabels, ModeTransitionLabels};
 
 /// Episodes that are remembered.
 pub const EPISODES: usize = 1000;
@@ -212,8 +212,8 @@ impl ModeCell {
     ) -> Self {
         let mode = &policy.name;
         let touched = Touch::ALL.map(|touch| {
-            let labels = TouchLabels { mode: mode.clone(), action: touch.as_str() };
-            metrics.degradation.requests.with(&labels)
+            let labels = ModeActionLabels { mode: mode.clone(), action: touch.as_str() };
+            metrics.degradation_requests.with(&labels)
         });
         let rules = Rules {
             trigger: Trigger::new(lengths(policy)),
@@ -232,7 +232,7 @@ impl ModeCell {
             in_force: AtomicBool::new(false),
             rules: Mutex::new(rules),
             touched,
-            gauge: metrics.degradation.in_force.with(&ModeLabels { mode: mode.clone() }),
+            gauge: metrics.degradation_active.with(&ModeLabels { mode: mode.clone() }),
             metrics: Arc::clone(metrics),
             events: Arc::clone(events),
         }
@@ -327,8 +327,8 @@ impl ModeCell {
     fn tell(&self, entered: bool, cause: &'static str, what: String) {
         self.gauge.set(i64::from(entered));
         let to = if entered { "entered" } else { "left" };
-        let labels = ModeChangeLabels { mode: self.name.clone(), to, cause };
-        self.metrics.degradation.changes.with(&labels).inc();
+        let labels = ModeTransitionLabels { mode: self.name.clone(), to, cause };
+        self.metrics.degradation_transitions.with(&labels).inc();
         self.events.push(clock::wall(), "degradation", &self.name, what);
     }
 }

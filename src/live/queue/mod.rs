@@ -63,12 +63,12 @@ impl QueueLive {
             let labels = ClassLabels { queue: self.name.clone(), class: class.name.clone() };
             match classes.get(place) {
                 Some(known) if known.labels == labels => continue,
-                Some(known) => drop(self.metrics.queue_waiting.remove(&known.labels)),
+                Some(known) => drop(self.metrics.queue_waiting_requests.remove(&known.labels)),
                 None => {}
             }
             let made = Class {
-                waiting: self.metrics.queue_waiting.get_or_create_owned(&labels),
-                seconds: self.metrics.queue_seconds.with(&labels),
+                waiting: self.metrics.queue_waiting_requests.get_or_create_owned(&labels),
+                seconds: self.metrics.queue_wait_seconds.with(&labels),
                 labels,
             };
             match classes.get_mut(place) {
@@ -133,7 +133,7 @@ impl Drop for QueueLive {
     fn drop(&mut self) {
         self.lanes.drop_queue(self.id);
         for class in lock(&self.classes).iter() {
-            self.metrics.queue_waiting.remove(&class.labels);
+            self.metrics.queue_waiting_requests.remove(&class.labels);
         }
     }
 }

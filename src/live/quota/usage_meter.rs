@@ -57,7 +57,7 @@ impl Turn {
     pub const fn as_str(self) -> &'static str {
         match self {
             Turn::First => "first",
-            Turn::Repeat => "repeat",
+            Turn::Repeat => "retry",
             Turn::Hedge => "hedge",
             Turn::Continuation => "continuation",
         }

@@ -192,7 +192,7 @@ impl Story {
         }
         if let End::Refused(reason) = end {
             let route = self.route.as_ref().map_or(NO_ROUTE, |route| &route.policy.name).to_owned();
-            self.worker.live.metrics.refused.with(&ReasonLabels { route, reason }).inc();
+            self.worker.live.metrics.local_responses.with(&ReasonLabels { route, reason }).inc();
         }
         if let (Some(touched), End::Answered | End::Refused(_)) = (&self.touched, end) {
             touched.answered(self.status);

@@ -1,0 +1,23 @@
+//! The reference documents are generated from the code. `UPDATE_DOCS=1 cargo test --test reference`
+//! writes them; without it, a stale document fails.
+
+use std::path::Path;
+use std::{env, fs};
+
+/// Compares a document with its generated text, or writes it.
+fn check(name: &str, generated: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reference").join(name);
+    if env::var_os("UPDATE_DOCS").is_some() {
+        fs::write(&path, generated).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    }
+    let written = fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        written == generated,
+        "docs/reference/{name} is stale: run `UPDATE_DOCS=1 cargo test --test reference`"
+    );
+}
+
+#[test]
+fn the_reference_of_metrics_is_current() {
+    check("metrics.md", &outrigger::telemetry::metrics::reference());
+}
