@@ -22,7 +22,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use outrigger::app::{self, Listen, Options, StartError};
 use outrigger::policy::yaml::diagnostic::render;
-use outrigger::telemetry::logging::{self, Format};
+use outrigger::telemetry::logging::{self, DaemonLogFormat};
 use tracing_subscriber::filter::LevelFilter;
 
 use provider::Provider;
@@ -86,7 +86,7 @@ fn run() -> Result<ExitCode> {
 
 /// Runs until Ctrl-C.
 fn sidecar(policy: &str) -> Result<ExitCode> {
-    logging::init(Format::Text, LevelFilter::INFO);
+    logging::init(DaemonLogFormat::Text, LevelFilter::INFO);
     let options = Options {
         policies: Path::new(POLICIES).join(policy),
         listen: Listen::Tcp((Ipv4Addr::LOCALHOST, LISTEN).into()),

@@ -42,7 +42,7 @@ use crate::snapshot::build::{BuildError, Ground};
 use crate::snapshot::loader::{self, Loader};
 use crate::snapshot::watch::Wake;
 use crate::store::OpenError;
-use crate::telemetry::access_log::Log;
+use crate::telemetry::access_log::AccessLogSender;
 use crate::upstream::Resolver;
 
 /// How to run.
@@ -152,7 +152,7 @@ pub fn run(options: &Options) -> Result<Ended, StartError> {
     say_listening(&shown, side.admin.as_ref(), side.metrics.as_ref());
     let watched = (options.watch, options.poll);
     side.start(control, loader, watched)?;
-    let (log, writer) = Log::start(live.metrics.access_log_lines_dropped.clone())?;
+    let (log, writer) = AccessLogSender::start(live.metrics.access_log_lines_dropped.clone())?;
     let here = LocalSet::new();
     let common = Common { current: Arc::clone(&current), live, log, store };
     let hands = Hands::start(options.workers, common, &shown, resolver, &here)?;

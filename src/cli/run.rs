@@ -14,7 +14,7 @@ use crate::clock;
 use crate::fleet;
 use crate::fleet::redis::url::Address;
 use crate::policy::yaml::units;
-use crate::telemetry::logging::{self, Format};
+use crate::telemetry::logging::{self, DaemonLogFormat};
 
 /// What `outrigger run` takes; each also as an environment variable.
 #[derive(Debug, clap::Args)]
@@ -131,8 +131,8 @@ fn fleet_name(text: &str) -> Result<String, String> {
 /// Runs the sidecar until a signal ends it.
 pub fn run(args: &Args) -> ExitCode {
     let format = match args.log_format {
-        LogFormat::Text => Format::Text,
-        LogFormat::Json => Format::Json,
+        LogFormat::Text => DaemonLogFormat::Text,
+        LogFormat::Json => DaemonLogFormat::Json,
     };
     logging::init(format, args.log);
     clock::set_off(args.clock_offset);

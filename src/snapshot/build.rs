@@ -17,7 +17,7 @@ use crate::live::degradation::outcome_window::Samples;
 use crate::policy::sections::model::{self, Keeps, LogTarget, Of, Policy, Scope, Weighted};
 use crate::resilience::outcome::Class;
 use crate::stream::interpret::Reading;
-use crate::telemetry::access_log::Target as LogFile;
+use crate::telemetry::access_log::LogDestination;
 use crate::telemetry::metrics::{
     Metrics, ProviderLabels, ReasonLabels, RequestLabels, RouteLabels,
 };
@@ -243,11 +243,11 @@ fn route_metrics(metrics: &Metrics, route: &str) -> RouteMetrics {
     }
 }
 
-fn access_log(policy: &model::AccessLog) -> Option<(Arc<LogFile>, model::LogFormat)> {
+fn access_log(policy: &model::AccessLog) -> Option<(Arc<LogDestination>, model::LogFormat)> {
     let target = match &policy.to {
         LogTarget::None => return None,
-        LogTarget::Stderr => LogFile::Stderr,
-        LogTarget::File(path) => LogFile::File(path.clone()),
+        LogTarget::Stderr => LogDestination::Stderr,
+        LogTarget::File(path) => LogDestination::File(path.clone()),
     };
     Some((Arc::new(target), policy.format))
 }

@@ -30,7 +30,7 @@ use crate::live::route::RouteLive;
 use crate::policy::sections::model::{self, Policy};
 use crate::resilience::outcome::Class;
 use crate::stream::interpret::Reading;
-use crate::telemetry::access_log::Target as LogTarget;
+use crate::telemetry::access_log::LogDestination;
 use crate::telemetry::metrics::{Metrics, PolicyNames, ReasonLabels};
 
 pub use degradation::{Mode, RouteMode, RouteModes};
@@ -51,7 +51,7 @@ pub struct Snapshot {
     /// As `Policy::degradations`.
     pub modes: Vec<Arc<Mode>>,
     /// `None`: no access log.
-    pub access_log: Option<(Arc<LogTarget>, model::LogFormat)>,
+    pub access_log: Option<(Arc<LogDestination>, model::LogFormat)>,
     /// `None`: the listener speaks plain HTTP.
     pub listener_tls: Option<Arc<rustls::ServerConfig>>,
 }
@@ -77,7 +77,7 @@ pub struct Route {
     pub metrics: RouteMetrics,
     /// First digits of the hash of the policy that it belongs to.
     pub policy_hash: Arc<str>,
-    pub access_log: Option<(Arc<LogTarget>, model::LogFormat)>,
+    pub access_log: Option<(Arc<LogDestination>, model::LogFormat)>,
     pub server: Arc<model::Server>,
 }
 

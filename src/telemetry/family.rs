@@ -1,4 +1,4 @@
-//! A family of metrics that knows its label sets, so that those of what is gone can go.
+//! A family of metrics that remembers its label sets, so that stale ones can be removed.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 use prometheus_client::metrics::family::{Family, MetricConstructor};
 
-/// A family, and every label set that was asked for.
+/// A metric family and the label sets in use.
 pub struct Series<L, M, C = fn() -> M> {
     family: Family<L, M, C>,
     known: Mutex<HashSet<L>>,
@@ -23,12 +23,12 @@ where
         Series { family: Family::new_with_constructor(constructor), known: Mutex::default() }
     }
 
-    /// For the registry: the same family.
+    /// The underlying family, for the registry.
     pub fn family(&self) -> Family<L, M, C> {
         self.family.clone()
     }
 
-    /// The metric with these labels; a handle to keep where it is used often.
+    /// The metric with these labels. Keep the handle where it is used often.
     pub fn with(&self, labels: &L) -> M {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if !known.contains(labels) {
@@ -37,11 +37,11 @@ where
         self.family.get_or_create_owned(labels)
     }
 
-    /// Removes the series whose labels are not wanted.
-    pub fn retain(&self, wanted: impl Fn(&L) -> bool) {
+    /// Removes every series whose labels `keep` rejects.
+    pub fn retain(&self, keep: impl Fn(&L) -> bool) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.retain(|labels| {
-            let stays = wanted(labels);
+            let stays = keep(labels);
             if !stays {
                 self.family.remove(labels);
             }
@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_wanted_begins_anew_when_it_comes_back() {
+    fn a_removed_series_starts_again_at_zero() {
         let series = Series::new(Counter::<u64>::default as fn() -> Counter);
         let label = |name: &str| vec![("name".to_owned(), name.to_owned())];
         series.with(&label("a")).inc();

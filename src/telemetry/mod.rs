@@ -1,7 +1,7 @@
-//! What Outrigger tells about itself: metric handles, the access log's writer, its own log.
+//! Metrics, the access log's writer, the daemon's log, and the ring of recent events.
 //!
-//! Everything the request path touches here is made beforehand (a handle is an atomic) and
-//! nothing here waits: what cannot be written at once is dropped and counted.
+//! The request path touches only handles made beforehand (a handle is an atomic). Nothing here waits:
+//! a line that cannot be written at once is dropped and counted.
 
 pub mod access_log;
 pub mod events;

@@ -1,4 +1,4 @@
-//! The process itself, as every Prometheus client tells it; read from `/proc` at each scrape.
+//! Metrics of the process, as every Prometheus client exports them; read from `/proc` at each scrape.
 
 use std::fs;
 use std::time::SystemTime;
@@ -8,10 +8,10 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
-/// Ticks a second in `/proc/self/stat`: USER_HZ, 100 wherever this runs.
+/// Clock ticks per second in `/proc/self/stat`: USER_HZ is 100 on every supported platform.
 const TICKS: f64 = 100.0;
 
-/// What is told of the process. Where there is no `/proc`, only its start.
+/// The collector. Without `/proc` it exports only the start time.
 #[derive(Debug)]
 pub struct Process {
     started: SystemTime,
@@ -33,18 +33,18 @@ impl Collector for Process {
         let started = self.started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         gauge(
             "process_start_time_seconds",
-            "When it started, in Unix time.",
+            "Start time of the process, in Unix time.",
             started.as_secs_f64(),
         )?;
         if let Some(bytes) = resident() {
-            gauge("process_resident_memory_bytes", "Memory that is resident.", bytes)?;
+            gauge("process_resident_memory_bytes", "Resident memory.", bytes)?;
         }
         if let Ok(open) = fs::read_dir("/proc/self/fd") {
-            gauge("process_open_fds", "File descriptors that are open.", open.count() as f64)?;
+            gauge("process_open_fds", "Open file descriptors.", open.count() as f64)?;
         }
         let Some(seconds) = cpu() else { return Ok(()) };
         let counter = ConstCounter::new(seconds);
-        let help = "CPU time of user and system.";
+        let help = "User and system CPU time.";
         let kind = counter.metric_type();
         counter.encode(encoder.encode_descriptor("process_cpu_seconds", help, None, kind)?)
     }
@@ -57,7 +57,8 @@ fn resident() -> Option<f64> {
     Some(kib * 1024.0)
 }
 
-/// The 14th and 15th fields; the second may have spaces in it, and ends at the last parenthesis.
+/// User and system time: the 14th and 15th fields. The second field may contain spaces and ends at the
+/// last parenthesis.
 fn cpu() -> Option<f64> {
     let stat = fs::read_to_string("/proc/self/stat").ok()?;
     let (_, after) = stat.rsplit_once(')')?;
@@ -66,10 +67,10 @@ fn cpu() -> Option<f64> {
     Some((next()? + next()?) / TICKS)
 }
 
-/// The system's name, of letters that mean nothing in a key.
+/// The host's name, with every character replaced that has a meaning in a Redis key.
 pub fn host_name() -> String {
-    let told = std::env::var("HOSTNAME").ok().filter(|name| !name.is_empty());
-    let name = told.or_else(|| std::fs::read_to_string("/proc/sys/kernel/hostname").ok());
+    let set = std::env::var("HOSTNAME").ok().filter(|name| !name.is_empty());
+    let name = set.or_else(|| std::fs::read_to_string("/proc/sys/kernel/hostname").ok());
     let name: String = name
         .unwrap_or_default()
         .trim()
@@ -88,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_time_and_descriptors_are_told() {
+    fn memory_time_and_descriptors_are_exported() {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(Process::new(SystemTime::UNIX_EPOCH)));
         let mut text = String::new();

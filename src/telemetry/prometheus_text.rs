@@ -1,14 +1,14 @@
-//! Prometheus' own text format, for whoever does not ask for OpenMetrics.
+//! The classic Prometheus text format, for clients that do not accept OpenMetrics.
 //!
-//! They differ in little: a name has its suffix (`_total`, `_info`) in `HELP` and `TYPE` too, there
-//! are no units, and nothing marks the end.
+//! It differs from OpenMetrics in three points: `HELP` and `TYPE` name the metric with its suffix
+//! (`_total`, `_info`), there is no `UNIT`, and there is no end marker.
 
 /// The content type of the classic format.
 pub const CLASSIC: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// The content type of OpenMetrics.
 pub const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// OpenMetrics text in the classic format.
+/// Converts OpenMetrics text to the classic format.
 pub fn classic(open_metrics: &str) -> String {
     let mut text = String::with_capacity(open_metrics.len() + 1024);
     let mut lines = open_metrics.lines().peekable();
@@ -16,7 +16,7 @@ pub fn classic(open_metrics: &str) -> String {
         if line == "# EOF" || line.starts_with("# UNIT ") {
             continue;
         }
-        // HELP comes before the TYPE that says what this is.
+        // HELP precedes the TYPE that names the kind.
         let kind = if line.starts_with("# HELP ") { lines.peek().copied() } else { Some(line) };
         let kind = kind.and_then(|kind| kind.strip_prefix("# TYPE ")?.rsplit_once(' '));
         let suffix = match kind {
@@ -38,7 +38,7 @@ pub fn classic(open_metrics: &str) -> String {
     text
 }
 
-/// Whether an `Accept` header asks for OpenMetrics.
+/// Whether an `Accept` header accepts OpenMetrics.
 pub fn wants_open_metrics(accept: Option<&str>) -> bool {
     accept.is_some_and(|accept| accept.contains("application/openmetrics-text"))
 }
@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_counter_has_its_suffix_everywhere_and_the_rest_stays() {
+    fn a_counter_has_its_suffix_in_help_and_type() {
         let open = "# HELP a_requests All of them.\n# TYPE a_requests counter\na_requests_total 1\n\
                     # HELP a_level Now.\n# TYPE a_level gauge\na_level{x=\"# EOF counter\"} 2\n\
                     # HELP a_build Of it.\n# TYPE a_build info\na_build_info{v=\"1\"} 1\n# EOF\n";

@@ -18,7 +18,7 @@ use crate::policy::sections::model::LogFormat;
 use crate::resilience::balance::balancer::Candidate;
 use crate::snapshot::{Current, Snapshot};
 use crate::store::Store;
-use crate::telemetry::access_log::{Log, Target};
+use crate::telemetry::access_log::{AccessLogSender, LogDestination};
 use crate::telemetry::events::Stamp;
 use crate::upstream::Pools;
 
@@ -59,7 +59,7 @@ pub struct Load {
 pub struct Common {
     pub current: Arc<Current>,
     pub live: Arc<Live>,
-    pub log: Log,
+    pub log: AccessLogSender,
     /// Where jobs are kept; `None`: no job is taken.
     pub store: Option<Store>,
 }
@@ -74,7 +74,7 @@ pub struct Worker {
     pub clients: Clients,
     pub candidates: RefCell<Vec<Candidate>>,
     pub found: RefCell<Found>,
-    log: Log,
+    log: AccessLogSender,
     lines: RefCell<Lines>,
     /// Both clocks, read at the last beat.
     clocks: Cell<(Instant, SystemTime)>,
@@ -83,7 +83,7 @@ pub struct Worker {
 #[derive(Debug, Default)]
 struct Lines {
     stamp: Stamp,
-    to: Option<Arc<Target>>,
+    to: Option<Arc<LogDestination>>,
     count: u64,
     text: Vec<u8>,
 }
@@ -113,7 +113,7 @@ impl Worker {
     /// written.
     pub fn log_line(
         &self,
-        log: &(Arc<Target>, LogFormat),
+        log: &(Arc<LogDestination>, LogFormat),
         now: Instant,
         write: impl FnOnce(&mut Vec<u8>, &[u8]),
     ) {
