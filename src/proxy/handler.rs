@@ -11,22 +11,22 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
 
-use super::access_log::record::{End, Story};
-use super::attempt::inspect::{AtHand, Tried};
-use super::attempt::pending_response::{Ready, ReadyBody};
-use super::attempt::select::Pick;
+use super::access_log::record::{AccessRecord, End};
+use super::attempt::inspect::{AttemptResult, LastResponse};
+use super::attempt::pending_response::{PendingBody, PendingResponse};
+use super::attempt::select::Selection;
 use super::caching::invalidate::changed;
 use super::caching::lookup;
 use super::downstream::connection::Client;
 use super::downstream::error::{Kind, Problem};
 use super::downstream::worker::Worker;
-use super::jobs::preference::Wish;
+use super::jobs::preference::AsyncPreference;
 use super::jobs::status;
-use super::request::body::{Bounds, Payload};
-use super::request::context::{Ask, Stop};
+use super::request::body::{IntakeLimits, RequestBody};
+use super::request::context::{ProxyRequest, RetryDenied};
 use super::request::headers;
 use super::request::overrides::Overrides;
-use super::response::body::ResBody;
+use super::response::body::ResponseBody;
 use super::response::fan_out::Ahead;
 use super::response::stored::Followed;
 use super::response::stream::Streaming;
@@ -41,15 +41,15 @@ use crate::store::Store;
 pub async fn handle(
     worker: Rc<Worker>,
     client: Rc<Client>,
-    request: Request<Incoming>,
-) -> Result<Response<ResBody>, Infallible> {
-    let mut response = match enter(&worker, &client, request) {
-        Entered::Asks(ask, body, job) => answer(ask, body, job).await,
-        Entered::Ours(head, story) => {
+    incoming: Request<Incoming>,
+) -> Result<Response<ResponseBody>, Infallible> {
+    let mut response = match enter(&worker, &client, incoming) {
+        Entered::Asks(request, body, job) => answer(request, body, job).await,
+        Entered::Ours(head, record) => {
             client.serve().await;
-            Box::pin(ours(&worker, head, story)).await
+            Box::pin(ours(&worker, head, record)).await
         }
-        Entered::Refused(mut story, problem) => refuse(&mut story, problem),
+        Entered::Refused(mut record, problem) => refuse(&mut record, problem),
     };
     if worker.clients.is_draining() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -60,118 +60,124 @@ pub async fn handle(
 /// What a head asks for. It is found out without waiting, so that nothing of a head but what the
 /// request keeps, on the heap, is part of the connection's task.
 enum Entered {
-    Asks(Box<Ask>, Incoming, Option<(Box<Wish>, Store)>),
-    Ours(Box<Parts>, Box<Story>),
-    Refused(Box<Story>, Problem),
+    Asks(Box<ProxyRequest>, Incoming, Option<(Box<AsyncPreference>, Store)>),
+    Ours(Box<Parts>, Box<AccessRecord>),
+    Refused(Box<AccessRecord>, Problem),
 }
 
-fn enter(worker: &Rc<Worker>, client: &Rc<Client>, mut request: Request<Incoming>) -> Entered {
+fn enter(worker: &Rc<Worker>, client: &Rc<Client>, mut incoming: Request<Incoming>) -> Entered {
     client.begin();
     let started = clock::now();
-    let route = sane(&request).and_then(|host| find(worker, &request, host));
-    let (method, uri) = (request.method().clone(), request.uri().clone());
-    let story = Story::new(worker, client, route.as_ref().ok().cloned(), method, uri, started);
+    let route = sane(&incoming).and_then(|host| find(worker, &incoming, host));
+    let (method, uri) = (incoming.method().clone(), incoming.uri().clone());
+    let record =
+        AccessRecord::new(worker, client, route.as_ref().ok().cloned(), method, uri, started);
     let route = match route {
         Ok(route) => route,
         Err(problem) if problem.kind == Kind::Ours => {
-            return Entered::Ours(Box::new(request.into_parts().0), story);
+            return Entered::Ours(Box::new(incoming.into_parts().0), record);
         }
-        Err(problem) => return Entered::Refused(story, problem),
+        Err(problem) => return Entered::Refused(record, problem),
     };
-    let wants_upgrade = headers::asks_upgrade(request.headers());
+    let wants_upgrade = headers::asks_upgrade(incoming.headers());
     let store = worker.store.as_ref().filter(|_| !wants_upgrade);
-    let Wishes { overrides, class, flow, job } = match wishes(request.headers(), &route, store) {
+    let Wishes { overrides, class, flow, job } = match wishes(incoming.headers(), &route, store) {
         Ok(wishes) => wishes,
-        Err(problem) => return Entered::Refused(story, problem),
+        Err(problem) => return Entered::Refused(record, problem),
     };
-    let upgrade = wants_upgrade.then(|| hyper::upgrade::on(&mut request));
-    let (mut head, body) = request.into_parts();
+    let upgrade = wants_upgrade.then(|| hyper::upgrade::on(&mut incoming));
+    let (mut head, body) = incoming.into_parts();
     prepare(&mut head, client, &route, wants_upgrade, overrides.any);
-    let (of, request) = ((worker, client), (head.method, head.uri, head.headers));
-    let mut ask = Ask::new(of, &route, story, request);
-    ask.session = session(&route, &ask.headers);
-    ask.upgrade = upgrade;
-    (ask.class, ask.flow) = (class, flow);
-    ask.idempotence = overrides.idempotent.unwrap_or(ask.idempotence);
-    ask.overrides = overrides;
-    Entered::Asks(ask, body, job.zip(worker.store.clone()))
+    let (of, incoming) = ((worker, client), (head.method, head.uri, head.headers));
+    let mut request = ProxyRequest::new(of, &route, record, incoming);
+    request.session = session(&route, &request.headers);
+    request.upgrade = upgrade;
+    (request.class, request.flow) = (class, flow);
+    request.idempotence = overrides.idempotent.unwrap_or(request.idempotence);
+    request.overrides = overrides;
+    Entered::Asks(request, body, job.zip(worker.store.clone()))
 }
 
 async fn answer(
-    mut ask: Box<Ask>,
+    mut request: Box<ProxyRequest>,
     body: Incoming,
-    job: Option<(Box<Wish>, Store)>,
-) -> Response<ResBody> {
-    if let Err(problem) = take_in(&mut ask, body, job.is_some()).await {
-        return refuse(&mut ask.story, problem);
+    job: Option<(Box<AsyncPreference>, Store)>,
+) -> Response<ResponseBody> {
+    if let Err(problem) = take_in(&mut request, body, job.is_some()).await {
+        return refuse(&mut request.record, problem);
     }
-    ask.client.serve().await;
-    if let Some((wish, store)) = job {
-        return Box::pin(ask.become_job(wish, store)).await;
+    request.client.serve().await;
+    if let Some((preference, store)) = job {
+        return Box::pin(request.become_job(preference, store)).await;
     }
-    let route = Arc::clone(&ask.route);
+    let route = Arc::clone(&request.route);
     let outcome = match &route.cache {
-        Some(cache) => Box::pin(lookup::answer(&mut ask, &route, cache)).await,
+        Some(cache) => Box::pin(lookup::answer(&mut request, &route, cache)).await,
         None => {
-            let outcome = run(&mut ask, &route).await;
-            changed(&ask, &route, &outcome);
+            let outcome = run(&mut request, &route).await;
+            changed(&request, &route, &outcome);
             outcome
         }
     };
-    finish(ask, outcome)
+    finish(request, outcome)
 }
 
 /// Takes the body in.
 ///
 /// # Errors
 /// When it breaks, or stalls.
-async fn take_in(ask: &mut Ask, body: Incoming, whole: bool) -> Result<(), Problem> {
-    let bounds = Bounds::of(&ask.route, whole);
-    let room = ask.reservation();
-    let (payload, once) =
-        Payload::read(&ask.client.timer, body, bounds, room, ask.story.started).await?;
+async fn take_in(request: &mut ProxyRequest, body: Incoming, whole: bool) -> Result<(), Problem> {
+    let bounds = IntakeLimits::of(&request.route, whole);
+    let room = request.reservation();
+    let (body, once) =
+        RequestBody::read(&request.client.timer, body, bounds, room, request.record.started)
+            .await?;
     if let Some(why) = once {
-        ask.story.once = Some(why);
-        ask.route.unbuffered(&ask.worker.live.metrics, why);
+        request.record.once = Some(why);
+        request.route.unbuffered(&request.worker.live.metrics, why);
     }
-    ask.has(payload);
+    request.has(body);
     Ok(())
 }
 
 /// A path of our own.
-async fn ours(worker: &Worker, head: Box<Parts>, mut story: Box<Story>) -> Response<ResBody> {
+async fn ours(
+    worker: &Worker,
+    head: Box<Parts>,
+    mut record: Box<AccessRecord>,
+) -> Response<ResponseBody> {
     let store = worker.store.as_ref();
     match status::ours(store, &head.method, head.uri.path(), &head.headers).await {
         Ok(response) => {
-            story.status = response.status().as_u16();
-            story.bytes_out = response.body().size_hint().exact().unwrap_or(0);
-            story.finish(End::Answered);
+            record.status = response.status().as_u16();
+            record.bytes_out = response.body().size_hint().exact().unwrap_or(0);
+            record.finish(End::Answered);
             response
         }
-        Err(problem) => refuse(&mut story, problem),
+        Err(problem) => refuse(&mut record, problem),
     }
 }
 
 /// What RFC 9112, 3.2 demands of the head beyond what the parser saw to; gives the host.
-fn sane(request: &Request<Incoming>) -> Result<&str, Problem> {
-    if request.method() == Method::CONNECT {
+fn sane(incoming: &Request<Incoming>) -> Result<&str, Problem> {
+    if incoming.method() == Method::CONNECT {
         return Err(Problem::new(
             Kind::Connect,
             "point the application's base URL at the listener",
         ));
     }
     let bad = |detail: &str| Problem::new(Kind::BadRequest, detail);
-    let mut hosts = request.headers().get_all(HOST).iter();
+    let mut hosts = incoming.headers().get_all(HOST).iter();
     let host = match (hosts.next(), hosts.next()) {
         (Some(host), None) => {
             let text = host.to_str().ok().filter(|text| is_host(text));
             text.ok_or_else(|| bad("the Host header is no host"))?
         }
         (Some(_), Some(_)) => return Err(bad("there are two Host headers")),
-        (None, _) if request.version() == http::Version::HTTP_10 => "",
+        (None, _) if incoming.version() == http::Version::HTTP_10 => "",
         (None, _) => return Err(bad("there is no Host header")),
     };
-    Ok(request.uri().authority().map_or(host, |authority| authority.as_str()))
+    Ok(incoming.uri().authority().map_or(host, |authority| authority.as_str()))
 }
 
 /// What a host may be made of (RFC 9110, 7.2: `uri-host [ ":" port ]`).
@@ -179,15 +185,15 @@ fn is_host(text: &str) -> bool {
     text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~:[]%!$&'()*+;=".contains(&b))
 }
 
-fn find(worker: &Worker, request: &Request<Incoming>, host: &str) -> Result<Arc<Route>, Problem> {
-    let path = request.uri().path();
+fn find(worker: &Worker, incoming: &Request<Incoming>, host: &str) -> Result<Arc<Route>, Problem> {
+    let path = incoming.uri().path();
     if path.starts_with("/.outrigger/") {
         return Err(Problem::new(Kind::Ours, format!("nothing is at {path}")));
     }
     let snapshot = worker.snapshot();
-    let route = snapshot.route(request.method(), host, path, request.headers());
+    let route = snapshot.route(incoming.method(), host, path, incoming.headers());
     route.cloned().ok_or_else(|| {
-        let detail = format!("{} {path} (try: outrigger explain {0} {path})", request.method());
+        let detail = format!("{} {path} (try: outrigger explain {0} {path})", incoming.method());
         Problem::new(Kind::NoRoute, detail)
     })
 }
@@ -204,12 +210,12 @@ struct Wishes {
     /// Its class and the number of its flow, should it have to wait.
     class: usize,
     flow: u64,
-    job: Option<Box<Wish>>,
+    job: Option<Box<AsyncPreference>>,
 }
 
 fn wishes(headers: &HeaderMap, route: &Route, store: Option<&Store>) -> Result<Wishes, Problem> {
     let mut overrides = Overrides::read(headers, &route.policy)?;
-    let job = Wish::read(headers, route, &mut overrides, store.is_some())?;
+    let job = AsyncPreference::read(headers, route, &mut overrides, store.is_some())?;
     let Some(queue) = &route.queue else { return Ok(Wishes { overrides, class: 0, flow: 0, job }) };
     let class = overrides.class(headers, &queue.policy)?;
     let flow = queue.policy.flow.as_ref().and_then(|name| headers.get(name));
@@ -239,35 +245,41 @@ fn host_of(headers: &HeaderMap, uri: &Uri) -> String {
 ///
 /// # Errors
 /// What is answered where no provider answered.
-pub async fn run(ask: &mut Ask, route: &Route) -> Result<Box<Ready>, Problem> {
-    if let Some(outcome) = ask.degraded() {
+pub async fn run(
+    request: &mut ProxyRequest,
+    route: &Route,
+) -> Result<Box<PendingResponse>, Problem> {
+    if let Some(outcome) = request.degraded() {
         return outcome;
     }
-    run_as_it_is(ask, route).await
+    run_as_it_is(request, route).await
 }
 
 /// Admission, then the attempts, whatever modes are in force by now.
 ///
 /// # Errors
 /// What is answered where no provider answered.
-pub async fn run_as_it_is(ask: &mut Ask, route: &Route) -> Result<Box<Ready>, Problem> {
-    let outcome = if ask.reduced {
-        let instead = Arc::clone(&ask.route);
-        go(ask, &instead).await
+pub async fn run_as_it_is(
+    request: &mut ProxyRequest,
+    route: &Route,
+) -> Result<Box<PendingResponse>, Problem> {
+    let outcome = if request.reduced {
+        let instead = Arc::clone(&request.route);
+        go(request, &instead).await
     } else {
-        go(ask, route).await
+        go(request, route).await
     };
-    ask.sample(&outcome);
+    request.sample(&outcome);
     outcome
 }
 
-async fn go(ask: &mut Ask, route: &Route) -> Result<Box<Ready>, Problem> {
-    route.live.first(ask.payload.taken());
-    match ask.next(route, None).await {
-        Ok(pick) => attempts(ask, route, pick).await,
-        Err(stop) => {
-            ask.story.stopped = Some(stop.why);
-            Err(stop.problem(route))
+async fn go(request: &mut ProxyRequest, route: &Route) -> Result<Box<PendingResponse>, Problem> {
+    route.live.first(request.body.taken());
+    match request.next(route, None).await {
+        Ok(selection) => attempts(request, route, selection).await,
+        Err(denied) => {
+            request.record.stopped = Some(denied.why);
+            Err(denied.problem(route))
         }
     }
 }
@@ -277,95 +289,112 @@ async fn go(ask: &mut Ask, route: &Route) -> Result<Box<Ready>, Problem> {
 /// # Errors
 /// What is answered where no provider answered.
 pub async fn attempts(
-    ask: &mut Ask,
+    request: &mut ProxyRequest,
     route: &Route,
-    mut pick: Box<Pick>,
-) -> Result<Box<Ready>, Problem> {
+    mut selection: Box<Selection>,
+) -> Result<Box<PendingResponse>, Problem> {
     loop {
-        let (class, hand) = match ask.attempt_or_hedge(route, pick).await {
-            Tried::Commit(ready) => return Ok(ready),
-            Tried::Failed(Class::Ignored, AtHand::Ours(problem)) => return Err(problem),
-            Tried::Failed(class, hand) => (class, hand),
-        };
-        match ask.next(route, Some(class)).await {
-            Ok(next) => {
-                ask.put_down(&hand);
-                pick = next;
+        let (class, last) = match request.attempt_or_hedge(route, selection).await {
+            AttemptResult::Commit(response) => return Ok(response),
+            AttemptResult::Failed(Class::Ignored, LastResponse::Ours(problem)) => {
+                return Err(problem);
             }
-            Err(stop) => return last(ask, route, &stop, hand),
+            AttemptResult::Failed(class, last) => (class, last),
+        };
+        match request.next(route, Some(class)).await {
+            Ok(next) => {
+                request.put_down(&last);
+                selection = next;
+            }
+            Err(denied) => return give_up(request, route, &denied, last),
         }
     }
 }
 
 /// Nothing follows what is at hand.
-fn last(ask: &mut Ask, route: &Route, stop: &Stop, hand: AtHand) -> Result<Box<Ready>, Problem> {
-    ask.story.stopped = Some(stop.why);
-    route.not_repeated(&ask.worker.live.metrics, stop.why);
-    match hand {
-        AtHand::Theirs(mut ready) => {
-            stop.tell(&mut ready.head);
-            Ok(ready)
+fn give_up(
+    request: &mut ProxyRequest,
+    route: &Route,
+    denied: &RetryDenied,
+    last: LastResponse,
+) -> Result<Box<PendingResponse>, Problem> {
+    request.record.stopped = Some(denied.why);
+    route.not_repeated(&request.worker.live.metrics, denied.why);
+    match last {
+        LastResponse::Theirs(mut response) => {
+            denied.tell(&mut response.head);
+            Ok(response)
         }
-        AtHand::Ours(mut problem) => {
-            problem.detail = format!("{}; not repeated: {}", problem.detail, stop.words());
+        LastResponse::Ours(mut problem) => {
+            problem.detail = format!("{}; not repeated: {}", problem.detail, denied.words());
             Err(problem)
         }
     }
 }
 
 /// The commit.
-pub fn finish(mut ask: Box<Ask>, outcome: Result<Box<Ready>, Problem>) -> Response<ResBody> {
-    ask.story.bytes_in = ask.payload.len();
-    let Ready { mut head, body, idle, bill, credential, .. } = match outcome {
-        Ok(ready) => *ready,
-        Err(problem) => return refuse(&mut ask.story, problem),
+pub fn finish(
+    mut request: Box<ProxyRequest>,
+    outcome: Result<Box<PendingResponse>, Problem>,
+) -> Response<ResponseBody> {
+    request.record.bytes_in = request.body.len();
+    let PendingResponse { mut head, body, idle, usage_key, credential, .. } = match outcome {
+        Ok(response) => *response,
+        Err(problem) => return refuse(&mut request.record, problem),
     };
-    ask.story.status = head.status.as_u16();
-    let switches = matches!(body, ReadyBody::Tunnel { .. });
+    request.record.status = head.status.as_u16();
+    let switches = matches!(body, PendingBody::Tunnel { .. });
     headers::end_answer_hop(&mut head.headers, switches);
-    if !matches!(body, ReadyBody::Whole(_, None) | ReadyBody::Stored(_)) {
-        ask.story.first_byte = Some(ask.story.so_far());
+    if !matches!(body, PendingBody::Whole(_, None) | PendingBody::Stored(_)) {
+        request.record.first_byte = Some(request.record.so_far());
     }
-    ask.story.mark(&mut head.headers);
+    request.record.mark(&mut head.headers);
     let body = match body {
-        ReadyBody::Whole(bytes, None) => {
-            ask.story.bytes_out = bytes.len() as u64;
-            ask.story.finish(End::Answered);
-            ResBody::full(bytes)
+        PendingBody::Whole(bytes, None) => {
+            request.record.bytes_out = bytes.len() as u64;
+            request.record.finish(End::Answered);
+            ResponseBody::full(bytes)
         }
-        ReadyBody::Whole(bytes, Some(trailers)) => {
+        PendingBody::Whole(bytes, Some(trailers)) => {
             let first = [Frame::data(bytes), Frame::trailers(trailers)].into();
-            ResBody::Stream(Box::new(Streaming::whole(ask, first, (idle, bill, credential))))
+            ResponseBody::Stream(Box::new(Streaming::whole(
+                request,
+                first,
+                (idle, usage_key, credential),
+            )))
         }
-        ReadyBody::Stream(mut stream) => {
+        PendingBody::Stream(mut stream) => {
             let record = stream.record.take();
-            let streaming = Box::new(Streaming::begun(ask, stream, (idle, bill, credential)));
+            let streaming =
+                Box::new(Streaming::begun(request, stream, (idle, usage_key, credential)));
             match record {
                 Some(record) => Ahead::body(streaming, record),
-                None => ResBody::Stream(streaming),
+                None => ResponseBody::Stream(streaming),
             }
         }
-        ReadyBody::Stored(replay) => {
-            ask.story.bytes_out = replay.left();
-            ask.story.finish(End::Answered);
-            ResBody::Replay(replay)
+        PendingBody::Stored(replay) => {
+            request.record.bytes_out = replay.left();
+            request.record.finish(End::Answered);
+            ResponseBody::Replay(replay)
         }
-        ReadyBody::Followed(reader) => ResBody::Followed(Box::new(Followed::new(reader, ask))),
-        ReadyBody::Tunnel { flight, rest } => {
-            let Ask { upgrade, story, client, .. } = *ask;
-            let tunnel = upgrade::start(upgrade, rest, flight, story);
+        PendingBody::Followed(reader) => {
+            ResponseBody::Followed(Box::new(Followed::new(reader, request)))
+        }
+        PendingBody::Tunnel { flight, rest } => {
+            let ProxyRequest { upgrade, record, client, .. } = *request;
+            let tunnel = upgrade::start(upgrade, rest, flight, record);
             tunnel.into_iter().for_each(|tunnel| client.becomes(tunnel));
-            return Response::from_parts(head, ResBody::full(Bytes::new()));
+            return Response::from_parts(head, ResponseBody::full(Bytes::new()));
         }
     };
     Response::from_parts(head, body)
 }
 
-fn refuse(story: &mut Story, problem: Problem) -> Response<ResBody> {
-    story.status = problem.kind.status().as_u16();
+fn refuse(record: &mut AccessRecord, problem: Problem) -> Response<ResponseBody> {
+    record.status = problem.kind.status().as_u16();
     let name = problem.kind.name();
     let mut response = problem.into_response();
-    story.mark(response.headers_mut());
-    story.finish(End::Refused(name));
+    record.mark(response.headers_mut());
+    record.finish(End::Refused(name));
     response
 }

@@ -14,7 +14,7 @@ use super::json::{key, millis, number, plain, string, text};
 use crate::clock;
 use crate::live::quota::usage_meter::Turn;
 use crate::policy::sections::model::LogFormat;
-use crate::proxy::degradation::effects::Touched;
+use crate::proxy::degradation::effects::DegradationEffects;
 use crate::proxy::downstream::connection::Client;
 use crate::proxy::downstream::worker::Worker;
 use crate::resilience::outcome::Class;
@@ -24,7 +24,7 @@ use crate::telemetry::metrics::{NO_ROUTE, ReasonLabels};
 
 /// One attempt, as it is told.
 #[derive(Debug)]
-pub struct Told {
+pub struct AttemptRecord {
     /// provider/address.
     pub to: Arc<crate::snapshot::Address>,
     /// Which of several credentials.
@@ -51,14 +51,14 @@ pub enum End {
 }
 
 #[derive(Debug)]
-pub struct Story {
+pub struct AccessRecord {
     worker: Rc<Worker>,
     client: Rc<Client>,
     pub route: Option<Arc<Route>>,
     method: Method,
     uri: Uri,
     pub started: Instant,
-    pub attempts: Vec<Told>,
+    pub attempts: Vec<AttemptRecord>,
     pub waited: Duration,
     pub status: u16,
     pub first_byte: Option<Duration>,
@@ -77,13 +77,13 @@ pub struct Story {
     /// What its route's cache did.
     pub cache: Option<&'static str>,
     /// What modes in force did to it.
-    pub touched: Option<Box<Touched>>,
+    pub effects: Option<Box<DegradationEffects>>,
     /// The job that it became, or is a run of.
     pub job: Option<JobId>,
-    told: bool,
+    reported: bool,
 }
 
-impl Story {
+impl AccessRecord {
     pub fn new(
         worker: &Rc<Worker>,
         client: &Rc<Client>,
@@ -92,7 +92,7 @@ impl Story {
         uri: Uri,
         started: Instant,
     ) -> Box<Self> {
-        Box::new(Story {
+        Box::new(AccessRecord {
             worker: Rc::clone(worker),
             client: Rc::clone(client),
             route,
@@ -112,9 +112,9 @@ impl Story {
             cost: None,
             model: None,
             cache: None,
-            touched: None,
+            effects: None,
             job: None,
-            told: false,
+            reported: false,
         })
     }
 
@@ -122,13 +122,14 @@ impl Story {
     pub fn aside(&self) -> Box<Self> {
         let (method, uri) = (self.method.clone(), self.uri.clone());
         let route = self.route.clone();
-        let mut story = Story::new(&self.worker, &self.client, route, method, uri, self.started);
-        story.told = true;
-        story
+        let mut record =
+            AccessRecord::new(&self.worker, &self.client, route, method, uri, self.started);
+        record.reported = true;
+        record
     }
 
     /// Takes over what one beside it has learned.
-    pub fn join(&mut self, aside: &mut Story) {
+    pub fn join(&mut self, aside: &mut AccessRecord) {
         self.attempts.append(&mut aside.attempts);
         self.stopped = self.stopped.or(aside.stopped);
         if let Some(tokens) = aside.tokens.take() {
@@ -138,17 +139,17 @@ impl Story {
 
     /// It is not told, unless it begins anew.
     pub fn hush(&mut self) {
-        self.told = true;
+        self.reported = true;
     }
 
     /// It is not told, or was already.
     pub fn is_hushed(&self) -> bool {
-        self.told
+        self.reported
     }
 
     /// It begins now; what came before is not told.
     pub fn begins(&mut self, now: Instant) {
-        self.told = false;
+        self.reported = false;
         self.end = None;
         self.started = now;
         self.waited = Duration::ZERO;
@@ -178,7 +179,7 @@ impl Story {
     /// Ends the story; a story that is dropped before ends with the client's leaving.
     pub fn finish(&mut self, end: End) {
         self.end.get_or_insert(end);
-        if std::mem::replace(&mut self.told, true) {
+        if std::mem::replace(&mut self.reported, true) {
             return;
         }
         self.client.end();
@@ -194,8 +195,8 @@ impl Story {
             let route = self.route.as_ref().map_or(NO_ROUTE, |route| &route.policy.name).to_owned();
             self.worker.live.metrics.local_responses.with(&ReasonLabels { route, reason }).inc();
         }
-        if let (Some(touched), End::Answered | End::Refused(_)) = (&self.touched, end) {
-            touched.answered(self.status);
+        if let (Some(effects), End::Answered | End::Refused(_)) = (&self.effects, end) {
+            effects.answered(self.status);
         }
         let snapshot;
         let log = match &self.route {
@@ -265,8 +266,8 @@ impl Story {
     }
 
     fn write_amounts(&self, out: &mut Vec<u8>) {
-        if let Some(touched) = &self.touched {
-            touched.write_json(out);
+        if let Some(effects) = &self.effects {
+            effects.write_json(out);
         }
         if let Some(job) = &self.job {
             plain(out, key!("job"), &job.to_string());
@@ -314,8 +315,8 @@ impl Story {
                 let _ = write!(out, " {key}={value}");
             }
         }
-        if let Some(touched) = &self.touched {
-            touched.write_text(out);
+        if let Some(effects) = &self.effects {
+            effects.write_text(out);
         }
         if let Some(job) = &self.job {
             let _ = write!(out, " job={job}");
@@ -333,7 +334,7 @@ impl Story {
     }
 }
 
-impl Told {
+impl AttemptRecord {
     fn write_json(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(b"\"to\":");
         string(out, &self.to.key);
@@ -361,7 +362,7 @@ impl Told {
     }
 }
 
-impl Drop for Story {
+impl Drop for AccessRecord {
     fn drop(&mut self) {
         self.finish(End::ClientLeft);
     }

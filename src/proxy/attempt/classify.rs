@@ -5,22 +5,22 @@
 
 use serde_json::Value;
 
-use super::content_type::Nature;
+use super::content_type::ContentType;
 use crate::json::pointer::Pointer;
 use crate::policy::sections::model::{BodyCheck, ClassifyRule};
 use crate::resilience::outcome::Class;
 
 /// What the head says.
 #[derive(Clone, Copy, Debug)]
-pub struct Head {
+pub struct ResponseSignals {
     pub status: u16,
     pub has_retry_after: bool,
     /// The credential that was sent is ours.
     pub our_credential: bool,
-    pub nature: Nature,
+    pub nature: ContentType,
 }
 
-impl Head {
+impl ResponseSignals {
     /// The class, where the body has no say in it.
     pub fn class(self, rules: &[ClassifyRule]) -> Option<Class> {
         match rules.iter().find(|rule| self.is_subject_to(rule)) {
@@ -93,8 +93,13 @@ mod tests {
     use super::*;
     use regex_lite::Regex;
 
-    fn head(status: u16) -> Head {
-        Head { status, has_retry_after: false, our_credential: true, nature: Nature::default() }
+    fn head(status: u16) -> ResponseSignals {
+        ResponseSignals {
+            status,
+            has_retry_after: false,
+            our_credential: true,
+            nature: ContentType::default(),
+        }
     }
 
     fn rule(
@@ -138,7 +143,7 @@ mod tests {
     #[test]
     fn a_refused_credential_is_ours_to_mend_only_when_it_is_ours() {
         assert_eq!(head(401).class(&[]), Some(Class::Credential));
-        let theirs = Head { our_credential: false, ..head(401) };
+        let theirs = ResponseSignals { our_credential: false, ..head(401) };
         assert_eq!(theirs.class(&[]), Some(Class::Success));
     }
 }

@@ -12,11 +12,11 @@ use std::time::{Duration, Instant};
 
 use tokio::time::Sleep;
 
-use super::select::Pick;
+use super::select::Selection;
 use crate::clock;
-use crate::proxy::access_log::record::Told;
+use crate::proxy::access_log::record::AttemptRecord;
 use crate::proxy::downstream::error::{Kind, Problem};
-use crate::proxy::request::context::{Again, Ask};
+use crate::proxy::request::context::{ProxyRequest, RetryTime};
 use crate::resilience::outcome::{Class, Outcome};
 use crate::snapshot::Route;
 use crate::upstream::{Connection, DialError, Dialling};
@@ -25,21 +25,26 @@ use crate::upstream::{Connection, DialError, Dialling};
 const ELSEWHERE: Duration = Duration::from_millis(300);
 
 #[derive(Debug)]
-struct Dial {
-    pick: Box<Pick>,
+struct PendingConnect {
+    selection: Box<Selection>,
     dialling: Dialling,
 }
 
-enum Event {
+enum ConnectEvent {
     Done(usize, Result<Connection, DialError>),
     Slow,
     Deadline,
 }
 
-impl Ask {
+impl ProxyRequest {
     /// An idle connection to a pick's address.
-    pub fn idle_connection(&self, route: &Route, pick: &Pick, now: Instant) -> Option<Connection> {
-        let candidate = Self::candidate(route, pick.tier, pick.index);
+    pub fn idle_connection(
+        &self,
+        route: &Route,
+        selection: &Selection,
+        now: Instant,
+    ) -> Option<Connection> {
+        let candidate = Self::candidate(route, selection.tier, selection.index);
         self.worker.pools.idle(&candidate.address.target, now)
     }
 
@@ -50,41 +55,43 @@ impl Ask {
     pub async fn new_connection(
         &mut self,
         route: &Route,
-        pick: Box<Pick>,
-    ) -> Result<(Box<Pick>, Connection), Problem> {
-        let mut dials = vec![self.dial(route, pick)];
+        selection: Box<Selection>,
+    ) -> Result<(Box<Selection>, Connection), Problem> {
+        let mut dials = vec![self.dial(route, selection)];
         let mut timer: Pin<Box<Sleep>> = Box::pin(tokio::time::sleep(ELSEWHERE));
         let mut elsewhere = true;
         loop {
             let deadline = self.deadline;
             let event = std::future::poll_fn(|cx| poll_dials(&mut dials, &mut timer, cx));
-            match self.timer.until(deadline, event).await.unwrap_or(Event::Deadline) {
-                Event::Done(at, Ok(connection)) => {
+            match self.timer.until(deadline, event).await.unwrap_or(ConnectEvent::Deadline) {
+                ConnectEvent::Done(at, Ok(connection)) => {
                     let dial = dials.swap_remove(at);
                     self.leave_behind(route, dials);
-                    return Ok((dial.pick, connection));
+                    return Ok((dial.selection, connection));
                 }
-                Event::Done(at, Err(error)) => {
+                ConnectEvent::Done(at, Err(error)) => {
                     let dial = dials.swap_remove(at);
-                    let problem = self.unreachable(route, dial.pick, &error);
+                    let problem = self.unreachable(route, dial.selection, &error);
                     if dials.is_empty() {
                         return Err(problem);
                     }
                 }
-                Event::Slow if elsewhere => match self.next_at_once(route) {
-                    Some(pick) => {
-                        self.tries.begin(pick.tier, pick.index, pick.credential);
-                        if let Some(connection) = self.idle_connection(route, &pick, clock::now()) {
+                ConnectEvent::Slow if elsewhere => match self.next_at_once(route) {
+                    Some(selection) => {
+                        self.attempts.begin(selection.tier, selection.index, selection.credential);
+                        if let Some(connection) =
+                            self.idle_connection(route, &selection, clock::now())
+                        {
                             self.leave_behind(route, dials);
-                            return Ok((pick, connection));
+                            return Ok((selection, connection));
                         }
-                        dials.push(self.dial(route, pick));
+                        dials.push(self.dial(route, selection));
                         timer.as_mut().reset((clock::now() + ELSEWHERE).into());
                     }
                     None => elsewhere = false,
                 },
-                Event::Slow => timer.as_mut().reset(deadline.into()),
-                Event::Deadline => {
+                ConnectEvent::Slow => timer.as_mut().reset(deadline.into()),
+                ConnectEvent::Deadline => {
                     self.leave_behind(route, dials);
                     let detail =
                         format!("route `{}`: no connection within its timeout", route.policy.name);
@@ -94,30 +101,30 @@ impl Ask {
         }
     }
 
-    fn dial(&self, route: &Route, pick: Box<Pick>) -> Dial {
-        let candidate = Self::candidate(route, pick.tier, pick.index);
-        Dial { dialling: self.worker.pools.dial(&candidate.address.target), pick }
+    fn dial(&self, route: &Route, selection: Box<Selection>) -> PendingConnect {
+        let candidate = Self::candidate(route, selection.tier, selection.index);
+        PendingConnect { dialling: self.worker.pools.dial(&candidate.address.target), selection }
     }
 
     /// Tells of an attempt whose endpoint could not be reached.
     pub fn unreachable(
         &mut self,
         route: &Route,
-        mut pick: Box<Pick>,
+        mut selection: Box<Selection>,
         error: &DialError,
     ) -> Problem {
         let now = clock::now();
-        let candidate = Self::candidate(route, pick.tier, pick.index);
-        let took = now.saturating_duration_since(pick.started);
-        self.tell_unsent(route, &pick, took, error.to_string());
-        pick.permit.report(Outcome::Failure, took, now);
-        pick.flight.give_back();
+        let candidate = Self::candidate(route, selection.tier, selection.index);
+        let took = now.saturating_duration_since(selection.started);
+        self.tell_unsent(route, &selection, took, error.to_string());
+        selection.permit.report(Outcome::Failure, took, now);
+        selection.flight.give_back();
         candidate.address.live.failed(took, now);
         candidate.provider.samples.iter().for_each(|samples| samples.record(true, None, now));
         candidate.address.attempts[Class::Unsent.index()].inc();
         let delay = |times| self_delay(route, candidate, times);
-        self.tries.end(pick.tier, pick.index, pick.credential, |times| {
-            Again::LastResort(now + delay(times))
+        self.attempts.end(selection.tier, selection.index, selection.credential, |times| {
+            RetryTime::LastResort(now + delay(times))
         });
         let kind = match error {
             DialError::Timeout { .. } => Kind::AnswerTimeout,
@@ -127,17 +134,22 @@ impl Ask {
     }
 
     /// Lets attempts that are still connecting find out by themselves, and tell.
-    fn leave_behind(&mut self, route: &Route, dials: Vec<Dial>) {
-        for Dial { pick, dialling } in dials {
-            let took = clock::since(pick.started);
-            self.tell_unsent(route, &pick, took, "still connecting; left for another".to_owned());
-            let candidate = Self::candidate(route, pick.tier, pick.index);
+    fn leave_behind(&mut self, route: &Route, dials: Vec<PendingConnect>) {
+        for PendingConnect { selection, dialling } in dials {
+            let took = clock::since(selection.started);
+            self.tell_unsent(
+                route,
+                &selection,
+                took,
+                "still connecting; left for another".to_owned(),
+            );
+            let candidate = Self::candidate(route, selection.tier, selection.index);
             let address = std::sync::Arc::clone(&candidate.address);
             address.attempts[Class::Unsent.index()].inc();
             address.live.failed(took, clock::now());
             let samples = &candidate.provider.samples;
             samples.iter().for_each(|samples| samples.record(true, None, clock::now()));
-            let Pick { mut permit, flight, started, .. } = *pick;
+            let Selection { mut permit, flight, started, .. } = *selection;
             tokio::task::spawn_local(async move {
                 let dialled = dialling.await;
                 let now = clock::now();
@@ -150,16 +162,16 @@ impl Ask {
         }
     }
 
-    fn tell_unsent(&mut self, route: &Route, pick: &Pick, took: Duration, error: String) {
-        let candidate = Self::candidate(route, pick.tier, pick.index);
-        self.story.attempts.push(Told {
+    fn tell_unsent(&mut self, route: &Route, selection: &Selection, took: Duration, error: String) {
+        let candidate = Self::candidate(route, selection.tier, selection.index);
+        self.record.attempts.push(AttemptRecord {
             to: std::sync::Arc::clone(&candidate.address),
-            credential: Some(pick.credential),
+            credential: Some(selection.credential),
             class: Class::Unsent,
             status: 0,
             took,
-            probe: pick.permit.is_probe(),
-            turn: pick.turn,
+            probe: selection.permit.is_probe(),
+            turn: selection.turn,
             error: Some(error),
         });
     }
@@ -172,14 +184,14 @@ pub fn self_delay(route: &Route, candidate: &crate::snapshot::Candidate, times: 
 }
 
 fn poll_dials(
-    dials: &mut [Dial],
+    dials: &mut [PendingConnect],
     timer: &mut Pin<Box<Sleep>>,
     cx: &mut Context<'_>,
-) -> Poll<Event> {
+) -> Poll<ConnectEvent> {
     for (at, dial) in dials.iter_mut().enumerate() {
         if let Poll::Ready(dialled) = Pin::new(&mut dial.dialling).poll(cx) {
-            return Poll::Ready(Event::Done(at, dialled));
+            return Poll::Ready(ConnectEvent::Done(at, dialled));
         }
     }
-    timer.as_mut().poll(cx).map(|()| Event::Slow)
+    timer.as_mut().poll(cx).map(|()| ConnectEvent::Slow)
 }

@@ -10,63 +10,63 @@ const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
 
 /// An answer that is compressed has no events that could be read, and no values.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Nature {
-    pub kind: Kind,
+pub struct ContentType {
+    pub kind: MediaKind,
     pub encoded: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Kind {
+pub enum MediaKind {
     Json,
     Events(Format),
     #[default]
     Other,
 }
 
-impl Nature {
-    pub fn of(headers: &HeaderMap) -> Nature {
+impl ContentType {
+    pub fn of(headers: &HeaderMap) -> ContentType {
         let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
         let encoded = headers.contains_key(CONTENT_ENCODING)
             && headers.get_all(CONTENT_ENCODING).iter().any(|coding| !is_none(coding.as_bytes()));
-        Nature { kind: content_type.map_or(Kind::Other, Kind::of), encoded }
+        ContentType { kind: content_type.map_or(MediaKind::Other, MediaKind::of), encoded }
     }
 
     /// Its events can be read.
     pub fn events(self) -> Option<Format> {
         match self.kind {
-            Kind::Events(format) if !self.encoded => Some(format),
+            MediaKind::Events(format) if !self.encoded => Some(format),
             _ => None,
         }
     }
 
     /// It is one document, and no stream of events.
     pub fn is_document(self) -> bool {
-        !matches!(self.kind, Kind::Events(_))
+        !matches!(self.kind, MediaKind::Events(_))
     }
 
     /// It is one JSON document that can be read.
     pub fn is_json(self) -> bool {
-        self.kind == Kind::Json && !self.encoded
+        self.kind == MediaKind::Json && !self.encoded
     }
 }
 
-impl Kind {
-    fn of(content_type: &str) -> Kind {
+impl MediaKind {
+    fn of(content_type: &str) -> MediaKind {
         let essence = content_type.split(';').next().unwrap_or_default().trim();
         let is = |name: &str| essence.eq_ignore_ascii_case(name);
         let lines = ["application/x-ndjson", "application/ndjson", "application/jsonl"];
         if is("application/json") {
-            Kind::Json
+            MediaKind::Json
         } else if is("text/event-stream") {
-            Kind::Events(Format::Sse)
+            MediaKind::Events(Format::Sse)
         } else if lines.iter().any(|name| is(name)) || is("application/x-jsonlines") {
-            Kind::Events(Format::Lines)
+            MediaKind::Events(Format::Lines)
         } else if essence.len() > 5
             && essence.as_bytes()[essence.len() - 5..].eq_ignore_ascii_case(b"+json")
         {
-            Kind::Json
+            MediaKind::Json
         } else {
-            Kind::Other
+            MediaKind::Other
         }
     }
 }
@@ -118,22 +118,22 @@ mod tests {
     #[test]
     fn an_answer_is_known_by_its_content_type() {
         let kinds = [
-            ("application/json; charset=utf-8", Kind::Json),
-            ("application/problem+JSON", Kind::Json),
-            ("+json", Kind::Other),
-            ("text/json-ish", Kind::Other),
-            ("Text/Event-Stream; charset=utf-8", Kind::Events(Format::Sse)),
-            ("application/x-ndjson", Kind::Events(Format::Lines)),
-            ("application/json-seq", Kind::Other),
+            ("application/json; charset=utf-8", MediaKind::Json),
+            ("application/problem+JSON", MediaKind::Json),
+            ("+json", MediaKind::Other),
+            ("text/json-ish", MediaKind::Other),
+            ("Text/Event-Stream; charset=utf-8", MediaKind::Events(Format::Sse)),
+            ("application/x-ndjson", MediaKind::Events(Format::Lines)),
+            ("application/json-seq", MediaKind::Other),
         ];
         for (text, kind) in kinds {
             let mut headers = HeaderMap::new();
             headers.insert(CONTENT_TYPE, text.parse().expect("a value"));
-            assert_eq!(Nature::of(&headers), Nature { kind, encoded: false }, "{text}");
+            assert_eq!(ContentType::of(&headers), ContentType { kind, encoded: false }, "{text}");
             headers.insert(CONTENT_ENCODING, "identity".parse().expect("a value"));
-            assert!(!Nature::of(&headers).encoded);
+            assert!(!ContentType::of(&headers).encoded);
             headers.append(CONTENT_ENCODING, "gzip".parse().expect("a value"));
-            let nature = Nature::of(&headers);
+            let nature = ContentType::of(&headers);
             assert!(nature.encoded && nature.events().is_none() && !nature.is_json(), "{text}");
         }
     }

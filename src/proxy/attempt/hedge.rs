@@ -13,19 +13,19 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Instant;
 
-use super::inspect::Tried;
-use super::select::{Among, Pick};
+use super::inspect::AttemptResult;
+use super::select::{CandidateFilter, Selection};
 use crate::clock;
 use crate::live::quota::usage_meter::Turn;
-use crate::proxy::access_log::record::Told;
+use crate::proxy::access_log::record::AttemptRecord;
 use crate::proxy::downstream::timer::Timer;
-use crate::proxy::request::context::Ask;
+use crate::proxy::request::context::ProxyRequest;
 use crate::resilience::outcome::{Class, Reach};
 use crate::snapshot::Route;
 
 /// Where an attempt went, and when.
 #[derive(Clone, Copy)]
-struct Place {
+struct RacedAttempt {
     tier: usize,
     index: usize,
     credential: usize,
@@ -34,43 +34,47 @@ struct Place {
 }
 
 /// What two attempts beside each other came to.
-enum Raced {
+enum RaceResult {
     /// The first one's, and whether the second was over too.
-    First(Tried, bool),
+    First(AttemptResult, bool),
     /// The second one's, and whether the first was over too.
-    Second(Tried, bool),
+    Second(AttemptResult, bool),
 }
 
-type Attempt<'a> = Pin<Box<dyn Future<Output = Tried> + 'a>>;
+type Attempt<'a> = Pin<Box<dyn Future<Output = AttemptResult> + 'a>>;
 
-impl Ask {
+impl ProxyRequest {
     /// Makes one attempt, and another beside it when it takes long and the route hedges.
-    pub async fn attempt_or_hedge(&mut self, route: &Route, pick: Box<Pick>) -> Tried {
+    pub async fn attempt_or_hedge(
+        &mut self,
+        route: &Route,
+        selection: Box<Selection>,
+    ) -> AttemptResult {
         let hedged = route.policy.hedge.is_some()
-            && pick.turn == Turn::First
+            && selection.turn == Turn::First
             && self.upgrade.is_none()
-            && !pick.permit.is_probe()
+            && !selection.permit.is_probe()
             && self.overrides.max_attempts != Some(1)
             && self.reach(Class::Failure) == Reach::Anywhere;
         match hedged {
-            true => Box::pin(self.hedged(route, pick)).await,
-            false => self.attempt(route, pick).await,
+            true => Box::pin(self.hedged(route, selection)).await,
+            false => self.attempt(route, selection).await,
         }
     }
 
-    async fn hedged(&mut self, route: &Route, pick: Box<Pick>) -> Tried {
-        let mut place = Place::of(&pick);
+    async fn hedged(&mut self, route: &Route, selection: Box<Selection>) -> AttemptResult {
+        let mut place = RacedAttempt::of(&selection);
         route.live.hedge_first(place.began);
         let delay = route.live.hedge_delay(place.began);
         let at = Rc::new(Cell::new((place.tier, place.index)));
-        self.tries.place = Some(Rc::clone(&at));
+        self.attempts.place = Some(Rc::clone(&at));
         let twin = delay.and_then(|_| self.twin());
         let (Some(delay), Some(mut twin)) = (delay, twin) else {
-            let tried = self.attempt(route, pick).await;
+            let tried = self.attempt(route, selection).await;
             sample(route, place, &tried);
             return tried;
         };
-        let mut first: Attempt<'_> = Box::pin(self.attempt(route, pick));
+        let mut first: Attempt<'_> = Box::pin(self.attempt(route, selection));
         let waited = tokio::time::timeout_at((place.began + delay).into(), &mut first).await;
         if let Ok(tried) = waited {
             sample(route, place, &tried);
@@ -78,7 +82,7 @@ impl Ask {
         }
         // Where connecting took long it may be elsewhere by now.
         (place.tier, place.index) = at.get();
-        twin.tries.beside = Some(at.get());
+        twin.attempts.beside = Some(at.get());
         let beside = match twin.beside(route, place.tier) {
             Ok(beside) => beside,
             Err(why) => {
@@ -88,33 +92,33 @@ impl Ask {
                 return tried;
             }
         };
-        let other = Place::of(&beside);
+        let other = RacedAttempt::of(&beside);
         let second: Attempt<'_> = Box::pin(twin.attempt(route, beside));
         let raced = race(first, second).await;
         self.merge(route, *twin, raced, place, other)
     }
 
     /// The same request again, to be sent elsewhere.
-    fn twin(&self) -> Option<Box<Ask>> {
-        let payload = self.payload.twin(self.reservation())?;
-        let mut tries = self.tries.clone();
-        tries.place = None;
-        Some(Box::new(Ask {
+    fn twin(&self) -> Option<Box<ProxyRequest>> {
+        let body = self.body.twin(self.reservation())?;
+        let mut attempts = self.attempts.clone();
+        attempts.place = None;
+        Some(Box::new(ProxyRequest {
             worker: Rc::clone(&self.worker),
             client: Rc::clone(&self.client),
             timer: Rc::new(Timer::default()),
             route: Arc::clone(&self.route),
-            story: self.story.aside(),
+            record: self.record.aside(),
             method: self.method.clone(),
             uri: self.uri.clone(),
             asked_uri: self.asked_uri.clone(),
             headers: self.headers.clone(),
-            payload,
+            body,
             upgrade: None,
             overrides: self.overrides.clone(),
             deadline: self.deadline,
             idempotence: self.idempotence,
-            tries,
+            attempts,
             partial: None,
             circuits: self.circuits.clone(),
             session: self.session.clone(),
@@ -133,32 +137,33 @@ impl Ask {
     }
 
     /// Leave for the second attempt.
-    fn beside(&self, route: &Route, tier: usize) -> Result<Box<Pick>, &'static str> {
+    fn beside(&self, route: &Route, tier: usize) -> Result<Box<Selection>, &'static str> {
         let now = clock::now();
-        let pick = self.choose(route, tier, Among::Others, now).map_err(|_| "nobody")?;
+        let selection =
+            self.choose(route, tier, CandidateFilter::Others, now).map_err(|_| "nobody")?;
         let paid = route.live.may_spend(now)
             && route.live.balance(now) >= 1.0
             && route.live.hedge_spend(now)
             && route.live.repeat(now);
-        if paid { Ok(pick) } else { Err("budget") }
+        if paid { Ok(selection) } else { Err("budget") }
     }
 
     /// What two attempts came to, as one of this request's.
     fn merge(
         &mut self,
         route: &Route,
-        mut twin: Ask,
-        raced: Raced,
-        first: Place,
-        second: Place,
-    ) -> Tried {
+        mut twin: ProxyRequest,
+        raced: RaceResult,
+        first: RacedAttempt,
+        second: RacedAttempt,
+    ) -> AttemptResult {
         let (tried, lost, result) = match raced {
-            Raced::First(tried, over) => {
+            RaceResult::First(tried, over) => {
                 sample(route, first, &tried);
                 (tried, (!over).then_some(second), "lost")
             }
-            Raced::Second(tried, true) => (tried, None, "won"),
-            Raced::Second(tried, false) => {
+            RaceResult::Second(tried, true) => (tried, None, "won"),
+            RaceResult::Second(tried, false) => {
                 // It would have taken longer: what is known is a lower bound.
                 let took = clock::since(first.began);
                 route.live.hedge_sample(took, clock::now());
@@ -169,31 +174,30 @@ impl Ask {
         };
         route.hedged(&self.worker.live.metrics, result);
         if let Some(lost) = lost {
-            let story = if result == "won" { &mut self.story } else { &mut twin.story };
-            story.attempts.push(lost.cancelled(route));
+            let record = if result == "won" { &mut self.record } else { &mut twin.record };
+            record.attempts.push(lost.cancelled(route));
         }
-        self.story.join(&mut twin.story);
-        let asked =
-            twin.tries.asked.into_iter().filter(|asked| {
-                self.tries.asked(asked.tier, asked.index, asked.credential).is_none()
-            });
+        self.record.join(&mut twin.record);
+        let asked = twin.attempts.asked.into_iter().filter(|asked| {
+            self.attempts.asked(asked.tier, asked.index, asked.credential).is_none()
+        });
         let asked: Vec<_> = asked.collect();
-        self.tries.in_tier += asked.len() as u32;
-        self.tries.late.append(&mut twin.tries.late);
-        self.tries.asked.splice(0..0, asked);
+        self.attempts.in_tier += asked.len() as u32;
+        self.attempts.late.append(&mut twin.attempts.late);
+        self.attempts.asked.splice(0..0, asked);
         tried
     }
 }
 
-impl Place {
-    fn of(pick: &Pick) -> Place {
-        let &Pick { tier, index, credential, turn, started: began, .. } = pick;
-        Place { tier, index, credential, began, turn }
+impl RacedAttempt {
+    fn of(selection: &Selection) -> RacedAttempt {
+        let &Selection { tier, index, credential, turn, started: began, .. } = selection;
+        RacedAttempt { tier, index, credential, began, turn }
     }
 
-    fn cancelled(self, route: &Route) -> Told {
-        Told {
-            to: Arc::clone(&Ask::candidate(route, self.tier, self.index).address),
+    fn cancelled(self, route: &Route) -> AttemptRecord {
+        AttemptRecord {
+            to: Arc::clone(&ProxyRequest::candidate(route, self.tier, self.index).address),
             credential: Some(self.credential),
             class: Class::Ignored,
             status: 0,
@@ -206,33 +210,33 @@ impl Place {
 }
 
 /// Notes how long an answer took, from the request's first attempt on.
-fn sample(route: &Route, place: Place, tried: &Tried) {
-    if matches!(tried, Tried::Commit(_)) {
+fn sample(route: &Route, place: RacedAttempt, tried: &AttemptResult) {
+    if matches!(tried, AttemptResult::Commit(_)) {
         let now = clock::now();
         route.live.hedge_sample(now.saturating_duration_since(place.began), now);
     }
 }
 
 /// Polls both until one has a good answer, or both have failed: then the first one's failure counts.
-async fn race(mut first: Attempt<'_>, mut second: Attempt<'_>) -> Raced {
+async fn race(mut first: Attempt<'_>, mut second: Attempt<'_>) -> RaceResult {
     let (mut failed, mut other_failed) = (None, false);
     poll_fn(|cx| {
         if failed.is_none()
             && let Poll::Ready(tried) = first.as_mut().poll(cx)
         {
-            if matches!(tried, Tried::Commit(_)) {
-                return Poll::Ready(Raced::First(tried, other_failed));
+            if matches!(tried, AttemptResult::Commit(_)) {
+                return Poll::Ready(RaceResult::First(tried, other_failed));
             }
             failed = Some(tried);
         }
         if !other_failed && let Poll::Ready(tried) = second.as_mut().poll(cx) {
-            if matches!(tried, Tried::Commit(_)) {
-                return Poll::Ready(Raced::Second(tried, failed.is_some()));
+            if matches!(tried, AttemptResult::Commit(_)) {
+                return Poll::Ready(RaceResult::Second(tried, failed.is_some()));
             }
             other_failed = true;
         }
         match failed.take() {
-            Some(tried) if other_failed => Poll::Ready(Raced::First(tried, true)),
+            Some(tried) if other_failed => Poll::Ready(RaceResult::First(tried, true)),
             kept => {
                 failed = kept;
                 Poll::Pending

@@ -15,20 +15,22 @@ use http::response::Parts;
 use http::{Method, StatusCode};
 use http_body::Body;
 
-use super::classify::Head;
-use super::content_type::{self, Nature};
-use super::pending_response::{Ready, ReadyBody, Stream};
-use super::prebuffer::{self, Cut, Gathered, Hold, Limits, Until, gather};
+use super::classify::ResponseSignals;
+use super::content_type::{self, ContentType};
+use super::pending_response::{PendingBody, PendingResponse, PendingStream};
+use super::prebuffer::{
+    self, BodyDeadlines, PrebufferError, PrebufferLimit, Prebuffered, ReadUntil, gather,
+};
 use super::quota_headers::left;
-use super::report::Lesson;
-use super::select::Pick;
+use super::report::AttemptReport;
+use super::select::Selection;
 use super::send::chain;
 use crate::clock;
 use crate::live::buffers::Reservation;
 use crate::policy::sections::model::Commit;
 use crate::proxy::downstream::error::{Kind, Problem};
 use crate::proxy::downstream::timer::Timer;
-use crate::proxy::request::context::Ask;
+use crate::proxy::request::context::ProxyRequest;
 use crate::resilience::outcome::{Class, Reach};
 use crate::snapshot::Route;
 use crate::stream::framing::Format;
@@ -40,40 +42,40 @@ const SAID: usize = 256 << 10;
 
 /// What came of an attempt.
 #[derive(Debug)]
-pub enum Tried {
+pub enum AttemptResult {
     /// This goes to the application.
-    Commit(Box<Ready>),
+    Commit(Box<PendingResponse>),
     /// Another attempt may follow; if none does, this is the answer.
-    Failed(Class, AtHand),
+    Failed(Class, LastResponse),
 }
 
 /// The answer, unless a better one comes.
 #[derive(Debug)]
-pub enum AtHand {
-    Theirs(Box<Ready>),
+pub enum LastResponse {
+    Theirs(Box<PendingResponse>),
     Ours(Problem),
 }
 
 /// A provider's answer of which the head was read.
 #[derive(Debug)]
-pub struct Answer {
+pub struct ReceivedResponse {
     pub head: Parts,
     pub body: AnswerBody,
-    pub pick: Box<Pick>,
+    pub selection: Box<Selection>,
     /// To the head.
     pub took: Duration,
-    pub limits: Limits,
-    pub nature: Nature,
+    pub limits: BodyDeadlines,
+    pub nature: ContentType,
     /// Of what has events.
     pub reader: Option<(Format, Box<Reader>)>,
     /// For what is withheld.
     pub room: Reservation,
 }
 
-impl Ask {
+impl ProxyRequest {
     /// Reads what has to be read before the commit, and classifies.
-    pub async fn answered(&mut self, route: &Route, mut answer: Answer) -> Tried {
-        let candidate = Self::candidate(route, answer.pick.tier, answer.pick.index);
+    pub async fn answered(&mut self, route: &Route, mut answer: ReceivedResponse) -> AttemptResult {
+        let candidate = Self::candidate(route, answer.selection.tier, answer.selection.index);
         let rules = &candidate.provider.policy.classify;
         let status = answer.head.status.as_u16();
         if answer.head.status == StatusCode::SWITCHING_PROTOCOLS {
@@ -82,7 +84,7 @@ impl Ask {
         if candidate.provider.policy.capacity.follow_headers {
             let left = left(&answer.head.headers, clock::wall);
             if left.requests.is_some() || left.tokens.is_some() {
-                let charge = answer.pick.flight.charge();
+                let charge = answer.selection.flight.charge();
                 candidate.provider.live.told(charge, [left.requests, left.tokens]);
             }
         }
@@ -91,7 +93,7 @@ impl Ask {
             true => content_type::retry_after(&answer.head.headers, clock::wall),
             false => None,
         };
-        let head = Head {
+        let head = ResponseSignals {
             status,
             has_retry_after: retry_after.is_some(),
             our_credential: candidate.address.credentials() > 0,
@@ -105,31 +107,37 @@ impl Ask {
         }
         let gathered = match self.held_until(route, &answer, by_head) {
             Some(hold) => answer.gather(&self.timer, hold).await,
-            None => Gathered::Part(VecDeque::new()),
+            None => Prebuffered::Part(VecDeque::new()),
         };
         let class = match (by_head, &gathered) {
-            (_, Gathered::Error(class, _)) => *class,
+            (_, Prebuffered::Error(class, _)) => *class,
             (Some(class), _) => class,
-            (None, Gathered::Whole(bytes, _)) => head.class_of(rules, bytes),
+            (None, Prebuffered::Whole(bytes, _)) => head.class_of(rules, bytes),
             (None, _) => head.built_in(),
         };
-        let lesson =
-            Lesson { class, status, took: answer.took, retry_after, timed_out: false, error: None };
-        if self.partial.is_some() && answer.reader.is_none() && lesson.commits() {
-            return self.unfit(route, answer, lesson);
+        let report = AttemptReport {
+            class,
+            status,
+            took: answer.took,
+            retry_after,
+            timed_out: false,
+            error: None,
+        };
+        if self.partial.is_some() && answer.reader.is_none() && report.commits() {
+            return self.unfit(route, answer, report);
         }
-        self.gathered(route, answer, gathered, lesson)
+        self.gathered(route, answer, gathered, report)
     }
 
     /// The events of an answer that has some.
     fn reader(
         &self,
         route: &Route,
-        answer: &Answer,
+        answer: &ReceivedResponse,
         class: Option<Class>,
     ) -> Option<(Format, Box<Reader>)> {
         let format = answer.nature.events().filter(|_| class == Some(Class::Success))?;
-        let candidate = Self::candidate(route, answer.pick.tier, answer.pick.index);
+        let candidate = Self::candidate(route, answer.selection.tier, answer.selection.index);
         let reading = Arc::clone(&candidate.reading);
         // A stream that is fetched and not asked for with a body is no model's answer.
         let wanted = self.method == Method::POST || reading.is_asked();
@@ -149,177 +157,215 @@ impl Ask {
     }
 
     /// How much of the body is read before the commit.
-    fn held_until(&self, route: &Route, answer: &Answer, class: Option<Class>) -> Option<Hold> {
+    fn held_until(
+        &self,
+        route: &Route,
+        answer: &ReceivedResponse,
+        class: Option<Class>,
+    ) -> Option<PrebufferLimit> {
         let nature = answer.nature;
         let stream = &route.policy.stream;
-        let events = matches!(nature.kind, content_type::Kind::Events(_));
+        let events = matches!(nature.kind, content_type::MediaKind::Events(_));
         let ended = answer.body.is_end_stream() && class.is_some() && !events;
         if self.method == Method::HEAD || ended {
             return None;
         }
-        let hold = |until| Some(Hold { until, within: stream.buffer });
+        let hold = |until| Some(PrebufferLimit { until, within: stream.buffer });
         match class {
-            None => hold(Until::End),
+            None => hold(ReadUntil::End),
             Some(Class::Success) => match stream.commit {
-                Some(Commit::Complete) => hold(Until::End),
+                Some(Commit::Complete) => hold(ReadUntil::End),
                 Some(Commit::Headers) => None,
-                None if nature.kind == content_type::Kind::Json => hold(Until::End),
+                None if nature.kind == content_type::MediaKind::Json => hold(ReadUntil::End),
                 None if !events => None,
                 Some(Commit::FirstContent) | None if answer.reader.is_some() => {
-                    hold(Until::Content)
+                    hold(ReadUntil::Content)
                 }
-                Some(Commit::FirstContent) | None => hold(Until::Frame),
+                Some(Commit::FirstContent) | None => hold(ReadUntil::Frame),
             },
-            Some(class) => self.could_follow(class, &answer.pick).then_some(prebuffer::REFUSED),
+            Some(class) => {
+                self.could_follow(class, &answer.selection).then_some(prebuffer::REFUSED)
+            }
         }
     }
 
     /// Whether another attempt after this class is conceivable.
-    fn could_follow(&self, class: Class, pick: &Pick) -> bool {
-        let more =
-            self.left_in(&self.route, pick.tier) > 0 || pick.tier + 1 < self.route.tiers.len();
-        more && self.reach(class) != Reach::Nowhere && self.payload.may_go()
+    fn could_follow(&self, class: Class, selection: &Selection) -> bool {
+        let more = self.left_in(&self.route, selection.tier) > 0
+            || selection.tier + 1 < self.route.tiers.len();
+        more && self.reach(class) != Reach::Nowhere && self.body.may_go()
     }
 
     fn gathered(
         &mut self,
         route: &Route,
-        mut answer: Answer,
-        gathered: Gathered,
-        mut lesson: Lesson,
-    ) -> Tried {
-        let failed = matches!(gathered, Gathered::Error(..));
+        mut answer: ReceivedResponse,
+        gathered: Prebuffered,
+        mut report: AttemptReport,
+    ) -> AttemptResult {
+        let failed = matches!(gathered, Prebuffered::Error(..));
         let first = match gathered {
-            Gathered::Cut(cut) => {
+            Prebuffered::Cut(cut) => {
                 self.read(&answer);
-                return self.cut(route, answer, cut, lesson);
+                return self.cut(route, answer, cut, report);
             }
-            Gathered::Whole(bytes, trailers) => {
-                let class = lesson.class;
+            Prebuffered::Whole(bytes, trailers) => {
+                let class = report.class;
                 self.read(&answer);
                 self.read_whole(route, &answer, &bytes);
-                self.report(route, &mut answer.pick, lesson);
-                return ready(class, answer, ReadyBody::Whole(bytes, trailers));
+                self.report(route, &mut answer.selection, report);
+                return ready(class, answer, PendingBody::Whole(bytes, trailers));
             }
-            Gathered::Error(_, first) => {
-                lesson.error = Some("an event of the answer says that it failed".to_owned());
+            Prebuffered::Error(_, first) => {
+                report.error = Some("an event of the answer says that it failed".to_owned());
                 first
             }
-            Gathered::Part(first) => first,
+            Prebuffered::Part(first) => first,
         };
-        let class = lesson.class;
+        let class = report.class;
         if !first.is_empty() {
-            lesson.took = clock::since(answer.pick.started);
+            report.took = clock::since(answer.selection.started);
         }
         if first.is_empty() && answer.body.is_end_stream() {
-            self.report(route, &mut answer.pick, lesson);
-            return ready(class, answer, ReadyBody::Whole(Bytes::new(), None));
+            self.report(route, &mut answer.selection, report);
+            return ready(class, answer, PendingBody::Whole(Bytes::new(), None));
         }
-        let afterwards = self.report(route, &mut answer.pick, lesson);
-        let Answer { head, body: rest, pick, limits, reader, room, .. } = answer;
+        let afterwards = self.report(route, &mut answer.selection, report);
+        let ReceivedResponse { head, body: rest, selection, limits, reader, room, .. } = answer;
         let unready = reader.as_ref().is_some_and(|(_, reader)| !reader.ready());
-        let (bill, credential) = (pick.bill(), pick.credential);
+        let (usage_key, credential) = (selection.usage_key(), selection.credential);
         let content_by = unready.then_some(limits.content);
-        let flight = pick.flight;
+        let flight = selection.flight;
         let record = None;
-        let stream =
-            Stream { first, rest, flight, afterwards, room, reader, content_by, failed, record };
-        let body = ReadyBody::Stream(Box::new(stream));
-        tried(class, Ready { head, body, idle: limits.idle, bill, credential, ours: false })
+        let stream = PendingStream {
+            first,
+            rest,
+            flight,
+            afterwards,
+            room,
+            reader,
+            content_by,
+            failed,
+            record,
+        };
+        let body = PendingBody::Stream(Box::new(stream));
+        tried(
+            class,
+            PendingResponse { head, body, idle: limits.idle, usage_key, credential, ours: false },
+        )
     }
 
     /// What an answer's events said of tokens, and how many could not be read.
-    fn read(&mut self, answer: &Answer) {
+    fn read(&mut self, answer: &ReceivedResponse) {
         let Some((_, reader)) = &answer.reader else { return };
-        self.settle(answer.pick.bill(), reader.tokens());
+        self.settle(answer.selection.usage_key(), reader.tokens());
         self.route.metrics.events_dropped.inc_by(reader.dropped());
     }
 
     /// What a whole answer says of tokens. Only what is asked for with a body is looked at.
-    fn read_whole(&mut self, route: &Route, answer: &Answer, bytes: &[u8]) {
+    fn read_whole(&mut self, route: &Route, answer: &ReceivedResponse, bytes: &[u8]) {
         if self.method != Method::POST || !answer.nature.is_json() {
             return;
         }
-        let candidate = Self::candidate(route, answer.pick.tier, answer.pick.index);
+        let candidate = Self::candidate(route, answer.selection.tier, answer.selection.index);
         let tokens = candidate.reading.whole(bytes, &mut self.worker.found.borrow_mut());
-        self.settle(answer.pick.bill(), tokens);
+        self.settle(answer.selection.usage_key(), tokens);
     }
 
     /// Puts down an answer that is thrown away for a better one.
-    pub fn put_down(&mut self, hand: &AtHand) {
-        let AtHand::Theirs(ready) = hand else { return };
-        let ReadyBody::Stream(stream) = &ready.body else { return };
+    pub fn put_down(&mut self, last: &LastResponse) {
+        let LastResponse::Theirs(response) = last else { return };
+        let PendingBody::Stream(stream) = &response.body else { return };
         let Some((_, reader)) = &stream.reader else { return };
-        self.settle(ready.bill, reader.tokens());
+        self.settle(response.usage_key, reader.tokens());
         self.route.metrics.events_dropped.inc_by(reader.dropped());
     }
 
     /// An answer that no stream can be joined on to.
-    fn unfit(&mut self, route: &Route, mut answer: Answer, lesson: Lesson) -> Tried {
-        let key = Self::candidate(route, answer.pick.tier, answer.pick.index).address.key.clone();
-        self.report(route, &mut answer.pick, lesson);
+    fn unfit(
+        &mut self,
+        route: &Route,
+        mut answer: ReceivedResponse,
+        report: AttemptReport,
+    ) -> AttemptResult {
+        let key = Self::candidate(route, answer.selection.tier, answer.selection.index)
+            .address
+            .key
+            .clone();
+        self.report(route, &mut answer.selection, report);
         let problem = Problem::new(Kind::BadAnswer, format!("{key}: it does not go on"));
-        Tried::Failed(Class::Failure, AtHand::Ours(problem))
+        AttemptResult::Failed(Class::Failure, LastResponse::Ours(problem))
     }
 
-    fn switched(&mut self, route: &Route, mut answer: Answer) -> Tried {
-        let lesson = Lesson::answered(Class::Success, 101, answer.took);
-        self.report(route, &mut answer.pick, lesson);
-        let Answer { head, body, pick, limits, .. } = answer;
-        let (bill, credential) = (pick.bill(), pick.credential);
-        let body = ReadyBody::Tunnel { flight: pick.flight, rest: body };
-        Tried::Commit(Box::new(Ready {
+    fn switched(&mut self, route: &Route, mut answer: ReceivedResponse) -> AttemptResult {
+        let report = AttemptReport::answered(Class::Success, 101, answer.took);
+        self.report(route, &mut answer.selection, report);
+        let ReceivedResponse { head, body, selection, limits, .. } = answer;
+        let (usage_key, credential) = (selection.usage_key(), selection.credential);
+        let body = PendingBody::Tunnel { flight: selection.flight, rest: body };
+        AttemptResult::Commit(Box::new(PendingResponse {
             head,
             body,
             idle: limits.idle,
-            bill,
+            usage_key,
             credential,
             ours: false,
         }))
     }
 
     /// The answer broke, or fell silent, before the commit.
-    fn cut(&mut self, route: &Route, mut answer: Answer, cut: Cut, lesson: Lesson) -> Tried {
-        let key = Self::candidate(route, answer.pick.tier, answer.pick.index).address.key.clone();
+    fn cut(
+        &mut self,
+        route: &Route,
+        mut answer: ReceivedResponse,
+        cut: PrebufferError,
+        report: AttemptReport,
+    ) -> AttemptResult {
+        let key = Self::candidate(route, answer.selection.tier, answer.selection.index)
+            .address
+            .key
+            .clone();
         let (kind, what) = cut.words();
         let timed_out = matches!(kind, Kind::AnswerTimeout | Kind::Deadline);
-        let class = if lesson.class == Class::Success { Class::Failure } else { lesson.class };
+        let class = if report.class == Class::Success { Class::Failure } else { report.class };
         let detail = format!("{key}: {what}");
-        let took = clock::since(answer.pick.started);
-        let lesson = Lesson { class, took, timed_out, error: Some(what), ..lesson };
-        self.report(route, &mut answer.pick, lesson);
-        Tried::Failed(class, AtHand::Ours(Problem::new(kind, detail)))
+        let took = clock::since(answer.selection.started);
+        let report = AttemptReport { class, took, timed_out, error: Some(what), ..report };
+        self.report(route, &mut answer.selection, report);
+        AttemptResult::Failed(class, LastResponse::Ours(Problem::new(kind, detail)))
     }
 }
 
-impl Answer {
+impl ReceivedResponse {
     pub fn new(
         head: Parts,
         body: AnswerBody,
-        pick: Box<Pick>,
+        selection: Box<Selection>,
         took: Duration,
-        limits: Limits,
+        limits: BodyDeadlines,
         room: Reservation,
-    ) -> Answer {
-        let nature = Nature::of(&head.headers);
-        Answer { head, body, pick, took, limits, nature, reader: None, room }
+    ) -> ReceivedResponse {
+        let nature = ContentType::of(&head.headers);
+        ReceivedResponse { head, body, selection, took, limits, nature, reader: None, room }
     }
 
-    async fn gather(&mut self, timer: &Timer, hold: Hold) -> Gathered {
+    async fn gather(&mut self, timer: &Timer, hold: PrebufferLimit) -> Prebuffered {
         let reader = self.reader.as_mut().map(|(_, reader)| &mut **reader);
         gather(timer, &mut self.body, hold, self.limits, &mut self.room, reader).await
     }
 }
 
-impl Cut {
+impl PrebufferError {
     fn words(&self) -> (Kind, String) {
         let (kind, what) = match self {
-            Cut::Broken(error) => return (Kind::ConnectionLost, chain(error)),
-            Cut::FirstByte => (Kind::AnswerTimeout, "headers came, but no body in time"),
-            Cut::Content => (Kind::AnswerTimeout, "the stream began, but no content in time"),
-            Cut::Idle => (Kind::AnswerTimeout, "the body stalled"),
-            Cut::Deadline => (Kind::Deadline, "the route's timeout passed"),
-            Cut::Ended(ended) => (Kind::BadAnswer, ended_words(*ended)),
+            PrebufferError::Broken(error) => return (Kind::ConnectionLost, chain(error)),
+            PrebufferError::FirstByte => (Kind::AnswerTimeout, "headers came, but no body in time"),
+            PrebufferError::Content => {
+                (Kind::AnswerTimeout, "the stream began, but no content in time")
+            }
+            PrebufferError::Idle => (Kind::AnswerTimeout, "the body stalled"),
+            PrebufferError::Deadline => (Kind::Deadline, "the route's timeout passed"),
+            PrebufferError::Ended(ended) => (Kind::BadAnswer, ended_words(*ended)),
         };
         (kind, what.to_owned())
     }
@@ -335,17 +381,24 @@ pub fn ended_words(ended: Ended) -> &'static str {
     }
 }
 
-fn ready(class: Class, answer: Answer, body: ReadyBody) -> Tried {
-    let (bill, credential) = (answer.pick.bill(), answer.pick.credential);
+fn ready(class: Class, answer: ReceivedResponse, body: PendingBody) -> AttemptResult {
+    let (usage_key, credential) = (answer.selection.usage_key(), answer.selection.credential);
     tried(
         class,
-        Ready { head: answer.head, body, idle: answer.limits.idle, bill, credential, ours: false },
+        PendingResponse {
+            head: answer.head,
+            body,
+            idle: answer.limits.idle,
+            usage_key,
+            credential,
+            ours: false,
+        },
     )
 }
 
-fn tried(class: Class, ready: Ready) -> Tried {
+fn tried(class: Class, response: PendingResponse) -> AttemptResult {
     match class {
-        Class::Success | Class::Ignored => Tried::Commit(Box::new(ready)),
-        class => Tried::Failed(class, AtHand::Theirs(Box::new(ready))),
+        Class::Success | Class::Ignored => AttemptResult::Commit(Box::new(response)),
+        class => AttemptResult::Failed(class, LastResponse::Theirs(Box::new(response))),
     }
 }

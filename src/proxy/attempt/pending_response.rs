@@ -8,7 +8,7 @@ use http::HeaderMap;
 use http::response::Parts;
 use http_body::Frame;
 
-use super::report::Bill;
+use super::report::UsageKey;
 use crate::cache::recorder::Recorder;
 use crate::cache::shared_body::Reader;
 use crate::live::buffers::Reservation;
@@ -22,20 +22,20 @@ use crate::upstream::AnswerBody;
 
 /// A provider's answer, ready for the application.
 #[derive(Debug)]
-pub struct Ready {
+pub struct PendingResponse {
     pub head: Parts,
-    pub body: ReadyBody,
+    pub body: PendingBody,
     pub idle: Duration,
-    pub bill: Bill,
+    pub usage_key: UsageKey,
     pub credential: usize,
     /// No provider gave it to this request: it is from the cache, or of our own.
     pub ours: bool,
 }
 
 #[derive(Debug)]
-pub enum ReadyBody {
+pub enum PendingBody {
     Whole(Bytes, Option<HeaderMap>),
-    Stream(Box<Stream>),
+    Stream(Box<PendingStream>),
     /// From the cache.
     Stored(Replay),
     /// Another request's.
@@ -49,7 +49,7 @@ pub enum ReadyBody {
 
 /// A body that has begun.
 #[derive(Debug)]
-pub struct Stream {
+pub struct PendingStream {
     pub first: VecDeque<Frame<Bytes>>,
     pub rest: AnswerBody,
     pub flight: Flight,
@@ -65,10 +65,18 @@ pub struct Stream {
     pub record: Option<Box<Recorder>>,
 }
 
-impl Ready {
+impl PendingResponse {
     /// One that no provider gave to this request.
-    pub fn of_nobody(head: Parts, body: ReadyBody) -> Box<Ready> {
-        let bill = Bill { tier: 0, index: 0, turn: Turn::First, charge: Charge::default() };
-        Box::new(Ready { head, body, idle: Duration::ZERO, bill, credential: 0, ours: true })
+    pub fn of_nobody(head: Parts, body: PendingBody) -> Box<PendingResponse> {
+        let usage_key =
+            UsageKey { tier: 0, index: 0, turn: Turn::First, charge: Charge::default() };
+        Box::new(PendingResponse {
+            head,
+            body,
+            idle: Duration::ZERO,
+            usage_key,
+            credential: 0,
+            ours: true,
+        })
     }
 }

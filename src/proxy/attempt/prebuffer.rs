@@ -20,15 +20,15 @@ use crate::upstream::{AnswerBody, ExchangeError};
 
 /// How much of a body is read before the commit.
 #[derive(Clone, Copy, Debug)]
-pub struct Hold {
-    pub until: Until,
+pub struct PrebufferLimit {
+    pub until: ReadUntil,
     /// What may be withheld.
     pub within: Buffer,
 }
 
 /// What is waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Until {
+pub enum ReadUntil {
     /// Anything.
     Frame,
     /// The first content of an event stream.
@@ -38,8 +38,8 @@ pub enum Until {
 }
 
 /// An answer that will probably be thrown away for another attempt is waited for shortly.
-pub const REFUSED: Hold = Hold {
-    until: Until::End,
+pub const REFUSED: PrebufferLimit = PrebufferLimit {
+    until: ReadUntil::End,
     within: Buffer { bytes: 64 << 10, frames: 64, time: Duration::from_secs(1) },
 };
 /// A frame shorter than this is copied when it is held.
@@ -47,7 +47,7 @@ const SMALL: usize = 4 << 10;
 
 /// When bytes have to come.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct BodyDeadlines {
     pub first_byte: Instant,
     /// Of an event stream, once nothing can follow it: its first content.
     pub content: Instant,
@@ -57,7 +57,7 @@ pub struct Limits {
 
 /// What came.
 #[derive(Debug)]
-pub enum Gathered {
+pub enum Prebuffered {
     /// The end was seen.
     Whole(Bytes, Option<http::HeaderMap>),
     /// The beginning, to be followed by what the body still has.
@@ -65,12 +65,12 @@ pub enum Gathered {
     /// An event says that it failed; the event is among these frames.
     Error(Class, VecDeque<Frame<Bytes>>),
     /// It broke, or nothing came for too long.
-    Cut(Cut),
+    Cut(PrebufferError),
 }
 
 /// How an answer's body broke.
 #[derive(Debug)]
-pub enum Cut {
+pub enum PrebufferError {
     Broken(ExchangeError),
     FirstByte,
     Content,
@@ -93,11 +93,11 @@ struct Got {
 pub async fn gather(
     timer: &Timer,
     body: &mut AnswerBody,
-    hold: Hold,
-    limits: Limits,
+    hold: PrebufferLimit,
+    limits: BodyDeadlines,
     room: &mut Reservation,
     mut reader: Option<&mut Reader>,
-) -> Gathered {
+) -> Prebuffered {
     let mut got = Got::default();
     loop {
         if body.is_end_stream() {
@@ -109,28 +109,28 @@ pub async fn gather(
         let patience = patience.filter(|at| *at < limit);
         let frame = match timer.frame(body, patience.unwrap_or(limit)).await {
             Ok(Some(Ok(frame))) => frame,
-            Ok(Some(Err(error))) => return Gathered::Cut(Cut::Broken(error)),
+            Ok(Some(Err(error))) => return Prebuffered::Cut(PrebufferError::Broken(error)),
             Ok(None) => return got.ended(reader),
-            Err(Passed) if patience.is_some() => return Gathered::Part(got.frames),
-            Err(Passed) => return Gathered::Cut(cut),
+            Err(Passed) if patience.is_some() => return Prebuffered::Part(got.frames),
+            Err(Passed) => return Prebuffered::Cut(cut),
         };
         let last = body.is_end_stream();
         if got.since.is_none() && last && frame.is_data() && reader.is_none() {
-            return Gathered::Whole(frame.into_data().unwrap_or_default(), None);
+            return Prebuffered::Whole(frame.into_data().unwrap_or_default(), None);
         }
         if let Err(class) = got.push(frame, reader.as_deref_mut()) {
-            return Gathered::Error(class, got.frames);
+            return Prebuffered::Error(class, got.frames);
         }
         let enough = match hold.until {
-            Until::Frame => got.bytes > 0,
-            Until::Content => reader.as_ref().is_none_or(|reader| reader.ready()),
-            Until::End => false,
+            ReadUntil::Frame => got.bytes > 0,
+            ReadUntil::Content => reader.as_ref().is_none_or(|reader| reader.ready()),
+            ReadUntil::End => false,
         };
         let fits = got.bytes <= hold.within.bytes && got.frames.len() < hold.within.frames;
         let held = got.bytes + reader.as_ref().map_or(0, |reader| reader.held() as u64);
         let room = room.grow(held.saturating_sub(room.bytes()));
         if (enough || !fits || !room) && !last {
-            return Gathered::Part(got.frames);
+            return Prebuffered::Part(got.frames);
         }
     }
 }
@@ -163,11 +163,11 @@ impl Got {
         }
     }
 
-    fn ended(mut self, reader: Option<&mut Reader>) -> Gathered {
+    fn ended(mut self, reader: Option<&mut Reader>) -> Prebuffered {
         let Some(reader) = reader else { return whole(self.frames) };
         let (rest, ended) = reader.end();
         if ended != Ended::Whole {
-            return Gathered::Cut(Cut::Ended(ended));
+            return Prebuffered::Cut(PrebufferError::Ended(ended));
         }
         if !rest.is_empty() {
             let at = self.frames.iter().take_while(|frame| frame.is_data()).count();
@@ -177,18 +177,18 @@ impl Got {
     }
 }
 
-impl Limits {
+impl BodyDeadlines {
     /// By when the next frame has to be here, and what it is when it is not.
-    fn next(&self, began: bool, content: bool) -> (Instant, Cut) {
-        let (mut at, mut cut) = (self.first_byte, Cut::FirstByte);
+    fn next(&self, began: bool, content: bool) -> (Instant, PrebufferError) {
+        let (mut at, mut cut) = (self.first_byte, PrebufferError::FirstByte);
         if began {
             let idle = clock::now() + self.idle;
             (at, cut) = match content || idle < self.first_byte {
-                true => (idle, Cut::Idle),
-                false => (self.first_byte, Cut::Content),
+                true => (idle, PrebufferError::Idle),
+                false => (self.first_byte, PrebufferError::Content),
             };
         }
-        if self.deadline < at { (self.deadline, Cut::Deadline) } else { (at, cut) }
+        if self.deadline < at { (self.deadline, PrebufferError::Deadline) } else { (at, cut) }
     }
 }
 
@@ -200,18 +200,18 @@ fn alone(frame: Frame<Bytes>) -> Frame<Bytes> {
     }
 }
 
-fn whole(mut frames: VecDeque<Frame<Bytes>>) -> Gathered {
+fn whole(mut frames: VecDeque<Frame<Bytes>>) -> Prebuffered {
     let trailers = match frames.back().is_some_and(Frame::is_trailers) {
         true => frames.pop_back().and_then(|frame| frame.into_trailers().ok()),
         false => None,
     };
     if frames.len() == 1 {
         let only = frames.pop_front().and_then(|frame| frame.into_data().ok());
-        return Gathered::Whole(only.unwrap_or_default(), trailers);
+        return Prebuffered::Whole(only.unwrap_or_default(), trailers);
     }
     let mut bytes = BytesMut::new();
     for data in frames.into_iter().filter_map(|frame| frame.into_data().ok()) {
         bytes.extend_from_slice(&data);
     }
-    Gathered::Whole(bytes.freeze(), trailers)
+    Prebuffered::Whole(bytes.freeze(), trailers)
 }

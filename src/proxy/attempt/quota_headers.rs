@@ -23,7 +23,7 @@ use crate::resilience::rate::reported_quota::{Refill, Report};
 
 /// What is left, as far as the answer told.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Left {
+pub struct QuotaReports {
     pub requests: Option<Report>,
     pub tokens: Option<Report>,
 }
@@ -85,15 +85,15 @@ const SIGNS: [&str; 3] = ["x-ratelimit-", "anthropic-ratelimit-", "ratelimit"];
 
 /// One look at the names where there is nothing to read. `wall` is asked where a time is told without
 /// a date.
-pub fn left(headers: &HeaderMap, wall: impl FnOnce() -> SystemTime) -> Left {
+pub fn left(headers: &HeaderMap, wall: impl FnOnce() -> SystemTime) -> QuotaReports {
     let is_sign = |name: &HeaderName| SIGNS.iter().any(|sign| name.as_str().starts_with(sign));
     if !headers.keys().any(is_sign) {
-        return Left::default();
+        return QuotaReports::default();
     }
     let date =
         headers.get(DATE).and_then(text).and_then(|date| httpdate::parse_http_date(date).ok());
     let reading = Reading { headers, now: date.unwrap_or_else(wall) };
-    Left { requests: reading.requests(), tokens: reading.tokens() }
+    QuotaReports { requests: reading.requests(), tokens: reading.tokens() }
 }
 
 struct Reading<'a> {

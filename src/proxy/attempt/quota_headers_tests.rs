@@ -11,7 +11,7 @@ fn wall() -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(WALL)
 }
 
-fn read(lines: &[(&'static str, &str)]) -> Left {
+fn read(lines: &[(&'static str, &str)]) -> QuotaReports {
     let mut headers = HeaderMap::new();
     for (name, value) in lines {
         headers.append(*name, HeaderValue::from_bytes(value.as_bytes()).expect("a value"));
@@ -50,7 +50,7 @@ fn groq_tells_of_a_day() {
         ("x-ratelimit-remaining-requests", "942"),
         ("x-ratelimit-reset-requests", "1h23m31.2s"),
     ]);
-    assert_eq!(left, Left { requests: bucket(1_000.0, 942.0, 5_011_200), tokens: None });
+    assert_eq!(left, QuotaReports { requests: bucket(1_000.0, 942.0, 5_011_200), tokens: None });
 }
 
 #[test]
@@ -62,7 +62,7 @@ fn azure_tells_what_remains_and_sometimes_when() {
     let remaining =
         [("x-ratelimit-remaining-requests", "79"), ("x-ratelimit-remaining-tokens", "61353")];
     let left = read(&remaining);
-    assert_eq!(left, Left { requests: bare(79.0, None), tokens: bare(61_353.0, None) });
+    assert_eq!(left, QuotaReports { requests: bare(79.0, None), tokens: bare(61_353.0, None) });
     let [a, b] = remaining;
     assert_eq!(read(&[a, b, ("retry-after", "20")]).tokens, bare(61_353.0, Some(20)));
     let left = read(&[
@@ -71,7 +71,7 @@ fn azure_tells_what_remains_and_sometimes_when() {
         ("x-ratelimit-remaining-tokens", "-1"),
         ("x-ratelimit-reset-tokens", "0"),
     ]);
-    assert_eq!(left, Left { requests: bare(79.0, None), tokens: None });
+    assert_eq!(left, QuotaReports { requests: bare(79.0, None), tokens: None });
 }
 
 #[test]
@@ -84,8 +84,10 @@ fn anthropic_tells_times_by_its_own_clock() {
         ("anthropic-ratelimit-tokens-remaining", "80000"),
         ("anthropic-ratelimit-tokens-reset", "2025-08-21T12:39:59Z"),
     ];
-    let expected =
-        Left { requests: bucket(1_000.0, 847.0, 10_000), tokens: bucket(80_000.0, 80_000.0, 0) };
+    let expected = QuotaReports {
+        requests: bucket(1_000.0, 847.0, 10_000),
+        tokens: bucket(80_000.0, 80_000.0, 0),
+    };
     assert_eq!(read(&lines), expected);
     let dated = [lines.as_slice(), &[("date", "Thu, 21 Aug 2025 12:40:04 GMT")]].concat();
     assert_eq!(read(&dated).requests, bucket(1_000.0, 847.0, 6_000));
@@ -127,7 +129,10 @@ fn a_window_may_end_at_a_time_or_after_some() {
             ("x-ratelimit-used", "13"),
             ("x-ratelimit-reset", reset),
         ]);
-        assert_eq!(left, Left { requests: window(5_000.0, 4_987.0, seconds), tokens: None });
+        assert_eq!(
+            left,
+            QuotaReports { requests: window(5_000.0, 4_987.0, seconds), tokens: None }
+        );
     }
 }
 
@@ -149,7 +154,7 @@ fn the_draft_tells_in_one_header_and_its_policy() {
         ("limit=100, remaining=50, reset=30", "100;w=60", window(100.0, 50.0, 30)),
     ] {
         let left = read(&[("ratelimit", told), ("ratelimit-policy", policy)]);
-        assert_eq!(left, Left { requests: expected, tokens: None }, "{told}");
+        assert_eq!(left, QuotaReports { requests: expected, tokens: None }, "{told}");
     }
     let left = read(&[("ratelimit", r#""default";r=50;t=30"#)]);
     assert_eq!(left.requests.map(|report| report.limit), Some(None));
@@ -164,7 +169,7 @@ fn the_older_draft_tells_in_three() {
         ("ratelimit-remaining", "42"),
         ("ratelimit-reset", "17"),
     ]);
-    assert_eq!(left, Left { requests: window(100.0, 42.0, 17), tokens: None });
+    assert_eq!(left, QuotaReports { requests: window(100.0, 42.0, 17), tokens: None });
 }
 
 #[test]
@@ -177,7 +182,7 @@ fn garbage_is_not_there() {
             "ratelimit",
             "ratelimit-remaining",
         ] {
-            assert_eq!(read(&[(sign, garbage)]), Left::default(), "{sign}: {garbage}");
+            assert_eq!(read(&[(sign, garbage)]), QuotaReports::default(), "{sign}: {garbage}");
         }
         let left = read(&[
             ("x-ratelimit-remaining-requests", "3"),
@@ -187,7 +192,7 @@ fn garbage_is_not_there() {
         let expected = Report { limit: None, remaining: 3.0, reset: None, refill: Refill::Bucket };
         assert_eq!(left.requests, Some(expected), "{garbage}");
     }
-    assert_eq!(read(&[("retry-after", "3"), ("x-ratelimit-limit", "5")]), Left::default());
+    assert_eq!(read(&[("retry-after", "3"), ("x-ratelimit-limit", "5")]), QuotaReports::default());
 }
 
 proptest! {
@@ -205,7 +210,7 @@ proptest! {
                 headers.append(name, value);
             }
         }
-        let Left { requests, tokens } = left(&headers, wall);
+        let QuotaReports { requests, tokens } = left(&headers, wall);
         for report in requests.into_iter().chain(tokens) {
             prop_assert!(report.remaining >= 0.0 && report.remaining.is_finite());
             prop_assert!(report.limit.is_none_or(f64::is_finite));

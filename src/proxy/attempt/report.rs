@@ -6,23 +6,23 @@ use std::time::{Duration, Instant};
 use http::StatusCode;
 
 use super::connect::self_delay;
-use super::inspect::{AtHand, Tried};
-use super::pending_response::Ready;
-use super::select::Pick;
+use super::inspect::{AttemptResult, LastResponse};
+use super::pending_response::PendingResponse;
+use super::select::Selection;
 use crate::clock;
 use crate::live::permit::Afterwards;
 use crate::live::quota::provider_quota::Charge;
 use crate::live::quota::usage_meter::Turn;
-use crate::proxy::access_log::record::{Story, Told};
+use crate::proxy::access_log::record::{AccessRecord, AttemptRecord};
 use crate::proxy::downstream::error::{Kind, Problem};
-use crate::proxy::request::context::{Again, Ask};
+use crate::proxy::request::context::{ProxyRequest, RetryTime};
 use crate::resilience::outcome::{Class, Outcome};
 use crate::snapshot::{Candidate, Route};
 use crate::stream::interpret::Tokens;
 
 /// What an attempt taught.
 #[derive(Debug)]
-pub struct Lesson {
+pub struct AttemptReport {
     pub class: Class,
     pub status: u16,
     pub took: Duration,
@@ -31,29 +31,39 @@ pub struct Lesson {
     pub error: Option<String>,
 }
 
-impl Ask {
+impl ProxyRequest {
     /// No response came. What the application's side broke is nobody's failure.
-    pub fn lost(&mut self, route: &Route, mut pick: Box<Pick>, problem: Problem) -> Tried {
+    pub fn lost(
+        &mut self,
+        route: &Route,
+        mut selection: Box<Selection>,
+        problem: Problem,
+    ) -> AttemptResult {
         let ours = matches!(problem.kind, Kind::RequestBroken | Kind::RequestTimeout);
         let class = if ours { Class::Ignored } else { Class::Failure };
-        let lesson = Lesson {
+        let report = AttemptReport {
             timed_out: problem.kind == Kind::AnswerTimeout,
             error: Some(problem.detail.clone()),
-            ..Lesson::answered(class, 0, clock::since(pick.started))
+            ..AttemptReport::answered(class, 0, clock::since(selection.started))
         };
-        self.report(route, &mut pick, lesson);
-        Tried::Failed(class, AtHand::Ours(problem))
+        self.report(route, &mut selection, report);
+        AttemptResult::Failed(class, LastResponse::Ours(problem))
     }
 
     /// Tells breaker, hold, balancer, metrics and story, once.
-    pub fn report(&mut self, route: &Route, pick: &mut Pick, lesson: Lesson) -> Option<Afterwards> {
+    pub fn report(
+        &mut self,
+        route: &Route,
+        selection: &mut Selection,
+        report: AttemptReport,
+    ) -> Option<Afterwards> {
         let now = clock::now();
-        let candidate = Self::candidate(route, pick.tier, pick.index);
-        let Lesson { class, status, took, retry_after, timed_out, error } = lesson;
-        let probe = pick.permit.is_probe();
-        self.hold(route, pick, class, status, retry_after, now);
-        let afterwards = pick.permit.report(class.outcome(), took, now);
-        teach(candidate, pick, class, took, now);
+        let candidate = Self::candidate(route, selection.tier, selection.index);
+        let AttemptReport { class, status, took, retry_after, timed_out, error } = report;
+        let probe = selection.permit.is_probe();
+        self.hold(route, selection, class, status, retry_after, now);
+        let afterwards = selection.permit.report(class.outcome(), took, now);
+        teach(candidate, selection, class, took, now);
         if let Some(samples) =
             candidate.provider.samples.as_ref().filter(|_| class != Class::Ignored)
         {
@@ -68,7 +78,7 @@ impl Ask {
             candidate.provider.first_byte.observe(took.as_secs_f64());
         }
         if timed_out {
-            self.tries.late.push((pick.tier, pick.index));
+            self.attempts.late.push((selection.tier, selection.index));
         }
         let never = timed_out
             || matches!(
@@ -76,19 +86,19 @@ impl Ask {
                 Class::Success | Class::Ignored | Class::Credential | Class::TooLarge
             );
         let again = |times| match never {
-            true => Again::Never,
-            false => Again::At(now + self_delay(route, candidate, times)),
+            true => RetryTime::Never,
+            false => RetryTime::At(now + self_delay(route, candidate, times)),
         };
-        self.tries.end(pick.tier, pick.index, pick.credential, again);
-        let (to, credential) = (Arc::clone(&candidate.address), Some(pick.credential));
-        self.story.attempts.push(Told {
+        self.attempts.end(selection.tier, selection.index, selection.credential, again);
+        let (to, credential) = (Arc::clone(&candidate.address), Some(selection.credential));
+        self.record.attempts.push(AttemptRecord {
             to,
             credential,
             class,
             status,
             took,
             probe,
-            turn: pick.turn,
+            turn: selection.turn,
             error,
         });
         afterwards
@@ -96,16 +106,16 @@ impl Ask {
 
     /// One more request that was let go to providers, for the modes that watch its route. What was
     /// the application's fault is no sample.
-    pub fn sample(&self, outcome: &Result<Box<Ready>, Problem>) {
+    pub fn sample(&self, outcome: &Result<Box<PendingResponse>, Problem>) {
         let Some(samples) = &self.route.samples else { return };
         let (status, kind) = match outcome {
-            Ok(ready) => (ready.head.status, None),
+            Ok(response) => (response.head.status, None),
             Err(problem) => (problem.kind.status(), Some(problem.kind)),
         };
         let bad = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
         let timed_out = matches!(kind, Some(Kind::AnswerTimeout | Kind::Deadline));
         if kind.is_none() || bad {
-            let took = (kind.is_none() || timed_out).then(|| self.story.so_far());
+            let took = (kind.is_none() || timed_out).then(|| self.record.so_far());
             samples.record(bad, took, clock::now());
         }
     }
@@ -114,14 +124,14 @@ impl Ask {
     fn hold(
         &self,
         route: &Route,
-        pick: &Pick,
+        selection: &Selection,
         class: Class,
         status: u16,
         retry_after: Option<Duration>,
         now: Instant,
     ) {
-        let candidate = Self::candidate(route, pick.tier, pick.index);
-        let Some(hold) = pick.permit.hold() else { return };
+        let candidate = Self::candidate(route, selection.tier, selection.index);
+        let Some(hold) = selection.permit.hold() else { return };
         match class {
             Class::Throttled => {
                 let respected = self.retry(route).respect_retry_after;
@@ -155,40 +165,46 @@ impl Ask {
     }
 
     /// Puts down what an attempt's answer took.
-    pub fn settle(&mut self, bill: Bill, tokens: Tokens) {
-        bill.settle(&self.route, self.payload.model(), &mut self.story, tokens);
+    pub fn settle(&mut self, usage_key: UsageKey, tokens: Tokens) {
+        usage_key.settle(&self.route, self.body.model(), &mut self.record, tokens);
     }
 }
 
 /// Tells the balancer and the adaptive limit.
-fn teach(candidate: &Candidate, pick: &Pick, class: Class, took: Duration, now: Instant) {
+fn teach(candidate: &Candidate, selection: &Selection, class: Class, took: Duration, now: Instant) {
     let live = &candidate.address.live;
     match class.outcome() {
         Outcome::Failure | Outcome::Throttled => live.failed(took, now),
-        Outcome::Success if pick.permit.is_probe() => live.recovered(took, now),
+        Outcome::Success if selection.permit.is_probe() => live.recovered(took, now),
         Outcome::Success if class == Class::Success => live.answered(took, now),
         Outcome::Success | Outcome::Ignored => {}
     }
     if class.outcome() != Outcome::Ignored {
-        pick.flight.observe(took, class.outcome() != Outcome::Success);
+        selection.flight.observe(took, class.outcome() != Outcome::Success);
     }
 }
 
 /// Whose account an answer goes to.
 #[derive(Clone, Copy, Debug)]
-pub struct Bill {
+pub struct UsageKey {
     pub tier: usize,
     pub index: usize,
     pub turn: Turn,
     pub charge: Charge,
 }
 
-impl Bill {
-    pub fn settle(self, route: &Route, model: Option<&str>, story: &mut Story, tokens: Tokens) {
+impl UsageKey {
+    pub fn settle(
+        self,
+        route: &Route,
+        model: Option<&str>,
+        record: &mut AccessRecord,
+        tokens: Tokens,
+    ) {
         if tokens == Tokens::default() {
             return;
         }
-        let candidate = Ask::candidate(route, self.tier, self.index);
+        let candidate = ProxyRequest::candidate(route, self.tier, self.index);
         let tokens = (tokens.input.unwrap_or(0), tokens.output.unwrap_or(0));
         candidate.provider.live.settle(self.charge, (tokens.0 + tokens.1) as f64);
         let price = candidate.provider.policy.price.as_ref();
@@ -196,17 +212,17 @@ impl Bill {
         if let Some(cost) = cost.filter(|_| self.turn != Turn::First) {
             route.live.spent(cost, clock::now());
         }
-        story.took(tokens, cost);
+        record.took(tokens, cost);
     }
 }
 
-impl Lesson {
+impl AttemptReport {
     /// The answer goes to the application.
     pub fn commits(&self) -> bool {
         matches!(self.class, Class::Success | Class::Ignored)
     }
 
-    pub fn answered(class: Class, status: u16, took: Duration) -> Lesson {
-        Lesson { class, status, took, retry_after: None, timed_out: false, error: None }
+    pub fn answered(class: Class, status: u16, took: Duration) -> AttemptReport {
+        AttemptReport { class, status, took, retry_after: None, timed_out: false, error: None }
     }
 }

@@ -9,89 +9,96 @@
 
 use std::time::Instant;
 
-use super::select::{Among, Blocked, Pick, provider_id};
-use super::wait::Waited;
+use super::select::{CandidateFilter, Selection, Unavailable, provider_id};
+use super::wait::WaitOutcome;
 use crate::clock;
 use crate::proxy::downstream::error::Kind;
-use crate::proxy::request::context::{Again, Ask, Stop};
+use crate::proxy::request::context::{ProxyRequest, RetryDenied, RetryTime};
 use crate::resilience::outcome::{Class, Reach, reach};
 use crate::snapshot::{Candidate, Route};
 
 /// What a look at the tiers gave.
 #[derive(Debug)]
-enum Look {
-    Take(Box<Pick>),
+enum NextStep {
+    Take(Box<Selection>),
     /// `shared`: for what others wait for too.
     Wait {
         until: Instant,
         shared: bool,
     },
-    Nobody(Blocked),
+    Nobody(Unavailable),
 }
 
-impl Ask {
+impl ProxyRequest {
     /// Leave for the next attempt; waits where waiting helps.
     ///
     /// # Errors
     /// Why there is none.
-    pub async fn next(&mut self, route: &Route, after: Option<Class>) -> Result<Box<Pick>, Stop> {
+    pub async fn next(
+        &mut self,
+        route: &Route,
+        after: Option<Class>,
+    ) -> Result<Box<Selection>, RetryDenied> {
         if let Some(class) = after {
             self.may_follow(route, class)?;
         }
         // What was read just now is now; after an attempt or a wait it is not.
-        let mut now = if after.is_none() { self.payload.taken() } else { clock::now() };
+        let mut now = if after.is_none() { self.body.taken() } else { clock::now() };
         loop {
             match self.look(route, after, true, now) {
-                Look::Take(pick) => {
-                    self.leaves_lane(Self::candidate(route, pick.tier, pick.index));
+                NextStep::Take(selection) => {
+                    self.leaves_lane(Self::candidate(route, selection.tier, selection.index));
                     self.pay(route, after)?;
-                    return Ok(pick);
+                    return Ok(selection);
                 }
-                Look::Wait { until, shared } => {
-                    if let Err(stop) = self.wait(route, after, until, shared).await {
+                NextStep::Wait { until, shared } => {
+                    if let Err(denied) = self.wait(route, after, until, shared).await {
                         if !self.has_below(route, after) {
-                            return Err(stop);
+                            return Err(denied);
                         }
                         self.go_down();
                     }
                     now = clock::now();
                 }
-                Look::Nobody(blocked) => {
-                    let stop = self.nobody(route, after, blocked);
+                NextStep::Nobody(blocked) => {
+                    let denied = self.nobody(route, after, blocked);
                     self.gives_up_place();
-                    return Err(stop);
+                    return Err(denied);
                 }
             }
         }
     }
 
     /// Leave for another attempt while one is still connecting; never waits.
-    pub fn next_at_once(&mut self, route: &Route) -> Option<Box<Pick>> {
+    pub fn next_at_once(&mut self, route: &Route) -> Option<Box<Selection>> {
         self.may_follow(route, Class::Unsent).ok()?;
         match self.look(route, Some(Class::Unsent), false, clock::now()) {
-            Look::Take(pick) => self.pay(route, Some(Class::Unsent)).ok().map(|()| pick),
+            NextStep::Take(selection) => {
+                self.pay(route, Some(Class::Unsent)).ok().map(|()| selection)
+            }
             _ => None,
         }
     }
 
     /// Might another attempt follow a failure of the one that begins now? Then its limits are cut,
     /// so that a silent provider leaves time for the next.
-    pub fn another_is_left(&self, route: &Route, pick: &Pick) -> bool {
+    pub fn another_is_left(&self, route: &Route, selection: &Selection) -> bool {
         let reach = self.reach(Class::Failure);
-        if reach == Reach::Nowhere || !self.payload.may_go() {
+        if reach == Reach::Nowhere || !self.body.may_go() {
             return false;
         }
-        let here = Self::candidate(route, pick.tier, pick.index);
+        let here = Self::candidate(route, selection.tier, selection.index);
         let others = |tier: usize| {
             let candidates = route.tiers[tier].candidates.iter().enumerate();
             candidates.filter(move |(i, c)| {
-                let same = (tier, *i) == (pick.tier, pick.index);
+                let same = (tier, *i) == (selection.tier, selection.index);
                 let allowed = reach == Reach::Anywhere || provider_id(c) == provider_id(here);
                 allowed && !same && self.may_be_asked(tier, *i, c)
             })
         };
-        let in_tier = self.left_in(route, pick.tier) > 0 && others(pick.tier).next().is_some();
-        let below = pick.tier + 1..route.tiers.len();
+        let in_tier =
+            self.left_in(route, selection.tier) > 0 && others(selection.tier).next().is_some();
+        let below = selection.tier + 1..route.tiers.len();
         in_tier
             || (self.falls_back(route, Class::Failure)
                 && below.into_iter().any(|t| others(t).next().is_some()))
@@ -99,12 +106,14 @@ impl Ask {
 
     /// Nothing that this request knows stands against it.
     pub fn may_be_asked(&self, tier: usize, index: usize, candidate: &Candidate) -> bool {
-        let tries = &self.tries;
+        let attempts = &self.attempts;
         let over = |credential| {
-            tries.asked(tier, index, credential).is_some_and(|asked| asked.again == Again::Never)
+            attempts
+                .asked(tier, index, credential)
+                .is_some_and(|asked| asked.again == RetryTime::Never)
         };
-        let late = tries.late.contains(&(tier, index)) || tries.beside == Some((tier, index));
-        let other = tries.only.is_some_and(|only| only != provider_id(candidate));
+        let late = attempts.late.contains(&(tier, index)) || attempts.beside == Some((tier, index));
+        let other = attempts.only.is_some_and(|only| only != provider_id(candidate));
         let spent = (0..candidate.address.credentials().max(1)).all(over);
         !(late || other || spent) && self.can_go_on(candidate)
     }
@@ -117,36 +126,36 @@ impl Ask {
         reach(self.idempotence, self.is_idempotent_method(), self.has_key(), class)
     }
 
-    fn may_follow(&mut self, route: &Route, class: Class) -> Result<(), Stop> {
-        let kind = Stop::after(class);
+    fn may_follow(&mut self, route: &Route, class: Class) -> Result<(), RetryDenied> {
+        let kind = RetryDenied::after(class);
         match self.reach(class) {
-            Reach::Nowhere => return Err(Stop::new("may_have_been_processed", kind)),
+            Reach::Nowhere => return Err(RetryDenied::new("may_have_been_processed", kind)),
             Reach::SameProvider => {
-                let last = self.tries.asked.last();
+                let last = self.attempts.asked.last();
                 let last = last.map(|a| provider_id(Self::candidate(route, a.tier, a.index)));
-                self.tries.only = self.tries.only.or(last);
+                self.attempts.only = self.attempts.only.or(last);
             }
             Reach::Anywhere => {}
         }
-        if !self.payload.may_go() {
-            return Err(Stop::new("body_went_once", kind));
+        if !self.body.may_go() {
+            return Err(RetryDenied::new("body_went_once", kind));
         }
         if is_paid(class) && route.live.balance(clock::now()) < 1.0 {
-            return Err(Stop::new("budget", kind));
+            return Err(RetryDenied::new("budget", kind));
         }
         if is_paid(class) && !route.live.may_spend(clock::now()) {
-            return Err(Stop::new("cost_budget", kind));
+            return Err(RetryDenied::new("cost_budget", kind));
         }
         if clock::now() >= self.deadline {
-            return Err(Stop::new("deadline", Kind::Deadline));
+            return Err(RetryDenied::new("deadline", Kind::Deadline));
         }
         Ok(())
     }
 
-    fn pay(&mut self, route: &Route, after: Option<Class>) -> Result<(), Stop> {
+    fn pay(&mut self, route: &Route, after: Option<Class>) -> Result<(), RetryDenied> {
         let Some(class) = after else { return Ok(()) };
         if is_paid(class) && !route.live.repeat(clock::now()) {
-            return Err(Stop::new("budget", Stop::after(class)));
+            return Err(RetryDenied::new("budget", RetryDenied::after(class)));
         }
         route.metrics.repeats[class.index()].inc();
         Ok(())
@@ -165,12 +174,18 @@ impl Ask {
     }
 
     /// Looks at this tier, then at those below.
-    fn look(&mut self, route: &Route, after: Option<Class>, may_wait: bool, now: Instant) -> Look {
-        let mut blocked = Blocked::default();
+    fn look(
+        &mut self,
+        route: &Route,
+        after: Option<Class>,
+        may_wait: bool,
+        now: Instant,
+    ) -> NextStep {
+        let mut blocked = Unavailable::default();
         loop {
             let below = self.has_below(route, after);
             let here = match self.look_here(route, after, below, now) {
-                Ok(pick) => return Look::Take(pick),
+                Ok(selection) => return NextStep::Take(selection),
                 Err(here) => here,
             };
             blocked.merge(here);
@@ -178,7 +193,7 @@ impl Ask {
                 return wait;
             }
             if !below {
-                return Look::Nobody(blocked);
+                return NextStep::Nobody(blocked);
             }
             self.go_down();
         }
@@ -187,12 +202,12 @@ impl Ask {
     /// To the next of `fallback`, where others wait.
     fn go_down(&mut self) {
         self.gives_up_place();
-        self.tries.down_to(self.tries.tier + 1);
+        self.attempts.down_to(self.attempts.tier + 1);
     }
 
     fn has_below(&self, route: &Route, after: Option<Class>) -> bool {
         let allowed = after.is_none_or(|class| self.falls_back(route, class));
-        allowed && self.tries.tier + 1 < route.tiers.len()
+        allowed && self.attempts.tier + 1 < route.tiers.len()
     }
 
     fn look_here(
@@ -201,20 +216,20 @@ impl Ask {
         after: Option<Class>,
         below: bool,
         now: Instant,
-    ) -> Result<Box<Pick>, Blocked> {
-        let tier = self.tries.tier;
-        let fresh = self.tries.in_tier == 0;
+    ) -> Result<Box<Selection>, Unavailable> {
+        let tier = self.attempts.tier;
+        let fresh = self.attempts.in_tier == 0;
         let allowed = fresh || after.is_none_or(|class| self.repeats_here(route, class));
         if !allowed || self.left_in(route, tier) == 0 {
-            return Err(Blocked::default());
+            return Err(Unavailable::default());
         }
-        let mut blocked = match self.choose(route, tier, Among::Others, now) {
-            Ok(pick) => return Ok(pick),
+        let mut blocked = match self.choose(route, tier, CandidateFilter::Others, now) {
+            Ok(selection) => return Ok(selection),
             Err(blocked) => blocked,
         };
         if !fresh {
-            match self.choose(route, tier, Among::Again { unreachable: !below }, now) {
-                Ok(pick) => return Ok(pick),
+            match self.choose(route, tier, CandidateFilter::Again { unreachable: !below }, now) {
+                Ok(selection) => return Ok(selection),
                 Err(again) => blocked.merge(again),
             }
         }
@@ -223,7 +238,12 @@ impl Ask {
 
     /// A wait of up to `patience` where there is a fallback, up to the deadline where there is none;
     /// in the lane never longer than its queue allows.
-    fn worth_waiting(&mut self, route: &Route, blocked: Blocked, below: bool) -> Option<Look> {
+    fn worth_waiting(
+        &mut self,
+        route: &Route,
+        blocked: Unavailable,
+        below: bool,
+    ) -> Option<NextStep> {
         if self.hurries {
             return None;
         }
@@ -234,7 +254,7 @@ impl Ask {
         }
         let now = clock::now();
         let patience = self.retry(route).patience;
-        let patient = *self.tries.patience.get_or_insert(now + patience);
+        let patient = *self.attempts.patience.get_or_insert(now + patience);
         let patient_only = below || blocked.held;
         let mut limit = if patient_only { patient.min(self.deadline) } else { self.deadline };
         if let Some(queue) = route.queue.as_ref().filter(|_| room || blocked.shared.is_some()) {
@@ -247,17 +267,17 @@ impl Ask {
             // Whoever stands in the lane is called in time; only its own back-off nobody else knows.
             Some(_) if room => {
                 let until = blocked.own.map_or(limit, |own| limit.min(now + own));
-                Some(Look::Wait { until, shared })
+                Some(NextStep::Wait { until, shared })
             }
-            Some(until) => Some(Look::Wait { until, shared }),
-            None if room && now < limit => Some(Look::Wait { until: limit, shared: true }),
+            Some(until) => Some(NextStep::Wait { until, shared }),
+            None if room && now < limit => Some(NextStep::Wait { until: limit, shared: true }),
             None => None,
         }
     }
 
-    fn nobody(&self, route: &Route, after: Option<Class>, blocked: Blocked) -> Stop {
+    fn nobody(&self, route: &Route, after: Option<Class>, blocked: Unavailable) -> RetryDenied {
         let kind = match after {
-            Some(class) => Stop::after(class),
+            Some(class) => RetryDenied::after(class),
             None if clock::now() >= self.deadline => Kind::Deadline,
             None if blocked.held || blocked.wait.is_some() => Kind::Held,
             None if blocked.room => Kind::NoRoom,
@@ -266,7 +286,9 @@ impl Ask {
         };
         let why = match after {
             None => kind.name(),
-            Some(_) if self.tries.in_tier > 0 && blocked == Blocked::default() => "attempts_spent",
+            Some(_) if self.attempts.in_tier > 0 && blocked == Unavailable::default() => {
+                "attempts_spent"
+            }
             Some(_) => "nobody_left",
         };
         let soonest = [blocked.wait, blocked.open].into_iter().flatten().min();
@@ -277,7 +299,7 @@ impl Ask {
         {
             self.count_shed(queue, "waited");
         }
-        Stop { retry_after, ..Stop::new(why, kind) }
+        RetryDenied { retry_after, ..RetryDenied::new(why, kind) }
     }
 
     /// Waits until a moment, or in the lane for what others wait for too.
@@ -290,7 +312,7 @@ impl Ask {
         after: Option<Class>,
         until: Instant,
         shared: bool,
-    ) -> Result<(), Stop> {
+    ) -> Result<(), RetryDenied> {
         let began = clock::now();
         let waited = match &route.queue {
             Some(queue) if shared => {
@@ -298,13 +320,13 @@ impl Ask {
             }
             _ => {
                 tokio::time::sleep_until(until.into()).await;
-                Waited::Look
+                WaitOutcome::Look
             }
         };
-        self.story.waited += clock::since(began);
+        self.record.waited += clock::since(began);
         match waited {
-            Waited::Look => Ok(()),
-            Waited::Shed(stop) => Err(stop),
+            WaitOutcome::Look => Ok(()),
+            WaitOutcome::Shed(denied) => Err(denied),
         }
     }
 }

@@ -8,12 +8,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::report::Bill;
+use super::report::UsageKey;
 use crate::clock;
 use crate::live::permit::{Flight, Permit};
 use crate::live::provider::Lack;
 use crate::live::quota::usage_meter::Turn;
-use crate::proxy::request::context::{Again, Ask, Circuits};
+use crate::proxy::request::context::{Circuits, ProxyRequest, RetryTime};
 use crate::resilience::balance::balancer;
 use crate::resilience::breaker::{Rejection, Why};
 use crate::snapshot::{Candidate, Circuit, Route};
@@ -23,7 +23,7 @@ const CANDIDATES: usize = 64;
 
 /// An endpoint with everything that an attempt at it needs.
 #[derive(Debug)]
-pub struct Pick {
+pub struct Selection {
     pub tier: usize,
     pub index: usize,
     pub credential: usize,
@@ -35,7 +35,7 @@ pub struct Pick {
 
 /// What stands in the way of every endpoint of a tier.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Blocked {
+pub struct Unavailable {
     /// The shortest wait after which one may be asked: back-off, hold, ramp, rate.
     pub wait: Option<Duration>,
     /// The shortest of those that others wait for too: all but the back-off.
@@ -56,7 +56,7 @@ pub struct Blocked {
 
 /// Which endpoints may be chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Among {
+pub enum CandidateFilter {
     /// Not asked by this request.
     Others,
     /// Asked before, and due again.
@@ -66,7 +66,7 @@ pub enum Among {
     },
 }
 
-impl Ask {
+impl ProxyRequest {
     /// Chooses in a tier.
     ///
     /// # Errors
@@ -75,13 +75,13 @@ impl Ask {
         &self,
         route: &Route,
         tier: usize,
-        among: Among,
+        among: CandidateFilter,
         now: Instant,
-    ) -> Result<Box<Pick>, Blocked> {
+    ) -> Result<Box<Selection>, Unavailable> {
         let candidates = &route.tiers[tier].candidates;
         let count = candidates.len().min(CANDIDATES);
         let circuits = &*self.circuits(route, tier);
-        let mut blocked = Blocked::default();
+        let mut blocked = Unavailable::default();
         let mut eligible = 0u64;
         for (index, candidate) in candidates.iter().enumerate().take(count) {
             match self.usable(candidate, &circuits[index], tier, index, among, now) {
@@ -94,7 +94,7 @@ impl Ask {
             let balanced = || self.balanced(route, circuits, tier, eligible, now);
             let Some(index) = known.take().or_else(balanced) else { break };
             match self.take(&candidates[index], &circuits[index], tier, index, among, now) {
-                Ok(pick) => return Ok(pick),
+                Ok(selection) => return Ok(selection),
                 Err(why) => blocked.merge(why),
             }
             eligible &= !(1 << index);
@@ -158,7 +158,7 @@ impl Ask {
         match &*known {
             Some((of, circuits)) if *of == tier => Rc::clone(circuits),
             _ => {
-                let model = self.payload.model();
+                let model = self.body.model();
                 let circuit = |c: &Candidate| c.address.circuit(&c.provider.policy, model);
                 let circuits: Circuits = route.tiers[tier].candidates.iter().map(circuit).collect();
                 *known = Some((tier, Rc::clone(&circuits)));
@@ -174,21 +174,21 @@ impl Ask {
         circuit: &Circuit,
         tier: usize,
         index: usize,
-        among: Among,
+        among: CandidateFilter,
         now: Instant,
-    ) -> Result<(), Blocked> {
-        if self.tries.only.is_some_and(|only| only != provider_id(candidate)) {
-            return Err(Blocked::default());
+    ) -> Result<(), Unavailable> {
+        if self.attempts.only.is_some_and(|only| only != provider_id(candidate)) {
+            return Err(Unavailable::default());
         }
         let here = (tier, index);
-        let out = self.tries.beside == Some(here) || self.tries.late.contains(&here);
+        let out = self.attempts.beside == Some(here) || self.attempts.late.contains(&here);
         if out || !self.can_go_on(candidate) {
-            return Err(Blocked::default());
+            return Err(Unavailable::default());
         }
         if candidate.provider.live.is_drained(now) {
-            return Err(Blocked { drained: true, ..Blocked::default() });
+            return Err(Unavailable { drained: true, ..Unavailable::default() });
         }
-        let mut blocked = Blocked::default();
+        let mut blocked = Unavailable::default();
         let credentials = circuit.holds.len();
         let any = (0..credentials).any(|credential| {
             let free = self.credential_free(circuit, tier, index, credential, among, now);
@@ -198,18 +198,18 @@ impl Ask {
             return Err(blocked);
         }
         if let Some(Err(rejection)) = circuit.breaker.as_ref().map(|b| b.check(now)) {
-            return Err(Blocked::by(rejection));
+            return Err(Unavailable::by(rejection));
         }
         self.room(candidate, now)
     }
 
-    fn room(&self, candidate: &Candidate, now: Instant) -> Result<(), Blocked> {
-        let room = Blocked { room: true, ..Blocked::default() };
+    fn room(&self, candidate: &Candidate, now: Instant) -> Result<(), Unavailable> {
+        let room = Unavailable { room: true, ..Unavailable::default() };
         let live = &candidate.provider.live;
         if !self.is_its_turn(live) {
             return Err(room);
         }
-        live.check(self.tokens, now).map_err(Blocked::lacking)?;
+        live.check(self.tokens, now).map_err(Unavailable::lacking)?;
         let place = self.worker.pools.has_place(&candidate.address.target);
         if place { Ok(()) } else { Err(room) }
     }
@@ -222,12 +222,12 @@ impl Ask {
         &self,
         route: &Route,
         provider: u32,
-        among: Among,
+        among: CandidateFilter,
         now: Instant,
-    ) -> Result<(), Blocked> {
-        let tier = self.tries.tier;
+    ) -> Result<(), Unavailable> {
+        let tier = self.attempts.tier;
         let circuits = self.circuits(route, tier);
-        let mut blocked = Blocked::default();
+        let mut blocked = Unavailable::default();
         for (index, candidate) in route.tiers[tier].candidates.iter().enumerate().take(CANDIDATES) {
             if candidate.provider.live.id() == provider {
                 match self.usable(candidate, &circuits[index], tier, index, among, now) {
@@ -254,17 +254,17 @@ impl Ask {
         tier: usize,
         index: usize,
         credential: usize,
-        among: Among,
+        among: CandidateFilter,
         now: Instant,
-    ) -> Result<(), Blocked> {
+    ) -> Result<(), Unavailable> {
         let held = circuit.holds[credential].check(now).err();
-        let wait = match (self.tries.asked(tier, index, credential).map(|a| a.again), among) {
-            (None, Among::Others) => None,
-            (Some(Again::At(at)), Among::Again { .. })
-            | (Some(Again::LastResort(at)), Among::Again { unreachable: true }) => {
+        let wait = match (self.attempts.asked(tier, index, credential).map(|a| a.again), among) {
+            (None, CandidateFilter::Others) => None,
+            (Some(RetryTime::At(at)), CandidateFilter::Again { .. })
+            | (Some(RetryTime::LastResort(at)), CandidateFilter::Again { unreachable: true }) => {
                 Some(at.saturating_duration_since(now)).filter(|wait| !wait.is_zero())
             }
-            _ => return Err(Blocked::default()),
+            _ => return Err(Unavailable::default()),
         };
         match held.max(wait) {
             None => Ok(()),
@@ -273,7 +273,7 @@ impl Ask {
                 let shared = held.filter(|_| wait == held);
                 let own = wait.filter(|_| wait != held);
                 let held = held.is_some();
-                Err(Blocked { wait, shared, own, held, guess, ..Blocked::default() })
+                Err(Unavailable { wait, shared, own, held, guess, ..Unavailable::default() })
             }
         }
     }
@@ -285,30 +285,30 @@ impl Ask {
         circuit: &Circuit,
         tier: usize,
         index: usize,
-        among: Among,
+        among: CandidateFilter,
         now: Instant,
-    ) -> Result<Box<Pick>, Blocked> {
+    ) -> Result<Box<Selection>, Unavailable> {
         let free = |credential: usize| {
             self.credential_free(circuit, tier, index, credential, among, now).is_ok()
         };
-        let credential = candidate.address.turn(free).ok_or_else(Blocked::default)?;
+        let credential = candidate.address.turn(free).ok_or_else(Unavailable::default)?;
         let live = &candidate.provider.live;
         let mut flight = Flight::begin(live, &candidate.address.live, self.tokens, now)
-            .map_err(Blocked::lacking)?;
+            .map_err(Unavailable::lacking)?;
         let hold = &circuit.holds[credential];
-        let admitted = hold.admit(now).map_err(|wait| Blocked {
+        let admitted = hold.admit(now).map_err(|wait| Unavailable {
             wait: Some(wait),
             shared: Some(wait),
             held: true,
-            ..Blocked::default()
+            ..Unavailable::default()
         });
         let admitted = admitted.and_then(|()| match &circuit.breaker {
             None => Ok(None),
-            Some(cell) => Ok(Some((Arc::clone(cell), cell.admit(now).map_err(Blocked::by)?))),
+            Some(cell) => Ok(Some((Arc::clone(cell), cell.admit(now).map_err(Unavailable::by)?))),
         });
         let breaker = admitted.inspect_err(|_| flight.give_back())?;
         let permit = Permit::new(breaker, Some(Arc::clone(hold)));
-        Ok(Box::new(Pick {
+        Ok(Box::new(Selection {
             tier,
             index,
             credential,
@@ -320,9 +320,14 @@ impl Ask {
     }
 }
 
-impl Pick {
-    pub fn bill(&self) -> Bill {
-        Bill { tier: self.tier, index: self.index, turn: self.turn, charge: self.flight.charge() }
+impl Selection {
+    pub fn usage_key(&self) -> UsageKey {
+        UsageKey {
+            tier: self.tier,
+            index: self.index,
+            turn: self.turn,
+            charge: self.flight.charge(),
+        }
     }
 }
 
@@ -331,30 +336,30 @@ pub fn provider_id(candidate: &Candidate) -> usize {
     Arc::as_ptr(&candidate.provider) as usize
 }
 
-impl Blocked {
-    fn shared(wait: Duration) -> Blocked {
-        Blocked { wait: Some(wait), shared: Some(wait), ..Blocked::default() }
+impl Unavailable {
+    fn shared(wait: Duration) -> Unavailable {
+        Unavailable { wait: Some(wait), shared: Some(wait), ..Unavailable::default() }
     }
 
-    fn lacking(lack: Lack) -> Blocked {
+    fn lacking(lack: Lack) -> Unavailable {
         match lack {
-            Lack::Room => Blocked { room: true, ..Blocked::default() },
-            Lack::Rate(wait) => Blocked::shared(wait),
+            Lack::Room => Unavailable { room: true, ..Unavailable::default() },
+            Lack::Rate(wait) => Unavailable::shared(wait),
         }
     }
 
-    fn by(rejection: Rejection) -> Blocked {
+    fn by(rejection: Rejection) -> Unavailable {
         match rejection.why {
-            Why::Ramp => Blocked::shared(rejection.retry_after),
+            Why::Ramp => Unavailable::shared(rejection.retry_after),
             // Worth a moment where nobody else can be asked.
-            Why::Lease => Blocked { guess: true, ..Blocked::shared(rejection.retry_after) },
+            Why::Lease => Unavailable { guess: true, ..Unavailable::shared(rejection.retry_after) },
             Why::Open | Why::HalfOpen => {
-                Blocked { open: Some(rejection.retry_after), ..Blocked::default() }
+                Unavailable { open: Some(rejection.retry_after), ..Unavailable::default() }
             }
         }
     }
 
-    pub fn merge(&mut self, other: Blocked) {
+    pub fn merge(&mut self, other: Unavailable) {
         let sooner = |a: Option<Duration>, b: Option<Duration>| match (a, b) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),

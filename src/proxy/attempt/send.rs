@@ -9,41 +9,43 @@ use http::header::CONTENT_LENGTH;
 use http::response::Parts;
 use http::{Method, Uri};
 
-use super::inspect::{Answer, AtHand, Tried};
-use super::prebuffer::Limits;
-use super::select::Pick;
+use super::inspect::{AttemptResult, LastResponse, ReceivedResponse};
+use super::prebuffer::BodyDeadlines;
+use super::select::Selection;
 use crate::clock;
 use crate::policy::sections::model::Timeouts;
 use crate::proxy::downstream::error::{Kind, Problem};
-use crate::proxy::request::context::Ask;
+use crate::proxy::request::context::ProxyRequest;
 use crate::proxy::request::headers;
 use crate::proxy::request::rewrite;
 use crate::resilience::outcome::Class;
 use crate::snapshot::{Candidate, Route};
 use crate::upstream::{AnswerBody, Connection, DialError, ExchangeError, Outgoing, SendError};
 
-impl Ask {
+impl ProxyRequest {
     /// Makes one attempt at a pick, or at one that connects sooner.
-    pub async fn attempt(&mut self, route: &Route, mut pick: Box<Pick>) -> Tried {
-        self.tries.begin(pick.tier, pick.index, pick.credential);
-        let mut now = pick.started;
+    pub async fn attempt(&mut self, route: &Route, mut selection: Box<Selection>) -> AttemptResult {
+        self.attempts.begin(selection.tier, selection.index, selection.credential);
+        let mut now = selection.started;
         loop {
-            let connection = match self.idle_connection(route, &pick, now) {
+            let connection = match self.idle_connection(route, &selection, now) {
                 Some(connection) => connection,
-                None => match Box::pin(self.new_connection(route, pick)).await {
+                None => match Box::pin(self.new_connection(route, selection)).await {
                     Ok((connected, connection)) => {
-                        pick = connected;
-                        self.tries.went((pick.tier, pick.index));
+                        selection = connected;
+                        self.attempts.went((selection.tier, selection.index));
                         now = clock::now();
                         connection
                     }
-                    Err(problem) => return Tried::Failed(Class::Unsent, AtHand::Ours(problem)),
+                    Err(problem) => {
+                        return AttemptResult::Failed(Class::Unsent, LastResponse::Ours(problem));
+                    }
                 },
             };
-            match self.send(route, pick, connection, now).await {
+            match self.send(route, selection, connection, now).await {
                 Ok(tried) => return tried,
                 Err(unsent) => {
-                    pick = unsent;
+                    selection = unsent;
                     now = clock::now();
                 }
             }
@@ -54,22 +56,24 @@ impl Ask {
     async fn send(
         &mut self,
         route: &Route,
-        pick: Box<Pick>,
+        selection: Box<Selection>,
         connection: Connection,
         sent: Instant,
-    ) -> Result<Tried, Box<Pick>> {
-        let candidate = Self::candidate(route, pick.tier, pick.index);
+    ) -> Result<AttemptResult, Box<Selection>> {
+        let candidate = Self::candidate(route, selection.tier, selection.index);
         let timeouts = candidate.provider.policy.timeouts;
         let (target, mut request) = match self.request(route, candidate) {
             Ok(request) => request,
-            Err(problem) => return Ok(Tried::Failed(Class::Ignored, AtHand::Ours(problem))),
+            Err(problem) => {
+                return Ok(AttemptResult::Failed(Class::Ignored, LastResponse::Ours(problem)));
+            }
         };
-        let cut = self.another_is_left(route, &pick);
+        let cut = self.another_is_left(route, &selection);
         request.elsewhere = cut;
         let head = |out: &mut Vec<u8>| {
             headers::write_line(out, &self.method, &target);
             let provider = &candidate.provider.policy;
-            headers::write(out, &self.headers, provider, &candidate.address, pick.credential);
+            headers::write(out, &self.headers, provider, &candidate.address, selection.credential);
         };
         let (reused, peer) = (connection.reused(), connection.peer());
         let sending = connection.send(request, head);
@@ -78,22 +82,27 @@ impl Ask {
             Some(Ok((head, body))) => {
                 let limits = self.limits(sent, &timeouts, cut);
                 let took = clock::since(sent);
-                let answer = Answer::new(head, body, pick, took, limits, self.reservation());
+                let answer =
+                    ReceivedResponse::new(head, body, selection, took, limits, self.reservation());
                 Ok(self.answered(route, answer).await)
             }
             Some(Err(SendError::Unsent(body, _))) => {
-                self.payload.put_back(body, &candidate.provider.policy);
-                if reused { Err(pick) } else { Ok(self.closed_at_once(route, pick, peer)) }
+                self.body.put_back(body, &candidate.provider.policy);
+                if reused {
+                    Err(selection)
+                } else {
+                    Ok(self.closed_at_once(route, selection, peer))
+                }
             }
             Some(Err(SendError::Failed(error))) => {
                 let problem = self.broken(candidate, &error);
-                Ok(self.lost(route, pick, problem))
+                Ok(self.lost(route, selection, problem))
             }
             None => {
                 let (key, waited) = (&candidate.address.key, clock::since(sent));
                 let detail = format!("{key}: no response within {waited:.1?}");
                 let problem = Problem::new(Kind::AnswerTimeout, detail);
-                Ok(self.lost(route, pick, problem))
+                Ok(self.lost(route, selection, problem))
             }
         }
     }
@@ -102,13 +111,13 @@ impl Ask {
     fn closed_at_once(
         &mut self,
         route: &Route,
-        pick: Box<Pick>,
+        selection: Box<Selection>,
         peer: Option<SocketAddr>,
-    ) -> Tried {
-        let candidate = Self::candidate(route, pick.tier, pick.index);
+    ) -> AttemptResult {
+        let candidate = Self::candidate(route, selection.tier, selection.index);
         let error = DialError::closed(&candidate.address.policy.url.host, peer);
-        let problem = self.unreachable(route, pick, &error);
-        Tried::Failed(Class::Unsent, AtHand::Ours(problem))
+        let problem = self.unreachable(route, selection, &error);
+        AttemptResult::Failed(Class::Unsent, LastResponse::Ours(problem))
     }
 
     /// The request's target and body as the provider wants them.
@@ -125,7 +134,7 @@ impl Ask {
                 format!("provider `{}` rewrites the path to no path: {error}", provider.name);
             Problem::new(Kind::BadRequest, detail)
         })?;
-        let body = self.payload.take(provider, provider.timeouts.idle)?;
+        let body = self.body.take(provider, provider.timeouts.idle)?;
         let usual = matches!(self.method, Method::POST | Method::PUT | Method::PATCH);
         let sized = usual || self.headers.contains_key(CONTENT_LENGTH);
         let (head, upgrade) = (self.method == Method::HEAD, self.upgrade.is_some());
@@ -141,8 +150,8 @@ impl Ask {
     }
 
     /// When the body has to come.
-    fn limits(&self, sent: Instant, timeouts: &Timeouts, cut: bool) -> Limits {
-        Limits {
+    fn limits(&self, sent: Instant, timeouts: &Timeouts, cut: bool) -> BodyDeadlines {
+        BodyDeadlines {
             first_byte: self.by(sent, timeouts.first_byte, cut),
             content: sent + timeouts.first_byte,
             idle: timeouts.idle,
@@ -158,7 +167,7 @@ impl Ask {
         timeouts: &Timeouts,
     ) -> Option<Result<(Parts, AnswerBody), SendError>> {
         let mut sending = pin!(sending);
-        let upload = self.payload.upload();
+        let upload = self.body.upload();
         loop {
             if let Ok(sent) = self.timer.until(by, sending.as_mut()).await {
                 return Some(sent);
@@ -175,7 +184,7 @@ impl Ask {
 
     /// Whose fault a broken exchange was.
     fn broken(&self, candidate: &Candidate, error: &ExchangeError) -> Problem {
-        if let Some(kind) = self.payload.upload().and_then(|upload| upload.broken.get()) {
+        if let Some(kind) = self.body.upload().and_then(|upload| upload.broken.get()) {
             return Problem::new(kind, "the body of the request did not arrive whole");
         }
         if error.is_unacknowledged() {

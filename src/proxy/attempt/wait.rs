@@ -8,12 +8,12 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use super::select::{Among, Blocked};
+use super::select::{CandidateFilter, Unavailable};
 use crate::clock;
 use crate::live::provider::{Lack, ProviderLive};
 use crate::live::queue::wait_queue::{Call, Saw};
 use crate::proxy::downstream::error::Kind;
-use crate::proxy::request::context::{Ask, Stop};
+use crate::proxy::request::context::{ProxyRequest, RetryDenied};
 use crate::resilience::queue::wait_queue::{Entry, Line, Refusal};
 use crate::resilience::queue::waiters::Full;
 use crate::snapshot::{Candidate, Queue, Route};
@@ -23,19 +23,19 @@ const LOOKS: u8 = 3;
 
 /// How a wait in the lane ended.
 #[derive(Debug)]
-pub enum Waited {
+pub enum WaitOutcome {
     /// It has to look again.
     Look,
     /// It may not wait here.
-    Shed(Stop),
+    Shed(RetryDenied),
 }
 
-impl Ask {
+impl ProxyRequest {
     /// Whether an attempt of this request may take what a provider has, or others come first.
     pub fn is_its_turn(&self, provider: &ProviderLive) -> bool {
         let queue = self.route.queue.as_ref();
         let paused = queue.is_some_and(|queue| queue.live.is_paused());
-        let admitted = !self.tries.asked.is_empty();
+        let admitted = !self.attempts.asked.is_empty();
         admitted || !paused && (provider.waiting() == 0 || self.turns.contains(&provider.id()))
     }
 
@@ -55,11 +55,11 @@ impl Ask {
         queue: &Queue,
         after: bool,
         until: Instant,
-    ) -> Waited {
+    ) -> WaitOutcome {
         let now = clock::now();
         if self.place.is_none() {
-            if let Err(stop) = self.enter_lane(route, queue, until, now) {
-                return Waited::Shed(stop);
+            if let Err(denied) = self.enter_lane(route, queue, until, now) {
+                return WaitOutcome::Shed(denied);
             }
         } else {
             let saw: Option<Vec<_>> = self
@@ -69,7 +69,7 @@ impl Ask {
                 .collect();
             let Some(saw) = saw else {
                 self.looks_again += 1;
-                return Waited::Look;
+                return WaitOutcome::Look;
             };
             self.looks_again = 0;
             if let Some(place) = &self.place {
@@ -77,18 +77,24 @@ impl Ask {
             }
         }
         let called = self.called(route, until).await;
-        let Some(place) = &self.place else { return Waited::Look };
+        let Some(place) = &self.place else { return WaitOutcome::Look };
         match called {
             Some(Call::Displaced) => {
                 self.gives_up_place();
                 let detail = "a request of a higher class, or of a flow with fewer, took its place";
-                return Waited::Shed(self.shed(route, queue, Kind::QueueFull, "displaced", detail));
+                return WaitOutcome::Shed(self.shed(
+                    route,
+                    queue,
+                    Kind::QueueFull,
+                    "displaced",
+                    detail,
+                ));
             }
             Some(Call::Look) => {}
             None => place.due(clock::now()),
         }
         self.turns = place.turns();
-        Waited::Look
+        WaitOutcome::Look
     }
 
     /// Until the lane calls, a connection of this worker is free, or the time has come.
@@ -96,7 +102,7 @@ impl Ask {
         let place = self.place.as_ref()?;
         let until = place.next_look().map_or(until, |look| look.min(until));
         let pools = &self.worker.pools;
-        let tier = &route.tiers[self.tries.tier].candidates;
+        let tier = &route.tiers[self.attempts.tier].candidates;
         let full = tier.iter().filter(|c| !pools.has_place(&c.address.target));
         let mut places: Vec<_> = full.map(|c| Box::pin(pools.room(&c.address.target))).collect();
         let mut timer = pin!(tokio::time::sleep_until(until.into()));
@@ -116,10 +122,10 @@ impl Ask {
         queue: &Queue,
         until: Instant,
         now: Instant,
-    ) -> Result<(), Stop> {
-        let tier = &route.tiers[self.tries.tier].candidates;
+    ) -> Result<(), RetryDenied> {
+        let tier = &route.tiers[self.attempts.tier].candidates;
         let asked = |(index, candidate): (usize, &Candidate)| {
-            let may = self.may_be_asked(self.tries.tier, index, candidate);
+            let may = self.may_be_asked(self.attempts.tier, index, candidate);
             may.then(|| candidate.provider.live.id())
         };
         let mut providers: Vec<u32> = tier.iter().enumerate().filter_map(asked).collect();
@@ -128,10 +134,10 @@ impl Ask {
         let line = Line {
             queue: queue.live.id,
             providers: providers.into(),
-            circuits: self.circuits_key(route, self.tries.tier),
+            circuits: self.circuits_key(route, self.attempts.tier),
         };
-        let (class, flow, bytes) = (self.class, self.flow, self.payload.len());
-        let entry = Entry { line, class, flow, bytes, arrived: self.payload.taken(), until };
+        let (class, flow, bytes) = (self.class, self.flow, self.body.len());
+        let entry = Entry { line, class, flow, bytes, arrived: self.body.taken(), until };
         match self.worker.live.lanes.enter(&queue.live, entry, now) {
             Ok(place) => {
                 self.turns = place.turns();
@@ -142,7 +148,7 @@ impl Ask {
         }
     }
 
-    fn refused(&self, route: &Route, queue: &Queue, refusal: Refusal) -> Stop {
+    fn refused(&self, route: &Route, queue: &Queue, refusal: Refusal) -> RetryDenied {
         let name = &queue.policy.name;
         match refusal {
             Refusal::Full(Full::Queue) => {
@@ -169,12 +175,12 @@ impl Ask {
         kind: Kind,
         reason: &'static str,
         detail: &str,
-    ) -> Stop {
+    ) -> RetryDenied {
         self.count_shed(queue, reason);
-        let mut stop = Stop::new(kind.name(), kind);
-        stop.retry_after = Some(self.backlog(route));
-        stop.detail = Some(format!("route `{}`: {detail}", route.policy.name));
-        stop
+        let mut denied = RetryDenied::new(kind.name(), kind);
+        denied.retry_after = Some(self.backlog(route));
+        denied.detail = Some(format!("route `{}`: {detail}", route.policy.name));
+        denied
     }
 
     /// A job is not turned away: it is tried again.
@@ -187,9 +193,9 @@ impl Ask {
     /// When those who wait now will be gone, to the second: nobody waits longer than `max_wait`, and
     /// hardly one longer than this one could.
     pub fn backlog(&self, route: &Route) -> Duration {
-        let tier = &route.tiers[self.tries.tier].candidates;
+        let tier = &route.tiers[self.attempts.tier].candidates;
         let providers: Vec<u32> = tier.iter().map(|c| c.provider.live.id()).collect();
-        let own = self.deadline.saturating_duration_since(self.payload.taken());
+        let own = self.deadline.saturating_duration_since(self.body.taken());
         let most = route.queue.as_ref().map_or(own, |queue| queue.policy.max_wait.min(own));
         let known = self.worker.live.lanes.backlog(&providers, most);
         let seconds = known.unwrap_or_default().as_secs_f64().round();
@@ -205,7 +211,7 @@ impl Ask {
     /// What it saw at a provider where it has the turn; nothing where what stood in its way has gone
     /// since it looked, and it has to look again.
     fn saw(&self, route: &Route, provider: u32, after: bool, now: Instant) -> Option<Saw> {
-        let tier = self.tries.tier;
+        let tier = self.attempts.tier;
         let of = |c: &&Candidate| c.provider.live.id() == provider;
         let Some(candidate) = route.tiers[tier].candidates.iter().find(of) else {
             return Some(Saw::NotForMe);
@@ -215,9 +221,9 @@ impl Ask {
             Err(Lack::Rate(wait)) => return Some(Saw::Paced(now + wait)),
             Ok(()) => {}
         }
-        let mut blocked = Blocked::default();
-        let again = after.then_some(Among::Again { unreachable: true });
-        for among in [Some(Among::Others), again].into_iter().flatten() {
+        let mut blocked = Unavailable::default();
+        let again = after.then_some(CandidateFilter::Again { unreachable: true });
+        for among in [Some(CandidateFilter::Others), again].into_iter().flatten() {
             match self.usable_at(route, provider, among, now) {
                 Ok(()) if self.looks_again < LOOKS => return None,
                 Ok(()) => {}

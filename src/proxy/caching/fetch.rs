@@ -11,7 +11,7 @@ use http::header::{AGE, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_LOCATION, VARY
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
 use super::invalidate::is_here;
-use super::key::Sought;
+use super::key::CacheKey;
 use super::lookup::{Outcome, did, from_store};
 use crate::cache::cache_control::Control;
 use crate::cache::coalesce::{Landed, Lead};
@@ -22,11 +22,11 @@ use crate::cache::store::Did;
 use crate::cache::vary::Selecting;
 use crate::clock;
 use crate::policy::sections::model::Keeps;
-use crate::proxy::attempt::inspect::AtHand;
-use crate::proxy::attempt::pending_response::{Ready, ReadyBody};
+use crate::proxy::attempt::inspect::LastResponse;
+use crate::proxy::attempt::pending_response::{PendingBody, PendingResponse};
 use crate::proxy::downstream::error::Kind;
 use crate::proxy::handler::{run, run_as_it_is};
-use crate::proxy::request::context::{Ask, Tries};
+use crate::proxy::request::context::{Attempts, ProxyRequest};
 use crate::proxy::request::headers;
 use crate::proxy::response::cache_status;
 use crate::resilience::outcome::Class;
@@ -37,8 +37,8 @@ const ALONE: Duration = Duration::from_secs(5);
 
 /// What is known of a request when it goes to a provider.
 #[derive(Debug)]
-pub struct Errand {
-    pub sought: Sought,
+pub struct Fetch {
+    pub cache_key: CacheKey,
     /// What is stored for it, and does not serve as it is.
     pub found: Option<Arc<Stored>>,
     /// It asks for others too.
@@ -49,38 +49,40 @@ pub struct Errand {
 
 /// Asks a provider. `hurries`: where something stored would serve in its place, nothing is waited for.
 pub async fn forward(
-    ask: &mut Ask,
+    request: &mut ProxyRequest,
     route: &Route,
     cache: &RouteCache,
-    mut errand: Errand,
+    mut fetch: Fetch,
     hurries: bool,
 ) -> Outcome {
     let (asked, generation) = (clock::now(), cache.live.generation());
-    ask.stored = errand.found.clone();
-    ask.hurries = hurries && serves(errand.found.as_ref()).is_some();
-    let (outcome, validates) = validated(ask, route, cache, &mut errand).await;
-    match (outcome, &errand.found) {
+    request.stored = fetch.found.clone();
+    request.hurries = hurries && serves(fetch.found.as_ref()).is_some();
+    let (outcome, validates) = validated(request, route, cache, &mut fetch).await;
+    match (outcome, &fetch.found) {
         // Of a mode: whoever waits hears of it itself.
-        (Ok(ready), _) if ready.ours => {
-            land(errand.lead, Landed::Again);
-            Ok(ready)
+        (Ok(response), _) if response.ours => {
+            land(fetch.lead, Landed::Again);
+            Ok(response)
         }
-        (Ok(ready), Some(stored)) if validates && ready.head.status == StatusCode::NOT_MODIFIED => {
+        (Ok(response), Some(stored))
+            if validates && response.head.status == StatusCode::NOT_MODIFIED =>
+        {
             let stored = Arc::clone(stored);
-            Ok(freshened(ask, cache, errand, &stored, &ready, (asked, generation)))
+            Ok(freshened(request, cache, fetch, &stored, &response, (asked, generation)))
         }
-        (Ok(ready), _) if !is_error(ready.head.status) => {
-            Ok(recorded(ask, cache, errand, ready, (asked, generation)))
+        (Ok(response), _) if !is_error(response.head.status) => {
+            Ok(recorded(request, cache, fetch, response, (asked, generation)))
         }
         (outcome, found) => {
-            let landed = landed_as(ask, &outcome);
-            let outcome = stale_or(ask, cache, found.as_ref(), outcome);
+            let landed = landed_as(request, &outcome);
+            let outcome = stale_or(request, cache, found.as_ref(), outcome);
             match outcome {
-                Ok(ready) if !ready.ours => {
-                    Ok(recorded(ask, cache, errand, ready, (asked, generation)))
+                Ok(response) if !response.ours => {
+                    Ok(recorded(request, cache, fetch, response, (asked, generation)))
                 }
                 outcome => {
-                    land(errand.lead, landed);
+                    land(fetch.lead, landed);
                     outcome
                 }
             }
@@ -90,33 +92,33 @@ pub async fn forward(
 
 /// The answer to a request with the validators of what is stored, and whether it may be about that.
 async fn validated(
-    ask: &mut Ask,
+    request: &mut ProxyRequest,
     route: &Route,
     cache: &RouteCache,
-    errand: &mut Errand,
+    fetch: &mut Fetch,
 ) -> (Outcome, bool) {
-    let is_http = errand.sought.uri.is_some();
-    let found = errand.found.clone().filter(|stored| is_http && stored.can_be_validated());
-    let Some(stored) = found else { return (run(ask, route).await, false) };
-    ask.validates(&stored);
-    let outcome = run(ask, route).await;
-    ask.own_conditions();
+    let is_http = fetch.cache_key.uri.is_some();
+    let found = fetch.found.clone().filter(|stored| is_http && stored.can_be_validated());
+    let Some(stored) = found else { return (run(request, route).await, false) };
+    request.validates(&stored);
+    let outcome = run(request, route).await;
+    request.own_conditions();
     match &outcome {
-        Ok(ready) if is_of_another(ready, &stored) => {}
+        Ok(response) if is_of_another(response, &stored) => {}
         _ => return (outcome, true),
     }
     // What is stored is not what stands there, and what does is not here.
-    cache.live.forget(&errand.sought.key, &stored);
-    (errand.found, ask.stored, ask.hurries) = (None, None, false);
-    ask.tries = Tries::default();
-    (run_as_it_is(ask, route).await, false)
+    cache.live.forget(&fetch.cache_key.key, &stored);
+    (fetch.found, request.stored, request.hurries) = (None, None, false);
+    request.attempts = Attempts::default();
+    (run_as_it_is(request, route).await, false)
 }
 
 /// A provider's 304 that names another answer than it was asked about (RFC 9111, 4.3.4).
-fn is_of_another(ready: &Ready, stored: &Stored) -> bool {
-    !ready.ours
-        && ready.head.status == StatusCode::NOT_MODIFIED
-        && !stored.is_meant(&ready.head.headers)
+fn is_of_another(response: &PendingResponse, stored: &Stored) -> bool {
+    !response.ours
+        && response.head.status == StatusCode::NOT_MODIFIED
+        && !stored.is_meant(&response.head.headers)
 }
 
 fn land(lead: Option<Lead>, landed: Landed) {
@@ -126,9 +128,9 @@ fn land(lead: Option<Lead>, landed: Landed) {
 }
 
 /// Lets each ask for itself; the next ones, too, where HTTP says that answers there are for one alone.
-fn each_alone(cache: &RouteCache, sought: &Sought, lead: Option<Lead>) {
-    if lead.is_some() && sought.uri.is_some() {
-        cache.live.alone.set(&sought.key, clock::now() + ALONE);
+fn each_alone(cache: &RouteCache, cache_key: &CacheKey, lead: Option<Lead>) {
+    if lead.is_some() && cache_key.uri.is_some() {
+        cache.live.alone.set(&cache_key.key, clock::now() + ALONE);
     }
     land(lead, Landed::Alone);
 }
@@ -158,9 +160,9 @@ fn is_nobody(kind: Kind) -> bool {
 }
 
 /// What an error is to those who wait: theirs too, or this request's own affair.
-fn landed_as(ask: &Ask, outcome: &Outcome) -> Landed {
+fn landed_as(request: &ProxyRequest, outcome: &Outcome) -> Landed {
     match outcome {
-        Err(problem) if problem.kind == Kind::Deadline && ask.overrides.timeout.is_some() => {
+        Err(problem) if problem.kind == Kind::Deadline && request.overrides.timeout.is_some() => {
             Landed::Again
         }
         Err(problem) if !is_nobody(problem.kind) => Landed::Again,
@@ -175,71 +177,71 @@ fn serves(found: Option<&Arc<Stored>>) -> Option<&Arc<Stored>> {
 
 /// What is stored in place of an error, where it may serve.
 pub fn stale_or(
-    ask: &mut Ask,
+    request: &mut ProxyRequest,
     cache: &RouteCache,
     found: Option<&Arc<Stored>>,
     outcome: Outcome,
 ) -> Outcome {
     let replaced = match &outcome {
-        Ok(ready) => is_error(ready.head.status),
+        Ok(response) => is_error(response.head.status),
         Err(problem) => is_nobody(problem.kind),
     };
     let Some(stored) = serves(found).filter(|_| replaced) else {
         if outcome.is_err() {
-            did(ask, cache, Did::Miss);
+            did(request, cache, Did::Miss);
         }
         return outcome;
     };
-    did(ask, cache, Did::Stale);
-    if let Ok(ready) = outcome {
-        ask.put_down(&AtHand::Theirs(ready));
+    did(request, cache, Did::Stale);
+    if let Ok(response) = outcome {
+        request.put_down(&LastResponse::Theirs(response));
     }
-    Ok(from_store(ask, Arc::clone(stored), Some("stale-if-error")))
+    Ok(from_store(request, Arc::clone(stored), Some("stale-if-error")))
 }
 
 /// The provider says that what is stored still is what it was (RFC 9111, 4.3.4).
 fn freshened(
-    ask: &mut Ask,
+    request: &mut ProxyRequest,
     cache: &RouteCache,
-    errand: Errand,
+    fetch: Fetch,
     stored: &Arc<Stored>,
-    ready: &Ready,
+    response: &PendingResponse,
     (asked, generation): (Instant, u64),
-) -> Box<Ready> {
-    did(ask, cache, Did::Revalidated);
-    let Errand { sought, lead, why, .. } = errand;
+) -> Box<PendingResponse> {
+    did(request, cache, Did::Revalidated);
+    let Fetch { cache_key, lead, why, .. } = fetch;
     let mut served = Arc::clone(stored);
-    if let Some(anew) = anew(ask, cache, stored, ready, asked) {
+    if let Some(anew) = anew(request, cache, stored, response, asked) {
         served = Arc::new(anew.clone());
-        if !sought.control.no_store && !ask.reduced {
-            cache.live.put(sought.key, anew, generation);
+        if !cache_key.control.no_store && !request.reduced {
+            cache.live.put(cache_key.key, anew, generation);
         }
     }
     if served.life.left(clock::now()).is_zero() {
-        each_alone(cache, &sought, lead);
+        each_alone(cache, &cache_key, lead);
     } else {
         land(lead, Landed::Again);
     }
-    let mut ready = from_store(ask, served, None);
-    cache_status::revalidated(&mut ready.head, why);
-    ready
+    let mut response = from_store(request, served, None);
+    cache_status::revalidated(&mut response.head, why);
+    response
 }
 
 /// What is stored with what a 304 says of it; `None` where it forbids to keep it.
 fn anew(
-    ask: &Ask,
+    request: &ProxyRequest,
     cache: &RouteCache,
     stored: &Stored,
-    ready: &Ready,
+    response: &PendingResponse,
     asked: Instant,
 ) -> Option<Stored> {
-    let mut answer = ready.head.headers.clone();
+    let mut answer = response.head.headers.clone();
     headers::end_answer_hop(&mut answer, false);
     let anew = stored.freshened(&answer, stored.life.clone(), asked);
     let mut headers = anew.headers.clone();
     headers.extend(answer.remove(AGE).map(|age| (AGE, age)));
     let received = received(stored.status, &headers, asked);
-    let life = Lifetime::http(&ask.headers, received, windows(cache))?;
+    let life = Lifetime::http(&request.headers, received, windows(cache))?;
     Some(Stored { life, ..anew })
 }
 
@@ -256,68 +258,72 @@ fn received(status: StatusCode, headers: &HeaderMap, asked: Instant) -> Received
 
 /// Writes an answer down while it passes, where it may be kept.
 fn recorded(
-    ask: &mut Ask,
+    request: &mut ProxyRequest,
     cache: &RouteCache,
-    errand: Errand,
-    mut ready: Box<Ready>,
+    fetch: Fetch,
+    mut response: Box<PendingResponse>,
     (asked, generation): (Instant, u64),
-) -> Box<Ready> {
-    did(ask, cache, Did::Miss);
-    let Errand { sought, lead, why, .. } = errand;
-    let length = match &ready.body {
-        ReadyBody::Whole(bytes, None) => Some(bytes.len() as u64),
-        _ => length(&ready.head.headers),
+) -> Box<PendingResponse> {
+    did(request, cache, Did::Miss);
+    let Fetch { cache_key, lead, why, .. } = fetch;
+    let length = match &response.body {
+        PendingBody::Whole(bytes, None) => Some(bytes.len() as u64),
+        _ => length(&response.head.headers),
     };
-    let draft = draft(ask, cache, &sought, &ready, (asked, generation));
+    let draft = draft(request, cache, &cache_key, &response, (asked, generation));
     let shared = draft.as_ref().is_some_and(|draft| !draft.life.left(clock::now()).is_zero());
     let recorder = draft.and_then(|draft| Recorder::begin(&cache.live, draft, length));
     let stored = if recorder.is_some() { "; stored" } else { "" };
-    cache_status::forwarded(&mut ready.head, why, None, stored);
+    cache_status::forwarded(&mut response.head, why, None, stored);
     let Some(mut recorder) = recorder else {
-        each_alone(cache, &sought, lead);
-        return ready;
+        each_alone(cache, &cache_key, lead);
+        return response;
     };
     match lead {
         Some(lead) if shared => recorder.share(lead),
-        lead => each_alone(cache, &sought, lead),
+        lead => each_alone(cache, &cache_key, lead),
     }
-    record(&mut ready, recorder);
-    ready
+    record(&mut response, recorder);
+    response
 }
 
 /// Keeps the answer to a POST that says that it is what a GET of the same would have, and for how long
 /// (RFC 9110, 9.3.3).
-pub fn keep_for_get(ask: &Ask, cache: &RouteCache, ready: &mut Ready) -> bool {
+pub fn keep_for_get(
+    request: &ProxyRequest,
+    cache: &RouteCache,
+    response: &mut PendingResponse,
+) -> bool {
     let is_http = cache.policy.store == Keeps::Http;
-    if !is_http || ask.method != Method::POST || ready.head.status != StatusCode::OK {
+    if !is_http || request.method != Method::POST || response.head.status != StatusCode::OK {
         return false;
     }
-    let here = ready.head.headers.get(CONTENT_LOCATION);
-    let headers = &ready.head.headers;
+    let here = response.head.headers.get(CONTENT_LOCATION);
+    let headers = &response.head.headers;
     let explicit =
         Control::of_answer(headers).is_explicit() || headers.contains_key(http::header::EXPIRES);
-    if !explicit || !here.is_some_and(|here| is_here(ask, here)) {
+    if !explicit || !here.is_some_and(|here| is_here(request, here)) {
         return false;
     }
-    let (sought, asked) = (Sought::by_get(ask, cache), clock::now());
-    let drafted = draft(ask, cache, &sought, ready, (asked, cache.live.generation()));
-    let length = length(&ready.head.headers);
+    let (cache_key, asked) = (CacheKey::by_get(request, cache), clock::now());
+    let drafted = draft(request, cache, &cache_key, response, (asked, cache.live.generation()));
+    let length = length(&response.head.headers);
     let Some(recorder) = drafted.and_then(|draft| Recorder::begin(&cache.live, draft, length))
     else {
         return false;
     };
-    record(ready, recorder);
+    record(response, recorder);
     true
 }
 
-fn record(ready: &mut Ready, mut recorder: Recorder) {
-    match &mut ready.body {
-        ReadyBody::Whole(bytes, _) => {
+fn record(response: &mut PendingResponse, mut recorder: Recorder) {
+    match &mut response.body {
+        PendingBody::Whole(bytes, _) => {
             recorder.push(bytes);
             recorder.ends();
         }
-        ReadyBody::Stream(stream) => stream.record = Some(Box::new(recorder)),
-        ReadyBody::Stored(_) | ReadyBody::Followed(_) | ReadyBody::Tunnel { .. } => {}
+        PendingBody::Stream(stream) => stream.record = Some(Box::new(recorder)),
+        PendingBody::Stored(_) | PendingBody::Followed(_) | PendingBody::Tunnel { .. } => {}
     }
 }
 
@@ -327,19 +333,19 @@ fn length(headers: &HeaderMap) -> Option<u64> {
 
 /// What is kept of an answer; `None` where nothing may be.
 fn draft(
-    ask: &Ask,
+    request: &ProxyRequest,
     cache: &RouteCache,
-    sought: &Sought,
-    ready: &Ready,
+    cache_key: &CacheKey,
+    response: &PendingResponse,
     (asked, generation): (Instant, u64),
 ) -> Option<Draft> {
-    let whole = matches!(ready.body, ReadyBody::Whole(_, None) | ReadyBody::Stream(_));
-    let told = ask.story.attempts.last()?;
-    if !whole || sought.head || sought.control.no_store || ask.reduced {
+    let whole = matches!(response.body, PendingBody::Whole(_, None) | PendingBody::Stream(_));
+    let told = request.record.attempts.last()?;
+    if !whole || cache_key.head || cache_key.control.no_store || request.reduced {
         return None;
     }
-    let status = ready.head.status;
-    let mut headers = ready.head.headers.clone();
+    let status = response.head.status;
+    let mut headers = response.head.headers.clone();
     headers::end_answer_hop(&mut headers, false);
     let (life, selecting) = match &cache.policy.store {
         Keeps::Http => {
@@ -348,18 +354,18 @@ fn draft(
                 return None;
             }
             let received = received(status, &headers, asked);
-            let life = Lifetime::http(&ask.headers, received, windows(cache))?;
-            (life, Selecting::of(&ask.headers, &headers, &cache.live.secret)?)
+            let life = Lifetime::http(&request.headers, received, windows(cache))?;
+            (life, Selecting::of(&request.headers, &headers, &cache.live.secret)?)
         }
         Keeps::Always { ttl, .. } => {
             if status != StatusCode::OK || told.class != Class::Success {
                 return None;
             }
             let life = Lifetime::fixed(clock::now(), *ttl, windows(cache));
-            (life, Selecting::of(&ask.headers, &coded(&headers), &cache.live.secret)?)
+            (life, Selecting::of(&request.headers, &coded(&headers), &cache.live.secret)?)
         }
     };
-    let key = sought.key;
+    let key = cache_key.key;
     let headers = Stored::kept(headers);
     Some(Draft { key, status, headers, life, selecting, asked, generation })
 }

@@ -10,41 +10,41 @@ use super::key;
 use super::lookup::Outcome;
 use crate::clock;
 use crate::policy::sections::model::Keeps;
-use crate::proxy::request::context::Ask;
+use crate::proxy::request::context::ProxyRequest;
 use crate::snapshot::Route;
 
 /// What a successful request of an unsafe method has changed.
-pub fn changed(ask: &Ask, route: &Route, outcome: &Outcome) {
+pub fn changed(request: &ProxyRequest, route: &Route, outcome: &Outcome) {
     let Some(caches) = &route.changes else { return };
     let by_policy = route.cache.as_ref().is_some_and(|cache| cache.policy.store != Keeps::Http);
-    if ask.method.is_safe() || by_policy {
+    if request.method.is_safe() || by_policy {
         return;
     }
-    let Ok(ready) = outcome else { return };
-    if !(ready.head.status.is_success() || ready.head.status.is_redirection()) {
+    let Ok(response) = outcome else { return };
+    if !(response.head.status.is_success() || response.head.status.is_redirection()) {
         return;
     }
     let (secret, marks, now) = (caches.secret(), caches.marks(), clock::now());
-    let host = key::host(&ask.headers, asked(ask));
-    marks.set(&key::uri(secret, &ask.headers, asked(ask)), now);
+    let host = key::host(&request.headers, asked(request));
+    marks.set(&key::uri(secret, &request.headers, asked(request)), now);
     for name in [LOCATION, CONTENT_LOCATION] {
-        let value = ready.head.headers.get(name);
-        if let Some(target) = value.and_then(|value| here(value, &host, asked(ask))) {
+        let value = response.head.headers.get(name);
+        if let Some(target) = value.and_then(|value| here(value, &host, asked(request))) {
             marks.set(&key::at(secret, &host, &target), now);
         }
     }
 }
 
 /// What the application asked for, whatever a mode made of it.
-fn asked(ask: &Ask) -> &Uri {
-    ask.asked_uri.as_deref().unwrap_or(&ask.uri)
+fn asked(request: &ProxyRequest) -> &Uri {
+    request.asked_uri.as_deref().unwrap_or(&request.uri)
 }
 
 /// A reference stands for what the request itself asked for.
-pub fn is_here(ask: &Ask, reference: &HeaderValue) -> bool {
-    let host = key::host(&ask.headers, asked(ask));
-    let whole = asked(ask).path_and_query().map_or("/", |target| target.as_str());
-    here(reference, &host, asked(ask)).is_some_and(|target| target == whole)
+pub fn is_here(request: &ProxyRequest, reference: &HeaderValue) -> bool {
+    let host = key::host(&request.headers, asked(request));
+    let whole = asked(request).path_and_query().map_or("/", |target| target.as_str());
+    here(reference, &host, asked(request)).is_some_and(|target| target == whole)
 }
 
 /// The path and query that a reference of this host stands for (RFC 3986, 5.2, without dot segments).

@@ -13,7 +13,7 @@ use crate::cache::cache_control::Control;
 use crate::cache::key::{Key, Making, Secret};
 use crate::json::canonical;
 use crate::policy::sections::model::{Keeps, KeyPart};
-use crate::proxy::request::context::Ask;
+use crate::proxy::request::context::ProxyRequest;
 use crate::proxy::request::headers;
 use crate::snapshot::RouteCache;
 
@@ -35,7 +35,7 @@ const IN_QUERY: [&str; 10] = [
 ];
 
 #[derive(Clone, Debug)]
-pub struct Sought {
+pub struct CacheKey {
     pub key: Key,
     /// Of what stands at its URI, for all principals; none where answers are kept by policy.
     pub uri: Option<Key>,
@@ -55,27 +55,27 @@ pub enum Part {
     Last(u64),
 }
 
-impl Sought {
+impl CacheKey {
     /// # Errors
     /// Why it goes past the cache, in the words of RFC 9211, 2.2.
-    pub fn of(ask: &Ask, cache: &RouteCache) -> Result<Sought, &'static str> {
-        let head = ask.method == Method::HEAD;
+    pub fn of(request: &ProxyRequest, cache: &RouteCache) -> Result<CacheKey, &'static str> {
+        let head = request.method == Method::HEAD;
         let is_http = cache.policy.store == Keeps::Http;
-        if if is_http { !head && ask.method != Method::GET } else { head } {
+        if if is_http { !head && request.method != Method::GET } else { head } {
             return Err("method");
         }
-        let Some(body) = ask.payload.whole() else { return Err("bypass") };
-        let part = match ask.headers.get(RANGE) {
+        let Some(body) = request.body.whole() else { return Err("bypass") };
+        let part = match request.headers.get(RANGE) {
             None => None,
             Some(range) if is_http && !head => Some(Part::of(range).ok_or("bypass")?),
             Some(_) => return Err("bypass"),
         };
-        let passes = PASSES.iter().any(|name| ask.headers.contains_key(name));
-        if passes || ask.upgrade.is_some() || is_http && !body.is_empty() {
+        let passes = PASSES.iter().any(|name| request.headers.contains_key(name));
+        if passes || request.upgrade.is_some() || is_http && !body.is_empty() {
             return Err("bypass");
         }
         let secret = &cache.live.secret;
-        let control = Control::of_request(&ask.headers);
+        let control = Control::of_request(&request.headers);
         let control = match is_http {
             true => control,
             false => Control {
@@ -85,10 +85,10 @@ impl Sought {
             },
         };
         let conditional = is_http
-            && [IF_NONE_MATCH, IF_MODIFIED_SINCE].iter().any(|n| ask.headers.contains_key(n));
-        Ok(Sought {
-            key: Asked::of(ask, &body).key(secret, &cache.policy.store),
-            uri: is_http.then(|| uri(secret, &ask.headers, &ask.uri)),
+            && [IF_NONE_MATCH, IF_MODIFIED_SINCE].iter().any(|n| request.headers.contains_key(n));
+        Ok(CacheKey {
+            key: Asked::of(request, &body).key(secret, &cache.policy.store),
+            uri: is_http.then(|| uri(secret, &request.headers, &request.uri)),
             control,
             conditional,
             head,
@@ -97,12 +97,12 @@ impl Sought {
     }
 
     /// What is stored for a GET, and is the answer to a request that changed it (RFC 9110, 9.3.3).
-    pub fn by_get(ask: &Ask, cache: &RouteCache) -> Sought {
+    pub fn by_get(request: &ProxyRequest, cache: &RouteCache) -> CacheKey {
         let secret = &cache.live.secret;
-        Sought {
-            key: Asked::of(ask, b"").key(secret, &cache.policy.store),
-            uri: Some(uri(secret, &ask.headers, &ask.uri)),
-            control: Control::of_request(&ask.headers),
+        CacheKey {
+            key: Asked::of(request, b"").key(secret, &cache.policy.store),
+            uri: Some(uri(secret, &request.headers, &request.uri)),
+            control: Control::of_request(&request.headers),
             conditional: false,
             head: false,
             part: None,
@@ -142,9 +142,9 @@ struct Asked<'a> {
 }
 
 impl<'a> Asked<'a> {
-    fn of(ask: &'a Ask, body: &'a [u8]) -> Asked<'a> {
-        let route = &ask.route.policy.name;
-        Asked { route, method: &ask.method, uri: &ask.uri, headers: &ask.headers, body }
+    fn of(request: &'a ProxyRequest, body: &'a [u8]) -> Asked<'a> {
+        let route = &request.route.policy.name;
+        Asked { route, method: &request.method, uri: &request.uri, headers: &request.headers, body }
     }
 
     fn key(&self, secret: &Secret, keeps: &Keeps) -> Key {

@@ -13,9 +13,9 @@ use http::header::{CONTENT_LENGTH, CONTENT_RANGE, IF_MODIFIED_SINCE, IF_NONE_MAT
 use http::response::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 
-use super::fetch::{Errand, forward, keep_for_get, stale_or};
+use super::fetch::{Fetch, forward, keep_for_get, stale_or};
 use super::invalidate::changed;
-use super::key::Sought;
+use super::key::CacheKey;
 use super::revalidate;
 use crate::cache::coalesce::{Flight, Landed, Turn};
 use crate::cache::entry::Stored;
@@ -24,10 +24,10 @@ use crate::cache::shared_body::Growing;
 use crate::cache::store::Did;
 use crate::cache::vary::Selecting;
 use crate::clock;
-use crate::proxy::attempt::pending_response::{Ready, ReadyBody};
+use crate::proxy::attempt::pending_response::{PendingBody, PendingResponse};
 use crate::proxy::downstream::error::{Kind, Problem};
 use crate::proxy::handler::run;
-use crate::proxy::request::context::Ask;
+use crate::proxy::request::context::ProxyRequest;
 use crate::proxy::response::cache_status;
 use crate::proxy::response::stored::Replay;
 use crate::snapshot::{Route, RouteCache};
@@ -35,7 +35,7 @@ use crate::snapshot::{Route, RouteCache};
 /// How often another's answer, which varies by other headers, is waited for.
 const LOOKS: usize = 2;
 
-pub type Outcome = Result<Box<Ready>, Problem>;
+pub type Outcome = Result<Box<PendingResponse>, Problem>;
 
 /// What is done next.
 enum Step {
@@ -65,37 +65,39 @@ enum Waited {
 }
 
 /// Answers from the cache, or through it.
-pub async fn answer(ask: &mut Ask, route: &Route, cache: &RouteCache) -> Outcome {
-    let sought = match Sought::of(ask, cache) {
-        Ok(sought) => sought,
-        Err(why) => return past(ask, route, cache, why).await,
+pub async fn answer(request: &mut ProxyRequest, route: &Route, cache: &RouteCache) -> Outcome {
+    let cache_key = match CacheKey::of(request, cache) {
+        Ok(cache_key) => cache_key,
+        Err(why) => return past(request, route, cache, why).await,
     };
     let (mut selecting, mut looks) = (None, 0);
     loop {
-        let asking = match look(ask, cache, &sought, selecting.as_ref()) {
-            Step::Serve(stored) => match part_of(&sought, Arc::clone(&stored)) {
-                None if sought.part.is_some() => return past(ask, route, cache, "bypass").await,
+        let asking = match look(request, cache, &cache_key, selecting.as_ref()) {
+            Step::Serve(stored) => match part_of(&cache_key, Arc::clone(&stored)) {
+                None if cache_key.part.is_some() => {
+                    return past(request, route, cache, "bypass").await;
+                }
                 part => {
-                    did(ask, cache, Did::Hit);
-                    return Ok(part.unwrap_or_else(|| from_store(ask, stored, None)));
+                    did(request, cache, Did::Hit);
+                    return Ok(part.unwrap_or_else(|| from_store(request, stored, None)));
                 }
             },
             Step::NotCached => {
-                did(ask, cache, Did::Miss);
+                did(request, cache, Did::Miss);
                 let detail = "it says `only-if-cached`, and nothing that is stored serves it";
                 return Err(Problem::new(Kind::NotCached, detail));
             }
-            _ if sought.part.is_some() => return past(ask, route, cache, "partial").await,
+            _ if cache_key.part.is_some() => return past(request, route, cache, "partial").await,
             Step::Meanwhile(stored) => {
-                did(ask, cache, Did::Stale);
-                revalidate::begin(ask, cache, &sought, &stored);
-                return Ok(from_store(ask, stored, Some("stale-while-revalidate")));
+                did(request, cache, Did::Stale);
+                revalidate::begin(request, cache, &cache_key, &stored);
+                return Ok(from_store(request, stored, Some("stale-while-revalidate")));
             }
             Step::Ask(asking) => asking,
         };
         let lead = match asking.together.map(|key| cache.live.flights.enter(key)) {
             Some(Turn::Follow(flight)) => {
-                match follow(ask, cache, &flight, (&sought, &asking)).await {
+                match follow(request, cache, &flight, (&cache_key, &asking)).await {
                     Waited::Done(outcome) => return outcome,
                     // Where answers vary now by this and now by that, it is not gone round for ever.
                     Waited::LookAgain(Some(_)) if looks == LOOKS => None,
@@ -110,30 +112,40 @@ pub async fn answer(ask: &mut Ask, route: &Route, cache: &RouteCache) -> Outcome
             Some(Turn::Lead(lead)) => Some(lead),
             None => None,
         };
-        let errand = Errand { sought, found: asking.found, lead, why: asking.why };
-        return forward(ask, route, cache, errand, true).await;
+        let fetch = Fetch { cache_key, found: asking.found, lead, why: asking.why };
+        return forward(request, route, cache, fetch, true).await;
     }
 }
 
 /// Nothing is looked for and nothing kept.
-async fn past(ask: &mut Ask, route: &Route, cache: &RouteCache, why: &'static str) -> Outcome {
-    did(ask, cache, Did::Bypass);
-    let mut outcome = run(ask, route).await;
-    changed(ask, route, &outcome);
-    if let Ok(ready) = &mut outcome {
-        let kept = why == "method" && keep_for_get(ask, cache, ready);
-        cache_status::forwarded(&mut ready.head, why, None, if kept { "; stored" } else { "" });
+async fn past(
+    request: &mut ProxyRequest,
+    route: &Route,
+    cache: &RouteCache,
+    why: &'static str,
+) -> Outcome {
+    did(request, cache, Did::Bypass);
+    let mut outcome = run(request, route).await;
+    changed(request, route, &outcome);
+    if let Ok(response) = &mut outcome {
+        let kept = why == "method" && keep_for_get(request, cache, response);
+        cache_status::forwarded(&mut response.head, why, None, if kept { "; stored" } else { "" });
     }
     outcome
 }
 
-fn look(ask: &Ask, cache: &RouteCache, sought: &Sought, by: Option<&Selecting>) -> Step {
+fn look(
+    request: &ProxyRequest,
+    cache: &RouteCache,
+    cache_key: &CacheKey,
+    by: Option<&Selecting>,
+) -> Step {
     let (live, now) = (&cache.live, clock::now());
-    let Sought { key, uri, control, .. } = sought;
+    let CacheKey { key, uri, control, .. } = cache_key;
     let slot = live.find(key).unwrap_or_default();
     let valid =
         |stored: &Stored| uri.as_ref().is_none_or(|uri| !live.marks.reaches(uri, stored.asked));
-    let found = slot.find(&ask.headers, &live.secret, valid);
+    let found = slot.find(&request.headers, &live.secret, valid);
     if let Some(stored) = &found {
         if stored.life.satisfies(control, now) {
             return Step::Serve(Arc::clone(stored));
@@ -156,33 +168,33 @@ fn look(ask: &Ask, cache: &RouteCache, sought: &Sought, by: Option<&Selecting>) 
     let validates = found.as_ref().is_some_and(|stored| stored.can_be_validated());
     let alone = control.no_cache
         || control.no_store
-        || sought.head
-        || sought.conditional && !validates
+        || cache_key.head
+        || cache_key.conditional && !validates
         || live.alone.reaches(key, now);
     let by = by.or_else(|| slot.variants.first().map(|newest| &newest.selecting));
-    let together = by.map_or(*key, |by| by.narrow(key, &ask.headers, &live.secret));
+    let together = by.map_or(*key, |by| by.narrow(key, &request.headers, &live.secret));
     Step::Ask(Asking { found, together: (!alone).then_some(together), why })
 }
 
 /// Waits for the answer to an equal request.
 async fn follow(
-    ask: &mut Ask,
+    request: &mut ProxyRequest,
     cache: &RouteCache,
     flight: &Flight,
-    (sought, asking): (&Sought, &Asking),
+    (cache_key, asking): (&CacheKey, &Asking),
 ) -> Waited {
-    let timer = Rc::clone(&ask.timer);
-    match timer.until(ask.deadline, flight.landed()).await {
+    let timer = Rc::clone(&request.timer);
+    match timer.until(request.deadline, flight.landed()).await {
         Ok(Landed::Again) => Waited::LookAgain(None),
         Ok(Landed::Answer(growing)) => {
-            if !growing.selecting.selects(&ask.headers, &cache.live.secret) {
+            if !growing.selecting.selects(&request.headers, &cache.live.secret) {
                 return Waited::LookAgain(Some(growing.selecting.clone()));
             }
-            if !serves_now(cache, sought, &growing) {
+            if !serves_now(cache, cache_key, &growing) {
                 return Waited::Alone;
             }
-            match along(ask, cache, &growing, asking.why) {
-                Some(ready) => Waited::Done(Ok(ready)),
+            match along(request, cache, &growing, asking.why) {
+                Some(response) => Waited::Done(Ok(response)),
                 None if growing.is_broken() => Waited::LookAgain(None),
                 None => Waited::Alone,
             }
@@ -190,48 +202,48 @@ async fn follow(
         Ok(Landed::Alone) => Waited::Alone,
         Ok(Landed::Failed) => match &asking.found {
             Some(stored) if stored.life.serves_on_error(clock::now()) => {
-                did(ask, cache, Did::Stale);
-                Waited::Done(Ok(from_store(ask, Arc::clone(stored), Some("stale-if-error"))))
+                did(request, cache, Did::Stale);
+                Waited::Done(Ok(from_store(request, Arc::clone(stored), Some("stale-if-error"))))
             }
             _ => Waited::Alone,
         },
         Err(_) => {
-            let name = &ask.route.policy.name;
+            let name = &request.route.policy.name;
             let detail =
                 format!("route `{name}`: its timeout passed while an equal request waited");
             let problem = Problem::new(Kind::Deadline, detail);
-            Waited::Done(stale_or(ask, cache, asking.found.as_ref(), Err(problem)))
+            Waited::Done(stale_or(request, cache, asking.found.as_ref(), Err(problem)))
         }
     }
 }
 
 /// What is under way would serve this request, were it stored: it did not go stale meanwhile, and
 /// nobody changed what it tells of.
-fn serves_now(cache: &RouteCache, sought: &Sought, growing: &Growing) -> bool {
+fn serves_now(cache: &RouteCache, cache_key: &CacheKey, growing: &Growing) -> bool {
     let marks = &cache.live.marks;
-    let changed = sought.uri.as_ref().is_some_and(|uri| marks.reaches(uri, growing.asked));
-    !changed && growing.life.satisfies(&sought.control, clock::now())
+    let changed = cache_key.uri.as_ref().is_some_and(|uri| marks.reaches(uri, growing.asked));
+    !changed && growing.life.satisfies(&cache_key.control, clock::now())
 }
 
 /// Reads another's answer along; `None` where its beginning is gone.
 fn along(
-    ask: &mut Ask,
+    request: &mut ProxyRequest,
     cache: &RouteCache,
     growing: &Arc<Growing>,
     why: &str,
-) -> Option<Box<Ready>> {
+) -> Option<Box<PendingResponse>> {
     let reader = growing.read()?;
-    did(ask, cache, Did::Collapsed);
+    did(request, cache, Did::Collapsed);
     let mut head = head(growing.status, growing.headers.clone());
     cache_status::aged(&mut head, &growing.life, clock::now());
     cache_status::forwarded(&mut head, why, None, "; collapsed");
-    Some(Ready::of_nobody(head, ReadyBody::Followed(reader)))
+    Some(PendingResponse::of_nobody(head, PendingBody::Followed(reader)))
 }
 
 /// The conditions of a request (RFC 9110, 13.1) of which a cache makes use.
 const CONDITIONS: [HeaderName; 2] = [IF_NONE_MATCH, IF_MODIFIED_SINCE];
 
-impl Ask {
+impl ProxyRequest {
     /// Asks whether what is stored is still what it was; the application's own conditions wait.
     pub fn validates(&mut self, stored: &Stored) {
         let mut own = HeaderMap::new();
@@ -257,36 +269,40 @@ impl Ask {
 }
 
 /// Counts and tells what the cache did; what we ask for anew ourselves is nobody's request.
-pub fn did(ask: &mut Ask, cache: &RouteCache, did: Did) {
-    if !ask.story.is_hushed() {
+pub fn did(request: &mut ProxyRequest, cache: &RouteCache, did: Did) {
+    if !request.record.is_hushed() {
         cache.live.did(did);
     }
-    ask.story.cache = Some(did.as_str());
+    request.record.cache = Some(did.as_str());
 }
 
 /// A stored answer as an answer to this request: whole, its head alone, or that it is known already.
-pub fn from_store(ask: &Ask, stored: Arc<Stored>, detail: Option<&str>) -> Box<Ready> {
-    let known = stored.is_known_to(ask.conditions.as_deref().unwrap_or(&ask.headers));
+pub fn from_store(
+    request: &ProxyRequest,
+    stored: Arc<Stored>,
+    detail: Option<&str>,
+) -> Box<PendingResponse> {
+    let known = stored.is_known_to(request.conditions.as_deref().unwrap_or(&request.headers));
     let status = if known { StatusCode::NOT_MODIFIED } else { stored.status };
     let mut head = head(status, stored.headers.clone());
     cache_status::hit(&mut head, &stored.life, clock::now(), detail);
     let body = if known {
         head.headers.remove(CONTENT_LENGTH);
-        ReadyBody::Whole(Bytes::new(), None)
-    } else if ask.method == http::Method::HEAD {
+        PendingBody::Whole(Bytes::new(), None)
+    } else if request.method == http::Method::HEAD {
         if !stored.is_event_stream() {
             head.headers.insert(CONTENT_LENGTH, HeaderValue::from(stored.length));
         }
-        ReadyBody::Whole(Bytes::new(), None)
+        PendingBody::Whole(Bytes::new(), None)
     } else {
-        ReadyBody::Stored(Replay::new(stored))
+        PendingBody::Stored(Replay::new(stored))
     };
-    Ready::of_nobody(head, body)
+    PendingResponse::of_nobody(head, body)
 }
 
 /// The part that is asked for, of an answer that is stored whole.
-fn part_of(sought: &Sought, stored: Arc<Stored>) -> Option<Box<Ready>> {
-    let (from, to) = sought.part?.within(stored.length)?;
+fn part_of(cache_key: &CacheKey, stored: Arc<Stored>) -> Option<Box<PendingResponse>> {
+    let (from, to) = cache_key.part?.within(stored.length)?;
     if stored.status != StatusCode::OK || stored.is_event_stream() {
         return None;
     }
@@ -295,7 +311,7 @@ fn part_of(sought: &Sought, stored: Arc<Stored>) -> Option<Box<Ready>> {
     head.headers.insert(CONTENT_RANGE, HeaderValue::try_from(range).ok()?);
     head.headers.remove(CONTENT_LENGTH);
     cache_status::hit(&mut head, &stored.life, clock::now(), None);
-    Some(Ready::of_nobody(head, ReadyBody::Stored(Replay::part(stored, from, to))))
+    Some(PendingResponse::of_nobody(head, PendingBody::Stored(Replay::part(stored, from, to))))
 }
 
 fn head(status: StatusCode, headers: HeaderMap) -> Parts {
@@ -306,15 +322,15 @@ fn head(status: StatusCode, headers: HeaderMap) -> Parts {
 
 /// What the cache has for this request, if it went stale no longer ago than `within`: for a mode that
 /// serves stale answers before a provider is asked. `None` also where it must not be served stale.
-pub fn stale(ask: &Ask, within: Duration) -> Option<Arc<Stored>> {
-    ask.stored.clone().filter(|stored| stored.life.serves_stale(clock::now(), within))
+pub fn stale(request: &ProxyRequest, within: Duration) -> Option<Arc<Stored>> {
+    request.stored.clone().filter(|stored| stored.life.serves_stale(clock::now(), within))
 }
 
 /// Answers with that.
-pub fn serve_stale(ask: &mut Ask, stored: Arc<Stored>) -> Box<Ready> {
-    let route = Arc::clone(&ask.route);
+pub fn serve_stale(request: &mut ProxyRequest, stored: Arc<Stored>) -> Box<PendingResponse> {
+    let route = Arc::clone(&request.route);
     if let Some(cache) = &route.cache {
-        did(ask, cache, Did::Stale);
+        did(request, cache, Did::Stale);
     }
-    from_store(ask, stored, Some("degraded"))
+    from_store(request, stored, Some("degraded"))
 }

@@ -17,15 +17,15 @@ use std::time::{Duration, Instant};
 use http::Uri;
 use http::header::HeaderName;
 
-use super::effects::Touched;
+use super::effects::DegradationEffects;
 use crate::cache::entry::Stored;
 use crate::clock;
 use crate::live::degradation::episode::{Episode, Touch};
 use crate::policy::sections::model::{Action, Reduction, Respond};
-use crate::proxy::attempt::pending_response::Ready;
+use crate::proxy::attempt::pending_response::PendingResponse;
 use crate::proxy::caching::lookup;
 use crate::proxy::downstream::error::{Kind, Problem};
-use crate::proxy::request::context::Ask;
+use crate::proxy::request::context::ProxyRequest;
 use crate::proxy::response::static_response;
 use crate::resilience::breaker::Mode;
 use crate::snapshot::{Route, RouteMode};
@@ -53,10 +53,10 @@ enum Answer<'r> {
     Respond(&'r Respond),
 }
 
-impl Ask {
+impl ProxyRequest {
     /// What the modes in force make of it: an answer, or another request, or other providers. Where
     /// none is in force this is one load.
-    pub fn degraded(&mut self) -> Option<Result<Box<Ready>, Problem>> {
+    pub fn degraded(&mut self) -> Option<Result<Box<PendingResponse>, Problem>> {
         if self.route.modes.may_apply(&self.worker.live.modes) { self.degrade() } else { None }
     }
 
@@ -71,7 +71,7 @@ impl Ask {
     }
 
     #[cold]
-    fn degrade(&mut self) -> Option<Result<Box<Ready>, Problem>> {
+    fn degrade(&mut self) -> Option<Result<Box<PendingResponse>, Problem>> {
         let route = Arc::clone(&self.route);
         let modes = in_force(&route);
         for mode in modes.iter().filter(|mode| mode.is_shadow()) {
@@ -107,7 +107,7 @@ impl Ask {
             }
         }
         if modes.iter().any(|mode| !mode.is_shadow()) {
-            self.story.touched().held_back = true;
+            self.record.effects_mut().held_back = true;
             self.change(&modes);
         }
         Ok(())
@@ -144,8 +144,12 @@ impl Ask {
         }
     }
 
-    fn answer(&mut self, mode: &InForce<'_>, answer: Answer<'_>) -> Result<Box<Ready>, Problem> {
-        self.story.touch(mode, answer.touch());
+    fn answer(
+        &mut self,
+        mode: &InForce<'_>,
+        answer: Answer<'_>,
+    ) -> Result<Box<PendingResponse>, Problem> {
+        self.record.touch(mode, answer.touch());
         let (now, cell) = (clock::now(), &mode.of.mode.live);
         match answer {
             Answer::Stale(stored) => {
@@ -163,10 +167,10 @@ impl Ask {
             Answer::Respond(respond) => {
                 self.note_need(now);
                 let id = static_response::request_id(&self.headers);
-                let ready =
+                let response =
                     static_response::ready(respond, &cell.name, &id, cell.earliest_end(now));
-                self.story.touched().request_id = Some(id);
-                Ok(ready)
+                self.record.effects_mut().request_id = Some(id);
+                Ok(response)
             }
         }
     }
@@ -177,20 +181,20 @@ impl Ask {
         for mode in modes.iter().filter(|mode| !mode.is_shadow()) {
             for action in &mode.of.mode.policy.actions {
                 if let Action::Reduce(reduction) = action {
-                    self.story.touch(mode, Touch::Reduce);
+                    self.record.touch(mode, Touch::Reduce);
                     self.reduce(reduction);
                 }
             }
             instead = mode.of.instead.as_ref().map(|route| (mode, route)).or(instead);
         }
         if let Some((mode, route)) = instead {
-            self.story.touch(mode, Touch::Use);
+            self.record.touch(mode, Touch::Use);
             self.note_need(clock::now());
             self.route = Arc::clone(route);
             // Whoever is asked now may know the model by another name.
-            self.payload.find_model();
+            self.body.find_model();
         }
-        self.reduced = self.story.touched.as_ref().is_some_and(|touched| !touched.by.is_empty());
+        self.reduced = self.record.effects.as_ref().is_some_and(|effects| !effects.by.is_empty());
     }
 
     fn reduce(&mut self, reduction: &Reduction) {
@@ -205,21 +209,21 @@ impl Ask {
             self.asked_uri.get_or_insert_with(|| Box::new(self.uri.clone()));
             self.uri = with_path(&self.uri, &pattern.replace(self.uri.path(), to.as_str()));
         }
-        if (!rewrite.changes_body() && models.is_empty()) || self.payload.is_empty() {
+        if (!rewrite.changes_body() && models.is_empty()) || self.body.is_empty() {
             return;
         }
-        if !self.headers.contains_key(SIGNATURE) && self.payload.reduce(models, rewrite) {
+        if !self.headers.contains_key(SIGNATURE) && self.body.reduce(models, rewrite) {
             self.estimate_tokens();
             // Of the body as it was.
             DIGESTS.iter().for_each(|name| drop(self.headers.remove(name)));
         } else {
-            self.story.touched().body_left = true;
+            self.record.effects_mut().body_left = true;
         }
     }
 
     /// Notes whether anybody of the route's own could be asked now.
     fn note_need(&mut self, now: Instant) {
-        let model = self.payload.model();
+        let model = self.body.model();
         let mut candidates = self.route.tiers.iter().flat_map(|tier| &tier.candidates);
         let in_need = candidates.all(|candidate| {
             let circuit = candidate.address.circuit(&candidate.provider.policy, model);
@@ -227,7 +231,7 @@ impl Ask {
                 || circuit.breaker.as_ref().is_some_and(|breaker| breaker.is_shut(now))
                 || circuit.holds.iter().all(|hold| hold.check(now).is_err())
         });
-        self.story.touched().in_need = in_need;
+        self.record.effects_mut().in_need = in_need;
     }
 }
 
@@ -247,7 +251,7 @@ impl Answer<'_> {
     }
 }
 
-impl Touched {
+impl DegradationEffects {
     /// What was done to a request, by a mode.
     fn has(&self, mode: &InForce<'_>, what: Option<Touch>) -> bool {
         let cell = &mode.of.mode.live;

@@ -10,14 +10,14 @@ use super::apply::InForce;
 use crate::live::degradation::episode::{Episode, Touch};
 use crate::live::degradation::mode::ModeCell;
 use crate::proxy::access_log::json::{key, plain, text};
-use crate::proxy::access_log::record::Story;
+use crate::proxy::access_log::record::AccessRecord;
 
 /// Names the modes that had a part in an answer.
 pub const DEGRADED: HeaderName = HeaderName::from_static("outrigger-degraded");
 
 /// What modes did to a request.
 #[derive(Debug, Default)]
-pub struct Touched {
+pub struct DegradationEffects {
     pub by: Vec<(Arc<ModeCell>, Arc<Episode>, Touch)>,
     /// As the answer told it.
     pub request_id: Option<String>,
@@ -29,20 +29,20 @@ pub struct Touched {
     pub in_need: bool,
 }
 
-impl Story {
-    pub fn touched(&mut self) -> &mut Touched {
-        self.touched.get_or_insert_default()
+impl AccessRecord {
+    pub fn effects_mut(&mut self) -> &mut DegradationEffects {
+        self.effects.get_or_insert_default()
     }
 
     pub fn touch(&mut self, mode: &InForce<'_>, what: Touch) {
-        self.touched().note(mode, what);
+        self.effects_mut().note(mode, what);
     }
 
     /// Says in an answer which modes had a part in it.
     pub fn mark(&self, headers: &mut HeaderMap) {
-        let Some(touched) = &self.touched else { return };
+        let Some(effects) = &self.effects else { return };
         let mut names: Vec<&str> = Vec::new();
-        for (cell, ..) in &touched.by {
+        for (cell, ..) in &effects.by {
             if !names.contains(&cell.name.as_str()) {
                 names.push(&cell.name);
             }
@@ -53,7 +53,7 @@ impl Story {
     }
 }
 
-impl Touched {
+impl DegradationEffects {
     /// Counts what was held back.
     pub fn count(&mut self) {
         if !std::mem::take(&mut self.held_back) {

@@ -10,7 +10,7 @@ use http::{HeaderValue, Response};
 use serde_json::json;
 
 pub use super::problem_kind::Kind;
-use crate::proxy::response::body::ResBody;
+use crate::proxy::response::body::ResponseBody;
 
 /// An answer of ours.
 #[derive(Clone, Debug)]
@@ -45,9 +45,9 @@ impl Problem {
         text.to_string().into_bytes()
     }
 
-    pub fn into_response(self) -> Response<ResBody> {
+    pub fn into_response(self) -> Response<ResponseBody> {
         let row = self.kind.row();
-        let mut response = Response::new(ResBody::full(Bytes::from(self.json())));
+        let mut response = Response::new(ResponseBody::full(Bytes::from(self.json())));
         *response.status_mut() = self.kind.status();
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));

@@ -14,14 +14,14 @@ use http::{Response, StatusCode};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use super::preference::{PREFER, Wish};
+use super::preference::{AsyncPreference, PREFER};
 use super::status;
 use crate::clock;
 use crate::proxy::access_log::record::End;
 use crate::proxy::downstream::error::{Kind, Problem};
-use crate::proxy::request::context::{Ask, IDEMPOTENCY_KEY};
+use crate::proxy::request::context::{IDEMPOTENCY_KEY, ProxyRequest};
 use crate::proxy::request::headers;
-use crate::proxy::response::body::ResBody;
+use crate::proxy::response::body::ResponseBody;
 use crate::snapshot::Queue;
 use crate::store::{
     Accepted, Failure, Full, JobId, Key, Limits, Millis, NewJob, Principal, Request, State, Store,
@@ -34,12 +34,16 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// When there may be room for another job.
 const FULL: Duration = Duration::from_secs(10);
 
-impl Ask {
+impl ProxyRequest {
     /// Takes the request as a job, and answers.
-    pub async fn become_job(mut self, wish: Box<Wish>, store: Store) -> Response<ResBody> {
-        let wait = wish.wait;
-        let preferred = wish.preferred;
-        let mut response = match self.taken(*wish, &store, wait).await {
+    pub async fn become_job(
+        mut self,
+        preference: Box<AsyncPreference>,
+        store: Store,
+    ) -> Response<ResponseBody> {
+        let wait = preference.wait;
+        let preferred = preference.preferred;
+        let mut response = match self.taken(*preference, &store, wait).await {
             Ok(response) => response,
             Err(problem) => {
                 let name = problem.kind.name();
@@ -56,30 +60,30 @@ impl Ask {
     }
 
     fn ends(&mut self, status: StatusCode, end: End, bytes_out: u64) {
-        self.story.bytes_in = self.payload.len();
-        self.story.bytes_out = bytes_out;
-        self.story.status = status.as_u16();
-        self.story.finish(end);
+        self.record.bytes_in = self.body.len();
+        self.record.bytes_out = bytes_out;
+        self.record.status = status.as_u16();
+        self.record.finish(end);
     }
 
     async fn taken(
         &mut self,
-        wish: Wish,
+        preference: AsyncPreference,
         store: &Store,
         wait: Option<Duration>,
-    ) -> Result<Response<ResBody>, Problem> {
+    ) -> Result<Response<ResponseBody>, Problem> {
         let route = Arc::clone(&self.route);
         let Some(queue) = &route.queue else {
             return Err(Problem::new(Kind::NoStore, "its route has no queue"));
         };
-        let job = Arc::new(self.job(wish, queue, store)?);
+        let job = Arc::new(self.job(preference, queue, store)?);
         let (id, principal) = (job.id, job.principal);
         let over = wait.map(|_| store.watch(id));
         let now = Millis::of(clock::wall());
         let limits = &queue.policy.durable;
         let limits = Limits { jobs: limits.max_jobs, bytes: limits.max_bytes };
         let accepted = store.accept(job, limits, now).await.map_err(|failure| lost(&failure))?;
-        self.story.job = match &accepted {
+        self.record.job = match &accepted {
             Accepted::New => Some(id),
             Accepted::Known(known, _) => Some(*known),
             Accepted::OtherRequest | Accepted::Full(_) => None,
@@ -112,8 +116,13 @@ impl Ask {
     }
 
     /// What is written down.
-    fn job(&self, wish: Wish, queue: &Queue, store: &Store) -> Result<NewJob, Problem> {
-        let body = self.payload.whole().ok_or_else(|| self.not_whole())?;
+    fn job(
+        &self,
+        preference: AsyncPreference,
+        queue: &Queue,
+        store: &Store,
+    ) -> Result<NewJob, Problem> {
+        let body = self.body.whole().ok_or_else(|| self.not_whole())?;
         let now = Millis::of(clock::wall());
         let chance = clock::secret().map_err(|error| {
             Problem::new(Kind::NoStore, format!("the system gave no random number: {error}"))
@@ -131,18 +140,18 @@ impl Ask {
             queue: queue.policy.name.clone(),
             route: self.route.policy.name.clone(),
             class: class.unwrap_or_default(),
-            flow: wish.flow,
+            flow: preference.flow,
             principal: principal(store, &self.headers),
             key,
             request: Request { method, uri, headers: kept(&self.headers), body },
-            callback: wish.callback,
+            callback: preference.callback,
             expires: now.after(durable.expire),
             keep: durable.keep_result,
         })
     }
 
     fn not_whole(&self) -> Problem {
-        match self.story.once {
+        match self.record.once {
             Some("buffers_full") => {
                 Problem::new(Kind::NoStore, "server.buffered is full").retry_after(Some(LOOK_AGAIN))
             }
@@ -162,7 +171,7 @@ async fn again(
     id: JobId,
     state: Option<State>,
     principal: Principal,
-) -> Result<Response<ResBody>, Problem> {
+) -> Result<Response<ResponseBody>, Problem> {
     match state {
         Some(state @ (State::Ready | State::RetryWait)) => Ok(pending(id, state)),
         Some(State::Leased) => {
@@ -174,10 +183,10 @@ async fn again(
 }
 
 /// It is taken, and not done yet.
-pub fn pending(id: JobId, state: State) -> Response<ResBody> {
+pub fn pending(id: JobId, state: State) -> Response<ResponseBody> {
     let location = format!("{OURS}{id}");
     let text = json!({ "id": id.to_string(), "state": state.as_str(), "location": location });
-    let mut response = Response::new(ResBody::full(Bytes::from(text.to_string())));
+    let mut response = Response::new(ResponseBody::full(Bytes::from(text.to_string())));
     *response.status_mut() = StatusCode::ACCEPTED;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

@@ -17,7 +17,7 @@ const KEY_LENGTH: usize = 255;
 
 /// A request that is to become a job.
 #[derive(Debug)]
-pub struct Wish {
+pub struct AsyncPreference {
     /// It preferred so; else its queue says so.
     pub preferred: bool,
     /// Answer with the result, if it is there so soon.
@@ -34,7 +34,7 @@ pub struct Preferences {
     pub wait: Option<Duration>,
 }
 
-impl Wish {
+impl AsyncPreference {
     /// `None` where the request is to be answered at once.
     ///
     /// # Errors
@@ -44,7 +44,7 @@ impl Wish {
         route: &Route,
         overrides: &mut Overrides,
         can_keep: bool,
-    ) -> Result<Option<Box<Wish>>, Problem> {
+    ) -> Result<Option<Box<AsyncPreference>>, Problem> {
         let callback = overrides.callback.take();
         let queue = route.queue.as_ref().filter(|_| route.policy.durable);
         let Some(queue) = queue else { return no_job(route, callback.as_deref()) };
@@ -73,7 +73,7 @@ impl Wish {
             return Err(Problem::new(Kind::BadRequest, detail));
         }
         let flow = queue.policy.flow.as_ref().and_then(|name| headers.get(name));
-        Ok(Some(Box::new(Wish {
+        Ok(Some(Box::new(AsyncPreference {
             preferred: preferences.respond_async,
             wait: preferences.wait,
             callback,
@@ -83,7 +83,7 @@ impl Wish {
 }
 
 /// A result can only be posted of what becomes a job.
-fn no_job(route: &Route, callback: Option<&str>) -> Result<Option<Box<Wish>>, Problem> {
+fn no_job(route: &Route, callback: Option<&str>) -> Result<Option<Box<AsyncPreference>>, Problem> {
     if callback.is_none() {
         return Ok(None);
     }

@@ -16,16 +16,16 @@ use http::{HeaderValue, Method, Uri};
 use http_body_util::BodyExt;
 
 use crate::clock;
-use crate::proxy::access_log::record::Story;
+use crate::proxy::access_log::record::AccessRecord;
 use crate::proxy::attempt::content_type;
-use crate::proxy::attempt::select::Pick;
+use crate::proxy::attempt::select::Selection;
 use crate::proxy::downstream::error::Problem;
 use crate::proxy::downstream::worker::Worker;
 use crate::proxy::handler::{attempts, finish};
-use crate::proxy::request::body::Payload;
-use crate::proxy::request::context::{Ask, IDEMPOTENCY_KEY};
+use crate::proxy::request::body::RequestBody;
+use crate::proxy::request::context::{IDEMPOTENCY_KEY, ProxyRequest};
 use crate::proxy::request::headers;
-use crate::proxy::response::body::ResBody;
+use crate::proxy::response::body::ResponseBody;
 use crate::resilience::outcome::Class;
 use crate::snapshot::{Queue, Route};
 use crate::store::{Answer, Task};
@@ -36,8 +36,8 @@ const A_WHILE: Duration = Duration::from_secs(1);
 /// A job that a provider has room for.
 #[derive(Debug)]
 pub struct Admitted {
-    ask: Box<Ask>,
-    pick: Box<Pick>,
+    request: Box<ProxyRequest>,
+    selection: Box<Selection>,
 }
 
 /// Why a job was not begun.
@@ -74,15 +74,15 @@ pub fn admit(
 ) -> Pin<Box<dyn Future<Output = Result<Box<Admitted>, Blocked>>>> {
     let made = ask(worker, route, queue, class, task);
     Box::pin(async move {
-        let mut ask = made?;
-        ask.degrade_job().map_err(|(rest, why)| Blocked::For(rest, why))?;
-        let route = Arc::clone(&ask.route);
-        route.live.first(ask.payload.taken());
-        match ask.next(&route, None).await {
-            Ok(pick) => Ok(Box::new(Admitted { ask, pick })),
-            Err(stop) => {
-                let rest = stop.retry_after.unwrap_or(A_WHILE);
-                Err(Blocked::For(rest, stop.problem(&route).to_string()))
+        let mut request = made?;
+        request.degrade_job().map_err(|(rest, why)| Blocked::For(rest, why))?;
+        let route = Arc::clone(&request.route);
+        route.live.first(request.body.taken());
+        match request.next(&route, None).await {
+            Ok(selection) => Ok(Box::new(Admitted { request, selection })),
+            Err(denied) => {
+                let rest = denied.retry_after.unwrap_or(A_WHILE);
+                Err(Blocked::For(rest, denied.problem(&route).to_string()))
             }
         }
     })
@@ -94,7 +94,7 @@ fn ask(
     queue: &Queue,
     class: usize,
     task: Task,
-) -> Result<Box<Ask>, Blocked> {
+) -> Result<Box<ProxyRequest>, Blocked> {
     let never = |what: &str| Blocked::Never(format!("its {what} cannot be read from the store"));
     let method = Method::from_bytes(task.request.method.as_bytes());
     let method = method.map_err(|_| never("method"))?;
@@ -112,17 +112,23 @@ fn ask(
     }
     let client = worker.clients.aside();
     let now = clock::now();
-    let mut story =
-        Story::new(worker, &client, Some(Arc::clone(route)), method.clone(), uri.clone(), now);
-    story.job = Some(task.id);
-    story.hush();
-    let payload = Payload::of(body, room, route.reads_body);
-    let mut ask = Ask::new((worker, &client), route, story, (method, uri, headers));
-    ask.has(payload);
-    ask.deadline = now + queue.policy.max_wait.max(route.policy.timeout);
-    (ask.class, ask.flow) = (class, queue.live.flow(&task.flow));
-    ask.is_job = true;
-    Ok(ask)
+    let mut record = AccessRecord::new(
+        worker,
+        &client,
+        Some(Arc::clone(route)),
+        method.clone(),
+        uri.clone(),
+        now,
+    );
+    record.job = Some(task.id);
+    record.hush();
+    let body = RequestBody::of(body, room, route.reads_body);
+    let mut request = ProxyRequest::new((worker, &client), route, record, (method, uri, headers));
+    request.has(body);
+    request.deadline = now + queue.policy.max_wait.max(route.policy.timeout);
+    (request.class, request.flow) = (class, queue.live.flow(&task.flow));
+    request.is_job = true;
+    Ok(request)
 }
 
 /// What kind of answer it is, as its headers say.
@@ -134,21 +140,21 @@ pub fn content_type(answer: &Answer) -> Option<String> {
 impl Admitted {
     /// Runs it. Of the answer's body at most so much is kept.
     pub async fn run(self, max_result: u64) -> Outcome {
-        let Admitted { mut ask, pick } = self;
-        let route = Arc::clone(&ask.route);
+        let Admitted { mut request, selection } = self;
+        let route = Arc::clone(&request.route);
         let now = clock::now();
-        ask.story.begins(now);
-        if let Some(touched) = &mut ask.story.touched {
-            touched.count();
+        request.record.begins(now);
+        if let Some(effects) = &mut request.record.effects {
+            effects.count();
         }
-        ask.deadline = now + route.policy.timeout;
-        let outcome = Box::pin(attempts(&mut ask, &route, pick)).await;
-        ask.sample(&outcome);
-        let told = ask.story.attempts.last();
-        let class = told.map_or(Class::Failure, |told| told.class);
-        let to = told.map(|told| told.to.key.to_string()).unwrap_or_default();
+        request.deadline = now + route.policy.timeout;
+        let outcome = Box::pin(attempts(&mut request, &route, selection)).await;
+        request.sample(&outcome);
+        let attempt = request.record.attempts.last();
+        let class = attempt.map_or(Class::Failure, |attempt| attempt.class);
+        let to = attempt.map(|attempt| attempt.to.key.to_string()).unwrap_or_default();
         let refused = outcome.as_ref().err().map(Problem::to_string);
-        let (head, body) = finish(ask, outcome).into_parts();
+        let (head, body) = finish(request, outcome).into_parts();
         if let Some(why) = refused {
             return failed(class, why);
         }
@@ -185,7 +191,7 @@ fn failed(class: Class, why: String) -> Outcome {
 }
 
 /// The body up to a bound, and whether it is longer.
-async fn whole(mut body: ResBody, most: u64) -> Result<(Bytes, bool), String> {
+async fn whole(mut body: ResponseBody, most: u64) -> Result<(Bytes, bool), String> {
     let mut kept = BytesMut::new();
     let mut cut = false;
     while let Some(frame) = body.frame().await {

@@ -14,7 +14,7 @@ use super::preference::Preferences;
 use crate::clock;
 use crate::proxy::downstream::error::{Kind, Problem};
 use crate::proxy::request::headers;
-use crate::proxy::response::body::ResBody;
+use crate::proxy::response::body::ResponseBody;
 use crate::store::{Answer, JobId, Millis, Principal, Shown, State, Store};
 
 const JOB: HeaderName = HeaderName::from_static("outrigger-job");
@@ -29,7 +29,7 @@ pub async fn ours(
     method: &Method,
     path: &str,
     headers: &HeaderMap,
-) -> Result<Response<ResBody>, Problem> {
+) -> Result<Response<ResponseBody>, Problem> {
     let nothing = || Problem::new(Kind::Ours, format!("nothing is at {path}"));
     let id = path.strip_prefix(OURS).ok_or_else(nothing)?;
     let id: JobId = id.parse().map_err(|error| Problem::new(Kind::NoJob, error))?;
@@ -79,7 +79,7 @@ pub async fn told(
     store: &Store,
     id: JobId,
     principal: Principal,
-) -> Result<Response<ResBody>, Problem> {
+) -> Result<Response<ResponseBody>, Problem> {
     let job = find(store, id, principal).await?;
     let last = || job.error.clone().unwrap_or_else(|| "it says nothing".to_owned());
     match job.state {
@@ -98,8 +98,8 @@ pub async fn told(
 }
 
 /// The provider's answer, as it was.
-fn stored(id: JobId, answer: Answer) -> Response<ResBody> {
-    let mut response = Response::new(ResBody::full(answer.body));
+fn stored(id: JobId, answer: Answer) -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::full(answer.body));
     *response.status_mut() = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::OK);
     *response.headers_mut() = headers::of_lines(&answer.headers);
     if let Ok(id) = HeaderValue::try_from(id.to_string()) {
@@ -116,7 +116,7 @@ async fn cancel(
     store: &Store,
     id: JobId,
     principal: Principal,
-) -> Result<Response<ResBody>, Problem> {
+) -> Result<Response<ResponseBody>, Problem> {
     let now = Millis::of(clock::wall());
     let stood = store.cancel(id, Some(principal), now).await.map_err(|failure| lost(&failure))?;
     match stood {
@@ -129,8 +129,8 @@ async fn cancel(
     }
 }
 
-fn no_content() -> Response<ResBody> {
-    let mut response = Response::new(ResBody::full(Bytes::new()));
+fn no_content() -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::full(Bytes::new()));
     *response.status_mut() = StatusCode::NO_CONTENT;
     response
 }

@@ -14,9 +14,9 @@ use http_body::{Body, Frame};
 use hyper::body::Incoming;
 
 use super::headers;
-use super::model_name::Model;
+use super::model_name::ModelName;
 use super::rewrite;
-use super::streaming_body::{OnceBody, Upload};
+use super::streaming_body::{StreamingBody, UploadProgress};
 use crate::clock;
 use crate::live::buffers::Reservation;
 use crate::policy::sections::model;
@@ -33,13 +33,13 @@ const STILL_ARRIVING: Duration = Duration::from_secs(1);
 
 /// The body of a request, for one attempt after another.
 #[derive(Debug)]
-pub struct Payload {
+pub struct RequestBody {
     state: State,
-    model: Option<Model>,
+    model: Option<ModelName>,
     /// When it was whole, or known to go once.
     taken: Instant,
     /// Of a body that goes once.
-    upload: Option<Rc<Upload>>,
+    upload: Option<Rc<UploadProgress>>,
     /// As it came, where another is sent in its place.
     original: Option<Bytes>,
 }
@@ -63,7 +63,7 @@ enum State {
 
 /// What intake needs to know of the route.
 #[derive(Clone, Copy, Debug)]
-pub struct Bounds {
+pub struct IntakeLimits {
     pub replay: u64,
     pub reads_body: bool,
     /// It is waited for until it is whole, however long that takes.
@@ -71,9 +71,9 @@ pub struct Bounds {
     pub idle: Duration,
 }
 
-impl Bounds {
-    pub fn of(route: &Route, whole: bool) -> Bounds {
-        Bounds {
+impl IntakeLimits {
+    pub fn of(route: &Route, whole: bool) -> IntakeLimits {
+        IntakeLimits {
             replay: route.policy.replay,
             reads_body: route.reads_body,
             whole,
@@ -82,7 +82,7 @@ impl Bounds {
     }
 }
 
-impl Payload {
+impl RequestBody {
     /// Takes the body in. The second value says why it can go only once.
     ///
     /// # Errors
@@ -90,34 +90,34 @@ impl Payload {
     pub async fn read(
         timer: &Timer,
         mut body: Incoming,
-        bounds: Bounds,
+        bounds: IntakeLimits,
         mut room: Reservation,
         began: Instant,
-    ) -> Result<(Payload, Option<&'static str>), Problem> {
+    ) -> Result<(RequestBody, Option<&'static str>), Problem> {
         if body.is_end_stream() {
-            return Ok((Payload::new(State::Empty, None), None));
+            return Ok((RequestBody::new(State::Empty, None), None));
         }
         let length = body.size_hint().exact();
         if length.is_some_and(|length| length > bounds.replay) && !bounds.reads_body {
             let state = State::Once { first: VecDeque::new(), rest: Some(body), _room: room };
-            return Ok((Payload::new(state, None), Some("larger_than_replay")));
+            return Ok((RequestBody::new(state, None), Some("larger_than_replay")));
         }
-        let mut first = First { length, most: bounds.replay, ..First::default() };
+        let mut first = Prefix { length, most: bounds.replay, ..Prefix::default() };
         let once = take_in(timer, &mut body, bounds, &mut room, &mut first, began).await?;
         room.keep(first.len());
         Ok(match once {
-            None => (Payload::keep(first, room, bounds.reads_body), None),
-            Some(why) => (Payload::once(first, body, room, bounds.reads_body), Some(why)),
+            None => (RequestBody::keep(first, room, bounds.reads_body), None),
+            Some(why) => (RequestBody::once(first, body, room, bounds.reads_body), Some(why)),
         })
     }
 
     /// One that is here; `room` is what it takes of the buffers.
-    pub fn of(bytes: Bytes, room: Reservation, reads_body: bool) -> Payload {
+    pub fn of(bytes: Bytes, room: Reservation, reads_body: bool) -> RequestBody {
         if bytes.is_empty() {
-            return Payload::new(State::Empty, None);
+            return RequestBody::new(State::Empty, None);
         }
-        let first = First { only: Some(bytes), ..First::default() };
-        Payload::keep(first, room, reads_body)
+        let first = Prefix { only: Some(bytes), ..Prefix::default() };
+        RequestBody::keep(first, room, reads_body)
     }
 
     /// As it came; `None` where it is not all here.
@@ -129,30 +129,31 @@ impl Payload {
     }
 
     /// Of a request that has none, or has not been read yet.
-    pub fn empty(taken: Instant) -> Payload {
-        Payload { state: State::Empty, model: None, taken, upload: None, original: None }
+    pub fn empty(taken: Instant) -> RequestBody {
+        RequestBody { state: State::Empty, model: None, taken, upload: None, original: None }
     }
 
-    fn new(state: State, model: Option<Model>) -> Payload {
+    fn new(state: State, model: Option<ModelName>) -> RequestBody {
         let taken = clock::now();
-        let upload = matches!(state, State::Once { .. }).then(|| Rc::new(Upload::new(taken)));
-        Payload { state, model, taken, upload, original: None }
+        let upload =
+            matches!(state, State::Once { .. }).then(|| Rc::new(UploadProgress::new(taken)));
+        RequestBody { state, model, taken, upload, original: None }
     }
 
-    fn keep(first: First, room: Reservation, reads_body: bool) -> Payload {
+    fn keep(first: Prefix, room: Reservation, reads_body: bool) -> RequestBody {
         let bytes = first.bytes();
-        let model = if reads_body { Model::find(&bytes) } else { None };
-        Payload::new(State::Kept { bytes, _room: room }, model)
+        let model = if reads_body { ModelName::find(&bytes) } else { None };
+        RequestBody::new(State::Kept { bytes, _room: room }, model)
     }
 
-    fn once(mut first: First, rest: Incoming, room: Reservation, reads_body: bool) -> Payload {
+    fn once(mut first: Prefix, rest: Incoming, room: Reservation, reads_body: bool) -> RequestBody {
         let trailers = first.trailers.take();
         let bytes = first.bytes();
-        let model = if reads_body { Model::find(&bytes) } else { None };
+        let model = if reads_body { ModelName::find(&bytes) } else { None };
         let data = (!bytes.is_empty()).then(|| Frame::data(bytes));
         let first = data.into_iter().chain(trailers).collect();
         let rest = (!rest.is_end_stream()).then_some(rest);
-        Payload::new(State::Once { first, rest, _room: room }, model)
+        RequestBody::new(State::Once { first, rest, _room: room }, model)
     }
 
     /// The body's `/model`, as the application calls it.
@@ -177,7 +178,7 @@ impl Payload {
     /// Puts another body in the place of the one that was kept.
     pub fn replace(&mut self, body: Bytes) {
         if let State::Kept { bytes, .. } = &mut self.state {
-            self.model = Model::find(&body);
+            self.model = ModelName::find(&body);
             let before = std::mem::replace(bytes, body);
             self.original.get_or_insert(before);
         }
@@ -190,14 +191,14 @@ impl Payload {
         let model = self.model.as_ref().map(|model| (&model.at, model.name.as_str())).unzip();
         let named = rewrite::model(bytes, model.0, model.1, models);
         let Ok(body) = rewrite::body(&named, rewrite) else { return false };
-        (self.model, *bytes) = (Model::find(&body), body);
+        (self.model, *bytes) = (ModelName::find(&body), body);
         true
     }
 
     /// Looks for the model where nobody needed to know it so far.
     pub fn find_model(&mut self) {
         if let (State::Kept { bytes, .. }, None) = (&self.state, &self.model) {
-            self.model = Model::find(bytes);
+            self.model = ModelName::find(bytes);
         }
     }
 
@@ -206,14 +207,14 @@ impl Payload {
     }
 
     /// The same, for an attempt beside another; `None` where it goes only once.
-    pub fn twin(&self, room: Reservation) -> Option<Payload> {
+    pub fn twin(&self, room: Reservation) -> Option<RequestBody> {
         let state = match &self.state {
             State::Empty => State::Empty,
             State::Kept { bytes, .. } => State::Kept { bytes: bytes.clone(), _room: room },
             _ => return None,
         };
         let (model, taken) = (self.model.clone(), self.taken);
-        Some(Payload { state, model, taken, upload: None, original: None })
+        Some(RequestBody { state, model, taken, upload: None, original: None })
     }
 
     /// Takes back a body of which nothing was sent.
@@ -231,7 +232,7 @@ impl Payload {
         }
     }
 
-    pub fn upload(&self) -> Option<&Upload> {
+    pub fn upload(&self) -> Option<&UploadProgress> {
         self.upload.as_deref()
     }
 
@@ -281,7 +282,7 @@ impl Payload {
                     first[0] = Frame::data(bytes);
                 }
                 let decided = headers::decided(provider);
-                Ok(ReqBody::stream(OnceBody::new(first, rest, upload, decided, idle, _room)))
+                Ok(ReqBody::stream(StreamingBody::new(first, rest, upload, decided, idle, _room)))
             }
         }
     }
@@ -291,9 +292,9 @@ impl Payload {
 async fn take_in(
     timer: &Timer,
     body: &mut Incoming,
-    bounds: Bounds,
+    bounds: IntakeLimits,
     room: &mut Reservation,
-    first: &mut First,
+    first: &mut Prefix,
     mut moved: Instant,
 ) -> Result<Option<&'static str>, Problem> {
     let patient = first.length.is_some() || bounds.whole;
@@ -333,7 +334,7 @@ async fn take_in(
 
 /// What of a body is here.
 #[derive(Default)]
-struct First {
+struct Prefix {
     /// As the head has it.
     length: Option<u64>,
     /// Past this it is not kept.
@@ -344,7 +345,7 @@ struct First {
     trailers: Option<Frame<Bytes>>,
 }
 
-impl First {
+impl Prefix {
     fn len(&self) -> u64 {
         self.only.as_ref().map_or(self.joined.len(), Bytes::len) as u64
     }

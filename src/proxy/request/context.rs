@@ -10,14 +10,14 @@ use http::response::Parts;
 use http::{HeaderMap, Method, Uri};
 use hyper::upgrade::OnUpgrade;
 
-use super::body::Payload;
+use super::body::RequestBody;
 use super::overrides::Overrides;
 use crate::cache::entry::Stored;
 use crate::live::buffers::Reservation;
 use crate::live::queue::wait_queue::Place;
 use crate::live::quota::usage_meter::Turn;
 use crate::policy::sections::model::Retry;
-use crate::proxy::access_log::record::Story;
+use crate::proxy::access_log::record::AccessRecord;
 use crate::proxy::downstream::connection::Client;
 use crate::proxy::downstream::error::{Kind, PROXY_STATUS, Problem};
 use crate::proxy::downstream::timer::Timer;
@@ -36,25 +36,25 @@ pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key
 
 /// A request between its head and its commit.
 #[derive(Debug)]
-pub struct Ask {
+pub struct ProxyRequest {
     pub worker: Rc<Worker>,
     pub client: Rc<Client>,
     /// The connection's own, but for a hedge, which waits beside another attempt.
     pub timer: Rc<Timer>,
     pub route: Arc<Route>,
-    pub story: Box<Story>,
+    pub record: Box<AccessRecord>,
     pub method: Method,
     pub uri: Uri,
     /// As the application asked for it, where a mode asks for another.
     pub asked_uri: Option<Box<Uri>>,
     /// Fit for any provider; each attempt makes its own of them.
     pub headers: HeaderMap,
-    pub payload: Payload,
+    pub body: RequestBody,
     pub upgrade: Option<OnUpgrade>,
     pub overrides: Overrides,
     pub deadline: Instant,
     pub idempotence: Idempotence,
-    pub tries: Tries,
+    pub attempts: Attempts,
     /// What a cut answer said, where it is to be gone on from.
     pub partial: Option<Partial>,
     /// Those of the tier that was looked at last.
@@ -86,12 +86,12 @@ pub struct Ask {
 
 /// What was tried.
 #[derive(Clone, Debug, Default)]
-pub struct Tries {
+pub struct Attempts {
     /// 0: the route's `providers`; n: the n-th of its `fallback`.
     pub tier: usize,
     /// Attempts in this tier.
     pub in_tier: u32,
-    pub asked: Vec<Asked>,
+    pub asked: Vec<TriedEndpoint>,
     /// Only this provider may be asked again: it alone knows the Idempotency-Key.
     pub only: Option<usize>,
     /// Waiting in this tier ends here.
@@ -106,17 +106,17 @@ pub struct Tries {
 
 /// An endpoint that was asked.
 #[derive(Clone, Copy, Debug)]
-pub struct Asked {
+pub struct TriedEndpoint {
     pub tier: usize,
     pub index: usize,
     pub credential: usize,
     pub times: u32,
-    pub again: Again,
+    pub again: RetryTime,
 }
 
 /// When an endpoint may be asked again by the same request.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Again {
+pub enum RetryTime {
     /// The attempt is out, or it timed out: not by this request.
     Never,
     /// Nothing reached it: only where nobody else is left, and not before.
@@ -126,7 +126,7 @@ pub enum Again {
 
 /// Why no further attempt is made.
 #[derive(Debug)]
-pub struct Stop {
+pub struct RetryDenied {
     /// As the access log has it.
     pub why: &'static str,
     pub kind: Kind,
@@ -135,15 +135,15 @@ pub struct Stop {
     pub detail: Option<String>,
 }
 
-impl Ask {
+impl ProxyRequest {
     /// A request as its route has it, before what it says itself, and without a body.
     pub fn new(
         (worker, client): (&Rc<Worker>, &Rc<Client>),
         route: &Arc<Route>,
-        story: Box<Story>,
+        record: Box<AccessRecord>,
         (method, uri, headers): (Method, Uri, HeaderMap),
-    ) -> Box<Ask> {
-        Box::new(Ask {
+    ) -> Box<ProxyRequest> {
+        Box::new(ProxyRequest {
             worker: Rc::clone(worker),
             client: Rc::clone(client),
             timer: Rc::clone(&client.timer),
@@ -153,13 +153,13 @@ impl Ask {
             asked_uri: None,
             headers,
             tokens: 1.0,
-            deadline: story.started + route.policy.timeout,
-            payload: Payload::empty(story.started),
-            story,
+            deadline: record.started + route.policy.timeout,
+            body: RequestBody::empty(record.started),
+            record,
             upgrade: None,
             overrides: Overrides::default(),
             idempotence: route.policy.idempotent,
-            tries: Tries::default(),
+            attempts: Attempts::default(),
             partial: None,
             circuits: RefCell::default(),
             session: None,
@@ -177,16 +177,16 @@ impl Ask {
     }
 
     /// Its body is here, or is known to go once: now its time runs.
-    pub fn has(&mut self, payload: Payload) {
+    pub fn has(&mut self, body: RequestBody) {
         let timeout = self.overrides.timeout.unwrap_or(self.route.policy.timeout);
-        self.deadline = payload.taken() + timeout;
-        self.payload = payload;
+        self.deadline = body.taken() + timeout;
+        self.body = body;
         self.estimate_tokens();
     }
 
     /// After its body was changed.
     pub fn estimate_tokens(&mut self) {
-        self.tokens = tokens(&self.payload);
+        self.tokens = tokens(&self.body);
     }
 
     pub fn candidate(route: &Route, tier: usize, index: usize) -> &Candidate {
@@ -196,7 +196,7 @@ impl Ask {
     /// The retry policy in whose name the next step is decided: the provider's own stands over the
     /// route's.
     pub fn retry<'r>(&self, route: &'r Route) -> &'r Retry {
-        let last = self.tries.asked.last();
+        let last = self.attempts.asked.last();
         let own = last.and_then(|asked| {
             Self::candidate(route, asked.tier, asked.index).provider.policy.retry.as_ref()
         });
@@ -210,11 +210,11 @@ impl Ask {
 
     /// Why the next attempt is made.
     pub fn turn(&self) -> Turn {
-        if self.tries.beside.is_some() {
+        if self.attempts.beside.is_some() {
             Turn::Hedge
         } else if self.partial.is_some() {
             Turn::Continuation
-        } else if self.tries.asked.is_empty() {
+        } else if self.attempts.asked.is_empty() {
             Turn::First
         } else {
             Turn::Repeat
@@ -233,18 +233,19 @@ impl Ask {
     /// Attempts that may still be made in a tier.
     pub fn left_in(&self, route: &Route, tier: usize) -> u32 {
         let limit = self.overrides.attempts(self.retry(route), tier > 0);
-        let used = if tier == self.tries.tier { self.tries.in_tier } else { 0 };
+        let used = if tier == self.attempts.tier { self.attempts.in_tier } else { 0 };
         limit.saturating_sub(used)
     }
 }
 
-fn tokens(payload: &Payload) -> f64 {
-    (payload.len() as f64 / BYTES_A_TOKEN).max(1.0)
+fn tokens(body: &RequestBody) -> f64 {
+    (body.len() as f64 / BYTES_A_TOKEN).max(1.0)
 }
 
-impl Tries {
-    pub fn asked(&self, tier: usize, index: usize, credential: usize) -> Option<&Asked> {
-        let same = |a: &&Asked| (a.tier, a.index, a.credential) == (tier, index, credential);
+impl Attempts {
+    pub fn asked(&self, tier: usize, index: usize, credential: usize) -> Option<&TriedEndpoint> {
+        let same =
+            |a: &&TriedEndpoint| (a.tier, a.index, a.credential) == (tier, index, credential);
         self.asked.iter().find(same)
     }
 
@@ -254,12 +255,12 @@ impl Tries {
             self.down_to(tier);
         }
         self.in_tier += 1;
-        let same = |a: &Asked| (a.tier, a.index, a.credential) == (tier, index, credential);
+        let same = |a: &TriedEndpoint| (a.tier, a.index, a.credential) == (tier, index, credential);
         let times = match self.asked.iter().position(same) {
             Some(at) => self.asked.remove(at).times + 1,
             None => 1,
         };
-        self.asked.push(Asked { tier, index, credential, times, again: Again::Never });
+        self.asked.push(TriedEndpoint { tier, index, credential, times, again: RetryTime::Never });
     }
 
     /// Notes what came of the attempt at an endpoint.
@@ -268,9 +269,10 @@ impl Tries {
         tier: usize,
         index: usize,
         credential: usize,
-        again: impl FnOnce(u32) -> Again,
+        again: impl FnOnce(u32) -> RetryTime,
     ) {
-        let same = |a: &&mut Asked| (a.tier, a.index, a.credential) == (tier, index, credential);
+        let same =
+            |a: &&mut TriedEndpoint| (a.tier, a.index, a.credential) == (tier, index, credential);
         if let Some(asked) = self.asked.iter_mut().find(same) {
             asked.again = again(asked.times);
         }
@@ -290,9 +292,9 @@ impl Tries {
     }
 }
 
-impl Stop {
-    pub fn new(why: &'static str, kind: Kind) -> Stop {
-        Stop { why, kind, retry_after: None, detail: None }
+impl RetryDenied {
+    pub fn new(why: &'static str, kind: Kind) -> RetryDenied {
+        RetryDenied { why, kind, retry_after: None, detail: None }
     }
 
     pub fn problem(&self, route: &Route) -> Problem {

@@ -10,17 +10,17 @@ use crate::json::scan::text;
 
 /// The top-level `model` of a JSON body.
 #[derive(Clone, Debug)]
-pub struct Model {
+pub struct ModelName {
     pub name: String,
     /// Its value, quotes included.
     pub at: Range<usize>,
 }
 
-impl Model {
-    pub fn find(bytes: &[u8]) -> Option<Model> {
+impl ModelName {
+    pub fn find(bytes: &[u8]) -> Option<ModelName> {
         let at = top_level_string(bytes, "model")?;
         let name = text(bytes.get(at.clone())?)?.into_owned();
-        Some(Model { name, at })
+        Some(ModelName { name, at })
     }
 }
 

@@ -23,7 +23,7 @@ use crate::upstream::BoxError;
 
 /// How far a body that goes once has come.
 #[derive(Debug)]
-pub struct Upload {
+pub struct UploadProgress {
     last: Cell<Instant>,
     pub whole: Cell<bool>,
     /// The application's side failed: not the provider's fault.
@@ -31,9 +31,9 @@ pub struct Upload {
     pub bytes: Cell<u64>,
 }
 
-impl Upload {
+impl UploadProgress {
     pub fn new(now: Instant) -> Self {
-        Upload {
+        UploadProgress {
             last: Cell::new(now),
             whole: Cell::new(false),
             broken: Cell::new(None),
@@ -53,10 +53,10 @@ impl Upload {
 }
 
 /// A body that is passed on as it comes.
-pub struct OnceBody {
+pub struct StreamingBody {
     first: VecDeque<Frame<Bytes>>,
     rest: Option<Incoming>,
-    upload: Rc<Upload>,
+    upload: Rc<UploadProgress>,
     /// Names that may not come in a trailer.
     decided: Vec<HeaderName>,
     idle: Duration,
@@ -64,17 +64,17 @@ pub struct OnceBody {
     _room: Reservation,
 }
 
-impl OnceBody {
+impl StreamingBody {
     /// What is here, then what still comes.
     pub fn new(
         first: VecDeque<Frame<Bytes>>,
         rest: Option<Incoming>,
-        upload: Rc<Upload>,
+        upload: Rc<UploadProgress>,
         decided: Vec<HeaderName>,
         idle: Duration,
         room: Reservation,
     ) -> Self {
-        OnceBody { first, rest, upload, decided, idle, timer: None, _room: room }
+        StreamingBody { first, rest, upload, decided, idle, timer: None, _room: room }
     }
 
     fn passed(&mut self, frame: Frame<Bytes>) -> Frame<Bytes> {
@@ -89,7 +89,7 @@ impl OnceBody {
     }
 }
 
-impl Body for OnceBody {
+impl Body for StreamingBody {
     type Data = Bytes;
     type Error = BoxError;
 
@@ -146,7 +146,7 @@ impl Body for OnceBody {
     }
 }
 
-impl fmt::Debug for OnceBody {
+impl fmt::Debug for StreamingBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "OnceBody({} bytes so far)", self.upload.bytes.get())
     }

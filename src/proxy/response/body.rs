@@ -13,7 +13,7 @@ use crate::upstream::BoxError;
 
 /// The body of an answer.
 #[derive(Debug)]
-pub enum ResBody {
+pub enum ResponseBody {
     /// `None` once it was taken.
     Full(Option<Bytes>),
     Stream(Box<Streaming>),
@@ -27,48 +27,50 @@ pub enum ResBody {
     Ahead(Box<Ahead>),
 }
 
-impl ResBody {
+impl ResponseBody {
     pub fn full(bytes: Bytes) -> Self {
-        ResBody::Full((!bytes.is_empty()).then_some(bytes))
+        ResponseBody::Full((!bytes.is_empty()).then_some(bytes))
     }
 }
 
-impl Body for ResBody {
+impl Body for ResponseBody {
     type Data = Bytes;
     type Error = BoxError;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled {
         match self.get_mut() {
-            ResBody::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            ResBody::Stream(stream) => stream.poll_next(cx),
-            ResBody::Replay(replay) => {
+            ResponseBody::Full(bytes) => {
+                Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes))))
+            }
+            ResponseBody::Stream(stream) => stream.poll_next(cx),
+            ResponseBody::Replay(replay) => {
                 Poll::Ready(replay.next().map(|bytes| Ok(Frame::data(bytes))))
             }
-            ResBody::Followed(followed) => followed.poll_next(cx),
-            ResBody::Recorded(recorded) => recorded.poll_next(cx),
-            ResBody::Ahead(ahead) => ahead.poll_next(cx),
+            ResponseBody::Followed(followed) => followed.poll_next(cx),
+            ResponseBody::Recorded(recorded) => recorded.poll_next(cx),
+            ResponseBody::Ahead(ahead) => ahead.poll_next(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
-            ResBody::Full(bytes) => bytes.is_none(),
-            ResBody::Stream(stream) => stream.is_at_end(),
-            ResBody::Replay(replay) => replay.is_at_end(),
-            ResBody::Followed(_) => false,
-            ResBody::Recorded(recorded) => recorded.is_at_end(),
-            ResBody::Ahead(ahead) => ahead.is_at_end(),
+            ResponseBody::Full(bytes) => bytes.is_none(),
+            ResponseBody::Stream(stream) => stream.is_at_end(),
+            ResponseBody::Replay(replay) => replay.is_at_end(),
+            ResponseBody::Followed(_) => false,
+            ResponseBody::Recorded(recorded) => recorded.is_at_end(),
+            ResponseBody::Ahead(ahead) => ahead.is_at_end(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         let left = match self {
-            ResBody::Full(bytes) => Some(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
-            ResBody::Stream(stream) => stream.left(),
-            ResBody::Replay(replay) => replay.told(),
-            ResBody::Followed(_) => None,
-            ResBody::Recorded(recorded) => recorded.left(),
-            ResBody::Ahead(ahead) => ahead.left(),
+            ResponseBody::Full(bytes) => Some(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            ResponseBody::Stream(stream) => stream.left(),
+            ResponseBody::Replay(replay) => replay.told(),
+            ResponseBody::Followed(_) => None,
+            ResponseBody::Recorded(recorded) => recorded.left(),
+            ResponseBody::Ahead(ahead) => ahead.left(),
         };
         left.map_or_else(SizeHint::default, SizeHint::with_exact)
     }

@@ -17,12 +17,12 @@ use http_body::Frame;
 use tokio::task::spawn_local;
 use tokio::time::Sleep;
 
-use super::body::ResBody;
+use super::body::ResponseBody;
 use super::stored::Recorded;
 use super::stream::{Polled, Streaming};
 use crate::cache::recorder::Recorder;
 use crate::cache::shared_body::Reader;
-use crate::proxy::access_log::record::{End, Story};
+use crate::proxy::access_log::record::{AccessRecord, End};
 use crate::upstream::BoxError;
 
 /// How long those who read along, and fall back, are waited for.
@@ -32,7 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub struct Ahead {
     /// `None` once its client left.
     reader: Option<Reader>,
-    story: Box<Story>,
+    record: Box<AccessRecord>,
     /// Of the body, where it is known: nobody asks for its end then.
     length: Option<u64>,
     source: Rc<RefCell<Source>>,
@@ -48,31 +48,31 @@ struct Source {
     trailers: Option<Frame<Bytes>>,
     error: Option<BoxError>,
     /// What was learned, and how it ended.
-    learned: Option<Box<Story>>,
+    learned: Option<Box<AccessRecord>>,
 }
 
 // === impl Ahead ===
 
 impl Ahead {
     /// What is written down, as a body: read ahead where others may read along.
-    pub fn body(mut inner: Box<Streaming>, recorder: Box<Recorder>) -> ResBody {
+    pub fn body(mut inner: Box<Streaming>, recorder: Box<Recorder>) -> ResponseBody {
         let (reader, length) = (recorder.read_first(), inner.left());
-        let story = reader.as_ref().and_then(|_| inner.take_story());
+        let record = reader.as_ref().and_then(|_| inner.take_story());
         let recorded = Recorded::new(inner, recorder);
-        let Some(mut story) = story else { return ResBody::Recorded(Box::new(recorded)) };
-        story.lighten();
+        let Some(mut record) = record else { return ResponseBody::Recorded(Box::new(recorded)) };
+        record.lighten();
         let source = Source { recorded: Some(recorded), ..Source::default() };
         let source = Rc::new(RefCell::new(source));
         let task = Rc::clone(&source);
         drop(spawn_local(poll_fn(move |cx| task.borrow_mut().poll(cx))));
-        ResBody::Ahead(Box::new(Ahead { reader, story, length, source }))
+        ResponseBody::Ahead(Box::new(Ahead { reader, record, length, source }))
     }
 
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Polled {
         let Some(reader) = &mut self.reader else { return Poll::Ready(None) };
         match ready!(reader.poll(cx)) {
             Some(Ok(data)) => {
-                self.story.bytes_out += data.len() as u64;
+                self.record.bytes_out += data.len() as u64;
                 Poll::Ready(Some(Ok(Frame::data(data))))
             }
             None => {
@@ -98,9 +98,9 @@ impl Ahead {
             (end, _) => end,
         };
         if let Some(mut learned) = learned {
-            self.story.join(&mut learned);
+            self.record.join(&mut learned);
         }
-        self.story.finish(end);
+        self.record.finish(end);
     }
 
     pub fn is_at_end(&self) -> bool {
@@ -108,7 +108,7 @@ impl Ahead {
     }
 
     pub fn left(&self) -> Option<u64> {
-        self.length.map(|length| length.saturating_sub(self.story.bytes_out))
+        self.length.map(|length| length.saturating_sub(self.record.bytes_out))
     }
 }
 

@@ -15,12 +15,12 @@ use http::StatusCode;
 use super::stream_error::Cut;
 use crate::clock;
 use crate::policy::sections::model::OnCut;
-use crate::proxy::access_log::record::Story;
+use crate::proxy::access_log::record::AccessRecord;
 use crate::proxy::attempt::connect::self_delay;
-use crate::proxy::attempt::inspect::{AtHand, Tried};
-use crate::proxy::attempt::pending_response::{Ready, ReadyBody};
-use crate::proxy::attempt::report::Bill;
-use crate::proxy::request::context::{Again, Ask, IDEMPOTENCY_KEY};
+use crate::proxy::attempt::inspect::{AttemptResult, LastResponse};
+use crate::proxy::attempt::pending_response::{PendingBody, PendingResponse};
+use crate::proxy::attempt::report::UsageKey;
+use crate::proxy::request::context::{IDEMPOTENCY_KEY, ProxyRequest, RetryTime};
 use crate::resilience::outcome::{Class, Idempotence};
 use crate::snapshot::{Candidate, Route};
 use crate::stream::continuation::Partial;
@@ -28,58 +28,58 @@ use crate::stream::interpret::Tokens;
 
 /// Who tells the story of an answer under way.
 #[derive(Debug)]
-pub enum Teller {
-    Story(Box<Story>),
+pub enum Resumable {
+    Story(Box<AccessRecord>),
     /// The request is kept, so that another provider can go on.
-    Ask(Box<Ask>),
+    Ask(Box<ProxyRequest>),
     /// A provider is being asked to go on.
     Away,
 }
 
 /// The request, and the stream of one that goes on.
-type GoneOn = (Box<Ask>, Option<Box<Ready>>);
+type GoneOn = (Box<ProxyRequest>, Option<Box<PendingResponse>>);
 
 /// Another provider is asked; what comes of it.
-pub struct GoingOn {
+pub struct Resume {
     future: Pin<Box<dyn Future<Output = GoneOn>>>,
     /// What it is to mend.
     pub cut: Cut,
 }
 
-impl Teller {
+impl Resumable {
     /// Keeps the request where its answer may be gone on from.
-    pub fn of(ask: Box<Ask>) -> Teller {
-        if ask.goes_on() {
-            return Teller::Ask(ask);
+    pub fn of(request: Box<ProxyRequest>) -> Resumable {
+        if request.goes_on() {
+            return Resumable::Ask(request);
         }
-        let Ask { mut story, payload, .. } = *ask;
-        story.lighten();
-        story.model = payload.model().map(str::to_owned);
-        Teller::Story(story)
+        let ProxyRequest { mut record, body, .. } = *request;
+        record.lighten();
+        record.model = body.model().map(str::to_owned);
+        Resumable::Story(record)
     }
 
-    pub fn story(&mut self) -> Option<&mut Box<Story>> {
+    pub fn record(&mut self) -> Option<&mut Box<AccessRecord>> {
         match self {
-            Teller::Story(story) => Some(story),
-            Teller::Ask(ask) => Some(&mut ask.story),
-            Teller::Away => None,
+            Resumable::Story(record) => Some(record),
+            Resumable::Ask(request) => Some(&mut request.record),
+            Resumable::Away => None,
         }
     }
 
     /// The answer's head told of nothing bad, so that it counts as good (`Ask::sample`).
     pub fn is_good(&self) -> bool {
         let status = match self {
-            Teller::Story(story) => story.status,
-            Teller::Ask(ask) => ask.story.status,
-            Teller::Away => return false,
+            Resumable::Story(record) => record.status,
+            Resumable::Ask(request) => request.record.status,
+            Resumable::Away => return false,
         };
         status < 500 && status != StatusCode::TOO_MANY_REQUESTS.as_u16()
     }
 
     /// Takes the request, where it was kept.
-    pub fn ask(&mut self) -> Option<Box<Ask>> {
-        match std::mem::replace(self, Teller::Away) {
-            Teller::Ask(ask) => Some(ask),
+    pub fn ask(&mut self) -> Option<Box<ProxyRequest>> {
+        match std::mem::replace(self, Resumable::Away) {
+            Resumable::Ask(request) => Some(request),
             other => {
                 *self = other;
                 None
@@ -87,21 +87,26 @@ impl Teller {
         }
     }
 
-    pub fn settle(&mut self, bill: Bill, route: &Route, tokens: Tokens) {
+    pub fn settle(&mut self, usage_key: UsageKey, route: &Route, tokens: Tokens) {
         match self {
-            Teller::Story(story) => {
-                let model = story.model.take();
-                bill.settle(route, model.as_deref(), story, tokens);
+            Resumable::Story(record) => {
+                let model = record.model.take();
+                usage_key.settle(route, model.as_deref(), record, tokens);
             }
-            Teller::Ask(ask) => ask.settle(bill, tokens),
-            Teller::Away => {}
+            Resumable::Ask(request) => request.settle(usage_key, tokens),
+            Resumable::Away => {}
         }
     }
 }
 
-impl GoingOn {
-    pub fn begin(ask: Box<Ask>, partial: Partial, of: (Bill, usize), cut: Cut) -> GoingOn {
-        GoingOn { future: Box::pin(ask.go_on(partial, of)), cut }
+impl Resume {
+    pub fn begin(
+        request: Box<ProxyRequest>,
+        partial: Partial,
+        of: (UsageKey, usize),
+        cut: Cut,
+    ) -> Resume {
+        Resume { future: Box::pin(request.go_on(partial, of)), cut }
     }
 
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<GoneOn> {
@@ -109,12 +114,12 @@ impl GoingOn {
     }
 }
 
-impl Ask {
+impl ProxyRequest {
     /// Its answer, if it is cut, may be gone on from.
     pub fn goes_on(&self) -> bool {
         self.route.policy.stream.on_cut == OnCut::Continue
             && self.idempotence != Idempotence::Never
-            && self.payload.kept().is_some()
+            && self.body.kept().is_some()
     }
 
     /// Where an answer is to be gone on from: this provider says that it can, with this model.
@@ -123,7 +128,7 @@ impl Ask {
             return true;
         }
         let provider = &candidate.provider.policy;
-        let Some(model) = self.payload.model() else { return false };
+        let Some(model) = self.body.model() else { return false };
         let theirs = provider.models.iter().find(|(ours, _)| ours == model);
         let theirs = theirs.map_or(model, |(_, theirs)| theirs.as_str());
         provider.prefill.iter().any(|name| name == theirs)
@@ -133,49 +138,51 @@ impl Ask {
     async fn go_on(
         mut self: Box<Self>,
         partial: Partial,
-        (bill, credential): (Bill, usize),
+        (usage_key, credential): (UsageKey, usize),
     ) -> GoneOn {
         let route = std::sync::Arc::clone(&self.route);
-        let ready = match self.payload.kept().and_then(|body| partial.request(body)) {
+        let response = match self.body.kept().and_then(|body| partial.request(body)) {
             Some(body) => {
                 let now = clock::now();
-                self.payload.replace(body.into());
+                self.body.replace(body.into());
                 // It stands for the request as it was.
                 self.headers.remove(IDEMPOTENCY_KEY);
                 self.partial = Some(partial);
                 self.deadline = now + self.overrides.timeout.unwrap_or(route.policy.timeout);
-                self.tries.patience = None;
-                let cut = Self::candidate(&route, bill.tier, bill.index);
-                self.tries.end(bill.tier, bill.index, credential, |times| {
-                    Again::At(now + self_delay(&route, cut, times))
+                self.attempts.patience = None;
+                let cut = Self::candidate(&route, usage_key.tier, usage_key.index);
+                self.attempts.end(usage_key.tier, usage_key.index, credential, |times| {
+                    RetryTime::At(now + self_delay(&route, cut, times))
                 });
                 self.joined(&route).await
             }
             None => None,
         };
-        let result = if ready.is_some() { "joined" } else { "nobody" };
+        let result = if response.is_some() { "joined" } else { "nobody" };
         route.continued(&self.worker.live.metrics, result);
-        (self, ready)
+        (self, response)
     }
 
-    async fn joined(&mut self, route: &Route) -> Option<Box<Ready>> {
+    async fn joined(&mut self, route: &Route) -> Option<Box<PendingResponse>> {
         let mut after = Class::Failure;
         loop {
-            let pick = match self.next(route, Some(after)).await {
-                Ok(pick) => pick,
-                Err(stop) => {
-                    self.story.stopped = Some(stop.why);
+            let selection = match self.next(route, Some(after)).await {
+                Ok(selection) => selection,
+                Err(denied) => {
+                    self.record.stopped = Some(denied.why);
                     return None;
                 }
             };
-            match Box::pin(self.attempt(route, pick)).await {
-                Tried::Commit(ready) if matches!(ready.body, ReadyBody::Tunnel { .. }) => {
+            match Box::pin(self.attempt(route, selection)).await {
+                AttemptResult::Commit(response)
+                    if matches!(response.body, PendingBody::Tunnel { .. }) =>
+                {
                     return None;
                 }
-                Tried::Commit(ready) => return Some(ready),
-                Tried::Failed(Class::Ignored, AtHand::Ours(_)) => return None,
-                Tried::Failed(class, hand) => {
-                    self.put_down(&hand);
+                AttemptResult::Commit(response) => return Some(response),
+                AttemptResult::Failed(Class::Ignored, LastResponse::Ours(_)) => return None,
+                AttemptResult::Failed(class, last) => {
+                    self.put_down(&last);
                     after = class;
                 }
             }
@@ -183,7 +190,7 @@ impl Ask {
     }
 }
 
-impl fmt::Debug for GoingOn {
+impl fmt::Debug for Resume {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "GoingOn({:?})", self.cut)
     }

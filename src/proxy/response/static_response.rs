@@ -9,7 +9,7 @@ use http::{HeaderMap, Response};
 
 use crate::clock;
 use crate::policy::sections::model::{Respond, RespondKind};
-use crate::proxy::attempt::pending_response::{Ready, ReadyBody};
+use crate::proxy::attempt::pending_response::{PendingBody, PendingResponse};
 use crate::proxy::downstream::error::PROXY_STATUS;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -18,7 +18,7 @@ const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const ID: usize = 200;
 
 /// The answer of a mode that may be left after `rest`.
-pub fn ready(respond: &Respond, mode: &str, id: &str, rest: Duration) -> Box<Ready> {
+pub fn ready(respond: &Respond, mode: &str, id: &str, rest: Duration) -> Box<PendingResponse> {
     let rest = rest.as_secs_f64().ceil().to_string();
     let blanks = [("request_id", id), ("retry_after", &rest), ("mode", mode)];
     let body = filled(&respond.body, &blanks, respond.kind == RespondKind::Json);
@@ -33,7 +33,7 @@ pub fn ready(respond: &Respond, mode: &str, id: &str, rest: Duration) -> Box<Rea
     if let Ok(status) = HeaderValue::try_from(status) {
         head.headers.insert(PROXY_STATUS, status);
     }
-    Ready::of_nobody(head, ReadyBody::Whole(Bytes::from(body), None))
+    PendingResponse::of_nobody(head, PendingBody::Whole(Bytes::from(body), None))
 }
 
 /// The application's own, or a new one.

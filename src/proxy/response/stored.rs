@@ -18,8 +18,8 @@ use crate::cache::entry::Stored;
 use crate::cache::recorder::Recorder;
 use crate::cache::shared_body::Reader;
 use crate::clock;
-use crate::proxy::access_log::record::{End, Story};
-use crate::proxy::request::context::Ask;
+use crate::proxy::access_log::record::{AccessRecord, End};
+use crate::proxy::request::context::ProxyRequest;
 
 /// A stored body, or a part of it, in the frames in which it came; nothing is copied.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ pub struct Replay {
 /// The answer that another request asked for.
 pub struct Followed {
     reader: Reader,
-    story: Box<Story>,
+    record: Box<AccessRecord>,
     /// Of the body, where it is told: nobody asks for its end then.
     length: Option<u64>,
     idle: Duration,
@@ -98,28 +98,28 @@ impl Replay {
 // === impl Followed ===
 
 impl Followed {
-    pub fn new(reader: Reader, ask: Box<Ask>) -> Followed {
+    pub fn new(reader: Reader, request: Box<ProxyRequest>) -> Followed {
         // Whoever asked keeps the provider's limit; this one is for when its client is waited for.
-        let idle = ask.route.tiers[0].candidates[0].provider.policy.timeouts.idle;
-        let Ask { mut story, .. } = *ask;
-        story.lighten();
+        let idle = request.route.tiers[0].candidates[0].provider.policy.timeouts.idle;
+        let ProxyRequest { mut record, .. } = *request;
+        record.lighten();
         let length = reader.of().headers.get(CONTENT_LENGTH);
         let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
-        Followed { reader, story, length, idle, last: clock::now(), timer: None }
+        Followed { reader, record, length, idle, last: clock::now(), timer: None }
     }
 
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Polled {
         match self.reader.poll(cx) {
             Poll::Ready(Some(Ok(data))) => {
                 self.last = clock::now();
-                self.story.bytes_out += data.len() as u64;
-                if self.length == Some(self.story.bytes_out) {
-                    self.story.finish(End::Answered);
+                self.record.bytes_out += data.len() as u64;
+                if self.length == Some(self.record.bytes_out) {
+                    self.record.finish(End::Answered);
                 }
                 Poll::Ready(Some(Ok(Frame::data(data))))
             }
             Poll::Ready(None) => {
-                self.story.finish(End::Answered);
+                self.record.finish(End::Answered);
                 Poll::Ready(None)
             }
             Poll::Ready(Some(Err(_))) => self.cut("broken"),
@@ -131,7 +131,7 @@ impl Followed {
     }
 
     fn cut(&mut self, why: &'static str) -> Polled {
-        self.story.finish(End::Cut(why));
+        self.record.finish(End::Cut(why));
         Poll::Ready(Some(Err(format!("the answer was cut: {why}").into())))
     }
 
@@ -202,7 +202,7 @@ impl Recorded {
     }
 
     /// Lets go of it: what did not end before is not stored. Gives what was learned of it.
-    pub fn close(mut self) -> Option<Box<Story>> {
+    pub fn close(mut self) -> Option<Box<AccessRecord>> {
         self.recorder = None;
         self.inner.close();
         self.inner.take_story()

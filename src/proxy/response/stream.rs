@@ -16,14 +16,14 @@ use bytes::Bytes;
 use http_body::{Body, Frame};
 use tokio::time::Sleep;
 
-use super::resume::{GoingOn, Teller};
+use super::resume::{Resumable, Resume};
 use super::stream_error::Cut;
 use crate::clock;
 use crate::policy::sections::model::OnCut;
-use crate::proxy::access_log::record::{End, Story};
-use crate::proxy::attempt::pending_response::{Ready, ReadyBody, Stream};
-use crate::proxy::attempt::report::Bill;
-use crate::proxy::request::context::Ask;
+use crate::proxy::access_log::record::{AccessRecord, End};
+use crate::proxy::attempt::pending_response::{PendingBody, PendingResponse, PendingStream};
+use crate::proxy::attempt::report::UsageKey;
+use crate::proxy::request::context::ProxyRequest;
 use crate::snapshot::Route;
 use crate::stream::framing::Format;
 use crate::stream::reader::Ended;
@@ -39,19 +39,19 @@ pub struct Streaming {
     metrics: Arc<Metrics>,
     first: VecDeque<Frame<Bytes>>,
     /// `None` once it is over.
-    stream: Option<Box<Stream>>,
+    stream: Option<Box<PendingStream>>,
     idle: Duration,
     last: Instant,
     timer: Option<Pin<Box<Sleep>>>,
-    teller: Teller,
-    bill: Bill,
+    teller: Resumable,
+    usage_key: UsageKey,
     credential: usize,
     /// The provider itself has told that it failed.
     failed: bool,
     /// They pass only behind what is whole.
     trailers: Option<Frame<Bytes>>,
     /// Another provider is asked to go on.
-    going_on: Option<GoingOn>,
+    going_on: Option<Resume>,
     broken: Option<Broken>,
 }
 
@@ -66,11 +66,12 @@ enum Broken {
 impl Streaming {
     /// An answer that is all here.
     pub fn whole(
-        ask: Box<Ask>,
+        request: Box<ProxyRequest>,
         first: VecDeque<Frame<Bytes>>,
-        (idle, bill, credential): (Duration, Bill, usize),
+        (idle, usage_key, credential): (Duration, UsageKey, usize),
     ) -> Self {
-        let (route, metrics) = (Arc::clone(&ask.route), Arc::clone(&ask.worker.live.metrics));
+        let (route, metrics) =
+            (Arc::clone(&request.route), Arc::clone(&request.worker.live.metrics));
         Streaming {
             route,
             metrics,
@@ -79,8 +80,8 @@ impl Streaming {
             idle,
             last: clock::now(),
             timer: None,
-            teller: Teller::of(ask),
-            bill,
+            teller: Resumable::of(request),
+            usage_key,
             credential,
             failed: false,
             trailers: None,
@@ -90,9 +91,13 @@ impl Streaming {
     }
 
     /// An answer that has begun.
-    pub fn begun(ask: Box<Ask>, mut stream: Box<Stream>, of: (Duration, Bill, usize)) -> Self {
+    pub fn begun(
+        request: Box<ProxyRequest>,
+        mut stream: Box<PendingStream>,
+        of: (Duration, UsageKey, usize),
+    ) -> Self {
         let first = std::mem::take(&mut stream.first);
-        let mut streaming = Streaming::whole(ask, first, of);
+        let mut streaming = Streaming::whole(request, first, of);
         streaming.failed = stream.failed;
         streaming.stream = Some(stream);
         // What stood behind an error is still in the reader.
@@ -102,16 +107,16 @@ impl Streaming {
 
     fn passed(&mut self, frame: Frame<Bytes>) -> Polled {
         let size = frame.data_ref().map_or(0, |data| data.len() as u64);
-        if let Some(story) = self.teller.story() {
-            story.bytes_out += size;
+        if let Some(record) = self.teller.record() {
+            record.bytes_out += size;
         }
         Poll::Ready(Some(Ok(frame)))
     }
 
     fn over(&mut self) {
         self.settle();
-        if let Some(story) = self.teller.story() {
-            story.finish(End::Answered);
+        if let Some(record) = self.teller.record() {
+            record.finish(End::Answered);
         }
         self.stream = None;
     }
@@ -123,13 +128,13 @@ impl Streaming {
         };
         let tokens = reader.tokens();
         self.route.metrics.events_dropped.inc_by(reader.dropped());
-        self.teller.settle(self.bill, &self.route, tokens);
+        self.teller.settle(self.usage_key, &self.route, tokens);
     }
 
     /// The end of an answer that broke.
     fn cut(&mut self, cut: Cut) -> BoxError {
-        if let Some(story) = self.teller.story() {
-            story.finish(End::Cut(cut.as_str()));
+        if let Some(record) = self.teller.record() {
+            record.finish(End::Cut(cut.as_str()));
         }
         format!("the answer was cut: {}", cut.as_str()).into()
     }
@@ -143,7 +148,9 @@ impl Streaming {
         if let Some(afterwards) = stream.afterwards {
             afterwards.cut(now);
         }
-        let provider = &Ask::candidate(&self.route, self.bill.tier, self.bill.index).provider;
+        let provider =
+            &ProxyRequest::candidate(&self.route, self.usage_key.tier, self.usage_key.index)
+                .provider;
         provider.samples.iter().filter(|_| self.teller.is_good()).for_each(|all| all.spoil(now));
     }
 
@@ -158,9 +165,10 @@ impl Streaming {
         let partial = partial.filter(|partial| !self.failed && !partial.text.trim().is_empty());
         self.lost(cut);
         if let Some(partial) = partial.filter(|_| on_cut == OnCut::Continue)
-            && let Some(ask) = self.teller.ask()
+            && let Some(request) = self.teller.ask()
         {
-            self.going_on = Some(GoingOn::begin(ask, partial, (self.bill, self.credential), cut));
+            self.going_on =
+                Some(Resume::begin(request, partial, (self.usage_key, self.credential), cut));
             return self.poll_next(cx);
         }
         self.tell(cut, format, cx)
@@ -191,29 +199,31 @@ impl Streaming {
 
     fn poll_going_on(&mut self, cx: &mut Context<'_>) -> Polled {
         let Some(going_on) = &mut self.going_on else { return Poll::Pending };
-        let (ask, ready) = ready!(going_on.poll(cx));
+        let (request, response) = ready!(going_on.poll(cx));
         let (cut, format) = (going_on.cut, Some(Format::Sse));
         self.going_on = None;
-        self.teller = Teller::Ask(ask);
+        self.teller = Resumable::Ask(request);
         self.last = clock::now();
-        let Some(ready) = ready else { return self.tell(cut, format, cx) };
-        self.resume(*ready);
+        let Some(response) = response else { return self.tell(cut, format, cx) };
+        self.resume(*response);
         self.poll_next(cx)
     }
 
     /// Goes on with another provider's answer.
-    fn resume(&mut self, ready: Ready) {
-        let candidate = Ask::candidate(&self.route, ready.bill.tier, ready.bill.index);
+    fn resume(&mut self, response: PendingResponse) {
+        let candidate =
+            ProxyRequest::candidate(&self.route, response.usage_key.tier, response.usage_key.index);
         let comment = format!(": outrigger: continued by {}\n\n", candidate.address.key);
         self.first.push_back(Frame::data(comment.into()));
-        (self.idle, self.bill, self.credential) = (ready.idle, ready.bill, ready.credential);
-        match ready.body {
-            ReadyBody::Stream(mut stream) => {
+        (self.idle, self.usage_key, self.credential) =
+            (response.idle, response.usage_key, response.credential);
+        match response.body {
+            PendingBody::Stream(mut stream) => {
                 self.first.append(&mut stream.first);
                 self.stream = Some(stream);
             }
-            ReadyBody::Whole(bytes, _) => self.first.push_back(Frame::data(bytes)),
-            ReadyBody::Stored(_) | ReadyBody::Followed(_) | ReadyBody::Tunnel { .. } => {}
+            PendingBody::Whole(bytes, _) => self.first.push_back(Frame::data(bytes)),
+            PendingBody::Stored(_) | PendingBody::Followed(_) | PendingBody::Tunnel { .. } => {}
         }
     }
 
@@ -356,11 +366,11 @@ impl Streaming {
     }
 
     /// Gives its story to who tells it; what is learned from here on goes into one beside it.
-    pub fn take_story(&mut self) -> Option<Box<Story>> {
-        let story = self.teller.story()?;
-        let mut aside = story.aside();
-        (aside.model, aside.status) = (story.model.take(), story.status);
-        Some(std::mem::replace(story, aside))
+    pub fn take_story(&mut self) -> Option<Box<AccessRecord>> {
+        let record = self.teller.record()?;
+        let mut aside = record.aside();
+        (aside.model, aside.status) = (record.model.take(), record.status);
+        Some(std::mem::replace(record, aside))
     }
 
     /// Nobody takes more of it.

@@ -8,7 +8,7 @@ use hyper_util::rt::TokioIo;
 use tokio::task::JoinHandle;
 
 use crate::live::permit::Flight;
-use crate::proxy::access_log::record::{End, Story};
+use crate::proxy::access_log::record::{AccessRecord, End};
 use crate::upstream::AnswerBody;
 
 /// Joins both sides once each has switched; gives the task that does.
@@ -16,10 +16,10 @@ pub fn start(
     client: Option<OnUpgrade>,
     rest: AnswerBody,
     flight: Flight,
-    mut story: Box<Story>,
+    mut record: Box<AccessRecord>,
 ) -> Option<JoinHandle<()>> {
     let (Some(client), Some(mut provider)) = (client, rest.into_tunnel()) else {
-        story.finish(End::Cut("upgraded_unasked"));
+        record.finish(End::Cut("upgraded_unasked"));
         return None;
     };
     Some(tokio::task::spawn_local(async move {
@@ -30,14 +30,14 @@ pub fn start(
                 let mut client = TokioIo::new(client);
                 match tokio::io::copy_bidirectional(&mut client, &mut provider).await {
                     Ok((up, down)) => {
-                        story.bytes_in = up;
-                        story.bytes_out = down;
+                        record.bytes_in = up;
+                        record.bytes_out = down;
                         End::Answered
                     }
                     Err(_) => End::Cut("broken"),
                 }
             }
         };
-        story.finish(end);
+        record.finish(end);
     }))
 }
