@@ -14,13 +14,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use outrigger::clock;
-use outrigger::store::{Accepted, JobId, Limits, Millis, NewJob, Request, Store};
+use outrigger::store::{EnqueueResult, JobId, Millis, NewJob, QueueLimits, Store, StoredRequest};
 
 const JOBS: u64 = 100_000;
 const CLIENTS: [usize; 3] = [1, 64, 256];
 const BODY: usize = 1024;
 const SYNCS: usize = 500;
-const ROOM: Limits = Limits { jobs: u64::MAX >> 1, bytes: u64::MAX >> 1 };
+const ROOM: QueueLimits = QueueLimits { jobs: u64::MAX >> 1, bytes: u64::MAX >> 1 };
 
 fn main() -> io::Result<()> {
     let given = std::env::args().skip(1).find(|arg| !arg.starts_with('-'));
@@ -48,7 +48,7 @@ fn accepts(parent: &Path, clients: usize) -> io::Result<()> {
     let folder = tempfile::tempdir_in(parent)?;
     let (commits, slowest) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(Duration::ZERO)));
     let (counted, slow) = (Arc::clone(&commits), Arc::clone(&slowest));
-    let observer = move |commit: outrigger::store::Commit| {
+    let observer = move |commit: outrigger::store::CommitStats| {
         counted.fetch_add(1, Ordering::Relaxed);
         if let Ok(mut slow) = slow.lock() {
             *slow = commit.took.max(*slow);
@@ -84,7 +84,7 @@ async fn load(store: &Store, clients: usize, jobs: u64) -> io::Result<Vec<Durati
                 let now = Millis::of(clock::wall());
                 let accepted = store.accept(job, ROOM, now).await.map_err(io::Error::other)?;
                 took.push(clock::since(began));
-                assert_eq!(accepted, Accepted::New);
+                assert_eq!(accepted, EnqueueResult::New);
             }
             Ok::<_, io::Error>(took)
         })
@@ -108,7 +108,7 @@ fn job(n: u64, client: usize) -> NewJob {
         flow: client.to_be_bytes().to_vec(),
         principal: [1; 32],
         key: None,
-        request: Request {
+        request: StoredRequest {
             method: "POST".to_owned(),
             uri: "/v1/chat/completions".to_owned(),
             headers: b"content-type: application/json\r\n".to_vec(),

@@ -15,7 +15,7 @@ use super::Shown;
 use super::auth::problem;
 use super::overrides::{Asked, listed};
 use crate::clock;
-use crate::degradation::history::Record;
+use crate::degradation::history::EpisodeRecord;
 use crate::live::degradation::episode::{Cause, Episode, Impact, Seen};
 use crate::live::operator_override::OnIt;
 use crate::resilience::hysteresis::Hand;
@@ -29,7 +29,7 @@ const USUAL: Duration = Duration::from_secs(3600);
 pub struct Degradation {
     modes: Vec<Standing>,
     /// The newest first.
-    episodes: Vec<Record>,
+    episodes: Vec<EpisodeRecord>,
 }
 
 #[derive(Debug, Serialize)]

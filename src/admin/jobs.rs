@@ -13,7 +13,7 @@ use super::Shown;
 use super::auth::problem;
 use super::overrides::Asked;
 use crate::clock;
-use crate::store::{self, Failure, Filter, JobId, Millis, Store};
+use crate::store::{self, JobFilter, JobId, Millis, Store, StoreError};
 use crate::telemetry::events::rfc3339;
 
 const PAGE: usize = 50;
@@ -93,7 +93,7 @@ pub async fn list(
         })?;
         let limit = wanted.limit.unwrap_or(PAGE).clamp(1, LARGEST_PAGE);
         let state = state_of(wanted.state.as_deref())?;
-        let filter = Filter { queue: wanted.queue, state, before: wanted.before, limit };
+        let filter = JobFilter { queue: wanted.queue, state, before: wanted.before, limit };
         let found = store.list(filter).await.map_err(|failure| lost(&failure))?;
         let next = (found.len() == limit).then(|| found.last().map(|job| job.seq)).flatten();
         let jobs = found.into_iter().map(Job::of).collect();
@@ -140,7 +140,7 @@ pub async fn change(
         let stood = stood.map_err(|failure| lost(&failure))?.ok_or_else(|| unknown(id))?;
         let did = match action.as_str() {
             "cancel" => !stood.is_final(),
-            _ => matches!(stood, store::State::Dead | store::State::RetryWait),
+            _ => matches!(stood, store::JobState::Dead | store::JobState::RetryWait),
         };
         if !did {
             let detail = format!("{id} is {}: there is nothing to {action}", stood.as_str());
@@ -162,7 +162,7 @@ pub(super) async fn sweep(
     asked: &Asked,
 ) -> Result<Response, Refusal> {
     let store = kept(shown)?;
-    let state = state_of(state)?.unwrap_or(store::State::Dead);
+    let state = state_of(state)?.unwrap_or(store::JobState::Dead);
     if !state.is_final() {
         let detail = format!("`{}` is not over (cancel such jobs one by one)", state.as_str());
         return Err(refusal(StatusCode::BAD_REQUEST, "bad_state", &detail));
@@ -195,7 +195,7 @@ fn kept(shown: &Shown) -> Result<&Store, Refusal> {
     })
 }
 
-fn state_of(text: Option<&str>) -> Result<Option<store::State>, Refusal> {
+fn state_of(text: Option<&str>) -> Result<Option<store::JobState>, Refusal> {
     let state = text.map(str::parse).transpose();
     state.map_err(|error: String| refusal(StatusCode::BAD_REQUEST, "bad_state", &error))
 }
@@ -208,12 +208,12 @@ fn unknown(id: JobId) -> Refusal {
     refusal(StatusCode::NOT_FOUND, "no_job", &format!("there is no job {id}"))
 }
 
-fn lost(failure: &Failure) -> Refusal {
+fn lost(failure: &StoreError) -> Refusal {
     refusal(StatusCode::SERVICE_UNAVAILABLE, "store", &failure.to_string())
 }
 
 impl Job {
-    fn of(job: store::Shown) -> Job {
+    fn of(job: store::JobRecord) -> Job {
         let time = |at: Millis| rfc3339(at.time());
         let path = job.uri.split('?').next().unwrap_or_default().to_owned();
         let age = job.accepted.until(Millis::of(clock::wall()));

@@ -28,7 +28,7 @@ use tokio::net::TcpListener;
 pub use auth::{Access, Token, TokenError, token_text};
 
 use crate::cache::Caches;
-use crate::degradation::history::Past;
+use crate::degradation::history::EpisodeHistory;
 use crate::fleet::Fleet;
 use crate::live::Live;
 use crate::snapshot::Current;
@@ -51,7 +51,7 @@ pub struct Shown {
     pub store: Option<Store>,
     /// `None`: this host is by itself.
     pub fleet: Option<Fleet>,
-    pub past: Arc<Past>,
+    pub past: Arc<EpisodeHistory>,
 }
 
 /// Serves metrics, health and the API until the process ends.

@@ -21,7 +21,7 @@ use crate::live::Live;
 use crate::live::queue::QueueLive;
 use crate::policy::sections::model;
 use crate::resilience::queue::stride::bound;
-use crate::store::{Millis, Total};
+use crate::store::{Millis, QueueTotal};
 
 #[derive(Debug, Serialize)]
 pub struct Overview {
@@ -185,7 +185,7 @@ impl Queue {
 }
 
 impl Jobs {
-    fn of(policy: &model::Queue, totals: &[Total], oldest_ms: Option<u64>) -> Jobs {
+    fn of(policy: &model::Queue, totals: &[QueueTotal], oldest_ms: Option<u64>) -> Jobs {
         let own = || totals.iter().filter(|total| total.queue == policy.name);
         Jobs {
             workers: policy.durable.workers,

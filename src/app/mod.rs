@@ -30,9 +30,9 @@ pub use crate::app::listener::Listen;
 pub use crate::app::store_dir::Data;
 use crate::cache::Caches;
 use crate::clock;
-use crate::degradation::history::Past;
+use crate::degradation::history::EpisodeHistory;
 use crate::fleet;
-use crate::jobs::Jobs;
+use crate::jobs::JobRunner;
 use crate::live::Live;
 use crate::policy::yaml::diagnostic::Problem;
 use crate::proxy::downstream::connection::refusal;
@@ -63,7 +63,7 @@ pub struct Options {
     /// Where jobs are kept.
     pub data: Data,
     /// Whom to share breakers, holds, limits and jobs with.
-    pub fleet: Option<fleet::Options>,
+    pub fleet: Option<fleet::FleetOptions>,
 }
 
 /// Why the sidecar did not start.
@@ -106,7 +106,7 @@ struct Hand {
 /// All who work.
 struct Hands {
     workers: Vec<Hand>,
-    jobs: Option<Jobs>,
+    jobs: Option<JobRunner>,
 }
 
 /// Where a worker runs.
@@ -143,7 +143,7 @@ pub fn run(options: &Options) -> Result<Ended, StartError> {
         access,
         store: store.clone(),
         fleet,
-        past: Arc::new(Past::new(store.clone())),
+        past: Arc::new(EpisodeHistory::new(store.clone())),
     });
     let (wake, wakes) = mpsc::channel(1);
     let side = Side::new((admin, metrics), &shown, &resolver, (wake.clone(), wakes));
@@ -180,7 +180,8 @@ impl Hands {
         let workers = workers.collect::<std::io::Result<Vec<_>>>()?;
         let link = shown.fleet.as_ref().map(|fleet| fleet.link().clone());
         let store = common.store.clone();
-        let jobs = store.map(|store| Jobs::start(common, store, resolver, link)).transpose()?;
+        let jobs =
+            store.map(|store| JobRunner::start(common, store, resolver, link)).transpose()?;
         Ok(Hands { workers, jobs })
     }
 }
@@ -360,8 +361,10 @@ async fn drain(hands: Hands, timeout: Duration, signals: &mut Signals) -> std::i
     }
     hands.jobs.iter().for_each(|jobs| jobs.drain(until));
     let tasks: Vec<_> = hands.workers.into_iter().map(|hand| hand.task).collect();
-    let is_over =
-        || tasks.iter().all(Task::is_finished) && hands.jobs.as_ref().is_none_or(Jobs::is_finished);
+    let is_over = || {
+        tasks.iter().all(Task::is_finished)
+            && hands.jobs.as_ref().is_none_or(JobRunner::is_finished)
+    };
     let mut beat = tokio::time::interval(Duration::from_millis(10));
     while !is_over() {
         tokio::select! {

@@ -55,7 +55,7 @@ pub(super) fn open(data: &Data, live: &Arc<Live>) -> Result<Option<Store>, OpenE
         Data::None => return Ok(None),
     };
     let observed = Arc::clone(live);
-    let observer = move |commit: crate::store::Commit| {
+    let observer = move |commit: crate::store::CommitStats| {
         let seconds = commit.took.as_secs_f64();
         observed.metrics.count_commit(commit.size, seconds, commit.failed);
     };

@@ -12,7 +12,7 @@ use tracing_subscriber::filter::LevelFilter;
 use crate::app::{self, Data, Ended, Listen, Options, StartError};
 use crate::clock;
 use crate::fleet;
-use crate::fleet::redis::url::Address;
+use crate::fleet::redis::url::RedisAddress;
 use crate::policy::yaml::units;
 use crate::telemetry::logging::{self, DaemonLogFormat};
 
@@ -136,8 +136,10 @@ pub fn run(args: &Args) -> ExitCode {
     };
     logging::init(format, args.log);
     clock::set_off(args.clock_offset);
-    let fleet = match args.redis.as_deref().map(Address::read).transpose() {
-        Ok(address) => address.map(|address| fleet::Options { address, name: args.fleet.clone() }),
+    let fleet = match args.redis.as_deref().map(RedisAddress::read).transpose() {
+        Ok(address) => {
+            address.map(|address| fleet::FleetOptions { address, name: args.fleet.clone() })
+        }
         Err(error) => {
             eprintln!("error: {error}");
             return ExitCode::from(2);

@@ -20,7 +20,7 @@ const SETTLED: Duration = Duration::from_secs(120);
 
 /// An episode as it is shown and kept.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Record {
+pub struct EpisodeRecord {
     pub mode: String,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub shadow: bool,
@@ -40,24 +40,24 @@ pub struct Record {
 
 /// All episodes that are known.
 #[derive(Debug)]
-pub struct Past {
+pub struct EpisodeHistory {
     store: Option<Store>,
     /// Of earlier processes.
-    before: Mutex<Vec<Record>>,
+    before: Mutex<Vec<EpisodeRecord>>,
     begun: Notify,
 }
 
 /// One of this process, and what of it is written.
-struct Kept {
+struct UnsettledEpisode {
     episode: Arc<Episode>,
-    written: Option<Record>,
+    written: Option<EpisodeRecord>,
 }
 
-impl Record {
-    pub fn of(episode: &Episode) -> Record {
+impl EpisodeRecord {
+    pub fn of(episode: &Episode) -> EpisodeRecord {
         let end = episode.ended();
         let seconds = end.map_or_else(|| clock::since(episode.since), |end| end.took);
-        Record {
+        EpisodeRecord {
             mode: episode.mode.clone(),
             shadow: episode.shadow,
             began: rfc3339(episode.began),
@@ -70,17 +70,17 @@ impl Record {
     }
 }
 
-impl Past {
+impl EpisodeHistory {
     /// `None`: what is not in memory is forgotten.
-    pub fn new(store: Option<Store>) -> Past {
-        Past { store, before: Mutex::default(), begun: Notify::new() }
+    pub fn new(store: Option<Store>) -> EpisodeHistory {
+        EpisodeHistory { store, before: Mutex::default(), begun: Notify::new() }
     }
 
     /// Every one, the newest first.
-    pub fn all(&self, modes: &Modes) -> Vec<Record> {
+    pub fn all(&self, modes: &Modes) -> Vec<EpisodeRecord> {
         let (now, _) = modes.episodes_since(0);
         let before = self.before.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = now.iter().rev().map(|episode| Record::of(episode));
+        let now = now.iter().rev().map(|episode| EpisodeRecord::of(episode));
         now.chain(before.iter().rev().cloned()).take(EPISODES).collect()
     }
 
@@ -95,7 +95,7 @@ impl Past {
         match store.episodes().await {
             Ok(episodes) => {
                 let read = episodes.iter().filter_map(|text| serde_json::from_str(text).ok());
-                let read = read.map(Record::of_before).collect();
+                let read = read.map(EpisodeRecord::of_before).collect();
                 *self.before.lock().unwrap_or_else(PoisonError::into_inner) = read;
             }
             Err(error) => tracing::warn!(%error, "past episodes cannot be read"),
@@ -104,7 +104,7 @@ impl Past {
         loop {
             let (new, count) = modes.episodes_since(seen);
             seen = count;
-            kept.extend(new.into_iter().map(|episode| Kept { episode, written: None }));
+            kept.extend(new.into_iter().map(|episode| UnsettledEpisode { episode, written: None }));
             for one in &mut kept {
                 one.write(store).await;
             }
@@ -119,19 +119,19 @@ impl Past {
     }
 }
 
-impl Record {
+impl EpisodeRecord {
     /// One that a process began which is gone.
-    fn of_before(self) -> Record {
+    fn of_before(self) -> EpisodeRecord {
         match self.ended_by {
             Some(_) => self,
-            None => Record { ended_by: Some("restart".to_owned()), ..self },
+            None => EpisodeRecord { ended_by: Some("restart".to_owned()), ..self },
         }
     }
 }
 
-impl Kept {
+impl UnsettledEpisode {
     async fn write(&mut self, store: &Store) {
-        let record = Record::of(&self.episode);
+        let record = EpisodeRecord::of(&self.episode);
         if self.written.as_ref() == Some(&record) {
             return;
         }
@@ -147,7 +147,7 @@ impl Kept {
     fn is_settled(&self) -> bool {
         let over =
             |at: SystemTime| clock::wall().duration_since(at).is_ok_and(|passed| passed >= SETTLED);
-        let written = self.written.as_ref() == Some(&Record::of(&self.episode));
+        let written = self.written.as_ref() == Some(&EpisodeRecord::of(&self.episode));
         self.episode.ended().is_some_and(|end| written && over(end.at))
     }
 }

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use tokio::task::LocalSet;
 
 use crate::clock;
-use crate::degradation::history::Past;
-use crate::degradation::notifier::Alerts;
+use crate::degradation::history::EpisodeHistory;
+use crate::degradation::notifier::Notifier;
 use crate::live::Live;
 use crate::snapshot::{Current, Mode, Snapshot};
 use crate::telemetry::metrics::SignalLabels;
@@ -25,8 +25,13 @@ use crate::upstream::Resolver;
 const BEAT: Duration = Duration::from_millis(100);
 
 /// Looks at the conditions until the process ends.
-pub async fn run(current: Arc<Current>, live: Arc<Live>, past: Arc<Past>, resolver: Resolver) {
-    let alerts = Alerts::new(Arc::clone(&live), resolver, host_name());
+pub async fn run(
+    current: Arc<Current>,
+    live: Arc<Live>,
+    past: Arc<EpisodeHistory>,
+    resolver: Resolver,
+) {
+    let alerts = Notifier::new(Arc::clone(&live), resolver, host_name());
     let local = LocalSet::new();
     // Writing may take its time: nobody is entered later for that.
     let both =
@@ -34,7 +39,7 @@ pub async fn run(current: Arc<Current>, live: Arc<Live>, past: Arc<Past>, resolv
     local.run_until(both).await;
 }
 
-async fn watch(current: &Current, live: &Live, past: &Past, alerts: &Alerts) {
+async fn watch(current: &Current, live: &Live, past: &EpisodeHistory, alerts: &Notifier) {
     let mut told = 0;
     loop {
         let snapshot = current.load_full();

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::task::{JoinHandle, spawn_local};
 
-use super::history::Record;
+use super::history::EpisodeRecord;
 use super::webhook_payload::letter;
 use crate::clock;
 use crate::live::Live;
@@ -36,16 +36,16 @@ const AGAIN: BackoffPolicy = BackoffPolicy {
     jitter: Jitter::Equal,
 };
 
-pub struct Alerts {
+pub struct Notifier {
     live: Arc<Live>,
     posts: Rc<Posts>,
     pools: Pools,
     host: String,
-    modes: RefCell<HashMap<String, Told>>,
+    modes: RefCell<HashMap<String, ModeNotifications>>,
 }
 
 /// What was told of a mode.
-struct Told {
+struct ModeNotifications {
     cell: Arc<ModeCell>,
     to: Vec<Notify>,
     /// Changes that the message under way leaves out.
@@ -54,11 +54,11 @@ struct Told {
     under_way: Vec<JoinHandle<()>>,
 }
 
-impl Alerts {
-    pub fn new(live: Arc<Live>, resolver: Resolver, host: String) -> Alerts {
+impl Notifier {
+    pub fn new(live: Arc<Live>, resolver: Resolver, host: String) -> Notifier {
         let pools = Pools::new(MINUTE);
         let posts = Rc::new(Posts::new(pools.clone(), resolver, 2));
-        Alerts { live, posts, pools, host, modes: RefCell::default() }
+        Notifier { live, posts, pools, host, modes: RefCell::default() }
     }
 
     /// Tells of the modes that changed, where a message may go out now.
@@ -67,7 +67,9 @@ impl Alerts {
         self.pools.sweep(now);
         let mut modes = self.modes.borrow_mut();
         for mode in &snapshot.modes {
-            let told = modes.entry(mode.policy.name.clone()).or_insert_with(|| Told::new(mode));
+            let told = modes
+                .entry(mode.policy.name.clone())
+                .or_insert_with(|| ModeNotifications::new(mode));
             told.retune(mode);
         }
         for told in modes.values_mut() {
@@ -83,10 +85,10 @@ impl Alerts {
 
     /// Nothing is to be told, and nothing is on its way.
     pub fn is_quiet(&self) -> bool {
-        self.modes.borrow().values().all(Told::is_quiet)
+        self.modes.borrow().values().all(ModeNotifications::is_quiet)
     }
 
-    fn send(&self, told: &mut Told, record: &Record, more: u64) {
+    fn send(&self, told: &mut ModeNotifications, record: &EpisodeRecord, more: u64) {
         told.under_way.drain(..).for_each(|older| older.abort());
         let body = Bytes::from(letter(record, &self.host, more).to_string());
         let id = format!("mode_{:016x}{:016x}", clock::random(), clock::random());
@@ -95,7 +97,7 @@ impl Alerts {
             let (mode, notify) = (told.cell.name.clone(), notify.clone());
             let (id, body) = (id.clone(), body.clone());
             let task = async move {
-                let alert = Alert { live, posts, mode, notify, id, body };
+                let alert = Notification { live, posts, mode, notify, id, body };
                 alert.send().await;
             };
             told.under_way.push(spawn_local(task));
@@ -103,9 +105,9 @@ impl Alerts {
     }
 }
 
-impl Told {
-    fn new(mode: &Mode) -> Told {
-        Told {
+impl ModeNotifications {
+    fn new(mode: &Mode) -> ModeNotifications {
+        ModeNotifications {
             cell: Arc::clone(&mode.live),
             to: Vec::new(),
             more: 0,
@@ -124,7 +126,7 @@ impl Told {
     }
 
     /// What is to be told now, and how many changes before it were not.
-    fn due(&mut self, now: Instant) -> Option<(Record, u64)> {
+    fn due(&mut self, now: Instant) -> Option<(EpisodeRecord, u64)> {
         let new = self.cell.untold();
         if new == 0 || self.to.is_empty() {
             self.cell.all_told();
@@ -138,7 +140,7 @@ impl Told {
         // One that is still on its way makes room for the newer one, which says so.
         let lost = if self.under_way.is_empty() { 0 } else { 1 + self.more };
         self.more = new - 1 + lost;
-        Some((Record::of(&*self.cell.latest()?), self.more))
+        Some((EpisodeRecord::of(&*self.cell.latest()?), self.more))
     }
 
     fn is_quiet(&self) -> bool {
@@ -147,7 +149,7 @@ impl Told {
 }
 
 /// A message to one place.
-struct Alert {
+struct Notification {
     live: Arc<Live>,
     posts: Rc<Posts>,
     mode: String,
@@ -156,7 +158,7 @@ struct Alert {
     body: Bytes,
 }
 
-impl Alert {
+impl Notification {
     async fn send(self) {
         let (mode, to) = (&self.mode, &self.notify.reference);
         for times in 1..=TIMES {

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::history::Record;
+use super::history::EpisodeRecord;
 use crate::live::degradation::episode::Impact;
 
 /// What is told of a mode that was entered, or left. `more`: changes before this one that were not
 /// told by themselves.
-pub fn letter(record: &Record, host: &str, more: u64) -> Value {
+pub fn letter(record: &EpisodeRecord, host: &str, more: u64) -> Value {
     let entered = record.ended.is_none();
     let state = if entered { "entered" } else { "left" };
     let at = record.ended.as_ref().unwrap_or(&record.began);
@@ -33,7 +33,7 @@ pub fn letter(record: &Record, host: &str, more: u64) -> Value {
     letter
 }
 
-fn text(record: &Record, host: &str, more: u64) -> String {
+fn text(record: &EpisodeRecord, host: &str, more: u64) -> String {
     let mode = &record.mode;
     let shadow = if record.shadow { " (in shadow)" } else { "" };
     let cause = record.cause.words();
@@ -73,9 +73,9 @@ mod tests {
     use super::*;
     use crate::live::degradation::episode::{Cause, Seen};
 
-    fn record(ended: bool) -> Record {
+    fn record(ended: bool) -> EpisodeRecord {
         let sign = "error_rate of chat above 0.25 over 30s".to_owned();
-        Record {
+        EpisodeRecord {
             mode: "brownout".to_owned(),
             shadow: false,
             began: "2026-01-01T00:00:00.000Z".to_owned(),

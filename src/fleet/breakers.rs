@@ -10,9 +10,9 @@ use std::time::Instant;
 use redis::{FromRedisValue, ToRedisArgs, Value};
 use tokio::task::spawn_local;
 
-use super::redis::connection::{Failure, instant};
-use super::redis::scripts::Script;
-use super::sync::Task;
+use super::redis::connection::{RedisCallError, instant};
+use super::redis::scripts::RedisScript;
+use super::sync::FleetSync;
 use crate::clock;
 use crate::live::breaker::cell::BreakerCell;
 use crate::live::breaker::sync::Said;
@@ -28,13 +28,13 @@ const RESET_MS: u64 = 60_000;
 const JITTER: f64 = 0.2;
 
 /// What a script of a breaker answers.
-struct Answer {
+struct BreakerReply {
     register: Register,
     until: Instant,
     more: String,
 }
 
-impl Task {
+impl FleetSync {
     /// Says whatever is to be said now.
     pub fn say(self: &Rc<Self>, now: Instant) {
         let live = &self.fleet.0.live;
@@ -172,10 +172,10 @@ impl Task {
     async fn call(
         &self,
         name: &'static str,
-        script: &Script,
+        script: &RedisScript,
         cell: &BreakerCell,
         args: impl ToRedisArgs,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<BreakerReply, RedisCallError> {
         let key = cell.key().to_string();
         let answer = self.call_by_key(name, script, &key, args).await?;
         self.learn(&key, &answer.register, answer.until, "");
@@ -185,16 +185,16 @@ impl Task {
     async fn call_by_key(
         &self,
         name: &'static str,
-        script: &Script,
+        script: &RedisScript,
         key: &str,
         args: impl ToRedisArgs,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<BreakerReply, RedisCallError> {
         let of = |what: &str| format!("cb:{what}:{key}");
         let (votes, leases, awaited, busy) = (of("v"), of("l"), of("w"), of("h"));
         let keys = ["cb", "cb:t", "cb:x", &votes, &leases, &awaited, &busy];
         let told = self.fleet.link().run::<Vec<Value>>(script, &keys, (key, args)).await;
         let at = clock::now();
-        self.fleet.counted(name, told.and_then(|told| Answer::read(&told, at)))
+        self.fleet.counted(name, told.and_then(|told| BreakerReply::read(&told, at)))
     }
 
     /// A lease by the name that it has in Redis.
@@ -203,9 +203,9 @@ impl Task {
     }
 }
 
-impl Answer {
-    fn read(told: &[Value], at: Instant) -> Result<Answer, Failure> {
-        let odd = || Failure::Odd(format!("{told:?}"));
+impl BreakerReply {
+    fn read(told: &[Value], at: Instant) -> Result<BreakerReply, RedisCallError> {
+        let odd = || RedisCallError::Odd(format!("{told:?}"));
         let text = |at: usize| {
             let value = told.get(at).ok_or_else(odd)?;
             String::from_redis_value_ref(value).map_err(|_| odd())
@@ -216,7 +216,7 @@ impl Answer {
             Kind::Open => instant(register.until, now, at),
             Kind::Closed | Kind::HalfOpen => at,
         };
-        Ok(Answer { register, until, more: text(2)? })
+        Ok(BreakerReply { register, until, more: text(2)? })
     }
 }
 

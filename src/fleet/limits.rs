@@ -12,8 +12,8 @@ use serde::Serialize;
 use tokio::task::spawn_local;
 
 use super::Fleet;
-use super::redis::connection::Failure;
-use super::sync::Task;
+use super::redis::connection::RedisCallError;
+use super::sync::FleetSync;
 use crate::clock;
 use crate::live::provider::ProviderLive;
 use crate::live::quota::sync::Of;
@@ -21,7 +21,7 @@ use crate::resilience::rate::leased_quota::{Ask, Grant, Shown};
 
 /// A limit that the fleet shares, for people.
 #[derive(Debug, Serialize)]
-pub struct Limit {
+pub struct SharedLimit {
     pub provider: String,
     /// `requests` or `tokens`.
     pub kind: &'static str,
@@ -32,7 +32,7 @@ pub struct Limit {
     pub in_hand: f64,
 }
 
-impl Task {
+impl FleetSync {
     /// Asks for what is wanted now.
     pub fn ask_for_limits(self: &Rc<Self>, now: Instant) {
         for provider in self.fleet.0.live.providers() {
@@ -54,26 +54,26 @@ impl Task {
 }
 
 impl Fleet {
-    pub(super) fn limits(&self, now: Instant) -> Vec<Limit> {
+    pub(super) fn limits(&self, now: Instant) -> Vec<SharedLimit> {
         let providers = self.0.live.providers();
         let of_one = |provider: &Arc<ProviderLive>| {
-            let limit = |(of, shown)| Limit::new(provider.name(), of, shown);
+            let limit = |(of, shown)| SharedLimit::new(provider.name(), of, shown);
             provider.shared_rates(now).into_iter().map(limit).collect::<Vec<_>>()
         };
         providers.iter().flat_map(of_one).collect()
     }
 }
 
-impl Limit {
-    fn new(provider: &str, of: Of, shown: Shown) -> Limit {
+impl SharedLimit {
+    fn new(provider: &str, of: Of, shown: Shown) -> SharedLimit {
         let Shown { rate, share, in_hand } = shown;
-        Limit { provider: provider.to_owned(), kind: of.as_str(), rate, share, in_hand }
+        SharedLimit { provider: provider.to_owned(), kind: of.as_str(), rate, share, in_hand }
     }
 }
 
 /// Redis' time, what was given, in how many microseconds, and what of the burst is used.
-fn read(told: &[Value]) -> Result<Grant, Failure> {
-    let odd = || Failure::Odd(format!("{told:?}"));
+fn read(told: &[Value]) -> Result<Grant, RedisCallError> {
+    let odd = || RedisCallError::Odd(format!("{told:?}"));
     let number = |at: usize| {
         let value = told.get(at).ok_or_else(odd)?;
         let text = String::from_redis_value_ref(value).map_err(|_| odd())?;

@@ -26,11 +26,11 @@ use rustls::crypto::CryptoProvider;
 use tokio::task::LocalSet;
 
 use crate::clock;
-use crate::fleet::redis::connection::{Failure, Link};
-use crate::fleet::redis::scripts::Scripts;
-use crate::fleet::redis::url::Address;
-use crate::fleet::status::Facts;
-use crate::fleet::stream::Transition;
+use crate::fleet::redis::connection::{RedisCallError, RedisLink};
+use crate::fleet::redis::scripts::FleetScripts;
+use crate::fleet::redis::url::RedisAddress;
+use crate::fleet::status::HostInfo;
+use crate::fleet::stream::BreakerTransition;
 use crate::live::Live;
 use crate::live::fleet::FleetSide;
 use crate::snapshot::Current;
@@ -39,39 +39,39 @@ use crate::upstream::tls;
 
 /// How to take part.
 #[derive(Clone, Debug)]
-pub struct Options {
-    pub address: Address,
+pub struct FleetOptions {
+    pub address: RedisAddress,
     /// Hosts that share a name share everything else.
     pub name: String,
 }
 
 /// This host's part in a fleet; cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Fleet(Arc<Inner>);
+pub struct Fleet(Arc<FleetInner>);
 
 #[derive(Debug)]
-struct Inner {
+struct FleetInner {
     name: String,
     /// No other process has it.
     host: String,
     started: SystemTime,
-    link: Link,
-    scripts: Scripts,
+    link: RedisLink,
+    scripts: FleetScripts,
     live: Arc<Live>,
     side: Arc<FleetSide>,
     current: Arc<Current>,
-    told: Mutex<Told>,
+    told: Mutex<StatusCache>,
 }
 
 /// What is remembered for people.
 #[derive(Debug)]
-struct Told {
+struct StatusCache {
     /// Attached or detached since then.
     since: SystemTime,
-    hosts: Vec<(String, Facts)>,
+    hosts: Vec<(String, HostInfo)>,
     /// The latest, oldest first.
-    transitions: Vec<Transition>,
-    hands: Vec<overrides::Force>,
+    transitions: Vec<BreakerTransition>,
+    hands: Vec<overrides::FleetOverride>,
 }
 
 impl Fleet {
@@ -80,7 +80,7 @@ impl Fleet {
     /// # Errors
     /// When the system gives no thread or runtime. Whether Redis is there does not matter.
     pub fn start(
-        options: Options,
+        options: FleetOptions,
         live: Arc<Live>,
         side: Arc<FleetSide>,
         current: Arc<Current>,
@@ -89,14 +89,18 @@ impl Fleet {
         let _ = CryptoProvider::clone(&tls::provider()).install_default();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let now = clock::wall();
-        let told =
-            Told { since: now, hosts: Vec::new(), transitions: Vec::new(), hands: Vec::new() };
-        let fleet = Fleet(Arc::new(Inner {
-            link: Link::new(options.address, &options.name),
+        let told = StatusCache {
+            since: now,
+            hosts: Vec::new(),
+            transitions: Vec::new(),
+            hands: Vec::new(),
+        };
+        let fleet = Fleet(Arc::new(FleetInner {
+            link: RedisLink::new(options.address, &options.name),
             name: options.name,
             host: host_name(),
             started: now,
-            scripts: Scripts::new(),
+            scripts: FleetScripts::new(),
             live,
             side,
             current,
@@ -109,7 +113,7 @@ impl Fleet {
         Ok(fleet)
     }
 
-    pub fn link(&self) -> &Link {
+    pub fn link(&self) -> &RedisLink {
         &self.0.link
     }
 
@@ -121,12 +125,16 @@ impl Fleet {
         &self.0.side
     }
 
-    fn told(&self) -> MutexGuard<'_, Told> {
+    fn told(&self) -> MutexGuard<'_, StatusCache> {
         self.0.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Counts a call by what came of it.
-    fn counted<T>(&self, call: &'static str, answer: Result<T, Failure>) -> Result<T, Failure> {
+    fn counted<T>(
+        &self,
+        call: &'static str,
+        answer: Result<T, RedisCallError>,
+    ) -> Result<T, RedisCallError> {
         self.0.live.metrics.count_redis_call(call, answer.is_ok());
         if let Err(failure) = &answer {
             tracing::debug!(call, %failure, "fleet: a call came to nothing");

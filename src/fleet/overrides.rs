@@ -14,8 +14,8 @@ use redis::Value;
 use serde::Serialize;
 
 use super::Fleet;
-use super::redis::connection::{Failure, instant};
-use super::redis::scripts::Script;
+use super::redis::connection::{RedisCallError, instant};
+use super::redis::scripts::RedisScript;
 use crate::clock;
 use crate::live::Live;
 use crate::live::operator_override::Note;
@@ -24,7 +24,7 @@ use crate::resilience::breaker::{Hand, Kind, Wish};
 
 /// A hand on what is under a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Force {
+pub struct FleetOverride {
     pub key: String,
     pub hand: Hand,
     pub note: Note,
@@ -32,7 +32,7 @@ pub struct Force {
 
 /// As people see it.
 #[derive(Clone, Debug, Serialize)]
-pub struct Shown {
+pub struct OverrideStatus {
     pub key: String,
     pub what: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -43,8 +43,8 @@ pub struct Shown {
 
 /// The hands that are on the fleet.
 #[derive(Debug, Default)]
-pub struct Hands {
-    on: BTreeMap<String, Force>,
+pub struct FleetOverrides {
+    on: BTreeMap<String, FleetOverride>,
     /// Keys of breakers that each was laid on.
     laid: BTreeMap<String, HashSet<String>>,
     changed: bool,
@@ -55,7 +55,7 @@ pub fn is_under(key: &str, above: &str) -> bool {
     key.strip_prefix(above).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-impl Hands {
+impl FleetOverrides {
     /// All that Redis has, which was `now` by its clock `at` that moment.
     pub fn all(&mut self, told: &[(String, String)], now: u64, at: Instant) {
         let gone = self.on.keys().filter(|key| !told.iter().any(|(k, _)| k == *key));
@@ -69,8 +69,8 @@ impl Hands {
 
     /// One of them changed; an empty line: it was taken off.
     pub fn one(&mut self, key: &str, line: &str, now: u64, at: Instant) {
-        let read = Force::read(key, line, now, at);
-        let same = |known: &Force| read.as_ref().is_some_and(|read| read.is_like(known));
+        let read = FleetOverride::read(key, line, now, at);
+        let same = |known: &FleetOverride| read.as_ref().is_some_and(|read| read.is_like(known));
         if self.on.get(key).is_some_and(same) {
             return;
         }
@@ -112,13 +112,13 @@ impl Hands {
     }
 
     /// Those that are on, when they changed since this was asked last.
-    pub fn news(&mut self) -> Option<Vec<Force>> {
+    pub fn news(&mut self) -> Option<Vec<FleetOverride>> {
         std::mem::take(&mut self.changed).then(|| self.on.values().cloned().collect())
     }
 }
 
-impl Force {
-    fn read(key: &str, line: &str, now: u64, at: Instant) -> Option<Force> {
+impl FleetOverride {
+    fn read(key: &str, line: &str, now: u64, at: Instant) -> Option<FleetOverride> {
         let mut fields = line.split('\t');
         let until = fields.next()?.strip_prefix("until=")?;
         let until = match until {
@@ -136,11 +136,11 @@ impl Force {
         };
         let mut text = || fields.next().unwrap_or_default().to_owned();
         let note = Note { by: text(), reason: text(), fleet: true };
-        Some(Force { key: key.to_owned(), hand: Hand { wish, until }, note })
+        Some(FleetOverride { key: key.to_owned(), hand: Hand { wish, until }, note })
     }
 
     /// The same hand, read at another moment.
-    fn is_like(&self, other: &Force) -> bool {
+    fn is_like(&self, other: &FleetOverride) -> bool {
         let near = match (self.hand.until, other.hand.until) {
             (Some(a), Some(b)) => a.max(b) - a.min(b) < Duration::from_millis(500),
             (a, b) => a == b,
@@ -152,9 +152,9 @@ impl Force {
         self.hand.until.is_some_and(|until| now >= until)
     }
 
-    fn shown(&self, now: Instant) -> Shown {
+    fn shown(&self, now: Instant) -> OverrideStatus {
         let left = |until: Instant| until.saturating_duration_since(now).as_millis() as u64;
-        Shown {
+        OverrideStatus {
             key: self.key.clone(),
             what: self.hand.wish.as_str(),
             left_ms: self.hand.until.map(left),
@@ -175,7 +175,7 @@ impl Fleet {
         wish: Option<Wish>,
         length: Option<Duration>,
         note: &Note,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), RedisCallError> {
         let until = length.map_or_else(|| "-".to_owned(), |l| format!("+{}", l.as_millis()));
         let line = wish.map_or_else(String::new, |wish| {
             format!("until={until}\t{}\t{}\t{}", wish.as_str(), note.by, note.reason)
@@ -189,8 +189,8 @@ impl Fleet {
         Ok(())
     }
 
-    async fn close_all(&self, above: &str) -> Result<(), Failure> {
-        let script: &Script = &self.0.scripts.assert;
+    async fn close_all(&self, above: &str) -> Result<(), RedisCallError> {
+        let script: &RedisScript = &self.0.scripts.assert;
         for (key, known) in self.side().registers() {
             if !is_under(&key, above) || known.state == Kind::Closed {
                 continue;
@@ -213,12 +213,12 @@ impl Fleet {
     }
 
     /// Remembers the hands for who asks.
-    pub(super) fn remember_hands(&self, hands: Vec<Force>) {
+    pub(super) fn remember_hands(&self, hands: Vec<FleetOverride>) {
         self.told().hands = hands;
     }
 
     /// The hands that are on the fleet, as this host knows them.
-    pub fn hands(&self) -> Vec<Shown> {
+    pub fn hands(&self) -> Vec<OverrideStatus> {
         let now = clock::now();
         let told = self.told();
         told.hands.iter().filter(|force| !force.is_over(now)).map(|f| f.shown(now)).collect()
@@ -241,10 +241,11 @@ mod tests {
     fn a_hand_is_read_with_its_end_by_this_hosts_clock() {
         let at = clock::now();
         let line = format!("until={}\topen\tanna\tmaintenance", NOW + 2_000_000);
-        let force = Force::read("openai", &line, NOW, at).expect("a hand");
+        let force = FleetOverride::read("openai", &line, NOW, at).expect("a hand");
         assert_eq!(force.hand, Hand { wish: Wish::Open, until: Some(at + Duration::from_secs(2)) });
         assert_eq!((force.note.by.as_str(), force.note.reason.as_str()), ("anna", "maintenance"));
-        let open_ended = Force::read("openai", "until=-\tclosed\t\t", NOW, at).expect("a hand");
+        let open_ended =
+            FleetOverride::read("openai", "until=-\tclosed\t\t", NOW, at).expect("a hand");
         assert_eq!(open_ended.hand, Hand { wish: Wish::Closed, until: None });
     }
 
@@ -252,13 +253,13 @@ mod tests {
     fn what_is_over_or_is_no_hand_is_none() {
         let at = clock::now();
         for line in ["", "until=5\topen\t\t", "until=-\tajar\t\t", "until=x\topen\t\t", "open"] {
-            assert_eq!(Force::read("openai", line, NOW, at), None, "{line}");
+            assert_eq!(FleetOverride::read("openai", line, NOW, at), None, "{line}");
         }
     }
 
     #[test]
     fn the_same_hand_again_is_no_news() {
-        let (at, mut hands) = (clock::now(), Hands::default());
+        let (at, mut hands) = (clock::now(), FleetOverrides::default());
         hands.one("openai", "until=-\topen\tanna\t", NOW, at);
         assert_eq!(hands.news().map(|on| on.len()), Some(1));
         hands.one("openai", "until=-\topen\tanna\t", NOW, at);

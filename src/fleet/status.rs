@@ -9,11 +9,11 @@ use redis::{FromRedisValue, Value};
 use serde::{Deserialize, Serialize};
 
 use super::Fleet;
-use super::limits::Limit;
+use super::limits::SharedLimit;
 use super::overrides;
-use super::redis::connection::Failure;
-use super::stream::Transition;
-use super::sync::Snapshot;
+use super::redis::connection::RedisCallError;
+use super::stream::BreakerTransition;
+use super::sync::FleetSnapshot;
 use crate::clock;
 use crate::resilience::breaker::Kind;
 use crate::resilience::breaker::shared_state::Register;
@@ -27,7 +27,7 @@ const PATIENCE: Duration = Duration::from_millis(300);
 /// What a host says of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Facts {
+pub struct HostInfo {
     pub version: String,
     /// The hash of the policy in force there.
     pub policy: String,
@@ -37,37 +37,37 @@ pub struct Facts {
 
 /// `/api/fleet`.
 #[derive(Debug, Serialize)]
-pub struct View {
+pub struct FleetStatus {
     pub fleet: String,
     pub host: String,
     pub attached: bool,
     /// Attached, or detached, since then.
     pub since: String,
     pub redis: String,
-    pub hosts: Vec<Host>,
+    pub hosts: Vec<HostStatus>,
     /// Not all hosts have the same policy in force.
     pub policies_differ: bool,
-    pub breakers: Vec<Shared>,
-    pub holds: Vec<Held>,
+    pub breakers: Vec<SharedBreaker>,
+    pub holds: Vec<SharedHold>,
     /// Rates of providers, as this host has them.
-    pub limits: Vec<Limit>,
-    pub by_hand: Vec<overrides::Shown>,
+    pub limits: Vec<SharedLimit>,
+    pub by_hand: Vec<overrides::OverrideStatus>,
     /// The latest, oldest first.
-    pub transitions: Vec<Transition>,
+    pub transitions: Vec<BreakerTransition>,
 }
 
 #[derive(Debug, Serialize)]
-pub struct Host {
+pub struct HostStatus {
     pub id: String,
     #[serde(flatten)]
-    pub facts: Facts,
+    pub facts: HostInfo,
     /// This one.
     pub me: bool,
 }
 
 /// A breaker that the fleet shares.
 #[derive(Debug, Serialize)]
-pub struct Shared {
+pub struct SharedBreaker {
     pub key: String,
     pub state: &'static str,
     pub epoch: u64,
@@ -83,24 +83,24 @@ pub struct Shared {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub own: Option<&'static str>,
     pub votes: Vec<String>,
-    pub leases: Vec<Leased>,
+    pub leases: Vec<ProbeLease>,
 }
 
 #[derive(Debug, Serialize)]
-pub struct Leased {
+pub struct ProbeLease {
     pub host: String,
     pub left_ms: u64,
 }
 
 #[derive(Debug, Serialize)]
-pub struct Held {
+pub struct SharedHold {
     pub key: String,
     pub left_ms: u64,
 }
 
-impl Facts {
-    pub fn of(fleet: &Fleet) -> Facts {
-        Facts {
+impl HostInfo {
+    pub fn of(fleet: &Fleet) -> HostInfo {
+        HostInfo {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             policy: fleet.0.current.load().hash.chars().take(12).collect(),
             since: rfc3339(fleet.0.started),
@@ -112,15 +112,15 @@ impl Facts {
     }
 
     /// Of another host, perhaps of another version.
-    pub fn read(text: &str) -> Facts {
+    pub fn read(text: &str) -> HostInfo {
         serde_json::from_str(text).unwrap_or_default()
     }
 }
 
 impl Fleet {
-    pub async fn view(&self) -> View {
+    pub async fn view(&self) -> FleetStatus {
         let now = clock::now();
-        let mut breakers: Vec<Shared> =
+        let mut breakers: Vec<SharedBreaker> =
             self.side().registers().into_iter().map(|(key, r)| self.shared(key, r)).collect();
         for cell in self.0.live.breakers() {
             let key = cell.key().to_string();
@@ -131,7 +131,7 @@ impl Fleet {
         }
         breakers.sort_by(|a, b| a.key.cmp(&b.key));
         let asked = tokio::time::timeout(PATIENCE, async {
-            let hosts = Snapshot::of(self).await?.living();
+            let hosts = FleetSnapshot::of(self).await?.living();
             self.told().hosts = hosts;
             self.ask_details(&mut breakers).await
         });
@@ -144,8 +144,8 @@ impl Fleet {
             let told = self.told();
             (told.since, told.hosts.clone(), told.transitions.clone())
         };
-        let mine = Facts::of(self).policy;
-        View {
+        let mine = HostInfo::of(self).policy;
+        FleetStatus {
             fleet: self.0.name.clone(),
             host: self.host().to_owned(),
             attached: self.link().is_attached(),
@@ -154,24 +154,26 @@ impl Fleet {
             policies_differ: hosts.iter().any(|(_, facts)| facts.policy != mine),
             hosts: hosts.into_iter().map(|(id, facts)| self.host_of(id, facts)).collect(),
             breakers,
-            holds: held.map(|(key, left)| Held { key, left_ms: left.as_millis() as u64 }).collect(),
+            holds: held
+                .map(|(key, left)| SharedHold { key, left_ms: left.as_millis() as u64 })
+                .collect(),
             limits: self.limits(now),
             by_hand: self.hands(),
             transitions,
         }
     }
 
-    fn host_of(&self, id: String, facts: Facts) -> Host {
+    fn host_of(&self, id: String, facts: HostInfo) -> HostStatus {
         let me = id == self.host();
-        Host { facts: if me { Facts::of(self) } else { facts }, me, id }
+        HostStatus { facts: if me { HostInfo::of(self) } else { facts }, me, id }
     }
 
-    fn shared(&self, key: String, register: Register) -> Shared {
+    fn shared(&self, key: String, register: Register) -> SharedBreaker {
         let now = clock::now();
         let member = self.0.live.find_breaker(&key).and_then(|cell| cell.membership(now));
         let until = member.as_ref().and_then(|(_, until, _)| *until);
         let left = |until: std::time::Instant| until.saturating_duration_since(now).as_millis();
-        Shared {
+        SharedBreaker {
             state: register.state.as_str(),
             epoch: register.epoch,
             writer: register.writer,
@@ -188,7 +190,7 @@ impl Fleet {
     }
 
     /// Votes and leases, as Redis has them now.
-    async fn ask_details(&self, breakers: &mut [Shared]) -> Result<(), Failure> {
+    async fn ask_details(&self, breakers: &mut [SharedBreaker]) -> Result<(), RedisCallError> {
         for shared in breakers.iter_mut().filter(|shared| shared.own.is_some()).take(MOST) {
             let (votes, leases) = (format!("cb:v:{}", shared.key), format!("cb:l:{}", shared.key));
             let (script, keys) = (&self.0.scripts.look, ["cb", &votes, &leases]);
@@ -201,7 +203,7 @@ impl Fleet {
             shared.votes = texts(0);
             let lease = |pair: &[String]| {
                 let host = pair[0].split(':').nth(1).unwrap_or_default().to_owned();
-                Leased { host, left_ms: pair[1].parse::<f64>().unwrap_or(0.0) as u64 }
+                ProbeLease { host, left_ms: pair[1].parse::<f64>().unwrap_or(0.0) as u64 }
             };
             shared.leases = texts(1).chunks_exact(2).map(lease).collect();
             if let Some(Ok(register)) =

@@ -14,8 +14,8 @@ use serde::Serialize;
 
 use super::Fleet;
 use super::redis::connection::instant;
-use super::redis::url::Connection;
-use super::sync::Task;
+use super::redis::url::RedisConnection;
+use super::sync::FleetSync;
 use crate::clock;
 use crate::resilience::breaker::shared_state::Register;
 use crate::telemetry::events::rfc3339;
@@ -32,7 +32,7 @@ const KEPT: usize = 200;
 
 /// A change of the fleet's breaker, for people.
 #[derive(Clone, Debug, Serialize)]
-pub struct Transition {
+pub struct BreakerTransition {
     /// RFC 3339, when it was heard here.
     pub at: String,
     pub key: String,
@@ -43,7 +43,7 @@ pub struct Transition {
 }
 
 /// Reads for as long as the process lives.
-pub async fn read(task: Rc<Task>) {
+pub async fn read(task: Rc<FleetSync>) {
     let mut moved = task.position.subscribe();
     loop {
         let from = moved.borrow_and_update().clone();
@@ -62,7 +62,7 @@ pub async fn read(task: Rc<Task>) {
     }
 }
 
-async fn read_from(task: &Task, mut last: String) -> Result<(), RedisError> {
+async fn read_from(task: &FleetSync, mut last: String) -> Result<(), RedisError> {
     let link = task.fleet.link();
     let mut connection = link.address().connect(BLOCK + SLACK).await?;
     let stream = link.key("cb:x");
@@ -70,8 +70,10 @@ async fn read_from(task: &Task, mut last: String) -> Result<(), RedisError> {
     loop {
         let (keys, ids) = ([stream.as_str()], [last.as_str()]);
         let read: Option<StreamReadReply> = match &mut connection {
-            Connection::One(one) => one.xread_options(&keys, &ids, &options).await?,
-            Connection::Cluster(cluster) => cluster.xread_options(&keys, &ids, &options).await?,
+            RedisConnection::One(one) => one.xread_options(&keys, &ids, &options).await?,
+            RedisConnection::Cluster(cluster) => {
+                cluster.xread_options(&keys, &ids, &options).await?
+            }
         };
         let at = clock::now();
         for entry in read.into_iter().flat_map(|reply| reply.keys).flat_map(|key| key.ids) {
@@ -86,7 +88,7 @@ async fn read_from(task: &Task, mut last: String) -> Result<(), RedisError> {
     }
 }
 
-impl Task {
+impl FleetSync {
     fn hear(&self, entry: &StreamId, at: Instant) {
         let text = |name: &str| entry.get::<String>(name).unwrap_or_default();
         let (kind, key, what, why) = (text("k"), text("p"), text("r"), text("w"));
@@ -127,7 +129,7 @@ impl Fleet {
         if told.transitions.len() >= KEPT {
             told.transitions.remove(0);
         }
-        told.transitions.push(Transition {
+        told.transitions.push(BreakerTransition {
             at: rfc3339(clock::wall()),
             key: key.to_owned(),
             state: register.state.as_str(),

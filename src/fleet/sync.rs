@@ -13,9 +13,9 @@ use tokio::sync::watch;
 use tokio::task::spawn_local;
 
 use super::Fleet;
-use super::overrides::Hands;
-use super::redis::connection::{AWAY, Failure, instant};
-use super::status::Facts;
+use super::overrides::FleetOverrides;
+use super::redis::connection::{AWAY, RedisCallError, instant};
+use super::status::HostInfo;
 use super::stream;
 use crate::clock;
 use crate::resilience::breaker::shared_state::Register;
@@ -35,9 +35,9 @@ const NOTHING: &[u8] = b"";
 
 /// The host's part, on its thread.
 #[derive(Debug)]
-pub struct Task {
+pub struct FleetSync {
     pub fleet: Fleet,
-    pub hands: RefCell<Hands>,
+    pub hands: RefCell<FleetOverrides>,
     /// Where the stream is read from; empty: not yet.
     pub position: watch::Sender<String>,
     /// Redis' clock, and when it was read.
@@ -54,7 +54,7 @@ pub struct Task {
 
 /// What a snapshot says.
 #[derive(Debug)]
-pub struct Snapshot {
+pub struct FleetSnapshot {
     now: u64,
     last: String,
     registers: Vec<(String, String)>,
@@ -66,7 +66,7 @@ pub struct Snapshot {
 
 /// Takes part for as long as the process lives.
 pub async fn run(fleet: Fleet) {
-    let task = Rc::new(Task {
+    let task = Rc::new(FleetSync {
         fleet: fleet.clone(),
         hands: RefCell::default(),
         position: watch::Sender::new(String::new()),
@@ -91,7 +91,7 @@ pub async fn run(fleet: Fleet) {
     }
 }
 
-impl Task {
+impl FleetSync {
     async fn beats(self: Rc<Self>) {
         let mut beat = tokio::time::interval(BEAT);
         beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -131,18 +131,18 @@ impl Task {
             .collect();
         let mut keys = vec!["hosts", "facts", "cb:t", "cb", "cb:x", "hold", "cb:f"];
         keys.extend(busy.iter().map(String::as_str));
-        let facts = Facts::of(fleet).written();
+        let facts = HostInfo::of(fleet).written();
         let args = (fleet.host(), facts, HOST_LIVES.as_millis() as u64);
         let answer = link.run::<Vec<Value>>(&fleet.0.scripts.heartbeat, &keys, args).await;
-        match fleet.counted("heartbeat", answer.and_then(|told| Beat::read(&told))) {
+        match fleet.counted("heartbeat", answer.and_then(|told| HeartbeatReply::read(&told))) {
             Ok(beat) => self.beat_was_heard(beat).await,
             // What hangs may do so for its connection alone.
-            Err(Failure::Silent) => link.give_up(),
+            Err(RedisCallError::Silent) => link.give_up(),
             Err(_) => {}
         }
     }
 
-    async fn beat_was_heard(self: &Rc<Self>, beat: Beat) {
+    async fn beat_was_heard(self: &Rc<Self>, beat: HeartbeatReply) {
         let now = clock::now();
         self.heard.set(Some(now));
         self.time.set(Some((beat.now, now)));
@@ -192,9 +192,9 @@ impl Task {
     }
 
     /// Reads all that Redis knows, and puts back what it lost.
-    async fn snapshot(self: &Rc<Self>) -> Result<(), Failure> {
+    async fn snapshot(self: &Rc<Self>) -> Result<(), RedisCallError> {
         let fleet = &self.fleet;
-        let snapshot = Snapshot::of(fleet).await?;
+        let snapshot = FleetSnapshot::of(fleet).await?;
         let at = clock::now();
         self.time.set(Some((snapshot.now, at)));
         for (key, line) in &snapshot.registers {
@@ -216,7 +216,7 @@ impl Task {
     }
 
     /// What is known here and newer than in Redis, which lost it.
-    async fn put_back(self: &Rc<Self>, snapshot: &Snapshot) {
+    async fn put_back(self: &Rc<Self>, snapshot: &FleetSnapshot) {
         for (key, known) in self.fleet.side().registers() {
             let stored = snapshot.registers.iter().find(|(stored, _)| *stored == key);
             let stored = stored.and_then(|(_, line)| line.parse().ok());
@@ -235,38 +235,38 @@ impl Task {
 }
 
 /// What a heartbeat is answered with.
-struct Beat {
+struct HeartbeatReply {
     now: u64,
     hosts: u32,
     sum: u64,
 }
 
-impl Beat {
-    fn read(told: &[Value]) -> Result<Beat, Failure> {
-        let odd = || Failure::Odd(format!("{told:?}"));
+impl HeartbeatReply {
+    fn read(told: &[Value]) -> Result<HeartbeatReply, RedisCallError> {
+        let odd = || RedisCallError::Odd(format!("{told:?}"));
         let number = |at: usize| {
             let value = told.get(at).ok_or_else(odd)?;
             let text = String::from_redis_value_ref(value).map_err(|_| odd())?;
             text.parse::<u64>().map_err(|_| odd())
         };
         let hosts = u32::try_from(number(1)?).map_err(|_| odd())?;
-        Ok(Beat { now: number(0)?, hosts, sum: number(3)? })
+        Ok(HeartbeatReply { now: number(0)?, hosts, sum: number(3)? })
     }
 }
 
-impl Snapshot {
+impl FleetSnapshot {
     /// All that Redis knows, at one moment.
-    pub async fn of(fleet: &Fleet) -> Result<Snapshot, Failure> {
+    pub async fn of(fleet: &Fleet) -> Result<FleetSnapshot, RedisCallError> {
         let keys = ["cb", "cb:t", "cb:x", "hold", "cb:f", "hosts", "facts"];
         let read = fleet.link().run::<Value>(&fleet.0.scripts.snapshot, &keys, NOTHING).await?;
-        Snapshot::read(&read).ok_or_else(|| Failure::Odd("no snapshot".to_owned()))
+        FleetSnapshot::read(&read).ok_or_else(|| RedisCallError::Odd("no snapshot".to_owned()))
     }
 
-    pub fn read(value: &Value) -> Option<Snapshot> {
+    pub fn read(value: &Value) -> Option<FleetSnapshot> {
         let Value::Array(parts) = value else { return None };
         let [now, last, registers, holds, hands, hosts, facts] = &parts[..] else { return None };
         let text = |value: &Value| String::from_redis_value_ref(value).ok();
-        Some(Snapshot {
+        Some(FleetSnapshot {
             now: text(now)?.parse().ok()?,
             last: text(last)?,
             registers: pairs(registers)?,
@@ -278,14 +278,14 @@ impl Snapshot {
     }
 
     /// Hosts that live, and what they say of themselves.
-    pub fn living(&self) -> Vec<(String, Facts)> {
-        let mut living: Vec<(String, Facts)> = self
+    pub fn living(&self) -> Vec<(String, HostInfo)> {
+        let mut living: Vec<(String, HostInfo)> = self
             .hosts
             .iter()
             .filter(|(_, until)| until.parse::<f64>().is_ok_and(|until| until > self.now as f64))
             .map(|(host, _)| {
                 let facts = self.facts.iter().find(|(name, _)| name == host);
-                (host.clone(), facts.map(|(_, facts)| Facts::read(facts)).unwrap_or_default())
+                (host.clone(), facts.map(|(_, facts)| HostInfo::read(facts)).unwrap_or_default())
             })
             .collect();
         living.sort_by(|a, b| a.0.cmp(&b.0));

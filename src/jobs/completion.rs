@@ -13,7 +13,9 @@ use crate::proxy::downstream::worker::Worker;
 use crate::proxy::jobs::run::Outcome;
 use crate::resilience::retry::backoff::{BackoffPolicy, Jitter};
 use crate::snapshot::Queue;
-use crate::store::{Failure, JobId, Lease, Line, Millis, Store, Task, Then};
+use crate::store::{
+    AfterFailure, JobId, Millis, Partition, RunLease, RunnableJob, Store, StoreError,
+};
 use crate::telemetry::metrics::DeliveryLabels;
 
 /// Between the runs of one job: an outage is waited out, and a crowd does not come back at once.
@@ -29,19 +31,19 @@ const WRITE_AGAIN: Duration = Duration::from_secs(1);
 
 /// One run of a job.
 #[derive(Debug)]
-pub struct Run {
+pub struct JobRun {
     id: JobId,
     queue: String,
     attempts: u32,
     max_deliveries: u32,
-    pub lease: Option<Lease>,
+    pub lease: Option<RunLease>,
     /// Under which it runs, where others could run it too.
     pub claim: Option<Claim>,
 }
 
 /// Where a job stands after a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Settled {
+pub enum Completion {
     Over,
     /// It is run again after a rest; `spent`: it failed.
     Again {
@@ -52,9 +54,9 @@ pub enum Settled {
     Gone,
 }
 
-impl Run {
-    pub fn of(task: &Task, queue: &Queue, line: &Line) -> Run {
-        Run {
+impl JobRun {
+    pub fn of(task: &RunnableJob, queue: &Queue, line: &Partition) -> JobRun {
+        JobRun {
             id: task.id,
             queue: line.queue.clone(),
             attempts: task.attempts,
@@ -64,30 +66,33 @@ impl Run {
         }
     }
 
-    pub async fn settle(&self, worker: &Worker, store: &Store, outcome: Outcome) -> Settled {
-        let Some(lease) = self.lease else { return Settled::Gone };
+    pub async fn settle(&self, worker: &Worker, store: &Store, outcome: Outcome) -> Completion {
+        let Some(lease) = self.lease else { return Completion::Gone };
         let (result, settled) = match outcome {
             Outcome::Answered(answer) => {
                 let answer = Arc::new(answer);
                 until_written(|| store.complete(self.id, lease, Arc::clone(&answer), now())).await;
-                ("done", Settled::Over)
+                ("done", Completion::Over)
             }
             Outcome::NotTaken(rest, why) => {
                 let rest = rest.unwrap_or_else(|| self.backoff()).min(LATEST);
                 tracing::debug!(id = %self.id, why, ?rest, "a job was not taken");
                 until_written(|| store.park(lease, Some(now().after(rest)))).await;
-                ("not_taken", Settled::Again { rest, spent: false })
+                ("not_taken", Completion::Again { rest, spent: false })
             }
             Outcome::Failed(why) if lease.deliveries < self.max_deliveries => {
                 let rest = self.backoff();
-                let then = Then::Again(now().after(rest));
+                let then = AfterFailure::Again(now().after(rest));
                 until_written(|| store.fail(self.id, lease, why.clone(), then, now())).await;
-                ("failed", Settled::Again { rest, spent: true })
+                ("failed", Completion::Again { rest, spent: true })
             }
             Outcome::Failed(why) | Outcome::Refused(why) => {
-                until_written(|| store.fail(self.id, lease, why.clone(), Then::Dead, now())).await;
+                until_written(|| {
+                    store.fail(self.id, lease, why.clone(), AfterFailure::Dead, now())
+                })
+                .await;
                 self.dead(worker, &why);
-                ("dead", Settled::Over)
+                ("dead", Completion::Over)
             }
         };
         self.count(worker, result);
@@ -129,12 +134,12 @@ fn now() -> Millis {
 /// Writes until it is written. A lease that no longer holds leaves nothing to write.
 async fn until_written<F>(mut write: impl FnMut() -> F)
 where
-    F: Future<Output = Result<bool, Failure>>,
+    F: Future<Output = Result<bool, StoreError>>,
 {
     let mut told = false;
     loop {
         match write().await {
-            Ok(_) | Err(Failure::Closed) => return,
+            Ok(_) | Err(StoreError::Closed) => return,
             Err(error) => {
                 if !std::mem::replace(&mut told, true) {
                     tracing::warn!(%error, "the end of a job cannot be written: trying on");

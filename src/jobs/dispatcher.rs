@@ -15,16 +15,16 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-use super::completion::{Run, Settled};
-use super::partition::{LineState, Look, Seeks, WINDOW};
-use super::sharing::ownership::{May, Share};
-use super::worker_slots::{InHand, Pool};
+use super::completion::{Completion, JobRun};
+use super::partition::{AdmissionState, PartitionState, StoreLookup, WINDOW};
+use super::sharing::ownership::{Ownership, RunPermission};
+use super::worker_slots::{ActiveJob, WorkerPool};
 use crate::clock;
 use crate::policy::sections::model::Durable;
 use crate::proxy::downstream::worker::Worker;
 use crate::proxy::jobs::run::{self, Admitted, Blocked};
 use crate::snapshot::{Queue, Route, Snapshot};
-use crate::store::{Due, Failure, Leased, Line, Millis, Store};
+use crate::store::{LeaseResult, Millis, Partition, ReadyJob, Store, StoreError};
 
 /// What could not be read or written is tried again.
 const STORE_AGAIN: Duration = Duration::from_secs(1);
@@ -36,13 +36,13 @@ const SHORTEST_REST: Duration = Duration::from_millis(20);
 type Admission = Result<Box<Admitted>, Blocked>;
 type Admitting = Pin<Box<dyn Future<Output = Admission>>>;
 
-pub struct Desk {
+pub struct Dispatcher {
     pub worker: Rc<Worker>,
     pub store: Store,
     /// `None`: no fleet.
-    pub share: Option<Rc<Share>>,
-    pub(super) lines: RefCell<BTreeMap<Line, LineState>>,
-    pub(super) pools: RefCell<HashMap<String, Pool>>,
+    pub share: Option<Rc<Ownership>>,
+    pub(super) lines: RefCell<BTreeMap<Partition, PartitionState>>,
+    pub(super) pools: RefCell<HashMap<String, WorkerPool>>,
     pub(super) changed: Notify,
     /// Grows with each job that is begun.
     pub(super) begun: Cell<u64>,
@@ -50,9 +50,9 @@ pub struct Desk {
     pub(super) closed: Cell<bool>,
 }
 
-impl Desk {
-    pub fn new(worker: Rc<Worker>, store: Store, share: Option<Rc<Share>>) -> Rc<Desk> {
-        Rc::new(Desk {
+impl Dispatcher {
+    pub fn new(worker: Rc<Worker>, store: Store, share: Option<Rc<Ownership>>) -> Rc<Dispatcher> {
+        Rc::new(Dispatcher {
             worker,
             store,
             share,
@@ -86,7 +86,7 @@ impl Desk {
         }
     }
 
-    pub fn news(&self, ready: impl IntoIterator<Item = Line>) {
+    pub fn news(&self, ready: impl IntoIterator<Item = Partition>) {
         let mut lines = self.lines.borrow_mut();
         ready.into_iter().for_each(|line| lines.entry(line).or_default().news());
         self.changed.notify_one();
@@ -130,19 +130,19 @@ impl Desk {
             }
         }
         let lines = self.lines.borrow();
-        lines.values().filter_map(LineState::rest).filter(|rest| *rest > now).min()
+        lines.values().filter_map(PartitionState::rest).filter(|rest| *rest > now).min()
     }
 
     fn look_up(self: &Rc<Self>, now: Instant) {
         for (line, state) in self.lines.borrow_mut().iter_mut() {
             if state.wants_look() && !state.rests(now) {
-                state.look = Look::Out(false);
+                state.look = StoreLookup::Out(false);
                 tokio::task::spawn_local(Rc::clone(self).look(line.clone()));
             }
         }
     }
 
-    async fn look(self: Rc<Self>, line: Line) {
+    async fn look(self: Rc<Self>, line: Partition) {
         let (after, taken) = {
             let lines = self.lines.borrow();
             let Some(state) = lines.get(&line) else { return };
@@ -163,13 +163,19 @@ impl Desk {
     }
 
     /// The next job of a queue that may seek admission.
-    fn next_of(&self, queue: &str, snapshot: &Snapshot, now: Instant) -> Option<(Line, Due)> {
+    fn next_of(
+        &self,
+        queue: &str,
+        snapshot: &Snapshot,
+        now: Instant,
+    ) -> Option<(Partition, ReadyJob)> {
         let mut lines = self.lines.borrow_mut();
         let mut pools = self.pools.borrow_mut();
         let pool = pools.entry(queue.to_owned()).or_default();
         let of_queue = || lines.iter().filter(|(line, _)| line.queue == queue);
-        let seeking = of_queue().filter(|(_, state)| state.seeks == Seeks::OnItsWay).count();
-        let placed: Vec<(usize, u32, &Line, &LineState)> = of_queue()
+        let seeking =
+            of_queue().filter(|(_, state)| state.seeks == AdmissionState::OnItsWay).count();
+        let placed: Vec<(usize, u32, &Partition, &PartitionState)> = of_queue()
             .filter_map(|(line, state)| {
                 let (_, queue, class) = found(snapshot, line)?;
                 let (weight, paused) = (queue.policy.classes[class].weight, queue.live.is_paused());
@@ -191,8 +197,8 @@ impl Desk {
     }
 
     /// One job on its way to a provider, and through it.
-    async fn seek(self: Rc<Self>, line: Line, due: Due) {
-        let hand = InHand(Rc::clone(&self), line.clone(), due.seq);
+    async fn seek(self: Rc<Self>, line: Partition, due: ReadyJob) {
+        let hand = ActiveJob(Rc::clone(&self), line.clone(), due.seq);
         let snapshot = self.worker.current.load_full();
         let Some((route, queue, class)) = found(&snapshot, &line) else {
             // A policy without its route may be followed by one that has it again.
@@ -200,17 +206,17 @@ impl Desk {
         };
         let task = match self.store.task(due.seq).await {
             Ok(Some(task)) => task,
-            Ok(None) => return self.seeks(&line, Seeks::Nobody),
+            Ok(None) => return self.seeks(&line, AdmissionState::Nobody),
             Err(error) => return self.unread(&line, due, &error),
         };
-        let mut run = Run::of(&task, queue, &line);
+        let mut run = JobRun::of(&task, queue, &line);
         if let Some(share) = self.share_of(&line) {
             let name = share.line(&snapshot, &line);
             match share.claim(&task, name, queue.policy.durable.keep_result).await {
-                May::Run(claim) => run.claim = claim,
-                May::Not(until) => {
+                RunPermission::Run(claim) => run.claim = claim,
+                RunPermission::Not(until) => {
                     share.pass_over(due.id, until, hand);
-                    return self.seeks(&line, Seeks::Nobody);
+                    return self.seeks(&line, AdmissionState::Nobody);
                 }
             }
         }
@@ -228,7 +234,7 @@ impl Desk {
         let Some(slot) = self.slot(&line, class, durable.workers) else {
             return self.unbegun(&line, due, Duration::ZERO).await;
         };
-        self.seeks(&line, Seeks::Nobody);
+        self.seeks(&line, AdmissionState::Nobody);
         if let Err(error) = self.run(run, &due, admitted, durable).await {
             tracing::warn!(%error, id = %due.id, "a job cannot be begun");
             return self.unbegun(&line, due, STORE_AGAIN).await;
@@ -241,17 +247,17 @@ impl Desk {
     }
 
     /// Whoever shares the jobs of this line, or did since the start.
-    fn share_of(&self, line: &Line) -> Option<&Rc<Share>> {
+    fn share_of(&self, line: &Partition) -> Option<&Rc<Ownership>> {
         self.share.as_ref().filter(|share| share.shares(&line.queue))
     }
 
     /// Waits for admission, and lets others of the queue pass meanwhile.
-    async fn admitted(&self, line: &Line, mut admitting: Admitting) -> Admission {
+    async fn admitted(&self, line: &Partition, mut admitting: Admitting) -> Admission {
         let first = poll_fn(|cx| Poll::Ready(admitting.as_mut().poll(cx))).await;
         match first {
             Poll::Ready(admitted) => admitted,
             Poll::Pending => {
-                self.seeks(line, Seeks::Waits);
+                self.seeks(line, AdmissionState::Waits);
                 admitting.await
             }
         }
@@ -260,16 +266,16 @@ impl Desk {
     /// Writes down that it is begun, runs it, and writes down what came of it.
     async fn run(
         &self,
-        mut run: Run,
-        due: &Due,
+        mut run: JobRun,
+        due: &ReadyJob,
         admitted: Result<Box<Admitted>, String>,
         durable: &Durable,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), StoreError> {
         let now = Millis::of(clock::wall());
         let begun = run.claim.map_or(0, |claim| claim.deliveries.saturating_sub(1));
         let most = durable.max_deliveries;
         let settled = match self.store.lease_after(due.seq, most, begun, now).await? {
-            Leased::Run(lease) => {
+            LeaseResult::Run(lease) => {
                 run.lease = Some(lease);
                 let outcome = match admitted {
                     Ok(admitted) => admitted.run(durable.max_result).await,
@@ -277,11 +283,11 @@ impl Desk {
                 };
                 run.settle(&self.worker, &self.store, outcome).await
             }
-            Leased::Poison(_) => {
+            LeaseResult::Poison(_) => {
                 run.poisoned(&self.worker);
-                Settled::Over
+                Completion::Over
             }
-            Leased::Gone => Settled::Gone,
+            LeaseResult::Gone => Completion::Gone,
         };
         if let Some(share) = &self.share {
             share.settled(due.id, settled).await;
@@ -289,30 +295,30 @@ impl Desk {
         Ok(())
     }
 
-    fn unread(&self, line: &Line, due: Due, error: &Failure) {
+    fn unread(&self, line: &Partition, due: ReadyJob, error: &StoreError) {
         tracing::warn!(%error, id = %due.id, "a job cannot be read");
         self.rests(line, due, STORE_AGAIN);
     }
 
     /// A job that was not begun is the next one still, after a rest.
-    async fn unbegun(&self, line: &Line, due: Due, rest: Duration) {
+    async fn unbegun(&self, line: &Partition, due: ReadyJob, rest: Duration) {
         if let Some(share) = &self.share {
             share.give_back(due.id, Duration::ZERO, false).await;
         }
         self.rests(line, due, rest);
     }
 
-    fn seeks(&self, line: &Line, seeks: Seeks) {
+    fn seeks(&self, line: &Partition, seeks: AdmissionState) {
         if let Some(state) = self.lines.borrow_mut().get_mut(line) {
             state.seeks = seeks;
         }
         self.changed.notify_one();
     }
 
-    fn rests(&self, line: &Line, due: Due, rest: Duration) {
+    fn rests(&self, line: &Partition, due: ReadyJob, rest: Duration) {
         if let Some(state) = self.lines.borrow_mut().get_mut(line) {
             state.in_hand.remove(&due.seq);
-            state.seeks = Seeks::Nobody;
+            state.seeks = AdmissionState::Nobody;
             state.put_back(due, (!rest.is_zero()).then(|| clock::now() + rest));
         }
         self.changed.notify_one();
@@ -322,7 +328,7 @@ impl Desk {
 /// A line's route, queue and class in the policy in force.
 pub fn found<'s>(
     snapshot: &'s Snapshot,
-    line: &Line,
+    line: &Partition,
 ) -> Option<(&'s Arc<Route>, &'s Queue, usize)> {
     let route = snapshot.routes.iter().find(|route| route.policy.name == line.route)?;
     let queue = route.queue.as_ref().filter(|_| route.policy.durable)?;

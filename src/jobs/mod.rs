@@ -25,24 +25,24 @@ use std::time::Instant;
 use tokio::sync::watch;
 use tokio::task::{LocalSet, spawn_local};
 
-use crate::fleet::redis::connection::Link;
-use crate::jobs::dispatcher::Desk;
-use crate::jobs::sharing::borrower::Lend;
-use crate::jobs::sharing::ownership::Share;
-use crate::jobs::sharing::publisher::Keeper;
-use crate::jobs::webhooks::Callbacks;
+use crate::fleet::redis::connection::RedisLink;
+use crate::jobs::dispatcher::Dispatcher;
+use crate::jobs::sharing::borrower::Borrower;
+use crate::jobs::sharing::ownership::Ownership;
+use crate::jobs::sharing::publisher::Publisher;
+use crate::jobs::webhooks::CallbackSender;
 use crate::proxy::downstream::worker::{BEAT, Common, Load, Worker};
 use crate::store::Store;
 use crate::upstream::Resolver;
 
 /// The running thread.
 #[derive(Debug)]
-pub struct Jobs {
+pub struct JobRunner {
     thread: JoinHandle<()>,
     drain: watch::Sender<Option<Instant>>,
 }
 
-impl Jobs {
+impl JobRunner {
     /// Starts to run what is in the store; `link`: the way to the fleet's Redis.
     ///
     /// # Errors
@@ -51,14 +51,14 @@ impl Jobs {
         common: Common,
         store: Store,
         resolver: Resolver,
-        link: Option<Link>,
-    ) -> std::io::Result<Jobs> {
+        link: Option<RedisLink>,
+    ) -> std::io::Result<JobRunner> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (drain, drained) = watch::channel(None);
         let thread = thread::Builder::new().name("jobs".into()).spawn(move || {
             LocalSet::new().block_on(&runtime, run(common, store, resolver, link, drained));
         })?;
-        Ok(Jobs { thread, drain })
+        Ok(JobRunner { thread, drain })
     }
 
     /// Begins nothing more; what runs may finish until then. What does not is run again after the
@@ -76,22 +76,22 @@ async fn run(
     common: Common,
     store: Store,
     resolver: Resolver,
-    link: Option<Link>,
+    link: Option<RedisLink>,
     mut drained: watch::Receiver<Option<Instant>>,
 ) {
     let worker = Worker::new(common, Arc::new(Load::default()));
     let share = match link {
-        Some(link) => Some(Share::new(link, &store).await),
+        Some(link) => Some(Ownership::new(link, &store).await),
         None => {
             warn_of_no_fleet(&worker);
             None
         }
     };
-    let desk = Desk::new(Rc::clone(&worker), store.clone(), share.clone());
+    let desk = Dispatcher::new(Rc::clone(&worker), store.clone(), share.clone());
     share.iter().for_each(|share| take_part(&desk, share));
     spawn_local(Rc::clone(&desk).hear());
     spawn_local(expiry::run(Rc::clone(&worker), store.clone()));
-    spawn_local(Callbacks::new(Rc::clone(&worker), store, resolver).run());
+    spawn_local(CallbackSender::new(Rc::clone(&worker), store, resolver).run());
     let beats = Rc::clone(&worker);
     spawn_local(async move {
         let mut beat = tokio::time::interval(BEAT);
@@ -115,15 +115,15 @@ async fn run(
 }
 
 /// The tasks of a host of a fleet.
-fn take_part(desk: &Rc<Desk>, share: &Rc<Share>) {
+fn take_part(desk: &Rc<Dispatcher>, share: &Rc<Ownership>) {
     // From the first job on.
     share.queues(&desk.worker.current.load());
-    spawn_local(Keeper::new(Rc::clone(desk), Rc::clone(share)).run());
+    spawn_local(Publisher::new(Rc::clone(desk), Rc::clone(share)).run());
     spawn_local(sharing::publisher::renew(Rc::clone(share)));
     spawn_local(sharing::publisher::watch(Rc::clone(desk), Rc::clone(share)));
     spawn_local(sharing::results::hear(Rc::clone(share)));
     spawn_local(sharing::results::run(Rc::clone(desk), Rc::clone(share)));
-    let lend = Lend::new(Rc::clone(desk), Rc::clone(share));
+    let lend = Borrower::new(Rc::clone(desk), Rc::clone(share));
     spawn_local(Rc::clone(&lend).tell_again());
     spawn_local(lend.run());
 }

@@ -6,20 +6,20 @@
 use std::collections::{HashSet, VecDeque};
 use std::time::Instant;
 
-use crate::store::Due;
+use crate::store::ReadyJob;
 
 /// Jobs that are looked up at once.
 pub const WINDOW: usize = 64;
 
 #[derive(Debug, Default)]
-pub struct LineState {
-    coming: VecDeque<Due>,
+pub struct PartitionState {
+    coming: VecDeque<ReadyJob>,
     /// Whose turn it was last.
     pub after: Option<Vec<u8>>,
     /// Seek admission, or run.
     pub in_hand: HashSet<i64>,
-    pub look: Look,
-    pub seeks: Seeks,
+    pub look: StoreLookup,
+    pub seeks: AdmissionState,
     /// Nobody of it is begun before.
     rest: Option<Instant>,
     /// When a job of it was begun last, as a number that grows.
@@ -28,7 +28,7 @@ pub struct LineState {
 
 /// What is known of the store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Look {
+pub enum StoreLookup {
     /// There may be more than is known here.
     #[default]
     Due,
@@ -40,7 +40,7 @@ pub enum Look {
 
 /// The one that seeks admission.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Seeks {
+pub enum AdmissionState {
     #[default]
     Nobody,
     /// It is on its way, and counts as one that runs.
@@ -49,39 +49,39 @@ pub enum Seeks {
     Waits,
 }
 
-impl LineState {
+impl PartitionState {
     /// Jobs may have become ready.
     pub fn news(&mut self) {
         self.look = match self.look {
-            Look::Out(_) => Look::Out(true),
-            Look::Due | Look::Dry => Look::Due,
+            StoreLookup::Out(_) => StoreLookup::Out(true),
+            StoreLookup::Due | StoreLookup::Dry => StoreLookup::Due,
         };
     }
 
     pub fn wants_look(&self) -> bool {
-        self.coming.is_empty() && self.look == Look::Due
+        self.coming.is_empty() && self.look == StoreLookup::Due
     }
 
-    pub fn found(&mut self, found: Vec<(Vec<u8>, Due)>) {
-        let news = self.look == Look::Out(true);
+    pub fn found(&mut self, found: Vec<(Vec<u8>, ReadyJob)>) {
+        let news = self.look == StoreLookup::Out(true);
         // A job that is begun may leave others of its flow behind it, so only nothing is dry.
-        self.look = if found.is_empty() && !news { Look::Dry } else { Look::Due };
+        self.look = if found.is_empty() && !news { StoreLookup::Dry } else { StoreLookup::Due };
         self.after = found.last().map(|(flow, _)| flow.clone()).or(self.after.take());
         self.coming.extend(found.into_iter().map(|(_, due)| due));
     }
 
     /// Nothing could be looked up.
     pub fn looked_in_vain(&mut self, until: Instant) {
-        self.look = Look::Due;
+        self.look = StoreLookup::Due;
         self.rest = Some(until);
     }
 
     pub fn is_busy(&self) -> bool {
-        !self.coming.is_empty() || self.look != Look::Dry
+        !self.coming.is_empty() || self.look != StoreLookup::Dry
     }
 
     pub fn may_seek(&self, now: Instant) -> bool {
-        self.seeks == Seeks::Nobody && !self.coming.is_empty() && !self.rests(now)
+        self.seeks == AdmissionState::Nobody && !self.coming.is_empty() && !self.rests(now)
     }
 
     pub fn rests(&self, now: Instant) -> bool {
@@ -96,15 +96,15 @@ impl LineState {
         self.rest
     }
 
-    pub fn take(&mut self) -> Option<Due> {
+    pub fn take(&mut self) -> Option<ReadyJob> {
         let due = self.coming.pop_front()?;
         self.in_hand.insert(due.seq);
-        self.seeks = Seeks::OnItsWay;
+        self.seeks = AdmissionState::OnItsWay;
         Some(due)
     }
 
     /// It was not begun: it is the next one still, after a rest.
-    pub fn put_back(&mut self, due: Due, rest: Option<Instant>) {
+    pub fn put_back(&mut self, due: ReadyJob, rest: Option<Instant>) {
         self.coming.push_front(due);
         self.rest = rest;
     }

@@ -15,7 +15,7 @@ use crate::policy::sections::model::PostTo;
 use crate::proxy::downstream::worker::Worker;
 use crate::proxy::jobs::run::content_type;
 use crate::resilience::retry::backoff::{BackoffPolicy, Jitter};
-use crate::store::{Answer, Millis, Posting, Shown, Store};
+use crate::store::{JobRecord, Millis, PendingCallback, Store, StoredResponse};
 use crate::telemetry::metrics::DeliveryLabels;
 use crate::upstream::{Post, Posts, Resolver, signature};
 
@@ -32,7 +32,7 @@ const AGAIN: BackoffPolicy = BackoffPolicy {
 const BEAT: Duration = Duration::from_secs(60);
 const STORE_AGAIN: Duration = Duration::from_secs(1);
 
-pub struct Callbacks {
+pub struct CallbackSender {
     worker: Rc<Worker>,
     store: Store,
     posts: Posts,
@@ -42,14 +42,14 @@ pub struct Callbacks {
 }
 
 /// What is posted, and where to.
-struct Letter {
+struct CallbackMessage {
     to: PostTo,
     post: Post,
 }
 
-impl Callbacks {
-    pub fn new(worker: Rc<Worker>, store: Store, resolver: Resolver) -> Rc<Callbacks> {
-        Rc::new(Callbacks {
+impl CallbackSender {
+    pub fn new(worker: Rc<Worker>, store: Store, resolver: Resolver) -> Rc<CallbackSender> {
+        Rc::new(CallbackSender {
             posts: Posts::new(worker.pools.clone(), resolver, AT_ONCE),
             worker,
             store,
@@ -84,7 +84,7 @@ impl Callbacks {
         }
     }
 
-    async fn see_to(self: Rc<Self>, posting: Posting) {
+    async fn see_to(self: Rc<Self>, posting: PendingCallback) {
         let seq = posting.seq;
         if let Ok(_permit) = self.room.acquire().await {
             let (again, sent) = self.post(&posting).await;
@@ -106,7 +106,7 @@ impl Callbacks {
     }
 
     /// Whether it was taken; else when to try again, if ever.
-    async fn post(&self, posting: &Posting) -> (Option<Millis>, bool) {
+    async fn post(&self, posting: &PendingCallback) -> (Option<Millis>, bool) {
         let failed = match self.letter(posting).await {
             Ok(letter) => match self.sent(letter).await {
                 Ok(()) => return (None, true),
@@ -124,7 +124,7 @@ impl Callbacks {
         (again, false)
     }
 
-    async fn letter(&self, posting: &Posting) -> Result<Letter, String> {
+    async fn letter(&self, posting: &PendingCallback) -> Result<CallbackMessage, String> {
         let to = PostTo::read(&posting.url)?;
         let snapshot = self.worker.current.load_full();
         let queue = snapshot.policy.queues.iter().find(|queue| queue.name == posting.queue);
@@ -132,7 +132,7 @@ impl Callbacks {
         let durable = durable
             .filter(|durable| durable.callback.iter().any(|allowed| allowed.allows(&to)))
             .ok_or("the policy no longer allows its URL")?;
-        let unreadable = |error: crate::store::Failure| error.to_string();
+        let unreadable = |error: crate::store::StoreError| error.to_string();
         let job = self.store.job(posting.id).await.map_err(unreadable)?;
         let job = job.ok_or("its job is forgotten")?;
         let answer = self.store.answer(job.seq).await.map_err(unreadable)?;
@@ -142,18 +142,18 @@ impl Callbacks {
         let body = body.unwrap_or_default();
         let secret = durable.callback_secret.as_ref();
         let signature = secret.map(|secret| signature(secret.as_bytes(), &id, at, &body));
-        Ok(Letter { to, post: Post { id, at, signature, headers, body } })
+        Ok(CallbackMessage { to, post: Post { id, at, signature, headers, body } })
     }
 
-    async fn sent(&self, letter: Letter) -> Result<(), String> {
-        let Letter { to, post } = letter;
+    async fn sent(&self, letter: CallbackMessage) -> Result<(), String> {
+        let CallbackMessage { to, post } = letter;
         let sent = self.posts.send(&to, &post).await;
         sent.map_err(|error| format!("{}: {error}", to.url.host))
     }
 }
 
 /// What is told of a job beside its result.
-fn told(job: &Shown, answer: Option<&Answer>) -> Vec<(&'static str, String)> {
+fn told(job: &JobRecord, answer: Option<&StoredResponse>) -> Vec<(&'static str, String)> {
     let mut told = vec![("outrigger-job-state", job.state.as_str().to_owned())];
     let Some(answer) = answer else { return told };
     told.push(("outrigger-job-status", answer.status.to_string()));

@@ -2,26 +2,26 @@
 
 use std::rc::Rc;
 
-use super::dispatcher::Desk;
-use super::partition::{LineState, Seeks};
+use super::dispatcher::Dispatcher;
+use super::partition::{AdmissionState, PartitionState};
 use crate::resilience::queue::stride::Stride;
 use crate::snapshot::Queue;
-use crate::store::Line;
+use crate::store::Partition;
 
 /// The workers of a queue.
 #[derive(Default)]
-pub struct Pool {
+pub struct WorkerPool {
     pub running: usize,
     pub classes: Stride<usize>,
 }
 
 /// One place in a pool; given back when it is dropped.
-pub struct Slot(Rc<Desk>, String);
+pub struct WorkerSlot(Rc<Dispatcher>, String);
 
 /// A job that is neither coming nor done; let go when this is dropped.
-pub struct InHand(pub Rc<Desk>, pub Line, pub i64);
+pub struct ActiveJob(pub Rc<Dispatcher>, pub Partition, pub i64);
 
-impl Desk {
+impl Dispatcher {
     /// Workers of a queue that have nothing to do; none while it is paused.
     pub fn idle(&self, queue: &Queue) -> usize {
         if self.closed.get() || queue.live.is_paused() {
@@ -31,28 +31,35 @@ impl Desk {
         let running = self.pools.borrow().get(name).map_or(0, |pool| pool.running);
         let lines = self.lines.borrow();
         let of_queue = lines.iter().filter(|(line, _)| line.queue == *name);
-        let seeking = of_queue.filter(|(_, state)| state.seeks == Seeks::OnItsWay).count();
+        let seeking = of_queue.filter(|(_, state)| state.seeks == AdmissionState::OnItsWay).count();
         queue.policy.durable.workers.saturating_sub(running + seeking)
     }
 
     /// Whether a line has nothing of its own that could be begun.
-    pub fn has_nothing(&self, line: &Line) -> bool {
+    pub fn has_nothing(&self, line: &Partition) -> bool {
         let lines = self.lines.borrow();
-        lines.get(line).is_none_or(|state| !state.is_busy() && state.seeks == Seeks::Nobody)
+        lines
+            .get(line)
+            .is_none_or(|state| !state.is_busy() && state.seeks == AdmissionState::Nobody)
     }
 
     /// A worker for a job of another host.
-    pub fn lend(self: &Rc<Self>, queue: &Queue) -> Option<Slot> {
+    pub fn lend(self: &Rc<Self>, queue: &Queue) -> Option<WorkerSlot> {
         if self.idle(queue) == 0 {
             return None;
         }
         let name = queue.policy.name.clone();
         self.pools.borrow_mut().entry(name.clone()).or_default().running += 1;
-        Some(Slot(Rc::clone(self), name))
+        Some(WorkerSlot(Rc::clone(self), name))
     }
 
     /// A worker for a job that is admitted.
-    pub fn slot(self: &Rc<Self>, line: &Line, class: usize, workers: usize) -> Option<Slot> {
+    pub fn slot(
+        self: &Rc<Self>,
+        line: &Partition,
+        class: usize,
+        workers: usize,
+    ) -> Option<WorkerSlot> {
         let mut pools = self.pools.borrow_mut();
         let pool = pools.entry(line.queue.clone()).or_default();
         if self.closed.get() || pool.running >= workers {
@@ -64,13 +71,13 @@ impl Desk {
         if let Some(state) = self.lines.borrow_mut().get_mut(line) {
             state.served = self.begun.get();
         }
-        Some(Slot(Rc::clone(self), line.queue.clone()))
+        Some(WorkerSlot(Rc::clone(self), line.queue.clone()))
     }
 }
 
-impl Pool {
+impl WorkerPool {
     /// Tells the stride which classes have something to do.
-    pub fn busy(&mut self, placed: &[(usize, u32, &Line, &LineState)]) {
+    pub fn busy(&mut self, placed: &[(usize, u32, &Partition, &PartitionState)]) {
         let busy = |class| placed.iter().any(|(of, _, _, s)| *of == class && s.is_busy());
         let known: Vec<usize> = self.classes.order().collect();
         known.iter().filter(|class| !busy(**class)).for_each(|class| self.classes.part(*class, 1));
@@ -82,7 +89,7 @@ impl Pool {
     }
 }
 
-impl Drop for Slot {
+impl Drop for WorkerSlot {
     fn drop(&mut self) {
         if let Some(pool) = self.0.pools.borrow_mut().get_mut(&self.1) {
             pool.running -= 1;
@@ -92,7 +99,7 @@ impl Drop for Slot {
     }
 }
 
-impl Drop for InHand {
+impl Drop for ActiveJob {
     fn drop(&mut self) {
         if let Some(state) = self.0.lines.borrow_mut().get_mut(&self.1) {
             state.in_hand.remove(&self.2);
@@ -101,7 +108,7 @@ impl Drop for InHand {
     }
 }
 
-impl InHand {
+impl ActiveJob {
     /// It is looked for again.
     pub fn let_go(self) {
         let (desk, line) = (Rc::clone(&self.0), self.1.clone());

@@ -4,7 +4,7 @@ use rusqlite::{Connection, params};
 
 use super::Store;
 use super::job::Millis;
-use super::writer::Failure;
+use super::writer::StoreError;
 
 /// That are kept.
 const EPISODES: usize = 1000;
@@ -40,7 +40,7 @@ impl Store {
         began: Millis,
         mode: String,
         record: String,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), StoreError> {
         self.0.writer.write(move |db| keep(db, began, &mode, &record)).await
     }
 
@@ -48,7 +48,7 @@ impl Store {
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub async fn episodes(&self) -> Result<Vec<String>, Failure> {
+    pub async fn episodes(&self) -> Result<Vec<String>, StoreError> {
         self.0.reader.read(all).await
     }
 }

@@ -177,7 +177,7 @@ fn a_full_disk_refuses_what_does_not_fit_and_nothing_else_and_is_over_when_there
         grow(&store, "1").await;
         for _ in 0..3 {
             let full = accept(&store, big(3)).await.expect_err("no room");
-            assert!(matches!(full, Failure::Full), "{full}");
+            assert!(matches!(full, StoreError::Full), "{full}");
             assert_eq!(full.to_string(), "the disk of the store is full");
         }
         assert_eq!(whole_jobs(&store).await, ids([1, 2]));
@@ -187,7 +187,7 @@ fn a_full_disk_refuses_what_does_not_fit_and_nothing_else_and_is_over_when_there
         let lease = leased(&store, seq).await;
         assert!(store.park(lease, None).await.expect("parked"));
         grow(&store, "1000000").await;
-        assert_eq!(accept(&store, big(3)).await.expect("accepted"), Accepted::New);
+        assert_eq!(accept(&store, big(3)).await.expect("accepted"), EnqueueResult::New);
         assert_eq!(shown(&store, id(3)).await.bytes, 200_000);
         totals_are_right(&store).await;
     });
@@ -206,16 +206,16 @@ fn a_database_that_cannot_be_written_is_tried_again_with_each_change() {
         let read_only = |db: &Connection| db.pragma_update(None, "query_only", true);
         store.0.writer.write(read_only).await.expect("set");
         let failed = accept(&store, job(2)).await.expect_err("read-only");
-        assert!(matches!(&failed, Failure::Io(why) if why.contains("readonly")), "{failed}");
+        assert!(matches!(&failed, StoreError::Io(why) if why.contains("readonly")), "{failed}");
         // It is opened anew: for as long as that fails, so does every change.
         fs::rename(&at, &away).expect("moved");
         for _ in 0..2 {
             let failed = accept(&store, job(2)).await.expect_err("no file");
-            assert!(matches!(&failed, Failure::Io(why) if why.contains("open")), "{failed}");
+            assert!(matches!(&failed, StoreError::Io(why) if why.contains("open")), "{failed}");
         }
         assert!(!at.exists(), "a new database was made beside the old one");
         fs::rename(&away, &at).expect("moved");
-        assert_eq!(accept(&store, job(2)).await.expect("accepted"), Accepted::New);
+        assert_eq!(accept(&store, job(2)).await.expect("accepted"), EnqueueResult::New);
         assert_eq!(whole_jobs(&store).await, ids([1, 2]));
         totals_are_right(&store).await;
     });
@@ -244,10 +244,10 @@ fn whatever_writes_syncs_also_when_it_was_opened_anew() {
 
 // === one among many ===
 
-type Accepting = Pin<Box<dyn Future<Output = Result<Accepted, Failure>>>>;
+type Accepting = Pin<Box<dyn Future<Output = Result<EnqueueResult, StoreError>>>>;
 
 /// All of them in one commit: they come while the writer is busy with another.
-async fn at_once(store: &Store, jobs: Vec<NewJob>) -> Vec<Result<Accepted, Failure>> {
+async fn at_once(store: &Store, jobs: Vec<NewJob>) -> Vec<Result<EnqueueResult, StoreError>> {
     let (begun, begins) = mpsc::channel();
     let (go, wait) = mpsc::channel::<()>();
     let writer = store.0.writer.clone();
@@ -305,12 +305,12 @@ fn what_fits_into_a_full_disk_is_taken_though_it_came_with_what_does_not() {
         // Room for a few small ones is left where a big one was.
         accepted(&store, big(1)).await;
         store.cancel(id(1), None, NOW).await.expect("cancelled");
-        assert_eq!(store.purge("jobs".to_owned(), State::Cancelled).await.expect("purged"), 1);
+        assert_eq!(store.purge("jobs".to_owned(), JobState::Cancelled).await.expect("purged"), 1);
         grow(&store, "1").await;
         let mut bigger = big(3);
         bigger.request.body = bytes::Bytes::from(vec![b'x'; 400_000]);
         let outcomes = at_once(&store, vec![job(2), bigger, job(4)]).await;
-        assert!(matches!(outcomes[..], [Ok(_), Err(Failure::Full), Ok(_)]), "{outcomes:?}");
+        assert!(matches!(outcomes[..], [Ok(_), Err(StoreError::Full), Ok(_)]), "{outcomes:?}");
         assert_eq!(whole_jobs(&store).await, ids([2, 4]));
         totals_are_right(&store).await;
     });
@@ -472,7 +472,7 @@ fn a_store_of_the_first_version_is_brought_to_this_one_with_its_jobs() {
     db.execute_batch(include_str!("schema.sql")).expect("the first tables");
     db.pragma_update(None, "application_id", 0x4f75_7452).expect("an id");
     db.pragma_update(None, "user_version", 1).expect("a version");
-    assert_eq!(transitions::accept(&db, &job(1), ROOM, NOW).expect("accepted"), Accepted::New);
+    assert_eq!(transitions::accept(&db, &job(1), ROOM, NOW).expect("accepted"), EnqueueResult::New);
     let key = queries::note::<32>(&db, "principal_key").expect("a key");
     drop(db);
     let store = open(folder.path());

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
-use super::transitions::Line;
+use super::transitions::Partition;
 
 /// A job's name: when it was made, then 80 random bits, so that nobody can guess another's (as RFC
 /// 9562, 5.7). Names that begin with the time lie side by side in the index: wholly random ones
@@ -16,7 +16,7 @@ pub struct JobId(pub [u8; 16]);
 
 /// Where a job stands (QUEUE.md "States"; what is accepted is ready at once).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum State {
+pub enum JobState {
     Ready,
     /// An attempt failed; another follows.
     RetryWait,
@@ -45,8 +45,8 @@ pub struct NewJob {
     /// Takes turns with other flows of its class.
     pub flow: Vec<u8>,
     pub principal: Principal,
-    pub key: Option<Key>,
-    pub request: Request,
+    pub key: Option<IdempotencyKey>,
+    pub request: StoredRequest,
     pub callback: Option<String>,
     pub expires: Millis,
     /// How long it is kept when it is over.
@@ -54,15 +54,15 @@ pub struct NewJob {
 }
 
 impl NewJob {
-    pub(super) fn line(&self) -> Line {
+    pub(super) fn line(&self) -> Partition {
         let (queue, route, class) = (self.queue.clone(), self.route.clone(), self.class.clone());
-        Line { queue, route, class }
+        Partition { queue, route, class }
     }
 }
 
 /// An `Idempotency-Key` of the application.
 #[derive(Clone, Debug)]
-pub struct Key {
+pub struct IdempotencyKey {
     pub text: String,
     /// Of the request that it stands for.
     pub fingerprint: [u8; 32],
@@ -70,7 +70,7 @@ pub struct Key {
 
 /// A request without its credentials.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Request {
+pub struct StoredRequest {
     pub method: String,
     /// Path and query.
     pub uri: String,
@@ -81,7 +81,7 @@ pub struct Request {
 
 /// An answer as it is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
+pub struct StoredResponse {
     pub status: u16,
     /// Lines of `name: value`.
     pub headers: Vec<u8>,
@@ -92,7 +92,7 @@ pub struct Answer {
 
 /// What a queue keeps at most.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct QueueLimits {
     /// Jobs that are not done.
     pub jobs: u64,
     /// Of their bodies.
@@ -101,25 +101,25 @@ pub struct Limits {
 
 /// What became of a job that was handed in.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Accepted {
+pub enum EnqueueResult {
     New,
     /// The same request came before, with the same key; without a state it has been forgotten.
-    Known(JobId, Option<State>),
+    Known(JobId, Option<JobState>),
     /// The key stands for another request.
     OtherRequest,
-    Full(Full),
+    Full(QueueFull),
 }
 
 /// What of a queue is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Full {
+pub enum QueueFull {
     Jobs(u64),
     Bytes(u64),
 }
 
 /// Leave to run a job once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Lease {
+pub struct RunLease {
     pub seq: i64,
     /// Tells this lease from an earlier or a later one of the same job.
     pub number: i64,
@@ -129,20 +129,20 @@ pub struct Lease {
 
 /// A job that may be run.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Due {
+pub struct ReadyJob {
     pub seq: i64,
     pub id: JobId,
 }
 
 /// All that a run of it needs.
 #[derive(Clone, Debug)]
-pub struct Task {
+pub struct RunnableJob {
     pub seq: i64,
     pub id: JobId,
     pub route: String,
     pub class: String,
     pub flow: Vec<u8>,
-    pub request: Request,
+    pub request: StoredRequest,
     /// Runs that failed.
     pub attempts: u32,
     /// Times that it was begun.
@@ -153,13 +153,13 @@ pub struct Task {
 
 /// A job as people and programs are shown it.
 #[derive(Clone, Debug)]
-pub struct Shown {
+pub struct JobRecord {
     pub seq: i64,
     pub id: JobId,
     pub queue: String,
     pub route: String,
     pub class: String,
-    pub state: State,
+    pub state: JobState,
     pub method: String,
     pub uri: String,
     pub bytes: u64,
@@ -171,13 +171,13 @@ pub struct Shown {
     pub finished: Option<Millis>,
     /// What failed last.
     pub error: Option<String>,
-    pub callback: Option<Callback>,
+    pub callback: Option<CallbackStatus>,
     pub principal: Principal,
 }
 
 /// Where a result goes, and how far it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Callback {
+pub struct CallbackStatus {
     pub url: String,
     /// `waiting`, `sent` or `given_up`.
     pub state: String,
@@ -186,7 +186,7 @@ pub struct Callback {
 
 /// A result that is to be posted.
 #[derive(Clone, Debug)]
-pub struct Posting {
+pub struct PendingCallback {
     pub seq: i64,
     pub id: JobId,
     pub queue: String,
@@ -222,41 +222,41 @@ impl Millis {
     }
 }
 
-impl State {
-    pub const ALL: [State; 7] = [
-        State::Ready,
-        State::RetryWait,
-        State::Leased,
-        State::Done,
-        State::Dead,
-        State::Expired,
-        State::Cancelled,
+impl JobState {
+    pub const ALL: [JobState; 7] = [
+        JobState::Ready,
+        JobState::RetryWait,
+        JobState::Leased,
+        JobState::Done,
+        JobState::Dead,
+        JobState::Expired,
+        JobState::Cancelled,
     ];
 
     /// As it stands in the store, in metrics and in the API.
     pub fn as_str(self) -> &'static str {
         match self {
-            State::Ready => "ready",
-            State::RetryWait => "retry_wait",
-            State::Leased => "leased",
-            State::Done => "done",
-            State::Dead => "dead",
-            State::Expired => "expired",
-            State::Cancelled => "cancelled",
+            JobState::Ready => "ready",
+            JobState::RetryWait => "retry_wait",
+            JobState::Leased => "leased",
+            JobState::Done => "done",
+            JobState::Dead => "dead",
+            JobState::Expired => "expired",
+            JobState::Cancelled => "cancelled",
         }
     }
 
     pub fn is_final(self) -> bool {
-        !matches!(self, State::Ready | State::RetryWait | State::Leased)
+        !matches!(self, JobState::Ready | JobState::RetryWait | JobState::Leased)
     }
 }
 
-impl FromStr for State {
+impl FromStr for JobState {
     type Err = String;
 
-    fn from_str(text: &str) -> Result<State, String> {
-        State::ALL.into_iter().find(|state| state.as_str() == text).ok_or_else(|| {
-            let known = State::ALL.map(State::as_str).join(", ");
+    fn from_str(text: &str) -> Result<JobState, String> {
+        JobState::ALL.into_iter().find(|state| state.as_str() == text).ok_or_else(|| {
+            let known = JobState::ALL.map(JobState::as_str).join(", ");
             format!("`{text}` is no state of a job (expected one of {known})")
         })
     }

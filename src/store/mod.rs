@@ -30,40 +30,40 @@ use tokio::sync::{Notify, oneshot};
 
 pub use crate::store::job::*;
 pub use crate::store::open::{OpenError, backup};
-pub use crate::store::queries::{Filter, Total};
-pub use crate::store::remote_runs::{Elsewhere, Ends, Open};
-pub use crate::store::transitions::{Leased, Line, Then, Upkept};
-pub use crate::store::writer::{Commit, Failure, Observer};
+pub use crate::store::queries::{JobFilter, QueueTotal};
+pub use crate::store::remote_runs::{FinishedJobs, RemoteOutcome, UnfinishedJob};
+pub use crate::store::transitions::{AfterFailure, LeaseResult, Partition, UpkeepReport};
+pub use crate::store::writer::{CommitObserver, CommitStats, StoreError};
 
-use crate::store::open::Directory;
-use crate::store::writer::{Reader, Writer, locked};
+use crate::store::open::StoreDirectory;
+use crate::store::writer::{StoreReader, StoreWriter, locked};
 
 /// An open store; clones are the same one.
 #[derive(Clone)]
-pub struct Store(Arc<Inner>);
+pub struct Store(Arc<StoreInner>);
 
-struct Inner {
-    writer: Writer,
-    reader: Reader,
-    directory: Arc<Directory>,
+struct StoreInner {
+    writer: StoreWriter,
+    reader: StoreReader,
+    directory: Arc<StoreDirectory>,
     principal_key: [u8; 32],
     name: [u8; 16],
     /// Jobs that were being run when the last process ended.
     recovered: usize,
     watched: Mutex<HashMap<JobId, Vec<oneshot::Sender<()>>>>,
     /// Where jobs became ready since somebody asked.
-    ready: Mutex<BTreeSet<Line>>,
+    ready: Mutex<BTreeSet<Partition>>,
     woken: Notify,
     ended: Notify,
     /// Somebody asks which jobs ended.
     remembers: AtomicBool,
-    ends: Mutex<Ends>,
+    ends: Mutex<FinishedJobs>,
     remembered: Notify,
 }
 
 /// Waits for the end of a job. Whoever lets go of it, such as a client that leaves, leaves nothing.
 #[derive(Debug)]
-pub struct Watch {
+pub struct JobWatch {
     store: Store,
     id: JobId,
     told: oneshot::Receiver<()>,
@@ -75,17 +75,17 @@ impl Store {
     ///
     /// # Errors
     /// When it cannot be used; nothing was changed then.
-    pub fn open(path: &Path, observer: Observer) -> Result<Store, OpenError> {
-        let directory = Arc::new(Directory::lock(path)?);
+    pub fn open(path: &Path, observer: CommitObserver) -> Result<Store, OpenError> {
+        let directory = Arc::new(StoreDirectory::lock(path)?);
         let io = |error| OpenError::Io(path.to_owned(), error);
         let broken = |error: rusqlite::Error| directory.error(&error);
         let db = directory.prepare()?;
         let recovered = transitions::recover(&db).map_err(broken)?;
         let principal_key = queries::note(&db, "principal_key").map_err(broken)?;
         let name = queries::note(&db, "name").map_err(broken)?;
-        let writer = Writer::start(db, Arc::clone(&directory), observer).map_err(io)?;
-        let reader = Reader::start(Arc::clone(&directory)).map_err(io)?;
-        Ok(Store(Arc::new(Inner {
+        let writer = StoreWriter::start(db, Arc::clone(&directory), observer).map_err(io)?;
+        let reader = StoreReader::start(Arc::clone(&directory)).map_err(io)?;
+        Ok(Store(Arc::new(StoreInner {
             writer,
             reader,
             directory,
@@ -116,10 +116,10 @@ impl Store {
     }
 
     /// Ends when a job is over. Ask where it stands after this, not before.
-    pub fn watch(&self, id: JobId) -> Watch {
+    pub fn watch(&self, id: JobId) -> JobWatch {
         let (tell, told) = oneshot::channel();
         locked(&self.0.watched).entry(id).or_default().push(tell);
-        Watch { store: self.clone(), id, told }
+        JobWatch { store: self.clone(), id, told }
     }
 
     /// Nobody waits for this job any longer, but those who are still there.
@@ -134,7 +134,7 @@ impl Store {
     }
 
     /// Where jobs became ready since this was asked last; waits for some.
-    pub async fn ready(&self) -> BTreeSet<Line> {
+    pub async fn ready(&self) -> BTreeSet<Partition> {
         loop {
             let woken = self.0.woken.notified();
             let ready = std::mem::take(&mut *locked(&self.0.ready));
@@ -145,7 +145,7 @@ impl Store {
         }
     }
 
-    fn wake(&self, lines: impl IntoIterator<Item = Line>) {
+    fn wake(&self, lines: impl IntoIterator<Item = Partition>) {
         locked(&self.0.ready).extend(lines);
         self.0.woken.notify_one();
     }
@@ -174,19 +174,19 @@ impl Store {
     pub async fn accept(
         &self,
         job: Arc<NewJob>,
-        limits: Limits,
+        limits: QueueLimits,
         now: Millis,
-    ) -> Result<Accepted, Failure> {
+    ) -> Result<EnqueueResult, StoreError> {
         let taken = Arc::clone(&job);
         let write = self.0.writer.write(move |db| transitions::accept(db, &job, limits, now));
         let accepted = write.await?;
-        if accepted == Accepted::New {
+        if accepted == EnqueueResult::New {
             self.wake([taken.line()]);
         }
         Ok(accepted)
     }
 
-    pub async fn lease(&self, seq: i64, most: u32, now: Millis) -> Result<Leased, Failure> {
+    pub async fn lease(&self, seq: i64, most: u32, now: Millis) -> Result<LeaseResult, StoreError> {
         self.lease_after(seq, most, 0, now).await
     }
 
@@ -194,10 +194,10 @@ impl Store {
     pub async fn complete(
         &self,
         id: JobId,
-        lease: Lease,
-        answer: Arc<Answer>,
+        lease: RunLease,
+        answer: Arc<StoredResponse>,
         now: Millis,
-    ) -> Result<bool, Failure> {
+    ) -> Result<bool, StoreError> {
         let done =
             self.0.writer.write(move |db| transitions::complete(db, lease, &answer, now)).await?;
         if done {
@@ -210,21 +210,21 @@ impl Store {
     pub async fn fail(
         &self,
         id: JobId,
-        lease: Lease,
+        lease: RunLease,
         why: String,
-        then: Then,
+        then: AfterFailure,
         now: Millis,
-    ) -> Result<bool, Failure> {
+    ) -> Result<bool, StoreError> {
         let failed =
             self.0.writer.write(move |db| transitions::fail(db, lease, &why, then, now)).await?;
-        if failed && then == Then::Dead {
+        if failed && then == AfterFailure::Dead {
             self.over(id);
         }
         Ok(failed)
     }
 
     /// Ready again, or when its time has come; the run does not count.
-    pub async fn park(&self, lease: Lease, due: Option<Millis>) -> Result<bool, Failure> {
+    pub async fn park(&self, lease: RunLease, due: Option<Millis>) -> Result<bool, StoreError> {
         self.0.writer.write(move |db| transitions::park(db, lease, due)).await
     }
 
@@ -233,7 +233,7 @@ impl Store {
         id: JobId,
         principal: Option<Principal>,
         now: Millis,
-    ) -> Result<Option<State>, Failure> {
+    ) -> Result<Option<JobState>, StoreError> {
         let state =
             self.0.writer.write(move |db| transitions::cancel(db, id, principal, now)).await?;
         if state.is_some_and(|state| !state.is_final()) {
@@ -242,14 +242,18 @@ impl Store {
         Ok(state)
     }
 
-    pub async fn retry(&self, id: JobId, now: Millis) -> Result<Option<(State, Line)>, Failure> {
+    pub async fn retry(
+        &self,
+        id: JobId,
+        now: Millis,
+    ) -> Result<Option<(JobState, Partition)>, StoreError> {
         let retried = self.0.writer.write(move |db| transitions::retry(db, id, now)).await?;
         self.wake(retried.iter().map(|(_, line)| line.clone()));
         Ok(retried)
     }
 
     /// Some of the dead at once: until none is left.
-    pub async fn requeue(&self, queue: String, now: Millis) -> Result<usize, Failure> {
+    pub async fn requeue(&self, queue: String, now: Millis) -> Result<usize, StoreError> {
         let requeued = self.0.writer.write(move |db| transitions::requeue(db, &queue, now));
         let (many, lines) = requeued.await?;
         self.wake(lines);
@@ -257,11 +261,11 @@ impl Store {
     }
 
     /// Some at once: until none is left.
-    pub async fn purge(&self, queue: String, state: State) -> Result<usize, Failure> {
+    pub async fn purge(&self, queue: String, state: JobState) -> Result<usize, StoreError> {
         self.0.writer.write(move |db| transitions::purge(db, &queue, state)).await
     }
 
-    pub async fn upkeep(&self, now: Millis) -> Result<Upkept, Failure> {
+    pub async fn upkeep(&self, now: Millis) -> Result<UpkeepReport, StoreError> {
         let upkept = self.0.writer.write(move |db| transitions::upkeep(db, now)).await?;
         upkept.expired.iter().for_each(|id| self.over(*id));
         self.wake(upkept.woken.iter().cloned());
@@ -270,10 +274,10 @@ impl Store {
 
     pub async fn posted(
         &self,
-        posting: Posting,
+        posting: PendingCallback,
         again: Option<Millis>,
         sent: bool,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), StoreError> {
         self.0.writer.write(move |db| transitions::posted(db, &posting, again, sent)).await
     }
 }
@@ -284,54 +288,57 @@ impl Store {
 /// Where the store cannot be read.
 #[allow(clippy::missing_errors_doc)]
 impl Store {
-    pub async fn job(&self, id: JobId) -> Result<Option<Shown>, Failure> {
+    pub async fn job(&self, id: JobId) -> Result<Option<JobRecord>, StoreError> {
         self.0.reader.read(move |db| queries::job(db, id)).await
     }
 
-    pub async fn list(&self, filter: Filter) -> Result<Vec<Shown>, Failure> {
+    pub async fn list(&self, filter: JobFilter) -> Result<Vec<JobRecord>, StoreError> {
         self.0.reader.read(move |db| queries::list(db, &filter)).await
     }
 
-    pub async fn task(&self, seq: i64) -> Result<Option<Task>, Failure> {
+    pub async fn task(&self, seq: i64) -> Result<Option<RunnableJob>, StoreError> {
         self.0.reader.read(move |db| queries::task(db, seq)).await
     }
 
-    pub async fn answer(&self, seq: i64) -> Result<Option<Answer>, Failure> {
+    pub async fn answer(&self, seq: i64) -> Result<Option<StoredResponse>, StoreError> {
         self.0.reader.read(move |db| queries::answer(db, seq)).await
     }
 
-    pub async fn lines(&self) -> Result<Vec<Line>, Failure> {
+    pub async fn lines(&self) -> Result<Vec<Partition>, StoreError> {
         self.0.reader.read(queries::lines).await
     }
 
     pub async fn upcoming(
         &self,
-        line: Line,
+        line: Partition,
         after: Option<Vec<u8>>,
         taken: HashSet<i64>,
         want: usize,
-    ) -> Result<Vec<(Vec<u8>, Due)>, Failure> {
+    ) -> Result<Vec<(Vec<u8>, ReadyJob)>, StoreError> {
         self.upcoming_behind(line, (after, 0), taken, want).await
     }
 
-    pub async fn totals(&self) -> Result<Vec<Total>, Failure> {
+    pub async fn totals(&self) -> Result<Vec<QueueTotal>, StoreError> {
         self.0.reader.read(queries::totals).await
     }
 
     /// When the oldest ready job of each of these queues was accepted.
-    pub async fn oldest(&self, queues: Vec<String>) -> Result<Vec<Option<Millis>>, Failure> {
+    pub async fn oldest(&self, queues: Vec<String>) -> Result<Vec<Option<Millis>>, StoreError> {
         let read = move |db: &_| queues.iter().map(|queue| queries::oldest(db, queue)).collect();
         self.0.reader.read(read).await
     }
 
-    pub async fn postings(&self, now: Millis) -> Result<(Vec<Posting>, Option<Millis>), Failure> {
+    pub async fn postings(
+        &self,
+        now: Millis,
+    ) -> Result<(Vec<PendingCallback>, Option<Millis>), StoreError> {
         self.0.reader.read(move |db| queries::postings(db, now)).await
     }
 }
 
 // === impl Watch ===
 
-impl Future for Watch {
+impl Future for JobWatch {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
@@ -339,7 +346,7 @@ impl Future for Watch {
     }
 }
 
-impl Drop for Watch {
+impl Drop for JobWatch {
     fn drop(&mut self) {
         self.told.close();
         self.store.unwatch(self.id);

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use super::store_tests::*;
 use super::*;
 
-const LIMITS: Limits = Limits { jobs: 8, bytes: 200 };
+const LIMITS: QueueLimits = QueueLimits { jobs: 8, bytes: 200 };
 /// Runs that a job may have.
 const MOST: u32 = 3;
 const KEEP: u64 = 4_000;
@@ -50,7 +50,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(which, principal)| Step::Cancel(which, principal)),
         2 => which.prop_map(Step::Retry),
         1 => (0..2usize).prop_map(Step::Requeue),
-        1 => (0..2usize, 0..State::ALL.len()).prop_map(|(queue, state)| Step::Purge(queue, state)),
+        1 => (0..2usize, 0..JobState::ALL.len()).prop_map(|(queue, state)| Step::Purge(queue, state)),
         4 => Just(Step::Upkeep),
         5 => prop_oneof![9 => 0..2_000u64, 1 => Just(KEY)].prop_map(Step::Pass),
         1 => Just(Step::Reopen),
@@ -64,7 +64,7 @@ struct Job {
     queue: &'static str,
     principal: u8,
     bytes: u64,
-    state: State,
+    state: JobState,
     attempts: u32,
     deliveries: u32,
     lease: i64,
@@ -75,16 +75,16 @@ struct Job {
 }
 
 impl Job {
-    fn end(&mut self, state: State, now: i64) {
+    fn end(&mut self, state: JobState, now: i64) {
         (self.state, self.due, self.finished) = (state, None, Some(now));
     }
 
     fn again(&mut self, now: i64) {
-        if self.state == State::Dead {
+        if self.state == JobState::Dead {
             (self.attempts, self.deliveries) = (0, 0);
         }
         self.expires = self.expires.max(now + self.expires - self.accepted);
-        (self.state, self.due, self.finished) = (State::Ready, None, None);
+        (self.state, self.due, self.finished) = (JobState::Ready, None, None);
     }
 }
 
@@ -104,8 +104,8 @@ struct Both {
     /// All ids that ever were, in the order of `seq`.
     ids: Vec<JobId>,
     keys: BTreeMap<(u8, u8), Known>,
-    leases: Vec<Lease>,
-    watches: BTreeMap<i64, Watch>,
+    leases: Vec<RunLease>,
+    watches: BTreeMap<i64, JobWatch>,
 }
 
 impl Both {
@@ -137,7 +137,7 @@ impl Both {
 
     /// Mostly one that may be run.
     fn ready(&self, which: usize) -> Option<i64> {
-        let ready = self.jobs.iter().filter(|(_, job)| job.state == State::Ready);
+        let ready = self.jobs.iter().filter(|(_, job)| job.state == JobState::Ready);
         let ready: Vec<i64> = ready.map(|(seq, _)| *seq).collect();
         if ready.is_empty() || which.is_multiple_of(7) {
             return self.seq(which / 7);
@@ -146,11 +146,11 @@ impl Both {
     }
 
     /// One of the last leases, of which some no longer hold; and the job, if it does.
-    fn lease(&mut self, which: usize) -> Option<(Lease, JobId, Option<&mut Job>)> {
+    fn lease(&mut self, which: usize) -> Option<(RunLease, JobId, Option<&mut Job>)> {
         let last = self.leases.len().checked_sub(1)?;
         let lease = self.leases[last - which % self.leases.len().min(4)];
         let id = self.ids[usize::try_from(lease.seq).expect("a seq") - 1];
-        let holds = |job: &&mut Job| job.state == State::Leased && job.lease == lease.number;
+        let holds = |job: &&mut Job| job.state == JobState::Leased && job.lease == lease.number;
         Some((lease, id, self.jobs.get_mut(&lease.seq).filter(holds)))
     }
 
@@ -163,7 +163,7 @@ impl Both {
             Step::Complete(which) => {
                 let (store, now) = (self.store(), self.now);
                 let Some((lease, id, job)) = self.lease(which) else { return };
-                let holds = job.map(|job| job.end(State::Done, now)).is_some();
+                let holds = job.map(|job| job.end(JobState::Done, now)).is_some();
                 let done = store.complete(id, lease, answer(), Millis(now)).await;
                 assert_eq!(done.expect("written"), holds);
             }
@@ -172,7 +172,7 @@ impl Both {
             Step::Cancel(which, principal) => self.cancel(which, principal).await,
             Step::Retry(which) => self.retry(which).await,
             Step::Requeue(queue) => self.requeue(QUEUES[queue]).await,
-            Step::Purge(queue, state) => self.purge(QUEUES[queue], State::ALL[state]).await,
+            Step::Purge(queue, state) => self.purge(QUEUES[queue], JobState::ALL[state]).await,
             Step::Upkeep => self.upkeep().await,
             Step::Pass(ms) => self.now += ms as i64,
             Step::Reopen => self.reopen(),
@@ -194,8 +194,10 @@ impl Both {
             principal: [principal; 32],
             expires: self.now().after(Duration::from_millis(LIFE)),
             keep: Duration::from_millis(KEEP),
-            key: key
-                .map(|(_, text, print)| Key { text: text.to_string(), fingerprint: [print; 32] }),
+            key: key.map(|(_, text, print)| IdempotencyKey {
+                text: text.to_string(),
+                fingerprint: [print; 32],
+            }),
             ..job(n)
         };
         new.request.body = vec![b'x'; bytes].into();
@@ -204,8 +206,8 @@ impl Both {
                 self.keys.get(&(principal, text)).filter(|known| known.forget > self.now)?;
             let state = self.jobs.values().find(|job| job.id == known.id).map(|job| job.state);
             Some(match known.fingerprint == print {
-                true => Accepted::Known(known.id, state),
-                false => Accepted::OtherRequest,
+                true => EnqueueResult::Known(known.id, state),
+                false => EnqueueResult::OtherRequest,
             })
         });
         let waiting =
@@ -213,13 +215,15 @@ impl Both {
         let (jobs, held) = (waiting().count() as u64, waiting().map(|job| job.bytes).sum::<u64>());
         let expected = match known {
             Some(known) => known,
-            None if jobs >= LIMITS.jobs => Accepted::Full(Full::Jobs(jobs)),
-            None if held + bytes as u64 > LIMITS.bytes => Accepted::Full(Full::Bytes(held)),
-            None => Accepted::New,
+            None if jobs >= LIMITS.jobs => EnqueueResult::Full(QueueFull::Jobs(jobs)),
+            None if held + bytes as u64 > LIMITS.bytes => {
+                EnqueueResult::Full(QueueFull::Bytes(held))
+            }
+            None => EnqueueResult::New,
         };
         let accepted = self.store().accept(Arc::new(new), LIMITS, self.now()).await;
         assert_eq!(accepted.expect("an answer"), expected);
-        if expected == Accepted::New {
+        if expected == EnqueueResult::New {
             self.taken(queue, principal, bytes as u64, id(n));
             if let Some((principal, text, fingerprint)) = key {
                 let known = Known { fingerprint, id: id(n), forget: self.now + KEY as i64 };
@@ -236,7 +240,7 @@ impl Both {
             queue,
             principal,
             bytes,
-            state: State::Ready,
+            state: JobState::Ready,
             attempts: 0,
             deliveries: 0,
             lease: 0,
@@ -251,22 +255,22 @@ impl Both {
     async fn begin(&mut self, which: usize) {
         let Some(seq) = self.ready(which) else { return };
         let now = self.now;
-        let may = |job: &&mut Job| job.state == State::Ready && job.expires > now;
+        let may = |job: &&mut Job| job.state == JobState::Ready && job.expires > now;
         let expected = match self.jobs.get_mut(&seq).filter(may) {
-            None => Leased::Gone,
+            None => LeaseResult::Gone,
             Some(job) if job.deliveries >= MOST => {
-                job.end(State::Dead, now);
-                Leased::Poison(job.id)
+                job.end(JobState::Dead, now);
+                LeaseResult::Poison(job.id)
             }
             Some(job) => {
                 (job.state, job.lease, job.deliveries) =
-                    (State::Leased, job.lease + 1, job.deliveries + 1);
-                Leased::Run(Lease { seq, number: job.lease, deliveries: job.deliveries })
+                    (JobState::Leased, job.lease + 1, job.deliveries + 1);
+                LeaseResult::Run(RunLease { seq, number: job.lease, deliveries: job.deliveries })
             }
         };
         let leased = self.store().lease(seq, MOST, self.now()).await.expect("an answer");
         assert_eq!(leased, expected);
-        if let Leased::Run(lease) = leased {
+        if let LeaseResult::Run(lease) = leased {
             self.leases.push(lease);
         }
     }
@@ -275,13 +279,13 @@ impl Both {
         let (store, now) = (self.store(), self.now);
         let Some((lease, id, job)) = self.lease(which) else { return };
         let due = wait.map(|ms| now + ms as i64);
-        let then = due.map_or(Then::Dead, |due| Then::Again(Millis(due)));
+        let then = due.map_or(AfterFailure::Dead, |due| AfterFailure::Again(Millis(due)));
         let holds = job.is_some();
         if let Some(job) = job {
             job.attempts += 1;
             match due {
-                Some(_) => (job.state, job.due) = (State::RetryWait, due),
-                None => job.end(State::Dead, now),
+                Some(_) => (job.state, job.due) = (JobState::RetryWait, due),
+                None => job.end(JobState::Dead, now),
             }
         }
         let failed = store.fail(id, lease, "no".to_owned(), then, Millis(now)).await;
@@ -295,7 +299,7 @@ impl Both {
         let holds = job.is_some();
         if let Some(job) = job {
             job.deliveries -= 1;
-            job.state = if due.is_some() { State::RetryWait } else { State::Ready };
+            job.state = if due.is_some() { JobState::RetryWait } else { JobState::Ready };
             job.due = due;
         }
         assert_eq!(store.park(lease, due.map(Millis)).await.expect("written"), holds);
@@ -308,7 +312,7 @@ impl Both {
         let expected = self.jobs.get_mut(&seq).filter(may).map(|job| {
             let stood = job.state;
             if !stood.is_final() {
-                job.end(State::Cancelled, now);
+                job.end(JobState::Cancelled, now);
             }
             stood
         });
@@ -322,7 +326,7 @@ impl Both {
         let (id, now) = (self.ids[seq as usize - 1], self.now);
         let expected = self.jobs.get_mut(&seq).map(|job| {
             let stood = job.state;
-            if matches!(stood, State::Dead | State::RetryWait) {
+            if matches!(stood, JobState::Dead | JobState::RetryWait) {
                 job.again(now);
             }
             (stood, job.queue.to_owned())
@@ -334,7 +338,7 @@ impl Both {
     async fn requeue(&mut self, queue: &'static str) {
         let now = self.now;
         let dead = self.jobs.values_mut();
-        let dead = dead.filter(|job| job.queue == queue && job.state == State::Dead);
+        let dead = dead.filter(|job| job.queue == queue && job.state == JobState::Dead);
         let many = dead.map(|job| job.again(now)).count();
         assert_eq!(
             self.store().requeue(queue.to_owned(), self.now()).await.expect("written"),
@@ -342,7 +346,7 @@ impl Both {
         );
     }
 
-    async fn purge(&mut self, queue: &'static str, state: State) {
+    async fn purge(&mut self, queue: &'static str, state: JobState) {
         let before = self.jobs.len();
         self.jobs
             .retain(|_, job| !(job.queue == queue && job.state == state && job.state.is_final()));
@@ -356,12 +360,12 @@ impl Both {
         let mut woken = std::collections::BTreeSet::new();
         for job in self.jobs.values_mut() {
             match job.state {
-                State::Ready | State::RetryWait if job.expires <= now => {
-                    job.end(State::Expired, now);
+                JobState::Ready | JobState::RetryWait if job.expires <= now => {
+                    job.end(JobState::Expired, now);
                     expired.push(job.id);
                 }
-                State::RetryWait if job.due.is_some_and(|due| due <= now) => {
-                    (job.state, job.due) = (State::Ready, None);
+                JobState::RetryWait if job.due.is_some_and(|due| due <= now) => {
+                    (job.state, job.due) = (JobState::Ready, None);
                     woken.insert(job.queue);
                 }
                 _ => {}
@@ -375,7 +379,7 @@ impl Both {
         expired.sort_unstable();
         upkept.expired.sort_unstable();
         assert_eq!((upkept.expired, upkept.forgotten, upkept.more), (expired, forgotten, false));
-        let lines = woken.into_iter().map(|queue| Line { queue: queue.to_owned(), ..line() });
+        let lines = woken.into_iter().map(|queue| Partition { queue: queue.to_owned(), ..line() });
         assert_eq!(upkept.woken, lines.collect::<Vec<_>>());
         let next = self.jobs.values().filter_map(|job| job.due).min();
         assert_eq!(upkept.next_due, next.map(Millis));
@@ -386,8 +390,8 @@ impl Both {
         close(self.store.take().expect("an open store"));
         let store = open(self.folder.path());
         let mut recovered = 0;
-        for job in self.jobs.values_mut().filter(|job| job.state == State::Leased) {
-            job.state = State::Ready;
+        for job in self.jobs.values_mut().filter(|job| job.state == JobState::Leased) {
+            job.state = JobState::Ready;
             recovered += 1;
         }
         assert_eq!(store.recovered(), recovered);
@@ -397,7 +401,7 @@ impl Both {
     /// The store has what the model has, and has told those who watch, and no others.
     async fn agree(&mut self) {
         let store = self.store();
-        let all = Filter { limit: 1_000_000, ..Filter::default() };
+        let all = JobFilter { limit: 1_000_000, ..JobFilter::default() };
         let mut found = BTreeMap::new();
         for shown in store.list(all).await.expect("a list") {
             found.insert(shown.seq, self.as_modelled(shown));
@@ -419,7 +423,7 @@ impl Both {
     }
 
     /// Leases are not shown: whether they are told apart is seen where they are used.
-    fn as_modelled(&self, shown: Shown) -> Job {
+    fn as_modelled(&self, shown: JobRecord) -> Job {
         Job {
             id: shown.id,
             queue: QUEUES.into_iter().find(|queue| *queue == shown.queue).expect("a queue"),
@@ -439,12 +443,12 @@ impl Both {
     /// What may be run is what is ready, each once.
     async fn turns(&self, store: &Store) {
         for queue in QUEUES {
-            let line = Line { queue: queue.to_owned(), ..line() };
+            let line = Partition { queue: queue.to_owned(), ..line() };
             let found = store.upcoming(line.clone(), None, HashSet::new(), 1_000).await;
             let mut seqs: Vec<i64> =
                 found.expect("a look").into_iter().map(|(_, due)| due.seq).collect();
             seqs.sort_unstable();
-            let ready = |job: &Job| job.queue == queue && job.state == State::Ready;
+            let ready = |job: &Job| job.queue == queue && job.state == JobState::Ready;
             let ready = self.jobs.iter().filter(|(_, job)| ready(job)).map(|(seq, _)| *seq);
             assert_eq!(seqs, ready.collect::<Vec<_>>());
             let has = store.lines().await.expect("lines").contains(&line);

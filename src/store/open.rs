@@ -50,17 +50,17 @@ pub enum OpenError {
 
 /// The directory, locked for this process.
 #[derive(Debug)]
-pub struct Directory {
+pub struct StoreDirectory {
     pub path: PathBuf,
     _lock: File,
 }
 
-impl Directory {
+impl StoreDirectory {
     /// Makes it where it is missing, for its owner alone.
     ///
     /// # Errors
     /// When it cannot be made or another process has it.
-    pub fn lock(path: &Path) -> Result<Directory, OpenError> {
+    pub fn lock(path: &Path) -> Result<StoreDirectory, OpenError> {
         let io = |error| OpenError::Io(path.to_owned(), error);
         DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io)?;
         let name = path.join("lock");
@@ -82,7 +82,7 @@ impl Directory {
         };
         // Who has it is told for people: a full disk is no reason not to start.
         let _ = note(&mut lock);
-        Ok(Directory { path: path.to_owned(), _lock: lock })
+        Ok(StoreDirectory { path: path.to_owned(), _lock: lock })
     }
 
     pub fn database(&self) -> PathBuf {

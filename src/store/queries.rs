@@ -6,16 +6,19 @@ use bytes::Bytes;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
 use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter};
 
-use super::job::{Answer, Callback, Due, JobId, Millis, Posting, Request, Shown, State, Task};
-use super::transitions::{Line, line};
+use super::job::{
+    CallbackStatus, JobId, JobRecord, JobState, Millis, PendingCallback, ReadyJob, RunnableJob,
+    StoredRequest, StoredResponse,
+};
+use super::transitions::{Partition, line};
 
 type Made<T> = rusqlite::Result<T>;
 
 /// Which jobs are listed.
 #[derive(Clone, Debug, Default)]
-pub struct Filter {
+pub struct JobFilter {
     pub queue: Option<String>,
-    pub state: Option<State>,
+    pub state: Option<JobState>,
     /// Only those that came before this one.
     pub before: Option<i64>,
     pub limit: usize,
@@ -23,9 +26,9 @@ pub struct Filter {
 
 /// How many jobs of a queue stand where.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Total {
+pub struct QueueTotal {
     pub queue: String,
-    pub state: State,
+    pub state: JobState,
     pub jobs: u64,
     pub bytes: u64,
 }
@@ -33,12 +36,12 @@ pub struct Total {
 const SHOWN: &str = "SELECT j.*, r.method, r.uri, c.url AS callback, c.state AS posted,
     c.attempts AS posts FROM jobs j JOIN requests r USING (seq) LEFT JOIN callbacks c USING (seq)";
 
-pub fn job(db: &Connection, id: JobId) -> Made<Option<Shown>> {
+pub fn job(db: &Connection, id: JobId) -> Made<Option<JobRecord>> {
     db.prepare_cached(&format!("{SHOWN} WHERE j.id = ?1"))?.query_row([id], shown).optional()
 }
 
 /// Jobs, the newest first.
-pub fn list(db: &Connection, filter: &Filter) -> Made<Vec<Shown>> {
+pub fn list(db: &Connection, filter: &JobFilter) -> Made<Vec<JobRecord>> {
     // One view for all that is read: a job that moves meanwhile is told once.
     let _view = db.unchecked_transaction()?;
     let mut statement = db.prepare_cached(&format!("{SHOWN} WHERE j.seq = ?1"))?;
@@ -48,7 +51,7 @@ pub fn list(db: &Connection, filter: &Filter) -> Made<Vec<Shown>> {
 
 /// Each place is read by the index, newest first, and no further than is wanted: of a million jobs
 /// that do not match, none is read.
-fn newest(db: &Connection, filter: &Filter) -> Made<Vec<i64>> {
+fn newest(db: &Connection, filter: &JobFilter) -> Made<Vec<i64>> {
     let before = filter.before.unwrap_or(i64::MAX);
     if filter.queue.is_none() && filter.state.is_none() {
         let sql = "SELECT seq FROM jobs WHERE seq < ?1 ORDER BY seq DESC LIMIT ?2";
@@ -66,7 +69,7 @@ fn newest(db: &Connection, filter: &Filter) -> Made<Vec<i64>> {
     let mut found: Vec<i64> = Vec::new();
     let mut rows = places.query(params![filter.queue, filter.state])?;
     while let Some(row) = rows.next()? {
-        let (queue, state): (String, State) = (row.get(0)?, row.get(1)?);
+        let (queue, state): (String, JobState) = (row.get(0)?, row.get(1)?);
         let of = params![queue, state, before, filter.limit];
         for seq in place.query_map(of, |row| row.get(0))? {
             found.push(seq?);
@@ -77,15 +80,15 @@ fn newest(db: &Connection, filter: &Filter) -> Made<Vec<i64>> {
     Ok(found)
 }
 
-fn shown(row: &Row<'_>) -> Made<Shown> {
+fn shown(row: &Row<'_>) -> Made<JobRecord> {
     let callback = |url| {
-        Ok::<_, rusqlite::Error>(Callback {
+        Ok::<_, rusqlite::Error>(CallbackStatus {
             url,
             state: row.get("posted")?,
             attempts: row.get("posts")?,
         })
     };
-    Ok(Shown {
+    Ok(JobRecord {
         seq: row.get("seq")?,
         id: row.get("id")?,
         queue: row.get("queue")?,
@@ -108,19 +111,19 @@ fn shown(row: &Row<'_>) -> Made<Shown> {
 }
 
 /// All that a run of a ready job needs.
-pub fn task(db: &Connection, seq: i64) -> Made<Option<Task>> {
+pub fn task(db: &Connection, seq: i64) -> Made<Option<RunnableJob>> {
     db.prepare_cached(
         "SELECT j.*, r.method, r.uri, r.headers, r.body
          FROM jobs j JOIN requests r USING (seq) WHERE j.seq = ?1 AND j.state = 'ready'",
     )?
     .query_row([seq], |row| {
-        Ok(Task {
+        Ok(RunnableJob {
             seq,
             id: row.get("id")?,
             route: row.get("route")?,
             class: row.get("class")?,
             flow: row.get("flow")?,
-            request: Request {
+            request: StoredRequest {
                 method: row.get("method")?,
                 uri: row.get("uri")?,
                 headers: row.get("headers")?,
@@ -135,10 +138,10 @@ pub fn task(db: &Connection, seq: i64) -> Made<Option<Task>> {
     .optional()
 }
 
-pub fn answer(db: &Connection, seq: i64) -> Made<Option<Answer>> {
+pub fn answer(db: &Connection, seq: i64) -> Made<Option<StoredResponse>> {
     db.prepare_cached("SELECT status, headers, body, cut FROM results WHERE seq = ?1")?
         .query_row([seq], |row| {
-            Ok(Answer {
+            Ok(StoredResponse {
                 status: row.get(0)?,
                 headers: row.get(1)?,
                 body: Bytes::from(row.get::<_, Vec<u8>>(2)?),
@@ -149,8 +152,8 @@ pub fn answer(db: &Connection, seq: i64) -> Made<Option<Answer>> {
 }
 
 /// Where jobs are ready: from line to line by the index, however many jobs lie in between.
-pub fn lines(db: &Connection) -> Made<Vec<Line>> {
-    let mut lines: Vec<Line> = Vec::new();
+pub fn lines(db: &Connection) -> Made<Vec<Partition>> {
+    let mut lines: Vec<Partition> = Vec::new();
     while let Some(line) = line_after(db, lines.last())? {
         lines.push(line);
     }
@@ -159,7 +162,7 @@ pub fn lines(db: &Connection) -> Made<Vec<Line>> {
 
 /// One step at a time: by `(queue, route, class) > (..)` SQLite would seek to the line that it was
 /// to leave, and read all of it.
-fn line_after(db: &Connection, at: Option<&Line>) -> Made<Option<Line>> {
+fn line_after(db: &Connection, at: Option<&Partition>) -> Made<Option<Partition>> {
     let at = at.map_or(["", "", ""], |at| [&at.queue, &at.route, &at.class]);
     let steps =
         ["queue = ?1 AND route = ?2 AND class > ?3", "queue = ?1 AND route > ?2", "queue > ?1"];
@@ -182,11 +185,11 @@ fn line_after(db: &Connection, at: Option<&Line>) -> Made<Option<Line>> {
 /// than `behind`. However many flows there are, no more is read than `want` and `taken`.
 pub fn upcoming(
     db: &Connection,
-    line: &Line,
+    line: &Partition,
     (after, behind): (Option<&[u8]>, i64),
     taken: &HashSet<i64>,
     want: usize,
-) -> Made<Vec<(Vec<u8>, Due)>> {
+) -> Made<Vec<(Vec<u8>, ReadyJob)>> {
     // One view for all that is read: the flows are walked round once.
     let _view = db.unchecked_transaction()?;
     let mut round = heads(db, line, (after, behind), taken, want)?;
@@ -210,11 +213,11 @@ pub fn upcoming(
 /// The first free job of each flow, in the order of the flows' turns.
 fn heads(
     db: &Connection,
-    line: &Line,
+    line: &Partition,
     (after, behind): (Option<&[u8]>, i64),
     taken: &HashSet<i64>,
     want: usize,
-) -> Made<Vec<(Vec<u8>, Due)>> {
+) -> Made<Vec<(Vec<u8>, ReadyJob)>> {
     let mut heads = Vec::new();
     let mut begun: Option<Vec<u8>> = None;
     let mut at = after.map(<[u8]>::to_vec);
@@ -233,7 +236,7 @@ fn heads(
 }
 
 /// The next flow with a ready job; after the last comes the first.
-fn flow_after(db: &Connection, line: &Line, at: Option<&[u8]>) -> Made<Option<Vec<u8>>> {
+fn flow_after(db: &Connection, line: &Partition, at: Option<&[u8]>) -> Made<Option<Vec<u8>>> {
     let (queue, route, class) = (&line.queue, &line.route, &line.class);
     if let Some(at) = at {
         let mut next = db.prepare_cached(
@@ -256,25 +259,30 @@ fn flow_after(db: &Connection, line: &Line, at: Option<&[u8]>) -> Made<Option<Ve
 /// The oldest job of a flow behind another that is not taken.
 fn free(
     db: &Connection,
-    line: &Line,
+    line: &Partition,
     flow: &[u8],
     behind: i64,
     taken: &HashSet<i64>,
-) -> Made<Option<Due>> {
+) -> Made<Option<ReadyJob>> {
     let mut statement = db.prepare_cached(
         "SELECT seq, id FROM jobs WHERE state = 'ready' AND queue = ?1 AND route = ?2
            AND class = ?3 AND flow = ?4 AND seq > ?5 ORDER BY seq",
     )?;
-    let row = |row: &Row<'_>| Ok(Due { seq: row.get(0)?, id: row.get(1)? });
+    let row = |row: &Row<'_>| Ok(ReadyJob { seq: row.get(0)?, id: row.get(1)? });
     let mut found =
         statement.query_map(params![line.queue, line.route, line.class, flow, behind], row)?;
     found.find(|due| due.as_ref().map_or(true, |due| !taken.contains(&due.seq))).transpose()
 }
 
-pub fn totals(db: &Connection) -> Made<Vec<Total>> {
+pub fn totals(db: &Connection) -> Made<Vec<QueueTotal>> {
     let sql = "SELECT queue, state, jobs, bytes FROM totals WHERE jobs > 0";
     let row = |row: &Row<'_>| {
-        Ok(Total { queue: row.get(0)?, state: row.get(1)?, jobs: row.get(2)?, bytes: row.get(3)? })
+        Ok(QueueTotal {
+            queue: row.get(0)?,
+            state: row.get(1)?,
+            jobs: row.get(2)?,
+            bytes: row.get(3)?,
+        })
     };
     db.prepare_cached(sql)?.query_map([], row)?.collect()
 }
@@ -286,13 +294,13 @@ pub fn oldest(db: &Connection, queue: &str) -> Made<Option<Millis>> {
 }
 
 /// Results that are to be posted now, and when the next after these is.
-pub fn postings(db: &Connection, now: Millis) -> Made<(Vec<Posting>, Option<Millis>)> {
+pub fn postings(db: &Connection, now: Millis) -> Made<(Vec<PendingCallback>, Option<Millis>)> {
     let mut statement = db.prepare_cached(
         "SELECT c.seq, j.id, j.queue, c.url, c.attempts, c.due FROM callbacks c JOIN jobs j USING (seq)
          WHERE c.state = 'waiting' AND c.due <= ?1 ORDER BY c.due LIMIT 64",
     )?;
     let row = |row: &Row<'_>| {
-        Ok(Posting {
+        Ok(PendingCallback {
             seq: row.get(0)?,
             id: row.get(1)?,
             queue: row.get(2)?,
@@ -338,13 +346,13 @@ impl FromSql for Millis {
     }
 }
 
-impl ToSql for State {
+impl ToSql for JobState {
     fn to_sql(&self) -> Made<ToSqlOutput<'_>> {
         Ok(ToSqlOutput::from(self.as_str()))
     }
 }
 
-impl FromSql for State {
+impl FromSql for JobState {
     fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
         value.as_str()?.parse().map_err(|why: String| FromSqlError::Other(why.into()))
     }

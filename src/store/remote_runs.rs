@@ -10,9 +10,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::job::{Answer, JobId, Millis, Request, State};
-use super::transitions::{self, Leased, Line, call_back, line};
-use super::writer::{Failure, locked};
+use super::job::{JobId, JobState, Millis, StoredRequest, StoredResponse};
+use super::transitions::{self, LeaseResult, Partition, call_back, line};
+use super::writer::{StoreError, locked};
 use super::{Store, queries};
 
 type Made<T> = rusqlite::Result<T>;
@@ -24,10 +24,10 @@ const OPEN: [&str; 3] = ["ready", "retry_wait", "leased"];
 
 /// A job that is not over.
 #[derive(Clone, Debug)]
-pub struct Open {
+pub struct UnfinishedJob {
     pub seq: i64,
     pub id: JobId,
-    pub line: Line,
+    pub line: Partition,
     /// It is being run here.
     pub leased: bool,
     /// Of its body.
@@ -43,24 +43,24 @@ pub struct Open {
 
 /// How a job ended elsewhere.
 #[derive(Clone, Debug)]
-pub struct Elsewhere {
+pub struct RemoteOutcome {
     pub id: JobId,
     pub attempts: u32,
     pub deliveries: u32,
     /// Else it is dead, and why.
-    pub end: Result<Arc<Answer>, String>,
+    pub end: Result<Arc<StoredResponse>, String>,
 }
 
 /// Jobs that ended since somebody asked.
 #[derive(Debug, Default)]
-pub struct Ends {
+pub struct FinishedJobs {
     pub ids: Vec<JobId>,
     /// There were more.
     pub missed: bool,
 }
 
 /// Some that are not over, in the order in which they came, from one on.
-fn open(db: &Connection, queues: &[String], behind: i64, most: usize) -> Made<Vec<Open>> {
+fn open(db: &Connection, queues: &[String], behind: i64, most: usize) -> Made<Vec<UnfinishedJob>> {
     // One view for all that is read: a job that moves meanwhile is found once.
     let _view = db.unchecked_transaction()?;
     let mut place = db.prepare_cached(
@@ -72,17 +72,17 @@ fn open(db: &Connection, queues: &[String], behind: i64, most: usize) -> Made<Ve
             all.push(job?);
         }
     }
-    all.sort_unstable_by_key(|job: &Open| job.seq);
+    all.sort_unstable_by_key(|job: &UnfinishedJob| job.seq);
     all.truncate(most);
     Ok(all)
 }
 
-fn open_of(row: &Row<'_>) -> Made<Open> {
-    Ok(Open {
+fn open_of(row: &Row<'_>) -> Made<UnfinishedJob> {
+    Ok(UnfinishedJob {
         seq: row.get("seq")?,
         id: row.get("id")?,
         line: line(row)?,
-        leased: row.get::<_, State>("state")? == State::Leased,
+        leased: row.get::<_, JobState>("state")? == JobState::Leased,
         bytes: row.get("bytes")?,
         attempts: row.get("attempts")?,
         deliveries: row.get("deliveries")?,
@@ -94,13 +94,13 @@ fn open_of(row: &Row<'_>) -> Made<Open> {
 }
 
 /// What one asks, and its flow; nothing where it is over.
-fn request(db: &Connection, seq: i64) -> Made<Option<(Request, Vec<u8>)>> {
+fn request(db: &Connection, seq: i64) -> Made<Option<(StoredRequest, Vec<u8>)>> {
     db.prepare_cached(
         "SELECT r.*, j.flow FROM requests r JOIN jobs j USING (seq)
          WHERE seq = ?1 AND j.state IN ('ready', 'retry_wait', 'leased')",
     )?
     .query_row([seq], |row| {
-        let request = Request {
+        let request = StoredRequest {
             method: row.get("method")?,
             uri: row.get("uri")?,
             headers: row.get("headers")?,
@@ -126,7 +126,7 @@ fn still_open(db: &Connection, ids: &[JobId]) -> Made<Vec<(JobId, String)>> {
 
 /// Ends a job that was run elsewhere, unless it is over, and gives its queue. A run of it here no longer
 /// counts then.
-fn end(db: &Connection, of: &Elsewhere, now: Millis) -> Made<Option<String>> {
+fn end(db: &Connection, of: &RemoteOutcome, now: Millis) -> Made<Option<String>> {
     let (state, why) = match &of.end {
         Ok(_) => ("done", None),
         Err(why) => ("dead", Some(why)),
@@ -166,10 +166,10 @@ impl Store {
         most: u32,
         begun: u32,
         now: Millis,
-    ) -> Result<Leased, Failure> {
+    ) -> Result<LeaseResult, StoreError> {
         let write = self.0.writer.write(move |db| transitions::lease(db, seq, most, begun, now));
         let leased = write.await?;
-        if let Leased::Poison(id) = leased {
+        if let LeaseResult::Poison(id) = leased {
             self.over(id);
         }
         Ok(leased)
@@ -178,11 +178,11 @@ impl Store {
     /// As `upcoming`, but none that came before `behind`, or is it.
     pub async fn upcoming_behind(
         &self,
-        line: Line,
+        line: Partition,
         (after, behind): (Option<Vec<u8>>, i64),
         taken: std::collections::HashSet<i64>,
         want: usize,
-    ) -> Result<Vec<(Vec<u8>, super::Due)>, Failure> {
+    ) -> Result<Vec<(Vec<u8>, super::ReadyJob)>, StoreError> {
         let read =
             move |db: &_| queries::upcoming(db, &line, (after.as_deref(), behind), &taken, want);
         self.0.reader.read(read).await
@@ -194,7 +194,7 @@ impl Store {
         queues: Vec<String>,
         behind: i64,
         most: usize,
-    ) -> Result<Vec<Open>, Failure> {
+    ) -> Result<Vec<UnfinishedJob>, StoreError> {
         self.0.reader.read(move |db| open(db, &queues, behind, most)).await
     }
 
@@ -202,17 +202,17 @@ impl Store {
     pub async fn requests(
         &self,
         seqs: Vec<i64>,
-    ) -> Result<Vec<Option<(Request, Vec<u8>)>>, Failure> {
+    ) -> Result<Vec<Option<(StoredRequest, Vec<u8>)>>, StoreError> {
         self.0.reader.read(move |db| seqs.iter().map(|seq| request(db, *seq)).collect()).await
     }
 
     /// Those of them that are not over, each with its queue.
-    pub async fn still_open(&self, ids: Vec<JobId>) -> Result<Vec<(JobId, String)>, Failure> {
+    pub async fn still_open(&self, ids: Vec<JobId>) -> Result<Vec<(JobId, String)>, StoreError> {
         self.0.reader.read(move |db| still_open(db, &ids)).await
     }
 
     /// The number of the job that came last.
-    pub async fn last(&self) -> Result<i64, Failure> {
+    pub async fn last(&self) -> Result<i64, StoreError> {
         let sql = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'jobs'";
         self.0.reader.read(move |db| db.query_row(sql, [], |row| row.get(0))).await
     }
@@ -220,9 +220,9 @@ impl Store {
     /// Ends jobs that were run elsewhere. Gives the queue of each that was not over.
     pub async fn end_elsewhere(
         &self,
-        all: Arc<Vec<Elsewhere>>,
+        all: Arc<Vec<RemoteOutcome>>,
         now: Millis,
-    ) -> Result<Vec<Option<String>>, Failure> {
+    ) -> Result<Vec<Option<String>>, StoreError> {
         let some = Arc::clone(&all);
         let change = move |db: &_| some.iter().map(|of| end(db, of, now)).collect();
         let ended: Vec<Option<String>> = self.0.writer.write(change).await?;
@@ -237,7 +237,7 @@ impl Store {
     }
 
     /// Jobs that ended since this was asked last.
-    pub fn take_ends(&self) -> Ends {
+    pub fn take_ends(&self) -> FinishedJobs {
         std::mem::take(&mut *locked(&self.0.ends))
     }
 

@@ -14,12 +14,12 @@ use rusqlite::Connection;
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 
-use super::open::Directory;
+use super::open::StoreDirectory;
 use super::*;
 use crate::clock;
 
 pub(super) const NOW: Millis = Millis(1_790_000_000_000);
-pub(super) const ROOM: Limits = Limits { jobs: 1_000_000, bytes: 1 << 30 };
+pub(super) const ROOM: QueueLimits = QueueLimits { jobs: 1_000_000, bytes: 1 << 30 };
 pub(super) const HOUR: Duration = Duration::from_secs(3600);
 /// Past this a condition that is waited for will not come.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
@@ -41,7 +41,7 @@ pub(super) type Commits = Arc<Mutex<Vec<(usize, bool)>>>;
 pub(super) fn open_observed(path: &Path) -> (Store, Commits) {
     let commits = Commits::default();
     let seen = Arc::clone(&commits);
-    let observer = move |commit: Commit| locked(&seen).push((commit.size, commit.failed));
+    let observer = move |commit: CommitStats| locked(&seen).push((commit.size, commit.failed));
     (Store::open(path, Box::new(observer)).expect("a store"), commits)
 }
 
@@ -50,7 +50,7 @@ pub(super) fn close(store: Store) {
     let path = store.path().to_owned();
     drop(store);
     let until = clock::now() + PATIENCE;
-    while let Err(error) = Directory::lock(&path) {
+    while let Err(error) = StoreDirectory::lock(&path) {
         assert!(clock::now() < until, "{error}");
         std::thread::yield_now();
     }
@@ -74,7 +74,7 @@ pub(super) fn job(n: u64) -> NewJob {
         flow: b"one".to_vec(),
         principal: [1; 32],
         key: None,
-        request: Request {
+        request: StoredRequest {
             method: "POST".to_owned(),
             uri: format!("/v1/chat?n={n}"),
             headers: b"content-type: application/json\r\n".to_vec(),
@@ -86,7 +86,7 @@ pub(super) fn job(n: u64) -> NewJob {
     }
 }
 
-pub(super) fn line() -> Line {
+pub(super) fn line() -> Partition {
     job(0).line()
 }
 
@@ -94,35 +94,35 @@ pub(super) fn later(ms: u64) -> Millis {
     NOW.after(Duration::from_millis(ms))
 }
 
-pub(super) fn answer() -> Arc<Answer> {
+pub(super) fn answer() -> Arc<StoredResponse> {
     let (headers, body) = (b"x-a: b\r\n".to_vec(), Bytes::from_static(b"an answer"));
-    Arc::new(Answer { status: 200, headers, body, cut: false })
+    Arc::new(StoredResponse { status: 200, headers, body, cut: false })
 }
 
-pub(super) async fn accept(store: &Store, job: NewJob) -> Result<Accepted, Failure> {
+pub(super) async fn accept(store: &Store, job: NewJob) -> Result<EnqueueResult, StoreError> {
     store.accept(Arc::new(job), ROOM, NOW).await
 }
 
 pub(super) async fn accepted(store: &Store, job: NewJob) -> i64 {
     let id = job.id;
-    assert_eq!(accept(store, job).await.expect("accepted"), Accepted::New);
+    assert_eq!(accept(store, job).await.expect("accepted"), EnqueueResult::New);
     shown(store, id).await.seq
 }
 
-pub(super) async fn shown(store: &Store, id: JobId) -> Shown {
+pub(super) async fn shown(store: &Store, id: JobId) -> JobRecord {
     store.job(id).await.expect("a look").expect("a job")
 }
 
-pub(super) async fn leased(store: &Store, seq: i64) -> Lease {
+pub(super) async fn leased(store: &Store, seq: i64) -> RunLease {
     match store.lease(seq, 3, NOW).await.expect("a lease") {
-        Leased::Run(lease) => lease,
+        LeaseResult::Run(lease) => lease,
         other => panic!("{other:?}"),
     }
 }
 
 /// Ids of all jobs that the store has, the oldest first; their requests are looked at.
 pub(super) async fn whole_jobs(store: &Store) -> Vec<JobId> {
-    let all = Filter { limit: usize::MAX >> 1, ..Filter::default() };
+    let all = JobFilter { limit: usize::MAX >> 1, ..JobFilter::default() };
     let mut ids = Vec::new();
     for job in store.list(all).await.expect("a list").into_iter().rev() {
         let n = u128::from_be_bytes(job.id.0);
@@ -143,19 +143,19 @@ pub(super) async fn totals_are_right(store: &Store) {
         let mut statement = db.prepare(sql)?;
         let rows = statement.query_map([], |row| {
             let (jobs, bytes) = (row.get(2)?, row.get(3)?);
-            Ok(Total { queue: row.get(0)?, state: row.get(1)?, jobs, bytes })
+            Ok(QueueTotal { queue: row.get(0)?, state: row.get(1)?, jobs, bytes })
         })?;
         rows.collect::<rusqlite::Result<Vec<_>>>()
     };
     let mut counted = store.0.reader.read(count).await.expect("a count");
-    let order = |total: &Total| (total.queue.clone(), total.state.as_str());
+    let order = |total: &QueueTotal| (total.queue.clone(), total.state.as_str());
     totals.sort_by_key(order);
     counted.sort_by_key(order);
     assert_eq!(totals, counted);
 }
 
 /// Whether it ends without anybody's help.
-pub(super) async fn told(watch: &mut Watch) -> bool {
+pub(super) async fn told(watch: &mut JobWatch) -> bool {
     let mut watch = pin!(watch);
     poll_fn(|cx| Poll::Ready(watch.as_mut().poll(cx).is_ready())).await
 }
@@ -177,7 +177,7 @@ fn many_who_come_at_once_share_few_commits() {
             all.spawn(async move { accept(&store, job(n)).await });
         }
         while let Some(done) = all.join_next().await {
-            assert_eq!(done.expect("no panic").expect("accepted"), Accepted::New);
+            assert_eq!(done.expect("no panic").expect("accepted"), EnqueueResult::New);
         }
         assert_eq!(whole_jobs(&store).await.len(), 256);
         totals_are_right(&store).await;
@@ -197,24 +197,24 @@ fn a_queue_takes_no_more_jobs_or_bytes_than_it_may_hold() {
     run(async {
         let bytes = job(1).request.body.len() as u64;
         let take = async |n: u64, jobs: u64, bytes: u64| {
-            let limits = Limits { jobs, bytes };
+            let limits = QueueLimits { jobs, bytes };
             store.accept(Arc::new(job(n)), limits, NOW).await.expect("an answer")
         };
-        assert_eq!(take(1, 2, 100).await, Accepted::New);
-        assert_eq!(take(2, 1, 100).await, Accepted::Full(Full::Jobs(1)));
-        assert_eq!(take(2, 9, 2 * bytes - 1).await, Accepted::Full(Full::Bytes(bytes)));
-        assert_eq!(take(2, 2, 2 * bytes).await, Accepted::New);
+        assert_eq!(take(1, 2, 100).await, EnqueueResult::New);
+        assert_eq!(take(2, 1, 100).await, EnqueueResult::Full(QueueFull::Jobs(1)));
+        assert_eq!(take(2, 9, 2 * bytes - 1).await, EnqueueResult::Full(QueueFull::Bytes(bytes)));
+        assert_eq!(take(2, 2, 2 * bytes).await, EnqueueResult::New);
         // What is over takes no room.
         let seq = shown(&store, id(1)).await.seq;
         let lease = leased(&store, seq).await;
-        assert_eq!(take(3, 2, 100).await, Accepted::Full(Full::Jobs(2)));
+        assert_eq!(take(3, 2, 100).await, EnqueueResult::Full(QueueFull::Jobs(2)));
         assert!(store.complete(id(1), lease, answer(), NOW).await.expect("written"));
-        assert_eq!(take(3, 2, 100).await, Accepted::New);
+        assert_eq!(take(3, 2, 100).await, EnqueueResult::New);
     });
 }
 
 fn keyed(n: u64, principal: u8, request: u8) -> NewJob {
-    let key = Key { text: "order-7".to_owned(), fingerprint: [request; 32] };
+    let key = IdempotencyKey { text: "order-7".to_owned(), fingerprint: [request; 32] };
     NewJob { principal: [principal; 32], key: Some(key), ..job(n) }
 }
 
@@ -227,29 +227,29 @@ fn a_key_stands_for_its_principals_request_for_a_day() {
         let take = async |job: NewJob, at: Millis| {
             store.accept(Arc::new(job), ROOM, at).await.expect("an answer")
         };
-        assert_eq!(take(keyed(1, 1, 1), NOW).await, Accepted::New);
-        let known = |state| Accepted::Known(id(1), state);
-        assert_eq!(take(keyed(2, 1, 1), NOW).await, known(Some(State::Ready)));
-        assert_eq!(take(keyed(2, 1, 9), NOW).await, Accepted::OtherRequest);
+        assert_eq!(take(keyed(1, 1, 1), NOW).await, EnqueueResult::New);
+        let known = |state| EnqueueResult::Known(id(1), state);
+        assert_eq!(take(keyed(2, 1, 1), NOW).await, known(Some(JobState::Ready)));
+        assert_eq!(take(keyed(2, 1, 9), NOW).await, EnqueueResult::OtherRequest);
         // Another's key of the same name is another key.
-        assert_eq!(take(keyed(3, 2, 9), NOW).await, Accepted::New);
-        assert_eq!(take(keyed(4, 2, 1), NOW).await, Accepted::OtherRequest);
+        assert_eq!(take(keyed(3, 2, 9), NOW).await, EnqueueResult::New);
+        assert_eq!(take(keyed(4, 2, 1), NOW).await, EnqueueResult::OtherRequest);
         // A full queue is no reason to forget that it came before.
-        let none = Limits { jobs: 0, bytes: 0 };
+        let none = QueueLimits { jobs: 0, bytes: 0 };
         let again = store.accept(Arc::new(keyed(2, 1, 1)), none, NOW).await;
-        assert_eq!(again.expect("an answer"), known(Some(State::Ready)));
+        assert_eq!(again.expect("an answer"), known(Some(JobState::Ready)));
         let lease = leased(&store, shown(&store, id(1)).await.seq).await;
-        assert_eq!(take(keyed(2, 1, 1), NOW).await, known(Some(State::Leased)));
+        assert_eq!(take(keyed(2, 1, 1), NOW).await, known(Some(JobState::Leased)));
         assert!(store.complete(id(1), lease, answer(), NOW).await.expect("written"));
-        assert_eq!(take(keyed(2, 1, 1), later(1)).await, known(Some(State::Done)));
+        assert_eq!(take(keyed(2, 1, 1), later(1)).await, known(Some(JobState::Done)));
         // The job is forgotten before its key is.
         assert_eq!(store.upkeep(later(3_600_000)).await.expect("upkeep").forgotten, 1);
         assert_eq!(take(keyed(2, 1, 1), later(DAY - 1)).await, known(None));
-        assert_eq!(take(keyed(2, 1, 9), later(DAY - 1)).await, Accepted::OtherRequest);
-        assert_eq!(take(keyed(2, 1, 9), later(DAY)).await, Accepted::New);
+        assert_eq!(take(keyed(2, 1, 9), later(DAY - 1)).await, EnqueueResult::OtherRequest);
+        assert_eq!(take(keyed(2, 1, 9), later(DAY)).await, EnqueueResult::New);
         assert_eq!(
             take(keyed(5, 1, 9), later(DAY)).await,
-            Accepted::Known(id(2), Some(State::Ready))
+            EnqueueResult::Known(id(2), Some(JobState::Ready))
         );
     });
 }
@@ -322,7 +322,7 @@ fn flows_take_turns_and_in_a_flow_the_oldest_goes_first() {
         let lines = store.lines().await.expect("lines");
         let elsewhere = |queue: &str, route: &str, class: &str| {
             let (queue, route, class) = (queue.to_owned(), route.to_owned(), class.to_owned());
-            Line { queue, route, class }
+            Partition { queue, route, class }
         };
         let normal = elsewhere("jobs", "chat", "normal");
         let other = elsewhere("jobs", "chat", "other");
@@ -347,7 +347,7 @@ fn a_list_has_the_newest_first_and_goes_on_before_the_last() {
                 Some(n) => Some(shown(&store, id(n)).await.seq),
                 None => None,
             };
-            let filter = Filter { queue: queue.map(str::to_owned), state, before, limit };
+            let filter = JobFilter { queue: queue.map(str::to_owned), state, before, limit };
             let found = store.list(filter).await.expect("a list");
             found.iter().map(|job| u128::from_be_bytes(job.id.0) as u64).collect::<Vec<_>>()
         };
@@ -355,8 +355,8 @@ fn a_list_has_the_newest_first_and_goes_on_before_the_last() {
         assert_eq!(list(None, None, Some(7), 2).await, [6, 5]);
         assert_eq!(list(Some("rare"), None, None, 9).await, [9, 6, 3]);
         assert_eq!(list(Some("rare"), None, Some(9), 1).await, [6]);
-        assert_eq!(list(None, Some(State::Cancelled), None, 9).await, [6, 4]);
-        assert_eq!(list(Some("jobs"), Some(State::Ready), Some(7), 3).await, [5, 2, 1]);
+        assert_eq!(list(None, Some(JobState::Cancelled), None, 9).await, [6, 4]);
+        assert_eq!(list(Some("jobs"), Some(JobState::Ready), Some(7), 3).await, [5, 2, 1]);
         assert_eq!(list(Some("none"), None, None, 9).await, Vec::<u64>::new());
     });
 }
@@ -373,25 +373,29 @@ fn whoever_watches_is_told_of_each_end_and_of_nothing_else() {
             let expires = if n == 3 { later(10) } else { later(1000) };
             seqs.push(accepted(&store, NewJob { expires, ..job(n) }).await);
         }
-        let mut watches: Vec<Watch> = (0..6).map(|n| store.watch(id(n))).collect();
+        let mut watches: Vec<JobWatch> = (0..6).map(|n| store.watch(id(n))).collect();
         let lease = leased(&store, seqs[0]).await;
         assert!(store.park(lease, None).await.expect("parked"));
         let lease = leased(&store, seqs[0]).await;
-        let again = Then::Again(later(1));
+        let again = AfterFailure::Again(later(1));
         assert!(store.fail(id(0), lease, "no".into(), again, NOW).await.expect("failed"));
         assert!(!told(&mut watches[0]).await);
         store.retry(id(0), NOW).await.expect("retried");
         // A run that ends after the next was begun ends nothing.
         let second = leased(&store, seqs[0]).await;
         assert!(!store.complete(id(0), lease, answer(), NOW).await.expect("refused"));
-        assert!(!store.fail(id(0), lease, "no".into(), Then::Dead, NOW).await.expect("refused"));
+        assert!(
+            !store.fail(id(0), lease, "no".into(), AfterFailure::Dead, NOW).await.expect("refused")
+        );
         assert!(!told(&mut watches[0]).await);
         assert!(store.complete(id(0), second, answer(), NOW).await.expect("done"));
         let lease = leased(&store, seqs[1]).await;
-        assert!(store.fail(id(1), lease, "no".into(), Then::Dead, NOW).await.expect("failed"));
+        assert!(
+            store.fail(id(1), lease, "no".into(), AfterFailure::Dead, NOW).await.expect("failed")
+        );
         store.cancel(id(2), None, NOW).await.expect("cancelled");
         assert_eq!(store.upkeep(later(10)).await.expect("upkeep").expired, [id(3)]);
-        assert_eq!(store.lease(seqs[4], 0, NOW).await.expect("dead"), Leased::Poison(id(4)));
+        assert_eq!(store.lease(seqs[4], 0, NOW).await.expect("dead"), LeaseResult::Poison(id(4)));
         for watch in &mut watches[..5] {
             assert!(told(watch).await);
         }
@@ -433,7 +437,12 @@ fn the_result_of_a_second_life_is_posted_though_the_first_was_on_its_way() {
         let seq = accepted(&store, NewJob { callback, ..job(1) }).await;
         let die = async |at| {
             let lease = leased(&store, seq).await;
-            assert!(store.fail(id(1), lease, "no".into(), Then::Dead, at).await.expect("failed"));
+            assert!(
+                store
+                    .fail(id(1), lease, "no".into(), AfterFailure::Dead, at)
+                    .await
+                    .expect("failed")
+            );
         };
         die(NOW).await;
         let (mut due, next) = store.postings(NOW).await.expect("postings");
@@ -460,12 +469,12 @@ fn the_result_of_a_second_life_is_posted_though_the_first_was_on_its_way() {
 
 /// A store with `many` jobs in each state, each in a flow of its own, and a few of a rare queue.
 fn crowd(path: &Path, many: u64) -> Connection {
-    let directory = Directory::lock(path).expect("a lock");
+    let directory = StoreDirectory::lock(path).expect("a lock");
     let db = directory.prepare().expect("a database");
     db.execute_batch("BEGIN").expect("begun");
     let mut n = 0;
     for (queue, many) in [("jobs", many), ("rare", 3)] {
-        for state in State::ALL {
+        for state in JobState::ALL {
             for _ in 0..many {
                 n += 1;
                 add(&db, n, queue, state);
@@ -476,14 +485,14 @@ fn crowd(path: &Path, many: u64) -> Connection {
     db
 }
 
-fn add(db: &Connection, n: u64, queue: &str, state: State) {
-    let key = Key { text: n.to_string(), fingerprint: [0; 32] };
+fn add(db: &Connection, n: u64, queue: &str, state: JobState) {
+    let key = IdempotencyKey { text: n.to_string(), fingerprint: [0; 32] };
     let callback = Some("https://a.example/".to_owned());
     let (to, flow) = (queue.to_owned(), format!("{n:06}").into_bytes());
     let new = NewJob { queue: to, flow, callback, key: Some(key), ..job(n) };
-    assert_eq!(transitions::accept(db, &new, ROOM, NOW).expect("accepted"), Accepted::New);
+    assert_eq!(transitions::accept(db, &new, ROOM, NOW).expect("accepted"), EnqueueResult::New);
     // Workers are few: of those that were being run there are never many.
-    let state = if state == State::Leased && queue == "jobs" { State::Done } else { state };
+    let state = if state == JobState::Leased && queue == "jobs" { JobState::Done } else { state };
     let sql = "UPDATE jobs SET state = ?2, due = iif(?2 = 'retry_wait', ?3, NULL),
                  finished = iif(?4, ?3, NULL), forget = iif(?4, ?3, NULL) WHERE id = ?1";
     let values = rusqlite::params![new.id, state, NOW.after(HOUR), state.is_final()];
@@ -496,36 +505,36 @@ fn act<T>(name: &'static str, act: impl Fn(&Connection) -> rusqlite::Result<T> +
     (name, Box::new(move |db| drop(act(db).expect(name))))
 }
 
-fn filter(queue: Option<&str>, state: Option<State>) -> Filter {
-    Filter { queue: queue.map(str::to_owned), state, before: None, limit: 50 }
+fn filter(queue: Option<&str>, state: Option<JobState>) -> JobFilter {
+    JobFilter { queue: queue.map(str::to_owned), state, before: None, limit: 50 }
 }
 
-fn rare(db: &Connection, state: State) -> (i64, JobId) {
+fn rare(db: &Connection, state: JobState) -> (i64, JobId) {
     let sql = "SELECT seq, id FROM jobs WHERE queue = 'rare' AND state = ?1 LIMIT 1";
     db.query_row(sql, [state], |row| Ok((row.get(0)?, row.get(1)?))).expect("a rare job")
 }
 
 /// Whatever is asked of a store again and again.
 fn acts() -> Vec<Act> {
-    let lease = |seq| Lease { seq, number: 0, deliveries: 0 };
+    let lease = |seq| RunLease { seq, number: 0, deliveries: 0 };
     let listed = |queue, state| move |db: &_| queries::list(db, &filter(queue, state));
-    let again = Then::Again(later(9));
+    let again = AfterFailure::Again(later(9));
     vec![
         act("accept", |db| transitions::accept(db, &job(1 << 40), ROOM, NOW)),
         act("accept with a key", |db| transitions::accept(db, &keyed(1 << 41, 1, 1), ROOM, NOW)),
-        act("lease", |db| transitions::lease(db, rare(db, State::Ready).0, 9, 0, NOW)),
-        act("poison", |db| transitions::lease(db, rare(db, State::Ready).0, 0, 0, NOW)),
-        act("park", move |db| transitions::park(db, lease(rare(db, State::Leased).0), None)),
+        act("lease", |db| transitions::lease(db, rare(db, JobState::Ready).0, 9, 0, NOW)),
+        act("poison", |db| transitions::lease(db, rare(db, JobState::Ready).0, 0, 0, NOW)),
+        act("park", move |db| transitions::park(db, lease(rare(db, JobState::Leased).0), None)),
         act("fail", move |db| {
-            transitions::fail(db, lease(rare(db, State::Leased).0), "no", again, NOW)
+            transitions::fail(db, lease(rare(db, JobState::Leased).0), "no", again, NOW)
         }),
         act("complete", move |db| {
-            transitions::complete(db, lease(rare(db, State::Leased).0), &answer(), NOW)
+            transitions::complete(db, lease(rare(db, JobState::Leased).0), &answer(), NOW)
         }),
-        act("cancel", |db| transitions::cancel(db, rare(db, State::RetryWait).1, None, NOW)),
-        act("retry", |db| transitions::retry(db, rare(db, State::RetryWait).1, NOW)),
+        act("cancel", |db| transitions::cancel(db, rare(db, JobState::RetryWait).1, None, NOW)),
+        act("retry", |db| transitions::retry(db, rare(db, JobState::RetryWait).1, NOW)),
         act("requeue", |db| transitions::requeue(db, "rare", NOW)),
-        act("purge", |db| transitions::purge(db, "rare", State::Done)),
+        act("purge", |db| transitions::purge(db, "rare", JobState::Done)),
         act("upkeep", |db| transitions::upkeep(db, NOW)),
         act("recover", transitions::recover),
         act("job", |db| queries::job(db, id(1))),
@@ -543,8 +552,8 @@ fn acts() -> Vec<Act> {
         act("postings", |db| queries::postings(db, NOW)),
         act("list", listed(None, None)),
         act("list of a queue", listed(Some("rare"), None)),
-        act("list of a queue and state", listed(Some("rare"), Some(State::Dead))),
-        act("list of a state", listed(None, Some(State::Leased))),
+        act("list of a queue and state", listed(Some("rare"), Some(JobState::Dead))),
+        act("list of a state", listed(None, Some(JobState::Leased))),
     ]
 }
 

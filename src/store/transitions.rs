@@ -6,7 +6,8 @@ use std::time::Duration;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::job::{
-    Accepted, Answer, Full, JobId, Key, Lease, Limits, Millis, NewJob, Posting, Principal, State,
+    EnqueueResult, IdempotencyKey, JobId, JobState, Millis, NewJob, PendingCallback, Principal,
+    QueueFull, QueueLimits, RunLease, StoredResponse,
 };
 
 /// How long an `Idempotency-Key` stands for its request.
@@ -18,7 +19,7 @@ type Made<T> = rusqlite::Result<T>;
 
 /// What a failure is followed by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Then {
+pub enum AfterFailure {
     /// Another run, then.
     Again(Millis),
     Dead,
@@ -26,8 +27,8 @@ pub enum Then {
 
 /// What a try to lease a job gave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Leased {
-    Run(Lease),
+pub enum LeaseResult {
+    Run(RunLease),
     /// It was begun so often without an end that it is dead now.
     Poison(JobId),
     /// It is no longer ready: cancelled, expired, or run already.
@@ -36,7 +37,7 @@ pub enum Leased {
 
 /// A queue's jobs of one class on one route.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Line {
+pub struct Partition {
     pub queue: String,
     pub route: String,
     pub class: String,
@@ -44,11 +45,11 @@ pub struct Line {
 
 /// What upkeep found.
 #[derive(Clone, Debug, Default)]
-pub struct Upkept {
+pub struct UpkeepReport {
     /// Those whose time passed.
     pub expired: Vec<JobId>,
     /// Where jobs are ready again.
-    pub woken: Vec<Line>,
+    pub woken: Vec<Partition>,
     /// Results and keys that nobody may ask for any longer.
     pub forgotten: usize,
     /// When the next waits end.
@@ -58,7 +59,12 @@ pub struct Upkept {
 }
 
 /// Takes a job in, unless its key is known or its queue is full.
-pub fn accept(db: &Connection, job: &NewJob, limits: Limits, now: Millis) -> Made<Accepted> {
+pub fn accept(
+    db: &Connection,
+    job: &NewJob,
+    limits: QueueLimits,
+    now: Millis,
+) -> Made<EnqueueResult> {
     if let Some(key) = &job.key
         && let Some(known) = by_key(db, job, key, now)?
     {
@@ -72,16 +78,21 @@ pub fn accept(db: &Connection, job: &NewJob, limits: Limits, now: Millis) -> Mad
         )?
         .query_row([&job.queue], |row| Ok((row.get(0)?, row.get(1)?)))?;
     if jobs >= limits.jobs {
-        return Ok(Accepted::Full(Full::Jobs(jobs)));
+        return Ok(EnqueueResult::Full(QueueFull::Jobs(jobs)));
     }
     if held + bytes > limits.bytes {
-        return Ok(Accepted::Full(Full::Bytes(held)));
+        return Ok(EnqueueResult::Full(QueueFull::Bytes(held)));
     }
     insert(db, job, now)?;
-    Ok(Accepted::New)
+    Ok(EnqueueResult::New)
 }
 
-fn by_key(db: &Connection, job: &NewJob, key: &Key, now: Millis) -> Made<Option<Accepted>> {
+fn by_key(
+    db: &Connection,
+    job: &NewJob,
+    key: &IdempotencyKey,
+    now: Millis,
+) -> Made<Option<EnqueueResult>> {
     let found = db
         .prepare_cached(
             "SELECT k.fingerprint, k.id, j.state FROM keys k LEFT JOIN jobs j ON j.id = k.id
@@ -92,8 +103,8 @@ fn by_key(db: &Connection, job: &NewJob, key: &Key, now: Millis) -> Made<Option<
         })
         .optional()?;
     Ok(found.map(|(fingerprint, id, state)| match fingerprint == key.fingerprint {
-        true => Accepted::Known(id, state),
-        false => Accepted::OtherRequest,
+        true => EnqueueResult::Known(id, state),
+        false => EnqueueResult::OtherRequest,
     }))
 }
 
@@ -136,7 +147,7 @@ fn insert(db: &Connection, job: &NewJob, now: Millis) -> Made<()> {
 }
 
 /// Begins a run. `most`: runs that a job may have; `begun`: those that it had elsewhere too.
-pub fn lease(db: &Connection, seq: i64, most: u32, begun: u32, now: Millis) -> Made<Leased> {
+pub fn lease(db: &Connection, seq: i64, most: u32, begun: u32, now: Millis) -> Made<LeaseResult> {
     let leased = db
         .prepare_cached(
             "UPDATE jobs SET state = 'leased', lease = lease + 1,
@@ -145,11 +156,11 @@ pub fn lease(db: &Connection, seq: i64, most: u32, begun: u32, now: Millis) -> M
              RETURNING lease, deliveries",
         )?
         .query_row(params![seq, now, most, begun], |row| {
-            Ok(Lease { seq, number: row.get(0)?, deliveries: row.get(1)? })
+            Ok(RunLease { seq, number: row.get(0)?, deliveries: row.get(1)? })
         })
         .optional()?;
     if let Some(lease) = leased {
-        return Ok(Leased::Run(lease));
+        return Ok(LeaseResult::Run(lease));
     }
     let poison = db
         .prepare_cached(
@@ -162,11 +173,16 @@ pub fn lease(db: &Connection, seq: i64, most: u32, begun: u32, now: Millis) -> M
     if poison.is_some() {
         call_back(db, seq, now)?;
     }
-    Ok(poison.map_or(Leased::Gone, Leased::Poison))
+    Ok(poison.map_or(LeaseResult::Gone, LeaseResult::Poison))
 }
 
 /// Ends a run with an answer; false where the lease no longer holds.
-pub fn complete(db: &Connection, lease: Lease, answer: &Answer, now: Millis) -> Made<bool> {
+pub fn complete(
+    db: &Connection,
+    lease: RunLease,
+    answer: &StoredResponse,
+    now: Millis,
+) -> Made<bool> {
     let done = db
         .prepare_cached(
             "UPDATE jobs SET state = 'done', finished = ?3, forget = ?3 + keep, error = NULL
@@ -180,18 +196,24 @@ pub fn complete(db: &Connection, lease: Lease, answer: &Answer, now: Millis) -> 
     Ok(done == 1)
 }
 
-pub(super) fn result(db: &Connection, seq: i64, answer: &Answer) -> Made<()> {
-    let Answer { status, headers, body, cut } = answer;
+pub(super) fn result(db: &Connection, seq: i64, answer: &StoredResponse) -> Made<()> {
+    let StoredResponse { status, headers, body, cut } = answer;
     db.prepare_cached("INSERT OR REPLACE INTO results VALUES (?1, ?2, ?3, ?4, ?5)")?
         .execute(params![seq, status, headers, body.as_ref(), cut])
         .map(|_| ())
 }
 
 /// Ends a run without one; false where the lease no longer holds.
-pub fn fail(db: &Connection, lease: Lease, why: &str, then: Then, now: Millis) -> Made<bool> {
+pub fn fail(
+    db: &Connection,
+    lease: RunLease,
+    why: &str,
+    then: AfterFailure,
+    now: Millis,
+) -> Made<bool> {
     let (state, due, finished) = match then {
-        Then::Again(due) => (State::RetryWait, Some(due), None),
-        Then::Dead => (State::Dead, None, Some(now)),
+        AfterFailure::Again(due) => (JobState::RetryWait, Some(due), None),
+        AfterFailure::Dead => (JobState::Dead, None, Some(now)),
     };
     let changed = db
         .prepare_cached(
@@ -200,15 +222,15 @@ pub fn fail(db: &Connection, lease: Lease, why: &str, then: Then, now: Millis) -
              WHERE seq = ?1 AND lease = ?2 AND state = 'leased'",
         )?
         .execute(params![lease.seq, lease.number, state, due, why, finished])?;
-    if changed == 1 && state == State::Dead {
+    if changed == 1 && state == JobState::Dead {
         call_back(db, lease.seq, now)?;
     }
     Ok(changed == 1)
 }
 
 /// Takes a run back that was none: nothing was sent, or the provider asked to wait.
-pub fn park(db: &Connection, lease: Lease, due: Option<Millis>) -> Made<bool> {
-    let state = if due.is_some() { State::RetryWait } else { State::Ready };
+pub fn park(db: &Connection, lease: RunLease, due: Option<Millis>) -> Made<bool> {
+    let state = if due.is_some() { JobState::RetryWait } else { JobState::Ready };
     let changed = db
         .prepare_cached(
             "UPDATE jobs SET state = ?3, due = ?4, deliveries = deliveries - 1
@@ -232,7 +254,7 @@ pub fn cancel(
     id: JobId,
     principal: Option<Principal>,
     now: Millis,
-) -> Made<Option<State>> {
+) -> Made<Option<JobState>> {
     let found = db
         .prepare_cached("SELECT seq, state, principal FROM jobs WHERE id = ?1")?
         .query_row([id], |row| Ok((row.get(0)?, row.get(1)?, row.get::<_, Principal>(2)?)))
@@ -241,7 +263,7 @@ pub fn cancel(
     if principal.is_some_and(|principal| principal != owner) {
         return Ok(None);
     }
-    let state: State = state;
+    let state: JobState = state;
     if !state.is_final() {
         let sql =
             "UPDATE jobs SET state = 'cancelled', finished = ?2, forget = ?2 + keep, due = NULL
@@ -253,20 +275,20 @@ pub fn cancel(
 }
 
 /// Runs a job again that is dead, or at once one that waits. Gives where it stood, and its line.
-pub fn retry(db: &Connection, id: JobId, now: Millis) -> Made<Option<(State, Line)>> {
+pub fn retry(db: &Connection, id: JobId, now: Millis) -> Made<Option<(JobState, Partition)>> {
     let found = db
         .prepare_cached("SELECT queue, route, class, state FROM jobs WHERE id = ?1")?
         .query_row([id], |row| Ok((row.get(3)?, line(row)?)))
         .optional()?;
     let Some((state, line)) = found else { return Ok(None) };
-    if matches!(state, State::Dead | State::RetryWait) {
+    if matches!(state, JobState::Dead | JobState::RetryWait) {
         again(db, "id = ?2", now, &id)?;
     }
     Ok(Some((state, line)))
 }
 
 /// The same for the dead of a queue, some at once. Gives how many, and their lines.
-pub fn requeue(db: &Connection, queue: &str, now: Millis) -> Made<(usize, Vec<Line>)> {
+pub fn requeue(db: &Connection, queue: &str, now: Millis) -> Made<(usize, Vec<Partition>)> {
     again(
         db,
         &format!(
@@ -282,7 +304,7 @@ fn again(
     which: &str,
     now: Millis,
     value: &dyn rusqlite::ToSql,
-) -> Made<(usize, Vec<Line>)> {
+) -> Made<(usize, Vec<Partition>)> {
     // Its time begins anew where it had ended.
     let sql = format!(
         "UPDATE jobs SET state = 'ready', due = NULL, finished = NULL, forget = NULL,
@@ -293,7 +315,7 @@ fn again(
          RETURNING seq, queue, route, class"
     );
     let row = |row: &Row<'_>| Ok((row.get::<_, i64>("seq")?, line(row)?));
-    let moved: Vec<(i64, Line)> =
+    let moved: Vec<(i64, Partition)> =
         db.prepare(&sql)?.query_map(params![now, value], row)?.collect::<Made<_>>()?;
     // That it was dead is no longer news: what is posted is how it ends now.
     let unpost = "UPDATE callbacks SET state = 'none', attempts = 0, due = NULL WHERE seq = ?1";
@@ -306,7 +328,7 @@ fn again(
 }
 
 /// Forgets jobs of a queue that are over, some at once. Gives how many.
-pub fn purge(db: &Connection, queue: &str, state: State) -> Made<usize> {
+pub fn purge(db: &Connection, queue: &str, state: JobState) -> Made<usize> {
     if !state.is_final() {
         return Ok(0);
     }
@@ -318,7 +340,7 @@ pub fn purge(db: &Connection, queue: &str, state: State) -> Made<usize> {
 }
 
 /// What time alone does to jobs.
-pub fn upkeep(db: &Connection, now: Millis) -> Made<Upkept> {
+pub fn upkeep(db: &Connection, now: Millis) -> Made<UpkeepReport> {
     let expire = format!(
         "UPDATE jobs SET state = 'expired', finished = ?1, forget = ?1 + keep, due = NULL
          WHERE seq IN (SELECT seq FROM jobs
@@ -336,7 +358,7 @@ pub fn upkeep(db: &Connection, now: Millis) -> Made<Upkept> {
            (SELECT seq FROM jobs WHERE state = 'retry_wait' AND due <= ?1 ORDER BY due LIMIT {AT_ONCE})
          RETURNING queue, route, class"
     );
-    let woken: Vec<Line> =
+    let woken: Vec<Partition> =
         db.prepare_cached(&wake)?.query_map([now], line)?.collect::<Made<_>>()?;
     let forget = format!(
         "DELETE FROM jobs WHERE seq IN (SELECT seq FROM jobs WHERE forget <= ?1 LIMIT {AT_ONCE})"
@@ -349,7 +371,7 @@ pub fn upkeep(db: &Connection, now: Millis) -> Made<Upkept> {
     let keys = db.prepare_cached(&forget)?.execute([now])?;
     let next = "SELECT min(due) FROM jobs WHERE state = 'retry_wait'";
     let next_due = db.prepare_cached(next)?.query_row([], |row| row.get(0))?;
-    Ok(Upkept {
+    Ok(UpkeepReport {
         more: [expired.len(), woken.len(), jobs, keys].contains(&AT_ONCE),
         expired: expired.into_iter().map(|(_, id)| id).collect(),
         woken: distinct(woken),
@@ -365,7 +387,12 @@ pub(super) fn call_back(db: &Connection, seq: i64, now: Millis) -> Made<()> {
 }
 
 /// Notes that a result was posted, is to be tried again then, or is given up.
-pub fn posted(db: &Connection, posting: &Posting, again: Option<Millis>, sent: bool) -> Made<()> {
+pub fn posted(
+    db: &Connection,
+    posting: &PendingCallback,
+    again: Option<Millis>,
+    sent: bool,
+) -> Made<()> {
     let state = match (sent, again) {
         (true, _) => "sent",
         (false, Some(_)) => "waiting",
@@ -379,11 +406,11 @@ pub fn posted(db: &Connection, posting: &Posting, again: Option<Millis>, sent: b
         .map(|_| ())
 }
 
-pub(super) fn line(row: &Row<'_>) -> Made<Line> {
-    Ok(Line { queue: row.get("queue")?, route: row.get("route")?, class: row.get("class")? })
+pub(super) fn line(row: &Row<'_>) -> Made<Partition> {
+    Ok(Partition { queue: row.get("queue")?, route: row.get("route")?, class: row.get("class")? })
 }
 
-fn distinct(mut lines: Vec<Line>) -> Vec<Line> {
+fn distinct(mut lines: Vec<Partition>) -> Vec<Partition> {
     lines.sort_unstable();
     lines.dedup();
     lines

@@ -13,7 +13,7 @@ use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
-use super::open::{self, Directory};
+use super::open::{self, StoreDirectory};
 use crate::clock;
 
 /// Changes of one commit.
@@ -28,7 +28,7 @@ const AS_A_COMMIT: usize = 4;
 
 /// Why a change was not made. Nothing of it is in the store.
 #[derive(Clone, Debug, Error)]
-pub enum Failure {
+pub enum StoreError {
     #[error("the disk of the store is full")]
     Full,
     #[error("the store cannot be written or read: {0}")]
@@ -38,11 +38,11 @@ pub enum Failure {
 }
 
 /// What a commit tells who wants to know, such as a metric.
-pub type Observer = Box<dyn Fn(Commit) + Send>;
+pub type CommitObserver = Box<dyn Fn(CommitStats) + Send>;
 
 /// One commit that was tried.
 #[derive(Clone, Copy, Debug)]
-pub struct Commit {
+pub struct CommitStats {
     /// Changes in it.
     pub size: usize,
     pub took: Duration,
@@ -51,32 +51,32 @@ pub struct Commit {
 
 /// Where changes go.
 #[derive(Clone, Debug)]
-pub struct Writer {
-    inbox: mpsc::Sender<Box<dyn Work>>,
+pub struct StoreWriter {
+    inbox: mpsc::Sender<Box<dyn PendingWrite>>,
 }
 
 /// Where questions go.
 #[derive(Clone, Debug)]
-pub struct Reader {
-    inbox: mpsc::Sender<Question>,
+pub struct StoreReader {
+    inbox: mpsc::Sender<ReadQuery>,
 }
 
-type Question = Box<dyn FnOnce(&Connection) + Send>;
+type ReadQuery = Box<dyn FnOnce(&Connection) + Send>;
 
 /// A change and whoever waits for it.
-trait Work: Send {
+trait PendingWrite: Send {
     fn run(&mut self, db: &Connection) -> rusqlite::Result<()>;
     /// After the commit.
-    fn tell(self: Box<Self>, outcome: Result<(), Failure>);
+    fn tell(self: Box<Self>, outcome: Result<(), StoreError>);
 }
 
-struct Change<F, T> {
+struct WriteRequest<F, T> {
     change: F,
     made: Option<T>,
-    to: oneshot::Sender<Result<T, Failure>>,
+    to: oneshot::Sender<Result<T, StoreError>>,
 }
 
-impl<T, F> Work for Change<F, T>
+impl<T, F> PendingWrite for WriteRequest<F, T>
 where
     T: Send,
     F: FnMut(&Connection) -> rusqlite::Result<T> + Send,
@@ -86,23 +86,23 @@ where
         Ok(())
     }
 
-    fn tell(self: Box<Self>, outcome: Result<(), Failure>) {
-        let Change { made, to, .. } = *self;
+    fn tell(self: Box<Self>, outcome: Result<(), StoreError>) {
+        let WriteRequest { made, to, .. } = *self;
         // Whoever asked may be gone; what was done is done.
-        let _ = to.send(outcome.and_then(|()| made.ok_or(Failure::Closed)));
+        let _ = to.send(outcome.and_then(|()| made.ok_or(StoreError::Closed)));
     }
 }
 
-impl Writer {
+impl StoreWriter {
     /// Starts the thread, and one beside it that folds the WAL into the database.
     ///
     /// # Errors
     /// When the system gives no thread.
     pub fn start(
         db: Connection,
-        directory: Arc<Directory>,
-        observer: Observer,
-    ) -> std::io::Result<Writer> {
+        directory: Arc<StoreDirectory>,
+        observer: CommitObserver,
+    ) -> std::io::Result<StoreWriter> {
         let (inbox, changes) = mpsc::channel(WAITING);
         let (fold, folds) = std::sync::mpsc::sync_channel(1);
         let path = directory.database();
@@ -118,9 +118,9 @@ impl Writer {
                 }
             }
         })?;
-        let hand = Hand { db: Some(db), directory, observer, fold, grown: 0 };
+        let hand = WriterThread { db: Some(db), directory, observer, fold, grown: 0 };
         thread::Builder::new().name("store".into()).spawn(move || hand.run(changes))?;
-        Ok(Writer { inbox })
+        Ok(StoreWriter { inbox })
     }
 
     /// Makes a change; it is on the disk when this returns. The change may be run more than once,
@@ -128,30 +128,30 @@ impl Writer {
     ///
     /// # Errors
     /// When nothing was changed.
-    pub async fn write<T, F>(&self, change: F) -> Result<T, Failure>
+    pub async fn write<T, F>(&self, change: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
         F: FnMut(&Connection) -> rusqlite::Result<T> + Send + 'static,
     {
         let (to, made) = oneshot::channel();
-        let work = Box::new(Change { change, made: None, to });
-        self.inbox.send(work).await.map_err(|_| Failure::Closed)?;
-        made.await.map_err(|_| Failure::Closed)?
+        let work = Box::new(WriteRequest { change, made: None, to });
+        self.inbox.send(work).await.map_err(|_| StoreError::Closed)?;
+        made.await.map_err(|_| StoreError::Closed)?
     }
 }
 
-struct Hand {
+struct WriterThread {
     /// `None` after an error of the disk, until it opens again.
     db: Option<Connection>,
-    directory: Arc<Directory>,
-    observer: Observer,
+    directory: Arc<StoreDirectory>,
+    observer: CommitObserver,
     fold: std::sync::mpsc::SyncSender<()>,
     /// Commits since the last fold, by their weight.
     grown: usize,
 }
 
-impl Hand {
-    fn run(mut self, mut changes: mpsc::Receiver<Box<dyn Work>>) {
+impl WriterThread {
+    fn run(mut self, mut changes: mpsc::Receiver<Box<dyn PendingWrite>>) {
         let mut batch = Vec::with_capacity(BATCH);
         while let Some(first) = changes.blocking_recv() {
             batch.push(first);
@@ -174,10 +174,10 @@ impl Hand {
         }
     }
 
-    fn commit(&mut self, batch: &mut [Box<dyn Work>]) -> Result<(), Failure> {
+    fn commit(&mut self, batch: &mut [Box<dyn PendingWrite>]) -> Result<(), StoreError> {
         let began = clock::now();
         let outcome = self.try_commit(batch);
-        (self.observer)(Commit {
+        (self.observer)(CommitStats {
             size: batch.len(),
             took: clock::since(began),
             failed: outcome.is_err(),
@@ -188,7 +188,7 @@ impl Hand {
         }
         outcome.map_err(|error| {
             let failure = failure(&error);
-            if matches!(failure, Failure::Io(_)) {
+            if matches!(failure, StoreError::Io(_)) {
                 // What it remembers of the files may be wrong now.
                 self.db = None;
             }
@@ -196,7 +196,7 @@ impl Hand {
         })
     }
 
-    fn try_commit(&mut self, batch: &mut [Box<dyn Work>]) -> rusqlite::Result<()> {
+    fn try_commit(&mut self, batch: &mut [Box<dyn PendingWrite>]) -> rusqlite::Result<()> {
         let db = match self.db.take() {
             Some(db) => self.db.insert(db),
             None => self.db.insert(self.directory.writer()?),
@@ -209,20 +209,20 @@ impl Hand {
     }
 }
 
-fn failure(error: &rusqlite::Error) -> Failure {
+fn failure(error: &rusqlite::Error) -> StoreError {
     match error.sqlite_error_code() {
-        Some(ErrorCode::DiskFull) => Failure::Full,
-        _ => Failure::Io(error.to_string()),
+        Some(ErrorCode::DiskFull) => StoreError::Full,
+        _ => StoreError::Io(error.to_string()),
     }
 }
 
-impl Reader {
+impl StoreReader {
     /// Starts the thread.
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub fn start(directory: Arc<Directory>) -> std::io::Result<Reader> {
-        let (inbox, mut questions) = mpsc::channel::<Question>(WAITING);
+    pub fn start(directory: Arc<StoreDirectory>) -> std::io::Result<StoreReader> {
+        let (inbox, mut questions) = mpsc::channel::<ReadQuery>(WAITING);
         thread::Builder::new().name("store-reader".into()).spawn(move || {
             let mut kept: Option<Connection> = None;
             while let Some(question) = questions.blocking_recv() {
@@ -234,24 +234,24 @@ impl Reader {
                 }
             }
         })?;
-        Ok(Reader { inbox })
+        Ok(StoreReader { inbox })
     }
 
     /// Answers from what is committed.
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub async fn read<T, F>(&self, question: F) -> Result<T, Failure>
+    pub async fn read<T, F>(&self, question: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
         F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     {
         let (to, answer) = oneshot::channel();
-        let ask: Question = Box::new(move |db| {
+        let ask: ReadQuery = Box::new(move |db| {
             let _ = to.send(question(db).map_err(|error| failure(&error)));
         });
-        self.inbox.send(ask).await.map_err(|_| Failure::Closed)?;
-        answer.await.unwrap_or_else(|_| Err(Failure::Io("it cannot be opened".to_owned())))
+        self.inbox.send(ask).await.map_err(|_| StoreError::Closed)?;
+        answer.await.unwrap_or_else(|_| Err(StoreError::Io("it cannot be opened".to_owned())))
     }
 }
 

@@ -5,10 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
-use outrigger::fleet::redis::connection::Link;
-use outrigger::fleet::redis::url::Address;
-use outrigger::jobs::sharing::redis::{Board, Claimed, End, Loan, Notice, Place};
-use outrigger::store::{Answer, JobId, Request};
+use outrigger::fleet::redis::connection::RedisLink;
+use outrigger::fleet::redis::url::RedisAddress;
+use outrigger::jobs::sharing::redis::{
+    BorrowedJob, ClaimReply, JobDescriptor, JobOutcome, JobsClient, PartitionEntry,
+};
+use outrigger::store::{JobId, StoredRequest, StoredResponse};
 use proptest::prelude::*;
 use tokio::task::LocalSet;
 
@@ -73,13 +75,13 @@ fn owner(job: u64) -> usize {
     job as usize % HOSTS
 }
 
-fn place(job: u64) -> Place {
+fn place(job: u64) -> PartitionEntry {
     let expires = LONG;
-    Place { id: id(job), line: LINE.to_owned(), since: -200 + job as i64, expires }
+    PartitionEntry { id: id(job), line: LINE.to_owned(), since: -200 + job as i64, expires }
 }
 
-fn request(job: u64) -> Request {
-    Request {
+fn request(job: u64) -> StoredRequest {
+    StoredRequest {
         method: "POST".to_owned(),
         uri: format!("/{job}"),
         headers: b"x-a: b\r\n".to_vec(),
@@ -87,14 +89,26 @@ fn request(job: u64) -> Request {
     }
 }
 
-fn notice(job: u64) -> Notice {
+fn notice(job: u64) -> JobDescriptor {
     let (keep, flow) = (LONG, vec![1, job as u8]);
-    Notice { place: place(job), keep, attempts: 0, deliveries: 0, request: request(job), flow }
+    JobDescriptor {
+        place: place(job),
+        keep,
+        attempts: 0,
+        deliveries: 0,
+        request: request(job),
+        flow,
+    }
 }
 
-fn answer(job: u64) -> Answer {
+fn answer(job: u64) -> StoredResponse {
     let body = Bytes::from(format!("answer {job}"));
-    Answer { status: 201, headers: b"x-b: c\r\n".to_vec(), body, cut: job.is_multiple_of(2) }
+    StoredResponse {
+        status: 201,
+        headers: b"x-b: c\r\n".to_vec(),
+        body,
+        cut: job.is_multiple_of(2),
+    }
 }
 
 /// A run that somebody believes to have.
@@ -107,26 +121,26 @@ struct Run {
     until: u64,
     /// Redis forgot it, maybe: others may begin the job.
     doubtful: bool,
-    loan: Option<Loan>,
+    loan: Option<BorrowedJob>,
 }
 
 struct Model<'r> {
     redis: &'r RedisServer,
-    boards: Vec<Board>,
+    boards: Vec<JobsClient>,
     runs: Vec<Run>,
     /// Ends that Redis took and did not lose.
     ended: BTreeSet<u64>,
     /// What owners have written down.
-    over: BTreeMap<u64, End>,
+    over: BTreeMap<u64, JobOutcome>,
     /// How far Redis' clock was set forward in all.
     passed: u64,
     offset: i64,
 }
 
 impl<'r> Model<'r> {
-    fn new(redis: &'r RedisServer, link: &Link) -> Model<'r> {
+    fn new(redis: &'r RedisServer, link: &RedisLink) -> Model<'r> {
         redis.ask(&["FLUSHALL"]);
-        let boards = (0..HOSTS).map(|host| Board::new(link.clone(), format!("host{host}")));
+        let boards = (0..HOSTS).map(|host| JobsClient::new(link.clone(), format!("host{host}")));
         let (runs, ended, over) = (Vec::new(), BTreeSet::new(), BTreeMap::new());
         Model { redis, boards: boards.collect(), runs, ended, over, passed: 0, offset: 0 }
     }
@@ -146,7 +160,7 @@ impl<'r> Model<'r> {
             Step::End(which, well) => self.end(which, well).await,
             Step::Fetch(host) => self.fetch(host).await,
             Step::Cancel(job) if !self.over.contains_key(&job) => {
-                self.over.insert(job, End::Dead("cancelled".to_owned()));
+                self.over.insert(job, JobOutcome::Dead("cancelled".to_owned()));
                 self.clear(job).await;
             }
             Step::Resign(host) => {
@@ -201,17 +215,17 @@ impl<'r> Model<'r> {
         self.runs.push(run);
     }
 
-    fn run(&self, job: u64, host: usize, number: u64, loan: Option<Loan>) -> Run {
+    fn run(&self, job: u64, host: usize, number: u64, loan: Option<BorrowedJob>) -> Run {
         Run { job, host, number, until: self.passed + LEASE, doubtful: false, loan }
     }
 
     async fn claim(&mut self, job: u64) {
         let board = &self.boards[owner(job)];
         let mut claimed = board.claim(id(job), 0).await.expect("an answer");
-        if matches!(claimed, Claimed::Unknown(_)) {
+        if matches!(claimed, ClaimReply::Unknown(_)) {
             claimed = board.publish_mine(&notice(job)).await.expect("an answer");
         }
-        if let Claimed::Mine(claim) = claimed {
+        if let ClaimReply::Mine(claim) = claimed {
             self.begins(self.run(job, owner(job), claim.number, None));
         }
     }
@@ -263,8 +277,8 @@ impl<'r> Model<'r> {
     async fn end(&mut self, which: usize, well: bool) {
         let Some(run) = self.some_run(which) else { return };
         let end = match well {
-            true => End::Answered(answer(run.job)),
-            false => End::Dead("it failed".to_owned()),
+            true => JobOutcome::Answered(answer(run.job)),
+            false => JobOutcome::Dead("it failed".to_owned()),
         };
         let Some(loan) = run.loan.clone() else {
             // Its owner writes it down first.
@@ -288,9 +302,10 @@ impl<'r> Model<'r> {
     async fn look(&mut self, host: usize) {
         let mine = (0..JOBS).filter(|job| owner(*job) == host && !self.over.contains_key(job));
         let mine: Vec<u64> = mine.collect();
-        let places: Vec<Place> = mine.iter().map(|job| place(*job)).collect();
+        let places: Vec<PartitionEntry> = mine.iter().map(|job| place(*job)).collect();
         let (_, missing) = self.boards[host].known(&places, true).await.expect("an answer");
-        let missing: Vec<Notice> = missing.into_iter().map(|at: usize| notice(mine[at])).collect();
+        let missing: Vec<JobDescriptor> =
+            missing.into_iter().map(|at: usize| notice(mine[at])).collect();
         self.boards[host].publish(&missing).await.expect("an answer");
         let (_, ids) = self.boards[host].mine(0).await.expect("an answer");
         for job in ids.into_iter().map(job_of).filter(|job| self.over.contains_key(job)) {
@@ -303,7 +318,7 @@ impl<'r> Model<'r> {
             let job = job_of(ended.id);
             assert_eq!(owner(job), host);
             let end = ended.end.expect("it can be read");
-            if let End::Answered(of) = &end {
+            if let JobOutcome::Answered(of) = &end {
                 assert_eq!(*of, answer(job));
             }
             self.over.entry(job).or_insert(end);
@@ -350,14 +365,14 @@ impl<'r> Model<'r> {
 #[test]
 fn no_job_is_run_by_two_and_none_is_lost_whatever_hosts_do_and_redis_forgets() {
     let redis = RedisServer::builder().clock().start();
-    let link = Link::new(Address::read(&redis.url()).expect("a URL"), FLEET);
+    let link = RedisLink::new(RedisAddress::read(&redis.url()).expect("a URL"), FLEET);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.expect("a runtime");
     let here = LocalSet::new();
     let keeping = link.clone();
     here.spawn_local(async move { keeping.keep().await });
     here.block_on(&runtime, async {
-        let board = Board::new(link.clone(), "host0".to_owned());
+        let board = JobsClient::new(link.clone(), "host0".to_owned());
         while board.beat().await.is_err() {
             tokio::time::sleep(TURN).await;
         }

@@ -13,8 +13,8 @@ use redis::{ErrorKind, FromRedisValue, RedisError, ServerErrorKind, ToRedisArgs,
 use thiserror::Error;
 use tokio::sync::{Notify, watch};
 
-use super::scripts::Script;
-use super::url::{Address, Connection};
+use super::scripts::RedisScript;
+use super::url::{RedisAddress, RedisConnection};
 use crate::clock;
 
 /// An answer that has not come by then does not come.
@@ -27,13 +27,13 @@ const WORDS: usize = 200;
 
 /// Cheap to clone: all are the same way.
 #[derive(Clone)]
-pub struct Link(Arc<Inner>);
+pub struct RedisLink(Arc<LinkInner>);
 
-struct Inner {
-    address: Address,
+struct LinkInner {
+    address: RedisAddress,
     /// What every key begins with.
     prefix: String,
-    connection: Mutex<Held>,
+    connection: Mutex<ConnectionSlot>,
     broken: Notify,
     attached: watch::Sender<bool>,
     /// Why the last call failed, for who tells that the fleet is away.
@@ -41,15 +41,15 @@ struct Inner {
 }
 
 #[derive(Default)]
-struct Held {
-    connection: Option<Connection>,
+struct ConnectionSlot {
+    connection: Option<RedisConnection>,
     /// Tells a connection from the one before.
     generation: u64,
 }
 
 /// Why a call came to nothing.
 #[derive(Debug, Error)]
-pub enum Failure {
+pub enum RedisCallError {
     #[error("there is no connection")]
     Away,
     #[error("no answer within {ANSWER:?}")]
@@ -60,9 +60,9 @@ pub enum Failure {
     Odd(String),
 }
 
-impl Link {
-    pub fn new(address: Address, fleet: &str) -> Link {
-        Link(Arc::new(Inner {
+impl RedisLink {
+    pub fn new(address: RedisAddress, fleet: &str) -> RedisLink {
+        RedisLink(Arc::new(LinkInner {
             address,
             prefix: format!("{{outrigger:{fleet}}}:"),
             connection: Mutex::default(),
@@ -72,7 +72,7 @@ impl Link {
         }))
     }
 
-    pub fn address(&self) -> &Address {
+    pub fn address(&self) -> &RedisAddress {
         &self.0.address
     }
 
@@ -87,19 +87,19 @@ impl Link {
     /// Why there is no answer, or that it was an error.
     pub async fn run<T: FromRedisValue>(
         &self,
-        script: &Script,
+        script: &RedisScript,
         keys: &[&str],
         args: impl ToRedisArgs,
-    ) -> Result<T, Failure> {
-        let (mut connection, generation) = self.connection().ok_or(Failure::Away)?;
+    ) -> Result<T, RedisCallError> {
+        let (mut connection, generation) = self.connection().ok_or(RedisCallError::Away)?;
         let mut call = script.redis().prepare_invoke();
         keys.iter().for_each(|key| {
             call.key(self.key(key));
         });
         call.arg(args);
         let answer = match &mut connection {
-            Connection::One(one) => timed(call.invoke_async::<Value>(one)).await,
-            Connection::Cluster(cluster) => timed(call.invoke_async::<Value>(cluster)).await,
+            RedisConnection::One(one) => timed(call.invoke_async::<Value>(one)).await,
+            RedisConnection::Cluster(cluster) => timed(call.invoke_async::<Value>(cluster)).await,
         };
         self.heard(answer, generation)
     }
@@ -108,24 +108,27 @@ impl Link {
     ///
     /// # Errors
     /// As `run`.
-    pub async fn command<T: FromRedisValue>(&self, command: &redis::Cmd) -> Result<T, Failure> {
-        let (mut connection, generation) = self.connection().ok_or(Failure::Away)?;
+    pub async fn command<T: FromRedisValue>(
+        &self,
+        command: &redis::Cmd,
+    ) -> Result<T, RedisCallError> {
+        let (mut connection, generation) = self.connection().ok_or(RedisCallError::Away)?;
         let answer = match &mut connection {
-            Connection::One(one) => timed(command.query_async::<Value>(one)).await,
-            Connection::Cluster(cluster) => timed(command.query_async::<Value>(cluster)).await,
+            RedisConnection::One(one) => timed(command.query_async::<Value>(one)).await,
+            RedisConnection::Cluster(cluster) => timed(command.query_async::<Value>(cluster)).await,
         };
         self.heard(answer, generation)
     }
 
     fn heard<T: FromRedisValue>(
         &self,
-        answer: Result<Value, Failure>,
+        answer: Result<Value, RedisCallError>,
         generation: u64,
-    ) -> Result<T, Failure> {
+    ) -> Result<T, RedisCallError> {
         match answer {
             Ok(value) => {
                 let shown = || short(&format!("{value:?}"));
-                T::from_redis_value_ref(&value).map_err(|_| Failure::Odd(shown()))
+                T::from_redis_value_ref(&value).map_err(|_| RedisCallError::Odd(shown()))
             }
             Err(failure) => {
                 *locked(&self.0.trouble) = short(&failure.to_string());
@@ -177,13 +180,13 @@ impl Link {
         }
     }
 
-    fn hold(&self, connection: Connection) {
+    fn hold(&self, connection: RedisConnection) {
         let mut held = locked(&self.0.connection);
         held.connection = Some(connection);
         held.generation += 1;
     }
 
-    fn connection(&self) -> Option<(Connection, u64)> {
+    fn connection(&self) -> Option<(RedisConnection, u64)> {
         let held = locked(&self.0.connection);
         Some((held.connection.clone()?, held.generation))
     }
@@ -202,19 +205,19 @@ impl Link {
     }
 }
 
-impl fmt::Debug for Link {
+impl fmt::Debug for RedisLink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Link({:?})", self.0.address)
     }
 }
 
-impl Failure {
+impl RedisCallError {
     /// Whether another connection is wanted: this one is of no use, or leads to a server that was
     /// demoted.
     fn breaks(&self) -> bool {
         match self {
-            Failure::Silent => true,
-            Failure::Redis(error) => {
+            RedisCallError::Silent => true,
+            RedisCallError::Redis(error) => {
                 error.is_unrecoverable_error()
                     || error.is_io_error()
                     || matches!(
@@ -225,15 +228,15 @@ impl Failure {
                             | ErrorKind::Server(ServerErrorKind::MasterDown)
                     )
             }
-            Failure::Away | Failure::Odd(_) => false,
+            RedisCallError::Away | RedisCallError::Odd(_) => false,
         }
     }
 }
 
-async fn timed<T>(call: impl Future<Output = Result<T, RedisError>>) -> Result<T, Failure> {
+async fn timed<T>(call: impl Future<Output = Result<T, RedisError>>) -> Result<T, RedisCallError> {
     match tokio::time::timeout(ANSWER, call).await {
         Ok(answer) => Ok(answer?),
-        Err(_) => Err(Failure::Silent),
+        Err(_) => Err(RedisCallError::Silent),
     }
 }
 

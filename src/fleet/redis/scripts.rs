@@ -4,11 +4,11 @@
 use std::fmt;
 
 /// One of `src/fleet/scripts/*.lua`, behind what they have in common.
-pub struct Script(redis::Script);
+pub struct RedisScript(redis::Script);
 
-impl Script {
-    pub fn of(body: &str) -> Script {
-        Script(redis::Script::new(body))
+impl RedisScript {
+    pub fn of(body: &str) -> RedisScript {
+        RedisScript(redis::Script::new(body))
     }
 
     pub(crate) fn redis(&self) -> &redis::Script {
@@ -16,7 +16,7 @@ impl Script {
     }
 }
 
-impl fmt::Debug for Script {
+impl fmt::Debug for RedisScript {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.0.get_hash())
     }
@@ -24,7 +24,7 @@ impl fmt::Debug for Script {
 
 macro_rules! with_register {
     ($file:literal) => {
-        Script::of(concat!(
+        RedisScript::of(concat!(
             include_str!("../scripts/register.lua"),
             include_str!(concat!("../scripts/", $file))
         ))
@@ -34,39 +34,39 @@ macro_rules! with_register {
 /// Of breakers, holds and hosts. Each is given the keys `cb`, `cb:t`, `cb:x`, `cb:v:KEY`, `cb:l:KEY`,
 /// `cb:w:KEY`, `cb:h:KEY` where it speaks of one breaker.
 #[derive(Debug)]
-pub struct Scripts {
-    pub vote: Script,
-    pub lease: Script,
-    pub renew: Script,
-    pub result: Script,
-    pub assert: Script,
-    pub heartbeat: Script,
-    pub force: Script,
-    pub hold: Script,
-    pub chunk: Script,
-    pub snapshot: Script,
-    pub look: Script,
+pub struct FleetScripts {
+    pub vote: RedisScript,
+    pub lease: RedisScript,
+    pub renew: RedisScript,
+    pub result: RedisScript,
+    pub assert: RedisScript,
+    pub heartbeat: RedisScript,
+    pub force: RedisScript,
+    pub hold: RedisScript,
+    pub chunk: RedisScript,
+    pub snapshot: RedisScript,
+    pub look: RedisScript,
 }
 
-impl Scripts {
-    pub fn new() -> Scripts {
-        Scripts {
+impl FleetScripts {
+    pub fn new() -> FleetScripts {
+        FleetScripts {
             vote: with_register!("vote.lua"),
             lease: with_register!("lease.lua"),
             renew: with_register!("renew.lua"),
             result: with_register!("result.lua"),
             assert: with_register!("assert.lua"),
-            heartbeat: Script::of(include_str!("../scripts/heartbeat.lua")),
-            force: Script::of(include_str!("../scripts/force.lua")),
-            hold: Script::of(include_str!("../scripts/hold.lua")),
-            chunk: Script::of(include_str!("../scripts/chunk.lua")),
-            snapshot: Script::of(include_str!("../scripts/snapshot.lua")),
-            look: Script::of(include_str!("../scripts/look.lua")),
+            heartbeat: RedisScript::of(include_str!("../scripts/heartbeat.lua")),
+            force: RedisScript::of(include_str!("../scripts/force.lua")),
+            hold: RedisScript::of(include_str!("../scripts/hold.lua")),
+            chunk: RedisScript::of(include_str!("../scripts/chunk.lua")),
+            snapshot: RedisScript::of(include_str!("../scripts/snapshot.lua")),
+            look: RedisScript::of(include_str!("../scripts/look.lua")),
         }
     }
 }
 
-impl Default for Scripts {
+impl Default for FleetScripts {
     fn default() -> Self {
         Self::new()
     }

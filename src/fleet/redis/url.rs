@@ -32,7 +32,7 @@ const CONNECT: Duration = Duration::from_secs(3);
 
 /// Why a URL names no Redis.
 #[derive(Debug, Error)]
-pub enum AddressError {
+pub enum RedisUrlError {
     #[error("--redis: {0} (expected a URL such as redis://127.0.0.1:6379)")]
     Source(String),
     #[error(
@@ -47,37 +47,37 @@ pub enum AddressError {
 
 /// A Redis that can be connected to.
 #[derive(Clone)]
-pub struct Address {
-    place: Place,
+pub struct RedisAddress {
+    place: Topology,
     /// The URL without what is secret in it.
     shown: String,
 }
 
 #[derive(Clone)]
-enum Place {
+enum Topology {
     One(Box<Client>),
-    Sentinel(Box<Sentinels>),
+    Sentinel(Box<SentinelSet>),
     Cluster(Box<ClusterClient>),
 }
 
 /// A client of Sentinels keeps what it learned behind `&mut`, so one is made for each connection.
 #[derive(Clone)]
-struct Sentinels {
-    url: Url,
+struct SentinelSet {
+    url: RedisUrl,
     name: String,
     db: i64,
 }
 
 /// A connection of either kind.
 #[derive(Clone)]
-pub enum Connection {
+pub enum RedisConnection {
     One(MultiplexedConnection),
     Cluster(ClusterConnection),
 }
 
 /// A URL in its parts.
 #[derive(Clone)]
-struct Url {
+struct RedisUrl {
     tls: bool,
     user: Option<String>,
     password: Option<String>,
@@ -87,25 +87,25 @@ struct Url {
     sentinel_password: Option<String>,
 }
 
-impl Address {
+impl RedisAddress {
     /// Reads `env:NAME`, `file:PATH`, or the URL itself.
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn read(source: &str) -> Result<Address, AddressError> {
+    pub fn read(source: &str) -> Result<RedisAddress, RedisUrlError> {
         let text = match source.split_once(':') {
             Some(("env", name)) => std::env::var(name)
-                .map_err(|_| AddressError::Source(format!("there is no variable `{name}`")))?,
+                .map_err(|_| RedisUrlError::Source(format!("there is no variable `{name}`")))?,
             Some(("file", path)) if !path.starts_with("//") => fs::read_to_string(path)
-                .map_err(|error| AddressError::Source(format!("{path}: {error}")))?,
+                .map_err(|error| RedisUrlError::Source(format!("{path}: {error}")))?,
             _ => source.to_owned(),
         };
-        Address::parse(text.trim())
+        RedisAddress::parse(text.trim())
     }
 
-    fn parse(text: &str) -> Result<Address, AddressError> {
+    fn parse(text: &str) -> Result<RedisAddress, RedisUrlError> {
         let Some((scheme, rest)) = text.split_once("://") else {
-            return Err(AddressError::Source("there is no `://` in it".to_owned()));
+            return Err(RedisUrlError::Source("there is no `://` in it".to_owned()));
         };
         let (kind, tls) = match scheme {
             "redis" => ("one", false),
@@ -115,25 +115,25 @@ impl Address {
             "rediss+sentinel" => ("sentinel", true),
             "redis+cluster" => ("cluster", false),
             "rediss+cluster" => ("cluster", true),
-            other => return Err(AddressError::Scheme(other.to_owned())),
+            other => return Err(RedisUrlError::Scheme(other.to_owned())),
         };
         if kind == "unix" {
             let path = rest.split('?').next().unwrap_or_default();
             let client = Client::open(text).map_err(|error| url_error(&error))?;
-            return Ok(Address {
-                place: Place::One(Box::new(client)),
+            return Ok(RedisAddress {
+                place: Topology::One(Box::new(client)),
                 shown: format!("unix://{path}"),
             });
         }
-        let url = Url::read(rest, tls)?;
+        let url = RedisUrl::read(rest, tls)?;
         let hosts: Vec<String> = url.hosts.iter().map(shown_host).collect();
         let shown = format!("{scheme}://{}{}", hosts.join(","), url.path);
         let place = match kind {
-            "sentinel" => Place::Sentinel(Box::new(Sentinels::of(url)?)),
-            "cluster" => Place::Cluster(Box::new(url.cluster()?)),
-            _ => Place::One(Box::new(url.one()?)),
+            "sentinel" => Topology::Sentinel(Box::new(SentinelSet::of(url)?)),
+            "cluster" => Topology::Cluster(Box::new(url.cluster()?)),
+            _ => Topology::One(Box::new(url.one()?)),
         };
-        Ok(Address { place, shown })
+        Ok(RedisAddress { place, shown })
     }
 
     /// Without what is secret in it.
@@ -145,46 +145,46 @@ impl Address {
     ///
     /// # Errors
     /// When nobody is there, or it does not let us in.
-    pub async fn connect(&self, answer: Duration) -> Result<Connection, RedisError> {
+    pub async fn connect(&self, answer: Duration) -> Result<RedisConnection, RedisError> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT))
             .set_response_timeout(Some(answer));
         match &self.place {
-            Place::One(client) => client
+            Topology::One(client) => client
                 .get_multiplexed_async_connection_with_config(&config)
                 .await
-                .map(Connection::One),
-            Place::Sentinel(sentinels) => {
+                .map(RedisConnection::One),
+            Topology::Sentinel(sentinels) => {
                 let mut client = sentinels.client()?;
-                client.get_async_connection_with_config(&config).await.map(Connection::One)
+                client.get_async_connection_with_config(&config).await.map(RedisConnection::One)
             }
-            Place::Cluster(client) => {
+            Topology::Cluster(client) => {
                 let config = redis::cluster::ClusterConfig::new()
                     .set_connection_timeout(CONNECT)
                     .set_response_timeout(answer);
-                client.get_async_connection_with_config(config).await.map(Connection::Cluster)
+                client.get_async_connection_with_config(config).await.map(RedisConnection::Cluster)
             }
         }
     }
 }
 
-impl std::fmt::Debug for Connection {
+impl std::fmt::Debug for RedisConnection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Connection::One(_) => "One",
-            Connection::Cluster(_) => "Cluster",
+            RedisConnection::One(_) => "One",
+            RedisConnection::Cluster(_) => "Cluster",
         })
     }
 }
 
-impl std::fmt::Debug for Address {
+impl std::fmt::Debug for RedisAddress {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Address({})", self.shown)
     }
 }
 
-fn url_error(error: &RedisError) -> AddressError {
-    AddressError::Url(error.category().to_owned())
+fn url_error(error: &RedisError) -> RedisUrlError {
+    RedisUrlError::Url(error.category().to_owned())
 }
 
 fn shown_host((host, port): &(String, Option<u16>)) -> String {
@@ -194,8 +194,8 @@ fn shown_host((host, port): &(String, Option<u16>)) -> String {
 
 // === impl Url ===
 
-impl Url {
-    fn read(rest: &str, tls: bool) -> Result<Url, AddressError> {
+impl RedisUrl {
+    fn read(rest: &str, tls: bool) -> Result<RedisUrl, RedisUrlError> {
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
         let (authority, path) = match rest.find('/') {
             Some(at) => rest.split_at(at),
@@ -205,10 +205,10 @@ impl Url {
         let (user, password) = login.split_once(':').unwrap_or((login, ""));
         let some = |text: &str| {
             let text = decoded(text)?;
-            Ok::<_, AddressError>((!text.is_empty()).then_some(text))
+            Ok::<_, RedisUrlError>((!text.is_empty()).then_some(text))
         };
         let hosts = hosts.split(',').map(host).collect::<Result<Vec<_>, _>>()?;
-        let mut url = Url {
+        let mut url = RedisUrl {
             tls,
             user: some(user)?,
             password: some(password)?,
@@ -221,7 +221,7 @@ impl Url {
         Ok(url)
     }
 
-    fn options(&mut self, query: &str) -> Result<(), AddressError> {
+    fn options(&mut self, query: &str) -> Result<(), RedisUrlError> {
         let (mut ca, mut cert, mut key) = (None, None, None);
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -235,7 +235,7 @@ impl Url {
                     let what = format!(
                         "`{name}` is no option (expected ca, cert, key or sentinel_password)"
                     );
-                    return Err(AddressError::Url(what));
+                    return Err(RedisUrlError::Url(what));
                 }
             }
         }
@@ -244,12 +244,12 @@ impl Url {
                 Some(ClientTlsConfig { client_cert, client_key })
             }
             (None, None) => None,
-            _ => return Err(AddressError::Url("expected `cert` and `key` together".to_owned())),
+            _ => return Err(RedisUrlError::Url("expected `cert` and `key` together".to_owned())),
         };
         if ca.is_some() || client_tls.is_some() {
             if !self.tls {
                 let what = "certificates without TLS (expected rediss:// in place of redis://)";
-                return Err(AddressError::Url(what.to_owned()));
+                return Err(RedisUrlError::Url(what.to_owned()));
             }
             self.certificates = Some(TlsCertificates { client_tls, root_cert: ca });
         }
@@ -265,10 +265,10 @@ impl Url {
         }
     }
 
-    fn one(&self) -> Result<Client, AddressError> {
+    fn one(&self) -> Result<Client, RedisUrlError> {
         let [host] = &self.hosts[..] else {
             let what = "several hosts (expected redis+sentinel:// or redis+cluster:// for them)";
-            return Err(AddressError::Url(what.to_owned()));
+            return Err(RedisUrlError::Url(what.to_owned()));
         };
         let info = self.address(host, SERVER_PORT).into_connection_info();
         let info = info.map_err(|error| url_error(&error))?;
@@ -287,7 +287,7 @@ impl Url {
         .map_err(|error| url_error(&error))
     }
 
-    fn cluster(&self) -> Result<ClusterClient, AddressError> {
+    fn cluster(&self) -> Result<ClusterClient, RedisUrlError> {
         let nodes = self.hosts.iter().map(|host| self.address(host, SERVER_PORT));
         let mut builder = ClusterClientBuilder::new(nodes).retries(2).connection_timeout(CONNECT);
         if let Some(user) = &self.user {
@@ -306,16 +306,16 @@ impl Url {
     }
 }
 
-impl Sentinels {
-    fn of(url: Url) -> Result<Sentinels, AddressError> {
+impl SentinelSet {
+    fn of(url: RedisUrl) -> Result<SentinelSet, RedisUrlError> {
         let mut parts = url.path.trim_start_matches('/').splitn(2, '/');
         let name = parts.next().unwrap_or_default().to_owned();
         if name.is_empty() {
             let what = "no name of a server (expected redis+sentinel://host:26379/NAME)";
-            return Err(AddressError::Url(what.to_owned()));
+            return Err(RedisUrlError::Url(what.to_owned()));
         }
         let db = db(parts.next().unwrap_or_default())?;
-        Ok(Sentinels { url, name, db })
+        Ok(SentinelSet { url, name, db })
     }
 
     fn client(&self) -> Result<redis::sentinel::SentinelClient, RedisError> {
@@ -347,17 +347,17 @@ impl Sentinels {
     }
 }
 
-fn db(path: &str) -> Result<i64, AddressError> {
+fn db(path: &str) -> Result<i64, RedisUrlError> {
     match path.trim_matches('/') {
         "" => Ok(0),
         text => text.parse().map_err(|_| {
-            AddressError::Url(format!("`{text}` is no database (expected a number, such as 0)"))
+            RedisUrlError::Url(format!("`{text}` is no database (expected a number, such as 0)"))
         }),
     }
 }
 
-fn host(text: &str) -> Result<(String, Option<u16>), AddressError> {
-    let none = || AddressError::Url(format!("`{text}` is no host (expected HOST or HOST:PORT)"));
+fn host(text: &str) -> Result<(String, Option<u16>), RedisUrlError> {
+    let none = || RedisUrlError::Url(format!("`{text}` is no host (expected HOST or HOST:PORT)"));
     let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((host, rest)) => (host, rest.strip_prefix(':')),
         None => text.rsplit_once(':').map_or((text, None), |(host, port)| (host, Some(port))),
@@ -366,13 +366,13 @@ fn host(text: &str) -> Result<(String, Option<u16>), AddressError> {
     if host.is_empty() { Err(none()) } else { Ok((host.to_owned(), port)) }
 }
 
-fn file(name: &'static str, path: &str) -> Result<Vec<u8>, AddressError> {
-    fs::read(path).map_err(|source| AddressError::File { name, path: path.to_owned(), source })
+fn file(name: &'static str, path: &str) -> Result<Vec<u8>, RedisUrlError> {
+    fs::read(path).map_err(|source| RedisUrlError::File { name, path: path.to_owned(), source })
 }
 
 /// `%41` is `A`.
-fn decoded(text: &str) -> Result<String, AddressError> {
-    let none = || AddressError::Url("a `%` without two hexadecimal digits behind it".to_owned());
+fn decoded(text: &str) -> Result<String, RedisUrlError> {
+    let none = || RedisUrlError::Url("a `%` without two hexadecimal digits behind it".to_owned());
     let (mut bytes, mut rest) = (Vec::with_capacity(text.len()), text.bytes());
     while let Some(byte) = rest.next() {
         if byte != b'%' {
@@ -383,7 +383,8 @@ fn decoded(text: &str) -> Result<String, AddressError> {
         let (high, low) = (digit().ok_or_else(none)?, digit().ok_or_else(none)?);
         bytes.push((high * 16 + low) as u8);
     }
-    String::from_utf8(bytes).map_err(|_| AddressError::Url("what `%` stands for is no text".into()))
+    String::from_utf8(bytes)
+        .map_err(|_| RedisUrlError::Url("what `%` stands for is no text".into()))
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ fn what_is_secret_is_not_shown() {
         ("redis+sentinel://:word@a:1,b/main?sentinel_password=word", "redis+sentinel://a:1,b/main"),
         ("redis+cluster://:word@a,b:2", "redis+cluster://a,b:2"),
     ] {
-        let address = Address::read(url).expect(url);
+        let address = RedisAddress::read(url).expect(url);
         assert_eq!((address.shown(), format!("{address:?}").contains("word")), (shown, false));
     }
 }
@@ -30,7 +30,7 @@ fn what_names_no_redis_is_refused_by_what_is_wrong() {
         ("env:OUTRIGGER_NO_SUCH_VARIABLE", "there is no variable"),
         ("file:/no/such/file", "/no/such/file"),
     ] {
-        let error = Address::read(url).expect_err(url).to_string();
+        let error = RedisAddress::read(url).expect_err(url).to_string();
         assert!(error.contains(wrong), "{url}: {error}");
     }
 }

@@ -10,17 +10,17 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::ownership::Share;
-use super::recent_results::Recent;
-use super::redis::{End, Loan};
+use super::ownership::Ownership;
+use super::recent_results::RecentResults;
+use super::redis::{BorrowedJob, JobOutcome};
 use crate::clock;
-use crate::fleet::redis::connection::Failure;
+use crate::fleet::redis::connection::RedisCallError;
 use crate::jobs::completion::{LATEST, backoff};
-use crate::jobs::dispatcher::Desk;
-use crate::jobs::worker_slots::Slot;
+use crate::jobs::dispatcher::Dispatcher;
+use crate::jobs::worker_slots::WorkerSlot;
 use crate::proxy::jobs::run::{self, Blocked, Outcome};
 use crate::snapshot::{Route, Snapshot};
-use crate::store::{Line, Millis, Task};
+use crate::store::{Millis, Partition, RunnableJob};
 use crate::telemetry::metrics::DeliveryLabels;
 
 /// How often it is looked for them, beside each time that somebody here has nothing to do.
@@ -34,20 +34,20 @@ const TELL_AGAIN: Duration = Duration::from_secs(1);
 /// An owner that could not be told for so long has run it itself.
 const TOLD: Duration = Duration::from_secs(120);
 
-pub struct Lend {
-    desk: Rc<Desk>,
-    share: Rc<Share>,
+pub struct Borrower {
+    desk: Rc<Dispatcher>,
+    share: Rc<Ownership>,
     /// Lines of which nobody is begun before.
     rests: RefCell<HashMap<String, Instant>>,
-    recent: Recent,
+    recent: RecentResults,
 }
 
 /// Lines by what others call them, and their class's weight.
-type Lines = Vec<(String, Line, u32)>;
+type Lines = Vec<(String, Partition, u32)>;
 
 /// What came of it.
-enum Worked {
-    End(End),
+enum BorrowedRun {
+    End(JobOutcome),
     /// It is run again after a rest; `spent`: it failed.
     Back {
         rest: Duration,
@@ -56,9 +56,14 @@ enum Worked {
     },
 }
 
-impl Lend {
-    pub fn new(desk: Rc<Desk>, share: Rc<Share>) -> Rc<Lend> {
-        Rc::new(Lend { desk, share, rests: RefCell::default(), recent: Recent::default() })
+impl Borrower {
+    pub fn new(desk: Rc<Dispatcher>, share: Rc<Ownership>) -> Rc<Borrower> {
+        Rc::new(Borrower {
+            desk,
+            share,
+            rests: RefCell::default(),
+            recent: RecentResults::default(),
+        })
     }
 
     pub async fn run(self: Rc<Self>) {
@@ -95,7 +100,7 @@ impl Lend {
         for route in snapshot.routes.iter().filter(of_queue) {
             for class in route.queue.iter().flat_map(|queue| &queue.policy.classes) {
                 let (queue, route) = (queue.to_owned(), route.policy.name.clone());
-                let line = Line { queue, route, class: class.name.clone() };
+                let line = Partition { queue, route, class: class.name.clone() };
                 if !self.desk.has_nothing(&line) {
                     continue;
                 }
@@ -142,9 +147,9 @@ impl Lend {
 
     async fn begin(
         self: Rc<Self>,
-        loan: Loan,
+        loan: BorrowedJob,
         route: Option<(Arc<Route>, String)>,
-        slot: Option<Slot>,
+        slot: Option<WorkerSlot>,
     ) {
         if self.share.number(loan.id).is_some() {
             // What came of an earlier run of it is still to be told.
@@ -163,7 +168,7 @@ impl Lend {
                 foreign.dec();
                 worked
             }
-            _ => Some(Worked::back("there is no room now")),
+            _ => Some(BorrowedRun::back("there is no room now")),
         };
         drop(slot);
         let result = match worked {
@@ -178,8 +183,8 @@ impl Lend {
         }
     }
 
-    async fn work(&self, loan: &Loan, route: &Arc<Route>, class: &str) -> Worked {
-        let Some(queue) = &route.queue else { return Worked::back("its route has no queue") };
+    async fn work(&self, loan: &BorrowedJob, route: &Arc<Route>, class: &str) -> BorrowedRun {
+        let Some(queue) = &route.queue else { return BorrowedRun::back("its route has no queue") };
         let durable = &queue.policy.durable;
         let task = task_of(loan, &route.policy.name, class);
         let class = queue.policy.classes.iter().position(|known| known.name == class);
@@ -187,35 +192,35 @@ impl Lend {
         let admitting = run::admit(&self.desk.worker, route, queue, class, task);
         let admitted = match tokio::time::timeout(ADMITTED, admitting).await {
             Ok(Ok(admitted)) => admitted,
-            Ok(Err(Blocked::Never(why))) => return Worked::End(End::Dead(why)),
+            Ok(Err(Blocked::Never(why))) => return BorrowedRun::End(JobOutcome::Dead(why)),
             Ok(Err(Blocked::For(rest, why))) => return self.blocked(loan, rest, &why),
             Err(_) => return self.blocked(loan, LONGEST_REST, "no provider has room"),
         };
         match admitted.run(durable.max_result).await {
-            Outcome::Answered(answer) => Worked::End(End::Answered(answer)),
+            Outcome::Answered(answer) => BorrowedRun::End(JobOutcome::Answered(answer)),
             Outcome::NotTaken(rest, why) => {
                 let rest = rest.unwrap_or_else(|| backoff(loan.claim.attempts)).min(LATEST);
-                Worked::Back { rest, spent: false, why }
+                BorrowedRun::Back { rest, spent: false, why }
             }
             Outcome::Failed(why) if loan.claim.deliveries < durable.max_deliveries => {
-                Worked::Back { rest: backoff(loan.claim.attempts), spent: true, why }
+                BorrowedRun::Back { rest: backoff(loan.claim.attempts), spent: true, why }
             }
-            Outcome::Failed(why) | Outcome::Refused(why) => Worked::End(End::Dead(why)),
+            Outcome::Failed(why) | Outcome::Refused(why) => BorrowedRun::End(JobOutcome::Dead(why)),
         }
     }
 
     /// Nobody of its line is begun here for a while; others may have room.
-    fn blocked(&self, loan: &Loan, rest: Duration, why: &str) -> Worked {
+    fn blocked(&self, loan: &BorrowedJob, rest: Duration, why: &str) -> BorrowedRun {
         let until = clock::now() + rest.clamp(SHORTEST_REST, LONGEST_REST);
         self.rests.borrow_mut().insert(loan.line.clone(), until);
-        Worked::back(why)
+        BorrowedRun::back(why)
     }
 
     /// Tells Redis what came of it, until it is heard.
-    async fn told(&self, loan: &Loan, worked: Worked) -> &'static str {
+    async fn told(&self, loan: &BorrowedJob, worked: BorrowedRun) -> &'static str {
         let (board, id) = (&self.share.board, loan.id);
         match worked {
-            Worked::Back { rest, spent, why } => {
+            BorrowedRun::Back { rest, spent, why } => {
                 tracing::debug!(%id, why, ?rest, "a job of another host is given back");
                 let back = || board.give_back(id, self.share.number(id).unwrap_or(0), rest, spent);
                 match self.until_heard(back).await {
@@ -224,8 +229,8 @@ impl Lend {
                     _ => "foreign_lost",
                 }
             }
-            Worked::End(end) => {
-                let dead = matches!(end, End::Dead(_));
+            BorrowedRun::End(end) => {
+                let dead = matches!(end, JobOutcome::Dead(_));
                 let attempts = loan.claim.attempts + u32::from(dead);
                 let number = || self.share.number(id).unwrap_or(0);
                 let told = || board.end(loan, number(), attempts, &end);
@@ -256,7 +261,7 @@ impl Lend {
 
     async fn until_heard<F>(&self, mut tell: impl FnMut() -> F) -> Option<bool>
     where
-        F: Future<Output = Result<bool, Failure>>,
+        F: Future<Output = Result<bool, RedisCallError>>,
     {
         let until = clock::now() + TOLD;
         loop {
@@ -269,15 +274,15 @@ impl Lend {
     }
 }
 
-impl Worked {
-    fn back(why: &str) -> Worked {
-        Worked::Back { rest: Duration::ZERO, spent: false, why: why.to_owned() }
+impl BorrowedRun {
+    fn back(why: &str) -> BorrowedRun {
+        BorrowedRun::Back { rest: Duration::ZERO, spent: false, why: why.to_owned() }
     }
 }
 
-fn task_of(loan: &Loan, route: &str, class: &str) -> Task {
+fn task_of(loan: &BorrowedJob, route: &str, class: &str) -> RunnableJob {
     let now = Millis::of(clock::wall());
-    Task {
+    RunnableJob {
         // It is none of this host's store.
         seq: 0,
         id: loan.id,
@@ -293,7 +298,7 @@ fn task_of(loan: &Loan, route: &str, class: &str) -> Task {
 }
 
 /// One of them, drawn by their weights, goes first.
-fn first_by_chance(lines: &mut [(String, Line, u32)], draw: f64) {
+fn first_by_chance(lines: &mut [(String, Partition, u32)], draw: f64) {
     let all: f64 = lines.iter().map(|(.., weight)| f64::from(*weight)).sum();
     let mut left = draw * all;
     let drawn = lines.iter().position(|(.., weight)| {

@@ -14,14 +14,14 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-use super::descriptor::{self, LARGEST, Lines};
-use super::redis::{Board, Claim, Claimed};
+use super::descriptor::{self, LARGEST, PartitionNames};
+use super::redis::{Claim, ClaimReply, JobsClient};
 use crate::clock;
-use crate::fleet::redis::connection::{Failure, Link};
-use crate::jobs::completion::Settled;
-use crate::jobs::worker_slots::InHand;
+use crate::fleet::redis::connection::{RedisCallError, RedisLink};
+use crate::jobs::completion::Completion;
+use crate::jobs::worker_slots::ActiveJob;
 use crate::snapshot::Snapshot;
-use crate::store::{JobId, Line, Store, Task};
+use crate::store::{JobId, Partition, RunnableJob, Store};
 
 /// A host that was not answered for so long is by itself.
 const AWAY: Duration = Duration::from_secs(5);
@@ -39,8 +39,8 @@ const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// Whoever has a job may give it back before the lease ends.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
-pub struct Share {
-    pub board: Board,
+pub struct Ownership {
+    pub board: JobsClient,
     /// All that came up to here may be known to others; none that came later is.
     mark: Cell<i64>,
     /// Redis took last what this host had to tell. Answers to mere questions do not count: one that is
@@ -50,16 +50,16 @@ pub struct Share {
     /// It was away, and is back since then.
     back: Cell<Option<Instant>>,
     /// What runs here.
-    held: RefCell<HashMap<JobId, Held>>,
+    held: RefCell<HashMap<JobId, HeldLease>>,
     /// Jobs of this host that others have, and until when that is believed.
-    elsewhere: RefCell<HashMap<JobId, (Instant, InHand)>>,
+    elsewhere: RefCell<HashMap<JobId, (Instant, ActiveJob)>>,
     /// Queues that are shared, or were since the start.
     queues: RefCell<HashSet<String>>,
     /// What is over, and is to be taken back from Redis beside what the store tells.
     pub overs: RefCell<Vec<JobId>>,
     /// Ends that are written down here, and not cleared there yet.
     pub fetched: RefCell<HashSet<JobId>>,
-    lines: RefCell<Lines>,
+    lines: RefCell<PartitionNames>,
     /// There is something to tell Redis.
     pub news: Notify,
     /// Jobs of this host ended elsewhere.
@@ -83,7 +83,7 @@ pub struct Share {
 
 /// A run, as others know it.
 #[derive(Clone)]
-pub struct Held {
+pub struct HeldLease {
     /// 0: it was begun without Redis.
     pub number: u64,
     pub owner: String,
@@ -93,7 +93,7 @@ pub struct Held {
 
 /// How this host stands to Redis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
+pub enum RedisAvailability {
     Attached,
     /// Redis is silent, and others may hold leases still.
     Away,
@@ -102,17 +102,17 @@ pub enum Standing {
 }
 
 /// May a job of this host be run?
-pub enum May {
+pub enum RunPermission {
     /// Under this claim, where there is one.
     Run(Option<Claim>),
     /// It is looked at again then.
     Not(Instant),
 }
 
-impl Share {
-    pub async fn new(link: Link, store: &Store) -> Rc<Share> {
-        Rc::new(Share {
-            board: Board::new(link, store.name()),
+impl Ownership {
+    pub async fn new(link: RedisLink, store: &Store) -> Rc<Ownership> {
+        Rc::new(Ownership {
+            board: JobsClient::new(link, store.name()),
             // Whatever a process before this one told of.
             mark: Cell::new(store.last().await.unwrap_or(i64::MAX)),
             heard: Cell::new(clock::now()),
@@ -144,7 +144,7 @@ impl Share {
 
     /// Tells what is over, and what was run for others, where Redis answers: the process ends.
     pub async fn flush(&self) {
-        if self.is_used() && self.standing() == Standing::Attached {
+        if self.is_used() && self.standing() == RedisAvailability::Attached {
             self.closing.set(true);
             self.news.notify_one();
             let _ = tokio::time::timeout(FLUSH, self.flushed.notified()).await;
@@ -152,7 +152,7 @@ impl Share {
     }
 
     /// Takes note of an answer.
-    pub fn heard<T>(&self, answer: Result<T, Failure>) -> Result<T, Failure> {
+    pub fn heard<T>(&self, answer: Result<T, RedisCallError>) -> Result<T, RedisCallError> {
         if let Err(failure) = &answer {
             tracing::debug!(%failure, "shared jobs: a call came to nothing");
         }
@@ -160,9 +160,9 @@ impl Share {
     }
 
     /// Takes note of an answer to what the owner told.
-    pub fn told<T>(&self, answer: Result<T, Failure>) -> Result<T, Failure> {
+    pub fn told<T>(&self, answer: Result<T, RedisCallError>) -> Result<T, RedisCallError> {
         if answer.is_ok() {
-            if self.standing() != Standing::Attached && self.ever.replace(true) {
+            if self.standing() != RedisAvailability::Attached && self.ever.replace(true) {
                 self.back.set(Some(clock::now()));
             }
             self.heard.set(clock::now());
@@ -170,24 +170,24 @@ impl Share {
         self.heard(answer)
     }
 
-    pub fn standing(&self) -> Standing {
+    pub fn standing(&self) -> RedisAvailability {
         let silent = clock::since(self.heard.get());
         match silent {
-            _ if silent < AWAY && self.ever.get() => Standing::Attached,
-            _ if silent < LEASES_END => Standing::Away,
-            _ => Standing::Alone,
+            _ if silent < AWAY && self.ever.get() => RedisAvailability::Attached,
+            _ if silent < LEASES_END => RedisAvailability::Away,
+            _ => RedisAvailability::Alone,
         }
     }
 
     /// Whether jobs of others may be taken.
     pub fn may_take(&self) -> bool {
         let settled = self.back.get().is_none_or(|back| clock::since(back) >= BACK);
-        settled && self.standing() == Standing::Attached
+        settled && self.standing() == RedisAvailability::Attached
     }
 
     /// None that came up to here is run now.
     pub fn floor(&self) -> i64 {
-        if self.standing() == Standing::Away { self.mark.get() } else { 0 }
+        if self.standing() == RedisAvailability::Away { self.mark.get() } else { 0 }
     }
 
     pub fn mark(&self) -> i64 {
@@ -216,55 +216,69 @@ impl Share {
     }
 
     /// By what others know a line.
-    pub fn line(&self, snapshot: &Arc<Snapshot>, line: &Line) -> Option<String> {
+    pub fn line(&self, snapshot: &Arc<Snapshot>, line: &Partition) -> Option<String> {
         self.lines.borrow_mut().name(snapshot, line)
     }
 
     // === the owner's ===
 
     /// Whether a job of this host may be run now; nobody else runs it then.
-    pub async fn claim(&self, task: &Task, line: Option<String>, keep: Duration) -> May {
+    pub async fn claim(
+        &self,
+        task: &RunnableJob,
+        line: Option<String>,
+        keep: Duration,
+    ) -> RunPermission {
         let told = task.seq <= self.mark.get();
         if task.request.body.len() as u64 > LARGEST {
-            return May::Run(None);
+            return RunPermission::Run(None);
         }
         let claimed = match self.standing() {
-            Standing::Attached => self.ask(task, line, keep).await,
-            Standing::Away if told => return May::Not(self.heard.get() + LEASES_END),
-            Standing::Away | Standing::Alone => Some(Claimed::Unknown(self.count.get())),
+            RedisAvailability::Attached => self.ask(task, line, keep).await,
+            RedisAvailability::Away if told => {
+                return RunPermission::Not(self.heard.get() + LEASES_END);
+            }
+            RedisAvailability::Away | RedisAvailability::Alone => {
+                Some(ClaimReply::Unknown(self.count.get()))
+            }
         };
         let now = clock::now();
         match claimed {
-            Some(Claimed::Mine(claim)) => {
+            Some(ClaimReply::Mine(claim)) => {
                 self.hold(task.id, claim.number, self.board.me());
-                May::Run(Some(claim))
+                RunPermission::Run(Some(claim))
             }
-            Some(Claimed::Unknown(_)) => {
+            Some(ClaimReply::Unknown(_)) => {
                 self.hold(task.id, 0, self.board.me());
-                May::Run(None)
+                RunPermission::Run(None)
             }
-            Some(Claimed::Elsewhere(left)) => May::Not(now + left.min(LOOK_AGAIN)),
-            Some(Claimed::Ended) => {
+            Some(ClaimReply::Elsewhere(left)) => RunPermission::Not(now + left.min(LOOK_AGAIN)),
+            Some(ClaimReply::Ended) => {
                 self.ended.notify_one();
-                May::Not(now + ASK_AGAIN)
+                RunPermission::Not(now + ASK_AGAIN)
             }
             None if !told => {
                 self.hold(task.id, 0, self.board.me());
-                May::Run(None)
+                RunPermission::Run(None)
             }
-            None => May::Not(now + ASK_AGAIN),
+            None => RunPermission::Not(now + ASK_AGAIN),
         }
     }
 
-    async fn ask(&self, task: &Task, line: Option<String>, keep: Duration) -> Option<Claimed> {
+    async fn ask(
+        &self,
+        task: &RunnableJob,
+        line: Option<String>,
+        keep: Duration,
+    ) -> Option<ClaimReply> {
         let told = task.seq <= self.mark.get();
         let claimed = self.heard(self.board.claim(task.id, task.attempts).await).ok()?;
         match (claimed, line) {
             // Whoever runs it says so in a moment.
-            (Claimed::Unknown(count), _) if told && self.has_lost(count) => {
-                Some(Claimed::Elsewhere(SETTLE))
+            (ClaimReply::Unknown(count), _) if told && self.has_lost(count) => {
+                Some(ClaimReply::Elsewhere(SETTLE))
             }
-            (Claimed::Unknown(_), Some(line)) => {
+            (ClaimReply::Unknown(_), Some(line)) => {
                 self.told_of(task.seq);
                 let notice = descriptor::of_task(task, line, keep);
                 self.heard(self.board.publish_mine(&notice).await).ok()
@@ -287,12 +301,12 @@ impl Share {
     }
 
     /// What became of a job of this host that ran here.
-    pub async fn settled(&self, id: JobId, settled: Settled) {
+    pub async fn settled(&self, id: JobId, settled: Completion) {
         match settled {
-            Settled::Again { rest, spent } => self.give_back(id, rest, spent).await,
+            Completion::Again { rest, spent } => self.give_back(id, rest, spent).await,
             // What is over is told by the store, and taken back from Redis (`keeper.rs`).
-            Settled::Over => self.let_go(id),
-            Settled::Gone => {
+            Completion::Over => self.let_go(id),
+            Completion::Gone => {
                 self.let_go(id);
                 self.overs.borrow_mut().push(id);
                 self.news.notify_one();
@@ -321,7 +335,7 @@ impl Share {
     }
 
     /// Others have it: it is passed over until then.
-    pub fn pass_over(&self, id: JobId, until: Instant, hand: InHand) {
+    pub fn pass_over(&self, id: JobId, until: Instant, hand: ActiveJob) {
         self.elsewhere.borrow_mut().insert(id, (until, hand));
     }
 
@@ -349,7 +363,7 @@ impl Share {
 
     pub fn hold(&self, id: JobId, number: u64, owner: &str) -> Rc<Notify> {
         let lost = Rc::new(Notify::new());
-        let held = Held { number, owner: owner.to_owned(), lost: Rc::clone(&lost) };
+        let held = HeldLease { number, owner: owner.to_owned(), lost: Rc::clone(&lost) };
         self.held.borrow_mut().insert(id, held);
         lost
     }

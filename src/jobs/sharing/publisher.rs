@@ -12,12 +12,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::descriptor::{self, LARGEST};
-use super::ownership::{SETTLE, Share, Standing};
-use super::redis::Place;
+use super::ownership::{Ownership, RedisAvailability, SETTLE};
+use super::redis::PartitionEntry;
 use crate::clock;
-use crate::jobs::dispatcher::Desk;
+use crate::jobs::dispatcher::Dispatcher;
 use crate::snapshot::Snapshot;
-use crate::store::{JobId, Open};
+use crate::store::{JobId, UnfinishedJob};
 
 const BEAT: Duration = Duration::from_secs(1);
 /// Jobs that are looked at, and told of, at once.
@@ -33,11 +33,11 @@ const RENEW: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(250);
 
 /// Redis or the store did not do what was asked; it is asked again.
-struct Again;
+struct RetryLater;
 
-pub struct Keeper {
-    desk: Rc<Desk>,
-    share: Rc<Share>,
+pub struct Publisher {
+    desk: Rc<Dispatcher>,
+    share: Rc<Ownership>,
     /// A process before this one held nothing any more.
     resigned: bool,
     snapshot: Arc<Snapshot>,
@@ -61,11 +61,11 @@ pub struct Keeper {
     idle: bool,
 }
 
-impl Keeper {
-    pub fn new(desk: Rc<Desk>, share: Rc<Share>) -> Keeper {
+impl Publisher {
+    pub fn new(desk: Rc<Dispatcher>, share: Rc<Ownership>) -> Publisher {
         let (now, mark) = (clock::now(), share.mark());
         let snapshot = desk.worker.current.load_full();
-        Keeper {
+        Publisher {
             desk,
             share,
             resigned: false,
@@ -104,7 +104,7 @@ impl Keeper {
     }
 
     /// Whether there is more to do.
-    async fn round(&mut self) -> Result<bool, Again> {
+    async fn round(&mut self) -> Result<bool, RetryLater> {
         self.policy();
         if self.idle && !self.share.is_used() {
             self.beat = clock::now() + BEAT;
@@ -117,7 +117,7 @@ impl Keeper {
         if clock::now() >= self.beat {
             self.beat().await?;
         }
-        if self.share.standing() != Standing::Attached {
+        if self.share.standing() != RedisAvailability::Attached {
             // All is looked through when Redis is back.
             self.over.truncate(REMEMBERED);
             return Ok(false);
@@ -146,7 +146,7 @@ impl Keeper {
         }
     }
 
-    async fn beat(&mut self) -> Result<(), Again> {
+    async fn beat(&mut self) -> Result<(), RetryLater> {
         let now = clock::now();
         self.beat = now + BEAT;
         if !self.resigned {
@@ -172,9 +172,9 @@ impl Keeper {
 
     fn heard<T>(
         &self,
-        answer: Result<T, crate::fleet::redis::connection::Failure>,
-    ) -> Result<T, Again> {
-        self.share.told(answer).map_err(|_| Again)
+        answer: Result<T, crate::fleet::redis::connection::RedisCallError>,
+    ) -> Result<T, RetryLater> {
+        self.share.told(answer).map_err(|_| RetryLater)
     }
 
     /// Redis counts so many changes, this one included.
@@ -199,7 +199,7 @@ impl Keeper {
     }
 
     /// Takes back what is over.
-    async fn clear(&mut self) -> Result<(), Again> {
+    async fn clear(&mut self) -> Result<(), RetryLater> {
         while !self.over.is_empty() {
             let some = &self.over[..self.over.len().min(PAGE)];
             let count = self.heard(self.share.board.clear(some).await)?;
@@ -217,12 +217,12 @@ impl Keeper {
     }
 
     /// Looks through some of what Redis has: what is over here, or no longer shared, goes.
-    async fn theirs(&mut self) -> Result<(), Again> {
+    async fn theirs(&mut self) -> Result<(), RetryLater> {
         let Some(cursor) = self.theirs else { return Ok(()) };
         let mine = self.share.heard(self.share.board.mine(cursor).await);
-        let (next, ids) = mine.map_err(|_| Again)?;
+        let (next, ids) = mine.map_err(|_| RetryLater)?;
         let queues = self.share.queues(&self.snapshot);
-        let open = self.desk.store.still_open(ids.clone()).await.map_err(|_| Again)?;
+        let open = self.desk.store.still_open(ids.clone()).await.map_err(|_| RetryLater)?;
         let open = open.into_iter().filter(|(_, queue)| queues.contains(queue));
         let open: HashSet<JobId> = open.map(|(id, _)| id).collect();
         self.over.extend(ids.into_iter().filter(|id| !open.contains(id)));
@@ -231,18 +231,19 @@ impl Keeper {
     }
 
     /// Tells of the next jobs. Whether there are more.
-    async fn page(&mut self) -> Result<bool, Again> {
+    async fn page(&mut self) -> Result<bool, RetryLater> {
         let queues = self.share.queues(&self.snapshot);
         if queues.is_empty() {
             return Ok(false);
         }
-        let open = self.desk.store.open_jobs(queues, self.cursor, PAGE).await.map_err(|_| Again)?;
+        let open =
+            self.desk.store.open_jobs(queues, self.cursor, PAGE).await.map_err(|_| RetryLater)?;
         let Some(last) = open.last().map(|open| open.seq) else {
             self.anew = false;
             return Ok(false);
         };
         let open = open.into_iter().filter(|open| open.bytes <= LARGEST && self.may_tell(open));
-        let line = |open: &Open| self.share.line(&self.snapshot, &open.line);
+        let line = |open: &UnfinishedJob| self.share.line(&self.snapshot, &open.line);
         let named = open.filter_map(|open| line(&open).map(|line| (open, line)));
         let (old, mut new): (Vec<_>, Vec<_>) = named.partition(|(open, _)| open.seq <= self.known);
         let mut all = self.missing(old).await?;
@@ -253,20 +254,20 @@ impl Keeper {
     }
 
     /// What is run here without a lease is told of when it has one: somebody would begin it at once.
-    fn may_tell(&self, open: &Open) -> bool {
+    fn may_tell(&self, open: &UnfinishedJob) -> bool {
         self.share.number(open.id).map_or(!open.leased, |number| number > 0)
     }
 
     /// Those that Redis does not know.
     async fn missing(
         &mut self,
-        mut old: Vec<(Open, String)>,
-    ) -> Result<Vec<(Open, String)>, Again> {
+        mut old: Vec<(UnfinishedJob, String)>,
+    ) -> Result<Vec<(UnfinishedJob, String)>, RetryLater> {
         if old.is_empty() {
             return Ok(old);
         }
         let places = old.iter().map(|(open, line)| descriptor::place_of(open, line.clone()));
-        let places: Vec<Place> = places.collect();
+        let places: Vec<PartitionEntry> = places.collect();
         let (count, missing) = self.heard(self.share.board.known(&places, self.anew).await)?;
         self.counted(count);
         let mut at = 0..;
@@ -274,7 +275,7 @@ impl Keeper {
         Ok(old)
     }
 
-    async fn tell(&mut self, all: &[(Open, String)]) -> Result<(), Again> {
+    async fn tell(&mut self, all: &[(UnfinishedJob, String)]) -> Result<(), RetryLater> {
         let mut rest = all;
         while !rest.is_empty() {
             let mut bytes = 0;
@@ -285,7 +286,7 @@ impl Keeper {
             let (some, others) = rest.split_at(fits.count().max(1));
             rest = others;
             let seqs = some.iter().map(|(open, _)| open.seq).collect();
-            let requests = self.desk.store.requests(seqs).await.map_err(|_| Again)?;
+            let requests = self.desk.store.requests(seqs).await.map_err(|_| RetryLater)?;
             let notices: Vec<_> = some
                 .iter()
                 .zip(requests)
@@ -300,7 +301,7 @@ impl Keeper {
 }
 
 /// Renews what runs here.
-pub async fn renew(share: Rc<Share>) {
+pub async fn renew(share: Rc<Ownership>) {
     loop {
         let mut rest = RENEW;
         for held in share.all_held().chunks(PAGE) {
@@ -316,8 +317,8 @@ pub async fn renew(share: Rc<Share>) {
 }
 
 /// Looks at jobs again whose time with others is over, and at all where Redis comes or goes.
-pub async fn watch(desk: Rc<Desk>, share: Rc<Share>) {
-    let mut before = Standing::Away;
+pub async fn watch(desk: Rc<Dispatcher>, share: Rc<Ownership>) {
+    let mut before = RedisAvailability::Away;
     let mut look = tokio::time::interval(LOOK);
     loop {
         look.tick().await;
@@ -329,9 +330,13 @@ pub async fn watch(desk: Rc<Desk>, share: Rc<Share>) {
         share.look_again(changed);
         if changed {
             match standing {
-                Standing::Attached => tracing::info!("shared jobs: redis answers"),
-                Standing::Away => tracing::warn!("shared jobs: redis is away; new jobs run here"),
-                Standing::Alone => tracing::warn!("shared jobs: redis is away; all run here"),
+                RedisAvailability::Attached => tracing::info!("shared jobs: redis answers"),
+                RedisAvailability::Away => {
+                    tracing::warn!("shared jobs: redis is away; new jobs run here")
+                }
+                RedisAvailability::Alone => {
+                    tracing::warn!("shared jobs: redis is away; all run here")
+                }
             }
             desk.look_everywhere().await;
         }

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use super::redis::{End, Loan};
+use super::redis::{BorrowedJob, JobOutcome};
 use crate::clock;
 
 /// An owner that lives fetches within a second.
@@ -16,31 +16,31 @@ const BYTES: usize = 16 << 20;
 const EACH: usize = 1 << 10;
 
 #[derive(Default)]
-pub struct Recent {
+pub struct RecentResults {
     /// The oldest first.
-    told: RefCell<VecDeque<Rc<Told>>>,
+    told: RefCell<VecDeque<Rc<ReportedResult>>>,
     bytes: Cell<usize>,
 }
 
 /// An end that Redis took.
-pub struct Told {
+pub struct ReportedResult {
     at: Instant,
     /// Without what was asked.
-    pub loan: Loan,
+    pub loan: BorrowedJob,
     pub attempts: u32,
-    pub end: End,
+    pub end: JobOutcome,
 }
 
-impl Recent {
-    pub fn keep(&self, mut loan: Loan, attempts: u32, end: End) {
+impl RecentResults {
+    pub fn keep(&self, mut loan: BorrowedJob, attempts: u32, end: JobOutcome) {
         loan.request.body = bytes::Bytes::new();
-        let told = Told { at: clock::now(), loan, attempts, end };
+        let told = ReportedResult { at: clock::now(), loan, attempts, end };
         self.bytes.set(self.bytes.get() + told.bytes());
         self.told.borrow_mut().push_back(Rc::new(told));
         self.forget(clock::now());
     }
 
-    pub fn all(&self) -> Vec<Rc<Told>> {
+    pub fn all(&self) -> Vec<Rc<ReportedResult>> {
         self.forget(clock::now());
         self.told.borrow().iter().cloned().collect()
     }
@@ -56,11 +56,11 @@ impl Recent {
     }
 }
 
-impl Told {
+impl ReportedResult {
     fn bytes(&self) -> usize {
         EACH + match &self.end {
-            End::Answered(answer) => answer.body.len() + answer.headers.len(),
-            End::Dead(why) => why.len(),
+            JobOutcome::Answered(answer) => answer.body.len() + answer.headers.len(),
+            JobOutcome::Dead(why) => why.len(),
         }
     }
 }

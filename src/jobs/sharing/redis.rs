@@ -11,11 +11,11 @@ use std::time::Duration;
 use redis::{FromRedisValue, Value};
 
 use super::codec as told;
-use super::codec::Args;
+use super::codec::ScriptArgs;
 use super::scripts::JobScripts;
-use crate::fleet::redis::connection::{ANSWER, Failure, Link};
-use crate::fleet::redis::url::Connection;
-use crate::store::{Answer, JobId, Request};
+use crate::fleet::redis::connection::{ANSWER, RedisCallError, RedisLink};
+use crate::fleet::redis::url::RedisConnection;
+use crate::store::{JobId, StoredRequest, StoredResponse};
 
 /// What the names of all keys of jobs begin with.
 const BASE: &str = "j:";
@@ -26,8 +26,8 @@ const PAGE: usize = 512;
 
 /// Where jobs are told of, and by whom.
 #[derive(Debug)]
-pub struct Board {
-    link: Link,
+pub struct JobsClient {
+    link: RedisLink,
     scripts: JobScripts,
     /// Whose jobs these are: the store's name, which outlives the process.
     me: String,
@@ -35,19 +35,19 @@ pub struct Board {
 
 /// A job as it is told of.
 #[derive(Clone, Debug)]
-pub struct Notice {
-    pub place: Place,
+pub struct JobDescriptor {
+    pub place: PartitionEntry,
     /// How long it is kept when it is over.
     pub keep: Duration,
     pub attempts: u32,
     pub deliveries: u32,
-    pub request: Request,
+    pub request: StoredRequest,
     pub flow: Vec<u8>,
 }
 
 /// Where a job stands among others.
 #[derive(Clone, Debug)]
-pub struct Place {
+pub struct PartitionEntry {
     pub id: JobId,
     /// Whoever has the same line may run it.
     pub line: String,
@@ -70,7 +70,7 @@ pub struct Claim {
 
 /// What an owner hears that is about to run a job of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Claimed {
+pub enum ClaimReply {
     Mine(Claim),
     /// Somebody has it for so long at least.
     Elsewhere(Duration),
@@ -82,21 +82,21 @@ pub enum Claimed {
 
 /// A job of another, to be run here.
 #[derive(Clone, Debug)]
-pub struct Loan {
+pub struct BorrowedJob {
     pub id: JobId,
     pub owner: String,
     pub line: String,
     pub claim: Claim,
     pub expires: Duration,
     pub keep: Duration,
-    pub request: Request,
+    pub request: StoredRequest,
     pub flow: Vec<u8>,
 }
 
 /// What a host hears that has room for jobs of others.
 #[derive(Clone, Debug, Default)]
-pub struct Taken {
-    pub loans: Vec<Loan>,
+pub struct TakeReply {
+    pub loans: Vec<BorrowedJob>,
     /// How many of its own ended elsewhere.
     pub ended: u64,
     /// When more are due.
@@ -105,25 +105,25 @@ pub struct Taken {
 
 /// How a job ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum End {
-    Answered(Answer),
+pub enum JobOutcome {
+    Answered(StoredResponse),
     /// For good, and why.
     Dead(String),
 }
 
 /// How one of an owner's jobs ended elsewhere.
 #[derive(Clone, Debug)]
-pub struct Ended {
+pub struct FetchedOutcome {
     pub id: JobId,
     pub attempts: u32,
     pub deliveries: u32,
     /// `None`: it cannot be read.
-    pub end: Option<End>,
+    pub end: Option<JobOutcome>,
 }
 
 /// What an owner hears each second.
 #[derive(Clone, Copy, Debug)]
-pub struct Beat {
+pub struct OwnerHeartbeatReply {
     /// Changes that it made, as Redis counts them.
     pub count: u64,
     /// Its jobs in Redis.
@@ -134,9 +134,9 @@ pub struct Beat {
 
 /// Each call fails where Redis does not answer, or with what nobody expects.
 #[allow(clippy::missing_errors_doc)]
-impl Board {
-    pub fn new(link: Link, me: String) -> Board {
-        Board { link, scripts: JobScripts::new(), me }
+impl JobsClient {
+    pub fn new(link: RedisLink, me: String) -> JobsClient {
+        JobsClient { link, scripts: JobScripts::new(), me }
     }
 
     pub fn me(&self) -> &str {
@@ -144,7 +144,7 @@ impl Board {
     }
 
     /// Tells of jobs. Gives how many changes Redis counts then.
-    pub async fn publish(&self, notices: &[Notice]) -> Result<u64, Failure> {
+    pub async fn publish(&self, notices: &[JobDescriptor]) -> Result<u64, RedisCallError> {
         let mut args = self.args();
         args.text("0");
         notices.iter().for_each(|notice| args.notice(notice));
@@ -153,7 +153,7 @@ impl Board {
     }
 
     /// Tells of one and claims it.
-    pub async fn publish_mine(&self, notice: &Notice) -> Result<Claimed, Failure> {
+    pub async fn publish_mine(&self, notice: &JobDescriptor) -> Result<ClaimReply, RedisCallError> {
         let mut args = self.args();
         args.text("1");
         args.notice(notice);
@@ -162,7 +162,11 @@ impl Board {
 
     /// Which of these (by their index) Redis does not know, and the count of changes. `anew`: its
     /// clock was set.
-    pub async fn known(&self, places: &[Place], anew: bool) -> Result<(u64, Vec<usize>), Failure> {
+    pub async fn known(
+        &self,
+        places: &[PartitionEntry],
+        anew: bool,
+    ) -> Result<(u64, Vec<usize>), RedisCallError> {
         let mut args = self.args();
         args.text(u8::from(anew));
         places.iter().for_each(|place| args.place(place));
@@ -173,7 +177,7 @@ impl Board {
     }
 
     /// Claims a job of one's own; `attempts`: runs that the owner knows to have failed.
-    pub async fn claim(&self, id: JobId, attempts: u32) -> Result<Claimed, Failure> {
+    pub async fn claim(&self, id: JobId, attempts: u32) -> Result<ClaimReply, RedisCallError> {
         let mut args = self.args();
         args.text(id);
         args.text(attempts);
@@ -188,7 +192,7 @@ impl Board {
         want: usize,
         most: u32,
         draw: f64,
-    ) -> Result<Taken, Failure> {
+    ) -> Result<TakeReply, RedisCallError> {
         let mut args = self.args();
         args.text(want);
         args.text(most);
@@ -199,7 +203,7 @@ impl Board {
 
     /// Runs these on: their ids, numbers (0: begun without a lease) and owners. Gives the number of
     /// each; 0 where it is lost.
-    pub async fn renew(&self, held: &[(JobId, u64, String)]) -> Result<Vec<u64>, Failure> {
+    pub async fn renew(&self, held: &[(JobId, u64, String)]) -> Result<Vec<u64>, RedisCallError> {
         let mut args = self.args();
         for (id, number, owner) in held {
             args.text(id);
@@ -218,7 +222,7 @@ impl Board {
         number: u64,
         rest: Duration,
         spent: bool,
-    ) -> Result<bool, Failure> {
+    ) -> Result<bool, RedisCallError> {
         let mut args = self.args();
         args.text(id);
         args.text(number);
@@ -231,11 +235,11 @@ impl Board {
     /// counts.
     pub async fn end(
         &self,
-        loan: &Loan,
+        loan: &BorrowedJob,
         number: u64,
         attempts: u32,
-        end: &End,
-    ) -> Result<bool, Failure> {
+        end: &JobOutcome,
+    ) -> Result<bool, RedisCallError> {
         let mut args = self.args();
         args.text(loan.id);
         args.text(number);
@@ -248,7 +252,7 @@ impl Board {
     }
 
     /// How jobs of one's own ended elsewhere; the same ones until they are cleared.
-    pub async fn fetch(&self, most: usize) -> Result<Vec<Ended>, Failure> {
+    pub async fn fetch(&self, most: usize) -> Result<Vec<FetchedOutcome>, RedisCallError> {
         let mut args = self.args();
         args.text(most);
         let answer: Vec<Value> = self.run(&self.scripts.fetch, args).await?;
@@ -256,26 +260,26 @@ impl Board {
     }
 
     /// Has no more to do with these. Gives how many changes Redis counts then.
-    pub async fn clear(&self, ids: &[JobId]) -> Result<u64, Failure> {
+    pub async fn clear(&self, ids: &[JobId]) -> Result<u64, RedisCallError> {
         let mut args = self.args();
         ids.iter().for_each(|id| args.text(id));
         self.run(&self.scripts.clear, args).await
     }
 
-    pub async fn beat(&self) -> Result<Beat, Failure> {
+    pub async fn beat(&self) -> Result<OwnerHeartbeatReply, RedisCallError> {
         let answer: Vec<Value> = self.run(&self.scripts.beat, self.args()).await?;
         let number = |at| told::number(&answer, at);
-        Ok(Beat { count: number(0)?, jobs: number(1)?, now: number(2)? })
+        Ok(OwnerHeartbeatReply { count: number(0)?, jobs: number(1)?, now: number(2)? })
     }
 
     /// What a process before this one held is ready again. Gives how many.
-    pub async fn resign(&self) -> Result<u64, Failure> {
+    pub async fn resign(&self) -> Result<u64, RedisCallError> {
         self.run(&self.scripts.resign, self.args()).await
     }
 
     /// Some of one's own that are in Redis, from a cursor on, and the next; 0 at the beginning and at
     /// the end.
-    pub async fn mine(&self, cursor: u64) -> Result<(u64, Vec<JobId>), Failure> {
+    pub async fn mine(&self, cursor: u64) -> Result<(u64, Vec<JobId>), RedisCallError> {
         let key = self.link.key(&format!("{BASE}o:{}", self.me));
         let mut scan = redis::cmd("SSCAN");
         scan.arg(key).arg(cursor).arg("COUNT").arg(PAGE);
@@ -286,14 +290,14 @@ impl Board {
 
     /// Waits, on a connection of its own, and says each time that one of one's own ended elsewhere;
     /// until that connection breaks.
-    pub async fn hear_ends(&self, told: impl Fn()) -> Result<(), Failure> {
+    pub async fn hear_ends(&self, told: impl Fn()) -> Result<(), RedisCallError> {
         let mut connection = self.link.address().connect(BLOCK + ANSWER).await?;
         let mut wait = redis::cmd("BLPOP");
         wait.arg(self.link.key(&format!("{BASE}w:{}", self.me))).arg(BLOCK.as_secs());
         loop {
             let some: Value = match &mut connection {
-                Connection::One(one) => wait.query_async(one).await?,
-                Connection::Cluster(cluster) => wait.query_async(cluster).await?,
+                RedisConnection::One(one) => wait.query_async(one).await?,
+                RedisConnection::Cluster(cluster) => wait.query_async(cluster).await?,
             };
             if some != Value::Nil {
                 told();
@@ -301,17 +305,17 @@ impl Board {
         }
     }
 
-    fn args(&self) -> Args {
-        let mut args = Args::default();
+    fn args(&self) -> ScriptArgs {
+        let mut args = ScriptArgs::default();
         args.text(&self.me);
         args
     }
 
     async fn run<T: FromRedisValue>(
         &self,
-        script: &crate::fleet::redis::scripts::Script,
-        args: Args,
-    ) -> Result<T, Failure> {
+        script: &crate::fleet::redis::scripts::RedisScript,
+        args: ScriptArgs,
+    ) -> Result<T, RedisCallError> {
         self.link.run(script, &[BASE], args.0).await
     }
 }

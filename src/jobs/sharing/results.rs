@@ -4,26 +4,26 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::ownership::{Share, Standing};
-use super::redis::{End, Ended};
+use super::ownership::{Ownership, RedisAvailability};
+use super::redis::{FetchedOutcome, JobOutcome};
 use crate::clock;
-use crate::jobs::dispatcher::Desk;
-use crate::store::{Elsewhere, Millis};
+use crate::jobs::dispatcher::Dispatcher;
+use crate::store::{Millis, RemoteOutcome};
 use crate::telemetry::metrics::DeliveryLabels;
 
 const AT_ONCE: usize = 64;
 /// Where it could not be written down.
 const AGAIN: Duration = Duration::from_secs(1);
 
-pub async fn run(desk: Rc<Desk>, share: Rc<Share>) {
+pub async fn run(desk: Rc<Dispatcher>, share: Rc<Ownership>) {
     loop {
         share.ended.notified().await;
-        while share.standing() == Standing::Attached && some(&desk, &share).await {}
+        while share.standing() == RedisAvailability::Attached && some(&desk, &share).await {}
     }
 }
 
 /// Hears of them as they come; beside it, they are looked for each second.
-pub async fn hear(share: Rc<Share>) {
+pub async fn hear(share: Rc<Ownership>) {
     loop {
         if share.is_used() {
             let told = || share.ended.notify_one();
@@ -36,18 +36,18 @@ pub async fn hear(share: Rc<Share>) {
 }
 
 /// Whether there may be more.
-async fn some(desk: &Desk, share: &Share) -> bool {
+async fn some(desk: &Dispatcher, share: &Ownership) -> bool {
     let Ok(fetched) = share.heard(share.board.fetch(AT_ONCE).await) else { return false };
     let full = fetched.len() == AT_ONCE;
     // Those that are written down already are cleared in a moment.
-    let new = |ended: &Ended| !share.fetched.borrow().contains(&ended.id);
+    let new = |ended: &FetchedOutcome| !share.fetched.borrow().contains(&ended.id);
     let (all, unreadable): (Vec<_>, Vec<_>) =
         fetched.into_iter().filter(new).partition(|ended| ended.end.is_some());
     share.overs.borrow_mut().extend(unreadable.iter().map(|ended| ended.id));
     if all.is_empty() {
         return false;
     }
-    let all: Arc<Vec<Elsewhere>> = Arc::new(all.into_iter().filter_map(elsewhere).collect());
+    let all: Arc<Vec<RemoteOutcome>> = Arc::new(all.into_iter().filter_map(elsewhere).collect());
     let written = desk.store.end_elsewhere(Arc::clone(&all), Millis::of(clock::wall())).await;
     match written {
         Ok(queues) => {
@@ -67,16 +67,16 @@ async fn some(desk: &Desk, share: &Share) -> bool {
     }
 }
 
-fn elsewhere(ended: Ended) -> Option<Elsewhere> {
-    let Ended { id, attempts, deliveries, end } = ended;
+fn elsewhere(ended: FetchedOutcome) -> Option<RemoteOutcome> {
+    let FetchedOutcome { id, attempts, deliveries, end } = ended;
     let end = match end? {
-        End::Answered(answer) => Ok(Arc::new(answer)),
-        End::Dead(why) => Err(why),
+        JobOutcome::Answered(answer) => Ok(Arc::new(answer)),
+        JobOutcome::Dead(why) => Err(why),
     };
-    Some(Elsewhere { id, attempts, deliveries, end })
+    Some(RemoteOutcome { id, attempts, deliveries, end })
 }
 
-fn tell(desk: &Desk, ended: &Elsewhere, queue: String) {
+fn tell(desk: &Dispatcher, ended: &RemoteOutcome, queue: String) {
     let live = &desk.worker.live;
     if let Err(why) = &ended.end {
         tracing::warn!(id = %ended.id, queue, why, "a job is dead");

@@ -1,10 +1,10 @@
 //! The Redis scripts of jobs.
 
-use crate::fleet::redis::scripts::Script;
+use crate::fleet::redis::scripts::RedisScript;
 
 macro_rules! of_jobs {
     ($file:literal) => {
-        Script::of(concat!(
+        RedisScript::of(concat!(
             include_str!("../scripts/job.lua"),
             include_str!(concat!("../scripts/", $file))
         ))
@@ -14,17 +14,17 @@ macro_rules! of_jobs {
 /// Of jobs. Each is given one key, which all others begin with.
 #[derive(Debug)]
 pub struct JobScripts {
-    pub publish: Script,
-    pub known: Script,
-    pub claim: Script,
-    pub take: Script,
-    pub renew: Script,
-    pub back: Script,
-    pub end: Script,
-    pub fetch: Script,
-    pub clear: Script,
-    pub beat: Script,
-    pub resign: Script,
+    pub publish: RedisScript,
+    pub known: RedisScript,
+    pub claim: RedisScript,
+    pub take: RedisScript,
+    pub renew: RedisScript,
+    pub back: RedisScript,
+    pub end: RedisScript,
+    pub fetch: RedisScript,
+    pub clear: RedisScript,
+    pub beat: RedisScript,
+    pub resign: RedisScript,
 }
 
 impl JobScripts {

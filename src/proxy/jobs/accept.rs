@@ -24,7 +24,8 @@ use crate::proxy::request::headers;
 use crate::proxy::response::body::ResponseBody;
 use crate::snapshot::Queue;
 use crate::store::{
-    Accepted, Failure, Full, JobId, Key, Limits, Millis, NewJob, Principal, Request, State, Store,
+    EnqueueResult, IdempotencyKey, JobId, JobState, Millis, NewJob, Principal, QueueFull,
+    QueueLimits, Store, StoreError, StoredRequest,
 };
 
 pub const OURS: &str = "/.outrigger/jobs/";
@@ -81,32 +82,34 @@ impl ProxyRequest {
         let over = wait.map(|_| store.watch(id));
         let now = Millis::of(clock::wall());
         let limits = &queue.policy.durable;
-        let limits = Limits { jobs: limits.max_jobs, bytes: limits.max_bytes };
+        let limits = QueueLimits { jobs: limits.max_jobs, bytes: limits.max_bytes };
         let accepted = store.accept(job, limits, now).await.map_err(|failure| lost(&failure))?;
         self.record.job = match &accepted {
-            Accepted::New => Some(id),
-            Accepted::Known(known, _) => Some(*known),
-            Accepted::OtherRequest | Accepted::Full(_) => None,
+            EnqueueResult::New => Some(id),
+            EnqueueResult::Known(known, _) => Some(*known),
+            EnqueueResult::OtherRequest | EnqueueResult::Full(_) => None,
         };
         match accepted {
-            Accepted::New => {
+            EnqueueResult::New => {
                 if let (Some(wait), Some(over)) = (wait, over)
                     && tokio::time::timeout(wait, over).await.is_ok()
                 {
                     return status::told(store, id, principal).await;
                 }
-                Ok(pending(id, State::Ready))
+                Ok(pending(id, JobState::Ready))
             }
-            Accepted::Known(id, state) => again(store, id, state, principal).await,
-            Accepted::OtherRequest => Err(Problem::new(
+            EnqueueResult::Known(id, state) => again(store, id, state, principal).await,
+            EnqueueResult::OtherRequest => Err(Problem::new(
                 Kind::KeyReused,
                 "it came before with another method, path or body (give each request a key of its own)",
             )),
-            Accepted::Full(full) => {
+            EnqueueResult::Full(full) => {
                 let name = &queue.policy.name;
                 let detail = match full {
-                    Full::Jobs(jobs) => format!("queue `{name}` has {jobs} jobs (its max_jobs)"),
-                    Full::Bytes(bytes) => {
+                    QueueFull::Jobs(jobs) => {
+                        format!("queue `{name}` has {jobs} jobs (its max_jobs)")
+                    }
+                    QueueFull::Bytes(bytes) => {
                         format!("queue `{name}` has {bytes} bytes of jobs (its max_bytes)")
                     }
                 };
@@ -129,7 +132,7 @@ impl ProxyRequest {
         })?;
         let uri = self.uri.path_and_query().map_or("/", |uri| uri.as_str()).to_owned();
         let method = self.method.as_str().to_owned();
-        let key = self.headers.get(IDEMPOTENCY_KEY).map(|key| Key {
+        let key = self.headers.get(IDEMPOTENCY_KEY).map(|key| IdempotencyKey {
             text: String::from_utf8_lossy(key.as_bytes()).into_owned(),
             fingerprint: fingerprint(&method, &uri, &body),
         });
@@ -143,7 +146,7 @@ impl ProxyRequest {
             flow: preference.flow,
             principal: principal(store, &self.headers),
             key,
-            request: Request { method, uri, headers: kept(&self.headers), body },
+            request: StoredRequest { method, uri, headers: kept(&self.headers), body },
             callback: preference.callback,
             expires: now.after(durable.expire),
             keep: durable.keep_result,
@@ -169,12 +172,12 @@ impl ProxyRequest {
 async fn again(
     store: &Store,
     id: JobId,
-    state: Option<State>,
+    state: Option<JobState>,
     principal: Principal,
 ) -> Result<Response<ResponseBody>, Problem> {
     match state {
-        Some(state @ (State::Ready | State::RetryWait)) => Ok(pending(id, state)),
-        Some(State::Leased) => {
+        Some(state @ (JobState::Ready | JobState::RetryWait)) => Ok(pending(id, state)),
+        Some(JobState::Leased) => {
             let detail = format!("ask for it at {OURS}{id}");
             Err(Problem::new(Kind::JobRunning, detail).retry_after(Some(LOOK_AGAIN)))
         }
@@ -183,7 +186,7 @@ async fn again(
 }
 
 /// It is taken, and not done yet.
-pub fn pending(id: JobId, state: State) -> Response<ResponseBody> {
+pub fn pending(id: JobId, state: JobState) -> Response<ResponseBody> {
     let location = format!("{OURS}{id}");
     let text = json!({ "id": id.to_string(), "state": state.as_str(), "location": location });
     let mut response = Response::new(ResponseBody::full(Bytes::from(text.to_string())));
@@ -206,7 +209,7 @@ fn applied(status: StatusCode, wait: Option<Duration>) -> Option<HeaderValue> {
 }
 
 /// Why the store did not take it, or did not answer.
-pub fn lost(failure: &Failure) -> Problem {
+pub fn lost(failure: &StoreError) -> Problem {
     Problem::new(Kind::NoStore, failure.to_string()).retry_after(Some(FULL))
 }
 

@@ -28,7 +28,7 @@ use crate::proxy::request::headers;
 use crate::proxy::response::body::ResponseBody;
 use crate::resilience::outcome::Class;
 use crate::snapshot::{Queue, Route};
-use crate::store::{Answer, Task};
+use crate::store::{RunnableJob, StoredResponse};
 
 /// How long nobody is asked where nobody says for how long.
 const A_WHILE: Duration = Duration::from_secs(1);
@@ -53,7 +53,7 @@ pub enum Blocked {
 #[derive(Debug)]
 pub enum Outcome {
     /// An answer that another run would not better.
-    Answered(Answer),
+    Answered(StoredResponse),
     /// No provider took it: it was no run. When to come back, where somebody said so.
     NotTaken(Option<Duration>, String),
     Failed(String),
@@ -70,7 +70,7 @@ pub fn admit(
     route: &Arc<Route>,
     queue: &Queue,
     class: usize,
-    task: Task,
+    task: RunnableJob,
 ) -> Pin<Box<dyn Future<Output = Result<Box<Admitted>, Blocked>>>> {
     let made = ask(worker, route, queue, class, task);
     Box::pin(async move {
@@ -93,7 +93,7 @@ fn ask(
     route: &Arc<Route>,
     queue: &Queue,
     class: usize,
-    task: Task,
+    task: RunnableJob,
 ) -> Result<Box<ProxyRequest>, Blocked> {
     let never = |what: &str| Blocked::Never(format!("its {what} cannot be read from the store"));
     let method = Method::from_bytes(task.request.method.as_bytes());
@@ -132,7 +132,7 @@ fn ask(
 }
 
 /// What kind of answer it is, as its headers say.
-pub fn content_type(answer: &Answer) -> Option<String> {
+pub fn content_type(answer: &StoredResponse) -> Option<String> {
     let headers = headers::of_lines(&answer.headers);
     headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).map(str::to_owned)
 }
@@ -176,7 +176,7 @@ impl Admitted {
                     // Whoever hands the result out frames it anew.
                     !headers::FRAMES.contains(name)
                 }));
-                Outcome::Answered(Answer { status, headers, body, cut })
+                Outcome::Answered(StoredResponse { status, headers, body, cut })
             }
         }
     }

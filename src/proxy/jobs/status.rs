@@ -15,7 +15,7 @@ use crate::clock;
 use crate::proxy::downstream::error::{Kind, Problem};
 use crate::proxy::request::headers;
 use crate::proxy::response::body::ResponseBody;
-use crate::store::{Answer, JobId, Millis, Principal, Shown, State, Store};
+use crate::store::{JobId, JobRecord, JobState, Millis, Principal, Store, StoredResponse};
 
 const JOB: HeaderName = HeaderName::from_static("outrigger-job");
 const CUT: HeaderName = HeaderName::from_static("outrigger-cut");
@@ -52,7 +52,7 @@ fn unknown(id: JobId) -> Problem {
     Problem::new(Kind::NoJob, detail)
 }
 
-async fn find(store: &Store, id: JobId, principal: Principal) -> Result<Shown, Problem> {
+async fn find(store: &Store, id: JobId, principal: Principal) -> Result<JobRecord, Problem> {
     let job = store.job(id).await.map_err(|failure| lost(&failure))?;
     job.filter(|job| job.principal == principal).ok_or_else(|| unknown(id))
 }
@@ -83,22 +83,24 @@ pub async fn told(
     let job = find(store, id, principal).await?;
     let last = || job.error.clone().unwrap_or_else(|| "it says nothing".to_owned());
     match job.state {
-        State::Done => {
+        JobState::Done => {
             let answer = store.answer(job.seq).await.map_err(|failure| lost(&failure))?;
             answer.map(|answer| stored(id, answer)).ok_or_else(|| unknown(id))
         }
-        State::Dead => Err(Problem::new(Kind::JobFailed, format!("{id}: {}", last()))),
-        State::Expired => Err(Problem::new(
+        JobState::Dead => Err(Problem::new(Kind::JobFailed, format!("{id}: {}", last()))),
+        JobState::Expired => Err(Problem::new(
             Kind::JobExpired,
             format!("{id} (the queue's durable.expire), last: {}", last()),
         )),
-        State::Cancelled => Err(Problem::new(Kind::JobCancelled, id.to_string())),
-        state @ (State::Ready | State::RetryWait | State::Leased) => Ok(pending(id, state)),
+        JobState::Cancelled => Err(Problem::new(Kind::JobCancelled, id.to_string())),
+        state @ (JobState::Ready | JobState::RetryWait | JobState::Leased) => {
+            Ok(pending(id, state))
+        }
     }
 }
 
 /// The provider's answer, as it was.
-fn stored(id: JobId, answer: Answer) -> Response<ResponseBody> {
+fn stored(id: JobId, answer: StoredResponse) -> Response<ResponseBody> {
     let mut response = Response::new(ResponseBody::full(answer.body));
     *response.status_mut() = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::OK);
     *response.headers_mut() = headers::of_lines(&answer.headers);
@@ -121,7 +123,7 @@ async fn cancel(
     let stood = store.cancel(id, Some(principal), now).await.map_err(|failure| lost(&failure))?;
     match stood {
         None => Err(unknown(id)),
-        Some(State::Cancelled) => Ok(no_content()),
+        Some(JobState::Cancelled) => Ok(no_content()),
         Some(state) if state.is_final() => {
             Err(Problem::new(Kind::JobOver, format!("{id} is {}", state.as_str())))
         }
