@@ -38,12 +38,12 @@ use outrigger::resilience::queue::waiters::QueuePolicy;
 use outrigger::resilience::rate::gcra::RatePolicy;
 use outrigger::resilience::retry::cost_budget::SpendPolicy;
 use outrigger::resilience::retry::hedge::HedgePolicy;
-use outrigger::snapshot::Current;
+use outrigger::snapshot::CurrentSnapshot;
 use outrigger::snapshot::RouteModes;
-use outrigger::snapshot::build::Ground;
-use outrigger::stream::framing::Format;
-use outrigger::stream::interpret::Reading;
-use outrigger::stream::reader::Reader;
+use outrigger::snapshot::build::SnapshotBuilder;
+use outrigger::stream::framing::StreamFormat;
+use outrigger::stream::interpret::Interpreter;
+use outrigger::stream::reader::StreamReader;
 use outrigger::telemetry::metrics::Metrics;
 use outrigger::upstream::Resolver;
 
@@ -270,9 +270,11 @@ fn snapshot_load(bencher: &mut Bencher<'_, WallTime>) {
     let runtime = runtime.expect("a runtime can be built");
     let live = live();
     let caches = Arc::new(Caches::new(Arc::clone(&live.metrics)).expect("chance"));
-    let ground = Ground { live, caches, resolver: Resolver::new(runtime.handle().clone()) };
-    let snapshot = ground.snapshot(shipped(), "0123456789abcdef".to_owned());
-    let current = Current::from_pointee(snapshot.expect("the shipped policy can be put in force"));
+    let ground =
+        SnapshotBuilder { live, caches, resolver: Resolver::new(runtime.handle().clone()) };
+    let snapshot = ground.build(shipped(), "0123456789abcdef".to_owned());
+    let current =
+        CurrentSnapshot::from_pointee(snapshot.expect("the shipped policy can be put in force"));
     bencher.iter(|| black_box(&current).load().routes.len());
 }
 
@@ -321,9 +323,9 @@ fn read_event(bencher: &mut Bencher<'_, WallTime>) {
     let event = br#"data: {"id":"chatcmpl-B9MHDbslfkBeAs8l4bebGdFOJ6PeG","object":"chat.completion.chunk","created":1741570283,"model":"gpt-4o-2024-08-06","choices":[{"index":0,"delta":{"content":" and"},"finish_reason":null}]}"#;
     let frame = Bytes::from([&event[..], b"\n\n"].concat());
     let policy = shipped();
-    let reading = Reading::new(&policy.routes[0].stream, &policy.providers[0]);
-    let mut reader = Reader::new(Arc::new(reading), Format::Sse, 200, None);
-    bencher.iter(|| reader.take(black_box(frame.clone())));
+    let reading = Interpreter::new(&policy.routes[0].stream, &policy.providers[0]);
+    let mut reader = StreamReader::new(Arc::new(reading), StreamFormat::Sse, 200, None);
+    bencher.iter(|| reader.read(black_box(frame.clone())));
 }
 
 fn decisions(criterion: &mut Criterion) {

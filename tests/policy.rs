@@ -27,7 +27,7 @@ use outrigger::resilience::outcome::{Class, Idempotence};
 use outrigger::resilience::rate::gcra::RatePolicy;
 use outrigger::resilience::retry::cost_budget::SpendPolicy;
 use outrigger::resilience::retry::hedge::HedgePolicy;
-use outrigger::snapshot::policy_files::{Disk, read_dir};
+use outrigger::snapshot::policy_files::{DiskSources, read_dir};
 use proptest::prelude::*;
 
 const SECRET: &str = "sk-very-secret-0815";
@@ -652,7 +652,7 @@ fn a_directory_is_read_and_loaded() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("a.yaml"), SMALLEST.replace("env:KEY", "file:key")).unwrap();
     fs::write(dir.path().join("key"), "s3cret\n").unwrap();
-    let loaded = load(&read_dir(dir.path()).unwrap(), &Disk::new(dir.path())).unwrap();
+    let loaded = load(&read_dir(dir.path()).unwrap(), &DiskSources::new(dir.path())).unwrap();
     let Auth::Credentials(credentials) = &loaded.policy.providers[0].addresses[0].auth else {
         panic!()
     };

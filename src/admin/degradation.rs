@@ -19,7 +19,7 @@ use crate::degradation::history::EpisodeRecord;
 use crate::live::degradation::episode::{Cause, Episode, Impact, Seen};
 use crate::live::operator_override::OnIt;
 use crate::resilience::hysteresis::Hand;
-use crate::snapshot::{Mode, Snapshot};
+use crate::snapshot::{DegradationMode, Snapshot};
 use crate::telemetry::events::rfc3339;
 
 /// How long a mode is entered or left by hand where nobody says.
@@ -132,7 +132,7 @@ pub async fn change(
 }
 
 impl Standing {
-    fn of(snapshot: &Snapshot, mode: &Mode, now: Instant) -> Standing {
+    fn of(snapshot: &Snapshot, mode: &DegradationMode, now: Instant) -> Standing {
         let standing = mode.live.standing(now);
         let policy = &mode.policy;
         let episode = standing.episode.as_ref();

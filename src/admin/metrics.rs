@@ -78,7 +78,7 @@ impl Shown {
                 let labels = RateLabels { provider: name.clone(), of };
                 metrics.rate_limit_used.get_or_create_owned(&labels).set(used);
             }
-            for address in &provider.addresses {
+            for address in &provider.endpoints {
                 let labels = EndpointLabels {
                     provider: name.clone(),
                     endpoint: address.policy.name.clone(),

@@ -31,7 +31,7 @@ use crate::cache::Caches;
 use crate::degradation::history::EpisodeHistory;
 use crate::fleet::Fleet;
 use crate::live::Live;
-use crate::snapshot::Current;
+use crate::snapshot::CurrentSnapshot;
 use crate::snapshot::loader::Loader;
 use crate::store::Store;
 
@@ -40,7 +40,7 @@ use crate::store::Store;
 pub struct Shown {
     pub live: Arc<Live>,
     pub caches: Arc<Caches>,
-    pub current: Arc<Current>,
+    pub current: Arc<CurrentSnapshot>,
     pub loader: Arc<Loader>,
     /// A policy is in force and the listener is open.
     pub ready: AtomicBool,

@@ -63,7 +63,7 @@ struct Route {
 pub async fn status(State(shown): State<Arc<Shown>>) -> Json<Status> {
     let now = clock::now();
     let snapshot = shown.current.load_full();
-    let address = |address: &Arc<crate::snapshot::Address>| {
+    let address = |address: &Arc<crate::snapshot::Endpoint>| {
         let latency = address.live.measured();
         Address {
             name: address.policy.name.clone(),
@@ -78,7 +78,7 @@ pub async fn status(State(shown): State<Arc<Shown>>) -> Json<Status> {
         limit: provider.live.limit(),
         waiting: provider.live.waiting(),
         by_hand: provider.live.by_hand(now),
-        addresses: provider.addresses.iter().map(address).collect(),
+        addresses: provider.endpoints.iter().map(address).collect(),
     });
     let routes = snapshot.routes.iter().map(|route| Route {
         name: route.policy.name.clone(),
@@ -125,7 +125,7 @@ pub async fn circuit_breakers(State(shown): State<Arc<Shown>>) -> Json<CircuitBr
 }
 
 /// `/api/policies`.
-pub async fn policies(State(shown): State<Arc<Shown>>) -> Json<loader::Status> {
+pub async fn policies(State(shown): State<Arc<Shown>>) -> Json<loader::PolicyStatus> {
     Json(shown.loader.status())
 }
 

@@ -14,7 +14,7 @@ use super::StartError;
 use crate::admin::{self, Shown};
 use crate::degradation;
 use crate::snapshot::loader::Loader;
-use crate::snapshot::watch::{Wake, watch};
+use crate::snapshot::watch::{ReloadTrigger, watch};
 use crate::upstream::Resolver;
 
 pub(super) struct Side {
@@ -22,8 +22,8 @@ pub(super) struct Side {
     pub metrics: Option<StdTcpListener>,
     shown: Arc<Shown>,
     resolver: Resolver,
-    wake: Sender<Wake>,
-    wakes: mpsc::Receiver<Wake>,
+    wake: Sender<ReloadTrigger>,
+    wakes: mpsc::Receiver<ReloadTrigger>,
 }
 
 impl Side {
@@ -32,7 +32,7 @@ impl Side {
         (admin, metrics): (Option<StdTcpListener>, Option<StdTcpListener>),
         shown: &Arc<Shown>,
         resolver: &Resolver,
-        (wake, wakes): (Sender<Wake>, mpsc::Receiver<Wake>),
+        (wake, wakes): (Sender<ReloadTrigger>, mpsc::Receiver<ReloadTrigger>),
     ) -> Side {
         let (shown, resolver) = (Arc::clone(shown), resolver.clone());
         Side { admin, metrics, shown, resolver, wake, wakes }

@@ -6,7 +6,7 @@ use super::Options;
 use crate::fleet::Fleet;
 use crate::live::Live;
 use crate::live::fleet::FleetSide;
-use crate::snapshot::Current;
+use crate::snapshot::CurrentSnapshot;
 use crate::telemetry::metrics::Metrics;
 
 /// What outlives a reload; with a part in the fleet, where there is one.
@@ -19,7 +19,7 @@ pub fn state(options: &Options, buffered: u64) -> Live {
 pub fn join(
     options: &Options,
     live: &Arc<Live>,
-    current: &Arc<Current>,
+    current: &Arc<CurrentSnapshot>,
 ) -> std::io::Result<Option<Fleet>> {
     let part = options.fleet.clone().zip(live.fleet.clone());
     let start =

@@ -37,10 +37,10 @@ use crate::live::Live;
 use crate::policy::yaml::diagnostic::Problem;
 use crate::proxy::downstream::connection::refusal;
 use crate::proxy::downstream::worker::{self, Common, Incoming, Load, Order};
-use crate::snapshot::Current;
-use crate::snapshot::build::{BuildError, Ground};
+use crate::snapshot::CurrentSnapshot;
+use crate::snapshot::build::{BuildError, SnapshotBuilder};
 use crate::snapshot::loader::{self, Loader};
-use crate::snapshot::watch::Wake;
+use crate::snapshot::watch::ReloadTrigger;
 use crate::store::OpenError;
 use crate::telemetry::access_log::AccessLogSender;
 use crate::upstream::Resolver;
@@ -187,10 +187,13 @@ impl Hands {
 }
 
 /// What snapshots are bound to, and the caches among it.
-fn ground(live: &Arc<Live>, resolver: &Resolver) -> std::io::Result<(Ground, Arc<Caches>)> {
+fn ground(
+    live: &Arc<Live>,
+    resolver: &Resolver,
+) -> std::io::Result<(SnapshotBuilder, Arc<Caches>)> {
     let caches = Arc::new(Caches::new(Arc::clone(&live.metrics))?);
     let (live, resolver) = (Arc::clone(live), resolver.clone());
-    Ok((Ground { live, caches: Arc::clone(&caches), resolver }, caches))
+    Ok((SnapshotBuilder { live, caches: Arc::clone(&caches), resolver }, caches))
 }
 
 /// What the admin side asks of whom; open to others it is never.
@@ -289,8 +292,8 @@ async fn front_of(
     hands: Hands,
     mut signals: Signals,
     shown: Arc<Shown>,
-    current: Arc<Current>,
-    wake: Sender<Wake>,
+    current: Arc<CurrentSnapshot>,
+    wake: Sender<ReloadTrigger>,
 ) -> std::io::Result<Ended> {
     shown.ready.store(true, Ordering::Release);
     let mut closing: Option<Instant> = None;
@@ -301,7 +304,7 @@ async fn front_of(
             told = signals.next() => {
                 if told == Told::Reload {
                     tracing::info!("SIGHUP: loading the policy");
-                    let _ = wake.send(Wake::Load).await;
+                    let _ = wake.send(ReloadTrigger::Load).await;
                     continue;
                 }
                 if closing.is_some() {
@@ -328,7 +331,7 @@ async fn hand_out(
     incoming: std::io::Result<Incoming>,
     hands: &[Hand],
     live: &Live,
-    current: &Current,
+    current: &CurrentSnapshot,
 ) {
     let incoming = match incoming {
         Ok(incoming) => incoming,

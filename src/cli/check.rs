@@ -47,7 +47,7 @@ pub fn run(args: &Args) -> ExitCode {
     if read.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn human(problems: &[Problem], read: Option<&loader::Read>, colour: bool) -> String {
+fn human(problems: &[Problem], read: Option<&loader::PendingPolicy>, colour: bool) -> String {
     let mut text = render(problems, colour);
     if let Some(read) = read {
         let (policy, files) = (read.policy(), read.files().len());

@@ -16,7 +16,7 @@ use crate::clock;
 use crate::degradation::history::EpisodeHistory;
 use crate::degradation::notifier::Notifier;
 use crate::live::Live;
-use crate::snapshot::{Current, Mode, Snapshot};
+use crate::snapshot::{CurrentSnapshot, DegradationMode, Snapshot};
 use crate::telemetry::metrics::SignalLabels;
 use crate::telemetry::process::host_name;
 use crate::upstream::Resolver;
@@ -26,7 +26,7 @@ const BEAT: Duration = Duration::from_millis(100);
 
 /// Looks at the conditions until the process ends.
 pub async fn run(
-    current: Arc<Current>,
+    current: Arc<CurrentSnapshot>,
     live: Arc<Live>,
     past: Arc<EpisodeHistory>,
     resolver: Resolver,
@@ -39,7 +39,7 @@ pub async fn run(
     local.run_until(both).await;
 }
 
-async fn watch(current: &Current, live: &Live, past: &EpisodeHistory, alerts: &Notifier) {
+async fn watch(current: &CurrentSnapshot, live: &Live, past: &EpisodeHistory, alerts: &Notifier) {
     let mut told = 0;
     loop {
         let snapshot = current.load_full();
@@ -75,8 +75,8 @@ fn look(snapshot: &Snapshot, live: &Live) {
     live.modes.forget_unused();
 }
 
-fn look_at(mode: &Mode, live: &Live, now: Instant) {
-    let (holds, seen) = mode.look(now);
+fn look_at(mode: &DegradationMode, live: &Live, now: Instant) {
+    let (holds, seen) = mode.evaluate(now);
     for sign in &seen {
         let labels = SignalLabels { mode: mode.policy.name.clone(), signal: sign.sign.clone() };
         live.metrics.degradation_signal.with(&labels).set(sign.value.unwrap_or(0.0));

@@ -21,10 +21,10 @@ use crate::live::Live;
 use crate::live::degradation::mode::ModeCell;
 use crate::policy::sections::model::{Action, Notify};
 use crate::resilience::retry::backoff::{BackoffPolicy, Jitter};
-use crate::snapshot::{Mode, Snapshot};
+use crate::snapshot::{DegradationMode, Snapshot};
 use crate::store::Millis;
 use crate::telemetry::metrics::NotificationLabels;
-use crate::upstream::{Pools, Post, Posts, Resolver, signature};
+use crate::upstream::{Pools, Resolver, WebhookMessage, WebhookSender, signature};
 
 const MINUTE: Duration = Duration::from_secs(60);
 /// With these it is tried for about ten minutes.
@@ -38,7 +38,7 @@ const AGAIN: BackoffPolicy = BackoffPolicy {
 
 pub struct Notifier {
     live: Arc<Live>,
-    posts: Rc<Posts>,
+    posts: Rc<WebhookSender>,
     pools: Pools,
     host: String,
     modes: RefCell<HashMap<String, ModeNotifications>>,
@@ -57,7 +57,7 @@ struct ModeNotifications {
 impl Notifier {
     pub fn new(live: Arc<Live>, resolver: Resolver, host: String) -> Notifier {
         let pools = Pools::new(MINUTE);
-        let posts = Rc::new(Posts::new(pools.clone(), resolver, 2));
+        let posts = Rc::new(WebhookSender::new(pools.clone(), resolver, 2));
         Notifier { live, posts, pools, host, modes: RefCell::default() }
     }
 
@@ -106,7 +106,7 @@ impl Notifier {
 }
 
 impl ModeNotifications {
-    fn new(mode: &Mode) -> ModeNotifications {
+    fn new(mode: &DegradationMode) -> ModeNotifications {
         ModeNotifications {
             cell: Arc::clone(&mode.live),
             to: Vec::new(),
@@ -116,7 +116,7 @@ impl ModeNotifications {
         }
     }
 
-    fn retune(&mut self, mode: &Mode) {
+    fn retune(&mut self, mode: &DegradationMode) {
         self.cell = Arc::clone(&mode.live);
         let notify = |action: &Action| match action {
             Action::Notify(notify) => Some((**notify).clone()),
@@ -151,7 +151,7 @@ impl ModeNotifications {
 /// A message to one place.
 struct Notification {
     live: Arc<Live>,
-    posts: Rc<Posts>,
+    posts: Rc<WebhookSender>,
     mode: String,
     notify: Notify,
     id: String,
@@ -175,10 +175,10 @@ impl Notification {
         }
     }
 
-    fn post(&self) -> Post {
+    fn post(&self) -> WebhookMessage {
         let at = Millis::of(clock::wall()).0 / 1000;
         let secret = self.notify.secret.as_ref();
-        Post {
+        WebhookMessage {
             id: self.id.clone(),
             at,
             signature: secret.map(|key| signature(key.as_bytes(), &self.id, at, &self.body)),

@@ -33,7 +33,7 @@ use crate::fleet::status::HostInfo;
 use crate::fleet::stream::BreakerTransition;
 use crate::live::Live;
 use crate::live::fleet::FleetSide;
-use crate::snapshot::Current;
+use crate::snapshot::CurrentSnapshot;
 use crate::telemetry::process;
 use crate::upstream::tls;
 
@@ -59,7 +59,7 @@ struct FleetInner {
     scripts: FleetScripts,
     live: Arc<Live>,
     side: Arc<FleetSide>,
-    current: Arc<Current>,
+    current: Arc<CurrentSnapshot>,
     told: Mutex<StatusCache>,
 }
 
@@ -83,7 +83,7 @@ impl Fleet {
         options: FleetOptions,
         live: Arc<Live>,
         side: Arc<FleetSide>,
-        current: Arc<Current>,
+        current: Arc<CurrentSnapshot>,
     ) -> std::io::Result<Fleet> {
         // The client of Redis takes the process's own; whoever came first set it.
         let _ = CryptoProvider::clone(&tls::provider()).install_default();

@@ -12,7 +12,7 @@ use crate::clock;
 use crate::proxy::downstream::worker::Worker;
 use crate::proxy::jobs::run::Outcome;
 use crate::resilience::retry::backoff::{BackoffPolicy, Jitter};
-use crate::snapshot::Queue;
+use crate::snapshot::RouteQueue;
 use crate::store::{
     AfterFailure, JobId, Millis, Partition, RunLease, RunnableJob, Store, StoreError,
 };
@@ -55,7 +55,7 @@ pub enum Completion {
 }
 
 impl JobRun {
-    pub fn of(task: &RunnableJob, queue: &Queue, line: &Partition) -> JobRun {
+    pub fn of(task: &RunnableJob, queue: &RouteQueue, line: &Partition) -> JobRun {
         JobRun {
             id: task.id,
             queue: line.queue.clone(),

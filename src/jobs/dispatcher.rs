@@ -23,7 +23,7 @@ use crate::clock;
 use crate::policy::sections::model::Durable;
 use crate::proxy::downstream::worker::Worker;
 use crate::proxy::jobs::run::{self, Admitted, Blocked};
-use crate::snapshot::{Queue, Route, Snapshot};
+use crate::snapshot::{Route, RouteQueue, Snapshot};
 use crate::store::{LeaseResult, Millis, Partition, ReadyJob, Store, StoreError};
 
 /// What could not be read or written is tried again.
@@ -329,7 +329,7 @@ impl Dispatcher {
 pub fn found<'s>(
     snapshot: &'s Snapshot,
     line: &Partition,
-) -> Option<(&'s Arc<Route>, &'s Queue, usize)> {
+) -> Option<(&'s Arc<Route>, &'s RouteQueue, usize)> {
     let route = snapshot.routes.iter().find(|route| route.policy.name == line.route)?;
     let queue = route.queue.as_ref().filter(|_| route.policy.durable)?;
     let class = queue.policy.classes.iter().position(|class| class.name == line.class);

@@ -17,7 +17,7 @@ use crate::proxy::jobs::run::content_type;
 use crate::resilience::retry::backoff::{BackoffPolicy, Jitter};
 use crate::store::{JobRecord, Millis, PendingCallback, Store, StoredResponse};
 use crate::telemetry::metrics::DeliveryLabels;
-use crate::upstream::{Post, Posts, Resolver, signature};
+use crate::upstream::{Resolver, WebhookMessage, WebhookSender, signature};
 
 const AT_ONCE: usize = 8;
 /// With these it is tried for about five hours.
@@ -35,7 +35,7 @@ const STORE_AGAIN: Duration = Duration::from_secs(1);
 pub struct CallbackSender {
     worker: Rc<Worker>,
     store: Store,
-    posts: Posts,
+    posts: WebhookSender,
     room: Semaphore,
     on_their_way: RefCell<HashSet<i64>>,
     arrived: Notify,
@@ -44,13 +44,13 @@ pub struct CallbackSender {
 /// What is posted, and where to.
 struct CallbackMessage {
     to: PostTo,
-    post: Post,
+    post: WebhookMessage,
 }
 
 impl CallbackSender {
     pub fn new(worker: Rc<Worker>, store: Store, resolver: Resolver) -> Rc<CallbackSender> {
         Rc::new(CallbackSender {
-            posts: Posts::new(worker.pools.clone(), resolver, AT_ONCE),
+            posts: WebhookSender::new(worker.pools.clone(), resolver, AT_ONCE),
             worker,
             store,
             room: Semaphore::new(AT_ONCE),
@@ -142,7 +142,7 @@ impl CallbackSender {
         let body = body.unwrap_or_default();
         let secret = durable.callback_secret.as_ref();
         let signature = secret.map(|secret| signature(secret.as_bytes(), &id, at, &body));
-        Ok(CallbackMessage { to, post: Post { id, at, signature, headers, body } })
+        Ok(CallbackMessage { to, post: WebhookMessage { id, at, signature, headers, body } })
     }
 
     async fn sent(&self, letter: CallbackMessage) -> Result<(), String> {

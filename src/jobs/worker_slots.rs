@@ -5,7 +5,7 @@ use std::rc::Rc;
 use super::dispatcher::Dispatcher;
 use super::partition::{AdmissionState, PartitionState};
 use crate::resilience::queue::stride::Stride;
-use crate::snapshot::Queue;
+use crate::snapshot::RouteQueue;
 use crate::store::Partition;
 
 /// The workers of a queue.
@@ -23,7 +23,7 @@ pub struct ActiveJob(pub Rc<Dispatcher>, pub Partition, pub i64);
 
 impl Dispatcher {
     /// Workers of a queue that have nothing to do; none while it is paused.
-    pub fn idle(&self, queue: &Queue) -> usize {
+    pub fn idle(&self, queue: &RouteQueue) -> usize {
         if self.closed.get() || queue.live.is_paused() {
             return 0;
         }
@@ -44,7 +44,7 @@ impl Dispatcher {
     }
 
     /// A worker for a job of another host.
-    pub fn lend(self: &Rc<Self>, queue: &Queue) -> Option<WorkerSlot> {
+    pub fn lend(self: &Rc<Self>, queue: &RouteQueue) -> Option<WorkerSlot> {
         if self.idle(queue) == 0 {
             return None;
         }

@@ -4,34 +4,34 @@ use super::pointer::Pointer;
 
 /// Pointers that are looked for together.
 #[derive(Clone, Debug)]
-pub struct Pointers {
-    pub(super) nodes: Vec<Node>,
+pub struct PointerSet {
+    pub(super) nodes: Vec<TrieNode>,
     pub(super) count: usize,
 }
 
 #[derive(Clone, Debug, Default)]
-pub(super) struct Node {
+pub(super) struct TrieNode {
     pub(super) slot: Option<usize>,
-    pub(super) children: Vec<Child>,
+    pub(super) children: Vec<TrieChild>,
     /// Every slot here and below.
     pub(super) below: Vec<usize>,
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct Child {
+pub(super) struct TrieChild {
     /// Most keys are none of a dozen: this tells so without a look at the names.
     tag: u16,
     pub(super) name: String,
     pub(super) node: usize,
 }
 
-impl Default for Pointers {
+impl Default for PointerSet {
     fn default() -> Self {
-        Pointers { nodes: vec![Node::default()], count: 0 }
+        PointerSet { nodes: vec![TrieNode::default()], count: 0 }
     }
 }
 
-impl Pointers {
+impl PointerSet {
     /// Where the value at this pointer is found; the same pointer has the same slot.
     pub fn slot(&mut self, pointer: &Pointer) -> usize {
         let mut way = vec![0];
@@ -40,10 +40,10 @@ impl Pointers {
             way.push(match self.nodes[at].child(token.as_bytes()) {
                 Some(known) => known,
                 None => {
-                    self.nodes.push(Node::default());
+                    self.nodes.push(TrieNode::default());
                     let node = self.nodes.len() - 1;
                     let (tag, name) = (tag(token.as_bytes()), token.clone());
-                    self.nodes[at].children.push(Child { tag, name, node });
+                    self.nodes[at].children.push(TrieChild { tag, name, node });
                     node
                 }
             });
@@ -60,10 +60,10 @@ impl Pointers {
     }
 }
 
-impl Node {
+impl TrieNode {
     pub(super) fn child(&self, name: &[u8]) -> Option<usize> {
         let tag = tag(name);
-        let same = |child: &&Child| child.tag == tag && child.name.as_bytes() == name;
+        let same = |child: &&TrieChild| child.tag == tag && child.name.as_bytes() == name;
         self.children.iter().find(same).map(|child| child.node)
     }
 }

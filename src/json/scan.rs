@@ -7,20 +7,20 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use super::pointer_set::Pointers;
+use super::pointer_set::PointerSet;
 
 /// Nested deeper than this, it is not read.
 pub(super) const DEPTH: usize = 128;
 
 /// Where the values of one text stand, by slot.
 #[derive(Clone, Debug, Default)]
-pub struct Found(Vec<Option<Range<usize>>>);
+pub struct PointerMatches(Vec<Option<Range<usize>>>);
 
 /// The text is no JSON, or is nested too deep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NotJson;
+pub struct JsonError;
 
-impl Found {
+impl PointerMatches {
     /// The value in that slot, quotes and all.
     pub fn value<'t>(&self, slot: usize, text: &'t [u8]) -> Option<&'t [u8]> {
         text.get(self.at(slot)?)
@@ -35,12 +35,16 @@ impl Found {
 ///
 /// # Errors
 /// When it is not one JSON text; what was found until then means nothing.
-pub fn scan(text: &[u8], pointers: &Pointers, found: &mut Found) -> Result<(), NotJson> {
-    std::str::from_utf8(text).map_err(|_| NotJson)?;
+pub fn scan(
+    text: &[u8],
+    pointers: &PointerSet,
+    found: &mut PointerMatches,
+) -> Result<(), JsonError> {
+    std::str::from_utf8(text).map_err(|_| JsonError)?;
     let mut scan = Scan::new(text, pointers, found, true);
     scan.value(Some(0), DEPTH)?;
     scan.spaces();
-    if scan.at == text.len() { Ok(()) } else { Err(NotJson) }
+    if scan.at == text.len() { Ok(()) } else { Err(JsonError) }
 }
 
 /// The same in a text that is taken to be JSON: what is not on a way to a pointer is passed over
@@ -48,15 +52,19 @@ pub fn scan(text: &[u8], pointers: &Pointers, found: &mut Found) -> Result<(), N
 ///
 /// # Errors
 /// When the way to a value shows that it is none.
-pub fn find(text: &[u8], pointers: &Pointers, found: &mut Found) -> Result<(), NotJson> {
+pub fn find(
+    text: &[u8],
+    pointers: &PointerSet,
+    found: &mut PointerMatches,
+) -> Result<(), JsonError> {
     Scan::new(text, pointers, found, false).value(Some(0), DEPTH)
 }
 
 struct Scan<'a> {
     text: &'a [u8],
     at: usize,
-    pointers: &'a Pointers,
-    found: &'a mut Found,
+    pointers: &'a PointerSet,
+    found: &'a mut PointerMatches,
     strict: bool,
     /// Nodes that were come to, one bit each, as far as there are bits.
     seen: u64,
@@ -93,14 +101,19 @@ static STRUCTURE: [bool; 256] = {
 };
 
 impl<'a> Scan<'a> {
-    fn new(text: &'a [u8], pointers: &'a Pointers, found: &'a mut Found, strict: bool) -> Self {
+    fn new(
+        text: &'a [u8],
+        pointers: &'a PointerSet,
+        found: &'a mut PointerMatches,
+        strict: bool,
+    ) -> Self {
         found.0.clear();
         found.0.resize(pointers.count, None);
         Scan { text, at: 0, pointers, found, strict, seen: 0 }
     }
 
-    fn peek(&self) -> Result<u8, NotJson> {
-        self.text.get(self.at).copied().ok_or(NotJson)
+    fn peek(&self) -> Result<u8, JsonError> {
+        self.text.get(self.at).copied().ok_or(JsonError)
     }
 
     fn spaces(&mut self) {
@@ -109,24 +122,24 @@ impl<'a> Scan<'a> {
         }
     }
 
-    fn expect(&mut self, byte: u8) -> Result<(), NotJson> {
+    fn expect(&mut self, byte: u8) -> Result<(), JsonError> {
         self.spaces();
         if self.peek()? != byte {
-            return Err(NotJson);
+            return Err(JsonError);
         }
         self.at += 1;
         Ok(())
     }
 
-    fn value(&mut self, node: Option<usize>, depth: usize) -> Result<(), NotJson> {
+    fn value(&mut self, node: Option<usize>, depth: usize) -> Result<(), JsonError> {
         self.spaces();
         if node.is_none() && !self.strict {
             return self.skip();
         }
         let start = self.at;
         match self.peek()? {
-            b'{' => self.object(node, depth.checked_sub(1).ok_or(NotJson)?)?,
-            b'[' => self.array(node, depth.checked_sub(1).ok_or(NotJson)?)?,
+            b'{' => self.object(node, depth.checked_sub(1).ok_or(JsonError)?)?,
+            b'[' => self.array(node, depth.checked_sub(1).ok_or(JsonError)?)?,
             b'"' => self.string().map(|_| ())?,
             b't' => self.word(b"true")?,
             b'f' => self.word(b"false")?,
@@ -140,11 +153,11 @@ impl<'a> Scan<'a> {
     }
 
     /// Passes over a value up to what ends it.
-    fn skip(&mut self) -> Result<(), NotJson> {
+    fn skip(&mut self) -> Result<(), JsonError> {
         let mut depth = 0usize;
         loop {
             let rest = &self.text[self.at..];
-            self.at += rest.iter().position(|b| STRUCTURE[usize::from(*b)]).ok_or(NotJson)?;
+            self.at += rest.iter().position(|b| STRUCTURE[usize::from(*b)]).ok_or(JsonError)?;
             match self.text[self.at] {
                 b'"' => {
                     self.string()?;
@@ -160,7 +173,7 @@ impl<'a> Scan<'a> {
         }
     }
 
-    fn object(&mut self, node: Option<usize>, depth: usize) -> Result<(), NotJson> {
+    fn object(&mut self, node: Option<usize>, depth: usize) -> Result<(), JsonError> {
         self.at += 1;
         self.spaces();
         if self.peek()? == b'}' {
@@ -180,12 +193,12 @@ impl<'a> Scan<'a> {
             match self.text.get(self.at - 1) {
                 Some(b',') => {}
                 Some(b'}') => return Ok(()),
-                _ => return Err(NotJson),
+                _ => return Err(JsonError),
             }
         }
     }
 
-    fn array(&mut self, node: Option<usize>, depth: usize) -> Result<(), NotJson> {
+    fn array(&mut self, node: Option<usize>, depth: usize) -> Result<(), JsonError> {
         self.at += 1;
         self.spaces();
         if self.peek()? == b']' {
@@ -208,7 +221,7 @@ impl<'a> Scan<'a> {
             match self.text.get(self.at - 1) {
                 Some(b',') => index += 1,
                 Some(b']') => return Ok(()),
-                _ => return Err(NotJson),
+                _ => return Err(JsonError),
             }
         }
     }
@@ -236,15 +249,15 @@ impl<'a> Scan<'a> {
     }
 
     /// A string; gives whether something in it is escaped.
-    fn string(&mut self) -> Result<bool, NotJson> {
+    fn string(&mut self) -> Result<bool, JsonError> {
         if self.peek()? != b'"' {
-            return Err(NotJson);
+            return Err(JsonError);
         }
         self.at += 1;
         let mut escaped = false;
         loop {
             let rest = &self.text[self.at..];
-            let stop = special(rest).ok_or(NotJson)?;
+            let stop = special(rest).ok_or(JsonError)?;
             self.at += stop + 1;
             match rest[stop] {
                 b'"' => return Ok(escaped),
@@ -252,32 +265,32 @@ impl<'a> Scan<'a> {
                     escaped = true;
                     self.escape()?;
                 }
-                _ => return Err(NotJson),
+                _ => return Err(JsonError),
             }
         }
     }
 
-    fn escape(&mut self) -> Result<(), NotJson> {
+    fn escape(&mut self) -> Result<(), JsonError> {
         let kind = self.peek()?;
         self.at += 1;
         match kind {
             b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => Ok(()),
             b'u' => {
-                let digits = self.text.get(self.at..self.at + 4).ok_or(NotJson)?;
+                let digits = self.text.get(self.at..self.at + 4).ok_or(JsonError)?;
                 self.at += 4;
-                digits.iter().all(u8::is_ascii_hexdigit).then_some(()).ok_or(NotJson)
+                digits.iter().all(u8::is_ascii_hexdigit).then_some(()).ok_or(JsonError)
             }
-            _ => Err(NotJson),
+            _ => Err(JsonError),
         }
     }
 
-    fn word(&mut self, word: &[u8]) -> Result<(), NotJson> {
+    fn word(&mut self, word: &[u8]) -> Result<(), JsonError> {
         let here = self.text.get(self.at..self.at + word.len());
         self.at += word.len();
-        (here == Some(word)).then_some(()).ok_or(NotJson)
+        (here == Some(word)).then_some(()).ok_or(JsonError)
     }
 
-    fn number(&mut self) -> Result<(), NotJson> {
+    fn number(&mut self) -> Result<(), JsonError> {
         if self.peek()? == b'-' {
             self.at += 1;
         }
@@ -300,12 +313,12 @@ impl<'a> Scan<'a> {
     }
 
     /// At least one.
-    fn digits(&mut self) -> Result<(), NotJson> {
+    fn digits(&mut self) -> Result<(), JsonError> {
         let start = self.at;
         while matches!(self.text.get(self.at), Some(b'0'..=b'9')) {
             self.at += 1;
         }
-        if self.at > start { Ok(()) } else { Err(NotJson) }
+        if self.at > start { Ok(()) } else { Err(JsonError) }
     }
 }
 

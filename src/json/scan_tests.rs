@@ -5,7 +5,7 @@ use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use super::pointer::Pointer;
-use super::pointer_set::Pointers;
+use super::pointer_set::PointerSet;
 use super::scan::*;
 
 fn pointer(text: &str) -> Pointer {
@@ -38,9 +38,9 @@ proptest! {
     ) {
         let text = if pretty { serde_json::to_string_pretty(&value) } else { serde_json::to_string(&value) };
         let text = text.expect("text");
-        let mut compiled = Pointers::default();
+        let mut compiled = PointerSet::default();
         let slots: Vec<_> = pointers.iter().map(|p| compiled.slot(&pointer(p))).collect();
-        let mut found = Found::default();
+        let mut found = PointerMatches::default();
         for reads in [scan, find] {
             prop_assert_eq!(reads(text.as_bytes(), &compiled, &mut found), Ok(()));
             for (p, slot) in pointers.iter().zip(&slots) {
@@ -55,7 +55,7 @@ proptest! {
     fn it_takes_what_serde_json_takes(
         text in "[\\[\\]{}:,\"\\\\a-fu0-9 .eE+\\-\u{1}\nü]{0,12}|(true|false|null|-?[0-9]{1,3}(\\.[0-9]{0,2})?([eE][+-]?[0-9]{0,2})?)",
     ) {
-        let ours = scan(text.as_bytes(), &Pointers::default(), &mut Found::default());
+        let ours = scan(text.as_bytes(), &PointerSet::default(), &mut PointerMatches::default());
         prop_assert_eq!(ours.is_ok(), serde_json::from_str::<IgnoredAny>(&text).is_ok());
     }
 
@@ -66,7 +66,7 @@ proptest! {
         let mut text = value.to_string().into_bytes();
         let at = at.index(text.len());
         if cut { text.truncate(at) } else { text[at] = byte }
-        let ours = scan(&text, &Pointers::default(), &mut Found::default());
+        let ours = scan(&text, &PointerSet::default(), &mut PointerMatches::default());
         let theirs = std::str::from_utf8(&text).is_ok_and(|t| serde_json::from_str::<IgnoredAny>(t).is_ok());
         prop_assert_eq!(ours.is_ok(), theirs);
     }
@@ -74,9 +74,9 @@ proptest! {
 
 #[test]
 fn of_equal_keys_the_last_counts() {
-    let mut pointers = Pointers::default();
+    let mut pointers = PointerSet::default();
     let (deep, flat) = (pointers.slot(&pointer("/a/b")), pointers.slot(&pointer("/c")));
-    let mut found = Found::default();
+    let mut found = PointerMatches::default();
     let text = br#"{"a":{"b":1},"a":{},"c":1,"\u0063":2}"#;
     assert_eq!(scan(text, &pointers, &mut found), Ok(()));
     assert_eq!((found.value(deep, text), found.value(flat, text)), (None, Some(&b"2"[..])));
@@ -85,10 +85,11 @@ fn of_equal_keys_the_last_counts() {
 #[test]
 fn what_is_nested_too_deep_is_not_read() {
     let nested = |depth: usize| "[".repeat(depth) + &"]".repeat(depth);
-    let scan = |text: &str| scan(text.as_bytes(), &Pointers::default(), &mut Found::default());
+    let scan =
+        |text: &str| scan(text.as_bytes(), &PointerSet::default(), &mut PointerMatches::default());
     assert_eq!(scan(&nested(128)), Ok(()));
-    assert_eq!(scan(&nested(129)), Err(NotJson));
-    assert_eq!(scan(&"[".repeat(1 << 20)), Err(NotJson));
+    assert_eq!(scan(&nested(129)), Err(JsonError));
+    assert_eq!(scan(&"[".repeat(1 << 20)), Err(JsonError));
 }
 
 #[test]
@@ -118,16 +119,16 @@ fn a_text_is_a_string_as_it_is_meant_and_all_else_as_it_is_written() {
 
 #[test]
 fn a_string_ends_at_its_quote_wherever_that_stands_and_takes_no_control_character() {
-    let mut found = Found::default();
+    let mut found = PointerMatches::default();
     for length in 0..40 {
         let mut text =
             format!("\"{}\"", "ÿ\u{7f} ~".repeat(10).chars().take(length).collect::<String>());
-        assert_eq!(scan(text.as_bytes(), &Pointers::default(), &mut found), Ok(()), "{text:?}");
+        assert_eq!(scan(text.as_bytes(), &PointerSet::default(), &mut found), Ok(()), "{text:?}");
         let at = text.len() - 1;
         text.insert(at, '\u{1f}');
         assert_eq!(
-            scan(text.as_bytes(), &Pointers::default(), &mut found),
-            Err(NotJson),
+            scan(text.as_bytes(), &PointerSet::default(), &mut found),
+            Err(JsonError),
             "{text:?}"
         );
     }
@@ -135,12 +136,12 @@ fn a_string_ends_at_its_quote_wherever_that_stands_and_takes_no_control_characte
 
 #[test]
 fn of_equal_keys_the_last_counts_among_many_pointers_too() {
-    let mut pointers = Pointers::default();
+    let mut pointers = PointerSet::default();
     for number in 0..100 {
         pointers.slot(&pointer(&format!("/a/{number}x")));
     }
     let (first, last) = (pointers.slot(&pointer("/a/1x")), pointers.slot(&pointer("/a/99x/deep")));
-    let mut found = Found::default();
+    let mut found = PointerMatches::default();
     let text = br#"{"a":{"1x":1,"99x":{"deep":1},"99x":2,"1x":3},"b":0}"#;
     assert_eq!(scan(text, &pointers, &mut found), Ok(()));
     assert_eq!((found.value(first, text), found.value(last, text)), (Some(&b"3"[..]), None));

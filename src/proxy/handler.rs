@@ -134,7 +134,7 @@ async fn take_in(request: &mut ProxyRequest, body: Incoming, whole: bool) -> Res
             .await?;
     if let Some(why) = once {
         request.record.once = Some(why);
-        request.route.unbuffered(&request.worker.live.metrics, why);
+        request.route.count_unbuffered(&request.worker.live.metrics, why);
     }
     request.has(body);
     Ok(())
@@ -319,7 +319,7 @@ fn give_up(
     last: LastResponse,
 ) -> Result<Box<PendingResponse>, Problem> {
     request.record.stopped = Some(denied.why);
-    route.not_repeated(&request.worker.live.metrics, denied.why);
+    route.count_retry_denied(&request.worker.live.metrics, denied.why);
     match last {
         LastResponse::Theirs(mut response) => {
             denied.tell(&mut response.head);

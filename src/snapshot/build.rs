@@ -7,8 +7,8 @@ use http::header::ACCEPT_ENCODING;
 use thiserror::Error;
 
 use super::{
-    Address, Candidate, Mode, Provider, Queue, Route, RouteCache, RouteMetrics, RouteMode,
-    RouteModes, Snapshot, Tier, degradation, listener_tls,
+    DegradationMode, Endpoint, EndpointCandidate, Provider, Route, RouteCache, RouteMetrics,
+    RouteMode, RouteModes, RouteQueue, Snapshot, Tier, degradation, listener_tls,
 };
 use crate::cache::Caches;
 use crate::clock;
@@ -16,12 +16,12 @@ use crate::live::Live;
 use crate::live::degradation::outcome_window::Samples;
 use crate::policy::sections::model::{self, Keeps, LogTarget, Of, Policy, Scope, Weighted};
 use crate::resilience::outcome::Class;
-use crate::stream::interpret::Reading;
+use crate::stream::interpret::Interpreter;
 use crate::telemetry::access_log::LogDestination;
 use crate::telemetry::metrics::{
     Metrics, ProviderLabels, ReasonLabels, RequestLabels, RouteLabels,
 };
-use crate::upstream::{Resolver, Target, TargetError};
+use crate::upstream::{DialTarget, Resolver, TargetError};
 
 /// Why a valid policy cannot be put in force on this machine.
 #[derive(Debug, Error)]
@@ -36,18 +36,18 @@ pub enum BuildError {
 
 /// What a snapshot is bound to.
 #[derive(Clone, Debug)]
-pub struct Ground {
+pub struct SnapshotBuilder {
     pub live: Arc<Live>,
     pub caches: Arc<Caches>,
     pub resolver: Resolver,
 }
 
-impl Ground {
+impl SnapshotBuilder {
     /// Builds the snapshot of a policy.
     ///
     /// # Errors
     /// When a certificate or key cannot be used.
-    pub fn snapshot(&self, policy: Policy, hash: String) -> Result<Snapshot, BuildError> {
+    pub fn build(&self, policy: Policy, hash: String) -> Result<Snapshot, BuildError> {
         let providers = policy
             .providers
             .iter()
@@ -58,8 +58,9 @@ impl Ground {
             })
             .collect::<Result<Vec<_>, _>>()?;
         let modes = policy.degradations.iter();
-        let modes: Vec<_> =
-            modes.map(|mode| Arc::new(Mode::new(&policy, mode, &self.live, &providers))).collect();
+        let modes: Vec<_> = modes
+            .map(|mode| Arc::new(DegradationMode::new(&policy, mode, &self.live, &providers)))
+            .collect();
         let short: Arc<str> = hash.chars().take(12).collect::<String>().into();
         let server = Arc::new(policy.server.clone());
         let access_log = access_log(&policy.server.access_log);
@@ -70,10 +71,10 @@ impl Ground {
                 reads_body: reads_body(route, &policy.providers),
                 live: self.live.route(route),
                 modes: RouteModes::default(),
-                samples: degradation::samples(&policy, &self.live, &Of::Route(index)),
+                outcomes: degradation::samples(&policy, &self.live, &Of::Route(index)),
                 queue: route.queue.map(|index| self.queue(&policy.queues[index])),
                 cache: route.cache.map(|index| self.cache(&policy.caches[index])),
-                changes: is_http.then(|| Arc::clone(&self.caches)),
+                invalidation: is_http.then(|| Arc::clone(&self.caches)),
                 metrics: route_metrics(&self.live.metrics, &route.name),
                 policy_hash: Arc::clone(&short),
                 access_log: access_log.clone(),
@@ -95,8 +96,8 @@ impl Ground {
         })
     }
 
-    fn queue(&self, policy: &model::Queue) -> Queue {
-        Queue { live: self.live.queue(policy), policy: policy.clone() }
+    fn queue(&self, policy: &model::Queue) -> RouteQueue {
+        RouteQueue { live: self.live.queue(policy), policy: policy.clone() }
     }
 
     fn cache(&self, policy: &model::Cache) -> RouteCache {
@@ -106,13 +107,13 @@ impl Ground {
     fn route_modes(
         &self,
         route: &Route,
-        modes: &[Arc<Mode>],
+        modes: &[Arc<DegradationMode>],
         providers: &[Arc<Provider>],
     ) -> RouteModes {
         let of = |index: &usize| {
             let mode = Arc::clone(&modes[*index]);
             let instead = mode.used().map(|used| self.instead(route, used, providers));
-            RouteMode { mode, instead }
+            RouteMode { mode, alternate: instead }
         };
         let all: Vec<_> = route.policy.degrade.iter().map(of).collect();
         RouteModes { mask: all.iter().fold(0, |mask, one| mask | one.mode.live.bit), all }
@@ -131,10 +132,10 @@ impl Ground {
             reads_body: route.reads_body,
             live: Arc::clone(&route.live),
             modes: RouteModes::default(),
-            samples: route.samples.clone(),
+            outcomes: route.outcomes.clone(),
             queue: route.queue.clone(),
             cache: route.cache.clone(),
-            changes: route.changes.clone(),
+            invalidation: route.invalidation.clone(),
             metrics: route.metrics.clone(),
             policy_hash: Arc::clone(&route.policy_hash),
             access_log: route.access_log.clone(),
@@ -146,14 +147,14 @@ impl Ground {
     fn tiers(&self, route: &model::Route, providers: &[Arc<Provider>]) -> Vec<Tier> {
         let candidates = |index: usize, weight: u32| {
             let provider = &providers[index];
-            let reading = Arc::new(Reading::new(&route.stream, &provider.policy));
+            let reading = Arc::new(Interpreter::new(&route.stream, &provider.policy));
             let ledger = self.live.ledger(&route.name, &provider.policy.name);
-            provider.addresses.iter().map(move |address| Candidate {
+            provider.endpoints.iter().map(move |address| EndpointCandidate {
                 provider: Arc::clone(provider),
-                address: Arc::clone(address),
+                endpoint: Arc::clone(address),
                 share: f64::from(weight) * f64::from(address.policy.weight),
-                reading: Arc::clone(&reading),
-                ledger: Arc::clone(&ledger),
+                interpreter: Arc::clone(&reading),
+                usage_meter: Arc::clone(&ledger),
             })
         };
         let first = route.providers.iter().flat_map(|w| candidates(w.provider, w.weight));
@@ -175,10 +176,10 @@ impl Ground {
             .collect::<Result<Vec<_>, _>>()?;
         let labels = ProviderLabels { provider: policy.name.clone() };
         Ok(Provider {
-            addresses,
+            endpoints: addresses,
             live: self.live.provider(&policy.name, &policy.capacity),
             first_byte: self.live.metrics.first_byte_seconds.with(&labels),
-            samples,
+            outcomes: samples,
             policy: as_asked(policy.clone()),
         })
     }
@@ -187,8 +188,8 @@ impl Ground {
         &self,
         provider: &model::Provider,
         address: &model::Address,
-    ) -> Result<Address, BuildError> {
-        let target = Target::new(
+    ) -> Result<Endpoint, BuildError> {
+        let target = DialTarget::new(
             &address.url,
             &provider.tls,
             provider.proxy.as_ref(),
@@ -201,7 +202,7 @@ impl Ground {
             provider: provider.name.clone(),
             authority: address.url.authority.clone(),
         })?;
-        Ok(Address::new(provider, address.clone(), target, host, &self.live))
+        Ok(Endpoint::new(provider, address.clone(), target, host, &self.live))
     }
 }
 
@@ -237,7 +238,7 @@ fn route_metrics(metrics: &Metrics, route: &str) -> RouteMetrics {
     let events_dropped = metrics.stream_events_dropped.with(&labels);
     RouteMetrics {
         requests,
-        repeats,
+        retries: repeats,
         events_dropped,
         seconds: metrics.request_duration_seconds.with(&labels),
     }

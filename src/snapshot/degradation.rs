@@ -16,23 +16,23 @@ use crate::policy::sections::shown_modes;
 use crate::resilience::condition::Condition;
 
 #[derive(Debug)]
-pub struct Mode {
+pub struct DegradationMode {
     pub policy: Degradation,
     pub live: Arc<ModeCell>,
     /// What it does, in the words of the policy.
     pub actions: Vec<String>,
-    condition: Condition<Gauge>,
+    condition: Condition<ConditionSignal>,
 }
 
 /// A sign, and where it is read.
 #[derive(Debug)]
-struct Gauge {
+struct ConditionSignal {
     words: String,
-    of: Reading,
+    of: SignalSource,
 }
 
 #[derive(Debug)]
-enum Reading {
+enum SignalSource {
     BreakerOpen(Arc<Provider>),
     ErrorRate {
         of: Arc<Samples>,
@@ -70,9 +70,9 @@ pub struct RouteModes {
 
 #[derive(Debug)]
 pub struct RouteMode {
-    pub mode: Arc<Mode>,
+    pub mode: Arc<DegradationMode>,
     /// The route as it is where this mode's `use` is in force: those providers, each a tier.
-    pub instead: Option<Arc<Route>>,
+    pub alternate: Option<Arc<Route>>,
 }
 
 impl RouteModes {
@@ -82,9 +82,9 @@ impl RouteModes {
     }
 }
 
-impl Mode {
+impl DegradationMode {
     /// Looks at the condition: whether it holds, and what each sign says, in order.
-    pub fn look(&self, now: Instant) -> (bool, Vec<Seen>) {
+    pub fn evaluate(&self, now: Instant) -> (bool, Vec<Seen>) {
         let seen: Vec<_> = self.condition.signs().iter().map(|gauge| gauge.look(now)).collect();
         let mut next = seen.iter();
         let holds = self.condition.map_signs(&mut |_| next.next().is_some_and(|seen| seen.so));
@@ -102,12 +102,12 @@ impl Mode {
         mode: &Degradation,
         live: &Live,
         providers: &[Arc<Provider>],
-    ) -> Mode {
-        let gauge = |sign: &Sign| Gauge {
+    ) -> DegradationMode {
+        let gauge = |sign: &Sign| ConditionSignal {
             words: shown_modes::sign(policy, sign),
             of: reading(policy, sign, live, providers),
         };
-        Mode {
+        DegradationMode {
             live: live.mode(mode),
             actions: mode.actions.iter().map(|one| shown_modes::action(policy, one)).collect(),
             condition: mode.when.map_signs(&mut |sign| gauge(sign)),
@@ -124,58 +124,62 @@ impl Mode {
     }
 }
 
-impl Gauge {
+impl ConditionSignal {
     fn look(&self, now: Instant) -> Seen {
         let (value, so) = self.of.look(now);
         Seen { sign: self.words.clone(), value, so }
     }
 }
 
-impl Reading {
+impl SignalSource {
     fn look(&self, now: Instant) -> (Option<f64>, bool) {
         let above = |value: Option<f64>, bound: f64| (value, value.is_some_and(|v| v > bound));
         match self {
-            Reading::BreakerOpen(provider) => {
-                let shut = provider.addresses.iter().all(|address| address.is_shut(now));
+            SignalSource::BreakerOpen(provider) => {
+                let shut = provider.endpoints.iter().all(|address| address.is_unavailable(now));
                 (Some(f64::from(u8::from(shut))), shut)
             }
-            Reading::ErrorRate { of, above: bound, over, least } => {
+            SignalSource::ErrorRate { of, above: bound, over, least } => {
                 above(of.error_rate(*over, *least, now), *bound)
             }
-            Reading::Latency { of, quantile, above: bound, over, least } => {
+            SignalSource::Latency { of, quantile, above: bound, over, least } => {
                 let found = of.latency(*over, *quantile, *least, now);
                 above(found.map(|found| found.as_secs_f64()), bound.as_secs_f64())
             }
-            Reading::QueueWaiting { of, above: bound } => {
+            SignalSource::QueueWaiting { of, above: bound } => {
                 above(Some(of.waiting() as f64), *bound as f64)
             }
-            Reading::CapacityUsed { of, above: bound } => above(Some(of.used()), *bound),
-            Reading::Never => (None, false),
+            SignalSource::CapacityUsed { of, above: bound } => above(Some(of.used()), *bound),
+            SignalSource::Never => (None, false),
         }
     }
 }
 
-fn reading(policy: &Policy, sign: &Sign, live: &Live, providers: &[Arc<Provider>]) -> Reading {
+fn reading(policy: &Policy, sign: &Sign, live: &Live, providers: &[Arc<Provider>]) -> SignalSource {
     match sign {
-        Sign::BreakerOpen(index) => Reading::BreakerOpen(Arc::clone(&providers[*index])),
+        Sign::BreakerOpen(index) => SignalSource::BreakerOpen(Arc::clone(&providers[*index])),
         Sign::ErrorRate { of, above, over, min_requests } => match samples(policy, live, of) {
-            Some(of) => Reading::ErrorRate { of, above: *above, over: *over, least: *min_requests },
-            None => Reading::Never,
+            Some(of) => {
+                SignalSource::ErrorRate { of, above: *above, over: *over, least: *min_requests }
+            }
+            None => SignalSource::Never,
         },
         Sign::Latency { of, quantile, above, over, min_requests } => {
             let (quantile, above, over) = (*quantile, *above, *over);
             match samples(policy, live, of) {
-                Some(of) => Reading::Latency { of, quantile, above, over, least: *min_requests },
-                None => Reading::Never,
+                Some(of) => {
+                    SignalSource::Latency { of, quantile, above, over, least: *min_requests }
+                }
+                None => SignalSource::Never,
             }
         }
         Sign::QueueWaiting { queue, above } => {
-            Reading::QueueWaiting { of: live.queue(&policy.queues[*queue]), above: *above }
+            SignalSource::QueueWaiting { of: live.queue(&policy.queues[*queue]), above: *above }
         }
         Sign::CapacityUsed { provider, above } => {
-            Reading::CapacityUsed { of: Arc::clone(&providers[*provider].live), above: *above }
+            SignalSource::CapacityUsed { of: Arc::clone(&providers[*provider].live), above: *above }
         }
-        Sign::Manual => Reading::Never,
+        Sign::Manual => SignalSource::Never,
     }
 }
 

@@ -17,39 +17,39 @@ use crate::live::breaker::cell::{BreakerCell, Key};
 use crate::live::hold::HoldCell;
 use crate::policy::sections::model::{self, Auth, Scope};
 use crate::resilience::outcome::Class;
-use crate::upstream::Target;
+use crate::upstream::DialTarget;
 
 /// A model that nobody asked for since says nothing of its address.
-const LATELY: Duration = Duration::from_secs(60);
+const RECENT: Duration = Duration::from_secs(60);
 /// Models that get a breaker of their own at one address; the others share the address's.
-const MODELS: usize = 64;
+const MAX_MODELS: usize = 64;
 /// A closed breaker unused for this long gives its place to another model's.
-const FORGOTTEN: Duration = Duration::from_secs(600);
+const EVICT_AFTER: Duration = Duration::from_secs(600);
 
 /// There are at most `MODELS`: nobody gains by names that collide, and FNV is quick for short ones.
-type Models = HashMap<String, Arc<Circuit>, BuildHasherDefault<Fnv>>;
+type ModelCircuits = HashMap<String, Arc<Circuit>, BuildHasherDefault<FnvHasher>>;
 
 /// Fowler, Noll, Vo: 1a, 64 bits.
 #[derive(Clone)]
-struct Fnv(u64);
+struct FnvHasher(u64);
 
 #[derive(Debug)]
-pub struct Address {
+pub struct Endpoint {
     pub policy: model::Address,
     /// provider/address.
     pub key: String,
     pub host: HeaderValue,
-    pub target: Arc<Target>,
+    pub target: Arc<DialTarget>,
     pub live: Arc<AddressLive>,
     /// By class of outcome.
     pub attempts: [Counter; Class::ALL.len()],
     pub holds: Counter,
     breaker: Option<model::Breaker>,
     turn: AtomicUsize,
-    whole: Arc<Circuit>,
-    models: ArcSwap<Models>,
-    growing: Mutex<()>,
-    cells: Arc<Live>,
+    default_circuit: Arc<Circuit>,
+    models: ArcSwap<ModelCircuits>,
+    models_lock: Mutex<()>,
+    registry: Arc<Live>,
 }
 
 /// The breaker, and the holds of each credential, at an address or for one model at it.
@@ -60,11 +60,11 @@ pub struct Circuit {
     pub holds: Vec<Arc<HoldCell>>,
 }
 
-impl Address {
+impl Endpoint {
     pub fn new(
         provider: &model::Provider,
         policy: model::Address,
-        target: Arc<Target>,
+        target: Arc<DialTarget>,
         host: HeaderValue,
         cells: &Arc<Live>,
     ) -> Self {
@@ -83,7 +83,7 @@ impl Address {
         };
         let breaker = provider.breaker.clone();
         let whole = Arc::new(Circuit::new(provider, &policy, breaker.as_ref(), "", cells));
-        Address {
+        Endpoint {
             key,
             host,
             target,
@@ -92,10 +92,10 @@ impl Address {
             holds: cells.metrics.holds.with(&labels),
             breaker,
             turn: AtomicUsize::new(0),
-            whole,
+            default_circuit: whole,
             models: ArcSwap::default(),
-            growing: Mutex::default(),
-            cells: Arc::clone(cells),
+            models_lock: Mutex::default(),
+            registry: Arc::clone(cells),
             policy,
         }
     }
@@ -104,7 +104,7 @@ impl Address {
     pub fn circuit(&self, provider: &model::Provider, model: Option<&str>) -> Arc<Circuit> {
         let by_model = matches!(&self.breaker, Some(b) if b.scope == Scope::Model);
         let Some(model) = model.filter(|m| by_model && !m.is_empty()) else {
-            return Arc::clone(&self.whole);
+            return Arc::clone(&self.default_circuit);
         };
         if let Some(circuit) = self.models.load().get(model) {
             return Arc::clone(circuit);
@@ -113,19 +113,20 @@ impl Address {
     }
 
     fn add_model(&self, provider: &model::Provider, model: &str) -> Arc<Circuit> {
-        let _one_at_a_time = self.growing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one_at_a_time = self.models_lock.lock().unwrap_or_else(PoisonError::into_inner);
         let known = self.models.load();
         if let Some(circuit) = known.get(model) {
             return Arc::clone(circuit);
         }
-        let mut models = Models::clone(&known);
-        if models.len() >= MODELS {
+        let mut models = ModelCircuits::clone(&known);
+        if models.len() >= MAX_MODELS {
             let Some(oldest) = longest_unused(&models, crate::clock::now()) else {
-                return Arc::clone(&self.whole);
+                return Arc::clone(&self.default_circuit);
             };
             models.remove(&oldest);
         }
-        let made = Circuit::new(provider, &self.policy, self.breaker.as_ref(), model, &self.cells);
+        let made =
+            Circuit::new(provider, &self.policy, self.breaker.as_ref(), model, &self.registry);
         let circuit = Arc::new(made);
         models.insert(model.to_owned(), Arc::clone(&circuit));
         self.models.store(Arc::new(models));
@@ -134,24 +135,24 @@ impl Address {
 
     /// Whether nothing gets through here: the breaker's word, or that of every model's that was asked
     /// for lately.
-    pub fn is_shut(&self, now: Instant) -> bool {
+    pub fn is_unavailable(&self, now: Instant) -> bool {
         let shut =
             |circuit: &Arc<Circuit>| circuit.breaker.as_ref().is_some_and(|b| b.is_shut(now));
         let asked = |circuit: &&Arc<Circuit>| {
             let idle = circuit.breaker.as_ref().and_then(|breaker| breaker.idle_for(now));
-            idle.is_none_or(|idle| idle < LATELY)
+            idle.is_none_or(|idle| idle < RECENT)
         };
         let models = self.models.load();
         if models.is_empty() {
-            return shut(&self.whole);
+            return shut(&self.default_circuit);
         }
         let mut asked = models.values().filter(asked).peekable();
         asked.peek().is_some() && asked.all(shut)
     }
 
     /// The next credential's index, side by side; `usable` says which may be used now.
-    pub fn turn(&self, usable: impl Fn(usize) -> bool) -> Option<usize> {
-        let count = self.credentials().max(1);
+    pub fn next_credential(&self, usable: impl Fn(usize) -> bool) -> Option<usize> {
+        let count = self.credential_count().max(1);
         if count == 1 {
             return usable(0).then_some(0);
         }
@@ -160,7 +161,7 @@ impl Address {
     }
 
     /// Credentials of ours; zero when there are none, or the application's own are passed on.
-    pub fn credentials(&self) -> usize {
+    pub fn credential_count(&self) -> usize {
         match &self.policy.auth {
             Auth::Credentials(all) => all.len(),
             Auth::None | Auth::Passthrough => 0,
@@ -168,13 +169,13 @@ impl Address {
     }
 }
 
-impl Default for Fnv {
+impl Default for FnvHasher {
     fn default() -> Self {
-        Fnv(0xcbf2_9ce4_8422_2325)
+        FnvHasher(0xcbf2_9ce4_8422_2325)
     }
 }
 
-impl Hasher for Fnv {
+impl Hasher for FnvHasher {
     fn write(&mut self, bytes: &[u8]) {
         for byte in bytes {
             self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
@@ -186,11 +187,11 @@ impl Hasher for Fnv {
     }
 }
 
-fn longest_unused(models: &Models, now: Instant) -> Option<String> {
+fn longest_unused(models: &ModelCircuits, now: Instant) -> Option<String> {
     models
         .iter()
         .filter_map(|(model, c)| Some((c.breaker.as_ref()?.idle_for(now)?, model)))
-        .filter(|(idle, _)| *idle >= FORGOTTEN)
+        .filter(|(idle, _)| *idle >= EVICT_AFTER)
         .max()
         .map(|(_, model)| model.clone())
 }

@@ -10,9 +10,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use super::build::Ground;
-use super::policy_files::{Disk, read_dir};
-use super::{Current, Snapshot};
+use super::build::SnapshotBuilder;
+use super::policy_files::{DiskSources, read_dir};
+use super::{CurrentSnapshot, Snapshot};
 use crate::clock;
 use crate::policy::yaml::diagnostic::Problem;
 use crate::policy::{self, Sources, diff};
@@ -22,7 +22,7 @@ use crate::telemetry::metrics::ReloadLabels;
 /// What a load came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Outcome {
+pub enum LoadResult {
     Applied,
     Unchanged,
     Rejected,
@@ -30,13 +30,13 @@ pub enum Outcome {
 
 /// Which policy is in force, and how the last load went.
 #[derive(Clone, Debug, Serialize)]
-pub struct Status {
-    pub in_force: InForce,
+pub struct PolicyStatus {
+    pub in_force: ActivePolicy,
     pub last_load: LastLoad,
 }
 
 #[derive(Clone, Debug, Serialize)]
-pub struct InForce {
+pub struct ActivePolicy {
     pub hash: String,
     /// What people see of the hash: in metrics, log lines and here.
     pub short: String,
@@ -47,7 +47,7 @@ pub struct InForce {
 #[derive(Clone, Debug, Serialize)]
 pub struct LastLoad {
     pub at: String,
-    pub result: Outcome,
+    pub result: LoadResult,
     pub problems: Vec<String>,
     pub warnings: Vec<String>,
     /// What the policy in force does otherwise than the one before it, in words.
@@ -55,30 +55,30 @@ pub struct LastLoad {
 }
 
 /// A state of the files: equal digests mean that nothing changed.
-pub type Seen = [u8; 32];
+pub type FilesDigest = [u8; 32];
 
 /// A policy that was read, before it is in force.
 #[derive(Debug)]
-pub struct Read {
+pub struct PendingPolicy {
     loaded: policy::Loaded,
     files: Vec<String>,
-    seen: Seen,
+    seen: FilesDigest,
 }
 
 /// Loads the policy of one directory, again and again.
 #[derive(Debug)]
 pub struct Loader {
     path: PathBuf,
-    ground: Ground,
-    current: Arc<Current>,
+    ground: SnapshotBuilder,
+    current: Arc<CurrentSnapshot>,
     state: Mutex<State>,
 }
 
 #[derive(Debug)]
 struct State {
-    status: Status,
+    status: PolicyStatus,
     /// The state of the files at the last load, good or bad.
-    seen: Seen,
+    seen: FilesDigest,
     /// Secrets and certificates beside the policy's own files.
     beside: Vec<PathBuf>,
 }
@@ -87,20 +87,24 @@ struct State {
 ///
 /// # Errors
 /// Every problem of the files.
-pub fn read(path: &Path) -> Result<Read, Vec<Problem>> {
+pub fn read(path: &Path) -> Result<PendingPolicy, Vec<Problem>> {
     let files = read_dir(path)?;
     let loaded = policy::load(&files, &disk(path))?;
     let seen = digest(path, &loaded.files_read);
-    Ok(Read { files: files.into_iter().map(|file| file.name).collect(), loaded, seen })
+    Ok(PendingPolicy { files: files.into_iter().map(|file| file.name).collect(), loaded, seen })
 }
 
 /// Relative paths in a policy begin at its directory.
-fn disk(path: &Path) -> Disk {
-    if path.is_dir() { Disk::new(path) } else { Disk::new(path.parent().unwrap_or(Path::new(""))) }
+fn disk(path: &Path) -> DiskSources {
+    if path.is_dir() {
+        DiskSources::new(path)
+    } else {
+        DiskSources::new(path.parent().unwrap_or(Path::new("")))
+    }
 }
 
 /// Of all files of a policy, and of those beside it; what cannot be read counts as such.
-fn digest(path: &Path, beside: &[PathBuf]) -> Seen {
+fn digest(path: &Path, beside: &[PathBuf]) -> FilesDigest {
     let mut hash = Sha256::new();
     let mut add = |part: &[u8]| {
         hash.update((part.len() as u64).to_le_bytes());
@@ -121,7 +125,7 @@ fn digest(path: &Path, beside: &[PathBuf]) -> Seen {
     hash.finalize().into()
 }
 
-impl Read {
+impl PendingPolicy {
     pub fn warnings(&self) -> &[Problem] {
         &self.loaded.warnings
     }
@@ -151,20 +155,20 @@ impl Loader {
     /// When it cannot be used on this machine (a certificate, for instance).
     pub fn start(
         path: &Path,
-        ground: Ground,
-        read: Read,
-    ) -> Result<(Arc<Loader>, Arc<Current>), super::build::BuildError> {
-        let Read { loaded, files, seen } = read;
-        let snapshot = ground.snapshot(loaded.policy, loaded.hash)?;
+        ground: SnapshotBuilder,
+        read: PendingPolicy,
+    ) -> Result<(Arc<Loader>, Arc<CurrentSnapshot>), super::build::BuildError> {
+        let PendingPolicy { loaded, files, seen } = read;
+        let snapshot = ground.build(loaded.policy, loaded.hash)?;
         let warnings = loaded.warnings.iter().map(ToString::to_string).collect();
-        let status = Status {
+        let status = PolicyStatus {
             in_force: in_force(&snapshot, files),
-            last_load: last_load(Outcome::Applied, vec![], warnings, vec![]),
+            last_load: last_load(LoadResult::Applied, vec![], warnings, vec![]),
         };
         let metrics = &ground.live.metrics;
         metrics.set_policy(&status.in_force.short);
         metrics.policy_valid.set(1);
-        let current = Arc::new(Current::from_pointee(snapshot));
+        let current = Arc::new(CurrentSnapshot::from_pointee(snapshot));
         let state = Mutex::new(State { status, seen, beside: loaded.files_read });
         let loader = Loader { path: path.to_owned(), ground, current: Arc::clone(&current), state };
         Ok((Arc::new(loader), current))
@@ -175,23 +179,23 @@ impl Loader {
     }
 
     /// Secrets and certificates that the policy in force was made with.
-    pub fn beside(&self) -> Vec<PathBuf> {
+    pub fn referenced_files(&self) -> Vec<PathBuf> {
         self.state().beside.clone()
     }
 
-    pub fn status(&self) -> Status {
+    pub fn status(&self) -> PolicyStatus {
         self.state().status.clone()
     }
 
     /// The files as they are now; `None` when they are as at the last load.
-    pub fn changed(&self) -> Option<Seen> {
-        let now = digest(&self.path, &self.beside());
+    pub fn changed_digest(&self) -> Option<FilesDigest> {
+        let now = digest(&self.path, &self.referenced_files());
         (now != self.state().seen).then_some(now)
     }
 
     /// Loads the files as they are now.
-    pub fn load(&self) -> Outcome {
-        let seen = digest(&self.path, &self.beside());
+    pub fn load(&self) -> LoadResult {
+        let seen = digest(&self.path, &self.referenced_files());
         let outcome = match read(&self.path) {
             Ok(read) => self.apply(read),
             Err(problems) => {
@@ -200,22 +204,22 @@ impl Loader {
         };
         let metrics = &self.ground.live.metrics;
         let result = match outcome {
-            Outcome::Applied => "applied",
-            Outcome::Unchanged => "unchanged",
-            Outcome::Rejected => "rejected",
+            LoadResult::Applied => "applied",
+            LoadResult::Unchanged => "unchanged",
+            LoadResult::Rejected => "rejected",
         };
         metrics.policy_reloads.get_or_create_owned(&ReloadLabels { result }).inc();
-        metrics.policy_valid.set(i64::from(outcome != Outcome::Rejected));
+        metrics.policy_valid.set(i64::from(outcome != LoadResult::Rejected));
         outcome
     }
 
-    fn apply(&self, read: Read) -> Outcome {
-        let Read { loaded, files, seen } = read;
+    fn apply(&self, read: PendingPolicy) -> LoadResult {
+        let PendingPolicy { loaded, files, seen } = read;
         let warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
         let before = self.current.load_full();
         let same = before.hash == loaded.hash && self.state().seen == seen;
         let changes = diff::changes(&before.policy, &loaded.policy);
-        let snapshot = match self.ground.snapshot(loaded.policy, loaded.hash) {
+        let snapshot = match self.ground.build(loaded.policy, loaded.hash) {
             Ok(snapshot) => snapshot,
             Err(error) => return self.reject(&[format!("error: {error}")], seen),
         };
@@ -224,15 +228,15 @@ impl Loader {
         state.seen = seen;
         state.beside = loaded.files_read;
         if same {
-            state.status.last_load = last_load(Outcome::Unchanged, vec![], warnings, vec![]);
-            return Outcome::Unchanged;
+            state.status.last_load = last_load(LoadResult::Unchanged, vec![], warnings, vec![]);
+            return LoadResult::Unchanged;
         }
         let in_force = in_force(&snapshot, files);
         let short = in_force.short.clone();
         // First in force, then told so.
         self.current.store(Arc::new(snapshot));
-        let last_load = last_load(Outcome::Applied, vec![], warnings, changes.clone());
-        state.status = Status { in_force, last_load };
+        let last_load = last_load(LoadResult::Applied, vec![], warnings, changes.clone());
+        state.status = PolicyStatus { in_force, last_load };
         drop(state);
         drop(before);
         self.ground.live.forget_unused();
@@ -246,16 +250,16 @@ impl Loader {
         }
         let what = format!("in force: {short}; {}", changes.join("; "));
         self.ground.live.events.push(clock::wall(), "policy", &short, what);
-        Outcome::Applied
+        LoadResult::Applied
     }
 
-    fn reject(&self, problems: &[String], seen: Seen) -> Outcome {
+    fn reject(&self, problems: &[String], seen: FilesDigest) -> LoadResult {
         for problem in problems {
             tracing::error!("{problem}");
         }
         let mut state = self.state();
         state.seen = seen;
-        state.status.last_load = last_load(Outcome::Rejected, problems.to_vec(), vec![], vec![]);
+        state.status.last_load = last_load(LoadResult::Rejected, problems.to_vec(), vec![], vec![]);
         let short = state.status.in_force.short.clone();
         drop(state);
         tracing::error!(
@@ -265,7 +269,7 @@ impl Loader {
         );
         let what = format!("rejected: {} problems; {short} stays in force", problems.len());
         self.ground.live.events.push(clock::wall(), "policy", &short, what);
-        Outcome::Rejected
+        LoadResult::Rejected
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -273,8 +277,8 @@ impl Loader {
     }
 }
 
-fn in_force(snapshot: &Snapshot, files: Vec<String>) -> InForce {
-    InForce {
+fn in_force(snapshot: &Snapshot, files: Vec<String>) -> ActivePolicy {
+    ActivePolicy {
         short: snapshot.hash.chars().take(12).collect(),
         hash: snapshot.hash.clone(),
         since: rfc3339(snapshot.since),
@@ -283,7 +287,7 @@ fn in_force(snapshot: &Snapshot, files: Vec<String>) -> InForce {
 }
 
 fn last_load(
-    result: Outcome,
+    result: LoadResult,
     problems: Vec<String>,
     warnings: Vec<String>,
     changes: Vec<String>,

@@ -29,15 +29,15 @@ use crate::live::quota::usage_meter::Ledger;
 use crate::live::route::RouteLive;
 use crate::policy::sections::model::{self, Policy};
 use crate::resilience::outcome::Class;
-use crate::stream::interpret::Reading;
+use crate::stream::interpret::Interpreter;
 use crate::telemetry::access_log::LogDestination;
 use crate::telemetry::metrics::{Metrics, PolicyNames, ReasonLabels};
 
-pub use degradation::{Mode, RouteMode, RouteModes};
-pub use endpoint::{Address, Circuit};
+pub use degradation::{DegradationMode, RouteMode, RouteModes};
+pub use endpoint::{Circuit, Endpoint};
 
 /// The place where the snapshot in force is found.
-pub type Current = ArcSwap<Snapshot>;
+pub type CurrentSnapshot = ArcSwap<Snapshot>;
 
 /// Everything that a request needs to know of the policy.
 #[derive(Debug)]
@@ -49,7 +49,7 @@ pub struct Snapshot {
     pub routes: Vec<Arc<Route>>,
     pub providers: Vec<Arc<Provider>>,
     /// As `Policy::degradations`.
-    pub modes: Vec<Arc<Mode>>,
+    pub modes: Vec<Arc<DegradationMode>>,
     /// `None`: no access log.
     pub access_log: Option<(Arc<LogDestination>, model::LogFormat)>,
     /// `None`: the listener speaks plain HTTP.
@@ -67,13 +67,13 @@ pub struct Route {
     pub live: Arc<RouteLive>,
     pub modes: RouteModes,
     /// `None`: no mode watches it.
-    pub samples: Option<Arc<Samples>>,
+    pub outcomes: Option<Arc<Samples>>,
     /// `None`: nothing waits for room.
-    pub queue: Option<Queue>,
+    pub queue: Option<RouteQueue>,
     /// `None`: nothing is stored.
     pub cache: Option<RouteCache>,
     /// Where a request that changes something says so; `None`: no cache would care.
-    pub changes: Option<Arc<Caches>>,
+    pub invalidation: Option<Arc<Caches>>,
     pub metrics: RouteMetrics,
     /// First digits of the hash of the policy that it belongs to.
     pub policy_hash: Arc<str>,
@@ -83,7 +83,7 @@ pub struct Route {
 
 /// Where requests of a route wait.
 #[derive(Clone, Debug)]
-pub struct Queue {
+pub struct RouteQueue {
     pub policy: model::Queue,
     pub live: Arc<QueueLive>,
 }
@@ -98,30 +98,30 @@ pub struct RouteCache {
 /// Endpoints among which the balancer chooses.
 #[derive(Debug)]
 pub struct Tier {
-    pub candidates: Vec<Candidate>,
+    pub candidates: Vec<EndpointCandidate>,
 }
 
 #[derive(Debug)]
-pub struct Candidate {
+pub struct EndpointCandidate {
     pub provider: Arc<Provider>,
-    pub address: Arc<Address>,
+    pub endpoint: Arc<Endpoint>,
     /// The provider's weight times its address's.
     pub share: f64,
     /// How this provider's answers are read for this route.
-    pub reading: Arc<Reading>,
+    pub interpreter: Arc<Interpreter>,
     /// What they took and cost.
-    pub ledger: Arc<Ledger>,
+    pub usage_meter: Arc<Ledger>,
 }
 
 /// A provider, resolved.
 #[derive(Debug)]
 pub struct Provider {
     pub policy: model::Provider,
-    pub addresses: Vec<Arc<Address>>,
+    pub endpoints: Vec<Arc<Endpoint>>,
     pub live: Arc<ProviderLive>,
     pub first_byte: Histogram,
     /// `None`: no mode watches it.
-    pub samples: Option<Arc<Samples>>,
+    pub outcomes: Option<Arc<Samples>>,
 }
 
 /// Handles of one route's metrics.
@@ -131,7 +131,7 @@ pub struct RouteMetrics {
     pub requests: [Counter; 6],
     pub seconds: Histogram,
     /// By the class of the outcome that was repeated.
-    pub repeats: [Counter; Class::ALL.len()],
+    pub retries: [Counter; Class::ALL.len()],
     pub events_dropped: Counter,
 }
 
@@ -151,7 +151,7 @@ impl Snapshot {
     pub fn names(&self) -> PolicyNames<'_> {
         let addresses = self.providers.iter().flat_map(|provider| {
             let name = provider.policy.name.as_str();
-            provider.addresses.iter().map(move |address| (name, address.policy.name.as_str()))
+            provider.endpoints.iter().map(move |address| (name, address.policy.name.as_str()))
         });
         PolicyNames {
             routes: self.routes.iter().map(|route| route.policy.name.as_str()).collect(),
@@ -167,22 +167,22 @@ impl Snapshot {
 
 impl Route {
     /// Counts a body that could not be kept for another attempt.
-    pub fn unbuffered(&self, metrics: &Metrics, reason: &'static str) {
+    pub fn count_unbuffered(&self, metrics: &Metrics, reason: &'static str) {
         metrics.not_replayable.with(&self.reason(reason)).inc();
     }
 
     /// Counts an answer that broke after its commit.
-    pub fn cut(&self, metrics: &Metrics, reason: &'static str) {
+    pub fn count_interrupted(&self, metrics: &Metrics, reason: &'static str) {
         metrics.interrupted_streams.with(&self.reason(reason)).inc();
     }
 
     /// Counts a cut answer that was to be gone on from.
-    pub fn continued(&self, metrics: &Metrics, result: &'static str) {
+    pub fn count_continuation(&self, metrics: &Metrics, result: &'static str) {
         metrics.stream_continuations.with(&self.reason(result)).inc();
     }
 
     /// Counts an attempt beside another.
-    pub fn hedged(&self, metrics: &Metrics, result: &'static str) {
+    pub fn count_hedge(&self, metrics: &Metrics, result: &'static str) {
         metrics.hedges.with(&self.reason(result)).inc();
     }
 
@@ -191,14 +191,14 @@ impl Route {
     }
 
     /// Counts a failed attempt that nothing followed, by what forbade it.
-    pub fn not_repeated(&self, metrics: &Metrics, reason: &'static str) {
+    pub fn count_retry_denied(&self, metrics: &Metrics, reason: &'static str) {
         metrics.retry_denied.with(&self.reason(reason)).inc();
     }
 }
 
 impl RouteMetrics {
     /// The counter of answers with this status.
-    pub fn answered(&self, status: u16) -> &Counter {
+    pub fn requests_with(&self, status: u16) -> &Counter {
         let class = if status == 499 { 5 } else { usize::from(status / 100).clamp(1, 5) - 1 };
         &self.requests[class]
     }

@@ -19,7 +19,7 @@ const FILES: usize = 1000;
 
 /// All files of the policy at `path`, a folder or a file, in the order of their names.
 pub fn read_dir(path: &Path) -> Result<Vec<SourceFile>, Vec<Problem>> {
-    let mut found = Found::default();
+    let mut found = PolicyFileSearch::default();
     match fs::metadata(path) {
         Ok(metadata) if metadata.is_dir() => found.folder(path, &mut Vec::new()),
         Ok(_) => found.file(path),
@@ -36,12 +36,12 @@ pub fn read_dir(path: &Path) -> Result<Vec<SourceFile>, Vec<Problem>> {
 }
 
 #[derive(Default)]
-struct Found {
+struct PolicyFileSearch {
     files: Vec<SourceFile>,
     problems: Vec<Problem>,
 }
 
-impl Found {
+impl PolicyFileSearch {
     fn problem(&mut self, path: &Path, message: String) {
         self.problems.push(Problem::of_file(path.display().to_string(), message));
     }
@@ -115,11 +115,11 @@ fn bounded(path: &Path, most: usize) -> io::Result<Vec<u8>> {
 
 /// Secrets and certificates from the environment and from files below `base`.
 #[derive(Clone, Debug)]
-pub struct Disk {
+pub struct DiskSources {
     base: PathBuf,
 }
 
-impl Disk {
+impl DiskSources {
     /// Relative paths of the policy begin at `base`: the folder that it stands in.
     pub fn new(base: impl Into<PathBuf>) -> Self {
         Self { base: base.into() }
@@ -131,7 +131,7 @@ impl Disk {
     }
 }
 
-impl Sources for Disk {
+impl Sources for DiskSources {
     fn env(&self, name: &str) -> Option<String> {
         // `var` panics on neither, but a name of these forms can never be set.
         if name.is_empty() || name.contains(['=', '\0']) {
@@ -216,7 +216,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("a.yaml"), vec![b' '; FILE_BYTES + 5]).unwrap();
         assert_eq!(read_dir(dir.path()).unwrap()[0].bytes.len(), FILE_BYTES + 1);
-        let disk = Disk::new(dir.path());
+        let disk = DiskSources::new(dir.path());
         assert!(disk.file(Path::new("a.yaml")).is_err());
         assert!(disk.file(Path::new(".")).is_err());
         assert_eq!(disk.env("A=B"), None);

@@ -28,7 +28,7 @@ const DEPTH: usize = 8;
 
 /// Why to look at the files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wake {
+pub enum ReloadTrigger {
     /// Something happened in a watched directory.
     Changed,
     /// Load, changed or not (SIGHUP).
@@ -40,12 +40,12 @@ pub enum Wake {
 /// `events` is false where the file system tells nothing: then the poll alone sees changes.
 pub async fn watch(
     loader: Arc<Loader>,
-    wakes: (Sender<Wake>, Receiver<Wake>),
+    wakes: (Sender<ReloadTrigger>, Receiver<ReloadTrigger>),
     events: bool,
     poll: Duration,
 ) {
     let (sender, mut inbox) = wakes;
-    let mut watches = if events { Watches::new(sender.clone()) } else { None };
+    let mut watches = if events { DirectoryWatches::new(sender.clone()) } else { None };
     let mut poll = interval(poll.max(Duration::from_millis(10)));
     poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // Keeps the inbox open where nothing else does.
@@ -56,14 +56,14 @@ pub async fn watch(
         }
         let wake = tokio::select! {
             wake = inbox.recv() => wake,
-            _ = poll.tick() => Some(Wake::Changed),
+            _ = poll.tick() => Some(ReloadTrigger::Changed),
         };
         match wake {
             None => return,
-            Some(Wake::Load) => {
+            Some(ReloadTrigger::Load) => {
                 run(&loader, Loader::load).await;
             }
-            Some(Wake::Changed) => {
+            Some(ReloadTrigger::Changed) => {
                 if let Some(watches) = &mut watches {
                     watches.arm(&loader);
                 }
@@ -86,15 +86,15 @@ async fn run<T: Send + 'static>(
 
 /// Waits until the files have stopped changing; false when they are as at the last load, and
 /// nobody asked for another.
-async fn settled(loader: &Arc<Loader>, inbox: &mut Receiver<Wake>) -> bool {
+async fn settled(loader: &Arc<Loader>, inbox: &mut Receiver<ReloadTrigger>) -> bool {
     let mut asked = false;
     loop {
         while let Ok(Some(wake)) = timeout(QUIET, inbox.recv()).await {
-            asked |= wake == Wake::Load;
+            asked |= wake == ReloadTrigger::Load;
         }
-        let Some(Some(first)) = run(loader, Loader::changed).await else { return asked };
+        let Some(Some(first)) = run(loader, Loader::changed_digest).await else { return asked };
         sleep(STEADY).await;
-        match run(loader, Loader::changed).await {
+        match run(loader, Loader::changed_digest).await {
             Some(Some(second)) if second == first => return true,
             Some(Some(_)) => {}
             _ => return asked,
@@ -103,7 +103,7 @@ async fn settled(loader: &Arc<Loader>, inbox: &mut Receiver<Wake>) -> bool {
 }
 
 /// The directories that are watched.
-struct Watches {
+struct DirectoryWatches {
     watcher: RecommendedWatcher,
     /// The policy's path and the files beside it: what else is written there is not ours.
     files: Arc<Mutex<BTreeSet<PathBuf>>>,
@@ -111,19 +111,21 @@ struct Watches {
     told: bool,
 }
 
-impl Watches {
-    fn new(sender: Sender<Wake>) -> Option<Watches> {
+impl DirectoryWatches {
+    fn new(sender: Sender<ReloadTrigger>) -> Option<DirectoryWatches> {
         let files = Arc::new(Mutex::new(BTreeSet::new()));
         let ours = Arc::clone(&files);
         let tell = move |event: notify::Result<Event>| {
             let ours = ours.lock().unwrap_or_else(PoisonError::into_inner);
             if event.as_ref().map_or(true, |event| is_change(event, &ours)) {
                 // A full inbox has a wake in it already.
-                let _ = sender.try_send(Wake::Changed);
+                let _ = sender.try_send(ReloadTrigger::Changed);
             }
         };
         match notify::recommended_watcher(tell) {
-            Ok(watcher) => Some(Watches { watcher, files, known: BTreeSet::new(), told: false }),
+            Ok(watcher) => {
+                Some(DirectoryWatches { watcher, files, known: BTreeSet::new(), told: false })
+            }
             Err(error) => {
                 tracing::warn!(%error, "directories cannot be watched; the poll alone sees changes");
                 None
@@ -133,7 +135,7 @@ impl Watches {
 
     /// Sets every watch again; one on a directory that is the same costs a system call.
     fn arm(&mut self, loader: &Loader) {
-        let (path, beside) = (absolute(loader.path()), loader.beside());
+        let (path, beside) = (absolute(loader.path()), loader.referenced_files());
         let base = base(&path);
         let named = beside.iter().map(|file| base.join(file)).chain([path.clone()]);
         let files =

@@ -28,14 +28,14 @@ pub enum Dialect {
 
 /// What an answer said until it was cut.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Partial {
+pub struct PartialResponse {
     pub dialect: Dialect,
     pub text: String,
 }
 
 /// What of a request decides whether its answer may be gone on from.
 #[derive(Deserialize)]
-struct Request<'a> {
+struct ChatRequest<'a> {
     #[serde(borrow)]
     messages: &'a RawValue,
     #[serde(default)]
@@ -51,20 +51,20 @@ struct Request<'a> {
 }
 
 #[derive(Deserialize)]
-struct Message<'a> {
+struct ChatMessage<'a> {
     #[serde(default)]
     role: Value,
     #[serde(borrow)]
     content: Option<&'a RawValue>,
 }
 
-impl Partial {
+impl PartialResponse {
     /// The request's body with the text as the last message of the assistant's, and all else as it
     /// was written; `None` where the answer may not be gone on from: several choices, structure
     /// that the text must keep to, a last message of the assistant's that is no string.
-    pub fn request(&self, body: &[u8]) -> Option<Vec<u8>> {
+    pub fn continuation_request(&self, body: &[u8]) -> Option<Vec<u8>> {
         let body = std::str::from_utf8(body).ok()?;
-        let request: Request<'_> = serde_json::from_str(body).ok()?;
+        let request: ChatRequest<'_> = serde_json::from_str(body).ok()?;
         let messages = request.messages.get();
         let all: Vec<&RawValue> = serde_json::from_str(messages).ok()?;
         if !request.is_plain() {
@@ -75,7 +75,7 @@ impl Partial {
             return Some(body.into());
         }
         let quoted = Value::from(said).to_string();
-        let last: Option<Message<'_>> = match all.last() {
+        let last: Option<ChatMessage<'_>> = match all.last() {
             Some(last) => Some(serde_json::from_str(last.get()).ok()?),
             None => None,
         };
@@ -95,7 +95,7 @@ impl Partial {
     }
 }
 
-impl Request<'_> {
+impl ChatRequest<'_> {
     /// It asks for one answer that is text.
     fn is_plain(&self) -> bool {
         let formatted = !self.response_format.is_null() && self.response_format["type"] != "text";
@@ -245,9 +245,12 @@ mod tests {
 
     #[test]
     fn the_request_keeps_all_else_as_it_was() {
-        let partial = |text: &str| Partial { dialect: Dialect::Chat, text: text.to_owned() };
+        let partial =
+            |text: &str| PartialResponse { dialect: Dialect::Chat, text: text.to_owned() };
         let asked = |text: &str, body: &str| {
-            partial(text).request(body.as_bytes()).map(|b| String::from_utf8(b).expect("text"))
+            partial(text)
+                .continuation_request(body.as_bytes())
+                .map(|b| String::from_utf8(b).expect("text"))
         };
         let body = r#"{"model":"m","temperature":1.00,"messages":[{"role":"user","content":"hi"}],"seed":12345678901234567890123}"#;
         assert_eq!(
@@ -330,8 +333,8 @@ mod tests {
             let mut body = serde_json::json!({
                 "model": model, "messages": [{ "role": "user", "content": content }], "n": 1,
             });
-            let partial = Partial { dialect: Dialect::Chat, text: text.clone() };
-            let asked = partial.request(body.to_string().as_bytes()).expect("a request");
+            let partial = PartialResponse { dialect: Dialect::Chat, text: text.clone() };
+            let asked = partial.continuation_request(body.to_string().as_bytes()).expect("a request");
             let asked: Value = serde_json::from_slice(&asked).expect("JSON");
             let said = text.trim_end();
             if !said.is_empty() {

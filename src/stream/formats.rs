@@ -2,10 +2,10 @@
 //! stream of somebody else's is never taken for one of them.
 
 use super::continuation::Dialect;
-use super::interpret::{Said, Sort};
+use super::interpret::{DeltaSpan, EventOrigin};
 use crate::json::pointer::Pointer;
-use crate::json::pointer_set::Pointers;
-use crate::json::scan::{self, Found};
+use crate::json::pointer_set::PointerSet;
+use crate::json::scan::{self, PointerMatches};
 
 /// Content that is no plain text, and cannot be gone on from.
 pub const NOT_TEXT: [&str; 9] = [
@@ -24,7 +24,7 @@ const NEITHER: [&str; 3] = ["/choices/1", "/content_block/text", "/delta/citatio
 
 /// Where the known shapes show, and what of them can be gone on from.
 #[derive(Debug)]
-pub struct Shape {
+pub struct KnownFormats {
     pub kind: usize,
     object: usize,
     choices: usize,
@@ -48,13 +48,13 @@ pub struct Shape {
     other: Vec<usize>,
 }
 
-impl Shape {
-    pub fn new(pointers: &mut Pointers) -> Shape {
+impl KnownFormats {
+    pub fn new(pointers: &mut PointerSet) -> KnownFormats {
         let mut slot = |text: &str| match Pointer::parse(text) {
             Ok(pointer) => pointers.slot(&pointer),
             Err(_) => 0,
         };
-        Shape {
+        KnownFormats {
             kind: slot("/type"),
             object: slot("/object"),
             choices: slot("/choices"),
@@ -76,24 +76,29 @@ impl Shape {
     }
 
     /// What kind of stream it shows, and what it adds where it could be gone on from.
-    pub fn of(&self, kind: &str, data: &[u8], found: &Found) -> (Sort, Option<Said>) {
+    pub fn of(
+        &self,
+        kind: &str,
+        data: &[u8],
+        found: &PointerMatches,
+    ) -> (EventOrigin, Option<DeltaSpan>) {
         let is = |slot: usize| found.at(slot).is_some();
         if let Some(choices) = found.value(self.choices, data) {
             let object = found.value(self.object, data);
             let named =
                 matches!(object, Some(b"\"chat.completion.chunk\"" | b"\"text_completion\""));
             let sort = if named || self.choice.iter().any(|slot| is(*slot)) {
-                Sort::Known
+                EventOrigin::Known
             } else if scan::is_something(choices) {
-                Sort::Other
+                EventOrigin::Other
             } else {
-                Sort::Neutral
+                EventOrigin::Neutral
             };
             let finish = found.value(self.choice[0], data).is_some_and(|v| !scan::is_null(v));
             return (sort, Some(self.said(Dialect::Chat, finish, false, data, found)));
         }
         let messages = match kind {
-            "ping" => return (Sort::Neutral, None),
+            "ping" => return (EventOrigin::Neutral, None),
             "message_start" => is(self.message),
             "content_block_start" | "content_block_delta" | "content_block_stop" => {
                 is(self.index[1])
@@ -106,18 +111,28 @@ impl Shape {
             let over = matches!(kind, "content_block_stop" | "message_delta" | "message_stop");
             let block = found.value(self.block, data);
             let other = block.is_some_and(|block| block != b"\"text\"");
-            return (Sort::Known, Some(self.said(Dialect::Messages, over, other, data, found)));
+            return (
+                EventOrigin::Known,
+                Some(self.said(Dialect::Messages, over, other, data, found)),
+            );
         }
         let done = found.value(self.done, data).is_some_and(|v| v == b"true" || v == b"false");
         let known = kind.starts_with("response.") && self.response.iter().any(|slot| is(*slot))
             || self.candidate.iter().any(|slot| is(*slot))
             || done && is(self.model);
-        (if known { Sort::Known } else { Sort::Other }, None)
+        (if known { EventOrigin::Known } else { EventOrigin::Other }, None)
     }
 
     /// It is an error as these APIs tell one; that of a call in JSON-RPC, or of one record among
     /// others, is an answer.
-    pub fn failed(&self, name: &[u8], kind: &str, known: bool, data: &[u8], found: &Found) -> bool {
+    pub fn failed(
+        &self,
+        name: &[u8],
+        kind: &str,
+        known: bool,
+        data: &[u8],
+        found: &PointerMatches,
+    ) -> bool {
         let is = |slot: usize| found.at(slot).is_some();
         let of_a_call = is(self.rpc[0]) || is(self.rpc[1]) && !known;
         let told = found.value(self.error[0], data).is_some_and(|error| {
@@ -129,12 +144,19 @@ impl Shape {
     }
 
     /// It is of another choice than the first.
-    pub fn is_another(&self, data: &[u8], found: &Found) -> bool {
+    pub fn is_another(&self, data: &[u8], found: &PointerMatches) -> bool {
         let index = found.value(self.index[0], data);
         index.is_some_and(|index| index != b"0")
     }
 
-    fn said(&self, dialect: Dialect, over: bool, other: bool, data: &[u8], found: &Found) -> Said {
+    fn said(
+        &self,
+        dialect: Dialect,
+        over: bool,
+        other: bool,
+        data: &[u8],
+        found: &PointerMatches,
+    ) -> DeltaSpan {
         let value = |slot: &usize| found.value(*slot, data);
         let text = found.at(self.text[dialect as usize]);
         let text = text.filter(|at| scan::is_something(&data[at.clone()]));
@@ -142,6 +164,6 @@ impl Shape {
         let parts = text.as_ref().is_some_and(|at| !scan::is_string(&data[at.clone()]));
         let another = value(&self.index[dialect as usize]).is_some_and(|index| index != b"0");
         let others = self.other.iter().filter_map(value).any(scan::is_something);
-        Said { dialect, text, other: other || parts || another || others, over }
+        DeltaSpan { dialect, text, other: other || parts || another || others, over }
     }
 }

@@ -16,7 +16,7 @@ use memchr::{memchr, memchr2};
 const LONGEST: usize = 256 << 10;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
+pub enum StreamFormat {
     /// `text/event-stream`.
     Sse,
     /// One JSON text a line.
@@ -27,11 +27,11 @@ pub enum Format {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Piece {
     pub raw: Bytes,
-    pub kind: Kind,
+    pub kind: PieceKind,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum PieceKind {
     Event {
         /// Empty where it has none.
         name: Bytes,
@@ -45,8 +45,8 @@ pub enum Kind {
 
 /// Takes bytes in, gives events.
 #[derive(Debug)]
-pub struct Events {
-    format: Format,
+pub struct EventFramer {
+    format: StreamFormat,
     /// What came last and was not looked at yet; empty while an event is unfinished.
     next: Bytes,
     /// The beginning of an unfinished event.
@@ -60,9 +60,9 @@ pub struct Events {
     began: bool,
 }
 
-impl Events {
-    pub fn new(format: Format) -> Self {
-        Events {
+impl EventFramer {
+    pub fn new(format: StreamFormat) -> Self {
+        EventFramer {
             format,
             next: Bytes::new(),
             held: Vec::new(),
@@ -113,7 +113,7 @@ impl Events {
         let kept = self.held.split_off(self.held.len() - 3);
         let raw = Bytes::from(std::mem::replace(&mut self.held, kept));
         self.seen = self.held.len();
-        Some(Piece { raw, kind: Kind::Unread })
+        Some(Piece { raw, kind: PieceKind::Unread })
     }
 
     /// How many events were too long to be read.
@@ -149,32 +149,32 @@ impl Events {
         let inside = std::mem::take(&mut self.unread);
         if inside || raw.len() > LONGEST {
             self.long += u64::from(!inside);
-            return Piece { raw, kind: Kind::Unread };
+            return Piece { raw, kind: PieceKind::Unread };
         }
         let kind = match self.format {
-            Format::Lines => {
+            StreamFormat::Lines => {
                 let line = raw.trim_ascii();
                 if line.is_empty() {
-                    Kind::Nothing
+                    PieceKind::Nothing
                 } else {
-                    Kind::Event { name: Bytes::new(), data: raw.slice_ref(line) }
+                    PieceKind::Event { name: Bytes::new(), data: raw.slice_ref(line) }
                 }
             }
-            Format::Sse => fields(&raw, first),
+            StreamFormat::Sse => fields(&raw, first),
         };
         Piece { raw, kind }
     }
 
     fn end_of(&self, text: &[u8], from: usize) -> Option<usize> {
         match self.format {
-            Format::Lines => memchr(b'\n', &text[from..]).map(|at| from + at + 1),
-            Format::Sse => empty_line(text, from, self.unread),
+            StreamFormat::Lines => memchr(b'\n', &text[from..]).map(|at| from + at + 1),
+            StreamFormat::Sse => empty_line(text, from, self.unread),
         }
     }
 }
 
 /// The pieces that are here whole; there may be more after the next push.
-impl Iterator for Events {
+impl Iterator for EventFramer {
     type Item = Piece;
 
     fn next(&mut self) -> Option<Piece> {
@@ -237,7 +237,7 @@ fn lines(mut text: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-fn fields(raw: &Bytes, first: bool) -> Kind {
+fn fields(raw: &Bytes, first: bool) -> PieceKind {
     let mut text: &[u8] = raw;
     if first {
         text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
@@ -263,9 +263,9 @@ fn fields(raw: &Bytes, first: bool) -> Kind {
         }
     }
     match data {
-        None => Kind::Nothing,
-        Some(_) if !joined.is_empty() => Kind::Event { name, data: joined.into() },
-        Some(data) => Kind::Event { name, data },
+        None => PieceKind::Nothing,
+        Some(_) if !joined.is_empty() => PieceKind::Event { name, data: joined.into() },
+        Some(data) => PieceKind::Event { name, data },
     }
 }
 

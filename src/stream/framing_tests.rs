@@ -1,8 +1,8 @@
 use super::*;
 use proptest::prelude::*;
 
-fn all(format: Format, frames: &[&[u8]]) -> Vec<Piece> {
-    let mut events = Events::new(format);
+fn all(format: StreamFormat, frames: &[&[u8]]) -> Vec<Piece> {
+    let mut events = EventFramer::new(format);
     let mut pieces = Vec::new();
     for frame in frames {
         events.push(Bytes::copy_from_slice(frame));
@@ -12,10 +12,10 @@ fn all(format: Format, frames: &[&[u8]]) -> Vec<Piece> {
     pieces
 }
 
-fn told(format: Format, text: &str) -> Vec<(String, String)> {
+fn told(format: StreamFormat, text: &str) -> Vec<(String, String)> {
     let text_of = |bytes: &Bytes| String::from_utf8_lossy(bytes).into_owned();
     let events = all(format, &[text.as_bytes()]).into_iter().filter_map(|piece| match piece.kind {
-        Kind::Event { name, data } => Some((text_of(&name), text_of(&data))),
+        PieceKind::Event { name, data } => Some((text_of(&name), text_of(&data))),
         _ => None,
     });
     events.collect()
@@ -27,7 +27,7 @@ fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
 
 #[test]
 fn the_examples_of_the_standard_are_read_as_it_says() {
-    let sse = |text| told(Format::Sse, text);
+    let sse = |text| told(StreamFormat::Sse, text);
     assert_eq!(sse("data: YHOO\ndata: +2\ndata: 10\n\n"), pairs(&[("", "YHOO\n+2\n10")]));
     let stream = ": test stream\n\ndata: first event\nid: 1\n\ndata:second event\nid\n\ndata:  third event\n\n";
     assert_eq!(
@@ -42,32 +42,35 @@ fn the_examples_of_the_standard_are_read_as_it_says() {
 
 #[test]
 fn each_line_is_an_event_of_its_own() {
-    let events = told(Format::Lines, "{\"a\":1}\r\n\n {\"b\":2}\n{\"c\":3}");
+    let events = told(StreamFormat::Lines, "{\"a\":1}\r\n\n {\"b\":2}\n{\"c\":3}");
     assert_eq!(events, pairs(&[("", "{\"a\":1}"), ("", "{\"b\":2}"), ("", "{\"c\":3}")]));
 }
 
 #[test]
 fn an_event_that_is_too_long_passes_unread_in_bounded_memory() {
-    for format in [Format::Sse, Format::Lines] {
-        let mut events = Events::new(format);
+    for format in [StreamFormat::Sse, StreamFormat::Lines] {
+        let mut events = EventFramer::new(format);
         let mut passed = 0;
         for _ in 0..100 {
             events.push(Bytes::from(vec![b'x'; 10_000]));
             for piece in events.by_ref() {
-                assert_eq!(piece.kind, Kind::Unread);
+                assert_eq!(piece.kind, PieceKind::Unread);
                 passed += piece.raw.len();
             }
             assert!(events.held.len() <= LONGEST + 10_000);
         }
         events.push(Bytes::from_static(b"\n\ndata: {}\n\n"));
         let last: Vec<_> = events.by_ref().collect();
-        assert_eq!(last[0].kind, Kind::Unread);
+        assert_eq!(last[0].kind, PieceKind::Unread);
         assert_eq!(
             passed + last[0].raw.len(),
-            1_000_000 + if format == Format::Sse { 2 } else { 1 }
+            1_000_000 + if format == StreamFormat::Sse { 2 } else { 1 }
         );
         assert_eq!(events.long(), 1);
-        assert!(matches!(last.last().expect("an event").kind, Kind::Event { .. } | Kind::Nothing));
+        assert!(matches!(
+            last.last().expect("an event").kind,
+            PieceKind::Event { .. } | PieceKind::Nothing
+        ));
     }
 }
 
@@ -101,7 +104,7 @@ proptest! {
         text in stream(), cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..6),
         lines in any::<bool>(),
     ) {
-        let format = if lines { Format::Lines } else { Format::Sse };
+        let format = if lines { StreamFormat::Lines } else { StreamFormat::Sse };
         let (whole, split) =
             (all(format, &[text.as_bytes()]), all(format, &frames(text.as_bytes(), &cuts)));
         prop_assert_eq!(&whole, &split);
@@ -119,11 +122,11 @@ proptest! {
     ) {
         let length = LONGEST.saturating_add_signed(more) - end.len();
         let text = "x".repeat(length) + end + "data: y" + end;
-        let pieces = all(Format::Sse, &frames(text.as_bytes(), &cuts));
-        let long = pieces.iter().filter(|piece| piece.kind == Kind::Unread);
+        let pieces = all(StreamFormat::Sse, &frames(text.as_bytes(), &cuts));
+        let long = pieces.iter().filter(|piece| piece.kind == PieceKind::Unread);
         let long: usize = long.map(|piece| piece.raw.len()).sum();
         prop_assert_eq!(long, if more > 0 { length + end.len() } else { 0 });
-        let last = Kind::Event { name: Bytes::new(), data: "y".into() };
+        let last = PieceKind::Event { name: Bytes::new(), data: "y".into() };
         prop_assert_eq!(&pieces[pieces.len() - 1].kind, &last);
     }
 }

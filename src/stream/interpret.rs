@@ -11,10 +11,10 @@ use std::ops::Range;
 use regex_lite::Regex;
 
 use super::continuation::Dialect;
-use super::formats::{NOT_TEXT, Shape};
+use super::formats::{KnownFormats, NOT_TEXT};
 use crate::json::pointer::Pointer;
-use crate::json::pointer_set::Pointers;
-use crate::json::scan::{self, Found, find, scan};
+use crate::json::pointer_set::PointerSet;
+use crate::json::scan::{self, PointerMatches, find, scan};
 use crate::policy::sections::model::{self, Mark};
 use crate::resilience::outcome::Class;
 
@@ -39,31 +39,31 @@ const DONE: &str = "[DONE]";
 
 /// Tokens as an answer says them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tokens {
+pub struct TokenUsage {
     pub input: Option<u64>,
     pub output: Option<u64>,
 }
 
 /// How the answers of one provider are read for one route.
 #[derive(Debug)]
-pub struct Reading {
-    pointers: Pointers,
+pub struct Interpreter {
+    pointers: PointerSet,
     content: Vec<usize>,
     strings: Vec<usize>,
-    ends: Ends,
+    ends: EndMarkers,
     /// The policy says what a stream is made of, so that its events are JSON.
     pub declared: bool,
     /// The policy says what every stream ends with.
     pub promised: bool,
-    rules: Vec<Rule>,
+    rules: Vec<EventRule>,
     usage: [Vec<usize>; 2],
-    shape: Shape,
+    shape: KnownFormats,
     /// The usage by itself, for whole answers.
-    whole: (Pointers, [Vec<usize>; 2]),
+    whole: (PointerSet, [Vec<usize>; 2]),
 }
 
 #[derive(Debug, Default)]
-struct Ends {
+struct EndMarkers {
     texts: Vec<String>,
     values: Vec<(usize, String)>,
     present: Vec<usize>,
@@ -71,7 +71,7 @@ struct Ends {
 
 /// One rule of `classify` for events.
 #[derive(Debug)]
-struct Rule {
+struct EventRule {
     status: Vec<u16>,
     values: Vec<(usize, Regex)>,
     class: Class,
@@ -79,7 +79,7 @@ struct Rule {
 
 /// What kind of stream an event shows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Sort {
+pub enum EventOrigin {
     /// One of a shape that is known here.
     Known,
     /// It may stand in any stream.
@@ -90,8 +90,8 @@ pub enum Sort {
 
 /// What an event says.
 #[derive(Debug, Default)]
-pub struct Says {
-    pub sort: Sort,
+pub struct EventMeaning {
+    pub sort: EventOrigin,
     pub content: bool,
     pub end: bool,
     /// A rule of the policy says what it is.
@@ -100,13 +100,13 @@ pub struct Says {
     pub failed: bool,
     /// It is of another choice than the first.
     pub another: bool,
-    pub tokens: Tokens,
-    pub said: Option<Said>,
+    pub tokens: TokenUsage,
+    pub said: Option<DeltaSpan>,
 }
 
 /// What an event adds to an answer that could be gone on from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Said {
+pub struct DeltaSpan {
     pub dialect: Dialect,
     /// Where its text stands in the data, quotes and all.
     pub text: Option<Range<usize>>,
@@ -116,10 +116,10 @@ pub struct Said {
     pub over: bool,
 }
 
-impl Reading {
-    pub fn new(stream: &model::Stream, provider: &model::Provider) -> Reading {
-        let mut pointers = Pointers::default();
-        let built_in = |pointers: &mut Pointers, texts: &[&str]| -> Vec<usize> {
+impl Interpreter {
+    pub fn new(stream: &model::Stream, provider: &model::Provider) -> Interpreter {
+        let mut pointers = PointerSet::default();
+        let built_in = |pointers: &mut PointerSet, texts: &[&str]| -> Vec<usize> {
             let parsed = texts.iter().filter_map(|text| Pointer::parse(text).ok());
             parsed.map(|pointer| pointers.slot(&pointer)).collect()
         };
@@ -130,12 +130,12 @@ impl Reading {
                 (built_in(&mut pointers, &content), built_in(&mut pointers, &TEXT))
             }
         };
-        let ends = Ends::new(stream.terminal.as_deref(), &mut pointers);
-        let rules = Rule::all(&provider.classify, &mut pointers);
+        let ends = EndMarkers::new(stream.terminal.as_deref(), &mut pointers);
+        let rules = EventRule::all(&provider.classify, &mut pointers);
         let usage = slots(provider, &mut pointers);
-        let mut whole = Pointers::default();
+        let mut whole = PointerSet::default();
         let whole_slots = slots(provider, &mut whole);
-        Reading {
+        Interpreter {
             content,
             strings,
             ends,
@@ -143,26 +143,26 @@ impl Reading {
             promised: stream.terminal.is_some(),
             rules,
             usage,
-            shape: Shape::new(&mut pointers),
+            shape: KnownFormats::new(&mut pointers),
             pointers,
             whole: (whole, whole_slots),
         }
     }
 
     /// The policy wants to know what is in the streams.
-    pub fn is_asked(&self) -> bool {
+    pub fn is_needed(&self) -> bool {
         self.declared || !self.rules.is_empty() || self.usage.iter().any(|slots| !slots.is_empty())
     }
 
     /// What a whole JSON answer says of tokens.
-    pub fn whole(&self, body: &[u8], found: &mut Found) -> Tokens {
+    pub fn body_usage(&self, body: &[u8], found: &mut PointerMatches) -> TokenUsage {
         let (pointers, slots) = &self.whole;
         if slots.iter().all(Vec::is_empty) {
-            return Tokens::default();
+            return TokenUsage::default();
         }
         match find(body, pointers, found) {
-            Ok(()) => Tokens::at(slots, found, body),
-            Err(_) => Tokens::default(),
+            Ok(()) => TokenUsage::at(slots, found, body),
+            Err(_) => TokenUsage::default(),
         }
     }
 
@@ -172,7 +172,13 @@ impl Reading {
     }
 
     /// What an event says; `None` when its data is no JSON.
-    pub fn event(&self, name: &[u8], data: &[u8], status: u16, found: &mut Found) -> Option<Says> {
+    pub fn interpret(
+        &self,
+        name: &[u8],
+        data: &[u8],
+        status: u16,
+        found: &mut PointerMatches,
+    ) -> Option<EventMeaning> {
         scan(data, &self.pointers, found).ok()?;
         let kind = found.value(self.shape.kind, data).and_then(scan::text).unwrap_or_default();
         let value = |slot: &usize| found.value(*slot, data);
@@ -180,22 +186,22 @@ impl Reading {
             || self.strings.iter().filter_map(value).any(|v| scan::is_string(v) && v.len() > 2);
         let (sort, said) = self.shape.of(&kind, data, found);
         let rule = self.rules.iter().find(|rule| rule.is_met(data, status, found));
-        let known = sort == Sort::Known;
-        Some(Says {
+        let known = sort == EventOrigin::Known;
+        Some(EventMeaning {
             sort,
             content,
             end: self.ends.are_in(data, found),
             ruled: rule.map(|rule| rule.class),
             failed: rule.is_none() && self.shape.failed(name, &kind, known, data, found),
             another: self.shape.is_another(data, found),
-            tokens: Tokens::at(&self.usage, found, data),
+            tokens: TokenUsage::at(&self.usage, found, data),
             said,
         })
     }
 }
 
 /// Where tokens stand; nowhere, where nobody wants to know.
-fn slots(provider: &model::Provider, pointers: &mut Pointers) -> [Vec<usize>; 2] {
+fn slots(provider: &model::Provider, pointers: &mut PointerSet) -> [Vec<usize>; 2] {
     if !provider.counts_tokens() {
         return [Vec::new(), Vec::new()];
     }
@@ -203,24 +209,24 @@ fn slots(provider: &model::Provider, pointers: &mut Pointers) -> [Vec<usize>; 2]
     [&usage.input, &usage.output].map(|list| list.iter().map(|p| pointers.slot(p)).collect())
 }
 
-impl Tokens {
-    fn at(slots: &[Vec<usize>; 2], found: &Found, text: &[u8]) -> Tokens {
+impl TokenUsage {
+    fn at(slots: &[Vec<usize>; 2], found: &PointerMatches, text: &[u8]) -> TokenUsage {
         let first = |slots: &[usize]| {
             slots.iter().filter_map(|slot| found.value(*slot, text)).find_map(scan::number)
         };
-        Tokens { input: first(&slots[0]), output: first(&slots[1]) }
+        TokenUsage { input: first(&slots[0]), output: first(&slots[1]) }
     }
 
     /// What is said later counts.
-    pub fn update(&mut self, later: Tokens) {
+    pub fn update(&mut self, later: TokenUsage) {
         self.input = later.input.or(self.input);
         self.output = later.output.or(self.output);
     }
 }
 
-impl Ends {
-    fn new(declared: Option<&[Mark]>, pointers: &mut Pointers) -> Ends {
-        let mut ends = Ends::default();
+impl EndMarkers {
+    fn new(declared: Option<&[Mark]>, pointers: &mut PointerSet) -> EndMarkers {
+        let mut ends = EndMarkers::default();
         let Some(marks) = declared else {
             ends.texts.push(DONE.to_owned());
             let present = ENDS.iter().filter_map(|text| Pointer::parse(text).ok());
@@ -244,7 +250,7 @@ impl Ends {
         ends
     }
 
-    fn are_in(&self, data: &[u8], found: &Found) -> bool {
+    fn are_in(&self, data: &[u8], found: &PointerMatches) -> bool {
         let is = |(slot, wanted): &(usize, String)| {
             let value = found.value(*slot, data).and_then(scan::text);
             value.is_some_and(|value| value == wanted.as_str())
@@ -254,10 +260,10 @@ impl Ends {
     }
 }
 
-impl Rule {
-    fn all(rules: &[model::ClassifyRule], pointers: &mut Pointers) -> Vec<Rule> {
+impl EventRule {
+    fn all(rules: &[model::ClassifyRule], pointers: &mut PointerSet) -> Vec<EventRule> {
         let for_events = rules.iter().filter(|rule| !rule.event.is_empty());
-        let rules = for_events.map(|rule| Rule {
+        let rules = for_events.map(|rule| EventRule {
             status: rule.status.clone(),
             values: rule.event.iter().map(|(p, r)| (pointers.slot(p), r.clone())).collect(),
             class: rule.class,
@@ -265,7 +271,7 @@ impl Rule {
         rules.collect()
     }
 
-    fn is_met(&self, data: &[u8], status: u16, found: &Found) -> bool {
+    fn is_met(&self, data: &[u8], status: u16, found: &PointerMatches) -> bool {
         let matches = |(slot, pattern): &(usize, Regex)| {
             let value = found.value(*slot, data).filter(|value| !scan::is_null(value));
             value.and_then(scan::text).is_some_and(|text| pattern.is_match(&text))

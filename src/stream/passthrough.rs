@@ -8,16 +8,16 @@ use bytes::Bytes;
 
 /// What passes of a frame: a part of it, where that can be; else a copy.
 #[derive(Debug, Default)]
-pub struct Pass {
+pub struct PassthroughBuffer {
     frame: Bytes,
     from: usize,
     to: usize,
     copied: Vec<u8>,
 }
 
-impl Pass {
-    pub fn of(frame: Bytes) -> Pass {
-        Pass { frame, ..Pass::default() }
+impl PassthroughBuffer {
+    pub fn of(frame: Bytes) -> PassthroughBuffer {
+        PassthroughBuffer { frame, ..PassthroughBuffer::default() }
     }
 
     pub fn add(&mut self, raw: &[u8]) {

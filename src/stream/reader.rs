@@ -15,24 +15,24 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::continuation::Partial;
-use super::framing::{Events, Format, Kind, Piece};
-use super::interpret::{Reading, Said, Says, Sort, Tokens};
-use super::passthrough::Pass;
-use super::splice::{Joint, Unfit};
-use super::transcript::{Heard, Kept};
-use crate::json::scan::Found;
+use super::continuation::PartialResponse;
+use super::framing::{EventFramer, Piece, PieceKind, StreamFormat};
+use super::interpret::{DeltaSpan, EventMeaning, EventOrigin, Interpreter, TokenUsage};
+use super::passthrough::PassthroughBuffer;
+use super::splice::{Splice, SpliceError};
+use super::transcript::{Delta, Transcript};
+use crate::json::scan::PointerMatches;
 use crate::resilience::outcome::Class;
 
 /// Reads one stream.
 #[derive(Debug)]
-pub struct Reader {
-    reading: Arc<Reading>,
-    format: Format,
-    events: Events,
-    found: Found,
+pub struct StreamReader {
+    reading: Arc<Interpreter>,
+    format: StreamFormat,
+    events: EventFramer,
+    found: PointerMatches,
     status: u16,
-    nature: Nature,
+    nature: StreamNature,
     /// It has to end as promised.
     promised: bool,
     ready: bool,
@@ -44,17 +44,17 @@ pub struct Reader {
     /// There was something, if only a comment.
     any: bool,
     pinged: bool,
-    tokens: Tokens,
+    tokens: TokenUsage,
     dropped: u64,
     /// What may be no events of this stream (`true`), and the silence among them.
     doubtful: Vec<(Bytes, bool)>,
     doubtful_bytes: usize,
-    said: Option<Kept>,
-    joint: Option<Box<Joint>>,
+    said: Option<Transcript>,
+    joint: Option<Box<Splice>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Nature {
+enum StreamNature {
     Unknown,
     Known,
     Plain,
@@ -67,9 +67,9 @@ const DOUBTFUL: usize = 64 << 10;
 
 /// What may pass now.
 #[derive(Debug, Default)]
-pub struct Taken {
+pub struct ReadOutcome {
     /// Whole events, as they came.
-    pub pass: Bytes,
+    pub bytes: Bytes,
     /// An event says that the answer failed; what came behind it is kept for the next call.
     pub error: Option<ErrorEvent>,
 }
@@ -82,7 +82,7 @@ pub struct ErrorEvent {
 
 /// How a stream ended whose body ended cleanly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ended {
+pub enum StreamEnd {
     Whole,
     /// What ends such a stream never came.
     NoEnd,
@@ -94,7 +94,7 @@ pub enum Ended {
 
 /// What becomes of a piece.
 #[derive(Debug)]
-enum Fate {
+enum PieceAction {
     Pass,
     /// It is left out, or kept back.
     Drop,
@@ -103,16 +103,21 @@ enum Fate {
     Fail(Class),
 }
 
-impl Reader {
+impl StreamReader {
     /// `keep`: how much is kept of what is said, to be gone on from.
-    pub fn new(reading: Arc<Reading>, format: Format, status: u16, keep: Option<usize>) -> Reader {
-        let nature = if reading.declared { Nature::Known } else { Nature::Unknown };
-        Reader {
+    pub fn new(
+        reading: Arc<Interpreter>,
+        format: StreamFormat,
+        status: u16,
+        keep: Option<usize>,
+    ) -> StreamReader {
+        let nature = if reading.declared { StreamNature::Known } else { StreamNature::Unknown };
+        StreamReader {
             promised: reading.promised,
             reading,
             format,
-            events: Events::new(format),
-            found: Found::default(),
+            events: EventFramer::new(format),
+            found: PointerMatches::default(),
             status,
             nature,
             ready: false,
@@ -121,44 +126,44 @@ impl Reader {
             unread: false,
             any: false,
             pinged: false,
-            tokens: Tokens::default(),
+            tokens: TokenUsage::default(),
             dropped: 0,
             doubtful: Vec::new(),
             doubtful_bytes: 0,
-            said: keep.map(Kept::new),
+            said: keep.map(Transcript::new),
             joint: None,
         }
     }
 
     /// Reads a stream that goes on where another was cut.
     pub fn continuing(
-        reading: Arc<Reading>,
-        format: Format,
+        reading: Arc<Interpreter>,
+        format: StreamFormat,
         keep: usize,
-        partial: Partial,
-    ) -> Reader {
-        let mut reader = Reader::new(reading, format, 200, None);
-        (reader.nature, reader.promised) = (Nature::Known, true);
-        reader.joint = Some(Box::new(Joint::new(&partial)));
-        reader.said = Some(Kept::from(partial, keep));
+        partial: PartialResponse,
+    ) -> StreamReader {
+        let mut reader = StreamReader::new(reading, format, 200, None);
+        (reader.nature, reader.promised) = (StreamNature::Known, true);
+        reader.joint = Some(Box::new(Splice::new(&partial)));
+        reader.said = Some(Transcript::from(partial, keep));
         reader
     }
 
     /// Takes a frame in; gives what may pass.
-    pub fn take(&mut self, frame: Bytes) -> Taken {
-        let mut pass = Pass::of(frame.clone());
+    pub fn read(&mut self, frame: Bytes) -> ReadOutcome {
+        let mut pass = PassthroughBuffer::of(frame.clone());
         self.events.push(frame);
         while let Some(piece) = self.events.next() {
             if let Some(error) = self.piece(piece, &mut pass) {
-                return Taken { pass: pass.bytes(), error: Some(error) };
+                return ReadOutcome { bytes: pass.bytes(), error: Some(error) };
             }
         }
-        Taken { pass: pass.bytes(), error: None }
+        ReadOutcome { bytes: pass.bytes(), error: None }
     }
 
     /// The body ended cleanly: what passes still, and how it ended.
-    pub fn end(&mut self) -> (Bytes, Ended) {
-        let mut pass = Pass::default();
+    pub fn end(&mut self) -> (Bytes, StreamEnd) {
+        let mut pass = PassthroughBuffer::default();
         let mut failed = false;
         while let Some(piece) = self.events.next().or_else(|| self.events.rest()) {
             if let Some(error) = self.piece(piece, &mut pass) {
@@ -172,19 +177,20 @@ impl Reader {
             self.ready |= !text.is_empty();
             events.iter().for_each(|event| pass.add(event));
         }
-        let nothing_read = self.nature != Nature::Plain && !self.ready;
-        let owed = self.reading.declared || self.format == Format::Sse;
-        let silent = self.pinged && self.nature == Nature::Unknown && self.doubtful.is_empty();
+        let nothing_read = self.nature != StreamNature::Plain && !self.ready;
+        let owed = self.reading.declared || self.format == StreamFormat::Sse;
+        let silent =
+            self.pinged && self.nature == StreamNature::Unknown && self.doubtful.is_empty();
         let ended = if !self.any || silent {
-            if owed { Ended::Empty } else { Ended::Whole }
+            if owed { StreamEnd::Empty } else { StreamEnd::Whole }
         } else if nothing_read && (self.dropped > 0 || !self.doubtful.is_empty()) {
-            Ended::Malformed
+            StreamEnd::Malformed
         } else if self.whole || self.unread {
-            Ended::Whole
+            StreamEnd::Whole
         } else if self.promised || failed {
-            Ended::NoEnd
+            StreamEnd::NoEnd
         } else {
-            Ended::Whole
+            StreamEnd::Whole
         };
         (pass.bytes(), ended)
     }
@@ -194,7 +200,7 @@ impl Reader {
         self.ready
     }
 
-    pub fn tokens(&self) -> Tokens {
+    pub fn tokens(&self) -> TokenUsage {
         self.tokens
     }
 
@@ -209,18 +215,18 @@ impl Reader {
     }
 
     /// What it said so far, where that can be gone on from.
-    pub fn partial(&self) -> Option<Partial> {
+    pub fn partial(&self) -> Option<PartialResponse> {
         self.said.as_ref()?.partial()
     }
 
     /// Bytes that are kept here.
     pub fn held(&self) -> usize {
-        self.events.held() + self.doubtful_bytes + self.said.as_ref().map_or(0, Kept::len)
+        self.events.held() + self.doubtful_bytes + self.said.as_ref().map_or(0, Transcript::len)
     }
 
     /// There is no room for what is held: it passes unread.
     pub fn give_up(&mut self) -> Bytes {
-        let mut pass = Pass::default();
+        let mut pass = PassthroughBuffer::default();
         self.doubtful.drain(..).for_each(|(raw, _)| pass.add(&raw));
         self.doubtful_bytes = 0;
         if let Some(piece) = self.events.give_up() {
@@ -234,71 +240,73 @@ impl Reader {
     /// An event of ours may follow: this is a stream of events, and none is unfinished that has
     /// passed in part.
     pub fn is_tellable(&self) -> bool {
-        let events = self.format == Format::Sse || self.nature == Nature::Known;
+        let events = self.format == StreamFormat::Sse || self.nature == StreamNature::Known;
         events && !self.events.is_inside()
     }
 
-    fn piece(&mut self, piece: Piece, pass: &mut Pass) -> Option<ErrorEvent> {
+    fn piece(&mut self, piece: Piece, pass: &mut PassthroughBuffer) -> Option<ErrorEvent> {
         self.any |= !piece.raw.trim_ascii().is_empty();
         match self.fate(&piece) {
             // What decides nothing does not pass before what is kept back.
-            Fate::Pass if self.is_in_doubt() && self.keep_back(&piece.raw, false) => {}
-            Fate::Pass => {
-                if self.nature != Nature::Unknown {
+            PieceAction::Pass if self.is_in_doubt() && self.keep_back(&piece.raw, false) => {}
+            PieceAction::Pass => {
+                if self.nature != StreamNature::Unknown {
                     self.doubtful.drain(..).for_each(|(raw, _)| pass.add(&raw));
                     self.doubtful_bytes = 0;
                 }
                 pass.add(&piece.raw);
             }
-            Fate::Drop => {}
-            Fate::Instead(events) => events.iter().for_each(|event| pass.add(event)),
-            Fate::Fail(class) => return Some(ErrorEvent { raw: piece.raw, class }),
+            PieceAction::Drop => {}
+            PieceAction::Instead(events) => events.iter().for_each(|event| pass.add(event)),
+            PieceAction::Fail(class) => return Some(ErrorEvent { raw: piece.raw, class }),
         }
         None
     }
 
-    fn fate(&mut self, piece: &Piece) -> Fate {
+    fn fate(&mut self, piece: &Piece) -> PieceAction {
         let (name, data) = match &piece.kind {
-            Kind::Event { name, data } => (name, data),
-            Kind::Nothing => return Fate::Pass,
-            Kind::Unread => return self.too_long(),
+            PieceKind::Event { name, data } => (name, data),
+            PieceKind::Nothing => return PieceAction::Pass,
+            PieceKind::Unread => return self.too_long(),
         };
         if self.reading.is_end(data) {
-            if self.nature == Nature::Unknown {
+            if self.nature == StreamNature::Unknown {
                 self.know();
             }
             self.whole = true;
             self.ready |= self.dropped == 0;
             return self.heard(piece, data, None, true);
         }
-        let Some(says) = self.reading.event(name, data, self.status, &mut self.found) else {
+        let Some(says) = self.reading.interpret(name, data, self.status, &mut self.found) else {
             return self.unreadable(piece, name, data);
         };
         match says.ruled {
             Some(Class::Success) => {}
-            Some(class) => return Fate::Fail(class),
-            None if says.failed && self.nature != Nature::Plain => {
-                return Fate::Fail(Class::Failure);
+            Some(class) => return PieceAction::Fail(class),
+            None if says.failed && self.nature != StreamNature::Plain => {
+                return PieceAction::Fail(Class::Failure);
             }
             None => {}
         }
-        let ping = name == PING && says.sort != Sort::Known;
-        if ping || says.sort == Sort::Neutral && says.said.is_none() {
+        let ping = name == PING && says.sort != EventOrigin::Known;
+        if ping || says.sort == EventOrigin::Neutral && says.said.is_none() {
             self.pinged = true;
-            return if self.joint.is_some() { Fate::Drop } else { Fate::Pass };
+            return if self.joint.is_some() { PieceAction::Drop } else { PieceAction::Pass };
         }
         self.learn(&says);
         if self.joint.is_some() && says.said.is_none() {
-            return Fate::Fail(Class::Failure);
+            return PieceAction::Fail(Class::Failure);
         }
         self.heard(piece, data, says.said, says.end)
     }
 
-    fn learn(&mut self, says: &Says) {
+    fn learn(&mut self, says: &EventMeaning) {
         match says.sort {
-            Sort::Known => self.know(),
-            Sort::Other if self.nature == Nature::Unknown => self.nature = Nature::Plain,
-            Sort::Other | Sort::Neutral => {}
+            EventOrigin::Known => self.know(),
+            EventOrigin::Other if self.nature == StreamNature::Unknown => {
+                self.nature = StreamNature::Plain
+            }
+            EventOrigin::Other | EventOrigin::Neutral => {}
         }
         self.tokens.update(says.tokens);
         if says.another && !self.several {
@@ -307,50 +315,50 @@ impl Reader {
         // Of several choices each has its end, and the stream has its own.
         self.whole |= says.end && !self.several;
         self.unread &= !says.content;
-        self.ready |= says.content || says.end || self.nature == Nature::Plain;
+        self.ready |= says.content || says.end || self.nature == StreamNature::Plain;
     }
 
     /// It is of a shape that is known here: its events are JSON, and it ends as promised.
     fn know(&mut self) {
-        (self.nature, self.promised) = (Nature::Known, true);
+        (self.nature, self.promised) = (StreamNature::Known, true);
         let all = self.doubtful.len();
         self.doubtful.retain(|(_, event)| !event);
         self.dropped += (all - self.doubtful.len()) as u64;
     }
 
-    fn too_long(&mut self) -> Fate {
+    fn too_long(&mut self) -> PieceAction {
         if self.joint.is_some() {
-            return Fate::Fail(Class::Failure);
+            return PieceAction::Fail(Class::Failure);
         }
         if !self.doubtful.is_empty() {
-            self.nature = Nature::Plain;
+            self.nature = StreamNature::Plain;
         }
         self.said = None;
         (self.unread, self.ready) = (true, true);
-        Fate::Pass
+        PieceAction::Pass
     }
 
-    fn unreadable(&mut self, piece: &Piece, name: &[u8], data: &[u8]) -> Fate {
-        if name == b"error" && self.nature != Nature::Plain {
-            return Fate::Fail(Class::Failure);
+    fn unreadable(&mut self, piece: &Piece, name: &[u8], data: &[u8]) -> PieceAction {
+        if name == b"error" && self.nature != StreamNature::Plain {
+            return PieceAction::Fail(Class::Failure);
         }
         if name == PING && self.joint.is_none() {
-            return Fate::Pass;
+            return PieceAction::Pass;
         }
-        if self.nature == Nature::Known {
+        if self.nature == StreamNature::Known {
             self.dropped += 1;
-            return Fate::Drop;
+            return PieceAction::Drop;
         }
-        let unknown = self.nature == Nature::Unknown && self.format == Format::Sse;
+        let unknown = self.nature == StreamNature::Unknown && self.format == StreamFormat::Sse;
         if unknown && data.first() == Some(&b'{') && self.keep_back(&piece.raw, true) {
-            return Fate::Drop;
+            return PieceAction::Drop;
         }
-        (self.nature, self.ready) = (Nature::Plain, true);
-        Fate::Pass
+        (self.nature, self.ready) = (StreamNature::Plain, true);
+        PieceAction::Pass
     }
 
     fn is_in_doubt(&self) -> bool {
-        self.nature == Nature::Unknown && !self.doubtful.is_empty()
+        self.nature == StreamNature::Unknown && !self.doubtful.is_empty()
     }
 
     /// Keeps it until it is known what the stream is; where there is no room, it is a plain one.
@@ -360,32 +368,38 @@ impl Reader {
         if fits {
             self.doubtful.push((Bytes::copy_from_slice(raw), event));
         } else {
-            (self.nature, self.ready) = (Nature::Plain, true);
+            (self.nature, self.ready) = (StreamNature::Plain, true);
         }
         fits
     }
 
     /// Keeps what was said; where the stream goes on from another, finds where it begins.
-    fn heard(&mut self, piece: &Piece, data: &Bytes, said: Option<Said>, end: bool) -> Fate {
+    fn heard(
+        &mut self,
+        piece: &Piece,
+        data: &Bytes,
+        said: Option<DeltaSpan>,
+        end: bool,
+    ) -> PieceAction {
         if self.said.is_none() && self.joint.is_none() {
-            return Fate::Pass;
+            return PieceAction::Pass;
         }
-        let heard = Heard::of(said, data, end);
+        let heard = Delta::of(said, data, end);
         let joined = self.joint.as_mut().map(|joint| joint.take(piece, &heard));
         let (text, events) = match joined {
             None => {
                 self.said.take_if(|kept| !kept.hear(&heard));
-                return Fate::Pass;
+                return PieceAction::Pass;
             }
-            Some(Err(Unfit)) => return Fate::Fail(Class::Failure),
+            Some(Err(SpliceError)) => return PieceAction::Fail(Class::Failure),
             Some(Ok(None)) => {
                 self.ready = false;
-                return Fate::Drop;
+                return PieceAction::Drop;
             }
             Some(Ok(Some(joined))) => joined,
         };
         (self.joint, self.ready) = (None, true);
         self.said.take_if(|kept| !kept.say(&text) || heard.end);
-        Fate::Instead(events)
+        PieceAction::Instead(events)
     }
 }

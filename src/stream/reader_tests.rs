@@ -11,12 +11,12 @@ use proptest::prelude::*;
 use regex_lite::Regex;
 use serde_json::{Value, json};
 
-use super::continuation::{Dialect, Partial};
-use super::framing::Format;
-use super::interpret::{Reading, Tokens};
-use super::reader::{Ended, Reader};
+use super::continuation::{Dialect, PartialResponse};
+use super::framing::StreamFormat;
+use super::interpret::{Interpreter, TokenUsage};
+use super::reader::{StreamEnd, StreamReader};
 use crate::json::pointer::Pointer;
-use crate::json::scan::Found;
+use crate::json::scan::PointerMatches;
 use crate::policy::sections::model::{ClassifyRule, Mark, Provider, Stream};
 use crate::policy::{self, SourceFile, Sources};
 use crate::resilience::outcome::Class;
@@ -43,8 +43,8 @@ fn provider() -> Provider {
     policy::load(&[file], &Nothing).expect("a policy").policy.providers.remove(0)
 }
 
-pub(super) fn built_in() -> Arc<Reading> {
-    Arc::new(Reading::new(&Stream::default(), &provider()))
+pub(super) fn built_in() -> Arc<Interpreter> {
+    Arc::new(Interpreter::new(&Stream::default(), &provider()))
 }
 
 fn pointer(text: &str) -> Pointer {
@@ -56,25 +56,25 @@ fn pointer(text: &str) -> Pointer {
 pub(super) struct Seen {
     pub(super) pass: String,
     pub(super) errors: Vec<(String, Class)>,
-    pub(super) ended: Ended,
-    pub(super) tokens: Tokens,
+    pub(super) ended: StreamEnd,
+    pub(super) tokens: TokenUsage,
     pub(super) dropped: u64,
     pub(super) ready: bool,
     /// Before the end.
-    pub(super) partial: Option<Partial>,
+    pub(super) partial: Option<PartialResponse>,
 }
 
 fn text(bytes: &Bytes) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-pub(super) fn see(mut reader: Reader, frames: &[&[u8]]) -> Seen {
+pub(super) fn see(mut reader: StreamReader, frames: &[&[u8]]) -> Seen {
     let (mut pass, mut errors) = (String::new(), Vec::new());
     for frame in frames {
         let mut frame = Bytes::copy_from_slice(frame);
         loop {
-            let taken = reader.take(frame);
-            pass += &text(&taken.pass);
+            let taken = reader.read(frame);
+            pass += &text(&taken.bytes);
             let Some(error) = taken.error else { break };
             errors.push((text(&error.raw), error.class));
             frame = Bytes::new();
@@ -88,7 +88,7 @@ pub(super) fn see(mut reader: Reader, frames: &[&[u8]]) -> Seen {
 }
 
 fn sse(stream: &str) -> Seen {
-    see(Reader::new(built_in(), Format::Sse, 200, Some(1 << 20)), &[stream.as_bytes()])
+    see(StreamReader::new(built_in(), StreamFormat::Sse, 200, Some(1 << 20)), &[stream.as_bytes()])
 }
 
 pub(super) fn data(events: &[&str]) -> String {
@@ -104,13 +104,13 @@ pub(super) fn named(events: &[Value]) -> String {
 }
 
 /// The event, counted from 1, with which a stream is first ready.
-fn ready_with(format: Format, stream: &str) -> Option<usize> {
-    let mut reader = Reader::new(built_in(), format, 200, None);
-    let end = if format == Format::Sse { "\n\n" } else { "\n" };
+fn ready_with(format: StreamFormat, stream: &str) -> Option<usize> {
+    let mut reader = StreamReader::new(built_in(), format, 200, None);
+    let end = if format == StreamFormat::Sse { "\n\n" } else { "\n" };
     let mut events = stream.split_inclusive(end);
     events
         .position(|event| {
-            reader.take(Bytes::copy_from_slice(event.as_bytes()));
+            reader.read(Bytes::copy_from_slice(event.as_bytes()));
             reader.ready()
         })
         .map(|at| at + 1)
@@ -157,10 +157,10 @@ pub(super) fn message(words: &[&str]) -> Vec<Value> {
     events
 }
 
-fn whole(stream: &str, tokens: (u64, u64), first: usize, format: Format) {
-    let seen = see(Reader::new(built_in(), format, 200, None), &[stream.as_bytes()]);
-    assert_eq!((seen.pass.as_str(), seen.ended, seen.dropped), (stream, Ended::Whole, 0));
-    let expected = Tokens { input: Some(tokens.0), output: Some(tokens.1) };
+fn whole(stream: &str, tokens: (u64, u64), first: usize, format: StreamFormat) {
+    let seen = see(StreamReader::new(built_in(), format, 200, None), &[stream.as_bytes()]);
+    assert_eq!((seen.pass.as_str(), seen.ended, seen.dropped), (stream, StreamEnd::Whole, 0));
+    let expected = TokenUsage { input: Some(tokens.0), output: Some(tokens.1) };
     assert_eq!((seen.tokens, seen.errors), (expected, vec![]), "{stream}");
     assert_eq!(ready_with(format, stream), Some(first), "{stream}");
 }
@@ -169,12 +169,12 @@ fn whole(stream: &str, tokens: (u64, u64), first: usize, format: Format) {
 
 #[test]
 fn a_chat_completion_of_openais() {
-    whole(&chat(&["Hello", "!"]), (19, 10), 2, Format::Sse);
+    whole(&chat(&["Hello", "!"]), (19, 10), 2, StreamFormat::Sse);
 }
 
 #[test]
 fn a_message_of_anthropics() {
-    whole(&named(&message(&["Hello", "!"])), (472, 89), 4, Format::Sse);
+    whole(&named(&message(&["Hello", "!"])), (472, 89), 4, StreamFormat::Sse);
 }
 
 #[test]
@@ -185,10 +185,10 @@ fn a_response_of_openais() {
         json!({ "type": "response.output_text.delta", "content_index": 0, "delta": "Hi" }),
         json!({ "type": "response.completed", "response": { "status": "completed", "usage": { "input_tokens": 37, "output_tokens": 11 } } }),
     ]);
-    whole(&stream, (37, 11), 3, Format::Sse);
-    assert_eq!(sse(&stream.replace("completed", "incomplete")).ended, Ended::Whole);
+    whole(&stream, (37, 11), 3, StreamFormat::Sse);
+    assert_eq!(sse(&stream.replace("completed", "incomplete")).ended, StreamEnd::Whole);
     let seen = sse(&stream.replace("response.completed", "response.failed"));
-    assert_eq!((seen.errors.len(), seen.ended), (1, Ended::NoEnd));
+    assert_eq!((seen.errors.len(), seen.ended), (1, StreamEnd::NoEnd));
 }
 
 #[test]
@@ -198,10 +198,15 @@ fn an_answer_of_googles() {
                 "usageMetadata": { "promptTokenCount": 4, "candidatesTokenCount": 7 } }).to_string()
     };
     let blocked = json!({ "candidates": [{ "finishReason": "SAFETY" }] }).to_string();
-    whole(&data(&[&part("Hi", Value::Null), &part("!", json!("STOP"))]), (4, 7), 1, Format::Sse);
-    assert_eq!(sse(&data(&[&part("Hi", Value::Null)])).ended, Ended::NoEnd);
+    whole(
+        &data(&[&part("Hi", Value::Null), &part("!", json!("STOP"))]),
+        (4, 7),
+        1,
+        StreamFormat::Sse,
+    );
+    assert_eq!(sse(&data(&[&part("Hi", Value::Null)])).ended, StreamEnd::NoEnd);
     let refused = sse(&data(&[&blocked]));
-    assert!(refused.ready && refused.ended == Ended::Whole, "a refusal is an answer");
+    assert!(refused.ready && refused.ended == StreamEnd::Whole, "a refusal is an answer");
 }
 
 #[test]
@@ -215,11 +220,12 @@ fn lines_of_ollamas() {
     };
     let says = |text: &str| json!({ "role": "assistant", "content": text });
     let stream = line(says(""), false) + &line(says("The"), false) + &line(says(""), true);
-    whole(&stream, (26, 298), 2, Format::Lines);
+    whole(&stream, (26, 298), 2, StreamFormat::Lines);
     let generated = "{\"model\":\"m\",\"response\":\"\",\"done\":false}\n{\"model\":\"m\",\"response\":\"a\",\"done\":false}\n";
-    assert_eq!(ready_with(Format::Lines, generated), Some(2));
-    let cut = see(Reader::new(built_in(), Format::Lines, 200, None), &[generated.as_bytes()]);
-    assert_eq!(cut.ended, Ended::NoEnd);
+    assert_eq!(ready_with(StreamFormat::Lines, generated), Some(2));
+    let cut =
+        see(StreamReader::new(built_in(), StreamFormat::Lines, 200, None), &[generated.as_bytes()]);
+    assert_eq!(cut.ended, StreamEnd::NoEnd);
 }
 
 #[test]
@@ -235,20 +241,20 @@ fn what_else_a_chat_completion_may_say_is_content_too() {
     ] {
         let seen = sse(&data(&[&says("so"), &chunk(delta.clone(), None)]));
         assert_eq!((seen.ready, seen.partial), (true, None), "{delta} cannot be gone on from");
-        assert_eq!(ready_with(Format::Sse, &data(&[&chunk(delta.clone(), None)])), Some(1));
+        assert_eq!(ready_with(StreamFormat::Sse, &data(&[&chunk(delta.clone(), None)])), Some(1));
     }
     let legacy = json!({ "choices": [{ "text": "Hi", "index": 0 }] }).to_string();
-    assert_eq!(ready_with(Format::Sse, &data(&[&legacy])), Some(1));
+    assert_eq!(ready_with(StreamFormat::Sse, &data(&[&legacy])), Some(1));
 }
 
 #[test]
 fn a_whole_answer_says_its_tokens() {
     let reading = built_in();
-    let tokens = |body: &str| reading.whole(body.as_bytes(), &mut Found::default());
+    let tokens = |body: &str| reading.body_usage(body.as_bytes(), &mut PointerMatches::default());
     let body = r#"{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":null}}"#;
-    assert_eq!(tokens(body), Tokens { input: Some(3), output: None });
-    assert_eq!(tokens("[1]"), Tokens::default());
-    assert_eq!(tokens("{"), Tokens::default());
+    assert_eq!(tokens(body), TokenUsage { input: Some(3), output: None });
+    assert_eq!(tokens("[1]"), TokenUsage::default());
+    assert_eq!(tokens("{"), TokenUsage::default());
 }
 
 // === unknown, known, plain ===
@@ -257,9 +263,9 @@ fn a_whole_answer_says_its_tokens() {
 fn a_stream_that_ends_without_its_mark_is_not_whole() {
     for stream in [data(&[&says("Hi")]), named(&message(&["Hi"])[..4])] {
         let seen = sse(&stream);
-        assert_eq!((seen.ended, seen.ready), (Ended::NoEnd, true));
+        assert_eq!((seen.ended, seen.ready), (StreamEnd::NoEnd, true));
     }
-    assert_eq!(sse(&data(&[&says("Hi"), "[DONE]"])).ended, Ended::Whole);
+    assert_eq!(sse(&data(&[&says("Hi"), "[DONE]"])).ended, StreamEnd::Whole);
 }
 
 #[test]
@@ -271,11 +277,11 @@ fn a_plain_stream_passes_whatever_it_says_and_may_end_anywhere() {
         "event: tick\ndata: 7\n\nevent: tick\ndata: 8".to_owned(),
     ] {
         let seen = sse(&stream);
-        let expected = (stream.as_str(), Ended::Whole, 0, true);
+        let expected = (stream.as_str(), StreamEnd::Whole, 0, true);
         assert_eq!((seen.pass.as_str(), seen.ended, seen.dropped, seen.ready), expected);
     }
-    assert_eq!(ready_with(Format::Sse, &data(&["tick"])), Some(1));
-    assert_eq!(ready_with(Format::Sse, &data(&["{\"broken"])), None, "it may be no event");
+    assert_eq!(ready_with(StreamFormat::Sse, &data(&["tick"])), Some(1));
+    assert_eq!(ready_with(StreamFormat::Sse, &data(&["{\"broken"])), None, "it may be no event");
 }
 
 #[test]
@@ -283,14 +289,14 @@ fn an_event_that_cannot_be_read_is_dropped_where_events_are_json() {
     let (before, after) = (says("a"), says("b"));
     let seen = sse(&data(&["{\"choi", &before, "{\"broken", "not JSON", &after, "[DONE]"]));
     assert_eq!(seen.pass, data(&[&before, &after, "[DONE]"]));
-    assert_eq!((seen.dropped, seen.ended), (3, Ended::Whole));
+    assert_eq!((seen.dropped, seen.ended), (3, StreamEnd::Whole));
 }
 
 #[test]
 fn a_stream_of_which_nothing_can_be_read_is_malformed() {
     for stream in [data(&["{\"broken"]), data(&["{\"broken", "[DONE]"]), "data: {".to_owned()] {
         let seen = sse(&stream);
-        assert_eq!((seen.ended, seen.ready), (Ended::Malformed, false), "{stream}");
+        assert_eq!((seen.ended, seen.ready), (StreamEnd::Malformed, false), "{stream}");
     }
 }
 
@@ -298,16 +304,16 @@ fn a_stream_of_which_nothing_can_be_read_is_malformed() {
 fn more_than_is_kept_back_is_no_known_stream() {
     let stream = data(&[format!("{{{}", "x".repeat(1_000)).as_str(); 100]);
     let seen = sse(&stream);
-    assert_eq!((seen.pass, seen.ended, seen.dropped), (stream, Ended::Whole, 0));
+    assert_eq!((seen.pass, seen.ended, seen.dropped), (stream, StreamEnd::Whole, 0));
 }
 
 #[test]
 fn a_stream_without_an_event_is_empty_unless_it_has_a_comment() {
     for (stream, ended) in [
-        ("", Ended::Empty),
-        ("\n\r\n", Ended::Empty),
-        (": keep-alive\n\n", Ended::Whole),
-        ("event: ping\ndata: now\n\n", Ended::Whole),
+        ("", StreamEnd::Empty),
+        ("\n\r\n", StreamEnd::Empty),
+        (": keep-alive\n\n", StreamEnd::Whole),
+        ("event: ping\ndata: now\n\n", StreamEnd::Whole),
     ] {
         let seen = sse(stream);
         assert_eq!((seen.pass.as_str(), seen.ended, seen.ready), (stream, ended, false));
@@ -320,7 +326,7 @@ fn pings_and_comments_decide_nothing() {
         ": OPENROUTER PROCESSING\n\nevent: ping\ndata: {\"cost\":0}\n\nevent: ping\ndata: x\n\n";
     let stream = quiet.to_owned() + &data(&[&says("a")]) + quiet;
     let seen = sse(&stream);
-    assert_eq!((&seen.pass, seen.ended, seen.dropped), (&stream, Ended::NoEnd, 0));
+    assert_eq!((&seen.pass, seen.ended, seen.dropped), (&stream, StreamEnd::NoEnd, 0));
     assert_eq!(seen.partial.map(|partial| partial.text).as_deref(), Some("a"));
 }
 
@@ -333,10 +339,10 @@ fn what_decides_nothing_does_not_overtake_what_is_kept_back() {
         let stream = doubtful.clone() + &plain;
         assert_eq!(sse(&stream).pass, stream);
     }
-    let mut reader = Reader::new(built_in(), Format::Sse, 200, None);
-    reader.take(doubtful.clone().into());
+    let mut reader = StreamReader::new(built_in(), StreamFormat::Sse, 200, None);
+    reader.read(doubtful.clone().into());
     assert_eq!(reader.held(), doubtful.len());
-    reader.take(data(&["tick"]).into());
+    reader.read(data(&["tick"]).into());
     assert_eq!(reader.held(), 0);
     let seen = sse(&(doubtful + &data(&[&says("a")])));
     assert_eq!((seen.pass, seen.dropped), (quiet + &data(&[&says("a")]), 1));
@@ -349,31 +355,31 @@ fn an_end_that_is_too_long_to_be_read_is_an_end() {
     let completed = json!({ "type": "response.completed", "response": { "output": output } });
     let stream = named(&[created.clone(), completed.clone()]);
     let frames: Vec<_> = stream.as_bytes().chunks(32 << 10).collect();
-    let seen = see(Reader::new(built_in(), Format::Sse, 200, None), &frames);
-    assert_eq!((seen.pass == stream, seen.ended, seen.ready), (true, Ended::Whole, true));
+    let seen = see(StreamReader::new(built_in(), StreamFormat::Sse, 200, None), &frames);
+    assert_eq!((seen.pass == stream, seen.ended, seen.ready), (true, StreamEnd::Whole, true));
     let delta = json!({ "type": "response.output_text.delta", "delta": "more" });
     let seen = sse(&named(&[created, completed, delta]));
-    assert_eq!(seen.ended, Ended::NoEnd, "what is content still was behind it");
+    assert_eq!(seen.ended, StreamEnd::NoEnd, "what is content still was behind it");
 }
 
 #[test]
 fn events_that_are_too_long_are_counted_and_what_is_doubtful_passes_before_them() {
     let long = format!("data: {}\n\n", "x".repeat(300 << 10));
-    let mut reader = Reader::new(built_in(), Format::Sse, 200, Some(10));
+    let mut reader = StreamReader::new(built_in(), StreamFormat::Sse, 200, Some(10));
     let doubtful = data(&["{\"broken"]);
-    assert_eq!(reader.take(doubtful.clone().into()).pass, "");
-    assert_eq!(reader.take(long.clone().into()).pass, doubtful + &long);
+    assert_eq!(reader.read(doubtful.clone().into()).bytes, "");
+    assert_eq!(reader.read(long.clone().into()).bytes, doubtful + &long);
     assert_eq!((reader.unread(), reader.dropped(), reader.partial()), (1, 0, None));
 }
 
 #[test]
 fn a_frame_of_whole_events_is_passed_on_and_not_copied() {
-    let mut reader = Reader::new(built_in(), Format::Sse, 200, Some(100));
+    let mut reader = StreamReader::new(built_in(), StreamFormat::Sse, 200, Some(100));
     let frame = Bytes::from(data(&[&says("a"), &says("b")]));
-    let passed = reader.take(frame.clone()).pass;
+    let passed = reader.read(frame.clone()).bytes;
     assert_eq!((passed.as_ptr(), passed.len()), (frame.as_ptr(), frame.len()));
     let frame = Bytes::from(data(&[&says("c")]) + "data: {");
-    let passed = reader.take(frame.clone()).pass;
+    let passed = reader.read(frame.clone()).bytes;
     assert_eq!((passed.as_ptr(), passed.len()), (frame.as_ptr(), frame.len() - 7));
 }
 
@@ -383,15 +389,16 @@ fn a_frame_of_whole_events_is_passed_on_and_not_copied() {
 fn declared_content_makes_events_json_and_the_known_ends_no_promise() {
     let content = Some(vec![pointer("/token")]);
     let stream = Stream { content, ..Stream::default() };
-    let reading = Arc::new(Reading::new(&stream, &provider()));
-    let read =
-        |s: &str| see(Reader::new(Arc::clone(&reading), Format::Sse, 200, None), &[s.as_bytes()]);
+    let reading = Arc::new(Interpreter::new(&stream, &provider()));
+    let read = |s: &str| {
+        see(StreamReader::new(Arc::clone(&reading), StreamFormat::Sse, 200, None), &[s.as_bytes()])
+    };
     let seen = read(&data(&["{\"n\":1}"]));
-    assert_eq!((seen.ready, seen.ended), (false, Ended::Whole));
+    assert_eq!((seen.ready, seen.ended), (false, StreamEnd::Whole));
     let seen = read(&data(&["{\"token\":\"a\"}", "not JSON"]));
-    assert_eq!((seen.ready, seen.ended, seen.dropped), (true, Ended::Whole, 1));
-    assert_eq!(read(&data(&[&says("a")])).ended, Ended::NoEnd, "but of a known shape");
-    assert_eq!(read(&data(&[&says("a"), "[DONE]"])).ended, Ended::Whole);
+    assert_eq!((seen.ready, seen.ended, seen.dropped), (true, StreamEnd::Whole, 1));
+    assert_eq!(read(&data(&[&says("a")])).ended, StreamEnd::NoEnd, "but of a known shape");
+    assert_eq!(read(&data(&[&says("a"), "[DONE]"])).ended, StreamEnd::Whole);
 }
 
 #[test]
@@ -402,19 +409,19 @@ fn declared_ends_are_promised_by_any_stream() {
         Mark::Present(pointer("/last")),
     ];
     let stream = Stream { terminal: Some(marks), ..Stream::default() };
-    let reading = Arc::new(Reading::new(&stream, &provider()));
+    let reading = Arc::new(Interpreter::new(&stream, &provider()));
     let ended = |events: &[&str]| {
-        let reader = Reader::new(Arc::clone(&reading), Format::Sse, 200, None);
+        let reader = StreamReader::new(Arc::clone(&reading), StreamFormat::Sse, 200, None);
         see(reader, &[data(events).as_bytes()]).ended
     };
     for end in ["bye", "{\"n\":7}", "{\"n\":\"7\"}", "{\"last\":false}"] {
-        assert_eq!(ended(&["{}", end]), Ended::Whole, "{end}");
+        assert_eq!(ended(&["{}", end]), StreamEnd::Whole, "{end}");
     }
     for end in ["{\"n\":8}", "{\"last\":null}", "{}"] {
-        assert_eq!(ended(&["{\"n\":1}", end]), Ended::NoEnd, "{end}");
+        assert_eq!(ended(&["{\"n\":1}", end]), StreamEnd::NoEnd, "{end}");
     }
-    assert_eq!(ended(&["[DONE]"]), Ended::Malformed, "it is no JSON, and no declared end");
-    assert_eq!(ended(&[]), Ended::Empty);
+    assert_eq!(ended(&["[DONE]"]), StreamEnd::Malformed, "it is no JSON, and no declared end");
+    assert_eq!(ended(&[]), StreamEnd::Empty);
 }
 
 // === errors ===
@@ -453,9 +460,9 @@ fn a_rule_says_of_an_event_what_it_is() {
         rule(&[], &[("/error/code", "^rate"), ("/error/n", "^7$")], Class::Throttled),
         rule(&[200], &[("/error/code", "^fine$")], Class::Success),
     ];
-    let reading = Arc::new(Reading::new(&Stream::default(), &policy));
+    let reading = Arc::new(Interpreter::new(&Stream::default(), &policy));
     let classes = |event: &str| -> Vec<Class> {
-        let reader = Reader::new(Arc::clone(&reading), Format::Sse, 200, None);
+        let reader = StreamReader::new(Arc::clone(&reading), StreamFormat::Sse, 200, None);
         see(reader, &[data(&[event]).as_bytes()]).errors.into_iter().map(|(_, c)| c).collect()
     };
     assert_eq!(classes(r#"{"error":{"code":"rate_limit","n":7}}"#), [Class::Throttled]);
@@ -468,7 +475,7 @@ fn a_rule_says_of_an_event_what_it_is() {
 fn an_error_that_is_cut_short_at_the_end_is_no_whole_answer() {
     let seen = sse("data: {\"error\":{\"message\":\"overloaded\"}}\n");
     let raw = "data: {\"error\":{\"message\":\"overloaded\"}}\n";
-    assert_eq!((seen.pass.as_str(), seen.ended), (raw, Ended::NoEnd));
+    assert_eq!((seen.pass.as_str(), seen.ended), (raw, StreamEnd::NoEnd));
 }
 
 // === what can be gone on from ===
@@ -509,8 +516,8 @@ fn what_was_said_can_be_gone_on_from_while_it_is_plain_text() {
 #[test]
 fn text_beyond_what_is_kept_cannot_be_gone_on_from() {
     let partial = |most: usize| {
-        let mut reader = Reader::new(built_in(), Format::Sse, 200, Some(most));
-        reader.take(data(&[&says("abc"), &says("def")]).into());
+        let mut reader = StreamReader::new(built_in(), StreamFormat::Sse, 200, Some(most));
+        reader.read(data(&[&says("abc"), &says("def")]).into());
         reader.partial().map(|partial| partial.text)
     };
     assert_eq!((partial(6).as_deref(), partial(5), partial(0)), (Some("abcdef"), None, None));
@@ -561,16 +568,16 @@ proptest! {
     #[test]
     fn a_stream_is_read_the_same_however_it_is_split(
         pieces in prop::collection::vec(piece_of_a_stream(), 0..8), cuts in cuts(),
-        lost in 0usize..12, format in prop_oneof![3 => Just(Format::Sse), 1 => Just(Format::Lines)],
+        lost in 0usize..12, format in prop_oneof![3 => Just(StreamFormat::Sse), 1 => Just(StreamFormat::Lines)],
         goes_on in prop::option::of("[ab ]{0,6}"),
     ) {
         let stream = pieces.concat();
         let stream = &stream.as_bytes()[..stream.len().saturating_sub(lost)];
         let reader = || match &goes_on {
-            None => Reader::new(built_in(), format, 200, Some(8)),
+            None => StreamReader::new(built_in(), format, 200, Some(8)),
             Some(text) => {
-                let partial = Partial { dialect: Dialect::Chat, text: text.clone() };
-                Reader::continuing(built_in(), format, 12, partial)
+                let partial = PartialResponse { dialect: Dialect::Chat, text: text.clone() };
+                StreamReader::continuing(built_in(), format, 12, partial)
             }
         };
         prop_assert_eq!(see(reader(), &cut(stream, &cuts)), see(reader(), &[stream]));
@@ -590,7 +597,7 @@ fn a_stream_of_somebody_elses_is_never_taken_for_a_known_one() {
     ] {
         let seen = sse(&stream);
         assert_eq!((seen.pass.as_str(), seen.errors.len(), seen.dropped), (stream.as_str(), 0, 0));
-        assert_eq!(seen.ended, Ended::Whole, "{stream}");
+        assert_eq!(seen.ended, StreamEnd::Whole, "{stream}");
     }
     for stream in [
         "{\"done\":false,\"progress\":1}\n{\"result\":\"x\"}\n",
@@ -598,21 +605,24 @@ fn a_stream_of_somebody_elses_is_never_taken_for_a_known_one() {
         "{\"t\": NaN}\n{\"t\": Infinity}\n",
         "",
     ] {
-        let seen = see(Reader::new(built_in(), Format::Lines, 200, None), &[stream.as_bytes()]);
+        let seen = see(
+            StreamReader::new(built_in(), StreamFormat::Lines, 200, None),
+            &[stream.as_bytes()],
+        );
         assert_eq!((seen.pass.as_str(), seen.errors.len(), seen.dropped), (stream, 0, 0));
-        assert_eq!(seen.ended, Ended::Whole, "{stream}");
+        assert_eq!(seen.ended, StreamEnd::Whole, "{stream}");
     }
 }
 
 #[test]
 fn a_known_stream_is_known_however_it_begins() {
     let vendor = "{\"queue\":1}";
-    assert_eq!(sse(&data(&[vendor, &says("a"), &says("b")])).ended, Ended::NoEnd);
+    assert_eq!(sse(&data(&[vendor, &says("a"), &says("b")])).ended, StreamEnd::NoEnd);
     let azure = "{\"choices\":[],\"prompt_filter_results\":[]}";
     let seen = sse(&data(&[azure, &chunk(json!({ "role": "assistant" }), None)]));
-    assert_eq!((seen.ended, seen.ready), (Ended::NoEnd, false));
+    assert_eq!((seen.ended, seen.ready), (StreamEnd::NoEnd, false));
     let other = json!({ "choices": [{ "index": 1, "delta": { "content": "b" } }] }).to_string();
     let first = chunk(json!({ "content": "a" }), Some("stop"));
-    assert_eq!(sse(&data(&[&first, &other])).ended, Ended::NoEnd, "the second is not finished");
-    assert_eq!(sse(&data(&[&first, &other, "[DONE]"])).ended, Ended::Whole);
+    assert_eq!(sse(&data(&[&first, &other])).ended, StreamEnd::NoEnd, "the second is not finished");
+    assert_eq!(sse(&data(&[&first, &other, "[DONE]"])).ended, StreamEnd::Whole);
 }

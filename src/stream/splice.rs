@@ -9,24 +9,24 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use super::continuation::{Dialect, Overlap, Partial};
-use super::framing::{Kind, Piece};
-use super::transcript::Heard;
+use super::continuation::{Dialect, Overlap, PartialResponse};
+use super::framing::{Piece, PieceKind};
+use super::transcript::Delta;
 
 /// Bytes that are withheld at most.
 const MOST: usize = 1 << 20;
 
 /// Withholds the second stream's events until it is known where it begins.
 #[derive(Debug)]
-pub struct Joint {
+pub struct Splice {
     dialect: Dialect,
     overlap: Overlap,
-    withheld: Vec<Withheld>,
+    withheld: Vec<BufferedEvent>,
     bytes: usize,
 }
 
 #[derive(Debug)]
-struct Withheld {
+struct BufferedEvent {
     raw: Vec<u8>,
     /// Where its text stands in `raw`, quotes and all; and the text.
     says: Option<(Range<usize>, String)>,
@@ -35,37 +35,41 @@ struct Withheld {
 
 /// It is no stream that goes on from the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Unfit;
+pub struct SpliceError;
 
 /// The new text, and the events that say it.
-pub type Joined = (String, Vec<Bytes>);
+pub type SpliceOutput = (String, Vec<Bytes>);
 
-impl Joint {
-    pub fn new(partial: &Partial) -> Joint {
+impl Splice {
+    pub fn new(partial: &PartialResponse) -> Splice {
         let overlap = Overlap::new(&partial.text);
-        Joint { dialect: partial.dialect, overlap, withheld: Vec::new(), bytes: 0 }
+        Splice { dialect: partial.dialect, overlap, withheld: Vec::new(), bytes: 0 }
     }
 
     /// Takes in an event; once it is known where the stream begins: what passes, this one included.
-    pub fn take(&mut self, piece: &Piece, heard: &Heard<'_>) -> Result<Option<Joined>, Unfit> {
+    pub fn take(
+        &mut self,
+        piece: &Piece,
+        heard: &Delta<'_>,
+    ) -> Result<Option<SpliceOutput>, SpliceError> {
         if heard.other || heard.dialect.is_some_and(|dialect| dialect != self.dialect) {
-            return Err(Unfit);
+            return Err(SpliceError);
         }
         let speaks = heard.text.is_some();
         let known = speaks && self.overlap.push(heard.text()).is_some();
         if speaks || heard.end || !self.withheld.is_empty() {
-            let event = Withheld::new(piece, heard);
+            let event = BufferedEvent::new(piece, heard);
             self.bytes += event.raw.len();
             self.withheld.push(event);
         }
         if known || heard.end {
             return Ok(Some(self.joined()));
         }
-        if self.bytes > MOST { Err(Unfit) } else { Ok(None) }
+        if self.bytes > MOST { Err(SpliceError) } else { Ok(None) }
     }
 
     /// What is known, or the stream has ended.
-    pub fn joined(&mut self) -> Joined {
+    pub fn joined(&mut self) -> SpliceOutput {
         let mut again = self.overlap.end();
         let mut text = String::new();
         let mut events = Vec::new();
@@ -80,11 +84,11 @@ impl Joint {
     }
 }
 
-impl Withheld {
-    fn new(piece: &Piece, heard: &Heard<'_>) -> Withheld {
+impl BufferedEvent {
+    fn new(piece: &Piece, heard: &Delta<'_>) -> BufferedEvent {
         let (text, end) = (&heard.text, heard.end);
-        let Kind::Event { name, data } = &piece.kind else {
-            return Withheld { raw: piece.raw.to_vec(), says: None, end };
+        let PieceKind::Event { name, data } = &piece.kind else {
+            return BufferedEvent { raw: piece.raw.to_vec(), says: None, end };
         };
         let at = (data.as_ptr() as usize).wrapping_sub(piece.raw.as_ptr() as usize);
         let whole = at < piece.raw.len() && piece.raw[at..].starts_with(data);
@@ -95,7 +99,7 @@ impl Withheld {
         let says = text
             .as_ref()
             .map(|(place, text)| (place.start + at..place.end + at, text.clone().into_owned()));
-        Withheld { raw, says, end }
+        BufferedEvent { raw, says, end }
     }
 
     /// What passes of it when so much of its text is a repetition.

@@ -4,13 +4,13 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use super::continuation::{Dialect, Partial};
-use super::interpret::Said;
+use super::continuation::{Dialect, PartialResponse};
+use super::interpret::DeltaSpan;
 use crate::json::scan;
 
 /// What one event adds.
 #[derive(Clone, Debug)]
-pub struct Heard<'d> {
+pub struct Delta<'d> {
     /// `None` where it is of no dialect that is known here, as the `[DONE]` of all of them.
     pub dialect: Option<Dialect>,
     /// The text, and where in the event's data it stands, quotes and all.
@@ -23,23 +23,23 @@ pub struct Heard<'d> {
 
 /// What was said so far, within a bound.
 #[derive(Debug)]
-pub struct Kept {
+pub struct Transcript {
     text: String,
     dialect: Option<Dialect>,
     most: usize,
 }
 
-impl Heard<'_> {
+impl Delta<'_> {
     /// `end`: it is an end whatever it says.
-    pub fn of(said: Option<Said>, data: &[u8], end: bool) -> Heard<'_> {
-        let Some(Said { dialect, text: place, other, over }) = said else {
-            return Heard { dialect: None, text: None, other: false, end };
+    pub fn of(said: Option<DeltaSpan>, data: &[u8], end: bool) -> Delta<'_> {
+        let Some(DeltaSpan { dialect, text: place, other, over }) = said else {
+            return Delta { dialect: None, text: None, other: false, end };
         };
         let text = place.as_ref().and_then(|at| scan::text(&data[at.clone()]));
         // Half of a surrogate pair, for example, is no text.
         let odd = place.is_some() && text.is_none();
         let text = place.zip(text);
-        Heard { dialect: Some(dialect), text, other: other || odd, end: end || over }
+        Delta { dialect: Some(dialect), text, other: other || odd, end: end || over }
     }
 
     pub fn text(&self) -> &str {
@@ -47,18 +47,18 @@ impl Heard<'_> {
     }
 }
 
-impl Kept {
+impl Transcript {
     /// Bytes of text that are kept at most.
-    pub fn new(most: usize) -> Kept {
-        Kept { text: String::new(), dialect: None, most }
+    pub fn new(most: usize) -> Transcript {
+        Transcript { text: String::new(), dialect: None, most }
     }
 
-    pub fn from(partial: Partial, most: usize) -> Kept {
-        Kept { text: partial.text, dialect: Some(partial.dialect), most }
+    pub fn from(partial: PartialResponse, most: usize) -> Transcript {
+        Transcript { text: partial.text, dialect: Some(partial.dialect), most }
     }
 
     /// Adds an event; whether the answer can be gone on from still.
-    pub fn hear(&mut self, heard: &Heard<'_>) -> bool {
+    pub fn hear(&mut self, heard: &Delta<'_>) -> bool {
         let known = heard.dialect.filter(|dialect| self.dialect.is_none_or(|own| own == *dialect));
         self.dialect = known.or(self.dialect);
         known.is_some() && !heard.other && !heard.end && self.say(heard.text())
@@ -77,7 +77,7 @@ impl Kept {
         self.text.len()
     }
 
-    pub fn partial(&self) -> Option<Partial> {
-        Some(Partial { dialect: self.dialect?, text: self.text.clone() })
+    pub fn partial(&self) -> Option<PartialResponse> {
+        Some(PartialResponse { dialect: self.dialect?, text: self.text.clone() })
     }
 }

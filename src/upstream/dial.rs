@@ -1,9 +1,9 @@
-//! A connection from nothing: the name, TCP, the proxy, TLS, all within one time.
+//! Dialing: DNS, TCP, the CONNECT tunnel and TLS, all within one timeout.
 //!
-//! Addresses are tried by Happy Eyeballs (RFC 8305): families in turn, the next one when one
-//! failed or has been pending for 250 ms, the first that answers wins.
+//! Addresses are tried by Happy Eyeballs (RFC 8305): address families alternate, the next address
+//! is tried when one failed or has been pending for 250 ms, and the first to connect wins.
 //!
-//! Not a byte of a request has been sent when this fails, so each error may be repeated anywhere.
+//! No byte of a request has been sent when a dial fails, so the request may be retried anywhere.
 
 use std::cell::Cell;
 use std::fmt;
@@ -16,16 +16,16 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 
-use super::http1::connection::{Connection, Link};
-use super::http1::io::{Stream, Wire};
-use super::http1::tunnel::{self, Refusal};
-use super::pool::Place;
-use super::target::Target;
+use super::http1::connection::{Connection, ConnectionInner};
+use super::http1::io::{SharedSocket, Transport};
+use super::http1::tunnel::{self, ProxyConnectError};
+use super::pool::ConnectionSlot;
+use super::target::DialTarget;
 use crate::clock;
 
-const NEXT_ADDRESS: Duration = Duration::from_millis(250);
+const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
-/// Why there is no connection.
+/// Why a dial failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DialError {
     #[error("cannot resolve {host}: {reason}")]
@@ -33,8 +33,8 @@ pub enum DialError {
     #[error("cannot connect to {host} ({address}): {reason}")]
     Connect { host: String, address: SocketAddr, reason: String },
     #[error("no connection to {host} within {after:?}, {phase}")]
-    Timeout { host: String, after: Duration, phase: Phase },
-    #[error("no TLS with {host}: {reason}")]
+    Timeout { host: String, after: Duration, phase: DialPhase },
+    #[error("TLS handshake with {host} failed: {reason}")]
     Tls { host: String, reason: String },
     #[error("the proxy {proxy} did not connect to {host}: {reason}")]
     Proxy { proxy: String, host: String, status: Option<u16>, reason: String },
@@ -43,7 +43,7 @@ pub enum DialError {
 }
 
 impl DialError {
-    /// A connection that was made, and closed before anything was sent.
+    /// The peer closed a new connection before anything was sent.
     pub fn closed(host: &str, peer: Option<SocketAddr>) -> Self {
         let address = peer.unwrap_or_else(|| SocketAddr::from(([0; 4], 0)));
         let reason = "it closed the connection at once".to_owned();
@@ -51,16 +51,16 @@ impl DialError {
     }
 }
 
-/// What a dial is waiting for.
+/// The step that a dial has reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
+pub enum DialPhase {
     Dns,
     Tcp,
     Proxy,
     Tls,
 }
 
-impl fmt::Display for Phase {
+impl fmt::Display for DialPhase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Dns => "waiting for its addresses",
@@ -71,53 +71,67 @@ impl fmt::Display for Phase {
     }
 }
 
-/// Dials, and makes the connection ready for a request.
-pub(super) async fn connection(target: &Target, place: Place) -> Result<Connection, DialError> {
-    let phase = Cell::new(Phase::Dns);
-    match tokio::time::timeout(target.connect, dial(target, place, &phase)).await {
+/// Opens a connection that is ready for a request.
+pub(super) async fn connection(
+    target: &DialTarget,
+    place: ConnectionSlot,
+) -> Result<Connection, DialError> {
+    let phase = Cell::new(DialPhase::Dns);
+    match tokio::time::timeout(target.connect_timeout, dial(target, place, &phase)).await {
         Ok(dialled) => dialled,
         Err(_) => {
             let phase = phase.get();
-            if phase == Phase::Tcp {
-                target.name.doubt();
+            if phase == DialPhase::Tcp {
+                target.dns.request_refresh();
             }
-            Err(DialError::Timeout { host: target.url.host.clone(), after: target.connect, phase })
+            Err(DialError::Timeout {
+                host: target.url.host.clone(),
+                after: target.connect_timeout,
+                phase,
+            })
         }
     }
 }
 
-async fn dial(target: &Target, place: Place, phase: &Cell<Phase>) -> Result<Connection, DialError> {
-    let version = target.name.version();
-    let dialled = target.dialled();
+async fn dial(
+    target: &DialTarget,
+    place: ConnectionSlot,
+    phase: &Cell<DialPhase>,
+) -> Result<Connection, DialError> {
+    let version = target.dns.version();
+    let dialled = target.dial_url();
     let addresses = target
-        .name
+        .dns
         .addresses()
         .await
         .map_err(|reason| DialError::Dns { host: dialled.host.clone(), reason })?;
-    phase.set(Phase::Tcp);
+    phase.set(DialPhase::Tcp);
     let began = clock::now();
     let connected = tcp(&addresses, dialled.port).await;
     let (mut wire, peer) = connected.map_err(|(address, error)| {
-        target.name.doubt();
+        target.dns.request_refresh();
         DialError::Connect { host: dialled.host.clone(), address, reason: error.to_string() }
     })?;
-    let round_trip = place.pool().connected(clock::since(began));
+    let round_trip = place.pool().record_connect_time(clock::since(began));
     if let Some(proxy) = &target.proxy {
-        phase.set(Phase::Proxy);
+        phase.set(DialPhase::Proxy);
         let tunnelled = tunnel::connect(&mut wire, proxy, &target.url).await;
-        tunnelled.map_err(|refusal| refused(target, &proxy.url.authority, refusal))?;
+        tunnelled.map_err(|refusal| proxy_error(target, &proxy.url.authority, refusal))?;
     }
-    phase.set(Phase::Tls);
+    phase.set(DialPhase::Tls);
     let stream = secure(target, wire.clone()).await?;
-    Ok(Connection::new(Link::new(stream, wire, (peer, version), round_trip, place), false))
+    Ok(Connection::new(
+        ConnectionInner::new(stream, wire, (peer, version), round_trip, place),
+        false,
+    ))
 }
 
-/// TLS, where the target wants it.
-async fn secure(target: &Target, wire: Wire) -> Result<Stream, DialError> {
-    let Some(tls) = &target.tls else { return Ok(Stream::Plain(wire)) };
+/// Starts TLS if the target requires it.
+async fn secure(target: &DialTarget, wire: SharedSocket) -> Result<Transport, DialError> {
+    let Some(tls) = &target.tls else { return Ok(Transport::Plain(wire)) };
     let connector = TlsConnector::from(Arc::clone(&tls.config));
     match connector.connect(tls.server_name.clone(), wire).await {
-        Ok(stream) => Ok(Stream::Tls(Box::new(stream))),
+        Ok(stream) => Ok(Transport::Tls(Box::new(stream))),
         Err(error) => Err(DialError::Tls {
             host: target.url.host.clone(),
             reason: super::tls::explain(&error),
@@ -125,28 +139,29 @@ async fn secure(target: &Target, wire: Wire) -> Result<Stream, DialError> {
     }
 }
 
-fn refused(target: &Target, proxy: &str, refusal: Refusal) -> DialError {
+fn proxy_error(target: &DialTarget, proxy: &str, refusal: ProxyConnectError) -> DialError {
     let (status, reason) = match refusal {
-        Refusal::Status(407) => (
+        ProxyConnectError::Status(407) => (
             Some(407),
-            "it wants credentials, 407 (give them in its URL: `http://user:password@...`)"
+            "it requires credentials, 407 (put them in its URL: `http://user:password@...`)"
                 .to_owned(),
         ),
-        Refusal::Status(status) => (Some(status), format!("it answered {status}")),
-        Refusal::Malformed(reason) => (None, reason.to_owned()),
-        Refusal::Io(error) => (None, error.to_string()),
+        ProxyConnectError::Status(status) => (Some(status), format!("it returned {status}")),
+        ProxyConnectError::Malformed(reason) => (None, reason.to_owned()),
+        ProxyConnectError::Io(error) => (None, error.to_string()),
     };
     DialError::Proxy { proxy: proxy.to_owned(), host: target.url.host.clone(), status, reason }
 }
 
-type Tried = Result<(Wire, SocketAddr), (SocketAddr, io::Error)>;
+type ConnectResult = Result<(SharedSocket, SocketAddr), (SocketAddr, io::Error)>;
 
-/// The first address that answers; the last error where none does.
-async fn tcp(addresses: &[IpAddr], port: u16) -> Tried {
+/// Connects to the first address that accepts; the last error if none does.
+async fn tcp(addresses: &[IpAddr], port: u16) -> ConnectResult {
     if let [only] = addresses {
         return attempt(SocketAddr::new(*only, port)).await;
     }
-    let mut next = in_turn(addresses).into_iter().map(|address| SocketAddr::new(address, port));
+    let mut next =
+        interleave_families(addresses).into_iter().map(|address| SocketAddr::new(address, port));
     let mut pending = JoinSet::new();
     let mut failed = (SocketAddr::from(([0; 4], port)), io::Error::other("it has no address"));
     loop {
@@ -158,7 +173,7 @@ async fn tcp(addresses: &[IpAddr], port: u16) -> Tried {
                 None if !more => return Err(failed),
                 Some(Err(_)) | None => {}
             },
-            () = tokio::time::sleep(NEXT_ADDRESS), if more => {}
+            () = tokio::time::sleep(ATTEMPT_DELAY), if more => {}
         }
         if let Some(address) = next.next() {
             pending.spawn(attempt(address));
@@ -166,13 +181,13 @@ async fn tcp(addresses: &[IpAddr], port: u16) -> Tried {
     }
 }
 
-async fn attempt(address: SocketAddr) -> Tried {
-    let connected = TcpStream::connect(address).await.and_then(Wire::new);
+async fn attempt(address: SocketAddr) -> ConnectResult {
+    let connected = TcpStream::connect(address).await.and_then(SharedSocket::new);
     connected.map(|wire| (wire, address)).map_err(|error| (address, error))
 }
 
-/// The families by turns, beginning with the preferred one.
-fn in_turn(addresses: &[IpAddr]) -> Vec<IpAddr> {
+/// Alternates the address families, beginning with the preferred one.
+fn interleave_families(addresses: &[IpAddr]) -> Vec<IpAddr> {
     let first_is_v6 = addresses.first().is_some_and(IpAddr::is_ipv6);
     let (first, second): (Vec<_>, Vec<_>) =
         addresses.iter().partition(|address| address.is_ipv6() == first_is_v6);
@@ -193,11 +208,11 @@ mod tests {
     }
 
     #[test]
-    fn families_take_turns_beginning_with_the_preferred() {
+    fn address_families_alternate_beginning_with_the_preferred_one() {
         assert_eq!(
-            in_turn(&addresses("::1 ::2 ::3 10.0.0.1 10.0.0.2")),
+            interleave_families(&addresses("::1 ::2 ::3 10.0.0.1 10.0.0.2")),
             addresses("::1 10.0.0.1 ::2 10.0.0.2 ::3")
         );
-        assert_eq!(in_turn(&addresses("10.0.0.1 ::1")), addresses("10.0.0.1 ::1"));
+        assert_eq!(interleave_families(&addresses("10.0.0.1 ::1")), addresses("10.0.0.1 ::1"));
     }
 }

@@ -15,17 +15,24 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 
-use super::dns::Answered;
+use super::dns::LookupFuture;
 use super::test_server::*;
 use super::tls_tests::{Authority, acceptor, tls_origin};
-use super::{DialError, Phase, Resolver, Target, TargetError};
+use super::{DialError, DialPhase, DialTarget, Resolver, TargetError};
 use crate::policy::sections::model::{ClientTls, ForwardProxy};
 
 const SHORT: Duration = Duration::from_millis(50);
 
-fn named(port: u16, connect: Duration, resolver: &Resolver) -> Arc<Target> {
-    Target::new(&url("http", "api.test", port), &ClientTls::default(), None, connect, 8, resolver)
-        .expect("a target")
+fn named(port: u16, connect: Duration, resolver: &Resolver) -> Arc<DialTarget> {
+    DialTarget::new(
+        &url("http", "api.test", port),
+        &ClientTls::default(),
+        None,
+        connect,
+        8,
+        resolver,
+    )
+    .expect("a target")
 }
 
 fn refusing_port() -> u16 {
@@ -84,7 +91,7 @@ fn a_black_hole_times_out_within_connect() {
         let (pools, target) = (pools(), named(address.port(), SHORT, &knows(&["127.0.0.1"])));
         let error = pools.dial(&target).await.expect_err("no connection");
         assert_eq!(error.to_string(), "no connection to api.test within 50ms, waiting for TCP");
-        assert_eq!(pools.open(&target), 0);
+        assert_eq!(pools.open_connections(&target), 0);
     });
 }
 
@@ -105,7 +112,8 @@ fn a_black_hole_does_not_hold_up_the_next_address() {
 #[test]
 fn a_name_that_does_not_resolve_is_said_clearly() {
     worker(async {
-        let lookup = |_| -> Answered { Box::pin(async { Err(io::Error::other("no such host")) }) };
+        let lookup =
+            |_| -> LookupFuture { Box::pin(async { Err(io::Error::other("no such host")) }) };
         let resolver = Resolver::with_lookup(Handle::current(), lookup);
         let error = dialled(&named(80, CONNECT, &resolver)).await.expect_err("no connection");
         assert!(matches!(&error, DialError::Dns { host, .. } if host == "api.test"));
@@ -118,7 +126,7 @@ fn dials_share_one_lookup_and_wait_for_it_within_connect() {
     worker(async {
         let asked = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&asked);
-        let lookup = move |_| -> Answered {
+        let lookup = move |_| -> LookupFuture {
             count.fetch_add(1, Ordering::SeqCst);
             Box::pin(pending())
         };
@@ -126,7 +134,7 @@ fn dials_share_one_lookup_and_wait_for_it_within_connect() {
         let (pools, target) = (pools(), named(80, SHORT, &resolver));
         let (first, second) = tokio::join!(pools.dial(&target), pools.dial(&target));
         for error in [first.expect_err("no answer"), second.expect_err("no answer")] {
-            assert!(matches!(error, DialError::Timeout { phase: Phase::Dns, .. }), "{error}");
+            assert!(matches!(error, DialError::Timeout { phase: DialPhase::Dns, .. }), "{error}");
         }
         assert_eq!(asked.load(Ordering::SeqCst), 1);
     });
@@ -138,10 +146,10 @@ fn localhost_is_resolved_by_the_system() {
         let (address, _) = origin(hello).await;
         let resolver = Resolver::new(Handle::current());
         let url = url("http", "localhost", address.port());
-        let target = Target::new(&url, &ClientTls::default(), None, CONNECT, 1, &resolver)
+        let target = DialTarget::new(&url, &ClientTls::default(), None, CONNECT, 1, &resolver)
             .expect("a target");
         assert_eq!(exchange(dialled(&target).await.expect("a connection")).await, "hi");
-        let addresses = resolver.name("localhost").addresses().await.expect("an answer");
+        let addresses = resolver.entry("localhost").addresses().await.expect("an answer");
         assert!(addresses.iter().all(IpAddr::is_loopback));
     });
 }
@@ -192,7 +200,7 @@ fn a_proxy_is_asked_to_connect_and_told_who_we_are() {
         let (proxy, url) = (through(proxy, Some("Basic dTpw")), url("http", "api.test", 80));
         // The name of the origin is the proxy's to resolve.
         let target =
-            Target::new(&url, &ClientTls::default(), Some(&proxy), CONNECT, 1, &knows(&[]))
+            DialTarget::new(&url, &ClientTls::default(), Some(&proxy), CONNECT, 1, &knows(&[]))
                 .expect("a target");
         assert_eq!(exchange(dialled(&target).await.expect("a connection")).await, "hi");
         assert!(
@@ -211,7 +219,7 @@ fn tls_goes_through_the_proxy_to_the_provider() {
         let url = url("https", "api.test", 443);
         let proxy = through(proxy, None);
         let target =
-            Target::new(&url, &tls, Some(&proxy), CONNECT, 1, &knows(&[])).expect("a target");
+            DialTarget::new(&url, &tls, Some(&proxy), CONNECT, 1, &knows(&[])).expect("a target");
         assert_eq!(exchange(dialled(&target).await.expect("a connection")).await, "hi");
     });
 }
@@ -223,11 +231,11 @@ fn a_proxy_that_wants_credentials_is_said_so_without_those_we_gave() {
             forward_proxy("Proxy-Authorization: Basic dTpw\r\n", ([127, 0, 0, 1], 9).into()).await;
         let (proxy, url) = (through(proxy, Some("Basic c2VjcmV0")), url("http", "api.test", 80));
         let target =
-            Target::new(&url, &ClientTls::default(), Some(&proxy), CONNECT, 1, &knows(&[]))
+            DialTarget::new(&url, &ClientTls::default(), Some(&proxy), CONNECT, 1, &knows(&[]))
                 .expect("a target");
         let error = dialled(&target).await.expect_err("refused");
         assert!(matches!(error, DialError::Proxy { status: Some(407), .. }));
-        assert!(error.to_string().contains("it wants credentials, 407"), "{error}");
+        assert!(error.to_string().contains("it requires credentials, 407"), "{error}");
         assert!(!format!("{error:?} {error} {target:?} {proxy:?}").contains("c2VjcmV0"));
     });
 }
@@ -242,10 +250,10 @@ fn the_head_of_a_proxys_answer_is_bounded() {
         .await;
         let (proxy, url) = (through(proxy, None), url("http", "api.test", 80));
         let target =
-            Target::new(&url, &ClientTls::default(), Some(&proxy), CONNECT, 1, &knows(&[]))
+            DialTarget::new(&url, &ClientTls::default(), Some(&proxy), CONNECT, 1, &knows(&[]))
                 .expect("a target");
         let error = dialled(&target).await.expect_err("refused").to_string();
-        assert!(error.ends_with("the head of its answer is over 8 KiB"), "{error}");
+        assert!(error.ends_with("the head of its response is over 8 KiB"), "{error}");
     });
 }
 
@@ -256,7 +264,7 @@ fn a_proxy_over_tls_is_refused_when_the_policy_is_loaded() {
         proxy.url.https = true;
         let url = url("http", "api.test", 80);
         let refused =
-            Target::new(&url, &ClientTls::default(), Some(&proxy), CONNECT, 1, &knows(&[]));
+            DialTarget::new(&url, &ClientTls::default(), Some(&proxy), CONNECT, 1, &knows(&[]));
         assert!(matches!(refused, Err(TargetError::ProxyScheme { .. })));
     });
 }

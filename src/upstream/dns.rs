@@ -1,13 +1,13 @@
-//! Names to addresses: asked when first wanted, and again every 30 s while a target lives.
+//! DNS: a name is resolved on first use, then refreshed every 30 s while a target uses it.
 //!
-//! The last good answer stays in force on error: a resolver that is down takes no provider with
-//! it. A name that never had an answer is asked again at most once a second, and only for a
-//! request that wants it. When no address could be reached the question is put again after 5 s.
-//! Addresses that vanish from an answer are drained: the version goes up, and an idle connection
-//! to one of them is not used again. No state but connections belongs to an address, so a new
-//! answer forgets nothing.
+//! The last good addresses are kept on error, so that an outage of the resolver does not take
+//! providers down. A name that never resolved is looked up at most once a second, and only when a
+//! request needs it. After a failed dial the next refresh comes within 5 s. When an address
+//! disappears, the version of its entry increases and idle connections to that address are not
+//! used again. Only connections depend on an address, so that new addresses reset no other state.
 //!
-//! `getaddrinfo` knows no TTL, hence the timer. It runs on the control runtime, never on a worker.
+//! `getaddrinfo` reports no TTL, hence the fixed interval. Lookups run on the control runtime,
+//! never on a worker.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -26,37 +26,37 @@ use super::tls;
 use crate::clock;
 
 const REFRESH: Duration = Duration::from_secs(30);
-const REFRESH_IN_DOUBT: Duration = Duration::from_secs(5);
-const ASK_AGAIN: Duration = Duration::from_secs(1);
+const MIN_REFRESH: Duration = Duration::from_secs(5);
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-pub(super) type Answered = Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>> + Send>>;
-type Lookup = Arc<dyn Fn(String) -> Answered + Send + Sync>;
+pub(super) type LookupFuture = Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>> + Send>>;
+type Lookup = Arc<dyn Fn(String) -> LookupFuture + Send + Sync>;
 
-/// What the targets of one process share: names that are kept resolved, and TLS sessions.
+/// The DNS entries and TLS configurations shared by all targets of the process.
 #[derive(Clone)]
 pub struct Resolver {
     handle: Handle,
     lookup: Lookup,
-    names: Arc<Mutex<HashMap<String, Weak<Name>>>>,
-    pub(super) tls: Arc<tls::Configs>,
+    entries: Arc<Mutex<HashMap<String, Weak<DnsEntry>>>>,
+    pub(super) tls: Arc<tls::TlsConfigs>,
 }
 
-/// One host, and what is known of it.
-pub(super) struct Name {
+/// One host and its addresses.
+pub(super) struct DnsEntry {
     host: String,
-    answer: watch::Sender<Answer>,
-    /// Goes up when an address vanished.
+    state: watch::Sender<LookupState>,
+    /// Increases when an address disappears.
     version: AtomicU64,
-    doubted: Arc<Notify>,
+    refresh_requested: Arc<Notify>,
     handle: Handle,
     lookup: Lookup,
 }
 
 #[derive(Clone, Debug)]
-enum Answer {
-    Unasked,
-    Asked,
-    Known(Arc<[IpAddr]>),
+enum LookupState {
+    Idle,
+    Pending,
+    Resolved(Arc<[IpAddr]>),
     Failed { reason: Arc<str>, at: Instant },
 }
 
@@ -70,18 +70,18 @@ impl Resolver {
 
     pub(super) fn with_lookup(
         handle: Handle,
-        lookup: impl Fn(String) -> Answered + Send + Sync + 'static,
+        lookup: impl Fn(String) -> LookupFuture + Send + Sync + 'static,
     ) -> Self {
-        Self { handle, lookup: Arc::new(lookup), names: Arc::default(), tls: Arc::default() }
+        Self { handle, lookup: Arc::new(lookup), entries: Arc::default(), tls: Arc::default() }
     }
 
-    pub(super) fn name(&self, host: &str) -> Arc<Name> {
-        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(super) fn entry(&self, host: &str) -> Arc<DnsEntry> {
+        let mut names = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(name) = names.get(host).and_then(Weak::upgrade) {
             return name;
         }
         names.retain(|_, name| name.strong_count() > 0);
-        let name = Arc::new(Name::new(host, self));
+        let name = Arc::new(DnsEntry::new(host, self));
         names.insert(host.to_owned(), Arc::downgrade(&name));
         name
     }
@@ -100,17 +100,17 @@ impl fmt::Debug for Resolver {
 
 // === impl Name ===
 
-impl Name {
+impl DnsEntry {
     fn new(host: &str, resolver: &Resolver) -> Self {
         let answer = match host.parse::<IpAddr>() {
-            Ok(address) => Answer::Known(Arc::new([address])),
-            Err(_) => Answer::Unasked,
+            Ok(address) => LookupState::Resolved(Arc::new([address])),
+            Err(_) => LookupState::Idle,
         };
         Self {
             host: host.to_owned(),
-            answer: watch::Sender::new(answer),
+            state: watch::Sender::new(answer),
             version: AtomicU64::new(0),
-            doubted: Arc::default(),
+            refresh_requested: Arc::default(),
             handle: resolver.handle.clone(),
             lookup: Arc::clone(&resolver.lookup),
         }
@@ -120,56 +120,57 @@ impl Name {
         self.version.load(Ordering::Acquire)
     }
 
-    pub(super) fn has(&self, address: IpAddr) -> bool {
-        matches!(&*self.answer.borrow(), Answer::Known(known) if known.contains(&address))
+    pub(super) fn contains(&self, address: IpAddr) -> bool {
+        matches!(&*self.state.borrow(), LookupState::Resolved(known) if known.contains(&address))
     }
 
-    /// What is known, at once; else what the question brings. The caller bounds the wait.
+    /// The known addresses, or the result of a lookup. The caller limits the wait.
     pub(super) async fn addresses(self: &Arc<Self>) -> Result<Arc<[IpAddr]>, Arc<str>> {
-        self.ask();
-        let mut answers = self.answer.subscribe();
-        let settled =
-            answers.wait_for(|answer| matches!(answer, Answer::Known(_) | Answer::Failed { .. }));
+        self.start_lookup();
+        let mut answers = self.state.subscribe();
+        let settled = answers.wait_for(|answer| {
+            matches!(answer, LookupState::Resolved(_) | LookupState::Failed { .. })
+        });
         match settled.await.as_deref() {
-            Ok(Answer::Known(addresses)) => Ok(Arc::clone(addresses)),
-            Ok(Answer::Failed { reason, .. }) => Err(Arc::clone(reason)),
+            Ok(LookupState::Resolved(addresses)) => Ok(Arc::clone(addresses)),
+            Ok(LookupState::Failed { reason, .. }) => Err(Arc::clone(reason)),
             _ => Err("the resolver has stopped".into()),
         }
     }
 
-    /// No address could be reached: the answer may be out of date.
-    pub(super) fn doubt(&self) {
-        self.doubted.notify_one();
+    /// Asks for an early refresh, because no address could be reached.
+    pub(super) fn request_refresh(&self) {
+        self.refresh_requested.notify_one();
     }
 
-    fn ask(self: &Arc<Self>) {
-        let asks = self.answer.send_if_modified(|answer| {
+    fn start_lookup(self: &Arc<Self>) {
+        let asks = self.state.send_if_modified(|answer| {
             let asks = match answer {
-                Answer::Unasked => true,
-                Answer::Failed { at, .. } => {
-                    clock::now().saturating_duration_since(*at) >= ASK_AGAIN
+                LookupState::Idle => true,
+                LookupState::Failed { at, .. } => {
+                    clock::now().saturating_duration_since(*at) >= RETRY_AFTER
                 }
-                Answer::Asked | Answer::Known(_) => false,
+                LookupState::Pending | LookupState::Resolved(_) => false,
             };
             if asks {
-                *answer = Answer::Asked;
+                *answer = LookupState::Pending;
             }
             asks
         });
         if asks {
             let (name, host) = (Arc::downgrade(self), self.host.clone());
-            self.handle.spawn(keep(
+            self.handle.spawn(refresh_loop(
                 name,
                 Arc::clone(&self.lookup),
                 host,
-                Arc::clone(&self.doubted),
+                Arc::clone(&self.refresh_requested),
             ));
         }
     }
 
-    /// Takes what a lookup brought; says whether there is an answer to keep fresh.
+    /// Stores the result of a lookup. Returns whether there are addresses to refresh.
     pub(super) fn publish(&self, found: io::Result<Vec<IpAddr>>) -> bool {
-        match found.map(without_repeats) {
+        match found.map(deduplicate) {
             Ok(found) if found.is_empty() => self.publish_failed("the name has no address"),
             Ok(found) => {
                 self.publish_known(found.into());
@@ -180,12 +181,14 @@ impl Name {
     }
 
     fn publish_known(&self, found: Arc<[IpAddr]>) {
-        self.answer.send_modify(|answer| {
+        self.state.send_modify(|answer| {
             let vanished = match answer {
-                Answer::Known(known) => known.iter().any(|address| !found.contains(address)),
+                LookupState::Resolved(known) => {
+                    known.iter().any(|address| !found.contains(address))
+                }
                 _ => false,
             };
-            *answer = Answer::Known(found);
+            *answer = LookupState::Resolved(found);
             if vanished {
                 self.version.fetch_add(1, Ordering::Release);
             }
@@ -193,10 +196,10 @@ impl Name {
     }
 
     fn publish_failed(&self, reason: &str) -> bool {
-        let failed = self.answer.send_if_modified(|answer| {
-            let failed = !matches!(answer, Answer::Known(_));
+        let failed = self.state.send_if_modified(|answer| {
+            let failed = !matches!(answer, LookupState::Resolved(_));
             if failed {
-                *answer = Answer::Failed { reason: reason.into(), at: clock::now() };
+                *answer = LookupState::Failed { reason: reason.into(), at: clock::now() };
             }
             failed
         });
@@ -204,15 +207,15 @@ impl Name {
             tracing::warn!(
                 host = self.host,
                 reason,
-                "cannot resolve, the last good answer is kept"
+                "cannot resolve the host; keeping its last known addresses"
             );
         }
         !failed
     }
 }
 
-/// In the order of the answer, which is the order of preference (RFC 6724).
-fn without_repeats(found: Vec<IpAddr>) -> Vec<IpAddr> {
+/// Keeps the order, which is the order of preference (RFC 6724).
+fn deduplicate(found: Vec<IpAddr>) -> Vec<IpAddr> {
     let mut kept = Vec::with_capacity(found.len());
     for address in found {
         if !kept.contains(&address) {
@@ -222,25 +225,25 @@ fn without_repeats(found: Vec<IpAddr>) -> Vec<IpAddr> {
     kept
 }
 
-/// Asks until there is no answer to keep fresh, or nobody who wants one.
-async fn keep(name: Weak<Name>, lookup: Lookup, host: String, doubted: Arc<Notify>) {
+/// Looks the host up until that fails with no known address, or no target uses the entry.
+async fn refresh_loop(name: Weak<DnsEntry>, lookup: Lookup, host: String, doubted: Arc<Notify>) {
     loop {
         let found = lookup(host.clone()).await;
         match name.upgrade() {
             Some(name) if name.publish(found) => {}
             _ => return,
         }
-        tokio::time::sleep(REFRESH_IN_DOUBT).await;
-        let _ = tokio::time::timeout(REFRESH - REFRESH_IN_DOUBT, doubted.notified()).await;
+        tokio::time::sleep(MIN_REFRESH).await;
+        let _ = tokio::time::timeout(REFRESH - MIN_REFRESH, doubted.notified()).await;
         if name.strong_count() == 0 {
             return;
         }
     }
 }
 
-impl fmt::Debug for Name {
+impl fmt::Debug for DnsEntry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Name({}: {:?})", self.host, *self.answer.borrow())
+        write!(f, "Name({}: {:?})", self.host, *self.state.borrow())
     }
 }
 
@@ -251,7 +254,7 @@ mod tests {
     use super::*;
 
     fn resolver(lookup: impl Fn() -> io::Result<Vec<IpAddr>> + Send + Sync + 'static) -> Resolver {
-        let lookup = move |_| -> Answered { Box::pin(std::future::ready(lookup())) };
+        let lookup = move |_| -> LookupFuture { Box::pin(std::future::ready(lookup())) };
         Resolver::with_lookup(Handle::current(), lookup)
     }
 
@@ -260,63 +263,63 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_last_good_answer_is_kept_on_error() {
-        let name = resolver(|| Ok(one(1))).name("api.test");
-        assert_eq!(*name.addresses().await.expect("an answer"), one(1));
+    async fn the_last_known_addresses_are_kept_on_error() {
+        let name = resolver(|| Ok(one(1))).entry("api.test");
+        assert_eq!(*name.addresses().await.expect("addresses"), one(1));
         assert!(name.publish(Err(io::Error::other("the resolver is down"))));
         assert!(name.publish(Ok(Vec::new())));
-        assert_eq!(*name.addresses().await.expect("an answer"), one(1));
+        assert_eq!(*name.addresses().await.expect("addresses"), one(1));
         assert_eq!(name.version(), 0);
     }
 
     #[tokio::test]
-    async fn the_version_goes_up_only_when_an_address_vanished() {
-        let name = resolver(|| Ok(one(1))).name("api.test");
-        name.addresses().await.expect("an answer");
+    async fn the_version_increases_only_when_an_address_disappears() {
+        let name = resolver(|| Ok(one(1))).entry("api.test");
+        name.addresses().await.expect("addresses");
         name.publish(Ok([one(2), one(1), one(2)].concat()));
-        assert_eq!((name.version(), name.has(one(2)[0])), (0, true));
-        assert_eq!(*name.addresses().await.expect("an answer"), [one(2), one(1)].concat());
+        assert_eq!((name.version(), name.contains(one(2)[0])), (0, true));
+        assert_eq!(*name.addresses().await.expect("addresses"), [one(2), one(1)].concat());
         name.publish(Ok(one(2)));
-        assert_eq!((name.version(), name.has(one(1)[0])), (1, false));
+        assert_eq!((name.version(), name.contains(one(1)[0])), (1, false));
     }
 
     #[tokio::test]
-    async fn a_name_without_an_answer_is_asked_again_after_a_second_only() {
+    async fn a_name_that_never_resolved_is_looked_up_at_most_once_a_second() {
         let asked = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&asked);
         let name = resolver(move || match count.fetch_add(1, Ordering::SeqCst) {
             0 => Err(io::Error::other("no such host")),
             _ => Ok(one(1)),
         })
-        .name("api.test");
+        .entry("api.test");
         for _ in 0..3 {
-            assert_eq!(&*name.addresses().await.expect_err("no answer"), "no such host");
+            assert_eq!(&*name.addresses().await.expect_err("a failed lookup"), "no such host");
         }
         assert_eq!(asked.load(Ordering::SeqCst), 1);
-        name.answer.send_modify(|answer| match answer {
-            Answer::Failed { at, .. } => *at -= ASK_AGAIN,
+        name.state.send_modify(|answer| match answer {
+            LookupState::Failed { at, .. } => *at -= RETRY_AFTER,
             other => panic!("{other:?}"),
         });
-        assert_eq!(*name.addresses().await.expect("an answer"), one(1));
+        assert_eq!(*name.addresses().await.expect("addresses"), one(1));
     }
 
     #[tokio::test]
-    async fn an_address_in_numbers_is_not_asked_for() {
-        let resolver = resolver(|| panic!("asked"));
-        let name = resolver.name("::1");
+    async fn an_ip_address_is_not_looked_up() {
+        let resolver = resolver(|| panic!("looked up"));
+        let name = resolver.entry("::1");
         assert_eq!(
-            *name.addresses().await.expect("an answer"),
+            *name.addresses().await.expect("addresses"),
             ["::1".parse::<IpAddr>().expect("an address")]
         );
     }
 
     #[tokio::test]
-    async fn a_name_is_shared_while_it_is_in_use() {
+    async fn an_entry_is_shared_while_it_is_in_use() {
         let resolver = resolver(|| Ok(one(1)));
-        let name = resolver.name("api.test");
-        assert!(Arc::ptr_eq(&name, &resolver.name("api.test")));
+        let name = resolver.entry("api.test");
+        assert!(Arc::ptr_eq(&name, &resolver.entry("api.test")));
         drop(name);
-        resolver.name("other.test");
-        assert_eq!(resolver.names.lock().expect("no panic").len(), 1);
+        resolver.entry("other.test");
+        assert_eq!(resolver.entries.lock().expect("no panic").len(), 1);
     }
 }

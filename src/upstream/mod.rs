@@ -1,14 +1,14 @@
-//! Upstream: names to addresses, connections, TLS, pools.
+//! Connections to providers: DNS, dialing, TLS, pools and an HTTP/1.1 client.
 //!
-//! A [`Target`] says where an address is dialled and how; it is immutable and shared by all
-//! workers. Each worker has its own [`Pools`], so that a request takes and returns a connection
-//! without a lock: an attempt asks `idle`, then `dial` while there `has_room`, else waits for `room`.
+//! A [`DialTarget`] describes where and how to connect; it is immutable and shared by all workers.
+//! Each worker has its own [`Pools`], so that a request takes and returns a connection without a
+//! lock. An attempt calls `idle`, then `dial` if it `may_dial`, else `wait_for_capacity`.
 //!
-//! What is open is counted from the start of a dial until the connection is gone; a count that
-//! could be forgotten would leak room.
+//! A connection counts against the limit from the start of its dial until it is dropped. The slot
+//! is released on drop, so that it cannot leak.
 //!
-//! Everything that fails before a request was started is told apart from what failed after
-//! (RFC 9110, 9.2.2): each [`DialError`] and [`SendError::Unsent`] may be repeated anywhere.
+//! Errors separate failures before the first byte of a request from those after it (RFC 9110,
+//! 9.2.2): after a [`DialError`] or a [`SendError::Unsent`] any request may be retried.
 
 mod dial;
 #[cfg(test)]
@@ -27,13 +27,13 @@ mod tls_tests;
 mod waiters;
 mod webhook;
 
-pub use dial::{DialError, Phase};
+pub use dial::{DialError, DialPhase};
 pub use dns::Resolver;
-pub use http1::connection::{AnswerBody, Connection, Outgoing, SendError, Tunnel};
+pub use http1::connection::{Connection, IncomingBody, OutgoingRequest, SendError, Tunnel};
 pub use http1::exchange::ExchangeError;
-pub use http1::io::{Short, short};
-pub use http1::request_body::{BoxError, ReqBody};
-pub use pool::{Dialling, Pools};
-pub use target::{Target, TargetError};
-pub use waiters::Room;
-pub use webhook::{Post, Posts, Unposted, signature};
+pub use http1::io::{SmallWriteBuffer, join_small};
+pub use http1::request_body::{BoxError, OutgoingBody};
+pub use pool::{PendingDial, Pools};
+pub use target::{DialTarget, TargetError};
+pub use waiters::PoolWait;
+pub use webhook::{WebhookError, WebhookMessage, WebhookSender, signature};

@@ -1,12 +1,13 @@
-//! A worker's idle connections, and how many it has open.
+//! Connection pools of a worker: idle connections, and a limit on open ones.
 //!
-//! A connection is put back the moment its response was read, last in, first out. What the worker
-//! has heard of it since is asked at checkout and at each sweep; one that sat idle for 100 ms is
-//! also looked at with a system call: a server that closed it, or spoke unasked, would cost the
-//! request, and a reset on a reused connection proves nothing (a repeat could pay twice). It is
-//! kept for less long than the server says that it keeps it (`Keep-Alive: timeout`).
+//! A connection returns to its pool as soon as its response was read, and the most recently used
+//! one is taken first. Checkout and each sweep consult the readiness that the runtime already
+//! knows; after 100 ms of idling, checkout also peeks at the socket. A connection that the server
+//! closed, or sent unsolicited bytes on, would fail the request, and after a reset on a reused
+//! connection nothing is known about the request (a retry could be billed twice). Connections are
+//! kept for less time than the server grants (`Keep-Alive: timeout`).
 //!
-//! A place is held by a dial, then by the connection: room comes back when it is gone.
+//! A slot is held first by the dial, then by the connection, and is released on drop.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -22,110 +23,112 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::dial::{self, DialError};
-use super::dns::Name;
-use super::http1::connection::{Connection, Link};
-use super::target::Target;
-use super::waiters::{Queue, Room};
+use super::dns::DnsEntry;
+use super::http1::connection::{Connection, ConnectionInner};
+use super::target::DialTarget;
+use super::waiters::{PoolWait, WaiterQueue};
 use crate::clock;
 
-/// Idle for less than this, a connection is used without a look.
-const UNSEEN: Duration = Duration::from_millis(100);
+/// A connection that idled for less than this is used without a peek.
+const PEEK_AFTER: Duration = Duration::from_millis(100);
 
-/// One worker's. A clone is the same pools.
+/// The pools of one worker. Clones share them.
 #[derive(Clone)]
-pub struct Pools(Rc<Shelf>);
+pub struct Pools(Rc<PoolsInner>);
 
-struct Shelf {
+struct PoolsInner {
     idle_for: Duration,
-    pools: RefCell<HashMap<u64, Rc<Pool>, BuildHasherDefault<Direct>>>,
+    pools: RefCell<HashMap<u64, Rc<ConnectionPool>, BuildHasherDefault<IdentityHasher>>>,
 }
 
-/// The connections to targets of one id.
+/// The connections to the targets with one id.
 #[derive(Debug)]
-pub(super) struct Pool {
+pub(super) struct ConnectionPool {
     idle_for: Duration,
-    /// When somebody last looked: close enough for how long a connection has been idle.
+    /// The time of the last call, precise enough to measure idle time.
     now: Cell<Instant>,
-    /// Of all that connecting ever took: about a round trip.
-    fastest: Cell<Duration>,
-    /// As the target said that was used last.
+    /// The fastest connect so far: about one round trip.
+    fastest_connect: Cell<Duration>,
+    /// The limit of the target that was used last.
     limit: Cell<usize>,
     open: Cell<usize>,
-    idle: RefCell<Vec<Idle>>,
-    pub(super) queue: Queue,
+    idle: RefCell<Vec<IdleConnection>>,
+    pub(super) waiters: WaiterQueue,
 }
 
 #[derive(Debug)]
-struct Idle {
-    link: Box<Link>,
+struct IdleConnection {
+    link: Box<ConnectionInner>,
     since: Instant,
 }
 
-/// One open connection, or a dial; counted from its making to its drop.
+/// The right to one open connection or dial; released on drop.
 #[derive(Debug)]
-pub(super) struct Place(Rc<Pool>);
+pub(super) struct ConnectionSlot(Rc<ConnectionPool>);
 
-/// An id is a hash already.
+/// Passes the id through, because it is a hash already.
 #[derive(Default)]
-struct Direct(u64);
+struct IdentityHasher(u64);
 
-/// A dial under way, as a task of its own: dropped, it still ends, and its connection is kept.
+/// A dial that runs as its own task. If this is dropped, the dial still completes and its
+/// connection goes to the pool.
 #[derive(Debug)]
 #[must_use = "the connection goes to the pool"]
-pub struct Dialling(oneshot::Receiver<Result<Connection, DialError>>);
+pub struct PendingDial(oneshot::Receiver<Result<Connection, DialError>>);
 
 // === impl Pools ===
 
 impl Pools {
-    /// A connection is kept idle for `idle`, unless its server said less.
+    /// Idle connections are kept for `idle`, or for less if the server grants less.
     pub fn new(idle: Duration) -> Self {
-        Self(Rc::new(Shelf { idle_for: idle, pools: RefCell::default() }))
+        Self(Rc::new(PoolsInner { idle_for: idle, pools: RefCell::default() }))
     }
 
-    /// An idle connection that looks alive.
-    pub fn idle(&self, target: &Target, now: Instant) -> Option<Connection> {
+    /// Takes an idle connection that appears to be alive.
+    pub fn idle(&self, target: &DialTarget, now: Instant) -> Option<Connection> {
         let pool = self.pool(target);
         pool.now.set(now);
-        let claims = pool.queue.claims();
-        if claims > 0 && pool.free() <= claims {
+        let claims = pool.waiters.claims();
+        if claims > 0 && pool.free_slots() <= claims {
             return None;
         }
-        pool.checkout(&target.name, now).map(|link| Connection::new(link, true))
+        pool.checkout(&target.dns, now).map(|link| Connection::new(link, true))
     }
 
     /// Whether another connection may be opened.
-    pub fn has_room(&self, target: &Target) -> bool {
+    pub fn may_dial(&self, target: &DialTarget) -> bool {
         let pool = self.pool(target);
-        let claims = pool.queue.claims();
-        pool.open.get() < pool.limit.get() && (claims == 0 || pool.free() > claims)
+        let claims = pool.waiters.claims();
+        pool.open.get() < pool.limit.get() && (claims == 0 || pool.free_slots() > claims)
     }
 
-    /// Whether an attempt would get a connection now, idle or new.
-    pub fn has_place(&self, target: &Target) -> bool {
+    /// Whether an attempt would get a connection now, be it idle or new.
+    pub fn has_capacity(&self, target: &DialTarget) -> bool {
         let pool = self.pool(target);
-        let claims = pool.queue.claims();
-        (claims == 0 && pool.open.get() < pool.limit.get()) || pool.free() > claims
+        let claims = pool.waiters.claims();
+        (claims == 0 && pool.open.get() < pool.limit.get()) || pool.free_slots() > claims
     }
 
-    /// Waits until a connection came back or there is room; ask `idle` and `has_room` at once then.
-    pub fn room(&self, target: &Target) -> Room {
-        Room::new(self.pool(target))
+    /// Waits for an idle connection or a free slot. Call `idle` and `may_dial` without awaiting
+    /// anything else in between.
+    pub fn wait_for_capacity(&self, target: &DialTarget) -> PoolWait {
+        PoolWait::new(self.pool(target))
     }
 
-    /// Starts to dial. The caller has asked `has_room`. Within a `LocalSet` only.
-    pub fn dial(&self, target: &Arc<Target>) -> Dialling {
-        let place = Place::new(self.pool(target));
+    /// Starts to dial. The caller has checked `may_dial`, and runs within a `LocalSet`.
+    pub fn dial(&self, target: &Arc<DialTarget>) -> PendingDial {
+        let place = ConnectionSlot::new(self.pool(target));
         let target = Arc::clone(target);
         let (sender, receiver) = oneshot::channel();
         tokio::task::spawn_local(async move {
             let dialled = dial::connection(&target, place).await;
-            // Refused because nobody waits: the connection is dropped, which puts it into the pool.
+            // If the receiver is gone, the connection is dropped, which puts it into the pool.
             drop(sender.send(dialled));
         });
-        Dialling(receiver)
+        PendingDial(receiver)
     }
 
-    /// Drops connections that were idle for long enough, and pools without any.
+    /// Closes connections that idled for too long, and removes empty pools.
     pub fn sweep(&self, now: Instant) {
         let pools: Vec<_> = self.0.pools.borrow().values().cloned().collect();
         for pool in pools {
@@ -137,29 +140,31 @@ impl Pools {
             .retain(|_, pool| pool.open.get() > 0 || Rc::strong_count(pool) > 1);
     }
 
-    /// Open and dialling.
-    pub fn open(&self, target: &Target) -> usize {
+    /// The number of open connections and dials.
+    pub fn open_connections(&self, target: &DialTarget) -> usize {
         self.0.pools.borrow().get(&target.id()).map_or(0, |pool| pool.open.get())
     }
 
-    /// As if what is idle had been so for longer.
+    /// Makes idle connections appear to have idled for longer.
     #[cfg(test)]
-    pub(super) fn age(&self, target: &Target, by: Duration) {
+    pub(super) fn age(&self, target: &DialTarget, by: Duration) {
         for idle in self.pool(target).idle.borrow_mut().iter_mut() {
             idle.since -= by;
         }
     }
 
-    fn pool(&self, target: &Target) -> Rc<Pool> {
+    fn pool(&self, target: &DialTarget) -> Rc<ConnectionPool> {
         let mut pools = self.0.pools.borrow_mut();
-        let pool = pools.entry(target.id()).or_insert_with(|| Rc::new(Pool::new(self.0.idle_for)));
-        pool.limit.set(target.connections);
+        let pool = pools
+            .entry(target.id())
+            .or_insert_with(|| Rc::new(ConnectionPool::new(self.0.idle_for)));
+        pool.limit.set(target.max_connections);
         Rc::clone(pool)
     }
 }
 
-impl Drop for Shelf {
-    /// An idle connection and its pool hold each other.
+impl Drop for PoolsInner {
+    /// Breaks the reference cycle between an idle connection and its pool.
     fn drop(&mut self) {
         for pool in self.pools.get_mut().values() {
             pool.idle.take().into_iter().for_each(|idle| idle.link.close());
@@ -169,38 +174,38 @@ impl Drop for Shelf {
 
 // === impl Pool ===
 
-impl Pool {
+impl ConnectionPool {
     fn new(idle_for: Duration) -> Self {
         Self {
             idle_for,
             now: Cell::new(clock::now()),
-            fastest: Cell::new(Duration::MAX),
+            fastest_connect: Cell::new(Duration::MAX),
             limit: Cell::new(0),
             open: Cell::new(0),
             idle: RefCell::default(),
-            queue: Queue::default(),
+            waiters: WaiterQueue::default(),
         }
     }
 
-    /// Notes what connecting took; the least that it ever took.
-    pub(super) fn connected(&self, took: Duration) -> Duration {
-        self.fastest.set(self.fastest.get().min(took));
-        self.fastest.get()
+    /// Records how long a connect took. Returns the fastest so far.
+    pub(super) fn record_connect_time(&self, took: Duration) -> Duration {
+        self.fastest_connect.set(self.fastest_connect.get().min(took));
+        self.fastest_connect.get()
     }
 
-    /// Places that could be taken now.
-    pub(super) fn free(&self) -> usize {
+    /// Idle connections and slots that could be taken now.
+    pub(super) fn free_slots(&self) -> usize {
         self.limit.get().saturating_sub(self.open.get()) + self.idle.borrow().len()
     }
 
-    /// Calls those who wait, as far as there is something for them.
-    pub(super) fn awaken(&self) {
-        if !self.queue.is_empty() {
-            self.queue.call(self.free());
+    /// Wakes as many waiters as can be served.
+    pub(super) fn wake_waiters(&self) {
+        if !self.waiters.is_empty() {
+            self.waiters.grant(self.free_slots());
         }
     }
 
-    fn checkout(&self, name: &Name, now: Instant) -> Option<Box<Link>> {
+    fn checkout(&self, name: &DnsEntry, now: Instant) -> Option<Box<ConnectionInner>> {
         loop {
             let mut found = self.idle.borrow_mut().pop()?;
             if found.is_usable(name, now, self.idle_for) {
@@ -210,60 +215,60 @@ impl Pool {
         }
     }
 
-    /// Takes a connection that is ready for its next request.
-    pub(super) fn put_back(&self, link: Box<Link>) {
-        let keep = link.keep().min(self.idle_for);
+    /// Stores a connection that is ready for its next request.
+    pub(super) fn put_back(&self, link: Box<ConnectionInner>) {
+        let keep = link.keep_alive().min(self.idle_for);
         if keep.is_zero() || self.open.get() > self.limit.get() {
             return link.close();
         }
-        self.idle.borrow_mut().push(Idle { link, since: self.now.get() });
-        self.awaken();
+        self.idle.borrow_mut().push(IdleConnection { link, since: self.now.get() });
+        self.wake_waiters();
     }
 
     fn sweep(&self, now: Instant) {
         self.now.set(now);
         let keep = self.idle_for;
-        let ended = |idle: &mut Idle| idle.is_old(now, keep) || idle.link.has_ended();
-        // Closed when the borrow has ended: the connection gives its place back.
+        let ended = |idle: &mut IdleConnection| idle.is_old(now, keep) || idle.link.has_input();
+        // Closed after the borrow has ended, because a connection releases its slot.
         let ended: Vec<_> = self.idle.borrow_mut().extract_if(.., ended).collect();
         ended.into_iter().for_each(|idle| idle.link.close());
     }
 }
 
-impl Idle {
+impl IdleConnection {
     fn is_old(&self, now: Instant, most: Duration) -> bool {
-        now.saturating_duration_since(self.since) >= self.link.keep().min(most)
+        now.saturating_duration_since(self.since) >= self.link.keep_alive().min(most)
     }
 
-    fn is_usable(&mut self, name: &Name, now: Instant, most: Duration) -> bool {
+    fn is_usable(&mut self, name: &DnsEntry, now: Instant, most: Duration) -> bool {
         !self.is_old(now, most)
-            && self.link.is_at(name)
-            && !self.link.has_ended()
-            && (now.saturating_duration_since(self.since) < UNSEEN || self.link.is_silent())
+            && self.link.still_resolves(name)
+            && !self.link.has_input()
+            && (now.saturating_duration_since(self.since) < PEEK_AFTER || self.link.is_quiet())
     }
 }
 
-impl Place {
-    fn new(pool: Rc<Pool>) -> Self {
+impl ConnectionSlot {
+    fn new(pool: Rc<ConnectionPool>) -> Self {
         pool.open.set(pool.open.get() + 1);
         Self(pool)
     }
 
-    pub(super) fn pool(&self) -> Rc<Pool> {
+    pub(super) fn pool(&self) -> Rc<ConnectionPool> {
         Rc::clone(&self.0)
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         self.0.open.set(self.0.open.get().saturating_sub(1));
-        self.0.awaken();
+        self.0.wake_waiters();
     }
 }
 
 // === impl Dialling ===
 
-impl Future for Dialling {
+impl Future for PendingDial {
     type Output = Result<Connection, DialError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -271,7 +276,7 @@ impl Future for Dialling {
     }
 }
 
-impl Hasher for Direct {
+impl Hasher for IdentityHasher {
     fn finish(&self) -> u64 {
         self.0
     }

@@ -10,7 +10,7 @@ use http_body_util::BodyExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::test_server::*;
-use super::{Outgoing, ReqBody, SendError, Target};
+use super::{DialTarget, OutgoingBody, OutgoingRequest, SendError};
 use crate::clock;
 use crate::policy::sections::model::ClientTls;
 
@@ -23,15 +23,15 @@ fn a_connection_is_used_again() {
         let (pools, target) = (pools(), target(address, 8));
         assert!(pools.idle(&target, clock::now()).is_none());
         let first = pools.dial(&target).await.expect("a connection");
-        assert_eq!((first.peer(), first.reused()), (Some(address), false));
+        assert_eq!((first.peer(), first.is_reused()), (Some(address), false));
         assert_eq!(exchange(first).await, "hi");
         for _ in 0..3 {
             pools.age(&target, UNSEEN);
             let again = pools.idle(&target, clock::now()).expect("an idle connection");
-            assert!(again.reused());
+            assert!(again.is_reused());
             assert_eq!(exchange(again).await, "hi");
         }
-        assert_eq!((accepted.get(), pools.open(&target)), (1, 1));
+        assert_eq!((accepted.get(), pools.open_connections(&target)), (1, 1));
     });
 }
 
@@ -47,7 +47,8 @@ fn a_body_that_is_known_is_sent_with_its_length() {
         })
         .await;
         let connection = pools().dial(&target(address, 1)).await.expect("a connection");
-        let request = Outgoing { body: ReqBody::full(Bytes::from_static(b"ping")), ..get() };
+        let request =
+            OutgoingRequest { body: OutgoingBody::full(Bytes::from_static(b"ping")), ..get() };
         let (_, body) = connection.send(request, line).await.expect("a response");
         assert_eq!(body.collect().await.expect("a body").to_bytes(), "hi");
     });
@@ -87,7 +88,7 @@ fn a_connection_that_was_closed_while_idle_is_not_used() {
         close();
         pools.age(&target, UNSEEN);
         assert!(pools.idle(&target, clock::now()).is_none());
-        until(|| pools.has_room(&target)).await;
+        until(|| pools.may_dial(&target)).await;
     });
 }
 
@@ -104,7 +105,7 @@ fn a_connection_that_spoke_while_idle_is_not_used() {
         speak();
         pools.age(&target, UNSEEN);
         assert!(pools.idle(&target, clock::now()).is_none());
-        until(|| pools.open(&target) == 0).await;
+        until(|| pools.open_connections(&target) == 0).await;
         drop(kept);
     });
 }
@@ -121,7 +122,7 @@ fn room_comes_back_when_an_idle_connection_ends() {
         exchange(pools.dial(&target).await.expect("a connection")).await;
         until(|| {
             pools.sweep(clock::now());
-            pools.open(&target) == 0
+            pools.open_connections(&target) == 0
         })
         .await;
     });
@@ -136,14 +137,15 @@ fn a_request_that_was_never_started_is_handed_back() {
         let mut connection = pools.idle(&target, clock::now()).expect("an idle connection");
         close();
         until(|| connection.is_closed()).await;
-        let request = Outgoing { body: ReqBody::full(Bytes::from_static(b"once")), ..get() };
+        let request =
+            OutgoingRequest { body: OutgoingBody::full(Bytes::from_static(b"once")), ..get() };
         match connection.send(request, line).await {
             Err(SendError::Unsent(body, _)) => {
                 assert_eq!(body.collect().await.expect("a body").to_bytes(), "once");
             }
             other => panic!("{other:?}"),
         }
-        until(|| pools.open(&target) == 0).await;
+        until(|| pools.open_connections(&target) == 0).await;
     });
 }
 
@@ -162,14 +164,14 @@ fn past_the_limit_attempts_wait_in_their_order() {
         let (address, accepted) = origin(hello).await;
         let (pools, target) = (pools(), target(address, 1));
         let held = pools.dial(&target).await.expect("a connection");
-        assert!(!pools.has_room(&target) && pools.idle(&target, clock::now()).is_none());
+        assert!(!pools.may_dial(&target) && pools.idle(&target, clock::now()).is_none());
         let order = std::rc::Rc::default();
         let waiters: Vec<_> = (0..3)
             .map(|number| {
                 let (pools, target) = (pools.clone(), target.clone());
                 let order: std::rc::Rc<std::cell::RefCell<Vec<i32>>> = std::rc::Rc::clone(&order);
                 tokio::task::spawn_local(async move {
-                    pools.room(&target).await;
+                    pools.wait_for_capacity(&target).await;
                     let connection =
                         pools.idle(&target, clock::now()).expect("the connection that came back");
                     order.borrow_mut().push(number);
@@ -180,7 +182,7 @@ fn past_the_limit_attempts_wait_in_their_order() {
         tokio::task::yield_now().await;
         exchange(held).await;
         // It is there, but for the one who waits.
-        assert!(pools.idle(&target, clock::now()).is_none() && !pools.has_room(&target));
+        assert!(pools.idle(&target, clock::now()).is_none() && !pools.may_dial(&target));
         for waiter in waiters {
             waiter.await.expect("no panic");
         }
@@ -195,7 +197,8 @@ fn a_waiter_that_leaves_when_called_hands_it_on() {
         let (address, _) = origin(hello).await;
         let (pools, target) = (pools(), target(address, 1));
         let held = pools.dial(&target).await.expect("a connection");
-        let (mut first, mut second) = (pools.room(&target), pools.room(&target));
+        let (mut first, mut second) =
+            (pools.wait_for_capacity(&target), pools.wait_for_capacity(&target));
         let pending = std::future::poll_fn(|cx| {
             use std::{future::Future, pin::Pin};
             let pending = Pin::new(&mut first).poll(cx).is_pending();
@@ -221,9 +224,9 @@ fn room_that_appears_by_a_failed_dial_wakes_a_waiter() {
         drop(listener);
         let pools = pools();
         let dialling = pools.dial(&target);
-        assert!(!pools.has_room(&target));
-        pools.room(&target).await;
-        assert!(pools.has_room(&target));
+        assert!(!pools.may_dial(&target));
+        pools.wait_for_capacity(&target).await;
+        assert!(pools.may_dial(&target));
         assert!(dialling.await.is_err());
     });
 }
@@ -234,7 +237,7 @@ fn dialling_goes_on_when_the_waiter_leaves() {
         let (address, accepted) = origin(hello).await;
         let (pools, target) = (pools(), target(address, 1));
         drop(pools.dial(&target));
-        pools.room(&target).await;
+        pools.wait_for_capacity(&target).await;
         let connection =
             pools.idle(&target, clock::now()).expect("the connection nobody waited for");
         assert_eq!(exchange(connection).await, "hi");
@@ -264,7 +267,7 @@ fn a_request_that_is_cancelled_closes_its_connection() {
             () = tokio::task::yield_now() => {}
         }
         hears.await.expect("closed");
-        until(|| pools.has_room(&target)).await;
+        until(|| pools.may_dial(&target)).await;
     });
 }
 
@@ -280,8 +283,8 @@ fn a_body_that_is_dropped_half_read_gives_its_room_back() {
         let (pools, target) = (pools(), target(address, 1));
         let connection = pools.dial(&target).await.expect("a connection");
         drop(connection.send(get(), line).await.expect("a response"));
-        pools.room(&target).await;
-        assert!(pools.idle(&target, clock::now()).is_none() && pools.has_room(&target));
+        pools.wait_for_capacity(&target).await;
+        assert!(pools.idle(&target, clock::now()).is_none() && pools.may_dial(&target));
     });
 }
 
@@ -303,14 +306,16 @@ fn a_tunnel_holds_its_place() {
             line(out);
             out.extend_from_slice(b"connection: upgrade\r\nupgrade: echo\r\n");
         };
-        let (_, body) =
-            connection.send(Outgoing { upgrade: true, ..get() }, head).await.expect("a response");
+        let (_, body) = connection
+            .send(OutgoingRequest { is_upgrade: true, ..get() }, head)
+            .await
+            .expect("a response");
         let mut tunnel = body.into_tunnel().expect("a tunnel");
         tunnel.write_u8(7).await.expect("written");
         assert_eq!(tunnel.read_u8().await.expect("a byte"), 7);
-        assert_eq!((pools.open(&target), pools.has_room(&target)), (1, false));
+        assert_eq!((pools.open_connections(&target), pools.may_dial(&target)), (1, false));
         drop(tunnel);
-        assert_eq!(pools.open(&target), 0);
+        assert_eq!(pools.open_connections(&target), 0);
     });
 }
 
@@ -321,9 +326,9 @@ fn what_was_idle_for_long_enough_is_swept() {
         let (pools, target) = (pools(), target(address, 1));
         exchange(pools.dial(&target).await.expect("a connection")).await;
         pools.sweep(clock::now());
-        assert_eq!(pools.open(&target), 1);
+        assert_eq!(pools.open_connections(&target), 1);
         pools.sweep(clock::now() + Duration::from_secs(30));
-        until(|| pools.open(&target) == 0).await;
+        until(|| pools.open_connections(&target) == 0).await;
         pools.sweep(clock::now());
         assert_eq!(format!("{pools:?}"), "Pools(0)");
     });
@@ -355,14 +360,14 @@ fn a_connection_to_an_address_that_vanished_is_not_used() {
         let (address, _) = origin(hello).await;
         let resolver = knows(&["127.0.0.1"]);
         let url = url("http", "api.test", address.port());
-        let target = Target::new(&url, &ClientTls::default(), None, CONNECT, 4, &resolver)
+        let target = DialTarget::new(&url, &ClientTls::default(), None, CONNECT, 4, &resolver)
             .expect("a target");
         let pools = pools();
         exchange(pools.dial(&target).await.expect("a connection")).await;
         let both = ["127.0.0.9", "127.0.0.1"].map(|text| text.parse().expect("an address"));
-        resolver.name("api.test").publish(Ok(both.to_vec()));
+        resolver.entry("api.test").publish(Ok(both.to_vec()));
         exchange(pools.idle(&target, clock::now()).expect("the address is still there")).await;
-        resolver.name("api.test").publish(Ok(both[..1].to_vec()));
+        resolver.entry("api.test").publish(Ok(both[..1].to_vec()));
         assert!(pools.idle(&target, clock::now()).is_none());
     });
 }
@@ -376,7 +381,7 @@ fn a_pool_survives_a_reload_that_changes_only_its_limits() {
         exchange(pools.dial(&before).await.expect("a connection")).await;
         let after = target(address, 1);
         assert_eq!(before.id(), after.id());
-        assert!(!pools.has_room(&after));
+        assert!(!pools.may_dial(&after));
         assert!(pools.idle(&after, clock::now()).is_some());
     });
 }
@@ -387,7 +392,7 @@ fn an_endpoint_that_closes_at_once_is_told_as_not_reused() {
         let (address, _) = origin(|stream| async move { drop(stream) }).await;
         let mut connection = dialled(&target(address, 1)).await.expect("a connection");
         until(|| connection.is_closed()).await;
-        assert!(!connection.reused());
+        assert!(!connection.is_reused());
         assert!(matches!(connection.send(get(), line).await, Err(SendError::Unsent(..))));
     });
 }

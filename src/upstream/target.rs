@@ -1,7 +1,7 @@
-//! Where an address is dialled and how: the part of a provider that connections depend on.
+//! Dial targets: the part of a provider's configuration that its connections depend on.
 //!
-//! Targets that are configured alike have the same id, so that their pools survive a reload;
-//! how long a dial may take and how many connections there may be are retuned, not part of it.
+//! Targets with the same configuration have the same id, so that their pools survive a reload. The
+//! connect timeout and the connection limit are not part of the id; a reload retunes them.
 
 use std::collections::hash_map::DefaultHasher;
 use std::fmt;
@@ -13,30 +13,30 @@ use std::time::Duration;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 
-use super::dns::{Name, Resolver};
+use super::dns::{DnsEntry, Resolver};
 use crate::policy::sections::model::{ClientTls, ForwardProxy, Url};
 
 /// Immutable, and shared by all workers.
-pub struct Target {
+pub struct DialTarget {
     id: u64,
     pub(super) url: Url,
-    pub(super) tls: Option<Tls>,
+    pub(super) tls: Option<TargetTls>,
     pub(super) proxy: Option<ForwardProxy>,
-    /// For the whole of a dial.
-    pub(super) connect: Duration,
-    /// A worker's.
-    pub(super) connections: usize,
-    /// Of the proxy, where there is one.
-    pub(super) name: Arc<Name>,
+    /// Time limit for a whole dial.
+    pub(super) connect_timeout: Duration,
+    /// Limit for each worker.
+    pub(super) max_connections: usize,
+    /// The entry of the proxy if there is one.
+    pub(super) dns: Arc<DnsEntry>,
 }
 
 #[derive(Clone)]
-pub(super) struct Tls {
+pub(super) struct TargetTls {
     pub(super) config: Arc<ClientConfig>,
     pub(super) server_name: ServerName<'static>,
 }
 
-/// Why a target cannot be made of what the policy says.
+/// Why the policy's settings cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TargetError {
     #[error("{}: {reason}, expected {expected} in PEM", .path.display())]
@@ -55,7 +55,7 @@ pub enum TargetError {
     Tls { reason: String },
 }
 
-impl Target {
+impl DialTarget {
     pub fn new(
         url: &Url,
         tls: &ClientTls,
@@ -63,23 +63,23 @@ impl Target {
         connect: Duration,
         connections: usize,
         resolver: &Resolver,
-    ) -> Result<Arc<Target>, TargetError> {
+    ) -> Result<Arc<DialTarget>, TargetError> {
         if let Some(proxy) = proxy.filter(|proxy| proxy.url.https) {
             return Err(TargetError::ProxyScheme { authority: proxy.url.authority.clone() });
         }
         let dialled = proxy.map_or(url, |proxy| &proxy.url);
-        Ok(Arc::new(Target {
-            id: identify(url, tls, proxy),
+        Ok(Arc::new(DialTarget {
+            id: target_id(url, tls, proxy),
             url: url.clone(),
-            tls: if url.https { Some(Tls::new(url, tls, resolver)?) } else { None },
+            tls: if url.https { Some(TargetTls::new(url, tls, resolver)?) } else { None },
             proxy: proxy.cloned(),
-            connect,
-            connections: connections.max(1),
-            name: resolver.name(&dialled.host),
+            connect_timeout: connect,
+            max_connections: connections.max(1),
+            dns: resolver.entry(&dialled.host),
         }))
     }
 
-    /// Equal where the same connections serve.
+    /// Equal for targets that can share connections.
     pub fn id(&self) -> u64 {
         self.id
     }
@@ -88,13 +88,13 @@ impl Target {
         &self.url
     }
 
-    /// What is dialled: the proxy, where there is one.
-    pub(super) fn dialled(&self) -> &Url {
+    /// The address to dial: the proxy's if there is one.
+    pub(super) fn dial_url(&self) -> &Url {
         self.proxy.as_ref().map_or(&self.url, |proxy| &proxy.url)
     }
 }
 
-impl Tls {
+impl TargetTls {
     fn new(url: &Url, tls: &ClientTls, resolver: &Resolver) -> Result<Self, TargetError> {
         let name = tls.server_name.as_ref().unwrap_or(&url.host);
         let server_name = ServerName::try_from(name.clone())
@@ -103,7 +103,7 @@ impl Tls {
     }
 }
 
-fn identify(url: &Url, tls: &ClientTls, proxy: Option<&ForwardProxy>) -> u64 {
+fn target_id(url: &Url, tls: &ClientTls, proxy: Option<&ForwardProxy>) -> u64 {
     let mut hasher = DefaultHasher::new();
     (url.https, &url.host, url.port).hash(&mut hasher);
     if url.https {
@@ -113,7 +113,7 @@ fn identify(url: &Url, tls: &ClientTls, proxy: Option<&ForwardProxy>) -> u64 {
     hasher.finish()
 }
 
-impl fmt::Debug for Target {
+impl fmt::Debug for DialTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Target({}:{})", self.url.host, self.url.port)
     }

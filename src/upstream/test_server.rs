@@ -13,8 +13,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 
-use super::dns::Answered;
-use super::{Connection, DialError, Outgoing, Pools, ReqBody, Resolver, Target};
+use super::dns::LookupFuture;
+use super::{Connection, DialError, DialTarget, OutgoingBody, OutgoingRequest, Pools, Resolver};
 use crate::policy::sections::model::{ClientTls, Url};
 
 pub(super) const HI: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi";
@@ -86,14 +86,14 @@ pub(super) fn knows(addresses: &[&str]) -> Resolver {
     let found: Vec<IpAddr> =
         addresses.iter().map(|text| text.parse().expect("an address")).collect();
     let lookup =
-        move |_| -> Answered { Box::pin(std::future::ready(io::Result::Ok(found.clone()))) };
+        move |_| -> LookupFuture { Box::pin(std::future::ready(io::Result::Ok(found.clone()))) };
     Resolver::with_lookup(Handle::current(), lookup)
 }
 
-pub(super) fn target(address: SocketAddr, connections: usize) -> Arc<Target> {
+pub(super) fn target(address: SocketAddr, connections: usize) -> Arc<DialTarget> {
     let resolver = Resolver::new(Handle::current());
     let url = url("http", &address.ip().to_string(), address.port());
-    Target::new(&url, &ClientTls::default(), None, CONNECT, connections, &resolver)
+    DialTarget::new(&url, &ClientTls::default(), None, CONNECT, connections, &resolver)
         .expect("a target")
 }
 
@@ -101,8 +101,14 @@ pub(super) fn pools() -> Pools {
     Pools::new(Duration::from_secs(30))
 }
 
-pub(super) fn get() -> Outgoing {
-    Outgoing { head: false, upgrade: false, elsewhere: false, sized: false, body: ReqBody::Empty }
+pub(super) fn get() -> OutgoingRequest {
+    OutgoingRequest {
+        is_head: false,
+        is_upgrade: false,
+        fails_over: false,
+        sends_zero_length: false,
+        body: OutgoingBody::Empty,
+    }
 }
 
 /// The head of `get`.
@@ -117,6 +123,6 @@ pub(super) async fn exchange(connection: Connection) -> String {
     String::from_utf8_lossy(&body).into_owned()
 }
 
-pub(super) async fn dialled(target: &Arc<Target>) -> Result<Connection, DialError> {
+pub(super) async fn dialled(target: &Arc<DialTarget>) -> Result<Connection, DialError> {
     pools().dial(target).await
 }

@@ -1,8 +1,8 @@
-//! TLS towards providers: whom we trust, and who we say that we are.
+//! TLS towards providers: trusted roots and client certificates.
 //!
-//! Roots are the system's, or those of `tls.ca` alone. The protocol offered is HTTP/1.1 (ALPN).
-//! One configuration is shared by all targets that are configured alike, over workers and over
-//! reloads, so that a session that one connection made is resumed by the next.
+//! The roots are the system's, or only those of `tls.ca`. ALPN offers HTTP/1.1. Targets with the
+//! same settings share one configuration across workers and reloads, so that a new connection can
+//! resume the session of an earlier one.
 
 use std::fmt;
 use std::io;
@@ -18,13 +18,13 @@ use rustls_platform_verifier::BuilderVerifierExt;
 use super::target::TargetError;
 use crate::policy::sections::model::{ClientTls, Identity, Pem};
 
-/// The arithmetic of TLS; aws-lc-rs where both are built in.
+/// The cryptography library; aws-lc-rs if both are built in.
 #[cfg(feature = "aws-lc-rs")]
 pub fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
 
-/// The arithmetic of TLS; aws-lc-rs where both are built in.
+/// The cryptography library; aws-lc-rs if both are built in.
 #[cfg(all(feature = "ring", not(feature = "aws-lc-rs")))]
 pub fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
@@ -33,13 +33,13 @@ pub fn provider() -> Arc<CryptoProvider> {
 #[cfg(not(any(feature = "ring", feature = "aws-lc-rs")))]
 compile_error!("TLS needs one of the features `aws-lc-rs` and `ring`");
 
-/// The configurations in use, each by what it was made of.
+/// The configurations in use, with the settings that each was built from.
 #[derive(Default)]
-pub(super) struct Configs(Mutex<Vec<(ClientTls, Weak<ClientConfig>)>>);
+pub(super) struct TlsConfigs(Mutex<Vec<(ClientTls, Weak<ClientConfig>)>>);
 
-impl Configs {
+impl TlsConfigs {
     pub(super) fn config(&self, tls: &ClientTls) -> Result<Arc<ClientConfig>, TargetError> {
-        // The name is the target's to use, no part of the configuration.
+        // The server name belongs to the target, not to the configuration.
         let key = ClientTls { server_name: None, ..tls.clone() };
         let mut configs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         configs.retain(|(_, config)| config.strong_count() > 0);
@@ -53,7 +53,7 @@ impl Configs {
     }
 }
 
-impl fmt::Debug for Configs {
+impl fmt::Debug for TlsConfigs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Configs")
     }
@@ -94,7 +94,7 @@ fn with_identity(
     let chain = certificates(cert, "a client certificate")?;
     let private = PrivateKeyDer::from_pem_slice(&key.bytes).map_err(|error| {
         let reason = match error {
-            // What it carries could be a part of the key.
+            // Other errors may quote a part of the key.
             pem::Error::NoItemsFound => "it holds no `-----BEGIN PRIVATE KEY-----`",
             _ => "it is not PEM",
         };
@@ -124,14 +124,14 @@ fn pem_error(pem: &Pem, expected: impl fmt::Display, reason: impl fmt::Display) 
     }
 }
 
-/// Why a handshake failed, and what a person can do about it.
+/// Explains why a handshake failed and what to do about it.
 pub(super) fn explain(error: &io::Error) -> String {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     match inner {
         Some(rustls::Error::InvalidCertificate(certificate)) => match certificate {
-            // The second: by one whose name we trust, but not whose key.
+            // `BadSignature`: the issuer has a trusted name and another key.
             CertificateError::UnknownIssuer | CertificateError::BadSignature => {
-                "its certificate was issued by nobody we trust (is `tls.ca` right?)".to_owned()
+                "its certificate was issued by an untrusted authority (check `tls.ca`)".to_owned()
             }
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
                 format!(

@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
 use super::test_server::*;
-use super::{DialError, Target, TargetError, tls};
+use super::{DialError, DialTarget, TargetError, tls};
 use crate::policy::sections::model::{ClientTls, Identity, Pem};
 
 pub(super) struct Authority(CertifiedIssuer<'static, KeyPair>);
@@ -90,8 +90,19 @@ pub(super) async fn tls_origin(acceptor: TlsAcceptor) -> SocketAddr {
     origin(serve).await.0
 }
 
-fn secure(host: &str, address: SocketAddr, tls: &ClientTls) -> Result<Arc<Target>, TargetError> {
-    Target::new(&url("https", host, address.port()), tls, None, CONNECT, 8, &knows(&["127.0.0.1"]))
+fn secure(
+    host: &str,
+    address: SocketAddr,
+    tls: &ClientTls,
+) -> Result<Arc<DialTarget>, TargetError> {
+    DialTarget::new(
+        &url("https", host, address.port()),
+        tls,
+        None,
+        CONNECT,
+        8,
+        &knows(&["127.0.0.1"]),
+    )
 }
 
 #[test]
@@ -117,7 +128,7 @@ fn a_certificate_by_another_authority_is_refused_in_words() {
             .expect_err("untrusted");
         assert_eq!(
             error.to_string(),
-            "no TLS with api.test: its certificate was issued by nobody we trust (is `tls.ca` right?)"
+            "no TLS with api.test: its certificate was issued by an untrusted authority (is `tls.ca` right?)"
         );
     });
 }
@@ -209,7 +220,10 @@ fn the_systems_authorities_do_not_vouch_for_ours() {
         match secure("api.test", address, &ClientTls::default()) {
             Ok(target) => {
                 let error = dialled(&target).await.expect_err("untrusted").to_string();
-                assert!(error.contains("its certificate was issued by nobody we trust"), "{error}");
+                assert!(
+                    error.contains("its certificate was issued by an untrusted authority"),
+                    "{error}"
+                );
             }
             // A machine without any.
             Err(error) => assert!(matches!(error, TargetError::SystemRoots { .. }), "{error}"),
@@ -223,7 +237,8 @@ fn sessions_are_shared_by_targets_that_are_configured_alike() {
         let resolver = knows(&["127.0.0.1"]);
         let tls = ClientTls { ca: Some(Authority::new().pem()), ..ClientTls::default() };
         let config = |host: &str, tls: &ClientTls| {
-            let target = Target::new(&url("https", host, 443), tls, None, CONNECT, 8, &resolver);
+            let target =
+                DialTarget::new(&url("https", host, 443), tls, None, CONNECT, 8, &resolver);
             Arc::clone(&target.expect("a target").tls.as_ref().expect("TLS").config)
         };
         let first = config("a.test", &tls);

@@ -1,8 +1,8 @@
-//! Who waits for a connection, in the order in which they came.
+//! Waiters for a connection, in order of arrival.
 //!
-//! A waiter that is *called* has a claim on one free place until it looks for it; while claims
-//! are out, a newcomer finds nothing that was freed for those before it. A waiter that leaves
-//! with its claim hands it on.
+//! A waiter that is *granted* has a claim on one free slot until it takes it. While claims are
+//! outstanding, a newcomer cannot take a slot that was freed for an earlier waiter. A waiter that
+//! is dropped with its claim passes it on.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -12,20 +12,20 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use super::pool::Pool;
+use super::pool::ConnectionPool;
 
 #[derive(Default)]
-pub(super) struct Queue {
-    waiting: RefCell<VecDeque<Rc<Waiter>>>,
+pub(super) struct WaiterQueue {
+    waiting: RefCell<VecDeque<Rc<PoolWaiter>>>,
     claims: Cell<usize>,
 }
 
-struct Waiter {
-    called: Cell<bool>,
+struct PoolWaiter {
+    granted: Cell<bool>,
     waker: RefCell<Waker>,
 }
 
-impl Queue {
+impl WaiterQueue {
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.borrow().is_empty()
     }
@@ -34,19 +34,19 @@ impl Queue {
         self.claims.get()
     }
 
-    /// Calls waiters until all of `free` places are claimed.
-    pub(super) fn call(&self, free: usize) {
+    /// Grants claims to waiters until all `free` slots are claimed.
+    pub(super) fn grant(&self, free: usize) {
         while self.claims.get() < free {
             let Some(waiter) = self.waiting.borrow_mut().pop_front() else { return };
             self.claims.set(self.claims.get() + 1);
-            waiter.called.set(true);
+            waiter.granted.set(true);
             waiter.waker.borrow().wake_by_ref();
         }
     }
 
-    fn join(&self, waker: &Waker) -> Rc<Waiter> {
+    fn join(&self, waker: &Waker) -> Rc<PoolWaiter> {
         let waiter =
-            Rc::new(Waiter { called: Cell::new(false), waker: RefCell::new(waker.clone()) });
+            Rc::new(PoolWaiter { granted: Cell::new(false), waker: RefCell::new(waker.clone()) });
         self.waiting.borrow_mut().push_back(Rc::clone(&waiter));
         waiter
     }
@@ -56,35 +56,37 @@ impl Queue {
     }
 }
 
-impl fmt::Debug for Queue {
+impl fmt::Debug for WaiterQueue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Queue({} waiting)", self.waiting.borrow().len())
     }
 }
 
-/// Ready when it is worth looking for a connection, or room for one, again.
+/// Completes when an idle connection or a free slot can be taken.
 #[must_use = "waits only when polled"]
-pub struct Room {
-    pool: Rc<Pool>,
-    waiter: Option<Rc<Waiter>>,
+pub struct PoolWait {
+    pool: Rc<ConnectionPool>,
+    waiter: Option<Rc<PoolWaiter>>,
 }
 
-impl Room {
-    pub(super) fn new(pool: Rc<Pool>) -> Self {
+impl PoolWait {
+    pub(super) fn new(pool: Rc<ConnectionPool>) -> Self {
         Self { pool, waiter: None }
     }
 }
 
-impl Future for Room {
+impl Future for PoolWait {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let room = self.get_mut();
-        let queue = &room.pool.queue;
+        let queue = &room.pool.waiters;
         match &room.waiter {
-            None if queue.is_empty() && room.pool.free() > queue.claims() => return Poll::Ready(()),
+            None if queue.is_empty() && room.pool.free_slots() > queue.claims() => {
+                return Poll::Ready(());
+            }
             None => room.waiter = Some(queue.join(cx.waker())),
-            Some(waiter) if waiter.called.get() => {
+            Some(waiter) if waiter.granted.get() => {
                 queue.release();
                 room.waiter = None;
                 return Poll::Ready(());
@@ -95,19 +97,19 @@ impl Future for Room {
     }
 }
 
-impl Drop for Room {
+impl Drop for PoolWait {
     fn drop(&mut self) {
         let Some(waiter) = self.waiter.take() else { return };
-        if waiter.called.get() {
-            self.pool.queue.release();
-            self.pool.awaken();
+        if waiter.granted.get() {
+            self.pool.waiters.release();
+            self.pool.wake_waiters();
         } else {
-            self.pool.queue.waiting.borrow_mut().retain(|other| !Rc::ptr_eq(other, &waiter));
+            self.pool.waiters.waiting.borrow_mut().retain(|other| !Rc::ptr_eq(other, &waiter));
         }
     }
 }
 
-impl fmt::Debug for Room {
+impl fmt::Debug for PoolWait {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Room").field("waiting", &self.waiter.is_some()).finish()
     }

@@ -1,8 +1,8 @@
-//! Messages that are posted to a URL of the policy's or of a caller's, signed.
+//! Webhooks: signed messages posted to a URL of the policy or of a client.
 //!
-//! As Standard Webhooks has it (<https://www.standardwebhooks.com>): `webhook-id` tells a repeat,
-//! `webhook-signature` is an HMAC over id, time and body. No redirect is followed. What an error
-//! says names the host, never the path: that may be a secret.
+//! The headers follow Standard Webhooks (<https://www.standardwebhooks.com>): `webhook-id`
+//! identifies a repeated message, `webhook-signature` is an HMAC over id, time and body. Redirects
+//! are not followed. Errors name the host but never the path, which may be a secret.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -18,91 +18,98 @@ use http::{Method, StatusCode};
 use sha2::Sha256;
 use thiserror::Error;
 
-use super::{Outgoing, Pools, ReqBody, Resolver, Target};
+use super::{DialTarget, OutgoingBody, OutgoingRequest, Pools, Resolver};
 use crate::clock;
 use crate::policy::sections::model::{ClientTls, PostTo};
 
-const CONNECT: Duration = Duration::from_secs(5);
-const ANSWER: Duration = Duration::from_secs(30);
-const TARGETS: usize = 64;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
+const MAX_TARGETS: usize = 64;
 
-/// Where messages go out, at most so many to one place at once.
-pub struct Posts {
+/// Sends messages, over a limited number of connections to each host.
+pub struct WebhookSender {
     pools: Pools,
     resolver: Resolver,
-    at_once: usize,
-    /// One for each host, port and scheme.
-    targets: RefCell<HashMap<(bool, String), Arc<Target>>>,
+    max_connections: usize,
+    /// One for each scheme (is it HTTPS), host and port.
+    targets: RefCell<HashMap<(bool, String), Arc<DialTarget>>>,
 }
 
-/// A message.
+/// One webhook message.
 #[derive(Debug)]
-pub struct Post {
+pub struct WebhookMessage {
     pub id: String,
     /// Seconds since 1970.
     pub at: i64,
-    /// Of the id, the time and the body.
+    /// The HMAC over id, time and body, as [`signature`] returns it.
     pub signature: Option<String>,
-    /// Beside those of Standard Webhooks.
+    /// Headers other than those of Standard Webhooks.
     pub headers: Vec<(&'static str, String)>,
     pub body: Bytes,
 }
 
-/// Why a message was not taken.
+/// Why a message was not delivered.
 #[derive(Debug, Error)]
-pub enum Unposted {
+pub enum WebhookError {
     #[error("{0}")]
     Unreachable(String),
-    #[error("it answered {0}")]
-    Answered(StatusCode),
-    #[error("the connection broke")]
-    Broke,
-    #[error("no answer within {ANSWER:?}")]
-    Late,
+    #[error("it returned {0}")]
+    Rejected(StatusCode),
+    #[error("the connection failed")]
+    Interrupted,
+    #[error("no response within {RESPONSE_TIMEOUT:?}")]
+    Timeout,
 }
 
-impl Posts {
-    pub fn new(pools: Pools, resolver: Resolver, at_once: usize) -> Posts {
-        Posts { pools, resolver, at_once, targets: RefCell::default() }
+impl WebhookSender {
+    pub fn new(pools: Pools, resolver: Resolver, at_once: usize) -> WebhookSender {
+        WebhookSender { pools, resolver, max_connections: at_once, targets: RefCell::default() }
     }
 
-    /// Posts a message once; 2xx takes it.
+    /// Posts a message once. A 2xx response means that it was delivered.
     ///
     /// # Errors
-    /// Why it was not taken.
-    pub async fn send(&self, to: &PostTo, post: &Post) -> Result<(), Unposted> {
+    /// When there was no 2xx response.
+    pub async fn send(&self, to: &PostTo, post: &WebhookMessage) -> Result<(), WebhookError> {
         let target = self.target(to)?;
         let connection = match self.pools.idle(&target, clock::now()) {
             Some(connection) => connection,
             None => self.pools.dial(&target).await.map_err(unreachable)?,
         };
         let body = post.body.clone();
-        let request = Outgoing {
-            head: false,
-            upgrade: false,
-            elsewhere: false,
-            sized: true,
-            body: if body.is_empty() { ReqBody::Empty } else { ReqBody::full(body) },
+        let request = OutgoingRequest {
+            is_head: false,
+            is_upgrade: false,
+            fails_over: false,
+            sends_zero_length: true,
+            body: if body.is_empty() { OutgoingBody::Empty } else { OutgoingBody::full(body) },
         };
         let sending = connection.send(request, |out| post.write(out, to));
-        match tokio::time::timeout(ANSWER, sending).await {
+        match tokio::time::timeout(RESPONSE_TIMEOUT, sending).await {
             Ok(Ok((head, _))) if head.status.is_success() => Ok(()),
-            Ok(Ok((head, _))) => Err(Unposted::Answered(head.status)),
-            Ok(Err(_)) => Err(Unposted::Broke),
-            Err(_) => Err(Unposted::Late),
+            Ok(Ok((head, _))) => Err(WebhookError::Rejected(head.status)),
+            Ok(Err(_)) => Err(WebhookError::Interrupted),
+            Err(_) => Err(WebhookError::Timeout),
         }
     }
 
-    fn target(&self, to: &PostTo) -> Result<Arc<Target>, Unposted> {
+    fn target(&self, to: &PostTo) -> Result<Arc<DialTarget>, WebhookError> {
         let key = (to.url.https, to.url.authority.clone());
         let mut targets = self.targets.borrow_mut();
         if let Some(target) = targets.get(&key) {
             return Ok(Arc::clone(target));
         }
         let tls = ClientTls::default();
-        let target = Target::new(&to.url, &tls, None, CONNECT, self.at_once, &self.resolver)
-            .map_err(unreachable)?;
-        if targets.len() >= TARGETS {
+        let target = DialTarget::new(
+            &to.url,
+            &tls,
+            None,
+            CONNECT_TIMEOUT,
+            self.max_connections,
+            &self.resolver,
+        )
+        .map_err(unreachable)?;
+        if targets.len() >= MAX_TARGETS {
             targets.clear();
         }
         targets.insert(key, Arc::clone(&target));
@@ -110,13 +117,13 @@ impl Posts {
     }
 }
 
-impl fmt::Debug for Posts {
+impl fmt::Debug for WebhookSender {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Posts({})", self.targets.borrow().len())
     }
 }
 
-impl Post {
+impl WebhookMessage {
     fn write(&self, out: &mut Vec<u8>, to: &PostTo) {
         let mut line = |text: String| {
             out.extend_from_slice(text.as_bytes());
@@ -136,23 +143,23 @@ impl Post {
     }
 }
 
-impl Unposted {
-    /// Without the host, where that is nobody's business either.
+impl WebhookError {
+    /// The error without the host, for readers who must not see it.
     pub fn without_host(&self) -> String {
         match self {
-            Unposted::Unreachable(_) => "it could not be reached".to_owned(),
+            WebhookError::Unreachable(_) => "it could not be reached".to_owned(),
             other => other.to_string(),
         }
     }
 }
 
-fn unreachable(error: impl fmt::Display) -> Unposted {
-    Unposted::Unreachable(error.to_string())
+fn unreachable(error: impl fmt::Display) -> WebhookError {
+    WebhookError::Unreachable(error.to_string())
 }
 
-/// `v1,` and the base64 of an HMAC-SHA256 over `id.timestamp.body`.
+/// Computes `v1,` and the base64 of an HMAC-SHA256 over `id.timestamp.body`.
 pub fn signature(secret: &[u8], id: &str, at: i64, body: &[u8]) -> String {
-    // A key of any length is one (RFC 2104).
+    // HMAC accepts a key of any length (RFC 2104).
     let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(secret) else { return String::new() };
     mac.update(format!("{id}.{at}.").as_bytes());
     mac.update(body);
@@ -164,8 +171,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_signature_is_as_standard_webhooks_computes_it() {
-        // The example of the specification, its secret decoded.
+    fn a_signature_matches_the_example_of_standard_webhooks() {
+        // The secret of the specification's example, decoded.
         let secret = STANDARD.decode("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").expect("base64");
         let body = br#"{"test": 2432232314}"#;
         let signed = signature(&secret, "msg_p5jXN8AQM9LWM0D4loKWxJek", 1_614_265_330, body);

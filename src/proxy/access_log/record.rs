@@ -26,7 +26,7 @@ use crate::telemetry::metrics::{NO_ROUTE, ReasonLabels};
 #[derive(Debug)]
 pub struct AttemptRecord {
     /// provider/address.
-    pub to: Arc<crate::snapshot::Address>,
+    pub to: Arc<crate::snapshot::Endpoint>,
     /// Which of several credentials.
     pub credential: Option<usize>,
     pub class: Class,
@@ -201,7 +201,7 @@ impl AccessRecord {
         let snapshot;
         let log = match &self.route {
             Some(route) => {
-                route.metrics.answered(self.status).inc();
+                route.metrics.requests_with(self.status).inc();
                 route.metrics.seconds.observe(took.as_secs_f64());
                 route.access_log.as_ref()
             }

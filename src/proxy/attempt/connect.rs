@@ -19,7 +19,7 @@ use crate::proxy::downstream::error::{Kind, Problem};
 use crate::proxy::request::context::{ProxyRequest, RetryTime};
 use crate::resilience::outcome::{Class, Outcome};
 use crate::snapshot::Route;
-use crate::upstream::{Connection, DialError, Dialling};
+use crate::upstream::{Connection, DialError, PendingDial};
 
 /// Pending for so long, a connection starts another elsewhere.
 const ELSEWHERE: Duration = Duration::from_millis(300);
@@ -27,7 +27,7 @@ const ELSEWHERE: Duration = Duration::from_millis(300);
 #[derive(Debug)]
 struct PendingConnect {
     selection: Box<Selection>,
-    dialling: Dialling,
+    dialling: PendingDial,
 }
 
 enum ConnectEvent {
@@ -45,7 +45,7 @@ impl ProxyRequest {
         now: Instant,
     ) -> Option<Connection> {
         let candidate = Self::candidate(route, selection.tier, selection.index);
-        self.worker.pools.idle(&candidate.address.target, now)
+        self.worker.pools.idle(&candidate.endpoint.target, now)
     }
 
     /// A new connection: the pick's, or that of one which was quicker.
@@ -103,7 +103,7 @@ impl ProxyRequest {
 
     fn dial(&self, route: &Route, selection: Box<Selection>) -> PendingConnect {
         let candidate = Self::candidate(route, selection.tier, selection.index);
-        PendingConnect { dialling: self.worker.pools.dial(&candidate.address.target), selection }
+        PendingConnect { dialling: self.worker.pools.dial(&candidate.endpoint.target), selection }
     }
 
     /// Tells of an attempt whose endpoint could not be reached.
@@ -119,9 +119,9 @@ impl ProxyRequest {
         self.tell_unsent(route, &selection, took, error.to_string());
         selection.permit.report(Outcome::Failure, took, now);
         selection.flight.give_back();
-        candidate.address.live.failed(took, now);
-        candidate.provider.samples.iter().for_each(|samples| samples.record(true, None, now));
-        candidate.address.attempts[Class::Unsent.index()].inc();
+        candidate.endpoint.live.failed(took, now);
+        candidate.provider.outcomes.iter().for_each(|samples| samples.record(true, None, now));
+        candidate.endpoint.attempts[Class::Unsent.index()].inc();
         let delay = |times| self_delay(route, candidate, times);
         self.attempts.end(selection.tier, selection.index, selection.credential, |times| {
             RetryTime::LastResort(now + delay(times))
@@ -130,7 +130,7 @@ impl ProxyRequest {
             DialError::Timeout { .. } => Kind::AnswerTimeout,
             _ => Kind::Unreachable,
         };
-        Problem::new(kind, format!("{}: {error}", candidate.address.key))
+        Problem::new(kind, format!("{}: {error}", candidate.endpoint.key))
     }
 
     /// Lets attempts that are still connecting find out by themselves, and tell.
@@ -144,10 +144,10 @@ impl ProxyRequest {
                 "still connecting; left for another".to_owned(),
             );
             let candidate = Self::candidate(route, selection.tier, selection.index);
-            let address = std::sync::Arc::clone(&candidate.address);
+            let address = std::sync::Arc::clone(&candidate.endpoint);
             address.attempts[Class::Unsent.index()].inc();
             address.live.failed(took, clock::now());
-            let samples = &candidate.provider.samples;
+            let samples = &candidate.provider.outcomes;
             samples.iter().for_each(|samples| samples.record(true, None, clock::now()));
             let Selection { mut permit, flight, started, .. } = *selection;
             tokio::task::spawn_local(async move {
@@ -165,7 +165,7 @@ impl ProxyRequest {
     fn tell_unsent(&mut self, route: &Route, selection: &Selection, took: Duration, error: String) {
         let candidate = Self::candidate(route, selection.tier, selection.index);
         self.record.attempts.push(AttemptRecord {
-            to: std::sync::Arc::clone(&candidate.address),
+            to: std::sync::Arc::clone(&candidate.endpoint),
             credential: Some(selection.credential),
             class: Class::Unsent,
             status: 0,
@@ -178,7 +178,11 @@ impl ProxyRequest {
 }
 
 /// The back-off before the same endpoint is asked again.
-pub fn self_delay(route: &Route, candidate: &crate::snapshot::Candidate, times: u32) -> Duration {
+pub fn self_delay(
+    route: &Route,
+    candidate: &crate::snapshot::EndpointCandidate,
+    times: u32,
+) -> Duration {
     let retry = candidate.provider.policy.retry.as_ref().unwrap_or(&route.policy.retry);
     retry.backoff.delay(times, clock::draw())
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, RETRY_AFTER};
 
-use crate::stream::framing::Format;
+use crate::stream::framing::StreamFormat;
 
 const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
 
@@ -18,7 +18,7 @@ pub struct ContentType {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum MediaKind {
     Json,
-    Events(Format),
+    Events(StreamFormat),
     #[default]
     Other,
 }
@@ -32,7 +32,7 @@ impl ContentType {
     }
 
     /// Its events can be read.
-    pub fn events(self) -> Option<Format> {
+    pub fn events(self) -> Option<StreamFormat> {
         match self.kind {
             MediaKind::Events(format) if !self.encoded => Some(format),
             _ => None,
@@ -58,9 +58,9 @@ impl MediaKind {
         if is("application/json") {
             MediaKind::Json
         } else if is("text/event-stream") {
-            MediaKind::Events(Format::Sse)
+            MediaKind::Events(StreamFormat::Sse)
         } else if lines.iter().any(|name| is(name)) || is("application/x-jsonlines") {
-            MediaKind::Events(Format::Lines)
+            MediaKind::Events(StreamFormat::Lines)
         } else if essence.len() > 5
             && essence.as_bytes()[essence.len() - 5..].eq_ignore_ascii_case(b"+json")
         {
@@ -122,8 +122,8 @@ mod tests {
             ("application/problem+JSON", MediaKind::Json),
             ("+json", MediaKind::Other),
             ("text/json-ish", MediaKind::Other),
-            ("Text/Event-Stream; charset=utf-8", MediaKind::Events(Format::Sse)),
-            ("application/x-ndjson", MediaKind::Events(Format::Lines)),
+            ("Text/Event-Stream; charset=utf-8", MediaKind::Events(StreamFormat::Sse)),
+            ("application/x-ndjson", MediaKind::Events(StreamFormat::Lines)),
             ("application/json-seq", MediaKind::Other),
         ];
         for (text, kind) in kinds {

@@ -86,7 +86,7 @@ impl ProxyRequest {
         let beside = match twin.beside(route, place.tier) {
             Ok(beside) => beside,
             Err(why) => {
-                route.hedged(&twin.worker.live.metrics, why);
+                route.count_hedge(&twin.worker.live.metrics, why);
                 let tried = first.await;
                 sample(route, place, &tried);
                 return tried;
@@ -168,11 +168,11 @@ impl ProxyRequest {
                 let took = clock::since(first.began);
                 route.live.hedge_sample(took, clock::now());
                 let slow = Self::candidate(route, first.tier, first.index);
-                slow.address.live.answered(took, clock::now());
+                slow.endpoint.live.answered(took, clock::now());
                 (tried, Some(first), "won")
             }
         };
-        route.hedged(&self.worker.live.metrics, result);
+        route.count_hedge(&self.worker.live.metrics, result);
         if let Some(lost) = lost {
             let record = if result == "won" { &mut self.record } else { &mut twin.record };
             record.attempts.push(lost.cancelled(route));
@@ -197,7 +197,7 @@ impl RacedAttempt {
 
     fn cancelled(self, route: &Route) -> AttemptRecord {
         AttemptRecord {
-            to: Arc::clone(&ProxyRequest::candidate(route, self.tier, self.index).address),
+            to: Arc::clone(&ProxyRequest::candidate(route, self.tier, self.index).endpoint),
             credential: Some(self.credential),
             class: Class::Ignored,
             status: 0,

@@ -33,9 +33,9 @@ use crate::proxy::downstream::timer::Timer;
 use crate::proxy::request::context::ProxyRequest;
 use crate::resilience::outcome::{Class, Reach};
 use crate::snapshot::Route;
-use crate::stream::framing::Format;
-use crate::stream::reader::{Ended, Reader};
-use crate::upstream::AnswerBody;
+use crate::stream::framing::StreamFormat;
+use crate::stream::reader::{StreamEnd, StreamReader};
+use crate::upstream::IncomingBody;
 
 /// The most that is kept of what an answer said, to go on from.
 const SAID: usize = 256 << 10;
@@ -60,14 +60,14 @@ pub enum LastResponse {
 #[derive(Debug)]
 pub struct ReceivedResponse {
     pub head: Parts,
-    pub body: AnswerBody,
+    pub body: IncomingBody,
     pub selection: Box<Selection>,
     /// To the head.
     pub took: Duration,
     pub limits: BodyDeadlines,
     pub nature: ContentType,
     /// Of what has events.
-    pub reader: Option<(Format, Box<Reader>)>,
+    pub reader: Option<(StreamFormat, Box<StreamReader>)>,
     /// For what is withheld.
     pub room: Reservation,
 }
@@ -96,7 +96,7 @@ impl ProxyRequest {
         let head = ResponseSignals {
             status,
             has_retry_after: retry_after.is_some(),
-            our_credential: candidate.address.credentials() > 0,
+            our_credential: candidate.endpoint.credential_count() > 0,
             nature: answer.nature,
         };
         let by_head = head.class(rules);
@@ -135,22 +135,22 @@ impl ProxyRequest {
         route: &Route,
         answer: &ReceivedResponse,
         class: Option<Class>,
-    ) -> Option<(Format, Box<Reader>)> {
+    ) -> Option<(StreamFormat, Box<StreamReader>)> {
         let format = answer.nature.events().filter(|_| class == Some(Class::Success))?;
         let candidate = Self::candidate(route, answer.selection.tier, answer.selection.index);
-        let reading = Arc::clone(&candidate.reading);
+        let reading = Arc::clone(&candidate.interpreter);
         // A stream that is fetched and not asked for with a body is no model's answer.
-        let wanted = self.method == Method::POST || reading.is_asked();
+        let wanted = self.method == Method::POST || reading.is_needed();
         let status = answer.head.status;
         let is_read = wanted && status == StatusCode::OK && self.method != Method::HEAD;
-        if !is_read || self.partial.is_some() && format != Format::Sse {
+        if !is_read || self.partial.is_some() && format != StreamFormat::Sse {
             return None;
         }
         let reader = match &self.partial {
-            Some(partial) => Reader::continuing(reading, format, SAID, partial.clone()),
+            Some(partial) => StreamReader::continuing(reading, format, SAID, partial.clone()),
             None => {
                 let said = self.goes_on().then_some(SAID);
-                Reader::new(reading, format, status.as_u16(), said)
+                StreamReader::new(reading, format, status.as_u16(), said)
             }
         };
         Some((format, Box::new(reader)))
@@ -268,7 +268,7 @@ impl ProxyRequest {
             return;
         }
         let candidate = Self::candidate(route, answer.selection.tier, answer.selection.index);
-        let tokens = candidate.reading.whole(bytes, &mut self.worker.found.borrow_mut());
+        let tokens = candidate.interpreter.body_usage(bytes, &mut self.worker.found.borrow_mut());
         self.settle(answer.selection.usage_key(), tokens);
     }
 
@@ -289,7 +289,7 @@ impl ProxyRequest {
         report: AttemptReport,
     ) -> AttemptResult {
         let key = Self::candidate(route, answer.selection.tier, answer.selection.index)
-            .address
+            .endpoint
             .key
             .clone();
         self.report(route, &mut answer.selection, report);
@@ -322,7 +322,7 @@ impl ProxyRequest {
         report: AttemptReport,
     ) -> AttemptResult {
         let key = Self::candidate(route, answer.selection.tier, answer.selection.index)
-            .address
+            .endpoint
             .key
             .clone();
         let (kind, what) = cut.words();
@@ -339,7 +339,7 @@ impl ProxyRequest {
 impl ReceivedResponse {
     pub fn new(
         head: Parts,
-        body: AnswerBody,
+        body: IncomingBody,
         selection: Box<Selection>,
         took: Duration,
         limits: BodyDeadlines,
@@ -372,12 +372,12 @@ impl PrebufferError {
 }
 
 /// What is wrong with a stream that ended so.
-pub fn ended_words(ended: Ended) -> &'static str {
+pub fn ended_words(ended: StreamEnd) -> &'static str {
     match ended {
-        Ended::Whole => "the stream is whole",
-        Ended::NoEnd => "the stream ended without what ends one",
-        Ended::Malformed => "nothing of the stream could be read",
-        Ended::Empty => "the stream had no event",
+        StreamEnd::Whole => "the stream is whole",
+        StreamEnd::NoEnd => "the stream ended without what ends one",
+        StreamEnd::Malformed => "nothing of the stream could be read",
+        StreamEnd::Empty => "the stream had no event",
     }
 }
 

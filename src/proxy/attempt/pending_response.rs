@@ -16,9 +16,9 @@ use crate::live::permit::{Afterwards, Flight};
 use crate::live::quota::provider_quota::Charge;
 use crate::live::quota::usage_meter::Turn;
 use crate::proxy::response::stored::Replay;
-use crate::stream::framing::Format;
-use crate::stream::reader::Reader as EventReader;
-use crate::upstream::AnswerBody;
+use crate::stream::framing::StreamFormat;
+use crate::stream::reader::StreamReader as EventReader;
+use crate::upstream::IncomingBody;
 
 /// A provider's answer, ready for the application.
 #[derive(Debug)]
@@ -43,7 +43,7 @@ pub enum PendingBody {
     /// 101: both sides speak another protocol from here on.
     Tunnel {
         flight: Flight,
-        rest: AnswerBody,
+        rest: IncomingBody,
     },
 }
 
@@ -51,12 +51,12 @@ pub enum PendingBody {
 #[derive(Debug)]
 pub struct PendingStream {
     pub first: VecDeque<Frame<Bytes>>,
-    pub rest: AnswerBody,
+    pub rest: IncomingBody,
     pub flight: Flight,
     pub afterwards: Option<Afterwards>,
     pub room: Reservation,
     /// Of what has events.
-    pub reader: Option<(Format, Box<EventReader>)>,
+    pub reader: Option<(StreamFormat, Box<EventReader>)>,
     /// By when its first content has to be here, where it is not yet.
     pub content_by: Option<Instant>,
     /// An event that says that it failed is among the first.

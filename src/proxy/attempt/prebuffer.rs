@@ -15,8 +15,8 @@ use crate::live::buffers::Reservation;
 use crate::policy::sections::model::Buffer;
 use crate::proxy::downstream::timer::{Passed, Timer};
 use crate::resilience::outcome::Class;
-use crate::stream::reader::{Ended, Reader};
-use crate::upstream::{AnswerBody, ExchangeError};
+use crate::stream::reader::{StreamEnd, StreamReader};
+use crate::upstream::{ExchangeError, IncomingBody};
 
 /// How much of a body is read before the commit.
 #[derive(Clone, Copy, Debug)]
@@ -77,7 +77,7 @@ pub enum PrebufferError {
     Idle,
     Deadline,
     /// The event stream ended, but not as a whole one does.
-    Ended(Ended),
+    Ended(StreamEnd),
 }
 
 /// What was read so far.
@@ -92,11 +92,11 @@ struct Got {
 /// Reads until what is waited for is there, the body ends, or one of the bounds.
 pub async fn gather(
     timer: &Timer,
-    body: &mut AnswerBody,
+    body: &mut IncomingBody,
     hold: PrebufferLimit,
     limits: BodyDeadlines,
     room: &mut Reservation,
-    mut reader: Option<&mut Reader>,
+    mut reader: Option<&mut StreamReader>,
 ) -> Prebuffered {
     let mut got = Got::default();
     loop {
@@ -137,7 +137,11 @@ pub async fn gather(
 
 impl Got {
     /// Keeps a frame. An event of it that says that the answer failed: its class.
-    fn push(&mut self, frame: Frame<Bytes>, reader: Option<&mut Reader>) -> Result<(), Class> {
+    fn push(
+        &mut self,
+        frame: Frame<Bytes>,
+        reader: Option<&mut StreamReader>,
+    ) -> Result<(), Class> {
         if self.since.is_none() {
             self.since = Some(clock::now());
         }
@@ -145,8 +149,8 @@ impl Got {
             (None, Ok(data)) => (Frame::data(data), None),
             (_, Err(trailers)) => (trailers, None),
             (Some(reader), Ok(data)) => {
-                let taken = reader.take(data);
-                (Frame::data(taken.pass), taken.error)
+                let taken = reader.read(data);
+                (Frame::data(taken.bytes), taken.error)
             }
         };
         let size = frame.data_ref().map_or(0, |data| data.len() as u64);
@@ -163,10 +167,10 @@ impl Got {
         }
     }
 
-    fn ended(mut self, reader: Option<&mut Reader>) -> Prebuffered {
+    fn ended(mut self, reader: Option<&mut StreamReader>) -> Prebuffered {
         let Some(reader) = reader else { return whole(self.frames) };
         let (rest, ended) = reader.end();
-        if ended != Ended::Whole {
+        if ended != StreamEnd::Whole {
             return Prebuffered::Cut(PrebufferError::Ended(ended));
         }
         if !rest.is_empty() {

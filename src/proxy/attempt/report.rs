@@ -17,8 +17,8 @@ use crate::proxy::access_log::record::{AccessRecord, AttemptRecord};
 use crate::proxy::downstream::error::{Kind, Problem};
 use crate::proxy::request::context::{ProxyRequest, RetryTime};
 use crate::resilience::outcome::{Class, Outcome};
-use crate::snapshot::{Candidate, Route};
-use crate::stream::interpret::Tokens;
+use crate::snapshot::{EndpointCandidate, Route};
+use crate::stream::interpret::TokenUsage;
 
 /// What an attempt taught.
 #[derive(Debug)]
@@ -65,15 +65,15 @@ impl ProxyRequest {
         let afterwards = selection.permit.report(class.outcome(), took, now);
         teach(candidate, selection, class, took, now);
         if let Some(samples) =
-            candidate.provider.samples.as_ref().filter(|_| class != Class::Ignored)
+            candidate.provider.outcomes.as_ref().filter(|_| class != Class::Ignored)
         {
             let bad = matches!(class, Class::Failure | Class::Unsent | Class::Throttled);
             samples.record(bad, (status > 0 || timed_out).then_some(took), now);
         }
         if let (Class::Success, Some(session)) = (class, &self.session) {
-            route.live.stick(session, candidate.address.live.id, now);
+            route.live.stick(session, candidate.endpoint.live.id, now);
         }
-        candidate.address.attempts[class.index()].inc();
+        candidate.endpoint.attempts[class.index()].inc();
         if status > 0 {
             candidate.provider.first_byte.observe(took.as_secs_f64());
         }
@@ -90,7 +90,7 @@ impl ProxyRequest {
             false => RetryTime::At(now + self_delay(route, candidate, times)),
         };
         self.attempts.end(selection.tier, selection.index, selection.credential, again);
-        let (to, credential) = (Arc::clone(&candidate.address), Some(selection.credential));
+        let (to, credential) = (Arc::clone(&candidate.endpoint), Some(selection.credential));
         self.record.attempts.push(AttemptRecord {
             to,
             credential,
@@ -107,7 +107,7 @@ impl ProxyRequest {
     /// One more request that was let go to providers, for the modes that watch its route. What was
     /// the application's fault is no sample.
     pub fn sample(&self, outcome: &Result<Box<PendingResponse>, Problem>) {
-        let Some(samples) = &self.route.samples else { return };
+        let Some(samples) = &self.route.outcomes else { return };
         let (status, kind) = match outcome {
             Ok(response) => (response.head.status, None),
             Err(problem) => (problem.kind.status(), Some(problem.kind)),
@@ -136,7 +136,7 @@ impl ProxyRequest {
             Class::Throttled => {
                 let respected = self.retry(route).respect_retry_after;
                 let until = hold.throttled(retry_after.filter(|_| respected), now);
-                candidate.address.holds.inc();
+                candidate.endpoint.holds.inc();
                 let left = until.saturating_duration_since(now);
                 tracing::info!(
                     endpoint = hold.key(),
@@ -148,9 +148,9 @@ impl ProxyRequest {
             Class::Credential => {
                 let alone = route.tiers.len() == 1
                     && route.tiers[0].candidates.len() == 1
-                    && candidate.address.credentials() <= 1;
+                    && candidate.endpoint.credential_count() <= 1;
                 if !alone && let Some(until) = hold.credential(status, now) {
-                    candidate.address.holds.inc();
+                    candidate.endpoint.holds.inc();
                     let left = until.saturating_duration_since(now);
                     tracing::warn!(
                         endpoint = hold.key(),
@@ -165,14 +165,20 @@ impl ProxyRequest {
     }
 
     /// Puts down what an attempt's answer took.
-    pub fn settle(&mut self, usage_key: UsageKey, tokens: Tokens) {
+    pub fn settle(&mut self, usage_key: UsageKey, tokens: TokenUsage) {
         usage_key.settle(&self.route, self.body.model(), &mut self.record, tokens);
     }
 }
 
 /// Tells the balancer and the adaptive limit.
-fn teach(candidate: &Candidate, selection: &Selection, class: Class, took: Duration, now: Instant) {
-    let live = &candidate.address.live;
+fn teach(
+    candidate: &EndpointCandidate,
+    selection: &Selection,
+    class: Class,
+    took: Duration,
+    now: Instant,
+) {
+    let live = &candidate.endpoint.live;
     match class.outcome() {
         Outcome::Failure | Outcome::Throttled => live.failed(took, now),
         Outcome::Success if selection.permit.is_probe() => live.recovered(took, now),
@@ -199,16 +205,16 @@ impl UsageKey {
         route: &Route,
         model: Option<&str>,
         record: &mut AccessRecord,
-        tokens: Tokens,
+        tokens: TokenUsage,
     ) {
-        if tokens == Tokens::default() {
+        if tokens == TokenUsage::default() {
             return;
         }
         let candidate = ProxyRequest::candidate(route, self.tier, self.index);
         let tokens = (tokens.input.unwrap_or(0), tokens.output.unwrap_or(0));
         candidate.provider.live.settle(self.charge, (tokens.0 + tokens.1) as f64);
         let price = candidate.provider.policy.price.as_ref();
-        let cost = candidate.ledger.settle(model, self.turn, tokens, price);
+        let cost = candidate.usage_meter.settle(model, self.turn, tokens, price);
         if let Some(cost) = cost.filter(|_| self.turn != Turn::First) {
             route.live.spent(cost, clock::now());
         }

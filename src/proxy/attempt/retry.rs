@@ -15,7 +15,7 @@ use crate::clock;
 use crate::proxy::downstream::error::Kind;
 use crate::proxy::request::context::{ProxyRequest, RetryDenied, RetryTime};
 use crate::resilience::outcome::{Class, Reach, reach};
-use crate::snapshot::{Candidate, Route};
+use crate::snapshot::{EndpointCandidate, Route};
 
 /// What a look at the tiers gave.
 #[derive(Debug)]
@@ -105,7 +105,7 @@ impl ProxyRequest {
     }
 
     /// Nothing that this request knows stands against it.
-    pub fn may_be_asked(&self, tier: usize, index: usize, candidate: &Candidate) -> bool {
+    pub fn may_be_asked(&self, tier: usize, index: usize, candidate: &EndpointCandidate) -> bool {
         let attempts = &self.attempts;
         let over = |credential| {
             attempts
@@ -114,7 +114,7 @@ impl ProxyRequest {
         };
         let late = attempts.late.contains(&(tier, index)) || attempts.beside == Some((tier, index));
         let other = attempts.only.is_some_and(|only| only != provider_id(candidate));
-        let spent = (0..candidate.address.credentials().max(1)).all(over);
+        let spent = (0..candidate.endpoint.credential_count().max(1)).all(over);
         !(late || other || spent) && self.can_go_on(candidate)
     }
 
@@ -157,7 +157,7 @@ impl ProxyRequest {
         if is_paid(class) && !route.live.repeat(clock::now()) {
             return Err(RetryDenied::new("budget", RetryDenied::after(class)));
         }
-        route.metrics.repeats[class.index()].inc();
+        route.metrics.retries[class.index()].inc();
         Ok(())
     }
 

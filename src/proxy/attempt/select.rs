@@ -16,7 +16,7 @@ use crate::live::quota::usage_meter::Turn;
 use crate::proxy::request::context::{Circuits, ProxyRequest, RetryTime};
 use crate::resilience::balance::balancer;
 use crate::resilience::breaker::{Rejection, Why};
-use crate::snapshot::{Candidate, Circuit, Route};
+use crate::snapshot::{Circuit, EndpointCandidate, Route};
 
 /// More candidates than this in one tier are not looked at (`policy` bounds them lower).
 const CANDIDATES: usize = 64;
@@ -106,13 +106,14 @@ impl ProxyRequest {
     fn known(
         &self,
         route: &Route,
-        candidates: &[Candidate],
+        candidates: &[EndpointCandidate],
         eligible: u64,
         now: Instant,
     ) -> Option<usize> {
         let id = route.live.sticky(self.session.as_deref()?, now)?;
-        let same =
-            |(i, c): &(usize, &Candidate)| eligible & (1 << i) != 0 && c.address.live.id == id;
+        let same = |(i, c): &(usize, &EndpointCandidate)| {
+            eligible & (1 << i) != 0 && c.endpoint.live.id == id
+        };
         candidates.iter().enumerate().take(CANDIDATES).find(same).map(|(index, _)| index)
     }
 
@@ -139,7 +140,7 @@ impl ProxyRequest {
         seen.clear();
         seen.extend(candidates.iter().zip(circuits).take(CANDIDATES).map(
             |(candidate, circuit)| {
-                let address = &candidate.address;
+                let address = &candidate.endpoint;
                 balancer::Candidate {
                     share: candidate.share,
                     latency: address.live.latency(now),
@@ -159,7 +160,7 @@ impl ProxyRequest {
             Some((of, circuits)) if *of == tier => Rc::clone(circuits),
             _ => {
                 let model = self.body.model();
-                let circuit = |c: &Candidate| c.address.circuit(&c.provider.policy, model);
+                let circuit = |c: &EndpointCandidate| c.endpoint.circuit(&c.provider.policy, model);
                 let circuits: Circuits = route.tiers[tier].candidates.iter().map(circuit).collect();
                 *known = Some((tier, Rc::clone(&circuits)));
                 circuits
@@ -170,7 +171,7 @@ impl ProxyRequest {
     /// Could this endpoint be asked now? Nothing changes.
     fn usable(
         &self,
-        candidate: &Candidate,
+        candidate: &EndpointCandidate,
         circuit: &Circuit,
         tier: usize,
         index: usize,
@@ -203,14 +204,14 @@ impl ProxyRequest {
         self.room(candidate, now)
     }
 
-    fn room(&self, candidate: &Candidate, now: Instant) -> Result<(), Unavailable> {
+    fn room(&self, candidate: &EndpointCandidate, now: Instant) -> Result<(), Unavailable> {
         let room = Unavailable { room: true, ..Unavailable::default() };
         let live = &candidate.provider.live;
         if !self.is_its_turn(live) {
             return Err(room);
         }
         live.check(self.tokens, now).map_err(Unavailable::lacking)?;
-        let place = self.worker.pools.has_place(&candidate.address.target);
+        let place = self.worker.pools.has_capacity(&candidate.endpoint.target);
         if place { Ok(()) } else { Err(room) }
     }
 
@@ -281,7 +282,7 @@ impl ProxyRequest {
     /// Takes the place, the hold's and the breaker's leave.
     fn take(
         &self,
-        candidate: &Candidate,
+        candidate: &EndpointCandidate,
         circuit: &Circuit,
         tier: usize,
         index: usize,
@@ -291,9 +292,10 @@ impl ProxyRequest {
         let free = |credential: usize| {
             self.credential_free(circuit, tier, index, credential, among, now).is_ok()
         };
-        let credential = candidate.address.turn(free).ok_or_else(Unavailable::default)?;
+        let credential =
+            candidate.endpoint.next_credential(free).ok_or_else(Unavailable::default)?;
         let live = &candidate.provider.live;
-        let mut flight = Flight::begin(live, &candidate.address.live, self.tokens, now)
+        let mut flight = Flight::begin(live, &candidate.endpoint.live, self.tokens, now)
             .map_err(Unavailable::lacking)?;
         let hold = &circuit.holds[credential];
         let admitted = hold.admit(now).map_err(|wait| Unavailable {
@@ -332,7 +334,7 @@ impl Selection {
 }
 
 /// Providers are shared by all candidates of a snapshot: the address of one tells it apart.
-pub fn provider_id(candidate: &Candidate) -> usize {
+pub fn provider_id(candidate: &EndpointCandidate) -> usize {
     Arc::as_ptr(&candidate.provider) as usize
 }
 

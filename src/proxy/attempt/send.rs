@@ -19,8 +19,10 @@ use crate::proxy::request::context::ProxyRequest;
 use crate::proxy::request::headers;
 use crate::proxy::request::rewrite;
 use crate::resilience::outcome::Class;
-use crate::snapshot::{Candidate, Route};
-use crate::upstream::{AnswerBody, Connection, DialError, ExchangeError, Outgoing, SendError};
+use crate::snapshot::{EndpointCandidate, Route};
+use crate::upstream::{
+    Connection, DialError, ExchangeError, IncomingBody, OutgoingRequest, SendError,
+};
 
 impl ProxyRequest {
     /// Makes one attempt at a pick, or at one that connects sooner.
@@ -69,13 +71,13 @@ impl ProxyRequest {
             }
         };
         let cut = self.another_is_left(route, &selection);
-        request.elsewhere = cut;
+        request.fails_over = cut;
         let head = |out: &mut Vec<u8>| {
             headers::write_line(out, &self.method, &target);
             let provider = &candidate.provider.policy;
-            headers::write(out, &self.headers, provider, &candidate.address, selection.credential);
+            headers::write(out, &self.headers, provider, &candidate.endpoint, selection.credential);
         };
-        let (reused, peer) = (connection.reused(), connection.peer());
+        let (reused, peer) = (connection.is_reused(), connection.peer());
         let sending = connection.send(request, head);
         let by = self.by(sent, timeouts.headers, cut);
         match self.head(sending, by, &timeouts).await {
@@ -99,7 +101,7 @@ impl ProxyRequest {
                 Ok(self.lost(route, selection, problem))
             }
             None => {
-                let (key, waited) = (&candidate.address.key, clock::since(sent));
+                let (key, waited) = (&candidate.endpoint.key, clock::since(sent));
                 let detail = format!("{key}: no response within {waited:.1?}");
                 let problem = Problem::new(Kind::AnswerTimeout, detail);
                 Ok(self.lost(route, selection, problem))
@@ -115,7 +117,7 @@ impl ProxyRequest {
         peer: Option<SocketAddr>,
     ) -> AttemptResult {
         let candidate = Self::candidate(route, selection.tier, selection.index);
-        let error = DialError::closed(&candidate.address.policy.url.host, peer);
+        let error = DialError::closed(&candidate.endpoint.policy.url.host, peer);
         let problem = self.unreachable(route, selection, &error);
         AttemptResult::Failed(Class::Unsent, LastResponse::Ours(problem))
     }
@@ -124,11 +126,11 @@ impl ProxyRequest {
     fn request(
         &mut self,
         route: &Route,
-        candidate: &Candidate,
-    ) -> Result<(Uri, Outgoing), Problem> {
+        candidate: &EndpointCandidate,
+    ) -> Result<(Uri, OutgoingRequest), Problem> {
         let provider = &candidate.provider.policy;
         let strip = route.policy.strip_prefix.as_deref();
-        let url = &candidate.address.policy.url;
+        let url = &candidate.endpoint.policy.url;
         let uri = rewrite::uri(&self.uri, strip, url, &provider.rewrite).map_err(|error| {
             let detail =
                 format!("provider `{}` rewrites the path to no path: {error}", provider.name);
@@ -138,7 +140,16 @@ impl ProxyRequest {
         let usual = matches!(self.method, Method::POST | Method::PUT | Method::PATCH);
         let sized = usual || self.headers.contains_key(CONTENT_LENGTH);
         let (head, upgrade) = (self.method == Method::HEAD, self.upgrade.is_some());
-        Ok((uri, Outgoing { head, upgrade, elsewhere: false, sized, body }))
+        Ok((
+            uri,
+            OutgoingRequest {
+                is_head: head,
+                is_upgrade: upgrade,
+                fails_over: false,
+                sends_zero_length: sized,
+                body,
+            },
+        ))
     }
 
     /// When something has to be there: `limit` after the request was sent, and while another
@@ -162,10 +173,10 @@ impl ProxyRequest {
     /// Awaits the response's head. While the application still sends its body, only a stall counts.
     async fn head(
         &self,
-        sending: impl Future<Output = Result<(Parts, AnswerBody), SendError>>,
+        sending: impl Future<Output = Result<(Parts, IncomingBody), SendError>>,
         mut by: Instant,
         timeouts: &Timeouts,
-    ) -> Option<Result<(Parts, AnswerBody), SendError>> {
+    ) -> Option<Result<(Parts, IncomingBody), SendError>> {
         let mut sending = pin!(sending);
         let upload = self.body.upload();
         loop {
@@ -183,17 +194,17 @@ impl ProxyRequest {
     }
 
     /// Whose fault a broken exchange was.
-    fn broken(&self, candidate: &Candidate, error: &ExchangeError) -> Problem {
+    fn broken(&self, candidate: &EndpointCandidate, error: &ExchangeError) -> Problem {
         if let Some(kind) = self.body.upload().and_then(|upload| upload.broken.get()) {
             return Problem::new(kind, "the body of the request did not arrive whole");
         }
         if error.is_unacknowledged() {
-            let key = &candidate.address.key;
+            let key = &candidate.endpoint.key;
             let detail = format!("{key}: nothing that was sent was acknowledged in time");
             return Problem::new(Kind::AnswerTimeout, detail);
         }
         let kind = if error.is_malformed() { Kind::BadAnswer } else { Kind::ConnectionLost };
-        Problem::new(kind, format!("{}: {}", candidate.address.key, chain(error)))
+        Problem::new(kind, format!("{}: {}", candidate.endpoint.key, chain(error)))
     }
 }
 

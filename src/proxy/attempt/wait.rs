@@ -16,7 +16,7 @@ use crate::proxy::downstream::error::Kind;
 use crate::proxy::request::context::{ProxyRequest, RetryDenied};
 use crate::resilience::queue::wait_queue::{Entry, Line, Refusal};
 use crate::resilience::queue::waiters::Full;
-use crate::snapshot::{Candidate, Queue, Route};
+use crate::snapshot::{EndpointCandidate, Route, RouteQueue};
 
 /// Looks on end at what seemed to be usable and was not: two that look at once take it from each other.
 const LOOKS: u8 = 3;
@@ -40,7 +40,7 @@ impl ProxyRequest {
     }
 
     /// It goes to this provider, and waits no longer.
-    pub fn leaves_lane(&mut self, candidate: &Candidate) {
+    pub fn leaves_lane(&mut self, candidate: &EndpointCandidate) {
         self.turns.clear();
         if let Some(place) = self.place.take() {
             place.served(candidate.provider.live.id(), clock::now());
@@ -52,7 +52,7 @@ impl ProxyRequest {
     pub async fn wait_in_lane(
         &mut self,
         route: &Route,
-        queue: &Queue,
+        queue: &RouteQueue,
         after: bool,
         until: Instant,
     ) -> WaitOutcome {
@@ -103,8 +103,9 @@ impl ProxyRequest {
         let until = place.next_look().map_or(until, |look| look.min(until));
         let pools = &self.worker.pools;
         let tier = &route.tiers[self.attempts.tier].candidates;
-        let full = tier.iter().filter(|c| !pools.has_place(&c.address.target));
-        let mut places: Vec<_> = full.map(|c| Box::pin(pools.room(&c.address.target))).collect();
+        let full = tier.iter().filter(|c| !pools.has_capacity(&c.endpoint.target));
+        let mut places: Vec<_> =
+            full.map(|c| Box::pin(pools.wait_for_capacity(&c.endpoint.target))).collect();
         let mut timer = pin!(tokio::time::sleep_until(until.into()));
         std::future::poll_fn(|cx| {
             if let Poll::Ready(call) = place.poll_call(cx) {
@@ -119,12 +120,12 @@ impl ProxyRequest {
     fn enter_lane(
         &mut self,
         route: &Route,
-        queue: &Queue,
+        queue: &RouteQueue,
         until: Instant,
         now: Instant,
     ) -> Result<(), RetryDenied> {
         let tier = &route.tiers[self.attempts.tier].candidates;
-        let asked = |(index, candidate): (usize, &Candidate)| {
+        let asked = |(index, candidate): (usize, &EndpointCandidate)| {
             let may = self.may_be_asked(self.attempts.tier, index, candidate);
             may.then(|| candidate.provider.live.id())
         };
@@ -148,7 +149,7 @@ impl ProxyRequest {
         }
     }
 
-    fn refused(&self, route: &Route, queue: &Queue, refusal: Refusal) -> RetryDenied {
+    fn refused(&self, route: &Route, queue: &RouteQueue, refusal: Refusal) -> RetryDenied {
         let name = &queue.policy.name;
         match refusal {
             Refusal::Full(Full::Queue) => {
@@ -171,7 +172,7 @@ impl ProxyRequest {
     pub fn shed(
         &self,
         route: &Route,
-        queue: &Queue,
+        queue: &RouteQueue,
         kind: Kind,
         reason: &'static str,
         detail: &str,
@@ -184,7 +185,7 @@ impl ProxyRequest {
     }
 
     /// A job is not turned away: it is tried again.
-    pub fn count_shed(&self, queue: &Queue, reason: &'static str) {
+    pub fn count_shed(&self, queue: &RouteQueue, reason: &'static str) {
         if !self.is_job {
             queue.live.shed(self.class, reason);
         }
@@ -212,7 +213,7 @@ impl ProxyRequest {
     /// since it looked, and it has to look again.
     fn saw(&self, route: &Route, provider: u32, after: bool, now: Instant) -> Option<Saw> {
         let tier = self.attempts.tier;
-        let of = |c: &&Candidate| c.provider.live.id() == provider;
+        let of = |c: &&EndpointCandidate| c.provider.live.id() == provider;
         let Some(candidate) = route.tiers[tier].candidates.iter().find(of) else {
             return Some(Saw::NotForMe);
         };

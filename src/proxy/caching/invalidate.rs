@@ -15,7 +15,7 @@ use crate::snapshot::Route;
 
 /// What a successful request of an unsafe method has changed.
 pub fn changed(request: &ProxyRequest, route: &Route, outcome: &Outcome) {
-    let Some(caches) = &route.changes else { return };
+    let Some(caches) = &route.invalidation else { return };
     let by_policy = route.cache.as_ref().is_some_and(|cache| cache.policy.store != Keeps::Http);
     if request.method.is_safe() || by_policy {
         return;

@@ -139,7 +139,7 @@ impl ProxyRequest {
         if reduces {
             live.touch(&mode.episode, Touch::Reduce, true);
         }
-        if mode.of.instead.is_some() {
+        if mode.of.alternate.is_some() {
             live.touch(&mode.episode, Touch::Use, !reduces);
         }
     }
@@ -185,7 +185,7 @@ impl ProxyRequest {
                     self.reduce(reduction);
                 }
             }
-            instead = mode.of.instead.as_ref().map(|route| (mode, route)).or(instead);
+            instead = mode.of.alternate.as_ref().map(|route| (mode, route)).or(instead);
         }
         if let Some((mode, route)) = instead {
             self.record.touch(mode, Touch::Use);
@@ -226,7 +226,7 @@ impl ProxyRequest {
         let model = self.body.model();
         let mut candidates = self.route.tiers.iter().flat_map(|tier| &tier.candidates);
         let in_need = candidates.all(|candidate| {
-            let circuit = candidate.address.circuit(&candidate.provider.policy, model);
+            let circuit = candidate.endpoint.circuit(&candidate.provider.policy, model);
             candidate.provider.live.is_drained(now)
                 || circuit.breaker.as_ref().is_some_and(|breaker| breaker.is_shut(now))
                 || circuit.holds.iter().all(|hold| hold.check(now).is_err())

@@ -23,7 +23,7 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::server::TlsStream;
 
-use crate::upstream::{Short, short};
+use crate::upstream::{SmallWriteBuffer, join_small};
 
 /// The most that is read at once: one byte less than a buffer of 16 KiB, since hyper doubles the
 /// buffer that a read has filled, and each piece of a body keeps its buffer.
@@ -270,7 +270,7 @@ impl<S: Stream> AsyncWrite for ClientIo<S> {
     ) -> Poll<io::Result<usize>> {
         self.activity.wrote();
         let stream = Pin::new(&mut self.stream);
-        let outcome = match short(bufs, &mut [0; size_of::<Short>()]) {
+        let outcome = match join_small(bufs, &mut [0; size_of::<SmallWriteBuffer>()]) {
             Some(one) => stream.poll_write(cx, one),
             None => stream.poll_write_vectored(cx, bufs),
         };

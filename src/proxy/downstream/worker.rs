@@ -12,11 +12,11 @@ use tokio::task::LocalSet;
 
 use super::connection::{self, Clients};
 use crate::clock;
-use crate::json::scan::Found;
+use crate::json::scan::PointerMatches;
 use crate::live::Live;
 use crate::policy::sections::model::LogFormat;
 use crate::resilience::balance::balancer::Candidate;
-use crate::snapshot::{Current, Snapshot};
+use crate::snapshot::{CurrentSnapshot, Snapshot};
 use crate::store::Store;
 use crate::telemetry::access_log::{AccessLogSender, LogDestination};
 use crate::telemetry::events::Stamp;
@@ -57,7 +57,7 @@ pub struct Load {
 /// What all workers share.
 #[derive(Clone, Debug)]
 pub struct Common {
-    pub current: Arc<Current>,
+    pub current: Arc<CurrentSnapshot>,
     pub live: Arc<Live>,
     pub log: AccessLogSender,
     /// Where jobs are kept; `None`: no job is taken.
@@ -67,13 +67,13 @@ pub struct Common {
 /// What a worker's tasks share.
 #[derive(Debug)]
 pub struct Worker {
-    pub current: Arc<Current>,
+    pub current: Arc<CurrentSnapshot>,
     pub live: Arc<Live>,
     pub store: Option<Store>,
     pub pools: Pools,
     pub clients: Clients,
     pub candidates: RefCell<Vec<Candidate>>,
-    pub found: RefCell<Found>,
+    pub found: RefCell<PointerMatches>,
     log: AccessLogSender,
     lines: RefCell<Lines>,
     /// Both clocks, read at the last beat.

@@ -22,7 +22,7 @@ use crate::proxy::downstream::error::{Kind, Problem};
 use crate::proxy::request::context::{IDEMPOTENCY_KEY, ProxyRequest};
 use crate::proxy::request::headers;
 use crate::proxy::response::body::ResponseBody;
-use crate::snapshot::Queue;
+use crate::snapshot::RouteQueue;
 use crate::store::{
     EnqueueResult, IdempotencyKey, JobId, JobState, Millis, NewJob, Principal, QueueFull,
     QueueLimits, Store, StoreError, StoredRequest,
@@ -122,7 +122,7 @@ impl ProxyRequest {
     fn job(
         &self,
         preference: AsyncPreference,
-        queue: &Queue,
+        queue: &RouteQueue,
         store: &Store,
     ) -> Result<NewJob, Problem> {
         let body = self.body.whole().ok_or_else(|| self.not_whole())?;

@@ -8,7 +8,7 @@ use http::header::{HeaderMap, HeaderName};
 use crate::policy::sections::model::{Accept, PostTo};
 use crate::proxy::downstream::error::{Kind, Problem};
 use crate::proxy::request::overrides::Overrides;
-use crate::snapshot::{Queue, Route};
+use crate::snapshot::{Route, RouteQueue};
 
 pub const PREFER: HeaderName = HeaderName::from_static("prefer");
 /// A connection is not kept open for longer, whatever is preferred.
@@ -95,7 +95,7 @@ fn no_job(route: &Route, callback: Option<&str>) -> Result<Option<Box<AsyncPrefe
     Err(Problem::new(Kind::BadOverride, detail))
 }
 
-fn may_be_posted(url: &str, queue: &Queue) -> Result<(), Problem> {
+fn may_be_posted(url: &str, queue: &RouteQueue) -> Result<(), Problem> {
     let allow = &queue.policy.durable.callback;
     let to = PostTo::read(url).map_err(|why| Problem::new(Kind::BadCallback, why))?;
     if allow.iter().any(|allowed| allowed.allows(&to)) {

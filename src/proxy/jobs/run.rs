@@ -27,7 +27,7 @@ use crate::proxy::request::context::{IDEMPOTENCY_KEY, ProxyRequest};
 use crate::proxy::request::headers;
 use crate::proxy::response::body::ResponseBody;
 use crate::resilience::outcome::Class;
-use crate::snapshot::{Queue, Route};
+use crate::snapshot::{Route, RouteQueue};
 use crate::store::{RunnableJob, StoredResponse};
 
 /// How long nobody is asked where nobody says for how long.
@@ -68,7 +68,7 @@ pub enum Outcome {
 pub fn admit(
     worker: &Rc<Worker>,
     route: &Arc<Route>,
-    queue: &Queue,
+    queue: &RouteQueue,
     class: usize,
     task: RunnableJob,
 ) -> Pin<Box<dyn Future<Output = Result<Box<Admitted>, Blocked>>>> {
@@ -91,7 +91,7 @@ pub fn admit(
 fn ask(
     worker: &Rc<Worker>,
     route: &Arc<Route>,
-    queue: &Queue,
+    queue: &RouteQueue,
     class: usize,
     task: RunnableJob,
 ) -> Result<Box<ProxyRequest>, Blocked> {

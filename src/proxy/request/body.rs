@@ -24,7 +24,7 @@ use crate::proxy::downstream::error::{Kind, Problem};
 use crate::proxy::downstream::io;
 use crate::proxy::downstream::timer::{Passed, Timer};
 use crate::snapshot::Route;
-use crate::upstream::ReqBody;
+use crate::upstream::OutgoingBody;
 
 /// The largest piece that comes at once.
 const PIECE: u64 = io::PIECE as u64;
@@ -57,7 +57,7 @@ enum State {
         _room: Reservation,
     },
     /// Handed back untouched, made for the provider of that name.
-    Back(ReqBody, String),
+    Back(OutgoingBody, String),
     Spent,
 }
 
@@ -218,7 +218,7 @@ impl RequestBody {
     }
 
     /// Takes back a body of which nothing was sent.
-    pub fn put_back(&mut self, body: ReqBody, provider: &model::Provider) {
+    pub fn put_back(&mut self, body: OutgoingBody, provider: &model::Provider) {
         if matches!(self.state, State::Spent) {
             self.state = State::Back(body, provider.name.clone());
         }
@@ -245,12 +245,16 @@ impl RequestBody {
     ///
     /// # Errors
     /// When the policy changes values in the body and the body is not whole, or no JSON.
-    pub fn take(&mut self, provider: &model::Provider, idle: Duration) -> Result<ReqBody, Problem> {
+    pub fn take(
+        &mut self,
+        provider: &model::Provider,
+        idle: Duration,
+    ) -> Result<OutgoingBody, Problem> {
         let model = self.model.as_ref();
         let (at, name) = (model.map(|m| &m.at), model.map(|m| m.name.as_str()));
         let changes = provider.rewrite.changes_body();
         match &self.state {
-            State::Empty | State::Spent => Ok(ReqBody::Empty),
+            State::Empty | State::Spent => Ok(OutgoingBody::Empty),
             State::Back(_, made_for)
                 if *made_for != provider.name && !provider.models.is_empty() =>
             {
@@ -258,13 +262,13 @@ impl RequestBody {
             }
             State::Back(..) => match std::mem::replace(&mut self.state, State::Spent) {
                 State::Back(body, _) => Ok(body),
-                _ => Ok(ReqBody::Empty),
+                _ => Ok(OutgoingBody::Empty),
             },
             State::Kept { bytes, .. } => {
                 let bytes = rewrite::model(bytes, at, name, &provider.models);
                 let bytes = rewrite::body(&bytes, &provider.rewrite)
                     .map_err(|_| not_rewritable(provider, "it is no JSON object"))?;
-                Ok(ReqBody::full(bytes))
+                Ok(OutgoingBody::full(bytes))
             }
             State::Once { .. } if changes => {
                 Err(not_rewritable(provider, "it is larger than the route's `replay`"))
@@ -273,7 +277,7 @@ impl RequestBody {
                 let (State::Once { mut first, rest, _room }, Some(upload)) =
                     (std::mem::replace(&mut self.state, State::Spent), self.upload.clone())
                 else {
-                    return Ok(ReqBody::Empty);
+                    return Ok(OutgoingBody::Empty);
                 };
                 if let Some(bytes) = first.front().and_then(Frame::data_ref)
                     && name.is_some_and(|name| provider.models.iter().any(|(m, _)| m == name))
@@ -282,7 +286,9 @@ impl RequestBody {
                     first[0] = Frame::data(bytes);
                 }
                 let decided = headers::decided(provider);
-                Ok(ReqBody::stream(StreamingBody::new(first, rest, upload, decided, idle, _room)))
+                Ok(OutgoingBody::stream(StreamingBody::new(
+                    first, rest, upload, decided, idle, _room,
+                )))
             }
         }
     }

@@ -23,8 +23,8 @@ use crate::proxy::downstream::error::{Kind, PROXY_STATUS, Problem};
 use crate::proxy::downstream::timer::Timer;
 use crate::proxy::downstream::worker::Worker;
 use crate::resilience::outcome::{Class, Idempotence};
-use crate::snapshot::{Candidate, Circuit, Route};
-use crate::stream::continuation::Partial;
+use crate::snapshot::{Circuit, EndpointCandidate, Route};
+use crate::stream::continuation::PartialResponse;
 
 /// Of each candidate of a tier.
 pub type Circuits = Rc<[Arc<Circuit>]>;
@@ -56,7 +56,7 @@ pub struct ProxyRequest {
     pub idempotence: Idempotence,
     pub attempts: Attempts,
     /// What a cut answer said, where it is to be gone on from.
-    pub partial: Option<Partial>,
+    pub partial: Option<PartialResponse>,
     /// Those of the tier that was looked at last.
     pub circuits: RefCell<Option<(usize, Circuits)>>,
     /// Requests with the same go to the same address.
@@ -189,7 +189,7 @@ impl ProxyRequest {
         self.tokens = tokens(&self.body);
     }
 
-    pub fn candidate(route: &Route, tier: usize, index: usize) -> &Candidate {
+    pub fn candidate(route: &Route, tier: usize, index: usize) -> &EndpointCandidate {
         &route.tiers[tier].candidates[index]
     }
 

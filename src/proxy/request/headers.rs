@@ -14,7 +14,7 @@ use http::{Method, Uri};
 
 use crate::policy::sections::model::{self, Auth};
 use crate::proxy::downstream::connection::Client;
-use crate::snapshot::Address;
+use crate::snapshot::Endpoint;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -210,7 +210,7 @@ pub fn write(
     out: &mut Vec<u8>,
     headers: &HeaderMap,
     provider: &model::Provider,
-    address: &Address,
+    address: &Endpoint,
     credential: usize,
 ) {
     let ours = match &address.policy.auth {

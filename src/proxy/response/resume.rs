@@ -22,9 +22,9 @@ use crate::proxy::attempt::pending_response::{PendingBody, PendingResponse};
 use crate::proxy::attempt::report::UsageKey;
 use crate::proxy::request::context::{IDEMPOTENCY_KEY, ProxyRequest, RetryTime};
 use crate::resilience::outcome::{Class, Idempotence};
-use crate::snapshot::{Candidate, Route};
-use crate::stream::continuation::Partial;
-use crate::stream::interpret::Tokens;
+use crate::snapshot::{EndpointCandidate, Route};
+use crate::stream::continuation::PartialResponse;
+use crate::stream::interpret::TokenUsage;
 
 /// Who tells the story of an answer under way.
 #[derive(Debug)]
@@ -87,7 +87,7 @@ impl Resumable {
         }
     }
 
-    pub fn settle(&mut self, usage_key: UsageKey, route: &Route, tokens: Tokens) {
+    pub fn settle(&mut self, usage_key: UsageKey, route: &Route, tokens: TokenUsage) {
         match self {
             Resumable::Story(record) => {
                 let model = record.model.take();
@@ -102,7 +102,7 @@ impl Resumable {
 impl Resume {
     pub fn begin(
         request: Box<ProxyRequest>,
-        partial: Partial,
+        partial: PartialResponse,
         of: (UsageKey, usize),
         cut: Cut,
     ) -> Resume {
@@ -123,7 +123,7 @@ impl ProxyRequest {
     }
 
     /// Where an answer is to be gone on from: this provider says that it can, with this model.
-    pub fn can_go_on(&self, candidate: &Candidate) -> bool {
+    pub fn can_go_on(&self, candidate: &EndpointCandidate) -> bool {
         if self.partial.is_none() {
             return true;
         }
@@ -137,11 +137,11 @@ impl ProxyRequest {
     /// The stream of one that goes on; `None` where nobody can.
     async fn go_on(
         mut self: Box<Self>,
-        partial: Partial,
+        partial: PartialResponse,
         (usage_key, credential): (UsageKey, usize),
     ) -> GoneOn {
         let route = std::sync::Arc::clone(&self.route);
-        let response = match self.body.kept().and_then(|body| partial.request(body)) {
+        let response = match self.body.kept().and_then(|body| partial.continuation_request(body)) {
             Some(body) => {
                 let now = clock::now();
                 self.body.replace(body.into());
@@ -159,7 +159,7 @@ impl ProxyRequest {
             None => None,
         };
         let result = if response.is_some() { "joined" } else { "nobody" };
-        route.continued(&self.worker.live.metrics, result);
+        route.count_continuation(&self.worker.live.metrics, result);
         (self, response)
     }
 

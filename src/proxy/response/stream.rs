@@ -25,8 +25,8 @@ use crate::proxy::attempt::pending_response::{PendingBody, PendingResponse, Pend
 use crate::proxy::attempt::report::UsageKey;
 use crate::proxy::request::context::ProxyRequest;
 use crate::snapshot::Route;
-use crate::stream::framing::Format;
-use crate::stream::reader::Ended;
+use crate::stream::framing::StreamFormat;
+use crate::stream::reader::StreamEnd;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::BoxError;
 
@@ -143,7 +143,7 @@ impl Streaming {
     fn lost(&mut self, cut: Cut) {
         self.settle();
         let Some(stream) = self.stream.take() else { return };
-        self.route.cut(&self.metrics, cut.as_str());
+        self.route.count_interrupted(&self.metrics, cut.as_str());
         let now = clock::now();
         if let Some(afterwards) = stream.afterwards {
             afterwards.cut(now);
@@ -151,7 +151,7 @@ impl Streaming {
         let provider =
             &ProxyRequest::candidate(&self.route, self.usage_key.tier, self.usage_key.index)
                 .provider;
-        provider.samples.iter().filter(|_| self.teller.is_good()).for_each(|all| all.spoil(now));
+        provider.outcomes.iter().filter(|_| self.teller.is_good()).for_each(|all| all.spoil(now));
     }
 
     /// It broke: another may go on, or it is told, and then the error follows.
@@ -159,7 +159,7 @@ impl Streaming {
         let on_cut = self.route.policy.stream.on_cut;
         let reader = self.stream.as_ref().and_then(|stream| stream.reader.as_ref());
         let format = reader.filter(|(_, reader)| reader.is_tellable()).map(|(format, _)| *format);
-        let sse = reader.filter(|(format, _)| *format == Format::Sse);
+        let sse = reader.filter(|(format, _)| *format == StreamFormat::Sse);
         let partial = sse.and_then(|(_, reader)| reader.partial());
         // What the provider itself has told of is told.
         let partial = partial.filter(|partial| !self.failed && !partial.text.trim().is_empty());
@@ -175,9 +175,9 @@ impl Streaming {
     }
 
     /// Says in a last event that it broke.
-    fn tell(&mut self, cut: Cut, format: Option<Format>, cx: &mut Context<'_>) -> Polled {
+    fn tell(&mut self, cut: Cut, format: Option<StreamFormat>, cx: &mut Context<'_>) -> Polled {
         self.broken = Some(Broken::Telling(cut));
-        let samples = self.route.samples.iter().filter(|_| self.teller.is_good());
+        let samples = self.route.outcomes.iter().filter(|_| self.teller.is_good());
         samples.for_each(|all| all.spoil(clock::now()));
         let silent = self.failed || self.route.policy.stream.on_cut == OnCut::Abort;
         if let Some(format) = format.filter(|_| !silent) {
@@ -200,7 +200,7 @@ impl Streaming {
     fn poll_going_on(&mut self, cx: &mut Context<'_>) -> Polled {
         let Some(going_on) = &mut self.going_on else { return Poll::Pending };
         let (request, response) = ready!(going_on.poll(cx));
-        let (cut, format) = (going_on.cut, Some(Format::Sse));
+        let (cut, format) = (going_on.cut, Some(StreamFormat::Sse));
         self.going_on = None;
         self.teller = Resumable::Ask(request);
         self.last = clock::now();
@@ -213,7 +213,7 @@ impl Streaming {
     fn resume(&mut self, response: PendingResponse) {
         let candidate =
             ProxyRequest::candidate(&self.route, response.usage_key.tier, response.usage_key.index);
-        let comment = format!(": outrigger: continued by {}\n\n", candidate.address.key);
+        let comment = format!(": outrigger: continued by {}\n\n", candidate.endpoint.key);
         self.first.push_back(Frame::data(comment.into()));
         (self.idle, self.usage_key, self.credential) =
             (response.idle, response.usage_key, response.credential);
@@ -278,9 +278,9 @@ impl Streaming {
             }
         };
         loop {
-            let taken = reader.take(data);
-            if !taken.pass.is_empty() {
-                self.first.push_back(Frame::data(taken.pass));
+            let taken = reader.read(data);
+            if !taken.bytes.is_empty() {
+                self.first.push_back(Frame::data(taken.bytes));
             }
             let Some(error) = taken.error else { break };
             let goes_on = self.route.policy.stream.on_cut == OnCut::Continue && !self.failed;
@@ -309,13 +309,13 @@ impl Streaming {
         let reader = self.stream.as_mut().and_then(|stream| stream.reader.as_mut());
         let (rest, ended) = match reader {
             Some((_, reader)) => reader.end(),
-            None => (Bytes::new(), Ended::Whole),
+            None => (Bytes::new(), StreamEnd::Whole),
         };
         if !rest.is_empty() {
             self.first.push_back(Frame::data(rest));
         }
         match ended {
-            Ended::Whole => {
+            StreamEnd::Whole => {
                 self.settle();
                 self.stream = None;
                 self.first.extend(self.trailers.take());

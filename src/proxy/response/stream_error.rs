@@ -6,8 +6,8 @@ use bytes::Bytes;
 
 use crate::proxy::attempt::inspect::ended_words;
 use crate::proxy::downstream::error::{Kind, Problem};
-use crate::stream::framing::Format;
-use crate::stream::reader::Ended;
+use crate::stream::framing::StreamFormat;
+use crate::stream::reader::StreamEnd;
 
 /// How an answer broke after its first byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,7 +16,7 @@ pub enum Cut {
     Idle,
     Content,
     Error,
-    Ended(Ended),
+    Ended(StreamEnd),
 }
 
 impl Cut {
@@ -31,7 +31,7 @@ impl Cut {
     }
 
     /// The event that tells it.
-    pub fn event(self, format: Format, idle: Duration) -> Bytes {
+    pub fn event(self, format: StreamFormat, idle: Duration) -> Bytes {
         let (kind, detail) = match self {
             Cut::Broken => (Kind::ConnectionLost, "in the middle of its answer".to_owned()),
             Cut::Idle => (Kind::AnswerTimeout, format!("nothing more came within {idle:?}")),
@@ -41,8 +41,8 @@ impl Cut {
         };
         let json = Problem::new(kind, detail).json();
         let (before, after): (&[u8], &[u8]) = match format {
-            Format::Sse => (b"event: error\ndata: ", b"\n\n"),
-            Format::Lines => (b"", b"\n"),
+            StreamFormat::Sse => (b"event: error\ndata: ", b"\n\n"),
+            StreamFormat::Lines => (b"", b"\n"),
         };
         [before, &json, after].concat().into()
     }

@@ -9,12 +9,12 @@ use tokio::task::JoinHandle;
 
 use crate::live::permit::Flight;
 use crate::proxy::access_log::record::{AccessRecord, End};
-use crate::upstream::AnswerBody;
+use crate::upstream::IncomingBody;
 
 /// Joins both sides once each has switched; gives the task that does.
 pub fn start(
     client: Option<OnUpgrade>,
-    rest: AnswerBody,
+    rest: IncomingBody,
     flight: Flight,
     mut record: Box<AccessRecord>,
 ) -> Option<JoinHandle<()>> {

@@ -1,7 +1,7 @@
-//! Chunked transfer coding (RFC 9112, 7.1): read wherever the pieces of it end, and written.
+//! Chunked transfer coding (RFC 9112, 7.1): an incremental decoder, and the encoder.
 //!
-//! Strict about what frames the message: a size is hexadecimal digits and nothing else, each line
-//! ends in CRLF. What a lax reader makes of another byte is how answers are smuggled.
+//! The decoder is strict about framing: a chunk size is hexadecimal digits and nothing else, and
+//! each line ends in CRLF. Lenient readers make response smuggling possible.
 
 use std::io::Write;
 
@@ -10,21 +10,21 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::exchange::ExchangeError;
 
-/// Longest line of a size with its extensions, and all trailers together.
-const LONGEST: usize = 16 * 1024;
-const TRAILERS: usize = 64;
+/// Longest chunk-size line with its extensions, and longest trailer section.
+const MAX_LINE: usize = 16 * 1024;
+const MAX_TRAILERS: usize = 64;
 
-/// A reader, between two pieces.
+/// The state between two pieces of input.
 #[derive(Debug)]
-pub(crate) struct Chunked {
-    at: At,
-    /// Bytes of the size's line so far.
+pub(crate) struct ChunkedDecoder {
+    state: ChunkedState,
+    /// Bytes of the current chunk-size line.
     line: usize,
     trailers: Vec<u8>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum At {
+enum ChunkedState {
     Size { size: u64, digits: u32 },
     Extension(u64),
     SizeLf(u64),
@@ -35,81 +35,88 @@ enum At {
     End,
 }
 
-/// What a piece gave.
+/// The result of decoding a piece of input.
 #[derive(Debug)]
-pub(crate) enum Step {
+pub(crate) enum ChunkedPart {
     Data(Bytes),
     Trailers(HeaderMap),
     End,
-    /// The piece is used up.
+    /// The piece is used up and the body has not ended.
     More,
 }
 
-impl Chunked {
+impl ChunkedDecoder {
     pub(crate) fn new() -> Self {
-        Chunked { at: At::Size { size: 0, digits: 0 }, line: 0, trailers: Vec::new() }
+        ChunkedDecoder {
+            state: ChunkedState::Size { size: 0, digits: 0 },
+            line: 0,
+            trailers: Vec::new(),
+        }
     }
 
-    /// Takes what it can from the front.
-    pub(crate) fn next(&mut self, front: &mut Bytes) -> Result<Step, ExchangeError> {
+    /// Decodes the next part from the start of `front`.
+    pub(crate) fn next(&mut self, front: &mut Bytes) -> Result<ChunkedPart, ExchangeError> {
         loop {
-            match self.at {
-                At::End => return Ok(Step::End),
-                _ if front.is_empty() => return Ok(Step::More),
-                At::Data(left) => {
+            match self.state {
+                ChunkedState::End => return Ok(ChunkedPart::End),
+                _ if front.is_empty() => return Ok(ChunkedPart::More),
+                ChunkedState::Data(left) => {
                     let size = usize::try_from(left).map_or(front.len(), |n| n.min(front.len()));
                     let data = front.split_to(size);
                     let left = left - size as u64;
-                    self.at = if left == 0 { At::DataCr } else { At::Data(left) };
-                    return Ok(Step::Data(data));
+                    self.state =
+                        if left == 0 { ChunkedState::DataCr } else { ChunkedState::Data(left) };
+                    return Ok(ChunkedPart::Data(data));
                 }
-                At::Trailers => {
+                ChunkedState::Trailers => {
                     if let Some(trailers) = self.trailers(front)? {
-                        self.at = At::End;
-                        return Ok(trailers.map_or(Step::End, Step::Trailers));
+                        self.state = ChunkedState::End;
+                        return Ok(trailers.map_or(ChunkedPart::End, ChunkedPart::Trailers));
                     }
                 }
                 at => {
                     let byte = front[0];
                     front.advance(1);
-                    self.at = self.after(at, byte)?;
+                    self.state = self.after(at, byte)?;
                 }
             }
         }
     }
 
-    /// One byte of what stands between the data.
-    fn after(&mut self, at: At, byte: u8) -> Result<At, ExchangeError> {
+    /// The state after one byte of framing.
+    fn after(&mut self, at: ChunkedState, byte: u8) -> Result<ChunkedState, ExchangeError> {
         self.line += 1;
-        if self.line > LONGEST {
-            return Err(ExchangeError::TooLarge("the line of a chunk's size"));
+        if self.line > MAX_LINE {
+            return Err(ExchangeError::TooLarge("a chunk-size line"));
         }
-        let malformed = Err(ExchangeError::Malformed("the size of a chunk"));
+        let malformed = Err(ExchangeError::Malformed("a chunk size"));
         Ok(match (at, byte) {
-            (At::Size { size, digits }, byte) if byte.is_ascii_hexdigit() => {
+            (ChunkedState::Size { size, digits }, byte) if byte.is_ascii_hexdigit() => {
                 if digits == 16 {
                     return malformed;
                 }
                 let digit = (byte as char).to_digit(16).unwrap_or_default();
-                At::Size { size: size << 4 | u64::from(digit), digits: digits + 1 }
+                ChunkedState::Size { size: size << 4 | u64::from(digit), digits: digits + 1 }
             }
-            (At::Size { digits: 0, .. }, _) => return malformed,
-            (At::Size { size, .. }, b'\r') | (At::Extension(size), b'\r') => At::SizeLf(size),
-            (At::Size { size, .. }, b';' | b' ' | b'\t') => At::Extension(size),
-            (At::Extension(_), b'\n') => return malformed,
-            (At::Extension(size), _) => At::Extension(size),
-            (At::SizeLf(0), b'\n') => At::Trailers,
-            (At::SizeLf(size), b'\n') => At::Data(size),
-            (At::DataCr, b'\r') => At::DataLf,
-            (At::DataLf, b'\n') => {
+            (ChunkedState::Size { digits: 0, .. }, _) => return malformed,
+            (ChunkedState::Size { size, .. }, b'\r') | (ChunkedState::Extension(size), b'\r') => {
+                ChunkedState::SizeLf(size)
+            }
+            (ChunkedState::Size { size, .. }, b';' | b' ' | b'\t') => ChunkedState::Extension(size),
+            (ChunkedState::Extension(_), b'\n') => return malformed,
+            (ChunkedState::Extension(size), _) => ChunkedState::Extension(size),
+            (ChunkedState::SizeLf(0), b'\n') => ChunkedState::Trailers,
+            (ChunkedState::SizeLf(size), b'\n') => ChunkedState::Data(size),
+            (ChunkedState::DataCr, b'\r') => ChunkedState::DataLf,
+            (ChunkedState::DataLf, b'\n') => {
                 self.line = 0;
-                At::Size { size: 0, digits: 0 }
+                ChunkedState::Size { size: 0, digits: 0 }
             }
             _ => return malformed,
         })
     }
 
-    /// Gathers up to the empty line; what it holds then, if it is anything.
+    /// Collects the trailer section. Returns the trailers, if there are any, after its empty line.
     fn trailers(&mut self, front: &mut Bytes) -> Result<Option<Option<HeaderMap>>, ExchangeError> {
         while front.has_remaining() {
             self.trailers.push(front.get_u8());
@@ -117,17 +124,17 @@ impl Chunked {
                 return Ok(Some(None));
             }
             if self.trailers.ends_with(b"\r\n\r\n") {
-                return self.parsed().map(|trailers| Some(Some(trailers)));
+                return self.parse_trailers().map(|trailers| Some(Some(trailers)));
             }
-            if self.trailers.len() > LONGEST {
+            if self.trailers.len() > MAX_LINE {
                 return Err(ExchangeError::TooLarge("the trailers"));
             }
         }
         Ok(None)
     }
 
-    fn parsed(&self) -> Result<HeaderMap, ExchangeError> {
-        let mut lines = [httparse::EMPTY_HEADER; TRAILERS];
+    fn parse_trailers(&self) -> Result<HeaderMap, ExchangeError> {
+        let mut lines = [httparse::EMPTY_HEADER; MAX_TRAILERS];
         let malformed = || ExchangeError::Malformed("a trailer");
         let parsed =
             httparse::parse_headers(&self.trailers, &mut lines).map_err(|_| malformed())?;
@@ -145,13 +152,13 @@ impl Chunked {
     }
 }
 
-/// The line before a chunk's data.
+/// Writes the line before the data of a chunk.
 pub(crate) fn write_size(out: &mut Vec<u8>, size: usize) {
-    // Into memory, which takes everything.
+    // Writing to memory cannot fail.
     let _ = write!(out, "{size:x}\r\n");
 }
 
-/// The last chunk, with the trailers that there are.
+/// Writes the last chunk and the trailers.
 pub(crate) fn write_end(out: &mut Vec<u8>, trailers: Option<&HeaderMap>) {
     out.extend_from_slice(b"0\r\n");
     for (name, value) in trailers.into_iter().flatten() {
@@ -168,9 +175,9 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// What comes of bytes that arrive in these pieces: data, trailers, and what is left.
+    /// Decodes a text that arrives in pieces: the data, the trailers and the bytes left over.
     fn read(text: &[u8], cuts: &[usize]) -> Result<(Vec<u8>, Option<HeaderMap>, usize), String> {
-        let (mut chunked, mut data, mut found) = (Chunked::new(), Vec::new(), None);
+        let (mut chunked, mut data, mut found) = (ChunkedDecoder::new(), Vec::new(), None);
         let mut cuts: Vec<_> = cuts.iter().map(|cut| cut % (text.len() + 1)).collect();
         cuts.extend([0, text.len()]);
         cuts.sort_unstable();
@@ -178,10 +185,12 @@ mod tests {
             let mut front = Bytes::copy_from_slice(&text[piece[0]..piece[1]]);
             loop {
                 match chunked.next(&mut front).map_err(|error| error.to_string())? {
-                    Step::Data(bytes) => data.extend_from_slice(&bytes),
-                    Step::Trailers(trailers) => found = Some(trailers),
-                    Step::End => return Ok((data, found, text.len() - piece[1] + front.len())),
-                    Step::More => break,
+                    ChunkedPart::Data(bytes) => data.extend_from_slice(&bytes),
+                    ChunkedPart::Trailers(trailers) => found = Some(trailers),
+                    ChunkedPart::End => {
+                        return Ok((data, found, text.len() - piece[1] + front.len()));
+                    }
+                    ChunkedPart::More => break,
                 }
             }
         }
@@ -189,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn extensions_and_trailers_are_read_and_what_follows_is_left() {
+    fn extensions_and_trailers_are_read_and_the_following_bytes_are_left() {
         let text = b"4;a=\"b\"\r\nwiki\r\nA \r\n0123456789\r\n0\r\nx-sum: 1\r\n\r\nHTTP";
         let (data, trailers, left) = read(text, &[]).expect("well formed");
         assert_eq!((data.as_slice(), left), (&b"wiki0123456789"[..], 4));
@@ -197,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_size_is_refused() {
+    fn malformed_framing_is_rejected() {
         for text in [
             "\r\n",
             "g\r\n",
@@ -217,7 +226,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_cut_of_what_was_written_reads_the_same(
+        fn an_encoded_body_decodes_the_same_however_it_is_split(
             pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..40), 0..6),
             cuts in prop::collection::vec(0usize..400, 0..20), with_trailers in any::<bool>(),
         ) {
@@ -236,7 +245,7 @@ mod tests {
         }
 
         #[test]
-        fn nothing_makes_it_panic(text in prop::collection::vec(any::<u8>(), 0..200), cuts in prop::collection::vec(0usize..200, 0..9)) {
+        fn no_input_causes_a_panic(text in prop::collection::vec(any::<u8>(), 0..200), cuts in prop::collection::vec(0usize..200, 0..9)) {
             let _ = read(&text, &cuts);
         }
     }

@@ -1,8 +1,8 @@
-//! A connection while a request uses it.
+//! A pooled connection, from checkout to return.
 //!
-//! A [`Connection`] takes one request; the response's body, an [`AnswerBody`], has it from there on.
-//! Read to the end, it goes back to its pool; dropped before, it is closed, which is how HTTP/1.1
-//! cancels (RFC 9112, 9.6).
+//! A [`Connection`] sends one request; then the response's [`IncomingBody`] owns it. Once the body
+//! is read to its end, the connection returns to its pool. If the body is dropped earlier, the
+//! connection is closed, which is how HTTP/1.1 cancels a request (RFC 9112, 9.6).
 
 use std::cell::Cell;
 use std::fmt;
@@ -20,14 +20,14 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::exchange::{Exchange, ExchangeError};
-use super::io::{Stream, Wire};
-use super::request_body::ReqBody;
-use super::response_head::Asked;
-use crate::upstream::dns::Name;
-use crate::upstream::pool::Place;
+use super::io::{SharedSocket, Transport};
+use super::request_body::OutgoingBody;
+use super::response_head::RequestTraits;
+use crate::upstream::dns::DnsEntry;
+use crate::upstream::pool::ConnectionSlot;
 
-/// A host that has vanished acknowledges nothing. One that is only far away, or loses a packet, does
-/// so within a few round trips, of which connecting took one.
+/// A host that is gone acknowledges nothing. A distant host, or one that loses a packet,
+/// acknowledges within a few round trips; connecting took one.
 const ROUND_TRIPS: u32 = 4;
 const UNACKNOWLEDGED: (Duration, Duration) = (Duration::from_millis(350), Duration::from_secs(5));
 
@@ -35,94 +35,94 @@ const FIRST_WINDOW: u64 = 16 * 1024;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
-/// An open connection, for one request; unused, it goes to its pool when it is dropped.
+/// An open connection for one request. Dropped without use, it returns to its pool.
 #[derive(Debug)]
 pub struct Connection {
-    /// `None` once it was used.
-    link: Option<Box<Link>>,
+    /// `None` after use.
+    inner: Option<Box<ConnectionInner>>,
     reused: bool,
 }
 
-/// A request but for its head, which is written where it goes.
+/// A request without its head, which is written directly to the connection's buffer.
 #[derive(Debug)]
-pub struct Outgoing {
-    /// By HEAD: its answer has no body.
-    pub head: bool,
-    /// It asks for another protocol.
-    pub upgrade: bool,
-    /// It may go elsewhere: when nothing of it is acknowledged soon, the connection is given up.
-    pub elsewhere: bool,
-    /// An empty body came with its length, and goes with it.
-    pub sized: bool,
-    pub body: ReqBody,
+pub struct OutgoingRequest {
+    /// The method is HEAD: its response has no body.
+    pub is_head: bool,
+    /// It requests another protocol.
+    pub is_upgrade: bool,
+    /// It can fail over: the connection is abandoned early when the host acknowledges nothing.
+    pub fails_over: bool,
+    /// An empty body is sent with `content-length: 0`, because the client sent one.
+    pub sends_zero_length: bool,
+    pub body: OutgoingBody,
 }
 
-/// The body of a response, with the connection that it comes from.
+/// The body of a response. It owns the connection until it is read.
 #[derive(Debug)]
-pub struct AnswerBody {
-    /// `None` once it was given back.
-    link: Option<Box<Link>>,
+pub struct IncomingBody {
+    /// `None` after the connection was returned.
+    inner: Option<Box<ConnectionInner>>,
 }
 
 /// Why there is no response.
 #[derive(Debug, thiserror::Error)]
 pub enum SendError {
-    /// Not a byte of it left; its body is handed back.
+    /// No byte of it was sent. Its body is returned.
     #[error("the connection was closed before the request was started: {1}")]
-    Unsent(ReqBody, #[source] ExchangeError),
+    Unsent(OutgoingBody, #[source] ExchangeError),
     /// It may have been processed.
     #[error("no response: {0}")]
     Failed(#[source] ExchangeError),
 }
 
-/// A connection as long as it is open.
+/// The state of an open connection, used or idle.
 #[derive(Debug)]
-pub(crate) struct Link {
+pub(crate) struct ConnectionInner {
     exchange: Exchange,
-    wire: Wire,
-    /// What was sent is given up unacknowledged after `unacknowledged`.
-    gives_up: bool,
-    unacknowledged: Duration,
+    socket: SharedSocket,
+    /// The kernel closes the connection when sent bytes stay unacknowledged for `ack_timeout`.
+    has_ack_timeout: bool,
+    ack_timeout: Duration,
     peer: SocketAddr,
-    /// Of the name's answer that had `peer` in it.
-    version: Cell<u64>,
-    /// What the server grants.
+    /// The version of the DNS entry that contained `peer`.
+    dns_version: Cell<u64>,
+    /// The idle time that the server grants.
     keep: Duration,
-    place: Place,
+    slot: ConnectionSlot,
 }
 
-/// A connection that speaks another protocol now; it holds its place.
+/// A connection that was upgraded to another protocol. It keeps its slot.
 pub struct Tunnel {
-    stream: Stream,
+    stream: Transport,
     first: Bytes,
-    _place: Place,
+    _place: ConnectionSlot,
 }
 
 // === impl Connection ===
 
 impl Connection {
-    pub(in crate::upstream) fn new(link: Box<Link>, reused: bool) -> Self {
-        Self { link: Some(link), reused }
+    pub(in crate::upstream) fn new(link: Box<ConnectionInner>, reused: bool) -> Self {
+        Self { inner: Some(link), reused }
     }
 
-    /// Sends a request. `head` writes its request line and headers, each with its CRLF, but for what
-    /// frames the body and the empty line at the end.
+    /// Sends a request. `head` writes the request line and the headers, each with its CRLF. The
+    /// framing headers and the empty line are added here.
     pub fn send(
         mut self,
-        request: Outgoing,
+        request: OutgoingRequest,
         head: impl FnOnce(&mut Vec<u8>),
-    ) -> impl Future<Output = Result<(Parts, AnswerBody), SendError>> {
-        let Some(mut link) = self.link.take() else {
+    ) -> impl Future<Output = Result<(Parts, IncomingBody), SendError>> {
+        let Some(mut link) = self.inner.take() else {
             unreachable!("a connection has its link until it is used");
         };
-        let asked = Asked { head: request.head, upgrade: request.upgrade };
-        // A peer that reads slowly closes its window, which the kernel takes for silence: only what
-        // fits the first window shows that nobody is there.
+        let asked = RequestTraits { head: request.is_head, upgrade: request.is_upgrade };
+        // A peer that reads slowly closes its window, which the kernel takes for silence. Only a
+        // body that fits the first window proves that the host is gone.
         let short = request.body.size_hint().upper().is_some_and(|size| size <= FIRST_WINDOW);
-        link.gives_up(request.elsewhere && short && !request.upgrade);
-        // Heard of since it was chosen: writing would hide that nothing was sent.
-        let ended = link.has_ended();
-        link.exchange.start(head, request.body, asked, request.sized);
+        link.gives_up(request.fails_over && short && !request.is_upgrade);
+        // If it was closed since checkout, writing would hide that nothing was sent.
+        let ended = link.has_input();
+        link.exchange.start(head, request.body, asked, request.sends_zero_length);
         async move {
             let answered = match ended {
                 true => Err(ExchangeError::Closed),
@@ -130,10 +130,10 @@ impl Connection {
             };
             match answered {
                 Ok(parts) => {
-                    if let Some(keep) = granted(&parts.headers) {
+                    if let Some(keep) = keep_alive_timeout(&parts.headers) {
                         link.keep = keep;
                     }
-                    Ok((parts, AnswerBody { link: Some(link) }))
+                    Ok((parts, IncomingBody { inner: Some(link) }))
                 }
                 Err(error) => Err(match link.exchange.take_back() {
                     Some(body) => SendError::Unsent(body, error),
@@ -143,32 +143,32 @@ impl Connection {
         }
     }
 
-    /// The address at the other end: the proxy's, where there is one.
+    /// The address of the peer, which is the proxy if there is one.
     pub fn peer(&self) -> Option<SocketAddr> {
-        self.link.as_ref().map(|link| link.peer)
+        self.inner.as_ref().map(|link| link.peer)
     }
 
     #[cfg(test)]
     pub(crate) fn is_closed(&mut self) -> bool {
-        self.link.as_mut().is_none_or(|link| link.has_ended())
+        self.inner.as_mut().is_none_or(|link| link.has_input())
     }
 
-    /// Whether it had been idle: then a failure may be the server's having closed it.
-    pub fn reused(&self) -> bool {
+    /// Whether it was idle before. A failure may then mean that the server had closed it.
+    pub fn is_reused(&self) -> bool {
         self.reused
     }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        if let Some(link) = self.link.take() {
+        if let Some(link) = self.inner.take() {
             link.put_back();
         }
     }
 }
 
-/// A second less than the server keeps it, so that it is we who close it.
-fn granted(headers: &HeaderMap) -> Option<Duration> {
+/// One second less than the server keeps the connection, so that we close it first.
+fn keep_alive_timeout(headers: &HeaderMap) -> Option<Duration> {
     let parameters = headers.get(KEEP_ALIVE)?.to_str().ok()?;
     parameters.split(',').find_map(|parameter| {
         let (name, value) = parameter.split_once('=')?;
@@ -181,18 +181,18 @@ fn granted(headers: &HeaderMap) -> Option<Duration> {
 
 // === impl AnswerBody ===
 
-impl AnswerBody {
-    /// After a 101: the connection itself.
+impl IncomingBody {
+    /// The connection itself, after a 101 response.
     pub fn into_tunnel(mut self) -> Option<Tunnel> {
-        let mut link = self.link.take()?;
+        let mut link = self.inner.take()?;
         link.gives_up(false);
-        let Link { exchange, place, .. } = *link;
+        let ConnectionInner { exchange, slot: place, .. } = *link;
         let (stream, first) = exchange.into_stream();
         Some(Tunnel { stream, first, _place: place })
     }
 }
 
-impl Body for AnswerBody {
+impl Body for IncomingBody {
     type Data = Bytes;
     type Error = ExchangeError;
 
@@ -200,27 +200,27 @@ impl Body for AnswerBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, ExchangeError>>> {
-        match &mut self.link {
+        match &mut self.inner {
             Some(link) => link.exchange.poll_frame(cx),
             None => Poll::Ready(None),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.link.as_ref().is_none_or(|link| link.exchange.left() == Some(0))
+        self.inner.as_ref().is_none_or(|link| link.exchange.remaining() == Some(0))
     }
 
     fn size_hint(&self) -> SizeHint {
-        match self.link.as_ref().map_or(Some(0), |link| link.exchange.left()) {
+        match self.inner.as_ref().map_or(Some(0), |link| link.exchange.remaining()) {
             Some(left) => SizeHint::with_exact(left),
             None => SizeHint::default(),
         }
     }
 }
 
-impl Drop for AnswerBody {
+impl Drop for IncomingBody {
     fn drop(&mut self) {
-        if let Some(link) = self.link.take() {
+        if let Some(link) = self.inner.take() {
             link.put_back();
         }
     }
@@ -228,68 +228,68 @@ impl Drop for AnswerBody {
 
 // === impl Link ===
 
-impl Link {
+impl ConnectionInner {
     pub(in crate::upstream) fn new(
-        stream: Stream,
-        wire: Wire,
+        stream: Transport,
+        wire: SharedSocket,
         (peer, version): (SocketAddr, u64),
         round_trip: Duration,
-        place: Place,
+        place: ConnectionSlot,
     ) -> Box<Self> {
         Box::new(Self {
             exchange: Exchange::new(stream),
-            wire,
-            gives_up: false,
-            unacknowledged: (round_trip * ROUND_TRIPS).clamp(UNACKNOWLEDGED.0, UNACKNOWLEDGED.1),
+            socket: wire,
+            has_ack_timeout: false,
+            ack_timeout: (round_trip * ROUND_TRIPS).clamp(UNACKNOWLEDGED.0, UNACKNOWLEDGED.1),
             peer,
-            version: Cell::new(version),
+            dns_version: Cell::new(version),
             keep: Duration::MAX,
-            place,
+            slot: place,
         })
     }
 
-    /// To the pool, if it can take another request; else it is closed.
+    /// Returns to the pool if it can take another request; otherwise it is closed.
     fn put_back(mut self: Box<Self>) {
-        if self.exchange.is_reusable() && !self.exchange.holds_more() {
-            self.exchange.rest();
-            Place::pool(&self.place).put_back(self);
+        if self.exchange.is_reusable() && !self.exchange.has_buffered_input() {
+            self.exchange.reset();
+            ConnectionSlot::pool(&self.slot).put_back(self);
         }
     }
 
-    /// Whether to give up early when packets vanish.
+    /// Sets or clears the kernel's timeout for unacknowledged bytes.
     fn gives_up(&mut self, early: bool) {
-        if self.gives_up != early {
-            self.gives_up = early;
-            self.wire.give_up_after(early.then_some(self.unacknowledged));
+        if self.has_ack_timeout != early {
+            self.has_ack_timeout = early;
+            self.socket.set_ack_timeout(early.then_some(self.ack_timeout));
         }
     }
 
-    /// Whether the server left, or said something unasked, as far as a look without a system call
-    /// tells.
-    pub(crate) fn has_ended(&mut self) -> bool {
-        self.wire.may_have_spoken() && self.exchange.has_spoken()
+    /// Whether the server closed the connection or sent unsolicited bytes, as far as the runtime
+    /// knows without a system call.
+    pub(crate) fn has_input(&mut self) -> bool {
+        self.socket.may_be_readable() && self.exchange.has_unsolicited_input()
     }
 
-    /// As `has_ended`, by looking at the socket.
-    pub(crate) fn is_silent(&self) -> bool {
-        self.wire.is_silent()
+    /// Whether the socket has neither input nor an end. Costs a system call.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.socket.is_quiet()
     }
 
-    /// Whether `name` still has this address.
-    pub(in crate::upstream) fn is_at(&self, name: &Name) -> bool {
+    /// Whether the entry still contains this address.
+    pub(in crate::upstream) fn still_resolves(&self, name: &DnsEntry) -> bool {
         let version = name.version();
-        if version == self.version.get() {
+        if version == self.dns_version.get() {
             return true;
         }
-        self.version.set(version);
-        name.has(self.peer.ip())
+        self.dns_version.set(version);
+        name.contains(self.peer.ip())
     }
 
-    pub(crate) fn keep(&self) -> Duration {
+    pub(crate) fn keep_alive(&self) -> Duration {
         self.keep
     }
 
-    /// Says goodbye where that takes no waiting.
+    /// Shuts the connection down, as far as that does not block.
     pub(crate) fn close(mut self) {
         self.exchange.close();
     }
@@ -344,15 +344,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_connection_is_kept_for_a_second_less_than_the_server_says() {
+    fn a_connection_is_kept_for_one_second_less_than_the_server_grants() {
         let seconds = |value| {
             let headers = HeaderMap::from_iter([(KEEP_ALIVE, HeaderValue::from_static(value))]);
-            granted(&headers).map(|keep| keep.as_secs())
+            keep_alive_timeout(&headers).map(|keep| keep.as_secs())
         };
         assert_eq!(seconds("timeout=5, max=100"), Some(4));
         assert_eq!(seconds("max=100, Timeout = 5"), Some(4));
         assert_eq!(seconds("timeout=0"), Some(0));
         assert_eq!(seconds("timeout=soon"), None);
-        assert_eq!(granted(&HeaderMap::new()), None);
+        assert_eq!(keep_alive_timeout(&HeaderMap::new()), None);
     }
 }

@@ -1,11 +1,11 @@
-//! One request and its response on a connection, in the task of whoever waits (RFC 9112).
+//! One request and its response on a connection (RFC 9112).
 //!
-//! hyper's client has a task, two channels and a buffer of 9 KiB beside each connection, which was a
-//! quarter of what a request cost; here sending and reading are two steps of one state, polled by the
-//! request itself. Parsing is `httparse`'s, as hyper's is.
+//! The task that waits for the response also polls the exchange. hyper's client has a task, two
+//! channels and a buffer of 9 KiB for each connection, which was a quarter of the cost of a
+//! request. Responses are parsed with `httparse`, as in hyper.
 //!
-//! Reading goes on while the body is still being sent: a provider may answer early. One that
-//! answers before it was asked, or says more than its answer, has lost the connection.
+//! The response is read while the request's body is still being sent, because a provider may
+//! respond early. A connection with bytes before the request or after the response is not reused.
 
 use std::fmt;
 use std::io;
@@ -18,143 +18,143 @@ use http::response::Parts;
 use http_body::Frame;
 use tokio::io::{AsyncReadExt, AsyncWrite};
 
-use super::chunked::{Chunked, Step};
-use super::io::Stream;
-use super::request_body::{BoxError, ReqBody};
-use super::response_head::{self, Asked, Framing};
-use super::send::Upload;
+use super::chunked::{ChunkedDecoder, ChunkedPart};
+use super::io::Transport;
+use super::request_body::{BoxError, OutgoingBody};
+use super::response_head::{self, Framing, RequestTraits};
+use super::send::RequestWriter;
 
-/// What a read asks for at least, and at most: what a stream whose reader is slow holds.
-const READ: usize = 8 * 1024;
-const MOST: usize = 32 * 1024;
-/// While a buffer has room for so much, small pieces are read into it side by side: a stream of
-/// events takes a new one only now and then.
-const ROOM: usize = 1024;
+/// Bounds of the read size. The upper bound is also the memory held by a slowly read stream.
+const MIN_READ: usize = 8 * 1024;
+const MAX_READ: usize = 32 * 1024;
+/// A buffer with at least this much spare room is read into again, so that an event stream rarely
+/// allocates.
+const MIN_SPARE: usize = 1024;
 
 /// Why an exchange ended early.
 #[derive(Debug, thiserror::Error)]
 pub enum ExchangeError {
-    #[error("the provider closed the connection before it answered")]
+    #[error("the provider closed the connection before its response")]
     Closed,
-    #[error("the provider closed the connection in the middle of its answer")]
-    Cut,
+    #[error("the provider closed the connection in the middle of its response")]
+    Truncated,
     #[error(transparent)]
     Io(io::Error),
     #[error("{0} is malformed")]
     Malformed(&'static str),
     #[error("{0} is too large")]
     TooLarge(&'static str),
-    /// The request's own body broke.
+    /// The body of the request failed.
     #[error("{0}")]
-    Upload(BoxError),
+    RequestBody(BoxError),
 }
 
 impl ExchangeError {
-    /// The host seems to have vanished.
+    /// The host did not acknowledge what was sent; it seems to be gone.
     pub fn is_unacknowledged(&self) -> bool {
         matches!(self, ExchangeError::Io(error) if error.kind() == io::ErrorKind::TimedOut)
     }
 
-    /// What came is no HTTP/1, or past what may come.
+    /// The response is not valid HTTP/1, or exceeds a limit.
     pub fn is_malformed(&self) -> bool {
         matches!(self, ExchangeError::Malformed(_) | ExchangeError::TooLarge(_))
     }
 }
 
-/// The bytes of a connection and how far its exchange has come.
+/// A transport and the state of the exchange on it.
 pub(crate) struct Exchange {
-    stream: Stream,
-    upload: Upload,
-    read: BytesMut,
-    /// Read, and not yet understood.
-    front: Bytes,
-    asks: usize,
-    reading: Reading,
+    stream: Transport,
+    writer: RequestWriter,
+    buffer: BytesMut,
+    /// Bytes that were read and not parsed yet.
+    unparsed: Bytes,
+    read_size: usize,
+    reading: ReadState,
 }
 
 #[derive(Debug)]
-enum Reading {
-    /// Nothing is out.
+enum ReadState {
+    /// No request is in flight.
     Idle,
-    Head(Asked),
-    Length(u64, Keep),
-    Chunks(Box<Chunked>, Keep),
+    Head(RequestTraits),
+    Length(u64, Reuse),
+    Chunks(Box<ChunkedDecoder>, Reuse),
     ToClose,
     /// The body was read to its end.
-    Over(Keep),
-    /// It broke before its end.
+    Over(Reuse),
+    /// The body failed before its end.
     Broken,
-    /// Another protocol's from here on, or closed at its end.
+    /// Switched to another protocol, or closed at the end of the body.
     Ended,
 }
 
 /// Whether the connection may be used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Keep(bool);
+struct Reuse(bool);
 
 impl Exchange {
-    pub(crate) fn new(stream: Stream) -> Self {
+    pub(crate) fn new(stream: Transport) -> Self {
         Exchange {
             stream,
-            upload: Upload::default(),
-            read: BytesMut::new(),
-            front: Bytes::new(),
-            asks: READ,
-            reading: Reading::Idle,
+            writer: RequestWriter::default(),
+            buffer: BytesMut::new(),
+            unparsed: Bytes::new(),
+            read_size: MIN_READ,
+            reading: ReadState::Idle,
         }
     }
 
-    /// Takes a request: `head` writes all of its head but what frames the body; `sized` says that
-    /// an empty body is told by its length.
+    /// Starts a request. `head` writes its head without the framing headers; `sends_zero_length`
+    /// adds `content-length: 0` to an empty body.
     pub(crate) fn start(
         &mut self,
         head: impl FnOnce(&mut Vec<u8>),
-        body: ReqBody,
-        asked: Asked,
+        body: OutgoingBody,
+        asked: RequestTraits,
         sized: bool,
     ) {
-        self.upload.start(head, body, sized);
-        self.reading = Reading::Head(asked);
+        self.writer.start(head, body, sized);
+        self.reading = ReadState::Head(asked);
     }
 
-    /// Takes the request's body back, if not a byte of the request has left.
-    pub(crate) fn take_back(&mut self) -> Option<ReqBody> {
-        self.upload.take_back()
+    /// Takes the request's body back if no byte of the request was sent.
+    pub(crate) fn take_back(&mut self) -> Option<OutgoingBody> {
+        self.writer.take_back()
     }
 
-    /// Sends, and reads the response's head.
+    /// Sends the request and reads the response's head.
     pub(crate) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Parts, ExchangeError>> {
-        let Reading::Head(asked) = self.reading else {
+        let ReadState::Head(asked) = self.reading else {
             return Poll::Ready(Err(ExchangeError::Closed));
         };
         loop {
-            self.send_on(cx)?;
-            if !self.front.is_empty()
-                && let Some((head, length)) = response_head::parse(&self.front, asked)?
+            self.poll_send(cx)?;
+            if !self.unparsed.is_empty()
+                && let Some((head, length)) = response_head::parse(&self.unparsed, asked)?
             {
-                let rest = self.front.split_off(length);
-                self.front = rest;
+                let rest = self.unparsed.split_off(length);
+                self.unparsed = rest;
                 if head.parts.status.is_informational() && head.framing != Framing::Switched {
                     continue;
                 }
-                if head.framing == Framing::Switched && !self.upload.is_over() {
-                    let early = "a switch of protocols before the request was whole";
+                if head.framing == Framing::Switched && !self.writer.is_complete() {
+                    let early = "a protocol switch before the end of the request";
                     return Poll::Ready(Err(ExchangeError::Malformed(early)));
                 }
-                let keep = Keep(head.keep);
+                let keep = Reuse(head.reusable);
                 self.reading = match head.framing {
-                    Framing::Length(0) => Reading::Over(keep),
-                    Framing::Length(length) => Reading::Length(length, keep),
-                    Framing::Chunked => Reading::Chunks(Box::new(Chunked::new()), keep),
-                    Framing::Close => Reading::ToClose,
-                    Framing::Switched => Reading::Ended,
+                    Framing::Length(0) => ReadState::Over(keep),
+                    Framing::Length(length) => ReadState::Length(length, keep),
+                    Framing::Chunked => ReadState::Chunks(Box::new(ChunkedDecoder::new()), keep),
+                    Framing::Close => ReadState::ToClose,
+                    Framing::Switched => ReadState::Ended,
                 };
                 return Poll::Ready(Ok(head.parts));
             }
-            match ready!(self.poll_more(cx)) {
+            match ready!(self.poll_read(cx)) {
                 Ok(true) => {}
                 Ok(false) => {
-                    let broken = self.upload.broken().map(ExchangeError::Io);
+                    let broken = self.writer.broken().map(ExchangeError::Io);
                     return Poll::Ready(Err(broken.unwrap_or(ExchangeError::Closed)));
                 }
                 Err(error) => return Poll::Ready(Err(ExchangeError::Io(error))),
@@ -162,174 +162,178 @@ impl Exchange {
         }
     }
 
-    /// The next piece of the response's body.
+    /// Reads the next frame of the response's body.
     pub(crate) fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, ExchangeError>>> {
-        if let Err(error) = self.send_on(cx) {
+        if let Err(error) = self.poll_send(cx) {
             return self.fail(error);
         }
         loop {
-            match self.understand() {
-                Ok(Some(Heard::Frame(frame))) => return Poll::Ready(Some(Ok(frame))),
-                Ok(Some(Heard::End)) => return Poll::Ready(None),
+            match self.next_part() {
+                Ok(Some(BodyPart::Frame(frame))) => return Poll::Ready(Some(Ok(frame))),
+                Ok(Some(BodyPart::End)) => return Poll::Ready(None),
                 Ok(None) => {}
                 Err(error) => return self.fail(error),
             }
-            match ready!(self.poll_more(cx)) {
+            match ready!(self.poll_read(cx)) {
                 Ok(true) => {}
-                Ok(false) if matches!(self.reading, Reading::ToClose) => {
-                    self.reading = Reading::Ended;
+                Ok(false) if matches!(self.reading, ReadState::ToClose) => {
+                    self.reading = ReadState::Ended;
                     return Poll::Ready(None);
                 }
-                Ok(false) => return self.fail(ExchangeError::Cut),
+                Ok(false) => return self.fail(ExchangeError::Truncated),
                 Err(error) => return self.fail(ExchangeError::Io(error)),
             }
         }
     }
 
-    /// What is left of the body, where that is known.
-    pub(crate) fn left(&self) -> Option<u64> {
+    /// The number of body bytes that are left, if known.
+    pub(crate) fn remaining(&self) -> Option<u64> {
         match self.reading {
-            Reading::Length(left, _) => Some(left),
-            Reading::Over(_) | Reading::Ended | Reading::Idle => Some(0),
-            Reading::Chunks(..) | Reading::ToClose | Reading::Head(_) | Reading::Broken => None,
+            ReadState::Length(left, _) => Some(left),
+            ReadState::Over(_) | ReadState::Ended | ReadState::Idle => Some(0),
+            ReadState::Chunks(..) | ReadState::ToClose | ReadState::Head(_) | ReadState::Broken => {
+                None
+            }
         }
     }
 
     /// Ready for another request.
     pub(crate) fn is_reusable(&self) -> bool {
         match self.reading {
-            Reading::Idle => true,
-            Reading::Over(Keep(keep)) => keep && self.upload.is_over() && self.front.is_empty(),
+            ReadState::Idle => true,
+            ReadState::Over(Reuse(keep)) => {
+                keep && self.writer.is_complete() && self.unparsed.is_empty()
+            }
             _ => false,
         }
     }
 
-    /// TLS reads ahead: whether it holds more than the answer, or has seen the end, which no look at the
-    /// socket would tell. No system call.
-    pub(crate) fn holds_more(&mut self) -> bool {
-        matches!(self.stream, Stream::Tls(_)) && self.has_spoken()
+    /// Whether TLS, which reads ahead, holds bytes behind the response or has seen the end. A peek
+    /// at the socket would not show that. No system call.
+    pub(crate) fn has_buffered_input(&mut self) -> bool {
+        matches!(self.stream, Transport::Tls(_)) && self.has_unsolicited_input()
     }
 
-    /// Between two requests: little memory is kept.
-    pub(crate) fn rest(&mut self) {
-        self.reading = Reading::Idle;
-        self.upload.rest();
-        self.front = Bytes::new();
-        if self.asks > READ {
-            (self.read, self.asks) = (BytesMut::new(), READ);
+    /// Prepares for the next request and frees memory.
+    pub(crate) fn reset(&mut self) {
+        self.reading = ReadState::Idle;
+        self.writer.reset();
+        self.unparsed = Bytes::new();
+        if self.read_size > MIN_READ {
+            (self.buffer, self.read_size) = (BytesMut::new(), MIN_READ);
         }
     }
 
-    /// Whether the other side said something unasked, or left, as far as can be read at once.
-    pub(crate) fn has_spoken(&mut self) -> bool {
+    /// Whether the peer sent unsolicited bytes or closed, as far as can be read without blocking.
+    pub(crate) fn has_unsolicited_input(&mut self) -> bool {
         let mut cx = Context::from_waker(std::task::Waker::noop());
-        self.poll_more(&mut cx).is_ready()
+        self.poll_read(&mut cx).is_ready()
     }
 
-    /// Says goodbye where that takes no waiting.
+    /// Shuts the transport down, as far as that does not block.
     pub(crate) fn close(&mut self) {
         let mut cx = Context::from_waker(std::task::Waker::noop());
         let _ = Pin::new(&mut self.stream).poll_shutdown(&mut cx);
     }
 
-    /// After a switch of protocols: the bytes, and those that were read already.
-    pub(crate) fn into_stream(self) -> (Stream, Bytes) {
-        (self.stream, self.front)
+    /// The transport after a protocol switch, and the bytes that were already read.
+    pub(crate) fn into_stream(self) -> (Transport, Bytes) {
+        (self.stream, self.unparsed)
     }
 
-    fn send_on(&mut self, cx: &mut Context<'_>) -> Result<(), ExchangeError> {
-        if self.upload.is_over() {
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Result<(), ExchangeError> {
+        if self.writer.is_complete() {
             return Ok(());
         }
-        match self.upload.poll(&mut self.stream, cx) {
+        match self.writer.poll(&mut self.stream, cx) {
             Poll::Ready(sent) => sent,
             Poll::Pending => Ok(()),
         }
     }
 
-    /// Reads into an empty front; false at the end of what comes.
-    fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
-        if !self.front.is_empty() {
-            // A head that has not ended: what comes is put behind it.
-            let front = std::mem::take(&mut self.front);
-            self.read = front.try_into_mut().unwrap_or_else(|front| BytesMut::from(&front[..]));
+    /// Reads more into `unparsed`. False at the end of the input.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        if !self.unparsed.is_empty() {
+            // The head is incomplete: append to it.
+            let front = std::mem::take(&mut self.unparsed);
+            self.buffer = front.try_into_mut().unwrap_or_else(|front| BytesMut::from(&front[..]));
         }
-        if self.asks > READ || self.read.capacity() - self.read.len() < ROOM {
-            self.read.reserve(self.asks);
+        if self.read_size > MIN_READ || self.buffer.capacity() - self.buffer.len() < MIN_SPARE {
+            self.buffer.reserve(self.read_size);
         }
-        let (before, room) = (self.read.len(), self.read.capacity() - self.read.len());
-        let reading = pin!(self.stream.read_buf(&mut self.read));
+        let (before, room) = (self.buffer.len(), self.buffer.capacity() - self.buffer.len());
+        let reading = pin!(self.stream.read_buf(&mut self.buffer));
         let count = match reading.poll(cx) {
             Poll::Ready(count) => count?,
             Poll::Pending => {
                 if before > 0 {
-                    self.front = self.read.split().freeze();
+                    self.unparsed = self.buffer.split().freeze();
                 }
                 return Poll::Pending;
             }
         };
-        if count == room && room >= READ {
-            self.asks = (self.asks * 2).min(MOST);
+        if count == room && room >= MIN_READ {
+            self.read_size = (self.read_size * 2).min(MAX_READ);
         }
-        self.front = self.read.split().freeze();
+        self.unparsed = self.buffer.split().freeze();
         Poll::Ready(Ok(count > 0))
     }
 
-    /// What the front holds of the body; `None`: more is needed.
-    fn understand(&mut self) -> Result<Option<Heard>, ExchangeError> {
+    /// Parses the next part of the body; `None` when more input is needed.
+    fn next_part(&mut self) -> Result<Option<BodyPart>, ExchangeError> {
         match &mut self.reading {
-            Reading::Over(_) | Reading::Ended | Reading::Idle => Ok(Some(Heard::End)),
-            Reading::Head(_) => Err(ExchangeError::Closed),
-            Reading::Broken => Err(ExchangeError::Cut),
-            _ if self.front.is_empty() => Ok(None),
-            Reading::ToClose => Ok(Some(Heard::data(std::mem::take(&mut self.front)))),
-            Reading::Length(left, keep) => {
-                let size =
-                    usize::try_from(*left).map_or(self.front.len(), |n| n.min(self.front.len()));
+            ReadState::Over(_) | ReadState::Ended | ReadState::Idle => Ok(Some(BodyPart::End)),
+            ReadState::Head(_) => Err(ExchangeError::Closed),
+            ReadState::Broken => Err(ExchangeError::Truncated),
+            _ if self.unparsed.is_empty() => Ok(None),
+            ReadState::ToClose => Ok(Some(BodyPart::data(std::mem::take(&mut self.unparsed)))),
+            ReadState::Length(left, keep) => {
+                let size = usize::try_from(*left)
+                    .map_or(self.unparsed.len(), |n| n.min(self.unparsed.len()));
                 *left -= size as u64;
                 let keep = (*left == 0).then_some(*keep);
-                let data = self.front.split_to(size);
+                let data = self.unparsed.split_to(size);
                 if let Some(keep) = keep {
-                    self.reading = Reading::Over(keep);
+                    self.reading = ReadState::Over(keep);
                 }
-                Ok(Some(Heard::data(data)))
+                Ok(Some(BodyPart::data(data)))
             }
-            Reading::Chunks(chunked, keep) => match chunked.next(&mut self.front)? {
-                Step::Data(data) => Ok(Some(Heard::data(data))),
-                Step::More => Ok(None),
-                Step::End => {
-                    self.reading = Reading::Over(*keep);
-                    Ok(Some(Heard::End))
+            ReadState::Chunks(chunked, keep) => match chunked.next(&mut self.unparsed)? {
+                ChunkedPart::Data(data) => Ok(Some(BodyPart::data(data))),
+                ChunkedPart::More => Ok(None),
+                ChunkedPart::End => {
+                    self.reading = ReadState::Over(*keep);
+                    Ok(Some(BodyPart::End))
                 }
-                Step::Trailers(trailers) => {
-                    self.reading = Reading::Over(*keep);
-                    Ok(Some(Heard::trailers(trailers)))
+                ChunkedPart::Trailers(trailers) => {
+                    self.reading = ReadState::Over(*keep);
+                    Ok(Some(BodyPart::trailers(trailers)))
                 }
             },
         }
     }
 
     fn fail<T>(&mut self, error: ExchangeError) -> Poll<Option<Result<T, ExchangeError>>> {
-        self.reading = Reading::Broken;
+        self.reading = ReadState::Broken;
         Poll::Ready(Some(Err(error)))
     }
 }
 
-enum Heard {
+enum BodyPart {
     Frame(Frame<Bytes>),
     End,
 }
 
-impl Heard {
-    fn data(data: Bytes) -> Heard {
-        Heard::Frame(Frame::data(data))
+impl BodyPart {
+    fn data(data: Bytes) -> BodyPart {
+        BodyPart::Frame(Frame::data(data))
     }
 
-    fn trailers(trailers: HeaderMap) -> Heard {
-        Heard::Frame(Frame::trailers(trailers))
+    fn trailers(trailers: HeaderMap) -> BodyPart {
+        BodyPart::Frame(Frame::trailers(trailers))
     }
 }
 

@@ -1,10 +1,10 @@
-//! The bytes under a connection: TCP, or TLS over it.
+//! The transport under a connection: TCP, or TLS over TCP.
 //!
-//! The socket is shared between the exchange, which reads and writes, and the pool, which looks before
-//! use whether the other side has left. tokio's own `AsyncRead` wants the socket for itself, so
-//! it is written out here on the calls that share, with the one trick that it has: after a read
-//! that did not fill the buffer the socket is known to be empty (epoll tells of an edge), and
-//! readiness is cleared without another system call that would only say so.
+//! The socket is shared between the exchange, which reads and writes, and the pool, which checks
+//! before reuse whether the peer has closed. tokio's own `AsyncRead` needs exclusive access, so it
+//! is implemented here on the shared calls, with the same optimization: a read that did not fill
+//! the buffer has emptied the socket (epoll is edge-triggered), so readiness is cleared without
+//! another system call.
 
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
@@ -19,14 +19,15 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
-/// Pieces that are together no longer than this are sent as one.
-const SHORT: usize = 2048;
+/// Buffers that are together no longer than this are sent as one.
+const SMALL_WRITE: usize = 2048;
 
-/// Room for one short piece.
-pub type Short = [u8; SHORT];
+/// Space to join short buffers in.
+pub type SmallWriteBuffer = [u8; SMALL_WRITE];
 
-/// Head and body of a short message as one piece: the kernel takes one in less time than several.
-pub fn short<'r>(bufs: &[IoSlice<'_>], room: &'r mut Short) -> Option<&'r [u8]> {
+/// Joins the head and body of a short message, because the kernel writes one buffer faster than
+/// several. `None` if they do not fit.
+pub fn join_small<'r>(bufs: &[IoSlice<'_>], room: &'r mut SmallWriteBuffer) -> Option<&'r [u8]> {
     let mut length = 0;
     for buf in bufs {
         room.get_mut(length..length + buf.len())?.copy_from_slice(buf);
@@ -35,40 +36,40 @@ pub fn short<'r>(bufs: &[IoSlice<'_>], room: &'r mut Short) -> Option<&'r [u8]> 
     Some(&room[..length])
 }
 
-/// One shared socket.
+/// A TCP socket with shared access.
 #[derive(Clone, Debug)]
-pub(crate) struct Wire(Arc<TcpStream>);
+pub(crate) struct SharedSocket(Arc<TcpStream>);
 
-impl Wire {
+impl SharedSocket {
     pub(crate) fn new(stream: TcpStream) -> io::Result<Self> {
         stream.set_nodelay(true)?;
         Ok(Self(Arc::new(stream)))
     }
 
-    /// How long what was sent may stay unacknowledged before the kernel gives the connection up;
-    /// `None`: as long as it likes. Where there is no such option, nothing changes.
-    pub(crate) fn give_up_after(&self, unacknowledged: Option<Duration>) {
+    /// Limits how long sent bytes may stay unacknowledged before the kernel closes the connection;
+    /// `None` restores the kernel's default. Does nothing on systems without this option.
+    pub(crate) fn set_ack_timeout(&self, unacknowledged: Option<Duration>) {
         #[cfg(target_os = "linux")]
         if let Err(error) = SockRef::from(&*self.0).set_tcp_user_timeout(unacknowledged) {
-            tracing::debug!(%error, "no limit on what is unacknowledged");
+            tracing::debug!(%error, "cannot limit the time for acknowledgements");
         }
         #[cfg(not(target_os = "linux"))]
         let _ = unacknowledged;
     }
 
-    /// Whether the worker has heard of the socket since it was last read empty. No system call.
-    pub(crate) fn may_have_spoken(&self) -> bool {
+    /// Whether the runtime saw input since the socket was last read empty. No system call.
+    pub(crate) fn may_be_readable(&self) -> bool {
         self.0.try_io(Interest::READABLE, || Ok(())).is_ok()
     }
 
-    /// Whether the other side has neither left nor said anything. A system call.
-    pub(crate) fn is_silent(&self) -> bool {
+    /// Whether the socket has neither input nor an end. One system call.
+    pub(crate) fn is_quiet(&self) -> bool {
         let peeked = SockRef::from(&*self.0).peek(&mut [MaybeUninit::uninit()]);
         matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 }
 
-impl AsyncRead for Wire {
+impl AsyncRead for SharedSocket {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -95,7 +96,7 @@ impl AsyncRead for Wire {
     }
 }
 
-impl AsyncWrite for Wire {
+impl AsyncWrite for SharedSocket {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -109,7 +110,7 @@ impl AsyncWrite for Wire {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match short(bufs, &mut [0; SHORT]) {
+        match join_small(bufs, &mut [0; SMALL_WRITE]) {
             Some(one) => self.poll_write(cx, one),
             None => self.poll_with(cx, |stream| stream.try_write_vectored(bufs)),
         }
@@ -131,7 +132,7 @@ impl AsyncWrite for Wire {
     }
 }
 
-impl Wire {
+impl SharedSocket {
     fn poll_with(
         &self,
         cx: &mut Context<'_>,
@@ -147,22 +148,22 @@ impl Wire {
     }
 }
 
-/// What HTTP is spoken over.
+/// The byte stream of a connection.
 #[derive(Debug)]
-pub(crate) enum Stream {
-    Plain(Wire),
-    Tls(Box<TlsStream<Wire>>),
+pub(crate) enum Transport {
+    Plain(SharedSocket),
+    Tls(Box<TlsStream<SharedSocket>>),
 }
 
-/// The same call on whichever it is.
+/// Delegates a call to the variant.
 macro_rules! either {
     ($stream:expr, $inner:ident => $call:expr) => {
         match $stream.get_mut() {
-            Stream::Plain($inner) => {
+            Transport::Plain($inner) => {
                 let $inner = Pin::new($inner);
                 $call
             }
-            Stream::Tls($inner) => {
+            Transport::Tls($inner) => {
                 let $inner = Pin::new(&mut **$inner);
                 $call
             }
@@ -170,7 +171,7 @@ macro_rules! either {
     };
 }
 
-impl AsyncRead for Stream {
+impl AsyncRead for Transport {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -180,7 +181,7 @@ impl AsyncRead for Stream {
     }
 }
 
-impl AsyncWrite for Stream {
+impl AsyncWrite for Transport {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -215,11 +216,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn short_pieces_become_one_and_long_ones_stay_apart() {
-        let (head, body, long) = ([1; 3], [2; 2], [3; SHORT - 2]);
-        let mut room = [0; SHORT];
+    fn short_buffers_are_joined_and_long_ones_are_not() {
+        let (head, body, long) = ([1; 3], [2; 2], [3; SMALL_WRITE - 2]);
+        let mut room = [0; SMALL_WRITE];
         let both = [IoSlice::new(&head), IoSlice::new(&body)];
-        assert_eq!(short(&both, &mut room), Some(&[1, 1, 1, 2, 2][..]));
-        assert_eq!(short(&[IoSlice::new(&head), IoSlice::new(&long)], &mut room), None);
+        assert_eq!(join_small(&both, &mut room), Some(&[1, 1, 1, 2, 2][..]));
+        assert_eq!(join_small(&[IoSlice::new(&head), IoSlice::new(&long)], &mut room), None);
     }
 }

@@ -1,4 +1,4 @@
-//! The HTTP/1.1 client: one connection, one exchange at a time.
+//! The HTTP/1.1 client (RFC 9112): one exchange at a time on one connection.
 
 pub mod chunked;
 pub mod connection;

@@ -1,7 +1,7 @@
-//! The body of a request on its way upstream.
+//! The body of a request to a provider.
 //!
-//! A body that is known in full says its exact size, so that hyper writes `Content-Length` and
-//! sends head and body in one write; only one that is still arriving is behind a pointer.
+//! A complete body reports its exact size, so that it is sent with `Content-Length` and in one
+//! write with the head. Only a body that is still arriving is boxed.
 
 use std::error::Error;
 use std::fmt;
@@ -13,14 +13,14 @@ use http_body::{Body, Frame, SizeHint};
 
 pub type BoxError = Box<dyn Error + Send + Sync>;
 
-pub enum ReqBody {
+pub enum OutgoingBody {
     Empty,
-    /// `None` once it was taken.
+    /// `None` after it was taken.
     Full(Option<Bytes>),
     Stream(Pin<Box<dyn Body<Data = Bytes, Error = BoxError>>>),
 }
 
-impl ReqBody {
+impl OutgoingBody {
     pub fn full(bytes: Bytes) -> Self {
         if bytes.is_empty() { Self::Empty } else { Self::Full(Some(bytes)) }
     }
@@ -30,7 +30,7 @@ impl ReqBody {
     }
 }
 
-impl Body for ReqBody {
+impl Body for OutgoingBody {
     type Data = Bytes;
     type Error = BoxError;
 
@@ -62,7 +62,7 @@ impl Body for ReqBody {
     }
 }
 
-impl fmt::Debug for ReqBody {
+impl fmt::Debug for OutgoingBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Empty | Self::Full(None) => f.write_str("ReqBody(empty)"),
@@ -79,17 +79,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_known_body_says_its_exact_size() {
-        assert_eq!(ReqBody::Empty.size_hint().exact(), Some(0));
-        assert!(ReqBody::full(Bytes::new()).is_end_stream());
-        let body = ReqBody::full(Bytes::from_static(b"four"));
+    fn a_complete_body_reports_its_exact_size() {
+        assert_eq!(OutgoingBody::Empty.size_hint().exact(), Some(0));
+        assert!(OutgoingBody::full(Bytes::new()).is_end_stream());
+        let body = OutgoingBody::full(Bytes::from_static(b"four"));
         assert_eq!(body.size_hint().exact(), Some(4));
         assert!(!body.is_end_stream());
     }
 
     #[tokio::test]
     async fn a_full_body_is_read_once() {
-        let mut body = ReqBody::full(Bytes::from_static(b"four"));
+        let mut body = OutgoingBody::full(Bytes::from_static(b"four"));
         let frame = body.frame().await.expect("a frame").expect("no error");
         assert_eq!(frame.into_data().expect("data"), "four");
         assert!(body.frame().await.is_none());

@@ -1,8 +1,8 @@
-//! The head of a response, and how its body is framed (RFC 9112, 6.3).
+//! The head of a response and the framing of its body (RFC 9112, 6.3).
 //!
-//! Where a message says two things about its length, the one that cannot be smuggled past counts or
-//! the message is refused: `Transfer-Encoding` over `Content-Length`, and then the connection is not
-//! used again; lengths that differ, or are no numbers, are no answer.
+//! Ambiguous framing makes response smuggling possible, so it is resolved strictly.
+//! `Transfer-Encoding` overrides `Content-Length`, and the connection is not reused. A response
+//! with differing or malformed lengths is rejected.
 
 use std::mem::MaybeUninit;
 
@@ -13,56 +13,59 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version};
 
 use super::exchange::ExchangeError;
 
-/// Longer heads are refused.
-pub(crate) const LONGEST: usize = 64 * 1024;
-const LINES: usize = 128;
+/// Longest head that is accepted.
+pub(crate) const MAX_HEAD: usize = 64 * 1024;
+const MAX_HEADERS: usize = 128;
 
-/// What was asked, as far as it decides what the answer is.
+/// The properties of a request that affect the framing of its response.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Asked {
-    /// By HEAD: an answer has no body, whatever its head says.
+pub(crate) struct RequestTraits {
+    /// The method is HEAD: the response has no body.
     pub head: bool,
-    /// For another protocol.
+    /// It requests another protocol.
     pub upgrade: bool,
 }
 
-/// Where a body ends.
+/// How the end of a body is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Framing {
     Length(u64),
     Chunked,
     Close,
-    /// The connection speaks another protocol from here on.
+    /// The connection has switched to another protocol.
     Switched,
 }
 
 #[derive(Debug)]
-pub(crate) struct Head {
+pub(crate) struct ResponseHead {
     pub parts: Parts,
     pub framing: Framing,
     /// The connection may be used again after the body.
-    pub keep: bool,
+    pub reusable: bool,
 }
 
-/// What the bytes so far are: the head and its length; `None` is a head that has not ended.
-pub(crate) fn parse(bytes: &Bytes, asked: Asked) -> Result<Option<(Head, usize)>, ExchangeError> {
-    let mut lines = [const { MaybeUninit::uninit() }; LINES];
+/// Parses a head. Returns it with its length, or `None` while it is incomplete.
+pub(crate) fn parse(
+    bytes: &Bytes,
+    asked: RequestTraits,
+) -> Result<Option<(ResponseHead, usize)>, ExchangeError> {
+    let mut lines = [const { MaybeUninit::uninit() }; MAX_HEADERS];
     let mut response = httparse::Response::new(&mut []);
     let parsed = httparse::ParserConfig::default()
         .parse_response_with_uninit_headers(&mut response, bytes, &mut lines)
         .map_err(|error| match error {
-            httparse::Error::TooManyHeaders => ExchangeError::TooLarge("the answer's head"),
-            _ => ExchangeError::Malformed("the answer's head"),
+            httparse::Error::TooManyHeaders => ExchangeError::TooLarge("the response head"),
+            _ => ExchangeError::Malformed("the response head"),
         })?;
     let httparse::Status::Complete(length) = parsed else {
-        return if bytes.len() > LONGEST {
-            Err(ExchangeError::TooLarge("the answer's head"))
+        return if bytes.len() > MAX_HEAD {
+            Err(ExchangeError::TooLarge("the response head"))
         } else {
             Ok(None)
         };
     };
     let status = response.code.and_then(|code| StatusCode::from_u16(code).ok());
-    let status = status.ok_or(ExchangeError::Malformed("the answer's status"))?;
+    let status = status.ok_or(ExchangeError::Malformed("the response status"))?;
     let old = response.version == Some(0);
     let (mut parts, ()) = Response::new(()).into_parts();
     parts.status = status;
@@ -72,37 +75,37 @@ pub(crate) fn parse(bytes: &Bytes, asked: Asked) -> Result<Option<(Head, usize)>
         append(&mut parts.headers, bytes, line)?;
     }
     let (framing, plain) = framing(&mut parts.headers, status, old, asked)?;
-    let keep = plain && framing != Framing::Close && keeps(&parts.headers, old);
-    Ok(Some((Head { parts, framing, keep }, length)))
+    let keep = plain && framing != Framing::Close && is_persistent(&parts.headers, old);
+    Ok(Some((ResponseHead { parts, framing, reusable: keep }, length)))
 }
 
-/// A value is a part of what was read, not a copy.
+/// The value shares the memory of the input.
 fn append(
     headers: &mut HeaderMap,
     bytes: &Bytes,
     line: &httparse::Header<'_>,
 ) -> Result<(), ExchangeError> {
-    let malformed = |_| ExchangeError::Malformed("a header of the answer");
+    let malformed = |_| ExchangeError::Malformed("a response header");
     let name = HeaderName::from_bytes(line.name.as_bytes())
-        .map_err(|_| ExchangeError::Malformed("a header of the answer"))?;
+        .map_err(|_| ExchangeError::Malformed("a response header"))?;
     let value = HeaderValue::from_maybe_shared(bytes.slice_ref(line.value)).map_err(malformed)?;
     headers
         .try_append(name, value)
-        .map_err(|_| ExchangeError::TooLarge("the answer's head"))
+        .map_err(|_| ExchangeError::TooLarge("the response head"))
         .map(drop)
 }
 
-/// Also whether nothing about it is dubious.
+/// Also returns whether the framing is unambiguous.
 fn framing(
     headers: &mut HeaderMap,
     status: StatusCode,
     old: bool,
-    asked: Asked,
+    asked: RequestTraits,
 ) -> Result<(Framing, bool), ExchangeError> {
     if status == StatusCode::SWITCHING_PROTOCOLS {
         return match asked.upgrade {
             true => Ok((Framing::Switched, false)),
-            false => Err(ExchangeError::Malformed("a switch of protocols that nobody asked for")),
+            false => Err(ExchangeError::Malformed("a protocol switch that was not requested")),
         };
     }
     let bodiless = asked.head
@@ -133,7 +136,7 @@ fn is_chunked(headers: &HeaderMap) -> bool {
     text.rsplit(',').next().is_some_and(|coding| coding.trim().eq_ignore_ascii_case("chunked"))
 }
 
-/// All lines and all values of a line say the same.
+/// All values of all lines have to be equal.
 fn content_length(headers: &HeaderMap) -> Result<Option<u64>, ExchangeError> {
     let malformed = || ExchangeError::Malformed("Content-Length");
     let mut length = None;
@@ -155,7 +158,7 @@ fn number(text: &[u8]) -> Option<u64> {
     if text.is_empty() { None } else { text.iter().try_fold(0, add) }
 }
 
-fn keeps(headers: &HeaderMap, old: bool) -> bool {
+fn is_persistent(headers: &HeaderMap, old: bool) -> bool {
     let says = |word: &[u8]| {
         let lines = headers.get_all(CONNECTION).iter().map(HeaderValue::as_bytes);
         let mut tokens = lines.flat_map(|line| line.split(|b| *b == b','));
@@ -169,20 +172,20 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn read(text: &str, asked: Asked) -> Result<Option<(Head, usize)>, String> {
+    fn read(text: &str, asked: RequestTraits) -> Result<Option<(ResponseHead, usize)>, String> {
         parse(&Bytes::copy_from_slice(text.as_bytes()), asked).map_err(|error| error.to_string())
     }
 
-    fn framed(head: &str, asked: Asked) -> Option<(Framing, bool)> {
+    fn framed(head: &str, asked: RequestTraits) -> Option<(Framing, bool)> {
         let read = read(&format!("{head}\r\n\r\n"), asked).ok()?;
         let (head, _) = read.expect("a whole head");
-        Some((head.framing, head.keep))
+        Some((head.framing, head.reusable))
     }
 
     #[test]
     fn a_body_ends_where_the_rfc_says() {
-        let (get, head) = (Asked::default(), Asked { head: true, upgrade: false });
-        let upgrade = Asked { head: false, upgrade: true };
+        let (get, head) = (RequestTraits::default(), RequestTraits { head: true, upgrade: false });
+        let upgrade = RequestTraits { head: false, upgrade: true };
         for (text, asked, expected) in [
             ("HTTP/1.1 200 OK\r\ncontent-length: 5", get, Some((Framing::Length(5), true))),
             ("HTTP/1.1 200 OK\r\ncontent-length: 5", head, Some((Framing::Length(0), true))),
@@ -234,35 +237,35 @@ mod tests {
     }
 
     #[test]
-    fn a_length_beside_a_coding_is_not_passed_on() {
+    fn a_content_length_beside_a_transfer_coding_is_removed() {
         let text = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ncontent-length: 5\r\n\r\n";
-        let (head, length) = read(text, Asked::default()).expect("read").expect("whole");
+        let (head, length) = read(text, RequestTraits::default()).expect("read").expect("whole");
         assert!(!head.parts.headers.contains_key(CONTENT_LENGTH));
         assert_eq!(length, text.len());
     }
 
     #[test]
-    fn what_is_no_head_is_refused_and_a_long_one_is_not_waited_for() {
+    fn a_malformed_or_oversized_head_is_rejected() {
         for text in [
             "HTTP/2 200 OK\r\n\r\n",
             "SSH-2.0\r\n\r\n",
             "HTTP/1.1 20 OK\r\n\r\n",
             "HTTP/1.1 200 OK\r\na b: c\r\n\r\n",
         ] {
-            assert!(read(text, Asked::default()).is_err(), "{text:?}");
+            assert!(read(text, RequestTraits::default()).is_err(), "{text:?}");
         }
-        let long = format!("HTTP/1.1 200 OK\r\nx: {}", "y".repeat(LONGEST));
-        assert!(read(&long, Asked::default()).is_err());
-        assert!(matches!(read("HTTP/1.1 200 OK\r\nx: y", Asked::default()), Ok(None)));
-        let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "x: y\r\n".repeat(LINES + 1));
-        assert!(read(&many, Asked::default()).is_err());
+        let long = format!("HTTP/1.1 200 OK\r\nx: {}", "y".repeat(MAX_HEAD));
+        assert!(read(&long, RequestTraits::default()).is_err());
+        assert!(matches!(read("HTTP/1.1 200 OK\r\nx: y", RequestTraits::default()), Ok(None)));
+        let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "x: y\r\n".repeat(MAX_HEADERS + 1));
+        assert!(read(&many, RequestTraits::default()).is_err());
     }
 
     proptest! {
         #[test]
-        fn nothing_makes_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-            let _ = parse(&Bytes::from([b"HTTP/1.1 200 ".as_slice(), &bytes].concat()), Asked::default());
-            let _ = parse(&Bytes::from(bytes), Asked::default());
+        fn no_input_causes_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            let _ = parse(&Bytes::from([b"HTTP/1.1 200 ".as_slice(), &bytes].concat()), RequestTraits::default());
+            let _ = parse(&Bytes::from(bytes), RequestTraits::default());
         }
     }
 }

@@ -1,7 +1,7 @@
-//! A request on its way out: its head, then its body as that comes.
+//! Writes a request: its head, then its body as it arrives.
 //!
-//! A body that is known in full goes with the head in one piece. One that still arrives is framed by
-//! its length where it has one, else in chunks.
+//! A complete body is sent with the head in one write. A body that is still arriving is framed by
+//! its length if that is known, otherwise in chunks.
 
 use std::io::{self, IoSlice, Write};
 use std::pin::Pin;
@@ -13,100 +13,105 @@ use tokio::io::AsyncWrite;
 
 use super::chunked;
 use super::exchange::ExchangeError;
-use super::io::Stream;
-use super::request_body::ReqBody;
+use super::io::Transport;
+use super::request_body::OutgoingBody;
 
-/// A body up to this long is copied behind its head.
-const COPIED: usize = 4 * 1024;
-/// What is kept of the buffer between requests.
-const KEPT: usize = 16 * 1024;
+/// A complete body up to this long is copied behind the head.
+const MAX_COPIED: usize = 4 * 1024;
+/// Largest buffer that is kept between requests.
+const MAX_KEPT: usize = 16 * 1024;
 
 #[derive(Debug, Default)]
-pub(crate) struct Upload {
-    /// Head, and what frames the body.
+pub(crate) struct RequestWriter {
+    /// The head, and the framing of the body.
     out: Vec<u8>,
     written: usize,
-    /// Follows `out`.
+    /// Body bytes that follow `out`.
     tail: Bytes,
-    /// Follows `tail`: the end of a chunk.
+    /// The end of a chunk follows `tail`.
     after_tail: bool,
-    body: Option<(ReqBody, Left)>,
-    /// One that was known in full, in case that none of it leaves.
+    body: Option<(OutgoingBody, BodyFraming)>,
+    /// A complete body, kept until the first byte is sent.
     whole: Bytes,
-    /// The other side takes no more; what it said before may still be read.
+    /// The peer accepts no more bytes. Its response may still be readable.
     broken: Option<io::Error>,
     flushed: bool,
     begun: bool,
 }
 
-/// What the framing of a body still expects.
+/// The framing of a body, and how much of it is expected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Left {
+enum BodyFraming {
     Length(u64),
     Chunks,
 }
 
-impl Upload {
-    /// Takes a request: `head` writes all of its head but what frames the body.
-    pub(crate) fn start(&mut self, head: impl FnOnce(&mut Vec<u8>), body: ReqBody, sized: bool) {
+impl RequestWriter {
+    /// Starts a request. `head` writes its head without the framing headers.
+    pub(crate) fn start(
+        &mut self,
+        head: impl FnOnce(&mut Vec<u8>),
+        body: OutgoingBody,
+        sized: bool,
+    ) {
         let mut out = std::mem::take(&mut self.out);
         out.clear();
         head(&mut out);
-        *self = Upload { out, ..Upload::default() };
+        *self = RequestWriter { out, ..RequestWriter::default() };
         let length = body.size_hint().exact();
         match (&body, length) {
-            (ReqBody::Empty | ReqBody::Full(None), _) => {
+            (OutgoingBody::Empty | OutgoingBody::Full(None), _) => {
                 self.end_head(sized.then_some(0));
             }
-            (ReqBody::Full(Some(bytes)), _) => {
+            (OutgoingBody::Full(Some(bytes)), _) => {
                 self.end_head(Some(bytes.len() as u64));
                 match bytes.len() {
-                    0..=COPIED => self.out.extend_from_slice(bytes),
+                    0..=MAX_COPIED => self.out.extend_from_slice(bytes),
                     _ => self.tail = bytes.clone(),
                 }
                 self.whole = bytes.clone();
             }
-            (ReqBody::Stream(_), Some(length)) => {
+            (OutgoingBody::Stream(_), Some(length)) => {
                 self.end_head(Some(length));
-                self.body = Some((body, Left::Length(length)));
+                self.body = Some((body, BodyFraming::Length(length)));
             }
-            (ReqBody::Stream(_), None) => {
+            (OutgoingBody::Stream(_), None) => {
                 self.out.extend_from_slice(b"transfer-encoding: chunked\r\n\r\n");
-                self.body = Some((body, Left::Chunks));
+                self.body = Some((body, BodyFraming::Chunks));
             }
         }
     }
 
     fn end_head(&mut self, length: Option<u64>) {
         if let Some(length) = length {
-            // Into memory, which takes everything.
+            // Writing to memory cannot fail.
             let _ = write!(self.out, "content-length: {length}\r\n");
         }
         self.out.extend_from_slice(b"\r\n");
     }
 
-    /// The body, if not a byte of the request has left.
-    pub(crate) fn take_back(&mut self) -> Option<ReqBody> {
+    /// Takes the body back if no byte of the request was sent.
+    pub(crate) fn take_back(&mut self) -> Option<OutgoingBody> {
         if self.begun {
             return None;
         }
-        let whole = ReqBody::full(std::mem::take(&mut self.whole));
+        let whole = OutgoingBody::full(std::mem::take(&mut self.whole));
         Some(self.body.take().map_or(whole, |(body, _)| body))
     }
 
-    /// Nothing of it is left to send.
-    pub(crate) fn is_over(&self) -> bool {
+    /// Whether the whole request was sent.
+    pub(crate) fn is_complete(&self) -> bool {
         self.broken.is_none() && self.body.is_none() && self.pending() == 0 && self.flushed
     }
 
-    /// Why nothing more can be sent.
+    /// The error after which nothing more can be sent.
     pub(crate) fn broken(&mut self) -> Option<io::Error> {
         self.broken.take()
     }
 
-    /// Lets go of the request.
-    pub(crate) fn rest(&mut self) {
-        if self.out.capacity() > KEPT {
+    /// Frees a large buffer.
+    pub(crate) fn reset(&mut self) {
+        if self.out.capacity() > MAX_KEPT {
             self.out = Vec::new();
         }
     }
@@ -115,10 +120,10 @@ impl Upload {
         self.out.len() - self.written + self.tail.len()
     }
 
-    /// Sends on. Ready when all was sent, or nothing more can be.
+    /// Continues sending. Ready when everything was sent or nothing more can be.
     pub(crate) fn poll(
         &mut self,
-        stream: &mut Stream,
+        stream: &mut Transport,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), ExchangeError>> {
         loop {
@@ -126,8 +131,8 @@ impl Upload {
                 return Poll::Ready(Ok(()));
             }
             if let Err(error) = ready!(self.poll_written(stream, cx)) {
-                // TLS may have sent a part of what it did not take.
-                self.begun |= matches!(stream, Stream::Tls(_));
+                // TLS may have sent a part of what it did not accept.
+                self.begun |= matches!(stream, Transport::Tls(_));
                 self.broken = Some(error);
                 continue;
             }
@@ -137,14 +142,14 @@ impl Upload {
                     let left = *left;
                     self.take(frame, left)?;
                 }
-                Some(Err(error)) => return Poll::Ready(Err(ExchangeError::Upload(error))),
+                Some(Err(error)) => return Poll::Ready(Err(ExchangeError::RequestBody(error))),
                 None => {
-                    let short = matches!(*left, Left::Length(left) if left > 0);
-                    let chunks = *left == Left::Chunks;
+                    let short = matches!(*left, BodyFraming::Length(left) if left > 0);
+                    let chunks = *left == BodyFraming::Chunks;
                     self.body = None;
                     if short {
                         let error = "the body is shorter than its length".into();
-                        return Poll::Ready(Err(ExchangeError::Upload(error)));
+                        return Poll::Ready(Err(ExchangeError::RequestBody(error)));
                     }
                     if chunks {
                         chunked::write_end(&mut self.out, None);
@@ -155,22 +160,26 @@ impl Upload {
         }
     }
 
-    fn take(&mut self, frame: http_body::Frame<Bytes>, left: Left) -> Result<(), ExchangeError> {
+    fn take(
+        &mut self,
+        frame: http_body::Frame<Bytes>,
+        left: BodyFraming,
+    ) -> Result<(), ExchangeError> {
         self.flushed = false;
         let frame = match frame.into_data() {
             Ok(data) => {
                 match left {
-                    Left::Chunks if data.is_empty() => return Ok(()),
-                    Left::Chunks => {
+                    BodyFraming::Chunks if data.is_empty() => return Ok(()),
+                    BodyFraming::Chunks => {
                         chunked::write_size(&mut self.out, data.len());
                         self.after_tail = true;
                     }
-                    Left::Length(length) => {
+                    BodyFraming::Length(length) => {
                         let rest = length.checked_sub(data.len() as u64).ok_or_else(|| {
-                            ExchangeError::Upload("the body is longer than its length".into())
+                            ExchangeError::RequestBody("the body is longer than its length".into())
                         })?;
                         if let Some((_, left)) = &mut self.body {
-                            *left = Left::Length(rest);
+                            *left = BodyFraming::Length(rest);
                         }
                     }
                 }
@@ -179,14 +188,18 @@ impl Upload {
             }
             Err(frame) => frame,
         };
-        if let (Ok(trailers), Left::Chunks) = (frame.into_trailers(), left) {
+        if let (Ok(trailers), BodyFraming::Chunks) = (frame.into_trailers(), left) {
             chunked::write_end(&mut self.out, Some(&trailers));
             self.body = None;
         }
         Ok(())
     }
 
-    fn poll_written(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_written(
+        &mut self,
+        stream: &mut Transport,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
         let mut stream = Pin::new(stream);
         loop {
             if self.pending() == 0 {
@@ -210,7 +223,7 @@ impl Upload {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.begun = true;
-            // It cannot come back, and a long answer must not keep it.
+            // It can no longer be taken back; free it before a long response.
             self.whole = Bytes::new();
             let of_out = count.min(out.len());
             self.written += of_out;

@@ -1,47 +1,49 @@
-//! CONNECT: a way through a forward proxy (RFC 9110, 9.3.6).
+//! CONNECT: a tunnel through a forward proxy (RFC 9110, 9.3.6).
 //!
-//! The answer's head is all that is read, within 8 KiB. Nothing may follow it: the provider
-//! speaks only when it is spoken to, and a byte that came early is not what we would take it for.
+//! Only the head of the proxy's response is read, up to 8 KiB. No byte may follow it, because
+//! neither TLS nor HTTP servers speak first.
 
 use std::io;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::io::Wire;
+use super::io::SharedSocket;
 use crate::policy::sections::model::{ForwardProxy, Url};
 
-const HEAD_MAX: usize = 8 * 1024;
+const MAX_HEAD: usize = 8 * 1024;
 
-/// Why the proxy gave no way through.
+/// Why there is no tunnel.
 #[derive(Debug)]
-pub(crate) enum Refusal {
+pub(crate) enum ProxyConnectError {
     Status(u16),
     Malformed(&'static str),
     Io(io::Error),
 }
 
-impl From<io::Error> for Refusal {
+impl From<io::Error> for ProxyConnectError {
     fn from(error: io::Error) -> Self {
         Self::Io(error)
     }
 }
 
 pub(crate) async fn connect(
-    wire: &mut Wire,
+    wire: &mut SharedSocket,
     proxy: &ForwardProxy,
     to: &Url,
-) -> Result<(), Refusal> {
+) -> Result<(), ProxyConnectError> {
     wire.write_all(&request(proxy, to)).await?;
     let mut head = Vec::with_capacity(512);
     loop {
         if wire.read_buf(&mut head).await? == 0 {
-            return Err(Refusal::Malformed("it closed the connection without an answer"));
+            return Err(ProxyConnectError::Malformed(
+                "it closed the connection without a response",
+            ));
         }
-        if let Some(end) = end_of(&head) {
-            return judge(&head, end);
+        if let Some(end) = head_end(&head) {
+            return check_response(&head, end);
         }
-        if head.len() > HEAD_MAX {
-            return Err(Refusal::Malformed("the head of its answer is over 8 KiB"));
+        if head.len() > MAX_HEAD {
+            return Err(ProxyConnectError::Malformed("the head of its response is over 8 KiB"));
         }
     }
 }
@@ -59,16 +61,18 @@ fn request(proxy: &ForwardProxy, to: &Url) -> Vec<u8> {
     request
 }
 
-fn end_of(head: &[u8]) -> Option<usize> {
+fn head_end(head: &[u8]) -> Option<usize> {
     head.windows(4).position(|window| window == b"\r\n\r\n").map(|at| at + 4)
 }
 
-fn judge(head: &[u8], end: usize) -> Result<(), Refusal> {
+fn check_response(head: &[u8], end: usize) -> Result<(), ProxyConnectError> {
     match status(head) {
         Some(200..=299) if end == head.len() => Ok(()),
-        Some(200..=299) => Err(Refusal::Malformed("bytes follow the head of its answer")),
-        Some(status) => Err(Refusal::Status(status)),
-        None => Err(Refusal::Malformed("its answer is not HTTP/1")),
+        Some(200..=299) => {
+            Err(ProxyConnectError::Malformed("bytes follow the head of its response"))
+        }
+        Some(status) => Err(ProxyConnectError::Status(status)),
+        None => Err(ProxyConnectError::Malformed("its response is not HTTP/1")),
     }
 }
 
@@ -85,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_status_line_of_http_1_is_read() {
+    fn only_an_http_1_status_line_is_accepted() {
         assert_eq!(status(b"HTTP/1.1 200 OK\r\n\r\n"), Some(200));
         assert_eq!(status(b"HTTP/1.0 407\r\n\r\n"), Some(407));
         assert_eq!(status(b"HTTP/1.1 +20 OK\r\n\r\n"), None);
@@ -94,9 +98,9 @@ mod tests {
     }
 
     #[test]
-    fn a_byte_behind_the_head_is_refused() {
+    fn a_byte_behind_the_head_is_rejected() {
         let head = b"HTTP/1.1 200 OK\r\n\r\n!";
-        let end = end_of(head).expect("a head");
-        assert!(matches!(judge(head, end), Err(Refusal::Malformed(_))));
+        let end = head_end(head).expect("a head");
+        assert!(matches!(check_response(head, end), Err(ProxyConnectError::Malformed(_))));
     }
 }
