@@ -128,7 +128,7 @@ fn a_certificate_by_another_authority_is_refused_in_words() {
             .expect_err("untrusted");
         assert_eq!(
             error.to_string(),
-            "no TLS with api.test: its certificate was issued by an untrusted authority (is `tls.ca` right?)"
+            "TLS handshake with api.test failed: its certificate was issued by an untrusted authority (check `tls.ca`)"
         );
     });
 }
