@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::Shown;
 use super::auth::problem;
 use super::overrides::{Asked, listed};
-use crate::cache::store::{Cache, Did};
+use crate::cache::store::{Cache, CacheResult};
 
 #[derive(Debug, Serialize)]
 pub struct Overview {
@@ -48,7 +48,7 @@ pub async fn overview(State(shown): State<Arc<Shown>>) -> Json<Overview> {
 }
 
 fn told(cache: &Cache) -> Told {
-    let figures = cache.figures();
+    let figures = cache.statistics();
     Told {
         name: cache.name().to_owned(),
         entries: figures.entries,
@@ -57,7 +57,7 @@ fn told(cache: &Cache) -> Told {
         recording_bytes: figures.recording,
         flights: figures.flights,
         evictions: figures.evictions,
-        requests: Did::ALL.map(Did::as_str).into_iter().zip(figures.did).collect(),
+        requests: CacheResult::ALL.map(CacheResult::as_str).into_iter().zip(figures.did).collect(),
     }
 }
 

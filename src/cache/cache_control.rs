@@ -8,12 +8,12 @@ use std::time::Duration;
 use http::HeaderMap;
 use http::header::{CACHE_CONTROL, HeaderName, PRAGMA};
 
-const MOST: u64 = 1 << 31;
+const MAX_SECONDS: u64 = 1 << 31;
 /// As long as any time that is said (RFC 9111, 1.2.2).
-const FOREVER: Duration = Duration::from_secs(MOST);
+const FOREVER: Duration = Duration::from_secs(MAX_SECONDS);
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Control {
+pub struct CacheControl {
     pub no_store: bool,
     pub no_cache: bool,
     pub private: bool,
@@ -32,13 +32,13 @@ pub struct Control {
     pub stale_while_revalidate: Option<Duration>,
 }
 
-impl Control {
-    pub fn of_answer(headers: &HeaderMap) -> Control {
-        let mut control = Control::default();
+impl CacheControl {
+    pub fn of_response(headers: &HeaderMap) -> CacheControl {
+        let mut control = CacheControl::default();
         for value in headers.get_all(CACHE_CONTROL) {
             // What is no text says nothing that could be followed.
             match value.to_str() {
-                Ok(line) => elements(line).for_each(|element| control.take(element)),
+                Ok(line) => list_elements(line).for_each(|element| control.apply(element)),
                 Err(_) => control.no_store = true,
             }
         }
@@ -46,23 +46,23 @@ impl Control {
     }
 
     /// A `Pragma: no-cache` counts where there is no `Cache-Control` (RFC 9111, 5.4).
-    pub fn of_request(headers: &HeaderMap) -> Control {
-        let mut control = Control::of_answer(headers);
+    pub fn of_request(headers: &HeaderMap) -> CacheControl {
+        let mut control = CacheControl::of_response(headers);
         if !headers.contains_key(CACHE_CONTROL) {
             let mut pragma = headers.get_all(PRAGMA).iter().filter_map(|value| value.to_str().ok());
             control.no_cache = pragma.any(|line| {
-                elements(line).any(|element| element.trim().eq_ignore_ascii_case("no-cache"))
+                list_elements(line).any(|element| element.trim().eq_ignore_ascii_case("no-cache"))
             });
         }
         control
     }
 
-    fn take(&mut self, element: &str) {
+    fn apply(&mut self, element: &str) {
         let (name, value) = match element.split_once('=') {
             Some((name, value)) => (name.trim(), Some(unquoted(value.trim()))),
             None => (element.trim(), None),
         };
-        let seconds = || number(value.unwrap_or_default()).unwrap_or_default();
+        let seconds = || delta_seconds(value.unwrap_or_default()).unwrap_or_default();
         match name.to_ascii_lowercase().as_str() {
             "no-store" => self.no_store = true,
             "no-cache" => self.no_cache = true,
@@ -73,13 +73,13 @@ impl Control {
             "proxy-revalidate" => self.proxy_revalidate = true,
             "must-understand" => self.must_understand = true,
             "only-if-cached" => self.only_if_cached = true,
-            "max-age" => less(&mut self.max_age, seconds()),
-            "s-maxage" => less(&mut self.s_maxage, seconds()),
-            "min-fresh" => more(&mut self.min_fresh, seconds()),
-            "max-stale" if value.is_none() => less(&mut self.max_stale, FOREVER),
-            "max-stale" => less(&mut self.max_stale, seconds()),
-            "stale-if-error" => less(&mut self.stale_if_error, seconds()),
-            "stale-while-revalidate" => less(&mut self.stale_while_revalidate, seconds()),
+            "max-age" => lower(&mut self.max_age, seconds()),
+            "s-maxage" => lower(&mut self.s_maxage, seconds()),
+            "min-fresh" => raise(&mut self.min_fresh, seconds()),
+            "max-stale" if value.is_none() => lower(&mut self.max_stale, FOREVER),
+            "max-stale" => lower(&mut self.max_stale, seconds()),
+            "stale-if-error" => lower(&mut self.stale_if_error, seconds()),
+            "stale-while-revalidate" => lower(&mut self.stale_while_revalidate, seconds()),
             _ => {}
         }
     }
@@ -90,7 +90,7 @@ impl Control {
     }
 
     /// It is said how long it is fresh.
-    pub fn is_explicit(&self) -> bool {
+    pub fn has_explicit_lifetime(&self) -> bool {
         self.max_age.is_some() || self.s_maxage.is_some()
     }
 
@@ -113,16 +113,16 @@ impl Control {
     }
 }
 
-fn less(place: &mut Option<Duration>, value: Duration) {
+fn lower(place: &mut Option<Duration>, value: Duration) {
     *place = Some(place.map_or(value, |known| known.min(value)));
 }
 
-fn more(place: &mut Option<Duration>, value: Duration) {
+fn raise(place: &mut Option<Duration>, value: Duration) {
     *place = Some(place.map_or(value, |known| known.max(value)));
 }
 
 /// Elements of a list; a comma in quotes parts nothing. Empty ones are left out.
-pub fn elements(line: &str) -> impl Iterator<Item = &str> {
+pub fn list_elements(line: &str) -> impl Iterator<Item = &str> {
     let (mut quoted, mut escaped) = (false, false);
     let is_end = move |c: char| {
         let plain = !std::mem::take(&mut escaped);
@@ -134,9 +134,9 @@ pub fn elements(line: &str) -> impl Iterator<Item = &str> {
 }
 
 /// Every element of all lines of a header; lines that are no text are left out.
-pub fn all_elements<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Vec<&'h str> {
+pub fn header_elements<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Vec<&'h str> {
     let lines = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
-    lines.flat_map(elements).collect()
+    lines.flat_map(list_elements).collect()
 }
 
 fn unquoted(value: &str) -> &str {
@@ -144,9 +144,9 @@ fn unquoted(value: &str) -> &str {
 }
 
 /// `delta-seconds` (RFC 9111, 1.2.2).
-pub fn number(text: &str) -> Option<Duration> {
+pub fn delta_seconds(text: &str) -> Option<Duration> {
     let is_number = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-    is_number.then(|| Duration::from_secs(text.parse().unwrap_or(MOST).min(MOST)))
+    is_number.then(|| Duration::from_secs(text.parse().unwrap_or(MAX_SECONDS).min(MAX_SECONDS)))
 }
 
 #[cfg(test)]
@@ -154,20 +154,24 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn control(lines: &[&str]) -> Control {
+    fn control(lines: &[&str]) -> CacheControl {
         let mut headers = HeaderMap::new();
         for line in lines {
             headers.append(CACHE_CONTROL, line.parse().expect("a value"));
         }
-        Control::of_answer(&headers)
+        CacheControl::of_response(&headers)
     }
 
     #[test]
     fn directives_are_read_in_any_case_quoted_or_not() {
         let read = control(&["No-CaChE, MAX-AGE=\"60\",, ext=\"a, no-store\"", "S-maxage=5"]);
         let secs = |s| Some(Duration::from_secs(s));
-        let expected =
-            Control { no_cache: true, max_age: secs(60), s_maxage: secs(5), ..Control::default() };
+        let expected = CacheControl {
+            no_cache: true,
+            max_age: secs(60),
+            s_maxage: secs(5),
+            ..CacheControl::default()
+        };
         assert_eq!(read, expected);
     }
 
@@ -180,7 +184,7 @@ mod tests {
         {
             assert_eq!(age(none), Some(0), "{none}");
         }
-        assert_eq!(age("max-age=99999999999999999999999"), Some(MOST));
+        assert_eq!(age("max-age=99999999999999999999999"), Some(MAX_SECONDS));
         assert_eq!(control(&["max-stale"]).max_stale, Some(FOREVER));
     }
 
@@ -188,9 +192,9 @@ mod tests {
     fn pragma_counts_only_alone() {
         let mut headers = HeaderMap::new();
         headers.insert(PRAGMA, "No-Cache".parse().expect("a value"));
-        assert!(Control::of_request(&headers).no_cache);
+        assert!(CacheControl::of_request(&headers).no_cache);
         headers.insert(CACHE_CONTROL, "max-age=1".parse().expect("a value"));
-        assert!(!Control::of_request(&headers).no_cache);
+        assert!(!CacheControl::of_request(&headers).no_cache);
     }
 
     proptest! {

@@ -10,69 +10,69 @@ use std::future::poll_fn;
 use std::sync::{Arc, Mutex};
 use std::task::{Poll, Waker};
 
-use super::key::Key;
+use super::key::CacheKey;
 use super::lock;
-use super::shared_body::Growing;
+use super::shared_body::SharedBody;
 
 #[derive(Debug, Default)]
-pub struct Flights(Arc<Mutex<HashMap<Key, Arc<Flight>>>>);
+pub struct InFlightRequests(Arc<Mutex<HashMap<CacheKey, Arc<InFlight>>>>);
 
 #[derive(Debug, Default)]
-pub struct Flight(Mutex<State>);
+pub struct InFlight(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    landed: Option<Landed>,
+    landed: Option<LeaderOutcome>,
     wakers: HashMap<u64, Waker>,
     next: u64,
 }
 
 /// What came of it.
 #[derive(Clone, Debug)]
-pub enum Landed {
-    Answer(Arc<Growing>),
+pub enum LeaderOutcome {
+    Response(Arc<SharedBody>),
     /// Nothing that could be shared: each asks for itself.
-    Alone,
+    NotShareable,
     /// Nobody answered, or with an error.
     Failed,
     /// Look again: something is stored now, or nobody asks any more.
-    Again,
+    LookAgain,
 }
 
 /// Whose turn it is.
 #[derive(Debug)]
-pub enum Turn {
-    Lead(Lead),
-    Follow(Arc<Flight>),
+pub enum CoalesceRole {
+    Lead(Leader),
+    Follow(Arc<InFlight>),
 }
 
 /// Leave to ask for all.
 #[derive(Debug)]
-pub struct Lead {
-    of: Arc<Mutex<HashMap<Key, Arc<Flight>>>>,
-    key: Key,
-    flight: Arc<Flight>,
+pub struct Leader {
+    of: Arc<Mutex<HashMap<CacheKey, Arc<InFlight>>>>,
+    key: CacheKey,
+    flight: Arc<InFlight>,
 }
 
-impl Flights {
-    pub fn enter(&self, key: Key) -> Turn {
+impl InFlightRequests {
+    pub fn join(&self, key: CacheKey) -> CoalesceRole {
         let mut flights = lock(&self.0);
         if let Some(flight) = flights.get(&key) {
-            return Turn::Follow(Arc::clone(flight));
+            return CoalesceRole::Follow(Arc::clone(flight));
         }
-        let flight = Arc::new(Flight::default());
+        let flight = Arc::new(InFlight::default());
         flights.insert(key, Arc::clone(&flight));
-        Turn::Lead(Lead { of: Arc::clone(&self.0), key, flight })
+        CoalesceRole::Lead(Leader { of: Arc::clone(&self.0), key, flight })
     }
 
-    pub fn count(&self) -> usize {
+    pub fn len(&self) -> usize {
         lock(&self.0).len()
     }
 }
 
-impl Flight {
+impl InFlight {
     /// Waits until it has landed.
-    pub async fn landed(&self) -> Landed {
+    pub async fn landed(&self) -> LeaderOutcome {
         let mut waiting = Waiting { flight: self, id: None };
         poll_fn(|cx| {
             let mut state = lock(&self.0);
@@ -89,7 +89,7 @@ impl Flight {
         .await
     }
 
-    fn land(&self, landed: Landed) {
+    fn land(&self, landed: LeaderOutcome) {
         let wakers = {
             let mut state = lock(&self.0);
             state.landed.get_or_insert(landed);
@@ -101,7 +101,7 @@ impl Flight {
 
 /// Takes its waker along when it goes.
 struct Waiting<'f> {
-    flight: &'f Flight,
+    flight: &'f InFlight,
     id: Option<u64>,
 }
 
@@ -113,19 +113,19 @@ impl Drop for Waiting<'_> {
     }
 }
 
-impl Lead {
+impl Leader {
     /// All who wait read along; whoever comes while it lasts, too.
-    pub fn answer(&self, growing: &Arc<Growing>) {
-        self.flight.land(Landed::Answer(Arc::clone(growing)));
+    pub fn share(&self, growing: &Arc<SharedBody>) {
+        self.flight.land(LeaderOutcome::Response(Arc::clone(growing)));
     }
 
     /// It ends without an answer for all.
-    pub fn ends(self, landed: Landed) {
-        self.over();
+    pub fn finish(self, landed: LeaderOutcome) {
+        self.remove();
         self.flight.land(landed);
     }
 
-    fn over(&self) {
+    fn remove(&self) {
         let mut flights = lock(&self.of);
         if flights.get(&self.key).is_some_and(|flight| Arc::ptr_eq(flight, &self.flight)) {
             flights.remove(&self.key);
@@ -133,67 +133,70 @@ impl Lead {
     }
 }
 
-impl Drop for Lead {
+impl Drop for Leader {
     fn drop(&mut self) {
-        self.over();
-        self.flight.land(Landed::Again);
+        self.remove();
+        self.flight.land(LeaderOutcome::LookAgain);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::key::Secret;
+    use crate::cache::key::CacheSecret;
     use std::future::Future;
     use std::pin::pin;
     use std::task::Context;
 
-    fn key() -> Key {
-        Secret::new().expect("chance").make().end()
+    fn key() -> CacheKey {
+        CacheSecret::new().expect("chance").builder().finish()
     }
 
-    fn lead(flights: &Flights, key: Key) -> Lead {
-        match flights.enter(key) {
-            Turn::Lead(lead) => lead,
-            Turn::Follow(_) => panic!("somebody else leads"),
+    fn lead(flights: &InFlightRequests, key: CacheKey) -> Leader {
+        match flights.join(key) {
+            CoalesceRole::Lead(lead) => lead,
+            CoalesceRole::Follow(_) => panic!("somebody else leads"),
         }
     }
 
-    fn follow(flights: &Flights, key: Key) -> Arc<Flight> {
-        match flights.enter(key) {
-            Turn::Lead(_) => panic!("nobody leads"),
-            Turn::Follow(flight) => flight,
+    fn follow(flights: &InFlightRequests, key: CacheKey) -> Arc<InFlight> {
+        match flights.join(key) {
+            CoalesceRole::Lead(_) => panic!("nobody leads"),
+            CoalesceRole::Follow(flight) => flight,
         }
     }
 
     #[test]
     fn one_leads_and_all_others_hear_how_it_landed() {
-        let (flights, key) = (Flights::default(), key());
+        let (flights, key) = (InFlightRequests::default(), key());
         let first = lead(&flights, key);
         let flight = follow(&flights, key);
         let mut waits = pin!(flight.landed());
         let mut cx = Context::from_waker(Waker::noop());
         assert!(waits.as_mut().poll(&mut cx).is_pending());
-        first.ends(Landed::Failed);
-        assert!(matches!(waits.as_mut().poll(&mut cx), Poll::Ready(Landed::Failed)));
-        assert_eq!(flights.count(), 0);
+        first.finish(LeaderOutcome::Failed);
+        assert!(matches!(waits.as_mut().poll(&mut cx), Poll::Ready(LeaderOutcome::Failed)));
+        assert_eq!(flights.len(), 0);
     }
 
     #[test]
     fn a_lead_that_is_dropped_is_taken_by_who_looks_next() {
-        let (flights, key) = (Flights::default(), key());
+        let (flights, key) = (InFlightRequests::default(), key());
         let first = lead(&flights, key);
         let flight = follow(&flights, key);
         drop(first);
         let mut cx = Context::from_waker(Waker::noop());
-        assert!(matches!(pin!(flight.landed()).poll(&mut cx), Poll::Ready(Landed::Again)));
+        assert!(matches!(
+            pin!(flight.landed()).poll(&mut cx),
+            Poll::Ready(LeaderOutcome::LookAgain)
+        ));
         let _second = lead(&flights, key);
         follow(&flights, key);
     }
 
     #[test]
     fn whoever_stops_waiting_leaves_nothing_behind() {
-        let (flights, key) = (Flights::default(), key());
+        let (flights, key) = (InFlightRequests::default(), key());
         let _lead = lead(&flights, key);
         let flight = follow(&flights, key);
         {

@@ -11,20 +11,20 @@ use http::header::{
 };
 use http::{HeaderValue, StatusCode};
 
-use super::cache_control::elements;
-use super::freshness::Lifetime;
-use super::key::Secret;
-use super::vary::Selecting;
+use super::cache_control::list_elements;
+use super::freshness::Freshness;
+use super::key::CacheSecret;
+use super::vary::VariantKey;
 
 /// What an entry of a hash map and an allocation cost, roughly.
-const OVERHEAD: u64 = 64;
+const ALLOCATION_OVERHEAD: u64 = 64;
 /// What is kept of an answer beside its headers and its body.
-const ANSWER: u64 = 512;
+const RESPONSE_OVERHEAD: u64 = 512;
 /// Under one key; the oldest goes.
-pub const MOST_VARIANTS: usize = 16;
+pub const MAX_VARIANTS: usize = 16;
 
 /// What a 304 does not change, because the body stays (RFC 9111, 3.2).
-const OF_THE_BODY: [HeaderName; 5] = [
+const BODY_HEADERS: [HeaderName; 5] = [
     CONTENT_LENGTH,
     CONTENT_ENCODING,
     CONTENT_RANGE,
@@ -34,29 +34,29 @@ const OF_THE_BODY: [HeaderName; 5] = [
 
 /// An answer, whole; a freshened one shares its body.
 #[derive(Clone, Debug)]
-pub struct Stored {
+pub struct StoredResponse {
     pub status: StatusCode,
     /// As they are given out, but for `Age`.
     pub headers: HeaderMap,
     /// As they came; each is bytes of its own.
     pub frames: Arc<[Bytes]>,
     pub length: u64,
-    pub life: Lifetime,
-    pub selecting: Selecting,
+    pub freshness: Freshness,
+    pub variant: VariantKey,
     /// When it was asked for.
-    pub asked: Instant,
+    pub requested_at: Instant,
 }
 
 /// What stands under one key.
 #[derive(Clone, Debug, Default)]
-pub struct Slot {
+pub struct CacheEntry {
     /// The newest first.
-    pub variants: Vec<Arc<Stored>>,
+    pub variants: Vec<Arc<StoredResponse>>,
 }
 
-impl Stored {
+impl StoredResponse {
     /// Headers as they are kept: without what is of one hop, of one who asked, or new each time.
-    pub fn kept(mut headers: HeaderMap) -> HeaderMap {
+    pub fn storable_headers(mut headers: HeaderMap) -> HeaderMap {
         // A cookie is for who asked.
         for name in [AGE, CONNECTION, TRANSFER_ENCODING, SET_COOKIE] {
             headers.remove(name);
@@ -65,19 +65,28 @@ impl Stored {
     }
 
     /// What one of this size weighs.
-    pub fn weight_of(headers: &HeaderMap, selecting: &Selecting, frames: usize, bytes: u64) -> u64 {
+    pub fn weight_of(
+        headers: &HeaderMap,
+        selecting: &VariantKey,
+        frames: usize,
+        bytes: u64,
+    ) -> u64 {
         let lines = headers.iter().map(|(name, value)| (name.as_str().len() + value.len()) as u64);
-        let frames = frames as u64 * Self::weight_of_frame(0);
-        ANSWER + selecting.bytes() + lines.map(|line| line + OVERHEAD).sum::<u64>() + frames + bytes
+        let frames = frames as u64 * Self::frame_weight(0);
+        RESPONSE_OVERHEAD
+            + selecting.bytes()
+            + lines.map(|line| line + ALLOCATION_OVERHEAD).sum::<u64>()
+            + frames
+            + bytes
     }
 
     /// What a frame of so many bytes adds.
-    pub fn weight_of_frame(bytes: usize) -> u64 {
-        OVERHEAD + size_of::<Bytes>() as u64 + bytes as u64
+    pub fn frame_weight(bytes: usize) -> u64 {
+        ALLOCATION_OVERHEAD + size_of::<Bytes>() as u64 + bytes as u64
     }
 
     pub fn weight(&self) -> u64 {
-        Self::weight_of(&self.headers, &self.selecting, self.frames.len(), self.length)
+        Self::weight_of(&self.headers, &self.variant, self.frames.len(), self.length)
     }
 
     pub fn is_event_stream(&self) -> bool {
@@ -86,13 +95,13 @@ impl Stored {
     }
 
     /// It can be asked whether it still is what it was.
-    pub fn can_be_validated(&self) -> bool {
+    pub fn can_be_revalidated(&self) -> bool {
         self.status == StatusCode::OK
             && (self.headers.contains_key(ETAG) || self.headers.contains_key(LAST_MODIFIED))
     }
 
     /// Asks in a request's headers whether it still is what it was (RFC 9111, 4.3.1).
-    pub fn validate(&self, request: &mut HeaderMap) {
+    pub fn add_validators(&self, request: &mut HeaderMap) {
         for (ours, name) in [(ETAG, IF_NONE_MATCH), (LAST_MODIFIED, IF_MODIFIED_SINCE)] {
             request.remove(&name);
             if let Some(value) = self.headers.get(ours) {
@@ -102,9 +111,9 @@ impl Stored {
     }
 
     /// A 304 is about this one (RFC 9111, 4.3.4).
-    pub fn is_meant(&self, answer: &HeaderMap) -> bool {
+    pub fn matches_not_modified(&self, answer: &HeaderMap) -> bool {
         match (answer.get(ETAG), self.headers.get(ETAG)) {
-            (Some(new), Some(old)) => opaque(new.as_bytes()) == opaque(old.as_bytes()),
+            (Some(new), Some(old)) => opaque_tag(new.as_bytes()) == opaque_tag(old.as_bytes()),
             // It was asked with our validators and said no other.
             (None, _) => true,
             (Some(_), None) => false,
@@ -112,28 +121,35 @@ impl Stored {
     }
 
     /// With what a 304, or a HEAD, says of it now.
-    pub fn freshened(&self, answer: &HeaderMap, life: Lifetime, asked: Instant) -> Stored {
+    pub fn refreshed(&self, answer: &HeaderMap, life: Freshness, asked: Instant) -> StoredResponse {
         let mut headers = self.headers.clone();
-        let update = Self::kept(answer.clone());
-        for name in update.keys().filter(|name| !OF_THE_BODY.contains(name)) {
+        let update = Self::storable_headers(answer.clone());
+        for name in update.keys().filter(|name| !BODY_HEADERS.contains(name)) {
             headers.remove(name);
         }
-        for (name, value) in update.iter().filter(|(name, _)| !OF_THE_BODY.contains(name)) {
+        for (name, value) in update.iter().filter(|(name, _)| !BODY_HEADERS.contains(name)) {
             headers.append(name.clone(), value.clone());
         }
-        Stored { headers, life, asked, frames: Arc::clone(&self.frames), ..self.clone() }
+        StoredResponse {
+            headers,
+            freshness: life,
+            requested_at: asked,
+            frames: Arc::clone(&self.frames),
+            ..self.clone()
+        }
     }
 
     /// Whoever asks with these conditions has it already (RFC 9110, 13.2.2).
-    pub fn is_known_to(&self, request: &HeaderMap) -> bool {
+    pub fn is_unchanged_for(&self, request: &HeaderMap) -> bool {
         if self.status != StatusCode::OK {
             return false;
         }
         if request.contains_key(IF_NONE_MATCH) {
             let ours = self.headers.get(ETAG).map(HeaderValue::as_bytes);
             let lines = request.get_all(IF_NONE_MATCH).iter().filter_map(|v| v.to_str().ok());
-            return lines.flat_map(elements).any(|tag| {
-                tag == "*" || ours.is_some_and(|ours| opaque(ours) == opaque(tag.as_bytes()))
+            return lines.flat_map(list_elements).any(|tag| {
+                tag == "*"
+                    || ours.is_some_and(|ours| opaque_tag(ours) == opaque_tag(tag.as_bytes()))
             });
         }
         let date = |headers: &HeaderMap, name| {
@@ -148,41 +164,41 @@ impl Stored {
 }
 
 /// An entity tag, compared weakly (RFC 9110, 8.8.3.2).
-fn opaque(tag: &[u8]) -> &[u8] {
+fn opaque_tag(tag: &[u8]) -> &[u8] {
     let tag = tag.trim_ascii();
     tag.strip_prefix(b"W/").unwrap_or(tag)
 }
 
-impl Slot {
+impl CacheEntry {
     /// The newest that this request selects, which was not made invalid.
     pub fn find(
         &self,
         request: &HeaderMap,
-        secret: &Secret,
-        valid: impl Fn(&Stored) -> bool,
-    ) -> Option<Arc<Stored>> {
+        secret: &CacheSecret,
+        valid: impl Fn(&StoredResponse) -> bool,
+    ) -> Option<Arc<StoredResponse>> {
         let mut fitting = self.variants.iter().filter(|stored| valid(stored));
-        fitting.find(|stored| stored.selecting.selects(request, secret)).cloned()
+        fitting.find(|stored| stored.variant.matches(request, secret)).cloned()
     }
 
     /// With one more, in place of the one that the same requests select.
-    pub fn with(&self, stored: Arc<Stored>, most: u64) -> Slot {
+    pub fn with(&self, stored: Arc<StoredResponse>, most: u64) -> CacheEntry {
         let mut weight = 0;
-        let others = self.variants.iter().filter(|other| other.selecting != stored.selecting);
-        let fits = |stored: &&Arc<Stored>| {
+        let others = self.variants.iter().filter(|other| other.variant != stored.variant);
+        let fits = |stored: &&Arc<StoredResponse>| {
             weight += stored.weight();
             weight <= most
         };
-        let variants = std::iter::once(&stored).chain(others).take(MOST_VARIANTS).take_while(fits);
-        Slot { variants: variants.cloned().collect() }
+        let variants = std::iter::once(&stored).chain(others).take(MAX_VARIANTS).take_while(fits);
+        CacheEntry { variants: variants.cloned().collect() }
     }
 
-    pub fn without(&self, stored: &Arc<Stored>) -> Slot {
+    pub fn without(&self, stored: &Arc<StoredResponse>) -> CacheEntry {
         let others = self.variants.iter().filter(|other| !Arc::ptr_eq(other, stored));
-        Slot { variants: others.cloned().collect() }
+        CacheEntry { variants: others.cloned().collect() }
     }
 
     pub fn weight(&self) -> u64 {
-        OVERHEAD + self.variants.iter().map(|stored| stored.weight()).sum::<u64>()
+        ALLOCATION_OVERHEAD + self.variants.iter().map(|stored| stored.weight()).sum::<u64>()
     }
 }

@@ -14,52 +14,64 @@ use http::header::{
 use http::{Request, Response, StatusCode};
 use http_cache_semantics::{CacheOptions, CachePolicy};
 
-use super::cache_control::{Control, all_elements, number};
+use super::cache_control::{CacheControl, delta_seconds, header_elements};
 
 /// What the library decides itself, and what it would decide of any other status too strictly: a
 /// status that it does not know may be stored where it is said how long it is fresh.
-const UNDERSTOOD: [u16; 14] =
+const UNDERSTOOD_STATUSES: [u16; 14] =
     [200, 203, 204, 300, 301, 302, 303, 307, 308, 404, 405, 410, 414, 501];
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Lifetime {
+pub struct Freshness {
     /// When it was received, and how old it was then.
-    received: Instant,
-    age: Duration,
-    fresh: Duration,
+    received_at: Instant,
+    initial_age: Duration,
+    lifetime: Duration,
     /// How long it serves after that, in place of an error.
-    if_error: Duration,
+    stale_if_error: Duration,
     /// The same, while it is asked for anew.
-    while_revalidate: Duration,
+    stale_while_revalidate: Duration,
     /// By a mode, however stale it is.
-    may_be_stale: bool,
+    allows_stale: bool,
 }
 
 /// The policy's own times, where the answer says none.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Windows {
-    pub if_error: Duration,
-    pub while_revalidate: Duration,
+pub struct StaleWindows {
+    pub stale_if_error: Duration,
+    pub stale_while_revalidate: Duration,
 }
 
 /// An answer as it was received.
 #[derive(Clone, Copy, Debug)]
-pub struct Received<'a> {
+pub struct ReceivedHead<'a> {
     pub status: StatusCode,
     pub headers: &'a HeaderMap,
     /// When it was asked for, and when its head was here.
-    pub asked: Instant,
-    pub at: Instant,
-    pub wall: SystemTime,
+    pub requested_at: Instant,
+    pub received_at: Instant,
+    pub received_wall: SystemTime,
 }
 
-impl Lifetime {
+impl Freshness {
     /// Of an answer that HTTP lets a shared cache keep; `None` where it does not.
-    pub fn http(request: &HeaderMap, answer: Received<'_>, windows: Windows) -> Option<Lifetime> {
-        let Received { status, headers, asked, at, wall } = answer;
-        let mut control = Control::of_answer(headers);
-        let status = understood(status, headers, &mut control)?;
-        if Control::of_request(request).no_store || all_elements(headers, &VARY).contains(&"*") {
+    pub fn from_http(
+        request: &HeaderMap,
+        answer: ReceivedHead<'_>,
+        windows: StaleWindows,
+    ) -> Option<Freshness> {
+        let ReceivedHead {
+            status,
+            headers,
+            requested_at: asked,
+            received_at: at,
+            received_wall: wall,
+        } = answer;
+        let mut control = CacheControl::of_response(headers);
+        let status = understood_status(status, headers, &mut control)?;
+        if CacheControl::of_request(request).no_store
+            || header_elements(headers, &VARY).contains(&"*")
+        {
             return None;
         }
         if headers.contains_key(SET_COOKIE) && !is_explicit(&control, headers) {
@@ -75,75 +87,78 @@ impl Lifetime {
             true => Duration::ZERO,
             false => said.unwrap_or(otherwise),
         };
-        Some(Lifetime {
-            received: at,
-            age: age(headers, at.saturating_duration_since(asked), wall),
-            fresh: policy.time_to_live(wall),
-            if_error: window(control.stale_if_error, windows.if_error),
-            while_revalidate: window(control.stale_while_revalidate, windows.while_revalidate),
-            may_be_stale: !strict,
+        Some(Freshness {
+            received_at: at,
+            initial_age: age(headers, at.saturating_duration_since(asked), wall),
+            lifetime: policy.time_to_live(wall),
+            stale_if_error: window(control.stale_if_error, windows.stale_if_error),
+            stale_while_revalidate: window(
+                control.stale_while_revalidate,
+                windows.stale_while_revalidate,
+            ),
+            allows_stale: !strict,
         })
     }
 
     /// Of an answer that the policy keeps for `fresh`, whatever its headers say.
-    pub fn fixed(at: Instant, fresh: Duration, windows: Windows) -> Lifetime {
-        Lifetime {
-            received: at,
-            age: Duration::ZERO,
-            fresh,
-            if_error: windows.if_error,
-            while_revalidate: windows.while_revalidate,
-            may_be_stale: true,
+    pub fn fixed(at: Instant, fresh: Duration, windows: StaleWindows) -> Freshness {
+        Freshness {
+            received_at: at,
+            initial_age: Duration::ZERO,
+            lifetime: fresh,
+            stale_if_error: windows.stale_if_error,
+            stale_while_revalidate: windows.stale_while_revalidate,
+            allows_stale: true,
         }
     }
 
     pub fn age(&self, now: Instant) -> Duration {
-        self.age + now.saturating_duration_since(self.received)
+        self.initial_age + now.saturating_duration_since(self.received_at)
     }
 
     /// How long it is fresh yet.
-    pub fn left(&self, now: Instant) -> Duration {
-        self.fresh.saturating_sub(self.age(now))
+    pub fn remaining(&self, now: Instant) -> Duration {
+        self.lifetime.saturating_sub(self.age(now))
     }
 
     /// How long ago it went stale; `None` while it is fresh.
-    pub fn stale(&self, now: Instant) -> Option<Duration> {
+    pub fn staleness(&self, now: Instant) -> Option<Duration> {
         let age = self.age(now);
-        (age >= self.fresh).then(|| age - self.fresh)
+        (age >= self.lifetime).then(|| age - self.lifetime)
     }
 
     /// It serves in place of an error.
-    pub fn serves_on_error(&self, now: Instant) -> bool {
-        self.stale(now).is_none_or(|stale| stale < self.if_error)
+    pub fn may_serve_on_error(&self, now: Instant) -> bool {
+        self.staleness(now).is_none_or(|stale| stale < self.stale_if_error)
     }
 
     /// It serves while it is asked for anew.
-    pub fn serves_meanwhile(&self, now: Instant) -> bool {
-        self.stale(now).is_none_or(|stale| stale < self.while_revalidate)
+    pub fn may_serve_while_revalidating(&self, now: Instant) -> bool {
+        self.staleness(now).is_none_or(|stale| stale < self.stale_while_revalidate)
     }
 
     /// It serves where a mode, or whoever asks, takes what went stale no longer ago than this.
-    pub fn serves_stale(&self, now: Instant, within: Duration) -> bool {
-        self.stale(now).is_none_or(|stale| self.may_be_stale && stale <= within)
+    pub fn may_serve_stale(&self, now: Instant, within: Duration) -> bool {
+        self.staleness(now).is_none_or(|stale| self.allows_stale && stale <= within)
     }
 
     /// It serves a request with these directives, as it is (RFC 9111, 5.2.1).
-    pub fn satisfies(&self, asked: &Control, now: Instant) -> bool {
+    pub fn satisfies(&self, asked: &CacheControl, now: Instant) -> bool {
         let young = asked.max_age.is_none_or(|most| self.age(now) <= most);
-        let fresh = asked.min_fresh.is_none_or(|least| self.left(now) >= least);
-        let stale = self.stale(now).is_none()
-            || asked.max_stale.is_some_and(|most| self.serves_stale(now, most));
+        let fresh = asked.min_fresh.is_none_or(|least| self.remaining(now) >= least);
+        let stale = self.staleness(now).is_none()
+            || asked.max_stale.is_some_and(|most| self.may_serve_stale(now, most));
         !asked.no_cache && young && fresh && stale
     }
 }
 
 /// The status as the library is told of it; `must-understand` stands over `no-store`.
-fn understood(
+fn understood_status(
     status: StatusCode,
     headers: &HeaderMap,
-    control: &mut Control,
+    control: &mut CacheControl,
 ) -> Option<StatusCode> {
-    let known = UNDERSTOOD.contains(&status.as_u16());
+    let known = UNDERSTOOD_STATUSES.contains(&status.as_u16());
     if control.must_understand {
         control.no_store = !known;
     }
@@ -156,14 +171,14 @@ fn understood(
 }
 
 /// It says itself that it may be kept, or for how long.
-fn is_explicit(control: &Control, headers: &HeaderMap) -> bool {
-    control.is_explicit() || control.public || headers.contains_key(EXPIRES)
+fn is_explicit(control: &CacheControl, headers: &HeaderMap) -> bool {
+    control.has_explicit_lifetime() || control.public || headers.contains_key(EXPIRES)
 }
 
 fn policy(
     request: &HeaderMap,
     (status, headers): (StatusCode, &HeaderMap),
-    control: &Control,
+    control: &CacheControl,
     wall: SystemTime,
 ) -> Option<CachePolicy> {
     let (mut asked, mut answer) = (Request::new(()), Response::new(()));
@@ -208,7 +223,7 @@ fn age(headers: &HeaderMap, delay: Duration, wall: SystemTime) -> Duration {
     let date = date(headers, &DATE).flatten();
     let apparent = date.and_then(|date| wall.duration_since(date).ok()).unwrap_or_default();
     let first = headers.get(AGE).and_then(|age| age.to_str().ok()?.split(',').next());
-    let said = first.and_then(|age| number(age.trim()));
+    let said = first.and_then(|age| delta_seconds(age.trim()));
     apparent.max(said.unwrap_or_default() + delay)
 }
 

@@ -14,25 +14,25 @@ fn headers(lines: &[(&str, &str)]) -> HeaderMap {
     headers
 }
 
-fn windows() -> Windows {
-    Windows { if_error: HOUR, while_revalidate: Duration::ZERO }
+fn windows() -> StaleWindows {
+    StaleWindows { stale_if_error: HOUR, stale_while_revalidate: Duration::ZERO }
 }
 
-fn received<'a>(status: u16, headers: &'a HeaderMap, at: Instant) -> Received<'a> {
+fn received<'a>(status: u16, headers: &'a HeaderMap, at: Instant) -> ReceivedHead<'a> {
     let status = StatusCode::from_u16(status).expect("a status");
     // Sun, 06 Nov 1994 08:49:37 GMT.
     let wall = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
-    Received { status, headers, asked: at, at, wall }
+    ReceivedHead { status, headers, requested_at: at, received_at: at, received_wall: wall }
 }
 
-fn life(status: u16, answer: &[(&str, &str)]) -> Option<Lifetime> {
+fn life(status: u16, answer: &[(&str, &str)]) -> Option<Freshness> {
     let at = crate::clock::now();
-    Lifetime::http(&HeaderMap::new(), received(status, &headers(answer), at), windows())
+    Freshness::from_http(&HeaderMap::new(), received(status, &headers(answer), at), windows())
 }
 
 /// Seconds for which an answer is fresh.
 fn fresh(answer: &[(&str, &str)]) -> Option<u64> {
-    life(200, answer).map(|life| life.left(life.received).as_secs())
+    life(200, answer).map(|life| life.remaining(life.received_at).as_secs())
 }
 
 #[test]
@@ -90,7 +90,7 @@ fn an_answer_to_who_has_an_authorization_is_stored_only_where_it_says_so() {
     let stored = |directives| {
         let answer = headers(&[("cache-control", directives)]);
         let at = crate::clock::now();
-        Lifetime::http(&asked, received(200, &answer, at), windows()).is_some()
+        Freshness::from_http(&asked, received(200, &answer, at), windows()).is_some()
     };
     let cases = ["max-age=60", "public, max-age=60", "s-maxage=60", "must-revalidate, max-age=60"];
     assert_eq!(cases.map(stored), [false, true, true, true]);
@@ -100,8 +100,12 @@ fn an_answer_to_who_has_an_authorization_is_stored_only_where_it_says_so() {
 fn each_window_is_the_answers_own_or_else_the_policys() {
     let at = |answer: &[(&str, &str)], seconds| {
         let life = life(200, answer).expect("it is stored");
-        let now = life.received + Duration::from_secs(seconds);
-        (life.serves_on_error(now), life.serves_meanwhile(now), life.serves_stale(now, HOUR))
+        let now = life.received_at + Duration::from_secs(seconds);
+        (
+            life.may_serve_on_error(now),
+            life.may_serve_while_revalidating(now),
+            life.may_serve_stale(now, HOUR),
+        )
     };
     let own = "max-age=10, stale-if-error=20, stale-while-revalidate=5";
     assert_eq!(at(&[("cache-control", own)], 9), (true, true, true));
@@ -120,8 +124,8 @@ fn each_window_is_the_answers_own_or_else_the_policys() {
 fn what_a_request_demands_is_held_against_age_and_freshness() {
     let life = life(200, &[("cache-control", "max-age=100")]).expect("it is stored");
     let satisfies = |directives: &str, seconds| {
-        let asked = Control::of_request(&headers(&[("cache-control", directives)]));
-        life.satisfies(&asked, life.received + Duration::from_secs(seconds))
+        let asked = CacheControl::of_request(&headers(&[("cache-control", directives)]));
+        life.satisfies(&asked, life.received_at + Duration::from_secs(seconds))
     };
     assert!(satisfies("", 50) && !satisfies("", 100));
     assert!(satisfies("max-age=50", 50) && !satisfies("max-age=50", 51));
@@ -133,10 +137,10 @@ fn what_a_request_demands_is_held_against_age_and_freshness() {
 #[test]
 fn what_is_kept_by_policy_does_not_care_for_headers() {
     let at = crate::clock::now();
-    let life = Lifetime::fixed(at, Duration::from_secs(10), windows());
-    assert_eq!(life.left(at), Duration::from_secs(10));
-    assert_eq!(life.stale(at + Duration::from_secs(12)), Some(Duration::from_secs(2)));
-    assert!(life.serves_on_error(at + HOUR) && !life.serves_on_error(at + 2 * HOUR));
+    let life = Freshness::fixed(at, Duration::from_secs(10), windows());
+    assert_eq!(life.remaining(at), Duration::from_secs(10));
+    assert_eq!(life.staleness(at + Duration::from_secs(12)), Some(Duration::from_secs(2)));
+    assert!(life.may_serve_on_error(at + HOUR) && !life.may_serve_on_error(at + 2 * HOUR));
 }
 
 proptest! {
@@ -150,11 +154,11 @@ proptest! {
     ) {
         let answer = [("cache-control", &*control), ("age", &*age), ("expires", &*date), ("date", &*date)];
         if let Some(life) = life(status, &answer) {
-            let later = life.received.checked_add(Duration::from_secs(seconds));
+            let later = life.received_at.checked_add(Duration::from_secs(seconds));
             if let Some(now) = later {
-                prop_assert!(life.age(now) >= life.age(life.received));
-                prop_assert!(life.left(now) <= life.left(life.received));
-                prop_assert_eq!(life.stale(now).is_some(), life.left(now).is_zero());
+                prop_assert!(life.age(now) >= life.age(life.received_at));
+                prop_assert!(life.remaining(now) <= life.remaining(life.received_at));
+                prop_assert_eq!(life.staleness(now).is_some(), life.remaining(now).is_zero());
             }
         }
     }

@@ -11,61 +11,61 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::key::Key;
+use super::key::CacheKey;
 use crate::clock;
 
 /// Half a MiB: with a hundred changes a second, one answer in ten that is a minute old is asked for anew.
-const PLACES: usize = 1 << 16;
+const SLOTS: usize = 1 << 16;
 
 #[derive(Debug)]
-pub struct Marks {
-    began: Instant,
+pub struct InvalidationTable {
+    origin: Instant,
     /// Nanoseconds since then, and one; 0: no time.
-    places: OnceLock<Box<[AtomicU64]>>,
+    slots: OnceLock<Box<[AtomicU64]>>,
 }
 
-impl Default for Marks {
-    fn default() -> Marks {
-        Marks { began: clock::now(), places: OnceLock::new() }
+impl Default for InvalidationTable {
+    fn default() -> InvalidationTable {
+        InvalidationTable { origin: clock::now(), slots: OnceLock::new() }
     }
 }
 
-impl Marks {
-    pub fn set(&self, key: &Key, at: Instant) {
-        let none = || std::iter::repeat_with(AtomicU64::default).take(PLACES).collect();
-        place(self.places.get_or_init(none), key).fetch_max(self.nanos(at) + 1, Ordering::AcqRel);
+impl InvalidationTable {
+    pub fn record(&self, key: &CacheKey, at: Instant) {
+        let none = || std::iter::repeat_with(AtomicU64::default).take(SLOTS).collect();
+        slot(self.slots.get_or_init(none), key).fetch_max(self.nanos(at) + 1, Ordering::AcqRel);
     }
 
     /// A moment is not after the key's time.
-    pub fn reaches(&self, key: &Key, moment: Instant) -> bool {
-        let places = self.places.get();
-        places.is_some_and(|all| place(all, key).load(Ordering::Acquire) > self.nanos(moment))
+    pub fn covers(&self, key: &CacheKey, moment: Instant) -> bool {
+        let places = self.slots.get();
+        places.is_some_and(|all| slot(all, key).load(Ordering::Acquire) > self.nanos(moment))
     }
 
     fn nanos(&self, at: Instant) -> u64 {
-        let since = at.checked_duration_since(self.began).unwrap_or(Duration::ZERO);
+        let since = at.checked_duration_since(self.origin).unwrap_or(Duration::ZERO);
         u64::try_from(since.as_nanos()).unwrap_or(u64::MAX - 1)
     }
 }
 
-fn place<'p>(places: &'p [AtomicU64], key: &Key) -> &'p AtomicU64 {
-    &places[key.number() as usize % places.len()]
+fn slot<'p>(places: &'p [AtomicU64], key: &CacheKey) -> &'p AtomicU64 {
+    &places[key.prefix() as usize % places.len()]
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::key::Secret;
+    use crate::cache::key::CacheSecret;
 
     #[test]
     fn what_came_before_a_mark_is_reached_by_it_and_what_came_after_is_not() {
-        let (marks, secret) = (Marks::default(), Secret::new().expect("chance"));
-        let key = secret.make().end();
-        let at = |ms| marks.began + Duration::from_millis(ms);
-        assert!(!marks.reaches(&key, at(0)));
-        marks.set(&key, at(5));
-        marks.set(&key, at(3));
-        assert!(marks.reaches(&key, at(4)) && marks.reaches(&key, at(5)));
-        assert!(!marks.reaches(&key, at(6)));
+        let (marks, secret) = (InvalidationTable::default(), CacheSecret::new().expect("chance"));
+        let key = secret.builder().finish();
+        let at = |ms| marks.origin + Duration::from_millis(ms);
+        assert!(!marks.covers(&key, at(0)));
+        marks.record(&key, at(5));
+        marks.record(&key, at(3));
+        assert!(marks.covers(&key, at(4)) && marks.covers(&key, at(5)));
+        assert!(!marks.covers(&key, at(6)));
     }
 }

@@ -12,34 +12,34 @@ use crate::clock;
 
 /// What equal requests share.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Key([u8; 32]);
+pub struct CacheKey([u8; 32]);
 
 /// What every key is made with.
 #[derive(Clone)]
-pub struct Secret(Sha256);
+pub struct CacheSecret(Sha256);
 
 /// A key in the making.
 #[derive(Clone)]
-pub struct Making(Sha256);
+pub struct CacheKeyBuilder(Sha256);
 
-impl Secret {
+impl CacheSecret {
     /// # Errors
     /// When the system gives no chance.
-    pub fn new() -> io::Result<Secret> {
+    pub fn new() -> io::Result<CacheSecret> {
         // A whole block of the hash, so that it is hashed once and not for each key.
         let mut hash = Sha256::new();
         for _ in 0..4 {
             hash.update(clock::secret()?);
         }
-        Ok(Secret(hash))
+        Ok(CacheSecret(hash))
     }
 
-    pub fn make(&self) -> Making {
-        Making(self.0.clone())
+    pub fn builder(&self) -> CacheKeyBuilder {
+        CacheKeyBuilder(self.0.clone())
     }
 }
 
-impl Making {
+impl CacheKeyBuilder {
     /// Adds what tells requests apart. Where one part ends is part of the key.
     pub fn part(&mut self, bytes: &[u8]) -> &mut Self {
         self.0.update((bytes.len() as u64).to_be_bytes());
@@ -53,38 +53,38 @@ impl Making {
         self
     }
 
-    pub fn end(self) -> Key {
-        Key(self.0.finalize().into())
+    pub fn finish(self) -> CacheKey {
+        CacheKey(self.0.finalize().into())
     }
 }
 
-impl Key {
+impl CacheKey {
     /// A number made of it, for a place in a table.
-    pub fn number(&self) -> u64 {
+    pub fn prefix(&self) -> u64 {
         self.0.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
     }
 
     /// The key of what both stand for.
-    pub fn with(&self, other: &Key, secret: &Secret) -> Key {
-        let mut making = secret.make();
+    pub fn combined(&self, other: &CacheKey, secret: &CacheSecret) -> CacheKey {
+        let mut making = secret.builder();
         making.part(&self.0).part(&other.0);
-        making.end()
+        making.finish()
     }
 }
 
-impl fmt::Debug for Key {
+impl fmt::Debug for CacheKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Key")
     }
 }
 
-impl fmt::Debug for Secret {
+impl fmt::Debug for CacheSecret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret")
     }
 }
 
-impl fmt::Debug for Making {
+impl fmt::Debug for CacheKeyBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Making")
     }
@@ -95,12 +95,12 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn key(secret: &Secret, parts: &[Vec<u8>]) -> Key {
-        let mut making = secret.make();
+    fn key(secret: &CacheSecret, parts: &[Vec<u8>]) -> CacheKey {
+        let mut making = secret.builder();
         for part in parts {
             making.part(part);
         }
-        making.end()
+        making.finish()
     }
 
     proptest! {
@@ -109,14 +109,15 @@ mod tests {
             one in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..4), 0..4),
             other in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..4), 0..4),
         ) {
-            let secret = Secret::new().expect("chance");
+            let secret = CacheSecret::new().expect("chance");
             prop_assert_eq!(key(&secret, &one) == key(&secret, &other), one == other);
         }
     }
 
     #[test]
     fn another_process_has_other_keys() {
-        let (one, other) = (Secret::new().expect("chance"), Secret::new().expect("chance"));
+        let (one, other) =
+            (CacheSecret::new().expect("chance"), CacheSecret::new().expect("chance"));
         assert_ne!(key(&one, &[vec![1]]), key(&other, &[vec![1]]));
     }
 }

@@ -26,8 +26,8 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::cache::invalidation_table::Marks;
-use crate::cache::key::Secret;
+use crate::cache::invalidation_table::InvalidationTable;
+use crate::cache::key::CacheSecret;
 use crate::cache::store::Cache;
 use crate::policy::sections::model;
 use crate::telemetry::metrics::Metrics;
@@ -41,8 +41,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[derive(Debug)]
 pub struct Caches {
     metrics: Arc<Metrics>,
-    secret: Secret,
-    marks: Arc<Marks>,
+    secret: CacheSecret,
+    marks: Arc<InvalidationTable>,
     named: Mutex<HashMap<String, Arc<Cache>>>,
 }
 
@@ -50,7 +50,7 @@ impl Caches {
     /// # Errors
     /// When the system gives no chance.
     pub fn new(metrics: Arc<Metrics>) -> io::Result<Caches> {
-        let secret = Secret::new()?;
+        let secret = CacheSecret::new()?;
         Ok(Caches { metrics, secret, marks: Arc::default(), named: Mutex::default() })
     }
 
@@ -68,16 +68,16 @@ impl Caches {
     }
 
     /// Where changes are told of.
-    pub fn marks(&self) -> &Arc<Marks> {
+    pub fn invalidations(&self) -> &Arc<InvalidationTable> {
         &self.marks
     }
 
-    pub fn secret(&self) -> &Secret {
+    pub fn secret(&self) -> &CacheSecret {
         &self.secret
     }
 
     /// Lets go of what no snapshot uses any longer.
-    pub fn forget_unused(&self) {
+    pub fn remove_unused(&self) {
         lock(&self.named).retain(|_, cache| Arc::strong_count(cache) > 1);
     }
 

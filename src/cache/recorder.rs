@@ -10,155 +10,167 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 
-use super::coalesce::{Landed, Lead};
-use super::entry::Stored;
-use super::freshness::Lifetime;
-use super::key::Key;
-use super::shared_body::{End, Growing, Reader};
+use super::coalesce::{Leader, LeaderOutcome};
+use super::entry::StoredResponse;
+use super::freshness::Freshness;
+use super::key::CacheKey;
+use super::shared_body::{BodyEnd, BodyReader, SharedBody};
 use super::store::Cache;
-use super::vary::Selecting;
+use super::vary::VariantKey;
 
 /// What those who read along an answer that is too large to store may fall back.
-const WINDOW: u64 = 256 << 10;
+const PASS_WINDOW: u64 = 256 << 10;
 
 /// What is known of an answer before its body.
 #[derive(Debug)]
-pub struct Draft {
-    pub key: Key,
+pub struct RecordingHead {
+    pub key: CacheKey,
     pub status: StatusCode,
     pub headers: HeaderMap,
-    pub life: Lifetime,
-    pub selecting: Selecting,
+    pub freshness: Freshness,
+    pub variant: VariantKey,
     pub asked: Instant,
     pub generation: u64,
 }
 
 #[derive(Debug)]
-pub struct Recorder {
+pub struct ResponseRecorder {
     cache: Arc<Cache>,
-    key: Key,
+    key: CacheKey,
     asked: Instant,
     generation: u64,
-    growing: Arc<Growing>,
+    body: Arc<SharedBody>,
     /// Others may join until it is over.
-    lead: Option<Lead>,
+    leader: Option<Leader>,
     /// What it weighs so far, taken from the cache's room for recordings.
     weight: u64,
     frames: usize,
-    stores: bool,
-    over: bool,
+    is_storing: bool,
+    is_finished: bool,
 }
 
-impl Recorder {
+impl ResponseRecorder {
     /// Begins; `None` where the head alone is too heavy, or `length` says that the body is.
-    pub fn begin(cache: &Arc<Cache>, draft: Draft, length: Option<u64>) -> Option<Recorder> {
-        let Draft { key, status, headers, life, selecting, asked, generation } = draft;
-        let weight = Stored::weight_of(&headers, &selecting, 0, 0);
-        if weight + length.unwrap_or(0) > cache.most_of_one() || !cache.reserve(weight) {
+    pub fn begin(
+        cache: &Arc<Cache>,
+        draft: RecordingHead,
+        length: Option<u64>,
+    ) -> Option<ResponseRecorder> {
+        let RecordingHead {
+            key,
+            status,
+            headers,
+            freshness: life,
+            variant: selecting,
+            asked,
+            generation,
+        } = draft;
+        let weight = StoredResponse::weight_of(&headers, &selecting, 0, 0);
+        if weight + length.unwrap_or(0) > cache.max_entry_bytes() || !cache.reserve(weight) {
             return None;
         }
-        let growing = Arc::new(Growing::new((status, headers), life, selecting, asked));
-        Some(Recorder {
+        let growing = Arc::new(SharedBody::new((status, headers), life, selecting, asked));
+        Some(ResponseRecorder {
             cache: Arc::clone(cache),
             key,
             asked,
             generation,
-            growing,
-            lead: None,
+            body: growing,
+            leader: None,
             weight,
             frames: 0,
-            stores: true,
-            over: false,
+            is_storing: true,
+            is_finished: false,
         })
     }
 
     /// Those who wait for the answer read along from here.
-    pub fn share(&mut self, lead: Lead) {
-        lead.answer(&self.growing);
-        self.lead = Some(lead);
+    pub fn share(&mut self, lead: Leader) {
+        lead.share(&self.body);
+        self.leader = Some(lead);
     }
 
     /// Who asked reads it like those who wait, where it is shared.
-    pub fn read_first(&self) -> Option<Reader> {
-        self.lead.as_ref().and_then(|_| self.growing.read_first())
+    pub fn initiating_reader(&self) -> Option<BodyReader> {
+        self.leader.as_ref().and_then(|_| self.body.initiating_reader())
     }
 
     pub fn push(&mut self, data: &Bytes) {
-        let readers = self.growing.readers();
-        if data.is_empty() || !self.stores && readers == 0 {
+        let readers = self.body.reader_count();
+        if data.is_empty() || !self.is_storing && readers == 0 {
             return;
         }
-        let frame = Stored::weight_of_frame(data.len());
-        if self.stores
-            && (self.weight + frame > self.cache.most_of_one() || !self.cache.reserve(frame))
+        let frame = StoredResponse::frame_weight(data.len());
+        if self.is_storing
+            && (self.weight + frame > self.cache.max_entry_bytes() || !self.cache.reserve(frame))
         {
-            self.give_up();
-        } else if self.stores {
+            self.stop_storing();
+        } else if self.is_storing {
             self.weight += frame;
         }
         self.frames += 1;
         // Bytes of its own where it is kept: else it keeps the buffer alive that it was read into.
-        let passes = !self.stores && readers == 1;
-        self.growing.push(if passes { data.clone() } else { Bytes::copy_from_slice(data) });
+        let passes = !self.is_storing && readers == 1;
+        self.body.push(if passes { data.clone() } else { Bytes::copy_from_slice(data) });
     }
 
     /// It will not be stored.
-    pub fn give_up(&mut self) {
-        self.stores = false;
-        self.growing.pass(self.weight.max(WINDOW));
-        self.lead = None;
+    pub fn stop_storing(&mut self) {
+        self.is_storing = false;
+        self.body.stop_keeping(self.weight.max(PASS_WINDOW));
+        self.leader = None;
     }
 
     /// Ready while those who read along keep up; always, while it is stored.
     pub fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.growing.poll_room(cx)
+        self.body.poll_room(cx)
     }
 
     /// Whoever has fallen back loses it.
-    pub fn leave_behind(&self) {
-        self.growing.leave_behind();
+    pub fn drop_slow_readers(&self) {
+        self.body.drop_slow_readers();
     }
 
     /// Ready when nobody reads; then nobody begins to, either.
-    pub fn poll_deserted(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.growing.poll_deserted(cx)
+    pub fn poll_abandoned(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.body.poll_abandoned(cx)
     }
 
-    pub fn is_deserted(&self) -> bool {
-        self.growing.is_deserted()
+    pub fn is_abandoned(&self) -> bool {
+        self.body.is_deserted()
     }
 
     /// It came whole.
-    pub fn ends(&mut self) {
-        if std::mem::replace(&mut self.over, true) {
+    pub fn finish(&mut self) {
+        if std::mem::replace(&mut self.is_finished, true) {
             return;
         }
-        if self.stores
-            && let Some(frames) = self.growing.whole()
+        if self.is_storing
+            && let Some(frames) = self.body.complete_frames()
         {
             let length = frames.iter().map(|frame| frame.len() as u64).sum();
-            let stored = Stored {
-                status: self.growing.status,
-                headers: self.growing.headers.clone(),
+            let stored = StoredResponse {
+                status: self.body.status,
+                headers: self.body.headers.clone(),
                 frames: frames.into(),
                 length,
-                life: self.growing.life.clone(),
-                selecting: self.growing.selecting.clone(),
-                asked: self.asked,
+                freshness: self.body.freshness.clone(),
+                variant: self.body.variant.clone(),
+                requested_at: self.asked,
             };
             self.cache.put(self.key, stored, self.generation);
         }
-        self.growing.end(End::Whole);
-        if let Some(lead) = self.lead.take() {
-            lead.ends(Landed::Again);
+        self.body.finish(BodyEnd::Complete);
+        if let Some(lead) = self.leader.take() {
+            lead.finish(LeaderOutcome::LookAgain);
         }
     }
 }
 
-impl Drop for Recorder {
+impl Drop for ResponseRecorder {
     /// What did not end whole is broken.
     fn drop(&mut self) {
-        self.cache.give_back(self.weight);
-        self.growing.end(End::Broken);
+        self.cache.release(self.weight);
+        self.body.finish(BodyEnd::Interrupted);
     }
 }

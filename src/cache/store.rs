@@ -11,64 +11,64 @@ use prometheus_client::metrics::counter::Counter;
 use quick_cache::sync::{Cache as Answers, DefaultLifecycle};
 use quick_cache::{DefaultHashBuilder, Lifecycle, OptionsBuilder, Weighter};
 
-use super::coalesce::Flights;
-use super::entry::{Slot, Stored};
-use super::invalidation_table::Marks;
-use super::key::{Key, Secret};
+use super::coalesce::InFlightRequests;
+use super::entry::{CacheEntry, StoredResponse};
+use super::invalidation_table::InvalidationTable;
+use super::key::{CacheKey, CacheSecret};
 use super::lock;
 use crate::policy::sections::model;
 use crate::telemetry::metrics::{CacheLabels, CacheResultLabels, Level, Metrics};
 
 /// One answer, and those under one key together.
-const SHARE_OF_ONE: u64 = 8;
+const ENTRY_SHARE: u64 = 8;
 /// All that are being recorded.
-const SHARE_OF_RECORDING: u64 = 4;
+const RECORDING_SHARE: u64 = 4;
 /// Bytes of an answer, for the size of a table to begin with.
-const USUAL: u64 = 64 << 10;
+const TYPICAL_ENTRY_BYTES: u64 = 64 << 10;
 
 /// What the cache did for a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Did {
+pub enum CacheResult {
     Hit,
     Stale,
     Revalidated,
     Miss,
-    Collapsed,
+    Coalesced,
     Bypass,
 }
 
 #[derive(Debug)]
 pub struct Cache {
     name: String,
-    pub secret: Secret,
+    pub secret: CacheSecret,
     /// When what stands at a URI was changed.
-    pub marks: Arc<Marks>,
+    pub invalidations: Arc<InvalidationTable>,
     /// Until when nobody waits for another's answer: the last one could not be shared.
-    pub alone: Marks,
-    pub flights: Flights,
-    answers: Answers<Key, Arc<Slot>, Weigh, DefaultHashBuilder, Evictions>,
+    pub uncoalesced: InvalidationTable,
+    pub in_flight: InFlightRequests,
+    answers: Answers<CacheKey, Arc<CacheEntry>, EntryWeight, DefaultHashBuilder, EvictionCounter>,
     /// Held while a slot is changed.
-    changing: Mutex<()>,
-    most: AtomicU64,
+    writing: Mutex<()>,
+    max_bytes: AtomicU64,
     recording: AtomicU64,
     /// Of what was asked for before, nothing is stored.
     purges: AtomicU64,
-    did: [Counter; Did::ALL.len()],
+    did: [Counter; CacheResult::ALL.len()],
     evictions: Counter,
     bytes: Level,
     entries: Level,
 }
 
 #[derive(Clone, Debug)]
-struct Weigh;
+struct EntryWeight;
 
 /// Counts them.
 #[derive(Clone, Debug)]
-struct Evictions(Counter);
+struct EvictionCounter(Counter);
 
 /// A cache in numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Figures {
+pub struct CacheStatistics {
     pub entries: u64,
     pub bytes: u64,
     pub max_bytes: u64,
@@ -76,36 +76,42 @@ pub struct Figures {
     pub flights: usize,
     pub evictions: u64,
     /// By [`Did`], in the order of [`Did::ALL`].
-    pub did: [u64; Did::ALL.len()],
+    pub did: [u64; CacheResult::ALL.len()],
 }
 
-impl Did {
-    pub const ALL: [Did; 6] =
-        [Did::Hit, Did::Stale, Did::Revalidated, Did::Miss, Did::Collapsed, Did::Bypass];
+impl CacheResult {
+    pub const ALL: [CacheResult; 6] = [
+        CacheResult::Hit,
+        CacheResult::Stale,
+        CacheResult::Revalidated,
+        CacheResult::Miss,
+        CacheResult::Coalesced,
+        CacheResult::Bypass,
+    ];
 
     pub fn as_str(self) -> &'static str {
         match self {
-            Did::Hit => "hit",
-            Did::Stale => "stale",
-            Did::Revalidated => "revalidated",
-            Did::Miss => "miss",
-            Did::Collapsed => "coalesced",
-            Did::Bypass => "bypass",
+            CacheResult::Hit => "hit",
+            CacheResult::Stale => "stale",
+            CacheResult::Revalidated => "revalidated",
+            CacheResult::Miss => "miss",
+            CacheResult::Coalesced => "coalesced",
+            CacheResult::Bypass => "bypass",
         }
     }
 }
 
-impl Weighter<Key, Arc<Slot>> for Weigh {
-    fn weight(&self, _: &Key, slot: &Arc<Slot>) -> u64 {
-        size_of::<Key>() as u64 + slot.weight()
+impl Weighter<CacheKey, Arc<CacheEntry>> for EntryWeight {
+    fn weight(&self, _: &CacheKey, slot: &Arc<CacheEntry>) -> u64 {
+        size_of::<CacheKey>() as u64 + slot.weight()
     }
 }
 
-impl Lifecycle<Key, Arc<Slot>> for Evictions {
+impl Lifecycle<CacheKey, Arc<CacheEntry>> for EvictionCounter {
     /// Lets go of what is evicted once the lock is free.
-    type RequestState = [Option<(Key, Arc<Slot>)>; 2];
+    type RequestState = [Option<(CacheKey, Arc<CacheEntry>)>; 2];
 
-    fn on_evict(&self, state: &mut Self::RequestState, key: Key, slot: Arc<Slot>) {
+    fn on_evict(&self, state: &mut Self::RequestState, key: CacheKey, slot: Arc<CacheEntry>) {
         self.0.inc();
         DefaultLifecycle::default().on_evict(state, key, slot);
     }
@@ -114,11 +120,11 @@ impl Lifecycle<Key, Arc<Slot>> for Evictions {
 impl Cache {
     pub fn new(
         policy: &model::Cache,
-        (secret, marks): (Secret, Arc<Marks>),
+        (secret, marks): (CacheSecret, Arc<InvalidationTable>),
         metrics: &Metrics,
     ) -> Cache {
         let labels = CacheLabels { cache: policy.name.clone() };
-        let did = Did::ALL.map(|did| {
+        let did = CacheResult::ALL.map(|did| {
             let labels = CacheResultLabels { cache: policy.name.clone(), result: did.as_str() };
             metrics.cache_requests.with(&labels)
         });
@@ -126,12 +132,12 @@ impl Cache {
         Cache {
             name: policy.name.clone(),
             secret,
-            marks,
-            alone: Marks::default(),
-            flights: Flights::default(),
-            answers: answers(policy.max_bytes, Evictions(evictions.clone())),
-            changing: Mutex::default(),
-            most: AtomicU64::new(policy.max_bytes),
+            invalidations: marks,
+            uncoalesced: InvalidationTable::default(),
+            in_flight: InFlightRequests::default(),
+            answers: answers(policy.max_bytes, EvictionCounter(evictions.clone())),
+            writing: Mutex::default(),
+            max_bytes: AtomicU64::new(policy.max_bytes),
             recording: AtomicU64::new(0),
             purges: AtomicU64::new(0),
             did,
@@ -146,22 +152,22 @@ impl Cache {
     }
 
     pub fn retune(&self, max_bytes: u64) {
-        if self.most.swap(max_bytes, Ordering::AcqRel) != max_bytes {
+        if self.max_bytes.swap(max_bytes, Ordering::AcqRel) != max_bytes {
             self.answers.set_capacity(max_bytes);
-            self.tell();
+            self.update_gauges();
         }
     }
 
     /// What one answer may weigh.
-    pub fn most_of_one(&self) -> u64 {
-        self.most.load(Ordering::Relaxed) / SHARE_OF_ONE
+    pub fn max_entry_bytes(&self) -> u64 {
+        self.max_bytes.load(Ordering::Relaxed) / ENTRY_SHARE
     }
 
-    pub fn find(&self, key: &Key) -> Option<Arc<Slot>> {
+    pub fn get(&self, key: &CacheKey) -> Option<Arc<CacheEntry>> {
         self.answers.get(key)
     }
 
-    pub fn did(&self, did: Did) {
+    pub fn count(&self, did: CacheResult) {
         self.did[did as usize].inc();
     }
 
@@ -171,23 +177,23 @@ impl Cache {
     }
 
     /// Stores an answer, unless it is too heavy or from before a purge.
-    pub fn put(&self, key: Key, stored: Stored, generation: u64) {
-        let most = self.most_of_one();
+    pub fn put(&self, key: CacheKey, stored: StoredResponse, generation: u64) {
+        let most = self.max_entry_bytes();
         if stored.weight() > most {
             return;
         }
-        let _changing = lock(&self.changing);
+        let _changing = lock(&self.writing);
         if generation != self.generation() {
             return;
         }
         let slot = self.answers.peek(&key).unwrap_or_default();
         self.answers.insert(key, Arc::new(slot.with(Arc::new(stored), most)));
-        self.tell();
+        self.update_gauges();
     }
 
     /// Forgets this answer.
-    pub fn forget(&self, key: &Key, stored: &Arc<Stored>) {
-        let _changing = lock(&self.changing);
+    pub fn remove(&self, key: &CacheKey, stored: &Arc<StoredResponse>) {
+        let _changing = lock(&self.writing);
         let Some(slot) = self.answers.peek(key) else { return };
         let left = slot.without(stored);
         if left.variants.is_empty() {
@@ -195,61 +201,63 @@ impl Cache {
         } else {
             self.answers.insert(*key, Arc::new(left));
         }
-        self.tell();
+        self.update_gauges();
     }
 
     /// Forgets every answer; how many keys had one.
     pub fn purge(&self) -> usize {
-        let _changing = lock(&self.changing);
+        let _changing = lock(&self.writing);
         self.purges.fetch_add(1, Ordering::AcqRel);
         let purged = self.answers.len();
         self.answers.clear();
-        self.tell();
+        self.update_gauges();
         purged
     }
 
-    fn tell(&self) {
+    fn update_gauges(&self) {
         self.bytes.set(i64::try_from(self.answers.weight()).unwrap_or(i64::MAX));
         self.entries.set(self.answers.len() as i64);
     }
 
     /// Takes room for what is being recorded; `false`: there is none.
     pub fn reserve(&self, bytes: u64) -> bool {
-        let most = self.most.load(Ordering::Relaxed) / SHARE_OF_RECORDING;
+        let most = self.max_bytes.load(Ordering::Relaxed) / RECORDING_SHARE;
         let grown = |used: u64| used.checked_add(bytes).filter(|used| *used <= most);
         self.recording.fetch_update(Ordering::AcqRel, Ordering::Acquire, grown).is_ok()
     }
 
-    pub fn give_back(&self, bytes: u64) {
+    pub fn release(&self, bytes: u64) {
         self.recording.fetch_sub(bytes, Ordering::AcqRel);
     }
 
-    pub fn figures(&self) -> Figures {
-        Figures {
+    pub fn statistics(&self) -> CacheStatistics {
+        CacheStatistics {
             entries: self.answers.len() as u64,
             bytes: self.answers.weight(),
-            max_bytes: self.most.load(Ordering::Relaxed),
+            max_bytes: self.max_bytes.load(Ordering::Relaxed),
             recording: self.recording.load(Ordering::Relaxed),
-            flights: self.flights.count(),
+            flights: self.in_flight.len(),
             evictions: self.evictions.get(),
-            did: Did::ALL.map(|did| self.did[did as usize].get()),
+            did: CacheResult::ALL.map(|did| self.did[did as usize].get()),
         }
     }
 }
 
 fn answers(
     max_bytes: u64,
-    evictions: Evictions,
-) -> Answers<Key, Arc<Slot>, Weigh, DefaultHashBuilder, Evictions> {
-    let usual = (max_bytes / USUAL).clamp(32, 1 << 14) as usize;
+    evictions: EvictionCounter,
+) -> Answers<CacheKey, Arc<CacheEntry>, EntryWeight, DefaultHashBuilder, EvictionCounter> {
+    let usual = (max_bytes / TYPICAL_ENTRY_BYTES).clamp(32, 1 << 14) as usize;
     let mut options = OptionsBuilder::new();
     options.estimated_items_capacity(usual).weight_capacity(max_bytes).shards(1);
     match options.build() {
         Ok(options) => {
-            Answers::with_options(options, Weigh, DefaultHashBuilder::default(), evictions)
+            Answers::with_options(options, EntryWeight, DefaultHashBuilder::default(), evictions)
         }
         // Both numbers are given, so it never is.
-        Err(_) => Answers::with(usual, max_bytes, Weigh, DefaultHashBuilder::default(), evictions),
+        Err(_) => {
+            Answers::with(usual, max_bytes, EntryWeight, DefaultHashBuilder::default(), evictions)
+        }
     }
 }
 

@@ -4,49 +4,49 @@
 
 use http::header::{ACCEPT_LANGUAGE, HeaderMap, HeaderName, VARY};
 
-use super::cache_control::{all_elements, elements};
-use super::key::{Key, Secret};
+use super::cache_control::{header_elements, list_elements};
+use super::key::{CacheKey, CacheSecret};
 
 /// More names than this select for nobody else.
-const MOST_NAMES: usize = 16;
+const MAX_NAMES: usize = 16;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Selecting {
+pub struct VariantKey {
     /// In order, each once.
     names: Box<[HeaderName]>,
-    hash: Key,
+    hash: CacheKey,
 }
 
-impl Selecting {
+impl VariantKey {
     /// `None`: it varies by everything, or by more than is kept.
-    pub fn of(request: &HeaderMap, answer: &HeaderMap, secret: &Secret) -> Option<Selecting> {
+    pub fn of(request: &HeaderMap, answer: &HeaderMap, secret: &CacheSecret) -> Option<VariantKey> {
         // A line that is no text may name anything.
         if answer.get_all(VARY).iter().any(|line| line.to_str().is_err()) {
             return None;
         }
         let mut names = Vec::new();
-        for element in all_elements(answer, &VARY) {
+        for element in header_elements(answer, &VARY) {
             names.push(HeaderName::from_bytes(element.as_bytes()).ok().filter(|_| element != "*")?);
         }
         names.sort_by(|one, other| one.as_str().cmp(other.as_str()));
         names.dedup();
-        if names.len() > MOST_NAMES {
+        if names.len() > MAX_NAMES {
             return None;
         }
         let hash = hash(&names, request, secret);
-        Some(Selecting { names: names.into(), hash })
+        Some(VariantKey { names: names.into(), hash })
     }
 
     /// This request selects the same.
-    pub fn selects(&self, request: &HeaderMap, secret: &Secret) -> bool {
+    pub fn matches(&self, request: &HeaderMap, secret: &CacheSecret) -> bool {
         self.names.is_empty() || hash(&self.names, request, secret) == self.hash
     }
 
     /// Which of the answers under `key` this request would select; equal requests get equal ones.
-    pub fn narrow(&self, key: &Key, request: &HeaderMap, secret: &Secret) -> Key {
+    pub fn narrow(&self, key: &CacheKey, request: &HeaderMap, secret: &CacheSecret) -> CacheKey {
         match self.names.is_empty() {
             true => *key,
-            false => key.with(&hash(&self.names, request, secret), secret),
+            false => key.combined(&hash(&self.names, request, secret), secret),
         }
     }
 
@@ -56,26 +56,28 @@ impl Selecting {
     }
 }
 
-fn hash(names: &[HeaderName], request: &HeaderMap, secret: &Secret) -> Key {
-    let mut making = secret.make();
+fn hash(names: &[HeaderName], request: &HeaderMap, secret: &CacheSecret) -> CacheKey {
+    let mut making = secret.builder();
     for name in names {
-        let normal = normal(request, name);
+        let normal = normalized(request, name);
         making.part(name.as_str().as_bytes()).count(normal.len());
         for part in &normal {
             making.part(part);
         }
     }
-    making.end()
+    making.finish()
 }
 
 /// What a header says, however it is written: in one line or several, with spaces or without; of
 /// languages also in whatever case and order, as far as order says nothing.
-fn normal(request: &HeaderMap, name: &HeaderName) -> Vec<Vec<u8>> {
+fn normalized(request: &HeaderMap, name: &HeaderName) -> Vec<Vec<u8>> {
     let values = request.get_all(name);
     let mut parts: Vec<Vec<u8>> = Vec::new();
     for value in values {
         match value.to_str() {
-            Ok(line) => parts.extend(elements(line).map(|element| element.as_bytes().to_vec())),
+            Ok(line) => {
+                parts.extend(list_elements(line).map(|element| element.as_bytes().to_vec()))
+            }
             Err(_) => parts.push(value.as_bytes().to_vec()),
         }
     }
@@ -105,9 +107,9 @@ mod tests {
     }
 
     fn same(vary: &str, one: &[(&str, &str)], other: &[(&str, &str)]) -> bool {
-        let secret = Secret::new().expect("chance");
-        let selecting = Selecting::of(&headers(one), &headers(&[("vary", vary)]), &secret);
-        selecting.expect("a few names").selects(&headers(other), &secret)
+        let secret = CacheSecret::new().expect("chance");
+        let selecting = VariantKey::of(&headers(one), &headers(&[("vary", vary)]), &secret);
+        selecting.expect("a few names").matches(&headers(other), &secret)
     }
 
     #[test]
@@ -133,23 +135,23 @@ mod tests {
 
     #[test]
     fn what_varies_by_everything_selects_for_nobody() {
-        let secret = Secret::new().expect("chance");
+        let secret = CacheSecret::new().expect("chance");
         let many: Vec<String> = (0..40).map(|n| format!("h{n}")).collect();
         for vary in ["*", "foo, *", &many.join(","), "a b"] {
             let answer = headers(&[("vary", vary)]);
-            assert_eq!(Selecting::of(&HeaderMap::new(), &answer, &secret), None, "{vary}");
+            assert_eq!(VariantKey::of(&HeaderMap::new(), &answer, &secret), None, "{vary}");
         }
     }
 
     proptest! {
         #[test]
         fn equal_requests_narrow_to_the_same_key(one in "[a-c ,]{0,5}", other in "[a-c ,]{0,5}") {
-            let secret = Secret::new().expect("chance");
-            let key = secret.make().end();
+            let secret = CacheSecret::new().expect("chance");
+            let key = secret.builder().finish();
             let (one, other) = (headers(&[("foo", &one)]), headers(&[("foo", &other)]));
-            let selecting = Selecting::of(&one, &headers(&[("vary", "foo")]), &secret).expect("one name");
+            let selecting = VariantKey::of(&one, &headers(&[("vary", "foo")]), &secret).expect("one name");
             let (a, b) = (selecting.narrow(&key, &one, &secret), selecting.narrow(&key, &other, &secret));
-            prop_assert_eq!(a == b, selecting.selects(&other, &secret));
+            prop_assert_eq!(a == b, selecting.matches(&other, &secret));
         }
     }
 }

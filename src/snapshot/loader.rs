@@ -240,7 +240,7 @@ impl Loader {
         drop(state);
         drop(before);
         self.ground.live.forget_unused();
-        self.ground.caches.forget_unused();
+        self.ground.caches.remove_unused();
         self.ground.live.metrics.retain(&self.current.load().names());
         self.ground.live.metrics.set_policy(&short);
         self.ground.live.modes.wake();

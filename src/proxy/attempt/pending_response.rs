@@ -9,8 +9,8 @@ use http::response::Parts;
 use http_body::Frame;
 
 use super::report::UsageKey;
-use crate::cache::recorder::Recorder;
-use crate::cache::shared_body::Reader;
+use crate::cache::recorder::ResponseRecorder;
+use crate::cache::shared_body::BodyReader;
 use crate::live::buffers::Reservation;
 use crate::live::permit::{Afterwards, Flight};
 use crate::live::quota::provider_quota::Charge;
@@ -39,7 +39,7 @@ pub enum PendingBody {
     /// From the cache.
     Stored(Replay),
     /// Another request's.
-    Followed(Reader),
+    Followed(BodyReader),
     /// 101: both sides speak another protocol from here on.
     Tunnel {
         flight: Flight,
@@ -62,7 +62,7 @@ pub struct PendingStream {
     /// An event that says that it failed is among the first.
     pub failed: bool,
     /// It is written down for the cache.
-    pub record: Option<Box<Recorder>>,
+    pub record: Option<Box<ResponseRecorder>>,
 }
 
 impl PendingResponse {

@@ -13,13 +13,13 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use super::invalidate::is_here;
 use super::key::CacheKey;
 use super::lookup::{Outcome, did, from_store};
-use crate::cache::cache_control::Control;
-use crate::cache::coalesce::{Landed, Lead};
-use crate::cache::entry::Stored;
-use crate::cache::freshness::{Lifetime, Received, Windows};
-use crate::cache::recorder::{Draft, Recorder};
-use crate::cache::store::Did;
-use crate::cache::vary::Selecting;
+use crate::cache::cache_control::CacheControl;
+use crate::cache::coalesce::{Leader, LeaderOutcome};
+use crate::cache::entry::StoredResponse;
+use crate::cache::freshness::{Freshness, ReceivedHead, StaleWindows};
+use crate::cache::recorder::{RecordingHead, ResponseRecorder};
+use crate::cache::store::CacheResult;
+use crate::cache::vary::VariantKey;
 use crate::clock;
 use crate::policy::sections::model::Keeps;
 use crate::proxy::attempt::inspect::LastResponse;
@@ -40,9 +40,9 @@ const ALONE: Duration = Duration::from_secs(5);
 pub struct Fetch {
     pub cache_key: CacheKey,
     /// What is stored for it, and does not serve as it is.
-    pub found: Option<Arc<Stored>>,
+    pub found: Option<Arc<StoredResponse>>,
     /// It asks for others too.
-    pub lead: Option<Lead>,
+    pub lead: Option<Leader>,
     /// In the words of RFC 9211, 2.2.
     pub why: &'static str,
 }
@@ -62,7 +62,7 @@ pub async fn forward(
     match (outcome, &fetch.found) {
         // Of a mode: whoever waits hears of it itself.
         (Ok(response), _) if response.ours => {
-            land(fetch.lead, Landed::Again);
+            land(fetch.lead, LeaderOutcome::LookAgain);
             Ok(response)
         }
         (Ok(response), Some(stored))
@@ -98,7 +98,7 @@ async fn validated(
     fetch: &mut Fetch,
 ) -> (Outcome, bool) {
     let is_http = fetch.cache_key.uri.is_some();
-    let found = fetch.found.clone().filter(|stored| is_http && stored.can_be_validated());
+    let found = fetch.found.clone().filter(|stored| is_http && stored.can_be_revalidated());
     let Some(stored) = found else { return (run(request, route).await, false) };
     request.validates(&stored);
     let outcome = run(request, route).await;
@@ -108,31 +108,31 @@ async fn validated(
         _ => return (outcome, true),
     }
     // What is stored is not what stands there, and what does is not here.
-    cache.live.forget(&fetch.cache_key.key, &stored);
+    cache.live.remove(&fetch.cache_key.key, &stored);
     (fetch.found, request.stored, request.hurries) = (None, None, false);
     request.attempts = Attempts::default();
     (run_as_it_is(request, route).await, false)
 }
 
 /// A provider's 304 that names another answer than it was asked about (RFC 9111, 4.3.4).
-fn is_of_another(response: &PendingResponse, stored: &Stored) -> bool {
+fn is_of_another(response: &PendingResponse, stored: &StoredResponse) -> bool {
     !response.ours
         && response.head.status == StatusCode::NOT_MODIFIED
-        && !stored.is_meant(&response.head.headers)
+        && !stored.matches_not_modified(&response.head.headers)
 }
 
-fn land(lead: Option<Lead>, landed: Landed) {
+fn land(lead: Option<Leader>, landed: LeaderOutcome) {
     if let Some(lead) = lead {
-        lead.ends(landed);
+        lead.finish(landed);
     }
 }
 
 /// Lets each ask for itself; the next ones, too, where HTTP says that answers there are for one alone.
-fn each_alone(cache: &RouteCache, cache_key: &CacheKey, lead: Option<Lead>) {
+fn each_alone(cache: &RouteCache, cache_key: &CacheKey, lead: Option<Leader>) {
     if lead.is_some() && cache_key.uri.is_some() {
-        cache.live.alone.set(&cache_key.key, clock::now() + ALONE);
+        cache.live.uncoalesced.record(&cache_key.key, clock::now() + ALONE);
     }
-    land(lead, Landed::Alone);
+    land(lead, LeaderOutcome::NotShareable);
 }
 
 fn is_error(status: StatusCode) -> bool {
@@ -160,26 +160,26 @@ fn is_nobody(kind: Kind) -> bool {
 }
 
 /// What an error is to those who wait: theirs too, or this request's own affair.
-fn landed_as(request: &ProxyRequest, outcome: &Outcome) -> Landed {
+fn landed_as(request: &ProxyRequest, outcome: &Outcome) -> LeaderOutcome {
     match outcome {
         Err(problem) if problem.kind == Kind::Deadline && request.overrides.timeout.is_some() => {
-            Landed::Again
+            LeaderOutcome::LookAgain
         }
-        Err(problem) if !is_nobody(problem.kind) => Landed::Again,
-        _ => Landed::Failed,
+        Err(problem) if !is_nobody(problem.kind) => LeaderOutcome::LookAgain,
+        _ => LeaderOutcome::Failed,
     }
 }
 
 /// What is stored and serves in place of an error.
-fn serves(found: Option<&Arc<Stored>>) -> Option<&Arc<Stored>> {
-    found.filter(|stored| stored.life.serves_on_error(clock::now()))
+fn serves(found: Option<&Arc<StoredResponse>>) -> Option<&Arc<StoredResponse>> {
+    found.filter(|stored| stored.freshness.may_serve_on_error(clock::now()))
 }
 
 /// What is stored in place of an error, where it may serve.
 pub fn stale_or(
     request: &mut ProxyRequest,
     cache: &RouteCache,
-    found: Option<&Arc<Stored>>,
+    found: Option<&Arc<StoredResponse>>,
     outcome: Outcome,
 ) -> Outcome {
     let replaced = match &outcome {
@@ -188,11 +188,11 @@ pub fn stale_or(
     };
     let Some(stored) = serves(found).filter(|_| replaced) else {
         if outcome.is_err() {
-            did(request, cache, Did::Miss);
+            did(request, cache, CacheResult::Miss);
         }
         return outcome;
     };
-    did(request, cache, Did::Stale);
+    did(request, cache, CacheResult::Stale);
     if let Ok(response) = outcome {
         request.put_down(&LastResponse::Theirs(response));
     }
@@ -204,11 +204,11 @@ fn freshened(
     request: &mut ProxyRequest,
     cache: &RouteCache,
     fetch: Fetch,
-    stored: &Arc<Stored>,
+    stored: &Arc<StoredResponse>,
     response: &PendingResponse,
     (asked, generation): (Instant, u64),
 ) -> Box<PendingResponse> {
-    did(request, cache, Did::Revalidated);
+    did(request, cache, CacheResult::Revalidated);
     let Fetch { cache_key, lead, why, .. } = fetch;
     let mut served = Arc::clone(stored);
     if let Some(anew) = anew(request, cache, stored, response, asked) {
@@ -217,10 +217,10 @@ fn freshened(
             cache.live.put(cache_key.key, anew, generation);
         }
     }
-    if served.life.left(clock::now()).is_zero() {
+    if served.freshness.remaining(clock::now()).is_zero() {
         each_alone(cache, &cache_key, lead);
     } else {
-        land(lead, Landed::Again);
+        land(lead, LeaderOutcome::LookAgain);
     }
     let mut response = from_store(request, served, None);
     cache_status::revalidated(&mut response.head, why);
@@ -231,29 +231,35 @@ fn freshened(
 fn anew(
     request: &ProxyRequest,
     cache: &RouteCache,
-    stored: &Stored,
+    stored: &StoredResponse,
     response: &PendingResponse,
     asked: Instant,
-) -> Option<Stored> {
+) -> Option<StoredResponse> {
     let mut answer = response.head.headers.clone();
     headers::end_answer_hop(&mut answer, false);
-    let anew = stored.freshened(&answer, stored.life.clone(), asked);
+    let anew = stored.refreshed(&answer, stored.freshness.clone(), asked);
     let mut headers = anew.headers.clone();
     headers.extend(answer.remove(AGE).map(|age| (AGE, age)));
     let received = received(stored.status, &headers, asked);
-    let life = Lifetime::http(&request.headers, received, windows(cache))?;
-    Some(Stored { life, ..anew })
+    let life = Freshness::from_http(&request.headers, received, windows(cache))?;
+    Some(StoredResponse { freshness: life, ..anew })
 }
 
-fn windows(cache: &RouteCache) -> Windows {
-    Windows {
-        if_error: cache.policy.stale_if_error,
-        while_revalidate: cache.policy.stale_while_revalidate,
+fn windows(cache: &RouteCache) -> StaleWindows {
+    StaleWindows {
+        stale_if_error: cache.policy.stale_if_error,
+        stale_while_revalidate: cache.policy.stale_while_revalidate,
     }
 }
 
-fn received(status: StatusCode, headers: &HeaderMap, asked: Instant) -> Received<'_> {
-    Received { status, headers, asked, at: clock::now(), wall: clock::wall() }
+fn received(status: StatusCode, headers: &HeaderMap, asked: Instant) -> ReceivedHead<'_> {
+    ReceivedHead {
+        status,
+        headers,
+        requested_at: asked,
+        received_at: clock::now(),
+        received_wall: clock::wall(),
+    }
 }
 
 /// Writes an answer down while it passes, where it may be kept.
@@ -264,15 +270,16 @@ fn recorded(
     mut response: Box<PendingResponse>,
     (asked, generation): (Instant, u64),
 ) -> Box<PendingResponse> {
-    did(request, cache, Did::Miss);
+    did(request, cache, CacheResult::Miss);
     let Fetch { cache_key, lead, why, .. } = fetch;
     let length = match &response.body {
         PendingBody::Whole(bytes, None) => Some(bytes.len() as u64),
         _ => length(&response.head.headers),
     };
     let draft = draft(request, cache, &cache_key, &response, (asked, generation));
-    let shared = draft.as_ref().is_some_and(|draft| !draft.life.left(clock::now()).is_zero());
-    let recorder = draft.and_then(|draft| Recorder::begin(&cache.live, draft, length));
+    let shared =
+        draft.as_ref().is_some_and(|draft| !draft.freshness.remaining(clock::now()).is_zero());
+    let recorder = draft.and_then(|draft| ResponseRecorder::begin(&cache.live, draft, length));
     let stored = if recorder.is_some() { "; stored" } else { "" };
     cache_status::forwarded(&mut response.head, why, None, stored);
     let Some(mut recorder) = recorder else {
@@ -300,15 +307,16 @@ pub fn keep_for_get(
     }
     let here = response.head.headers.get(CONTENT_LOCATION);
     let headers = &response.head.headers;
-    let explicit =
-        Control::of_answer(headers).is_explicit() || headers.contains_key(http::header::EXPIRES);
+    let explicit = CacheControl::of_response(headers).has_explicit_lifetime()
+        || headers.contains_key(http::header::EXPIRES);
     if !explicit || !here.is_some_and(|here| is_here(request, here)) {
         return false;
     }
     let (cache_key, asked) = (CacheKey::by_get(request, cache), clock::now());
     let drafted = draft(request, cache, &cache_key, response, (asked, cache.live.generation()));
     let length = length(&response.head.headers);
-    let Some(recorder) = drafted.and_then(|draft| Recorder::begin(&cache.live, draft, length))
+    let Some(recorder) =
+        drafted.and_then(|draft| ResponseRecorder::begin(&cache.live, draft, length))
     else {
         return false;
     };
@@ -316,11 +324,11 @@ pub fn keep_for_get(
     true
 }
 
-fn record(response: &mut PendingResponse, mut recorder: Recorder) {
+fn record(response: &mut PendingResponse, mut recorder: ResponseRecorder) {
     match &mut response.body {
         PendingBody::Whole(bytes, _) => {
             recorder.push(bytes);
-            recorder.ends();
+            recorder.finish();
         }
         PendingBody::Stream(stream) => stream.record = Some(Box::new(recorder)),
         PendingBody::Stored(_) | PendingBody::Followed(_) | PendingBody::Tunnel { .. } => {}
@@ -338,7 +346,7 @@ fn draft(
     cache_key: &CacheKey,
     response: &PendingResponse,
     (asked, generation): (Instant, u64),
-) -> Option<Draft> {
+) -> Option<RecordingHead> {
     let whole = matches!(response.body, PendingBody::Whole(_, None) | PendingBody::Stream(_));
     let told = request.record.attempts.last()?;
     if !whole || cache_key.head || cache_key.control.no_store || request.reduced {
@@ -354,20 +362,28 @@ fn draft(
                 return None;
             }
             let received = received(status, &headers, asked);
-            let life = Lifetime::http(&request.headers, received, windows(cache))?;
-            (life, Selecting::of(&request.headers, &headers, &cache.live.secret)?)
+            let life = Freshness::from_http(&request.headers, received, windows(cache))?;
+            (life, VariantKey::of(&request.headers, &headers, &cache.live.secret)?)
         }
         Keeps::Always { ttl, .. } => {
             if status != StatusCode::OK || told.class != Class::Success {
                 return None;
             }
-            let life = Lifetime::fixed(clock::now(), *ttl, windows(cache));
-            (life, Selecting::of(&request.headers, &coded(&headers), &cache.live.secret)?)
+            let life = Freshness::fixed(clock::now(), *ttl, windows(cache));
+            (life, VariantKey::of(&request.headers, &coded(&headers), &cache.live.secret)?)
         }
     };
     let key = cache_key.key;
-    let headers = Stored::kept(headers);
-    Some(Draft { key, status, headers, life, selecting, asked, generation })
+    let headers = StoredResponse::storable_headers(headers);
+    Some(RecordingHead {
+        key,
+        status,
+        headers,
+        freshness: life,
+        variant: selecting,
+        asked,
+        generation,
+    })
 }
 
 /// Whatever an answer says of what it varies by, one that is compressed is for who can read it.

@@ -24,13 +24,13 @@ pub fn changed(request: &ProxyRequest, route: &Route, outcome: &Outcome) {
     if !(response.head.status.is_success() || response.head.status.is_redirection()) {
         return;
     }
-    let (secret, marks, now) = (caches.secret(), caches.marks(), clock::now());
+    let (secret, marks, now) = (caches.secret(), caches.invalidations(), clock::now());
     let host = key::host(&request.headers, asked(request));
-    marks.set(&key::uri(secret, &request.headers, asked(request)), now);
+    marks.record(&key::uri(secret, &request.headers, asked(request)), now);
     for name in [LOCATION, CONTENT_LOCATION] {
         let value = response.head.headers.get(name);
         if let Some(target) = value.and_then(|value| here(value, &host, asked(request))) {
-            marks.set(&key::at(secret, &host, &target), now);
+            marks.record(&key::at(secret, &host, &target), now);
         }
     }
 }

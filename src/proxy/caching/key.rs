@@ -9,8 +9,8 @@ use http::header::{
 };
 use http::{HeaderValue, Method, Uri};
 
-use crate::cache::cache_control::Control;
-use crate::cache::key::{Key, Making, Secret};
+use crate::cache::cache_control::CacheControl;
+use crate::cache::key::{CacheKey, CacheKeyBuilder, CacheSecret};
 use crate::json::canonical;
 use crate::policy::sections::model::{Keeps, KeyPart};
 use crate::proxy::request::context::ProxyRequest;
@@ -36,11 +36,11 @@ const IN_QUERY: [&str; 10] = [
 
 #[derive(Clone, Debug)]
 pub struct CacheKey {
-    pub key: Key,
+    pub key: CacheKey,
     /// Of what stands at its URI, for all principals; none where answers are kept by policy.
-    pub uri: Option<Key>,
+    pub uri: Option<CacheKey>,
     /// What the request says of caches; by policy only that it goes past, or is not to be kept.
-    pub control: Control,
+    pub control: CacheControl,
     /// It has conditions of its own.
     pub conditional: bool,
     pub head: bool,
@@ -75,13 +75,13 @@ impl CacheKey {
             return Err("bypass");
         }
         let secret = &cache.live.secret;
-        let control = Control::of_request(&request.headers);
+        let control = CacheControl::of_request(&request.headers);
         let control = match is_http {
             true => control,
-            false => Control {
+            false => CacheControl {
                 no_cache: control.no_cache,
                 no_store: control.no_store,
-                ..Control::default()
+                ..CacheControl::default()
             },
         };
         let conditional = is_http
@@ -102,7 +102,7 @@ impl CacheKey {
         CacheKey {
             key: Asked::of(request, b"").key(secret, &cache.policy.store),
             uri: Some(uri(secret, &request.headers, &request.uri)),
-            control: Control::of_request(&request.headers),
+            control: CacheControl::of_request(&request.headers),
             conditional: false,
             head: false,
             part: None,
@@ -147,8 +147,8 @@ impl<'a> Asked<'a> {
         Asked { route, method: &request.method, uri: &request.uri, headers: &request.headers, body }
     }
 
-    fn key(&self, secret: &Secret, keeps: &Keeps) -> Key {
-        let mut making = secret.make();
+    fn key(&self, secret: &CacheSecret, keeps: &Keeps) -> CacheKey {
+        let mut making = secret.builder();
         making.part(self.route.as_bytes()).part(&host(self.headers, self.uri));
         match keeps {
             Keeps::Http => {
@@ -164,10 +164,10 @@ impl<'a> Asked<'a> {
                 key.iter().for_each(|part| self.add(&mut making, part));
             }
         }
-        making.end()
+        making.finish()
     }
 
-    fn principal(&self, making: &mut Making) {
+    fn principal(&self, making: &mut CacheKeyBuilder) {
         headers::each_identity(self.headers, |name, value| {
             making.part(name.as_str().as_bytes()).part(value.as_bytes());
         });
@@ -182,7 +182,7 @@ impl<'a> Asked<'a> {
         making.part(b"");
     }
 
-    fn add(&self, making: &mut Making, part: &KeyPart) {
+    fn add(&self, making: &mut CacheKeyBuilder, part: &KeyPart) {
         match part {
             KeyPart::Method => making.part(b"method").part(self.method.as_str().as_bytes()),
             KeyPart::Path => making.part(b"path").part(self.uri.path().as_bytes()),
@@ -206,14 +206,14 @@ impl<'a> Asked<'a> {
 }
 
 /// What stands at a URI, for the marks of changes.
-pub fn uri(secret: &Secret, headers: &HeaderMap, uri: &Uri) -> Key {
+pub fn uri(secret: &CacheSecret, headers: &HeaderMap, uri: &Uri) -> CacheKey {
     at(secret, &host(headers, uri), target(uri))
 }
 
-pub fn at(secret: &Secret, host: &[u8], target: &str) -> Key {
-    let mut making = secret.make();
+pub fn at(secret: &CacheSecret, host: &[u8], target: &str) -> CacheKey {
+    let mut making = secret.builder();
     making.part(b"uri").part(host).part(target.as_bytes());
-    making.end()
+    making.finish()
 }
 
 fn target(uri: &Uri) -> &str {

@@ -38,7 +38,7 @@ fn always(public: bool) -> Keeps {
 
 #[test]
 fn a_credential_in_the_query_is_a_principal_though_the_query_is_not_in_the_key() {
-    let (secret, none) = (Secret::new().expect("chance"), HeaderMap::new());
+    let (secret, none) = (CacheSecret::new().expect("chance"), HeaderMap::new());
     let key = |public: bool, path: &str| key(&secret, &always(public), &none, path);
     assert_ne!(key(false, "/x?n=1&key=a"), key(false, "/x?n=1&key=b"));
     assert_ne!(key(false, "/x?Access_Token=a"), key(false, "/x"));
@@ -46,7 +46,7 @@ fn a_credential_in_the_query_is_a_principal_though_the_query_is_not_in_the_key()
     assert_eq!(key(true, "/x?key=a"), key(true, "/x?key=b"));
 }
 
-fn key(secret: &Secret, keeps: &Keeps, headers: &HeaderMap, path: &str) -> Key {
+fn key(secret: &CacheSecret, keeps: &Keeps, headers: &HeaderMap, path: &str) -> CacheKey {
     let uri: Uri = path.parse().expect("a path");
     Asked { route: "r", method: &Method::POST, uri: &uri, headers, body: b"{}" }.key(secret, keeps)
 }
@@ -56,7 +56,7 @@ proptest! {
     fn two_principals_never_have_the_same_key_and_one_always_has(
         one in lines(&WHO), other in lines(&WHO), noise in lines(&OTHERS), more in lines(&OTHERS),
     ) {
-        let secret = Secret::new().expect("chance");
+        let secret = CacheSecret::new().expect("chance");
         let (a, b) = (headers(&one, &noise), headers(&other, &more));
         let same = principal(&one) == principal(&other);
         for keeps in [Keeps::Http, always(false)] {
@@ -74,7 +74,7 @@ proptest! {
         body in "[ 12]{1,3}", other_body in "[ 12]{1,3}",
         query in "[a-b]{0,2}", other_query in "[a-b]{0,2}",
     ) {
-        let secret = Secret::new().expect("chance");
+        let secret = CacheSecret::new().expect("chance");
         let tenant = HeaderName::from_static("x-tenant");
         let of = |parts: &[KeyPart], header: &str, body: &str, query: &str| {
             let mut headers = HeaderMap::new();
@@ -106,7 +106,7 @@ proptest! {
 
 #[test]
 fn another_route_or_host_is_another_thing() {
-    let secret = Secret::new().expect("chance");
+    let secret = CacheSecret::new().expect("chance");
     let of = |route, host: &str| {
         let mut headers = HeaderMap::new();
         headers.insert(HOST, host.parse().expect("a value"));

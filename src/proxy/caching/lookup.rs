@@ -17,12 +17,12 @@ use super::fetch::{Fetch, forward, keep_for_get, stale_or};
 use super::invalidate::changed;
 use super::key::CacheKey;
 use super::revalidate;
-use crate::cache::coalesce::{Flight, Landed, Turn};
-use crate::cache::entry::Stored;
-use crate::cache::key::Key;
-use crate::cache::shared_body::Growing;
-use crate::cache::store::Did;
-use crate::cache::vary::Selecting;
+use crate::cache::coalesce::{CoalesceRole, InFlight, LeaderOutcome};
+use crate::cache::entry::StoredResponse;
+use crate::cache::key::CacheKey;
+use crate::cache::shared_body::SharedBody;
+use crate::cache::store::CacheResult;
+use crate::cache::vary::VariantKey;
 use crate::clock;
 use crate::proxy::attempt::pending_response::{PendingBody, PendingResponse};
 use crate::proxy::downstream::error::{Kind, Problem};
@@ -39,9 +39,9 @@ pub type Outcome = Result<Box<PendingResponse>, Problem>;
 
 /// What is done next.
 enum Step {
-    Serve(Arc<Stored>),
+    Serve(Arc<StoredResponse>),
     /// It serves while it is asked for anew.
-    Meanwhile(Arc<Stored>),
+    Meanwhile(Arc<StoredResponse>),
     NotCached,
     Ask(Asking),
 }
@@ -49,9 +49,9 @@ enum Step {
 /// A provider is to be asked.
 struct Asking {
     /// What is stored for it, and does not serve as it is.
-    found: Option<Arc<Stored>>,
+    found: Option<Arc<StoredResponse>>,
     /// Requests with the same want the same: one asks for all.
-    together: Option<Key>,
+    together: Option<CacheKey>,
     /// In the words of RFC 9211, 2.2.
     why: &'static str,
 }
@@ -60,7 +60,7 @@ struct Asking {
 enum Waited {
     Done(Outcome),
     /// Where that answer varies: by what.
-    LookAgain(Option<Selecting>),
+    LookAgain(Option<VariantKey>),
     Alone,
 }
 
@@ -78,25 +78,25 @@ pub async fn answer(request: &mut ProxyRequest, route: &Route, cache: &RouteCach
                     return past(request, route, cache, "bypass").await;
                 }
                 part => {
-                    did(request, cache, Did::Hit);
+                    did(request, cache, CacheResult::Hit);
                     return Ok(part.unwrap_or_else(|| from_store(request, stored, None)));
                 }
             },
             Step::NotCached => {
-                did(request, cache, Did::Miss);
+                did(request, cache, CacheResult::Miss);
                 let detail = "it says `only-if-cached`, and nothing that is stored serves it";
                 return Err(Problem::new(Kind::NotCached, detail));
             }
             _ if cache_key.part.is_some() => return past(request, route, cache, "partial").await,
             Step::Meanwhile(stored) => {
-                did(request, cache, Did::Stale);
+                did(request, cache, CacheResult::Stale);
                 revalidate::begin(request, cache, &cache_key, &stored);
                 return Ok(from_store(request, stored, Some("stale-while-revalidate")));
             }
             Step::Ask(asking) => asking,
         };
-        let lead = match asking.together.map(|key| cache.live.flights.enter(key)) {
-            Some(Turn::Follow(flight)) => {
+        let lead = match asking.together.map(|key| cache.live.in_flight.join(key)) {
+            Some(CoalesceRole::Follow(flight)) => {
                 match follow(request, cache, &flight, (&cache_key, &asking)).await {
                     Waited::Done(outcome) => return outcome,
                     // Where answers vary now by this and now by that, it is not gone round for ever.
@@ -109,7 +109,7 @@ pub async fn answer(request: &mut ProxyRequest, route: &Route, cache: &RouteCach
                     Waited::Alone => None,
                 }
             }
-            Some(Turn::Lead(lead)) => Some(lead),
+            Some(CoalesceRole::Lead(lead)) => Some(lead),
             None => None,
         };
         let fetch = Fetch { cache_key, found: asking.found, lead, why: asking.why };
@@ -124,7 +124,7 @@ async fn past(
     cache: &RouteCache,
     why: &'static str,
 ) -> Outcome {
-    did(request, cache, Did::Bypass);
+    did(request, cache, CacheResult::Bypass);
     let mut outcome = run(request, route).await;
     changed(request, route, &outcome);
     if let Ok(response) = &mut outcome {
@@ -138,20 +138,21 @@ fn look(
     request: &ProxyRequest,
     cache: &RouteCache,
     cache_key: &CacheKey,
-    by: Option<&Selecting>,
+    by: Option<&VariantKey>,
 ) -> Step {
     let (live, now) = (&cache.live, clock::now());
     let CacheKey { key, uri, control, .. } = cache_key;
-    let slot = live.find(key).unwrap_or_default();
-    let valid =
-        |stored: &Stored| uri.as_ref().is_none_or(|uri| !live.marks.reaches(uri, stored.asked));
+    let slot = live.get(key).unwrap_or_default();
+    let valid = |stored: &StoredResponse| {
+        uri.as_ref().is_none_or(|uri| !live.invalidations.covers(uri, stored.requested_at))
+    };
     let found = slot.find(&request.headers, &live.secret, valid);
     if let Some(stored) = &found {
-        if stored.life.satisfies(control, now) {
+        if stored.freshness.satisfies(control, now) {
             return Step::Serve(Arc::clone(stored));
         }
         let demands = control.no_cache || control.max_age.is_some() || control.min_fresh.is_some();
-        if !demands && stored.life.serves_meanwhile(now) {
+        if !demands && stored.freshness.may_serve_while_revalidating(now) {
             return Step::Meanwhile(Arc::clone(stored));
         }
     }
@@ -159,19 +160,19 @@ fn look(
         return Step::NotCached;
     }
     let why = match &found {
-        Some(stored) if stored.life.stale(now).is_none() => "request",
+        Some(stored) if stored.freshness.staleness(now).is_none() => "request",
         Some(_) => "stale",
         None if control.no_cache => "request",
         None if slot.variants.is_empty() => "uri-miss",
         None => "vary-miss",
     };
-    let validates = found.as_ref().is_some_and(|stored| stored.can_be_validated());
+    let validates = found.as_ref().is_some_and(|stored| stored.can_be_revalidated());
     let alone = control.no_cache
         || control.no_store
         || cache_key.head
         || cache_key.conditional && !validates
-        || live.alone.reaches(key, now);
-    let by = by.or_else(|| slot.variants.first().map(|newest| &newest.selecting));
+        || live.uncoalesced.covers(key, now);
+    let by = by.or_else(|| slot.variants.first().map(|newest| &newest.variant));
     let together = by.map_or(*key, |by| by.narrow(key, &request.headers, &live.secret));
     Step::Ask(Asking { found, together: (!alone).then_some(together), why })
 }
@@ -180,29 +181,29 @@ fn look(
 async fn follow(
     request: &mut ProxyRequest,
     cache: &RouteCache,
-    flight: &Flight,
+    flight: &InFlight,
     (cache_key, asking): (&CacheKey, &Asking),
 ) -> Waited {
     let timer = Rc::clone(&request.timer);
     match timer.until(request.deadline, flight.landed()).await {
-        Ok(Landed::Again) => Waited::LookAgain(None),
-        Ok(Landed::Answer(growing)) => {
-            if !growing.selecting.selects(&request.headers, &cache.live.secret) {
-                return Waited::LookAgain(Some(growing.selecting.clone()));
+        Ok(LeaderOutcome::LookAgain) => Waited::LookAgain(None),
+        Ok(LeaderOutcome::Response(growing)) => {
+            if !growing.variant.matches(&request.headers, &cache.live.secret) {
+                return Waited::LookAgain(Some(growing.variant.clone()));
             }
             if !serves_now(cache, cache_key, &growing) {
                 return Waited::Alone;
             }
             match along(request, cache, &growing, asking.why) {
                 Some(response) => Waited::Done(Ok(response)),
-                None if growing.is_broken() => Waited::LookAgain(None),
+                None if growing.is_interrupted() => Waited::LookAgain(None),
                 None => Waited::Alone,
             }
         }
-        Ok(Landed::Alone) => Waited::Alone,
-        Ok(Landed::Failed) => match &asking.found {
-            Some(stored) if stored.life.serves_on_error(clock::now()) => {
-                did(request, cache, Did::Stale);
+        Ok(LeaderOutcome::NotShareable) => Waited::Alone,
+        Ok(LeaderOutcome::Failed) => match &asking.found {
+            Some(stored) if stored.freshness.may_serve_on_error(clock::now()) => {
+                did(request, cache, CacheResult::Stale);
                 Waited::Done(Ok(from_store(request, Arc::clone(stored), Some("stale-if-error"))))
             }
             _ => Waited::Alone,
@@ -219,23 +220,23 @@ async fn follow(
 
 /// What is under way would serve this request, were it stored: it did not go stale meanwhile, and
 /// nobody changed what it tells of.
-fn serves_now(cache: &RouteCache, cache_key: &CacheKey, growing: &Growing) -> bool {
-    let marks = &cache.live.marks;
-    let changed = cache_key.uri.as_ref().is_some_and(|uri| marks.reaches(uri, growing.asked));
-    !changed && growing.life.satisfies(&cache_key.control, clock::now())
+fn serves_now(cache: &RouteCache, cache_key: &CacheKey, growing: &SharedBody) -> bool {
+    let marks = &cache.live.invalidations;
+    let changed = cache_key.uri.as_ref().is_some_and(|uri| marks.covers(uri, growing.asked));
+    !changed && growing.freshness.satisfies(&cache_key.control, clock::now())
 }
 
 /// Reads another's answer along; `None` where its beginning is gone.
 fn along(
     request: &mut ProxyRequest,
     cache: &RouteCache,
-    growing: &Arc<Growing>,
+    growing: &Arc<SharedBody>,
     why: &str,
 ) -> Option<Box<PendingResponse>> {
-    let reader = growing.read()?;
-    did(request, cache, Did::Collapsed);
+    let reader = growing.reader()?;
+    did(request, cache, CacheResult::Coalesced);
     let mut head = head(growing.status, growing.headers.clone());
-    cache_status::aged(&mut head, &growing.life, clock::now());
+    cache_status::aged(&mut head, &growing.freshness, clock::now());
     cache_status::forwarded(&mut head, why, None, "; collapsed");
     Some(PendingResponse::of_nobody(head, PendingBody::Followed(reader)))
 }
@@ -245,7 +246,7 @@ const CONDITIONS: [HeaderName; 2] = [IF_NONE_MATCH, IF_MODIFIED_SINCE];
 
 impl ProxyRequest {
     /// Asks whether what is stored is still what it was; the application's own conditions wait.
-    pub fn validates(&mut self, stored: &Stored) {
+    pub fn validates(&mut self, stored: &StoredResponse) {
         let mut own = HeaderMap::new();
         for name in CONDITIONS {
             for value in self.headers.get_all(&name) {
@@ -253,7 +254,7 @@ impl ProxyRequest {
             }
         }
         self.conditions = Some(Box::new(own));
-        stored.validate(&mut self.headers);
+        stored.add_validators(&mut self.headers);
     }
 
     /// Puts these back.
@@ -269,9 +270,9 @@ impl ProxyRequest {
 }
 
 /// Counts and tells what the cache did; what we ask for anew ourselves is nobody's request.
-pub fn did(request: &mut ProxyRequest, cache: &RouteCache, did: Did) {
+pub fn did(request: &mut ProxyRequest, cache: &RouteCache, did: CacheResult) {
     if !request.record.is_hushed() {
-        cache.live.did(did);
+        cache.live.count(did);
     }
     request.record.cache = Some(did.as_str());
 }
@@ -279,13 +280,13 @@ pub fn did(request: &mut ProxyRequest, cache: &RouteCache, did: Did) {
 /// A stored answer as an answer to this request: whole, its head alone, or that it is known already.
 pub fn from_store(
     request: &ProxyRequest,
-    stored: Arc<Stored>,
+    stored: Arc<StoredResponse>,
     detail: Option<&str>,
 ) -> Box<PendingResponse> {
-    let known = stored.is_known_to(request.conditions.as_deref().unwrap_or(&request.headers));
+    let known = stored.is_unchanged_for(request.conditions.as_deref().unwrap_or(&request.headers));
     let status = if known { StatusCode::NOT_MODIFIED } else { stored.status };
     let mut head = head(status, stored.headers.clone());
-    cache_status::hit(&mut head, &stored.life, clock::now(), detail);
+    cache_status::hit(&mut head, &stored.freshness, clock::now(), detail);
     let body = if known {
         head.headers.remove(CONTENT_LENGTH);
         PendingBody::Whole(Bytes::new(), None)
@@ -301,7 +302,7 @@ pub fn from_store(
 }
 
 /// The part that is asked for, of an answer that is stored whole.
-fn part_of(cache_key: &CacheKey, stored: Arc<Stored>) -> Option<Box<PendingResponse>> {
+fn part_of(cache_key: &CacheKey, stored: Arc<StoredResponse>) -> Option<Box<PendingResponse>> {
     let (from, to) = cache_key.part?.within(stored.length)?;
     if stored.status != StatusCode::OK || stored.is_event_stream() {
         return None;
@@ -310,7 +311,7 @@ fn part_of(cache_key: &CacheKey, stored: Arc<Stored>) -> Option<Box<PendingRespo
     let range = format!("bytes {from}-{}/{}", to - 1, stored.length);
     head.headers.insert(CONTENT_RANGE, HeaderValue::try_from(range).ok()?);
     head.headers.remove(CONTENT_LENGTH);
-    cache_status::hit(&mut head, &stored.life, clock::now(), None);
+    cache_status::hit(&mut head, &stored.freshness, clock::now(), None);
     Some(PendingResponse::of_nobody(head, PendingBody::Stored(Replay::part(stored, from, to))))
 }
 
@@ -322,15 +323,18 @@ fn head(status: StatusCode, headers: HeaderMap) -> Parts {
 
 /// What the cache has for this request, if it went stale no longer ago than `within`: for a mode that
 /// serves stale answers before a provider is asked. `None` also where it must not be served stale.
-pub fn stale(request: &ProxyRequest, within: Duration) -> Option<Arc<Stored>> {
-    request.stored.clone().filter(|stored| stored.life.serves_stale(clock::now(), within))
+pub fn stale(request: &ProxyRequest, within: Duration) -> Option<Arc<StoredResponse>> {
+    request.stored.clone().filter(|stored| stored.freshness.may_serve_stale(clock::now(), within))
 }
 
 /// Answers with that.
-pub fn serve_stale(request: &mut ProxyRequest, stored: Arc<Stored>) -> Box<PendingResponse> {
+pub fn serve_stale(
+    request: &mut ProxyRequest,
+    stored: Arc<StoredResponse>,
+) -> Box<PendingResponse> {
     let route = Arc::clone(&request.route);
     if let Some(cache) = &route.cache {
-        did(request, cache, Did::Stale);
+        did(request, cache, CacheResult::Stale);
     }
     from_store(request, stored, Some("degraded"))
 }

@@ -7,8 +7,8 @@ use tokio::task::spawn_local;
 
 use super::fetch::{Fetch, forward};
 use super::key::CacheKey;
-use crate::cache::coalesce::Turn;
-use crate::cache::entry::Stored;
+use crate::cache::coalesce::CoalesceRole;
+use crate::cache::entry::StoredResponse;
 use crate::clock;
 use crate::proxy::access_log::record::AccessRecord;
 use crate::proxy::handler::finish;
@@ -21,13 +21,13 @@ pub fn begin(
     request: &ProxyRequest,
     cache: &RouteCache,
     cache_key: &CacheKey,
-    stored: &Arc<Stored>,
+    stored: &Arc<StoredResponse>,
 ) {
     if request.is_degraded() {
         return;
     }
-    let key = stored.selecting.narrow(&cache_key.key, &request.headers, &cache.live.secret);
-    let Turn::Lead(lead) = cache.live.flights.enter(key) else { return };
+    let key = stored.variant.narrow(&cache_key.key, &request.headers, &cache.live.secret);
+    let CoalesceRole::Lead(lead) = cache.live.in_flight.join(key) else { return };
     let Some(mut request) = beside(request) else { return };
     let found = Some(Arc::clone(stored));
     let fetch = Fetch { cache_key: cache_key.clone(), found, lead: Some(lead), why: "stale" };

@@ -6,7 +6,7 @@ use http::header::{AGE, HeaderName};
 use http::response::Parts;
 use http::{HeaderValue, StatusCode};
 
-use crate::cache::freshness::Lifetime;
+use crate::cache::freshness::Freshness;
 
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
@@ -18,11 +18,11 @@ fn say(head: &mut Parts, text: &str) {
 }
 
 /// It comes from the store: how old it is, and for how long it would have been fresh.
-pub fn hit(head: &mut Parts, life: &Lifetime, now: Instant, detail: Option<&str>) {
+pub fn hit(head: &mut Parts, life: &Freshness, now: Instant, detail: Option<&str>) {
     aged(head, life, now);
-    let ttl = match life.stale(now) {
+    let ttl = match life.staleness(now) {
         Some(stale) => -(stale.as_secs() as i64),
-        None => life.left(now).as_secs() as i64,
+        None => life.remaining(now).as_secs() as i64,
     };
     let detail = detail.map(|detail| format!("; detail={detail}")).unwrap_or_default();
     say(head, &format!("hit; ttl={ttl}{detail}"));
@@ -35,7 +35,7 @@ pub fn forwarded(head: &mut Parts, why: &str, status: Option<StatusCode>, rest: 
     say(head, &format!("fwd={why}{status}{rest}"));
 }
 
-pub fn aged(head: &mut Parts, life: &Lifetime, now: Instant) {
+pub fn aged(head: &mut Parts, life: &Freshness, now: Instant) {
     head.headers.insert(AGE, HeaderValue::from(life.age(now).as_secs()));
 }
 

@@ -20,8 +20,8 @@ use tokio::time::Sleep;
 use super::body::ResponseBody;
 use super::stored::Recorded;
 use super::stream::{Polled, Streaming};
-use crate::cache::recorder::Recorder;
-use crate::cache::shared_body::Reader;
+use crate::cache::recorder::ResponseRecorder;
+use crate::cache::shared_body::BodyReader;
 use crate::proxy::access_log::record::{AccessRecord, End};
 use crate::upstream::BoxError;
 
@@ -31,7 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// What who asked gets of it.
 pub struct Ahead {
     /// `None` once its client left.
-    reader: Option<Reader>,
+    reader: Option<BodyReader>,
     record: Box<AccessRecord>,
     /// Of the body, where it is known: nobody asks for its end then.
     length: Option<u64>,
@@ -55,8 +55,8 @@ struct Source {
 
 impl Ahead {
     /// What is written down, as a body: read ahead where others may read along.
-    pub fn body(mut inner: Box<Streaming>, recorder: Box<Recorder>) -> ResponseBody {
-        let (reader, length) = (recorder.read_first(), inner.left());
+    pub fn body(mut inner: Box<Streaming>, recorder: Box<ResponseRecorder>) -> ResponseBody {
+        let (reader, length) = (recorder.initiating_reader(), inner.left());
         let record = reader.as_ref().and_then(|_| inner.take_story());
         let recorded = Recorded::new(inner, recorder);
         let Some(mut record) = record else { return ResponseBody::Recorded(Box::new(recorded)) };
@@ -155,7 +155,7 @@ impl Source {
                 Poll::Pending => {
                     // What is all here is stored though its reader is gone.
                     let recorder = self.recorded.as_ref().and_then(Recorded::recorder);
-                    ready!(recorder.map_or(Poll::Pending, |recorder| recorder.poll_deserted(cx)));
+                    ready!(recorder.map_or(Poll::Pending, |recorder| recorder.poll_abandoned(cx)));
                     self.close();
                 }
             }
@@ -170,7 +170,7 @@ impl Source {
         while recorder.poll_room(cx).is_pending() {
             let sleep = || Box::pin(tokio::time::sleep(PATIENCE));
             ready!(self.patience.get_or_insert_with(sleep).as_mut().poll(cx));
-            recorder.leave_behind();
+            recorder.drop_slow_readers();
             self.patience = None;
         }
         self.patience = None;
@@ -179,7 +179,7 @@ impl Source {
 
     fn close_if_deserted(&mut self) {
         let recorder = self.recorded.as_ref().and_then(Recorded::recorder);
-        if recorder.is_some_and(Recorder::is_deserted) {
+        if recorder.is_some_and(ResponseRecorder::is_abandoned) {
             self.close();
         }
     }

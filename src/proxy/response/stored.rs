@@ -14,9 +14,9 @@ use http_body::Frame;
 use tokio::time::Sleep;
 
 use super::stream::{Polled, Streaming};
-use crate::cache::entry::Stored;
-use crate::cache::recorder::Recorder;
-use crate::cache::shared_body::Reader;
+use crate::cache::entry::StoredResponse;
+use crate::cache::recorder::ResponseRecorder;
+use crate::cache::shared_body::BodyReader;
 use crate::clock;
 use crate::proxy::access_log::record::{AccessRecord, End};
 use crate::proxy::request::context::ProxyRequest;
@@ -24,7 +24,7 @@ use crate::proxy::request::context::ProxyRequest;
 /// A stored body, or a part of it, in the frames in which it came; nothing is copied.
 #[derive(Debug)]
 pub struct Replay {
-    stored: Arc<Stored>,
+    stored: Arc<StoredResponse>,
     /// The next frame, and what of it is not asked for.
     at: usize,
     skip: u64,
@@ -34,7 +34,7 @@ pub struct Replay {
 
 /// The answer that another request asked for.
 pub struct Followed {
-    reader: Reader,
+    reader: BodyReader,
     record: Box<AccessRecord>,
     /// Of the body, where it is told: nobody asks for its end then.
     length: Option<u64>,
@@ -48,19 +48,19 @@ pub struct Followed {
 pub struct Recorded {
     inner: Box<Streaming>,
     /// `None` once it is over, or broke.
-    recorder: Option<Box<Recorder>>,
+    recorder: Option<Box<ResponseRecorder>>,
 }
 
 // === impl Replay ===
 
 impl Replay {
-    pub fn new(stored: Arc<Stored>) -> Replay {
+    pub fn new(stored: Arc<StoredResponse>) -> Replay {
         let length = stored.length;
         Replay::part(stored, 0, length)
     }
 
     /// The bytes from `from` up to, but not including, `to`.
-    pub fn part(stored: Arc<Stored>, from: u64, to: u64) -> Replay {
+    pub fn part(stored: Arc<StoredResponse>, from: u64, to: u64) -> Replay {
         let left = to.min(stored.length).saturating_sub(from);
         Replay { stored, at: 0, skip: from, left }
     }
@@ -98,7 +98,7 @@ impl Replay {
 // === impl Followed ===
 
 impl Followed {
-    pub fn new(reader: Reader, request: Box<ProxyRequest>) -> Followed {
+    pub fn new(reader: BodyReader, request: Box<ProxyRequest>) -> Followed {
         // Whoever asked keeps the provider's limit; this one is for when its client is waited for.
         let idle = request.route.tiers[0].candidates[0].provider.policy.timeouts.idle;
         let ProxyRequest { mut record, .. } = *request;
@@ -155,7 +155,7 @@ impl fmt::Debug for Followed {
 // === impl Recorded ===
 
 impl Recorded {
-    pub fn new(inner: Box<Streaming>, recorder: Box<Recorder>) -> Recorded {
+    pub fn new(inner: Box<Streaming>, recorder: Box<ResponseRecorder>) -> Recorded {
         Recorded { inner, recorder: Some(recorder) }
     }
 
@@ -166,7 +166,7 @@ impl Recorded {
             Some(Ok(frame)) => match frame.data_ref() {
                 Some(data) => recorder.push(data),
                 // What is given out again would not have them.
-                None => recorder.give_up(),
+                None => recorder.stop_storing(),
             },
             Some(Err(_)) => self.recorder = None,
             None => self.ends(),
@@ -182,9 +182,9 @@ impl Recorded {
         let failed = self.inner.has_failed();
         if let Some(mut recorder) = self.recorder.take() {
             if failed {
-                recorder.give_up();
+                recorder.stop_storing();
             }
-            recorder.ends();
+            recorder.finish();
         }
     }
 
@@ -197,7 +197,7 @@ impl Recorded {
     }
 
     /// Who writes it down, until it is over, or broke.
-    pub fn recorder(&self) -> Option<&Recorder> {
+    pub fn recorder(&self) -> Option<&ResponseRecorder> {
         self.recorder.as_deref()
     }
 
@@ -220,23 +220,23 @@ impl Drop for Recorded {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::freshness::{Lifetime, Windows};
-    use crate::cache::key::Secret;
-    use crate::cache::vary::Selecting;
+    use crate::cache::freshness::{Freshness, StaleWindows};
+    use crate::cache::key::CacheSecret;
+    use crate::cache::vary::VariantKey;
     use http::{HeaderMap, StatusCode};
 
-    fn stored(frames: &[&'static str]) -> Arc<Stored> {
-        let (secret, headers) = (Secret::new().expect("chance"), HeaderMap::new());
-        let selecting = Selecting::of(&headers, &headers, &secret).expect("no names");
+    fn stored(frames: &[&'static str]) -> Arc<StoredResponse> {
+        let (secret, headers) = (CacheSecret::new().expect("chance"), HeaderMap::new());
+        let selecting = VariantKey::of(&headers, &headers, &secret).expect("no names");
         let (now, whole) = (clock::now(), Duration::from_secs(1));
-        Arc::new(Stored {
+        Arc::new(StoredResponse {
             status: StatusCode::OK,
             headers,
             frames: frames.iter().map(|frame| Bytes::from_static(frame.as_bytes())).collect(),
             length: frames.iter().map(|frame| frame.len() as u64).sum(),
-            life: Lifetime::fixed(now, whole, Windows::default()),
-            selecting,
-            asked: now,
+            freshness: Freshness::fixed(now, whole, StaleWindows::default()),
+            variant: selecting,
+            requested_at: now,
         })
     }
 
