@@ -34,7 +34,7 @@ const BODY_HEADERS: [HeaderName; 5] = [
 
 /// An answer, whole; a freshened one shares its body.
 #[derive(Clone, Debug)]
-pub struct StoredResponse {
+pub struct CachedResponse {
     pub status: StatusCode,
     /// As they are given out, but for `Age`.
     pub headers: HeaderMap,
@@ -51,10 +51,10 @@ pub struct StoredResponse {
 #[derive(Clone, Debug, Default)]
 pub struct CacheEntry {
     /// The newest first.
-    pub variants: Vec<Arc<StoredResponse>>,
+    pub variants: Vec<Arc<CachedResponse>>,
 }
 
-impl StoredResponse {
+impl CachedResponse {
     /// Headers as they are kept: without what is of one hop, of one who asked, or new each time.
     pub fn storable_headers(mut headers: HeaderMap) -> HeaderMap {
         // A cookie is for who asked.
@@ -121,7 +121,7 @@ impl StoredResponse {
     }
 
     /// With what a 304, or a HEAD, says of it now.
-    pub fn refreshed(&self, answer: &HeaderMap, life: Freshness, asked: Instant) -> StoredResponse {
+    pub fn refreshed(&self, answer: &HeaderMap, life: Freshness, asked: Instant) -> CachedResponse {
         let mut headers = self.headers.clone();
         let update = Self::storable_headers(answer.clone());
         for name in update.keys().filter(|name| !BODY_HEADERS.contains(name)) {
@@ -130,7 +130,7 @@ impl StoredResponse {
         for (name, value) in update.iter().filter(|(name, _)| !BODY_HEADERS.contains(name)) {
             headers.append(name.clone(), value.clone());
         }
-        StoredResponse {
+        CachedResponse {
             headers,
             freshness: life,
             requested_at: asked,
@@ -175,17 +175,17 @@ impl CacheEntry {
         &self,
         request: &HeaderMap,
         secret: &CacheSecret,
-        valid: impl Fn(&StoredResponse) -> bool,
-    ) -> Option<Arc<StoredResponse>> {
+        valid: impl Fn(&CachedResponse) -> bool,
+    ) -> Option<Arc<CachedResponse>> {
         let mut fitting = self.variants.iter().filter(|stored| valid(stored));
         fitting.find(|stored| stored.variant.matches(request, secret)).cloned()
     }
 
     /// With one more, in place of the one that the same requests select.
-    pub fn with(&self, stored: Arc<StoredResponse>, most: u64) -> CacheEntry {
+    pub fn with(&self, stored: Arc<CachedResponse>, most: u64) -> CacheEntry {
         let mut weight = 0;
         let others = self.variants.iter().filter(|other| other.variant != stored.variant);
-        let fits = |stored: &&Arc<StoredResponse>| {
+        let fits = |stored: &&Arc<CachedResponse>| {
             weight += stored.weight();
             weight <= most
         };
@@ -193,7 +193,7 @@ impl CacheEntry {
         CacheEntry { variants: variants.cloned().collect() }
     }
 
-    pub fn without(&self, stored: &Arc<StoredResponse>) -> CacheEntry {
+    pub fn without(&self, stored: &Arc<CachedResponse>) -> CacheEntry {
         let others = self.variants.iter().filter(|other| !Arc::ptr_eq(other, stored));
         CacheEntry { variants: others.cloned().collect() }
     }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 
 use super::coalesce::{Leader, LeaderOutcome};
-use super::entry::StoredResponse;
+use super::entry::CachedResponse;
 use super::freshness::Freshness;
 use super::key::CacheKey;
 use super::shared_body::{BodyEnd, BodyReader, SharedBody};
@@ -65,7 +65,7 @@ impl ResponseRecorder {
             asked,
             generation,
         } = draft;
-        let weight = StoredResponse::weight_of(&headers, &selecting, 0, 0);
+        let weight = CachedResponse::weight_of(&headers, &selecting, 0, 0);
         if weight + length.unwrap_or(0) > cache.max_entry_bytes() || !cache.reserve(weight) {
             return None;
         }
@@ -100,7 +100,7 @@ impl ResponseRecorder {
         if data.is_empty() || !self.is_storing && readers == 0 {
             return;
         }
-        let frame = StoredResponse::frame_weight(data.len());
+        let frame = CachedResponse::frame_weight(data.len());
         if self.is_storing
             && (self.weight + frame > self.cache.max_entry_bytes() || !self.cache.reserve(frame))
         {
@@ -149,7 +149,7 @@ impl ResponseRecorder {
             && let Some(frames) = self.body.complete_frames()
         {
             let length = frames.iter().map(|frame| frame.len() as u64).sum();
-            let stored = StoredResponse {
+            let stored = CachedResponse {
                 status: self.body.status,
                 headers: self.body.headers.clone(),
                 frames: frames.into(),

@@ -12,7 +12,7 @@ use quick_cache::sync::{Cache as Answers, DefaultLifecycle};
 use quick_cache::{DefaultHashBuilder, Lifecycle, OptionsBuilder, Weighter};
 
 use super::coalesce::InFlightRequests;
-use super::entry::{CacheEntry, StoredResponse};
+use super::entry::{CacheEntry, CachedResponse};
 use super::invalidation_table::InvalidationTable;
 use super::key::{CacheKey, CacheSecret};
 use super::lock;
@@ -177,7 +177,7 @@ impl Cache {
     }
 
     /// Stores an answer, unless it is too heavy or from before a purge.
-    pub fn put(&self, key: CacheKey, stored: StoredResponse, generation: u64) {
+    pub fn put(&self, key: CacheKey, stored: CachedResponse, generation: u64) {
         let most = self.max_entry_bytes();
         if stored.weight() > most {
             return;
@@ -192,7 +192,7 @@ impl Cache {
     }
 
     /// Forgets this answer.
-    pub fn remove(&self, key: &CacheKey, stored: &Arc<StoredResponse>) {
+    pub fn remove(&self, key: &CacheKey, stored: &Arc<CachedResponse>) {
         let _changing = lock(&self.writing);
         let Some(slot) = self.answers.peek(key) else { return };
         let left = slot.without(stored);

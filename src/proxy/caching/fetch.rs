@@ -11,11 +11,11 @@ use http::header::{AGE, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_LOCATION, VARY
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
 use super::invalidate::is_here;
-use super::key::CacheKey;
+use super::key::CacheLookup;
 use super::lookup::{Outcome, did, from_store};
 use crate::cache::cache_control::CacheControl;
 use crate::cache::coalesce::{Leader, LeaderOutcome};
-use crate::cache::entry::StoredResponse;
+use crate::cache::entry::CachedResponse;
 use crate::cache::freshness::{Freshness, ReceivedHead, StaleWindows};
 use crate::cache::recorder::{RecordingHead, ResponseRecorder};
 use crate::cache::store::CacheResult;
@@ -38,9 +38,9 @@ const ALONE: Duration = Duration::from_secs(5);
 /// What is known of a request when it goes to a provider.
 #[derive(Debug)]
 pub struct Fetch {
-    pub cache_key: CacheKey,
+    pub lookup: CacheLookup,
     /// What is stored for it, and does not serve as it is.
-    pub found: Option<Arc<StoredResponse>>,
+    pub found: Option<Arc<CachedResponse>>,
     /// It asks for others too.
     pub lead: Option<Leader>,
     /// In the words of RFC 9211, 2.2.
@@ -97,7 +97,7 @@ async fn validated(
     cache: &RouteCache,
     fetch: &mut Fetch,
 ) -> (Outcome, bool) {
-    let is_http = fetch.cache_key.uri.is_some();
+    let is_http = fetch.lookup.uri.is_some();
     let found = fetch.found.clone().filter(|stored| is_http && stored.can_be_revalidated());
     let Some(stored) = found else { return (run(request, route).await, false) };
     request.validates(&stored);
@@ -108,14 +108,14 @@ async fn validated(
         _ => return (outcome, true),
     }
     // What is stored is not what stands there, and what does is not here.
-    cache.live.remove(&fetch.cache_key.key, &stored);
+    cache.live.remove(&fetch.lookup.key, &stored);
     (fetch.found, request.stored, request.hurries) = (None, None, false);
     request.attempts = Attempts::default();
     (run_as_it_is(request, route).await, false)
 }
 
 /// A provider's 304 that names another answer than it was asked about (RFC 9111, 4.3.4).
-fn is_of_another(response: &PendingResponse, stored: &StoredResponse) -> bool {
+fn is_of_another(response: &PendingResponse, stored: &CachedResponse) -> bool {
     !response.ours
         && response.head.status == StatusCode::NOT_MODIFIED
         && !stored.matches_not_modified(&response.head.headers)
@@ -128,9 +128,9 @@ fn land(lead: Option<Leader>, landed: LeaderOutcome) {
 }
 
 /// Lets each ask for itself; the next ones, too, where HTTP says that answers there are for one alone.
-fn each_alone(cache: &RouteCache, cache_key: &CacheKey, lead: Option<Leader>) {
-    if lead.is_some() && cache_key.uri.is_some() {
-        cache.live.uncoalesced.record(&cache_key.key, clock::now() + ALONE);
+fn each_alone(cache: &RouteCache, lookup: &CacheLookup, lead: Option<Leader>) {
+    if lead.is_some() && lookup.uri.is_some() {
+        cache.live.uncoalesced.record(&lookup.key, clock::now() + ALONE);
     }
     land(lead, LeaderOutcome::NotShareable);
 }
@@ -171,7 +171,7 @@ fn landed_as(request: &ProxyRequest, outcome: &Outcome) -> LeaderOutcome {
 }
 
 /// What is stored and serves in place of an error.
-fn serves(found: Option<&Arc<StoredResponse>>) -> Option<&Arc<StoredResponse>> {
+fn serves(found: Option<&Arc<CachedResponse>>) -> Option<&Arc<CachedResponse>> {
     found.filter(|stored| stored.freshness.may_serve_on_error(clock::now()))
 }
 
@@ -179,7 +179,7 @@ fn serves(found: Option<&Arc<StoredResponse>>) -> Option<&Arc<StoredResponse>> {
 pub fn stale_or(
     request: &mut ProxyRequest,
     cache: &RouteCache,
-    found: Option<&Arc<StoredResponse>>,
+    found: Option<&Arc<CachedResponse>>,
     outcome: Outcome,
 ) -> Outcome {
     let replaced = match &outcome {
@@ -204,21 +204,21 @@ fn freshened(
     request: &mut ProxyRequest,
     cache: &RouteCache,
     fetch: Fetch,
-    stored: &Arc<StoredResponse>,
+    stored: &Arc<CachedResponse>,
     response: &PendingResponse,
     (asked, generation): (Instant, u64),
 ) -> Box<PendingResponse> {
     did(request, cache, CacheResult::Revalidated);
-    let Fetch { cache_key, lead, why, .. } = fetch;
+    let Fetch { lookup, lead, why, .. } = fetch;
     let mut served = Arc::clone(stored);
     if let Some(anew) = anew(request, cache, stored, response, asked) {
         served = Arc::new(anew.clone());
-        if !cache_key.control.no_store && !request.reduced {
-            cache.live.put(cache_key.key, anew, generation);
+        if !lookup.control.no_store && !request.reduced {
+            cache.live.put(lookup.key, anew, generation);
         }
     }
     if served.freshness.remaining(clock::now()).is_zero() {
-        each_alone(cache, &cache_key, lead);
+        each_alone(cache, &lookup, lead);
     } else {
         land(lead, LeaderOutcome::LookAgain);
     }
@@ -231,10 +231,10 @@ fn freshened(
 fn anew(
     request: &ProxyRequest,
     cache: &RouteCache,
-    stored: &StoredResponse,
+    stored: &CachedResponse,
     response: &PendingResponse,
     asked: Instant,
-) -> Option<StoredResponse> {
+) -> Option<CachedResponse> {
     let mut answer = response.head.headers.clone();
     headers::end_answer_hop(&mut answer, false);
     let anew = stored.refreshed(&answer, stored.freshness.clone(), asked);
@@ -242,7 +242,7 @@ fn anew(
     headers.extend(answer.remove(AGE).map(|age| (AGE, age)));
     let received = received(stored.status, &headers, asked);
     let life = Freshness::from_http(&request.headers, received, windows(cache))?;
-    Some(StoredResponse { freshness: life, ..anew })
+    Some(CachedResponse { freshness: life, ..anew })
 }
 
 fn windows(cache: &RouteCache) -> StaleWindows {
@@ -271,24 +271,24 @@ fn recorded(
     (asked, generation): (Instant, u64),
 ) -> Box<PendingResponse> {
     did(request, cache, CacheResult::Miss);
-    let Fetch { cache_key, lead, why, .. } = fetch;
+    let Fetch { lookup, lead, why, .. } = fetch;
     let length = match &response.body {
         PendingBody::Whole(bytes, None) => Some(bytes.len() as u64),
         _ => length(&response.head.headers),
     };
-    let draft = draft(request, cache, &cache_key, &response, (asked, generation));
+    let draft = draft(request, cache, &lookup, &response, (asked, generation));
     let shared =
         draft.as_ref().is_some_and(|draft| !draft.freshness.remaining(clock::now()).is_zero());
     let recorder = draft.and_then(|draft| ResponseRecorder::begin(&cache.live, draft, length));
     let stored = if recorder.is_some() { "; stored" } else { "" };
     cache_status::forwarded(&mut response.head, why, None, stored);
     let Some(mut recorder) = recorder else {
-        each_alone(cache, &cache_key, lead);
+        each_alone(cache, &lookup, lead);
         return response;
     };
     match lead {
         Some(lead) if shared => recorder.share(lead),
-        lead => each_alone(cache, &cache_key, lead),
+        lead => each_alone(cache, &lookup, lead),
     }
     record(&mut response, recorder);
     response
@@ -312,8 +312,8 @@ pub fn keep_for_get(
     if !explicit || !here.is_some_and(|here| is_here(request, here)) {
         return false;
     }
-    let (cache_key, asked) = (CacheKey::by_get(request, cache), clock::now());
-    let drafted = draft(request, cache, &cache_key, response, (asked, cache.live.generation()));
+    let (lookup, asked) = (CacheLookup::by_get(request, cache), clock::now());
+    let drafted = draft(request, cache, &lookup, response, (asked, cache.live.generation()));
     let length = length(&response.head.headers);
     let Some(recorder) =
         drafted.and_then(|draft| ResponseRecorder::begin(&cache.live, draft, length))
@@ -343,13 +343,13 @@ fn length(headers: &HeaderMap) -> Option<u64> {
 fn draft(
     request: &ProxyRequest,
     cache: &RouteCache,
-    cache_key: &CacheKey,
+    lookup: &CacheLookup,
     response: &PendingResponse,
     (asked, generation): (Instant, u64),
 ) -> Option<RecordingHead> {
     let whole = matches!(response.body, PendingBody::Whole(_, None) | PendingBody::Stream(_));
     let told = request.record.attempts.last()?;
-    if !whole || cache_key.head || cache_key.control.no_store || request.reduced {
+    if !whole || lookup.head || lookup.control.no_store || request.reduced {
         return None;
     }
     let status = response.head.status;
@@ -373,8 +373,8 @@ fn draft(
             (life, VariantKey::of(&request.headers, &coded(&headers), &cache.live.secret)?)
         }
     };
-    let key = cache_key.key;
-    let headers = StoredResponse::storable_headers(headers);
+    let key = lookup.key;
+    let headers = CachedResponse::storable_headers(headers);
     Some(RecordingHead {
         key,
         status,

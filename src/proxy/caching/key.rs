@@ -35,7 +35,7 @@ const IN_QUERY: [&str; 10] = [
 ];
 
 #[derive(Clone, Debug)]
-pub struct CacheKey {
+pub struct CacheLookup {
     pub key: CacheKey,
     /// Of what stands at its URI, for all principals; none where answers are kept by policy.
     pub uri: Option<CacheKey>,
@@ -55,10 +55,10 @@ pub enum Part {
     Last(u64),
 }
 
-impl CacheKey {
+impl CacheLookup {
     /// # Errors
     /// Why it goes past the cache, in the words of RFC 9211, 2.2.
-    pub fn of(request: &ProxyRequest, cache: &RouteCache) -> Result<CacheKey, &'static str> {
+    pub fn of(request: &ProxyRequest, cache: &RouteCache) -> Result<CacheLookup, &'static str> {
         let head = request.method == Method::HEAD;
         let is_http = cache.policy.store == Keeps::Http;
         if if is_http { !head && request.method != Method::GET } else { head } {
@@ -86,7 +86,7 @@ impl CacheKey {
         };
         let conditional = is_http
             && [IF_NONE_MATCH, IF_MODIFIED_SINCE].iter().any(|n| request.headers.contains_key(n));
-        Ok(CacheKey {
+        Ok(CacheLookup {
             key: Asked::of(request, &body).key(secret, &cache.policy.store),
             uri: is_http.then(|| uri(secret, &request.headers, &request.uri)),
             control,
@@ -97,9 +97,9 @@ impl CacheKey {
     }
 
     /// What is stored for a GET, and is the answer to a request that changed it (RFC 9110, 9.3.3).
-    pub fn by_get(request: &ProxyRequest, cache: &RouteCache) -> CacheKey {
+    pub fn by_get(request: &ProxyRequest, cache: &RouteCache) -> CacheLookup {
         let secret = &cache.live.secret;
-        CacheKey {
+        CacheLookup {
             key: Asked::of(request, b"").key(secret, &cache.policy.store),
             uri: Some(uri(secret, &request.headers, &request.uri)),
             control: CacheControl::of_request(&request.headers),

@@ -15,10 +15,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 
 use super::fetch::{Fetch, forward, keep_for_get, stale_or};
 use super::invalidate::changed;
-use super::key::CacheKey;
+use super::key::CacheLookup;
 use super::revalidate;
 use crate::cache::coalesce::{CoalesceRole, InFlight, LeaderOutcome};
-use crate::cache::entry::StoredResponse;
+use crate::cache::entry::CachedResponse;
 use crate::cache::key::CacheKey;
 use crate::cache::shared_body::SharedBody;
 use crate::cache::store::CacheResult;
@@ -39,9 +39,9 @@ pub type Outcome = Result<Box<PendingResponse>, Problem>;
 
 /// What is done next.
 enum Step {
-    Serve(Arc<StoredResponse>),
+    Serve(Arc<CachedResponse>),
     /// It serves while it is asked for anew.
-    Meanwhile(Arc<StoredResponse>),
+    Meanwhile(Arc<CachedResponse>),
     NotCached,
     Ask(Asking),
 }
@@ -49,7 +49,7 @@ enum Step {
 /// A provider is to be asked.
 struct Asking {
     /// What is stored for it, and does not serve as it is.
-    found: Option<Arc<StoredResponse>>,
+    found: Option<Arc<CachedResponse>>,
     /// Requests with the same want the same: one asks for all.
     together: Option<CacheKey>,
     /// In the words of RFC 9211, 2.2.
@@ -66,15 +66,15 @@ enum Waited {
 
 /// Answers from the cache, or through it.
 pub async fn answer(request: &mut ProxyRequest, route: &Route, cache: &RouteCache) -> Outcome {
-    let cache_key = match CacheKey::of(request, cache) {
-        Ok(cache_key) => cache_key,
+    let lookup = match CacheLookup::of(request, cache) {
+        Ok(lookup) => lookup,
         Err(why) => return past(request, route, cache, why).await,
     };
     let (mut selecting, mut looks) = (None, 0);
     loop {
-        let asking = match look(request, cache, &cache_key, selecting.as_ref()) {
-            Step::Serve(stored) => match part_of(&cache_key, Arc::clone(&stored)) {
-                None if cache_key.part.is_some() => {
+        let asking = match look(request, cache, &lookup, selecting.as_ref()) {
+            Step::Serve(stored) => match part_of(&lookup, Arc::clone(&stored)) {
+                None if lookup.part.is_some() => {
                     return past(request, route, cache, "bypass").await;
                 }
                 part => {
@@ -87,17 +87,17 @@ pub async fn answer(request: &mut ProxyRequest, route: &Route, cache: &RouteCach
                 let detail = "it says `only-if-cached`, and nothing that is stored serves it";
                 return Err(Problem::new(Kind::NotCached, detail));
             }
-            _ if cache_key.part.is_some() => return past(request, route, cache, "partial").await,
+            _ if lookup.part.is_some() => return past(request, route, cache, "partial").await,
             Step::Meanwhile(stored) => {
                 did(request, cache, CacheResult::Stale);
-                revalidate::begin(request, cache, &cache_key, &stored);
+                revalidate::begin(request, cache, &lookup, &stored);
                 return Ok(from_store(request, stored, Some("stale-while-revalidate")));
             }
             Step::Ask(asking) => asking,
         };
         let lead = match asking.together.map(|key| cache.live.in_flight.join(key)) {
             Some(CoalesceRole::Follow(flight)) => {
-                match follow(request, cache, &flight, (&cache_key, &asking)).await {
+                match follow(request, cache, &flight, (&lookup, &asking)).await {
                     Waited::Done(outcome) => return outcome,
                     // Where answers vary now by this and now by that, it is not gone round for ever.
                     Waited::LookAgain(Some(_)) if looks == LOOKS => None,
@@ -112,7 +112,7 @@ pub async fn answer(request: &mut ProxyRequest, route: &Route, cache: &RouteCach
             Some(CoalesceRole::Lead(lead)) => Some(lead),
             None => None,
         };
-        let fetch = Fetch { cache_key, found: asking.found, lead, why: asking.why };
+        let fetch = Fetch { lookup, found: asking.found, lead, why: asking.why };
         return forward(request, route, cache, fetch, true).await;
     }
 }
@@ -137,13 +137,13 @@ async fn past(
 fn look(
     request: &ProxyRequest,
     cache: &RouteCache,
-    cache_key: &CacheKey,
+    lookup: &CacheLookup,
     by: Option<&VariantKey>,
 ) -> Step {
     let (live, now) = (&cache.live, clock::now());
-    let CacheKey { key, uri, control, .. } = cache_key;
+    let CacheLookup { key, uri, control, .. } = lookup;
     let slot = live.get(key).unwrap_or_default();
-    let valid = |stored: &StoredResponse| {
+    let valid = |stored: &CachedResponse| {
         uri.as_ref().is_none_or(|uri| !live.invalidations.covers(uri, stored.requested_at))
     };
     let found = slot.find(&request.headers, &live.secret, valid);
@@ -169,8 +169,8 @@ fn look(
     let validates = found.as_ref().is_some_and(|stored| stored.can_be_revalidated());
     let alone = control.no_cache
         || control.no_store
-        || cache_key.head
-        || cache_key.conditional && !validates
+        || lookup.head
+        || lookup.conditional && !validates
         || live.uncoalesced.covers(key, now);
     let by = by.or_else(|| slot.variants.first().map(|newest| &newest.variant));
     let together = by.map_or(*key, |by| by.narrow(key, &request.headers, &live.secret));
@@ -182,7 +182,7 @@ async fn follow(
     request: &mut ProxyRequest,
     cache: &RouteCache,
     flight: &InFlight,
-    (cache_key, asking): (&CacheKey, &Asking),
+    (lookup, asking): (&CacheLookup, &Asking),
 ) -> Waited {
     let timer = Rc::clone(&request.timer);
     match timer.until(request.deadline, flight.landed()).await {
@@ -191,7 +191,7 @@ async fn follow(
             if !growing.variant.matches(&request.headers, &cache.live.secret) {
                 return Waited::LookAgain(Some(growing.variant.clone()));
             }
-            if !serves_now(cache, cache_key, &growing) {
+            if !serves_now(cache, lookup, &growing) {
                 return Waited::Alone;
             }
             match along(request, cache, &growing, asking.why) {
@@ -220,10 +220,10 @@ async fn follow(
 
 /// What is under way would serve this request, were it stored: it did not go stale meanwhile, and
 /// nobody changed what it tells of.
-fn serves_now(cache: &RouteCache, cache_key: &CacheKey, growing: &SharedBody) -> bool {
+fn serves_now(cache: &RouteCache, lookup: &CacheLookup, growing: &SharedBody) -> bool {
     let marks = &cache.live.invalidations;
-    let changed = cache_key.uri.as_ref().is_some_and(|uri| marks.covers(uri, growing.asked));
-    !changed && growing.freshness.satisfies(&cache_key.control, clock::now())
+    let changed = lookup.uri.as_ref().is_some_and(|uri| marks.covers(uri, growing.asked));
+    !changed && growing.freshness.satisfies(&lookup.control, clock::now())
 }
 
 /// Reads another's answer along; `None` where its beginning is gone.
@@ -246,7 +246,7 @@ const CONDITIONS: [HeaderName; 2] = [IF_NONE_MATCH, IF_MODIFIED_SINCE];
 
 impl ProxyRequest {
     /// Asks whether what is stored is still what it was; the application's own conditions wait.
-    pub fn validates(&mut self, stored: &StoredResponse) {
+    pub fn validates(&mut self, stored: &CachedResponse) {
         let mut own = HeaderMap::new();
         for name in CONDITIONS {
             for value in self.headers.get_all(&name) {
@@ -280,7 +280,7 @@ pub fn did(request: &mut ProxyRequest, cache: &RouteCache, did: CacheResult) {
 /// A stored answer as an answer to this request: whole, its head alone, or that it is known already.
 pub fn from_store(
     request: &ProxyRequest,
-    stored: Arc<StoredResponse>,
+    stored: Arc<CachedResponse>,
     detail: Option<&str>,
 ) -> Box<PendingResponse> {
     let known = stored.is_unchanged_for(request.conditions.as_deref().unwrap_or(&request.headers));
@@ -302,8 +302,8 @@ pub fn from_store(
 }
 
 /// The part that is asked for, of an answer that is stored whole.
-fn part_of(cache_key: &CacheKey, stored: Arc<StoredResponse>) -> Option<Box<PendingResponse>> {
-    let (from, to) = cache_key.part?.within(stored.length)?;
+fn part_of(lookup: &CacheLookup, stored: Arc<CachedResponse>) -> Option<Box<PendingResponse>> {
+    let (from, to) = lookup.part?.within(stored.length)?;
     if stored.status != StatusCode::OK || stored.is_event_stream() {
         return None;
     }
@@ -323,14 +323,14 @@ fn head(status: StatusCode, headers: HeaderMap) -> Parts {
 
 /// What the cache has for this request, if it went stale no longer ago than `within`: for a mode that
 /// serves stale answers before a provider is asked. `None` also where it must not be served stale.
-pub fn stale(request: &ProxyRequest, within: Duration) -> Option<Arc<StoredResponse>> {
+pub fn stale(request: &ProxyRequest, within: Duration) -> Option<Arc<CachedResponse>> {
     request.stored.clone().filter(|stored| stored.freshness.may_serve_stale(clock::now(), within))
 }
 
 /// Answers with that.
 pub fn serve_stale(
     request: &mut ProxyRequest,
-    stored: Arc<StoredResponse>,
+    stored: Arc<CachedResponse>,
 ) -> Box<PendingResponse> {
     let route = Arc::clone(&request.route);
     if let Some(cache) = &route.cache {

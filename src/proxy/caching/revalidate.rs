@@ -6,9 +6,9 @@ use http_body_util::BodyExt;
 use tokio::task::spawn_local;
 
 use super::fetch::{Fetch, forward};
-use super::key::CacheKey;
+use super::key::CacheLookup;
 use crate::cache::coalesce::CoalesceRole;
-use crate::cache::entry::StoredResponse;
+use crate::cache::entry::CachedResponse;
 use crate::clock;
 use crate::proxy::access_log::record::AccessRecord;
 use crate::proxy::handler::finish;
@@ -20,17 +20,17 @@ use crate::snapshot::RouteCache;
 pub fn begin(
     request: &ProxyRequest,
     cache: &RouteCache,
-    cache_key: &CacheKey,
-    stored: &Arc<StoredResponse>,
+    lookup: &CacheLookup,
+    stored: &Arc<CachedResponse>,
 ) {
     if request.is_degraded() {
         return;
     }
-    let key = stored.variant.narrow(&cache_key.key, &request.headers, &cache.live.secret);
+    let key = stored.variant.narrow(&lookup.key, &request.headers, &cache.live.secret);
     let CoalesceRole::Lead(lead) = cache.live.in_flight.join(key) else { return };
     let Some(mut request) = beside(request) else { return };
     let found = Some(Arc::clone(stored));
-    let fetch = Fetch { cache_key: cache_key.clone(), found, lead: Some(lead), why: "stale" };
+    let fetch = Fetch { lookup: lookup.clone(), found, lead: Some(lead), why: "stale" };
     drop(spawn_local(async move {
         let route = Arc::clone(&request.route);
         let Some(cache) = &route.cache else { return };

@@ -18,7 +18,7 @@ use http::Uri;
 use http::header::HeaderName;
 
 use super::effects::DegradationEffects;
-use crate::cache::entry::StoredResponse;
+use crate::cache::entry::CachedResponse;
 use crate::clock;
 use crate::live::degradation::episode::{Episode, Touch};
 use crate::policy::sections::model::{Action, Reduction, Respond};
@@ -48,7 +48,7 @@ pub struct InForce<'r> {
 
 /// What answers in the place of a provider.
 enum Answer<'r> {
-    Stale(Arc<StoredResponse>),
+    Stale(Arc<CachedResponse>),
     Shed,
     Respond(&'r Respond),
 }

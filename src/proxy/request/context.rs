@@ -12,7 +12,7 @@ use hyper::upgrade::OnUpgrade;
 
 use super::body::RequestBody;
 use super::overrides::Overrides;
-use crate::cache::entry::StoredResponse;
+use crate::cache::entry::CachedResponse;
 use crate::live::buffers::Reservation;
 use crate::live::queue::wait_queue::Place;
 use crate::live::quota::usage_meter::Turn;
@@ -73,7 +73,7 @@ pub struct ProxyRequest {
     /// On end, because what stood in its way had gone.
     pub looks_again: u8,
     /// What its route's cache has for it, and does not serve as it is.
-    pub stored: Option<Arc<StoredResponse>>,
+    pub stored: Option<Arc<CachedResponse>>,
     /// A mode has changed what is asked for, or of whom: its answer is not kept.
     pub reduced: bool,
     /// The application's own, while it is asked with those of what is stored.

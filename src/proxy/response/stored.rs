@@ -14,7 +14,7 @@ use http_body::Frame;
 use tokio::time::Sleep;
 
 use super::stream::{Polled, Streaming};
-use crate::cache::entry::StoredResponse;
+use crate::cache::entry::CachedResponse;
 use crate::cache::recorder::ResponseRecorder;
 use crate::cache::shared_body::BodyReader;
 use crate::clock;
@@ -24,7 +24,7 @@ use crate::proxy::request::context::ProxyRequest;
 /// A stored body, or a part of it, in the frames in which it came; nothing is copied.
 #[derive(Debug)]
 pub struct Replay {
-    stored: Arc<StoredResponse>,
+    stored: Arc<CachedResponse>,
     /// The next frame, and what of it is not asked for.
     at: usize,
     skip: u64,
@@ -54,13 +54,13 @@ pub struct Recorded {
 // === impl Replay ===
 
 impl Replay {
-    pub fn new(stored: Arc<StoredResponse>) -> Replay {
+    pub fn new(stored: Arc<CachedResponse>) -> Replay {
         let length = stored.length;
         Replay::part(stored, 0, length)
     }
 
     /// The bytes from `from` up to, but not including, `to`.
-    pub fn part(stored: Arc<StoredResponse>, from: u64, to: u64) -> Replay {
+    pub fn part(stored: Arc<CachedResponse>, from: u64, to: u64) -> Replay {
         let left = to.min(stored.length).saturating_sub(from);
         Replay { stored, at: 0, skip: from, left }
     }
@@ -225,11 +225,11 @@ mod tests {
     use crate::cache::vary::VariantKey;
     use http::{HeaderMap, StatusCode};
 
-    fn stored(frames: &[&'static str]) -> Arc<StoredResponse> {
+    fn stored(frames: &[&'static str]) -> Arc<CachedResponse> {
         let (secret, headers) = (CacheSecret::new().expect("chance"), HeaderMap::new());
         let selecting = VariantKey::of(&headers, &headers, &secret).expect("no names");
         let (now, whole) = (clock::now(), Duration::from_secs(1));
-        Arc::new(StoredResponse {
+        Arc::new(CachedResponse {
             status: StatusCode::OK,
             headers,
             frames: frames.iter().map(|frame| Bytes::from_static(frame.as_bytes())).collect(),
