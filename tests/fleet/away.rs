@@ -4,7 +4,7 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::scene::state;
+use crate::fixtures::state;
 use crate::stage::{
     LONG, MS, SECOND, Stop, beside_others, call, keep_calling, known, stored, trip, wait_for_state,
     yaml,

@@ -4,7 +4,7 @@ use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 
-use crate::scene::breaker;
+use crate::fixtures::breaker;
 use crate::stage::{
     LONG, beside_others, call, call_until_served, stored, trip, wait_for_state, yaml, yaml_of,
 };

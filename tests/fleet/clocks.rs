@@ -42,7 +42,7 @@ fn quiet_after_a_hold(fleet: &Fleet, a: &Origin, step: impl FnOnce()) -> Duratio
     assert_eq!(call(&fleet[0]).status, 429);
     let told = a.requests()[before].at;
     seen("every host holds", || {
-        let held = |host| crate::scene::api(host, "/api/circuit-breakers")["held"].clone();
+        let held = |host| crate::fixtures::api(host, "/api/circuit-breakers")["held"].clone();
         let held: Vec<_> = fleet.iter().map(held).collect();
         let all = held.iter().all(|held| held[0]["left_ms"].is_u64());
         all.then_some(()).ok_or(format!("{held:?}"))
@@ -136,7 +136,7 @@ fn leases_outlive_no_jump_of_the_clock() {
     let mut client = prober.client();
     seen("a probe is at the provider", || {
         client = prober.client();
-        client.send_only(&crate::scene::chat());
+        client.send_only(&crate::fixtures::chat());
         (a.count() > before).then_some(()).ok_or(format!("{:?}", stored(&redis)))
     });
     // Its lease ends in an hour by the clock, and its host is gone.

@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::Instant;
 
-use crate::scene::state;
+use crate::fixtures::state;
 use crate::stage::{
     Clocks, KEY, MS, Stop, alone, keep_calling, known, stored, transitions, wait_for_state, yaml,
 };

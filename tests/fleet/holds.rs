@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::Instant;
 
-use crate::scene::api;
+use crate::fixtures::api;
 use crate::stage::{LONG, MS, SECOND, Stop, alone, beside_others, keep_calling, yaml};
 use crate::support::{Behaviour, Fleet, Origin, RedisServer, Request, fleet, seen};
 

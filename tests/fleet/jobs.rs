@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::scene::{api, chat, policy, problem, route};
+use crate::fixtures::{api, chat, policy, problem, route};
 use crate::stage::beside_others;
 use crate::support::fleet::host;
 use crate::support::redis::{Cluster, Reply};

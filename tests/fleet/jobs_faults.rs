@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use tempfile::TempDir;
 
+use crate::fixtures::api;
 use crate::jobs::{Hosts, ask, job, open_jobs, pause, runs, taken, yaml};
-use crate::scene::api;
 use crate::stage::{MS, alone, beside_others};
 use crate::support::fleet::{host, wait_until_attached};
 use crate::support::redis::Reply;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::scene::chat;
+use crate::fixtures::chat;
 use crate::stage::{LONG, MS, SECOND, Stop, alone, beside_others, yaml_of};
 use crate::support::fleet::{fleet_at, is_attached, key, told};
 use crate::support::{Behaviour, Fleet, Origin, RedisServer, Sidecar, fleet, seen};

@@ -4,7 +4,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::scene::state;
+use crate::fixtures::state;
 use crate::stage::{
     EAGER, MS, SECOND, Stop, alone, beside_others, call, call_until_served, epochs_never_decrease,
     keep_calling, known, one_register, stored, trip, wait_for_state, yaml,

@@ -10,8 +10,8 @@
 mod support;
 
 #[allow(dead_code)]
-#[path = "../sidecar/scene.rs"]
-mod scene;
+#[path = "../sidecar/fixtures.rs"]
+mod fixtures;
 
 mod away;
 mod board;

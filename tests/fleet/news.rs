@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::scene::{api, state};
+use crate::fixtures::{api, state};
 use crate::stage::{alone, call, call_until_served, yaml};
 use crate::support::{Behaviour, Fleet, Origin, RedisServer, Sidecar, fleet, seen};
 

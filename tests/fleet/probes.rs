@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::scene::{pace, state};
+use crate::fixtures::{pace, state};
 use crate::stage::{
     EAGER, MS, SECOND, Stop, alone, beside_others, call, call_until_served, keep_calling, stored,
     transitions, trip, wait_for_state, yaml, yaml_of,
@@ -28,7 +28,7 @@ fn probe_that_hangs(a: &Origin, host: &Sidecar, redis: &RedisServer) -> (Instant
     let mut waiting = Vec::new();
     let probed = seen("a probe is at the provider", || {
         let mut client = host.client();
-        client.send_only(&crate::scene::chat());
+        client.send_only(&crate::fixtures::chat());
         waiting.push(client);
         let probe = a.requests().into_iter().nth(before);
         probe.map(|probe| probe.at).ok_or_else(|| format!("{:?}", stored(redis)))

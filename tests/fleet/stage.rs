@@ -6,7 +6,7 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread::{Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::scene::{chat, pace, state};
+use crate::fixtures::{chat, pace, state};
 use crate::support::fleet::{key, told};
 use crate::support::redis::Reply;
 use crate::support::{Behaviour, Fleet, Origin, RedisServer, Sidecar, seen};

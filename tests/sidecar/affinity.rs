@@ -1,6 +1,6 @@
 //! Requests of one session go to the same address, while it can be asked.
 
-use crate::scene::{alone, chat, is_from, policy, route};
+use crate::fixtures::{alone, chat, is_from, policy, route};
 use crate::support::{Behaviour, Origin, Sidecar};
 
 fn scene(origins: &[Origin; 3], ttl: &str) -> Sidecar {

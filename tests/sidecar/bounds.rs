@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::scene::{alone, chat, pace, policy, problem, route};
+use crate::fixtures::{alone, chat, pace, policy, problem, route};
+use crate::raw_tcp::{Peer, RawClient};
 use crate::support::{Behaviour, Client, End, Origin, Sidecar, Signal};
-use crate::wire::{Peer, Wire};
 
 const BUFFERED: u64 = 8;
 const BAR: u64 = BUFFERED + 64;
@@ -69,7 +69,7 @@ fn idle_connections_cost_little_and_keep_nobody_out() {
 fn a_byte_at_a_time_is_kept_as_a_byte() {
     let (_origin, _deaf, sidecar) = scene("");
     let head = "POST /v1 HTTP/1.1\r\nhost: a\r\ncontent-length: 100000\r\n\r\n";
-    let mut slow: Vec<_> = (0..50).map(|_| Wire::to(&sidecar.url("/"))).collect();
+    let mut slow: Vec<_> = (0..50).map(|_| RawClient::to(&sidecar.url("/"))).collect();
     slow.iter_mut().for_each(|wire| wire.write(head));
     assert_served(&sidecar);
     let before = peak(&sidecar);

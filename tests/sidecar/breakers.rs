@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::scene::{
+use crate::fixtures::{
     CHAT, alone, api, breaker, chat, chat_for, is_from, policy, problem, reload, route, state,
 };
 use crate::support::{Behaviour, Call, Gate, Origin, Sidecar, Stream};
@@ -177,8 +177,8 @@ fn a_client_that_leaves_is_nobodys_failure() {
         }
         assert_eq!(state(&sidecar, "a"), "closed");
     }
-    for story in sidecar.access_log() {
-        assert_eq!(story["end"], "client_left", "{story}");
+    for access_record in sidecar.access_log() {
+        assert_eq!(access_record["end"], "client_left", "{access_record}");
     }
     a.set(Behaviour::Chat);
     assert_eq!(sidecar.send(&chat()).status, 200);

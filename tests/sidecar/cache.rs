@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::scene::{GENEROUS, alone, api, policy, problem, route, state, story};
+use crate::fixtures::{GENEROUS, access_record, alone, api, policy, problem, route, state};
 use crate::support::{Behaviour, Call, Gate, Origin, Response, Sidecar};
 
 /// A route for everything with a cache of 1 MiB; `windows` in its braces.
@@ -53,7 +53,7 @@ fn a_fresh_answer_is_served_again_and_tells_its_age() {
     assert!(told(&again).starts_with("outrigger; hit; ttl="), "{}", told(&again));
     assert_eq!((again.status, again.text(), again.header("age")), (200, "hello".into(), Some("0")));
     assert_eq!(again.header("content-length"), Some("5"));
-    assert_eq!(story(&sidecar, 2)["cache"], "hit");
+    assert_eq!(access_record(&sidecar, 2)["cache"], "hit");
     sidecar.send(&Call::get("/x?y=2"));
     assert_eq!(a.count(), 2, "another query is another thing");
     assert_eq!(
@@ -114,7 +114,7 @@ fn all_providers_dead_and_a_warm_cache_serves_at_once_and_says_that_it_is_stale(
     assert_eq!(state(&sidecar, "a"), "open");
     times.sort();
     assert!(times[198] < Duration::from_millis(5), "p99 {:?}", times[198]);
-    assert_eq!(story(&sidecar, 201)["cache"], "stale");
+    assert_eq!(access_record(&sidecar, 201)["cache"], "stale");
     assert_eq!(problem(&client.send(&Call::get("/cold"))), "breaker-open");
 }
 
@@ -211,7 +211,7 @@ fn what_the_provider_says_is_another_is_asked_for_anew() {
     assert_eq!(asked, [None, Some("\"1\"".to_owned()), None]);
     assert_eq!(sidecar.send(&Call::get("/x")).text(), "new");
     assert_eq!(a.count(), 3);
-    let attempts = story(&sidecar, 2)["attempts"].clone();
+    let attempts = access_record(&sidecar, 2)["attempts"].clone();
     assert_eq!(attempts.as_array().map(Vec::len), Some(2), "{attempts}");
 }
 
@@ -247,7 +247,7 @@ fn a_part_of_what_is_stored_whole_is_served() {
         let told = format!("bytes {from}-{}/{}", to - 1, body.len());
         assert_eq!(part.header("content-range"), Some(&*told));
     }
-    assert_eq!(story(&sidecar, 4)["bytes_out"], 7);
+    assert_eq!(access_record(&sidecar, 4)["bytes_out"], 7);
     assert_eq!(a.count(), 1);
 }
 
@@ -317,7 +317,7 @@ fn what_is_stored_outlives_a_reload_and_is_forgotten_by_hand() {
     let a = Origin::start(fresh("x"));
     let sidecar = alone(&yaml(&a, "", ""));
     sidecar.send(&Call::get("/x"));
-    crate::scene::reload(&sidecar, || {
+    crate::fixtures::reload(&sidecar, || {
         sidecar.write_policy("policy", &yaml(&a, ", stale_if_error: 2h", ""));
     });
     assert!(told(&sidecar.send(&Call::get("/x"))).contains("hit"));

@@ -4,7 +4,7 @@ use std::thread;
 
 use serde_json::json;
 
-use crate::scene::{CHAT, GENEROUS, alone, chat_for, policy, route, story};
+use crate::fixtures::{CHAT, GENEROUS, access_record, alone, chat_for, policy, route};
 use crate::support::{
     Answer, Behaviour, Call, Client, End, Ending, Gate, Origin, Response, Sidecar, Stream,
 };
@@ -213,7 +213,7 @@ fn when_who_asks_leaves_in_the_middle_those_who_read_along_get_all_of_it() {
     let mut second = two.read_answer("POST").expect("a head");
     assert!(second.next_event().is_some());
     drop(one);
-    let left = story(&sidecar, 1);
+    let left = access_record(&sidecar, 1);
     assert_eq!(left["end"], "client_left");
     gate.open_wide();
     assert_eq!((second.events().len(), second.end()), (6, End::Complete));
@@ -246,10 +246,10 @@ fn who_asks_and_stops_reading_holds_up_nobody_who_reads_along() {
     gate.open_wide();
     // The sockets hold a part of it only.
     assert_eq!((second.events().len(), second.end()), (frames + 2, End::Complete));
-    let follower = story(&sidecar, 1);
+    let follower = access_record(&sidecar, 1);
     assert_eq!((&follower["cache"], &follower["tokens_out"]), (&json!("coalesced"), &json!(null)));
     assert_eq!((first.events().len(), first.end()), (frames + 2, End::Complete));
-    let leader = story(&sidecar, 2);
+    let leader = access_record(&sidecar, 2);
     assert_eq!((&leader["cache"], &leader["end"]), (&json!("miss"), &json!("answered")));
     assert_eq!((&leader["tokens_out"], &leader["cost"]), (&json!(5), &json!(13.0)));
     assert_eq!(leader["bytes_out"], follower["bytes_out"]);
@@ -268,10 +268,10 @@ fn who_asks_and_leaves_alone_takes_the_exchange_along() {
     assert!(answer.next_event().is_some());
     drop(client);
     a.wait_for_open_connections(0);
-    let left = story(&sidecar, 1);
+    let left = access_record(&sidecar, 1);
     assert_eq!(left["end"], "client_left");
     assert!(left["bytes_out"].as_u64().is_some_and(|bytes| bytes > 0), "{left}");
-    let held = crate::scene::api(&sidecar, "/api/caches");
+    let held = crate::fixtures::api(&sidecar, "/api/caches");
     assert_eq!(held["caches"][0]["recording_bytes"], 0);
     gate.open_wide();
 }
@@ -319,12 +319,12 @@ fn a_body_that_never_ends_passes_and_is_given_up_at_the_bound() {
         assert!(second.next_event().is_some(), "{n}: who keeps up reads along to the end");
     }
     assert_eq!(a.count(), 1);
-    let held = crate::scene::api(&sidecar, "/api/caches");
+    let held = crate::fixtures::api(&sidecar, "/api/caches");
     assert_eq!(held["caches"][0]["entries"], 0, "{held}");
     drop((first, second));
     drop((one, two));
     sidecar.wait_until(|sidecar| {
-        crate::scene::api(sidecar, "/api/caches")["caches"][0]["recording_bytes"] == 0
+        crate::fixtures::api(sidecar, "/api/caches")["caches"][0]["recording_bytes"] == 0
     });
 }
 

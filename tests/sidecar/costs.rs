@@ -7,7 +7,7 @@ use std::thread;
 
 use serde_json::{Value, json};
 
-use crate::scene::{CHAT, alone, chat, policy, problem, route, story};
+use crate::fixtures::{CHAT, access_record, alone, chat, policy, problem, route};
 use crate::support::{Behaviour, Call, Ending, Origin, Sidecar, Stream};
 
 const CALLS: u64 = 10_000;
@@ -128,7 +128,7 @@ fn what_repeats_cost_is_told_apart() {
         |attempt: &str| sum(&sidecar, "outrigger_cost_total{", &format!("attempt=\"{attempt}\""));
     assert!((cost("first") - 100.0 * 10.0 / 1e6).abs() < 1e-12, "{}", cost("first"));
     assert!((cost("retry") - 10.0 * 10.0 / 1e6).abs() < 1e-3, "{}", cost("retry"));
-    let told = story(&sidecar, 1);
+    let told = access_record(&sidecar, 1);
     assert!(told["tokens_out"].as_u64().is_some_and(|tokens| tokens >= 110), "{told}");
     assert!(told["cost"].as_f64().is_some_and(|cost| cost > 0.001), "{told}");
 }
@@ -147,7 +147,7 @@ fn a_cost_budget_stops_repeats_and_the_answer_says_so() {
     assert_eq!(a.count(), 1 + 3, "the first attempt is not a repeat's cost");
     let says = response.header("proxy-status").expect("a Proxy-Status");
     assert!(says.contains("cost budget"), "{says}");
-    assert_eq!(story(&sidecar, 1)["not_repeated"], "cost_budget");
+    assert_eq!(access_record(&sidecar, 1)["not_repeated"], "cost_budget");
     for _ in 0..5 {
         sidecar.send(&chat());
     }
@@ -173,7 +173,7 @@ fn a_stream_that_is_cut_is_put_down_with_what_it_said() {
     let _ = sidecar.client().start(&call).rest();
     sidecar.wait_until(|sidecar| sum(sidecar, "outrigger_tokens_total{", "model=\"claude\"") > 0.0);
     assert_eq!(sum(&sidecar, "outrigger_tokens_total{", "direction=\"input\""), 25.0);
-    assert_eq!(story(&sidecar, 1)["tokens_in"], 25);
+    assert_eq!(access_record(&sidecar, 1)["tokens_in"], 25);
 }
 
 #[test]

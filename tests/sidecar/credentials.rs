@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::scene::{GENEROUS, alone, chat, classes, is_from, policy, route, story};
+use crate::fixtures::{GENEROUS, access_record, alone, chat, classes, is_from, policy, route};
 use crate::support::{Behaviour, Call, Origin, Sidecar};
 
 /// Every header in which an application may carry a credential.
@@ -111,7 +111,10 @@ fn a_refused_credential_gives_way_to_the_next() {
     let first = seen.iter().filter(|key| *key == "Bearer first").count();
     assert_eq!((first, seen.len()), (1, 11), "held after its 401: {seen:?}");
     let stories = sidecar.wait_for_access(10);
-    let moved = stories.iter().find(|story| classes(story).len() == 2).expect("one request moved");
+    let moved = stories
+        .iter()
+        .find(|access_record| classes(access_record).len() == 2)
+        .expect("one request moved");
     assert_eq!(classes(moved), ["credential", "success"]);
     let told = |i: usize| moved["attempts"][i]["credential"].as_str();
     assert_eq!((told(0), told(1)), (Some("env:KEY_A"), Some("env:KEY_B")));
@@ -142,7 +145,7 @@ fn a_sole_credential_is_never_held() {
     }
     a.set(Behaviour::Chat);
     assert_eq!(sidecar.send(&chat()).status, 200);
-    assert_eq!(classes(&story(&sidecar, 1)), ["credential"]);
+    assert_eq!(classes(&access_record(&sidecar, 1)), ["credential"]);
 }
 
 #[test]

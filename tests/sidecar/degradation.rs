@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::scene::{
-    CHAT, GENEROUS, alone, api, chat, is_from, policy, problem, reload, route, story,
+use crate::fixtures::{
+    CHAT, GENEROUS, access_record, alone, api, chat, is_from, policy, problem, reload, route,
 };
 use crate::support::{Behaviour, Call, Ending, Origin, Request, Response, Sidecar, Stream};
 
@@ -126,7 +126,7 @@ fn an_open_breaker_is_heard_of_at_once() {
         (&standing["impact"]["use"], &standing["impact"]["errors_avoided"]),
         (&json!(1), &json!(1))
     );
-    let told = story(&sidecar, 2);
+    let told = access_record(&sidecar, 2);
     assert_eq!(told["degraded"], json!([{ "mode": "brownout", "action": "use" }]));
     let (status, text) = sidecar.admin_post("/api/circuit-breakers/reset/a", &json!({}));
     assert_eq!(status, 200, "{text}");
@@ -176,7 +176,7 @@ fn a_body_that_was_not_kept_goes_as_it_came_and_the_log_says_so() {
     let body = json!({ "model": "small", "text": "x".repeat(5000) });
     assert_eq!(sidecar.send(&Call::json(CHAT, &body)).status, 200);
     assert_eq!((sent_json(&origin.last()), origin.last().headers.get("x-low")), (body, Some("a")));
-    assert_eq!(story(&sidecar, 1)["not_reduced"], "body");
+    assert_eq!(access_record(&sidecar, 1)["not_reduced"], "body");
 }
 
 #[test]
@@ -209,7 +209,7 @@ fn a_class_and_those_below_it_are_turned_away_and_the_rest_is_answered() {
     assert_eq!(answer.json(), json!({ "id": "a\"b", "mode": "dead" }));
     assert_eq!(answer.header("content-type"), Some("application/json"));
     let made = sidecar.send(&of("high")).json()["id"].as_str().expect("an id").to_owned();
-    assert_eq!(story(&sidecar, 6)["request_id"], made.as_str());
+    assert_eq!(access_record(&sidecar, 6)["request_id"], made.as_str());
     assert_eq!(origin.count(), 1);
     let touched = |mode: &str, action: &str| {
         let labels = format!(r#"{{mode="{mode}",action="{action}"}}"#);

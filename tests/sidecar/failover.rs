@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use crate::scene::{GENEROUS, alone, chat, classes, is_from, median, policy, route, state, story};
+use crate::fixtures::{
+    GENEROUS, access_record, alone, chat, classes, is_from, median, policy, route, state,
+};
 use crate::support::{Behaviour, Client, Origin, Sidecar};
 
 const TIERS: [&str; 2] = ["providers: [a, b], balance: first", "providers: [a], fallback: [b]"];
@@ -45,7 +47,7 @@ fn a_refused_connection_costs_less_than_50_ms() {
         let more = dead.saturating_sub(sound);
         assert!(more <= Duration::from_millis(50), "{tiers}: {dead:?} instead of {sound:?}");
         assert_eq!(a.count(), 0);
-        assert_eq!(classes(&story(&sidecar, 31)), ["unsent", "success"], "{tiers}");
+        assert_eq!(classes(&access_record(&sidecar, 31)), ["unsent", "success"], "{tiers}");
     }
 }
 
@@ -90,8 +92,8 @@ fn once_the_breaker_is_open_no_request_waits_for_the_dead() {
         let (sound, dead) = costs(&sidecar, &b, 15);
         let more = dead.saturating_sub(sound);
         assert!(more <= Duration::from_millis(50), "{tiers}: {dead:?} instead of {sound:?}");
-        for story in &sidecar.wait_for_access(asked + 31)[asked..] {
-            assert_eq!(classes(story), ["success"], "{tiers}: {story}");
+        for access_record in &sidecar.wait_for_access(asked + 31)[asked..] {
+            assert_eq!(classes(access_record), ["success"], "{tiers}: {access_record}");
         }
     }
 }
@@ -114,5 +116,8 @@ fn every_provider_refusing_is_told_as_unreachable() {
     let yaml =
         policy(&[("a", &a.url(), more), ("b", &b.url(), more)], &(route(TIERS[0]) + GENEROUS));
     let response = alone(&yaml).send(&chat());
-    assert_eq!((response.status, crate::scene::problem(&response).as_str()), (502, "unreachable"));
+    assert_eq!(
+        (response.status, crate::fixtures::problem(&response).as_str()),
+        (502, "unreachable")
+    );
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::scene::{CHAT, GENEROUS, classes, is_from, pace, policy, route, story};
+use crate::fixtures::{CHAT, GENEROUS, access_record, classes, is_from, pace, policy, route};
 use crate::support::{Behaviour, Call, End, Ending, Gate, Origin, Response, Sidecar, Stream};
 
 /// The primary's limits, and what may come on top of them.
@@ -336,7 +336,7 @@ fn a_context_that_is_too_long_goes_to_the_larger_model() {
         let fault = Behaviour::Status(400, headers.clone(), error.to_string());
         let (a, sidecar) = survives("too long", fault, style, "");
         assert_eq!(a.count(), CALLS, "it is asked once for each, and not again");
-        assert_eq!(classes(&story(&sidecar, CALLS)), ["too_large", "success"]);
+        assert_eq!(classes(&access_record(&sidecar, CALLS)), ["too_large", "success"]);
     }
     survives("an event", events(&[error], Ending::Complete), Streamed, "");
 }

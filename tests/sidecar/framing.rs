@@ -1,9 +1,9 @@
 //! Requests that two parties could read in two ways are refused, and their connection is closed
 //! (RFC 9112, 2.2, 3.2, 5.1, 6.3, 7.1): what the provider reads is what was read here.
 
-use crate::scene::{alone, chat, policy, route};
+use crate::fixtures::{alone, chat, policy, route};
+use crate::raw_tcp::{Peer, RawClient};
 use crate::support::{Behaviour, Call, Origin, Sidecar};
-use crate::wire::{Peer, Wire};
 
 fn scene() -> (Origin, Sidecar) {
     let a = Origin::start(Behaviour::Chat);
@@ -13,7 +13,7 @@ fn scene() -> (Origin, Sidecar) {
 
 /// Everything that the sidecar says to these bytes until it closes.
 fn say(sidecar: &Sidecar, bytes: impl AsRef<[u8]>) -> String {
-    let mut wire = Wire::to(&sidecar.url("/"));
+    let mut wire = RawClient::to(&sidecar.url("/"));
     wire.offer(bytes);
     wire.read_to_close()
 }
@@ -166,7 +166,7 @@ fn a_length_beside_a_transfer_encoding_smuggles_nothing() {
 fn a_body_on_a_get_is_the_same_body_for_the_provider() {
     let (a, sidecar) = scene();
     let smuggled = "GET /smuggled HTTP/1.1\r\nhost: a\r\n\r\n";
-    let mut wire = Wire::to(&sidecar.url("/"));
+    let mut wire = RawClient::to(&sidecar.url("/"));
     let length = smuggled.len();
     wire.write(format!(
         "GET /seen HTTP/1.1\r\nhost: a\r\ncontent-length: {length}\r\n\r\n{smuggled}"
@@ -179,7 +179,7 @@ fn a_body_on_a_get_is_the_same_body_for_the_provider() {
 fn requests_that_come_before_their_turn_are_answered_in_their_turn() {
     let peer = Peer::start();
     let sidecar = alone(&policy(&[("a", &peer.url(), "")], &route("providers: [a]")));
-    let mut wire = Wire::to(&sidecar.url("/"));
+    let mut wire = RawClient::to(&sidecar.url("/"));
     let request = |turn: u32| format!("GET /{turn} HTTP/1.1\r\nhost: a\r\n\r\n");
     wire.write(request(0));
     let mut provider = peer.accept();
@@ -201,7 +201,7 @@ fn requests_that_come_before_their_turn_are_answered_in_their_turn() {
 #[test]
 fn connect_is_refused() {
     let (a, sidecar) = scene();
-    let mut wire = Wire::to(&sidecar.url("/"));
+    let mut wire = RawClient::to(&sidecar.url("/"));
     wire.write("CONNECT example.com:443 HTTP/1.1\r\nhost: example.com:443\r\n\r\n");
     let head = wire.read_until("\r\n\r\n");
     assert!(head.starts_with("HTTP/1.1 405 "), "{head}");
@@ -212,7 +212,7 @@ fn connect_is_refused() {
 fn an_upgrade_is_tunnelled_both_ways() {
     let peer = Peer::start();
     let sidecar = alone(&policy(&[("a", &peer.url(), "")], &route("providers: [a]")));
-    let mut wire = Wire::to(&sidecar.url("/"));
+    let mut wire = RawClient::to(&sidecar.url("/"));
     wire.write(
         "GET /live HTTP/1.1\r\nhost: a\r\nconnection: keep-alive, Upgrade\r\nupgrade: websocket\r\n\
          sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
@@ -250,7 +250,7 @@ fn an_upgrade_is_tunnelled_both_ways() {
 fn nothing_is_tunnelled_before_the_provider_agrees() {
     let peer = Peer::start();
     let sidecar = alone(&policy(&[("a", &peer.url(), "")], &route("providers: [a]")));
-    let mut wire = Wire::to(&sidecar.url("/"));
+    let mut wire = RawClient::to(&sidecar.url("/"));
     wire.write(
         "GET /live HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n\
          GET /smuggled HTTP/1.1\r\nhost: a\r\n\r\n",
@@ -279,10 +279,10 @@ fn an_upgrade_to_http_2_is_never_tunnelled() {
 }
 
 /// Both ends of a tunnel, and the sidecar between them.
-fn tunnel() -> (Wire, Wire, Sidecar) {
+fn tunnel() -> (RawClient, RawClient, Sidecar) {
     let peer = Peer::start();
     let sidecar = alone(&policy(&[("a", &peer.url(), "")], &route("providers: [a]")));
-    let mut wire = Wire::to(&sidecar.url("/"));
+    let mut wire = RawClient::to(&sidecar.url("/"));
     wire.write("GET / HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n");
     let mut provider = peer.accept();
     provider.read_until("\r\n\r\n");

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::scene::{CHAT, GENEROUS, alone, chat, chat_for, is_from, policy, route};
+use crate::fixtures::{CHAT, GENEROUS, alone, chat, chat_for, is_from, policy, route};
 use crate::support::{Behaviour, Call, Headers, Origin, Sidecar};
 
 fn scene(provider: &str, rest: &str) -> (Origin, Sidecar) {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::scene::{CHAT, alone, chat, classes, pace, route, story};
+use crate::fixtures::{CHAT, access_record, alone, chat, classes, pace, route};
 use crate::support::{Behaviour, Call, Gate, Origin, Sidecar};
 
 const LOAD: usize = 1500;
@@ -125,7 +125,7 @@ fn the_loser_is_cancelled_and_told() {
     let told = (5..9)
         .map(|call| {
             assert_eq!(sidecar.send(&chat()).status, 200);
-            story(&sidecar, call)
+            access_record(&sidecar, call)
         })
         .find(|told| classes(told).len() == 2)
         .expect("one of them was hedged");

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use tempfile::TempDir;
 
-use crate::scene::{CHAT, GENEROUS, api, chat, chat_for, policy, problem, route};
+use crate::fixtures::{CHAT, GENEROUS, api, chat, chat_for, policy, problem, route};
 use crate::support::{Behaviour, Call, Gate, Origin, Response, Sidecar};
 
 const PLAIN: &str = "auth: none, breaker: none";

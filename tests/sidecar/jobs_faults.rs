@@ -8,8 +8,8 @@ use std::thread;
 
 use serde_json::{Value, json};
 
+use crate::fixtures::{GENEROUS, api, breaker, policy, problem, route};
 use crate::jobs::{ask, folder, id, job, simple, started, taken};
-use crate::scene::{GENEROUS, api, breaker, policy, problem, route};
 use crate::support::{Behaviour, Gate, Origin, Sidecar, Signal};
 
 /// How many jobs stand so.

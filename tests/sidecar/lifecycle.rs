@@ -9,11 +9,11 @@
 
 use std::time::{Duration, Instant};
 
-use crate::scene::{alone, api, chat, in_force, policy, route};
+use crate::fixtures::{alone, api, chat, in_force, policy, route};
+use crate::raw_tcp::{Peer, RawClient};
 use crate::support::{
     Behaviour, Call, Client, End, Gate, Origin, Request, Sidecar, Signal, Stream,
 };
-use crate::wire::{Peer, Wire};
 
 /// A provider whose `/held` waits at the gate.
 fn scene(server: &str) -> (Origin, Gate, Sidecar) {
@@ -197,7 +197,7 @@ fn connections_that_say_nothing_do_not_hold_the_end_up() {
 fn a_tunnel_goes_on_until_it_ends() {
     let peer = Peer::start();
     let mut sidecar = alone(&policy(&[("a", &peer.url(), "")], &route("providers: [a]")));
-    let mut client = Wire::to(&sidecar.url("/"));
+    let mut client = RawClient::to(&sidecar.url("/"));
     let upgrade = "connection: upgrade\r\nupgrade: echo\r\n\r\n";
     client.write(format!("GET /talk HTTP/1.1\r\nhost: a\r\n{upgrade}"));
     let mut provider = peer.accept();

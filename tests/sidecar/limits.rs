@@ -3,9 +3,9 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::scene::{alone, chat, policy, problem, route};
+use crate::fixtures::{alone, chat, policy, problem, route};
+use crate::raw_tcp::RawClient;
 use crate::support::{Behaviour, Call, Client, Gate, Origin, Sidecar};
-use crate::wire::Wire;
 
 fn scene(server: &str) -> (Origin, Sidecar) {
     let a = Origin::start(Behaviour::Chat);
@@ -18,7 +18,7 @@ fn scene(server: &str) -> (Origin, Sidecar) {
 fn a_head_larger_than_allowed_is_431() {
     for (server, size) in [("header_time: 10s", 70 << 10), ("header_bytes: 16KiB", 20 << 10)] {
         let (a, sidecar) = scene(server);
-        let mut wire = Wire::to(&sidecar.url("/"));
+        let mut wire = RawClient::to(&sidecar.url("/"));
         wire.offer(format!("GET / HTTP/1.1\r\nhost: a\r\nx-large: {}\r\n\r\n", "x".repeat(size)));
         let said = wire.read_to_close();
         assert!(said.starts_with("HTTP/1.1 431 "), "{server}: {said}");
@@ -34,7 +34,7 @@ fn a_head_that_takes_too_long_closes_its_connection() {
     for (begun, told) in
         [("", ""), ("G", "HTTP/1.1 408 "), ("GET / HTTP/1.1\r\nhost: a\r\n", "HTTP/1.1 408 ")]
     {
-        let (mut wire, start) = (Wire::to(&sidecar.url("/")), Instant::now());
+        let (mut wire, start) = (RawClient::to(&sidecar.url("/")), Instant::now());
         wire.write(begun);
         let said = wire.read_to_close();
         let took = start.elapsed();
@@ -102,7 +102,7 @@ fn a_connection_past_the_limit_is_told_so() {
 #[test]
 fn a_connection_serves_one_request_after_another() {
     let (a, sidecar) = scene("keep_alive: 75s");
-    let mut wire = Wire::to(&sidecar.url("/"));
+    let mut wire = RawClient::to(&sidecar.url("/"));
     let request = |path: &str| format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n");
     wire.write(request("/1") + &request("/2") + &request("/3"));
     for _ in 0..3 {

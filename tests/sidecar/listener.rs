@@ -15,9 +15,9 @@ use outrigger::upstream::tls::provider;
 use rustls::pki_types::CertificateDer;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
-use crate::scene::{api, chat, policy, route};
+use crate::fixtures::{api, chat, policy, route};
+use crate::raw_tcp::RawClient;
 use crate::support::{Behaviour, Origin, PATIENCE, Sidecar, Signal};
-use crate::wire::Wire;
 
 const NAME: &str = "sidecar.test";
 
@@ -117,7 +117,7 @@ fn requests_come_over_tls_and_over_nothing_else() {
     for _ in 0..3 {
         assert!(ask(&mut tls).starts_with("HTTP/1.1 200"));
     }
-    let mut plain = Wire::to(&sidecar.url("/"));
+    let mut plain = RawClient::to(&sidecar.url("/"));
     plain.offer("GET / HTTP/1.1\r\nhost: a\r\n\r\n");
     assert!(!plain.read_to_close().contains("HTTP/1.1 200"));
     let mut stranger = connect(&sidecar, &[&Identity::new()]);
@@ -131,7 +131,7 @@ fn requests_come_over_tls_and_over_nothing_else() {
 fn a_handshake_that_is_never_made_ends_with_header_time() {
     let (origin, identity) = (Origin::start(Behaviour::Chat), Identity::new());
     let (sidecar, _) = scene(&origin, &identity, ", header_time: 300ms");
-    assert_eq!(Wire::to(&sidecar.url("/")).read_to_close(), "");
+    assert_eq!(RawClient::to(&sidecar.url("/")).read_to_close(), "");
     assert!(ask(&mut connect(&sidecar, &[&identity])).starts_with("HTTP/1.1 200"));
 }
 

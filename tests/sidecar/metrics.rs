@@ -8,7 +8,7 @@ use std::thread;
 
 use serde_json::json;
 
-use crate::scene::{GENEROUS, chat, policy, reload, route};
+use crate::fixtures::{GENEROUS, chat, policy, reload, route};
 use crate::support::{Behaviour, Call, Origin, Sidecar};
 
 /// More models than this have no breaker of their own at an address.

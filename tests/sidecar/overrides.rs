@@ -1,6 +1,6 @@
 //! `x-outrigger-*` headers: what a route allows counts, anything else is refused by name.
 
-use crate::scene::{GENEROUS, alone, chat, policy, problem, route, story};
+use crate::fixtures::{GENEROUS, access_record, alone, chat, policy, problem, route};
 use crate::support::{Behaviour, Origin, Sidecar};
 
 fn scene(allowed: &str) -> (Origin, Sidecar) {
@@ -42,7 +42,7 @@ fn a_timeout_may_be_shortened_where_the_route_allows_it() {
     let response = sidecar.send(&chat().header("x-outrigger-timeout", "200ms"));
     assert_eq!(response.status, 504);
     assert!(["deadline", "answer-timeout"].contains(&problem(&response).as_str()));
-    let took = story(&sidecar, 1)["ms"].as_f64().expect("how long it took");
+    let took = access_record(&sidecar, 1)["ms"].as_f64().expect("how long it took");
     assert!((190.0..5000.0).contains(&took), "{took} ms");
 }
 
@@ -75,7 +75,7 @@ fn a_deadline_holds_over_every_attempt_and_wait() {
     let response = sidecar.send(&chat());
     assert_eq!(response.status, 504, "{}", response.text());
     problem(&response);
-    let took = story(&sidecar, 1)["ms"].as_f64().expect("how long it took");
+    let took = access_record(&sidecar, 1)["ms"].as_f64().expect("how long it took");
     assert!((800.0..3000.0).contains(&took), "the deadline is 1 s, it took {took} ms");
     assert!(a.count() >= 1 && b.count() >= 1, "a silent provider leaves time for the next");
 }

@@ -3,7 +3,7 @@
 use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
-use crate::scene::{CHAT, alone, api, chat, policy, problem, route};
+use crate::fixtures::{CHAT, alone, api, chat, policy, problem, route};
 use crate::support::{Behaviour, Call, Gate, Origin, Response, Sidecar};
 
 const ONE: &str = "auth: none, breaker: none, capacity: { concurrency: 1 }";

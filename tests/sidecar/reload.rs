@@ -6,8 +6,8 @@ use std::thread;
 
 use serde_json::Value;
 
-use crate::scene::{
-    CHAT, alone, api, chat, in_force, is_from, policy, reload, route, state, story,
+use crate::fixtures::{
+    CHAT, access_record, alone, api, chat, in_force, is_from, policy, reload, route, state,
 };
 use crate::support::{Behaviour, Call, End, Gate, Origin, Sidecar, Signal, Stream};
 
@@ -35,7 +35,7 @@ fn what_is_in_force_is_told_alike_everywhere() {
         let text = |key: &str| policies["in_force"][key].as_str().expect("a text").to_owned();
         let (hash, short) = (text("hash"), text("short"));
         assert!(hash.len() == 64 && short.len() == 12 && hash.starts_with(&short), "{policies}");
-        assert_eq!(story(&sidecar, version)["policy"], short);
+        assert_eq!(access_record(&sidecar, version)["policy"], short);
         assert_eq!(api(&sidecar, "/api/status")["policy"], short);
         let (_, metrics) = sidecar.admin_get("/metrics");
         let series: Vec<_> =
@@ -81,8 +81,10 @@ fn what_is_under_way_finishes_on_the_policy_that_it_began_with() {
     assert_eq!(answer.end(), End::Complete);
     drop(answer);
     let stories = sidecar.wait_for_access(2);
-    let told =
-        stories.iter().find(|story| story["route"] == "all").expect("the first request's line");
+    let told = stories
+        .iter()
+        .find(|access_record| access_record["route"] == "all")
+        .expect("the first request's line");
     assert!(told["policy"].as_str().is_some_and(|policy| before.starts_with(policy)), "{told}");
     assert!(is_from(&client.send(&chat()), &b), "the next request on its connection is new");
 }
@@ -252,6 +254,8 @@ fn sixty_reloads_good_and_bad_break_no_request() {
     let (ordinary, streamed) = (tally.ordinary.into_inner(), tally.streamed.into_inner());
     assert!(ordinary > 100 && streamed > 100, "{ordinary} ordinary and {streamed} streamed calls");
     let stories = sidecar.wait_for_access(ordinary + streamed + 1);
-    let failed = stories.iter().find(|story| story["status"] != 200 || story["end"] != "answered");
+    let failed = stories
+        .iter()
+        .find(|access_record| access_record["status"] != 200 || access_record["end"] != "answered");
     assert_eq!(failed, None);
 }

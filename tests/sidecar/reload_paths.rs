@@ -8,7 +8,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::scene::{api, chat, in_force, median, pace, policy, reload, route};
+use crate::fixtures::{api, chat, in_force, median, pace, policy, reload, route};
 use crate::support::sidecar::Builder;
 use crate::support::{Behaviour, Call, Origin, Sidecar};
 

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::scene::policy;
+use crate::fixtures::policy;
 use crate::support::{Behaviour, Origin, Request, Sidecar};
 
 const ORDINARY: usize = 200;

@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use crate::scene::{api, chat, policy};
+use crate::fixtures::{api, chat, policy};
+use crate::raw_tcp::RawClient;
 use crate::support::{Behaviour, Call, Ending, Origin, Request, Response, Sidecar, Stream};
-use crate::wire::Wire;
 
 /// Each secret and the providers that see it; nobody else may.
 const SECRETS: [(&str, &[usize]); 9] = [
@@ -180,7 +180,7 @@ fn refused_requests(scene: &mut Scene) {
         "GET /.outrigger/x?marked-query HTTP/1.1\r\nhost: a\r\nconnection: close\r\n".to_owned(),
         format!("GET /?marked-query HTTP/1.1\r\nhost: a\r\n{ours}\r\nconnection: close\r\n"),
     ] {
-        let mut wire = Wire::to(&sidecar.url("/"));
+        let mut wire = RawClient::to(&sidecar.url("/"));
         wire.offer(format!("{head}{secret}\r\n"));
         let said = wire.read_to_close();
         assert!(said.starts_with("HTTP/1.1 4"), "{head:?}: {said}");

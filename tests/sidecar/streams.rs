@@ -4,9 +4,11 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::scene::{CHAT, GENEROUS, alone, chat, classes, is_from, policy, route, state, story};
+use crate::fixtures::{
+    CHAT, GENEROUS, access_record, alone, chat, classes, is_from, policy, route, state,
+};
+use crate::raw_tcp::{Peer, RawClient};
 use crate::support::{Behaviour, Call, End, Ending, Gate, Origin, Sidecar, Signal, Stream};
-use crate::wire::{Peer, Wire};
 
 /// One or two providers asked in order; everything may be repeated, silence is short.
 fn scene(a: &Origin, b: Option<&Origin>, more: &str) -> Sidecar {
@@ -45,7 +47,7 @@ fn frames_pass_one_by_one_as_they_come() {
     assert_eq!(answer.events().last().map(String::as_str), Some("[DONE]"));
     assert_eq!(answer.end(), End::Complete);
     drop(answer);
-    let told = story(&sidecar, 1);
+    let told = access_record(&sidecar, 1);
     assert_eq!((&told["end"], &told["status"]), (&"answered".into(), &200.into()));
     assert!(told["bytes_out"].as_u64().is_some_and(|bytes| bytes > 500), "{told}");
     assert_eq!(client.send(&chat()).end, End::Complete, "the connection is good for another");
@@ -65,7 +67,7 @@ fn a_stream_that_is_cut_never_ends_cleanly_and_is_never_repeated() {
         assert!(events[3].contains("urn:outrigger:problem:"), "{events:?}");
         assert_ne!(answer.end(), End::Complete, "{ending:?}");
         assert_eq!((a.count(), b.count()), (1, 0), "{ending:?}");
-        let told = story(&sidecar, 1);
+        let told = access_record(&sidecar, 1);
         assert_eq!((&told["end"], &told["status"]), (&"cut".into(), &200.into()), "{i}: {told}");
     }
 }
@@ -104,7 +106,7 @@ fn json_that_is_cut_in_its_middle_is_repeated_elsewhere() {
         let response = sidecar.send(&chat());
         assert_eq!((response.status, response.end), (200, End::Complete), "{broken:?}");
         assert!(is_from(&response, &b) && response.json()["choices"].is_array());
-        assert_eq!(classes(&story(&sidecar, 1)), ["failure", "success"], "{broken:?}");
+        assert_eq!(classes(&access_record(&sidecar, 1)), ["failure", "success"], "{broken:?}");
     }
 }
 
@@ -134,7 +136,7 @@ fn headers_and_then_silence_moves_on() {
         assert!(response.status == 200 && is_from(&response, &b), "{}", response.status);
         assert!(response.text().ends_with("data: [DONE]\n\n"));
         a.wait_for_in_flight(0);
-        assert_eq!(classes(&story(&sidecar, 1)), ["failure", "success"]);
+        assert_eq!(classes(&access_record(&sidecar, 1)), ["failure", "success"]);
     }
 }
 
@@ -176,7 +178,7 @@ fn a_client_that_leaves_cancels_its_call() {
         drop(client);
         a.wait_for_in_flight(0);
         a.wait_for_open_connections(0);
-        let told = story(&sidecar, 1);
+        let told = access_record(&sidecar, 1);
         assert_eq!(told["end"], "client_left", "{told}");
         assert_eq!(told["status"], if frames > 0 { 200 } else { 499 }, "{told}");
         assert!(classes(&told).last().is_none_or(|class| class != "failure"), "{told}");
@@ -195,7 +197,7 @@ fn a_request_whose_client_has_left_already_goes_to_no_provider() {
     client.send_only(&chat());
     drop(client);
     sidecar.signal(Signal::Cont);
-    let told = story(&sidecar, 2);
+    let told = access_record(&sidecar, 2);
     assert_eq!((&told["end"], &told["status"]), (&"client_left".into(), &499.into()), "{told}");
     assert_eq!(a.count(), 1);
     assert_eq!(sidecar.send(&chat()).status, 200);
@@ -206,13 +208,13 @@ fn a_request_whose_client_has_left_already_goes_to_no_provider() {
 fn a_body_that_is_cut_is_told_as_such_to_whoever_still_listens() {
     let a = Origin::start(Behaviour::Chat);
     let sidecar = alone(&policy(&[("a", &a.url(), "")], &route("providers: [a]")));
-    let mut wire = Wire::to(&sidecar.url("/"));
+    let mut wire = RawClient::to(&sidecar.url("/"));
     sidecar.signal(Signal::Stop);
     wire.write("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\nhalf");
     wire.half_close();
     sidecar.signal(Signal::Cont);
     assert!(wire.read_to_close().contains("request-broken"));
-    assert_eq!((&story(&sidecar, 1)["why"], a.count()), (&"request-broken".into(), 0));
+    assert_eq!((&access_record(&sidecar, 1)["why"], a.count()), (&"request-broken".into(), 0));
 }
 
 #[test]
@@ -224,7 +226,7 @@ fn a_client_that_leaves_while_it_waits_is_not_sent_on() {
     a.wait_for_requests(1);
     a.wait_for_in_flight(0);
     drop(client);
-    let told = story(&sidecar, 1);
+    let told = access_record(&sidecar, 1);
     assert_eq!((&told["end"], &told["status"]), (&"client_left".into(), &499.into()), "{told}");
     assert!(told["ms"].as_f64().is_some_and(|ms| ms < 2900.0), "it does not wait on: {told}");
     assert_eq!(a.count(), 1);
@@ -278,7 +280,7 @@ fn trailers_pass_both_ways() {
             );
             (head, body, trailers)
         });
-        let mut wire = Wire::to(&sidecar.url(CHAT));
+        let mut wire = RawClient::to(&sidecar.url(CHAT));
         wire.write(format!(
             "POST {CHAT} HTTP/1.1\r\nhost: a\r\nte: trailers\r\nconnection: te\r\n\
              transfer-encoding: chunked\r\ntrailer: x-check\r\n\r\n5\r\nhello\r\n0\r\nx-check: 7\r\n\

@@ -1,8 +1,8 @@
 //! Requests with large or slow bodies: passed on as they come, and bounded in what is kept.
 
-use crate::scene::{CHAT, GENEROUS, alone, policy, problem, route, story};
+use crate::fixtures::{CHAT, GENEROUS, access_record, alone, policy, problem, route};
+use crate::raw_tcp::RawClient;
 use crate::support::{Behaviour, Call, End, Origin};
-use crate::wire::Wire;
 
 const LENGTH: usize = 20 << 20;
 
@@ -27,7 +27,7 @@ fn an_upload_is_passed_on_while_it_comes() {
     let response = client.read_answer("PUT").expect("an answer").rest();
     assert_eq!((response.status, response.end), (200, End::Complete));
     assert!(a.last().body == body, "the body arrives as it was sent");
-    let told = story(&sidecar, 1);
+    let told = access_record(&sidecar, 1);
     assert_eq!((&told["once"], &told["bytes_in"]), (&"larger_than_replay".into(), &LENGTH.into()));
 }
 
@@ -45,13 +45,13 @@ fn a_chunked_upload_arrives_whole() {
 fn a_body_that_is_still_arriving_goes_once() {
     let a = Origin::start(Behaviour::Chat);
     let sidecar = alone(&policy(&[("a", &a.url(), "")], &route("providers: [a]")));
-    let mut wire = Wire::to(&sidecar.url("/"));
+    let mut wire = RawClient::to(&sidecar.url("/"));
     wire.write("PUT /file HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n");
     a.wait_for_open_connections(1);
     wire.write("6\r\n there\r\n0\r\n\r\n");
     assert!(wire.read_until("\r\n\r\n").starts_with("HTTP/1.1 200"));
     assert_eq!(a.last().body, b"hello there");
-    assert_eq!(story(&sidecar, 1)["once"], "still_arriving");
+    assert_eq!(access_record(&sidecar, 1)["once"], "still_arriving");
 }
 
 #[test]
@@ -72,7 +72,7 @@ fn a_body_that_stops_arriving_is_given_up() {
 fn an_expected_continue_is_given_once() {
     let a = Origin::start(Behaviour::Chat);
     let sidecar = alone(&policy(&[("a", &a.url(), "")], &route("providers: [a]")));
-    let mut wire = Wire::to(&sidecar.url("/"));
+    let mut wire = RawClient::to(&sidecar.url("/"));
     wire.write("POST / HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 5\r\n\r\n");
     assert!(wire.read_until("\r\n\r\n").starts_with("HTTP/1.1 100"));
     wire.write("hello");
@@ -83,7 +83,7 @@ fn an_expected_continue_is_given_once() {
 #[test]
 fn an_upload_whose_provider_answers_early_gets_that_answer() {
     let early = "HTTP/1.1 413 Too Large\r\ncontent-length: 2\r\nconnection: close\r\n\r\nno";
-    let peer = crate::wire::Peer::start();
+    let peer = crate::raw_tcp::Peer::start();
     let sidecar = alone(&policy(&[("a", &peer.url(), "")], &(route("providers: [a]") + GENEROUS)));
     let mut client = sidecar.client();
     let head = format!("PUT /file HTTP/1.1\r\nhost: a\r\ncontent-length: {LENGTH}\r\n\r\n");

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::scene::{
-    CHAT, GENEROUS, alone, chat, classes, is_from, pace, policy, problem, route, story,
+use crate::fixtures::{
+    CHAT, GENEROUS, access_record, alone, chat, classes, is_from, pace, policy, problem, route,
 };
 use crate::support::{Behaviour, Call, End, Origin, Sidecar};
 
@@ -54,9 +54,9 @@ fn a_post_that_may_have_been_processed_is_not_sent_twice() {
             assert!(response.status >= 500, "{failure:?}: {}", response.status);
             assert_eq!(response.end, End::Complete, "{failure:?}");
             assert_eq!((a.count(), b.count()), (i + 1, 0), "{failure:?}");
-            let story = story(&sidecar, i + 1);
-            assert_eq!(classes(&story), ["failure"], "{failure:?}: {story}");
-            assert!(story["not_repeated"].is_string(), "{failure:?}: {story}");
+            let access_record = access_record(&sidecar, i + 1);
+            assert_eq!(classes(&access_record), ["failure"], "{failure:?}: {access_record}");
+            assert!(access_record["not_repeated"].is_string(), "{failure:?}: {access_record}");
         }
     }
 }
@@ -135,9 +135,9 @@ fn a_429_within_patience_is_waited_out_where_it_came_from() {
     assert_eq!((a.count(), b.count()), (2, 0));
     let asked: Vec<_> = a.requests().iter().map(|request| request.at).collect();
     assert!(asked[1] - asked[0] >= Duration::from_secs(1), "{:?}", asked[1] - asked[0]);
-    let story = story(&sidecar, 1);
-    assert_eq!(classes(&story), ["throttled", "success"]);
-    assert!(story["waited_ms"].as_f64().is_some_and(|ms| ms >= 990.0), "{story}");
+    let access_record = access_record(&sidecar, 1);
+    assert_eq!(classes(&access_record), ["throttled", "success"]);
+    assert!(access_record["waited_ms"].as_f64().is_some_and(|ms| ms >= 990.0), "{access_record}");
 }
 
 #[test]
@@ -160,7 +160,7 @@ fn a_429_that_the_deadline_does_not_allow_to_wait_out_is_the_answer() {
     let response = sidecar.send(&chat());
     assert_eq!((response.status, response.header("retry-after")), (429, Some("2")));
     assert_eq!(a.count(), 1);
-    let took = story(&sidecar, 1)["ms"].as_f64().expect("how long it took");
+    let took = access_record(&sidecar, 1)["ms"].as_f64().expect("how long it took");
     assert!(took < 500.0, "it gives up at once, not after {took} ms");
 }
 
@@ -170,7 +170,7 @@ fn a_500_is_repeated_where_it_came_from_before_the_fallback_is_asked() {
     a.set(Behaviour::status(500, &[]));
     assert!(is_from(&sidecar.send(&chat()), &b));
     assert_eq!((a.count(), b.count()), (3, 1));
-    assert_eq!(classes(&story(&sidecar, 1)), ["failure", "failure", "failure", "success"]);
+    assert_eq!(classes(&access_record(&sidecar, 1)), ["failure", "failure", "failure", "success"]);
 }
 
 #[test]
@@ -211,13 +211,13 @@ fn a_body_larger_than_replay_goes_once_and_the_log_says_so() {
     assert_eq!(sidecar.send(&large).status, 500);
     assert_eq!((a.count(), b.count()), (1, 0));
     assert_eq!(Some(a.last().body), large.body);
-    let large = story(&sidecar, 1);
+    let large = access_record(&sidecar, 1);
     assert_eq!(large["once"], "larger_than_replay", "{large}");
     let counted = r#"outrigger_not_replayable_total{route="all",reason="larger_than_replay"}"#;
     assert_eq!(sidecar.metric(counted), Some(1.0));
 
     assert!(is_from(&sidecar.send(&chat()), &b), "a small one is repeated");
-    assert!(story(&sidecar, 2).get("once").is_none());
+    assert!(access_record(&sidecar, 2).get("once").is_none());
 }
 
 #[test]
@@ -235,9 +235,9 @@ fn a_refused_connection_moves_a_post_on_at_once() {
         a.set(Behaviour::RefuseConnections);
         let response = sidecar.send(&chat());
         assert!(response.status == 200 && is_from(&response, &b), "{}", response.status);
-        let story = story(&sidecar, 1);
-        assert_eq!(classes(&story), ["unsent", "success"]);
-        assert!(story.get("waited_ms").is_none(), "{story}");
+        let access_record = access_record(&sidecar, 1);
+        assert_eq!(classes(&access_record), ["unsent", "success"]);
+        assert!(access_record.get("waited_ms").is_none(), "{access_record}");
     }
 }
 

@@ -9,8 +9,8 @@ use hmac::Mac;
 use serde_json::{Value, json};
 
 use crate::degradation::{PLAIN, degraded, hand, marks, mode};
+use crate::fixtures::{alone, api, chat};
 use crate::jobs::{ask, folder, job, started, taken};
-use crate::scene::{alone, api, chat};
 use crate::support::{Behaviour, Call, Origin, Request, Sidecar};
 
 const RESPOND: &str =
@@ -213,7 +213,7 @@ fn who_is_to_be_told_hears_of_entry_and_leaving_once_a_minute_at_most() {
     };
     let deadline = Instant::now() + Duration::from_secs(75);
     while of("sent") != Some(2.0) && Instant::now() < deadline {
-        crate::scene::pace(Instant::now() + Duration::from_millis(50));
+        crate::fixtures::pace(Instant::now() + Duration::from_millis(50));
     }
     assert!(began.elapsed() >= Duration::from_secs(60), "{:?}", began.elapsed());
     let left = letter(&hook.last(), "a-secret-of-the-hook");

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use crate::scene::{GENEROUS, api, breaker, chat, in_force, median, policy, reload};
+use crate::fixtures::{GENEROUS, api, breaker, chat, in_force, median, policy, reload};
 use crate::support::{Behaviour, Call, End, Gate, Origin, Sidecar, Stream};
 
 fn yaml(a: &Origin, b: &Origin, version: usize) -> String {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::scene::{CHAT, GENEROUS, alone, chat, classes, policy, route, state, story};
+use crate::fixtures::{CHAT, GENEROUS, access_record, alone, chat, classes, policy, route, state};
 use crate::support::{Behaviour, Call, End, Ending, Gate, Origin, Sidecar, Stream};
 
 const BREAKER: &str = "breakers: { default: { failure_threshold: 1 } }\n";
@@ -48,7 +48,7 @@ fn what_no_model_says_passes_byte_for_byte() {
             let seen = (response.status, response.text(), response.end);
             assert_eq!(seen, (200, body.to_owned(), End::Complete), "{body:?}");
             assert_eq!((a.count(), state(&sidecar, "a").as_str()), (1, "closed"), "{body:?}");
-            assert_eq!(classes(&story(&sidecar, 1)), ["success"], "{body:?}");
+            assert_eq!(classes(&access_record(&sidecar, 1)), ["success"], "{body:?}");
         }
     }
 }
@@ -98,13 +98,13 @@ fn trailers_make_no_whole_stream_of_a_broken_one() {
     let response = sidecar.send(&chat());
     assert_ne!(response.end, End::Complete, "{}", response.text());
     assert!(response.text().contains("event: error\n"), "{}", response.text());
-    assert_eq!(story(&sidecar, 1)["end"], "cut");
+    assert_eq!(access_record(&sidecar, 1)["end"], "cut");
     let a = Origin::start(Behaviour::Raw(whole.into_bytes()));
     let sidecar = scene(&a, "");
     let response = sidecar.send(&chat());
     assert_eq!(response.end, End::Complete, "{}", response.text());
     assert!(response.text().ends_with("data: [DONE]\n\n"));
-    assert_eq!(story(&sidecar, 1)["end"], "answered");
+    assert_eq!(access_record(&sidecar, 1)["end"], "answered");
 }
 
 #[test]
@@ -139,7 +139,7 @@ fn one_that_was_silent_leaves_the_rest_of_the_time_to_the_last() {
     client.send_only(&chat());
     b.wait_for_in_flight(1);
     // Half of what was left went to the first; of the other half nothing is kept for a third.
-    crate::scene::pace(began + Duration::from_millis(1700));
+    crate::fixtures::pace(began + Duration::from_millis(1700));
     gate.open_wide();
     let answer = client.read_answer("POST").expect("an answer");
     assert_eq!(answer.status, 200);

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::scene::{CHAT, GENEROUS, alone, classes, policy, route, story};
+use crate::fixtures::{CHAT, GENEROUS, access_record, alone, classes, policy, route};
 use crate::support::{Behaviour, Call, End, Ending, Origin, Request, Response, Sidecar, Stream};
 
 fn delta(delta: Value, finish: Option<&str>) -> String {
@@ -72,7 +72,7 @@ fn a_stream_that_breaks_arrives_whole_from_one_that_can_go_on() {
                 "{text}"
             );
             if call == 1 {
-                let told = story(&sidecar, 1);
+                let told = access_record(&sidecar, 1);
                 assert_eq!(told["attempts"][1]["turn"], "continuation", "{told}");
                 assert_eq!(classes(&told).len(), 2);
             }

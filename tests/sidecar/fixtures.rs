@@ -94,13 +94,13 @@ pub fn problem(response: &Response) -> String {
 }
 
 /// The access-log line of the latest request, when `count` were made so far.
-pub fn story(sidecar: &Sidecar, count: usize) -> Value {
+pub fn access_record(sidecar: &Sidecar, count: usize) -> Value {
     sidecar.wait_for_access(count).swap_remove(count - 1)
 }
 
-/// The classes of a story's attempts, in order.
-pub fn classes(story: &Value) -> Vec<String> {
-    let attempts = story["attempts"].as_array().expect("a list of attempts");
+/// The classes of an access record's attempts, in order.
+pub fn classes(access_record: &Value) -> Vec<String> {
+    let attempts = access_record["attempts"].as_array().expect("a list of attempts");
     attempts.iter().map(|attempt| attempt["class"].as_str().expect("a class").to_owned()).collect()
 }
 

@@ -2,7 +2,7 @@
 
 use std::thread;
 
-use crate::scene::{alone, breaker, chat, is_from, policy, route, state};
+use crate::fixtures::{alone, breaker, chat, is_from, policy, route, state};
 use crate::support::{Behaviour, Gate, Origin, Sidecar};
 
 /// The first of two providers is dead and its breaker open.

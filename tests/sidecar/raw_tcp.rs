@@ -8,7 +8,7 @@ use crate::support::message::find;
 
 /// One side of a connection.
 #[derive(Debug)]
-pub struct Wire {
+pub struct RawClient {
     stream: TcpStream,
     /// Read and not yet handed out.
     buffer: Vec<u8>,
@@ -18,7 +18,7 @@ pub struct Wire {
 #[derive(Debug)]
 pub struct Peer(TcpListener);
 
-impl Wire {
+impl RawClient {
     /// Connects to the host of a URL.
     pub fn to(url: &str) -> Self {
         let host = url.trim_start_matches("http://").split('/').next().unwrap_or_default();
@@ -111,7 +111,7 @@ impl Peer {
     }
 
     /// The next connection.
-    pub fn accept(&self) -> Wire {
-        Wire::over(self.0.accept().expect("a connection came").0)
+    pub fn accept(&self) -> RawClient {
+        RawClient::over(self.0.accept().expect("a connection came").0)
     }
 }

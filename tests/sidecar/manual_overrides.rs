@@ -4,7 +4,7 @@ use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 
-use crate::scene::{alone, api, breaker, chat, is_from, policy, problem, reload, route, state};
+use crate::fixtures::{alone, api, breaker, chat, is_from, policy, problem, reload, route, state};
 use crate::support::{Behaviour, Call, Gate, Origin, Sidecar};
 
 const TOKEN: &str = "a-token-for-these-tests";
