@@ -33,6 +33,12 @@ use super::response::stream::Streaming;
 use super::response::upgrade;
 use crate::clock;
 use crate::policy::sections::model::Forwarded;
+use crate::proxy::attempt::hedge::attempt_or_hedge;
+use crate::proxy::attempt::inspect::discard;
+use crate::proxy::attempt::report::sample;
+use crate::proxy::attempt::retry::next_attempt;
+use crate::proxy::degradation::apply::degraded;
+use crate::proxy::jobs::accept::become_job;
 use crate::resilience::outcome::Class;
 use crate::snapshot::Route;
 use crate::store::Store;
@@ -108,7 +114,7 @@ async fn answer(
     }
     request.client.serve().await;
     if let Some((preference, store)) = job {
-        return Box::pin(request.become_job(preference, store)).await;
+        return Box::pin(become_job(request, preference, store)).await;
     }
     let route = Arc::clone(&request.route);
     let outcome = match &route.cache {
@@ -249,7 +255,7 @@ pub async fn run(
     request: &mut ProxyRequest,
     route: &Route,
 ) -> Result<Box<PendingResponse>, Problem> {
-    if let Some(outcome) = request.degraded() {
+    if let Some(outcome) = degraded(request) {
         return outcome;
     }
     run_as_it_is(request, route).await
@@ -269,13 +275,13 @@ pub async fn run_as_it_is(
     } else {
         go(request, route).await
     };
-    request.sample(&outcome);
+    sample(request, &outcome);
     outcome
 }
 
 async fn go(request: &mut ProxyRequest, route: &Route) -> Result<Box<PendingResponse>, Problem> {
     route.live.first(request.body.taken());
-    match request.next(route, None).await {
+    match next_attempt(request, route, None).await {
         Ok(selection) => attempts(request, route, selection).await,
         Err(denied) => {
             request.record.stopped = Some(denied.why);
@@ -294,16 +300,16 @@ pub async fn attempts(
     mut selection: Box<Selection>,
 ) -> Result<Box<PendingResponse>, Problem> {
     loop {
-        let (class, last) = match request.attempt_or_hedge(route, selection).await {
+        let (class, last) = match attempt_or_hedge(request, route, selection).await {
             AttemptResult::Commit(response) => return Ok(response),
             AttemptResult::Failed(Class::Ignored, LastResponse::Ours(problem)) => {
                 return Err(problem);
             }
             AttemptResult::Failed(class, last) => (class, last),
         };
-        match request.next(route, Some(class)).await {
+        match next_attempt(request, route, Some(class)).await {
             Ok(next) => {
-                request.put_down(&last);
+                discard(request, &last);
                 selection = next;
             }
             Err(denied) => return give_up(request, route, &denied, last),

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::Sleep;
 
+use super::retry::next_attempt_now;
 use super::select::Selection;
 use crate::clock;
 use crate::proxy::access_log::record::AttemptRecord;
@@ -36,145 +37,154 @@ enum ConnectEvent {
     Deadline,
 }
 
-impl ProxyRequest {
-    /// An idle connection to a pick's address.
-    pub fn idle_connection(
-        &self,
-        route: &Route,
-        selection: &Selection,
-        now: Instant,
-    ) -> Option<Connection> {
-        let candidate = Self::candidate(route, selection.tier, selection.index);
-        self.worker.pools.idle(&candidate.endpoint.target, now)
-    }
+/// An idle connection to a pick's address.
+pub fn idle_connection(
+    request: &ProxyRequest,
+    route: &Route,
+    selection: &Selection,
+    now: Instant,
+) -> Option<Connection> {
+    let candidate = ProxyRequest::candidate(route, selection.tier, selection.index);
+    request.worker.pools.idle(&candidate.endpoint.target, now)
+}
 
-    /// A new connection: the pick's, or that of one which was quicker.
-    ///
-    /// # Errors
-    /// When nobody could be reached; each failure is told, and the last one is the answer at hand.
-    pub async fn new_connection(
-        &mut self,
-        route: &Route,
-        selection: Box<Selection>,
-    ) -> Result<(Box<Selection>, Connection), Problem> {
-        let mut dials = vec![self.dial(route, selection)];
-        let mut timer: Pin<Box<Sleep>> = Box::pin(tokio::time::sleep(ELSEWHERE));
-        let mut elsewhere = true;
-        loop {
-            let deadline = self.deadline;
-            let event = std::future::poll_fn(|cx| poll_dials(&mut dials, &mut timer, cx));
-            match self.timer.until(deadline, event).await.unwrap_or(ConnectEvent::Deadline) {
-                ConnectEvent::Done(at, Ok(connection)) => {
-                    let dial = dials.swap_remove(at);
-                    self.leave_behind(route, dials);
-                    return Ok((dial.selection, connection));
+/// A new connection: the pick's, or that of one which was quicker.
+///
+/// # Errors
+/// When nobody could be reached; each failure is told, and the last one is the answer at hand.
+pub async fn connect(
+    request: &mut ProxyRequest,
+    route: &Route,
+    selection: Box<Selection>,
+) -> Result<(Box<Selection>, Connection), Problem> {
+    let mut dials = vec![start_connect(request, route, selection)];
+    let mut timer: Pin<Box<Sleep>> = Box::pin(tokio::time::sleep(ELSEWHERE));
+    let mut elsewhere = true;
+    loop {
+        let deadline = request.deadline;
+        let event = std::future::poll_fn(|cx| poll_dials(&mut dials, &mut timer, cx));
+        match request.timer.until(deadline, event).await.unwrap_or(ConnectEvent::Deadline) {
+            ConnectEvent::Done(at, Ok(connection)) => {
+                let dial = dials.swap_remove(at);
+                detach(request, route, dials);
+                return Ok((dial.selection, connection));
+            }
+            ConnectEvent::Done(at, Err(error)) => {
+                let dial = dials.swap_remove(at);
+                let problem = report_unreachable(request, route, dial.selection, &error);
+                if dials.is_empty() {
+                    return Err(problem);
                 }
-                ConnectEvent::Done(at, Err(error)) => {
-                    let dial = dials.swap_remove(at);
-                    let problem = self.unreachable(route, dial.selection, &error);
-                    if dials.is_empty() {
-                        return Err(problem);
+            }
+            ConnectEvent::Slow if elsewhere => match next_attempt_now(request, route) {
+                Some(selection) => {
+                    request.attempts.begin(selection.tier, selection.index, selection.credential);
+                    if let Some(connection) =
+                        idle_connection(request, route, &selection, clock::now())
+                    {
+                        detach(request, route, dials);
+                        return Ok((selection, connection));
                     }
+                    dials.push(start_connect(request, route, selection));
+                    timer.as_mut().reset((clock::now() + ELSEWHERE).into());
                 }
-                ConnectEvent::Slow if elsewhere => match self.next_at_once(route) {
-                    Some(selection) => {
-                        self.attempts.begin(selection.tier, selection.index, selection.credential);
-                        if let Some(connection) =
-                            self.idle_connection(route, &selection, clock::now())
-                        {
-                            self.leave_behind(route, dials);
-                            return Ok((selection, connection));
-                        }
-                        dials.push(self.dial(route, selection));
-                        timer.as_mut().reset((clock::now() + ELSEWHERE).into());
-                    }
-                    None => elsewhere = false,
-                },
-                ConnectEvent::Slow => timer.as_mut().reset(deadline.into()),
-                ConnectEvent::Deadline => {
-                    self.leave_behind(route, dials);
-                    let detail =
-                        format!("route `{}`: no connection within its timeout", route.policy.name);
-                    return Err(Problem::new(Kind::Deadline, detail));
-                }
+                None => elsewhere = false,
+            },
+            ConnectEvent::Slow => timer.as_mut().reset(deadline.into()),
+            ConnectEvent::Deadline => {
+                detach(request, route, dials);
+                let detail =
+                    format!("route `{}`: no connection within its timeout", route.policy.name);
+                return Err(Problem::new(Kind::Deadline, detail));
             }
         }
     }
+}
 
-    fn dial(&self, route: &Route, selection: Box<Selection>) -> PendingConnect {
-        let candidate = Self::candidate(route, selection.tier, selection.index);
-        PendingConnect { dialling: self.worker.pools.dial(&candidate.endpoint.target), selection }
-    }
+fn start_connect(
+    request: &ProxyRequest,
+    route: &Route,
+    selection: Box<Selection>,
+) -> PendingConnect {
+    let candidate = ProxyRequest::candidate(route, selection.tier, selection.index);
+    PendingConnect { dialling: request.worker.pools.dial(&candidate.endpoint.target), selection }
+}
 
-    /// Tells of an attempt whose endpoint could not be reached.
-    pub fn unreachable(
-        &mut self,
-        route: &Route,
-        mut selection: Box<Selection>,
-        error: &DialError,
-    ) -> Problem {
-        let now = clock::now();
-        let candidate = Self::candidate(route, selection.tier, selection.index);
-        let took = now.saturating_duration_since(selection.started);
-        self.tell_unsent(route, &selection, took, error.to_string());
-        selection.permit.report(Outcome::Failure, took, now);
-        selection.flight.give_back();
-        candidate.endpoint.live.failed(took, now);
-        candidate.provider.outcomes.iter().for_each(|samples| samples.record(true, None, now));
-        candidate.endpoint.attempts[Class::Unsent.index()].inc();
-        let delay = |times| self_delay(route, candidate, times);
-        self.attempts.end(selection.tier, selection.index, selection.credential, |times| {
-            RetryTime::LastResort(now + delay(times))
-        });
-        let kind = match error {
-            DialError::Timeout { .. } => Kind::AnswerTimeout,
-            _ => Kind::Unreachable,
-        };
-        Problem::new(kind, format!("{}: {error}", candidate.endpoint.key))
-    }
+/// Tells of an attempt whose endpoint could not be reached.
+pub fn report_unreachable(
+    request: &mut ProxyRequest,
+    route: &Route,
+    mut selection: Box<Selection>,
+    error: &DialError,
+) -> Problem {
+    let now = clock::now();
+    let candidate = ProxyRequest::candidate(route, selection.tier, selection.index);
+    let took = now.saturating_duration_since(selection.started);
+    record_unsent(request, route, &selection, took, error.to_string());
+    selection.permit.report(Outcome::Failure, took, now);
+    selection.flight.give_back();
+    candidate.endpoint.live.failed(took, now);
+    candidate.provider.outcomes.iter().for_each(|samples| samples.record(true, None, now));
+    candidate.endpoint.attempts[Class::Unsent.index()].inc();
+    let delay = |times| self_delay(route, candidate, times);
+    request.attempts.end(selection.tier, selection.index, selection.credential, |times| {
+        RetryTime::LastResort(now + delay(times))
+    });
+    let kind = match error {
+        DialError::Timeout { .. } => Kind::AnswerTimeout,
+        _ => Kind::Unreachable,
+    };
+    Problem::new(kind, format!("{}: {error}", candidate.endpoint.key))
+}
 
-    /// Lets attempts that are still connecting find out by themselves, and tell.
-    fn leave_behind(&mut self, route: &Route, dials: Vec<PendingConnect>) {
-        for PendingConnect { selection, dialling } in dials {
-            let took = clock::since(selection.started);
-            self.tell_unsent(
-                route,
-                &selection,
-                took,
-                "still connecting; left for another".to_owned(),
-            );
-            let candidate = Self::candidate(route, selection.tier, selection.index);
-            let address = std::sync::Arc::clone(&candidate.endpoint);
-            address.attempts[Class::Unsent.index()].inc();
-            address.live.failed(took, clock::now());
-            let samples = &candidate.provider.outcomes;
-            samples.iter().for_each(|samples| samples.record(true, None, clock::now()));
-            let Selection { mut permit, flight, started, .. } = *selection;
-            tokio::task::spawn_local(async move {
-                let dialled = dialling.await;
-                let now = clock::now();
-                if dialled.is_err() {
-                    let took = now.saturating_duration_since(started);
-                    permit.report(Outcome::Failure, took, now);
-                }
-                drop(flight);
-            });
-        }
-    }
-
-    fn tell_unsent(&mut self, route: &Route, selection: &Selection, took: Duration, error: String) {
-        let candidate = Self::candidate(route, selection.tier, selection.index);
-        self.record.attempts.push(AttemptRecord {
-            to: std::sync::Arc::clone(&candidate.endpoint),
-            credential: Some(selection.credential),
-            class: Class::Unsent,
-            status: 0,
+/// Lets attempts that are still connecting find out by themselves, and tell.
+fn detach(request: &mut ProxyRequest, route: &Route, dials: Vec<PendingConnect>) {
+    for PendingConnect { selection, dialling } in dials {
+        let took = clock::since(selection.started);
+        record_unsent(
+            request,
+            route,
+            &selection,
             took,
-            probe: selection.permit.is_probe(),
-            turn: selection.turn,
-            error: Some(error),
+            "still connecting; left for another".to_owned(),
+        );
+        let candidate = ProxyRequest::candidate(route, selection.tier, selection.index);
+        let address = std::sync::Arc::clone(&candidate.endpoint);
+        address.attempts[Class::Unsent.index()].inc();
+        address.live.failed(took, clock::now());
+        let samples = &candidate.provider.outcomes;
+        samples.iter().for_each(|samples| samples.record(true, None, clock::now()));
+        let Selection { mut permit, flight, started, .. } = *selection;
+        tokio::task::spawn_local(async move {
+            let dialled = dialling.await;
+            let now = clock::now();
+            if dialled.is_err() {
+                let took = now.saturating_duration_since(started);
+                permit.report(Outcome::Failure, took, now);
+            }
+            drop(flight);
         });
     }
+}
+
+fn record_unsent(
+    request: &mut ProxyRequest,
+    route: &Route,
+    selection: &Selection,
+    took: Duration,
+    error: String,
+) {
+    let candidate = ProxyRequest::candidate(route, selection.tier, selection.index);
+    request.record.attempts.push(AttemptRecord {
+        to: std::sync::Arc::clone(&candidate.endpoint),
+        credential: Some(selection.credential),
+        class: Class::Unsent,
+        status: 0,
+        took,
+        probe: selection.permit.is_probe(),
+        turn: selection.turn,
+        error: Some(error),
+    });
 }
 
 /// The back-off before the same endpoint is asked again.

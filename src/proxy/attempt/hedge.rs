@@ -14,7 +14,10 @@ use std::task::Poll;
 use std::time::Instant;
 
 use super::inspect::AttemptResult;
+use super::retry::retry_reach;
+use super::select::select_endpoint;
 use super::select::{CandidateFilter, Selection};
+use super::send::attempt;
 use crate::clock;
 use crate::live::quota::usage_meter::Turn;
 use crate::proxy::access_log::record::AttemptRecord;
@@ -43,150 +46,156 @@ enum RaceResult {
 
 type Attempt<'a> = Pin<Box<dyn Future<Output = AttemptResult> + 'a>>;
 
-impl ProxyRequest {
-    /// Makes one attempt, and another beside it when it takes long and the route hedges.
-    pub async fn attempt_or_hedge(
-        &mut self,
-        route: &Route,
-        selection: Box<Selection>,
-    ) -> AttemptResult {
-        let hedged = route.policy.hedge.is_some()
-            && selection.turn == Turn::First
-            && self.upgrade.is_none()
-            && !selection.permit.is_probe()
-            && self.overrides.max_attempts != Some(1)
-            && self.reach(Class::Failure) == Reach::Anywhere;
-        match hedged {
-            true => Box::pin(self.hedged(route, selection)).await,
-            false => self.attempt(route, selection).await,
-        }
+/// Makes one attempt, and another beside it when it takes long and the route hedges.
+pub async fn attempt_or_hedge(
+    request: &mut ProxyRequest,
+    route: &Route,
+    selection: Box<Selection>,
+) -> AttemptResult {
+    let hedges = route.policy.hedge.is_some()
+        && selection.turn == Turn::First
+        && request.upgrade.is_none()
+        && !selection.permit.is_probe()
+        && request.overrides.max_attempts != Some(1)
+        && retry_reach(request, Class::Failure) == Reach::Anywhere;
+    match hedges {
+        true => Box::pin(hedged(request, route, selection)).await,
+        false => attempt(request, route, selection).await,
     }
+}
 
-    async fn hedged(&mut self, route: &Route, selection: Box<Selection>) -> AttemptResult {
-        let mut place = RacedAttempt::of(&selection);
-        route.live.hedge_first(place.began);
-        let delay = route.live.hedge_delay(place.began);
-        let at = Rc::new(Cell::new((place.tier, place.index)));
-        self.attempts.place = Some(Rc::clone(&at));
-        let twin = delay.and_then(|_| self.twin());
-        let (Some(delay), Some(mut twin)) = (delay, twin) else {
-            let tried = self.attempt(route, selection).await;
+async fn hedged(
+    request: &mut ProxyRequest,
+    route: &Route,
+    selection: Box<Selection>,
+) -> AttemptResult {
+    let mut place = RacedAttempt::of(&selection);
+    route.live.hedge_first(place.began);
+    let delay = route.live.hedge_delay(place.began);
+    let at = Rc::new(Cell::new((place.tier, place.index)));
+    request.attempts.place = Some(Rc::clone(&at));
+    let twin = delay.and_then(|_| twin(request));
+    let (Some(delay), Some(mut twin)) = (delay, twin) else {
+        let tried = attempt(request, route, selection).await;
+        sample(route, place, &tried);
+        return tried;
+    };
+    let mut first: Attempt<'_> = Box::pin(attempt(request, route, selection));
+    let waited = tokio::time::timeout_at((place.began + delay).into(), &mut first).await;
+    if let Ok(tried) = waited {
+        sample(route, place, &tried);
+        return tried;
+    }
+    // Where connecting took long it may be elsewhere by now.
+    (place.tier, place.index) = at.get();
+    twin.attempts.beside = Some(at.get());
+    let beside = match select_hedge(&twin, route, place.tier) {
+        Ok(beside) => beside,
+        Err(why) => {
+            route.count_hedge(&twin.worker.live.metrics, why);
+            let tried = first.await;
             sample(route, place, &tried);
             return tried;
-        };
-        let mut first: Attempt<'_> = Box::pin(self.attempt(route, selection));
-        let waited = tokio::time::timeout_at((place.began + delay).into(), &mut first).await;
-        if let Ok(tried) = waited {
-            sample(route, place, &tried);
-            return tried;
         }
-        // Where connecting took long it may be elsewhere by now.
-        (place.tier, place.index) = at.get();
-        twin.attempts.beside = Some(at.get());
-        let beside = match twin.beside(route, place.tier) {
-            Ok(beside) => beside,
-            Err(why) => {
-                route.count_hedge(&twin.worker.live.metrics, why);
-                let tried = first.await;
-                sample(route, place, &tried);
-                return tried;
-            }
-        };
-        let other = RacedAttempt::of(&beside);
-        let second: Attempt<'_> = Box::pin(twin.attempt(route, beside));
-        let raced = race(first, second).await;
-        self.merge(route, *twin, raced, place, other)
-    }
+    };
+    let other = RacedAttempt::of(&beside);
+    let second: Attempt<'_> = Box::pin(attempt(&mut twin, route, beside));
+    let raced = race(first, second).await;
+    merge(request, route, *twin, raced, place, other)
+}
 
-    /// The same request again, to be sent elsewhere.
-    fn twin(&self) -> Option<Box<ProxyRequest>> {
-        let body = self.body.twin(self.reservation())?;
-        let mut attempts = self.attempts.clone();
-        attempts.place = None;
-        Some(Box::new(ProxyRequest {
-            worker: Rc::clone(&self.worker),
-            client: Rc::clone(&self.client),
-            timer: Rc::new(Timer::default()),
-            route: Arc::clone(&self.route),
-            record: self.record.aside(),
-            method: self.method.clone(),
-            uri: self.uri.clone(),
-            asked_uri: self.asked_uri.clone(),
-            headers: self.headers.clone(),
-            body,
-            upgrade: None,
-            overrides: self.overrides.clone(),
-            deadline: self.deadline,
-            idempotence: self.idempotence,
-            attempts,
-            partial: None,
-            circuits: self.circuits.clone(),
-            session: self.session.clone(),
-            class: self.class,
-            flow: self.flow,
-            tokens: self.tokens,
-            place: None,
-            turns: Vec::new(),
-            looks_again: 0,
-            stored: None,
-            reduced: self.reduced,
-            conditions: None,
-            hurries: self.hurries,
-            is_job: self.is_job,
-        }))
-    }
+/// The same request again, to be sent elsewhere.
+fn twin(request: &ProxyRequest) -> Option<Box<ProxyRequest>> {
+    let body = request.body.twin(request.reservation())?;
+    let mut attempts = request.attempts.clone();
+    attempts.place = None;
+    Some(Box::new(ProxyRequest {
+        worker: Rc::clone(&request.worker),
+        client: Rc::clone(&request.client),
+        timer: Rc::new(Timer::default()),
+        route: Arc::clone(&request.route),
+        record: request.record.aside(),
+        method: request.method.clone(),
+        uri: request.uri.clone(),
+        asked_uri: request.asked_uri.clone(),
+        headers: request.headers.clone(),
+        body,
+        upgrade: None,
+        overrides: request.overrides.clone(),
+        deadline: request.deadline,
+        idempotence: request.idempotence,
+        attempts,
+        partial: None,
+        circuits: request.circuits.clone(),
+        session: request.session.clone(),
+        class: request.class,
+        flow: request.flow,
+        tokens: request.tokens,
+        place: None,
+        turns: Vec::new(),
+        looks_again: 0,
+        stored: None,
+        reduced: request.reduced,
+        conditions: None,
+        hurries: request.hurries,
+        is_job: request.is_job,
+    }))
+}
 
-    /// Leave for the second attempt.
-    fn beside(&self, route: &Route, tier: usize) -> Result<Box<Selection>, &'static str> {
-        let now = clock::now();
-        let selection =
-            self.choose(route, tier, CandidateFilter::Others, now).map_err(|_| "nobody")?;
-        let paid = route.live.may_spend(now)
-            && route.live.balance(now) >= 1.0
-            && route.live.hedge_spend(now)
-            && route.live.repeat(now);
-        if paid { Ok(selection) } else { Err("budget") }
-    }
+/// Leave for the second attempt.
+fn select_hedge(
+    request: &ProxyRequest,
+    route: &Route,
+    tier: usize,
+) -> Result<Box<Selection>, &'static str> {
+    let now = clock::now();
+    let selection = select_endpoint(request, route, tier, CandidateFilter::Others, now)
+        .map_err(|_| "nobody")?;
+    let paid = route.live.may_spend(now)
+        && route.live.balance(now) >= 1.0
+        && route.live.hedge_spend(now)
+        && route.live.repeat(now);
+    if paid { Ok(selection) } else { Err("budget") }
+}
 
-    /// What two attempts came to, as one of this request's.
-    fn merge(
-        &mut self,
-        route: &Route,
-        mut twin: ProxyRequest,
-        raced: RaceResult,
-        first: RacedAttempt,
-        second: RacedAttempt,
-    ) -> AttemptResult {
-        let (tried, lost, result) = match raced {
-            RaceResult::First(tried, over) => {
-                sample(route, first, &tried);
-                (tried, (!over).then_some(second), "lost")
-            }
-            RaceResult::Second(tried, true) => (tried, None, "won"),
-            RaceResult::Second(tried, false) => {
-                // It would have taken longer: what is known is a lower bound.
-                let took = clock::since(first.began);
-                route.live.hedge_sample(took, clock::now());
-                let slow = Self::candidate(route, first.tier, first.index);
-                slow.endpoint.live.answered(took, clock::now());
-                (tried, Some(first), "won")
-            }
-        };
-        route.count_hedge(&self.worker.live.metrics, result);
-        if let Some(lost) = lost {
-            let record = if result == "won" { &mut self.record } else { &mut twin.record };
-            record.attempts.push(lost.cancelled(route));
+/// What two attempts came to, as one of this request's.
+fn merge(
+    request: &mut ProxyRequest,
+    route: &Route,
+    mut twin: ProxyRequest,
+    raced: RaceResult,
+    first: RacedAttempt,
+    second: RacedAttempt,
+) -> AttemptResult {
+    let (tried, lost, result) = match raced {
+        RaceResult::First(tried, over) => {
+            sample(route, first, &tried);
+            (tried, (!over).then_some(second), "lost")
         }
-        self.record.join(&mut twin.record);
-        let asked = twin.attempts.asked.into_iter().filter(|asked| {
-            self.attempts.asked(asked.tier, asked.index, asked.credential).is_none()
-        });
-        let asked: Vec<_> = asked.collect();
-        self.attempts.in_tier += asked.len() as u32;
-        self.attempts.late.append(&mut twin.attempts.late);
-        self.attempts.asked.splice(0..0, asked);
-        tried
+        RaceResult::Second(tried, true) => (tried, None, "won"),
+        RaceResult::Second(tried, false) => {
+            // It would have taken longer: what is known is a lower bound.
+            let took = clock::since(first.began);
+            route.live.hedge_sample(took, clock::now());
+            let slow = ProxyRequest::candidate(route, first.tier, first.index);
+            slow.endpoint.live.answered(took, clock::now());
+            (tried, Some(first), "won")
+        }
+    };
+    route.count_hedge(&request.worker.live.metrics, result);
+    if let Some(lost) = lost {
+        let record = if result == "won" { &mut request.record } else { &mut twin.record };
+        record.attempts.push(lost.cancelled(route));
     }
+    request.record.join(&mut twin.record);
+    let asked = twin.attempts.asked.into_iter().filter(|asked| {
+        request.attempts.asked(asked.tier, asked.index, asked.credential).is_none()
+    });
+    let asked: Vec<_> = asked.collect();
+    request.attempts.in_tier += asked.len() as u32;
+    request.attempts.late.append(&mut twin.attempts.late);
+    request.attempts.asked.splice(0..0, asked);
+    tried
 }
 
 impl RacedAttempt {

@@ -31,143 +31,137 @@ pub struct AttemptReport {
     pub error: Option<String>,
 }
 
-impl ProxyRequest {
-    /// No response came. What the application's side broke is nobody's failure.
-    pub fn lost(
-        &mut self,
-        route: &Route,
-        mut selection: Box<Selection>,
-        problem: Problem,
-    ) -> AttemptResult {
-        let ours = matches!(problem.kind, Kind::RequestBroken | Kind::RequestTimeout);
-        let class = if ours { Class::Ignored } else { Class::Failure };
-        let report = AttemptReport {
-            timed_out: problem.kind == Kind::AnswerTimeout,
-            error: Some(problem.detail.clone()),
-            ..AttemptReport::answered(class, 0, clock::since(selection.started))
-        };
-        self.report(route, &mut selection, report);
-        AttemptResult::Failed(class, LastResponse::Ours(problem))
-    }
+/// No response came. What the application's side broke is nobody's failure.
+pub fn report_failure(
+    request: &mut ProxyRequest,
+    route: &Route,
+    mut selection: Box<Selection>,
+    problem: Problem,
+) -> AttemptResult {
+    let ours = matches!(problem.kind, Kind::RequestBroken | Kind::RequestTimeout);
+    let class = if ours { Class::Ignored } else { Class::Failure };
+    let report = AttemptReport {
+        timed_out: problem.kind == Kind::AnswerTimeout,
+        error: Some(problem.detail.clone()),
+        ..AttemptReport::answered(class, 0, clock::since(selection.started))
+    };
+    report_attempt(request, route, &mut selection, report);
+    AttemptResult::Failed(class, LastResponse::Ours(problem))
+}
 
-    /// Tells breaker, hold, balancer, metrics and story, once.
-    pub fn report(
-        &mut self,
-        route: &Route,
-        selection: &mut Selection,
-        report: AttemptReport,
-    ) -> Option<Afterwards> {
-        let now = clock::now();
-        let candidate = Self::candidate(route, selection.tier, selection.index);
-        let AttemptReport { class, status, took, retry_after, timed_out, error } = report;
-        let probe = selection.permit.is_probe();
-        self.hold(route, selection, class, status, retry_after, now);
-        let afterwards = selection.permit.report(class.outcome(), took, now);
-        teach(candidate, selection, class, took, now);
-        if let Some(samples) =
-            candidate.provider.outcomes.as_ref().filter(|_| class != Class::Ignored)
-        {
-            let bad = matches!(class, Class::Failure | Class::Unsent | Class::Throttled);
-            samples.record(bad, (status > 0 || timed_out).then_some(took), now);
-        }
-        if let (Class::Success, Some(session)) = (class, &self.session) {
-            route.live.stick(session, candidate.endpoint.live.id, now);
-        }
-        candidate.endpoint.attempts[class.index()].inc();
-        if status > 0 {
-            candidate.provider.first_byte.observe(took.as_secs_f64());
-        }
-        if timed_out {
-            self.attempts.late.push((selection.tier, selection.index));
-        }
-        let never = timed_out
-            || matches!(
-                class,
-                Class::Success | Class::Ignored | Class::Credential | Class::TooLarge
+/// Tells breaker, hold, balancer, metrics and story, once.
+pub fn report_attempt(
+    request: &mut ProxyRequest,
+    route: &Route,
+    selection: &mut Selection,
+    report: AttemptReport,
+) -> Option<Afterwards> {
+    let now = clock::now();
+    let candidate = ProxyRequest::candidate(route, selection.tier, selection.index);
+    let AttemptReport { class, status, took, retry_after, timed_out, error } = report;
+    let probe = selection.permit.is_probe();
+    hold(request, route, selection, class, status, retry_after, now);
+    let afterwards = selection.permit.report(class.outcome(), took, now);
+    teach(candidate, selection, class, took, now);
+    if let Some(samples) = candidate.provider.outcomes.as_ref().filter(|_| class != Class::Ignored)
+    {
+        let bad = matches!(class, Class::Failure | Class::Unsent | Class::Throttled);
+        samples.record(bad, (status > 0 || timed_out).then_some(took), now);
+    }
+    if let (Class::Success, Some(session)) = (class, &request.session) {
+        route.live.stick(session, candidate.endpoint.live.id, now);
+    }
+    candidate.endpoint.attempts[class.index()].inc();
+    if status > 0 {
+        candidate.provider.first_byte.observe(took.as_secs_f64());
+    }
+    if timed_out {
+        request.attempts.late.push((selection.tier, selection.index));
+    }
+    let never = timed_out
+        || matches!(class, Class::Success | Class::Ignored | Class::Credential | Class::TooLarge);
+    let again = |times| match never {
+        true => RetryTime::Never,
+        false => RetryTime::At(now + self_delay(route, candidate, times)),
+    };
+    request.attempts.end(selection.tier, selection.index, selection.credential, again);
+    let (to, credential) = (Arc::clone(&candidate.endpoint), Some(selection.credential));
+    request.record.attempts.push(AttemptRecord {
+        to,
+        credential,
+        class,
+        status,
+        took,
+        probe,
+        turn: selection.turn,
+        error,
+    });
+    afterwards
+}
+
+/// One more request that was let go to providers, for the modes that watch its route. What was
+/// the application's fault is no sample.
+pub fn sample(request: &ProxyRequest, outcome: &Result<Box<PendingResponse>, Problem>) {
+    let Some(samples) = &request.route.outcomes else { return };
+    let (status, kind) = match outcome {
+        Ok(response) => (response.head.status, None),
+        Err(problem) => (problem.kind.status(), Some(problem.kind)),
+    };
+    let bad = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
+    let timed_out = matches!(kind, Some(Kind::AnswerTimeout | Kind::Deadline));
+    if kind.is_none() || bad {
+        let took = (kind.is_none() || timed_out).then(|| request.record.so_far());
+        samples.record(bad, took, clock::now());
+    }
+}
+
+/// A provider that asked to wait is not asked before.
+fn hold(
+    request: &ProxyRequest,
+    route: &Route,
+    selection: &Selection,
+    class: Class,
+    status: u16,
+    retry_after: Option<Duration>,
+    now: Instant,
+) {
+    let candidate = ProxyRequest::candidate(route, selection.tier, selection.index);
+    let Some(hold) = selection.permit.hold() else { return };
+    match class {
+        Class::Throttled => {
+            let respected = request.retry(route).respect_retry_after;
+            let until = hold.throttled(retry_after.filter(|_| respected), now);
+            candidate.endpoint.holds.inc();
+            let left = until.saturating_duration_since(now);
+            tracing::info!(
+                endpoint = hold.key(),
+                status,
+                ?left,
+                "held: the provider asked to wait"
             );
-        let again = |times| match never {
-            true => RetryTime::Never,
-            false => RetryTime::At(now + self_delay(route, candidate, times)),
-        };
-        self.attempts.end(selection.tier, selection.index, selection.credential, again);
-        let (to, credential) = (Arc::clone(&candidate.endpoint), Some(selection.credential));
-        self.record.attempts.push(AttemptRecord {
-            to,
-            credential,
-            class,
-            status,
-            took,
-            probe,
-            turn: selection.turn,
-            error,
-        });
-        afterwards
-    }
-
-    /// One more request that was let go to providers, for the modes that watch its route. What was
-    /// the application's fault is no sample.
-    pub fn sample(&self, outcome: &Result<Box<PendingResponse>, Problem>) {
-        let Some(samples) = &self.route.outcomes else { return };
-        let (status, kind) = match outcome {
-            Ok(response) => (response.head.status, None),
-            Err(problem) => (problem.kind.status(), Some(problem.kind)),
-        };
-        let bad = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
-        let timed_out = matches!(kind, Some(Kind::AnswerTimeout | Kind::Deadline));
-        if kind.is_none() || bad {
-            let took = (kind.is_none() || timed_out).then(|| self.record.so_far());
-            samples.record(bad, took, clock::now());
         }
-    }
-
-    /// A provider that asked to wait is not asked before.
-    fn hold(
-        &self,
-        route: &Route,
-        selection: &Selection,
-        class: Class,
-        status: u16,
-        retry_after: Option<Duration>,
-        now: Instant,
-    ) {
-        let candidate = Self::candidate(route, selection.tier, selection.index);
-        let Some(hold) = selection.permit.hold() else { return };
-        match class {
-            Class::Throttled => {
-                let respected = self.retry(route).respect_retry_after;
-                let until = hold.throttled(retry_after.filter(|_| respected), now);
+        Class::Credential => {
+            let alone = route.tiers.len() == 1
+                && route.tiers[0].candidates.len() == 1
+                && candidate.endpoint.credential_count() <= 1;
+            if !alone && let Some(until) = hold.credential(status, now) {
                 candidate.endpoint.holds.inc();
                 let left = until.saturating_duration_since(now);
-                tracing::info!(
+                tracing::warn!(
                     endpoint = hold.key(),
                     status,
                     ?left,
-                    "held: the provider asked to wait"
+                    "held: the provider refused the credential"
                 );
             }
-            Class::Credential => {
-                let alone = route.tiers.len() == 1
-                    && route.tiers[0].candidates.len() == 1
-                    && candidate.endpoint.credential_count() <= 1;
-                if !alone && let Some(until) = hold.credential(status, now) {
-                    candidate.endpoint.holds.inc();
-                    let left = until.saturating_duration_since(now);
-                    tracing::warn!(
-                        endpoint = hold.key(),
-                        status,
-                        ?left,
-                        "held: the provider refused the credential"
-                    );
-                }
-            }
-            _ => {}
         }
+        _ => {}
     }
+}
 
-    /// Puts down what an attempt's answer took.
-    pub fn settle(&mut self, usage_key: UsageKey, tokens: TokenUsage) {
-        usage_key.settle(&self.route, self.body.model(), &mut self.record, tokens);
-    }
+/// Puts down what an attempt's answer took.
+pub fn settle(request: &mut ProxyRequest, usage_key: UsageKey, tokens: TokenUsage) {
+    usage_key.settle(&request.route, request.body.model(), &mut request.record, tokens);
 }
 
 /// Tells the balancer and the adaptive limit.

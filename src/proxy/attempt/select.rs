@@ -9,11 +9,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::report::UsageKey;
+use super::wait::has_turn;
 use crate::clock;
 use crate::live::permit::{Flight, Permit};
 use crate::live::provider::Lack;
 use crate::live::quota::usage_meter::Turn;
 use crate::proxy::request::context::{Circuits, ProxyRequest, RetryTime};
+use crate::proxy::response::resume::can_continue;
 use crate::resilience::balance::balancer;
 use crate::resilience::breaker::{Rejection, Why};
 use crate::snapshot::{Circuit, EndpointCandidate, Route};
@@ -66,260 +68,258 @@ pub enum CandidateFilter {
     },
 }
 
-impl ProxyRequest {
-    /// Chooses in a tier.
-    ///
-    /// # Errors
-    /// What stands in the way.
-    pub fn choose(
-        &self,
-        route: &Route,
-        tier: usize,
-        among: CandidateFilter,
-        now: Instant,
-    ) -> Result<Box<Selection>, Unavailable> {
-        let candidates = &route.tiers[tier].candidates;
-        let count = candidates.len().min(CANDIDATES);
-        let circuits = &*self.circuits(route, tier);
-        let mut blocked = Unavailable::default();
-        let mut eligible = 0u64;
-        for (index, candidate) in candidates.iter().enumerate().take(count) {
-            match self.usable(candidate, &circuits[index], tier, index, among, now) {
-                Ok(()) => eligible |= 1 << index,
+/// Chooses in a tier.
+///
+/// # Errors
+/// What stands in the way.
+pub fn select_endpoint(
+    request: &ProxyRequest,
+    route: &Route,
+    tier: usize,
+    among: CandidateFilter,
+    now: Instant,
+) -> Result<Box<Selection>, Unavailable> {
+    let candidates = &route.tiers[tier].candidates;
+    let count = candidates.len().min(CANDIDATES);
+    let circuits = &*tier_circuits(request, route, tier);
+    let mut blocked = Unavailable::default();
+    let mut eligible = 0u64;
+    for (index, candidate) in candidates.iter().enumerate().take(count) {
+        match check_candidate(request, candidate, &circuits[index], tier, index, among, now) {
+            Ok(()) => eligible |= 1 << index,
+            Err(why) => blocked.merge(why),
+        }
+    }
+    let mut known = sticky_candidate(request, route, candidates, eligible, now);
+    while eligible != 0 {
+        let balanced = || balance(request, route, circuits, tier, eligible, now);
+        let Some(index) = known.take().or_else(balanced) else { break };
+        match reserve(request, &candidates[index], &circuits[index], tier, index, among, now) {
+            Ok(selection) => return Ok(selection),
+            Err(why) => blocked.merge(why),
+        }
+        eligible &= !(1 << index);
+    }
+    Err(blocked)
+}
+
+/// The one that this request's session went to last (`affinity`).
+fn sticky_candidate(
+    request: &ProxyRequest,
+    route: &Route,
+    candidates: &[EndpointCandidate],
+    eligible: u64,
+    now: Instant,
+) -> Option<usize> {
+    let id = route.live.sticky(request.session.as_deref()?, now)?;
+    let same =
+        |(i, c): &(usize, &EndpointCandidate)| eligible & (1 << i) != 0 && c.endpoint.live.id == id;
+    candidates.iter().enumerate().take(CANDIDATES).find(same).map(|(index, _)| index)
+}
+
+fn balance(
+    request: &ProxyRequest,
+    route: &Route,
+    circuits: &[Arc<Circuit>],
+    tier: usize,
+    eligible: u64,
+    now: Instant,
+) -> Option<usize> {
+    if eligible.is_power_of_two() {
+        return Some(eligible.trailing_zeros() as usize);
+    }
+    let candidates = &route.tiers[tier].candidates;
+    let wants_probe = |index: &usize| {
+        let breaker = circuits[*index].breaker.as_ref();
+        eligible & (1 << index) != 0 && breaker.is_some_and(|b| b.wants_probe(now))
+    };
+    if let Some(index) = (0..candidates.len().min(CANDIDATES)).find(wants_probe) {
+        return Some(index);
+    }
+    let mut seen = request.worker.candidates.borrow_mut();
+    seen.clear();
+    seen.extend(candidates.iter().zip(circuits).take(CANDIDATES).map(|(candidate, circuit)| {
+        let address = &candidate.endpoint;
+        balancer::Candidate {
+            share: candidate.share,
+            latency: address.live.latency(now),
+            pending: address.live.pending(),
+            slow_start: circuit.breaker.as_ref().map_or(1.0, |b| b.slow_start(now)),
+        }
+    }));
+    let among = |index: usize| eligible & (1 << index) != 0;
+    route.live.pick(tier, route.policy.balance, &seen, among, clock::draw())
+}
+
+/// Breaker and holds of each candidate of a tier, for this request's model; found once.
+fn tier_circuits(request: &ProxyRequest, route: &Route, tier: usize) -> Circuits {
+    let mut known = request.circuits.borrow_mut();
+    match &*known {
+        Some((of, circuits)) if *of == tier => Rc::clone(circuits),
+        _ => {
+            let model = request.body.model();
+            let circuit = |c: &EndpointCandidate| c.endpoint.circuit(&c.provider.policy, model);
+            let circuits: Circuits = route.tiers[tier].candidates.iter().map(circuit).collect();
+            *known = Some((tier, Rc::clone(&circuits)));
+            circuits
+        }
+    }
+}
+
+/// Could this endpoint be asked now? Nothing changes.
+fn check_candidate(
+    request: &ProxyRequest,
+    candidate: &EndpointCandidate,
+    circuit: &Circuit,
+    tier: usize,
+    index: usize,
+    among: CandidateFilter,
+    now: Instant,
+) -> Result<(), Unavailable> {
+    if request.attempts.only.is_some_and(|only| only != provider_id(candidate)) {
+        return Err(Unavailable::default());
+    }
+    let here = (tier, index);
+    let out = request.attempts.beside == Some(here) || request.attempts.late.contains(&here);
+    if out || !can_continue(request, candidate) {
+        return Err(Unavailable::default());
+    }
+    if candidate.provider.live.is_drained(now) {
+        return Err(Unavailable { drained: true, ..Unavailable::default() });
+    }
+    let mut blocked = Unavailable::default();
+    let credentials = circuit.holds.len();
+    let any = (0..credentials).any(|credential| {
+        let free = check_credential(request, circuit, tier, index, credential, among, now);
+        free.map_err(|why| blocked.merge(why)).is_ok()
+    });
+    if !any {
+        return Err(blocked);
+    }
+    if let Some(Err(rejection)) = circuit.breaker.as_ref().map(|b| b.check(now)) {
+        return Err(Unavailable::by(rejection));
+    }
+    check_capacity(request, candidate, now)
+}
+
+fn check_capacity(
+    request: &ProxyRequest,
+    candidate: &EndpointCandidate,
+    now: Instant,
+) -> Result<(), Unavailable> {
+    let room = Unavailable { room: true, ..Unavailable::default() };
+    let live = &candidate.provider.live;
+    if !has_turn(request, live) {
+        return Err(room);
+    }
+    live.check(request.tokens, now).map_err(Unavailable::lacking)?;
+    let place = request.worker.pools.has_capacity(&candidate.endpoint.target);
+    if place { Ok(()) } else { Err(room) }
+}
+
+/// Could one of the addresses of a provider be asked now?
+///
+/// # Errors
+/// What stands in the way at all of them.
+pub fn check_provider(
+    request: &ProxyRequest,
+    route: &Route,
+    provider: u32,
+    among: CandidateFilter,
+    now: Instant,
+) -> Result<(), Unavailable> {
+    let tier = request.attempts.tier;
+    let circuits = tier_circuits(request, route, tier);
+    let mut blocked = Unavailable::default();
+    for (index, candidate) in route.tiers[tier].candidates.iter().enumerate().take(CANDIDATES) {
+        if candidate.provider.live.id() == provider {
+            match check_candidate(request, candidate, &circuits[index], tier, index, among, now) {
+                Ok(()) => return Ok(()),
                 Err(why) => blocked.merge(why),
             }
         }
-        let mut known = self.known(route, candidates, eligible, now);
-        while eligible != 0 {
-            let balanced = || self.balanced(route, circuits, tier, eligible, now);
-            let Some(index) = known.take().or_else(balanced) else { break };
-            match self.take(&candidates[index], &circuits[index], tier, index, among, now) {
-                Ok(selection) => return Ok(selection),
-                Err(why) => blocked.merge(why),
-            }
-            eligible &= !(1 << index);
-        }
-        Err(blocked)
     }
+    Err(blocked)
+}
 
-    /// The one that this request's session went to last (`affinity`).
-    fn known(
-        &self,
-        route: &Route,
-        candidates: &[EndpointCandidate],
-        eligible: u64,
-        now: Instant,
-    ) -> Option<usize> {
-        let id = route.live.sticky(self.session.as_deref()?, now)?;
-        let same = |(i, c): &(usize, &EndpointCandidate)| {
-            eligible & (1 << i) != 0 && c.endpoint.live.id == id
-        };
-        candidates.iter().enumerate().take(CANDIDATES).find(same).map(|(index, _)| index)
-    }
+/// Tells breakers and holds before a tier apart from those before another model's.
+pub fn circuits_key(request: &ProxyRequest, route: &Route, tier: usize) -> u64 {
+    let circuits = tier_circuits(request, route, tier);
+    circuits
+        .iter()
+        .fold(0, |key: u64, circuit| key.rotate_left(7) ^ Arc::as_ptr(circuit).addr() as u64)
+}
 
-    fn balanced(
-        &self,
-        route: &Route,
-        circuits: &[Arc<Circuit>],
-        tier: usize,
-        eligible: u64,
-        now: Instant,
-    ) -> Option<usize> {
-        if eligible.is_power_of_two() {
-            return Some(eligible.trailing_zeros() as usize);
+/// May this credential be used now, by this request?
+fn check_credential(
+    request: &ProxyRequest,
+    circuit: &Circuit,
+    tier: usize,
+    index: usize,
+    credential: usize,
+    among: CandidateFilter,
+    now: Instant,
+) -> Result<(), Unavailable> {
+    let held = circuit.holds[credential].check(now).err();
+    let wait = match (request.attempts.asked(tier, index, credential).map(|a| a.again), among) {
+        (None, CandidateFilter::Others) => None,
+        (Some(RetryTime::At(at)), CandidateFilter::Again { .. })
+        | (Some(RetryTime::LastResort(at)), CandidateFilter::Again { unreachable: true }) => {
+            Some(at.saturating_duration_since(now)).filter(|wait| !wait.is_zero())
         }
-        let candidates = &route.tiers[tier].candidates;
-        let wants_probe = |index: &usize| {
-            let breaker = circuits[*index].breaker.as_ref();
-            eligible & (1 << index) != 0 && breaker.is_some_and(|b| b.wants_probe(now))
-        };
-        if let Some(index) = (0..candidates.len().min(CANDIDATES)).find(wants_probe) {
-            return Some(index);
+        _ => return Err(Unavailable::default()),
+    };
+    match held.max(wait) {
+        None => Ok(()),
+        wait => {
+            let guess = held.is_some() && circuit.holds[credential].is_guess();
+            let shared = held.filter(|_| wait == held);
+            let own = wait.filter(|_| wait != held);
+            let held = held.is_some();
+            Err(Unavailable { wait, shared, own, held, guess, ..Unavailable::default() })
         }
-        let mut seen = self.worker.candidates.borrow_mut();
-        seen.clear();
-        seen.extend(candidates.iter().zip(circuits).take(CANDIDATES).map(
-            |(candidate, circuit)| {
-                let address = &candidate.endpoint;
-                balancer::Candidate {
-                    share: candidate.share,
-                    latency: address.live.latency(now),
-                    pending: address.live.pending(),
-                    slow_start: circuit.breaker.as_ref().map_or(1.0, |b| b.slow_start(now)),
-                }
-            },
-        ));
-        let among = |index: usize| eligible & (1 << index) != 0;
-        route.live.pick(tier, route.policy.balance, &seen, among, clock::draw())
     }
+}
 
-    /// Breaker and holds of each candidate of a tier, for this request's model; found once.
-    fn circuits(&self, route: &Route, tier: usize) -> Circuits {
-        let mut known = self.circuits.borrow_mut();
-        match &*known {
-            Some((of, circuits)) if *of == tier => Rc::clone(circuits),
-            _ => {
-                let model = self.body.model();
-                let circuit = |c: &EndpointCandidate| c.endpoint.circuit(&c.provider.policy, model);
-                let circuits: Circuits = route.tiers[tier].candidates.iter().map(circuit).collect();
-                *known = Some((tier, Rc::clone(&circuits)));
-                circuits
-            }
-        }
-    }
-
-    /// Could this endpoint be asked now? Nothing changes.
-    fn usable(
-        &self,
-        candidate: &EndpointCandidate,
-        circuit: &Circuit,
-        tier: usize,
-        index: usize,
-        among: CandidateFilter,
-        now: Instant,
-    ) -> Result<(), Unavailable> {
-        if self.attempts.only.is_some_and(|only| only != provider_id(candidate)) {
-            return Err(Unavailable::default());
-        }
-        let here = (tier, index);
-        let out = self.attempts.beside == Some(here) || self.attempts.late.contains(&here);
-        if out || !self.can_go_on(candidate) {
-            return Err(Unavailable::default());
-        }
-        if candidate.provider.live.is_drained(now) {
-            return Err(Unavailable { drained: true, ..Unavailable::default() });
-        }
-        let mut blocked = Unavailable::default();
-        let credentials = circuit.holds.len();
-        let any = (0..credentials).any(|credential| {
-            let free = self.credential_free(circuit, tier, index, credential, among, now);
-            free.map_err(|why| blocked.merge(why)).is_ok()
-        });
-        if !any {
-            return Err(blocked);
-        }
-        if let Some(Err(rejection)) = circuit.breaker.as_ref().map(|b| b.check(now)) {
-            return Err(Unavailable::by(rejection));
-        }
-        self.room(candidate, now)
-    }
-
-    fn room(&self, candidate: &EndpointCandidate, now: Instant) -> Result<(), Unavailable> {
-        let room = Unavailable { room: true, ..Unavailable::default() };
-        let live = &candidate.provider.live;
-        if !self.is_its_turn(live) {
-            return Err(room);
-        }
-        live.check(self.tokens, now).map_err(Unavailable::lacking)?;
-        let place = self.worker.pools.has_capacity(&candidate.endpoint.target);
-        if place { Ok(()) } else { Err(room) }
-    }
-
-    /// Could one of the addresses of a provider be asked now?
-    ///
-    /// # Errors
-    /// What stands in the way at all of them.
-    pub fn usable_at(
-        &self,
-        route: &Route,
-        provider: u32,
-        among: CandidateFilter,
-        now: Instant,
-    ) -> Result<(), Unavailable> {
-        let tier = self.attempts.tier;
-        let circuits = self.circuits(route, tier);
-        let mut blocked = Unavailable::default();
-        for (index, candidate) in route.tiers[tier].candidates.iter().enumerate().take(CANDIDATES) {
-            if candidate.provider.live.id() == provider {
-                match self.usable(candidate, &circuits[index], tier, index, among, now) {
-                    Ok(()) => return Ok(()),
-                    Err(why) => blocked.merge(why),
-                }
-            }
-        }
-        Err(blocked)
-    }
-
-    /// Tells breakers and holds before a tier apart from those before another model's.
-    pub fn circuits_key(&self, route: &Route, tier: usize) -> u64 {
-        let circuits = self.circuits(route, tier);
-        circuits
-            .iter()
-            .fold(0, |key: u64, circuit| key.rotate_left(7) ^ Arc::as_ptr(circuit).addr() as u64)
-    }
-
-    /// May this credential be used now, by this request?
-    fn credential_free(
-        &self,
-        circuit: &Circuit,
-        tier: usize,
-        index: usize,
-        credential: usize,
-        among: CandidateFilter,
-        now: Instant,
-    ) -> Result<(), Unavailable> {
-        let held = circuit.holds[credential].check(now).err();
-        let wait = match (self.attempts.asked(tier, index, credential).map(|a| a.again), among) {
-            (None, CandidateFilter::Others) => None,
-            (Some(RetryTime::At(at)), CandidateFilter::Again { .. })
-            | (Some(RetryTime::LastResort(at)), CandidateFilter::Again { unreachable: true }) => {
-                Some(at.saturating_duration_since(now)).filter(|wait| !wait.is_zero())
-            }
-            _ => return Err(Unavailable::default()),
-        };
-        match held.max(wait) {
-            None => Ok(()),
-            wait => {
-                let guess = held.is_some() && circuit.holds[credential].is_guess();
-                let shared = held.filter(|_| wait == held);
-                let own = wait.filter(|_| wait != held);
-                let held = held.is_some();
-                Err(Unavailable { wait, shared, own, held, guess, ..Unavailable::default() })
-            }
-        }
-    }
-
-    /// Takes the place, the hold's and the breaker's leave.
-    fn take(
-        &self,
-        candidate: &EndpointCandidate,
-        circuit: &Circuit,
-        tier: usize,
-        index: usize,
-        among: CandidateFilter,
-        now: Instant,
-    ) -> Result<Box<Selection>, Unavailable> {
-        let free = |credential: usize| {
-            self.credential_free(circuit, tier, index, credential, among, now).is_ok()
-        };
-        let credential =
-            candidate.endpoint.next_credential(free).ok_or_else(Unavailable::default)?;
-        let live = &candidate.provider.live;
-        let mut flight = Flight::begin(live, &candidate.endpoint.live, self.tokens, now)
-            .map_err(Unavailable::lacking)?;
-        let hold = &circuit.holds[credential];
-        let admitted = hold.admit(now).map_err(|wait| Unavailable {
-            wait: Some(wait),
-            shared: Some(wait),
-            held: true,
-            ..Unavailable::default()
-        });
-        let admitted = admitted.and_then(|()| match &circuit.breaker {
-            None => Ok(None),
-            Some(cell) => Ok(Some((Arc::clone(cell), cell.admit(now).map_err(Unavailable::by)?))),
-        });
-        let breaker = admitted.inspect_err(|_| flight.give_back())?;
-        let permit = Permit::new(breaker, Some(Arc::clone(hold)));
-        Ok(Box::new(Selection {
-            tier,
-            index,
-            credential,
-            turn: self.turn(),
-            permit,
-            flight,
-            started: now,
-        }))
-    }
+/// Takes the place, the hold's and the breaker's leave.
+fn reserve(
+    request: &ProxyRequest,
+    candidate: &EndpointCandidate,
+    circuit: &Circuit,
+    tier: usize,
+    index: usize,
+    among: CandidateFilter,
+    now: Instant,
+) -> Result<Box<Selection>, Unavailable> {
+    let free = |credential: usize| {
+        check_credential(request, circuit, tier, index, credential, among, now).is_ok()
+    };
+    let credential = candidate.endpoint.next_credential(free).ok_or_else(Unavailable::default)?;
+    let live = &candidate.provider.live;
+    let mut flight = Flight::begin(live, &candidate.endpoint.live, request.tokens, now)
+        .map_err(Unavailable::lacking)?;
+    let hold = &circuit.holds[credential];
+    let admitted = hold.admit(now).map_err(|wait| Unavailable {
+        wait: Some(wait),
+        shared: Some(wait),
+        held: true,
+        ..Unavailable::default()
+    });
+    let admitted = admitted.and_then(|()| match &circuit.breaker {
+        None => Ok(None),
+        Some(cell) => Ok(Some((Arc::clone(cell), cell.admit(now).map_err(Unavailable::by)?))),
+    });
+    let breaker = admitted.inspect_err(|_| flight.give_back())?;
+    let permit = Permit::new(breaker, Some(Arc::clone(hold)));
+    Ok(Box::new(Selection {
+        tier,
+        index,
+        credential,
+        turn: request.turn(),
+        permit,
+        flight,
+        started: now,
+    }))
 }
 
 impl Selection {

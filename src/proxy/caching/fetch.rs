@@ -12,6 +12,8 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
 use super::invalidate::is_here;
 use super::key::CacheLookup;
+use super::lookup::add_validators;
+use super::lookup::restore_conditions;
 use super::lookup::{Outcome, did, from_store};
 use crate::cache::cache_control::CacheControl;
 use crate::cache::coalesce::{Leader, LeaderOutcome};
@@ -23,6 +25,7 @@ use crate::cache::vary::VariantKey;
 use crate::clock;
 use crate::policy::sections::model::Keeps;
 use crate::proxy::attempt::inspect::LastResponse;
+use crate::proxy::attempt::inspect::discard;
 use crate::proxy::attempt::pending_response::{PendingBody, PendingResponse};
 use crate::proxy::downstream::error::Kind;
 use crate::proxy::handler::{run, run_as_it_is};
@@ -100,9 +103,9 @@ async fn validated(
     let is_http = fetch.lookup.uri.is_some();
     let found = fetch.found.clone().filter(|stored| is_http && stored.can_be_revalidated());
     let Some(stored) = found else { return (run(request, route).await, false) };
-    request.validates(&stored);
+    add_validators(request, &stored);
     let outcome = run(request, route).await;
-    request.own_conditions();
+    restore_conditions(request);
     match &outcome {
         Ok(response) if is_of_another(response, &stored) => {}
         _ => return (outcome, true),
@@ -194,7 +197,7 @@ pub fn stale_or(
     };
     did(request, cache, CacheResult::Stale);
     if let Ok(response) = outcome {
-        request.put_down(&LastResponse::Theirs(response));
+        discard(request, &LastResponse::Theirs(response));
     }
     Ok(from_store(request, Arc::clone(stored), Some("stale-if-error")))
 }

@@ -244,27 +244,25 @@ fn along(
 /// The conditions of a request (RFC 9110, 13.1) of which a cache makes use.
 const CONDITIONS: [HeaderName; 2] = [IF_NONE_MATCH, IF_MODIFIED_SINCE];
 
-impl ProxyRequest {
-    /// Asks whether what is stored is still what it was; the application's own conditions wait.
-    pub fn validates(&mut self, stored: &CachedResponse) {
-        let mut own = HeaderMap::new();
-        for name in CONDITIONS {
-            for value in self.headers.get_all(&name) {
-                own.append(name.clone(), value.clone());
-            }
+/// Asks whether what is stored is still what it was; the application's own conditions wait.
+pub fn add_validators(request: &mut ProxyRequest, stored: &CachedResponse) {
+    let mut own = HeaderMap::new();
+    for name in CONDITIONS {
+        for value in request.headers.get_all(&name) {
+            own.append(name.clone(), value.clone());
         }
-        self.conditions = Some(Box::new(own));
-        stored.add_validators(&mut self.headers);
     }
+    request.conditions = Some(Box::new(own));
+    stored.add_validators(&mut request.headers);
+}
 
-    /// Puts these back.
-    pub fn own_conditions(&mut self) {
-        let Some(own) = self.conditions.take() else { return };
-        for name in CONDITIONS {
-            self.headers.remove(&name);
-            for value in own.get_all(&name) {
-                self.headers.append(name.clone(), value.clone());
-            }
+/// Puts these back.
+pub fn restore_conditions(request: &mut ProxyRequest) {
+    let Some(own) = request.conditions.take() else { return };
+    for name in CONDITIONS {
+        request.headers.remove(&name);
+        for value in own.get_all(&name) {
+            request.headers.append(name.clone(), value.clone());
         }
     }
 }

@@ -11,6 +11,7 @@ use crate::cache::coalesce::CoalesceRole;
 use crate::cache::entry::CachedResponse;
 use crate::clock;
 use crate::proxy::access_log::record::AccessRecord;
+use crate::proxy::degradation::apply::is_degraded;
 use crate::proxy::handler::finish;
 use crate::proxy::request::body::RequestBody;
 use crate::proxy::request::context::ProxyRequest;
@@ -23,7 +24,7 @@ pub fn begin(
     lookup: &CacheLookup,
     stored: &Arc<CachedResponse>,
 ) {
-    if request.is_degraded() {
+    if is_degraded(request) {
         return;
     }
     let key = stored.variant.narrow(&lookup.key, &request.headers, &cache.live.secret);

@@ -53,186 +53,182 @@ enum Answer<'r> {
     Respond(&'r Respond),
 }
 
-impl ProxyRequest {
-    /// What the modes in force make of it: an answer, or another request, or other providers. Where
-    /// none is in force this is one load.
-    pub fn degraded(&mut self) -> Option<Result<Box<PendingResponse>, Problem>> {
-        if self.route.modes.may_apply(&self.worker.live.modes) { self.degrade() } else { None }
-    }
+/// What the modes in force make of it: an answer, or another request, or other providers. Where
+/// none is in force this is one load.
+pub fn degraded(request: &mut ProxyRequest) -> Option<Result<Box<PendingResponse>, Problem>> {
+    if request.route.modes.may_apply(&request.worker.live.modes) { degrade(request) } else { None }
+}
 
-    /// Some mode that may change it, or answer it, is in force.
-    pub fn is_degraded(&self) -> bool {
-        let acts = |mode: &InForce<'_>| {
-            let mut actions = mode.of.mode.policy.actions.iter();
-            !mode.is_shadow() && actions.any(|action| !matches!(action, Action::Notify(_)))
+/// Some mode that may change it, or answer it, is in force.
+pub fn is_degraded(request: &ProxyRequest) -> bool {
+    let acts = |mode: &InForce<'_>| {
+        let mut actions = mode.of.mode.policy.actions.iter();
+        !mode.is_shadow() && actions.any(|action| !matches!(action, Action::Notify(_)))
+    };
+    request.worker.live.modes.in_force() & request.route.modes.mask != 0
+        && in_force(&request.route).iter().any(acts)
+}
+
+#[cold]
+fn degrade(request: &mut ProxyRequest) -> Option<Result<Box<PendingResponse>, Problem>> {
+    let route = Arc::clone(&request.route);
+    let modes = in_force(&route);
+    for mode in modes.iter().filter(|mode| mode.is_shadow()) {
+        count_shadow(request, mode);
+    }
+    for mode in modes.iter().filter(|mode| !mode.is_shadow()) {
+        let mut actions = mode.of.mode.policy.actions.iter();
+        if let Some(answer) = actions.find_map(|action| response_of(request, action)) {
+            return Some(respond(request, mode, answer));
+        }
+    }
+    change(request, &modes);
+    None
+}
+
+/// The same for a job that is about to run.
+///
+/// # Errors
+/// Which mode turns it away, and for how long at least.
+pub fn degrade_job(request: &mut ProxyRequest) -> Result<(), (Duration, String)> {
+    let route = Arc::clone(&request.route);
+    let modes = in_force(&route);
+    for mode in modes.iter().filter(|mode| !mode.is_shadow()) {
+        let stands = |action: &Action| match action {
+            Action::Shed(class) => is_at_or_below(request, class),
+            Action::Respond(_) => true,
+            _ => false,
         };
-        self.worker.live.modes.in_force() & self.route.modes.mask != 0
-            && in_force(&self.route).iter().any(acts)
-    }
-
-    #[cold]
-    fn degrade(&mut self) -> Option<Result<Box<PendingResponse>, Problem>> {
-        let route = Arc::clone(&self.route);
-        let modes = in_force(&route);
-        for mode in modes.iter().filter(|mode| mode.is_shadow()) {
-            self.shade(mode);
+        if mode.of.mode.policy.actions.iter().any(stands) {
+            let cell = &mode.of.mode.live;
+            let why = format!("the mode `{}` is in force", cell.name);
+            return Err((cell.earliest_end(clock::now()), why));
         }
-        for mode in modes.iter().filter(|mode| !mode.is_shadow()) {
-            let mut actions = mode.of.mode.policy.actions.iter();
-            if let Some(answer) = actions.find_map(|action| self.answers(action)) {
-                return Some(self.answer(mode, answer));
+    }
+    if modes.iter().any(|mode| !mode.is_shadow()) {
+        request.record.effects_mut().held_back = true;
+        change(request, &modes);
+    }
+    Ok(())
+}
+
+fn response_of<'r>(request: &ProxyRequest, action: &'r Action) -> Option<Answer<'r>> {
+    match action {
+        Action::ServeStale(within) => lookup::stale(request, *within).map(Answer::Stale),
+        Action::Shed(class) => is_at_or_below(request, class).then_some(Answer::Shed),
+        Action::Respond(respond) => Some(Answer::Respond(respond)),
+        Action::Reduce(_) | Action::Use(_) | Action::Notify(_) => None,
+    }
+}
+
+fn is_at_or_below(request: &ProxyRequest, class: &str) -> bool {
+    let queue = request.route.queue.as_ref();
+    let place = queue.and_then(|queue| queue.policy.class(class));
+    place.is_some_and(|place| request.class >= place)
+}
+
+/// What a mode in shadow would have done is counted.
+fn count_shadow(request: &ProxyRequest, mode: &InForce<'_>) {
+    let actions = &mode.of.mode.policy.actions;
+    let live = &mode.of.mode.live;
+    if let Some(answer) = actions.iter().find_map(|action| response_of(request, action)) {
+        return live.touch(&mode.episode, answer.touch(), true);
+    }
+    let reduces = actions.iter().any(|action| matches!(action, Action::Reduce(_)));
+    if reduces {
+        live.touch(&mode.episode, Touch::Reduce, true);
+    }
+    if mode.of.alternate.is_some() {
+        live.touch(&mode.episode, Touch::Use, !reduces);
+    }
+}
+
+fn respond(
+    request: &mut ProxyRequest,
+    mode: &InForce<'_>,
+    answer: Answer<'_>,
+) -> Result<Box<PendingResponse>, Problem> {
+    request.record.touch(mode, answer.touch());
+    let (now, cell) = (clock::now(), &mode.of.mode.live);
+    match answer {
+        Answer::Stale(stored) => {
+            note_need(request, now);
+            Ok(lookup::serve_stale(request, stored))
+        }
+        Answer::Shed => {
+            let (route, mode) = (&request.route.policy.name, &cell.name);
+            let detail =
+                format!("route `{route}`: the mode `{mode}` is in force, and turns its class away");
+            let problem = Problem::new(Kind::Shed, detail);
+            Err(problem.retry_after(Some(cell.earliest_end(now))))
+        }
+        Answer::Respond(respond) => {
+            note_need(request, now);
+            let id = static_response::request_id(&request.headers);
+            let response = static_response::ready(respond, &cell.name, &id, cell.earliest_end(now));
+            request.record.effects_mut().request_id = Some(id);
+            Ok(response)
+        }
+    }
+}
+
+/// Every reduction, then the last `use`.
+fn change(request: &mut ProxyRequest, modes: &[InForce<'_>]) {
+    let mut instead = None;
+    for mode in modes.iter().filter(|mode| !mode.is_shadow()) {
+        for action in &mode.of.mode.policy.actions {
+            if let Action::Reduce(reduction) = action {
+                request.record.touch(mode, Touch::Reduce);
+                reduce(request, reduction);
             }
         }
-        self.change(&modes);
-        None
+        instead = mode.of.alternate.as_ref().map(|route| (mode, route)).or(instead);
     }
+    if let Some((mode, route)) = instead {
+        request.record.touch(mode, Touch::Use);
+        note_need(request, clock::now());
+        request.route = Arc::clone(route);
+        // Whoever is asked now may know the model by another name.
+        request.body.find_model();
+    }
+    request.reduced = request.record.effects.as_ref().is_some_and(|effects| !effects.by.is_empty());
+}
 
-    /// The same for a job that is about to run.
-    ///
-    /// # Errors
-    /// Which mode turns it away, and for how long at least.
-    pub fn degrade_job(&mut self) -> Result<(), (Duration, String)> {
-        let route = Arc::clone(&self.route);
-        let modes = in_force(&route);
-        for mode in modes.iter().filter(|mode| !mode.is_shadow()) {
-            let stands = |action: &Action| match action {
-                Action::Shed(class) => self.is_at_or_below(class),
-                Action::Respond(_) => true,
-                _ => false,
-            };
-            if mode.of.mode.policy.actions.iter().any(stands) {
-                let cell = &mode.of.mode.live;
-                let why = format!("the mode `{}` is in force", cell.name);
-                return Err((cell.earliest_end(clock::now()), why));
-            }
-        }
-        if modes.iter().any(|mode| !mode.is_shadow()) {
-            self.record.effects_mut().held_back = true;
-            self.change(&modes);
-        }
-        Ok(())
+fn reduce(request: &mut ProxyRequest, reduction: &Reduction) {
+    let Reduction { rewrite, models, set_headers, remove_headers } = reduction;
+    for name in remove_headers {
+        request.headers.remove(name);
     }
+    for (name, value) in set_headers {
+        request.headers.insert(name.clone(), value.clone());
+    }
+    if let Some((pattern, to)) = &rewrite.path {
+        request.asked_uri.get_or_insert_with(|| Box::new(request.uri.clone()));
+        request.uri = with_path(&request.uri, &pattern.replace(request.uri.path(), to.as_str()));
+    }
+    if (!rewrite.changes_body() && models.is_empty()) || request.body.is_empty() {
+        return;
+    }
+    if !request.headers.contains_key(SIGNATURE) && request.body.reduce(models, rewrite) {
+        request.estimate_tokens();
+        // Of the body as it was.
+        DIGESTS.iter().for_each(|name| drop(request.headers.remove(name)));
+    } else {
+        request.record.effects_mut().body_left = true;
+    }
+}
 
-    fn answers<'r>(&self, action: &'r Action) -> Option<Answer<'r>> {
-        match action {
-            Action::ServeStale(within) => lookup::stale(self, *within).map(Answer::Stale),
-            Action::Shed(class) => self.is_at_or_below(class).then_some(Answer::Shed),
-            Action::Respond(respond) => Some(Answer::Respond(respond)),
-            Action::Reduce(_) | Action::Use(_) | Action::Notify(_) => None,
-        }
-    }
-
-    fn is_at_or_below(&self, class: &str) -> bool {
-        let queue = self.route.queue.as_ref();
-        let place = queue.and_then(|queue| queue.policy.class(class));
-        place.is_some_and(|place| self.class >= place)
-    }
-
-    /// What a mode in shadow would have done is counted.
-    fn shade(&self, mode: &InForce<'_>) {
-        let actions = &mode.of.mode.policy.actions;
-        let live = &mode.of.mode.live;
-        if let Some(answer) = actions.iter().find_map(|action| self.answers(action)) {
-            return live.touch(&mode.episode, answer.touch(), true);
-        }
-        let reduces = actions.iter().any(|action| matches!(action, Action::Reduce(_)));
-        if reduces {
-            live.touch(&mode.episode, Touch::Reduce, true);
-        }
-        if mode.of.alternate.is_some() {
-            live.touch(&mode.episode, Touch::Use, !reduces);
-        }
-    }
-
-    fn answer(
-        &mut self,
-        mode: &InForce<'_>,
-        answer: Answer<'_>,
-    ) -> Result<Box<PendingResponse>, Problem> {
-        self.record.touch(mode, answer.touch());
-        let (now, cell) = (clock::now(), &mode.of.mode.live);
-        match answer {
-            Answer::Stale(stored) => {
-                self.note_need(now);
-                Ok(lookup::serve_stale(self, stored))
-            }
-            Answer::Shed => {
-                let (route, mode) = (&self.route.policy.name, &cell.name);
-                let detail = format!(
-                    "route `{route}`: the mode `{mode}` is in force, and turns its class away"
-                );
-                let problem = Problem::new(Kind::Shed, detail);
-                Err(problem.retry_after(Some(cell.earliest_end(now))))
-            }
-            Answer::Respond(respond) => {
-                self.note_need(now);
-                let id = static_response::request_id(&self.headers);
-                let response =
-                    static_response::ready(respond, &cell.name, &id, cell.earliest_end(now));
-                self.record.effects_mut().request_id = Some(id);
-                Ok(response)
-            }
-        }
-    }
-
-    /// Every reduction, then the last `use`.
-    fn change(&mut self, modes: &[InForce<'_>]) {
-        let mut instead = None;
-        for mode in modes.iter().filter(|mode| !mode.is_shadow()) {
-            for action in &mode.of.mode.policy.actions {
-                if let Action::Reduce(reduction) = action {
-                    self.record.touch(mode, Touch::Reduce);
-                    self.reduce(reduction);
-                }
-            }
-            instead = mode.of.alternate.as_ref().map(|route| (mode, route)).or(instead);
-        }
-        if let Some((mode, route)) = instead {
-            self.record.touch(mode, Touch::Use);
-            self.note_need(clock::now());
-            self.route = Arc::clone(route);
-            // Whoever is asked now may know the model by another name.
-            self.body.find_model();
-        }
-        self.reduced = self.record.effects.as_ref().is_some_and(|effects| !effects.by.is_empty());
-    }
-
-    fn reduce(&mut self, reduction: &Reduction) {
-        let Reduction { rewrite, models, set_headers, remove_headers } = reduction;
-        for name in remove_headers {
-            self.headers.remove(name);
-        }
-        for (name, value) in set_headers {
-            self.headers.insert(name.clone(), value.clone());
-        }
-        if let Some((pattern, to)) = &rewrite.path {
-            self.asked_uri.get_or_insert_with(|| Box::new(self.uri.clone()));
-            self.uri = with_path(&self.uri, &pattern.replace(self.uri.path(), to.as_str()));
-        }
-        if (!rewrite.changes_body() && models.is_empty()) || self.body.is_empty() {
-            return;
-        }
-        if !self.headers.contains_key(SIGNATURE) && self.body.reduce(models, rewrite) {
-            self.estimate_tokens();
-            // Of the body as it was.
-            DIGESTS.iter().for_each(|name| drop(self.headers.remove(name)));
-        } else {
-            self.record.effects_mut().body_left = true;
-        }
-    }
-
-    /// Notes whether anybody of the route's own could be asked now.
-    fn note_need(&mut self, now: Instant) {
-        let model = self.body.model();
-        let mut candidates = self.route.tiers.iter().flat_map(|tier| &tier.candidates);
-        let in_need = candidates.all(|candidate| {
-            let circuit = candidate.endpoint.circuit(&candidate.provider.policy, model);
-            candidate.provider.live.is_drained(now)
-                || circuit.breaker.as_ref().is_some_and(|breaker| breaker.is_shut(now))
-                || circuit.holds.iter().all(|hold| hold.check(now).is_err())
-        });
-        self.record.effects_mut().in_need = in_need;
-    }
+/// Notes whether anybody of the route's own could be asked now.
+fn note_need(request: &mut ProxyRequest, now: Instant) {
+    let model = request.body.model();
+    let mut candidates = request.route.tiers.iter().flat_map(|tier| &tier.candidates);
+    let in_need = candidates.all(|candidate| {
+        let circuit = candidate.endpoint.circuit(&candidate.provider.policy, model);
+        candidate.provider.live.is_drained(now)
+            || circuit.breaker.as_ref().is_some_and(|breaker| breaker.is_shut(now))
+            || circuit.holds.iter().all(|hold| hold.check(now).is_err())
+    });
+    request.record.effects_mut().in_need = in_need;
 }
 
 impl InForce<'_> {

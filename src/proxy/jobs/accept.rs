@@ -35,135 +35,133 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// When there may be room for another job.
 const FULL: Duration = Duration::from_secs(10);
 
-impl ProxyRequest {
-    /// Takes the request as a job, and answers.
-    pub async fn become_job(
-        mut self,
-        preference: Box<AsyncPreference>,
-        store: Store,
-    ) -> Response<ResponseBody> {
-        let wait = preference.wait;
-        let preferred = preference.preferred;
-        let mut response = match self.taken(*preference, &store, wait).await {
-            Ok(response) => response,
-            Err(problem) => {
-                let name = problem.kind.name();
-                self.ends(problem.kind.status(), End::Refused(name), 0);
-                return problem.into_response();
-            }
-        };
-        if preferred && let Some(applied) = applied(response.status(), wait) {
-            response.headers_mut().insert(PREFERENCE_APPLIED, applied);
+/// Takes the request as a job, and answers.
+pub async fn become_job(
+    mut request: Box<ProxyRequest>,
+    preference: Box<AsyncPreference>,
+    store: Store,
+) -> Response<ResponseBody> {
+    let wait = preference.wait;
+    let preferred = preference.preferred;
+    let mut response = match accept(&mut request, *preference, &store, wait).await {
+        Ok(response) => response,
+        Err(problem) => {
+            let name = problem.kind.name();
+            finish(&mut request, problem.kind.status(), End::Refused(name), 0);
+            return problem.into_response();
         }
-        let size = http_body::Body::size_hint(response.body()).exact().unwrap_or(0);
-        self.ends(response.status(), End::Answered, size);
-        response
+    };
+    if preferred && let Some(applied) = applied(response.status(), wait) {
+        response.headers_mut().insert(PREFERENCE_APPLIED, applied);
     }
+    let size = http_body::Body::size_hint(response.body()).exact().unwrap_or(0);
+    finish(&mut request, response.status(), End::Answered, size);
+    response
+}
 
-    fn ends(&mut self, status: StatusCode, end: End, bytes_out: u64) {
-        self.record.bytes_in = self.body.len();
-        self.record.bytes_out = bytes_out;
-        self.record.status = status.as_u16();
-        self.record.finish(end);
-    }
+fn finish(request: &mut ProxyRequest, status: StatusCode, end: End, bytes_out: u64) {
+    request.record.bytes_in = request.body.len();
+    request.record.bytes_out = bytes_out;
+    request.record.status = status.as_u16();
+    request.record.finish(end);
+}
 
-    async fn taken(
-        &mut self,
-        preference: AsyncPreference,
-        store: &Store,
-        wait: Option<Duration>,
-    ) -> Result<Response<ResponseBody>, Problem> {
-        let route = Arc::clone(&self.route);
-        let Some(queue) = &route.queue else {
-            return Err(Problem::new(Kind::NoStore, "its route has no queue"));
-        };
-        let job = Arc::new(self.job(preference, queue, store)?);
-        let (id, principal) = (job.id, job.principal);
-        let over = wait.map(|_| store.watch(id));
-        let now = Millis::of(clock::wall());
-        let limits = &queue.policy.durable;
-        let limits = QueueLimits { jobs: limits.max_jobs, bytes: limits.max_bytes };
-        let accepted = store.accept(job, limits, now).await.map_err(|failure| lost(&failure))?;
-        self.record.job = match &accepted {
-            EnqueueResult::New => Some(id),
-            EnqueueResult::Known(known, _) => Some(*known),
-            EnqueueResult::OtherRequest | EnqueueResult::Full(_) => None,
-        };
-        match accepted {
-            EnqueueResult::New => {
-                if let (Some(wait), Some(over)) = (wait, over)
-                    && tokio::time::timeout(wait, over).await.is_ok()
-                {
-                    return status::told(store, id, principal).await;
+async fn accept(
+    request: &mut ProxyRequest,
+    preference: AsyncPreference,
+    store: &Store,
+    wait: Option<Duration>,
+) -> Result<Response<ResponseBody>, Problem> {
+    let route = Arc::clone(&request.route);
+    let Some(queue) = &route.queue else {
+        return Err(Problem::new(Kind::NoStore, "its route has no queue"));
+    };
+    let job = Arc::new(new_job(request, preference, queue, store)?);
+    let (id, principal) = (job.id, job.principal);
+    let over = wait.map(|_| store.watch(id));
+    let now = Millis::of(clock::wall());
+    let limits = &queue.policy.durable;
+    let limits = QueueLimits { jobs: limits.max_jobs, bytes: limits.max_bytes };
+    let accepted = store.accept(job, limits, now).await.map_err(|failure| lost(&failure))?;
+    request.record.job = match &accepted {
+        EnqueueResult::New => Some(id),
+        EnqueueResult::Known(known, _) => Some(*known),
+        EnqueueResult::OtherRequest | EnqueueResult::Full(_) => None,
+    };
+    match accepted {
+        EnqueueResult::New => {
+            if let (Some(wait), Some(over)) = (wait, over)
+                && tokio::time::timeout(wait, over).await.is_ok()
+            {
+                return status::told(store, id, principal).await;
+            }
+            Ok(pending(id, JobState::Ready))
+        }
+        EnqueueResult::Known(id, state) => again(store, id, state, principal).await,
+        EnqueueResult::OtherRequest => Err(Problem::new(
+            Kind::KeyReused,
+            "it came before with another method, path or body (give each request a key of its own)",
+        )),
+        EnqueueResult::Full(full) => {
+            let name = &queue.policy.name;
+            let detail = match full {
+                QueueFull::Jobs(jobs) => {
+                    format!("queue `{name}` has {jobs} jobs (its max_jobs)")
                 }
-                Ok(pending(id, JobState::Ready))
-            }
-            EnqueueResult::Known(id, state) => again(store, id, state, principal).await,
-            EnqueueResult::OtherRequest => Err(Problem::new(
-                Kind::KeyReused,
-                "it came before with another method, path or body (give each request a key of its own)",
-            )),
-            EnqueueResult::Full(full) => {
-                let name = &queue.policy.name;
-                let detail = match full {
-                    QueueFull::Jobs(jobs) => {
-                        format!("queue `{name}` has {jobs} jobs (its max_jobs)")
-                    }
-                    QueueFull::Bytes(bytes) => {
-                        format!("queue `{name}` has {bytes} bytes of jobs (its max_bytes)")
-                    }
-                };
-                Err(Problem::new(Kind::JobsFull, detail).retry_after(Some(FULL)))
-            }
+                QueueFull::Bytes(bytes) => {
+                    format!("queue `{name}` has {bytes} bytes of jobs (its max_bytes)")
+                }
+            };
+            Err(Problem::new(Kind::JobsFull, detail).retry_after(Some(FULL)))
         }
     }
+}
 
-    /// What is written down.
-    fn job(
-        &self,
-        preference: AsyncPreference,
-        queue: &RouteQueue,
-        store: &Store,
-    ) -> Result<NewJob, Problem> {
-        let body = self.body.whole().ok_or_else(|| self.not_whole())?;
-        let now = Millis::of(clock::wall());
-        let chance = clock::secret().map_err(|error| {
-            Problem::new(Kind::NoStore, format!("the system gave no random number: {error}"))
-        })?;
-        let uri = self.uri.path_and_query().map_or("/", |uri| uri.as_str()).to_owned();
-        let method = self.method.as_str().to_owned();
-        let key = self.headers.get(IDEMPOTENCY_KEY).map(|key| IdempotencyKey {
-            text: String::from_utf8_lossy(key.as_bytes()).into_owned(),
-            fingerprint: fingerprint(&method, &uri, &body),
-        });
-        let class = queue.policy.classes.get(self.class).map(|class| class.name.clone());
-        let durable = &queue.policy.durable;
-        Ok(NewJob {
-            id: JobId::new(now, chance),
-            queue: queue.policy.name.clone(),
-            route: self.route.policy.name.clone(),
-            class: class.unwrap_or_default(),
-            flow: preference.flow,
-            principal: principal(store, &self.headers),
-            key,
-            request: StoredRequest { method, uri, headers: kept(&self.headers), body },
-            callback: preference.callback,
-            expires: now.after(durable.expire),
-            keep: durable.keep_result,
-        })
-    }
+/// What is written down.
+fn new_job(
+    request: &ProxyRequest,
+    preference: AsyncPreference,
+    queue: &RouteQueue,
+    store: &Store,
+) -> Result<NewJob, Problem> {
+    let body = request.body.whole().ok_or_else(|| not_whole(request))?;
+    let now = Millis::of(clock::wall());
+    let chance = clock::secret().map_err(|error| {
+        Problem::new(Kind::NoStore, format!("the system gave no random number: {error}"))
+    })?;
+    let uri = request.uri.path_and_query().map_or("/", |uri| uri.as_str()).to_owned();
+    let method = request.method.as_str().to_owned();
+    let key = request.headers.get(IDEMPOTENCY_KEY).map(|key| IdempotencyKey {
+        text: String::from_utf8_lossy(key.as_bytes()).into_owned(),
+        fingerprint: fingerprint(&method, &uri, &body),
+    });
+    let class = queue.policy.classes.get(request.class).map(|class| class.name.clone());
+    let durable = &queue.policy.durable;
+    Ok(NewJob {
+        id: JobId::new(now, chance),
+        queue: queue.policy.name.clone(),
+        route: request.route.policy.name.clone(),
+        class: class.unwrap_or_default(),
+        flow: preference.flow,
+        principal: principal(store, &request.headers),
+        key,
+        request: StoredRequest { method, uri, headers: kept(&request.headers), body },
+        callback: preference.callback,
+        expires: now.after(durable.expire),
+        keep: durable.keep_result,
+    })
+}
 
-    fn not_whole(&self) -> Problem {
-        match self.record.once {
-            Some("buffers_full") => {
-                Problem::new(Kind::NoStore, "server.buffered is full").retry_after(Some(LOOK_AGAIN))
-            }
-            Some("trailers") => Problem::new(Kind::BadRequest, "a job's body has no trailers"),
-            _ => {
-                let (name, most) = (&self.route.policy.name, self.route.policy.replay);
-                let detail = format!("route `{name}` keeps {most} bytes (its `replay`)");
-                Problem::new(Kind::JobTooLarge, detail)
-            }
+fn not_whole(request: &ProxyRequest) -> Problem {
+    match request.record.once {
+        Some("buffers_full") => {
+            Problem::new(Kind::NoStore, "server.buffered is full").retry_after(Some(LOOK_AGAIN))
+        }
+        Some("trailers") => Problem::new(Kind::BadRequest, "a job's body has no trailers"),
+        _ => {
+            let (name, most) = (&request.route.policy.name, request.route.policy.replay);
+            let detail = format!("route `{name}` keeps {most} bytes (its `replay`)");
+            Problem::new(Kind::JobTooLarge, detail)
         }
     }
 }

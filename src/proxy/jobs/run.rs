@@ -18,7 +18,10 @@ use http_body_util::BodyExt;
 use crate::clock;
 use crate::proxy::access_log::record::AccessRecord;
 use crate::proxy::attempt::content_type;
+use crate::proxy::attempt::report::sample;
+use crate::proxy::attempt::retry::next_attempt;
 use crate::proxy::attempt::select::Selection;
+use crate::proxy::degradation::apply::degrade_job;
 use crate::proxy::downstream::error::Problem;
 use crate::proxy::downstream::worker::Worker;
 use crate::proxy::handler::{attempts, finish};
@@ -72,13 +75,13 @@ pub fn admit(
     class: usize,
     task: RunnableJob,
 ) -> Pin<Box<dyn Future<Output = Result<Box<Admitted>, Blocked>>>> {
-    let made = ask(worker, route, queue, class, task);
+    let made = build_request(worker, route, queue, class, task);
     Box::pin(async move {
         let mut request = made?;
-        request.degrade_job().map_err(|(rest, why)| Blocked::For(rest, why))?;
+        degrade_job(&mut request).map_err(|(rest, why)| Blocked::For(rest, why))?;
         let route = Arc::clone(&request.route);
         route.live.first(request.body.taken());
-        match request.next(&route, None).await {
+        match next_attempt(&mut request, &route, None).await {
             Ok(selection) => Ok(Box::new(Admitted { request, selection })),
             Err(denied) => {
                 let rest = denied.retry_after.unwrap_or(A_WHILE);
@@ -88,7 +91,7 @@ pub fn admit(
     })
 }
 
-fn ask(
+fn build_request(
     worker: &Rc<Worker>,
     route: &Arc<Route>,
     queue: &RouteQueue,
@@ -149,7 +152,7 @@ impl Admitted {
         }
         request.deadline = now + route.policy.timeout;
         let outcome = Box::pin(attempts(&mut request, &route, selection)).await;
-        request.sample(&outcome);
+        sample(&request, &outcome);
         let attempt = request.record.attempts.last();
         let class = attempt.map_or(Class::Failure, |attempt| attempt.class);
         let to = attempt.map(|attempt| attempt.to.key.to_string()).unwrap_or_default();

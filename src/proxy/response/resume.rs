@@ -17,9 +17,13 @@ use crate::clock;
 use crate::policy::sections::model::OnCut;
 use crate::proxy::access_log::record::AccessRecord;
 use crate::proxy::attempt::connect::self_delay;
+use crate::proxy::attempt::inspect::discard;
 use crate::proxy::attempt::inspect::{AttemptResult, LastResponse};
 use crate::proxy::attempt::pending_response::{PendingBody, PendingResponse};
 use crate::proxy::attempt::report::UsageKey;
+use crate::proxy::attempt::report::settle;
+use crate::proxy::attempt::retry::next_attempt;
+use crate::proxy::attempt::send::attempt;
 use crate::proxy::request::context::{IDEMPOTENCY_KEY, ProxyRequest, RetryTime};
 use crate::resilience::outcome::{Class, Idempotence};
 use crate::snapshot::{EndpointCandidate, Route};
@@ -49,7 +53,7 @@ pub struct Resume {
 impl Resumable {
     /// Keeps the request where its answer may be gone on from.
     pub fn of(request: Box<ProxyRequest>) -> Resumable {
-        if request.goes_on() {
+        if can_resume(&request) {
             return Resumable::Ask(request);
         }
         let ProxyRequest { mut record, body, .. } = *request;
@@ -93,7 +97,7 @@ impl Resumable {
                 let model = record.model.take();
                 usage_key.settle(route, model.as_deref(), record, tokens);
             }
-            Resumable::Ask(request) => request.settle(usage_key, tokens),
+            Resumable::Ask(request) => settle(request, usage_key, tokens),
             Resumable::Away => {}
         }
     }
@@ -106,7 +110,7 @@ impl Resume {
         of: (UsageKey, usize),
         cut: Cut,
     ) -> Resume {
-        Resume { future: Box::pin(request.go_on(partial, of)), cut }
+        Resume { future: Box::pin(continue_stream(request, partial, of)), cut }
     }
 
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<GoneOn> {
@@ -114,77 +118,75 @@ impl Resume {
     }
 }
 
-impl ProxyRequest {
-    /// Its answer, if it is cut, may be gone on from.
-    pub fn goes_on(&self) -> bool {
-        self.route.policy.stream.on_cut == OnCut::Continue
-            && self.idempotence != Idempotence::Never
-            && self.body.kept().is_some()
-    }
+/// Its answer, if it is cut, may be gone on from.
+pub fn can_resume(request: &ProxyRequest) -> bool {
+    request.route.policy.stream.on_cut == OnCut::Continue
+        && request.idempotence != Idempotence::Never
+        && request.body.kept().is_some()
+}
 
-    /// Where an answer is to be gone on from: this provider says that it can, with this model.
-    pub fn can_go_on(&self, candidate: &EndpointCandidate) -> bool {
-        if self.partial.is_none() {
-            return true;
+/// Where an answer is to be gone on from: this provider says that it can, with this model.
+pub fn can_continue(request: &ProxyRequest, candidate: &EndpointCandidate) -> bool {
+    if request.partial.is_none() {
+        return true;
+    }
+    let provider = &candidate.provider.policy;
+    let Some(model) = request.body.model() else { return false };
+    let theirs = provider.models.iter().find(|(ours, _)| ours == model);
+    let theirs = theirs.map_or(model, |(_, theirs)| theirs.as_str());
+    provider.prefill.iter().any(|name| name == theirs)
+}
+
+/// The stream of one that goes on; `None` where nobody can.
+async fn continue_stream(
+    mut request: Box<ProxyRequest>,
+    partial: PartialResponse,
+    (usage_key, credential): (UsageKey, usize),
+) -> GoneOn {
+    let route = std::sync::Arc::clone(&request.route);
+    let response = match request.body.kept().and_then(|body| partial.continuation_request(body)) {
+        Some(body) => {
+            let now = clock::now();
+            request.body.replace(body.into());
+            // It stands for the request as it was.
+            request.headers.remove(IDEMPOTENCY_KEY);
+            request.partial = Some(partial);
+            request.deadline = now + request.overrides.timeout.unwrap_or(route.policy.timeout);
+            request.attempts.patience = None;
+            let cut = ProxyRequest::candidate(&route, usage_key.tier, usage_key.index);
+            request.attempts.end(usage_key.tier, usage_key.index, credential, |times| {
+                RetryTime::At(now + self_delay(&route, cut, times))
+            });
+            joined(&mut request, &route).await
         }
-        let provider = &candidate.provider.policy;
-        let Some(model) = self.body.model() else { return false };
-        let theirs = provider.models.iter().find(|(ours, _)| ours == model);
-        let theirs = theirs.map_or(model, |(_, theirs)| theirs.as_str());
-        provider.prefill.iter().any(|name| name == theirs)
-    }
+        None => None,
+    };
+    let result = if response.is_some() { "joined" } else { "nobody" };
+    route.count_continuation(&request.worker.live.metrics, result);
+    (request, response)
+}
 
-    /// The stream of one that goes on; `None` where nobody can.
-    async fn go_on(
-        mut self: Box<Self>,
-        partial: PartialResponse,
-        (usage_key, credential): (UsageKey, usize),
-    ) -> GoneOn {
-        let route = std::sync::Arc::clone(&self.route);
-        let response = match self.body.kept().and_then(|body| partial.continuation_request(body)) {
-            Some(body) => {
-                let now = clock::now();
-                self.body.replace(body.into());
-                // It stands for the request as it was.
-                self.headers.remove(IDEMPOTENCY_KEY);
-                self.partial = Some(partial);
-                self.deadline = now + self.overrides.timeout.unwrap_or(route.policy.timeout);
-                self.attempts.patience = None;
-                let cut = Self::candidate(&route, usage_key.tier, usage_key.index);
-                self.attempts.end(usage_key.tier, usage_key.index, credential, |times| {
-                    RetryTime::At(now + self_delay(&route, cut, times))
-                });
-                self.joined(&route).await
+async fn joined(request: &mut ProxyRequest, route: &Route) -> Option<Box<PendingResponse>> {
+    let mut after = Class::Failure;
+    loop {
+        let selection = match next_attempt(request, route, Some(after)).await {
+            Ok(selection) => selection,
+            Err(denied) => {
+                request.record.stopped = Some(denied.why);
+                return None;
             }
-            None => None,
         };
-        let result = if response.is_some() { "joined" } else { "nobody" };
-        route.count_continuation(&self.worker.live.metrics, result);
-        (self, response)
-    }
-
-    async fn joined(&mut self, route: &Route) -> Option<Box<PendingResponse>> {
-        let mut after = Class::Failure;
-        loop {
-            let selection = match self.next(route, Some(after)).await {
-                Ok(selection) => selection,
-                Err(denied) => {
-                    self.record.stopped = Some(denied.why);
-                    return None;
-                }
-            };
-            match Box::pin(self.attempt(route, selection)).await {
-                AttemptResult::Commit(response)
-                    if matches!(response.body, PendingBody::Tunnel { .. }) =>
-                {
-                    return None;
-                }
-                AttemptResult::Commit(response) => return Some(response),
-                AttemptResult::Failed(Class::Ignored, LastResponse::Ours(_)) => return None,
-                AttemptResult::Failed(class, last) => {
-                    self.put_down(&last);
-                    after = class;
-                }
+        match Box::pin(attempt(request, route, selection)).await {
+            AttemptResult::Commit(response)
+                if matches!(response.body, PendingBody::Tunnel { .. }) =>
+            {
+                return None;
+            }
+            AttemptResult::Commit(response) => return Some(response),
+            AttemptResult::Failed(Class::Ignored, LastResponse::Ours(_)) => return None,
+            AttemptResult::Failed(class, last) => {
+                discard(request, &last);
+                after = class;
             }
         }
     }
