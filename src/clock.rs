@@ -1,7 +1,7 @@
 //! Now and chance: the only file that reads either.
 //!
 //! Everything below takes `now` or `draw` as an argument, so that a test can give both, and a
-//! later test of policies in virtual time has one place to stand on. `tests/floors.rs` holds it.
+//! later test of policies in virtual time has one place to stand on. `tests/architecture` enforces it.
 
 #![allow(clippy::disallowed_methods)]
 

@@ -2,28 +2,29 @@
 //! survive production.
 //!
 //! It is a proxy on the loopback interface, declared by YAML policies that are reloaded under
-//! traffic. The house has floors; imports go down, never up and never sideways
-//! (`tests/floors.rs` holds it):
+//! traffic. Its modules form layers. Imports go down, never up and never sideways
+//! (`tests/architecture` enforces it):
 //!
-//! | floor | module | what |
+//! | layer | module | purpose |
 //! | --- | --- | --- |
-//! | 9 | [`cli`] | arguments to a command; exit codes |
-//! | 8 | [`app`] | wires the parts: start order, drain order |
-//! | 7 | [`admin`] | metrics, health, what is in force, breakers |
-//! | 6 | [`jobs`] | which job is run next, and what becomes of it |
-//! | 5 | [`proxy`] | one request, from start to end |
-//! | 5 | [`fleet`] | what hosts share through Redis: breakers, holds, limits, jobs |
-//! | 5 | [`degradation`] | modes: when they are entered and left, and who is told |
-//! | 4 | [`snapshot`] | policy to snapshot, swap, watch |
-//! | 3 | [`cache`] | stored answers: keys, freshness, bounds |
-//! | 3 | [`live`] | state that outlives a reload |
-//! | 3 | [`upstream`] | names to addresses, connections, TLS, pools |
-//! | 2 | [`stream`] | what an answer's bytes mean: events, ends, usage; joining |
-//! | 2 | [`store`] | the embedded database: jobs that were promised |
-//! | 2 | [`telemetry`] | metric handles, logs, events |
-//! | 1 | [`policy`] | text in, a valid policy or every problem out |
-//! | 1 | [`clock`] | now and chance; nothing else may read either |
-//! | 0 | [`resilience`] | the rules: pure, no clock, no chance, no lock |
+//! | 9 | [`cli`] | subcommands: arguments and exit codes |
+//! | 8 | [`app`] | wires the parts: start order, shutdown order |
+//! | 7 | [`admin`] | API, metrics endpoint, manual overrides |
+//! | 6 | [`jobs`] | the durable queue: dispatch, results, webhooks |
+//! | 5 | [`proxy`] | one request from start to end |
+//! | 5 | [`fleet`] | state that hosts share through Redis: breakers, holds, limits |
+//! | 5 | [`degradation`] | evaluates degradation modes, keeps their history, notifies |
+//! | 4 | [`snapshot`] | policy to snapshot, atomic swap, file watching |
+//! | 3 | [`cache`] | stored responses: keys, freshness, bounds |
+//! | 3 | [`live`] | mutable state that survives a reload |
+//! | 3 | [`upstream`] | DNS, connections, TLS, pools |
+//! | 2 | [`stream`] | event streams: framing, meaning, continuation |
+//! | 2 | [`store`] | the embedded database of the durable queue |
+//! | 2 | [`telemetry`] | metrics, logs, events |
+//! | 1 | [`policy`] | text in; a valid policy or every problem out |
+//! | 1 | [`clock`] | time and randomness; no other module reads either |
+//! | 0 | [`resilience`] | pure rules: no clock, no randomness, no lock |
+//! | 0 | [`json`] | JSON read in place: scanner, pointers, canonical text |
 
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::disallowed_methods))]
