@@ -1,7 +1,7 @@
-"""What the drills in Python share: the built binary before origins of their own, looked at from outside.
+"""Shared by the drills in Python: the built binary before scripted origins, observed from outside.
 
-Origins and probes are processes of their own (fork), so that a busy load generator is not what is measured. Every
-port is the kernel's choice: sockets are bound before the fork, and the sidecar says in its log where it listens.
+Origins and probes are processes of their own (fork), so that a busy load generator does not distort the measurement. The
+kernel chooses every port: sockets are bound before the fork, and the sidecar logs the address it listens on.
 """
 import collections, ctypes, heapq, json, os, pathlib, re, resource, selectors, signal, socket, subprocess, sys, tempfile, time
 

@@ -1,7 +1,7 @@
-"""What the drills share that measure programs beside each other: Outrigger, and those whose files are in peers/.
+"""Shared by the drills that measure several programs: Outrigger, and those configured in peers/.
 
-Each program has core 1 to itself while it is measured; what it stands before and what loads it have core 0. What is
-compared is its own CPU time, of all of its threads (/proc/PID/task/*/schedstat): a busy neighbour moves it little.
+Each program has core 1 to itself while it is measured; its provider and its load run on core 0. The figure is its own CPU
+time, of all of its threads (/proc/PID/task/*/schedstat), which a busy machine disturbs little.
 """
 import contextlib, os, pathlib, re, shutil, signal, socket, subprocess, tempfile, time
 from harness import die, wait_until
