@@ -25,18 +25,18 @@ use outrigger::cache::Caches;
 use outrigger::clock;
 use outrigger::live::Live;
 use outrigger::live::address::AddressLive;
-use outrigger::live::breaker::cell::{BreakerCell, Key};
-use outrigger::live::degradation::outcome_window::{Samples, Want};
+use outrigger::live::breaker::cell::{BreakerCell, BreakerKey};
+use outrigger::live::degradation::outcome_window::{OutcomeWindow, WindowKind};
 use outrigger::live::route::RouteLive;
 use outrigger::policy::sections::model::{Affinity, Cost, Policy};
 use outrigger::policy::{self, SourceFile, Sources};
-use outrigger::resilience::balance::balancer::{Balance, Candidate};
-use outrigger::resilience::breaker::{Admission, Breaker, BreakerPolicy};
+use outrigger::resilience::balance::balancer::{BalanceAlgorithm, BalancerCandidate};
+use outrigger::resilience::breaker::{Breaker, BreakerAdmission, BreakerPolicy};
 use outrigger::resilience::outcome::Outcome;
-use outrigger::resilience::queue::wait_queue::{Entry, Lane, Line};
+use outrigger::resilience::queue::wait_queue::{GroupKey, QueueEntry, WaitQueue};
 use outrigger::resilience::queue::waiters::QueuePolicy;
 use outrigger::resilience::rate::gcra::RatePolicy;
-use outrigger::resilience::retry::cost_budget::SpendPolicy;
+use outrigger::resilience::retry::cost_budget::CostBudgetPolicy;
 use outrigger::resilience::retry::hedge::HedgePolicy;
 use outrigger::snapshot::CurrentSnapshot;
 use outrigger::snapshot::RouteModes;
@@ -53,12 +53,12 @@ const STEP: Duration = Duration::from_micros(50);
 const TOOK: Duration = Duration::from_millis(80);
 const THREADS: usize = 4;
 const ENDPOINTS: usize = 8;
-const STRATEGIES: [Balance; 5] = [
-    Balance::Latency,
-    Balance::LeastConnections,
-    Balance::RoundRobin,
-    Balance::Weighted,
-    Balance::First,
+const STRATEGIES: [BalanceAlgorithm; 5] = [
+    BalanceAlgorithm::Latency,
+    BalanceAlgorithm::LeastConnections,
+    BalanceAlgorithm::RoundRobin,
+    BalanceAlgorithm::Weighted,
+    BalanceAlgorithm::First,
 ];
 
 /// Time as it passes between attempts.
@@ -105,7 +105,7 @@ fn breaker_policy() -> BreakerPolicy {
 
 fn cell() -> Arc<BreakerCell> {
     let [provider, address, model] = ["openai", "api.openai.com:443", "gpt-4o"].map(String::from);
-    live().breaker(Key { provider, address, model }, breaker_policy())
+    live().breaker(BreakerKey { provider, address, model }, breaker_policy())
 }
 
 fn route() -> Arc<RouteLive> {
@@ -116,7 +116,7 @@ fn route() -> Arc<RouteLive> {
 fn route_with_all() -> Arc<RouteLive> {
     let mut policy = shipped().routes[0].clone();
     policy.hedge = Some(HedgePolicy { extra_load: 0.02, after: None });
-    let spend = SpendPolicy { limit: 5.0, window: Duration::from_secs(3_600) };
+    let spend = CostBudgetPolicy { limit: 5.0, window: Duration::from_secs(3_600) };
     policy.retry.cost = Some(Cost { policy: spend, currency: "USD".to_owned() });
     let header = HeaderName::from_static("x-session");
     policy.affinity = Some(Affinity { header, ttl: Duration::from_secs(600) });
@@ -134,7 +134,7 @@ fn breaker_rule(bencher: &mut Bencher<'_, WallTime>) {
     let (mut rule, mut time) = (Breaker::new(breaker_policy()), Passing::new());
     bencher.iter(|| {
         let now = time.next();
-        let (Admission::Admit(permit), _) = rule.admit(now) else { panic!("it is closed") };
+        let (BreakerAdmission::Admit(permit), _) = rule.admit(now) else { panic!("it is closed") };
         rule.observe(permit, Outcome::Success, black_box(TOOK), now, 0.5)
     });
 }
@@ -183,9 +183,9 @@ fn hold_admit(bencher: &mut Bencher<'_, WallTime>) {
     bencher.iter(|| hold.admit(time.next()));
 }
 
-fn pick(bencher: &mut Bencher<'_, WallTime>, how: Balance) {
+fn pick(bencher: &mut Bencher<'_, WallTime>, how: BalanceAlgorithm) {
     let candidates: Vec<_> = (1..=ENDPOINTS as u32)
-        .map(|n| Candidate {
+        .map(|n| BalancerCandidate {
             share: f64::from(n % 3 + 1),
             latency: 1e6 * f64::from(n * 7 % 5 + 1),
             pending: n * 5 % 4,
@@ -260,7 +260,7 @@ fn degraded_none(bencher: &mut Bencher<'_, WallTime>) {
 /// One request of a route whose errors and latency a mode watches.
 fn degraded_sample(bencher: &mut Bencher<'_, WallTime>) {
     let minute = Duration::from_secs(60);
-    let samples = Samples::new(&[Want::Errors(minute), Want::Latency(minute)]);
+    let samples = OutcomeWindow::new(&[WindowKind::Errors(minute), WindowKind::Latency(minute)]);
     let mut time = Passing::new();
     bencher.iter(|| samples.record(black_box(false), Some(TOOK), time.next()));
 }
@@ -281,16 +281,17 @@ fn snapshot_load(bencher: &mut Bencher<'_, WallTime>) {
 /// One frame of a chat completion's stream; each frame is its own, as the network gives it.
 /// One more joins a lane of 100,000 of many flows, and whoever is first goes.
 fn lane(bencher: &mut Bencher<'_, WallTime>) {
-    let (mut lane, mut time) = (Lane::default(), Passing::new());
+    let (mut lane, mut time) = (WaitQueue::default(), Passing::new());
     let weights = vec![8, 4, 1];
     let (max_waiting, max_bytes, max_wait) = (200_000, 1 << 40, Duration::from_secs(86_400));
     lane.set_queue(1, QueuePolicy { max_waiting, max_bytes, max_wait, weights });
     let mut number = 0u64;
-    let mut enter = |lane: &mut Lane, now: Instant| {
+    let mut enter = |lane: &mut WaitQueue, now: Instant| {
         number += 1;
-        let line = Line { queue: 1, providers: [1].into(), circuits: 0 };
+        let line = GroupKey { queue: 1, providers: [1].into(), circuits: 0 };
         let (class, flow) = (number as usize % 3, number * 7 % 1_000);
-        let entry = Entry { line, class, flow, bytes: 100, arrived: now, until: now + max_wait };
+        let entry =
+            QueueEntry { line, class, flow, bytes: 100, arrived: now, until: now + max_wait };
         let (ticket, _) = lane.enter(entry, now).expect("there is a place");
         lane.turns(ticket).iter().for_each(|at| lane.nothing(ticket, *at, now));
     };

@@ -20,12 +20,12 @@ use outrigger::policy::sections::model::{
 };
 use outrigger::policy::yaml::diagnostic::{self, Problem, Severity};
 use outrigger::policy::{Loaded, SourceFile, Sources, json_schema, load};
-use outrigger::resilience::balance::balancer::Balance;
-use outrigger::resilience::breaker::Mode;
+use outrigger::resilience::balance::balancer::BalanceAlgorithm;
+use outrigger::resilience::breaker::EnforcementMode;
 use outrigger::resilience::condition::Condition;
-use outrigger::resilience::outcome::{Class, Idempotence};
+use outrigger::resilience::outcome::{AttemptClass, Idempotence};
 use outrigger::resilience::rate::gcra::RatePolicy;
-use outrigger::resilience::retry::cost_budget::SpendPolicy;
+use outrigger::resilience::retry::cost_budget::CostBudgetPolicy;
 use outrigger::resilience::retry::hedge::HedgePolicy;
 use outrigger::snapshot::policy_files::{DiskSources, read_dir};
 use proptest::prelude::*;
@@ -223,14 +223,19 @@ fn the_smallest_policy_has_the_documented_defaults() {
     assert_eq!((&provider.usage, &provider.price), (&Usage::default(), &None));
     assert!(provider.prefill.is_empty());
 
-    assert_eq!((route.balance, route.idempotent), (Balance::Latency, Idempotence::Auto));
+    assert_eq!((route.balance, route.idempotent), (BalanceAlgorithm::Latency, Idempotence::Auto));
     assert_eq!((route.timeout, route.replay), (seconds(120), 1 << 20));
     assert_eq!((&route.hedge, &route.affinity), (&None, &None));
     let buffer = Buffer { bytes: 1 << 20, frames: 64, time: seconds(10) };
     let (commit, on_cut) = (None, OnCut::ErrorEvent);
     assert_eq!(route.stream, Stream { commit, buffer, on_cut, content: None, terminal: None });
-    let moves =
-        [Class::Unsent, Class::Failure, Class::Throttled, Class::Credential, Class::TooLarge];
+    let moves = [
+        AttemptClass::Unsent,
+        AttemptClass::Failure,
+        AttemptClass::Throttled,
+        AttemptClass::Credential,
+        AttemptClass::TooLarge,
+    ];
     assert!(moves.iter().all(|class| route.fallback_on.contains(*class)));
     assert!(route.matcher.matches(&Method::GET, "any", "/any/path", &HeaderMap::new()));
 }
@@ -248,7 +253,10 @@ fn retries_and_breakers_have_the_documented_defaults() {
         (retry.backoff.initial.as_millis(), retry.backoff.max.as_secs(), retry.backoff.multiplier),
         (100, 10, 2.0)
     );
-    assert!(retry.retry_on.contains(Class::Failure) && !retry.retry_on.contains(Class::Credential));
+    assert!(
+        retry.retry_on.contains(AttemptClass::Failure)
+            && !retry.retry_on.contains(AttemptClass::Credential)
+    );
     assert_eq!(
         (retry.budget.ratio, retry.budget.min_per_second, retry.budget.window.as_secs()),
         (0.2, 1.0, 10)
@@ -259,7 +267,7 @@ fn retries_and_breakers_have_the_documented_defaults() {
     let policy = breaker.policy;
     assert_eq!(
         (breaker.name.as_str(), breaker.scope, policy.mode),
-        ("default", Scope::Address, Mode::Enforce)
+        ("default", Scope::Address, EnforcementMode::Enforce)
     );
     assert_eq!((policy.failure_threshold, policy.success_threshold, policy.probes), (5, 2, 1));
     let rate = policy.failure_rate.unwrap();
@@ -347,7 +355,10 @@ fn what_is_said_of_answers_is_understood() {
     let price = Price { input: 2.5e-6, output: 1e-5, currency: "USD".to_owned() };
     assert_eq!(openai.price, Some(price));
     let rule = &openai.classify[1];
-    assert_eq!((&rule.status[..], rule.class, rule.json.len()), (&[200][..], Class::Failure, 0));
+    assert_eq!(
+        (&rule.status[..], rule.class, rule.json.len()),
+        (&[200][..], AttemptClass::Failure, 0)
+    );
     assert_eq!(rule.event[0].0.to_string(), "/error/type");
 
     let route = &policy.routes[0];
@@ -364,7 +375,7 @@ fn what_is_said_of_answers_is_understood() {
     let (header, ttl) = ("x-session".parse().unwrap(), Duration::from_secs(600));
     assert_eq!(route.affinity, Some(Affinity { header, ttl }));
     let cost = route.retry.cost.as_ref().unwrap();
-    assert_eq!(cost.policy, SpendPolicy { limit: 5.0, window: Duration::from_secs(3600) });
+    assert_eq!(cost.policy, CostBudgetPolicy { limit: 5.0, window: Duration::from_secs(3600) });
     assert_eq!(cost.currency, "USD");
 }
 
@@ -470,9 +481,12 @@ fn what_is_said_of_degradations_is_understood() {
         Condition::Is(Sign::QueueWaiting { queue: 0, above: 400 }),
         Condition::Is(Sign::CapacityUsed { provider: openai, above: 0.9 }),
     ]);
-    assert_eq!((brownout.mode, &brownout.when), (Mode::Shadow, &when));
+    assert_eq!((brownout.mode, &brownout.when), (EnforcementMode::Shadow, &when));
     assert_eq!((brownout.hold, brownout.recover_after), (seconds(5), seconds(30)));
-    assert_eq!((closed.mode, &closed.when), (Mode::Enforce, &Condition::Is(Sign::Manual)));
+    assert_eq!(
+        (closed.mode, &closed.when),
+        (EnforcementMode::Enforce, &Condition::Is(Sign::Manual))
+    );
     assert_eq!((closed.hold, closed.recover_after), (seconds(5), seconds(30)));
 
     let [reduce, instead, stale, shed, respond, notify] = &brownout.actions[..] else { panic!() };
@@ -573,7 +587,7 @@ fn none_switches_off() {
     assert!(loaded.policy.providers[0].breaker.is_none());
     let retry = &loaded.policy.routes[0].retry;
     assert_eq!(retry.max_attempts, 1);
-    assert!(!retry.retry_on.contains(Class::Unsent));
+    assert!(!retry.retry_on.contains(AttemptClass::Unsent));
 }
 
 #[test]

@@ -12,7 +12,7 @@ use std::process::Command;
 use outrigger::policy::sections::model::{LogFormat, LogTarget, Policy, Scope};
 use outrigger::policy::yaml::diagnostic::render;
 use outrigger::policy::{self, SourceFile, Sources};
-use outrigger::resilience::outcome::{Class, Idempotence};
+use outrigger::resilience::outcome::{AttemptClass, Idempotence};
 use serde_json::Value;
 
 const SHIPPED: [&str; 4] = ["brownout.yaml", "llm.yaml", "quickstart.yaml", "rest-api.yaml"];
@@ -109,7 +109,7 @@ fn the_llm_policy_survives_a_dead_provider_and_a_dead_model() {
     }
     let chat = policy.routes.iter().find(|route| route.name == "chat").expect("a route for chats");
     assert_eq!((chat.idempotent, chat.retry.name.as_str()), (Idempotence::Always, "llm"));
-    assert!(chat.retry.max_attempts > 1 && chat.retry.retry_on.contains(Class::Throttled));
+    assert!(chat.retry.max_attempts > 1 && chat.retry.retry_on.contains(AttemptClass::Throttled));
     let first = chat.providers.iter().map(|weighted| weighted.provider);
     let providers: Vec<_> = first.chain(chat.fallback.iter().copied()).collect();
     assert!(providers.len() >= 4 && !chat.fallback.is_empty());

@@ -16,9 +16,9 @@ use super::auth::problem;
 use super::overrides::{Asked, listed};
 use crate::clock;
 use crate::degradation::history::EpisodeRecord;
-use crate::live::degradation::episode::{Cause, Episode, Impact, Seen};
-use crate::live::operator_override::OnIt;
-use crate::resilience::hysteresis::Hand;
+use crate::live::degradation::episode::{Episode, EpisodeCause, EpisodeImpact, SignalReading};
+use crate::live::operator_override::ActiveOverride;
+use crate::resilience::hysteresis::TriggerOverride;
 use crate::snapshot::{DegradationMode, Snapshot};
 use crate::telemetry::events::rfc3339;
 
@@ -48,7 +48,7 @@ struct Standing {
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     now: Option<Now>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    by_hand: Option<OnIt>,
+    by_hand: Option<ActiveOverride>,
     /// Whether the condition held at the last look.
     condition: bool,
     signs: Vec<Sign>,
@@ -66,14 +66,14 @@ struct Now {
     /// RFC 3339.
     since: String,
     since_ms: u64,
-    cause: Cause,
-    impact: Impact,
+    cause: EpisodeCause,
+    impact: EpisodeImpact,
 }
 
 #[derive(Debug, Serialize)]
 struct Sign {
     #[serde(flatten)]
-    now: Seen,
+    now: SignalReading,
     /// What it was when the mode was entered.
     #[serde(skip_serializing_if = "Option::is_none")]
     at_entry: Option<f64>,
@@ -125,7 +125,7 @@ pub async fn change(
         return problem(StatusCode::NOT_FOUND, "no_mode", &detail);
     };
     let now = clock::now();
-    let hand = on.map(|on| Hand { on, until: asked.until(now) });
+    let hand = on.map(|on| TriggerOverride { on, until: asked.until(now) });
     shown.live.modes.by_hand(&mode.live, hand, asked.note().clone(), now);
     shown.audit(done, &name, &asked);
     Json(Changed { changed: vec![Standing::of(&snapshot, mode, now)] }).into_response()
@@ -175,7 +175,7 @@ impl Now {
 }
 
 impl Sign {
-    fn of(now: Seen, episode: Option<&Arc<Episode>>) -> Sign {
+    fn of(now: SignalReading, episode: Option<&Arc<Episode>>) -> Sign {
         let then = episode.map(|episode| episode.cause.signs.iter());
         let then = then.into_iter().flatten().find(|then| then.sign == now.sign);
         Sign { at_entry: then.and_then(|then| then.value), now }

@@ -18,10 +18,10 @@ use super::Shown;
 use super::auth::problem;
 use crate::clock;
 use crate::fleet::overrides::is_under;
-use crate::live::breaker::cell::{BreakerCell, Standing};
-use crate::live::operator_override::{Note, OnIt};
+use crate::live::breaker::cell::{BreakerCell, BreakerStatus};
+use crate::live::operator_override::{ActiveOverride, AuditNote};
 use crate::policy::yaml::units;
-use crate::resilience::breaker::{Hand, Wish};
+use crate::resilience::breaker::{ManualOverride, OverrideState};
 use crate::telemetry::metrics::AdminLabels;
 
 const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -43,20 +43,20 @@ struct Body {
 /// A change that was asked for, checked.
 #[derive(Debug)]
 pub(super) struct Asked {
-    note: Note,
+    note: AuditNote,
     length: Option<Duration>,
 }
 
 #[derive(Debug, Serialize)]
 struct BreakersChanged {
-    changed: Vec<Standing>,
+    changed: Vec<BreakerStatus>,
 }
 
 #[derive(Debug, Serialize)]
 struct ProviderChanged {
     provider: String,
     #[serde(skip_serializing_if = "Option::is_none")]
-    by_hand: Option<OnIt>,
+    by_hand: Option<ActiveOverride>,
 }
 
 /// `POST /api/circuit-breakers/{open|close|shadow|reset}/{provider}[/{address}[/{model}]]`: every
@@ -68,9 +68,9 @@ pub async fn breaker(
     body: Bytes,
 ) -> Response {
     let (name, wish) = match action.as_str() {
-        "open" => ("breaker_open", Some(Wish::Open)),
-        "close" => ("breaker_close", Some(Wish::Closed)),
-        "shadow" => ("breaker_shadow", Some(Wish::Shadow)),
+        "open" => ("breaker_open", Some(OverrideState::Open)),
+        "close" => ("breaker_close", Some(OverrideState::Closed)),
+        "shadow" => ("breaker_shadow", Some(OverrideState::Shadow)),
         "reset" => ("breaker_reset", None),
         _ => {
             let detail = format!("`{action}` is no action (expected open, close, shadow or reset)");
@@ -95,7 +95,7 @@ pub async fn breaker(
         return *refusal;
     }
     let now = clock::now();
-    let hand = wish.map(|wish| Hand { wish, until: asked.until(now) });
+    let hand = wish.map(|wish| ManualOverride { wish, until: asked.until(now) });
     for cell in &under {
         cell.by_hand(hand, asked.note.clone(), now);
     }
@@ -154,7 +154,7 @@ impl Asked {
     pub(super) fn read(headers: &HeaderMap, body: &[u8]) -> Result<Asked, Box<Response>> {
         let refuse = |status, name, detail: &str| Err(Box::new(problem(status, name, detail)));
         if body.is_empty() {
-            return Ok(Asked { note: Note::default(), length: None });
+            return Ok(Asked { note: AuditNote::default(), length: None });
         }
         let kind =
             headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
@@ -184,7 +184,8 @@ impl Asked {
                 return refuse(StatusCode::BAD_REQUEST, "bad_for", &format!("`for`: {error}"));
             }
         };
-        let note = Note { by: words(&body.by), reason: words(&body.reason), fleet: body.fleet };
+        let note =
+            AuditNote { by: words(&body.by), reason: words(&body.reason), fleet: body.fleet };
         Ok(Asked { note, length })
     }
 
@@ -201,7 +202,7 @@ impl Asked {
         self.note.fleet
     }
 
-    pub(super) fn note(&self) -> &Note {
+    pub(super) fn note(&self) -> &AuditNote {
         &self.note
     }
 
@@ -220,7 +221,7 @@ impl Shown {
     async fn force(
         &self,
         key: &str,
-        wish: Option<Wish>,
+        wish: Option<OverrideState>,
         asked: &Asked,
     ) -> Result<(), Box<Response>> {
         let refuse = |status, name, detail: &str| Err(Box::new(problem(status, name, detail)));
@@ -239,7 +240,7 @@ impl Shown {
     }
 
     pub(super) fn audit(&self, action: &'static str, key: &str, asked: &Asked) {
-        let Asked { note: Note { by, reason, fleet }, length } = asked;
+        let Asked { note: AuditNote { by, reason, fleet }, length } = asked;
         let labels = AdminLabels { action, result: "done" };
         self.live.metrics.admin_changes.get_or_create_owned(&labels).inc();
         tracing::info!(action, key, by, reason, fleet, length = ?length, "audit: changed by hand");

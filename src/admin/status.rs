@@ -12,8 +12,8 @@ use serde::Serialize;
 use super::Shown;
 use super::auth::problem;
 use crate::clock;
-use crate::live::breaker::cell::Standing;
-use crate::live::operator_override::OnIt;
+use crate::live::breaker::cell::BreakerStatus;
+use crate::live::operator_override::ActiveOverride;
 use crate::snapshot::loader;
 use crate::telemetry::events::Event;
 
@@ -38,7 +38,7 @@ struct Provider {
     limit: u32,
     waiting: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
-    by_hand: Option<OnIt>,
+    by_hand: Option<ActiveOverride>,
     addresses: Vec<Address>,
 }
 
@@ -101,7 +101,7 @@ pub async fn status(State(shown): State<Arc<Shown>>) -> Json<Status> {
 /// `/api/circuit-breakers`.
 #[derive(Debug, Serialize)]
 pub struct CircuitBreakers {
-    breakers: Vec<Standing>,
+    breakers: Vec<BreakerStatus>,
     held: Vec<Held>,
     /// The latest changes, oldest first.
     events: Vec<Event>,

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use super::Options;
 use crate::fleet::Fleet;
 use crate::live::Live;
-use crate::live::fleet::FleetSide;
+use crate::live::fleet::FleetView;
 use crate::snapshot::CurrentSnapshot;
 use crate::telemetry::metrics::Metrics;
 
 /// What outlives a reload; with a part in the fleet, where there is one.
 pub fn state(options: &Options, buffered: u64) -> Live {
-    let side = options.fleet.as_ref().map(|_| Arc::new(FleetSide::default()));
+    let side = options.fleet.as_ref().map(|_| Arc::new(FleetView::default()));
     Live::new(Arc::new(Metrics::new()), buffered, side)
 }
 

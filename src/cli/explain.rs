@@ -12,8 +12,8 @@ use crate::policy::sections::shown::{self, Shown};
 use crate::policy::sections::shown_modes;
 use crate::policy::yaml::diagnostic::render;
 use crate::policy::{Places, Policy};
-use crate::resilience::balance::balancer::Balance;
-use crate::resilience::outcome::{Class, ClassSet};
+use crate::resilience::balance::balancer::BalanceAlgorithm;
+use crate::resilience::outcome::{AttemptClass, ClassSet};
 use crate::snapshot::loader;
 
 #[derive(Debug, clap::Args)]
@@ -114,7 +114,7 @@ fn providers(out: &mut String, policy: &Policy, places: &Places, route: &Route) 
     };
     let all: f64 = route.providers.iter().map(|w| share(w.provider, w.weight)).sum();
     writeln!(out, "    first, by {}:", route.balance.as_str())?;
-    let by_weight = matches!(route.balance, Balance::Latency | Balance::Weighted);
+    let by_weight = matches!(route.balance, BalanceAlgorithm::Latency | BalanceAlgorithm::Weighted);
     for (n, weighted) in route.providers.iter().enumerate() {
         let percent = 100.0 * share(weighted.provider, weighted.weight) / all;
         let mark = if by_weight { format!("{percent:.0} %") } else { format!("{}.", n + 1) };
@@ -224,7 +224,10 @@ fn place(places: &Places, path: &str) -> String {
 }
 
 fn classes(set: ClassSet) -> String {
-    let names: Vec<_> =
-        Class::ALL.into_iter().filter(|c| set.contains(*c)).map(Class::as_str).collect();
+    let names: Vec<_> = AttemptClass::ALL
+        .into_iter()
+        .filter(|c| set.contains(*c))
+        .map(AttemptClass::as_str)
+        .collect();
     if names.is_empty() { "nothing".to_owned() } else { names.join(", ") }
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use crate::clock;
-use crate::live::degradation::episode::{Cause, Episode, Impact};
+use crate::live::degradation::episode::{Episode, EpisodeCause, EpisodeImpact};
 use crate::live::degradation::mode::{EPISODES, Modes};
 use crate::store::{Millis, Store};
 use crate::telemetry::events::rfc3339;
@@ -34,8 +34,8 @@ pub struct EpisodeRecord {
     /// `condition`, `hand`, `removed` or `restart`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended_by: Option<String>,
-    pub cause: Cause,
-    pub impact: Impact,
+    pub cause: EpisodeCause,
+    pub impact: EpisodeImpact,
 }
 
 /// All episodes that are known.

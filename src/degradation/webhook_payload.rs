@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::history::EpisodeRecord;
-use crate::live::degradation::episode::Impact;
+use crate::live::degradation::episode::EpisodeImpact;
 
 /// What is told of a mode that was entered, or left. `more`: changes before this one that were not
 /// told by themselves.
@@ -50,8 +50,9 @@ fn text(record: &EpisodeRecord, host: &str, more: u64) -> String {
     format!("{mode}{shadow} left on {host} after {took:.1?}: {impact}; entered for {cause}{folded}")
 }
 
-fn impact(impact: &Impact) -> String {
-    let Impact { requests, reduce, elsewhere, serve_stale, shed, respond, errors_avoided } = impact;
+fn impact(impact: &EpisodeImpact) -> String {
+    let EpisodeImpact { requests, reduce, elsewhere, serve_stale, shed, respond, errors_avoided } =
+        impact;
     let each = [
         ("reduce", reduce),
         ("use", elsewhere),
@@ -71,7 +72,7 @@ fn impact(impact: &Impact) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::live::degradation::episode::{Cause, Seen};
+    use crate::live::degradation::episode::{EpisodeCause, SignalReading};
 
     fn record(ended: bool) -> EpisodeRecord {
         let sign = "error_rate of chat above 0.25 over 30s".to_owned();
@@ -82,12 +83,12 @@ mod tests {
             ended: ended.then(|| "2026-01-01T00:01:30.000Z".to_owned()),
             seconds: if ended { 90.0 } else { 0.0 },
             ended_by: ended.then(|| "condition".to_owned()),
-            cause: Cause {
+            cause: EpisodeCause {
                 by: "condition".to_owned(),
-                signs: vec![Seen { sign, value: Some(0.5), so: true }],
-                ..Cause::default()
+                signs: vec![SignalReading { sign, value: Some(0.5), so: true }],
+                ..EpisodeCause::default()
             },
-            impact: Impact { requests: 3, shed: 2, respond: 1, ..Impact::default() },
+            impact: EpisodeImpact { requests: 3, shed: 2, respond: 1, ..EpisodeImpact::default() },
         }
     }
 

@@ -15,10 +15,10 @@ use super::redis::scripts::RedisScript;
 use super::sync::FleetSync;
 use crate::clock;
 use crate::live::breaker::cell::BreakerCell;
-use crate::live::breaker::sync::Said;
-use crate::resilience::breaker::replica::{Lease, Verdict};
-use crate::resilience::breaker::shared_state::Register;
-use crate::resilience::breaker::{BreakerPolicy, Kind};
+use crate::live::breaker::sync::BreakerMessages;
+use crate::resilience::breaker::replica::{FleetLease, ProbeVerdict};
+use crate::resilience::breaker::shared_state::SharedState;
+use crate::resilience::breaker::{BreakerPolicy, StateKind};
 
 /// A vote counts for so long; it is said again before.
 const VOTE_LASTS_MS: u64 = 9_000;
@@ -29,7 +29,7 @@ const JITTER: f64 = 0.2;
 
 /// What a script of a breaker answers.
 struct BreakerReply {
-    register: Register,
+    register: SharedState,
     until: Instant,
     more: String,
 }
@@ -52,8 +52,8 @@ impl FleetSync {
         hands.news().into_iter().for_each(|on| self.fleet.remember_hands(on));
     }
 
-    fn say_of(self: &Rc<Self>, cell: &Arc<BreakerCell>, said: Said) {
-        let Said { asks, policy, seen } = said;
+    fn say_of(self: &Rc<Self>, cell: &Arc<BreakerCell>, said: BreakerMessages) {
+        let BreakerMessages { asks, policy, seen } = said;
         if asks.vote {
             spawn_local(Rc::clone(self).vote(Arc::clone(cell), policy, seen));
         }
@@ -91,7 +91,7 @@ impl FleetSync {
         match self.call("lease", &self.fleet.0.scripts.lease, &cell, args).await {
             Ok(answer) => {
                 let granted = !answer.more.is_empty();
-                let lease = granted.then_some(Lease { epoch: answer.register.epoch, number });
+                let lease = granted.then_some(FleetLease { epoch: answer.register.epoch, number });
                 cell.answered(lease, sent, clock::now());
             }
             Err(_) => cell.unanswered(clock::now()),
@@ -100,7 +100,12 @@ impl FleetSync {
         self.fleet.0.live.look_again(&cell.key().provider);
     }
 
-    async fn renew(self: Rc<Self>, cell: Arc<BreakerCell>, policy: BreakerPolicy, lease: Lease) {
+    async fn renew(
+        self: Rc<Self>,
+        cell: Arc<BreakerCell>,
+        policy: BreakerPolicy,
+        lease: FleetLease,
+    ) {
         let sent = clock::now();
         let args = (self.named(lease), lease_ms(&policy));
         match self.call("renew", &self.fleet.0.scripts.renew, &cell, args).await {
@@ -116,20 +121,20 @@ impl FleetSync {
         self: Rc<Self>,
         cell: Arc<BreakerCell>,
         policy: BreakerPolicy,
-        lease: Lease,
-        verdict: Verdict,
+        lease: FleetLease,
+        verdict: ProbeVerdict,
     ) {
         let verdict = match verdict {
-            Verdict::Well => "well",
-            Verdict::Failed => "failed",
-            Verdict::Unused => "unused",
+            ProbeVerdict::Well => "well",
+            ProbeVerdict::Failed => "failed",
+            ProbeVerdict::Unused => "unused",
         };
         let args = (self.fleet.host(), self.named(lease), verdict, open_time(&policy));
         let _ = self.call("result", &self.fleet.0.scripts.result, &cell, args).await;
     }
 
     /// Puts back what Redis lost.
-    pub async fn assert(&self, key: &str, register: &Register) {
+    pub async fn assert(&self, key: &str, register: &SharedState) {
         let script = &self.fleet.0.scripts.assert;
         let answer = self.call_by_key("assert", script, key, register.to_string()).await;
         if let Ok(answer) = answer {
@@ -146,7 +151,7 @@ impl FleetSync {
     }
 
     /// A register was seen: whoever it concerns hears of it.
-    pub fn learn(&self, key: &str, register: &Register, until: Instant, why: &str) {
+    pub fn learn(&self, key: &str, register: &SharedState, until: Instant, why: &str) {
         let (fleet, live) = (&self.fleet, &self.fleet.0.live);
         if !fleet.side().learn(key, register, until) {
             return;
@@ -198,7 +203,7 @@ impl FleetSync {
     }
 
     /// A lease by the name that it has in Redis.
-    fn named(&self, lease: Lease) -> String {
+    fn named(&self, lease: FleetLease) -> String {
         format!("{}:{}:{}", lease.epoch, self.fleet.host(), lease.number)
     }
 }
@@ -211,10 +216,10 @@ impl BreakerReply {
             String::from_redis_value_ref(value).map_err(|_| odd())
         };
         let now = text(0)?.parse().map_err(|_| odd())?;
-        let register: Register = text(1)?.parse().map_err(|_| odd())?;
+        let register: SharedState = text(1)?.parse().map_err(|_| odd())?;
         let until = match register.state {
-            Kind::Open => instant(register.until, now, at),
-            Kind::Closed | Kind::HalfOpen => at,
+            StateKind::Open => instant(register.until, now, at),
+            StateKind::Closed | StateKind::HalfOpen => at,
         };
         Ok(BreakerReply { register, until, more: text(2)? })
     }

@@ -16,8 +16,8 @@ use super::redis::connection::RedisCallError;
 use super::sync::FleetSync;
 use crate::clock;
 use crate::live::provider::ProviderLive;
-use crate::live::quota::sync::Of;
-use crate::resilience::rate::leased_quota::{Ask, Grant, Shown};
+use crate::live::quota::sync::QuotaUnit;
+use crate::resilience::rate::leased_quota::{LeaseGrant, LeaseRequest, LeaseStatus};
 
 /// A limit that the fleet shares, for people.
 #[derive(Debug, Serialize)]
@@ -43,7 +43,12 @@ impl FleetSync {
         }
     }
 
-    async fn ask_for(self: Rc<Self>, provider: Arc<ProviderLive>, of: Of, ask: Ask) {
+    async fn ask_for(
+        self: Rc<Self>,
+        provider: Arc<ProviderLive>,
+        of: QuotaUnit,
+        ask: LeaseRequest,
+    ) {
         let fleet = &self.fleet;
         let key = format!("lim:{}:{}", provider.name(), of.as_str());
         let args = [ask.policy.rate, ask.policy.burst, ask.want, ask.least, ask.debt];
@@ -65,14 +70,14 @@ impl Fleet {
 }
 
 impl SharedLimit {
-    fn new(provider: &str, of: Of, shown: Shown) -> SharedLimit {
-        let Shown { rate, share, in_hand } = shown;
+    fn new(provider: &str, of: QuotaUnit, shown: LeaseStatus) -> SharedLimit {
+        let LeaseStatus { rate, share, in_hand } = shown;
         SharedLimit { provider: provider.to_owned(), kind: of.as_str(), rate, share, in_hand }
     }
 }
 
 /// Redis' time, what was given, in how many microseconds, and what of the burst is used.
-fn read(told: &[Value]) -> Result<Grant, RedisCallError> {
+fn read(told: &[Value]) -> Result<LeaseGrant, RedisCallError> {
     let odd = || RedisCallError::Odd(format!("{told:?}"));
     let number = |at: usize| {
         let value = told.get(at).ok_or_else(odd)?;
@@ -80,5 +85,5 @@ fn read(told: &[Value]) -> Result<Grant, RedisCallError> {
         text.parse::<f64>().map_err(|_| odd())
     };
     let wait = Duration::try_from_secs_f64(number(2)? / 1e6).map_err(|_| odd())?;
-    Ok(Grant { amount: number(1)?, wait, used: number(3)? })
+    Ok(LeaseGrant { amount: number(1)?, wait, used: number(3)? })
 }

@@ -32,7 +32,7 @@ use crate::fleet::redis::url::RedisAddress;
 use crate::fleet::status::HostInfo;
 use crate::fleet::stream::BreakerTransition;
 use crate::live::Live;
-use crate::live::fleet::FleetSide;
+use crate::live::fleet::FleetView;
 use crate::snapshot::CurrentSnapshot;
 use crate::telemetry::process;
 use crate::upstream::tls;
@@ -58,7 +58,7 @@ struct FleetInner {
     link: RedisLink,
     scripts: FleetScripts,
     live: Arc<Live>,
-    side: Arc<FleetSide>,
+    side: Arc<FleetView>,
     current: Arc<CurrentSnapshot>,
     told: Mutex<StatusCache>,
 }
@@ -82,7 +82,7 @@ impl Fleet {
     pub fn start(
         options: FleetOptions,
         live: Arc<Live>,
-        side: Arc<FleetSide>,
+        side: Arc<FleetView>,
         current: Arc<CurrentSnapshot>,
     ) -> std::io::Result<Fleet> {
         // The client of Redis takes the process's own; whoever came first set it.
@@ -121,7 +121,7 @@ impl Fleet {
         &self.0.host
     }
 
-    pub fn side(&self) -> &Arc<FleetSide> {
+    pub fn side(&self) -> &Arc<FleetView> {
         &self.0.side
     }
 

@@ -18,16 +18,16 @@ use super::redis::connection::{RedisCallError, instant};
 use super::redis::scripts::RedisScript;
 use crate::clock;
 use crate::live::Live;
-use crate::live::operator_override::Note;
-use crate::resilience::breaker::shared_state::Register;
-use crate::resilience::breaker::{Hand, Kind, Wish};
+use crate::live::operator_override::AuditNote;
+use crate::resilience::breaker::shared_state::SharedState;
+use crate::resilience::breaker::{ManualOverride, OverrideState, StateKind};
 
 /// A hand on what is under a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FleetOverride {
     pub key: String,
-    pub hand: Hand,
-    pub note: Note,
+    pub hand: ManualOverride,
+    pub note: AuditNote,
 }
 
 /// As people see it.
@@ -38,7 +38,7 @@ pub struct OverrideStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub left_ms: Option<u64>,
     #[serde(flatten)]
-    pub note: Note,
+    pub note: AuditNote,
 }
 
 /// The hands that are on the fleet.
@@ -129,14 +129,14 @@ impl FleetOverride {
             return None;
         }
         let wish = match fields.next()? {
-            "open" => Wish::Open,
-            "closed" => Wish::Closed,
-            "shadow" => Wish::Shadow,
+            "open" => OverrideState::Open,
+            "closed" => OverrideState::Closed,
+            "shadow" => OverrideState::Shadow,
             _ => return None,
         };
         let mut text = || fields.next().unwrap_or_default().to_owned();
-        let note = Note { by: text(), reason: text(), fleet: true };
-        Some(FleetOverride { key: key.to_owned(), hand: Hand { wish, until }, note })
+        let note = AuditNote { by: text(), reason: text(), fleet: true };
+        Some(FleetOverride { key: key.to_owned(), hand: ManualOverride { wish, until }, note })
     }
 
     /// The same hand, read at another moment.
@@ -172,9 +172,9 @@ impl Fleet {
     pub async fn force(
         &self,
         key: &str,
-        wish: Option<Wish>,
+        wish: Option<OverrideState>,
         length: Option<Duration>,
-        note: &Note,
+        note: &AuditNote,
     ) -> Result<(), RedisCallError> {
         let until = length.map_or_else(|| "-".to_owned(), |l| format!("+{}", l.as_millis()));
         let line = wish.map_or_else(String::new, |wish| {
@@ -192,16 +192,16 @@ impl Fleet {
     async fn close_all(&self, above: &str) -> Result<(), RedisCallError> {
         let script: &RedisScript = &self.0.scripts.assert;
         for (key, known) in self.side().registers() {
-            if !is_under(&key, above) || known.state == Kind::Closed {
+            if !is_under(&key, above) || known.state == StateKind::Closed {
                 continue;
             }
             let of = |what: &str| format!("cb:{what}:{key}");
             let (votes, leases, awaited, busy) = (of("v"), of("l"), of("w"), of("h"));
             let keys = ["cb", "cb:t", "cb:x", &votes, &leases, &awaited, &busy];
-            let closed = Register {
+            let closed = SharedState {
                 epoch: known.epoch + 1,
                 writer: self.host().to_owned(),
-                state: Kind::Closed,
+                state: StateKind::Closed,
                 until: 0,
                 ..known
             };
@@ -242,11 +242,14 @@ mod tests {
         let at = clock::now();
         let line = format!("until={}\topen\tanna\tmaintenance", NOW + 2_000_000);
         let force = FleetOverride::read("openai", &line, NOW, at).expect("a hand");
-        assert_eq!(force.hand, Hand { wish: Wish::Open, until: Some(at + Duration::from_secs(2)) });
+        assert_eq!(
+            force.hand,
+            ManualOverride { wish: OverrideState::Open, until: Some(at + Duration::from_secs(2)) }
+        );
         assert_eq!((force.note.by.as_str(), force.note.reason.as_str()), ("anna", "maintenance"));
         let open_ended =
             FleetOverride::read("openai", "until=-\tclosed\t\t", NOW, at).expect("a hand");
-        assert_eq!(open_ended.hand, Hand { wish: Wish::Closed, until: None });
+        assert_eq!(open_ended.hand, ManualOverride { wish: OverrideState::Closed, until: None });
     }
 
     #[test]

@@ -15,8 +15,8 @@ use super::redis::connection::RedisCallError;
 use super::stream::BreakerTransition;
 use super::sync::FleetSnapshot;
 use crate::clock;
-use crate::resilience::breaker::Kind;
-use crate::resilience::breaker::shared_state::Register;
+use crate::resilience::breaker::StateKind;
+use crate::resilience::breaker::shared_state::SharedState;
 use crate::telemetry::events::rfc3339;
 
 /// Breakers of which votes and leases are asked.
@@ -126,7 +126,7 @@ impl Fleet {
             let key = cell.key().to_string();
             let known = breakers.iter().any(|shared| shared.key == key);
             if !known && cell.membership(now).is_some() {
-                breakers.push(self.shared(key, Register::none()));
+                breakers.push(self.shared(key, SharedState::none()));
             }
         }
         breakers.sort_by(|a, b| a.key.cmp(&b.key));
@@ -168,7 +168,7 @@ impl Fleet {
         HostStatus { facts: if me { HostInfo::of(self) } else { facts }, me, id }
     }
 
-    fn shared(&self, key: String, register: Register) -> SharedBreaker {
+    fn shared(&self, key: String, register: SharedState) -> SharedBreaker {
         let now = clock::now();
         let member = self.0.live.find_breaker(&key).and_then(|cell| cell.membership(now));
         let until = member.as_ref().and_then(|(_, until, _)| *until);
@@ -182,7 +182,7 @@ impl Fleet {
             ok: register.ok,
             needed: register.needed,
             permits: register.permits,
-            own: member.map(|(_, _, own): (_, _, Kind)| own.as_str()),
+            own: member.map(|(_, _, own): (_, _, StateKind)| own.as_str()),
             votes: Vec::new(),
             leases: Vec::new(),
             key,
@@ -207,7 +207,7 @@ impl Fleet {
             };
             shared.leases = texts(1).chunks_exact(2).map(lease).collect();
             if let Some(Ok(register)) =
-                texts(2).first().map(|line: &String| line.parse::<Register>())
+                texts(2).first().map(|line: &String| line.parse::<SharedState>())
             {
                 (shared.ok, shared.needed) = (register.ok, register.needed);
             }

@@ -17,7 +17,7 @@ use super::redis::connection::instant;
 use super::redis::url::RedisConnection;
 use super::sync::FleetSync;
 use crate::clock;
-use crate::resilience::breaker::shared_state::Register;
+use crate::resilience::breaker::shared_state::SharedState;
 use crate::telemetry::events::rfc3339;
 
 /// One read waits for so long.
@@ -95,7 +95,7 @@ impl FleetSync {
         let then: u64 = text("n").parse().unwrap_or(0);
         let now = self.now_there(then, at);
         match kind.as_str() {
-            "r" => match what.parse::<Register>() {
+            "r" => match what.parse::<SharedState>() {
                 Ok(register) => {
                     let by = format!("{}: {why}", register.writer);
                     self.fleet.remember(&key, &register, why);
@@ -124,7 +124,7 @@ impl FleetSync {
 }
 
 impl Fleet {
-    fn remember(&self, key: &str, register: &Register, why: String) {
+    fn remember(&self, key: &str, register: &SharedState, why: String) {
         let mut told = self.told();
         if told.transitions.len() >= KEPT {
             told.transitions.remove(0);

@@ -18,7 +18,7 @@ use super::redis::connection::{AWAY, RedisCallError, instant};
 use super::status::HostInfo;
 use super::stream;
 use crate::clock;
-use crate::resilience::breaker::shared_state::Register;
+use crate::resilience::breaker::shared_state::SharedState;
 
 const BEAT: Duration = Duration::from_secs(1);
 /// How often is looked, beside each wake: leases are renewed by time alone.
@@ -198,7 +198,7 @@ impl FleetSync {
         let at = clock::now();
         self.time.set(Some((snapshot.now, at)));
         for (key, line) in &snapshot.registers {
-            if let Ok(register) = line.parse::<Register>() {
+            if let Ok(register) = line.parse::<SharedState>() {
                 let until = instant(register.until, snapshot.now, at);
                 self.learn(key, &register, until, "");
             }
@@ -220,11 +220,11 @@ impl FleetSync {
         for (key, known) in self.fleet.side().registers() {
             let stored = snapshot.registers.iter().find(|(stored, _)| *stored == key);
             let stored = stored.and_then(|(_, line)| line.parse().ok());
-            let stored = stored.unwrap_or_else(Register::none);
+            let stored = stored.unwrap_or_else(SharedState::none);
             if !known.outranks(&stored) {
                 continue;
             }
-            let closed = known.state == crate::resilience::breaker::Kind::Closed;
+            let closed = known.state == crate::resilience::breaker::StateKind::Closed;
             if closed && known.epoch.saturating_add(OLD) < snapshot.now {
                 self.fleet.side().forget(&key);
             } else {

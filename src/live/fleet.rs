@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 use super::lock;
-use crate::resilience::breaker::shared_state::Register;
+use crate::resilience::breaker::shared_state::SharedState;
 
 /// Keys that are remembered of each kind.
 const KEYS: usize = 4096;
@@ -22,17 +22,17 @@ const ALIKE: Duration = Duration::from_millis(50);
 const UNTOLD: usize = 1024;
 
 #[derive(Debug, Default)]
-pub struct FleetSide {
+pub struct FleetView {
     attached: AtomicBool,
     /// Live hosts as they were last counted, this one included; 0: never.
     hosts: AtomicU32,
     woken: Notify,
-    registers: Mutex<HashMap<String, (Register, Instant)>>,
+    registers: Mutex<HashMap<String, (SharedState, Instant)>>,
     holds: Mutex<HashMap<String, Instant>>,
     untold: Mutex<Vec<(String, Instant)>>,
 }
 
-impl FleetSide {
+impl FleetView {
     pub fn is_attached(&self) -> bool {
         self.attached.load(Ordering::Acquire)
     }
@@ -61,7 +61,7 @@ impl FleetSide {
     }
 
     /// A register was seen; `until` is its end by this host's clock. Whether it is news.
-    pub fn learn(&self, key: &str, register: &Register, until: Instant) -> bool {
+    pub fn learn(&self, key: &str, register: &SharedState, until: Instant) -> bool {
         let mut registers = lock(&self.registers);
         match registers.get_mut(key) {
             Some((known, end)) => {
@@ -83,12 +83,12 @@ impl FleetSide {
         }
     }
 
-    pub fn register(&self, key: &str) -> Option<(Register, Instant)> {
+    pub fn register(&self, key: &str) -> Option<(SharedState, Instant)> {
         lock(&self.registers).get(key).cloned()
     }
 
     /// All that is known, by its key.
-    pub fn registers(&self) -> Vec<(String, Register)> {
+    pub fn registers(&self) -> Vec<(String, SharedState)> {
         let registers = lock(&self.registers);
         registers.iter().map(|(key, (register, _))| (key.clone(), register.clone())).collect()
     }
@@ -153,7 +153,7 @@ impl FleetSide {
     }
 }
 
-fn oldest(registers: &HashMap<String, (Register, Instant)>) -> Option<String> {
+fn oldest(registers: &HashMap<String, (SharedState, Instant)>) -> Option<String> {
     let oldest = registers.iter().min_by_key(|(_, (register, _))| register.epoch)?;
     Some(oldest.0.clone())
 }
@@ -163,13 +163,13 @@ mod tests {
     use super::*;
     use crate::clock;
 
-    fn register(epoch: u64) -> Register {
-        Register { epoch, ..Register::none() }
+    fn register(epoch: u64) -> SharedState {
+        SharedState { epoch, ..SharedState::none() }
     }
 
     #[test]
     fn an_older_register_is_no_news() {
-        let (now, side) = (clock::now(), FleetSide::default());
+        let (now, side) = (clock::now(), FleetView::default());
         assert!(side.learn("p/a", &register(5), now));
         assert!(!side.learn("p/a", &register(5), now) && !side.learn("p/a", &register(4), now));
         assert!(side.learn("p/a", &register(6), now));
@@ -178,7 +178,7 @@ mod tests {
 
     #[test]
     fn keys_are_bounded_and_the_newest_stay() {
-        let (now, side) = (clock::now(), FleetSide::default());
+        let (now, side) = (clock::now(), FleetView::default());
         for n in 0..KEYS as u64 + 10 {
             side.learn(&format!("p/{n}"), &register(n + 1), now);
             side.heard_hold(&format!("p/{n}"), now + Duration::from_secs(n), now);
@@ -190,7 +190,7 @@ mod tests {
 
     #[test]
     fn of_two_holds_the_later_end_counts_and_is_told_once() {
-        let (now, side, second) = (clock::now(), FleetSide::default(), Duration::from_secs(1));
+        let (now, side, second) = (clock::now(), FleetView::default(), Duration::from_secs(1));
         side.held("p/a/k", now + 5 * second, now);
         side.held("p/a/k", now + 3 * second, now);
         assert_eq!(side.untold(), [("p/a/k".to_owned(), now + 5 * second)]);

@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::fleet::FleetSide;
+use super::fleet::FleetView;
 use super::lock;
 use crate::clock;
-use crate::resilience::limits::hold::{Cause, Hold, RETRY_AFTER_MAX};
+use crate::resilience::limits::hold::{Hold, HoldReason, RETRY_AFTER_MAX};
 
 #[derive(Debug)]
 pub struct HoldCell {
@@ -17,11 +17,11 @@ pub struct HoldCell {
     rule: Mutex<Hold>,
     /// False while nothing was ever held lately, so that neither a look nor a success need lock.
     restrains: AtomicBool,
-    fleet: Option<Arc<FleetSide>>,
+    fleet: Option<Arc<FleetView>>,
 }
 
 impl HoldCell {
-    pub fn new(key: String, fleet: Option<&Arc<FleetSide>>) -> Self {
+    pub fn new(key: String, fleet: Option<&Arc<FleetView>>) -> Self {
         let cell = HoldCell {
             key,
             rule: Mutex::new(Hold::new()),
@@ -95,7 +95,7 @@ impl HoldCell {
 
     /// Nobody knows whether it helps to wait: the provider said no time.
     pub fn is_guess(&self) -> bool {
-        lock(&self.rule).cause() == Some(Cause::Unsaid)
+        lock(&self.rule).cause() == Some(HoldReason::Unsaid)
     }
 
     pub fn until(&self) -> Option<Instant> {

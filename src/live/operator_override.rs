@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// What an operator said with a change.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Note {
+pub struct AuditNote {
     #[serde(skip_serializing_if = "String::is_empty")]
     pub by: String,
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -17,28 +17,28 @@ pub struct Note {
     pub fleet: bool,
 }
 
-impl Note {
+impl AuditNote {
     pub fn is_empty(&self) -> bool {
-        *self == Note::default()
+        *self == AuditNote::default()
     }
 }
 
 /// A hand that is on something.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct OnIt {
+pub struct ActiveOverride {
     /// `open`, `closed`, `shadow` or `drained`; of a mode, `entered` or `left`.
     pub what: &'static str,
     /// Absent: until it is taken off.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub left_ms: Option<u64>,
     #[serde(flatten)]
-    pub note: Note,
+    pub note: AuditNote,
 }
 
-impl OnIt {
-    pub fn new(what: &'static str, until: Option<Instant>, note: Note, now: Instant) -> Self {
+impl ActiveOverride {
+    pub fn new(what: &'static str, until: Option<Instant>, note: AuditNote, now: Instant) -> Self {
         let left = |until: Instant| millis(until.saturating_duration_since(now));
-        OnIt { what, left_ms: until.map(left), note }
+        ActiveOverride { what, left_ms: until.map(left), note }
     }
 }
 

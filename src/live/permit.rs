@@ -1,6 +1,6 @@
 //! One attempt's leave: returned exactly once, with what was learned.
 //!
-//! A `Flight` is the attempt's place at its provider and address, held to the end of the answer's
+//! A `AttemptSlot` is the attempt's place at its provider and address, held to the end of the answer's
 //! body. A `Permit` is the breaker's, returned at the commit. Either is given back when it is
 //! dropped, whatever ended the request: a permit that nobody reported teaches nothing.
 
@@ -8,22 +8,22 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::address::AddressLive;
-use super::breaker::cell::{BreakerCell, Leave};
+use super::breaker::cell::{BreakerCell, CellPermit};
 use super::hold::HoldCell;
-use super::provider::{Entered, Lack, ProviderLive};
-use super::quota::provider_quota::Charge;
+use super::provider::{NoCapacity, ProviderLive, ProviderSlot};
+use super::quota::provider_quota::QuotaCharge;
 use crate::clock;
 use crate::resilience::outcome::Outcome;
 
 /// A place at a provider and at one of its addresses.
 #[derive(Debug)]
-pub struct Flight {
+pub struct AttemptSlot {
     provider: Arc<ProviderLive>,
     address: Arc<AddressLive>,
-    entered: Entered,
+    entered: ProviderSlot,
 }
 
-impl Flight {
+impl AttemptSlot {
     /// Takes a place for an attempt of so many tokens.
     ///
     /// # Errors
@@ -33,14 +33,14 @@ impl Flight {
         address: &Arc<AddressLive>,
         tokens: f64,
         now: Instant,
-    ) -> Result<Flight, Lack> {
+    ) -> Result<AttemptSlot, NoCapacity> {
         let entered = provider.enter(tokens, now)?;
         address.begin();
-        Ok(Flight { provider: Arc::clone(provider), address: Arc::clone(address), entered })
+        Ok(AttemptSlot { provider: Arc::clone(provider), address: Arc::clone(address), entered })
     }
 
     /// What it was charged of its provider's rates.
-    pub fn charge(&self) -> Charge {
+    pub fn charge(&self) -> QuotaCharge {
         self.entered.charge
     }
 
@@ -59,7 +59,7 @@ impl Flight {
     }
 }
 
-impl Drop for Flight {
+impl Drop for AttemptSlot {
     fn drop(&mut self) {
         self.address.end();
         self.provider.leave();
@@ -69,20 +69,23 @@ impl Drop for Flight {
 /// Leave of a breaker and of a hold to make one attempt.
 #[derive(Debug)]
 pub struct Permit {
-    breaker: Option<(Arc<BreakerCell>, Leave)>,
+    breaker: Option<(Arc<BreakerCell>, CellPermit)>,
     hold: Option<Arc<HoldCell>>,
     probe: bool,
 }
 
 /// What stays after a permit was returned: enough to tell of a stream that was cut later.
 #[derive(Debug)]
-pub struct Afterwards {
+pub struct ReportedPermit {
     breaker: Arc<BreakerCell>,
     epoch: u64,
 }
 
 impl Permit {
-    pub fn new(breaker: Option<(Arc<BreakerCell>, Leave)>, hold: Option<Arc<HoldCell>>) -> Self {
+    pub fn new(
+        breaker: Option<(Arc<BreakerCell>, CellPermit)>,
+        hold: Option<Arc<HoldCell>>,
+    ) -> Self {
         let probe = breaker.as_ref().is_some_and(|(_, permit)| permit.is_probe());
         Permit { breaker, hold, probe }
     }
@@ -96,17 +99,22 @@ impl Permit {
     }
 
     /// Gives the permit back. A cut later counts too, but never as a probe's.
-    pub fn report(&mut self, outcome: Outcome, took: Duration, now: Instant) -> Option<Afterwards> {
+    pub fn report(
+        &mut self,
+        outcome: Outcome,
+        took: Duration,
+        now: Instant,
+    ) -> Option<ReportedPermit> {
         if let (Outcome::Success, Some(hold)) = (outcome, &self.hold) {
             hold.success(now);
         }
         let (cell, leave) = self.breaker.take()?;
         let epoch = match &leave {
-            Leave::Own(permit) if !permit.is_probe() => Some(permit.epoch()),
-            Leave::Own(_) | Leave::Lease(_) => None,
+            CellPermit::Own(permit) if !permit.is_probe() => Some(permit.epoch()),
+            CellPermit::Own(_) | CellPermit::Lease(_) => None,
         };
         cell.observe(leave, outcome, took, now);
-        epoch.map(|epoch| Afterwards { breaker: cell, epoch })
+        epoch.map(|epoch| ReportedPermit { breaker: cell, epoch })
     }
 }
 
@@ -118,7 +126,7 @@ impl Drop for Permit {
     }
 }
 
-impl Afterwards {
+impl ReportedPermit {
     pub fn cut(self, now: Instant) {
         self.breaker.cut(self.epoch, now);
     }

@@ -6,16 +6,16 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::fleet::FleetSide;
+use super::fleet::FleetView;
 use super::lock;
-use super::operator_override::{Note, OnIt};
+use super::operator_override::{ActiveOverride, AuditNote};
 use super::optional::Optional;
-use super::queue::wait_queue::{Lanes, Queued};
-use super::quota::provider_quota::{Charge, Pace};
+use super::queue::wait_queue::{ProviderQueue, WaitQueueCell};
+use super::quota::provider_quota::{ProviderQuota, QuotaCharge};
 use crate::clock;
 use crate::policy::sections::model::Capacity;
-use crate::resilience::limits::concurrency_limit::{Adaptive, Sample};
-use crate::resilience::rate::reported_quota::Report;
+use crate::resilience::limits::concurrency_limit::{ConcurrencyLimit, LatencySample};
+use crate::resilience::rate::reported_quota::QuotaReport;
 use crate::telemetry::metrics::{Level, Metrics, ProviderLabels};
 
 /// An end of `drained` that only a hand sets.
@@ -26,14 +26,14 @@ pub struct ProviderLive {
     labels: ProviderLabels,
     in_flight: AtomicU32,
     limit: AtomicU32,
-    pace: Pace,
+    pace: ProviderQuota,
     /// Moves `limit` below the policy's `concurrency`.
-    adaptive: Optional<Adaptive>,
-    lanes: Arc<Lanes>,
-    queued: Arc<Queued>,
+    adaptive: Optional<ConcurrencyLimit>,
+    lanes: Arc<WaitQueueCell>,
+    queued: Arc<ProviderQueue>,
     /// Taken out by hand until so many milliseconds after `born`; 0: it is not.
     drained: AtomicU64,
-    note: Mutex<Note>,
+    note: Mutex<AuditNote>,
     born: Instant,
     in_flight_gauge: Level,
     drained_gauge: Level,
@@ -42,7 +42,7 @@ pub struct ProviderLive {
 
 /// What a provider lacks for one more attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lack {
+pub enum NoCapacity {
     /// As many are in flight as may be.
     Room,
     /// Its rates allow none for so long.
@@ -51,8 +51,8 @@ pub enum Lack {
 
 /// What an attempt took as it began.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Entered {
-    pub charge: Charge,
+pub struct ProviderSlot {
+    pub charge: QuotaCharge,
     /// Attempts in flight then, itself included.
     in_flight: u32,
     /// Of the adaptive limit, where there is one.
@@ -63,16 +63,16 @@ impl ProviderLive {
     pub fn new(
         name: &str,
         capacity: &Capacity,
-        lanes: &Arc<Lanes>,
+        lanes: &Arc<WaitQueueCell>,
         metrics: &Arc<Metrics>,
-        fleet: Option<&Arc<FleetSide>>,
+        fleet: Option<&Arc<FleetView>>,
     ) -> Self {
         let labels = ProviderLabels { provider: name.to_owned() };
         ProviderLive {
             in_flight: AtomicU32::new(0),
             limit: AtomicU32::new(first_limit(capacity)),
-            adaptive: Optional::new(clamp(capacity).map(Adaptive::new)),
-            pace: Pace::new(capacity, fleet),
+            adaptive: Optional::new(clamp(capacity).map(ConcurrencyLimit::new)),
+            pace: ProviderQuota::new(capacity, fleet),
             queued: lanes.register(metrics.waiting_requests.get_or_create_owned(&labels)),
             lanes: Arc::clone(lanes),
             drained: AtomicU64::new(0),
@@ -86,7 +86,7 @@ impl ProviderLive {
     }
 
     pub fn retune(&self, capacity: &Capacity) {
-        self.adaptive.retune(clamp(capacity), Adaptive::new, Adaptive::retune);
+        self.adaptive.retune(clamp(capacity), ConcurrencyLimit::new, ConcurrencyLimit::retune);
         let limit = self.adaptive.with(|adaptive| adaptive.limit()).unwrap_or(capacity.concurrency);
         self.limit.store(limit, Ordering::SeqCst);
         self.pace.retune(capacity, clock::now());
@@ -97,7 +97,7 @@ impl ProviderLive {
         &self.labels.provider
     }
 
-    pub(super) fn pace(&self) -> &Pace {
+    pub(super) fn pace(&self) -> &ProviderQuota {
         &self.pace
     }
 
@@ -120,7 +120,7 @@ impl ProviderLive {
 
     /// Takes the provider out of every choice until then, or until `undrain`. Attempts that are out
     /// go on to their end.
-    pub fn drain(&self, until: Option<Instant>, note: Note) {
+    pub fn drain(&self, until: Option<Instant>, note: AuditNote) {
         *lock(&self.note) = note;
         let end = until.map_or(FOR_EVER, |until| self.millis(until).max(1));
         self.drained.store(end, Ordering::Release);
@@ -156,10 +156,10 @@ impl ProviderLive {
         !over
     }
 
-    pub fn by_hand(&self, now: Instant) -> Option<OnIt> {
+    pub fn by_hand(&self, now: Instant) -> Option<ActiveOverride> {
         let end = Some(self.drained.load(Ordering::Acquire)).filter(|_| self.is_drained(now))?;
         let until = (end != FOR_EVER).then(|| self.born + Duration::from_millis(end));
-        Some(OnIt::new("drained", until, lock(&self.note).clone(), now))
+        Some(ActiveOverride::new("drained", until, lock(&self.note).clone(), now))
     }
 
     fn millis(&self, at: Instant) -> u64 {
@@ -170,11 +170,11 @@ impl ProviderLive {
     ///
     /// # Errors
     /// What it lacks.
-    pub fn check(&self, tokens: f64, now: Instant) -> Result<(), Lack> {
+    pub fn check(&self, tokens: f64, now: Instant) -> Result<(), NoCapacity> {
         if self.in_flight.load(Ordering::SeqCst) >= self.limit.load(Ordering::SeqCst) {
-            return Err(Lack::Room);
+            return Err(NoCapacity::Room);
         }
-        self.pace.check(tokens, now).map_err(Lack::Rate)
+        self.pace.check(tokens, now).map_err(NoCapacity::Rate)
     }
 
     /// Takes a place, and leave for one attempt of so many tokens; says what it was charged, and how
@@ -182,26 +182,26 @@ impl ProviderLive {
     ///
     /// # Errors
     /// What it lacks.
-    pub fn enter(&self, tokens: f64, now: Instant) -> Result<Entered, Lack> {
+    pub fn enter(&self, tokens: f64, now: Instant) -> Result<ProviderSlot, NoCapacity> {
         let limit = self.limit.load(Ordering::SeqCst);
         let one_more = |n| (n < limit).then_some(n + 1);
         let before = self
             .in_flight
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more)
-            .map_err(|_| Lack::Room)?;
+            .map_err(|_| NoCapacity::Room)?;
         self.in_flight_gauge.inc();
         let charge = self.pace.take(tokens, now).map_err(|wait| {
             self.leave();
-            Lack::Rate(wait)
+            NoCapacity::Rate(wait)
         })?;
         let epoch = self.adaptive.with(|adaptive| adaptive.epoch());
-        Ok(Entered { charge, in_flight: before + 1, epoch })
+        Ok(ProviderSlot { charge, in_flight: before + 1, epoch })
     }
 
     /// An attempt brought its first byte after `took`, or failed.
-    pub fn observe(&self, entered: Entered, took: Duration, dropped: bool) {
-        let Entered { in_flight, epoch: Some(epoch), .. } = entered else { return };
-        let sample = Sample { took, in_flight, epoch, dropped };
+    pub fn observe(&self, entered: ProviderSlot, took: Duration, dropped: bool) {
+        let ProviderSlot { in_flight, epoch: Some(epoch), .. } = entered else { return };
+        let sample = LatencySample { took, in_flight, epoch, dropped };
         let limit = self.adaptive.with(|adaptive| {
             adaptive.observe(sample);
             adaptive.limit()
@@ -223,21 +223,21 @@ impl ProviderLive {
     }
 
     /// An attempt that was charged this never reached it.
-    pub fn give_back(&self, charge: Charge) {
+    pub fn give_back(&self, charge: QuotaCharge) {
         if self.pace.give_back(charge, clock::now()) {
             self.look_again();
         }
     }
 
     /// What was charged came to `actual` tokens.
-    pub fn settle(&self, charge: Charge, actual: f64) {
+    pub fn settle(&self, charge: QuotaCharge, actual: f64) {
         if self.pace.settle(charge, actual, clock::now()) {
             self.look_again();
         }
     }
 
     /// An answer told what is left of requests, of tokens.
-    pub fn told(&self, charge: Charge, left: [Option<Report>; 2]) {
+    pub fn told(&self, charge: QuotaCharge, left: [Option<QuotaReport>; 2]) {
         self.pace.told(charge, left, clock::now());
         self.look_again();
     }
@@ -260,7 +260,7 @@ fn clamp(capacity: &Capacity) -> Option<u32> {
 }
 
 fn first_limit(capacity: &Capacity) -> u32 {
-    clamp(capacity).map_or(capacity.concurrency, |clamp| Adaptive::new(clamp).limit())
+    clamp(capacity).map_or(capacity.concurrency, |clamp| ConcurrencyLimit::new(clamp).limit())
 }
 
 impl Drop for ProviderLive {

@@ -6,17 +6,17 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::address::AddressLive;
-use super::breaker::cell::{BreakerCell, Key};
+use super::breaker::cell::{BreakerCell, BreakerKey};
 use super::buffers::Buffers;
 use super::degradation::mode::{ModeCell, Modes};
-use super::degradation::outcome_window::{Samples, Want};
-use super::fleet::FleetSide;
+use super::degradation::outcome_window::{OutcomeWindow, WindowKind};
+use super::fleet::FleetView;
 use super::hold::HoldCell;
 use super::lock;
 use super::provider::ProviderLive;
 use super::queue::QueueLive;
-use super::queue::wait_queue::Lanes;
-use super::quota::usage_meter::Ledger;
+use super::queue::wait_queue::WaitQueueCell;
+use super::quota::usage_meter::UsageMeter;
 use super::route::RouteLive;
 use crate::clock;
 use crate::policy::sections::model::{Capacity, Degradation, Queue, Route};
@@ -30,18 +30,18 @@ pub struct Live {
     pub metrics: Arc<Metrics>,
     pub events: Arc<Events>,
     pub buffers: Arc<Buffers>,
-    pub lanes: Arc<Lanes>,
+    pub lanes: Arc<WaitQueueCell>,
     pub modes: Arc<Modes>,
     /// `None`: this host is by itself.
-    pub fleet: Option<Arc<FleetSide>>,
+    pub fleet: Option<Arc<FleetView>>,
     providers: Named<String, ProviderLive>,
     addresses: Named<(String, String), AddressLive>,
-    breakers: Named<Key, BreakerCell>,
+    breakers: Named<BreakerKey, BreakerCell>,
     holds: Named<String, HoldCell>,
     queues: Named<String, QueueLive>,
     routes: Named<String, RouteLive>,
-    ledgers: Named<(String, String), Ledger>,
-    samples: Named<(&'static str, String), Samples>,
+    ledgers: Named<(String, String), UsageMeter>,
+    samples: Named<(&'static str, String), OutcomeWindow>,
     /// Of the next new address.
     next_id: AtomicU32,
 }
@@ -75,7 +75,7 @@ fn named<K: Hash + Eq, V>(
 }
 
 impl Live {
-    pub fn new(metrics: Arc<Metrics>, buffered: u64, fleet: Option<Arc<FleetSide>>) -> Self {
+    pub fn new(metrics: Arc<Metrics>, buffered: u64, fleet: Option<Arc<FleetView>>) -> Self {
         let buffers = Arc::new(Buffers::new(buffered, metrics.buffered_bytes.clone()));
         Live {
             metrics,
@@ -130,7 +130,7 @@ impl Live {
         named(&self.addresses, key, make, |_| ())
     }
 
-    pub fn breaker(&self, key: Key, policy: BreakerPolicy) -> Arc<BreakerCell> {
+    pub fn breaker(&self, key: BreakerKey, policy: BreakerPolicy) -> Arc<BreakerCell> {
         let told = (&self.metrics, &self.events, &self.modes);
         let make = || BreakerCell::new(key.clone(), policy, told, self.fleet.as_ref());
         named(&self.breakers, key.clone(), make, |cell| cell.retune(policy))
@@ -148,15 +148,20 @@ impl Live {
     }
 
     /// Of a route's answers from a provider.
-    pub fn ledger(&self, route: &str, provider: &str) -> Arc<Ledger> {
+    pub fn ledger(&self, route: &str, provider: &str) -> Arc<UsageMeter> {
         let key = (route.to_owned(), provider.to_owned());
-        named(&self.ledgers, key, || Ledger::new(route, provider, &self.metrics), |_| ())
+        named(&self.ledgers, key, || UsageMeter::new(route, provider, &self.metrics), |_| ())
     }
 
     /// How a route's requests or a provider's attempts went; `what`: `route` or `provider`.
-    pub fn samples(&self, what: &'static str, name: &str, wants: &[Want]) -> Arc<Samples> {
+    pub fn samples(
+        &self,
+        what: &'static str,
+        name: &str,
+        wants: &[WindowKind],
+    ) -> Arc<OutcomeWindow> {
         let key = (what, name.to_owned());
-        named(&self.samples, key, || Samples::new(wants), |cell| cell.retune(wants))
+        named(&self.samples, key, || OutcomeWindow::new(wants), |cell| cell.retune(wants))
     }
 
     pub fn mode(&self, policy: &Degradation) -> Arc<ModeCell> {

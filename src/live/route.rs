@@ -9,20 +9,20 @@ use super::lock;
 use super::optional::Optional;
 use crate::clock;
 use crate::policy::sections::model::Route;
-use crate::resilience::balance::affinity::Affinity;
-use crate::resilience::balance::balancer::{Balance, Balancer, Candidate};
-use crate::resilience::retry::budget::Budget;
-use crate::resilience::retry::cost_budget::{Spend, SpendPolicy};
+use crate::resilience::balance::affinity::AffinityTable;
+use crate::resilience::balance::balancer::{BalanceAlgorithm, Balancer, BalancerCandidate};
+use crate::resilience::retry::budget::RetryBudget;
+use crate::resilience::retry::cost_budget::{CostBudget, CostBudgetPolicy};
 use crate::resilience::retry::hedge::Hedge;
 
 #[derive(Debug)]
 pub struct RouteLive {
-    budget: Mutex<Budget>,
+    budget: Mutex<RetryBudget>,
     /// One for the route's `providers`, one for each of `fallback`.
     balancers: Mutex<Vec<Balancer>>,
     hedge: Optional<Hedge>,
-    spend: Optional<Spend>,
-    affinity: Optional<Affinity>,
+    spend: Optional<CostBudget>,
+    affinity: Optional<AffinityTable>,
     /// Makes keys of sessions.
     hashing: RandomState,
 }
@@ -30,11 +30,11 @@ pub struct RouteLive {
 impl RouteLive {
     pub fn new(policy: &Route) -> Self {
         RouteLive {
-            budget: Mutex::new(Budget::new(policy.retry.budget)),
+            budget: Mutex::new(RetryBudget::new(policy.retry.budget)),
             balancers: Mutex::default(),
             hedge: Optional::new(policy.hedge.map(Hedge::new)),
-            spend: Optional::new(cost(policy).map(Spend::new)),
-            affinity: Optional::new(ttl(policy).map(Affinity::new)),
+            spend: Optional::new(cost(policy).map(CostBudget::new)),
+            affinity: Optional::new(ttl(policy).map(AffinityTable::new)),
             hashing: clock::hashing(),
         }
     }
@@ -42,8 +42,8 @@ impl RouteLive {
     pub fn retune(&self, policy: &Route) {
         lock(&self.budget).retune(policy.retry.budget);
         self.hedge.retune(policy.hedge, Hedge::new, Hedge::retune);
-        self.spend.retune(cost(policy), Spend::new, Spend::retune);
-        self.affinity.retune(ttl(policy), Affinity::new, Affinity::retune);
+        self.spend.retune(cost(policy), CostBudget::new, CostBudget::retune);
+        self.affinity.retune(ttl(policy), AffinityTable::new, AffinityTable::retune);
     }
 
     /// One first attempt: it earns a share of a repeat.
@@ -65,8 +65,8 @@ impl RouteLive {
     pub fn pick(
         &self,
         tier: usize,
-        how: Balance,
-        candidates: &[Candidate],
+        how: BalanceAlgorithm,
+        candidates: &[BalancerCandidate],
         eligible: impl Fn(usize) -> bool,
         draw: f64,
     ) -> Option<usize> {
@@ -130,7 +130,7 @@ impl RouteLive {
     }
 }
 
-fn cost(policy: &Route) -> Option<SpendPolicy> {
+fn cost(policy: &Route) -> Option<CostBudgetPolicy> {
     policy.retry.cost.as_ref().map(|cost| cost.policy)
 }
 
@@ -172,7 +172,7 @@ mod tests {
     fn with_all() -> Route {
         let mut route = without();
         route.hedge = Some(HedgePolicy { extra_load: 0.5, after: Some(SECOND) });
-        let policy = SpendPolicy { limit: 5.0, window: 3_600 * SECOND };
+        let policy = CostBudgetPolicy { limit: 5.0, window: 3_600 * SECOND };
         route.retry.cost = Some(Cost { policy, currency: "USD".to_owned() });
         let header = http::HeaderName::from_static("x-session");
         route.affinity = Some(AffinityPolicy { header, ttl: 600 * SECOND });

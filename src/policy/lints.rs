@@ -8,7 +8,7 @@ use super::sections::model::{OnCut, Policy, Route};
 use super::sections::routes::everyone;
 use super::yaml::diagnostic::Problem;
 use super::yaml::tree::NodeId;
-use crate::resilience::outcome::{Class, Idempotence};
+use crate::resilience::outcome::{AttemptClass, Idempotence};
 
 impl Check<'_> {
     /// Only of a policy without errors; `routes` belong to `policy.routes`.
@@ -44,7 +44,7 @@ impl Check<'_> {
         let posts = [Method::POST, Method::PATCH];
         let takes = route.matcher.methods.is_empty()
             || posts.iter().any(|m| route.matcher.methods.contains(m));
-        let moves = route.fallback_on.contains(Class::Failure);
+        let moves = route.fallback_on.contains(AttemptClass::Failure);
         if route.fallback.is_empty() || route.idempotent == Idempotence::Always || !takes || !moves
         {
             return None;

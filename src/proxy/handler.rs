@@ -39,7 +39,7 @@ use crate::proxy::attempt::report::sample;
 use crate::proxy::attempt::retry::next_attempt;
 use crate::proxy::degradation::apply::degraded;
 use crate::proxy::jobs::accept::become_job;
-use crate::resilience::outcome::Class;
+use crate::resilience::outcome::AttemptClass;
 use crate::snapshot::Route;
 use crate::store::Store;
 
@@ -302,7 +302,7 @@ pub async fn attempts(
     loop {
         let (class, last) = match attempt_or_hedge(request, route, selection).await {
             AttemptResult::Commit(response) => return Ok(response),
-            AttemptResult::Failed(Class::Ignored, LastResponse::Ours(problem)) => {
+            AttemptResult::Failed(AttemptClass::Ignored, LastResponse::Ours(problem)) => {
                 return Err(problem);
             }
             AttemptResult::Failed(class, last) => (class, last),

@@ -36,7 +36,7 @@ pub enum State {
 
 /// A hand on a mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Hand {
+pub struct TriggerOverride {
     /// In force, or not in force.
     pub on: bool,
     /// `None`: until it is taken off.
@@ -45,7 +45,7 @@ pub struct Hand {
 
 /// What a change was made by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cause {
+pub enum TriggerCause {
     Condition,
     /// A hand was put on, taken off, or its time is over.
     Hand,
@@ -53,16 +53,16 @@ pub enum Cause {
 
 /// A mode changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Change {
-    Entered(Cause),
-    Left(Cause),
+pub enum TriggerChange {
+    Entered(TriggerCause),
+    Left(TriggerCause),
 }
 
 #[derive(Clone, Debug)]
 pub struct Trigger {
     policy: TriggerPolicy,
     state: State,
-    hand: Option<Hand>,
+    hand: Option<TriggerOverride>,
     in_force: bool,
 }
 
@@ -106,16 +106,16 @@ impl Trigger {
     }
 
     /// The condition was looked at.
-    pub fn look(&mut self, holds: bool, now: Instant) -> Option<Change> {
+    pub fn look(&mut self, holds: bool, now: Instant) -> Option<TriggerChange> {
         let ended = self.end_hand(now);
         self.state = self.state.after(holds, &self.policy, now);
-        self.settle(if ended { Cause::Hand } else { Cause::Condition })
+        self.settle(if ended { TriggerCause::Hand } else { TriggerCause::Condition })
     }
 
     /// Puts a hand on, or takes it off.
-    pub fn by_hand(&mut self, hand: Option<Hand>) -> Option<Change> {
+    pub fn by_hand(&mut self, hand: Option<TriggerOverride>) -> Option<TriggerChange> {
         self.hand = hand;
-        self.settle(Cause::Hand)
+        self.settle(TriggerCause::Hand)
     }
 
     pub fn is_in_force(&self) -> bool {
@@ -131,7 +131,7 @@ impl Trigger {
     }
 
     /// The hand that is on.
-    pub fn hand(&self, now: Instant) -> Option<Hand> {
+    pub fn hand(&self, now: Instant) -> Option<TriggerOverride> {
         self.hand.filter(|hand| hand.until.is_none_or(|until| now < until))
     }
 
@@ -146,7 +146,7 @@ impl Trigger {
         };
         match self.hand(now) {
             // Off at any moment, if without an end.
-            Some(Hand { on: true, until }) => {
+            Some(TriggerOverride { on: true, until }) => {
                 let hand = until.map(|until| until.saturating_duration_since(now));
                 by_itself.max(hand.unwrap_or_default())
             }
@@ -162,12 +162,12 @@ impl Trigger {
         over
     }
 
-    fn settle(&mut self, cause: Cause) -> Option<Change> {
+    fn settle(&mut self, cause: TriggerCause) -> Option<TriggerChange> {
         let in_force = self.hand.map_or(self.state.is_in(), |hand| hand.on);
         if std::mem::replace(&mut self.in_force, in_force) == in_force {
             return None;
         }
-        Some(if in_force { Change::Entered(cause) } else { Change::Left(cause) })
+        Some(if in_force { TriggerChange::Entered(cause) } else { TriggerChange::Left(cause) })
     }
 }
 
@@ -187,7 +187,10 @@ mod tests {
     fn entered(t0: Instant) -> Trigger {
         let mut trigger = Trigger::new(POLICY);
         assert_eq!(trigger.look(true, t0), None);
-        assert_eq!(trigger.look(true, t0 + s(5)), Some(Change::Entered(Cause::Condition)));
+        assert_eq!(
+            trigger.look(true, t0 + s(5)),
+            Some(TriggerChange::Entered(TriggerCause::Condition))
+        );
         trigger
     }
 
@@ -197,10 +200,16 @@ mod tests {
         let mut trigger = Trigger::new(POLICY);
         assert_eq!((trigger.look(true, t0), trigger.look(true, t0 + s(4))), (None, None));
         assert!(!trigger.is_in_force());
-        assert_eq!(trigger.look(true, t0 + s(5)), Some(Change::Entered(Cause::Condition)));
+        assert_eq!(
+            trigger.look(true, t0 + s(5)),
+            Some(TriggerChange::Entered(TriggerCause::Condition))
+        );
         assert_eq!((trigger.look(false, t0 + s(6)), trigger.look(false, t0 + s(35))), (None, None));
         assert!(trigger.is_in_force());
-        assert_eq!(trigger.look(false, t0 + s(36)), Some(Change::Left(Cause::Condition)));
+        assert_eq!(
+            trigger.look(false, t0 + s(36)),
+            Some(TriggerChange::Left(TriggerCause::Condition))
+        );
     }
 
     #[test]
@@ -222,19 +231,19 @@ mod tests {
         let now = Instant::now();
         let at_once = TriggerPolicy { hold: Duration::ZERO, recover_after: Duration::ZERO };
         let mut trigger = Trigger::new(at_once);
-        assert_eq!(trigger.look(true, now), Some(Change::Entered(Cause::Condition)));
-        assert_eq!(trigger.look(false, now), Some(Change::Left(Cause::Condition)));
+        assert_eq!(trigger.look(true, now), Some(TriggerChange::Entered(TriggerCause::Condition)));
+        assert_eq!(trigger.look(false, now), Some(TriggerChange::Left(TriggerCause::Condition)));
     }
 
     #[test]
     fn a_hand_stands_above_the_condition_and_ends() {
         let t0 = Instant::now();
         let mut trigger = Trigger::new(POLICY);
-        let on = Hand { on: true, until: Some(t0 + s(60)) };
-        assert_eq!(trigger.by_hand(Some(on)), Some(Change::Entered(Cause::Hand)));
+        let on = TriggerOverride { on: true, until: Some(t0 + s(60)) };
+        assert_eq!(trigger.by_hand(Some(on)), Some(TriggerChange::Entered(TriggerCause::Hand)));
         assert_eq!(trigger.look(false, t0 + s(59)), None);
         assert_eq!(trigger.earliest_end(t0 + s(59)), s(1));
-        assert_eq!(trigger.look(false, t0 + s(60)), Some(Change::Left(Cause::Hand)));
+        assert_eq!(trigger.look(false, t0 + s(60)), Some(TriggerChange::Left(TriggerCause::Hand)));
         assert_eq!(trigger.hand(t0 + s(60)), None);
     }
 
@@ -242,12 +251,15 @@ mod tests {
     fn what_the_condition_says_is_followed_beneath_a_hand() {
         let t0 = Instant::now();
         let mut trigger = entered(t0);
-        let off = Hand { on: false, until: None };
-        assert_eq!(trigger.by_hand(Some(off)), Some(Change::Left(Cause::Hand)));
+        let off = TriggerOverride { on: false, until: None };
+        assert_eq!(trigger.by_hand(Some(off)), Some(TriggerChange::Left(TriggerCause::Hand)));
         assert_eq!(trigger.look(true, t0 + s(600)), None);
-        assert_eq!(trigger.by_hand(None), Some(Change::Entered(Cause::Hand)));
+        assert_eq!(trigger.by_hand(None), Some(TriggerChange::Entered(TriggerCause::Hand)));
         assert_eq!(trigger.look(false, t0 + s(601)), None);
-        assert_eq!(trigger.look(false, t0 + s(631)), Some(Change::Left(Cause::Condition)));
+        assert_eq!(
+            trigger.look(false, t0 + s(631)),
+            Some(TriggerChange::Left(TriggerCause::Condition))
+        );
     }
 
     #[test]
@@ -259,7 +271,10 @@ mod tests {
         assert_eq!(trigger.earliest_end(t0 + s(6)), s(2));
         assert_eq!(trigger.look(false, t0 + s(6)), None);
         assert_eq!(trigger.earliest_end(t0 + s(7)), s(1));
-        assert_eq!(trigger.look(false, t0 + s(8)), Some(Change::Left(Cause::Condition)));
+        assert_eq!(
+            trigger.look(false, t0 + s(8)),
+            Some(TriggerChange::Left(TriggerCause::Condition))
+        );
     }
 
     proptest! {
@@ -281,11 +296,11 @@ mod tests {
                 for step in 0..length {
                     let so_far = Duration::from_millis(100 * step);
                     match trigger.look(holds, now) {
-                        Some(Change::Entered(_)) => {
+                        Some(TriggerChange::Entered(_)) => {
                             prop_assert!(holds && so_far >= policy.hold);
                             changes.push(now);
                         }
-                        Some(Change::Left(_)) => {
+                        Some(TriggerChange::Left(_)) => {
                             prop_assert!(!holds && so_far >= policy.recover_after);
                             changes.push(now);
                         }
@@ -316,13 +331,13 @@ mod tests {
                 let until = (what % 2 == 0).then_some(now + s(10));
                 let change = match what {
                     0 | 1 => trigger.look(what == 0, now),
-                    2 | 3 => trigger.by_hand(Some(Hand { on: true, until })),
-                    4 => trigger.by_hand(Some(Hand { on: false, until })),
+                    2 | 3 => trigger.by_hand(Some(TriggerOverride { on: true, until })),
+                    4 => trigger.by_hand(Some(TriggerOverride { on: false, until })),
                     _ => trigger.by_hand(None),
                 };
                 match change {
-                    Some(Change::Entered(_)) => prop_assert!(!std::mem::replace(&mut told, true)),
-                    Some(Change::Left(_)) => prop_assert!(std::mem::replace(&mut told, false)),
+                    Some(TriggerChange::Entered(_)) => prop_assert!(!std::mem::replace(&mut told, true)),
+                    Some(TriggerChange::Left(_)) => prop_assert!(std::mem::replace(&mut told, false)),
                     None => {}
                 }
                 prop_assert_eq!(told, trigger.is_in_force());

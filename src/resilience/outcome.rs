@@ -2,10 +2,10 @@
 //!
 //! Three questions are often mixed up and are kept apart here:
 //!
-//! - [`Class`]: what came back? Decided by the built-in table below or by the policy.
+//! - [`AttemptClass`]: what came back? Decided by the built-in table below or by the policy.
 //! - [`Outcome`]: what does it say about the *endpoint*? A refused credential or a request
 //!   that is too large was answered, so the endpoint is well.
-//! - [`Reach`]: where may the *request* go again? That depends on what a second execution
+//! - [`RetryScope`]: where may the *request* go again? That depends on what a second execution
 //!   would cost (RFC 9110, 9.2.2; the Idempotency-Key draft of the IETF httpapi group).
 //!
 //! A POST that failed may have been carried out. With an `Idempotency-Key` the provider that
@@ -24,7 +24,7 @@ pub enum Outcome {
 
 /// What came back from an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Class {
+pub enum AttemptClass {
     Success,
     /// Not one byte of the request was taken.
     Unsent,
@@ -52,7 +52,7 @@ pub enum Idempotence {
 
 /// Where a request may go again. Ordered: a later one permits more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Reach {
+pub enum RetryScope {
     Nowhere,
     /// Any endpoint of the provider that has it already.
     SameProvider,
@@ -63,21 +63,23 @@ pub enum Reach {
 ///
 /// `idempotent_method`: GET, HEAD, OPTIONS, TRACE, PUT or DELETE; `has_key`: the request
 /// bears an `Idempotency-Key`.
-pub fn reach(
+pub fn retry_scope(
     idempotence: Idempotence,
     idempotent_method: bool,
     has_key: bool,
-    class: Class,
-) -> Reach {
+    class: AttemptClass,
+) -> RetryScope {
     match (class, idempotence) {
-        (Class::Success | Class::Ignored, _) => Reach::Nowhere,
-        (Class::Unsent, _) => Reach::Anywhere,
-        (_, Idempotence::Never) => Reach::Nowhere,
-        (Class::Throttled | Class::Credential | Class::TooLarge, _) => Reach::Anywhere,
-        (Class::Failure, Idempotence::Always) => Reach::Anywhere,
-        (Class::Failure, Idempotence::Auto) if idempotent_method => Reach::Anywhere,
-        (Class::Failure, Idempotence::Auto) if has_key => Reach::SameProvider,
-        (Class::Failure, Idempotence::Auto) => Reach::Nowhere,
+        (AttemptClass::Success | AttemptClass::Ignored, _) => RetryScope::Nowhere,
+        (AttemptClass::Unsent, _) => RetryScope::Anywhere,
+        (_, Idempotence::Never) => RetryScope::Nowhere,
+        (AttemptClass::Throttled | AttemptClass::Credential | AttemptClass::TooLarge, _) => {
+            RetryScope::Anywhere
+        }
+        (AttemptClass::Failure, Idempotence::Always) => RetryScope::Anywhere,
+        (AttemptClass::Failure, Idempotence::Auto) if idempotent_method => RetryScope::Anywhere,
+        (AttemptClass::Failure, Idempotence::Auto) if has_key => RetryScope::SameProvider,
+        (AttemptClass::Failure, Idempotence::Auto) => RetryScope::Nowhere,
     }
 }
 
@@ -96,55 +98,57 @@ impl Outcome {
 
 // === impl Class ===
 
-impl Class {
-    pub const ALL: [Class; 7] = [
-        Class::Success,
-        Class::Unsent,
-        Class::Throttled,
-        Class::Failure,
-        Class::Credential,
-        Class::TooLarge,
-        Class::Ignored,
+impl AttemptClass {
+    pub const ALL: [AttemptClass; 7] = [
+        AttemptClass::Success,
+        AttemptClass::Unsent,
+        AttemptClass::Throttled,
+        AttemptClass::Failure,
+        AttemptClass::Credential,
+        AttemptClass::TooLarge,
+        AttemptClass::Ignored,
     ];
 
     /// The built-in table, for a response that the policy's `classify` does not name.
-    pub const fn of_status(status: u16, has_retry_after: bool) -> Class {
+    pub const fn of_status(status: u16, has_retry_after: bool) -> AttemptClass {
         match status {
-            401..=403 => Class::Credential,
-            429 | 529 => Class::Throttled,
-            503 if has_retry_after => Class::Throttled,
-            408 | 425 => Class::Failure,
+            401..=403 => AttemptClass::Credential,
+            429 | 529 => AttemptClass::Throttled,
+            503 if has_retry_after => AttemptClass::Throttled,
+            408 | 425 => AttemptClass::Failure,
             // The endpoint understood, and will never do it.
-            501 | 505 => Class::Success,
-            500..=599 => Class::Failure,
-            100..=499 => Class::Success,
+            501 | 505 => AttemptClass::Success,
+            500..=599 => AttemptClass::Failure,
+            100..=499 => AttemptClass::Success,
             // No status of HTTP (RFC 9110, 15): the response is malformed.
-            _ => Class::Failure,
+            _ => AttemptClass::Failure,
         }
     }
 
     pub const fn outcome(self) -> Outcome {
         match self {
-            Class::Success | Class::Credential | Class::TooLarge => Outcome::Success,
-            Class::Unsent | Class::Failure => Outcome::Failure,
-            Class::Throttled => Outcome::Throttled,
-            Class::Ignored => Outcome::Ignored,
+            AttemptClass::Success | AttemptClass::Credential | AttemptClass::TooLarge => {
+                Outcome::Success
+            }
+            AttemptClass::Unsent | AttemptClass::Failure => Outcome::Failure,
+            AttemptClass::Throttled => Outcome::Throttled,
+            AttemptClass::Ignored => Outcome::Ignored,
         }
     }
 
     pub const fn as_str(self) -> &'static str {
         match self {
-            Class::Success => "success",
-            Class::Unsent => "unsent",
-            Class::Throttled => "throttled",
-            Class::Failure => "failure",
-            Class::Credential => "credential",
-            Class::TooLarge => "too_large",
-            Class::Ignored => "ignored",
+            AttemptClass::Success => "success",
+            AttemptClass::Unsent => "unsent",
+            AttemptClass::Throttled => "throttled",
+            AttemptClass::Failure => "failure",
+            AttemptClass::Credential => "credential",
+            AttemptClass::TooLarge => "too_large",
+            AttemptClass::Ignored => "ignored",
         }
     }
 
-    /// Its position in [`Class::ALL`], for tables of counters.
+    /// Its position in [`AttemptClass::ALL`], for tables of counters.
     pub const fn index(self) -> usize {
         self as usize
     }
@@ -153,7 +157,7 @@ impl Class {
 // === impl ClassSet ===
 
 impl ClassSet {
-    pub const fn of(classes: &[Class]) -> ClassSet {
+    pub const fn of(classes: &[AttemptClass]) -> ClassSet {
         let (mut bits, mut next) = (0, 0);
         while next < classes.len() {
             bits |= classes[next].bit();
@@ -162,17 +166,17 @@ impl ClassSet {
         ClassSet(bits)
     }
 
-    pub const fn contains(self, class: Class) -> bool {
+    pub const fn contains(self, class: AttemptClass) -> bool {
         self.0 & class.bit() != 0
     }
 
-    /// In the order of [`Class::ALL`].
-    pub fn iter(self) -> impl Iterator<Item = Class> {
-        Class::ALL.into_iter().filter(move |class| self.contains(*class))
+    /// In the order of [`AttemptClass::ALL`].
+    pub fn iter(self) -> impl Iterator<Item = AttemptClass> {
+        AttemptClass::ALL.into_iter().filter(move |class| self.contains(*class))
     }
 }
 
-impl Class {
+impl AttemptClass {
     const fn bit(self) -> u8 {
         1 << self.index()
     }
@@ -197,82 +201,83 @@ mod tests {
 
     #[test]
     fn the_built_in_table_of_statuses_row_by_row() {
-        let rows: &[(&[u16], bool, Class)] = &[
-            (&[100, 101, 200, 201, 204, 206, 301, 304, 399], false, Class::Success),
-            (&[400, 404, 409, 410, 413, 422, 428, 431, 451, 499], false, Class::Success),
-            (&[400, 404, 413], true, Class::Success),
-            (&[429, 529], false, Class::Throttled),
-            (&[429, 529, 503], true, Class::Throttled),
-            (&[503], false, Class::Failure),
-            (&[500, 502, 504, 507, 520, 599], true, Class::Failure),
-            (&[501, 505], false, Class::Success),
-            (&[408, 425], false, Class::Failure),
-            (&[401, 402, 403], false, Class::Credential),
-            (&[0, 99, 600, 999], false, Class::Failure),
+        let rows: &[(&[u16], bool, AttemptClass)] = &[
+            (&[100, 101, 200, 201, 204, 206, 301, 304, 399], false, AttemptClass::Success),
+            (&[400, 404, 409, 410, 413, 422, 428, 431, 451, 499], false, AttemptClass::Success),
+            (&[400, 404, 413], true, AttemptClass::Success),
+            (&[429, 529], false, AttemptClass::Throttled),
+            (&[429, 529, 503], true, AttemptClass::Throttled),
+            (&[503], false, AttemptClass::Failure),
+            (&[500, 502, 504, 507, 520, 599], true, AttemptClass::Failure),
+            (&[501, 505], false, AttemptClass::Success),
+            (&[408, 425], false, AttemptClass::Failure),
+            (&[401, 402, 403], false, AttemptClass::Credential),
+            (&[0, 99, 600, 999], false, AttemptClass::Failure),
         ];
         for (statuses, has_retry_after, class) in rows {
             for status in *statuses {
-                assert_eq!(Class::of_status(*status, *has_retry_after), *class, "{status}");
+                assert_eq!(AttemptClass::of_status(*status, *has_retry_after), *class, "{status}");
             }
         }
     }
 
     #[test]
     fn the_table_of_what_may_be_repeated_row_by_row() {
-        use {Idempotence::*, Reach::*};
+        use {Idempotence::*, RetryScope::*};
         // Says what follows GET, POST, and POST with a key.
-        let rows: &[(Idempotence, Class, [Reach; 3])] = &[
-            (Auto, Class::Success, [Nowhere, Nowhere, Nowhere]),
-            (Auto, Class::Unsent, [Anywhere, Anywhere, Anywhere]),
-            (Auto, Class::Throttled, [Anywhere, Anywhere, Anywhere]),
-            (Auto, Class::Failure, [Anywhere, Nowhere, SameProvider]),
-            (Auto, Class::Credential, [Anywhere, Anywhere, Anywhere]),
-            (Auto, Class::TooLarge, [Anywhere, Anywhere, Anywhere]),
-            (Auto, Class::Ignored, [Nowhere, Nowhere, Nowhere]),
-            (Always, Class::Success, [Nowhere, Nowhere, Nowhere]),
-            (Always, Class::Unsent, [Anywhere, Anywhere, Anywhere]),
-            (Always, Class::Throttled, [Anywhere, Anywhere, Anywhere]),
-            (Always, Class::Failure, [Anywhere, Anywhere, Anywhere]),
-            (Always, Class::Credential, [Anywhere, Anywhere, Anywhere]),
-            (Always, Class::TooLarge, [Anywhere, Anywhere, Anywhere]),
-            (Always, Class::Ignored, [Nowhere, Nowhere, Nowhere]),
-            (Never, Class::Success, [Nowhere, Nowhere, Nowhere]),
-            (Never, Class::Unsent, [Anywhere, Anywhere, Anywhere]),
-            (Never, Class::Throttled, [Nowhere, Nowhere, Nowhere]),
-            (Never, Class::Failure, [Nowhere, Nowhere, Nowhere]),
-            (Never, Class::Credential, [Nowhere, Nowhere, Nowhere]),
-            (Never, Class::TooLarge, [Nowhere, Nowhere, Nowhere]),
-            (Never, Class::Ignored, [Nowhere, Nowhere, Nowhere]),
+        let rows: &[(Idempotence, AttemptClass, [RetryScope; 3])] = &[
+            (Auto, AttemptClass::Success, [Nowhere, Nowhere, Nowhere]),
+            (Auto, AttemptClass::Unsent, [Anywhere, Anywhere, Anywhere]),
+            (Auto, AttemptClass::Throttled, [Anywhere, Anywhere, Anywhere]),
+            (Auto, AttemptClass::Failure, [Anywhere, Nowhere, SameProvider]),
+            (Auto, AttemptClass::Credential, [Anywhere, Anywhere, Anywhere]),
+            (Auto, AttemptClass::TooLarge, [Anywhere, Anywhere, Anywhere]),
+            (Auto, AttemptClass::Ignored, [Nowhere, Nowhere, Nowhere]),
+            (Always, AttemptClass::Success, [Nowhere, Nowhere, Nowhere]),
+            (Always, AttemptClass::Unsent, [Anywhere, Anywhere, Anywhere]),
+            (Always, AttemptClass::Throttled, [Anywhere, Anywhere, Anywhere]),
+            (Always, AttemptClass::Failure, [Anywhere, Anywhere, Anywhere]),
+            (Always, AttemptClass::Credential, [Anywhere, Anywhere, Anywhere]),
+            (Always, AttemptClass::TooLarge, [Anywhere, Anywhere, Anywhere]),
+            (Always, AttemptClass::Ignored, [Nowhere, Nowhere, Nowhere]),
+            (Never, AttemptClass::Success, [Nowhere, Nowhere, Nowhere]),
+            (Never, AttemptClass::Unsent, [Anywhere, Anywhere, Anywhere]),
+            (Never, AttemptClass::Throttled, [Nowhere, Nowhere, Nowhere]),
+            (Never, AttemptClass::Failure, [Nowhere, Nowhere, Nowhere]),
+            (Never, AttemptClass::Credential, [Nowhere, Nowhere, Nowhere]),
+            (Never, AttemptClass::TooLarge, [Nowhere, Nowhere, Nowhere]),
+            (Never, AttemptClass::Ignored, [Nowhere, Nowhere, Nowhere]),
         ];
         for (idempotence, class, expected) in rows {
             let requests = [(true, false), (false, false), (false, true)];
-            let found = requests.map(|(method, key)| reach(*idempotence, method, key, *class));
+            let found =
+                requests.map(|(method, key)| retry_scope(*idempotence, method, key, *class));
             assert_eq!(found, *expected, "{idempotence:?} {class:?}");
         }
     }
 
     #[test]
     fn an_idempotent_method_needs_no_key_and_is_not_narrowed_by_one() {
-        let found = reach(Idempotence::Auto, true, true, Class::Failure);
-        assert_eq!(found, Reach::Anywhere);
+        let found = retry_scope(Idempotence::Auto, true, true, AttemptClass::Failure);
+        assert_eq!(found, RetryScope::Anywhere);
     }
 
     #[test]
     fn an_endpoint_that_refused_is_well() {
-        let taught = Class::ALL.map(Class::outcome);
+        let taught = AttemptClass::ALL.map(AttemptClass::outcome);
         use Outcome::*;
         assert_eq!(taught, [Success, Failure, Throttled, Failure, Success, Success, Ignored]);
     }
 
     #[test]
     fn index_is_the_position_in_all() {
-        for (position, class) in Class::ALL.into_iter().enumerate() {
+        for (position, class) in AttemptClass::ALL.into_iter().enumerate() {
             assert_eq!(class.index(), position);
         }
     }
 
-    fn any_class() -> impl Strategy<Value = Class> {
-        prop::sample::select(Class::ALL.to_vec())
+    fn any_class() -> impl Strategy<Value = AttemptClass> {
+        prop::sample::select(AttemptClass::ALL.to_vec())
     }
 
     proptest! {
@@ -281,7 +286,7 @@ mod tests {
             classes in prop::collection::vec(any_class(), 0..10)
         ) {
             let set = ClassSet::of(&classes);
-            for class in Class::ALL {
+            for class in AttemptClass::ALL {
                 prop_assert_eq!(set.contains(class), classes.contains(&class));
             }
             prop_assert_eq!(ClassSet::of(&set.iter().collect::<Vec<_>>()), set);
@@ -293,10 +298,10 @@ mod tests {
         ) {
             use Idempotence::*;
             let [never, auto, always] =
-                [Never, Auto, Always].map(|leave| reach(leave, method, key, class));
+                [Never, Auto, Always].map(|leave| retry_scope(leave, method, key, class));
             prop_assert!(never <= auto && auto <= always);
-            prop_assert!(reach(Auto, method, false, class) <= auto);
-            prop_assert!(reach(Auto, false, key, class) <= auto);
+            prop_assert!(retry_scope(Auto, method, false, class) <= auto);
+            prop_assert!(retry_scope(Auto, false, key, class) <= auto);
         }
     }
 }

@@ -13,9 +13,9 @@ use super::{
 use crate::cache::Caches;
 use crate::clock;
 use crate::live::Live;
-use crate::live::degradation::outcome_window::Samples;
+use crate::live::degradation::outcome_window::OutcomeWindow;
 use crate::policy::sections::model::{self, Keeps, LogTarget, Of, Policy, Scope, Weighted};
-use crate::resilience::outcome::Class;
+use crate::resilience::outcome::AttemptClass;
 use crate::stream::interpret::Interpreter;
 use crate::telemetry::access_log::LogDestination;
 use crate::telemetry::metrics::{
@@ -167,7 +167,7 @@ impl SnapshotBuilder {
     fn provider(
         &self,
         policy: &model::Provider,
-        samples: Option<Arc<Samples>>,
+        samples: Option<Arc<OutcomeWindow>>,
     ) -> Result<Provider, BuildError> {
         let addresses = policy
             .addresses
@@ -230,7 +230,7 @@ fn reads_body(route: &model::Route, providers: &[model::Provider]) -> bool {
 fn route_metrics(metrics: &Metrics, route: &str) -> RouteMetrics {
     let requests = ["1xx", "2xx", "3xx", "4xx", "5xx", "499"]
         .map(|status| metrics.requests.with(&RequestLabels { route: route.to_owned(), status }));
-    let repeats = Class::ALL.map(|class| {
+    let repeats = AttemptClass::ALL.map(|class| {
         let labels = ReasonLabels { route: route.to_owned(), reason: class.as_str() };
         metrics.retries.with(&labels)
     });

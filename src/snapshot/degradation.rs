@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use super::{Provider, Route};
 use crate::live::Live;
-use crate::live::degradation::episode::Seen;
+use crate::live::degradation::episode::SignalReading;
 use crate::live::degradation::mode::{ModeCell, Modes};
-use crate::live::degradation::outcome_window::{Samples, Want};
+use crate::live::degradation::outcome_window::{OutcomeWindow, WindowKind};
 use crate::live::provider::ProviderLive;
 use crate::live::queue::QueueLive;
 use crate::policy::sections::model::{Action, Degradation, Of, Policy, Sign};
@@ -35,13 +35,13 @@ struct ConditionSignal {
 enum SignalSource {
     BreakerOpen(Arc<Provider>),
     ErrorRate {
-        of: Arc<Samples>,
+        of: Arc<OutcomeWindow>,
         above: f64,
         over: Duration,
         least: u32,
     },
     Latency {
-        of: Arc<Samples>,
+        of: Arc<OutcomeWindow>,
         quantile: f64,
         above: Duration,
         over: Duration,
@@ -84,7 +84,7 @@ impl RouteModes {
 
 impl DegradationMode {
     /// Looks at the condition: whether it holds, and what each sign says, in order.
-    pub fn evaluate(&self, now: Instant) -> (bool, Vec<Seen>) {
+    pub fn evaluate(&self, now: Instant) -> (bool, Vec<SignalReading>) {
         let seen: Vec<_> = self.condition.signs().iter().map(|gauge| gauge.look(now)).collect();
         let mut next = seen.iter();
         let holds = self.condition.map_signs(&mut |_| next.next().is_some_and(|seen| seen.so));
@@ -125,9 +125,9 @@ impl DegradationMode {
 }
 
 impl ConditionSignal {
-    fn look(&self, now: Instant) -> Seen {
+    fn look(&self, now: Instant) -> SignalReading {
         let (value, so) = self.of.look(now);
-        Seen { sign: self.words.clone(), value, so }
+        SignalReading { sign: self.words.clone(), value, so }
     }
 }
 
@@ -184,7 +184,7 @@ fn reading(policy: &Policy, sign: &Sign, live: &Live, providers: &[Arc<Provider>
 }
 
 /// What is kept of a route's requests or a provider's attempts; nothing, where no mode wants it.
-pub(super) fn samples(policy: &Policy, live: &Live, whose: &Of) -> Option<Arc<Samples>> {
+pub(super) fn samples(policy: &Policy, live: &Live, whose: &Of) -> Option<Arc<OutcomeWindow>> {
     let (what, name) = match whose {
         Of::Route(index) => ("route", &policy.routes[*index].name),
         Of::Provider(index) => ("provider", &policy.providers[*index].name),
@@ -194,8 +194,8 @@ pub(super) fn samples(policy: &Policy, live: &Live, whose: &Of) -> Option<Arc<Sa
     for mode in &policy.degradations {
         for sign in mode.when.signs() {
             let want = match sign {
-                Sign::ErrorRate { of, over, .. } if of == whose => Want::Errors(*over),
-                Sign::Latency { of, over, .. } if of == whose => Want::Latency(*over),
+                Sign::ErrorRate { of, over, .. } if of == whose => WindowKind::Errors(*over),
+                Sign::Latency { of, over, .. } if of == whose => WindowKind::Latency(*over),
                 _ => continue,
             };
             if !wants.contains(&want) {

@@ -13,10 +13,10 @@ use prometheus_client::metrics::counter::Counter;
 
 use crate::live::Live;
 use crate::live::address::AddressLive;
-use crate::live::breaker::cell::{BreakerCell, Key};
+use crate::live::breaker::cell::{BreakerCell, BreakerKey};
 use crate::live::hold::HoldCell;
 use crate::policy::sections::model::{self, Auth, Scope};
-use crate::resilience::outcome::Class;
+use crate::resilience::outcome::AttemptClass;
 use crate::upstream::DialTarget;
 
 /// A model that nobody asked for since says nothing of its address.
@@ -42,7 +42,7 @@ pub struct Endpoint {
     pub target: Arc<DialTarget>,
     pub live: Arc<AddressLive>,
     /// By class of outcome.
-    pub attempts: [Counter; Class::ALL.len()],
+    pub attempts: [Counter; AttemptClass::ALL.len()],
     pub holds: Counter,
     breaker: Option<model::Breaker>,
     turn: AtomicUsize,
@@ -69,7 +69,7 @@ impl Endpoint {
         cells: &Arc<Live>,
     ) -> Self {
         let key = format!("{}/{}", provider.name, policy.name);
-        let attempts = Class::ALL.map(|class| {
+        let attempts = AttemptClass::ALL.map(|class| {
             let labels = crate::telemetry::metrics::AttemptLabels {
                 provider: provider.name.clone(),
                 endpoint: policy.name.clone(),
@@ -204,7 +204,7 @@ impl Circuit {
         model: &str,
         cells: &Live,
     ) -> Self {
-        let key = Key {
+        let key = BreakerKey {
             provider: provider.name.clone(),
             address: address.name.clone(),
             model: model.to_owned(),

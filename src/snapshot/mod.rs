@@ -22,13 +22,13 @@ use prometheus_client::metrics::histogram::Histogram;
 
 use crate::cache::Caches;
 use crate::cache::store::Cache;
-use crate::live::degradation::outcome_window::Samples;
+use crate::live::degradation::outcome_window::OutcomeWindow;
 use crate::live::provider::ProviderLive;
 use crate::live::queue::QueueLive;
-use crate::live::quota::usage_meter::Ledger;
+use crate::live::quota::usage_meter::UsageMeter;
 use crate::live::route::RouteLive;
 use crate::policy::sections::model::{self, Policy};
-use crate::resilience::outcome::Class;
+use crate::resilience::outcome::AttemptClass;
 use crate::stream::interpret::Interpreter;
 use crate::telemetry::access_log::LogDestination;
 use crate::telemetry::metrics::{Metrics, PolicyNames, ReasonLabels};
@@ -67,7 +67,7 @@ pub struct Route {
     pub live: Arc<RouteLive>,
     pub modes: RouteModes,
     /// `None`: no mode watches it.
-    pub outcomes: Option<Arc<Samples>>,
+    pub outcomes: Option<Arc<OutcomeWindow>>,
     /// `None`: nothing waits for room.
     pub queue: Option<RouteQueue>,
     /// `None`: nothing is stored.
@@ -110,7 +110,7 @@ pub struct EndpointCandidate {
     /// How this provider's answers are read for this route.
     pub interpreter: Arc<Interpreter>,
     /// What they took and cost.
-    pub usage_meter: Arc<Ledger>,
+    pub usage_meter: Arc<UsageMeter>,
 }
 
 /// A provider, resolved.
@@ -121,7 +121,7 @@ pub struct Provider {
     pub live: Arc<ProviderLive>,
     pub first_byte: Histogram,
     /// `None`: no mode watches it.
-    pub outcomes: Option<Arc<Samples>>,
+    pub outcomes: Option<Arc<OutcomeWindow>>,
 }
 
 /// Handles of one route's metrics.
@@ -131,7 +131,7 @@ pub struct RouteMetrics {
     pub requests: [Counter; 6],
     pub seconds: Histogram,
     /// By the class of the outcome that was repeated.
-    pub retries: [Counter; Class::ALL.len()],
+    pub retries: [Counter; AttemptClass::ALL.len()],
     pub events_dropped: Counter,
 }
 

@@ -16,7 +16,7 @@ use crate::json::pointer::Pointer;
 use crate::json::pointer_set::PointerSet;
 use crate::json::scan::{self, PointerMatches, find, scan};
 use crate::policy::sections::model::{self, Mark};
-use crate::resilience::outcome::Class;
+use crate::resilience::outcome::AttemptClass;
 
 /// Where the known shapes have content, beside what is no plain text.
 const CONTENT: [&str; 4] = [
@@ -74,7 +74,7 @@ struct EndMarkers {
 struct EventRule {
     status: Vec<u16>,
     values: Vec<(usize, Regex)>,
-    class: Class,
+    class: AttemptClass,
 }
 
 /// What kind of stream an event shows.
@@ -95,7 +95,7 @@ pub struct EventMeaning {
     pub content: bool,
     pub end: bool,
     /// A rule of the policy says what it is.
-    pub ruled: Option<Class>,
+    pub ruled: Option<AttemptClass>,
     /// By the shapes that are known here it is an error.
     pub failed: bool,
     /// It is of another choice than the first.

@@ -22,7 +22,7 @@ use super::passthrough::PassthroughBuffer;
 use super::splice::{Splice, SpliceError};
 use super::transcript::{Delta, Transcript};
 use crate::json::scan::PointerMatches;
-use crate::resilience::outcome::Class;
+use crate::resilience::outcome::AttemptClass;
 
 /// Reads one stream.
 #[derive(Debug)]
@@ -77,7 +77,7 @@ pub struct ReadOutcome {
 #[derive(Debug)]
 pub struct ErrorEvent {
     pub raw: Bytes,
-    pub class: Class,
+    pub class: AttemptClass,
 }
 
 /// How a stream ended whose body ended cleanly.
@@ -100,7 +100,7 @@ enum PieceAction {
     Drop,
     /// These pass in its place.
     Instead(Vec<Bytes>),
-    Fail(Class),
+    Fail(AttemptClass),
 }
 
 impl StreamReader {
@@ -281,10 +281,10 @@ impl StreamReader {
             return self.unreadable(piece, name, data);
         };
         match says.ruled {
-            Some(Class::Success) => {}
+            Some(AttemptClass::Success) => {}
             Some(class) => return PieceAction::Fail(class),
             None if says.failed && self.nature != StreamNature::Plain => {
-                return PieceAction::Fail(Class::Failure);
+                return PieceAction::Fail(AttemptClass::Failure);
             }
             None => {}
         }
@@ -295,7 +295,7 @@ impl StreamReader {
         }
         self.learn(&says);
         if self.joint.is_some() && says.said.is_none() {
-            return PieceAction::Fail(Class::Failure);
+            return PieceAction::Fail(AttemptClass::Failure);
         }
         self.heard(piece, data, says.said, says.end)
     }
@@ -328,7 +328,7 @@ impl StreamReader {
 
     fn too_long(&mut self) -> PieceAction {
         if self.joint.is_some() {
-            return PieceAction::Fail(Class::Failure);
+            return PieceAction::Fail(AttemptClass::Failure);
         }
         if !self.doubtful.is_empty() {
             self.nature = StreamNature::Plain;
@@ -340,7 +340,7 @@ impl StreamReader {
 
     fn unreadable(&mut self, piece: &Piece, name: &[u8], data: &[u8]) -> PieceAction {
         if name == b"error" && self.nature != StreamNature::Plain {
-            return PieceAction::Fail(Class::Failure);
+            return PieceAction::Fail(AttemptClass::Failure);
         }
         if name == PING && self.joint.is_none() {
             return PieceAction::Pass;
@@ -391,7 +391,7 @@ impl StreamReader {
                 self.said.take_if(|kept| !kept.hear(&heard));
                 return PieceAction::Pass;
             }
-            Some(Err(SpliceError)) => return PieceAction::Fail(Class::Failure),
+            Some(Err(SpliceError)) => return PieceAction::Fail(AttemptClass::Failure),
             Some(Ok(None)) => {
                 self.ready = false;
                 return PieceAction::Drop;

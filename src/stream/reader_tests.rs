@@ -19,7 +19,7 @@ use crate::json::pointer::Pointer;
 use crate::json::scan::PointerMatches;
 use crate::policy::sections::model::{ClassifyRule, Mark, Provider, Stream};
 use crate::policy::{self, SourceFile, Sources};
-use crate::resilience::outcome::Class;
+use crate::resilience::outcome::AttemptClass;
 
 const POLICY: &str = "version: 1
 providers: { p: { url: http://127.0.0.1:1, auth: none, price: { input: 1, output: 1 } } }
@@ -55,7 +55,7 @@ fn pointer(text: &str) -> Pointer {
 #[derive(Debug, PartialEq)]
 pub(super) struct Seen {
     pub(super) pass: String,
-    pub(super) errors: Vec<(String, Class)>,
+    pub(super) errors: Vec<(String, AttemptClass)>,
     pub(super) ended: StreamEnd,
     pub(super) tokens: TokenUsage,
     pub(super) dropped: u64,
@@ -438,7 +438,7 @@ fn an_error_inside_a_200_is_one_in_each_of_its_forms() {
         for before in [String::new(), data(&[&says("a")])] {
             let after = if before.is_empty() { data(&["tick"]) } else { before.clone() };
             let seen = sse(&format!("{before}{error}{after}"));
-            assert_eq!(seen.errors, [(error.to_owned(), Class::Failure)]);
+            assert_eq!(seen.errors, [(error.to_owned(), AttemptClass::Failure)]);
             assert_eq!(seen.pass, before + &after, "what stands around it passes");
         }
     }
@@ -456,18 +456,18 @@ fn a_rule_says_of_an_event_what_it_is() {
     };
     let mut policy = provider();
     policy.classify = vec![
-        rule(&[500], &[("/error/code", ".*")], Class::Ignored),
-        rule(&[], &[("/error/code", "^rate"), ("/error/n", "^7$")], Class::Throttled),
-        rule(&[200], &[("/error/code", "^fine$")], Class::Success),
+        rule(&[500], &[("/error/code", ".*")], AttemptClass::Ignored),
+        rule(&[], &[("/error/code", "^rate"), ("/error/n", "^7$")], AttemptClass::Throttled),
+        rule(&[200], &[("/error/code", "^fine$")], AttemptClass::Success),
     ];
     let reading = Arc::new(Interpreter::new(&Stream::default(), &policy));
-    let classes = |event: &str| -> Vec<Class> {
+    let classes = |event: &str| -> Vec<AttemptClass> {
         let reader = StreamReader::new(Arc::clone(&reading), StreamFormat::Sse, 200, None);
         see(reader, &[data(&[event]).as_bytes()]).errors.into_iter().map(|(_, c)| c).collect()
     };
-    assert_eq!(classes(r#"{"error":{"code":"rate_limit","n":7}}"#), [Class::Throttled]);
-    assert_eq!(classes(r#"{"error":{"code":"rate_limit","n":78}}"#), [Class::Failure]);
-    assert_eq!(classes(r#"{"error":{"code":"rate_limit"}}"#), [Class::Failure]);
+    assert_eq!(classes(r#"{"error":{"code":"rate_limit","n":7}}"#), [AttemptClass::Throttled]);
+    assert_eq!(classes(r#"{"error":{"code":"rate_limit","n":78}}"#), [AttemptClass::Failure]);
+    assert_eq!(classes(r#"{"error":{"code":"rate_limit"}}"#), [AttemptClass::Failure]);
     assert_eq!(classes(r#"{"error":{"code":"fine"}}"#), []);
 }
 

@@ -10,7 +10,7 @@ use super::reader::{StreamEnd, StreamReader};
 use super::reader_tests::{
     Seen, built_in, chat, chunk, cut, cuts, data, message, named, says, see,
 };
-use crate::resilience::outcome::Class;
+use crate::resilience::outcome::AttemptClass;
 
 fn reader(dialect: Dialect, said: &str) -> StreamReader {
     let partial = PartialResponse { dialect, text: said.to_owned() };
@@ -126,11 +126,11 @@ fn what_cannot_be_joined_is_an_error() {
         data(&["x".repeat(300 << 10).as_str()]),
     ] {
         let seen = after("one two three", &stream);
-        assert_eq!(seen.errors.first().map(|(_, class)| *class), Some(Class::Failure));
+        assert_eq!(seen.errors.first().map(|(_, class)| *class), Some(AttemptClass::Failure));
         assert!(!seen.pass.contains("Hi"), "{}", seen.pass);
     }
     let seen = see(reader(Dialect::Messages, "one"), &[chat(&["Hi"]).as_bytes()]);
-    assert_eq!(seen.errors[0].1, Class::Failure);
+    assert_eq!(seen.errors[0].1, AttemptClass::Failure);
 }
 
 #[test]
@@ -138,7 +138,7 @@ fn what_is_withheld_has_a_bound() {
     let said = "a b ".repeat(20_000);
     let echo: Vec<String> = said.split_inclusive(' ').map(says).collect();
     let seen = after(&said, &data(&echo.iter().map(String::as_str).collect::<Vec<_>>()));
-    assert_eq!(seen.errors[0].1, Class::Failure);
+    assert_eq!(seen.errors[0].1, AttemptClass::Failure);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! Courses begin in them ([`scenes`]), since what is worth breaking lies many steps from the start.
 //! And from wherever a course has led, a fleet in better times must come to rest ([`comes_to_rest`]).
 
-use outrigger::resilience::breaker::Kind;
+use outrigger::resilience::breaker::StateKind;
 
 use super::rules::Rules;
 use super::world::{Step, World};
@@ -86,7 +86,7 @@ impl World {
 
     fn is_at_rest(&self) -> bool {
         let register = &self.redis.register;
-        register.state == Kind::Closed
+        register.state == StateKind::Closed
             && self.hosts.iter().all(|host| {
                 let member = &host.member;
                 member.is_attached() && member.known() == register && host.own.is_closed()

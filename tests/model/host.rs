@@ -3,9 +3,11 @@
 
 use std::time::Instant;
 
-use outrigger::resilience::breaker::replica::{Asks, Lease, Member, Says};
-use outrigger::resilience::breaker::shared_state::Register;
-use outrigger::resilience::breaker::{Kind, Rejection, Why};
+use outrigger::resilience::breaker::replica::{
+    BreakerReplica, FleetLease, ReplicaDecision, ReplicaMessages,
+};
+use outrigger::resilience::breaker::shared_state::SharedState;
+use outrigger::resilience::breaker::{RejectReason, Rejection, StateKind};
 use outrigger::resilience::outcome::Outcome;
 
 use super::redis::OPEN;
@@ -15,7 +17,7 @@ use super::rules::{Mutant, Rules};
 pub struct Host {
     /// Which of its lives this is.
     pub life: u8,
-    pub member: Member,
+    pub member: BreakerReplica,
     pub own: Own,
     /// By leave of the fleet, not over yet.
     pub probes: Vec<Probe>,
@@ -25,7 +27,7 @@ pub struct Host {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Probe {
-    pub lease: Lease,
+    pub lease: FleetLease,
     pub began: u32,
 }
 
@@ -58,7 +60,7 @@ impl Host {
     pub fn new(rules: &Rules, life: u8) -> Self {
         Host {
             life,
-            member: Member::new(rules.lease_lasts(), rules.base),
+            member: BreakerReplica::new(rules.lease_lasts(), rules.base),
             own: Own::CLOSED,
             probes: Vec::new(),
             asked: 0,
@@ -68,18 +70,18 @@ impl Host {
     pub fn request(&mut self, rules: &Rules, tick: u32, well: bool) -> Came {
         let now = rules.at(tick);
         match self.member.admit(now) {
-            Says::Probe(lease) => {
+            ReplicaDecision::Probe(lease) => {
                 self.probes.push(Probe { lease, began: tick });
                 Came::ToAnAttempt
             }
-            Says::Refuse(rejection) => Came::ToNothing(Some(rejection)),
-            Says::Own if self.own.admits(now) => {
+            ReplicaDecision::Refuse(rejection) => Came::ToNothing(Some(rejection)),
+            ReplicaDecision::Own if self.own.admits(now) => {
                 if self.own.observe(rules, tick, well) {
                     self.member.closed_alone();
                 }
                 Came::ToAnAttempt
             }
-            Says::Own => Came::ToNothing(None),
+            ReplicaDecision::Own => Came::ToNothing(None),
         }
     }
 
@@ -90,15 +92,15 @@ impl Host {
     }
 
     /// What it has to say now.
-    pub fn says(&mut self, now: Instant) -> Asks {
-        let own = if self.own.mine { self.own.kind() } else { Kind::Closed };
+    pub fn says(&mut self, now: Instant) -> ReplicaMessages {
+        let own = if self.own.mine { self.own.kind() } else { StateKind::Closed };
         self.member.asks(own, now)
     }
 
-    pub fn learn(&mut self, rules: &Rules, register: &Register, until: Instant) {
+    pub fn learn(&mut self, rules: &Rules, register: &SharedState, until: Instant) {
         if rules.mutant == Some(Mutant::AdoptsOlder) && register != self.member.known() {
             let attached = self.member.is_attached();
-            self.member = Member::new(rules.lease_lasts(), rules.base);
+            self.member = BreakerReplica::new(rules.lease_lasts(), rules.base);
             self.member.attach(attached);
         }
         if self.member.learn(register, until) {
@@ -109,14 +111,14 @@ impl Host {
     /// It makes attempts while it knows that the fleet's is open and not over.
     pub fn is_early(&self, tick: u32) -> bool {
         let known = self.member.known();
-        known.state == Kind::Open && u64::from(tick) < known.until
+        known.state == StateKind::Open && u64::from(tick) < known.until
     }
 }
 
 impl Came {
     /// Refused because the fleet's is open.
     pub fn to_an_open(self) -> bool {
-        matches!(self, Came::ToNothing(Some(Rejection { why: Why::Open, .. })))
+        matches!(self, Came::ToNothing(Some(Rejection { why: RejectReason::Open, .. })))
     }
 }
 
@@ -125,11 +127,11 @@ impl Came {
 impl Own {
     const CLOSED: Own = Own { state: OwnState::Closed, mine: false };
 
-    fn kind(self) -> Kind {
+    fn kind(self) -> StateKind {
         match self.state {
-            OwnState::Closed => Kind::Closed,
-            OwnState::Open { .. } => Kind::Open,
-            OwnState::HalfOpen { .. } => Kind::HalfOpen,
+            OwnState::Closed => StateKind::Closed,
+            OwnState::Open { .. } => StateKind::Open,
+            OwnState::HalfOpen { .. } => StateKind::HalfOpen,
         }
     }
 
@@ -169,12 +171,12 @@ impl Own {
     }
 
     /// The fleet's came to this: so does the host's own.
-    fn follow(&mut self, state: Kind, until: Instant) {
-        self.mine &= state == Kind::HalfOpen;
+    fn follow(&mut self, state: StateKind, until: Instant) {
+        self.mine &= state == StateKind::HalfOpen;
         self.state = match state {
-            Kind::Closed => OwnState::Closed,
-            Kind::Open => OwnState::Open { until },
-            Kind::HalfOpen => OwnState::HalfOpen { ok: 0 },
+            StateKind::Closed => OwnState::Closed,
+            StateKind::Open => OwnState::Open { until },
+            StateKind::HalfOpen => OwnState::HalfOpen { ok: 0 },
         };
     }
 }

@@ -8,9 +8,9 @@
 //! A unit of Redis' clock is a tick. For epochs its clock is one that has passed every epoch that was
 //! ever begun, as Redis' microseconds have: an epoch is at most one more than the clock was.
 
-use outrigger::resilience::breaker::Kind;
-use outrigger::resilience::breaker::replica::{Lease, Verdict};
-use outrigger::resilience::breaker::shared_state::Register;
+use outrigger::resilience::breaker::StateKind;
+use outrigger::resilience::breaker::replica::{FleetLease, ProbeVerdict};
+use outrigger::resilience::breaker::shared_state::SharedState;
 
 use super::rules::{Broken, Mutant, Name, Rules, Truth};
 
@@ -22,13 +22,13 @@ const VOTE_LASTS: u32 = 4;
 /// What Redis keeps of one breaker.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Redis {
-    pub register: Register,
+    pub register: SharedState,
     votes: Vec<(Name, u32)>,
-    leases: Vec<((Name, Lease), u32)>,
+    leases: Vec<((Name, FleetLease), u32)>,
     /// For longer than a course lasts.
     awaited: Vec<Name>,
     /// No part of Redis: the verdicts that counted in this epoch.
-    counted: Vec<(Name, Lease)>,
+    counted: Vec<(Name, FleetLease)>,
 }
 
 /// A script's surroundings.
@@ -46,7 +46,7 @@ impl Redis {
     /// Of whom nothing was said, or who lost everything.
     pub fn empty() -> Self {
         Redis {
-            register: Register::none(),
+            register: SharedState::none(),
             votes: Vec::new(),
             leases: Vec::new(),
             awaited: Vec::new(),
@@ -63,13 +63,13 @@ impl Redis {
     /// What is left of an open by Redis' clock.
     pub fn left(&self, now: u32) -> u32 {
         match self.register.state {
-            Kind::Open => (self.register.until as u32).saturating_sub(now),
-            Kind::Closed | Kind::HalfOpen => 0,
+            StateKind::Open => (self.register.until as u32).saturating_sub(now),
+            StateKind::Closed | StateKind::HalfOpen => 0,
         }
     }
 
     pub fn vote(&mut self, run: &mut Run<'_>, seen: u64) {
-        if self.register.state != Kind::Closed || seen < self.register.epoch {
+        if self.register.state != StateKind::Closed || seen < self.register.epoch {
             return;
         }
         put(&mut self.votes, run.name, run.now + VOTE_LASTS);
@@ -80,18 +80,18 @@ impl Redis {
         }
         run.truth.check(run.truth.voters(self.register.epoch) >= quorum, Broken::I8);
         self.register.until = u64::from(run.now + OPEN);
-        self.begin(run, Kind::Open, seen);
+        self.begin(run, StateKind::Open, seen);
     }
 
     /// The lease that was granted.
-    pub fn lease(&mut self, run: &mut Run<'_>, seen: u64, number: u64) -> Option<Lease> {
+    pub fn lease(&mut self, run: &mut Run<'_>, seen: u64, number: u64) -> Option<FleetLease> {
         let r = &mut self.register;
-        if r.state == Kind::Open && (u64::from(run.now) >= r.until || seen == r.epoch) {
+        if r.state == StateKind::Open && (u64::from(run.now) >= r.until || seen == r.epoch) {
             run.truth.check(u64::from(run.now) >= r.until, Broken::I5);
             (r.until, r.permits, r.needed) = (0, run.rules.probes, run.rules.threshold);
-            self.begin(run, Kind::HalfOpen, seen);
+            self.begin(run, StateKind::HalfOpen, seen);
         }
-        if self.register.state != Kind::HalfOpen {
+        if self.register.state != StateKind::HalfOpen {
             return None;
         }
         let all_out = self.leases.len() >= self.register.permits as usize;
@@ -101,14 +101,14 @@ impl Redis {
             self.awaited.sort();
             return None;
         }
-        let lease = Lease { epoch: self.register.epoch, number };
+        let lease = FleetLease { epoch: self.register.epoch, number };
         put(&mut self.leases, (run.name, lease), run.now + run.rules.ttl);
         self.awaited.retain(|name| *name != run.name);
         Some(lease)
     }
 
     /// Whether it lives, and whether others wait.
-    pub fn renew(&mut self, run: &Run<'_>, lease: Lease) -> (bool, bool) {
+    pub fn renew(&mut self, run: &Run<'_>, lease: FleetLease) -> (bool, bool) {
         let lives = self.is_live(run, lease);
         if lives {
             put(&mut self.leases, (run.name, lease), run.now + run.rules.ttl);
@@ -116,58 +116,58 @@ impl Redis {
         (lives, !self.awaited.is_empty())
     }
 
-    pub fn result(&mut self, run: &mut Run<'_>, lease: Lease, verdict: Verdict) {
+    pub fn result(&mut self, run: &mut Run<'_>, lease: FleetLease, verdict: ProbeVerdict) {
         let live = self.is_live(run, lease);
         let named = (run.name, lease);
         if !run.is(Mutant::LeaseOutlivesItsResult) {
             self.leases.retain(|(held, _)| *held != named);
         }
         let counts = live || run.is(Mutant::NoLeaseCheck);
-        if !counts || verdict == Verdict::Unused {
+        if !counts || verdict == ProbeVerdict::Unused {
             return;
         }
         run.truth.check(live && !self.counted.contains(&named), Broken::I3);
         match verdict {
-            Verdict::Well => self.succeeded(run, named),
-            Verdict::Failed | Verdict::Unused => {
+            ProbeVerdict::Well => self.succeeded(run, named),
+            ProbeVerdict::Failed | ProbeVerdict::Unused => {
                 self.register.until = u64::from(run.now + OPEN);
-                self.begin(run, Kind::Open, 0);
+                self.begin(run, StateKind::Open, 0);
             }
         }
     }
 
-    fn succeeded(&mut self, run: &mut Run<'_>, named: (Name, Lease)) {
+    fn succeeded(&mut self, run: &mut Run<'_>, named: (Name, FleetLease)) {
         self.counted.push(named);
         self.register.ok += 1;
         if self.register.ok < self.register.needed && !run.is(Mutant::OneSuccessCloses) {
             return;
         }
         let enough = self.counted.len() >= run.rules.threshold as usize;
-        run.truth.check(enough && self.register.state == Kind::HalfOpen, Broken::I4);
+        run.truth.check(enough && self.register.state == StateKind::HalfOpen, Broken::I4);
         self.register.until = 0;
-        self.begin(run, Kind::Closed, 0);
+        self.begin(run, StateKind::Closed, 0);
     }
 
-    pub fn assert(&mut self, run: &mut Run<'_>, known: &Register) {
+    pub fn assert(&mut self, run: &mut Run<'_>, known: &SharedState) {
         if !known.outranks(&self.register) {
             return;
         }
-        let back = if known.state == Kind::HalfOpen { Kind::Open } else { known.state };
+        let back = if known.state == StateKind::HalfOpen { StateKind::Open } else { known.state };
         self.forget_probes();
-        self.register = Register { state: back, ok: 0, ..known.clone() };
+        self.register = SharedState { state: back, ok: 0, ..known.clone() };
         run.truth.tell(&self.register);
     }
 
-    fn is_live(&self, run: &Run<'_>, lease: Lease) -> bool {
-        let held = |((name, held), ends): &((Name, Lease), u32)| {
+    fn is_live(&self, run: &Run<'_>, lease: FleetLease) -> bool {
+        let held = |((name, held), ends): &((Name, FleetLease), u32)| {
             (*name, *held) == (run.name, lease) && *ends > run.now
         };
         let current = lease.epoch == self.register.epoch;
-        current && self.register.state == Kind::HalfOpen && self.leases.iter().any(held)
+        current && self.register.state == StateKind::HalfOpen && self.leases.iter().any(held)
     }
 
     /// A new epoch, and all that hung on the one before is gone.
-    fn begin(&mut self, run: &mut Run<'_>, state: Kind, seen: u64) {
+    fn begin(&mut self, run: &mut Run<'_>, state: StateKind, seen: u64) {
         let (stored, clock) = (self.register.epoch, run.truth.newest());
         let epoch = match run.rules.mutant {
             Some(Mutant::StoredPlusOne) => stored + 1,

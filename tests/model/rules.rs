@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use outrigger::resilience::breaker::shared_state::Register;
+use outrigger::resilience::breaker::shared_state::SharedState;
 
 /// Entries of the stream that may still be on their way to somebody.
 const TOLD: usize = 2;
@@ -98,7 +98,7 @@ pub struct Truth {
     /// Each process that voted, and the newest epoch that it had seen then.
     voted: Vec<(Name, u64)>,
     /// The newest entries of the stream.
-    pub told: Vec<Register>,
+    pub told: Vec<SharedState>,
     broken: u8,
 }
 
@@ -135,7 +135,7 @@ impl Truth {
         self.newest = self.newest.max(epoch);
     }
 
-    pub fn tell(&mut self, register: &Register) {
+    pub fn tell(&mut self, register: &SharedState) {
         if self.told.len() == TOLD {
             self.told.remove(0);
         }

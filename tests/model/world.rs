@@ -6,9 +6,9 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use outrigger::resilience::breaker::Kind;
-use outrigger::resilience::breaker::replica::{Lease, Verdict};
-use outrigger::resilience::breaker::shared_state::Register;
+use outrigger::resilience::breaker::StateKind;
+use outrigger::resilience::breaker::replica::{FleetLease, ProbeVerdict};
+use outrigger::resilience::breaker::shared_state::SharedState;
 use outrigger::resilience::outcome::Outcome;
 
 use super::host::{Came, Host};
@@ -45,13 +45,13 @@ enum What {
         seen: u64,
         number: u64,
     },
-    Renew(Lease),
-    Result(Lease, Verdict),
-    Assert(Register),
+    Renew(FleetLease),
+    Result(FleetLease, ProbeVerdict),
+    Assert(SharedState),
     /// `left`: of an open, when it was answered.
     Answer {
         to: To,
-        register: Register,
+        register: SharedState,
         left: u32,
     },
     /// What was asked is not answered.
@@ -60,8 +60,8 @@ enum What {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum To {
-    Lease(Option<Lease>),
-    Renew { lease: Lease, lives: bool, awaited: bool },
+    Lease(Option<FleetLease>),
+    Renew { lease: FleetLease, lives: bool, awaited: bool },
     Read,
 }
 
@@ -363,7 +363,7 @@ impl World {
 
     /// What everybody knows of the stream is no news to anybody.
     fn forget_news(&mut self, rules: &Rules) {
-        let news = |told: &Register, host: &Host| told.outranks(host.member.known());
+        let news = |told: &SharedState, host: &Host| told.outranks(host.member.known());
         if rules.mutant != Some(Mutant::AdoptsOlder) {
             self.truth.told.retain(|told| self.hosts.iter().any(|host| news(told, host)));
         }
@@ -431,7 +431,7 @@ impl World {
 
     /// It was open, and is closed.
     pub fn has_closed(&self) -> bool {
-        self.redis.register.epoch > 0 && self.redis.register.state == Kind::Closed
+        self.redis.register.epoch > 0 && self.redis.register.state == StateKind::Closed
     }
 }
 

@@ -10,15 +10,16 @@ use std::time::{Duration, Instant};
 
 use prometheus_client::metrics::counter::Counter;
 
-use super::combined::Rules;
+use super::combined::CombinedBreaker;
 use crate::clock;
 use crate::live::degradation::mode::Modes;
-use crate::live::fleet::FleetSide;
+use crate::live::fleet::FleetView;
 use crate::live::lock;
-use crate::live::operator_override::{Note, OnIt};
-use crate::resilience::breaker::replica::{Lease, Member};
+use crate::live::operator_override::{ActiveOverride, AuditNote};
+use crate::resilience::breaker::replica::{BreakerReplica, FleetLease};
 use crate::resilience::breaker::{
-    Breaker, BreakerPolicy, Hand, Kind, Mode, Permit, Rejection, Transition, Why,
+    Breaker, BreakerPermit, BreakerPolicy, BreakerTransition, EnforcementMode, ManualOverride,
+    RejectReason, Rejection, StateKind,
 };
 use crate::resilience::outcome::Outcome;
 use crate::telemetry::events::Events;
@@ -26,14 +27,14 @@ use crate::telemetry::metrics::{BreakerLabels, Level, Metrics, TransitionLabels}
 
 /// What a breaker watches: an address, or one model at it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Key {
+pub struct BreakerKey {
     pub provider: String,
     pub address: String,
     /// Empty: the address as a whole.
     pub model: String,
 }
 
-impl std::fmt::Display for Key {
+impl std::fmt::Display for BreakerKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}/{}", self.provider, self.address)?;
         if self.model.is_empty() { Ok(()) } else { write!(f, "/{}", self.model) }
@@ -43,10 +44,10 @@ impl std::fmt::Display for Key {
 /// A breaker and what tells of it.
 #[derive(Debug)]
 pub struct BreakerCell {
-    pub(crate) key: Key,
-    pub(crate) rules: Mutex<Rules>,
+    pub(crate) key: BreakerKey,
+    pub(crate) rules: Mutex<CombinedBreaker>,
     /// Of the hand that is on it.
-    pub(crate) note: Mutex<Note>,
+    pub(crate) note: Mutex<AuditNote>,
     /// False while everything is admitted, so that a look need not lock.
     pub(crate) restrains: AtomicBool,
     /// Seconds since `born`, of the last admission.
@@ -57,22 +58,22 @@ pub struct BreakerCell {
     metrics: Arc<Metrics>,
     events: Arc<Events>,
     modes: Arc<Modes>,
-    pub(crate) fleet: Option<Arc<FleetSide>>,
+    pub(crate) fleet: Option<Arc<FleetView>>,
 }
 
 /// Leave to make one attempt; returned with an outcome.
 #[derive(Debug)]
 #[must_use = "leave is returned with an outcome"]
-pub enum Leave {
+pub enum CellPermit {
     /// Of the host's own breaker.
-    Own(Permit),
+    Own(BreakerPermit),
     /// Of the fleet, to probe.
-    Lease(Lease),
+    Lease(FleetLease),
 }
 
 /// How a breaker stands, for people.
 #[derive(Clone, Debug, serde::Serialize)]
-pub struct Standing {
+pub struct BreakerStatus {
     pub provider: String,
     pub address: String,
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -91,31 +92,31 @@ pub struct Standing {
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub fleet: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub by_hand: Option<OnIt>,
+    pub by_hand: Option<ActiveOverride>,
 }
 
-impl Leave {
+impl CellPermit {
     pub fn is_probe(&self) -> bool {
         match self {
-            Leave::Own(permit) => permit.is_probe(),
-            Leave::Lease(_) => true,
+            CellPermit::Own(permit) => permit.is_probe(),
+            CellPermit::Lease(_) => true,
         }
     }
 }
 
 impl BreakerCell {
     pub fn new(
-        key: Key,
+        key: BreakerKey,
         policy: BreakerPolicy,
         (metrics, events, modes): (&Arc<Metrics>, &Arc<Events>, &Arc<Modes>),
-        fleet: Option<&Arc<FleetSide>>,
+        fleet: Option<&Arc<FleetView>>,
     ) -> Self {
         let labels = labels(&key);
         let cell = BreakerCell {
             state: metrics.breaker_state.get_or_create_owned(&labels),
             rejections: metrics.breaker_rejections.get_or_create_owned(&labels),
             key,
-            rules: Mutex::new(Rules { own: Breaker::new(policy), member: None }),
+            rules: Mutex::new(CombinedBreaker { own: Breaker::new(policy), member: None }),
             note: Mutex::default(),
             restrains: AtomicBool::new(false),
             used: AtomicU64::new(0),
@@ -129,7 +130,7 @@ impl BreakerCell {
         cell
     }
 
-    pub fn key(&self) -> &Key {
+    pub fn key(&self) -> &BreakerKey {
         &self.key
     }
 
@@ -153,7 +154,7 @@ impl BreakerCell {
             return Ok(());
         }
         let checked = lock(&self.rules).check(now);
-        if checked.is_err_and(|rejection| rejection.why == Why::Lease) {
+        if checked.is_err_and(|rejection| rejection.why == RejectReason::Lease) {
             self.fleet.iter().for_each(|fleet| fleet.wake());
         }
         checked
@@ -183,20 +184,20 @@ impl BreakerCell {
             return rules.member(now).is_some_and(|member| member.has_lease(now));
         }
         let own = &rules.own;
-        let enforced = own.mode(now) == Mode::Enforce;
-        enforced && own.kind() != Kind::Closed && own.would_admit(now).is_ok()
+        let enforced = own.mode(now) == EnforcementMode::Enforce;
+        enforced && own.kind() != StateKind::Closed && own.would_admit(now).is_ok()
     }
 
     /// Leave to make one attempt.
     ///
     /// # Errors
     /// Why not, and when to ask again.
-    pub fn admit(&self, now: Instant) -> Result<Leave, Rejection> {
+    pub fn admit(&self, now: Instant) -> Result<CellPermit, Rejection> {
         let (admitted, moved) = self.with(now, |rules| rules.admit(now));
         self.used.store(now.saturating_duration_since(self.born).as_secs(), Ordering::Relaxed);
         self.tell(moved);
         match &admitted {
-            Ok(Leave::Own(permit)) if permit.would_reject() => {
+            Ok(CellPermit::Own(permit)) if permit.would_reject() => {
                 self.rejections.inc();
             }
             Err(_) => {
@@ -208,13 +209,14 @@ impl BreakerCell {
     }
 
     /// Takes back a permit with what the attempt taught.
-    pub fn observe(&self, leave: Leave, outcome: Outcome, took: Duration, now: Instant) {
+    pub fn observe(&self, leave: CellPermit, outcome: Outcome, took: Duration, now: Instant) {
         match leave {
-            Leave::Own(permit) => {
+            CellPermit::Own(permit) => {
                 let draw = clock::draw();
                 let moved = self.with(now, |rules| {
                     let moved = rules.own.observe(permit, outcome, took, now, draw);
-                    if let (Some(Kind::Closed), Some(m)) = (moved.map(|m| m.to), &mut rules.member)
+                    if let (Some(StateKind::Closed), Some(m)) =
+                        (moved.map(|m| m.to), &mut rules.member)
                     {
                         m.closed_alone();
                     }
@@ -222,7 +224,7 @@ impl BreakerCell {
                 });
                 self.tell(moved);
             }
-            Leave::Lease(lease) => {
+            CellPermit::Lease(lease) => {
                 self.with(now, |rules| {
                     rules.member.iter_mut().for_each(|member| member.judged(lease, outcome));
                 });
@@ -239,7 +241,7 @@ impl BreakerCell {
     }
 
     /// Puts an operator's hand on it, or, with `None`, takes it off and begins anew.
-    pub fn by_hand(&self, hand: Option<Hand>, note: Note, now: Instant) {
+    pub fn by_hand(&self, hand: Option<ManualOverride>, note: AuditNote, now: Instant) {
         let moved = self.with(now, |rules| match hand {
             Some(hand) => rules.own.by_hand(hand, now),
             None => Some(rules.own.reset()),
@@ -249,7 +251,11 @@ impl BreakerCell {
     }
 
     /// Does something with the rules, and sets what tells of them.
-    pub(crate) fn with<T>(&self, now: Instant, change: impl FnOnce(&mut Rules) -> T) -> T {
+    pub(crate) fn with<T>(
+        &self,
+        now: Instant,
+        change: impl FnOnce(&mut CombinedBreaker) -> T,
+    ) -> T {
         let mut rules = lock(&self.rules);
         let done = change(&mut rules);
         self.settle(&rules, now);
@@ -274,18 +280,19 @@ impl BreakerCell {
         age.saturating_sub(Duration::from_secs(self.used.load(Ordering::Relaxed)))
     }
 
-    pub fn standing(&self, now: Instant) -> Standing {
+    pub fn standing(&self, now: Instant) -> BreakerStatus {
         let rules = lock(&self.rules);
         let rule = &rules.own;
         let hand = rule.hand(now);
-        let on_it =
-            |hand: Hand| OnIt::new(hand.wish.as_str(), hand.until, lock(&self.note).clone(), now);
-        Standing {
+        let on_it = |hand: ManualOverride| {
+            ActiveOverride::new(hand.wish.as_str(), hand.until, lock(&self.note).clone(), now)
+        };
+        BreakerStatus {
             provider: self.key.provider.clone(),
             address: self.key.address.clone(),
             model: self.key.model.clone(),
             state: rules.kind(now).as_str(),
-            fleet: rules.member.as_ref().is_some_and(Member::is_attached),
+            fleet: rules.member.as_ref().is_some_and(BreakerReplica::is_attached),
             trips: rule.trips(),
             epoch: rule.epoch(),
             retry_in_ms: rule
@@ -298,7 +305,7 @@ impl BreakerCell {
         }
     }
 
-    fn settle(&self, rules: &Rules, now: Instant) {
+    fn settle(&self, rules: &CombinedBreaker, now: Instant) {
         let restrains = rules.restrains(now);
         if self.restrains.load(Ordering::Relaxed) != restrains {
             self.restrains.store(restrains, Ordering::Release);
@@ -306,14 +313,14 @@ impl BreakerCell {
     }
 
     /// A change of the host's own: the fleet's task hears of a trip.
-    fn tell(&self, transition: Option<Transition>) {
+    fn tell(&self, transition: Option<BreakerTransition>) {
         let Some(transition) = transition else { return };
         self.tell_by(transition, "");
         self.fleet.iter().for_each(|fleet| fleet.wake());
     }
 
     /// `by`: who of the fleet, and why.
-    pub(crate) fn tell_by(&self, transition: Transition, by: &str) {
+    pub(crate) fn tell_by(&self, transition: BreakerTransition, by: &str) {
         let (from, to, cause) =
             (transition.from.as_str(), transition.to.as_str(), transition.cause.as_str());
         self.state.set(gauge(transition.to));
@@ -342,7 +349,7 @@ impl Drop for BreakerCell {
     }
 }
 
-fn labels(key: &Key) -> BreakerLabels {
+fn labels(key: &BreakerKey) -> BreakerLabels {
     BreakerLabels {
         provider: key.provider.clone(),
         endpoint: key.address.clone(),
@@ -350,10 +357,10 @@ fn labels(key: &Key) -> BreakerLabels {
     }
 }
 
-pub(crate) fn gauge(kind: Kind) -> i64 {
+pub(crate) fn gauge(kind: StateKind) -> i64 {
     match kind {
-        Kind::Closed => 0,
-        Kind::HalfOpen => 1,
-        Kind::Open => 2,
+        StateKind::Closed => 0,
+        StateKind::HalfOpen => 1,
+        StateKind::Open => 2,
     }
 }

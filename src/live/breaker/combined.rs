@@ -2,9 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use super::cell::Leave;
-use crate::resilience::breaker::replica::{Member, Says};
-use crate::resilience::breaker::{Admission, Breaker, Kind, Mode, Rejection, Transition};
+use super::cell::CellPermit;
+use crate::resilience::breaker::replica::{BreakerReplica, ReplicaDecision};
+use crate::resilience::breaker::{
+    Breaker, BreakerAdmission, BreakerTransition, EnforcementMode, Rejection, StateKind,
+};
 
 /// For so long after its time is over, one that nobody asked counts as open: a probe comes with the
 /// next request, and fails mostly.
@@ -12,14 +14,14 @@ const UNASKED: Duration = Duration::from_secs(1);
 
 /// The host's own breaker, and its part in the fleet's.
 #[derive(Debug)]
-pub(crate) struct Rules {
+pub(crate) struct CombinedBreaker {
     pub(crate) own: Breaker,
-    pub(crate) member: Option<Member>,
+    pub(crate) member: Option<BreakerReplica>,
 }
 
-impl Rules {
+impl CombinedBreaker {
     /// The member's word counts where nothing outranks it.
-    pub(crate) fn member(&mut self, now: Instant) -> Option<&mut Member> {
+    pub(crate) fn member(&mut self, now: Instant) -> Option<&mut BreakerReplica> {
         let outranked = self.own.hand(now).is_some();
         self.member.as_mut().filter(|_| !outranked)
     }
@@ -32,20 +34,23 @@ impl Rules {
         }
     }
 
-    pub(crate) fn admit(&mut self, now: Instant) -> (Result<Leave, Rejection>, Option<Transition>) {
-        match self.member(now).map_or(Says::Own, |member| member.admit(now)) {
-            Says::Probe(lease) => (Ok(Leave::Lease(lease)), None),
-            Says::Refuse(rejection) => (Err(rejection), None),
-            Says::Own => match self.own.admit(now) {
-                (Admission::Admit(permit), moved) => (Ok(Leave::Own(permit)), moved),
-                (Admission::Reject(rejection), moved) => (Err(rejection), moved),
+    pub(crate) fn admit(
+        &mut self,
+        now: Instant,
+    ) -> (Result<CellPermit, Rejection>, Option<BreakerTransition>) {
+        match self.member(now).map_or(ReplicaDecision::Own, |member| member.admit(now)) {
+            ReplicaDecision::Probe(lease) => (Ok(CellPermit::Lease(lease)), None),
+            ReplicaDecision::Refuse(rejection) => (Err(rejection), None),
+            ReplicaDecision::Own => match self.own.admit(now) {
+                (BreakerAdmission::Admit(permit), moved) => (Ok(CellPermit::Own(permit)), moved),
+                (BreakerAdmission::Reject(rejection), moved) => (Err(rejection), moved),
             },
         }
     }
 
     pub(crate) fn restrains(&self, now: Instant) -> bool {
-        let member = self.member.as_ref().is_some_and(Member::is_concerned);
-        member || self.own.kind() != Kind::Closed || self.own.slow_start(now) < 1.0
+        let member = self.member.as_ref().is_some_and(BreakerReplica::is_concerned);
+        member || self.own.kind() != StateKind::Closed || self.own.slow_start(now) < 1.0
     }
 
     /// Nothing gets through, or only just could again. Where nobody asks it cannot stay so for ever:
@@ -55,17 +60,17 @@ impl Rules {
         let member = self.member.as_ref().filter(|member| member.restrains());
         match member.filter(|_| self.own.hand(now).is_none()) {
             Some(member) => lately(member.open_until()),
-            None if self.own.mode(now) == Mode::Shadow => false,
+            None if self.own.mode(now) == EnforcementMode::Shadow => false,
             None => match self.own.kind() {
-                Kind::Closed => false,
-                Kind::HalfOpen => self.own.would_admit(now).is_err(),
-                Kind::Open => self.own.retry_at().is_none_or(lately),
+                StateKind::Closed => false,
+                StateKind::HalfOpen => self.own.would_admit(now).is_err(),
+                StateKind::Open => self.own.retry_at().is_none_or(lately),
             },
         }
     }
 
     /// What holds here, the fleet's word included.
-    pub(crate) fn kind(&self, now: Instant) -> Kind {
+    pub(crate) fn kind(&self, now: Instant) -> StateKind {
         let member = self.member.as_ref().filter(|member| member.restrains());
         match member.filter(|_| self.own.hand(now).is_none()) {
             Some(member) => member.known().state,

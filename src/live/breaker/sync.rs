@@ -5,20 +5,20 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::cell::{BreakerCell, gauge};
-use super::combined::Rules;
+use super::combined::CombinedBreaker;
 use crate::live::lock;
-use crate::live::operator_override::Note;
-use crate::resilience::breaker::replica::{Asks, Lease, Member};
-use crate::resilience::breaker::shared_state::Register;
-use crate::resilience::breaker::{BreakerPolicy, Kind, Mode};
+use crate::live::operator_override::AuditNote;
+use crate::resilience::breaker::replica::{BreakerReplica, FleetLease, ReplicaMessages};
+use crate::resilience::breaker::shared_state::SharedState;
+use crate::resilience::breaker::{BreakerPolicy, EnforcementMode, StateKind};
 
 /// An open time is spread by a fifth.
 const LONGER: f64 = 1.2;
 
 /// What a breaker has to say to the fleet.
 #[derive(Debug)]
-pub struct Said {
-    pub asks: Asks,
+pub struct BreakerMessages {
+    pub asks: ReplicaMessages,
     pub policy: BreakerPolicy,
     /// The epoch that it has seen.
     pub seen: u64,
@@ -26,10 +26,10 @@ pub struct Said {
 
 impl BreakerCell {
     /// Takes part in the fleet's breaker, where its policy says so, or no longer.
-    pub(crate) fn join(&self, rules: &mut Rules, now: Instant) {
+    pub(crate) fn join(&self, rules: &mut CombinedBreaker, now: Instant) {
         let policy = *rules.own.policy();
         let Some(fleet) = &self.fleet else { return };
-        if policy.shared.is_none() || policy.mode == Mode::Shadow {
+        if policy.shared.is_none() || policy.mode == EnforcementMode::Shadow {
             rules.member = None;
             return;
         }
@@ -37,11 +37,11 @@ impl BreakerCell {
             member.retune(policy.probe_lease);
             return;
         }
-        let mut member = Member::new(policy.probe_lease, now);
+        let mut member = BreakerReplica::new(policy.probe_lease, now);
         member.attach(fleet.is_attached());
         if let Some((register, until)) = fleet.register(&self.key.to_string()) {
             member.learn(&register, until);
-            if register.state != Kind::Closed {
+            if register.state != StateKind::Closed {
                 rules.own.follow(register.state, until, register.trips, now);
             }
         }
@@ -49,7 +49,7 @@ impl BreakerCell {
     }
 
     /// The fleet's breaker came to this; `why`: who brought it there, and by what.
-    pub fn learn(&self, register: &Register, until: Instant, why: &str, now: Instant) {
+    pub fn learn(&self, register: &SharedState, until: Instant, why: &str, now: Instant) {
         let moved = self.with(now, |rules| {
             // Bounded by the policy, whatever clocks were set to.
             let most = rules.own.policy().max_recovery_timeout.mul_f64(LONGER);
@@ -76,22 +76,26 @@ impl BreakerCell {
     }
 
     /// What is to be said now; nothing, for nearly all of them nearly always, without a lock.
-    pub fn says(&self, now: Instant) -> Option<Said> {
+    pub fn says(&self, now: Instant) -> Option<BreakerMessages> {
         if !self.is_restrained() {
             return None;
         }
         self.with(now, |rules| {
             let policy = *rules.own.policy();
             let tripped = rules.own.has_tripped() && rules.own.hand(now).is_none();
-            let own = if tripped { rules.own.kind() } else { Kind::Closed };
+            let own = if tripped { rules.own.kind() } else { StateKind::Closed };
             let member = rules.member.as_mut()?;
             let asks = member.asks(own, now);
-            (!asks.is_nothing()).then(|| Said { asks, policy, seen: member.known().epoch })
+            (!asks.is_nothing()).then(|| BreakerMessages {
+                asks,
+                policy,
+                seen: member.known().epoch,
+            })
         })
     }
 
     /// An ask that was sent `at` was answered.
-    pub fn answered(&self, lease: Option<Lease>, at: Instant, now: Instant) {
+    pub fn answered(&self, lease: Option<FleetLease>, at: Instant, now: Instant) {
         self.with(now, |rules| {
             let Some(member) = &mut rules.member else { return };
             match lease {
@@ -102,7 +106,7 @@ impl BreakerCell {
     }
 
     /// A renewal that was sent `at` was answered: whether the lease lives, and others wait.
-    pub fn renewed(&self, lease: Lease, (lives, awaited): (bool, bool), at: Instant) {
+    pub fn renewed(&self, lease: FleetLease, (lives, awaited): (bool, bool), at: Instant) {
         self.with(at, |rules| {
             rules.member.iter_mut().for_each(|member| member.renewed(lease, lives, awaited, at));
         });
@@ -110,11 +114,11 @@ impl BreakerCell {
 
     /// What was sent had no answer.
     pub fn unanswered(&self, now: Instant) {
-        self.with(now, |rules| rules.member.iter_mut().for_each(Member::unanswered));
+        self.with(now, |rules| rules.member.iter_mut().for_each(BreakerReplica::unanswered));
     }
 
     /// The register that is known here, and the host's own state, where it takes part.
-    pub fn membership(&self, now: Instant) -> Option<(Register, Option<Instant>, Kind)> {
+    pub fn membership(&self, now: Instant) -> Option<(SharedState, Option<Instant>, StateKind)> {
         self.with(now, |rules| {
             let own = rules.own.kind();
             rules.member.as_ref().map(|m| (m.known().clone(), m.until(), own))
@@ -124,7 +128,7 @@ impl BreakerCell {
     /// Takes off the hand that the fleet had laid on; another one stays.
     pub fn hand_off(&self, now: Instant) {
         if lock(&self.note).fleet && lock(&self.rules).own.hand(now).is_some() {
-            self.by_hand(None, Note::default(), now);
+            self.by_hand(None, AuditNote::default(), now);
         }
     }
 
@@ -137,7 +141,7 @@ impl BreakerCell {
         self.restrains.load(Ordering::Acquire)
     }
 
-    fn show(&self, kind: Kind) {
+    fn show(&self, kind: StateKind) {
         self.state.set(gauge(kind));
     }
 }

@@ -6,11 +6,11 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use crate::live::operator_override::Note;
+use crate::live::operator_override::AuditNote;
 
 /// What a mode does to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Touch {
+pub enum ActionKind {
     Reduce,
     Use,
     ServeStale,
@@ -20,7 +20,7 @@ pub enum Touch {
 
 /// A sign of a mode's condition, as it was found.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Seen {
+pub struct SignalReading {
     /// In the words of the policy.
     pub sign: String,
     /// Absent where there is nothing to read: by hand, or too few requests.
@@ -31,20 +31,20 @@ pub struct Seen {
 
 /// Why a mode was entered.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Cause {
+pub struct EpisodeCause {
     /// `condition` or `hand`.
     pub by: String,
     /// As they were then.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub signs: Vec<Seen>,
+    pub signs: Vec<SignalReading>,
     /// Who laid a hand on, and why.
-    #[serde(default, skip_serializing_if = "Note::is_empty")]
-    pub note: Note,
+    #[serde(default, skip_serializing_if = "AuditNote::is_empty")]
+    pub note: AuditNote,
 }
 
 /// What a mode did, in requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Impact {
+pub struct EpisodeImpact {
     /// Each once, whatever was done to it.
     pub requests: u64,
     pub reduce: u64,
@@ -60,7 +60,7 @@ pub struct Impact {
 
 /// How one ended.
 #[derive(Clone, Copy, Debug)]
-pub struct End {
+pub struct EpisodeEnd {
     pub at: SystemTime,
     pub took: Duration,
     /// `condition`, `hand` or `removed`.
@@ -74,34 +74,40 @@ pub struct Episode {
     pub shadow: bool,
     pub began: SystemTime,
     pub since: Instant,
-    pub cause: Cause,
-    ended: OnceLock<End>,
+    pub cause: EpisodeCause,
+    ended: OnceLock<EpisodeEnd>,
     requests: AtomicU64,
-    touched: [AtomicU64; Touch::ALL.len()],
+    touched: [AtomicU64; ActionKind::ALL.len()],
     avoided: AtomicU64,
 }
 
-impl Touch {
-    pub const ALL: [Touch; 5] =
-        [Touch::Reduce, Touch::Use, Touch::ServeStale, Touch::Shed, Touch::Respond];
+impl ActionKind {
+    pub const ALL: [ActionKind; 5] = [
+        ActionKind::Reduce,
+        ActionKind::Use,
+        ActionKind::ServeStale,
+        ActionKind::Shed,
+        ActionKind::Respond,
+    ];
 
     /// As the policy calls it, but for `reduce`, which has no name there.
     pub fn as_str(self) -> &'static str {
         match self {
-            Touch::Reduce => "reduce",
-            Touch::Use => "use",
-            Touch::ServeStale => "serve_stale",
-            Touch::Shed => "shed",
-            Touch::Respond => "respond",
+            ActionKind::Reduce => "reduce",
+            ActionKind::Use => "use",
+            ActionKind::ServeStale => "serve_stale",
+            ActionKind::Shed => "shed",
+            ActionKind::Respond => "respond",
         }
     }
 }
 
-impl Cause {
+impl EpisodeCause {
     /// For people: what was so, or who did it and why.
     pub fn words(&self) -> String {
-        let so: Vec<_> = self.signs.iter().filter(|seen| seen.so).map(Seen::words).collect();
-        let Note { by, reason, .. } = &self.note;
+        let so: Vec<_> =
+            self.signs.iter().filter(|seen| seen.so).map(SignalReading::words).collect();
+        let AuditNote { by, reason, .. } = &self.note;
         match (self.by.as_str(), by.is_empty(), reason.is_empty()) {
             ("condition", ..) => so.join(", "),
             (_, true, true) => "by hand".to_owned(),
@@ -112,7 +118,7 @@ impl Cause {
     }
 }
 
-impl Seen {
+impl SignalReading {
     fn words(&self) -> String {
         match self.value {
             Some(value) => format!("{} ({})", self.sign, (value * 1e4).round() / 1e4),
@@ -125,7 +131,7 @@ impl Episode {
     pub fn new(
         mode: &str,
         shadow: bool,
-        cause: Cause,
+        cause: EpisodeCause,
         (began, since): (SystemTime, Instant),
     ) -> Episode {
         Episode {
@@ -142,7 +148,7 @@ impl Episode {
     }
 
     /// A request was touched; `first`: by this mode for the first time.
-    pub fn touch(&self, what: Touch, first: bool) {
+    pub fn touch(&self, what: ActionKind, first: bool) {
         self.touched[what as usize].fetch_add(1, Ordering::Relaxed);
         self.requests.fetch_add(u64::from(first), Ordering::Relaxed);
     }
@@ -152,25 +158,25 @@ impl Episode {
         self.avoided.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub fn impact(&self) -> Impact {
-        let of = |what: Touch| self.touched[what as usize].load(Ordering::Relaxed);
-        Impact {
+    pub fn impact(&self) -> EpisodeImpact {
+        let of = |what: ActionKind| self.touched[what as usize].load(Ordering::Relaxed);
+        EpisodeImpact {
             requests: self.requests.load(Ordering::Relaxed),
-            reduce: of(Touch::Reduce),
-            elsewhere: of(Touch::Use),
-            serve_stale: of(Touch::ServeStale),
-            shed: of(Touch::Shed),
-            respond: of(Touch::Respond),
+            reduce: of(ActionKind::Reduce),
+            elsewhere: of(ActionKind::Use),
+            serve_stale: of(ActionKind::ServeStale),
+            shed: of(ActionKind::Shed),
+            respond: of(ActionKind::Respond),
             errors_avoided: self.avoided.load(Ordering::Relaxed),
         }
     }
 
     /// Only the first end counts.
-    pub fn end(&self, end: End) {
+    pub fn end(&self, end: EpisodeEnd) {
         let _ = self.ended.set(end);
     }
 
-    pub fn ended(&self) -> Option<&End> {
+    pub fn ended(&self) -> Option<&EpisodeEnd> {
         self.ended.get()
     }
 }
@@ -183,9 +189,9 @@ mod tests {
     #[test]
     fn a_request_counts_once_and_each_thing_done_to_it_once() {
         let begun = (clock::wall(), clock::now());
-        let episode = Episode::new("brownout", false, Cause::default(), begun);
-        episode.touch(Touch::Reduce, true);
-        episode.touch(Touch::Use, false);
+        let episode = Episode::new("brownout", false, EpisodeCause::default(), begun);
+        episode.touch(ActionKind::Reduce, true);
+        episode.touch(ActionKind::Use, false);
         episode.avoided();
         let impact = episode.impact();
         assert_eq!((impact.requests, impact.reduce, impact.elsewhere), (1, 1, 1));

@@ -15,14 +15,16 @@ use std::time::{Duration, Instant};
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::Notify;
 
-use super::episode::{Cause, End, Episode, Seen, Touch};
+use super::episode::{ActionKind, Episode, EpisodeCause, EpisodeEnd, SignalReading};
 use crate::clock;
 use crate::live::lock;
-use crate::live::operator_override::{Note, OnIt};
+use crate::live::operator_override::{ActiveOverride, AuditNote};
 use crate::policy::sections::model::Degradation;
-use crate::resilience::breaker::Mode;
+use crate::resilience::breaker::EnforcementMode;
 use crate::resilience::hysteresis as rule;
-use crate::resilience::hysteresis::{Change, Hand, State, Trigger, TriggerPolicy};
+use crate::resilience::hysteresis::{
+    State, Trigger, TriggerChange, TriggerOverride, TriggerPolicy,
+};
 use crate::telemetry::events::Events;
 use crate::telemetry::metrics::{Level, Metrics};
 use crate::telemetry::metrics::{ModeActionLabels, ModeLabels, ModeTransitionLabels};
@@ -47,19 +49,19 @@ pub struct ModeCell {
     pub bit: u64,
     shadow: AtomicBool,
     in_force: AtomicBool,
-    rules: Mutex<Rules>,
-    touched: [Counter; Touch::ALL.len()],
+    rules: Mutex<ModeState>,
+    touched: [Counter; ActionKind::ALL.len()],
     gauge: Level,
     metrics: Arc<Metrics>,
     events: Arc<Events>,
 }
 
 #[derive(Debug)]
-struct Rules {
+struct ModeState {
     trigger: Trigger,
-    note: Note,
+    note: AuditNote,
     /// As they were found last, and whether the condition held.
-    seen: Vec<Seen>,
+    seen: Vec<SignalReading>,
     holds: bool,
     /// While it is in force.
     episode: Option<Arc<Episode>>,
@@ -72,15 +74,15 @@ struct Rules {
 
 /// How a mode stands.
 #[derive(Clone, Debug)]
-pub struct Standing {
+pub struct ModeStatus {
     pub episode: Option<Arc<Episode>>,
     pub holds: bool,
-    pub seen: Vec<Seen>,
+    pub seen: Vec<SignalReading>,
     /// What the condition alone would have.
     pub condition_is_in: bool,
     /// How far it is on its way in or out: what passed, and of what.
     pub progress: Option<(Duration, Duration)>,
-    pub by_hand: Option<OnIt>,
+    pub by_hand: Option<ActiveOverride>,
 }
 
 // === impl Modes ===
@@ -109,7 +111,7 @@ impl Modes {
     /// The cell of a mode: made, or found and retuned.
     pub fn cell(&self, policy: &Degradation, told: (&Arc<Metrics>, &Arc<Events>)) -> Arc<ModeCell> {
         let mut cells = lock(&self.cells);
-        let shadow = policy.mode == Mode::Shadow;
+        let shadow = policy.mode == EnforcementMode::Shadow;
         if let Some(cell) = cells.iter().find(|cell| cell.name == policy.name) {
             lock(&cell.rules).trigger.retune(lengths(policy));
             cell.shadow.store(shadow, Ordering::Relaxed);
@@ -134,7 +136,7 @@ impl Modes {
     }
 
     /// A mode's condition was looked at.
-    pub fn look(&self, cell: &ModeCell, holds: bool, seen: Vec<Seen>, now: Instant) {
+    pub fn look(&self, cell: &ModeCell, holds: bool, seen: Vec<SignalReading>, now: Instant) {
         self.change(cell, now, |rules| {
             (rules.holds, rules.seen) = (holds, seen);
             rules.trigger.look(holds, now)
@@ -142,7 +144,13 @@ impl Modes {
     }
 
     /// Puts an operator's hand on a mode, or takes it off.
-    pub fn by_hand(&self, cell: &ModeCell, hand: Option<Hand>, note: Note, now: Instant) {
+    pub fn by_hand(
+        &self,
+        cell: &ModeCell,
+        hand: Option<TriggerOverride>,
+        note: AuditNote,
+        now: Instant,
+    ) {
         self.change(cell, now, |rules| {
             rules.note = note;
             rules.trigger.by_hand(hand)
@@ -173,12 +181,12 @@ impl Modes {
         &self,
         cell: &ModeCell,
         now: Instant,
-        change: impl FnOnce(&mut Rules) -> Option<Change>,
+        change: impl FnOnce(&mut ModeState) -> Option<TriggerChange>,
     ) {
         let mut rules = lock(&cell.rules);
         match change(&mut rules) {
             None => return,
-            Some(Change::Entered(by)) => {
+            Some(TriggerChange::Entered(by)) => {
                 let episode = cell.entered(&mut rules, by, now);
                 let mut episodes = lock(&self.episodes);
                 episodes.0 += 1;
@@ -187,7 +195,7 @@ impl Modes {
                 }
                 episodes.1.push_back(episode);
             }
-            Some(Change::Left(by)) => cell.left(&mut rules, word(by), now),
+            Some(TriggerChange::Left(by)) => cell.left(&mut rules, word(by), now),
         }
         drop(rules);
         self.settle();
@@ -211,13 +219,13 @@ impl ModeCell {
         (metrics, events): (&Arc<Metrics>, &Arc<Events>),
     ) -> Self {
         let mode = &policy.name;
-        let touched = Touch::ALL.map(|touch| {
+        let touched = ActionKind::ALL.map(|touch| {
             let labels = ModeActionLabels { mode: mode.clone(), action: touch.as_str() };
             metrics.degradation_requests.with(&labels)
         });
-        let rules = Rules {
+        let rules = ModeState {
             trigger: Trigger::new(lengths(policy)),
-            note: Note::default(),
+            note: AuditNote::default(),
             seen: Vec::new(),
             holds: false,
             episode: None,
@@ -228,7 +236,7 @@ impl ModeCell {
         ModeCell {
             name: mode.clone(),
             bit,
-            shadow: AtomicBool::new(policy.mode == Mode::Shadow),
+            shadow: AtomicBool::new(policy.mode == EnforcementMode::Shadow),
             in_force: AtomicBool::new(false),
             rules: Mutex::new(rules),
             touched,
@@ -265,7 +273,7 @@ impl ModeCell {
     }
 
     /// A request was touched; `first`: by this mode for the first time.
-    pub fn touch(&self, episode: &Episode, what: Touch, first: bool) {
+    pub fn touch(&self, episode: &Episode, what: ActionKind, first: bool) {
         self.touched[what as usize].inc();
         episode.touch(what, first);
     }
@@ -275,16 +283,16 @@ impl ModeCell {
         lock(&self.rules).trigger.earliest_end(now).max(Duration::from_secs(1))
     }
 
-    pub fn standing(&self, now: Instant) -> Standing {
+    pub fn standing(&self, now: Instant) -> ModeStatus {
         let rules = lock(&self.rules);
         let policy = rules.trigger.policy();
         let passed = |since: Instant| now.saturating_duration_since(since);
         let hand = rules.trigger.hand(now);
-        let on_it = |hand: Hand| {
+        let on_it = |hand: TriggerOverride| {
             let what = if hand.on { "entered" } else { "left" };
-            OnIt::new(what, hand.until, rules.note.clone(), now)
+            ActiveOverride::new(what, hand.until, rules.note.clone(), now)
         };
-        Standing {
+        ModeStatus {
             episode: rules.episode.clone(),
             holds: rules.holds,
             seen: rules.seen.clone(),
@@ -298,9 +306,10 @@ impl ModeCell {
         }
     }
 
-    fn entered(&self, rules: &mut Rules, by: rule::Cause, now: Instant) -> Arc<Episode> {
-        let note = if by == rule::Cause::Hand { rules.note.clone() } else { Note::default() };
-        let cause = Cause { by: word(by).to_owned(), signs: rules.seen.clone(), note };
+    fn entered(&self, rules: &mut ModeState, by: rule::TriggerCause, now: Instant) -> Arc<Episode> {
+        let note =
+            if by == rule::TriggerCause::Hand { rules.note.clone() } else { AuditNote::default() };
+        let cause = EpisodeCause { by: word(by).to_owned(), signs: rules.seen.clone(), note };
         let shadow = self.shadow.load(Ordering::Relaxed);
         let why = cause.words();
         let episode = Arc::new(Episode::new(&self.name, shadow, cause, (clock::wall(), now)));
@@ -313,12 +322,12 @@ impl ModeCell {
         episode
     }
 
-    fn left(&self, rules: &mut Rules, by: &'static str, now: Instant) {
+    fn left(&self, rules: &mut ModeState, by: &'static str, now: Instant) {
         self.in_force.store(false, Ordering::Release);
         let Some(episode) = rules.episode.take() else { return };
         rules.changes += 1;
         let took = now.saturating_duration_since(episode.since);
-        episode.end(End { at: clock::wall(), took, by });
+        episode.end(EpisodeEnd { at: clock::wall(), took, by });
         let requests = episode.impact().requests;
         tracing::warn!(mode = self.name, by, ?took, requests, "degradation: mode left");
         self.tell(false, by, format!("left by {by} after {took:.1?}; {requests} requests touched"));
@@ -333,10 +342,10 @@ impl ModeCell {
     }
 }
 
-fn word(by: rule::Cause) -> &'static str {
+fn word(by: rule::TriggerCause) -> &'static str {
     match by {
-        rule::Cause::Condition => "condition",
-        rule::Cause::Hand => "hand",
+        rule::TriggerCause::Condition => "condition",
+        rule::TriggerCause::Hand => "hand",
     }
 }
 

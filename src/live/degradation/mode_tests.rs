@@ -9,7 +9,7 @@ const S: Duration = Duration::from_secs(1);
 fn policy(name: &str) -> Degradation {
     Degradation {
         name: name.to_owned(),
-        mode: Mode::Enforce,
+        mode: EnforcementMode::Enforce,
         when: Condition::Is(Sign::Manual),
         hold: S,
         recover_after: 2 * S,
@@ -29,8 +29,8 @@ fn a_bit_is_set_while_its_mode_is_in_force() {
     modes.look(&b, true, vec![], now);
     modes.look(&b, true, vec![], now + S);
     assert_eq!((modes.in_force(), b.is_in_force(), a.is_in_force()), (2, true, false));
-    let hand = Hand { on: true, until: None };
-    modes.by_hand(&a, Some(hand), Note::default(), now + S);
+    let hand = TriggerOverride { on: true, until: None };
+    modes.by_hand(&a, Some(hand), AuditNote::default(), now + S);
     assert_eq!(modes.in_force(), 3);
     modes.look(&b, false, vec![], now + 2 * S);
     modes.look(&b, false, vec![], now + 4 * S);
@@ -45,7 +45,7 @@ fn a_bit_is_set_while_its_mode_is_in_force() {
 fn a_reload_finds_a_mode_by_its_name_and_forgets_it_when_it_is_gone() {
     let (now, modes) = (clock::now(), Modes::default());
     let a = cell(&modes, "a");
-    modes.by_hand(&a, Some(Hand { on: true, until: None }), Note::default(), now);
+    modes.by_hand(&a, Some(TriggerOverride { on: true, until: None }), AuditNote::default(), now);
     assert!(Arc::ptr_eq(&a, &cell(&modes, "a")));
     drop(a);
     modes.forget_unused();
@@ -73,7 +73,12 @@ fn what_comes_back_begins_anew() {
     let kept = cell(&modes, "a");
     // It has held for half of its time, and nobody is in force: the policy has it no longer.
     modes.look(&kept, true, vec![], now);
-    modes.by_hand(&kept, Some(Hand { on: false, until: None }), Note::default(), now);
+    modes.by_hand(
+        &kept,
+        Some(TriggerOverride { on: false, until: None }),
+        AuditNote::default(),
+        now,
+    );
     modes.remove(&kept, now + S / 2);
     let again = cell(&modes, "a");
     modes.look(&again, true, vec![], now + S);
@@ -87,7 +92,7 @@ fn what_was_told_is_not_told_again() {
     let (now, modes) = (clock::now(), Modes::default());
     let a = cell(&modes, "a");
     assert_eq!(a.untold(), 0);
-    modes.by_hand(&a, Some(Hand { on: true, until: None }), Note::default(), now);
+    modes.by_hand(&a, Some(TriggerOverride { on: true, until: None }), AuditNote::default(), now);
     assert_eq!(a.untold(), 1);
     a.all_told();
     assert_eq!(cell(&modes, "a").untold(), 0);

@@ -8,43 +8,45 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use crate::live::lock;
-use crate::resilience::stats::latency_sketch::Sketch;
-use crate::resilience::stats::window::Window;
+use crate::resilience::stats::latency_sketch::LatencySketch;
+use crate::resilience::stats::window::SlidingWindow;
 
 /// What is to be kept of samples.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Want {
+pub enum WindowKind {
     Errors(Duration),
     Latency(Duration),
 }
 
 #[derive(Debug)]
-enum Kept {
-    Errors(Window),
-    Latency(Box<Sketch>),
+enum WindowData {
+    Errors(SlidingWindow),
+    Latency(Box<LatencySketch>),
 }
 
 #[derive(Debug)]
-pub struct Samples {
-    kept: Mutex<Vec<(Want, Kept)>>,
+pub struct OutcomeWindow {
+    kept: Mutex<Vec<(WindowKind, WindowData)>>,
 }
 
-impl Samples {
-    pub fn new(wants: &[Want]) -> Self {
-        let samples = Samples { kept: Mutex::default() };
+impl OutcomeWindow {
+    pub fn new(wants: &[WindowKind]) -> Self {
+        let samples = OutcomeWindow { kept: Mutex::default() };
         samples.retune(wants);
         samples
     }
 
     /// Keeps what is wanted still, and begins what is wanted now.
-    pub fn retune(&self, wants: &[Want]) {
+    pub fn retune(&self, wants: &[WindowKind]) {
         let mut kept = lock(&self.kept);
         kept.retain(|(want, _)| wants.contains(want));
         for want in wants {
             if !kept.iter().any(|(known, _)| known == want) {
                 let made = match *want {
-                    Want::Errors(over) => Kept::Errors(Window::new(over)),
-                    Want::Latency(over) => Kept::Latency(Box::new(Sketch::new(over))),
+                    WindowKind::Errors(over) => WindowData::Errors(SlidingWindow::new(over)),
+                    WindowKind::Latency(over) => {
+                        WindowData::Latency(Box::new(LatencySketch::new(over)))
+                    }
                 };
                 kept.push((*want, made));
             }
@@ -55,9 +57,9 @@ impl Samples {
     pub fn record(&self, bad: bool, took: Option<Duration>, now: Instant) {
         for (_, kept) in lock(&self.kept).iter_mut() {
             match (kept, took) {
-                (Kept::Errors(window), _) => window.record(now, bad),
-                (Kept::Latency(sketch), Some(took)) => sketch.record(took, now),
-                (Kept::Latency(_), None) => {}
+                (WindowData::Errors(window), _) => window.record(now, bad),
+                (WindowData::Latency(sketch), Some(took)) => sketch.record(took, now),
+                (WindowData::Latency(_), None) => {}
             }
         }
     }
@@ -65,7 +67,7 @@ impl Samples {
     /// One that counts as good turned out bad.
     pub fn spoil(&self, now: Instant) {
         for (_, kept) in lock(&self.kept).iter_mut() {
-            if let Kept::Errors(window) = kept {
+            if let WindowData::Errors(window) = kept {
                 window.spoil(now);
             }
         }
@@ -75,7 +77,9 @@ impl Samples {
     pub fn error_rate(&self, over: Duration, least: u32, now: Instant) -> Option<f64> {
         let kept = lock(&self.kept);
         let found = kept.iter().find_map(|(want, kept)| match kept {
-            Kept::Errors(window) if *want == Want::Errors(over) => Some(window.counts(now)),
+            WindowData::Errors(window) if *want == WindowKind::Errors(over) => {
+                Some(window.counts(now))
+            }
             _ => None,
         });
         let (total, bad) = found.filter(|(total, _)| *total >= least.max(1))?;
@@ -92,7 +96,7 @@ impl Samples {
     ) -> Option<Duration> {
         let kept = lock(&self.kept);
         kept.iter().find_map(|(want, kept)| match kept {
-            Kept::Latency(sketch) if *want == Want::Latency(over) => {
+            WindowData::Latency(sketch) if *want == WindowKind::Latency(over) => {
                 let enough = sketch.count(now) >= u64::from(least.max(1));
                 sketch.quantile(quantile, now).filter(|_| enough)
             }
@@ -110,8 +114,10 @@ mod tests {
 
     #[test]
     fn too_few_say_nothing() {
-        let (now, samples) =
-            (clock::now(), Samples::new(&[Want::Errors(10 * S), Want::Latency(10 * S)]));
+        let (now, samples) = (
+            clock::now(),
+            OutcomeWindow::new(&[WindowKind::Errors(10 * S), WindowKind::Latency(10 * S)]),
+        );
         samples.record(true, Some(S), now);
         samples.record(false, None, now);
         assert_eq!(samples.error_rate(10 * S, 2, now), Some(0.5));
@@ -122,9 +128,9 @@ mod tests {
 
     #[test]
     fn what_is_wanted_still_is_not_forgotten() {
-        let (now, samples) = (clock::now(), Samples::new(&[Want::Errors(10 * S)]));
+        let (now, samples) = (clock::now(), OutcomeWindow::new(&[WindowKind::Errors(10 * S)]));
         samples.record(true, None, now);
-        samples.retune(&[Want::Errors(20 * S), Want::Errors(10 * S)]);
+        samples.retune(&[WindowKind::Errors(20 * S), WindowKind::Errors(10 * S)]);
         samples.record(false, None, now);
         assert_eq!(samples.error_rate(10 * S, 1, now), Some(0.5));
         assert_eq!(samples.error_rate(20 * S, 1, now), Some(0.0));

@@ -11,7 +11,7 @@ use prometheus_client::metrics::histogram::Histogram;
 
 use super::lock;
 use crate::clock;
-use crate::live::queue::wait_queue::Lanes;
+use crate::live::queue::wait_queue::WaitQueueCell;
 use crate::policy::sections::model::Queue;
 use crate::resilience::queue::waiters::QueuePolicy;
 use crate::telemetry::metrics::{ClassLabels, Level, Metrics, ShedLabels};
@@ -21,23 +21,23 @@ pub struct QueueLive {
     pub name: String,
     /// By which the lane knows it.
     pub id: u32,
-    lanes: Arc<Lanes>,
+    lanes: Arc<WaitQueueCell>,
     paused: AtomicBool,
     /// Makes numbers of flows.
     hashing: RandomState,
-    classes: Mutex<Vec<Class>>,
+    classes: Mutex<Vec<ClassMetrics>>,
     metrics: Arc<Metrics>,
 }
 
 #[derive(Clone, Debug)]
-struct Class {
+struct ClassMetrics {
     labels: ClassLabels,
     waiting: Level,
     seconds: Histogram,
 }
 
 impl QueueLive {
-    pub fn new(queue: &Queue, lanes: &Arc<Lanes>, metrics: &Arc<Metrics>) -> Self {
+    pub fn new(queue: &Queue, lanes: &Arc<WaitQueueCell>, metrics: &Arc<Metrics>) -> Self {
         let live = QueueLive {
             name: queue.name.clone(),
             id: lanes.add_queue(bounds(queue)),
@@ -66,7 +66,7 @@ impl QueueLive {
                 Some(known) => drop(self.metrics.queue_waiting_requests.remove(&known.labels)),
                 None => {}
             }
-            let made = Class {
+            let made = ClassMetrics {
                 waiting: self.metrics.queue_waiting_requests.get_or_create_owned(&labels),
                 seconds: self.metrics.queue_wait_seconds.with(&labels),
                 labels,
@@ -96,7 +96,7 @@ impl QueueLive {
         self.hashing.hash_one(value)
     }
 
-    fn class(&self, class: usize) -> Option<Class> {
+    fn class(&self, class: usize) -> Option<ClassMetrics> {
         lock(&self.classes).get(class).cloned()
     }
 

@@ -1,6 +1,6 @@
 //! The wait lane as all workers share it: one order, one short lock, nobody polls.
 //!
-//! A request that has to wait takes a [`Place`]. It sleeps until the lane gives it a turn, tells it
+//! A request that has to wait takes a [`WaitTicket`]. It sleeps until the lane gives it a turn, tells it
 //! that somebody else has its place, or its own time comes; what it saw when it looked it tells the
 //! lane (`resilience/queue/wait_queue.rs` has the rules). Dropping the place leaves the lane, and whoever is
 //! next has the turn. While nobody waits for a provider, a look at `queued` is all that this costs.
@@ -14,35 +14,37 @@ use std::time::{Duration, Instant};
 use super::QueueLive;
 use crate::clock;
 use crate::live::lock;
-use crate::resilience::queue::wait_queue::{Entry, Lane, Line, Refusal, Ticket};
+use crate::resilience::queue::wait_queue::{
+    GroupKey, QueueEntry, QueueRejection, Ticket, WaitQueue,
+};
 use crate::resilience::queue::waiters::QueuePolicy;
 use crate::telemetry::metrics::Level;
 
 /// How many wait for a provider, and the number by which the lane knows it.
 #[derive(Debug)]
-pub struct Queued {
+pub struct ProviderQueue {
     pub id: u32,
     count: AtomicU32,
     gauge: Level,
 }
 
 #[derive(Debug, Default)]
-pub struct Lanes {
-    inner: Mutex<Inner>,
+pub struct WaitQueueCell {
+    inner: Mutex<QueueState>,
 }
 
 #[derive(Debug, Default)]
-struct Inner {
-    lane: Lane,
-    waiting: BTreeMap<Ticket, Waiting>,
-    queued: HashMap<u32, Arc<Queued>>,
+struct QueueState {
+    lane: WaitQueue,
+    waiting: BTreeMap<Ticket, WaitingTask>,
+    queued: HashMap<u32, Arc<ProviderQueue>>,
     /// To be woken.
     displaced: Vec<Ticket>,
     next_id: u32,
 }
 
 #[derive(Debug)]
-struct Waiting {
+struct WaitingTask {
     waker: Option<Waker>,
     /// Another one has its place.
     displaced: bool,
@@ -51,7 +53,7 @@ struct Waiting {
 
 /// What a waiter hears.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Call {
+pub enum WakeReason {
     /// Look whether you can go.
     Look,
     /// A higher class, or a shorter flow, took your place.
@@ -60,7 +62,7 @@ pub enum Call {
 
 /// What one with the turn at a provider saw there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Saw {
+pub enum DispatchResult {
     /// No place is free.
     Full,
     /// Its rates allow nothing until then.
@@ -73,17 +75,17 @@ pub enum Saw {
 
 /// A request's place in the lane; left when it is dropped.
 #[derive(Debug)]
-pub struct Place {
-    lanes: Arc<Lanes>,
+pub struct WaitTicket {
+    lanes: Arc<WaitQueueCell>,
     queue: Arc<QueueLive>,
     ticket: Ticket,
     class: usize,
-    line: Line,
+    line: GroupKey,
     /// When it was entered.
     pub since: Instant,
 }
 
-impl Queued {
+impl ProviderQueue {
     pub fn count(&self) -> u32 {
         self.count.load(Ordering::SeqCst)
     }
@@ -91,13 +93,13 @@ impl Queued {
 
 // === impl Lanes ===
 
-impl Lanes {
+impl WaitQueueCell {
     /// A number for a provider; the gauge tells how many wait for it.
-    pub fn register(&self, gauge: Level) -> Arc<Queued> {
+    pub fn register(&self, gauge: Level) -> Arc<ProviderQueue> {
         let mut inner = lock(&self.inner);
         inner.next_id += 1;
         let id = inner.next_id;
-        let queued = Arc::new(Queued { id, count: AtomicU32::new(0), gauge });
+        let queued = Arc::new(ProviderQueue { id, count: AtomicU32::new(0), gauge });
         inner.queued.insert(id, Arc::clone(&queued));
         queued
     }
@@ -163,15 +165,15 @@ impl Lanes {
     pub fn enter(
         self: &Arc<Self>,
         queue: &Arc<QueueLive>,
-        entry: Entry,
+        entry: QueueEntry,
         now: Instant,
-    ) -> Result<Place, Refusal> {
+    ) -> Result<WaitTicket, QueueRejection> {
         let (line, class) = (entry.line.clone(), entry.class);
         let entered = self.with(|inner| {
             let (ticket, displaced) = inner.lane.enter(entry, now)?;
             let providers = line.providers.clone();
             inner.count(&providers, 1);
-            inner.waiting.insert(ticket, Waiting { waker: None, displaced: false, providers });
+            inner.waiting.insert(ticket, WaitingTask { waker: None, displaced: false, providers });
             for victim in &displaced {
                 inner.displace(*victim);
             }
@@ -180,11 +182,11 @@ impl Lanes {
         let ticket = entered?;
         queue.entered(class);
         let (lanes, queue) = (Arc::clone(self), Arc::clone(queue));
-        Ok(Place { lanes, queue, ticket, class, line, since: now })
+        Ok(WaitTicket { lanes, queue, ticket, class, line, since: now })
     }
 
     /// Does something under the lock, and wakes whom that concerns after it.
-    fn with<R>(&self, act: impl FnOnce(&mut Inner) -> R) -> R {
+    fn with<R>(&self, act: impl FnOnce(&mut QueueState) -> R) -> R {
         let mut inner = lock(&self.inner);
         let result = act(&mut inner);
         let mut woken = inner.lane.take_woken();
@@ -199,7 +201,7 @@ impl Lanes {
 
 // === impl Inner ===
 
-impl Inner {
+impl QueueState {
     fn count(&self, providers: &[u32], change: i32) {
         for queued in providers.iter().filter_map(|provider| self.queued.get(provider)) {
             if change > 0 {
@@ -222,7 +224,7 @@ impl Inner {
     }
 
     /// From now on it waits for these providers.
-    fn aside(&mut self, ticket: Ticket, line: Line, now: Instant) {
+    fn aside(&mut self, ticket: Ticket, line: GroupKey, now: Instant) {
         let Some(waiting) = self.waiting.get_mut(&ticket) else { return };
         if waiting.displaced || waiting.providers == line.providers {
             return;
@@ -236,25 +238,29 @@ impl Inner {
 
 // === impl Place ===
 
-impl Place {
+impl WaitTicket {
     /// Providers at which it is its turn.
     pub fn turns(&self) -> Vec<u32> {
         lock(&self.lanes.inner).lane.turns(self.ticket)
     }
 
     /// It looked, and goes nowhere yet; `saw` is of the providers at which it had the turn.
-    pub fn saw(&self, saw: &[(u32, Saw)], now: Instant) {
+    pub fn saw(&self, saw: &[(u32, DispatchResult)], now: Instant) {
         self.lanes.with(|inner| {
             for (provider, saw) in saw {
                 match saw {
-                    Saw::Full => inner.lane.nothing(self.ticket, *provider, now),
-                    Saw::Paced(until) => inner.lane.rest(self.ticket, *provider, *until, now),
-                    Saw::Closed(until) => inner.lane.close(self.ticket, *provider, *until, now),
-                    Saw::NotForMe => {
+                    DispatchResult::Full => inner.lane.nothing(self.ticket, *provider, now),
+                    DispatchResult::Paced(until) => {
+                        inner.lane.rest(self.ticket, *provider, *until, now)
+                    }
+                    DispatchResult::Closed(until) => {
+                        inner.lane.close(self.ticket, *provider, *until, now)
+                    }
+                    DispatchResult::NotForMe => {
                         let providers = inner.waiting.get(&self.ticket).map(|w| &w.providers);
                         let others = providers.into_iter().flatten().filter(|p| *p != provider);
                         let line =
-                            Line { providers: others.copied().collect(), ..self.line.clone() };
+                            GroupKey { providers: others.copied().collect(), ..self.line.clone() };
                         inner.aside(self.ticket, line, now);
                     }
                 }
@@ -276,17 +282,17 @@ impl Place {
     }
 
     /// Waits to be called.
-    pub fn poll_call(&self, cx: &Context<'_>) -> Poll<Call> {
+    pub fn poll_call(&self, cx: &Context<'_>) -> Poll<WakeReason> {
         let mut inner = lock(&self.lanes.inner);
         let looks = inner.lane.has_to_look(self.ticket);
         let Some(waiting) = inner.waiting.get_mut(&self.ticket) else {
-            return Poll::Ready(Call::Displaced);
+            return Poll::Ready(WakeReason::Displaced);
         };
         if waiting.displaced {
-            return Poll::Ready(Call::Displaced);
+            return Poll::Ready(WakeReason::Displaced);
         }
         if looks {
-            return Poll::Ready(Call::Look);
+            return Poll::Ready(WakeReason::Look);
         }
         waiting.waker = Some(cx.waker().clone());
         Poll::Pending
@@ -303,7 +309,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for WaitTicket {
     fn drop(&mut self) {
         let now = clock::now();
         self.lanes.with(|inner| {

@@ -9,55 +9,55 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use super::rate_limit::Limit;
-use crate::live::fleet::FleetSide;
+use super::rate_limit::RateLimit;
+use crate::live::fleet::FleetView;
 use crate::live::lock;
 use crate::policy::sections::model::Capacity;
 use crate::resilience::rate::gcra::RatePolicy;
-use crate::resilience::rate::reported_quota::{Mark, Report, Told};
+use crate::resilience::rate::reported_quota::{ChargeMark, QuotaReport, ReportedQuota};
 
 #[derive(Debug)]
-pub struct Pace {
+pub struct ProviderQuota {
     /// There is a rate, or the provider told of one.
     paces: AtomicBool,
-    pub(crate) rates: Mutex<Rates>,
-    fleet: Option<Arc<FleetSide>>,
+    pub(crate) rates: Mutex<ProviderRates>,
+    fleet: Option<Arc<FleetView>>,
 }
 
 #[derive(Debug)]
-pub(crate) struct Rates {
-    pub(crate) requests: Quota,
-    pub(crate) tokens: Quota,
+pub(crate) struct ProviderRates {
+    pub(crate) requests: QuotaDimension,
+    pub(crate) tokens: QuotaDimension,
     /// What answers came to, for one token that was estimated: a moving average.
     ratio: f64,
 }
 
 #[derive(Debug)]
-pub(crate) struct Quota {
-    pub(crate) policy: Option<Limit>,
-    told: Told,
+pub(crate) struct QuotaDimension {
+    pub(crate) policy: Option<RateLimit>,
+    told: ReportedQuota,
 }
 
 /// What an attempt was charged.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Charge {
+pub struct QuotaCharge {
     pub tokens: f64,
     /// Of the requests' and the tokens' count, where one is kept.
-    marks: Option<[Mark; 2]>,
+    marks: Option<[ChargeMark; 2]>,
 }
 
 /// Of a newest answer in the average; bounds of the average.
 const NEWEST: f64 = 0.1;
 const RATIOS: (f64, f64) = (0.05, 100.0);
 
-impl Pace {
-    pub fn new(capacity: &Capacity, fleet: Option<&Arc<FleetSide>>) -> Self {
-        let rates = Rates {
-            requests: Quota::new(capacity.requests, fleet),
-            tokens: Quota::new(capacity.tokens, fleet),
+impl ProviderQuota {
+    pub fn new(capacity: &Capacity, fleet: Option<&Arc<FleetView>>) -> Self {
+        let rates = ProviderRates {
+            requests: QuotaDimension::new(capacity.requests, fleet),
+            tokens: QuotaDimension::new(capacity.tokens, fleet),
             ratio: 1.0,
         };
-        Pace {
+        ProviderQuota {
             paces: AtomicBool::new(rates.any()),
             rates: Mutex::new(rates),
             fleet: fleet.cloned(),
@@ -92,9 +92,9 @@ impl Pace {
     ///
     /// # Errors
     /// How long there is none.
-    pub fn take(&self, tokens: f64, now: Instant) -> Result<Charge, Duration> {
+    pub fn take(&self, tokens: f64, now: Instant) -> Result<QuotaCharge, Duration> {
         if !self.paces.load(Ordering::Acquire) {
-            return Ok(Charge::default());
+            return Ok(QuotaCharge::default());
         }
         let mut rates = lock(&self.rates);
         if let Err(wait) = rates.check(tokens, now) {
@@ -104,11 +104,11 @@ impl Pace {
         let tokens = tokens * rates.ratio;
         let marks = [rates.requests.take(1.0, now), rates.tokens.take(tokens, now)];
         self.changed(rates, now);
-        Ok(Charge { tokens, marks: Some(marks) })
+        Ok(QuotaCharge { tokens, marks: Some(marks) })
     }
 
     /// The request was not made. Is there more than was thought?
-    pub fn give_back(&self, charge: Charge, now: Instant) -> bool {
+    pub fn give_back(&self, charge: QuotaCharge, now: Instant) -> bool {
         if charge.marks.is_none() {
             return false;
         }
@@ -119,7 +119,7 @@ impl Pace {
     }
 
     /// What was charged came to `actual` tokens. Is there more than was thought?
-    pub fn settle(&self, charge: Charge, actual: f64, now: Instant) -> bool {
+    pub fn settle(&self, charge: QuotaCharge, actual: f64, now: Instant) -> bool {
         if charge.tokens <= 0.0 {
             return false;
         }
@@ -133,9 +133,9 @@ impl Pace {
 
     /// The answer to what was charged told what is left of requests, of tokens. Those who rest may
     /// go sooner, or not yet.
-    pub fn told(&self, charge: Charge, left: [Option<Report>; 2], now: Instant) {
+    pub fn told(&self, charge: QuotaCharge, left: [Option<QuotaReport>; 2], now: Instant) {
         let mut rates = lock(&self.rates);
-        let Rates { requests, tokens, .. } = &mut *rates;
+        let ProviderRates { requests, tokens, .. } = &mut *rates;
         for (at, (quota, report)) in [requests, tokens].into_iter().zip(left).enumerate() {
             let Some(report) = report else { continue };
             // Nothing was counted before the first report.
@@ -153,7 +153,7 @@ impl Pace {
     }
 
     /// Where the fleet is to be asked for more, its task looks.
-    fn changed(&self, rates: MutexGuard<'_, Rates>, now: Instant) {
+    fn changed(&self, rates: MutexGuard<'_, ProviderRates>, now: Instant) {
         let Some(fleet) = &self.fleet else { return };
         let due = rates.are_due(now);
         drop(rates);
@@ -163,7 +163,7 @@ impl Pace {
     }
 }
 
-impl Rates {
+impl ProviderRates {
     fn any(&self) -> bool {
         self.requests.policy.is_some() || self.tokens.policy.is_some()
     }
@@ -176,24 +176,27 @@ impl Rates {
     }
 }
 
-impl Quota {
-    fn new(policy: Option<RatePolicy>, fleet: Option<&Arc<FleetSide>>) -> Self {
-        Quota { policy: policy.map(|policy| Limit::new(policy, fleet)), told: Told::new() }
+impl QuotaDimension {
+    fn new(policy: Option<RatePolicy>, fleet: Option<&Arc<FleetView>>) -> Self {
+        QuotaDimension {
+            policy: policy.map(|policy| RateLimit::new(policy, fleet)),
+            told: ReportedQuota::new(),
+        }
     }
 
     fn retune(
         &mut self,
         policy: Option<RatePolicy>,
         follow_headers: bool,
-        fleet: Option<&Arc<FleetSide>>,
+        fleet: Option<&Arc<FleetView>>,
         now: Instant,
     ) {
         match (self.policy.as_mut(), policy) {
             (Some(limit), Some(policy)) => limit.retune(policy, now),
-            (_, policy) => self.policy = policy.map(|policy| Limit::new(policy, fleet)),
+            (_, policy) => self.policy = policy.map(|policy| RateLimit::new(policy, fleet)),
         }
         if !follow_headers {
-            self.told = Told::new();
+            self.told = ReportedQuota::new();
         }
     }
 
@@ -202,7 +205,7 @@ impl Quota {
         policy.max(self.told.check(amount, now).err())
     }
 
-    fn take(&mut self, amount: f64, now: Instant) -> Mark {
+    fn take(&mut self, amount: f64, now: Instant) -> ChargeMark {
         self.policy.iter_mut().for_each(|limit| limit.take(amount, now));
         self.told.take(amount, now)
     }

@@ -3,33 +3,33 @@
 
 use std::time::Instant;
 
-use super::provider_quota::{Pace, Rates};
-use crate::live::fleet::FleetSide;
+use super::provider_quota::{ProviderQuota, ProviderRates};
+use crate::live::fleet::FleetView;
 use crate::live::lock;
 use crate::live::provider::ProviderLive;
-use crate::resilience::rate::leased_quota::{Ask, Chunk, Grant, Shown};
+use crate::resilience::rate::leased_quota::{LeaseGrant, LeaseRequest, LeaseStatus, LeasedQuota};
 
 /// Of what a rate is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Of {
+pub enum QuotaUnit {
     Requests,
     Tokens,
 }
 
-impl Of {
+impl QuotaUnit {
     pub fn as_str(self) -> &'static str {
         match self {
-            Of::Requests => "requests",
-            Of::Tokens => "tokens",
+            QuotaUnit::Requests => "requests",
+            QuotaUnit::Tokens => "tokens",
         }
     }
 }
 
-impl Rates {
-    fn chunk(&mut self, of: Of) -> Option<&mut Chunk> {
+impl ProviderRates {
+    fn chunk(&mut self, of: QuotaUnit) -> Option<&mut LeasedQuota> {
         let quota = match of {
-            Of::Requests => &mut self.requests,
-            Of::Tokens => &mut self.tokens,
+            QuotaUnit::Requests => &mut self.requests,
+            QuotaUnit::Tokens => &mut self.tokens,
         };
         quota.policy.as_mut()?.shared_mut()
     }
@@ -41,30 +41,36 @@ impl Rates {
     }
 }
 
-impl Pace {
-    fn with<R>(&self, of: Of, act: impl FnOnce(&mut Chunk) -> R) -> Option<R> {
+impl ProviderQuota {
+    fn with<R>(&self, of: QuotaUnit, act: impl FnOnce(&mut LeasedQuota) -> R) -> Option<R> {
         lock(&self.rates).chunk(of).map(act)
     }
 }
 
 impl ProviderLive {
     /// What to ask of the fleet now.
-    pub fn asks(&self, now: Instant) -> Vec<(Of, Ask)> {
+    pub fn asks(&self, now: Instant) -> Vec<(QuotaUnit, LeaseRequest)> {
         let waiting = self.waiting();
         let ask = |of| Some((of, self.pace().with(of, |chunk| chunk.asks(waiting, now))??));
-        [Of::Requests, Of::Tokens].into_iter().filter_map(ask).collect()
+        [QuotaUnit::Requests, QuotaUnit::Tokens].into_iter().filter_map(ask).collect()
     }
 
     /// The fleet is there, or it is not.
-    pub fn attach(&self, side: &FleetSide, now: Instant) {
+    pub fn attach(&self, side: &FleetView, now: Instant) {
         let (attached, hosts) = (side.is_attached(), side.hosts());
-        for of in [Of::Requests, Of::Tokens] {
+        for of in [QuotaUnit::Requests, QuotaUnit::Tokens] {
             self.pace().with(of, |chunk| chunk.attach(attached, hosts, now));
         }
     }
 
     /// What came of an ask; nothing, where there was no answer. Those who wait look again.
-    pub fn answered(&self, of: Of, asked_at: Instant, grant: Option<Grant>, now: Instant) {
+    pub fn answered(
+        &self,
+        of: QuotaUnit,
+        asked_at: Instant,
+        grant: Option<LeaseGrant>,
+        now: Instant,
+    ) {
         self.pace().with(of, |chunk| match grant {
             Some(grant) => chunk.granted(asked_at, grant, now),
             None => chunk.unanswered(asked_at, now),
@@ -73,8 +79,8 @@ impl ProviderLive {
     }
 
     /// The rates that it shares with a fleet.
-    pub fn shared_rates(&self, now: Instant) -> Vec<(Of, Shown)> {
+    pub fn shared_rates(&self, now: Instant) -> Vec<(QuotaUnit, LeaseStatus)> {
         let shown = |of| Some((of, self.pace().with(of, |chunk| chunk.shown(now))?));
-        [Of::Requests, Of::Tokens].into_iter().filter_map(shown).collect()
+        [QuotaUnit::Requests, QuotaUnit::Tokens].into_iter().filter_map(shown).collect()
     }
 }

@@ -25,7 +25,7 @@ const NONE: &str = "-";
 
 /// Why an attempt was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Turn {
+pub enum AttemptKind {
     First,
     Repeat,
     Hedge,
@@ -34,15 +34,15 @@ pub enum Turn {
 }
 
 /// One for each route and provider.
-pub struct Ledger {
+pub struct UsageMeter {
     route: String,
     provider: String,
     metrics: Arc<Metrics>,
-    by_model: Mutex<HashMap<String, [Option<Handles>; Turn::COUNT]>>,
+    by_model: Mutex<HashMap<String, [Option<UsageCounters>; AttemptKind::COUNT]>>,
 }
 
 #[derive(Clone)]
-struct Handles {
+struct UsageCounters {
     input: Counter,
     output: Counter,
     /// With the currency that it is in.
@@ -51,24 +51,24 @@ struct Handles {
 
 // === impl Turn ===
 
-impl Turn {
+impl AttemptKind {
     const COUNT: usize = 4;
 
     pub const fn as_str(self) -> &'static str {
         match self {
-            Turn::First => "first",
-            Turn::Repeat => "retry",
-            Turn::Hedge => "hedge",
-            Turn::Continuation => "continuation",
+            AttemptKind::First => "first",
+            AttemptKind::Repeat => "retry",
+            AttemptKind::Hedge => "hedge",
+            AttemptKind::Continuation => "continuation",
         }
     }
 }
 
 // === impl Ledger ===
 
-impl Ledger {
+impl UsageMeter {
     pub fn new(route: &str, provider: &str, metrics: &Arc<Metrics>) -> Self {
-        Ledger {
+        UsageMeter {
             route: route.to_owned(),
             provider: provider.to_owned(),
             metrics: Arc::clone(metrics),
@@ -80,7 +80,7 @@ impl Ledger {
     pub fn settle(
         &self,
         model: Option<&str>,
-        turn: Turn,
+        turn: AttemptKind,
         (input, output): (u64, u64),
         price: Option<&Price>,
     ) -> Option<f64> {
@@ -108,7 +108,7 @@ impl Ledger {
         Some(cost)
     }
 
-    fn handles(&self, model: &str, turn: Turn) -> Handles {
+    fn handles(&self, model: &str, turn: AttemptKind) -> UsageCounters {
         let tokens = |direction: &'static str| {
             self.metrics.tokens.with(&TokenLabels {
                 route: self.route.clone(),
@@ -118,10 +118,10 @@ impl Ledger {
                 direction,
             })
         };
-        Handles { input: tokens("input"), output: tokens("output"), cost: None }
+        UsageCounters { input: tokens("input"), output: tokens("output"), cost: None }
     }
 
-    fn cost(&self, model: &str, turn: Turn, currency: &str) -> CostCounter {
+    fn cost(&self, model: &str, turn: AttemptKind, currency: &str) -> CostCounter {
         self.metrics.cost.with(&CostLabels {
             route: self.route.clone(),
             provider: self.provider.clone(),
@@ -132,7 +132,7 @@ impl Ledger {
     }
 }
 
-impl fmt::Debug for Ledger {
+impl fmt::Debug for UsageMeter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Ledger({}, {})", self.route, self.provider)
     }
@@ -145,14 +145,15 @@ mod tests {
     #[test]
     fn models_past_the_bound_are_told_together() {
         let metrics = Arc::new(Metrics::new());
-        let ledger = Ledger::new("chat", "openai", &metrics);
+        let ledger = UsageMeter::new("chat", "openai", &metrics);
         let price = Price { input: 2.0, output: 10.0, currency: "USD".to_owned() };
         for n in 0..MODELS + 10 {
-            let cost = ledger.settle(Some(&format!("m{n}")), Turn::First, (3, 1), Some(&price));
+            let cost =
+                ledger.settle(Some(&format!("m{n}")), AttemptKind::First, (3, 1), Some(&price));
             assert_eq!(cost, Some(16.0));
         }
-        ledger.settle(Some(&"x".repeat(LONGEST + 1)), Turn::First, (0, 0), None);
-        assert_eq!(ledger.settle(Some("m1"), Turn::Hedge, (1, 0), None), None);
+        ledger.settle(Some(&"x".repeat(LONGEST + 1)), AttemptKind::First, (0, 0), None);
+        assert_eq!(ledger.settle(Some("m1"), AttemptKind::Hedge, (1, 0), None), None);
         let text = metrics.encode();
         let has = |line: &str| assert!(text.contains(line), "{line}\n{text}");
         let labels = "route=\"chat\",provider=\"openai\"";

@@ -5,7 +5,7 @@ use std::time::Duration;
 use regex_lite::Regex;
 
 use crate::json::pointer::Pointer;
-use crate::resilience::outcome::Class;
+use crate::resilience::outcome::AttemptClass;
 
 #[derive(Clone, Debug)]
 pub struct ClassifyRule {
@@ -16,7 +16,7 @@ pub struct ClassifyRule {
     /// All must match in one event of a stream.
     pub event: Vec<(Pointer, Regex)>,
     pub body: Option<BodyCheck>,
-    pub class: Class,
+    pub class: AttemptClass,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -16,7 +16,7 @@ use super::rules::{named, refers_to_nothing};
 use crate::policy::section::checker::{Check, DAY, MS};
 use crate::policy::yaml::tree::NodeId;
 use crate::policy::yaml::types::{At, Share};
-use crate::resilience::breaker::Mode;
+use crate::resilience::breaker::EnforcementMode;
 use crate::resilience::condition::Condition;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -52,7 +52,7 @@ impl Check<'_> {
         let when = raw.when.as_ref().map(|at| self.condition(at, around));
         Degradation {
             name: name.to_owned(),
-            mode: raw.mode.map_or(Mode::Enforce, |at| at.value.0),
+            mode: raw.mode.map_or(EnforcementMode::Enforce, |at| at.value.0),
             when: when.unwrap_or(Condition::Any(Vec::new())),
             hold: self.length(&raw.hold, 5 * SECOND, Duration::ZERO..=DAY),
             recover_after: self.length(&raw.recover_after, 30 * SECOND, Duration::ZERO..=DAY),

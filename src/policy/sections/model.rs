@@ -18,13 +18,13 @@ pub use super::lanes::{Accept, Callback, Class, Durable, PostTo, Queue};
 use super::matcher::{HeaderMatch, HostPattern, PathPattern};
 pub use super::modes::{Action, Degradation, Notify, Of, Reduction, Respond, RespondKind, Sign};
 use crate::json::pointer::Pointer;
-use crate::resilience::balance::balancer::Balance;
+use crate::resilience::balance::balancer::BalanceAlgorithm;
 use crate::resilience::breaker::BreakerPolicy;
 use crate::resilience::outcome::{ClassSet, Idempotence};
 use crate::resilience::rate::gcra::RatePolicy;
 use crate::resilience::retry::backoff::BackoffPolicy;
-use crate::resilience::retry::budget::BudgetPolicy;
-use crate::resilience::retry::cost_budget::SpendPolicy;
+use crate::resilience::retry::budget::RetryBudgetPolicy;
+use crate::resilience::retry::cost_budget::CostBudgetPolicy;
 use crate::resilience::retry::hedge::HedgePolicy;
 
 /// Everything that the files say, merged and checked.
@@ -235,7 +235,7 @@ pub struct Retry {
     pub backoff: BackoffPolicy,
     pub retry_on: ClassSet,
     pub respect_retry_after: bool,
-    pub budget: BudgetPolicy,
+    pub budget: RetryBudgetPolicy,
     /// What repeats and hedges may cost; `None`: they are not stopped by it.
     pub cost: Option<Cost>,
 }
@@ -243,7 +243,7 @@ pub struct Retry {
 /// A bound on what repeats cost.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Cost {
-    pub policy: SpendPolicy,
+    pub policy: CostBudgetPolicy,
     /// Three capital letters (ISO 4217).
     pub currency: String,
 }
@@ -255,7 +255,7 @@ pub struct Route {
     pub strip_prefix: Option<String>,
     /// At least one.
     pub providers: Vec<Weighted>,
-    pub balance: Balance,
+    pub balance: BalanceAlgorithm,
     /// Indices into `Policy::providers`.
     pub fallback: Vec<usize>,
     pub fallback_on: ClassSet,

@@ -7,7 +7,7 @@ use http::{HeaderName, HeaderValue, StatusCode};
 
 use super::lanes::{PostTo, Secret};
 use super::model::Rewrite;
-use crate::resilience::breaker::Mode;
+use crate::resilience::breaker::EnforcementMode;
 use crate::resilience::condition::Condition;
 
 /// A mode of degradation.
@@ -15,7 +15,7 @@ use crate::resilience::condition::Condition;
 pub struct Degradation {
     pub name: String,
     /// Shadow: it is entered and left, counted and reported, and does nothing but notify.
-    pub mode: Mode,
+    pub mode: EnforcementMode,
     pub when: Condition<Sign>,
     /// `for`: how long the condition holds before the mode is entered.
     pub hold: Duration,

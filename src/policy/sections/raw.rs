@@ -17,8 +17,8 @@ use super::words::Override;
 use crate::policy::yaml::types::{
     At, Count, Entries, Json, Length, OneOrMany, Share, Size, TextOr, Word,
 };
-use crate::resilience::balance::balancer::Balance;
-use crate::resilience::outcome::{Class, Idempotence};
+use crate::resilience::balance::balancer::BalanceAlgorithm;
+use crate::resilience::outcome::{AttemptClass, Idempotence};
 
 /// A file of Outrigger's policy. All files of the directory are merged.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -254,13 +254,13 @@ pub struct RawRoute {
     #[schemars(required)]
     pub providers: Option<At<Vec<At<TextOr<RawWeighted>>>>>,
     /// How one of `providers` is chosen. Default latency.
-    pub balance: Option<At<Word<Balance>>>,
+    pub balance: Option<At<Word<BalanceAlgorithm>>>,
     /// Requests with the same value of a header go to the same address. Off by default.
     pub affinity: Option<At<RawAffinity>>,
     /// In order, when none of `providers` can take the attempt or their attempts are spent.
     pub fallback: Option<At<Vec<At<String>>>>,
     /// Which outcomes move to `fallback`. Default all five.
-    pub fallback_on: Option<At<Vec<At<Word<Class>>>>>,
+    pub fallback_on: Option<At<Vec<At<Word<AttemptClass>>>>>,
     /// Whether a request may be repeated. Default auto.
     pub idempotent: Option<At<Word<Idempotence>>>,
     /// To the commit: waiting, back-off and every attempt included. Default 120s.

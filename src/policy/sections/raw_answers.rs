@@ -8,7 +8,7 @@ use super::model::{BodyCheck, Commit, OnCut};
 use crate::policy::yaml::types::{
     At, Count, Currency, Entries, Json, Length, Number, OneOrMany, Size, TextOr, Word,
 };
-use crate::resilience::outcome::Class;
+use crate::resilience::outcome::AttemptClass;
 
 /// All conditions that are given must hold.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -24,7 +24,7 @@ pub struct RawClassify {
     pub body: Option<At<Word<BodyCheck>>>,
     #[serde(rename = "as")]
     #[schemars(required)]
-    pub class: Option<At<Word<Class>>>,
+    pub class: Option<At<Word<AttemptClass>>>,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]

@@ -5,7 +5,7 @@ use serde::Deserialize;
 
 use super::raw::{RawHeaders, RawRewriteBody, RawRewritePath};
 use crate::policy::yaml::types::{At, Count, Entries, Json, Length, Share, Word};
-use crate::resilience::breaker::Mode;
+use crate::resilience::breaker::EnforcementMode;
 
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -14,7 +14,7 @@ pub struct RawDegradation {
     /// Default true.
     pub enabled: Option<At<bool>>,
     /// `shadow`: entered, left and told, but of its actions only `notify` is done. Default enforce.
-    pub mode: Option<At<Word<Mode>>>,
+    pub mode: Option<At<Word<EnforcementMode>>>,
     #[schemars(required)]
     pub when: Option<At<RawCondition>>,
     /// How long the condition holds before the mode is entered. Default 5s.

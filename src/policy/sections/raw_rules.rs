@@ -5,8 +5,8 @@ use serde::Deserialize;
 
 use super::model::Scope;
 use crate::policy::yaml::types::{At, Count, Length, Number, Share, Spend, SwitchOr, TextOr, Word};
-use crate::resilience::breaker::Mode;
-use crate::resilience::outcome::Class;
+use crate::resilience::breaker::EnforcementMode;
+use crate::resilience::outcome::AttemptClass;
 use crate::resilience::retry::backoff::Jitter;
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -28,7 +28,7 @@ pub struct RawRetry {
     /// Default full.
     pub jitter: Option<At<Word<Jitter>>>,
     /// Default unsent, failure, throttled.
-    pub retry_on: Option<At<Vec<At<Word<Class>>>>>,
+    pub retry_on: Option<At<Vec<At<Word<AttemptClass>>>>>,
     /// Default true.
     pub respect_retry_after: Option<At<bool>>,
     pub budget: Option<At<RawBudget>>,
@@ -73,7 +73,7 @@ pub struct RawBreaker {
     /// After closing: from 10 % to 100 % of the rate before the trip; 0s is off. Default 10s.
     pub ramp: Option<At<Length>>,
     /// `shadow` counts and reports, but rejects nothing. Default enforce.
-    pub mode: Option<At<Word<Mode>>>,
+    pub mode: Option<At<Word<EnforcementMode>>>,
     /// When the hosts of a fleet open it together, with Redis; `false`: each by itself. Default true.
     pub shared: Option<At<SwitchOr<RawShared>>>,
 }

@@ -13,17 +13,17 @@ use crate::json::pointer::Pointer;
 use crate::policy::section::checker::{Check, DAY, MS};
 use crate::policy::yaml::tree::NodeId;
 use crate::policy::yaml::types::{At, Entries, TextOr};
-use crate::resilience::outcome::Class;
+use crate::resilience::outcome::AttemptClass;
 
 impl Check<'_> {
     pub(crate) fn classify(&mut self, at: &At<RawClassify>) -> ClassifyRule {
-        const CLASSES: [Class; 6] = [
-            Class::Success,
-            Class::Throttled,
-            Class::Failure,
-            Class::Credential,
-            Class::TooLarge,
-            Class::Ignored,
+        const CLASSES: [AttemptClass; 6] = [
+            AttemptClass::Success,
+            AttemptClass::Throttled,
+            AttemptClass::Failure,
+            AttemptClass::Credential,
+            AttemptClass::TooLarge,
+            AttemptClass::Ignored,
         ];
         self.missing(
             at.id,
@@ -41,7 +41,7 @@ impl Check<'_> {
             json: at.json.as_ref().map_or_else(Vec::new, |at| self.patterns(at)),
             event: at.event.as_ref().map_or_else(Vec::new, |at| self.patterns(at)),
             body: at.body.map(|at| at.value.0),
-            class: at.class.map_or(Class::Failure, |at| at.value.0),
+            class: at.class.map_or(AttemptClass::Failure, |at| at.value.0),
         }
     }
 

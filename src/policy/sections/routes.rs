@@ -19,13 +19,18 @@ use super::words::Override;
 use crate::policy::section::checker::{Check, DAY, MS};
 use crate::policy::yaml::tree::NodeId;
 use crate::policy::yaml::types::{At, Share, TextOr};
-use crate::resilience::balance::balancer::Balance;
-use crate::resilience::outcome::{Class, ClassSet, Idempotence};
+use crate::resilience::balance::balancer::BalanceAlgorithm;
+use crate::resilience::outcome::{AttemptClass, ClassSet, Idempotence};
 use crate::resilience::retry::hedge::HedgePolicy;
 
 const SECOND: Duration = Duration::from_secs(1);
-const MOVES: [Class; 5] =
-    [Class::Unsent, Class::Failure, Class::Throttled, Class::Credential, Class::TooLarge];
+const MOVES: [AttemptClass; 5] = [
+    AttemptClass::Unsent,
+    AttemptClass::Failure,
+    AttemptClass::Throttled,
+    AttemptClass::Credential,
+    AttemptClass::TooLarge,
+];
 
 /// What a route may refer to.
 pub(crate) struct Known<'a> {
@@ -50,7 +55,7 @@ impl Check<'_> {
             strip_prefix: raw.strip_prefix.as_ref().and_then(|at| self.strip_prefix(at)),
             fallback: self.fallback(raw, &providers, known),
             providers,
-            balance: raw.balance.map_or(Balance::Latency, |at| at.value.0),
+            balance: raw.balance.map_or(BalanceAlgorithm::Latency, |at| at.value.0),
             fallback_on: match &raw.fallback_on {
                 None => ClassSet::of(&MOVES),
                 Some(at) => self.classes(&at.value, &MOVES),

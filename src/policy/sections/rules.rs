@@ -12,11 +12,11 @@ use super::words::word;
 use crate::policy::section::checker::{Check, DAY, MS};
 use crate::policy::text::suggest::did_you_mean;
 use crate::policy::yaml::types::{At, Spend, SwitchOr, TextOr, Word};
-use crate::resilience::breaker::{BreakerPolicy, Mode, Quorum, RateRule, SlowRule};
-use crate::resilience::outcome::{Class, ClassSet};
+use crate::resilience::breaker::{BreakerPolicy, EnforcementMode, Quorum, RateRule, SlowRule};
+use crate::resilience::outcome::{AttemptClass, ClassSet};
 use crate::resilience::retry::backoff::{BackoffPolicy, Jitter};
-use crate::resilience::retry::budget::BudgetPolicy;
-use crate::resilience::retry::cost_budget::SpendPolicy;
+use crate::resilience::retry::budget::RetryBudgetPolicy;
+use crate::resilience::retry::cost_budget::CostBudgetPolicy;
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -118,7 +118,7 @@ fn never() -> Retry {
         },
         retry_on: ClassSet::of(&[]),
         respect_retry_after: true,
-        budget: BudgetPolicy { ratio: 0.2, min_per_second: 1.0, window: 10 * SECOND },
+        budget: RetryBudgetPolicy { ratio: 0.2, min_per_second: 1.0, window: 10 * SECOND },
         cost: None,
     }
 }
@@ -152,10 +152,19 @@ impl Check<'_> {
                 jitter: raw.jitter.map_or(Jitter::Full, |at| at.value.0),
             },
             retry_on: match &raw.retry_on {
-                None => ClassSet::of(&[Class::Unsent, Class::Failure, Class::Throttled]),
+                None => ClassSet::of(&[
+                    AttemptClass::Unsent,
+                    AttemptClass::Failure,
+                    AttemptClass::Throttled,
+                ]),
                 Some(at) => self.classes(
                     &at.value,
-                    &[Class::Unsent, Class::Failure, Class::Throttled, Class::Credential],
+                    &[
+                        AttemptClass::Unsent,
+                        AttemptClass::Failure,
+                        AttemptClass::Throttled,
+                        AttemptClass::Credential,
+                    ],
                 ),
             },
             respect_retry_after: raw.respect_retry_after.is_none_or(|at| at.value),
@@ -173,14 +182,14 @@ impl Check<'_> {
             );
         }
         Cost {
-            policy: SpendPolicy { limit: spend.amount, window: spend.per },
+            policy: CostBudgetPolicy { limit: spend.amount, window: spend.per },
             currency: spend.currency.iter().collect(),
         }
     }
 
-    fn budget(&mut self, raw: Option<&RawBudget>) -> BudgetPolicy {
+    fn budget(&mut self, raw: Option<&RawBudget>) -> RetryBudgetPolicy {
         let Some(raw) = raw else { return never().budget };
-        BudgetPolicy {
+        RetryBudgetPolicy {
             ratio: raw.ratio.map_or(0.2, |at| at.value.0),
             min_per_second: self.number(&raw.min_per_second, 1.0, 0.0..=100_000.0),
             window: self.length(&raw.window, 10 * SECOND, SECOND..=HOUR),
@@ -188,7 +197,11 @@ impl Check<'_> {
     }
 
     /// Those of `allowed` that are listed.
-    pub(crate) fn classes(&mut self, listed: &[At<Word<Class>>], allowed: &[Class]) -> ClassSet {
+    pub(crate) fn classes(
+        &mut self,
+        listed: &[At<Word<AttemptClass>>],
+        allowed: &[AttemptClass],
+    ) -> ClassSet {
         let mut classes = Vec::new();
         for at in listed {
             let class = at.value.0;
@@ -229,7 +242,7 @@ impl Check<'_> {
             probes: self.count(&raw.probes, 1, 1..=1000),
             probe_lease: Duration::ZERO,
             ramp: self.length(&raw.ramp, 10 * SECOND, Duration::ZERO..=HOUR),
-            mode: raw.mode.map_or(Mode::Enforce, |at| at.value.0),
+            mode: raw.mode.map_or(EnforcementMode::Enforce, |at| at.value.0),
             shared: self.shared(&raw.shared),
         };
         Breaker {

@@ -5,9 +5,9 @@
 
 use super::model::{Accept, BodyCheck, Commit, Forwarded, LogFormat, OnCut, Scope};
 use crate::policy::yaml::types::Vocabulary;
-use crate::resilience::balance::balancer::Balance;
-use crate::resilience::breaker::Mode;
-use crate::resilience::outcome::{Class, Idempotence};
+use crate::resilience::balance::balancer::BalanceAlgorithm;
+use crate::resilience::breaker::EnforcementMode;
+use crate::resilience::outcome::{AttemptClass, Idempotence};
 use crate::resilience::retry::backoff::Jitter;
 
 /// What `x-outrigger-*` headers may change.
@@ -37,14 +37,14 @@ vocabulary! {
     Commit { "headers" => Headers, "first_content" => FirstContent, "complete" => Complete, }
     OnCut { "error_event" => ErrorEvent, "abort" => Abort, "continue" => Continue, }
     Jitter { "full" => Full, "equal" => Equal, "none" => None, }
-    Balance {
+    BalanceAlgorithm {
         "latency" => Latency,
         "least_connections" => LeastConnections,
         "round_robin" => RoundRobin,
         "weighted" => Weighted,
         "first" => First,
     }
-    Mode { "enforce" => Enforce, "shadow" => Shadow, }
+    EnforcementMode { "enforce" => Enforce, "shadow" => Shadow, }
     Idempotence { "auto" => Auto, "always" => Always, "never" => Never, }
     Override {
         "timeout" => Timeout,
@@ -53,7 +53,7 @@ vocabulary! {
         "priority" => Priority,
     }
     Accept { "prefer" => Prefer, "always" => Always, "never" => Never, }
-    Class {
+    AttemptClass {
         "success" => Success,
         "unsent" => Unsent,
         "throttled" => Throttled,

@@ -12,12 +12,12 @@ use http::{Method, Uri};
 
 use super::json::{key, millis, number, plain, string, text};
 use crate::clock;
-use crate::live::quota::usage_meter::Turn;
+use crate::live::quota::usage_meter::AttemptKind;
 use crate::policy::sections::model::LogFormat;
 use crate::proxy::degradation::effects::DegradationEffects;
 use crate::proxy::downstream::connection::Client;
 use crate::proxy::downstream::worker::Worker;
-use crate::resilience::outcome::Class;
+use crate::resilience::outcome::AttemptClass;
 use crate::snapshot::Route;
 use crate::store::JobId;
 use crate::telemetry::metrics::{NO_ROUTE, ReasonLabels};
@@ -29,12 +29,12 @@ pub struct AttemptRecord {
     pub to: Arc<crate::snapshot::Endpoint>,
     /// Which of several credentials.
     pub credential: Option<usize>,
-    pub class: Class,
+    pub class: AttemptClass,
     /// 0: no answer came.
     pub status: u16,
     pub took: Duration,
     pub probe: bool,
-    pub turn: Turn,
+    pub turn: AttemptKind,
     pub error: Option<String>,
 }
 
@@ -353,7 +353,7 @@ impl AttemptRecord {
         if self.probe {
             out.extend_from_slice(b",\"probe\":true");
         }
-        if matches!(self.turn, Turn::Hedge | Turn::Continuation) {
+        if matches!(self.turn, AttemptKind::Hedge | AttemptKind::Continuation) {
             plain(out, key!("turn"), self.turn.as_str());
         }
         if let Some(error) = &self.error {

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::content_type::ContentType;
 use crate::json::pointer::Pointer;
 use crate::policy::sections::model::{BodyCheck, ClassifyRule};
-use crate::resilience::outcome::Class;
+use crate::resilience::outcome::AttemptClass;
 
 /// What the head says.
 #[derive(Clone, Copy, Debug)]
@@ -22,7 +22,7 @@ pub struct ResponseSignals {
 
 impl ResponseSignals {
     /// The class, where the body has no say in it.
-    pub fn class(self, rules: &[ClassifyRule]) -> Option<Class> {
+    pub fn class(self, rules: &[ClassifyRule]) -> Option<AttemptClass> {
         match rules.iter().find(|rule| self.is_subject_to(rule)) {
             Some(rule) if rule.json.is_empty() && rule.body.is_none() => Some(rule.class),
             Some(_) => None,
@@ -31,7 +31,7 @@ impl ResponseSignals {
     }
 
     /// The class of an answer whose body is known.
-    pub fn class_of(self, rules: &[ClassifyRule], body: &[u8]) -> Class {
+    pub fn class_of(self, rules: &[ClassifyRule], body: &[u8]) -> AttemptClass {
         let mut parsed = None;
         let mut json = || parsed.get_or_insert_with(|| serde_json::from_slice(body).ok()).clone();
         let matches = |rule: &&ClassifyRule| {
@@ -58,9 +58,9 @@ impl ResponseSignals {
         rule.is_for(self.status) && rule.event.is_empty() && readable
     }
 
-    pub fn built_in(self) -> Class {
-        match Class::of_status(self.status, self.has_retry_after) {
-            Class::Credential if !self.our_credential => Class::Success,
+    pub fn built_in(self) -> AttemptClass {
+        match AttemptClass::of_status(self.status, self.has_retry_after) {
+            AttemptClass::Credential if !self.our_credential => AttemptClass::Success,
             class => class,
         }
     }
@@ -106,7 +106,7 @@ mod tests {
         status: u16,
         json: Option<(&str, &str)>,
         body: Option<BodyCheck>,
-        class: Class,
+        class: AttemptClass,
     ) -> ClassifyRule {
         let json =
             json.map(|(p, r)| (Pointer::parse(p).expect("pointer"), Regex::new(r).expect("regex")));
@@ -122,28 +122,28 @@ mod tests {
     #[test]
     fn the_first_rule_that_holds_stands_before_the_table() {
         let rules = [
-            rule(400, Some(("/error/code", "context_length")), None, Class::TooLarge),
-            rule(200, None, Some(BodyCheck::Empty), Class::Failure),
-            rule(200, None, Some(BodyCheck::InvalidJson), Class::Failure),
-            rule(418, None, None, Class::Throttled),
+            rule(400, Some(("/error/code", "context_length")), None, AttemptClass::TooLarge),
+            rule(200, None, Some(BodyCheck::Empty), AttemptClass::Failure),
+            rule(200, None, Some(BodyCheck::InvalidJson), AttemptClass::Failure),
+            rule(418, None, None, AttemptClass::Throttled),
         ];
         assert_eq!(head(400).class(&rules), None);
         assert_eq!(
             head(400).class_of(&rules, br#"{"error":{"code":"context_length_exceeded"}}"#),
-            Class::TooLarge
+            AttemptClass::TooLarge
         );
-        assert_eq!(head(400).class_of(&rules, br#"{"error":{"code":7}}"#), Class::Success);
-        assert_eq!(head(200).class_of(&rules, b""), Class::Failure);
-        assert_eq!(head(200).class_of(&rules, b"{"), Class::Failure);
-        assert_eq!(head(200).class_of(&rules, b"{}"), Class::Success);
-        assert_eq!(head(418).class(&rules), Some(Class::Throttled));
-        assert_eq!(head(503).class(&rules), Some(Class::Failure));
+        assert_eq!(head(400).class_of(&rules, br#"{"error":{"code":7}}"#), AttemptClass::Success);
+        assert_eq!(head(200).class_of(&rules, b""), AttemptClass::Failure);
+        assert_eq!(head(200).class_of(&rules, b"{"), AttemptClass::Failure);
+        assert_eq!(head(200).class_of(&rules, b"{}"), AttemptClass::Success);
+        assert_eq!(head(418).class(&rules), Some(AttemptClass::Throttled));
+        assert_eq!(head(503).class(&rules), Some(AttemptClass::Failure));
     }
 
     #[test]
     fn a_refused_credential_is_ours_to_mend_only_when_it_is_ours() {
-        assert_eq!(head(401).class(&[]), Some(Class::Credential));
+        assert_eq!(head(401).class(&[]), Some(AttemptClass::Credential));
         let theirs = ResponseSignals { our_credential: false, ..head(401) };
-        assert_eq!(theirs.class(&[]), Some(Class::Success));
+        assert_eq!(theirs.class(&[]), Some(AttemptClass::Success));
     }
 }

@@ -18,7 +18,7 @@ use crate::clock;
 use crate::proxy::access_log::record::AttemptRecord;
 use crate::proxy::downstream::error::{Kind, Problem};
 use crate::proxy::request::context::{ProxyRequest, RetryTime};
-use crate::resilience::outcome::{Class, Outcome};
+use crate::resilience::outcome::{AttemptClass, Outcome};
 use crate::snapshot::Route;
 use crate::upstream::{Connection, DialError, PendingDial};
 
@@ -125,7 +125,7 @@ pub fn report_unreachable(
     selection.flight.give_back();
     candidate.endpoint.live.failed(took, now);
     candidate.provider.outcomes.iter().for_each(|samples| samples.record(true, None, now));
-    candidate.endpoint.attempts[Class::Unsent.index()].inc();
+    candidate.endpoint.attempts[AttemptClass::Unsent.index()].inc();
     let delay = |times| self_delay(route, candidate, times);
     request.attempts.end(selection.tier, selection.index, selection.credential, |times| {
         RetryTime::LastResort(now + delay(times))
@@ -150,7 +150,7 @@ fn detach(request: &mut ProxyRequest, route: &Route, dials: Vec<PendingConnect>)
         );
         let candidate = ProxyRequest::candidate(route, selection.tier, selection.index);
         let address = std::sync::Arc::clone(&candidate.endpoint);
-        address.attempts[Class::Unsent.index()].inc();
+        address.attempts[AttemptClass::Unsent.index()].inc();
         address.live.failed(took, clock::now());
         let samples = &candidate.provider.outcomes;
         samples.iter().for_each(|samples| samples.record(true, None, clock::now()));
@@ -178,7 +178,7 @@ fn record_unsent(
     request.record.attempts.push(AttemptRecord {
         to: std::sync::Arc::clone(&candidate.endpoint),
         credential: Some(selection.credential),
-        class: Class::Unsent,
+        class: AttemptClass::Unsent,
         status: 0,
         took,
         probe: selection.permit.is_probe(),

@@ -19,11 +19,11 @@ use super::select::select_endpoint;
 use super::select::{CandidateFilter, Selection};
 use super::send::attempt;
 use crate::clock;
-use crate::live::quota::usage_meter::Turn;
+use crate::live::quota::usage_meter::AttemptKind;
 use crate::proxy::access_log::record::AttemptRecord;
 use crate::proxy::downstream::timer::Timer;
 use crate::proxy::request::context::ProxyRequest;
-use crate::resilience::outcome::{Class, Reach};
+use crate::resilience::outcome::{AttemptClass, RetryScope};
 use crate::snapshot::Route;
 
 /// Where an attempt went, and when.
@@ -33,7 +33,7 @@ struct RacedAttempt {
     index: usize,
     credential: usize,
     began: Instant,
-    turn: Turn,
+    turn: AttemptKind,
 }
 
 /// What two attempts beside each other came to.
@@ -53,11 +53,11 @@ pub async fn attempt_or_hedge(
     selection: Box<Selection>,
 ) -> AttemptResult {
     let hedges = route.policy.hedge.is_some()
-        && selection.turn == Turn::First
+        && selection.turn == AttemptKind::First
         && request.upgrade.is_none()
         && !selection.permit.is_probe()
         && request.overrides.max_attempts != Some(1)
-        && retry_reach(request, Class::Failure) == Reach::Anywhere;
+        && retry_reach(request, AttemptClass::Failure) == RetryScope::Anywhere;
     match hedges {
         true => Box::pin(hedged(request, route, selection)).await,
         false => attempt(request, route, selection).await,
@@ -208,7 +208,7 @@ impl RacedAttempt {
         AttemptRecord {
             to: Arc::clone(&ProxyRequest::candidate(route, self.tier, self.index).endpoint),
             credential: Some(self.credential),
-            class: Class::Ignored,
+            class: AttemptClass::Ignored,
             status: 0,
             took: clock::since(self.began),
             probe: false,

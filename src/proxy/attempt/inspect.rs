@@ -35,7 +35,7 @@ use crate::proxy::downstream::error::{Kind, Problem};
 use crate::proxy::downstream::timer::Timer;
 use crate::proxy::request::context::ProxyRequest;
 use crate::proxy::response::resume::can_resume;
-use crate::resilience::outcome::{Class, Reach};
+use crate::resilience::outcome::{AttemptClass, RetryScope};
 use crate::snapshot::Route;
 use crate::stream::framing::StreamFormat;
 use crate::stream::reader::{StreamEnd, StreamReader};
@@ -50,7 +50,7 @@ pub enum AttemptResult {
     /// This goes to the application.
     Commit(Box<PendingResponse>),
     /// Another attempt may follow; if none does, this is the answer.
-    Failed(Class, LastResponse),
+    Failed(AttemptClass, LastResponse),
 }
 
 /// The answer, unless a better one comes.
@@ -141,9 +141,9 @@ fn event_reader(
     request: &ProxyRequest,
     route: &Route,
     answer: &ReceivedResponse,
-    class: Option<Class>,
+    class: Option<AttemptClass>,
 ) -> Option<(StreamFormat, Box<StreamReader>)> {
-    let format = answer.nature.events().filter(|_| class == Some(Class::Success))?;
+    let format = answer.nature.events().filter(|_| class == Some(AttemptClass::Success))?;
     let candidate = ProxyRequest::candidate(route, answer.selection.tier, answer.selection.index);
     let reading = Arc::clone(&candidate.interpreter);
     // A stream that is fetched and not asked for with a body is no model's answer.
@@ -168,7 +168,7 @@ fn prebuffer_limit(
     request: &ProxyRequest,
     route: &Route,
     answer: &ReceivedResponse,
-    class: Option<Class>,
+    class: Option<AttemptClass>,
 ) -> Option<PrebufferLimit> {
     let nature = answer.nature;
     let stream = &route.policy.stream;
@@ -180,7 +180,7 @@ fn prebuffer_limit(
     let hold = |until| Some(PrebufferLimit { until, within: stream.buffer });
     match class {
         None => hold(ReadUntil::End),
-        Some(Class::Success) => match stream.commit {
+        Some(AttemptClass::Success) => match stream.commit {
             Some(Commit::Complete) => hold(ReadUntil::End),
             Some(Commit::Headers) => None,
             None if nature.kind == content_type::MediaKind::Json => hold(ReadUntil::End),
@@ -197,10 +197,10 @@ fn prebuffer_limit(
 }
 
 /// Whether another attempt after this class is conceivable.
-fn retry_is_possible(request: &ProxyRequest, class: Class, selection: &Selection) -> bool {
+fn retry_is_possible(request: &ProxyRequest, class: AttemptClass, selection: &Selection) -> bool {
     let more = request.left_in(&request.route, selection.tier) > 0
         || selection.tier + 1 < request.route.tiers.len();
-    more && retry_reach(request, class) != Reach::Nowhere && request.body.may_go()
+    more && retry_reach(request, class) != RetryScope::Nowhere && request.body.may_go()
 }
 
 fn conclude(
@@ -297,7 +297,7 @@ fn cannot_continue(
         .clone();
     report_attempt(request, route, &mut answer.selection, report);
     let problem = Problem::new(Kind::BadAnswer, format!("{key}: it does not go on"));
-    AttemptResult::Failed(Class::Failure, LastResponse::Ours(problem))
+    AttemptResult::Failed(AttemptClass::Failure, LastResponse::Ours(problem))
 }
 
 fn switched(
@@ -305,7 +305,7 @@ fn switched(
     route: &Route,
     mut answer: ReceivedResponse,
 ) -> AttemptResult {
-    let report = AttemptReport::answered(Class::Success, 101, answer.took);
+    let report = AttemptReport::answered(AttemptClass::Success, 101, answer.took);
     report_attempt(request, route, &mut answer.selection, report);
     let ReceivedResponse { head, body, selection, limits, .. } = answer;
     let (usage_key, credential) = (selection.usage_key(), selection.credential);
@@ -334,7 +334,8 @@ fn body_failed(
         .clone();
     let (kind, what) = cut.words();
     let timed_out = matches!(kind, Kind::AnswerTimeout | Kind::Deadline);
-    let class = if report.class == Class::Success { Class::Failure } else { report.class };
+    let class =
+        if report.class == AttemptClass::Success { AttemptClass::Failure } else { report.class };
     let detail = format!("{key}: {what}");
     let took = clock::since(answer.selection.started);
     let report = AttemptReport { class, took, timed_out, error: Some(what), ..report };
@@ -387,7 +388,7 @@ pub fn ended_words(ended: StreamEnd) -> &'static str {
     }
 }
 
-fn ready(class: Class, answer: ReceivedResponse, body: PendingBody) -> AttemptResult {
+fn ready(class: AttemptClass, answer: ReceivedResponse, body: PendingBody) -> AttemptResult {
     let (usage_key, credential) = (answer.selection.usage_key(), answer.selection.credential);
     tried(
         class,
@@ -402,9 +403,9 @@ fn ready(class: Class, answer: ReceivedResponse, body: PendingBody) -> AttemptRe
     )
 }
 
-fn tried(class: Class, response: PendingResponse) -> AttemptResult {
+fn tried(class: AttemptClass, response: PendingResponse) -> AttemptResult {
     match class {
-        Class::Success | Class::Ignored => AttemptResult::Commit(Box::new(response)),
+        AttemptClass::Success | AttemptClass::Ignored => AttemptResult::Commit(Box::new(response)),
         class => AttemptResult::Failed(class, LastResponse::Theirs(Box::new(response))),
     }
 }

@@ -12,9 +12,9 @@ use super::report::UsageKey;
 use crate::cache::recorder::ResponseRecorder;
 use crate::cache::shared_body::BodyReader;
 use crate::live::buffers::Reservation;
-use crate::live::permit::{Afterwards, Flight};
-use crate::live::quota::provider_quota::Charge;
-use crate::live::quota::usage_meter::Turn;
+use crate::live::permit::{AttemptSlot, ReportedPermit};
+use crate::live::quota::provider_quota::QuotaCharge;
+use crate::live::quota::usage_meter::AttemptKind;
 use crate::proxy::response::stored::Replay;
 use crate::stream::framing::StreamFormat;
 use crate::stream::reader::StreamReader as EventReader;
@@ -42,7 +42,7 @@ pub enum PendingBody {
     Followed(BodyReader),
     /// 101: both sides speak another protocol from here on.
     Tunnel {
-        flight: Flight,
+        flight: AttemptSlot,
         rest: IncomingBody,
     },
 }
@@ -52,8 +52,8 @@ pub enum PendingBody {
 pub struct PendingStream {
     pub first: VecDeque<Frame<Bytes>>,
     pub rest: IncomingBody,
-    pub flight: Flight,
-    pub afterwards: Option<Afterwards>,
+    pub flight: AttemptSlot,
+    pub afterwards: Option<ReportedPermit>,
     pub room: Reservation,
     /// Of what has events.
     pub reader: Option<(StreamFormat, Box<EventReader>)>,
@@ -68,8 +68,12 @@ pub struct PendingStream {
 impl PendingResponse {
     /// One that no provider gave to this request.
     pub fn of_nobody(head: Parts, body: PendingBody) -> Box<PendingResponse> {
-        let usage_key =
-            UsageKey { tier: 0, index: 0, turn: Turn::First, charge: Charge::default() };
+        let usage_key = UsageKey {
+            tier: 0,
+            index: 0,
+            turn: AttemptKind::First,
+            charge: QuotaCharge::default(),
+        };
         Box::new(PendingResponse {
             head,
             body,

@@ -14,7 +14,7 @@ use crate::clock;
 use crate::live::buffers::Reservation;
 use crate::policy::sections::model::Buffer;
 use crate::proxy::downstream::timer::{Passed, Timer};
-use crate::resilience::outcome::Class;
+use crate::resilience::outcome::AttemptClass;
 use crate::stream::reader::{StreamEnd, StreamReader};
 use crate::upstream::{ExchangeError, IncomingBody};
 
@@ -63,7 +63,7 @@ pub enum Prebuffered {
     /// The beginning, to be followed by what the body still has.
     Part(VecDeque<Frame<Bytes>>),
     /// An event says that it failed; the event is among these frames.
-    Error(Class, VecDeque<Frame<Bytes>>),
+    Error(AttemptClass, VecDeque<Frame<Bytes>>),
     /// It broke, or nothing came for too long.
     Cut(PrebufferError),
 }
@@ -141,7 +141,7 @@ impl Got {
         &mut self,
         frame: Frame<Bytes>,
         reader: Option<&mut StreamReader>,
-    ) -> Result<(), Class> {
+    ) -> Result<(), AttemptClass> {
         if self.since.is_none() {
             self.since = Some(clock::now());
         }

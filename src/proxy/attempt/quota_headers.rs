@@ -19,13 +19,13 @@ use std::time::{Duration, SystemTime};
 use http::header::{DATE, HeaderMap, HeaderName, HeaderValue};
 
 use super::{content_type, quota_times};
-use crate::resilience::rate::reported_quota::{Refill, Report};
+use crate::resilience::rate::reported_quota::{QuotaReport, Refill};
 
 /// What is left, as far as the answer told.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct QuotaReports {
-    pub requests: Option<Report>,
-    pub tokens: Option<Report>,
+    pub requests: Option<QuotaReport>,
+    pub tokens: Option<QuotaReport>,
 }
 
 struct Names {
@@ -102,7 +102,7 @@ struct Reading<'a> {
 }
 
 impl Reading<'_> {
-    fn requests(&self) -> Option<Report> {
+    fn requests(&self) -> Option<QuotaReport> {
         self.report(&OPENAI[0], Refill::Bucket)
             .or_else(|| self.report(&ANTHROPIC[0], Refill::Bucket))
             .or_else(|| self.one())
@@ -110,11 +110,11 @@ impl Reading<'_> {
             .or_else(|| self.report(&GITHUB, Refill::Window))
     }
 
-    fn tokens(&self) -> Option<Report> {
+    fn tokens(&self) -> Option<QuotaReport> {
         self.report(&OPENAI[1], Refill::Bucket).or_else(|| self.tightest())
     }
 
-    fn report(&self, names: &Names, refill: Refill) -> Option<Report> {
+    fn report(&self, names: &Names, refill: Refill) -> Option<QuotaReport> {
         let remaining = self.number(&names.remaining)?;
         let limit = self.number(&names.limit).filter(|limit| *limit > 0.0);
         let reset = self.headers.get(&names.reset).and_then(text);
@@ -123,12 +123,12 @@ impl Reading<'_> {
         let reset = reset.or_else(|| {
             limit.is_none().then(|| content_type::retry_after(self.headers, || self.now)).flatten()
         });
-        Some(Report { limit, remaining, reset, refill })
+        Some(QuotaReport { limit, remaining, reset, refill })
     }
 
     /// Anthropic's tokens, all of them by the share that is left of the scarcest: a prompt that
     /// is larger than all output may be is not one too large.
-    fn tightest(&self) -> Option<Report> {
+    fn tightest(&self) -> Option<QuotaReport> {
         let [_, all, input, output] = &ANTHROPIC;
         let read = |names| {
             let report = self.report(names, Refill::Bucket)?;
@@ -145,12 +145,12 @@ impl Reading<'_> {
             |(limit, ..)| limit,
         );
         let remaining = limit * left;
-        Some(Report { limit: Some(limit), remaining, reset, refill: Refill::Bucket })
+        Some(QuotaReport { limit: Some(limit), remaining, reset, refill: Refill::Bucket })
     }
 
     /// The draft's one header: of its items about requests, the one with the least left.
-    fn one(&self) -> Option<Report> {
-        let report = |limit, remaining, reset: Option<f64>| Report {
+    fn one(&self) -> Option<QuotaReport> {
+        let report = |limit, remaining, reset: Option<f64>| QuotaReport {
             limit,
             remaining,
             reset: reset.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()),

@@ -19,14 +19,14 @@ fn read(lines: &[(&'static str, &str)]) -> QuotaReports {
     left(&headers, wall)
 }
 
-fn bucket(limit: f64, remaining: f64, millis: u64) -> Option<Report> {
+fn bucket(limit: f64, remaining: f64, millis: u64) -> Option<QuotaReport> {
     let reset = Some(Duration::from_millis(millis));
-    Some(Report { limit: Some(limit), remaining, reset, refill: Refill::Bucket })
+    Some(QuotaReport { limit: Some(limit), remaining, reset, refill: Refill::Bucket })
 }
 
-fn window(limit: f64, remaining: f64, seconds: u64) -> Option<Report> {
+fn window(limit: f64, remaining: f64, seconds: u64) -> Option<QuotaReport> {
     let report = bucket(limit, remaining, seconds * 1_000);
-    report.map(|report| Report { refill: Refill::Window, ..report })
+    report.map(|report| QuotaReport { refill: Refill::Window, ..report })
 }
 
 #[test]
@@ -57,7 +57,7 @@ fn groq_tells_of_a_day() {
 fn azure_tells_what_remains_and_sometimes_when() {
     let bare = |remaining, seconds: Option<u64>| {
         let reset = seconds.map(Duration::from_secs);
-        Some(Report { limit: None, remaining, reset, refill: Refill::Bucket })
+        Some(QuotaReport { limit: None, remaining, reset, refill: Refill::Bucket })
     };
     let remaining =
         [("x-ratelimit-remaining-requests", "79"), ("x-ratelimit-remaining-tokens", "61353")];
@@ -189,7 +189,8 @@ fn garbage_is_not_there() {
             ("x-ratelimit-limit-requests", garbage),
             ("x-ratelimit-reset-requests", garbage),
         ]);
-        let expected = Report { limit: None, remaining: 3.0, reset: None, refill: Refill::Bucket };
+        let expected =
+            QuotaReport { limit: None, remaining: 3.0, reset: None, refill: Refill::Bucket };
         assert_eq!(left.requests, Some(expected), "{garbage}");
     }
     assert_eq!(read(&[("retry-after", "3"), ("x-ratelimit-limit", "5")]), QuotaReports::default());

@@ -10,20 +10,20 @@ use super::inspect::{AttemptResult, LastResponse};
 use super::pending_response::PendingResponse;
 use super::select::Selection;
 use crate::clock;
-use crate::live::permit::Afterwards;
-use crate::live::quota::provider_quota::Charge;
-use crate::live::quota::usage_meter::Turn;
+use crate::live::permit::ReportedPermit;
+use crate::live::quota::provider_quota::QuotaCharge;
+use crate::live::quota::usage_meter::AttemptKind;
 use crate::proxy::access_log::record::{AccessRecord, AttemptRecord};
 use crate::proxy::downstream::error::{Kind, Problem};
 use crate::proxy::request::context::{ProxyRequest, RetryTime};
-use crate::resilience::outcome::{Class, Outcome};
+use crate::resilience::outcome::{AttemptClass, Outcome};
 use crate::snapshot::{EndpointCandidate, Route};
 use crate::stream::interpret::TokenUsage;
 
 /// What an attempt taught.
 #[derive(Debug)]
 pub struct AttemptReport {
-    pub class: Class,
+    pub class: AttemptClass,
     pub status: u16,
     pub took: Duration,
     pub retry_after: Option<Duration>,
@@ -39,7 +39,7 @@ pub fn report_failure(
     problem: Problem,
 ) -> AttemptResult {
     let ours = matches!(problem.kind, Kind::RequestBroken | Kind::RequestTimeout);
-    let class = if ours { Class::Ignored } else { Class::Failure };
+    let class = if ours { AttemptClass::Ignored } else { AttemptClass::Failure };
     let report = AttemptReport {
         timed_out: problem.kind == Kind::AnswerTimeout,
         error: Some(problem.detail.clone()),
@@ -55,7 +55,7 @@ pub fn report_attempt(
     route: &Route,
     selection: &mut Selection,
     report: AttemptReport,
-) -> Option<Afterwards> {
+) -> Option<ReportedPermit> {
     let now = clock::now();
     let candidate = ProxyRequest::candidate(route, selection.tier, selection.index);
     let AttemptReport { class, status, took, retry_after, timed_out, error } = report;
@@ -63,12 +63,14 @@ pub fn report_attempt(
     hold(request, route, selection, class, status, retry_after, now);
     let afterwards = selection.permit.report(class.outcome(), took, now);
     teach(candidate, selection, class, took, now);
-    if let Some(samples) = candidate.provider.outcomes.as_ref().filter(|_| class != Class::Ignored)
+    if let Some(samples) =
+        candidate.provider.outcomes.as_ref().filter(|_| class != AttemptClass::Ignored)
     {
-        let bad = matches!(class, Class::Failure | Class::Unsent | Class::Throttled);
+        let bad =
+            matches!(class, AttemptClass::Failure | AttemptClass::Unsent | AttemptClass::Throttled);
         samples.record(bad, (status > 0 || timed_out).then_some(took), now);
     }
-    if let (Class::Success, Some(session)) = (class, &request.session) {
+    if let (AttemptClass::Success, Some(session)) = (class, &request.session) {
         route.live.stick(session, candidate.endpoint.live.id, now);
     }
     candidate.endpoint.attempts[class.index()].inc();
@@ -79,7 +81,13 @@ pub fn report_attempt(
         request.attempts.late.push((selection.tier, selection.index));
     }
     let never = timed_out
-        || matches!(class, Class::Success | Class::Ignored | Class::Credential | Class::TooLarge);
+        || matches!(
+            class,
+            AttemptClass::Success
+                | AttemptClass::Ignored
+                | AttemptClass::Credential
+                | AttemptClass::TooLarge
+        );
     let again = |times| match never {
         true => RetryTime::Never,
         false => RetryTime::At(now + self_delay(route, candidate, times)),
@@ -120,7 +128,7 @@ fn hold(
     request: &ProxyRequest,
     route: &Route,
     selection: &Selection,
-    class: Class,
+    class: AttemptClass,
     status: u16,
     retry_after: Option<Duration>,
     now: Instant,
@@ -128,7 +136,7 @@ fn hold(
     let candidate = ProxyRequest::candidate(route, selection.tier, selection.index);
     let Some(hold) = selection.permit.hold() else { return };
     match class {
-        Class::Throttled => {
+        AttemptClass::Throttled => {
             let respected = request.retry(route).respect_retry_after;
             let until = hold.throttled(retry_after.filter(|_| respected), now);
             candidate.endpoint.holds.inc();
@@ -140,7 +148,7 @@ fn hold(
                 "held: the provider asked to wait"
             );
         }
-        Class::Credential => {
+        AttemptClass::Credential => {
             let alone = route.tiers.len() == 1
                 && route.tiers[0].candidates.len() == 1
                 && candidate.endpoint.credential_count() <= 1;
@@ -168,7 +176,7 @@ pub fn settle(request: &mut ProxyRequest, usage_key: UsageKey, tokens: TokenUsag
 fn teach(
     candidate: &EndpointCandidate,
     selection: &Selection,
-    class: Class,
+    class: AttemptClass,
     took: Duration,
     now: Instant,
 ) {
@@ -176,7 +184,7 @@ fn teach(
     match class.outcome() {
         Outcome::Failure | Outcome::Throttled => live.failed(took, now),
         Outcome::Success if selection.permit.is_probe() => live.recovered(took, now),
-        Outcome::Success if class == Class::Success => live.answered(took, now),
+        Outcome::Success if class == AttemptClass::Success => live.answered(took, now),
         Outcome::Success | Outcome::Ignored => {}
     }
     if class.outcome() != Outcome::Ignored {
@@ -189,8 +197,8 @@ fn teach(
 pub struct UsageKey {
     pub tier: usize,
     pub index: usize,
-    pub turn: Turn,
-    pub charge: Charge,
+    pub turn: AttemptKind,
+    pub charge: QuotaCharge,
 }
 
 impl UsageKey {
@@ -209,7 +217,7 @@ impl UsageKey {
         candidate.provider.live.settle(self.charge, (tokens.0 + tokens.1) as f64);
         let price = candidate.provider.policy.price.as_ref();
         let cost = candidate.usage_meter.settle(model, self.turn, tokens, price);
-        if let Some(cost) = cost.filter(|_| self.turn != Turn::First) {
+        if let Some(cost) = cost.filter(|_| self.turn != AttemptKind::First) {
             route.live.spent(cost, clock::now());
         }
         record.took(tokens, cost);
@@ -219,10 +227,10 @@ impl UsageKey {
 impl AttemptReport {
     /// The answer goes to the application.
     pub fn commits(&self) -> bool {
-        matches!(self.class, Class::Success | Class::Ignored)
+        matches!(self.class, AttemptClass::Success | AttemptClass::Ignored)
     }
 
-    pub fn answered(class: Class, status: u16, took: Duration) -> AttemptReport {
+    pub fn answered(class: AttemptClass, status: u16, took: Duration) -> AttemptReport {
         AttemptReport { class, status, took, retry_after: None, timed_out: false, error: None }
     }
 }

@@ -21,7 +21,7 @@ use crate::clock;
 use crate::proxy::downstream::error::Kind;
 use crate::proxy::request::context::{ProxyRequest, RetryDenied, RetryTime};
 use crate::proxy::response::resume::can_continue;
-use crate::resilience::outcome::{Class, Reach, reach};
+use crate::resilience::outcome::{AttemptClass, RetryScope, retry_scope};
 use crate::snapshot::{EndpointCandidate, Route};
 
 /// What a look at the tiers gave.
@@ -43,7 +43,7 @@ enum NextStep {
 pub async fn next_attempt(
     request: &mut ProxyRequest,
     route: &Route,
-    after: Option<Class>,
+    after: Option<AttemptClass>,
 ) -> Result<Box<Selection>, RetryDenied> {
     if let Some(class) = after {
         check_retry(request, route, class)?;
@@ -80,10 +80,10 @@ pub async fn next_attempt(
 
 /// Leave for another attempt while one is still connecting; never waits.
 pub fn next_attempt_now(request: &mut ProxyRequest, route: &Route) -> Option<Box<Selection>> {
-    check_retry(request, route, Class::Unsent).ok()?;
-    match next_step(request, route, Some(Class::Unsent), false, clock::now()) {
+    check_retry(request, route, AttemptClass::Unsent).ok()?;
+    match next_step(request, route, Some(AttemptClass::Unsent), false, clock::now()) {
         NextStep::Take(selection) => {
-            spend_budget(route, Some(Class::Unsent)).ok().map(|()| selection)
+            spend_budget(route, Some(AttemptClass::Unsent)).ok().map(|()| selection)
         }
         _ => None,
     }
@@ -96,8 +96,8 @@ pub fn another_attempt_is_possible(
     route: &Route,
     selection: &Selection,
 ) -> bool {
-    let reach = retry_reach(request, Class::Failure);
-    if reach == Reach::Nowhere || !request.body.may_go() {
+    let retry_scope = retry_reach(request, AttemptClass::Failure);
+    if retry_scope == RetryScope::Nowhere || !request.body.may_go() {
         return false;
     }
     let here = ProxyRequest::candidate(route, selection.tier, selection.index);
@@ -105,7 +105,8 @@ pub fn another_attempt_is_possible(
         let candidates = route.tiers[tier].candidates.iter().enumerate();
         candidates.filter(move |(i, c)| {
             let same = (tier, *i) == (selection.tier, selection.index);
-            let allowed = reach == Reach::Anywhere || provider_id(c) == provider_id(here);
+            let allowed =
+                retry_scope == RetryScope::Anywhere || provider_id(c) == provider_id(here);
             allowed && !same && is_eligible(request, tier, *i, c)
         })
     };
@@ -113,7 +114,7 @@ pub fn another_attempt_is_possible(
         request.left_in(route, selection.tier) > 0 && others(selection.tier).next().is_some();
     let below = selection.tier + 1..route.tiers.len();
     in_tier
-        || (falls_back(route, Class::Failure)
+        || (falls_back(route, AttemptClass::Failure)
             && below.into_iter().any(|t| others(t).next().is_some()))
 }
 
@@ -134,24 +135,28 @@ pub fn is_eligible(
     !(late || other || spent) && can_continue(request, candidate)
 }
 
-pub fn retry_reach(request: &ProxyRequest, class: Class) -> Reach {
+pub fn retry_reach(request: &ProxyRequest, class: AttemptClass) -> RetryScope {
     if request.partial.is_some() {
         // The policy says so (`on_cut: continue`): it is no repeat.
-        return Reach::Anywhere;
+        return RetryScope::Anywhere;
     }
-    reach(request.idempotence, request.is_idempotent_method(), request.has_key(), class)
+    retry_scope(request.idempotence, request.is_idempotent_method(), request.has_key(), class)
 }
 
-fn check_retry(request: &mut ProxyRequest, route: &Route, class: Class) -> Result<(), RetryDenied> {
+fn check_retry(
+    request: &mut ProxyRequest,
+    route: &Route,
+    class: AttemptClass,
+) -> Result<(), RetryDenied> {
     let kind = RetryDenied::after(class);
     match retry_reach(request, class) {
-        Reach::Nowhere => return Err(RetryDenied::new("may_have_been_processed", kind)),
-        Reach::SameProvider => {
+        RetryScope::Nowhere => return Err(RetryDenied::new("may_have_been_processed", kind)),
+        RetryScope::SameProvider => {
             let last = request.attempts.asked.last();
             let last = last.map(|a| provider_id(ProxyRequest::candidate(route, a.tier, a.index)));
             request.attempts.only = request.attempts.only.or(last);
         }
-        Reach::Anywhere => {}
+        RetryScope::Anywhere => {}
     }
     if !request.body.may_go() {
         return Err(RetryDenied::new("body_went_once", kind));
@@ -168,7 +173,7 @@ fn check_retry(request: &mut ProxyRequest, route: &Route, class: Class) -> Resul
     Ok(())
 }
 
-fn spend_budget(route: &Route, after: Option<Class>) -> Result<(), RetryDenied> {
+fn spend_budget(route: &Route, after: Option<AttemptClass>) -> Result<(), RetryDenied> {
     let Some(class) = after else { return Ok(()) };
     if is_paid(class) && !route.live.repeat(clock::now()) {
         return Err(RetryDenied::new("budget", RetryDenied::after(class)));
@@ -177,15 +182,15 @@ fn spend_budget(route: &Route, after: Option<Class>) -> Result<(), RetryDenied> 
     Ok(())
 }
 
-fn retries_in_tier(request: &ProxyRequest, route: &Route, class: Class) -> bool {
+fn retries_in_tier(request: &ProxyRequest, route: &Route, class: AttemptClass) -> bool {
     match class {
-        Class::Credential => true,
-        Class::TooLarge => false,
+        AttemptClass::Credential => true,
+        AttemptClass::TooLarge => false,
         class => request.retry(route).retry_on.contains(class),
     }
 }
 
-fn falls_back(route: &Route, class: Class) -> bool {
+fn falls_back(route: &Route, class: AttemptClass) -> bool {
     route.policy.fallback_on.contains(class)
 }
 
@@ -193,7 +198,7 @@ fn falls_back(route: &Route, class: Class) -> bool {
 fn next_step(
     request: &mut ProxyRequest,
     route: &Route,
-    after: Option<Class>,
+    after: Option<AttemptClass>,
     may_wait: bool,
     now: Instant,
 ) -> NextStep {
@@ -221,7 +226,7 @@ fn move_to_next_tier(request: &mut ProxyRequest) {
     request.attempts.down_to(request.attempts.tier + 1);
 }
 
-fn has_next_tier(request: &ProxyRequest, route: &Route, after: Option<Class>) -> bool {
+fn has_next_tier(request: &ProxyRequest, route: &Route, after: Option<AttemptClass>) -> bool {
     let allowed = after.is_none_or(|class| falls_back(route, class));
     allowed && request.attempts.tier + 1 < route.tiers.len()
 }
@@ -229,7 +234,7 @@ fn has_next_tier(request: &ProxyRequest, route: &Route, after: Option<Class>) ->
 fn select_in_tier(
     request: &ProxyRequest,
     route: &Route,
-    after: Option<Class>,
+    after: Option<AttemptClass>,
     below: bool,
     now: Instant,
 ) -> Result<Box<Selection>, Unavailable> {
@@ -300,7 +305,7 @@ fn plan_wait(
 fn deny(
     request: &ProxyRequest,
     route: &Route,
-    after: Option<Class>,
+    after: Option<AttemptClass>,
     blocked: Unavailable,
 ) -> RetryDenied {
     let kind = match after {
@@ -336,7 +341,7 @@ fn deny(
 async fn wait(
     request: &mut ProxyRequest,
     route: &Route,
-    after: Option<Class>,
+    after: Option<AttemptClass>,
     until: Instant,
     shared: bool,
 ) -> Result<(), RetryDenied> {
@@ -358,6 +363,6 @@ async fn wait(
 }
 
 /// POLICY.md: moves for `credential` and `too_large` are free.
-fn is_paid(class: Class) -> bool {
-    matches!(class, Class::Unsent | Class::Failure | Class::Throttled)
+fn is_paid(class: AttemptClass) -> bool {
+    matches!(class, AttemptClass::Unsent | AttemptClass::Failure | AttemptClass::Throttled)
 }

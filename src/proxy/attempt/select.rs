@@ -11,13 +11,13 @@ use std::time::{Duration, Instant};
 use super::report::UsageKey;
 use super::wait::has_turn;
 use crate::clock;
-use crate::live::permit::{Flight, Permit};
-use crate::live::provider::Lack;
-use crate::live::quota::usage_meter::Turn;
+use crate::live::permit::{AttemptSlot, Permit};
+use crate::live::provider::NoCapacity;
+use crate::live::quota::usage_meter::AttemptKind;
 use crate::proxy::request::context::{Circuits, ProxyRequest, RetryTime};
 use crate::proxy::response::resume::can_continue;
 use crate::resilience::balance::balancer;
-use crate::resilience::breaker::{Rejection, Why};
+use crate::resilience::breaker::{RejectReason, Rejection};
 use crate::snapshot::{Circuit, EndpointCandidate, Route};
 
 /// More candidates than this in one tier are not looked at (`policy` bounds them lower).
@@ -29,9 +29,9 @@ pub struct Selection {
     pub tier: usize,
     pub index: usize,
     pub credential: usize,
-    pub turn: Turn,
+    pub turn: AttemptKind,
     pub permit: Permit,
-    pub flight: Flight,
+    pub flight: AttemptSlot,
     pub started: Instant,
 }
 
@@ -140,7 +140,7 @@ fn balance(
     seen.clear();
     seen.extend(candidates.iter().zip(circuits).take(CANDIDATES).map(|(candidate, circuit)| {
         let address = &candidate.endpoint;
-        balancer::Candidate {
+        balancer::BalancerCandidate {
             share: candidate.share,
             latency: address.live.latency(now),
             pending: address.live.pending(),
@@ -296,7 +296,7 @@ fn reserve(
     };
     let credential = candidate.endpoint.next_credential(free).ok_or_else(Unavailable::default)?;
     let live = &candidate.provider.live;
-    let mut flight = Flight::begin(live, &candidate.endpoint.live, request.tokens, now)
+    let mut flight = AttemptSlot::begin(live, &candidate.endpoint.live, request.tokens, now)
         .map_err(Unavailable::lacking)?;
     let hold = &circuit.holds[credential];
     let admitted = hold.admit(now).map_err(|wait| Unavailable {
@@ -343,19 +343,21 @@ impl Unavailable {
         Unavailable { wait: Some(wait), shared: Some(wait), ..Unavailable::default() }
     }
 
-    fn lacking(lack: Lack) -> Unavailable {
+    fn lacking(lack: NoCapacity) -> Unavailable {
         match lack {
-            Lack::Room => Unavailable { room: true, ..Unavailable::default() },
-            Lack::Rate(wait) => Unavailable::shared(wait),
+            NoCapacity::Room => Unavailable { room: true, ..Unavailable::default() },
+            NoCapacity::Rate(wait) => Unavailable::shared(wait),
         }
     }
 
     fn by(rejection: Rejection) -> Unavailable {
         match rejection.why {
-            Why::Ramp => Unavailable::shared(rejection.retry_after),
+            RejectReason::Ramp => Unavailable::shared(rejection.retry_after),
             // Worth a moment where nobody else can be asked.
-            Why::Lease => Unavailable { guess: true, ..Unavailable::shared(rejection.retry_after) },
-            Why::Open | Why::HalfOpen => {
+            RejectReason::Lease => {
+                Unavailable { guess: true, ..Unavailable::shared(rejection.retry_after) }
+            }
+            RejectReason::Open | RejectReason::HalfOpen => {
                 Unavailable { open: Some(rejection.retry_after), ..Unavailable::default() }
             }
         }

@@ -24,7 +24,7 @@ use crate::proxy::downstream::error::{Kind, Problem};
 use crate::proxy::request::context::ProxyRequest;
 use crate::proxy::request::headers;
 use crate::proxy::request::rewrite;
-use crate::resilience::outcome::Class;
+use crate::resilience::outcome::AttemptClass;
 use crate::snapshot::{EndpointCandidate, Route};
 use crate::upstream::{
     Connection, DialError, ExchangeError, IncomingBody, OutgoingRequest, SendError,
@@ -49,7 +49,10 @@ pub async fn attempt(
                     connection
                 }
                 Err(problem) => {
-                    return AttemptResult::Failed(Class::Unsent, LastResponse::Ours(problem));
+                    return AttemptResult::Failed(
+                        AttemptClass::Unsent,
+                        LastResponse::Ours(problem),
+                    );
                 }
             },
         };
@@ -76,7 +79,7 @@ async fn send(
     let (target, mut outgoing) = match build_outgoing(request, route, candidate) {
         Ok(built) => built,
         Err(problem) => {
-            return Ok(AttemptResult::Failed(Class::Ignored, LastResponse::Ours(problem)));
+            return Ok(AttemptResult::Failed(AttemptClass::Ignored, LastResponse::Ours(problem)));
         }
     };
     let cut = another_attempt_is_possible(request, route, &selection);
@@ -128,7 +131,7 @@ fn closed_at_once(
     let candidate = ProxyRequest::candidate(route, selection.tier, selection.index);
     let error = DialError::closed(&candidate.endpoint.policy.url.host, peer);
     let problem = report_unreachable(request, route, selection, &error);
-    AttemptResult::Failed(Class::Unsent, LastResponse::Ours(problem))
+    AttemptResult::Failed(AttemptClass::Unsent, LastResponse::Ours(problem))
 }
 
 /// The request's target and body as the provider wants them.

@@ -13,12 +13,12 @@ use super::select::check_provider;
 use super::select::circuits_key;
 use super::select::{CandidateFilter, Unavailable};
 use crate::clock;
-use crate::live::provider::{Lack, ProviderLive};
-use crate::live::queue::wait_queue::{Call, Saw};
+use crate::live::provider::{NoCapacity, ProviderLive};
+use crate::live::queue::wait_queue::{DispatchResult, WakeReason};
 use crate::proxy::downstream::error::Kind;
 use crate::proxy::request::context::{ProxyRequest, RetryDenied};
-use crate::resilience::queue::wait_queue::{Entry, Line, Refusal};
-use crate::resilience::queue::waiters::Full;
+use crate::resilience::queue::wait_queue::{GroupKey, QueueEntry, QueueRejection};
+use crate::resilience::queue::waiters::QueueFull;
 use crate::snapshot::{EndpointCandidate, Route, RouteQueue};
 
 /// Looks on end at what seemed to be usable and was not: two that look at once take it from each other.
@@ -81,7 +81,7 @@ pub async fn wait_in_queue(
     let called = wait_for_call(request, route, until).await;
     let Some(place) = &request.place else { return WaitOutcome::Look };
     match called {
-        Some(Call::Displaced) => {
+        Some(WakeReason::Displaced) => {
             abandon_wait(request);
             let detail = "a request of a higher class, or of a flow with fewer, took its place";
             return WaitOutcome::Shed(shed(
@@ -93,7 +93,7 @@ pub async fn wait_in_queue(
                 detail,
             ));
         }
-        Some(Call::Look) => {}
+        Some(WakeReason::Look) => {}
         None => place.due(clock::now()),
     }
     request.turns = place.turns();
@@ -101,7 +101,11 @@ pub async fn wait_in_queue(
 }
 
 /// Until the lane calls, a connection of this worker is free, or the time has come.
-async fn wait_for_call(request: &ProxyRequest, route: &Route, until: Instant) -> Option<Call> {
+async fn wait_for_call(
+    request: &ProxyRequest,
+    route: &Route,
+    until: Instant,
+) -> Option<WakeReason> {
     let place = request.place.as_ref()?;
     let until = place.next_look().map_or(until, |look| look.min(until));
     let pools = &request.worker.pools;
@@ -135,13 +139,13 @@ fn enter_queue(
     let mut providers: Vec<u32> = tier.iter().enumerate().filter_map(asked).collect();
     providers.sort_unstable();
     providers.dedup();
-    let line = Line {
+    let line = GroupKey {
         queue: queue.live.id,
         providers: providers.into(),
         circuits: circuits_key(request, route, request.attempts.tier),
     };
     let (class, flow, bytes) = (request.class, request.flow, request.body.len());
-    let entry = Entry { line, class, flow, bytes, arrived: request.body.taken(), until };
+    let entry = QueueEntry { line, class, flow, bytes, arrived: request.body.taken(), until };
     match request.worker.live.lanes.enter(&queue.live, entry, now) {
         Ok(place) => {
             request.turns = place.turns();
@@ -156,19 +160,19 @@ fn queue_rejected(
     request: &ProxyRequest,
     route: &Route,
     queue: &RouteQueue,
-    refusal: Refusal,
+    refusal: QueueRejection,
 ) -> RetryDenied {
     let name = &queue.policy.name;
     match refusal {
-        Refusal::Full(Full::Queue) => {
+        QueueRejection::Full(QueueFull::Queue) => {
             let detail = format!("queue `{name}` is full");
             shed(request, route, queue, Kind::QueueFull, "full", &detail)
         }
-        Refusal::Full(Full::Flow) => {
+        QueueRejection::Full(QueueFull::Flow) => {
             let detail = format!("queue `{name}` is full, and this flow has its share of it");
             shed(request, route, queue, Kind::QueueShare, "share", &detail)
         }
-        Refusal::Late(wait) => {
+        QueueRejection::Late(wait) => {
             let detail = format!("queue `{name}`: it would wait for {wait:.1?}, which is too long");
             shed(request, route, queue, Kind::QueueLate, "late", &detail)
         }
@@ -224,15 +228,15 @@ fn observe_provider(
     provider: u32,
     after: bool,
     now: Instant,
-) -> Option<Saw> {
+) -> Option<DispatchResult> {
     let tier = request.attempts.tier;
     let of = |c: &&EndpointCandidate| c.provider.live.id() == provider;
     let Some(candidate) = route.tiers[tier].candidates.iter().find(of) else {
-        return Some(Saw::NotForMe);
+        return Some(DispatchResult::NotForMe);
     };
     match candidate.provider.live.check(request.tokens, now) {
-        Err(Lack::Room) => return Some(Saw::Full),
-        Err(Lack::Rate(wait)) => return Some(Saw::Paced(now + wait)),
+        Err(NoCapacity::Room) => return Some(DispatchResult::Full),
+        Err(NoCapacity::Rate(wait)) => return Some(DispatchResult::Paced(now + wait)),
         Ok(()) => {}
     }
     let mut blocked = Unavailable::default();
@@ -246,10 +250,10 @@ fn observe_provider(
     }
     let paused = route.queue.as_ref().is_some_and(|queue| queue.live.is_paused());
     Some(match [blocked.shared, blocked.open].into_iter().flatten().min() {
-        _ if paused => Saw::Full,
-        Some(wait) => Saw::Closed(now + wait),
+        _ if paused => DispatchResult::Full,
+        Some(wait) => DispatchResult::Closed(now + wait),
         // A hand will undo it, and tell.
-        None if blocked.drained => Saw::Closed(now + Duration::from_secs(3600)),
-        None => Saw::NotForMe,
+        None if blocked.drained => DispatchResult::Closed(now + Duration::from_secs(3600)),
+        None => DispatchResult::NotForMe,
     })
 }

@@ -32,7 +32,7 @@ use crate::proxy::handler::{run, run_as_it_is};
 use crate::proxy::request::context::{Attempts, ProxyRequest};
 use crate::proxy::request::headers;
 use crate::proxy::response::cache_status;
-use crate::resilience::outcome::Class;
+use crate::resilience::outcome::AttemptClass;
 use crate::snapshot::{Route, RouteCache};
 
 /// How long nobody waits for another's answer where the last could not be shared.
@@ -361,7 +361,7 @@ fn draft(
     let (life, selecting) = match &cache.policy.store {
         Keeps::Http => {
             // A good status, and a failure by what it says.
-            if status.is_success() && told.class != Class::Success {
+            if status.is_success() && told.class != AttemptClass::Success {
                 return None;
             }
             let received = received(status, &headers, asked);
@@ -369,7 +369,7 @@ fn draft(
             (life, VariantKey::of(&request.headers, &headers, &cache.live.secret)?)
         }
         Keeps::Always { ttl, .. } => {
-            if status != StatusCode::OK || told.class != Class::Success {
+            if status != StatusCode::OK || told.class != AttemptClass::Success {
                 return None;
             }
             let life = Freshness::fixed(clock::now(), *ttl, windows(cache));

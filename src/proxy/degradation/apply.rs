@@ -20,14 +20,14 @@ use http::header::HeaderName;
 use super::effects::DegradationEffects;
 use crate::cache::entry::CachedResponse;
 use crate::clock;
-use crate::live::degradation::episode::{Episode, Touch};
+use crate::live::degradation::episode::{ActionKind, Episode};
 use crate::policy::sections::model::{Action, Reduction, Respond};
 use crate::proxy::attempt::pending_response::PendingResponse;
 use crate::proxy::caching::lookup;
 use crate::proxy::downstream::error::{Kind, Problem};
 use crate::proxy::request::context::ProxyRequest;
 use crate::proxy::response::static_response;
-use crate::resilience::breaker::Mode;
+use crate::resilience::breaker::EnforcementMode;
 use crate::snapshot::{Route, RouteMode};
 
 /// RFC 9421: what it covers may not change.
@@ -136,10 +136,10 @@ fn count_shadow(request: &ProxyRequest, mode: &InForce<'_>) {
     }
     let reduces = actions.iter().any(|action| matches!(action, Action::Reduce(_)));
     if reduces {
-        live.touch(&mode.episode, Touch::Reduce, true);
+        live.touch(&mode.episode, ActionKind::Reduce, true);
     }
     if mode.of.alternate.is_some() {
-        live.touch(&mode.episode, Touch::Use, !reduces);
+        live.touch(&mode.episode, ActionKind::Use, !reduces);
     }
 }
 
@@ -178,14 +178,14 @@ fn change(request: &mut ProxyRequest, modes: &[InForce<'_>]) {
     for mode in modes.iter().filter(|mode| !mode.is_shadow()) {
         for action in &mode.of.mode.policy.actions {
             if let Action::Reduce(reduction) = action {
-                request.record.touch(mode, Touch::Reduce);
+                request.record.touch(mode, ActionKind::Reduce);
                 reduce(request, reduction);
             }
         }
         instead = mode.of.alternate.as_ref().map(|route| (mode, route)).or(instead);
     }
     if let Some((mode, route)) = instead {
-        request.record.touch(mode, Touch::Use);
+        request.record.touch(mode, ActionKind::Use);
         note_need(request, clock::now());
         request.route = Arc::clone(route);
         // Whoever is asked now may know the model by another name.
@@ -233,23 +233,23 @@ fn note_need(request: &mut ProxyRequest, now: Instant) {
 
 impl InForce<'_> {
     fn is_shadow(&self) -> bool {
-        self.of.mode.policy.mode == Mode::Shadow
+        self.of.mode.policy.mode == EnforcementMode::Shadow
     }
 }
 
 impl Answer<'_> {
-    fn touch(&self) -> Touch {
+    fn touch(&self) -> ActionKind {
         match self {
-            Answer::Stale(_) => Touch::ServeStale,
-            Answer::Shed => Touch::Shed,
-            Answer::Respond(_) => Touch::Respond,
+            Answer::Stale(_) => ActionKind::ServeStale,
+            Answer::Shed => ActionKind::Shed,
+            Answer::Respond(_) => ActionKind::Respond,
         }
     }
 }
 
 impl DegradationEffects {
     /// What was done to a request, by a mode.
-    fn has(&self, mode: &InForce<'_>, what: Option<Touch>) -> bool {
+    fn has(&self, mode: &InForce<'_>, what: Option<ActionKind>) -> bool {
         let cell = &mode.of.mode.live;
         self.by.iter().any(|(known, _, done)| {
             Arc::ptr_eq(known, cell) && what.is_none_or(|what| what == *done)
@@ -257,7 +257,7 @@ impl DegradationEffects {
     }
 
     /// Notes and counts that a mode does something to it.
-    pub fn note(&mut self, mode: &InForce<'_>, what: Touch) {
+    pub fn note(&mut self, mode: &InForce<'_>, what: ActionKind) {
         if !self.has(mode, Some(what)) {
             let cell = &mode.of.mode.live;
             if !self.held_back {

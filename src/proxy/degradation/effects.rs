@@ -7,7 +7,7 @@ use http::HeaderMap;
 use http::header::{HeaderName, HeaderValue};
 
 use super::apply::InForce;
-use crate::live::degradation::episode::{Episode, Touch};
+use crate::live::degradation::episode::{ActionKind, Episode};
 use crate::live::degradation::mode::ModeCell;
 use crate::proxy::access_log::json::{key, plain, text};
 use crate::proxy::access_log::record::AccessRecord;
@@ -18,7 +18,7 @@ pub const DEGRADED: HeaderName = HeaderName::from_static("outrigger-degraded");
 /// What modes did to a request.
 #[derive(Debug, Default)]
 pub struct DegradationEffects {
-    pub by: Vec<(Arc<ModeCell>, Arc<Episode>, Touch)>,
+    pub by: Vec<(Arc<ModeCell>, Arc<Episode>, ActionKind)>,
     /// As the answer told it.
     pub request_id: Option<String>,
     /// The body was not kept whole, or is no JSON: it was not changed.
@@ -34,7 +34,7 @@ impl AccessRecord {
         self.effects.get_or_insert_default()
     }
 
-    pub fn touch(&mut self, mode: &InForce<'_>, what: Touch) {
+    pub fn touch(&mut self, mode: &InForce<'_>, what: ActionKind) {
         self.effects_mut().note(mode, what);
     }
 
@@ -68,7 +68,9 @@ impl DegradationEffects {
     /// It was answered, whole, with this status.
     pub fn answered(&self, status: u16) {
         let good = (200..500).contains(&status) && status != 429;
-        let gave = |what: Touch| matches!(what, Touch::Use | Touch::ServeStale | Touch::Respond);
+        let gave = |what: ActionKind| {
+            matches!(what, ActionKind::Use | ActionKind::ServeStale | ActionKind::Respond)
+        };
         if good && self.in_need {
             let last = self.by.iter().rfind(|(_, _, what)| gave(*what));
             last.iter().for_each(|(_, episode, _)| episode.avoided());

@@ -15,7 +15,7 @@ use crate::clock;
 use crate::json::scan::PointerMatches;
 use crate::live::Live;
 use crate::policy::sections::model::LogFormat;
-use crate::resilience::balance::balancer::Candidate;
+use crate::resilience::balance::balancer::BalancerCandidate;
 use crate::snapshot::{CurrentSnapshot, Snapshot};
 use crate::store::Store;
 use crate::telemetry::access_log::{AccessLogSender, LogDestination};
@@ -72,7 +72,7 @@ pub struct Worker {
     pub store: Option<Store>,
     pub pools: Pools,
     pub clients: Clients,
-    pub candidates: RefCell<Vec<Candidate>>,
+    pub candidates: RefCell<Vec<BalancerCandidate>>,
     pub found: RefCell<PointerMatches>,
     log: AccessLogSender,
     lines: RefCell<Lines>,

@@ -29,7 +29,7 @@ use crate::proxy::request::body::RequestBody;
 use crate::proxy::request::context::{IDEMPOTENCY_KEY, ProxyRequest};
 use crate::proxy::request::headers;
 use crate::proxy::response::body::ResponseBody;
-use crate::resilience::outcome::Class;
+use crate::resilience::outcome::AttemptClass;
 use crate::snapshot::{Route, RouteQueue};
 use crate::store::{RunnableJob, StoredResponse};
 
@@ -154,7 +154,7 @@ impl Admitted {
         let outcome = Box::pin(attempts(&mut request, &route, selection)).await;
         sample(&request, &outcome);
         let attempt = request.record.attempts.last();
-        let class = attempt.map_or(Class::Failure, |attempt| attempt.class);
+        let class = attempt.map_or(AttemptClass::Failure, |attempt| attempt.class);
         let to = attempt.map(|attempt| attempt.to.key.to_string()).unwrap_or_default();
         let refused = outcome.as_ref().err().map(Problem::to_string);
         let (head, body) = finish(request, outcome).into_parts();
@@ -168,13 +168,13 @@ impl Admitted {
         };
         let status = head.status.as_u16();
         match class {
-            Class::Throttled => {
+            AttemptClass::Throttled => {
                 Outcome::NotTaken(retry_after.or(Some(A_WHILE)), format!("{to} answered {status}"))
             }
-            Class::Unsent | Class::Failure | Class::Credential => {
+            AttemptClass::Unsent | AttemptClass::Failure | AttemptClass::Credential => {
                 Outcome::Failed(format!("{to} answered {status}"))
             }
-            Class::Success | Class::TooLarge | Class::Ignored => {
+            AttemptClass::Success | AttemptClass::TooLarge | AttemptClass::Ignored => {
                 let headers = headers::lines(head.headers.iter().filter(|(name, _)| {
                     // Whoever hands the result out frames it anew.
                     !headers::FRAMES.contains(name)
@@ -185,10 +185,10 @@ impl Admitted {
     }
 }
 
-fn failed(class: Class, why: String) -> Outcome {
+fn failed(class: AttemptClass, why: String) -> Outcome {
     match class {
-        Class::Unsent => Outcome::NotTaken(None, why),
-        Class::Ignored => Outcome::Refused(why),
+        AttemptClass::Unsent => Outcome::NotTaken(None, why),
+        AttemptClass::Ignored => Outcome::Refused(why),
         _ => Outcome::Failed(why),
     }
 }

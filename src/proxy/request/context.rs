@@ -14,15 +14,15 @@ use super::body::RequestBody;
 use super::overrides::Overrides;
 use crate::cache::entry::CachedResponse;
 use crate::live::buffers::Reservation;
-use crate::live::queue::wait_queue::Place;
-use crate::live::quota::usage_meter::Turn;
+use crate::live::queue::wait_queue::WaitTicket;
+use crate::live::quota::usage_meter::AttemptKind;
 use crate::policy::sections::model::Retry;
 use crate::proxy::access_log::record::AccessRecord;
 use crate::proxy::downstream::connection::Client;
 use crate::proxy::downstream::error::{Kind, PROXY_STATUS, Problem};
 use crate::proxy::downstream::timer::Timer;
 use crate::proxy::downstream::worker::Worker;
-use crate::resilience::outcome::{Class, Idempotence};
+use crate::resilience::outcome::{AttemptClass, Idempotence};
 use crate::snapshot::{Circuit, EndpointCandidate, Route};
 use crate::stream::continuation::PartialResponse;
 
@@ -68,7 +68,7 @@ pub struct ProxyRequest {
     /// What it is thought to take of a provider's tokens.
     pub tokens: f64,
     /// Where it waits, and the providers at which it is its turn.
-    pub place: Option<Box<Place>>,
+    pub place: Option<Box<WaitTicket>>,
     pub turns: Vec<u32>,
     /// On end, because what stood in its way had gone.
     pub looks_again: u8,
@@ -209,15 +209,15 @@ impl ProxyRequest {
     }
 
     /// Why the next attempt is made.
-    pub fn turn(&self) -> Turn {
+    pub fn turn(&self) -> AttemptKind {
         if self.attempts.beside.is_some() {
-            Turn::Hedge
+            AttemptKind::Hedge
         } else if self.partial.is_some() {
-            Turn::Continuation
+            AttemptKind::Continuation
         } else if self.attempts.asked.is_empty() {
-            Turn::First
+            AttemptKind::First
         } else {
-            Turn::Repeat
+            AttemptKind::Repeat
         }
     }
 
@@ -345,9 +345,9 @@ impl RetryDenied {
     }
 
     /// Another attempt could have been made, but for this.
-    pub fn after(class: Class) -> Kind {
+    pub fn after(class: AttemptClass) -> Kind {
         match class {
-            Class::Throttled => Kind::Held,
+            AttemptClass::Throttled => Kind::Held,
             _ => Kind::Unreachable,
         }
     }

@@ -25,7 +25,7 @@ use crate::proxy::attempt::report::settle;
 use crate::proxy::attempt::retry::next_attempt;
 use crate::proxy::attempt::send::attempt;
 use crate::proxy::request::context::{IDEMPOTENCY_KEY, ProxyRequest, RetryTime};
-use crate::resilience::outcome::{Class, Idempotence};
+use crate::resilience::outcome::{AttemptClass, Idempotence};
 use crate::snapshot::{EndpointCandidate, Route};
 use crate::stream::continuation::PartialResponse;
 use crate::stream::interpret::TokenUsage;
@@ -167,7 +167,7 @@ async fn continue_stream(
 }
 
 async fn joined(request: &mut ProxyRequest, route: &Route) -> Option<Box<PendingResponse>> {
-    let mut after = Class::Failure;
+    let mut after = AttemptClass::Failure;
     loop {
         let selection = match next_attempt(request, route, Some(after)).await {
             Ok(selection) => selection,
@@ -183,7 +183,7 @@ async fn joined(request: &mut ProxyRequest, route: &Route) -> Option<Box<Pending
                 return None;
             }
             AttemptResult::Commit(response) => return Some(response),
-            AttemptResult::Failed(Class::Ignored, LastResponse::Ours(_)) => return None,
+            AttemptResult::Failed(AttemptClass::Ignored, LastResponse::Ours(_)) => return None,
             AttemptResult::Failed(class, last) => {
                 discard(request, &last);
                 after = class;

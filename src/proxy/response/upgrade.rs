@@ -7,7 +7,7 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::task::JoinHandle;
 
-use crate::live::permit::Flight;
+use crate::live::permit::AttemptSlot;
 use crate::proxy::access_log::record::{AccessRecord, End};
 use crate::upstream::IncomingBody;
 
@@ -15,7 +15,7 @@ use crate::upstream::IncomingBody;
 pub fn start(
     client: Option<OnUpgrade>,
     rest: IncomingBody,
-    flight: Flight,
+    flight: AttemptSlot,
     mut record: Box<AccessRecord>,
 ) -> Option<JoinHandle<()>> {
     let (Some(client), Some(mut provider)) = (client, rest.into_tunnel()) else {

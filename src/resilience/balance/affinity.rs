@@ -16,17 +16,17 @@ use std::time::{Duration, Instant};
 /// Keys of one generation.
 const BOUND: usize = 65_536;
 
-type Generation = HashMap<u64, Entry, BuildHasherDefault<Hashed>>;
+type Generation = HashMap<u64, AffinityEntry, BuildHasherDefault<IdentityHasher>>;
 
 #[derive(Clone, Copy, Debug)]
-struct Entry {
+struct AffinityEntry {
     address: u32,
     used: Instant,
 }
 
 /// Address by session.
 #[derive(Clone, Debug)]
-pub struct Affinity {
+pub struct AffinityTable {
     ttl: Duration,
     bound: usize,
     younger: Generation,
@@ -37,11 +37,11 @@ pub struct Affinity {
 
 /// Takes a key for its hash.
 #[derive(Clone, Copy, Debug, Default)]
-struct Hashed(u64);
+struct IdentityHasher(u64);
 
 // === impl Affinity ===
 
-impl Affinity {
+impl AffinityTable {
     pub fn new(ttl: Duration) -> Self {
         let (younger, older) = (Generation::default(), Generation::default());
         Self { ttl, bound: BOUND, younger, older, began: None }
@@ -59,7 +59,7 @@ impl Affinity {
             entry.used = entry.used.max(now);
             return Some(entry.address);
         }
-        let Entry { address, used } = self.older.remove(&key)?;
+        let AffinityEntry { address, used } = self.older.remove(&key)?;
         if now.saturating_duration_since(used) >= self.ttl {
             return None;
         }
@@ -74,7 +74,7 @@ impl Affinity {
             self.turn(now);
         }
         self.began.get_or_insert(now);
-        self.younger.insert(key, Entry { address, used: now });
+        self.younger.insert(key, AffinityEntry { address, used: now });
     }
 
     fn age(&mut self, now: Instant) {
@@ -91,7 +91,7 @@ impl Affinity {
 
 // === impl Hashed ===
 
-impl Hasher for Hashed {
+impl Hasher for IdentityHasher {
     fn write_u64(&mut self, key: u64) {
         self.0 = key;
     }
@@ -113,13 +113,13 @@ mod tests {
     const TTL: Duration = Duration::from_secs(600);
     const JUST_BEFORE: Duration = Duration::from_millis(599_999);
 
-    fn small(bound: usize) -> Affinity {
-        Affinity { bound, ..Affinity::new(TTL) }
+    fn small(bound: usize) -> AffinityTable {
+        AffinityTable { bound, ..AffinityTable::new(TTL) }
     }
 
     #[test]
     fn a_session_goes_where_it_went() {
-        let (t0, mut affinity) = (Instant::now(), Affinity::new(TTL));
+        let (t0, mut affinity) = (Instant::now(), AffinityTable::new(TTL));
         assert_eq!(affinity.find(1, t0), None);
         affinity.set(1, 7, t0);
         affinity.set(2, 8, t0);
@@ -130,7 +130,7 @@ mod tests {
 
     #[test]
     fn each_use_keeps_it_for_as_long_again() {
-        let (mut now, mut affinity) = (Instant::now(), Affinity::new(TTL));
+        let (mut now, mut affinity) = (Instant::now(), AffinityTable::new(TTL));
         affinity.set(1, 7, now);
         for _ in 0..10 {
             now += JUST_BEFORE;
@@ -150,7 +150,7 @@ mod tests {
 
     #[test]
     fn a_shorter_time_counts_at_once() {
-        let (t0, mut affinity) = (Instant::now(), Affinity::new(TTL));
+        let (t0, mut affinity) = (Instant::now(), AffinityTable::new(TTL));
         affinity.set(1, 7, t0);
         affinity.retune(TTL / 10);
         assert_eq!(affinity.find(1, t0 + TTL / 10), None);

@@ -19,7 +19,7 @@ const UNKNOWN: f64 = 10e9;
 const COMPARE_ALL: usize = 4;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Balance {
+pub enum BalanceAlgorithm {
     Latency,
     LeastConnections,
     RoundRobin,
@@ -29,7 +29,7 @@ pub enum Balance {
 
 /// What the balancer knows of one endpoint.
 #[derive(Clone, Copy, Debug)]
-pub struct Candidate {
+pub struct BalancerCandidate {
     /// The provider's weight times the endpoint's; above 0.
     pub share: f64,
     /// Nanoseconds; 0 = never measured.
@@ -53,21 +53,21 @@ pub struct Balancer {
 
 // === impl Balance ===
 
-impl Balance {
+impl BalanceAlgorithm {
     pub const fn as_str(self) -> &'static str {
         match self {
-            Balance::Latency => "latency",
-            Balance::LeastConnections => "least_connections",
-            Balance::RoundRobin => "round_robin",
-            Balance::Weighted => "weighted",
-            Balance::First => "first",
+            BalanceAlgorithm::Latency => "latency",
+            BalanceAlgorithm::LeastConnections => "least_connections",
+            BalanceAlgorithm::RoundRobin => "round_robin",
+            BalanceAlgorithm::Weighted => "weighted",
+            BalanceAlgorithm::First => "first",
         }
     }
 }
 
 // === impl Candidate ===
 
-impl Candidate {
+impl BalancerCandidate {
     fn weight(&self) -> f64 {
         let weight = self.share * self.slow_start;
         if weight.is_finite() { weight.max(f64::MIN_POSITIVE) } else { f64::MIN_POSITIVE }
@@ -100,12 +100,12 @@ impl Balancer {
     /// `candidates` is the whole list of the route, `eligible` is asked once for each.
     pub fn pick(
         &mut self,
-        how: Balance,
-        candidates: &[Candidate],
+        how: BalanceAlgorithm,
+        candidates: &[BalancerCandidate],
         eligible: impl Fn(usize) -> bool,
         draw: f64,
     ) -> Option<usize> {
-        if how == Balance::First {
+        if how == BalanceAlgorithm::First {
             return (0..candidates.len()).find(|position| eligible(*position));
         }
         self.ready.clear();
@@ -114,16 +114,16 @@ impl Balancer {
             return None;
         }
         let picked = match how {
-            Balance::Latency => self.cheapest(candidates, draw),
-            Balance::LeastConnections => self.least_crowded(candidates),
-            Balance::Weighted => self.most_owed(candidates),
-            Balance::RoundRobin | Balance::First => self.ready[self.turn()],
+            BalanceAlgorithm::Latency => self.cheapest(candidates, draw),
+            BalanceAlgorithm::LeastConnections => self.least_crowded(candidates),
+            BalanceAlgorithm::Weighted => self.most_owed(candidates),
+            BalanceAlgorithm::RoundRobin | BalanceAlgorithm::First => self.ready[self.turn()],
         };
         self.next = picked + 1;
         Some(picked)
     }
 
-    fn cheapest(&self, candidates: &[Candidate], draw: f64) -> usize {
+    fn cheapest(&self, candidates: &[BalancerCandidate], draw: f64) -> usize {
         let cost = |position: usize| candidates[position].cost();
         let ready = &self.ready;
         if ready.len() <= COMPARE_ALL {
@@ -133,11 +133,11 @@ impl Balancer {
         least(&[ready[one], ready[other]], 0, cost)
     }
 
-    fn least_crowded(&self, candidates: &[Candidate]) -> usize {
+    fn least_crowded(&self, candidates: &[BalancerCandidate]) -> usize {
         least(&self.ready, self.turn(), |position| candidates[position].crowd())
     }
 
-    fn most_owed(&mut self, candidates: &[Candidate]) -> usize {
+    fn most_owed(&mut self, candidates: &[BalancerCandidate]) -> usize {
         self.credit.resize(candidates.len(), 0.0);
         let mut total = 0.0;
         for position in &self.ready {

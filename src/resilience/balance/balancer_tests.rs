@@ -10,13 +10,14 @@ use proptest::prelude::*;
 use super::*;
 use crate::resilience::balance::latency::PeakEwma;
 
-const IDLE: Candidate = Candidate { share: 1.0, latency: 50e6, pending: 0, slow_start: 1.0 };
-const EVERY: [Balance; 5] = [
-    Balance::Latency,
-    Balance::LeastConnections,
-    Balance::RoundRobin,
-    Balance::Weighted,
-    Balance::First,
+const IDLE: BalancerCandidate =
+    BalancerCandidate { share: 1.0, latency: 50e6, pending: 0, slow_start: 1.0 };
+const EVERY: [BalanceAlgorithm; 5] = [
+    BalanceAlgorithm::Latency,
+    BalanceAlgorithm::LeastConnections,
+    BalanceAlgorithm::RoundRobin,
+    BalanceAlgorithm::Weighted,
+    BalanceAlgorithm::First,
 ];
 
 /// Splitmix64: the same draws in every run.
@@ -32,7 +33,7 @@ impl Draws {
     }
 }
 
-fn shares(how: Balance, candidates: &[Candidate], picks: usize) -> Vec<f64> {
+fn shares(how: BalanceAlgorithm, candidates: &[BalancerCandidate], picks: usize) -> Vec<f64> {
     let (mut balancer, mut draws) = (Balancer::new(), Draws(1));
     let mut counts = vec![0.0; candidates.len()];
     for _ in 0..picks {
@@ -42,14 +43,14 @@ fn shares(how: Balance, candidates: &[Candidate], picks: usize) -> Vec<f64> {
     counts
 }
 
-fn sequence(how: Balance, candidates: &[Candidate], picks: usize) -> Vec<usize> {
+fn sequence(how: BalanceAlgorithm, candidates: &[BalancerCandidate], picks: usize) -> Vec<usize> {
     let mut balancer = Balancer::new();
     let picked = (0..picks).map(|_| balancer.pick(how, candidates, |_| true, 0.0));
     picked.map(|position| position.expect("all are eligible")).collect()
 }
 
-fn weighing(weights: &[f64]) -> Vec<Candidate> {
-    weights.iter().map(|share| Candidate { share: *share, ..IDLE }).collect()
+fn weighing(weights: &[f64]) -> Vec<BalancerCandidate> {
+    weights.iter().map(|share| BalancerCandidate { share: *share, ..IDLE }).collect()
 }
 
 #[test]
@@ -64,7 +65,7 @@ fn nobody_eligible_is_nobody_picked() {
 fn shares_over_100_000_weighted_picks_are_the_weights() {
     let weights = [1.0, 2.0, 3.0, 0.5, 10.0, 0.01, 7.3];
     let total: f64 = weights.iter().sum();
-    let found = shares(Balance::Weighted, &weighing(&weights), 100_000);
+    let found = shares(BalanceAlgorithm::Weighted, &weighing(&weights), 100_000);
     for (weight, share) in weights.iter().zip(found) {
         let expected = weight / total;
         assert!((share - expected).abs() <= expected * 0.01, "{share} for {expected}");
@@ -73,7 +74,7 @@ fn shares_over_100_000_weighted_picks_are_the_weights() {
 
 #[test]
 fn weighted_picks_are_spread_and_not_in_runs() {
-    let picked = sequence(Balance::Weighted, &weighing(&[5.0, 1.0, 1.0]), 7);
+    let picked = sequence(BalanceAlgorithm::Weighted, &weighing(&[5.0, 1.0, 1.0]), 7);
     assert_eq!(picked, [0, 0, 1, 0, 2, 0, 0]);
 }
 
@@ -81,7 +82,7 @@ fn weighted_picks_are_spread_and_not_in_runs() {
 fn a_weighted_endpoint_that_starts_slowly_gets_a_part_of_its_share() {
     let mut candidates = weighing(&[1.0, 1.0]);
     candidates[0].slow_start = 0.25;
-    let found = shares(Balance::Weighted, &candidates, 10_000);
+    let found = shares(BalanceAlgorithm::Weighted, &candidates, 10_000);
     assert!((found[0] - 0.2).abs() < 0.001, "{found:?}");
 }
 
@@ -89,16 +90,17 @@ fn a_weighted_endpoint_that_starts_slowly_gets_a_part_of_its_share() {
 fn a_weighted_endpoint_gets_no_arrears_for_the_time_it_was_away() {
     let (candidates, mut balancer) = (weighing(&[1.0, 1.0, 1.0]), Balancer::new());
     for _ in 0..1_000 {
-        balancer.pick(Balance::Weighted, &candidates, |position| position != 1, 0.0);
+        balancer.pick(BalanceAlgorithm::Weighted, &candidates, |position| position != 1, 0.0);
     }
-    let back =
-        (0..9).filter(|_| balancer.pick(Balance::Weighted, &candidates, |_| true, 0.0) == Some(1));
+    let back = (0..9).filter(|_| {
+        balancer.pick(BalanceAlgorithm::Weighted, &candidates, |_| true, 0.0) == Some(1)
+    });
     assert!((2..=4).contains(&back.count()));
 }
 
 #[test]
 fn round_robin_takes_turns_whatever_the_weights() {
-    let picked = sequence(Balance::RoundRobin, &weighing(&[9.0, 1.0, 1.0]), 7);
+    let picked = sequence(BalanceAlgorithm::RoundRobin, &weighing(&[9.0, 1.0, 1.0]), 7);
     assert_eq!(picked, [0, 1, 2, 0, 1, 2, 0]);
 }
 
@@ -106,7 +108,7 @@ fn round_robin_takes_turns_whatever_the_weights() {
 fn round_robin_stays_even_while_one_is_away() {
     let (mut balancer, mut counts) = (Balancer::new(), [0; 4]);
     for _ in 0..300 {
-        let picked = balancer.pick(Balance::RoundRobin, &[IDLE; 4], |p| p != 1, 0.0);
+        let picked = balancer.pick(BalanceAlgorithm::RoundRobin, &[IDLE; 4], |p| p != 1, 0.0);
         counts[picked.expect("three are eligible")] += 1;
     }
     assert_eq!(counts, [100, 0, 100, 100]);
@@ -116,50 +118,51 @@ fn round_robin_stays_even_while_one_is_away() {
 fn least_connections_takes_the_least_crowded_and_rotates_among_equals() {
     let mut candidates = [IDLE; 3];
     candidates[1].pending = 2;
-    assert_eq!(sequence(Balance::LeastConnections, &candidates, 4), [0, 2, 0, 2]);
+    assert_eq!(sequence(BalanceAlgorithm::LeastConnections, &candidates, 4), [0, 2, 0, 2]);
 }
 
 #[test]
 fn least_connections_ignores_shares_and_heeds_a_slow_start() {
     let mut candidates = weighing(&[100.0, 1.0]);
     candidates[0].pending = 1;
-    assert_eq!(sequence(Balance::LeastConnections, &candidates, 1), [1]);
+    assert_eq!(sequence(BalanceAlgorithm::LeastConnections, &candidates, 1), [1]);
     candidates[1].slow_start = 0.1;
-    assert_eq!(sequence(Balance::LeastConnections, &candidates, 1), [0]);
+    assert_eq!(sequence(BalanceAlgorithm::LeastConnections, &candidates, 1), [0]);
 }
 
 #[test]
 fn first_is_the_first_that_is_eligible() {
     let mut balancer = Balancer::new();
-    assert_eq!(balancer.pick(Balance::First, &[IDLE; 3], |_| true, 0.9), Some(0));
-    assert_eq!(balancer.pick(Balance::First, &[IDLE; 3], |p| p > 0, 0.9), Some(1));
+    assert_eq!(balancer.pick(BalanceAlgorithm::First, &[IDLE; 3], |_| true, 0.9), Some(0));
+    assert_eq!(balancer.pick(BalanceAlgorithm::First, &[IDLE; 3], |p| p > 0, 0.9), Some(1));
 }
 
 #[test]
 fn latency_weighs_what_is_pending_and_the_share() {
-    let fast_but_busy = Candidate { pending: 3, ..IDLE };
-    let slow_but_idle = Candidate { latency: 100e6, ..IDLE };
-    let picked = |candidates: &[Candidate]| sequence(Balance::Latency, candidates, 1)[0];
+    let fast_but_busy = BalancerCandidate { pending: 3, ..IDLE };
+    let slow_but_idle = BalancerCandidate { latency: 100e6, ..IDLE };
+    let picked =
+        |candidates: &[BalancerCandidate]| sequence(BalanceAlgorithm::Latency, candidates, 1)[0];
     assert_eq!(picked(&[fast_but_busy, slow_but_idle]), 1);
-    let big = Candidate { share: 4.0, ..fast_but_busy };
+    let big = BalancerCandidate { share: 4.0, ..fast_but_busy };
     assert_eq!(picked(&[big, slow_but_idle]), 0);
-    let starting = Candidate { slow_start: 0.1, ..big };
+    let starting = BalancerCandidate { slow_start: 0.1, ..big };
     assert_eq!(picked(&[starting, slow_but_idle]), 1);
 }
 
 #[test]
 fn one_never_measured_gets_one_trial_at_once() {
-    let unknown = Candidate { latency: 0.0, ..IDLE };
-    assert_eq!(sequence(Balance::Latency, &[IDLE, unknown], 1), [1]);
-    let tried = Candidate { pending: 1, ..unknown };
-    let busy = Candidate { pending: 100, ..IDLE };
-    assert_eq!(sequence(Balance::Latency, &[tried, busy], 1), [1]);
+    let unknown = BalancerCandidate { latency: 0.0, ..IDLE };
+    assert_eq!(sequence(BalanceAlgorithm::Latency, &[IDLE, unknown], 1), [1]);
+    let tried = BalancerCandidate { pending: 1, ..unknown };
+    let busy = BalancerCandidate { pending: 100, ..IDLE };
+    assert_eq!(sequence(BalanceAlgorithm::Latency, &[tried, busy], 1), [1]);
 }
 
 #[test]
 fn equal_costs_are_shared_evenly_however_many_there_are() {
     for count in [2, 4, 5, 8, 70] {
-        let found = shares(Balance::Latency, &vec![IDLE; count], 100_000);
+        let found = shares(BalanceAlgorithm::Latency, &vec![IDLE; count], 100_000);
         let even = 1.0 / count as f64;
         assert!(found.iter().all(|share| (share - even).abs() < even * 0.15), "{found:?}");
     }
@@ -169,7 +172,7 @@ fn equal_costs_are_shared_evenly_however_many_there_are() {
 fn the_dearest_of_many_is_never_chosen_of_two() {
     let mut candidates = [IDLE; 8];
     candidates[3].latency = 51e6;
-    assert_eq!(shares(Balance::Latency, &candidates, 10_000)[3], 0.0);
+    assert_eq!(shares(BalanceAlgorithm::Latency, &candidates, 10_000)[3], 0.0);
 }
 
 proptest! {
@@ -182,7 +185,7 @@ proptest! {
         how in prop::sample::select(EVERY.to_vec()),
     ) {
         let candidates: Vec<_> = parts.iter().map(|(share, latency, pending, slow_start, _)| {
-            Candidate { share: *share, latency: *latency, pending: *pending, slow_start: *slow_start }
+            BalancerCandidate { share: *share, latency: *latency, pending: *pending, slow_start: *slow_start }
         }).collect();
         let mut balancer = Balancer::new();
         for (turn, draw) in draws.into_iter().enumerate() {
@@ -199,7 +202,7 @@ proptest! {
     ) {
         let weights: Vec<f64> = weights.into_iter().map(f64::from).collect();
         let total: f64 = weights.iter().sum();
-        let found = shares(Balance::Weighted, &weighing(&weights), picks);
+        let found = shares(BalanceAlgorithm::Weighted, &weighing(&weights), picks);
         for (weight, share) in weights.iter().zip(&found) {
             let (made, due) = (share * picks as f64, weight / total * picks as f64);
             prop_assert!((made - due).abs() < weights.len() as f64, "{made} for {due}");
@@ -279,14 +282,14 @@ impl Town {
         let now = self.start + at;
         let live = self.latencies.iter().zip(&self.pending);
         let candidates: Vec<_> = live
-            .map(|(latency, pending)| Candidate {
+            .map(|(latency, pending)| BalancerCandidate {
                 latency: latency.estimate(now),
                 pending: *pending,
                 ..IDLE
             })
             .collect();
         let draw = self.draws.next();
-        let picked = self.balancer.pick(Balance::Latency, &candidates, |_| true, draw);
+        let picked = self.balancer.pick(BalanceAlgorithm::Latency, &candidates, |_| true, draw);
         let picked = picked.expect("all are eligible");
         self.pending[picked] += 1;
         self.ends.push(Reverse((at + self.endpoints[picked].takes, picked)));

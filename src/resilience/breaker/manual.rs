@@ -5,9 +5,9 @@
 //! trip; shadow is the policy's mode of that name. What comes after the end is the usual course, so
 //! an endpoint that was opened by hand is asked by a probe first.
 
-use super::policy::{LONGEST, Mode};
-use super::state::{Kind, State};
-use super::{Breaker, Cause, Rejection, Transition};
+use super::policy::{EnforcementMode, LONGEST};
+use super::state::{State, StateKind};
+use super::{Breaker, BreakerTransition, Rejection, TransitionCause};
 use std::time::{Duration, Instant};
 
 /// An open end far away tells nobody when to ask again; this does.
@@ -15,7 +15,7 @@ const ASK_AGAIN: Duration = Duration::from_secs(60);
 
 /// What an operator wants of a breaker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Wish {
+pub enum OverrideState {
     Open,
     Closed,
     Shadow,
@@ -23,25 +23,25 @@ pub enum Wish {
 
 /// A wish, and until when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Hand {
-    pub wish: Wish,
+pub struct ManualOverride {
+    pub wish: OverrideState,
     /// `None`: until it is released.
     pub until: Option<Instant>,
 }
 
 // === impl Wish, Hand ===
 
-impl Wish {
+impl OverrideState {
     pub fn as_str(self) -> &'static str {
         match self {
-            Wish::Open => "open",
-            Wish::Closed => "closed",
-            Wish::Shadow => "shadow",
+            OverrideState::Open => "open",
+            OverrideState::Closed => "closed",
+            OverrideState::Shadow => "shadow",
         }
     }
 }
 
-impl Hand {
+impl ManualOverride {
     pub(crate) fn is_over(&self, now: Instant) -> bool {
         self.until.is_some_and(|until| now >= until)
     }
@@ -51,51 +51,55 @@ impl Hand {
 
 impl Breaker {
     /// Puts an operator's hand on the breaker; the last one counts.
-    pub fn by_hand(&mut self, hand: Hand, now: Instant) -> Option<Transition> {
-        let was_open_by_hand = self.hand(now).is_some_and(|hand| hand.wish == Wish::Open);
+    pub fn by_hand(&mut self, hand: ManualOverride, now: Instant) -> Option<BreakerTransition> {
+        let was_open_by_hand = self.hand(now).is_some_and(|hand| hand.wish == OverrideState::Open);
         self.hand = Some(hand);
         match hand.wish {
-            Wish::Open => {
+            OverrideState::Open => {
                 let rate = self.attempts.rate(now);
                 let until = hand.until.unwrap_or(now + LONGEST);
                 let trips = self.trips().max(1);
-                Some(self.enter(State::Open { until, trips, rate }, Cause::ByHand))
+                Some(self.enter(State::Open { until, trips, rate }, TransitionCause::ByHand))
             }
-            Wish::Closed => Some(self.enter(State::CLOSED, Cause::ByHand)),
+            OverrideState::Closed => Some(self.enter(State::CLOSED, TransitionCause::ByHand)),
             // An end that a hand had set would outlast it.
-            Wish::Shadow if was_open_by_hand => Some(self.enter(State::CLOSED, Cause::ByHand)),
-            Wish::Shadow => None,
+            OverrideState::Shadow if was_open_by_hand => {
+                Some(self.enter(State::CLOSED, TransitionCause::ByHand))
+            }
+            OverrideState::Shadow => None,
         }
     }
 
     /// Takes the hand off and begins anew: closed, with nothing remembered.
-    pub fn reset(&mut self) -> Transition {
+    pub fn reset(&mut self) -> BreakerTransition {
         self.hand = None;
-        self.enter(State::CLOSED, Cause::ByHand)
+        self.enter(State::CLOSED, TransitionCause::ByHand)
     }
 
     /// The hand that is on the breaker.
-    pub fn hand(&self, now: Instant) -> Option<Hand> {
+    pub fn hand(&self, now: Instant) -> Option<ManualOverride> {
         self.hand.filter(|hand| !hand.is_over(now))
     }
 
     /// The policy's mode, or shadow by hand.
-    pub fn mode(&self, now: Instant) -> Mode {
+    pub fn mode(&self, now: Instant) -> EnforcementMode {
         match self.hand(now) {
-            Some(Hand { wish: Wish::Shadow, .. }) => Mode::Shadow,
+            Some(ManualOverride { wish: OverrideState::Shadow, .. }) => EnforcementMode::Shadow,
             _ => self.policy.mode,
         }
     }
 
     /// Whether a hand keeps the breaker from tripping.
     pub(crate) fn is_kept_closed(&self, now: Instant) -> bool {
-        self.hand(now).is_some_and(|hand| hand.wish == Wish::Closed)
+        self.hand(now).is_some_and(|hand| hand.wish == OverrideState::Closed)
     }
 
     /// As this breaker says it: an end that nobody knows is no time to wait for.
     pub(crate) fn told(&self, rejection: Rejection, now: Instant) -> Rejection {
         match self.hand(now) {
-            Some(Hand { wish: Wish::Open, until: None }) if self.kind() == Kind::Open => {
+            Some(ManualOverride { wish: OverrideState::Open, until: None })
+                if self.kind() == StateKind::Open =>
+            {
                 Rejection { retry_after: ASK_AGAIN, ..rejection }
             }
             _ => rejection,
@@ -106,7 +110,7 @@ impl Breaker {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::resilience::breaker::{Admission, BreakerPolicy};
+    use crate::resilience::breaker::{BreakerAdmission, BreakerPolicy};
     use crate::resilience::outcome::Outcome;
     use proptest::prelude::*;
 
@@ -121,17 +125,17 @@ mod tests {
         probes: 1,
         probe_lease: Duration::from_secs(5),
         ramp: Duration::ZERO,
-        mode: Mode::Enforce,
+        mode: EnforcementMode::Enforce,
         shared: None,
     };
 
     fn attempt(breaker: &mut Breaker, outcome: Outcome, now: Instant) -> bool {
         match breaker.admit(now).0 {
-            Admission::Admit(permit) => {
+            BreakerAdmission::Admit(permit) => {
                 breaker.observe(permit, outcome, Duration::ZERO, now, 0.5);
                 true
             }
-            Admission::Reject(_) => false,
+            BreakerAdmission::Reject(_) => false,
         }
     }
 
@@ -143,18 +147,20 @@ mod tests {
     fn open_by_hand_asks_nobody_until_its_end_and_then_by_a_probe() {
         let (t0, mut breaker) = (Instant::now(), Breaker::new(POLICY));
         let until = Some(t0 + secs(600));
-        let moved = breaker.by_hand(Hand { wish: Wish::Open, until }, t0).expect("a transition");
-        assert_eq!((moved.to, moved.cause), (Kind::Open, Cause::ByHand));
+        let moved = breaker
+            .by_hand(ManualOverride { wish: OverrideState::Open, until }, t0)
+            .expect("a transition");
+        assert_eq!((moved.to, moved.cause), (StateKind::Open, TransitionCause::ByHand));
         assert!(!attempt(&mut breaker, Outcome::Success, t0 + secs(599)));
         assert!(attempt(&mut breaker, Outcome::Success, t0 + secs(600)));
-        assert_eq!((breaker.kind(), breaker.hand(t0 + secs(600))), (Kind::Closed, None));
+        assert_eq!((breaker.kind(), breaker.hand(t0 + secs(600))), (StateKind::Closed, None));
     }
 
     #[test]
     fn without_an_end_it_stays_open_and_tells_a_minute() {
         let (t0, mut breaker) = (Instant::now(), Breaker::new(POLICY));
-        breaker.by_hand(Hand { wish: Wish::Open, until: None }, t0);
-        let Admission::Reject(rejection) = breaker.admit(t0 + secs(86_400)).0 else {
+        breaker.by_hand(ManualOverride { wish: OverrideState::Open, until: None }, t0);
+        let BreakerAdmission::Reject(rejection) = breaker.admit(t0 + secs(86_400)).0 else {
             panic!("it is open")
         };
         assert_eq!(rejection.retry_after, ASK_AGAIN);
@@ -166,12 +172,15 @@ mod tests {
     #[test]
     fn closed_by_hand_does_not_trip_until_its_end() {
         let (t0, mut breaker) = (Instant::now(), Breaker::new(POLICY));
-        breaker.by_hand(Hand { wish: Wish::Closed, until: Some(t0 + secs(60)) }, t0);
+        breaker.by_hand(
+            ManualOverride { wish: OverrideState::Closed, until: Some(t0 + secs(60)) },
+            t0,
+        );
         for n in 0..50 {
             assert!(attempt(&mut breaker, Outcome::Failure, t0 + secs(n)));
         }
         attempt(&mut breaker, Outcome::Failure, t0 + secs(60));
-        assert_eq!(breaker.kind(), Kind::Open);
+        assert_eq!(breaker.kind(), StateKind::Open);
     }
 
     #[test]
@@ -180,22 +189,25 @@ mod tests {
         for _ in 0..2 {
             attempt(&mut breaker, Outcome::Failure, t0);
         }
-        assert_eq!(breaker.kind(), Kind::Open);
-        breaker.by_hand(Hand { wish: Wish::Closed, until: None }, t0);
+        assert_eq!(breaker.kind(), StateKind::Open);
+        breaker.by_hand(ManualOverride { wish: OverrideState::Closed, until: None }, t0);
         assert!(attempt(&mut breaker, Outcome::Success, t0) && breaker.trips() == 0);
     }
 
     #[test]
     fn shadow_by_hand_takes_the_course_and_refuses_nothing() {
         let (t0, mut breaker) = (Instant::now(), Breaker::new(POLICY));
-        assert_eq!(breaker.by_hand(Hand { wish: Wish::Shadow, until: None }, t0), None);
+        assert_eq!(
+            breaker.by_hand(ManualOverride { wish: OverrideState::Shadow, until: None }, t0),
+            None
+        );
         for _ in 0..3 {
             assert!(attempt(&mut breaker, Outcome::Failure, t0));
         }
-        assert_eq!((breaker.kind(), breaker.mode(t0)), (Kind::Open, Mode::Shadow));
-        breaker.by_hand(Hand { wish: Wish::Open, until: None }, t0);
-        breaker.by_hand(Hand { wish: Wish::Shadow, until: None }, t0);
-        assert_eq!(breaker.kind(), Kind::Closed);
+        assert_eq!((breaker.kind(), breaker.mode(t0)), (StateKind::Open, EnforcementMode::Shadow));
+        breaker.by_hand(ManualOverride { wish: OverrideState::Open, until: None }, t0);
+        breaker.by_hand(ManualOverride { wish: OverrideState::Shadow, until: None }, t0);
+        assert_eq!(breaker.kind(), StateKind::Closed);
     }
 
     fn hands() -> impl Strategy<Value = Vec<(u8, u64, u64, bool)>> {
@@ -208,11 +220,11 @@ mod tests {
             let (mut now, mut breaker) = (Instant::now(), Breaker::new(POLICY));
             for (what, wait, long, good) in steps {
                 now += secs(wait);
-                let wish = [Wish::Open, Wish::Closed, Wish::Shadow].get(what as usize);
+                let wish = [OverrideState::Open, OverrideState::Closed, OverrideState::Shadow].get(what as usize);
                 match (wish, what) {
                     (Some(&wish), _) => {
                         let until = good.then_some(now + secs(long));
-                        breaker.by_hand(Hand { wish, until }, now);
+                        breaker.by_hand(ManualOverride { wish, until }, now);
                     }
                     (None, 3) => drop(breaker.reset()),
                     _ => {}
@@ -220,8 +232,8 @@ mod tests {
                 let outcome = if good { Outcome::Success } else { Outcome::Failure };
                 let admitted = attempt(&mut breaker, outcome, now);
                 match breaker.hand(now).map(|hand| hand.wish) {
-                    Some(Wish::Open) => prop_assert!(!admitted),
-                    Some(Wish::Closed | Wish::Shadow) => prop_assert!(admitted),
+                    Some(OverrideState::Open) => prop_assert!(!admitted),
+                    Some(OverrideState::Closed | OverrideState::Shadow) => prop_assert!(admitted),
                     None => {}
                 }
             }

@@ -21,15 +21,18 @@
 pub mod replica;
 pub mod shared_state;
 
-use super::limits::slow_start::Ramp;
+use super::limits::slow_start::SlowStart;
 use super::outcome::Outcome;
-use super::stats::window::{RateMeter, Window};
+use super::stats::window::{RateMeter, SlidingWindow};
 use policy::LONGEST;
 use std::time::{Duration, Instant};
 
-pub use manual::{Hand, Wish};
-pub use policy::{BreakerPolicy, Mode, Quorum, RateRule, SlowRule};
-pub use state::{Cause, Kind, Leases, Recovery, Rejection, State, Transition, Why};
+pub use manual::{ManualOverride, OverrideState};
+pub use policy::{BreakerPolicy, EnforcementMode, Quorum, RateRule, SlowRule};
+pub use state::{
+    BreakerTransition, ProbeLeases, Recovery, RejectReason, Rejection, State, StateKind,
+    TransitionCause,
+};
 
 pub mod fleet;
 pub mod manual;
@@ -41,15 +44,15 @@ const RATE_OVER: Duration = Duration::from_secs(10);
 /// Leave to make one attempt. Not `Clone`: one permit, one outcome.
 #[derive(Debug)]
 #[must_use = "a permit is returned with an outcome"]
-pub struct Permit {
+pub struct BreakerPermit {
     epoch: u64,
     lease: Option<u64>,
     would_reject: bool,
 }
 
 #[derive(Debug)]
-pub enum Admission {
-    Admit(Permit),
+pub enum BreakerAdmission {
+    Admit(BreakerPermit),
     Reject(Rejection),
 }
 
@@ -60,22 +63,22 @@ pub struct Breaker {
     epoch: u64,
     /// Failures in a row before the newest success: it may turn out to have been one of them.
     before: u32,
-    failed: Option<Window>,
-    slow: Option<Window>,
+    failed: Option<SlidingWindow>,
+    slow: Option<SlidingWindow>,
     attempts: RateMeter,
-    hand: Option<Hand>,
+    hand: Option<ManualOverride>,
     /// What opened it last.
-    opened: Option<Cause>,
+    opened: Option<TransitionCause>,
 }
 
-fn above(window: &Window, share: f64, min_requests: u32, now: Instant) -> bool {
+fn above(window: &SlidingWindow, share: f64, min_requests: u32, now: Instant) -> bool {
     let (total, bad) = window.counts(now);
     bad > 0 && total >= min_requests && f64::from(bad) > share * f64::from(total)
 }
 
 // === impl Permit ===
 
-impl Permit {
+impl BreakerPermit {
     /// The breaker's epoch when this was given.
     pub fn epoch(&self) -> u64 {
         self.epoch
@@ -100,8 +103,8 @@ impl Breaker {
             state: State::CLOSED,
             epoch: 0,
             before: 0,
-            failed: policy.failure_rate.map(|rule| Window::new(rule.over)),
-            slow: policy.slow_rate.map(|rule| Window::new(rule.over)),
+            failed: policy.failure_rate.map(|rule| SlidingWindow::new(rule.over)),
+            slow: policy.slow_rate.map(|rule| SlidingWindow::new(rule.over)),
             attempts: RateMeter::new(RATE_OVER),
             hand: None,
             opened: None,
@@ -116,26 +119,26 @@ impl Breaker {
     }
 
     /// May an attempt go to this endpoint now? Open turns half-open here.
-    pub fn admit(&mut self, now: Instant) -> (Admission, Option<Transition>) {
+    pub fn admit(&mut self, now: Instant) -> (BreakerAdmission, Option<BreakerTransition>) {
         let moved = self.settle(now);
         let (lease, would_reject) = match (self.take(now), self.mode(now)) {
             (Ok(lease), _) => (lease, false),
-            (Err(_), Mode::Shadow) => (None, true),
-            (Err(rejection), Mode::Enforce) => {
-                return (Admission::Reject(self.told(rejection, now)), moved);
+            (Err(_), EnforcementMode::Shadow) => (None, true),
+            (Err(rejection), EnforcementMode::Enforce) => {
+                return (BreakerAdmission::Reject(self.told(rejection, now)), moved);
             }
         };
-        (Admission::Admit(Permit { epoch: self.epoch, lease, would_reject }), moved)
+        (BreakerAdmission::Admit(BreakerPermit { epoch: self.epoch, lease, would_reject }), moved)
     }
 
     /// What [`Breaker::admit`] would say, without a change: to choose between candidates.
     pub fn would_admit(&self, now: Instant) -> Result<(), Rejection> {
         match self.mode(now) {
-            Mode::Enforce => {
+            EnforcementMode::Enforce => {
                 let checked = self.state.check(self.policy.probes, now);
                 checked.map_err(|rejection| self.told(rejection, now))
             }
-            Mode::Shadow => Ok(()),
+            EnforcementMode::Shadow => Ok(()),
         }
     }
 
@@ -143,12 +146,12 @@ impl Breaker {
     /// the open time if this trips.
     pub fn observe(
         &mut self,
-        permit: Permit,
+        permit: BreakerPermit,
         outcome: Outcome,
         took: Duration,
         now: Instant,
         draw: f64,
-    ) -> Option<Transition> {
+    ) -> Option<BreakerTransition> {
         if permit.epoch != self.epoch || permit.would_reject {
             return None;
         }
@@ -161,7 +164,7 @@ impl Breaker {
 
     /// A stream broke after its permit was returned as a success: that success was a failure.
     /// `epoch` is the permit's. Never a probe's verdict; ignored unless closed since then.
-    pub fn cut(&mut self, epoch: u64, now: Instant, draw: f64) -> Option<Transition> {
+    pub fn cut(&mut self, epoch: u64, now: Instant, draw: f64) -> Option<BreakerTransition> {
         let State::Closed { failures, .. } = &mut self.state else { return None };
         if epoch != self.epoch {
             return None;
@@ -174,7 +177,7 @@ impl Breaker {
         self.trip_if_due(now, draw)
     }
 
-    pub fn kind(&self) -> Kind {
+    pub fn kind(&self) -> StateKind {
         self.state.kind()
     }
 
@@ -212,25 +215,25 @@ impl Breaker {
         match (&self.state, self.mode(now)) {
             (
                 State::Closed { recovery: Some(Recovery { ramp: Some(ramp), .. }), .. },
-                Mode::Enforce,
+                EnforcementMode::Enforce,
             ) => ramp.share(now),
             _ => 1.0,
         }
     }
 
     /// What time alone changes.
-    fn settle(&mut self, now: Instant) -> Option<Transition> {
+    fn settle(&mut self, now: Instant) -> Option<BreakerTransition> {
         if self.hand.is_some_and(|hand| hand.is_over(now)) {
             self.hand = None;
         }
-        let kept_open = self.hand.is_some_and(|hand| hand.wish == Wish::Open);
+        let kept_open = self.hand.is_some_and(|hand| hand.wish == OverrideState::Open);
         match &mut self.state {
             State::Open { until, .. } if now >= *until && kept_open => *until = now + LONGEST,
             State::Open { until, trips, rate } if now >= *until => {
                 let (trips, rate) = (*trips, *rate);
-                let leases = Leases::default();
+                let leases = ProbeLeases::default();
                 let half_open = State::HalfOpen { trips, rate, successes: 0, leases };
-                return Some(self.enter(half_open, Cause::Elapsed));
+                return Some(self.enter(half_open, TransitionCause::Elapsed));
             }
             State::Closed { recovery, .. } if recovery.is_some_and(|r| r.is_over(now)) => {
                 *recovery = None;
@@ -265,7 +268,7 @@ impl Breaker {
         took: Duration,
         now: Instant,
         draw: f64,
-    ) -> Option<Transition> {
+    ) -> Option<BreakerTransition> {
         let failed = match outcome {
             Outcome::Success => false,
             Outcome::Failure => true,
@@ -295,7 +298,7 @@ impl Breaker {
         outcome: Outcome,
         now: Instant,
         draw: f64,
-    ) -> Option<Transition> {
+    ) -> Option<BreakerTransition> {
         let State::HalfOpen { trips, rate, successes, leases } = &mut self.state else {
             return None;
         };
@@ -305,20 +308,24 @@ impl Breaker {
         let (trips, rate) = (*trips, *rate);
         match outcome {
             Outcome::Ignored => None,
-            Outcome::Failure | Outcome::Throttled => {
-                Some(self.open(trips.saturating_add(1), rate, Cause::ProbeFailed, now, draw))
-            }
+            Outcome::Failure | Outcome::Throttled => Some(self.open(
+                trips.saturating_add(1),
+                rate,
+                TransitionCause::ProbeFailed,
+                now,
+                draw,
+            )),
             Outcome::Success => {
                 *successes += 1;
                 if *successes < self.policy.success_threshold {
                     return None;
                 }
-                Some(self.enter(self.recovered(trips, rate, now), Cause::ProbeSucceeded))
+                Some(self.enter(self.recovered(trips, rate, now), TransitionCause::ProbeSucceeded))
             }
         }
     }
 
-    fn trip_if_due(&mut self, now: Instant, draw: f64) -> Option<Transition> {
+    fn trip_if_due(&mut self, now: Instant, draw: f64) -> Option<BreakerTransition> {
         let State::Closed { failures, recovery } = self.state else { return None };
         if self.is_kept_closed(now) {
             return None;
@@ -344,36 +351,43 @@ impl Breaker {
     /// Closed after a trip: remembered, and ramped.
     fn recovered(&self, trips: u32, rate: f64, now: Instant) -> State {
         let over = self.policy.ramp;
-        let ramp = (!over.is_zero()).then(|| Ramp::new(rate, over, now));
+        let ramp = (!over.is_zero()).then(|| SlowStart::new(rate, over, now));
         State::Closed { failures: 0, recovery: Some(Recovery { closed_at: now, trips, ramp }) }
     }
 
-    fn due(&self, failures: u32, now: Instant) -> Option<Cause> {
+    fn due(&self, failures: u32, now: Instant) -> Option<TransitionCause> {
         let BreakerPolicy { failure_threshold, failure_rate, slow_rate, .. } = self.policy;
         if failure_threshold > 0 && failures >= failure_threshold {
-            return Some(Cause::Consecutive);
+            return Some(TransitionCause::Consecutive);
         }
         if let (Some(window), Some(rule)) = (&self.failed, failure_rate)
             && above(window, rule.above, rule.min_requests, now)
         {
-            return Some(Cause::FailureRate);
+            return Some(TransitionCause::FailureRate);
         }
         if let (Some(window), Some(rule)) = (&self.slow, slow_rate)
             && above(window, rule.above, rule.min_requests, now)
         {
-            return Some(Cause::SlowRate);
+            return Some(TransitionCause::SlowRate);
         }
         None
     }
 
-    fn open(&mut self, trips: u32, rate: f64, cause: Cause, now: Instant, draw: f64) -> Transition {
+    fn open(
+        &mut self,
+        trips: u32,
+        rate: f64,
+        cause: TransitionCause,
+        now: Instant,
+        draw: f64,
+    ) -> BreakerTransition {
         let until = now + self.policy.open_for(trips, draw);
         self.enter(State::Open { until, trips, rate }, cause)
     }
 
-    fn enter(&mut self, next: State, cause: Cause) -> Transition {
+    fn enter(&mut self, next: State, cause: TransitionCause) -> BreakerTransition {
         let (from, to) = (self.state.kind(), next.kind());
-        self.opened = if to == Kind::Open { Some(cause) } else { self.opened };
+        self.opened = if to == StateKind::Open { Some(cause) } else { self.opened };
         self.state = next;
         self.epoch += 1;
         self.before = 0;
@@ -381,14 +395,14 @@ impl Breaker {
         for window in [&mut self.failed, &mut self.slow].into_iter().flatten() {
             window.clear();
         }
-        Transition { from, to, cause, epoch: self.epoch }
+        BreakerTransition { from, to, cause, epoch: self.epoch }
     }
 }
 
 /// Makes the window anew only if the length changed.
-fn refit(window: &mut Option<Window>, over: Option<Duration>) {
-    if window.as_ref().map(Window::over) != over {
-        *window = over.map(Window::new);
+fn refit(window: &mut Option<SlidingWindow>, over: Option<Duration>) {
+    if window.as_ref().map(SlidingWindow::over) != over {
+        *window = over.map(SlidingWindow::new);
     }
 }
 

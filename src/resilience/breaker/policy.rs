@@ -33,7 +33,7 @@ pub struct BreakerPolicy {
     pub probe_lease: Duration,
     /// After closing, 10 % to 100 % of the rate of before; zero is off.
     pub ramp: Duration,
-    pub mode: Mode,
+    pub mode: EnforcementMode,
     /// When a fleet opens it; `None`: each host by itself.
     pub shared: Option<Quorum>,
 }
@@ -65,7 +65,7 @@ pub struct SlowRule {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Mode {
+pub enum EnforcementMode {
     Enforce,
     /// Count and report, refuse nothing.
     Shadow,
@@ -73,11 +73,11 @@ pub enum Mode {
 
 // === impl Mode ===
 
-impl Mode {
+impl EnforcementMode {
     pub fn as_str(self) -> &'static str {
         match self {
-            Mode::Enforce => "enforce",
-            Mode::Shadow => "shadow",
+            EnforcementMode::Enforce => "enforce",
+            EnforcementMode::Shadow => "shadow",
         }
     }
 }
@@ -115,7 +115,7 @@ mod tests {
         probes: 1,
         probe_lease: Duration::from_secs(30),
         ramp: Duration::from_secs(10),
-        mode: Mode::Enforce,
+        mode: EnforcementMode::Enforce,
         shared: None,
     };
 

@@ -19,8 +19,8 @@
 //!
 //! What is known never goes back. A register of a newer epoch ends everything of the older one.
 
-use super::shared_state::Register;
-use super::{Kind, Rejection, Why};
+use super::shared_state::SharedState;
+use super::{RejectReason, Rejection, StateKind};
 use crate::resilience::outcome::Outcome;
 use std::time::{Duration, Instant};
 
@@ -36,7 +36,7 @@ const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Leave of the fleet to make one probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Lease {
+pub struct FleetLease {
     pub epoch: u64,
     /// No other of this host has it.
     pub number: u64,
@@ -44,7 +44,7 @@ pub struct Lease {
 
 /// What a probe came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Verdict {
+pub enum ProbeVerdict {
     Well,
     Failed,
     /// It was not made, or taught nothing.
@@ -53,26 +53,26 @@ pub enum Verdict {
 
 /// What a member says of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Says {
+pub enum ReplicaDecision {
     /// Nothing: the host's own breaker decides.
     Own,
     /// Go, as a probe; the lease is taken.
-    Probe(Lease),
+    Probe(FleetLease),
     Refuse(Rejection),
 }
 
 /// What is to be said to the fleet.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Asks {
+pub struct ReplicaMessages {
     pub vote: bool,
     pub lease: bool,
-    pub renew: Vec<Lease>,
-    pub verdicts: Vec<(Lease, Verdict)>,
+    pub renew: Vec<FleetLease>,
+    pub verdicts: Vec<(FleetLease, ProbeVerdict)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Spare {
-    lease: Lease,
+struct SpareLease {
+    lease: FleetLease,
     /// When it was asked for, or renewed.
     since: Instant,
     renewing: bool,
@@ -80,37 +80,37 @@ struct Spare {
 
 /// An ask for a lease that was not answered yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Ask {
+struct PendingLease {
     since: Instant,
     sent: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Refused {
+struct LeaseRefusal {
     since: Instant,
     again: Instant,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Member {
+pub struct BreakerReplica {
     ttl: Duration,
-    known: Register,
+    known: SharedState,
     /// This host's copy of an open's end.
     until: Instant,
     attached: bool,
     /// In this epoch the host's own breaker closed by a probe of its own.
     alone: bool,
     wanted: Option<Instant>,
-    ask: Option<Ask>,
-    refused: Option<Refused>,
-    spare: Option<Spare>,
-    verdicts: Vec<(Lease, Verdict)>,
+    ask: Option<PendingLease>,
+    refused: Option<LeaseRefusal>,
+    spare: Option<SpareLease>,
+    verdicts: Vec<(FleetLease, ProbeVerdict)>,
     voted: Option<Instant>,
 }
 
 // === impl Asks ===
 
-impl Asks {
+impl ReplicaMessages {
     pub fn is_nothing(&self) -> bool {
         !self.vote && !self.lease && self.renew.is_empty() && self.verdicts.is_empty()
     }
@@ -118,12 +118,12 @@ impl Asks {
 
 // === impl Member ===
 
-impl Member {
+impl BreakerReplica {
     /// Of a host that is detached and knows nothing. `ttl`: how long a lease lasts.
     pub fn new(ttl: Duration, now: Instant) -> Self {
-        Member {
+        BreakerReplica {
             ttl,
-            known: Register::none(),
+            known: SharedState::none(),
             until: now,
             attached: false,
             alone: false,
@@ -140,7 +140,7 @@ impl Member {
         self.ttl = ttl;
     }
 
-    pub fn known(&self) -> &Register {
+    pub fn known(&self) -> &SharedState {
         &self.known
     }
 
@@ -159,12 +159,12 @@ impl Member {
 
     /// Whether attempts here may be the fleet's probes.
     pub fn is_concerned(&self) -> bool {
-        self.attached && self.known.state != Kind::Closed
+        self.attached && self.known.state != StateKind::Closed
     }
 
     /// When the register's open ends, as this host knows it.
     pub fn until(&self) -> Option<Instant> {
-        (self.known.state == Kind::Open).then_some(self.until)
+        (self.known.state == StateKind::Open).then_some(self.until)
     }
 
     /// When the last open ends or ended, as this host knows it.
@@ -183,7 +183,7 @@ impl Member {
     }
 
     /// A register was seen; `until` is its end by this host's clock. Whether it is news.
-    pub fn learn(&mut self, register: &Register, until: Instant) -> bool {
+    pub fn learn(&mut self, register: &SharedState, until: Instant) -> bool {
         if !register.outranks(&self.known) {
             return false;
         }
@@ -206,8 +206,8 @@ impl Member {
         if !self.is_concerned() {
             return Ok(false);
         }
-        if self.known.state == Kind::Open && now < self.until {
-            return Err(Rejection { why: Why::Open, retry_after: self.until - now });
+        if self.known.state == StateKind::Open && now < self.until {
+            return Err(Rejection { why: RejectReason::Open, retry_after: self.until - now });
         }
         if self.usable(now).is_some() {
             return Ok(true);
@@ -218,13 +218,13 @@ impl Member {
     }
 
     /// As `check`, and takes the lease.
-    pub fn admit(&mut self, now: Instant) -> Says {
+    pub fn admit(&mut self, now: Instant) -> ReplicaDecision {
         match self.check(now) {
-            Err(rejection) => Says::Refuse(rejection),
-            Ok(false) => Says::Own,
+            Err(rejection) => ReplicaDecision::Refuse(rejection),
+            Ok(false) => ReplicaDecision::Own,
             Ok(true) => match self.spare.take() {
-                Some(spare) => Says::Probe(spare.lease),
-                None => Says::Own,
+                Some(spare) => ReplicaDecision::Probe(spare.lease),
+                None => ReplicaDecision::Own,
             },
         }
     }
@@ -235,23 +235,23 @@ impl Member {
     }
 
     /// A probe is over.
-    pub fn judged(&mut self, lease: Lease, outcome: Outcome) {
+    pub fn judged(&mut self, lease: FleetLease, outcome: Outcome) {
         if lease.epoch == self.known.epoch {
             let verdict = match outcome {
-                Outcome::Success => Verdict::Well,
-                Outcome::Failure | Outcome::Throttled => Verdict::Failed,
-                Outcome::Ignored => Verdict::Unused,
+                Outcome::Success => ProbeVerdict::Well,
+                Outcome::Failure | Outcome::Throttled => ProbeVerdict::Failed,
+                Outcome::Ignored => ProbeVerdict::Unused,
             };
             self.verdicts.push((lease, verdict));
         }
     }
 
     /// What the fleet is to be told and asked now; each is given once.
-    pub fn asks(&mut self, own: Kind, now: Instant) -> Asks {
+    pub fn asks(&mut self, own: StateKind, now: Instant) -> ReplicaMessages {
         if !self.attached {
-            return Asks::default();
+            return ReplicaMessages::default();
         }
-        Asks {
+        ReplicaMessages {
             vote: self.votes(own, now),
             lease: self.asks_lease(now),
             renew: self.renews(now),
@@ -260,14 +260,14 @@ impl Member {
     }
 
     /// An ask that was sent `at` was answered with a lease.
-    pub fn granted(&mut self, lease: Lease, at: Instant) {
+    pub fn granted(&mut self, lease: FleetLease, at: Instant) {
         if lease.epoch != self.known.epoch {
             return;
         }
         self.ask = None;
         self.refused = None;
-        if let Some(had) = self.spare.replace(Spare { lease, since: at, renewing: false }) {
-            self.verdicts.push((had.lease, Verdict::Unused));
+        if let Some(had) = self.spare.replace(SpareLease { lease, since: at, renewing: false }) {
+            self.verdicts.push((had.lease, ProbeVerdict::Unused));
         }
     }
 
@@ -275,7 +275,7 @@ impl Member {
     pub fn refused(&mut self, now: Instant) {
         self.ask = None;
         let since = self.refused.map_or(now, |refused| refused.since);
-        self.refused = Some(Refused { since, again: now + ASK_AGAIN });
+        self.refused = Some(LeaseRefusal { since, again: now + ASK_AGAIN });
     }
 
     /// An ask, or what else was sent, had no answer.
@@ -288,7 +288,7 @@ impl Member {
 
     /// A renewal that was sent `at` was answered: whether the lease still lives, and whether others
     /// wait for one.
-    pub fn renewed(&mut self, lease: Lease, lives: bool, awaited: bool, at: Instant) {
+    pub fn renewed(&mut self, lease: FleetLease, lives: bool, awaited: bool, at: Instant) {
         match &mut self.spare {
             Some(spare) if spare.lease == lease && lives && !awaited => {
                 (spare.since, spare.renewing) = (at, false);
@@ -296,7 +296,7 @@ impl Member {
             Some(spare) if spare.lease == lease => {
                 self.spare = None;
                 if lives {
-                    self.verdicts.push((lease, Verdict::Unused));
+                    self.verdicts.push((lease, ProbeVerdict::Unused));
                 }
             }
             _ => {}
@@ -307,29 +307,31 @@ impl Member {
         (self.ask, self.refused, self.spare) = (None, None, None);
     }
 
-    fn usable(&self, now: Instant) -> Option<Lease> {
+    fn usable(&self, now: Instant) -> Option<FleetLease> {
         let spare = self.spare?;
         (now < spare.since + self.ttl / 10).then_some(spare.lease)
     }
 
     fn is_left_alone(&self, now: Instant) -> bool {
-        let long = |refused: &Refused| now.saturating_duration_since(refused.since) > self.ttl * 2;
+        let long =
+            |refused: &LeaseRefusal| now.saturating_duration_since(refused.since) > self.ttl * 2;
         self.refused.as_ref().is_some_and(long)
     }
 
     fn lacks_lease(&mut self, now: Instant) -> Rejection {
-        if let Some(Refused { again, .. }) = self.refused.filter(|refused| now < refused.again) {
-            return Rejection { why: Why::HalfOpen, retry_after: again - now };
+        if let Some(LeaseRefusal { again, .. }) = self.refused.filter(|refused| now < refused.again)
+        {
+            return Rejection { why: RejectReason::HalfOpen, retry_after: again - now };
         }
-        let ask = self.ask.get_or_insert(Ask { since: now, sent: false });
+        let ask = self.ask.get_or_insert(PendingLease { since: now, sent: false });
         match (ask.since + ANSWER).saturating_duration_since(now) {
-            Duration::ZERO => Rejection { why: Why::HalfOpen, retry_after: ASK_AGAIN },
-            wait => Rejection { why: Why::Lease, retry_after: wait },
+            Duration::ZERO => Rejection { why: RejectReason::HalfOpen, retry_after: ASK_AGAIN },
+            wait => Rejection { why: RejectReason::Lease, retry_after: wait },
         }
     }
 
-    fn votes(&mut self, own: Kind, now: Instant) -> bool {
-        if own == Kind::Closed || self.known.state != Kind::Closed {
+    fn votes(&mut self, own: StateKind, now: Instant) -> bool {
+        if own == StateKind::Closed || self.known.state != StateKind::Closed {
             self.voted = None;
             return false;
         }
@@ -355,11 +357,11 @@ impl Member {
         }
     }
 
-    fn renews(&mut self, now: Instant) -> Vec<Lease> {
+    fn renews(&mut self, now: Instant) -> Vec<FleetLease> {
         let Some(spare) = &mut self.spare else { return Vec::new() };
         let wanted = self.wanted.is_some_and(|at| now.saturating_duration_since(at) <= WANTED);
         if !wanted {
-            self.verdicts.push((spare.lease, Verdict::Unused));
+            self.verdicts.push((spare.lease, ProbeVerdict::Unused));
             self.spare = None;
             return Vec::new();
         }

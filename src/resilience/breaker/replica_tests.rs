@@ -4,120 +4,120 @@ use proptest::prelude::*;
 const SECOND: Duration = Duration::from_secs(1);
 const TTL: Duration = Duration::from_secs(10);
 
-fn register(epoch: u64, state: Kind) -> Register {
-    Register { epoch, state, permits: 1, needed: 1, ..Register::none() }
+fn register(epoch: u64, state: StateKind) -> SharedState {
+    SharedState { epoch, state, permits: 1, needed: 1, ..SharedState::none() }
 }
 
 /// A member of an attached host that knows this.
-fn member(epoch: u64, state: Kind, until: Instant, now: Instant) -> Member {
-    let mut member = Member::new(TTL, now);
+fn member(epoch: u64, state: StateKind, until: Instant, now: Instant) -> BreakerReplica {
+    let mut member = BreakerReplica::new(TTL, now);
     member.attach(true);
     member.learn(&register(epoch, state), until);
     member
 }
 
-fn lease(epoch: u64) -> Lease {
-    Lease { epoch, number: 1 }
+fn lease(epoch: u64) -> FleetLease {
+    FleetLease { epoch, number: 1 }
 }
 
-fn why(says: Says) -> Option<Why> {
+fn why(says: ReplicaDecision) -> Option<RejectReason> {
     match says {
-        Says::Refuse(rejection) => Some(rejection.why),
-        Says::Own | Says::Probe(_) => None,
+        ReplicaDecision::Refuse(rejection) => Some(rejection.why),
+        ReplicaDecision::Own | ReplicaDecision::Probe(_) => None,
     }
 }
 
 #[test]
 fn an_open_is_kept_to_this_hosts_copy_of_its_end() {
     let t0 = Instant::now();
-    let mut member = member(5, Kind::Open, t0 + 5 * SECOND, t0);
-    assert_eq!(why(member.admit(t0 + 4 * SECOND)), Some(Why::Open));
-    assert!(!member.asks(Kind::Open, t0 + 4 * SECOND).lease, "nothing is asked before");
-    assert_eq!(why(member.admit(t0 + 5 * SECOND)), Some(Why::Lease));
-    assert!(member.asks(Kind::Open, t0 + 5 * SECOND).lease);
+    let mut member = member(5, StateKind::Open, t0 + 5 * SECOND, t0);
+    assert_eq!(why(member.admit(t0 + 4 * SECOND)), Some(RejectReason::Open));
+    assert!(!member.asks(StateKind::Open, t0 + 4 * SECOND).lease, "nothing is asked before");
+    assert_eq!(why(member.admit(t0 + 5 * SECOND)), Some(RejectReason::Lease));
+    assert!(member.asks(StateKind::Open, t0 + 5 * SECOND).lease);
 }
 
 #[test]
 fn whoever_has_a_lease_probes_and_its_verdict_is_told_once() {
     let t0 = Instant::now();
-    let mut member = member(5, Kind::HalfOpen, t0, t0);
+    let mut member = member(5, StateKind::HalfOpen, t0, t0);
     member.granted(lease(5), t0);
-    assert_eq!(member.admit(t0), Says::Probe(lease(5)));
-    assert_eq!(why(member.admit(t0)), Some(Why::Lease), "there was one");
+    assert_eq!(member.admit(t0), ReplicaDecision::Probe(lease(5)));
+    assert_eq!(why(member.admit(t0)), Some(RejectReason::Lease), "there was one");
     member.judged(lease(5), Outcome::Throttled);
-    let told = member.asks(Kind::Open, t0).verdicts;
-    assert_eq!(told, [(lease(5), Verdict::Failed)]);
-    assert!(member.asks(Kind::Open, t0).verdicts.is_empty());
+    let told = member.asks(StateKind::Open, t0).verdicts;
+    assert_eq!(told, [(lease(5), ProbeVerdict::Failed)]);
+    assert!(member.asks(StateKind::Open, t0).verdicts.is_empty());
 }
 
 #[test]
 fn an_answer_is_waited_for_a_moment_and_a_refusal_is_believed_for_a_second() {
     let t0 = Instant::now();
-    let mut member = member(5, Kind::HalfOpen, t0, t0);
-    assert_eq!(why(member.admit(t0)), Some(Why::Lease));
-    assert_eq!(why(member.admit(t0 + ANSWER)), Some(Why::HalfOpen));
+    let mut member = member(5, StateKind::HalfOpen, t0, t0);
+    assert_eq!(why(member.admit(t0)), Some(RejectReason::Lease));
+    assert_eq!(why(member.admit(t0 + ANSWER)), Some(RejectReason::HalfOpen));
     member.refused(t0 + ANSWER);
-    assert_eq!(why(member.admit(t0 + ANSWER)), Some(Why::HalfOpen));
-    assert_eq!(why(member.admit(t0 + ANSWER + SECOND)), Some(Why::Lease));
+    assert_eq!(why(member.admit(t0 + ANSWER)), Some(RejectReason::HalfOpen));
+    assert_eq!(why(member.admit(t0 + ANSWER + SECOND)), Some(RejectReason::Lease));
 }
 
 #[test]
 fn a_lease_that_nobody_used_is_renewed_and_given_back_where_others_wait() {
     let t0 = Instant::now();
-    let mut member = member(5, Kind::HalfOpen, t0, t0);
+    let mut member = member(5, StateKind::HalfOpen, t0, t0);
     let _ = member.admit(t0);
     member.granted(lease(5), t0);
     let late = t0 + TTL / 20;
-    assert_eq!(member.asks(Kind::Open, late).renew, [lease(5)]);
+    assert_eq!(member.asks(StateKind::Open, late).renew, [lease(5)]);
     member.renewed(lease(5), true, false, late);
-    assert_eq!(member.admit(late + TTL / 20), Says::Probe(lease(5)));
+    assert_eq!(member.admit(late + TTL / 20), ReplicaDecision::Probe(lease(5)));
     member.granted(lease(5), late);
     member.renewed(lease(5), true, true, late);
-    assert_eq!(member.asks(Kind::Open, late).verdicts, [(lease(5), Verdict::Unused)]);
+    assert_eq!(member.asks(StateKind::Open, late).verdicts, [(lease(5), ProbeVerdict::Unused)]);
 }
 
 #[test]
 fn refused_for_longer_than_two_leases_it_probes_by_itself_until_there_is_news() {
     let t0 = Instant::now();
-    let mut member = member(5, Kind::HalfOpen, t0, t0);
+    let mut member = member(5, StateKind::HalfOpen, t0, t0);
     member.refused(t0);
-    assert_ne!(member.admit(t0 + 2 * TTL), Says::Own);
+    assert_ne!(member.admit(t0 + 2 * TTL), ReplicaDecision::Own);
     member.refused(t0 + 2 * TTL);
-    assert_eq!(member.admit(t0 + 2 * TTL + SECOND), Says::Own);
+    assert_eq!(member.admit(t0 + 2 * TTL + SECOND), ReplicaDecision::Own);
     member.closed_alone();
     assert!(!member.restrains());
     let later = t0 + 2 * TTL + 3 * SECOND;
-    assert_eq!(member.admit(later), Says::Own);
-    assert!(member.asks(Kind::Closed, later).lease, "it goes on asking");
+    assert_eq!(member.admit(later), ReplicaDecision::Own);
+    assert!(member.asks(StateKind::Closed, later).lease, "it goes on asking");
     member.granted(lease(5), later);
-    assert_eq!(member.admit(later), Says::Probe(lease(5)));
-    member.learn(&register(6, Kind::Open), t0 + 90 * SECOND);
+    assert_eq!(member.admit(later), ReplicaDecision::Probe(lease(5)));
+    member.learn(&register(6, StateKind::Open), t0 + 90 * SECOND);
     assert!(member.restrains());
 }
 
 #[test]
 fn a_trip_is_a_vote_that_is_said_again_while_it_is_open() {
     let t0 = Instant::now();
-    let mut member = member(5, Kind::Closed, t0, t0);
-    assert!(!member.asks(Kind::Closed, t0).vote);
-    assert!(member.asks(Kind::Open, t0).vote);
-    assert!(!member.asks(Kind::Open, t0 + VOTE_AGAIN - SECOND).vote);
-    assert!(member.asks(Kind::HalfOpen, t0 + VOTE_AGAIN).vote);
+    let mut member = member(5, StateKind::Closed, t0, t0);
+    assert!(!member.asks(StateKind::Closed, t0).vote);
+    assert!(member.asks(StateKind::Open, t0).vote);
+    assert!(!member.asks(StateKind::Open, t0 + VOTE_AGAIN - SECOND).vote);
+    assert!(member.asks(StateKind::HalfOpen, t0 + VOTE_AGAIN).vote);
 }
 
 #[test]
 fn detached_it_says_nothing() {
     let t0 = Instant::now();
-    let mut member = member(5, Kind::Open, t0 + 60 * SECOND, t0);
+    let mut member = member(5, StateKind::Open, t0 + 60 * SECOND, t0);
     member.attach(false);
-    assert_eq!(member.admit(t0), Says::Own);
-    assert!(member.asks(Kind::Open, t0).is_nothing());
+    assert_eq!(member.admit(t0), ReplicaDecision::Own);
+    assert!(member.asks(StateKind::Open, t0).is_nothing());
     member.attach(true);
-    assert_eq!(why(member.admit(t0)), Some(Why::Open), "what is known is not forgotten");
+    assert_eq!(why(member.admit(t0)), Some(RejectReason::Open), "what is known is not forgotten");
 }
 
-fn kinds() -> impl Strategy<Value = Kind> {
-    prop_oneof![Just(Kind::Open), Just(Kind::HalfOpen), Just(Kind::Closed)]
+fn kinds() -> impl Strategy<Value = StateKind> {
+    prop_oneof![Just(StateKind::Open), Just(StateKind::HalfOpen), Just(StateKind::Closed)]
 }
 
 proptest! {
@@ -126,7 +126,7 @@ proptest! {
         steps in prop::collection::vec((0u8..9, 0u64..8, kinds(), 0u64..4000), 1..200)
     ) {
         let mut now = Instant::now();
-        let mut member = Member::new(TTL, now);
+        let mut member = BreakerReplica::new(TTL, now);
         let (mut granted, mut out, mut number) = (Vec::new(), Vec::new(), 0);
         for (what, epoch, state, wait) in steps {
             now += Duration::from_millis(wait);
@@ -138,7 +138,7 @@ proptest! {
                 }
                 3 => {
                     number += 1;
-                    let lease = Lease { epoch: member.known().epoch, number };
+                    let lease = FleetLease { epoch: member.known().epoch, number };
                     member.granted(lease, now);
                     granted.push((lease, now));
                 }
@@ -147,27 +147,27 @@ proptest! {
                 6 => {
                     let asks = member.asks(state, now);
                     prop_assert!(member.is_attached() || asks.is_nothing());
-                    prop_assert!(!asks.vote || member.known().state == Kind::Closed);
+                    prop_assert!(!asks.vote || member.known().state == StateKind::Closed);
                 }
                 _ => match member.admit(now) {
-                    Says::Probe(lease) => {
+                    ReplicaDecision::Probe(lease) => {
                         prop_assert!(granted.iter().any(|(l, at)| *l == lease && now < *at + TTL / 10));
                         prop_assert!(!out.contains(&lease), "each lease is one probe");
                         prop_assert_eq!(lease.epoch, member.known().epoch);
                         out.push(lease);
                         member.judged(lease, Outcome::Success);
                     }
-                    Says::Own => {}
-                    Says::Refuse(rejection) => {
+                    ReplicaDecision::Own => {}
+                    ReplicaDecision::Refuse(rejection) => {
                         prop_assert!(member.restrains());
                         prop_assert!(!rejection.retry_after.is_zero());
-                        prop_assert!(rejection.why != Why::Lease || rejection.retry_after <= ANSWER);
+                        prop_assert!(rejection.why != RejectReason::Lease || rejection.retry_after <= ANSWER);
                     }
                 },
             }
             prop_assert!(!before.outranks(member.known()), "what is known never goes back");
             if member.restrains() && member.until().is_some_and(|until| now < until) {
-                prop_assert_eq!(why(member.admit(now)), Some(Why::Open));
+                prop_assert_eq!(why(member.admit(now)), Some(RejectReason::Open));
             }
         }
     }

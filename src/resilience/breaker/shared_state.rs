@@ -8,7 +8,7 @@
 //! In Redis it is one line, its fields parted by `|`:
 //! `epoch|writer|state|until|trips|permits|needed|ok|closed_at`, times in Redis' microseconds.
 
-use super::Kind;
+use super::StateKind;
 use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
@@ -17,11 +17,11 @@ use std::str::FromStr;
 const WRITER: usize = 128;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Register {
+pub struct SharedState {
     pub epoch: u64,
     /// The host that began the epoch.
     pub writer: String,
-    pub state: Kind,
+    pub state: StateKind,
     /// Open: when it ends, by Redis' clock; else 0.
     pub until: u64,
     /// Trips in a row.
@@ -38,17 +38,17 @@ pub struct Register {
 
 /// What was found where a register was expected.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NoRegister(String);
+pub struct InvalidSharedState(String);
 
 // === impl Register ===
 
-impl Register {
+impl SharedState {
     /// Of whoever has seen none: closed, and older than any.
     pub fn none() -> Self {
-        Register {
+        SharedState {
             epoch: 0,
             writer: String::new(),
-            state: Kind::Closed,
+            state: StateKind::Closed,
             until: 0,
             trips: 0,
             permits: 0,
@@ -59,38 +59,38 @@ impl Register {
     }
 
     /// Whether it takes the place of the other.
-    pub fn outranks(&self, other: &Register) -> bool {
+    pub fn outranks(&self, other: &SharedState) -> bool {
         self.order(other) == Ordering::Greater
     }
 
-    fn order(&self, other: &Register) -> Ordering {
+    fn order(&self, other: &SharedState) -> Ordering {
         self.epoch.cmp(&other.epoch).then_with(|| self.writer.cmp(&other.writer))
     }
 
     /// The greater of both: the merge rule.
     #[must_use]
-    pub fn merged(self, other: Register) -> Register {
+    pub fn merged(self, other: SharedState) -> SharedState {
         if other.outranks(&self) { other } else { self }
     }
 }
 
-impl fmt::Display for Register {
+impl fmt::Display for SharedState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Register { epoch, writer, until, trips, permits, needed, ok, closed_at, .. } = self;
+        let SharedState { epoch, writer, until, trips, permits, needed, ok, closed_at, .. } = self;
         let state = match self.state {
-            Kind::Closed => 'C',
-            Kind::Open => 'O',
-            Kind::HalfOpen => 'H',
+            StateKind::Closed => 'C',
+            StateKind::Open => 'O',
+            StateKind::HalfOpen => 'H',
         };
         write!(f, "{epoch}|{writer}|{state}|{until}|{trips}|{permits}|{needed}|{ok}|{closed_at}")
     }
 }
 
-impl FromStr for Register {
-    type Err = NoRegister;
+impl FromStr for SharedState {
+    type Err = InvalidSharedState;
 
-    fn from_str(line: &str) -> Result<Self, NoRegister> {
-        let none = || NoRegister(line.chars().take(80).collect());
+    fn from_str(line: &str) -> Result<Self, InvalidSharedState> {
+        let none = || InvalidSharedState(line.chars().take(80).collect());
         let fields: Vec<&str> = line.split('|').collect();
         let [epoch, writer, state, until, trips, permits, needed, ok, closed_at] = fields[..]
         else {
@@ -99,15 +99,15 @@ impl FromStr for Register {
         let number = |text: &str| text.parse::<u64>().map_err(|_| none());
         let small = |text: &str| text.parse::<u32>().map_err(|_| none());
         let state = match state {
-            "C" => Kind::Closed,
-            "O" => Kind::Open,
-            "H" => Kind::HalfOpen,
+            "C" => StateKind::Closed,
+            "O" => StateKind::Open,
+            "H" => StateKind::HalfOpen,
             _ => return Err(none()),
         };
         if writer.len() > WRITER {
             return Err(none());
         }
-        Ok(Register {
+        Ok(SharedState {
             epoch: number(epoch)?,
             writer: writer.to_owned(),
             state,
@@ -121,23 +121,24 @@ impl FromStr for Register {
     }
 }
 
-impl fmt::Display for NoRegister {
+impl fmt::Display for InvalidSharedState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "no register of a breaker: `{}`", self.0.escape_debug())
     }
 }
 
-impl std::error::Error for NoRegister {}
+impl std::error::Error for InvalidSharedState {}
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn register() -> impl Strategy<Value = Register> {
-        let state = prop_oneof![Just(Kind::Closed), Just(Kind::Open), Just(Kind::HalfOpen)];
+    fn register() -> impl Strategy<Value = SharedState> {
+        let state =
+            prop_oneof![Just(StateKind::Closed), Just(StateKind::Open), Just(StateKind::HalfOpen)];
         (0u64..6, "[ab]{0,2}", state, any::<u64>(), any::<[u32; 4]>(), any::<u64>()).prop_map(
-            |(epoch, writer, state, until, [trips, permits, needed, ok], closed_at)| Register {
+            |(epoch, writer, state, until, [trips, permits, needed, ok], closed_at)| SharedState {
                 epoch,
                 writer,
                 state,
@@ -154,33 +155,33 @@ mod tests {
     #[test]
     fn anything_outranks_none() {
         let line = "1|a|O|5|1|0|0|0|0";
-        assert!(line.parse::<Register>().unwrap().outranks(&Register::none()));
+        assert!(line.parse::<SharedState>().unwrap().outranks(&SharedState::none()));
     }
 
     #[test]
     fn a_line_that_is_no_register_is_refused() {
         let long = format!("1|{}|C|0|0|0|0|0|0", "x".repeat(WRITER + 1));
         for line in ["", "1|a|X|0|0|0|0|0|0", "1|a|C|0|0|0|0|0", "-1|a|C|0|0|0|0|0|0", &long] {
-            assert!(line.parse::<Register>().is_err(), "{line}");
+            assert!(line.parse::<SharedState>().is_err(), "{line}");
         }
     }
 
     proptest! {
         #[test]
         fn a_line_is_read_as_it_was_written(register in register()) {
-            prop_assert_eq!(register.to_string().parse::<Register>(), Ok(register));
+            prop_assert_eq!(register.to_string().parse::<SharedState>(), Ok(register));
         }
 
         #[test]
         fn no_line_is_too_odd(line in ".{0,60}") {
-            let _ = line.parse::<Register>();
+            let _ = line.parse::<SharedState>();
         }
 
         #[test]
         fn the_order_of_merging_does_not_matter(seen in prop::collection::vec(register(), 1..6)) {
-            let merge = |all: Vec<Register>| {
-                let key = |r: Register| (r.epoch, r.writer);
-                key(all.into_iter().fold(Register::none(), Register::merged))
+            let merge = |all: Vec<SharedState>| {
+                let key = |r: SharedState| (r.epoch, r.writer);
+                key(all.into_iter().fold(SharedState::none(), SharedState::merged))
             };
             let mut backwards = seen.clone();
             backwards.reverse();

@@ -7,7 +7,7 @@
 //! Trips in a row are remembered for 60 s closed: an endpoint that falls again right after it
 //! was let back is left alone for longer, one that held for a minute begins anew.
 
-use crate::resilience::limits::slow_start::Ramp;
+use crate::resilience::limits::slow_start::SlowStart;
 use std::time::{Duration, Instant};
 
 const CLOSED_FORGETS_TRIPS: Duration = Duration::from_secs(60);
@@ -17,7 +17,7 @@ const CLOSED_FORGETS_TRIPS: Duration = Duration::from_secs(60);
 pub enum State {
     Closed { failures: u32, recovery: Option<Recovery> },
     Open { until: Instant, trips: u32, rate: f64 },
-    HalfOpen { trips: u32, rate: f64, successes: u32, leases: Leases },
+    HalfOpen { trips: u32, rate: f64, successes: u32, leases: ProbeLeases },
 }
 
 /// What a closed breaker remembers of its last trip, for a minute or until the ramp is over.
@@ -25,18 +25,18 @@ pub enum State {
 pub struct Recovery {
     pub closed_at: Instant,
     pub trips: u32,
-    pub ramp: Option<Ramp>,
+    pub ramp: Option<SlowStart>,
 }
 
 /// The probes that are out, each until its own end.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Leases {
+pub struct ProbeLeases {
     granted: u64,
     out: Vec<(u64, Instant)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Kind {
+pub enum StateKind {
     Closed,
     HalfOpen,
     Open,
@@ -44,13 +44,13 @@ pub enum Kind {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rejection {
-    pub why: Why,
+    pub why: RejectReason,
     /// Time until it is worth asking again.
     pub retry_after: Duration,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Why {
+pub enum RejectReason {
     Open,
     /// All probes are out.
     HalfOpen,
@@ -62,15 +62,15 @@ pub enum Why {
 
 /// A change of state, and the epoch that it started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Transition {
-    pub from: Kind,
-    pub to: Kind,
-    pub cause: Cause,
+pub struct BreakerTransition {
+    pub from: StateKind,
+    pub to: StateKind,
+    pub cause: TransitionCause,
     pub epoch: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Cause {
+pub enum TransitionCause {
     Consecutive,
     FailureRate,
     SlowRate,
@@ -86,47 +86,47 @@ pub enum Cause {
 
 // === impl Kind, Why ===
 
-impl Kind {
+impl StateKind {
     pub fn as_str(self) -> &'static str {
         match self {
-            Kind::Closed => "closed",
-            Kind::HalfOpen => "half_open",
-            Kind::Open => "open",
+            StateKind::Closed => "closed",
+            StateKind::HalfOpen => "half_open",
+            StateKind::Open => "open",
         }
     }
 }
 
-impl Why {
+impl RejectReason {
     pub fn as_str(self) -> &'static str {
         match self {
-            Why::Open => "open",
-            Why::HalfOpen => "half_open",
-            Why::Ramp => "ramp",
-            Why::Lease => "lease",
+            RejectReason::Open => "open",
+            RejectReason::HalfOpen => "half_open",
+            RejectReason::Ramp => "ramp",
+            RejectReason::Lease => "lease",
         }
     }
 }
 
 // === impl Cause ===
 
-impl Cause {
+impl TransitionCause {
     pub fn as_str(self) -> &'static str {
         match self {
-            Cause::Consecutive => "consecutive",
-            Cause::FailureRate => "failure_rate",
-            Cause::SlowRate => "slow_rate",
-            Cause::ProbeFailed => "probe_failed",
-            Cause::ProbeSucceeded => "probe_succeeded",
-            Cause::Elapsed => "elapsed",
-            Cause::ByHand => "by_hand",
-            Cause::Fleet => "fleet",
+            TransitionCause::Consecutive => "consecutive",
+            TransitionCause::FailureRate => "failure_rate",
+            TransitionCause::SlowRate => "slow_rate",
+            TransitionCause::ProbeFailed => "probe_failed",
+            TransitionCause::ProbeSucceeded => "probe_succeeded",
+            TransitionCause::Elapsed => "elapsed",
+            TransitionCause::ByHand => "by_hand",
+            TransitionCause::Fleet => "fleet",
         }
     }
 }
 
 // === impl Leases ===
 
-impl Leases {
+impl ProbeLeases {
     /// Probes out at `now`.
     pub fn out(&self, now: Instant) -> usize {
         self.live(now).count()
@@ -170,11 +170,11 @@ impl Recovery {
 impl State {
     pub(crate) const CLOSED: State = State::Closed { failures: 0, recovery: None };
 
-    pub(crate) fn kind(&self) -> Kind {
+    pub(crate) fn kind(&self) -> StateKind {
         match self {
-            State::Closed { .. } => Kind::Closed,
-            State::Open { .. } => Kind::Open,
-            State::HalfOpen { .. } => Kind::HalfOpen,
+            State::Closed { .. } => StateKind::Closed,
+            State::Open { .. } => StateKind::Open,
+            State::HalfOpen { .. } => StateKind::HalfOpen,
         }
     }
 
@@ -183,17 +183,17 @@ impl State {
             State::Closed { recovery: Some(Recovery { ramp: Some(ramp), .. }), .. } => {
                 match ramp.check(now) {
                     Ok(()) => return Ok(()),
-                    Err(wait) => (Why::Ramp, wait),
+                    Err(wait) => (RejectReason::Ramp, wait),
                 }
             }
             State::Closed { .. } => return Ok(()),
-            State::Open { until, .. } => (Why::Open, until.saturating_duration_since(now)),
+            State::Open { until, .. } => (RejectReason::Open, until.saturating_duration_since(now)),
             State::HalfOpen { leases, .. } if leases.out(now) < probes.max(1) as usize => {
                 return Ok(());
             }
             State::HalfOpen { leases, .. } => {
                 let first = leases.live(now).min().unwrap_or(now);
-                (Why::HalfOpen, first.saturating_duration_since(now))
+                (RejectReason::HalfOpen, first.saturating_duration_since(now))
             }
         };
         if retry_after.is_zero() { Ok(()) } else { Err(Rejection { why, retry_after }) }
@@ -209,13 +209,13 @@ mod tests {
         Duration::from_millis(n)
     }
 
-    fn half_open(leases: Leases) -> State {
+    fn half_open(leases: ProbeLeases) -> State {
         State::HalfOpen { trips: 1, rate: 1.0, successes: 0, leases }
     }
 
     #[test]
     fn a_lease_is_out_until_its_end_and_not_at_it() {
-        let (t0, mut leases) = (Instant::now(), Leases::default());
+        let (t0, mut leases) = (Instant::now(), ProbeLeases::default());
         let lease = leases.grant(t0, t0 + ms(10));
         assert_eq!((leases.out(t0 + ms(9)), leases.out(t0 + ms(10))), (1, 0));
         assert!(!leases.clone().give_back(lease, t0 + ms(10)));
@@ -225,7 +225,7 @@ mod tests {
 
     #[test]
     fn lost_leases_do_not_pile_up() {
-        let (t0, mut leases) = (Instant::now(), Leases::default());
+        let (t0, mut leases) = (Instant::now(), ProbeLeases::default());
         (0..1000).for_each(|n| {
             leases.grant(t0 + ms(n * 10), t0 + ms(n * 10 + 10));
         });
@@ -234,10 +234,10 @@ mod tests {
 
     #[test]
     fn with_all_probes_out_the_first_to_end_says_how_long() {
-        let (t0, mut leases) = (Instant::now(), Leases::default());
+        let (t0, mut leases) = (Instant::now(), ProbeLeases::default());
         leases.grant(t0, t0 + ms(30));
         leases.grant(t0, t0 + ms(20));
-        let refused = Rejection { why: Why::HalfOpen, retry_after: ms(20) };
+        let refused = Rejection { why: RejectReason::HalfOpen, retry_after: ms(20) };
         assert_eq!(half_open(leases.clone()).check(2, t0), Err(refused));
         assert_eq!(half_open(leases.clone()).check(3, t0), Ok(()));
         assert_eq!(half_open(leases).check(2, t0 + ms(20)), Ok(()));
@@ -247,7 +247,7 @@ mod tests {
     fn a_recovery_lasts_while_either_its_trips_or_its_ramp_matter() {
         let t0 = Instant::now();
         for (over, end) in [(ms(10_000), 60_000), (ms(90_000), 90_000)] {
-            let ramp = Some(Ramp::new(1.0, over, t0));
+            let ramp = Some(SlowStart::new(1.0, over, t0));
             let recovery = Recovery { closed_at: t0, trips: 3, ramp };
             assert!(!recovery.is_over(t0 + ms(end - 1)));
             assert!(recovery.is_over(t0 + ms(end)));
@@ -259,7 +259,7 @@ mod tests {
         fn a_refusal_is_right_about_how_long(
             ends in prop::collection::vec(1u64..1000, 0..6), probes in 0u32..6, at in 0u64..1000,
         ) {
-            let (t0, mut leases) = (Instant::now(), Leases::default());
+            let (t0, mut leases) = (Instant::now(), ProbeLeases::default());
             ends.iter().for_each(|end| {
                 leases.grant(t0, t0 + ms(*end));
             });

@@ -14,7 +14,7 @@ const POLICY: BreakerPolicy = BreakerPolicy {
     probes: 1,
     probe_lease: Duration::from_secs(30),
     ramp: Duration::ZERO,
-    mode: Mode::Enforce,
+    mode: EnforcementMode::Enforce,
     shared: None,
 };
 const RATE: RateRule = RateRule { above: 0.5, over: Duration::from_secs(30), min_requests: 20 };
@@ -35,26 +35,31 @@ fn ms(n: u64) -> Duration {
     Duration::from_millis(n)
 }
 
-fn permit(breaker: &mut Breaker, now: Instant) -> Permit {
+fn permit(breaker: &mut Breaker, now: Instant) -> BreakerPermit {
     match breaker.admit(now) {
-        (Admission::Admit(permit), _) => permit,
-        (Admission::Reject(rejection), _) => panic!("{rejection:?}"),
+        (BreakerAdmission::Admit(permit), _) => permit,
+        (BreakerAdmission::Reject(rejection), _) => panic!("{rejection:?}"),
     }
 }
 
 fn rejection(breaker: &mut Breaker, now: Instant) -> Rejection {
     match breaker.admit(now) {
-        (Admission::Reject(rejection), _) => rejection,
-        (Admission::Admit(permit), _) => panic!("{permit:?}"),
+        (BreakerAdmission::Reject(rejection), _) => rejection,
+        (BreakerAdmission::Admit(permit), _) => panic!("{permit:?}"),
     }
 }
 
-fn give(breaker: &mut Breaker, permit: Permit, outcome: Outcome, now: Instant) -> Option<Cause> {
+fn give(
+    breaker: &mut Breaker,
+    permit: BreakerPermit,
+    outcome: Outcome,
+    now: Instant,
+) -> Option<TransitionCause> {
     breaker.observe(permit, outcome, TOOK, now, MIDDLE).map(|moved| moved.cause)
 }
 
 /// One attempt from start to end.
-fn attempt(breaker: &mut Breaker, outcome: Outcome, now: Instant) -> Option<Cause> {
+fn attempt(breaker: &mut Breaker, outcome: Outcome, now: Instant) -> Option<TransitionCause> {
     let permit = permit(breaker, now);
     give(breaker, permit, outcome, now)
 }
@@ -63,7 +68,7 @@ fn trip(breaker: &mut Breaker, now: Instant) {
     for _ in 0..breaker.policy.failure_threshold {
         attempt(breaker, Outcome::Failure, now);
     }
-    assert_eq!(breaker.kind(), Kind::Open);
+    assert_eq!(breaker.kind(), StateKind::Open);
 }
 
 fn tripped(policy: BreakerPolicy, now: Instant) -> Breaker {
@@ -78,7 +83,7 @@ fn close(breaker: &mut Breaker) -> Instant {
     for _ in 0..breaker.policy.success_threshold.max(1) {
         attempt(breaker, Outcome::Success, now);
     }
-    assert_eq!(breaker.kind(), Kind::Closed);
+    assert_eq!(breaker.kind(), StateKind::Closed);
     now
 }
 
@@ -95,9 +100,12 @@ fn failures_in_a_row_trip() {
     assert_eq!(attempt(&mut breaker, Outcome::Failure, t0), None);
     let third = permit(&mut breaker, t0);
     let moved = breaker.observe(third, Outcome::Failure, TOOK, t0, MIDDLE);
-    let (from, to, cause) = (Kind::Closed, Kind::Open, Cause::Consecutive);
-    assert_eq!(moved, Some(Transition { from, to, cause, epoch: 1 }));
-    assert_eq!(rejection(&mut breaker, t0), Rejection { why: Why::Open, retry_after: secs(5) });
+    let (from, to, cause) = (StateKind::Closed, StateKind::Open, TransitionCause::Consecutive);
+    assert_eq!(moved, Some(BreakerTransition { from, to, cause, epoch: 1 }));
+    assert_eq!(
+        rejection(&mut breaker, t0),
+        Rejection { why: RejectReason::Open, retry_after: secs(5) }
+    );
 }
 
 #[test]
@@ -117,7 +125,7 @@ fn a_throttle_is_no_failure_and_no_health() {
     attempt(&mut breaker, Outcome::Failure, t0);
     attempt(&mut breaker, Outcome::Throttled, t0);
     attempt(&mut breaker, Outcome::Ignored, t0);
-    assert_eq!(attempt(&mut breaker, Outcome::Failure, t0), Some(Cause::Consecutive));
+    assert_eq!(attempt(&mut breaker, Outcome::Failure, t0), Some(TransitionCause::Consecutive));
 }
 
 #[test]
@@ -136,7 +144,7 @@ fn the_failure_rate_trips_from_min_requests_on() {
         assert_eq!(attempt(&mut breaker, outcome, t0), None);
     }
     // 11 of 20: the one that fills the minimum need not be a failure.
-    assert_eq!(attempt(&mut breaker, Outcome::Success, t0), Some(Cause::FailureRate));
+    assert_eq!(attempt(&mut breaker, Outcome::Success, t0), Some(TransitionCause::FailureRate));
 }
 
 #[test]
@@ -147,7 +155,7 @@ fn a_failure_rate_at_the_limit_is_not_above_it() {
         let outcome = if n % 2 == 1 { Outcome::Failure } else { Outcome::Success };
         assert_eq!(attempt(&mut breaker, outcome, t0), None);
     }
-    assert_eq!(attempt(&mut breaker, Outcome::Failure, t0), Some(Cause::FailureRate));
+    assert_eq!(attempt(&mut breaker, Outcome::Failure, t0), Some(TransitionCause::FailureRate));
 }
 
 #[test]
@@ -167,7 +175,7 @@ fn slow_answers_trip_though_they_succeed() {
         let took = if n <= 2 { SLOW.slower_than } else { SLOW.slower_than + ms(1) };
         let moved = breaker.observe(slow, Outcome::Success, took, t0, MIDDLE);
         // Two took just so long, and are not slower: 8 of 10, then 9 of 11.
-        assert_eq!(moved.map(|moved| moved.cause), (n == 11).then_some(Cause::SlowRate));
+        assert_eq!(moved.map(|moved| moved.cause), (n == 11).then_some(TransitionCause::SlowRate));
     }
 }
 
@@ -203,7 +211,7 @@ fn a_stream_that_broke_later_is_one_more_failure() {
         epoch
     });
     let moved = epochs.map(|epoch| breaker.cut(epoch, t0, MIDDLE).map(|moved| moved.cause));
-    assert_eq!(moved, [None, None, Some(Cause::Consecutive)]);
+    assert_eq!(moved, [None, None, Some(TransitionCause::Consecutive)]);
 }
 
 #[test]
@@ -217,7 +225,7 @@ fn streams_cut_one_after_another_are_failures_in_a_row() {
         assert_eq!(give(&mut breaker, stream, Outcome::Success, t0), None);
         moved = breaker.cut(epoch, t0, MIDDLE).map(|moved| moved.cause);
     }
-    assert_eq!(moved, Some(Cause::Consecutive));
+    assert_eq!(moved, Some(TransitionCause::Consecutive));
 }
 
 #[test]
@@ -230,7 +238,7 @@ fn streams_that_all_break_are_a_failure_rate_of_one() {
         let epoch = stream.epoch();
         assert_eq!(give(&mut breaker, stream, Outcome::Success, t0), None);
         let moved = breaker.cut(epoch, t0, MIDDLE).map(|moved| moved.cause);
-        assert_eq!(moved, (n == 20).then_some(Cause::FailureRate));
+        assert_eq!(moved, (n == 20).then_some(TransitionCause::FailureRate));
     }
 }
 
@@ -242,13 +250,13 @@ fn a_cut_is_never_a_probes_verdict_and_never_of_another_epoch() {
     assert_eq!(breaker.cut(1, t0, MIDDLE), None);
     let t1 = t0 + secs(5);
     attempt(&mut breaker, Outcome::Success, t1);
-    assert_eq!(breaker.kind(), Kind::HalfOpen);
+    assert_eq!(breaker.kind(), StateKind::HalfOpen);
     assert_eq!(breaker.cut(breaker.epoch(), t1, MIDDLE), None);
     let probing = breaker.epoch();
     attempt(&mut breaker, Outcome::Success, t1);
-    assert_eq!(breaker.kind(), Kind::Closed);
+    assert_eq!(breaker.kind(), StateKind::Closed);
     (0..10).for_each(|_| assert_eq!(breaker.cut(probing, t1, MIDDLE), None));
-    assert_eq!(breaker.kind(), Kind::Closed);
+    assert_eq!(breaker.kind(), StateKind::Closed);
 }
 
 // === open ===
@@ -260,7 +268,10 @@ fn open_time_doubles_with_each_trip_in_a_row_to_its_cap() {
     let (mut now, mut times) = (t0, vec![open_time(&breaker, t0)]);
     for _ in 0..6 {
         now = breaker.retry_at().expect("is open");
-        assert_eq!(attempt(&mut breaker, Outcome::Failure, now), Some(Cause::ProbeFailed));
+        assert_eq!(
+            attempt(&mut breaker, Outcome::Failure, now),
+            Some(TransitionCause::ProbeFailed)
+        );
         times.push(open_time(&breaker, now));
     }
     assert_eq!(times, [5, 10, 20, 40, 60, 60, 60].map(secs));
@@ -307,10 +318,10 @@ fn the_end_of_the_open_time_lets_one_probe_through() {
     let t1 = t0 + secs(5);
     assert_eq!(breaker.would_admit(t1), Ok(()));
     let (admission, moved) = breaker.admit(t1);
-    assert!(matches!(admission, Admission::Admit(permit) if permit.is_probe()));
-    let (from, to, cause) = (Kind::Open, Kind::HalfOpen, Cause::Elapsed);
-    assert_eq!(moved, Some(Transition { from, to, cause, epoch: 2 }));
-    let refused = Rejection { why: Why::HalfOpen, retry_after: secs(29) };
+    assert!(matches!(admission, BreakerAdmission::Admit(permit) if permit.is_probe()));
+    let (from, to, cause) = (StateKind::Open, StateKind::HalfOpen, TransitionCause::Elapsed);
+    assert_eq!(moved, Some(BreakerTransition { from, to, cause, epoch: 2 }));
+    let refused = Rejection { why: RejectReason::HalfOpen, retry_after: secs(29) };
     assert_eq!(rejection(&mut breaker, t1 + secs(1)), refused);
 }
 
@@ -325,10 +336,10 @@ fn a_lost_probe_blocks_only_until_its_lease_ends() {
     // What the lost one says now is not heard, though its epoch is the current one.
     assert_eq!(lost.epoch(), second.epoch());
     assert_eq!(give(&mut breaker, lost, Outcome::Failure, t1 + secs(31)), None);
-    assert_eq!(breaker.kind(), Kind::HalfOpen);
+    assert_eq!(breaker.kind(), StateKind::HalfOpen);
     assert_eq!(
         give(&mut breaker, second, Outcome::Failure, t1 + secs(31)),
-        Some(Cause::ProbeFailed)
+        Some(TransitionCause::ProbeFailed)
     );
 }
 
@@ -349,10 +360,10 @@ fn enough_successes_close_and_one_throttle_reopens() {
     let mut breaker = tripped(POLICY, t0);
     let t1 = t0 + secs(5);
     assert_eq!(attempt(&mut breaker, Outcome::Success, t1), None);
-    assert_eq!(attempt(&mut breaker, Outcome::Throttled, t1), Some(Cause::ProbeFailed));
+    assert_eq!(attempt(&mut breaker, Outcome::Throttled, t1), Some(TransitionCause::ProbeFailed));
     let t2 = t1 + secs(10);
     assert_eq!(attempt(&mut breaker, Outcome::Success, t2), None);
-    assert_eq!(attempt(&mut breaker, Outcome::Success, t2), Some(Cause::ProbeSucceeded));
+    assert_eq!(attempt(&mut breaker, Outcome::Success, t2), Some(TransitionCause::ProbeSucceeded));
 }
 
 #[test]
@@ -386,9 +397,9 @@ fn traffic_returns_along_a_ramp_of_the_rate_from_before() {
         let now = t1 + ms(n);
         let said = breaker.would_admit(now);
         match breaker.admit(now).0 {
-            Admission::Admit(_) => admitted += 1,
-            Admission::Reject(refused) => {
-                assert_eq!((said, refused.why), (Err(refused), Why::Ramp));
+            BreakerAdmission::Admit(_) => admitted += 1,
+            BreakerAdmission::Reject(refused) => {
+                assert_eq!((said, refused.why), (Err(refused), RejectReason::Ramp));
                 assert_eq!(breaker.would_admit(now + refused.retry_after), Ok(()));
             }
         }
@@ -419,7 +430,7 @@ fn a_trip_while_it_ramps_keeps_the_rate_from_before() {
 
 #[test]
 fn shadow_admits_everything_and_takes_the_same_course() {
-    let shadow = BreakerPolicy { mode: Mode::Shadow, ramp: secs(10), ..POLICY };
+    let shadow = BreakerPolicy { mode: EnforcementMode::Shadow, ramp: secs(10), ..POLICY };
     let t0 = Instant::now();
     let mut breaker = tripped(shadow, t0);
     assert_eq!(breaker.would_admit(t0), Ok(()));
@@ -433,7 +444,7 @@ fn shadow_admits_everything_and_takes_the_same_course() {
     assert_eq!((extra.is_probe(), extra.would_reject()), (false, true));
     assert_eq!(give(&mut breaker, extra, Outcome::Failure, t1), None);
     assert_eq!(give(&mut breaker, probe, Outcome::Success, t1), None);
-    assert_eq!(attempt(&mut breaker, Outcome::Success, t1), Some(Cause::ProbeSucceeded));
+    assert_eq!(attempt(&mut breaker, Outcome::Success, t1), Some(TransitionCause::ProbeSucceeded));
 
     assert_eq!((permit(&mut breaker, t1).would_reject(), breaker.slow_start(t1)), (false, 1.0));
     // On the ramp, too, what would have been refused teaches nothing.
@@ -458,7 +469,7 @@ fn retuning_keeps_the_state_and_the_counts() {
     breaker.retune(BreakerPolicy { failure_rate: Some(longer), slow_rate: Some(SLOW), ..policy });
     assert_eq!((counts(&breaker), breaker.slow.is_some()), (Some((0, 0)), true));
     attempt(&mut breaker, Outcome::Failure, t0);
-    assert_eq!(attempt(&mut breaker, Outcome::Failure, t0), Some(Cause::Consecutive));
+    assert_eq!(attempt(&mut breaker, Outcome::Failure, t0), Some(TransitionCause::Consecutive));
     breaker.retune(BreakerPolicy { recovery_timeout: secs(1), ..POLICY });
     assert_eq!((breaker.retry_at(), breaker.epoch()), (Some(t0 + secs(5)), 1));
     assert_eq!(breaker.policy().recovery_timeout, secs(1));
@@ -466,11 +477,14 @@ fn retuning_keeps_the_state_and_the_counts() {
 
 #[test]
 fn names_are_those_of_the_policy_and_the_metrics() {
-    assert_eq!([Mode::Enforce, Mode::Shadow].map(Mode::as_str), ["enforce", "shadow"]);
-    let kinds = [Kind::Closed, Kind::HalfOpen, Kind::Open].map(Kind::as_str);
+    assert_eq!(
+        [EnforcementMode::Enforce, EnforcementMode::Shadow].map(EnforcementMode::as_str),
+        ["enforce", "shadow"]
+    );
+    let kinds = [StateKind::Closed, StateKind::HalfOpen, StateKind::Open].map(StateKind::as_str);
     assert_eq!(kinds, ["closed", "half_open", "open"]);
     assert_eq!(
-        [Why::Open, Why::HalfOpen, Why::Ramp].map(Why::as_str),
+        [RejectReason::Open, RejectReason::HalfOpen, RejectReason::Ramp].map(RejectReason::as_str),
         ["open", "half_open", "ramp"]
     );
 }
@@ -518,7 +532,7 @@ fn steps() -> impl Strategy<Value = Vec<(u64, f64, Step)>> {
 struct Run {
     breaker: Breaker,
     now: Instant,
-    held: Vec<(Permit, Instant)>,
+    held: Vec<(BreakerPermit, Instant)>,
 }
 
 impl Run {
@@ -551,20 +565,20 @@ impl Run {
         let (admission, moved) = self.breaker.admit(self.now);
         prop_assert_eq!(self.breaker.epoch(), epoch + u64::from(moved.is_some()));
         if let Some(moved) = moved {
-            prop_assert_eq!((moved.from, moved.cause), (Kind::Open, Cause::Elapsed));
+            prop_assert_eq!((moved.from, moved.cause), (StateKind::Open, TransitionCause::Elapsed));
         }
         match admission {
-            Admission::Admit(permit) => {
-                let half_open = self.breaker.kind() == Kind::HalfOpen;
+            BreakerAdmission::Admit(permit) => {
+                let half_open = self.breaker.kind() == StateKind::HalfOpen;
                 prop_assert_eq!(permit.is_probe(), half_open && !permit.would_reject());
-                if self.breaker.policy().mode == Mode::Enforce {
+                if self.breaker.policy().mode == EnforcementMode::Enforce {
                     prop_assert_eq!(said, Ok(()));
-                    prop_assert!(from != Kind::Open || moved.is_some());
+                    prop_assert!(from != StateKind::Open || moved.is_some());
                 }
                 let lease_end = self.now + self.breaker.policy().probe_lease;
                 self.held.push((permit, lease_end));
             }
-            Admission::Reject(rejection) => {
+            BreakerAdmission::Reject(rejection) => {
                 prop_assert_eq!(said, Err(rejection));
                 let later = self.now + rejection.retry_after;
                 prop_assert_eq!(self.breaker.would_admit(later), Ok(()));
@@ -596,11 +610,15 @@ impl Run {
     fn cut(&mut self, epoch: u64, draw: f64) -> Result<(), TestCaseError> {
         let (kind, before) = (self.breaker.kind(), self.breaker.epoch());
         let moved = self.breaker.cut(epoch, self.now, draw);
-        prop_assert!(moved.is_none() || (epoch == before && kind == Kind::Closed));
+        prop_assert!(moved.is_none() || (epoch == before && kind == StateKind::Closed));
         self.check_move(moved, before)
     }
 
-    fn check_move(&self, moved: Option<Transition>, before: u64) -> Result<(), TestCaseError> {
+    fn check_move(
+        &self,
+        moved: Option<BreakerTransition>,
+        before: u64,
+    ) -> Result<(), TestCaseError> {
         let Some(moved) = moved else { return Ok(()) };
         prop_assert_eq!((moved.epoch, moved.to), (before + 1, self.breaker.kind()));
         prop_assert_ne!(moved.from, moved.to);
@@ -632,12 +650,12 @@ proptest! {
         // A ramp of less than 1/s waits ten seconds at the very most.
         let longest = policy.max_recovery_timeout.mul_f64(1.2).max(policy.probe_lease);
         let asked = run.breaker.admit(run.now + longest.max(secs(10))).0;
-        prop_assert!(matches!(asked, Admission::Admit(_)));
+        prop_assert!(matches!(asked, BreakerAdmission::Admit(_)));
     }
 
     #[test]
     fn shadow_refuses_nothing_under_any_schedule(policy in policies(), steps in steps()) {
-        let mut shadow = Run::new(BreakerPolicy { mode: Mode::Shadow, ..policy });
+        let mut shadow = Run::new(BreakerPolicy { mode: EnforcementMode::Shadow, ..policy });
         for step in steps {
             prop_assert_eq!(shadow.breaker.would_admit(shadow.now), Ok(()));
             let (before, asks) = (shadow.held.len(), matches!(step.2, Step::Ask));
@@ -656,14 +674,14 @@ proptest! {
         // Each round waits as long as it is told to, and every attempt succeeds.
         for _ in 0..500 {
             match run.breaker.admit(run.now).0 {
-                Admission::Reject(rejection) => run.now += rejection.retry_after,
-                Admission::Admit(permit) => {
+                BreakerAdmission::Reject(rejection) => run.now += rejection.retry_after,
+                BreakerAdmission::Admit(permit) => {
                     give(&mut run.breaker, permit, Outcome::Success, run.now);
                     run.now += ms(100);
                 }
             }
         }
-        prop_assert_eq!(run.breaker.kind(), Kind::Closed);
+        prop_assert_eq!(run.breaker.kind(), StateKind::Closed);
         prop_assert_eq!(run.breaker.slow_start(run.now), 1.0);
     }
 }

@@ -36,7 +36,7 @@ const QUIET_WEIGHT: f64 = 0.02;
 
 /// What one attempt showed.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Sample {
+pub struct LatencySample {
     /// To the first byte.
     pub took: Duration,
     /// Attempts in flight as it began, itself included.
@@ -48,14 +48,14 @@ pub struct Sample {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-struct Round {
+struct SampleRound {
     left_out: u32,
     samples: u32,
     seconds: f64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Phase {
+enum LimitPhase {
     /// So many rounds since the last look, and the highest limit among them.
     Moving {
         rounds: u32,
@@ -68,23 +68,23 @@ enum Phase {
 
 /// One for each provider.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Adaptive {
+pub struct ConcurrencyLimit {
     clamp: f64,
     limit: f64,
     epoch: u64,
-    phase: Phase,
-    round: Round,
+    phase: LimitPhase,
+    round: SampleRound,
     /// Seconds to the first byte without a queue; none before the first round.
     usual: Option<f64>,
 }
 
-impl Adaptive {
+impl ConcurrencyLimit {
     /// `clamp` is the highest limit.
     pub fn new(clamp: u32) -> Self {
         let clamp = f64::from(clamp);
         let limit = FIRST_LIMIT.min(clamp);
-        let phase = Phase::Moving { rounds: 0, highest: limit };
-        Self { clamp, limit, epoch: 0, phase, round: Round::default(), usual: None }
+        let phase = LimitPhase::Moving { rounds: 0, highest: limit };
+        Self { clamp, limit, epoch: 0, phase, round: SampleRound::default(), usual: None }
     }
 
     /// Attempts that may be in flight.
@@ -104,7 +104,7 @@ impl Adaptive {
     }
 
     /// Takes what an attempt showed.
-    pub fn observe(&mut self, sample: Sample) {
+    pub fn observe(&mut self, sample: LatencySample) {
         let took = sample.took.as_secs_f64();
         if sample.epoch != self.epoch {
             return;
@@ -130,8 +130,8 @@ impl Adaptive {
 
     fn dropped(&mut self) {
         let limit = match self.phase {
-            Phase::Looking { back_to } => back_to,
-            Phase::Moving { .. } => self.limit,
+            LimitPhase::Looking { back_to } => back_to,
+            LimitPhase::Moving { .. } => self.limit,
         };
         self.looked(limit);
         self.start(limit * AFTER_DROP);
@@ -139,27 +139,27 @@ impl Adaptive {
 
     fn end_round(&mut self) {
         let mean = self.round.seconds / f64::from(self.round.samples);
-        self.round = Round::default();
+        self.round = SampleRound::default();
         match self.phase {
-            Phase::Looking { back_to } => {
+            LimitPhase::Looking { back_to } => {
                 self.learn(mean, LOOK_WEIGHT);
                 self.looked(back_to);
                 self.start(back_to);
             }
-            Phase::Moving { highest, .. } if self.limit <= highest * LOOK_AT => {
+            LimitPhase::Moving { highest, .. } if self.limit <= highest * LOOK_AT => {
                 self.learn(mean, LOOK_WEIGHT);
                 self.looked(self.limit);
                 self.step(mean);
             }
-            Phase::Moving { rounds: ROUNDS_TO_LOOK.., .. } => {
-                self.phase = Phase::Looking { back_to: self.limit };
+            LimitPhase::Moving { rounds: ROUNDS_TO_LOOK.., .. } => {
+                self.phase = LimitPhase::Looking { back_to: self.limit };
                 self.start(self.limit * LOOK_AT);
             }
-            Phase::Moving { rounds, highest } => {
+            LimitPhase::Moving { rounds, highest } => {
                 self.step(mean);
                 // At the clamp there is nothing to find out.
                 let rounds = rounds + u32::from(self.limit < self.clamp);
-                self.phase = Phase::Moving { rounds, highest: highest.max(self.limit) };
+                self.phase = LimitPhase::Moving { rounds, highest: highest.max(self.limit) };
             }
         }
     }
@@ -169,7 +169,7 @@ impl Adaptive {
     }
 
     fn looked(&mut self, limit: f64) {
-        self.phase = Phase::Moving { rounds: 0, highest: limit };
+        self.phase = LimitPhase::Moving { rounds: 0, highest: limit };
     }
 
     fn step(&mut self, mean: f64) {
@@ -187,7 +187,7 @@ impl Adaptive {
     /// From here on only what begins under this limit counts.
     fn start(&mut self, limit: f64) {
         self.limit = limit.max(LEAST_LIMIT).min(self.clamp);
-        self.round = Round { left_out: self.round_size(), ..Round::default() };
+        self.round = SampleRound { left_out: self.round_size(), ..SampleRound::default() };
         self.epoch += 1;
     }
 }

@@ -27,7 +27,7 @@ struct Server {
 
 /// Five thousand clients, each of which always wants an answer.
 struct Rush {
-    limit: Adaptive,
+    limit: ConcurrencyLimit,
     nanos: u64,
     busy: usize,
     queue: VecDeque<u64>,
@@ -51,7 +51,7 @@ impl Scatter {
 impl Rush {
     fn new(clamp: u32, seed: u64) -> Self {
         Rush {
-            limit: Adaptive::new(clamp),
+            limit: ConcurrencyLimit::new(clamp),
             nanos: 0,
             busy: 0,
             queue: VecDeque::new(),
@@ -97,13 +97,13 @@ impl Rush {
         let (began, in_flight, epoch) = self.flights.remove(&id).expect("it is in flight");
         (self.nanos, self.busy) = (at, self.busy - 1);
         let took = Duration::from_nanos(at - began);
-        self.limit.observe(Sample { took, in_flight, epoch, dropped: false });
+        self.limit.observe(LatencySample { took, in_flight, epoch, dropped: false });
     }
 }
 
 /// One that began now, with the limit in flight.
-fn sample(limit: &Adaptive, millis: u64) -> Sample {
-    Sample {
+fn sample(limit: &ConcurrencyLimit, millis: u64) -> LatencySample {
+    LatencySample {
         took: Duration::from_millis(millis),
         in_flight: limit.limit(),
         epoch: limit.epoch(),
@@ -111,8 +111,8 @@ fn sample(limit: &Adaptive, millis: u64) -> Sample {
     }
 }
 
-fn drop_of(limit: &Adaptive) -> Sample {
-    Sample { dropped: true, ..sample(limit, 10) }
+fn drop_of(limit: &ConcurrencyLimit) -> LatencySample {
+    LatencySample { dropped: true, ..sample(limit, 10) }
 }
 
 #[test]
@@ -171,17 +171,17 @@ fn it_recovers_when_the_provider_does() {
 
 #[test]
 fn nobody_learns_to_do_more_from_idling() {
-    let mut limit = Adaptive::new(1_000);
+    let mut limit = ConcurrencyLimit::new(1_000);
     let before = limit.limit();
-    (0..10_000).for_each(|_| limit.observe(Sample { in_flight: 9, ..sample(&limit, 10) }));
+    (0..10_000).for_each(|_| limit.observe(LatencySample { in_flight: 9, ..sample(&limit, 10) }));
     assert_eq!(limit.limit(), before);
-    (0..20).for_each(|_| limit.observe(Sample { in_flight: 10, ..sample(&limit, 10) }));
+    (0..20).for_each(|_| limit.observe(LatencySample { in_flight: 10, ..sample(&limit, 10) }));
     assert!(limit.limit() > before);
 }
 
 #[test]
 fn failures_of_one_round_trip_take_a_tenth_away_once() {
-    let mut limit = Adaptive::new(1_000);
+    let mut limit = ConcurrencyLimit::new(1_000);
     let failed = drop_of(&limit);
     (0..20).for_each(|_| limit.observe(failed));
     assert_eq!(limit.limit(), 18);
@@ -191,10 +191,10 @@ fn failures_of_one_round_trip_take_a_tenth_away_once() {
 
 #[test]
 fn what_always_fails_is_still_asked_by_four() {
-    let mut limit = Adaptive::new(1_000);
+    let mut limit = ConcurrencyLimit::new(1_000);
     (0..1_000).for_each(|_| limit.observe(drop_of(&limit)));
     assert_eq!(limit.limit(), 4);
-    let mut tight = Adaptive::new(2);
+    let mut tight = ConcurrencyLimit::new(2);
     (0..1_000).for_each(|_| tight.observe(drop_of(&tight)));
     assert_eq!(tight.limit(), 2);
 }
@@ -203,7 +203,7 @@ fn what_always_fails_is_still_asked_by_four() {
 fn a_failure_during_a_look_is_one_of_the_limit_that_it_left() {
     let mut rush = Rush::new(1_000, 1);
     let server = Server { slots: 50, seconds: 0.5, scatter: Scatter::None };
-    let is_looking = |rush: &Rush| matches!(rush.limit.phase, Phase::Looking { .. });
+    let is_looking = |rush: &Rush| matches!(rush.limit.phase, LimitPhase::Looking { .. });
     let mut before = rush.limit.limit();
     while !is_looking(&rush) {
         before = rush.limit.limit();
@@ -217,7 +217,7 @@ fn a_failure_during_a_look_is_one_of_the_limit_that_it_left() {
 
 #[test]
 fn another_clamp_holds_at_once_and_samples_from_before_it_do_not_count() {
-    let mut limit = Adaptive::new(1_000);
+    let mut limit = ConcurrencyLimit::new(1_000);
     let old = drop_of(&limit);
     limit.retune(10);
     assert_eq!(limit.limit(), 10);
@@ -233,13 +233,13 @@ proptest! {
         clamp in 1u32..2_000,
         steps in prop::collection::vec((0u64..100_000, 0u32..2_000, 0u8..20, 1u32..60), 1..100),
     ) {
-        let (mut limit, mut clamp) = (Adaptive::new(clamp), clamp);
+        let (mut limit, mut clamp) = (ConcurrencyLimit::new(clamp), clamp);
         for (millis, in_flight, action, times) in steps {
             let took = Duration::from_millis(millis);
             let took = if action == 3 { Duration::MAX } else { took };
             for _ in 0..times {
                 let epoch = limit.epoch() - u64::from(action == 2 && limit.epoch() > 0);
-                limit.observe(Sample { took, in_flight, epoch, dropped: action == 1 });
+                limit.observe(LatencySample { took, in_flight, epoch, dropped: action == 1 });
             }
             if action == 0 {
                 clamp = in_flight.max(1);
@@ -253,7 +253,7 @@ proptest! {
     fn latency_that_stays_within_the_tolerance_never_shrinks_it(
         millis in prop::collection::vec(100u64..140, 2_000)
     ) {
-        let mut limit = Adaptive::new(100);
+        let mut limit = ConcurrencyLimit::new(100);
         for millis in millis {
             let before = limit.limit();
             limit.observe(sample(&limit, millis));

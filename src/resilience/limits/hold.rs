@@ -12,7 +12,7 @@
 //!
 //! Retry-After: RFC 9110 10.2.3; 429: RFC 6585 4.
 
-use super::slow_start::Ramp;
+use super::slow_start::SlowStart;
 use crate::resilience::stats::window::RateMeter;
 use std::time::{Duration, Instant};
 
@@ -28,7 +28,7 @@ const RATE_OVER: Duration = Duration::from_secs(10);
 
 /// Why an endpoint is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Cause {
+pub enum HoldReason {
     /// Until a time that the provider said.
     Throttled,
     /// It said no time.
@@ -39,8 +39,8 @@ pub enum Cause {
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum State {
     Free,
-    Held { until: Instant, cause: Cause, rate: f64 },
-    Ramping(Ramp),
+    Held { until: Instant, cause: HoldReason, rate: f64 },
+    Ramping(SlowStart),
 }
 
 /// One hold: of one credential at one address.
@@ -56,11 +56,11 @@ pub struct Hold {
 
 // === impl Cause ===
 
-impl Cause {
+impl HoldReason {
     pub fn as_str(self) -> &'static str {
         match self {
-            Cause::Throttled | Cause::Unsaid => "throttled",
-            Cause::Credential => "credential",
+            HoldReason::Throttled | HoldReason::Unsaid => "throttled",
+            HoldReason::Credential => "credential",
         }
     }
 }
@@ -72,7 +72,7 @@ impl State {
     fn at(self, now: Instant) -> State {
         match self {
             State::Held { until, rate, .. } if now >= until => {
-                State::Ramping(Ramp::new(rate, RAMP, until)).at(now)
+                State::Ramping(SlowStart::new(rate, RAMP, until)).at(now)
             }
             State::Ramping(ramp) if ramp.is_over(now) => State::Free,
             _ => self,
@@ -96,8 +96,8 @@ impl Hold {
     /// The provider said to come later. Returns the end of the hold. `draw` is in `[0, 1)`.
     pub fn throttled(&mut self, retry_after: Option<Duration>, now: Instant, draw: f64) -> Instant {
         let (pause, cause) = match retry_after {
-            Some(told) if !told.is_zero() => (told.min(RETRY_AFTER_MAX), Cause::Throttled),
-            _ => (self.next_pause(now), Cause::Unsaid),
+            Some(told) if !told.is_zero() => (told.min(RETRY_AFTER_MAX), HoldReason::Throttled),
+            _ => (self.next_pause(now), HoldReason::Unsaid),
         };
         self.extend(now + pause.mul_f64(1.0 + JITTER * draw.clamp(0.0, 1.0)), cause, now)
     }
@@ -113,11 +113,11 @@ impl Hold {
             return None;
         }
         self.refusals = 0;
-        Some(self.extend(now + CREDENTIAL_PAUSE, Cause::Credential, now))
+        Some(self.extend(now + CREDENTIAL_PAUSE, HoldReason::Credential, now))
     }
 
     /// Holds at least until `until`; an end that is later already stays. Returns the end.
-    pub fn extend(&mut self, until: Instant, cause: Cause, now: Instant) -> Instant {
+    pub fn extend(&mut self, until: Instant, cause: HoldReason, now: Instant) -> Instant {
         self.state = self.state.at(now);
         let (until, cause, rate) = match self.state {
             State::Held { until: later, cause, rate } if later >= until => (later, cause, rate),
@@ -167,7 +167,7 @@ impl Hold {
     }
 
     /// Why [`Hold::until`] is there.
-    pub fn cause(&self) -> Option<Cause> {
+    pub fn cause(&self) -> Option<HoldReason> {
         match self.state {
             State::Held { cause, .. } => Some(cause),
             State::Free | State::Ramping(_) => None,

@@ -23,7 +23,7 @@ const WHOLE: f64 = 1.0 - 1e-6;
 
 /// A line from 10 % to 100 % of a rate, and the pace it allows.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Ramp {
+pub struct SlowStart {
     rate: f64,
     over: Duration,
     started: Instant,
@@ -32,7 +32,7 @@ pub struct Ramp {
     filled: Instant,
 }
 
-impl Ramp {
+impl SlowStart {
     /// `rate` is attempts per second before the endpoint was closed. `over` zero is a ramp that
     /// is over at once.
     pub fn new(rate: f64, over: Duration, now: Instant) -> Self {
@@ -127,7 +127,8 @@ mod tests {
     /// Asks again as soon as it is told to; the ages at which it was admitted.
     fn eager(rate: f64, over: Duration) -> Vec<Duration> {
         let started = Instant::now();
-        let (mut now, mut ramp, mut admitted) = (started, Ramp::new(rate, over, started), vec![]);
+        let (mut now, mut ramp, mut admitted) =
+            (started, SlowStart::new(rate, over, started), vec![]);
         while !ramp.is_over(now) {
             match ramp.admit(now) {
                 Ok(()) => admitted.push(now - started),
@@ -140,7 +141,7 @@ mod tests {
     #[test]
     fn the_first_attempt_goes_at_once_and_the_second_waits() {
         let now = Instant::now();
-        let mut ramp = Ramp::new(100.0, TEN, now);
+        let mut ramp = SlowStart::new(100.0, TEN, now);
         assert_eq!(ramp.admit(now), Ok(()));
         let wait = ramp.admit(now).unwrap_err();
         // 100/s begins at 10/s, and the line climbs meanwhile.
@@ -159,7 +160,7 @@ mod tests {
     #[test]
     fn the_share_climbs_from_a_tenth_to_all() {
         let now = Instant::now();
-        let ramp = Ramp::new(1.0, TEN, now);
+        let ramp = SlowStart::new(1.0, TEN, now);
         assert_eq!(ramp.share(now), 0.1);
         assert!((ramp.share(now + TEN / 2) - 0.55).abs() < 1e-9);
         assert_eq!(ramp.share(now + TEN), 1.0);
@@ -168,16 +169,16 @@ mod tests {
     #[test]
     fn when_it_is_over_nothing_waits() {
         let started = Instant::now();
-        let mut ramp = Ramp::new(1.0, TEN, started);
+        let mut ramp = SlowStart::new(1.0, TEN, started);
         assert!((0..1000).all(|_| ramp.admit(started + TEN).is_ok()));
-        let mut none = Ramp::new(1.0, Duration::ZERO, started);
+        let mut none = SlowStart::new(1.0, Duration::ZERO, started);
         assert!((0..1000).all(|_| none.admit(started).is_ok()));
     }
 
     #[test]
     fn idle_time_saves_up_one_attempt_only() {
         let started = Instant::now();
-        let mut ramp = Ramp::new(1000.0, TEN, started);
+        let mut ramp = SlowStart::new(1000.0, TEN, started);
         let late = started + Duration::from_secs(5);
         assert_eq!(ramp.admit(late), Ok(()));
         assert!(ramp.admit(late).is_err());
@@ -186,7 +187,7 @@ mod tests {
     #[test]
     fn a_quiet_endpoint_is_asked_within_seconds() {
         for rate in [0.0, 0.001, 1.0, f64::NAN, -5.0] {
-            let ramp = Ramp::new(rate, TEN, Instant::now());
+            let ramp = SlowStart::new(rate, TEN, Instant::now());
             assert_eq!(ramp.rate(), 1.0);
             assert!(eager(rate, TEN)[1] < Duration::from_secs(4));
         }
@@ -195,7 +196,7 @@ mod tests {
     #[test]
     fn a_clock_that_was_read_before_the_start_is_the_start() {
         let started = Instant::now() + TEN;
-        let mut ramp = Ramp::new(10.0, TEN, started);
+        let mut ramp = SlowStart::new(10.0, TEN, started);
         assert_eq!(ramp.admit(started - TEN), Ok(()));
         assert!(ramp.admit(started).is_err());
     }
@@ -208,7 +209,7 @@ mod tests {
             gaps in prop::collection::vec(0u64..400, 1..200),
         ) {
             let (started, over) = (Instant::now(), Duration::from_millis(over_ms));
-            let (mut now, mut ramp, mut admitted) = (started, Ramp::new(rate, over, started), vec![]);
+            let (mut now, mut ramp, mut admitted) = (started, SlowStart::new(rate, over, started), vec![]);
             for gap in gaps {
                 now += Duration::from_millis(gap);
                 if ramp.is_over(now) {

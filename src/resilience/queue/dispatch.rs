@@ -2,10 +2,10 @@
 
 use std::time::Instant;
 
-use super::gate::{Gate, Share};
-use super::wait_queue::{Lane, Line, Standing, Ticket};
+use super::gate::{ClassKey, Gate};
+use super::wait_queue::{GroupKey, Ticket, WaitQueue, WaiterGroup};
 
-impl Lane {
+impl WaitQueue {
     /// Those that have something to look at since this was asked last.
     pub fn take_woken(&mut self) -> Vec<Ticket> {
         std::mem::take(&mut self.woken)
@@ -121,10 +121,10 @@ impl Lane {
 
 // === impl Lane: what is not asked from outside ===
 
-impl Lane {
+impl WaitQueue {
     /// Whose turn it would be.
     pub(crate) fn first(&mut self, provider: u32, now: Instant) -> Option<Ticket> {
-        let order: Vec<(Share, u32)> = self.gates.get(&provider)?.order().collect();
+        let order: Vec<(ClassKey, u32)> = self.gates.get(&provider)?.order().collect();
         for ((queue, class), line) in order {
             if self.paused.contains(&queue) {
                 continue;
@@ -164,18 +164,18 @@ impl Lane {
     }
 
     /// The line's number.
-    pub(crate) fn line(&mut self, line: Line) -> u32 {
+    pub(crate) fn line(&mut self, line: GroupKey) -> u32 {
         if let Some(id) = self.line_ids.get(&line) {
             return *id;
         }
         self.next_line = self.next_line.wrapping_add(1);
         self.line_ids.insert(line.clone(), self.next_line);
-        self.lines.insert(self.next_line, Standing { line, classes: Vec::new() });
+        self.lines.insert(self.next_line, WaiterGroup { line, classes: Vec::new() });
         self.next_line
     }
 
     /// Class, line and flow of a waiter.
-    pub(crate) fn place(&self, ticket: Ticket) -> Option<(Share, u32, u64)> {
+    pub(crate) fn place(&self, ticket: Ticket) -> Option<(ClassKey, u32, u64)> {
         let waiter = self.waiters.get(&ticket)?;
         let queue = self.lines.get(&waiter.line)?.line.queue;
         Some(((queue, waiter.member.class), waiter.line, waiter.member.flow))
@@ -185,7 +185,7 @@ impl Lane {
         self.lines.get(&line).map(|line| line.line.providers.clone()).unwrap_or_default()
     }
 
-    fn weight(&self, share: Share) -> u32 {
+    fn weight(&self, share: ClassKey) -> u32 {
         self.queues.get(&share.0).map_or(1, |crowd| crowd.weight(share.1))
     }
 

@@ -14,15 +14,15 @@ const LEAST: f64 = 10.0;
 const SHORTEST: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Drain {
+pub struct DrainRate {
     since: Option<Instant>,
     served: f64,
 }
 
-impl Drain {
+impl DrainRate {
     /// The first one waits.
     pub fn begin(&mut self, now: Instant) {
-        *self = Drain { since: Some(now), ..Drain::default() };
+        *self = DrainRate { since: Some(now), ..DrainRate::default() };
     }
 
     pub fn served(&mut self, now: Instant) {
@@ -74,7 +74,7 @@ mod tests {
 
     #[test]
     fn nothing_is_known_before_some_were_served_in_some_time() {
-        let (t0, mut drain) = (Instant::now(), Drain::default());
+        let (t0, mut drain) = (Instant::now(), DrainRate::default());
         assert_eq!(drain.rate(t0), None);
         drain.begin(t0);
         (0..10).for_each(|_| drain.served(t0));
@@ -86,7 +86,7 @@ mod tests {
 
     #[test]
     fn a_change_of_pace_is_believed_within_some_spans() {
-        let (t0, mut drain) = (Instant::now(), Drain::default());
+        let (t0, mut drain) = (Instant::now(), DrainRate::default());
         drain.begin(t0);
         let mut now = t0;
         for _ in 0..2000 {
@@ -126,7 +126,7 @@ mod tests {
         fn a_steady_pace_is_the_rate(
             ms in 6u64..150, count in 200usize..1000
         ) {
-            let (t0, mut drain) = (Instant::now(), Drain::default());
+            let (t0, mut drain) = (Instant::now(), DrainRate::default());
             drain.begin(t0);
             let mut now = t0;
             for _ in 0..count {

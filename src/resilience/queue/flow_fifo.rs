@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Members by flow. `T` tells members apart and orders them by age, the oldest first.
 #[derive(Clone, Debug)]
-pub struct Flows<T> {
+pub struct FlowFifo<T> {
     flows: BTreeMap<u64, Flow<T>>,
     /// Flows by their place in the round.
     round: BTreeMap<u64, u64>,
@@ -24,13 +24,13 @@ struct Flow<T> {
     members: BTreeSet<T>,
 }
 
-impl<T> Default for Flows<T> {
+impl<T> Default for FlowFifo<T> {
     fn default() -> Self {
-        Flows { flows: BTreeMap::new(), round: BTreeMap::new(), next_place: 0, len: 0 }
+        FlowFifo { flows: BTreeMap::new(), round: BTreeMap::new(), next_place: 0, len: 0 }
     }
 }
 
-impl<T: Ord + Copy> Flows<T> {
+impl<T: Ord + Copy> FlowFifo<T> {
     pub fn len(&self) -> usize {
         self.len
     }
@@ -83,7 +83,7 @@ mod tests {
 
     #[test]
     fn flows_take_turns_and_each_is_first_in_first_out() {
-        let mut flows = Flows::default();
+        let mut flows = FlowFifo::default();
         for (flow, member) in [(7, 1), (7, 2), (7, 3), (8, 4), (9, 5)] {
             flows.insert(flow, member);
         }
@@ -99,7 +99,7 @@ mod tests {
 
     #[test]
     fn the_newest_of_the_flow_whose_turn_it_is_comes_first_where_that_is_asked() {
-        let mut flows = Flows::default();
+        let mut flows = FlowFifo::default();
         for (flow, member) in [(7, 1), (7, 2), (8, 3)] {
             flows.insert(flow, member);
         }
@@ -111,7 +111,7 @@ mod tests {
         fn a_flow_that_waits_is_served_once_in_each_round(
             steps in prop::collection::vec((0u64..6, any::<bool>()), 1..300)
         ) {
-            let mut flows = Flows::default();
+            let mut flows = FlowFifo::default();
             let (mut waiting, mut passed) = ([0usize; 6], [0usize; 6]);
             for (member, (flow, comes)) in steps.into_iter().enumerate() {
                 if comes {

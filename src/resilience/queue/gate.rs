@@ -6,31 +6,31 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use super::drain_rate::Drain;
+use super::drain_rate::DrainRate;
 use super::stride::Stride;
 use super::wait_queue::Ticket;
 
 /// A class of a queue.
-pub(crate) type Share = (u32, usize);
+pub(crate) type ClassKey = (u32, usize);
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Gate {
-    pub(crate) shares: Stride<Share>,
-    lines: BTreeMap<u32, Standing>,
+    pub(crate) shares: Stride<ClassKey>,
+    lines: BTreeMap<u32, GateGroup>,
     /// The line that was served last, of each class.
-    last: BTreeMap<Share, u32>,
-    turn: Option<Turn>,
-    pub(crate) drain: Drain,
+    last: BTreeMap<ClassKey, u32>,
+    turn: Option<Dispatch>,
+    pub(crate) drain: DrainRate,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Standing {
+struct GateGroup {
     queue: u32,
     open: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Turn {
+struct Dispatch {
     whose: Ticket,
     rests: bool,
     /// There was room again while it looked.
@@ -42,7 +42,7 @@ struct Turn {
 impl Gate {
     /// A line stands here from now on, open unless it was closed.
     pub(crate) fn stands(&mut self, line: u32, queue: u32) {
-        self.lines.entry(line).or_insert(Standing { queue, open: true });
+        self.lines.entry(line).or_insert(GateGroup { queue, open: true });
     }
 
     /// The last one left the line.
@@ -68,7 +68,7 @@ impl Gate {
         self.lines.iter().filter(|(_, standing)| !standing.open).map(|(line, _)| *line).collect()
     }
 
-    pub(crate) fn join(&mut self, share: Share, weight: u32, count: usize, now: Instant) {
+    pub(crate) fn join(&mut self, share: ClassKey, weight: u32, count: usize, now: Instant) {
         if count > 0 && self.shares.total() == 0 {
             self.drain.begin(now);
         }
@@ -76,7 +76,7 @@ impl Gate {
     }
 
     /// Open lines in the order in which they are to be served, with the class to serve.
-    pub(crate) fn order(&self) -> impl Iterator<Item = (Share, u32)> {
+    pub(crate) fn order(&self) -> impl Iterator<Item = (ClassKey, u32)> {
         self.shares.order().flat_map(move |share| {
             let last = self.last.get(&share).copied();
             let after = last.map_or(0, |last| last.saturating_add(1));
@@ -86,7 +86,7 @@ impl Gate {
         })
     }
 
-    pub(crate) fn served(&mut self, share: Share, line: u32) {
+    pub(crate) fn served(&mut self, share: ClassKey, line: u32) {
         self.shares.served(share);
         self.last.insert(share, line);
     }
@@ -94,7 +94,7 @@ impl Gate {
     // === the turn ===
 
     pub(crate) fn give(&mut self, whose: Ticket) {
-        self.turn = Some(Turn { whose, rests: false, again: false, reopened: false });
+        self.turn = Some(Dispatch { whose, rests: false, again: false, reopened: false });
     }
 
     pub(crate) fn whose(&self) -> Option<Ticket> {

@@ -16,12 +16,12 @@ const ONE: u128 = 1 << 64;
 /// Shares by key.
 #[derive(Clone, Debug)]
 pub struct Stride<K> {
-    shares: BTreeMap<K, Share>,
+    shares: BTreeMap<K, StrideShare>,
     current: u128,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Share {
+struct StrideShare {
     weight: u32,
     pass: u128,
     waiting: usize,
@@ -44,7 +44,7 @@ impl<K> Default for Stride<K> {
 impl<K: Ord + Copy> Stride<K> {
     /// `count` more wait in a share.
     pub fn join(&mut self, key: K, weight: u32, count: usize) {
-        let share = self.shares.entry(key).or_insert(Share { weight, pass: 0, waiting: 0 });
+        let share = self.shares.entry(key).or_insert(StrideShare { weight, pass: 0, waiting: 0 });
         share.weight = weight.max(1);
         if share.waiting == 0 && count > 0 {
             share.pass = share.pass.max(self.current);

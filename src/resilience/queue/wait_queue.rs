@@ -21,16 +21,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use super::drain_rate::gone;
-use super::flow_fifo::Flows;
+use super::flow_fifo::FlowFifo;
 use super::gate::Gate;
-use super::waiters::{Crowd, Full, Member, QueuePolicy};
+use super::waiters::{QueueFull, QueuePolicy, QueueWaiters, QueuedRequest};
 
 /// A waiter: when its request came, and a number of its own. Orders by age.
 pub type Ticket = (Instant, u64);
 
 /// Who could serve, and what stands before them: equal for all of a line.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Line {
+pub struct GroupKey {
     pub queue: u32,
     pub providers: Box<[u32]>,
     /// Tells breakers and holds apart.
@@ -39,8 +39,8 @@ pub struct Line {
 
 /// What wants to wait.
 #[derive(Clone, Debug)]
-pub struct Entry {
-    pub line: Line,
+pub struct QueueEntry {
+    pub line: GroupKey,
     pub class: usize,
     pub flow: u64,
     pub bytes: u64,
@@ -52,16 +52,16 @@ pub struct Entry {
 
 /// Why it may not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
-    Full(Full),
+pub enum QueueRejection {
+    Full(QueueFull),
     /// It would take so long, which is too long.
     Late(Duration),
 }
 
 #[derive(Clone, Debug)]
-pub(crate) struct Waiter {
+pub(crate) struct WaiterState {
     pub(crate) line: u32,
-    pub(crate) member: Member,
+    pub(crate) member: QueuedRequest,
     /// Gates at which it has the turn, and until when it rests there.
     pub(crate) turns: Vec<(u32, Option<Instant>)>,
     /// Gates that it closed to its line, and until when.
@@ -69,20 +69,20 @@ pub(crate) struct Waiter {
 }
 
 #[derive(Clone, Debug)]
-pub(crate) struct Standing {
-    pub(crate) line: Line,
-    pub(crate) classes: Vec<Flows<Ticket>>,
+pub(crate) struct WaiterGroup {
+    pub(crate) line: GroupKey,
+    pub(crate) classes: Vec<FlowFifo<Ticket>>,
 }
 
 /// All that wait, in all queues.
 #[derive(Clone, Debug, Default)]
-pub struct Lane {
-    pub(crate) queues: BTreeMap<u32, Crowd>,
+pub struct WaitQueue {
+    pub(crate) queues: BTreeMap<u32, QueueWaiters>,
     pub(crate) paused: BTreeSet<u32>,
-    pub(crate) lines: BTreeMap<u32, Standing>,
-    pub(crate) line_ids: BTreeMap<Line, u32>,
+    pub(crate) lines: BTreeMap<u32, WaiterGroup>,
+    pub(crate) line_ids: BTreeMap<GroupKey, u32>,
     pub(crate) gates: BTreeMap<u32, Gate>,
-    pub(crate) waiters: BTreeMap<Ticket, Waiter>,
+    pub(crate) waiters: BTreeMap<Ticket, WaiterState>,
     next: u64,
     pub(crate) next_line: u32,
     pub(crate) woken: Vec<Ticket>,
@@ -90,12 +90,12 @@ pub struct Lane {
 
 // === impl Lane: queues ===
 
-impl Lane {
+impl WaitQueue {
     /// Makes a queue, or gives it new bounds.
     pub fn set_queue(&mut self, queue: u32, policy: QueuePolicy) {
         match self.queues.get_mut(&queue) {
             Some(crowd) => crowd.retune(policy),
-            None => drop(self.queues.insert(queue, Crowd::new(policy))),
+            None => drop(self.queues.insert(queue, QueueWaiters::new(policy))),
         }
     }
 
@@ -107,7 +107,7 @@ impl Lane {
         }
     }
 
-    pub fn queue(&self, queue: u32) -> Option<&Crowd> {
+    pub fn queue(&self, queue: u32) -> Option<&QueueWaiters> {
         self.queues.get(&queue)
     }
 
@@ -166,7 +166,7 @@ impl Lane {
     }
 
     /// How long one more would wait, at best; nothing while that is not known.
-    fn expected_wait(&self, entry: &Entry, now: Instant) -> Option<Duration> {
+    fn expected_wait(&self, entry: &QueueEntry, now: Instant) -> Option<Duration> {
         let crowd = self.queues.get(&entry.line.queue)?;
         let share = (entry.line.queue, entry.class);
         let turns = crowd.turns_before(entry.class, entry.flow) as f64;
@@ -185,27 +185,31 @@ impl Lane {
 
 // === impl Lane: waiters ===
 
-impl Lane {
+impl WaitQueue {
     /// Joins a line; gives the ticket, and those whose places it took.
     ///
     /// # Errors
     /// Why it may not.
-    pub fn enter(&mut self, entry: Entry, now: Instant) -> Result<(Ticket, Vec<Ticket>), Refusal> {
+    pub fn enter(
+        &mut self,
+        entry: QueueEntry,
+        now: Instant,
+    ) -> Result<(Ticket, Vec<Ticket>), QueueRejection> {
         let queue = entry.line.queue;
         let expected = self.expected_wait(&entry, now);
-        let crowd = self.queues.get_mut(&queue).ok_or(Refusal::Full(Full::Queue))?;
-        let Entry { line, class, flow, bytes, until, arrived } = entry;
-        let member = Member { ticket: (arrived, self.next), class, flow, bytes };
+        let crowd = self.queues.get_mut(&queue).ok_or(QueueRejection::Full(QueueFull::Queue))?;
+        let QueueEntry { line, class, flow, bytes, until, arrived } = entry;
+        let member = QueuedRequest { ticket: (arrived, self.next), class, flow, bytes };
         let late = expected.filter(|wait| now + *wait > until);
         if let Some(wait) = late.filter(|_| !crowd.newest_first(class, now)) {
-            return Err(Refusal::Late(wait));
+            return Err(QueueRejection::Late(wait));
         }
-        let displaced = crowd.makes_way(&member).map_err(Refusal::Full)?;
+        let displaced = crowd.makes_way(&member).map_err(QueueRejection::Full)?;
         self.next += 1;
         crowd.insert(&member, now);
         displaced.iter().for_each(|victim| self.leave(*victim, now));
         let line = self.line(line);
-        let waiter = Waiter { line, member, turns: Vec::new(), closed: Vec::new() };
+        let waiter = WaiterState { line, member, turns: Vec::new(), closed: Vec::new() };
         self.waiters.insert(member.ticket, waiter);
         self.stand(member.ticket, now);
         Ok((member.ticket, displaced))
@@ -230,7 +234,7 @@ impl Lane {
     }
 
     /// From now on it waits for these providers.
-    pub fn aside(&mut self, ticket: Ticket, line: Line, now: Instant) {
+    pub fn aside(&mut self, ticket: Ticket, line: GroupKey, now: Instant) {
         let Some(waiter) = self.waiters.get(&ticket) else { return };
         if self.lines.get(&waiter.line).is_some_and(|standing| standing.line == line) {
             return;

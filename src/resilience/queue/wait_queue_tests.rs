@@ -6,8 +6,8 @@ const SECOND: Duration = Duration::from_secs(1);
 const MS: Duration = Duration::from_millis(1);
 const WEIGHTS: [u32; 4] = [8, 4, 2, 1];
 
-fn lane() -> Lane {
-    let mut lane = Lane::default();
+fn lane() -> WaitQueue {
+    let mut lane = WaitQueue::default();
     for queue in 0..2 {
         lane.set_queue(
             queue,
@@ -22,22 +22,22 @@ fn lane() -> Lane {
     lane
 }
 
-fn line(providers: &[u32]) -> Line {
-    Line { queue: 0, providers: providers.into(), circuits: 0 }
+fn line(providers: &[u32]) -> GroupKey {
+    GroupKey { queue: 0, providers: providers.into(), circuits: 0 }
 }
 
-fn entry(providers: &[u32], class: usize, flow: u64, now: Instant) -> Entry {
+fn entry(providers: &[u32], class: usize, flow: u64, now: Instant) -> QueueEntry {
     let line = line(providers);
-    Entry { line, class, flow, bytes: 1, arrived: now, until: now + 3600 * SECOND }
+    QueueEntry { line, class, flow, bytes: 1, arrived: now, until: now + 3600 * SECOND }
 }
 
-fn enter(lane: &mut Lane, entry: Entry) -> Ticket {
+fn enter(lane: &mut WaitQueue, entry: QueueEntry) -> Ticket {
     let now = entry.arrived;
     lane.enter(entry, now).expect("there is a place").0
 }
 
 /// Room for one at a provider: who goes.
-fn go(lane: &mut Lane, provider: u32, now: Instant) -> Option<Ticket> {
+fn go(lane: &mut WaitQueue, provider: u32, now: Instant) -> Option<Ticket> {
     lane.room(provider, now);
     let first = lane.gates.get(&provider).and_then(Gate::whose)?;
     lane.served(first, provider, now);
@@ -128,9 +128,9 @@ fn who_rests_keeps_the_turn_until_one_comes_who_goes_before() {
 #[test]
 fn a_line_that_is_closed_lets_others_pass_and_opens_in_time() {
     let (t0, mut lane) = (Instant::now(), lane());
-    let held = Line { circuits: 7, ..line(&[1]) };
-    let one = enter(&mut lane, Entry { line: held.clone(), ..entry(&[1], 0, 0, t0) });
-    let same = enter(&mut lane, Entry { line: held, ..entry(&[1], 0, 0, t0) });
+    let held = GroupKey { circuits: 7, ..line(&[1]) };
+    let one = enter(&mut lane, QueueEntry { line: held.clone(), ..entry(&[1], 0, 0, t0) });
+    let same = enter(&mut lane, QueueEntry { line: held, ..entry(&[1], 0, 0, t0) });
     let other = enter(&mut lane, entry(&[1], 3, 0, t0));
     lane.close(one, 1, t0 + SECOND, t0);
     assert_eq!(go(&mut lane, 1, t0), Some(other));
@@ -172,9 +172,9 @@ fn one_whose_wait_would_be_too_long_is_told_at_once() {
         now += 100 * MS;
         go(&mut lane, 1, now);
     }
-    let soon = Entry { until: now + SECOND, ..entry(&[1], 1, 0, now) };
-    assert_eq!(lane.enter(soon.clone(), now), Err(Refusal::Late(8 * SECOND)));
-    assert!(lane.enter(Entry { flow: 9, ..soon.clone() }, now).is_ok());
+    let soon = QueueEntry { until: now + SECOND, ..entry(&[1], 1, 0, now) };
+    assert_eq!(lane.enter(soon.clone(), now), Err(QueueRejection::Late(8 * SECOND)));
+    assert!(lane.enter(QueueEntry { flow: 9, ..soon.clone() }, now).is_ok());
     let backlog = lane.backlog(&[1], 60 * SECOND, now).expect("some were served");
     assert!((7 * SECOND..9 * SECOND).contains(&backlog), "{backlog:?}");
 }
@@ -182,22 +182,26 @@ fn one_whose_wait_would_be_too_long_is_told_at_once() {
 /// The rules of the lane in the plainest way: lists that are searched.
 #[derive(Debug, Default)]
 struct Plain {
-    waiting: Vec<(Ticket, Line, usize, u64)>,
+    waiting: Vec<(Ticket, GroupKey, usize, u64)>,
     /// Of each provider: passes by class, the current one, lines of each class by their last service.
     pass: BTreeMap<(u32, usize), f64>,
     current: BTreeMap<u32, f64>,
     /// When each flow of a line and class had its turn last, or came.
-    flows: BTreeMap<(Line, usize, u64), u64>,
+    flows: BTreeMap<(GroupKey, usize, u64), u64>,
     steps: u64,
 }
 
 impl Plain {
-    fn of(&self, provider: u32, class: usize) -> impl Iterator<Item = &(Ticket, Line, usize, u64)> {
-        let at = move |w: &&(Ticket, Line, usize, u64)| w.1.providers.contains(&provider);
+    fn of(
+        &self,
+        provider: u32,
+        class: usize,
+    ) -> impl Iterator<Item = &(Ticket, GroupKey, usize, u64)> {
+        let at = move |w: &&(Ticket, GroupKey, usize, u64)| w.1.providers.contains(&provider);
         self.waiting.iter().filter(at).filter(move |w| w.2 == class)
     }
 
-    fn enter(&mut self, ticket: Ticket, line: &Line, class: usize, flow: u64) {
+    fn enter(&mut self, ticket: Ticket, line: &GroupKey, class: usize, flow: u64) {
         self.steps += 1;
         for provider in &line.providers {
             if self.of(*provider, class).next().is_none() {
@@ -206,7 +210,7 @@ impl Plain {
                 *pass = pass.max(current);
             }
         }
-        let same = |w: &(Ticket, Line, usize, u64)| (&w.1, w.2, w.3) == (line, class, flow);
+        let same = |w: &(Ticket, GroupKey, usize, u64)| (&w.1, w.2, w.3) == (line, class, flow);
         if !self.waiting.iter().any(same) {
             self.flows.insert((line.clone(), class, flow), self.steps);
         }

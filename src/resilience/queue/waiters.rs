@@ -25,7 +25,7 @@ pub struct QueuePolicy {
 
 /// Why nobody may join.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Full {
+pub enum QueueFull {
     /// The queue has no place for this class.
     Queue,
     /// The flow has as many places as any other, and others want them.
@@ -34,17 +34,17 @@ pub enum Full {
 
 /// One queue.
 #[derive(Clone, Debug)]
-pub struct Crowd {
+pub struct QueueWaiters {
     policy: QueuePolicy,
-    classes: Vec<Class>,
+    classes: Vec<ClassWaiters>,
     bytes: u64,
     waiting: usize,
 }
 
 #[derive(Clone, Debug, Default)]
-struct Class {
+struct ClassWaiters {
     /// By age.
-    waiting: BTreeMap<Ticket, Standing>,
+    waiting: BTreeMap<Ticket, WaiterInfo>,
     flows: BTreeMap<u64, BTreeSet<Ticket>>,
     by_length: BTreeSet<(usize, u64)>,
     bytes: u64,
@@ -52,7 +52,7 @@ struct Class {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Standing {
+struct WaiterInfo {
     /// When it began to wait here.
     since: Instant,
     bytes: u64,
@@ -60,23 +60,23 @@ struct Standing {
 
 /// A member as the queue sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Member {
+pub struct QueuedRequest {
     pub ticket: Ticket,
     pub class: usize,
     pub flow: u64,
     pub bytes: u64,
 }
 
-impl Crowd {
+impl QueueWaiters {
     pub fn new(policy: QueuePolicy) -> Self {
-        let classes = policy.weights.iter().map(|_| Class::default()).collect();
-        Crowd { policy, classes, bytes: 0, waiting: 0 }
+        let classes = policy.weights.iter().map(|_| ClassWaiters::default()).collect();
+        QueueWaiters { policy, classes, bytes: 0, waiting: 0 }
     }
 
     /// Who waits goes on waiting, whatever the new bounds are.
     pub fn retune(&mut self, policy: QueuePolicy) {
         if self.classes.len() < policy.weights.len() {
-            self.classes.resize_with(policy.weights.len(), Class::default);
+            self.classes.resize_with(policy.weights.len(), ClassWaiters::default);
         }
         self.policy = policy;
     }
@@ -122,7 +122,7 @@ impl Crowd {
     ///
     /// # Errors
     /// When nobody has to go for it.
-    pub fn makes_way(&self, member: &Member) -> Result<Vec<Ticket>, Full> {
+    pub fn makes_way(&self, member: &QueuedRequest) -> Result<Vec<Ticket>, QueueFull> {
         let lower = || self.classes.iter().enumerate().skip(member.class + 1).rev();
         let bytes_of_lower: u64 = lower().map(|(_, class)| class.bytes).sum();
         let most = self.policy.max_bytes.saturating_sub(member.bytes);
@@ -130,7 +130,7 @@ impl Crowd {
             || member.bytes > self.policy.max_bytes
             || self.bytes - bytes_of_lower > most
         {
-            return Err(Full::Queue);
+            return Err(QueueFull::Queue);
         }
         let mut over = self.bytes.saturating_sub(most);
         let mut out = (self.waiting + 1).saturating_sub(self.policy.max_waiting);
@@ -149,18 +149,18 @@ impl Crowd {
                 victims.push(self.classes[member.class].of_a_longer_flow(member.flow)?);
                 Ok(victims)
             }
-            _ => Err(Full::Queue),
+            _ => Err(QueueFull::Queue),
         }
     }
 
-    pub fn insert(&mut self, member: &Member, now: Instant) {
+    pub fn insert(&mut self, member: &QueuedRequest, now: Instant) {
         let Some(class) = self.classes.get_mut(member.class) else { return };
         class.insert(member, now);
         self.bytes += member.bytes;
         self.waiting += 1;
     }
 
-    pub fn remove(&mut self, member: &Member) {
+    pub fn remove(&mut self, member: &QueuedRequest) {
         let Some(class) = self.classes.get_mut(member.class) else { return };
         if class.remove(member) {
             self.bytes -= member.bytes;
@@ -180,13 +180,13 @@ impl Crowd {
 
 // === impl Class ===
 
-impl Class {
+impl ClassWaiters {
     fn oldest(&self) -> Option<Instant> {
         self.waiting.first_key_value().map(|(_, standing)| standing.since)
     }
 
-    fn insert(&mut self, member: &Member, now: Instant) {
-        let standing = Standing { since: now, bytes: member.bytes };
+    fn insert(&mut self, member: &QueuedRequest, now: Instant) {
+        let standing = WaiterInfo { since: now, bytes: member.bytes };
         self.waiting.insert(member.ticket, standing);
         let flow = self.flows.entry(member.flow).or_default();
         self.by_length.remove(&(flow.len(), member.flow));
@@ -195,7 +195,7 @@ impl Class {
         self.bytes += member.bytes;
     }
 
-    fn remove(&mut self, member: &Member) -> bool {
+    fn remove(&mut self, member: &QueuedRequest) -> bool {
         if self.waiting.remove(&member.ticket).is_none() {
             return false;
         }
@@ -220,14 +220,14 @@ impl Class {
     }
 
     /// Who makes way for one more of `flow`.
-    fn of_a_longer_flow(&self, flow: u64) -> Result<Ticket, Full> {
+    fn of_a_longer_flow(&self, flow: u64) -> Result<Ticket, QueueFull> {
         let own = self.flows.get(&flow).map_or(0, BTreeSet::len);
-        let (longest, whose) = self.by_length.last().copied().ok_or(Full::Queue)?;
+        let (longest, whose) = self.by_length.last().copied().ok_or(QueueFull::Queue)?;
         let newest = self.flows.get(&whose).and_then(|flow| flow.last());
         match newest {
             Some(ticket) if longest > own + 1 => Ok(*ticket),
-            _ if own > 0 && self.flows.len() > 1 => Err(Full::Flow),
-            _ => Err(Full::Queue),
+            _ if own > 0 && self.flows.len() > 1 => Err(QueueFull::Flow),
+            _ => Err(QueueFull::Queue),
         }
     }
 }

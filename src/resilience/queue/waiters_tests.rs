@@ -7,13 +7,17 @@ fn policy(max_waiting: usize, max_bytes: u64) -> QueuePolicy {
     QueuePolicy { max_waiting, max_bytes, max_wait: 10 * SECOND, weights: vec![8, 4, 1] }
 }
 
-fn member(t0: Instant, number: u64, class: usize, flow: u64, bytes: u64) -> Member {
-    Member { ticket: (t0 + Duration::from_millis(number), number), class, flow, bytes }
+fn member(t0: Instant, number: u64, class: usize, flow: u64, bytes: u64) -> QueuedRequest {
+    QueuedRequest { ticket: (t0 + Duration::from_millis(number), number), class, flow, bytes }
 }
 
 /// Each joins where it may, in the places of those who have to go.
-fn join(crowd: &mut Crowd, members: &[Member], t0: Instant) -> Vec<Result<Vec<u64>, Full>> {
-    let join = |one: &Member| {
+fn join(
+    crowd: &mut QueueWaiters,
+    members: &[QueuedRequest],
+    t0: Instant,
+) -> Vec<Result<Vec<u64>, QueueFull>> {
+    let join = |one: &QueuedRequest| {
         let victims = crowd.makes_way(one)?;
         for victim in &victims {
             let found = members.iter().find(|other| other.ticket == *victim);
@@ -27,40 +31,40 @@ fn join(crowd: &mut Crowd, members: &[Member], t0: Instant) -> Vec<Result<Vec<u6
 
 #[test]
 fn a_higher_class_takes_the_place_of_the_newest_of_the_lowest() {
-    let (t0, mut crowd) = (Instant::now(), Crowd::new(policy(3, 100)));
+    let (t0, mut crowd) = (Instant::now(), QueueWaiters::new(policy(3, 100)));
     let members =
         [(0, 1), (1, 2), (2, 2), (3, 0), (4, 2)].map(|(n, class)| member(t0, n, class, 0, 1));
     let joined = join(&mut crowd, &members, t0);
     assert_eq!(joined[3], Ok(vec![2]));
-    assert_eq!(joined[4], Err(Full::Queue));
+    assert_eq!(joined[4], Err(QueueFull::Queue));
     assert_eq!(crowd.waiting(), 3);
 }
 
 #[test]
 fn no_flow_keeps_another_out_of_a_full_queue() {
-    let (t0, mut crowd) = (Instant::now(), Crowd::new(policy(4, 100)));
+    let (t0, mut crowd) = (Instant::now(), QueueWaiters::new(policy(4, 100)));
     let flows = [7, 7, 7, 7, 8, 8, 8, 7];
     let members: Vec<_> = (0..).zip(flows).map(|(n, flow)| member(t0, n, 1, flow, 1)).collect();
     let joined = join(&mut crowd, &members, t0);
     assert_eq!(joined[4..6], [Ok(vec![3]), Ok(vec![2])]);
-    assert_eq!(joined[6..], [Err(Full::Flow), Err(Full::Flow)]);
+    assert_eq!(joined[6..], [Err(QueueFull::Flow), Err(QueueFull::Flow)]);
 }
 
 #[test]
 fn bytes_are_bounded_and_nobody_goes_where_that_does_not_help() {
-    let (t0, mut crowd) = (Instant::now(), Crowd::new(policy(10, 10)));
+    let (t0, mut crowd) = (Instant::now(), QueueWaiters::new(policy(10, 10)));
     let sizes = [(2, 3), (2, 3), (0, 4), (0, 5), (0, 7), (1, 11)];
     let members: Vec<_> =
         (0..).zip(sizes).map(|(n, (class, bytes))| member(t0, n, class, 0, bytes)).collect();
     let joined = join(&mut crowd, &members, t0);
     assert_eq!(joined[3], Ok(vec![1, 0]));
-    assert_eq!(joined[4..], [Err(Full::Queue), Err(Full::Queue)]);
+    assert_eq!(joined[4..], [Err(QueueFull::Queue), Err(QueueFull::Queue)]);
     assert_eq!((crowd.waiting(), crowd.bytes()), (2, 9));
 }
 
 #[test]
 fn when_the_oldest_waited_for_half_of_max_wait_the_newest_go_first_until_all_are_gone() {
-    let (t0, mut crowd) = (Instant::now(), Crowd::new(policy(10, 10)));
+    let (t0, mut crowd) = (Instant::now(), QueueWaiters::new(policy(10, 10)));
     let members = [member(t0, 0, 1, 0, 1), member(t0, 1, 1, 0, 1)];
     members.iter().for_each(|one| crowd.insert(one, t0));
     assert!(!crowd.newest_first(1, t0 + 4 * SECOND));
@@ -77,8 +81,8 @@ proptest! {
     fn counts_and_bytes_are_those_of_the_members_and_stay_in_bounds(
         steps in prop::collection::vec((0usize..3, 0u64..4, 0u64..30, any::<bool>()), 1..300)
     ) {
-        let (t0, mut crowd) = (Instant::now(), Crowd::new(policy(20, 200)));
-        let mut here: Vec<Member> = Vec::new();
+        let (t0, mut crowd) = (Instant::now(), QueueWaiters::new(policy(20, 200)));
+        let mut here: Vec<QueuedRequest> = Vec::new();
         for (number, (class, flow, bytes, comes)) in (0..).zip(steps) {
             let one = member(t0, number, class, flow, bytes);
             if !comes && !here.is_empty() {

@@ -46,7 +46,7 @@ const NEARLY: f64 = 1e-4;
 
 /// A piece of the limit.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Lot {
+struct QuotaLot {
     amount: f64,
     from: Instant,
     until: Instant,
@@ -66,7 +66,7 @@ struct Demand {
 
 /// What a host asks of the shared limit.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Ask {
+pub struct LeaseRequest {
     pub policy: RatePolicy,
     pub want: f64,
     /// With less nobody is helped.
@@ -78,7 +78,7 @@ pub struct Ask {
 
 /// What came of it.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Grant {
+pub struct LeaseGrant {
     pub amount: f64,
     /// Until it may be used; where nothing was given, until there is something.
     pub wait: Duration,
@@ -88,7 +88,7 @@ pub struct Grant {
 
 /// As people see it.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Shown {
+pub struct LeaseStatus {
     /// A second, of the fleet and of this host by itself.
     pub rate: f64,
     pub share: f64,
@@ -96,15 +96,15 @@ pub struct Shown {
 }
 
 #[derive(Clone, Debug)]
-pub struct Chunk {
+pub struct LeasedQuota {
     policy: RatePolicy,
     hosts: u32,
     share: Gcra,
     attached: bool,
-    lots: VecDeque<Lot>,
+    lots: VecDeque<QuotaLot>,
     owed: f64,
     demand: Option<Demand>,
-    asked: Option<Ask>,
+    asked: Option<LeaseRequest>,
     /// The first ask since the last answer that came soon.
     unheard: Option<Instant>,
     /// No ask before.
@@ -147,9 +147,9 @@ impl Demand {
 
 // === impl Chunk ===
 
-impl Chunk {
+impl LeasedQuota {
     pub fn new(policy: RatePolicy, attached: bool, hosts: u32) -> Self {
-        Chunk {
+        LeasedQuota {
             policy,
             hosts: hosts.max(1),
             share: Gcra::new(share_of(policy, hosts)),
@@ -248,9 +248,9 @@ impl Chunk {
         }
     }
 
-    pub fn shown(&self, now: Instant) -> Shown {
+    pub fn shown(&self, now: Instant) -> LeaseStatus {
         let share = self.policy.rate / f64::from(self.hosts);
-        Shown { rate: self.policy.rate, share, in_hand: self.in_hand(now) }
+        LeaseStatus { rate: self.policy.rate, share, in_hand: self.in_hand(now) }
     }
 
     /// Whether there is something to ask.
@@ -259,7 +259,7 @@ impl Chunk {
     }
 
     /// What to ask now, where so many wait; the next only after its answer.
-    pub fn asks(&mut self, waiting: u32, now: Instant) -> Option<Ask> {
+    pub fn asks(&mut self, waiting: u32, now: Instant) -> Option<LeaseRequest> {
         self.expire(now);
         let ask = self.ask(waiting, now)?;
         (self.asked, self.owed) = (Some(ask), 0.0);
@@ -268,7 +268,7 @@ impl Chunk {
     }
 
     /// The answer to what was asked at that moment.
-    pub fn granted(&mut self, asked_at: Instant, grant: Grant, now: Instant) {
+    pub fn granted(&mut self, asked_at: Instant, grant: LeaseGrant, now: Instant) {
         let Some(ask) = self.asked.take_if(|ask| ask.at == asked_at) else { return };
         self.used = Some((sound(grant.used), now));
         if now.saturating_duration_since(asked_at) < SILENT {
@@ -278,7 +278,7 @@ impl Chunk {
         if grant.amount > 0.0 {
             let (amount, from) = (grant.amount.min(ask.want), now + wait);
             let until = if wait.is_zero() { asked_at + LASTS } else { from + LASTS };
-            self.lots.push_back(Lot { amount, from, until });
+            self.lots.push_back(QuotaLot { amount, from, until });
             self.nothing_until = None;
         } else if ask.want > 0.0 {
             self.nothing_until = Some(now + wait);
@@ -293,7 +293,7 @@ impl Chunk {
         self.again = Some(now + LOOK);
     }
 
-    fn ask(&self, waiting: u32, now: Instant) -> Option<Ask> {
+    fn ask(&self, waiting: u32, now: Instant) -> Option<LeaseRequest> {
         if !self.attached || self.asked.is_some() || self.again.is_some_and(|again| now < again) {
             return None;
         }
@@ -309,7 +309,7 @@ impl Chunk {
         }
         let turn = self.policy.rate / f64::from(self.hosts) * AHEAD;
         let least = turn.max(need - hand).max(1.0).min(want);
-        Some(Ask { policy: self.whole(), want, least, debt: self.owed, at: now })
+        Some(LeaseRequest { policy: self.whole(), want, least, debt: self.owed, at: now })
     }
 
     /// As the fleet counts it.

@@ -8,21 +8,21 @@ fn ms(n: u64) -> Duration {
     Duration::from_millis(n)
 }
 
-fn chunk() -> Chunk {
-    Chunk::new(POLICY, true, HOSTS)
+fn chunk() -> LeasedQuota {
+    LeasedQuota::new(POLICY, true, HOSTS)
 }
 
-fn grant(amount: f64) -> Grant {
-    Grant { amount, wait: Duration::ZERO, used: 0.0 }
+fn grant(amount: f64) -> LeaseGrant {
+    LeaseGrant { amount, wait: Duration::ZERO, used: 0.0 }
 }
 
 /// Takes one as an attempt does.
-fn admit(chunk: &mut Chunk, amount: f64, now: Instant) -> Result<(), Duration> {
+fn admit(chunk: &mut LeasedQuota, amount: f64, now: Instant) -> Result<(), Duration> {
     chunk.check(amount, now).map(|()| chunk.take(amount, now))
 }
 
 /// A host that called before and has this in hand.
-fn warm(amount: f64, now: Instant) -> Chunk {
+fn warm(amount: f64, now: Instant) -> LeasedQuota {
     let mut chunk = chunk();
     admit(&mut chunk, 1.0, now).unwrap();
     let ask = chunk.asks(100, now).unwrap();
@@ -59,7 +59,7 @@ fn a_request_that_is_larger_than_a_chunk_is_asked_for_whole() {
     assert_eq!(chunk.check(40.0, t0), Err(LOOK));
     let ask = chunk.asks(3, t0).unwrap();
     assert_eq!((ask.want, ask.least), (38.0, 38.0));
-    chunk.granted(ask.at, Grant { wait: ms(600), ..grant(38.0) }, t0 + ms(1));
+    chunk.granted(ask.at, LeaseGrant { wait: ms(600), ..grant(38.0) }, t0 + ms(1));
     assert_eq!(chunk.check(40.0, t0 + ms(1)), Err(ms(600)));
     assert_eq!(admit(&mut chunk, 40.0, t0 + ms(601)), Ok(()));
 }
@@ -70,7 +70,7 @@ fn what_is_given_for_later_is_waited_for_as_told() {
     let mut chunk = warm(1.0, t0);
     admit(&mut chunk, 1.0, t0).unwrap();
     let ask = chunk.asks(4, t0).unwrap();
-    chunk.granted(ask.at, Grant { wait: ms(40), ..grant(1.0) }, t0 + ms(2));
+    chunk.granted(ask.at, LeaseGrant { wait: ms(40), ..grant(1.0) }, t0 + ms(2));
     assert_eq!(chunk.check(1.0, t0 + ms(2)), Err(ms(40)));
     assert_eq!(chunk.check(1.0, t0 + ms(41)), Err(ms(1)));
     assert_eq!(admit(&mut chunk, 1.0, t0 + ms(42)), Ok(()));
@@ -82,7 +82,7 @@ fn who_is_given_nothing_waits_as_told_and_asks_again() {
     let mut chunk = warm(1.0, t0);
     admit(&mut chunk, 1.0, t0).unwrap();
     let ask = chunk.asks(4, t0).unwrap();
-    chunk.granted(ask.at, Grant { wait: ms(7_000), ..grant(0.0) }, t0);
+    chunk.granted(ask.at, LeaseGrant { wait: ms(7_000), ..grant(0.0) }, t0);
     assert_eq!(chunk.check(1.0, t0), Err(ms(7_000)));
     assert_eq!(chunk.asks(4, t0 + ms(999)), None);
     chunk.check(1.0, t0 + ms(1_000)).unwrap_err();
@@ -125,7 +125,7 @@ fn what_comes_back_beyond_a_chunk_is_everybodys() {
 
 #[test]
 fn the_own_share_counts_while_detached_and_what_it_used_is_told_on_return() {
-    let (t0, mut chunk) = (Instant::now(), Chunk::new(POLICY, false, HOSTS));
+    let (t0, mut chunk) = (Instant::now(), LeasedQuota::new(POLICY, false, HOSTS));
     assert_eq!(chunk.asks(8, t0), None);
     let count = (0..5_000).filter(|n| admit(&mut chunk, 1.0, t0 + ms(*n)).is_ok()).count();
     assert!((51..=53).contains(&count), "{count} in 5 s at a fifth of 50/s, two at once");
@@ -137,12 +137,12 @@ fn the_own_share_counts_while_detached_and_what_it_used_is_told_on_return() {
 
 #[test]
 fn hosts_that_come_and_go_change_the_share() {
-    let (t0, mut chunk) = (Instant::now(), Chunk::new(POLICY, false, 0));
+    let (t0, mut chunk) = (Instant::now(), LeasedQuota::new(POLICY, false, 0));
     assert_eq!(chunk.shown(t0).share, 50.0);
     chunk.attach(false, 10, t0);
     assert_eq!(chunk.shown(t0).share, 5.0);
     chunk.retune(RatePolicy { rate: 100.0, ..POLICY }, t0);
-    assert_eq!(chunk.shown(t0), Shown { rate: 100.0, share: 10.0, in_hand: 0.0 });
+    assert_eq!(chunk.shown(t0), LeaseStatus { rate: 100.0, share: 10.0, in_hand: 0.0 });
 }
 
 #[test]
@@ -183,11 +183,11 @@ fn numbers_that_are_none_break_nothing() {
     let odd = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -1.0, 0.0, f64::MAX, 1e-300];
     for (a, b) in odd.into_iter().flat_map(|a| odd.map(|b| (a, b))) {
         let t0 = Instant::now();
-        let mut chunk = Chunk::new(RatePolicy { rate: a, burst: b }, true, 0);
+        let mut chunk = LeasedQuota::new(RatePolicy { rate: a, burst: b }, true, 0);
         let _ = admit(&mut chunk, a, t0);
         chunk.take(1.0, t0);
         if let Some(ask) = chunk.asks(u32::MAX, t0) {
-            chunk.granted(ask.at, Grant { amount: a, wait: Duration::MAX, used: b }, t0);
+            chunk.granted(ask.at, LeaseGrant { amount: a, wait: Duration::MAX, used: b }, t0);
         }
         chunk.settle(a, b, t0 + ms(1));
         chunk.attach(false, u32::MAX, t0 + ms(2));
@@ -207,7 +207,7 @@ struct Limit {
 }
 
 impl Limit {
-    fn ask(&mut self, ask: &Ask, now: Instant) -> Grant {
+    fn ask(&mut self, ask: &LeaseRequest, now: Instant) -> LeaseGrant {
         let RatePolicy { rate, burst } = ask.policy;
         let passed = self.at.map_or(0.0, |at| (now - at).as_secs_f64());
         let ahead = ((self.ahead - passed).max(0.0) + ask.debt / rate).max(0.0);
@@ -221,7 +221,7 @@ impl Limit {
         }
         (self.ahead, self.at) = (ahead + amount / rate, Some(now));
         let wait = Duration::from_secs_f64(wait.max(0.0));
-        Grant { amount, wait, used: self.ahead * rate }
+        LeaseGrant { amount, wait, used: self.ahead * rate }
     }
 }
 
@@ -239,12 +239,12 @@ enum Calls {
 
 /// On its way: to Redis, or back.
 enum Message {
-    There(Ask),
-    Back(Instant, Grant),
+    There(LeaseRequest),
+    Back(Instant, LeaseGrant),
 }
 
 struct Host {
-    chunk: Chunk,
+    chunk: LeasedQuota,
     calls: Calls,
     waiting: u32,
     served: f64,
@@ -268,7 +268,7 @@ impl Fleet {
     fn new(policy: RatePolicy, calls: &[Calls], chance: u64, slowest: u64) -> Self {
         let hosts = u32::try_from(calls.len()).unwrap();
         let host = |calls: &Calls| Host {
-            chunk: Chunk::new(policy, true, hosts),
+            chunk: LeasedQuota::new(policy, true, hosts),
             calls: *calls,
             waiting: 0,
             served: 0.0,

@@ -46,7 +46,7 @@ pub enum Refill {
 
 /// What one answer's headers say of requests, or of tokens.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Report {
+pub struct QuotaReport {
     pub limit: Option<f64>,
     pub remaining: f64,
     /// Until all of the limit is there again.
@@ -56,20 +56,20 @@ pub struct Report {
 
 /// When an attempt took its amount, and how much the provider has counted when it counts that.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Mark {
+pub struct ChargeMark {
     taken: f64,
     at: Instant,
 }
 
 /// What may be left, between what is certain and what is possible.
 #[derive(Clone, Copy, Debug)]
-struct Bounds {
+struct RemainingBounds {
     certain: f64,
     possible: f64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Window {
+struct QuotaWindow {
     left: f64,
     /// None: nobody knows, and one attempt goes to ask.
     limit: Option<f64>,
@@ -81,25 +81,25 @@ struct Window {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Count {
+enum QuotaCount {
     Bucket(Gcra),
-    Window(Window),
+    Window(QuotaWindow),
 }
 
 /// One quota of one provider: of requests, or of tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Told {
-    count: Option<Count>,
+pub struct ReportedQuota {
+    count: Option<QuotaCount>,
     /// Everything that was ever taken, and by two moments a `SPREAD` apart.
     taken: f64,
-    steps: Option<[Mark; 2]>,
+    steps: Option<[ChargeMark; 2]>,
     /// When the last report is forgotten.
     until: Option<Instant>,
 }
 
 // === impl Report ===
 
-impl Report {
+impl QuotaReport {
     fn is_sound(&self) -> bool {
         let limit = self.limit.unwrap_or(1.0);
         self.remaining >= 0.0 && self.remaining.is_finite() && limit > 0.0 && limit.is_finite()
@@ -115,15 +115,15 @@ impl Report {
         (missing > 0.0 && seconds > 0.0).then(|| missing / seconds * CAUTION)
     }
 
-    fn bounds(&self, taken_since: f64, came_since: f64) -> Bounds {
+    fn bounds(&self, taken_since: f64, came_since: f64) -> RemainingBounds {
         let more = (came_since - taken_since).max(0.0);
-        Bounds { certain: self.remaining - taken_since, possible: self.remaining + more }
+        RemainingBounds { certain: self.remaining - taken_since, possible: self.remaining + more }
     }
 }
 
 // === impl Bounds ===
 
-impl Bounds {
+impl RemainingBounds {
     /// The count, if it is possible; else what is certain.
     fn correct(self, count: f64) -> f64 {
         if (self.certain..=self.possible).contains(&count) { count } else { self.certain }
@@ -132,7 +132,7 @@ impl Bounds {
 
 // === impl Window ===
 
-impl Window {
+impl QuotaWindow {
     fn is_over(&self, now: Instant) -> bool {
         now >= self.resets_at
     }
@@ -160,7 +160,7 @@ impl Window {
 
 // === impl Told ===
 
-impl Told {
+impl ReportedQuota {
     /// Nothing is known yet.
     pub fn new() -> Self {
         Self::default()
@@ -178,21 +178,21 @@ impl Told {
     pub fn check(&self, amount: f64, now: Instant) -> Result<(), Duration> {
         let Some((count, until)) = self.known(now).zip(self.until) else { return Ok(()) };
         let said = match count {
-            Count::Bucket(bucket) => bucket.check(amount, now),
-            Count::Window(window) => window.check(amount, now),
+            QuotaCount::Bucket(bucket) => bucket.check(amount, now),
+            QuotaCount::Window(window) => window.check(amount, now),
         };
         said.map_err(|wait| wait.min(until - now))
     }
 
     /// Takes so much for an attempt that is sent now; the mark comes back with its report.
-    pub fn take(&mut self, amount: f64, now: Instant) -> Mark {
+    pub fn take(&mut self, amount: f64, now: Instant) -> ChargeMark {
         let amount = amount.max(0.0);
         match &mut self.count {
             None => {}
-            Some(Count::Bucket(bucket)) => bucket.take(amount, now),
-            Some(Count::Window(window)) => window.take(amount, now),
+            Some(QuotaCount::Bucket(bucket)) => bucket.take(amount, now),
+            Some(QuotaCount::Window(window)) => window.take(amount, now),
         }
-        let mark = Mark { taken: self.settled(now) + amount, at: now };
+        let mark = ChargeMark { taken: self.settled(now) + amount, at: now };
         self.taken += amount;
         mark
     }
@@ -202,21 +202,21 @@ impl Told {
         let amount = amount.max(0.0);
         match &mut self.count {
             None => {}
-            Some(Count::Bucket(bucket)) => bucket.give_back(amount, now),
-            Some(Count::Window(window)) => window.give_back(amount),
+            Some(QuotaCount::Bucket(bucket)) => bucket.give_back(amount, now),
+            Some(QuotaCount::Window(window)) => window.give_back(amount),
         }
     }
 
     /// The attempt that took `mark` was answered, with this report.
-    pub fn observe(&mut self, report: Report, mark: Mark, now: Instant) {
+    pub fn observe(&mut self, report: QuotaReport, mark: ChargeMark, now: Instant) {
         if !report.is_sound() {
             return;
         }
         let next = match (report.refill, report.limit.zip(report.reset)) {
             (Refill::Bucket, Some((limit, _))) => {
-                Some(Count::Bucket(self.bucket(report, limit, mark, now)))
+                Some(QuotaCount::Bucket(self.bucket(report, limit, mark, now)))
             }
-            _ => self.window(report, mark, now).map(Count::Window),
+            _ => self.window(report, mark, now).map(QuotaCount::Window),
         };
         let Some(next) = next else { return };
         self.count = Some(next);
@@ -226,28 +226,28 @@ impl Told {
     /// What is left, as far as is known; below 0 if more was taken than there was.
     pub fn left(&self, now: Instant) -> Option<f64> {
         match self.known(now)? {
-            Count::Bucket(bucket) => Some(bucket.left(now)),
-            Count::Window(window) if window.is_over(now) => window.limit,
-            Count::Window(window) => Some(window.left),
+            QuotaCount::Bucket(bucket) => Some(bucket.left(now)),
+            QuotaCount::Window(window) if window.is_over(now) => window.limit,
+            QuotaCount::Window(window) => Some(window.left),
         }
     }
 
     /// What of the limit is gone, from 0 to 1, if a limit was said.
     pub fn share_used(&self, now: Instant) -> Option<f64> {
         match self.known(now)? {
-            Count::Bucket(bucket) => Some(bucket.share_used(now)),
-            Count::Window(window) if window.is_over(now) => Some(0.0),
-            Count::Window(window) => Some((1.0 - window.left / window.limit?).clamp(0.0, 1.0)),
+            QuotaCount::Bucket(bucket) => Some(bucket.share_used(now)),
+            QuotaCount::Window(window) if window.is_over(now) => Some(0.0),
+            QuotaCount::Window(window) => Some((1.0 - window.left / window.limit?).clamp(0.0, 1.0)),
         }
     }
 
-    fn known(&self, now: Instant) -> Option<Count> {
+    fn known(&self, now: Instant) -> Option<QuotaCount> {
         self.count.filter(|_| self.until.is_some_and(|until| now < until))
     }
 
     /// What was taken by `SPREAD` ago or somewhat earlier.
     fn settled(&mut self, now: Instant) -> f64 {
-        let here = Mark { taken: self.taken, at: now };
+        let here = ChargeMark { taken: self.taken, at: now };
         let [older, newer] = self.steps.unwrap_or([here; 2]);
         let age = now.saturating_duration_since(newer.at);
         let steps = match age >= SPREAD {
@@ -261,9 +261,9 @@ impl Told {
     }
 
     /// The bucket that this report leaves of the one that is known.
-    fn bucket(&self, report: Report, limit: f64, mark: Mark, now: Instant) -> Gcra {
+    fn bucket(&self, report: QuotaReport, limit: f64, mark: ChargeMark, now: Instant) -> Gcra {
         let known = match self.known(now) {
-            Some(Count::Bucket(bucket)) => Some(bucket),
+            Some(QuotaCount::Bucket(bucket)) => Some(bucket),
             _ => None,
         };
         let usual = || known.map_or(limit / USUAL_PERIOD, |bucket| bucket.policy().rate);
@@ -280,9 +280,9 @@ impl Told {
 
     /// The window that this report leaves of the one that is known; none if it is about the one
     /// before.
-    fn window(&self, report: Report, mark: Mark, now: Instant) -> Option<Window> {
+    fn window(&self, report: QuotaReport, mark: ChargeMark, now: Instant) -> Option<QuotaWindow> {
         let known = match self.known(now) {
-            Some(Count::Window(window)) => Some(window),
+            Some(QuotaCount::Window(window)) => Some(window),
             _ => None,
         };
         if known.and_then(|window| window.opened).is_some_and(|opened| mark.at < opened) {
@@ -290,7 +290,7 @@ impl Told {
         }
         let open = known.filter(|window| !window.is_over(now));
         let bounds = report.bounds(self.taken - mark.taken, 0.0);
-        Some(Window {
+        Some(QuotaWindow {
             left: open.map_or(bounds.certain, |window| bounds.correct(window.left)),
             limit: report.limit.filter(|_| report.reset == Some(report.reset())),
             opened: open.and_then(|window| window.opened),

@@ -11,12 +11,12 @@ use proptest::prelude::*;
 #[derive(Default)]
 struct Paced {
     hold: Hold,
-    requests: Told,
-    tokens: Told,
+    requests: ReportedQuota,
+    tokens: ReportedQuota,
 }
 
 impl Pacer for Paced {
-    type Ticket = (Mark, Mark);
+    type Ticket = (ChargeMark, ChargeMark);
 
     fn admit(&mut self, tokens: f64, now: Instant) -> Result<Self::Ticket, Duration> {
         self.requests.check(1.0, now)?;
@@ -50,34 +50,34 @@ fn secs(n: u64) -> Duration {
     Duration::from_secs(n)
 }
 
-fn bucket(limit: f64, remaining: f64, reset: Duration) -> Report {
-    Report { limit: Some(limit), remaining, reset: Some(reset), refill: Refill::Bucket }
+fn bucket(limit: f64, remaining: f64, reset: Duration) -> QuotaReport {
+    QuotaReport { limit: Some(limit), remaining, reset: Some(reset), refill: Refill::Bucket }
 }
 
-fn window(limit: f64, remaining: f64, reset: Duration) -> Report {
-    Report { refill: Refill::Window, ..bucket(limit, remaining, reset) }
+fn window(limit: f64, remaining: f64, reset: Duration) -> QuotaReport {
+    QuotaReport { refill: Refill::Window, ..bucket(limit, remaining, reset) }
 }
 
-fn bare(remaining: f64) -> Report {
-    Report { limit: None, reset: None, ..window(1.0, remaining, Duration::ZERO) }
+fn bare(remaining: f64) -> QuotaReport {
+    QuotaReport { limit: None, reset: None, ..window(1.0, remaining, Duration::ZERO) }
 }
 
 /// Sends one attempt that is answered at once.
-fn told(report: Report, now: Instant) -> Told {
-    let mut told = Told::new();
+fn told(report: QuotaReport, now: Instant) -> ReportedQuota {
+    let mut told = ReportedQuota::new();
     let mark = told.take(1.0, now);
     told.observe(report, mark, now);
     told
 }
 
-fn take(told: &mut Told, attempts: u32, now: Instant) {
+fn take(told: &mut ReportedQuota, attempts: u32, now: Instant) {
     (0..attempts).for_each(|_| {
         told.take(1.0, now);
     });
 }
 
 /// How many single attempts may go now.
-fn room(told: &Told, now: Instant) -> usize {
+fn room(told: &ReportedQuota, now: Instant) -> usize {
     let mut told = *told;
     let mut admit = || told.check(1.0, now).map(|()| told.take(1.0, now)).is_ok();
     (0..10_000).take_while(|_| admit()).count()
@@ -85,7 +85,7 @@ fn room(told: &Told, now: Instant) -> usize {
 
 #[test]
 fn what_nobody_told_restrains_nothing() {
-    let (t0, told) = (Instant::now(), Told::new());
+    let (t0, told) = (Instant::now(), ReportedQuota::new());
     assert_eq!((told.check(1e9, t0), told.is_known(t0)), (Ok(()), false));
     assert_eq!((told.left(t0), told.share_used(t0)), (None, None));
 }
@@ -106,7 +106,7 @@ fn a_bucket_gives_what_is_left_and_then_as_it_refills() {
 
 #[test]
 fn what_was_taken_since_the_attempt_was_sent_may_not_be_counted_yet() {
-    let (t0, mut told) = (Instant::now(), Told::new());
+    let (t0, mut told) = (Instant::now(), ReportedQuota::new());
     let mark = told.take(1.0, t0);
     take(&mut told, 5, t0 + secs(1));
     told.observe(bucket(60.0, 20.0, secs(40)), mark, t0 + secs(2));
@@ -115,7 +115,7 @@ fn what_was_taken_since_the_attempt_was_sent_may_not_be_counted_yet() {
 
 #[test]
 fn of_attempts_sent_together_the_last_may_arrive_first() {
-    let (t0, mut told) = (Instant::now(), Told::new());
+    let (t0, mut told) = (Instant::now(), ReportedQuota::new());
     take(&mut told, 5, t0);
     let mark = told.take(1.0, t0 + ms(10));
     told.observe(bucket(60.0, 20.0, secs(40)), mark, t0 + ms(20));
@@ -347,7 +347,7 @@ fn a_quota_that_is_shared_is_used_up_with_few_refusals() {
     });
 }
 
-fn any_report() -> impl Strategy<Value = Report> {
+fn any_report() -> impl Strategy<Value = QuotaReport> {
     let number = prop_oneof![
         8 => 0.0f64..1_000.0,
         1 => Just(0.0),
@@ -357,8 +357,9 @@ fn any_report() -> impl Strategy<Value = Report> {
     let limit = prop::option::weighted(0.8, number.clone());
     let reset = prop::option::weighted(0.8, reset.prop_map(Duration::from_millis));
     let kinds = vec![Refill::Bucket, Refill::Window];
-    (limit, number, reset, prop::sample::select(kinds))
-        .prop_map(|(limit, remaining, reset, refill)| Report { limit, remaining, reset, refill })
+    (limit, number, reset, prop::sample::select(kinds)).prop_map(
+        |(limit, remaining, reset, refill)| QuotaReport { limit, remaining, reset, refill },
+    )
 }
 
 proptest! {
@@ -366,7 +367,7 @@ proptest! {
     fn whatever_is_reported_the_wait_is_exact_and_ends(
         steps in prop::collection::vec((any_report(), 0u8..4, 0u64..5_000, 0.0f64..50.0, 0usize..9), 1..60)
     ) {
-        let (mut now, mut told) = (Instant::now() + secs(100), Told::new());
+        let (mut now, mut told) = (Instant::now() + secs(100), ReportedQuota::new());
         let mut marks = Vec::new();
         for (report, action, gap, amount, which) in steps {
             now += ms(gap);

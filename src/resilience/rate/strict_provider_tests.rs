@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::time::{Duration, Instant};
 
-use super::reported_quota::{Refill, Report};
+use super::reported_quota::{QuotaReport, Refill};
 
 /// So much a minute, and so much at once.
 #[derive(Clone, Copy, Debug)]
@@ -50,8 +50,8 @@ pub struct Load {
 pub struct Answer {
     pub throttled: bool,
     pub retry_after: Option<Duration>,
-    pub requests: Report,
-    pub tokens: Report,
+    pub requests: QuotaReport,
+    pub tokens: QuotaReport,
 }
 
 /// What is being measured.
@@ -164,10 +164,10 @@ impl Stock {
         }
     }
 
-    fn report(&self, step: Duration, now: Instant) -> Report {
+    fn report(&self, step: Duration, now: Instant) -> QuotaReport {
         let whole = self.wait(self.quota.burst, now);
         let step = step.as_secs_f64();
-        Report {
+        QuotaReport {
             limit: Some(self.quota.burst),
             remaining: self.level.max(0.0).floor(),
             reset: Some(Duration::from_secs_f64((whole / step).ceil() * step)),
@@ -350,7 +350,7 @@ impl<P: Pacer> Run<'_, P> {
     }
 
     fn tells(&self, wait: Option<f64>, now: Instant) -> Answer {
-        let bare = |report: Report| Report { limit: None, reset: None, ..report };
+        let bare = |report: QuotaReport| QuotaReport { limit: None, reset: None, ..report };
         let tell = |stock: &Stock| stock.report(self.provider.reset_step, now);
         let told = self.stocks.each_ref().map(tell);
         let [requests, tokens] = if self.provider.bare { told.map(bare) } else { told };

@@ -14,7 +14,7 @@
 //! `repeats <= ratio * firsts + min_per_second * elapsed + floor` holds exactly, while in one
 //! sliding window the firsts of up to one tenth before it may count.
 
-use crate::resilience::stats::time_buckets::Slices;
+use crate::resilience::stats::time_buckets::TimeBuckets;
 use std::time::{Duration, Instant};
 
 /// Ten that are whole and the one under way.
@@ -22,7 +22,7 @@ const TENTHS: usize = 11;
 
 /// Bounds are checked by `policy::validate`.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct BudgetPolicy {
+pub struct RetryBudgetPolicy {
     /// Repeats for each first attempt.
     pub ratio: f64,
     /// Repeats a second that are allowed without any traffic.
@@ -31,23 +31,23 @@ pub struct BudgetPolicy {
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Counts {
+struct BudgetCounts {
     firsts: u64,
     repeats: u64,
 }
 
 /// One for each route.
 #[derive(Clone, Debug)]
-pub struct Budget {
-    policy: BudgetPolicy,
-    slices: Slices<TENTHS>,
-    tenths: [Counts; TENTHS],
-    sum: Counts,
+pub struct RetryBudget {
+    policy: RetryBudgetPolicy,
+    slices: TimeBuckets<TENTHS>,
+    tenths: [BudgetCounts; TENTHS],
+    sum: BudgetCounts,
 }
 
 // === impl BudgetPolicy ===
 
-impl BudgetPolicy {
+impl RetryBudgetPolicy {
     fn tenth(&self) -> Duration {
         self.window / 10
     }
@@ -59,17 +59,18 @@ impl BudgetPolicy {
 
 // === impl Budget ===
 
-impl Budget {
-    pub fn new(policy: BudgetPolicy) -> Self {
-        let (slices, tenths) = (Slices::new(policy.tenth()), [Counts::default(); TENTHS]);
-        Self { policy, slices, tenths, sum: Counts::default() }
+impl RetryBudget {
+    pub fn new(policy: RetryBudgetPolicy) -> Self {
+        let (slices, tenths) =
+            (TimeBuckets::new(policy.tenth()), [BudgetCounts::default(); TENTHS]);
+        Self { policy, slices, tenths, sum: BudgetCounts::default() }
     }
 
     /// What was counted stays counted; under a new window it counts as of now.
-    pub fn retune(&mut self, policy: BudgetPolicy) {
+    pub fn retune(&mut self, policy: RetryBudgetPolicy) {
         if policy.window != self.policy.window {
             self.slices.recut(policy.tenth());
-            self.tenths = [Counts::default(); TENTHS];
+            self.tenths = [BudgetCounts::default(); TENTHS];
             self.tenths[self.slices.head()] = self.sum;
         }
         self.policy = policy;
@@ -114,16 +115,16 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const POLICY: BudgetPolicy =
-        BudgetPolicy { ratio: 0.2, min_per_second: 1.0, window: Duration::from_secs(10) };
+    const POLICY: RetryBudgetPolicy =
+        RetryBudgetPolicy { ratio: 0.2, min_per_second: 1.0, window: Duration::from_secs(10) };
 
-    fn drain(budget: &mut Budget, now: Instant) -> usize {
+    fn drain(budget: &mut RetryBudget, now: Instant) -> usize {
         std::iter::repeat_with(|| budget.withdraw(now)).take_while(|allowed| *allowed).count()
     }
 
     #[test]
     fn a_quiet_route_has_the_floor() {
-        let (t0, mut budget) = (Instant::now(), Budget::new(POLICY));
+        let (t0, mut budget) = (Instant::now(), RetryBudget::new(POLICY));
         assert_eq!(budget.balance(t0), 10.0);
         assert_eq!(drain(&mut budget, t0), 10);
         assert_eq!(budget.balance(t0), 0.0);
@@ -131,14 +132,14 @@ mod tests {
 
     #[test]
     fn traffic_earns_its_share() {
-        let (t0, mut budget) = (Instant::now(), Budget::new(POLICY));
+        let (t0, mut budget) = (Instant::now(), RetryBudget::new(POLICY));
         (0..100).for_each(|_| budget.deposit(t0));
         assert_eq!(drain(&mut budget, t0), 30);
     }
 
     #[test]
     fn what_left_the_window_neither_earns_nor_costs() {
-        let (t0, mut budget) = (Instant::now(), Budget::new(POLICY));
+        let (t0, mut budget) = (Instant::now(), RetryBudget::new(POLICY));
         (0..100).for_each(|_| budget.deposit(t0));
         drain(&mut budget, t0);
         assert!(!budget.withdraw(t0 + Duration::from_millis(10_999)));
@@ -148,7 +149,7 @@ mod tests {
 
     #[test]
     fn a_clock_that_steps_back_changes_nothing() {
-        let (t0, mut budget) = (Instant::now(), Budget::new(POLICY));
+        let (t0, mut budget) = (Instant::now(), RetryBudget::new(POLICY));
         let later = t0 + Duration::from_secs(5);
         budget.deposit(t0);
         assert_eq!(drain(&mut budget, later), 10);
@@ -157,27 +158,27 @@ mod tests {
 
     #[test]
     fn nothing_is_allowed_by_nothing() {
-        let none = BudgetPolicy { ratio: 0.0, min_per_second: 0.0, window: Duration::ZERO };
-        let (t0, mut budget) = (Instant::now(), Budget::new(none));
+        let none = RetryBudgetPolicy { ratio: 0.0, min_per_second: 0.0, window: Duration::ZERO };
+        let (t0, mut budget) = (Instant::now(), RetryBudget::new(none));
         budget.deposit(t0);
         assert!(!budget.withdraw(t0));
     }
 
     #[test]
     fn retuning_does_not_refill() {
-        let (t0, mut budget) = (Instant::now(), Budget::new(POLICY));
+        let (t0, mut budget) = (Instant::now(), RetryBudget::new(POLICY));
         let later = t0 + Duration::from_secs(7);
         drain(&mut budget, later);
-        budget.retune(BudgetPolicy { window: Duration::from_secs(5), ..POLICY });
+        budget.retune(RetryBudgetPolicy { window: Duration::from_secs(5), ..POLICY });
         assert!(!budget.withdraw(later));
-        budget.retune(BudgetPolicy { ratio: 0.5, ..POLICY });
+        budget.retune(RetryBudgetPolicy { ratio: 0.5, ..POLICY });
         assert!(!budget.withdraw(later));
         assert_eq!(budget.balance(later + Duration::from_secs(12)), 10.0);
     }
 
     #[test]
     fn total_failure_costs_the_ratio_and_not_a_multiple() {
-        let (t0, mut budget) = (Instant::now(), Budget::new(POLICY));
+        let (t0, mut budget) = (Instant::now(), RetryBudget::new(POLICY));
         let (offered, seconds, max_attempts) = (3_000u32, 30.0, 3);
         let mut attempts = 0;
         for request in 0..offered {
@@ -200,9 +201,9 @@ mod tests {
             steps in prop::collection::vec((0u64..3_000, 0usize..20, 0usize..20), 1..200),
         ) {
             let window = Duration::from_millis(window_ms);
-            let policy = BudgetPolicy { ratio, min_per_second, window };
+            let policy = RetryBudgetPolicy { ratio, min_per_second, window };
             let t0 = Instant::now();
-            let (mut now, mut budget, mut firsts, mut repeats) = (t0, Budget::new(policy), 0, 0);
+            let (mut now, mut budget, mut firsts, mut repeats) = (t0, RetryBudget::new(policy), 0, 0);
             for (ms, deposits, withdrawals) in steps {
                 now += Duration::from_millis(ms);
                 (0..deposits).for_each(|_| budget.deposit(now));
@@ -220,8 +221,8 @@ mod tests {
             steps in prop::collection::vec((0u64..3_000, 0usize..20, 0usize..20), 1..100),
         ) {
             let window = Duration::from_millis(window_ms);
-            let policy = BudgetPolicy { window, ..POLICY };
-            let (mut now, mut budget) = (Instant::now(), Budget::new(policy));
+            let policy = RetryBudgetPolicy { window, ..POLICY };
+            let (mut now, mut budget) = (Instant::now(), RetryBudget::new(policy));
             let (mut firsts, mut repeats) = (Vec::new(), Vec::new());
             for (ms, deposits, withdrawals) in steps {
                 now += Duration::from_millis(ms);

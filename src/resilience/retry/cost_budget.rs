@@ -9,7 +9,7 @@
 //! to a tenth more, never for less. Its sum is made anew each time: taken from a running
 //! one, small amounts beside large ones would leave something behind, and never less than nothing.
 
-use crate::resilience::stats::time_buckets::Slices;
+use crate::resilience::stats::time_buckets::TimeBuckets;
 use std::time::{Duration, Instant};
 
 /// Ten that are whole and the one under way.
@@ -17,7 +17,7 @@ const TENTHS: usize = 11;
 
 /// Bounds are checked by `policy::validate`.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct SpendPolicy {
+pub struct CostBudgetPolicy {
     /// In the currency of the prices; above 0.
     pub limit: f64,
     pub window: Duration,
@@ -25,19 +25,19 @@ pub struct SpendPolicy {
 
 /// One for each route that has a limit.
 #[derive(Clone, Debug)]
-pub struct Spend {
-    policy: SpendPolicy,
-    slices: Slices<TENTHS>,
+pub struct CostBudget {
+    policy: CostBudgetPolicy,
+    slices: TimeBuckets<TENTHS>,
     tenths: [f64; TENTHS],
 }
 
-impl Spend {
-    pub fn new(policy: SpendPolicy) -> Self {
-        Self { policy, slices: Slices::new(policy.window / 10), tenths: [0.0; TENTHS] }
+impl CostBudget {
+    pub fn new(policy: CostBudgetPolicy) -> Self {
+        Self { policy, slices: TimeBuckets::new(policy.window / 10), tenths: [0.0; TENTHS] }
     }
 
     /// What was spent stays spent; under a new window it counts as of now.
-    pub fn retune(&mut self, policy: SpendPolicy) {
+    pub fn retune(&mut self, policy: CostBudgetPolicy) {
         if policy.window != self.policy.window {
             let spent = self.tenths.iter().sum();
             self.slices.recut(policy.window / 10);
@@ -71,11 +71,12 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const POLICY: SpendPolicy = SpendPolicy { limit: 5.0, window: Duration::from_secs(3_600) };
+    const POLICY: CostBudgetPolicy =
+        CostBudgetPolicy { limit: 5.0, window: Duration::from_secs(3_600) };
 
     #[test]
     fn past_the_limit_nothing_may_be_spent_until_it_is_forgotten() {
-        let (t0, mut spend) = (Instant::now(), Spend::new(POLICY));
+        let (t0, mut spend) = (Instant::now(), CostBudget::new(POLICY));
         spend.add(4.5, t0);
         assert_eq!((spend.may(t0), spend.left(t0)), (true, 0.5));
         spend.add(2.0, t0);
@@ -86,20 +87,20 @@ mod tests {
 
     #[test]
     fn what_costs_nothing_or_is_no_number_changes_nothing() {
-        let (t0, mut spend) = (Instant::now(), Spend::new(POLICY));
+        let (t0, mut spend) = (Instant::now(), CostBudget::new(POLICY));
         [0.0, -1.0, f64::NAN, f64::NEG_INFINITY].iter().for_each(|cost| spend.add(*cost, t0));
         assert_eq!(spend.left(t0), 5.0);
     }
 
     #[test]
     fn retuning_forgets_nothing() {
-        let (t0, mut spend) = (Instant::now(), Spend::new(POLICY));
+        let (t0, mut spend) = (Instant::now(), CostBudget::new(POLICY));
         spend.add(1.0, t0);
         spend.add(3.0, t0 + POLICY.window / 2);
-        spend.retune(SpendPolicy { limit: 4.0, ..POLICY });
+        spend.retune(CostBudgetPolicy { limit: 4.0, ..POLICY });
         assert!(!spend.may(t0 + POLICY.window / 2));
         let window = Duration::from_secs(60);
-        spend.retune(SpendPolicy { limit: 4.0, window });
+        spend.retune(CostBudgetPolicy { limit: 4.0, window });
         assert!(!spend.may(t0 + POLICY.window / 2 + window));
         assert_eq!(spend.left(t0 + POLICY.window / 2 + window * 2), 4.0);
     }
@@ -113,7 +114,7 @@ mod tests {
             let window = Duration::from_millis(window_ms);
             // Whole numbers, whose sums are exact.
             let limit = 1e9;
-            let (mut now, mut spend) = (Instant::now(), Spend::new(SpendPolicy { limit, window }));
+            let (mut now, mut spend) = (Instant::now(), CostBudget::new(CostBudgetPolicy { limit, window }));
             let mut all = Vec::new();
             for (ms, cost) in steps {
                 spend.add(f64::from(cost), now);

@@ -11,8 +11,8 @@
 //!   any run `hedges <= extra_load * firsts`. Finagle's BackupRequestFilter does both.
 //! - The budget has no floor: a route with a request a minute is not hedged at 2 %.
 
-use super::budget::{Budget, BudgetPolicy};
-use crate::resilience::stats::latency_sketch::Sketch;
+use super::budget::{RetryBudget, RetryBudgetPolicy};
+use crate::resilience::stats::latency_sketch::LatencySketch;
 use std::time::{Duration, Instant};
 
 const ENOUGH: u64 = 100;
@@ -30,16 +30,16 @@ pub struct HedgePolicy {
 #[derive(Clone, Debug)]
 pub struct Hedge {
     policy: HedgePolicy,
-    latencies: Sketch,
-    budget: Budget,
+    latencies: LatencySketch,
+    budget: RetryBudget,
 }
 
 // === impl HedgePolicy ===
 
 impl HedgePolicy {
-    fn budget(&self) -> BudgetPolicy {
+    fn budget(&self) -> RetryBudgetPolicy {
         let window = Duration::from_secs(10);
-        BudgetPolicy { ratio: self.extra_load, min_per_second: 0.0, window }
+        RetryBudgetPolicy { ratio: self.extra_load, min_per_second: 0.0, window }
     }
 }
 
@@ -47,7 +47,11 @@ impl HedgePolicy {
 
 impl Hedge {
     pub fn new(policy: HedgePolicy) -> Self {
-        Self { policy, latencies: Sketch::default(), budget: Budget::new(policy.budget()) }
+        Self {
+            policy,
+            latencies: LatencySketch::default(),
+            budget: RetryBudget::new(policy.budget()),
+        }
     }
 
     /// What was measured and paid stays.

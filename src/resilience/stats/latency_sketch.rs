@@ -9,7 +9,7 @@
 //! 60 s: a provider that has become slow is believed within a minute, and a slice without traffic
 //! says nothing.
 
-use super::time_buckets::Slices;
+use super::time_buckets::TimeBuckets;
 use std::time::{Duration, Instant};
 
 const SLICES: usize = 6;
@@ -19,27 +19,27 @@ const GROWTH: f64 = 1.1;
 /// From 100 us up to 1,000 s: ln(10^7) / ln(1.1), rounded up.
 const BUCKETS: usize = 170;
 
-type Counts = [u32; BUCKETS];
+type BucketCounts = [u32; BUCKETS];
 
 /// Latencies, counted by their logarithm.
 #[derive(Clone, Debug)]
-pub struct Sketch {
-    slices: Slices<SLICES>,
-    ring: [Counts; SLICES],
-    sum: Counts,
+pub struct LatencySketch {
+    slices: TimeBuckets<SLICES>,
+    ring: [BucketCounts; SLICES],
+    sum: BucketCounts,
 }
 
-impl Default for Sketch {
+impl Default for LatencySketch {
     fn default() -> Self {
         Self::new(MINUTE)
     }
 }
 
-impl Sketch {
+impl LatencySketch {
     /// Of the last `over`, or five sixths of it.
     pub fn new(over: Duration) -> Self {
         let counts = [0; BUCKETS];
-        Self { slices: Slices::new(over / SLICES as u32), ring: [counts; SLICES], sum: counts }
+        Self { slices: TimeBuckets::new(over / SLICES as u32), ring: [counts; SLICES], sum: counts }
     }
 
     pub fn record(&mut self, took: Duration, now: Instant) {
@@ -70,14 +70,14 @@ impl Sketch {
         kept.into_iter().position(reaches).map(middle)
     }
 
-    fn kept(&self, now: Instant) -> Counts {
+    fn kept(&self, now: Instant) -> BucketCounts {
         let mut kept = self.sum;
         self.slices.gone(now).for_each(|slot| subtract(&mut kept, &self.ring[slot]));
         kept
     }
 }
 
-fn subtract(from: &mut Counts, gone: &Counts) {
+fn subtract(from: &mut BucketCounts, gone: &BucketCounts) {
     from.iter_mut().zip(gone).for_each(|(count, gone)| *count -= gone);
 }
 
@@ -96,8 +96,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn sketch_of(latencies: impl IntoIterator<Item = Duration>, now: Instant) -> Sketch {
-        let mut sketch = Sketch::default();
+    fn sketch_of(latencies: impl IntoIterator<Item = Duration>, now: Instant) -> LatencySketch {
+        let mut sketch = LatencySketch::default();
         latencies.into_iter().for_each(|took| sketch.record(took, now));
         sketch
     }
@@ -109,8 +109,8 @@ mod tests {
     #[test]
     fn of_nothing_there_is_no_quantile() {
         let now = Instant::now();
-        assert_eq!(Sketch::default().quantile(0.5, now), None);
-        assert_eq!(Sketch::default().count(now), 0);
+        assert_eq!(LatencySketch::default().quantile(0.5, now), None);
+        assert_eq!(LatencySketch::default().count(now), 0);
     }
 
     #[test]
@@ -136,7 +136,7 @@ mod tests {
 
     #[test]
     fn it_takes_a_few_kib() {
-        assert!(size_of::<Sketch>() < 5_000, "{}", size_of::<Sketch>());
+        assert!(size_of::<LatencySketch>() < 5_000, "{}", size_of::<LatencySketch>());
     }
 
     #[test]
@@ -153,7 +153,7 @@ mod tests {
     #[test]
     fn another_while_is_forgotten_when_it_is_over() {
         let now = Instant::now();
-        let mut sketch = Sketch::new(MINUTE * 5);
+        let mut sketch = LatencySketch::new(MINUTE * 5);
         sketch.record(SHORTEST, now);
         assert_eq!((sketch.count(now + MINUTE * 4), sketch.count(now + MINUTE * 5)), (1, 0));
     }
@@ -163,7 +163,7 @@ mod tests {
         fn a_quantile_is_that_of_the_samples_of_the_window_to_5_percent(
             steps in prop::collection::vec((0u64..9_000, 100u64..1_000_000_000, 0.0..=1.0f64), 1..200),
         ) {
-            let (mut now, mut sketch) = (Instant::now(), Sketch::default());
+            let (mut now, mut sketch) = (Instant::now(), LatencySketch::default());
             let mut all = Vec::new();
             for (gap, micros, q) in steps {
                 now += Duration::from_millis(gap);

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 /// Which slots of a ring of `N` are in use, and for when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Slices<const N: usize> {
+pub struct TimeBuckets<const N: usize> {
     width_nanos: u64,
     /// When slice 0 began; none before the first.
     origin: Option<Instant>,
@@ -20,7 +20,7 @@ pub struct Slices<const N: usize> {
     head: u64,
 }
 
-impl<const N: usize> Slices<N> {
+impl<const N: usize> TimeBuckets<N> {
     pub fn new(width: Duration) -> Self {
         Self { width_nanos: nanos(width).max(1), origin: None, head: 0 }
     }
@@ -93,13 +93,13 @@ mod tests {
 
     const WIDTH: Duration = Duration::from_millis(100);
 
-    fn emptied(slices: &mut Slices<3>, now: Instant) -> Vec<usize> {
+    fn emptied(slices: &mut TimeBuckets<3>, now: Instant) -> Vec<usize> {
         slices.advance(now).collect()
     }
 
     #[test]
     fn each_slice_takes_the_slot_of_the_oldest() {
-        let (t0, mut slices) = (Instant::now(), Slices::<3>::new(WIDTH));
+        let (t0, mut slices) = (Instant::now(), TimeBuckets::<3>::new(WIDTH));
         assert!(emptied(&mut slices, t0).is_empty());
         assert_eq!(emptied(&mut slices, t0 + WIDTH), [1]);
         assert_eq!(emptied(&mut slices, t0 + WIDTH * 3), [2, 0]);
@@ -109,7 +109,7 @@ mod tests {
 
     #[test]
     fn an_older_now_falls_into_the_slice_under_way() {
-        let (t0, mut slices) = (Instant::now(), Slices::<3>::new(WIDTH));
+        let (t0, mut slices) = (Instant::now(), TimeBuckets::<3>::new(WIDTH));
         emptied(&mut slices, t0);
         emptied(&mut slices, t0 + WIDTH * 2);
         assert!(emptied(&mut slices, t0).is_empty());
@@ -118,7 +118,7 @@ mod tests {
 
     #[test]
     fn another_width_counts_from_the_slice_under_way() {
-        let (t0, mut slices) = (Instant::now(), Slices::<3>::new(WIDTH));
+        let (t0, mut slices) = (Instant::now(), TimeBuckets::<3>::new(WIDTH));
         emptied(&mut slices, t0);
         emptied(&mut slices, t0 + WIDTH * 5);
         slices.recut(WIDTH * 2);
@@ -130,7 +130,7 @@ mod tests {
     #[test]
     fn no_width_is_too_odd() {
         for width in [Duration::ZERO, Duration::from_nanos(3), Duration::MAX] {
-            let (t0, mut slices) = (Instant::now(), Slices::<3>::new(width));
+            let (t0, mut slices) = (Instant::now(), TimeBuckets::<3>::new(width));
             emptied(&mut slices, t0);
             emptied(&mut slices, t0 + Duration::from_secs(86_400));
             slices.recut(width);
@@ -143,7 +143,7 @@ mod tests {
         fn what_is_not_gone_is_what_the_reach_spans(
             gaps in prop::collection::vec(0u64..500, 1..100)
         ) {
-            let (mut now, mut slices) = (Instant::now(), Slices::<5>::new(WIDTH));
+            let (mut now, mut slices) = (Instant::now(), TimeBuckets::<5>::new(WIDTH));
             let (mut slots, mut all) = (<[Vec<Instant>; 5]>::default(), Vec::new());
             for (step, gap) in gaps.into_iter().enumerate() {
                 now += Duration::from_millis(gap);

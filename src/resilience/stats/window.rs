@@ -7,7 +7,7 @@
 //! Why not the last `n` calls (a ring of outcomes): at one call a minute it would remember an
 //! outage of an hour ago, at a thousand a second only the last blink.
 
-use super::time_buckets::Slices;
+use super::time_buckets::TimeBuckets;
 use std::time::{Duration, Instant};
 
 const BUCKETS: usize = 10;
@@ -20,9 +20,9 @@ struct Tally {
 
 /// Counts over the last `over`, in ten buckets.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Window {
+pub struct SlidingWindow {
     over: Duration,
-    slices: Slices<BUCKETS>,
+    slices: TimeBuckets<BUCKETS>,
     ring: [Tally; BUCKETS],
     sum: Tally,
 }
@@ -30,7 +30,7 @@ pub struct Window {
 /// Events per second, measured over the last `over`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RateMeter {
-    window: Window,
+    window: SlidingWindow,
 }
 
 // === impl Tally ===
@@ -51,11 +51,11 @@ impl Tally {
 
 // === impl Window ===
 
-impl Window {
+impl SlidingWindow {
     pub fn new(over: Duration) -> Self {
         Self {
             over,
-            slices: Slices::new(over / BUCKETS as u32),
+            slices: TimeBuckets::new(over / BUCKETS as u32),
             ring: [Tally::default(); BUCKETS],
             sum: Tally::default(),
         }
@@ -112,7 +112,7 @@ impl Window {
 
 impl RateMeter {
     pub fn new(over: Duration) -> Self {
-        Self { window: Window::new(over) }
+        Self { window: SlidingWindow::new(over) }
     }
 
     pub fn record(&mut self, now: Instant) {
@@ -144,7 +144,7 @@ mod tests {
 
     #[test]
     fn what_is_older_than_the_window_is_forgotten() {
-        let (t0, mut window) = (Instant::now(), Window::new(TEN));
+        let (t0, mut window) = (Instant::now(), SlidingWindow::new(TEN));
         window.record(t0, true);
         window.record(t0 + ms(5_000), false);
         assert_eq!(window.counts(t0 + ms(9_999)), (2, 1));
@@ -155,7 +155,7 @@ mod tests {
 
     #[test]
     fn a_window_lives_on_after_a_long_silence() {
-        let (t0, mut window) = (Instant::now(), Window::new(TEN));
+        let (t0, mut window) = (Instant::now(), SlidingWindow::new(TEN));
         (0..50).for_each(|n| window.record(t0 + ms(n * 200), true));
         let later = t0 + Duration::from_secs(86_400);
         window.record(later, false);
@@ -164,15 +164,15 @@ mod tests {
 
     #[test]
     fn clearing_keeps_the_length_and_nothing_else() {
-        let (t0, mut window) = (Instant::now(), Window::new(TEN));
+        let (t0, mut window) = (Instant::now(), SlidingWindow::new(TEN));
         window.record(t0, true);
         window.clear();
-        assert_eq!(window, Window::new(TEN));
+        assert_eq!(window, SlidingWindow::new(TEN));
     }
 
     #[test]
     fn spoiling_turns_a_good_one_bad() {
-        let (t0, mut window) = (Instant::now(), Window::new(TEN));
+        let (t0, mut window) = (Instant::now(), SlidingWindow::new(TEN));
         window.record(t0, false);
         window.record(t0 + ms(3_000), false);
         window.spoil(t0 + ms(6_000));
@@ -183,7 +183,7 @@ mod tests {
 
     #[test]
     fn spoiling_what_is_no_longer_inside_is_a_record() {
-        let (t0, mut window) = (Instant::now(), Window::new(TEN));
+        let (t0, mut window) = (Instant::now(), SlidingWindow::new(TEN));
         window.record(t0, false);
         window.spoil(t0 + ms(60_000));
         assert_eq!(window.counts(t0 + ms(60_000)), (1, 1));
@@ -191,7 +191,7 @@ mod tests {
 
     #[test]
     fn a_clock_read_before_the_lock_counts_in_the_newest_bucket() {
-        let (t0, mut window) = (Instant::now(), Window::new(TEN));
+        let (t0, mut window) = (Instant::now(), SlidingWindow::new(TEN));
         window.record(t0, false);
         window.record(t0 + ms(12_000), false);
         window.record(t0 + ms(1_000), true);
@@ -203,7 +203,7 @@ mod tests {
     #[test]
     fn no_length_is_too_odd() {
         for over in [Duration::ZERO, Duration::from_nanos(3), Duration::MAX] {
-            let (t0, mut window) = (Instant::now(), Window::new(over));
+            let (t0, mut window) = (Instant::now(), SlidingWindow::new(over));
             window.record(t0, true);
             assert_eq!(window.counts(t0), (1, 1));
             window.record(t0 + TEN, true);
@@ -230,7 +230,7 @@ mod tests {
             over_ms in 1u64..5_000,
             steps in prop::collection::vec((0u64..700, any::<bool>(), 0u8..8), 1..200),
         ) {
-            let mut window = Window::new(ms(over_ms));
+            let mut window = SlidingWindow::new(ms(over_ms));
             let (mut now, mut all) = (Instant::now(), Vec::<(Instant, bool)>::new());
             for (gap, bad, action) in steps {
                 now += ms(gap);
@@ -257,7 +257,7 @@ mod tests {
         fn never_more_bad_than_all(
             steps in prop::collection::vec((0u64..700, 0u8..4), 1..200),
         ) {
-            let (mut now, mut window) = (Instant::now(), Window::new(ms(2_000)));
+            let (mut now, mut window) = (Instant::now(), SlidingWindow::new(ms(2_000)));
             for (gap, action) in steps {
                 now += ms(gap);
                 match action {
