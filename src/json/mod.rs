@@ -1,8 +1,10 @@
-//! JSON read in place: pointers, one scanner, canonical text. Nothing here builds a document.
+//! JSON read in place: one tokenizer, pointers, canonical text. Nothing here builds a document.
 
 pub mod canonical;
+mod cursor;
 pub mod pointer;
 pub mod pointer_set;
 pub mod scan;
-#[cfg(test)]
-pub mod scan_tests;
+pub mod value;
+
+pub use cursor::JsonError;

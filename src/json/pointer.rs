@@ -1,7 +1,7 @@
-//! JSON Pointer (RFC 6901): which value inside a JSON body is meant.
+//! JSON Pointer (RFC 6901): the path to a value inside a JSON document.
 //!
 //! A pointer is parsed once, when the policy is loaded, so that a request only walks its tokens.
-//! `~1` stands for `/` and `~0` for `~` inside a token; the empty pointer is the whole document.
+//! Inside a token `~1` stands for `/` and `~0` for `~`. The empty pointer is the whole document.
 
 use std::fmt;
 
@@ -11,14 +11,15 @@ pub struct Pointer {
 }
 
 impl Pointer {
-    /// Errors say what is wrong, to be put behind the text itself.
+    /// # Errors
+    /// A message for the policy's author.
     pub fn parse(text: &str) -> Result<Self, String> {
         if text.is_empty() {
             return Ok(Self { tokens: Vec::new() });
         }
         let Some(rest) = text.strip_prefix('/') else {
             return Err(format!(
-                "`{text}` is no JSON pointer: expected a `/` first, like `/{text}`"
+                "`{text}` is not a JSON pointer: expected a `/` first, like `/{text}`"
             ));
         };
         let tokens =
@@ -26,12 +27,12 @@ impl Pointer {
         Ok(Self { tokens })
     }
 
-    /// From the outside in; a number may be an index or a key, which only the document can say.
+    /// The path from the outside in. A number may be an index or a key, depending on the document.
     pub fn tokens(&self) -> &[String] {
         &self.tokens
     }
 
-    /// The whole document.
+    /// Whether it points to the whole document.
     pub fn is_root(&self) -> bool {
         self.tokens.is_empty()
     }
@@ -47,7 +48,7 @@ fn unescape(token: &str, whole: &str) -> Result<String, String> {
             Some(Some('1')) => out.push('/'),
             Some(_) => {
                 return Err(format!(
-                    "`{whole}` is no JSON pointer: `~` is written `~0`, and `/` inside a key `~1`"
+                    "`{whole}` is not a JSON pointer: write `~` as `~0`, and `/` inside a key as `~1`"
                 ));
             }
         }
@@ -81,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_pointer_is_refused_with_the_way_to_write_it() {
+    fn an_invalid_pointer_is_rejected_with_the_way_to_write_it() {
         assert!(Pointer::parse("model").unwrap_err().contains("like `/model`"));
         assert!(Pointer::parse("/a~2").is_err());
         assert!(Pointer::parse("/a~").is_err());
@@ -89,7 +90,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_pointer_is_shown_as_it_is_parsed(text in "(/[a-z~/ 0-9]{0,4}){0,4}") {
+        fn a_pointer_is_displayed_as_it_was_written(text in "(/[a-z~/ 0-9]{0,4}){0,4}") {
             if let Ok(pointer) = Pointer::parse(&text) {
                 prop_assert_eq!(pointer.to_string(), text);
             }

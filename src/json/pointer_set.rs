@@ -1,8 +1,8 @@
-//! JSON pointers (RFC 6901) that are looked for together, compiled into a trie of their tokens.
+//! A set of JSON pointers (RFC 6901) for one scan, compiled into a trie of their tokens.
 
 use super::pointer::Pointer;
 
-/// Pointers that are looked for together.
+/// The trie. Each pointer has a slot, in which a scan stores the position of its value.
 #[derive(Clone, Debug)]
 pub struct PointerSet {
     pub(super) nodes: Vec<TrieNode>,
@@ -13,13 +13,13 @@ pub struct PointerSet {
 pub(super) struct TrieNode {
     pub(super) slot: Option<usize>,
     pub(super) children: Vec<TrieChild>,
-    /// Every slot here and below.
+    /// The slots of this node and all below it.
     pub(super) below: Vec<usize>,
 }
 
 #[derive(Clone, Debug)]
 pub(super) struct TrieChild {
-    /// Most keys are none of a dozen: this tells so without a look at the names.
+    /// Most keys match no child; comparing tags avoids comparing names.
     tag: u16,
     pub(super) name: String,
     pub(super) node: usize,
@@ -32,12 +32,12 @@ impl Default for PointerSet {
 }
 
 impl PointerSet {
-    /// Where the value at this pointer is found; the same pointer has the same slot.
+    /// The slot of a pointer, added if it is new.
     pub fn slot(&mut self, pointer: &Pointer) -> usize {
-        let mut way = vec![0];
+        let mut path = vec![0];
         for token in pointer.tokens() {
-            let at = way[way.len() - 1];
-            way.push(match self.nodes[at].child(token.as_bytes()) {
+            let at = path[path.len() - 1];
+            path.push(match self.nodes[at].child(token.as_bytes()) {
                 Some(known) => known,
                 None => {
                     self.nodes.push(TrieNode::default());
@@ -48,14 +48,14 @@ impl PointerSet {
                 }
             });
         }
-        let last = way[way.len() - 1];
+        let last = path[path.len() - 1];
         if let Some(slot) = self.nodes[last].slot {
             return slot;
         }
         let slot = self.count;
         self.count += 1;
         self.nodes[last].slot = Some(slot);
-        way.iter().for_each(|node| self.nodes[*node].below.push(slot));
+        path.iter().for_each(|node| self.nodes[*node].below.push(slot));
         slot
     }
 }
@@ -68,7 +68,7 @@ impl TrieNode {
     }
 }
 
-/// Length and beginning of a name.
+/// The length and the first byte of a name.
 fn tag(name: &[u8]) -> u16 {
     u16::from_le_bytes([name.len() as u8, name.first().copied().unwrap_or_default()])
 }

@@ -1,12 +1,11 @@
-//! The pass over a JSON text, against serde_json: the same texts, the same values.
+//! The scan agrees with serde_json on which texts are JSON and on the values in them.
 
 use proptest::prelude::*;
 use serde::de::IgnoredAny;
 use serde_json::Value;
 
-use super::pointer::Pointer;
-use super::pointer_set::PointerSet;
-use super::scan::*;
+use super::*;
+use crate::json::pointer::Pointer;
 
 fn pointer(text: &str) -> Pointer {
     Pointer::parse(text).expect("a pointer")
@@ -31,7 +30,7 @@ fn json() -> impl Strategy<Value = Value> {
 
 proptest! {
     #[test]
-    fn what_is_found_is_what_the_pointer_means(
+    fn a_scan_finds_the_value_that_the_pointer_names(
         value in json(),
         pointers in prop::collection::vec("(/([a-c\"ü]{0,2}|[0-3])){0,3}", 1..5),
         pretty in any::<bool>(),
@@ -52,7 +51,7 @@ proptest! {
     }
 
     #[test]
-    fn it_takes_what_serde_json_takes(
+    fn a_scan_accepts_exactly_what_serde_json_accepts(
         text in "[\\[\\]{}:,\"\\\\a-fu0-9 .eE+\\-\u{1}\nü]{0,12}|(true|false|null|-?[0-9]{1,3}(\\.[0-9]{0,2})?([eE][+-]?[0-9]{0,2})?)",
     ) {
         let ours = scan(text.as_bytes(), &PointerSet::default(), &mut PointerMatches::default());
@@ -60,7 +59,7 @@ proptest! {
     }
 
     #[test]
-    fn one_that_was_damaged_is_taken_only_where_serde_json_takes_it(
+    fn a_scan_accepts_a_damaged_text_only_if_serde_json_does(
         value in json(), at in any::<prop::sample::Index>(), byte in any::<u8>(), cut in any::<bool>(),
     ) {
         let mut text = value.to_string().into_bytes();
@@ -83,7 +82,7 @@ fn of_equal_keys_the_last_counts() {
 }
 
 #[test]
-fn what_is_nested_too_deep_is_not_read() {
+fn a_text_that_is_nested_too_deep_is_rejected() {
     let nested = |depth: usize| "[".repeat(depth) + &"]".repeat(depth);
     let scan =
         |text: &str| scan(text.as_bytes(), &PointerSet::default(), &mut PointerMatches::default());
@@ -93,32 +92,7 @@ fn what_is_nested_too_deep_is_not_read() {
 }
 
 #[test]
-fn a_value_is_something_unless_it_is_null_false_or_empty() {
-    for nothing in ["null", "false", "\"\"", "[]", "[ ]", "{}", "{\n}"] {
-        assert!(!is_something(nothing.as_bytes()), "{nothing}");
-    }
-    for something in ["0", "-1.5", "true", "\" \"", "[null]", "{\"a\":null}"] {
-        assert!(is_something(something.as_bytes()), "{something}");
-    }
-}
-
-#[test]
-fn a_text_is_a_string_as_it_is_meant_and_all_else_as_it_is_written() {
-    for (value, meant) in [
-        (r#""a""#, Some("a")),
-        (r#""a\n\u00fc""#, Some("a\nü")),
-        (r#""\ud83d\ude00""#, Some("😀")),
-        (r#""half of a pair: \ud83d""#, None),
-        ("1.50", Some("1.50")),
-        ("[1, 2]", Some("[1, 2]")),
-    ] {
-        assert_eq!(text(value.as_bytes()).as_deref(), meant, "{value}");
-    }
-    assert_eq!([b"7".as_slice(), b"-7", b"7.5", b"null"].map(number), [Some(7), None, None, None]);
-}
-
-#[test]
-fn a_string_ends_at_its_quote_wherever_that_stands_and_takes_no_control_character() {
+fn a_string_of_any_length_ends_at_its_quote_and_contains_no_control_character() {
     let mut found = PointerMatches::default();
     for length in 0..40 {
         let mut text =
@@ -145,4 +119,53 @@ fn of_equal_keys_the_last_counts_among_many_pointers_too() {
     let text = br#"{"a":{"1x":1,"99x":{"deep":1},"99x":2,"1x":3},"b":0}"#;
     assert_eq!(scan(text, &pointers, &mut found), Ok(()));
     assert_eq!((found.value(first, text), found.value(last, text)), (Some(&b"3"[..]), None));
+}
+
+fn member(text: &str) -> Option<&str> {
+    string_member(text.as_bytes(), "model").map(|range| &text[range])
+}
+
+#[test]
+fn a_string_member_is_found_anywhere_on_the_top_level() {
+    assert_eq!(member(r#"{"model":"a"}"#), Some(r#""a""#));
+    assert_eq!(
+        member(r#" { "x" : {"model":"no"}, "y":[1,"]"], "model" : "a\"b" } "#),
+        Some(r#""a\"b""#)
+    );
+    assert_eq!(
+        member(r#"{"n":-1.5e3,"t":true,"model":"a","messages":[{"#),
+        Some(r#""a""#),
+        "the text may be incomplete behind it"
+    );
+}
+
+#[test]
+fn a_member_that_is_missing_nested_or_not_a_string_is_not_found() {
+    for text in [
+        "",
+        "{",
+        "[]",
+        "\"model\"",
+        r#"{"model":1}"#,
+        r#"{"model":"a"#,
+        r#"{"a":{"model":"b"}}"#,
+        r#"{"a":"b" "model":"c"}"#,
+    ] {
+        assert_eq!(member(text), None, "{text}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_string_member_is_the_one_that_serde_json_reads(value in json(), pretty in any::<bool>()) {
+        let text = if pretty { serde_json::to_string_pretty(&value) } else { serde_json::to_string(&value) };
+        let text = text.expect("text");
+        let found = string_member(text.as_bytes(), "a").map(|range| serde_json::from_str::<String>(&text[range]).expect("a string"));
+        prop_assert_eq!(found.as_deref(), value.get("a").and_then(Value::as_str));
+    }
+
+    #[test]
+    fn no_input_causes_a_panic(bytes in prop::collection::vec(prop::sample::select(b"{}[]\",:\\model1 \n".to_vec()), 0..64)) {
+        let _ = string_member(&bytes, "model");
+    }
 }

@@ -1,14 +1,15 @@
-//! The shapes of streams that are known here, told apart by what is specific to each, so that a
-//! stream of somebody else's is never taken for one of them.
+//! The built-in stream formats, recognized by fields that are specific to each, so that another
+//! vendor's stream is never mistaken for one of them.
 
 use super::continuation::Dialect;
 use super::interpret::{DeltaSpan, EventOrigin};
 use crate::json::pointer::Pointer;
 use crate::json::pointer_set::PointerSet;
-use crate::json::scan::{self, PointerMatches};
+use crate::json::scan::PointerMatches;
+use crate::json::value;
 
-/// Content that is no plain text, and cannot be gone on from.
-pub const NOT_TEXT: [&str; 9] = [
+/// Content that is not plain text and cannot be continued.
+pub const NON_TEXT_CONTENT: [&str; 9] = [
     "/choices/0/delta/tool_calls",
     "/choices/0/delta/function_call",
     "/choices/0/delta/refusal",
@@ -19,33 +20,35 @@ pub const NOT_TEXT: [&str; 9] = [
     "/delta/partial_json",
     "/delta/thinking",
 ];
-/// Neither can what stands beside content here.
-const NEITHER: [&str; 3] = ["/choices/1", "/content_block/text", "/delta/citation"];
+/// Fields beside the content that prevent a continuation as well.
+const NON_TEXT_FIELDS: [&str; 3] = ["/choices/1", "/content_block/text", "/delta/citation"];
 
-/// Where the known shapes show, and what of them can be gone on from.
+/// The slots of the fields by which a format is recognized and its text is found.
 #[derive(Debug)]
 pub struct KnownFormats {
-    pub kind: usize,
+    pub event_type: usize,
     object: usize,
     choices: usize,
-    /// One of them is in each choice of OpenAI's.
-    choice: [usize; 3],
-    /// One of them is in each candidate of Google's.
-    candidate: [usize; 2],
+    /// Each choice of OpenAI's chat completions has one of these.
+    choice_fields: [usize; 3],
+    /// Each candidate of Google's has one of these.
+    candidate_fields: [usize; 2],
     done: usize,
     model: usize,
-    /// What events of Anthropic's and of OpenAI's responses have beside their type.
     message: usize,
     delta: usize,
-    response: [usize; 2],
-    error: [usize; 4],
-    rpc: [usize; 2],
-    /// Of the choice or the block; only the first is gone on from.
+    /// Each event of OpenAI's responses has one of these.
+    response_fields: [usize; 2],
+    error: usize,
+    error_fields: [usize; 3],
+    json_rpc: usize,
+    id: usize,
+    /// Of the choice or the content block, by dialect. Only the first one is continued.
     index: [usize; 2],
+    /// By dialect.
     text: [usize; 2],
-    block: usize,
-    /// Something that is no plain text.
-    other: Vec<usize>,
+    block_type: usize,
+    non_text: Vec<usize>,
 }
 
 impl KnownFormats {
@@ -55,115 +58,126 @@ impl KnownFormats {
             Err(_) => 0,
         };
         KnownFormats {
-            kind: slot("/type"),
+            event_type: slot("/type"),
             object: slot("/object"),
             choices: slot("/choices"),
-            choice: ["/choices/0/finish_reason", "/choices/0/delta", "/choices/0/text"]
+            choice_fields: ["/choices/0/finish_reason", "/choices/0/delta", "/choices/0/text"]
                 .map(&mut slot),
-            candidate: ["/candidates/0/content", "/candidates/0/finishReason"].map(&mut slot),
+            candidate_fields: ["/candidates/0/content", "/candidates/0/finishReason"]
+                .map(&mut slot),
             done: slot("/done"),
             model: slot("/model"),
             message: slot("/message"),
             delta: slot("/delta"),
-            response: ["/response", "/sequence_number"].map(&mut slot),
-            error: ["/error", "/error/message", "/error/type", "/error/code"].map(&mut slot),
-            rpc: ["/jsonrpc", "/id"].map(&mut slot),
+            response_fields: ["/response", "/sequence_number"].map(&mut slot),
+            error: slot("/error"),
+            error_fields: ["/error/message", "/error/type", "/error/code"].map(&mut slot),
+            json_rpc: slot("/jsonrpc"),
+            id: slot("/id"),
             index: ["/choices/0/index", "/index"].map(&mut slot),
             text: ["/choices/0/delta/content", "/delta/text"].map(&mut slot),
-            block: slot("/content_block/type"),
-            other: NOT_TEXT.iter().chain(&NEITHER).map(|text| slot(text)).collect(),
+            block_type: slot("/content_block/type"),
+            non_text: NON_TEXT_CONTENT.iter().chain(&NON_TEXT_FIELDS).map(|p| slot(p)).collect(),
         }
     }
 
-    /// What kind of stream it shows, and what it adds where it could be gone on from.
-    pub fn of(
+    /// Which kind of stream the event belongs to, and its text if that can be continued.
+    pub fn classify(
         &self,
-        kind: &str,
+        event_type: &str,
         data: &[u8],
         found: &PointerMatches,
     ) -> (EventOrigin, Option<DeltaSpan>) {
-        let is = |slot: usize| found.at(slot).is_some();
+        let has = |slot: usize| found.at(slot).is_some();
         if let Some(choices) = found.value(self.choices, data) {
-            let object = found.value(self.object, data);
-            let named =
-                matches!(object, Some(b"\"chat.completion.chunk\"" | b"\"text_completion\""));
-            let sort = if named || self.choice.iter().any(|slot| is(*slot)) {
-                EventOrigin::Known
-            } else if scan::is_something(choices) {
-                EventOrigin::Other
-            } else {
-                EventOrigin::Neutral
-            };
-            let finish = found.value(self.choice[0], data).is_some_and(|v| !scan::is_null(v));
-            return (sort, Some(self.said(Dialect::Chat, finish, false, data, found)));
+            let origin = self.chat_origin(choices, data, found);
+            let finish = found.value(self.choice_fields[0], data);
+            let is_last = finish.is_some_and(|finish| !value::is_null(finish));
+            let delta = self.delta(Dialect::Chat, is_last, false, data, found);
+            return (origin, Some(delta));
         }
-        let messages = match kind {
+        let is_message = match event_type {
             "ping" => return (EventOrigin::Neutral, None),
-            "message_start" => is(self.message),
+            "message_start" => has(self.message),
             "content_block_start" | "content_block_delta" | "content_block_stop" => {
-                is(self.index[1])
+                has(self.index[1])
             }
-            "message_delta" => is(self.delta),
+            "message_delta" => has(self.delta),
             "message_stop" => true,
             _ => false,
         };
-        if messages {
-            let over = matches!(kind, "content_block_stop" | "message_delta" | "message_stop");
-            let block = found.value(self.block, data);
-            let other = block.is_some_and(|block| block != b"\"text\"");
-            return (
-                EventOrigin::Known,
-                Some(self.said(Dialect::Messages, over, other, data, found)),
-            );
+        if is_message {
+            let is_last =
+                matches!(event_type, "content_block_stop" | "message_delta" | "message_stop");
+            let block = found.value(self.block_type, data);
+            let is_other = block.is_some_and(|block| block != b"\"text\"");
+            let delta = self.delta(Dialect::Messages, is_last, is_other, data, found);
+            return (EventOrigin::Known, Some(delta));
         }
-        let done = found.value(self.done, data).is_some_and(|v| v == b"true" || v == b"false");
-        let known = kind.starts_with("response.") && self.response.iter().any(|slot| is(*slot))
-            || self.candidate.iter().any(|slot| is(*slot))
-            || done && is(self.model);
-        (if known { EventOrigin::Known } else { EventOrigin::Other }, None)
+        let has_done = found.value(self.done, data).is_some_and(|v| v == b"true" || v == b"false");
+        let is_known = event_type.starts_with("response.")
+            && self.response_fields.iter().any(|slot| has(*slot))
+            || self.candidate_fields.iter().any(|slot| has(*slot))
+            || has_done && has(self.model);
+        (if is_known { EventOrigin::Known } else { EventOrigin::Other }, None)
     }
 
-    /// It is an error as these APIs tell one; that of a call in JSON-RPC, or of one record among
-    /// others, is an answer.
-    pub fn failed(
+    fn chat_origin(&self, choices: &[u8], data: &[u8], found: &PointerMatches) -> EventOrigin {
+        let object = found.value(self.object, data);
+        let is_named =
+            matches!(object, Some(b"\"chat.completion.chunk\"" | b"\"text_completion\""));
+        if is_named || self.choice_fields.iter().any(|slot| found.at(*slot).is_some()) {
+            EventOrigin::Known
+        } else if value::is_present(choices) {
+            EventOrigin::Other
+        } else {
+            EventOrigin::Neutral
+        }
+    }
+
+    /// Whether the event is an error in the form of these APIs. The error of a JSON-RPC call, or
+    /// of one record among others, is a normal response.
+    pub fn is_error(
         &self,
         name: &[u8],
-        kind: &str,
-        known: bool,
+        event_type: &str,
+        is_known: bool,
         data: &[u8],
         found: &PointerMatches,
     ) -> bool {
-        let is = |slot: usize| found.at(slot).is_some();
-        let of_a_call = is(self.rpc[0]) || is(self.rpc[1]) && !known;
-        let told = found.value(self.error[0], data).is_some_and(|error| {
-            let detailed = self.error[1..].iter().any(|slot| is(*slot));
-            detailed || scan::is_string(error) && scan::is_something(error)
+        let has = |slot: usize| found.at(slot).is_some();
+        let is_record = has(self.json_rpc) || has(self.id) && !is_known;
+        let has_error = found.value(self.error, data).is_some_and(|error| {
+            let has_details = self.error_fields.iter().any(|slot| has(*slot));
+            has_details || value::is_string(error) && value::is_present(error)
         });
-        let named = name == b"error" || kind == "error";
-        kind == "response.failed" || !of_a_call && (told || named)
+        let is_named = name == b"error" || event_type == "error";
+        event_type == "response.failed" || !is_record && (has_error || is_named)
     }
 
-    /// It is of another choice than the first.
-    pub fn is_another(&self, data: &[u8], found: &PointerMatches) -> bool {
+    /// Whether the event belongs to a choice other than the first.
+    pub fn is_other_choice(&self, data: &[u8], found: &PointerMatches) -> bool {
         let index = found.value(self.index[0], data);
         index.is_some_and(|index| index != b"0")
     }
 
-    fn said(
+    fn delta(
         &self,
         dialect: Dialect,
-        over: bool,
-        other: bool,
+        is_last: bool,
+        is_other: bool,
         data: &[u8],
         found: &PointerMatches,
     ) -> DeltaSpan {
-        let value = |slot: &usize| found.value(*slot, data);
+        let value_of = |slot: &usize| found.value(*slot, data);
         let text = found.at(self.text[dialect as usize]);
-        let text = text.filter(|at| scan::is_something(&data[at.clone()]));
-        // Parts of different kinds, for example.
-        let parts = text.as_ref().is_some_and(|at| !scan::is_string(&data[at.clone()]));
-        let another = value(&self.index[dialect as usize]).is_some_and(|index| index != b"0");
-        let others = self.other.iter().filter_map(value).any(scan::is_something);
-        DeltaSpan { dialect, text, other: other || parts || another || others, over }
+        let text = text.filter(|range| value::is_present(&data[range.clone()]));
+        // Content may be a list of parts instead of a string.
+        let is_list = text.as_ref().is_some_and(|range| !value::is_string(&data[range.clone()]));
+        let index = value_of(&self.index[dialect as usize]);
+        let is_other_index = index.is_some_and(|index| index != b"0");
+        let has_non_text = self.non_text.iter().filter_map(value_of).any(value::is_present);
+        let is_other = is_other || is_list || is_other_index || has_non_text;
+        DeltaSpan { dialect, text, is_other, is_last }
     }
 }

@@ -1,29 +1,29 @@
-//! Bytes to events, however the network split them.
+//! Splits a byte stream into events, independent of how the network split it.
 //!
-//! Two formats: the event stream of WHATWG HTML (9.2: LF, CR or CRLF, fields, comments, an event
-//! ends with an empty line), and JSON texts on lines of their own. An event is given whole, with
-//! the bytes that it came in, so that what passes is what came; where a frame holds whole events,
-//! nothing is copied. What is longer than 256 KiB is given on unread, in bounded memory.
+//! There are two formats: the event stream of WHATWG HTML (9.2: LF, CR or CRLF, fields, comments;
+//! an empty line ends an event), and JSON texts on separate lines. An event is returned whole and
+//! with its raw bytes, so that it is forwarded unchanged. A frame of whole events is not copied. An
+//! event longer than 256 KiB is returned unread and in parts, in bounded memory.
 //!
-//! What follows from a stream's bytes follows from them alone, and not from where they were split:
-//! a CR at the end of what is here waits for the next byte, unless the line before ended with one
-//! too. Then the event ends there, and an LF that follows is an empty line of its own.
+//! A CR at the end of the input waits for the next byte, which may be its LF. After a line that
+//! ended with a bare CR it does not wait: the event ends there, and an LF that follows is an empty
+//! line of its own.
 
 use bytes::Bytes;
 use memchr::{memchr, memchr2};
 
-/// An event that is longer is not read: it passes piece by piece.
+/// A longer event is not read. It is returned in parts.
 const LONGEST: usize = 256 << 10;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StreamFormat {
     /// `text/event-stream`.
     Sse,
-    /// One JSON text a line.
+    /// One JSON text per line.
     Lines,
 }
 
-/// A piece of the stream, in the bytes that it came in.
+/// An event, or a part of an oversized one, with its raw bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Piece {
     pub raw: Bytes,
@@ -33,29 +33,29 @@ pub struct Piece {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PieceKind {
     Event {
-        /// Empty where it has none.
+        /// Empty if the event has no name.
         name: Bytes,
         data: Bytes,
     },
     /// Comments, empty lines, fields without data.
-    Nothing,
-    /// Of an event that is too long to be read.
-    Unread,
+    NoData,
+    /// A part of an event that is too long to be read.
+    Oversized,
 }
 
-/// Takes bytes in, gives events.
+/// Takes bytes, returns events.
 #[derive(Debug)]
 pub struct EventFramer {
     format: StreamFormat,
-    /// What came last and was not looked at yet; empty while an event is unfinished.
+    /// The last input, not searched yet; empty while an event is unfinished.
     next: Bytes,
     /// The beginning of an unfinished event.
     held: Vec<u8>,
-    /// How much of `held` was looked through.
+    /// How much of `held` was searched.
     seen: usize,
-    /// Inside an event that is too long.
+    /// Inside an oversized event.
     unread: bool,
-    /// How many were too long.
+    /// The number of oversized events.
     long: u64,
     began: bool,
 }
@@ -73,7 +73,7 @@ impl EventFramer {
         }
     }
 
-    /// Takes in what came.
+    /// Adds input.
     pub fn push(&mut self, bytes: Bytes) {
         if bytes.is_empty() {
             return;
@@ -86,25 +86,26 @@ impl EventFramer {
         }
     }
 
-    /// What is unfinished when the stream ends, as the piece that it would be.
+    /// The unfinished event at the end of the stream, as if it were complete.
     pub fn rest(&mut self) -> Option<Piece> {
         let raw = Bytes::from(std::mem::take(&mut self.held));
         self.seen = 0;
         (!raw.is_empty()).then(|| self.piece(raw))
     }
 
-    /// Bytes of the event that is unfinished.
-    pub fn held(&self) -> usize {
+    /// The number of bytes of the unfinished event.
+    pub fn buffered(&self) -> usize {
         self.held.len()
     }
 
-    /// An event is unfinished of which a part was given on.
-    pub fn is_inside(&self) -> bool {
+    /// Whether a part of the unfinished event was already returned.
+    pub fn is_inside_event(&self) -> bool {
         self.unread
     }
 
-    /// Gives on unread what is held of an unfinished event, but for what may belong to its end.
-    pub fn give_up(&mut self) -> Option<Piece> {
+    /// Returns the start of the unfinished event unread, except for bytes that may belong to its
+    /// end.
+    pub fn flush_unread(&mut self) -> Option<Piece> {
         if self.held.len() <= 3 {
             return None;
         }
@@ -113,18 +114,18 @@ impl EventFramer {
         let kept = self.held.split_off(self.held.len() - 3);
         let raw = Bytes::from(std::mem::replace(&mut self.held, kept));
         self.seen = self.held.len();
-        Some(Piece { raw, kind: PieceKind::Unread })
+        Some(Piece { raw, kind: PieceKind::Oversized })
     }
 
-    /// How many events were too long to be read.
-    pub fn long(&self) -> u64 {
+    /// The number of events that were too long to be read.
+    pub fn oversized(&self) -> u64 {
         self.long
     }
 
     fn finish(&mut self) -> Option<Piece> {
-        // The end of a line may have been cut in two, and two of them end an event.
+        // Two line ends make the end of an event, and the input may have split one of them.
         let from = self.seen.saturating_sub(3);
-        match self.end_of(&self.held, from) {
+        match self.event_end(&self.held, from) {
             Some(end) => {
                 self.next = Bytes::from(std::mem::take(&mut self.held));
                 self.seen = 0;
@@ -133,15 +134,15 @@ impl EventFramer {
             }
             None => {
                 self.seen = self.held.len();
-                self.too_long()
+                self.flush_oversized()
             }
         }
     }
 
-    /// Gives up what is too long to be kept, but for what may belong to its end.
-    fn too_long(&mut self) -> Option<Piece> {
+    /// Flushes the event if it is oversized.
+    fn flush_oversized(&mut self) -> Option<Piece> {
         let enough = if self.unread { 3 } else { LONGEST };
-        if self.held.len() <= enough { None } else { self.give_up() }
+        if self.held.len() <= enough { None } else { self.flush_unread() }
     }
 
     fn piece(&mut self, raw: Bytes) -> Piece {
@@ -149,13 +150,13 @@ impl EventFramer {
         let inside = std::mem::take(&mut self.unread);
         if inside || raw.len() > LONGEST {
             self.long += u64::from(!inside);
-            return Piece { raw, kind: PieceKind::Unread };
+            return Piece { raw, kind: PieceKind::Oversized };
         }
         let kind = match self.format {
             StreamFormat::Lines => {
                 let line = raw.trim_ascii();
                 if line.is_empty() {
-                    PieceKind::Nothing
+                    PieceKind::NoData
                 } else {
                     PieceKind::Event { name: Bytes::new(), data: raw.slice_ref(line) }
                 }
@@ -165,7 +166,7 @@ impl EventFramer {
         Piece { raw, kind }
     }
 
-    fn end_of(&self, text: &[u8], from: usize) -> Option<usize> {
+    fn event_end(&self, text: &[u8], from: usize) -> Option<usize> {
         match self.format {
             StreamFormat::Lines => memchr(b'\n', &text[from..]).map(|at| from + at + 1),
             StreamFormat::Sse => empty_line(text, from, self.unread),
@@ -173,7 +174,7 @@ impl EventFramer {
     }
 }
 
-/// The pieces that are here whole; there may be more after the next push.
+/// The events that are complete so far; there may be more after the next push.
 impl Iterator for EventFramer {
     type Item = Piece;
 
@@ -184,10 +185,10 @@ impl Iterator for EventFramer {
         if self.next.is_empty() {
             return None;
         }
-        let Some(end) = self.end_of(&self.next, 0) else {
+        let Some(end) = self.event_end(&self.next, 0) else {
             self.held.extend_from_slice(&std::mem::take(&mut self.next));
             self.seen = self.held.len();
-            return self.too_long();
+            return self.flush_oversized();
         };
         let raw = self.next.split_to(end);
         Some(self.piece(raw))
@@ -198,8 +199,8 @@ fn is_line_end(byte: u8) -> bool {
     byte == b'\n' || byte == b'\r'
 }
 
-/// Where the empty line ends that ends an event. One at the very beginning counts, but not while
-/// `inside` an event of which the beginning is gone.
+/// The end of the empty line that ends an event. An empty line at the very beginning counts, but
+/// not `inside` an event whose beginning was already returned.
 fn empty_line(text: &[u8], from: usize, inside: bool) -> Option<usize> {
     if from == 0 && !inside && text.first().is_some_and(|b| is_line_end(*b)) {
         return line_end(text, 0, false);
@@ -215,8 +216,8 @@ fn empty_line(text: &[u8], from: usize, inside: bool) -> Option<usize> {
     }
 }
 
-/// The end of the line break at `at`; `bare`: the one before it was a CR alone, so that this one's
-/// end is known without the byte that follows.
+/// The end of the line break at `at`. `bare`: the line break before it was a single CR, so that
+/// the end of this one is known without the next byte.
 fn line_end(text: &[u8], at: usize, bare: bool) -> Option<usize> {
     match (text.get(at)?, text.get(at + 1)) {
         (b'\r', _) if bare => Some(at + 1),
@@ -226,7 +227,7 @@ fn line_end(text: &[u8], at: usize, bare: bool) -> Option<usize> {
     }
 }
 
-/// The lines of an event; a CRLF has an empty one between its two.
+/// The lines of an event; CRLF counts as two line ends.
 fn lines(mut text: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::from_fn(move || {
         let end = memchr2(b'\n', b'\r', text).unwrap_or(text.len());
@@ -263,7 +264,7 @@ fn fields(raw: &Bytes, first: bool) -> PieceKind {
         }
     }
     match data {
-        None => PieceKind::Nothing,
+        None => PieceKind::NoData,
         Some(_) if !joined.is_empty() => PieceKind::Event { name, data: joined.into() },
         Some(data) => PieceKind::Event { name, data },
     }

@@ -12,7 +12,7 @@ fn all(format: StreamFormat, frames: &[&[u8]]) -> Vec<Piece> {
     pieces
 }
 
-fn told(format: StreamFormat, text: &str) -> Vec<(String, String)> {
+fn events(format: StreamFormat, text: &str) -> Vec<(String, String)> {
     let text_of = |bytes: &Bytes| String::from_utf8_lossy(bytes).into_owned();
     let events = all(format, &[text.as_bytes()]).into_iter().filter_map(|piece| match piece.kind {
         PieceKind::Event { name, data } => Some((text_of(&name), text_of(&data))),
@@ -26,8 +26,8 @@ fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
 }
 
 #[test]
-fn the_examples_of_the_standard_are_read_as_it_says() {
-    let sse = |text| told(StreamFormat::Sse, text);
+fn the_examples_of_the_standard_have_the_specified_events() {
+    let sse = |text| events(StreamFormat::Sse, text);
     assert_eq!(sse("data: YHOO\ndata: +2\ndata: 10\n\n"), pairs(&[("", "YHOO\n+2\n10")]));
     let stream = ": test stream\n\ndata: first event\nid: 1\n\ndata:second event\nid\n\ndata:  third event\n\n";
     assert_eq!(
@@ -42,34 +42,34 @@ fn the_examples_of_the_standard_are_read_as_it_says() {
 
 #[test]
 fn each_line_is_an_event_of_its_own() {
-    let events = told(StreamFormat::Lines, "{\"a\":1}\r\n\n {\"b\":2}\n{\"c\":3}");
+    let events = events(StreamFormat::Lines, "{\"a\":1}\r\n\n {\"b\":2}\n{\"c\":3}");
     assert_eq!(events, pairs(&[("", "{\"a\":1}"), ("", "{\"b\":2}"), ("", "{\"c\":3}")]));
 }
 
 #[test]
-fn an_event_that_is_too_long_passes_unread_in_bounded_memory() {
+fn an_oversized_event_is_returned_unread_in_bounded_memory() {
     for format in [StreamFormat::Sse, StreamFormat::Lines] {
         let mut events = EventFramer::new(format);
         let mut passed = 0;
         for _ in 0..100 {
             events.push(Bytes::from(vec![b'x'; 10_000]));
             for piece in events.by_ref() {
-                assert_eq!(piece.kind, PieceKind::Unread);
+                assert_eq!(piece.kind, PieceKind::Oversized);
                 passed += piece.raw.len();
             }
             assert!(events.held.len() <= LONGEST + 10_000);
         }
         events.push(Bytes::from_static(b"\n\ndata: {}\n\n"));
         let last: Vec<_> = events.by_ref().collect();
-        assert_eq!(last[0].kind, PieceKind::Unread);
+        assert_eq!(last[0].kind, PieceKind::Oversized);
         assert_eq!(
             passed + last[0].raw.len(),
             1_000_000 + if format == StreamFormat::Sse { 2 } else { 1 }
         );
-        assert_eq!(events.long(), 1);
+        assert_eq!(events.oversized(), 1);
         assert!(matches!(
             last.last().expect("an event").kind,
-            PieceKind::Event { .. } | PieceKind::Nothing
+            PieceKind::Event { .. } | PieceKind::NoData
         ));
     }
 }
@@ -116,14 +116,14 @@ proptest! {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
     #[test]
-    fn whether_an_event_is_too_long_does_not_depend_on_where_it_is_split(
+    fn whether_an_event_is_oversized_does_not_depend_on_where_it_is_split(
         more in -4isize..5, cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..40),
         end in prop_oneof![Just("\n\n"), Just("\r\n\r\n"), Just("\r\r")],
     ) {
         let length = LONGEST.saturating_add_signed(more) - end.len();
         let text = "x".repeat(length) + end + "data: y" + end;
         let pieces = all(StreamFormat::Sse, &frames(text.as_bytes(), &cuts));
-        let long = pieces.iter().filter(|piece| piece.kind == PieceKind::Unread);
+        let long = pieces.iter().filter(|piece| piece.kind == PieceKind::Oversized);
         let long: usize = long.map(|piece| piece.raw.len()).sum();
         prop_assert_eq!(long, if more > 0 { length + end.len() } else { 0 });
         let last = PieceKind::Event { name: Bytes::new(), data: "y".into() };

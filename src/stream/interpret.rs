@@ -1,35 +1,35 @@
-//! What an event says: content, an end, an error, tokens; and what a whole JSON answer says of
-//! tokens.
+//! Interprets one event of a stream: content, end markers, errors and token usage. Also finds the
+//! token usage of a whole JSON response.
 //!
-//! What the policy declares counts; where it declares nothing, the shapes that are known here do:
-//! OpenAI's chat completions and responses, Anthropic's messages, Google's `generateContent`,
-//! Ollama's lines. Everything that is looked for is compiled into one set of pointers, so that an
-//! event is passed over once.
+//! The policy's declarations take precedence. Without them the built-in formats apply: OpenAI's
+//! chat completions and responses, Anthropic's messages, Google's `generateContent` and Ollama's
+//! lines. All locations are compiled into one pointer set, so that an event is scanned once.
 
 use std::ops::Range;
 
 use regex_lite::Regex;
 
 use super::continuation::Dialect;
-use super::formats::{KnownFormats, NOT_TEXT};
+use super::formats::{KnownFormats, NON_TEXT_CONTENT};
 use crate::json::pointer::Pointer;
 use crate::json::pointer_set::PointerSet;
-use crate::json::scan::{self, PointerMatches, find, scan};
+use crate::json::scan::{PointerMatches, find, scan};
+use crate::json::value;
 use crate::policy::sections::model::{self, Mark};
 use crate::resilience::outcome::AttemptClass;
 
-/// Where the known shapes have content, beside what is no plain text.
+/// The content fields of the built-in formats, beside `NON_TEXT_CONTENT`.
 const CONTENT: [&str; 4] = [
     "/choices/0/delta/content",
     "/delta/text",
     "/candidates/0/content/parts/0",
     "/message/content",
 ];
-/// And where only a string is some.
-const TEXT: [&str; 2] = ["/delta", "/response"];
-/// What is there, and not null, in the last event but perhaps for tokens.
-const ENDS: [&str; 2] = ["/choices/0/finish_reason", "/candidates/0/finishReason"];
-const LAST: [(&str, &str); 4] = [
+/// Fields that are content only if they are strings.
+const STRING_CONTENT: [&str; 2] = ["/delta", "/response"];
+/// Fields that are present, and not null, in the last event but for token usage.
+const END_FIELDS: [&str; 2] = ["/choices/0/finish_reason", "/candidates/0/finishReason"];
+const END_VALUES: [(&str, &str); 4] = [
     ("/type", "message_stop"),
     ("/type", "response.completed"),
     ("/type", "response.incomplete"),
@@ -37,141 +37,159 @@ const LAST: [(&str, &str); 4] = [
 ];
 const DONE: &str = "[DONE]";
 
-/// Tokens as an answer says them.
+/// Token counts as the response reports them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TokenUsage {
     pub input: Option<u64>,
     pub output: Option<u64>,
 }
 
-/// How the answers of one provider are read for one route.
+/// Interprets the responses of one provider on one route.
 #[derive(Debug)]
 pub struct Interpreter {
     pointers: PointerSet,
     content: Vec<usize>,
-    strings: Vec<usize>,
-    ends: EndMarkers,
-    /// The policy says what a stream is made of, so that its events are JSON.
-    pub declared: bool,
-    /// The policy says what every stream ends with.
-    pub promised: bool,
+    string_content: Vec<usize>,
+    end_markers: EndMarkers,
+    /// The policy declares content or end markers, so the events are JSON.
+    pub is_declared: bool,
+    /// The policy declares how every stream ends.
+    pub requires_end: bool,
     rules: Vec<EventRule>,
-    usage: [Vec<usize>; 2],
-    shape: KnownFormats,
-    /// The usage by itself, for whole answers.
-    whole: (PointerSet, [Vec<usize>; 2]),
+    usage: UsageSlots,
+    formats: KnownFormats,
+    /// The usage fields alone, for whole responses.
+    body_pointers: PointerSet,
+    body_usage: UsageSlots,
 }
 
 #[derive(Debug, Default)]
 struct EndMarkers {
     texts: Vec<String>,
-    values: Vec<(usize, String)>,
+    values: Vec<EndValue>,
     present: Vec<usize>,
 }
 
-/// One rule of `classify` for events.
+#[derive(Debug)]
+struct EndValue {
+    slot: usize,
+    value: String,
+}
+
+/// A rule of `classify` that applies to events.
 #[derive(Debug)]
 struct EventRule {
     status: Vec<u16>,
-    values: Vec<(usize, Regex)>,
+    patterns: Vec<SlotPattern>,
     class: AttemptClass,
 }
 
-/// What kind of stream an event shows.
+#[derive(Debug)]
+struct SlotPattern {
+    slot: usize,
+    regex: Regex,
+}
+
+/// The slots of the token counts; empty if they are not needed.
+#[derive(Debug, Default)]
+struct UsageSlots {
+    input: Vec<usize>,
+    output: Vec<usize>,
+}
+
+/// Which kind of stream an event belongs to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum EventOrigin {
-    /// One of a shape that is known here.
+    /// One of a built-in format.
     Known,
-    /// It may stand in any stream.
+    /// Any stream may contain it.
     Neutral,
     #[default]
     Other,
 }
 
-/// What an event says.
+/// The meaning of an event.
 #[derive(Debug, Default)]
 pub struct EventMeaning {
-    pub sort: EventOrigin,
-    pub content: bool,
-    pub end: bool,
-    /// A rule of the policy says what it is.
-    pub ruled: Option<AttemptClass>,
-    /// By the shapes that are known here it is an error.
-    pub failed: bool,
-    /// It is of another choice than the first.
-    pub another: bool,
-    pub tokens: TokenUsage,
-    pub said: Option<DeltaSpan>,
+    pub origin: EventOrigin,
+    pub has_content: bool,
+    pub is_end: bool,
+    /// The class that a rule of the policy assigns.
+    pub rule_class: Option<AttemptClass>,
+    /// It is an error in a built-in format.
+    pub is_error: bool,
+    /// It belongs to a choice other than the first.
+    pub is_other_choice: bool,
+    pub usage: TokenUsage,
+    pub delta: Option<DeltaSpan>,
 }
 
-/// What an event adds to an answer that could be gone on from.
+/// The position of an event's text, in a format that can be continued.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeltaSpan {
     pub dialect: Dialect,
-    /// Where its text stands in the data, quotes and all.
+    /// The position of the text in the event's data, quotes included.
     pub text: Option<Range<usize>>,
-    /// It is something that cannot be gone on from.
-    pub other: bool,
-    /// The text is finished.
-    pub over: bool,
+    /// It contains something that cannot be continued.
+    pub is_other: bool,
+    /// No text follows.
+    pub is_last: bool,
 }
+
+// === impl Interpreter ===
 
 impl Interpreter {
     pub fn new(stream: &model::Stream, provider: &model::Provider) -> Interpreter {
         let mut pointers = PointerSet::default();
-        let built_in = |pointers: &mut PointerSet, texts: &[&str]| -> Vec<usize> {
-            let parsed = texts.iter().filter_map(|text| Pointer::parse(text).ok());
-            parsed.map(|pointer| pointers.slot(&pointer)).collect()
-        };
-        let (content, strings) = match &stream.content {
+        let (content, string_content) = match &stream.content {
             Some(declared) => (declared.iter().map(|p| pointers.slot(p)).collect(), Vec::new()),
             None => {
-                let content = [&CONTENT[..], &NOT_TEXT].concat();
-                (built_in(&mut pointers, &content), built_in(&mut pointers, &TEXT))
+                let content = [&CONTENT[..], &NON_TEXT_CONTENT].concat();
+                (slots(&content, &mut pointers), slots(&STRING_CONTENT, &mut pointers))
             }
         };
-        let ends = EndMarkers::new(stream.terminal.as_deref(), &mut pointers);
+        let end_markers = EndMarkers::new(stream.terminal.as_deref(), &mut pointers);
         let rules = EventRule::all(&provider.classify, &mut pointers);
-        let usage = slots(provider, &mut pointers);
-        let mut whole = PointerSet::default();
-        let whole_slots = slots(provider, &mut whole);
+        let usage = UsageSlots::new(provider, &mut pointers);
+        let mut body_pointers = PointerSet::default();
+        let body_usage = UsageSlots::new(provider, &mut body_pointers);
         Interpreter {
             content,
-            strings,
-            ends,
-            declared: stream.content.is_some() || stream.terminal.is_some(),
-            promised: stream.terminal.is_some(),
+            string_content,
+            end_markers,
+            is_declared: stream.content.is_some() || stream.terminal.is_some(),
+            requires_end: stream.terminal.is_some(),
             rules,
             usage,
-            shape: KnownFormats::new(&mut pointers),
+            formats: KnownFormats::new(&mut pointers),
             pointers,
-            whole: (whole, whole_slots),
+            body_pointers,
+            body_usage,
         }
     }
 
-    /// The policy wants to know what is in the streams.
+    /// Whether the policy depends on the content of streams.
     pub fn is_needed(&self) -> bool {
-        self.declared || !self.rules.is_empty() || self.usage.iter().any(|slots| !slots.is_empty())
+        self.is_declared || !self.rules.is_empty() || !self.usage.is_empty()
     }
 
-    /// What a whole JSON answer says of tokens.
+    /// The token usage of a whole JSON response.
     pub fn body_usage(&self, body: &[u8], found: &mut PointerMatches) -> TokenUsage {
-        let (pointers, slots) = &self.whole;
-        if slots.iter().all(Vec::is_empty) {
+        if self.body_usage.is_empty() {
             return TokenUsage::default();
         }
-        match find(body, pointers, found) {
-            Ok(()) => TokenUsage::at(slots, found, body),
+        match find(body, &self.body_pointers, found) {
+            Ok(()) => self.body_usage.read(body, found),
             Err(_) => TokenUsage::default(),
         }
     }
 
-    /// The data is what ends a stream.
+    /// Whether the data, JSON or not, marks the end of a stream.
     pub fn is_end(&self, data: &[u8]) -> bool {
-        self.ends.texts.iter().any(|text| text.as_bytes() == data)
+        self.end_markers.texts.iter().any(|text| text.as_bytes() == data)
     }
 
-    /// What an event says; `None` when its data is no JSON.
+    /// Interprets an event; `None` when its data is not JSON.
     pub fn interpret(
         &self,
         name: &[u8],
@@ -180,102 +198,130 @@ impl Interpreter {
         found: &mut PointerMatches,
     ) -> Option<EventMeaning> {
         scan(data, &self.pointers, found).ok()?;
-        let kind = found.value(self.shape.kind, data).and_then(scan::text).unwrap_or_default();
-        let value = |slot: &usize| found.value(*slot, data);
-        let content = self.content.iter().filter_map(value).any(scan::is_something)
-            || self.strings.iter().filter_map(value).any(|v| scan::is_string(v) && v.len() > 2);
-        let (sort, said) = self.shape.of(&kind, data, found);
-        let rule = self.rules.iter().find(|rule| rule.is_met(data, status, found));
-        let known = sort == EventOrigin::Known;
+        let event_type = found.value(self.formats.event_type, data).and_then(value::text);
+        let event_type = event_type.unwrap_or_default();
+        let value_of = |slot: &usize| found.value(*slot, data);
+        let is_text = |value: &[u8]| value::is_string(value) && value.len() > 2;
+        let has_content = self.content.iter().filter_map(value_of).any(value::is_present)
+            || self.string_content.iter().filter_map(value_of).any(is_text);
+        let (origin, delta) = self.formats.classify(&event_type, data, found);
+        let rule = self.rules.iter().find(|rule| rule.matches(data, status, found));
+        let is_known = origin == EventOrigin::Known;
         Some(EventMeaning {
-            sort,
-            content,
-            end: self.ends.are_in(data, found),
-            ruled: rule.map(|rule| rule.class),
-            failed: rule.is_none() && self.shape.failed(name, &kind, known, data, found),
-            another: self.shape.is_another(data, found),
-            tokens: TokenUsage::at(&self.usage, found, data),
-            said,
+            origin,
+            has_content,
+            is_end: self.end_markers.are_in(data, found),
+            rule_class: rule.map(|rule| rule.class),
+            is_error: rule.is_none()
+                && self.formats.is_error(name, &event_type, is_known, data, found),
+            is_other_choice: self.formats.is_other_choice(data, found),
+            usage: self.usage.read(data, found),
+            delta,
         })
     }
 }
 
-/// Where tokens stand; nowhere, where nobody wants to know.
-fn slots(provider: &model::Provider, pointers: &mut PointerSet) -> [Vec<usize>; 2] {
-    if !provider.counts_tokens() {
-        return [Vec::new(), Vec::new()];
+fn slots(pointers: &[&str], set: &mut PointerSet) -> Vec<usize> {
+    let parsed = pointers.iter().filter_map(|text| Pointer::parse(text).ok());
+    parsed.map(|pointer| set.slot(&pointer)).collect()
+}
+
+// === impl UsageSlots ===
+
+impl UsageSlots {
+    fn new(provider: &model::Provider, pointers: &mut PointerSet) -> UsageSlots {
+        if !provider.counts_tokens() {
+            return UsageSlots::default();
+        }
+        let mut slots = |list: &[Pointer]| list.iter().map(|p| pointers.slot(p)).collect();
+        UsageSlots { input: slots(&provider.usage.input), output: slots(&provider.usage.output) }
     }
-    let usage = &provider.usage;
-    [&usage.input, &usage.output].map(|list| list.iter().map(|p| pointers.slot(p)).collect())
+
+    fn is_empty(&self) -> bool {
+        self.input.is_empty() && self.output.is_empty()
+    }
+
+    fn read(&self, text: &[u8], found: &PointerMatches) -> TokenUsage {
+        let first = |slots: &[usize]| {
+            slots.iter().filter_map(|slot| found.value(*slot, text)).find_map(value::count)
+        };
+        TokenUsage { input: first(&self.input), output: first(&self.output) }
+    }
 }
 
 impl TokenUsage {
-    fn at(slots: &[Vec<usize>; 2], found: &PointerMatches, text: &[u8]) -> TokenUsage {
-        let first = |slots: &[usize]| {
-            slots.iter().filter_map(|slot| found.value(*slot, text)).find_map(scan::number)
-        };
-        TokenUsage { input: first(&slots[0]), output: first(&slots[1]) }
-    }
-
-    /// What is said later counts.
+    /// Later counts replace earlier ones.
     pub fn update(&mut self, later: TokenUsage) {
         self.input = later.input.or(self.input);
         self.output = later.output.or(self.output);
     }
 }
 
+// === impl EndMarkers ===
+
 impl EndMarkers {
     fn new(declared: Option<&[Mark]>, pointers: &mut PointerSet) -> EndMarkers {
-        let mut ends = EndMarkers::default();
+        let mut markers = EndMarkers::default();
         let Some(marks) = declared else {
-            ends.texts.push(DONE.to_owned());
-            let present = ENDS.iter().filter_map(|text| Pointer::parse(text).ok());
-            ends.present = present.map(|pointer| pointers.slot(&pointer)).collect();
-            for (text, value) in LAST {
+            markers.texts.push(DONE.to_owned());
+            markers.present = slots(&END_FIELDS, pointers);
+            for (text, value) in END_VALUES {
                 if let Ok(pointer) = Pointer::parse(text) {
-                    ends.values.push((pointers.slot(&pointer), value.to_owned()));
+                    let slot = pointers.slot(&pointer);
+                    markers.values.push(EndValue { slot, value: value.to_owned() });
                 }
             }
-            return ends;
+            return markers;
         };
         for mark in marks {
             match mark {
-                Mark::Text(text) => ends.texts.push(text.clone()),
+                Mark::Text(text) => markers.texts.push(text.clone()),
                 Mark::Value(pointer, value) => {
-                    ends.values.push((pointers.slot(pointer), value.clone()));
+                    let slot = pointers.slot(pointer);
+                    markers.values.push(EndValue { slot, value: value.clone() });
                 }
-                Mark::Present(pointer) => ends.present.push(pointers.slot(pointer)),
+                Mark::Present(pointer) => markers.present.push(pointers.slot(pointer)),
             }
         }
-        ends
+        markers
     }
 
     fn are_in(&self, data: &[u8], found: &PointerMatches) -> bool {
-        let is = |(slot, wanted): &(usize, String)| {
-            let value = found.value(*slot, data).and_then(scan::text);
-            value.is_some_and(|value| value == wanted.as_str())
+        let is_equal = |end: &EndValue| {
+            let value = found.value(end.slot, data).and_then(value::text);
+            value.is_some_and(|value| value == end.value.as_str())
         };
-        let there = |slot: &usize| found.value(*slot, data).is_some_and(|v| !scan::is_null(v));
-        self.present.iter().any(there) || self.values.iter().any(is)
+        let is_set = |slot: &usize| found.value(*slot, data).is_some_and(|v| !value::is_null(v));
+        self.present.iter().any(is_set) || self.values.iter().any(is_equal)
     }
 }
+
+// === impl EventRule ===
 
 impl EventRule {
     fn all(rules: &[model::ClassifyRule], pointers: &mut PointerSet) -> Vec<EventRule> {
         let for_events = rules.iter().filter(|rule| !rule.event.is_empty());
         let rules = for_events.map(|rule| EventRule {
             status: rule.status.clone(),
-            values: rule.event.iter().map(|(p, r)| (pointers.slot(p), r.clone())).collect(),
+            patterns: rule
+                .event
+                .iter()
+                .map(|(pointer, regex)| SlotPattern {
+                    slot: pointers.slot(pointer),
+                    regex: regex.clone(),
+                })
+                .collect(),
             class: rule.class,
         });
         rules.collect()
     }
 
-    fn is_met(&self, data: &[u8], status: u16, found: &PointerMatches) -> bool {
-        let matches = |(slot, pattern): &(usize, Regex)| {
-            let value = found.value(*slot, data).filter(|value| !scan::is_null(value));
-            value.and_then(scan::text).is_some_and(|text| pattern.is_match(&text))
+    fn matches(&self, data: &[u8], status: u16, found: &PointerMatches) -> bool {
+        let is_match = |pattern: &SlotPattern| {
+            let value = found.value(pattern.slot, data).filter(|value| !value::is_null(value));
+            value.and_then(value::text).is_some_and(|text| pattern.regex.is_match(&text))
         };
-        (self.status.is_empty() || self.status.contains(&status)) && self.values.iter().all(matches)
+        (self.status.is_empty() || self.status.contains(&status))
+            && self.patterns.iter().all(is_match)
     }
 }

@@ -1,9 +1,10 @@
-//! What an answer's bytes mean: events, content, ends, errors, tokens; and how one answer goes on
-//! from another. No I/O.
+//! Event streams: framing, interpretation, and continuation of an interrupted stream. No I/O.
 //!
-//! Bytes become [`events`]; an event is passed over once by [`json`] and says something
-//! ([`reading`]); a [`reader`] knows from all of them what may pass (`pass`), how the stream stands,
-//! and what was said (`heard`). What a cut stream said can be gone on from ([`join`], `joint`).
+//! [`framing`] splits bytes into events. [`interpret`] scans each event once and says what it
+//! means, by the policy or by the built-in formats (`formats`). A [`reader`] combines them for one
+//! stream: what may be forwarded (`passthrough`), whether the stream is complete, and which text
+//! it said (`transcript`). An interrupted text can be continued by another provider
+//! ([`continuation`]), whose stream is joined to the first (`splice`).
 
 pub mod continuation;
 mod formats;

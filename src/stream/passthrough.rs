@@ -1,12 +1,10 @@
-//! What passes of a frame: mostly all of it, and then nothing is copied.
+//! The forwarded part of a frame, without a copy where possible.
 //!
-//! Pieces are given in their order. As long as they stand side by side in the frame that came, what
-//! passes is a part of that frame; once something is left out between them, or put in, it is a
-//! copy.
+//! Pieces are added in order. While they are adjacent in the frame, the result is a slice of it.
+//! Once a piece is left out between them, or another one is inserted, the result is a copy.
 
 use bytes::Bytes;
 
-/// What passes of a frame: a part of it, where that can be; else a copy.
 #[derive(Debug, Default)]
 pub struct PassthroughBuffer {
     frame: Bytes,
@@ -20,26 +18,26 @@ impl PassthroughBuffer {
         PassthroughBuffer { frame, ..PassthroughBuffer::default() }
     }
 
-    pub fn add(&mut self, raw: &[u8]) {
+    pub fn push(&mut self, raw: &[u8]) {
         let start = self.frame.as_ptr() as usize;
         let at = (raw.as_ptr() as usize).wrapping_sub(start);
         let inside = at < self.frame.len() && at + raw.len() <= self.frame.len();
-        let none = self.from == self.to;
-        if self.copied.is_empty() && inside && (none || at == self.to) {
-            if none {
+        let is_empty = self.from == self.to;
+        if self.copied.is_empty() && inside && (is_empty || at == self.to) {
+            if is_empty {
                 self.from = at;
             }
             self.to = at + raw.len();
             return;
         }
-        if !none {
+        if !is_empty {
             self.copied.extend_from_slice(&self.frame[self.from..self.to]);
             (self.from, self.to) = (0, 0);
         }
         self.copied.extend_from_slice(raw);
     }
 
-    pub fn bytes(self) -> Bytes {
+    pub fn into_bytes(self) -> Bytes {
         match self.copied.is_empty() {
             true => self.frame.slice(self.from..self.to),
             false => self.copied.into(),

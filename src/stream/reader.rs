@@ -1,15 +1,16 @@
-//! One event stream on its way: what of it may pass, and what is known of it.
+//! Reads one stream: what may be forwarded, whether it is complete, its errors and token usage.
 //!
-//! A stream is unknown at first. An event of a known shape makes it *known*: then it has to end as
-//! its API promises, and an event that is no JSON is dropped and counted, since no client could
-//! read it. Any other event makes it *plain*: each event is content, it may end anywhere, and
-//! nothing is dropped. What begins like JSON and is none is kept back until that is decided.
+//! A stream starts out *undetermined*. An event of a built-in format makes it *known*: then it has
+//! to end as its API promises, and an event that is not JSON is dropped and counted, because no
+//! client could read it. Any other event makes it *plain*: each event is content, the stream may
+//! end anywhere, and nothing is dropped. Events that begin like JSON and are malformed are held
+//! back until the kind of the stream is determined.
 //!
-//! What is too long to be read passes, and may have been the end: a stream that ends behind it with
-//! no other content is whole.
+//! An oversized event is forwarded unread. It may have been the end marker, so a stream that ends
+//! after it without further content is complete.
 //!
-//! A reader may also go on from where another stream was cut: then the opening of this one is left
-//! out, and what it says twice.
+//! A reader can also continue an interrupted stream. Then it leaves out the opening events and the
+//! repeated text of the second stream.
 
 use std::sync::Arc;
 
@@ -24,53 +25,59 @@ use super::transcript::{Delta, Transcript};
 use crate::json::scan::PointerMatches;
 use crate::resilience::outcome::AttemptClass;
 
-/// Reads one stream.
 #[derive(Debug)]
 pub struct StreamReader {
-    reading: Arc<Interpreter>,
+    interpreter: Arc<Interpreter>,
     format: StreamFormat,
-    events: EventFramer,
+    framer: EventFramer,
     found: PointerMatches,
     status: u16,
-    nature: StreamNature,
-    /// It has to end as promised.
-    promised: bool,
-    ready: bool,
-    whole: bool,
-    /// It has more choices than one, so that the end of the first is not the end.
-    several: bool,
-    /// The end may have been in what was too long to be read.
-    unread: bool,
-    /// There was something, if only a comment.
-    any: bool,
-    pinged: bool,
-    tokens: TokenUsage,
+    kind: StreamKind,
+    /// It has to end with an end marker.
+    requires_end: bool,
+    is_ready: bool,
+    has_ended: bool,
+    /// It has several choices, so that the end of the first is not the end of the stream.
+    has_choices: bool,
+    /// The end marker may have been in an oversized event.
+    may_have_ended: bool,
+    /// It contained something, if only a comment.
+    has_input: bool,
+    has_ping: bool,
+    usage: TokenUsage,
     dropped: u64,
-    /// What may be no events of this stream (`true`), and the silence among them.
-    doubtful: Vec<(Bytes, bool)>,
-    doubtful_bytes: usize,
-    said: Option<Transcript>,
-    joint: Option<Box<Splice>>,
+    held_back: Vec<HeldPiece>,
+    held_back_bytes: usize,
+    transcript: Option<Transcript>,
+    splice: Option<Box<Splice>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum StreamNature {
-    Unknown,
+enum StreamKind {
+    Undetermined,
     Known,
     Plain,
 }
 
+/// A piece that is held back until the kind of the stream is determined.
+#[derive(Debug)]
+struct HeldPiece {
+    raw: Bytes,
+    /// A malformed event, dropped if the stream is known. Otherwise a comment or a ping.
+    is_event: bool,
+}
+
 /// The name of events that only keep a connection alive.
 const PING: &[u8] = b"ping";
-/// Bytes of doubtful events that are kept back at most.
-const DOUBTFUL: usize = 64 << 10;
+/// Most bytes that are held back.
+const MAX_HELD_BACK: usize = 64 << 10;
 
-/// What may pass now.
+/// What may be forwarded after a read.
 #[derive(Debug, Default)]
 pub struct ReadOutcome {
-    /// Whole events, as they came.
+    /// Whole events, unchanged.
     pub bytes: Bytes,
-    /// An event says that the answer failed; what came behind it is kept for the next call.
+    /// An event says that the response failed. Events behind it are kept for the next read.
     pub error: Option<ErrorEvent>,
 }
 
@@ -83,323 +90,332 @@ pub struct ErrorEvent {
 /// How a stream ended whose body ended cleanly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StreamEnd {
-    Whole,
-    /// What ends such a stream never came.
-    NoEnd,
-    /// Nothing of it could be read.
+    Complete,
+    /// The end marker is missing.
+    NoEndMarker,
+    /// No event of it could be read.
     Malformed,
-    /// There was nothing.
     Empty,
 }
 
-/// What becomes of a piece.
+/// What to do with a piece.
 #[derive(Debug)]
 enum PieceAction {
-    Pass,
-    /// It is left out, or kept back.
+    Forward,
+    /// Leave it out, or hold it back.
     Drop,
-    /// These pass in its place.
-    Instead(Vec<Bytes>),
+    /// Forward these events instead.
+    Replace(Vec<Bytes>),
     Fail(AttemptClass),
 }
 
 impl StreamReader {
-    /// `keep`: how much is kept of what is said, to be gone on from.
+    /// `keep_text`: how many bytes of text to keep for a continuation, if any.
     pub fn new(
-        reading: Arc<Interpreter>,
+        interpreter: Arc<Interpreter>,
         format: StreamFormat,
         status: u16,
-        keep: Option<usize>,
+        keep_text: Option<usize>,
     ) -> StreamReader {
-        let nature = if reading.declared { StreamNature::Known } else { StreamNature::Unknown };
+        let declared = interpreter.is_declared;
         StreamReader {
-            promised: reading.promised,
-            reading,
+            requires_end: interpreter.requires_end,
+            interpreter,
             format,
-            events: EventFramer::new(format),
+            framer: EventFramer::new(format),
             found: PointerMatches::default(),
             status,
-            nature,
-            ready: false,
-            whole: false,
-            several: false,
-            unread: false,
-            any: false,
-            pinged: false,
-            tokens: TokenUsage::default(),
+            kind: if declared { StreamKind::Known } else { StreamKind::Undetermined },
+            is_ready: false,
+            has_ended: false,
+            has_choices: false,
+            may_have_ended: false,
+            has_input: false,
+            has_ping: false,
+            usage: TokenUsage::default(),
             dropped: 0,
-            doubtful: Vec::new(),
-            doubtful_bytes: 0,
-            said: keep.map(Transcript::new),
-            joint: None,
+            held_back: Vec::new(),
+            held_back_bytes: 0,
+            transcript: keep_text.map(Transcript::new),
+            splice: None,
         }
     }
 
-    /// Reads a stream that goes on where another was cut.
+    /// Reads a stream that continues an interrupted one.
     pub fn continuing(
-        reading: Arc<Interpreter>,
+        interpreter: Arc<Interpreter>,
         format: StreamFormat,
-        keep: usize,
+        keep_text: usize,
         partial: PartialResponse,
     ) -> StreamReader {
-        let mut reader = StreamReader::new(reading, format, 200, None);
-        (reader.nature, reader.promised) = (StreamNature::Known, true);
-        reader.joint = Some(Box::new(Splice::new(&partial)));
-        reader.said = Some(Transcript::from(partial, keep));
+        let mut reader = StreamReader::new(interpreter, format, 200, None);
+        (reader.kind, reader.requires_end) = (StreamKind::Known, true);
+        reader.splice = Some(Box::new(Splice::new(&partial)));
+        reader.transcript = Some(Transcript::from(partial, keep_text));
         reader
     }
 
-    /// Takes a frame in; gives what may pass.
+    /// Reads a frame of the body.
     pub fn read(&mut self, frame: Bytes) -> ReadOutcome {
-        let mut pass = PassthroughBuffer::of(frame.clone());
-        self.events.push(frame);
-        while let Some(piece) = self.events.next() {
-            if let Some(error) = self.piece(piece, &mut pass) {
-                return ReadOutcome { bytes: pass.bytes(), error: Some(error) };
+        let mut forward = PassthroughBuffer::of(frame.clone());
+        self.framer.push(frame);
+        while let Some(piece) = self.framer.next() {
+            if let Some(error) = self.piece(piece, &mut forward) {
+                return ReadOutcome { bytes: forward.into_bytes(), error: Some(error) };
             }
         }
-        ReadOutcome { bytes: pass.bytes(), error: None }
+        ReadOutcome { bytes: forward.into_bytes(), error: None }
     }
 
-    /// The body ended cleanly: what passes still, and how it ended.
+    /// The body ended cleanly. Returns what is left to forward, and how the stream ended.
     pub fn end(&mut self) -> (Bytes, StreamEnd) {
-        let mut pass = PassthroughBuffer::default();
-        let mut failed = false;
-        while let Some(piece) = self.events.next().or_else(|| self.events.rest()) {
-            if let Some(error) = self.piece(piece, &mut pass) {
-                failed = true;
-                pass.add(&error.raw);
+        let mut forward = PassthroughBuffer::default();
+        let mut has_error = false;
+        while let Some(piece) = self.framer.next().or_else(|| self.framer.rest()) {
+            if let Some(error) = self.piece(piece, &mut forward) {
+                has_error = true;
+                forward.push(&error.raw);
             }
         }
-        if let Some(mut joint) = self.joint.take() {
-            let (text, events) = joint.joined();
-            self.said.take_if(|kept| !kept.say(&text));
-            self.ready |= !text.is_empty();
-            events.iter().for_each(|event| pass.add(event));
+        if let Some(mut splice) = self.splice.take() {
+            let joined = splice.finish();
+            self.transcript.take_if(|transcript| !transcript.push_text(&joined.text));
+            self.is_ready |= !joined.text.is_empty();
+            joined.events.iter().for_each(|event| forward.push(event));
         }
-        let nothing_read = self.nature != StreamNature::Plain && !self.ready;
-        let owed = self.reading.declared || self.format == StreamFormat::Sse;
-        let silent =
-            self.pinged && self.nature == StreamNature::Unknown && self.doubtful.is_empty();
-        let ended = if !self.any || silent {
-            if owed { StreamEnd::Empty } else { StreamEnd::Whole }
-        } else if nothing_read && (self.dropped > 0 || !self.doubtful.is_empty()) {
+        (forward.into_bytes(), self.stream_end(has_error))
+    }
+
+    fn stream_end(&self, has_error: bool) -> StreamEnd {
+        let nothing_read = self.kind != StreamKind::Plain && !self.is_ready;
+        let events_expected = self.interpreter.is_declared || self.format == StreamFormat::Sse;
+        let is_silent =
+            self.has_ping && self.kind == StreamKind::Undetermined && self.held_back.is_empty();
+        if !self.has_input || is_silent {
+            if events_expected { StreamEnd::Empty } else { StreamEnd::Complete }
+        } else if nothing_read && (self.dropped > 0 || !self.held_back.is_empty()) {
             StreamEnd::Malformed
-        } else if self.whole || self.unread {
-            StreamEnd::Whole
-        } else if self.promised || failed {
-            StreamEnd::NoEnd
+        } else if self.has_ended || self.may_have_ended {
+            StreamEnd::Complete
+        } else if self.requires_end || has_error {
+            StreamEnd::NoEndMarker
         } else {
-            StreamEnd::Whole
-        };
-        (pass.bytes(), ended)
+            StreamEnd::Complete
+        }
     }
 
-    /// There was content, or an end.
-    pub fn ready(&self) -> bool {
-        self.ready
+    /// Whether content, or the end, was read.
+    pub fn is_ready(&self) -> bool {
+        self.is_ready
     }
 
-    pub fn tokens(&self) -> TokenUsage {
-        self.tokens
+    pub fn usage(&self) -> TokenUsage {
+        self.usage
     }
 
-    /// Events that could not be read, and did not pass.
+    /// The number of malformed events, which were not forwarded.
     pub fn dropped(&self) -> u64 {
         self.dropped
     }
 
-    /// Events that were too long to be read, and passed.
-    pub fn unread(&self) -> u64 {
-        self.events.long()
+    /// The number of oversized events, which were forwarded unread.
+    pub fn oversized(&self) -> u64 {
+        self.framer.oversized()
     }
 
-    /// What it said so far, where that can be gone on from.
+    /// The text so far, if it can be continued.
     pub fn partial(&self) -> Option<PartialResponse> {
-        self.said.as_ref()?.partial()
+        self.transcript.as_ref()?.partial()
     }
 
-    /// Bytes that are kept here.
-    pub fn held(&self) -> usize {
-        self.events.held() + self.doubtful_bytes + self.said.as_ref().map_or(0, Transcript::len)
+    /// The number of buffered bytes.
+    pub fn buffered(&self) -> usize {
+        let text = self.transcript.as_ref().map_or(0, Transcript::len);
+        self.framer.buffered() + self.held_back_bytes + text
     }
 
-    /// There is no room for what is held: it passes unread.
-    pub fn give_up(&mut self) -> Bytes {
-        let mut pass = PassthroughBuffer::default();
-        self.doubtful.drain(..).for_each(|(raw, _)| pass.add(&raw));
-        self.doubtful_bytes = 0;
-        if let Some(piece) = self.events.give_up() {
-            self.too_long();
-            pass.add(&piece.raw);
+    /// Frees the buffers, for lack of memory: their content is forwarded unread.
+    pub fn flush_unread(&mut self) -> Bytes {
+        let mut forward = PassthroughBuffer::default();
+        self.release_held_back(&mut forward);
+        if let Some(piece) = self.framer.flush_unread() {
+            self.oversized_event();
+            forward.push(&piece.raw);
         }
-        self.said = None;
-        pass.bytes()
+        self.transcript = None;
+        forward.into_bytes()
     }
 
-    /// An event of ours may follow: this is a stream of events, and none is unfinished that has
-    /// passed in part.
-    pub fn is_tellable(&self) -> bool {
-        let events = self.format == StreamFormat::Sse || self.nature == StreamNature::Known;
-        events && !self.events.is_inside()
+    /// Whether an event of ours may be appended: the body is an event stream, and the last event
+    /// was not forwarded in part.
+    pub fn can_append_event(&self) -> bool {
+        let has_events = self.format == StreamFormat::Sse || self.kind == StreamKind::Known;
+        has_events && !self.framer.is_inside_event()
     }
 
-    fn piece(&mut self, piece: Piece, pass: &mut PassthroughBuffer) -> Option<ErrorEvent> {
-        self.any |= !piece.raw.trim_ascii().is_empty();
-        match self.fate(&piece) {
-            // What decides nothing does not pass before what is kept back.
-            PieceAction::Pass if self.is_in_doubt() && self.keep_back(&piece.raw, false) => {}
-            PieceAction::Pass => {
-                if self.nature != StreamNature::Unknown {
-                    self.doubtful.drain(..).for_each(|(raw, _)| pass.add(&raw));
-                    self.doubtful_bytes = 0;
+    fn piece(&mut self, piece: Piece, forward: &mut PassthroughBuffer) -> Option<ErrorEvent> {
+        self.has_input |= !piece.raw.trim_ascii().is_empty();
+        match self.action(&piece) {
+            // A comment or ping must not overtake the events that are held back.
+            PieceAction::Forward if self.is_holding_back() && self.hold_back(&piece.raw, false) => {
+            }
+            PieceAction::Forward => {
+                if self.kind != StreamKind::Undetermined {
+                    self.release_held_back(forward);
                 }
-                pass.add(&piece.raw);
+                forward.push(&piece.raw);
             }
             PieceAction::Drop => {}
-            PieceAction::Instead(events) => events.iter().for_each(|event| pass.add(event)),
+            PieceAction::Replace(events) => events.iter().for_each(|event| forward.push(event)),
             PieceAction::Fail(class) => return Some(ErrorEvent { raw: piece.raw, class }),
         }
         None
     }
 
-    fn fate(&mut self, piece: &Piece) -> PieceAction {
+    fn action(&mut self, piece: &Piece) -> PieceAction {
         let (name, data) = match &piece.kind {
             PieceKind::Event { name, data } => (name, data),
-            PieceKind::Nothing => return PieceAction::Pass,
-            PieceKind::Unread => return self.too_long(),
+            PieceKind::NoData => return PieceAction::Forward,
+            PieceKind::Oversized => return self.oversized_event(),
         };
-        if self.reading.is_end(data) {
-            if self.nature == StreamNature::Unknown {
-                self.know();
+        if self.interpreter.is_end(data) {
+            if self.kind == StreamKind::Undetermined {
+                self.become_known();
             }
-            self.whole = true;
-            self.ready |= self.dropped == 0;
-            return self.heard(piece, data, None, true);
+            self.has_ended = true;
+            self.is_ready |= self.dropped == 0;
+            return self.record_text(piece, data, None, true);
         }
-        let Some(says) = self.reading.interpret(name, data, self.status, &mut self.found) else {
-            return self.unreadable(piece, name, data);
-        };
-        match says.ruled {
+        let meaning = self.interpreter.interpret(name, data, self.status, &mut self.found);
+        let Some(meaning) = meaning else { return self.malformed_event(piece, name, data) };
+        match meaning.rule_class {
             Some(AttemptClass::Success) => {}
             Some(class) => return PieceAction::Fail(class),
-            None if says.failed && self.nature != StreamNature::Plain => {
+            None if meaning.is_error && self.kind != StreamKind::Plain => {
                 return PieceAction::Fail(AttemptClass::Failure);
             }
             None => {}
         }
-        let ping = name == PING && says.sort != EventOrigin::Known;
-        if ping || says.sort == EventOrigin::Neutral && says.said.is_none() {
-            self.pinged = true;
-            return if self.joint.is_some() { PieceAction::Drop } else { PieceAction::Pass };
+        let is_ping = name == PING && meaning.origin != EventOrigin::Known;
+        if is_ping || meaning.origin == EventOrigin::Neutral && meaning.delta.is_none() {
+            self.has_ping = true;
+            let is_splicing = self.splice.is_some();
+            return if is_splicing { PieceAction::Drop } else { PieceAction::Forward };
         }
-        self.learn(&says);
-        if self.joint.is_some() && says.said.is_none() {
+        self.apply(&meaning);
+        if self.splice.is_some() && meaning.delta.is_none() {
             return PieceAction::Fail(AttemptClass::Failure);
         }
-        self.heard(piece, data, says.said, says.end)
+        self.record_text(piece, data, meaning.delta, meaning.is_end)
     }
 
-    fn learn(&mut self, says: &EventMeaning) {
-        match says.sort {
-            EventOrigin::Known => self.know(),
-            EventOrigin::Other if self.nature == StreamNature::Unknown => {
-                self.nature = StreamNature::Plain
+    fn apply(&mut self, meaning: &EventMeaning) {
+        match meaning.origin {
+            EventOrigin::Known => self.become_known(),
+            EventOrigin::Other if self.kind == StreamKind::Undetermined => {
+                self.kind = StreamKind::Plain;
             }
             EventOrigin::Other | EventOrigin::Neutral => {}
         }
-        self.tokens.update(says.tokens);
-        if says.another && !self.several {
-            (self.several, self.whole) = (true, false);
+        self.usage.update(meaning.usage);
+        if meaning.is_other_choice && !self.has_choices {
+            (self.has_choices, self.has_ended) = (true, false);
         }
-        // Of several choices each has its end, and the stream has its own.
-        self.whole |= says.end && !self.several;
-        self.unread &= !says.content;
-        self.ready |= says.content || says.end || self.nature == StreamNature::Plain;
+        // With several choices each has its end, and the stream has an end marker of its own.
+        self.has_ended |= meaning.is_end && !self.has_choices;
+        self.may_have_ended &= !meaning.has_content;
+        self.is_ready |= meaning.has_content || meaning.is_end || self.kind == StreamKind::Plain;
     }
 
-    /// It is of a shape that is known here: its events are JSON, and it ends as promised.
-    fn know(&mut self) {
-        (self.nature, self.promised) = (StreamNature::Known, true);
-        let all = self.doubtful.len();
-        self.doubtful.retain(|(_, event)| !event);
-        self.dropped += (all - self.doubtful.len()) as u64;
+    /// The stream has a built-in format: its events are JSON, and it ends with an end marker.
+    fn become_known(&mut self) {
+        (self.kind, self.requires_end) = (StreamKind::Known, true);
+        let count = self.held_back.len();
+        self.held_back.retain(|piece| !piece.is_event);
+        self.dropped += (count - self.held_back.len()) as u64;
     }
 
-    fn too_long(&mut self) -> PieceAction {
-        if self.joint.is_some() {
+    fn oversized_event(&mut self) -> PieceAction {
+        if self.splice.is_some() {
             return PieceAction::Fail(AttemptClass::Failure);
         }
-        if !self.doubtful.is_empty() {
-            self.nature = StreamNature::Plain;
+        if !self.held_back.is_empty() {
+            self.kind = StreamKind::Plain;
         }
-        self.said = None;
-        (self.unread, self.ready) = (true, true);
-        PieceAction::Pass
+        self.transcript = None;
+        (self.may_have_ended, self.is_ready) = (true, true);
+        PieceAction::Forward
     }
 
-    fn unreadable(&mut self, piece: &Piece, name: &[u8], data: &[u8]) -> PieceAction {
-        if name == b"error" && self.nature != StreamNature::Plain {
+    fn malformed_event(&mut self, piece: &Piece, name: &[u8], data: &[u8]) -> PieceAction {
+        if name == b"error" && self.kind != StreamKind::Plain {
             return PieceAction::Fail(AttemptClass::Failure);
         }
-        if name == PING && self.joint.is_none() {
-            return PieceAction::Pass;
+        if name == PING && self.splice.is_none() {
+            return PieceAction::Forward;
         }
-        if self.nature == StreamNature::Known {
+        if self.kind == StreamKind::Known {
             self.dropped += 1;
             return PieceAction::Drop;
         }
-        let unknown = self.nature == StreamNature::Unknown && self.format == StreamFormat::Sse;
-        if unknown && data.first() == Some(&b'{') && self.keep_back(&piece.raw, true) {
+        let may_be_known =
+            self.kind == StreamKind::Undetermined && self.format == StreamFormat::Sse;
+        if may_be_known && data.first() == Some(&b'{') && self.hold_back(&piece.raw, true) {
             return PieceAction::Drop;
         }
-        (self.nature, self.ready) = (StreamNature::Plain, true);
-        PieceAction::Pass
+        (self.kind, self.is_ready) = (StreamKind::Plain, true);
+        PieceAction::Forward
     }
 
-    fn is_in_doubt(&self) -> bool {
-        self.nature == StreamNature::Unknown && !self.doubtful.is_empty()
+    fn is_holding_back(&self) -> bool {
+        self.kind == StreamKind::Undetermined && !self.held_back.is_empty()
     }
 
-    /// Keeps it until it is known what the stream is; where there is no room, it is a plain one.
-    fn keep_back(&mut self, raw: &Bytes, event: bool) -> bool {
-        self.doubtful_bytes += raw.len();
-        let fits = self.doubtful_bytes <= DOUBTFUL;
+    /// Holds a piece back. Returns false if it does not fit; then the stream is plain.
+    fn hold_back(&mut self, raw: &Bytes, is_event: bool) -> bool {
+        self.held_back_bytes += raw.len();
+        let fits = self.held_back_bytes <= MAX_HELD_BACK;
         if fits {
-            self.doubtful.push((Bytes::copy_from_slice(raw), event));
+            self.held_back.push(HeldPiece { raw: Bytes::copy_from_slice(raw), is_event });
         } else {
-            (self.nature, self.ready) = (StreamNature::Plain, true);
+            (self.kind, self.is_ready) = (StreamKind::Plain, true);
         }
         fits
     }
 
-    /// Keeps what was said; where the stream goes on from another, finds where it begins.
-    fn heard(
+    fn release_held_back(&mut self, forward: &mut PassthroughBuffer) {
+        self.held_back.drain(..).for_each(|piece| forward.push(&piece.raw));
+        self.held_back_bytes = 0;
+    }
+
+    /// Records the text of an event. In a continuation, also finds where its new text begins.
+    fn record_text(
         &mut self,
         piece: &Piece,
         data: &Bytes,
-        said: Option<DeltaSpan>,
-        end: bool,
+        span: Option<DeltaSpan>,
+        is_end: bool,
     ) -> PieceAction {
-        if self.said.is_none() && self.joint.is_none() {
-            return PieceAction::Pass;
+        if self.transcript.is_none() && self.splice.is_none() {
+            return PieceAction::Forward;
         }
-        let heard = Delta::of(said, data, end);
-        let joined = self.joint.as_mut().map(|joint| joint.take(piece, &heard));
-        let (text, events) = match joined {
-            None => {
-                self.said.take_if(|kept| !kept.hear(&heard));
-                return PieceAction::Pass;
-            }
-            Some(Err(SpliceError)) => return PieceAction::Fail(AttemptClass::Failure),
-            Some(Ok(None)) => {
-                self.ready = false;
-                return PieceAction::Drop;
-            }
-            Some(Ok(Some(joined))) => joined,
+        let delta = Delta::of(span, data, is_end);
+        let Some(splice) = &mut self.splice else {
+            self.transcript.take_if(|transcript| !transcript.push(&delta));
+            return PieceAction::Forward;
         };
-        (self.joint, self.ready) = (None, true);
-        self.said.take_if(|kept| !kept.say(&text) || heard.end);
-        PieceAction::Instead(events)
+        match splice.push(piece, &delta) {
+            Err(SpliceError) => PieceAction::Fail(AttemptClass::Failure),
+            Ok(None) => {
+                self.is_ready = false;
+                PieceAction::Drop
+            }
+            Ok(Some(joined)) => {
+                (self.splice, self.is_ready) = (None, true);
+                self.transcript
+                    .take_if(|transcript| !transcript.push_text(&joined.text) || delta.is_end);
+                PieceAction::Replace(joined.events)
+            }
+        }
     }
 }

@@ -83,7 +83,7 @@ pub(super) fn see(mut reader: StreamReader, frames: &[&[u8]]) -> Seen {
     let partial = reader.partial();
     let (rest, ended) = reader.end();
     pass += &text(&rest);
-    let (tokens, dropped, ready) = (reader.tokens(), reader.dropped(), reader.ready());
+    let (tokens, dropped, ready) = (reader.usage(), reader.dropped(), reader.is_ready());
     Seen { pass, errors, ended, tokens, dropped, ready, partial }
 }
 
@@ -111,7 +111,7 @@ fn ready_with(format: StreamFormat, stream: &str) -> Option<usize> {
     events
         .position(|event| {
             reader.read(Bytes::copy_from_slice(event.as_bytes()));
-            reader.ready()
+            reader.is_ready()
         })
         .map(|at| at + 1)
 }
@@ -159,7 +159,7 @@ pub(super) fn message(words: &[&str]) -> Vec<Value> {
 
 fn whole(stream: &str, tokens: (u64, u64), first: usize, format: StreamFormat) {
     let seen = see(StreamReader::new(built_in(), format, 200, None), &[stream.as_bytes()]);
-    assert_eq!((seen.pass.as_str(), seen.ended, seen.dropped), (stream, StreamEnd::Whole, 0));
+    assert_eq!((seen.pass.as_str(), seen.ended, seen.dropped), (stream, StreamEnd::Complete, 0));
     let expected = TokenUsage { input: Some(tokens.0), output: Some(tokens.1) };
     assert_eq!((seen.tokens, seen.errors), (expected, vec![]), "{stream}");
     assert_eq!(ready_with(format, stream), Some(first), "{stream}");
@@ -186,9 +186,9 @@ fn a_response_of_openais() {
         json!({ "type": "response.completed", "response": { "status": "completed", "usage": { "input_tokens": 37, "output_tokens": 11 } } }),
     ]);
     whole(&stream, (37, 11), 3, StreamFormat::Sse);
-    assert_eq!(sse(&stream.replace("completed", "incomplete")).ended, StreamEnd::Whole);
+    assert_eq!(sse(&stream.replace("completed", "incomplete")).ended, StreamEnd::Complete);
     let seen = sse(&stream.replace("response.completed", "response.failed"));
-    assert_eq!((seen.errors.len(), seen.ended), (1, StreamEnd::NoEnd));
+    assert_eq!((seen.errors.len(), seen.ended), (1, StreamEnd::NoEndMarker));
 }
 
 #[test]
@@ -204,9 +204,9 @@ fn an_answer_of_googles() {
         1,
         StreamFormat::Sse,
     );
-    assert_eq!(sse(&data(&[&part("Hi", Value::Null)])).ended, StreamEnd::NoEnd);
+    assert_eq!(sse(&data(&[&part("Hi", Value::Null)])).ended, StreamEnd::NoEndMarker);
     let refused = sse(&data(&[&blocked]));
-    assert!(refused.ready && refused.ended == StreamEnd::Whole, "a refusal is an answer");
+    assert!(refused.ready && refused.ended == StreamEnd::Complete, "a refusal is an answer");
 }
 
 #[test]
@@ -225,7 +225,7 @@ fn lines_of_ollamas() {
     assert_eq!(ready_with(StreamFormat::Lines, generated), Some(2));
     let cut =
         see(StreamReader::new(built_in(), StreamFormat::Lines, 200, None), &[generated.as_bytes()]);
-    assert_eq!(cut.ended, StreamEnd::NoEnd);
+    assert_eq!(cut.ended, StreamEnd::NoEndMarker);
 }
 
 #[test]
@@ -263,9 +263,9 @@ fn a_whole_answer_says_its_tokens() {
 fn a_stream_that_ends_without_its_mark_is_not_whole() {
     for stream in [data(&[&says("Hi")]), named(&message(&["Hi"])[..4])] {
         let seen = sse(&stream);
-        assert_eq!((seen.ended, seen.ready), (StreamEnd::NoEnd, true));
+        assert_eq!((seen.ended, seen.ready), (StreamEnd::NoEndMarker, true));
     }
-    assert_eq!(sse(&data(&[&says("Hi"), "[DONE]"])).ended, StreamEnd::Whole);
+    assert_eq!(sse(&data(&[&says("Hi"), "[DONE]"])).ended, StreamEnd::Complete);
 }
 
 #[test]
@@ -277,7 +277,7 @@ fn a_plain_stream_passes_whatever_it_says_and_may_end_anywhere() {
         "event: tick\ndata: 7\n\nevent: tick\ndata: 8".to_owned(),
     ] {
         let seen = sse(&stream);
-        let expected = (stream.as_str(), StreamEnd::Whole, 0, true);
+        let expected = (stream.as_str(), StreamEnd::Complete, 0, true);
         assert_eq!((seen.pass.as_str(), seen.ended, seen.dropped, seen.ready), expected);
     }
     assert_eq!(ready_with(StreamFormat::Sse, &data(&["tick"])), Some(1));
@@ -289,7 +289,7 @@ fn an_event_that_cannot_be_read_is_dropped_where_events_are_json() {
     let (before, after) = (says("a"), says("b"));
     let seen = sse(&data(&["{\"choi", &before, "{\"broken", "not JSON", &after, "[DONE]"]));
     assert_eq!(seen.pass, data(&[&before, &after, "[DONE]"]));
-    assert_eq!((seen.dropped, seen.ended), (3, StreamEnd::Whole));
+    assert_eq!((seen.dropped, seen.ended), (3, StreamEnd::Complete));
 }
 
 #[test]
@@ -304,7 +304,7 @@ fn a_stream_of_which_nothing_can_be_read_is_malformed() {
 fn more_than_is_kept_back_is_no_known_stream() {
     let stream = data(&[format!("{{{}", "x".repeat(1_000)).as_str(); 100]);
     let seen = sse(&stream);
-    assert_eq!((seen.pass, seen.ended, seen.dropped), (stream, StreamEnd::Whole, 0));
+    assert_eq!((seen.pass, seen.ended, seen.dropped), (stream, StreamEnd::Complete, 0));
 }
 
 #[test]
@@ -312,8 +312,8 @@ fn a_stream_without_an_event_is_empty_unless_it_has_a_comment() {
     for (stream, ended) in [
         ("", StreamEnd::Empty),
         ("\n\r\n", StreamEnd::Empty),
-        (": keep-alive\n\n", StreamEnd::Whole),
-        ("event: ping\ndata: now\n\n", StreamEnd::Whole),
+        (": keep-alive\n\n", StreamEnd::Complete),
+        ("event: ping\ndata: now\n\n", StreamEnd::Complete),
     ] {
         let seen = sse(stream);
         assert_eq!((seen.pass.as_str(), seen.ended, seen.ready), (stream, ended, false));
@@ -326,7 +326,7 @@ fn pings_and_comments_decide_nothing() {
         ": OPENROUTER PROCESSING\n\nevent: ping\ndata: {\"cost\":0}\n\nevent: ping\ndata: x\n\n";
     let stream = quiet.to_owned() + &data(&[&says("a")]) + quiet;
     let seen = sse(&stream);
-    assert_eq!((&seen.pass, seen.ended, seen.dropped), (&stream, StreamEnd::NoEnd, 0));
+    assert_eq!((&seen.pass, seen.ended, seen.dropped), (&stream, StreamEnd::NoEndMarker, 0));
     assert_eq!(seen.partial.map(|partial| partial.text).as_deref(), Some("a"));
 }
 
@@ -341,9 +341,9 @@ fn what_decides_nothing_does_not_overtake_what_is_kept_back() {
     }
     let mut reader = StreamReader::new(built_in(), StreamFormat::Sse, 200, None);
     reader.read(doubtful.clone().into());
-    assert_eq!(reader.held(), doubtful.len());
+    assert_eq!(reader.buffered(), doubtful.len());
     reader.read(data(&["tick"]).into());
-    assert_eq!(reader.held(), 0);
+    assert_eq!(reader.buffered(), 0);
     let seen = sse(&(doubtful + &data(&[&says("a")])));
     assert_eq!((seen.pass, seen.dropped), (quiet + &data(&[&says("a")]), 1));
 }
@@ -356,10 +356,10 @@ fn an_end_that_is_too_long_to_be_read_is_an_end() {
     let stream = named(&[created.clone(), completed.clone()]);
     let frames: Vec<_> = stream.as_bytes().chunks(32 << 10).collect();
     let seen = see(StreamReader::new(built_in(), StreamFormat::Sse, 200, None), &frames);
-    assert_eq!((seen.pass == stream, seen.ended, seen.ready), (true, StreamEnd::Whole, true));
+    assert_eq!((seen.pass == stream, seen.ended, seen.ready), (true, StreamEnd::Complete, true));
     let delta = json!({ "type": "response.output_text.delta", "delta": "more" });
     let seen = sse(&named(&[created, completed, delta]));
-    assert_eq!(seen.ended, StreamEnd::NoEnd, "what is content still was behind it");
+    assert_eq!(seen.ended, StreamEnd::NoEndMarker, "what is content still was behind it");
 }
 
 #[test]
@@ -369,7 +369,7 @@ fn events_that_are_too_long_are_counted_and_what_is_doubtful_passes_before_them(
     let doubtful = data(&["{\"broken"]);
     assert_eq!(reader.read(doubtful.clone().into()).bytes, "");
     assert_eq!(reader.read(long.clone().into()).bytes, doubtful + &long);
-    assert_eq!((reader.unread(), reader.dropped(), reader.partial()), (1, 0, None));
+    assert_eq!((reader.oversized(), reader.dropped(), reader.partial()), (1, 0, None));
 }
 
 #[test]
@@ -394,11 +394,11 @@ fn declared_content_makes_events_json_and_the_known_ends_no_promise() {
         see(StreamReader::new(Arc::clone(&reading), StreamFormat::Sse, 200, None), &[s.as_bytes()])
     };
     let seen = read(&data(&["{\"n\":1}"]));
-    assert_eq!((seen.ready, seen.ended), (false, StreamEnd::Whole));
+    assert_eq!((seen.ready, seen.ended), (false, StreamEnd::Complete));
     let seen = read(&data(&["{\"token\":\"a\"}", "not JSON"]));
-    assert_eq!((seen.ready, seen.ended, seen.dropped), (true, StreamEnd::Whole, 1));
-    assert_eq!(read(&data(&[&says("a")])).ended, StreamEnd::NoEnd, "but of a known shape");
-    assert_eq!(read(&data(&[&says("a"), "[DONE]"])).ended, StreamEnd::Whole);
+    assert_eq!((seen.ready, seen.ended, seen.dropped), (true, StreamEnd::Complete, 1));
+    assert_eq!(read(&data(&[&says("a")])).ended, StreamEnd::NoEndMarker, "but of a known shape");
+    assert_eq!(read(&data(&[&says("a"), "[DONE]"])).ended, StreamEnd::Complete);
 }
 
 #[test]
@@ -415,10 +415,10 @@ fn declared_ends_are_promised_by_any_stream() {
         see(reader, &[data(events).as_bytes()]).ended
     };
     for end in ["bye", "{\"n\":7}", "{\"n\":\"7\"}", "{\"last\":false}"] {
-        assert_eq!(ended(&["{}", end]), StreamEnd::Whole, "{end}");
+        assert_eq!(ended(&["{}", end]), StreamEnd::Complete, "{end}");
     }
     for end in ["{\"n\":8}", "{\"last\":null}", "{}"] {
-        assert_eq!(ended(&["{\"n\":1}", end]), StreamEnd::NoEnd, "{end}");
+        assert_eq!(ended(&["{\"n\":1}", end]), StreamEnd::NoEndMarker, "{end}");
     }
     assert_eq!(ended(&["[DONE]"]), StreamEnd::Malformed, "it is no JSON, and no declared end");
     assert_eq!(ended(&[]), StreamEnd::Empty);
@@ -475,7 +475,7 @@ fn a_rule_says_of_an_event_what_it_is() {
 fn an_error_that_is_cut_short_at_the_end_is_no_whole_answer() {
     let seen = sse("data: {\"error\":{\"message\":\"overloaded\"}}\n");
     let raw = "data: {\"error\":{\"message\":\"overloaded\"}}\n";
-    assert_eq!((seen.pass.as_str(), seen.ended), (raw, StreamEnd::NoEnd));
+    assert_eq!((seen.pass.as_str(), seen.ended), (raw, StreamEnd::NoEndMarker));
 }
 
 // === what can be gone on from ===
@@ -597,7 +597,7 @@ fn a_stream_of_somebody_elses_is_never_taken_for_a_known_one() {
     ] {
         let seen = sse(&stream);
         assert_eq!((seen.pass.as_str(), seen.errors.len(), seen.dropped), (stream.as_str(), 0, 0));
-        assert_eq!(seen.ended, StreamEnd::Whole, "{stream}");
+        assert_eq!(seen.ended, StreamEnd::Complete, "{stream}");
     }
     for stream in [
         "{\"done\":false,\"progress\":1}\n{\"result\":\"x\"}\n",
@@ -610,19 +610,23 @@ fn a_stream_of_somebody_elses_is_never_taken_for_a_known_one() {
             &[stream.as_bytes()],
         );
         assert_eq!((seen.pass.as_str(), seen.errors.len(), seen.dropped), (stream, 0, 0));
-        assert_eq!(seen.ended, StreamEnd::Whole, "{stream}");
+        assert_eq!(seen.ended, StreamEnd::Complete, "{stream}");
     }
 }
 
 #[test]
 fn a_known_stream_is_known_however_it_begins() {
     let vendor = "{\"queue\":1}";
-    assert_eq!(sse(&data(&[vendor, &says("a"), &says("b")])).ended, StreamEnd::NoEnd);
+    assert_eq!(sse(&data(&[vendor, &says("a"), &says("b")])).ended, StreamEnd::NoEndMarker);
     let azure = "{\"choices\":[],\"prompt_filter_results\":[]}";
     let seen = sse(&data(&[azure, &chunk(json!({ "role": "assistant" }), None)]));
-    assert_eq!((seen.ended, seen.ready), (StreamEnd::NoEnd, false));
+    assert_eq!((seen.ended, seen.ready), (StreamEnd::NoEndMarker, false));
     let other = json!({ "choices": [{ "index": 1, "delta": { "content": "b" } }] }).to_string();
     let first = chunk(json!({ "content": "a" }), Some("stop"));
-    assert_eq!(sse(&data(&[&first, &other])).ended, StreamEnd::NoEnd, "the second is not finished");
-    assert_eq!(sse(&data(&[&first, &other, "[DONE]"])).ended, StreamEnd::Whole);
+    assert_eq!(
+        sse(&data(&[&first, &other])).ended,
+        StreamEnd::NoEndMarker,
+        "the second is not finished"
+    );
+    assert_eq!(sse(&data(&[&first, &other, "[DONE]"])).ended, StreamEnd::Complete);
 }

@@ -1,9 +1,9 @@
-//! The place where one stream goes on from another: the opening of the second is left out, and
-//! what it says again.
+//! Joins a continuation to the stream that it continues.
 //!
-//! From its first text on its events are withheld, until it is known how much of the text is a
-//! repetition. One that says nothing new is left out, unless it also ends the answer; one that says
-//! something new beside it gets the rest as its text, and is otherwise as it came.
+//! The opening events of the second stream are left out, and text that repeats the end of the
+//! first. From its first text on, events are buffered until it is known how much of the text is a
+//! repetition. An event with only repeated text is left out, unless it also ends the response; one
+//! with repeated and new text keeps the new text and is otherwise unchanged.
 
 use std::ops::Range;
 
@@ -13,111 +13,124 @@ use super::continuation::{Dialect, Overlap, PartialResponse};
 use super::framing::{Piece, PieceKind};
 use super::transcript::Delta;
 
-/// Bytes that are withheld at most.
-const MOST: usize = 1 << 20;
+/// Most bytes that are buffered.
+const MAX_BUFFERED: usize = 1 << 20;
 
-/// Withholds the second stream's events until it is known where it begins.
+/// Buffers the events of a continuation until its first new text is known.
 #[derive(Debug)]
 pub struct Splice {
     dialect: Dialect,
     overlap: Overlap,
-    withheld: Vec<BufferedEvent>,
+    buffered: Vec<BufferedEvent>,
     bytes: usize,
 }
 
 #[derive(Debug)]
 struct BufferedEvent {
     raw: Vec<u8>,
-    /// Where its text stands in `raw`, quotes and all; and the text.
-    says: Option<(Range<usize>, String)>,
-    end: bool,
+    text: Option<BufferedText>,
+    is_end: bool,
 }
 
-/// It is no stream that goes on from the other.
+#[derive(Debug)]
+struct BufferedText {
+    /// Its position in the event's raw bytes, quotes included.
+    range: Range<usize>,
+    value: String,
+}
+
+/// The second stream does not continue the first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SpliceError;
 
-/// The new text, and the events that say it.
-pub type SpliceOutput = (String, Vec<Bytes>);
+/// The new text, and the events that contain it.
+#[derive(Debug)]
+pub struct SpliceOutput {
+    pub text: String,
+    pub events: Vec<Bytes>,
+}
 
 impl Splice {
     pub fn new(partial: &PartialResponse) -> Splice {
         let overlap = Overlap::new(&partial.text);
-        Splice { dialect: partial.dialect, overlap, withheld: Vec::new(), bytes: 0 }
+        Splice { dialect: partial.dialect, overlap, buffered: Vec::new(), bytes: 0 }
     }
 
-    /// Takes in an event; once it is known where the stream begins: what passes, this one included.
-    pub fn take(
+    /// Takes an event. Once the extent of the repetition is known, returns what to forward, this
+    /// event included.
+    pub fn push(
         &mut self,
         piece: &Piece,
-        heard: &Delta<'_>,
+        delta: &Delta<'_>,
     ) -> Result<Option<SpliceOutput>, SpliceError> {
-        if heard.other || heard.dialect.is_some_and(|dialect| dialect != self.dialect) {
+        if delta.is_other || delta.dialect.is_some_and(|dialect| dialect != self.dialect) {
             return Err(SpliceError);
         }
-        let speaks = heard.text.is_some();
-        let known = speaks && self.overlap.push(heard.text()).is_some();
-        if speaks || heard.end || !self.withheld.is_empty() {
-            let event = BufferedEvent::new(piece, heard);
+        let has_text = delta.text.is_some();
+        let is_known = has_text && self.overlap.push(delta.text()).is_some();
+        if has_text || delta.is_end || !self.buffered.is_empty() {
+            let event = BufferedEvent::new(piece, delta);
             self.bytes += event.raw.len();
-            self.withheld.push(event);
+            self.buffered.push(event);
         }
-        if known || heard.end {
-            return Ok(Some(self.joined()));
+        if is_known || delta.is_end {
+            return Ok(Some(self.finish()));
         }
-        if self.bytes > MOST { Err(SpliceError) } else { Ok(None) }
+        if self.bytes > MAX_BUFFERED { Err(SpliceError) } else { Ok(None) }
     }
 
-    /// What is known, or the stream has ended.
-    pub fn joined(&mut self) -> SpliceOutput {
-        let mut again = self.overlap.end();
+    /// Releases the buffered events: the repetition is known or the stream has ended.
+    pub fn finish(&mut self) -> SpliceOutput {
+        let mut repeated = self.overlap.end();
         let mut text = String::new();
         let mut events = Vec::new();
-        for event in std::mem::take(&mut self.withheld) {
-            let said = event.says.as_ref().map_or("", |(_, said)| said);
-            let cut = again.min(said.len());
-            again -= cut;
-            text.push_str(&said[cut..]);
-            events.extend(event.without(cut).map(Bytes::from));
+        for event in std::mem::take(&mut self.buffered) {
+            let own = event.text.as_ref().map_or("", |text| text.value.as_str());
+            let skip = repeated.min(own.len());
+            repeated -= skip;
+            text.push_str(&own[skip..]);
+            events.extend(event.without(skip).map(Bytes::from));
         }
-        (text, events)
+        SpliceOutput { text, events }
     }
 }
 
 impl BufferedEvent {
-    fn new(piece: &Piece, heard: &Delta<'_>) -> BufferedEvent {
-        let (text, end) = (&heard.text, heard.end);
+    fn new(piece: &Piece, delta: &Delta<'_>) -> BufferedEvent {
+        let is_end = delta.is_end;
         let PieceKind::Event { name, data } = &piece.kind else {
-            return BufferedEvent { raw: piece.raw.to_vec(), says: None, end };
+            return BufferedEvent { raw: piece.raw.to_vec(), text: None, is_end };
         };
         let at = (data.as_ptr() as usize).wrapping_sub(piece.raw.as_ptr() as usize);
-        let whole = at < piece.raw.len() && piece.raw[at..].starts_with(data);
-        let (raw, at) = match (text, whole) {
-            (Some(_), false) => one_line(name, data),
+        let is_one_line = at < piece.raw.len() && piece.raw[at..].starts_with(data);
+        let (raw, at) = match (&delta.text, is_one_line) {
+            (Some(_), false) => join_lines(name, data),
             _ => (piece.raw.to_vec(), at),
         };
-        let says = text
-            .as_ref()
-            .map(|(place, text)| (place.start + at..place.end + at, text.clone().into_owned()));
-        BufferedEvent { raw, says, end }
+        let text = delta.text.as_ref().map(|text| BufferedText {
+            range: text.range.start + at..text.range.end + at,
+            value: text.value.clone().into_owned(),
+        });
+        BufferedEvent { raw, text, is_end }
     }
 
-    /// What passes of it when so much of its text is a repetition.
-    fn without(self, cut: usize) -> Option<Vec<u8>> {
-        match self.says {
-            Some((_, text)) if cut == text.len() && cut > 0 && !self.end => None,
-            Some((at, text)) if cut > 0 => {
-                let quoted = serde_json::Value::from(&text[cut..]).to_string();
-                Some([&self.raw[..at.start], quoted.as_bytes(), &self.raw[at.end..]].concat())
+    /// The event without the first `skip` bytes of its text; `None` if nothing is left of it.
+    fn without(self, skip: usize) -> Option<Vec<u8>> {
+        match self.text {
+            Some(text) if skip == text.value.len() && skip > 0 && !self.is_end => None,
+            Some(text) if skip > 0 => {
+                let quoted = serde_json::Value::from(&text.value[skip..]).to_string();
+                let (before, after) = (&self.raw[..text.range.start], &self.raw[text.range.end..]);
+                Some([before, quoted.as_bytes(), after].concat())
             }
             _ => Some(self.raw),
         }
     }
 }
 
-/// An event whose data was on several lines, and where its data begins. A line ends between two
-/// values only: inside a string of JSON it would be escaped.
-fn one_line(name: &[u8], data: &[u8]) -> (Vec<u8>, usize) {
+/// Rewrites an event with its data on one line. Returns it with the position of its data. Line
+/// breaks in JSON stand only between tokens, because they are escaped inside a string.
+fn join_lines(name: &[u8], data: &[u8]) -> (Vec<u8>, usize) {
     let name = if name.is_empty() { Vec::new() } else { [b"event: ", name, b"\n"].concat() };
     let head = [&name[..], b"data: "].concat();
     let data: Vec<u8> = data.iter().map(|b| if *b == b'\n' { b' ' } else { *b }).collect();

@@ -36,12 +36,12 @@ fn text_of(stream: &str) -> String {
 fn the_opening_is_left_out_and_what_is_said_again() {
     let seen = after("one two three", &chat(&["three", ", four", ", five"]));
     assert_eq!(seen.pass, chat(&[", four", ", five"]).split_once("\n\n").expect("two events").1);
-    assert_eq!((seen.ended, seen.ready, seen.tokens.output), (StreamEnd::Whole, true, Some(10)));
+    assert_eq!((seen.ended, seen.ready, seen.tokens.output), (StreamEnd::Complete, true, Some(10)));
 
     let stream = named(&message(&["three, ", "four"]));
     let seen = see(reader(Dialect::Messages, "one two three"), &[stream.as_bytes()]);
     assert_eq!(seen.pass, named(&message(&[", ", "four"])[3..]));
-    assert_eq!((seen.ended, seen.tokens.input), (StreamEnd::Whole, Some(472)));
+    assert_eq!((seen.ended, seen.tokens.input), (StreamEnd::Complete, Some(472)));
 }
 
 #[test]
@@ -67,7 +67,7 @@ fn text_passes_as_soon_as_it_cannot_be_a_repetition() {
     let mut reader = reader(Dialect::Chat, "one two three");
     let mut take = |event: &str| {
         let passed = reader.read(Bytes::from(data(&[event]))).bytes;
-        (passed.len(), reader.ready())
+        (passed.len(), reader.is_ready())
     };
     assert_eq!(take(&chunk(json!({ "role": "assistant" }), None)), (0, false));
     assert_eq!(take(&says("thr")), (0, false));
@@ -80,7 +80,7 @@ fn a_last_event_that_only_repeats_still_ends_the_answer() {
     let last = chunk(json!({ "content": "three" }), Some("stop"));
     let seen = after("one two three", &data(&[&last, "[DONE]"]));
     assert_eq!(seen.pass, data(&[&last.replace("three", ""), "[DONE]"]));
-    assert_eq!((seen.ended, seen.ready), (StreamEnd::Whole, true));
+    assert_eq!((seen.ended, seen.ready), (StreamEnd::Complete, true));
 }
 
 #[test]
@@ -90,7 +90,7 @@ fn an_end_without_any_new_text_passes() {
     for stream in [data(&[&role, &end, "[DONE]"]), data(&[&end, "[DONE]"])] {
         let seen = after("one", &stream);
         assert_eq!(seen.pass, data(&[&end, "[DONE]"]));
-        assert_eq!((seen.ended, seen.ready, seen.partial), (StreamEnd::Whole, true, None));
+        assert_eq!((seen.ended, seen.ready, seen.partial), (StreamEnd::Complete, true, None));
     }
     assert_eq!(after("one", &data(&["[DONE]"])).pass, data(&["[DONE]"]));
 }
@@ -105,9 +105,9 @@ fn what_stands_between_withheld_events_keeps_its_place() {
 #[test]
 fn withheld_text_passes_when_the_stream_ends() {
     let seen = after("one two three", &data(&[&says("one two")]));
-    assert_eq!((seen.pass, seen.ended), (data(&[&says("one two")]), StreamEnd::NoEnd));
+    assert_eq!((seen.pass, seen.ended), (data(&[&says("one two")]), StreamEnd::NoEndMarker));
     let seen = after("one two three", &data(&[&says("one two three")]));
-    assert_eq!((seen.pass.as_str(), seen.ended), ("", StreamEnd::NoEnd));
+    assert_eq!((seen.pass.as_str(), seen.ended), ("", StreamEnd::NoEndMarker));
 }
 
 #[test]
@@ -145,7 +145,7 @@ fn what_is_withheld_has_a_bound() {
 fn what_cannot_be_read_of_it_is_dropped() {
     let seen = after("one", &data(&["{\"broken", "tick", "{\"n\":1}", &says(" two"), "[DONE]"]));
     assert_eq!(seen.pass, data(&[&says(" two"), "[DONE]"]));
-    assert_eq!((seen.dropped, seen.ended), (2, StreamEnd::Whole));
+    assert_eq!((seen.dropped, seen.ended), (2, StreamEnd::Complete));
 }
 
 #[test]
@@ -177,7 +177,7 @@ proptest! {
         let stream = if whole { &stream[..] } else { &stream[..end.expect("an end")] };
         let seen = see(reader(dialect, &said), &cut(stream.as_bytes(), &cuts));
         prop_assert_eq!(text_of(&seen.pass), &new[again..]);
-        prop_assert_eq!(seen.ended, if whole { StreamEnd::Whole } else { StreamEnd::NoEnd });
+        prop_assert_eq!(seen.ended, if whole { StreamEnd::Complete } else { StreamEnd::NoEndMarker });
         prop_assert!(!seen.pass.contains(opening) && seen.errors.is_empty());
         if let Some(partial) = seen.partial {
             prop_assert!((said + &new[again..]).starts_with(&partial.text));

@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 
-use super::http1::connection::{Connection, ConnectionInner};
+use super::connection::{Connection, ConnectionInner};
 use super::http1::io::{SharedSocket, Transport};
 use super::http1::tunnel::{self, ProxyConnectError};
 use super::pool::ConnectionSlot;

@@ -10,6 +10,7 @@
 //! Errors separate failures before the first byte of a request from those after it (RFC 9110,
 //! 9.2.2): after a [`DialError`] or a [`SendError::Unsent`] any request may be retried.
 
+mod connection;
 mod dial;
 #[cfg(test)]
 mod dial_tests;
@@ -27,9 +28,9 @@ mod tls_tests;
 mod waiters;
 mod webhook;
 
+pub use connection::{Connection, IncomingBody, OutgoingRequest, SendError, Tunnel};
 pub use dial::{DialError, DialPhase};
 pub use dns::Resolver;
-pub use http1::connection::{Connection, IncomingBody, OutgoingRequest, SendError, Tunnel};
 pub use http1::exchange::ExchangeError;
 pub use http1::io::{SmallWriteBuffer, join_small};
 pub use http1::request_body::{BoxError, OutgoingBody};

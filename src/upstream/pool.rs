@@ -22,9 +22,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
+use super::connection::{Connection, ConnectionInner};
 use super::dial::{self, DialError};
 use super::dns::DnsEntry;
-use super::http1::connection::{Connection, ConnectionInner};
 use super::target::DialTarget;
 use super::waiters::{PoolWait, WaiterQueue};
 use crate::clock;

@@ -239,7 +239,7 @@ fn conclude(
     }
     let afterwards = report_attempt(request, route, &mut answer.selection, report);
     let ReceivedResponse { head, body: rest, selection, limits, reader, room, .. } = answer;
-    let unready = reader.as_ref().is_some_and(|(_, reader)| !reader.ready());
+    let unready = reader.as_ref().is_some_and(|(_, reader)| !reader.is_ready());
     let (usage_key, credential) = (selection.usage_key(), selection.credential);
     let content_by = unready.then_some(limits.content);
     let flight = selection.flight;
@@ -256,7 +256,7 @@ fn conclude(
 /// What an answer's events said of tokens, and how many could not be read.
 fn settle_events(request: &mut ProxyRequest, answer: &ReceivedResponse) {
     let Some((_, reader)) = &answer.reader else { return };
-    settle(request, answer.selection.usage_key(), reader.tokens());
+    settle(request, answer.selection.usage_key(), reader.usage());
     request.route.metrics.events_dropped.inc_by(reader.dropped());
 }
 
@@ -280,7 +280,7 @@ pub fn discard(request: &mut ProxyRequest, last: &LastResponse) {
     let LastResponse::Theirs(response) = last else { return };
     let PendingBody::Stream(stream) = &response.body else { return };
     let Some((_, reader)) = &stream.reader else { return };
-    settle(request, response.usage_key, reader.tokens());
+    settle(request, response.usage_key, reader.usage());
     request.route.metrics.events_dropped.inc_by(reader.dropped());
 }
 
@@ -381,8 +381,8 @@ impl PrebufferError {
 /// What is wrong with a stream that ended so.
 pub fn ended_words(ended: StreamEnd) -> &'static str {
     match ended {
-        StreamEnd::Whole => "the stream is whole",
-        StreamEnd::NoEnd => "the stream ended without what ends one",
+        StreamEnd::Complete => "the stream is whole",
+        StreamEnd::NoEndMarker => "the stream ended without what ends one",
         StreamEnd::Malformed => "nothing of the stream could be read",
         StreamEnd::Empty => "the stream had no event",
     }

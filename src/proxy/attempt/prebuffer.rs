@@ -103,7 +103,7 @@ pub async fn gather(
         if body.is_end_stream() {
             return got.ended(reader);
         }
-        let content = reader.as_ref().is_none_or(|reader| reader.ready());
+        let content = reader.as_ref().is_none_or(|reader| reader.is_ready());
         let (limit, cut) = limits.next(got.since.is_some(), content);
         let patience = got.since.and_then(|since| since.checked_add(hold.within.time));
         let patience = patience.filter(|at| *at < limit);
@@ -123,11 +123,11 @@ pub async fn gather(
         }
         let enough = match hold.until {
             ReadUntil::Frame => got.bytes > 0,
-            ReadUntil::Content => reader.as_ref().is_none_or(|reader| reader.ready()),
+            ReadUntil::Content => reader.as_ref().is_none_or(|reader| reader.is_ready()),
             ReadUntil::End => false,
         };
         let fits = got.bytes <= hold.within.bytes && got.frames.len() < hold.within.frames;
-        let held = got.bytes + reader.as_ref().map_or(0, |reader| reader.held() as u64);
+        let held = got.bytes + reader.as_ref().map_or(0, |reader| reader.buffered() as u64);
         let room = room.grow(held.saturating_sub(room.bytes()));
         if (enough || !fits || !room) && !last {
             return Prebuffered::Part(got.frames);
@@ -170,7 +170,7 @@ impl Got {
     fn ended(mut self, reader: Option<&mut StreamReader>) -> Prebuffered {
         let Some(reader) = reader else { return whole(self.frames) };
         let (rest, ended) = reader.end();
-        if ended != StreamEnd::Whole {
+        if ended != StreamEnd::Complete {
             return Prebuffered::Cut(PrebufferError::Ended(ended));
         }
         if !rest.is_empty() {

@@ -189,7 +189,7 @@ impl<'a> Asked<'a> {
             KeyPart::Query => {
                 making.part(b"query").part(self.uri.query().unwrap_or_default().as_bytes())
             }
-            KeyPart::Body => match canonical::json(self.body) {
+            KeyPart::Body => match canonical::canonicalize(self.body) {
                 Some(json) => making.part(b"json").part(&json),
                 None => making.part(b"body").part(self.body),
             },

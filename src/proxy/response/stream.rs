@@ -126,7 +126,7 @@ impl Streaming {
         let Some((_, reader)) = self.stream.as_ref().and_then(|s| s.reader.as_ref()) else {
             return;
         };
-        let tokens = reader.tokens();
+        let tokens = reader.usage();
         self.route.metrics.events_dropped.inc_by(reader.dropped());
         self.teller.settle(self.usage_key, &self.route, tokens);
     }
@@ -158,7 +158,8 @@ impl Streaming {
     fn break_off(&mut self, cut: Cut, cx: &mut Context<'_>) -> Polled {
         let on_cut = self.route.policy.stream.on_cut;
         let reader = self.stream.as_ref().and_then(|stream| stream.reader.as_ref());
-        let format = reader.filter(|(_, reader)| reader.is_tellable()).map(|(format, _)| *format);
+        let format =
+            reader.filter(|(_, reader)| reader.can_append_event()).map(|(format, _)| *format);
         let sse = reader.filter(|(format, _)| *format == StreamFormat::Sse);
         let partial = sse.and_then(|(_, reader)| reader.partial());
         // What the provider itself has told of is told.
@@ -291,14 +292,14 @@ impl Streaming {
             self.first.push_back(Frame::data(error.raw));
             data = Bytes::new();
         }
-        let held = reader.held() as u64;
+        let held = reader.buffered() as u64;
         if held == 0 || !stream.room.grow(held.saturating_sub(stream.room.bytes())) {
             stream.room.keep(0);
         }
         if held > stream.room.bytes() {
-            self.first.push_back(Frame::data(reader.give_up()));
+            self.first.push_back(Frame::data(reader.flush_unread()));
         }
-        if stream.content_by.is_some() && reader.ready() {
+        if stream.content_by.is_some() && reader.is_ready() {
             stream.content_by = None;
         }
         None
@@ -309,13 +310,13 @@ impl Streaming {
         let reader = self.stream.as_mut().and_then(|stream| stream.reader.as_mut());
         let (rest, ended) = match reader {
             Some((_, reader)) => reader.end(),
-            None => (Bytes::new(), StreamEnd::Whole),
+            None => (Bytes::new(), StreamEnd::Complete),
         };
         if !rest.is_empty() {
             self.first.push_back(Frame::data(rest));
         }
         match ended {
-            StreamEnd::Whole => {
+            StreamEnd::Complete => {
                 self.settle();
                 self.stream = None;
                 self.first.extend(self.trailers.take());

@@ -21,8 +21,8 @@ use tokio::io::{AsyncReadExt, AsyncWrite};
 use super::chunked::{ChunkedDecoder, ChunkedPart};
 use super::io::Transport;
 use super::request_body::{BoxError, OutgoingBody};
+use super::request_writer::RequestWriter;
 use super::response_head::{self, Framing, RequestTraits};
-use super::send::RequestWriter;
 
 /// Bounds of the read size. The upper bound is also the memory held by a slowly read stream.
 const MIN_READ: usize = 8 * 1024;

@@ -19,12 +19,12 @@ use http::{HeaderMap, HeaderName};
 use http_body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::exchange::{Exchange, ExchangeError};
-use super::io::{SharedSocket, Transport};
-use super::request_body::OutgoingBody;
-use super::response_head::RequestTraits;
-use crate::upstream::dns::DnsEntry;
-use crate::upstream::pool::ConnectionSlot;
+use super::dns::DnsEntry;
+use super::http1::exchange::{Exchange, ExchangeError};
+use super::http1::io::{SharedSocket, Transport};
+use super::http1::request_body::OutgoingBody;
+use super::http1::response_head::RequestTraits;
+use super::pool::ConnectionSlot;
 
 /// A host that is gone acknowledges nothing. A distant host, or one that loses a packet,
 /// acknowledges within a few round trips; connecting took one.
@@ -77,7 +77,7 @@ pub enum SendError {
 
 /// The state of an open connection, used or idle.
 #[derive(Debug)]
-pub(crate) struct ConnectionInner {
+pub(super) struct ConnectionInner {
     exchange: Exchange,
     socket: SharedSocket,
     /// The kernel closes the connection when sent bytes stay unacknowledged for `ack_timeout`.
@@ -101,7 +101,7 @@ pub struct Tunnel {
 // === impl Connection ===
 
 impl Connection {
-    pub(in crate::upstream) fn new(link: Box<ConnectionInner>, reused: bool) -> Self {
+    pub(super) fn new(link: Box<ConnectionInner>, reused: bool) -> Self {
         Self { inner: Some(link), reused }
     }
 
@@ -149,7 +149,7 @@ impl Connection {
     }
 
     #[cfg(test)]
-    pub(crate) fn is_closed(&mut self) -> bool {
+    pub(super) fn is_closed(&mut self) -> bool {
         self.inner.as_mut().is_none_or(|link| link.has_input())
     }
 
@@ -229,7 +229,7 @@ impl Drop for IncomingBody {
 // === impl Link ===
 
 impl ConnectionInner {
-    pub(in crate::upstream) fn new(
+    pub(super) fn new(
         stream: Transport,
         wire: SharedSocket,
         (peer, version): (SocketAddr, u64),
@@ -266,17 +266,17 @@ impl ConnectionInner {
 
     /// Whether the server closed the connection or sent unsolicited bytes, as far as the runtime
     /// knows without a system call.
-    pub(crate) fn has_input(&mut self) -> bool {
+    pub(super) fn has_input(&mut self) -> bool {
         self.socket.may_be_readable() && self.exchange.has_unsolicited_input()
     }
 
     /// Whether the socket has neither input nor an end. Costs a system call.
-    pub(crate) fn is_quiet(&self) -> bool {
+    pub(super) fn is_quiet(&self) -> bool {
         self.socket.is_quiet()
     }
 
     /// Whether the entry still contains this address.
-    pub(in crate::upstream) fn still_resolves(&self, name: &DnsEntry) -> bool {
+    pub(super) fn still_resolves(&self, name: &DnsEntry) -> bool {
         let version = name.version();
         if version == self.dns_version.get() {
             return true;
@@ -285,12 +285,12 @@ impl ConnectionInner {
         name.contains(self.peer.ip())
     }
 
-    pub(crate) fn keep_alive(&self) -> Duration {
+    pub(super) fn keep_alive(&self) -> Duration {
         self.keep
     }
 
     /// Shuts the connection down, as far as that does not block.
-    pub(crate) fn close(mut self) {
+    pub(super) fn close(mut self) {
         self.exchange.close();
     }
 }
