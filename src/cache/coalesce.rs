@@ -7,11 +7,12 @@
 
 use std::collections::HashMap;
 use std::future::poll_fn;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::task::{Poll, Waker};
 
+use parking_lot::Mutex;
+
 use super::key::CacheKey;
-use super::lock;
 use super::shared_body::SharedBody;
 
 #[derive(Debug, Default)]
@@ -56,7 +57,7 @@ pub struct Leader {
 
 impl InFlightRequests {
     pub fn join(&self, key: CacheKey) -> CoalesceRole {
-        let mut flights = lock(&self.0);
+        let mut flights = self.0.lock();
         if let Some(flight) = flights.get(&key) {
             return CoalesceRole::Follow(Arc::clone(flight));
         }
@@ -66,7 +67,7 @@ impl InFlightRequests {
     }
 
     pub fn len(&self) -> usize {
-        lock(&self.0).len()
+        self.0.lock().len()
     }
 }
 
@@ -75,7 +76,7 @@ impl InFlight {
     pub async fn landed(&self) -> LeaderOutcome {
         let mut waiting = Waiting { flight: self, id: None };
         poll_fn(|cx| {
-            let mut state = lock(&self.0);
+            let mut state = self.0.lock();
             if let Some(landed) = &state.landed {
                 return Poll::Ready(landed.clone());
             }
@@ -91,7 +92,7 @@ impl InFlight {
 
     fn land(&self, landed: LeaderOutcome) {
         let wakers = {
-            let mut state = lock(&self.0);
+            let mut state = self.0.lock();
             state.landed.get_or_insert(landed);
             std::mem::take(&mut state.wakers)
         };
@@ -108,7 +109,7 @@ struct Waiting<'f> {
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         if let Some(id) = self.id {
-            lock(&self.flight.0).wakers.remove(&id);
+            self.flight.0.lock().wakers.remove(&id);
         }
     }
 }
@@ -126,7 +127,7 @@ impl Leader {
     }
 
     fn remove(&self) {
-        let mut flights = lock(&self.of);
+        let mut flights = self.of.lock();
         if flights.get(&self.key).is_some_and(|flight| Arc::ptr_eq(flight, &self.flight)) {
             flights.remove(&self.key);
         }
@@ -202,8 +203,8 @@ mod tests {
         {
             let mut waits = pin!(flight.landed());
             assert!(waits.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
-            assert_eq!(lock(&flight.0).wakers.len(), 1);
+            assert_eq!(flight.0.lock().wakers.len(), 1);
         }
-        assert_eq!(lock(&flight.0).wakers.len(), 0);
+        assert_eq!(flight.0.lock().wakers.len(), 0);
     }
 }

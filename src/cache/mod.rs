@@ -24,18 +24,15 @@ pub mod vary;
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use crate::cache::invalidation_table::InvalidationTable;
 use crate::cache::key::CacheSecret;
 use crate::cache::store::Cache;
 use crate::policy::sections::model;
 use crate::telemetry::metrics::Metrics;
-
-/// A lock whose holder panicked is still used: what it guards is whole between its calls.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// Every cache, by its name.
 #[derive(Debug)]
@@ -56,7 +53,7 @@ impl Caches {
 
     /// The cache of that name: new, or found and retuned.
     pub fn cache(&self, policy: &model::Cache) -> Arc<Cache> {
-        let mut named = lock(&self.named);
+        let mut named = self.named.lock();
         if let Some(cache) = named.get(&policy.name) {
             cache.retune(policy.max_bytes);
             return Arc::clone(cache);
@@ -78,12 +75,12 @@ impl Caches {
 
     /// Lets go of what no snapshot uses any longer.
     pub fn remove_unused(&self) {
-        lock(&self.named).retain(|_, cache| Arc::strong_count(cache) > 1);
+        self.named.lock().retain(|_, cache| Arc::strong_count(cache) > 1);
     }
 
     /// Every cache, ordered by its name.
     pub fn all(&self) -> Vec<Arc<Cache>> {
-        let mut all: Vec<_> = lock(&self.named).values().cloned().collect();
+        let mut all: Vec<_> = self.named.lock().values().cloned().collect();
         all.sort_by(|one, other| one.name().cmp(other.name()));
         all
     }

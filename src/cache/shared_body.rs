@@ -7,15 +7,14 @@
 //! hold up neither the others nor the memory.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Mutex;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
+use parking_lot::Mutex;
 
 use super::freshness::Freshness;
-use super::lock;
 use super::vary::VariantKey;
 
 /// An answer whose head is here.
@@ -89,7 +88,7 @@ impl SharedBody {
 
     /// Reads from the beginning; `None` where that is gone.
     pub fn reader(self: &std::sync::Arc<Self>) -> Option<BodyReader> {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if state.window.is_some() || state.end == Some(BodyEnd::Interrupted) {
             return None;
         }
@@ -102,7 +101,7 @@ impl SharedBody {
     /// Reads as who asked.
     pub fn initiating_reader(self: &std::sync::Arc<Self>) -> Option<BodyReader> {
         let reader = self.reader()?;
-        lock(&self.state).first = Some(reader.id);
+        self.state.lock().first = Some(reader.id);
         Some(reader)
     }
 
@@ -120,7 +119,7 @@ impl SharedBody {
 
     /// Ready while no reader has fallen back by half of the window.
     pub fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if state.has_room() {
             return Poll::Ready(());
         }
@@ -130,7 +129,7 @@ impl SharedBody {
 
     /// Ready when nobody reads; then nobody begins to, either.
     pub fn poll_abandoned(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if state.is_deserted() {
             return Poll::Ready(());
         }
@@ -139,7 +138,7 @@ impl SharedBody {
     }
 
     pub fn is_deserted(&self) -> bool {
-        lock(&self.state).is_deserted()
+        self.state.lock().is_deserted()
     }
 
     /// Whoever has fallen back loses it, unless it is who asked that is waited for.
@@ -157,11 +156,11 @@ impl SharedBody {
     }
 
     pub fn is_interrupted(&self) -> bool {
-        lock(&self.state).end == Some(BodyEnd::Interrupted)
+        self.state.lock().end == Some(BodyEnd::Interrupted)
     }
 
     pub fn reader_count(&self) -> usize {
-        lock(&self.state).readers.len()
+        self.state.lock().readers.len()
     }
 
     pub fn finish(&self, end: BodyEnd) {
@@ -172,13 +171,13 @@ impl SharedBody {
 
     /// Every frame, where it is whole and all of it is here.
     pub fn complete_frames(&self) -> Option<Vec<Bytes>> {
-        let state = lock(&self.state);
+        let state = self.state.lock();
         state.window.is_none().then(|| state.frames.iter().cloned().collect())
     }
 
     fn update(&self, change: impl FnOnce(&mut State)) {
         let wakers: Vec<Waker> = {
-            let mut state = lock(&self.state);
+            let mut state = self.state.lock();
             change(&mut state);
             state.drop_read_frames();
             state.readers.values_mut().filter_map(|place| place.waker.take()).collect()
@@ -233,7 +232,7 @@ impl BodyReader {
 
     /// The next frame; `None` at the end. An error where the answer broke, or this reader was too slow.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyEnd>>> {
-        let mut state = lock(&self.of.state);
+        let mut state = self.of.state.lock();
         let state = &mut *state;
         let Some(place) = state.readers.get_mut(&self.id) else { return Poll::Ready(None) };
         let ahead = place.at.checked_sub(state.dropped);
@@ -259,7 +258,7 @@ impl BodyReader {
 
 impl Drop for BodyReader {
     fn drop(&mut self) {
-        let mut state = lock(&self.of.state);
+        let mut state = self.of.state.lock();
         state.readers.remove(&self.id);
         state.drop_read_frames();
         if state.readers.is_empty()
@@ -388,12 +387,12 @@ mod tests {
         for text in ["a", "b", "c", "d", "e"] {
             growing.push(Bytes::from_static(text.as_bytes()));
             assert_eq!(next(&mut quick), frame(text));
-            assert!(lock(&growing.state).bytes <= 3);
+            assert!(growing.state.lock().bytes <= 3);
         }
         assert!(reports_error(&mut slow));
         drop((quick, slow));
         assert!(growing.poll_room(&mut Context::from_waker(Waker::noop())).is_ready());
         growing.push(Bytes::from_static(b"f"));
-        assert_eq!(lock(&growing.state).frames.len(), 0);
+        assert_eq!(growing.state.lock().frames.len(), 0);
     }
 }

@@ -4,9 +4,10 @@
 //! weight is what an answer takes with its headers and bookkeeping. What is being recorded counts
 //! against a bound of its own, a quarter as large, so that bodies which never end cannot grow either.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 
+use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 use quick_cache::sync::{Cache as Answers, DefaultLifecycle};
 use quick_cache::{DefaultHashBuilder, Lifecycle, OptionsBuilder, Weighter};
@@ -15,7 +16,6 @@ use super::coalesce::InFlightRequests;
 use super::entry::{CacheEntry, CachedResponse};
 use super::invalidation_table::InvalidationTable;
 use super::key::{CacheKey, CacheSecret};
-use super::lock;
 use crate::policy::sections::model;
 use crate::telemetry::metrics::{CacheLabels, CacheResultLabels, Level, Metrics};
 
@@ -182,7 +182,7 @@ impl Cache {
         if stored.weight() > most {
             return;
         }
-        let _changing = lock(&self.writing);
+        let _changing = self.writing.lock();
         if generation != self.generation() {
             return;
         }
@@ -193,7 +193,7 @@ impl Cache {
 
     /// Forgets this answer.
     pub fn remove(&self, key: &CacheKey, stored: &Arc<CachedResponse>) {
-        let _changing = lock(&self.writing);
+        let _changing = self.writing.lock();
         let Some(slot) = self.answers.peek(key) else { return };
         let left = slot.without(stored);
         if left.variants.is_empty() {
@@ -206,7 +206,7 @@ impl Cache {
 
     /// Forgets every answer; how many keys had one.
     pub fn purge(&self) -> usize {
-        let _changing = lock(&self.writing);
+        let _changing = self.writing.lock();
         self.purges.fetch_add(1, Ordering::AcqRel);
         let purged = self.answers.len();
         self.answers.clear();

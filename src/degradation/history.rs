@@ -1,9 +1,10 @@
 //! Episodes: what is known of every time that a mode was in force, before a restart too.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
@@ -79,7 +80,7 @@ impl EpisodeHistory {
     /// Every one, the newest first.
     pub fn all(&self, modes: &Modes) -> Vec<EpisodeRecord> {
         let (now, _) = modes.episodes_since(0);
-        let before = self.before.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.before.lock();
         let now = now.iter().rev().map(|episode| EpisodeRecord::of(episode));
         now.chain(before.iter().rev().cloned()).take(EPISODES).collect()
     }
@@ -96,7 +97,7 @@ impl EpisodeHistory {
             Ok(episodes) => {
                 let read = episodes.iter().filter_map(|text| serde_json::from_str(text).ok());
                 let read = read.map(EpisodeRecord::of_before).collect();
-                *self.before.lock().unwrap_or_else(PoisonError::into_inner) = read;
+                *self.before.lock() = read;
             }
             Err(error) => tracing::warn!(%error, "past episodes cannot be read"),
         }

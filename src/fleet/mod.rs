@@ -18,10 +18,11 @@ pub mod status;
 pub mod stream;
 pub mod sync;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::SystemTime;
 
+use parking_lot::{Mutex, MutexGuard};
 use rustls::crypto::CryptoProvider;
 use tokio::task::LocalSet;
 
@@ -126,7 +127,7 @@ impl Fleet {
     }
 
     fn told(&self) -> MutexGuard<'_, StatusCache> {
-        self.0.told.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.told.lock()
     }
 
     /// Counts a call by what came of it.

@@ -1,11 +1,10 @@
 //! Latency and load of one address, as the balancer sees them.
 
+use parking_lot::Mutex;
 use std::sync::Arc;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::lock;
 use crate::resilience::balance::latency::PeakEwma;
 use crate::telemetry::metrics::{EndpointLabels, Level, Metrics};
 
@@ -47,27 +46,27 @@ impl AddressLive {
 
     /// Estimated time to the first byte in nanoseconds; 0 when it was never measured.
     pub fn latency(&self, now: Instant) -> f64 {
-        lock(&self.latency).estimate(now)
+        self.latency.lock().estimate(now)
     }
 
     /// Time to the first byte of those that were answered; nothing before the first.
     pub fn measured(&self) -> Option<Duration> {
-        lock(&self.latency).measured()
+        self.latency.lock().measured()
     }
 
     /// An attempt that was answered took this long to its first byte.
     pub fn answered(&self, took: Duration, now: Instant) {
-        lock(&self.latency).observe(took, now);
+        self.latency.lock().observe(took, now);
     }
 
     /// An attempt failed or was throttled: it counts as slow, so that failing fast attracts nothing.
     pub fn failed(&self, took: Duration, now: Instant) {
-        lock(&self.latency).penalise(took, now);
+        self.latency.lock().penalise(took, now);
     }
 
     /// A probe was answered: what was learned while it failed no longer counts.
     pub fn recovered(&self, took: Duration, now: Instant) {
-        let mut latency = lock(&self.latency);
+        let mut latency = self.latency.lock();
         *latency = PeakEwma::default();
         latency.observe(took, now);
     }

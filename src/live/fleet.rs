@@ -5,14 +5,12 @@
 //! looks at all of them: nothing can be lost, and nothing grows.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::sync::Notify;
-
-use super::lock;
 use crate::resilience::breaker::shared_state::SharedState;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 /// Keys that are remembered of each kind.
 const KEYS: usize = 4096;
@@ -62,7 +60,7 @@ impl FleetView {
 
     /// A register was seen; `until` is its end by this host's clock. Whether it is news.
     pub fn learn(&self, key: &str, register: &SharedState, until: Instant) -> bool {
-        let mut registers = lock(&self.registers);
+        let mut registers = self.registers.lock();
         match registers.get_mut(key) {
             Some((known, end)) => {
                 let news = register.outranks(known);
@@ -84,30 +82,30 @@ impl FleetView {
     }
 
     pub fn register(&self, key: &str) -> Option<(SharedState, Instant)> {
-        lock(&self.registers).get(key).cloned()
+        self.registers.lock().get(key).cloned()
     }
 
     /// All that is known, by its key.
     pub fn registers(&self) -> Vec<(String, SharedState)> {
-        let registers = lock(&self.registers);
+        let registers = self.registers.lock();
         registers.iter().map(|(key, (register, _))| (key.clone(), register.clone())).collect()
     }
 
     /// What the epochs of all that is known come to: equal to the fleet's where nothing was missed.
     pub fn sum(&self) -> u64 {
-        let registers = lock(&self.registers);
+        let registers = self.registers.lock();
         registers.values().fold(0, |sum: u64, (known, _)| sum.wrapping_add(known.epoch))
     }
 
     /// Nobody has to know it any longer.
     pub fn forget(&self, key: &str) {
-        lock(&self.registers).remove(key);
+        self.registers.lock().remove(key);
     }
 
     /// This host was asked to wait until then.
     pub fn held(&self, key: &str, until: Instant, now: Instant) {
         if self.heard_hold(key, until, now) {
-            let mut untold = lock(&self.untold);
+            let mut untold = self.untold.lock();
             if untold.len() < UNTOLD {
                 untold.push((key.to_owned(), until));
             }
@@ -118,7 +116,7 @@ impl FleetView {
 
     /// Somebody of the fleet was. Whether that is news.
     pub fn heard_hold(&self, key: &str, until: Instant, now: Instant) -> bool {
-        let mut holds = lock(&self.holds);
+        let mut holds = self.holds.lock();
         if holds.len() >= KEYS {
             holds.retain(|_, until| *until > now);
         }
@@ -132,18 +130,20 @@ impl FleetView {
 
     /// What is left of a hold that the fleet knows.
     pub fn hold_left(&self, key: &str, now: Instant) -> Option<Duration> {
-        let until = *lock(&self.holds).get(key)?;
+        let until = *self.holds.lock().get(key)?;
         Some(until.saturating_duration_since(now)).filter(|left| !left.is_zero())
     }
 
     /// Holds of this host that the fleet has not heard of.
     pub fn untold(&self) -> Vec<(String, Instant)> {
-        std::mem::take(&mut *lock(&self.untold))
+        std::mem::take(&mut *self.untold.lock())
     }
 
     /// Holds that last, and what is left of each.
     pub fn holds(&self, now: Instant) -> Vec<(String, Duration)> {
-        let mut held: Vec<_> = lock(&self.holds)
+        let mut held: Vec<_> = self
+            .holds
+            .lock()
             .iter()
             .map(|(key, until)| (key.clone(), until.saturating_duration_since(now)))
             .filter(|(_, left)| !left.is_zero())

@@ -2,12 +2,13 @@
 //!
 //! Looking at it costs one load while nothing is held and nothing ramps.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
+
 use super::fleet::FleetView;
-use super::lock;
 use crate::clock;
 use crate::resilience::limits::hold::{Hold, HoldReason, RETRY_AFTER_MAX};
 
@@ -47,7 +48,7 @@ impl HoldCell {
         if !self.restrains.load(Ordering::Acquire) {
             return Ok(());
         }
-        lock(&self.rule).check(now)
+        self.rule.lock().check(now)
     }
 
     /// Leave for one attempt; counts it, so that the rate before a hold is known after it.
@@ -55,7 +56,7 @@ impl HoldCell {
     /// # Errors
     /// The time that is left.
     pub fn admit(&self, now: Instant) -> Result<(), Duration> {
-        lock(&self.rule).admit(now)
+        self.rule.lock().admit(now)
     }
 
     /// The provider said 429, or 503 with Retry-After; returns until when nothing is sent. Where it
@@ -74,14 +75,14 @@ impl HoldCell {
     }
 
     fn hold(&self, retry_after: Option<Duration>, now: Instant) -> Instant {
-        let mut rule = lock(&self.rule);
+        let mut rule = self.rule.lock();
         self.restrains.store(true, Ordering::Release);
         rule.throttled(retry_after, now, clock::draw())
     }
 
     /// The provider refused the credential; returns until when it is held, if it now is.
     pub fn credential(&self, status: u16, now: Instant) -> Option<Instant> {
-        let mut rule = lock(&self.rule);
+        let mut rule = self.rule.lock();
         self.restrains.store(true, Ordering::Release);
         rule.credential(status, now)
     }
@@ -90,15 +91,15 @@ impl HoldCell {
         if !self.restrains.load(Ordering::Acquire) {
             return;
         }
-        lock(&self.rule).success(now);
+        self.rule.lock().success(now);
     }
 
     /// Nobody knows whether it helps to wait: the provider said no time.
     pub fn is_guess(&self) -> bool {
-        lock(&self.rule).cause() == Some(HoldReason::Unsaid)
+        self.rule.lock().cause() == Some(HoldReason::Unsaid)
     }
 
     pub fn until(&self) -> Option<Instant> {
-        lock(&self.rule).until()
+        self.rule.lock().until()
     }
 }

@@ -4,7 +4,7 @@
 //! which changes a weight or a comment forgets nothing: a new snapshot asks for the same key, gets
 //! the same cell and retunes it. What no snapshot asks for any longer is let go, with its metrics.
 //!
-//! On the request path reads are atomics; a `std::sync::Mutex` is taken for a few instructions on
+//! On the request path reads are atomics; a `parking_lot::Mutex` (which ignores the poison of a panic) is taken for a few instructions on
 //! the chosen endpoint, never across an await.
 
 pub mod address;
@@ -22,12 +22,4 @@ pub mod quota;
 pub mod registry;
 pub mod route;
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
 pub use registry::Live;
-
-/// A lock whose holder panicked is still used: each guarded value is a small state machine that
-/// is whole between its calls, and one request must not stop a sidecar.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}

@@ -4,10 +4,9 @@
 //! off in its place: a request that began before it meets the rule as it is now, as it does with
 //! every other rule that is retuned.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::lock;
+use parking_lot::Mutex;
 
 #[derive(Debug)]
 pub struct Optional<T> {
@@ -29,7 +28,7 @@ impl<T> Optional<T> {
         if !self.is_on() {
             return None;
         }
-        lock(&self.rule).as_mut().map(ask)
+        self.rule.lock().as_mut().map(ask)
     }
 
     /// Takes another policy: the state stays, but where there is none any longer.
@@ -39,7 +38,7 @@ impl<T> Optional<T> {
         make: impl FnOnce(P) -> T,
         retune: impl FnOnce(&mut T, P),
     ) {
-        let mut rule = lock(&self.rule);
+        let mut rule = self.rule.lock();
         match (&mut *rule, policy) {
             (Some(rule), Some(policy)) => retune(rule, policy),
             (rule, policy) => *rule = policy.map(make),

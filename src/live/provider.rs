@@ -2,12 +2,12 @@
 //! many wait for that.
 
 use std::sync::Arc;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
+
 use super::fleet::FleetView;
-use super::lock;
 use super::operator_override::{ActiveOverride, AuditNote};
 use super::optional::Optional;
 use super::queue::wait_queue::{ProviderQueue, WaitQueueCell};
@@ -121,7 +121,7 @@ impl ProviderLive {
     /// Takes the provider out of every choice until then, or until `undrain`. Attempts that are out
     /// go on to their end.
     pub fn drain(&self, until: Option<Instant>, note: AuditNote) {
-        *lock(&self.note) = note;
+        *self.note.lock() = note;
         let end = until.map_or(FOR_EVER, |until| self.millis(until).max(1));
         self.drained.store(end, Ordering::Release);
         self.drained_gauge.set(1);
@@ -159,7 +159,7 @@ impl ProviderLive {
     pub fn by_hand(&self, now: Instant) -> Option<ActiveOverride> {
         let end = Some(self.drained.load(Ordering::Acquire)).filter(|_| self.is_drained(now))?;
         let until = (end != FOR_EVER).then(|| self.born + Duration::from_millis(end));
-        Some(ActiveOverride::new("drained", until, lock(&self.note).clone(), now))
+        Some(ActiveOverride::new("drained", until, self.note.lock().clone(), now))
     }
 
     fn millis(&self, at: Instant) -> u64 {

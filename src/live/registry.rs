@@ -2,8 +2,10 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
+
+use parking_lot::Mutex;
 
 use super::address::AddressLive;
 use super::breaker::cell::{BreakerCell, BreakerKey};
@@ -12,7 +14,6 @@ use super::degradation::mode::{ModeCell, Modes};
 use super::degradation::outcome_window::{OutcomeWindow, WindowKind};
 use super::fleet::FleetView;
 use super::hold::HoldCell;
-use super::lock;
 use super::provider::ProviderLive;
 use super::queue::QueueLive;
 use super::queue::wait_queue::WaitQueueCell;
@@ -50,11 +51,11 @@ type Named<K, V> = Mutex<HashMap<K, Arc<V>>>;
 
 /// Cells that nobody but the registry holds.
 fn forget_unused<K: Hash + Eq, V>(named: &Named<K, V>) {
-    lock(named).retain(|_, cell| Arc::strong_count(cell) > 1);
+    named.lock().retain(|_, cell| Arc::strong_count(cell) > 1);
 }
 
 fn all<K, V>(named: &Named<K, V>) -> Vec<Arc<V>> {
-    lock(named).values().cloned().collect()
+    named.lock().values().cloned().collect()
 }
 
 /// The cell of that name: made by `make`, or found and retuned.
@@ -64,7 +65,7 @@ fn named<K: Hash + Eq, V>(
     make: impl FnOnce() -> V,
     retune: impl FnOnce(&V),
 ) -> Arc<V> {
-    let mut cells = lock(named);
+    let mut cells = named.lock();
     if let Some(cell) = cells.get(&key) {
         retune(cell);
         return Arc::clone(cell);
@@ -183,17 +184,17 @@ impl Live {
 
     /// The breaker of that key, where there is one.
     pub fn find_breaker(&self, key: &str) -> Option<Arc<BreakerCell>> {
-        lock(&self.breakers).values().find(|cell| cell.key().to_string() == key).cloned()
+        self.breakers.lock().values().find(|cell| cell.key().to_string() == key).cloned()
     }
 
     /// The hold of that key, where there is one.
     pub fn find_hold(&self, key: &str) -> Option<Arc<HoldCell>> {
-        lock(&self.holds).get(key).cloned()
+        self.holds.lock().get(key).cloned()
     }
 
     /// What stands before a provider may have changed: those who wait there look.
     pub fn look_again(&self, provider: &str) {
-        let provider = lock(&self.providers).get(provider).cloned();
+        let provider = self.providers.lock().get(provider).cloned();
         provider.iter().for_each(|provider| provider.look_again());
     }
 

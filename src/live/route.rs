@@ -1,11 +1,10 @@
 //! What a route remembers: its budget for repeats, whose turn it is, and, where its policy has
 //! them, when to hedge, what repeats cost, and where each session was last sent.
 
+use parking_lot::Mutex;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use super::lock;
 use super::optional::Optional;
 use crate::clock;
 use crate::policy::sections::model::Route;
@@ -40,7 +39,7 @@ impl RouteLive {
     }
 
     pub fn retune(&self, policy: &Route) {
-        lock(&self.budget).retune(policy.retry.budget);
+        self.budget.lock().retune(policy.retry.budget);
         self.hedge.retune(policy.hedge, Hedge::new, Hedge::retune);
         self.spend.retune(cost(policy), CostBudget::new, CostBudget::retune);
         self.affinity.retune(ttl(policy), AffinityTable::new, AffinityTable::retune);
@@ -48,17 +47,17 @@ impl RouteLive {
 
     /// One first attempt: it earns a share of a repeat.
     pub fn first(&self, now: Instant) {
-        lock(&self.budget).deposit(now);
+        self.budget.lock().deposit(now);
     }
 
     /// Pays for one repeat; false when the budget is empty.
     pub fn repeat(&self, now: Instant) -> bool {
-        lock(&self.budget).withdraw(now)
+        self.budget.lock().withdraw(now)
     }
 
     /// Repeats that could be paid now.
     pub fn balance(&self, now: Instant) -> f64 {
-        lock(&self.budget).balance(now)
+        self.budget.lock().balance(now)
     }
 
     /// The balancer's choice among the candidates of a tier.
@@ -70,7 +69,7 @@ impl RouteLive {
         eligible: impl Fn(usize) -> bool,
         draw: f64,
     ) -> Option<usize> {
-        let mut balancers = lock(&self.balancers);
+        let mut balancers = self.balancers.lock();
         if balancers.len() <= tier {
             balancers.resize_with(tier + 1, Balancer::new);
         }

@@ -3,12 +3,13 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use http::HeaderValue;
+use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 
 use crate::live::Live;
@@ -113,7 +114,7 @@ impl Endpoint {
     }
 
     fn add_model(&self, provider: &model::Provider, model: &str) -> Arc<Circuit> {
-        let _one_at_a_time = self.models_lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one_at_a_time = self.models_lock.lock();
         let known = self.models.load();
         if let Some(circuit) = known.get(model) {
             return Arc::clone(circuit);

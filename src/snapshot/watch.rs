@@ -9,11 +9,12 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use notify::event::{AccessKind, AccessMode, ModifyKind::Data};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+use parking_lot::Mutex;
 use tokio::sync::mpsc::{Receiver, Sender};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
@@ -116,7 +117,7 @@ impl DirectoryWatches {
         let files = Arc::new(Mutex::new(BTreeSet::new()));
         let ours = Arc::clone(&files);
         let tell = move |event: notify::Result<Event>| {
-            let ours = ours.lock().unwrap_or_else(PoisonError::into_inner);
+            let ours = ours.lock();
             if event.as_ref().map_or(true, |event| is_change(event, &ours)) {
                 // A full inbox has a wake in it already.
                 let _ = sender.try_send(ReloadTrigger::Changed);
@@ -140,7 +141,7 @@ impl DirectoryWatches {
         let named = beside.iter().map(|file| base.join(file)).chain([path.clone()]);
         let files =
             named.flat_map(|file| [file.canonicalize().ok(), Some(file)]).flatten().collect();
-        *self.files.lock().unwrap_or_else(PoisonError::into_inner) = files;
+        *self.files.lock() = files;
         let wanted = places(&path, &beside);
         for gone in self.known.difference(&wanted) {
             let _ = self.watcher.unwatch(gone);

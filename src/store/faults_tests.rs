@@ -191,7 +191,7 @@ fn a_full_disk_refuses_what_does_not_fit_and_nothing_else_and_is_over_when_there
         assert_eq!(shown(&store, id(3)).await.bytes, 200_000);
         totals_are_right(&store).await;
     });
-    assert_eq!(locked(&commits).iter().filter(|(_, failed)| *failed).count(), 3);
+    assert_eq!(commits.lock().iter().filter(|(_, failed)| *failed).count(), 3);
     close(store);
     assert_eq!(open(folder.path()).recovered(), 0);
 }
@@ -283,7 +283,7 @@ fn a_change_that_fails_takes_nobody_with_it() {
     let (store, commits) = open_observed(folder.path());
     run(async {
         accepted(&store, job(1)).await;
-        locked(&commits).clear();
+        commits.lock().clear();
         // The fourth has an id that is taken.
         let jobs = [2, 3, 4, 1, 5, 6].map(job).to_vec();
         let outcomes = at_once(&store, jobs).await;
@@ -293,7 +293,7 @@ fn a_change_that_fails_takes_nobody_with_it() {
         totals_are_right(&store).await;
         let one = |failed| (1, failed);
         let alone = [one(false), one(false), one(false), one(true), one(false), one(false)];
-        assert_eq!(*locked(&commits), [&[(1, false), (6, true)][..], &alone].concat());
+        assert_eq!(*commits.lock(), [&[(1, false), (6, true)][..], &alone].concat());
     });
 }
 

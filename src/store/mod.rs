@@ -22,10 +22,11 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::path::Path;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
+use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
 pub use crate::store::job::*;
@@ -36,7 +37,7 @@ pub use crate::store::transitions::{AfterFailure, LeaseResult, Partition, Upkeep
 pub use crate::store::writer::{CommitObserver, CommitStats, StoreError};
 
 use crate::store::open::StoreDirectory;
-use crate::store::writer::{StoreReader, StoreWriter, locked};
+use crate::store::writer::{StoreReader, StoreWriter};
 
 /// An open store; clones are the same one.
 #[derive(Clone)]
@@ -118,13 +119,13 @@ impl Store {
     /// Ends when a job is over. Ask where it stands after this, not before.
     pub fn watch(&self, id: JobId) -> JobWatch {
         let (tell, told) = oneshot::channel();
-        locked(&self.0.watched).entry(id).or_default().push(tell);
+        self.0.watched.lock().entry(id).or_default().push(tell);
         JobWatch { store: self.clone(), id, told }
     }
 
     /// Nobody waits for this job any longer, but those who are still there.
     fn unwatch(&self, id: JobId) {
-        let mut watched = locked(&self.0.watched);
+        let mut watched = self.0.watched.lock();
         if let Some(of) = watched.get_mut(&id) {
             of.retain(|tell| !tell.is_closed());
             if of.is_empty() {
@@ -137,7 +138,7 @@ impl Store {
     pub async fn ready(&self) -> BTreeSet<Partition> {
         loop {
             let woken = self.0.woken.notified();
-            let ready = std::mem::take(&mut *locked(&self.0.ready));
+            let ready = std::mem::take(&mut *self.0.ready.lock());
             if !ready.is_empty() {
                 return ready;
             }
@@ -146,7 +147,7 @@ impl Store {
     }
 
     fn wake(&self, lines: impl IntoIterator<Item = Partition>) {
-        locked(&self.0.ready).extend(lines);
+        self.0.ready.lock().extend(lines);
         self.0.woken.notify_one();
     }
 
@@ -158,7 +159,7 @@ impl Store {
     fn over(&self, id: JobId) {
         self.remember_end(id);
         self.0.ended.notify_one();
-        let told = locked(&self.0.watched).remove(&id);
+        let told = self.0.watched.lock().remove(&id);
         for tell in told.into_iter().flatten() {
             let _ = tell.send(());
         }

@@ -12,7 +12,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::job::{JobId, JobState, Millis, StoredRequest, StoredResponse};
 use super::transitions::{self, LeaseResult, Partition, call_back, line};
-use super::writer::{StoreError, locked};
+use super::writer::StoreError;
 use super::{Store, queries};
 
 type Made<T> = rusqlite::Result<T>;
@@ -238,7 +238,7 @@ impl Store {
 
     /// Jobs that ended since this was asked last.
     pub fn take_ends(&self) -> FinishedJobs {
-        std::mem::take(&mut *locked(&self.0.ends))
+        std::mem::take(&mut *self.0.ends.lock())
     }
 
     /// Waits until some may have.
@@ -250,7 +250,7 @@ impl Store {
         if !self.0.remembers.load(Ordering::Relaxed) {
             return;
         }
-        let mut ends = locked(&self.0.ends);
+        let mut ends = self.0.ends.lock();
         match ends.ids.len() < ENDS {
             true => ends.ids.push(id),
             false => ends.missed = true,

@@ -4,12 +4,13 @@ use std::collections::HashSet;
 use std::future::poll_fn;
 use std::path::Path;
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use rusqlite::Connection;
 use tempfile::TempDir;
 use tokio::task::JoinSet;
@@ -41,7 +42,7 @@ pub(super) type Commits = Arc<Mutex<Vec<(usize, bool)>>>;
 pub(super) fn open_observed(path: &Path) -> (Store, Commits) {
     let commits = Commits::default();
     let seen = Arc::clone(&commits);
-    let observer = move |commit: CommitStats| locked(&seen).push((commit.size, commit.failed));
+    let observer = move |commit: CommitStats| seen.lock().push((commit.size, commit.failed));
     (Store::open(path, Box::new(observer)).expect("a store"), commits)
 }
 
@@ -161,7 +162,7 @@ pub(super) async fn told(watch: &mut JobWatch) -> bool {
 }
 
 pub(super) fn watched(store: &Store) -> usize {
-    locked(&store.0.watched).len()
+    store.0.watched.lock().len()
 }
 
 // === group commit ===
@@ -182,7 +183,7 @@ fn many_who_come_at_once_share_few_commits() {
         assert_eq!(whole_jobs(&store).await.len(), 256);
         totals_are_right(&store).await;
     });
-    let commits = locked(&commits).clone();
+    let commits = commits.lock().clone();
     assert_eq!(commits.iter().map(|(size, _)| size).sum::<usize>(), 256);
     assert!(commits.len() <= 64, "{} commits for 256 jobs: {commits:?}", commits.len());
     assert!(commits.iter().all(|(_, failed)| !failed));

@@ -5,7 +5,7 @@
 //! of a batch is told after its commit, and not before. A batch that fails is undone and done
 //! again one by one, so that only who is at fault is refused.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -253,9 +253,4 @@ impl StoreReader {
         self.inbox.send(ask).await.map_err(|_| StoreError::Closed)?;
         answer.await.unwrap_or_else(|_| Err(StoreError::Io("it cannot be opened".to_owned())))
     }
-}
-
-/// A value that whoever comes last may leave behind.
-pub(super) fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -4,9 +4,9 @@
 //! short lock is enough.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
+use parking_lot::Mutex;
 use serde::Serialize;
 
 /// Events that are kept.
@@ -34,7 +34,7 @@ pub struct Events {
 impl Events {
     pub fn push(&self, at: SystemTime, kind: &'static str, key: &str, what: String) {
         let event = Event { at: rfc3339(at), kind, key: key.to_owned(), what };
-        let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ring = self.ring.lock();
         if ring.len() == KEPT {
             ring.pop_front();
         }
@@ -42,7 +42,7 @@ impl Events {
     }
 
     pub fn all(&self) -> Vec<Event> {
-        let ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
+        let ring = self.ring.lock();
         ring.iter().cloned().collect()
     }
 }

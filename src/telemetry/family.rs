@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::hash::Hash;
-use std::sync::{Mutex, PoisonError};
 
+use parking_lot::Mutex;
 use prometheus_client::metrics::family::{Family, MetricConstructor};
 
 /// A metric family and the label sets in use.
@@ -30,7 +30,7 @@ where
 
     /// The metric with these labels. Keep the handle where it is used often.
     pub fn with(&self, labels: &L) -> M {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known.lock();
         if !known.contains(labels) {
             known.insert(labels.clone());
         }
@@ -39,7 +39,7 @@ where
 
     /// Removes every series whose labels `keep` rejects.
     pub fn retain(&self, keep: impl Fn(&L) -> bool) {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known.lock();
         known.retain(|labels| {
             let stays = keep(labels);
             if !stays {
@@ -52,7 +52,7 @@ where
 
 impl<L, M, C> fmt::Debug for Series<L, M, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.known.lock();
         write!(f, "Series({})", known.len())
     }
 }

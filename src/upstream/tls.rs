@@ -6,8 +6,9 @@
 
 use std::fmt;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
+use parking_lot::Mutex;
 use rustls::client::WantsClientCert;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::{self, PemObject};
@@ -41,7 +42,7 @@ impl TlsConfigs {
     pub(super) fn config(&self, tls: &ClientTls) -> Result<Arc<ClientConfig>, TargetError> {
         // The server name belongs to the target, not to the configuration.
         let key = ClientTls { server_name: None, ..tls.clone() };
-        let mut configs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut configs = self.0.lock();
         configs.retain(|(_, config)| config.strong_count() > 0);
         let known = configs.iter().find(|(made_of, _)| *made_of == key);
         if let Some(config) = known.and_then(|(_, config)| config.upgrade()) {

@@ -6,9 +6,10 @@
 //! that.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use redis::{ErrorKind, FromRedisValue, RedisError, ServerErrorKind, ToRedisArgs, Value};
 use thiserror::Error;
 use tokio::sync::{Notify, watch};
@@ -131,7 +132,7 @@ impl RedisLink {
                 T::from_redis_value_ref(&value).map_err(|_| RedisCallError::Odd(shown()))
             }
             Err(failure) => {
-                *locked(&self.0.trouble) = short(&failure.to_string());
+                *self.0.trouble.lock() = short(&failure.to_string());
                 if failure.breaks() {
                     self.drop_connection(generation);
                 }
@@ -142,7 +143,7 @@ impl RedisLink {
 
     /// What went wrong last.
     pub fn trouble(&self) -> String {
-        locked(&self.0.trouble).clone()
+        self.0.trouble.lock().clone()
     }
 
     pub fn is_attached(&self) -> bool {
@@ -173,7 +174,7 @@ impl RedisLink {
                         most = AGAIN.0;
                     }
                 }
-                Err(error) => *locked(&self.0.trouble) = short(&error.to_string()),
+                Err(error) => *self.0.trouble.lock() = short(&error.to_string()),
             }
             tokio::time::sleep(most.mul_f64(clock::draw())).await;
             most = (most * 2).min(AGAIN.1);
@@ -181,24 +182,24 @@ impl RedisLink {
     }
 
     fn hold(&self, connection: RedisConnection) {
-        let mut held = locked(&self.0.connection);
+        let mut held = self.0.connection.lock();
         held.connection = Some(connection);
         held.generation += 1;
     }
 
     fn connection(&self) -> Option<(RedisConnection, u64)> {
-        let held = locked(&self.0.connection);
+        let held = self.0.connection.lock();
         Some((held.connection.clone()?, held.generation))
     }
 
     /// A heartbeat that is overdue: another connection may fare better.
     pub fn give_up(&self) {
-        let generation = locked(&self.0.connection).generation;
+        let generation = self.0.connection.lock().generation;
         self.drop_connection(generation);
     }
 
     fn drop_connection(&self, generation: u64) {
-        let mut held = locked(&self.0.connection);
+        let mut held = self.0.connection.lock();
         if held.generation == generation && held.connection.take().is_some() {
             self.0.broken.notify_one();
         }
@@ -243,10 +244,6 @@ async fn timed<T>(call: impl Future<Output = Result<T, RedisError>>) -> Result<T
 /// One line of bounded length.
 fn short(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(WORDS).collect()
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// By this host's clock: `until` by Redis', which said `now` when an answer came `at`.

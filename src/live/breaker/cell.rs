@@ -4,17 +4,17 @@
 //! nearly always so, costs one load. Everything else takes the lock for a few instructions.
 //! Transitions are counted, logged and kept as events here, so that the rule itself stays silent.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 
 use super::combined::CombinedBreaker;
 use crate::clock;
 use crate::live::degradation::mode::Modes;
 use crate::live::fleet::FleetView;
-use crate::live::lock;
 use crate::live::operator_override::{ActiveOverride, AuditNote};
 use crate::resilience::breaker::replica::{BreakerReplica, FleetLease};
 use crate::resilience::breaker::{
@@ -126,7 +126,7 @@ impl BreakerCell {
             modes: Arc::clone(modes),
             fleet: fleet.cloned(),
         };
-        cell.join(&mut lock(&cell.rules), clock::now());
+        cell.join(&mut cell.rules.lock(), clock::now());
         cell
     }
 
@@ -136,7 +136,7 @@ impl BreakerCell {
 
     /// Takes another policy; the state stays.
     pub fn retune(&self, policy: BreakerPolicy) {
-        let mut rules = lock(&self.rules);
+        let mut rules = self.rules.lock();
         if *rules.own.policy() != policy {
             let now = clock::now();
             rules.own.retune(policy);
@@ -153,7 +153,7 @@ impl BreakerCell {
         if !self.restrains.load(Ordering::Acquire) {
             return Ok(());
         }
-        let checked = lock(&self.rules).check(now);
+        let checked = self.rules.lock().check(now);
         if checked.is_err_and(|rejection| rejection.why == RejectReason::Lease) {
             self.fleet.iter().for_each(|fleet| fleet.wake());
         }
@@ -162,7 +162,7 @@ impl BreakerCell {
 
     /// Open, or half-open with its probes out; for a moment after it could be asked again, too.
     pub fn is_shut(&self, now: Instant) -> bool {
-        self.restrains.load(Ordering::Acquire) && lock(&self.rules).is_shut(now)
+        self.restrains.load(Ordering::Acquire) && self.rules.lock().is_shut(now)
     }
 
     /// The share of its weight that this one should get: below 1 after a recovery.
@@ -170,7 +170,7 @@ impl BreakerCell {
         if !self.restrains.load(Ordering::Acquire) {
             return 1.0;
         }
-        lock(&self.rules).own.slow_start(now)
+        self.rules.lock().own.slow_start(now)
     }
 
     /// Open for long enough, and a probe may go: that one is made first, because the balancer,
@@ -179,7 +179,7 @@ impl BreakerCell {
         if !self.restrains.load(Ordering::Acquire) {
             return false;
         }
-        let mut rules = lock(&self.rules);
+        let mut rules = self.rules.lock();
         if rules.member(now).is_some_and(|member| member.is_concerned()) {
             return rules.member(now).is_some_and(|member| member.has_lease(now));
         }
@@ -246,7 +246,7 @@ impl BreakerCell {
             Some(hand) => rules.own.by_hand(hand, now),
             None => Some(rules.own.reset()),
         });
-        *lock(&self.note) = note;
+        *self.note.lock() = note;
         self.tell(moved.filter(|t| t.from != t.to));
     }
 
@@ -256,19 +256,19 @@ impl BreakerCell {
         now: Instant,
         change: impl FnOnce(&mut CombinedBreaker) -> T,
     ) -> T {
-        let mut rules = lock(&self.rules);
+        let mut rules = self.rules.lock();
         let done = change(&mut rules);
         self.settle(&rules, now);
         done
     }
 
     pub fn epoch(&self) -> u64 {
-        lock(&self.rules).own.epoch()
+        self.rules.lock().own.epoch()
     }
 
     /// Closed and unused for so long that forgetting it loses nothing.
     pub fn idle_for(&self, now: Instant) -> Option<Duration> {
-        if self.restrains.load(Ordering::Acquire) || lock(&self.rules).own.hand(now).is_some() {
+        if self.restrains.load(Ordering::Acquire) || self.rules.lock().own.hand(now).is_some() {
             return None;
         }
         Some(self.unused_for(now))
@@ -281,11 +281,11 @@ impl BreakerCell {
     }
 
     pub fn standing(&self, now: Instant) -> BreakerStatus {
-        let rules = lock(&self.rules);
+        let rules = self.rules.lock();
         let rule = &rules.own;
         let hand = rule.hand(now);
         let on_it = |hand: ManualOverride| {
-            ActiveOverride::new(hand.wish.as_str(), hand.until, lock(&self.note).clone(), now)
+            ActiveOverride::new(hand.wish.as_str(), hand.until, self.note.lock().clone(), now)
         };
         BreakerStatus {
             provider: self.key.provider.clone(),

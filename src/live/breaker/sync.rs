@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use super::cell::{BreakerCell, gauge};
 use super::combined::CombinedBreaker;
-use crate::live::lock;
 use crate::live::operator_override::AuditNote;
 use crate::resilience::breaker::replica::{BreakerReplica, FleetLease, ReplicaMessages};
 use crate::resilience::breaker::shared_state::SharedState;
@@ -127,7 +126,7 @@ impl BreakerCell {
 
     /// Takes off the hand that the fleet had laid on; another one stays.
     pub fn hand_off(&self, now: Instant) {
-        if lock(&self.note).fleet && lock(&self.rules).own.hand(now).is_some() {
+        if self.note.lock().fleet && self.rules.lock().own.hand(now).is_some() {
             self.by_hand(None, AuditNote::default(), now);
         }
     }

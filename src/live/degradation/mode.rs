@@ -8,16 +8,16 @@
 //! change is counted, logged, kept as an event and as an episode.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::Notify;
 
 use super::episode::{ActionKind, Episode, EpisodeCause, EpisodeEnd, SignalReading};
 use crate::clock;
-use crate::live::lock;
 use crate::live::operator_override::{ActiveOverride, AuditNote};
 use crate::policy::sections::model::Degradation;
 use crate::resilience::breaker::EnforcementMode;
@@ -110,10 +110,10 @@ impl Modes {
 
     /// The cell of a mode: made, or found and retuned.
     pub fn cell(&self, policy: &Degradation, told: (&Arc<Metrics>, &Arc<Events>)) -> Arc<ModeCell> {
-        let mut cells = lock(&self.cells);
+        let mut cells = self.cells.lock();
         let shadow = policy.mode == EnforcementMode::Shadow;
         if let Some(cell) = cells.iter().find(|cell| cell.name == policy.name) {
-            lock(&cell.rules).trigger.retune(lengths(policy));
+            cell.rules.lock().trigger.retune(lengths(policy));
             cell.shadow.store(shadow, Ordering::Relaxed);
             return Arc::clone(cell);
         }
@@ -127,12 +127,12 @@ impl Modes {
     /// Lets go of those that no snapshot uses; one that is in force is left first.
     pub fn forget_unused(&self) {
         let unused = |cell: &Arc<ModeCell>| Arc::strong_count(cell) <= 1 && !cell.is_in_force();
-        lock(&self.cells).retain(|cell| !unused(cell));
+        self.cells.lock().retain(|cell| !unused(cell));
     }
 
     /// Every one, whether a policy has it still or not.
     pub fn all(&self) -> Vec<Arc<ModeCell>> {
-        lock(&self.cells).clone()
+        self.cells.lock().clone()
     }
 
     /// A mode's condition was looked at.
@@ -159,7 +159,7 @@ impl Modes {
 
     /// The policy has it no longer: if it has it again, it begins anew, without a hand.
     pub fn remove(&self, cell: &ModeCell, now: Instant) {
-        let mut rules = lock(&cell.rules);
+        let mut rules = cell.rules.lock();
         rules.trigger = Trigger::new(rules.trigger.policy());
         if rules.episode.is_none() {
             return;
@@ -171,7 +171,7 @@ impl Modes {
 
     /// Those that began after the first `seen` ones, and how many began in all.
     pub fn episodes_since(&self, seen: u64) -> (Vec<Arc<Episode>>, u64) {
-        let episodes = lock(&self.episodes);
+        let episodes = self.episodes.lock();
         let (count, ring) = &*episodes;
         let new = usize::try_from(count.saturating_sub(seen)).unwrap_or(usize::MAX);
         (ring.iter().skip(ring.len().saturating_sub(new)).cloned().collect(), *count)
@@ -183,12 +183,12 @@ impl Modes {
         now: Instant,
         change: impl FnOnce(&mut ModeState) -> Option<TriggerChange>,
     ) {
-        let mut rules = lock(&cell.rules);
+        let mut rules = cell.rules.lock();
         match change(&mut rules) {
             None => return,
             Some(TriggerChange::Entered(by)) => {
                 let episode = cell.entered(&mut rules, by, now);
-                let mut episodes = lock(&self.episodes);
+                let mut episodes = self.episodes.lock();
                 episodes.0 += 1;
                 if episodes.1.len() >= EPISODES {
                     episodes.1.pop_front();
@@ -203,7 +203,7 @@ impl Modes {
     }
 
     fn settle(&self) {
-        let cells = lock(&self.cells);
+        let cells = self.cells.lock();
         let bits = cells.iter().filter(|cell| cell.is_in_force()).fold(0, |all, c| all | c.bit);
         self.in_force.store(bits, Ordering::Release);
         self.changes.fetch_add(1, Ordering::Relaxed);
@@ -252,23 +252,23 @@ impl ModeCell {
 
     /// What is under way while it is in force.
     pub fn episode(&self) -> Option<Arc<Episode>> {
-        lock(&self.rules).episode.clone()
+        self.rules.lock().episode.clone()
     }
 
     /// The episode that began last.
     pub fn latest(&self) -> Option<Arc<Episode>> {
-        lock(&self.rules).latest.clone()
+        self.rules.lock().latest.clone()
     }
 
     /// Changes that nobody was told of.
     pub fn untold(&self) -> u64 {
-        let rules = lock(&self.rules);
+        let rules = self.rules.lock();
         rules.changes - rules.told.min(rules.changes)
     }
 
     /// Somebody was told of all changes so far, or nobody wants to know.
     pub fn all_told(&self) {
-        let mut rules = lock(&self.rules);
+        let mut rules = self.rules.lock();
         rules.told = rules.changes;
     }
 
@@ -280,11 +280,11 @@ impl ModeCell {
 
     /// When it could be left at the earliest, from now; at least a second.
     pub fn earliest_end(&self, now: Instant) -> Duration {
-        lock(&self.rules).trigger.earliest_end(now).max(Duration::from_secs(1))
+        self.rules.lock().trigger.earliest_end(now).max(Duration::from_secs(1))
     }
 
     pub fn standing(&self, now: Instant) -> ModeStatus {
-        let rules = lock(&self.rules);
+        let rules = self.rules.lock();
         let policy = rules.trigger.policy();
         let passed = |since: Instant| now.saturating_duration_since(since);
         let hand = rules.trigger.hand(now);

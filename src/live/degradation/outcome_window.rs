@@ -4,10 +4,9 @@
 //! Only what some mode watches has samples; nothing is counted for anybody else. They are taken on
 //! the request path, under a lock for a few instructions, and read off it.
 
-use std::sync::Mutex;
+use parking_lot::Mutex;
 use std::time::{Duration, Instant};
 
-use crate::live::lock;
 use crate::resilience::stats::latency_sketch::LatencySketch;
 use crate::resilience::stats::window::SlidingWindow;
 
@@ -38,7 +37,7 @@ impl OutcomeWindow {
 
     /// Keeps what is wanted still, and begins what is wanted now.
     pub fn retune(&self, wants: &[WindowKind]) {
-        let mut kept = lock(&self.kept);
+        let mut kept = self.kept.lock();
         kept.retain(|(want, _)| wants.contains(want));
         for want in wants {
             if !kept.iter().any(|(known, _)| known == want) {
@@ -55,7 +54,7 @@ impl OutcomeWindow {
 
     /// One that ended; `took`, where how long it took says something of its latency.
     pub fn record(&self, bad: bool, took: Option<Duration>, now: Instant) {
-        for (_, kept) in lock(&self.kept).iter_mut() {
+        for (_, kept) in self.kept.lock().iter_mut() {
             match (kept, took) {
                 (WindowData::Errors(window), _) => window.record(now, bad),
                 (WindowData::Latency(sketch), Some(took)) => sketch.record(took, now),
@@ -66,7 +65,7 @@ impl OutcomeWindow {
 
     /// One that counts as good turned out bad.
     pub fn spoil(&self, now: Instant) {
-        for (_, kept) in lock(&self.kept).iter_mut() {
+        for (_, kept) in self.kept.lock().iter_mut() {
             if let WindowData::Errors(window) = kept {
                 window.spoil(now);
             }
@@ -75,7 +74,7 @@ impl OutcomeWindow {
 
     /// The share of the last `over` that was bad, where at least so many ended.
     pub fn error_rate(&self, over: Duration, least: u32, now: Instant) -> Option<f64> {
-        let kept = lock(&self.kept);
+        let kept = self.kept.lock();
         let found = kept.iter().find_map(|(want, kept)| match kept {
             WindowData::Errors(window) if *want == WindowKind::Errors(over) => {
                 Some(window.counts(now))
@@ -94,7 +93,7 @@ impl OutcomeWindow {
         least: u32,
         now: Instant,
     ) -> Option<Duration> {
-        let kept = lock(&self.kept);
+        let kept = self.kept.lock();
         kept.iter().find_map(|(want, kept)| match kept {
             WindowData::Latency(sketch) if *want == WindowKind::Latency(over) => {
                 let enough = sketch.count(now) >= u64::from(least.max(1));

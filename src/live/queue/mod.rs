@@ -3,18 +3,17 @@
 pub mod wait_queue;
 
 use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use prometheus_client::metrics::histogram::Histogram;
-
-use super::lock;
 use crate::clock;
 use crate::live::queue::wait_queue::WaitQueueCell;
 use crate::policy::sections::model::Queue;
 use crate::resilience::queue::waiters::QueuePolicy;
 use crate::telemetry::metrics::{ClassLabels, Level, Metrics, ShedLabels};
+use parking_lot::Mutex;
+use prometheus_client::metrics::histogram::Histogram;
 
 #[derive(Debug)]
 pub struct QueueLive {
@@ -58,7 +57,7 @@ impl QueueLive {
 
     /// A class keeps its place and its gauge, whoever waits in it.
     fn name_classes(&self, queue: &Queue) {
-        let mut classes = lock(&self.classes);
+        let mut classes = self.classes.lock();
         for (place, class) in queue.classes.iter().enumerate() {
             let labels = ClassLabels { queue: self.name.clone(), class: class.name.clone() };
             match classes.get(place) {
@@ -97,7 +96,7 @@ impl QueueLive {
     }
 
     fn class(&self, class: usize) -> Option<ClassMetrics> {
-        lock(&self.classes).get(class).cloned()
+        self.classes.lock().get(class).cloned()
     }
 
     pub(crate) fn entered(&self, class: usize) {
@@ -118,7 +117,7 @@ impl QueueLive {
 
     /// Requests that wait in it, of all classes.
     pub fn waiting(&self) -> u64 {
-        lock(&self.classes).iter().map(|class| class.waiting.get().max(0).unsigned_abs()).sum()
+        self.classes.lock().iter().map(|class| class.waiting.get().max(0).unsigned_abs()).sum()
     }
 
     /// Counts a request that may not wait, or not any longer.
@@ -132,7 +131,7 @@ impl QueueLive {
 impl Drop for QueueLive {
     fn drop(&mut self) {
         self.lanes.drop_queue(self.id);
-        for class in lock(&self.classes).iter() {
+        for class in self.classes.lock().iter() {
             self.metrics.queue_waiting_requests.remove(&class.labels);
         }
     }

@@ -6,14 +6,15 @@
 //! next has the turn. While nobody waits for a provider, a look at `queued` is all that this costs.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
+
 use super::QueueLive;
 use crate::clock;
-use crate::live::lock;
 use crate::resilience::queue::wait_queue::{
     GroupKey, QueueEntry, QueueRejection, Ticket, WaitQueue,
 };
@@ -96,7 +97,7 @@ impl ProviderQueue {
 impl WaitQueueCell {
     /// A number for a provider; the gauge tells how many wait for it.
     pub fn register(&self, gauge: Level) -> Arc<ProviderQueue> {
-        let mut inner = lock(&self.inner);
+        let mut inner = self.inner.lock();
         inner.next_id += 1;
         let id = inner.next_id;
         let queued = Arc::new(ProviderQueue { id, count: AtomicU32::new(0), gauge });
@@ -106,12 +107,12 @@ impl WaitQueueCell {
 
     /// Its provider is no more.
     pub fn forget(&self, provider: u32) {
-        lock(&self.inner).queued.remove(&provider);
+        self.inner.lock().queued.remove(&provider);
     }
 
     /// A number for a queue.
     pub fn add_queue(&self, policy: QueuePolicy) -> u32 {
-        let mut inner = lock(&self.inner);
+        let mut inner = self.inner.lock();
         inner.next_id += 1;
         let id = inner.next_id;
         inner.lane.set_queue(id, policy);
@@ -119,11 +120,11 @@ impl WaitQueueCell {
     }
 
     pub fn set_queue(&self, queue: u32, policy: QueuePolicy) {
-        lock(&self.inner).lane.set_queue(queue, policy);
+        self.inner.lock().lane.set_queue(queue, policy);
     }
 
     pub fn drop_queue(&self, queue: u32) {
-        lock(&self.inner).lane.drop_queue(queue);
+        self.inner.lock().lane.drop_queue(queue);
     }
 
     pub fn pause(&self, queue: u32, paused: bool) {
@@ -142,17 +143,17 @@ impl WaitQueueCell {
 
     /// When those who wait for these providers now will be gone.
     pub fn backlog(&self, providers: &[u32], most: Duration) -> Option<Duration> {
-        lock(&self.inner).lane.backlog(providers, most, clock::now())
+        self.inner.lock().lane.backlog(providers, most, clock::now())
     }
 
     /// Services a second, to those who wait.
     pub fn drain_rate(&self, provider: u32) -> Option<f64> {
-        lock(&self.inner).lane.drain_rate(provider, clock::now())
+        self.inner.lock().lane.drain_rate(provider, clock::now())
     }
 
     /// Of a class of a queue: how many wait, since when the oldest does, and the longest flows.
     pub fn class(&self, queue: u32, class: usize) -> (usize, Option<Instant>, Vec<usize>) {
-        let inner = lock(&self.inner);
+        let inner = self.inner.lock();
         let Some(crowd) = inner.lane.queue(queue) else { return (0, None, Vec::new()) };
         let (count, oldest) = crowd.of_class(class);
         (count, oldest, crowd.flows(class).map(|(_, len)| len).take(16).collect())
@@ -187,7 +188,7 @@ impl WaitQueueCell {
 
     /// Does something under the lock, and wakes whom that concerns after it.
     fn with<R>(&self, act: impl FnOnce(&mut QueueState) -> R) -> R {
-        let mut inner = lock(&self.inner);
+        let mut inner = self.inner.lock();
         let result = act(&mut inner);
         let mut woken = inner.lane.take_woken();
         woken.append(&mut inner.displaced);
@@ -241,7 +242,7 @@ impl QueueState {
 impl WaitTicket {
     /// Providers at which it is its turn.
     pub fn turns(&self) -> Vec<u32> {
-        lock(&self.lanes.inner).lane.turns(self.ticket)
+        self.lanes.inner.lock().lane.turns(self.ticket)
     }
 
     /// It looked, and goes nowhere yet; `saw` is of the providers at which it had the turn.
@@ -278,12 +279,12 @@ impl WaitTicket {
 
     /// When it has to look again by itself.
     pub fn next_look(&self) -> Option<Instant> {
-        lock(&self.lanes.inner).lane.next_look(self.ticket)
+        self.lanes.inner.lock().lane.next_look(self.ticket)
     }
 
     /// Waits to be called.
     pub fn poll_call(&self, cx: &Context<'_>) -> Poll<WakeReason> {
-        let mut inner = lock(&self.lanes.inner);
+        let mut inner = self.lanes.inner.lock();
         let looks = inner.lane.has_to_look(self.ticket);
         let Some(waiting) = inner.waiting.get_mut(&self.ticket) else {
             return Poll::Ready(WakeReason::Displaced);

@@ -5,13 +5,14 @@
 //! the answers said corrects the next estimates. A provider without rates, and which tells of none,
 //! costs one load.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, MutexGuard};
 
 use super::rate_limit::RateLimit;
 use crate::live::fleet::FleetView;
-use crate::live::lock;
 use crate::policy::sections::model::Capacity;
 use crate::resilience::rate::gcra::RatePolicy;
 use crate::resilience::rate::reported_quota::{ChargeMark, QuotaReport, ReportedQuota};
@@ -66,7 +67,7 @@ impl ProviderQuota {
 
     /// What was used stays used.
     pub fn retune(&self, capacity: &Capacity, now: Instant) {
-        let mut rates = lock(&self.rates);
+        let mut rates = self.rates.lock();
         let (follow, fleet) = (capacity.follow_headers, self.fleet.as_ref());
         rates.requests.retune(capacity.requests, follow, fleet, now);
         rates.tokens.retune(capacity.tokens, follow, fleet, now);
@@ -82,7 +83,7 @@ impl ProviderQuota {
         if !self.paces.load(Ordering::Acquire) {
             return Ok(());
         }
-        let mut rates = lock(&self.rates);
+        let mut rates = self.rates.lock();
         let checked = rates.check(tokens, now);
         self.changed(rates, now);
         checked
@@ -96,7 +97,7 @@ impl ProviderQuota {
         if !self.paces.load(Ordering::Acquire) {
             return Ok(QuotaCharge::default());
         }
-        let mut rates = lock(&self.rates);
+        let mut rates = self.rates.lock();
         if let Err(wait) = rates.check(tokens, now) {
             self.changed(rates, now);
             return Err(wait);
@@ -112,7 +113,7 @@ impl ProviderQuota {
         if charge.marks.is_none() {
             return false;
         }
-        let mut rates = lock(&self.rates);
+        let mut rates = self.rates.lock();
         rates.requests.give_back(1.0, now);
         rates.tokens.give_back(charge.tokens, now);
         true
@@ -123,7 +124,7 @@ impl ProviderQuota {
         if charge.tokens <= 0.0 {
             return false;
         }
-        let mut rates = lock(&self.rates);
+        let mut rates = self.rates.lock();
         rates.tokens.policy.iter_mut().for_each(|limit| limit.settle(charge.tokens, actual, now));
         let ratio = rates.ratio * (1.0 + NEWEST * (actual / charge.tokens - 1.0));
         rates.ratio = ratio.clamp(RATIOS.0, RATIOS.1);
@@ -134,7 +135,7 @@ impl ProviderQuota {
     /// The answer to what was charged told what is left of requests, of tokens. Those who rest may
     /// go sooner, or not yet.
     pub fn told(&self, charge: QuotaCharge, left: [Option<QuotaReport>; 2], now: Instant) {
-        let mut rates = lock(&self.rates);
+        let mut rates = self.rates.lock();
         let ProviderRates { requests, tokens, .. } = &mut *rates;
         for (at, (quota, report)) in [requests, tokens].into_iter().zip(left).enumerate() {
             let Some(report) = report else { continue };
@@ -148,7 +149,7 @@ impl ProviderQuota {
 
     /// What is used of requests and of tokens, where there is a rate.
     pub fn used(&self, now: Instant) -> [Option<f64>; 2] {
-        let rates = lock(&self.rates);
+        let rates = self.rates.lock();
         [&rates.requests, &rates.tokens].map(|quota| quota.used(now))
     }
 

@@ -5,7 +5,6 @@ use std::time::Instant;
 
 use super::provider_quota::{ProviderQuota, ProviderRates};
 use crate::live::fleet::FleetView;
-use crate::live::lock;
 use crate::live::provider::ProviderLive;
 use crate::resilience::rate::leased_quota::{LeaseGrant, LeaseRequest, LeaseStatus, LeasedQuota};
 
@@ -43,7 +42,7 @@ impl ProviderRates {
 
 impl ProviderQuota {
     fn with<R>(&self, of: QuotaUnit, act: impl FnOnce(&mut LeasedQuota) -> R) -> Option<R> {
-        lock(&self.rates).chunk(of).map(act)
+        self.rates.lock().chunk(of).map(act)
     }
 }
 

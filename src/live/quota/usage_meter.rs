@@ -6,13 +6,12 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use prometheus_client::metrics::counter::Counter;
-
-use crate::live::lock;
 use crate::policy::sections::model::Price;
 use crate::telemetry::metrics::{CostCounter, CostLabels, Metrics, TokenLabels};
+use parking_lot::Mutex;
+use prometheus_client::metrics::counter::Counter;
 
 /// Models that are told by name.
 const MODELS: usize = 64;
@@ -84,7 +83,7 @@ impl UsageMeter {
         (input, output): (u64, u64),
         price: Option<&Price>,
     ) -> Option<f64> {
-        let mut models = lock(&self.by_model);
+        let mut models = self.by_model.lock();
         let model = model.filter(|model| !model.is_empty()).unwrap_or(NONE);
         let full = models.len() >= MODELS && !models.contains_key(model);
         let model = if full || model.len() > LONGEST { OTHERS } else { model };
