@@ -21,3 +21,8 @@ fn check(name: &str, generated: &str) {
 fn the_reference_of_metrics_is_current() {
     check("metrics.md", &outrigger::telemetry::metrics::reference());
 }
+
+#[test]
+fn the_reference_of_problem_types_is_current() {
+    check("problem-types.md", &outrigger::proxy::downstream::problem::reference());
+}

@@ -10,7 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::http::header::{AUTHORIZATION, HOST, HeaderName, ORIGIN, WWW_AUTHENTICATE};
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderName, ORIGIN, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -18,6 +18,7 @@ use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use super::Shown;
+use crate::proxy::downstream::problem::{PROBLEM_JSON, problem_document};
 use crate::telemetry::metrics::AdminLabels;
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
@@ -188,16 +189,12 @@ impl IntoResponse for Refusal {
     }
 }
 
-/// An error of the API, in the form that the proxy's own have (RFC 9457).
+/// An error of the API as problem JSON (RFC 9457).
 pub fn problem(status: StatusCode, name: &str, detail: &str) -> Response {
-    let body = serde_json::json!({
-        "type": format!("urn:outrigger:problem:admin:{}", name.replace('_', "-")),
-        "title": status.canonical_reason().unwrap_or("error"),
-        "status": status.as_u16(),
-        "detail": detail,
-    });
-    let kind = [(axum::http::header::CONTENT_TYPE, "application/problem+json")];
-    (status, kind, body.to_string()).into_response()
+    let title = status.canonical_reason().unwrap_or("error");
+    let name = format!("admin:{}", name.replace('_', "-"));
+    let body = problem_document(&name, title, status.as_u16(), detail);
+    (status, [(CONTENT_TYPE, PROBLEM_JSON)], body.to_string()).into_response()
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use socket2::SockRef;
 use tokio::net::{TcpListener, UnixListener};
 
 use super::StartError;
-use crate::proxy::downstream::worker::Incoming;
+use crate::proxy::downstream::worker::AcceptedConnection;
 
 /// Where applications connect.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,22 +54,22 @@ impl Accept {
         }
     }
 
-    pub(super) async fn next(&self) -> std::io::Result<Incoming> {
+    pub(super) async fn next(&self) -> std::io::Result<AcceptedConnection> {
         match self {
             Accept::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
                 stream.set_nodelay(true)?;
-                Ok(Incoming::Tcp(stream.into_std()?, peer))
+                Ok(AcceptedConnection::Tcp(stream.into_std()?, peer))
             }
             Accept::Unix(listener, _) => {
                 let (stream, _) = listener.accept().await?;
-                Ok(Incoming::Unix(stream.into_std()?))
+                Ok(AcceptedConnection::Unix(stream.into_std()?))
             }
         }
     }
 
     /// A connection that was made and not yet accepted: closing the listener would reset it.
-    pub(super) fn waiting(&self) -> Option<Incoming> {
+    pub(super) fn waiting(&self) -> Option<AcceptedConnection> {
         let listener = match self {
             Accept::Tcp(listener) => SockRef::from(listener),
             Accept::Unix(listener, _) => SockRef::from(listener),
@@ -79,9 +79,9 @@ impl Accept {
         match self {
             Accept::Tcp(_) => {
                 socket.set_tcp_nodelay(true).ok()?;
-                Some(Incoming::Tcp(socket.into(), peer.as_socket()?))
+                Some(AcceptedConnection::Tcp(socket.into(), peer.as_socket()?))
             }
-            Accept::Unix(..) => Some(Incoming::Unix(socket.into())),
+            Accept::Unix(..) => Some(AcceptedConnection::Unix(socket.into())),
         }
     }
 }

@@ -35,8 +35,11 @@ use crate::fleet;
 use crate::jobs::JobRunner;
 use crate::live::Live;
 use crate::policy::yaml::diagnostic::Problem;
-use crate::proxy::downstream::connection::refusal;
-use crate::proxy::downstream::worker::{self, Common, Incoming, Load, Order};
+use crate::proxy;
+use crate::proxy::downstream::connection::reject;
+use crate::proxy::downstream::worker::{
+    AcceptedConnection, WorkerCommand, WorkerLoad, WorkerShared,
+};
 use crate::snapshot::CurrentSnapshot;
 use crate::snapshot::build::{BuildError, SnapshotBuilder};
 use crate::snapshot::loader::{self, Loader};
@@ -98,8 +101,8 @@ pub enum Ended {
 
 /// A running worker, as the acceptor sees it.
 struct Hand {
-    orders: UnboundedSender<Order>,
-    load: Arc<Load>,
+    orders: UnboundedSender<WorkerCommand>,
+    load: Arc<WorkerLoad>,
     task: Task,
 }
 
@@ -154,7 +157,7 @@ pub fn run(options: &Options) -> Result<Ended, StartError> {
     side.start(control, loader, watched)?;
     let (log, writer) = AccessLogSender::start(live.metrics.access_log_lines_dropped.clone())?;
     let here = LocalSet::new();
-    let common = Common { current: Arc::clone(&current), live, log, store };
+    let common = WorkerShared { current: Arc::clone(&current), live, log, store };
     let hands = Hands::start(options.workers, common, &shown, resolver, &here)?;
     let accepting = front_of(accept, hands, signals, shown, current, wake);
     // As a task: what a set of tasks is run for is polled whenever one of them is.
@@ -171,7 +174,7 @@ impl Hands {
     /// The workers, the first of them on this thread, and who runs jobs where there is a store.
     fn start(
         workers: usize,
-        common: Common,
+        common: WorkerShared,
         shown: &Shown,
         resolver: Resolver,
         here: &LocalSet,
@@ -224,15 +227,15 @@ fn say_listening(shown: &Shown, admin: Option<&StdTcpListener>, metrics: Option<
 }
 
 impl Hand {
-    fn start(index: usize, common: &Common, here: &LocalSet) -> std::io::Result<Hand> {
+    fn start(index: usize, common: &WorkerShared, here: &LocalSet) -> std::io::Result<Hand> {
         let (orders, inbox) = mpsc::unbounded_channel();
-        let load = Arc::new(Load::default());
+        let load = Arc::new(WorkerLoad::default());
         let (common, its_load) = (common.clone(), Arc::clone(&load));
         let task = if index == 0 {
-            Task::Here(here.spawn_local(worker::work(common, its_load, inbox)))
+            Task::Here(here.spawn_local(proxy::run_worker_in_place(common, its_load, inbox)))
         } else {
             let thread = thread::Builder::new().name(format!("worker-{index}"));
-            let work = move || worker::run(common, its_load, inbox);
+            let work = move || proxy::run_worker(common, its_load, inbox);
             Task::Thread(thread.spawn(work)?)
         };
         Ok(Hand { orders, load, task })
@@ -328,7 +331,7 @@ async fn front_of(
 }
 
 async fn hand_out(
-    incoming: std::io::Result<Incoming>,
+    incoming: std::io::Result<AcceptedConnection>,
     hands: &[Hand],
     live: &Live,
     current: &CurrentSnapshot,
@@ -346,12 +349,12 @@ async fn hand_out(
     live.metrics.connections.set(open as i64 + 1);
     if open >= current.load().policy.server.connections {
         live.metrics.connections_rejected.inc();
-        refusal(&incoming);
+        reject(&incoming);
         return;
     }
     if let Some(hand) = hands.iter().min_by_key(|hand| hand.load.count()) {
         hand.load.connections.fetch_add(1, Ordering::Relaxed);
-        let _ = hand.orders.send(Order::Serve(incoming));
+        let _ = hand.orders.send(WorkerCommand::Serve(incoming));
     }
 }
 
@@ -360,7 +363,7 @@ async fn drain(hands: Hands, timeout: Duration, signals: &mut Signals) -> std::i
     let until = clock::now() + timeout;
     tracing::info!(?timeout, "draining: the listener is closed");
     for hand in &hands.workers {
-        let _ = hand.orders.send(Order::Drain(until));
+        let _ = hand.orders.send(WorkerCommand::Drain(until));
     }
     hands.jobs.iter().for_each(|jobs| jobs.drain(until));
     let tasks: Vec<_> = hands.workers.into_iter().map(|hand| hand.task).collect();

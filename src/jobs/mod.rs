@@ -31,7 +31,7 @@ use crate::jobs::sharing::borrower::Borrower;
 use crate::jobs::sharing::ownership::Ownership;
 use crate::jobs::sharing::publisher::Publisher;
 use crate::jobs::webhooks::CallbackSender;
-use crate::proxy::downstream::worker::{BEAT, Common, Load, Worker};
+use crate::proxy::downstream::worker::{TICK, Worker, WorkerLoad, WorkerShared};
 use crate::store::Store;
 use crate::upstream::Resolver;
 
@@ -48,7 +48,7 @@ impl JobRunner {
     /// # Errors
     /// When the system gives no thread or runtime.
     pub fn start(
-        common: Common,
+        common: WorkerShared,
         store: Store,
         resolver: Resolver,
         link: Option<RedisLink>,
@@ -73,13 +73,13 @@ impl JobRunner {
 }
 
 async fn run(
-    common: Common,
+    common: WorkerShared,
     store: Store,
     resolver: Resolver,
     link: Option<RedisLink>,
     mut drained: watch::Receiver<Option<Instant>>,
 ) {
-    let worker = Worker::new(common, Arc::new(Load::default()));
+    let worker = Worker::new(common, Arc::new(WorkerLoad::default()));
     let share = match link {
         Some(link) => Some(Ownership::new(link, &store).await),
         None => {
@@ -94,10 +94,10 @@ async fn run(
     spawn_local(CallbackSender::new(Rc::clone(&worker), store, resolver).run());
     let beats = Rc::clone(&worker);
     spawn_local(async move {
-        let mut beat = tokio::time::interval(BEAT);
+        let mut beat = tokio::time::interval(TICK);
         loop {
             beat.tick().await;
-            beats.beat();
+            beats.tick();
         }
     });
     tokio::select! {
@@ -111,7 +111,7 @@ async fn run(
     if let Some(share) = share {
         share.flush().await;
     }
-    worker.beat();
+    worker.tick();
 }
 
 /// The tasks of a host of a fleet.

@@ -4,22 +4,21 @@ use std::convert::Infallible;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use http::header::{ACCEPT_ENCODING, CONNECTION, HOST};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
-use http_body::{Body, Frame};
+use http_body::Body;
 use hyper::body::Incoming;
 
 use super::access_log::record::{AccessRecord, End};
 use super::attempt::inspect::{AttemptResult, LastResponse};
-use super::attempt::pending_response::{PendingBody, PendingResponse};
+use super::attempt::pending_response::PendingResponse;
 use super::attempt::select::Selection;
 use super::caching::invalidate::changed;
 use super::caching::lookup;
 use super::downstream::connection::Client;
-use super::downstream::error::{Kind, Problem};
-use super::downstream::worker::Worker;
+use super::downstream::problem::{Problem, ProblemKind};
+use super::downstream::worker::{RequestHandler, Worker};
 use super::jobs::preference::AsyncPreference;
 use super::jobs::status;
 use super::request::body::{IntakeLimits, RequestBody};
@@ -27,10 +26,7 @@ use super::request::context::{ProxyRequest, RetryDenied};
 use super::request::headers;
 use super::request::overrides::Overrides;
 use super::response::body::ResponseBody;
-use super::response::fan_out::Ahead;
-use super::response::stored::Followed;
-use super::response::stream::Streaming;
-use super::response::upgrade;
+use super::response::send::{send, send_problem};
 use crate::clock;
 use crate::policy::sections::model::Forwarded;
 use crate::proxy::attempt::hedge::attempt_or_hedge;
@@ -43,8 +39,25 @@ use crate::resilience::outcome::AttemptClass;
 use crate::snapshot::Route;
 use crate::store::Store;
 
+/// [`handle`] as the handler of a worker's connections.
+#[derive(Clone, Copy, Debug)]
+pub struct Handler;
+
+impl RequestHandler for Handler {
+    type ResponseBody = ResponseBody;
+
+    fn handle(
+        self,
+        worker: Rc<Worker>,
+        client: Rc<Client>,
+        request: Request<Incoming>,
+    ) -> impl Future<Output = Result<Response<ResponseBody>, Infallible>> {
+        handle(worker, client, request)
+    }
+}
+
 /// Answers one request; in a drain, as the last of its connection.
-pub async fn handle(
+async fn handle(
     worker: Rc<Worker>,
     client: Rc<Client>,
     incoming: Request<Incoming>,
@@ -55,7 +68,7 @@ pub async fn handle(
             client.serve().await;
             Box::pin(ours(&worker, head, record)).await
         }
-        Entered::Refused(mut record, problem) => refuse(&mut record, problem),
+        Entered::Refused(mut record, problem) => send_problem(&mut record, problem),
     };
     if worker.clients.is_draining() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -72,7 +85,7 @@ enum Entered {
 }
 
 fn enter(worker: &Rc<Worker>, client: &Rc<Client>, mut incoming: Request<Incoming>) -> Entered {
-    client.begin();
+    client.begin_request();
     let started = clock::now();
     let route = sane(&incoming).and_then(|host| find(worker, &incoming, host));
     let (method, uri) = (incoming.method().clone(), incoming.uri().clone());
@@ -80,7 +93,7 @@ fn enter(worker: &Rc<Worker>, client: &Rc<Client>, mut incoming: Request<Incomin
         AccessRecord::new(worker, client, route.as_ref().ok().cloned(), method, uri, started);
     let route = match route {
         Ok(route) => route,
-        Err(problem) if problem.kind == Kind::Ours => {
+        Err(problem) if problem.kind == ProblemKind::NotFound => {
             return Entered::Ours(Box::new(incoming.into_parts().0), record);
         }
         Err(problem) => return Entered::Refused(record, problem),
@@ -110,7 +123,7 @@ async fn answer(
     job: Option<(Box<AsyncPreference>, Store)>,
 ) -> Response<ResponseBody> {
     if let Err(problem) = take_in(&mut request, body, job.is_some()).await {
-        return refuse(&mut request.record, problem);
+        return send_problem(&mut request.record, problem);
     }
     request.client.serve().await;
     if let Some((preference, store)) = job {
@@ -125,7 +138,7 @@ async fn answer(
             outcome
         }
     };
-    finish(request, outcome)
+    send(request, outcome)
 }
 
 /// Takes the body in.
@@ -160,7 +173,7 @@ async fn ours(
             record.finish(End::Answered);
             response
         }
-        Err(problem) => refuse(&mut record, problem),
+        Err(problem) => send_problem(&mut record, problem),
     }
 }
 
@@ -168,11 +181,11 @@ async fn ours(
 fn sane(incoming: &Request<Incoming>) -> Result<&str, Problem> {
     if incoming.method() == Method::CONNECT {
         return Err(Problem::new(
-            Kind::Connect,
+            ProblemKind::ConnectMethod,
             "point the application's base URL at the listener",
         ));
     }
-    let bad = |detail: &str| Problem::new(Kind::BadRequest, detail);
+    let bad = |detail: &str| Problem::new(ProblemKind::BadRequest, detail);
     let mut hosts = incoming.headers().get_all(HOST).iter();
     let host = match (hosts.next(), hosts.next()) {
         (Some(host), None) => {
@@ -194,13 +207,13 @@ fn is_host(text: &str) -> bool {
 fn find(worker: &Worker, incoming: &Request<Incoming>, host: &str) -> Result<Arc<Route>, Problem> {
     let path = incoming.uri().path();
     if path.starts_with("/.outrigger/") {
-        return Err(Problem::new(Kind::Ours, format!("nothing is at {path}")));
+        return Err(Problem::new(ProblemKind::NotFound, format!("nothing is at {path}")));
     }
     let snapshot = worker.snapshot();
     let route = snapshot.route(incoming.method(), host, path, incoming.headers());
     route.cloned().ok_or_else(|| {
         let detail = format!("{} {path} (try: outrigger explain {0} {path})", incoming.method());
-        Problem::new(Kind::NoRoute, detail)
+        Problem::new(ProblemKind::NoRoute, detail)
     })
 }
 
@@ -336,71 +349,4 @@ fn give_up(
             Err(problem)
         }
     }
-}
-
-/// The commit.
-pub fn finish(
-    mut request: Box<ProxyRequest>,
-    outcome: Result<Box<PendingResponse>, Problem>,
-) -> Response<ResponseBody> {
-    request.record.bytes_in = request.body.len();
-    let PendingResponse { mut head, body, idle, usage_key, credential, .. } = match outcome {
-        Ok(response) => *response,
-        Err(problem) => return refuse(&mut request.record, problem),
-    };
-    request.record.status = head.status.as_u16();
-    let switches = matches!(body, PendingBody::Tunnel { .. });
-    headers::end_answer_hop(&mut head.headers, switches);
-    if !matches!(body, PendingBody::Whole(_, None) | PendingBody::Stored(_)) {
-        request.record.first_byte = Some(request.record.so_far());
-    }
-    request.record.mark(&mut head.headers);
-    let body = match body {
-        PendingBody::Whole(bytes, None) => {
-            request.record.bytes_out = bytes.len() as u64;
-            request.record.finish(End::Answered);
-            ResponseBody::full(bytes)
-        }
-        PendingBody::Whole(bytes, Some(trailers)) => {
-            let first = [Frame::data(bytes), Frame::trailers(trailers)].into();
-            ResponseBody::Stream(Box::new(Streaming::whole(
-                request,
-                first,
-                (idle, usage_key, credential),
-            )))
-        }
-        PendingBody::Stream(mut stream) => {
-            let record = stream.record.take();
-            let streaming =
-                Box::new(Streaming::begun(request, stream, (idle, usage_key, credential)));
-            match record {
-                Some(record) => Ahead::body(streaming, record),
-                None => ResponseBody::Stream(streaming),
-            }
-        }
-        PendingBody::Stored(replay) => {
-            request.record.bytes_out = replay.left();
-            request.record.finish(End::Answered);
-            ResponseBody::Replay(replay)
-        }
-        PendingBody::Followed(reader) => {
-            ResponseBody::Followed(Box::new(Followed::new(reader, request)))
-        }
-        PendingBody::Tunnel { flight, rest } => {
-            let ProxyRequest { upgrade, record, client, .. } = *request;
-            let tunnel = upgrade::start(upgrade, rest, flight, record);
-            tunnel.into_iter().for_each(|tunnel| client.becomes(tunnel));
-            return Response::from_parts(head, ResponseBody::full(Bytes::new()));
-        }
-    };
-    Response::from_parts(head, body)
-}
-
-fn refuse(record: &mut AccessRecord, problem: Problem) -> Response<ResponseBody> {
-    record.status = problem.kind.status().as_u16();
-    let name = problem.kind.name();
-    let mut response = problem.into_response();
-    record.mark(response.headers_mut());
-    record.finish(End::Refused(name));
-    response
 }

@@ -121,9 +121,9 @@ fn what_cannot_be_followed_is_refused_by_name_and_nothing_is_sent() {
         (large.clone(), 413, "job-too-large"),
         (large.chunked(), 413, "job-too-large"),
         (job().header("idempotency-key", &"k".repeat(300)), 400, "bad-request"),
-        (Call::get(unknown), 404, "no-job"),
-        (Call::get("/.outrigger/jobs/1"), 404, "no-job"),
-        (Call::new("DELETE", unknown), 404, "no-job"),
+        (Call::get(unknown), 404, "job-not-found"),
+        (Call::get("/.outrigger/jobs/1"), 404, "job-not-found"),
+        (Call::new("DELETE", unknown), 404, "job-not-found"),
         (Call::post(unknown, "x"), 404, "not-found"),
         (Call::get("/.outrigger/other"), 404, "not-found"),
     ] {
@@ -171,7 +171,7 @@ fn a_job_is_its_makers_alone_and_no_credential_is_kept() {
     assert_eq!(sidecar.send(&mine(Call::get(&path).header("prefer", "wait=20"))).status, 200);
     for stranger in [Call::get(&path), Call::get(&path).header("authorization", "Bearer x")] {
         let refused = sidecar.send(&stranger);
-        assert_eq!((refused.status, problem(&refused).as_str()), (404, "no-job"));
+        assert_eq!((refused.status, problem(&refused).as_str()), (404, "job-not-found"));
     }
     assert_eq!(sidecar.send(&Call::new("DELETE", &path)).status, 404);
     for entry in std::fs::read_dir(data.path()).expect("the folder is there") {
@@ -202,7 +202,7 @@ fn a_job_can_be_cancelled_and_one_whose_time_has_passed_is_not_run() {
     let told = ask(&sidecar, &late);
     assert_eq!((told.status, problem(&told).as_str()), (504, "job-expired"));
     let over = sidecar.send(&Call::new("DELETE", &late));
-    assert_eq!((over.status, problem(&over).as_str()), (409, "job-over"));
+    assert_eq!((over.status, problem(&over).as_str()), (409, "job-finished"));
     assert_eq!(pause("resume").0, 200);
     assert_eq!(origin.count(), 0);
 }

@@ -124,7 +124,7 @@ fn paths_of_our_own_and_paths_of_no_route_reach_no_provider() {
     for (method, path, kind) in [
         ("POST", "/v2/other", "no-route"),
         ("GET", "/v1/models", "no-route"),
-        ("GET", "/.outrigger/jobs/1", "no-job"),
+        ("GET", "/.outrigger/jobs/1", "job-not-found"),
         ("GET", "/.outrigger/other", "not-found"),
     ] {
         let response = sidecar.send(&Call::new(method, path));

@@ -41,7 +41,7 @@ fn a_timeout_may_be_shortened_where_the_route_allows_it() {
     a.set(Behaviour::Silent);
     let response = sidecar.send(&chat().header("x-outrigger-timeout", "200ms"));
     assert_eq!(response.status, 504);
-    assert!(["deadline", "answer-timeout"].contains(&problem(&response).as_str()));
+    assert!(["deadline", "response-timeout"].contains(&problem(&response).as_str()));
     let took = access_record(&sidecar, 1)["ms"].as_f64().expect("how long it took");
     assert!((190.0..5000.0).contains(&took), "{took} ms");
 }

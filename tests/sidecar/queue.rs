@@ -153,7 +153,7 @@ fn one_who_leaves_is_not_sent_and_one_who_waited_too_long_is_told() {
         drop(leaving);
         wait_for(sidecar, "high", 0);
         let late = sidecar.send(&of_class("high", "late"));
-        assert_eq!((late.status, problem(&late).as_str()), (503, "no-room"));
+        assert_eq!((late.status, problem(&late).as_str()), (503, "no-capacity"));
         assert!(late.header("retry-after").is_some());
         gate.open_wide();
         assert_eq!(first.join().expect("the call ends").status, 200);

@@ -213,8 +213,8 @@ fn a_body_that_is_cut_is_told_as_such_to_whoever_still_listens() {
     wire.write("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\nhalf");
     wire.half_close();
     sidecar.signal(Signal::Cont);
-    assert!(wire.read_to_close().contains("request-broken"));
-    assert_eq!((&access_record(&sidecar, 1)["why"], a.count()), (&"request-broken".into(), 0));
+    assert!(wire.read_to_close().contains("request-interrupted"));
+    assert_eq!((&access_record(&sidecar, 1)["why"], a.count()), (&"request-interrupted".into(), 0));
 }
 
 #[test]

@@ -182,7 +182,7 @@ impl AccessRecord {
         if std::mem::replace(&mut self.reported, true) {
             return;
         }
-        self.client.end();
+        self.client.end_request();
         let now = clock::now();
         let took = now.saturating_duration_since(self.started);
         if end == End::Answered {

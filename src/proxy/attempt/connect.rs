@@ -16,7 +16,7 @@ use super::retry::next_attempt_now;
 use super::select::Selection;
 use crate::clock;
 use crate::proxy::access_log::record::AttemptRecord;
-use crate::proxy::downstream::error::{Kind, Problem};
+use crate::proxy::downstream::problem::{Problem, ProblemKind};
 use crate::proxy::request::context::{ProxyRequest, RetryTime};
 use crate::resilience::outcome::{AttemptClass, Outcome};
 use crate::snapshot::Route;
@@ -95,7 +95,7 @@ pub async fn connect(
                 detach(request, route, dials);
                 let detail =
                     format!("route `{}`: no connection within its timeout", route.policy.name);
-                return Err(Problem::new(Kind::Deadline, detail));
+                return Err(Problem::new(ProblemKind::Deadline, detail));
             }
         }
     }
@@ -131,8 +131,8 @@ pub fn report_unreachable(
         RetryTime::LastResort(now + delay(times))
     });
     let kind = match error {
-        DialError::Timeout { .. } => Kind::AnswerTimeout,
-        _ => Kind::Unreachable,
+        DialError::Timeout { .. } => ProblemKind::ResponseTimeout,
+        _ => ProblemKind::Unreachable,
     };
     Problem::new(kind, format!("{}: {error}", candidate.endpoint.key))
 }

@@ -31,7 +31,7 @@ use super::send::chain;
 use crate::clock;
 use crate::live::buffers::Reservation;
 use crate::policy::sections::model::Commit;
-use crate::proxy::downstream::error::{Kind, Problem};
+use crate::proxy::downstream::problem::{Problem, ProblemKind};
 use crate::proxy::downstream::timer::Timer;
 use crate::proxy::request::context::ProxyRequest;
 use crate::proxy::response::resume::can_resume;
@@ -296,7 +296,7 @@ fn cannot_continue(
         .key
         .clone();
     report_attempt(request, route, &mut answer.selection, report);
-    let problem = Problem::new(Kind::BadAnswer, format!("{key}: it does not go on"));
+    let problem = Problem::new(ProblemKind::BadResponse, format!("{key}: it does not go on"));
     AttemptResult::Failed(AttemptClass::Failure, LastResponse::Ours(problem))
 }
 
@@ -333,7 +333,7 @@ fn body_failed(
         .key
         .clone();
     let (kind, what) = cut.words();
-    let timed_out = matches!(kind, Kind::AnswerTimeout | Kind::Deadline);
+    let timed_out = matches!(kind, ProblemKind::ResponseTimeout | ProblemKind::Deadline);
     let class =
         if report.class == AttemptClass::Success { AttemptClass::Failure } else { report.class };
     let detail = format!("{key}: {what}");
@@ -363,16 +363,18 @@ impl ReceivedResponse {
 }
 
 impl PrebufferError {
-    fn words(&self) -> (Kind, String) {
+    fn words(&self) -> (ProblemKind, String) {
         let (kind, what) = match self {
-            PrebufferError::Broken(error) => return (Kind::ConnectionLost, chain(error)),
-            PrebufferError::FirstByte => (Kind::AnswerTimeout, "headers came, but no body in time"),
-            PrebufferError::Content => {
-                (Kind::AnswerTimeout, "the stream began, but no content in time")
+            PrebufferError::Broken(error) => return (ProblemKind::ConnectionLost, chain(error)),
+            PrebufferError::FirstByte => {
+                (ProblemKind::ResponseTimeout, "headers came, but no body in time")
             }
-            PrebufferError::Idle => (Kind::AnswerTimeout, "the body stalled"),
-            PrebufferError::Deadline => (Kind::Deadline, "the route's timeout passed"),
-            PrebufferError::Ended(ended) => (Kind::BadAnswer, ended_words(*ended)),
+            PrebufferError::Content => {
+                (ProblemKind::ResponseTimeout, "the stream began, but no content in time")
+            }
+            PrebufferError::Idle => (ProblemKind::ResponseTimeout, "the body stalled"),
+            PrebufferError::Deadline => (ProblemKind::Deadline, "the route's timeout passed"),
+            PrebufferError::Ended(ended) => (ProblemKind::BadResponse, ended_words(*ended)),
         };
         (kind, what.to_owned())
     }

@@ -13,7 +13,7 @@ use http_body::{Body, Frame};
 use crate::clock;
 use crate::live::buffers::Reservation;
 use crate::policy::sections::model::Buffer;
-use crate::proxy::downstream::timer::{Passed, Timer};
+use crate::proxy::downstream::timer::{Elapsed, Timer};
 use crate::resilience::outcome::AttemptClass;
 use crate::stream::reader::{StreamEnd, StreamReader};
 use crate::upstream::{ExchangeError, IncomingBody};
@@ -111,8 +111,8 @@ pub async fn gather(
             Ok(Some(Ok(frame))) => frame,
             Ok(Some(Err(error))) => return Prebuffered::Cut(PrebufferError::Broken(error)),
             Ok(None) => return got.ended(reader),
-            Err(Passed) if patience.is_some() => return Prebuffered::Part(got.frames),
-            Err(Passed) => return Prebuffered::Cut(cut),
+            Err(Elapsed) if patience.is_some() => return Prebuffered::Part(got.frames),
+            Err(Elapsed) => return Prebuffered::Cut(cut),
         };
         let last = body.is_end_stream();
         if got.since.is_none() && last && frame.is_data() && reader.is_none() {

@@ -14,7 +14,7 @@ use crate::live::permit::ReportedPermit;
 use crate::live::quota::provider_quota::QuotaCharge;
 use crate::live::quota::usage_meter::AttemptKind;
 use crate::proxy::access_log::record::{AccessRecord, AttemptRecord};
-use crate::proxy::downstream::error::{Kind, Problem};
+use crate::proxy::downstream::problem::{Problem, ProblemKind};
 use crate::proxy::request::context::{ProxyRequest, RetryTime};
 use crate::resilience::outcome::{AttemptClass, Outcome};
 use crate::snapshot::{EndpointCandidate, Route};
@@ -38,10 +38,11 @@ pub fn report_failure(
     mut selection: Box<Selection>,
     problem: Problem,
 ) -> AttemptResult {
-    let ours = matches!(problem.kind, Kind::RequestBroken | Kind::RequestTimeout);
+    let ours =
+        matches!(problem.kind, ProblemKind::RequestInterrupted | ProblemKind::RequestTimeout);
     let class = if ours { AttemptClass::Ignored } else { AttemptClass::Failure };
     let report = AttemptReport {
-        timed_out: problem.kind == Kind::AnswerTimeout,
+        timed_out: problem.kind == ProblemKind::ResponseTimeout,
         error: Some(problem.detail.clone()),
         ..AttemptReport::answered(class, 0, clock::since(selection.started))
     };
@@ -116,7 +117,7 @@ pub fn sample(request: &ProxyRequest, outcome: &Result<Box<PendingResponse>, Pro
         Err(problem) => (problem.kind.status(), Some(problem.kind)),
     };
     let bad = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
-    let timed_out = matches!(kind, Some(Kind::AnswerTimeout | Kind::Deadline));
+    let timed_out = matches!(kind, Some(ProblemKind::ResponseTimeout | ProblemKind::Deadline));
     if kind.is_none() || bad {
         let took = (kind.is_none() || timed_out).then(|| request.record.so_far());
         samples.record(bad, took, clock::now());

@@ -18,7 +18,7 @@ use super::wait::leave_queue;
 use super::wait::queue_backlog;
 use super::wait::wait_in_queue;
 use crate::clock;
-use crate::proxy::downstream::error::Kind;
+use crate::proxy::downstream::problem::ProblemKind;
 use crate::proxy::request::context::{ProxyRequest, RetryDenied, RetryTime};
 use crate::proxy::response::resume::can_continue;
 use crate::resilience::outcome::{AttemptClass, RetryScope, retry_scope};
@@ -168,7 +168,7 @@ fn check_retry(
         return Err(RetryDenied::new("cost_budget", kind));
     }
     if clock::now() >= request.deadline {
-        return Err(RetryDenied::new("deadline", Kind::Deadline));
+        return Err(RetryDenied::new("deadline", ProblemKind::Deadline));
     }
     Ok(())
 }
@@ -310,11 +310,11 @@ fn deny(
 ) -> RetryDenied {
     let kind = match after {
         Some(class) => RetryDenied::after(class),
-        None if clock::now() >= request.deadline => Kind::Deadline,
-        None if blocked.held || blocked.wait.is_some() => Kind::Held,
-        None if blocked.room => Kind::NoRoom,
-        None if blocked.drained && blocked.open.is_none() => Kind::Drained,
-        None => Kind::BreakerOpen,
+        None if clock::now() >= request.deadline => ProblemKind::Deadline,
+        None if blocked.held || blocked.wait.is_some() => ProblemKind::Held,
+        None if blocked.room => ProblemKind::NoCapacity,
+        None if blocked.drained && blocked.open.is_none() => ProblemKind::Drained,
+        None => ProblemKind::BreakerOpen,
     };
     let why = match after {
         None => kind.name(),
@@ -326,7 +326,7 @@ fn deny(
     let soonest = [blocked.wait, blocked.open].into_iter().flatten().min();
     let in_line = blocked.room || request.place.is_some();
     let retry_after = soonest.max(in_line.then(|| queue_backlog(request, route)));
-    if let (Kind::NoRoom | Kind::Deadline, Some(queue), Some(_)) =
+    if let (ProblemKind::NoCapacity | ProblemKind::Deadline, Some(queue), Some(_)) =
         (kind, &route.queue, &request.place)
     {
         count_shed(request, queue, "waited");

@@ -20,7 +20,7 @@ use super::retry::another_attempt_is_possible;
 use super::select::Selection;
 use crate::clock;
 use crate::policy::sections::model::Timeouts;
-use crate::proxy::downstream::error::{Kind, Problem};
+use crate::proxy::downstream::problem::{Problem, ProblemKind};
 use crate::proxy::request::context::ProxyRequest;
 use crate::proxy::request::headers;
 use crate::proxy::request::rewrite;
@@ -115,7 +115,7 @@ async fn send(
         None => {
             let (key, waited) = (&candidate.endpoint.key, clock::since(sent));
             let detail = format!("{key}: no response within {waited:.1?}");
-            let problem = Problem::new(Kind::AnswerTimeout, detail);
+            let problem = Problem::new(ProblemKind::ResponseTimeout, detail);
             Ok(report_failure(request, route, selection, problem))
         }
     }
@@ -145,7 +145,7 @@ fn build_outgoing(
     let url = &candidate.endpoint.policy.url;
     let uri = rewrite::uri(&request.uri, strip, url, &provider.rewrite).map_err(|error| {
         let detail = format!("provider `{}` rewrites the path to no path: {error}", provider.name);
-        Problem::new(Kind::BadRequest, detail)
+        Problem::new(ProblemKind::BadRequest, detail)
     })?;
     let body = request.body.take(provider, provider.timeouts.idle)?;
     let usual = matches!(request.method, Method::POST | Method::PUT | Method::PATCH);
@@ -221,9 +221,10 @@ fn exchange_problem(
     if error.is_unacknowledged() {
         let key = &candidate.endpoint.key;
         let detail = format!("{key}: nothing that was sent was acknowledged in time");
-        return Problem::new(Kind::AnswerTimeout, detail);
+        return Problem::new(ProblemKind::ResponseTimeout, detail);
     }
-    let kind = if error.is_malformed() { Kind::BadAnswer } else { Kind::ConnectionLost };
+    let kind =
+        if error.is_malformed() { ProblemKind::BadResponse } else { ProblemKind::ConnectionLost };
     Problem::new(kind, format!("{}: {}", candidate.endpoint.key, chain(error)))
 }
 

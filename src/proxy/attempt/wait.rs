@@ -15,7 +15,7 @@ use super::select::{CandidateFilter, Unavailable};
 use crate::clock;
 use crate::live::provider::{NoCapacity, ProviderLive};
 use crate::live::queue::wait_queue::{DispatchResult, WakeReason};
-use crate::proxy::downstream::error::Kind;
+use crate::proxy::downstream::problem::ProblemKind;
 use crate::proxy::request::context::{ProxyRequest, RetryDenied};
 use crate::resilience::queue::wait_queue::{GroupKey, QueueEntry, QueueRejection};
 use crate::resilience::queue::waiters::QueueFull;
@@ -88,7 +88,7 @@ pub async fn wait_in_queue(
                 request,
                 route,
                 queue,
-                Kind::QueueFull,
+                ProblemKind::QueueFull,
                 "displaced",
                 detail,
             ));
@@ -166,15 +166,15 @@ fn queue_rejected(
     match refusal {
         QueueRejection::Full(QueueFull::Queue) => {
             let detail = format!("queue `{name}` is full");
-            shed(request, route, queue, Kind::QueueFull, "full", &detail)
+            shed(request, route, queue, ProblemKind::QueueFull, "full", &detail)
         }
         QueueRejection::Full(QueueFull::Flow) => {
             let detail = format!("queue `{name}` is full, and this flow has its share of it");
-            shed(request, route, queue, Kind::QueueShare, "share", &detail)
+            shed(request, route, queue, ProblemKind::QueueShare, "share", &detail)
         }
         QueueRejection::Late(wait) => {
             let detail = format!("queue `{name}`: it would wait for {wait:.1?}, which is too long");
-            shed(request, route, queue, Kind::QueueLate, "late", &detail)
+            shed(request, route, queue, ProblemKind::QueueWaitTooLong, "late", &detail)
         }
     }
 }
@@ -184,7 +184,7 @@ pub fn shed(
     request: &ProxyRequest,
     route: &Route,
     queue: &RouteQueue,
-    kind: Kind,
+    kind: ProblemKind,
     reason: &'static str,
     detail: &str,
 ) -> RetryDenied {

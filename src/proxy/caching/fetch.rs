@@ -27,7 +27,7 @@ use crate::policy::sections::model::Keeps;
 use crate::proxy::attempt::inspect::LastResponse;
 use crate::proxy::attempt::inspect::discard;
 use crate::proxy::attempt::pending_response::{PendingBody, PendingResponse};
-use crate::proxy::downstream::error::Kind;
+use crate::proxy::downstream::problem::ProblemKind;
 use crate::proxy::handler::{run, run_as_it_is};
 use crate::proxy::request::context::{Attempts, ProxyRequest};
 use crate::proxy::request::headers;
@@ -143,29 +143,31 @@ fn is_error(status: StatusCode) -> bool {
 }
 
 /// No provider answered; else something about the request itself was wrong.
-fn is_nobody(kind: Kind) -> bool {
-    use Kind::*;
+fn is_nobody(kind: ProblemKind) -> bool {
+    use ProblemKind::*;
     matches!(
         kind,
         Unreachable
             | ConnectionLost
-            | BadAnswer
-            | AnswerTimeout
+            | BadResponse
+            | ResponseTimeout
             | Deadline
             | BreakerOpen
             | Drained
             | Held
-            | NoRoom
+            | NoCapacity
             | QueueFull
             | QueueShare
-            | QueueLate
+            | QueueWaitTooLong
     )
 }
 
 /// What an error is to those who wait: theirs too, or this request's own affair.
 fn landed_as(request: &ProxyRequest, outcome: &Outcome) -> LeaderOutcome {
     match outcome {
-        Err(problem) if problem.kind == Kind::Deadline && request.overrides.timeout.is_some() => {
+        Err(problem)
+            if problem.kind == ProblemKind::Deadline && request.overrides.timeout.is_some() =>
+        {
             LeaderOutcome::LookAgain
         }
         Err(problem) if !is_nobody(problem.kind) => LeaderOutcome::LookAgain,

@@ -25,7 +25,7 @@ use crate::cache::store::CacheResult;
 use crate::cache::vary::VariantKey;
 use crate::clock;
 use crate::proxy::attempt::pending_response::{PendingBody, PendingResponse};
-use crate::proxy::downstream::error::{Kind, Problem};
+use crate::proxy::downstream::problem::{Problem, ProblemKind};
 use crate::proxy::handler::run;
 use crate::proxy::request::context::ProxyRequest;
 use crate::proxy::response::cache_status;
@@ -85,7 +85,7 @@ pub async fn answer(request: &mut ProxyRequest, route: &Route, cache: &RouteCach
             Step::NotCached => {
                 did(request, cache, CacheResult::Miss);
                 let detail = "it says `only-if-cached`, and nothing that is stored serves it";
-                return Err(Problem::new(Kind::NotCached, detail));
+                return Err(Problem::new(ProblemKind::NotCached, detail));
             }
             _ if lookup.part.is_some() => return past(request, route, cache, "partial").await,
             Step::Meanwhile(stored) => {
@@ -212,7 +212,7 @@ async fn follow(
             let name = &request.route.policy.name;
             let detail =
                 format!("route `{name}`: its timeout passed while an equal request waited");
-            let problem = Problem::new(Kind::Deadline, detail);
+            let problem = Problem::new(ProblemKind::Deadline, detail);
             Waited::Done(stale_or(request, cache, asking.found.as_ref(), Err(problem)))
         }
     }

@@ -12,9 +12,9 @@ use crate::cache::entry::CachedResponse;
 use crate::clock;
 use crate::proxy::access_log::record::AccessRecord;
 use crate::proxy::degradation::apply::is_degraded;
-use crate::proxy::handler::finish;
 use crate::proxy::request::body::RequestBody;
 use crate::proxy::request::context::ProxyRequest;
+use crate::proxy::response::send::send;
 use crate::snapshot::RouteCache;
 
 /// Asks anew, unless somebody does already, or a mode in force spares the providers.
@@ -36,14 +36,14 @@ pub fn begin(
         let route = Arc::clone(&request.route);
         let Some(cache) = &route.cache else { return };
         let outcome = forward(&mut request, &route, cache, fetch, false).await;
-        let mut body = finish(request, outcome).into_body();
+        let mut body = send(request, outcome).into_body();
         while let Some(Ok(_)) = body.frame().await {}
     }));
 }
 
 /// The same request, asked by nobody in particular.
 fn beside(request: &ProxyRequest) -> Option<Box<ProxyRequest>> {
-    let (worker, client) = (&request.worker, request.worker.clients.aside());
+    let (worker, client) = (&request.worker, request.worker.clients.detached());
     let (method, uri, now) = (request.method.clone(), request.uri.clone(), clock::now());
     let route = Some(Arc::clone(&request.route));
     let mut record = AccessRecord::new(worker, &client, route, method.clone(), uri.clone(), now);

@@ -24,7 +24,7 @@ use crate::live::degradation::episode::{ActionKind, Episode};
 use crate::policy::sections::model::{Action, Reduction, Respond};
 use crate::proxy::attempt::pending_response::PendingResponse;
 use crate::proxy::caching::lookup;
-use crate::proxy::downstream::error::{Kind, Problem};
+use crate::proxy::downstream::problem::{Problem, ProblemKind};
 use crate::proxy::request::context::ProxyRequest;
 use crate::proxy::response::static_response;
 use crate::resilience::breaker::EnforcementMode;
@@ -159,7 +159,7 @@ fn respond(
             let (route, mode) = (&request.route.policy.name, &cell.name);
             let detail =
                 format!("route `{route}`: the mode `{mode}` is in force, and turns its class away");
-            let problem = Problem::new(Kind::Shed, detail);
+            let problem = Problem::new(ProblemKind::Shed, detail);
             Err(problem.retry_after(Some(cell.earliest_end(now))))
         }
         Answer::Respond(respond) => {

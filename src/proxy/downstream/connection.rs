@@ -1,12 +1,12 @@
-//! One connection of the application: its handshake, its requests, its end.
+//! One client connection: handshake, requests, close.
 //!
-//! Limits on slow and idle clients are held by the worker's beat: a connection that owes a head for
-//! longer than `header_time`, or has been idle for `keep_alive`, is closed.
+//! The worker's tick enforces the limits on slow and idle clients: it closes a connection whose
+//! request head takes longer than `header_time`, or that has been idle for `keep_alive`.
 //!
-//! A draining worker lets each finish what it began, and says `connection: close` with it. A
-//! connection that is silent when the drain begins may have its next request on the way: closing
-//! it then would lose that request. So it stays open for a moment more, which a client in full
-//! swing uses to be told, and one that is truly idle lets pass.
+//! In a drain, each connection finishes its current request, and the response carries
+//! `connection: close`. The next request may already be on its way to an idle connection, and closing
+//! at once would lose it. So an idle connection stays open for a few more ticks: a busy client sends
+//! its next request and gets `connection: close`; an idle client sends none.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -27,59 +27,58 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
-use super::error::{Kind, Problem};
-use super::io::{Activity, ClientIo, Phase, Stream};
+use super::io::{Activity, ClientIo, ClientStream, ConnectionPhase};
+use super::problem::{Problem, ProblemKind};
 use super::timer::Timer;
-use super::worker::{Incoming, Load, Worker};
+use super::worker::{AcceptedConnection, RequestHandler, Worker, WorkerLoad};
 use crate::policy::sections::model::Server;
-use crate::proxy::handler;
 
-/// As `worker::BEAT`, in milliseconds.
-const BEAT_MS: u128 = 100;
-/// Beats for which a silent connection stays open in a drain.
-const LAST_WORD: u32 = 5;
+/// `worker::TICK` in milliseconds.
+const TICK_MS: u128 = 100;
+/// Ticks for which an idle connection stays open in a drain.
+const DRAIN_GRACE: u32 = 5;
 
 /// The connections of a worker.
 #[derive(Debug)]
 pub struct Clients {
-    load: Arc<Load>,
-    beats: Arc<AtomicU32>,
-    next: Cell<u64>,
+    load: Arc<WorkerLoad>,
+    ticks: Arc<AtomicU32>,
+    next_id: Cell<u64>,
     open: RefCell<HashMap<u64, Rc<Client>>>,
-    /// The beat in which the drain began.
-    drained_at: Cell<Option<u32>>,
+    /// The tick in which the drain began.
+    drain_began: Cell<Option<u32>>,
 }
 
-/// One connection, as its requests see it.
+/// One client connection, as its requests see it.
 #[derive(Debug)]
 pub struct Client {
     pub peer: Option<SocketAddr>,
     pub secure: bool,
     activity: Arc<Activity>,
-    wish: Cell<Wish>,
+    directive: Cell<Directive>,
     waker: RefCell<Option<Waker>>,
     tunnel: RefCell<Option<JoinHandle<()>>>,
-    /// Of the request that is being served.
+    /// For the request that is being served.
     pub timer: Rc<Timer>,
 }
 
-/// What its worker wants of a connection.
+/// The worker's instruction to the task of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Wish {
+enum Directive {
     Serve,
-    /// Close, unless a request came in this moment: answer that one first.
-    Finish,
+    /// Close unless a request has just arrived; serve that one first.
+    CloseIfIdle,
     Close,
 }
 
 impl Clients {
-    pub fn new(load: Arc<Load>) -> Self {
+    pub fn new(load: Arc<WorkerLoad>) -> Self {
         Clients {
             load,
-            beats: Arc::default(),
-            next: Cell::new(0),
+            ticks: Arc::default(),
+            next_id: Cell::new(0),
             open: RefCell::default(),
-            drained_at: Cell::new(None),
+            drain_began: Cell::new(None),
         }
     }
 
@@ -91,42 +90,46 @@ impl Clients {
         self.len() == 0
     }
 
-    /// From now on each connection serves what it began, or one request more, and closes.
+    /// From now on each connection closes after its current request, or after one more.
     pub fn drain(&self) {
-        self.drained_at.set(Some(self.beats.load(Ordering::Relaxed)));
+        self.drain_began.set(Some(self.ticks.load(Ordering::Relaxed)));
     }
 
     pub fn is_draining(&self) -> bool {
         self.load.draining.load(Ordering::Relaxed)
     }
 
-    /// Closes what owes a head for too long, or has been idle for too long.
+    /// Closes connections whose request head is late, and idle ones.
     pub fn sweep(&self, server: &Server) {
-        let now = self.beats.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
-        let beats =
-            |limit: Duration| u32::try_from(limit.as_millis() / BEAT_MS).unwrap_or(u32::MAX);
-        let (head, idle) = (beats(server.header_time).max(1), beats(server.keep_alive).max(1));
-        let over = self.drained_at.get().is_some_and(|at| now.wrapping_sub(at) > LAST_WORD);
+        let now = self.ticks.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+        let ticks =
+            |limit: Duration| u32::try_from(limit.as_millis() / TICK_MS).unwrap_or(u32::MAX);
+        let (head, idle) = (ticks(server.header_time).max(1), ticks(server.keep_alive).max(1));
+        let grace_over =
+            self.drain_began.get().is_some_and(|at| now.wrapping_sub(at) > DRAIN_GRACE);
         for client in self.open.borrow().values() {
-            let since = client.activity.beats_since();
+            let since = client.activity.ticks_in_phase();
             match client.activity.phase() {
-                Phase::New | Phase::Idle if over && since > LAST_WORD => {
-                    client.wish(Wish::Finish);
+                ConnectionPhase::New | ConnectionPhase::Idle
+                    if grace_over && since > DRAIN_GRACE =>
+                {
+                    client.direct(Directive::CloseIfIdle);
                 }
-                Phase::New if since > head => client.wish(Wish::Close),
-                Phase::Head if since > head => {
-                    let why = format!("its head took longer than {:?}", server.header_time);
-                    client.activity.end_with(bare(&Problem::new(Kind::RequestTimeout, why)));
-                    client.wish(Wish::Close);
+                ConnectionPhase::New if since > head => client.direct(Directive::Close),
+                ConnectionPhase::Head if since > head => {
+                    let detail = format!("the head took longer than {:?}", server.header_time);
+                    let problem = Problem::new(ProblemKind::RequestTimeout, detail);
+                    client.activity.send_on_close(to_wire(&problem));
+                    client.direct(Directive::Close);
                 }
-                Phase::Idle if since > idle => client.wish(Wish::Finish),
+                ConnectionPhase::Idle if since > idle => client.direct(Directive::CloseIfIdle),
                 _ => {}
             }
         }
     }
 
-    /// Stands for whoever asks without a connection.
-    pub fn aside(&self) -> Rc<Client> {
+    /// A client for a request that no connection sent: a job, or a background revalidation.
+    pub fn detached(&self) -> Rc<Client> {
         self.client(None, false)
     }
 
@@ -134,8 +137,8 @@ impl Clients {
         Rc::new(Client {
             peer,
             secure,
-            activity: Activity::new(Arc::clone(&self.beats)),
-            wish: Cell::new(Wish::Serve),
+            activity: Activity::new(Arc::clone(&self.ticks)),
+            directive: Cell::new(Directive::Serve),
             waker: RefCell::default(),
             tunnel: RefCell::default(),
             timer: Rc::default(),
@@ -144,8 +147,8 @@ impl Clients {
 
     fn add(&self, peer: Option<SocketAddr>, secure: bool) -> (u64, Rc<Client>) {
         let client = self.client(peer, secure);
-        let id = self.next.get();
-        self.next.set(id + 1);
+        let id = self.next_id.get();
+        self.next_id.set(id + 1);
         self.open.borrow_mut().insert(id, Rc::clone(&client));
         (id, client)
     }
@@ -157,39 +160,39 @@ impl Clients {
 }
 
 impl Client {
-    /// A request's head is here.
-    pub fn begin(&self) {
-        self.activity.enter(Phase::Body);
+    /// The head of a request has arrived.
+    pub fn begin_request(&self) {
+        self.activity.enter(ConnectionPhase::Body);
     }
 
-    /// The request is here; from now on its client's leaving ends it. One that has left is not served:
-    /// the connection ends while this waits.
+    /// The request has arrived; from now on a disconnect of the client cancels it. If the client has
+    /// already disconnected, this never returns: the end of the connection drops the request.
     pub async fn serve(&self) {
-        self.activity.enter(Phase::Busy);
-        if self.activity.has_ended() {
+        self.activity.enter(ConnectionPhase::Serving);
+        if self.activity.has_disconnected() {
             std::future::pending::<()>().await;
         }
     }
 
-    /// A request was answered.
-    pub fn end(&self) {
-        self.activity.enter(Phase::Idle);
+    /// The response to a request has ended.
+    pub fn end_request(&self) {
+        self.activity.enter(ConnectionPhase::Idle);
     }
 
-    /// What the connection became after an upgrade; it stays a connection until that ends.
-    pub fn becomes(&self, tunnel: JoinHandle<()>) {
-        self.activity.enter(Phase::Tunnel);
+    /// The connection was upgraded; it counts as a connection until the tunnel ends.
+    pub fn upgrade(&self, tunnel: JoinHandle<()>) {
+        self.activity.enter(ConnectionPhase::Upgraded);
         *self.tunnel.borrow_mut() = Some(tunnel);
     }
 
-    fn wish(&self, wish: Wish) {
-        self.wish.set(wish);
+    fn direct(&self, directive: Directive) {
+        self.directive.set(directive);
         if let Some(waker) = self.waker.borrow().as_ref() {
             waker.wake_by_ref();
         }
     }
 
-    fn listen(&self, waker: &Waker) {
+    fn register_waker(&self, waker: &Waker) {
         let mut known = self.waker.borrow_mut();
         if !known.as_ref().is_some_and(|known| known.will_wake(waker)) {
             *known = Some(waker.clone());
@@ -197,55 +200,56 @@ impl Client {
     }
 }
 
-/// An answer as it goes over the wire, where hyper cannot give it.
-fn bare(problem: &Problem) -> Vec<u8> {
+/// The response as bytes, for where hyper cannot send it.
+fn to_wire(problem: &Problem) -> Vec<u8> {
     let response = problem.clone().into_response();
-    let mut answer = format!("HTTP/1.1 {}\r\n", response.status()).into_bytes();
+    let mut bytes = format!("HTTP/1.1 {}\r\n", response.status()).into_bytes();
     for (name, value) in response.headers() {
-        answer.extend_from_slice(
+        bytes.extend_from_slice(
             &[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat(),
         );
     }
-    let json = problem.json();
-    answer.extend_from_slice(format!("content-length: {}\r\n\r\n", json.len()).as_bytes());
-    answer.extend_from_slice(&json);
-    answer
+    let body = response.body();
+    bytes.extend_from_slice(format!("content-length: {}\r\n\r\n", body.len()).as_bytes());
+    bytes.extend_from_slice(body);
+    bytes
 }
 
-/// Answers a connection that is one too many, without waiting for its request.
-pub fn refusal(incoming: &Incoming) {
-    let problem = Problem::new(Kind::TooManyConnections, "try again in a moment");
-    let answer = bare(&problem.retry_after(Some(Duration::from_secs(1))));
-    // The socket's buffer is empty and this fits: what is not taken at once is not waited for.
-    let _ = match incoming {
-        Incoming::Tcp(stream, _) => (&mut &*stream).write(&answer),
-        Incoming::Unix(stream) => (&mut &*stream).write(&answer),
+/// Rejects a connection over the limit without waiting for its request.
+pub fn reject(connection: &AcceptedConnection) {
+    let problem = Problem::new(ProblemKind::TooManyConnections, "try again in a moment");
+    let response = to_wire(&problem.retry_after(Some(Duration::from_secs(1))));
+    // The socket's send buffer is empty and the response fits, so one write is enough.
+    let _ = match connection {
+        AcceptedConnection::Tcp(stream, _) => (&mut &*stream).write(&response),
+        AcceptedConnection::Unix(stream) => (&mut &*stream).write(&response),
     };
 }
 
-/// Serves a connection on a task of its own.
-pub fn serve(worker: &Rc<Worker>, incoming: Incoming) {
+/// Serves a connection on its own task.
+pub fn serve<H: RequestHandler>(worker: &Rc<Worker>, connection: AcceptedConnection, handler: H) {
     let worker = Rc::clone(worker);
     let tls = worker.snapshot().listener_tls.clone();
-    let peer = match &incoming {
-        Incoming::Tcp(_, peer) => Some(*peer),
-        Incoming::Unix(_) => None,
+    let peer = match &connection {
+        AcceptedConnection::Tcp(_, peer) => Some(*peer),
+        AcceptedConnection::Unix(_) => None,
     };
-    // Before its task first runs: a drain that begins between must wait for it.
+    // Added before its task first runs, so that a drain that begins in between waits for it.
     let (id, client) = worker.clients.add(peer, tls.is_some());
     tokio::task::spawn_local(async move {
-        let outcome = match incoming {
-            Incoming::Tcp(stream, _) => match TcpStream::from_std(stream) {
-                Ok(stream) => plain_or_tls(&worker, &client, stream, tls).await,
+        let service = Service { worker: Rc::clone(&worker), client: Rc::clone(&client), handler };
+        let result = match connection {
+            AcceptedConnection::Tcp(stream, _) => match TcpStream::from_std(stream) {
+                Ok(stream) => service.serve(stream, tls).await,
                 Err(error) => Err(error),
             },
-            Incoming::Unix(stream) => match UnixStream::from_std(stream) {
-                Ok(stream) => plain_or_tls(&worker, &client, stream, tls).await,
+            AcceptedConnection::Unix(stream) => match UnixStream::from_std(stream) {
+                Ok(stream) => service.serve(stream, tls).await,
                 Err(error) => Err(error),
             },
         };
-        if let Err(error) = outcome {
-            tracing::debug!(%error, "a connection of the application ended");
+        if let Err(error) = result {
+            tracing::debug!(%error, "client connection ended with an error");
         }
         let tunnel = client.tunnel.take();
         if let Some(tunnel) = tunnel {
@@ -255,74 +259,84 @@ pub fn serve(worker: &Rc<Worker>, incoming: Incoming) {
     });
 }
 
-async fn plain_or_tls<S: Stream>(
-    worker: &Rc<Worker>,
-    client: &Rc<Client>,
-    stream: S,
-    tls: Option<Arc<rustls::ServerConfig>>,
-) -> std::io::Result<()> {
-    match tls {
-        None => http(worker, client, stream).await,
-        // Apart: what a handshake takes is no part of every connection.
-        Some(config) => Box::pin(over_tls(worker, client, stream, config)).await,
+/// The parts that serving a connection needs.
+struct Service<H> {
+    worker: Rc<Worker>,
+    client: Rc<Client>,
+    handler: H,
+}
+
+impl<H: RequestHandler> Service<H> {
+    async fn serve<S: ClientStream>(
+        self,
+        stream: S,
+        tls: Option<Arc<rustls::ServerConfig>>,
+    ) -> std::io::Result<()> {
+        match tls {
+            None => self.serve_http(stream).await,
+            // Boxed, so that the size of a handshake is not part of every connection.
+            Some(config) => Box::pin(self.serve_tls(stream, config)).await,
+        }
     }
-}
 
-async fn over_tls<S: Stream>(
-    worker: &Rc<Worker>,
-    client: &Rc<Client>,
-    stream: S,
-    config: Arc<rustls::ServerConfig>,
-) -> std::io::Result<()> {
-    let mut handshake = pin!(TlsAcceptor::from(config).accept(stream));
-    let stream = std::future::poll_fn(|cx| {
-        client.listen(cx.waker());
-        match client.wish.get() {
-            Wish::Close => Poll::Ready(Err(std::io::ErrorKind::TimedOut.into())),
-            _ => handshake.as_mut().poll(cx),
-        }
-    })
-    .await?;
-    http(worker, client, stream).await
-}
-
-async fn http<S: Stream>(
-    worker: &Rc<Worker>,
-    client: &Rc<Client>,
-    stream: S,
-) -> std::io::Result<()> {
-    let header_bytes = worker.snapshot().policy.server.header_bytes;
-    let io = TokioIo::new(ClientIo::new(stream, Arc::clone(&client.activity)));
-    let service = {
-        let (worker, client) = (Rc::clone(worker), Rc::clone(client));
-        service_fn(move |request| handler::handle(Rc::clone(&worker), Rc::clone(&client), request))
-    };
-    let connection = http1::Builder::new()
-        .max_header_size(header_bytes)
-        .max_buf_size(header_bytes.max(8192))
-        // It would read to see the client leave; `ClientIo` looks.
-        .half_close(S::PEEKS)
-        .serve_connection(io, service)
-        .with_upgrades();
-    let mut connection = pin!(connection);
-    std::future::poll_fn(|cx| {
-        client.listen(cx.waker());
-        match client.wish.get() {
-            Wish::Close => return Poll::Ready(Ok(())),
-            Wish::Finish => {
-                client.wish.set(Wish::Serve);
-                // What has come is read first: hyper closes an idle connection unread.
-                if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
-                    return Poll::Ready(ended);
-                }
-                if matches!(client.activity.phase(), Phase::New | Phase::Idle) {
-                    Pin::as_mut(&mut connection).graceful_shutdown();
-                }
+    async fn serve_tls<S: ClientStream>(
+        self,
+        stream: S,
+        config: Arc<rustls::ServerConfig>,
+    ) -> std::io::Result<()> {
+        let client = Rc::clone(&self.client);
+        let mut handshake = pin!(TlsAcceptor::from(config).accept(stream));
+        let stream = std::future::poll_fn(|cx| {
+            client.register_waker(cx.waker());
+            match client.directive.get() {
+                Directive::Close => Poll::Ready(Err(std::io::ErrorKind::TimedOut.into())),
+                _ => handshake.as_mut().poll(cx),
             }
-            Wish::Serve => {}
-        }
-        connection.as_mut().poll(cx)
-    })
-    .await
-    .map_err(std::io::Error::other)
+        })
+        .await?;
+        self.serve_http(stream).await
+    }
+
+    async fn serve_http<S: ClientStream>(self, stream: S) -> std::io::Result<()> {
+        let Service { worker, client, handler } = self;
+        let header_bytes = worker.snapshot().policy.server.header_bytes;
+        let io = TokioIo::new(ClientIo::new(stream, Arc::clone(&client.activity)));
+        let service = {
+            let client = Rc::clone(&client);
+            service_fn(move |request| {
+                handler.handle(Rc::clone(&worker), Rc::clone(&client), request)
+            })
+        };
+        let connection = http1::Builder::new()
+            .max_header_size(header_bytes)
+            .max_buf_size(header_bytes.max(8192))
+            // Without it hyper reads to detect a disconnect; `ClientIo` peeks instead.
+            .half_close(S::CAN_PEEK)
+            .serve_connection(io, service)
+            .with_upgrades();
+        let mut connection = pin!(connection);
+        std::future::poll_fn(|cx| {
+            client.register_waker(cx.waker());
+            match client.directive.get() {
+                Directive::Close => return Poll::Ready(Ok(())),
+                Directive::CloseIfIdle => {
+                    client.directive.set(Directive::Serve);
+                    // Poll first: hyper closes an idle connection without reading what has arrived.
+                    if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
+                        return Poll::Ready(ended);
+                    }
+                    if matches!(
+                        client.activity.phase(),
+                        ConnectionPhase::New | ConnectionPhase::Idle
+                    ) {
+                        Pin::as_mut(&mut connection).graceful_shutdown();
+                    }
+                }
+                Directive::Serve => {}
+            }
+            connection.as_mut().poll(cx)
+        })
+        .await
+        .map_err(std::io::Error::other)
+    }
 }

@@ -1,15 +1,15 @@
-//! The application's side of a connection: TCP or Unix socket, with or without TLS, as one type
-//! that notes when bytes come and go.
+//! The client's side of a connection: TCP or Unix socket, with or without TLS, as one type that
+//! records when bytes move.
 //!
-//! What a connection reads ahead is bounded here: hyper's buffer may be as large as a head may be,
-//! grows to that for every large body, and stays as large while the body waits to be sent on.
+//! Reads are bounded here. hyper's read buffer may grow to the size allowed for a head, grows to it
+//! for every large body, and stays that large while the body waits to be sent on.
 //!
-//! That a client left while it is being served is seen here as well, by looking at the socket without
-//! reading: hyper would read ahead to see it, into a buffer of 8 KiB that it allocates for that
-//! with each request, because the request's own buffer is in use.
+//! A disconnect of the client is detected by peeking at the socket. hyper would detect it by reading
+//! ahead, into a buffer of 8 KiB that it allocates for each request because the request's own
+//! buffer is in use.
 //!
-//! hyper's own header timeout also ends idle connections and costs a timer for each request; here
-//! a read or write stores two relaxed atomics, and the worker's beat looks at them.
+//! hyper's own header timeout also ends idle connections and costs a timer for each request. Here
+//! a read or write stores two relaxed atomics, and the worker's tick checks them.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -25,33 +25,33 @@ use tokio_rustls::server::TlsStream;
 
 use crate::upstream::{SmallWriteBuffer, join_small};
 
-/// The most that is read at once: one byte less than a buffer of 16 KiB, since hyper doubles the
-/// buffer that a read has filled, and each piece of a body keeps its buffer.
-pub const PIECE: usize = (16 << 10) - 1;
+/// The most bytes of one read: one less than 16 KiB, because hyper doubles a buffer that a read has
+/// filled, and each frame of a body keeps its buffer.
+pub const MAX_READ: usize = (16 << 10) - 1;
 
-/// A stream that hyper can be given.
-pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {
-    /// Whether `poll_unread` can tell; else hyper has to read to see the end.
-    const PEEKS: bool;
+/// A client stream that hyper can serve.
+pub trait ClientStream: AsyncRead + AsyncWrite + Unpin + Send + 'static {
+    /// Whether `poll_peek_length` works; otherwise hyper has to read to detect a disconnect.
+    const CAN_PEEK: bool;
 
-    /// Bytes that could be read, without reading them; 0: the other side ended.
-    fn poll_unread(&self, _: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    /// The number of bytes that could be read, without reading them; 0: the client has closed.
+    fn poll_peek_length(&self, _: &mut Context<'_>) -> Poll<io::Result<usize>> {
         Poll::Pending
     }
 }
 
-impl Stream for TcpStream {
-    const PEEKS: bool = true;
+impl ClientStream for TcpStream {
+    const CAN_PEEK: bool = true;
 
-    fn poll_unread(&self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    fn poll_peek_length(&self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         self.poll_peek(cx, &mut ReadBuf::new(&mut [0]))
     }
 }
 
-impl Stream for UnixStream {
-    const PEEKS: bool = true;
+impl ClientStream for UnixStream {
+    const CAN_PEEK: bool = true;
 
-    fn poll_unread(&self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    fn poll_peek_length(&self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         loop {
             ready!(self.poll_read_ready(cx))?;
             let peek = || SockRef::from(self).peek(&mut [MaybeUninit::uninit()]);
@@ -63,139 +63,141 @@ impl Stream for UnixStream {
     }
 }
 
-/// Bytes of the connection below say nothing of those within.
-impl<S: Stream> Stream for TlsStream<S> {
-    const PEEKS: bool = false;
+/// Bytes on the socket do not imply bytes within TLS.
+impl<S: ClientStream> ClientStream for TlsStream<S> {
+    const CAN_PEEK: bool = false;
 }
 
-/// What a connection of the application is doing.
+/// The phase of a client connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Phase {
+pub enum ConnectionPhase {
     /// Between requests.
     Idle,
-    /// A request's head has begun to arrive.
+    /// A request head is arriving.
     Head,
-    /// A request's body is being taken in: hyper reads, and sees the end itself.
+    /// A request body is being received: hyper reads, and detects a disconnect itself.
     Body,
     /// A request is being served.
-    Busy,
-    /// It speaks another protocol.
-    Tunnel,
-    /// Nothing has come yet; it owes a head.
+    Serving,
+    /// The connection speaks another protocol.
+    Upgraded,
+    /// Nothing has arrived yet.
     New,
 }
 
-/// Phase of a connection and when it last changed or moved bytes, in beats of its worker.
+/// The phase of a connection and the worker's tick in which it began or bytes last moved.
 #[derive(Debug)]
 pub struct Activity {
     phase: AtomicU8,
     since: AtomicU32,
-    beats: Arc<AtomicU32>,
-    /// The client's side had ended when its last bytes were read.
-    ended: AtomicBool,
-    last_word: OnceLock<Vec<u8>>,
+    ticks: Arc<AtomicU32>,
+    /// The client had closed its side when its last bytes were read.
+    disconnected: AtomicBool,
+    closing_response: OnceLock<Vec<u8>>,
 }
 
 impl Activity {
-    /// A new connection owes a head.
-    pub fn new(beats: Arc<AtomicU32>) -> Arc<Self> {
-        let since = AtomicU32::new(beats.load(Ordering::Relaxed));
+    pub fn new(ticks: Arc<AtomicU32>) -> Arc<Self> {
+        let since = AtomicU32::new(ticks.load(Ordering::Relaxed));
         Arc::new(Activity {
-            phase: AtomicU8::new(Phase::New as u8),
+            phase: AtomicU8::new(ConnectionPhase::New as u8),
             since,
-            beats,
-            ended: AtomicBool::new(false),
-            last_word: OnceLock::new(),
+            ticks,
+            disconnected: AtomicBool::new(false),
+            closing_response: OnceLock::new(),
         })
     }
 
-    pub fn phase(&self) -> Phase {
+    pub fn phase(&self) -> ConnectionPhase {
         match self.phase.load(Ordering::Relaxed) {
-            0 => Phase::Idle,
-            1 => Phase::Head,
-            2 => Phase::Body,
-            3 => Phase::Busy,
-            4 => Phase::Tunnel,
-            _ => Phase::New,
+            0 => ConnectionPhase::Idle,
+            1 => ConnectionPhase::Head,
+            2 => ConnectionPhase::Body,
+            3 => ConnectionPhase::Serving,
+            4 => ConnectionPhase::Upgraded,
+            _ => ConnectionPhase::New,
         }
     }
 
-    /// Beats since the phase began, or, between requests, since bytes last moved.
-    pub fn beats_since(&self) -> u32 {
-        let now = self.beats.load(Ordering::Relaxed);
+    /// Ticks since the phase began or, between requests, since bytes last moved.
+    pub fn ticks_in_phase(&self) -> u32 {
+        let now = self.ticks.load(Ordering::Relaxed);
         now.wrapping_sub(self.since.load(Ordering::Relaxed))
     }
 
-    /// Who asked has left before it could be served.
-    pub fn has_ended(&self) -> bool {
-        self.ended.load(Ordering::Relaxed)
+    /// The client disconnected before its request could be served.
+    pub fn has_disconnected(&self) -> bool {
+        self.disconnected.load(Ordering::Relaxed)
     }
 
-    pub fn enter(&self, phase: Phase) {
+    pub fn enter(&self, phase: ConnectionPhase) {
         self.phase.store(phase as u8, Ordering::Relaxed);
-        self.since.store(self.beats.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.since.store(self.ticks.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 
-    /// What is sent when the connection is closed, hyper having nothing to say then.
-    pub fn end_with(&self, answer: Vec<u8>) {
-        let _ = self.last_word.set(answer);
+    /// Sets the bytes to send when the connection is closed, where hyper sends nothing.
+    pub fn send_on_close(&self, response: Vec<u8>) {
+        let _ = self.closing_response.set(response);
     }
 
-    fn read(&self) {
+    fn record_read(&self) {
         match self.phase() {
-            Phase::Idle => self.enter(Phase::Head),
-            // Its head is owed since it was accepted.
-            Phase::New => self.phase.store(Phase::Head as u8, Ordering::Relaxed),
-            Phase::Head | Phase::Body | Phase::Busy | Phase::Tunnel => {}
+            ConnectionPhase::Idle => self.enter(ConnectionPhase::Head),
+            // The time limit of the first head began with the connection.
+            ConnectionPhase::New => {
+                self.phase.store(ConnectionPhase::Head as u8, Ordering::Relaxed)
+            }
+            ConnectionPhase::Head
+            | ConnectionPhase::Body
+            | ConnectionPhase::Serving
+            | ConnectionPhase::Upgraded => {}
         }
     }
 
-    fn wrote(&self) {
-        if self.phase.load(Ordering::Relaxed) == Phase::Idle as u8 {
-            self.since.store(self.beats.load(Ordering::Relaxed), Ordering::Relaxed);
+    fn record_write(&self) {
+        if self.phase.load(Ordering::Relaxed) == ConnectionPhase::Idle as u8 {
+            self.since.store(self.ticks.load(Ordering::Relaxed), Ordering::Relaxed);
         }
     }
 }
 
-/// A stream whose activity is noted.
+/// A stream that records its activity.
 #[derive(Debug)]
-pub struct ClientIo<S: Stream> {
+pub struct ClientIo<S: ClientStream> {
     stream: S,
     activity: Arc<Activity>,
-    /// There is something to read, which tells that the client has not left.
+    /// Unread bytes are waiting, so the client has not disconnected.
     unread: bool,
 }
 
-impl<S: Stream> ClientIo<S> {
+impl<S: ClientStream> ClientIo<S> {
     pub fn new(stream: S, activity: Arc<Activity>) -> Self {
         ClientIo { stream, activity, unread: false }
     }
-}
 
-impl<S: Stream> ClientIo<S> {
-    fn poll_read_piece(
+    fn poll_bounded_read(
         &mut self,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let stream = Pin::new(&mut self.stream);
-        if buf.remaining() <= PIECE {
+        if buf.remaining() <= MAX_READ {
             return stream.poll_read(cx, buf);
         }
-        let mut piece = ReadBuf::new(buf.initialize_unfilled_to(PIECE));
+        let mut piece = ReadBuf::new(buf.initialize_unfilled_to(MAX_READ));
         let outcome = stream.poll_read(cx, &mut piece);
         let read = piece.filled().len();
         buf.advance(read);
         outcome
     }
 
-    /// An error when a client that is being served has left.
-    fn still_there(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        if self.unread || self.activity.phase() != Phase::Busy {
+    /// An error when the client disconnected while it is being served.
+    fn check_disconnect(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if self.unread || self.activity.phase() != ConnectionPhase::Serving {
             return Ok(());
         }
-        match self.stream.poll_unread(cx) {
+        match self.stream.poll_peek_length(cx) {
             Poll::Pending => Ok(()),
             Poll::Ready(Ok(0)) => Err(io::ErrorKind::ConnectionAborted.into()),
             Poll::Ready(Ok(_)) => {
@@ -206,61 +208,61 @@ impl<S: Stream> ClientIo<S> {
         }
     }
 
-    /// What a write came to: one that has to wait waits for the client's leaving too.
-    fn written(
+    /// A write that has to wait also waits for a disconnect.
+    fn watch_blocked(
         &mut self,
         cx: &mut Context<'_>,
-        outcome: Poll<io::Result<usize>>,
+        written: Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
-        if outcome.is_pending() {
-            self.still_there(cx)?;
+        if written.is_pending() {
+            self.check_disconnect(cx)?;
         }
-        outcome
+        written
     }
 }
 
-impl<S: Stream> Drop for ClientIo<S> {
-    /// What is not taken at once is not waited for.
+impl<S: ClientStream> Drop for ClientIo<S> {
+    /// Sends the closing response with one write; the rest of a partial write is lost.
     fn drop(&mut self) {
-        let Some(answer) = self.activity.last_word.get() else { return };
+        let Some(response) = self.activity.closing_response.get() else { return };
         let mut cx = Context::from_waker(Waker::noop());
-        if Pin::new(&mut self.stream).poll_write(&mut cx, answer).is_ready() {
+        if Pin::new(&mut self.stream).poll_write(&mut cx, response).is_ready() {
             let _ = Pin::new(&mut self.stream).poll_flush(&mut cx);
         }
     }
 }
 
-impl<S: Stream> AsyncRead for ClientIo<S> {
+impl<S: ClientStream> AsyncRead for ClientIo<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        let outcome = self.poll_read_piece(cx, buf);
+        let outcome = self.poll_bounded_read(cx, buf);
         if buf.filled().len() > before {
-            self.activity.read();
+            self.activity.record_read();
             self.unread = false;
-            // Of a request that is not yet served: later there are the looks.
-            if matches!(self.activity.phase(), Phase::Head | Phase::Body)
-                && let Poll::Ready(Ok(0)) = self.stream.poll_unread(cx)
+            // For a request that is not yet served; once it is, `check_disconnect` applies.
+            if matches!(self.activity.phase(), ConnectionPhase::Head | ConnectionPhase::Body)
+                && let Poll::Ready(Ok(0)) = self.stream.poll_peek_length(cx)
             {
-                self.activity.ended.store(true, Ordering::Relaxed);
+                self.activity.disconnected.store(true, Ordering::Relaxed);
             }
         }
         outcome
     }
 }
 
-impl<S: Stream> AsyncWrite for ClientIo<S> {
+impl<S: ClientStream> AsyncWrite for ClientIo<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.activity.wrote();
-        let outcome = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.written(cx, outcome)
+        self.activity.record_write();
+        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.watch_blocked(cx, written)
     }
 
     fn poll_write_vectored(
@@ -268,13 +270,13 @@ impl<S: Stream> AsyncWrite for ClientIo<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.activity.wrote();
+        self.activity.record_write();
         let stream = Pin::new(&mut self.stream);
-        let outcome = match join_small(bufs, &mut [0; size_of::<SmallWriteBuffer>()]) {
+        let written = match join_small(bufs, &mut [0; size_of::<SmallWriteBuffer>()]) {
             Some(one) => stream.poll_write(cx, one),
             None => stream.poll_write_vectored(cx, bufs),
         };
-        self.written(cx, outcome)
+        self.watch_blocked(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -283,7 +285,7 @@ impl<S: Stream> AsyncWrite for ClientIo<S> {
 
     /// hyper flushes whenever the connection is polled.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.still_there(cx)?;
+        self.check_disconnect(cx)?;
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 

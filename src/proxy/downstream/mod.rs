@@ -1,8 +1,7 @@
-//! The side of the client: workers, connections, timers, errors.
+//! The client's side: workers, connections, timers, problem responses.
 
 pub mod connection;
-pub mod error;
 pub mod io;
-pub mod problem_kind;
+pub mod problem;
 pub mod timer;
 pub mod worker;

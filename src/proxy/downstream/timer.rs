@@ -1,4 +1,4 @@
-//! Waiting with a limit. What is ready at once costs no timer.
+//! Waiting with a time limit. A future that is ready at once costs no timer.
 
 use std::cell::Cell;
 use std::fmt;
@@ -12,17 +12,17 @@ use http_body::{Body, Frame};
 use http_body_util::BodyExt;
 use tokio::time::{Sleep, sleep_until};
 
-/// The limit passed before the future was done.
+/// The time limit passed before the future was ready.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Passed;
+pub struct Elapsed;
 
-/// A timer that is used again and again. One that is moved to a later time is moved for next to
-/// nothing, where a new one for each wait takes the runtime's lock twice.
+/// A reusable timer. Resetting it to a later time costs next to nothing; a new one for each wait
+/// would take the runtime's lock twice.
 #[derive(Default)]
 pub struct Timer(Cell<Option<Pin<Box<Sleep>>>>);
 
 impl Timer {
-    /// Ready when the moment has come.
+    /// Ready at `at`.
     fn poll(&self, at: Instant, cx: &mut Context<'_>) -> Poll<()> {
         let mut sleep = self.0.take().unwrap_or_else(|| Box::pin(sleep_until(at.into())));
         if sleep.deadline() != at.into() {
@@ -33,15 +33,15 @@ impl Timer {
         polled
     }
 
-    /// Awaits a future until a moment; the future is polled first.
+    /// Awaits a future until `at`; the future is polled first.
     ///
     /// # Errors
-    /// `Passed` when the moment came first.
-    pub async fn until<F: Future>(&self, at: Instant, future: F) -> Result<F::Output, Passed> {
+    /// `Elapsed` when the time passed first.
+    pub async fn until<F: Future>(&self, at: Instant, future: F) -> Result<F::Output, Elapsed> {
         let mut future = pin!(future);
         std::future::poll_fn(|cx| match future.as_mut().poll(cx) {
             Poll::Ready(output) => Poll::Ready(Ok(output)),
-            Poll::Pending => self.poll(at, cx).map(|()| Err(Passed)),
+            Poll::Pending => self.poll(at, cx).map(|()| Err(Elapsed)),
         })
         .await
     }
@@ -49,12 +49,12 @@ impl Timer {
     /// The next frame of a body.
     ///
     /// # Errors
-    /// `Passed` when the moment came first.
+    /// `Elapsed` when the time passed first.
     pub async fn frame<B>(
         &self,
         body: &mut B,
         at: Instant,
-    ) -> Result<Option<Result<Frame<Bytes>, B::Error>>, Passed>
+    ) -> Result<Option<Result<Frame<Bytes>, B::Error>>, Elapsed>
     where
         B: Body<Data = Bytes> + Unpin,
     {

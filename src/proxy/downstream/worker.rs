@@ -1,16 +1,22 @@
-//! One worker: a thread with its own runtime, its own connections on both sides, its own log
-//! buffer. What workers share is in the snapshot and in `live/`: atomics and short locks.
+//! A worker: one thread with its own runtime, client and upstream connections and log buffer.
+//! Workers share the snapshot and the state in `live/`: atomics and short locks.
 
 use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
+use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use hyper::body::Incoming;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::LocalSet;
 
-use super::connection::{self, Clients};
+use super::connection::{self, Client, Clients};
 use crate::clock;
 use crate::json::scan::PointerMatches;
 use crate::live::Live;
@@ -20,51 +26,63 @@ use crate::snapshot::{CurrentSnapshot, Snapshot};
 use crate::store::Store;
 use crate::telemetry::access_log::{AccessLogSender, LogDestination};
 use crate::telemetry::events::Stamp;
-use crate::upstream::Pools;
+use crate::upstream::{BoxError, Pools};
 
-/// How often a worker looks after its connections and hands over its log lines.
-pub const BEAT: Duration = Duration::from_millis(100);
-/// Log text that is handed over at once.
+/// How often a worker checks its connections and flushes its log buffer.
+pub const TICK: Duration = Duration::from_millis(100);
+/// A log buffer of this size is flushed at once.
 const LOG_BATCH: usize = 60 * 1024;
-/// A buffer for a batch: a line that is the last of one does not make it grow.
+/// Capacity of the log buffer, so that the last line of a batch does not make it grow.
 const LOG_BUFFER: usize = 64 * 1024;
 /// A pooled upstream connection unused for this long is closed.
 const UPSTREAM_IDLE: Duration = Duration::from_secs(30);
 
-/// What the acceptor tells a worker.
+/// The request handler that a worker gives to its connections.
+pub trait RequestHandler: Copy + 'static {
+    type ResponseBody: Body<Data = Bytes, Error = BoxError> + 'static;
+
+    fn handle(
+        self,
+        worker: Rc<Worker>,
+        client: Rc<Client>,
+        request: Request<Incoming>,
+    ) -> impl Future<Output = Result<Response<Self::ResponseBody>, Infallible>> + 'static;
+}
+
+/// A command of the acceptor.
 #[derive(Debug)]
-pub enum Order {
-    Serve(Incoming),
-    /// Finish what was begun; the time until which that may take.
+pub enum WorkerCommand {
+    Serve(AcceptedConnection),
+    /// Finish the requests in flight until this time.
     Drain(Instant),
 }
 
-/// A connection of the application, just accepted.
+/// A client connection, just accepted.
 #[derive(Debug)]
-pub enum Incoming {
+pub enum AcceptedConnection {
     Tcp(std::net::TcpStream, std::net::SocketAddr),
     Unix(std::os::unix::net::UnixStream),
 }
 
-/// How busy a worker is, for the acceptor.
+/// The load of a worker, for the acceptor.
 #[derive(Debug, Default)]
-pub struct Load {
+pub struct WorkerLoad {
     pub connections: AtomicUsize,
-    /// Set before the listener closes: what is answered after that is a connection's last.
+    /// Set before the listener closes: a response after that is the last of its connection.
     pub draining: AtomicBool,
 }
 
-/// What all workers share.
+/// The state that all workers share.
 #[derive(Clone, Debug)]
-pub struct Common {
+pub struct WorkerShared {
     pub current: Arc<CurrentSnapshot>,
     pub live: Arc<Live>,
     pub log: AccessLogSender,
-    /// Where jobs are kept; `None`: no job is taken.
+    /// The store of jobs; `None`: jobs are not accepted.
     pub store: Option<Store>,
 }
 
-/// What a worker's tasks share.
+/// The state that the tasks of a worker share.
 #[derive(Debug)]
 pub struct Worker {
     pub current: Arc<CurrentSnapshot>,
@@ -75,22 +93,22 @@ pub struct Worker {
     pub candidates: RefCell<Vec<BalancerCandidate>>,
     pub found: RefCell<PointerMatches>,
     log: AccessLogSender,
-    lines: RefCell<Lines>,
-    /// Both clocks, read at the last beat.
+    lines: RefCell<LogBuffer>,
+    /// Both clocks, read at the last tick.
     clocks: Cell<(Instant, SystemTime)>,
 }
 
 #[derive(Debug, Default)]
-struct Lines {
+struct LogBuffer {
     stamp: Stamp,
-    to: Option<Arc<LogDestination>>,
+    target: Option<Arc<LogDestination>>,
     count: u64,
     text: Vec<u8>,
 }
 
 impl Worker {
-    pub fn new(common: Common, load: Arc<Load>) -> Rc<Self> {
-        let Common { current, live, log, store } = common;
+    pub fn new(shared: WorkerShared, load: Arc<WorkerLoad>) -> Rc<Self> {
+        let WorkerShared { current, live, log, store } = shared;
         Rc::new(Worker {
             current,
             live,
@@ -109,8 +127,8 @@ impl Worker {
         self.current.load()
     }
 
-    /// Writes one line of the access log, of what ended `now`; `write` is given the time as it is
-    /// written.
+    /// Writes one line of the access log for a request that ended `now`; `write` gets the buffer and
+    /// the formatted time.
     pub fn log_line(
         &self,
         log: &(Arc<LogDestination>, LogFormat),
@@ -118,89 +136,91 @@ impl Worker {
         write: impl FnOnce(&mut Vec<u8>, &[u8]),
     ) {
         let mut lines = self.lines.borrow_mut();
-        if lines.to.as_ref().is_some_and(|to| !Arc::ptr_eq(to, &log.0)) {
-            self.hand_over(&mut lines);
+        if lines.target.as_ref().is_some_and(|target| !Arc::ptr_eq(target, &log.0)) {
+            self.flush(&mut lines);
         }
-        if lines.to.is_none() {
-            lines.to = Some(Arc::clone(&log.0));
+        if lines.target.is_none() {
+            lines.target = Some(Arc::clone(&log.0));
         }
-        let Lines { stamp, text, .. } = &mut *lines;
+        let LogBuffer { stamp, text, .. } = &mut *lines;
         let (then, wall) = self.clocks.get();
         write(text, stamp.at(wall + now.saturating_duration_since(then)));
         lines.text.push(b'\n');
         lines.count += 1;
         if lines.text.len() >= LOG_BATCH {
-            self.hand_over(&mut lines);
+            self.flush(&mut lines);
         }
     }
 
-    fn hand_over(&self, lines: &mut Lines) {
-        if let Some(to) = lines.to.take() {
+    fn flush(&self, lines: &mut LogBuffer) {
+        if let Some(target) = lines.target.take() {
             let text = std::mem::replace(&mut lines.text, Vec::with_capacity(LOG_BUFFER));
-            self.log.send(&to, std::mem::take(&mut lines.count), text);
+            self.log.send(&target, std::mem::take(&mut lines.count), text);
         }
     }
 
-    /// What is done every [`BEAT`].
-    pub fn beat(&self) {
+    /// Periodic work, every [`TICK`].
+    pub fn tick(&self) {
         let now = clock::now();
         self.clocks.set((now, clock::wall()));
         self.pools.sweep(now);
         self.clients.sweep(&self.snapshot().policy.server);
-        self.hand_over(&mut self.lines.borrow_mut());
+        self.flush(&mut self.lines.borrow_mut());
     }
 }
 
-/// Runs a worker until it is told to drain and its connections are done.
+/// Runs a worker on this thread until it has drained.
 ///
 /// # Errors
-/// When the system gives no runtime.
-pub fn run(
-    common: Common,
-    load: Arc<Load>,
-    orders: UnboundedReceiver<Order>,
+/// When the runtime cannot be created.
+pub fn run<H: RequestHandler>(
+    shared: WorkerShared,
+    load: Arc<WorkerLoad>,
+    commands: UnboundedReceiver<WorkerCommand>,
+    handler: H,
 ) -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    LocalSet::new().block_on(&runtime, work(common, load, orders));
+    LocalSet::new().block_on(&runtime, run_in_place(shared, load, commands, handler));
     Ok(())
 }
 
-/// The same within a runtime and a local set that are there.
-pub async fn work(common: Common, load: Arc<Load>, orders: UnboundedReceiver<Order>) {
-    serve(Worker::new(common, load), orders).await;
-}
-
-async fn serve(worker: Rc<Worker>, mut orders: UnboundedReceiver<Order>) {
-    let mut beat = tokio::time::interval(BEAT);
-    beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+/// Runs a worker within the current runtime and local set.
+pub async fn run_in_place<H: RequestHandler>(
+    shared: WorkerShared,
+    load: Arc<WorkerLoad>,
+    mut commands: UnboundedReceiver<WorkerCommand>,
+    handler: H,
+) {
+    let worker = Worker::new(shared, load);
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut until = None;
     loop {
         tokio::select! {
-            order = orders.recv(), if until.is_none() => match order {
-                Some(Order::Serve(incoming)) => connection::serve(&worker, incoming),
-                Some(Order::Drain(at)) => {
+            command = commands.recv(), if until.is_none() => match command {
+                Some(WorkerCommand::Serve(accepted)) => {
+                    connection::serve(&worker, accepted, handler);
+                }
+                Some(WorkerCommand::Drain(at)) => {
                     until = Some(at);
                     worker.clients.drain();
                 }
                 None => break,
             },
-            _ = beat.tick() => worker.beat(),
+            _ = tick.tick() => worker.tick(),
         }
         if until.is_some_and(|at| worker.clients.is_empty() || clock::now() >= at) {
             break;
         }
     }
-    let cut = worker.clients.len();
-    if cut > 0 {
-        tracing::warn!(
-            connections = cut,
-            "server.drain_timeout has passed: cut what was in flight"
-        );
+    let connections = worker.clients.len();
+    if connections > 0 {
+        tracing::warn!(connections, "server.drain_timeout passed: closed connections in use");
     }
-    worker.beat();
+    worker.tick();
 }
 
-impl Load {
+impl WorkerLoad {
     pub fn count(&self) -> usize {
         self.connections.load(Ordering::Relaxed)
     }

@@ -18,7 +18,7 @@ use super::preference::{AsyncPreference, PREFER};
 use super::status;
 use crate::clock;
 use crate::proxy::access_log::record::End;
-use crate::proxy::downstream::error::{Kind, Problem};
+use crate::proxy::downstream::problem::{Problem, ProblemKind};
 use crate::proxy::request::context::{IDEMPOTENCY_KEY, ProxyRequest};
 use crate::proxy::request::headers;
 use crate::proxy::response::body::ResponseBody;
@@ -48,7 +48,7 @@ pub async fn become_job(
         Err(problem) => {
             let name = problem.kind.name();
             finish(&mut request, problem.kind.status(), End::Refused(name), 0);
-            return problem.into_response();
+            return problem.into_response().map(ResponseBody::full);
         }
     };
     if preferred && let Some(applied) = applied(response.status(), wait) {
@@ -74,7 +74,7 @@ async fn accept(
 ) -> Result<Response<ResponseBody>, Problem> {
     let route = Arc::clone(&request.route);
     let Some(queue) = &route.queue else {
-        return Err(Problem::new(Kind::NoStore, "its route has no queue"));
+        return Err(Problem::new(ProblemKind::StoreUnavailable, "its route has no queue"));
     };
     let job = Arc::new(new_job(request, preference, queue, store)?);
     let (id, principal) = (job.id, job.principal);
@@ -99,7 +99,7 @@ async fn accept(
         }
         EnqueueResult::Known(id, state) => again(store, id, state, principal).await,
         EnqueueResult::OtherRequest => Err(Problem::new(
-            Kind::KeyReused,
+            ProblemKind::IdempotencyKeyReused,
             "it came before with another method, path or body (give each request a key of its own)",
         )),
         EnqueueResult::Full(full) => {
@@ -112,7 +112,7 @@ async fn accept(
                     format!("queue `{name}` has {bytes} bytes of jobs (its max_bytes)")
                 }
             };
-            Err(Problem::new(Kind::JobsFull, detail).retry_after(Some(FULL)))
+            Err(Problem::new(ProblemKind::JobsFull, detail).retry_after(Some(FULL)))
         }
     }
 }
@@ -127,7 +127,10 @@ fn new_job(
     let body = request.body.whole().ok_or_else(|| not_whole(request))?;
     let now = Millis::of(clock::wall());
     let chance = clock::secret().map_err(|error| {
-        Problem::new(Kind::NoStore, format!("the system gave no random number: {error}"))
+        Problem::new(
+            ProblemKind::StoreUnavailable,
+            format!("the system gave no random number: {error}"),
+        )
     })?;
     let uri = request.uri.path_and_query().map_or("/", |uri| uri.as_str()).to_owned();
     let method = request.method.as_str().to_owned();
@@ -155,13 +158,14 @@ fn new_job(
 fn not_whole(request: &ProxyRequest) -> Problem {
     match request.record.once {
         Some("buffers_full") => {
-            Problem::new(Kind::NoStore, "server.buffered is full").retry_after(Some(LOOK_AGAIN))
+            Problem::new(ProblemKind::StoreUnavailable, "server.buffered is full")
+                .retry_after(Some(LOOK_AGAIN))
         }
-        Some("trailers") => Problem::new(Kind::BadRequest, "a job's body has no trailers"),
+        Some("trailers") => Problem::new(ProblemKind::BadRequest, "a job's body has no trailers"),
         _ => {
             let (name, most) = (&request.route.policy.name, request.route.policy.replay);
             let detail = format!("route `{name}` keeps {most} bytes (its `replay`)");
-            Problem::new(Kind::JobTooLarge, detail)
+            Problem::new(ProblemKind::JobTooLarge, detail)
         }
     }
 }
@@ -177,7 +181,7 @@ async fn again(
         Some(state @ (JobState::Ready | JobState::RetryWait)) => Ok(pending(id, state)),
         Some(JobState::Leased) => {
             let detail = format!("ask for it at {OURS}{id}");
-            Err(Problem::new(Kind::JobRunning, detail).retry_after(Some(LOOK_AGAIN)))
+            Err(Problem::new(ProblemKind::JobRunning, detail).retry_after(Some(LOOK_AGAIN)))
         }
         _ => status::told(store, id, principal).await,
     }
@@ -208,7 +212,7 @@ fn applied(status: StatusCode, wait: Option<Duration>) -> Option<HeaderValue> {
 
 /// Why the store did not take it, or did not answer.
 pub fn lost(failure: &StoreError) -> Problem {
-    Problem::new(Kind::NoStore, failure.to_string()).retry_after(Some(FULL))
+    Problem::new(ProblemKind::StoreUnavailable, failure.to_string()).retry_after(Some(FULL))
 }
 
 /// Whose job it is: who has no credential is nobody in particular.

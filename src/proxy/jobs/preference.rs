@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::header::{HeaderMap, HeaderName};
 
 use crate::policy::sections::model::{Accept, PostTo};
-use crate::proxy::downstream::error::{Kind, Problem};
+use crate::proxy::downstream::problem::{Problem, ProblemKind};
 use crate::proxy::request::overrides::Overrides;
 use crate::snapshot::{Route, RouteQueue};
 
@@ -62,7 +62,7 @@ impl AsyncPreference {
         }
         if !can_keep {
             let detail = "this sidecar keeps no jobs (run it with --data DIR)";
-            return Err(Problem::new(Kind::NoStore, detail));
+            return Err(Problem::new(ProblemKind::StoreUnavailable, detail));
         }
         if let Some(url) = &callback {
             may_be_posted(url, queue)?;
@@ -70,7 +70,7 @@ impl AsyncPreference {
         let key = headers.get(crate::proxy::request::context::IDEMPOTENCY_KEY);
         if key.is_some_and(|key| key.is_empty() || key.len() > KEY_LENGTH) {
             let detail = format!("Idempotency-Key: expected 1 to {KEY_LENGTH} characters");
-            return Err(Problem::new(Kind::BadRequest, detail));
+            return Err(Problem::new(ProblemKind::BadRequest, detail));
         }
         let flow = queue.policy.flow.as_ref().and_then(|name| headers.get(name));
         Ok(Some(Box::new(AsyncPreference {
@@ -92,12 +92,12 @@ fn no_job(route: &Route, callback: Option<&str>) -> Result<Option<Box<AsyncPrefe
         true => "x-outrigger-callback: the request is no job (send `Prefer: respond-async`)".into(),
         false => format!("x-outrigger-callback: route `{name}` takes no jobs"),
     };
-    Err(Problem::new(Kind::BadOverride, detail))
+    Err(Problem::new(ProblemKind::BadOverride, detail))
 }
 
 fn may_be_posted(url: &str, queue: &RouteQueue) -> Result<(), Problem> {
     let allow = &queue.policy.durable.callback;
-    let to = PostTo::read(url).map_err(|why| Problem::new(Kind::BadCallback, why))?;
+    let to = PostTo::read(url).map_err(|why| Problem::new(ProblemKind::CallbackNotAllowed, why))?;
     if allow.iter().any(|allowed| allowed.allows(&to)) {
         return Ok(());
     }
@@ -106,7 +106,7 @@ fn may_be_posted(url: &str, queue: &RouteQueue) -> Result<(), Problem> {
         true => format!("queue `{name}` allows no callback (its durable.callback.allow would)"),
         false => format!("queue `{name}` allows none to that URL (see its durable.callback.allow)"),
     };
-    Err(Problem::new(Kind::BadCallback, detail))
+    Err(Problem::new(ProblemKind::CallbackNotAllowed, detail))
 }
 
 impl Preferences {
@@ -128,7 +128,7 @@ impl Preferences {
                     let detail = format!(
                         "Prefer: wait=`{value}` is no number of seconds (expected one, like `respond-async, wait=10`)"
                     );
-                    Problem::new(Kind::BadPrefer, detail)
+                    Problem::new(ProblemKind::BadPrefer, detail)
                 })?;
                 found.wait = Some(Duration::from_secs(u64::from(seconds)).min(LONGEST_WAIT));
             }
@@ -142,7 +142,7 @@ mod tests {
     use super::*;
     use http::HeaderValue;
 
-    fn read(lines: &[&'static str]) -> Result<Preferences, Kind> {
+    fn read(lines: &[&'static str]) -> Result<Preferences, ProblemKind> {
         let mut headers = HeaderMap::new();
         for line in lines {
             headers.append(PREFER, HeaderValue::from_static(line));
@@ -163,7 +163,7 @@ mod tests {
     #[test]
     fn a_wait_that_is_no_number_is_refused() {
         for line in ["wait=soon", "respond-async, wait", "wait=-1", "wait=1.5"] {
-            assert_eq!(read(&[line]), Err(Kind::BadPrefer), "{line}");
+            assert_eq!(read(&[line]), Err(ProblemKind::BadPrefer), "{line}");
         }
     }
 }

@@ -22,13 +22,14 @@ use crate::proxy::attempt::report::sample;
 use crate::proxy::attempt::retry::next_attempt;
 use crate::proxy::attempt::select::Selection;
 use crate::proxy::degradation::apply::degrade_job;
-use crate::proxy::downstream::error::Problem;
+use crate::proxy::downstream::problem::Problem;
 use crate::proxy::downstream::worker::Worker;
-use crate::proxy::handler::{attempts, finish};
+use crate::proxy::handler::attempts;
 use crate::proxy::request::body::RequestBody;
 use crate::proxy::request::context::{IDEMPOTENCY_KEY, ProxyRequest};
 use crate::proxy::request::headers;
 use crate::proxy::response::body::ResponseBody;
+use crate::proxy::response::send::send;
 use crate::resilience::outcome::AttemptClass;
 use crate::snapshot::{Route, RouteQueue};
 use crate::store::{RunnableJob, StoredResponse};
@@ -113,7 +114,7 @@ fn build_request(
     if !room.grow(body.len() as u64) {
         return Err(Blocked::For(A_WHILE, "server.buffered is full".to_owned()));
     }
-    let client = worker.clients.aside();
+    let client = worker.clients.detached();
     let now = clock::now();
     let mut record = AccessRecord::new(
         worker,
@@ -157,7 +158,7 @@ impl Admitted {
         let class = attempt.map_or(AttemptClass::Failure, |attempt| attempt.class);
         let to = attempt.map(|attempt| attempt.to.key.to_string()).unwrap_or_default();
         let refused = outcome.as_ref().err().map(Problem::to_string);
-        let (head, body) = finish(request, outcome).into_parts();
+        let (head, body) = send(request, outcome).into_parts();
         if let Some(why) = refused {
             return failed(class, why);
         }

@@ -12,7 +12,7 @@ use http::{Method, Response, StatusCode};
 use super::accept::{OURS, lost, pending, principal};
 use super::preference::Preferences;
 use crate::clock;
-use crate::proxy::downstream::error::{Kind, Problem};
+use crate::proxy::downstream::problem::{Problem, ProblemKind};
 use crate::proxy::request::headers;
 use crate::proxy::response::body::ResponseBody;
 use crate::store::{JobId, JobRecord, JobState, Millis, Principal, Store, StoredResponse};
@@ -30,9 +30,9 @@ pub async fn ours(
     path: &str,
     headers: &HeaderMap,
 ) -> Result<Response<ResponseBody>, Problem> {
-    let nothing = || Problem::new(Kind::Ours, format!("nothing is at {path}"));
+    let nothing = || Problem::new(ProblemKind::NotFound, format!("nothing is at {path}"));
     let id = path.strip_prefix(OURS).ok_or_else(nothing)?;
-    let id: JobId = id.parse().map_err(|error| Problem::new(Kind::NoJob, error))?;
+    let id: JobId = id.parse().map_err(|error| Problem::new(ProblemKind::JobNotFound, error))?;
     let store = store.ok_or_else(|| unknown(id))?;
     let principal = principal(store, headers);
     match *method {
@@ -43,13 +43,16 @@ pub async fn ours(
             told(store, id, principal).await
         }
         Method::DELETE => cancel(store, id, principal).await,
-        _ => Err(Problem::new(Kind::Ours, format!("{method} {path} (expected GET or DELETE)"))),
+        _ => Err(Problem::new(
+            ProblemKind::NotFound,
+            format!("{method} {path} (expected GET or DELETE)"),
+        )),
     }
 }
 
 fn unknown(id: JobId) -> Problem {
     let detail = format!("{id} (results are kept for the queue's durable.keep_result)");
-    Problem::new(Kind::NoJob, detail)
+    Problem::new(ProblemKind::JobNotFound, detail)
 }
 
 async fn find(store: &Store, id: JobId, principal: Principal) -> Result<JobRecord, Problem> {
@@ -87,12 +90,12 @@ pub async fn told(
             let answer = store.answer(job.seq).await.map_err(|failure| lost(&failure))?;
             answer.map(|answer| stored(id, answer)).ok_or_else(|| unknown(id))
         }
-        JobState::Dead => Err(Problem::new(Kind::JobFailed, format!("{id}: {}", last()))),
+        JobState::Dead => Err(Problem::new(ProblemKind::JobFailed, format!("{id}: {}", last()))),
         JobState::Expired => Err(Problem::new(
-            Kind::JobExpired,
+            ProblemKind::JobExpired,
             format!("{id} (the queue's durable.expire), last: {}", last()),
         )),
-        JobState::Cancelled => Err(Problem::new(Kind::JobCancelled, id.to_string())),
+        JobState::Cancelled => Err(Problem::new(ProblemKind::JobCancelled, id.to_string())),
         state @ (JobState::Ready | JobState::RetryWait | JobState::Leased) => {
             Ok(pending(id, state))
         }
@@ -125,7 +128,7 @@ async fn cancel(
         None => Err(unknown(id)),
         Some(JobState::Cancelled) => Ok(no_content()),
         Some(state) if state.is_final() => {
-            Err(Problem::new(Kind::JobOver, format!("{id} is {}", state.as_str())))
+            Err(Problem::new(ProblemKind::JobFinished, format!("{id} is {}", state.as_str())))
         }
         Some(_) => Ok(no_content()),
     }

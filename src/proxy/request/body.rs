@@ -20,14 +20,14 @@ use super::streaming_body::{StreamingBody, UploadProgress};
 use crate::clock;
 use crate::live::buffers::Reservation;
 use crate::policy::sections::model;
-use crate::proxy::downstream::error::{Kind, Problem};
 use crate::proxy::downstream::io;
-use crate::proxy::downstream::timer::{Passed, Timer};
+use crate::proxy::downstream::problem::{Problem, ProblemKind};
+use crate::proxy::downstream::timer::{Elapsed, Timer};
 use crate::snapshot::Route;
 use crate::upstream::OutgoingBody;
 
 /// The largest piece that comes at once.
-const PIECE: u64 = io::PIECE as u64;
+const PIECE: u64 = io::MAX_READ as u64;
 /// A body without a known length that is not whole after this long goes once.
 const STILL_ARRIVING: Duration = Duration::from_secs(1);
 
@@ -317,8 +317,8 @@ async fn take_in(
             Ok(None) => return Ok(None),
             Ok(Some(Ok(frame))) => frame,
             Ok(Some(Err(error))) => return Err(broken(&error)),
-            Err(Passed) if patient => return Err(stalled(bounds.idle)),
-            Err(Passed) => return Ok(Some("still_arriving")),
+            Err(Elapsed) if patient => return Err(stalled(bounds.idle)),
+            Err(Elapsed) => return Ok(Some("still_arriving")),
         };
         let last = body.is_end_stream();
         match frame.into_data() {
@@ -382,14 +382,14 @@ impl Prefix {
 }
 
 fn broken(error: &hyper::Error) -> Problem {
-    Problem::new(Kind::RequestBroken, error.to_string())
+    Problem::new(ProblemKind::RequestInterrupted, error.to_string())
 }
 
 fn stalled(idle: Duration) -> Problem {
-    Problem::new(Kind::RequestTimeout, format!("nothing arrived for {idle:?}"))
+    Problem::new(ProblemKind::RequestTimeout, format!("nothing arrived for {idle:?}"))
 }
 
 fn not_rewritable(provider: &model::Provider, why: &str) -> Problem {
     let detail = format!("provider `{}` changes values in the body, but {why}", provider.name);
-    Problem::new(Kind::NotRewritable, detail)
+    Problem::new(ProblemKind::NotRewritable, detail)
 }

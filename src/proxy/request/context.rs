@@ -19,7 +19,7 @@ use crate::live::quota::usage_meter::AttemptKind;
 use crate::policy::sections::model::Retry;
 use crate::proxy::access_log::record::AccessRecord;
 use crate::proxy::downstream::connection::Client;
-use crate::proxy::downstream::error::{Kind, PROXY_STATUS, Problem};
+use crate::proxy::downstream::problem::{PROXY_STATUS, Problem, ProblemKind};
 use crate::proxy::downstream::timer::Timer;
 use crate::proxy::downstream::worker::Worker;
 use crate::resilience::outcome::{AttemptClass, Idempotence};
@@ -129,7 +129,7 @@ pub enum RetryTime {
 pub struct RetryDenied {
     /// As the access log has it.
     pub why: &'static str,
-    pub kind: Kind,
+    pub kind: ProblemKind,
     pub retry_after: Option<Duration>,
     /// For people, where the kind does not say all.
     pub detail: Option<String>,
@@ -293,24 +293,26 @@ impl Attempts {
 }
 
 impl RetryDenied {
-    pub fn new(why: &'static str, kind: Kind) -> RetryDenied {
+    pub fn new(why: &'static str, kind: ProblemKind) -> RetryDenied {
         RetryDenied { why, kind, retry_after: None, detail: None }
     }
 
     pub fn problem(&self, route: &Route) -> Problem {
         let name = &route.policy.name;
         let detail = match self.kind {
-            Kind::BreakerOpen => format!("route `{name}`: the breakers of its providers are open"),
-            Kind::Drained => {
+            ProblemKind::BreakerOpen => {
+                format!("route `{name}`: the breakers of its providers are open")
+            }
+            ProblemKind::Drained => {
                 format!("route `{name}`: its providers are drained (outrigger undrain PROVIDER)")
             }
-            Kind::Held => {
+            ProblemKind::Held => {
                 format!("route `{name}`: its providers asked to wait for longer than may be waited")
             }
-            Kind::NoRoom => format!(
+            ProblemKind::NoCapacity => format!(
                 "route `{name}`: its providers have as many attempts in flight as their `capacity` allows"
             ),
-            Kind::Deadline => {
+            ProblemKind::Deadline => {
                 format!("route `{name}`: its timeout passed before a provider could be asked")
             }
             _ => format!("route `{name}`: {}", self.why),
@@ -337,7 +339,7 @@ impl RetryDenied {
             "cost_budget" => "the route's cost budget is spent",
             "deadline" => "the route's timeout passed",
             "attempts_spent" => "its attempts are spent",
-            "queue-full" | "queue-share" | "queue-late" => {
+            "queue-full" | "queue-share" | "queue-wait-too-long" => {
                 "its queue has no place for another wait"
             }
             _ => "nobody else could be asked",
@@ -345,10 +347,10 @@ impl RetryDenied {
     }
 
     /// Another attempt could have been made, but for this.
-    pub fn after(class: AttemptClass) -> Kind {
+    pub fn after(class: AttemptClass) -> ProblemKind {
         match class {
-            AttemptClass::Throttled => Kind::Held,
-            _ => Kind::Unreachable,
+            AttemptClass::Throttled => ProblemKind::Held,
+            _ => ProblemKind::Unreachable,
         }
     }
 }

@@ -10,7 +10,7 @@ use http::HeaderMap;
 use super::headers::is_ours;
 use crate::policy::sections::model::{AllowOverride, Queue, Retry, Route};
 use crate::policy::yaml::units;
-use crate::proxy::downstream::error::{Kind, Problem};
+use crate::proxy::downstream::problem::{Problem, ProblemKind};
 use crate::resilience::outcome::Idempotence;
 
 /// The route's values, as this request has them.
@@ -38,7 +38,8 @@ impl Overrides {
         for (name, value) in headers.iter().filter(|(name, _)| is_ours(name)) {
             overrides.any = true;
             let what = &name.as_str()["x-outrigger-".len()..];
-            let refuse = |why: String| Problem::new(Kind::BadOverride, format!("{name}: {why}"));
+            let refuse =
+                |why: String| Problem::new(ProblemKind::BadOverride, format!("{name}: {why}"));
             if !allowed(what, route.allow_override) {
                 return Err(refuse(format!(
                     "route `{}` does not allow it (its allow_override names what it does)",
@@ -113,7 +114,7 @@ impl Overrides {
                 queue.name,
                 queue.classes.len() - 1
             );
-            Problem::new(Kind::BadOverride, detail)
+            Problem::new(ProblemKind::BadOverride, detail)
         })
     }
 

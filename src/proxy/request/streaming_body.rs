@@ -18,7 +18,7 @@ use tokio::time::Sleep;
 use super::headers;
 use crate::clock;
 use crate::live::buffers::Reservation;
-use crate::proxy::downstream::error::Kind;
+use crate::proxy::downstream::problem::ProblemKind;
 use crate::upstream::BoxError;
 
 /// How far a body that goes once has come.
@@ -27,7 +27,7 @@ pub struct UploadProgress {
     last: Cell<Instant>,
     pub whole: Cell<bool>,
     /// The application's side failed: not the provider's fault.
-    pub broken: Cell<Option<Kind>>,
+    pub broken: Cell<Option<ProblemKind>>,
     pub bytes: Cell<u64>,
 }
 
@@ -111,7 +111,7 @@ impl Body for StreamingBody {
                 Poll::Ready(Some(Ok(this.passed(frame))))
             }
             Poll::Ready(Some(Err(error))) => {
-                this.upload.broken.set(Some(Kind::RequestBroken));
+                this.upload.broken.set(Some(ProblemKind::RequestInterrupted));
                 Poll::Ready(Some(Err(error.into())))
             }
             Poll::Ready(None) => {
@@ -123,7 +123,7 @@ impl Body for StreamingBody {
                 let idle = this.idle;
                 let timer = this.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(idle)));
                 ready!(timer.as_mut().poll(cx));
-                this.upload.broken.set(Some(Kind::RequestTimeout));
+                this.upload.broken.set(Some(ProblemKind::RequestTimeout));
                 let error = format!("the application sent nothing for {idle:?}");
                 Poll::Ready(Some(Err(error.into())))
             }

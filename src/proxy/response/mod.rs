@@ -4,6 +4,7 @@ pub mod body;
 pub mod cache_status;
 pub mod fan_out;
 pub mod resume;
+pub mod send;
 pub mod static_response;
 pub mod stored;
 pub mod stream;

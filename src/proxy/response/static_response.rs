@@ -10,7 +10,7 @@ use http::{HeaderMap, Response};
 use crate::clock;
 use crate::policy::sections::model::{Respond, RespondKind};
 use crate::proxy::attempt::pending_response::{PendingBody, PendingResponse};
-use crate::proxy::downstream::error::PROXY_STATUS;
+use crate::proxy::downstream::problem::PROXY_STATUS;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");

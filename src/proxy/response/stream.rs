@@ -55,6 +55,15 @@ pub struct Streaming {
     broken: Option<Broken>,
 }
 
+/// The source of a streamed response.
+#[derive(Clone, Copy, Debug)]
+pub struct StreamOrigin {
+    /// Time limit between two frames.
+    pub idle: Duration,
+    pub usage_key: UsageKey,
+    pub credential: usize,
+}
+
 /// It broke. The error comes in the turn after the last event: hyper throws away what it has not
 /// written yet when a body fails.
 #[derive(Clone, Copy, Debug)]
@@ -68,8 +77,9 @@ impl Streaming {
     pub fn whole(
         request: Box<ProxyRequest>,
         first: VecDeque<Frame<Bytes>>,
-        (idle, usage_key, credential): (Duration, UsageKey, usize),
+        origin: StreamOrigin,
     ) -> Self {
+        let StreamOrigin { idle, usage_key, credential } = origin;
         let (route, metrics) =
             (Arc::clone(&request.route), Arc::clone(&request.worker.live.metrics));
         Streaming {
@@ -94,10 +104,10 @@ impl Streaming {
     pub fn begun(
         request: Box<ProxyRequest>,
         mut stream: Box<PendingStream>,
-        of: (Duration, UsageKey, usize),
+        origin: StreamOrigin,
     ) -> Self {
         let first = std::mem::take(&mut stream.first);
-        let mut streaming = Streaming::whole(request, first, of);
+        let mut streaming = Streaming::whole(request, first, origin);
         streaming.failed = stream.failed;
         streaming.stream = Some(stream);
         // What stood behind an error is still in the reader.

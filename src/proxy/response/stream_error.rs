@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::proxy::attempt::inspect::ended_words;
-use crate::proxy::downstream::error::{Kind, Problem};
+use crate::proxy::downstream::problem::{Problem, ProblemKind};
 use crate::stream::framing::StreamFormat;
 use crate::stream::reader::StreamEnd;
 
@@ -33,11 +33,13 @@ impl Cut {
     /// The event that tells it.
     pub fn event(self, format: StreamFormat, idle: Duration) -> Bytes {
         let (kind, detail) = match self {
-            Cut::Broken => (Kind::ConnectionLost, "in the middle of its answer".to_owned()),
-            Cut::Idle => (Kind::AnswerTimeout, format!("nothing more came within {idle:?}")),
-            Cut::Content => (Kind::AnswerTimeout, "no content came in time".to_owned()),
-            Cut::Error => (Kind::BadAnswer, "an event says that it failed".to_owned()),
-            Cut::Ended(ended) => (Kind::BadAnswer, ended_words(ended).to_owned()),
+            Cut::Broken => (ProblemKind::ConnectionLost, "in the middle of its answer".to_owned()),
+            Cut::Idle => {
+                (ProblemKind::ResponseTimeout, format!("nothing more came within {idle:?}"))
+            }
+            Cut::Content => (ProblemKind::ResponseTimeout, "no content came in time".to_owned()),
+            Cut::Error => (ProblemKind::BadResponse, "an event says that it failed".to_owned()),
+            Cut::Ended(ended) => (ProblemKind::BadResponse, ended_words(ended).to_owned()),
         };
         let json = Problem::new(kind, detail).json();
         let (before, after): (&[u8], &[u8]) = match format {

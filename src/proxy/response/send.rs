@@ -1,0 +1,80 @@
+//! The commit: from here on the client receives the response, and no other attempt is made.
+
+use bytes::Bytes;
+use http::Response;
+use http_body::Frame;
+
+use super::body::ResponseBody;
+use super::fan_out::Ahead;
+use super::stored::Followed;
+use super::stream::{StreamOrigin, Streaming};
+use super::upgrade;
+use crate::proxy::access_log::record::{AccessRecord, End};
+use crate::proxy::attempt::pending_response::{PendingBody, PendingResponse};
+use crate::proxy::downstream::problem::Problem;
+use crate::proxy::request::context::ProxyRequest;
+use crate::proxy::request::headers;
+
+/// Turns the outcome of a request into its response.
+pub fn send(
+    mut request: Box<ProxyRequest>,
+    outcome: Result<Box<PendingResponse>, Problem>,
+) -> Response<ResponseBody> {
+    request.record.bytes_in = request.body.len();
+    let PendingResponse { mut head, body, idle, usage_key, credential, .. } = match outcome {
+        Ok(response) => *response,
+        Err(problem) => return send_problem(&mut request.record, problem),
+    };
+    let origin = StreamOrigin { idle, usage_key, credential };
+    request.record.status = head.status.as_u16();
+    let is_upgrade = matches!(body, PendingBody::Tunnel { .. });
+    headers::end_answer_hop(&mut head.headers, is_upgrade);
+    if !matches!(body, PendingBody::Whole(_, None) | PendingBody::Stored(_)) {
+        request.record.first_byte = Some(request.record.so_far());
+    }
+    request.record.mark(&mut head.headers);
+    let body = match body {
+        PendingBody::Whole(bytes, None) => {
+            request.record.bytes_out = bytes.len() as u64;
+            request.record.finish(End::Answered);
+            ResponseBody::full(bytes)
+        }
+        PendingBody::Whole(bytes, Some(trailers)) => {
+            let frames = [Frame::data(bytes), Frame::trailers(trailers)].into();
+            ResponseBody::Stream(Box::new(Streaming::whole(request, frames, origin)))
+        }
+        PendingBody::Stream(mut stream) => {
+            let recorder = stream.record.take();
+            let streaming = Box::new(Streaming::begun(request, stream, origin));
+            match recorder {
+                Some(recorder) => Ahead::body(streaming, recorder),
+                None => ResponseBody::Stream(streaming),
+            }
+        }
+        PendingBody::Stored(replay) => {
+            request.record.bytes_out = replay.left();
+            request.record.finish(End::Answered);
+            ResponseBody::Replay(replay)
+        }
+        PendingBody::Followed(reader) => {
+            ResponseBody::Followed(Box::new(Followed::new(reader, request)))
+        }
+        PendingBody::Tunnel { flight, rest } => {
+            let ProxyRequest { upgrade, record, client, .. } = *request;
+            let tunnel = upgrade::start(upgrade, rest, flight, record);
+            tunnel.into_iter().for_each(|tunnel| client.upgrade(tunnel));
+            ResponseBody::full(Bytes::new())
+        }
+    };
+    Response::from_parts(head, body)
+}
+
+/// Responds with a problem.
+pub fn send_problem(record: &mut AccessRecord, problem: Problem) -> Response<ResponseBody> {
+    record.status = problem.kind.status().as_u16();
+    let name = problem.kind.name();
+    let mut response = problem.into_response();
+    record.mark(response.headers_mut());
+    record.finish(End::Refused(name));
+    response.map(ResponseBody::full)
+}
