@@ -198,7 +198,7 @@ fn a_script_stays_on_its_last_and_turns_begin_again() {
     let mut client = Client::to(&origin.url());
     let codes = |client: &mut Client| [0; 5].map(|_| client.send(&chat()).status);
     assert_eq!(codes(&mut client), [500, 502, 200, 200, 200]);
-    origin.set(Behaviour::Turns(three().into()));
+    origin.set(Behaviour::Cycle(three().into()));
     assert_eq!(codes(&mut client), [500, 502, 200, 500, 502]);
 }
 

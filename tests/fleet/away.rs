@@ -11,7 +11,9 @@ use crate::stage::{
 };
 use crate::support::fleet::{fleet_at, host, is_attached, key, wait_until_attached};
 use crate::support::redis::{Cluster, Talk};
-use crate::support::{Behaviour, Origin, Passing, RedisServer, Sidecar, Wire, fleet, get, seen};
+use crate::support::{
+    Behaviour, Origin, Passing, RedisServer, Sidecar, Wire, eventually, fleet, get,
+};
 
 /// Detached after so long, and attached again so long after it was mended; with a second of slack.
 const BAR: Duration = Duration::from_secs(6);
@@ -57,7 +59,7 @@ impl Stand {
     #[track_caller]
     fn until(&self, attached: bool) -> Duration {
         let began = Instant::now();
-        seen(&format!("attached: {attached}"), || {
+        eventually(&format!("attached: {attached}"), || {
             let now = self.host.metric("outrigger_fleet_connected");
             let is = now == Some(f64::from(u8::from(attached)));
             is.then_some(()).ok_or_else(|| self.host.log().join("\n"))
@@ -197,7 +199,7 @@ fn a_redis_that_takes_two_seconds_for_everything_is_slow_and_not_gone() {
     let fleet = crate::support::Fleet::of(urls.iter().map(|url| host(url, &yaml)));
     wire.set(Passing::After(SECOND));
     let began = Instant::now();
-    seen("eight seconds of calls", || {
+    eventually("eight seconds of calls", || {
         let told = call(&fleet[1]);
         assert!(told.status == 200 && told.took < SECOND, "{told:?}");
         assert!(is_attached(&fleet[1]), "{:?}", fleet[1].log());
@@ -205,7 +207,7 @@ fn a_redis_that_takes_two_seconds_for_everything_is_slow_and_not_gone() {
     });
     trip(&fleet, &a, &redis);
     let tripped = Instant::now();
-    seen("the slow host knows", || {
+    eventually("the slow host knows", || {
         let known = known(&fleet[1]);
         known.clone().filter(|known| known.state == 'O').ok_or(format!("{known:?}"))
     });
@@ -258,7 +260,7 @@ fn an_open_is_honoured_without_redis_until_it_is_over() {
     redis.kill();
     a.set(Behaviour::Chat);
     for host in fleet.iter() {
-        seen("detached", || (!is_attached(host)).then_some(()).ok_or("attached".to_owned()));
+        eventually("detached", || (!is_attached(host)).then_some(()).ok_or("attached".to_owned()));
         assert!(call(host).is("breaker-open"), "by its own copy of the end");
     }
     let served = crate::stage::call_until_served(&fleet) - opened;
@@ -266,7 +268,7 @@ fn an_open_is_honoured_without_redis_until_it_is_over() {
     assert!(served >= 7900 * MS && served <= 13 * SECOND, "{served:?}");
     assert!(a.count() > count);
     for host in fleet.iter() {
-        seen("each closes by itself", || match call(host).status {
+        eventually("each closes by itself", || match call(host).status {
             200 => (state(host, "a") == "closed").then_some(()).ok_or(state(host, "a")),
             status => Err(format!("{status}")),
         });
@@ -288,7 +290,7 @@ fn a_cluster_without_the_third_that_keeps_our_keys_is_missed_by_nobody() {
         let calls = keep_calling(scope, &fleet[0], 20 * MS, &stop);
         owner.kill();
         let began = Instant::now();
-        let away = seen("detached", || {
+        let away = eventually("detached", || {
             let all = fleet.iter().all(|host| !is_attached(host));
             all.then(|| began.elapsed()).ok_or("attached".to_owned())
         });
@@ -306,7 +308,7 @@ fn a_cluster_without_the_third_that_keeps_our_keys_is_missed_by_nobody() {
         "a third of a cluster: detached after {:?}, attached again after {:?}",
         times.0, times.1
     );
-    seen("what it lost is put back", || {
+    eventually("what it lost is put back", || {
         let now = stored(owner);
         (now == before).then_some(()).ok_or(format!("{now:?}, not {before:?}"))
     });

@@ -15,7 +15,7 @@ use proptest::prelude::*;
 use tokio::task::LocalSet;
 
 use crate::support::fleet::{FLEET, key};
-use crate::support::{RedisServer, TURN};
+use crate::support::{POLL_INTERVAL, RedisServer};
 
 const HOSTS: usize = 3;
 const JOBS: u64 = 6;
@@ -374,7 +374,7 @@ fn no_job_is_run_by_two_and_none_is_lost_whatever_hosts_do_and_redis_forgets() {
     here.block_on(&runtime, async {
         let board = JobsClient::new(link.clone(), "host0".to_owned());
         while board.beat().await.is_err() {
-            tokio::time::sleep(TURN).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     });
     let cases = ProptestConfig {

@@ -8,8 +8,8 @@ use crate::fixtures::breaker;
 use crate::stage::{
     LONG, beside_others, call, call_until_served, stored, trip, wait_for_state, yaml, yaml_of,
 };
-use crate::support::fleet::{host, told, wait_until_attached};
-use crate::support::{Behaviour, Fleet, Origin, RedisServer, Sidecar, fleet, seen};
+use crate::support::fleet::{fleet_status, host, wait_until_attached};
+use crate::support::{Behaviour, Fleet, Origin, RedisServer, Sidecar, eventually, fleet};
 
 const OPEN: &str = "/api/circuit-breakers/open/a";
 
@@ -21,7 +21,7 @@ fn change(host: &Sidecar, action: &str, body: &Value) {
 #[track_caller]
 fn everywhere(fleet: &Fleet, what: &str) {
     for host in fleet.iter() {
-        seen(&format!("`{what}` by hand at every host"), || {
+        eventually(&format!("`{what}` by hand at every host"), || {
             let on = breaker(host, "a")["by_hand"]["what"].clone();
             (on == json!(what)).then_some(()).ok_or(on.to_string())
         });
@@ -60,7 +60,7 @@ fn a_breaker_that_is_opened_for_the_fleet_is_open_at_every_host_and_closed_again
     let count = a.count();
     for host in fleet.iter() {
         assert!(call(host).is("breaker-open"));
-        let hand = told(host)["by_hand"][0].clone();
+        let hand = fleet_status(host)["by_hand"][0].clone();
         let parts = [&hand["key"], &hand["what"], &hand["by"], &hand["reason"]];
         assert_eq!(parts, ["a", "open", "ann", "maintenance"], "{hand}");
         let left = hand["left_ms"].as_u64().unwrap_or_default();
@@ -71,7 +71,7 @@ fn a_breaker_that_is_opened_for_the_fleet_is_open_at_every_host_and_closed_again
     for host in fleet.iter() {
         wait_for_state(host, "closed");
         assert_eq!(call(host).status, 200);
-        assert_eq!(told(host)["by_hand"], json!([]));
+        assert_eq!(fleet_status(host)["by_hand"], json!([]));
     }
 }
 
@@ -89,7 +89,7 @@ fn closed_for_the_fleet_a_breaker_trips_nowhere() {
     }
     assert_eq!(stored(&redis).filter(|register| register.state != 'C'), None, "nobody voted");
     change(&fleet[2], "reset", &json!({ "fleet": true }));
-    seen("it trips again", || {
+    eventually("it trips again", || {
         let told: Vec<_> = fleet.iter().map(call).collect();
         told.iter().all(|told| told.is("breaker-open")).then_some(()).ok_or(format!("{told:?}"))
     });
@@ -111,7 +111,7 @@ fn a_hand_on_the_fleet_ends_by_itself_and_one_on_a_host_is_that_hosts_alone() {
     change(&fleet[0], "open", &json!({}));
     assert!(call(&fleet[0]).is("breaker-open"));
     assert_eq!(call(&fleet[1]).status, 200);
-    assert_eq!(told(&fleet[1])["by_hand"], json!([]));
+    assert_eq!(fleet_status(&fleet[1])["by_hand"], json!([]));
 }
 
 #[test]
@@ -154,16 +154,16 @@ fn a_fleet_is_shown_with_its_hosts_and_whether_their_policies_differ() {
     let (a, redis) = (Origin::start(Behaviour::Chat), RedisServer::start());
     let mut fleet = fleet(3, &redis, &yaml(&a.url(), LONG));
     let ids = |host: &Sidecar| {
-        let all = told(host)["hosts"].clone();
+        let all = fleet_status(host)["hosts"].clone();
         let ids = all.as_array().into_iter().flatten().map(|host| host["id"].clone());
         ids.collect::<Vec<_>>()
     };
     for host in fleet.iter() {
-        seen("three hosts", || {
+        eventually("three hosts", || {
             let ids = ids(host);
             (ids.len() == 3).then_some(()).ok_or(format!("{ids:?}"))
         });
-        let told = told(host);
+        let told = fleet_status(host);
         assert_eq!(told["policies_differ"], false, "{told}");
         let mine = told["hosts"].as_array().into_iter().flatten().filter(|h| h["me"] == true);
         let mine: Vec<_> = mine.map(|host| host["id"].clone()).collect();
@@ -175,17 +175,17 @@ fn a_fleet_is_shown_with_its_hosts_and_whether_their_policies_differ() {
     }
     fleet[1].write_policy("policy", &yaml(&a.url(), crate::stage::EAGER));
     for host in fleet.iter() {
-        seen("it is told that policies differ", || {
-            let told = told(host);
+        eventually("it is told that policies differ", || {
+            let told = fleet_status(host);
             (told["policies_differ"] == true).then_some(()).ok_or(told.to_string())
         });
     }
-    seen("they are counted", || {
+    eventually("they are counted", || {
         let hosts = fleet[0].metric("outrigger_fleet_hosts");
         (hosts == Some(3.0)).then_some(()).ok_or(format!("{hosts:?}"))
     });
     drop(fleet.take(2));
-    seen("who is gone is told of no more", || {
+    eventually("who is gone is told of no more", || {
         let ids = ids(&fleet[0]);
         (ids.len() == 2).then_some(()).ok_or(format!("{ids:?}"))
     });
@@ -199,9 +199,9 @@ fn the_commands_show_and_change_the_fleet() {
     let fleet = fleet(2, &redis, &yaml_of(&a.url(), limited, LONG));
     trip(&fleet, &a, &redis);
     fleet.iter().for_each(|host| wait_for_state(host, "open"));
-    let shown = seen("both hosts in the table", || {
+    let shown = eventually("both hosts in the table", || {
         let shown = said(&fleet[0], &["fleet"]);
-        let hosts = told(&fleet[0])["hosts"].clone();
+        let hosts = fleet_status(&fleet[0])["hosts"].clone();
         let all = hosts.as_array().into_iter().flatten();
         let mut all = all.map(|host| host["id"].as_str().unwrap_or("none").to_owned());
         let both = hosts.as_array().is_some_and(|hosts| hosts.len() == 2);

@@ -8,7 +8,7 @@ use crate::stage::{
     wait_for_state, yaml, yaml_of,
 };
 use crate::support::fleet::{fleet_at, host, is_attached, wait_until_attached};
-use crate::support::{Behaviour, Fleet, Origin, RedisServer, seen};
+use crate::support::{Behaviour, Fleet, Origin, RedisServer, eventually};
 
 const HOUR: i64 = 3600;
 
@@ -41,7 +41,7 @@ fn quiet_after_a_hold(fleet: &Fleet, a: &Origin, step: impl FnOnce()) -> Duratio
     a.set(Behaviour::Script(vec![told, Behaviour::Chat]));
     assert_eq!(call(&fleet[0]).status, 429);
     let told = a.requests()[before].at;
-    seen("every host holds", || {
+    eventually("every host holds", || {
         let held = |host| crate::fixtures::api(host, "/api/circuit-breakers")["held"].clone();
         let held: Vec<_> = fleet.iter().map(held).collect();
         let all = held.iter().all(|held| held[0]["left_ms"].is_u64());
@@ -134,7 +134,7 @@ fn leases_outlive_no_jump_of_the_clock() {
     let before = a.count();
     let prober = fleet.take(0);
     let mut client = prober.client();
-    seen("a probe is at the provider", || {
+    eventually("a probe is at the provider", || {
         client = prober.client();
         client.send_only(&crate::fixtures::chat());
         (a.count() > before).then_some(()).ok_or(format!("{:?}", stored(&redis)))

@@ -5,7 +5,9 @@ use std::fs;
 use std::process::Command;
 
 use crate::stage::{LONG, beside_others, call, trip, wait_for_state, yaml};
-use crate::support::fleet::{FLEET, fleet_at, host, is_attached, told, wait_until_attached};
+use crate::support::fleet::{
+    FLEET, fleet_at, fleet_status, host, is_attached, wait_until_attached,
+};
 use crate::support::{Behaviour, Fleet, Origin, RedisServer, Sidecar};
 
 const SECRET: &str = "hush-0815-do-not-print";
@@ -23,7 +25,7 @@ fn shares(fleet: &Fleet, a: &Origin, redis: &RedisServer) {
     trip(fleet, a, redis);
     fleet.iter().for_each(|host| wait_for_state(host, "open"));
     for host in fleet.iter() {
-        let shown = format!("{}\n{}", told(host), host.log().join("\n"));
+        let shown = format!("{}\n{}", fleet_status(host), host.log().join("\n"));
         assert!(!shown.contains(SECRET), "a secret was told: {shown}");
     }
 }
@@ -99,7 +101,12 @@ fn another_name_is_another_fleet() {
     ours.iter().for_each(|host| wait_for_state(host, "open"));
     a.set(Behaviour::Chat);
     assert_eq!(call(&theirs).status, 200);
-    assert_eq!(told(&theirs)["hosts"].as_array().map(Vec::len), Some(1), "{}", told(&theirs));
+    assert_eq!(
+        fleet_status(&theirs)["hosts"].as_array().map(Vec::len),
+        Some(1),
+        "{}",
+        fleet_status(&theirs)
+    );
 }
 
 #[test]

@@ -7,9 +7,9 @@ use crate::fixtures::state;
 use crate::stage::{
     Clocks, KEY, MS, Stop, alone, keep_calling, known, stored, transitions, wait_for_state, yaml,
 };
-use crate::support::door::Reserved;
-use crate::support::fleet::{host, told};
-use crate::support::{Behaviour, Fleet, Origin, RedisServer, fleet, seen};
+use crate::support::fleet::{fleet_status, host};
+use crate::support::listener::ReservedPort;
+use crate::support::{Behaviour, Fleet, Origin, RedisServer, eventually, fleet};
 
 const HOSTS: usize = 20;
 
@@ -29,7 +29,7 @@ fn a_dead_provider_is_refused_by_all_within_200_ms_and_then_asked_once_a_round()
         let calls: Vec<_> = calls.collect();
         a.wait_for_requests(HOSTS * 10);
         a.set(Behaviour::status(500, &[]));
-        seen("four rounds of probes", || {
+        eventually("four rounds of probes", || {
             let rounds = rounds(&redis);
             (rounds >= 4).then_some(()).ok_or(format!("{rounds}"))
         });
@@ -65,7 +65,7 @@ fn rounds(redis: &RedisServer) -> usize {
 fn a_host_whose_way_out_is_broken_opens_alone() {
     let _room = alone();
     let (a, redis) = (Origin::start(Behaviour::Chat), RedisServer::start());
-    let nobody = Reserved::port();
+    let nobody = ReservedPort::port();
     let broken = format!("http://{}", nobody.address());
     let urls = (0..HOSTS).map(|n| if n == 0 { broken.clone() } else { a.url() });
     let fleet = Fleet::of(urls.map(|url| host(&redis.url(), &yaml(&url, STEADY))));
@@ -75,9 +75,9 @@ fn a_host_whose_way_out_is_broken_opens_alone() {
         let calls = fleet.iter().map(|host| keep_calling(scope, host, 40 * MS, &stop));
         let calls: Vec<_> = calls.collect();
         wait_for_state(&fleet[0], "open");
-        let me = told(&fleet[0])["host"].clone();
-        seen("the others hear its vote", || {
-            let told = told(&fleet[1]);
+        let me = fleet_status(&fleet[0])["host"].clone();
+        eventually("the others hear its vote", || {
+            let told = fleet_status(&fleet[1]);
             told.to_string()
                 .contains(&format!("\"votes\":[{me}]"))
                 .then_some(())

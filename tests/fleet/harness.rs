@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use crate::support::redis::{Cluster, Reply, Sentinels};
-use crate::support::{Passing, RedisServer, Wire, seen};
+use crate::support::{Passing, RedisServer, Wire, eventually};
 
 const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
 
@@ -36,7 +36,7 @@ fn a_redis_keeps_its_port_while_it_is_down_and_forgets_what_it_had() {
     redis.freeze();
     assert_eq!(ping(redis.address()).expect_err("frozen").kind(), ErrorKind::WouldBlock);
     redis.thaw();
-    seen("an answer", || ping(redis.address()).map_err(|error| error.to_string()));
+    eventually("an answer", || ping(redis.address()).map_err(|error| error.to_string()));
 }
 
 #[test]
@@ -73,7 +73,7 @@ fn the_clock_of_a_redis_can_be_set() {
         assert!((0..10).contains(&off), "{off}");
     }
     redis.ask(&["SET", "a", "b", "PX", "100"]);
-    seen("a key runs out", || match redis.ask(&["GET", "a"]) {
+    eventually("a key runs out", || match redis.ask(&["GET", "a"]) {
         Reply::Nil => Ok(()),
         other => Err(format!("{other:?}")),
     });
@@ -125,7 +125,7 @@ fn a_wire_can_have_nobody_at_its_end_or_somebody_else() {
 fn sentinels_move_to_the_replica_and_lose_what_it_did_not_hear() {
     let all = Sentinels::start();
     all.primary.ask(&["SET", "early", "1"]);
-    seen("the replica has heard", || match all.replica.ask(&["GET", "early"]) {
+    eventually("the replica has heard", || match all.replica.ask(&["GET", "early"]) {
         Reply::Nil => Err("nothing".to_owned()),
         _ => Ok(()),
     });

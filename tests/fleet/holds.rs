@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use crate::fixtures::api;
 use crate::stage::{LONG, MS, SECOND, Stop, alone, beside_others, keep_calling, yaml};
-use crate::support::{Behaviour, Fleet, Origin, RedisServer, Request, fleet, seen};
+use crate::support::{Behaviour, Fleet, Origin, RedisServer, Request, eventually, fleet};
 
 const HOSTS: usize = 5;
 
@@ -16,7 +16,7 @@ fn told_once(a: &Origin, after: &'static str) -> Request {
         Behaviour::status(429, &[("retry-after", after)]),
         Behaviour::Chat,
     ]));
-    seen("a request was told to wait", || {
+    eventually("a request was told to wait", || {
         a.requests().into_iter().nth(before).ok_or("none yet".to_owned())
     })
 }
@@ -39,13 +39,13 @@ fn a_429_at_one_host_stops_all_within_100_ms() {
         let calls: Vec<_> = calls.collect();
         a.wait_for_requests(HOSTS * 20);
         let told = told_once(&a, "30");
-        let all = seen("every host holds", || {
+        let all = eventually("every host holds", || {
             let left = left(&fleet);
             left.iter().copied().collect::<Option<Vec<_>>>().ok_or(format!("{left:?}"))
         });
         let least = 30_000 - u64::try_from(told.at.elapsed().as_millis()).expect("a short time");
         assert!(all.iter().all(|left| (least..=45_000).contains(left)), "of 30 s: {all:?}");
-        seen("two seconds of calls", || match told.at.elapsed() {
+        eventually("two seconds of calls", || match told.at.elapsed() {
             passed if passed > 2 * SECOND => Ok(()),
             passed => Err(format!("{passed:?}")),
         });
@@ -71,14 +71,14 @@ fn none_calls_early_and_all_call_again() {
         a.wait_for_requests(HOSTS * 10);
         let told = told_once(&a, "2");
         let quiet = told.at + 500 * MS;
-        let again = seen("calls arrive again", || {
+        let again = eventually("calls arrive again", || {
             let after = a.requests().into_iter().find(|request| request.at > quiet);
             after.map(|request| request.at - told.at).ok_or("none yet".to_owned())
         });
         println!("told to wait 2 s, the first call came after {again:?}");
         assert!(again >= 2 * SECOND && again <= 4 * SECOND, "{again:?}");
         let before = Instant::now();
-        seen("every host is served", || {
+        eventually("every host is served", || {
             match a.requests().iter().filter(|r| r.at > before).count() {
                 count if count >= HOSTS * 5 => Ok(()),
                 count => Err(format!("{count} calls")),

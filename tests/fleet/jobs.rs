@@ -10,7 +10,9 @@ use crate::fixtures::{api, chat, policy, problem, route};
 use crate::stage::beside_others;
 use crate::support::fleet::host;
 use crate::support::redis::{Cluster, Reply};
-use crate::support::{Behaviour, Call, Fleet, Gate, Origin, RedisServer, Response, Sidecar, seen};
+use crate::support::{
+    Behaviour, Call, Fleet, Gate, Origin, RedisServer, Response, Sidecar, eventually,
+};
 
 /// Shared jobs of one route, with more in the lane's braces.
 pub fn yaml(origin: &Origin, durable: &str) -> String {
@@ -131,7 +133,7 @@ fn only_who_makes_its_requests_alike_runs_a_job_of_another() {
     origin.wait_for_requests(6);
     gate.open_wide();
     paths.iter().for_each(|path| assert_eq!(ask(owner, path).status, 200));
-    seen("the third has told", || match runs(third, "foreign_done") {
+    eventually("the third has told", || match runs(third, "foreign_done") {
         0 => Err("nothing".to_owned()),
         _ => Ok(()),
     });
@@ -188,7 +190,7 @@ fn a_job_that_is_cancelled_is_run_by_nobody_and_who_runs_it_stops() {
         assert_eq!(owner.send(&Call::new("DELETE", path)).status, 204);
     }
     // Its lease is not renewed any more.
-    seen("the run is given up", || match runs(other, "foreign_lost") {
+    eventually("the run is given up", || match runs(other, "foreign_lost") {
         1 => Ok(()),
         _ => Err("it runs on".to_owned()),
     });

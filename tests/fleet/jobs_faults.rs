@@ -16,7 +16,7 @@ use crate::stage::{MS, alone, beside_others};
 use crate::support::fleet::{host, wait_until_attached};
 use crate::support::redis::Reply;
 use crate::support::{
-    Behaviour, Call, Client, Gate, Origin, Passing, RedisServer, Sidecar, Signal, Wire, seen,
+    Behaviour, Call, Client, Gate, Origin, Passing, RedisServer, Sidecar, Signal, Wire, eventually,
 };
 
 /// An owner tells of its jobs again within.
@@ -38,7 +38,7 @@ fn jobs_of_a_host_that_died_are_run_by_others_and_their_answers_wait_for_it() {
     let (status, text) = hosts.fleet[0].admin_post("/api/queue/resume/default", &json!({}));
     assert_eq!(status, 200, "{text}");
     origin.wait_for_requests(20);
-    seen("all are told", || match runs(&hosts.fleet[0], "foreign_done") {
+    eventually("all are told", || match runs(&hosts.fleet[0], "foreign_done") {
         20 => Ok(()),
         some => Err(some.to_string()),
     });
@@ -86,7 +86,7 @@ fn a_job_that_was_run_is_not_run_again_when_its_host_stops() {
     }
     origin.wait_for_requests(50);
     assert!(owner.stop().success());
-    seen("no job is left", || match keys(&redis, "q") {
+    eventually("no job is left", || match keys(&redis, "q") {
         0 => Ok(()),
         lines => Err(lines.to_string()),
     });
@@ -116,7 +116,7 @@ fn what_redis_lost_is_told_again_and_what_runs_is_not_begun_a_second_time() {
     for _ in 0..2 {
         redis.ask(&["FLUSHALL"]);
         let wiped = Instant::now();
-        seen("all are told of again", || match (keys(&redis, "b"), keys(&redis, "q")) {
+        eventually("all are told of again", || match (keys(&redis, "b"), keys(&redis, "q")) {
             (5, 1) => Ok(()),
             some => Err(format!("{some:?}")),
         });
@@ -196,7 +196,7 @@ fn none_is_lost_while_hosts_are_killed_in_turn_and_redis_is_wiped_twice() {
                 });
             }
             let due = JOBS * (2 * round + 1) / (2 * ROUNDS);
-            seen("enough are begun", || match origin.count() {
+            eventually("enough are begun", || match origin.count() {
                 count if count >= due => Ok(()),
                 count => Err(format!("{count} of {due}")),
             });
@@ -214,7 +214,7 @@ fn none_is_lost_while_hosts_are_killed_in_turn_and_redis_is_wiped_twice() {
         let again = host(&redis.url(), &yaml).data(hosts.folders[victim].path()).start();
         hosts.fleet.insert(victim, again);
     }
-    seen("all are done", || if done(&hosts) { Ok(()) } else { Err("some wait".to_owned()) });
+    eventually("all are done", || if done(&hosts) { Ok(()) } else { Err("some wait".to_owned()) });
     let all: usize = hosts
         .fleet
         .iter()

@@ -7,8 +7,8 @@ use serde_json::json;
 
 use crate::fixtures::chat;
 use crate::stage::{LONG, MS, SECOND, Stop, alone, beside_others, yaml_of};
-use crate::support::fleet::{fleet_at, is_attached, key, told};
-use crate::support::{Behaviour, Fleet, Origin, RedisServer, Sidecar, fleet, seen};
+use crate::support::fleet::{fleet_at, fleet_status, is_attached, key};
+use crate::support::{Behaviour, Fleet, Origin, RedisServer, Sidecar, eventually, fleet};
 
 const HOSTS: usize = 5;
 /// 50 a second, and so many at once.
@@ -54,7 +54,7 @@ fn excess(arrivals: &[Instant], rate: f64, burst: f64) -> f64 {
 
 fn wait_for(length: Duration) {
     let began = Instant::now();
-    seen("time passes", || match began.elapsed() {
+    eventually("time passes", || match began.elapsed() {
         passed if passed > length => Ok(()),
         passed => Err(format!("{passed:?}")),
     });
@@ -118,13 +118,13 @@ fn without_redis_each_host_uses_its_share() {
     let _room = beside_others();
     let (a, redis) = (Origin::start(Behaviour::Chat), RedisServer::start());
     let fleet = fleet(HOSTS, &redis, &yaml_of(&a.url(), LIMITED, LONG));
-    seen("everybody knows of five hosts", || {
+    eventually("everybody knows of five hosts", || {
         let counts: Vec<_> = fleet.iter().map(|h| h.metric("outrigger_fleet_hosts")).collect();
         counts.iter().all(|n| *n == Some(HOSTS as f64)).then_some(()).ok_or(format!("{counts:?}"))
     });
     redis.kill();
     for host in fleet.iter() {
-        seen("detached", || (!is_attached(host)).then_some(()).ok_or("attached".to_owned()));
+        eventually("detached", || (!is_attached(host)).then_some(()).ok_or("attached".to_owned()));
     }
     let (began, ended) = press_all(&fleet, 5 * SECOND);
     let (share, length) = (RATE / HOSTS as f64, (ended - began).as_secs_f64());
@@ -208,15 +208,15 @@ fn a_host_tells_what_it_has_of_each_limit() {
     let _room = beside_others();
     let (a, redis) = (Origin::start(Behaviour::Chat), RedisServer::start());
     let fleet = fleet(2, &redis, &yaml_of(&a.url(), LIMITED, LONG));
-    let limit = seen("the limit, shared by two", || {
-        let limit = told(&fleet[0])["limits"][0].clone();
+    let limit = eventually("the limit, shared by two", || {
+        let limit = fleet_status(&fleet[0])["limits"][0].clone();
         (limit["share"] == RATE / 2.0).then_some(limit.clone()).ok_or(limit.to_string())
     });
     assert_eq!((&limit["provider"], &limit["kind"]), (&json!("a"), &json!("requests")));
     assert_eq!(limit["rate"], RATE);
-    seen("something is in hand after a call", || {
+    eventually("something is in hand after a call", || {
         assert_eq!(fleet[0].send(&chat()).status, 200);
-        let limit = told(&fleet[0])["limits"][0].clone();
+        let limit = fleet_status(&fleet[0])["limits"][0].clone();
         (limit["in_hand"].as_f64() > Some(0.5)).then_some(()).ok_or(limit.to_string())
     });
 }

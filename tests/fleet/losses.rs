@@ -11,21 +11,23 @@ use crate::stage::{
 };
 use crate::support::fleet::{fleet_at, host, is_attached, wait_until_attached};
 use crate::support::redis::Sentinels;
-use crate::support::{Behaviour, Fleet, Gate, Origin, Passing, RedisServer, Wire, fleet, seen};
+use crate::support::{
+    Behaviour, Fleet, Gate, Origin, Passing, RedisServer, Wire, eventually, fleet,
+};
 
 const BAR: Duration = Duration::from_secs(3);
 
 /// Until every host and Redis have the same register: how long.
 #[track_caller]
 fn agreed(fleet: &[crate::support::Sidecar], redis: &RedisServer, since: Instant) -> Duration {
-    seen("one register everywhere", || one_register(fleet, redis));
+    eventually("one register everywhere", || one_register(fleet, redis));
     since.elapsed()
 }
 
 /// Calls go on until every host is closed.
 #[track_caller]
 fn recovers(fleet: &Fleet) {
-    seen("every host is closed", || {
+    eventually("every host is closed", || {
         call_until_served(fleet);
         let states: Vec<_> = fleet.iter().map(|host| state(host, "a")).collect();
         states.iter().all(|state| state == "closed").then_some(()).ok_or(format!("{states:?}"))
@@ -98,14 +100,14 @@ fn a_failover_that_loses_writes_loses_no_transition() {
         let end = stop.at_end();
         epochs_never_decrease(scope, &fleet, &stop);
         trip(&fleet, &a, &redis.primary);
-        seen("the replica has heard of it", || {
+        eventually("the replica has heard of it", || {
             let (at, there) = (stored(&redis.primary), stored(&redis.replica));
             (at == there).then_some(()).ok_or(format!("{there:?}, not {at:?}"))
         });
         redis.cut_replication();
         // A probe that fails: half-open, and open again, of which the replica hears nothing.
         let before = stored(&redis.replica);
-        seen("two transitions that are not replicated", || {
+        eventually("two transitions that are not replicated", || {
             fleet.iter().for_each(|host| drop(call(host)));
             let now = known(&fleet[0]);
             let moved = now.as_ref().map(|now| now.epoch) > before.as_ref().map(|b| b.epoch);
@@ -139,7 +141,7 @@ fn a_host_that_was_cut_off_for_a_while_learns_what_it_missed() {
         let end = stop.at_end();
         epochs_never_decrease(scope, &fleet, &stop);
         wire.set(Passing::Stalled);
-        seen("the host is detached", || {
+        eventually("the host is detached", || {
             (!is_attached(&fleet[0])).then_some(()).ok_or("attached".to_owned())
         });
         let slow = call(&fleet[0]);

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::fixtures::{api, state};
 use crate::stage::{alone, call, call_until_served, yaml};
-use crate::support::{Behaviour, Fleet, Origin, RedisServer, Sidecar, fleet, seen};
+use crate::support::{Behaviour, Fleet, Origin, RedisServer, Sidecar, eventually, fleet};
 
 const ROUNDS: usize = 20;
 const DAY_MS: i64 = 86_400_000;
@@ -34,7 +34,7 @@ fn arrivals(host: &Sidecar, wanted: &str) -> Vec<i64> {
 }
 
 fn wait_for_all(fleet: &Fleet, wanted: &str) {
-    seen(&format!("every host is {wanted}"), || {
+    eventually(&format!("every host is {wanted}"), || {
         let states: Vec<_> = fleet.iter().map(|host| state(host, "a")).collect();
         states.iter().all(|state| state == wanted).then_some(()).ok_or(format!("{states:?}"))
     });

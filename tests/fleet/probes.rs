@@ -10,8 +10,10 @@ use crate::stage::{
     EAGER, MS, SECOND, Stop, alone, beside_others, call, call_until_served, keep_calling, stored,
     transitions, trip, wait_for_state, yaml, yaml_of,
 };
-use crate::support::fleet::{key, told};
-use crate::support::{Behaviour, Client, Gate, Origin, RedisServer, Sidecar, Signal, fleet, seen};
+use crate::support::fleet::{fleet_status, key};
+use crate::support::{
+    Behaviour, Client, Gate, Origin, RedisServer, Sidecar, Signal, eventually, fleet,
+};
 
 /// A lease lasts `(connect + first_byte) / 0.9`: 2 s.
 const SHORT: &str = "timeouts: { connect: 500ms, headers: 1300ms }";
@@ -26,7 +28,7 @@ fn probe_that_hangs(a: &Origin, host: &Sidecar, redis: &RedisServer) -> (Instant
     a.set(Behaviour::Silent);
     let before = a.count();
     let mut waiting = Vec::new();
-    let probed = seen("a probe is at the provider", || {
+    let probed = eventually("a probe is at the provider", || {
         let mut client = host.client();
         client.send_only(&crate::fixtures::chat());
         waiting.push(client);
@@ -98,7 +100,7 @@ fn an_open_that_is_over_lets_leases_through_and_nothing_else() {
         let calls: Vec<_> = clients.map(|host| keep_calling(scope, host, 10 * MS, &stop)).collect();
         a.wait_for_in_flight(2);
         let since = Instant::now();
-        seen("a second of calls", || match since.elapsed() {
+        eventually("a second of calls", || match since.elapsed() {
             passed if passed > SECOND => Ok(()),
             passed => Err(format!("{passed:?}")),
         });
@@ -122,13 +124,13 @@ fn a_probe_that_fails_keeps_the_whole_fleet_away() {
     let fleet = fleet(3, &redis, &yaml(&a.url(), breaker));
     trip(&fleet, &a, &redis);
     let before = a.count();
-    seen("a probe", || {
+    eventually("a probe", || {
         fleet.iter().for_each(|host| drop(call(host)));
         (a.count() > before).then_some(()).ok_or_else(|| format!("{:?}", stored(&redis)))
     });
     for host in fleet.iter() {
-        seen("a long open", || {
-            let told = told(host)["breakers"][0].clone();
+        eventually("a long open", || {
+            let told = fleet_status(host)["breakers"][0].clone();
             let long = told["left_ms"].as_u64().is_some_and(|ms| ms > 10_000);
             (long && told["trips"] == json!(2)).then_some(()).ok_or(told.to_string())
         });
@@ -155,7 +157,7 @@ fn a_host_that_is_long_refused_a_lease_probes_by_itself() {
     prober.signal(Signal::Kill);
     a.set(Behaviour::Chat);
     let (before, began) = (a.count(), Instant::now());
-    let served = seen("a call that is served", || {
+    let served = eventually("a call that is served", || {
         grab();
         let told = call(&fleet[0]);
         (told.status == 200).then_some(told.asked).ok_or(format!("{told:?}"))

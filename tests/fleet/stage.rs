@@ -7,9 +7,9 @@ use std::thread::{Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::fixtures::{chat, pace, state};
-use crate::support::fleet::{key, told};
+use crate::support::fleet::{fleet_status, key};
 use crate::support::redis::Reply;
-use crate::support::{Behaviour, Fleet, Origin, RedisServer, Sidecar, seen};
+use crate::support::{Behaviour, Fleet, Origin, RedisServer, Sidecar, eventually};
 
 /// The breaker of the only provider.
 pub const KEY: &str = "a/main";
@@ -183,7 +183,7 @@ pub fn stored(redis: &RedisServer) -> Option<Register> {
 
 /// The register that a host knows.
 pub fn known(sidecar: &Sidecar) -> Option<Register> {
-    let told = told(sidecar);
+    let told = fleet_status(sidecar);
     let breakers = told["breakers"].as_array().unwrap_or_else(|| panic!("no breakers in {told}"));
     let found = breakers.iter().find(|breaker| breaker["key"] == KEY)?;
     Some(Register {
@@ -248,7 +248,7 @@ pub fn epochs_never_decrease<'scope>(
 
 #[track_caller]
 pub fn wait_for_state(sidecar: &Sidecar, wanted: &str) {
-    seen(&format!("the breaker of a host is {wanted}"), || {
+    eventually(&format!("the breaker of a host is {wanted}"), || {
         let state = state(sidecar, "a");
         (state == wanted).then_some(()).ok_or(state)
     });
@@ -259,7 +259,7 @@ pub fn wait_for_state(sidecar: &Sidecar, wanted: &str) {
 pub fn trip(fleet: &Fleet, a: &Origin, redis: &RedisServer) {
     let before = stored(redis);
     a.set(Behaviour::status(500, &[]));
-    seen("the fleet's breaker is open", || {
+    eventually("the fleet's breaker is open", || {
         for host in fleet.iter() {
             call(host);
         }
@@ -273,7 +273,7 @@ pub fn trip(fleet: &Fleet, a: &Origin, redis: &RedisServer) {
 #[track_caller]
 pub fn call_until_served(fleet: &[Sidecar]) -> Instant {
     let mut turns = fleet.iter().cycle();
-    seen("a call that is served", || {
+    eventually("a call that is served", || {
         let told = call(turns.next().expect("a fleet of some"));
         (told.status == 200).then_some(told.asked).ok_or_else(|| format!("{told:?}"))
     })

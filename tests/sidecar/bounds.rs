@@ -96,7 +96,7 @@ fn uploads_that_nobody_takes_are_refused_clearly_and_within_bounds() {
                 format!("POST /deaf HTTP/1.1\r\nhost: a\r\ncontent-length: {}\r\n\r\n", body.len());
             // It may be answered before all of it is taken.
             let _ = client.write(head.as_bytes()).and_then(|()| client.write(&body));
-            client.read_answer("POST").expect("an answer").rest()
+            client.read_response("POST").expect("an answer").rest()
         };
         let uploads: Vec<_> = (0..100).map(|_| scope.spawn(upload)).collect();
         while !uploads.iter().all(|upload| upload.is_finished()) {

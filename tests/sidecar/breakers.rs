@@ -71,7 +71,7 @@ fn once_it_is_open_the_other_provider_answers() {
 
 #[test]
 fn a_share_of_failures_trips_once_there_are_enough_requests() {
-    let a = Origin::start(Behaviour::Turns(vec![
+    let a = Origin::start(Behaviour::Cycle(vec![
         Behaviour::status(500, &[]),
         Behaviour::status(500, &[]),
         Behaviour::Chat,
@@ -217,7 +217,7 @@ fn an_application_that_breaks_its_own_request_is_not_the_providers_failure() {
         let mut client = sidecar.client();
         let head = format!("POST {CHAT} HTTP/1.1\r\nhost: a\r\ncontent-length: 3000000\r\n\r\n");
         client.write((head + "{").as_bytes()).expect("a part of the request can be sent");
-        let status = client.read_answer("POST").expect("an answer of ours").status;
+        let status = client.read_response("POST").expect("an answer of ours").status;
         assert_eq!(status, 408);
     }
     assert_eq!((a.count(), state(&sidecar, "a").as_str()), (0, "closed"));

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::fixtures::{CHAT, GENEROUS, access_record, alone, chat_for, policy, route};
 use crate::support::{
-    Answer, Behaviour, Call, Client, End, Ending, Gate, Origin, Response, Sidecar, Stream,
+    Behaviour, Call, Client, End, Ending, Gate, Origin, Response, ResponseReader, Sidecar, Stream,
 };
 
 /// A route for everything that keeps its answers for a minute.
@@ -152,12 +152,12 @@ fn both<'c>(
     events: usize,
     one: &'c mut Client,
     two: &'c mut Client,
-) -> (Answer<'c>, Answer<'c>) {
+) -> (ResponseReader<'c>, ResponseReader<'c>) {
     one.send_only(&chat_for("m"));
     origin.wait_for_requests(1);
     two.send_only(&chat_for("m"));
     gate.let_through(events);
-    (one.read_answer("POST").expect("a head"), two.read_answer("POST").expect("a head"))
+    (one.read_response("POST").expect("a head"), two.read_response("POST").expect("a head"))
 }
 
 #[test]
@@ -210,7 +210,7 @@ fn when_who_asks_leaves_in_the_middle_those_who_read_along_get_all_of_it() {
     a.wait_for_requests(1);
     two.send_only(&chat_for("m"));
     gate.let_through(2);
-    let mut second = two.read_answer("POST").expect("a head");
+    let mut second = two.read_response("POST").expect("a head");
     assert!(second.next_event().is_some());
     drop(one);
     let left = access_record(&sidecar, 1);
@@ -264,7 +264,7 @@ fn who_asks_and_leaves_alone_takes_the_exchange_along() {
     let mut client = sidecar.client();
     client.send_only(&chat_for("m"));
     gate.let_through(2);
-    let mut answer = client.read_answer("POST").expect("a head");
+    let mut answer = client.read_response("POST").expect("a head");
     assert!(answer.next_event().is_some());
     drop(client);
     a.wait_for_open_connections(0);

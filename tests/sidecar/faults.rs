@@ -452,7 +452,7 @@ fn what_opens_a_stream_is_withheld_no_longer_than_the_buffer_says() {
     let mut client = sidecar.client();
     client.send_only(&ask(Streamed));
     gate.let_through(1);
-    let mut answer = client.read_answer("POST").expect("the head, though no content came");
+    let mut answer = client.read_response("POST").expect("the head, though no content came");
     assert!(answer.next_event().is_some_and(|event| event.contains("assistant")));
     gate.open_wide();
     assert_eq!(answer.events().last().map(String::as_str), Some("[DONE]"));

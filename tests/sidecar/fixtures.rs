@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::{Call, Origin, Response, Sidecar, TURN};
+use crate::support::{Call, Origin, POLL_INTERVAL, Response, Sidecar};
 
 pub const CHAT: &str = "/v1/chat/completions";
 
@@ -112,6 +112,6 @@ pub fn median(mut times: Vec<Duration>) -> Duration {
 /// Lets the clock go on until `at`: for load that comes at a rate, never to wait for an effect.
 pub fn pace(at: Instant) {
     while let Some(left) = at.checked_duration_since(Instant::now()) {
-        std::thread::park_timeout(left.min(TURN));
+        std::thread::park_timeout(left.min(POLL_INTERVAL));
     }
 }

@@ -78,7 +78,7 @@ fn the_head_of_a_quiet_stream_that_is_fetched_comes_with_its_first_byte() {
     let mut client = sidecar.client();
     let began = Instant::now();
     client.send_only(&Call::get("/events"));
-    let answer = client.read_answer("GET").expect("the head");
+    let answer = client.read_response("GET").expect("the head");
     assert_eq!(answer.status, 200);
     assert!(began.elapsed() < Duration::from_secs(5));
 }
@@ -120,7 +120,7 @@ fn what_stands_behind_an_error_comes_at_once() {
     let mut client = sidecar.client();
     client.send_only(&Call::json(CHAT, &json!({ "messages": [], "stream": true })));
     gate.let_through(1);
-    let mut answer = client.read_answer("POST").expect("the provider's own answer");
+    let mut answer = client.read_response("POST").expect("the provider's own answer");
     assert!(answer.next_event().is_some_and(|event| event.contains("overloaded")));
     assert!((0..2).all(|_| answer.next_event().is_some_and(|event| event.contains("Hi"))));
     gate.open_wide();
@@ -141,6 +141,6 @@ fn one_that_was_silent_leaves_the_rest_of_the_time_to_the_last() {
     // Half of what was left went to the first; of the other half nothing is kept for a third.
     crate::fixtures::pace(began + Duration::from_millis(1700));
     gate.open_wide();
-    let answer = client.read_answer("POST").expect("an answer");
+    let answer = client.read_response("POST").expect("an answer");
     assert_eq!(answer.status, 200);
 }

@@ -216,7 +216,7 @@ fn one_sidecar_has_a_store_and_a_second_says_whose_it_is() {
     // Nobody named a directory: it is no reason not to run.
     let home = folder();
     let own = || {
-        let builder = Sidecar::builder().policy("policy", &yaml).usual_data();
+        let builder = Sidecar::builder().policy("policy", &yaml).default_data();
         builder.env("XDG_STATE_HOME", home.path().to_str().expect("text")).start()
     };
     let third = own();

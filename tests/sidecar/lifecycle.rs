@@ -70,7 +70,7 @@ fn freeze(sidecar: &Sidecar) {
 
 #[track_caller]
 fn assert_last(client: &mut Client) {
-    let response = client.read_answer("POST").expect("an answer").rest();
+    let response = client.read_response("POST").expect("an answer").rest();
     assert_eq!((response.status, response.end), (200, End::Complete), "{}", response.text());
     assert_eq!(response.header("connection"), Some("close"));
     assert!(client.wait_for_close());
@@ -103,7 +103,7 @@ fn a_stream_goes_on_to_its_end() {
     let mut client = sidecar.client();
     client.send_only(&chat());
     gate.let_through(3);
-    let mut answer = client.read_answer("POST").expect("a head");
+    let mut answer = client.read_response("POST").expect("a head");
     assert!(answer.next_event().is_some(), "the stream has begun");
     sidecar.signal(Signal::Term);
     wait_for_closed_listener(&sidecar);
@@ -173,7 +173,7 @@ fn requests_that_arrive_together_with_the_signal_are_answered() {
         sidecar.signal(Signal::Term);
         sidecar.signal(Signal::Cont);
         for client in &mut clients {
-            let response = client.read_answer("POST").expect("an answer").rest();
+            let response = client.read_response("POST").expect("an answer").rest();
             assert_eq!((response.status, response.end), (200, End::Complete), "{delay}");
         }
         assert_eq!(sidecar.wait_for_exit().code(), Some(0));
@@ -231,7 +231,10 @@ fn a_second_signal_ends_at_once() {
         assert!(sidecar.is_running());
         sidecar.signal(second);
         assert_eq!(sidecar.wait_for_exit().code(), Some(130), "{server}");
-        assert!(client.read_answer("POST").is_err(), "an answer that is not there is not made up");
+        assert!(
+            client.read_response("POST").is_err(),
+            "an answer that is not there is not made up"
+        );
     }
 }
 
@@ -243,7 +246,7 @@ fn a_drain_that_passes_its_limit_ends_and_says_what_it_cut() {
     assert_eq!(sidecar.stop().code(), Some(0));
     assert!(told.elapsed() >= Duration::from_millis(300), "{:?}", told.elapsed());
     assert!(told.elapsed() < Duration::from_secs(10), "{:?}", told.elapsed());
-    assert!(client.read_answer("POST").is_err());
+    assert!(client.read_response("POST").is_err());
     let log = sidecar.log().join("\n");
     assert!(log.contains("drain_timeout") && log.contains("connections=1"), "{log}");
 }

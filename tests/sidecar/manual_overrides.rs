@@ -109,7 +109,7 @@ fn a_drained_provider_gets_nothing_new_and_ends_what_it_has() {
     assert!(is_from(&sidecar.send(&chat()), &b));
     assert_eq!(sidecar.metric(r#"outrigger_provider_drained{provider="a"}"#), Some(1.0));
     gate.open_wide();
-    let answer = before.read_answer("POST").expect("an answer").rest();
+    let answer = before.read_response("POST").expect("an answer").rest();
     assert!(is_from(&answer, &a) && answer.status == 200);
     change(&sidecar, "/api/providers/drain/b", &json!({}));
     assert_eq!(problem(&sidecar.send(&chat())), "drained");

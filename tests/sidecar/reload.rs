@@ -69,7 +69,7 @@ fn what_is_under_way_finishes_on_the_policy_that_it_began_with() {
     let mut client = sidecar.client();
     client.send_only(&chat());
     gate.let_through(2);
-    let mut answer = client.read_answer("POST").expect("the head of the answer");
+    let mut answer = client.read_response("POST").expect("the head of the answer");
     assert!(answer.next_event().is_some());
 
     let other = policy(&[("b", &b.url(), "")], "routes: [ { name: other, providers: [b] } ]\n");
@@ -229,7 +229,7 @@ fn sixty_reloads_good_and_bad_break_no_request() {
     let mut client = sidecar.client();
     client.send_only(&Call::get("/long"));
     slow.let_through(2);
-    let mut answer = client.read_answer("GET").expect("the head of the answer");
+    let mut answer = client.read_response("GET").expect("the head of the answer");
     thread::scope(|scope| {
         let _ends = Ends(&tally.over);
         for _ in 0..3 {

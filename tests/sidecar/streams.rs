@@ -34,7 +34,7 @@ fn frames_pass_one_by_one_as_they_come() {
     client.send_only(&chat());
     // The role and the first content: what may be withheld before the commit.
     gate.let_through(2);
-    let mut answer = client.read_answer("POST").expect("the head of the answer");
+    let mut answer = client.read_response("POST").expect("the head of the answer");
     assert_eq!(answer.header("content-type"), Some("text/event-stream"));
     assert!(answer.next_event().is_some_and(|event| event.contains("assistant")));
     assert!(answer.next_event().is_some_and(|event| event.contains("word0")));
@@ -148,7 +148,7 @@ fn a_stream_that_moves_has_no_total_deadline() {
     let (mut client, start) = (sidecar.client(), Instant::now());
     client.send_only(&chat());
     gate.let_through(2);
-    let mut answer = client.read_answer("POST").expect("the head of the answer");
+    let mut answer = client.read_response("POST").expect("the head of the answer");
     let mut frames = 0;
     sidecar.wait_until(|_| {
         gate.let_through(1);
@@ -172,7 +172,7 @@ fn a_client_that_leaves_cancels_its_call() {
         a.wait_for_in_flight(1);
         gate.let_through(frames);
         if frames > 0 {
-            let mut answer = client.read_answer("POST").expect("the head of the answer");
+            let mut answer = client.read_response("POST").expect("the head of the answer");
             assert!((0..frames).all(|_| answer.next_event().is_some()));
         }
         drop(client);

@@ -24,7 +24,7 @@ fn an_upload_is_passed_on_while_it_comes() {
     a.wait_for_open_connections(1);
     assert_eq!(a.count(), 0);
     client.write(&body[LENGTH / 2..]).expect("the second half can be sent");
-    let response = client.read_answer("PUT").expect("an answer").rest();
+    let response = client.read_response("PUT").expect("an answer").rest();
     assert_eq!((response.status, response.end), (200, End::Complete));
     assert!(a.last().body == body, "the body arrives as it was sent");
     let told = access_record(&sidecar, 1);
@@ -62,7 +62,7 @@ fn a_body_that_stops_arriving_is_given_up() {
     let mut client = sidecar.client();
     let head = format!("POST {CHAT} HTTP/1.1\r\nhost: a\r\ncontent-length: 100\r\n\r\n{{");
     client.write(head.as_bytes()).expect("a part of the request can be sent");
-    let response = client.read_answer("POST").expect("an answer").rest();
+    let response = client.read_response("POST").expect("an answer").rest();
     assert_eq!((response.status, problem(&response).as_str()), (408, "request-timeout"));
     assert!(client.wait_for_close());
     assert_eq!(a.count(), 0);
@@ -92,6 +92,6 @@ fn an_upload_whose_provider_answers_early_gets_that_answer() {
     let mut provider = peer.accept();
     provider.read_until("\r\n\r\n");
     provider.write(early);
-    let response = client.read_answer("PUT").expect("an answer").rest();
+    let response = client.read_response("PUT").expect("an answer").rest();
     assert_eq!((response.status, response.text().as_str()), (413, "no"));
 }

@@ -1,7 +1,7 @@
-//! What an origin can do with a request, from a good answer to none at all.
+//! The behaviours of an origin, from a valid response to none at all.
 //!
-//! Pauses are gates, never times: a test lets a frame through when it has seen what it wanted to
-//! see before it.
+//! Pauses are gates instead of times: a test lets the next frame through once it has made its
+//! observations.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,44 +11,44 @@ use tokio::sync::Semaphore;
 
 use super::origin::Request;
 
-/// What the origin does with each request from now on.
+/// How the origin treats requests.
 #[derive(Clone, Debug)]
 pub enum Behaviour {
-    /// 200 with a chat completion that echoes the request's `model`.
+    /// 200 with a chat completion that echoes the `model` of the request.
     Chat,
     /// 200 with an event stream.
     Sse(Stream),
-    /// This status, these headers (beside `content-length`), this body.
+    /// The given status, headers (in addition to `content-length`) and body.
     Status(u16, Vec<(String, String)>, String),
-    /// Nobody listens; the port stays ours. Open connections are closed.
+    /// Connections are refused; the port stays reserved. Open connections are closed.
     RefuseConnections,
-    /// SYNs are dropped, as by a host that is gone. Open connections are closed.
+    /// SYNs are dropped, as if the host were gone. Open connections are closed.
     BlackHole,
-    /// The request is read, then the connection is reset.
+    /// Reads the request, then resets the connection.
     Reset,
     /// Headers and half of the body, then a reset.
     ResetMidBody,
-    /// The request is read and never answered.
+    /// Reads the request and never responds.
     Silent,
     /// Headers, then nothing more.
     HeadersThenSilence,
-    /// Half of the promised `content-length`, then an orderly close.
+    /// Half of the declared `content-length`, then an orderly close.
     HalfBody,
-    /// 200, `application/json`, and a body that is none.
+    /// 200 `application/json` with a body that is not JSON.
     MalformedJson,
-    /// 200, `application/json`, and no body.
+    /// 200 `application/json` with an empty body.
     EmptyBody,
-    /// A good answer, then the connection is closed although nothing said that it would be.
+    /// A valid response, then a close that no header announced.
     CloseIdle,
-    /// These bytes as they are, then an orderly close.
+    /// Raw bytes, then an orderly close.
     Raw(Vec<u8>),
-    /// Passes the gate first, then behaves so.
+    /// Waits at the gate before the inner behaviour.
     Held(Gate, Box<Behaviour>),
-    /// One for each request in turn; the last one stays.
+    /// One behaviour for each request; the last one repeats.
     Script(Vec<Behaviour>),
-    /// One for each request in turn, from the first again after the last.
-    Turns(Vec<Behaviour>),
-    /// Decided by the request.
+    /// One behaviour for each request, starting again after the last.
+    Cycle(Vec<Behaviour>),
+    /// Chosen from the request.
     Custom(Decide),
 }
 
@@ -56,37 +56,37 @@ pub enum Behaviour {
 #[derive(Clone)]
 pub struct Decide(pub Arc<dyn Fn(&Request) -> Behaviour + Send + Sync>);
 
-/// An event stream: each frame passes the gate, then the stream ends in its own way.
+/// An event stream. Each frame passes the gate before it is sent.
 #[derive(Clone, Debug)]
 pub struct Stream {
-    /// What stands after `data: `, one event each.
+    /// The `data` of each event.
     pub frames: Vec<String>,
     pub gate: Gate,
     pub ending: Ending,
 }
 
-/// What follows the last frame.
+/// How a stream ends after the last frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
-    /// The last chunk: a whole response.
+    /// With the last chunk.
     Complete,
     /// An orderly close without the last chunk.
     Cut,
     Reset,
-    /// Nothing, until the client leaves.
+    /// Sends nothing until the client disconnects.
     Hang,
 }
 
-/// Lets a counted number of steps through, or all.
+/// Lets a counted number of steps through, or all of them.
 #[derive(Clone, Debug)]
 pub struct Gate(Arc<Semaphore>);
 
 // === impl Behaviour ===
 
 impl Behaviour {
-    /// This status and headers, with an error body as an LLM API gives it.
+    /// A status and headers with an error body in the format of LLM APIs.
     pub fn status(code: u16, headers: &[(&str, &str)]) -> Self {
-        let message = format!("the origin was told to answer {code}");
+        let message = format!("the test set the status {code}");
         let body = json!({ "error": { "message": message, "code": code } }).to_string();
         let owned = |&(name, value): &(&str, &str)| (name.to_owned(), value.to_owned());
         let mut headers: Vec<_> = headers.iter().map(owned).collect();
@@ -94,7 +94,7 @@ impl Behaviour {
         Behaviour::Status(code, headers, body)
     }
 
-    /// A whole stream of `frames` pieces of content, without pauses.
+    /// A complete stream with `frames` pieces of content, without pauses.
     pub fn sse(frames: usize) -> Self {
         Behaviour::Sse(Stream::chat(frames))
     }
@@ -107,22 +107,22 @@ impl Behaviour {
         Behaviour::Held(gate.clone(), Box::new(self))
     }
 
-    /// Does it concern connections rather than requests?
-    pub fn is_about_the_listener(&self) -> bool {
+    /// Is it about connections rather than requests?
+    pub fn concerns_listener(&self) -> bool {
         matches!(self, Behaviour::RefuseConnections | Behaviour::BlackHole)
     }
 
-    /// Panics at the test's own line when the behaviour cannot be carried out.
+    /// Panics if the behaviour cannot be performed.
     pub fn check(&self) {
         let parts = match self {
-            Behaviour::Script(parts) | Behaviour::Turns(parts) => parts,
+            Behaviour::Script(parts) | Behaviour::Cycle(parts) => parts,
             _ => return,
         };
         assert!(!parts.is_empty(), "an origin's script needs at least one behaviour");
         for part in parts {
-            let nested = matches!(part, Behaviour::Script(_) | Behaviour::Turns(_));
+            let nested = matches!(part, Behaviour::Script(_) | Behaviour::Cycle(_));
             assert!(!nested, "an origin's script cannot hold another script");
-            assert!(!part.is_about_the_listener(), "{part:?} is for `Origin::set`, not a script");
+            assert!(!part.concerns_listener(), "{part:?} is for `Origin::set`, not a script");
         }
     }
 }
@@ -130,8 +130,8 @@ impl Behaviour {
 // === impl Stream ===
 
 impl Stream {
-    /// `content` pieces as OpenAI sends them: the role, the pieces, the finish reason, `[DONE]`;
-    /// `content + 3` frames in all, whole, without pauses.
+    /// A stream in OpenAI's format: the role, `content` pieces, the finish reason, `[DONE]`. It is
+    /// complete, has `content + 3` frames and no pauses.
     pub fn chat(content: usize) -> Self {
         let frame = |delta: serde_json::Value, finish: Option<&str>| {
             let choice = json!({ "index": 0, "delta": delta, "finish_reason": finish });
@@ -159,7 +159,7 @@ impl Stream {
         Self { ending, ..self }
     }
 
-    /// Only the first `frames`, then the ending.
+    /// Keeps only the first `frames` before the ending.
     pub fn first(mut self, frames: usize) -> Self {
         self.frames.truncate(frames);
         self
@@ -189,7 +189,7 @@ impl Gate {
         self.0.add_permits(steps);
     }
 
-    /// Everything passes from now on.
+    /// Lets every later step through.
     pub fn open_wide(&self) {
         self.0.close();
     }

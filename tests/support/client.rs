@@ -1,7 +1,7 @@
 //! A small blocking HTTP/1.1 client that hides nothing.
 //!
-//! It tells a whole body from one that was cut, keeps header order and repetition, hands out
-//! event-stream frames as they come, and can write bytes that are no HTTP at all. No read waits
+//! It distinguishes a complete body from a truncated one, keeps header order and repetition,
+//! returns stream events as they arrive, and can write bytes that are not HTTP. No read waits
 //! longer than [`PATIENCE`].
 
 use std::io::{self, ErrorKind, Read, Write};
@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::PATIENCE;
 use super::message::{self, Framing, Headers};
 
-/// A request to make.
+/// A request to send.
 #[derive(Clone, Debug)]
 pub struct Call {
     pub method: String,
@@ -23,7 +23,7 @@ pub struct Call {
     pub chunked: bool,
 }
 
-/// A connection; kept alive from call to call.
+/// A connection, kept alive between calls.
 #[derive(Debug)]
 pub struct Client {
     address: SocketAddr,
@@ -31,17 +31,17 @@ pub struct Client {
     buffer: Vec<u8>,
 }
 
-/// A response of which the head has come, and the rest is read as it comes.
+/// A response whose head has arrived and whose body is read as it arrives.
 #[derive(Debug)]
-pub struct Answer<'a> {
+pub struct ResponseReader<'a> {
     client: &'a mut Client,
     pub status: u16,
     pub headers: Headers,
-    /// The 1xx responses before it.
+    /// Statuses of the 1xx responses before it.
     pub interim: Vec<u16>,
-    left: Framing,
+    remaining: Framing,
     end: Option<End>,
-    /// Body read and not yet handed out as a frame.
+    /// Body bytes read and not yet returned as an event.
     unframed: Vec<u8>,
 }
 
@@ -57,9 +57,9 @@ pub struct Response {
 /// How a body ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// Where its framing said.
+    /// Where its framing says.
     Complete,
-    /// The connection was closed before that.
+    /// The connection was closed earlier.
     Cut,
     /// The connection was reset.
     Reset,
@@ -102,7 +102,7 @@ impl Call {
         self
     }
 
-    /// Sends the body in chunks, its length untold.
+    /// Sends the body chunked, without a `content-length`.
     pub fn chunked(self) -> Self {
         Self { chunked: true, ..self }
     }
@@ -141,7 +141,7 @@ impl Call {
 // === impl Client ===
 
 impl Client {
-    /// Connects to the host of an `http://127.0.0.1:PORT/...` URL; a path is ignored.
+    /// Connects to the host of an `http://127.0.0.1:PORT/...` URL; the path is ignored.
     pub fn to(url: &str) -> Self {
         Self::try_to(url).unwrap_or_else(|error| panic!("cannot connect to {url}: {error}"))
     }
@@ -155,38 +155,38 @@ impl Client {
         Ok(Self { address, stream, buffer: Vec::new() })
     }
 
-    /// The whole response; panics when none comes.
+    /// Sends and reads the whole response; panics if none arrives.
     pub fn send(&mut self, call: &Call) -> Response {
         self.start(call).rest()
     }
 
     pub fn try_send(&mut self, call: &Call) -> io::Result<Response> {
         self.write(&call.to_bytes(self.address))?;
-        Ok(self.read_answer(&call.method)?.rest())
+        Ok(self.read_response(&call.method)?.rest())
     }
 
-    /// The response's head; its body is read from the answer. Panics when no head comes.
-    pub fn start(&mut self, call: &Call) -> Answer<'_> {
+    /// Sends and reads the head of the response. Panics if no head arrives.
+    pub fn start(&mut self, call: &Call) -> ResponseReader<'_> {
         let address = self.address;
         self.write(&call.to_bytes(address))
             .unwrap_or_else(|error| panic!("cannot send to {address}: {error}"));
-        self.read_answer(&call.method).unwrap_or_else(|error| {
-            panic!("no answer from {address} to {} {}: {error}", call.method, call.target)
+        self.read_response(&call.method).unwrap_or_else(|error| {
+            panic!("no response from {address} to {} {}: {error}", call.method, call.target)
         })
     }
 
-    /// Sends without waiting for the answer; [`Client::read_answer`] reads it.
+    /// Sends without waiting for the response; [`Client::read_response`] reads it.
     pub fn send_only(&mut self, call: &Call) {
         self.write(&call.to_bytes(self.address)).expect("the request can be sent");
     }
 
-    /// Bytes as they are.
+    /// Writes raw bytes.
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.stream.write_all(bytes)
     }
 
-    /// Reads the head of the answer to a request of this method.
-    pub fn read_answer(&mut self, method: &str) -> io::Result<Answer<'_>> {
+    /// Reads the head of the response to a request with this method.
+    pub fn read_response(&mut self, method: &str) -> io::Result<ResponseReader<'_>> {
         let mut interim = Vec::new();
         loop {
             let head = loop {
@@ -203,13 +203,21 @@ impl Client {
                 interim.push(status);
                 continue;
             }
-            let left = Framing::of_response(method, status, &head.headers);
+            let remaining = Framing::of_response(method, status, &head.headers);
             let (client, headers, unframed) = (self, head.headers, Vec::new());
-            return Ok(Answer { client, status, headers, interim, left, end: None, unframed });
+            return Ok(ResponseReader {
+                client,
+                status,
+                headers,
+                interim,
+                remaining,
+                end: None,
+                unframed,
+            });
         }
     }
 
-    /// True once the other side has closed; what it sent before is kept.
+    /// Waits until the peer closes; returns true when it did. Bytes sent before that are kept.
     pub fn wait_for_close(&mut self) -> bool {
         loop {
             match self.more() {
@@ -220,12 +228,12 @@ impl Client {
         }
     }
 
-    /// Says that no more will be sent, and goes on reading.
+    /// Closes the sending direction only.
     pub fn half_close(&self) {
         let _ = self.stream.shutdown(Shutdown::Write);
     }
 
-    /// Leaves with a reset instead of an orderly close.
+    /// Closes the connection with a reset.
     pub fn reset(self) {
         let _ = socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
     }
@@ -238,14 +246,14 @@ impl Client {
     }
 }
 
-// === impl Answer ===
+// === impl ResponseReader ===
 
-impl Answer<'_> {
+impl ResponseReader<'_> {
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)
     }
 
-    /// The next bytes of the body, as they come; `None` at its end.
+    /// The next bytes of the body as they arrive; `None` at its end.
     pub fn next_piece(&mut self) -> Option<Vec<u8>> {
         while self.end.is_none() {
             if let Some(piece) = self.buffered() {
@@ -255,17 +263,17 @@ impl Answer<'_> {
                 break;
             }
             match self.client.more() {
-                Ok(0) if self.left == Framing::ToClose => self.end = Some(End::Complete),
+                Ok(0) if self.remaining == Framing::ToClose => self.end = Some(End::Complete),
                 Ok(0) => self.end = Some(End::Cut),
                 Ok(_) => {}
                 Err(e) if e.kind() == ErrorKind::ConnectionReset => self.end = Some(End::Reset),
-                Err(error) => panic!("nothing more of the body came: {error}"),
+                Err(error) => panic!("the rest of the body never arrived: {error}"),
             }
         }
         None
     }
 
-    /// The next event of an event stream, its `data:` lines joined; `None` at the end.
+    /// The next event of an event stream as its joined `data:` lines; `None` at the end.
     pub fn next_event(&mut self) -> Option<String> {
         loop {
             if let Some(end) = message::find(&self.unframed, b"\n\n") {
@@ -279,12 +287,12 @@ impl Answer<'_> {
         }
     }
 
-    /// Every event to the end.
+    /// Reads all remaining events.
     pub fn events(&mut self) -> Vec<String> {
         std::iter::from_fn(|| self.next_event()).collect()
     }
 
-    /// How it ended; reads to the end.
+    /// Reads to the end and returns how the body ended.
     pub fn end(&mut self) -> End {
         while self.next_piece().is_some() {}
         self.end.unwrap_or(End::Complete)
@@ -300,17 +308,17 @@ impl Answer<'_> {
         Response { status, headers, interim, body, end }
     }
 
-    /// A piece of the body out of what has been read; notes the end.
+    /// A piece of the body from the bytes already read; records the end.
     fn buffered(&mut self) -> Option<Vec<u8>> {
         let buffer = &mut self.client.buffer;
-        let piece = match self.left {
+        let piece = match self.remaining {
             Framing::Length(0) => {
                 self.end = Some(End::Complete);
                 return None;
             }
-            Framing::Length(left) => {
-                let piece: Vec<u8> = buffer.drain(..left.min(buffer.len())).collect();
-                self.left = Framing::Length(left - piece.len());
+            Framing::Length(remaining) => {
+                let piece: Vec<u8> = buffer.drain(..remaining.min(buffer.len())).collect();
+                self.remaining = Framing::Length(remaining - piece.len());
                 piece
             }
             Framing::ToClose => std::mem::take(buffer),
@@ -339,7 +347,7 @@ impl Response {
 
     pub fn json(&self) -> Value {
         let text = self.text();
-        serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("no JSON ({e}): {text}"))
+        serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("not JSON ({e}): {text}"))
     }
 }
 

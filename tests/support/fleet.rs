@@ -5,59 +5,59 @@ use std::thread;
 
 use serde_json::Value;
 
+use super::eventually;
 use super::redis::RedisServer;
-use super::seen;
 use super::sidecar::{Builder, Sidecar};
 
-/// The name of the fleet, in every test.
+/// The name of the fleet in every test.
 pub const FLEET: &str = "test";
 
-/// Hosts of one fleet; all of them attached when it was made.
+/// The hosts of one fleet. All of them were attached when the value was created.
 #[derive(Debug)]
 pub struct Fleet(Vec<Sidecar>);
 
-/// So many hosts with the same policy.
+/// Starts hosts with the same policy.
 pub fn fleet(hosts: usize, redis: &RedisServer, yaml: &str) -> Fleet {
     fleet_at(hosts, &redis.url(), yaml)
 }
 
-/// As [`fleet`], by the URL of a Redis.
+/// Like [`fleet`], with the URL of a Redis.
 pub fn fleet_at(hosts: usize, url: &str, yaml: &str) -> Fleet {
     Fleet::of((0..hosts).map(|_| host(url, yaml)))
 }
 
-/// One host of it, to be started.
+/// Builds one host of the fleet without starting it.
 pub fn host(url: &str, yaml: &str) -> Builder {
     let builder = Sidecar::builder().policy("policy", yaml).workers(1);
     builder.arg("--redis").arg(url).arg("--fleet").arg(FLEET)
 }
 
-/// A key of the fleet's in Redis.
+/// A key of the fleet in Redis.
 pub fn key(rest: &str) -> String {
     format!("{{outrigger:{FLEET}}}:{rest}")
 }
 
-/// What a host says of its fleet.
-pub fn told(sidecar: &Sidecar) -> Value {
+/// The fleet as one host reports it.
+pub fn fleet_status(sidecar: &Sidecar) -> Value {
     let (status, text) = sidecar.admin_get("/api/fleet");
     assert_eq!(status, 200, "{text}");
-    serde_json::from_str(&text).unwrap_or_else(|e| panic!("no JSON ({e}): {text}"))
+    serde_json::from_str(&text).unwrap_or_else(|e| panic!("not JSON ({e}): {text}"))
 }
 
 pub fn is_attached(sidecar: &Sidecar) -> bool {
-    told(sidecar)["attached"] == true
+    fleet_status(sidecar)["attached"] == true
 }
 
 #[track_caller]
 pub fn wait_until_attached(sidecar: &Sidecar) {
-    seen("the host is attached", || {
-        let told = told(sidecar);
-        (told["attached"] == true).then_some(()).ok_or(told.to_string())
+    eventually("the host is attached", || {
+        let status = fleet_status(sidecar);
+        (status["attached"] == true).then_some(()).ok_or(status.to_string())
     });
 }
 
 impl Fleet {
-    /// Starts these at once, and waits until all are attached.
+    /// Starts the hosts concurrently and waits until all are attached.
     pub fn of(builders: impl IntoIterator<Item = Builder>) -> Self {
         let started = thread::scope(|scope| {
             let starts = builders.into_iter().map(|builder| scope.spawn(|| builder.start()));
@@ -69,7 +69,7 @@ impl Fleet {
         fleet
     }
 
-    /// Takes one out, to be stopped or killed.
+    /// Removes one host, to be stopped or killed by the caller.
     pub fn take(&mut self, host: usize) -> Sidecar {
         self.0.remove(host)
     }

@@ -1,15 +1,14 @@
-//! HTTP/1.1 framing, as little of it as a test needs, over bytes already read.
+//! Minimal HTTP/1.1 framing over bytes already read.
 //!
-//! Shared by the origin (which reads requests) and the client (which reads responses). It is
-//! written without hyper on purpose: what the sidecar puts on the wire is judged by other code
-//! than the code that put it there.
+//! Shared by the origin (which reads requests) and the client (which reads responses). It does
+//! not use the sidecar's own parser, so that the tests judge its output independently.
 
-/// Header fields as they stood on the wire: order, case and repetition kept.
+/// Header fields as received: order, case and repetition are kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Headers(pub Vec<(String, String)>);
 
 impl Headers {
-    /// The first value of `name`, whatever its case.
+    /// The first value of `name`, ignoring case.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.all(name).next()
     }
@@ -23,7 +22,7 @@ impl Headers {
         self.get(name).is_some()
     }
 
-    fn says_chunked(&self) -> bool {
+    fn is_chunked(&self) -> bool {
         self.all("transfer-encoding").any(|v| v.to_ascii_lowercase().ends_with("chunked"))
     }
 
@@ -32,7 +31,7 @@ impl Headers {
     }
 }
 
-/// The start line and header fields of a message, and how many bytes they took.
+/// The start line and header fields of a message, and their length in bytes.
 #[derive(Clone, Debug)]
 pub struct Head {
     pub start: String,
@@ -40,7 +39,7 @@ pub struct Head {
     pub len: usize,
 }
 
-/// How the end of a body is known.
+/// How the end of a body is determined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
     Length(usize),
@@ -48,7 +47,7 @@ pub enum Framing {
     ToClose,
 }
 
-/// Reads a head, or `None` while its blank line has not come.
+/// Parses a head; `None` while its blank line is missing.
 pub fn head(bytes: &[u8]) -> Option<Head> {
     let end = find(bytes, b"\r\n\r\n")?;
     let text = String::from_utf8_lossy(&bytes[..end]);
@@ -61,8 +60,8 @@ pub fn head(bytes: &[u8]) -> Option<Head> {
     Some(Head { start, headers: Headers(fields.collect()), len: end + 4 })
 }
 
-/// Reads one chunk: its content (empty: the last one, trailers skipped) and the bytes it took.
-/// `None` while it is not whole.
+/// Parses one chunk: its content (empty for the last one, whose trailers are skipped) and the bytes
+/// used. `None` while it is incomplete.
 pub fn chunk(bytes: &[u8]) -> Option<(&[u8], usize)> {
     let line = find(bytes, b"\r\n")?;
     let text = std::str::from_utf8(&bytes[..line]).expect("a chunk's size is text");
@@ -80,7 +79,7 @@ pub fn chunk(bytes: &[u8]) -> Option<(&[u8], usize)> {
 
 impl Framing {
     pub fn of_request(headers: &Headers) -> Self {
-        if headers.says_chunked() {
+        if headers.is_chunked() {
             return Framing::Chunked;
         }
         Framing::Length(headers.length().unwrap_or(0))
@@ -91,7 +90,7 @@ impl Framing {
         if method == "HEAD" || status < 200 || status == 204 || status == 304 {
             return Framing::Length(0);
         }
-        if headers.says_chunked() {
+        if headers.is_chunked() {
             return Framing::Chunked;
         }
         headers.length().map_or(Framing::ToClose, Framing::Length)

@@ -1,28 +1,30 @@
-//! What the integration tests stand on.
+//! Support for the integration tests.
 //!
-//! - [`Origin`]: a scripted HTTP/1.1 server on a port of its own. It half-answers, resets,
-//!   stalls and refuses on command, and remembers every request.
+//! - [`Origin`]: a scripted HTTP/1.1 server. It truncates responses, resets, stalls and refuses
+//!   connections on command, and records every request.
 //! - [`Client`]: a small blocking HTTP/1.1 client that shows exactly what came over the wire.
-//! - [`Sidecar`]: the built binary, started with a policy, on ports of its own.
-//! - [`RedisServer`]: a real Redis; [`Wire`]: what stands before it; [`Fleet`]: sidecars that share it.
+//! - [`Sidecar`]: the built binary, started with a policy.
+//! - [`RedisServer`]: a real Redis; [`Wire`]: a fault proxy in front of it; [`Fleet`]: sidecars
+//!   that share it.
 //!
-//! The rules: no fixed ports, no sleeping (a test waits for a condition, and says which one if it
-//! never comes), no retries. A panic in the origin fails the test that owns it.
+//! Rules: the kernel chooses every port. A test waits for a condition instead of sleeping, and
+//! names the condition if it never holds. No test is retried. A panic in an origin fails the test
+//! that owns it.
 
-// Each test binary uses a part of this, and tests may read the clock.
+// Each test binary uses only a part of this module, and tests may read the clock.
 #![allow(dead_code, unused_imports, clippy::disallowed_methods)]
 
 pub mod behaviour;
 pub mod client;
-pub mod door;
 pub mod fleet;
+pub mod listener;
 pub mod message;
 pub mod origin;
 pub mod redis;
 pub mod sidecar;
 
 pub use behaviour::{Behaviour, Ending, Gate, Stream};
-pub use client::{Answer, Call, Client, End, Response, get, post, post_json};
+pub use client::{Call, Client, End, Response, ResponseReader, get, post, post_json};
 pub use fleet::{Fleet, fleet};
 pub use message::Headers;
 pub use origin::{Origin, Request};
@@ -32,27 +34,27 @@ pub use sidecar::{Sidecar, Signal};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How long anything in a test is waited for: far past what a slow machine needs.
+/// Time limit of every wait in a test; far more than a slow machine needs.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// How often a condition is asked again when nothing announces that it may have changed.
-pub const TURN: Duration = Duration::from_millis(10);
+/// Interval at which a condition is checked when no event signals a change.
+pub const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Waits until something is found, and returns it; panics at the caller's line, with what was seen
-/// instead at last, when it never is.
+/// Polls `check` until it returns `Ok`, and returns that value. After [`PATIENCE`] it panics at the
+/// caller's line with the name of the condition and the last error.
 #[track_caller]
-pub fn seen<R>(what: &str, mut look: impl FnMut() -> Result<R, String>) -> R {
+pub fn eventually<R>(condition: &str, mut check: impl FnMut() -> Result<R, String>) -> R {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        match look() {
-            Ok(found) => return found,
-            Err(seen) => assert!(Instant::now() < deadline, "never: {what}; seen was {seen}"),
+        match check() {
+            Ok(value) => return value,
+            Err(last) => assert!(Instant::now() < deadline, "never: {condition}; last: {last}"),
         }
-        std::thread::park_timeout(TURN);
+        std::thread::park_timeout(POLL_INTERVAL);
     }
 }
 
-/// A value that can be waited on.
+/// A value that threads can change and wait on.
 #[derive(Debug, Default)]
 pub struct Watched<T> {
     value: Mutex<T>,
@@ -74,18 +76,18 @@ impl<T> Watched<T> {
         read(&self.lock())
     }
 
-    /// Parks until the value changes, for `at_most` this long.
+    /// Waits until the value changes, for at most `at_most`.
     pub fn park(&self, at_most: Duration) {
         let parked = self.changed.wait_timeout(self.lock(), at_most);
         drop(parked.unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Waits until `found` finds something; `None` when [`PATIENCE`] ends first.
-    pub fn wait<R>(&self, mut found: impl FnMut(&T) -> Option<R>) -> Option<R> {
+    /// Waits until `check` returns a value; `None` if [`PATIENCE`] ends first.
+    pub fn wait<R>(&self, mut check: impl FnMut(&T) -> Option<R>) -> Option<R> {
         let deadline = Instant::now() + PATIENCE;
         let mut value = self.lock();
         loop {
-            if let Some(result) = found(&value) {
+            if let Some(result) = check(&value) {
                 return Some(result);
             }
             let left = deadline.checked_duration_since(Instant::now())?;

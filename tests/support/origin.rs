@@ -1,7 +1,7 @@
-//! A scripted HTTP/1.1 origin on a port of its own.
+//! A scripted HTTP/1.1 origin.
 //!
-//! Raw TCP, so that it can do what mock servers cannot: half a body, a reset, a listener that
-//! drops SYNs. One thread and one current-thread runtime for each origin.
+//! It is written on raw TCP to produce faults that mock servers cannot: a truncated body, a reset,
+//! a listener that drops SYNs. Each origin has one thread with a current-thread runtime.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, mpsc as std_mpsc};
@@ -12,22 +12,22 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::behaviour::Behaviour;
-use super::door::{Door, Reserved};
+use super::listener::{PortState, ReservedPort};
 use super::message::Headers;
 use super::{PATIENCE, Watched};
 
 mod serve;
 
-/// A request as the origin received it, whole.
+/// A complete request as the origin received it.
 #[derive(Clone, Debug)]
 pub struct Request {
     pub method: String,
-    /// As on the request line, with its query.
+    /// As on the request line, with the query.
     pub path: String,
     pub headers: Headers,
     pub body: Vec<u8>,
     pub at: Instant,
-    /// Counted from 0, in the order of accepting.
+    /// Index of the connection, from 0 in the order of acceptance.
     pub connection: usize,
 }
 
@@ -35,16 +35,16 @@ pub struct Request {
 pub struct Origin {
     address: SocketAddr,
     record: Arc<Watched<Record>>,
-    orders: mpsc::UnboundedSender<(Order, std_mpsc::Sender<()>)>,
+    commands: mpsc::UnboundedSender<(Command, std_mpsc::Sender<()>)>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// What happened so far, and what is to happen next.
+/// Everything observed so far, and the current behaviour.
 #[derive(Debug)]
 struct Record {
     behaviour: Behaviour,
-    /// Requests taken under the behaviour in force.
-    turn: usize,
+    /// Requests received under the current behaviour.
+    served: usize,
     requests: Vec<Request>,
     connections: usize,
     open: usize,
@@ -54,7 +54,7 @@ struct Record {
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Order {
+enum Command {
     Listen,
     Refuse,
     BlackHole,
@@ -68,36 +68,36 @@ impl Origin {
     pub fn start(behaviour: impl Into<Behaviour>) -> Self {
         let behaviour = behaviour.into();
         behaviour.check();
-        let reserved = Reserved::port();
+        let reserved = ReservedPort::port();
         let address = reserved.address();
         let record = Arc::new(Watched::new(Record::new(behaviour.clone())));
-        let (orders, received) = mpsc::unbounded_channel();
+        let (commands, received) = mpsc::unbounded_channel();
         let shared = Arc::clone(&record);
         let body = move || run(&reserved, address, &shared, received);
         let thread = std::thread::Builder::new().name(format!("origin-{}", address.port()));
         let thread = Some(thread.spawn(body).expect("a thread for the origin"));
-        let origin = Self { address, record, orders, thread };
-        origin.order(order_for(&behaviour));
+        let origin = Self { address, record, commands, thread };
+        origin.command(command_for(&behaviour));
         origin
     }
 
-    /// One behaviour for each request; the last one stays.
+    /// One behaviour for each request; the last one repeats.
     pub fn script(behaviours: impl IntoIterator<Item = Behaviour>) -> Self {
         Self::start(Behaviour::Script(behaviours.into_iter().collect()))
     }
 
-    /// Changes what is done from the next request (or connection) on.
+    /// Changes the behaviour from the next request (or connection) on.
     pub fn set(&self, behaviour: impl Into<Behaviour>) {
         let behaviour = behaviour.into();
         behaviour.check();
-        let order = order_for(&behaviour);
-        self.record.change(|record| (record.behaviour, record.turn) = (behaviour, 0));
-        self.order(order);
+        let command = command_for(&behaviour);
+        self.record.change(|record| (record.behaviour, record.served) = (behaviour, 0));
+        self.command(command);
     }
 
-    /// Closes every open connection, whatever it is doing.
+    /// Closes every open connection.
     pub fn cut(&self) {
-        self.order(Order::Cut);
+        self.command(Command::Cut);
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -113,7 +113,7 @@ impl Origin {
         self.record.read(|record| record.requests.clone())
     }
 
-    /// The latest request; there must be one.
+    /// The latest request; panics if there is none.
     pub fn last(&self) -> Request {
         self.requests().pop().expect("the origin has seen a request")
     }
@@ -131,7 +131,7 @@ impl Origin {
         self.record.read(|record| record.open)
     }
 
-    /// Requests read and neither answered nor given up.
+    /// Requests received whose response is not finished and whose client has not left.
     pub fn in_flight(&self) -> usize {
         self.record.read(|record| record.in_flight)
     }
@@ -142,26 +142,26 @@ impl Origin {
 
     pub fn wait_for_requests(&self, count: usize) {
         let found = self.record.wait(|r| (r.requests.len() >= count).then_some(()));
-        assert!(found.is_some(), "{count} requests never came, only {}", self.count());
+        assert!(found.is_some(), "never {count} requests, last {}", self.count());
     }
 
-    /// Waits until so many requests are being worked on at once.
+    /// Waits until exactly `count` requests are in flight.
     pub fn wait_for_in_flight(&self, count: usize) {
         let found = self.record.wait(|r| (r.in_flight == count).then_some(()));
-        assert!(found.is_some(), "{count} in flight never came, but {}", self.in_flight());
+        assert!(found.is_some(), "never {count} in flight, last {}", self.in_flight());
     }
 
     pub fn wait_for_open_connections(&self, count: usize) {
         let found = self.record.wait(|r| (r.open == count).then_some(()));
         let now = self.open_connections();
-        assert!(found.is_some(), "{count} open connections never came, but {now}");
+        assert!(found.is_some(), "never {count} open connections, last {now}");
     }
 
-    /// Carried out when it returns.
-    fn order(&self, order: Order) {
-        let (done, carried_out) = std_mpsc::channel();
-        let sent = self.orders.send((order, done)).is_ok();
-        if !sent || carried_out.recv_timeout(PATIENCE).is_err() {
+    /// Sends a command and waits until it is done.
+    fn command(&self, command: Command) {
+        let (done, completed) = std_mpsc::channel();
+        let sent = self.commands.send((command, done)).is_ok();
+        if !sent || completed.recv_timeout(PATIENCE).is_err() {
             panic!("the origin on {} has stopped: {:?}", self.address, self.panic());
         }
     }
@@ -174,7 +174,7 @@ impl Origin {
 impl Drop for Origin {
     fn drop(&mut self) {
         let (done, _) = std_mpsc::channel();
-        let _ = self.orders.send((Order::Stop, done));
+        let _ = self.commands.send((Command::Stop, done));
         let ended = self.thread.take().is_none_or(|thread| thread.join().is_ok());
         if std::thread::panicking() {
             return;
@@ -192,7 +192,7 @@ impl Record {
     fn new(behaviour: Behaviour) -> Self {
         Self {
             behaviour,
-            turn: 0,
+            served: 0,
             requests: Vec::new(),
             connections: 0,
             open: 0,
@@ -202,55 +202,55 @@ impl Record {
         }
     }
 
-    /// Takes a request in, and says what to do with it.
-    fn take(&mut self, request: Request) -> Behaviour {
+    /// Records a request and returns the behaviour for it.
+    fn receive(&mut self, request: Request) -> Behaviour {
         self.requests.push(request);
         self.in_flight += 1;
         self.most_in_flight = self.most_in_flight.max(self.in_flight);
-        let turn = self.turn;
-        self.turn += 1;
+        let served = self.served;
+        self.served += 1;
         match &self.behaviour {
-            Behaviour::Script(parts) => parts[turn.min(parts.len() - 1)].clone(),
-            Behaviour::Turns(parts) => parts[turn % parts.len()].clone(),
+            Behaviour::Script(parts) => parts[served.min(parts.len() - 1)].clone(),
+            Behaviour::Cycle(parts) => parts[served % parts.len()].clone(),
             other => other.clone(),
         }
     }
 }
 
-fn order_for(behaviour: &Behaviour) -> Order {
+fn command_for(behaviour: &Behaviour) -> Command {
     match behaviour {
-        Behaviour::RefuseConnections => Order::Refuse,
-        Behaviour::BlackHole => Order::BlackHole,
-        _ => Order::Listen,
+        Behaviour::RefuseConnections => Command::Refuse,
+        Behaviour::BlackHole => Command::BlackHole,
+        _ => Command::Listen,
     }
 }
 
-/// Takes orders and connections until told to stop.
+/// Handles commands and connections until [`Command::Stop`].
 fn run(
-    _reserved: &Reserved,
+    _reserved: &ReservedPort,
     address: SocketAddr,
     record: &Arc<Watched<Record>>,
-    mut orders: mpsc::UnboundedReceiver<(Order, std_mpsc::Sender<()>)>,
+    mut commands: mpsc::UnboundedReceiver<(Command, std_mpsc::Sender<()>)>,
 ) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.expect("a runtime for the origin").block_on(async move {
-        let mut door = Door::Refusing;
-        let mut talks = JoinSet::new();
+        let mut port = PortState::Refusing;
+        let mut connections = JoinSet::new();
         loop {
             tokio::select! {
-                stream = door.accept() => {
+                stream = port.accept() => {
                     let connection = record.change(|r| { r.connections += 1; r.connections - 1 });
-                    talks.spawn(serve::converse(stream, Arc::clone(record), connection));
+                    connections.spawn(serve::serve(stream, Arc::clone(record), connection));
                 }
-                Some(ended) = talks.join_next() => note_panic(record, ended),
-                order = orders.recv() => match order {
-                    None | Some((Order::Stop, _)) => break,
-                    Some((order, done)) => {
-                        door = carry_out(order, door, address);
-                        if !matches!(order, Order::Listen) {
-                            talks.abort_all();
-                            while let Some(ended) = talks.join_next().await {
-                                note_panic(record, ended);
+                Some(ended) = connections.join_next() => record_panic(record, ended),
+                command = commands.recv() => match command {
+                    None | Some((Command::Stop, _)) => break,
+                    Some((command, done)) => {
+                        port = apply(command, port, address);
+                        if !matches!(command, Command::Listen) {
+                            connections.abort_all();
+                            while let Some(ended) = connections.join_next().await {
+                                record_panic(record, ended);
                             }
                         }
                         let _ = done.send(());
@@ -258,28 +258,28 @@ fn run(
                 },
             }
         }
-        while let Some(ended) = talks.try_join_next() {
-            note_panic(record, ended);
+        while let Some(ended) = connections.try_join_next() {
+            record_panic(record, ended);
         }
     });
 }
 
-fn carry_out(order: Order, door: Door, address: SocketAddr) -> Door {
-    match (order, door) {
-        (Order::Listen, Door::Open(listener)) => Door::Open(listener),
-        (Order::Cut, door) => door,
-        (order, closed) => {
-            drop(closed);
-            match order {
-                Order::Listen => Door::open(address),
-                Order::BlackHole => Door::dropping(address),
-                _ => Door::Refusing,
+fn apply(command: Command, port: PortState, address: SocketAddr) -> PortState {
+    match (command, port) {
+        (Command::Listen, PortState::Open(listener)) => PortState::Open(listener),
+        (Command::Cut, port) => port,
+        (command, old) => {
+            drop(old);
+            match command {
+                Command::Listen => PortState::open(address),
+                Command::BlackHole => PortState::dropping(address),
+                _ => PortState::Refusing,
             }
         }
     }
 }
 
-fn note_panic(record: &Watched<Record>, ended: Result<(), tokio::task::JoinError>) {
+fn record_panic(record: &Watched<Record>, ended: Result<(), tokio::task::JoinError>) {
     let Err(error) = ended else { return };
     let Ok(payload) = error.try_into_panic() else {
         return;

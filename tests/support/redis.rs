@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use super::door::Reserved;
-use super::{PATIENCE, Signal, seen};
+use super::listener::ReservedPort;
+use super::{PATIENCE, Signal, eventually};
 
 pub mod certificates;
 pub mod cluster;
@@ -37,9 +37,9 @@ const FAKED: &str = "libfaketime.so.1";
 
 #[derive(Debug)]
 pub struct RedisServer {
-    port: Reserved,
+    port: ReservedPort,
     /// Of a cluster's other port.
-    bus: Option<Reserved>,
+    bus: Option<ReservedPort>,
     folder: TempDir,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
@@ -96,8 +96,8 @@ impl Builder {
         let folder = TempDir::new().expect("a temporary folder");
         let certificates = self.tls.then(|| Certificates::write(folder.path()));
         let mut server = RedisServer {
-            port: Reserved::port(),
-            bus: self.cluster.then(Reserved::port),
+            port: ReservedPort::port(),
+            bus: self.cluster.then(ReservedPort::port),
             folder,
             arguments: Vec::new(),
             environment: Vec::new(),
@@ -219,7 +219,7 @@ impl RedisServer {
         let beside = self.folder().join("clock.new");
         fs::write(&beside, format!("{seconds:+}")).expect("its clock can be written");
         fs::rename(beside, self.folder().join("clock")).expect("its clock can be set");
-        seen("the clock of redis is set", || {
+        eventually("the clock of redis is set", || {
             let now = self.clock();
             let off = now - wall_seconds();
             ((off - seconds).abs() <= 2).then_some(()).ok_or(format!("it is {off} s off"))

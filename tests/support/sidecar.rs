@@ -1,8 +1,8 @@
 //! The built binary, run as a user runs it: policy files, arguments, signals, log lines.
 //!
-//! It listens on ports of the kernel's choosing and says which in one log line,
-//! `listener=http://127.0.0.1:PORT admin=http://127.0.0.1:PORT`. Its policies live in a folder
-//! of their own that goes with it. When a test fails, its log is printed.
+//! The kernel chooses its ports. The sidecar logs them in one line,
+//! `listener=http://127.0.0.1:PORT admin=http://127.0.0.1:PORT`. Its policies are in a temporary
+//! folder that is removed with it. When a test fails, the log is printed.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
@@ -16,7 +16,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::client::{Call, Client, Response};
-use super::{PATIENCE, TURN, Watched};
+use super::{PATIENCE, POLL_INTERVAL, Watched};
 
 #[derive(Debug)]
 pub struct Sidecar {
@@ -28,7 +28,7 @@ pub struct Sidecar {
     admin: String,
 }
 
-/// How to start one.
+/// Options for starting a sidecar.
 #[derive(Debug)]
 pub struct Builder {
     folder: TempDir,
@@ -37,12 +37,12 @@ pub struct Builder {
     workers: usize,
     environment: Vec<(String, String)>,
     data: Option<PathBuf>,
-    usual_data: bool,
+    default_data: bool,
 }
 
-/// A start that came to nothing.
+/// A sidecar that exited before it listened.
 #[derive(Debug)]
-pub struct Refused {
+pub struct StartFailure {
     pub status: ExitStatus,
     pub log: Vec<String>,
 }
@@ -58,17 +58,18 @@ pub enum Signal {
     Cont,
 }
 
-/// What it wrote, line by line: standard error and output together.
+/// Lines of standard error and standard output, in order of arrival.
 #[derive(Debug, Default)]
 struct Log {
     lines: Vec<String>,
+    /// How many of the two streams have ended.
     ended: usize,
 }
 
 // === impl Builder ===
 
 impl Builder {
-    /// Adds a policy file; `name` without its `.yaml` will do.
+    /// Adds a policy file; `.yaml` is added to a `name` without an extension.
     pub fn policy(self, name: &str, yaml: &str) -> Self {
         write_policy(&self.policies(), name, yaml);
         self
@@ -79,23 +80,23 @@ impl Builder {
         self
     }
 
-    /// One more argument to `outrigger run`.
+    /// Adds an argument to `outrigger run`.
     pub fn arg(mut self, argument: &str) -> Self {
         self.arguments.push(argument.to_owned());
         self
     }
 
-    /// Where it keeps jobs; none without.
+    /// Folder of the job store. Without it there is no store.
     pub fn data(self, path: &Path) -> Self {
         Self { data: Some(path.to_owned()), ..self }
     }
 
-    /// It keeps jobs where a sidecar does of which nobody said where.
-    pub fn usual_data(self) -> Self {
-        Self { usual_data: true, ..self }
+    /// Uses the default folder of the job store.
+    pub fn default_data(self) -> Self {
+        Self { default_data: true, ..self }
     }
 
-    /// Where it listens: `unix:PATH` instead of a port of its own.
+    /// Listens on `unix:PATH` instead of a port.
     pub fn listen(self, listen: &str) -> Self {
         Self { listen: listen.to_owned(), ..self }
     }
@@ -104,24 +105,24 @@ impl Builder {
         Self { workers, ..self }
     }
 
-    /// Where the policies will be read from.
+    /// The folder that policies are read from.
     pub fn policies(&self) -> PathBuf {
         self.folder.path().join("policies")
     }
 
-    /// Starts it and waits until it listens; panics with its log when it does not.
+    /// Starts the sidecar and waits until it listens; panics with its log if it exits.
     pub fn start(self) -> Sidecar {
-        self.try_start().unwrap_or_else(|refused| {
-            panic!("the sidecar left with {}:\n{}", refused.status, refused.log.join("\n"))
+        self.try_start().unwrap_or_else(|failure| {
+            panic!("the sidecar exited with {}:\n{}", failure.status, failure.log.join("\n"))
         })
     }
 
-    pub fn try_start(self) -> Result<Sidecar, Refused> {
+    pub fn try_start(self) -> Result<Sidecar, StartFailure> {
         let mut child = self.command().spawn().expect("the outrigger binary can be started");
         let log = Arc::new(Watched::new(Log::default()));
         let stderr = child.stderr.take().expect("standard error is piped");
         let stdout = child.stdout.take().expect("standard output is piped");
-        let readers = vec![keep_lines(stderr, &log), keep_lines(stdout, &log)];
+        let readers = vec![collect_lines(stderr, &log), collect_lines(stdout, &log)];
         let (listener, admin) = (String::new(), String::new());
         let mut sidecar = Sidecar { child, log, readers, folder: self.folder, listener, admin };
         match sidecar.wait_for_addresses() {
@@ -129,7 +130,7 @@ impl Builder {
                 (sidecar.listener, sidecar.admin) = (listener, admin);
                 Ok(sidecar)
             }
-            None => Err(Refused { status: sidecar.wait_for_exit(), log: sidecar.log() }),
+            None => Err(StartFailure { status: sidecar.wait_for_exit(), log: sidecar.log() }),
         }
     }
 
@@ -140,10 +141,10 @@ impl Builder {
         command.arg("--workers").arg(self.workers.to_string()).args(&self.arguments);
         match &self.data {
             Some(data) => drop(command.arg("--data").arg(data)),
-            None if self.usual_data => {}
+            None if self.default_data => {}
             None => drop(command.args(["--data", "none"])),
         }
-        // What the machine's own environment says must not reach a test.
+        // The environment of the machine must not influence a test.
         for (name, _) in std::env::vars_os() {
             let upper = name.to_string_lossy().to_uppercase();
             if upper.starts_with("OUTRIGGER_") || upper.ends_with("_PROXY") || upper == "RUST_LOG" {
@@ -164,16 +165,16 @@ impl Sidecar {
         fs::create_dir(folder.path().join("policies")).expect("a folder for policies");
         let listen = "127.0.0.1:0".to_owned();
         let (arguments, environment) = (Vec::new(), Vec::new());
-        let (data, usual_data) = (None, false);
-        Builder { folder, listen, arguments, workers: 2, environment, data, usual_data }
+        let (data, default_data) = (None, false);
+        Builder { folder, listen, arguments, workers: 2, environment, data, default_data }
     }
 
-    /// With one policy file, `policy.yaml`.
+    /// Starts with one policy file, `policy.yaml`.
     pub fn start(yaml: &str) -> Self {
         Self::builder().policy("policy", yaml).start()
     }
 
-    /// The listener's URL for a path that begins with `/`.
+    /// The URL of the listener with a path that starts with `/`.
     pub fn url(&self, path: &str) -> String {
         format!("{}{path}", self.listener)
     }
@@ -182,12 +183,12 @@ impl Sidecar {
         format!("{}{path}", self.admin)
     }
 
-    /// A new connection to the listener.
+    /// Opens a connection to the listener.
     pub fn client(&self) -> Client {
         Client::to(&self.listener)
     }
 
-    /// One call on a connection of its own.
+    /// Sends one request on a new connection.
     pub fn send(&self, call: &Call) -> Response {
         self.client().send(call)
     }
@@ -197,7 +198,7 @@ impl Sidecar {
         (response.status, response.text())
     }
 
-    /// As the dashboard would: from the admin's own origin.
+    /// Posts as the dashboard does, with the origin of the admin listener.
     pub fn admin_post(&self, path: &str, body: &Value) -> (u16, String) {
         let call = Call::json(path, body).header("origin", &self.admin);
         let response = self.admin_send(&call);
@@ -208,7 +209,7 @@ impl Sidecar {
         Client::to(&self.admin).send(call)
     }
 
-    /// The value of one series of `/metrics`, by its name with labels as they stand there.
+    /// The value of one series of `/metrics`, named with its labels as they are printed.
     pub fn metric(&self, series: &str) -> Option<f64> {
         let (status, text) = self.admin_get("/metrics");
         assert_eq!(status, 200, "{text}");
@@ -220,7 +221,7 @@ impl Sidecar {
         self.child.id()
     }
 
-    /// Its own folder; goes with it.
+    /// Its temporary folder, removed on drop.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
@@ -229,52 +230,48 @@ impl Sidecar {
         self.folder.path().join("policies")
     }
 
-    /// Replaces a policy file at once, as an editor does: written beside, then renamed.
+    /// Replaces a policy file atomically, like an editor: write a temporary file, then rename it.
     pub fn write_policy(&self, name: &str, yaml: &str) {
         write_policy(&self.policies(), name, yaml);
     }
 
-    pub fn remove_policy(&self, name: &str) {
-        fs::remove_file(self.policies().join(file_name(name))).expect("the policy file is there");
-    }
-
-    /// Everything it has written so far.
+    /// All lines written so far.
     pub fn log(&self) -> Vec<String> {
         self.log.read(|log| log.lines.clone())
     }
 
-    /// Waits for a log line, from the start of the log on, and returns it.
-    pub fn wait_for_log(&self, wanted: impl Fn(&str) -> bool) -> String {
+    /// Waits for the first log line that matches, including earlier ones, and returns it.
+    pub fn wait_for_log(&self, matches: impl Fn(&str) -> bool) -> String {
         let found = self.log.wait(|log| {
-            let line = log.lines.iter().find(|line| wanted(line)).cloned();
+            let line = log.lines.iter().find(|line| matches(line)).cloned();
             line.map(Some).or((log.ended == 2).then_some(None))
         });
-        let Some(Some(line)) = found else { panic!("the log line that was waited for never came") };
+        let Some(Some(line)) = found else { panic!("the expected log line never appeared") };
         line
     }
 
-    /// The access log's lines: every JSON line that has a `route`.
+    /// The access log: every JSON line that has a `route`.
     pub fn access_log(&self) -> Vec<Value> {
         self.log.read(access_lines)
     }
 
-    /// Waits until the access log has so many lines, and returns them.
+    /// Waits until the access log has `count` lines, and returns all of them.
     pub fn wait_for_access(&self, count: usize) -> Vec<Value> {
         let found = self.log.wait(|log| {
             let lines = access_lines(log);
             (lines.len() >= count).then_some(lines)
         });
         let found = found.ok_or_else(|| self.access_log().len());
-        found.unwrap_or_else(|n| panic!("{count} access log lines never came, only {n}"))
+        found.unwrap_or_else(|n| panic!("never {count} access log lines, last {n}"))
     }
 
-    /// Waits until `holds` is true; panics at the caller's line when it never is.
+    /// Waits until `condition` is true; panics at the caller's line if it never is.
     #[track_caller]
-    pub fn wait_until(&self, mut holds: impl FnMut(&Self) -> bool) {
+    pub fn wait_until(&self, mut condition: impl FnMut(&Self) -> bool) {
         let deadline = Instant::now() + PATIENCE;
-        while !holds(self) {
+        while !condition(self) {
             assert!(Instant::now() < deadline, "the condition never held");
-            self.log.park(TURN);
+            self.log.park(POLL_INTERVAL);
         }
     }
 
@@ -282,13 +279,13 @@ impl Sidecar {
         signal.to(self.pid());
     }
 
-    /// Asks it to end, and waits until it has.
+    /// Sends SIGTERM and waits for the exit.
     pub fn stop(&mut self) -> ExitStatus {
         self.signal(Signal::Term);
         self.wait_for_exit()
     }
 
-    /// Waits until it has ended by itself.
+    /// Waits until the process has exited.
     pub fn wait_for_exit(&mut self) -> ExitStatus {
         let deadline = Instant::now() + PATIENCE * 2;
         loop {
@@ -296,8 +293,8 @@ impl Sidecar {
                 self.join_readers();
                 return status;
             }
-            assert!(Instant::now() < deadline, "the sidecar never ended");
-            self.log.park(TURN);
+            assert!(Instant::now() < deadline, "the sidecar never exited");
+            self.log.park(POLL_INTERVAL);
         }
     }
 
@@ -305,7 +302,7 @@ impl Sidecar {
         matches!(self.child.try_wait(), Ok(None))
     }
 
-    /// `None` when it ends before it says where it listens, or says nothing for too long.
+    /// `None` if the process exits before it logs its addresses, or logs none in time.
     fn wait_for_addresses(&mut self) -> Option<(String, String)> {
         let found = self.log.wait(|log| match log.lines.iter().find_map(|l| addresses(l)) {
             Some(found) => Some(Some(found)),
@@ -319,7 +316,7 @@ impl Sidecar {
 
     fn join_readers(&mut self) {
         for reader in self.readers.drain(..) {
-            reader.join().expect("the log's reader ends well");
+            reader.join().expect("the log reader ends without a panic");
         }
     }
 }
@@ -331,7 +328,7 @@ impl Drop for Sidecar {
         if std::thread::panicking() {
             let log = self.log();
             let skipped = log.len().saturating_sub(200);
-            eprintln!("--- the sidecar's log ({skipped} earlier lines left out)");
+            eprintln!("--- log of the sidecar ({skipped} earlier lines omitted)");
             eprintln!("{}\n---", log[skipped..].join("\n"));
         }
     }
@@ -340,7 +337,7 @@ impl Drop for Sidecar {
 // === impl Signal ===
 
 impl Signal {
-    /// Sends it to a process.
+    /// Sends the signal to a process.
     pub fn to(self, pid: u32) {
         let command = format!("kill -{} {pid}", self.name());
         let status = Command::new("sh").args(["-c", &command]).status().expect("sh can be run");
@@ -360,7 +357,7 @@ impl Signal {
     }
 }
 
-fn keep_lines(from: impl Read + Send + 'static, log: &Arc<Watched<Log>>) -> JoinHandle<()> {
+fn collect_lines(from: impl Read + Send + 'static, log: &Arc<Watched<Log>>) -> JoinHandle<()> {
     let log = Arc::clone(log);
     std::thread::spawn(move || {
         let mut from = BufReader::new(from);
@@ -380,7 +377,7 @@ fn access_lines(log: &Log) -> Vec<Value> {
     parsed.filter(|line| line.get("route").is_some()).collect()
 }
 
-/// The listener's and the admin side's URL, out of the one log line that names both.
+/// The URLs of the listener and the admin listener, from the log line that names both.
 fn addresses(line: &str) -> Option<(String, String)> {
     let after = |key: &str| {
         let rest = &line[line.find(key)? + key.len()..];
@@ -400,7 +397,7 @@ fn file_name(name: &str) -> String {
 
 fn write_policy(folder: &Path, name: &str, yaml: &str) {
     let name = file_name(name);
-    let beside = folder.join(format!(".{name}.new"));
-    fs::write(&beside, yaml).expect("the policy can be written");
-    fs::rename(&beside, folder.join(name)).expect("the policy can be put in place");
+    let temporary = folder.join(format!(".{name}.new"));
+    fs::write(&temporary, yaml).expect("the policy can be written");
+    fs::rename(&temporary, folder.join(name)).expect("the policy can be put in place");
 }

@@ -1,7 +1,7 @@
-//! One connection of an origin: read a request, do as told, read the next.
+//! One connection of an origin: read a request, perform the scripted behaviour, read the next.
 //!
-//! Whatever waits also listens for the client's leaving, so that a request the client gave up is
-//! no longer in flight here.
+//! Every wait also watches for the client to disconnect, so that an abandoned request is no longer
+//! counted as in flight.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,9 +15,9 @@ use super::super::behaviour::{Behaviour, Ending, Gate, Stream};
 use super::super::message::{self, Framing};
 use super::{Record, Request};
 
-/// What becomes of the connection after a request.
+/// The connection state after a request.
 #[derive(Debug)]
-enum Next {
+enum AfterRequest {
     Keep,
     Close,
     Reset,
@@ -26,12 +26,12 @@ enum Next {
 #[derive(Debug)]
 struct Connection {
     stream: TcpStream,
-    /// Read and not yet used.
+    /// Bytes read and not yet parsed.
     buffer: Vec<u8>,
     id: usize,
 }
 
-/// Counts something up now and down when dropped, however the task ends.
+/// Decrements a counter of the record when dropped, however the task ends.
 struct Counted<'a>(&'a Watched<Record>, fn(&mut Record) -> &mut usize);
 
 impl Drop for Counted<'_> {
@@ -40,19 +40,19 @@ impl Drop for Counted<'_> {
     }
 }
 
-pub(super) async fn converse(stream: TcpStream, record: Arc<Watched<Record>>, id: usize) {
+pub(super) async fn serve(stream: TcpStream, record: Arc<Watched<Record>>, id: usize) {
     let _ = stream.set_nodelay(true);
     record.change(|r| r.open += 1);
     let _open = Counted(&record, |r| &mut r.open);
     let mut connection = Connection { stream, buffer: Vec::new(), id };
     while let Some(request) = connection.request().await {
-        let behaviour = record.change(|r| r.take(request.clone()));
+        let behaviour = record.change(|r| r.receive(request.clone()));
         let _in_flight = Counted(&record, |r| &mut r.in_flight);
         match connection.behave(behaviour, &request).await {
-            Ok(Next::Keep) => {}
-            // The client left in the middle: nothing to say to it.
-            Ok(Next::Close) | Err(_) => return,
-            Ok(Next::Reset) => return connection.reset(),
+            Ok(AfterRequest::Keep) => {}
+            // On an error the client is gone.
+            Ok(AfterRequest::Close) | Err(_) => return,
+            Ok(AfterRequest::Reset) => return connection.reset(),
         }
     }
 }
@@ -60,7 +60,7 @@ pub(super) async fn converse(stream: TcpStream, record: Arc<Watched<Record>>, id
 // === impl Connection ===
 
 impl Connection {
-    /// The next request, whole; `None` when the client is gone.
+    /// The next complete request; `None` when the client is gone.
     async fn request(&mut self) -> Option<Request> {
         let head = loop {
             if let Some(head) = message::head(&self.buffer) {
@@ -102,7 +102,7 @@ impl Connection {
         }
     }
 
-    /// Reads something more; `None` when the client has left.
+    /// Reads more bytes; `None` when the client is gone.
     async fn more(&mut self) -> Option<()> {
         match self.stream.read_buf(&mut self.buffer).await {
             Ok(0) | Err(_) => None,
@@ -110,20 +110,24 @@ impl Connection {
         }
     }
 
-    async fn gone(&mut self) {
+    async fn wait_for_peer_close(&mut self) {
         while self.more().await.is_some() {}
     }
 
-    /// Passes the gate; an error when the client leaves first.
+    /// Passes the gate; an error if the client disconnects first.
     async fn pass(&mut self, gate: &Gate) -> std::io::Result<()> {
         tokio::select! {
             biased;
             () = gate.pass() => Ok(()),
-            () = self.gone() => Err(std::io::ErrorKind::BrokenPipe.into()),
+            () = self.wait_for_peer_close() => Err(std::io::ErrorKind::BrokenPipe.into()),
         }
     }
 
-    async fn behave(&mut self, behaviour: Behaviour, request: &Request) -> std::io::Result<Next> {
+    async fn behave(
+        &mut self,
+        behaviour: Behaviour,
+        request: &Request,
+    ) -> std::io::Result<AfterRequest> {
         let mut behaviour = behaviour;
         loop {
             behaviour = match behaviour {
@@ -132,66 +136,80 @@ impl Connection {
                     *then
                 }
                 Behaviour::Custom(decide) => (decide.0)(request),
-                settled => return self.carry_out(settled, request).await,
+                behaviour => return self.perform(behaviour, request).await,
             };
         }
     }
 
-    async fn carry_out(&mut self, settled: Behaviour, request: &Request) -> std::io::Result<Next> {
-        let good = completion(request);
-        match settled {
-            Behaviour::Chat => self.answer(request, 200, &good).await.and(Ok(Next::Keep)),
-            Behaviour::CloseIdle => self.answer(request, 200, &good).await.and(Ok(Next::Close)),
-            Behaviour::MalformedJson => {
-                self.answer(request, 200, "{\"choices\": [").await.and(Ok(Next::Keep))
+    async fn perform(
+        &mut self,
+        behaviour: Behaviour,
+        request: &Request,
+    ) -> std::io::Result<AfterRequest> {
+        let ok_body = completion(request);
+        match behaviour {
+            Behaviour::Chat => {
+                self.respond_json(request, 200, &ok_body).await.and(Ok(AfterRequest::Keep))
             }
-            Behaviour::EmptyBody => self.answer(request, 200, "").await.and(Ok(Next::Keep)),
+            Behaviour::CloseIdle => {
+                self.respond_json(request, 200, &ok_body).await.and(Ok(AfterRequest::Close))
+            }
+            Behaviour::MalformedJson => {
+                self.respond_json(request, 200, "{\"choices\": [").await.and(Ok(AfterRequest::Keep))
+            }
+            Behaviour::EmptyBody => {
+                self.respond_json(request, 200, "").await.and(Ok(AfterRequest::Keep))
+            }
             Behaviour::Sse(stream) => self.send_events(stream).await,
             Behaviour::Status(code, headers, body) => {
                 self.respond(request, code, &headers, &body, body.len()).await?;
-                Ok(Next::Keep)
+                Ok(AfterRequest::Keep)
             }
-            Behaviour::Reset => Ok(Next::Reset),
+            Behaviour::Reset => Ok(AfterRequest::Reset),
             Behaviour::ResetMidBody => {
-                self.half(request, &good).await?;
-                // A reset discards what the peer has not read: let the half arrive.
-                self.delivered().await;
-                Ok(Next::Reset)
+                self.respond_half(request, &ok_body).await?;
+                // A reset discards bytes that the peer has not read.
+                self.let_peer_read().await;
+                Ok(AfterRequest::Reset)
             }
-            Behaviour::HalfBody => self.half(request, &good).await.and(Ok(Next::Close)),
-            Behaviour::Silent => self.silence().await,
+            Behaviour::HalfBody => {
+                self.respond_half(request, &ok_body).await.and(Ok(AfterRequest::Close))
+            }
+            Behaviour::Silent => self.stay_silent().await,
             Behaviour::HeadersThenSilence => {
-                self.respond(request, 200, &json_type(), "", good.len()).await?;
-                self.silence().await
+                self.respond(request, 200, &json_type(), "", ok_body.len()).await?;
+                self.stay_silent().await
             }
-            Behaviour::Raw(bytes) => self.stream.write_all(&bytes).await.and(Ok(Next::Close)),
-            about @ (Behaviour::RefuseConnections
+            Behaviour::Raw(bytes) => {
+                self.stream.write_all(&bytes).await.and(Ok(AfterRequest::Close))
+            }
+            listener_state @ (Behaviour::RefuseConnections
             | Behaviour::BlackHole
             | Behaviour::Held(..)
             | Behaviour::Script(_)
-            | Behaviour::Turns(_)
+            | Behaviour::Cycle(_)
             | Behaviour::Custom(_)) => {
-                // A connection made just before the listener went away, or a wrong script.
-                assert!(about.is_about_the_listener(), "{about:?} cannot answer a request");
-                Ok(Next::Close)
+                // Reached only by a connection accepted just before the listener closed.
+                assert!(listener_state.concerns_listener(), "{listener_state:?} is no response");
+                Ok(AfterRequest::Close)
             }
         }
     }
 
-    async fn silence(&mut self) -> std::io::Result<Next> {
-        self.gone().await;
-        Ok(Next::Close)
+    async fn stay_silent(&mut self) -> std::io::Result<AfterRequest> {
+        self.wait_for_peer_close().await;
+        Ok(AfterRequest::Close)
     }
 
-    async fn answer(&mut self, to: &Request, status: u16, body: &str) -> std::io::Result<()> {
+    async fn respond_json(&mut self, to: &Request, status: u16, body: &str) -> std::io::Result<()> {
         self.respond(to, status, &json_type(), body, body.len()).await
     }
 
-    async fn half(&mut self, to: &Request, body: &str) -> std::io::Result<()> {
+    async fn respond_half(&mut self, to: &Request, body: &str) -> std::io::Result<()> {
         self.respond(to, 200, &json_type(), &body[..body.len() / 2], body.len()).await
     }
 
-    /// Says `length`, sends `body`, whatever they have to do with each other.
+    /// Declares `length` and sends `body`; the two may disagree.
     async fn respond(
         &mut self,
         to: &Request,
@@ -214,7 +232,7 @@ impl Connection {
         self.stream.write_all(text.as_bytes()).await
     }
 
-    async fn send_events(&mut self, events: Stream) -> std::io::Result<Next> {
+    async fn send_events(&mut self, events: Stream) -> std::io::Result<AfterRequest> {
         let origin = self.stream.local_addr()?;
         let head = format!(
             "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: no-cache\r\n\
@@ -230,21 +248,21 @@ impl Connection {
         match events.ending {
             Ending::Complete => {
                 self.stream.write_all(b"0\r\n\r\n").await?;
-                Ok(Next::Keep)
+                Ok(AfterRequest::Keep)
             }
-            Ending::Cut => Ok(Next::Close),
+            Ending::Cut => Ok(AfterRequest::Close),
             Ending::Reset => {
-                self.delivered().await;
-                Ok(Next::Reset)
+                self.let_peer_read().await;
+                Ok(AfterRequest::Reset)
             }
-            Ending::Hang => self.silence().await,
+            Ending::Hang => self.stay_silent().await,
         }
     }
 
-    /// Waits, for a moment at most, until the peer has had the time to read what was sent.
-    async fn delivered(&mut self) {
+    /// Gives the peer a moment to read the bytes sent so far.
+    async fn let_peer_read(&mut self) {
         let moment = Duration::from_millis(20);
-        let _ = tokio::time::timeout(moment, self.gone()).await;
+        let _ = tokio::time::timeout(moment, self.wait_for_peer_close()).await;
     }
 
     /// Closes with RST.
@@ -257,10 +275,10 @@ fn json_type() -> Vec<(String, String)> {
     vec![("content-type".to_owned(), "application/json".to_owned())]
 }
 
-/// A chat completion for the model that was asked for.
+/// A chat completion for the requested model.
 fn completion(request: &Request) -> String {
-    let asked: Value = serde_json::from_slice(&request.body).unwrap_or_default();
-    let model = asked.get("model").and_then(Value::as_str).unwrap_or("m");
+    let body: Value = serde_json::from_slice(&request.body).unwrap_or_default();
+    let model = body.get("model").and_then(Value::as_str).unwrap_or("m");
     let message = json!({ "role": "assistant", "content": "hello there" });
     json!({
         "id": "chatcmpl-1", "object": "chat.completion", "created": 1_700_000_000, "model": model,

@@ -1,6 +1,6 @@
 //! A cluster of three primaries, each with a third of the slots.
 
-use super::super::seen;
+use super::super::eventually;
 use super::{RedisServer, Reply};
 
 const SLOTS: usize = 16384;
@@ -49,7 +49,7 @@ impl Cluster {
 
     pub fn wait_until_whole(&self) {
         for server in &self.servers {
-            seen("the cluster is whole", || {
+            eventually("the cluster is whole", || {
                 let info = server.ask(&["CLUSTER", "INFO"]).text();
                 let whole =
                     info.contains("cluster_state:ok") && info.contains("cluster_known_nodes:3");

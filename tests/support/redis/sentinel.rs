@@ -1,6 +1,6 @@
 //! Three Sentinels over a primary and its replica.
 
-use super::super::seen;
+use super::super::eventually;
 use super::{RedisServer, words};
 
 const NAME: &str = "fleet";
@@ -19,7 +19,7 @@ impl Sentinels {
         let primary = primary.arg("--repl-diskless-sync-delay").arg("0").start();
         let port = primary.address().port().to_string();
         let replica = RedisServer::builder().arg("--replicaof").arg("127.0.0.1").arg(&port).start();
-        seen("the replica follows", || {
+        eventually("the replica follows", || {
             let replication = replica.ask(&["INFO", "replication"]).text();
             replication.contains("master_link_status:up").then_some(()).ok_or(replication)
         });
@@ -44,7 +44,7 @@ impl Sentinels {
     /// Ends the primary, and waits until the replica has taken its place.
     pub fn fail_over(&self) {
         self.primary.kill();
-        seen("the replica is the primary", || {
+        eventually("the replica is the primary", || {
             // Whoever promotes it closes the connections that it has.
             let role = self.replica.talk().try_ask(&["ROLE"]).map_err(|error| error.to_string())?;
             let role = role.items()[0].text();
@@ -67,7 +67,7 @@ fn sentinel(port: &str, n: u32) -> RedisServer {
 fn knows_all(sentinel: &RedisServer) {
     let ask = words("SENTINEL MASTER fleet");
     let ask: Vec<_> = ask.iter().map(String::as_str).collect();
-    seen("a Sentinel knows the replica and the other two", || {
+    eventually("a Sentinel knows the replica and the other two", || {
         let told = sentinel.ask(&ask);
         let field = |name| told.field(name).unwrap_or_default();
         let known = [field("num-slaves"), field("num-other-sentinels"), field("flags")];

@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use super::super::door::{Door, Reserved};
+use super::super::listener::{PortState, ReservedPort};
 use super::PATIENCE;
 
 #[derive(Debug)]
@@ -47,7 +47,7 @@ pub enum Passing {
 impl Wire {
     /// Before whoever listens there; everything passes.
     pub fn to(behind: SocketAddr) -> Self {
-        let reserved = Reserved::port();
+        let reserved = ReservedPort::port();
         let address = reserved.address();
         let (orders, received) = mpsc::unbounded_channel();
         let thread = std::thread::Builder::new().name(format!("wire-{}", address.port()));
@@ -91,25 +91,25 @@ impl Passing {
         matches!(self, Passing::Refused | Passing::Garbage(_) | Passing::Error(_))
     }
 
-    fn door(&self, address: SocketAddr) -> Door {
+    fn door(&self, address: SocketAddr) -> PortState {
         match self {
-            Passing::Refused => Door::Refusing,
-            Passing::Dropped => Door::dropping(address),
-            _ => Door::open(address),
+            Passing::Refused => PortState::Refusing,
+            Passing::Dropped => PortState::dropping(address),
+            _ => PortState::open(address),
         }
     }
 }
 
 /// Takes orders and connections until told to stop.
 fn run(
-    reserved: &Reserved,
+    reserved: &ReservedPort,
     behind: SocketAddr,
     mut orders: mpsc::UnboundedReceiver<Option<(Passing, std_mpsc::Sender<()>)>>,
 ) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.expect("a runtime for the wire").block_on(async move {
         let passing = watch::Sender::new(Passing::Refused);
-        let (mut door, mut connections) = (Door::Refusing, JoinSet::new());
+        let (mut door, mut connections) = (PortState::Refusing, JoinSet::new());
         loop {
             tokio::select! {
                 stream = door.accept() => {
