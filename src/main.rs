@@ -1,4 +1,4 @@
-//! The `outrigger` command. What it can do is in `cli`.
+//! The `outrigger` command; `cli` has its subcommands.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! What happened lately: breaker transitions, holds and reloads, for the admin API.
+//! Recent events for the admin API: breaker transitions, holds, reloads.
 //!
 //! A ring of bounded size in memory. An event is rare (a change of state, never a request), so a
 //! short lock is enough.
@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use parking_lot::Mutex;
 use serde::Serialize;
 
-/// Events that are kept.
+/// The newest events that the ring keeps.
 const KEPT: usize = 1000;
 
 /// One change of state.
@@ -21,7 +21,7 @@ pub struct Event {
     pub kind: &'static str,
     /// The key of what changed, such as `openai/api.openai.com:443/gpt-4o`.
     pub key: String,
-    /// What happened, in words.
+    /// The event, in words.
     pub what: String,
 }
 
@@ -47,7 +47,7 @@ impl Events {
     }
 }
 
-/// The time as text, of which only the milliseconds are written anew within a second.
+/// Formats times, and rewrites only the milliseconds within one second.
 #[derive(Debug, Default)]
 pub struct Stamp {
     second: u64,

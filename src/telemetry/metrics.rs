@@ -33,15 +33,15 @@ const SECONDS: [f64; 16] = [
 ];
 const CHANGES: [f64; 10] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 192.0, 256.0];
 
-/// What Prometheus needs to know about a type of metric.
-trait Kind {
+/// A type of metric as Prometheus sees it.
+trait MetricKind {
     const NAME: &'static str;
     /// Appended to the name when the metric is exported.
     const SUFFIX: &'static str = "";
     fn create() -> Self;
 }
 
-impl Kind for Counter {
+impl MetricKind for Counter {
     const NAME: &'static str = "counter";
     const SUFFIX: &'static str = "_total";
     fn create() -> Self {
@@ -49,7 +49,7 @@ impl Kind for Counter {
     }
 }
 
-impl Kind for CostCounter {
+impl MetricKind for CostCounter {
     const NAME: &'static str = "counter";
     const SUFFIX: &'static str = "_total";
     fn create() -> Self {
@@ -57,21 +57,21 @@ impl Kind for CostCounter {
     }
 }
 
-impl Kind for Level {
+impl MetricKind for Level {
     const NAME: &'static str = "gauge";
     fn create() -> Self {
         Self::default()
     }
 }
 
-impl Kind for Ratio {
+impl MetricKind for Ratio {
     const NAME: &'static str = "gauge";
     fn create() -> Self {
         Self::default()
     }
 }
 
-impl Kind for Histogram {
+impl MetricKind for Histogram {
     const NAME: &'static str = "histogram";
     fn create() -> Self {
         Histogram::new(SECONDS)
@@ -105,8 +105,8 @@ macro_rules! metrics {
         pub const METRICS: &[MetricInfo] = &[
             $(MetricInfo {
                 name: stringify!($name),
-                suffix: <$kind as Kind>::SUFFIX,
-                kind: <$kind as Kind>::NAME,
+                suffix: <$kind as MetricKind>::SUFFIX,
+                kind: <$kind as MetricKind>::NAME,
                 labels: metrics!(@labels $($labels)?),
                 help: $help,
             },)*
@@ -135,9 +135,9 @@ macro_rules! metrics {
     (@type series $kind:ident $labels:ident) => { Series<$labels, $kind> };
     (@type family $kind:ident $labels:ident) => { Family<$labels, $kind> };
     (@type single $kind:ident) => { $kind };
-    (@new series $kind:ident) => { Series::new(<$kind as Kind>::create) };
+    (@new series $kind:ident) => { Series::new(<$kind as MetricKind>::create) };
     (@new family $kind:ident) => { Family::default() };
-    (@new single $kind:ident) => { <$kind as Kind>::create() };
+    (@new single $kind:ident) => { <$kind as MetricKind>::create() };
     (@new single $kind:ident $create:expr) => { $create };
     (@labels) => { &[] };
     (@labels $labels:ident) => { <$labels as LabelSet>::NAMES };
