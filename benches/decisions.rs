@@ -100,7 +100,9 @@ fn live() -> Arc<Live> {
 }
 
 fn breaker_policy() -> BreakerPolicy {
-    shipped().providers[0].breaker.as_ref().expect("the first provider has a breaker").policy
+    let provider = &shipped().providers[0];
+    let breaker = provider.breaker.as_ref().expect("the first provider has a breaker");
+    breaker.policy(provider.probe_lease())
 }
 
 fn cell() -> Arc<BreakerCell> {
@@ -117,7 +119,7 @@ fn route_with_all() -> Arc<RouteLive> {
     let mut policy = shipped().routes[0].clone();
     policy.hedge = Some(HedgePolicy { extra_load: 0.02, after: None });
     let spend = CostBudgetPolicy { limit: 5.0, window: Duration::from_secs(3_600) };
-    policy.retry.cost = Some(Cost { policy: spend, currency: "USD".to_owned() });
+    policy.retry.budget.cost = Some(Cost { policy: spend, currency: "USD".to_owned() });
     let header = HeaderName::from_static("x-session");
     policy.affinity = Some(Affinity { header, ttl: Duration::from_secs(600) });
     let (route, mut time) = (live().route(&policy), Passing::new());

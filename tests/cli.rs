@@ -191,13 +191,13 @@ fn a_route_is_explained_with_its_providers_and_where_each_value_stands() {
     line(&said.out, &["idempotent", "always", "p.yaml:11"]);
     line(&said.out, &["replay", "default"]);
     line(&said.out, &["max_attempts", "3", "default"]);
-    line(&said.out, &["stream.commit", "by kind", "default"]);
+    line(&said.out, &["stream.commit", "by content type", "default"]);
     line(&said.out, &["stream.on_cut", "abort", "p.yaml:13"]);
     line(&said.out, &["requests", "500/min, burst 8.33", "p.yaml:3"]);
     line(&said.out, &["tokens", "none", "default"]);
-    line(&said.out, &["queue default:"]);
+    line(&said.out, &["queues.default"]);
     line(&said.out, &["classes", "high 8, normal 4, low 1", "default"]);
-    line(&said.out, &["price.input", "2.5 USD", "p.yaml:5"]);
+    line(&said.out, &["price.input", "2.5", "p.yaml:5"]);
     assert!(!said.out.contains("secret=1"), "a query is not printed");
 }
 
@@ -209,7 +209,7 @@ fn a_route_that_takes_no_jobs_or_has_no_queue_says_so() {
     let folder = policy(text);
     let path = folder.path().to_str().unwrap();
     let said = outrigger(&["explain", "GET", "/jobs", "--policies", path]);
-    let queue = line(&said.out, &["queue own:"]);
+    let queue = line(&said.out, &["queues.own"]);
     assert!(queue < line(&said.out, &["max_wait", "5s", "p.yaml:3"]));
     line(&said.out, &["takes no jobs of this route", "credential"]);
     let said = outrigger(&["explain", "GET", "/now", "--policies", path]);

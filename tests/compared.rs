@@ -88,7 +88,7 @@ fn the_policy_that_is_measured_has_everything_on() {
     for provider in route.providers.iter().map(|weighted| &policy.providers[weighted.provider]) {
         let breaker = provider.breaker.as_ref().expect("a breaker");
         assert_eq!(breaker.scope, Scope::Model, "{}", provider.name);
-        assert!(breaker.policy.failure_threshold > 0 && breaker.policy.failure_rate.is_some());
+        assert!(breaker.failure_threshold > 0 && breaker.failure_rate.is_some());
         assert!(provider.capacity.concurrency < u32::MAX, "{}", provider.name);
         maps |= provider.models.iter().any(|(ours, _)| asked == ours.as_str());
     }

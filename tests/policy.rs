@@ -14,16 +14,17 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Method};
 use outrigger::json::pointer::Pointer;
+use outrigger::policy::section::describe::{Reference, Shape};
 use outrigger::policy::sections::model::{
-    Accept, Action, Affinity, Auth, Buffer, Callback, Capacity, Commit, Forwarded, Keeps, KeyPart,
-    LogFormat, LogTarget, Mark, Of, OnCut, Price, Queue, RespondKind, Scope, Sign, Stream, Usage,
+    Accept, Action, Affinity, Auth, Buffer, Callback, Capacity, CapacityUsed, Commit, ErrorRate,
+    Keeps, KeyPart, Latency, Manual, Mark, Of, OnCut, Price, Quantile, Queue, QueueWaiting,
+    RespondKind, Sign, StoreAll, Usage,
 };
 use outrigger::policy::yaml::diagnostic::{self, Problem, Severity};
-use outrigger::policy::{Loaded, SourceFile, Sources, json_schema, load};
-use outrigger::resilience::balance::balancer::BalanceAlgorithm;
+use outrigger::policy::{Loaded, SourceFile, Sources, diff, json_schema, load, sections};
 use outrigger::resilience::breaker::EnforcementMode;
 use outrigger::resilience::condition::Condition;
-use outrigger::resilience::outcome::{AttemptClass, Idempotence};
+use outrigger::resilience::outcome::AttemptClass;
 use outrigger::resilience::rate::gcra::RatePolicy;
 use outrigger::resilience::retry::cost_budget::CostBudgetPolicy;
 use outrigger::resilience::retry::hedge::HedgePolicy;
@@ -184,130 +185,76 @@ fn one_bad_file_does_not_hide_the_problems_of_another() {
     let problems = load(&files, &Known).unwrap_err();
     let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
     assert_eq!(lines.len(), 3, "{lines:?}");
-    assert!(lines[1].starts_with("b.yaml:1:10: version `2`"));
+    assert!(lines[1].starts_with("b.yaml:1:10: unknown version `2`"));
     assert!(lines[2].starts_with("b.yaml:2:1: unknown key `foo`"));
 }
 
 #[test]
-fn the_smallest_policy_has_the_documented_defaults() {
+fn the_smallest_policy_has_one_provider_and_one_route() {
     let loaded = valid(SMALLEST);
     assert_eq!(loaded.warnings, []);
-    let (server, provider, route) =
-        (&loaded.policy.server, &loaded.policy.providers[0], &loaded.policy.routes[0]);
-    let seconds = Duration::from_secs;
-    assert_eq!(
-        (server.connections, server.buffered, server.header_bytes),
-        (10_000, 256 << 20, 64 << 10)
-    );
-    assert_eq!((server.header_time, server.keep_alive), (seconds(10), seconds(75)));
-    assert_eq!((server.drain_delay, server.drain_timeout), (seconds(0), seconds(30)));
-    assert_eq!((server.forwarded, &server.tls), (Forwarded::Off, &None));
-    assert_eq!(
-        (&server.access_log.to, server.access_log.format),
-        (&LogTarget::Stderr, LogFormat::Json)
-    );
-
+    let (provider, route) = (&loaded.policy.providers[0], &loaded.policy.routes[0]);
     assert_eq!(provider.addresses[0].name, "api.openai.com:443");
     let Auth::Credentials(credentials) = &provider.addresses[0].auth else { panic!() };
     assert_eq!(credentials[0].reference, "env:KEY");
     assert_eq!(credentials[0].value, HeaderValue::from_str(&format!("Bearer {SECRET}")).unwrap());
-    let timeouts = provider.timeouts;
-    assert_eq!(
-        [timeouts.connect, timeouts.headers, timeouts.first_byte, timeouts.idle]
-            .map(|t| t.as_secs()),
-        [2, 60, 60, 30]
-    );
-    assert!(
-        provider.retry.is_none() && provider.proxy.is_none() && !provider.rewrite.changes_body()
-    );
-    assert_eq!((&provider.usage, &provider.price), (&Usage::default(), &None));
-    assert!(provider.prefill.is_empty());
-
-    assert_eq!((route.balance, route.idempotent), (BalanceAlgorithm::Latency, Idempotence::Auto));
-    assert_eq!((route.timeout, route.replay), (seconds(120), 1 << 20));
-    assert_eq!((&route.hedge, &route.affinity), (&None, &None));
-    let buffer = Buffer { bytes: 1 << 20, frames: 64, time: seconds(10) };
-    let (commit, on_cut) = (None, OnCut::ErrorEvent);
-    assert_eq!(route.stream, Stream { commit, buffer, on_cut, content: None, terminal: None });
-    let moves = [
-        AttemptClass::Unsent,
-        AttemptClass::Failure,
-        AttemptClass::Throttled,
-        AttemptClass::Credential,
-        AttemptClass::TooLarge,
-    ];
-    assert!(moves.iter().all(|class| route.fallback_on.contains(*class)));
+    assert!(provider.retry.is_none() && !provider.rewrite.changes_body());
+    let breaker = provider.breaker.as_ref().unwrap();
+    assert_eq!((breaker.name.as_str(), route.retry.name.as_str()), ("default", "default"));
+    assert_eq!(breaker.policy(provider.probe_lease()).probe_lease.as_millis(), 68_888);
+    assert_eq!((route.queue, route.durable), (Some(0), true));
     assert!(route.matcher.matches(&Method::GET, "any", "/any/path", &HeaderMap::new()));
 }
 
-#[test]
-fn retries_and_breakers_have_the_documented_defaults() {
-    let loaded = valid(SMALLEST);
-    let retry = &loaded.policy.routes[0].retry;
-    assert_eq!(
-        (retry.name.as_str(), retry.max_attempts, retry.fallback_attempts),
-        ("default", 3, 1)
-    );
-    assert_eq!((retry.patience, retry.respect_retry_after), (Duration::from_secs(5), true));
-    assert_eq!(
-        (retry.backoff.initial.as_millis(), retry.backoff.max.as_secs(), retry.backoff.multiplier),
-        (100, 10, 2.0)
-    );
-    assert!(
-        retry.retry_on.contains(AttemptClass::Failure)
-            && !retry.retry_on.contains(AttemptClass::Credential)
-    );
-    assert_eq!(
-        (retry.budget.ratio, retry.budget.min_per_second, retry.budget.window.as_secs()),
-        (0.2, 1.0, 10)
-    );
-    assert_eq!(retry.cost, None);
-
-    let breaker = loaded.policy.providers[0].breaker.as_ref().unwrap();
-    let policy = breaker.policy;
-    assert_eq!(
-        (breaker.name.as_str(), breaker.scope, policy.mode),
-        ("default", Scope::Address, EnforcementMode::Enforce)
-    );
-    assert_eq!((policy.failure_threshold, policy.success_threshold, policy.probes), (5, 2, 1));
-    let rate = policy.failure_rate.unwrap();
-    assert_eq!((rate.above, rate.over.as_secs(), rate.min_requests), (0.5, 30, 20));
-    assert!(policy.slow_rate.is_none());
-    assert_eq!(
-        [policy.recovery_timeout, policy.max_recovery_timeout, policy.ramp].map(|t| t.as_secs()),
-        [5, 60, 10]
-    );
-    assert_eq!((policy.backoff_multiplier, policy.probe_lease.as_millis()), (2.0, 68_888));
+/// The keys of a section with their defaults, as YAML.
+fn defaults(reference: &Reference, section: &str, indent: usize) -> String {
+    let mut out = String::new();
+    for key in &reference.sections[section].keys {
+        let pad = " ".repeat(indent);
+        match (&key.shape, &key.default) {
+            (Shape::Section(name), None) if *name != "ClientTls" => {
+                let below = defaults(reference, name, indent + 2);
+                out.push_str(&format!("{pad}{}:\n{below}", key.name));
+            }
+            (Shape::List(of), Some(default)) if matches!(**of, Shape::Words(_)) => {
+                let list = default.replace("none", "");
+                out.push_str(&format!("{pad}{}: [{list}]\n", key.name));
+            }
+            // Defaults in words are not values.
+            (Shape::Scalar(..) | Shape::Words(_), Some(default))
+                if default != "none" && !default.contains(' ') =>
+            {
+                out.push_str(&format!("{pad}{}: {default}\n", key.name));
+            }
+            _ => {}
+        }
+    }
+    out
 }
 
 #[test]
-fn capacity_and_queues_have_the_documented_defaults() {
-    let policy = valid(SMALLEST).policy;
-    let (requests, tokens) = (None, None);
-    let expected = Capacity {
-        concurrency: 1024,
-        adaptive: false,
-        requests,
-        tokens,
-        follow_headers: true,
-        connections: 256,
-    };
-    assert_eq!(policy.providers[0].capacity, expected);
-
-    let (queue, route) = (&policy.queues[0], &policy.routes[0]);
-    assert_eq!((policy.queues.len(), queue.name.as_str()), (1, "default"));
-    assert_eq!((route.queue, route.durable, route.allow_override.priority), (Some(0), true, false));
-    assert_eq!((queue.max_waiting, queue.max_bytes), (1000, 64 << 20));
-    assert_eq!(queue.max_wait, Duration::from_secs(30));
-    assert_eq!(classes(queue), [("high", 8), ("normal", 4), ("low", 1)]);
-    assert_eq!((&queue.class_header, queue.default_class, &queue.flow), (&None, 1, &None));
-    let durable = &queue.durable;
-    assert_eq!((durable.accept, durable.workers), (Accept::Prefer, 16));
-    assert_eq!((durable.max_jobs, durable.max_bytes), (100_000, 1 << 30));
-    let day = Duration::from_secs(86_400);
-    assert_eq!((durable.max_deliveries, durable.expire, durable.keep_result), (5, day, day));
-    assert_eq!((durable.max_result, durable.share), (1 << 20, false));
-    assert!(durable.callback.is_empty());
+fn a_key_that_is_left_out_has_the_default_of_the_reference() {
+    let mut reference = Reference::default();
+    sections::describe(&mut reference);
+    let of = |section: &str, indent| defaults(&reference, section, indent);
+    let written = format!(
+        "version: 1\nserver:\n{}providers:\n  openai:\n    url: http://a\n    auth: none\n    timeouts:\n{}    capacity:\n{}\
+         retries:\n  default:\n{}breakers:\n  default:\n{}queues:\n  default:\n{}caches:\n  c:\n{}\
+         routes:\n  - name: all\n    providers: [openai]\n{}",
+        of("Server", 2),
+        of("Timeouts", 6),
+        of("Capacity", 6),
+        of("Retry", 4),
+        of("Breaker", 4),
+        of("Queue", 4),
+        of("Cache", 4),
+        of("Route", 4),
+    );
+    let left_out = "version: 1\nproviders: { openai: { url: http://a, auth: none } }\ncaches: { c: {} }\n\
+         routes: [{ name: all, providers: [openai] }]";
+    assert!(written.lines().count() > 60, "{written}");
+    let (before, after) = (valid(left_out).policy, valid(&written).policy);
+    assert_eq!(diff::changes(&before, &after), Vec::<String>::new());
 }
 
 fn classes(queue: &Queue) -> Vec<(&str, u32)> {
@@ -330,7 +277,7 @@ fn the_whole_language_loads() {
         HeaderValue::from_str(&format!("Bearer {SECRET}-file")).unwrap()
     );
     assert_eq!(openai.retry.as_ref().unwrap().name, "gentle");
-    assert_eq!(openai.rewrite.set[0].1, "true");
+    assert_eq!(openai.rewrite.body.set[0].1.0, "true");
     assert_eq!(policy.routes[0].providers.iter().map(|w| w.weight).collect::<Vec<_>>(), [3, 1]);
     assert_eq!(policy.routes.iter().map(|r| r.name.as_str()).collect::<Vec<_>>(), ["chat", "rest"]);
     let read: Vec<_> = loaded.files_read.iter().map(|path| path.to_str().unwrap()).collect();
@@ -352,7 +299,8 @@ fn what_is_said_of_answers_is_understood() {
     assert_eq!(openai.prefill, ["claude-sonnet-4-5"]);
     let output = pointers(&["/usage/completion_tokens", "/usage/output_tokens"]);
     assert_eq!(openai.usage, Usage { input: pointers(&["/usage/prompt_tokens"]), output });
-    let price = Price { input: 2.5e-6, output: 1e-5, currency: "USD".to_owned() };
+    let (per, currency) = (1_000_000, "USD".to_owned());
+    let price = Price { input: 2.5, output: 10.0, per, currency };
     assert_eq!(openai.price, Some(price));
     let rule = &openai.classify[1];
     assert_eq!(
@@ -374,7 +322,7 @@ fn what_is_said_of_answers_is_understood() {
     assert_eq!(route.hedge, Some(HedgePolicy { extra_load: 0.02, after }));
     let (header, ttl) = ("x-session".parse().unwrap(), Duration::from_secs(600));
     assert_eq!(route.affinity, Some(Affinity { header, ttl }));
-    let cost = route.retry.cost.as_ref().unwrap();
+    let cost = route.retry.budget.cost.as_ref().unwrap();
     assert_eq!(cost.policy, CostBudgetPolicy { limit: 5.0, window: Duration::from_secs(3600) });
     assert_eq!(cost.currency, "USD");
 }
@@ -390,10 +338,9 @@ fn what_is_left_out_of_usage_price_hedge_and_affinity_has_its_default() {
     let [a, b] = &loaded.policy.providers[..] else { panic!() };
     let (input, output) = (Usage::default().input, pointers(&["/out"]));
     assert_eq!(a.usage, Usage { input, output });
-    let price = |input, output, currency: &str| {
-        Some(Price { input, output, currency: currency.to_owned() })
-    };
-    assert_eq!([&a.price, &b.price], [&price(3e-6, 0.0, "USD"), &price(0.0005, 0.001, "EUR")]);
+    let (a, b) = (a.price.as_ref().unwrap(), b.price.as_ref().unwrap());
+    assert_eq!((a.cost(1_000_000, 5), a.currency.as_str()), (3.0, "USD"));
+    assert_eq!((b.cost(1000, 2000), b.currency.as_str()), (2.5, "EUR"));
     let route = &loaded.policy.routes[0];
     assert_eq!(route.hedge, Some(HedgePolicy { extra_load: 0.5, after: None }));
     let (header, ttl) = ("x-a".parse().unwrap(), Duration::from_secs(600));
@@ -420,8 +367,11 @@ fn what_is_said_of_queues_and_capacity_is_understood() {
     assert_eq!((default.max_waiting, default.max_bytes), (500, 32 << 20));
     assert_eq!(default.max_wait, Duration::from_secs(20));
     assert_eq!(classes(default), [("urgent", 20), ("normal", 4), ("low", 2), ("idle", 1)]);
-    assert_eq!(default.class_header.as_ref().unwrap(), "x-class");
-    assert_eq!((default.default_class, default.flow.as_ref().unwrap().as_str()), (2, "x-tenant"));
+    assert_eq!(default.class.header.as_ref().unwrap(), "x-class");
+    assert_eq!(
+        (default.default_class, default.flow.as_ref().unwrap().header.as_str()),
+        (2, "x-tenant")
+    );
 
     let durable = &jobs.durable;
     assert_eq!((durable.accept, durable.workers), (Accept::Always, 8));
@@ -437,7 +387,7 @@ fn what_is_said_of_queues_and_capacity_is_understood() {
         path: path.to_owned(),
     };
     let inside = callback(true, "app.internal", 443, "/hooks/**");
-    assert_eq!(durable.callback, [inside, callback(false, "127.0.0.1", 9000, "/done")]);
+    assert_eq!(durable.callbacks(), [inside, callback(false, "127.0.0.1", 9000, "/done")]);
 
     let [chat, rest] = &policy.routes[..] else { panic!() };
     assert_eq!((chat.queue, rest.queue), (Some(0), Some(1)));
@@ -452,7 +402,7 @@ fn what_is_said_of_caches_is_understood() {
     let tenant = KeyPart::Header("x-tenant".parse().unwrap());
     let key = vec![KeyPart::Method, KeyPart::Path, KeyPart::Query, KeyPart::Body, tenant];
     let minutes = |minutes: u64| Duration::from_secs(minutes * 60);
-    let expected = Keeps::Always { ttl: minutes(10), key, public: true };
+    let expected = Keeps::Always(StoreAll { ttl: minutes(10), key, public: true });
     assert_eq!((answers.max_bytes, &answers.store), (64 << 20, &expected));
     assert_eq!(answers.stale_if_error, minutes(120));
     assert_eq!(answers.stale_while_revalidate, minutes(1));
@@ -471,30 +421,31 @@ fn what_is_said_of_degradations_is_understood() {
     let provider = |name: &str| policy.providers.iter().position(|p| p.name == name).unwrap();
     let (openai, local) = (provider("openai"), provider("local"));
     let seconds = Duration::from_secs;
-    let rate =
-        Sign::ErrorRate { of: Of::Route(0), above: 0.25, over: seconds(30), min_requests: 20 };
-    let (quantile, above, over) = (0.95, seconds(8), seconds(60));
-    let slow = Sign::Latency { of: Of::Provider(openai), quantile, above, over, min_requests: 20 };
+    let (of, over, min_requests) = (Of::Route(0), seconds(30), 20);
+    let rate = Sign::ErrorRate(ErrorRate { of, above: 0.25, over, min_requests });
+    let (of, over) = (Of::Provider(openai), seconds(60));
+    let threshold = Quantile { quantile: 0.95, above: seconds(8) };
+    let slow = Sign::Latency(Latency { of, threshold, over, min_requests });
     let when = Condition::Any(vec![
         Condition::Is(Sign::BreakerOpen(openai)),
         Condition::All(vec![Condition::Is(rate), Condition::Is(slow)]),
-        Condition::Is(Sign::QueueWaiting { queue: 0, above: 400 }),
-        Condition::Is(Sign::CapacityUsed { provider: openai, above: 0.9 }),
+        Condition::Is(Sign::QueueWaiting(QueueWaiting { queue: 0, above: 400 })),
+        Condition::Is(Sign::CapacityUsed(CapacityUsed { provider: openai, above: 0.9 })),
     ]);
     assert_eq!((brownout.mode, &brownout.when), (EnforcementMode::Shadow, &when));
     assert_eq!((brownout.hold, brownout.recover_after), (seconds(5), seconds(30)));
     assert_eq!(
         (closed.mode, &closed.when),
-        (EnforcementMode::Enforce, &Condition::Is(Sign::Manual))
+        (EnforcementMode::Enforce, &Condition::Is(Sign::Manual(Manual)))
     );
     assert_eq!((closed.hold, closed.recover_after), (seconds(5), seconds(30)));
 
     let [reduce, instead, stale, shed, respond, notify] = &brownout.actions[..] else { panic!() };
     let Action::Reduce(reduction) = reduce else { panic!() };
     assert_eq!(reduction.models, [("gpt-4o".to_owned(), "gpt-4o-mini".to_owned())]);
-    assert_eq!(reduction.rewrite.set[0].1, "256");
-    assert_eq!(reduction.rewrite.remove.len(), 1);
-    assert_eq!(reduction.set_headers[0].1, "1");
+    assert_eq!(reduction.rewrite.body.set[0].1.0, "256");
+    assert_eq!(reduction.rewrite.body.remove.len(), 1);
+    assert_eq!(reduction.headers.set[0].1.value, "1");
     let Action::Use(providers) = instead else { panic!() };
     assert_eq!(providers, &[local, provider("anthropic")]);
     assert!(matches!(stale, Action::ServeStale(within) if *within == seconds(3600)));
@@ -641,7 +592,7 @@ fn secrets_are_resolved_inside_texts_and_never_shown() {
     let provider = &loaded.policy.providers[0];
     let Auth::Credentials(credentials) = &provider.addresses[0].auth else { panic!() };
     assert_eq!(credentials[0].value, HeaderValue::from_str(&format!("Key {SECRET}")).unwrap());
-    assert!(credentials[0].value.is_sensitive() && provider.set_headers[0].1.is_sensitive());
+    assert!(credentials[0].value.is_sensitive() && provider.headers.set[0].1.value.is_sensitive());
     assert_eq!(
         provider.proxy.as_ref().unwrap().authorization.as_ref().unwrap(),
         "Basic dXNlcjpodW50ZXIy"

@@ -26,3 +26,8 @@ fn the_reference_of_metrics_is_current() {
 fn the_reference_of_problem_types_is_current() {
     check("problem-types.md", &outrigger::proxy::downstream::problem::reference());
 }
+
+#[test]
+fn the_reference_of_the_policy_is_current() {
+    check("policy.md", &outrigger::policy::reference::markdown());
+}

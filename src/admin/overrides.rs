@@ -171,7 +171,7 @@ impl Asked {
                 return refuse(StatusCode::BAD_REQUEST, "bad_body", &detail);
             }
         };
-        let length = match body.length.as_deref().map(units::length).transpose() {
+        let length = match body.length.as_deref().map(units::duration).transpose() {
             Ok(length) if length.is_none_or(|l| !l.is_zero() && l <= LONGEST) => length,
             Ok(_) => {
                 return refuse(

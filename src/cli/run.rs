@@ -46,7 +46,7 @@ pub struct Args {
     #[arg(long, env = "OUTRIGGER_WATCH", default_value = "events", value_name = "HOW")]
     watch: Watch,
     /// How often the content of the policies is compared, as a backstop.
-    #[arg(long, env = "OUTRIGGER_POLL", default_value = "10s", value_name = "TIME", value_parser = units::length)]
+    #[arg(long, env = "OUTRIGGER_POLL", default_value = "10s", value_name = "TIME", value_parser = units::duration)]
     poll: Duration,
     /// Where jobs are kept (an SQLite database, for its owner alone); `none` takes no jobs. By default
     /// `outrigger` in the user's state directory.

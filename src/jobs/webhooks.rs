@@ -130,7 +130,7 @@ impl CallbackSender {
         let queue = snapshot.policy.queues.iter().find(|queue| queue.name == posting.queue);
         let durable = queue.map(|queue| &queue.durable);
         let durable = durable
-            .filter(|durable| durable.callback.iter().any(|allowed| allowed.allows(&to)))
+            .filter(|durable| durable.callbacks().iter().any(|allowed| allowed.allows(&to)))
             .ok_or("the policy no longer allows its URL")?;
         let unreadable = |error: crate::store::StoreError| error.to_string();
         let job = self.store.job(posting.id).await.map_err(unreadable)?;
@@ -140,7 +140,7 @@ impl CallbackSender {
         let headers = told(&job, answer.as_ref());
         let (id, body) = (posting.id.to_string(), answer.map(|answer| answer.body));
         let body = body.unwrap_or_default();
-        let secret = durable.callback_secret.as_ref();
+        let secret = durable.callback_secret();
         let signature = secret.map(|secret| signature(secret.as_bytes(), &id, at, &body));
         Ok(CallbackMessage { to, post: WebhookMessage { id, at, signature, headers, body } })
     }

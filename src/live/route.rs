@@ -29,7 +29,7 @@ pub struct RouteLive {
 impl RouteLive {
     pub fn new(policy: &Route) -> Self {
         RouteLive {
-            budget: Mutex::new(RetryBudget::new(policy.retry.budget)),
+            budget: Mutex::new(RetryBudget::new(policy.retry.budget.policy())),
             balancers: Mutex::default(),
             hedge: Optional::new(policy.hedge.map(Hedge::new)),
             spend: Optional::new(cost(policy).map(CostBudget::new)),
@@ -39,7 +39,7 @@ impl RouteLive {
     }
 
     pub fn retune(&self, policy: &Route) {
-        self.budget.lock().retune(policy.retry.budget);
+        self.budget.lock().retune(policy.retry.budget.policy());
         self.hedge.retune(policy.hedge, Hedge::new, Hedge::retune);
         self.spend.retune(cost(policy), CostBudget::new, CostBudget::retune);
         self.affinity.retune(ttl(policy), AffinityTable::new, AffinityTable::retune);
@@ -130,7 +130,7 @@ impl RouteLive {
 }
 
 fn cost(policy: &Route) -> Option<CostBudgetPolicy> {
-    policy.retry.cost.as_ref().map(|cost| cost.policy)
+    policy.retry.budget.cost.as_ref().map(|cost| cost.policy)
 }
 
 fn ttl(policy: &Route) -> Option<Duration> {
@@ -172,7 +172,7 @@ mod tests {
         let mut route = without();
         route.hedge = Some(HedgePolicy { extra_load: 0.5, after: Some(SECOND) });
         let policy = CostBudgetPolicy { limit: 5.0, window: 3_600 * SECOND };
-        route.retry.cost = Some(Cost { policy, currency: "USD".to_owned() });
+        route.retry.budget.cost = Some(Cost { policy, currency: "USD".to_owned() });
         let header = http::HeaderName::from_static("x-session");
         route.affinity = Some(AffinityPolicy { header, ttl: 600 * SECOND });
         route
@@ -214,7 +214,7 @@ mod tests {
         use_it(&live, now);
         let mut retuned = with_all();
         retuned.hedge = None;
-        retuned.retry.cost.iter_mut().for_each(|cost| cost.policy.limit = 10.0);
+        retuned.retry.budget.cost.iter_mut().for_each(|cost| cost.policy.limit = 10.0);
         live.retune(&retuned);
         assert_eq!(live.hedge_delay(now), None);
         assert_eq!(live.cost_left(now), Some(6.0));

@@ -1,41 +1,89 @@
 //! The JSON Schema of a policy file (draft 2020-12), for editors.
 //!
-//! It knows keys, forms and words, and says what each key means; what only the whole policy can
-//! tell (references, bounds, secrets) is left to `check`.
+//! It has keys, forms, words and defaults, and the meaning of each key; what only the whole policy
+//! can tell (references, secrets) is left to `check`.
 
-use serde_json::Value;
+use std::collections::BTreeMap;
 
-use super::sections::raw::RawFile;
+use serde_json::{Map, Value, json};
+
+use super::section::describe::{Key, Reference, SectionText, Shape};
+use super::sections;
 
 pub fn schema() -> Value {
-    let mut schema = schemars::schema_for!(RawFile).to_value();
-    without_null(&mut schema);
+    let mut reference = Reference::default();
+    let keys = sections::describe(&mut reference);
+    let mut definitions = Definitions::default();
+    for (name, section) in &reference.sections {
+        let value = definitions.section(section);
+        definitions.0.insert((*name).to_owned(), value);
+    }
+    let text = "A policy file of Outrigger. All files of the directory are merged.".to_owned();
+    let mut schema = definitions.section(&SectionText { text, keys });
+    // Only one of the files has to give the version.
+    if let Some(object) = schema.as_object_mut() {
+        object.remove("required");
+        object.insert("$schema".into(), "https://json-schema.org/draft/2020-12/schema".into());
+        object.insert("title".into(), "Policy".into());
+        object.insert("$defs".into(), definitions.0.into_iter().collect::<Map<_, _>>().into());
+    }
     schema
 }
 
-/// A key that may be left out is not one that may be empty, though both are an `Option`.
-fn without_null(value: &mut Value) {
-    match value {
-        Value::Object(object) => {
-            if let Some(Value::Array(types)) = object.get_mut("type") {
-                types.retain(|name| name != "null");
-                if let [only] = types.as_slice() {
-                    let only = only.clone();
-                    object.insert("type".into(), only);
-                }
-            }
-            if let Some(Value::Array(any)) = object.get_mut("anyOf") {
-                any.retain(|one| one.get("type").is_none_or(|name| name != "null"));
-                if let [Value::Object(only)] = any.as_slice() {
-                    let only = only.clone();
-                    object.remove("anyOf");
-                    object.extend(only);
-                }
-            }
-            object.values_mut().for_each(without_null);
+#[derive(Default)]
+struct Definitions(BTreeMap<String, Value>);
+
+impl Definitions {
+    fn section(&mut self, section: &SectionText) -> Value {
+        let required: Vec<_> =
+            section.keys.iter().filter(|key| key.required).map(|key| key.name).collect();
+        let properties: Map<_, _> =
+            section.keys.iter().map(|key| (key.name.to_owned(), self.key(key))).collect();
+        let mut schema = json!({
+            "description": section.text, "type": "object",
+            "properties": properties, "additionalProperties": false,
+        });
+        if !required.is_empty() {
+            schema["required"] = json!(required);
         }
-        Value::Array(items) => items.iter_mut().for_each(without_null),
-        _ => {}
+        schema
+    }
+
+    fn key(&mut self, key: &Key) -> Value {
+        let mut schema = self.shape(&key.shape);
+        let mut text = key.text.clone();
+        if let Some(limits) = &key.limits {
+            text.push_str(&format!(" Allowed: {limits}."));
+        }
+        if let Some(default) = &key.default {
+            text.push_str(&format!(" Default: {default}."));
+        }
+        if let Some(object) = schema.as_object_mut() {
+            object.insert("description".into(), text.into());
+        }
+        schema
+    }
+
+    fn shape(&mut self, shape: &Shape) -> Value {
+        match shape {
+            Shape::Scalar(name, schema) if schema.as_object().is_some_and(|o| o.len() > 1) => {
+                let name = name.replace(' ', "_");
+                self.0.insert(name.clone(), schema.clone());
+                json!({ "$ref": format!("#/$defs/{name}") })
+            }
+            Shape::Scalar(_, schema) => schema.clone(),
+            Shape::Words(words) => json!({ "type": "string", "enum": words }),
+            Shape::Section(name) => json!({ "$ref": format!("#/$defs/{name}") }),
+            Shape::List(of) => json!({ "type": "array", "items": self.shape(of) }),
+            Shape::Map(_, of) => {
+                json!({ "type": "object", "additionalProperties": self.shape(of) })
+            }
+            Shape::OneOf(shapes) => {
+                let shapes: Vec<_> = shapes.iter().map(|shape| self.shape(shape)).collect();
+                json!({ "anyOf": shapes })
+            }
+            Shape::Any => json!({}),
+        }
     }
 }
 
@@ -44,17 +92,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_key_is_described_and_unknown_ones_are_refused() {
+    fn each_key_is_described_and_unknown_ones_are_rejected() {
         let schema = schema();
         let breaker = &schema["$defs"]["Breaker"];
         assert_eq!(breaker["additionalProperties"], Value::Bool(false));
-        assert!(
-            breaker["properties"]["recovery_timeout"]["description"]
-                .as_str()
-                .unwrap()
-                .contains("5s")
-        );
-        assert_eq!(schema["$defs"]["Route"]["required"], serde_json::json!(["name", "providers"]));
-        assert!(!schema.to_string().contains("\"null\""));
+        let text = &breaker["properties"]["recovery_timeout"]["description"];
+        assert!(text.as_str().unwrap().ends_with("Allowed: from `1ms` to `1d`. Default: 5s."));
+        assert_eq!(schema["$defs"]["Route"]["required"], json!(["name", "providers"]));
+        let sections = schema["$defs"].as_object().unwrap().values();
+        let keys = sections.filter_map(|section| section["properties"].as_object()).flatten();
+        for (name, key) in keys {
+            assert!(key["description"].as_str().is_some_and(|text| !text.is_empty()), "{name}");
+        }
     }
 }

@@ -1,107 +1,266 @@
-//! What is valid, but surely not meant: a route that can never match, a fallback, a hedge or a
-//! continuation that cannot be used, a body that cannot be kept.
+//! Checks of a whole policy: prices in different currencies, which are an error, and warnings about
+//! what is valid and cannot work as written: a route that never matches, a fallback, a hedge or a
+//! continuation that is never used, a body that cannot be kept.
+//!
+//! The cost of a retry follows from the price of the provider that it goes to, so a route's
+//! `budget.cost` and all of its prices are in one currency: a policy knows no exchange rates. A
+//! provider without a price costs nothing, which may be true of one's own machine, but not of every
+//! provider of a route with a cost budget.
+
+use std::collections::BTreeSet;
 
 use http::Method;
 
-use super::section::checker::Check;
-use super::sections::model::{OnCut, Policy, Route};
-use super::sections::routes::everyone;
+use super::section::{Checker, Section};
+use super::sections::Policy;
+use super::sections::action::{Action, ActionKind};
+use super::sections::degradation::{Degradation, Degradations};
+use super::sections::provider::{Provider, Providers};
+use super::sections::response::OnCut;
+use super::sections::retry::{Cost, Retries};
+use super::sections::route::Route;
 use super::yaml::diagnostic::Problem;
 use super::yaml::tree::NodeId;
+use super::yaml::units::show_size;
 use crate::resilience::outcome::{AttemptClass, Idempotence};
 
-impl Check<'_> {
-    /// Only of a policy without errors; `routes` belong to `policy.routes`.
-    pub(super) fn warnings(&self, policy: &Policy, routes: &[NodeId]) -> Vec<Problem> {
-        let mut found = Vec::new();
-        for (index, (route, id)) in policy.routes.iter().zip(routes).enumerate() {
-            let earlier = policy.routes[..index]
-                .iter()
-                .position(|other| other.matcher.covers(&route.matcher));
-            if let Some(earlier) = earlier {
-                let message = format!(
-                    "route `{}` can never match: `{}` comes first and takes every request that it would",
-                    route.name, policy.routes[earlier].name
-                );
-                let at = self.tree.child(*id, "name").unwrap_or(*id);
-                found.push(self.tree.on_value(at, message).with(
-                    self.tree,
-                    routes[earlier],
-                    "this one",
-                ));
+// === costs ===
+
+/// One problem for each pair of budget and provider, however many routes bring them together.
+pub(super) fn currencies(check: &mut Checker<'_>, policy: &Policy) {
+    let mut seen = BTreeSet::new();
+    for route in &policy.routes {
+        let Some(cost) = &route.retry.budget.cost else { continue };
+        for provider in route.all_providers().into_iter().map(|index| &policy.providers[index]) {
+            if seen.insert((&route.retry.name, &provider.name)) {
+                let problem = other_currency(check, route, cost, provider);
+                check.problems.extend(problem);
             }
-            found.extend(self.unusable_fallback(route, *id));
-            found.extend(self.more_than_all_buffers(policy, route, *id));
-            found.extend(self.unusable_continue(policy, route, *id));
-            found.extend(self.unusable_hedge(policy, route, *id));
-            found.extend(self.unpriced(policy, route, *id));
         }
-        found.extend(self.idle_modes(policy, routes));
-        found.into_iter().map(Problem::warning).collect()
     }
+}
 
-    fn unusable_fallback(&self, route: &Route, id: NodeId) -> Option<Problem> {
-        let posts = [Method::POST, Method::PATCH];
-        let takes = route.matcher.methods.is_empty()
-            || posts.iter().any(|m| route.matcher.methods.contains(m));
-        let moves = route.fallback_on.contains(AttemptClass::Failure);
-        if route.fallback.is_empty() || route.idempotent == Idempotence::Always || !takes || !moves
-        {
-            return None;
-        }
-        let at = self.tree.child(id, "fallback")?;
+fn other_currency(
+    check: &Checker<'_>,
+    route: &Route,
+    cost: &Cost,
+    provider: &Provider,
+) -> Option<Problem> {
+    let price = provider.price.as_ref().filter(|price| price.currency != cost.currency)?;
+    let message = format!(
+        "`budget.cost` is in {}, but the `price` of `{}`, a provider of route `{}`, is in {}",
+        cost.currency, provider.name, route.name, price.currency
+    );
+    let priced = check.declared(&[Providers::KEY, &provider.name, "price"])?;
+    // Its currency may be what could not be read.
+    let cost = cost_of(check, route).filter(|_| !check.damaged(priced))?;
+    Some(check.tree.on_value(cost, message).with(check.tree, priced, "its price"))
+}
+
+fn cost_of(check: &Checker<'_>, route: &Route) -> Option<NodeId> {
+    check.declared(&[Retries::KEY, &route.retry.name, "budget", "cost"])
+}
+
+// === warnings ===
+
+/// A route, and where it stands.
+#[derive(Clone, Copy)]
+struct Placed<'a> {
+    route: &'a Route,
+    node: NodeId,
+}
+
+/// Only of a policy without errors; `nodes` belong to `policy.routes`.
+pub(super) fn warnings(check: &Checker<'_>, policy: &Policy, nodes: &[NodeId]) -> Vec<Problem> {
+    let placed = policy.routes.iter().zip(nodes).map(|(route, node)| Placed { route, node: *node });
+    let routes: Vec<_> = placed.collect();
+    let mut found = Vec::new();
+    for (index, one) in routes.iter().enumerate() {
+        found.extend(never_matches(check, &routes[..index], *one));
+        found.extend(unusable_fallback(check, *one));
+        found.extend(larger_than_all_buffers(check, policy, *one));
+        found.extend(unusable_continue(check, policy, *one));
+        found.extend(unusable_hedge(check, policy, *one));
+        found.extend(unpriced(check, policy, *one));
+        found.extend(nothing_stale(check, policy, *one));
+    }
+    found.extend(idle_modes(check, policy));
+    found.into_iter().map(Problem::warning).collect()
+}
+
+fn never_matches(check: &Checker<'_>, earlier: &[Placed<'_>], one: Placed<'_>) -> Option<Problem> {
+    let first = earlier.iter().find(|other| other.route.matcher.covers(&one.route.matcher))?;
+    let message = format!(
+        "route `{}` can never match: `{}` comes first and takes all of its requests",
+        one.route.name, first.route.name
+    );
+    let at = check.tree.child(one.node, "name").unwrap_or(one.node);
+    Some(check.tree.on_value(at, message).with(check.tree, first.node, "this one"))
+}
+
+fn unusable_fallback(check: &Checker<'_>, Placed { route, node }: Placed<'_>) -> Option<Problem> {
+    let posts = [Method::POST, Method::PATCH];
+    let methods = &route.matcher.methods;
+    let takes = methods.is_empty() || posts.iter().any(|method| methods.contains(method));
+    let moves = route.fallback_on.contains(AttemptClass::Failure);
+    if route.fallback.is_empty() || route.idempotent == Idempotence::Always || !takes || !moves {
+        return None;
+    }
+    let at = check.tree.child(node, "fallback")?;
+    let message = format!(
+        "the fallback of route `{}` can never be used by a POST after a failure",
+        route.name
+    );
+    Some(check.tree.on_key(at, message).help(
+        "add `idempotent: always` if a POST may be sent twice, or leave `failure` out of `fallback_on`",
+    ))
+}
+
+fn larger_than_all_buffers(
+    check: &Checker<'_>,
+    policy: &Policy,
+    Placed { route, node }: Placed<'_>,
+) -> Vec<Problem> {
+    let all = policy.server.buffered;
+    let kept = [
+        (&["replay"][..], route.replay),
+        (&["stream", "buffer", "bytes"], route.stream.buffer.bytes),
+    ];
+    let larger = kept.into_iter().filter(|(_, bytes)| *bytes > all);
+    let problems = larger.filter_map(|(keys, _)| {
         let message = format!(
-            "the fallback of route `{}` can never be used by a POST after a failure",
-            route.name
+            "`{}` is more than `server.buffered` ({}), which holds all bodies together",
+            keys.join("."),
+            show_size(all)
         );
-        Some(self.tree.on_key(at, message).help(
-            "say `idempotent: always` if a POST may be sent twice, or leave `failure` out of `fallback_on`",
-        ))
-    }
+        Some(check.tree.on_value(check.tree.below(node, keys)?, message))
+    });
+    problems.collect()
+}
 
-    fn more_than_all_buffers(&self, policy: &Policy, route: &Route, id: NodeId) -> Vec<Problem> {
-        let kept = [
-            (&["replay"][..], route.replay),
-            (&["stream", "buffer", "bytes"], route.stream.buffer.bytes),
-        ];
-        let larger = kept.into_iter().filter(|(_, bytes)| *bytes > policy.server.buffered);
-        let warning = |(keys, _): (&[&str], u64)| {
+fn unusable_continue(
+    check: &Checker<'_>,
+    policy: &Policy,
+    Placed { route, node }: Placed<'_>,
+) -> Option<Problem> {
+    let declares = |index: usize| !policy.providers[index].prefill.is_empty();
+    if route.stream.on_cut != OnCut::Continue || route.all_providers().into_iter().any(declares) {
+        return None;
+    }
+    let at = check.tree.below(node, &["stream", "on_cut"])?;
+    let message = format!(
+        "a broken stream of route `{}` can never be continued: none of its providers has `prefill`",
+        route.name
+    );
+    Some(check.tree.on_value(at, message).help(
+        "list under `prefill` the models that continue a last message of the assistant; without one, the stream ends with an error event",
+    ))
+}
+
+fn unusable_hedge(
+    check: &Checker<'_>,
+    policy: &Policy,
+    Placed { route, node }: Placed<'_>,
+) -> Option<Problem> {
+    let never = route.idempotent == Idempotence::Never && !route.allow_override.idempotent;
+    let addresses = |index: usize| policy.providers[index].addresses.len();
+    let alone = route.all_providers().into_iter().map(addresses).sum::<usize>() == 1;
+    let why = match (never, alone) {
+        (true, _) => "no request may be repeated (`idempotent: never`)",
+        (false, true) => "the route has only one address",
+        (false, false) => return None,
+    };
+    let at = check.tree.child(node, "hedge").filter(|_| route.hedge.is_some())?;
+    let message = format!("a request of route `{}` can never be hedged: {why}", route.name);
+    Some(check.tree.on_key(at, message))
+}
+
+fn unpriced(
+    check: &Checker<'_>,
+    policy: &Policy,
+    Placed { route, node }: Placed<'_>,
+) -> Option<Problem> {
+    let priced = |index: usize| policy.providers[index].price.is_some();
+    if route.retry.budget.cost.is_none() || route.all_providers().into_iter().any(priced) {
+        return None;
+    }
+    let message = format!(
+        "`budget.cost` bounds nothing in route `{}`: none of its providers has a `price`",
+        route.name
+    );
+    let named = check.tree.child(node, "name").unwrap_or(node);
+    let at = cost_of(check, route)?;
+    Some(check.tree.on_value(at, message).with(check.tree, named, "the route"))
+}
+
+// === modes of degradation ===
+
+/// A problem of a route with one of its modes, unless a part of either could not be read.
+pub(super) fn mode_problem(
+    check: &Checker<'_>,
+    route: NodeId,
+    mode: &str,
+    message: String,
+) -> Option<Problem> {
+    let tree = check.tree;
+    let declared = check.declared(&[Degradations::KEY, mode])?;
+    let queues = check.roots.iter().filter_map(|root| tree.child(*root, "queues"));
+    let lost = queues.into_iter().any(|node| check.damaged(node));
+    let list = tree.child(route, "degrade")?;
+    let named = tree.children(list).find(|node| tree.text(*node) == Some(mode));
+    if lost || check.damaged(route) || check.damaged(declared) {
+        return None;
+    }
+    let problem = tree.on_value(named.unwrap_or(list), message);
+    Some(problem.with(tree, declared, "the mode"))
+}
+
+fn nothing_stale(
+    check: &Checker<'_>,
+    policy: &Policy,
+    Placed { route, node }: Placed<'_>,
+) -> Vec<Problem> {
+    let stale = |mode: &&Degradation| {
+        mode.actions.iter().any(|action| action.kind() == ActionKind::ServeStale)
+    };
+    let modes = route.degrade.iter().map(|index| &policy.degradations[*index]);
+    let problems = modes.filter(stale).filter(|_| route.cache.is_none()).filter_map(|mode| {
+        let message = format!(
+            "route `{}` has no `cache`: `serve_stale` of `{}` finds nothing there",
+            route.name, mode.name
+        );
+        mode_problem(check, node, &mode.name, message)
+    });
+    problems.collect()
+}
+
+/// Modes with actions that are never done.
+fn idle_modes(check: &Checker<'_>, policy: &Policy) -> Vec<Problem> {
+    let mut found = Vec::new();
+    for (index, mode) in policy.degradations.iter().enumerate() {
+        let Some(at) = check.declared(&[Degradations::KEY, &mode.name]) else { continue };
+        if let Some(kind) = never_done(mode) {
+            let (name, kind) = (&mode.name, kind.as_str());
+            let message =
+                format!("`{name}` sends every request its `respond`: its `{kind}` is never done");
+            found.push(check.tree.on_key(at, message));
+        }
+        let notifies = mode.actions.iter().all(|action| action.kind() == ActionKind::Notify);
+        let unused = policy.routes.iter().all(|route| !route.degrade.contains(&index));
+        if unused && !notifies {
             let message = format!(
-                "`{}` is more than `server.buffered` ({} bytes), which holds all bodies together",
-                keys.join("."),
-                policy.server.buffered
+                "no route has `{}` under `degrade`: of its actions only `notify` is ever done",
+                mode.name
             );
-            Some(self.tree.on_value(self.tree.below(id, keys)?, message))
-        };
-        larger.filter_map(warning).collect()
-    }
-
-    fn unusable_continue(&self, policy: &Policy, route: &Route, id: NodeId) -> Option<Problem> {
-        let declares = |index: usize| !policy.providers[index].prefill.is_empty();
-        if route.stream.on_cut != OnCut::Continue || everyone(route).into_iter().any(declares) {
-            return None;
+            found.push(check.tree.on_key(at, message));
         }
-        let at = self.tree.below(id, &["stream", "on_cut"])?;
-        let message = format!(
-            "a cut answer of route `{}` can never be continued: none of its providers has `prefill`",
-            route.name
-        );
-        Some(self.tree.on_value(at, message).help(
-            "list under `prefill` the models that continue a last message of the assistant's; without one, it is told by an error event",
-        ))
     }
+    found
+}
 
-    fn unusable_hedge(&self, policy: &Policy, route: &Route, id: NodeId) -> Option<Problem> {
-        let never = route.idempotent == Idempotence::Never && !route.allow_override.idempotent;
-        let addresses = |index: usize| policy.providers[index].addresses.len();
-        let alone = everyone(route).into_iter().map(addresses).sum::<usize>() == 1;
-        let why = match (never, alone) {
-            (true, _) => "none may be repeated (`idempotent: never`)",
-            (false, true) => "it has only one address",
-            (false, false) => return None,
-        };
-        let at = self.tree.child(id, "hedge").filter(|_| route.hedge.is_some())?;
-        let message = format!("a request of route `{}` can never be hedged: {why}", route.name);
-        Some(self.tree.on_key(at, message))
-    }
+/// A change to requests in a mode that sends a static response to all of them.
+fn never_done(mode: &Degradation) -> Option<ActionKind> {
+    let mut kinds = mode.actions.iter().map(Action::kind);
+    let changes = kinds.clone().find(|kind| matches!(kind, ActionKind::Reduce | ActionKind::Use));
+    changes.filter(|_| kinds.any(|kind| kind == ActionKind::Respond))
 }

@@ -1,21 +1,24 @@
 //! The policy language: text in, a valid [`Policy`] or every [`Problem`] out.
 //!
-//! Nothing is read from the outside here: files are handed in, and secrets and certificates come
-//! through [`Sources`]. Three steps, each of which reports all that it finds:
+//! Nothing is read from the outside here: files are passed in, and secrets and certificates come
+//! through [`Sources`]. Two steps, each of which reports every problem that it finds:
 //!
-//! 1. `grow.rs`: the text of each file becomes a tree whose values know where they stand.
-//! 2. `read.rs`: the tree becomes the types of `raw.rs`, which are the YAML exactly as written.
-//! 3. `validate.rs`: these become the types of `model.rs`, which cannot hold a wrong value.
+//! 1. `yaml/parse.rs`: the text of each file becomes a tree whose values know their places.
+//! 2. `validate.rs`: the tree becomes a [`Policy`], whose types cannot hold a wrong value. Each key
+//!    is declared once, in `sections/`, with its form, default, bounds and meaning.
 //!
 //! A problem in one step does not hide those of the next, except where they would follow from it.
+//! `diff`, `fingerprint` and `outrigger explain` work on the display of a policy
+//! (`section/display.rs`), the JSON Schema and the reference on its description
+//! (`section/describe.rs`); both follow from the declarations.
 
-mod cost_lints;
 pub mod diff;
 #[cfg(test)]
 mod diff_tests;
 pub mod fingerprint;
 pub mod json_schema;
 mod lints;
+pub mod reference;
 pub mod section;
 pub mod sections;
 pub mod text;
@@ -28,10 +31,9 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-pub use sections::model::Policy;
-pub use text::locations::Places;
-use validate::ReadFile;
+pub use sections::Policy;
 pub use yaml::diagnostic::{Problem, Severity};
+pub use yaml::locations::Places;
 use yaml::tree::Tree;
 
 /// The largest file that is read.
@@ -48,7 +50,7 @@ pub struct SourceFile {
 /// Where secrets and certificates come from.
 pub trait Sources {
     fn env(&self, name: &str) -> Option<String>;
-    /// Relative paths are resolved by whoever implements it.
+    /// The implementation resolves relative paths.
     fn file(&self, path: &Path) -> io::Result<Vec<u8>>;
 }
 
@@ -79,30 +81,23 @@ pub fn load(files: &[SourceFile], sources: &dyn Sources) -> Result<Loaded, Vec<P
             "there is no policy file: expected at least one `*.yaml`",
         )]);
     }
-    let (mut tree, mut problems, mut read) = (Tree::default(), Vec::new(), Vec::new());
+    let (mut tree, mut problems, mut roots) = (Tree::default(), Vec::new(), Vec::new());
     let mut incomplete = false;
     for file in &sorted {
         let text = text_of(file).map_err(|problem| problems.push(*problem)).ok();
         match text.map(|text| tree.grow(&file.name, text, &mut problems)) {
-            Some(Ok(root)) => read.push(root),
+            Some(Ok(root)) => roots.push(root),
             _ => incomplete = true,
         }
     }
-    let mut files = Vec::new();
-    for root in read {
-        match yaml::deserialize::read(&mut tree, root, &mut problems) {
-            Some(raw) => files.push(ReadFile { root, raw }),
-            None => incomplete = true,
-        }
-    }
-    let outcome = validate::validate(&tree, &files, sources, incomplete, !problems.is_empty());
+    let failed = !problems.is_empty();
+    let outcome = validate::validate(&tree, roots.clone(), sources, incomplete, failed);
     problems.extend(outcome.problems);
     problems
         .sort_by(|a, b| (&a.spot.file, a.spot.span.start).cmp(&(&b.spot.file, b.spot.span.start)));
     problems.dedup();
     match outcome.policy {
         Some(policy) if problems.iter().all(|problem| problem.severity == Severity::Warning) => {
-            let roots: Vec<_> = files.iter().map(|file| file.root).collect();
             let (places, hash) = (Places::of(&tree, &roots), hash(&sorted));
             Ok(Loaded { policy, warnings: problems, places, hash, files_read: outcome.files_read })
         }

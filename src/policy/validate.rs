@@ -1,48 +1,28 @@
-//! From what the files say to a valid policy, or every problem at once.
+//! From the trees of all files to a valid policy, or every problem at once.
 //!
-//! Files are merged first: a name stands for one thing over all of them. Then each section is
-//! checked by its own file (`server.rs`, `rules.rs`, `queues.rs`, `providers.rs`, `routes.rs`), in the order in
-//! which they refer to each other; what concerns several of them comes last.
+//! Files are merged first: a name stands for one entry over all of them. Then each section is read
+//! by its own declaration (`sections/`); what concerns several sections is checked last.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::Sources;
-use super::section::checker::Check;
-use super::sections::degradations::{Around, MOST_MODES, RouteNames};
-use super::sections::degraded::used;
-use super::sections::model::{Cache, Degradation, Policy, Route};
-use super::sections::providers::Checked;
-use super::sections::queues::Lanes;
-use super::sections::raw::{RawFile, RawRoute};
-use super::sections::raw_queues::RawQueue;
-use super::sections::routes::Known;
-use super::sections::rules::Rules;
-use super::sections::server::default_server;
+use super::lints;
+use super::section::names::check_name;
+use super::section::{Checker, Form, Section, defaults};
+use super::sections::Policy;
+use super::sections::action::Action;
+use super::sections::auth::Auth;
+use super::sections::breaker::{Breaker, Breakers};
+use super::sections::cache::{Cache, Caches};
+use super::sections::degradation::{Degradation, Degradations, MOST_MODES, Routes};
+use super::sections::provider::{Provider, Providers};
+use super::sections::queue::{Accept, Queue, Queues};
+use super::sections::retry::{Retries, Retry};
+use super::sections::route::Route;
+use super::sections::server::Server;
 use super::yaml::diagnostic::{Problem, Severity};
 use super::yaml::tree::{NodeId, Tree};
-use super::yaml::types::{At, Entries};
-
-/// One file that could be read.
-pub(super) struct ReadFile {
-    pub(super) root: NodeId,
-    pub(super) raw: RawFile,
-}
-
-/// Places of what has a name; of what was declared but could not be read, none.
-struct Names {
-    providers: BTreeMap<String, usize>,
-    queues: BTreeMap<String, usize>,
-    caches: BTreeMap<String, usize>,
-    modes: BTreeMap<String, usize>,
-}
-
-impl Names {
-    fn known<'a>(&'a self, rules: &'a Rules) -> Known<'a> {
-        let Names { providers, queues, caches, modes } = self;
-        Known { rules, providers, queues, caches, modes }
-    }
-}
 
 pub(super) struct Outcome {
     /// Only without errors.
@@ -51,259 +31,456 @@ pub(super) struct Outcome {
     pub(super) files_read: Vec<PathBuf>,
 }
 
-/// `incomplete`: some file could not be read at all; `failed`: there are problems already.
+/// An entry of a section, and where it is declared; one that is built in is declared nowhere.
+struct Declared<T> {
+    node: Option<NodeId>,
+    value: T,
+}
+
+/// `incomplete`: a file could not be read at all; `failed`: there are problems already.
 pub(super) fn validate(
     tree: &Tree,
-    files: &[ReadFile],
+    roots: Vec<NodeId>,
     sources: &dyn Sources,
     incomplete: bool,
     failed: bool,
 ) -> Outcome {
-    let roots = files.iter().map(|file| file.root).collect();
-    let (problems, files_read) = (Vec::new(), BTreeSet::new());
-    let mut check = Check { tree, sources, problems, files_read, roots, incomplete };
-    check.incomplete |= files.iter().any(|file| check.lost_a_section(file));
-    check.version(files);
-    let server = check.only_server(files).unwrap_or_else(default_server);
-    let rules = check.rules(files);
-    let mut providers = check.providers(files, &rules);
-    let queues = check.queues(files);
-    let caches = check.caches(files);
-    let mut names = check.names(files, &providers, &queues, &caches);
-    let degradations = check.degradations(files, &names.known(&rules), &providers);
-    names.modes = check.by_name(files, "degradations", degradations.iter().map(|mode| &mode.name));
-    let (mut routes, disabled) = check.routes(files, &names.known(&rules));
-    routes.iter_mut().for_each(|(_, route)| route.used = used(route, &degradations));
-    check.shed_classes(&routes, &degradations, &queues);
-    check.passthrough(&routes, &mut providers);
-    check.jobs(&mut routes, &providers, &queues);
+    let mut check = Checker::new(tree, sources, roots, incomplete);
+    file_keys(&mut check);
+    version(&mut check);
+    let server = server(&mut check);
+    collect_names(&mut check);
+    let retries = named::<Retry>(&mut check, Retries::KEY, |one, name| one.name = name);
+    let breakers = named::<Breaker>(&mut check, Breakers::KEY, |one, name| one.name = name);
+    let mut providers = named::<Provider>(&mut check, Providers::KEY, |one, name| one.name = name);
+    let queues = named::<Queue>(&mut check, Queues::KEY, |one, name| one.name = name);
+    let caches = named::<Cache>(&mut check, Caches::KEY, |one, name| one.name = name);
+    let degradations = modes(&mut check);
+    let (mut routes, disabled) = routes(&mut check);
+    for Declared { value, .. } in &mut providers {
+        value.breaker = value.breaker_index.map(|index| breakers[index].value.clone());
+        value.retry = value.retry_index.map(|index| retry_at(&retries, index));
+    }
+    for (_, route) in &mut routes {
+        route.retry = retry_at(&retries, route.retry_index);
+        route.used = used(route, &degradations);
+    }
+    shed_classes(&mut check, &routes, &degradations, &queues);
+    passthrough(&mut check, &routes, &mut providers);
+    jobs(&mut check, &mut routes, &providers, &queues);
     let (ids, routes): (Vec<_>, Vec<_>) = routes.into_iter().unzip();
-    let providers = providers.into_iter().map(|checked| checked.provider).collect();
-    let queues = queues.into_iter().map(|lanes| lanes.queue).collect();
-    let policy = Policy { server, providers, queues, caches, degradations, routes };
-    check.currencies(&policy);
+    let policy = Policy {
+        server,
+        providers: values(providers),
+        retries: values(retries),
+        breakers: values(breakers),
+        queues: values(queues),
+        caches: values(caches),
+        degradations: values(degradations),
+        routes,
+    };
+    lints::currencies(&mut check, &policy);
     let failed = failed || !check.problems.is_empty();
     if !failed {
-        let warnings = check.warnings(&policy, &ids);
+        let warnings = lints::warnings(&check, &policy, &ids);
         check.problems.extend(warnings);
-        check.no_route(files, ids.len() + disabled);
+        no_route(&mut check, ids.len() + disabled);
     }
     Outcome {
-        policy: (!failed && !incomplete).then_some(policy),
+        policy: (!failed && !check.incomplete).then_some(policy),
         problems: check.problems,
         files_read: check.files_read.into_iter().collect(),
     }
 }
 
-impl Check<'_> {
-    /// A section that is not the map or list it should be.
-    fn lost_a_section(&self, file: &ReadFile) -> bool {
-        let sections = ["providers", "retries", "breakers", "queues", "caches", "degradations"];
-        let lost = |key: &&str| {
-            self.tree.child(file.root, key).is_some_and(|id| self.tree.node(id).pruned)
-        };
-        self.tree.node(file.root).pruned || sections.iter().any(lost)
-    }
+fn values<T>(declared: Vec<Declared<T>>) -> Vec<T> {
+    declared.into_iter().map(|one| one.value).collect()
+}
 
-    fn version(&mut self, files: &[ReadFile]) {
-        for at in files.iter().filter_map(|file| file.raw.version.as_ref()) {
-            if at.as_str() != "1" {
-                self.error(
-                    at.id,
-                    format!("version `{}` is not known here: expected `1`", at.value),
-                );
+fn retry_at(retries: &[Declared<Retry>], index: Option<usize>) -> Retry {
+    index.map_or_else(Retry::none, |index| retries[index].value.clone())
+}
+
+// === files ===
+
+/// A section that is not a map or list may hold any name.
+fn file_keys(check: &mut Checker<'_>) {
+    let known = super::sections::keys();
+    let tree = check.tree;
+    for root in check.roots.clone() {
+        if check.map(root, &known).is_none() {
+            check.incomplete = true;
+        }
+        for node in tree.children(root) {
+            let key = tree.key(node).unwrap_or_default();
+            let good = match key {
+                "routes" => check.is_list(node),
+                "version" | "server" => true,
+                _ => check.is_map(node) || tree.is_null(node),
+            };
+            if !good && known.contains(&key) {
+                check.incomplete = true;
+                check.unexpected(node, if key == "routes" { "a list" } else { "a map" });
             }
-        }
-        let given = files.iter().any(|file| self.tree.child(file.root, "version").is_some());
-        if let (Some(first), false, false) = (files.first(), given, self.incomplete) {
-            let start = self.tree.in_file(
-                self.tree.node(first.root).file,
-                0..0,
-                "no file says which version of the language it is written in".to_owned(),
-            );
-            self.problems.push(start.help("put `version: 1` first"));
-        }
-    }
-
-    fn only_server(&mut self, files: &[ReadFile]) -> Option<super::sections::model::Server> {
-        let mut all = files.iter().filter_map(|file| file.raw.server.as_ref());
-        let first = all.next()?;
-        for second in all {
-            let problem = self
-                .tree
-                .on_key(second.id, "`server` stands in two files: expected it in one at most");
-            self.problems.push(problem.with(self.tree, first.id, "first defined here"));
-        }
-        Some(self.server(&first.value))
-    }
-
-    /// Those of all files by name; a second one of a name is reported.
-    fn merged<'f, T>(
-        &mut self,
-        files: &'f [ReadFile],
-        what: &str,
-        section: impl Fn(&'f RawFile) -> Option<&'f Entries<T>>,
-    ) -> BTreeMap<&'f str, &'f At<T>> {
-        let mut merged: BTreeMap<&str, &At<T>> = BTreeMap::new();
-        for (name, at) in
-            files.iter().filter_map(|file| section(&file.raw)).flat_map(|entries| &entries.0)
-        {
-            self.name(|tree, message| tree.on_key(at.id, message), name);
-            match merged.get(name.as_str()) {
-                Some(first) => self.twice(what, name, at.id, first.id),
-                None => {
-                    merged.insert(name, at);
-                }
-            }
-        }
-        merged
-    }
-
-    fn twice(&mut self, what: &str, name: &str, second: NodeId, first: NodeId) {
-        let problem = self.tree.on_key(second, format!("the {what} `{name}` is defined twice"));
-        self.problems.push(problem.with(self.tree, first, "first defined here"));
-    }
-
-    fn rules(&mut self, files: &[ReadFile]) -> Rules {
-        let mut rules = Rules::new(self);
-        for (name, at) in self.merged(files, "retry policy", |raw| raw.retries.as_ref()) {
-            let retry = self.retry(name, &at.value);
-            rules.retries.insert(name.to_owned(), retry);
-        }
-        for (name, at) in self.merged(files, "breaker", |raw| raw.breakers.as_ref()) {
-            let breaker = self.breaker(name, &at.value);
-            rules.breakers.insert(name.to_owned(), breaker);
-        }
-        rules
-    }
-
-    fn providers(&mut self, files: &[ReadFile], rules: &Rules) -> Vec<Checked> {
-        let merged = self.merged(files, "provider", |raw| raw.providers.as_ref());
-        merged.into_iter().map(|(name, at)| self.provider(name, at, rules)).collect()
-    }
-
-    /// In the order of their names, `default` among them.
-    fn queues(&mut self, files: &[ReadFile]) -> Vec<Lanes> {
-        let default = self.lanes("default", &RawQueue::default());
-        let mut queues = BTreeMap::from([("default", default)]);
-        for (name, at) in self.merged(files, "queue", |raw| raw.queues.as_ref()) {
-            queues.insert(name, self.lanes(name, &at.value));
-        }
-        queues.into_values().collect()
-    }
-
-    /// In the order of their names.
-    fn caches(&mut self, files: &[ReadFile]) -> Vec<Cache> {
-        let merged = self.merged(files, "cache", |raw| raw.caches.as_ref());
-        merged.into_iter().map(|(name, at)| self.cache(name, &at.value)).collect()
-    }
-
-    /// Those that are enabled, in the order of their names.
-    fn degradations(
-        &mut self,
-        files: &[ReadFile],
-        known: &Known<'_>,
-        providers: &[Checked],
-    ) -> Vec<Degradation> {
-        let routes = route_names(files);
-        let breakerless: Vec<_> =
-            providers.iter().map(|checked| checked.provider.breaker.is_none()).collect();
-        let around = Around { known, routes: &routes, breakerless: &breakerless };
-        let mut modes = Vec::new();
-        for (name, at) in self.merged(files, "mode", |raw| raw.degradations.as_ref()) {
-            let mode = self.degradation(name, at, &around);
-            if at.enabled.is_none_or(|at| at.value) {
-                if modes.len() == MOST_MODES {
-                    let message = format!("more than {MOST_MODES} modes are enabled");
-                    self.problems.push(self.tree.on_key(at.id, message));
-                }
-                modes.push(mode);
-            }
-        }
-        modes
-    }
-
-    fn names(
-        &self,
-        files: &[ReadFile],
-        providers: &[Checked],
-        queues: &[Lanes],
-        caches: &[Cache],
-    ) -> Names {
-        let providers = providers.iter().map(|checked| &checked.provider.name);
-        let queues = queues.iter().map(|lanes| &lanes.queue.name);
-        Names {
-            providers: self.by_name(files, "providers", providers),
-            queues: self.by_name(files, "queues", queues),
-            caches: self.by_name(files, "caches", caches.iter().map(|cache| &cache.name)),
-            modes: BTreeMap::new(),
-        }
-    }
-
-    /// Those that are enabled, and how many are not.
-    fn routes(&mut self, files: &[ReadFile], known: &Known<'_>) -> (Vec<(NodeId, Route)>, usize) {
-        let mut names: BTreeMap<&str, NodeId> = BTreeMap::new();
-        let (mut routes, mut disabled) = (Vec::new(), 0);
-        for at in files.iter().filter_map(|file| file.raw.routes.as_ref()).flatten() {
-            let route = self.route(at, known);
-            if let Some(name) = &at.name {
-                match names.get(name.as_str()) {
-                    Some(first) => self.twice("route", name, name.id, *first),
-                    None => {
-                        names.insert(name, name.id);
-                    }
-                }
-            }
-            match is_enabled(&at.value) {
-                true => routes.push((at.id, route)),
-                false => disabled += 1,
-            }
-        }
-        (routes, disabled)
-    }
-
-    /// The places of `names`, and the other names of the section: entries that could not be read.
-    fn by_name<'n>(
-        &self,
-        files: &[ReadFile],
-        section: &str,
-        names: impl Iterator<Item = &'n String>,
-    ) -> BTreeMap<String, usize> {
-        let sections = files.iter().filter_map(|file| self.tree.child(file.root, section));
-        let declared = sections.flat_map(|id| self.tree.all_keys(id));
-        let mut places: BTreeMap<_, _> = declared.map(|name| (name, usize::MAX)).collect();
-        places.extend(names.enumerate().map(|(place, name)| (name.clone(), place)));
-        places
-    }
-
-    fn no_route(&mut self, files: &[ReadFile], routes: usize) {
-        if let (Some(first), 0) = (files.first(), routes) {
-            let file = self.tree.node(first.root).file;
-            let mut problem = self.tree.in_file(
-                file,
-                0..0,
-                "there is no route: no request can go anywhere".to_owned(),
-            );
-            problem.severity = Severity::Warning;
-            self.problems.push(problem);
         }
     }
 }
 
-/// Of all files, to their places among those that are enabled.
-fn route_names(files: &[ReadFile]) -> RouteNames {
-    let mut place = 0;
-    let mut names = RouteNames::new();
-    for at in files.iter().filter_map(|file| file.raw.routes.as_ref()).flatten() {
-        let enabled = is_enabled(&at.value);
-        if let Some(name) = &at.name {
-            names.entry(name.value.clone()).or_insert(enabled.then_some(place));
+fn version(check: &mut Checker<'_>) {
+    let mut given = false;
+    for root in check.roots.clone() {
+        let Some(node) = check.tree.child(root, "version") else { continue };
+        given = true;
+        if let Some(version) = check.text(node, "a version").filter(|version| *version != "1") {
+            check.error(node, format!("unknown version `{version}`: expected `1`"));
+        }
+    }
+    if let (Some(first), false, false) = (check.roots.first(), given, check.incomplete) {
+        let message = "no file gives the version of the language".to_owned();
+        let file = check.tree.node(*first).file;
+        check.problems.push(check.tree.in_file(file, 0..0, message).help("put `version: 1` first"));
+    }
+}
+
+fn server(check: &mut Checker<'_>) -> Server {
+    let tree = check.tree;
+    let roots = check.roots.clone();
+    let mut all = roots.iter().filter_map(|root| tree.child(*root, "server"));
+    let Some(first) = all.next() else { return defaults() };
+    for second in all {
+        check.report(second, |tree| {
+            let message = "`server` stands in two files: expected it in one at most";
+            tree.on_key(second, message).with(tree, first, "first defined here")
+        });
+    }
+    Server::read(first, check).unwrap_or_else(defaults)
+}
+
+/// The entries of a section in all files.
+fn declared(check: &Checker<'_>, section: &str) -> Vec<NodeId> {
+    let tree = check.tree;
+    let lists = check.roots.iter().filter_map(|root| tree.child(*root, section));
+    lists.flat_map(|list| tree.children(list)).collect()
+}
+
+fn twice(check: &mut Checker<'_>, what: &str, name: &str, second: NodeId, first: NodeId) {
+    let message = format!("the {what} `{name}` is defined twice");
+    check.report(second, |tree| {
+        tree.on_key(second, message).with(tree, first, "first defined here")
+    });
+}
+
+// === names ===
+
+fn collect_names(check: &mut Checker<'_>) {
+    for (section, one, default) in [
+        (Providers::KEY, Providers::ONE, false),
+        (Retries::KEY, Retries::ONE, true),
+        (Breakers::KEY, Breakers::ONE, true),
+        (Queues::KEY, Queues::ONE, true),
+        (Caches::KEY, Caches::ONE, false),
+        (Degradations::KEY, Degradations::ONE, false),
+    ] {
+        let mut first: BTreeMap<&str, NodeId> = BTreeMap::new();
+        let tree = check.tree;
+        for node in declared(check, section) {
+            let name = tree.key(node).unwrap_or_default();
+            check_name(check, node, name, true);
+            match first.get(name) {
+                Some(first) => twice(check, one, name, node, *first),
+                None => {
+                    first.insert(name, node);
+                }
+            }
+        }
+        let names: std::collections::BTreeSet<_> =
+            first.keys().copied().chain(default.then_some("default")).collect();
+        let mut place = 0;
+        let indexed = names.into_iter().map(|name| {
+            let used = section != Degradations::KEY
+                || first.get(name).is_none_or(|node| is_enabled(tree, *node));
+            let index = used.then_some(place);
+            place += usize::from(used);
+            (name.to_owned(), index)
+        });
+        let indexed = indexed.collect();
+        check.names.sections.insert(section, indexed);
+    }
+    route_names(check);
+}
+
+fn route_names(check: &mut Checker<'_>) {
+    let tree = check.tree;
+    let (mut place, mut names, mut first) = (0, BTreeMap::new(), BTreeMap::new());
+    for node in declared(check, Routes::KEY) {
+        let enabled = is_enabled(tree, node);
+        if let Some((at, name)) = tree.child(node, "name").and_then(|at| Some((at, tree.text(at)?)))
+        {
+            names.entry(name.to_owned()).or_insert(enabled.then_some(place));
+            match first.get(name) {
+                Some(first) => twice(check, Routes::ONE, name, at, *first),
+                None => {
+                    first.insert(name, at);
+                }
+            }
         }
         place += usize::from(enabled);
     }
-    names
+    check.names.sections.insert(Routes::KEY, names);
 }
 
-fn is_enabled(raw: &RawRoute) -> bool {
-    raw.enabled.is_none_or(|at| at.value)
+fn is_enabled(tree: &Tree, node: NodeId) -> bool {
+    tree.child(node, "enabled").and_then(|at| tree.text(at)) != Some("false")
+}
+
+// === sections of named entries ===
+
+/// In the order of their names; in place of one that could not be read stands its default.
+fn named<T: Form>(
+    check: &mut Checker<'_>,
+    section: &'static str,
+    set_name: impl Fn(&mut T, String),
+) -> Vec<Declared<T>> {
+    let names: Vec<_> = check.names.all(section).map(str::to_owned).collect();
+    let mut found = Vec::with_capacity(names.len());
+    for name in names {
+        let node = check.declared(&[section, &name]);
+        let read = node.and_then(|node| T::read(node, check));
+        let Some(mut value) = read.or_else(T::absent) else { continue };
+        set_name(&mut value, name);
+        found.push(Declared { node, value });
+    }
+    // A second entry of a name is read for its problems only.
+    for node in declared(check, section) {
+        let name = check.tree.key(node).unwrap_or_default();
+        if check.declared(&[section, name]) != Some(node) {
+            T::read(node, check);
+        }
+    }
+    found
+}
+
+/// The enabled modes, in the order of their names.
+fn modes(check: &mut Checker<'_>) -> Vec<Declared<Degradation>> {
+    let section = Degradations::KEY;
+    let names: Vec<_> = check.names.all(section).map(str::to_owned).collect();
+    let mut found = Vec::new();
+    for name in names {
+        let Some(node) = check.declared(&[section, &name]) else { continue };
+        let mode = Degradation::read(node, check);
+        if !is_enabled(check.tree, node) {
+            continue;
+        }
+        if found.len() == MOST_MODES {
+            check.error_on_key(node, format!("more than {MOST_MODES} modes are enabled"));
+        }
+        let mut value = mode.unwrap_or_else(Degradation::stand_in);
+        value.name = name;
+        found.push(Declared { node: Some(node), value });
+    }
+    found
+}
+
+/// The enabled routes in their order, and the number of others.
+fn routes(check: &mut Checker<'_>) -> (Vec<(NodeId, Route)>, usize) {
+    let (mut found, mut disabled) = (Vec::new(), 0);
+    for node in declared(check, Routes::KEY) {
+        let route = Route::read(node, check);
+        match is_enabled(check.tree, node) {
+            true => found.extend(route.map(|route| (node, route))),
+            false => disabled += 1,
+        }
+    }
+    (found, disabled)
+}
+
+/// Providers that modes of a route may use and that are not its own.
+fn used(route: &Route, modes: &[Declared<Degradation>]) -> Vec<usize> {
+    let own = route.own_providers();
+    let mut found = Vec::new();
+    for action in route.degrade.iter().flat_map(|index| &modes[*index].value.actions) {
+        let Action::Use(providers) = action else { continue };
+        for provider in providers {
+            if !own.contains(provider) && !found.contains(provider) {
+                found.push(*provider);
+            }
+        }
+    }
+    found
+}
+
+// === checks of several sections ===
+
+/// A class that a mode sheds is one of each route that has the mode.
+fn shed_classes(
+    check: &mut Checker<'_>,
+    routes: &[(NodeId, Route)],
+    modes: &[Declared<Degradation>],
+    queues: &[Declared<Queue>],
+) {
+    for (node, route) in routes {
+        for mode in route.degrade.iter().map(|index| &modes[*index].value) {
+            let class = mode.actions.iter().find_map(|action| match action {
+                Action::Shed(class) => Some(class),
+                _ => None,
+            });
+            let Some(class) = class else { continue };
+            let why = match route.queue.map(|index| &queues[index].value) {
+                None if !says_none(check, *node) => continue,
+                None => format!("route `{}` has no queue, and so no classes", route.name),
+                Some(queue) if queue.classes.iter().any(|one| one.name == *class) => continue,
+                Some(queue) => {
+                    let names: Vec<_> = queue.classes.iter().map(|c| c.name.as_str()).collect();
+                    let (route, names) = (&route.name, names.join("`, `"));
+                    format!("the queue of route `{route}` has no class `{class}`, but `{names}`")
+                }
+            };
+            let message = format!("`{}` sheds `{class}`: {why}", mode.name);
+            let problem = lints::mode_problem(check, *node, &mode.name, message);
+            check.problems.extend(problem);
+        }
+    }
+}
+
+/// `queue: none`, and not a name that could not be resolved.
+fn says_none(check: &Checker<'_>, route: NodeId) -> bool {
+    let queue = check.tree.child(route, "queue").and_then(|at| check.tree.text(at));
+    queue == Some("none")
+}
+
+/// Whether the provider gets the application's own credentials.
+fn passes_through(provider: &Provider) -> bool {
+    provider.addresses.iter().any(|address| matches!(address.auth, Auth::Passthrough))
+}
+
+fn is_bare(provider: &Provider) -> bool {
+    provider.addresses.iter().any(|address| address.bare)
+}
+
+/// Decides which provider gets the application's own credentials: the one of a route that asks for
+/// them, or a sole provider without `auth`. A provider without `auth` that is alone in one route
+/// but not in another needs one, because credentials for one provider must not reach another.
+fn passthrough(
+    check: &mut Checker<'_>,
+    routes: &[(NodeId, Route)],
+    providers: &mut [Declared<Provider>],
+) {
+    for (node, route) in routes {
+        let own = route.own_providers();
+        let alone = |index: usize| own == [index] && is_bare(&providers[index].value);
+        let takes = |index: &usize| passes_through(&providers[*index].value) || alone(*index);
+        let names: Vec<_> = route
+            .all_providers()
+            .iter()
+            .filter(|index| takes(index))
+            .map(|index| format!("`{}`", providers[*index].value.name))
+            .collect();
+        if names.len() > 1 {
+            let message = format!(
+                "{} would all get the application's credentials: they go to one provider of a route (`auth: passthrough`, or no `auth` where it is alone)",
+                names.join(", ")
+            );
+            check.error(check.tree.child(*node, "providers").unwrap_or(*node), message);
+        }
+    }
+    for (index, provider) in providers.iter_mut().enumerate() {
+        if is_bare(&provider.value) {
+            sole_provider(check, routes, index, provider);
+        }
+    }
+}
+
+/// A provider without `auth`.
+fn sole_provider(
+    check: &mut Checker<'_>,
+    routes: &[(NodeId, Route)],
+    index: usize,
+    provider: &mut Declared<Provider>,
+) {
+    let uses = routes.iter().map(|(_, route)| route);
+    let uses = uses.filter(|route| route.all_providers().contains(&index));
+    let (alone, shared): (Vec<_>, Vec<_>) =
+        uses.partition(|route| route.own_providers() == [index]);
+    match (alone.first(), shared.first(), provider.node) {
+        (Some(alone), Some(shared), Some(node)) => {
+            let message = format!(
+                "`{}` has no `auth`: it would get the application's credentials in route `{}`, where it is alone, but not in `{}`",
+                provider.value.name, alone.name, shared.name
+            );
+            check.report(node, |tree| {
+                tree.on_key(node, message).help("add `auth: passthrough` or `auth: none`")
+            });
+        }
+        (Some(_), None, _) => {
+            for address in provider.value.addresses.iter_mut().filter(|address| address.bare) {
+                address.auth = Auth::Passthrough;
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Decides which routes take jobs. A job outlives its request, so a route whose provider gets the
+/// application's credentials takes none: they would have to be stored. That is a problem only where
+/// the policy asks for jobs.
+fn jobs(
+    check: &mut Checker<'_>,
+    routes: &mut [(NodeId, Route)],
+    providers: &[Declared<Provider>],
+    queues: &[Declared<Queue>],
+) {
+    for (node, route) in routes {
+        let Some(queue) = route.queue.map(|index| &queues[index]) else { continue };
+        if queue.value.durable.accept == Accept::Never {
+            continue;
+        }
+        let all = route.all_providers();
+        let asking = all.iter().find(|index| passes_through(&providers[**index].value));
+        let written = queue.node.and_then(|node| check.tree.child(node, "durable"));
+        match (asking.map(|index| &providers[*index]), written) {
+            (None, _) => route.durable = true,
+            (Some(_), None) => {}
+            (Some(provider), Some(written)) => {
+                let problem = kept_credential(check, *node, route, provider, written);
+                check.problems.extend(problem);
+            }
+        }
+    }
+}
+
+fn kept_credential(
+    check: &Checker<'_>,
+    node: NodeId,
+    route: &Route,
+    provider: &Declared<Provider>,
+    written: NodeId,
+) -> Option<Problem> {
+    let tree = check.tree;
+    // It may seem alone, or without `auth`, because something could not be read.
+    let lists = ["providers", "fallback"].into_iter().filter_map(|key| tree.child(node, key));
+    let named = lists.map(|list| tree.children(list).count()).sum::<usize>();
+    let whole = named == route.all_providers().len();
+    if !whole || check.damaged(node) || check.damaged(provider.node?) {
+        return None;
+    }
+    let name = &provider.value.name;
+    let message = format!(
+        "route `{}` cannot take jobs: `{name}` gets the application's credentials, which would have to be stored",
+        route.name
+    );
+    let at = tree.child(node, "queue").or_else(|| tree.child(node, "name")).unwrap_or(node);
+    let problem = tree.on_value(at, message).with(tree, written, "jobs are enabled here");
+    Some(problem.help(format!(
+        "give `{name}` its own `auth`, or the route a queue with `durable: {{ accept: never }}`"
+    )))
+}
+
+fn no_route(check: &mut Checker<'_>, routes: usize) {
+    if let (Some(first), 0) = (check.roots.first(), routes) {
+        let file = check.tree.node(*first).file;
+        let message = "there is no route: every request is rejected".to_owned();
+        let mut problem = check.tree.in_file(file, 0..0, message);
+        problem.severity = Severity::Warning;
+        check.problems.push(problem);
+    }
 }

@@ -237,7 +237,7 @@ fn wishes(headers: &HeaderMap, route: &Route, store: Option<&Store>) -> Result<W
     let job = AsyncPreference::read(headers, route, &mut overrides, store.is_some())?;
     let Some(queue) = &route.queue else { return Ok(Wishes { overrides, class: 0, flow: 0, job }) };
     let class = overrides.class(headers, &queue.policy)?;
-    let flow = queue.policy.flow.as_ref().and_then(|name| headers.get(name));
+    let flow = queue.policy.flow.as_ref().and_then(|flow| headers.get(&flow.header));
     let flow = flow.map_or(0, |value| queue.live.flow(value.as_bytes()));
     Ok(Wishes { overrides, class, flow, job })
 }

@@ -208,10 +208,10 @@ impl SnapshotBuilder {
 
 /// Where the policy depends on what is in an answer, it is asked for uncompressed.
 fn as_asked(mut provider: model::Provider) -> model::Provider {
-    let decided = provider.set_headers.iter().any(|(name, _)| *name == ACCEPT_ENCODING);
-    if provider.reads_answers() && !decided {
+    let decided = provider.headers.set.iter().any(|(name, _)| *name == ACCEPT_ENCODING);
+    if provider.reads_responses() && !decided {
         let identity = HeaderValue::from_static("identity");
-        provider.set_headers.push((ACCEPT_ENCODING, identity));
+        provider.headers.set.push((ACCEPT_ENCODING, model::SetHeader::open(identity)));
     }
     provider
 }

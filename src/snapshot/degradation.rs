@@ -11,8 +11,9 @@ use crate::live::degradation::mode::{ModeCell, Modes};
 use crate::live::degradation::outcome_window::{OutcomeWindow, WindowKind};
 use crate::live::provider::ProviderLive;
 use crate::live::queue::QueueLive;
-use crate::policy::sections::model::{Action, Degradation, Of, Policy, Sign};
-use crate::policy::sections::shown_modes;
+use crate::policy::sections::model::{
+    Action, CapacityUsed, Degradation, ErrorRate, Latency, Of, Policy, Quantile, QueueWaiting, Sign,
+};
 use crate::resilience::condition::Condition;
 
 #[derive(Debug)]
@@ -104,12 +105,12 @@ impl DegradationMode {
         providers: &[Arc<Provider>],
     ) -> DegradationMode {
         let gauge = |sign: &Sign| ConditionSignal {
-            words: shown_modes::sign(policy, sign),
+            words: policy.one_line::<Sign>(sign),
             of: reading(policy, sign, live, providers),
         };
         DegradationMode {
             live: live.mode(mode),
-            actions: mode.actions.iter().map(|one| shown_modes::action(policy, one)).collect(),
+            actions: mode.actions.iter().map(|one| policy.one_line(one)).collect(),
             condition: mode.when.map_signs(&mut |sign| gauge(sign)),
             policy: mode.clone(),
         }
@@ -158,28 +159,28 @@ impl SignalSource {
 fn reading(policy: &Policy, sign: &Sign, live: &Live, providers: &[Arc<Provider>]) -> SignalSource {
     match sign {
         Sign::BreakerOpen(index) => SignalSource::BreakerOpen(Arc::clone(&providers[*index])),
-        Sign::ErrorRate { of, above, over, min_requests } => match samples(policy, live, of) {
+        Sign::ErrorRate(rate) => match samples(policy, live, &rate.of) {
             Some(of) => {
-                SignalSource::ErrorRate { of, above: *above, over: *over, least: *min_requests }
+                let ErrorRate { above, over, min_requests: least, .. } = *rate;
+                SignalSource::ErrorRate { of, above, over, least }
             }
             None => SignalSource::Never,
         },
-        Sign::Latency { of, quantile, above, over, min_requests } => {
-            let (quantile, above, over) = (*quantile, *above, *over);
-            match samples(policy, live, of) {
-                Some(of) => {
-                    SignalSource::Latency { of, quantile, above, over, least: *min_requests }
-                }
-                None => SignalSource::Never,
+        Sign::Latency(latency) => match samples(policy, live, &latency.of) {
+            Some(of) => {
+                let Latency { threshold, over, min_requests: least, .. } = *latency;
+                let Quantile { quantile, above } = threshold;
+                SignalSource::Latency { of, quantile, above, over, least }
             }
-        }
-        Sign::QueueWaiting { queue, above } => {
+            None => SignalSource::Never,
+        },
+        Sign::QueueWaiting(QueueWaiting { queue, above }) => {
             SignalSource::QueueWaiting { of: live.queue(&policy.queues[*queue]), above: *above }
         }
-        Sign::CapacityUsed { provider, above } => {
+        Sign::CapacityUsed(CapacityUsed { provider, above }) => {
             SignalSource::CapacityUsed { of: Arc::clone(&providers[*provider].live), above: *above }
         }
-        Sign::Manual => SignalSource::Never,
+        Sign::Manual(_) => SignalSource::Never,
     }
 }
 
@@ -188,14 +189,14 @@ pub(super) fn samples(policy: &Policy, live: &Live, whose: &Of) -> Option<Arc<Ou
     let (what, name) = match whose {
         Of::Route(index) => ("route", &policy.routes[*index].name),
         Of::Provider(index) => ("provider", &policy.providers[*index].name),
-        Of::Nobody => return None,
+        Of::Disabled => return None,
     };
     let mut wants = Vec::new();
     for mode in &policy.degradations {
         for sign in mode.when.signs() {
             let want = match sign {
-                Sign::ErrorRate { of, over, .. } if of == whose => WindowKind::Errors(*over),
-                Sign::Latency { of, over, .. } if of == whose => WindowKind::Latency(*over),
+                Sign::ErrorRate(rate) if rate.of == *whose => WindowKind::Errors(rate.over),
+                Sign::Latency(latency) if latency.of == *whose => WindowKind::Latency(latency.over),
                 _ => continue,
             };
             if !wants.contains(&want) {

@@ -220,7 +220,7 @@ impl Circuit {
         };
         Circuit {
             holds: references.iter().map(hold).collect(),
-            breaker: breaker.map(|b| cells.breaker(key.clone(), b.policy)),
+            breaker: breaker.map(|b| cells.breaker(key.clone(), b.policy(provider.probe_lease()))),
         }
     }
 }

@@ -70,8 +70,8 @@ fn build(tls: &ClientTls) -> Result<ClientConfig, TargetError> {
             .with_platform_verifier()
             .map_err(|error| TargetError::SystemRoots { reason: error.to_string() })?,
     };
-    let mut config = match &tls.identity {
-        Some(identity) => with_identity(builder, identity)?,
+    let mut config = match tls.identity() {
+        Some(identity) => with_identity(builder, &identity)?,
         None => builder.with_no_client_auth(),
     };
     config.alpn_protocols = vec![b"http/1.1".to_vec()];

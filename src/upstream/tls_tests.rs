@@ -161,7 +161,8 @@ fn a_client_certificate_is_given_where_it_is_asked_for() {
             Err(_) => true,
         };
         assert!(refused);
-        tls.identity = Some(clients.issue("sidecar"));
+        let Identity { cert, key } = clients.issue("sidecar");
+        (tls.client_cert, tls.client_key) = (Some(cert), Some(key));
         let connection = dialled(&secure("api.test", address, &tls).expect("a target")).await;
         assert_eq!(exchange(connection.expect("a connection")).await, "hi");
     });
@@ -196,18 +197,18 @@ fn what_is_wrong_with_a_pem_file_is_said_with_its_path() {
         let authority = Authority::new();
         let (one, other) = (authority.issue("a.test"), authority.issue("b.test"));
         tls.ca = Some(authority.pem());
-        tls.identity = Some(Identity { cert: one.cert.clone(), key: one.cert.clone() });
+        (tls.client_cert, tls.client_key) = (Some(one.cert.clone()), Some(one.cert.clone()));
         assert_eq!(
             refuse(&tls),
             "cert.pem: it holds no `-----BEGIN PRIVATE KEY-----`, expected a private key in PEM"
         );
-        tls.identity = Some(Identity { cert: one.cert, key: other.key });
+        (tls.client_cert, tls.client_key) = (Some(one.cert), Some(other.key));
         assert!(
             refuse(&tls).ends_with("expected the private key of cert.pem in PEM"),
             "{}",
             refuse(&tls)
         );
-        tls.identity = None;
+        (tls.client_cert, tls.client_key) = (None, None);
         tls.server_name = Some("not a name".to_owned());
         assert!(refuse(&tls).starts_with("`not a name` cannot be the name of a TLS server"));
     });

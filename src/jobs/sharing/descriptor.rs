@@ -31,10 +31,12 @@ impl PartitionNames {
         if !self.snapshot.as_ref().is_some_and(|of| Arc::ptr_eq(of, snapshot)) {
             let policy = &snapshot.policy;
             let shared = |queue: usize| policy.queues[queue].durable.share;
-            let routes = policy.routes.iter();
-            let routes = routes.filter(|route| route.durable && route.queue.is_some_and(shared));
-            let named = routes.map(|of| (of.name.clone(), fingerprint::of_route(policy, of)));
-            self.routes = named.collect();
+            let routes = policy.routes.iter().enumerate();
+            let routes = routes.filter(|(_, of)| of.durable && of.queue.is_some_and(shared));
+            let (indices, names): (Vec<_>, Vec<_>) =
+                routes.map(|(index, of)| (index, of.name.clone())).unzip();
+            let fingerprints = fingerprint::of_routes(policy, &indices);
+            self.routes = names.into_iter().zip(fingerprints).collect();
             self.snapshot = Some(Arc::clone(snapshot));
         }
         Some(format!("{}:{}", self.routes.get(&line.route)?, line.class))

@@ -1,16 +1,17 @@
 //! Modes with a clock of the test's own.
 
 use super::*;
-use crate::policy::sections::model::Sign;
+use crate::policy::sections::model::{Manual, Sign};
 use crate::resilience::condition::Condition;
 
 const S: Duration = Duration::from_secs(1);
 
 fn policy(name: &str) -> Degradation {
     Degradation {
+        enabled: true,
         name: name.to_owned(),
         mode: EnforcementMode::Enforce,
-        when: Condition::Is(Sign::Manual),
+        when: Condition::Is(Sign::Manual(Manual)),
         hold: S,
         recover_after: 2 * S,
         actions: Vec::new(),

@@ -95,7 +95,7 @@ impl UsageMeter {
         handles.input.inc_by(input);
         handles.output.inc_by(output);
         let price = price?;
-        let cost = price.input * input as f64 + price.output * output as f64;
+        let cost = price.cost(input, output);
         match &handles.cost {
             Some((currency, counter)) if *currency == price.currency => counter.inc_by(cost),
             _ => {
@@ -145,7 +145,7 @@ mod tests {
     fn models_past_the_bound_are_told_together() {
         let metrics = Arc::new(Metrics::new());
         let ledger = UsageMeter::new("chat", "openai", &metrics);
-        let price = Price { input: 2.0, output: 10.0, currency: "USD".to_owned() };
+        let price = Price { input: 2.0, output: 10.0, per: 1, currency: "USD".to_owned() };
         for n in 0..MODELS + 10 {
             let cost =
                 ledger.settle(Some(&format!("m{n}")), AttemptKind::First, (3, 1), Some(&price));

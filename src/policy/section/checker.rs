@@ -1,209 +1,301 @@
-//! What all checks share: where problems go, bounds of quantities, what is read from outside.
+//! What all forms share while a policy is read: the tree, the problems, files and secrets.
 //!
-//! A check never stops at a problem: it reports and goes on with a stand-in, since a policy with
-//! a problem is not used anyway and people want to see them all.
+//! Reading never stops at a problem: it reports and goes on with a stand-in, since a policy with a
+//! problem is not used and people want to see all of them. A value that cannot be read is marked,
+//! so that nothing that would follow from it (`Checker::damaged`) is reported as well.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
+use super::names::Names;
+use super::{Bounded, Form};
 use crate::policy::Sources;
-use crate::policy::sections::model::Pem;
 use crate::policy::text::suggest::{did_you_mean, listed};
 use crate::policy::yaml::diagnostic::Problem;
-use crate::policy::yaml::tree::{NodeId, Tree};
-use crate::policy::yaml::types::{At, Count, Length, Number, Share, Size};
+use crate::policy::yaml::tree::{Kind, NodeId, Tree};
 
-pub(crate) const MS: Duration = Duration::from_millis(1);
-pub(crate) const DAY: Duration = Duration::from_secs(86400);
+/// Problems of one file that are listed.
+const MOST: usize = 200;
 
-pub(crate) struct Check<'a> {
-    pub(crate) tree: &'a Tree,
-    pub(crate) sources: &'a dyn Sources,
-    pub(crate) problems: Vec<Problem>,
-    pub(crate) files_read: BTreeSet<PathBuf>,
+pub struct Checker<'a> {
+    pub tree: &'a Tree,
+    sources: &'a dyn Sources,
+    pub problems: Vec<Problem>,
+    pub files_read: BTreeSet<PathBuf>,
+    pub names: Names,
     /// Of each file that could be read.
-    pub(crate) roots: Vec<NodeId>,
-    /// Some file could not be read: what seems to be missing may stand in it.
-    pub(crate) incomplete: bool,
+    pub roots: Vec<NodeId>,
+    /// A part of the policy could not be read: a name that seems to be missing may stand there.
+    pub incomplete: bool,
+    /// Values that could not be read, and the maps and lists around them.
+    damaged: BTreeSet<NodeId>,
+    /// Problems of each file.
+    counts: BTreeMap<usize, usize>,
 }
 
-impl Check<'_> {
-    pub(crate) fn error(&mut self, id: NodeId, message: impl Into<String>) {
-        self.problems.push(self.tree.on_value(id, message));
-    }
-
-    /// The value behind these keys, in whichever file it stands.
-    pub(crate) fn find(&self, keys: &[&str]) -> Option<NodeId> {
-        self.roots.iter().find_map(|root| self.tree.below(*root, keys))
-    }
-
-    /// A key that has to be there; silent where it is, but was reported.
-    pub(crate) fn missing(&mut self, id: NodeId, key: &str, message: impl Into<String>) {
-        if self.tree.child(id, key).is_none() {
-            self.problems.push(self.tree.on_key(id, message));
+impl<'a> Checker<'a> {
+    pub fn new(
+        tree: &'a Tree,
+        sources: &'a dyn Sources,
+        roots: Vec<NodeId>,
+        incomplete: bool,
+    ) -> Self {
+        Self {
+            tree,
+            sources,
+            problems: Vec::new(),
+            files_read: BTreeSet::new(),
+            names: Names::default(),
+            roots,
+            incomplete,
+            damaged: BTreeSet::new(),
+            counts: BTreeMap::new(),
         }
     }
 
-    pub(crate) fn unknown_word(&mut self, id: NodeId, word: &str, known: &[&str]) {
-        let message = format!("unknown word `{word}`: expected {}", listed(known.iter().copied()));
-        let problem =
-            self.tree.on_value(id, message).label(did_you_mean(word, known.iter().copied()));
-        self.problems.push(problem);
-    }
+    // === problems ===
 
-    pub(crate) fn length(
-        &mut self,
-        at: &Option<At<Length>>,
-        default: Duration,
-        bounds: RangeInclusive<Duration>,
-    ) -> Duration {
-        let Some(at) = at else { return default };
-        if !bounds.contains(&at.value.0) {
-            let (low, high) = (show(*bounds.start()), show(*bounds.end()));
-            self.out_of_bounds(at.id, "length", &low, &high);
-        }
-        at.value.0
-    }
-
-    pub(crate) fn count<T>(
-        &mut self,
-        at: &Option<At<Count>>,
-        default: T,
-        bounds: RangeInclusive<u64>,
-    ) -> T
-    where
-        T: TryFrom<u64>,
-    {
-        let found = at.as_ref().map(|at| (at.id, at.value.0));
-        self.whole(found, ("count", |number| number.to_string()), default, bounds)
-    }
-
-    pub(crate) fn size<T>(
-        &mut self,
-        at: &Option<At<Size>>,
-        default: T,
-        bounds: RangeInclusive<u64>,
-    ) -> T
-    where
-        T: TryFrom<u64>,
-    {
-        let found = at.as_ref().map(|at| (at.id, at.value.0));
-        self.whole(found, ("size", show_size), default, bounds)
-    }
-
-    fn whole<T>(
-        &mut self,
-        found: Option<(NodeId, u64)>,
-        (what, shown): (&str, fn(u64) -> String),
-        default: T,
-        bounds: RangeInclusive<u64>,
-    ) -> T
-    where
-        T: TryFrom<u64>,
-    {
-        let Some((id, number)) = found else { return default };
-        match T::try_from(number) {
-            Ok(value) if bounds.contains(&number) => value,
-            _ => {
-                self.out_of_bounds(id, what, &shown(*bounds.start()), &shown(*bounds.end()));
-                default
+    /// Reports a problem with the value at `node`; its message may be made only when it is listed.
+    pub fn report(&mut self, node: NodeId, problem: impl FnOnce(&Tree) -> Problem) {
+        let file = self.tree.node(node).file;
+        let count = self.counts.entry(file).or_default();
+        *count += 1;
+        match *count {
+            count if count <= MOST => self.problems.push(problem(self.tree)),
+            count if count == MOST + 1 => {
+                let message =
+                    format!("more than {MOST} problems: the rest of this file is not listed");
+                self.problems.push(self.tree.in_file(file, 0..0, message));
             }
+            _ => {}
         }
     }
 
-    /// More than nothing.
-    pub(crate) fn share(&mut self, at: &Option<At<Share>>, default: f64) -> f64 {
-        let Some(at) = at else { return default };
-        if at.value.0 <= 0.0 {
-            self.error(at.id, "a share of nothing: expected more than `0`, up to `1`");
+    pub fn error(&mut self, node: NodeId, message: impl Into<String>) {
+        self.report(node, |tree| tree.on_value(node, message));
+    }
+
+    pub fn error_on_key(&mut self, node: NodeId, message: impl Into<String>) {
+        self.report(node, |tree| tree.on_key(node, message));
+    }
+
+    /// The value cannot be read: what would follow from its absence is not reported.
+    pub fn unreadable(&mut self, node: NodeId, problem: impl FnOnce(&Tree) -> Problem) {
+        self.report(node, problem);
+        let mut above = Some(node);
+        while let Some(node) = above {
+            self.damaged.insert(node);
+            above = self.tree.parent(node);
         }
-        at.value.0
     }
 
-    pub(crate) fn number(
-        &mut self,
-        at: &Option<At<Number>>,
-        default: f64,
-        bounds: RangeInclusive<f64>,
-    ) -> f64 {
-        let Some(at) = at else { return default };
-        if !bounds.contains(&at.value.0) {
-            let (low, high) = (bounds.start().to_string(), bounds.end().to_string());
-            self.out_of_bounds(at.id, "number", &low, &high);
-        }
-        at.value.0
+    /// Something at or below the node could not be read.
+    pub fn damaged(&self, node: NodeId) -> bool {
+        self.damaged.contains(&node)
     }
 
-    fn out_of_bounds(&mut self, id: NodeId, what: &str, low: &str, high: &str) {
-        let found = self.tree.text(id).unwrap_or_default();
-        self.error(
-            id,
-            format!("`{found}` is out of bounds: expected a {what} from `{low}` to `{high}`"),
-        );
+    /// `expected a size like `64KiB`, found a list`.
+    pub fn unexpected(&mut self, node: NodeId, expected: &str) {
+        let found = match &self.tree.node(node).kind {
+            _ if self.tree.is_null(node) => {
+                let message = format!("expected {expected}, found nothing");
+                return self.unreadable(node, |tree| tree.on_key(node, message));
+            }
+            Kind::Scalar { text, .. } => format!("`{text}`"),
+            Kind::List { .. } => "a list".to_owned(),
+            Kind::Map { .. } => "a map".to_owned(),
+        };
+        let message = format!("expected {expected}, found {found}");
+        self.unreadable(node, |tree| tree.on_value(node, message));
     }
 
-    /// A PEM file with at least one block whose name ends in `block`.
-    pub(crate) fn pem(&mut self, at: &At<String>, block: &str) -> Option<Pem> {
-        let path = PathBuf::from(at.as_str());
-        let bytes = self.file(at.id, &path)?;
-        let text = String::from_utf8_lossy(&bytes);
-        if !text.lines().any(|line| {
-            line.starts_with("-----BEGIN ") && line.trim_end().ends_with(&format!("{block}-----"))
-        }) {
-            self.error(
-                at.id,
-                format!(
-                    "`{}` holds no {}: expected a PEM file",
-                    path.display(),
-                    block.to_lowercase()
-                ),
-            );
+    pub fn unknown_word(&mut self, node: NodeId, word: &str, known: &[&str]) {
+        let message = format!("unknown word `{word}`: expected {}", listed(known.iter().copied()));
+        let label = did_you_mean(word, known.iter().copied());
+        self.unreadable(node, |tree| tree.on_value(node, message).label(label));
+    }
+
+    // === values ===
+
+    /// A map whose keys are all known; an empty value is a map without keys.
+    pub fn map(&mut self, node: NodeId, known: &[&'static str]) -> Option<()> {
+        if !matches!(self.tree.node(node).kind, Kind::Map { .. }) && !self.tree.is_null(node) {
+            self.unexpected(node, "a map");
             return None;
         }
-        Some(Pem { path, bytes })
+        let tree = self.tree;
+        for child in tree.children(node) {
+            let key = tree.key(child).unwrap_or_default();
+            if !known.contains(&key) {
+                self.unknown_key(child, key, known);
+            }
+        }
+        Some(())
     }
 
-    pub(crate) fn file(&mut self, id: NodeId, path: &Path) -> Option<Vec<u8>> {
-        self.files_read.insert(path.to_owned());
-        match self.sources.file(path) {
-            Ok(bytes) => Some(bytes),
-            Err(error) => {
-                self.error(id, format!("cannot read the file `{}`: {error}", path.display()));
+    fn unknown_key(&mut self, node: NodeId, key: &str, known: &[&str]) {
+        let label = did_you_mean(key, known.iter().copied());
+        let help = label.is_none().then(|| {
+            format!("known here: {}", listed(known.iter().copied()).replace(" or ", " and "))
+        });
+        self.unreadable(node, |tree| {
+            let problem = tree.on_key(node, format!("unknown key `{key}`")).label(label);
+            match help {
+                Some(help) => problem.help(help),
+                None => problem,
+            }
+        });
+    }
+
+    /// One key of the section at `node`: its value, else its default.
+    pub fn field<M, F: Form<M>>(
+        &mut self,
+        node: NodeId,
+        key: &'static str,
+        default: Option<M>,
+        bound: impl FnOnce(&M, NodeId, &mut Self),
+        example: &str,
+    ) -> Option<M> {
+        let found = if F::FLATTENED { Some(node) } else { self.tree.child(node, key) };
+        if let Some(at) = found {
+            if let Some(value) = F::read(at, self) {
+                bound(&value, at, self);
+                return Some(value);
+            }
+            return default.or_else(F::absent);
+        }
+        let default = default.or_else(|| F::absent_in(self));
+        if default.is_none() {
+            self.missing(node, key, example);
+        }
+        default
+    }
+
+    /// Reports that a required key is not there.
+    pub fn missing(&mut self, node: NodeId, key: &str, example: &str) {
+        let message = match example {
+            "" => format!("missing key `{key}`"),
+            _ => format!("missing key `{key}`: expected one like `{key}: {example}`"),
+        };
+        self.error_on_key(node, message);
+    }
+
+    pub fn bounded<M, F: Bounded<M>>(
+        &mut self,
+        value: &M,
+        node: NodeId,
+        bounds: &RangeInclusive<F::Value>,
+    ) {
+        if F::value(value).is_some_and(|value| !bounds.contains(value)) {
+            let found = self.tree.text(node).unwrap_or_default();
+            let message =
+                format!("`{found}` is out of bounds: expected a {} {}", F::NAME, F::limits(bounds));
+            self.error(node, message);
+        }
+    }
+
+    /// The text of a single value; `expected` names it in a message.
+    pub fn text(&mut self, node: NodeId, expected: &str) -> Option<&'a str> {
+        let tree = self.tree;
+        match tree.text(node) {
+            Some(text) if !tree.is_null(node) => Some(text),
+            _ => {
+                self.unexpected(node, expected);
                 None
             }
         }
     }
 
-    /// Names become labels, keys of state and parts of paths.
-    pub(crate) fn name(&mut self, problem: impl Fn(&Tree, String) -> Problem, name: &str) {
-        let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
-        if name.is_empty() || name.len() > 64 || !name.chars().all(good) || name == "none" {
-            let message = match name {
-                "none" => "`none` is no name: it switches a feature off".to_owned(),
-                _ => format!(
-                    "`{name}` is no name: expected up to 64 letters, digits, `-`, `_` and `.`"
-                ),
-            };
-            self.problems.push(problem(self.tree, message));
+    /// A text that `parse` understands.
+    pub fn parsed<T>(
+        &mut self,
+        node: NodeId,
+        expected: &str,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        let text = self.text(node, expected)?;
+        match parse(text) {
+            Ok(value) => Some(value),
+            Err(message) => {
+                self.unreadable(node, |tree| tree.on_value(node, message));
+                None
+            }
+        }
+    }
+
+    /// One of the words of an enum.
+    pub fn word<T: Copy>(
+        &mut self,
+        node: NodeId,
+        all: &[T],
+        word: impl Fn(T) -> &'static str,
+    ) -> Option<T> {
+        let text = self.text(node, "a word")?;
+        let found = all.iter().copied().find(|one| word(*one) == text);
+        if found.is_none() {
+            let known: Vec<_> = all.iter().map(|one| word(*one)).collect();
+            self.unknown_word(node, text, &known);
+        }
+        found
+    }
+
+    pub fn is_map(&self, node: NodeId) -> bool {
+        matches!(self.tree.node(node).kind, Kind::Map { .. })
+    }
+
+    pub fn is_list(&self, node: NodeId) -> bool {
+        matches!(self.tree.node(node).kind, Kind::List { .. })
+    }
+
+    /// Reports that a list or map has no entries; silent where one could not be read.
+    pub fn empty(&mut self, node: NodeId, message: &str) {
+        if self.tree.children(node).next().is_none() && !self.damaged(node) {
+            self.error(node, message);
+        }
+    }
+
+    /// The keys of the section at `node`, of those in `keys`, that are given.
+    pub fn given(&self, node: NodeId, keys: &[&'static str]) -> Vec<&'static str> {
+        keys.iter().copied().filter(|key| self.tree.child(node, key).is_some()).collect()
+    }
+
+    /// The only one of `given`; else it is reported.
+    pub fn only<T: Copy>(&mut self, node: NodeId, what: &str, given: &[T]) -> Option<T> {
+        match given {
+            [only] => return Some(*only),
+            _ if self.damaged(node) => {}
+            [] => self.error(node, format!("expected one {what}, found none")),
+            more => self.error(node, format!("expected one {what}, found {}", more.len())),
+        }
+        None
+    }
+
+    /// The value under these keys, in the file that has it.
+    pub fn declared(&self, keys: &[&str]) -> Option<NodeId> {
+        self.roots.iter().find_map(|root| self.tree.below(*root, keys))
+    }
+
+    // === the outside ===
+
+    pub fn env(&self, name: &str) -> Option<String> {
+        self.sources.env(name)
+    }
+
+    pub fn file(&mut self, node: NodeId, path: &Path) -> Option<Vec<u8>> {
+        self.files_read.insert(path.to_owned());
+        match self.sources.file(path) {
+            Ok(bytes) => Some(bytes),
+            Err(error) => {
+                self.error(node, format!("cannot read the file `{}`: {error}", path.display()));
+                None
+            }
         }
     }
 }
 
-/// As it would be written.
-pub(crate) fn show(length: Duration) -> String {
-    match length.as_secs() {
-        _ if length.subsec_millis() > 0 => format!("{}ms", length.as_millis()),
-        seconds if seconds > 0 && seconds % 86400 == 0 => format!("{}d", seconds / 86400),
-        seconds if seconds > 0 && seconds % 3600 == 0 => format!("{}h", seconds / 3600),
-        seconds if seconds > 0 && seconds % 60 == 0 => format!("{}m", seconds / 60),
-        seconds => format!("{seconds}s"),
+impl std::fmt::Debug for Checker<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Checker({} problems)", self.problems.len())
     }
-}
-
-pub(crate) fn show_size(bytes: u64) -> String {
-    let units = [("GiB", 30), ("MiB", 20), ("KiB", 10)];
-    let fits = units.into_iter().find(|(_, bits)| bytes > 0 && bytes.trailing_zeros() >= *bits);
-    fits.map_or_else(|| bytes.to_string(), |(unit, bits)| format!("{}{unit}", bytes >> bits))
 }

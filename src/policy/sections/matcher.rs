@@ -1,22 +1,39 @@
 //! Which requests a route takes: by path, method, host and headers.
 //!
-//! Runs for each request and each route until one matches, so nothing here allocates. The path
-//! is compared as it was received, percent-encoding and all, and without the query: what is
-//! matched is what is sent on, and no two spellings are folded into one that the provider may
-//! tell apart. A host has no port and no case (RFC 9110, 4.2.3). A regex may match anywhere in
-//! the text; `^` and `$` tie it to the ends.
+//! This runs for each request and each route until one matches, so nothing here allocates. The path
+//! is compared as received, with its percent-encoding and without the query: the path that is
+//! matched is the path that is forwarded, and two spellings of one path, which the provider may
+//! tell apart, are two paths. A host has no port and no case (RFC 9110, 4.2.3). A regular
+//! expression may match anywhere in the text; `^` and `$` tie it to the ends.
 
-use http::{HeaderMap, Method};
+use http::{HeaderMap, HeaderName, Method};
 use regex_lite::Regex;
 
-use super::model::Match;
+use super::rewrite::{Pattern, header_name};
+use crate::policy::section::{Checker, Display, Form, Map, MapKey, Reference, Shape, section};
+use crate::policy::yaml::tree::NodeId;
+
+section! {
+    /// Which requests a route takes; all that is given must match.
+    #[derive(Clone, Debug)]
+    pub struct Match {
+        /// As received, without the query: exact, `*` for one segment, `**` for the rest; or `{ regex }`.
+        path: PathPattern = PathPattern::any();
+        /// One of these methods.
+        methods: Vec<Method> as Methods = Vec::<Method>::new() => "any";
+        /// A host, or one like `*.local`; ports are ignored.
+        host: Option<HostPattern> = None => "any";
+        /// Headers with the value that they must have, `{ regex }`, or `{ present }`.
+        headers: Vec<(HeaderName, HeaderMatch)> as Map<MatchedHeader, HeaderMatch>;
+    }
+}
 
 #[derive(Clone, Debug)]
 pub enum PathPattern {
     Segments {
-        /// Between the slashes; none is the empty path's.
+        /// The texts between the slashes; an empty path has none.
         segments: Vec<Segment>,
-        /// `**` at the end: anything may follow, nothing too.
+        /// `**` at the end: anything may follow, or nothing.
         rest: bool,
     },
     Regex(Regex),
@@ -25,7 +42,7 @@ pub enum PathPattern {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Segment {
     Exact(String),
-    /// `*`: any one that is not empty.
+    /// `*`: any segment that is not empty.
     Any,
 }
 
@@ -38,12 +55,12 @@ pub enum HostPattern {
     Below(String),
 }
 
-/// One value of the header must match, where it has several.
+/// One value of the header must match, if it has several.
 #[derive(Clone, Debug)]
 pub enum HeaderMatch {
     Exact(String),
     Regex(Regex),
-    /// Whether it is there at all.
+    /// Whether the header is there.
     Present(bool),
 }
 
@@ -57,13 +74,15 @@ impl PathPattern {
 
     pub fn parse(text: &str) -> Result<Self, String> {
         let Some(inner) = text.strip_prefix('/') else {
-            return Err(format!("`{text}` is no path: expected a `/` first, like `/v1/chat/**`"));
+            return Err(format!(
+                "`{text}` is not a path: expected a `/` first, like `/v1/chat/**`"
+            ));
         };
         if let Some(bad) =
             text.chars().find(|c| matches!(c, '?' | '#') || c.is_whitespace() || c.is_control())
         {
             return Err(format!(
-                "`{text}` is no path: it holds {bad:?} (a path is matched as received, without its query)"
+                "`{text}` is not a path: it holds {bad:?} (a path is matched as received, without its query)"
             ));
         }
         let (inner, rest) = match inner.strip_suffix("**") {
@@ -87,7 +106,7 @@ impl PathPattern {
         }
     }
 
-    /// Whether each path that `other` matches is matched by this one, as far as can be told.
+    /// Whether this pattern matches each path that `other` matches; `false` where that is unknown.
     pub fn covers(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Segments { segments, rest: true }, _) if segments.is_empty() => true,
@@ -106,7 +125,9 @@ impl PathPattern {
 }
 
 fn stars(text: &str) -> String {
-    format!("`{text}` is no path: `*` stands for one whole segment, `**` for the rest, at the end")
+    format!(
+        "`{text}` is not a path: `*` stands for one whole segment, `**` for the rest, at the end"
+    )
 }
 
 fn follow(segments: &[Segment], rest: bool, path: &str) -> bool {
@@ -146,13 +167,13 @@ impl HostPattern {
             return Ok(Self::Any);
         }
         if !address && name.contains(':') {
-            return Err(format!("`{text}` is no host: leave the port out, it is not looked at"));
+            return Err(format!("`{text}` is not a host: leave the port out, it is ignored"));
         }
         let good =
             |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_' | '[' | ']' | ':');
         if name.is_empty() || !name.chars().all(good) {
             return Err(format!(
-                "`{text}` is no host: expected a name like `api.local` or `*.local`"
+                "`{text}` is not a host: expected a name like `api.local` or `*.local`"
             ));
         }
         let name = name.to_ascii_lowercase();
@@ -227,7 +248,7 @@ impl Match {
             && self.headers.iter().all(|(name, wanted)| wanted.matches(headers, name))
     }
 
-    /// Whether each request that `other` matches is matched by this one, as far as can be told.
+    /// Whether this matches each request that `other` matches; `false` where that is unknown.
     pub fn covers(&self, other: &Self) -> bool {
         let methods = self.methods.is_empty()
             || (!other.methods.is_empty()
@@ -244,10 +265,173 @@ impl Match {
     }
 }
 
+// === how they are written ===
+
+section! {
+    /// A regular expression for the path.
+    #[derive(Clone, Debug)]
+    pub struct PathRegex {
+        /// May match anywhere; `^` and `$` tie it to the ends.
+        regex: Regex as Pattern, like "^/v[12]/";
+    }
+}
+
+impl Form for PathPattern {
+    const INLINE: bool = true;
+
+    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<Self> {
+        if check.is_map(node) {
+            return PathRegex::read(node, check).map(|PathRegex { regex }| Self::Regex(regex));
+        }
+        let text = check.text(node, "a path, or `{ regex: ... }`")?;
+        Self::parse(text).map_err(|message| check.error(node, message)).ok()
+    }
+
+    fn show(value: &Self, out: &mut Display<'_>) {
+        out.text(match value {
+            Self::Regex(regex) => format!("regex {}", regex.as_str()),
+            Self::Segments { segments, rest } => {
+                let text = segments.iter().map(|segment| match segment {
+                    Segment::Exact(text) => format!("/{text}"),
+                    Segment::Any => "/*".to_owned(),
+                });
+                text.chain(rest.then(|| "/**".to_owned())).collect()
+            }
+        });
+    }
+
+    fn describe(out: &mut Reference) -> Shape {
+        Shape::OneOf(vec![PathRegex::describe(out), Shape::named("path")])
+    }
+}
+
+/// At least one.
+#[derive(Debug)]
+pub struct Methods;
+
+impl Form<Vec<Method>> for Methods {
+    const INLINE: bool = true;
+
+    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<Vec<Method>> {
+        if !check.is_list(node) {
+            check.unexpected(node, "a list");
+            return None;
+        }
+        check.empty(node, "no method would match: leave `methods` out for any");
+        let tree = check.tree;
+        Some(tree.children(node).filter_map(|item| method(item, check)).collect())
+    }
+
+    fn show(value: &Vec<Method>, out: &mut Display<'_>) {
+        out.text(value.iter().map(Method::as_str).collect::<Vec<_>>().join(", "));
+    }
+
+    fn describe(_: &mut Reference) -> Shape {
+        Shape::List(Box::new(Shape::named("method")))
+    }
+}
+
+fn method(node: NodeId, check: &mut Checker<'_>) -> Option<Method> {
+    const KNOWN: [&str; 8] = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"];
+    let text = check.text(node, "a method")?;
+    let good = !text.is_empty() && text.bytes().all(|b| b.is_ascii_uppercase() || b == b'-');
+    if text == "CONNECT" || !good {
+        check.unknown_word(node, text, &KNOWN);
+        return None;
+    }
+    Method::from_bytes(text.as_bytes()).ok()
+}
+
+impl Form for HostPattern {
+    const INLINE: bool = true;
+
+    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<Self> {
+        let text = check.text(node, "a host")?;
+        Self::parse(text).map_err(|message| check.error(node, message)).ok()
+    }
+
+    fn show(value: &Self, out: &mut Display<'_>) {
+        out.text(match value {
+            Self::Any => "any".to_owned(),
+            Self::Exact(name) => name.clone(),
+            Self::Below(suffix) => format!("*{suffix}"),
+        });
+    }
+
+    fn describe(_: &mut Reference) -> Shape {
+        Shape::named("host")
+    }
+}
+
+/// The name of a header that a request is matched by.
+#[derive(Debug)]
+pub struct MatchedHeader;
+
+impl MapKey<HeaderName> for MatchedHeader {
+    const NAME: &'static str = "header";
+
+    fn read(node: NodeId, text: &str, check: &mut Checker<'_>) -> Option<HeaderName> {
+        if text.eq_ignore_ascii_case("host") {
+            check.error(node, "the host is matched by `host`, not by `headers`");
+            return None;
+        }
+        header_name(node, text, check)
+    }
+
+    fn text(key: &HeaderName) -> String {
+        key.to_string()
+    }
+}
+
+section! {
+    /// One of the two.
+    #[derive(Clone, Debug)]
+    pub struct HeaderCondition, finish one_of_two {
+        /// May match anywhere; `^` and `$` tie it to the ends.
+        regex: Option<Regex> as Option<Pattern>;
+        /// Whether the header is there.
+        present: Option<bool>;
+    }
+}
+
+fn one_of_two(_: &mut HeaderCondition, node: NodeId, check: &mut Checker<'_>) {
+    if check.given(node, &["regex", "present"]).len() != 1 && !check.damaged(node) {
+        check.error(node, "expected one of `regex` and `present`");
+    }
+}
+
+impl Form for HeaderMatch {
+    const INLINE: bool = true;
+
+    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<Self> {
+        if !check.is_map(node) {
+            return check.text(node, "text, or a map").map(|text| Self::Exact(text.to_owned()));
+        }
+        match HeaderCondition::read(node, check)? {
+            HeaderCondition { regex: Some(regex), .. } => Some(Self::Regex(regex)),
+            HeaderCondition { present, .. } => present.map(Self::Present),
+        }
+    }
+
+    /// A value may be a credential.
+    fn show(value: &Self, out: &mut Display<'_>) {
+        match value {
+            Self::Exact(text) => out.inline("not shown", text.as_bytes()),
+            Self::Regex(regex) => out.inline("regex, not shown", regex.as_str().as_bytes()),
+            Self::Present(present) => out.text(if *present { "present" } else { "absent" }),
+        }
+    }
+
+    fn describe(out: &mut Reference) -> Shape {
+        Shape::OneOf(vec![Shape::text(), HeaderCondition::describe(out)])
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::{HeaderName, HeaderValue};
+    use crate::policy::section::display::text_of;
+    use http::HeaderValue;
     use proptest::prelude::*;
 
     fn path(pattern: &str, path: &str) -> bool {
@@ -259,7 +443,7 @@ mod tests {
     }
 
     #[test]
-    fn a_star_is_one_segment_and_two_are_the_rest() {
+    fn one_star_matches_a_segment_and_two_match_the_rest() {
         assert!(path("/v1/models", "/v1/models") && !path("/v1/models", "/v1/models/"));
         assert!(
             path("/v1/*/x", "/v1/a/x")
@@ -280,7 +464,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_has_no_port_and_no_case() {
+    fn ports_and_case_of_a_host_are_ignored() {
         assert!(host("api.local", "API.local:8700") && host("*.local", "a.b.LOCAL"));
         assert!(
             !host("*.local", ".local") && !host("*.local", "local") && !host("*.local", "xlocal")
@@ -299,26 +483,26 @@ mod tests {
     }
 
     #[test]
-    fn all_that_is_given_must_match_and_one_value_of_a_header_is_enough() {
+    fn all_conditions_must_match_and_one_value_of_a_header_is_enough() {
         let tenant = HeaderName::from_static("x-tenant");
         let wanted = |wanted| matcher("/**", &[Method::POST], vec![(tenant.clone(), wanted)]);
         let mut headers = HeaderMap::new();
-        let asked =
+        let matches =
             |wanted: &Match, headers: &HeaderMap| wanted.matches(&Method::POST, "a", "/", headers);
-        assert!(!asked(&wanted(HeaderMatch::Exact("gold".into())), &headers));
-        assert!(asked(&wanted(HeaderMatch::Present(false)), &headers));
+        assert!(!matches(&wanted(HeaderMatch::Exact("gold".into())), &headers));
+        assert!(matches(&wanted(HeaderMatch::Present(false)), &headers));
         headers.append(&tenant, HeaderValue::from_static("tin"));
         headers.append(&tenant, HeaderValue::from_static("gold"));
-        assert!(asked(&wanted(HeaderMatch::Exact("gold".into())), &headers));
-        assert!(asked(&wanted(HeaderMatch::Regex(Regex::new("^g").unwrap())), &headers));
-        assert!(asked(&wanted(HeaderMatch::Present(true)), &headers));
-        assert!(!asked(&wanted(HeaderMatch::Exact("gol".into())), &headers));
+        assert!(matches(&wanted(HeaderMatch::Exact("gold".into())), &headers));
+        assert!(matches(&wanted(HeaderMatch::Regex(Regex::new("^g").unwrap())), &headers));
+        assert!(matches(&wanted(HeaderMatch::Present(true)), &headers));
+        assert!(!matches(&wanted(HeaderMatch::Exact("gol".into())), &headers));
         let gold = wanted(HeaderMatch::Exact("gold".into()));
         assert!(!gold.matches(&Method::GET, "a", "/", &headers));
     }
 
     #[test]
-    fn a_route_covers_what_asks_for_more() {
+    fn a_route_covers_one_with_more_conditions() {
         let any = matcher("/**", &[], vec![]);
         let posts = matcher("/v1/**", &[Method::POST], vec![]);
         let chat = matcher(
@@ -334,13 +518,20 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_covered_is_matched(one in "(/(a|b|\\*)){0,3}(/\\*\\*)?", two in "(/(a|b|\\*)){0,3}(/\\*\\*)?", given in "(/(a|b|c)?){0,4}") {
+        fn a_covered_path_is_matched(one in "(/(a|b|\\*)){0,3}(/\\*\\*)?", two in "(/(a|b|\\*)){0,3}(/\\*\\*)?", given in "(/(a|b|c)?){0,4}") {
             let (one, two) = (PathPattern::parse(&one), PathPattern::parse(&two));
             if let (Ok(one), Ok(two)) = (one, two)
                 && one.covers(&two)
                 && two.matches(&given)
             {
                 prop_assert!(one.matches(&given));
+            }
+        }
+
+        #[test]
+        fn a_path_is_shown_as_it_was_written(text in "(/(a|b|\\*)?){0,3}(/\\*\\*)?") {
+            if let Ok(pattern) = PathPattern::parse(&text) {
+                prop_assert_eq!(text_of::<PathPattern, PathPattern>(&pattern), text);
             }
         }
 

@@ -1,28 +1,173 @@
-//! The sections of a policy.
+//! The sections of the language, each with its keys, defaults, bounds and model.
 
-pub mod actions;
-pub mod answers;
-pub mod caches;
-pub mod credentials;
-pub mod degradations;
-pub mod degraded;
-pub mod lanes;
+pub mod action;
+pub mod auth;
+pub mod breaker;
+pub mod cache;
+pub mod degradation;
 pub mod matcher;
-pub mod model;
-pub mod modes;
-pub mod providers;
-pub mod queues;
-pub mod raw;
-pub mod raw_answers;
-pub mod raw_caches;
-pub mod raw_degradations;
-pub mod raw_queues;
-pub mod raw_rules;
-pub mod reading;
-pub mod routes;
-pub mod rules;
+pub mod provider;
+pub mod queue;
+pub mod response;
+pub mod retry;
+pub mod rewrite;
+pub mod route;
 pub mod server;
-pub mod shown;
-pub mod shown_modes;
-pub mod urls;
-pub mod words;
+pub mod tls;
+pub mod url;
+
+use breaker::Breaker;
+use cache::Cache;
+use degradation::Degradation;
+use provider::Provider;
+use queue::Queue;
+use retry::Retry;
+use route::Route;
+use server::Server;
+
+use super::section::{Display, Form, Key, Reference, Section, Shape};
+
+/// A valid policy: all files, merged and checked.
+///
+/// The types of the model cannot hold a wrong value: references are resolved to indices, patterns
+/// are compiled, times and sizes are numbers, defaults are filled in.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    pub server: Server,
+    /// In the order of their names; routes refer to them by index.
+    pub providers: Vec<Provider>,
+    /// In the order of their names. `default` is always there.
+    pub retries: Vec<Retry>,
+    /// In the order of their names. `default` is always there.
+    pub breakers: Vec<Breaker>,
+    /// In the order of their names; routes refer to them by index. `default` is always there.
+    pub queues: Vec<Queue>,
+    /// In the order of their names; routes refer to them by index.
+    pub caches: Vec<Cache>,
+    /// In the order of their names; routes refer to them by index. Disabled ones are left out.
+    pub degradations: Vec<Degradation>,
+    /// In the order in which they are tried: file name, then place in the file. Disabled ones are left out.
+    pub routes: Vec<Route>,
+}
+
+impl Policy {
+    /// The name of an entry of a section.
+    pub fn name(&self, section: &str, index: usize) -> String {
+        let name = match section {
+            provider::Providers::KEY => self.providers.get(index).map(|one| &one.name),
+            retry::Retries::KEY => self.retries.get(index).map(|one| &one.name),
+            breaker::Breakers::KEY => self.breakers.get(index).map(|one| &one.name),
+            queue::Queues::KEY => self.queues.get(index).map(|one| &one.name),
+            cache::Caches::KEY => self.caches.get(index).map(|one| &one.name),
+            degradation::Degradations::KEY => self.degradations.get(index).map(|one| &one.name),
+            degradation::Routes::KEY => self.routes.get(index).map(|one| &one.name),
+            _ => None,
+        };
+        name.cloned().unwrap_or_default()
+    }
+
+    /// A part of the policy as one text.
+    pub fn one_line<T: Form>(&self, value: &T) -> String {
+        let names = |section: &str, index: usize| self.name(section, index);
+        Display::new(&names).one_line::<T, T>(value)
+    }
+
+    /// All values of the policy, by path.
+    pub fn show<'p>(&self, names: &'p dyn Fn(&str, usize) -> String) -> Display<'p> {
+        let mut out = Display::new(names);
+        out.key("server", |out| Server::show(&self.server, out));
+        entries(&mut out, provider::Providers::KEY, &self.providers, |one| &one.name);
+        entries(&mut out, retry::Retries::KEY, &self.retries, |one| &one.name);
+        entries(&mut out, breaker::Breakers::KEY, &self.breakers, |one| &one.name);
+        entries(&mut out, queue::Queues::KEY, &self.queues, |one| &one.name);
+        entries(&mut out, cache::Caches::KEY, &self.caches, |one| &one.name);
+        entries(&mut out, degradation::Degradations::KEY, &self.degradations, |one| &one.name);
+        out.key(degradation::Routes::KEY, |out| {
+            for (index, route) in self.routes.iter().enumerate() {
+                out.entry(&route.name, index, |out| {
+                    Route::show(route, out);
+                    // Not a key: it follows from the queue and the credentials.
+                    out.key("takes_jobs", |out| bool::show(&route.durable, out));
+                });
+            }
+        });
+        out
+    }
+}
+
+fn entries<T: Form>(out: &mut Display<'_>, section: &str, all: &[T], name: impl Fn(&T) -> &String) {
+    out.key(section, |out| {
+        for (index, one) in all.iter().enumerate() {
+            out.entry(name(one), index, |out| T::show(one, out));
+        }
+    });
+}
+
+/// The keys of a policy file, and with them all sections.
+pub fn describe(out: &mut Reference) -> Vec<Key> {
+    let key = |name, text: &str, shape| Key {
+        name,
+        text: text.to_owned(),
+        required: false,
+        default: None,
+        limits: None,
+        shape,
+    };
+    let map = |shape| Shape::Map("name", Box::new(shape));
+    let version = Shape::Scalar("version", serde_json::json!({ "const": 1 }));
+    vec![
+        Key {
+            required: true,
+            ..key("version", "The version of the language, in one file at least.", version)
+        },
+        key("server", "The sidecar itself; in one file at most.", Server::describe(out)),
+        key("providers", "Upstream APIs, by name.", map(Provider::describe(out))),
+        key(
+            "routes",
+            "Which requests go where; the first route that matches takes a request.",
+            Shape::List(Box::new(Route::describe(out))),
+        ),
+        key("retries", "When an attempt is repeated, by name.", map(Retry::describe(out))),
+        key(
+            "breakers",
+            "When an endpoint gets no more attempts, by name.",
+            map(Breaker::describe(out)),
+        ),
+        key("queues", "Where requests wait for capacity, by name.", map(Queue::describe(out))),
+        key("caches", "Stored responses, by name.", map(Cache::describe(out))),
+        key(
+            "degradations",
+            "Modes of degradation, by name; up to 64 are enabled.",
+            map(Degradation::describe(out)),
+        ),
+    ]
+}
+
+/// The keys of a policy file.
+pub fn keys() -> Vec<&'static str> {
+    describe(&mut Reference::default()).into_iter().map(|key| key.name).collect()
+}
+
+/// The types of the model.
+pub mod model {
+    pub use super::Policy;
+    pub use super::action::{Action, ActionKind, Notify, Reduction, Respond, RespondKind};
+    pub use super::auth::{Auth, Credential, Secret};
+    pub use super::breaker::{Breaker, Scope};
+    pub use super::cache::{Cache, Keeps, KeyPart, StoreAll};
+    pub use super::degradation::{
+        CapacityUsed, Degradation, ErrorRate, Latency, Manual, Of, Quantile, QueueWaiting, Sign,
+    };
+    pub use super::matcher::Match;
+    pub use super::provider::{Address, Capacity, Provider, Timeouts};
+    pub use super::queue::{Accept, Callbacks, Class, ClassOf, Durable, Flow, Queue};
+    pub use super::response::{
+        BodyCheck, Buffer, ClassifyRule, Commit, Mark, OnCut, Price, Stream, Usage,
+    };
+    pub use super::retry::{Budget, Cost, Retry};
+    pub use super::rewrite::{Headers, JsonText, Rewrite, RewriteBody, RewritePath, SetHeader};
+    pub use super::route::{Affinity, AllowOverride, Route, Weighted};
+    pub use super::server::{AccessLog, Forwarded, LogFormat, LogTarget, Server};
+    pub use super::tls::{ClientTls, Identity, Pem};
+    pub use super::url::{Callback, ForwardProxy, PostTo, Url};
+}

@@ -1,83 +1,91 @@
-//! The section `server`: the sidecar itself. Defaults and bounds stand here.
+//! The section `server`: the sidecar itself.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
-use super::model::{AccessLog, Forwarded, Identity, LogFormat, LogTarget, Server};
-use super::raw::{RawAccessLog, RawServer};
-use crate::policy::section::checker::{Check, DAY, MS};
-use crate::policy::yaml::types::At;
+use super::tls::Identity;
+use crate::policy::section::{Checker, Display, Form, Reference, Shape, Size, section, words};
+use crate::policy::yaml::tree::NodeId;
+use crate::policy::yaml::units::{DAY, MS, SECOND};
 
-const SECOND: Duration = Duration::from_secs(1);
-
-impl Check<'_> {
-    pub(crate) fn server(&mut self, raw: &RawServer) -> Server {
-        let default = default_server();
-        Server {
-            connections: self.count(&raw.connections, default.connections, 1..=1_000_000),
-            buffered: self.size(&raw.buffered, default.buffered, 1 << 20..=1 << 40),
-            header_bytes: self.size(&raw.header_bytes, default.header_bytes, 8 << 10..=1 << 20),
-            header_time: self.length(&raw.header_time, default.header_time, MS..=60 * SECOND * 10),
-            keep_alive: self.length(&raw.keep_alive, default.keep_alive, MS..=DAY),
-            forwarded: raw.forwarded.map_or(default.forwarded, |at| at.value.0),
-            tls: raw
-                .tls
-                .as_ref()
-                .and_then(|tls| self.identity(tls.id, ("cert", &tls.cert), ("key", &tls.key))),
-            access_log: raw
-                .access_log
-                .as_ref()
-                .map_or(default.access_log, |at| self.access_log(at)),
-            drain_delay: self.length(&raw.drain_delay, default.drain_delay, Duration::ZERO..=DAY),
-            drain_timeout: self.length(
-                &raw.drain_timeout,
-                default.drain_timeout,
-                Duration::ZERO..=DAY,
-            ),
-        }
-    }
-
-    fn access_log(&mut self, raw: &RawAccessLog) -> AccessLog {
-        let to = match raw.to.as_ref().map(|at| (at.id, at.as_str())) {
-            None | Some((_, "stderr")) => LogTarget::Stderr,
-            Some((_, "none")) => LogTarget::None,
-            Some((id, path)) if path.is_empty() || path.ends_with('/') => {
-                self.error(
-                    id,
-                    format!("`{path}` is no file: expected `stderr`, `none` or the path of a file"),
-                );
-                LogTarget::None
-            }
-            Some((_, path)) => LogTarget::File(path.into()),
-        };
-        AccessLog { to, format: raw.format.map_or(LogFormat::Json, |at| at.value.0) }
-    }
-
-    /// A certificate and its key, under the names that they have here.
-    pub(crate) fn identity(
-        &mut self,
-        id: crate::policy::yaml::tree::NodeId,
-        cert: (&str, &Option<At<String>>),
-        key: (&str, &Option<At<String>>),
-    ) -> Option<Identity> {
-        self.missing(id, cert.0, format!("`{}` needs a `{}` beside it", key.0, cert.0));
-        self.missing(id, key.0, format!("`{}` needs a `{}` beside it", cert.0, key.0));
-        let cert = cert.1.as_ref().and_then(|at| self.pem(at, "CERTIFICATE"));
-        let key = key.1.as_ref().and_then(|at| self.pem(at, "PRIVATE KEY"));
-        Some(Identity { cert: cert?, key: key? })
+section! {
+    /// The sidecar itself; in one file at most.
+    #[derive(Clone, Debug, PartialEq)]
+    pub struct Server {
+        /// Connections beyond this are accepted last and answered with 503.
+        connections: usize = 10_000, in 1..=1_000_000;
+        /// Memory of all replay and stream buffers together: three quarters for the bytes they hold, the rest for what holding them costs.
+        buffered: u64 as Size = 256 << 20, in 1 << 20..=1 << 40;
+        /// The largest head of a request.
+        header_bytes: usize as Size = 64 << 10, in 8 << 10..=1 << 20;
+        /// Time limit for receiving the head of a request.
+        header_time: Duration = 10 * SECOND, in MS..=600 * SECOND;
+        /// How long an idle connection is kept open.
+        keep_alive: Duration = 75 * SECOND, in MS..=DAY;
+        /// Whether `Via`, `Forwarded` and `X-Forwarded-*` are added to each request.
+        forwarded: Forwarded = Forwarded::Off;
+        /// The listener's certificate and key; without them it speaks plain HTTP.
+        tls: Option<Identity>;
+        /// One line for each request.
+        access_log: AccessLog;
+        /// After SIGTERM: how long the sidecar reports not ready and still accepts connections.
+        drain_delay: Duration = Duration::ZERO, in Duration::ZERO..=DAY;
+        /// After that: how long requests may take to finish.
+        drain_timeout: Duration = 30 * SECOND, in Duration::ZERO..=DAY;
     }
 }
 
-pub(crate) fn default_server() -> Server {
-    Server {
-        connections: 10_000,
-        buffered: 256 << 20,
-        header_bytes: 64 << 10,
-        header_time: 10 * SECOND,
-        keep_alive: 75 * SECOND,
-        forwarded: Forwarded::Off,
-        tls: None,
-        access_log: AccessLog { to: LogTarget::Stderr, format: LogFormat::Json },
-        drain_delay: Duration::ZERO,
-        drain_timeout: 30 * SECOND,
+section! {
+    /// Where the access log goes.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    pub struct AccessLog {
+        /// `stderr`, `none`, or a file, which is opened again when it was moved.
+        to: LogTarget = LogTarget::Stderr;
+        /// One JSON object or one text for each line.
+        format: LogFormat = LogFormat::Json;
+    }
+}
+
+words! {
+    /// Whether `Via`, `Forwarded` and `X-Forwarded-*` are added to each request.
+    pub enum Forwarded { Off = "off", Append = "append", }
+    pub enum LogFormat { Json = "json", Text = "text", }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LogTarget {
+    Stderr,
+    File(PathBuf),
+    None,
+}
+
+impl Form for LogTarget {
+    const INLINE: bool = true;
+
+    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<Self> {
+        match check.text(node, "text")? {
+            "stderr" => Some(LogTarget::Stderr),
+            "none" => Some(LogTarget::None),
+            path if path.is_empty() || path.ends_with('/') => {
+                let message = format!(
+                    "`{path}` is not a file: expected `stderr`, `none` or the path of a file"
+                );
+                check.error(node, message);
+                None
+            }
+            path => Some(LogTarget::File(path.into())),
+        }
+    }
+
+    fn show(value: &Self, out: &mut Display<'_>) {
+        match value {
+            LogTarget::Stderr => out.text("stderr"),
+            LogTarget::None => out.text("none"),
+            LogTarget::File(path) => out.text(path.display().to_string()),
+        }
+    }
+
+    fn describe(_: &mut Reference) -> Shape {
+        Shape::text()
     }
 }

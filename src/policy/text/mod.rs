@@ -1,5 +1,4 @@
-//! Text for people: suggestions, redaction, locations.
+//! Texts for people: suggestions and redaction.
 
-pub mod locations;
 pub mod redact;
 pub mod suggest;

@@ -1,143 +1,45 @@
-//! What of a policy may not be shown: credentials that were written into it.
+//! Recognizes credentials in texts, and masks them.
 //!
-//! A credential belongs into the environment or a file, but nothing keeps people from writing it
-//! where it is used, or next to it, into a key that is misspelt. So what stands below `auth`, what
-//! has a telling key, and what looks like an API key is hidden wherever a line or a value is
-//! quoted; stars keep the columns true. Of a line that the parser could not read, next to nothing
-//! is known, and next to nothing is shown. References (`${env:NAME}`) are no secrets.
-
-use std::ops::Range;
-
-use crate::policy::yaml::tree::{Kind, NodeId, Step, Tree};
+//! A credential belongs into the environment or a file, but it may have been written where it is
+//! used, or next to it, or into a key with a typo. So texts below a telling key, and texts that look
+//! like an API key, are hidden wherever a line or a value is quoted; asterisks keep the columns
+//! right. Of a line that the parser could not read, little is known and little is shown. References
+//! (`${env:NAME}`) are not secrets.
 
 /// A key of the language is shorter; a longer one below `auth` may be a credential out of place.
-const KEY: usize = 15;
-
-impl Tree {
-    /// The bytes of a file with each secret's replaced by as many stars.
-    pub(crate) fn masked(&self, file: usize, range: Range<usize>) -> String {
-        let text = &self.files[file].text[range.clone()];
-        if self.files[file].broken {
-            return mask_unread(text);
-        }
-        let mut bytes = text.as_bytes().to_vec();
-        let comments = &self.files[file].comments;
-        if let Some(comment) = comments.iter().find(|span| range.contains(&span.start)) {
-            // Somebody may have switched off a credential.
-            let at = comment.start - range.start;
-            bytes.splice(at.., mask_comment(&text[at..]).into_bytes());
-        }
-        let mut hide = |span: &Range<usize>| {
-            let from = span.start.clamp(range.start, range.end) - range.start;
-            let to = span.end.clamp(range.start, range.end) - range.start;
-            bytes[from..to.max(from)].fill(b'*');
-        };
-        let near = |span: &Range<usize>| span.start < range.end && span.end > range.start;
-        for (index, node) in self.nodes.iter().enumerate().filter(|(_, node)| node.file == file) {
-            let id = NodeId(u32::try_from(index).unwrap_or(u32::MAX));
-            if near(&node.span) && self.is_secret(id) {
-                hide(&node.span);
-            }
-            if let Step::Key { span, .. } = &node.step
-                && near(span)
-                && self.has_secret_key(id)
-            {
-                hide(span);
-            }
-        }
-        String::from_utf8_lossy(&bytes).into_owned()
-    }
-
-    /// A message about a value, which quotes it.
-    pub(crate) fn without_secret(&self, id: NodeId, message: String) -> String {
-        let message = match self.text(id) {
-            Some(text) if text.len() > 2 && self.is_secret(id) => message.replace(text, "***"),
-            _ => message,
-        };
-        match self.key(id) {
-            Some(key) if self.has_secret_key(id) => message.replace(key, "***"),
-            _ => message,
-        }
-    }
-
-    /// Whether the value itself, not a reference to it, may be a credential.
-    fn is_secret(&self, id: NodeId) -> bool {
-        let Kind::Scalar { text, .. } = &self.node(id).kind else { return false };
-        let key = self.nearest_key(id);
-        if is_reference(text) {
-            return false;
-        }
-        let in_auth = self.is_below(id, "auth")
-            && !matches!(key, "name" | "username")
-            && !matches!(text.as_str(), "passthrough" | "none" | "" | "~" | "null");
-        // The path of a webhook is its secret.
-        let webhook = self.is_below(id, "notify") && matches!(key, "url" | "secret");
-        // What answers are stored under is no credential.
-        let of_cache = key == "key" && self.is_below(id, "caches");
-        let named = is_credential_name(key) && !self.is_below(id, "tls") && !of_cache;
-        in_auth || webhook || named || looks_like_a_key(text) || has_userinfo(text)
-    }
-
-    pub(crate) fn has_secret_key(&self, id: NodeId) -> bool {
-        let key = self.key(id).unwrap_or_default();
-        looks_like_a_key(key) || (key.len() > KEY && self.is_below(id, "auth"))
-    }
-
-    /// That of the list, for what stands in one.
-    fn nearest_key(&self, id: NodeId) -> &str {
-        let mut here = Some(id);
-        while let Some(id) = here {
-            if let Some(key) = self.key(id) {
-                return key;
-            }
-            here = self.parent(id);
-        }
-        ""
-    }
-
-    fn is_below(&self, id: NodeId, key: &str) -> bool {
-        let mut here = Some(id);
-        while let Some(id) = here {
-            if self.key(id) == Some(key) {
-                return true;
-            }
-            here = self.parent(id);
-        }
-        false
-    }
-}
+pub const KEY: usize = 15;
 
 /// One, and nothing around it.
-fn is_reference(text: &str) -> bool {
+pub fn is_reference(text: &str) -> bool {
     let inner = text.strip_prefix("${").and_then(|text| text.strip_suffix('}'));
     inner.is_some_and(is_quotable)
 }
 
 /// What stands inside `${...}` is shown only when it surely names something.
-pub(crate) fn is_quotable(reference: &str) -> bool {
+pub fn is_quotable(reference: &str) -> bool {
     let good = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.' | '/' | ':');
     reference.chars().all(good) && !looks_like_a_key(reference)
 }
 
-fn has_userinfo(text: &str) -> bool {
+pub fn has_userinfo(text: &str) -> bool {
     text.split_once("://").is_some_and(|(_, rest)| rest.contains('@'))
 }
 
 /// As those of well-known providers begin.
-fn looks_like_a_key(text: &str) -> bool {
+pub fn looks_like_a_key(text: &str) -> bool {
     const BEGINNINGS: [&str; 9] =
         ["sk-", "sk_", "xai-", "gsk_", "AIza", "ghp_", "eyJ", "Bearer ", "Basic "];
     text.len() > 8 && BEGINNINGS.iter().any(|beginning| text.contains(beginning))
 }
 
-fn is_credential_name(key: &str) -> bool {
+pub fn is_credential_name(key: &str) -> bool {
     let key = key.to_ascii_lowercase().replace('_', "-");
     let inside = ["authorization", "cookie", "api-key", "apikey", "secret", "password", "bearer"];
     inside.iter().any(|word| key.contains(word)) || key.ends_with("token") || key.ends_with("key")
 }
 
 /// Prose is shown; what may be a line of policy is not.
-fn mask_comment(comment: &str) -> String {
+pub fn mask_comment(comment: &str) -> String {
     let text = comment.trim_start_matches(['#', ' ', '\t']);
     let prose = text.split_whitespace().count() > 2
         && !text.starts_with('-')
@@ -147,7 +49,7 @@ fn mask_comment(comment: &str) -> String {
 }
 
 /// A line that the parser could not read: keys are shown, and values of plain keys.
-fn mask_unread(line: &str) -> String {
+pub fn mask_unread(line: &str) -> String {
     let has_key = line.contains(": ") || line.trim_end().ends_with(':');
     let telling = line.split(|c| !is_token(c)).any(is_credential_name)
         || ["auth", "value", "@"].iter().any(|word| line.contains(word));

@@ -1,8 +1,8 @@
-//! YAML as text: parsing, spans, types of values, diagnostics.
+//! YAML as text: parsing, the tree and its places, units, diagnostics.
 
-pub mod deserialize;
 pub mod diagnostic;
+pub mod locations;
 pub mod parse;
+mod secrets;
 pub mod tree;
-pub mod types;
 pub mod units;

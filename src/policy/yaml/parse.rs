@@ -178,8 +178,6 @@ impl Growing<'_> {
                 step: Step::Root,
                 span: span.clone(),
                 kind: Kind::Scalar { text: text.clone(), plain },
-                pruned: true,
-                damaged: false,
             });
             self.anchors.insert(anchor, id);
             self.set_key(text, span);
@@ -245,7 +243,7 @@ impl Growing<'_> {
             let node = self.tree.node(source);
             let (step, span, kind) = (node.step.clone(), node.span.clone(), node.kind.clone());
             let (file, parent) = (self.file, Some(id));
-            let copy = Node { file, parent, step, span, kind, pruned: false, damaged: false };
+            let copy = Node { file, parent, step, span, kind };
             let copy = self.tree.push(copy);
             self.bounded().map_err(|stop| Stop { span: alias.clone(), ..stop })?;
             self.fill(copy, alias, depth + 1)?;
@@ -284,7 +282,7 @@ impl Growing<'_> {
         };
         let name = twin.is_none().then(|| step.clone());
         let (file, span) = (self.file, span.clone());
-        let node = Node { file, parent, step, span, kind, pruned: twin.is_some(), damaged: false };
+        let node = Node { file, parent, step, span, kind };
         let id = self.tree.push(node);
         match parent.map(|id| &mut self.tree.nodes[id.0 as usize].kind) {
             _ if twin.is_some() => {}

@@ -1,13 +1,12 @@
-//! The YAML of all files as one tree in which each value knows where it stands.
+//! The YAML of all files as one tree in which each value knows its place.
 //!
-//! One parser reads the text, once (`grow.rs`): what is checked and what is pointed at cannot
-//! differ. Values are kept in one list and found by number, so that whoever holds a number can
-//! ask for the place (`places.rs`) without carrying it along.
-//!
-//! What was reported stays in the tree, marked: reading goes on as if it were not there, but
-//! nobody reports it as missing.
+//! The text is parsed once (`parse.rs`), so that the value that is checked and the place that a
+//! message points at cannot differ. Values are kept in one list and found by number; the number is
+//! enough to find the place (`locations.rs`).
 
 use std::ops::Range;
+
+use serde_json::Value;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NodeId(pub(crate) u32);
@@ -15,7 +14,7 @@ pub struct NodeId(pub(crate) u32);
 pub(crate) struct File {
     pub(crate) name: String,
     pub(crate) text: String,
-    /// Not read to its end: what is secret in the rest is not known.
+    /// Not parsed to its end: the secrets in the rest are unknown.
     pub(crate) broken: bool,
     /// Bytes of each comment.
     pub(crate) comments: Vec<Range<usize>>,
@@ -28,10 +27,6 @@ pub(crate) struct Node {
     /// Bytes of the value.
     pub(crate) span: Range<usize>,
     pub(crate) kind: Kind,
-    /// Reported already: reading goes on as if it were not there.
-    pub(crate) pruned: bool,
-    /// Something below was pruned.
-    pub(crate) damaged: bool,
 }
 
 /// From the parent to here.
@@ -59,7 +54,7 @@ pub(crate) enum Kind {
     },
 }
 
-/// All files; see the module.
+/// All files.
 #[derive(Default)]
 pub struct Tree {
     pub(crate) files: Vec<File>,
@@ -79,30 +74,24 @@ impl Tree {
         &self.nodes[id.0 as usize]
     }
 
-    /// The values in a list or behind the keys of a map, without those that were reported.
+    /// The values in a list or under the keys of a map.
     pub(crate) fn children(&self, id: NodeId) -> impl Iterator<Item = NodeId> + '_ {
         let ids = match &self.node(id).kind {
             Kind::Scalar { .. } => &[][..],
             Kind::List { items: ids, .. } | Kind::Map { entries: ids, .. } => ids,
         };
-        ids.iter().copied().filter(|id| !self.node(*id).pruned)
+        ids.iter().copied()
     }
 
-    /// The value behind a key, even one that was reported.
+    /// The value under a key.
     pub fn child(&self, id: NodeId, key: &str) -> Option<NodeId> {
         let Kind::Map { entries, .. } = &self.node(id).kind else { return None };
         entries.iter().copied().find(|id| self.key(*id) == Some(key))
     }
 
-    /// The value behind one key after another.
+    /// The value under one key after another.
     pub(crate) fn below(&self, id: NodeId, keys: &[&str]) -> Option<NodeId> {
         keys.iter().try_fold(id, |id, key| self.child(id, key))
-    }
-
-    /// The keys of a map, with those that were reported.
-    pub(crate) fn all_keys(&self, id: NodeId) -> Vec<String> {
-        let Kind::Map { entries, .. } = &self.node(id).kind else { return Vec::new() };
-        entries.iter().filter_map(|id| self.key(*id)).map(str::to_owned).collect()
     }
 
     pub fn key(&self, id: NodeId) -> Option<&str> {
@@ -133,17 +122,17 @@ impl Tree {
         }
     }
 
-    /// Whether something below was reported, so that what is missing may be no one's mistake.
-    pub fn damaged(&self, id: NodeId) -> bool {
-        self.node(id).damaged || self.node(id).pruned
-    }
-
-    pub(crate) fn prune(&mut self, id: NodeId) {
-        self.nodes[id.0 as usize].pruned = true;
-        let mut above = self.parent(id);
-        while let Some(id) = above {
-            self.nodes[id.0 as usize].damaged = true;
-            above = self.parent(id);
+    /// The JSON value that YAML's core schema makes of it.
+    pub fn json(&self, id: NodeId) -> Value {
+        match &self.node(id).kind {
+            Kind::Scalar { text, plain: true } => plain_json(text),
+            Kind::Scalar { text, .. } => Value::String(text.clone()),
+            Kind::List { .. } => self.children(id).map(|child| self.json(child)).collect(),
+            Kind::Map { .. } => {
+                let entry =
+                    |child| (self.key(child).unwrap_or_default().to_owned(), self.json(child));
+                Value::Object(self.children(id).map(entry).collect())
+            }
         }
     }
 
@@ -151,5 +140,26 @@ impl Tree {
         let id = NodeId(u32::try_from(self.nodes.len()).unwrap_or(u32::MAX));
         self.nodes.push(node);
         id
+    }
+}
+
+fn plain_json(text: &str) -> Value {
+    match text {
+        "" | "~" | "null" | "Null" | "NULL" => Value::Null,
+        "true" | "True" | "TRUE" => Value::Bool(true),
+        "false" | "False" | "FALSE" => Value::Bool(false),
+        _ => {
+            let number = text
+                .parse::<i64>()
+                .map(Value::from)
+                .or_else(|_| text.parse::<u64>().map(Value::from));
+            let digits = text
+                .trim_start_matches(['-', '+'])
+                .starts_with(|c: char| c.is_ascii_digit() || c == '.');
+            let real = || {
+                text.parse::<f64>().ok().filter(|real| digits && real.is_finite()).map(Value::from)
+            };
+            number.ok().or_else(real).unwrap_or_else(|| Value::String(text.to_owned()))
+        }
     }
 }

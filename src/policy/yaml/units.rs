@@ -1,12 +1,19 @@
-//! Lengths, sizes, counts, shares, costs and rates, as people write them.
+//! Durations, sizes, counts, shares, costs and rates, as people write them.
 //!
-//! A number says its unit wherever it could be taken for another: `10` is no length. Binary and
-//! decimal sizes differ (`1MiB`, `1MB`), as IEC 80000-13 has them. Currencies are told apart by the
-//! codes of ISO 4217, but not known one by one. Each error says what was expected, with an example.
+//! A number has a unit wherever it could be taken for another: `10` is not a duration. Binary and
+//! decimal sizes differ (`1MiB`, `1MB`; IEC 80000-13). A currency is any three capital letters, as
+//! in ISO 4217. Each error says what was expected, with an example.
 
 use std::time::Duration;
 
-const LENGTHS: [(&str, f64); 5] =
+pub const MS: Duration = Duration::from_millis(1);
+pub const SECOND: Duration = Duration::from_secs(1);
+pub const MINUTE: Duration = Duration::from_secs(60);
+pub const HOUR: Duration = Duration::from_secs(3600);
+pub const DAY: Duration = Duration::from_secs(86_400);
+pub const MONTH: Duration = Duration::from_secs(30 * 86_400);
+
+const DURATIONS: [(&str, f64); 5] =
     [("ms", 0.001), ("s", 1.0), ("m", 60.0), ("h", 3600.0), ("d", 86400.0)];
 const SIZES: [(&str, u64); 9] = [
     ("", 1),
@@ -20,25 +27,27 @@ const SIZES: [(&str, u64); 9] = [
     ("GiB", 1 << 30),
 ];
 const COUNTS: [(&str, u64); 4] = [("", 1), ("k", 1000), ("M", 1_000_000), ("G", 1_000_000_000)];
-pub(crate) const SPANS: [(&str, u64); 4] = [("s", 1), ("min", 60), ("h", 3600), ("day", 86400)];
+pub const SPANS: [(&str, u64); 4] = [("s", 1), ("min", 60), ("h", 3600), ("day", 86400)];
 const CENTURY: f64 = 100.0 * 365.0 * 86400.0;
 
-/// `250ms`, `10s`, `5m`, `1h30m`, `2d`; a bare `0` is one too.
-pub fn length(text: &str) -> Result<Duration, String> {
+/// `250ms`, `10s`, `5m`, `1h30m`, `2d`, or `0`.
+pub fn duration(text: &str) -> Result<Duration, String> {
     if text == "0" {
         return Ok(Duration::ZERO);
     }
     let wrong = || {
         let like = text.split(|c: char| !c.is_ascii_digit()).find(|digits| !digits.is_empty());
         let like = like.unwrap_or("10");
-        format!("`{text}` is no length: expected a number with ms, s, m, h or d, like `{like}s`")
+        format!(
+            "`{text}` is not a duration: expected a number with ms, s, m, h or d, like `{like}s`"
+        )
     };
     let (mut rest, mut seconds, mut last) = (text, 0.0, f64::INFINITY);
     while !rest.is_empty() {
         let (number, after) = split_number(rest).ok_or_else(wrong)?;
         let end = after.find(|c: char| c.is_ascii_digit()).unwrap_or(after.len());
         let (_, unit) =
-            *LENGTHS.iter().find(|(name, _)| *name == &after[..end]).ok_or_else(wrong)?;
+            *DURATIONS.iter().find(|(name, _)| *name == &after[..end]).ok_or_else(wrong)?;
         if unit >= last {
             return Err(wrong());
         }
@@ -58,18 +67,19 @@ pub fn length(text: &str) -> Result<Duration, String> {
 pub fn size(text: &str) -> Result<u64, String> {
     scaled(text, &SIZES).ok_or_else(|| {
         format!(
-            "`{text}` is no size: expected a number with KiB, MiB, GiB, kB, MB or GB, like `64KiB`"
+            "`{text}` is not a size: expected a number with KiB, MiB, GiB, kB, MB or GB, like `64KiB`"
         )
     })
 }
 
 /// `200k`, `1M`, `5`.
 pub fn count(text: &str) -> Result<u64, String> {
-    scaled(text, &COUNTS)
-        .ok_or_else(|| format!("`{text}` is no count: expected a whole number, like `5` or `200k`"))
+    scaled(text, &COUNTS).ok_or_else(|| {
+        format!("`{text}` is not a count: expected a whole number, like `5` or `200k`")
+    })
 }
 
-/// `0.2` or `20%`, from nothing to the whole.
+/// `0.2` or `20%`, from 0 to the whole.
 pub fn share(text: &str) -> Result<f64, String> {
     let (number, whole) = text.strip_suffix('%').map_or((text, 1.0), |number| (number, 100.0));
     match split_number(number) {
@@ -77,9 +87,9 @@ pub fn share(text: &str) -> Result<f64, String> {
         Some((_, "")) => {
             Err(format!("`{text}` is more than the whole: expected a share, like `0.2` or `20%`"))
         }
-        _ => {
-            Err(format!("`{text}` is no share: expected a number from 0 to 1, like `0.2` or `20%`"))
-        }
+        _ => Err(format!(
+            "`{text}` is not a share: expected a number from 0 to 1, like `0.2` or `20%`"
+        )),
     }
 }
 
@@ -87,14 +97,14 @@ pub fn share(text: &str) -> Result<f64, String> {
 pub fn number(text: &str) -> Result<f64, String> {
     match split_number(text) {
         Some((number, "")) => Ok(number),
-        _ => Err(format!("`{text}` is no number: expected one like `2.0`")),
+        _ => Err(format!("`{text}` is not a number: expected one like `2.0`")),
     }
 }
 
 /// Three capital letters.
 pub type Currency = [char; 3];
 
-/// An amount of money, each time that so much time has passed.
+/// An amount of money in a time.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Spend {
     pub amount: f64,
@@ -106,7 +116,7 @@ pub struct Spend {
 pub fn currency(text: &str) -> Result<Currency, String> {
     let letters = <Currency>::try_from(text.chars().collect::<Vec<_>>()).ok();
     letters.filter(|letters| letters.iter().all(char::is_ascii_uppercase)).ok_or_else(|| {
-        format!("`{text}` is no currency: expected three capital letters, like `USD`")
+        format!("`{text}` is not a currency: expected three capital letters, like `USD`")
     })
 }
 
@@ -114,7 +124,7 @@ pub fn currency(text: &str) -> Result<Currency, String> {
 pub fn spend(text: &str) -> Result<Spend, String> {
     let wrong = || {
         format!(
-            "`{text}` is no cost in a time: expected an amount, a currency and s, min, h or day, like `5 USD/h`"
+            "`{text}` is not a cost in a time: expected an amount, a currency and s, min, h or day, like `5 USD/h`"
         )
     };
     let (money, span) = text.split_once('/').ok_or_else(wrong)?;
@@ -126,7 +136,7 @@ pub fn spend(text: &str) -> Result<Spend, String> {
     })
 }
 
-/// So many, each time that so much time has passed.
+/// A number in a time.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rate {
     pub amount: u64,
@@ -134,7 +144,7 @@ pub struct Rate {
 }
 
 impl Rate {
-    pub fn a_second(self) -> f64 {
+    pub fn per_second(self) -> f64 {
         self.amount as f64 / self.per.as_secs_f64()
     }
 }
@@ -146,8 +156,27 @@ pub fn rate(text: &str) -> Result<Rate, String> {
         Some(Rate { amount: scaled(amount, &COUNTS)?, per: span_named(span)? })
     });
     found.ok_or_else(|| {
-        format!("`{text}` is no rate: expected a whole number and s, min, h or day, like `500/min`")
+        format!(
+            "`{text}` is not a rate: expected a whole number and s, min, h or day, like `500/min`"
+        )
     })
+}
+
+/// As it would be written.
+pub fn show_duration(duration: Duration) -> String {
+    match duration.as_secs() {
+        _ if duration.subsec_millis() > 0 => format!("{}ms", duration.as_millis()),
+        seconds if seconds > 0 && seconds % 86400 == 0 => format!("{}d", seconds / 86400),
+        seconds if seconds > 0 && seconds % 3600 == 0 => format!("{}h", seconds / 3600),
+        seconds if seconds > 0 && seconds % 60 == 0 => format!("{}m", seconds / 60),
+        seconds => format!("{seconds}s"),
+    }
+}
+
+pub fn show_size(bytes: u64) -> String {
+    let units = [("GiB", 30), ("MiB", 20), ("KiB", 10)];
+    let fits = units.into_iter().find(|(_, bits)| bytes > 0 && bytes.trailing_zeros() >= *bits);
+    fits.map_or_else(|| bytes.to_string(), |(unit, bits)| format!("{}{unit}", bytes >> bits))
 }
 
 fn span_named(name: &str) -> Option<Duration> {
@@ -183,8 +212,8 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn lengths_are_read() {
-        let ms = |text| length(text).unwrap().as_millis();
+    fn durations_are_read() {
+        let ms = |text| duration(text).unwrap().as_millis();
         assert_eq!(
             [
                 ms("250ms"),
@@ -201,13 +230,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_length_is_refused_with_an_example() {
+    fn other_texts_are_rejected_with_an_example() {
         assert_eq!(
-            length("10 sec").unwrap_err(),
-            "`10 sec` is no length: expected a number with ms, s, m, h or d, like `10s`"
+            duration("10 sec").unwrap_err(),
+            "`10 sec` is not a duration: expected a number with ms, s, m, h or d, like `10s`"
         );
         for text in ["", "10", "s", "-1s", "1s1s", "1m1h", "1.s", ".5s", "1e3s", "1s ", "99999d"] {
-            assert!(length(text).is_err(), "{text}");
+            assert!(duration(text).is_err(), "{text}");
         }
     }
 
@@ -270,11 +299,11 @@ mod tests {
         assert_eq!([rate("500/min"), rate("5/s")], [rated(500, 60), rated(5, 1)]);
         assert_eq!([rate("1000/h"), rate("200k/min")], [rated(1000, 3600), rated(200_000, 60)]);
         assert_eq!([rate("1.5k/day"), rate("0/s")], [rated(1500, 86_400), rated(0, 1)]);
-        assert_eq!(rate("300/min").unwrap().a_second(), 5.0);
+        assert_eq!(rate("300/min").unwrap().per_second(), 5.0);
     }
 
     #[test]
-    fn what_is_no_rate_is_refused_with_an_example() {
+    fn texts_that_are_not_rates_are_rejected_with_an_example() {
         for text in
             ["", "500", "/min", "500/", "500/m", "500 /min", "500/ min", "1.5/s", "-1/s", "5/s/s"]
         {
@@ -286,7 +315,7 @@ mod tests {
         #[test]
         fn no_text_makes_a_unit_panic(text in "\\PC{0,12}", digits in "[0-9.]{0,400}[a-zA-Z%]{0,3}") {
             for text in [text, digits] {
-                let _ = (length(&text), size(&text), count(&text), share(&text), number(&text));
+                let _ = (duration(&text), size(&text), count(&text), share(&text), number(&text));
                 let _ = (currency(&text), spend(&text), spend(&format!("{text} USD/h")));
                 let _ = (rate(&text), rate(&format!("{text}/s")));
             }

@@ -194,7 +194,7 @@ pub fn self_delay(
     times: u32,
 ) -> Duration {
     let retry = candidate.provider.policy.retry.as_ref().unwrap_or(&route.policy.retry);
-    retry.backoff.delay(times, clock::draw())
+    retry.backoff().delay(times, clock::draw())
 }
 
 fn poll_dials(

@@ -179,8 +179,8 @@ fn body_deadlines(
     cut: bool,
 ) -> BodyDeadlines {
     BodyDeadlines {
-        first_byte: response_deadline(request, sent, timeouts.first_byte, cut),
-        content: sent + timeouts.first_byte,
+        first_byte: response_deadline(request, sent, timeouts.first_byte(), cut),
+        content: sent + timeouts.first_byte(),
         idle: timeouts.idle,
         deadline: request.deadline,
     }

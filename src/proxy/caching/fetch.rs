@@ -370,11 +370,11 @@ fn draft(
             let life = Freshness::from_http(&request.headers, received, windows(cache))?;
             (life, VariantKey::of(&request.headers, &headers, &cache.live.secret)?)
         }
-        Keeps::Always { ttl, .. } => {
+        Keeps::Always(all) => {
             if status != StatusCode::OK || told.class != AttemptClass::Success {
                 return None;
             }
-            let life = Freshness::fixed(clock::now(), *ttl, windows(cache));
+            let life = Freshness::fixed(clock::now(), all.ttl, windows(cache));
             (life, VariantKey::of(&request.headers, &coded(&headers), &cache.live.secret)?)
         }
     };

@@ -12,7 +12,7 @@ use http::{HeaderValue, Method, Uri};
 use crate::cache::cache_control::CacheControl;
 use crate::cache::key::{CacheKey, CacheKeyBuilder, CacheSecret};
 use crate::json::canonical;
-use crate::policy::sections::model::{Keeps, KeyPart};
+use crate::policy::sections::model::{Keeps, KeyPart, StoreAll};
 use crate::proxy::request::context::ProxyRequest;
 use crate::proxy::request::headers;
 use crate::snapshot::RouteCache;
@@ -156,7 +156,7 @@ impl<'a> Asked<'a> {
                 self.principal(&mut making);
                 making.part(target(self.uri).as_bytes());
             }
-            Keeps::Always { key, public, .. } => {
+            Keeps::Always(StoreAll { key, public, .. }) => {
                 making.part(if *public { b"public" } else { b"always" });
                 if !public {
                     self.principal(&mut making);

@@ -1,4 +1,5 @@
 use super::*;
+use crate::policy::sections::model::StoreAll;
 use proptest::prelude::*;
 use std::time::Duration;
 
@@ -33,7 +34,7 @@ fn principal(who: &Lines) -> Lines {
 
 fn always(public: bool) -> Keeps {
     let key = vec![KeyPart::Method, KeyPart::Path, KeyPart::Body];
-    Keeps::Always { ttl: Duration::from_secs(1), key, public }
+    Keeps::Always(StoreAll { ttl: Duration::from_secs(1), key, public })
 }
 
 #[test]
@@ -81,7 +82,7 @@ proptest! {
             headers.insert(tenant.clone(), header.parse().expect("a value"));
             let uri: Uri = format!("/x?{query}").parse().expect("a path");
             let keeps =
-                Keeps::Always { ttl: Duration::from_secs(1), key: parts.to_vec(), public: false };
+                Keeps::Always(StoreAll { ttl: Duration::from_secs(1), key: parts.to_vec(), public: false });
             let body = body.as_bytes();
             Asked { route: "r", method: &Method::POST, uri: &uri, headers: &headers, body }
                 .key(&secret, &keeps)

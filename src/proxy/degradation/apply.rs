@@ -21,7 +21,7 @@ use super::effects::DegradationEffects;
 use crate::cache::entry::CachedResponse;
 use crate::clock;
 use crate::live::degradation::episode::{ActionKind, Episode};
-use crate::policy::sections::model::{Action, Reduction, Respond};
+use crate::policy::sections::model::{Action, Reduction, Respond, RewritePath};
 use crate::proxy::attempt::pending_response::PendingResponse;
 use crate::proxy::caching::lookup;
 use crate::proxy::downstream::problem::{Problem, ProblemKind};
@@ -195,16 +195,16 @@ fn change(request: &mut ProxyRequest, modes: &[InForce<'_>]) {
 }
 
 fn reduce(request: &mut ProxyRequest, reduction: &Reduction) {
-    let Reduction { rewrite, models, set_headers, remove_headers } = reduction;
-    for name in remove_headers {
+    let Reduction { rewrite, models, headers } = reduction;
+    for name in &headers.remove {
         request.headers.remove(name);
     }
-    for (name, value) in set_headers {
-        request.headers.insert(name.clone(), value.clone());
+    for (name, set) in &headers.set {
+        request.headers.insert(name.clone(), set.value.clone());
     }
-    if let Some((pattern, to)) = &rewrite.path {
+    if let Some(RewritePath { from, to }) = &rewrite.path {
         request.asked_uri.get_or_insert_with(|| Box::new(request.uri.clone()));
-        request.uri = with_path(&request.uri, &pattern.replace(request.uri.path(), to.as_str()));
+        request.uri = with_path(&request.uri, &from.replace(request.uri.path(), to.as_str()));
     }
     if (!rewrite.changes_body() && models.is_empty()) || request.body.is_empty() {
         return;

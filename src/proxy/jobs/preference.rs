@@ -72,7 +72,7 @@ impl AsyncPreference {
             let detail = format!("Idempotency-Key: expected 1 to {KEY_LENGTH} characters");
             return Err(Problem::new(ProblemKind::BadRequest, detail));
         }
-        let flow = queue.policy.flow.as_ref().and_then(|name| headers.get(name));
+        let flow = queue.policy.flow.as_ref().and_then(|flow| headers.get(&flow.header));
         Ok(Some(Box::new(AsyncPreference {
             preferred: preferences.respond_async,
             wait: preferences.wait,
@@ -96,7 +96,7 @@ fn no_job(route: &Route, callback: Option<&str>) -> Result<Option<Box<AsyncPrefe
 }
 
 fn may_be_posted(url: &str, queue: &RouteQueue) -> Result<(), Problem> {
-    let allow = &queue.policy.durable.callback;
+    let allow = queue.policy.durable.callbacks();
     let to = PostTo::read(url).map_err(|why| Problem::new(ProblemKind::CallbackNotAllowed, why))?;
     if allow.iter().any(|allowed| allowed.allows(&to)) {
         return Ok(());

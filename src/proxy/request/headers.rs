@@ -170,8 +170,8 @@ pub fn decided(provider: &model::Provider) -> Vec<HeaderName> {
         Auth::Credentials(all) => Some(all.iter().map(|credential| credential.header.clone())),
         Auth::None | Auth::Passthrough => None,
     });
-    let set = provider.set_headers.iter().map(|(name, _)| name.clone());
-    credentials.flatten().chain(set).chain(provider.remove_headers.iter().cloned()).collect()
+    let set = provider.headers.set.iter().map(|(name, _)| name.clone());
+    credentials.flatten().chain(set).chain(provider.headers.remove.iter().cloned()).collect()
 }
 
 /// A request's trailers without what frames or routes a message, without credentials and what is
@@ -218,21 +218,21 @@ pub fn write(
         Auth::None | Auth::Passthrough => None,
     };
     let passes = matches!(address.policy.auth, Auth::Passthrough);
-    let set = |name: &HeaderName| provider.set_headers.iter().any(|(set, _)| set == name);
+    let set = |name: &HeaderName| provider.headers.set.iter().any(|(set, _)| set == name);
     write_header(out, &HOST, &address.host);
     for (name, value) in headers {
         let ends_here = FRAMES.contains(name)
             || !passes && CREDENTIALS.contains(name)
             || ours.is_some_and(|ours| ours.header == *name)
-            || provider.remove_headers.contains(name)
+            || provider.headers.remove.contains(name)
             || set(name);
         if !ends_here {
             write_header(out, name, value);
         }
     }
-    for (name, value) in &provider.set_headers {
+    for (name, set) in &provider.headers.set {
         if !FRAMES.contains(name) && ours.is_none_or(|ours| ours.header != *name) {
-            write_header(out, name, value);
+            write_header(out, name, &set.value);
         }
     }
     if let Some(ours) = ours {

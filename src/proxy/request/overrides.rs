@@ -55,7 +55,7 @@ impl Overrides {
     fn set(&mut self, what: &str, value: &str) -> Result<(), String> {
         match what {
             "timeout" => {
-                let timeout = units::length(value)?;
+                let timeout = units::duration(value)?;
                 if timeout.is_zero() {
                     return Err("`0s` leaves no time (expected more than zero)".to_owned());
                 }
@@ -99,7 +99,7 @@ impl Overrides {
     /// # Errors
     /// A 400 where there is no such class.
     pub fn class(&self, headers: &HeaderMap, queue: &Queue) -> Result<usize, Problem> {
-        let own = queue.class_header.as_ref().filter(|_| self.priority.is_none());
+        let own = queue.class.header.as_ref().filter(|_| self.priority.is_none());
         let header = own.and_then(|name| Some((name.as_str(), headers.get(name)?)));
         let (name, text) = match (&self.priority, header) {
             (Some(text), _) => ("x-outrigger-priority", text.as_str()),

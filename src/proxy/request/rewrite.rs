@@ -15,7 +15,7 @@ use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::json::pointer::Pointer;
-use crate::policy::sections::model::{Rewrite, Url};
+use crate::policy::sections::model::{Rewrite, RewritePath, Url};
 
 /// The body is no JSON in which the policy's pointers could be followed.
 #[derive(Debug, PartialEq, Eq)]
@@ -50,10 +50,10 @@ pub fn body(body: &Bytes, rewrite: &Rewrite) -> Result<Bytes, NotJson> {
         return Ok(body.clone());
     }
     let mut text = Cow::Borrowed(std::str::from_utf8(body).map_err(|_| NotJson)?);
-    for (pointer, value) in &rewrite.set {
-        text = Cow::Owned(put(&text, pointer, Some(value))?);
+    for (pointer, value) in &rewrite.body.set {
+        text = Cow::Owned(put(&text, pointer, Some(&value.0))?);
     }
-    for pointer in &rewrite.remove {
+    for pointer in &rewrite.body.remove {
         text = Cow::Owned(put(&text, pointer, None)?);
     }
     Ok(Bytes::from(text.into_owned()))
@@ -212,8 +212,8 @@ pub fn uri(
     );
     target.push_str(&url.path);
     target.push_str(path);
-    if let Some((pattern, to)) = &rewrite.path {
-        target = pattern.replace(&target, to.as_str()).into_owned();
+    if let Some(RewritePath { from, to }) = &rewrite.path {
+        target = from.replace(&target, to.as_str()).into_owned();
     }
     if !target.starts_with('/') {
         target.insert(0, '/');

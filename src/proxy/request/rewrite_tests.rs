@@ -1,15 +1,14 @@
 use super::*;
+use crate::policy::sections::model::{JsonText, RewriteBody};
 use proptest::prelude::*;
 use regex_lite::Regex;
 use serde_json::{Value, json};
 
 fn rewrite(set: &[(&str, &str)], remove: &[&str]) -> Rewrite {
     let pointer = |text: &str| Pointer::parse(text).expect("a pointer");
-    Rewrite {
-        path: None,
-        set: set.iter().map(|(p, v)| (pointer(p), (*v).to_owned())).collect(),
-        remove: remove.iter().map(|p| pointer(p)).collect(),
-    }
+    let set = set.iter().map(|(p, v)| (pointer(p), JsonText((*v).to_owned()))).collect();
+    let remove = remove.iter().map(|p| pointer(p)).collect();
+    Rewrite { path: None, body: RewriteBody { set, remove } }
 }
 
 fn changed(text: &str, rewrite: &Rewrite) -> String {
@@ -56,10 +55,10 @@ fn the_path_is_stripped_prefixed_and_rewritten_and_keeps_its_query() {
     assert_eq!(to("/openai", Some("/openai/"), "/base", &none), "/base/");
     assert_eq!(to("/openaix/v1", Some("/openai"), "", &none), "/openaix/v1");
     let azure = Rewrite {
-        path: Some((
-            Regex::new("^/v1/(.*)$").expect("a pattern"),
-            "/openai/v1/$1?api-version=1".into(),
-        )),
+        path: Some(RewritePath {
+            from: Regex::new("^/v1/(.*)$").expect("a pattern"),
+            to: "/openai/v1/$1?api-version=1".into(),
+        }),
         ..Rewrite::default()
     };
     assert_eq!(to("/v1/chat?x=y", None, "", &azure), "/openai/v1/chat?api-version=1&x=y");

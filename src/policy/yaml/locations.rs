@@ -115,11 +115,7 @@ impl Tree {
                 _ => return format!("{above}[{index}]"),
             },
         };
-        match (is_plain(name), above) {
-            (false, _) => format!("{above}[{:?}]", name.chars().take(KEY).collect::<String>()),
-            (true, "") => name.to_owned(),
-            (true, _) => format!("{above}.{name}"),
-        }
+        child_path(above, name)
     }
 
     fn key_span(&self, id: NodeId) -> Range<usize> {
@@ -149,6 +145,15 @@ impl Tree {
         let excerpt = (to - from <= LINE)
             .then(|| Excerpt { text: self.masked(file, from..to), span: start - from..end - from });
         Spot { file: source.name.clone(), line, column, span: start..end, excerpt }
+    }
+}
+
+/// The path of a key below the one of its map.
+pub fn child_path(above: &str, key: &str) -> String {
+    match (is_plain(key), above) {
+        (false, _) => format!("{above}[{:?}]", key.chars().take(KEY).collect::<String>()),
+        (true, "") => key.to_owned(),
+        (true, _) => format!("{above}.{key}"),
     }
 }
 

@@ -1,0 +1,119 @@
+//! The language as data: which sections there are, their keys, and what each may hold. The JSON
+//! Schema and the reference are written from this.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use super::{Form, display};
+
+/// What a value may be.
+#[derive(Clone, Debug)]
+pub enum Shape {
+    /// A text in a form of its own: a name, and what JSON Schema says of it.
+    Scalar(&'static str, Value),
+    Words(Vec<&'static str>),
+    Section(&'static str),
+    List(Box<Shape>),
+    /// Keys that the user chooses, like the named one.
+    Map(&'static str, Box<Shape>),
+    OneOf(Vec<Shape>),
+    Any,
+}
+
+#[derive(Clone, Debug)]
+pub struct Key {
+    pub name: &'static str,
+    pub text: String,
+    pub required: bool,
+    /// As it is written.
+    pub default: Option<String>,
+    pub limits: Option<String>,
+    pub shape: Shape,
+}
+
+#[derive(Clone, Debug)]
+pub struct SectionText {
+    pub text: String,
+    pub keys: Vec<Key>,
+}
+
+/// All sections that were described, by name.
+#[derive(Clone, Debug, Default)]
+pub struct Reference {
+    pub sections: BTreeMap<&'static str, SectionText>,
+    /// In the order in which they were met.
+    pub order: Vec<&'static str>,
+}
+
+impl Reference {
+    /// Describes a section, once.
+    pub fn section(
+        &mut self,
+        name: &'static str,
+        text: &[&str],
+        keys: impl FnOnce(&mut Self) -> Vec<Key>,
+    ) -> Shape {
+        if !self.order.contains(&name) {
+            self.order.push(name);
+            let keys = keys(self);
+            self.sections.insert(name, SectionText { text: joined(text), keys });
+        }
+        Shape::Section(name)
+    }
+}
+
+impl Shape {
+    pub fn text() -> Shape {
+        Shape::Scalar("text", serde_json::json!({ "type": "string" }))
+    }
+
+    /// A text whose form JSON Schema does not check.
+    pub fn named(name: &'static str) -> Shape {
+        Shape::Scalar(name, serde_json::json!({ "type": "string" }))
+    }
+}
+
+/// The keys that a field adds to its section.
+pub fn keys<M, F: Form<M>>(
+    name: &'static str,
+    text: &[&str],
+    default: Option<M>,
+    shown: Option<&str>,
+    limits: Option<String>,
+    out: &mut Reference,
+) -> Vec<Key> {
+    if F::FLATTENED {
+        return F::describe_keys(out);
+    }
+    let shape = F::describe(out);
+    let given = default.is_some();
+    let value = default.or_else(F::absent);
+    let required = value.is_none();
+    let shown = shown.or(F::DEFAULT).map(str::to_owned);
+    let default = shown.or_else(|| {
+        let rows = display::rows_of::<M, F>(&value?);
+        // The defaults of a section are given at its own keys.
+        let single = rows.len() == 1 && rows[0].path.is_empty();
+        (given || single).then(|| display::one_line(&rows))
+    });
+    vec![Key { name, text: joined(text), required, default, limits, shape }]
+}
+
+/// The keys of one variant of several.
+pub fn alternatives<M, F: Form<M>>(
+    name: &'static str,
+    text: &[&str],
+    out: &mut Reference,
+) -> Vec<Key> {
+    if F::FLATTENED {
+        return F::describe_keys(out);
+    }
+    let (text, shape) = (joined(text), F::describe(out));
+    vec![Key { name, text, required: false, default: None, limits: None, shape }]
+}
+
+/// The lines of a doc comment as one text.
+pub fn joined(lines: &[&str]) -> String {
+    lines.iter().map(|line| line.trim()).collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,249 @@
+//! Forms made of others: what may be left out, lists, and maps whose keys the user chooses.
+
+use std::marker::PhantomData;
+use std::ops::RangeInclusive;
+
+use super::{Bounded, Checker, Display, Form, Reference, Shape};
+use crate::policy::yaml::tree::NodeId;
+
+/// An optional value that `none` switches off.
+#[derive(Debug)]
+pub struct OrNone<F>(PhantomData<F>);
+
+/// A list, or its only element.
+#[derive(Debug)]
+pub struct OneOrMany<F>(PhantomData<F>);
+
+/// A list that must be given.
+#[derive(Debug)]
+pub struct Required<F>(PhantomData<F>);
+
+/// Keys that the user chooses, in the order in which they are written.
+#[derive(Debug)]
+pub struct Map<K, F>(PhantomData<(K, F)>);
+
+/// What the keys of a map are.
+pub trait MapKey<K = Self> {
+    /// For the reference: `name`.
+    const NAME: &'static str;
+    /// `None` where the key of `node` was reported.
+    fn read(node: NodeId, text: &str, check: &mut Checker<'_>) -> Option<K>;
+    fn text(key: &K) -> String;
+}
+
+impl MapKey for String {
+    const NAME: &'static str = "name";
+
+    fn read(_: NodeId, text: &str, _: &mut Checker<'_>) -> Option<Self> {
+        Some(text.to_owned())
+    }
+
+    fn text(key: &Self) -> String {
+        key.clone()
+    }
+}
+
+impl<M, F: Form<M>> Form<Option<M>> for Option<F> {
+    const INLINE: bool = true;
+
+    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<Option<M>> {
+        F::read(node, check).map(Some)
+    }
+
+    fn absent() -> Option<Option<M>> {
+        Some(None)
+    }
+
+    fn show(value: &Option<M>, out: &mut Display<'_>) {
+        match value {
+            Some(value) => F::show(value, out),
+            None => out.none(),
+        }
+    }
+
+    fn describe(out: &mut Reference) -> Shape {
+        F::describe(out)
+    }
+}
+
+impl<M, F: Bounded<M>> Bounded<Option<M>> for Option<F> {
+    type Value = F::Value;
+    const NAME: &'static str = F::NAME;
+
+    fn value(model: &Option<M>) -> Option<&F::Value> {
+        model.as_ref().and_then(F::value)
+    }
+
+    fn text(value: &F::Value) -> String {
+        F::text(value)
+    }
+
+    fn limits(bounds: &RangeInclusive<F::Value>) -> String {
+        F::limits(bounds)
+    }
+}
+
+impl<M, F: Form<M>> Form<Option<M>> for OrNone<F> {
+    const INLINE: bool = true;
+
+    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<Option<M>> {
+        match check.tree.text(node) {
+            Some("none") => Some(None),
+            _ => F::read(node, check).map(Some),
+        }
+    }
+
+    fn absent() -> Option<Option<M>> {
+        Some(None)
+    }
+
+    fn show(value: &Option<M>, out: &mut Display<'_>) {
+        <Option<F>>::show(value, out);
+    }
+
+    fn describe(out: &mut Reference) -> Shape {
+        match F::describe(out) {
+            Shape::OneOf(mut shapes) => {
+                shapes.push(Shape::Words(vec!["none"]));
+                Shape::OneOf(shapes)
+            }
+            shape => Shape::OneOf(vec![shape, Shape::Words(vec!["none"])]),
+        }
+    }
+}
+
+impl<M, F: Form<M>> Form<Vec<M>> for Vec<F> {
+    const INLINE: bool = F::INLINE;
+
+    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<Vec<M>> {
+        if !check.is_list(node) {
+            check.unexpected(node, "a list");
+            return None;
+        }
+        let tree = check.tree;
+        Some(tree.children(node).filter_map(|item| F::read(item, check)).collect())
+    }
+
+    fn absent() -> Option<Vec<M>> {
+        Some(Vec::new())
+    }
+
+    fn show(value: &Vec<M>, out: &mut Display<'_>) {
+        show_list::<M, F>(value, out);
+    }
+
+    fn describe(out: &mut Reference) -> Shape {
+        Shape::List(Box::new(F::describe(out)))
+    }
+}
+
+/// Values that are one text each in one row, others in rows of their own.
+fn show_list<M, F: Form<M>>(values: &[M], out: &mut Display<'_>) {
+    if values.is_empty() {
+        out.none();
+    } else if F::INLINE {
+        out.joined::<M, F>(values);
+    } else {
+        for (index, value) in values.iter().enumerate() {
+            out.item(index, |out| F::show(value, out));
+        }
+    }
+}
+
+impl<M, F: Form<M>> Form<Vec<M>> for OneOrMany<F> {
+    const INLINE: bool = F::INLINE;
+
+    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<Vec<M>> {
+        match check.is_list(node) {
+            true => <Vec<F>>::read(node, check),
+            false => F::read(node, check).map(|only| vec![only]),
+        }
+    }
+
+    fn absent() -> Option<Vec<M>> {
+        Some(Vec::new())
+    }
+
+    fn show(value: &Vec<M>, out: &mut Display<'_>) {
+        show_list::<M, F>(value, out);
+    }
+
+    fn describe(out: &mut Reference) -> Shape {
+        let one = F::describe(out);
+        Shape::OneOf(vec![one.clone(), Shape::List(Box::new(one))])
+    }
+}
+
+impl<N, K: MapKey<N>, M, F: Form<M>> Form<Vec<(N, M)>> for Map<K, F> {
+    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<Vec<(N, M)>> {
+        if !check.is_map(node) && !check.tree.is_null(node) {
+            check.unexpected(node, "a map");
+            return None;
+        }
+        let tree = check.tree;
+        let entry = |child| {
+            let key = K::read(child, tree.key(child).unwrap_or_default(), check);
+            let value = F::read(child, check);
+            Some((key?, value?))
+        };
+        Some(tree.children(node).filter_map(entry).collect())
+    }
+
+    fn absent() -> Option<Vec<(N, M)>> {
+        Some(Vec::new())
+    }
+
+    fn show(value: &Vec<(N, M)>, out: &mut Display<'_>) {
+        if value.is_empty() {
+            out.none();
+        }
+        for (key, value) in value {
+            out.key(&K::text(key), |out| F::show(value, out));
+        }
+    }
+
+    fn describe(out: &mut Reference) -> Shape {
+        Shape::Map(K::NAME, Box::new(F::describe(out)))
+    }
+}
+
+impl<M, F: Form<M>> Form<M> for Required<F> {
+    const INLINE: bool = F::INLINE;
+
+    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<M> {
+        F::read(node, check)
+    }
+
+    fn show(value: &M, out: &mut Display<'_>) {
+        F::show(value, out);
+    }
+
+    fn describe(out: &mut Reference) -> Shape {
+        F::describe(out)
+    }
+}
+
+impl Checker<'_> {
+    /// A list without repetitions; `what` names an element in a message.
+    pub fn list_of_different<M: PartialEq, F: Form<M>>(
+        &mut self,
+        node: NodeId,
+        what: &str,
+    ) -> Option<Vec<M>> {
+        if !self.is_list(node) {
+            self.unexpected(node, "a list");
+            return None;
+        }
+        let (tree, mut found) = (self.tree, Vec::new());
+        for item in tree.children(node) {
+            let Some(value) = F::read(item, self) else { continue };
+            if found.contains(&value) {
+                let text = tree.text(item).unwrap_or_default();
+                self.error(item, format!("{what} `{text}` is listed twice"));
+            } else {
+                found.push(value);
+            }
+        }
+        Some(found)
+    }
+}

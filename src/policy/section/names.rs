@@ -1,0 +1,160 @@
+//! References by name: a route names its providers, its queue and its modes of degradation.
+//!
+//! The names of all files are collected before anything is read. In the model a reference is an
+//! index into the section's list, which is in the order of the names.
+
+use std::collections::BTreeMap;
+use std::marker::PhantomData;
+
+use super::{Checker, Display, Form, Reference, Shape};
+use crate::policy::text::suggest::did_you_mean;
+use crate::policy::yaml::tree::NodeId;
+
+/// The entries of each section, by name.
+#[derive(Debug, Default)]
+pub struct Names {
+    pub sections: BTreeMap<&'static str, BTreeMap<String, Option<usize>>>,
+}
+
+impl Names {
+    /// `None`: there is no such name; `Some(None)`: its entry is switched off.
+    pub fn find(&self, section: &str, name: &str) -> Option<Option<usize>> {
+        self.sections.get(section)?.get(name).copied()
+    }
+
+    pub fn all(&self, section: &str) -> impl Iterator<Item = &str> + Clone {
+        self.sections.get(section).into_iter().flatten().map(|(name, _)| name.as_str())
+    }
+}
+
+/// A section whose entries are referred to by name.
+pub trait Section {
+    const KEY: &'static str;
+    /// One entry, in a message.
+    const ONE: &'static str;
+}
+
+/// The name of an entry.
+#[derive(Debug)]
+pub struct NameOf<S>(PhantomData<S>);
+
+/// The name of an entry or `none`; the entry `default` where the key is left out.
+#[derive(Debug)]
+pub struct OrDefault<S>(PhantomData<S>);
+
+impl Checker<'_> {
+    /// The index of the entry that the text at `node` names.
+    pub fn index_of<S: Section>(&mut self, node: NodeId) -> Option<usize> {
+        let name = self.text(node, "a name")?;
+        match self.names.find(S::KEY, name) {
+            Some(index) => index,
+            None => {
+                let known: Vec<_> = self.names.all(S::KEY).map(str::to_owned).collect();
+                self.unknown_name(node, S::ONE, S::KEY, &known);
+                None
+            }
+        }
+    }
+
+    pub fn unknown_name(&mut self, node: NodeId, one: &str, sections: &str, known: &[String]) {
+        if self.incomplete {
+            return;
+        }
+        let name = self.tree.text(node).unwrap_or_default();
+        let message = format!("there is no {one} `{name}` under `{sections}`");
+        let label = did_you_mean(name, known.iter().map(String::as_str));
+        self.report(node, |tree| {
+            let mut problem = tree.on_value(node, message).label(label);
+            if problem.label.is_none() && !known.is_empty() {
+                let known: Vec<_> = known.iter().take(8).map(|name| format!("`{name}`")).collect();
+                problem.help = Some(format!("known here: {}", known.join(", ")));
+            }
+            problem
+        });
+    }
+}
+
+impl<S: Section> Form<usize> for NameOf<S> {
+    const INLINE: bool = true;
+
+    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<usize> {
+        check.index_of::<S>(node)
+    }
+
+    fn show(value: &usize, out: &mut Display<'_>) {
+        out.name(S::KEY, *value);
+    }
+
+    fn describe(_: &mut Reference) -> Shape {
+        Shape::named(S::ONE)
+    }
+}
+
+impl<S: Section> Form<Option<usize>> for OrDefault<S> {
+    const INLINE: bool = true;
+    const DEFAULT: Option<&'static str> = Some("default");
+
+    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<Option<usize>> {
+        match check.tree.text(node) {
+            Some("none") => Some(None),
+            _ => check.index_of::<S>(node).map(Some),
+        }
+    }
+
+    fn absent() -> Option<Option<usize>> {
+        Some(None)
+    }
+
+    fn absent_in(check: &mut Checker<'_>) -> Option<Option<usize>> {
+        Some(check.names.find(S::KEY, "default").flatten())
+    }
+
+    fn show(value: &Option<usize>, out: &mut Display<'_>) {
+        match value {
+            Some(index) => out.name(S::KEY, *index),
+            None => out.none(),
+        }
+    }
+
+    fn describe(_: &mut Reference) -> Shape {
+        Shape::OneOf(vec![Shape::named(S::ONE), Shape::Words(vec!["none"])])
+    }
+}
+
+/// Names become labels, keys of state and parts of paths. `on_key`: the name is the key of `node`.
+pub fn check_name(check: &mut Checker<'_>, node: NodeId, name: &str, on_key: bool) {
+    let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    let message = match name {
+        "none" => "`none` cannot be a name: it switches a feature off".to_owned(),
+        _ if name.is_empty() || name.len() > 64 || !name.chars().all(good) => {
+            format!("`{name}` is not a name: expected up to 64 letters, digits, `-`, `_` and `.`")
+        }
+        _ => return,
+    };
+    match on_key {
+        true => check.error_on_key(node, message),
+        false => check.error(node, message),
+    }
+}
+
+/// A text that is a name.
+#[derive(Debug)]
+pub struct Name;
+
+impl Form<String> for Name {
+    const INLINE: bool = true;
+
+    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<String> {
+        let name = check.text(node, "a name")?;
+        check_name(check, node, name, false);
+        Some(name.to_owned())
+    }
+
+    fn show(value: &String, out: &mut Display<'_>) {
+        out.text(value.as_str());
+    }
+
+    fn describe(_: &mut Reference) -> Shape {
+        Shape::named("name")
+    }
+}

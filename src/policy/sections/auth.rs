@@ -1,0 +1,321 @@
+//! Credentials and other secrets: from `${env:NAME}` and `${file:PATH}` to values that are never
+//! printed.
+//!
+//! A credential is known by its reference, so two of one provider need different ones. Messages
+//! name the reference, never the value; a value that no header can hold is reported without being
+//! shown. The newline that editors put at the end of a file is not part of the secret.
+
+use std::fmt;
+use std::path::Path;
+
+use http::{HeaderName, HeaderValue};
+
+use super::rewrite::{HeaderKey, header_value};
+use super::url::basic;
+use crate::policy::section::{
+    Checker, Display, Form, OneOrMany, Reference, Required, Shape, section,
+};
+use crate::policy::text::redact::is_quotable;
+use crate::policy::text::suggest::did_you_mean;
+use crate::policy::yaml::tree::NodeId;
+
+#[derive(Clone, Debug)]
+pub enum Auth {
+    None,
+    /// The application's own credential headers are passed on.
+    Passthrough,
+    /// Used side by side; at least one.
+    Credentials(Vec<Credential>),
+}
+
+#[derive(Clone)]
+pub struct Credential {
+    /// How the policy refers to it (`env:OPENAI_KEY_A`, `file:/run/secrets/b`, `inline`): never its value.
+    pub reference: String,
+    pub header: HeaderName,
+    /// Marked sensitive.
+    pub value: HeaderValue,
+}
+
+section! {
+    /// One of these keys; or the word `passthrough`, for the application's own credentials, or `none`.
+    #[derive(Clone, Debug)]
+    pub struct AuthKeys, finish one_kind {
+        /// Sent as `Authorization: Bearer`: `${env:NAME}` or `${file:PATH}`; several are used side by side.
+        bearer: Vec<Resolved> as OneOrMany<Resolved>;
+        /// Sent in a header of its own.
+        header: Option<AuthHeader>;
+        /// Sent as `Authorization: Basic`.
+        basic: Option<Basic>;
+    }
+}
+
+section! {
+    /// A header that carries a credential.
+    #[derive(Clone, Debug)]
+    pub struct AuthHeader, finish at_least_one {
+        /// The name of the header.
+        name: HeaderName as HeaderKey, like "x-api-key";
+        /// `${env:NAME}` or `${file:PATH}`; several are used side by side.
+        value: Vec<Resolved> as Required<OneOrMany<Resolved>>, like "\"${env:API_KEY}\"";
+    }
+}
+
+section! {
+    /// A user name and a password (RFC 7617).
+    #[derive(Clone, Debug)]
+    pub struct Basic, finish no_colon {
+        /// The user name.
+        username: Resolved, like "\"${env:API_USER}\"";
+        /// The password.
+        password: Resolved, like "\"${env:API_PASSWORD}\"";
+    }
+}
+
+fn one_kind(_: &mut AuthKeys, node: NodeId, check: &mut Checker<'_>) {
+    let mut keys = Vec::new();
+    AuthKeys::keys(&mut keys);
+    if check.given(node, &keys).len() != 1 && !check.damaged(node) {
+        check.error(node, "expected one of `bearer`, `header` and `basic`");
+    }
+    if let Some(list) = check.tree.child(node, "bearer") {
+        some_credential(list, check);
+    }
+}
+
+fn at_least_one(_: &mut AuthHeader, node: NodeId, check: &mut Checker<'_>) {
+    if let Some(list) = check.tree.child(node, "value") {
+        some_credential(list, check);
+    }
+}
+
+fn some_credential(list: NodeId, check: &mut Checker<'_>) {
+    if check.is_list(list) {
+        check.empty(list, "no credential: expected at least one, like `${env:API_KEY}`");
+    }
+}
+
+fn no_colon(basic: &mut Basic, node: NodeId, check: &mut Checker<'_>) {
+    if basic.username.text.contains(':') {
+        let at = check.tree.child(node, "username").unwrap_or(node);
+        check.error(at, "a user name for `basic` cannot hold a `:`");
+    }
+}
+
+impl Form for Auth {
+    const INLINE: bool = true;
+
+    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<Self> {
+        match check.tree.text(node) {
+            Some("passthrough") => Some(Auth::Passthrough),
+            Some("none") => Some(Auth::None),
+            Some(word) => {
+                let label = did_you_mean(word, ["passthrough", "none"]);
+                check.unreadable(node, |tree| {
+                    let message = "expected `passthrough`, `none`, or one of the keys `bearer`, `header` and `basic`";
+                    tree.on_value(node, message).label(label)
+                });
+                None
+            }
+            None => {
+                let keys = AuthKeys::read(node, check)?;
+                Some(Auth::Credentials(credentials(keys, check)))
+            }
+        }
+    }
+
+    fn show(value: &Self, out: &mut Display<'_>) {
+        match value {
+            Auth::None => out.text("none"),
+            Auth::Passthrough => out.text("passthrough"),
+            Auth::Credentials(all) => {
+                let references: Vec<_> = all.iter().map(|one| one.reference.as_str()).collect();
+                let header = all.first().map_or("nothing", |first| first.header.as_str());
+                let values: Vec<_> = all.iter().map(|one| one.value.as_bytes()).collect();
+                let text = format!("{header} from {}", references.join(", "));
+                out.secret(text, &values.join(&b"\0"[..]));
+            }
+        }
+    }
+
+    fn describe(out: &mut Reference) -> Shape {
+        let words = Shape::Words(vec!["passthrough", "none"]);
+        Shape::OneOf(vec![AuthKeys::describe(out), words])
+    }
+}
+
+/// Each is known by its reference.
+fn credentials(keys: AuthKeys, check: &mut Checker<'_>) -> Vec<Credential> {
+    let authorization = http::header::AUTHORIZATION;
+    let mut all: Vec<Credential> = Vec::new();
+    let mut add = |header: &HeaderName,
+                   text: &str,
+                   resolved: &Resolved,
+                   check: &mut Checker<'_>| {
+        let Some(value) = header_value(resolved.node, text, true, check) else { return };
+        let (reference, header) = (resolved.reference.clone(), header.clone());
+        if all.iter().any(|other| other.reference == reference) {
+            let message = match reference.as_str() {
+                "inline" => "two credentials in the policy itself cannot be told apart: refer to them as `${env:NAME}`".to_owned(),
+                _ => format!("the credential `{reference}` is given twice"),
+            };
+            check.error(resolved.node, message);
+        }
+        all.push(Credential { reference, header, value });
+    };
+    for resolved in &keys.bearer {
+        add(&authorization, &format!("Bearer {}", resolved.text), resolved, check);
+    }
+    for (header, resolved) in
+        keys.header.iter().flat_map(|raw| raw.value.iter().map(move |one| (&raw.name, one)))
+    {
+        add(header, &resolved.text, resolved, check);
+    }
+    if let Some(Basic { username, password }) = keys.basic {
+        let value = basic(format!("{}:{}", username.text, password.text).as_bytes());
+        let reference = password.reference;
+        all.extend(value.map(|value| Credential { reference, header: authorization, value }));
+    }
+    all
+}
+
+impl fmt::Debug for Credential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Credential({})", self.reference)
+    }
+}
+
+// === references to secrets ===
+
+/// A text with its references replaced; never printed.
+#[derive(Clone)]
+pub struct Resolved {
+    pub node: NodeId,
+    /// `inline` where there is none.
+    pub reference: String,
+    pub text: String,
+}
+
+impl Resolved {
+    pub fn is_inline(&self) -> bool {
+        self.reference == "inline"
+    }
+}
+
+impl fmt::Debug for Resolved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Resolved({})", self.reference)
+    }
+}
+
+impl Form for Resolved {
+    const INLINE: bool = true;
+
+    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<Self> {
+        let text = check.text(node, "text")?;
+        resolve(node, text, check)
+    }
+
+    fn show(value: &Self, out: &mut Display<'_>) {
+        out.secret(value.reference.as_str(), value.text.as_bytes());
+    }
+
+    fn describe(_: &mut Reference) -> Shape {
+        Shape::named("secret")
+    }
+}
+
+/// Replaces each reference in `text`; `None` was reported.
+pub fn resolve(node: NodeId, text: &str, check: &mut Checker<'_>) -> Option<Resolved> {
+    let (mut value, mut references, mut good) = (String::new(), Vec::new(), true);
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("${") {
+        value.push_str(before);
+        let Some((reference, after)) = after.split_once('}') else {
+            check.error(node, "`${` without its `}`: expected `${env:NAME}` or `${file:PATH}`");
+            return None;
+        };
+        match look_up(node, reference, check) {
+            Some(found) => value.push_str(&found),
+            None => good = false,
+        }
+        references.push(reference);
+        rest = after;
+    }
+    value.push_str(rest);
+    if value.is_empty() && good {
+        check.error(node, "expected a value, found nothing");
+        return None;
+    }
+    let reference = if references.is_empty() { "inline".to_owned() } else { references.join("+") };
+    good.then_some(Resolved { node, reference, text: value })
+}
+
+fn look_up(node: NodeId, reference: &str, check: &mut Checker<'_>) -> Option<String> {
+    if !is_quotable(reference) {
+        let message =
+            "the text in `${...}` is not a name: expected `${env:NAME}` or `${file:PATH}`";
+        check.error(node, message);
+        return None;
+    }
+    let (value, what) = match reference.split_once(':') {
+        Some(("env", name)) => (check.env(name), format!("the environment variable `{name}`")),
+        Some(("file", path)) => {
+            let bytes = check.file(node, Path::new(path))?;
+            let Ok(text) = String::from_utf8(bytes) else {
+                check.error(node, format!("the file `{path}` is not UTF-8"));
+                return None;
+            };
+            (Some(text.trim_end_matches(['\r', '\n']).to_owned()), format!("the file `{path}`"))
+        }
+        _ => {
+            let message = format!(
+                "unknown reference `${{{reference}}}`: expected `${{env:NAME}}` or `${{file:PATH}}`"
+            );
+            check.error(node, message);
+            return None;
+        }
+    };
+    match value {
+        Some(value) if !value.is_empty() => return Some(value),
+        Some(_) => check.error(node, format!("{what} is empty")),
+        None => check.error(node, format!("{what} is not set")),
+    }
+    None
+}
+
+/// A text that is never printed; known by how the policy refers to it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret {
+    pub reference: String,
+    text: String,
+}
+
+impl Secret {
+    pub fn as_bytes(&self) -> &[u8] {
+        self.text.as_bytes()
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Secret({})", self.reference)
+    }
+}
+
+impl Form for Secret {
+    const INLINE: bool = true;
+
+    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<Self> {
+        Resolved::read(node, check)
+            .map(|Resolved { reference, text, .. }| Secret { reference, text })
+    }
+
+    fn show(value: &Self, out: &mut Display<'_>) {
+        out.secret(value.reference.as_str(), value.as_bytes());
+    }
+
+    fn describe(out: &mut Reference) -> Shape {
+        Resolved::describe(out)
+    }
+}

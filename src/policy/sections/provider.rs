@@ -1,0 +1,441 @@
+//! The section `providers`: an upstream API, its endpoints, and what each attempt there may take.
+//!
+//! An endpoint is known by its host and port unless it has a name, since its state is kept under
+//! that name. A provider without `auth` gets the application's credentials where it is alone in a
+//! route, which only the routes know (`validate.rs`).
+
+use std::time::Duration;
+
+use super::auth::Auth;
+use super::breaker::{Breaker, Breakers};
+use super::response::{ClassifyRule, Price, Usage};
+use super::retry::{Retries, Retry};
+use super::rewrite::{Headers, Rewrite};
+use super::tls::ClientTls;
+use super::url::{ForwardProxy, Url};
+use crate::policy::section::{
+    Checker, Display, Form, Key, Map, OrDefault, OrNone, Reference, Section, Shape, names, section,
+};
+use crate::policy::yaml::tree::NodeId;
+use crate::policy::yaml::units::{self, DAY, MS, Rate, SECOND, SPANS};
+use crate::resilience::rate::gcra::RatePolicy;
+
+/// The section of that name.
+#[derive(Debug)]
+pub struct Providers;
+
+impl Section for Providers {
+    const KEY: &'static str = "providers";
+    const ONE: &'static str = "provider";
+}
+
+section! {
+    /// An upstream API.
+    #[derive(Clone, Debug)]
+    pub struct Provider {
+        /// At least one.
+        addresses: Vec<Address> as Endpoints;
+        /// Changes to the headers of each request.
+        headers: Headers;
+        /// How the provider's certificate is verified, and what the sidecar presents.
+        tls: ClientTls;
+        /// The URL of a proxy that opens the connections by CONNECT; it may hold a user name and a password.
+        proxy: Option<ForwardProxy> as OrNone<ForwardProxy>;
+        /// The application's name of a model and this provider's, in the body's `/model`.
+        models: Vec<(String, String)> as Map<String, String>;
+        /// Changes to the path and the JSON body of each request.
+        rewrite: Rewrite;
+        /// Time limits of each attempt.
+        timeouts: Timeouts;
+        /// How much is sent to the provider; a request without capacity waits in the route's queue.
+        capacity: Capacity;
+        /// Models, by this provider's names, that continue a last message of the assistant.
+        prefill: Vec<String>;
+        /// Where a response says how many tokens it took.
+        usage: Usage;
+        /// What tokens cost; for cost metrics and cost budgets.
+        price: Option<Price>;
+        /// A name under `breakers`, or `none`.
+        breaker_index "breaker": Option<usize> as OrDefault<Breakers>;
+        /// A name under `retries`, or `none`; overrides the route's.
+        retry_index "retry": Option<Option<usize>> as Option<OrDefault<Retries>> = None => "the route's";
+        /// How responses are classified; the first rule that matches counts, before the built-in table.
+        classify: Vec<ClassifyRule>;
+    }
+    computed {
+        name: String = String::new();
+        /// `None`: `breaker: none`.
+        breaker: Option<Breaker> = None;
+        /// This provider's own retry policy.
+        retry: Option<Retry> = None;
+    }
+}
+
+section! {
+    /// Time limits of each attempt.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Timeouts {
+        /// To connect, TLS included.
+        connect: Duration = 2 * SECOND, in MS..=DAY;
+        /// From the request to the response headers.
+        headers: Duration = 60 * SECOND, in MS..=DAY;
+        /// From the request to the first byte of the body.
+        first_byte: Option<Duration> = None => "as `headers`", in MS..=DAY;
+        /// Between two frames in either direction.
+        idle: Duration = 30 * SECOND, in MS..=DAY;
+    }
+}
+
+section! {
+    /// How much is sent to the provider.
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    pub struct Capacity {
+        /// Attempts in flight.
+        concurrency: u32 = 1024, in 1..=1_000_000;
+        /// Whether the limit moves below `concurrency` with latency.
+        adaptive: bool = false;
+        /// Attempts in a time: `500/min`, or `{ rate: 500/min, burst: 20 }`. The burst is by default the requests of one second, at least 1.
+        requests: Option<RatePolicy> as OrNone<RequestRate>;
+        /// Tokens in a time, estimated on admission and corrected by the response's usage: `200k/min`, or `{ rate: 200k/min, burst: 50k }`. The burst is by default a tenth of the written amount, at least 1.
+        tokens: Option<RatePolicy> as OrNone<TokenRate>;
+        /// Whether attempts are paced by the remaining quota in the provider's own `x-ratelimit-*` headers.
+        follow_headers: bool = true;
+        /// Connections of each worker to each address.
+        connections: usize = 256, in 1..=1_000_000;
+    }
+}
+
+impl Timeouts {
+    /// From the request to the first byte of the body.
+    pub fn first_byte(&self) -> Duration {
+        self.first_byte.unwrap_or(self.headers)
+    }
+}
+
+impl Provider {
+    /// Longer than an attempt may take, so that only a lost probe of a breaker outlives it.
+    pub fn probe_lease(&self) -> Duration {
+        (self.timeouts.connect + self.timeouts.first_byte()).div_f64(0.9)
+    }
+
+    /// Tokens are counted where the policy says where to find them, or what they cost.
+    pub fn counts_tokens(&self) -> bool {
+        self.price.is_some() || self.usage != Usage::default()
+    }
+
+    /// The policy depends on the content of this provider's responses, so that they may not come
+    /// compressed.
+    pub fn reads_responses(&self) -> bool {
+        self.counts_tokens()
+            || !self.prefill.is_empty()
+            || self.classify.iter().any(ClassifyRule::reads_body)
+    }
+}
+
+// === endpoints ===
+
+/// An address of a provider with its credentials. Its name is part of the keys of live state.
+#[derive(Clone, Debug)]
+pub struct Address {
+    pub name: String,
+    pub url: Url,
+    /// At least 1.
+    pub weight: u32,
+    pub auth: Auth,
+    /// Nothing is said about credentials: the routes decide.
+    pub bare: bool,
+}
+
+section! {
+    /// One of several endpoints.
+    #[derive(Clone, Debug)]
+    pub struct Endpoint {
+        /// Part of the keys of its state.
+        name: Option<String> as Option<EndpointName> = None => "the URL's host:port";
+        /// Its path is put before the path of each request.
+        url: Url, like "https://api.example.com";
+        /// Its share of the attempts.
+        weight: u32 = 1, in 1..=1_000_000;
+        /// Its credentials, in place of the provider's.
+        auth: Option<Auth>;
+    }
+}
+
+/// A name, or `host:port`.
+#[derive(Debug)]
+pub struct EndpointName;
+
+impl Form<String> for EndpointName {
+    const INLINE: bool = true;
+
+    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<String> {
+        let name = check.text(node, "a name")?;
+        if !name.contains(':') {
+            names::check_name(check, node, name, false);
+        }
+        Some(name.to_owned())
+    }
+
+    fn show(value: &String, out: &mut Display<'_>) {
+        out.text(value.as_str());
+    }
+
+    fn describe(_: &mut Reference) -> Shape {
+        Shape::named("name")
+    }
+}
+
+/// The keys `url`, or `endpoints`, and `auth`.
+#[derive(Debug)]
+pub struct Endpoints;
+
+impl Form<Vec<Address>> for Endpoints {
+    const FLATTENED: bool = true;
+
+    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<Vec<Address>> {
+        let tree = check.tree;
+        let auth = tree.child(node, "auth").and_then(|at| Auth::read(at, check));
+        let found = match (tree.child(node, "url"), tree.child(node, "endpoints")) {
+            (Some(url), None) => {
+                let url = Url::read(url, check);
+                url.map(|url| address(None, url, 1, auth)).into_iter().collect()
+            }
+            (None, Some(list)) => endpoints(list, auth.as_ref(), check),
+            (Some(_), Some(list)) => {
+                check.error_on_key(
+                    list,
+                    "`url` and `endpoints` exclude each other: keep one of them",
+                );
+                Vec::new()
+            }
+            (None, None) => {
+                check.missing(node, "url", "https://api.example.com");
+                Vec::new()
+            }
+        };
+        Some(found)
+    }
+
+    fn absent() -> Option<Vec<Address>> {
+        Some(Vec::new())
+    }
+
+    fn keys(out: &mut Vec<&'static str>) {
+        out.extend(["url", "endpoints", "auth"]);
+    }
+
+    fn show(value: &Vec<Address>, out: &mut Display<'_>) {
+        let at_provider =
+            out.written().iter().map(|path| format!("{path}.auth")).collect::<Vec<_>>();
+        if let [only] = value.as_slice()
+            && only.weight == 1
+            && only.name == name_of(&only.url)
+        {
+            out.key("url", |out| Url::show(&only.url, out));
+            return out.key("auth", |out| Auth::show(&only.auth, out));
+        }
+        out.key("endpoints", |out| {
+            for (index, address) in value.iter().enumerate() {
+                out.entry(&address.name, index, |out| {
+                    out.key("url", |out| Url::show(&address.url, out));
+                    out.key("weight", |out| out.text(address.weight.to_string()));
+                    out.key("auth", |out| {
+                        out.also_written(&at_provider, |out| Auth::show(&address.auth, out));
+                    });
+                });
+            }
+        });
+    }
+
+    fn describe(_: &mut Reference) -> Shape {
+        Shape::Any
+    }
+
+    fn describe_keys(out: &mut Reference) -> Vec<Key> {
+        let key = |name, text: &str, shape| Key {
+            name,
+            text: text.to_owned(),
+            required: false,
+            default: None,
+            limits: None,
+            shape,
+        };
+        let auth_default =
+            "`passthrough` if the provider is alone in each of its routes, else none";
+        vec![
+            key("url", "Its path is put before the path of each request.", Url::describe(out)),
+            key(
+                "endpoints",
+                "In place of `url`, where there are several.",
+                <Vec<Endpoint>>::describe(out),
+            ),
+            Key {
+                default: Some(auth_default.to_owned()),
+                ..key("auth", "The credentials of each request.", Auth::describe(out))
+            },
+        ]
+    }
+}
+
+fn endpoints(list: NodeId, auth: Option<&Auth>, check: &mut Checker<'_>) -> Vec<Address> {
+    if !check.is_list(list) {
+        check.unexpected(list, "a list");
+        return Vec::new();
+    }
+    check
+        .empty(list, "no endpoint: expected at least one, like `{ url: https://api.example.com }`");
+    let mut found: Vec<(NodeId, Address)> = Vec::new();
+    let tree = check.tree;
+    for node in tree.children(list) {
+        let Some(endpoint) = Endpoint::read(node, check) else { continue };
+        let Endpoint { name, url, weight, auth: own } = endpoint;
+        let address = address(name, url, weight, own.or_else(|| auth.cloned()));
+        if let Some((first, _)) = found.iter().find(|(_, other)| other.name == address.name) {
+            let (first, name) = (*first, &address.name);
+            let message = format!("two endpoints are named `{name}`: give each its own `name`");
+            check.report(node, |tree| {
+                tree.on_value(node, message).with(tree, first, "the first one")
+            });
+        }
+        found.push((node, address));
+    }
+    found.into_iter().map(|(_, address)| address).collect()
+}
+
+fn address(name: Option<String>, url: Url, weight: u32, auth: Option<Auth>) -> Address {
+    let name = name.unwrap_or_else(|| name_of(&url));
+    let bare = auth.is_none();
+    Address { name, url, weight, auth: auth.unwrap_or(Auth::None), bare }
+}
+
+/// Its host and port.
+fn name_of(url: &Url) -> String {
+    match url.host.contains(':') {
+        true => format!("[{}]:{}", url.host, url.port),
+        false => format!("{}:{}", url.host, url.port),
+    }
+}
+
+// === rates ===
+
+/// Of a rate's amount, and of its burst.
+const MOST: u64 = 1_000_000_000;
+
+section! {
+    /// A rate, and how much of it may be used at once.
+    #[derive(Clone, Debug)]
+    pub struct RateLimit {
+        /// `500/min`, `5/s`, `1000/h`, `200k/min`.
+        rate: Rate, like "500/min";
+        /// How much may be used at once: by default the requests of one second, or a tenth of the written amount of tokens; at least 1.
+        burst: Option<u64>, in 1..=MOST;
+    }
+}
+
+impl Form for Rate {
+    const INLINE: bool = true;
+
+    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<Self> {
+        let rate = check.parsed(node, "a rate like `500/min`", units::rate)?;
+        if !(1..=MOST).contains(&rate.amount) {
+            let found = check.tree.text(node).unwrap_or_default();
+            let message = format!(
+                "`{found}` is out of bounds: expected from `1` to `{MOST}` in that time (leave it out for no limit)"
+            );
+            check.error(node, message);
+        }
+        Some(rate)
+    }
+
+    fn show(value: &Self, out: &mut Display<'_>) {
+        out.text(per_span(value.per_second()));
+    }
+
+    fn describe(_: &mut Reference) -> Shape {
+        Shape::Scalar(
+            "rate",
+            serde_json::json!({
+                "description": "`500/min`, `5/s`, `1000/h`, `200k/min`", "type": "string",
+                "pattern": "^[0-9.]+[kMG]?/(s|min|h|day)$",
+            }),
+        )
+    }
+}
+
+macro_rules! rate_forms {
+    ($($(#[$doc:meta])* $name:ident: $burst:expr;)*) => {$(
+        $(#[$doc])*
+        #[derive(Debug)]
+        pub struct $name;
+
+        impl Form<RatePolicy> for $name {
+            const INLINE: bool = true;
+
+            fn read(node: NodeId, check: &mut Checker<'_>) -> Option<RatePolicy> {
+                rate_policy(node, check, $burst)
+            }
+
+            fn show(value: &RatePolicy, out: &mut Display<'_>) {
+                out.text(format!("{}, burst {}", per_span(value.rate), hundredths(value.burst)));
+            }
+
+            fn describe(out: &mut Reference) -> Shape {
+                Shape::OneOf(vec![RateLimit::describe(out), Rate::describe(out)])
+            }
+        }
+    )*};
+}
+
+rate_forms! {
+    /// The burst is by default the requests of one second.
+    RequestRate: |rate| rate.per_second();
+    /// The burst is by default a tenth of the written amount.
+    TokenRate: |rate| rate.amount as f64 / 10.0;
+}
+
+fn rate_policy(
+    node: NodeId,
+    check: &mut Checker<'_>,
+    usual: impl Fn(Rate) -> f64,
+) -> Option<RatePolicy> {
+    let RateLimit { rate, burst } = match check.is_map(node) {
+        true => RateLimit::read(node, check)?,
+        false => RateLimit { rate: Rate::read(node, check)?, burst: None },
+    };
+    let burst = burst.map_or_else(|| usual(rate).max(1.0), |burst| burst as f64);
+    Some(RatePolicy { rate: rate.per_second(), burst })
+}
+
+/// `500/min`: in the shortest span of which it is a whole number.
+fn per_span(rate: f64) -> String {
+    let amount = |seconds: u64| rate * seconds as f64;
+    let whole = |amount: f64| (amount - amount.round()).abs() <= amount * 1e-12;
+    let span = SPANS.into_iter().find(|(_, seconds)| whole(amount(*seconds)));
+    let (name, seconds) = span.unwrap_or(SPANS[0]);
+    format!("{}/{name}", hundredths(amount(seconds)))
+}
+
+fn hundredths(number: f64) -> f64 {
+    (number * 100.0).round() / 100.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::section::display::text_of;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_rate_is_shown_as_an_equal_one(
+            amount in 1u64..=1_000_000_000, span in 0..SPANS.len(), burst in 1u32..1000,
+        ) {
+            let written = units::rate(&format!("{amount}/{}", SPANS[span].0)).unwrap();
+            let policy = RatePolicy { rate: written.per_second(), burst: f64::from(burst) };
+            let shown = text_of::<RatePolicy, RequestRate>(&policy);
+            let (shown, shown_burst) = shown.split_once(", burst ").unwrap();
+            prop_assert_eq!(units::rate(shown).unwrap().per_second(), policy.rate);
+            prop_assert_eq!(shown_burst, burst.to_string());
+        }
+    }
+}

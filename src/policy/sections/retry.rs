@@ -1,0 +1,154 @@
+//! The section `retries`: when an attempt is repeated, how soon, and what that may cost.
+
+use std::time::Duration;
+
+use crate::policy::section::{
+    Checker, Display, Form, OrNone, Reference, Section, Shape, Share, defaults, section, words,
+};
+use crate::policy::yaml::tree::NodeId;
+use crate::policy::yaml::units::{self, HOUR, MS, SECOND, SPANS, show_duration};
+use crate::resilience::outcome::{AttemptClass, ClassSet};
+use crate::resilience::retry::backoff::{BackoffPolicy, Jitter};
+use crate::resilience::retry::budget::RetryBudgetPolicy;
+use crate::resilience::retry::cost_budget::CostBudgetPolicy;
+
+use super::response::class_lists;
+
+/// The section of that name.
+#[derive(Debug)]
+pub struct Retries;
+
+impl Section for Retries {
+    const KEY: &'static str = "retries";
+    const ONE: &'static str = "retry policy";
+}
+
+section! {
+    /// When an attempt is repeated; all values below have defaults, also in the entry `default`.
+    #[derive(Clone, Debug, PartialEq)]
+    pub struct Retry, finish longest_delay_last {
+        /// Attempts at the route's `providers`, the first one included.
+        max_attempts: u32 = 3, in 1..=100;
+        /// After that, attempts at each of `fallback`.
+        fallback_attempts: u32 = 1, in 1..=100;
+        /// A wait of up to this is spent on `providers`; a longer one moves to `fallback`.
+        patience: Duration = 5 * SECOND, in Duration::ZERO..=HOUR;
+        /// Delay before the first retry at the same endpoint.
+        initial_delay: Duration = 100 * MS, in Duration::ZERO..=HOUR;
+        /// The longest delay.
+        max_delay: Duration = 10 * SECOND, in Duration::ZERO..=HOUR;
+        /// The delay grows by this factor with each retry.
+        backoff_multiplier: f64 = 2.0, in 1.0..=100.0;
+        /// How the delay is spread: `full` from 0 to the delay, `equal` from half of it, `none` not at all.
+        jitter: Jitter = Jitter::Full;
+        /// Outcomes after which an attempt is repeated.
+        retry_on: ClassSet as RetryOn = RETRY_ON;
+        /// Whether `Retry-After` sets the delay.
+        respect_retry_after: bool = true;
+        /// What retries, hedges and fallbacks may cost together.
+        budget: Budget;
+    }
+    computed {
+        /// Its name under `retries`.
+        name: String = "default".to_owned();
+    }
+}
+
+section! {
+    /// A limit on all attempts of a route beyond the first of each request.
+    #[derive(Clone, Debug, PartialEq)]
+    pub struct Budget {
+        /// Retries for each first attempt.
+        ratio: f64 as Share = 0.2;
+        /// Retries a second that are always allowed.
+        min_per_second: f64 = 1.0, in 0.0..=100_000.0;
+        /// The time over which both are counted.
+        window: Duration = 10 * SECOND, in SECOND..=HOUR;
+        /// What retries and hedges may cost in a time, by the prices of the providers.
+        cost: Option<Cost> as OrNone<Cost>;
+    }
+}
+
+const RETRY_ON: ClassSet =
+    ClassSet::of(&[AttemptClass::Unsent, AttemptClass::Failure, AttemptClass::Throttled]);
+
+class_lists! {
+    RetryOn = [Unsent, Failure, Throttled, Credential];
+}
+
+words!(impl Jitter: &[Jitter::Full, Jitter::Equal, Jitter::None]);
+
+impl Retry {
+    /// `retry: none`.
+    pub fn none() -> Retry {
+        let (name, retry_on) = ("none".to_owned(), ClassSet::of(&[]));
+        Retry { name, max_attempts: 1, retry_on, ..defaults() }
+    }
+
+    pub fn backoff(&self) -> BackoffPolicy {
+        BackoffPolicy {
+            initial: self.initial_delay,
+            max: self.max_delay,
+            multiplier: self.backoff_multiplier,
+            jitter: self.jitter,
+        }
+    }
+}
+
+impl Budget {
+    pub fn policy(&self) -> RetryBudgetPolicy {
+        let Budget { ratio, min_per_second, window, .. } = *self;
+        RetryBudgetPolicy { ratio, min_per_second, window }
+    }
+}
+
+fn longest_delay_last(retry: &mut Retry, node: NodeId, check: &mut Checker<'_>) {
+    let keys = ["max_delay", "initial_delay"];
+    let written = keys.into_iter().find_map(|key| check.tree.child(node, key));
+    if let (Some(at), true) = (written, retry.initial_delay > retry.max_delay) {
+        let (first, longest) = (show_duration(retry.initial_delay), show_duration(retry.max_delay));
+        let message = format!("`max_delay` ({longest}) is shorter than `initial_delay` ({first})");
+        check.error(at, message);
+    }
+}
+
+/// A bound on what retries cost.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Cost {
+    pub policy: CostBudgetPolicy,
+    /// Three capital letters (ISO 4217).
+    pub currency: String,
+}
+
+impl Form for Cost {
+    const INLINE: bool = true;
+
+    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<Self> {
+        let spend = check.parsed(node, "a cost like `5 USD/h`", units::spend)?;
+        if spend.amount <= 0.0 {
+            let message = "a cost of 0: expected more (`retry: none` switches retries off)";
+            check.error(node, message);
+        }
+        Some(Cost {
+            policy: CostBudgetPolicy { limit: spend.amount, window: spend.per },
+            currency: spend.currency.iter().collect(),
+        })
+    }
+
+    fn show(value: &Self, out: &mut Display<'_>) {
+        let window = value.policy.window;
+        let span = SPANS.into_iter().find(|(_, seconds)| Duration::from_secs(*seconds) == window);
+        let span = span.map_or_else(|| show_duration(window), |(name, _)| name.to_owned());
+        out.text(format!("{} {}/{span}", value.policy.limit, value.currency));
+    }
+
+    fn describe(_: &mut Reference) -> Shape {
+        Shape::Scalar(
+            "cost",
+            serde_json::json!({
+                "description": "`5 USD/h`, `0.25 EUR/min`, `40 USD/day`", "type": "string",
+                "pattern": "^[0-9.]+ [A-Z]{3}/(s|min|h|day)$",
+            }),
+        )
+    }
+}

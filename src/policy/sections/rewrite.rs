@@ -1,0 +1,348 @@
+//! Changes to a request: its headers, its path, its JSON body.
+
+use http::{HeaderName, HeaderValue};
+use regex_lite::Regex;
+use serde_json::Value;
+
+use super::auth::resolve;
+use crate::json::pointer::Pointer;
+use crate::policy::section::{Checker, Display, Form, Map, MapKey, Reference, Shape, section};
+use crate::policy::yaml::tree::NodeId;
+
+section! {
+    /// Changes to the headers of a request.
+    #[derive(Clone, Debug, Default, PartialEq)]
+    pub struct Headers {
+        /// Headers that are set, in place of those that the request has.
+        set: Vec<(HeaderName, SetHeader)> as Map<HeaderName, SetHeader>;
+        /// Headers that are removed.
+        remove: Vec<HeaderName> as Vec<HeaderKey>;
+    }
+}
+
+section! {
+    /// Changes to the path and the JSON body of a request.
+    #[derive(Clone, Debug, Default)]
+    pub struct Rewrite {
+        /// A change to the path.
+        path: Option<RewritePath>;
+        /// Changes to the JSON body.
+        body: RewriteBody;
+    }
+}
+
+section! {
+    /// The first match in the path is replaced.
+    #[derive(Clone, Debug)]
+    pub struct RewritePath, finish known_groups {
+        /// A regular expression.
+        from: Regex as Pattern, like "^/v1/";
+        /// `$1` stands for the first group.
+        to: String, like "/openai/v1/";
+    }
+}
+
+section! {
+    /// Changes to a JSON body, by JSON pointers (RFC 6901).
+    #[derive(Clone, Debug, Default, PartialEq)]
+    pub struct RewriteBody {
+        /// Pointers and the values that are set there.
+        set: Vec<(Pointer, JsonText)> as Map<Pointer, JsonText>;
+        /// Pointers to values that are removed.
+        remove: Vec<Pointer>;
+    }
+}
+
+impl Rewrite {
+    pub fn changes_body(&self) -> bool {
+        !self.body.is_empty()
+    }
+}
+
+impl RewriteBody {
+    pub fn is_empty(&self) -> bool {
+        self.set.is_empty() && self.remove.is_empty()
+    }
+}
+
+fn known_groups(rewrite: &mut RewritePath, node: NodeId, check: &mut Checker<'_>) {
+    let RewritePath { from, to } = rewrite;
+    let at = check.tree.child(node, "to").unwrap_or(node);
+    if !to.starts_with(['/', '$']) && from.as_str().starts_with('^') {
+        check.error(at, format!("`{to}` is not a path: expected a `/` first"));
+    }
+    for group in to.split('$').skip(1) {
+        let digits: String =
+            group.trim_start_matches('{').chars().take_while(char::is_ascii_digit).collect();
+        let groups = from.captures_len() - 1;
+        if digits.parse::<usize>().is_ok_and(|number| number > groups) {
+            check.error(at, format!("`${digits}`: `from` has {groups} groups"));
+        }
+    }
+}
+
+// === headers ===
+
+/// A value that a header is set to; it may be a secret.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SetHeader {
+    /// Marked sensitive where it comes from the environment or a file.
+    pub value: HeaderValue,
+    reference: String,
+}
+
+impl SetHeader {
+    /// A value that is no secret.
+    pub fn open(value: HeaderValue) -> SetHeader {
+        SetHeader { value, reference: "inline".to_owned() }
+    }
+}
+
+impl Form for SetHeader {
+    const INLINE: bool = true;
+
+    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<Self> {
+        let text = check.text(node, "text")?;
+        let resolved = resolve(node, text, check)?;
+        let value = header_value(node, &resolved.text, !resolved.is_inline(), check)?;
+        Some(SetHeader { value, reference: resolved.reference })
+    }
+
+    /// An inline value may be a credential, too.
+    fn show(value: &Self, out: &mut Display<'_>) {
+        match value.value.is_sensitive() {
+            true => out.secret(value.reference.as_str(), value.value.as_bytes()),
+            false => out.inline("not shown", value.value.as_bytes()),
+        }
+    }
+
+    fn describe(_: &mut Reference) -> Shape {
+        Shape::text()
+    }
+}
+
+/// The name of a header, as a value.
+#[derive(Debug)]
+pub struct HeaderKey;
+
+/// The name of a header whose values may be compared and kept, because they are not credentials.
+#[derive(Debug)]
+pub struct OpenHeader;
+
+impl Form<HeaderName> for HeaderKey {
+    const INLINE: bool = true;
+
+    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<HeaderName> {
+        let name = check.text(node, "the name of a header")?;
+        header_name(node, name, check)
+    }
+
+    fn show(value: &HeaderName, out: &mut Display<'_>) {
+        out.text(value.as_str());
+    }
+
+    fn describe(_: &mut Reference) -> Shape {
+        Shape::named("header name")
+    }
+}
+
+impl Form<HeaderName> for OpenHeader {
+    const INLINE: bool = true;
+
+    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<HeaderName> {
+        const CREDENTIALS: [&str; 5] =
+            ["authorization", "x-api-key", "api-key", "cookie", "proxy-authorization"];
+        let name = HeaderKey::read(node, check)?;
+        if CREDENTIALS.contains(&name.as_str()) {
+            let message = format!(
+                "the header `{name}` holds a credential: expected one like `x-tenant`, whose values are not secret"
+            );
+            check.error(node, message);
+        }
+        Some(name)
+    }
+
+    fn show(value: &HeaderName, out: &mut Display<'_>) {
+        HeaderKey::show(value, out);
+    }
+
+    fn describe(out: &mut Reference) -> Shape {
+        HeaderKey::describe(out)
+    }
+}
+
+impl MapKey for HeaderName {
+    const NAME: &'static str = "header";
+
+    fn read(node: NodeId, text: &str, check: &mut Checker<'_>) -> Option<Self> {
+        header_name(node, text, check)
+    }
+
+    fn text(key: &Self) -> String {
+        key.to_string()
+    }
+}
+
+/// A header that a policy may set, remove or look for.
+pub fn header_name(node: NodeId, name: &str, check: &mut Checker<'_>) -> Option<HeaderName> {
+    const FRAMING: [&str; 8] = [
+        "connection",
+        "content-length",
+        "host",
+        "keep-alive",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    ];
+    match HeaderName::from_bytes(name.as_bytes()) {
+        Ok(name) if FRAMING.contains(&name.as_str()) => {
+            let message =
+                format!("the header `{name}` belongs to the connection, not to the policy");
+            check.error_on_key(node, message);
+            None
+        }
+        Ok(name) => Some(name),
+        Err(_) => {
+            check.error_on_key(node, format!("`{name}` is not the name of a header"));
+            None
+        }
+    }
+}
+
+pub fn header_value(
+    node: NodeId,
+    text: &str,
+    sensitive: bool,
+    check: &mut Checker<'_>,
+) -> Option<HeaderValue> {
+    let Ok(mut value) = HeaderValue::from_bytes(text.as_bytes()) else {
+        let message =
+            "no header can hold this value: it has a line break or another control character";
+        check.error(node, message);
+        return None;
+    };
+    value.set_sensitive(sensitive);
+    Some(value)
+}
+
+// === JSON ===
+
+impl Form for Pointer {
+    const INLINE: bool = true;
+
+    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<Self> {
+        let text = check.text(node, "a JSON pointer like `/model`")?;
+        below_root(text).map_err(|message| check.error(node, message)).ok()
+    }
+
+    fn show(value: &Self, out: &mut Display<'_>) {
+        out.text(value.to_string());
+    }
+
+    fn describe(_: &mut Reference) -> Shape {
+        Shape::named("JSON pointer")
+    }
+}
+
+impl MapKey for Pointer {
+    const NAME: &'static str = "JSON pointer";
+
+    fn read(node: NodeId, text: &str, check: &mut Checker<'_>) -> Option<Self> {
+        below_root(text).map_err(|message| check.error_on_key(node, message)).ok()
+    }
+
+    fn text(key: &Self) -> String {
+        key.to_string()
+    }
+}
+
+/// Into a document, not all of it.
+fn below_root(text: &str) -> Result<Pointer, String> {
+    match Pointer::parse(text)? {
+        root if root.is_root() => {
+            Err("expected a JSON pointer like `/model`, found nothing".to_owned())
+        }
+        pointer => Ok(pointer),
+    }
+}
+
+/// A value as JSON text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JsonText(pub String);
+
+impl Form for JsonText {
+    const INLINE: bool = true;
+
+    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<Self> {
+        let value: Value = check.tree.json(node);
+        Some(JsonText(value.to_string()))
+    }
+
+    fn show(value: &Self, out: &mut Display<'_>) {
+        out.text(value.0.as_str());
+    }
+
+    fn describe(_: &mut Reference) -> Shape {
+        Shape::Any
+    }
+}
+
+// === patterns ===
+
+/// A regular expression that may match anywhere; `^` and `$` tie it to the ends.
+#[derive(Debug)]
+pub struct Pattern;
+
+impl Form<Regex> for Pattern {
+    const INLINE: bool = true;
+
+    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<Regex> {
+        let text = check.text(node, "a regular expression")?;
+        regex(node, text, check)
+    }
+
+    fn show(value: &Regex, out: &mut Display<'_>) {
+        out.text(value.as_str());
+    }
+
+    fn describe(_: &mut Reference) -> Shape {
+        Shape::named("regular expression")
+    }
+}
+
+/// A regular expression for the whole of a value: `rate_limit` does not match `no_rate_limit`.
+#[derive(Debug)]
+pub struct WholePattern;
+
+const WHOLE: (&str, &str) = ("^(?:", ")$");
+
+impl Form<Regex> for WholePattern {
+    const INLINE: bool = true;
+
+    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<Regex> {
+        let text = check.text(node, "a regular expression")?;
+        regex(node, text, check)?;
+        regex(node, &format!("{}{text}{}", WHOLE.0, WHOLE.1), check)
+    }
+
+    fn show(value: &Regex, out: &mut Display<'_>) {
+        let text = value.as_str();
+        let inner = text.strip_prefix(WHOLE.0).and_then(|text| text.strip_suffix(WHOLE.1));
+        out.text(inner.unwrap_or(text));
+    }
+
+    fn describe(out: &mut Reference) -> Shape {
+        Pattern::describe(out)
+    }
+}
+
+pub fn regex(node: NodeId, text: &str, check: &mut Checker<'_>) -> Option<Regex> {
+    match Regex::new(text) {
+        Ok(regex) => Some(regex),
+        Err(error) => {
+            check.error(node, format!("`{text}` is not a regular expression: {error}"));
+            None
+        }
+    }
+}

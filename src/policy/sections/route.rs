@@ -1,0 +1,345 @@
+//! The section `routes`: which requests go where, and what applies to them.
+
+use std::time::Duration;
+
+use http::HeaderName;
+
+use super::cache::Caches;
+use super::degradation::Degradations;
+use super::matcher::Match;
+use super::provider::Providers;
+use super::queue::Queues;
+use super::response::{Stream, class_lists};
+use super::retry::{Retries, Retry};
+use super::rewrite::HeaderKey;
+use crate::policy::section::names::Name;
+use crate::policy::section::scalars::ABOVE_NONE;
+use crate::policy::section::{
+    Checker, Display, Form, NameOf, OrDefault, OrNone, Reference, Section, Shape, Share, Size,
+    section, words,
+};
+use crate::policy::yaml::tree::NodeId;
+use crate::policy::yaml::units::{DAY, MINUTE, MS};
+use crate::resilience::balance::balancer::BalanceAlgorithm;
+use crate::resilience::outcome::{AttemptClass, ClassSet, Idempotence};
+use crate::resilience::retry::hedge::HedgePolicy;
+
+section! {
+    /// Which requests go where; the first route that matches takes a request.
+    #[derive(Clone, Debug)]
+    pub struct Route, finish fallback_after_others {
+        /// Its name, in logs and metrics.
+        name: String as Name, like "chat";
+        /// Whether the route is used.
+        enabled: bool = true;
+        /// Which requests it takes.
+        matcher "match": Match;
+        /// Removed from the front of the path.
+        strip_prefix: Option<String> as Option<PathPrefix>;
+        /// Names under `providers`, or `{ name, weight }`.
+        providers: Vec<Weighted> as RouteProviders, like "[openai]";
+        /// How one of `providers` is selected.
+        balance: BalanceAlgorithm = BalanceAlgorithm::Latency;
+        /// Requests with the same value of a header go to the same address.
+        affinity: Option<Affinity>;
+        /// Providers that are used in this order when none of `providers` can take the attempt, or their attempts are spent.
+        fallback: Vec<usize> as Fallback;
+        /// Outcomes that move to `fallback`.
+        fallback_on: ClassSet as FallbackOn = ClassSet::of(FALLBACK_ON);
+        /// Whether a request may be repeated: `auto` by its method and its `Idempotency-Key`.
+        idempotent: Idempotence = Idempotence::Auto;
+        /// Time limit up to the commit, with all waits and attempts.
+        timeout: Duration = 2 * MINUTE, in MS..=DAY;
+        /// A name under `retries`, or `none`.
+        retry_index "retry": Option<usize> as OrDefault<Retries>;
+        /// A slow request is sent a second time, to another endpoint.
+        hedge: Option<HedgePolicy>;
+        /// Bytes of the request's body that are kept for another attempt.
+        replay: u64 as Size = 1 << 20, in 0..=1 << 30;
+        /// How responses are forwarded.
+        stream: Stream;
+        /// A name under `queues`; `none`: a request without capacity is rejected at once.
+        queue: Option<usize> as OrDefault<Queues>;
+        /// A name under `caches`.
+        cache: Option<usize> as OrNone<NameOf<Caches>>;
+        /// Names under `degradations`; their actions apply in this order.
+        degrade: Vec<usize> as Degrade;
+        /// The `x-outrigger-*` headers of a request that are followed.
+        allow_override: AllowOverride as Overrides = AllowOverride::default();
+    }
+    computed {
+        retry: Retry = Retry::none();
+        /// The queue takes jobs of this route.
+        durable: bool = false;
+        /// Providers that a mode of `degrade` may use and that are not its own. Indices into `Policy::providers`.
+        used: Vec<usize> = Vec::new();
+    }
+}
+
+impl Route {
+    /// Its providers, then its fallback.
+    pub fn own_providers(&self) -> Vec<usize> {
+        let first = self.providers.iter().map(|weighted| weighted.provider);
+        first.chain(self.fallback.iter().copied()).collect()
+    }
+
+    /// Its own providers, then those that a mode may use.
+    pub fn all_providers(&self) -> Vec<usize> {
+        self.own_providers().into_iter().chain(self.used.iter().copied()).collect()
+    }
+}
+
+fn fallback_after_others(route: &mut Route, node: NodeId, check: &mut Checker<'_>) {
+    let tree = check.tree;
+    let list = tree.child(node, "fallback");
+    for item in list.into_iter().flat_map(|list| tree.children(list)) {
+        let name = tree.text(item).unwrap_or_default();
+        let index = check.names.find(Providers::KEY, name).flatten();
+        if index.is_some_and(|index| route.providers.iter().any(|own| own.provider == index)) {
+            let message = format!(
+                "`{name}` is one of `providers` already: a fallback comes after all of them"
+            );
+            check.error(item, message);
+        }
+    }
+}
+
+const FALLBACK_ON: &[AttemptClass] = FallbackOn::ALLOWED;
+
+class_lists! {
+    FallbackOn = [Unsent, Failure, Throttled, Credential, TooLarge];
+}
+
+words! {
+    impl BalanceAlgorithm: &[
+        BalanceAlgorithm::Latency,
+        BalanceAlgorithm::LeastConnections,
+        BalanceAlgorithm::RoundRobin,
+        BalanceAlgorithm::Weighted,
+        BalanceAlgorithm::First,
+    ];
+    impl Idempotence: &[Idempotence::Auto, Idempotence::Always, Idempotence::Never]
+}
+
+section! {
+    /// A slow request is sent a second time, to another endpoint.
+    impl HedgePolicy {
+        /// Hedges for each request.
+        extra_load: f64 as Share, in ABOVE_NONE..=0.5, like "2%";
+        /// How long the first attempt may take; by default the percentile 1 - `extra_load` of the route's own latency.
+        after: Option<Duration> = None => "by percentile", in MS..=DAY;
+    }
+}
+
+section! {
+    /// Requests with the same value of a header go to the same address while it can be used.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    pub struct Affinity {
+        /// The name of the header.
+        header: HeaderName as HeaderKey, like "x-session";
+        /// Time since the last request to the address.
+        ttl: Duration = 10 * MINUTE, in MS..=DAY;
+    }
+}
+
+// === providers ===
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Weighted {
+    /// Index into `Policy::providers`.
+    pub provider: usize,
+    /// At least 1.
+    pub weight: u32,
+}
+
+section! {
+    /// A provider and its weight.
+    #[derive(Clone, Debug)]
+    pub struct WeightedName {
+        /// A name under `providers`.
+        name: usize as NameOf<Providers>, like "openai";
+        /// Its share of the attempts.
+        weight: u32 = 1, in 1..=1_000_000;
+    }
+}
+
+impl Form for Weighted {
+    const INLINE: bool = true;
+
+    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<Self> {
+        if check.is_map(node) {
+            let WeightedName { name, weight } = WeightedName::read(node, check)?;
+            return Some(Weighted { provider: name, weight });
+        }
+        let provider = <NameOf<Providers>>::read(node, check)?;
+        Some(Weighted { provider, weight: 1 })
+    }
+
+    fn show(value: &Self, out: &mut Display<'_>) {
+        let weight = match value.weight {
+            1 => String::new(),
+            weight => format!(" (weight {weight})"),
+        };
+        out.name_with(Providers::KEY, value.provider, &weight);
+    }
+
+    fn describe(out: &mut Reference) -> Shape {
+        Shape::OneOf(vec![<NameOf<Providers>>::describe(out), WeightedName::describe(out)])
+    }
+}
+
+/// At least one, each once.
+#[derive(Debug)]
+pub struct RouteProviders;
+
+impl Form<Vec<Weighted>> for RouteProviders {
+    const INLINE: bool = true;
+
+    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<Vec<Weighted>> {
+        if !check.is_list(node) {
+            check.unexpected(node, "a list");
+            return None;
+        }
+        check.empty(node, "no provider: expected at least one, like `[openai]`");
+        let (tree, mut found) = (check.tree, Vec::new());
+        for item in tree.children(node) {
+            let Some(one) = Weighted::read(item, check) else { continue };
+            if found.iter().any(|other: &Weighted| other.provider == one.provider) {
+                let name = tree.child(item, "name").unwrap_or(item);
+                let name = tree.text(name).unwrap_or_default();
+                check.error(item, format!("the provider `{name}` is listed twice"));
+            } else {
+                found.push(one);
+            }
+        }
+        Some(found)
+    }
+
+    fn show(value: &Vec<Weighted>, out: &mut Display<'_>) {
+        <Vec<Weighted>>::show(value, out);
+    }
+
+    fn describe(out: &mut Reference) -> Shape {
+        <Vec<Weighted>>::describe(out)
+    }
+}
+
+/// Names of entries in order, each once.
+macro_rules! name_lists {
+    ($($name:ident of $section:ty: $what:literal;)*) => {$(
+        #[derive(Debug)]
+        pub struct $name;
+
+        impl Form<Vec<usize>> for $name {
+            const INLINE: bool = true;
+
+            fn read(node: NodeId, check: &mut Checker<'_>) -> Option<Vec<usize>> {
+                check.list_of_different::<usize, NameOf<$section>>(node, $what)
+            }
+
+            fn absent() -> Option<Vec<usize>> {
+                Some(Vec::new())
+            }
+
+            fn show(value: &Vec<usize>, out: &mut Display<'_>) {
+                <Vec<NameOf<$section>>>::show(value, out);
+            }
+
+            fn describe(out: &mut Reference) -> Shape {
+                <Vec<NameOf<$section>>>::describe(out)
+            }
+        }
+    )*};
+}
+pub(crate) use name_lists;
+
+name_lists! {
+    Fallback of Providers: "the provider";
+    Degrade of Degradations: "the mode";
+}
+
+// === the path and the overrides ===
+
+/// A path that is removed from the front of others.
+#[derive(Debug)]
+pub struct PathPrefix;
+
+impl Form<String> for PathPrefix {
+    const INLINE: bool = true;
+
+    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<String> {
+        let text = check.text(node, "a path")?;
+        let prefix = text.trim_end_matches('/');
+        if !prefix.starts_with('/') || prefix.contains(['?', '#', '*']) {
+            let message =
+                format!("`{text}` is not the prefix of a path: expected one like `/openai`");
+            check.error(node, message);
+            return None;
+        }
+        Some(prefix.to_owned())
+    }
+
+    fn show(value: &String, out: &mut Display<'_>) {
+        out.text(value.as_str());
+    }
+
+    fn describe(_: &mut Reference) -> Shape {
+        Shape::named("path")
+    }
+}
+
+words! {
+    /// A value that an `x-outrigger-*` header may change.
+    pub enum Override {
+        Timeout = "timeout",
+        Retry = "retry",
+        Idempotent = "idempotent",
+        Priority = "priority",
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AllowOverride {
+    pub timeout: bool,
+    pub retry: bool,
+    pub idempotent: bool,
+    pub priority: bool,
+}
+
+impl AllowOverride {
+    fn of(&mut self, which: Override) -> &mut bool {
+        match which {
+            Override::Timeout => &mut self.timeout,
+            Override::Retry => &mut self.retry,
+            Override::Idempotent => &mut self.idempotent,
+            Override::Priority => &mut self.priority,
+        }
+    }
+}
+
+/// A list of values that headers may change.
+#[derive(Debug)]
+pub struct Overrides;
+
+impl Form<AllowOverride> for Overrides {
+    const INLINE: bool = true;
+
+    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<AllowOverride> {
+        let mut allowed = AllowOverride::default();
+        for which in <Vec<Override>>::read(node, check)? {
+            *allowed.of(which) = true;
+        }
+        Some(allowed)
+    }
+
+    fn show(value: &AllowOverride, out: &mut Display<'_>) {
+        let mut value = *value;
+        let all = Override::ALL.iter().copied();
+        let allowed: Vec<_> = all.filter(|which| *value.of(*which)).collect();
+        <Vec<Override>>::show(&allowed, out);
+    }
+
+    fn describe(out: &mut Reference) -> Shape {
+        <Vec<Override>>::describe(out)
+    }
+}
