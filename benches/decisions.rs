@@ -197,7 +197,7 @@ fn pick(bencher: &mut Bencher<'_, WallTime>, how: BalanceAlgorithm) {
     let (route, eligible) = (route(), black_box(0xff_u64));
     bencher.iter(|| {
         let among = |index: usize| eligible & (1 << index) != 0;
-        route.pick(0, how, black_box(&candidates), among, clock::draw())
+        route.select(0, how, black_box(&candidates), among, clock::draw())
     });
 }
 
@@ -215,12 +215,12 @@ fn estimates(bencher: &mut Bencher<'_, WallTime>) {
 
 fn budget_first(bencher: &mut Bencher<'_, WallTime>) {
     let (route, mut time) = (route(), Passing::new());
-    bencher.iter(|| route.first(time.next()));
+    bencher.iter(|| route.record_request(time.next()));
 }
 
 fn budget_repeat(bencher: &mut Bencher<'_, WallTime>) {
     let (route, mut time) = (route(), Passing::new());
-    bencher.iter(|| route.repeat(time.next()));
+    bencher.iter(|| route.withdraw_retry(time.next()));
 }
 
 fn hedge_sample(bencher: &mut Bencher<'_, WallTime>) {
@@ -242,15 +242,15 @@ fn hedge_left_out(bencher: &mut Bencher<'_, WallTime>) {
 
 fn cost_may(bencher: &mut Bencher<'_, WallTime>) {
     let (route, mut time) = (route_with_all(), Passing::new());
-    route.spent(1.0, time.next());
-    bencher.iter(|| route.may_spend(time.next()));
+    route.record_cost(1.0, time.next());
+    bencher.iter(|| route.within_cost_budget(time.next()));
 }
 
 fn affinity(bencher: &mut Bencher<'_, WallTime>) {
     let (route, mut time) = (route_with_all(), Passing::new());
     let session = black_box(b"0b3009a8-797d-4403-bfe8-c3ed0203dd9b");
-    route.stick(session, 7, time.next());
-    bencher.iter(|| route.sticky(session, time.next()));
+    route.pin_session(session, 7, time.next());
+    bencher.iter(|| route.session_address(session, time.next()));
 }
 
 /// A route with modes, of which none is in force.
@@ -294,18 +294,18 @@ fn lane(bencher: &mut Bencher<'_, WallTime>) {
         let (class, flow) = (number as usize % 3, number * 7 % 1_000);
         let entry =
             QueueEntry { line, class, flow, bytes: 100, arrived: now, until: now + max_wait };
-        let (ticket, _) = lane.enter(entry, now).expect("there is a place");
-        lane.turns(ticket).iter().for_each(|at| lane.nothing(ticket, *at, now));
+        let (ticket, _) = lane.enqueue(entry, now).expect("there is a place");
+        lane.offers(ticket).iter().for_each(|at| lane.decline(ticket, *at, now));
     };
     (0..100_000).for_each(|_| enter(&mut lane, time.next()));
     bencher.iter(|| {
         let now = time.next();
         enter(&mut lane, now);
-        lane.room(1, now);
+        lane.capacity_available(1, now);
         let first = lane.take_woken()[0];
         lane.served(first, 1, now);
         for next in lane.take_woken() {
-            lane.nothing(next, 1, now);
+            lane.decline(next, 1, now);
         }
     });
 }

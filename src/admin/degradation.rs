@@ -126,14 +126,14 @@ pub async fn change(
     };
     let now = clock::now();
     let hand = on.map(|on| TriggerOverride { on, until: asked.until(now) });
-    shown.live.modes.by_hand(&mode.live, hand, asked.note().clone(), now);
+    shown.live.modes.set_override(&mode.live, hand, asked.note().clone(), now);
     shown.audit(done, &name, &asked);
     Json(Changed { changed: vec![Standing::of(&snapshot, mode, now)] }).into_response()
 }
 
 impl Standing {
     fn of(snapshot: &Snapshot, mode: &DegradationMode, now: Instant) -> Standing {
-        let standing = mode.live.standing(now);
+        let standing = mode.live.status(now);
         let policy = &mode.policy;
         let episode = standing.episode.as_ref();
         let routes = snapshot

@@ -95,12 +95,12 @@ pub async fn breaker(
         return *refusal;
     }
     let now = clock::now();
-    let hand = wish.map(|wish| ManualOverride { wish, until: asked.until(now) });
+    let hand = wish.map(|wish| ManualOverride { state: wish, until: asked.until(now) });
     for cell in &under {
-        cell.by_hand(hand, asked.note.clone(), now);
+        cell.set_override(hand, asked.note.clone(), now);
     }
     shown.audit(name, &key, &asked);
-    let changed = under.iter().map(|cell| cell.standing(now)).collect();
+    let changed = under.iter().map(|cell| cell.status(now)).collect();
     Json(BreakersChanged { changed }).into_response()
 }
 
@@ -137,7 +137,8 @@ pub async fn provider(
         }
     };
     shown.audit(change, &name, &asked);
-    Json(ProviderChanged { provider: name, by_hand: provider.live.by_hand(now) }).into_response()
+    Json(ProviderChanged { provider: name, by_hand: provider.live.active_override(now) })
+        .into_response()
 }
 
 pub(super) fn listed(names: &[String]) -> String {

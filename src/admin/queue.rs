@@ -89,7 +89,7 @@ pub async fn overview(State(shown): State<Arc<Shown>>) -> Json<Overview> {
     let providers = snapshot.providers.iter().map(|provider| Provider {
         name: provider.policy.name.clone(),
         waiting: provider.live.waiting(),
-        drain_rate: shown.live.lanes.drain_rate(provider.live.id()),
+        drain_rate: shown.live.wait_queue.drain_rate(provider.live.id()),
     });
     let mut queues: Vec<Queue> = snapshot.policy.queues.iter().filter_map(of).collect();
     if let Some(store) = &shown.store {
@@ -162,7 +162,7 @@ impl Queue {
     fn of(policy: &model::Queue, queue: &QueueLive, live: &Live, now: Instant) -> Queue {
         let weights: Vec<u32> = policy.classes.iter().map(|class| class.weight).collect();
         let class = |(place, class): (usize, &model::Class)| {
-            let (waiting, oldest, flows) = live.lanes.class(queue.id, place);
+            let (waiting, oldest, flows) = live.wait_queue.class(queue.id, place);
             let age = |since| now.saturating_duration_since(since).as_millis() as u64;
             Class {
                 name: class.name.clone(),

@@ -77,7 +77,7 @@ pub async fn status(State(shown): State<Arc<Shown>>) -> Json<Status> {
         in_flight: provider.live.in_flight(),
         limit: provider.live.limit(),
         waiting: provider.live.waiting(),
-        by_hand: provider.live.by_hand(now),
+        by_hand: provider.live.active_override(now),
         addresses: provider.endpoints.iter().map(address).collect(),
     });
     let routes = snapshot.routes.iter().map(|route| Route {
@@ -118,7 +118,7 @@ pub async fn circuit_breakers(State(shown): State<Arc<Shown>>) -> Json<CircuitBr
     let now = clock::now();
     let held = shown.live.held().into_iter().map(|(key, left_ms)| Held { key, left_ms });
     Json(CircuitBreakers {
-        breakers: shown.live.breakers().iter().map(|cell| cell.standing(now)).collect(),
+        breakers: shown.live.breakers().iter().map(|cell| cell.status(now)).collect(),
         held: held.collect(),
         events: shown.live.events.all(),
     })

@@ -81,5 +81,5 @@ fn look_at(mode: &DegradationMode, live: &Live, now: Instant) {
         let labels = SignalLabels { mode: mode.policy.name.clone(), signal: sign.sign.clone() };
         live.metrics.degradation_signal.with(&labels).set(sign.value.unwrap_or(0.0));
     }
-    live.modes.look(&mode.live, holds, seen, now);
+    live.modes.update(&mode.live, holds, seen, now);
 }

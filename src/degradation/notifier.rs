@@ -127,16 +127,16 @@ impl ModeNotifications {
 
     /// What is to be told now, and how many changes before it were not.
     fn due(&mut self, now: Instant) -> Option<(EpisodeRecord, u64)> {
-        let new = self.cell.untold();
+        let new = self.cell.unreported_changes();
         if new == 0 || self.to.is_empty() {
-            self.cell.all_told();
+            self.cell.mark_reported();
             return None;
         }
         let early = |last: Instant| now.saturating_duration_since(last) < MINUTE;
         if self.last.is_some_and(early) {
             return None;
         }
-        self.cell.all_told();
+        self.cell.mark_reported();
         // One that is still on its way makes room for the newer one, which says so.
         let lost = if self.under_way.is_empty() { 0 } else { 1 + self.more };
         self.more = new - 1 + lost;
@@ -144,7 +144,7 @@ impl ModeNotifications {
     }
 
     fn is_quiet(&self) -> bool {
-        self.cell.untold() == 0 && self.under_way.iter().all(JoinHandle::is_finished)
+        self.cell.unreported_changes() == 0 && self.under_way.iter().all(JoinHandle::is_finished)
     }
 }
 

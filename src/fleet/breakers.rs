@@ -39,12 +39,12 @@ impl FleetSync {
     pub fn say(self: &Rc<Self>, now: Instant) {
         let live = &self.fleet.0.live;
         for cell in live.breakers() {
-            if let Some(said) = cell.says(now) {
+            if let Some(said) = cell.take_messages(now) {
                 self.say_of(&cell, said);
             }
         }
         self.ask_for_limits(now);
-        for (key, until) in self.fleet.side().untold() {
+        for (key, until) in self.fleet.side().take_unpublished_holds() {
             spawn_local(Rc::clone(self).tell_hold(key, until));
         }
         let mut hands = self.hands.borrow_mut();
@@ -92,12 +92,12 @@ impl FleetSync {
             Ok(answer) => {
                 let granted = !answer.more.is_empty();
                 let lease = granted.then_some(FleetLease { epoch: answer.register.epoch, number });
-                cell.answered(lease, sent, clock::now());
+                cell.lease_answered(lease, sent, clock::now());
             }
-            Err(_) => cell.unanswered(clock::now()),
+            Err(_) => cell.request_failed(clock::now()),
         }
         // Whoever waits for the answer looks.
-        self.fleet.0.live.look_again(&cell.key().provider);
+        self.fleet.0.live.recheck_waiters(&cell.key().provider);
     }
 
     async fn renew(
@@ -113,7 +113,7 @@ impl FleetSync {
                 let told = |at: usize| answer.more.as_bytes().get(at) == Some(&b'1');
                 cell.renewed(lease, (told(0), told(1)), sent);
             }
-            Err(_) => cell.unanswered(clock::now()),
+            Err(_) => cell.request_failed(clock::now()),
         }
     }
 
@@ -125,7 +125,7 @@ impl FleetSync {
         verdict: ProbeVerdict,
     ) {
         let verdict = match verdict {
-            ProbeVerdict::Well => "well",
+            ProbeVerdict::Succeeded => "well",
             ProbeVerdict::Failed => "failed",
             ProbeVerdict::Unused => "unused",
         };
@@ -153,24 +153,24 @@ impl FleetSync {
     /// A register was seen: whoever it concerns hears of it.
     pub fn learn(&self, key: &str, register: &SharedState, until: Instant, why: &str) {
         let (fleet, live) = (&self.fleet, &self.fleet.0.live);
-        if !fleet.side().learn(key, register, until) {
+        if !fleet.side().update(key, register, until) {
             return;
         }
         if let Some(cell) = live.find_breaker(key) {
             let by = if why.is_empty() { &register.writer } else { why };
-            cell.learn(register, until, by, clock::now());
-            live.look_again(&cell.key().provider);
+            cell.apply_shared_state(register, until, by, clock::now());
+            live.recheck_waiters(&cell.key().provider);
         }
     }
 
     /// Somebody was told to wait: so do we.
     pub fn hear_hold(&self, key: &str, until: Instant, now: Instant) {
         let left = until.saturating_duration_since(now);
-        if left.is_zero() || !self.fleet.side().heard_hold(key, until, now) {
+        if left.is_zero() || !self.fleet.side().observe_hold(key, until, now) {
             return;
         }
         if let Some(hold) = self.fleet.0.live.find_hold(key) {
-            hold.told_by_fleet(left, now);
+            hold.hold_from_fleet(left, now);
         }
     }
 

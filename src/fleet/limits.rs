@@ -37,7 +37,7 @@ impl FleetSync {
     pub fn ask_for_limits(self: &Rc<Self>, now: Instant) {
         for provider in self.fleet.0.live.providers() {
             provider.attach(self.fleet.side(), now);
-            for (of, ask) in provider.asks(now) {
+            for (of, ask) in provider.lease_requests(now) {
                 spawn_local(Rc::clone(self).ask_for(Arc::clone(&provider), of, ask));
             }
         }
@@ -54,7 +54,7 @@ impl FleetSync {
         let args = [ask.policy.rate, ask.policy.burst, ask.want, ask.least, ask.debt];
         let told = fleet.link().run::<Vec<Value>>(&fleet.0.scripts.chunk, &[&key], &args).await;
         let told = fleet.counted("chunk", told.and_then(|told| read(&told)));
-        provider.answered(of, ask.at, told.ok(), clock::now());
+        provider.lease_answered(of, ask.at, told.ok(), clock::now());
     }
 }
 
@@ -63,7 +63,7 @@ impl Fleet {
         let providers = self.0.live.providers();
         let of_one = |provider: &Arc<ProviderLive>| {
             let limit = |(of, shown)| SharedLimit::new(provider.name(), of, shown);
-            provider.shared_rates(now).into_iter().map(limit).collect::<Vec<_>>()
+            provider.lease_status(now).into_iter().map(limit).collect::<Vec<_>>()
         };
         providers.iter().flat_map(of_one).collect()
     }

@@ -97,7 +97,7 @@ impl FleetOverrides {
         for key in over {
             let laid = self.laid.remove(&key).unwrap_or_default();
             for cell in cells.iter().filter(|cell| laid.contains(&cell.key().to_string())) {
-                cell.hand_off(now);
+                cell.clear_fleet_override(now);
             }
         }
         for (key, force) in self.on.iter().filter(|(_, force)| !force.is_over(now)) {
@@ -105,7 +105,7 @@ impl FleetOverrides {
             for cell in &cells {
                 let name = cell.key().to_string();
                 if is_under(&name, key) && laid.insert(name) {
-                    cell.by_hand(Some(force.hand), force.note.clone(), now);
+                    cell.set_override(Some(force.hand), force.note.clone(), now);
                 }
             }
         }
@@ -136,7 +136,11 @@ impl FleetOverride {
         };
         let mut text = || fields.next().unwrap_or_default().to_owned();
         let note = AuditNote { by: text(), reason: text(), fleet: true };
-        Some(FleetOverride { key: key.to_owned(), hand: ManualOverride { wish, until }, note })
+        Some(FleetOverride {
+            key: key.to_owned(),
+            hand: ManualOverride { state: wish, until },
+            note,
+        })
     }
 
     /// The same hand, read at another moment.
@@ -145,7 +149,7 @@ impl FleetOverride {
             (Some(a), Some(b)) => a.max(b) - a.min(b) < Duration::from_millis(500),
             (a, b) => a == b,
         };
-        near && self.hand.wish == other.hand.wish && self.note == other.note
+        near && self.hand.state == other.hand.state && self.note == other.note
     }
 
     fn is_over(&self, now: Instant) -> bool {
@@ -156,7 +160,7 @@ impl FleetOverride {
         let left = |until: Instant| until.saturating_duration_since(now).as_millis() as u64;
         OverrideStatus {
             key: self.key.clone(),
-            what: self.hand.wish.as_str(),
+            what: self.hand.state.as_str(),
             left_ms: self.hand.until.map(left),
             note: self.note.clone(),
         }
@@ -191,7 +195,7 @@ impl Fleet {
 
     async fn close_all(&self, above: &str) -> Result<(), RedisCallError> {
         let script: &RedisScript = &self.0.scripts.assert;
-        for (key, known) in self.side().registers() {
+        for (key, known) in self.side().shared_states() {
             if !is_under(&key, above) || known.state == StateKind::Closed {
                 continue;
             }
@@ -244,12 +248,12 @@ mod tests {
         let force = FleetOverride::read("openai", &line, NOW, at).expect("a hand");
         assert_eq!(
             force.hand,
-            ManualOverride { wish: OverrideState::Open, until: Some(at + Duration::from_secs(2)) }
+            ManualOverride { state: OverrideState::Open, until: Some(at + Duration::from_secs(2)) }
         );
         assert_eq!((force.note.by.as_str(), force.note.reason.as_str()), ("anna", "maintenance"));
         let open_ended =
             FleetOverride::read("openai", "until=-\tclosed\t\t", NOW, at).expect("a hand");
-        assert_eq!(open_ended.hand, ManualOverride { wish: OverrideState::Closed, until: None });
+        assert_eq!(open_ended.hand, ManualOverride { state: OverrideState::Closed, until: None });
     }
 
     #[test]

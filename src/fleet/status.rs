@@ -121,12 +121,12 @@ impl Fleet {
     pub async fn view(&self) -> FleetStatus {
         let now = clock::now();
         let mut breakers: Vec<SharedBreaker> =
-            self.side().registers().into_iter().map(|(key, r)| self.shared(key, r)).collect();
+            self.side().shared_states().into_iter().map(|(key, r)| self.shared(key, r)).collect();
         for cell in self.0.live.breakers() {
             let key = cell.key().to_string();
             let known = breakers.iter().any(|shared| shared.key == key);
-            if !known && cell.membership(now).is_some() {
-                breakers.push(self.shared(key, SharedState::none()));
+            if !known && cell.replica_status(now).is_some() {
+                breakers.push(self.shared(key, SharedState::initial()));
             }
         }
         breakers.sort_by(|a, b| a.key.cmp(&b.key));
@@ -170,7 +170,7 @@ impl Fleet {
 
     fn shared(&self, key: String, register: SharedState) -> SharedBreaker {
         let now = clock::now();
-        let member = self.0.live.find_breaker(&key).and_then(|cell| cell.membership(now));
+        let member = self.0.live.find_breaker(&key).and_then(|cell| cell.replica_status(now));
         let until = member.as_ref().and_then(|(_, until, _)| *until);
         let left = |until: std::time::Instant| until.saturating_duration_since(now).as_millis();
         SharedBreaker {
@@ -179,8 +179,8 @@ impl Fleet {
             writer: register.writer,
             trips: register.trips,
             left_ms: until.map(|until| left(until) as u64),
-            ok: register.ok,
-            needed: register.needed,
+            ok: register.succeeded,
+            needed: register.required,
             permits: register.permits,
             own: member.map(|(_, _, own): (_, _, StateKind)| own.as_str()),
             votes: Vec::new(),
@@ -209,7 +209,7 @@ impl Fleet {
             if let Some(Ok(register)) =
                 texts(2).first().map(|line: &String| line.parse::<SharedState>())
             {
-                (shared.ok, shared.needed) = (register.ok, register.needed);
+                (shared.ok, shared.needed) = (register.succeeded, register.required);
             }
         }
         Ok(())

@@ -148,7 +148,7 @@ impl FleetSync {
         self.time.set(Some((beat.now, now)));
         self.fleet.side().set_hosts(beat.hosts);
         self.fleet.0.live.metrics.fleet_hosts.set(i64::from(beat.hosts));
-        let same = beat.sum == self.fleet.side().sum();
+        let same = beat.sum == self.fleet.side().epoch_sum();
         if (!same || !self.fleet.link().is_attached()) && !self.reading.replace(true) {
             let read = self.snapshot().await;
             self.reading.set(false);
@@ -188,7 +188,7 @@ impl FleetSync {
         live.providers().iter().for_each(|provider| provider.attach(fleet.side(), now));
         fleet.link().attach(attached);
         live.metrics.fleet_connected.set(i64::from(attached));
-        live.look_again_everywhere();
+        live.recheck_all_waiters();
     }
 
     /// Reads all that Redis knows, and puts back what it lost.
@@ -217,11 +217,11 @@ impl FleetSync {
 
     /// What is known here and newer than in Redis, which lost it.
     async fn put_back(self: &Rc<Self>, snapshot: &FleetSnapshot) {
-        for (key, known) in self.fleet.side().registers() {
+        for (key, known) in self.fleet.side().shared_states() {
             let stored = snapshot.registers.iter().find(|(stored, _)| *stored == key);
             let stored = stored.and_then(|(_, line)| line.parse().ok());
-            let stored = stored.unwrap_or_else(SharedState::none);
-            if !known.outranks(&stored) {
+            let stored = stored.unwrap_or_else(SharedState::initial);
+            if !known.supersedes(&stored) {
                 continue;
             }
             let closed = known.state == crate::resilience::breaker::StateKind::Closed;

@@ -59,11 +59,11 @@ impl FleetView {
     }
 
     /// A register was seen; `until` is its end by this host's clock. Whether it is news.
-    pub fn learn(&self, key: &str, register: &SharedState, until: Instant) -> bool {
+    pub fn update(&self, key: &str, register: &SharedState, until: Instant) -> bool {
         let mut registers = self.registers.lock();
         match registers.get_mut(key) {
             Some((known, end)) => {
-                let news = register.outranks(known);
+                let news = register.supersedes(known);
                 if news {
                     (*known, *end) = (register.clone(), until);
                 }
@@ -81,18 +81,18 @@ impl FleetView {
         }
     }
 
-    pub fn register(&self, key: &str) -> Option<(SharedState, Instant)> {
+    pub fn shared_state(&self, key: &str) -> Option<(SharedState, Instant)> {
         self.registers.lock().get(key).cloned()
     }
 
     /// All that is known, by its key.
-    pub fn registers(&self) -> Vec<(String, SharedState)> {
+    pub fn shared_states(&self) -> Vec<(String, SharedState)> {
         let registers = self.registers.lock();
         registers.iter().map(|(key, (register, _))| (key.clone(), register.clone())).collect()
     }
 
     /// What the epochs of all that is known come to: equal to the fleet's where nothing was missed.
-    pub fn sum(&self) -> u64 {
+    pub fn epoch_sum(&self) -> u64 {
         let registers = self.registers.lock();
         registers.values().fold(0, |sum: u64, (known, _)| sum.wrapping_add(known.epoch))
     }
@@ -103,8 +103,8 @@ impl FleetView {
     }
 
     /// This host was asked to wait until then.
-    pub fn held(&self, key: &str, until: Instant, now: Instant) {
-        if self.heard_hold(key, until, now) {
+    pub fn publish_hold(&self, key: &str, until: Instant, now: Instant) {
+        if self.observe_hold(key, until, now) {
             let mut untold = self.untold.lock();
             if untold.len() < UNTOLD {
                 untold.push((key.to_owned(), until));
@@ -115,7 +115,7 @@ impl FleetView {
     }
 
     /// Somebody of the fleet was. Whether that is news.
-    pub fn heard_hold(&self, key: &str, until: Instant, now: Instant) -> bool {
+    pub fn observe_hold(&self, key: &str, until: Instant, now: Instant) -> bool {
         let mut holds = self.holds.lock();
         if holds.len() >= KEYS {
             holds.retain(|_, until| *until > now);
@@ -135,7 +135,7 @@ impl FleetView {
     }
 
     /// Holds of this host that the fleet has not heard of.
-    pub fn untold(&self) -> Vec<(String, Instant)> {
+    pub fn take_unpublished_holds(&self) -> Vec<(String, Instant)> {
         std::mem::take(&mut *self.untold.lock())
     }
 
@@ -164,38 +164,38 @@ mod tests {
     use crate::clock;
 
     fn register(epoch: u64) -> SharedState {
-        SharedState { epoch, ..SharedState::none() }
+        SharedState { epoch, ..SharedState::initial() }
     }
 
     #[test]
     fn an_older_register_is_no_news() {
         let (now, side) = (clock::now(), FleetView::default());
-        assert!(side.learn("p/a", &register(5), now));
-        assert!(!side.learn("p/a", &register(5), now) && !side.learn("p/a", &register(4), now));
-        assert!(side.learn("p/a", &register(6), now));
-        assert_eq!(side.register("p/a").map(|(known, _)| known.epoch), Some(6));
+        assert!(side.update("p/a", &register(5), now));
+        assert!(!side.update("p/a", &register(5), now) && !side.update("p/a", &register(4), now));
+        assert!(side.update("p/a", &register(6), now));
+        assert_eq!(side.shared_state("p/a").map(|(known, _)| known.epoch), Some(6));
     }
 
     #[test]
     fn keys_are_bounded_and_the_newest_stay() {
         let (now, side) = (clock::now(), FleetView::default());
         for n in 0..KEYS as u64 + 10 {
-            side.learn(&format!("p/{n}"), &register(n + 1), now);
-            side.heard_hold(&format!("p/{n}"), now + Duration::from_secs(n), now);
+            side.update(&format!("p/{n}"), &register(n + 1), now);
+            side.observe_hold(&format!("p/{n}"), now + Duration::from_secs(n), now);
         }
-        assert_eq!(side.registers().len(), KEYS);
-        assert!(side.register("p/0").is_none());
+        assert_eq!(side.shared_states().len(), KEYS);
+        assert!(side.shared_state("p/0").is_none());
         assert!(side.holds(now).len() <= KEYS);
     }
 
     #[test]
     fn of_two_holds_the_later_end_counts_and_is_told_once() {
         let (now, side, second) = (clock::now(), FleetView::default(), Duration::from_secs(1));
-        side.held("p/a/k", now + 5 * second, now);
-        side.held("p/a/k", now + 3 * second, now);
-        assert_eq!(side.untold(), [("p/a/k".to_owned(), now + 5 * second)]);
+        side.publish_hold("p/a/k", now + 5 * second, now);
+        side.publish_hold("p/a/k", now + 3 * second, now);
+        assert_eq!(side.take_unpublished_holds(), [("p/a/k".to_owned(), now + 5 * second)]);
         assert_eq!(side.hold_left("p/a/k", now + second), Some(4 * second));
         assert_eq!(side.hold_left("p/a/k", now + 5 * second), None);
-        assert!(side.untold().is_empty());
+        assert!(side.take_unpublished_holds().is_empty());
     }
 }

@@ -64,13 +64,13 @@ impl HoldCell {
     pub fn throttled(&self, retry_after: Option<Duration>, now: Instant) -> Instant {
         let told = retry_after.filter(|told| !told.is_zero()).map(|told| told.min(RETRY_AFTER_MAX));
         if let (Some(told), Some(fleet)) = (told, &self.fleet) {
-            fleet.held(&self.key, now + told, now);
+            fleet.publish_hold(&self.key, now + told, now);
         }
         self.hold(retry_after, now)
     }
 
     /// Another host of the fleet was told to wait for so long yet.
-    pub fn told_by_fleet(&self, left: Duration, now: Instant) {
+    pub fn hold_from_fleet(&self, left: Duration, now: Instant) {
         self.hold(Some(left), now);
     }
 
@@ -95,8 +95,8 @@ impl HoldCell {
     }
 
     /// Nobody knows whether it helps to wait: the provider said no time.
-    pub fn is_guess(&self) -> bool {
-        self.rule.lock().cause() == Some(HoldReason::Unsaid)
+    pub fn is_backoff(&self) -> bool {
+        self.rule.lock().cause() == Some(HoldReason::Backoff)
     }
 
     pub fn until(&self) -> Option<Instant> {

@@ -127,7 +127,7 @@ impl Drop for Permit {
 }
 
 impl ReportedPermit {
-    pub fn cut(self, now: Instant) {
-        self.breaker.cut(self.epoch, now);
+    pub fn observe_interruption(self, now: Instant) {
+        self.breaker.observe_interruption(self.epoch, now);
     }
 }

@@ -44,7 +44,7 @@ pub struct ProviderLive {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoCapacity {
     /// As many are in flight as may be.
-    Room,
+    Concurrency,
     /// Its rates allow none for so long.
     Rate(Duration),
 }
@@ -90,14 +90,14 @@ impl ProviderLive {
         let limit = self.adaptive.with(|adaptive| adaptive.limit()).unwrap_or(capacity.concurrency);
         self.limit.store(limit, Ordering::SeqCst);
         self.pace.retune(capacity, clock::now());
-        self.look_again();
+        self.recheck_waiters();
     }
 
     pub fn name(&self) -> &str {
         &self.labels.provider
     }
 
-    pub(super) fn pace(&self) -> &ProviderQuota {
+    pub(super) fn quota(&self) -> &ProviderQuota {
         &self.pace
     }
 
@@ -131,13 +131,13 @@ impl ProviderLive {
     pub fn undrain(&self) {
         self.drained.store(0, Ordering::Release);
         self.drained_gauge.set(0);
-        self.look_again();
+        self.recheck_waiters();
     }
 
     /// What stands before it may have changed: those who wait look.
-    pub fn look_again(&self) {
+    pub fn recheck_waiters(&self) {
         if self.queued.count() > 0 {
-            self.lanes.opened(self.queued.id);
+            self.lanes.conditions_changed(self.queued.id);
         }
     }
 
@@ -156,7 +156,7 @@ impl ProviderLive {
         !over
     }
 
-    pub fn by_hand(&self, now: Instant) -> Option<ActiveOverride> {
+    pub fn active_override(&self, now: Instant) -> Option<ActiveOverride> {
         let end = Some(self.drained.load(Ordering::Acquire)).filter(|_| self.is_drained(now))?;
         let until = (end != FOR_EVER).then(|| self.born + Duration::from_millis(end));
         Some(ActiveOverride::new("drained", until, self.note.lock().clone(), now))
@@ -172,7 +172,7 @@ impl ProviderLive {
     /// What it lacks.
     pub fn check(&self, tokens: f64, now: Instant) -> Result<(), NoCapacity> {
         if self.in_flight.load(Ordering::SeqCst) >= self.limit.load(Ordering::SeqCst) {
-            return Err(NoCapacity::Room);
+            return Err(NoCapacity::Concurrency);
         }
         self.pace.check(tokens, now).map_err(NoCapacity::Rate)
     }
@@ -188,7 +188,7 @@ impl ProviderLive {
         let before = self
             .in_flight
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more)
-            .map_err(|_| NoCapacity::Room)?;
+            .map_err(|_| NoCapacity::Concurrency)?;
         self.in_flight_gauge.inc();
         let charge = self.pace.take(tokens, now).map_err(|wait| {
             self.leave();
@@ -209,7 +209,7 @@ impl ProviderLive {
         let Some(limit) = limit else { return };
         let before = self.limit.swap(limit, Ordering::SeqCst);
         if limit > before && self.queued.count() > 0 {
-            self.lanes.room(self.queued.id);
+            self.lanes.capacity_available(self.queued.id);
         }
     }
 
@@ -218,28 +218,28 @@ impl ProviderLive {
         self.in_flight.fetch_sub(1, Ordering::SeqCst);
         self.in_flight_gauge.dec();
         if self.queued.count() > 0 {
-            self.lanes.room(self.queued.id);
+            self.lanes.capacity_available(self.queued.id);
         }
     }
 
     /// An attempt that was charged this never reached it.
     pub fn give_back(&self, charge: QuotaCharge) {
         if self.pace.give_back(charge, clock::now()) {
-            self.look_again();
+            self.recheck_waiters();
         }
     }
 
     /// What was charged came to `actual` tokens.
     pub fn settle(&self, charge: QuotaCharge, actual: f64) {
         if self.pace.settle(charge, actual, clock::now()) {
-            self.look_again();
+            self.recheck_waiters();
         }
     }
 
     /// An answer told what is left of requests, of tokens.
-    pub fn told(&self, charge: QuotaCharge, left: [Option<QuotaReport>; 2]) {
-        self.pace.told(charge, left, clock::now());
-        self.look_again();
+    pub fn observe_quota(&self, charge: QuotaCharge, left: [Option<QuotaReport>; 2]) {
+        self.pace.observe_reports(charge, left, clock::now());
+        self.recheck_waiters();
     }
 
     /// The largest share of what it allows that is used: places, requests, tokens.

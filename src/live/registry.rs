@@ -31,7 +31,7 @@ pub struct Live {
     pub metrics: Arc<Metrics>,
     pub events: Arc<Events>,
     pub buffers: Arc<Buffers>,
-    pub lanes: Arc<WaitQueueCell>,
+    pub wait_queue: Arc<WaitQueueCell>,
     pub modes: Arc<Modes>,
     /// `None`: this host is by itself.
     pub fleet: Option<Arc<FleetView>>,
@@ -82,7 +82,7 @@ impl Live {
             metrics,
             events: Arc::default(),
             buffers,
-            lanes: Arc::default(),
+            wait_queue: Arc::default(),
             modes: Arc::default(),
             fleet,
             providers: Mutex::default(),
@@ -98,7 +98,7 @@ impl Live {
     }
 
     pub fn provider(&self, name: &str, capacity: &Capacity) -> Arc<ProviderLive> {
-        let (lanes, metrics, fleet) = (&self.lanes, &self.metrics, self.fleet.as_ref());
+        let (lanes, metrics, fleet) = (&self.wait_queue, &self.metrics, self.fleet.as_ref());
         let make = || ProviderLive::new(name, capacity, lanes, metrics, fleet);
         named(&self.providers, name.to_owned(), make, |cell| cell.retune(capacity))
     }
@@ -111,7 +111,7 @@ impl Live {
     }
 
     pub fn queue(&self, policy: &Queue) -> Arc<QueueLive> {
-        let make = || QueueLive::new(policy, &self.lanes, &self.metrics);
+        let make = || QueueLive::new(policy, &self.wait_queue, &self.metrics);
         named(&self.queues, policy.name.clone(), make, |cell| cell.retune(policy))
     }
 
@@ -149,13 +149,13 @@ impl Live {
     }
 
     /// Of a route's answers from a provider.
-    pub fn ledger(&self, route: &str, provider: &str) -> Arc<UsageMeter> {
+    pub fn usage_meter(&self, route: &str, provider: &str) -> Arc<UsageMeter> {
         let key = (route.to_owned(), provider.to_owned());
         named(&self.ledgers, key, || UsageMeter::new(route, provider, &self.metrics), |_| ())
     }
 
     /// How a route's requests or a provider's attempts went; `what`: `route` or `provider`.
-    pub fn samples(
+    pub fn outcome_window(
         &self,
         what: &'static str,
         name: &str,
@@ -193,14 +193,14 @@ impl Live {
     }
 
     /// What stands before a provider may have changed: those who wait there look.
-    pub fn look_again(&self, provider: &str) {
+    pub fn recheck_waiters(&self, provider: &str) {
         let provider = self.providers.lock().get(provider).cloned();
-        provider.iter().for_each(|provider| provider.look_again());
+        provider.iter().for_each(|provider| provider.recheck_waiters());
     }
 
     /// The same before every provider.
-    pub fn look_again_everywhere(&self) {
-        all(&self.providers).iter().for_each(|provider| provider.look_again());
+    pub fn recheck_all_waiters(&self) {
+        all(&self.providers).iter().for_each(|provider| provider.recheck_waiters());
     }
 
     /// Every breaker, ordered by its key.

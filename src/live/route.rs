@@ -46,12 +46,12 @@ impl RouteLive {
     }
 
     /// One first attempt: it earns a share of a repeat.
-    pub fn first(&self, now: Instant) {
+    pub fn record_request(&self, now: Instant) {
         self.budget.lock().deposit(now);
     }
 
     /// Pays for one repeat; false when the budget is empty.
-    pub fn repeat(&self, now: Instant) -> bool {
+    pub fn withdraw_retry(&self, now: Instant) -> bool {
         self.budget.lock().withdraw(now)
     }
 
@@ -61,7 +61,7 @@ impl RouteLive {
     }
 
     /// The balancer's choice among the candidates of a tier.
-    pub fn pick(
+    pub fn select(
         &self,
         tier: usize,
         how: BalanceAlgorithm,
@@ -73,17 +73,17 @@ impl RouteLive {
         if balancers.len() <= tier {
             balancers.resize_with(tier + 1, Balancer::new);
         }
-        balancers[tier].pick(how, candidates, eligible, draw)
+        balancers[tier].select(how, candidates, eligible, draw)
     }
 
     /// One request of a route that hedges: it earns a share of a hedge.
     pub fn hedge_first(&self, now: Instant) {
-        self.hedge.with(|hedge| hedge.first(now));
+        self.hedge.with(|hedge| hedge.record_request(now));
     }
 
     /// A first attempt was answered after `took`, or had lost to its hedge by then.
     pub fn hedge_sample(&self, took: Duration, now: Instant) {
-        self.hedge.with(|hedge| hedge.sample(took, now));
+        self.hedge.with(|hedge| hedge.record_latency(took, now));
     }
 
     /// How long a first attempt may take before it is hedged; `None`: it is not.
@@ -93,32 +93,32 @@ impl RouteLive {
 
     /// Pays for one hedge; false when it cannot be paid.
     pub fn hedge_spend(&self, now: Instant) -> bool {
-        self.hedge.with(|hedge| hedge.spend(now)).unwrap_or(false)
+        self.hedge.with(|hedge| hedge.withdraw(now)).unwrap_or(false)
     }
 
     /// Whether another repeat may cost something; always, where there is no limit.
-    pub fn may_spend(&self, now: Instant) -> bool {
-        self.spend.with(|spend| spend.may(now)).unwrap_or(true)
+    pub fn within_cost_budget(&self, now: Instant) -> bool {
+        self.spend.with(|spend| spend.allows_retry(now)).unwrap_or(true)
     }
 
     /// A repeat or a hedge cost this much, in the currency of the limit.
-    pub fn spent(&self, cost: f64, now: Instant) {
+    pub fn record_cost(&self, cost: f64, now: Instant) {
         self.spend.with(|spend| spend.add(cost, now));
     }
 
     /// What repeats may cost yet; `None`: there is no limit.
     pub fn cost_left(&self, now: Instant) -> Option<f64> {
-        self.spend.with(|spend| spend.left(now))
+        self.spend.with(|spend| spend.remaining(now))
     }
 
     /// The `id` of the address that the session was last sent to.
-    pub fn sticky(&self, session: &[u8], now: Instant) -> Option<u32> {
+    pub fn session_address(&self, session: &[u8], now: Instant) -> Option<u32> {
         let key = self.key(session)?;
         self.affinity.with(|affinity| affinity.find(key, now))?
     }
 
     /// The session is sent to the address of this `id`.
-    pub fn stick(&self, session: &[u8], address: u32, now: Instant) {
+    pub fn pin_session(&self, session: &[u8], address: u32, now: Instant) {
         let Some(key) = self.key(session) else { return };
         self.affinity.with(|affinity| affinity.set(key, address, now));
     }
@@ -183,8 +183,8 @@ mod tests {
         live.hedge_first(now);
         live.hedge_first(now);
         live.hedge_sample(SECOND, now);
-        live.spent(4.0, now);
-        live.stick(b"anna", 7, now);
+        live.record_cost(4.0, now);
+        live.pin_session(b"anna", 7, now);
     }
 
     #[test]
@@ -192,8 +192,8 @@ mod tests {
         let (now, live) = (clock::now(), RouteLive::new(&without()));
         use_it(&live, now);
         assert_eq!((live.hedge_delay(now), live.hedge_spend(now)), (None, false));
-        assert_eq!((live.may_spend(now), live.cost_left(now)), (true, None));
-        assert_eq!(live.sticky(b"anna", now), None);
+        assert_eq!((live.within_cost_budget(now), live.cost_left(now)), (true, None));
+        assert_eq!(live.session_address(b"anna", now), None);
     }
 
     #[test]
@@ -202,10 +202,13 @@ mod tests {
         use_it(&live, now);
         assert_eq!(live.hedge_delay(now), Some(SECOND));
         assert_eq!((live.hedge_spend(now), live.hedge_spend(now)), (true, false));
-        assert_eq!((live.may_spend(now), live.cost_left(now)), (true, Some(1.0)));
-        live.spent(1.0, now);
-        assert!(!live.may_spend(now));
-        assert_eq!((live.sticky(b"anna", now), live.sticky(b"bert", now)), (Some(7), None));
+        assert_eq!((live.within_cost_budget(now), live.cost_left(now)), (true, Some(1.0)));
+        live.record_cost(1.0, now);
+        assert!(!live.within_cost_budget(now));
+        assert_eq!(
+            (live.session_address(b"anna", now), live.session_address(b"bert", now)),
+            (Some(7), None)
+        );
     }
 
     #[test]
@@ -218,10 +221,10 @@ mod tests {
         live.retune(&retuned);
         assert_eq!(live.hedge_delay(now), None);
         assert_eq!(live.cost_left(now), Some(6.0));
-        assert_eq!(live.sticky(b"anna", now), Some(7));
+        assert_eq!(live.session_address(b"anna", now), Some(7));
         live.retune(&without());
         live.retune(&with_all());
         assert_eq!((live.hedge_delay(now), live.hedge_spend(now)), (Some(SECOND), false));
-        assert_eq!((live.cost_left(now), live.sticky(b"anna", now)), (Some(5.0), None));
+        assert_eq!((live.cost_left(now), live.session_address(b"anna", now)), (Some(5.0), None));
     }
 }

@@ -293,7 +293,7 @@ pub async fn run_as_it_is(
 }
 
 async fn go(request: &mut ProxyRequest, route: &Route) -> Result<Box<PendingResponse>, Problem> {
-    route.live.first(request.body.taken());
+    route.live.record_request(request.body.taken());
     match next_attempt(request, route, None).await {
         Ok(selection) => attempts(request, route, selection).await,
         Err(denied) => {

@@ -21,8 +21,8 @@ impl<S> Condition<S> {
     }
 
     /// The same tree of what `of` makes of each sign, in order.
-    pub fn map_signs<T>(&self, of: &mut impl FnMut(&S) -> T) -> Condition<T> {
-        let mut each = |all: &[Condition<S>]| all.iter().map(|one| one.map_signs(of)).collect();
+    pub fn map_signals<T>(&self, of: &mut impl FnMut(&S) -> T) -> Condition<T> {
+        let mut each = |all: &[Condition<S>]| all.iter().map(|one| one.map_signals(of)).collect();
         match self {
             Condition::Any(all) => Condition::Any(each(all)),
             Condition::All(all) => Condition::All(each(all)),
@@ -31,10 +31,10 @@ impl<S> Condition<S> {
     }
 
     /// All signs, from the first to the last as they were written.
-    pub fn signs(&self) -> Vec<&S> {
+    pub fn signals(&self) -> Vec<&S> {
         match self {
             Condition::Any(of) | Condition::All(of) => {
-                of.iter().flat_map(Condition::signs).collect()
+                of.iter().flat_map(Condition::signals).collect()
             }
             Condition::Is(sign) => vec![sign],
         }
@@ -53,8 +53,8 @@ mod tests {
         {
             assert_eq!(tree.holds(&mut |sign| so.contains(sign)), holds, "{so:?}");
         }
-        assert_eq!(tree.signs(), [&1, &2, &3]);
-        let doubled = tree.map_signs(&mut |sign| sign * 2);
+        assert_eq!(tree.signals(), [&1, &2, &3]);
+        let doubled = tree.map_signals(&mut |sign| sign * 2);
         assert_eq!(doubled, Any(vec![All(vec![Is(2), Is(4)]), Is(6)]));
     }
 

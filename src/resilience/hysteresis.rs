@@ -106,16 +106,16 @@ impl Trigger {
     }
 
     /// The condition was looked at.
-    pub fn look(&mut self, holds: bool, now: Instant) -> Option<TriggerChange> {
-        let ended = self.end_hand(now);
+    pub fn update(&mut self, holds: bool, now: Instant) -> Option<TriggerChange> {
+        let ended = self.expire_override(now);
         self.state = self.state.after(holds, &self.policy, now);
-        self.settle(if ended { TriggerCause::Hand } else { TriggerCause::Condition })
+        self.apply(if ended { TriggerCause::Hand } else { TriggerCause::Condition })
     }
 
     /// Puts a hand on, or takes it off.
-    pub fn by_hand(&mut self, hand: Option<TriggerOverride>) -> Option<TriggerChange> {
+    pub fn set_override(&mut self, hand: Option<TriggerOverride>) -> Option<TriggerChange> {
         self.hand = hand;
-        self.settle(TriggerCause::Hand)
+        self.apply(TriggerCause::Hand)
     }
 
     pub fn is_in_force(&self) -> bool {
@@ -154,7 +154,7 @@ impl Trigger {
         }
     }
 
-    fn end_hand(&mut self, now: Instant) -> bool {
+    fn expire_override(&mut self, now: Instant) -> bool {
         let over = self.hand.is_some() && self.hand(now).is_none();
         if over {
             self.hand = None;
@@ -162,7 +162,7 @@ impl Trigger {
         over
     }
 
-    fn settle(&mut self, cause: TriggerCause) -> Option<TriggerChange> {
+    fn apply(&mut self, cause: TriggerCause) -> Option<TriggerChange> {
         let in_force = self.hand.map_or(self.state.is_in(), |hand| hand.on);
         if std::mem::replace(&mut self.in_force, in_force) == in_force {
             return None;
@@ -186,9 +186,9 @@ mod tests {
     /// In force since `t0 + 5 s`.
     fn entered(t0: Instant) -> Trigger {
         let mut trigger = Trigger::new(POLICY);
-        assert_eq!(trigger.look(true, t0), None);
+        assert_eq!(trigger.update(true, t0), None);
         assert_eq!(
-            trigger.look(true, t0 + s(5)),
+            trigger.update(true, t0 + s(5)),
             Some(TriggerChange::Entered(TriggerCause::Condition))
         );
         trigger
@@ -198,16 +198,19 @@ mod tests {
     fn a_condition_counts_once_it_held_and_until_it_is_gone_for_long_enough() {
         let t0 = Instant::now();
         let mut trigger = Trigger::new(POLICY);
-        assert_eq!((trigger.look(true, t0), trigger.look(true, t0 + s(4))), (None, None));
+        assert_eq!((trigger.update(true, t0), trigger.update(true, t0 + s(4))), (None, None));
         assert!(!trigger.is_in_force());
         assert_eq!(
-            trigger.look(true, t0 + s(5)),
+            trigger.update(true, t0 + s(5)),
             Some(TriggerChange::Entered(TriggerCause::Condition))
         );
-        assert_eq!((trigger.look(false, t0 + s(6)), trigger.look(false, t0 + s(35))), (None, None));
+        assert_eq!(
+            (trigger.update(false, t0 + s(6)), trigger.update(false, t0 + s(35))),
+            (None, None)
+        );
         assert!(trigger.is_in_force());
         assert_eq!(
-            trigger.look(false, t0 + s(36)),
+            trigger.update(false, t0 + s(36)),
             Some(TriggerChange::Left(TriggerCause::Condition))
         );
     }
@@ -217,13 +220,13 @@ mod tests {
         let t0 = Instant::now();
         let mut trigger = Trigger::new(POLICY);
         for (at, holds) in [(0, true), (4, false), (5, true), (9, true)] {
-            assert_eq!(trigger.look(holds, t0 + s(at)), None);
+            assert_eq!(trigger.update(holds, t0 + s(at)), None);
         }
-        assert!(trigger.look(true, t0 + s(10)).is_some());
+        assert!(trigger.update(true, t0 + s(10)).is_some());
         for (at, holds) in [(11, false), (40, true), (41, false), (70, false)] {
-            assert_eq!(trigger.look(holds, t0 + s(at)), None);
+            assert_eq!(trigger.update(holds, t0 + s(at)), None);
         }
-        assert!(trigger.look(false, t0 + s(71)).is_some());
+        assert!(trigger.update(false, t0 + s(71)).is_some());
     }
 
     #[test]
@@ -231,8 +234,11 @@ mod tests {
         let now = Instant::now();
         let at_once = TriggerPolicy { hold: Duration::ZERO, recover_after: Duration::ZERO };
         let mut trigger = Trigger::new(at_once);
-        assert_eq!(trigger.look(true, now), Some(TriggerChange::Entered(TriggerCause::Condition)));
-        assert_eq!(trigger.look(false, now), Some(TriggerChange::Left(TriggerCause::Condition)));
+        assert_eq!(
+            trigger.update(true, now),
+            Some(TriggerChange::Entered(TriggerCause::Condition))
+        );
+        assert_eq!(trigger.update(false, now), Some(TriggerChange::Left(TriggerCause::Condition)));
     }
 
     #[test]
@@ -240,10 +246,16 @@ mod tests {
         let t0 = Instant::now();
         let mut trigger = Trigger::new(POLICY);
         let on = TriggerOverride { on: true, until: Some(t0 + s(60)) };
-        assert_eq!(trigger.by_hand(Some(on)), Some(TriggerChange::Entered(TriggerCause::Hand)));
-        assert_eq!(trigger.look(false, t0 + s(59)), None);
+        assert_eq!(
+            trigger.set_override(Some(on)),
+            Some(TriggerChange::Entered(TriggerCause::Hand))
+        );
+        assert_eq!(trigger.update(false, t0 + s(59)), None);
         assert_eq!(trigger.earliest_end(t0 + s(59)), s(1));
-        assert_eq!(trigger.look(false, t0 + s(60)), Some(TriggerChange::Left(TriggerCause::Hand)));
+        assert_eq!(
+            trigger.update(false, t0 + s(60)),
+            Some(TriggerChange::Left(TriggerCause::Hand))
+        );
         assert_eq!(trigger.hand(t0 + s(60)), None);
     }
 
@@ -252,12 +264,12 @@ mod tests {
         let t0 = Instant::now();
         let mut trigger = entered(t0);
         let off = TriggerOverride { on: false, until: None };
-        assert_eq!(trigger.by_hand(Some(off)), Some(TriggerChange::Left(TriggerCause::Hand)));
-        assert_eq!(trigger.look(true, t0 + s(600)), None);
-        assert_eq!(trigger.by_hand(None), Some(TriggerChange::Entered(TriggerCause::Hand)));
-        assert_eq!(trigger.look(false, t0 + s(601)), None);
+        assert_eq!(trigger.set_override(Some(off)), Some(TriggerChange::Left(TriggerCause::Hand)));
+        assert_eq!(trigger.update(true, t0 + s(600)), None);
+        assert_eq!(trigger.set_override(None), Some(TriggerChange::Entered(TriggerCause::Hand)));
+        assert_eq!(trigger.update(false, t0 + s(601)), None);
         assert_eq!(
-            trigger.look(false, t0 + s(631)),
+            trigger.update(false, t0 + s(631)),
             Some(TriggerChange::Left(TriggerCause::Condition))
         );
     }
@@ -269,10 +281,10 @@ mod tests {
         trigger.retune(TriggerPolicy { hold: s(50), recover_after: s(2) });
         assert!(trigger.is_in_force());
         assert_eq!(trigger.earliest_end(t0 + s(6)), s(2));
-        assert_eq!(trigger.look(false, t0 + s(6)), None);
+        assert_eq!(trigger.update(false, t0 + s(6)), None);
         assert_eq!(trigger.earliest_end(t0 + s(7)), s(1));
         assert_eq!(
-            trigger.look(false, t0 + s(8)),
+            trigger.update(false, t0 + s(8)),
             Some(TriggerChange::Left(TriggerCause::Condition))
         );
     }
@@ -295,7 +307,7 @@ mod tests {
             for length in runs {
                 for step in 0..length {
                     let so_far = Duration::from_millis(100 * step);
-                    match trigger.look(holds, now) {
+                    match trigger.update(holds, now) {
                         Some(TriggerChange::Entered(_)) => {
                             prop_assert!(holds && so_far >= policy.hold);
                             changes.push(now);
@@ -330,10 +342,10 @@ mod tests {
                 now += s(seconds);
                 let until = (what % 2 == 0).then_some(now + s(10));
                 let change = match what {
-                    0 | 1 => trigger.look(what == 0, now),
-                    2 | 3 => trigger.by_hand(Some(TriggerOverride { on: true, until })),
-                    4 => trigger.by_hand(Some(TriggerOverride { on: false, until })),
-                    _ => trigger.by_hand(None),
+                    0 | 1 => trigger.update(what == 0, now),
+                    2 | 3 => trigger.set_override(Some(TriggerOverride { on: true, until })),
+                    4 => trigger.set_override(Some(TriggerOverride { on: false, until })),
+                    _ => trigger.set_override(None),
                 };
                 match change {
                     Some(TriggerChange::Entered(_)) => prop_assert!(!std::mem::replace(&mut told, true)),

@@ -148,7 +148,7 @@ impl SnapshotBuilder {
         let candidates = |index: usize, weight: u32| {
             let provider = &providers[index];
             let reading = Arc::new(Interpreter::new(&route.stream, &provider.policy));
-            let ledger = self.live.ledger(&route.name, &provider.policy.name);
+            let ledger = self.live.usage_meter(&route.name, &provider.policy.name);
             provider.endpoints.iter().map(move |address| EndpointCandidate {
                 provider: Arc::clone(provider),
                 endpoint: Arc::clone(address),

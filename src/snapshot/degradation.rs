@@ -86,15 +86,15 @@ impl RouteModes {
 impl DegradationMode {
     /// Looks at the condition: whether it holds, and what each sign says, in order.
     pub fn evaluate(&self, now: Instant) -> (bool, Vec<SignalReading>) {
-        let seen: Vec<_> = self.condition.signs().iter().map(|gauge| gauge.look(now)).collect();
+        let seen: Vec<_> = self.condition.signals().iter().map(|gauge| gauge.look(now)).collect();
         let mut next = seen.iter();
-        let holds = self.condition.map_signs(&mut |_| next.next().is_some_and(|seen| seen.so));
+        let holds = self.condition.map_signals(&mut |_| next.next().is_some_and(|seen| seen.so));
         (holds.holds(&mut |so| *so), seen)
     }
 
     /// Its name with each sign in words.
     pub(super) fn named_signs(&self) -> Vec<(&str, &str)> {
-        let signs = self.condition.signs().into_iter();
+        let signs = self.condition.signals().into_iter();
         signs.map(|gauge| (self.policy.name.as_str(), gauge.words.as_str())).collect()
     }
 
@@ -111,7 +111,7 @@ impl DegradationMode {
         DegradationMode {
             live: live.mode(mode),
             actions: mode.actions.iter().map(|one| policy.one_line(one)).collect(),
-            condition: mode.when.map_signs(&mut |sign| gauge(sign)),
+            condition: mode.when.map_signals(&mut |sign| gauge(sign)),
             policy: mode.clone(),
         }
     }
@@ -193,7 +193,7 @@ pub(super) fn samples(policy: &Policy, live: &Live, whose: &Of) -> Option<Arc<Ou
     };
     let mut wants = Vec::new();
     for mode in &policy.degradations {
-        for sign in mode.when.signs() {
+        for sign in mode.when.signals() {
             let want = match sign {
                 Sign::ErrorRate(rate) if rate.of == *whose => WindowKind::Errors(rate.over),
                 Sign::Latency(latency) if latency.of == *whose => WindowKind::Latency(latency.over),
@@ -204,5 +204,5 @@ pub(super) fn samples(policy: &Policy, live: &Live, whose: &Of) -> Option<Arc<Ou
             }
         }
     }
-    (!wants.is_empty()).then(|| live.samples(what, name, &wants))
+    (!wants.is_empty()).then(|| live.outcome_window(what, name, &wants))
 }

@@ -75,26 +75,26 @@ impl Host {
                 Came::ToAnAttempt
             }
             ReplicaDecision::Refuse(rejection) => Came::ToNothing(Some(rejection)),
-            ReplicaDecision::Own if self.own.admits(now) => {
+            ReplicaDecision::Local if self.own.admits(now) => {
                 if self.own.observe(rules, tick, well) {
-                    self.member.closed_alone();
+                    self.member.closed_locally();
                 }
                 Came::ToAnAttempt
             }
-            ReplicaDecision::Own => Came::ToNothing(None),
+            ReplicaDecision::Local => Came::ToNothing(None),
         }
     }
 
     /// A probe is over.
     pub fn ends(&mut self, which: usize, outcome: Outcome) {
         let probe = self.probes.remove(which);
-        self.member.judged(probe.lease, outcome);
+        self.member.probe_finished(probe.lease, outcome);
     }
 
     /// What it has to say now.
     pub fn says(&mut self, now: Instant) -> ReplicaMessages {
         let own = if self.own.mine { self.own.kind() } else { StateKind::Closed };
-        self.member.asks(own, now)
+        self.member.take_messages(own, now)
     }
 
     pub fn learn(&mut self, rules: &Rules, register: &SharedState, until: Instant) {
@@ -103,7 +103,7 @@ impl Host {
             self.member = BreakerReplica::new(rules.lease_lasts(), rules.base);
             self.member.attach(attached);
         }
-        if self.member.learn(register, until) {
+        if self.member.update(register, until) {
             self.own.follow(register.state, until);
         }
     }
@@ -118,7 +118,7 @@ impl Host {
 impl Came {
     /// Refused because the fleet's is open.
     pub fn to_an_open(self) -> bool {
-        matches!(self, Came::ToNothing(Some(Rejection { why: RejectReason::Open, .. })))
+        matches!(self, Came::ToNothing(Some(Rejection { reason: RejectReason::Open, .. })))
     }
 }
 

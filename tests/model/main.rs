@@ -186,7 +186,7 @@ fn hosts_that_all_probed_by_themselves_close_the_fleets_too() {
         let next = world.after(&rules, step);
         next.unwrap_or_else(|| panic!("{step:?} changes nothing: {world:?}"))
     });
-    assert!(world.hosts.iter().all(|host| !host.member.restrains() && host.own.is_closed()));
+    assert!(world.hosts.iter().all(|host| !host.member.decides() && host.own.is_closed()));
     assert!(comes_to_rest(&rules, &world), "{world:?}");
 }
 

@@ -46,7 +46,7 @@ impl Redis {
     /// Of whom nothing was said, or who lost everything.
     pub fn empty() -> Self {
         Redis {
-            register: SharedState::none(),
+            register: SharedState::initial(),
             votes: Vec::new(),
             leases: Vec::new(),
             awaited: Vec::new(),
@@ -88,7 +88,7 @@ impl Redis {
         let r = &mut self.register;
         if r.state == StateKind::Open && (u64::from(run.now) >= r.until || seen == r.epoch) {
             run.truth.check(u64::from(run.now) >= r.until, Broken::I5);
-            (r.until, r.permits, r.needed) = (0, run.rules.probes, run.rules.threshold);
+            (r.until, r.permits, r.required) = (0, run.rules.probes, run.rules.threshold);
             self.begin(run, StateKind::HalfOpen, seen);
         }
         if self.register.state != StateKind::HalfOpen {
@@ -128,7 +128,7 @@ impl Redis {
         }
         run.truth.check(live && !self.counted.contains(&named), Broken::I3);
         match verdict {
-            ProbeVerdict::Well => self.succeeded(run, named),
+            ProbeVerdict::Succeeded => self.succeeded(run, named),
             ProbeVerdict::Failed | ProbeVerdict::Unused => {
                 self.register.until = u64::from(run.now + OPEN);
                 self.begin(run, StateKind::Open, 0);
@@ -138,8 +138,8 @@ impl Redis {
 
     fn succeeded(&mut self, run: &mut Run<'_>, named: (Name, FleetLease)) {
         self.counted.push(named);
-        self.register.ok += 1;
-        if self.register.ok < self.register.needed && !run.is(Mutant::OneSuccessCloses) {
+        self.register.succeeded += 1;
+        if self.register.succeeded < self.register.required && !run.is(Mutant::OneSuccessCloses) {
             return;
         }
         let enough = self.counted.len() >= run.rules.threshold as usize;
@@ -149,12 +149,12 @@ impl Redis {
     }
 
     pub fn assert(&mut self, run: &mut Run<'_>, known: &SharedState) {
-        if !known.outranks(&self.register) {
+        if !known.supersedes(&self.register) {
             return;
         }
         let back = if known.state == StateKind::HalfOpen { StateKind::Open } else { known.state };
         self.forget_probes();
-        self.register = SharedState { state: back, ok: 0, ..known.clone() };
+        self.register = SharedState { state: back, succeeded: 0, ..known.clone() };
         run.truth.tell(&self.register);
     }
 
@@ -176,7 +176,7 @@ impl Redis {
         };
         self.register.epoch = epoch;
         (self.register.writer, self.register.state) = (run.name.to_string(), state);
-        self.register.ok = 0;
+        self.register.succeeded = 0;
         self.forget_probes();
         run.truth.begun(epoch);
         run.truth.tell(&self.register);

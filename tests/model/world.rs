@@ -136,7 +136,7 @@ impl World {
         let mut next = self.clone();
         next.take(rules, step)?;
         for host in next.hosts.iter_mut().zip(&self.hosts).filter(|(h, old)| h.life == old.life) {
-            let back = host.1.member.known().outranks(host.0.member.known());
+            let back = host.1.member.known().supersedes(host.0.member.known());
             next.truth.check(!back, Broken::I1);
         }
         next.say(rules, step);
@@ -156,7 +156,7 @@ impl World {
                 steps.push(Step::ClientGoes { host, probe });
             }
             for (entry, told) in self.truth.told.iter().enumerate() {
-                let news = told.outranks(state.member.known());
+                let news = told.supersedes(state.member.known());
                 if news || rules.mutant == Some(Mutant::AdoptsOlder) {
                     steps.push(Step::Hears { host, entry });
                 }
@@ -264,7 +264,7 @@ impl World {
     /// A host that is not attached, or knows more than Redis. (One that knows less hears the stream.)
     pub fn reads(&mut self, rules: &Rules, host: usize) -> Option<()> {
         let (name, member) = (self.name(host), &self.hosts[host].member);
-        let ahead = member.known().outranks(&self.redis.register);
+        let ahead = member.known().supersedes(&self.redis.register);
         let under_way = self.wire.iter().any(|m| m.name == name && m.is_a_read());
         if under_way || (!ahead && member.is_attached()) || self.is_full(rules) {
             return None;
@@ -341,20 +341,20 @@ impl World {
         let (now, sent) = (rules.at(self.tick), rules.at(sent));
         let host = &mut self.hosts[usize::from(name.host)];
         let What::Answer { to, register, left } = what else {
-            host.member.unanswered();
+            host.member.request_failed();
             return;
         };
         host.learn(rules, &register, rules.at(self.tick + left));
         match to {
-            To::Lease(Some(lease)) => host.member.granted(lease, sent),
+            To::Lease(Some(lease)) => host.member.lease_granted(lease, sent),
             To::Lease(None) => host.member.refused(now),
             To::Renew { lease, lives, awaited } => {
-                host.member.renewed(lease, lives, awaited, sent);
+                host.member.lease_renewed(lease, lives, awaited, sent);
             }
             To::Read => {
                 let known = host.member.known().clone();
                 host.member.attach(true);
-                if known.outranks(&register) {
+                if known.supersedes(&register) {
                     self.send(name, What::Assert(known));
                 }
             }
@@ -363,7 +363,7 @@ impl World {
 
     /// What everybody knows of the stream is no news to anybody.
     fn forget_news(&mut self, rules: &Rules) {
-        let news = |told: &SharedState, host: &Host| told.outranks(host.member.known());
+        let news = |told: &SharedState, host: &Host| told.supersedes(host.member.known());
         if rules.mutant != Some(Mutant::AdoptsOlder) {
             self.truth.told.retain(|told| self.hosts.iter().any(|host| news(told, host)));
         }
@@ -419,7 +419,7 @@ impl World {
     /// An entry of the stream that this host has not heard.
     pub fn news(&self, host: usize) -> Option<usize> {
         let known = self.hosts[host].member.known();
-        self.truth.told.iter().position(|told| told.outranks(known))
+        self.truth.told.iter().position(|told| told.supersedes(known))
     }
 
     /// The most probes that are out in one epoch.

@@ -154,7 +154,7 @@ impl BreakerCell {
             return Ok(());
         }
         let checked = self.rules.lock().check(now);
-        if checked.is_err_and(|rejection| rejection.why == RejectReason::Lease) {
+        if checked.is_err_and(|rejection| rejection.reason == RejectReason::Lease) {
             self.fleet.iter().for_each(|fleet| fleet.wake());
         }
         checked
@@ -180,7 +180,7 @@ impl BreakerCell {
             return false;
         }
         let mut rules = self.rules.lock();
-        if rules.member(now).is_some_and(|member| member.is_concerned()) {
+        if rules.member(now).is_some_and(|member| member.is_fleet_tripped()) {
             return rules.member(now).is_some_and(|member| member.has_lease(now));
         }
         let own = &rules.own;
@@ -195,7 +195,7 @@ impl BreakerCell {
     pub fn admit(&self, now: Instant) -> Result<CellPermit, Rejection> {
         let (admitted, moved) = self.with(now, |rules| rules.admit(now));
         self.used.store(now.saturating_duration_since(self.born).as_secs(), Ordering::Relaxed);
-        self.tell(moved);
+        self.report(moved);
         match &admitted {
             Ok(CellPermit::Own(permit)) if permit.would_reject() => {
                 self.rejections.inc();
@@ -218,15 +218,18 @@ impl BreakerCell {
                     if let (Some(StateKind::Closed), Some(m)) =
                         (moved.map(|m| m.to), &mut rules.member)
                     {
-                        m.closed_alone();
+                        m.closed_locally();
                     }
                     moved
                 });
-                self.tell(moved);
+                self.report(moved);
             }
             CellPermit::Lease(lease) => {
                 self.with(now, |rules| {
-                    rules.member.iter_mut().for_each(|member| member.judged(lease, outcome));
+                    rules
+                        .member
+                        .iter_mut()
+                        .for_each(|member| member.probe_finished(lease, outcome));
                 });
                 self.fleet.iter().for_each(|fleet| fleet.wake());
             }
@@ -234,20 +237,20 @@ impl BreakerCell {
     }
 
     /// A stream that was cut after its permit was returned: one more failure in the window.
-    pub fn cut(&self, epoch: u64, now: Instant) {
+    pub fn observe_interruption(&self, epoch: u64, now: Instant) {
         let draw = clock::draw();
-        let moved = self.with(now, |rules| rules.own.cut(epoch, now, draw));
-        self.tell(moved);
+        let moved = self.with(now, |rules| rules.own.observe_interruption(epoch, now, draw));
+        self.report(moved);
     }
 
     /// Puts an operator's hand on it, or, with `None`, takes it off and begins anew.
-    pub fn by_hand(&self, hand: Option<ManualOverride>, note: AuditNote, now: Instant) {
+    pub fn set_override(&self, hand: Option<ManualOverride>, note: AuditNote, now: Instant) {
         let moved = self.with(now, |rules| match hand {
-            Some(hand) => rules.own.by_hand(hand, now),
+            Some(hand) => rules.own.set_override(hand, now),
             None => Some(rules.own.reset()),
         });
         *self.note.lock() = note;
-        self.tell(moved.filter(|t| t.from != t.to));
+        self.report(moved.filter(|t| t.from != t.to));
     }
 
     /// Does something with the rules, and sets what tells of them.
@@ -280,12 +283,12 @@ impl BreakerCell {
         age.saturating_sub(Duration::from_secs(self.used.load(Ordering::Relaxed)))
     }
 
-    pub fn standing(&self, now: Instant) -> BreakerStatus {
+    pub fn status(&self, now: Instant) -> BreakerStatus {
         let rules = self.rules.lock();
         let rule = &rules.own;
         let hand = rule.hand(now);
         let on_it = |hand: ManualOverride| {
-            ActiveOverride::new(hand.wish.as_str(), hand.until, self.note.lock().clone(), now)
+            ActiveOverride::new(hand.state.as_str(), hand.until, self.note.lock().clone(), now)
         };
         BreakerStatus {
             provider: self.key.provider.clone(),
@@ -313,14 +316,14 @@ impl BreakerCell {
     }
 
     /// A change of the host's own: the fleet's task hears of a trip.
-    fn tell(&self, transition: Option<BreakerTransition>) {
+    fn report(&self, transition: Option<BreakerTransition>) {
         let Some(transition) = transition else { return };
-        self.tell_by(transition, "");
+        self.report_with_reason(transition, "");
         self.fleet.iter().for_each(|fleet| fleet.wake());
     }
 
     /// `by`: who of the fleet, and why.
-    pub(crate) fn tell_by(&self, transition: BreakerTransition, by: &str) {
+    pub(crate) fn report_with_reason(&self, transition: BreakerTransition, by: &str) {
         let (from, to, cause) =
             (transition.from.as_str(), transition.to.as_str(), transition.cause.as_str());
         self.state.set(gauge(transition.to));

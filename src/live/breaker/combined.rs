@@ -38,10 +38,10 @@ impl CombinedBreaker {
         &mut self,
         now: Instant,
     ) -> (Result<CellPermit, Rejection>, Option<BreakerTransition>) {
-        match self.member(now).map_or(ReplicaDecision::Own, |member| member.admit(now)) {
+        match self.member(now).map_or(ReplicaDecision::Local, |member| member.admit(now)) {
             ReplicaDecision::Probe(lease) => (Ok(CellPermit::Lease(lease)), None),
             ReplicaDecision::Refuse(rejection) => (Err(rejection), None),
-            ReplicaDecision::Own => match self.own.admit(now) {
+            ReplicaDecision::Local => match self.own.admit(now) {
                 (BreakerAdmission::Admit(permit), moved) => (Ok(CellPermit::Own(permit)), moved),
                 (BreakerAdmission::Reject(rejection), moved) => (Err(rejection), moved),
             },
@@ -49,7 +49,7 @@ impl CombinedBreaker {
     }
 
     pub(crate) fn restrains(&self, now: Instant) -> bool {
-        let member = self.member.as_ref().is_some_and(BreakerReplica::is_concerned);
+        let member = self.member.as_ref().is_some_and(BreakerReplica::is_fleet_tripped);
         member || self.own.kind() != StateKind::Closed || self.own.slow_start(now) < 1.0
     }
 
@@ -57,7 +57,7 @@ impl CombinedBreaker {
     /// a mode that answers by itself would never be left.
     pub(crate) fn is_shut(&self, now: Instant) -> bool {
         let lately = |until: Instant| now < until + UNASKED;
-        let member = self.member.as_ref().filter(|member| member.restrains());
+        let member = self.member.as_ref().filter(|member| member.decides());
         match member.filter(|_| self.own.hand(now).is_none()) {
             Some(member) => lately(member.open_until()),
             None if self.own.mode(now) == EnforcementMode::Shadow => false,
@@ -71,7 +71,7 @@ impl CombinedBreaker {
 
     /// What holds here, the fleet's word included.
     pub(crate) fn kind(&self, now: Instant) -> StateKind {
-        let member = self.member.as_ref().filter(|member| member.restrains());
+        let member = self.member.as_ref().filter(|member| member.decides());
         match member.filter(|_| self.own.hand(now).is_none()) {
             Some(member) => member.known().state,
             None => self.own.kind(),

@@ -38,8 +38,8 @@ impl BreakerCell {
         }
         let mut member = BreakerReplica::new(policy.probe_lease, now);
         member.attach(fleet.is_attached());
-        if let Some((register, until)) = fleet.register(&self.key.to_string()) {
-            member.learn(&register, until);
+        if let Some((register, until)) = fleet.shared_state(&self.key.to_string()) {
+            member.update(&register, until);
             if register.state != StateKind::Closed {
                 rules.own.follow(register.state, until, register.trips, now);
             }
@@ -48,12 +48,18 @@ impl BreakerCell {
     }
 
     /// The fleet's breaker came to this; `why`: who brought it there, and by what.
-    pub fn learn(&self, register: &SharedState, until: Instant, why: &str, now: Instant) {
+    pub fn apply_shared_state(
+        &self,
+        register: &SharedState,
+        until: Instant,
+        why: &str,
+        now: Instant,
+    ) {
         let moved = self.with(now, |rules| {
             // Bounded by the policy, whatever clocks were set to.
             let most = rules.own.policy().max_recovery_timeout.mul_f64(LONGER);
             let until = until.min(now + most);
-            let learned = rules.member.as_mut().is_some_and(|m| m.learn(register, until));
+            let learned = rules.member.as_mut().is_some_and(|m| m.update(register, until));
             if !learned {
                 return None;
             }
@@ -61,7 +67,7 @@ impl BreakerCell {
         });
         // Where this host had tripped before, it is no news that the fleet did.
         if let Some(moved) = moved.filter(|moved| moved.from != moved.to) {
-            self.tell_by(moved, why);
+            self.report_with_reason(moved, why);
         }
     }
 
@@ -75,7 +81,7 @@ impl BreakerCell {
     }
 
     /// What is to be said now; nothing, for nearly all of them nearly always, without a lock.
-    pub fn says(&self, now: Instant) -> Option<BreakerMessages> {
+    pub fn take_messages(&self, now: Instant) -> Option<BreakerMessages> {
         if !self.is_restrained() {
             return None;
         }
@@ -84,21 +90,17 @@ impl BreakerCell {
             let tripped = rules.own.has_tripped() && rules.own.hand(now).is_none();
             let own = if tripped { rules.own.kind() } else { StateKind::Closed };
             let member = rules.member.as_mut()?;
-            let asks = member.asks(own, now);
-            (!asks.is_nothing()).then(|| BreakerMessages {
-                asks,
-                policy,
-                seen: member.known().epoch,
-            })
+            let asks = member.take_messages(own, now);
+            (!asks.is_empty()).then(|| BreakerMessages { asks, policy, seen: member.known().epoch })
         })
     }
 
     /// An ask that was sent `at` was answered.
-    pub fn answered(&self, lease: Option<FleetLease>, at: Instant, now: Instant) {
+    pub fn lease_answered(&self, lease: Option<FleetLease>, at: Instant, now: Instant) {
         self.with(now, |rules| {
             let Some(member) = &mut rules.member else { return };
             match lease {
-                Some(lease) => member.granted(lease, at),
+                Some(lease) => member.lease_granted(lease, at),
                 None => member.refused(now),
             }
         });
@@ -107,17 +109,23 @@ impl BreakerCell {
     /// A renewal that was sent `at` was answered: whether the lease lives, and others wait.
     pub fn renewed(&self, lease: FleetLease, (lives, awaited): (bool, bool), at: Instant) {
         self.with(at, |rules| {
-            rules.member.iter_mut().for_each(|member| member.renewed(lease, lives, awaited, at));
+            rules
+                .member
+                .iter_mut()
+                .for_each(|member| member.lease_renewed(lease, lives, awaited, at));
         });
     }
 
     /// What was sent had no answer.
-    pub fn unanswered(&self, now: Instant) {
-        self.with(now, |rules| rules.member.iter_mut().for_each(BreakerReplica::unanswered));
+    pub fn request_failed(&self, now: Instant) {
+        self.with(now, |rules| rules.member.iter_mut().for_each(BreakerReplica::request_failed));
     }
 
     /// The register that is known here, and the host's own state, where it takes part.
-    pub fn membership(&self, now: Instant) -> Option<(SharedState, Option<Instant>, StateKind)> {
+    pub fn replica_status(
+        &self,
+        now: Instant,
+    ) -> Option<(SharedState, Option<Instant>, StateKind)> {
         self.with(now, |rules| {
             let own = rules.own.kind();
             rules.member.as_ref().map(|m| (m.known().clone(), m.until(), own))
@@ -125,9 +133,9 @@ impl BreakerCell {
     }
 
     /// Takes off the hand that the fleet had laid on; another one stays.
-    pub fn hand_off(&self, now: Instant) {
+    pub fn clear_fleet_override(&self, now: Instant) {
         if self.note.lock().fleet && self.rules.lock().own.hand(now).is_some() {
-            self.by_hand(None, AuditNote::default(), now);
+            self.set_override(None, AuditNote::default(), now);
         }
     }
 

@@ -148,7 +148,7 @@ impl Episode {
     }
 
     /// A request was touched; `first`: by this mode for the first time.
-    pub fn touch(&self, what: ActionKind, first: bool) {
+    pub fn record(&self, what: ActionKind, first: bool) {
         self.touched[what as usize].fetch_add(1, Ordering::Relaxed);
         self.requests.fetch_add(u64::from(first), Ordering::Relaxed);
     }
@@ -190,8 +190,8 @@ mod tests {
     fn a_request_counts_once_and_each_thing_done_to_it_once() {
         let begun = (clock::wall(), clock::now());
         let episode = Episode::new("brownout", false, EpisodeCause::default(), begun);
-        episode.touch(ActionKind::Reduce, true);
-        episode.touch(ActionKind::Use, false);
+        episode.record(ActionKind::Reduce, true);
+        episode.record(ActionKind::Use, false);
         episode.avoided();
         let impact = episode.impact();
         assert_eq!((impact.requests, impact.reduce, impact.elsewhere), (1, 1, 1));

@@ -136,15 +136,15 @@ impl Modes {
     }
 
     /// A mode's condition was looked at.
-    pub fn look(&self, cell: &ModeCell, holds: bool, seen: Vec<SignalReading>, now: Instant) {
+    pub fn update(&self, cell: &ModeCell, holds: bool, seen: Vec<SignalReading>, now: Instant) {
         self.change(cell, now, |rules| {
             (rules.holds, rules.seen) = (holds, seen);
-            rules.trigger.look(holds, now)
+            rules.trigger.update(holds, now)
         });
     }
 
     /// Puts an operator's hand on a mode, or takes it off.
-    pub fn by_hand(
+    pub fn set_override(
         &self,
         cell: &ModeCell,
         hand: Option<TriggerOverride>,
@@ -153,7 +153,7 @@ impl Modes {
     ) {
         self.change(cell, now, |rules| {
             rules.note = note;
-            rules.trigger.by_hand(hand)
+            rules.trigger.set_override(hand)
         });
     }
 
@@ -261,21 +261,21 @@ impl ModeCell {
     }
 
     /// Changes that nobody was told of.
-    pub fn untold(&self) -> u64 {
+    pub fn unreported_changes(&self) -> u64 {
         let rules = self.rules.lock();
         rules.changes - rules.told.min(rules.changes)
     }
 
     /// Somebody was told of all changes so far, or nobody wants to know.
-    pub fn all_told(&self) {
+    pub fn mark_reported(&self) {
         let mut rules = self.rules.lock();
         rules.told = rules.changes;
     }
 
     /// A request was touched; `first`: by this mode for the first time.
-    pub fn touch(&self, episode: &Episode, what: ActionKind, first: bool) {
+    pub fn record(&self, episode: &Episode, what: ActionKind, first: bool) {
         self.touched[what as usize].inc();
-        episode.touch(what, first);
+        episode.record(what, first);
     }
 
     /// When it could be left at the earliest, from now; at least a second.
@@ -283,7 +283,7 @@ impl ModeCell {
         self.rules.lock().trigger.earliest_end(now).max(Duration::from_secs(1))
     }
 
-    pub fn standing(&self, now: Instant) -> ModeStatus {
+    pub fn status(&self, now: Instant) -> ModeStatus {
         let rules = self.rules.lock();
         let policy = rules.trigger.policy();
         let passed = |since: Instant| now.saturating_duration_since(since);

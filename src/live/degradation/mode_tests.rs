@@ -27,14 +27,14 @@ fn a_bit_is_set_while_its_mode_is_in_force() {
     let (now, modes) = (clock::now(), Modes::default());
     let (a, b) = (cell(&modes, "a"), cell(&modes, "b"));
     assert_eq!((a.bit, b.bit, modes.in_force()), (1, 2, 0));
-    modes.look(&b, true, vec![], now);
-    modes.look(&b, true, vec![], now + S);
+    modes.update(&b, true, vec![], now);
+    modes.update(&b, true, vec![], now + S);
     assert_eq!((modes.in_force(), b.is_in_force(), a.is_in_force()), (2, true, false));
     let hand = TriggerOverride { on: true, until: None };
-    modes.by_hand(&a, Some(hand), AuditNote::default(), now + S);
+    modes.set_override(&a, Some(hand), AuditNote::default(), now + S);
     assert_eq!(modes.in_force(), 3);
-    modes.look(&b, false, vec![], now + 2 * S);
-    modes.look(&b, false, vec![], now + 4 * S);
+    modes.update(&b, false, vec![], now + 2 * S);
+    modes.update(&b, false, vec![], now + 4 * S);
     assert_eq!(modes.in_force(), 1);
     let (episodes, count) = modes.episodes_since(0);
     assert_eq!((count, episodes[0].mode.as_str(), episodes[1].mode.as_str()), (2, "b", "a"));
@@ -46,7 +46,12 @@ fn a_bit_is_set_while_its_mode_is_in_force() {
 fn a_reload_finds_a_mode_by_its_name_and_forgets_it_when_it_is_gone() {
     let (now, modes) = (clock::now(), Modes::default());
     let a = cell(&modes, "a");
-    modes.by_hand(&a, Some(TriggerOverride { on: true, until: None }), AuditNote::default(), now);
+    modes.set_override(
+        &a,
+        Some(TriggerOverride { on: true, until: None }),
+        AuditNote::default(),
+        now,
+    );
     assert!(Arc::ptr_eq(&a, &cell(&modes, "a")));
     drop(a);
     modes.forget_unused();
@@ -73,8 +78,8 @@ fn what_comes_back_begins_anew() {
     let (now, modes) = (clock::now(), Modes::default());
     let kept = cell(&modes, "a");
     // It has held for half of its time, and nobody is in force: the policy has it no longer.
-    modes.look(&kept, true, vec![], now);
-    modes.by_hand(
+    modes.update(&kept, true, vec![], now);
+    modes.set_override(
         &kept,
         Some(TriggerOverride { on: false, until: None }),
         AuditNote::default(),
@@ -82,9 +87,9 @@ fn what_comes_back_begins_anew() {
     );
     modes.remove(&kept, now + S / 2);
     let again = cell(&modes, "a");
-    modes.look(&again, true, vec![], now + S);
-    assert!(!again.is_in_force() && again.standing(now + S).by_hand.is_none());
-    modes.look(&again, true, vec![], now + 2 * S);
+    modes.update(&again, true, vec![], now + S);
+    assert!(!again.is_in_force() && again.status(now + S).by_hand.is_none());
+    modes.update(&again, true, vec![], now + 2 * S);
     assert!(again.is_in_force());
 }
 
@@ -92,9 +97,14 @@ fn what_comes_back_begins_anew() {
 fn what_was_told_is_not_told_again() {
     let (now, modes) = (clock::now(), Modes::default());
     let a = cell(&modes, "a");
-    assert_eq!(a.untold(), 0);
-    modes.by_hand(&a, Some(TriggerOverride { on: true, until: None }), AuditNote::default(), now);
-    assert_eq!(a.untold(), 1);
-    a.all_told();
-    assert_eq!(cell(&modes, "a").untold(), 0);
+    assert_eq!(a.unreported_changes(), 0);
+    modes.set_override(
+        &a,
+        Some(TriggerOverride { on: true, until: None }),
+        AuditNote::default(),
+        now,
+    );
+    assert_eq!(a.unreported_changes(), 1);
+    a.mark_reported();
+    assert_eq!(cell(&modes, "a").unreported_changes(), 0);
 }

@@ -67,7 +67,7 @@ impl OutcomeWindow {
     pub fn spoil(&self, now: Instant) {
         for (_, kept) in self.kept.lock().iter_mut() {
             if let WindowData::Errors(window) = kept {
-                window.spoil(now);
+                window.mark_bad(now);
             }
         }
     }

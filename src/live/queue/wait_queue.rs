@@ -56,7 +56,7 @@ struct WaitingTask {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WakeReason {
     /// Look whether you can go.
-    Look,
+    Check,
     /// A higher class, or a shorter flow, took your place.
     Displaced,
 }
@@ -67,11 +67,11 @@ pub enum DispatchResult {
     /// No place is free.
     Full,
     /// Its rates allow nothing until then.
-    Paced(Instant),
+    RateLimited(Instant),
     /// Breakers or holds let nobody of this line through until then.
-    Closed(Instant),
+    Blocked(Instant),
     /// Nothing for this request, whatever there is for others.
-    NotForMe,
+    Ineligible,
 }
 
 /// A request's place in the lane; left when it is dropped.
@@ -132,13 +132,13 @@ impl WaitQueueCell {
     }
 
     /// There may be room at a provider.
-    pub fn room(&self, provider: u32) {
-        self.with(|inner| inner.lane.room(provider, clock::now()));
+    pub fn capacity_available(&self, provider: u32) {
+        self.with(|inner| inner.lane.capacity_available(provider, clock::now()));
     }
 
     /// What stands before a provider may have changed.
-    pub fn opened(&self, provider: u32) {
-        self.with(|inner| inner.lane.opened(provider, clock::now()));
+    pub fn conditions_changed(&self, provider: u32) {
+        self.with(|inner| inner.lane.conditions_changed(provider, clock::now()));
     }
 
     /// When those who wait for these providers now will be gone.
@@ -163,7 +163,7 @@ impl WaitQueueCell {
     ///
     /// # Errors
     /// Why there is none.
-    pub fn enter(
+    pub fn enqueue(
         self: &Arc<Self>,
         queue: &Arc<QueueLive>,
         entry: QueueEntry,
@@ -171,7 +171,7 @@ impl WaitQueueCell {
     ) -> Result<WaitTicket, QueueRejection> {
         let (line, class) = (entry.line.clone(), entry.class);
         let entered = self.with(|inner| {
-            let (ticket, displaced) = inner.lane.enter(entry, now)?;
+            let (ticket, displaced) = inner.lane.enqueue(entry, now)?;
             let providers = line.providers.clone();
             inner.count(&providers, 1);
             inner.waiting.insert(ticket, WaitingTask { waker: None, displaced: false, providers });
@@ -233,7 +233,7 @@ impl QueueState {
         let before = std::mem::replace(&mut waiting.providers, line.providers.clone());
         self.count(&before, -1);
         self.count(&line.providers, 1);
-        self.lane.aside(ticket, line, now);
+        self.lane.move_to_group(ticket, line, now);
     }
 }
 
@@ -241,23 +241,23 @@ impl QueueState {
 
 impl WaitTicket {
     /// Providers at which it is its turn.
-    pub fn turns(&self) -> Vec<u32> {
-        self.lanes.inner.lock().lane.turns(self.ticket)
+    pub fn offers(&self) -> Vec<u32> {
+        self.lanes.inner.lock().lane.offers(self.ticket)
     }
 
     /// It looked, and goes nowhere yet; `saw` is of the providers at which it had the turn.
-    pub fn saw(&self, saw: &[(u32, DispatchResult)], now: Instant) {
+    pub fn report(&self, saw: &[(u32, DispatchResult)], now: Instant) {
         self.lanes.with(|inner| {
             for (provider, saw) in saw {
                 match saw {
-                    DispatchResult::Full => inner.lane.nothing(self.ticket, *provider, now),
-                    DispatchResult::Paced(until) => {
-                        inner.lane.rest(self.ticket, *provider, *until, now)
+                    DispatchResult::Full => inner.lane.decline(self.ticket, *provider, now),
+                    DispatchResult::RateLimited(until) => {
+                        inner.lane.defer(self.ticket, *provider, *until, now)
                     }
-                    DispatchResult::Closed(until) => {
-                        inner.lane.close(self.ticket, *provider, *until, now)
+                    DispatchResult::Blocked(until) => {
+                        inner.lane.block_group(self.ticket, *provider, *until, now)
                     }
-                    DispatchResult::NotForMe => {
+                    DispatchResult::Ineligible => {
                         let providers = inner.waiting.get(&self.ticket).map(|w| &w.providers);
                         let others = providers.into_iter().flatten().filter(|p| *p != provider);
                         let line =
@@ -273,19 +273,19 @@ impl WaitTicket {
     pub fn due(&self, now: Instant) {
         self.lanes.with(|inner| {
             inner.aside(self.ticket, self.line.clone(), now);
-            inner.lane.due(self.ticket, now);
+            inner.lane.expire_timers(self.ticket, now);
         });
     }
 
     /// When it has to look again by itself.
-    pub fn next_look(&self) -> Option<Instant> {
-        self.lanes.inner.lock().lane.next_look(self.ticket)
+    pub fn next_check(&self) -> Option<Instant> {
+        self.lanes.inner.lock().lane.next_check(self.ticket)
     }
 
     /// Waits to be called.
-    pub fn poll_call(&self, cx: &Context<'_>) -> Poll<WakeReason> {
+    pub fn poll_wake(&self, cx: &Context<'_>) -> Poll<WakeReason> {
         let mut inner = self.lanes.inner.lock();
-        let looks = inner.lane.has_to_look(self.ticket);
+        let looks = inner.lane.has_new_offer(self.ticket);
         let Some(waiting) = inner.waiting.get_mut(&self.ticket) else {
             return Poll::Ready(WakeReason::Displaced);
         };
@@ -293,7 +293,7 @@ impl WaitTicket {
             return Poll::Ready(WakeReason::Displaced);
         }
         if looks {
-            return Poll::Ready(WakeReason::Look);
+            return Poll::Ready(WakeReason::Check);
         }
         waiting.waker = Some(cx.waker().clone());
         Poll::Pending
@@ -315,7 +315,7 @@ impl Drop for WaitTicket {
         let now = clock::now();
         self.lanes.with(|inner| {
             let Some(waiting) = inner.waiting.remove(&self.ticket) else { return };
-            inner.lane.leave(self.ticket, now);
+            inner.lane.remove_waiter(self.ticket, now);
             if !waiting.displaced {
                 inner.count(&waiting.providers, -1);
             }

@@ -134,7 +134,12 @@ impl ProviderQuota {
 
     /// The answer to what was charged told what is left of requests, of tokens. Those who rest may
     /// go sooner, or not yet.
-    pub fn told(&self, charge: QuotaCharge, left: [Option<QuotaReport>; 2], now: Instant) {
+    pub fn observe_reports(
+        &self,
+        charge: QuotaCharge,
+        left: [Option<QuotaReport>; 2],
+        now: Instant,
+    ) {
         let mut rates = self.rates.lock();
         let ProviderRates { requests, tokens, .. } = &mut *rates;
         for (at, (quota, report)) in [requests, tokens].into_iter().zip(left).enumerate() {

@@ -48,9 +48,10 @@ impl ProviderQuota {
 
 impl ProviderLive {
     /// What to ask of the fleet now.
-    pub fn asks(&self, now: Instant) -> Vec<(QuotaUnit, LeaseRequest)> {
+    pub fn lease_requests(&self, now: Instant) -> Vec<(QuotaUnit, LeaseRequest)> {
         let waiting = self.waiting();
-        let ask = |of| Some((of, self.pace().with(of, |chunk| chunk.asks(waiting, now))??));
+        let ask =
+            |of| Some((of, self.quota().with(of, |chunk| chunk.take_request(waiting, now))??));
         [QuotaUnit::Requests, QuotaUnit::Tokens].into_iter().filter_map(ask).collect()
     }
 
@@ -58,28 +59,28 @@ impl ProviderLive {
     pub fn attach(&self, side: &FleetView, now: Instant) {
         let (attached, hosts) = (side.is_attached(), side.hosts());
         for of in [QuotaUnit::Requests, QuotaUnit::Tokens] {
-            self.pace().with(of, |chunk| chunk.attach(attached, hosts, now));
+            self.quota().with(of, |chunk| chunk.attach(attached, hosts, now));
         }
     }
 
     /// What came of an ask; nothing, where there was no answer. Those who wait look again.
-    pub fn answered(
+    pub fn lease_answered(
         &self,
         of: QuotaUnit,
         asked_at: Instant,
         grant: Option<LeaseGrant>,
         now: Instant,
     ) {
-        self.pace().with(of, |chunk| match grant {
+        self.quota().with(of, |chunk| match grant {
             Some(grant) => chunk.granted(asked_at, grant, now),
-            None => chunk.unanswered(asked_at, now),
+            None => chunk.request_failed(asked_at, now),
         });
-        self.look_again();
+        self.recheck_waiters();
     }
 
     /// The rates that it shares with a fleet.
-    pub fn shared_rates(&self, now: Instant) -> Vec<(QuotaUnit, LeaseStatus)> {
-        let shown = |of| Some((of, self.pace().with(of, |chunk| chunk.shown(now))?));
+    pub fn lease_status(&self, now: Instant) -> Vec<(QuotaUnit, LeaseStatus)> {
+        let shown = |of| Some((of, self.quota().with(of, |chunk| chunk.status(now))?));
         [QuotaUnit::Requests, QuotaUnit::Tokens].into_iter().filter_map(shown).collect()
     }
 }

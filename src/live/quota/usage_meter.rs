@@ -26,7 +26,7 @@ const NONE: &str = "-";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AttemptKind {
     First,
-    Repeat,
+    Retry,
     Hedge,
     /// It went on from an answer that had been cut.
     Continuation,
@@ -56,7 +56,7 @@ impl AttemptKind {
     pub const fn as_str(self) -> &'static str {
         match self {
             AttemptKind::First => "first",
-            AttemptKind::Repeat => "retry",
+            AttemptKind::Retry => "retry",
             AttemptKind::Hedge => "hedge",
             AttemptKind::Continuation => "continuation",
         }

@@ -151,10 +151,10 @@ fn select_hedge(
     let now = clock::now();
     let selection = select_endpoint(request, route, tier, CandidateFilter::Others, now)
         .map_err(|_| "nobody")?;
-    let paid = route.live.may_spend(now)
+    let paid = route.live.within_cost_budget(now)
         && route.live.balance(now) >= 1.0
         && route.live.hedge_spend(now)
-        && route.live.repeat(now);
+        && route.live.withdraw_retry(now);
     if paid { Ok(selection) } else { Err("budget") }
 }
 

@@ -92,7 +92,7 @@ pub async fn inspect(
         let left = left(&answer.head.headers, clock::wall);
         if left.requests.is_some() || left.tokens.is_some() {
             let charge = answer.selection.flight.charge();
-            candidate.provider.live.told(charge, [left.requests, left.tokens]);
+            candidate.provider.live.observe_quota(charge, [left.requests, left.tokens]);
         }
     }
     // Only an error says when to come back.

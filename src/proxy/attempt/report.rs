@@ -72,7 +72,7 @@ pub fn report_attempt(
         samples.record(bad, (status > 0 || timed_out).then_some(took), now);
     }
     if let (AttemptClass::Success, Some(session)) = (class, &request.session) {
-        route.live.stick(session, candidate.endpoint.live.id, now);
+        route.live.pin_session(session, candidate.endpoint.live.id, now);
     }
     candidate.endpoint.attempts[class.index()].inc();
     if status > 0 {
@@ -219,7 +219,7 @@ impl UsageKey {
         let price = candidate.provider.policy.price.as_ref();
         let cost = candidate.usage_meter.settle(model, self.turn, tokens, price);
         if let Some(cost) = cost.filter(|_| self.turn != AttemptKind::First) {
-            route.live.spent(cost, clock::now());
+            route.live.record_cost(cost, clock::now());
         }
         record.took(tokens, cost);
     }

@@ -164,7 +164,7 @@ fn check_retry(
     if is_paid(class) && route.live.balance(clock::now()) < 1.0 {
         return Err(RetryDenied::new("budget", kind));
     }
-    if is_paid(class) && !route.live.may_spend(clock::now()) {
+    if is_paid(class) && !route.live.within_cost_budget(clock::now()) {
         return Err(RetryDenied::new("cost_budget", kind));
     }
     if clock::now() >= request.deadline {
@@ -175,7 +175,7 @@ fn check_retry(
 
 fn spend_budget(route: &Route, after: Option<AttemptClass>) -> Result<(), RetryDenied> {
     let Some(class) = after else { return Ok(()) };
-    if is_paid(class) && !route.live.repeat(clock::now()) {
+    if is_paid(class) && !route.live.withdraw_retry(clock::now()) {
         return Err(RetryDenied::new("budget", RetryDenied::after(class)));
     }
     route.metrics.retries[class.index()].inc();

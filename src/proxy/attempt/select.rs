@@ -111,7 +111,7 @@ fn sticky_candidate(
     eligible: u64,
     now: Instant,
 ) -> Option<usize> {
-    let id = route.live.sticky(request.session.as_deref()?, now)?;
+    let id = route.live.session_address(request.session.as_deref()?, now)?;
     let same =
         |(i, c): &(usize, &EndpointCandidate)| eligible & (1 << i) != 0 && c.endpoint.live.id == id;
     candidates.iter().enumerate().take(CANDIDATES).find(same).map(|(index, _)| index)
@@ -148,7 +148,7 @@ fn balance(
         }
     }));
     let among = |index: usize| eligible & (1 << index) != 0;
-    route.live.pick(tier, route.policy.balance, &seen, among, clock::draw())
+    route.live.select(tier, route.policy.balance, &seen, among, clock::draw())
 }
 
 /// Breaker and holds of each candidate of a tier, for this request's model; found once.
@@ -272,7 +272,7 @@ fn check_credential(
     match held.max(wait) {
         None => Ok(()),
         wait => {
-            let guess = held.is_some() && circuit.holds[credential].is_guess();
+            let guess = held.is_some() && circuit.holds[credential].is_backoff();
             let shared = held.filter(|_| wait == held);
             let own = wait.filter(|_| wait != held);
             let held = held.is_some();
@@ -345,13 +345,13 @@ impl Unavailable {
 
     fn lacking(lack: NoCapacity) -> Unavailable {
         match lack {
-            NoCapacity::Room => Unavailable { room: true, ..Unavailable::default() },
+            NoCapacity::Concurrency => Unavailable { room: true, ..Unavailable::default() },
             NoCapacity::Rate(wait) => Unavailable::shared(wait),
         }
     }
 
     fn by(rejection: Rejection) -> Unavailable {
-        match rejection.why {
+        match rejection.reason {
             RejectReason::Ramp => Unavailable::shared(rejection.retry_after),
             // Worth a moment where nobody else can be asked.
             RejectReason::Lease => {

@@ -75,7 +75,7 @@ pub async fn wait_in_queue(
         };
         request.looks_again = 0;
         if let Some(place) = &request.place {
-            place.saw(&saw, now);
+            place.report(&saw, now);
         }
     }
     let called = wait_for_call(request, route, until).await;
@@ -93,10 +93,10 @@ pub async fn wait_in_queue(
                 detail,
             ));
         }
-        Some(WakeReason::Look) => {}
+        Some(WakeReason::Check) => {}
         None => place.due(clock::now()),
     }
-    request.turns = place.turns();
+    request.turns = place.offers();
     WaitOutcome::Look
 }
 
@@ -107,7 +107,7 @@ async fn wait_for_call(
     until: Instant,
 ) -> Option<WakeReason> {
     let place = request.place.as_ref()?;
-    let until = place.next_look().map_or(until, |look| look.min(until));
+    let until = place.next_check().map_or(until, |look| look.min(until));
     let pools = &request.worker.pools;
     let tier = &route.tiers[request.attempts.tier].candidates;
     let full = tier.iter().filter(|c| !pools.has_capacity(&c.endpoint.target));
@@ -115,7 +115,7 @@ async fn wait_for_call(
         full.map(|c| Box::pin(pools.wait_for_capacity(&c.endpoint.target))).collect();
     let mut timer = pin!(tokio::time::sleep_until(until.into()));
     std::future::poll_fn(|cx| {
-        if let Poll::Ready(call) = place.poll_call(cx) {
+        if let Poll::Ready(call) = place.poll_wake(cx) {
             return Poll::Ready(Some(call));
         }
         let free = places.iter_mut().any(|free| free.as_mut().poll(cx).is_ready());
@@ -146,9 +146,9 @@ fn enter_queue(
     };
     let (class, flow, bytes) = (request.class, request.flow, request.body.len());
     let entry = QueueEntry { line, class, flow, bytes, arrived: request.body.taken(), until };
-    match request.worker.live.lanes.enter(&queue.live, entry, now) {
+    match request.worker.live.wait_queue.enqueue(&queue.live, entry, now) {
         Ok(place) => {
-            request.turns = place.turns();
+            request.turns = place.offers();
             request.place = Some(Box::new(place));
             Ok(())
         }
@@ -209,7 +209,7 @@ pub fn queue_backlog(request: &ProxyRequest, route: &Route) -> Duration {
     let providers: Vec<u32> = tier.iter().map(|c| c.provider.live.id()).collect();
     let own = request.deadline.saturating_duration_since(request.body.taken());
     let most = route.queue.as_ref().map_or(own, |queue| queue.policy.max_wait.min(own));
-    let known = request.worker.live.lanes.backlog(&providers, most);
+    let known = request.worker.live.wait_queue.backlog(&providers, most);
     let seconds = known.unwrap_or_default().as_secs_f64().round();
     Duration::from_secs_f64(seconds.max(1.0))
 }
@@ -232,11 +232,11 @@ fn observe_provider(
     let tier = request.attempts.tier;
     let of = |c: &&EndpointCandidate| c.provider.live.id() == provider;
     let Some(candidate) = route.tiers[tier].candidates.iter().find(of) else {
-        return Some(DispatchResult::NotForMe);
+        return Some(DispatchResult::Ineligible);
     };
     match candidate.provider.live.check(request.tokens, now) {
-        Err(NoCapacity::Room) => return Some(DispatchResult::Full),
-        Err(NoCapacity::Rate(wait)) => return Some(DispatchResult::Paced(now + wait)),
+        Err(NoCapacity::Concurrency) => return Some(DispatchResult::Full),
+        Err(NoCapacity::Rate(wait)) => return Some(DispatchResult::RateLimited(now + wait)),
         Ok(()) => {}
     }
     let mut blocked = Unavailable::default();
@@ -251,9 +251,9 @@ fn observe_provider(
     let paused = route.queue.as_ref().is_some_and(|queue| queue.live.is_paused());
     Some(match [blocked.shared, blocked.open].into_iter().flatten().min() {
         _ if paused => DispatchResult::Full,
-        Some(wait) => DispatchResult::Closed(now + wait),
+        Some(wait) => DispatchResult::Blocked(now + wait),
         // A hand will undo it, and tell.
-        None if blocked.drained => DispatchResult::Closed(now + Duration::from_secs(3600)),
-        None => DispatchResult::NotForMe,
+        None if blocked.drained => DispatchResult::Blocked(now + Duration::from_secs(3600)),
+        None => DispatchResult::Ineligible,
     })
 }

@@ -132,14 +132,14 @@ fn count_shadow(request: &ProxyRequest, mode: &InForce<'_>) {
     let actions = &mode.of.mode.policy.actions;
     let live = &mode.of.mode.live;
     if let Some(answer) = actions.iter().find_map(|action| response_of(request, action)) {
-        return live.touch(&mode.episode, answer.touch(), true);
+        return live.record(&mode.episode, answer.touch(), true);
     }
     let reduces = actions.iter().any(|action| matches!(action, Action::Reduce(_)));
     if reduces {
-        live.touch(&mode.episode, ActionKind::Reduce, true);
+        live.record(&mode.episode, ActionKind::Reduce, true);
     }
     if mode.of.alternate.is_some() {
-        live.touch(&mode.episode, ActionKind::Use, !reduces);
+        live.record(&mode.episode, ActionKind::Use, !reduces);
     }
 }
 
@@ -261,7 +261,7 @@ impl DegradationEffects {
         if !self.has(mode, Some(what)) {
             let cell = &mode.of.mode.live;
             if !self.held_back {
-                cell.touch(&mode.episode, what, !self.has(mode, None));
+                cell.record(&mode.episode, what, !self.has(mode, None));
             }
             self.by.push((Arc::clone(cell), Arc::clone(&mode.episode), what));
         }

@@ -61,7 +61,7 @@ impl DegradationEffects {
         }
         for (at, (cell, episode, what)) in self.by.iter().enumerate() {
             let first = !self.by[..at].iter().any(|(known, ..)| Arc::ptr_eq(known, cell));
-            cell.touch(episode, *what, first);
+            cell.record(episode, *what, first);
         }
     }
 

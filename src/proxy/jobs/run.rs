@@ -81,7 +81,7 @@ pub fn admit(
         let mut request = made?;
         degrade_job(&mut request).map_err(|(rest, why)| Blocked::For(rest, why))?;
         let route = Arc::clone(&request.route);
-        route.live.first(request.body.taken());
+        route.live.record_request(request.body.taken());
         match next_attempt(&mut request, &route, None).await {
             Ok(selection) => Ok(Box::new(Admitted { request, selection })),
             Err(denied) => {

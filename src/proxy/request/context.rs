@@ -217,7 +217,7 @@ impl ProxyRequest {
         } else if self.attempts.asked.is_empty() {
             AttemptKind::First
         } else {
-            AttemptKind::Repeat
+            AttemptKind::Retry
         }
     }
 

@@ -156,7 +156,7 @@ impl Streaming {
         self.route.count_interrupted(&self.metrics, cut.as_str());
         let now = clock::now();
         if let Some(afterwards) = stream.afterwards {
-            afterwards.cut(now);
+            afterwards.observe_interruption(now);
         }
         let provider =
             &ProxyRequest::candidate(&self.route, self.usage_key.tier, self.usage_key.index)

@@ -98,7 +98,7 @@ impl Balancer {
     /// A position in `candidates` that `eligible` permits; none if it permits none.
     ///
     /// `candidates` is the whole list of the route, `eligible` is asked once for each.
-    pub fn pick(
+    pub fn select(
         &mut self,
         how: BalanceAlgorithm,
         candidates: &[BalancerCandidate],

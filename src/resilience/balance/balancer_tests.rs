@@ -37,7 +37,7 @@ fn shares(how: BalanceAlgorithm, candidates: &[BalancerCandidate], picks: usize)
     let (mut balancer, mut draws) = (Balancer::new(), Draws(1));
     let mut counts = vec![0.0; candidates.len()];
     for _ in 0..picks {
-        let picked = balancer.pick(how, candidates, |_| true, draws.next());
+        let picked = balancer.select(how, candidates, |_| true, draws.next());
         counts[picked.expect("all are eligible")] += 1.0 / picks as f64;
     }
     counts
@@ -45,7 +45,7 @@ fn shares(how: BalanceAlgorithm, candidates: &[BalancerCandidate], picks: usize)
 
 fn sequence(how: BalanceAlgorithm, candidates: &[BalancerCandidate], picks: usize) -> Vec<usize> {
     let mut balancer = Balancer::new();
-    let picked = (0..picks).map(|_| balancer.pick(how, candidates, |_| true, 0.0));
+    let picked = (0..picks).map(|_| balancer.select(how, candidates, |_| true, 0.0));
     picked.map(|position| position.expect("all are eligible")).collect()
 }
 
@@ -56,8 +56,8 @@ fn weighing(weights: &[f64]) -> Vec<BalancerCandidate> {
 #[test]
 fn nobody_eligible_is_nobody_picked() {
     for how in EVERY {
-        assert_eq!(Balancer::new().pick(how, &[], |_| true, 0.0), None);
-        assert_eq!(Balancer::new().pick(how, &[IDLE; 3], |_| false, 0.0), None);
+        assert_eq!(Balancer::new().select(how, &[], |_| true, 0.0), None);
+        assert_eq!(Balancer::new().select(how, &[IDLE; 3], |_| false, 0.0), None);
     }
 }
 
@@ -90,10 +90,10 @@ fn a_weighted_endpoint_that_starts_slowly_gets_a_part_of_its_share() {
 fn a_weighted_endpoint_gets_no_arrears_for_the_time_it_was_away() {
     let (candidates, mut balancer) = (weighing(&[1.0, 1.0, 1.0]), Balancer::new());
     for _ in 0..1_000 {
-        balancer.pick(BalanceAlgorithm::Weighted, &candidates, |position| position != 1, 0.0);
+        balancer.select(BalanceAlgorithm::Weighted, &candidates, |position| position != 1, 0.0);
     }
     let back = (0..9).filter(|_| {
-        balancer.pick(BalanceAlgorithm::Weighted, &candidates, |_| true, 0.0) == Some(1)
+        balancer.select(BalanceAlgorithm::Weighted, &candidates, |_| true, 0.0) == Some(1)
     });
     assert!((2..=4).contains(&back.count()));
 }
@@ -108,7 +108,7 @@ fn round_robin_takes_turns_whatever_the_weights() {
 fn round_robin_stays_even_while_one_is_away() {
     let (mut balancer, mut counts) = (Balancer::new(), [0; 4]);
     for _ in 0..300 {
-        let picked = balancer.pick(BalanceAlgorithm::RoundRobin, &[IDLE; 4], |p| p != 1, 0.0);
+        let picked = balancer.select(BalanceAlgorithm::RoundRobin, &[IDLE; 4], |p| p != 1, 0.0);
         counts[picked.expect("three are eligible")] += 1;
     }
     assert_eq!(counts, [100, 0, 100, 100]);
@@ -133,8 +133,8 @@ fn least_connections_ignores_shares_and_heeds_a_slow_start() {
 #[test]
 fn first_is_the_first_that_is_eligible() {
     let mut balancer = Balancer::new();
-    assert_eq!(balancer.pick(BalanceAlgorithm::First, &[IDLE; 3], |_| true, 0.9), Some(0));
-    assert_eq!(balancer.pick(BalanceAlgorithm::First, &[IDLE; 3], |p| p > 0, 0.9), Some(1));
+    assert_eq!(balancer.select(BalanceAlgorithm::First, &[IDLE; 3], |_| true, 0.9), Some(0));
+    assert_eq!(balancer.select(BalanceAlgorithm::First, &[IDLE; 3], |p| p > 0, 0.9), Some(1));
 }
 
 #[test]
@@ -190,7 +190,7 @@ proptest! {
         let mut balancer = Balancer::new();
         for (turn, draw) in draws.into_iter().enumerate() {
             let eligible = |position: usize| parts[position].4 ^ (turn % 3 == 0);
-            let picked = balancer.pick(how, &candidates, eligible, draw);
+            let picked = balancer.select(how, &candidates, eligible, draw);
             prop_assert_eq!(picked.is_some(), (0..parts.len()).any(eligible));
             prop_assert!(picked.is_none_or(eligible));
         }
@@ -289,7 +289,7 @@ impl Town {
             })
             .collect();
         let draw = self.draws.next();
-        let picked = self.balancer.pick(BalanceAlgorithm::Latency, &candidates, |_| true, draw);
+        let picked = self.balancer.select(BalanceAlgorithm::Latency, &candidates, |_| true, draw);
         let picked = picked.expect("all are eligible");
         self.pending[picked] += 1;
         self.ends.push(Reverse((at + self.endpoints[picked].takes, picked)));

@@ -14,7 +14,7 @@ impl Breaker {
     /// a hand nor because the fleet is.
     pub fn has_tripped(&self) -> bool {
         let by_others =
-            matches!(self.opened, None | Some(TransitionCause::ByHand | TransitionCause::Fleet));
+            matches!(self.opened, None | Some(TransitionCause::Override | TransitionCause::Fleet));
         self.kind() != StateKind::Closed && !by_others
     }
 
@@ -26,7 +26,7 @@ impl Breaker {
         trips: u32,
         now: Instant,
     ) -> Option<BreakerTransition> {
-        if self.hand(now).is_some_and(|hand| hand.wish != OverrideState::Shadow) {
+        if self.hand(now).is_some_and(|hand| hand.state != OverrideState::Shadow) {
             return None;
         }
         let (rate, trips) = (self.rate(now), trips.max(1));
@@ -120,7 +120,10 @@ mod tests {
     #[test]
     fn only_what_it_saw_itself_is_a_trip_of_its_own() {
         let (t0, mut breaker) = (Instant::now(), Breaker::new(POLICY));
-        breaker.by_hand(ManualOverride { wish: OverrideState::Open, until: Some(t0 + SECOND) }, t0);
+        breaker.set_override(
+            ManualOverride { state: OverrideState::Open, until: Some(t0 + SECOND) },
+            t0,
+        );
         assert!(!breaker.has_tripped(), "a hand did");
         breaker.reset();
         breaker.follow(StateKind::Open, t0 + SECOND, 1, t0);
@@ -140,14 +143,14 @@ mod tests {
     proptest! {
         #[test]
         fn a_hand_outranks_the_fleet(steps in prop::collection::vec((kinds(), 0u32..40), 1..40)) {
-            for wish in [OverrideState::Open, OverrideState::Closed] {
+            for state in [OverrideState::Open, OverrideState::Closed] {
                 let (t0, mut breaker) = (Instant::now(), Breaker::new(POLICY));
-                breaker.by_hand(ManualOverride { wish, until: None }, t0);
+                breaker.set_override(ManualOverride { state, until: None }, t0);
                 for (kind, at) in &steps {
                     let now = t0 + *at * SECOND;
                     prop_assert_eq!(breaker.follow(*kind, now + SECOND, 1, now), None);
                     let admitted = attempt(&mut breaker, Outcome::Failure, now);
-                    prop_assert_eq!(admitted, wish == OverrideState::Closed);
+                    prop_assert_eq!(admitted, state == OverrideState::Closed);
                 }
             }
         }

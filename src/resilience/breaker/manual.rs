@@ -24,7 +24,7 @@ pub enum OverrideState {
 /// A wish, and until when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ManualOverride {
-    pub wish: OverrideState,
+    pub state: OverrideState,
     /// `None`: until it is released.
     pub until: Option<Instant>,
 }
@@ -42,7 +42,7 @@ impl OverrideState {
 }
 
 impl ManualOverride {
-    pub(crate) fn is_over(&self, now: Instant) -> bool {
+    pub(crate) fn has_expired(&self, now: Instant) -> bool {
         self.until.is_some_and(|until| now >= until)
     }
 }
@@ -51,20 +51,24 @@ impl ManualOverride {
 
 impl Breaker {
     /// Puts an operator's hand on the breaker; the last one counts.
-    pub fn by_hand(&mut self, hand: ManualOverride, now: Instant) -> Option<BreakerTransition> {
-        let was_open_by_hand = self.hand(now).is_some_and(|hand| hand.wish == OverrideState::Open);
+    pub fn set_override(
+        &mut self,
+        hand: ManualOverride,
+        now: Instant,
+    ) -> Option<BreakerTransition> {
+        let was_open_by_hand = self.hand(now).is_some_and(|hand| hand.state == OverrideState::Open);
         self.hand = Some(hand);
-        match hand.wish {
+        match hand.state {
             OverrideState::Open => {
                 let rate = self.attempts.rate(now);
                 let until = hand.until.unwrap_or(now + LONGEST);
                 let trips = self.trips().max(1);
-                Some(self.enter(State::Open { until, trips, rate }, TransitionCause::ByHand))
+                Some(self.enter(State::Open { until, trips, rate }, TransitionCause::Override))
             }
-            OverrideState::Closed => Some(self.enter(State::CLOSED, TransitionCause::ByHand)),
+            OverrideState::Closed => Some(self.enter(State::CLOSED, TransitionCause::Override)),
             // An end that a hand had set would outlast it.
             OverrideState::Shadow if was_open_by_hand => {
-                Some(self.enter(State::CLOSED, TransitionCause::ByHand))
+                Some(self.enter(State::CLOSED, TransitionCause::Override))
             }
             OverrideState::Shadow => None,
         }
@@ -73,31 +77,31 @@ impl Breaker {
     /// Takes the hand off and begins anew: closed, with nothing remembered.
     pub fn reset(&mut self) -> BreakerTransition {
         self.hand = None;
-        self.enter(State::CLOSED, TransitionCause::ByHand)
+        self.enter(State::CLOSED, TransitionCause::Override)
     }
 
     /// The hand that is on the breaker.
     pub fn hand(&self, now: Instant) -> Option<ManualOverride> {
-        self.hand.filter(|hand| !hand.is_over(now))
+        self.hand.filter(|hand| !hand.has_expired(now))
     }
 
     /// The policy's mode, or shadow by hand.
     pub fn mode(&self, now: Instant) -> EnforcementMode {
         match self.hand(now) {
-            Some(ManualOverride { wish: OverrideState::Shadow, .. }) => EnforcementMode::Shadow,
+            Some(ManualOverride { state: OverrideState::Shadow, .. }) => EnforcementMode::Shadow,
             _ => self.policy.mode,
         }
     }
 
     /// Whether a hand keeps the breaker from tripping.
     pub(crate) fn is_kept_closed(&self, now: Instant) -> bool {
-        self.hand(now).is_some_and(|hand| hand.wish == OverrideState::Closed)
+        self.hand(now).is_some_and(|hand| hand.state == OverrideState::Closed)
     }
 
     /// As this breaker says it: an end that nobody knows is no time to wait for.
-    pub(crate) fn told(&self, rejection: Rejection, now: Instant) -> Rejection {
+    pub(crate) fn with_override_hint(&self, rejection: Rejection, now: Instant) -> Rejection {
         match self.hand(now) {
-            Some(ManualOverride { wish: OverrideState::Open, until: None })
+            Some(ManualOverride { state: OverrideState::Open, until: None })
                 if self.kind() == StateKind::Open =>
             {
                 Rejection { retry_after: ASK_AGAIN, ..rejection }
@@ -148,9 +152,9 @@ mod tests {
         let (t0, mut breaker) = (Instant::now(), Breaker::new(POLICY));
         let until = Some(t0 + secs(600));
         let moved = breaker
-            .by_hand(ManualOverride { wish: OverrideState::Open, until }, t0)
+            .set_override(ManualOverride { state: OverrideState::Open, until }, t0)
             .expect("a transition");
-        assert_eq!((moved.to, moved.cause), (StateKind::Open, TransitionCause::ByHand));
+        assert_eq!((moved.to, moved.cause), (StateKind::Open, TransitionCause::Override));
         assert!(!attempt(&mut breaker, Outcome::Success, t0 + secs(599)));
         assert!(attempt(&mut breaker, Outcome::Success, t0 + secs(600)));
         assert_eq!((breaker.kind(), breaker.hand(t0 + secs(600))), (StateKind::Closed, None));
@@ -159,7 +163,7 @@ mod tests {
     #[test]
     fn without_an_end_it_stays_open_and_tells_a_minute() {
         let (t0, mut breaker) = (Instant::now(), Breaker::new(POLICY));
-        breaker.by_hand(ManualOverride { wish: OverrideState::Open, until: None }, t0);
+        breaker.set_override(ManualOverride { state: OverrideState::Open, until: None }, t0);
         let BreakerAdmission::Reject(rejection) = breaker.admit(t0 + secs(86_400)).0 else {
             panic!("it is open")
         };
@@ -172,8 +176,8 @@ mod tests {
     #[test]
     fn closed_by_hand_does_not_trip_until_its_end() {
         let (t0, mut breaker) = (Instant::now(), Breaker::new(POLICY));
-        breaker.by_hand(
-            ManualOverride { wish: OverrideState::Closed, until: Some(t0 + secs(60)) },
+        breaker.set_override(
+            ManualOverride { state: OverrideState::Closed, until: Some(t0 + secs(60)) },
             t0,
         );
         for n in 0..50 {
@@ -190,7 +194,7 @@ mod tests {
             attempt(&mut breaker, Outcome::Failure, t0);
         }
         assert_eq!(breaker.kind(), StateKind::Open);
-        breaker.by_hand(ManualOverride { wish: OverrideState::Closed, until: None }, t0);
+        breaker.set_override(ManualOverride { state: OverrideState::Closed, until: None }, t0);
         assert!(attempt(&mut breaker, Outcome::Success, t0) && breaker.trips() == 0);
     }
 
@@ -198,15 +202,15 @@ mod tests {
     fn shadow_by_hand_takes_the_course_and_refuses_nothing() {
         let (t0, mut breaker) = (Instant::now(), Breaker::new(POLICY));
         assert_eq!(
-            breaker.by_hand(ManualOverride { wish: OverrideState::Shadow, until: None }, t0),
+            breaker.set_override(ManualOverride { state: OverrideState::Shadow, until: None }, t0),
             None
         );
         for _ in 0..3 {
             assert!(attempt(&mut breaker, Outcome::Failure, t0));
         }
         assert_eq!((breaker.kind(), breaker.mode(t0)), (StateKind::Open, EnforcementMode::Shadow));
-        breaker.by_hand(ManualOverride { wish: OverrideState::Open, until: None }, t0);
-        breaker.by_hand(ManualOverride { wish: OverrideState::Shadow, until: None }, t0);
+        breaker.set_override(ManualOverride { state: OverrideState::Open, until: None }, t0);
+        breaker.set_override(ManualOverride { state: OverrideState::Shadow, until: None }, t0);
         assert_eq!(breaker.kind(), StateKind::Closed);
     }
 
@@ -220,18 +224,18 @@ mod tests {
             let (mut now, mut breaker) = (Instant::now(), Breaker::new(POLICY));
             for (what, wait, long, good) in steps {
                 now += secs(wait);
-                let wish = [OverrideState::Open, OverrideState::Closed, OverrideState::Shadow].get(what as usize);
-                match (wish, what) {
-                    (Some(&wish), _) => {
+                let state = [OverrideState::Open, OverrideState::Closed, OverrideState::Shadow].get(what as usize);
+                match (state, what) {
+                    (Some(&state), _) => {
                         let until = good.then_some(now + secs(long));
-                        breaker.by_hand(ManualOverride { wish, until }, now);
+                        breaker.set_override(ManualOverride { state, until }, now);
                     }
                     (None, 3) => drop(breaker.reset()),
                     _ => {}
                 }
                 let outcome = if good { Outcome::Success } else { Outcome::Failure };
                 let admitted = attempt(&mut breaker, outcome, now);
-                match breaker.hand(now).map(|hand| hand.wish) {
+                match breaker.hand(now).map(|hand| hand.state) {
                     Some(OverrideState::Open) => prop_assert!(!admitted),
                     Some(OverrideState::Closed | OverrideState::Shadow) => prop_assert!(admitted),
                     None => {}

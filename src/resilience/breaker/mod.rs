@@ -120,12 +120,12 @@ impl Breaker {
 
     /// May an attempt go to this endpoint now? Open turns half-open here.
     pub fn admit(&mut self, now: Instant) -> (BreakerAdmission, Option<BreakerTransition>) {
-        let moved = self.settle(now);
+        let moved = self.advance(now);
         let (lease, would_reject) = match (self.take(now), self.mode(now)) {
             (Ok(lease), _) => (lease, false),
             (Err(_), EnforcementMode::Shadow) => (None, true),
             (Err(rejection), EnforcementMode::Enforce) => {
-                return (BreakerAdmission::Reject(self.told(rejection, now)), moved);
+                return (BreakerAdmission::Reject(self.with_override_hint(rejection, now)), moved);
             }
         };
         (BreakerAdmission::Admit(BreakerPermit { epoch: self.epoch, lease, would_reject }), moved)
@@ -136,7 +136,7 @@ impl Breaker {
         match self.mode(now) {
             EnforcementMode::Enforce => {
                 let checked = self.state.check(self.policy.probes, now);
-                checked.map_err(|rejection| self.told(rejection, now))
+                checked.map_err(|rejection| self.with_override_hint(rejection, now))
             }
             EnforcementMode::Shadow => Ok(()),
         }
@@ -156,15 +156,20 @@ impl Breaker {
             return None;
         }
         match self.state {
-            State::Closed { .. } => self.hear(outcome, took, now, draw),
-            State::HalfOpen { .. } => self.judge(permit.lease?, outcome, now, draw),
+            State::Closed { .. } => self.observe_closed(outcome, took, now, draw),
+            State::HalfOpen { .. } => self.observe_probe(permit.lease?, outcome, now, draw),
             State::Open { .. } => None,
         }
     }
 
     /// A stream broke after its permit was returned as a success: that success was a failure.
     /// `epoch` is the permit's. Never a probe's verdict; ignored unless closed since then.
-    pub fn cut(&mut self, epoch: u64, now: Instant, draw: f64) -> Option<BreakerTransition> {
+    pub fn observe_interruption(
+        &mut self,
+        epoch: u64,
+        now: Instant,
+        draw: f64,
+    ) -> Option<BreakerTransition> {
         let State::Closed { failures, .. } = &mut self.state else { return None };
         if epoch != self.epoch {
             return None;
@@ -172,7 +177,7 @@ impl Breaker {
         let before = std::mem::take(&mut self.before);
         *failures = failures.saturating_add(before).saturating_add(1);
         if let Some(window) = &mut self.failed {
-            window.spoil(now);
+            window.mark_bad(now);
         }
         self.trip_if_due(now, draw)
     }
@@ -222,11 +227,11 @@ impl Breaker {
     }
 
     /// What time alone changes.
-    fn settle(&mut self, now: Instant) -> Option<BreakerTransition> {
-        if self.hand.is_some_and(|hand| hand.is_over(now)) {
+    fn advance(&mut self, now: Instant) -> Option<BreakerTransition> {
+        if self.hand.is_some_and(|hand| hand.has_expired(now)) {
             self.hand = None;
         }
-        let kept_open = self.hand.is_some_and(|hand| hand.wish == OverrideState::Open);
+        let kept_open = self.hand.is_some_and(|hand| hand.state == OverrideState::Open);
         match &mut self.state {
             State::Open { until, .. } if now >= *until && kept_open => *until = now + LONGEST,
             State::Open { until, trips, rate } if now >= *until => {
@@ -262,7 +267,7 @@ impl Breaker {
     }
 
     /// An outcome while closed.
-    fn hear(
+    fn observe_closed(
         &mut self,
         outcome: Outcome,
         took: Duration,
@@ -292,7 +297,7 @@ impl Breaker {
     }
 
     /// A probe's outcome.
-    fn judge(
+    fn observe_probe(
         &mut self,
         lease: u64,
         outcome: Outcome,
@@ -330,7 +335,7 @@ impl Breaker {
         if self.is_kept_closed(now) {
             return None;
         }
-        let cause = self.due(failures, now)?;
+        let cause = self.trip_cause(failures, now)?;
         let trips = recovery.map_or(0, |recovery| recovery.remembered_trips(now));
         let rate = self.rate(now);
         Some(self.open(trips.saturating_add(1), rate, cause, now, draw))
@@ -355,7 +360,7 @@ impl Breaker {
         State::Closed { failures: 0, recovery: Some(Recovery { closed_at: now, trips, ramp }) }
     }
 
-    fn due(&self, failures: u32, now: Instant) -> Option<TransitionCause> {
+    fn trip_cause(&self, failures: u32, now: Instant) -> Option<TransitionCause> {
         let BreakerPolicy { failure_threshold, failure_rate, slow_rate, .. } = self.policy;
         if failure_threshold > 0 && failures >= failure_threshold {
             return Some(TransitionCause::Consecutive);

@@ -45,7 +45,7 @@ pub struct FleetLease {
 /// What a probe came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ProbeVerdict {
-    Well,
+    Succeeded,
     Failed,
     /// It was not made, or taught nothing.
     Unused,
@@ -55,7 +55,7 @@ pub enum ProbeVerdict {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReplicaDecision {
     /// Nothing: the host's own breaker decides.
-    Own,
+    Local,
     /// Go, as a probe; the lease is taken.
     Probe(FleetLease),
     Refuse(Rejection),
@@ -111,7 +111,7 @@ pub struct BreakerReplica {
 // === impl Asks ===
 
 impl ReplicaMessages {
-    pub fn is_nothing(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         !self.vote && !self.lease && self.renew.is_empty() && self.verdicts.is_empty()
     }
 }
@@ -123,7 +123,7 @@ impl BreakerReplica {
     pub fn new(ttl: Duration, now: Instant) -> Self {
         BreakerReplica {
             ttl,
-            known: SharedState::none(),
+            known: SharedState::initial(),
             until: now,
             attached: false,
             alone: false,
@@ -153,12 +153,12 @@ impl BreakerReplica {
     }
 
     /// Whether the register restrains attempts here.
-    pub fn restrains(&self) -> bool {
-        self.is_concerned() && !self.alone
+    pub fn decides(&self) -> bool {
+        self.is_fleet_tripped() && !self.alone
     }
 
     /// Whether attempts here may be the fleet's probes.
-    pub fn is_concerned(&self) -> bool {
+    pub fn is_fleet_tripped(&self) -> bool {
         self.attached && self.known.state != StateKind::Closed
     }
 
@@ -176,15 +176,15 @@ impl BreakerReplica {
     pub fn attach(&mut self, attached: bool) {
         if self.attached != attached {
             self.attached = attached;
-            self.forget_asks();
+            self.forget_requests();
             self.alone = false;
             self.voted = None;
         }
     }
 
     /// A register was seen; `until` is its end by this host's clock. Whether it is news.
-    pub fn learn(&mut self, register: &SharedState, until: Instant) -> bool {
-        if !register.outranks(&self.known) {
+    pub fn update(&mut self, register: &SharedState, until: Instant) -> bool {
+        if !register.supersedes(&self.known) {
             return false;
         }
         self.known = register.clone();
@@ -192,53 +192,53 @@ impl BreakerReplica {
         self.alone = false;
         self.voted = None;
         self.verdicts.clear();
-        self.forget_asks();
+        self.forget_requests();
         true
     }
 
     /// The host's own breaker closed, by a probe of its own.
-    pub fn closed_alone(&mut self) {
-        self.alone = self.restrains();
+    pub fn closed_locally(&mut self) {
+        self.alone = self.decides();
     }
 
     /// What holds for an attempt now. Where a lease is missing, this is the demand for one.
     pub fn check(&mut self, now: Instant) -> Result<bool, Rejection> {
-        if !self.is_concerned() {
+        if !self.is_fleet_tripped() {
             return Ok(false);
         }
         if self.known.state == StateKind::Open && now < self.until {
-            return Err(Rejection { why: RejectReason::Open, retry_after: self.until - now });
+            return Err(Rejection { reason: RejectReason::Open, retry_after: self.until - now });
         }
         if self.usable(now).is_some() {
             return Ok(true);
         }
         self.wanted = Some(now);
-        let rejection = self.lacks_lease(now);
-        if self.alone || self.is_left_alone(now) { Ok(false) } else { Err(rejection) }
+        let rejection = self.request_lease(now);
+        if self.alone || self.is_starved(now) { Ok(false) } else { Err(rejection) }
     }
 
     /// As `check`, and takes the lease.
     pub fn admit(&mut self, now: Instant) -> ReplicaDecision {
         match self.check(now) {
             Err(rejection) => ReplicaDecision::Refuse(rejection),
-            Ok(false) => ReplicaDecision::Own,
+            Ok(false) => ReplicaDecision::Local,
             Ok(true) => match self.spare.take() {
                 Some(spare) => ReplicaDecision::Probe(spare.lease),
-                None => ReplicaDecision::Own,
+                None => ReplicaDecision::Local,
             },
         }
     }
 
     /// Would an attempt probe with a lease that is here?
     pub fn has_lease(&self, now: Instant) -> bool {
-        self.is_concerned() && self.usable(now).is_some()
+        self.is_fleet_tripped() && self.usable(now).is_some()
     }
 
     /// A probe is over.
-    pub fn judged(&mut self, lease: FleetLease, outcome: Outcome) {
+    pub fn probe_finished(&mut self, lease: FleetLease, outcome: Outcome) {
         if lease.epoch == self.known.epoch {
             let verdict = match outcome {
-                Outcome::Success => ProbeVerdict::Well,
+                Outcome::Success => ProbeVerdict::Succeeded,
                 Outcome::Failure | Outcome::Throttled => ProbeVerdict::Failed,
                 Outcome::Ignored => ProbeVerdict::Unused,
             };
@@ -247,20 +247,20 @@ impl BreakerReplica {
     }
 
     /// What the fleet is to be told and asked now; each is given once.
-    pub fn asks(&mut self, own: StateKind, now: Instant) -> ReplicaMessages {
+    pub fn take_messages(&mut self, own: StateKind, now: Instant) -> ReplicaMessages {
         if !self.attached {
             return ReplicaMessages::default();
         }
         ReplicaMessages {
             vote: self.votes(own, now),
-            lease: self.asks_lease(now),
+            lease: self.sends_lease_request(now),
             renew: self.renews(now),
             verdicts: std::mem::take(&mut self.verdicts),
         }
     }
 
     /// An ask that was sent `at` was answered with a lease.
-    pub fn granted(&mut self, lease: FleetLease, at: Instant) {
+    pub fn lease_granted(&mut self, lease: FleetLease, at: Instant) {
         if lease.epoch != self.known.epoch {
             return;
         }
@@ -279,7 +279,7 @@ impl BreakerReplica {
     }
 
     /// An ask, or what else was sent, had no answer.
-    pub fn unanswered(&mut self) {
+    pub fn request_failed(&mut self) {
         self.ask = None;
         if let Some(spare) = &mut self.spare {
             spare.renewing = false;
@@ -288,7 +288,7 @@ impl BreakerReplica {
 
     /// A renewal that was sent `at` was answered: whether the lease still lives, and whether others
     /// wait for one.
-    pub fn renewed(&mut self, lease: FleetLease, lives: bool, awaited: bool, at: Instant) {
+    pub fn lease_renewed(&mut self, lease: FleetLease, lives: bool, awaited: bool, at: Instant) {
         match &mut self.spare {
             Some(spare) if spare.lease == lease && lives && !awaited => {
                 (spare.since, spare.renewing) = (at, false);
@@ -303,7 +303,7 @@ impl BreakerReplica {
         }
     }
 
-    fn forget_asks(&mut self) {
+    fn forget_requests(&mut self) {
         (self.ask, self.refused, self.spare) = (None, None, None);
     }
 
@@ -312,21 +312,21 @@ impl BreakerReplica {
         (now < spare.since + self.ttl / 10).then_some(spare.lease)
     }
 
-    fn is_left_alone(&self, now: Instant) -> bool {
+    fn is_starved(&self, now: Instant) -> bool {
         let long =
             |refused: &LeaseRefusal| now.saturating_duration_since(refused.since) > self.ttl * 2;
         self.refused.as_ref().is_some_and(long)
     }
 
-    fn lacks_lease(&mut self, now: Instant) -> Rejection {
+    fn request_lease(&mut self, now: Instant) -> Rejection {
         if let Some(LeaseRefusal { again, .. }) = self.refused.filter(|refused| now < refused.again)
         {
-            return Rejection { why: RejectReason::HalfOpen, retry_after: again - now };
+            return Rejection { reason: RejectReason::HalfOpen, retry_after: again - now };
         }
         let ask = self.ask.get_or_insert(PendingLease { since: now, sent: false });
         match (ask.since + ANSWER).saturating_duration_since(now) {
-            Duration::ZERO => Rejection { why: RejectReason::HalfOpen, retry_after: ASK_AGAIN },
-            wait => Rejection { why: RejectReason::Lease, retry_after: wait },
+            Duration::ZERO => Rejection { reason: RejectReason::HalfOpen, retry_after: ASK_AGAIN },
+            wait => Rejection { reason: RejectReason::Lease, retry_after: wait },
         }
     }
 
@@ -342,7 +342,7 @@ impl BreakerReplica {
         due
     }
 
-    fn asks_lease(&mut self, now: Instant) -> bool {
+    fn sends_lease_request(&mut self, now: Instant) -> bool {
         let fresh = self.wanted.is_some_and(|at| now.saturating_duration_since(at) <= FRESH);
         match &mut self.ask {
             Some(ask) if !ask.sent && fresh => {

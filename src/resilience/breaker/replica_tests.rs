@@ -5,14 +5,14 @@ const SECOND: Duration = Duration::from_secs(1);
 const TTL: Duration = Duration::from_secs(10);
 
 fn register(epoch: u64, state: StateKind) -> SharedState {
-    SharedState { epoch, state, permits: 1, needed: 1, ..SharedState::none() }
+    SharedState { epoch, state, permits: 1, required: 1, ..SharedState::initial() }
 }
 
 /// A member of an attached host that knows this.
 fn member(epoch: u64, state: StateKind, until: Instant, now: Instant) -> BreakerReplica {
     let mut member = BreakerReplica::new(TTL, now);
     member.attach(true);
-    member.learn(&register(epoch, state), until);
+    member.update(&register(epoch, state), until);
     member
 }
 
@@ -22,8 +22,8 @@ fn lease(epoch: u64) -> FleetLease {
 
 fn why(says: ReplicaDecision) -> Option<RejectReason> {
     match says {
-        ReplicaDecision::Refuse(rejection) => Some(rejection.why),
-        ReplicaDecision::Own | ReplicaDecision::Probe(_) => None,
+        ReplicaDecision::Refuse(rejection) => Some(rejection.reason),
+        ReplicaDecision::Local | ReplicaDecision::Probe(_) => None,
     }
 }
 
@@ -32,22 +32,25 @@ fn an_open_is_kept_to_this_hosts_copy_of_its_end() {
     let t0 = Instant::now();
     let mut member = member(5, StateKind::Open, t0 + 5 * SECOND, t0);
     assert_eq!(why(member.admit(t0 + 4 * SECOND)), Some(RejectReason::Open));
-    assert!(!member.asks(StateKind::Open, t0 + 4 * SECOND).lease, "nothing is asked before");
+    assert!(
+        !member.take_messages(StateKind::Open, t0 + 4 * SECOND).lease,
+        "nothing is asked before"
+    );
     assert_eq!(why(member.admit(t0 + 5 * SECOND)), Some(RejectReason::Lease));
-    assert!(member.asks(StateKind::Open, t0 + 5 * SECOND).lease);
+    assert!(member.take_messages(StateKind::Open, t0 + 5 * SECOND).lease);
 }
 
 #[test]
 fn whoever_has_a_lease_probes_and_its_verdict_is_told_once() {
     let t0 = Instant::now();
     let mut member = member(5, StateKind::HalfOpen, t0, t0);
-    member.granted(lease(5), t0);
+    member.lease_granted(lease(5), t0);
     assert_eq!(member.admit(t0), ReplicaDecision::Probe(lease(5)));
     assert_eq!(why(member.admit(t0)), Some(RejectReason::Lease), "there was one");
-    member.judged(lease(5), Outcome::Throttled);
-    let told = member.asks(StateKind::Open, t0).verdicts;
+    member.probe_finished(lease(5), Outcome::Throttled);
+    let told = member.take_messages(StateKind::Open, t0).verdicts;
     assert_eq!(told, [(lease(5), ProbeVerdict::Failed)]);
-    assert!(member.asks(StateKind::Open, t0).verdicts.is_empty());
+    assert!(member.take_messages(StateKind::Open, t0).verdicts.is_empty());
 }
 
 #[test]
@@ -66,14 +69,17 @@ fn a_lease_that_nobody_used_is_renewed_and_given_back_where_others_wait() {
     let t0 = Instant::now();
     let mut member = member(5, StateKind::HalfOpen, t0, t0);
     let _ = member.admit(t0);
-    member.granted(lease(5), t0);
+    member.lease_granted(lease(5), t0);
     let late = t0 + TTL / 20;
-    assert_eq!(member.asks(StateKind::Open, late).renew, [lease(5)]);
-    member.renewed(lease(5), true, false, late);
+    assert_eq!(member.take_messages(StateKind::Open, late).renew, [lease(5)]);
+    member.lease_renewed(lease(5), true, false, late);
     assert_eq!(member.admit(late + TTL / 20), ReplicaDecision::Probe(lease(5)));
-    member.granted(lease(5), late);
-    member.renewed(lease(5), true, true, late);
-    assert_eq!(member.asks(StateKind::Open, late).verdicts, [(lease(5), ProbeVerdict::Unused)]);
+    member.lease_granted(lease(5), late);
+    member.lease_renewed(lease(5), true, true, late);
+    assert_eq!(
+        member.take_messages(StateKind::Open, late).verdicts,
+        [(lease(5), ProbeVerdict::Unused)]
+    );
 }
 
 #[test]
@@ -81,28 +87,28 @@ fn refused_for_longer_than_two_leases_it_probes_by_itself_until_there_is_news() 
     let t0 = Instant::now();
     let mut member = member(5, StateKind::HalfOpen, t0, t0);
     member.refused(t0);
-    assert_ne!(member.admit(t0 + 2 * TTL), ReplicaDecision::Own);
+    assert_ne!(member.admit(t0 + 2 * TTL), ReplicaDecision::Local);
     member.refused(t0 + 2 * TTL);
-    assert_eq!(member.admit(t0 + 2 * TTL + SECOND), ReplicaDecision::Own);
-    member.closed_alone();
-    assert!(!member.restrains());
+    assert_eq!(member.admit(t0 + 2 * TTL + SECOND), ReplicaDecision::Local);
+    member.closed_locally();
+    assert!(!member.decides());
     let later = t0 + 2 * TTL + 3 * SECOND;
-    assert_eq!(member.admit(later), ReplicaDecision::Own);
-    assert!(member.asks(StateKind::Closed, later).lease, "it goes on asking");
-    member.granted(lease(5), later);
+    assert_eq!(member.admit(later), ReplicaDecision::Local);
+    assert!(member.take_messages(StateKind::Closed, later).lease, "it goes on asking");
+    member.lease_granted(lease(5), later);
     assert_eq!(member.admit(later), ReplicaDecision::Probe(lease(5)));
-    member.learn(&register(6, StateKind::Open), t0 + 90 * SECOND);
-    assert!(member.restrains());
+    member.update(&register(6, StateKind::Open), t0 + 90 * SECOND);
+    assert!(member.decides());
 }
 
 #[test]
 fn a_trip_is_a_vote_that_is_said_again_while_it_is_open() {
     let t0 = Instant::now();
     let mut member = member(5, StateKind::Closed, t0, t0);
-    assert!(!member.asks(StateKind::Closed, t0).vote);
-    assert!(member.asks(StateKind::Open, t0).vote);
-    assert!(!member.asks(StateKind::Open, t0 + VOTE_AGAIN - SECOND).vote);
-    assert!(member.asks(StateKind::HalfOpen, t0 + VOTE_AGAIN).vote);
+    assert!(!member.take_messages(StateKind::Closed, t0).vote);
+    assert!(member.take_messages(StateKind::Open, t0).vote);
+    assert!(!member.take_messages(StateKind::Open, t0 + VOTE_AGAIN - SECOND).vote);
+    assert!(member.take_messages(StateKind::HalfOpen, t0 + VOTE_AGAIN).vote);
 }
 
 #[test]
@@ -110,8 +116,8 @@ fn detached_it_says_nothing() {
     let t0 = Instant::now();
     let mut member = member(5, StateKind::Open, t0 + 60 * SECOND, t0);
     member.attach(false);
-    assert_eq!(member.admit(t0), ReplicaDecision::Own);
-    assert!(member.asks(StateKind::Open, t0).is_nothing());
+    assert_eq!(member.admit(t0), ReplicaDecision::Local);
+    assert!(member.take_messages(StateKind::Open, t0).is_empty());
     member.attach(true);
     assert_eq!(why(member.admit(t0)), Some(RejectReason::Open), "what is known is not forgotten");
 }
@@ -134,19 +140,19 @@ proptest! {
             match what {
                 0 => member.attach(epoch % 2 == 0),
                 1 | 2 => {
-                    member.learn(&register(epoch, state), now + SECOND * (epoch as u32));
+                    member.update(&register(epoch, state), now + SECOND * (epoch as u32));
                 }
                 3 => {
                     number += 1;
                     let lease = FleetLease { epoch: member.known().epoch, number };
-                    member.granted(lease, now);
+                    member.lease_granted(lease, now);
                     granted.push((lease, now));
                 }
                 4 => member.refused(now),
-                5 => member.unanswered(),
+                5 => member.request_failed(),
                 6 => {
-                    let asks = member.asks(state, now);
-                    prop_assert!(member.is_attached() || asks.is_nothing());
+                    let asks = member.take_messages(state, now);
+                    prop_assert!(member.is_attached() || asks.is_empty());
                     prop_assert!(!asks.vote || member.known().state == StateKind::Closed);
                 }
                 _ => match member.admit(now) {
@@ -155,18 +161,18 @@ proptest! {
                         prop_assert!(!out.contains(&lease), "each lease is one probe");
                         prop_assert_eq!(lease.epoch, member.known().epoch);
                         out.push(lease);
-                        member.judged(lease, Outcome::Success);
+                        member.probe_finished(lease, Outcome::Success);
                     }
-                    ReplicaDecision::Own => {}
+                    ReplicaDecision::Local => {}
                     ReplicaDecision::Refuse(rejection) => {
-                        prop_assert!(member.restrains());
+                        prop_assert!(member.decides());
                         prop_assert!(!rejection.retry_after.is_zero());
-                        prop_assert!(rejection.why != RejectReason::Lease || rejection.retry_after <= ANSWER);
+                        prop_assert!(rejection.reason != RejectReason::Lease || rejection.retry_after <= ANSWER);
                     }
                 },
             }
-            prop_assert!(!before.outranks(member.known()), "what is known never goes back");
-            if member.restrains() && member.until().is_some_and(|until| now < until) {
+            prop_assert!(!before.supersedes(member.known()), "what is known never goes back");
+            if member.decides() && member.until().is_some_and(|until| now < until) {
                 prop_assert_eq!(why(member.admit(now)), Some(RejectReason::Open));
             }
         }

@@ -29,9 +29,9 @@ pub struct SharedState {
     /// Probes out at once, half-open.
     pub permits: u32,
     /// Probes that must succeed, half-open.
-    pub needed: u32,
+    pub required: u32,
     /// Probes that did.
-    pub ok: u32,
+    pub succeeded: u32,
     /// When it closed last, by Redis' clock.
     pub closed_at: u64,
 }
@@ -44,7 +44,7 @@ pub struct InvalidSharedState(String);
 
 impl SharedState {
     /// Of whoever has seen none: closed, and older than any.
-    pub fn none() -> Self {
+    pub fn initial() -> Self {
         SharedState {
             epoch: 0,
             writer: String::new(),
@@ -52,14 +52,14 @@ impl SharedState {
             until: 0,
             trips: 0,
             permits: 0,
-            needed: 0,
-            ok: 0,
+            required: 0,
+            succeeded: 0,
             closed_at: 0,
         }
     }
 
     /// Whether it takes the place of the other.
-    pub fn outranks(&self, other: &SharedState) -> bool {
+    pub fn supersedes(&self, other: &SharedState) -> bool {
         self.order(other) == Ordering::Greater
     }
 
@@ -70,13 +70,23 @@ impl SharedState {
     /// The greater of both: the merge rule.
     #[must_use]
     pub fn merged(self, other: SharedState) -> SharedState {
-        if other.outranks(&self) { other } else { self }
+        if other.supersedes(&self) { other } else { self }
     }
 }
 
 impl fmt::Display for SharedState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let SharedState { epoch, writer, until, trips, permits, needed, ok, closed_at, .. } = self;
+        let SharedState {
+            epoch,
+            writer,
+            until,
+            trips,
+            permits,
+            required: needed,
+            succeeded: ok,
+            closed_at,
+            ..
+        } = self;
         let state = match self.state {
             StateKind::Closed => 'C',
             StateKind::Open => 'O',
@@ -114,8 +124,8 @@ impl FromStr for SharedState {
             until: number(until)?,
             trips: small(trips)?,
             permits: small(permits)?,
-            needed: small(needed)?,
-            ok: small(ok)?,
+            required: small(needed)?,
+            succeeded: small(ok)?,
             closed_at: number(closed_at)?,
         })
     }
@@ -145,8 +155,8 @@ mod tests {
                 until,
                 trips,
                 permits,
-                needed,
-                ok,
+                required: needed,
+                succeeded: ok,
                 closed_at,
             },
         )
@@ -155,7 +165,7 @@ mod tests {
     #[test]
     fn anything_outranks_none() {
         let line = "1|a|O|5|1|0|0|0|0";
-        assert!(line.parse::<SharedState>().unwrap().outranks(&SharedState::none()));
+        assert!(line.parse::<SharedState>().unwrap().supersedes(&SharedState::initial()));
     }
 
     #[test]
@@ -181,7 +191,7 @@ mod tests {
         fn the_order_of_merging_does_not_matter(seen in prop::collection::vec(register(), 1..6)) {
             let merge = |all: Vec<SharedState>| {
                 let key = |r: SharedState| (r.epoch, r.writer);
-                key(all.into_iter().fold(SharedState::none(), SharedState::merged))
+                key(all.into_iter().fold(SharedState::initial(), SharedState::merged))
             };
             let mut backwards = seen.clone();
             backwards.reverse();

@@ -44,7 +44,7 @@ pub enum StateKind {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rejection {
-    pub why: RejectReason,
+    pub reason: RejectReason,
     /// Time until it is worth asking again.
     pub retry_after: Duration,
 }
@@ -79,7 +79,7 @@ pub enum TransitionCause {
     /// The open time is over.
     Elapsed,
     /// An operator.
-    ByHand,
+    Override,
     /// The hosts of the fleet together.
     Fleet,
 }
@@ -118,7 +118,7 @@ impl TransitionCause {
             TransitionCause::ProbeFailed => "probe_failed",
             TransitionCause::ProbeSucceeded => "probe_succeeded",
             TransitionCause::Elapsed => "elapsed",
-            TransitionCause::ByHand => "by_hand",
+            TransitionCause::Override => "by_hand",
             TransitionCause::Fleet => "fleet",
         }
     }
@@ -196,7 +196,7 @@ impl State {
                 (RejectReason::HalfOpen, first.saturating_duration_since(now))
             }
         };
-        if retry_after.is_zero() { Ok(()) } else { Err(Rejection { why, retry_after }) }
+        if retry_after.is_zero() { Ok(()) } else { Err(Rejection { reason: why, retry_after }) }
     }
 }
 
@@ -237,7 +237,7 @@ mod tests {
         let (t0, mut leases) = (Instant::now(), ProbeLeases::default());
         leases.grant(t0, t0 + ms(30));
         leases.grant(t0, t0 + ms(20));
-        let refused = Rejection { why: RejectReason::HalfOpen, retry_after: ms(20) };
+        let refused = Rejection { reason: RejectReason::HalfOpen, retry_after: ms(20) };
         assert_eq!(half_open(leases.clone()).check(2, t0), Err(refused));
         assert_eq!(half_open(leases.clone()).check(3, t0), Ok(()));
         assert_eq!(half_open(leases).check(2, t0 + ms(20)), Ok(()));

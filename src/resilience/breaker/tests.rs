@@ -104,7 +104,7 @@ fn failures_in_a_row_trip() {
     assert_eq!(moved, Some(BreakerTransition { from, to, cause, epoch: 1 }));
     assert_eq!(
         rejection(&mut breaker, t0),
-        Rejection { why: RejectReason::Open, retry_after: secs(5) }
+        Rejection { reason: RejectReason::Open, retry_after: secs(5) }
     );
 }
 
@@ -210,7 +210,8 @@ fn a_stream_that_broke_later_is_one_more_failure() {
         assert_eq!(give(&mut breaker, stream, Outcome::Success, t0), None);
         epoch
     });
-    let moved = epochs.map(|epoch| breaker.cut(epoch, t0, MIDDLE).map(|moved| moved.cause));
+    let moved = epochs
+        .map(|epoch| breaker.observe_interruption(epoch, t0, MIDDLE).map(|moved| moved.cause));
     assert_eq!(moved, [None, None, Some(TransitionCause::Consecutive)]);
 }
 
@@ -223,7 +224,7 @@ fn streams_cut_one_after_another_are_failures_in_a_row() {
         let stream = permit(&mut breaker, t0);
         let epoch = stream.epoch();
         assert_eq!(give(&mut breaker, stream, Outcome::Success, t0), None);
-        moved = breaker.cut(epoch, t0, MIDDLE).map(|moved| moved.cause);
+        moved = breaker.observe_interruption(epoch, t0, MIDDLE).map(|moved| moved.cause);
     }
     assert_eq!(moved, Some(TransitionCause::Consecutive));
 }
@@ -237,7 +238,7 @@ fn streams_that_all_break_are_a_failure_rate_of_one() {
         let stream = permit(&mut breaker, t0);
         let epoch = stream.epoch();
         assert_eq!(give(&mut breaker, stream, Outcome::Success, t0), None);
-        let moved = breaker.cut(epoch, t0, MIDDLE).map(|moved| moved.cause);
+        let moved = breaker.observe_interruption(epoch, t0, MIDDLE).map(|moved| moved.cause);
         assert_eq!(moved, (n == 20).then_some(TransitionCause::FailureRate));
     }
 }
@@ -246,16 +247,16 @@ fn streams_that_all_break_are_a_failure_rate_of_one() {
 fn a_cut_is_never_a_probes_verdict_and_never_of_another_epoch() {
     let t0 = Instant::now();
     let mut breaker = tripped(POLICY, t0);
-    assert_eq!(breaker.cut(0, t0, MIDDLE), None);
-    assert_eq!(breaker.cut(1, t0, MIDDLE), None);
+    assert_eq!(breaker.observe_interruption(0, t0, MIDDLE), None);
+    assert_eq!(breaker.observe_interruption(1, t0, MIDDLE), None);
     let t1 = t0 + secs(5);
     attempt(&mut breaker, Outcome::Success, t1);
     assert_eq!(breaker.kind(), StateKind::HalfOpen);
-    assert_eq!(breaker.cut(breaker.epoch(), t1, MIDDLE), None);
+    assert_eq!(breaker.observe_interruption(breaker.epoch(), t1, MIDDLE), None);
     let probing = breaker.epoch();
     attempt(&mut breaker, Outcome::Success, t1);
     assert_eq!(breaker.kind(), StateKind::Closed);
-    (0..10).for_each(|_| assert_eq!(breaker.cut(probing, t1, MIDDLE), None));
+    (0..10).for_each(|_| assert_eq!(breaker.observe_interruption(probing, t1, MIDDLE), None));
     assert_eq!(breaker.kind(), StateKind::Closed);
 }
 
@@ -321,7 +322,7 @@ fn the_end_of_the_open_time_lets_one_probe_through() {
     assert!(matches!(admission, BreakerAdmission::Admit(permit) if permit.is_probe()));
     let (from, to, cause) = (StateKind::Open, StateKind::HalfOpen, TransitionCause::Elapsed);
     assert_eq!(moved, Some(BreakerTransition { from, to, cause, epoch: 2 }));
-    let refused = Rejection { why: RejectReason::HalfOpen, retry_after: secs(29) };
+    let refused = Rejection { reason: RejectReason::HalfOpen, retry_after: secs(29) };
     assert_eq!(rejection(&mut breaker, t1 + secs(1)), refused);
 }
 
@@ -399,7 +400,7 @@ fn traffic_returns_along_a_ramp_of_the_rate_from_before() {
         match breaker.admit(now).0 {
             BreakerAdmission::Admit(_) => admitted += 1,
             BreakerAdmission::Reject(refused) => {
-                assert_eq!((said, refused.why), (Err(refused), RejectReason::Ramp));
+                assert_eq!((said, refused.reason), (Err(refused), RejectReason::Ramp));
                 assert_eq!(breaker.would_admit(now + refused.retry_after), Ok(()));
             }
         }
@@ -609,7 +610,7 @@ impl Run {
 
     fn cut(&mut self, epoch: u64, draw: f64) -> Result<(), TestCaseError> {
         let (kind, before) = (self.breaker.kind(), self.breaker.epoch());
-        let moved = self.breaker.cut(epoch, self.now, draw);
+        let moved = self.breaker.observe_interruption(epoch, self.now, draw);
         prop_assert!(moved.is_none() || (epoch == before && kind == StateKind::Closed));
         self.check_move(moved, before)
     }

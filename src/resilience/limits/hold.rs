@@ -30,9 +30,9 @@ const RATE_OVER: Duration = Duration::from_secs(10);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum HoldReason {
     /// Until a time that the provider said.
-    Throttled,
+    RetryAfter,
     /// It said no time.
-    Unsaid,
+    Backoff,
     Credential,
 }
 
@@ -59,7 +59,7 @@ pub struct Hold {
 impl HoldReason {
     pub fn as_str(self) -> &'static str {
         match self {
-            HoldReason::Throttled | HoldReason::Unsaid => "throttled",
+            HoldReason::RetryAfter | HoldReason::Backoff => "throttled",
             HoldReason::Credential => "credential",
         }
     }
@@ -96,8 +96,8 @@ impl Hold {
     /// The provider said to come later. Returns the end of the hold. `draw` is in `[0, 1)`.
     pub fn throttled(&mut self, retry_after: Option<Duration>, now: Instant, draw: f64) -> Instant {
         let (pause, cause) = match retry_after {
-            Some(told) if !told.is_zero() => (told.min(RETRY_AFTER_MAX), HoldReason::Throttled),
-            _ => (self.next_pause(now), HoldReason::Unsaid),
+            Some(told) if !told.is_zero() => (told.min(RETRY_AFTER_MAX), HoldReason::RetryAfter),
+            _ => (self.next_pause(now), HoldReason::Backoff),
         };
         self.extend(now + pause.mul_f64(1.0 + JITTER * draw.clamp(0.0, 1.0)), cause, now)
     }

@@ -12,36 +12,36 @@ impl WaitQueue {
     }
 
     /// The gates at which it has the turn.
-    pub fn turns(&self, ticket: Ticket) -> Vec<u32> {
+    pub fn offers(&self, ticket: Ticket) -> Vec<u32> {
         let turns = self.waiters.get(&ticket).map(|waiter| &waiter.turns);
         turns.into_iter().flatten().map(|(provider, _)| *provider).collect()
     }
 
-    pub fn has_turn(&self, ticket: Ticket, provider: u32) -> bool {
+    pub fn is_offered(&self, ticket: Ticket, provider: u32) -> bool {
         self.gates.get(&provider).and_then(Gate::whose) == Some(ticket)
     }
 
     /// Has it a turn, and not looked yet?
-    pub fn has_to_look(&self, ticket: Ticket) -> bool {
+    pub fn has_new_offer(&self, ticket: Ticket) -> bool {
         let waiter = self.waiters.get(&ticket);
         waiter.is_some_and(|waiter| waiter.turns.iter().any(|(_, rests)| rests.is_none()))
     }
 
     /// There may be room at a provider.
-    pub fn room(&mut self, provider: u32, now: Instant) {
+    pub fn capacity_available(&mut self, provider: u32, now: Instant) {
         let Some(gate) = self.gates.get_mut(&provider) else { return };
         if gate.whose().is_some() {
             gate.again();
             return;
         }
         if let Some(first) = self.first(provider, now) {
-            self.give(provider, first);
+            self.offer(provider, first);
             self.woken.push(first);
         }
     }
 
     /// What stands before a provider may have changed: every line may look, and who rests too.
-    pub fn opened(&mut self, provider: u32, now: Instant) {
+    pub fn conditions_changed(&mut self, provider: u32, now: Instant) {
         let Some(gate) = self.gates.get(&provider) else { return };
         for line in gate.closed() {
             self.set_open(provider, line, true, now);
@@ -50,13 +50,13 @@ impl WaitQueue {
         let rests = self.gates.get(&provider).filter(|gate| gate.rests()).and_then(Gate::whose);
         match rests {
             Some(whose) => self.pass_on(provider, whose, now),
-            None => self.room(provider, now),
+            None => self.capacity_available(provider, now),
         }
     }
 
     /// It has the turn, and the provider's own rate forbids it until then.
-    pub fn rest(&mut self, ticket: Ticket, provider: u32, until: Instant, now: Instant) {
-        if !self.has_turn(ticket, provider) {
+    pub fn defer(&mut self, ticket: Ticket, provider: u32, until: Instant, now: Instant) {
+        if !self.is_offered(ticket, provider) {
             return;
         }
         if let Some(gate) = self.gates.get_mut(&provider) {
@@ -73,8 +73,8 @@ impl WaitQueue {
 
     /// It has the turn, and what stands before the provider forbids it to all of its line until then;
     /// unless that changed while it looked: then somebody looks once more.
-    pub fn close(&mut self, ticket: Ticket, provider: u32, until: Instant, now: Instant) {
-        if !self.has_turn(ticket, provider) {
+    pub fn block_group(&mut self, ticket: Ticket, provider: u32, until: Instant, now: Instant) {
+        if !self.is_offered(ticket, provider) {
             return;
         }
         let reopened = self.gates.get(&provider).is_some_and(Gate::is_reopened);
@@ -84,26 +84,26 @@ impl WaitQueue {
             let line = waiter.line;
             self.set_open(provider, line, false, now);
         }
-        self.take_turn(provider, ticket);
-        self.room(provider, now);
+        self.withdraw_offer(provider, ticket);
+        self.capacity_available(provider, now);
     }
 
     /// It has the turn, and found nothing free.
-    pub fn nothing(&mut self, ticket: Ticket, provider: u32, now: Instant) {
-        if self.has_turn(ticket, provider) && self.take_turn(provider, ticket) {
-            self.room(provider, now);
+    pub fn decline(&mut self, ticket: Ticket, provider: u32, now: Instant) {
+        if self.is_offered(ticket, provider) && self.withdraw_offer(provider, ticket) {
+            self.capacity_available(provider, now);
         }
     }
 
     /// When it has to look again by itself.
-    pub fn next_look(&self, ticket: Ticket) -> Option<Instant> {
+    pub fn next_check(&self, ticket: Ticket) -> Option<Instant> {
         let waiter = self.waiters.get(&ticket)?;
         let rests = waiter.turns.iter().filter_map(|(_, until)| *until);
         rests.chain(waiter.closed.iter().map(|(_, until)| *until)).min()
     }
 
     /// Its time came: what rested looks again, what it closed is open.
-    pub fn due(&mut self, ticket: Ticket, now: Instant) {
+    pub fn expire_timers(&mut self, ticket: Ticket, now: Instant) {
         let Some(waiter) = self.waiters.get_mut(&ticket) else { return };
         let line = waiter.line;
         let open: Vec<_> = waiter.closed.extract_if(.., |(_, until)| *until <= now).collect();
@@ -114,7 +114,7 @@ impl WaitQueue {
         }
         for (provider, _) in open {
             self.set_open(provider, line, true, now);
-            self.room(provider, now);
+            self.capacity_available(provider, now);
         }
     }
 }
@@ -140,7 +140,7 @@ impl WaitQueue {
         None
     }
 
-    fn give(&mut self, provider: u32, to: Ticket) {
+    fn offer(&mut self, provider: u32, to: Ticket) {
         if let (Some(gate), Some(waiter)) =
             (self.gates.get_mut(&provider), self.waiters.get_mut(&to))
         {
@@ -150,7 +150,7 @@ impl WaitQueue {
     }
 
     /// Takes the turn away; was there room meanwhile?
-    fn take_turn(&mut self, provider: u32, from: Ticket) -> bool {
+    fn withdraw_offer(&mut self, provider: u32, from: Ticket) -> bool {
         if let Some(waiter) = self.waiters.get_mut(&from) {
             waiter.turns.retain(|(at, _)| *at != provider);
         }
@@ -159,12 +159,12 @@ impl WaitQueue {
 
     /// The turn of one who rested is that of whoever is first now.
     fn pass_on(&mut self, provider: u32, from: Ticket, now: Instant) {
-        self.take_turn(provider, from);
-        self.room(provider, now);
+        self.withdraw_offer(provider, from);
+        self.capacity_available(provider, now);
     }
 
     /// The line's number.
-    pub(crate) fn line(&mut self, line: GroupKey) -> u32 {
+    pub(crate) fn group_id(&mut self, line: GroupKey) -> u32 {
         if let Some(id) = self.line_ids.get(&line) {
             return *id;
         }
@@ -175,7 +175,7 @@ impl WaitQueue {
     }
 
     /// Class, line and flow of a waiter.
-    pub(crate) fn place(&self, ticket: Ticket) -> Option<(ClassKey, u32, u64)> {
+    pub(crate) fn position(&self, ticket: Ticket) -> Option<(ClassKey, u32, u64)> {
         let waiter = self.waiters.get(&ticket)?;
         let queue = self.lines.get(&waiter.line)?.line.queue;
         Some(((queue, waiter.member.class), waiter.line, waiter.member.flow))
@@ -200,12 +200,12 @@ impl WaitQueue {
         }
         let queue = self.lines.get(&line).map(|line| line.line.queue);
         if !queue.is_some_and(|queue| self.paused.contains(&queue)) {
-            self.count_line(provider, line, open, now);
+            self.count_group(provider, line, open, now);
         }
     }
 
     /// All of a line may, or may not, have a turn at a gate.
-    pub(crate) fn count_line(&mut self, provider: u32, line: u32, join: bool, now: Instant) {
+    pub(crate) fn count_group(&mut self, provider: u32, line: u32, join: bool, now: Instant) {
         let Some(standing) = self.lines.get(&line) else { return };
         let queue = standing.line.queue;
         let counts: Vec<_> = standing.classes.iter().map(|flows| flows.len()).collect();
@@ -220,8 +220,8 @@ impl WaitQueue {
     }
 
     /// Stands in its line, with the turn where it is the first.
-    pub(crate) fn stand(&mut self, ticket: Ticket, now: Instant) {
-        let Some((share, line, flow)) = self.place(ticket) else { return };
+    pub(crate) fn join_group(&mut self, ticket: Ticket, now: Instant) {
+        let Some((share, line, flow)) = self.position(ticket) else { return };
         let weight = self.weight(share);
         if let Some(standing) = self.lines.get_mut(&line) {
             if standing.classes.len() <= share.1 {
@@ -238,32 +238,32 @@ impl WaitQueue {
             }
             gate.join(share, weight, 1, now);
             if self.first(provider, now) == Some(ticket) {
-                self.have_turn(provider, ticket);
+                self.offer_to_first(provider, ticket);
             }
         }
     }
 
     /// It is the first: the turn is its own, unless somebody is looking just now.
-    fn have_turn(&mut self, provider: u32, ticket: Ticket) {
+    fn offer_to_first(&mut self, provider: u32, ticket: Ticket) {
         let Some(gate) = self.gates.get_mut(&provider) else { return };
         match gate.whose() {
             Some(_) if !gate.rests() => gate.again(),
             Some(other) => {
-                self.take_turn(provider, other);
-                self.give(provider, ticket);
+                self.withdraw_offer(provider, other);
+                self.offer(provider, ticket);
             }
-            None => self.give(provider, ticket),
+            None => self.offer(provider, ticket),
         }
     }
 
     /// Leaves its line; gives the gates at which somebody else may now have the turn.
-    pub(crate) fn unstand(&mut self, ticket: Ticket, now: Instant) -> Vec<u32> {
-        let Some((share, line, flow)) = self.place(ticket) else { return Vec::new() };
+    pub(crate) fn leave_group(&mut self, ticket: Ticket, now: Instant) -> Vec<u32> {
+        let Some((share, line, flow)) = self.position(ticket) else { return Vec::new() };
         let Some(waiter) = self.waiters.get_mut(&ticket) else { return Vec::new() };
         let turns: Vec<_> = waiter.turns.iter().map(|(provider, _)| *provider).collect();
         let closed: Vec<_> = waiter.closed.drain(..).map(|(provider, _)| provider).collect();
         for provider in &turns {
-            self.take_turn(*provider, ticket);
+            self.withdraw_offer(*provider, ticket);
         }
         let paused = self.paused.contains(&share.0);
         for provider in self.providers(line) {
@@ -303,14 +303,14 @@ impl WaitQueue {
     }
 
     pub(crate) fn remove(&mut self, ticket: Ticket, now: Instant) {
-        let queue = self.place(ticket).map(|((queue, _), ..)| queue);
-        let free = self.unstand(ticket, now);
+        let queue = self.position(ticket).map(|((queue, _), ..)| queue);
+        let free = self.leave_group(ticket, now);
         let waiter = self.waiters.remove(&ticket);
         if let (Some(crowd), Some(waiter)) =
             (queue.and_then(|queue| self.queues.get_mut(&queue)), waiter)
         {
             crowd.remove(&waiter.member);
         }
-        free.into_iter().for_each(|provider| self.room(provider, now));
+        free.into_iter().for_each(|provider| self.capacity_available(provider, now));
     }
 }

@@ -56,7 +56,7 @@ impl DrainRate {
 /// those who are served; at the soonest it is gone by both. Which it will be nobody knows, so the
 /// middle is told, and more of the sooner end the nearer the line is to what may be waited: of a
 /// short one nobody leaves.
-pub fn gone(served: Duration, most: Duration) -> Duration {
+pub fn drained_after(served: Duration, most: Duration) -> Duration {
     let latest = served.min(most);
     if latest.is_zero() {
         return latest;
@@ -104,11 +104,11 @@ mod tests {
     #[test]
     fn a_short_line_is_gone_when_it_is_served_and_a_long_one_sooner() {
         let seconds = Duration::from_secs;
-        assert_eq!(gone(Duration::ZERO, seconds(5)), Duration::ZERO);
-        assert_eq!(gone(seconds(2), seconds(5)), seconds(2));
-        assert_eq!(gone(seconds(5), seconds(5)), Duration::from_millis(3750));
+        assert_eq!(drained_after(Duration::ZERO, seconds(5)), Duration::ZERO);
+        assert_eq!(drained_after(seconds(2), seconds(5)), seconds(2));
+        assert_eq!(drained_after(seconds(5), seconds(5)), Duration::from_millis(3750));
         // However long it is.
-        assert!((gone(seconds(500), seconds(5)).as_secs_f64() - 4.975).abs() < 0.001);
+        assert!((drained_after(seconds(500), seconds(5)).as_secs_f64() - 4.975).abs() < 0.001);
     }
 
     proptest! {
@@ -117,7 +117,7 @@ mod tests {
             served in 0u64..100_000, most in 1u64..100_000
         ) {
             let (served, most) = (Duration::from_millis(served), Duration::from_millis(most));
-            let gone = gone(served, most);
+            let gone = drained_after(served, most);
             prop_assert!(gone <= served.min(most), "{gone:?}");
             prop_assert!(gone >= served.min(most) / 2, "{gone:?}");
         }

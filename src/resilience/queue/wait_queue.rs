@@ -20,7 +20,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use super::drain_rate::gone;
+use super::drain_rate::drained_after;
 use super::flow_fifo::FlowFifo;
 use super::gate::Gate;
 use super::waiters::{QueueFull, QueuePolicy, QueueWaiters, QueuedRequest};
@@ -133,12 +133,12 @@ impl WaitQueue {
         for (line, providers) in &lines {
             for provider in providers {
                 if self.is_open(*provider, *line) {
-                    self.count_line(*provider, *line, !paused, now);
+                    self.count_group(*provider, *line, !paused, now);
                 }
             }
         }
         for provider in lines.iter().flat_map(|(_, providers)| providers) {
-            self.room(*provider, now);
+            self.capacity_available(*provider, now);
         }
     }
 
@@ -162,7 +162,7 @@ impl WaitQueue {
         let served = Duration::try_from_secs_f64(soonest).ok()?;
         // The newest of all is the last whose time is over.
         let ((newest, _), _) = self.waiters.last_key_value()?;
-        Some(gone(served, most.saturating_sub(now.saturating_duration_since(*newest))))
+        Some(drained_after(served, most.saturating_sub(now.saturating_duration_since(*newest))))
     }
 
     /// How long one more would wait, at best; nothing while that is not known.
@@ -190,7 +190,7 @@ impl WaitQueue {
     ///
     /// # Errors
     /// Why it may not.
-    pub fn enter(
+    pub fn enqueue(
         &mut self,
         entry: QueueEntry,
         now: Instant,
@@ -204,20 +204,20 @@ impl WaitQueue {
         if let Some(wait) = late.filter(|_| !crowd.newest_first(class, now)) {
             return Err(QueueRejection::Late(wait));
         }
-        let displaced = crowd.makes_way(&member).map_err(QueueRejection::Full)?;
+        let displaced = crowd.displaced_by(&member).map_err(QueueRejection::Full)?;
         self.next += 1;
         crowd.insert(&member, now);
-        displaced.iter().for_each(|victim| self.leave(*victim, now));
-        let line = self.line(line);
+        displaced.iter().for_each(|victim| self.remove_waiter(*victim, now));
+        let line = self.group_id(line);
         let waiter = WaiterState { line, member, turns: Vec::new(), closed: Vec::new() };
         self.waiters.insert(member.ticket, waiter);
-        self.stand(member.ticket, now);
+        self.join_group(member.ticket, now);
         Ok((member.ticket, displaced))
     }
 
     /// It goes, to this provider, and waits no longer.
     pub fn served(&mut self, ticket: Ticket, provider: u32, now: Instant) {
-        let Some((share, line, flow)) = self.place(ticket) else { return };
+        let Some((share, line, flow)) = self.position(ticket) else { return };
         if let Some(gate) = self.gates.get_mut(&provider) {
             gate.drain.served(now);
             gate.served(share, line);
@@ -229,23 +229,23 @@ impl WaitQueue {
     }
 
     /// It waits no longer, for whatever reason.
-    pub fn leave(&mut self, ticket: Ticket, now: Instant) {
+    pub fn remove_waiter(&mut self, ticket: Ticket, now: Instant) {
         self.remove(ticket, now);
     }
 
     /// From now on it waits for these providers.
-    pub fn aside(&mut self, ticket: Ticket, line: GroupKey, now: Instant) {
+    pub fn move_to_group(&mut self, ticket: Ticket, line: GroupKey, now: Instant) {
         let Some(waiter) = self.waiters.get(&ticket) else { return };
         if self.lines.get(&waiter.line).is_some_and(|standing| standing.line == line) {
             return;
         }
-        let free = self.unstand(ticket, now);
-        let line = self.line(line);
+        let free = self.leave_group(ticket, now);
+        let line = self.group_id(line);
         if let Some(waiter) = self.waiters.get_mut(&ticket) {
             waiter.line = line;
         }
-        self.stand(ticket, now);
-        free.into_iter().for_each(|provider| self.room(provider, now));
+        self.join_group(ticket, now);
+        free.into_iter().for_each(|provider| self.capacity_available(provider, now));
     }
 }
 

@@ -33,17 +33,17 @@ fn entry(providers: &[u32], class: usize, flow: u64, now: Instant) -> QueueEntry
 
 fn enter(lane: &mut WaitQueue, entry: QueueEntry) -> Ticket {
     let now = entry.arrived;
-    lane.enter(entry, now).expect("there is a place").0
+    lane.enqueue(entry, now).expect("there is a place").0
 }
 
 /// Room for one at a provider: who goes.
 fn go(lane: &mut WaitQueue, provider: u32, now: Instant) -> Option<Ticket> {
-    lane.room(provider, now);
+    lane.capacity_available(provider, now);
     let first = lane.gates.get(&provider).and_then(Gate::whose)?;
     lane.served(first, provider, now);
     // What was given to the next is taken back, so that each room is asked for by itself.
     if let Some(next) = lane.gates.get(&provider).and_then(Gate::whose) {
-        lane.nothing(next, provider, now);
+        lane.decline(next, provider, now);
     }
     Some(first)
 }
@@ -67,20 +67,20 @@ fn classes_are_served_by_their_weights() {
 fn what_changes_while_somebody_looks_is_looked_at_once_more() {
     let (t0, mut lane) = (Instant::now(), lane());
     let one = enter(&mut lane, entry(&[1], 0, 0, t0));
-    lane.opened(1, t0);
-    lane.close(one, 1, t0 + 3600 * SECOND, t0);
-    assert!(lane.has_to_look(one), "what it saw may be over");
-    lane.close(one, 1, t0 + 3600 * SECOND, t0);
-    assert!(!lane.has_to_look(one));
-    lane.opened(1, t0);
-    assert!(lane.has_to_look(one));
+    lane.conditions_changed(1, t0);
+    lane.block_group(one, 1, t0 + 3600 * SECOND, t0);
+    assert!(lane.has_new_offer(one), "what it saw may be over");
+    lane.block_group(one, 1, t0 + 3600 * SECOND, t0);
+    assert!(!lane.has_new_offer(one));
+    lane.conditions_changed(1, t0);
+    assert!(lane.has_new_offer(one));
 }
 
 #[test]
 fn one_who_waits_for_a_full_provider_delays_nobody_for_another() {
     let (t0, mut lane) = (Instant::now(), lane());
     let first = enter(&mut lane, entry(&[1], 0, 0, t0));
-    lane.nothing(first, 1, t0);
+    lane.decline(first, 1, t0);
     let other = enter(&mut lane, entry(&[2], 3, 0, t0 + SECOND));
     let both = enter(&mut lane, entry(&[1, 2], 3, 0, t0 + 2 * SECOND));
     assert_eq!(go(&mut lane, 2, t0), Some(other));
@@ -95,34 +95,34 @@ fn who_comes_first_has_the_turn_at_once_and_the_next_when_it_went() {
     let (t0, mut lane) = (Instant::now(), lane());
     let one = enter(&mut lane, entry(&[1], 1, 0, t0));
     let two = enter(&mut lane, entry(&[1], 1, 0, t0));
-    assert_eq!((lane.turns(one), lane.turns(two)), (vec![1], vec![]));
+    assert_eq!((lane.offers(one), lane.offers(two)), (vec![1], vec![]));
     lane.served(one, 1, t0);
-    assert_eq!((lane.take_woken(), lane.turns(two)), (vec![two], vec![1]));
+    assert_eq!((lane.take_woken(), lane.offers(two)), (vec![two], vec![1]));
 }
 
 #[test]
 fn room_that_comes_while_one_looks_is_looked_at_again() {
     let (t0, mut lane) = (Instant::now(), lane());
     let one = enter(&mut lane, entry(&[1], 1, 0, t0));
-    lane.room(1, t0);
-    lane.nothing(one, 1, t0);
-    assert_eq!((lane.take_woken(), lane.turns(one)), (vec![one], vec![1]));
-    lane.nothing(one, 1, t0);
-    assert_eq!((lane.take_woken(), lane.turns(one)), (vec![], vec![]));
+    lane.capacity_available(1, t0);
+    lane.decline(one, 1, t0);
+    assert_eq!((lane.take_woken(), lane.offers(one)), (vec![one], vec![1]));
+    lane.decline(one, 1, t0);
+    assert_eq!((lane.take_woken(), lane.offers(one)), (vec![], vec![]));
 }
 
 #[test]
 fn who_rests_keeps_the_turn_until_one_comes_who_goes_before() {
     let (t0, mut lane) = (Instant::now(), lane());
     let low = enter(&mut lane, entry(&[1], 3, 0, t0));
-    lane.rest(low, 1, t0 + SECOND, t0);
-    lane.room(1, t0);
-    assert_eq!((lane.take_woken(), lane.next_look(low)), (vec![], Some(t0 + SECOND)));
+    lane.defer(low, 1, t0 + SECOND, t0);
+    lane.capacity_available(1, t0);
+    assert_eq!((lane.take_woken(), lane.next_check(low)), (vec![], Some(t0 + SECOND)));
     let high = enter(&mut lane, entry(&[1], 0, 0, t0));
-    assert_eq!((lane.turns(low), lane.turns(high)), (vec![], vec![1]));
-    lane.rest(high, 1, t0 + SECOND, t0);
-    lane.due(high, t0 + SECOND);
-    assert_eq!((lane.take_woken(), lane.turns(high)), (vec![high], vec![1]));
+    assert_eq!((lane.offers(low), lane.offers(high)), (vec![], vec![1]));
+    lane.defer(high, 1, t0 + SECOND, t0);
+    lane.expire_timers(high, t0 + SECOND);
+    assert_eq!((lane.take_woken(), lane.offers(high)), (vec![high], vec![1]));
 }
 
 #[test]
@@ -132,10 +132,10 @@ fn a_line_that_is_closed_lets_others_pass_and_opens_in_time() {
     let one = enter(&mut lane, QueueEntry { line: held.clone(), ..entry(&[1], 0, 0, t0) });
     let same = enter(&mut lane, QueueEntry { line: held, ..entry(&[1], 0, 0, t0) });
     let other = enter(&mut lane, entry(&[1], 3, 0, t0));
-    lane.close(one, 1, t0 + SECOND, t0);
+    lane.block_group(one, 1, t0 + SECOND, t0);
     assert_eq!(go(&mut lane, 1, t0), Some(other));
     assert_eq!(go(&mut lane, 1, t0), None);
-    lane.due(one, t0 + SECOND);
+    lane.expire_timers(one, t0 + SECOND);
     assert_eq!(go(&mut lane, 1, t0), Some(one));
     assert_eq!(go(&mut lane, 1, t0), Some(same));
 }
@@ -145,10 +145,10 @@ fn one_who_closed_a_line_and_leaves_opens_it() {
     let (t0, mut lane) = (Instant::now(), lane());
     let one = enter(&mut lane, entry(&[1], 0, 0, t0));
     let two = enter(&mut lane, entry(&[1], 0, 0, t0));
-    lane.close(one, 1, t0 + SECOND, t0);
-    assert_eq!(lane.turns(two), Vec::<u32>::new());
-    lane.leave(one, t0);
-    assert_eq!((lane.take_woken(), lane.turns(two)), (vec![two], vec![1]));
+    lane.block_group(one, 1, t0 + SECOND, t0);
+    assert_eq!(lane.offers(two), Vec::<u32>::new());
+    lane.remove_waiter(one, t0);
+    assert_eq!((lane.take_woken(), lane.offers(two)), (vec![two], vec![1]));
 }
 
 #[test]
@@ -158,7 +158,7 @@ fn a_queue_that_is_paused_has_no_turn_until_it_is_resumed() {
     let one = enter(&mut lane, entry(&[1], 0, 0, t0));
     assert_eq!(go(&mut lane, 1, t0), None);
     lane.pause(0, false, t0);
-    assert_eq!((lane.take_woken(), lane.turns(one)), (vec![one], vec![1]));
+    assert_eq!((lane.take_woken(), lane.offers(one)), (vec![one], vec![1]));
 }
 
 #[test]
@@ -173,8 +173,8 @@ fn one_whose_wait_would_be_too_long_is_told_at_once() {
         go(&mut lane, 1, now);
     }
     let soon = QueueEntry { until: now + SECOND, ..entry(&[1], 1, 0, now) };
-    assert_eq!(lane.enter(soon.clone(), now), Err(QueueRejection::Late(8 * SECOND)));
-    assert!(lane.enter(QueueEntry { flow: 9, ..soon.clone() }, now).is_ok());
+    assert_eq!(lane.enqueue(soon.clone(), now), Err(QueueRejection::Late(8 * SECOND)));
+    assert!(lane.enqueue(QueueEntry { flow: 9, ..soon.clone() }, now).is_ok());
     let backlog = lane.backlog(&[1], 60 * SECOND, now).expect("some were served");
     assert!((7 * SECOND..9 * SECOND).contains(&backlog), "{backlog:?}");
 }
@@ -278,12 +278,12 @@ fn against_the_plain_model(seed: u64) {
                         passed.insert((*provider, class), 0);
                     }
                 }
-                lane.turns(ticket).into_iter().for_each(|at| lane.nothing(ticket, at, now));
+                lane.offers(ticket).into_iter().for_each(|at| lane.decline(ticket, at, now));
                 here.push(ticket);
             }
             5..=6 if !here.is_empty() => {
                 let ticket = here.swap_remove(draw(here.len() as u64) as usize);
-                lane.leave(ticket, now);
+                lane.remove_waiter(ticket, now);
                 plain.leave(ticket);
             }
             _ => {
@@ -307,7 +307,7 @@ fn against_the_plain_model(seed: u64) {
         lane.take_woken();
         assert_eq!(lane.len(), here.len());
     }
-    here.iter().for_each(|ticket| lane.leave(*ticket, t0));
+    here.iter().for_each(|ticket| lane.remove_waiter(*ticket, t0));
     assert!(lane.is_empty() && lane.gates.is_empty() && lane.lines.is_empty());
     assert!(lane.line_ids.is_empty());
 }
@@ -345,7 +345,7 @@ proptest! {
         for (action, which, class, ms) in steps {
             now += Duration::from_millis(ms);
             let turns: Vec<_> =
-                here.iter().flat_map(|t| lane.turns(*t).into_iter().map(|at| (*t, at))).collect();
+                here.iter().flat_map(|t| lane.offers(*t).into_iter().map(|at| (*t, at))).collect();
             let turn = turns.get(class % turns.len().max(1)).copied();
             match (action, turn) {
                 (0 | 1, _) => here.push(enter(&mut lane, entry(LINES[which], class, 0, now))),
@@ -353,25 +353,25 @@ proptest! {
                     lane.served(ticket, at, now);
                     here.retain(|other| *other != ticket);
                 }
-                (3, Some((ticket, at))) => lane.rest(ticket, at, now + SECOND, now),
-                (4, Some((ticket, at))) => lane.close(ticket, at, now + SECOND, now),
-                (5, Some((ticket, _))) => lane.aside(ticket, line(LINES[which]), now),
+                (3, Some((ticket, at))) => lane.defer(ticket, at, now + SECOND, now),
+                (4, Some((ticket, at))) => lane.block_group(ticket, at, now + SECOND, now),
+                (5, Some((ticket, _))) => lane.move_to_group(ticket, line(LINES[which]), now),
                 (6, Some((ticket, _))) => {
-                    lane.leave(ticket, now);
+                    lane.remove_waiter(ticket, now);
                     here.retain(|other| *other != ticket);
                 }
-                (7, _) => lane.room(which as u32 % 2, now),
+                (7, _) => lane.capacity_available(which as u32 % 2, now),
                 _ => {}
             }
             // Time passes for those who wait for it.
             for ticket in &here {
-                if lane.next_look(*ticket).is_some_and(|at| at <= now) {
-                    lane.due(*ticket, now);
+                if lane.next_check(*ticket).is_some_and(|at| at <= now) {
+                    lane.expire_timers(*ticket, now);
                 }
             }
             for provider in 0..2 {
                 let waits = here.iter().any(|ticket| {
-                    let (_, line, _) = lane.place(*ticket).expect("it waits");
+                    let (_, line, _) = lane.position(*ticket).expect("it waits");
                     lane.providers(line).contains(&provider) && lane.is_open(provider, line)
                 });
                 prop_assert_eq!(lane.first(provider, now).is_some(), waits);
@@ -379,9 +379,9 @@ proptest! {
         }
         // In the end there is room for all.
         now += 2 * SECOND;
-        here.iter().for_each(|ticket| lane.due(*ticket, now));
+        here.iter().for_each(|ticket| lane.expire_timers(*ticket, now));
         for ticket in here.clone() {
-            lane.aside(ticket, line(&[0]), now);
+            lane.move_to_group(ticket, line(&[0]), now);
         }
         while let Some(ticket) = go(&mut lane, 0, now) {
             here.retain(|other| *other != ticket);

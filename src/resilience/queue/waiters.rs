@@ -122,7 +122,7 @@ impl QueueWaiters {
     ///
     /// # Errors
     /// When nobody has to go for it.
-    pub fn makes_way(&self, member: &QueuedRequest) -> Result<Vec<Ticket>, QueueFull> {
+    pub fn displaced_by(&self, member: &QueuedRequest) -> Result<Vec<Ticket>, QueueFull> {
         let lower = || self.classes.iter().enumerate().skip(member.class + 1).rev();
         let bytes_of_lower: u64 = lower().map(|(_, class)| class.bytes).sum();
         let most = self.policy.max_bytes.saturating_sub(member.bytes);

@@ -18,7 +18,7 @@ fn join(
     t0: Instant,
 ) -> Vec<Result<Vec<u64>, QueueFull>> {
     let join = |one: &QueuedRequest| {
-        let victims = crowd.makes_way(one)?;
+        let victims = crowd.displaced_by(one)?;
         for victim in &victims {
             let found = members.iter().find(|other| other.ticket == *victim);
             crowd.remove(found.expect("it is a member"));
@@ -88,7 +88,7 @@ proptest! {
             if !comes && !here.is_empty() {
                 let gone = here.swap_remove(number as usize % here.len());
                 crowd.remove(&gone);
-            } else if let Ok(victims) = crowd.makes_way(&one) {
+            } else if let Ok(victims) = crowd.displaced_by(&one) {
                 for victim in victims {
                     let at = here.iter().position(|other| other.ticket == victim);
                     let gone = here.swap_remove(at.expect("a victim is a member"));

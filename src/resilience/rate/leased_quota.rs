@@ -221,7 +221,7 @@ impl LeasedQuota {
         }
         let untold = amount.min(self.owed.max(0.0));
         (self.owed, amount) = (self.owed - untold, amount - untold);
-        let room = (self.most() - self.in_hand(now)).clamp(0.0, amount);
+        let room = (self.most() - self.available(now)).clamp(0.0, amount);
         if let Some(lot) = self.lots.iter_mut().find(|lot| lot.from <= now) {
             (lot.amount, amount) = (lot.amount + room, amount - room);
         }
@@ -248,9 +248,9 @@ impl LeasedQuota {
         }
     }
 
-    pub fn shown(&self, now: Instant) -> LeaseStatus {
+    pub fn status(&self, now: Instant) -> LeaseStatus {
         let share = self.policy.rate / f64::from(self.hosts);
-        LeaseStatus { rate: self.policy.rate, share, in_hand: self.in_hand(now) }
+        LeaseStatus { rate: self.policy.rate, share, in_hand: self.available(now) }
     }
 
     /// Whether there is something to ask.
@@ -259,7 +259,7 @@ impl LeasedQuota {
     }
 
     /// What to ask now, where so many wait; the next only after its answer.
-    pub fn asks(&mut self, waiting: u32, now: Instant) -> Option<LeaseRequest> {
+    pub fn take_request(&mut self, waiting: u32, now: Instant) -> Option<LeaseRequest> {
         self.expire(now);
         let ask = self.ask(waiting, now)?;
         (self.asked, self.owed) = (Some(ask), 0.0);
@@ -287,7 +287,7 @@ impl LeasedQuota {
     }
 
     /// There is no answer to that. What was owed is told again: better twice than never.
-    pub fn unanswered(&mut self, asked_at: Instant, now: Instant) {
+    pub fn request_failed(&mut self, asked_at: Instant, now: Instant) {
         let Some(ask) = self.asked.take_if(|ask| ask.at == asked_at) else { return };
         self.owed += ask.debt.max(0.0);
         self.again = Some(now + LOOK);
@@ -300,7 +300,7 @@ impl LeasedQuota {
         let demand = self.demand.filter(|demand| waiting > 0 || !demand.is_over(now));
         let need = demand.map_or(0.0, |demand| demand.need);
         let ahead = demand.map_or(0.0, |demand| demand.ahead(waiting, now));
-        let (hand, goal) = (self.in_hand(now), ahead.min(self.most()).max(need));
+        let (hand, goal) = (self.available(now), ahead.min(self.most()).max(need));
         let runs_out = goal > 0.0 && hand + NEARLY < need.max(goal / 2.0);
         let want = if runs_out { goal - hand } else { 0.0 };
         let telling = demand.is_none() || self.owed.abs() > goal / 2.0;
@@ -372,7 +372,7 @@ impl LeasedQuota {
         self.lots.iter().filter(|lot| lot.from <= now).map(|lot| lot.amount).sum()
     }
 
-    fn in_hand(&self, now: Instant) -> f64 {
+    fn available(&self, now: Instant) -> f64 {
         self.lots.iter().filter(|lot| lot.until > now).map(|lot| lot.amount).sum()
     }
 }

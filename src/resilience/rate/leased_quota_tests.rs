@@ -25,7 +25,7 @@ fn admit(chunk: &mut LeasedQuota, amount: f64, now: Instant) -> Result<(), Durat
 fn warm(amount: f64, now: Instant) -> LeasedQuota {
     let mut chunk = chunk();
     admit(&mut chunk, 1.0, now).unwrap();
-    let ask = chunk.asks(100, now).unwrap();
+    let ask = chunk.take_request(100, now).unwrap();
     chunk.granted(ask.at, grant(amount), now);
     chunk
 }
@@ -34,13 +34,13 @@ fn warm(amount: f64, now: Instant) -> LeasedQuota {
 fn the_first_call_of_a_cold_host_goes_and_is_told_as_a_debt() {
     let (t0, mut chunk) = (Instant::now(), chunk());
     assert_eq!(admit(&mut chunk, 1.0, t0), Ok(()));
-    let ask = chunk.asks(0, t0).unwrap();
+    let ask = chunk.take_request(0, t0).unwrap();
     assert_eq!((ask.want, ask.least, ask.debt), (1.0, 1.0, 1.0));
-    assert_eq!(chunk.asks(0, t0 + ms(100)), None);
+    assert_eq!(chunk.take_request(0, t0 + ms(100)), None);
     assert_eq!(chunk.check(1.0, t0 + ms(1)), Err(LOOK));
     chunk.granted(ask.at, grant(1.0), t0 + ms(2));
     assert_eq!(admit(&mut chunk, 1.0, t0 + ms(2)), Ok(()));
-    assert_eq!(chunk.asks(0, t0 + ms(3)).unwrap().debt, 0.0);
+    assert_eq!(chunk.take_request(0, t0 + ms(3)).unwrap().debt, 0.0);
 }
 
 #[test]
@@ -48,8 +48,8 @@ fn what_waits_is_asked_for_and_never_more_than_a_chunk() {
     let (t0, mut few) = (Instant::now(), chunk());
     admit(&mut few, 1.0, t0).unwrap();
     let mut many = few.clone();
-    assert!((3.0..4.0).contains(&few.asks(3, t0).unwrap().want));
-    assert_eq!(many.asks(1_000, t0).unwrap().want, many.most());
+    assert!((3.0..4.0).contains(&few.take_request(3, t0).unwrap().want));
+    assert_eq!(many.take_request(1_000, t0).unwrap().want, many.most());
     assert_eq!(many.most(), 5.0);
 }
 
@@ -57,7 +57,7 @@ fn what_waits_is_asked_for_and_never_more_than_a_chunk() {
 fn a_request_that_is_larger_than_a_chunk_is_asked_for_whole() {
     let (t0, mut chunk) = (Instant::now(), warm(2.0, Instant::now()));
     assert_eq!(chunk.check(40.0, t0), Err(LOOK));
-    let ask = chunk.asks(3, t0).unwrap();
+    let ask = chunk.take_request(3, t0).unwrap();
     assert_eq!((ask.want, ask.least), (38.0, 38.0));
     chunk.granted(ask.at, LeaseGrant { wait: ms(600), ..grant(38.0) }, t0 + ms(1));
     assert_eq!(chunk.check(40.0, t0 + ms(1)), Err(ms(600)));
@@ -69,7 +69,7 @@ fn what_is_given_for_later_is_waited_for_as_told() {
     let t0 = Instant::now();
     let mut chunk = warm(1.0, t0);
     admit(&mut chunk, 1.0, t0).unwrap();
-    let ask = chunk.asks(4, t0).unwrap();
+    let ask = chunk.take_request(4, t0).unwrap();
     chunk.granted(ask.at, LeaseGrant { wait: ms(40), ..grant(1.0) }, t0 + ms(2));
     assert_eq!(chunk.check(1.0, t0 + ms(2)), Err(ms(40)));
     assert_eq!(chunk.check(1.0, t0 + ms(41)), Err(ms(1)));
@@ -81,12 +81,12 @@ fn who_is_given_nothing_waits_as_told_and_asks_again() {
     let t0 = Instant::now();
     let mut chunk = warm(1.0, t0);
     admit(&mut chunk, 1.0, t0).unwrap();
-    let ask = chunk.asks(4, t0).unwrap();
+    let ask = chunk.take_request(4, t0).unwrap();
     chunk.granted(ask.at, LeaseGrant { wait: ms(7_000), ..grant(0.0) }, t0);
     assert_eq!(chunk.check(1.0, t0), Err(ms(7_000)));
-    assert_eq!(chunk.asks(4, t0 + ms(999)), None);
+    assert_eq!(chunk.take_request(4, t0 + ms(999)), None);
     chunk.check(1.0, t0 + ms(1_000)).unwrap_err();
-    assert!(chunk.asks(4, t0 + ms(1_000)).is_some());
+    assert!(chunk.take_request(4, t0 + ms(1_000)).is_some());
 }
 
 #[test]
@@ -94,12 +94,12 @@ fn what_nobody_used_expires_and_is_told() {
     let t0 = Instant::now();
     let mut chunk = warm(5.0, t0);
     admit(&mut chunk, 1.0, t0 + ms(10)).unwrap();
-    assert_eq!(chunk.asks(0, t0 + ms(900)), None);
-    assert_eq!(chunk.shown(t0 + ms(1_000)).in_hand, 0.0);
-    let ask = chunk.asks(0, t0 + ms(1_010)).unwrap();
+    assert_eq!(chunk.take_request(0, t0 + ms(900)), None);
+    assert_eq!(chunk.status(t0 + ms(1_000)).in_hand, 0.0);
+    let ask = chunk.take_request(0, t0 + ms(1_010)).unwrap();
     assert_eq!((ask.want, ask.debt), (0.0, -4.0));
     chunk.granted(ask.at, grant(0.0), t0 + ms(1_020));
-    assert_eq!(chunk.asks(0, t0 + ms(1_030)), None);
+    assert_eq!(chunk.take_request(0, t0 + ms(1_030)), None);
 }
 
 #[test]
@@ -107,11 +107,11 @@ fn an_answer_that_costs_more_is_a_debt_and_one_that_costs_less_is_in_hand_again(
     let t0 = Instant::now();
     let mut chunk = warm(3.0, t0);
     chunk.settle(1.0, 2.0, t0);
-    assert_eq!(chunk.shown(t0).in_hand, 2.0);
+    assert_eq!(chunk.status(t0).in_hand, 2.0);
     chunk.settle(2.0, 1.0, t0);
-    assert_eq!(chunk.shown(t0).in_hand, 3.0);
+    assert_eq!(chunk.status(t0).in_hand, 3.0);
     chunk.settle(1.0, 24.0, t0);
-    assert_eq!(chunk.asks(0, t0).unwrap().debt, 20.0);
+    assert_eq!(chunk.take_request(0, t0).unwrap().debt, 20.0);
 }
 
 #[test]
@@ -119,30 +119,30 @@ fn what_comes_back_beyond_a_chunk_is_everybodys() {
     let t0 = Instant::now();
     let mut chunk = warm(4.0, t0);
     chunk.give_back(10.0, t0);
-    assert_eq!(chunk.shown(t0).in_hand, chunk.most());
-    assert_eq!(chunk.asks(0, t0).unwrap().debt, -9.0);
+    assert_eq!(chunk.status(t0).in_hand, chunk.most());
+    assert_eq!(chunk.take_request(0, t0).unwrap().debt, -9.0);
 }
 
 #[test]
 fn the_own_share_counts_while_detached_and_what_it_used_is_told_on_return() {
     let (t0, mut chunk) = (Instant::now(), LeasedQuota::new(POLICY, false, HOSTS));
-    assert_eq!(chunk.asks(8, t0), None);
+    assert_eq!(chunk.take_request(8, t0), None);
     let count = (0..5_000).filter(|n| admit(&mut chunk, 1.0, t0 + ms(*n)).is_ok()).count();
     assert!((51..=53).contains(&count), "{count} in 5 s at a fifth of 50/s, two at once");
     assert!(chunk.share_used(t0 + ms(5_000)) > 0.5);
     chunk.attach(true, HOSTS, t0 + ms(5_000));
-    let ask = chunk.asks(0, t0 + ms(5_000)).unwrap();
+    let ask = chunk.take_request(0, t0 + ms(5_000)).unwrap();
     assert!((1.0..2.1).contains(&ask.debt), "{ask:?}");
 }
 
 #[test]
 fn hosts_that_come_and_go_change_the_share() {
     let (t0, mut chunk) = (Instant::now(), LeasedQuota::new(POLICY, false, 0));
-    assert_eq!(chunk.shown(t0).share, 50.0);
+    assert_eq!(chunk.status(t0).share, 50.0);
     chunk.attach(false, 10, t0);
-    assert_eq!(chunk.shown(t0).share, 5.0);
+    assert_eq!(chunk.status(t0).share, 5.0);
     chunk.retune(RatePolicy { rate: 100.0, ..POLICY }, t0);
-    assert_eq!(chunk.shown(t0), LeaseStatus { rate: 100.0, share: 10.0, in_hand: 0.0 });
+    assert_eq!(chunk.status(t0), LeaseStatus { rate: 100.0, share: 10.0, in_hand: 0.0 });
 }
 
 #[test]
@@ -150,15 +150,15 @@ fn a_fleet_that_is_silent_is_not_waited_for() {
     let t0 = Instant::now();
     let mut chunk = warm(1.0, t0);
     admit(&mut chunk, 1.0, t0).unwrap();
-    let ask = chunk.asks(0, t0).unwrap();
+    let ask = chunk.take_request(0, t0).unwrap();
     assert_eq!(chunk.check(1.0, t0 + ms(249)), Err(LOOK));
     assert_eq!(admit(&mut chunk, 1.0, t0 + ms(250)), Ok(()));
-    chunk.unanswered(ask.at, t0 + ms(300));
+    chunk.request_failed(ask.at, t0 + ms(300));
     assert_eq!(admit(&mut chunk, 1.0, t0 + ms(400)), Ok(()));
-    let again = chunk.asks(0, t0 + ms(400)).unwrap();
+    let again = chunk.take_request(0, t0 + ms(400)).unwrap();
     assert_eq!(again.debt, 2.0);
     chunk.granted(ask.at, grant(9.0), t0 + ms(401));
-    assert_eq!(chunk.shown(t0 + ms(401)).in_hand, 0.0);
+    assert_eq!(chunk.status(t0 + ms(401)).in_hand, 0.0);
     chunk.granted(again.at, grant(1.0), t0 + ms(402));
     assert_eq!(admit(&mut chunk, 1.0, t0 + ms(402)), Ok(()));
 }
@@ -167,15 +167,15 @@ fn a_fleet_that_is_silent_is_not_waited_for() {
 fn a_debt_whose_telling_was_not_answered_is_told_again_and_a_credit_is_not() {
     let (t0, mut debtor) = (Instant::now(), chunk());
     admit(&mut debtor, 1.0, t0).unwrap();
-    let ask = debtor.asks(0, t0).unwrap();
-    debtor.unanswered(ask.at, t0);
-    assert_eq!(debtor.asks(0, t0 + LOOK).unwrap().debt, 1.0);
+    let ask = debtor.take_request(0, t0).unwrap();
+    debtor.request_failed(ask.at, t0);
+    assert_eq!(debtor.take_request(0, t0 + LOOK).unwrap().debt, 1.0);
 
     let mut idle = warm(5.0, t0);
-    let ask = idle.asks(0, t0 + ms(2_000)).unwrap();
+    let ask = idle.take_request(0, t0 + ms(2_000)).unwrap();
     assert_eq!(ask.debt, -5.0);
-    idle.unanswered(ask.at, t0 + ms(2_000));
-    assert_eq!(idle.asks(0, t0 + ms(3_000)), None);
+    idle.request_failed(ask.at, t0 + ms(2_000));
+    assert_eq!(idle.take_request(0, t0 + ms(3_000)), None);
 }
 
 #[test]
@@ -186,14 +186,14 @@ fn numbers_that_are_none_break_nothing() {
         let mut chunk = LeasedQuota::new(RatePolicy { rate: a, burst: b }, true, 0);
         let _ = admit(&mut chunk, a, t0);
         chunk.take(1.0, t0);
-        if let Some(ask) = chunk.asks(u32::MAX, t0) {
+        if let Some(ask) = chunk.take_request(u32::MAX, t0) {
             chunk.granted(ask.at, LeaseGrant { amount: a, wait: Duration::MAX, used: b }, t0);
         }
         chunk.settle(a, b, t0 + ms(1));
         chunk.attach(false, u32::MAX, t0 + ms(2));
         chunk.attach(true, 1, t0 + ms(3));
         assert!((0.0..=1.0).contains(&chunk.share_used(t0 + ms(4))), "{a} {b}");
-        assert!(chunk.shown(t0).in_hand >= 0.0, "{a} {b}");
+        assert!(chunk.status(t0).in_hand >= 0.0, "{a} {b}");
     }
 }
 
@@ -322,7 +322,7 @@ impl Fleet {
                 host.waiting = count;
             }
         }
-        if let Some(ask) = host.chunk.asks(host.waiting, now) {
+        if let Some(ask) = host.chunk.take_request(host.waiting, now) {
             host.on_its_way = Some((now + delay, Message::There(ask)));
         }
     }

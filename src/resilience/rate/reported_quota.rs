@@ -224,7 +224,7 @@ impl ReportedQuota {
     }
 
     /// What is left, as far as is known; below 0 if more was taken than there was.
-    pub fn left(&self, now: Instant) -> Option<f64> {
+    pub fn remaining(&self, now: Instant) -> Option<f64> {
         match self.known(now)? {
             QuotaCount::Bucket(bucket) => Some(bucket.left(now)),
             QuotaCount::Window(window) if window.is_over(now) => window.limit,

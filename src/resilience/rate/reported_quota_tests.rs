@@ -87,7 +87,7 @@ fn room(told: &ReportedQuota, now: Instant) -> usize {
 fn what_nobody_told_restrains_nothing() {
     let (t0, told) = (Instant::now(), ReportedQuota::new());
     assert_eq!((told.check(1e9, t0), told.is_known(t0)), (Ok(()), false));
-    assert_eq!((told.left(t0), told.share_used(t0)), (None, None));
+    assert_eq!((told.remaining(t0), told.share_used(t0)), (None, None));
 }
 
 #[test]
@@ -132,10 +132,10 @@ fn our_count_stands_while_a_report_leaves_it_possible() {
     let mut told = told(bucket(60.0, 10.0, secs(50)), t0);
     let mark = told.take(1.0, t0 + secs(1));
     take(&mut told, 4, t0 + secs(2));
-    let before = told.left(t0 + secs(3));
+    let before = told.remaining(t0 + secs(3));
     // Between 4 and 8 are left, as this report knows it; we count just under 8.
     told.observe(bucket(60.0, 8.0, secs(52)), mark, t0 + secs(3));
-    assert_eq!(told.left(t0 + secs(3)).map(f64::round), before.map(f64::round));
+    assert_eq!(told.remaining(t0 + secs(3)).map(f64::round), before.map(f64::round));
 }
 
 #[test]
@@ -168,7 +168,7 @@ fn a_window_gives_nothing_until_its_reset_and_then_all() {
     take(&mut told, 2, t0);
     assert_eq!(told.check(1.0, t0 + secs(10)), Err(secs(20)));
     assert_eq!(room(&told, t0 + secs(30)), 60);
-    assert_eq!(told.left(t0 + secs(30)), Some(60.0));
+    assert_eq!(told.remaining(t0 + secs(30)), Some(60.0));
 }
 
 #[test]

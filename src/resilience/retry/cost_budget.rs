@@ -54,12 +54,12 @@ impl CostBudget {
     }
 
     /// Whether another repeat may be paid for.
-    pub fn may(&self, now: Instant) -> bool {
-        self.left(now) > 0.0
+    pub fn allows_retry(&self, now: Instant) -> bool {
+        self.remaining(now) > 0.0
     }
 
     /// What may be spent yet; never below 0.
-    pub fn left(&self, now: Instant) -> f64 {
+    pub fn remaining(&self, now: Instant) -> f64 {
         let mut tenths = self.tenths;
         self.slices.gone(now).for_each(|slot| tenths[slot] = 0.0);
         (self.policy.limit - tenths.iter().sum::<f64>()).max(0.0)
@@ -78,18 +78,18 @@ mod tests {
     fn past_the_limit_nothing_may_be_spent_until_it_is_forgotten() {
         let (t0, mut spend) = (Instant::now(), CostBudget::new(POLICY));
         spend.add(4.5, t0);
-        assert_eq!((spend.may(t0), spend.left(t0)), (true, 0.5));
+        assert_eq!((spend.allows_retry(t0), spend.remaining(t0)), (true, 0.5));
         spend.add(2.0, t0);
-        assert_eq!((spend.may(t0), spend.left(t0)), (false, 0.0));
-        assert!(!spend.may(t0 + POLICY.window));
-        assert_eq!(spend.left(t0 + POLICY.window.mul_f64(1.1)), 5.0);
+        assert_eq!((spend.allows_retry(t0), spend.remaining(t0)), (false, 0.0));
+        assert!(!spend.allows_retry(t0 + POLICY.window));
+        assert_eq!(spend.remaining(t0 + POLICY.window.mul_f64(1.1)), 5.0);
     }
 
     #[test]
     fn what_costs_nothing_or_is_no_number_changes_nothing() {
         let (t0, mut spend) = (Instant::now(), CostBudget::new(POLICY));
         [0.0, -1.0, f64::NAN, f64::NEG_INFINITY].iter().for_each(|cost| spend.add(*cost, t0));
-        assert_eq!(spend.left(t0), 5.0);
+        assert_eq!(spend.remaining(t0), 5.0);
     }
 
     #[test]
@@ -98,11 +98,11 @@ mod tests {
         spend.add(1.0, t0);
         spend.add(3.0, t0 + POLICY.window / 2);
         spend.retune(CostBudgetPolicy { limit: 4.0, ..POLICY });
-        assert!(!spend.may(t0 + POLICY.window / 2));
+        assert!(!spend.allows_retry(t0 + POLICY.window / 2));
         let window = Duration::from_secs(60);
         spend.retune(CostBudgetPolicy { limit: 4.0, window });
-        assert!(!spend.may(t0 + POLICY.window / 2 + window));
-        assert_eq!(spend.left(t0 + POLICY.window / 2 + window * 2), 4.0);
+        assert!(!spend.allows_retry(t0 + POLICY.window / 2 + window));
+        assert_eq!(spend.remaining(t0 + POLICY.window / 2 + window * 2), 4.0);
     }
 
     proptest! {
@@ -124,7 +124,7 @@ mod tests {
                     let inside = all.iter().filter(|(at, _)| now - *at < span);
                     inside.map(|(_, cost)| cost).sum::<f64>()
                 };
-                let spent = limit - spend.left(now);
+                let spent = limit - spend.remaining(now);
                 prop_assert!(spent >= spent_within(window + Duration::from_nanos(1)));
                 prop_assert!(spent <= spent_within(window + window / 10));
             }

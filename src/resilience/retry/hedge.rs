@@ -61,13 +61,13 @@ impl Hedge {
     }
 
     /// Counts one request: it earns `extra_load` of a hedge.
-    pub fn first(&mut self, now: Instant) {
+    pub fn record_request(&mut self, now: Instant) {
         self.budget.deposit(now);
     }
 
     /// A first attempt was answered after `took`; one that lost to its hedge counts with what it
     /// had taken by then, or the percentile would sink with every hedge.
-    pub fn sample(&mut self, took: Duration, now: Instant) {
+    pub fn record_latency(&mut self, took: Duration, now: Instant) {
         self.latencies.record(took, now);
     }
 
@@ -81,7 +81,7 @@ impl Hedge {
     }
 
     /// Pays for one hedge; false when it cannot be paid.
-    pub fn spend(&mut self, now: Instant) -> bool {
+    pub fn withdraw(&mut self, now: Instant) -> bool {
         self.budget.withdraw(now)
     }
 }
@@ -95,7 +95,7 @@ mod tests {
 
     fn measured(samples: u64, now: Instant) -> Hedge {
         let mut hedge = Hedge::new(POLICY);
-        (1..=samples).for_each(|n| hedge.sample(Duration::from_millis(n), now));
+        (1..=samples).for_each(|n| hedge.record_latency(Duration::from_millis(n), now));
         hedge
     }
 
@@ -118,24 +118,24 @@ mod tests {
     #[test]
     fn fifty_requests_pay_for_a_hedge_of_2_percent() {
         let (now, mut hedge) = (Instant::now(), Hedge::new(POLICY));
-        (0..49).for_each(|_| hedge.first(now));
-        assert!(!hedge.spend(now));
-        hedge.first(now);
-        assert!(hedge.spend(now));
-        assert!(!hedge.spend(now));
-        assert!(!hedge.spend(now + Duration::from_secs(3_600)));
+        (0..49).for_each(|_| hedge.record_request(now));
+        assert!(!hedge.withdraw(now));
+        hedge.record_request(now);
+        assert!(hedge.withdraw(now));
+        assert!(!hedge.withdraw(now));
+        assert!(!hedge.withdraw(now + Duration::from_secs(3_600)));
     }
 
     #[test]
     fn retuning_keeps_what_was_measured_and_paid() {
         let now = Instant::now();
         let mut hedge = measured(200, now);
-        (0..50).for_each(|_| hedge.first(now));
-        assert!(hedge.spend(now));
+        (0..50).for_each(|_| hedge.record_request(now));
+        assert!(hedge.withdraw(now));
         hedge.retune(HedgePolicy { extra_load: 0.5, after: None });
         let delay = hedge.delay(now).unwrap().as_secs_f64();
         assert!((delay / 0.1 - 1.0).abs() < 0.05, "{delay}");
-        assert_eq!((0..50).filter(|_| hedge.spend(now)).count(), 24);
+        assert_eq!((0..50).filter(|_| hedge.withdraw(now)).count(), 24);
     }
 
     #[test]
@@ -143,8 +143,8 @@ mod tests {
         let (t0, mut hedge) = (Instant::now(), measured(1_000, Instant::now()));
         let slow = (0..1_000u32).map(|n| t0 + Duration::from_millis(10) * n);
         let hedges = slow.filter(|now| {
-            hedge.first(*now);
-            hedge.delay(*now).is_some() && hedge.spend(*now)
+            hedge.record_request(*now);
+            hedge.delay(*now).is_some() && hedge.withdraw(*now)
         });
         assert_eq!(hedges.count(), 20);
     }
@@ -159,9 +159,9 @@ mod tests {
             let (mut now, mut firsts, mut hedges) = (Instant::now(), 0, 0);
             for (ms, requests, wanted) in steps {
                 now += Duration::from_millis(ms);
-                (0..requests).for_each(|_| hedge.first(now));
+                (0..requests).for_each(|_| hedge.record_request(now));
                 firsts += requests;
-                hedges += (0..wanted).filter(|_| hedge.spend(now)).count();
+                hedges += (0..wanted).filter(|_| hedge.withdraw(now)).count();
                 prop_assert!(hedges as f64 <= extra_load * firsts as f64 + 1e-6);
             }
         }

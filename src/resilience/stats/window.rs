@@ -73,7 +73,7 @@ impl SlidingWindow {
 
     /// One that was recorded as good turned out bad. Takes the newest good one that is still
     /// inside; when none is, this is a record of its own.
-    pub fn spoil(&mut self, now: Instant) {
+    pub fn mark_bad(&mut self, now: Instant) {
         self.advance(now);
         for at in self.slices.newest_first() {
             if self.ring[at].bad < self.ring[at].total {
@@ -175,7 +175,7 @@ mod tests {
         let (t0, mut window) = (Instant::now(), SlidingWindow::new(TEN));
         window.record(t0, false);
         window.record(t0 + ms(3_000), false);
-        window.spoil(t0 + ms(6_000));
+        window.mark_bad(t0 + ms(6_000));
         assert_eq!(window.counts(t0 + ms(6_000)), (2, 1));
         // The newest was spoiled: it outlives the older.
         assert_eq!(window.counts(t0 + ms(11_000)), (1, 1));
@@ -185,7 +185,7 @@ mod tests {
     fn spoiling_what_is_no_longer_inside_is_a_record() {
         let (t0, mut window) = (Instant::now(), SlidingWindow::new(TEN));
         window.record(t0, false);
-        window.spoil(t0 + ms(60_000));
+        window.mark_bad(t0 + ms(60_000));
         assert_eq!(window.counts(t0 + ms(60_000)), (1, 1));
     }
 
@@ -207,7 +207,7 @@ mod tests {
             window.record(t0, true);
             assert_eq!(window.counts(t0), (1, 1));
             window.record(t0 + TEN, true);
-            window.spoil(t0 + TEN);
+            window.mark_bad(t0 + TEN);
             assert!(window.counts(t0 + TEN).0 >= 1);
         }
     }
@@ -261,7 +261,7 @@ mod tests {
             for (gap, action) in steps {
                 now += ms(gap);
                 match action {
-                    0 => window.spoil(now),
+                    0 => window.mark_bad(now),
                     1 => window.record(now, true),
                     _ => window.record(now, false),
                 }
