@@ -18,6 +18,16 @@ fn check(name: &str, generated: &str) {
 }
 
 #[test]
+fn the_reference_of_the_admin_api_is_current() {
+    check("admin-api.md", &outrigger::admin::reference());
+}
+
+#[test]
+fn the_reference_of_the_command_line_is_current() {
+    check("cli.md", &outrigger::cli::reference());
+}
+
+#[test]
 fn the_reference_of_metrics_is_current() {
     check("metrics.md", &outrigger::telemetry::metrics::reference());
 }

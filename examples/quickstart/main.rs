@@ -20,7 +20,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use outrigger::app::{self, Listen, Options, StartError};
+use outrigger::app::{self, ListenAddress, Options, StartError};
 use outrigger::policy::yaml::diagnostic::render;
 use outrigger::telemetry::logging::{self, DaemonLogFormat};
 use tracing_subscriber::filter::LevelFilter;
@@ -89,14 +89,14 @@ fn sidecar(policy: &str) -> Result<ExitCode> {
     logging::init(DaemonLogFormat::Text, LevelFilter::INFO);
     let options = Options {
         policies: Path::new(POLICIES).join(policy),
-        listen: Listen::Tcp((Ipv4Addr::LOCALHOST, LISTEN).into()),
+        listen: ListenAddress::Tcp((Ipv4Addr::LOCALHOST, LISTEN).into()),
         admin_token: None,
         admin: Some((Ipv4Addr::LOCALHOST, ADMIN).into()),
         metrics: None,
         workers: 2,
         watch: true,
         poll: Duration::from_secs(10),
-        data: outrigger::app::Data::None,
+        data: outrigger::app::StoreDir::Disabled,
         fleet: None,
     };
     match app::run(&options) {

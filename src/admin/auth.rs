@@ -1,66 +1,75 @@
-//! Who may ask the admin side for what.
+//! Access control of the admin API.
 //!
-//! On loopback, reading is free to whoever is on the host, and so is changing where no token is set.
-//! A browser on the same host is not: a page from elsewhere could send it here. So a `Host` that is
-//! no name of the loopback is refused (DNS rebinding), and a change that a page of another origin
-//! made too (Fetch Metadata, `Origin`). Off loopback everything but health needs the token.
+//! On loopback, reading is free for every process on the host, and so are changes when no token is
+//! set. A browser on the host is not trusted: a page of another site could make it send requests.
+//! Therefore a `Host` that does not name the loopback interface is rejected (DNS rebinding), and so
+//! is a change that a page of another origin sends (Fetch Metadata, `Origin`). Off loopback,
+//! everything but health needs the token.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderName, ORIGIN, WWW_AUTHENTICATE};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
+use axum::http::header::{AUTHORIZATION, HOST, HeaderName, ORIGIN};
+use axum::http::{HeaderMap, HeaderValue, Method};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-use super::Shown;
-use crate::proxy::downstream::problem::{PROBLEM_JSON, problem_document};
+use super::AdminState;
+use super::error::{ApiError, ApiErrorKind};
 use crate::telemetry::metrics::AdminLabels;
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
-const SHORTEST: usize = 16;
+const MIN_TOKEN: usize = 16;
 
-/// What the admin side asks of whom.
+/// The rules for access to the API.
 #[derive(Debug)]
 pub struct Access {
     pub token: Option<Token>,
-    /// Bound where only this host can reach it.
+    /// The listener is bound to the loopback interface.
     pub on_loopback: bool,
 }
 
-/// A secret of which only the hash is kept.
+/// The admin token, of which only the hash is kept.
 #[derive(Clone)]
 pub struct Token([u8; 32]);
 
-/// Why a text is no token.
+/// The reason why a token cannot be used.
 #[derive(Debug, Error)]
 pub enum TokenError {
-    #[error("the admin token has {0} characters (expected at least {SHORTEST})")]
-    Short(usize),
-    #[error("the admin token cannot be read from {0}: {1}")]
-    Unreadable(String, String),
+    #[error("the admin token has {0} characters (expected at least {MIN_TOKEN})")]
+    TooShort(usize),
+    #[error("cannot read the admin token from {from}: {error}")]
+    Unreadable { from: String, error: String },
+}
+
+/// The reason why a request is rejected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Denial {
+    HostNotLoopback,
+    TokenRequired,
+    CrossSite,
 }
 
 impl Token {
-    /// Takes `env:NAME`, `file:PATH`, or the token itself.
+    /// Reads the token from `env:NAME`, `file:PATH`, or the text itself.
     ///
     /// # Errors
-    /// When there is none, or it is short.
+    /// When there is no token, or it is too short.
     pub fn read(source: &str) -> Result<Token, TokenError> {
-        token_text(source).map(|text| Token::of(&text))
+        read_token(source).map(|text| Token::hash(&text))
     }
 
-    fn of(text: &str) -> Token {
+    fn hash(text: &str) -> Token {
         Token(Sha256::digest(text).into())
     }
 
-    /// Hashes are compared, so that the time taken tells nothing of the token.
-    fn opens(&self, given: &str) -> bool {
-        Token::of(given).0 == self.0
+    /// Compares hashes, so that the time taken does not depend on the token.
+    fn matches(&self, given: &str) -> bool {
+        Token::hash(given).0 == self.0
     }
 }
 
@@ -70,86 +79,82 @@ impl fmt::Debug for Token {
     }
 }
 
-/// The token that `env:NAME`, `file:PATH` or the text itself gives.
+/// The token in `env:NAME`, `file:PATH`, or the text itself.
 ///
 /// # Errors
-/// When there is none, or it is short.
-pub fn token_text(source: &str) -> Result<String, TokenError> {
-    let unreadable = |why: String| TokenError::Unreadable(source.to_owned(), why);
+/// When there is no token, or it is too short.
+pub fn read_token(source: &str) -> Result<String, TokenError> {
+    let unreadable = |error: String| TokenError::Unreadable { from: source.to_owned(), error };
     let text = match source.split_once(':') {
-        Some(("env", name)) => std::env::var(name).map_err(|why| unreadable(why.to_string()))?,
+        Some(("env", name)) => std::env::var(name).map_err(|e| unreadable(e.to_string()))?,
         Some(("file", path)) => {
-            std::fs::read_to_string(path).map_err(|why| unreadable(why.to_string()))?
+            std::fs::read_to_string(path).map_err(|e| unreadable(e.to_string()))?
         }
         _ => source.to_owned(),
     };
     let text = text.trim().to_owned();
-    if text.len() < SHORTEST { Err(TokenError::Short(text.len())) } else { Ok(text) }
+    if text.len() < MIN_TOKEN { Err(TokenError::TooShort(text.len())) } else { Ok(text) }
 }
 
-/// Why a request is refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Refusal {
-    WrongHost,
-    NoToken,
-    CrossSite,
-}
-
-/// Lets through what may pass, and refuses the rest with the reason.
-pub async fn guard(State(shown): State<Arc<Shown>>, request: Request, next: Next) -> Response {
+/// Rejects requests that have no access. Health is open to all.
+pub async fn authorize(
+    State(admin): State<Arc<AdminState>>,
+    request: Request,
+    next: Next,
+) -> Response {
     let health = matches!(request.uri().path(), "/healthz" | "/readyz");
-    match refusal(&shown.access, request.method(), request.headers()).filter(|_| !health) {
+    match denial(&admin.access, request.method(), request.headers()).filter(|_| !health) {
         None => next.run(request).await,
-        Some(refusal) => {
-            let labels = AdminLabels { action: "refused", result: refusal.name() };
-            shown.live.metrics.admin_changes.get_or_create_owned(&labels).inc();
+        Some(denial) => {
+            let labels = AdminLabels { action: "rejected", result: denial.as_str() };
+            admin.live.metrics.admin_changes.get_or_create_owned(&labels).inc();
             tracing::warn!(
                 method = %request.method(),
                 path = request.uri().path(),
-                why = refusal.name(),
-                "audit: admin request refused"
+                reason = denial.as_str(),
+                "audit: admin request rejected"
             );
-            refusal.into_response()
+            denial.error().into_response()
         }
     }
 }
 
-fn refusal(access: &Access, method: &Method, headers: &HeaderMap) -> Option<Refusal> {
+fn denial(access: &Access, method: &Method, headers: &HeaderMap) -> Option<Denial> {
     let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
     let host = text(HOST).unwrap_or_default();
     let reads = matches!(*method, Method::GET | Method::HEAD);
     if access.on_loopback && !is_loopback_host(host) {
-        return Some(Refusal::WrongHost);
+        return Some(Denial::HostNotLoopback);
     }
     if let Some(token) = access.token.as_ref().filter(|_| !reads || !access.on_loopback) {
         let given = text(AUTHORIZATION).and_then(|value| value.split_once(' '));
         let bearer = given.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
-        if !bearer.is_some_and(|(_, given)| token.opens(given.trim())) {
-            return Some(Refusal::NoToken);
+        if !bearer.is_some_and(|(_, given)| token.matches(given.trim())) {
+            return Some(Denial::TokenRequired);
         }
     }
     (!reads && is_cross_site(text(SEC_FETCH_SITE), headers.get(ORIGIN), host))
-        .then_some(Refusal::CrossSite)
+        .then_some(Denial::CrossSite)
 }
 
-/// A program sends neither header; a page's own script sends both, with our host.
+/// A program sends neither header. A page served from here sends both, with our host.
 fn is_cross_site(site: Option<&str>, origin: Option<&HeaderValue>, host: &str) -> bool {
-    let from_elsewhere = site.is_some_and(|site| !matches!(site, "same-origin" | "none"));
-    let ours = |origin: &HeaderValue| {
+    let other_site = site.is_some_and(|site| !matches!(site, "same-origin" | "none"));
+    let same_origin = |origin: &HeaderValue| {
         let origin = origin.to_str().unwrap_or_default();
         let authority = origin.strip_prefix("http://").or(origin.strip_prefix("https://"));
         authority.is_some_and(|authority| authority.eq_ignore_ascii_case(host))
     };
-    from_elsewhere || origin.is_some_and(|origin| !ours(origin))
+    other_site || origin.is_some_and(|origin| !same_origin(origin))
 }
 
 fn is_loopback_host(host: &str) -> bool {
     if let Ok(address) = host.parse::<SocketAddr>() {
         return address.ip().is_loopback();
     }
-    let port = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let is_port = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     let name = match host.rsplit_once(':') {
-        Some((name, after)) if port(after) => name,
+        Some((name, port)) if is_port(port) => name,
         _ => host,
     };
     let name = name.trim_start_matches('[').trim_end_matches(']');
@@ -157,44 +162,32 @@ fn is_loopback_host(host: &str) -> bool {
         || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-impl Refusal {
-    fn name(self) -> &'static str {
+impl Denial {
+    /// The name in metrics and in the log.
+    fn as_str(self) -> &'static str {
         match self {
-            Refusal::WrongHost => "wrong_host",
-            Refusal::NoToken => "no_token",
-            Refusal::CrossSite => "cross_site",
+            Denial::HostNotLoopback => "host_not_loopback",
+            Denial::TokenRequired => "token_required",
+            Denial::CrossSite => "cross_site",
         }
     }
-}
 
-impl IntoResponse for Refusal {
-    fn into_response(self) -> Response {
-        let (status, detail) = match self {
-            Refusal::WrongHost => (
-                StatusCode::FORBIDDEN,
-                "the Host header is no name of this host's loopback (use 127.0.0.1 or localhost)",
+    fn error(self) -> ApiError {
+        let (kind, detail) = match self {
+            Denial::HostNotLoopback => (
+                ApiErrorKind::HostNotLoopback,
+                "the Host header does not name the loopback interface (use 127.0.0.1 or localhost)",
             ),
-            Refusal::NoToken => {
-                (StatusCode::UNAUTHORIZED, "send the admin token: `Authorization: Bearer TOKEN`")
-            }
-            Refusal::CrossSite => {
-                (StatusCode::FORBIDDEN, "a page of another origin may not change anything here")
+            Denial::TokenRequired => (
+                ApiErrorKind::TokenRequired,
+                "the admin token is missing or wrong (send `Authorization: Bearer TOKEN`)",
+            ),
+            Denial::CrossSite => {
+                (ApiErrorKind::CrossSite, "pages of other origins cannot make changes")
             }
         };
-        let mut response = problem(status, self.name(), detail);
-        if status == StatusCode::UNAUTHORIZED {
-            response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-        }
-        response
+        ApiError::new(kind, detail)
     }
-}
-
-/// An error of the API as problem JSON (RFC 9457).
-pub fn problem(status: StatusCode, name: &str, detail: &str) -> Response {
-    let title = status.canonical_reason().unwrap_or("error");
-    let name = format!("admin:{}", name.replace('_', "-"));
-    let body = problem_document(&name, title, status.as_u16(), detail);
-    (status, [(CONTENT_TYPE, PROBLEM_JSON)], body.to_string()).into_response()
 }
 
 #[cfg(test)]
@@ -209,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn hosts_of_the_loopback_pass_and_others_do_not() {
+    fn only_hosts_that_name_the_loopback_interface_are_accepted() {
         for host in
             ["localhost", "LocalHost:8701", "127.0.0.1:8701", "127.9.9.9", "[::1]:8701", "[::1]"]
         {
@@ -228,46 +221,48 @@ mod tests {
     }
 
     #[test]
-    fn a_change_needs_the_token_where_one_is_set_and_never_comes_from_another_site() {
+    fn a_change_needs_the_token_if_one_is_set_and_is_never_accepted_from_another_site() {
         let long = "a-token-that-is-long-enough";
-        let free = Access { token: None, on_loopback: true };
+        let open = Access { token: None, on_loopback: true };
         let token = Some(Token::read(long).expect("a token"));
-        let kept = Access { token: token.clone(), on_loopback: true };
-        let away = Access { token, on_loopback: false };
+        let protected = Access { token: token.clone(), on_loopback: true };
+        let remote = Access { token, on_loopback: false };
         let host = ("host", "127.0.0.1:8701");
         let bearer = ("authorization", "Bearer a-token-that-is-long-enough");
         let (get, post) = (Method::GET, Method::POST);
-        let no = [Some(Refusal::NoToken), Some(Refusal::CrossSite), Some(Refusal::WrongHost)];
+        let token_required = Some(Denial::TokenRequired);
+        let cross_site = Some(Denial::CrossSite);
+        let wrong_host = Some(Denial::HostNotLoopback);
         for (access, method, lines, expected) in [
-            (&free, &post, vec![host], None),
-            (&free, &get, vec![("host", "evil.example")], no[2]),
-            (&kept, &get, vec![host], None),
-            (&kept, &post, vec![host], no[0]),
-            (&kept, &post, vec![host, bearer], None),
-            (&kept, &post, vec![host, ("authorization", "Bearer another")], no[0]),
+            (&open, &post, vec![host], None),
+            (&open, &get, vec![("host", "evil.example")], wrong_host),
+            (&protected, &get, vec![host], None),
+            (&protected, &post, vec![host], token_required),
+            (&protected, &post, vec![host, bearer], None),
+            (&protected, &post, vec![host, ("authorization", "Bearer another")], token_required),
             (
-                &kept,
+                &protected,
                 &post,
                 vec![host, ("authorization", "Basic a-token-that-is-long-enough")],
-                no[0],
+                token_required,
             ),
-            (&away, &get, vec![("host", "10.0.0.7:8701")], no[0]),
-            (&away, &get, vec![("host", "10.0.0.7:8701"), bearer], None),
-            (&free, &post, vec![host, ("sec-fetch-site", "cross-site")], no[1]),
-            (&free, &post, vec![host, ("sec-fetch-site", "same-site")], no[1]),
-            (&free, &post, vec![host, ("origin", "http://evil.example")], no[1]),
-            (&free, &post, vec![host, ("origin", "null")], no[1]),
-            (&free, &post, vec![host, ("origin", "http://127.0.0.1:8701")], None),
-            (&free, &get, vec![host, ("origin", "http://evil.example")], None),
+            (&remote, &get, vec![("host", "10.0.0.7:8701")], token_required),
+            (&remote, &get, vec![("host", "10.0.0.7:8701"), bearer], None),
+            (&open, &post, vec![host, ("sec-fetch-site", "cross-site")], cross_site),
+            (&open, &post, vec![host, ("sec-fetch-site", "same-site")], cross_site),
+            (&open, &post, vec![host, ("origin", "http://evil.example")], cross_site),
+            (&open, &post, vec![host, ("origin", "null")], cross_site),
+            (&open, &post, vec![host, ("origin", "http://127.0.0.1:8701")], None),
+            (&open, &get, vec![host, ("origin", "http://evil.example")], None),
         ] {
-            assert_eq!(refusal(access, method, &headers(&lines)), expected, "{method} {lines:?}");
+            assert_eq!(denial(access, method, &headers(&lines)), expected, "{method} {lines:?}");
         }
     }
 
     #[test]
-    fn a_token_is_not_short_and_is_never_shown() {
-        assert!(matches!(Token::read("short"), Err(TokenError::Short(5))));
-        assert!(matches!(Token::read("file:/nonexistent"), Err(TokenError::Unreadable(..))));
+    fn a_short_token_is_rejected_and_debug_output_hides_the_token() {
+        assert!(matches!(Token::read("short"), Err(TokenError::TooShort(5))));
+        assert!(matches!(Token::read("file:/nonexistent"), Err(TokenError::Unreadable { .. })));
         assert_eq!(format!("{:?}", Token::read("a-token-that-is-long").expect("long")), "Token");
     }
 }

@@ -1,88 +1,91 @@
-//! `/api/caches`: what each holds, and how often it served; and forgetting all that one holds.
+//! `/api/caches`: the size and the hit counts of each cache, and purging one.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::body::Bytes;
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, StatusCode};
-use axum::response::{IntoResponse, Response};
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
-use super::Shown;
-use super::auth::problem;
-use super::overrides::{Asked, listed};
+use super::AdminState;
+use super::change::Change;
+use super::error::{ApiError, ApiErrorKind};
+use super::routes::Routes;
 use crate::cache::store::{Cache, CacheResult};
 
-#[derive(Debug, Serialize)]
-pub struct Overview {
-    caches: Vec<Told>,
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub struct CacheList {
+    pub caches: Vec<CacheSummary>,
 }
 
-#[derive(Debug, Serialize)]
-struct Told {
-    name: String,
-    /// Keys that have an answer.
-    entries: u64,
-    bytes: u64,
-    max_bytes: u64,
-    /// Of answers that are on their way, and will be stored.
-    recording_bytes: u64,
-    /// Requests that ask for others, too.
-    flights: usize,
-    evictions: u64,
-    /// What it did, how often.
-    requests: BTreeMap<&'static str, u64>,
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub struct CacheSummary {
+    pub name: String,
+    /// Stored responses.
+    pub entries: u64,
+    pub bytes: u64,
+    pub max_bytes: u64,
+    /// Bytes of responses that are being received and will be stored.
+    pub recording_bytes: u64,
+    /// Upstream requests that other requests wait for (coalescing).
+    pub coalesced_fetches: usize,
+    pub evictions: u64,
+    /// Requests by result: `hit`, `stale`, `revalidated`, `miss`, `collapsed` or `bypass`.
+    pub requests: BTreeMap<String, u64>,
 }
 
-#[derive(Debug, Serialize)]
-struct Purged {
-    cache: String,
-    entries: usize,
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub struct CachePurged {
+    pub cache: String,
+    /// Entries that were removed.
+    pub entries: usize,
 }
 
-/// `GET /api/caches`.
-pub async fn overview(State(shown): State<Arc<Shown>>) -> Json<Overview> {
-    Json(Overview { caches: shown.caches.all().iter().map(|cache| told(cache)).collect() })
+pub fn routes() -> Routes {
+    Routes::default()
+        .get::<CacheList, _>("/api/caches", "Lists caches with their size and hit counts.", list)
+        .post::<CachePurged, _>(
+            "/api/caches/purge/{name}",
+            "Removes every entry of a cache.",
+            purge,
+        )
 }
 
-fn told(cache: &Cache) -> Told {
-    let figures = cache.statistics();
-    Told {
-        name: cache.name().to_owned(),
-        entries: figures.entries,
-        bytes: figures.bytes,
-        max_bytes: figures.max_bytes,
-        recording_bytes: figures.recording,
-        flights: figures.flights,
-        evictions: figures.evictions,
-        requests: CacheResult::ALL.map(CacheResult::as_str).into_iter().zip(figures.did).collect(),
-    }
+async fn list(State(admin): State<Arc<AdminState>>) -> Json<CacheList> {
+    let caches = admin.caches.all();
+    Json(CacheList { caches: caches.iter().map(|cache| CacheSummary::new(cache)).collect() })
 }
 
-/// `POST /api/caches/purge/{name}`.
-pub async fn change(
-    State(shown): State<Arc<Shown>>,
-    Path((action, name)): Path<(String, String)>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Response {
-    if action != "purge" {
-        let detail = format!("`{action}` is no action (expected purge)");
-        return problem(StatusCode::NOT_FOUND, "no_action", &detail);
-    }
-    let asked = match Asked::read(&headers, &body) {
-        Ok(asked) => asked,
-        Err(refusal) => return *refusal,
-    };
-    let all = shown.caches.all();
+async fn purge(
+    State(admin): State<Arc<AdminState>>,
+    Path(name): Path<String>,
+    change: Change,
+) -> Result<Json<CachePurged>, ApiError> {
+    let all = admin.caches.all();
     let Some(cache) = all.iter().find(|cache| cache.name() == name) else {
-        let known: Vec<_> = all.iter().map(|cache| cache.name().to_owned()).collect();
-        let detail = format!("there is no cache `{name}` (there are: {})", listed(&known));
-        return problem(StatusCode::NOT_FOUND, "no_cache", &detail);
+        let known = all.iter().map(|cache| cache.name().to_owned());
+        let detail = format!("there is no cache `{name}`");
+        return Err(ApiError::unknown(ApiErrorKind::UnknownCache, &detail, known));
     };
     let entries = cache.purge();
-    shown.audit("cache_purge", &name, &asked);
-    Json(Purged { cache: name, entries }).into_response()
+    admin.audit("cache_purge", &name, &change);
+    Ok(Json(CachePurged { cache: name, entries }))
+}
+
+impl CacheSummary {
+    fn new(cache: &Cache) -> CacheSummary {
+        let figures = cache.statistics();
+        let results = CacheResult::ALL.map(|result| result.as_str().to_owned());
+        CacheSummary {
+            name: cache.name().to_owned(),
+            entries: figures.entries,
+            bytes: figures.bytes,
+            max_bytes: figures.max_bytes,
+            recording_bytes: figures.recording,
+            coalesced_fetches: figures.flights,
+            evictions: figures.evictions,
+            requests: results.into_iter().zip(figures.did).collect(),
+        }
+    }
 }

@@ -1,19 +1,18 @@
-//! `/api/degradation`: which modes are in force and why, what they did, and entering or leaving one
-//! by hand.
+//! `/api/degradation`: the state of each degradation mode, past episodes, and entering or leaving a
+//! mode manually.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Json;
-use axum::body::Bytes;
-use axum::extract::{Path, State};
-use axum::http::{HeaderMap, StatusCode};
-use axum::response::{IntoResponse, Response};
-use serde::Serialize;
+use axum::extract::State;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
-use super::Shown;
-use super::auth::problem;
-use super::overrides::{Asked, listed};
+use super::AdminState;
+use super::change::{Action, Change, Target};
+use super::error::{ApiError, ApiErrorKind};
+use super::routes::Routes;
 use crate::clock;
 use crate::degradation::history::EpisodeRecord;
 use crate::live::degradation::episode::{Episode, EpisodeCause, EpisodeImpact, SignalReading};
@@ -22,139 +21,174 @@ use crate::resilience::hysteresis::TriggerOverride;
 use crate::snapshot::{DegradationMode, Snapshot};
 use crate::telemetry::events::rfc3339;
 
-/// How long a mode is entered or left by hand where nobody says.
-const USUAL: Duration = Duration::from_secs(3600);
+/// Duration of an override when the request has none.
+const DEFAULT_DURATION: Duration = Duration::from_secs(3600);
 
-#[derive(Debug, Serialize)]
-pub struct Degradation {
-    modes: Vec<Standing>,
-    /// The newest first.
-    episodes: Vec<EpisodeRecord>,
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub struct DegradationStatus {
+    pub modes: Vec<ModeStatus>,
+    /// Current and past episodes, newest first.
+    pub episodes: Vec<EpisodeRecord>,
 }
 
-#[derive(Debug, Serialize)]
-struct Changed {
-    changed: Vec<Standing>,
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub struct ModesChanged {
+    /// The mode, after the change.
+    pub changed: Vec<ModeStatus>,
 }
 
-#[derive(Debug, Serialize)]
-struct Standing {
-    name: String,
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub struct ModeStatus {
+    pub name: String,
     /// `enforce` or `shadow`.
-    mode: &'static str,
-    in_force: bool,
-    /// Routes that it is for.
-    routes: Vec<String>,
+    pub mode: String,
+    pub in_force: bool,
+    /// Routes that use this mode.
+    pub routes: Vec<String>,
+    /// The current episode, while the mode is in force.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
-    now: Option<Now>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    by_hand: Option<ActiveOverride>,
-    /// Whether the condition held at the last look.
-    condition: bool,
-    signs: Vec<Sign>,
-    for_ms: u64,
-    recover_after_ms: u64,
-    /// On its way in or out, whatever a hand says.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    progress: Option<Progress>,
-    actions: Vec<String>,
+    pub episode: Option<CurrentEpisode>,
+    /// The operator's manual override.
+    #[serde(default, rename = "override", skip_serializing_if = "Option::is_none")]
+    pub manual_override: Option<ActiveOverride>,
+    /// The condition was met at the last evaluation.
+    pub condition: bool,
+    /// The signals of the condition.
+    pub signals: Vec<SignalStatus>,
+    /// The condition must be met for this long before the mode is entered.
+    pub for_ms: u64,
+    /// The condition must not be met for this long before the mode is left.
+    pub recover_after_ms: u64,
+    /// A change that the condition is about to cause, without regard to an override.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<ModeProgress>,
+    /// The actions, in the words of the policy.
+    pub actions: Vec<String>,
 }
 
-/// Of a mode in force.
-#[derive(Debug, Serialize)]
-struct Now {
-    /// RFC 3339.
-    since: String,
-    since_ms: u64,
-    cause: EpisodeCause,
-    impact: EpisodeImpact,
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub struct CurrentEpisode {
+    /// Start of the episode, RFC 3339.
+    pub since: String,
+    /// Duration of the episode so far.
+    pub since_ms: u64,
+    pub cause: EpisodeCause,
+    pub impact: EpisodeImpact,
 }
 
-#[derive(Debug, Serialize)]
-struct Sign {
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub struct SignalStatus {
     #[serde(flatten)]
-    now: SignalReading,
-    /// What it was when the mode was entered.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    at_entry: Option<f64>,
+    pub reading: SignalReading,
+    /// The value when the mode was entered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_entry: Option<f64>,
 }
 
-#[derive(Debug, Serialize)]
-struct Progress {
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub struct ModeProgress {
     /// `entering` or `leaving`.
-    to: &'static str,
-    passed_ms: u64,
-    of_ms: u64,
+    pub to: String,
+    pub passed_ms: u64,
+    pub of_ms: u64,
 }
 
-/// `GET /api/degradation`.
-pub async fn overview(State(shown): State<Arc<Shown>>) -> Json<Degradation> {
-    let (snapshot, now) = (shown.current.load_full(), clock::now());
-    let modes = snapshot.modes.iter().map(|mode| Standing::of(&snapshot, mode, now)).collect();
-    Json(Degradation { modes, episodes: shown.past.all(&shown.live.modes) })
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ModeAction {
+    Enter,
+    Leave,
+    Auto,
 }
 
-/// `POST /api/degradation/{enter|leave|auto}/{name}`.
-pub async fn change(
-    State(shown): State<Arc<Shown>>,
-    Path((action, name)): Path<(String, String)>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Response {
-    let (done, on) = match action.as_str() {
-        "enter" => ("degradation_enter", Some(true)),
-        "leave" => ("degradation_leave", Some(false)),
-        "auto" => ("degradation_auto", None),
-        _ => {
-            let detail = format!("`{action}` is no action (expected enter, leave or auto)");
-            return problem(StatusCode::NOT_FOUND, "no_action", &detail);
-        }
-    };
-    let asked = match Asked::read(&headers, &body) {
-        Ok(asked) => asked.lasting(on.map(|_| USUAL)),
-        Err(refusal) => return *refusal,
-    };
-    if asked.is_for_the_fleet() {
-        let detail = "a mode is entered and left on one host (leave `fleet` out)";
-        return problem(StatusCode::BAD_REQUEST, "no_fleet", detail);
+pub fn routes() -> Routes {
+    Routes::default()
+        .get::<DegradationStatus, _>(
+            "/api/degradation",
+            "Lists degradation modes with their signals, cause and impact, and episodes.",
+            list,
+        )
+        .post::<ModesChanged, _>(
+            "/api/degradation/{action}/{name}",
+            "Overrides a mode on this host. `enter` puts it in force and `leave` keeps it out of \
+             force, for one hour unless `for` is given. `auto` removes the override, and the \
+             condition decides again.",
+            change,
+        )
+}
+
+async fn list(State(admin): State<Arc<AdminState>>) -> Json<DegradationStatus> {
+    let (snapshot, now) = (admin.current.load_full(), clock::now());
+    let modes = snapshot.modes.iter().map(|mode| ModeStatus::new(&snapshot, mode, now)).collect();
+    Json(DegradationStatus { modes, episodes: admin.past.all(&admin.live.modes) })
+}
+
+async fn change(
+    State(admin): State<Arc<AdminState>>,
+    Target { action, name }: Target<ModeAction>,
+    mut change: Change,
+) -> Result<Json<ModesChanged>, ApiError> {
+    if change.note.fleet {
+        let detail = "a degradation mode is overridden on one host (leave `fleet` out)";
+        return Err(ApiError::new(ApiErrorKind::PerHostOnly, detail));
     }
-    let snapshot = shown.current.load_full();
+    let forced = action.forced();
+    change.duration = change.duration.or(forced.map(|_| DEFAULT_DURATION));
+    let snapshot = admin.current.load_full();
     let Some(mode) = snapshot.modes.iter().find(|mode| mode.policy.name == name) else {
-        let known: Vec<_> = snapshot.modes.iter().map(|mode| mode.policy.name.clone()).collect();
-        let detail = format!("there is no mode `{name}` (there are: {})", listed(&known));
-        return problem(StatusCode::NOT_FOUND, "no_mode", &detail);
+        let known = snapshot.modes.iter().map(|mode| mode.policy.name.clone());
+        let detail = format!("there is no degradation mode `{name}`");
+        return Err(ApiError::unknown(ApiErrorKind::UnknownMode, &detail, known));
     };
     let now = clock::now();
-    let hand = on.map(|on| TriggerOverride { on, until: asked.until(now) });
-    shown.live.modes.set_override(&mode.live, hand, asked.note().clone(), now);
-    shown.audit(done, &name, &asked);
-    Json(Changed { changed: vec![Standing::of(&snapshot, mode, now)] }).into_response()
+    let hand = forced.map(|on| TriggerOverride { on, until: change.until(now) });
+    admin.live.modes.set_override(&mode.live, hand, change.note.clone(), now);
+    admin.audit(action.audit_name(), &name, &change);
+    Ok(Json(ModesChanged { changed: vec![ModeStatus::new(&snapshot, mode, now)] }))
 }
 
-impl Standing {
-    fn of(snapshot: &Snapshot, mode: &DegradationMode, now: Instant) -> Standing {
-        let standing = mode.live.status(now);
+impl Action for ModeAction {
+    const NAMES: &'static [(Self, &'static str, &'static str)] = &[
+        (ModeAction::Enter, "enter", "degradation_enter"),
+        (ModeAction::Leave, "leave", "degradation_leave"),
+        (ModeAction::Auto, "auto", "degradation_auto"),
+    ];
+}
+
+impl ModeAction {
+    /// Whether the mode is forced into or out of force; `None` removes the override.
+    fn forced(self) -> Option<bool> {
+        match self {
+            ModeAction::Enter => Some(true),
+            ModeAction::Leave => Some(false),
+            ModeAction::Auto => None,
+        }
+    }
+}
+
+impl ModeStatus {
+    fn new(snapshot: &Snapshot, mode: &DegradationMode, now: Instant) -> ModeStatus {
+        let state = mode.live.status(now);
         let policy = &mode.policy;
-        let episode = standing.episode.as_ref();
+        let episode = state.episode.as_ref();
         let routes = snapshot
             .routes
             .iter()
             .filter(|route| route.modes.all.iter().any(|of| of.mode.policy.name == policy.name));
-        let in_force = episode.is_some();
-        let progress = standing.progress.map(|(passed, of)| Progress {
-            to: if standing.condition_is_in { "leaving" } else { "entering" },
+        let to = if state.condition_is_in { "leaving" } else { "entering" };
+        let progress = state.progress.map(|(passed, of)| ModeProgress {
+            to: to.to_owned(),
             passed_ms: millis(passed),
             of_ms: millis(of),
         });
-        Standing {
+        ModeStatus {
             name: policy.name.clone(),
-            mode: policy.mode.as_str(),
-            in_force,
+            mode: policy.mode.as_str().to_owned(),
+            in_force: episode.is_some(),
             routes: routes.map(|route| route.policy.name.clone()).collect(),
-            now: episode.map(|episode| Now::of(episode, now)),
-            by_hand: standing.by_hand,
-            condition: standing.holds,
-            signs: standing.seen.into_iter().map(|seen| Sign::of(seen, episode)).collect(),
+            episode: episode.map(|episode| CurrentEpisode::new(episode, now)),
+            manual_override: state.manual_override,
+            condition: state.holds,
+            signals: state.seen.into_iter().map(|now| SignalStatus::new(now, episode)).collect(),
             for_ms: millis(policy.hold),
             recover_after_ms: millis(policy.recover_after),
             progress,
@@ -163,9 +197,9 @@ impl Standing {
     }
 }
 
-impl Now {
-    fn of(episode: &Arc<Episode>, now: Instant) -> Now {
-        Now {
+impl CurrentEpisode {
+    fn new(episode: &Arc<Episode>, now: Instant) -> CurrentEpisode {
+        CurrentEpisode {
             since: rfc3339(episode.began),
             since_ms: millis(now.saturating_duration_since(episode.since)),
             cause: episode.cause.clone(),
@@ -174,14 +208,14 @@ impl Now {
     }
 }
 
-impl Sign {
-    fn of(now: SignalReading, episode: Option<&Arc<Episode>>) -> Sign {
-        let then = episode.map(|episode| episode.cause.signs.iter());
-        let then = then.into_iter().flatten().find(|then| then.sign == now.sign);
-        Sign { at_entry: then.and_then(|then| then.value), now }
+impl SignalStatus {
+    fn new(reading: SignalReading, episode: Option<&Arc<Episode>>) -> SignalStatus {
+        let entry = episode.map(|episode| episode.cause.signals.iter());
+        let entry = entry.into_iter().flatten().find(|entry| entry.signal == reading.signal);
+        SignalStatus { at_entry: entry.and_then(|entry| entry.value), reading }
     }
 }
 
-fn millis(length: Duration) -> u64 {
-    u64::try_from(length.as_millis()).unwrap_or(u64::MAX)
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

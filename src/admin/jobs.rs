@@ -1,230 +1,285 @@
-//! `/api/queue/jobs`: what lies in the store, and what an operator does about it.
+//! `/api/queue/jobs`: durable jobs in the store, and the changes that an operator makes to them.
 
 use std::sync::Arc;
 
 use axum::Json;
-use axum::body::Bytes;
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
-use axum::http::{HeaderMap, StatusCode};
-use axum::response::{IntoResponse, Response};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Shown;
-use super::auth::problem;
-use super::overrides::Asked;
+use super::AdminState;
+use super::change::{Action, Change, Target};
+use super::error::{ApiError, ApiErrorKind};
+use super::queue::reject_duration;
+use super::routes::Routes;
 use crate::clock;
 use crate::store::{self, JobFilter, JobId, Millis, Store, StoreError};
 use crate::telemetry::events::rfc3339;
 
-const PAGE: usize = 50;
-const LARGEST_PAGE: usize = 1000;
+const DEFAULT_PAGE: usize = 50;
+const MAX_PAGE: usize = 1000;
 
-/// An answer that says no.
-pub(super) type Refusal = Box<Response>;
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub struct JobPage {
+    /// Newest first.
+    pub jobs: Vec<JobStatus>,
+    /// The `before` of the next page; absent on the last page.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<i64>,
+}
 
-#[derive(Debug, Serialize)]
-struct Job {
-    id: String,
-    queue: String,
-    route: String,
-    class: String,
-    state: &'static str,
-    method: String,
-    /// Without its query.
-    path: String,
-    bytes: u64,
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub struct JobStatus {
+    pub id: String,
+    pub queue: String,
+    pub route: String,
+    pub class: String,
+    /// `ready`, `retry_wait`, `leased` (running), `done`, `dead`, `expired` or `cancelled`.
+    pub state: String,
+    pub method: String,
+    /// Without the query.
+    pub path: String,
+    /// Size of the request body.
+    pub bytes: u64,
     /// Runs that failed.
-    attempts: u32,
-    /// Times that it was begun.
-    deliveries: u32,
-    accepted: String,
-    age_ms: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    due: Option<String>,
-    expires: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    finished: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    callback: Option<Callback>,
+    pub attempts: u32,
+    /// Runs that started.
+    pub deliveries: u32,
+    /// RFC 3339, like the other times.
+    pub accepted: String,
+    pub age_ms: u64,
+    /// Start of the next run, for a job that waits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub due: Option<String>,
+    pub expires: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished: Option<String>,
+    /// The error of the last run that failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub callback: Option<CallbackStatus>,
 }
 
-#[derive(Debug, Serialize)]
-struct Callback {
-    url: String,
-    state: String,
-    attempts: u32,
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub struct CallbackStatus {
+    /// Without the query.
+    pub url: String,
+    pub state: String,
+    pub attempts: u32,
 }
 
-#[derive(Debug, Serialize)]
-struct Page {
-    jobs: Vec<Job>,
-    /// `before` of the next page.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    next: Option<i64>,
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub struct JobsChanged {
+    /// Number of jobs.
+    pub changed: usize,
 }
 
-/// What is asked of a list; all of it may be left out.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Wanted {
+struct ListQuery {
     queue: Option<String>,
     state: Option<String>,
     before: Option<i64>,
     limit: Option<usize>,
 }
 
-#[derive(Debug, Serialize)]
-struct Changed {
-    changed: usize,
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct PurgeQuery {
+    state: Option<String>,
 }
 
-/// `GET /api/queue/jobs?queue=&state=&limit=&before=`: the newest first.
-pub async fn list(
-    State(shown): State<Arc<Shown>>,
-    wanted: Result<Query<Wanted>, axum::extract::rejection::QueryRejection>,
-) -> Response {
-    let listed = async {
-        let store = kept(&shown)?;
-        let Query(wanted) = wanted.map_err(|error| {
-            let detail = format!("{error} (expected queue, state, limit, before)");
-            refusal(StatusCode::BAD_REQUEST, "bad_query", &detail)
-        })?;
-        let limit = wanted.limit.unwrap_or(PAGE).clamp(1, LARGEST_PAGE);
-        let state = state_of(wanted.state.as_deref())?;
-        let filter = JobFilter { queue: wanted.queue, state, before: wanted.before, limit };
-        let found = store.list(filter).await.map_err(|failure| lost(&failure))?;
-        let next = (found.len() == limit).then(|| found.last().map(|job| job.seq)).flatten();
-        let jobs = found.into_iter().map(Job::of).collect();
-        Ok(Json(Page { jobs, next }).into_response())
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JobAction {
+    Cancel,
+    Retry,
+}
+
+/// A change of many jobs.
+#[derive(Clone, Copy, Debug)]
+enum Sweep {
+    Requeue,
+    Purge(store::JobState),
+}
+
+pub fn routes() -> Routes {
+    Routes::default()
+        .get::<JobPage, _>(
+            "/api/queue/jobs",
+            "Lists jobs. Query: `queue` and `state` filter, `limit` (50, at most 1000) sets the page \
+             size, `before` is the `next` of the previous page.",
+            list,
+        )
+        .get::<JobStatus, _>("/api/queue/jobs/{id}", "Reports one job.", show)
+        .post::<JobStatus, _>(
+            "/api/queue/jobs/{action}/{id}",
+            "`cancel` ends a job that is not finished. `retry` runs a job again that is dead or waits \
+             for its next run. 409 when the job is in another state.",
+            change,
+        )
+        .post::<JobsChanged, _>(
+            "/api/queue/requeue/{name}",
+            "Runs the dead jobs of a queue again.",
+            requeue,
+        )
+        .post::<JobsChanged, _>(
+            "/api/queue/purge/{name}",
+            "Deletes the finished jobs of a queue that are in one state. Query: `state` (`dead`).",
+            purge,
+        )
+}
+
+async fn list(
+    State(admin): State<Arc<AdminState>>,
+    query: Result<Query<ListQuery>, QueryRejection>,
+) -> Result<Json<JobPage>, ApiError> {
+    let store = admin.job_store()?;
+    let Query(query) = query.map_err(|error| {
+        let detail = format!("{error} (expected queue, state, limit, before)");
+        ApiError::new(ApiErrorKind::InvalidQuery, detail)
+    })?;
+    let limit = query.limit.unwrap_or(DEFAULT_PAGE).clamp(1, MAX_PAGE);
+    let state = query.state.as_deref().map(parse_state).transpose()?;
+    let filter = JobFilter { queue: query.queue, state, before: query.before, limit };
+    let found = store.list(filter).await.map_err(|failure| unavailable(&failure))?;
+    let next = (found.len() == limit).then(|| found.last().map(|job| job.seq)).flatten();
+    Ok(Json(JobPage { jobs: found.into_iter().map(JobStatus::new).collect(), next }))
+}
+
+async fn show(
+    State(admin): State<Arc<AdminState>>,
+    Path(id): Path<String>,
+) -> Result<Json<JobStatus>, ApiError> {
+    admin.job(parse_id(&id)?).await.map(Json)
+}
+
+async fn change(
+    State(admin): State<Arc<AdminState>>,
+    Target { action, name }: Target<JobAction>,
+    change: Change,
+) -> Result<Json<JobStatus>, ApiError> {
+    let store = admin.job_store()?;
+    let id = parse_id(&name)?;
+    let now = Millis::of(clock::wall());
+    let before = match action {
+        JobAction::Cancel => store.cancel(id, None, now).await,
+        JobAction::Retry => store.retry(id, now).await.map(|found| found.map(|(state, _)| state)),
     };
-    listed.await.unwrap_or_else(|refusal: Refusal| *refusal)
-}
-
-/// `GET /api/queue/jobs/{id}`.
-pub async fn one(State(shown): State<Arc<Shown>>, Path(id): Path<String>) -> Response {
-    found(&shown, &id).await.unwrap_or_else(|refusal| *refusal)
-}
-
-async fn found(shown: &Shown, id: &str) -> Result<Response, Refusal> {
-    let store = kept(shown)?;
-    let id = id_of(id)?;
-    let job = store.job(id).await.map_err(|failure| lost(&failure))?;
-    Ok(Json(Job::of(job.ok_or_else(|| unknown(id))?)).into_response())
-}
-
-/// `POST /api/queue/jobs/{cancel|retry}/{id}`.
-pub async fn change(
-    State(shown): State<Arc<Shown>>,
-    Path((action, id)): Path<(String, String)>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Response {
-    let changed = async {
-        let asked = Asked::read(&headers, &body)?;
-        let store = kept(&shown)?;
-        let id = id_of(&id)?;
-        let now = Millis::of(clock::wall());
-        let (what, stood) = match action.as_str() {
-            "cancel" => ("job_cancel", store.cancel(id, None, now).await),
-            "retry" => {
-                let retried = store.retry(id, now).await;
-                ("job_retry", retried.map(|found| found.map(|(state, _)| state)))
-            }
-            _ => {
-                let detail = format!("`{action}` is no action (expected cancel or retry)");
-                return Err(refusal(StatusCode::NOT_FOUND, "no_action", &detail));
-            }
-        };
-        let stood = stood.map_err(|failure| lost(&failure))?.ok_or_else(|| unknown(id))?;
-        let did = match action.as_str() {
-            "cancel" => !stood.is_final(),
-            _ => matches!(stood, store::JobState::Dead | store::JobState::RetryWait),
-        };
-        if !did {
-            let detail = format!("{id} is {}: there is nothing to {action}", stood.as_str());
-            return Err(refusal(StatusCode::CONFLICT, "job_state", &detail));
-        }
-        shown.audit(what, &id.to_string(), &asked);
-        found(&shown, &id.to_string()).await
+    let before = before.map_err(|failure| unavailable(&failure))?;
+    let before = before.ok_or_else(|| unknown_job(id))?;
+    let applies = match action {
+        JobAction::Cancel => !before.is_final(),
+        JobAction::Retry => matches!(before, store::JobState::Dead | store::JobState::RetryWait),
     };
-    changed.await.unwrap_or_else(|refusal| *refusal)
+    if !applies {
+        let state = before.as_str();
+        let detail = format!("job {id} is {state}: there is nothing to {}", action.as_str());
+        return Err(ApiError::new(ApiErrorKind::JobState, detail));
+    }
+    admin.audit(action.audit_name(), &id.to_string(), &change);
+    admin.job(id).await.map(Json)
 }
 
-/// `POST /api/queue/requeue/{name}`: its dead run again; `POST /api/queue/purge/{name}?state=dead`:
-/// what is over is forgotten.
-pub(super) async fn sweep(
-    shown: &Shown,
-    action: &str,
-    queue: &str,
-    state: Option<&str>,
-    asked: &Asked,
-) -> Result<Response, Refusal> {
-    let store = kept(shown)?;
-    let state = state_of(state)?.unwrap_or(store::JobState::Dead);
+async fn requeue(
+    State(admin): State<Arc<AdminState>>,
+    Path(name): Path<String>,
+    change: Change,
+) -> Result<Json<JobsChanged>, ApiError> {
+    let changed = admin.sweep(Sweep::Requeue, &name, &change).await?;
+    admin.audit("queue_requeue", &name, &change);
+    Ok(Json(changed))
+}
+
+async fn purge(
+    State(admin): State<Arc<AdminState>>,
+    Path(name): Path<String>,
+    Query(query): Query<PurgeQuery>,
+    change: Change,
+) -> Result<Json<JobsChanged>, ApiError> {
+    let state = query.state.as_deref().map(parse_state).transpose()?;
+    let state = state.unwrap_or(store::JobState::Dead);
     if !state.is_final() {
-        let detail = format!("`{}` is not over (cancel such jobs one by one)", state.as_str());
-        return Err(refusal(StatusCode::BAD_REQUEST, "bad_state", &detail));
+        let detail = format!("`{}` is not a final state (cancel such jobs by id)", state.as_str());
+        return Err(ApiError::new(ApiErrorKind::InvalidState, detail));
     }
-    let mut changed = 0;
-    loop {
-        let now = Millis::of(clock::wall());
-        let some = match action {
-            "requeue" => store.requeue(queue.to_owned(), now).await,
-            _ => store.purge(queue.to_owned(), state).await,
-        };
-        match some.map_err(|failure| lost(&failure))? {
-            0 => break,
-            some => changed += some,
+    let changed = admin.sweep(Sweep::Purge(state), &name, &change).await?;
+    admin.audit("queue_purge", &name, &change);
+    Ok(Json(changed))
+}
+
+impl Action for JobAction {
+    const NAMES: &'static [(Self, &'static str, &'static str)] =
+        &[(JobAction::Cancel, "cancel", "job_cancel"), (JobAction::Retry, "retry", "job_retry")];
+}
+
+impl AdminState {
+    fn job_store(&self) -> Result<&Store, ApiError> {
+        self.store.as_ref().ok_or_else(|| {
+            let detail = "this sidecar keeps no jobs (start it with --data DIR)";
+            ApiError::new(ApiErrorKind::NoStore, detail)
+        })
+    }
+
+    async fn job(&self, id: JobId) -> Result<JobStatus, ApiError> {
+        let job = self.job_store()?.job(id).await.map_err(|failure| unavailable(&failure))?;
+        job.map(JobStatus::new).ok_or_else(|| unknown_job(id))
+    }
+
+    /// The store changes a bounded number of jobs in one transaction; this repeats until none is left.
+    async fn sweep(
+        &self,
+        sweep: Sweep,
+        queue: &str,
+        change: &Change,
+    ) -> Result<JobsChanged, ApiError> {
+        reject_duration(change)?;
+        self.find_queue(&self.current.load_full(), queue)?;
+        let store = self.job_store()?;
+        let mut changed = 0;
+        loop {
+            let step = match sweep {
+                Sweep::Requeue => store.requeue(queue.to_owned(), Millis::of(clock::wall())).await,
+                Sweep::Purge(state) => store.purge(queue.to_owned(), state).await,
+            };
+            match step.map_err(|failure| unavailable(&failure))? {
+                0 => return Ok(JobsChanged { changed }),
+                step => changed += step,
+            }
         }
     }
-    let what = if action == "requeue" { "queue_requeue" } else { "queue_purge" };
-    shown.audit(what, queue, asked);
-    Ok(Json(Changed { changed }).into_response())
 }
 
-fn refusal(status: StatusCode, name: &str, detail: &str) -> Refusal {
-    Box::new(problem(status, name, detail))
+fn parse_state(text: &str) -> Result<store::JobState, ApiError> {
+    text.parse().map_err(|error: String| ApiError::new(ApiErrorKind::InvalidState, error))
 }
 
-fn kept(shown: &Shown) -> Result<&Store, Refusal> {
-    shown.store.as_ref().ok_or_else(|| {
-        let detail = "this sidecar keeps no jobs (run it with --data DIR)";
-        refusal(StatusCode::NOT_FOUND, "no_store", detail)
-    })
+fn parse_id(text: &str) -> Result<JobId, ApiError> {
+    text.parse().map_err(|error: String| ApiError::new(ApiErrorKind::UnknownJob, error))
 }
 
-fn state_of(text: Option<&str>) -> Result<Option<store::JobState>, Refusal> {
-    let state = text.map(str::parse).transpose();
-    state.map_err(|error: String| refusal(StatusCode::BAD_REQUEST, "bad_state", &error))
+fn unknown_job(id: JobId) -> ApiError {
+    ApiError::new(ApiErrorKind::UnknownJob, format!("there is no job {id}"))
 }
 
-fn id_of(text: &str) -> Result<JobId, Refusal> {
-    text.parse().map_err(|error: String| refusal(StatusCode::NOT_FOUND, "no_job", &error))
+fn unavailable(failure: &StoreError) -> ApiError {
+    ApiError::new(ApiErrorKind::StoreUnavailable, failure.to_string())
 }
 
-fn unknown(id: JobId) -> Refusal {
-    refusal(StatusCode::NOT_FOUND, "no_job", &format!("there is no job {id}"))
-}
-
-fn lost(failure: &StoreError) -> Refusal {
-    refusal(StatusCode::SERVICE_UNAVAILABLE, "store", &failure.to_string())
-}
-
-impl Job {
-    fn of(job: store::JobRecord) -> Job {
+impl JobStatus {
+    fn new(job: store::JobRecord) -> JobStatus {
         let time = |at: Millis| rfc3339(at.time());
-        let path = job.uri.split('?').next().unwrap_or_default().to_owned();
+        let without_query = |uri: &str| uri.split('?').next().unwrap_or_default().to_owned();
         let age = job.accepted.until(Millis::of(clock::wall()));
-        Job {
+        JobStatus {
             id: job.id.to_string(),
             queue: job.queue,
             route: job.route,
             class: job.class,
-            state: job.state.as_str(),
+            state: job.state.as_str().to_owned(),
             method: job.method,
-            path,
+            path: without_query(&job.uri),
             bytes: job.bytes,
             attempts: job.attempts,
             deliveries: job.deliveries,
@@ -234,8 +289,8 @@ impl Job {
             expires: time(job.expires),
             finished: job.finished.map(time),
             error: job.error,
-            callback: job.callback.map(|callback| Callback {
-                url: callback.url.split('?').next().unwrap_or_default().to_owned(),
+            callback: job.callback.map(|callback| CallbackStatus {
+                url: without_query(&callback.url),
                 state: callback.state,
                 attempts: callback.attempts,
             }),

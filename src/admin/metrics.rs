@@ -1,25 +1,58 @@
-//! `/metrics`: what is counted as it goes, and what is read off at the moment of the scrape.
+//! `/metrics`, `/healthz` and `/readyz`: all that the metrics listener serves.
+//!
+//! Counters are kept as things happen. Gauges of state that changes by itself are set at the scrape.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use axum::extract::State;
-use axum::http::HeaderMap;
 use axum::http::header::{ACCEPT, CONTENT_TYPE, VARY};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 
-use super::Shown;
+use super::AdminState;
+use super::routes::Routes;
 use crate::clock;
+use crate::live::provider::ProviderLive;
+use crate::snapshot;
 use crate::store::Millis;
 use crate::telemetry::metrics::{
     EndpointLabels, JobLabels, ProviderLabels, QueueLabels, RateLabels, RouteLabels,
 };
 use crate::telemetry::prometheus_text::{CLASSIC, OPEN_METRICS, classic, wants_open_metrics};
 
-/// OpenMetrics where it is asked for, as Prometheus does; else its classic format.
-pub async fn metrics(State(shown): State<Arc<Shown>>, headers: HeaderMap) -> Response {
-    shown.read_off();
-    shown.read_off_store().await;
-    let text = shown.live.metrics.encode();
+pub fn routes() -> Routes {
+    Routes::default()
+        .get::<String, _>(
+            "/metrics",
+            "Metrics in the OpenMetrics format, or in the classic Prometheus format when `Accept` does \
+             not name OpenMetrics.",
+            metrics,
+        )
+        .get::<String, _>("/healthz", "`ok` while the process runs. Needs no token.", healthz)
+        .get::<String, _>(
+            "/readyz",
+            "200 when a policy is in force and the listener is open, else 503. Needs no token.",
+            readyz,
+        )
+}
+
+async fn healthz() -> &'static str {
+    "ok\n"
+}
+
+async fn readyz(State(admin): State<Arc<AdminState>>) -> (StatusCode, &'static str) {
+    if admin.ready.load(Ordering::Acquire) {
+        (StatusCode::OK, "ready\n")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "not ready: starting or draining\n")
+    }
+}
+
+async fn metrics(State(admin): State<Arc<AdminState>>, headers: HeaderMap) -> Response {
+    admin.refresh_gauges();
+    admin.refresh_job_gauges().await;
+    let text = admin.live.metrics.encode();
     let accept = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok());
     let vary = (VARY, "accept");
     match wants_open_metrics(accept) {
@@ -28,9 +61,9 @@ pub async fn metrics(State(shown): State<Arc<Shown>>, headers: HeaderMap) -> Res
     }
 }
 
-impl Shown {
-    /// The same of what lies in the store; where it cannot be read, nothing is told.
-    async fn read_off_store(&self) {
+impl AdminState {
+    /// Sets the gauges of durable jobs. They are absent when the store cannot be read.
+    async fn refresh_job_gauges(&self) {
         let metrics = &self.live.metrics;
         metrics.jobs.clear();
         metrics.job_oldest_ready_seconds.clear();
@@ -50,8 +83,8 @@ impl Shown {
         }
     }
 
-    /// Sets the gauges of what changes by itself; of what is no more, none is left.
-    fn read_off(&self) {
+    /// Sets the gauges of routes and providers, and removes those of former ones.
+    fn refresh_gauges(&self) {
         let (now, snapshot, metrics) = (clock::now(), self.current.load_full(), &self.live.metrics);
         metrics.retry_budget.clear();
         metrics.retry_cost_budget.clear();
@@ -67,27 +100,10 @@ impl Shown {
         metrics.held_credentials.clear();
         metrics.rate_limit_used.clear();
         for provider in &snapshot.providers {
-            // Told here too: an end that came by itself is noticed by whoever looks.
-            provider.live.is_drained(now);
             let name = &provider.policy.name;
-            let labels = ProviderLabels { provider: name.clone() };
-            let limit = i64::from(provider.live.limit());
-            metrics.concurrency_limit.get_or_create_owned(&labels).set(limit);
-            for (of, used) in ["requests", "tokens"].into_iter().zip(provider.live.rates_used()) {
-                let Some(used) = used else { continue };
-                let labels = RateLabels { provider: name.clone(), of };
-                metrics.rate_limit_used.get_or_create_owned(&labels).set(used);
-            }
+            self.refresh_provider_gauges(name, &provider.live);
             for address in &provider.endpoints {
-                let labels = EndpointLabels {
-                    provider: name.clone(),
-                    endpoint: address.policy.name.clone(),
-                };
-                if let Some(latency) = address.live.measured() {
-                    let seconds = latency.as_secs_f64();
-                    metrics.endpoint_latency_seconds.get_or_create_owned(&labels).set(seconds);
-                }
-                metrics.held_credentials.get_or_create_owned(&labels).set(0);
+                self.refresh_address_gauges(name, address);
             }
         }
         for (key, _) in self.live.held() {
@@ -97,5 +113,30 @@ impl Shown {
                 EndpointLabels { provider: provider.to_owned(), endpoint: address.to_owned() };
             metrics.held_credentials.get_or_create_owned(&labels).inc();
         }
+    }
+
+    fn refresh_provider_gauges(&self, name: &str, provider: &ProviderLive) {
+        let (now, metrics) = (clock::now(), &self.live.metrics);
+        // A drain that has ended by itself is noticed by a reader.
+        provider.is_drained(now);
+        let labels = ProviderLabels { provider: name.to_owned() };
+        let limit = i64::from(provider.limit());
+        metrics.concurrency_limit.get_or_create_owned(&labels).set(limit);
+        for (of, used) in ["requests", "tokens"].into_iter().zip(provider.rates_used()) {
+            let Some(used) = used else { continue };
+            let labels = RateLabels { provider: name.to_owned(), of };
+            metrics.rate_limit_used.get_or_create_owned(&labels).set(used);
+        }
+    }
+
+    fn refresh_address_gauges(&self, provider: &str, address: &snapshot::Endpoint) {
+        let metrics = &self.live.metrics;
+        let endpoint = address.policy.name.clone();
+        let labels = EndpointLabels { provider: provider.to_owned(), endpoint };
+        if let Some(latency) = address.live.measured() {
+            let seconds = latency.as_secs_f64();
+            metrics.endpoint_latency_seconds.get_or_create_owned(&labels).set(seconds);
+        }
+        metrics.held_credentials.get_or_create_owned(&labels).set(0);
     }
 }

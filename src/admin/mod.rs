@@ -1,31 +1,37 @@
-//! The admin side: what is in force, what is broken, how much of everything.
+//! The admin API: status, manual overrides, metrics and health.
 //!
-//! It runs on a thread of its own, so that no dashboard slows a request. What changes something
-//! goes past `guard` and leaves a line in the log. A second, smaller router serves metrics and health
-//! alone, for scrapes from outside the pod.
+//! It runs on the control thread, so that no dashboard slows a request. Each area has one file with
+//! its response types, its handlers and its `routes()`; the CLI reads the same types.
+//! `docs/reference/admin-api.md` is generated from the routes. A second listener can serve metrics
+//! and health alone, for scrapes from outside the pod.
 
 mod auth;
-mod caches;
-mod degradation;
-mod jobs;
+pub mod breakers;
+pub mod caches;
+pub mod change;
+pub mod degradation;
+pub mod error;
+mod fleet;
+pub mod jobs;
 mod metrics;
-mod overrides;
-mod queue;
-mod status;
+mod policies;
+pub mod providers;
+pub mod queue;
+mod reference;
+mod routes;
+pub mod status;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use axum::Router;
-use axum::extract::State;
-use axum::http::StatusCode;
 use axum::middleware::from_fn_with_state;
-use axum::routing::{get, post};
 use tokio::net::TcpListener;
 
-pub use auth::{Access, Token, TokenError, token_text};
+pub use auth::{Access, Token, TokenError, read_token};
+pub use reference::reference;
+use routes::Routes;
 
 use crate::cache::Caches;
 use crate::degradation::history::EpisodeHistory;
@@ -35,9 +41,9 @@ use crate::snapshot::CurrentSnapshot;
 use crate::snapshot::loader::Loader;
 use crate::store::Store;
 
-/// What the admin side shows.
+/// The parts of the sidecar that the API reads and changes.
 #[derive(Debug)]
-pub struct Shown {
+pub struct AdminState {
     pub live: Arc<Live>,
     pub caches: Arc<Caches>,
     pub current: Arc<CurrentSnapshot>,
@@ -47,64 +53,45 @@ pub struct Shown {
     pub started: Instant,
     pub listener: String,
     pub access: Access,
-    /// `None`: no job is taken.
+    /// `None`: the sidecar accepts no jobs.
     pub store: Option<Store>,
-    /// `None`: this host is by itself.
+    /// `None`: the host is in no fleet.
     pub fleet: Option<Fleet>,
     pub past: Arc<EpisodeHistory>,
+}
+
+fn all_routes() -> Routes {
+    metrics::routes()
+        .merge(status::routes())
+        .merge(policies::routes())
+        .merge(breakers::routes())
+        .merge(providers::routes())
+        .merge(degradation::routes())
+        .merge(queue::routes())
+        .merge(jobs::routes())
+        .merge(caches::routes())
+        .merge(fleet::routes())
 }
 
 /// Serves metrics, health and the API until the process ends.
 ///
 /// # Errors
-/// When the listener breaks.
-pub async fn serve(listener: TcpListener, shown: Arc<Shown>) -> std::io::Result<()> {
-    let router = health()
-        .route("/api/status", get(status::status))
-        .route("/api/circuit-breakers", get(status::circuit_breakers))
-        .route("/api/policies", get(status::policies))
-        .route("/api/fleet", get(status::fleet))
-        .route("/api/circuit-breakers/{action}/{*key}", post(overrides::breaker))
-        .route("/api/degradation", get(degradation::overview))
-        .route("/api/degradation/{action}/{name}", post(degradation::change))
-        .route("/api/queue", get(queue::overview))
-        .route("/api/queue/{action}/{name}", post(queue::change))
-        .route("/api/queue/jobs", get(jobs::list))
-        .route("/api/queue/jobs/{id}", get(jobs::one))
-        .route("/api/queue/jobs/{action}/{id}", post(jobs::change))
-        .route("/api/caches", get(caches::overview))
-        .route("/api/caches/{action}/{name}", post(caches::change))
-        .route("/api/providers/{action}/{name}", post(overrides::provider))
-        .layer(from_fn_with_state(Arc::clone(&shown), auth::guard))
-        .with_state(shown);
+/// When the listener fails.
+pub async fn serve(listener: TcpListener, state: Arc<AdminState>) -> std::io::Result<()> {
+    let authorize = from_fn_with_state(Arc::clone(&state), auth::authorize);
+    let router = all_routes().into_router().layer(authorize).with_state(state);
     axum::serve(listener, router).await
 }
 
 /// Serves metrics and health alone.
 ///
 /// # Errors
-/// When the listener breaks.
-pub async fn serve_metrics(listener: TcpListener, shown: Arc<Shown>) -> std::io::Result<()> {
-    axum::serve(listener, health().with_state(shown)).await
+/// When the listener fails.
+pub async fn serve_metrics(listener: TcpListener, state: Arc<AdminState>) -> std::io::Result<()> {
+    axum::serve(listener, metrics::routes().into_router().with_state(state)).await
 }
 
-/// Whether an address needs no token.
+/// Whether only this host can connect to an address.
 pub fn is_loopback(address: SocketAddr) -> bool {
     address.ip().is_loopback()
-}
-
-fn health() -> Router<Arc<Shown>> {
-    Router::new()
-        .route("/metrics", get(metrics::metrics))
-        .route("/healthz", get(|| async { "ok\n" }))
-        .route("/readyz", get(readyz))
-        .fallback(|| async { (StatusCode::NOT_FOUND, "not found\n") })
-}
-
-async fn readyz(State(shown): State<Arc<Shown>>) -> (StatusCode, &'static str) {
-    if shown.ready.load(Ordering::Acquire) {
-        (StatusCode::OK, "ready\n")
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "not ready: starting or draining\n")
-    }
 }

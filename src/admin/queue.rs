@@ -1,196 +1,215 @@
-//! `/api/queue`: who waits, for how long yet, and whether anybody has a turn at all; how many jobs
-//! there are.
+//! `/api/queue`: requests waiting for capacity, the durable jobs of each queue, pause and resume.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Json;
-use axum::body::Bytes;
-use axum::extract::{Path, Query, State};
-use axum::http::{HeaderMap, StatusCode};
-use axum::response::{IntoResponse, Response};
+use axum::extract::State;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Shown;
-use super::auth::problem;
-use super::jobs;
-use super::overrides::{Asked, listed};
+use super::AdminState;
+use super::change::{Action, Change, Target};
+use super::error::{ApiError, ApiErrorKind};
+use super::routes::Routes;
 use crate::clock;
 use crate::live::Live;
 use crate::live::queue::QueueLive;
 use crate::policy::sections::model;
 use crate::resilience::queue::stride::bound;
+use crate::snapshot::Snapshot;
 use crate::store::{Millis, QueueTotal};
 
-#[derive(Debug, Serialize)]
-pub struct Overview {
-    queues: Vec<Queue>,
-    providers: Vec<Provider>,
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub struct QueueList {
+    pub queues: Vec<QueueStatus>,
+    pub providers: Vec<ProviderQueue>,
 }
 
-#[derive(Debug, Serialize)]
-struct Queue {
-    name: String,
-    paused: bool,
-    max_waiting: usize,
-    max_wait_ms: u64,
-    classes: Vec<Class>,
-    /// Jobs in the store.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    jobs: Option<Jobs>,
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub struct QueueStatus {
+    pub name: String,
+    pub paused: bool,
+    pub max_waiting: usize,
+    pub max_wait_ms: u64,
+    pub classes: Vec<ClassStatus>,
+    /// Durable jobs; absent without a store (`--data`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jobs: Option<JobTotals>,
 }
 
-/// The durable lane of a queue.
-#[derive(Debug, Serialize)]
-struct Jobs {
-    workers: usize,
-    max_jobs: u64,
-    /// How many stand where; only those that there are.
-    states: BTreeMap<&'static str, u64>,
-    /// Of bodies of jobs that are not done.
-    bytes: u64,
-    /// Age of the oldest that is ready.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    oldest_ms: Option<u64>,
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub struct JobTotals {
+    /// Jobs that may run at the same time.
+    pub workers: usize,
+    pub max_jobs: u64,
+    /// Jobs by state; states without jobs are absent.
+    pub states: BTreeMap<String, u64>,
+    /// Request bytes of jobs that are not finished.
+    pub bytes: u64,
+    /// Age of the oldest job that is ready to run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oldest_ms: Option<u64>,
 }
 
-#[derive(Debug, Serialize)]
-struct Class {
-    name: String,
-    weight: u32,
-    waiting: usize,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    oldest_ms: Option<u64>,
-    /// Of those who wait at a provider, one of this class goes at least this often: 1 is each time.
-    at_least_every: u64,
-    /// How many wait of each flow, the largest first; at most 16.
-    flows: Vec<usize>,
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub struct ClassStatus {
+    pub name: String,
+    pub weight: u32,
+    pub waiting: usize,
+    /// Age of the request that has waited longest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oldest_ms: Option<u64>,
+    /// While requests of this class wait, at least one of this many dispatches is theirs; 1 is each.
+    pub at_least_every: u64,
+    /// Waiting requests by flow, largest first; at most 16 flows.
+    pub flows: Vec<usize>,
 }
 
-#[derive(Debug, Serialize)]
-struct Provider {
-    name: String,
-    waiting: u32,
-    /// How many go a second, of those who wait; absent while nobody has waited for long enough.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    drain_rate: Option<f64>,
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub struct ProviderQueue {
+    pub name: String,
+    pub waiting: u32,
+    /// Waiting requests that are dispatched per second; absent until enough have been measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain_rate: Option<f64>,
 }
 
-/// `GET /api/queue`.
-pub async fn overview(State(shown): State<Arc<Shown>>) -> Json<Overview> {
-    let snapshot = shown.current.load_full();
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QueueAction {
+    Pause,
+    Resume,
+}
+
+pub fn routes() -> Routes {
+    Routes::default()
+        .get::<QueueList, _>(
+            "/api/queue",
+            "Lists queues with their waiting requests and jobs, and providers with the rate at which \
+             they drain.",
+            list,
+        )
+        .post::<QueueStatus, _>(
+            "/api/queue/{action}/{name}",
+            "`pause` dispatches nothing from a queue until `resume`; new requests wait.",
+            change,
+        )
+}
+
+async fn list(State(admin): State<Arc<AdminState>>) -> Json<QueueList> {
+    let snapshot = admin.current.load_full();
     let now = clock::now();
-    let live = shown.live.queues();
-    let of = |policy: &model::Queue| {
+    let live = admin.live.queues();
+    let status = |policy: &model::Queue| {
         let live = live.iter().find(|live| live.name == policy.name)?;
-        Some(Queue::of(policy, live, &shown.live, now))
+        Some(QueueStatus::new(policy, live, &admin.live, now))
     };
-    let providers = snapshot.providers.iter().map(|provider| Provider {
+    let mut queues: Vec<QueueStatus> = snapshot.policy.queues.iter().filter_map(status).collect();
+    let providers = snapshot.providers.iter().map(|provider| ProviderQueue {
         name: provider.policy.name.clone(),
         waiting: provider.live.waiting(),
-        drain_rate: shown.live.wait_queue.drain_rate(provider.live.id()),
+        drain_rate: admin.live.wait_queue.drain_rate(provider.live.id()),
     });
-    let mut queues: Vec<Queue> = snapshot.policy.queues.iter().filter_map(of).collect();
-    if let Some(store) = &shown.store {
+    let providers = providers.collect();
+    admin.add_job_totals(&mut queues, &snapshot).await;
+    Json(QueueList { queues, providers })
+}
+
+async fn change(
+    State(admin): State<Arc<AdminState>>,
+    Target { action, name }: Target<QueueAction>,
+    change: Change,
+) -> Result<Json<QueueStatus>, ApiError> {
+    reject_duration(&change)?;
+    let snapshot = admin.current.load_full();
+    let (policy, queue) = admin.find_queue(&snapshot, &name)?;
+    queue.pause(action == QueueAction::Pause);
+    admin.audit(action.audit_name(), &name, &change);
+    Ok(Json(QueueStatus::new(policy, &queue, &admin.live, clock::now())))
+}
+
+impl Action for QueueAction {
+    const NAMES: &'static [(Self, &'static str, &'static str)] = &[
+        (QueueAction::Pause, "pause", "queue_pause"),
+        (QueueAction::Resume, "resume", "queue_resume"),
+    ];
+}
+
+/// Changes of a queue have no end of their own.
+pub(super) fn reject_duration(change: &Change) -> Result<(), ApiError> {
+    if change.duration.is_none() {
+        return Ok(());
+    }
+    let detail =
+        "`for` has no effect on a queue: a queue is paused until it is resumed (leave it out)";
+    Err(ApiError::new(ApiErrorKind::InvalidDuration, detail))
+}
+
+impl AdminState {
+    pub(super) fn find_queue<'a>(
+        &self,
+        snapshot: &'a Snapshot,
+        name: &str,
+    ) -> Result<(&'a model::Queue, Arc<QueueLive>), ApiError> {
+        let live = self.live.queues();
+        let policy = snapshot.policy.queues.iter().find(|queue| queue.name == name);
+        let queue = live.iter().find(|queue| queue.name == name);
+        policy.zip(queue.cloned()).ok_or_else(|| {
+            let known = live.iter().map(|queue| queue.name.clone());
+            let detail = format!("no route uses a queue `{name}`");
+            ApiError::unknown(ApiErrorKind::UnknownQueue, &detail, known)
+        })
+    }
+
+    /// Leaves the totals out when the store cannot be read; the store logs its own errors.
+    async fn add_job_totals(&self, queues: &mut [QueueStatus], snapshot: &Snapshot) {
+        let Some(store) = &self.store else { return };
         let names = queues.iter().map(|queue| queue.name.clone()).collect();
-        // A store that cannot be read is told by what reads it first; the lanes are shown still.
         let (totals, oldest) = (store.totals().await, store.oldest(names).await);
-        if let (Ok(totals), Ok(oldest)) = (totals, oldest) {
-            let wall = Millis::of(clock::wall());
-            for (queue, oldest) in queues.iter_mut().zip(oldest) {
-                let policy = snapshot.policy.queues.iter().find(|policy| policy.name == queue.name);
-                let oldest = oldest.map(|at| at.until(wall).as_millis() as u64);
-                queue.jobs = policy.map(|policy| Jobs::of(policy, &totals, oldest));
-            }
+        let (Ok(totals), Ok(oldest)) = (totals, oldest) else { return };
+        let wall = Millis::of(clock::wall());
+        for (queue, oldest) in queues.iter_mut().zip(oldest) {
+            let policy = snapshot.policy.queues.iter().find(|policy| policy.name == queue.name);
+            let oldest = oldest.map(|at| at.until(wall).as_millis() as u64);
+            queue.jobs = policy.map(|policy| JobTotals::new(policy, &totals, oldest));
         }
     }
-    Json(Overview { queues, providers: providers.collect() })
 }
 
-/// What a change by hand is about.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub struct About {
-    state: Option<String>,
-}
-
-/// `POST /api/queue/{pause|resume|requeue|purge}/{name}`.
-pub async fn change(
-    State(shown): State<Arc<Shown>>,
-    Path((action, name)): Path<(String, String)>,
-    Query(about): Query<About>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Response {
-    let (what, paused) = match action.as_str() {
-        "pause" => ("queue_pause", true),
-        "resume" | "requeue" | "purge" => ("queue_resume", false),
-        _ => {
-            let detail =
-                format!("`{action}` is no action (expected pause, resume, requeue or purge)");
-            return problem(StatusCode::NOT_FOUND, "no_action", &detail);
-        }
-    };
-    let asked = match Asked::read(&headers, &body) {
-        Ok(asked) if asked.has_length() => {
-            let detail = "a queue is paused until it is resumed: leave `for` out";
-            return problem(StatusCode::BAD_REQUEST, "bad_for", detail);
-        }
-        Ok(asked) => asked,
-        Err(refusal) => return *refusal,
-    };
-    let snapshot = shown.current.load_full();
-    let live = shown.live.queues();
-    let policy = snapshot.policy.queues.iter().find(|queue| queue.name == name);
-    let queue = live.iter().find(|queue| queue.name == name);
-    let (Some(policy), Some(queue)) = (policy, queue) else {
-        let known: Vec<_> = live.iter().map(|queue| queue.name.clone()).collect();
-        let detail = format!("no route uses a queue `{name}` (there are: {})", listed(&known));
-        return problem(StatusCode::NOT_FOUND, "no_queue", &detail);
-    };
-    if matches!(action.as_str(), "requeue" | "purge") {
-        let swept = jobs::sweep(&shown, &action, &name, about.state.as_deref(), &asked).await;
-        return swept.unwrap_or_else(|refusal| *refusal);
-    }
-    queue.pause(paused);
-    shown.audit(what, &name, &asked);
-    Json(Queue::of(policy, queue, &shown.live, clock::now())).into_response()
-}
-
-impl Queue {
-    fn of(policy: &model::Queue, queue: &QueueLive, live: &Live, now: Instant) -> Queue {
+impl QueueStatus {
+    fn new(policy: &model::Queue, queue: &QueueLive, live: &Live, now: Instant) -> QueueStatus {
         let weights: Vec<u32> = policy.classes.iter().map(|class| class.weight).collect();
-        let class = |(place, class): (usize, &model::Class)| {
-            let (waiting, oldest, flows) = live.wait_queue.class(queue.id, place);
+        let class = |index: usize, class: &model::Class| {
+            let (waiting, oldest, flows) = live.wait_queue.class(queue.id, index);
             let age = |since| now.saturating_duration_since(since).as_millis() as u64;
-            Class {
+            ClassStatus {
                 name: class.name.clone(),
                 weight: class.weight,
                 waiting,
                 oldest_ms: oldest.map(age),
-                at_least_every: bound(&weights, place),
+                at_least_every: bound(&weights, index),
                 flows,
             }
         };
-        Queue {
+        QueueStatus {
             name: policy.name.clone(),
             paused: queue.is_paused(),
             max_waiting: policy.max_waiting,
             max_wait_ms: policy.max_wait.as_millis() as u64,
-            classes: policy.classes.iter().enumerate().map(class).collect(),
+            classes: policy.classes.iter().enumerate().map(|(n, one)| class(n, one)).collect(),
             jobs: None,
         }
     }
 }
 
-impl Jobs {
-    fn of(policy: &model::Queue, totals: &[QueueTotal], oldest_ms: Option<u64>) -> Jobs {
+impl JobTotals {
+    fn new(policy: &model::Queue, totals: &[QueueTotal], oldest_ms: Option<u64>) -> JobTotals {
         let own = || totals.iter().filter(|total| total.queue == policy.name);
-        Jobs {
+        JobTotals {
             workers: policy.durable.workers,
             max_jobs: policy.durable.max_jobs,
-            states: own().map(|total| (total.state.as_str(), total.jobs)).collect(),
+            states: own().map(|total| (total.state.as_str().to_owned(), total.jobs)).collect(),
             bytes: own().filter(|t| !t.state.is_final()).map(|total| total.bytes).sum(),
             oldest_ms,
         }

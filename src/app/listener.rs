@@ -1,7 +1,8 @@
-//! The listener: bound once, TCP or a Unix socket, and left with nobody waiting at it.
+//! The listener where applications connect: TCP or a Unix socket, bound once.
 
 use std::net::{SocketAddr, TcpListener as StdTcpListener};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use socket2::SockRef;
 use tokio::net::{TcpListener, UnixListener};
@@ -9,92 +10,110 @@ use tokio::net::{TcpListener, UnixListener};
 use super::StartError;
 use crate::proxy::downstream::worker::AcceptedConnection;
 
-/// Where applications connect.
+/// The address where applications connect.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Listen {
+pub enum ListenAddress {
     Tcp(SocketAddr),
     Unix(PathBuf),
 }
 
-/// The open listener; a socket file goes when it is dropped.
-pub(super) enum Accept {
+/// The open listener. Dropping it removes the file of a Unix socket.
+pub(super) enum Listener {
     Tcp(TcpListener),
     Unix(UnixListener, PathBuf),
 }
 
-impl Accept {
-    pub(super) fn bind(listen: &Listen) -> Result<Accept, StartError> {
-        let bind = |what: String, source, hint| StartError::Bind { what, source, hint };
-        match listen {
-            Listen::Tcp(address) => {
-                let socket = || {
-                    let socket = StdTcpListener::bind(address)?;
-                    socket.set_nonblocking(true)?;
-                    TcpListener::from_std(socket)
+impl FromStr for ListenAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.strip_prefix("unix:") {
+            Some("") => Err("`unix:` has no path (expected unix:/path/to/socket)".to_owned()),
+            Some(path) => Ok(ListenAddress::Unix(path.into())),
+            None => text.parse().map(ListenAddress::Tcp).map_err(|_| {
+                format!(
+                    "`{text}` is not an address (expected IP:PORT such as 127.0.0.1:8700, or \
+                     unix:/run/outrigger.sock)"
+                )
+            }),
+        }
+    }
+}
+
+impl Listener {
+    pub(super) fn bind(address: &ListenAddress) -> Result<Listener, StartError> {
+        let error = |address, source, hint| StartError::Bind { address, source, hint };
+        match address {
+            ListenAddress::Tcp(address) => {
+                let bind = || {
+                    let listener = StdTcpListener::bind(address)?;
+                    listener.set_nonblocking(true)?;
+                    TcpListener::from_std(listener)
                 };
-                let hint = "is another sidecar running? choose another with --listen";
-                socket().map(Accept::Tcp).map_err(|e| bind(address.to_string(), e, hint))
+                let hint = "is another sidecar running? choose another address with --listen";
+                bind().map(Listener::Tcp).map_err(|e| error(address.to_string(), e, hint))
             }
-            Listen::Unix(path) => {
+            ListenAddress::Unix(path) => {
                 remove_stale_socket(path);
                 let hint = "does its directory exist, and may this user write there?";
                 UnixListener::bind(path)
-                    .map(|listener| Accept::Unix(listener, path.clone()))
-                    .map_err(|e| bind(format!("unix:{}", path.display()), e, hint))
+                    .map(|listener| Listener::Unix(listener, path.clone()))
+                    .map_err(|e| error(format!("unix:{}", path.display()), e, hint))
             }
         }
     }
 
+    /// The address for logs and status.
     pub(super) fn name(&self) -> String {
         match self {
-            Accept::Tcp(listener) => listener
+            Listener::Tcp(listener) => listener
                 .local_addr()
                 .map_or_else(|_| "unknown".to_owned(), |address| format!("http://{address}")),
-            Accept::Unix(_, path) => format!("unix:{}", path.display()),
+            Listener::Unix(_, path) => format!("unix:{}", path.display()),
         }
     }
 
     pub(super) async fn next(&self) -> std::io::Result<AcceptedConnection> {
         match self {
-            Accept::Tcp(listener) => {
+            Listener::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
                 stream.set_nodelay(true)?;
                 Ok(AcceptedConnection::Tcp(stream.into_std()?, peer))
             }
-            Accept::Unix(listener, _) => {
+            Listener::Unix(listener, _) => {
                 let (stream, _) = listener.accept().await?;
                 Ok(AcceptedConnection::Unix(stream.into_std()?))
             }
         }
     }
 
-    /// A connection that was made and not yet accepted: closing the listener would reset it.
-    pub(super) fn waiting(&self) -> Option<AcceptedConnection> {
+    /// A connection in the backlog, if any. Closing the listener would reset it.
+    pub(super) fn pending(&self) -> Option<AcceptedConnection> {
         let listener = match self {
-            Accept::Tcp(listener) => SockRef::from(listener),
-            Accept::Unix(listener, _) => SockRef::from(listener),
+            Listener::Tcp(listener) => SockRef::from(listener),
+            Listener::Unix(listener, _) => SockRef::from(listener),
         };
         let (socket, peer) = listener.accept().ok()?;
         socket.set_nonblocking(true).ok()?;
         match self {
-            Accept::Tcp(_) => {
+            Listener::Tcp(_) => {
                 socket.set_tcp_nodelay(true).ok()?;
                 Some(AcceptedConnection::Tcp(socket.into(), peer.as_socket()?))
             }
-            Accept::Unix(..) => Some(AcceptedConnection::Unix(socket.into())),
+            Listener::Unix(..) => Some(AcceptedConnection::Unix(socket.into())),
         }
     }
 }
 
-impl Drop for Accept {
+impl Drop for Listener {
     fn drop(&mut self) {
-        if let Accept::Unix(_, path) = self {
+        if let Listener::Unix(_, path) = self {
             let _ = std::fs::remove_file(path);
         }
     }
 }
 
-/// A socket that nobody listens on is what a sidecar that was killed left behind.
+/// A killed sidecar leaves its socket file behind, and nothing listens on it.
 fn remove_stale_socket(path: &Path) {
     use std::os::unix::fs::FileTypeExt;
     let is_socket = std::fs::metadata(path).is_ok_and(|meta| meta.file_type().is_socket());

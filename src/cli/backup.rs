@@ -1,28 +1,36 @@
-//! `outrigger backup`: a copy of the store as it is at one moment.
+//! `outrigger backup`: a consistent copy of the job store.
 
 use std::path::PathBuf;
 
-use super::admin_client::Failed;
-use crate::app::Data;
+use super::admin_client::CommandError;
+use crate::app::StoreDir;
 use crate::store;
 
+/// Copy the job store to a file.
+///
+/// The sidecar may be running. To restore, put the file as outrigger.db into an empty directory and start the sidecar with --data on that directory.
 #[derive(Debug, clap::Args)]
-pub struct Args {
-    /// The file that is written; put it as outrigger.db into an empty directory to run on it.
+#[command(
+    after_help = "Example:\n  outrigger backup /var/backups/outrigger.db --data /var/lib/outrigger"
+)]
+pub struct BackupArgs {
+    /// The file to write; it must not exist.
     #[arg(value_name = "FILE")]
-    to: PathBuf,
-    /// As the sidecar's.
+    file: PathBuf,
+    /// The directory of the job store, as for `outrigger run`.
     #[arg(long, env = "OUTRIGGER_DATA", value_name = "DIR")]
-    data: Option<Data>,
+    data: Option<StoreDir>,
 }
 
 /// # Errors
 /// When the store cannot be read, or the file exists or cannot be written.
-pub fn run(args: &Args) -> Result<String, Failed> {
-    let data = args.data.clone().unwrap_or_else(|| Data::usual(|name| std::env::var_os(name)));
-    let (Data::Usual(directory) | Data::Dir(directory)) = data else {
-        return Err(Failed("there is no directory of jobs (name it with --data DIR)".to_owned()));
+pub fn run(args: &BackupArgs) -> Result<String, CommandError> {
+    let data = args.data.clone().unwrap_or_else(StoreDir::from_environment);
+    let (StoreDir::Default(directory) | StoreDir::Explicit(directory)) = data else {
+        return Err(CommandError(
+            "there is no job store (choose its directory with --data)".into(),
+        ));
     };
-    store::backup(&directory, &args.to).map_err(|error| Failed(error.to_string()))?;
-    Ok(format!("{} is copied to {}", directory.display(), args.to.display()))
+    store::backup(&directory, &args.file).map_err(|error| CommandError(error.to_string()))?;
+    Ok(format!("copied {} to {}", directory.display(), args.file.display()))
 }

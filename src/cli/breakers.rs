@@ -1,104 +1,104 @@
-//! `outrigger breakers`: how each stands, and opening, closing, shadowing or resetting one by hand.
+//! `outrigger breakers`: lists circuit breakers and overrides them.
 
 use clap::Subcommand;
-use serde_json::Value;
 
-use super::admin_client::{Ask, Change, Failed, escaped, length, table};
-use super::status::on_it;
+use super::admin_client::{AdminArgs, ChangeArgs, CommandError, encode};
+use super::output::{NONE, duration, manual_override, optional_duration, table};
+use crate::admin::breakers::{BreakerAction, BreakerList, BreakersChanged};
+use crate::admin::change::{Action, ChangeRequest};
+use crate::live::breaker::cell::BreakerStatus;
 
+/// List the circuit breakers of a running sidecar, or override them.
+///
+/// A breaker covers one address of a provider, or one model at that address. An override covers every breaker under its key and survives a reload of the policy, but not a restart.
 #[derive(Debug, clap::Args)]
-#[command(args_conflicts_with_subcommands = true)]
-pub struct Args {
+#[command(after_help = "Examples:\n  \
+    outrigger breakers\n  \
+    outrigger breakers open openai --for 10m --reason \"provider maintenance\"\n  \
+    outrigger breakers reset openai/api.openai.com:443/gpt-4o")]
+pub struct BreakersArgs {
     #[command(subcommand)]
-    action: Option<Action>,
+    command: Option<BreakersCommand>,
     #[command(flatten)]
-    ask: Ask,
+    admin: AdminArgs,
 }
 
 #[derive(Debug, Subcommand)]
-enum Action {
-    /// Send nothing to what is under a key; at the end of --for a probe asks first.
-    Open(ByHand),
-    /// Let everything through, whatever happens.
-    Close(ByHand),
-    /// Count and report, and refuse nothing.
-    Shadow(ByHand),
-    /// Take the hand off, and begin anew: closed, with nothing remembered.
-    Reset(ByHand),
+enum BreakersCommand {
+    /// Reject all attempts under a key. When --for ends, a probe decides whether the breaker closes.
+    Open(OverrideArgs),
+    /// Admit all attempts under a key, even if they fail.
+    Close(OverrideArgs),
+    /// Count failures and report state changes, but reject nothing.
+    Shadow(OverrideArgs),
+    /// Remove an override, close the breaker and clear its history.
+    Reset(OverrideArgs),
 }
 
 #[derive(Debug, clap::Args)]
-struct ByHand {
-    /// PROVIDER, PROVIDER/ADDRESS or PROVIDER/ADDRESS/MODEL: every breaker under it.
+struct OverrideArgs {
+    /// PROVIDER, PROVIDER/ADDRESS or PROVIDER/ADDRESS/MODEL.
     #[arg(value_name = "KEY")]
     key: String,
-    /// At every host of the fleet.
+    /// Override on every host of the fleet, not on this one alone.
     #[arg(long)]
     fleet: bool,
     #[command(flatten)]
-    change: Change,
-    #[command(flatten)]
-    ask: Ask,
+    change: ChangeArgs,
 }
 
 /// # Errors
-/// When the sidecar does not answer, or refuses.
-pub fn run(args: &Args) -> Result<String, Failed> {
-    let (ask, said) = match &args.action {
-        None => (&args.ask, args.ask.get("/api/circuit-breakers")?),
-        Some(action) => {
-            let (name, by_hand) = action.parts();
-            let path = format!("/api/circuit-breakers/{name}/{}", escaped(&by_hand.key));
-            let ByHand { ask, change, fleet, .. } = by_hand;
-            let said =
-                if *fleet { ask.post_to_fleet(&path, change) } else { ask.post(&path, change) };
-            (ask, said?)
-        }
+/// When the sidecar cannot be reached, or rejects the change.
+pub fn run(args: &BreakersArgs) -> Result<String, CommandError> {
+    let Some(command) = &args.command else {
+        return args.admin.get("/api/circuit-breakers")?.print(list);
     };
-    if ask.json {
-        return Ok(format!("{said:#}"));
-    }
-    let breakers = said["breakers"].as_array().or(said["changed"].as_array());
-    let rows: Vec<_> = breakers.into_iter().flatten().map(row).collect();
-    let head = ["BREAKER", "STATE", "TRIPS", "ASKS IN", "TRAFFIC", "MODE", "BY HAND"];
-    let mut text = match rows.as_slice() {
-        [] => "no breakers (a route's providers have none, or nothing was asked yet)".to_owned(),
-        rows => table(&head, rows),
-    };
-    let held = |held: &Value| {
-        let left = length(held["left_ms"].as_u64().unwrap_or_default());
-        vec![held["key"].as_str().unwrap_or("-").to_owned(), left]
-    };
-    let held: Vec<_> = said["held"].as_array().into_iter().flatten().map(held).collect();
-    if !held.is_empty() {
-        text.push_str(&format!("\n\n{}", table(&["HELD", "FOR"], &held)));
-    }
-    Ok(text)
+    let (action, OverrideArgs { key, fleet, change }) = command.parts();
+    let path = format!("/api/circuit-breakers/{}/{}", action.as_str(), encode(key));
+    let request = ChangeRequest { fleet: *fleet, ..change.request() };
+    args.admin.post(&path, &request)?.print(|reply: &BreakersChanged| breakers(&reply.changed))
 }
 
-impl Action {
-    fn parts(&self) -> (&'static str, &ByHand) {
+impl BreakersCommand {
+    fn parts(&self) -> (BreakerAction, &OverrideArgs) {
         match self {
-            Action::Open(by_hand) => ("open", by_hand),
-            Action::Close(by_hand) => ("close", by_hand),
-            Action::Shadow(by_hand) => ("shadow", by_hand),
-            Action::Reset(by_hand) => ("reset", by_hand),
+            BreakersCommand::Open(args) => (BreakerAction::Open, args),
+            BreakersCommand::Close(args) => (BreakerAction::Close, args),
+            BreakersCommand::Shadow(args) => (BreakerAction::Shadow, args),
+            BreakersCommand::Reset(args) => (BreakerAction::Reset, args),
         }
     }
 }
 
-fn row(breaker: &Value) -> Vec<String> {
-    let text = |name: &str| breaker[name].as_str().map(str::to_owned);
-    let parts = [text("provider"), text("address"), text("model")];
-    let key: Vec<_> = parts.into_iter().flatten().collect();
-    let traffic = breaker["ramp"].as_f64().unwrap_or(1.0) * 100.0;
+fn list(list: &BreakerList) -> String {
+    let held = list.held.iter().map(|held| vec![held.key.clone(), duration(held.remaining_ms)]);
+    let held: Vec<_> = held.collect();
+    let breakers = breakers(&list.breakers);
+    match held.as_slice() {
+        [] => breakers,
+        held => format!("{breakers}\n\n{}", table(&["ON HOLD", "FOR"], held)),
+    }
+}
+
+fn breakers(breakers: &[BreakerStatus]) -> String {
+    if breakers.is_empty() {
+        return "no circuit breakers (no provider has one, or no request was sent yet)".to_owned();
+    }
+    let header = ["BREAKER", "STATE", "TRIPS", "PROBE IN", "TRAFFIC", "MODE", "OVERRIDE"];
+    table(&header, &breakers.iter().map(row).collect::<Vec<_>>())
+}
+
+fn row(breaker: &BreakerStatus) -> Vec<String> {
+    let BreakerStatus { provider, address, model, .. } = breaker;
+    let slash = if model.is_empty() { "" } else { "/" };
+    let traffic = format!("{:.0}%", breaker.traffic_share * 100.0);
     vec![
-        key.join("/"),
-        text("state").unwrap_or_default(),
-        breaker["trips"].to_string(),
-        breaker["retry_in_ms"].as_u64().map_or_else(|| "-".to_owned(), length),
-        if breaker["state"] == "closed" { format!("{traffic:.0}%") } else { "-".to_owned() },
-        text("mode").unwrap_or_default(),
-        on_it(&breaker["by_hand"]),
+        format!("{provider}/{address}{slash}{model}"),
+        breaker.state.to_string(),
+        breaker.trips.to_string(),
+        optional_duration(breaker.retry_in_ms),
+        if breaker.state == "closed" { traffic } else { NONE.to_owned() },
+        breaker.mode.to_string(),
+        manual_override(breaker.manual_override.as_ref()),
     ]
 }

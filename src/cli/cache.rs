@@ -1,55 +1,65 @@
-//! `outrigger cache`: what a running sidecar has stored, and forgetting it by hand.
+//! `outrigger cache`: lists caches and purges one.
 
-use serde_json::Value;
+use clap::Subcommand;
 
-use super::admin_client::{Ask, Change, Failed, escaped, table};
+use super::admin_client::{AdminArgs, CommandError, NoteArgs, encode};
+use super::output::table;
+use crate::admin::caches::{CacheList, CachePurged, CacheSummary};
+use crate::cache::store::CacheResult;
 
+/// List the caches of a running sidecar with their hit counts, or purge one.
 #[derive(Debug, clap::Args)]
-pub struct Args {
-    /// `purge` forgets all that a cache holds. Without, all caches are listed.
-    #[arg(value_name = "ACTION", value_parser = ["purge"])]
-    action: Option<String>,
-    /// The cache's name in the policy.
-    #[arg(value_name = "CACHE", required_if_eq("action", "purge"))]
-    name: Option<String>,
+#[command(after_help = "Examples:\n  \
+    outrigger cache\n  \
+    outrigger cache purge completions --reason \"prompt changed\"")]
+pub struct CacheArgs {
+    #[command(subcommand)]
+    command: Option<CacheCommand>,
     #[command(flatten)]
-    change: Change,
-    #[command(flatten)]
-    ask: Ask,
+    admin: AdminArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum CacheCommand {
+    /// Remove every entry of a cache.
+    Purge {
+        /// The cache's name in the policy.
+        #[arg(value_name = "CACHE")]
+        name: String,
+        #[command(flatten)]
+        note: NoteArgs,
+    },
 }
 
 /// # Errors
-/// When the sidecar does not answer, or refuses.
-pub fn run(args: &Args) -> Result<String, Failed> {
-    let said = match (&args.action, &args.name) {
-        (Some(_), Some(name)) => {
-            args.ask.post(&format!("/api/caches/purge/{}", escaped(name)), &args.change)?
+/// When the sidecar cannot be reached, or rejects the change.
+pub fn run(args: &CacheArgs) -> Result<String, CommandError> {
+    match &args.command {
+        None => args.admin.get("/api/caches")?.print(list),
+        Some(CacheCommand::Purge { name, note }) => {
+            let path = format!("/api/caches/purge/{}", encode(name));
+            let purged =
+                |reply: &CachePurged| format!("{}: {} entries removed", reply.cache, reply.entries);
+            args.admin.post(&path, &note.request())?.print(purged)
         }
-        _ => args.ask.get("/api/caches")?,
-    };
-    if args.ask.json {
-        return Ok(format!("{said:#}"));
     }
-    if args.action.is_some() {
-        return Ok(format!("{}: {} entries forgotten", words(&said["cache"]), said["entries"]));
-    }
-    let rows: Vec<_> = said["caches"].as_array().into_iter().flatten().map(row).collect();
-    let did = ["HIT", "STALE", "REVALIDATED", "MISS", "COLLAPSED", "BYPASS"];
-    let head: Vec<_> =
-        ["CACHE", "ENTRIES", "BYTES", "OF", "EVICTED"].into_iter().chain(did).collect();
-    Ok(match rows.as_slice() {
-        [] => "no caches (no route has one)".to_owned(),
-        rows => table(&head, rows),
-    })
 }
 
-fn row(cache: &Value) -> Vec<String> {
-    let did = ["hit", "stale", "revalidated", "miss", "coalesced", "bypass"];
-    let figures = ["name", "entries", "bytes", "max_bytes", "evictions"];
-    let did = did.iter().map(|name| words(&cache["requests"][*name]));
-    figures.iter().map(|name| words(&cache[*name])).chain(did).collect()
+fn list(list: &CacheList) -> String {
+    if list.caches.is_empty() {
+        return "no caches (no route uses one)".to_owned();
+    }
+    let results = CacheResult::ALL.map(|result| result.as_str().to_uppercase());
+    let header = ["CACHE", "ENTRIES", "BYTES", "MAX BYTES", "EVICTIONS"];
+    let header: Vec<&str> = header.into_iter().chain(results.iter().map(String::as_str)).collect();
+    table(&header, &list.caches.iter().map(row).collect::<Vec<_>>())
 }
 
-fn words(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+fn row(cache: &CacheSummary) -> Vec<String> {
+    let CacheSummary { name, entries, bytes, max_bytes, evictions, .. } = cache;
+    let figures = [entries, bytes, max_bytes, evictions].map(u64::to_string);
+    let count =
+        |result: CacheResult| cache.requests.get(result.as_str()).copied().unwrap_or_default();
+    let results = CacheResult::ALL.map(|result| count(result).to_string());
+    std::iter::once(name.clone()).chain(figures).chain(results).collect()
 }

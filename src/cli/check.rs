@@ -1,4 +1,4 @@
-//! `outrigger check`: every problem of a policy, without running anything.
+//! `outrigger check`: reports every problem of a policy.
 
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
@@ -10,26 +10,35 @@ use crate::policy::Problem;
 use crate::policy::yaml::diagnostic::{render, to_github, to_json, to_sarif};
 use crate::snapshot::loader;
 
+/// Check a policy and list every problem with its line and column.
+///
+/// Nothing is started. Exits with 1 if there is an error; warnings alone exit with 0.
 #[derive(Debug, clap::Args)]
-pub struct Args {
-    /// Directory of the policies, or one file.
+#[command(after_help = "Examples:\n  \
+    outrigger check policies\n  \
+    outrigger check policies --format github   # annotations in a GitHub workflow")]
+pub struct CheckArgs {
+    /// A directory of policies, or one file.
     #[arg(env = "OUTRIGGER_POLICIES", default_value = "policies", value_name = "PATH")]
     path: PathBuf,
-    /// For people, or for a machine that reads it.
+    /// The output format.
     #[arg(long, default_value = "human", value_name = "FORMAT")]
-    format: Format,
+    format: ReportFormat,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum Format {
+enum ReportFormat {
+    /// Text with excerpts of the policy.
     Human,
+    /// A JSON list of problems.
     Json,
+    /// GitHub workflow commands.
     Github,
+    /// SARIF 2.1.0, for code scanning.
     Sarif,
 }
 
-/// Exits 1 when there is an error; warnings alone are well.
-pub fn run(args: &Args) -> ExitCode {
+pub fn run(args: &CheckArgs) -> ExitCode {
     let read = loader::read(&args.path);
     let problems = match &read {
         Ok(read) => read.warnings(),
@@ -37,12 +46,12 @@ pub fn run(args: &Args) -> ExitCode {
     };
     let mut out = std::io::stdout().lock();
     let text = match args.format {
-        Format::Human => human(problems, read.as_ref().ok(), out.is_terminal()),
-        Format::Json => format!("{:#}", to_json(problems)),
-        Format::Github => to_github(problems),
-        Format::Sarif => format!("{:#}", to_sarif(problems)),
+        ReportFormat::Human => human(problems, read.as_ref().ok(), out.is_terminal()),
+        ReportFormat::Json => format!("{:#}", to_json(problems)),
+        ReportFormat::Github => to_github(problems),
+        ReportFormat::Sarif => format!("{:#}", to_sarif(problems)),
     };
-    // A reader that has gone needs no answer.
+    // A closed pipe is not an error of the policy.
     let _ = writeln!(out, "{}", text.trim_end());
     if read.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
@@ -50,19 +59,21 @@ pub fn run(args: &Args) -> ExitCode {
 fn human(problems: &[Problem], read: Option<&loader::PendingPolicy>, colour: bool) -> String {
     let mut text = render(problems, colour);
     if let Some(read) = read {
-        let (policy, files) = (read.policy(), read.files().len());
-        let short: String = read.hash().chars().take(12).collect();
-        let (providers, routes) = (policy.providers.len(), policy.routes.len());
-        let sum = [(files, "file"), (providers, "provider"), (routes, "route")].map(counted);
-        let sum = format!("ok: {}; policy {short}", sum.join(", "));
+        let policy = read.policy();
+        let hash: String = read.hash().chars().take(12).collect();
         if !problems.is_empty() {
             text.push_str("\n\n");
         }
-        text.push_str(&sum);
+        text.push_str(&format!(
+            "ok: {}, {}, {}; policy {hash}",
+            count(read.files().len(), "file"),
+            count(policy.providers.len(), "provider"),
+            count(policy.routes.len(), "route"),
+        ));
     }
     text
 }
 
-fn counted((n, what): (usize, &str)) -> String {
-    if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
+fn count(n: usize, noun: &str) -> String {
+    if n == 1 { format!("1 {noun}") } else { format!("{n} {noun}s") }
 }

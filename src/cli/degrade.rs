@@ -1,140 +1,151 @@
-//! `outrigger degrade`: which modes of degradation are in force and what they did; entering and
-//! leaving one by hand.
+//! `outrigger degrade`: lists degradation modes and past episodes, and overrides a mode.
 
 use clap::Subcommand;
-use serde_json::Value;
 
-use super::admin_client::{Ask, Change, Failed, escaped, length, table};
-use super::status::on_it;
+use super::admin_client::{AdminArgs, ChangeArgs, CommandError, NoteArgs, encode};
+use super::output::{NONE, duration, manual_override, note_text, table};
+use crate::admin::change::Action;
+use crate::admin::degradation::{DegradationStatus, ModeAction, ModeStatus, ModesChanged};
+use crate::degradation::history::EpisodeRecord;
+use crate::live::degradation::episode::{EpisodeCause, EpisodeImpact};
 
 /// Past episodes that are listed.
-const EPISODES: usize = 10;
+const MAX_EPISODES: usize = 10;
 
+/// List the degradation modes of a running sidecar and past episodes, or enter or leave a mode.
 #[derive(Debug, clap::Args)]
-#[command(args_conflicts_with_subcommands = true)]
-pub struct Args {
+#[command(after_help = "Examples:\n  \
+    outrigger degrade\n  \
+    outrigger degrade enter brownout --for 30m --reason \"launch\"\n  \
+    outrigger degrade auto brownout")]
+pub struct DegradeArgs {
     #[command(subcommand)]
-    action: Option<Action>,
+    command: Option<DegradeCommand>,
     #[command(flatten)]
-    ask: Ask,
+    admin: AdminArgs,
 }
 
 #[derive(Debug, Subcommand)]
-enum Action {
-    /// Put a mode in force, whatever its condition says; for an hour where --for says nothing.
-    Enter(ByHand),
-    /// Keep a mode out of force, whatever its condition says; for an hour where --for says nothing.
-    Leave(ByHand),
-    /// Take the hand off: the condition decides again.
-    Auto(ByHand),
+enum DegradeCommand {
+    /// Put a mode in force, even if its condition is not met; for one hour unless --for is given.
+    Enter(ModeArgs),
+    /// Keep a mode out of force, even if its condition is met; for one hour unless --for is given.
+    Leave(ModeArgs),
+    /// Remove the override: the condition decides again.
+    Auto(AutoArgs),
 }
 
 #[derive(Debug, clap::Args)]
-struct ByHand {
+struct AutoArgs {
+    /// The mode's name in the policy.
     #[arg(value_name = "MODE")]
     mode: String,
     #[command(flatten)]
-    change: Change,
+    note: NoteArgs,
+}
+
+#[derive(Debug, clap::Args)]
+struct ModeArgs {
+    /// The mode's name in the policy.
+    #[arg(value_name = "MODE")]
+    mode: String,
     #[command(flatten)]
-    ask: Ask,
+    change: ChangeArgs,
 }
 
 /// # Errors
-/// When the sidecar does not answer, or refuses.
-pub fn run(args: &Args) -> Result<String, Failed> {
-    let (ask, said) = match &args.action {
-        None => (&args.ask, args.ask.get("/api/degradation")?),
-        Some(action) => {
-            let (name, ByHand { mode, change, ask }) = action.parts();
-            let path = format!("/api/degradation/{name}/{}", escaped(mode));
-            (ask, ask.post(&path, change)?)
-        }
+/// When the sidecar cannot be reached, or rejects the change.
+pub fn run(args: &DegradeArgs) -> Result<String, CommandError> {
+    let Some(command) = &args.command else {
+        return args.admin.get("/api/degradation")?.print(list);
     };
-    if ask.json {
-        return Ok(format!("{said:#}"));
-    }
-    let modes = said["modes"].as_array().or(said["changed"].as_array());
-    let rows: Vec<_> = modes.into_iter().flatten().map(mode).collect();
-    let head = ["MODE", "IN FORCE", "CONDITION", "CAUSE", "TOUCHED", "BY HAND"];
-    let mut text = match rows.as_slice() {
-        [] => "no modes (the policy has no `degradations`)".to_owned(),
-        rows => table(&head, rows),
+    let (action, mode, request) = match command {
+        DegradeCommand::Enter(args) => (ModeAction::Enter, &args.mode, args.change.request()),
+        DegradeCommand::Leave(args) => (ModeAction::Leave, &args.mode, args.change.request()),
+        DegradeCommand::Auto(args) => (ModeAction::Auto, &args.mode, args.note.request()),
     };
-    let past = said["episodes"].as_array().into_iter().flatten();
-    let past: Vec<_> = past.filter(|one| one["ended_by"].is_string()).take(EPISODES).collect();
-    if !past.is_empty() {
-        let rows: Vec<_> = past.into_iter().map(episode).collect();
-        let head = ["EPISODE", "BEGAN", "LASTED", "CAUSE", "TOUCHED", "ERRORS AVOIDED"];
-        text.push_str(&format!("\n\n{}", table(&head, &rows)));
-    }
-    Ok(text)
+    let path = format!("/api/degradation/{}/{}", action.as_str(), encode(mode));
+    let reply = args.admin.post(&path, &request)?;
+    reply.print(|reply: &ModesChanged| modes(&reply.changed))
 }
 
-impl Action {
-    fn parts(&self) -> (&'static str, &ByHand) {
-        match self {
-            Action::Enter(by_hand) => ("enter", by_hand),
-            Action::Leave(by_hand) => ("leave", by_hand),
-            Action::Auto(by_hand) => ("auto", by_hand),
+fn list(status: &DegradationStatus) -> String {
+    let past = status.episodes.iter().filter(|episode| episode.ended_by.is_some());
+    let past: Vec<_> = past.take(MAX_EPISODES).map(episode_row).collect();
+    let modes = modes(&status.modes);
+    if past.is_empty() {
+        return modes;
+    }
+    let header = ["EPISODE", "BEGAN", "LASTED", "CAUSE", "REQUESTS", "ERRORS AVOIDED"];
+    format!("{modes}\n\n{}", table(&header, &past))
+}
+
+fn modes(modes: &[ModeStatus]) -> String {
+    if modes.is_empty() {
+        return "no degradation modes (the policy has no `degradations`)".to_owned();
+    }
+    let header = ["MODE", "IN FORCE", "CONDITION", "CAUSE", "REQUESTS", "OVERRIDE"];
+    table(&header, &modes.iter().map(mode_row).collect::<Vec<_>>())
+}
+
+fn mode_row(mode: &ModeStatus) -> Vec<String> {
+    let shadow = if mode.mode == "shadow" { " (shadow)" } else { "" };
+    let name = format!("{}{shadow}", mode.name);
+    let [in_force, cause, impact] = match &mode.episode {
+        Some(now) => {
+            [format!("for {}", duration(now.since_ms)), cause(&now.cause), impact(&now.impact)]
         }
+        None => ["no", NONE, NONE].map(str::to_owned),
+    };
+    let manual = manual_override(mode.manual_override.as_ref());
+    vec![name, in_force, condition(mode), cause, impact, manual]
+}
+
+/// Whether the condition is met, and for how long it has been on the way to a change.
+fn condition(mode: &ModeStatus) -> String {
+    let met = if mode.condition { "met" } else { "not met" };
+    match &mode.progress {
+        Some(progress) => {
+            format!("{met}, {} of {}", duration(progress.passed_ms), duration(progress.of_ms))
+        }
+        None => met.to_owned(),
     }
 }
 
-fn mode(mode: &Value) -> Vec<String> {
-    let shadow = if mode["mode"] == "shadow" { " (shadow)" } else { "" };
-    let in_force = mode["since_ms"].as_u64().map(|ms| format!("for {}", length(ms)));
+fn episode_row(episode: &EpisodeRecord) -> Vec<String> {
     vec![
-        format!("{}{shadow}", mode["name"].as_str().unwrap_or("-")),
-        in_force.unwrap_or_else(|| "no".to_owned()),
-        condition(mode),
-        if mode["cause"].is_object() { cause(&mode["cause"]) } else { "-".to_owned() },
-        if mode["impact"].is_object() { touched(&mode["impact"]) } else { "-".to_owned() },
-        on_it(&mode["by_hand"]),
+        episode.mode.clone(),
+        episode.began.clone(),
+        duration((episode.seconds * 1e3) as u64),
+        cause(&episode.cause),
+        impact(&episode.impact),
+        episode.impact.errors_avoided.to_string(),
     ]
 }
 
-/// Whether it holds, and how far that is on its way to count.
-fn condition(mode: &Value) -> String {
-    let holds = if mode["condition"] == true { "holds" } else { "does not hold" };
-    let progress = &mode["progress"];
-    match (progress["passed_ms"].as_u64(), progress["of_ms"].as_u64()) {
-        (Some(passed), Some(of)) => format!("{holds}, {} of {}", length(passed), length(of)),
-        _ => holds.to_owned(),
+fn cause(cause: &EpisodeCause) -> String {
+    if cause.by != "condition" {
+        return format!("operator{}", note_text(&cause.note));
     }
-}
-
-fn episode(episode: &Value) -> Vec<String> {
-    let text = |name: &str| episode[name].as_str().unwrap_or("-").to_owned();
-    let lasted = episode["seconds"].as_f64().unwrap_or_default() * 1e3;
-    vec![
-        text("mode"),
-        text("began"),
-        length(lasted as u64),
-        cause(&episode["cause"]),
-        touched(&episode["impact"]),
-        episode["impact"]["errors_avoided"].to_string(),
-    ]
-}
-
-fn cause(cause: &Value) -> String {
-    if cause["by"] == "hand" {
-        let by = cause["note"]["by"].as_str().map(|by| format!(" by {by}")).unwrap_or_default();
-        let why =
-            cause["note"]["reason"].as_str().map(|why| format!(": {why}")).unwrap_or_default();
-        return format!("hand{by}{why}");
-    }
-    let signs = cause["signs"].as_array().into_iter().flatten();
-    let so = signs.filter(|sign| sign["so"] == true).filter_map(|sign| sign["sign"].as_str());
-    so.collect::<Vec<_>>().join(", ")
+    let met = cause.signals.iter().filter(|reading| reading.met);
+    met.map(|reading| reading.signal.as_str()).collect::<Vec<_>>().join(", ")
 }
 
 /// `12 (reduce 10, shed 2)`.
-fn touched(impact: &Value) -> String {
-    let each: Vec<_> = ["reduce", "use", "serve_stale", "shed", "respond"]
-        .into_iter()
-        .filter_map(|action| Some((action, impact[action].as_u64().filter(|count| *count > 0)?)))
-        .map(|(action, count)| format!("{action} {count}"))
-        .collect();
-    let all = impact["requests"].as_u64().unwrap_or_default();
-    if each.is_empty() { all.to_string() } else { format!("{all} ({})", each.join(", ")) }
+fn impact(impact: &EpisodeImpact) -> String {
+    let EpisodeImpact { requests, reduce, elsewhere, serve_stale, shed, respond, .. } = impact;
+    let actions = [
+        ("reduce", reduce),
+        ("use", elsewhere),
+        ("serve_stale", serve_stale),
+        ("shed", shed),
+        ("respond", respond),
+    ];
+    let counts = actions.iter().filter(|(_, count)| **count > 0);
+    let counts: Vec<_> = counts.map(|(action, count)| format!("{action} {count}")).collect();
+    if counts.is_empty() {
+        requests.to_string()
+    } else {
+        format!("{requests} ({})", counts.join(", "))
+    }
 }

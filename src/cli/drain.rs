@@ -1,33 +1,61 @@
-//! `outrigger drain` and `outrigger undrain`: a provider taken out of use by hand, and put back.
+//! `outrigger drain` and `outrigger undrain`: takes a provider out of use, and puts it back.
 
-use super::admin_client::{Ask, Change, Failed, escaped};
-use super::status::on_it;
+use super::admin_client::{AdminArgs, ChangeArgs, CommandError, NoteArgs, encode};
+use super::output::manual_override;
+use crate::admin::change::{Action, ChangeRequest};
+use crate::admin::providers::{ProviderAction, ProviderChanged};
 
+/// Stop sending new attempts to a provider, until `undrain` or the end of --for.
+///
+/// Attempts in flight finish. Routes use their other providers and fallbacks.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+#[command(after_help = "Example:\n  outrigger drain openai --for 15m --reason \"key rotation\"")]
+pub struct DrainArgs {
     /// The provider's name in the policy.
     #[arg(value_name = "PROVIDER")]
     provider: String,
     #[command(flatten)]
-    change: Change,
+    change: ChangeArgs,
     #[command(flatten)]
-    ask: Ask,
+    admin: AdminArgs,
 }
 
-/// `action`: drain or undrain.
-///
+/// Use a drained provider again.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  outrigger undrain openai")]
+pub struct UndrainArgs {
+    /// The provider's name in the policy.
+    #[arg(value_name = "PROVIDER")]
+    provider: String,
+    #[command(flatten)]
+    note: NoteArgs,
+    #[command(flatten)]
+    admin: AdminArgs,
+}
+
 /// # Errors
-/// When the sidecar does not answer, or refuses.
-pub fn run(action: &str, args: &Args) -> Result<String, Failed> {
-    let path = format!("/api/providers/{action}/{}", escaped(&args.provider));
-    let said = args.ask.post(&path, &args.change)?;
-    if args.ask.json {
-        return Ok(format!("{said:#}"));
-    }
-    Ok(match said["by_hand"].is_object() {
-        true => {
-            format!("{}: {}; what is in flight goes on", args.provider, on_it(&said["by_hand"]))
+/// When the sidecar cannot be reached, or rejects the change.
+pub fn drain(args: &DrainArgs) -> Result<String, CommandError> {
+    change(&args.admin, ProviderAction::Drain, &args.provider, &args.change.request())
+}
+
+/// # Errors
+/// When the sidecar cannot be reached, or rejects the change.
+pub fn undrain(args: &UndrainArgs) -> Result<String, CommandError> {
+    change(&args.admin, ProviderAction::Undrain, &args.provider, &args.note.request())
+}
+
+fn change(
+    admin: &AdminArgs,
+    action: ProviderAction,
+    provider: &str,
+    request: &ChangeRequest,
+) -> Result<String, CommandError> {
+    let path = format!("/api/providers/{}/{}", action.as_str(), encode(provider));
+    admin.post(&path, request)?.print(|reply: &ProviderChanged| match &reply.manual_override {
+        Some(active) => {
+            format!("{provider}: {}; attempts in flight finish", manual_override(Some(active)))
         }
-        false => format!("{}: in use", args.provider),
+        None => format!("{provider}: in use"),
     })
 }

@@ -1,104 +1,109 @@
-//! `outrigger fleet`: who else is there, what is shared, and whether this host hears of it.
+//! `outrigger fleet`: the hosts of the fleet and the state that they share.
 
-use serde_json::Value;
+use super::admin_client::{AdminArgs, CommandError};
+use super::output::{NONE, duration, manual_override, optional_duration, table};
+use crate::fleet::status::FleetStatus;
 
-use super::admin_client::{Ask, Failed, length, table};
-use super::status::on_it;
+/// Breaker transitions that are shown.
+const MAX_TRANSITIONS: usize = 10;
 
-/// Transitions that are shown.
-const LATEST: usize = 10;
-
-/// Its name in the answer, its columns, and how a row is made.
-type Section = (&'static str, &'static [&'static str], fn(&Value) -> Vec<String>);
-
+/// Show the hosts that share state with a running sidecar through Redis, and that state.
+///
+/// Lists hosts, shared breakers, overrides, holds, rate limits, and the latest breaker transitions. DETACHED means that Redis cannot be reached and that this host decides alone.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+#[command(after_help = "Example:\n  outrigger fleet")]
+pub struct FleetArgs {
     #[command(flatten)]
-    ask: Ask,
+    admin: AdminArgs,
 }
 
 /// # Errors
-/// When the sidecar does not answer, or is in no fleet.
-pub fn run(args: &Args) -> Result<String, Failed> {
-    let fleet = args.ask.get("/api/fleet")?;
-    Ok(if args.ask.json { format!("{fleet:#}") } else { told(&fleet) })
+/// When the sidecar cannot be reached, or is in no fleet.
+pub fn run(args: &FleetArgs) -> Result<String, CommandError> {
+    args.admin.get("/api/fleet")?.print(text)
 }
 
-fn told(fleet: &Value) -> String {
-    let how = if fleet["attached"] == true { "attached" } else { "DETACHED" };
-    let mut parts = vec![format!(
-        "fleet {} by {}: {how} since {}, as {}",
-        text(&fleet["fleet"]),
-        text(&fleet["redis"]),
-        text(&fleet["since"]),
-        text(&fleet["host"]),
-    )];
-    if fleet["policies_differ"] == true {
+fn text(fleet: &FleetStatus) -> String {
+    let state = if fleet.attached { "attached" } else { "DETACHED" };
+    let FleetStatus { fleet: name, redis, since, host, .. } = fleet;
+    let mut parts = vec![format!("fleet {name} on {redis}: {state} since {since}, as {host}")];
+    if fleet.policies_differ {
         parts.push("the hosts have different policies in force".to_owned());
     }
-    parts.push(table(&["HOST", "VERSION", "POLICY", "SINCE"], &rows(&fleet["hosts"], host)));
-    let sections: [Section; 4] = [
-        ("breakers", &["BREAKER", "STATE", "TRIPS", "ASKS IN", "HERE", "VOTES", "LEASES"], breaker),
-        ("by_hand", &["BY HAND", "WHAT"], |hand| vec![text(&hand["key"]), on_it(hand)]),
-        ("holds", &["HELD", "FOR"], |hold| vec![text(&hold["key"]), left(hold)]),
-        ("limits", &["LIMIT", "OF", "RATE", "SHARE", "IN HAND"], limit),
+    let tables = [
+        hosts(fleet),
+        breakers(fleet),
+        overrides(fleet),
+        holds(fleet),
+        limits(fleet),
+        transitions(fleet),
     ];
-    for (name, head, row) in sections {
-        let rows = rows(&fleet[name], row);
-        if !rows.is_empty() {
-            parts.push(table(head, &rows));
-        }
-    }
-    let transitions = rows(&fleet["transitions"], transition);
-    if !transitions.is_empty() {
-        let latest = &transitions[transitions.len().saturating_sub(LATEST)..];
-        parts.push(table(&["AT", "BREAKER", "BECAME", "BY", "WHY"], latest));
-    }
+    parts.extend(tables.into_iter().flatten());
     parts.join("\n\n")
 }
 
-fn text(value: &Value) -> String {
-    value.as_str().unwrap_or("-").to_owned()
+/// A table, unless there are no rows.
+fn section(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> Option<String> {
+    let rows: Vec<_> = rows.collect();
+    (!rows.is_empty()).then(|| table(header, &rows))
 }
 
-fn left(of: &Value) -> String {
-    of["left_ms"].as_u64().map_or_else(|| "-".to_owned(), length)
+fn hosts(fleet: &FleetStatus) -> Option<String> {
+    let rows = fleet.hosts.iter().map(|host| {
+        let this = if host.this_host { " (this one)" } else { "" };
+        let facts = &host.facts;
+        let id = format!("{}{this}", host.id);
+        vec![id, facts.version.clone(), facts.policy.clone(), facts.since.clone()]
+    });
+    section(&["HOST", "VERSION", "POLICY", "SINCE"], rows)
 }
 
-fn rows(list: &Value, row: fn(&Value) -> Vec<String>) -> Vec<Vec<String>> {
-    list.as_array().into_iter().flatten().map(row).collect()
+fn breakers(fleet: &FleetStatus) -> Option<String> {
+    let rows = fleet.breakers.iter().map(|breaker| {
+        vec![
+            breaker.key.clone(),
+            breaker.state.to_string(),
+            breaker.trips.to_string(),
+            optional_duration(breaker.remaining_ms),
+            breaker.local_state.as_deref().unwrap_or(NONE).to_owned(),
+            breaker.votes.len().to_string(),
+            breaker.leases.len().to_string(),
+        ]
+    });
+    let header = ["BREAKER", "STATE", "TRIPS", "PROBE IN", "THIS HOST", "VOTES", "PROBES"];
+    section(&header, rows)
 }
 
-fn host(host: &Value) -> Vec<String> {
-    let me = if host["me"] == true { " (this one)" } else { "" };
-    let id = format!("{}{me}", text(&host["id"]));
-    vec![id, text(&host["version"]), text(&host["policy"]), text(&host["since"])]
+fn overrides(fleet: &FleetStatus) -> Option<String> {
+    let rows = fleet.overrides.iter();
+    let rows = rows.map(|one| vec![one.key.clone(), manual_override(Some(&one.active))]);
+    section(&["KEY", "OVERRIDE"], rows)
 }
 
-fn breaker(breaker: &Value) -> Vec<String> {
-    let count = |list: &Value| list.as_array().map_or(0, Vec::len).to_string();
-    vec![
-        text(&breaker["key"]),
-        text(&breaker["state"]),
-        breaker["trips"].to_string(),
-        left(breaker),
-        text(&breaker["own"]),
-        count(&breaker["votes"]),
-        count(&breaker["leases"]),
-    ]
+fn holds(fleet: &FleetStatus) -> Option<String> {
+    let rows = fleet.holds.iter();
+    let rows = rows.map(|hold| vec![hold.key.clone(), duration(hold.remaining_ms)]);
+    section(&["ON HOLD", "FOR"], rows)
 }
 
-fn limit(limit: &Value) -> Vec<String> {
-    let a_second = |rate: &Value| format!("{:.2}/s", rate.as_f64().unwrap_or(0.0));
-    vec![
-        text(&limit["provider"]),
-        text(&limit["kind"]),
-        a_second(&limit["rate"]),
-        a_second(&limit["share"]),
-        format!("{:.1}", limit["in_hand"].as_f64().unwrap_or(0.0)),
-    ]
+fn limits(fleet: &FleetStatus) -> Option<String> {
+    let rows = fleet.limits.iter().map(|limit| {
+        vec![
+            limit.provider.clone(),
+            limit.kind.to_string(),
+            format!("{:.2}/s", limit.rate),
+            format!("{:.2}/s", limit.share),
+            format!("{:.1}", limit.available),
+        ]
+    });
+    section(&["LIMIT", "OF", "RATE", "SHARE", "AVAILABLE"], rows)
 }
 
-fn transition(transition: &Value) -> Vec<String> {
-    ["at", "key", "state", "by", "why"].map(|name| text(&transition[name])).to_vec()
+fn transitions(fleet: &FleetStatus) -> Option<String> {
+    let latest = &fleet.transitions[fleet.transitions.len().saturating_sub(MAX_TRANSITIONS)..];
+    let rows = latest.iter().map(|transition| {
+        let (state, reason) = (transition.state.to_string(), transition.why.clone());
+        vec![transition.at.clone(), transition.key.clone(), state, transition.by.clone(), reason]
+    });
+    section(&["AT", "BREAKER", "STATE", "BY", "REASON"], rows)
 }

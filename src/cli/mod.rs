@@ -1,5 +1,4 @@
-//! The command line: one file a subcommand. Exit codes: 0 well, 1 what was asked about is wrong,
-//! 2 the command could not be carried out.
+//! The command line: one file per subcommand.
 
 mod admin_client;
 mod backup;
@@ -10,7 +9,9 @@ mod degrade;
 mod drain;
 mod explain;
 mod fleet;
+mod output;
 mod queue;
+mod reference;
 mod run;
 mod schema;
 mod status;
@@ -20,51 +21,62 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use admin_client::CommandError;
+pub use reference::reference;
+
+/// Each exit code and its meaning.
+const EXIT_CODES: [(u8, &str); 4] = [
+    (0, "success"),
+    (1, "the policy has an error (`check`), or no route matches (`explain`)"),
+    (
+        2,
+        "the command cannot be carried out: invalid arguments, an invalid policy (`run`, `explain`), or the sidecar cannot be reached or rejects the change",
+    ),
+    (130, "a second SIGINT or SIGTERM ended `run` before everything in flight was finished"),
+];
+
+const AFTER_HELP: &str = "\
+Getting started:
+  outrigger run --policies policies/quickstart.yaml   # then set the application's base URL to http://127.0.0.1:8700/v1
+  outrigger status                                    # in another terminal
+
+Exit codes: 0 success, 1 a problem in what was checked, 2 the command failed. `outrigger COMMAND --help` has examples.";
+
 #[derive(Debug, Parser)]
 #[command(
     name = "outrigger",
     version,
-    about = "A sidecar that makes an application's calls to providers survive production",
-    after_help = "Point an application's base URL at the listener, e.g. http://127.0.0.1:8700/v1, and declare the rest in YAML policies."
+    about = "A sidecar proxy that keeps an application's calls to LLM APIs and other HTTP APIs working",
+    after_help = AFTER_HELP
 )]
-struct Args {
+struct Cli {
     #[command(subcommand)]
     command: Command,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run the sidecar: serve applications by the policies of a directory.
-    Run(run::Args),
-    /// List every problem of a policy, each with its line and column.
-    Check(check::Args),
-    /// Print the JSON Schema of a policy file, for editors.
+    Run(run::RunArgs),
+    Check(check::CheckArgs),
+    /// Print the JSON Schema of a policy file, for completion and checks in an editor.
+    #[command(after_help = "Example:\n  outrigger schema > policies/policy.schema.json")]
     Schema,
-    /// Say which route takes a request, and where each value stands.
+    /// Show which route matches a request, and where the policy sets each value.
     Explain(explain::Args),
-    /// Tell what a running sidecar is doing: providers, routes, budgets.
-    Status(status::Args),
-    /// List a running sidecar's circuit breakers; open, close, shadow or reset them by hand.
-    Breakers(breakers::Args),
-    /// Tell which modes of degradation are in force and what they did; enter or leave one by hand.
-    Degrade(degrade::Args),
-    /// Tell who else shares breakers and holds with a running sidecar, and what they know.
-    Fleet(fleet::Args),
-    /// Tell who waits in a running sidecar and which jobs it keeps; pause, retry, cancel by hand.
-    Queue(queue::Args),
-    /// Tell what a running sidecar has stored and how often it served; forget it by hand.
-    Cache(cache::Args),
-    /// Copy the jobs that a sidecar keeps to a file; it may be running.
-    Backup(backup::Args),
-    /// Send nothing new to a provider, until `undrain`.
-    Drain(drain::Args),
-    /// Use a drained provider again.
-    Undrain(drain::Args),
+    Status(status::StatusArgs),
+    Breakers(breakers::BreakersArgs),
+    Degrade(degrade::DegradeArgs),
+    Fleet(fleet::FleetArgs),
+    Queue(queue::QueueArgs),
+    Cache(cache::CacheArgs),
+    Backup(backup::BackupArgs),
+    Drain(drain::DrainArgs),
+    Undrain(drain::UndrainArgs),
 }
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
-    match Args::parse().command {
+    match Cli::parse().command {
         Command::Run(args) => run::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Schema => schema::run(),
@@ -76,21 +88,20 @@ pub fn main() -> ExitCode {
         Command::Queue(args) => print(queue::run(&args)),
         Command::Cache(args) => print(cache::run(&args)),
         Command::Backup(args) => print(backup::run(&args)),
-        Command::Drain(args) => print(drain::run("drain", &args)),
-        Command::Undrain(args) => print(drain::run("undrain", &args)),
+        Command::Drain(args) => print(drain::drain(&args)),
+        Command::Undrain(args) => print(drain::undrain(&args)),
     }
 }
 
-/// What a running sidecar said, or why there is no answer.
-fn print(said: Result<String, admin_client::Failed>) -> ExitCode {
-    match said {
+fn print(result: Result<String, CommandError>) -> ExitCode {
+    match result {
         Ok(text) => {
-            // A reader that has gone needs no answer.
+            // A closed pipe is not an error.
             let _ = writeln!(std::io::stdout(), "{text}");
             ExitCode::SUCCESS
         }
-        Err(failed) => {
-            eprintln!("error: {failed}");
+        Err(error) => {
+            eprintln!("error: {error}");
             ExitCode::from(2)
         }
     }

@@ -1,159 +1,230 @@
-//! `outrigger queue`: who waits in a running sidecar, which jobs it keeps; what is done about them by
-//! hand.
+//! `outrigger queue`: waiting requests and durable jobs, and the changes that an operator makes.
 
+use clap::Subcommand;
 use serde_json::Value;
 
-use super::admin_client::{Ask, Change, Failed, escaped, length, table};
+use super::admin_client::{AdminArgs, CommandError, NoteArgs, encode};
+use super::output::{NONE, duration, optional_duration, table};
+use crate::admin::change::Action;
+use crate::admin::jobs::{JobAction, JobPage, JobStatus, JobsChanged};
+use crate::admin::queue::{ClassStatus, QueueAction, QueueList, QueueStatus};
+
+/// Show waiting requests and durable jobs of a running sidecar, or change them.
+///
+/// Without a command, lists each queue with its classes, its jobs by state, and the rate at which providers drain.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    outrigger queue\n  \
+    outrigger queue pause default --reason \"incident 42\"\n  \
+    outrigger queue jobs default --state dead\n  \
+    outrigger queue requeue default")]
+pub struct QueueArgs {
+    #[command(subcommand)]
+    command: Option<QueueCommand>,
+    #[command(flatten)]
+    admin: AdminArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum QueueCommand {
+    /// Dispatch nothing from a queue until `resume`. New requests wait for as long as their timeout allows.
+    Pause(QueueNameArgs),
+    /// Dispatch from a paused queue again.
+    Resume(QueueNameArgs),
+    /// List jobs, newest first.
+    Jobs(JobsArgs),
+    /// Show one job.
+    Job {
+        /// The job's id, as `queue jobs` and the `Location` header give it.
+        #[arg(value_name = "ID")]
+        id: String,
+    },
+    /// End a job that is not finished.
+    Cancel(JobIdArgs),
+    /// Run a job again that is dead, or that waits for its next run.
+    Retry(JobIdArgs),
+    /// Run all dead jobs of a queue again.
+    Requeue(QueueNameArgs),
+    /// Delete the finished jobs of a queue that are in one state.
+    Purge {
+        #[command(flatten)]
+        queue: QueueNameArgs,
+        /// dead, done, expired or cancelled.
+        #[arg(long, value_name = "STATE", default_value = "dead")]
+        state: String,
+    },
+}
 
 #[derive(Debug, clap::Args)]
-pub struct Args {
-    /// Of a queue: `pause`, `resume`, `jobs`, `requeue` (its dead run again) or `purge` (what is over
-    /// is forgotten). Of a job: `job`, `cancel` or `retry`. Without, all queues are listed.
-    #[arg(value_name = "ACTION", value_parser = ["pause", "resume", "jobs", "requeue", "purge", "job", "cancel", "retry"])]
-    action: Option<String>,
-    /// The queue's name in the policy, or the job's id.
-    #[arg(value_name = "QUEUE|ID", required_if_eq_any = [
-        ("action", "pause"), ("action", "resume"), ("action", "requeue"), ("action", "purge"),
-        ("action", "job"), ("action", "cancel"), ("action", "retry"),
-    ])]
-    name: Option<String>,
-    /// Jobs in this state: ready, retry_wait, leased, done, dead, expired or cancelled.
+struct QueueNameArgs {
+    /// The queue's name in the policy.
+    #[arg(value_name = "QUEUE")]
+    name: String,
+    #[command(flatten)]
+    note: NoteArgs,
+}
+
+#[derive(Debug, clap::Args)]
+struct JobIdArgs {
+    /// The job's id.
+    #[arg(value_name = "ID")]
+    id: String,
+    #[command(flatten)]
+    note: NoteArgs,
+}
+
+#[derive(Debug, clap::Args)]
+struct JobsArgs {
+    /// List only jobs of this queue.
+    #[arg(value_name = "QUEUE")]
+    queue: Option<String>,
+    /// List only jobs in this state: ready, retry_wait, leased, done, dead, expired or cancelled.
     #[arg(long, value_name = "STATE")]
     state: Option<String>,
-    /// So many jobs at most.
+    /// List at most this many jobs.
     #[arg(long, default_value = "50", value_name = "N")]
     limit: u16,
-    /// Jobs that came before: what the last page ended with.
+    /// Continue a list: the cursor that the previous page ended with.
     #[arg(long, value_name = "CURSOR")]
     before: Option<i64>,
-    #[command(flatten)]
-    change: Change,
-    #[command(flatten)]
-    ask: Ask,
 }
 
 /// # Errors
-/// When the sidecar does not answer, or refuses.
-pub fn run(args: &Args) -> Result<String, Failed> {
-    let name = escaped(args.name.as_deref().unwrap_or_default());
-    let action = args.action.as_deref().unwrap_or_default();
-    let said = match action {
-        "" => args.ask.get("/api/queue")?,
-        "jobs" => args.ask.get(&args.list())?,
-        "job" => args.ask.get(&format!("/api/queue/jobs/{name}"))?,
-        "cancel" | "retry" => {
-            args.ask.post(&format!("/api/queue/jobs/{action}/{name}"), &args.change)?
-        }
-        "purge" => {
-            let state = args.state.as_deref().unwrap_or("dead");
-            let path = format!("/api/queue/purge/{name}?state={}", escaped(state));
-            args.ask.post(&path, &args.change)?
-        }
-        _ => args.ask.post(&format!("/api/queue/{action}/{name}"), &args.change)?,
+/// When the sidecar cannot be reached, or rejects the change.
+pub fn run(args: &QueueArgs) -> Result<String, CommandError> {
+    let admin = &args.admin;
+    let Some(command) = &args.command else {
+        return admin.get("/api/queue")?.print(list);
     };
-    if args.ask.json {
-        return Ok(format!("{said:#}"));
-    }
-    Ok(match action {
-        "" => told(&said),
-        "jobs" => jobs(&said),
-        "job" | "cancel" | "retry" => job(&said),
-        "requeue" => format!("{name}: {} jobs run again", said["changed"]),
-        "purge" => format!("{name}: {} jobs forgotten", said["changed"]),
-        _ if said["paused"] == true => {
-            format!("{name}: paused; whoever comes waits, for as long as its timeout allows")
+    match command {
+        QueueCommand::Pause(queue) => change(admin, QueueAction::Pause, queue),
+        QueueCommand::Resume(queue) => change(admin, QueueAction::Resume, queue),
+        QueueCommand::Jobs(query) => admin.get(&query.path())?.print(jobs),
+        QueueCommand::Job { id } => {
+            admin.get(&format!("/api/queue/jobs/{}", encode(id)))?.print(job)
         }
-        _ => format!("{name}: in use"),
-    })
+        QueueCommand::Cancel(job) => change_job(admin, JobAction::Cancel, job),
+        QueueCommand::Retry(job) => change_job(admin, JobAction::Retry, job),
+        QueueCommand::Requeue(QueueNameArgs { name, note }) => {
+            let reply =
+                admin.post(&format!("/api/queue/requeue/{}", encode(name)), &note.request());
+            let text = |reply: &JobsChanged| format!("{name}: {} jobs run again", reply.changed);
+            reply?.print(text)
+        }
+        QueueCommand::Purge { queue: QueueNameArgs { name, note }, state } => {
+            let path = format!("/api/queue/purge/{}?state={}", encode(name), encode(state));
+            let text = |reply: &JobsChanged| format!("{name}: {} jobs deleted", reply.changed);
+            admin.post(&path, &note.request())?.print(text)
+        }
+    }
 }
 
-impl Args {
-    fn list(&self) -> String {
+fn change(
+    admin: &AdminArgs,
+    action: QueueAction,
+    queue: &QueueNameArgs,
+) -> Result<String, CommandError> {
+    let path = format!("/api/queue/{}/{}", action.as_str(), encode(&queue.name));
+    let text = |queue: &QueueStatus| match queue.paused {
+        true => {
+            format!("{}: paused; requests wait for as long as their timeout allows", queue.name)
+        }
+        false => format!("{}: in use", queue.name),
+    };
+    admin.post(&path, &queue.note.request())?.print(text)
+}
+
+fn change_job(
+    admin: &AdminArgs,
+    action: JobAction,
+    args: &JobIdArgs,
+) -> Result<String, CommandError> {
+    let path = format!("/api/queue/jobs/{}/{}", action.as_str(), encode(&args.id));
+    admin.post(&path, &args.note.request())?.print(job)
+}
+
+impl JobsArgs {
+    fn path(&self) -> String {
         let mut path = format!("/api/queue/jobs?limit={}", self.limit);
-        let given = [("queue", &self.name), ("state", &self.state)];
-        for (key, value) in given.into_iter().filter_map(|(k, v)| Some((k, v.as_ref()?))) {
-            path.push_str(&format!("&{key}={}", escaped(value)));
+        for (key, value) in [("queue", &self.queue), ("state", &self.state)] {
+            path.extend(value.as_ref().map(|value| format!("&{key}={}", encode(value))));
         }
         path.extend(self.before.map(|before| format!("&before={before}")));
         path
     }
 }
 
-fn text(value: &Value) -> String {
-    match value {
-        Value::Null => "-".to_owned(),
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
-    }
-}
-
-fn jobs(page: &Value) -> String {
-    let list = page["jobs"].as_array().cloned().unwrap_or_default();
-    let keys = ["id", "queue", "class", "state", "method", "path", "attempts", "error"];
-    let row = |job: &Value| {
-        let mut cells: Vec<_> = keys.iter().map(|key| text(&job[*key])).collect();
-        cells.insert(7, job["age_ms"].as_u64().map_or_else(|| "-".to_owned(), length));
-        cells
+fn jobs(page: &JobPage) -> String {
+    let row = |job: &JobStatus| {
+        vec![
+            job.id.clone(),
+            job.queue.clone(),
+            job.class.clone(),
+            job.state.clone(),
+            job.method.clone(),
+            job.path.clone(),
+            job.attempts.to_string(),
+            duration(job.age_ms),
+            job.error.clone().unwrap_or_else(|| NONE.to_owned()),
+        ]
     };
-    let rows: Vec<_> = list.iter().map(row).collect();
-    let head = ["ID", "QUEUE", "CLASS", "STATE", "METHOD", "PATH", "ATTEMPTS", "AGE", "LAST ERROR"];
-    let more = page["next"].as_i64().map(|next| format!("\n(more: --before {next})"));
-    table(&head, &rows) + &more.unwrap_or_default()
+    let rows: Vec<_> = page.jobs.iter().map(row).collect();
+    let header =
+        ["ID", "QUEUE", "CLASS", "STATE", "METHOD", "PATH", "ATTEMPTS", "AGE", "LAST ERROR"];
+    let more = page.next.map(|next| format!("\n(more: --before {next})"));
+    table(&header, &rows) + &more.unwrap_or_default()
 }
 
-fn job(job: &Value) -> String {
-    let fields = job.as_object().cloned().unwrap_or_default();
-    let rows: Vec<_> = fields.iter().map(|(key, value)| vec![key.clone(), text(value)]).collect();
+/// A row for each field.
+fn job(job: &JobStatus) -> String {
+    let fields = serde_json::to_value(job).unwrap_or_default();
+    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let fields = fields.as_object().into_iter().flatten();
+    let rows: Vec<_> = fields.map(|(name, value)| vec![name.clone(), text(value)]).collect();
     table(&["FIELD", "VALUE"], &rows)
 }
 
-fn told(overview: &Value) -> String {
-    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
-    let queues = list(&overview["queues"]);
-    let rows = queues.iter().flat_map(|queue| {
-        let state = if queue["paused"] == true { "paused" } else { "in use" };
-        let row = move |class: &Value| {
-            vec![
-                text(&queue["name"]),
-                state.to_owned(),
-                text(&class["name"]),
-                class["weight"].to_string(),
-                class["waiting"].to_string(),
-                class["oldest_ms"].as_u64().map_or_else(|| "-".to_owned(), length),
-                list(&class["flows"]).len().to_string(),
-                class["at_least_every"].to_string(),
-            ]
-        };
-        list(&queue["classes"]).iter().map(row).collect::<Vec<_>>()
-    });
-    let rows: Vec<_> = rows.collect();
-    let head =
+fn list(list: &QueueList) -> String {
+    let classes = |queue: &'_ QueueStatus| -> Vec<_> {
+        queue.classes.iter().map(|class| class_row(queue, class)).collect()
+    };
+    let classes: Vec<_> = list.queues.iter().flat_map(classes).collect();
+    let header =
         ["QUEUE", "STATE", "CLASS", "WEIGHT", "WAITING", "OLDEST", "FLOWS", "AT LEAST EVERY"];
-    let providers = list(&overview["providers"]);
-    let rate =
-        |rate: Option<f64>| rate.map_or_else(|| "-".to_owned(), |rate| format!("{rate:.1}/s"));
-    let provider = |provider: &Value| {
-        vec![
-            text(&provider["name"]),
-            provider["waiting"].to_string(),
-            rate(provider["drain_rate"].as_f64()),
-        ]
+    let queues = table(&header, &classes);
+    let rows: Vec<_> = list.queues.iter().filter_map(jobs_row).collect();
+    let header = ["QUEUE", "JOBS READY", "RETRY WAIT", "RUNNING", "DONE", "DEAD", "OLDEST READY"];
+    let jobs = match rows.as_slice() {
+        [] => "no job store (start the sidecar with --data DIR)".to_owned(),
+        rows => table(&header, rows),
     };
-    let providers: Vec<_> = providers.iter().map(provider).collect();
-    let providers = table(&["PROVIDER", "WAITING", "DRAINS"], &providers);
-    let of_jobs = |queue: &Value| {
-        let states = queue["jobs"]["states"].as_object()?;
-        let count = |state: &str| states.get(state).map_or_else(|| "0".to_owned(), text);
-        let mut row = vec![text(&queue["name"])];
-        row.extend(["ready", "retry_wait", "leased", "done", "dead"].map(count));
-        row.push(queue["jobs"]["oldest_ms"].as_u64().map_or_else(|| "-".to_owned(), length));
-        Some(row)
-    };
-    let kept: Vec<_> = queues.iter().filter_map(of_jobs).collect();
-    let head_jobs = ["QUEUE", "JOBS READY", "RETRY", "RUN", "DONE", "DEAD", "OLDEST READY"];
-    let kept = match kept.is_empty() {
-        true => "no jobs are kept (run with --data DIR)".to_owned(),
-        false => table(&head_jobs, &kept),
-    };
-    format!("{}\n\n{kept}\n\n{providers}", table(&head, &rows))
+    let providers = list.providers.iter().map(|provider| {
+        let rate = provider.drain_rate.map(|rate| format!("{rate:.1}/s"));
+        let rate = rate.unwrap_or_else(|| NONE.to_owned());
+        vec![provider.name.clone(), provider.waiting.to_string(), rate]
+    });
+    let header = ["PROVIDER", "WAITING", "DRAIN RATE"];
+    format!("{queues}\n\n{jobs}\n\n{}", table(&header, &providers.collect::<Vec<_>>()))
+}
+
+fn class_row(queue: &QueueStatus, class: &ClassStatus) -> Vec<String> {
+    vec![
+        queue.name.clone(),
+        if queue.paused { "paused" } else { "in use" }.to_owned(),
+        class.name.clone(),
+        class.weight.to_string(),
+        class.waiting.to_string(),
+        optional_duration(class.oldest_ms),
+        class.flows.len().to_string(),
+        class.at_least_every.to_string(),
+    ]
+}
+
+fn jobs_row(queue: &QueueStatus) -> Option<Vec<String>> {
+    let jobs = queue.jobs.as_ref()?;
+    let count = |state: &str| jobs.states.get(state).copied().unwrap_or_default().to_string();
+    let mut row = vec![queue.name.clone()];
+    row.extend(["ready", "retry_wait", "leased", "done", "dead"].map(count));
+    row.push(optional_duration(jobs.oldest_ms));
+    Some(row)
 }

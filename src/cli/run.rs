@@ -1,5 +1,6 @@
-//! `outrigger run`: the sidecar itself.
+//! `outrigger run`: starts the sidecar.
 
+use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -9,18 +10,25 @@ use std::time::Duration;
 use clap::ValueEnum;
 use tracing_subscriber::filter::LevelFilter;
 
-use crate::app::{self, Data, Ended, Listen, Options, StartError};
+use crate::app::{self, ListenAddress, Options, Shutdown, StartError, StoreDir};
 use crate::clock;
 use crate::fleet;
 use crate::fleet::redis::url::RedisAddress;
+use crate::policy::yaml::diagnostic::render;
 use crate::policy::yaml::units;
 use crate::telemetry::logging::{self, DaemonLogFormat};
 
-/// What `outrigger run` takes; each also as an environment variable.
+/// Run the sidecar: serve applications by the policies in a directory.
+///
+/// The policies are reloaded when they change, and on SIGHUP. An invalid policy leaves the last valid one in force. SIGTERM or SIGINT drains: the sidecar stops accepting, finishes what is in flight, and exits. A second signal ends it at once.
 #[derive(Debug, clap::Args)]
-pub struct Args {
-    /// Directory of the policies (or one file); reloaded when it changes, and on SIGHUP.
-    #[arg(long, env = "OUTRIGGER_POLICIES", default_value = "policies", value_name = "DIR")]
+#[command(after_help = "Examples:\n  \
+    outrigger run --policies policies/quickstart.yaml\n  \
+    outrigger run --policies /etc/outrigger --listen unix:/run/outrigger.sock --metrics 0.0.0.0:9091\n  \
+    outrigger run --redis redis://10.0.0.5:6379 --fleet production")]
+pub struct RunArgs {
+    /// A directory of policies, or one file.
+    #[arg(long, env = "OUTRIGGER_POLICIES", default_value = "policies", value_name = "PATH")]
     policies: PathBuf,
     /// Where applications connect: ADDR:PORT, or unix:PATH.
     #[arg(
@@ -29,37 +37,37 @@ pub struct Args {
         default_value = "127.0.0.1:8700",
         value_name = "ADDR|unix:PATH"
     )]
-    listen: Listen,
-    /// Metrics, health and the API; off loopback only with a token; `none` for without.
+    listen: ListenAddress,
+    /// Address for the admin API, metrics and health, or `none`. Off loopback it needs --admin-token.
     #[arg(long, env = "OUTRIGGER_ADMIN", default_value = "127.0.0.1:8701", value_name = "ADDR")]
-    admin: MaybeAddr,
-    /// What changes by the API must bring (and reads, off loopback): env:NAME, file:PATH or the token.
+    admin: OptionalAddress,
+    /// The token that the admin API requires for changes, and off loopback for reads: env:NAME, file:PATH, or the token itself.
     #[arg(long, env = "OUTRIGGER_ADMIN_TOKEN", hide_env_values = true, value_name = "SOURCE")]
     admin_token: Option<String>,
-    /// Metrics and health alone, for scrapes and probes from outside the pod.
+    /// Address for metrics and health alone, for scrapes and probes from outside the pod, or `none`.
     #[arg(long, env = "OUTRIGGER_METRICS", default_value = "none", value_name = "ADDR")]
-    metrics: MaybeAddr,
-    /// Worker threads; by default as many as there are cores, at most 4.
+    metrics: OptionalAddress,
+    /// Number of worker threads. By default the number of cores, at most 4.
     #[arg(long, env = "OUTRIGGER_WORKERS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     workers: Option<u16>,
-    /// How to see that the policies change: the file system's events and the poll, or the poll alone.
-    #[arg(long, env = "OUTRIGGER_WATCH", default_value = "events", value_name = "HOW")]
-    watch: Watch,
-    /// How often the content of the policies is compared, as a backstop.
+    /// How to detect changes of the policies.
+    #[arg(long, env = "OUTRIGGER_WATCH", default_value = "events", value_name = "MODE")]
+    watch: WatchMode,
+    /// How often to compare the content of the policies.
     #[arg(long, env = "OUTRIGGER_POLL", default_value = "10s", value_name = "TIME", value_parser = units::duration)]
     poll: Duration,
-    /// Where jobs are kept (an SQLite database, for its owner alone); `none` takes no jobs. By default
-    /// `outrigger` in the user's state directory.
+    /// Directory of the job store (SQLite, readable by its owner alone), or `none` to accept no jobs. By default
+    /// $STATE_DIRECTORY, or `outrigger` in the user's state directory.
     #[arg(long, env = "OUTRIGGER_DATA", value_name = "DIR")]
-    data: Option<Data>,
-    /// The Redis through which hosts share breakers, holds, limits and jobs: a URL (redis://,
-    /// rediss://, unix://, redis+sentinel://, redis+cluster://), or where it is kept: env:NAME, file:PATH.
+    data: Option<StoreDir>,
+    /// The Redis through which hosts share breakers, holds, limits and jobs: a URL (redis://, rediss://, unix://,
+    /// redis+sentinel://, redis+cluster://), env:NAME or file:PATH.
     #[arg(long, env = "OUTRIGGER_REDIS", hide_env_values = true, value_name = "URL")]
     redis: Option<String>,
-    /// Hosts of one name share what they know; another name, and it is another fleet.
+    /// Name of the fleet. Hosts with the same name share state.
     #[arg(long, env = "OUTRIGGER_FLEET", default_value = "default", value_name = "NAME", value_parser = fleet_name)]
     fleet: String,
-    /// Seconds by which this host's wall clock is set off, to try a fleet whose clocks disagree.
+    /// Seconds to add to this host's wall clock, to test a fleet whose clocks disagree.
     #[arg(
         long,
         env = "OUTRIGGER_CLOCK_OFFSET",
@@ -68,71 +76,60 @@ pub struct Args {
         allow_negative_numbers = true
     )]
     clock_offset: i64,
-    /// How lines of the sidecar's own log look.
+    /// Format of the sidecar's own log.
     #[arg(long, env = "OUTRIGGER_LOG_FORMAT", default_value = "text", value_name = "FORMAT")]
-    log_format: LogFormat,
-    /// What the sidecar's own log tells: error, warn, info, debug or trace.
+    log_format: LogStyle,
+    /// Lowest level of the sidecar's own log: error, warn, info, debug or trace.
     #[arg(long, env = "OUTRIGGER_LOG", default_value = "info", value_name = "LEVEL")]
     log: LevelFilter,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum Watch {
+enum WatchMode {
+    /// File system events, and the poll as a backstop.
     Events,
+    /// The poll alone, for file systems without events.
     Poll,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum LogFormat {
+enum LogStyle {
     Text,
     Json,
 }
 
-/// An address, or `none`.
+/// A socket address, or `none`.
 #[derive(Clone, Copy, Debug)]
-struct MaybeAddr(Option<SocketAddr>);
+struct OptionalAddress(Option<SocketAddr>);
 
-impl FromStr for MaybeAddr {
+impl FromStr for OptionalAddress {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         if text == "none" {
-            return Ok(MaybeAddr(None));
+            return Ok(OptionalAddress(None));
         }
-        let expected =
-            |_| format!("`{text}` is no address (expected one like 127.0.0.1:8701, or none)");
-        text.parse().map(|address| MaybeAddr(Some(address))).map_err(expected)
+        let invalid = |_| {
+            format!("`{text}` is not an address (expected IP:PORT such as 127.0.0.1:8701, or none)")
+        };
+        text.parse().map(|address| OptionalAddress(Some(address))).map_err(invalid)
     }
 }
 
-impl FromStr for Listen {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text.strip_prefix("unix:") {
-            Some("") => Err("`unix:` names no socket (expected unix:/path/to/socket)".to_owned()),
-            Some(path) => Ok(Listen::Unix(path.into())),
-            None => text.parse().map(Listen::Tcp).map_err(|_| {
-                format!("`{text}` is no address (expected one like 127.0.0.1:8700 or unix:/run/outrigger.sock)")
-            }),
-        }
-    }
-}
-
-/// What may stand in a key of Redis and means nothing there.
+/// The name becomes part of Redis keys, so it must not contain characters that have a meaning there.
 fn fleet_name(text: &str) -> Result<String, String> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
-    if text.is_empty() || text.len() > 64 || !text.chars().all(plain) {
-        return Err("expected up to 64 letters, digits, `-`, `.` or `_`".to_owned());
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+    if text.is_empty() || text.len() > 64 || !text.chars().all(allowed) {
+        return Err("expected 1 to 64 letters, digits, `-`, `.` or `_`".to_owned());
     }
     Ok(text.to_owned())
 }
 
 /// Runs the sidecar until a signal ends it.
-pub fn run(args: &Args) -> ExitCode {
+pub fn run(args: &RunArgs) -> ExitCode {
     let format = match args.log_format {
-        LogFormat::Text => DaemonLogFormat::Text,
-        LogFormat::Json => DaemonLogFormat::Json,
+        LogStyle::Text => DaemonLogFormat::Text,
+        LogStyle::Json => DaemonLogFormat::Json,
     };
     logging::init(format, args.log);
     clock::set_off(args.clock_offset);
@@ -145,24 +142,11 @@ pub fn run(args: &Args) -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let options = Options {
-        policies: args.policies.clone(),
-        listen: args.listen.clone(),
-        admin: args.admin.0,
-        admin_token: args.admin_token.clone(),
-        metrics: args.metrics.0,
-        workers: args.workers.map_or(cores.min(4), usize::from),
-        watch: matches!(args.watch, Watch::Events),
-        poll: args.poll,
-        data: args.data.clone().unwrap_or_else(|| Data::usual(|name| std::env::var_os(name))),
-        fleet,
-    };
-    match app::run(&options) {
-        Ok(Ended::Drained) => ExitCode::SUCCESS,
-        Ok(Ended::AtOnce) => ExitCode::from(130),
+    match app::run(&args.options(fleet)) {
+        Ok(Shutdown::Drained) => ExitCode::SUCCESS,
+        Ok(Shutdown::Immediate) => ExitCode::from(130),
         Err(StartError::Policy(problems)) => {
-            print_problems(&problems);
+            eprintln!("{}", render(&problems, std::io::stderr().is_terminal()));
             ExitCode::from(2)
         }
         Err(error) => {
@@ -172,8 +156,20 @@ pub fn run(args: &Args) -> ExitCode {
     }
 }
 
-fn print_problems(problems: &[crate::policy::yaml::diagnostic::Problem]) {
-    use std::io::IsTerminal;
-    let colour = std::io::stderr().is_terminal();
-    eprintln!("{}", crate::policy::yaml::diagnostic::render(problems, colour));
+impl RunArgs {
+    fn options(&self, fleet: Option<fleet::FleetOptions>) -> Options {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Options {
+            policies: self.policies.clone(),
+            listen: self.listen.clone(),
+            admin: self.admin.0,
+            admin_token: self.admin_token.clone(),
+            metrics: self.metrics.0,
+            workers: self.workers.map_or(cores.min(4), usize::from),
+            watch: matches!(self.watch, WatchMode::Events),
+            poll: self.poll,
+            data: self.data.clone().unwrap_or_else(StoreDir::from_environment),
+            fleet,
+        }
+    }
 }

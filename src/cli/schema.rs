@@ -1,4 +1,4 @@
-//! `outrigger schema`: the JSON Schema of a policy file, for editors.
+//! `outrigger schema`: the JSON Schema of a policy file.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use crate::policy::json_schema::schema;
 
 pub fn run() -> ExitCode {
-    // A reader that has gone needs no answer.
+    // A closed pipe is not an error.
     let _ = writeln!(std::io::stdout().lock(), "{:#}", schema());
     ExitCode::SUCCESS
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
@@ -20,7 +21,7 @@ const AGAIN: Duration = Duration::from_secs(5);
 const SETTLED: Duration = Duration::from_secs(120);
 
 /// An episode as it is shown and kept.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct EpisodeRecord {
     pub mode: String,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]

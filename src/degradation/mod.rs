@@ -78,7 +78,7 @@ fn look(snapshot: &Snapshot, live: &Live) {
 fn look_at(mode: &DegradationMode, live: &Live, now: Instant) {
     let (holds, seen) = mode.evaluate(now);
     for sign in &seen {
-        let labels = SignalLabels { mode: mode.policy.name.clone(), signal: sign.sign.clone() };
+        let labels = SignalLabels { mode: mode.policy.name.clone(), signal: sign.signal.clone() };
         live.metrics.degradation_signal.with(&labels).set(sign.value.unwrap_or(0.0));
     }
     live.modes.update(&mode.live, holds, seen, now);

@@ -75,7 +75,7 @@ mod tests {
     use crate::live::degradation::episode::{EpisodeCause, SignalReading};
 
     fn record(ended: bool) -> EpisodeRecord {
-        let sign = "error_rate of chat above 0.25 over 30s".to_owned();
+        let signal = "error_rate of chat above 0.25 over 30s".to_owned();
         EpisodeRecord {
             mode: "brownout".to_owned(),
             shadow: false,
@@ -85,7 +85,7 @@ mod tests {
             ended_by: ended.then(|| "condition".to_owned()),
             cause: EpisodeCause {
                 by: "condition".to_owned(),
-                signs: vec![SignalReading { sign, value: Some(0.5), so: true }],
+                signals: vec![SignalReading { signal, value: Some(0.5), met: true }],
                 ..EpisodeCause::default()
             },
             impact: EpisodeImpact { requests: 3, shed: 2, respond: 1, ..EpisodeImpact::default() },

@@ -3,12 +3,14 @@
 //! Each ask is a task of its own, and of each limit one is out at a time. An answer is handed to the
 //! provider that asked; whoever waits there looks again.
 
+use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use redis::{FromRedisValue, Value};
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use tokio::task::spawn_local;
 
 use super::Fleet;
@@ -19,17 +21,18 @@ use crate::live::provider::ProviderLive;
 use crate::live::quota::sync::QuotaUnit;
 use crate::resilience::rate::leased_quota::{LeaseGrant, LeaseRequest, LeaseStatus};
 
-/// A limit that the fleet shares, for people.
-#[derive(Debug, Serialize)]
+/// A rate limit that the fleet shares, as the admin API reports it.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct SharedLimit {
     pub provider: String,
     /// `requests` or `tokens`.
-    pub kind: &'static str,
-    /// A second, in the whole fleet; and this host's while it is by itself.
+    pub kind: Cow<'static, str>,
+    /// Per second, for the whole fleet.
     pub rate: f64,
+    /// Per second, for this host while it is detached.
     pub share: f64,
-    /// What this host was given and has not used.
-    pub in_hand: f64,
+    /// Leased by this host and not used yet.
+    pub available: f64,
 }
 
 impl FleetSync {
@@ -71,8 +74,14 @@ impl Fleet {
 
 impl SharedLimit {
     fn new(provider: &str, of: QuotaUnit, shown: LeaseStatus) -> SharedLimit {
-        let LeaseStatus { rate, share, in_hand } = shown;
-        SharedLimit { provider: provider.to_owned(), kind: of.as_str(), rate, share, in_hand }
+        let LeaseStatus { rate, share, in_hand: available } = shown;
+        SharedLimit {
+            provider: provider.to_owned(),
+            kind: of.as_str().into(),
+            rate,
+            share,
+            available,
+        }
     }
 }
 

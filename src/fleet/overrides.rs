@@ -11,14 +11,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use redis::Value;
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::Fleet;
 use super::redis::connection::{RedisCallError, instant};
 use super::redis::scripts::RedisScript;
 use crate::clock;
 use crate::live::Live;
-use crate::live::operator_override::AuditNote;
+use crate::live::operator_override::{ActiveOverride, AuditNote};
 use crate::resilience::breaker::shared_state::SharedState;
 use crate::resilience::breaker::{ManualOverride, OverrideState, StateKind};
 
@@ -30,15 +31,13 @@ pub struct FleetOverride {
     pub note: AuditNote,
 }
 
-/// As people see it.
-#[derive(Clone, Debug, Serialize)]
+/// An override that is in force on the whole fleet, as the admin API reports it.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct OverrideStatus {
+    /// Breakers under this key are overridden.
     pub key: String,
-    pub what: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub left_ms: Option<u64>,
     #[serde(flatten)]
-    pub note: AuditNote,
+    pub active: ActiveOverride,
 }
 
 /// The hands that are on the fleet.
@@ -157,13 +156,9 @@ impl FleetOverride {
     }
 
     fn shown(&self, now: Instant) -> OverrideStatus {
-        let left = |until: Instant| until.saturating_duration_since(now).as_millis() as u64;
-        OverrideStatus {
-            key: self.key.clone(),
-            what: self.hand.state.as_str(),
-            left_ms: self.hand.until.map(left),
-            note: self.note.clone(),
-        }
+        let ManualOverride { state, until } = self.hand;
+        let active = ActiveOverride::new(state.as_str(), until, self.note.clone(), now);
+        OverrideStatus { key: self.key.clone(), active }
     }
 }
 

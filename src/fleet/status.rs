@@ -3,14 +3,16 @@
 //! What this host knows from memory is told always; votes and leases are asked of Redis, and left
 //! out where it does not answer.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use redis::{FromRedisValue, Value};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Fleet;
 use super::limits::SharedLimit;
-use super::overrides;
+use super::overrides::OverrideStatus;
 use super::redis::connection::RedisCallError;
 use super::stream::BreakerTransition;
 use super::sync::FleetSnapshot;
@@ -24,8 +26,8 @@ const MOST: usize = 64;
 /// Whoever looks waits no longer for what only Redis knows.
 const PATIENCE: Duration = Duration::from_millis(300);
 
-/// What a host says of itself.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// Facts that a host publishes about itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct HostInfo {
     pub version: String,
@@ -36,66 +38,79 @@ pub struct HostInfo {
 }
 
 /// `/api/fleet`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct FleetStatus {
     pub fleet: String,
+    /// The id of this host.
     pub host: String,
+    /// Redis can be reached.
     pub attached: bool,
-    /// Attached, or detached, since then.
+    /// Start of the attached or detached state, RFC 3339.
     pub since: String,
+    /// The address of Redis, without its password.
     pub redis: String,
     pub hosts: Vec<HostStatus>,
     /// Not all hosts have the same policy in force.
     pub policies_differ: bool,
     pub breakers: Vec<SharedBreaker>,
+    /// Endpoints that are in cooldown after a `Retry-After`.
     pub holds: Vec<SharedHold>,
-    /// Rates of providers, as this host has them.
+    /// Rate limits of providers, as this host sees them.
     pub limits: Vec<SharedLimit>,
-    pub by_hand: Vec<overrides::OverrideStatus>,
-    /// The latest, oldest first.
+    /// Manual overrides that are in force on every host.
+    pub overrides: Vec<OverrideStatus>,
+    /// The latest transitions of breakers, oldest first.
     pub transitions: Vec<BreakerTransition>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct HostStatus {
     pub id: String,
     #[serde(flatten)]
     pub facts: HostInfo,
-    /// This one.
-    pub me: bool,
+    /// The host that sent this response.
+    pub this_host: bool,
 }
 
 /// A breaker that the fleet shares.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct SharedBreaker {
     pub key: String,
-    pub state: &'static str,
+    /// `closed`, `open` or `half_open`.
+    pub state: Cow<'static, str>,
     pub epoch: u64,
+    /// The host that wrote this state.
     pub writer: String,
+    /// Consecutive trips without a recovery.
     pub trips: u32,
-    /// Of the open time, by this host's copy of its end.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub left_ms: Option<u64>,
+    /// Time until the breaker probes, by this host's clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remaining_ms: Option<u64>,
+    /// Successful probes so far.
     pub ok: u32,
+    /// Successful probes that close the breaker.
     pub needed: u32,
+    /// Probes that may run at the same time.
     pub permits: u32,
-    /// How this host's own breaker stands.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub own: Option<&'static str>,
+    /// The state of this host's own breaker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub local_state: Option<Cow<'static, str>>,
+    /// Hosts that voted to trip; empty when Redis does not respond.
     pub votes: Vec<String>,
+    /// Probes that are running; empty when Redis does not respond.
     pub leases: Vec<ProbeLease>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ProbeLease {
     pub host: String,
-    pub left_ms: u64,
+    pub remaining_ms: u64,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct SharedHold {
     pub key: String,
-    pub left_ms: u64,
+    pub remaining_ms: u64,
 }
 
 impl HostInfo {
@@ -155,17 +170,17 @@ impl Fleet {
             hosts: hosts.into_iter().map(|(id, facts)| self.host_of(id, facts)).collect(),
             breakers,
             holds: held
-                .map(|(key, left)| SharedHold { key, left_ms: left.as_millis() as u64 })
+                .map(|(key, left)| SharedHold { key, remaining_ms: left.as_millis() as u64 })
                 .collect(),
             limits: self.limits(now),
-            by_hand: self.hands(),
+            overrides: self.hands(),
             transitions,
         }
     }
 
     fn host_of(&self, id: String, facts: HostInfo) -> HostStatus {
         let me = id == self.host();
-        HostStatus { facts: if me { HostInfo::of(self) } else { facts }, me, id }
+        HostStatus { facts: if me { HostInfo::of(self) } else { facts }, this_host: me, id }
     }
 
     fn shared(&self, key: String, register: SharedState) -> SharedBreaker {
@@ -174,15 +189,15 @@ impl Fleet {
         let until = member.as_ref().and_then(|(_, until, _)| *until);
         let left = |until: std::time::Instant| until.saturating_duration_since(now).as_millis();
         SharedBreaker {
-            state: register.state.as_str(),
+            state: register.state.as_str().into(),
             epoch: register.epoch,
             writer: register.writer,
             trips: register.trips,
-            left_ms: until.map(|until| left(until) as u64),
+            remaining_ms: until.map(|until| left(until) as u64),
             ok: register.succeeded,
             needed: register.required,
             permits: register.permits,
-            own: member.map(|(_, _, own): (_, _, StateKind)| own.as_str()),
+            local_state: member.map(|(_, _, own): (_, _, StateKind)| own.as_str().into()),
             votes: Vec::new(),
             leases: Vec::new(),
             key,
@@ -191,7 +206,7 @@ impl Fleet {
 
     /// Votes and leases, as Redis has them now.
     async fn ask_details(&self, breakers: &mut [SharedBreaker]) -> Result<(), RedisCallError> {
-        for shared in breakers.iter_mut().filter(|shared| shared.own.is_some()).take(MOST) {
+        for shared in breakers.iter_mut().filter(|shared| shared.local_state.is_some()).take(MOST) {
             let (votes, leases) = (format!("cb:v:{}", shared.key), format!("cb:l:{}", shared.key));
             let (script, keys) = (&self.0.scripts.look, ["cb", &votes, &leases]);
             let told = self.link().run::<Vec<Value>>(script, &keys, &shared.key).await;
@@ -203,7 +218,7 @@ impl Fleet {
             shared.votes = texts(0);
             let lease = |pair: &[String]| {
                 let host = pair[0].split(':').nth(1).unwrap_or_default().to_owned();
-                ProbeLease { host, left_ms: pair[1].parse::<f64>().unwrap_or(0.0) as u64 }
+                ProbeLease { host, remaining_ms: pair[1].parse::<f64>().unwrap_or(0.0) as u64 }
             };
             shared.leases = texts(1).chunks_exact(2).map(lease).collect();
             if let Some(Ok(register)) =

@@ -5,12 +5,14 @@
 //! clock, as the last heartbeat told it, say how old the entry is; where the two cannot both be right,
 //! because the clock was set, the entry counts as new: an end is never taken for an earlier one.
 
+use std::borrow::Cow;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use redis::streams::{StreamId, StreamReadOptions, StreamReadReply};
 use redis::{AsyncCommands, RedisError};
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::Fleet;
 use super::redis::connection::instant;
@@ -31,12 +33,12 @@ const OLDEST: Duration = Duration::from_secs(60);
 const KEPT: usize = 200;
 
 /// A change of the fleet's breaker, for people.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct BreakerTransition {
     /// RFC 3339, when it was heard here.
     pub at: String,
     pub key: String,
-    pub state: &'static str,
+    pub state: Cow<'static, str>,
     pub epoch: u64,
     pub by: String,
     pub why: String,
@@ -132,7 +134,7 @@ impl Fleet {
         told.transitions.push(BreakerTransition {
             at: rfc3339(clock::wall()),
             key: key.to_owned(),
-            state: register.state.as_str(),
+            state: register.state.as_str().into(),
             epoch: register.epoch,
             by: register.writer.clone(),
             why,

@@ -1,18 +1,21 @@
-//! Who put a hand on something, why, and until when.
+//! Manual overrides: what an operator forces, until when, and the note that explains it.
 
+use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// What an operator said with a change.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// The explanation that an operator gives with a change.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct AuditNote {
+    /// The operator's name.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub by: String,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub reason: String,
-    /// It is on every host.
+    /// The override is in force on every host of the fleet.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub fleet: bool,
 }
@@ -23,22 +26,23 @@ impl AuditNote {
     }
 }
 
-/// A hand that is on something.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+/// A manual override that is in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ActiveOverride {
-    /// `open`, `closed`, `shadow` or `drained`; of a mode, `entered` or `left`.
-    pub what: &'static str,
-    /// Absent: until it is taken off.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub left_ms: Option<u64>,
+    /// The forced state. Of a breaker: `open`, `closed` or `shadow`; of a provider: `drained`; of a
+    /// degradation mode: `entered` or `left`.
+    pub state: Cow<'static, str>,
+    /// Time until it ends; absent when it lasts until it is removed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remaining_ms: Option<u64>,
     #[serde(flatten)]
     pub note: AuditNote,
 }
 
 impl ActiveOverride {
-    pub fn new(what: &'static str, until: Option<Instant>, note: AuditNote, now: Instant) -> Self {
+    pub fn new(state: &'static str, until: Option<Instant>, note: AuditNote, now: Instant) -> Self {
         let left = |until: Instant| millis(until.saturating_duration_since(now));
-        ActiveOverride { what, left_ms: until.map(left), note }
+        ActiveOverride { state: state.into(), remaining_ms: until.map(left), note }
     }
 }
 

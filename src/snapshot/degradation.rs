@@ -88,7 +88,7 @@ impl DegradationMode {
     pub fn evaluate(&self, now: Instant) -> (bool, Vec<SignalReading>) {
         let seen: Vec<_> = self.condition.signals().iter().map(|gauge| gauge.look(now)).collect();
         let mut next = seen.iter();
-        let holds = self.condition.map_signals(&mut |_| next.next().is_some_and(|seen| seen.so));
+        let holds = self.condition.map_signals(&mut |_| next.next().is_some_and(|seen| seen.met));
         (holds.holds(&mut |so| *so), seen)
     }
 
@@ -127,8 +127,8 @@ impl DegradationMode {
 
 impl ConditionSignal {
     fn look(&self, now: Instant) -> SignalReading {
-        let (value, so) = self.of.look(now);
-        SignalReading { sign: self.words.clone(), value, so }
+        let (value, met) = self.of.look(now);
+        SignalReading { signal: self.words.clone(), value, met }
     }
 }
 

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::{Mutex, MutexGuard};
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::build::SnapshotBuilder;
@@ -21,7 +22,7 @@ use crate::telemetry::events::rfc3339;
 use crate::telemetry::metrics::ReloadLabels;
 
 /// What a load came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LoadResult {
     Applied,
@@ -30,13 +31,13 @@ pub enum LoadResult {
 }
 
 /// Which policy is in force, and how the last load went.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct PolicyStatus {
     pub in_force: ActivePolicy,
     pub last_load: LastLoad,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ActivePolicy {
     pub hash: String,
     /// What people see of the hash: in metrics, log lines and here.
@@ -45,7 +46,7 @@ pub struct ActivePolicy {
     pub files: Vec<String>,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct LastLoad {
     pub at: String,
     pub result: LoadResult,

@@ -3,22 +3,25 @@
 //! A ring of bounded size in memory. An event is rare (a change of state, never a request), so a
 //! short lock is enough.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::time::SystemTime;
 
 use parking_lot::Mutex;
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 /// The newest events that the ring keeps.
 const KEPT: usize = 1000;
 
 /// One change of state.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Event {
     /// RFC 3339.
     pub at: String,
-    /// `breaker`, `hold` or `policy`.
-    pub kind: &'static str,
+    /// The kind of what changed: `breaker`, `policy`, `degradation`, `fleet`, `override`, `job_dead` or
+    /// `job_expired`.
+    pub kind: Cow<'static, str>,
     /// The key of what changed, such as `openai/api.openai.com:443/gpt-4o`.
     pub key: String,
     /// The event, in words.
@@ -33,7 +36,7 @@ pub struct Events {
 
 impl Events {
     pub fn push(&self, at: SystemTime, kind: &'static str, key: &str, what: String) {
-        let event = Event { at: rfc3339(at), kind, key: key.to_owned(), what };
+        let event = Event { at: rfc3339(at), kind: kind.into(), key: key.to_owned(), what };
         let mut ring = self.ring.lock();
         if ring.len() == KEPT {
             ring.pop_front();

@@ -22,7 +22,7 @@ fn change(host: &Sidecar, action: &str, body: &Value) {
 fn everywhere(fleet: &Fleet, what: &str) {
     for host in fleet.iter() {
         eventually(&format!("`{what}` by hand at every host"), || {
-            let on = breaker(host, "a")["by_hand"]["what"].clone();
+            let on = breaker(host, "a")["override"]["state"].clone();
             (on == json!(what)).then_some(()).ok_or(on.to_string())
         });
     }
@@ -60,10 +60,10 @@ fn a_breaker_that_is_opened_for_the_fleet_is_open_at_every_host_and_closed_again
     let count = a.count();
     for host in fleet.iter() {
         assert!(call(host).is("breaker-open"));
-        let hand = fleet_status(host)["by_hand"][0].clone();
-        let parts = [&hand["key"], &hand["what"], &hand["by"], &hand["reason"]];
+        let hand = fleet_status(host)["overrides"][0].clone();
+        let parts = [&hand["key"], &hand["state"], &hand["by"], &hand["reason"]];
         assert_eq!(parts, ["a", "open", "ann", "maintenance"], "{hand}");
-        let left = hand["left_ms"].as_u64().unwrap_or_default();
+        let left = hand["remaining_ms"].as_u64().unwrap_or_default();
         assert!((590_000..=600_000).contains(&left), "{hand}");
     }
     assert_eq!(a.count(), count);
@@ -71,7 +71,7 @@ fn a_breaker_that_is_opened_for_the_fleet_is_open_at_every_host_and_closed_again
     for host in fleet.iter() {
         wait_for_state(host, "closed");
         assert_eq!(call(host).status, 200);
-        assert_eq!(fleet_status(host)["by_hand"], json!([]));
+        assert_eq!(fleet_status(host)["overrides"], json!([]));
     }
 }
 
@@ -111,7 +111,7 @@ fn a_hand_on_the_fleet_ends_by_itself_and_one_on_a_host_is_that_hosts_alone() {
     change(&fleet[0], "open", &json!({}));
     assert!(call(&fleet[0]).is("breaker-open"));
     assert_eq!(call(&fleet[1]).status, 200);
-    assert_eq!(fleet_status(&fleet[1])["by_hand"], json!([]));
+    assert_eq!(fleet_status(&fleet[1])["overrides"], json!([]));
 }
 
 #[test]
@@ -165,7 +165,8 @@ fn a_fleet_is_shown_with_its_hosts_and_whether_their_policies_differ() {
         });
         let told = fleet_status(host);
         assert_eq!(told["policies_differ"], false, "{told}");
-        let mine = told["hosts"].as_array().into_iter().flatten().filter(|h| h["me"] == true);
+        let mine =
+            told["hosts"].as_array().into_iter().flatten().filter(|h| h["this_host"] == true);
         let mine: Vec<_> = mine.map(|host| host["id"].clone()).collect();
         assert_eq!(mine, [told["host"].clone()]);
         for host in told["hosts"].as_array().into_iter().flatten() {

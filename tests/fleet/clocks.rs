@@ -44,7 +44,7 @@ fn quiet_after_a_hold(fleet: &Fleet, a: &Origin, step: impl FnOnce()) -> Duratio
     eventually("every host holds", || {
         let held = |host| crate::fixtures::api(host, "/api/circuit-breakers")["held"].clone();
         let held: Vec<_> = fleet.iter().map(held).collect();
-        let all = held.iter().all(|held| held[0]["left_ms"].is_u64());
+        let all = held.iter().all(|held| held[0]["remaining_ms"].is_u64());
         all.then_some(()).ok_or(format!("{held:?}"))
     });
     step();

@@ -23,7 +23,7 @@ fn told_once(a: &Origin, after: &'static str) -> Request {
 
 /// What each host says is left of the hold, in milliseconds.
 fn left(fleet: &Fleet) -> Vec<Option<u64>> {
-    let left = |held: &serde_json::Value| held["held"][0]["left_ms"].as_u64();
+    let left = |held: &serde_json::Value| held["held"][0]["remaining_ms"].as_u64();
     fleet.iter().map(|host| left(&api(host, "/api/circuit-breakers"))).collect()
 }
 

@@ -217,7 +217,7 @@ fn a_host_tells_what_it_has_of_each_limit() {
     eventually("something is in hand after a call", || {
         assert_eq!(fleet[0].send(&chat()).status, 200);
         let limit = fleet_status(&fleet[0])["limits"][0].clone();
-        (limit["in_hand"].as_f64() > Some(0.5)).then_some(()).ok_or(limit.to_string())
+        (limit["available"].as_f64() > Some(0.5)).then_some(()).ok_or(limit.to_string())
     });
 }
 

@@ -131,7 +131,7 @@ fn a_probe_that_fails_keeps_the_whole_fleet_away() {
     for host in fleet.iter() {
         eventually("a long open", || {
             let told = fleet_status(host)["breakers"][0].clone();
-            let long = told["left_ms"].as_u64().is_some_and(|ms| ms > 10_000);
+            let long = told["remaining_ms"].as_u64().is_some_and(|ms| ms > 10_000);
             (long && told["trips"] == json!(2)).then_some(()).ok_or(told.to_string())
         });
         assert!(call(host).is("breaker-open"));

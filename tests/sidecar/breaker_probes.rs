@@ -103,10 +103,10 @@ fn traffic_comes_back_by_itself_and_step_by_step() {
         assert_eq!(sidecar.send(&chat()).status, 200);
         state(sidecar, "a") == "closed"
     });
-    let ramp = breaker(&sidecar, "a")["ramp"].as_f64().expect("a share");
+    let ramp = breaker(&sidecar, "a")["traffic_share"].as_f64().expect("a share");
     assert!((0.1..1.0).contains(&ramp), "{ramp}");
     let first = share(50);
     assert!(first <= 25, "{first} of 50 requests right after it closed");
     sidecar.wait_until(|_| share(20) == 20);
-    assert_eq!(breaker(&sidecar, "a")["ramp"], 1.0);
+    assert_eq!(breaker(&sidecar, "a")["traffic_share"], 1.0);
 }

@@ -132,7 +132,7 @@ fn a_hold_is_no_trip() {
     }
     assert_eq!((a.count(), state(&sidecar, "a").as_str()), (1, "closed"));
     let held = api(&sidecar, "/api/circuit-breakers")["held"].clone();
-    let left = held[0]["left_ms"].as_u64().expect("what is left of the hold");
+    let left = held[0]["remaining_ms"].as_u64().expect("what is left of the hold");
     assert!((50_000..=90_000).contains(&left), "{held}");
 }
 

@@ -121,7 +121,7 @@ fn an_open_breaker_is_heard_of_at_once() {
     assert_eq!((answer.status, marks(&answer)), (200, Some("brownout")));
     assert!(is_from(&answer, &b));
     let standing = mode(&sidecar, "brownout");
-    assert_eq!(standing["cause"]["signs"][0]["sign"], "breaker_open a");
+    assert_eq!(standing["cause"]["signals"][0]["signal"], "breaker_open a");
     assert_eq!(
         (&standing["impact"]["use"], &standing["impact"]["errors_avoided"]),
         (&json!(1), &json!(1))
@@ -293,7 +293,7 @@ fn a_reload_keeps_what_is_in_force_and_leaves_what_the_policy_no_longer_has() {
     assert_eq!(marks(&sidecar.send(&chat())), Some("brownout"));
     assert_eq!(origin.last().headers.get("x-low"), Some("b"));
     let standing = mode(&sidecar, "brownout");
-    assert_eq!((&standing["since"], &standing["by_hand"]["reason"]), (&since, &json!("a drill")));
+    assert_eq!((&standing["since"], &standing["override"]["reason"]), (&since, &json!("a drill")));
     reload(&sidecar, || sidecar.write_policy("policy", &with("", &[("other", low)])));
     assert_eq!(marks(&sidecar.send(&chat())), None);
     sidecar

@@ -91,7 +91,7 @@ fn a_hand_lasts_as_long_as_was_said_and_for_an_hour_where_nothing_was() {
     let changed =
         hand(&sidecar, "enter", "brownout", &json!({ "for": "300ms", "reason": "a drill" }));
     let began = Instant::now();
-    assert_eq!(changed["changed"][0]["by_hand"]["what"], "entered");
+    assert_eq!(changed["changed"][0]["override"]["state"], "entered");
     assert_eq!(sidecar.send(&chat()).text(), "not now");
     sidecar.wait_until(|sidecar| mode(sidecar, "brownout")["in_force"] == false);
     let lasted = began.elapsed();
@@ -99,8 +99,9 @@ fn a_hand_lasts_as_long_as_was_said_and_for_an_hour_where_nothing_was() {
         (Duration::from_millis(290)..Duration::from_millis(500)).contains(&lasted),
         "{lasted:?}"
     );
-    let left = hand(&sidecar, "enter", "brownout", &json!({}))["changed"][0]["by_hand"]["left_ms"]
-        .as_u64();
+    let left =
+        hand(&sidecar, "enter", "brownout", &json!({}))["changed"][0]["override"]["remaining_ms"]
+            .as_u64();
     assert!(left.is_some_and(|ms| (3_590_000..=3_600_000).contains(&ms)), "{left:?}");
     let line = sidecar.wait_for_log(|line| line.contains("degradation_enter"));
     assert!(line.contains("a drill") && line.contains("audit"), "{line}");
@@ -144,7 +145,7 @@ fn the_command_says_and_does_the_same() {
         assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
         text
     };
-    assert!(said(&[]).contains("brownout  no        does not hold"), "{}", said(&[]));
+    assert!(said(&[]).contains("brownout  no        not met"), "{}", said(&[]));
     let entered = said(&["enter", "brownout", "--reason", "a drill", "--for", "10m"]);
     assert!(entered.contains("entered for") && entered.contains("by tester: a drill"), "{entered}");
     assert_eq!(sidecar.send(&chat()).status, 503);
@@ -153,7 +154,7 @@ fn the_command_says_and_does_the_same() {
     assert_eq!(sidecar.send(&chat()).status, 200);
     said(&["auto", "brownout"]);
     let all = said(&[]);
-    assert!(all.contains("EPISODE") && all.contains("hand by tester: a drill"), "{all}");
+    assert!(all.contains("EPISODE") && all.contains("operator by tester: a drill"), "{all}");
     let json: Value = serde_json::from_str(&said(&["--json"])).expect("JSON");
     assert_eq!(json["modes"][0]["name"], "brownout");
 }

@@ -222,7 +222,7 @@ fn one_sidecar_has_a_store_and_a_second_says_whose_it_is() {
     let third = own();
     assert_eq!(third.send(&job()).status, 202);
     let fourth = own();
-    fourth.wait_for_log(|line| line.contains("no job is taken"));
+    fourth.wait_for_log(|line| line.contains("no jobs are accepted"));
     assert_eq!(fourth.send(&job()).status, 200);
 }
 

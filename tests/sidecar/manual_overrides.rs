@@ -43,12 +43,12 @@ fn a_breaker_that_is_opened_by_hand_sends_traffic_elsewhere_until_it_is_reset() 
     assert!(is_from(&sidecar.send(&chat()), &a));
     let body = json!({ "for": "10m", "reason": "maintenance", "by": "ann" });
     let changed = change(&sidecar, "/api/circuit-breakers/open/a", &body);
-    assert_eq!(changed["changed"][0]["by_hand"]["reason"], "maintenance");
+    assert_eq!(changed["changed"][0]["override"]["reason"], "maintenance");
     assert!(is_from(&sidecar.send(&chat()), &b));
     let open = breaker(&sidecar, "a");
-    assert_eq!((&open["state"], &open["by_hand"]["what"]), (&json!("open"), &json!("open")));
+    assert_eq!((&open["state"], &open["override"]["state"]), (&json!("open"), &json!("open")));
     assert!(open["retry_in_ms"].as_u64().is_some_and(|ms| (500_000..=600_000).contains(&ms)));
-    let line = sidecar.wait_for_log(|line| line.contains("changed by hand"));
+    let line = sidecar.wait_for_log(|line| line.contains("manual change"));
     for part in ["breaker_open", "ann", "maintenance", "audit"] {
         assert!(line.contains(part), "{part}: {line}");
     }
@@ -105,7 +105,7 @@ fn a_drained_provider_gets_nothing_new_and_ends_what_it_has() {
     before.send_only(&chat());
     sidecar.wait_until(|_| a.count() == 1);
     let drained = change(&sidecar, "/api/providers/drain/a", &json!({ "reason": "key rotation" }));
-    assert_eq!(drained["by_hand"]["what"], "drained");
+    assert_eq!(drained["override"]["state"], "drained");
     assert!(is_from(&sidecar.send(&chat()), &b));
     assert_eq!(sidecar.metric(r#"outrigger_provider_drained{provider="a"}"#), Some(1.0));
     gate.open_wide();
@@ -138,7 +138,7 @@ fn a_change_that_cannot_be_made_says_why() {
         assert!(response.text().contains(told), "{path}: {}", response.text());
     }
     assert_eq!(state(&sidecar, "a"), "closed");
-    assert!(api(&sidecar, "/api/status")["providers"][0].get("by_hand").is_none());
+    assert!(api(&sidecar, "/api/status")["providers"][0].get("override").is_none());
 }
 
 #[test]
@@ -160,11 +160,11 @@ fn changes_from_other_sites_for_other_hosts_and_without_the_token_are_refused() 
     ] {
         assert_eq!(sidecar.admin_send(&call).status, status, "{why}");
     }
-    assert!(api(&sidecar, "/api/status")["providers"][0].get("by_hand").is_none());
+    assert!(api(&sidecar, "/api/status")["providers"][0].get("override").is_none());
     assert_eq!(sidecar.admin_send(&allowed()).status, 200);
-    assert!(api(&sidecar, "/api/status")["providers"][0].get("by_hand").is_some());
+    assert!(api(&sidecar, "/api/status")["providers"][0].get("override").is_some());
     let log = sidecar.log().join("\n");
-    assert!(log.contains("admin request refused") && !log.contains(TOKEN), "{log}");
+    assert!(log.contains("admin request rejected") && !log.contains(TOKEN), "{log}");
 }
 
 #[test]

@@ -170,7 +170,7 @@ fn breaker_and_latency_outlive_a_reload() {
         reload(&sidecar, || sidecar.write_policy("policy", &yaml(more)));
         assert_eq!((state(&sidecar, "a"), state(&sidecar, "b")), ("closed".into(), "open".into()));
         let after = address();
-        assert_eq!(after["picked"], before["picked"], "reload {i}");
+        assert_eq!(after["selected"], before["selected"], "reload {i}");
         assert!(after["latency_ms"].as_f64().is_some_and(|ms| ms > 0.0), "{after}");
     }
     assert_eq!((sidecar.send(&Call::post("/dead", "")).status, b.count()), (503, 3));

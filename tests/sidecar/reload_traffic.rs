@@ -82,6 +82,6 @@ fn no_request_and_no_stream_feels_a_reload() {
     assert!(count(&asked.0) > changes && count(&streamed.0) > 0);
     assert!(median(took) <= Duration::from_millis(500));
     assert_eq!(epoch(&sidecar), before, "the breaker was carried over");
-    let picked = api(&sidecar, "/api/status")["providers"][0]["addresses"][0]["picked"].clone();
+    let picked = api(&sidecar, "/api/status")["providers"][0]["addresses"][0]["selected"].clone();
     assert!(picked.as_u64().is_some_and(|n| n as usize >= count(&asked.0)), "{picked}");
 }

@@ -4,12 +4,15 @@
 //! nearly always so, costs one load. Everything else takes the lock for a few instructions.
 //! Transitions are counted, logged and kept as events here, so that the rule itself stays silent.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::combined::CombinedBreaker;
 use crate::clock;
@@ -71,28 +74,33 @@ pub enum CellPermit {
     Lease(FleetLease),
 }
 
-/// How a breaker stands, for people.
-#[derive(Clone, Debug, serde::Serialize)]
+/// The state of one breaker, as the admin API reports it.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct BreakerStatus {
     pub provider: String,
     pub address: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
+    /// Absent when the breaker covers all models of the address.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub model: String,
-    pub state: &'static str,
-    /// Trips in a row.
+    /// `closed`, `open` or `half_open`.
+    pub state: Cow<'static, str>,
+    /// Consecutive trips without a recovery.
     pub trips: u32,
+    /// Counts state changes.
     pub epoch: u64,
-    /// Until it asks again, when it is open.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Time until an open breaker probes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_in_ms: Option<u64>,
-    /// Below 1 while traffic ramps up after a recovery.
-    pub ramp: f64,
-    pub mode: &'static str,
-    /// The fleet decides with it.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    /// Share of traffic that is sent, below 1 during the slow start after a recovery.
+    pub traffic_share: f64,
+    /// `enforce` or `shadow`.
+    pub mode: Cow<'static, str>,
+    /// The hosts of the fleet decide together.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub fleet: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub by_hand: Option<ActiveOverride>,
+    /// The operator's manual override.
+    #[serde(default, rename = "override", skip_serializing_if = "Option::is_none")]
+    pub manual_override: Option<ActiveOverride>,
 }
 
 impl CellPermit {
@@ -294,7 +302,7 @@ impl BreakerCell {
             provider: self.key.provider.clone(),
             address: self.key.address.clone(),
             model: self.key.model.clone(),
-            state: rules.kind(now).as_str(),
+            state: rules.kind(now).as_str().into(),
             fleet: rules.member.as_ref().is_some_and(BreakerReplica::is_attached),
             trips: rule.trips(),
             epoch: rule.epoch(),
@@ -302,9 +310,9 @@ impl BreakerCell {
                 .retry_at()
                 .filter(|_| hand.is_none_or(|hand| hand.until.is_some()))
                 .map(|at| at.saturating_duration_since(now).as_millis() as u64),
-            ramp: rule.slow_start(now),
-            mode: rule.mode(now).as_str(),
-            by_hand: hand.map(on_it),
+            traffic_share: rule.slow_start(now),
+            mode: rule.mode(now).as_str().into(),
+            manual_override: hand.map(on_it),
         }
     }
 

@@ -4,6 +4,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::live::operator_override::AuditNote;
@@ -18,32 +19,33 @@ pub enum ActionKind {
     Respond,
 }
 
-/// A sign of a mode's condition, as it was found.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+/// One signal of a mode's condition, as it was last evaluated.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct SignalReading {
     /// In the words of the policy.
-    pub sign: String,
-    /// Absent where there is nothing to read: by hand, or too few requests.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signal: String,
+    /// Absent when there is no value: a manual override, or too few requests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub value: Option<f64>,
-    pub so: bool,
+    /// The signal's condition is met.
+    pub met: bool,
 }
 
 /// Why a mode was entered.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct EpisodeCause {
     /// `condition` or `hand`.
     pub by: String,
-    /// As they were then.
+    /// The signals at that moment.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub signs: Vec<SignalReading>,
-    /// Who laid a hand on, and why.
+    pub signals: Vec<SignalReading>,
+    /// The operator's note.
     #[serde(default, skip_serializing_if = "AuditNote::is_empty")]
     pub note: AuditNote,
 }
 
 /// What a mode did, in requests.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct EpisodeImpact {
     /// Each once, whatever was done to it.
     pub requests: u64,
@@ -105,11 +107,11 @@ impl ActionKind {
 impl EpisodeCause {
     /// For people: what was so, or who did it and why.
     pub fn words(&self) -> String {
-        let so: Vec<_> =
-            self.signs.iter().filter(|seen| seen.so).map(SignalReading::words).collect();
+        let met: Vec<_> =
+            self.signals.iter().filter(|reading| reading.met).map(SignalReading::words).collect();
         let AuditNote { by, reason, .. } = &self.note;
         match (self.by.as_str(), by.is_empty(), reason.is_empty()) {
-            ("condition", ..) => so.join(", "),
+            ("condition", ..) => met.join(", "),
             (_, true, true) => "by hand".to_owned(),
             (_, true, false) => format!("by hand: {reason}"),
             (_, false, true) => format!("by hand, by {by}"),
@@ -121,8 +123,8 @@ impl EpisodeCause {
 impl SignalReading {
     fn words(&self) -> String {
         match self.value {
-            Some(value) => format!("{} ({})", self.sign, (value * 1e4).round() / 1e4),
-            None => self.sign.clone(),
+            Some(value) => format!("{} ({})", self.signal, (value * 1e4).round() / 1e4),
+            None => self.signal.clone(),
         }
     }
 }

@@ -82,7 +82,7 @@ pub struct ModeStatus {
     pub condition_is_in: bool,
     /// How far it is on its way in or out: what passed, and of what.
     pub progress: Option<(Duration, Duration)>,
-    pub by_hand: Option<ActiveOverride>,
+    pub manual_override: Option<ActiveOverride>,
 }
 
 // === impl Modes ===
@@ -302,14 +302,14 @@ impl ModeCell {
                 State::Falling { since } => Some((passed(since), policy.recover_after)),
                 State::Out | State::In => None,
             },
-            by_hand: hand.map(on_it),
+            manual_override: hand.map(on_it),
         }
     }
 
     fn entered(&self, rules: &mut ModeState, by: rule::TriggerCause, now: Instant) -> Arc<Episode> {
         let note =
             if by == rule::TriggerCause::Hand { rules.note.clone() } else { AuditNote::default() };
-        let cause = EpisodeCause { by: word(by).to_owned(), signs: rules.seen.clone(), note };
+        let cause = EpisodeCause { by: word(by).to_owned(), signals: rules.seen.clone(), note };
         let shadow = self.shadow.load(Ordering::Relaxed);
         let why = cause.words();
         let episode = Arc::new(Episode::new(&self.name, shadow, cause, (clock::wall(), now)));

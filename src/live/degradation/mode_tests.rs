@@ -88,7 +88,7 @@ fn what_comes_back_begins_anew() {
     modes.remove(&kept, now + S / 2);
     let again = cell(&modes, "a");
     modes.update(&again, true, vec![], now + S);
-    assert!(!again.is_in_force() && again.status(now + S).by_hand.is_none());
+    assert!(!again.is_in_force() && again.status(now + S).manual_override.is_none());
     modes.update(&again, true, vec![], now + 2 * S);
     assert!(again.is_in_force());
 }

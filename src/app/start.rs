@@ -1,0 +1,189 @@
+//! Start order, and accepting connections until a signal.
+
+use std::net::TcpListener as StdTcpListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Runtime;
+use tokio::sync::mpsc::{self, Sender};
+use tokio::task::LocalSet;
+
+use super::control_plane::{ControlPlane, bind_admin};
+use super::listener::Listener;
+use super::shutdown::{Shutdown, drain};
+use super::signals::{SignalAction, Signals};
+use super::workers::Workers;
+use super::{Options, StartError, store_dir};
+use crate::admin::{self, Access, AdminState, Token};
+use crate::cache::Caches;
+use crate::clock;
+use crate::degradation::history::EpisodeHistory;
+use crate::fleet::Fleet;
+use crate::live::Live;
+use crate::live::fleet::FleetView;
+use crate::proxy::downstream::worker::WorkerShared;
+use crate::snapshot::CurrentSnapshot;
+use crate::snapshot::build::SnapshotBuilder;
+use crate::snapshot::loader::{self, Loader};
+use crate::snapshot::watch::ReloadTrigger;
+use crate::telemetry::access_log::AccessLogSender;
+use crate::telemetry::metrics::Metrics;
+use crate::upstream::Resolver;
+
+/// Runs the sidecar until a signal ends it.
+///
+/// # Errors
+/// When it cannot start. Then nothing is left running.
+pub fn run(options: &Options) -> Result<Shutdown, StartError> {
+    let access = access(options)?;
+    let read = loader::read(&options.policies).map_err(StartError::Policy)?;
+    read.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
+    let (control, front) = (runtime()?, runtime()?);
+    let live = Arc::new(live(options, read.policy().server.buffered));
+    let resolver = Resolver::new(control.handle().clone());
+    let caches = Arc::new(Caches::new(Arc::clone(&live.metrics))?);
+    let ground = SnapshotBuilder {
+        live: Arc::clone(&live),
+        caches: Arc::clone(&caches),
+        resolver: resolver.clone(),
+    };
+    let (loader, current) = Loader::start(&options.policies, ground, read)?;
+    let listener = front.block_on(async { Listener::bind(&options.listen) })?;
+    let (admin, metrics) = (bind_admin(options.admin)?, bind_admin(options.metrics)?);
+    let store = store_dir::open(&options.data, &live)?;
+    let state = Arc::new(AdminState {
+        live: Arc::clone(&live),
+        caches,
+        current: Arc::clone(&current),
+        loader: Arc::clone(&loader),
+        ready: AtomicBool::new(false),
+        started: clock::now(),
+        listener: listener.name(),
+        access,
+        store: store.clone(),
+        fleet: join_fleet(options, &live, &current)?,
+        past: Arc::new(EpisodeHistory::new(store.clone())),
+    });
+    // Before the first log line that announces the process: an unhandled signal would end it.
+    let signals = front.block_on(async { Signals::new() })?;
+    log_addresses(&state, admin.as_ref(), metrics.as_ref());
+    let (wake, wakes) = mpsc::channel(1);
+    let control_plane = ControlPlane {
+        admin,
+        metrics,
+        state: Arc::clone(&state),
+        resolver: resolver.clone(),
+        loader,
+        wake: wake.clone(),
+        wakes,
+        watch_events: options.watch,
+        poll: options.poll,
+    };
+    control_plane.start(control)?;
+    let (log, writer) = AccessLogSender::start(live.metrics.access_log_lines_dropped.clone())?;
+    let local = LocalSet::new();
+    let common = WorkerShared { current: Arc::clone(&current), live, log, store };
+    let workers = Workers::start(options.workers, common, &state, resolver, &local)?;
+    let serve = serve(Front { listener, workers, signals, state, current, wake });
+    // As a task: the main future of a LocalSet is polled whenever any of its tasks is.
+    let serve = async { tokio::task::spawn_local(serve).await };
+    let shutdown = local.block_on(&front, serve).map_err(std::io::Error::other)??;
+    drop(local);
+    if shutdown == Shutdown::Drained {
+        let _ = writer.join();
+    }
+    Ok(shutdown)
+}
+
+/// The access rules of the admin API. Off loopback it needs a token.
+fn access(options: &Options) -> Result<Access, StartError> {
+    let token = options.admin_token.as_deref().map(Token::read).transpose()?;
+    let remote = options.admin.filter(|admin| !admin::is_loopback(*admin));
+    match remote {
+        Some(admin) if token.is_none() => Err(StartError::OpenAdmin(admin)),
+        _ => Ok(Access { token, on_loopback: remote.is_none() }),
+    }
+}
+
+fn runtime() -> std::io::Result<Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
+}
+
+fn live(options: &Options, max_buffered: u64) -> Live {
+    let fleet = options.fleet.as_ref().map(|_| Arc::new(FleetView::default()));
+    Live::new(Arc::new(Metrics::new()), max_buffered, fleet)
+}
+
+fn join_fleet(
+    options: &Options,
+    live: &Arc<Live>,
+    current: &Arc<CurrentSnapshot>,
+) -> std::io::Result<Option<Fleet>> {
+    let Some((options, side)) = options.fleet.clone().zip(live.fleet.clone()) else {
+        return Ok(None);
+    };
+    Fleet::start(options, Arc::clone(live), side, Arc::clone(current)).map(Some)
+}
+
+fn log_addresses(
+    state: &AdminState,
+    admin: Option<&StdTcpListener>,
+    metrics: Option<&StdTcpListener>,
+) {
+    let url = |listener: Option<&StdTcpListener>| {
+        let address = listener.and_then(|listener| listener.local_addr().ok());
+        address.map_or_else(|| "none".to_owned(), |address| format!("http://{address}"))
+    };
+    tracing::info!(
+        listener = %state.listener,
+        admin = %url(admin),
+        metrics = %url(metrics),
+        "listening"
+    );
+}
+
+/// The parts that the accepting thread needs.
+struct Front {
+    listener: Listener,
+    workers: Workers,
+    signals: Signals,
+    state: Arc<AdminState>,
+    current: Arc<CurrentSnapshot>,
+    wake: Sender<ReloadTrigger>,
+}
+
+/// Accepts connections until a signal, then drains.
+async fn serve(front: Front) -> std::io::Result<Shutdown> {
+    let Front { listener, workers, mut signals, state, current, wake } = front;
+    let (live, server) = (&state.live, || current.load_full());
+    state.ready.store(true, Ordering::Release);
+    let mut closing: Option<Instant> = None;
+    loop {
+        let until = closing.unwrap_or_else(|| clock::now() + Duration::from_secs(86_400));
+        tokio::select! {
+            incoming = listener.next() => workers.dispatch(incoming, live, &current).await,
+            action = signals.next() => {
+                if action == SignalAction::Reload {
+                    tracing::info!("SIGHUP: loading the policy");
+                    let _ = wake.send(ReloadTrigger::Load).await;
+                    continue;
+                }
+                if closing.is_some() {
+                    return Ok(Shutdown::Immediate);
+                }
+                state.ready.store(false, Ordering::Release);
+                let delay = server().policy.server.drain_delay;
+                tracing::info!(?delay, "draining: not ready, still accepting");
+                closing = Some(clock::now() + delay);
+            }
+            () = tokio::time::sleep_until(until.into()), if closing.is_some() => break,
+        }
+    }
+    workers.set_draining();
+    while let Some(incoming) = listener.pending() {
+        workers.dispatch(Ok(incoming), live, &current).await;
+    }
+    drop(listener);
+    drain(workers, server().policy.server.drain_timeout, &mut signals).await
+}

@@ -1,0 +1,71 @@
+//! Text for the terminal: tables, durations and manual overrides.
+
+use crate::live::operator_override::{ActiveOverride, AuditNote};
+
+/// Stands for a missing value.
+pub const NONE: &str = "-";
+
+/// Rows below a header; each column is as wide as its widest cell.
+pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
+        cells.chain(header.get(column).map(|name| name.len())).max().unwrap_or(0)
+    };
+    let widths: Vec<_> = (0..header.len()).map(width).collect();
+    let line = |cells: &mut dyn Iterator<Item = &str>| {
+        let padded = cells.zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+        padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    let mut lines = vec![line(&mut header.iter().copied())];
+    lines.extend(rows.iter().map(|row| line(&mut row.iter().map(String::as_str))));
+    lines.join("\n")
+}
+
+/// A duration in at most two units: `850ms`, `12s`, `3m20s`, `4h00m`.
+pub fn duration(ms: u64) -> String {
+    let (seconds, minutes, hours) = (ms / 1000, ms / 60_000, ms / 3_600_000);
+    match (hours, minutes, seconds) {
+        (0, 0, 0) => format!("{ms}ms"),
+        (0, 0, seconds) => format!("{seconds}s"),
+        (0, minutes, seconds) => format!("{minutes}m{:02}s", seconds % 60),
+        (hours, minutes, _) => format!("{hours}h{:02}m", minutes % 60),
+    }
+}
+
+pub fn optional_duration(ms: Option<u64>) -> String {
+    ms.map_or_else(|| NONE.to_owned(), duration)
+}
+
+/// An override in one cell: `open for 9m58s by ann: maintenance`.
+pub fn manual_override(active: Option<&ActiveOverride>) -> String {
+    let Some(ActiveOverride { state, remaining_ms, note }) = active else {
+        return NONE.to_owned();
+    };
+    let remaining = remaining_ms.map(|ms| format!(" for {}", duration(ms))).unwrap_or_default();
+    format!("{state}{remaining}{}", note_text(note))
+}
+
+/// ` by ann: maintenance`.
+pub fn note_text(note: &AuditNote) -> String {
+    let AuditNote { by, reason, .. } = note;
+    let by = if by.is_empty() { String::new() } else { format!(" by {by}") };
+    let reason = if reason.is_empty() { String::new() } else { format!(": {reason}") };
+    by + &reason
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell() {
+        let rows = [vec!["a".to_owned(), "1".to_owned()], vec!["long".to_owned(), "2".to_owned()]];
+        assert_eq!(table(&["KEY", "N"], &rows), "KEY   N\na     1\nlong  2");
+    }
+
+    #[test]
+    fn durations_have_at_most_two_units() {
+        let texts = [850, 12_000, 200_000, 14_400_000].map(duration);
+        assert_eq!(texts, ["850ms", "12s", "3m20s", "4h00m"]);
+    }
+}
