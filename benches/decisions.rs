@@ -281,31 +281,31 @@ fn snapshot_load(bencher: &mut Bencher<'_, WallTime>) {
 }
 
 /// One frame of a chat completion's stream; each frame is its own, as the network gives it.
-/// One more joins a lane of 100,000 of many flows, and whoever is first goes.
-fn lane(bencher: &mut Bencher<'_, WallTime>) {
-    let (mut lane, mut time) = (WaitQueue::default(), Passing::new());
+/// One more joins a queue of 100,000 of many flows, and whoever is first goes.
+fn queue(bencher: &mut Bencher<'_, WallTime>) {
+    let (mut queue, mut time) = (WaitQueue::default(), Passing::new());
     let weights = vec![8, 4, 1];
     let (max_waiting, max_bytes, max_wait) = (200_000, 1 << 40, Duration::from_secs(86_400));
-    lane.set_queue(1, QueuePolicy { max_waiting, max_bytes, max_wait, weights });
+    queue.set_queue(1, QueuePolicy { max_waiting, max_bytes, max_wait, weights });
     let mut number = 0u64;
-    let mut enter = |lane: &mut WaitQueue, now: Instant| {
+    let mut enter = |queue: &mut WaitQueue, now: Instant| {
         number += 1;
-        let line = GroupKey { queue: 1, providers: [1].into(), circuits: 0 };
+        let group = GroupKey { queue: 1, providers: [1].into(), circuits: 0 };
         let (class, flow) = (number as usize % 3, number * 7 % 1_000);
         let entry =
-            QueueEntry { line, class, flow, bytes: 100, arrived: now, until: now + max_wait };
-        let (ticket, _) = lane.enqueue(entry, now).expect("there is a place");
-        lane.offers(ticket).iter().for_each(|at| lane.decline(ticket, *at, now));
+            QueueEntry { group, class, flow, bytes: 100, arrived: now, until: now + max_wait };
+        let (ticket, _) = queue.enqueue(entry, now).expect("there is a place");
+        queue.offers(ticket).iter().for_each(|at| queue.decline(ticket, *at, now));
     };
-    (0..100_000).for_each(|_| enter(&mut lane, time.next()));
+    (0..100_000).for_each(|_| enter(&mut queue, time.next()));
     bencher.iter(|| {
         let now = time.next();
-        enter(&mut lane, now);
-        lane.capacity_available(1, now);
-        let first = lane.take_woken()[0];
-        lane.served(first, 1, now);
-        for next in lane.take_woken() {
-            lane.decline(next, 1, now);
+        enter(&mut queue, now);
+        queue.capacity_available(1, now);
+        let first = queue.take_woken()[0];
+        queue.served(first, 1, now);
+        for next in queue.take_woken() {
+            queue.decline(next, 1, now);
         }
     });
 }
@@ -351,7 +351,7 @@ fn decisions(criterion: &mut Criterion) {
     criterion.bench_function("affinity/sticky", affinity);
     criterion.bench_function("degradation/none", degraded_none);
     criterion.bench_function("degradation/sample", degraded_sample);
-    criterion.bench_function("lane/one of 100,000", lane);
+    criterion.bench_function("queue/one of 100,000", queue);
     criterion.bench_function("admission/with room", admission);
     criterion.bench_function("read an event", read_event);
     criterion.bench_function("snapshot/load", snapshot_load);

@@ -1,7 +1,7 @@
-//! Now and chance: the only file that reads either.
+//! Time and randomness: the only file that reads either.
 //!
-//! Everything below takes `now` or `draw` as an argument, so that a test can give both, and a
-//! later test of policies in virtual time has one place to stand on. `tests/architecture` enforces it.
+//! Everything else takes `now` or `draw` as an argument, so that a test can supply both.
+//! `tests/architecture` enforces it.
 
 #![allow(clippy::disallowed_methods)]
 
@@ -9,15 +9,15 @@ use std::hash::RandomState;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-/// Monotonic time: for every limit, wait and measure.
+/// Monotonic time: for every limit, wait and measurement.
 pub fn now() -> Instant {
     Instant::now()
 }
 
-/// By how many seconds the wall clock is set off: hosts of a fleet that disagree can be tried.
+/// Offset of the wall clock in seconds, to test a fleet whose hosts' clocks disagree.
 static OFFSET: AtomicI64 = AtomicI64::new(0);
 
-/// Sets the wall clock of this process off by so many seconds.
+/// Offsets the wall clock of this process by this many seconds.
 pub fn set_off(seconds: i64) {
     OFFSET.store(seconds, Ordering::Relaxed);
 }
@@ -30,32 +30,32 @@ pub fn wall() -> SystemTime {
     moved.unwrap_or(now)
 }
 
-/// How long ago `then` was.
+/// The time since `then`.
 pub fn since(then: Instant) -> Duration {
     now().saturating_duration_since(then)
 }
 
-/// A number from 0 up to, but not including, 1; from a generator of the calling thread.
+/// A uniform number in [0, 1), from a generator of the calling thread.
 pub fn draw() -> f64 {
     fastrand::f64()
 }
 
-/// 64 bits of chance: names for requests. Not for secrets.
+/// 64 random bits, for request ids. Not for secrets.
 pub fn random() -> u64 {
     fastrand::u64(..)
 }
 
-/// 128 bits that nobody can guess: names by which something is given out.
+/// 128 unpredictable bits, for ids that grant access.
 ///
 /// # Errors
-/// When the system gives none.
+/// When the system provides none.
 pub fn secret() -> std::io::Result<[u8; 16]> {
     let mut bits = [0; 16];
     getrandom::fill(&mut bits).map_err(std::io::Error::other)?;
     Ok(bits)
 }
 
-/// A hash with a secret in it, so that nobody outside can choose values that collide.
+/// A keyed hash, so that outsiders cannot choose colliding values.
 pub fn hashing() -> RandomState {
     RandomState::new()
 }

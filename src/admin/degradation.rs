@@ -140,7 +140,7 @@ async fn change(
         return Err(ApiError::unknown(ApiErrorKind::UnknownMode, &detail, known));
     };
     let now = clock::now();
-    let hand = forced.map(|on| TriggerOverride { on, until: change.until(now) });
+    let hand = forced.map(|on| TriggerOverride { active: on, until: change.until(now) });
     admin.live.modes.set_override(&mode.live, hand, change.note.clone(), now);
     admin.audit(action.audit_name(), &name, &change);
     Ok(Json(ModesChanged { changed: vec![ModeStatus::new(&snapshot, mode, now)] }))

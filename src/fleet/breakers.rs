@@ -53,26 +53,26 @@ impl FleetSync {
     }
 
     fn say_of(self: &Rc<Self>, cell: &Arc<BreakerCell>, said: BreakerMessages) {
-        let BreakerMessages { asks, policy, seen } = said;
-        if asks.vote {
-            spawn_local(Rc::clone(self).vote(Arc::clone(cell), policy, seen));
+        let BreakerMessages { messages, policy, known_epoch } = said;
+        if messages.vote {
+            spawn_local(Rc::clone(self).vote(Arc::clone(cell), policy, known_epoch));
         }
-        for lease in asks.renew {
+        for lease in messages.renew {
             spawn_local(Rc::clone(self).renew(Arc::clone(cell), policy, lease));
         }
-        for (lease, verdict) in asks.verdicts {
+        for (lease, verdict) in messages.verdicts {
             spawn_local(Rc::clone(self).result(Arc::clone(cell), policy, lease, verdict));
         }
-        if asks.lease {
-            spawn_local(Rc::clone(self).lease(Arc::clone(cell), policy, seen));
+        if messages.lease {
+            spawn_local(Rc::clone(self).lease(Arc::clone(cell), policy, known_epoch));
         }
     }
 
-    async fn vote(self: Rc<Self>, cell: Arc<BreakerCell>, policy: BreakerPolicy, seen: u64) {
+    async fn vote(self: Rc<Self>, cell: Arc<BreakerCell>, policy: BreakerPolicy, known_epoch: u64) {
         let Some(quorum) = policy.shared else { return };
         let (base, multiplier, most, jitter) = open_time(&policy);
         let args = (
-            (self.fleet.host(), seen, VOTE_LASTS_MS),
+            (self.fleet.host(), known_epoch, VOTE_LASTS_MS),
             (quorum.hosts, quorum.fraction),
             (base, multiplier, most, jitter),
             (RESET_MS, "quorum"),
@@ -80,12 +80,17 @@ impl FleetSync {
         let _ = self.call("vote", &self.fleet.0.scripts.vote, &cell, args).await;
     }
 
-    async fn lease(self: Rc<Self>, cell: Arc<BreakerCell>, policy: BreakerPolicy, seen: u64) {
+    async fn lease(
+        self: Rc<Self>,
+        cell: Arc<BreakerCell>,
+        policy: BreakerPolicy,
+        known_epoch: u64,
+    ) {
         let sent = clock::now();
         let number = self.leases.get() + 1;
         self.leases.set(number);
         let args = (
-            (self.fleet.host(), seen, lease_ms(&policy)),
+            (self.fleet.host(), known_epoch, lease_ms(&policy)),
             (policy.probes.max(1), policy.success_threshold.max(1), number),
         );
         match self.call("lease", &self.fleet.0.scripts.lease, &cell, args).await {
@@ -111,7 +116,7 @@ impl FleetSync {
         match self.call("renew", &self.fleet.0.scripts.renew, &cell, args).await {
             Ok(answer) => {
                 let told = |at: usize| answer.more.as_bytes().get(at) == Some(&b'1');
-                cell.renewed(lease, (told(0), told(1)), sent);
+                cell.renewed(lease, told(0), told(1), sent);
             }
             Err(_) => cell.request_failed(clock::now()),
         }

@@ -80,10 +80,13 @@ impl WorkerPool {
     pub fn busy(&mut self, placed: &[(usize, u32, &Partition, &PartitionState)]) {
         let busy = |class| placed.iter().any(|(of, _, _, s)| *of == class && s.is_busy());
         let known: Vec<usize> = self.classes.order().collect();
-        known.iter().filter(|class| !busy(**class)).for_each(|class| self.classes.part(*class, 1));
+        known
+            .iter()
+            .filter(|class| !busy(**class))
+            .for_each(|class| self.classes.remove(*class, 1));
         for (class, weight, ..) in placed.iter().filter(|(.., state)| state.is_busy()) {
             if self.classes.waiting(*class) == 0 {
-                self.classes.join(*class, *weight, 1);
+                self.classes.add(*class, *weight, 1);
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Latency and load of one address, as the balancer sees them.
+//! Latency and load of one address, as input to the balancer.
 
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -10,13 +10,13 @@ use crate::telemetry::metrics::{EndpointLabels, Level, Metrics};
 
 #[derive(Debug)]
 pub struct AddressLive {
-    /// No other address of this process has it; sessions are kept by it.
+    /// Unique in this process; sessions refer to it.
     pub id: u32,
     labels: EndpointLabels,
     pending: AtomicU32,
     gauge: Level,
     latency: Mutex<PeakEwma>,
-    /// Requests that the balancer gave it, for analytics.
+    /// Attempts sent here by the balancer, for analytics.
     picked: AtomicU64,
     metrics: Arc<Metrics>,
 }
@@ -44,27 +44,28 @@ impl AddressLive {
         self.picked.load(Ordering::Relaxed)
     }
 
-    /// Estimated time to the first byte in nanoseconds; 0 when it was never measured.
+    /// Estimated time to the first byte in nanoseconds; 0 if never measured.
     pub fn latency(&self, now: Instant) -> f64 {
         self.latency.lock().estimate(now)
     }
 
-    /// Time to the first byte of those that were answered; nothing before the first.
+    /// Time to the first byte of successful attempts; none before the first.
     pub fn measured(&self) -> Option<Duration> {
         self.latency.lock().measured()
     }
 
-    /// An attempt that was answered took this long to its first byte.
+    /// An attempt got its first byte after `took`.
     pub fn answered(&self, took: Duration, now: Instant) {
         self.latency.lock().observe(took, now);
     }
 
-    /// An attempt failed or was throttled: it counts as slow, so that failing fast attracts nothing.
+    /// An attempt failed or was throttled: it counts as slow, so that failing fast
+    /// attracts no traffic.
     pub fn failed(&self, took: Duration, now: Instant) {
         self.latency.lock().penalise(took, now);
     }
 
-    /// A probe was answered: what was learned while it failed no longer counts.
+    /// A probe succeeded: measurements from before no longer count.
     pub fn recovered(&self, took: Duration, now: Instant) {
         let mut latency = self.latency.lock();
         *latency = PeakEwma::default();

@@ -1,11 +1,12 @@
-//! One bound for all replay and answer buffers together (`server.buffered`).
+//! One memory limit for all replay and response buffers together (`server.buffered`).
 //!
-//! A reservation is taken before bytes are kept and given back when it is dropped; past the bound
-//! a body goes once and an answer commits early, which is counted, and memory does not grow.
+//! A reservation is taken before bytes are buffered and returned when it is dropped; past the
+//! limit a request body is sent only once and a response is committed early, which is counted,
+//! and memory does not grow.
 //!
-//! A quarter of the bound is not given out: it stands for what bytes cost beside themselves, in
-//! the buffers of the connections that they pass through and in the allocator. With it, what the
-//! process takes stays near the bound, which is what an operator sets it for.
+//! A quarter of the limit is never reserved: it stands for the cost of bytes elsewhere, in
+//! connection buffers and in the allocator. With it the memory of the process stays near the
+//! configured limit.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,7 +20,7 @@ pub struct Buffers {
     gauge: Level,
 }
 
-/// Bytes that are kept.
+/// Reserved bytes.
 #[derive(Debug)]
 pub struct Reservation {
     buffers: Arc<Buffers>,
@@ -28,25 +29,25 @@ pub struct Reservation {
 
 impl Buffers {
     pub fn new(limit: u64, gauge: Level) -> Self {
-        Buffers { used: AtomicU64::new(0), limit: AtomicU64::new(given_out(limit)), gauge }
+        Buffers { used: AtomicU64::new(0), limit: AtomicU64::new(reservable(limit)), gauge }
     }
 
     pub fn retune(&self, limit: u64) {
-        self.limit.store(given_out(limit), Ordering::Relaxed);
+        self.limit.store(reservable(limit), Ordering::Relaxed);
     }
 
     pub fn used(&self) -> u64 {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// An empty reservation, to grow.
+    /// An empty reservation that can grow.
     pub fn reservation(self: &Arc<Self>) -> Reservation {
         Reservation { buffers: Arc::clone(self), bytes: 0 }
     }
 }
 
-fn given_out(bound: u64) -> u64 {
-    bound - bound / 4
+fn reservable(limit: u64) -> u64 {
+    limit - limit / 4
 }
 
 impl Reservation {
@@ -54,17 +55,17 @@ impl Reservation {
         self.bytes
     }
 
-    /// Gives back what was taken beyond this.
-    pub fn keep(&mut self, bytes: u64) {
-        let back = self.bytes.saturating_sub(bytes);
-        if back > 0 {
-            self.bytes -= back;
-            self.buffers.used.fetch_sub(back, Ordering::Relaxed);
-            self.buffers.gauge.dec_by(back as i64);
+    /// Returns everything beyond `bytes`.
+    pub fn shrink_to(&mut self, bytes: u64) {
+        let returned = self.bytes.saturating_sub(bytes);
+        if returned > 0 {
+            self.bytes -= returned;
+            self.buffers.used.fetch_sub(returned, Ordering::Relaxed);
+            self.buffers.gauge.dec_by(returned as i64);
         }
     }
 
-    /// Takes room for more bytes; false, and nothing taken, past the bound.
+    /// Reserves more bytes; false, and nothing reserved, past the limit.
     pub fn grow(&mut self, bytes: u64) -> bool {
         if bytes == 0 {
             return true;
@@ -83,7 +84,7 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        self.keep(0);
+        self.shrink_to(0);
     }
 }
 
@@ -92,13 +93,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn past_the_bound_nothing_is_taken_and_what_is_dropped_comes_back() {
+    fn a_full_limit_reserves_nothing_and_drops_return_bytes() {
         let buffers = Arc::new(Buffers::new(13, Level::default()));
         let mut first = buffers.reservation();
         assert!(first.grow(6) && first.grow(4));
         let mut second = buffers.reservation();
         assert!(!second.grow(1));
-        first.keep(7);
+        first.shrink_to(7);
         assert!(second.grow(3) && !second.grow(1));
         drop(first);
         assert!(second.grow(7));

@@ -1,8 +1,9 @@
-//! What a host knows of its fleet, where requests can see it: memory, kept up to date by `shared/`.
+//! What this host knows of its fleet, readable by requests: memory, kept up to date by
+//! `fleet/`.
 //!
-//! Nothing here waits for Redis. A cell that is made (a breaker for a new model, a hold) finds what
-//! the fleet said of its key before; a cell that has something to say wakes the fleet's task, which
-//! looks at all of them: nothing can be lost, and nothing grows.
+//! Nothing here waits for Redis. A new cell (a breaker for a new model, a hold) finds what the
+//! fleet reported for its key; a cell with something to publish wakes the sync task, which
+//! checks all of them: nothing can be lost, and nothing grows.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -14,20 +15,20 @@ use tokio::sync::Notify;
 
 /// Keys that are remembered of each kind.
 const KEYS: usize = 4096;
-/// Ends that lie no further apart are one end, read twice.
+/// Ends closer than this are the same end, read twice.
 const ALIKE: Duration = Duration::from_millis(50);
-/// Holds that were not told yet.
-const UNTOLD: usize = 1024;
+/// Most holds to be published.
+const MAX_UNPUBLISHED: usize = 1024;
 
 #[derive(Debug, Default)]
 pub struct FleetView {
     attached: AtomicBool,
-    /// Live hosts as they were last counted, this one included; 0: never.
+    /// Live hosts at the last count, this one included; 0: never counted.
     hosts: AtomicU32,
     woken: Notify,
-    registers: Mutex<HashMap<String, (SharedState, Instant)>>,
+    states: Mutex<HashMap<String, (SharedState, Instant)>>,
     holds: Mutex<HashMap<String, Instant>>,
-    untold: Mutex<Vec<(String, Instant)>>,
+    unpublished: Mutex<Vec<(String, Instant)>>,
 }
 
 impl FleetView {
@@ -39,7 +40,7 @@ impl FleetView {
         self.attached.store(attached, Ordering::Release);
     }
 
-    /// How many hosts share a limit: at least this one.
+    /// The number of hosts that share a limit: at least this one.
     pub fn hosts(&self) -> u32 {
         self.hosts.load(Ordering::Relaxed).max(1)
     }
@@ -48,7 +49,7 @@ impl FleetView {
         self.hosts.store(hosts, Ordering::Relaxed);
     }
 
-    /// There is something to say: the fleet's task looks.
+    /// There is something to publish: wakes the sync task.
     pub fn wake(&self) {
         self.woken.notify_one();
     }
@@ -58,63 +59,63 @@ impl FleetView {
         self.woken.notified().await;
     }
 
-    /// A register was seen; `until` is its end by this host's clock. Whether it is news.
-    pub fn update(&self, key: &str, register: &SharedState, until: Instant) -> bool {
-        let mut registers = self.registers.lock();
-        match registers.get_mut(key) {
+    /// Takes a shared state; `until` is its end by this host's clock. Whether it is newer.
+    pub fn update(&self, key: &str, state: &SharedState, until: Instant) -> bool {
+        let mut states = self.states.lock();
+        match states.get_mut(key) {
             Some((known, end)) => {
-                let news = register.supersedes(known);
-                if news {
-                    (*known, *end) = (register.clone(), until);
+                let is_newer = state.supersedes(known);
+                if is_newer {
+                    (*known, *end) = (state.clone(), until);
                 }
-                news
+                is_newer
             }
             None => {
-                if registers.len() >= KEYS
-                    && let Some(oldest) = oldest(&registers)
+                if states.len() >= KEYS
+                    && let Some(oldest) = oldest(&states)
                 {
-                    registers.remove(&oldest);
+                    states.remove(&oldest);
                 }
-                registers.insert(key.to_owned(), (register.clone(), until));
+                states.insert(key.to_owned(), (state.clone(), until));
                 true
             }
         }
     }
 
     pub fn shared_state(&self, key: &str) -> Option<(SharedState, Instant)> {
-        self.registers.lock().get(key).cloned()
+        self.states.lock().get(key).cloned()
     }
 
-    /// All that is known, by its key.
+    /// All known states by key.
     pub fn shared_states(&self) -> Vec<(String, SharedState)> {
-        let registers = self.registers.lock();
-        registers.iter().map(|(key, (register, _))| (key.clone(), register.clone())).collect()
+        let states = self.states.lock();
+        states.iter().map(|(key, (state, _))| (key.clone(), state.clone())).collect()
     }
 
-    /// What the epochs of all that is known come to: equal to the fleet's where nothing was missed.
+    /// The sum of all known epochs: equal to the fleet's if no message was missed.
     pub fn epoch_sum(&self) -> u64 {
-        let registers = self.registers.lock();
-        registers.values().fold(0, |sum: u64, (known, _)| sum.wrapping_add(known.epoch))
+        let states = self.states.lock();
+        states.values().fold(0, |sum: u64, (known, _)| sum.wrapping_add(known.epoch))
     }
 
-    /// Nobody has to know it any longer.
+    /// Removes a key that is no longer used.
     pub fn forget(&self, key: &str) {
-        self.registers.lock().remove(key);
+        self.states.lock().remove(key);
     }
 
-    /// This host was asked to wait until then.
+    /// A provider asked this host to wait until then.
     pub fn publish_hold(&self, key: &str, until: Instant, now: Instant) {
         if self.observe_hold(key, until, now) {
-            let mut untold = self.untold.lock();
-            if untold.len() < UNTOLD {
-                untold.push((key.to_owned(), until));
+            let mut unpublished = self.unpublished.lock();
+            if unpublished.len() < MAX_UNPUBLISHED {
+                unpublished.push((key.to_owned(), until));
             }
-            drop(untold);
+            drop(unpublished);
             self.wake();
         }
     }
 
-    /// Somebody of the fleet was. Whether that is news.
+    /// A provider asked some host of the fleet to wait until then. Whether that is new.
     pub fn observe_hold(&self, key: &str, until: Instant, now: Instant) -> bool {
         let mut holds = self.holds.lock();
         if holds.len() >= KEYS {
@@ -128,18 +129,18 @@ impl FleetView {
         true
     }
 
-    /// What is left of a hold that the fleet knows.
+    /// The remaining time of a hold that the fleet knows.
     pub fn hold_left(&self, key: &str, now: Instant) -> Option<Duration> {
         let until = *self.holds.lock().get(key)?;
         Some(until.saturating_duration_since(now)).filter(|left| !left.is_zero())
     }
 
-    /// Holds of this host that the fleet has not heard of.
+    /// Takes the holds of this host that are to be published.
     pub fn take_unpublished_holds(&self) -> Vec<(String, Instant)> {
-        std::mem::take(&mut *self.untold.lock())
+        std::mem::take(&mut *self.unpublished.lock())
     }
 
-    /// Holds that last, and what is left of each.
+    /// Current holds and their remaining time.
     pub fn holds(&self, now: Instant) -> Vec<(String, Duration)> {
         let mut held: Vec<_> = self
             .holds
@@ -153,8 +154,8 @@ impl FleetView {
     }
 }
 
-fn oldest(registers: &HashMap<String, (SharedState, Instant)>) -> Option<String> {
-    let oldest = registers.iter().min_by_key(|(_, (register, _))| register.epoch)?;
+fn oldest(states: &HashMap<String, (SharedState, Instant)>) -> Option<String> {
+    let oldest = states.iter().min_by_key(|(_, (state, _))| state.epoch)?;
     Some(oldest.0.clone())
 }
 
@@ -163,39 +164,39 @@ mod tests {
     use super::*;
     use crate::clock;
 
-    fn register(epoch: u64) -> SharedState {
+    fn state_of(epoch: u64) -> SharedState {
         SharedState { epoch, ..SharedState::initial() }
     }
 
     #[test]
-    fn an_older_register_is_no_news() {
-        let (now, side) = (clock::now(), FleetView::default());
-        assert!(side.update("p/a", &register(5), now));
-        assert!(!side.update("p/a", &register(5), now) && !side.update("p/a", &register(4), now));
-        assert!(side.update("p/a", &register(6), now));
-        assert_eq!(side.shared_state("p/a").map(|(known, _)| known.epoch), Some(6));
+    fn an_older_state_is_not_newer() {
+        let (now, view) = (clock::now(), FleetView::default());
+        assert!(view.update("p/a", &state_of(5), now));
+        assert!(!view.update("p/a", &state_of(5), now) && !view.update("p/a", &state_of(4), now));
+        assert!(view.update("p/a", &state_of(6), now));
+        assert_eq!(view.shared_state("p/a").map(|(known, _)| known.epoch), Some(6));
     }
 
     #[test]
     fn keys_are_bounded_and_the_newest_stay() {
-        let (now, side) = (clock::now(), FleetView::default());
+        let (now, view) = (clock::now(), FleetView::default());
         for n in 0..KEYS as u64 + 10 {
-            side.update(&format!("p/{n}"), &register(n + 1), now);
-            side.observe_hold(&format!("p/{n}"), now + Duration::from_secs(n), now);
+            view.update(&format!("p/{n}"), &state_of(n + 1), now);
+            view.observe_hold(&format!("p/{n}"), now + Duration::from_secs(n), now);
         }
-        assert_eq!(side.shared_states().len(), KEYS);
-        assert!(side.shared_state("p/0").is_none());
-        assert!(side.holds(now).len() <= KEYS);
+        assert_eq!(view.shared_states().len(), KEYS);
+        assert!(view.shared_state("p/0").is_none());
+        assert!(view.holds(now).len() <= KEYS);
     }
 
     #[test]
-    fn of_two_holds_the_later_end_counts_and_is_told_once() {
-        let (now, side, second) = (clock::now(), FleetView::default(), Duration::from_secs(1));
-        side.publish_hold("p/a/k", now + 5 * second, now);
-        side.publish_hold("p/a/k", now + 3 * second, now);
-        assert_eq!(side.take_unpublished_holds(), [("p/a/k".to_owned(), now + 5 * second)]);
-        assert_eq!(side.hold_left("p/a/k", now + second), Some(4 * second));
-        assert_eq!(side.hold_left("p/a/k", now + 5 * second), None);
-        assert!(side.take_unpublished_holds().is_empty());
+    fn the_later_end_of_a_hold_is_published_once() {
+        let (now, view, second) = (clock::now(), FleetView::default(), Duration::from_secs(1));
+        view.publish_hold("p/a/k", now + 5 * second, now);
+        view.publish_hold("p/a/k", now + 3 * second, now);
+        assert_eq!(view.take_unpublished_holds(), [("p/a/k".to_owned(), now + 5 * second)]);
+        assert_eq!(view.hold_left("p/a/k", now + second), Some(4 * second));
+        assert_eq!(view.hold_left("p/a/k", now + 5 * second), None);
+        assert!(view.take_unpublished_holds().is_empty());
     }
 }

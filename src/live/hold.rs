@@ -1,6 +1,6 @@
 //! The hold of one credential at one address (and model): a provider asked us to wait.
 //!
-//! Looking at it costs one load while nothing is held and nothing ramps.
+//! A check costs one load while there is neither a hold nor slow start.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,7 +16,8 @@ use crate::resilience::limits::hold::{Hold, HoldReason, RETRY_AFTER_MAX};
 pub struct HoldCell {
     key: String,
     rule: Mutex<Hold>,
-    /// False while nothing was ever held lately, so that neither a look nor a success need lock.
+    /// False if there was no hold lately, so that neither a check nor a success takes the
+    /// lock.
     restrains: AtomicBool,
     fleet: Option<Arc<FleetView>>,
 }
@@ -40,10 +41,10 @@ impl HoldCell {
         &self.key
     }
 
-    /// May an attempt go now? Nothing changes.
+    /// Whether an attempt may go now. Nothing changes.
     ///
     /// # Errors
-    /// The time that is left.
+    /// The remaining time.
     pub fn check(&self, now: Instant) -> Result<(), Duration> {
         if !self.restrains.load(Ordering::Acquire) {
             return Ok(());
@@ -51,25 +52,25 @@ impl HoldCell {
         self.rule.lock().check(now)
     }
 
-    /// Leave for one attempt; counts it, so that the rate before a hold is known after it.
+    /// Admits one attempt and counts it, so that the rate before a hold is known after it.
     ///
     /// # Errors
-    /// The time that is left.
+    /// The remaining time.
     pub fn admit(&self, now: Instant) -> Result<(), Duration> {
         self.rule.lock().admit(now)
     }
 
-    /// The provider said 429, or 503 with Retry-After; returns until when nothing is sent. Where it
-    /// said for how long, that is the fleet's to know.
+    /// The provider returned 429, or 503 with Retry-After; returns the end of the hold. An
+    /// explicit Retry-After is shared with the fleet.
     pub fn throttled(&self, retry_after: Option<Duration>, now: Instant) -> Instant {
-        let told = retry_after.filter(|told| !told.is_zero()).map(|told| told.min(RETRY_AFTER_MAX));
-        if let (Some(told), Some(fleet)) = (told, &self.fleet) {
-            fleet.publish_hold(&self.key, now + told, now);
+        let wait = retry_after.filter(|wait| !wait.is_zero()).map(|wait| wait.min(RETRY_AFTER_MAX));
+        if let (Some(wait), Some(fleet)) = (wait, &self.fleet) {
+            fleet.publish_hold(&self.key, now + wait, now);
         }
         self.hold(retry_after, now)
     }
 
-    /// Another host of the fleet was told to wait for so long yet.
+    /// Another host of the fleet was asked to wait for this long.
     pub fn hold_from_fleet(&self, left: Duration, now: Instant) {
         self.hold(Some(left), now);
     }
@@ -80,7 +81,8 @@ impl HoldCell {
         rule.throttled(retry_after, now, clock::draw())
     }
 
-    /// The provider refused the credential; returns until when it is held, if it now is.
+    /// The provider rejected the credential; returns the end of the hold, if there is one
+    /// now.
     pub fn credential(&self, status: u16, now: Instant) -> Option<Instant> {
         let mut rule = self.rule.lock();
         self.restrains.store(true, Ordering::Release);
@@ -94,9 +96,10 @@ impl HoldCell {
         self.rule.lock().success(now);
     }
 
-    /// Nobody knows whether it helps to wait: the provider said no time.
+    /// Whether the hold is our own backoff: the provider gave no time, so waiting may not
+    /// help.
     pub fn is_backoff(&self) -> bool {
-        self.rule.lock().cause() == Some(HoldReason::Backoff)
+        self.rule.lock().reason() == Some(HoldReason::Backoff)
     }
 
     pub fn until(&self) -> Option<Instant> {

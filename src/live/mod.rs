@@ -1,11 +1,12 @@
 //! State that outlives a reload: where the pure rules of `resilience/` meet locks.
 //!
-//! Everything here is found by its name (POLICY.md "Names and keys of state"), so that a policy
-//! which changes a weight or a comment forgets nothing: a new snapshot asks for the same key, gets
-//! the same cell and retunes it. What no snapshot asks for any longer is let go, with its metrics.
+//! Every cell is found by its name (`docs/design/policy.md` "Names and keys of state"), so a
+//! policy that changes a weight or a comment loses no state: a new snapshot looks up the same
+//! key, gets the same cell and retunes it. A cell that no snapshot uses any longer is dropped,
+//! with its metrics.
 //!
-//! On the request path reads are atomics; a `parking_lot::Mutex` (which ignores the poison of a panic) is taken for a few instructions on
-//! the chosen endpoint, never across an await.
+//! On the request path reads are atomics; a `parking_lot::Mutex` is held for a few
+//! instructions on the selected endpoint, never across an await.
 
 pub mod address;
 pub mod breaker;

@@ -1,7 +1,7 @@
-//! A rule that a policy may leave out, behind a lock.
+//! A rule that a policy may omit, behind a lock.
 //!
-//! Where it is left out, asking costs one load and a branch, and no lock. A reload switches it on or
-//! off in its place: a request that began before it meets the rule as it is now, as it does with
+//! If it is omitted, a call costs one load and a branch, and no lock. A reload switches it on
+//! or off in place: a request that began before the reload sees the current rule, as with
 //! every other rule that is retuned.
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,15 +23,15 @@ impl<T> Optional<T> {
         self.is_on.load(Ordering::Acquire)
     }
 
-    /// What the rule says; nothing where it is left out.
-    pub fn with<R>(&self, ask: impl FnOnce(&mut T) -> R) -> Option<R> {
+    /// Calls the rule; none if it is omitted.
+    pub fn with<R>(&self, act: impl FnOnce(&mut T) -> R) -> Option<R> {
         if !self.is_on() {
             return None;
         }
-        self.rule.lock().as_mut().map(ask)
+        self.rule.lock().as_mut().map(act)
     }
 
-    /// Takes another policy: the state stays, but where there is none any longer.
+    /// Takes another policy; the state is kept, unless the rule is now omitted.
     pub fn retune<P>(
         &self,
         policy: Option<P>,

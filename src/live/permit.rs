@@ -1,8 +1,9 @@
-//! One attempt's leave: returned exactly once, with what was learned.
+//! What one attempt holds, and returns exactly once.
 //!
-//! A `AttemptSlot` is the attempt's place at its provider and address, held to the end of the answer's
-//! body. A `Permit` is the breaker's, returned at the commit. Either is given back when it is
-//! dropped, whatever ended the request: a permit that nobody reported teaches nothing.
+//! An `AttemptSlot` is the attempt's slot at its provider and address, held to the end of the
+//! response body. A `Permit` is the breaker's, returned at the commit with an outcome. Either
+//! is returned on drop, however the request ended: a dropped permit reports the outcome
+//! *ignored*.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,43 +16,47 @@ use super::quota::provider_quota::QuotaCharge;
 use crate::clock;
 use crate::resilience::outcome::Outcome;
 
-/// A place at a provider and at one of its addresses.
+/// A slot at a provider and at one of its addresses.
 #[derive(Debug)]
 pub struct AttemptSlot {
     provider: Arc<ProviderLive>,
     address: Arc<AddressLive>,
-    entered: ProviderSlot,
+    provider_slot: ProviderSlot,
 }
 
 impl AttemptSlot {
-    /// Takes a place for an attempt of so many tokens.
+    /// Takes a slot for an attempt of this many tokens.
     ///
     /// # Errors
-    /// What the provider lacks.
+    /// The capacity that the provider lacks.
     pub fn begin(
         provider: &Arc<ProviderLive>,
         address: &Arc<AddressLive>,
         tokens: f64,
         now: Instant,
     ) -> Result<AttemptSlot, NoCapacity> {
-        let entered = provider.enter(tokens, now)?;
+        let provider_slot = provider.enter(tokens, now)?;
         address.begin();
-        Ok(AttemptSlot { provider: Arc::clone(provider), address: Arc::clone(address), entered })
+        Ok(AttemptSlot {
+            provider: Arc::clone(provider),
+            address: Arc::clone(address),
+            provider_slot,
+        })
     }
 
-    /// What it was charged of its provider's rates.
+    /// The charge to the provider's quotas.
     pub fn charge(&self) -> QuotaCharge {
-        self.entered.charge
+        self.provider_slot.charge
     }
 
-    /// Its first byte came after `took`, or it failed.
+    /// Its first byte arrived after `took`, or it failed.
     pub fn observe(&self, took: Duration, failed: bool) {
-        self.provider.observe(self.entered, took, failed);
+        self.provider.observe(self.provider_slot, took, failed);
     }
 
-    /// Nothing of it reached the provider: its rates were not used.
+    /// Nothing reached the provider: returns the charge.
     pub fn give_back(&mut self) {
-        self.provider.give_back(std::mem::take(&mut self.entered.charge));
+        self.provider.give_back(std::mem::take(&mut self.provider_slot.charge));
     }
 
     pub fn address(&self) -> &AddressLive {
@@ -66,7 +71,7 @@ impl Drop for AttemptSlot {
     }
 }
 
-/// Leave of a breaker and of a hold to make one attempt.
+/// Permission of a breaker and a hold for one attempt.
 #[derive(Debug)]
 pub struct Permit {
     breaker: Option<(Arc<BreakerCell>, CellPermit)>,
@@ -74,7 +79,7 @@ pub struct Permit {
     probe: bool,
 }
 
-/// What stays after a permit was returned: enough to tell of a stream that was cut later.
+/// What remains of a returned permit: enough to report a stream that is interrupted later.
 #[derive(Debug)]
 pub struct ReportedPermit {
     breaker: Arc<BreakerCell>,
@@ -98,7 +103,7 @@ impl Permit {
         self.hold.as_ref()
     }
 
-    /// Gives the permit back. A cut later counts too, but never as a probe's.
+    /// Returns the permit. A later interruption counts too, but never as a probe's.
     pub fn report(
         &mut self,
         outcome: Outcome,
@@ -108,20 +113,20 @@ impl Permit {
         if let (Outcome::Success, Some(hold)) = (outcome, &self.hold) {
             hold.success(now);
         }
-        let (cell, leave) = self.breaker.take()?;
-        let epoch = match &leave {
-            CellPermit::Own(permit) if !permit.is_probe() => Some(permit.epoch()),
-            CellPermit::Own(_) | CellPermit::Lease(_) => None,
+        let (cell, cell_permit) = self.breaker.take()?;
+        let epoch = match &cell_permit {
+            CellPermit::Local(permit) if !permit.is_probe() => Some(permit.epoch()),
+            CellPermit::Local(_) | CellPermit::Lease(_) => None,
         };
-        cell.observe(leave, outcome, took, now);
+        cell.observe(cell_permit, outcome, took, now);
         epoch.map(|epoch| ReportedPermit { breaker: cell, epoch })
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        if let Some((cell, leave)) = self.breaker.take() {
-            cell.observe(leave, Outcome::Ignored, Duration::ZERO, clock::now());
+        if let Some((cell, cell_permit)) = self.breaker.take() {
+            cell.observe(cell_permit, Outcome::Ignored, Duration::ZERO, clock::now());
         }
     }
 }

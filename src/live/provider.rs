@@ -1,5 +1,5 @@
-//! Room at a provider: how many attempts may be in flight, at which rate they may begin, and how
-//! many wait for that.
+//! Capacity of a provider: how many attempts may be in flight, at which rate they may begin,
+//! and how many requests wait for that.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -18,20 +18,20 @@ use crate::resilience::limits::concurrency_limit::{ConcurrencyLimit, LatencySamp
 use crate::resilience::rate::reported_quota::QuotaReport;
 use crate::telemetry::metrics::{Level, Metrics, ProviderLabels};
 
-/// An end of `drained` that only a hand sets.
-const FOR_EVER: u64 = u64::MAX;
+/// An end of `drained` that means until undrained.
+const UNTIL_UNDRAINED: u64 = u64::MAX;
 
 #[derive(Debug)]
 pub struct ProviderLive {
     labels: ProviderLabels,
     in_flight: AtomicU32,
     limit: AtomicU32,
-    pace: ProviderQuota,
+    quota: ProviderQuota,
     /// Moves `limit` below the policy's `concurrency`.
     adaptive: Optional<ConcurrencyLimit>,
     lanes: Arc<WaitQueueCell>,
     queued: Arc<ProviderQueue>,
-    /// Taken out by hand until so many milliseconds after `born`; 0: it is not.
+    /// Drained until this many milliseconds after `born`; 0: not drained.
     drained: AtomicU64,
     note: Mutex<AuditNote>,
     born: Instant,
@@ -40,22 +40,22 @@ pub struct ProviderLive {
     metrics: Arc<Metrics>,
 }
 
-/// What a provider lacks for one more attempt.
+/// The capacity that a provider lacks for one more attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoCapacity {
-    /// As many are in flight as may be.
+    /// The limit of attempts in flight is reached.
     Concurrency,
-    /// Its rates allow none for so long.
+    /// Its rate limits allow none for this long.
     Rate(Duration),
 }
 
-/// What an attempt took as it began.
+/// What an attempt holds at its provider.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ProviderSlot {
     pub charge: QuotaCharge,
-    /// Attempts in flight then, itself included.
+    /// Attempts in flight when it began, itself included.
     in_flight: u32,
-    /// Of the adaptive limit, where there is one.
+    /// Epoch of the adaptive limit, if there is one.
     epoch: Option<u64>,
 }
 
@@ -72,7 +72,7 @@ impl ProviderLive {
             in_flight: AtomicU32::new(0),
             limit: AtomicU32::new(first_limit(capacity)),
             adaptive: Optional::new(clamp(capacity).map(ConcurrencyLimit::new)),
-            pace: ProviderQuota::new(capacity, fleet),
+            quota: ProviderQuota::new(capacity, fleet),
             queued: lanes.register(metrics.waiting_requests.get_or_create_owned(&labels)),
             lanes: Arc::clone(lanes),
             drained: AtomicU64::new(0),
@@ -89,7 +89,7 @@ impl ProviderLive {
         self.adaptive.retune(clamp(capacity), ConcurrencyLimit::new, ConcurrencyLimit::retune);
         let limit = self.adaptive.with(|adaptive| adaptive.limit()).unwrap_or(capacity.concurrency);
         self.limit.store(limit, Ordering::SeqCst);
-        self.pace.retune(capacity, clock::now());
+        self.quota.retune(capacity, clock::now());
         self.recheck_waiters();
     }
 
@@ -98,10 +98,10 @@ impl ProviderLive {
     }
 
     pub(super) fn quota(&self) -> &ProviderQuota {
-        &self.pace
+        &self.quota
     }
 
-    /// By which the lane knows it.
+    /// Its id in the wait queue.
     pub fn id(&self) -> u32 {
         self.queued.id
     }
@@ -118,33 +118,33 @@ impl ProviderLive {
         self.queued.count()
     }
 
-    /// Takes the provider out of every choice until then, or until `undrain`. Attempts that are out
-    /// go on to their end.
+    /// Excludes the provider from selection until then, or until `undrain`. Attempts in
+    /// flight continue.
     pub fn drain(&self, until: Option<Instant>, note: AuditNote) {
         *self.note.lock() = note;
-        let end = until.map_or(FOR_EVER, |until| self.millis(until).max(1));
+        let end = until.map_or(UNTIL_UNDRAINED, |until| self.millis(until).max(1));
         self.drained.store(end, Ordering::Release);
         self.drained_gauge.set(1);
     }
 
-    /// Lets the provider be chosen again.
+    /// Allows selection again.
     pub fn undrain(&self) {
         self.drained.store(0, Ordering::Release);
         self.drained_gauge.set(0);
         self.recheck_waiters();
     }
 
-    /// What stands before it may have changed: those who wait look.
+    /// Breakers, holds or quotas may have changed: waiters check again.
     pub fn recheck_waiters(&self) {
         if self.queued.count() > 0 {
             self.lanes.conditions_changed(self.queued.id);
         }
     }
 
-    /// Whether it is taken out, and for how long yet.
+    /// Whether it is drained.
     pub fn is_drained(&self, now: Instant) -> bool {
         let end = self.drained.load(Ordering::Relaxed);
-        if end == 0 || end == FOR_EVER {
+        if end == 0 || end == UNTIL_UNDRAINED {
             return end != 0;
         }
         let over = self.millis(now) >= end;
@@ -158,30 +158,30 @@ impl ProviderLive {
 
     pub fn active_override(&self, now: Instant) -> Option<ActiveOverride> {
         let end = Some(self.drained.load(Ordering::Acquire)).filter(|_| self.is_drained(now))?;
-        let until = (end != FOR_EVER).then(|| self.born + Duration::from_millis(end));
+        let until = (end != UNTIL_UNDRAINED).then(|| self.born + Duration::from_millis(end));
         Some(ActiveOverride::new("drained", until, self.note.lock().clone(), now))
     }
 
     fn millis(&self, at: Instant) -> u64 {
-        u64::try_from(at.saturating_duration_since(self.born).as_millis()).unwrap_or(FOR_EVER - 1)
+        u64::try_from(at.saturating_duration_since(self.born).as_millis())
+            .unwrap_or(UNTIL_UNDRAINED - 1)
     }
 
-    /// Could an attempt of so many tokens begin now? Nothing changes.
+    /// Whether an attempt of this many tokens could begin now. Nothing changes.
     ///
     /// # Errors
-    /// What it lacks.
+    /// The capacity that it lacks.
     pub fn check(&self, tokens: f64, now: Instant) -> Result<(), NoCapacity> {
         if self.in_flight.load(Ordering::SeqCst) >= self.limit.load(Ordering::SeqCst) {
             return Err(NoCapacity::Concurrency);
         }
-        self.pace.check(tokens, now).map_err(NoCapacity::Rate)
+        self.quota.check(tokens, now).map_err(NoCapacity::Rate)
     }
 
-    /// Takes a place, and leave for one attempt of so many tokens; says what it was charged, and how
-    /// many are there now.
+    /// Takes a slot, and charges the quotas, for one attempt of this many tokens.
     ///
     /// # Errors
-    /// What it lacks.
+    /// The capacity that it lacks.
     pub fn enter(&self, tokens: f64, now: Instant) -> Result<ProviderSlot, NoCapacity> {
         let limit = self.limit.load(Ordering::SeqCst);
         let one_more = |n| (n < limit).then_some(n + 1);
@@ -190,7 +190,7 @@ impl ProviderLive {
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more)
             .map_err(|_| NoCapacity::Concurrency)?;
         self.in_flight_gauge.inc();
-        let charge = self.pace.take(tokens, now).map_err(|wait| {
+        let charge = self.quota.take(tokens, now).map_err(|wait| {
             self.leave();
             NoCapacity::Rate(wait)
         })?;
@@ -198,7 +198,7 @@ impl ProviderLive {
         Ok(ProviderSlot { charge, in_flight: before + 1, epoch })
     }
 
-    /// An attempt brought its first byte after `took`, or failed.
+    /// An attempt got its first byte after `took`, or failed.
     pub fn observe(&self, entered: ProviderSlot, took: Duration, dropped: bool) {
         let ProviderSlot { in_flight, epoch: Some(epoch), .. } = entered else { return };
         let sample = LatencySample { took, in_flight, epoch, dropped };
@@ -213,7 +213,7 @@ impl ProviderLive {
         }
     }
 
-    /// Gives a place back; whoever is next in the lane looks.
+    /// Releases a slot; the next waiter checks.
     pub fn leave(&self) {
         self.in_flight.fetch_sub(1, Ordering::SeqCst);
         self.in_flight_gauge.dec();
@@ -222,39 +222,39 @@ impl ProviderLive {
         }
     }
 
-    /// An attempt that was charged this never reached it.
+    /// Returns the charge of an attempt that never reached the provider.
     pub fn give_back(&self, charge: QuotaCharge) {
-        if self.pace.give_back(charge, clock::now()) {
+        if self.quota.give_back(charge, clock::now()) {
             self.recheck_waiters();
         }
     }
 
-    /// What was charged came to `actual` tokens.
+    /// Settles a charge at `actual` tokens.
     pub fn settle(&self, charge: QuotaCharge, actual: f64) {
-        if self.pace.settle(charge, actual, clock::now()) {
+        if self.quota.settle(charge, actual, clock::now()) {
             self.recheck_waiters();
         }
     }
 
-    /// An answer told what is left of requests, of tokens.
+    /// A response reported the remaining requests and tokens.
     pub fn observe_quota(&self, charge: QuotaCharge, left: [Option<QuotaReport>; 2]) {
-        self.pace.observe_reports(charge, left, clock::now());
+        self.quota.observe_reports(charge, left, clock::now());
         self.recheck_waiters();
     }
 
-    /// The largest share of what it allows that is used: places, requests, tokens.
+    /// The largest used share of its limits: slots, requests, tokens.
     pub fn used(&self) -> f64 {
-        let places = f64::from(self.in_flight()) / f64::from(self.limit().max(1));
-        self.rates_used().into_iter().flatten().fold(places, f64::max)
+        let slots = f64::from(self.in_flight()) / f64::from(self.limit().max(1));
+        self.rates_used().into_iter().flatten().fold(slots, f64::max)
     }
 
-    /// What of its bursts of requests and tokens is used; nothing where it has no such rate.
+    /// The used shares of its request and token quotas; none without such a quota.
     pub fn rates_used(&self) -> [Option<f64>; 2] {
-        self.pace.used(clock::now())
+        self.quota.used(clock::now())
     }
 }
 
-/// The highest limit of one that adapts.
+/// The upper bound of the adaptive limit, if it is enabled.
 fn clamp(capacity: &Capacity) -> Option<u32> {
     capacity.adaptive.then_some(capacity.concurrency)
 }

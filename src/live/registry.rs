@@ -25,7 +25,7 @@ use crate::resilience::breaker::BreakerPolicy;
 use crate::telemetry::events::Events;
 use crate::telemetry::metrics::Metrics;
 
-/// State by name, each cell once, however many snapshots use it.
+/// State by name: one cell each, however many snapshots use it.
 #[derive(Debug)]
 pub struct Live {
     pub metrics: Arc<Metrics>,
@@ -33,7 +33,7 @@ pub struct Live {
     pub buffers: Arc<Buffers>,
     pub wait_queue: Arc<WaitQueueCell>,
     pub modes: Arc<Modes>,
-    /// `None`: this host is by itself.
+    /// `None`: this host is not in a fleet.
     pub fleet: Option<Arc<FleetView>>,
     providers: Named<String, ProviderLive>,
     addresses: Named<(String, String), AddressLive>,
@@ -41,15 +41,15 @@ pub struct Live {
     holds: Named<String, HoldCell>,
     queues: Named<String, QueueLive>,
     routes: Named<String, RouteLive>,
-    ledgers: Named<(String, String), UsageMeter>,
-    samples: Named<(&'static str, String), OutcomeWindow>,
-    /// Of the next new address.
+    usage_meters: Named<(String, String), UsageMeter>,
+    outcome_windows: Named<(&'static str, String), OutcomeWindow>,
+    /// Id of the next new address.
     next_id: AtomicU32,
 }
 
 type Named<K, V> = Mutex<HashMap<K, Arc<V>>>;
 
-/// Cells that nobody but the registry holds.
+/// Drops cells that only the registry holds.
 fn forget_unused<K: Hash + Eq, V>(named: &Named<K, V>) {
     named.lock().retain(|_, cell| Arc::strong_count(cell) > 1);
 }
@@ -58,7 +58,7 @@ fn all<K, V>(named: &Named<K, V>) -> Vec<Arc<V>> {
     named.lock().values().cloned().collect()
 }
 
-/// The cell of that name: made by `make`, or found and retuned.
+/// The cell of that name: created by `make`, or found and retuned.
 fn named<K: Hash + Eq, V>(
     named: &Named<K, V>,
     key: K,
@@ -91,8 +91,8 @@ impl Live {
             holds: Mutex::default(),
             queues: Mutex::default(),
             routes: Mutex::default(),
-            ledgers: Mutex::default(),
-            samples: Mutex::default(),
+            usage_meters: Mutex::default(),
+            outcome_windows: Mutex::default(),
             next_id: AtomicU32::default(),
         }
     }
@@ -103,7 +103,7 @@ impl Live {
         named(&self.providers, name.to_owned(), make, |cell| cell.retune(capacity))
     }
 
-    /// Every provider, by its name.
+    /// Every provider, ordered by name.
     pub fn providers(&self) -> Vec<Arc<ProviderLive>> {
         let mut providers = all(&self.providers);
         providers.sort_by(|a, b| a.name().cmp(b.name()));
@@ -115,7 +115,7 @@ impl Live {
         named(&self.queues, policy.name.clone(), make, |cell| cell.retune(policy))
     }
 
-    /// Every queue, by its name.
+    /// Every queue, ordered by name.
     pub fn queues(&self) -> Vec<Arc<QueueLive>> {
         let mut queues = all(&self.queues);
         queues.sort_by(|a, b| a.name.cmp(&b.name));
@@ -132,8 +132,8 @@ impl Live {
     }
 
     pub fn breaker(&self, key: BreakerKey, policy: BreakerPolicy) -> Arc<BreakerCell> {
-        let told = (&self.metrics, &self.events, &self.modes);
-        let make = || BreakerCell::new(key.clone(), policy, told, self.fleet.as_ref());
+        let sinks = (&self.metrics, &self.events, &self.modes);
+        let make = || BreakerCell::new(key.clone(), policy, sinks, self.fleet.as_ref());
         named(&self.breakers, key.clone(), make, |cell| cell.retune(policy))
     }
 
@@ -148,13 +148,14 @@ impl Live {
         named(&self.routes, policy.name.clone(), make, |cell| cell.retune(policy))
     }
 
-    /// Of a route's answers from a provider.
+    /// Usage of a route's responses from a provider.
     pub fn usage_meter(&self, route: &str, provider: &str) -> Arc<UsageMeter> {
         let key = (route.to_owned(), provider.to_owned());
-        named(&self.ledgers, key, || UsageMeter::new(route, provider, &self.metrics), |_| ())
+        named(&self.usage_meters, key, || UsageMeter::new(route, provider, &self.metrics), |_| ())
     }
 
-    /// How a route's requests or a provider's attempts went; `what`: `route` or `provider`.
+    /// Outcomes of a route's requests or a provider's attempts; `what`: `route` or
+    /// `provider`.
     pub fn outcome_window(
         &self,
         what: &'static str,
@@ -162,14 +163,14 @@ impl Live {
         wants: &[WindowKind],
     ) -> Arc<OutcomeWindow> {
         let key = (what, name.to_owned());
-        named(&self.samples, key, || OutcomeWindow::new(wants), |cell| cell.retune(wants))
+        named(&self.outcome_windows, key, || OutcomeWindow::new(wants), |cell| cell.retune(wants))
     }
 
     pub fn mode(&self, policy: &Degradation) -> Arc<ModeCell> {
         self.modes.cell(policy, (&self.metrics, &self.events))
     }
 
-    /// Lets go of what no snapshot uses any longer.
+    /// Drops what no snapshot uses any longer.
     pub fn forget_unused(&self) {
         forget_unused(&self.providers);
         forget_unused(&self.addresses);
@@ -177,28 +178,28 @@ impl Live {
         forget_unused(&self.holds);
         forget_unused(&self.queues);
         forget_unused(&self.routes);
-        forget_unused(&self.ledgers);
-        forget_unused(&self.samples);
+        forget_unused(&self.usage_meters);
+        forget_unused(&self.outcome_windows);
         self.modes.forget_unused();
     }
 
-    /// The breaker of that key, where there is one.
+    /// The breaker with this key, if there is one.
     pub fn find_breaker(&self, key: &str) -> Option<Arc<BreakerCell>> {
         self.breakers.lock().values().find(|cell| cell.key().to_string() == key).cloned()
     }
 
-    /// The hold of that key, where there is one.
+    /// The hold with this key, if there is one.
     pub fn find_hold(&self, key: &str) -> Option<Arc<HoldCell>> {
         self.holds.lock().get(key).cloned()
     }
 
-    /// What stands before a provider may have changed: those who wait there look.
+    /// Breakers or holds of a provider may have changed: its waiters check again.
     pub fn recheck_waiters(&self, provider: &str) {
         let provider = self.providers.lock().get(provider).cloned();
         provider.iter().for_each(|provider| provider.recheck_waiters());
     }
 
-    /// The same before every provider.
+    /// Waiters of all providers check again.
     pub fn recheck_all_waiters(&self) {
         all(&self.providers).iter().for_each(|provider| provider.recheck_waiters());
     }
@@ -210,7 +211,7 @@ impl Live {
         cells
     }
 
-    /// Credentials that are held now, with the milliseconds that are left.
+    /// Credentials on hold, with the remaining milliseconds.
     pub fn held(&self) -> Vec<(String, u64)> {
         let now = clock::now();
         let left = |cell: &HoldCell| Some(cell.check(now).err()?.as_millis() as u64);

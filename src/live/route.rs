@@ -1,5 +1,5 @@
-//! What a route remembers: its budget for repeats, whose turn it is, and, where its policy has
-//! them, when to hedge, what repeats cost, and where each session was last sent.
+//! State of a route: its retry budget and balancers and, if its policy has them, hedging, the
+//! cost budget and session affinity.
 
 use parking_lot::Mutex;
 use std::hash::{BuildHasher, RandomState};
@@ -20,9 +20,9 @@ pub struct RouteLive {
     /// One for the route's `providers`, one for each of `fallback`.
     balancers: Mutex<Vec<Balancer>>,
     hedge: Optional<Hedge>,
-    spend: Optional<CostBudget>,
+    cost_budget: Optional<CostBudget>,
     affinity: Optional<AffinityTable>,
-    /// Makes keys of sessions.
+    /// Hashes sessions into keys.
     hashing: RandomState,
 }
 
@@ -32,7 +32,7 @@ impl RouteLive {
             budget: Mutex::new(RetryBudget::new(policy.retry.budget.policy())),
             balancers: Mutex::default(),
             hedge: Optional::new(policy.hedge.map(Hedge::new)),
-            spend: Optional::new(cost(policy).map(CostBudget::new)),
+            cost_budget: Optional::new(cost(policy).map(CostBudget::new)),
             affinity: Optional::new(ttl(policy).map(AffinityTable::new)),
             hashing: clock::hashing(),
         }
@@ -41,30 +41,30 @@ impl RouteLive {
     pub fn retune(&self, policy: &Route) {
         self.budget.lock().retune(policy.retry.budget.policy());
         self.hedge.retune(policy.hedge, Hedge::new, Hedge::retune);
-        self.spend.retune(cost(policy), CostBudget::new, CostBudget::retune);
+        self.cost_budget.retune(cost(policy), CostBudget::new, CostBudget::retune);
         self.affinity.retune(ttl(policy), AffinityTable::new, AffinityTable::retune);
     }
 
-    /// One first attempt: it earns a share of a repeat.
+    /// Records a first attempt: it earns a share of a retry.
     pub fn record_request(&self, now: Instant) {
         self.budget.lock().deposit(now);
     }
 
-    /// Pays for one repeat; false when the budget is empty.
+    /// Takes one retry from the budget; false if it is empty.
     pub fn withdraw_retry(&self, now: Instant) -> bool {
         self.budget.lock().withdraw(now)
     }
 
-    /// Repeats that could be paid now.
+    /// Retries left in the budget.
     pub fn balance(&self, now: Instant) -> f64 {
         self.budget.lock().balance(now)
     }
 
-    /// The balancer's choice among the candidates of a tier.
+    /// Selects among the candidates of a tier.
     pub fn select(
         &self,
         tier: usize,
-        how: BalanceAlgorithm,
+        algorithm: BalanceAlgorithm,
         candidates: &[BalancerCandidate],
         eligible: impl Fn(usize) -> bool,
         draw: f64,
@@ -73,42 +73,42 @@ impl RouteLive {
         if balancers.len() <= tier {
             balancers.resize_with(tier + 1, Balancer::new);
         }
-        balancers[tier].select(how, candidates, eligible, draw)
+        balancers[tier].select(algorithm, candidates, eligible, draw)
     }
 
-    /// One request of a route that hedges: it earns a share of a hedge.
+    /// Records a request of a route that hedges: it earns a share of a hedge.
     pub fn hedge_first(&self, now: Instant) {
         self.hedge.with(|hedge| hedge.record_request(now));
     }
 
-    /// A first attempt was answered after `took`, or had lost to its hedge by then.
+    /// Records the latency of a first attempt, or its time until its hedge won.
     pub fn hedge_sample(&self, took: Duration, now: Instant) {
         self.hedge.with(|hedge| hedge.record_latency(took, now));
     }
 
-    /// How long a first attempt may take before it is hedged; `None`: it is not.
+    /// How long a first attempt may take before it is hedged; `None`: it is not hedged.
     pub fn hedge_delay(&self, now: Instant) -> Option<Duration> {
         self.hedge.with(|hedge| hedge.delay(now))?
     }
 
-    /// Pays for one hedge; false when it cannot be paid.
+    /// Takes one hedge from the budget; false if it is empty.
     pub fn hedge_spend(&self, now: Instant) -> bool {
         self.hedge.with(|hedge| hedge.withdraw(now)).unwrap_or(false)
     }
 
-    /// Whether another repeat may cost something; always, where there is no limit.
+    /// Whether another retry is within the cost budget; always, without a budget.
     pub fn within_cost_budget(&self, now: Instant) -> bool {
-        self.spend.with(|spend| spend.allows_retry(now)).unwrap_or(true)
+        self.cost_budget.with(|cost_budget| cost_budget.allows_retry(now)).unwrap_or(true)
     }
 
-    /// A repeat or a hedge cost this much, in the currency of the limit.
+    /// Records the cost of a retry or hedge, in the currency of the budget.
     pub fn record_cost(&self, cost: f64, now: Instant) {
-        self.spend.with(|spend| spend.add(cost, now));
+        self.cost_budget.with(|cost_budget| cost_budget.add(cost, now));
     }
 
-    /// What repeats may cost yet; `None`: there is no limit.
+    /// The remaining cost budget; `None`: there is none.
     pub fn cost_left(&self, now: Instant) -> Option<f64> {
-        self.spend.with(|spend| spend.remaining(now))
+        self.cost_budget.with(|cost_budget| cost_budget.remaining(now))
     }
 
     /// The `id` of the address that the session was last sent to.
@@ -117,13 +117,13 @@ impl RouteLive {
         self.affinity.with(|affinity| affinity.find(key, now))?
     }
 
-    /// The session is sent to the address of this `id`.
+    /// Records that the session is sent to this address.
     pub fn pin_session(&self, session: &[u8], address: u32, now: Instant) {
         let Some(key) = self.key(session) else { return };
         self.affinity.with(|affinity| affinity.set(key, address, now));
     }
 
-    /// Hashed before the lock is taken: a header's value may be long.
+    /// Hashed before the lock is taken: a header value may be long.
     fn key(&self, session: &[u8]) -> Option<u64> {
         self.affinity.is_on().then(|| self.hashing.hash_one(session))
     }
@@ -161,15 +161,15 @@ mod tests {
         }
     }
 
-    fn without() -> Route {
+    fn route_without() -> Route {
         let yaml = "version: 1\nproviders: { one: { url: \"http://127.0.0.1:1\" } }\n\
                     routes: [{ name: all, providers: [one] }]\n";
         let file = SourceFile { name: "policy.yaml".to_owned(), bytes: yaml.into() };
         policy::load(&[file], &Nothing).unwrap().policy.routes.remove(0)
     }
 
-    fn with_all() -> Route {
-        let mut route = without();
+    fn route_with_all() -> Route {
+        let mut route = route_without();
         route.hedge = Some(HedgePolicy { extra_load: 0.5, after: Some(SECOND) });
         let policy = CostBudgetPolicy { limit: 5.0, window: 3_600 * SECOND };
         route.retry.budget.cost = Some(Cost { policy, currency: "USD".to_owned() });
@@ -178,8 +178,8 @@ mod tests {
         route
     }
 
-    /// Uses all of it once.
-    fn use_it(live: &RouteLive, now: Instant) {
+    /// Uses every rule once..
+    fn use_all_rules(live: &RouteLive, now: Instant) {
         live.hedge_first(now);
         live.hedge_first(now);
         live.hedge_sample(SECOND, now);
@@ -188,18 +188,18 @@ mod tests {
     }
 
     #[test]
-    fn what_the_policy_leaves_out_says_nothing_and_stops_nothing() {
-        let (now, live) = (clock::now(), RouteLive::new(&without()));
-        use_it(&live, now);
+    fn an_omitted_rule_has_no_effect() {
+        let (now, live) = (clock::now(), RouteLive::new(&route_without()));
+        use_all_rules(&live, now);
         assert_eq!((live.hedge_delay(now), live.hedge_spend(now)), (None, false));
         assert_eq!((live.within_cost_budget(now), live.cost_left(now)), (true, None));
         assert_eq!(live.session_address(b"anna", now), None);
     }
 
     #[test]
-    fn what_the_policy_has_is_asked() {
-        let (now, live) = (clock::now(), RouteLive::new(&with_all()));
-        use_it(&live, now);
+    fn a_configured_rule_applies() {
+        let (now, live) = (clock::now(), RouteLive::new(&route_with_all()));
+        use_all_rules(&live, now);
         assert_eq!(live.hedge_delay(now), Some(SECOND));
         assert_eq!((live.hedge_spend(now), live.hedge_spend(now)), (true, false));
         assert_eq!((live.within_cost_budget(now), live.cost_left(now)), (true, Some(1.0)));
@@ -212,18 +212,18 @@ mod tests {
     }
 
     #[test]
-    fn a_reload_forgets_only_what_the_policy_leaves_out() {
-        let (now, live) = (clock::now(), RouteLive::new(&with_all()));
-        use_it(&live, now);
-        let mut retuned = with_all();
+    fn a_reload_drops_only_the_state_of_omitted_rules() {
+        let (now, live) = (clock::now(), RouteLive::new(&route_with_all()));
+        use_all_rules(&live, now);
+        let mut retuned = route_with_all();
         retuned.hedge = None;
         retuned.retry.budget.cost.iter_mut().for_each(|cost| cost.policy.limit = 10.0);
         live.retune(&retuned);
         assert_eq!(live.hedge_delay(now), None);
         assert_eq!(live.cost_left(now), Some(6.0));
         assert_eq!(live.session_address(b"anna", now), Some(7));
-        live.retune(&without());
-        live.retune(&with_all());
+        live.retune(&route_without());
+        live.retune(&route_with_all());
         assert_eq!((live.hedge_delay(now), live.hedge_spend(now)), (Some(SECOND), false));
         assert_eq!((live.cost_left(now), live.session_address(b"anna", now)), (Some(5.0), None));
     }

@@ -1,42 +1,43 @@
-//! Conditions made of others, whatever they are made of in the end.
+//! Boolean conditions over signals of any type.
 
-/// A tree of conditions; `S` is what can be seen to be so or not.
+/// A tree of conditions; `S` is a signal that is either true or false.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Condition<S> {
-    /// At least one of them; of none it does not hold.
+    /// True if at least one member is true; false if there are none.
     Any(Vec<Condition<S>>),
-    /// Each of them; of none it does not hold.
+    /// True if every member is true; false if there are none.
     All(Vec<Condition<S>>),
     Is(S),
 }
 
 impl<S> Condition<S> {
-    /// Whether it holds, where `is` says so of each sign. Every sign that matters is asked, in order.
+    /// Evaluates the tree, where `is` evaluates one signal. Signals are evaluated in
+    /// order, and only as far as needed.
     pub fn holds(&self, is: &mut impl FnMut(&S) -> bool) -> bool {
         match self {
             Condition::Any(of) => of.iter().any(|one| one.holds(is)),
             Condition::All(of) => !of.is_empty() && of.iter().all(|one| one.holds(is)),
-            Condition::Is(sign) => is(sign),
+            Condition::Is(signal) => is(signal),
         }
     }
 
-    /// The same tree of what `of` makes of each sign, in order.
+    /// The same tree with every signal mapped by `of`, in order.
     pub fn map_signals<T>(&self, of: &mut impl FnMut(&S) -> T) -> Condition<T> {
         let mut each = |all: &[Condition<S>]| all.iter().map(|one| one.map_signals(of)).collect();
         match self {
             Condition::Any(all) => Condition::Any(each(all)),
             Condition::All(all) => Condition::All(each(all)),
-            Condition::Is(sign) => Condition::Is(of(sign)),
+            Condition::Is(signal) => Condition::Is(of(signal)),
         }
     }
 
-    /// All signs, from the first to the last as they were written.
+    /// All signals in the order in which they are written.
     pub fn signals(&self) -> Vec<&S> {
         match self {
             Condition::Any(of) | Condition::All(of) => {
                 of.iter().flat_map(Condition::signals).collect()
             }
-            Condition::Is(sign) => vec![sign],
+            Condition::Is(signal) => vec![signal],
         }
     }
 }
@@ -46,20 +47,20 @@ mod tests {
     use super::Condition::{All, Any, Is};
 
     #[test]
-    fn any_and_all_are_as_their_names_say() {
+    fn any_needs_one_member_and_all_needs_every_member() {
         let tree = Any(vec![All(vec![Is(1), Is(2)]), Is(3)]);
-        for (so, holds) in
+        for (is_true, holds) in
             [(&[1][..], false), (&[1, 2], true), (&[3], true), (&[2], false), (&[], false)]
         {
-            assert_eq!(tree.holds(&mut |sign| so.contains(sign)), holds, "{so:?}");
+            assert_eq!(tree.holds(&mut |signal| is_true.contains(signal)), holds, "{is_true:?}");
         }
         assert_eq!(tree.signals(), [&1, &2, &3]);
-        let doubled = tree.map_signals(&mut |sign| sign * 2);
+        let doubled = tree.map_signals(&mut |signal| signal * 2);
         assert_eq!(doubled, Any(vec![All(vec![Is(2), Is(4)]), Is(6)]));
     }
 
     #[test]
-    fn of_nothing_neither_holds() {
+    fn an_empty_any_or_all_is_false() {
         assert!(!Any::<()>(vec![]).holds(&mut |()| true));
         assert!(!All::<()>(vec![]).holds(&mut |()| true));
     }

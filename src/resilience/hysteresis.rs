@@ -1,57 +1,57 @@
-//! When a mode is entered, and when it is left again: hysteresis over a condition, and a hand above it.
+//! Hysteresis: when a degradation mode is entered and left.
 //!
-//! - Out: the condition holds for `hold` without a gap → In.
-//! - In:  the condition is gone for `recover_after` without a gap → Out.
+//! - Out: the condition holds for `hold` without interruption → In.
+//! - In: the condition is false for `recover_after` without interruption → Out.
 //!
-//! A gap begins the count anew, so a condition that dances faster than both changes nothing: a mode
-//! that flaps is worse than one that comes late. The condition is looked at now and then, and counts
-//! between two looks as it was found at the first of them.
+//! An interruption restarts the count, so a condition that flaps faster than both lengths
+//! changes nothing: a flapping mode is worse than a late one. The condition is sampled from
+//! time to time, and between two samples it counts as it was at the first.
 //!
-//! An operator's hand stands above that for as long as it is on: what the condition says is followed
-//! beneath it, and counts again the moment it is off.
+//! A manual override takes precedence while it is active. The condition is still followed
+//! meanwhile and decides again as soon as the override ends.
 
 use std::time::{Duration, Instant};
 
-/// How long a condition holds before it counts, and how long it is gone.
+/// How long a condition must hold, or be false, before it counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TriggerPolicy {
     pub hold: Duration,
     pub recover_after: Duration,
 }
 
-/// What the condition came to so far.
+/// The state of the condition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     Out,
-    /// It holds, not yet for long enough.
+    /// It holds, but not for long enough yet.
     Rising {
         since: Instant,
     },
     In,
-    /// It is gone, not yet for long enough.
+    /// It is false, but not for long enough yet.
     Falling {
         since: Instant,
     },
 }
 
-/// A hand on a mode.
+/// A manual override of a mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TriggerOverride {
-    /// In force, or not in force.
-    pub on: bool,
-    /// `None`: until it is taken off.
+    /// Forces the mode on, or off.
+    pub active: bool,
+    /// `None`: until it is removed.
     pub until: Option<Instant>,
 }
 
-/// What a change was made by.
+/// The cause of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TriggerCause {
     Condition,
-    /// A hand was put on, taken off, or its time is over.
-    Hand,
+    /// An override was set, removed, or expired.
+    Override,
 }
 
-/// A mode changed.
+/// A change of a mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TriggerChange {
     Entered(TriggerCause),
@@ -62,26 +62,26 @@ pub enum TriggerChange {
 pub struct Trigger {
     policy: TriggerPolicy,
     state: State,
-    hand: Option<TriggerOverride>,
+    manual: Option<TriggerOverride>,
     in_force: bool,
 }
 
 // === impl State ===
 
 impl State {
-    /// What the condition alone puts in force.
+    /// Whether the condition alone puts the mode in force.
     pub fn is_in(self) -> bool {
         matches!(self, State::In | State::Falling { .. })
     }
 
     fn after(self, holds: bool, policy: &TriggerPolicy, now: Instant) -> State {
-        let for_long = |since, length| now.saturating_duration_since(since) >= length;
+        let for_at_least = |since, length| now.saturating_duration_since(since) >= length;
         match (self, holds) {
             (State::Out, false) | (State::In, true) => self,
             (State::Out, true) if policy.hold.is_zero() => State::In,
             (State::Out, true) => State::Rising { since: now },
-            (State::Rising { since }, true) if for_long(since, policy.hold) => State::In,
-            (State::Falling { since }, false) if for_long(since, policy.recover_after) => {
+            (State::Rising { since }, true) if for_at_least(since, policy.hold) => State::In,
+            (State::Falling { since }, false) if for_at_least(since, policy.recover_after) => {
                 State::Out
             }
             (State::Rising { .. }, true) | (State::Falling { .. }, false) => self,
@@ -97,25 +97,25 @@ impl State {
 
 impl Trigger {
     pub fn new(policy: TriggerPolicy) -> Self {
-        Trigger { policy, state: State::Out, hand: None, in_force: false }
+        Trigger { policy, state: State::Out, manual: None, in_force: false }
     }
 
-    /// Takes other lengths; what was counted so far stays.
+    /// Takes other lengths; the time counted so far is kept.
     pub fn retune(&mut self, policy: TriggerPolicy) {
         self.policy = policy;
     }
 
-    /// The condition was looked at.
+    /// Takes a sample of the condition.
     pub fn update(&mut self, holds: bool, now: Instant) -> Option<TriggerChange> {
         let ended = self.expire_override(now);
         self.state = self.state.after(holds, &self.policy, now);
-        self.apply(if ended { TriggerCause::Hand } else { TriggerCause::Condition })
+        self.apply(if ended { TriggerCause::Override } else { TriggerCause::Condition })
     }
 
-    /// Puts a hand on, or takes it off.
-    pub fn set_override(&mut self, hand: Option<TriggerOverride>) -> Option<TriggerChange> {
-        self.hand = hand;
-        self.apply(TriggerCause::Hand)
+    /// Sets or removes a manual override.
+    pub fn set_override(&mut self, manual: Option<TriggerOverride>) -> Option<TriggerChange> {
+        self.manual = manual;
+        self.apply(TriggerCause::Override)
     }
 
     pub fn is_in_force(&self) -> bool {
@@ -130,40 +130,40 @@ impl Trigger {
         self.policy
     }
 
-    /// The hand that is on.
-    pub fn hand(&self, now: Instant) -> Option<TriggerOverride> {
-        self.hand.filter(|hand| hand.until.is_none_or(|until| now < until))
+    /// The active override.
+    pub fn active_override(&self, now: Instant) -> Option<TriggerOverride> {
+        self.manual.filter(|manual| manual.until.is_none_or(|until| now < until))
     }
 
-    /// How long a mode in force stays so at least, if the condition is gone from now on.
+    /// The least time that a mode in force remains, if the condition is false from now on.
     pub fn earliest_end(&self, now: Instant) -> Duration {
-        let by_itself = match self.state {
+        let from_condition = match self.state {
             State::Out | State::Rising { .. } => Duration::ZERO,
             State::In => self.policy.recover_after,
             State::Falling { since } => {
                 self.policy.recover_after.saturating_sub(now.saturating_duration_since(since))
             }
         };
-        match self.hand(now) {
-            // Off at any moment, if without an end.
-            Some(TriggerOverride { on: true, until }) => {
-                let hand = until.map(|until| until.saturating_duration_since(now));
-                by_itself.max(hand.unwrap_or_default())
+        match self.active_override(now) {
+            // Without an end it may be removed at any moment.
+            Some(TriggerOverride { active: true, until }) => {
+                let manual = until.map(|until| until.saturating_duration_since(now));
+                from_condition.max(manual.unwrap_or_default())
             }
-            _ => by_itself,
+            _ => from_condition,
         }
     }
 
     fn expire_override(&mut self, now: Instant) -> bool {
-        let over = self.hand.is_some() && self.hand(now).is_none();
+        let over = self.manual.is_some() && self.active_override(now).is_none();
         if over {
-            self.hand = None;
+            self.manual = None;
         }
         over
     }
 
     fn apply(&mut self, cause: TriggerCause) -> Option<TriggerChange> {
-        let in_force = self.hand.map_or(self.state.is_in(), |hand| hand.on);
+        let in_force = self.manual.map_or(self.state.is_in(), |manual| manual.active);
         if std::mem::replace(&mut self.in_force, in_force) == in_force {
             return None;
         }
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_condition_counts_once_it_held_and_until_it_is_gone_for_long_enough() {
+    fn a_mode_is_entered_and_left_only_after_the_condition_lasts() {
         let t0 = Instant::now();
         let mut trigger = Trigger::new(POLICY);
         assert_eq!((trigger.update(true, t0), trigger.update(true, t0 + s(4))), (None, None));
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gap_begins_anew() {
+    fn an_interruption_restarts_the_count() {
         let t0 = Instant::now();
         let mut trigger = Trigger::new(POLICY);
         for (at, holds) in [(0, true), (4, false), (5, true), (9, true)] {
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn without_lengths_it_follows_the_condition() {
+    fn with_zero_lengths_it_follows_the_condition() {
         let now = Instant::now();
         let at_once = TriggerPolicy { hold: Duration::ZERO, recover_after: Duration::ZERO };
         let mut trigger = Trigger::new(at_once);
@@ -242,31 +242,37 @@ mod tests {
     }
 
     #[test]
-    fn a_hand_stands_above_the_condition_and_ends() {
+    fn an_override_takes_precedence_until_it_expires() {
         let t0 = Instant::now();
         let mut trigger = Trigger::new(POLICY);
-        let on = TriggerOverride { on: true, until: Some(t0 + s(60)) };
+        let on = TriggerOverride { active: true, until: Some(t0 + s(60)) };
         assert_eq!(
             trigger.set_override(Some(on)),
-            Some(TriggerChange::Entered(TriggerCause::Hand))
+            Some(TriggerChange::Entered(TriggerCause::Override))
         );
         assert_eq!(trigger.update(false, t0 + s(59)), None);
         assert_eq!(trigger.earliest_end(t0 + s(59)), s(1));
         assert_eq!(
             trigger.update(false, t0 + s(60)),
-            Some(TriggerChange::Left(TriggerCause::Hand))
+            Some(TriggerChange::Left(TriggerCause::Override))
         );
-        assert_eq!(trigger.hand(t0 + s(60)), None);
+        assert_eq!(trigger.active_override(t0 + s(60)), None);
     }
 
     #[test]
-    fn what_the_condition_says_is_followed_beneath_a_hand() {
+    fn the_condition_is_followed_during_an_override() {
         let t0 = Instant::now();
         let mut trigger = entered(t0);
-        let off = TriggerOverride { on: false, until: None };
-        assert_eq!(trigger.set_override(Some(off)), Some(TriggerChange::Left(TriggerCause::Hand)));
+        let off = TriggerOverride { active: false, until: None };
+        assert_eq!(
+            trigger.set_override(Some(off)),
+            Some(TriggerChange::Left(TriggerCause::Override))
+        );
         assert_eq!(trigger.update(true, t0 + s(600)), None);
-        assert_eq!(trigger.set_override(None), Some(TriggerChange::Entered(TriggerCause::Hand)));
+        assert_eq!(
+            trigger.set_override(None),
+            Some(TriggerChange::Entered(TriggerCause::Override))
+        );
         assert_eq!(trigger.update(false, t0 + s(601)), None);
         assert_eq!(
             trigger.update(false, t0 + s(631)),
@@ -275,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn other_lengths_forget_nothing() {
+    fn retuning_keeps_the_state() {
         let t0 = Instant::now();
         let mut trigger = entered(t0);
         trigger.retune(TriggerPolicy { hold: s(50), recover_after: s(2) });
@@ -290,9 +296,9 @@ mod tests {
     }
 
     proptest! {
-        /// Looked at every 100 ms, as the process does.
+        /// Sampled every 100 ms, as the process does.
         #[test]
-        fn a_condition_that_dances_does_not_flap(
+        fn a_flapping_condition_does_not_flap_the_mode(
             runs in prop::collection::vec(1u64..60, 1..200),
             first in any::<bool>(),
         ) {
@@ -301,7 +307,7 @@ mod tests {
                 recover_after: Duration::from_secs(4),
             };
             let (mut now, mut trigger, mut holds) = (Instant::now(), Trigger::new(policy), first);
-            // For how long it has been as it is, and how often it changed.
+            // Times of the changes.
             let mut changes = Vec::new();
             let (mut calm, mut rough) = (false, false);
             for length in runs {
@@ -334,25 +340,25 @@ mod tests {
         }
 
         #[test]
-        fn a_change_is_told_once_and_says_what_is_in_force(
+        fn each_change_is_returned_once_and_matches_the_state(
             steps in prop::collection::vec((0u64..20, 0u8..6), 0..200),
         ) {
-            let (mut now, mut trigger, mut told) = (Instant::now(), Trigger::new(POLICY), false);
+            let (mut now, mut trigger, mut reported) = (Instant::now(), Trigger::new(POLICY), false);
             for (seconds, what) in steps {
                 now += s(seconds);
                 let until = (what % 2 == 0).then_some(now + s(10));
                 let change = match what {
                     0 | 1 => trigger.update(what == 0, now),
-                    2 | 3 => trigger.set_override(Some(TriggerOverride { on: true, until })),
-                    4 => trigger.set_override(Some(TriggerOverride { on: false, until })),
+                    2 | 3 => trigger.set_override(Some(TriggerOverride { active: true, until })),
+                    4 => trigger.set_override(Some(TriggerOverride { active: false, until })),
                     _ => trigger.set_override(None),
                 };
                 match change {
-                    Some(TriggerChange::Entered(_)) => prop_assert!(!std::mem::replace(&mut told, true)),
-                    Some(TriggerChange::Left(_)) => prop_assert!(std::mem::replace(&mut told, false)),
+                    Some(TriggerChange::Entered(_)) => prop_assert!(!std::mem::replace(&mut reported, true)),
+                    Some(TriggerChange::Left(_)) => prop_assert!(std::mem::replace(&mut reported, false)),
                     None => {}
                 }
-                prop_assert_eq!(told, trigger.is_in_force());
+                prop_assert_eq!(reported, trigger.is_in_force());
                 prop_assert!(trigger.in_force || trigger.earliest_end(now) <= POLICY.recover_after);
             }
         }

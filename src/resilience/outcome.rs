@@ -1,68 +1,70 @@
-//! What became of an attempt, what that teaches, and whether it may be made again.
+//! Classification of attempts, and whether a request may be sent again.
 //!
-//! Three questions are often mixed up and are kept apart here:
+//! Three questions that are often mixed up are kept apart:
 //!
-//! - [`AttemptClass`]: what came back? Decided by the built-in table below or by the policy.
-//! - [`Outcome`]: what does it say about the *endpoint*? A refused credential or a request
-//!   that is too large was answered, so the endpoint is well.
-//! - [`RetryScope`]: where may the *request* go again? That depends on what a second execution
-//!   would cost (RFC 9110, 9.2.2; the Idempotency-Key draft of the IETF httpapi group).
+//! - [`AttemptClass`]: what came back? Decided by the built-in table or by the policy.
+//! - [`Outcome`]: what does that say about the *endpoint*? An endpoint that rejects a
+//!   credential or a too large request is healthy.
+//! - [`RetryScope`]: where may the *request* be sent again? That depends on the cost of
+//!   executing it twice (RFC 9110, 9.2.2; the Idempotency-Key draft of the IETF httpapi
+//!   group).
 //!
-//! A POST that failed may have been carried out. With an `Idempotency-Key` the provider that
-//! saw the key may be asked again; another one does not know it and would do the work twice.
+//! A POST that failed may have been processed. With an `Idempotency-Key` the same provider may
+//! receive it again; another provider does not know the key and would process the request a
+//! second time.
 
-/// What an attempt taught us about its endpoint.
+/// What an attempt says about its endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {
     Success,
     Failure,
-    /// Well, but asked to be left alone.
+    /// The endpoint is healthy and over its quota.
     Throttled,
-    /// Nothing was learned.
+    /// The attempt says nothing about the endpoint.
     Ignored,
 }
 
-/// What came back from an attempt.
+/// The result of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum AttemptClass {
     Success,
-    /// Not one byte of the request was taken.
+    /// No byte of the request reached the provider.
     Unsent,
     Throttled,
     Failure,
-    /// The provider refused our credential, and did nothing.
+    /// The provider rejected our credential without processing the request.
     Credential,
-    /// The provider refused the request for its size, and did nothing.
+    /// The provider rejected the request for its size without processing it.
     TooLarge,
     Ignored,
 }
 
-/// Some of the classes, as in `retry_on` and `fallback_on`.
+/// A set of classes, as in `retry_on` and `fallback_on`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct ClassSet(u8);
 
-/// What the policy, or the application, says of repeating a request.
+/// Whether the policy or the application allows a request to be repeated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Idempotence {
-    /// By its method and its key.
+    /// Decided by the method and the `Idempotency-Key`.
     Auto,
     Always,
     Never,
 }
 
-/// Where a request may go again. Ordered: a later one permits more.
+/// Where a request may be sent again. Ordered: a later variant permits more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RetryScope {
     Nowhere,
-    /// Any endpoint of the provider that has it already.
+    /// Any endpoint of the provider that already received it.
     SameProvider,
     Anywhere,
 }
 
-/// Where a request whose attempt ended in `class` may go again.
+/// Where a request may be sent again after an attempt that ended in `class`.
 ///
 /// `idempotent_method`: GET, HEAD, OPTIONS, TRACE, PUT or DELETE; `has_key`: the request
-/// bears an `Idempotency-Key`.
+/// carries an `Idempotency-Key`.
 pub fn retry_scope(
     idempotence: Idempotence,
     idempotent_method: bool,
@@ -96,7 +98,7 @@ impl Outcome {
     }
 }
 
-// === impl Class ===
+// === impl AttemptClass ===
 
 impl AttemptClass {
     pub const ALL: [AttemptClass; 7] = [
@@ -116,11 +118,11 @@ impl AttemptClass {
             429 | 529 => AttemptClass::Throttled,
             503 if has_retry_after => AttemptClass::Throttled,
             408 | 425 => AttemptClass::Failure,
-            // The endpoint understood, and will never do it.
+            // The endpoint understood the request and will never support it.
             501 | 505 => AttemptClass::Success,
             500..=599 => AttemptClass::Failure,
             100..=499 => AttemptClass::Success,
-            // No status of HTTP (RFC 9110, 15): the response is malformed.
+            // Not an HTTP status (RFC 9110, 15): the response is malformed.
             _ => AttemptClass::Failure,
         }
     }
@@ -148,7 +150,7 @@ impl AttemptClass {
         }
     }
 
-    /// Its position in [`AttemptClass::ALL`], for tables of counters.
+    /// The position in [`AttemptClass::ALL`], for tables of counters.
     pub const fn index(self) -> usize {
         self as usize
     }
@@ -200,7 +202,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn the_built_in_table_of_statuses_row_by_row() {
+    fn statuses_are_classified_row_by_row() {
         let rows: &[(&[u16], bool, AttemptClass)] = &[
             (&[100, 101, 200, 201, 204, 206, 301, 304, 399], false, AttemptClass::Success),
             (&[400, 404, 409, 410, 413, 422, 428, 431, 451, 499], false, AttemptClass::Success),
@@ -222,9 +224,9 @@ mod tests {
     }
 
     #[test]
-    fn the_table_of_what_may_be_repeated_row_by_row() {
+    fn retry_scopes_row_by_row() {
         use {Idempotence::*, RetryScope::*};
-        // Says what follows GET, POST, and POST with a key.
+        // Results for GET, POST, and POST with a key.
         let rows: &[(Idempotence, AttemptClass, [RetryScope; 3])] = &[
             (Auto, AttemptClass::Success, [Nowhere, Nowhere, Nowhere]),
             (Auto, AttemptClass::Unsent, [Anywhere, Anywhere, Anywhere]),
@@ -263,10 +265,10 @@ mod tests {
     }
 
     #[test]
-    fn an_endpoint_that_refused_is_well() {
-        let taught = AttemptClass::ALL.map(AttemptClass::outcome);
+    fn an_endpoint_that_rejects_a_request_is_healthy() {
+        let outcomes = AttemptClass::ALL.map(AttemptClass::outcome);
         use Outcome::*;
-        assert_eq!(taught, [Success, Failure, Throttled, Failure, Success, Success, Ignored]);
+        assert_eq!(outcomes, [Success, Failure, Throttled, Failure, Success, Success, Ignored]);
     }
 
     #[test]
@@ -282,7 +284,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_set_holds_what_was_put_in_and_nothing_else(
+        fn a_set_contains_exactly_its_members(
             classes in prop::collection::vec(any_class(), 0..10)
         ) {
             let set = ClassSet::of(&classes);
@@ -293,12 +295,12 @@ mod tests {
         }
 
         #[test]
-        fn more_leave_never_reaches_less(
+        fn a_more_permissive_policy_never_narrows_the_scope(
             class in any_class(), method: bool, key: bool
         ) {
             use Idempotence::*;
             let [never, auto, always] =
-                [Never, Auto, Always].map(|leave| retry_scope(leave, method, key, class));
+                [Never, Auto, Always].map(|idempotence| retry_scope(idempotence, method, key, class));
             prop_assert!(never <= auto && auto <= always);
             prop_assert!(retry_scope(Auto, method, false, class) <= auto);
             prop_assert!(retry_scope(Auto, false, key, class) <= auto);

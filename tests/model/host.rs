@@ -74,7 +74,7 @@ impl Host {
                 self.probes.push(Probe { lease, began: tick });
                 Came::ToAnAttempt
             }
-            ReplicaDecision::Refuse(rejection) => Came::ToNothing(Some(rejection)),
+            ReplicaDecision::Reject(rejection) => Came::ToNothing(Some(rejection)),
             ReplicaDecision::Local if self.own.admits(now) => {
                 if self.own.observe(rules, tick, well) {
                     self.member.closed_locally();

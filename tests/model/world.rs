@@ -347,7 +347,7 @@ impl World {
         host.learn(rules, &register, rules.at(self.tick + left));
         match to {
             To::Lease(Some(lease)) => host.member.lease_granted(lease, sent),
-            To::Lease(None) => host.member.refused(now),
+            To::Lease(None) => host.member.lease_denied(now),
             To::Renew { lease, lives, awaited } => {
                 host.member.lease_renewed(lease, lives, awaited, sent);
             }

@@ -1,8 +1,9 @@
-//! One breaker of the running process: the pure rule behind a lock, an atomic in front of it.
+//! One breaker of the running process: the pure rules behind a lock, with an atomic in front.
 //!
-//! Choosing among candidates reads `restrains`: a closed breaker at full traffic, which is
-//! nearly always so, costs one load. Everything else takes the lock for a few instructions.
-//! Transitions are counted, logged and kept as events here, so that the rule itself stays silent.
+//! Comparing candidates reads `restrains`: a closed breaker at full traffic, which is nearly
+//! always the case, costs one load. Everything else takes the lock for a few instructions.
+//! Transitions are counted, logged and kept as events here, so that the rules themselves do no
+//! reporting.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -28,12 +29,12 @@ use crate::resilience::outcome::Outcome;
 use crate::telemetry::events::Events;
 use crate::telemetry::metrics::{BreakerLabels, Level, Metrics, TransitionLabels};
 
-/// What a breaker watches: an address, or one model at it.
+/// The subject of a breaker: an address, or one model at it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct BreakerKey {
     pub provider: String,
     pub address: String,
-    /// Empty: the address as a whole.
+    /// Empty: the whole address.
     pub model: String,
 }
 
@@ -44,16 +45,16 @@ impl std::fmt::Display for BreakerKey {
     }
 }
 
-/// A breaker and what tells of it.
+/// A breaker with its metrics and events.
 #[derive(Debug)]
 pub struct BreakerCell {
     pub(crate) key: BreakerKey,
     pub(crate) rules: Mutex<CombinedBreaker>,
-    /// Of the hand that is on it.
+    /// The note of the active override.
     pub(crate) note: Mutex<AuditNote>,
-    /// False while everything is admitted, so that a look need not lock.
+    /// False while everything is admitted, so that a check takes no lock.
     pub(crate) restrains: AtomicBool,
-    /// Seconds since `born`, of the last admission.
+    /// Time of the last admission, in seconds since `born`.
     used: AtomicU64,
     born: Instant,
     pub(crate) state: Level,
@@ -64,13 +65,13 @@ pub struct BreakerCell {
     pub(crate) fleet: Option<Arc<FleetView>>,
 }
 
-/// Leave to make one attempt; returned with an outcome.
+/// Permission to make one attempt; returned with an outcome.
 #[derive(Debug)]
-#[must_use = "leave is returned with an outcome"]
+#[must_use = "a permit is returned with an outcome"]
 pub enum CellPermit {
-    /// Of the host's own breaker.
-    Own(BreakerPermit),
-    /// Of the fleet, to probe.
+    /// By the local breaker.
+    Local(BreakerPermit),
+    /// By the fleet, for a probe.
     Lease(FleetLease),
 }
 
@@ -106,7 +107,7 @@ pub struct BreakerStatus {
 impl CellPermit {
     pub fn is_probe(&self) -> bool {
         match self {
-            CellPermit::Own(permit) => permit.is_probe(),
+            CellPermit::Local(permit) => permit.is_probe(),
             CellPermit::Lease(_) => true,
         }
     }
@@ -124,7 +125,7 @@ impl BreakerCell {
             state: metrics.breaker_state.get_or_create_owned(&labels),
             rejections: metrics.breaker_rejections.get_or_create_owned(&labels),
             key,
-            rules: Mutex::new(CombinedBreaker { own: Breaker::new(policy), member: None }),
+            rules: Mutex::new(CombinedBreaker { local: Breaker::new(policy), replica: None }),
             note: Mutex::default(),
             restrains: AtomicBool::new(false),
             used: AtomicU64::new(0),
@@ -142,21 +143,21 @@ impl BreakerCell {
         &self.key
     }
 
-    /// Takes another policy; the state stays.
+    /// Takes another policy; the state is kept.
     pub fn retune(&self, policy: BreakerPolicy) {
         let mut rules = self.rules.lock();
-        if *rules.own.policy() != policy {
+        if *rules.local.policy() != policy {
             let now = clock::now();
-            rules.own.retune(policy);
+            rules.local.retune(policy);
             self.join(&mut rules, now);
             self.settle(&rules, now);
         }
     }
 
-    /// Would an attempt be admitted? Nothing changes.
+    /// Whether an attempt would be admitted. Nothing changes.
     ///
     /// # Errors
-    /// Why not, and when to ask again.
+    /// Why not, and when to try again.
     pub fn check(&self, now: Instant) -> Result<(), Rejection> {
         if !self.restrains.load(Ordering::Acquire) {
             return Ok(());
@@ -168,44 +169,45 @@ impl BreakerCell {
         checked
     }
 
-    /// Open, or half-open with its probes out; for a moment after it could be asked again, too.
+    /// Whether it is open, or half-open with all probes outstanding; also for a moment
+    /// after it could be probed again.
     pub fn is_shut(&self, now: Instant) -> bool {
         self.restrains.load(Ordering::Acquire) && self.rules.lock().is_shut(now)
     }
 
-    /// The share of its weight that this one should get: below 1 after a recovery.
+    /// The share of its weight that it should get: below 1 during slow start.
     pub fn slow_start(&self, now: Instant) -> f64 {
         if !self.restrains.load(Ordering::Acquire) {
             return 1.0;
         }
-        self.rules.lock().own.slow_start(now)
+        self.rules.lock().local.slow_start(now)
     }
 
-    /// Open for long enough, and a probe may go: that one is made first, because the balancer,
-    /// which remembers the failures, would pass it over for long.
+    /// Whether a probe is due: it goes before others, because the balancer, which
+    /// remembers the failures, would avoid it for long.
     pub fn wants_probe(&self, now: Instant) -> bool {
         if !self.restrains.load(Ordering::Acquire) {
             return false;
         }
         let mut rules = self.rules.lock();
-        if rules.member(now).is_some_and(|member| member.is_fleet_tripped()) {
-            return rules.member(now).is_some_and(|member| member.has_lease(now));
+        if rules.replica(now).is_some_and(|replica| replica.is_fleet_tripped()) {
+            return rules.replica(now).is_some_and(|replica| replica.has_lease(now));
         }
-        let own = &rules.own;
-        let enforced = own.mode(now) == EnforcementMode::Enforce;
-        enforced && own.kind() != StateKind::Closed && own.would_admit(now).is_ok()
+        let local = &rules.local;
+        let enforced = local.mode(now) == EnforcementMode::Enforce;
+        enforced && local.kind() != StateKind::Closed && local.would_admit(now).is_ok()
     }
 
-    /// Leave to make one attempt.
+    /// Admits one attempt.
     ///
     /// # Errors
-    /// Why not, and when to ask again.
+    /// Why not, and when to try again.
     pub fn admit(&self, now: Instant) -> Result<CellPermit, Rejection> {
-        let (admitted, moved) = self.with(now, |rules| rules.admit(now));
+        let (admitted, transition) = self.with(now, |rules| rules.admit(now));
         self.used.store(now.saturating_duration_since(self.born).as_secs(), Ordering::Relaxed);
-        self.report(moved);
+        self.report(transition);
         match &admitted {
-            Ok(CellPermit::Own(permit)) if permit.would_reject() => {
+            Ok(CellPermit::Local(permit)) if permit.would_reject() => {
                 self.rejections.inc();
             }
             Err(_) => {
@@ -216,52 +218,52 @@ impl BreakerCell {
         admitted
     }
 
-    /// Takes back a permit with what the attempt taught.
-    pub fn observe(&self, leave: CellPermit, outcome: Outcome, took: Duration, now: Instant) {
-        match leave {
-            CellPermit::Own(permit) => {
+    /// Returns a permit with the outcome of its attempt.
+    pub fn observe(&self, permit: CellPermit, outcome: Outcome, took: Duration, now: Instant) {
+        match permit {
+            CellPermit::Local(permit) => {
                 let draw = clock::draw();
-                let moved = self.with(now, |rules| {
-                    let moved = rules.own.observe(permit, outcome, took, now, draw);
+                let transition = self.with(now, |rules| {
+                    let transition = rules.local.observe(permit, outcome, took, now, draw);
                     if let (Some(StateKind::Closed), Some(m)) =
-                        (moved.map(|m| m.to), &mut rules.member)
+                        (transition.map(|m| m.to), &mut rules.replica)
                     {
                         m.closed_locally();
                     }
-                    moved
+                    transition
                 });
-                self.report(moved);
+                self.report(transition);
             }
             CellPermit::Lease(lease) => {
                 self.with(now, |rules| {
                     rules
-                        .member
+                        .replica
                         .iter_mut()
-                        .for_each(|member| member.probe_finished(lease, outcome));
+                        .for_each(|replica| replica.probe_finished(lease, outcome));
                 });
                 self.fleet.iter().for_each(|fleet| fleet.wake());
             }
         }
     }
 
-    /// A stream that was cut after its permit was returned: one more failure in the window.
+    /// A stream was interrupted after its permit was returned: counts one more failure.
     pub fn observe_interruption(&self, epoch: u64, now: Instant) {
         let draw = clock::draw();
-        let moved = self.with(now, |rules| rules.own.observe_interruption(epoch, now, draw));
-        self.report(moved);
+        let transition = self.with(now, |rules| rules.local.observe_interruption(epoch, now, draw));
+        self.report(transition);
     }
 
-    /// Puts an operator's hand on it, or, with `None`, takes it off and begins anew.
-    pub fn set_override(&self, hand: Option<ManualOverride>, note: AuditNote, now: Instant) {
-        let moved = self.with(now, |rules| match hand {
-            Some(hand) => rules.own.set_override(hand, now),
-            None => Some(rules.own.reset()),
+    /// Sets an override or, with `None`, removes it and resets the breaker.
+    pub fn set_override(&self, manual: Option<ManualOverride>, note: AuditNote, now: Instant) {
+        let transition = self.with(now, |rules| match manual {
+            Some(manual) => rules.local.set_override(manual, now),
+            None => Some(rules.local.reset()),
         });
         *self.note.lock() = note;
-        self.report(moved.filter(|t| t.from != t.to));
+        self.report(transition.filter(|t| t.from != t.to));
     }
 
-    /// Does something with the rules, and sets what tells of them.
+    /// Runs `change` on the rules and updates the atomic.
     pub(crate) fn with<T>(
         &self,
         now: Instant,
@@ -274,18 +276,21 @@ impl BreakerCell {
     }
 
     pub fn epoch(&self) -> u64 {
-        self.rules.lock().own.epoch()
+        self.rules.lock().local.epoch()
     }
 
-    /// Closed and unused for so long that forgetting it loses nothing.
+    /// The time since its last use, if it is closed and can be dropped without losing
+    /// state.
     pub fn idle_for(&self, now: Instant) -> Option<Duration> {
-        if self.restrains.load(Ordering::Acquire) || self.rules.lock().own.hand(now).is_some() {
+        if self.restrains.load(Ordering::Acquire)
+            || self.rules.lock().local.active_override(now).is_some()
+        {
             return None;
         }
         Some(self.unused_for(now))
     }
 
-    /// Since its last admission, or since it was made.
+    /// The time since its last admission, or since it was created.
     pub fn unused_for(&self, now: Instant) -> Duration {
         let age = now.saturating_duration_since(self.born);
         age.saturating_sub(Duration::from_secs(self.used.load(Ordering::Relaxed)))
@@ -293,26 +298,26 @@ impl BreakerCell {
 
     pub fn status(&self, now: Instant) -> BreakerStatus {
         let rules = self.rules.lock();
-        let rule = &rules.own;
-        let hand = rule.hand(now);
-        let on_it = |hand: ManualOverride| {
-            ActiveOverride::new(hand.state.as_str(), hand.until, self.note.lock().clone(), now)
+        let rule = &rules.local;
+        let manual = rule.active_override(now);
+        let active = |manual: ManualOverride| {
+            ActiveOverride::new(manual.state.as_str(), manual.until, self.note.lock().clone(), now)
         };
         BreakerStatus {
             provider: self.key.provider.clone(),
             address: self.key.address.clone(),
             model: self.key.model.clone(),
             state: rules.kind(now).as_str().into(),
-            fleet: rules.member.as_ref().is_some_and(BreakerReplica::is_attached),
+            fleet: rules.replica.as_ref().is_some_and(BreakerReplica::is_attached),
             trips: rule.trips(),
             epoch: rule.epoch(),
             retry_in_ms: rule
                 .retry_at()
-                .filter(|_| hand.is_none_or(|hand| hand.until.is_some()))
+                .filter(|_| manual.is_none_or(|manual| manual.until.is_some()))
                 .map(|at| at.saturating_duration_since(now).as_millis() as u64),
             traffic_share: rule.slow_start(now),
             mode: rule.mode(now).as_str().into(),
-            manual_override: hand.map(on_it),
+            manual_override: manual.map(active),
         }
     }
 
@@ -323,14 +328,14 @@ impl BreakerCell {
         }
     }
 
-    /// A change of the host's own: the fleet's task hears of a trip.
+    /// Reports a local change; the sync task learns of a trip.
     fn report(&self, transition: Option<BreakerTransition>) {
         let Some(transition) = transition else { return };
         self.report_with_reason(transition, "");
         self.fleet.iter().for_each(|fleet| fleet.wake());
     }
 
-    /// `by`: who of the fleet, and why.
+    /// `by`: which host of the fleet, and why.
     pub(crate) fn report_with_reason(&self, transition: BreakerTransition, by: &str) {
         let (from, to, cause) =
             (transition.from.as_str(), transition.to.as_str(), transition.cause.as_str());

@@ -1,4 +1,4 @@
-//! The rules of one breaker: the host's own, and its part in the fleet's, which outranks it.
+//! The local breaker, and this host's replica of the fleet's breaker, which takes precedence.
 
 use std::time::{Duration, Instant};
 
@@ -8,29 +8,29 @@ use crate::resilience::breaker::{
     Breaker, BreakerAdmission, BreakerTransition, EnforcementMode, Rejection, StateKind,
 };
 
-/// For so long after its time is over, one that nobody asked counts as open: a probe comes with the
-/// next request, and fails mostly.
-const UNASKED: Duration = Duration::from_secs(1);
+/// How long an open breaker without traffic counts as open after its end: a probe comes only
+/// with the next request, and mostly fails.
+const IDLE_GRACE: Duration = Duration::from_secs(1);
 
-/// The host's own breaker, and its part in the fleet's.
+/// The local breaker and the replica of the fleet's.
 #[derive(Debug)]
 pub(crate) struct CombinedBreaker {
-    pub(crate) own: Breaker,
-    pub(crate) member: Option<BreakerReplica>,
+    pub(crate) local: Breaker,
+    pub(crate) replica: Option<BreakerReplica>,
 }
 
 impl CombinedBreaker {
-    /// The member's word counts where nothing outranks it.
-    pub(crate) fn member(&mut self, now: Instant) -> Option<&mut BreakerReplica> {
-        let outranked = self.own.hand(now).is_some();
-        self.member.as_mut().filter(|_| !outranked)
+    /// The replica, unless an override takes precedence.
+    pub(crate) fn replica(&mut self, now: Instant) -> Option<&mut BreakerReplica> {
+        let outranked = self.local.active_override(now).is_some();
+        self.replica.as_mut().filter(|_| !outranked)
     }
 
-    /// Would an attempt be admitted?
+    /// Whether an attempt would be admitted.
     pub(crate) fn check(&mut self, now: Instant) -> Result<(), Rejection> {
-        match self.member(now).map_or(Ok(false), |member| member.check(now))? {
+        match self.replica(now).map_or(Ok(false), |replica| replica.check(now))? {
             true => Ok(()),
-            false => self.own.would_admit(now),
+            false => self.local.would_admit(now),
         }
     }
 
@@ -38,43 +38,45 @@ impl CombinedBreaker {
         &mut self,
         now: Instant,
     ) -> (Result<CellPermit, Rejection>, Option<BreakerTransition>) {
-        match self.member(now).map_or(ReplicaDecision::Local, |member| member.admit(now)) {
+        match self.replica(now).map_or(ReplicaDecision::Local, |replica| replica.admit(now)) {
             ReplicaDecision::Probe(lease) => (Ok(CellPermit::Lease(lease)), None),
-            ReplicaDecision::Refuse(rejection) => (Err(rejection), None),
-            ReplicaDecision::Local => match self.own.admit(now) {
-                (BreakerAdmission::Admit(permit), moved) => (Ok(CellPermit::Own(permit)), moved),
-                (BreakerAdmission::Reject(rejection), moved) => (Err(rejection), moved),
+            ReplicaDecision::Reject(rejection) => (Err(rejection), None),
+            ReplicaDecision::Local => match self.local.admit(now) {
+                (BreakerAdmission::Admit(permit), transition) => {
+                    (Ok(CellPermit::Local(permit)), transition)
+                }
+                (BreakerAdmission::Reject(rejection), transition) => (Err(rejection), transition),
             },
         }
     }
 
     pub(crate) fn restrains(&self, now: Instant) -> bool {
-        let member = self.member.as_ref().is_some_and(BreakerReplica::is_fleet_tripped);
-        member || self.own.kind() != StateKind::Closed || self.own.slow_start(now) < 1.0
+        let replica = self.replica.as_ref().is_some_and(BreakerReplica::is_fleet_tripped);
+        replica || self.local.kind() != StateKind::Closed || self.local.slow_start(now) < 1.0
     }
 
-    /// Nothing gets through, or only just could again. Where nobody asks it cannot stay so for ever:
-    /// a mode that answers by itself would never be left.
+    /// Whether nothing is admitted, or only just could be again. Without traffic it must
+    /// not stay so for ever: a mode that responds itself would never be left.
     pub(crate) fn is_shut(&self, now: Instant) -> bool {
-        let lately = |until: Instant| now < until + UNASKED;
-        let member = self.member.as_ref().filter(|member| member.decides());
-        match member.filter(|_| self.own.hand(now).is_none()) {
-            Some(member) => lately(member.open_until()),
-            None if self.own.mode(now) == EnforcementMode::Shadow => false,
-            None => match self.own.kind() {
+        let lately = |until: Instant| now < until + IDLE_GRACE;
+        let replica = self.replica.as_ref().filter(|replica| replica.decides());
+        match replica.filter(|_| self.local.active_override(now).is_none()) {
+            Some(replica) => lately(replica.open_until()),
+            None if self.local.mode(now) == EnforcementMode::Shadow => false,
+            None => match self.local.kind() {
                 StateKind::Closed => false,
-                StateKind::HalfOpen => self.own.would_admit(now).is_err(),
-                StateKind::Open => self.own.retry_at().is_none_or(lately),
+                StateKind::HalfOpen => self.local.would_admit(now).is_err(),
+                StateKind::Open => self.local.retry_at().is_none_or(lately),
             },
         }
     }
 
-    /// What holds here, the fleet's word included.
+    /// The effective state, the fleet's included.
     pub(crate) fn kind(&self, now: Instant) -> StateKind {
-        let member = self.member.as_ref().filter(|member| member.decides());
-        match member.filter(|_| self.own.hand(now).is_none()) {
-            Some(member) => member.known().state,
-            None => self.own.kind(),
+        let replica = self.replica.as_ref().filter(|replica| replica.decides());
+        match replica.filter(|_| self.local.active_override(now).is_none()) {
+            Some(replica) => replica.known().state,
+            None => self.local.kind(),
         }
     }
 }

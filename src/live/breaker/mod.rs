@@ -1,4 +1,4 @@
-//! Breakers as the request path sees them.
+//! Breakers behind locks, with their metrics and events.
 
 pub mod cell;
 pub mod combined;

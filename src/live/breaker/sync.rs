@@ -1,5 +1,4 @@
-//! What the fleet's task does with a breaker: it tells it what the fleet decided, and asks what it
-//! has to say.
+//! Fleet sync of a breaker: applies what the fleet decided and collects messages to it.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -11,135 +10,138 @@ use crate::resilience::breaker::replica::{BreakerReplica, FleetLease, ReplicaMes
 use crate::resilience::breaker::shared_state::SharedState;
 use crate::resilience::breaker::{BreakerPolicy, EnforcementMode, StateKind};
 
-/// An open time is spread by a fifth.
+/// Jitter lengthens an open time by at most a fifth.
 const LONGER: f64 = 1.2;
 
-/// What a breaker has to say to the fleet.
+/// A breaker's messages to the fleet.
 #[derive(Debug)]
 pub struct BreakerMessages {
-    pub asks: ReplicaMessages,
+    pub messages: ReplicaMessages,
     pub policy: BreakerPolicy,
-    /// The epoch that it has seen.
-    pub seen: u64,
+    /// The epoch that it knows.
+    pub known_epoch: u64,
 }
 
 impl BreakerCell {
-    /// Takes part in the fleet's breaker, where its policy says so, or no longer.
-    pub(crate) fn join(&self, rules: &mut CombinedBreaker, now: Instant) {
-        let policy = *rules.own.policy();
+    /// Joins the fleet's breaker if the policy says so, or leaves it.
+    pub(crate) fn join(&self, breaker: &mut CombinedBreaker, now: Instant) {
+        let policy = *breaker.local.policy();
         let Some(fleet) = &self.fleet else { return };
         if policy.shared.is_none() || policy.mode == EnforcementMode::Shadow {
-            rules.member = None;
+            breaker.replica = None;
             return;
         }
-        if let Some(member) = &mut rules.member {
-            member.retune(policy.probe_lease);
+        if let Some(replica) = &mut breaker.replica {
+            replica.retune(policy.probe_lease);
             return;
         }
-        let mut member = BreakerReplica::new(policy.probe_lease, now);
-        member.attach(fleet.is_attached());
-        if let Some((register, until)) = fleet.shared_state(&self.key.to_string()) {
-            member.update(&register, until);
-            if register.state != StateKind::Closed {
-                rules.own.follow(register.state, until, register.trips, now);
+        let mut replica = BreakerReplica::new(policy.probe_lease, now);
+        replica.attach(fleet.is_attached());
+        if let Some((state, until)) = fleet.shared_state(&self.key.to_string()) {
+            replica.update(&state, until);
+            if state.state != StateKind::Closed {
+                breaker.local.follow(state.state, until, state.trips, now);
             }
         }
-        rules.member = Some(member);
+        breaker.replica = Some(replica);
     }
 
-    /// The fleet's breaker came to this; `why`: who brought it there, and by what.
-    pub fn apply_shared_state(
-        &self,
-        register: &SharedState,
-        until: Instant,
-        why: &str,
-        now: Instant,
-    ) {
-        let moved = self.with(now, |rules| {
-            // Bounded by the policy, whatever clocks were set to.
-            let most = rules.own.policy().max_recovery_timeout.mul_f64(LONGER);
+    /// Takes a new shared state; `why`: which host brought it about, and the cause.
+    pub fn apply_shared_state(&self, state: &SharedState, until: Instant, why: &str, now: Instant) {
+        let transition = self.with(now, |breaker| {
+            // Bounded by the policy, whatever the clocks say.
+            let most = breaker.local.policy().max_recovery_timeout.mul_f64(LONGER);
             let until = until.min(now + most);
-            let learned = rules.member.as_mut().is_some_and(|m| m.update(register, until));
+            let learned = breaker.replica.as_mut().is_some_and(|m| m.update(state, until));
             if !learned {
                 return None;
             }
-            rules.own.follow(register.state, until, register.trips, now)
+            breaker.local.follow(state.state, until, state.trips, now)
         });
-        // Where this host had tripped before, it is no news that the fleet did.
-        if let Some(moved) = moved.filter(|moved| moved.from != moved.to) {
-            self.report_with_reason(moved, why);
+        // If this host had tripped before, the fleet's trip is no change here.
+        if let Some(transition) = transition.filter(|transition| transition.from != transition.to) {
+            self.report_with_reason(transition, why);
         }
     }
 
-    /// The fleet is heard again, or no longer.
+    /// The host attached to the fleet, or detached.
     pub fn attach(&self, attached: bool, now: Instant) {
-        let kind = self.with(now, |rules| {
-            rules.member.iter_mut().for_each(|member| member.attach(attached));
-            rules.kind(now)
+        let kind = self.with(now, |breaker| {
+            breaker.replica.iter_mut().for_each(|replica| replica.attach(attached));
+            breaker.kind(now)
         });
         self.show(kind);
     }
 
-    /// What is to be said now; nothing, for nearly all of them nearly always, without a lock.
+    /// The messages to send now; none, without a lock, for nearly all breakers nearly
+    /// always.
     pub fn take_messages(&self, now: Instant) -> Option<BreakerMessages> {
         if !self.is_restrained() {
             return None;
         }
-        self.with(now, |rules| {
-            let policy = *rules.own.policy();
-            let tripped = rules.own.has_tripped() && rules.own.hand(now).is_none();
-            let own = if tripped { rules.own.kind() } else { StateKind::Closed };
-            let member = rules.member.as_mut()?;
-            let asks = member.take_messages(own, now);
-            (!asks.is_empty()).then(|| BreakerMessages { asks, policy, seen: member.known().epoch })
+        self.with(now, |breaker| {
+            let policy = *breaker.local.policy();
+            let tripped =
+                breaker.local.has_tripped() && breaker.local.active_override(now).is_none();
+            let local = if tripped { breaker.local.kind() } else { StateKind::Closed };
+            let replica = breaker.replica.as_mut()?;
+            let messages = replica.take_messages(local, now);
+            (!messages.is_empty()).then(|| BreakerMessages {
+                messages,
+                policy,
+                known_epoch: replica.known().epoch,
+            })
         })
     }
 
-    /// An ask that was sent `at` was answered.
+    /// The reply to a lease request sent `at`.
     pub fn lease_answered(&self, lease: Option<FleetLease>, at: Instant, now: Instant) {
-        self.with(now, |rules| {
-            let Some(member) = &mut rules.member else { return };
+        self.with(now, |breaker| {
+            let Some(replica) = &mut breaker.replica else { return };
             match lease {
-                Some(lease) => member.lease_granted(lease, at),
-                None => member.refused(now),
+                Some(lease) => replica.lease_granted(lease, at),
+                None => replica.lease_denied(now),
             }
         });
     }
 
-    /// A renewal that was sent `at` was answered: whether the lease lives, and others wait.
-    pub fn renewed(&self, lease: FleetLease, (lives, awaited): (bool, bool), at: Instant) {
-        self.with(at, |rules| {
-            rules
-                .member
+    /// The reply to a renewal sent `at`: whether the lease is live, and whether other
+    /// hosts wait for one.
+    pub fn renewed(&self, lease: FleetLease, is_live: bool, contended: bool, at: Instant) {
+        self.with(at, |breaker| {
+            breaker
+                .replica
                 .iter_mut()
-                .for_each(|member| member.lease_renewed(lease, lives, awaited, at));
+                .for_each(|replica| replica.lease_renewed(lease, is_live, contended, at));
         });
     }
 
-    /// What was sent had no answer.
+    /// A message got no reply.
     pub fn request_failed(&self, now: Instant) {
-        self.with(now, |rules| rules.member.iter_mut().for_each(BreakerReplica::request_failed));
+        self.with(now, |breaker| {
+            breaker.replica.iter_mut().for_each(BreakerReplica::request_failed)
+        });
     }
 
-    /// The register that is known here, and the host's own state, where it takes part.
+    /// The known shared state, its end, and the local state, if it takes part.
     pub fn replica_status(
         &self,
         now: Instant,
     ) -> Option<(SharedState, Option<Instant>, StateKind)> {
-        self.with(now, |rules| {
-            let own = rules.own.kind();
-            rules.member.as_ref().map(|m| (m.known().clone(), m.until(), own))
+        self.with(now, |breaker| {
+            let local = breaker.local.kind();
+            breaker.replica.as_ref().map(|m| (m.known().clone(), m.until(), local))
         })
     }
 
-    /// Takes off the hand that the fleet had laid on; another one stays.
+    /// Removes an override that was set for the fleet; a local one stays.
     pub fn clear_fleet_override(&self, now: Instant) {
-        if self.note.lock().fleet && self.rules.lock().own.hand(now).is_some() {
+        if self.note.lock().fleet && self.rules.lock().local.active_override(now).is_some() {
             self.set_override(None, AuditNote::default(), now);
         }
     }
 
-    /// Used within so long.
+    /// Whether it was used within this time.
     pub fn is_used(&self, within: Duration, now: Instant) -> bool {
         self.unused_for(now) <= within
     }

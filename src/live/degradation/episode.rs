@@ -1,4 +1,4 @@
-//! One time that a mode was in force: from when to when, why, and what it did meanwhile.
+//! One episode of a degradation mode: when it began and ended, why, and its impact.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::live::operator_override::AuditNote;
 
-/// What a mode does to a request.
+/// The kind of an action of a mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ActionKind {
     Reduce,
@@ -47,7 +47,7 @@ pub struct EpisodeCause {
 /// What a mode did, in requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct EpisodeImpact {
-    /// Each once, whatever was done to it.
+    /// Each counts once, whatever was done to it.
     pub requests: u64,
     pub reduce: u64,
     #[serde(rename = "use")]
@@ -55,12 +55,13 @@ pub struct EpisodeImpact {
     pub serve_stale: u64,
     pub shed: u64,
     pub respond: u64,
-    /// Good answers (below 500, and no 429) that `use`, `serve_stale` or `respond` gave at moments
-    /// when none of the route's own providers could be asked: each would have been a refusal.
+    /// Successful responses (below 500, and not 429) from `use`, `serve_stale` or
+    /// `respond` while none of the route's own providers was available: each would have
+    /// been an error.
     pub errors_avoided: u64,
 }
 
-/// How one ended.
+/// The end of an episode.
 #[derive(Clone, Copy, Debug)]
 pub struct EpisodeEnd {
     pub at: SystemTime,
@@ -72,14 +73,14 @@ pub struct EpisodeEnd {
 #[derive(Debug)]
 pub struct Episode {
     pub mode: String,
-    /// It did nothing but count.
+    /// Shadow mode: it only counted.
     pub shadow: bool,
     pub began: SystemTime,
     pub since: Instant,
     pub cause: EpisodeCause,
     ended: OnceLock<EpisodeEnd>,
     requests: AtomicU64,
-    touched: [AtomicU64; ActionKind::ALL.len()],
+    counts: [AtomicU64; ActionKind::ALL.len()],
     avoided: AtomicU64,
 }
 
@@ -92,7 +93,7 @@ impl ActionKind {
         ActionKind::Respond,
     ];
 
-    /// As the policy calls it, but for `reduce`, which has no name there.
+    /// The name in the policy, except for `reduce`, which has none there.
     pub fn as_str(self) -> &'static str {
         match self {
             ActionKind::Reduce => "reduce",
@@ -105,7 +106,7 @@ impl ActionKind {
 }
 
 impl EpisodeCause {
-    /// For people: what was so, or who did it and why.
+    /// A description: the signals that were true, or the override's author and reason.
     pub fn words(&self) -> String {
         let met: Vec<_> =
             self.signals.iter().filter(|reading| reading.met).map(SignalReading::words).collect();
@@ -134,7 +135,8 @@ impl Episode {
         mode: &str,
         shadow: bool,
         cause: EpisodeCause,
-        (began, since): (SystemTime, Instant),
+        began: SystemTime,
+        since: Instant,
     ) -> Episode {
         Episode {
             mode: mode.to_owned(),
@@ -144,24 +146,24 @@ impl Episode {
             cause,
             ended: OnceLock::new(),
             requests: AtomicU64::default(),
-            touched: Default::default(),
+            counts: Default::default(),
             avoided: AtomicU64::default(),
         }
     }
 
-    /// A request was touched; `first`: by this mode for the first time.
+    /// Counts a request; `first`: the first effect of this mode on it.
     pub fn record(&self, what: ActionKind, first: bool) {
-        self.touched[what as usize].fetch_add(1, Ordering::Relaxed);
+        self.counts[what as usize].fetch_add(1, Ordering::Relaxed);
         self.requests.fetch_add(u64::from(first), Ordering::Relaxed);
     }
 
-    /// A good answer was given where there would have been none.
+    /// Counts a successful response that avoided an error.
     pub fn avoided(&self) {
         self.avoided.fetch_add(1, Ordering::Relaxed);
     }
 
     pub fn impact(&self) -> EpisodeImpact {
-        let of = |what: ActionKind| self.touched[what as usize].load(Ordering::Relaxed);
+        let of = |what: ActionKind| self.counts[what as usize].load(Ordering::Relaxed);
         EpisodeImpact {
             requests: self.requests.load(Ordering::Relaxed),
             reduce: of(ActionKind::Reduce),
@@ -173,7 +175,7 @@ impl Episode {
         }
     }
 
-    /// Only the first end counts.
+    /// Sets the end; only the first one counts.
     pub fn end(&self, end: EpisodeEnd) {
         let _ = self.ended.set(end);
     }
@@ -189,9 +191,9 @@ mod tests {
     use crate::clock;
 
     #[test]
-    fn a_request_counts_once_and_each_thing_done_to_it_once() {
-        let begun = (clock::wall(), clock::now());
-        let episode = Episode::new("brownout", false, EpisodeCause::default(), begun);
+    fn a_request_counts_once_and_each_action_once() {
+        let episode =
+            Episode::new("brownout", false, EpisodeCause::default(), clock::wall(), clock::now());
         episode.record(ActionKind::Reduce, true);
         episode.record(ActionKind::Use, false);
         episode.avoided();

@@ -1,4 +1,4 @@
-//! Degradation modes as the request path sees them.
+//! Degradation modes behind locks, with their metrics and episodes.
 
 pub mod episode;
 pub mod mode;

@@ -1,11 +1,11 @@
-//! Modes of degradation: which are in force, since when and why.
+//! Degradation modes: which are in force, since when and why.
 //!
-//! The request path reads one atomic, a bit for each mode in force, and looks at nothing more where
-//! none of its route's is set. A bit is a hint: where two modes have the same (one that a reload
-//! took away may live on in a long request), the cell is asked.
+//! The request path reads one atomic with a bit for each mode in force, and does nothing more
+//! if none of its route's bits is set. A bit is a hint: if two modes share one (a mode removed
+//! by a reload may live on in a long request), the cell decides.
 //!
-//! Whoever looks at conditions (`degradation/`) and whoever lays a hand on (`admin/`) come here; each
-//! change is counted, logged, kept as an event and as an episode.
+//! Condition evaluation (`degradation/`) and manual overrides (`admin/`) come here; each
+//! change is counted, logged, and kept as an event and an episode.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -21,22 +21,21 @@ use crate::clock;
 use crate::live::operator_override::{ActiveOverride, AuditNote};
 use crate::policy::sections::model::Degradation;
 use crate::resilience::breaker::EnforcementMode;
-use crate::resilience::hysteresis as rule;
 use crate::resilience::hysteresis::{
-    State, Trigger, TriggerChange, TriggerOverride, TriggerPolicy,
+    State, Trigger, TriggerCause, TriggerChange, TriggerOverride, TriggerPolicy,
 };
 use crate::telemetry::events::Events;
 use crate::telemetry::metrics::{Level, Metrics};
 use crate::telemetry::metrics::{ModeActionLabels, ModeLabels, ModeTransitionLabels};
 
-/// Episodes that are remembered.
+/// Episodes that are kept.
 pub const EPISODES: usize = 1000;
 
 #[derive(Debug, Default)]
 pub struct Modes {
     in_force: AtomicU64,
     cells: Mutex<Vec<Arc<ModeCell>>>,
-    /// The newest last; each with how many came before it.
+    /// The newest last, and the number of all so far.
     episodes: Mutex<(u64, VecDeque<Arc<Episode>>)>,
     /// Entries and exits so far.
     changes: AtomicU64,
@@ -50,7 +49,7 @@ pub struct ModeCell {
     shadow: AtomicBool,
     in_force: AtomicBool,
     rules: Mutex<ModeState>,
-    touched: [Counter; ActionKind::ALL.len()],
+    action_counts: [Counter; ActionKind::ALL.len()],
     gauge: Level,
     metrics: Arc<Metrics>,
     events: Arc<Events>,
@@ -60,27 +59,27 @@ pub struct ModeCell {
 struct ModeState {
     trigger: Trigger,
     note: AuditNote,
-    /// As they were found last, and whether the condition held.
+    /// The last readings, and whether the condition held.
     seen: Vec<SignalReading>,
     holds: bool,
     /// While it is in force.
     episode: Option<Arc<Episode>>,
-    /// The last that began, and how often it was entered or left.
+    /// The latest episode, and how often the mode was entered or left.
     latest: Option<Arc<Episode>>,
     changes: u64,
-    /// Of these, how many were told, or had nobody to be told.
+    /// How many of these changes were reported, or needed no report.
     told: u64,
 }
 
-/// How a mode stands.
+/// The state of a mode, for the admin API.
 #[derive(Clone, Debug)]
-pub struct ModeStatus {
+pub struct ModeView {
     pub episode: Option<Arc<Episode>>,
     pub holds: bool,
     pub seen: Vec<SignalReading>,
-    /// What the condition alone would have.
+    /// Whether the condition alone would put it in force.
     pub condition_is_in: bool,
-    /// How far it is on its way in or out: what passed, and of what.
+    /// Progress of entering or leaving: elapsed, and required time.
     pub progress: Option<(Duration, Duration)>,
     pub manual_override: Option<ActiveOverride>,
 }
@@ -88,17 +87,17 @@ pub struct ModeStatus {
 // === impl Modes ===
 
 impl Modes {
-    /// A bit for each mode that is in force.
+    /// A bit for each mode in force.
     pub fn in_force(&self) -> u64 {
         self.in_force.load(Ordering::Relaxed)
     }
 
-    /// Something that conditions are made of changed: they are looked at.
+    /// An input of conditions changed: they are evaluated.
     pub fn wake(&self) {
         self.woken.notify_one();
     }
 
-    /// How often any was entered or left.
+    /// How often any mode was entered or left.
     pub fn changes(&self) -> u64 {
         self.changes.load(Ordering::Relaxed)
     }
@@ -108,7 +107,7 @@ impl Modes {
         self.woken.notified().await;
     }
 
-    /// The cell of a mode: made, or found and retuned.
+    /// The cell of a mode: new, or found and retuned.
     pub fn cell(&self, policy: &Degradation, told: (&Arc<Metrics>, &Arc<Events>)) -> Arc<ModeCell> {
         let mut cells = self.cells.lock();
         let shadow = policy.mode == EnforcementMode::Shadow;
@@ -124,18 +123,18 @@ impl Modes {
         cell
     }
 
-    /// Lets go of those that no snapshot uses; one that is in force is left first.
+    /// Drops the modes that no snapshot uses; one in force is left first.
     pub fn forget_unused(&self) {
         let unused = |cell: &Arc<ModeCell>| Arc::strong_count(cell) <= 1 && !cell.is_in_force();
         self.cells.lock().retain(|cell| !unused(cell));
     }
 
-    /// Every one, whether a policy has it still or not.
+    /// Every mode, even if no policy has it any longer.
     pub fn all(&self) -> Vec<Arc<ModeCell>> {
         self.cells.lock().clone()
     }
 
-    /// A mode's condition was looked at.
+    /// Takes an evaluation of a mode's condition.
     pub fn update(&self, cell: &ModeCell, holds: bool, seen: Vec<SignalReading>, now: Instant) {
         self.change(cell, now, |rules| {
             (rules.holds, rules.seen) = (holds, seen);
@@ -143,21 +142,22 @@ impl Modes {
         });
     }
 
-    /// Puts an operator's hand on a mode, or takes it off.
+    /// Sets or removes an override of a mode.
     pub fn set_override(
         &self,
         cell: &ModeCell,
-        hand: Option<TriggerOverride>,
+        manual: Option<TriggerOverride>,
         note: AuditNote,
         now: Instant,
     ) {
         self.change(cell, now, |rules| {
             rules.note = note;
-            rules.trigger.set_override(hand)
+            rules.trigger.set_override(manual)
         });
     }
 
-    /// The policy has it no longer: if it has it again, it begins anew, without a hand.
+    /// The policy no longer has the mode: if it returns, it starts over, without an
+    /// override.
     pub fn remove(&self, cell: &ModeCell, now: Instant) {
         let mut rules = cell.rules.lock();
         rules.trigger = Trigger::new(rules.trigger.policy());
@@ -169,7 +169,7 @@ impl Modes {
         self.settle();
     }
 
-    /// Those that began after the first `seen` ones, and how many began in all.
+    /// The episodes that began after the first `seen` ones, and the number of all.
     pub fn episodes_since(&self, seen: u64) -> (Vec<Arc<Episode>>, u64) {
         let episodes = self.episodes.lock();
         let (count, ring) = &*episodes;
@@ -219,7 +219,7 @@ impl ModeCell {
         (metrics, events): (&Arc<Metrics>, &Arc<Events>),
     ) -> Self {
         let mode = &policy.name;
-        let touched = ActionKind::ALL.map(|touch| {
+        let action_counts = ActionKind::ALL.map(|touch| {
             let labels = ModeActionLabels { mode: mode.clone(), action: touch.as_str() };
             metrics.degradation_requests.with(&labels)
         });
@@ -239,7 +239,7 @@ impl ModeCell {
             shadow: AtomicBool::new(policy.mode == EnforcementMode::Shadow),
             in_force: AtomicBool::new(false),
             rules: Mutex::new(rules),
-            touched,
+            action_counts,
             gauge: metrics.degradation_active.with(&ModeLabels { mode: mode.clone() }),
             metrics: Arc::clone(metrics),
             events: Arc::clone(events),
@@ -250,49 +250,49 @@ impl ModeCell {
         self.in_force.load(Ordering::Acquire)
     }
 
-    /// What is under way while it is in force.
+    /// The current episode, while it is in force.
     pub fn episode(&self) -> Option<Arc<Episode>> {
         self.rules.lock().episode.clone()
     }
 
-    /// The episode that began last.
+    /// The latest episode.
     pub fn latest(&self) -> Option<Arc<Episode>> {
         self.rules.lock().latest.clone()
     }
 
-    /// Changes that nobody was told of.
+    /// Changes that were not reported.
     pub fn unreported_changes(&self) -> u64 {
         let rules = self.rules.lock();
         rules.changes - rules.told.min(rules.changes)
     }
 
-    /// Somebody was told of all changes so far, or nobody wants to know.
+    /// All changes so far are reported, or need no report.
     pub fn mark_reported(&self) {
         let mut rules = self.rules.lock();
         rules.told = rules.changes;
     }
 
-    /// A request was touched; `first`: by this mode for the first time.
+    /// Counts a request; `first`: the first effect of this mode on it.
     pub fn record(&self, episode: &Episode, what: ActionKind, first: bool) {
-        self.touched[what as usize].inc();
+        self.action_counts[what as usize].inc();
         episode.record(what, first);
     }
 
-    /// When it could be left at the earliest, from now; at least a second.
+    /// The least time until it could be left; at least a second.
     pub fn earliest_end(&self, now: Instant) -> Duration {
         self.rules.lock().trigger.earliest_end(now).max(Duration::from_secs(1))
     }
 
-    pub fn status(&self, now: Instant) -> ModeStatus {
+    pub fn status(&self, now: Instant) -> ModeView {
         let rules = self.rules.lock();
         let policy = rules.trigger.policy();
         let passed = |since: Instant| now.saturating_duration_since(since);
-        let hand = rules.trigger.hand(now);
-        let on_it = |hand: TriggerOverride| {
-            let what = if hand.on { "entered" } else { "left" };
-            ActiveOverride::new(what, hand.until, rules.note.clone(), now)
+        let manual = rules.trigger.active_override(now);
+        let active = |manual: TriggerOverride| {
+            let what = if manual.active { "entered" } else { "left" };
+            ActiveOverride::new(what, manual.until, rules.note.clone(), now)
         };
-        ModeStatus {
+        ModeView {
             episode: rules.episode.clone(),
             holds: rules.holds,
             seen: rules.seen.clone(),
@@ -302,17 +302,17 @@ impl ModeCell {
                 State::Falling { since } => Some((passed(since), policy.recover_after)),
                 State::Out | State::In => None,
             },
-            manual_override: hand.map(on_it),
+            manual_override: manual.map(active),
         }
     }
 
-    fn entered(&self, rules: &mut ModeState, by: rule::TriggerCause, now: Instant) -> Arc<Episode> {
+    fn entered(&self, rules: &mut ModeState, by: TriggerCause, now: Instant) -> Arc<Episode> {
         let note =
-            if by == rule::TriggerCause::Hand { rules.note.clone() } else { AuditNote::default() };
+            if by == TriggerCause::Override { rules.note.clone() } else { AuditNote::default() };
         let cause = EpisodeCause { by: word(by).to_owned(), signals: rules.seen.clone(), note };
         let shadow = self.shadow.load(Ordering::Relaxed);
         let why = cause.words();
-        let episode = Arc::new(Episode::new(&self.name, shadow, cause, (clock::wall(), now)));
+        let episode = Arc::new(Episode::new(&self.name, shadow, cause, clock::wall(), now));
         rules.episode = Some(Arc::clone(&episode));
         rules.latest = Some(Arc::clone(&episode));
         rules.changes += 1;
@@ -342,10 +342,10 @@ impl ModeCell {
     }
 }
 
-fn word(by: rule::TriggerCause) -> &'static str {
+fn word(by: TriggerCause) -> &'static str {
     match by {
-        rule::TriggerCause::Condition => "condition",
-        rule::TriggerCause::Hand => "hand",
+        TriggerCause::Condition => "condition",
+        TriggerCause::Override => "hand",
     }
 }
 

@@ -30,8 +30,8 @@ fn a_bit_is_set_while_its_mode_is_in_force() {
     modes.update(&b, true, vec![], now);
     modes.update(&b, true, vec![], now + S);
     assert_eq!((modes.in_force(), b.is_in_force(), a.is_in_force()), (2, true, false));
-    let hand = TriggerOverride { on: true, until: None };
-    modes.set_override(&a, Some(hand), AuditNote::default(), now + S);
+    let manual = TriggerOverride { active: true, until: None };
+    modes.set_override(&a, Some(manual), AuditNote::default(), now + S);
     assert_eq!(modes.in_force(), 3);
     modes.update(&b, false, vec![], now + 2 * S);
     modes.update(&b, false, vec![], now + 4 * S);
@@ -48,7 +48,7 @@ fn a_reload_finds_a_mode_by_its_name_and_forgets_it_when_it_is_gone() {
     let a = cell(&modes, "a");
     modes.set_override(
         &a,
-        Some(TriggerOverride { on: true, until: None }),
+        Some(TriggerOverride { active: true, until: None }),
         AuditNote::default(),
         now,
     );
@@ -81,7 +81,7 @@ fn what_comes_back_begins_anew() {
     modes.update(&kept, true, vec![], now);
     modes.set_override(
         &kept,
-        Some(TriggerOverride { on: false, until: None }),
+        Some(TriggerOverride { active: false, until: None }),
         AuditNote::default(),
         now,
     );
@@ -100,7 +100,7 @@ fn what_was_told_is_not_told_again() {
     assert_eq!(a.unreported_changes(), 0);
     modes.set_override(
         &a,
-        Some(TriggerOverride { on: true, until: None }),
+        Some(TriggerOverride { active: true, until: None }),
         AuditNote::default(),
         now,
     );

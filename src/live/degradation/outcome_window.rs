@@ -1,8 +1,8 @@
-//! How the requests of a route, or the attempts at a provider, went lately: errors and latencies,
-//! over as long as the modes of degradation want to know.
+//! Recent errors and latencies of a route's requests or a provider's attempts, over the
+//! periods that degradation modes watch.
 //!
-//! Only what some mode watches has samples; nothing is counted for anybody else. They are taken on
-//! the request path, under a lock for a few instructions, and read off it.
+//! Only what some mode watches has a window. Outcomes are recorded on the request path, under
+//! a lock for a few instructions, and read off it.
 
 use parking_lot::Mutex;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::resilience::stats::latency_sketch::LatencySketch;
 use crate::resilience::stats::window::SlidingWindow;
 
-/// What is to be kept of samples.
+/// The kind and length of a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WindowKind {
     Errors(Duration),
@@ -25,37 +25,37 @@ enum WindowData {
 
 #[derive(Debug)]
 pub struct OutcomeWindow {
-    kept: Mutex<Vec<(WindowKind, WindowData)>>,
+    windows: Mutex<Vec<(WindowKind, WindowData)>>,
 }
 
 impl OutcomeWindow {
-    pub fn new(wants: &[WindowKind]) -> Self {
-        let samples = OutcomeWindow { kept: Mutex::default() };
-        samples.retune(wants);
-        samples
+    pub fn new(wanted: &[WindowKind]) -> Self {
+        let outcomes = OutcomeWindow { windows: Mutex::default() };
+        outcomes.retune(wanted);
+        outcomes
     }
 
-    /// Keeps what is wanted still, and begins what is wanted now.
-    pub fn retune(&self, wants: &[WindowKind]) {
-        let mut kept = self.kept.lock();
-        kept.retain(|(want, _)| wants.contains(want));
-        for want in wants {
-            if !kept.iter().any(|(known, _)| known == want) {
+    /// Keeps the windows still wanted, and adds the new ones.
+    pub fn retune(&self, wanted: &[WindowKind]) {
+        let mut windows = self.windows.lock();
+        windows.retain(|(want, _)| wanted.contains(want));
+        for want in wanted {
+            if !windows.iter().any(|(known, _)| known == want) {
                 let made = match *want {
                     WindowKind::Errors(over) => WindowData::Errors(SlidingWindow::new(over)),
                     WindowKind::Latency(over) => {
                         WindowData::Latency(Box::new(LatencySketch::new(over)))
                     }
                 };
-                kept.push((*want, made));
+                windows.push((*want, made));
             }
         }
     }
 
-    /// One that ended; `took`, where how long it took says something of its latency.
+    /// Records an outcome; `took` only if its time says something about latency.
     pub fn record(&self, bad: bool, took: Option<Duration>, now: Instant) {
-        for (_, kept) in self.kept.lock().iter_mut() {
-            match (kept, took) {
+        for (_, windows) in self.windows.lock().iter_mut() {
+            match (windows, took) {
                 (WindowData::Errors(window), _) => window.record(now, bad),
                 (WindowData::Latency(sketch), Some(took)) => sketch.record(took, now),
                 (WindowData::Latency(_), None) => {}
@@ -63,19 +63,19 @@ impl OutcomeWindow {
         }
     }
 
-    /// One that counts as good turned out bad.
+    /// Turns an outcome that was recorded as good into a bad one.
     pub fn spoil(&self, now: Instant) {
-        for (_, kept) in self.kept.lock().iter_mut() {
-            if let WindowData::Errors(window) = kept {
+        for (_, windows) in self.windows.lock().iter_mut() {
+            if let WindowData::Errors(window) = windows {
                 window.mark_bad(now);
             }
         }
     }
 
-    /// The share of the last `over` that was bad, where at least so many ended.
+    /// The share of bad outcomes within the last `over`, if there are at least `least`.
     pub fn error_rate(&self, over: Duration, least: u32, now: Instant) -> Option<f64> {
-        let kept = self.kept.lock();
-        let found = kept.iter().find_map(|(want, kept)| match kept {
+        let windows = self.windows.lock();
+        let found = windows.iter().find_map(|(want, windows)| match windows {
             WindowData::Errors(window) if *want == WindowKind::Errors(over) => {
                 Some(window.counts(now))
             }
@@ -85,7 +85,7 @@ impl OutcomeWindow {
         Some(f64::from(bad) / f64::from(total))
     }
 
-    /// What this share of the last `over` did not exceed, where at least so many ended.
+    /// The latency quantile of the last `over`, if there are at least `least` outcomes.
     pub fn latency(
         &self,
         over: Duration,
@@ -93,8 +93,8 @@ impl OutcomeWindow {
         least: u32,
         now: Instant,
     ) -> Option<Duration> {
-        let kept = self.kept.lock();
-        kept.iter().find_map(|(want, kept)| match kept {
+        let windows = self.windows.lock();
+        windows.iter().find_map(|(want, windows)| match windows {
             WindowData::Latency(sketch) if *want == WindowKind::Latency(over) => {
                 let enough = sketch.count(now) >= u64::from(least.max(1));
                 sketch.quantile(quantile, now).filter(|_| enough)
@@ -112,27 +112,27 @@ mod tests {
     const S: Duration = Duration::from_secs(1);
 
     #[test]
-    fn too_few_say_nothing() {
-        let (now, samples) = (
+    fn too_few_outcomes_give_no_value() {
+        let (now, outcomes) = (
             clock::now(),
             OutcomeWindow::new(&[WindowKind::Errors(10 * S), WindowKind::Latency(10 * S)]),
         );
-        samples.record(true, Some(S), now);
-        samples.record(false, None, now);
-        assert_eq!(samples.error_rate(10 * S, 2, now), Some(0.5));
-        assert_eq!(samples.error_rate(10 * S, 3, now), None);
-        assert!(samples.latency(10 * S, 0.5, 1, now).is_some());
-        assert_eq!(samples.latency(10 * S, 0.5, 2, now), None);
+        outcomes.record(true, Some(S), now);
+        outcomes.record(false, None, now);
+        assert_eq!(outcomes.error_rate(10 * S, 2, now), Some(0.5));
+        assert_eq!(outcomes.error_rate(10 * S, 3, now), None);
+        assert!(outcomes.latency(10 * S, 0.5, 1, now).is_some());
+        assert_eq!(outcomes.latency(10 * S, 0.5, 2, now), None);
     }
 
     #[test]
-    fn what_is_wanted_still_is_not_forgotten() {
-        let (now, samples) = (clock::now(), OutcomeWindow::new(&[WindowKind::Errors(10 * S)]));
-        samples.record(true, None, now);
-        samples.retune(&[WindowKind::Errors(20 * S), WindowKind::Errors(10 * S)]);
-        samples.record(false, None, now);
-        assert_eq!(samples.error_rate(10 * S, 1, now), Some(0.5));
-        assert_eq!(samples.error_rate(20 * S, 1, now), Some(0.0));
-        assert_eq!(samples.error_rate(30 * S, 1, now), None);
+    fn retuning_keeps_windows_still_wanted() {
+        let (now, outcomes) = (clock::now(), OutcomeWindow::new(&[WindowKind::Errors(10 * S)]));
+        outcomes.record(true, None, now);
+        outcomes.retune(&[WindowKind::Errors(20 * S), WindowKind::Errors(10 * S)]);
+        outcomes.record(false, None, now);
+        assert_eq!(outcomes.error_rate(10 * S, 1, now), Some(0.5));
+        assert_eq!(outcomes.error_rate(20 * S, 1, now), Some(0.0));
+        assert_eq!(outcomes.error_rate(30 * S, 1, now), None);
     }
 }

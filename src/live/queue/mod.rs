@@ -1,4 +1,4 @@
-//! A queue: its bounds in the wait lane, and what is told of those who wait in it.
+//! A queue of the policy: its bounds in the wait queue, and the metrics of its classes.
 
 pub mod wait_queue;
 
@@ -18,11 +18,11 @@ use prometheus_client::metrics::histogram::Histogram;
 #[derive(Debug)]
 pub struct QueueLive {
     pub name: String,
-    /// By which the lane knows it.
+    /// Its id in the wait queue.
     pub id: u32,
     lanes: Arc<WaitQueueCell>,
     paused: AtomicBool,
-    /// Makes numbers of flows.
+    /// Hashes flow values.
     hashing: RandomState,
     classes: Mutex<Vec<ClassMetrics>>,
     metrics: Arc<Metrics>,
@@ -55,7 +55,7 @@ impl QueueLive {
         self.name_classes(queue);
     }
 
-    /// A class keeps its place and its gauge, whoever waits in it.
+    /// A class keeps its position and its gauge across reloads.
     fn name_classes(&self, queue: &Queue) {
         let mut classes = self.classes.lock();
         for (place, class) in queue.classes.iter().enumerate() {
@@ -80,7 +80,7 @@ impl QueueLive {
         }
     }
 
-    /// Nobody who waits here has a turn, and whoever comes waits.
+    /// While paused, waiters get no offers and new requests wait.
     pub fn pause(&self, paused: bool) {
         self.paused.store(paused, Ordering::SeqCst);
         self.lanes.pause(self.id, paused);
@@ -90,7 +90,7 @@ impl QueueLive {
         self.paused.load(Ordering::Relaxed)
     }
 
-    /// The number of a flow.
+    /// The id of a flow.
     pub fn flow(&self, value: &[u8]) -> u64 {
         self.hashing.hash_one(value)
     }
@@ -115,12 +115,12 @@ impl QueueLive {
         self.class(class).into_iter().for_each(|class| class.seconds.observe(waited.as_secs_f64()));
     }
 
-    /// Requests that wait in it, of all classes.
+    /// Waiting requests of all classes.
     pub fn waiting(&self) -> u64 {
         self.classes.lock().iter().map(|class| class.waiting.get().max(0).unsigned_abs()).sum()
     }
 
-    /// Counts a request that may not wait, or not any longer.
+    /// Counts a request that was shed.
     pub fn shed(&self, class: usize, reason: &'static str) {
         let Some(class) = self.class(class) else { return };
         let ClassLabels { queue, class } = class.labels;

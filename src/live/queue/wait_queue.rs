@@ -1,9 +1,10 @@
-//! The wait lane as all workers share it: one order, one short lock, nobody polls.
+//! The wait queue as all workers share it: one order, one short lock, no polling.
 //!
-//! A request that has to wait takes a [`WaitTicket`]. It sleeps until the lane gives it a turn, tells it
-//! that somebody else has its place, or its own time comes; what it saw when it looked it tells the
-//! lane (`resilience/queue/wait_queue.rs` has the rules). Dropping the place leaves the lane, and whoever is
-//! next has the turn. While nobody waits for a provider, a look at `queued` is all that this costs.
+//! A request that must wait takes a [`WaitTicket`]. It sleeps until the queue offers capacity,
+//! until it is displaced, or until its own time ends; after a check it reports the result to
+//! the queue (`resilience/queue/wait_queue.rs` has the rules). Dropping the ticket leaves the
+//! queue, and the next waiter gets the offer. While no request waits for a provider, this
+//! costs one load of `ProviderQueue::count`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -21,7 +22,7 @@ use crate::resilience::queue::wait_queue::{
 use crate::resilience::queue::waiters::QueuePolicy;
 use crate::telemetry::metrics::Level;
 
-/// How many wait for a provider, and the number by which the lane knows it.
+/// The number of waiters for a provider, and its id in the wait queue.
 #[derive(Debug)]
 pub struct ProviderQueue {
     pub id: u32,
@@ -31,15 +32,15 @@ pub struct ProviderQueue {
 
 #[derive(Debug, Default)]
 pub struct WaitQueueCell {
-    inner: Mutex<QueueState>,
+    state: Mutex<QueueState>,
 }
 
 #[derive(Debug, Default)]
 struct QueueState {
-    lane: WaitQueue,
+    queue_rules: WaitQueue,
     waiting: BTreeMap<Ticket, WaitingTask>,
     queued: HashMap<u32, Arc<ProviderQueue>>,
-    /// To be woken.
+    /// Displaced waiters to be woken.
     displaced: Vec<Ticket>,
     next_id: u32,
 }
@@ -47,42 +48,42 @@ struct QueueState {
 #[derive(Debug)]
 struct WaitingTask {
     waker: Option<Waker>,
-    /// Another one has its place.
+    /// Another request took its place.
     displaced: bool,
     providers: Box<[u32]>,
 }
 
-/// What a waiter hears.
+/// Why a waiter was woken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WakeReason {
-    /// Look whether you can go.
+    /// It has an offer to check.
     Check,
-    /// A higher class, or a shorter flow, took your place.
+    /// A request of a higher class or a shorter flow took its place.
     Displaced,
 }
 
-/// What one with the turn at a provider saw there.
+/// The result of checking an offer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DispatchResult {
-    /// No place is free.
+    /// No capacity is free.
     Full,
-    /// Its rates allow nothing until then.
+    /// Rate limits allow nothing until then.
     RateLimited(Instant),
-    /// Breakers or holds let nobody of this line through until then.
+    /// Breakers or holds block its whole group until then.
     Blocked(Instant),
-    /// Nothing for this request, whatever there is for others.
+    /// This request cannot use the provider, whatever other requests can.
     Ineligible,
 }
 
-/// A request's place in the lane; left when it is dropped.
+/// A request's place in the queue; dropping it leaves the queue.
 #[derive(Debug)]
 pub struct WaitTicket {
-    lanes: Arc<WaitQueueCell>,
+    wait_queue: Arc<WaitQueueCell>,
     queue: Arc<QueueLive>,
     ticket: Ticket,
     class: usize,
-    line: GroupKey,
-    /// When it was entered.
+    group: GroupKey,
+    /// When it joined the queue.
     pub since: Instant,
 }
 
@@ -92,115 +93,116 @@ impl ProviderQueue {
     }
 }
 
-// === impl Lanes ===
+// === impl WaitQueueCell ===
 
 impl WaitQueueCell {
-    /// A number for a provider; the gauge tells how many wait for it.
+    /// Registers a provider; the gauge shows its waiters.
     pub fn register(&self, gauge: Level) -> Arc<ProviderQueue> {
-        let mut inner = self.inner.lock();
-        inner.next_id += 1;
-        let id = inner.next_id;
+        let mut state = self.state.lock();
+        state.next_id += 1;
+        let id = state.next_id;
         let queued = Arc::new(ProviderQueue { id, count: AtomicU32::new(0), gauge });
-        inner.queued.insert(id, Arc::clone(&queued));
+        state.queued.insert(id, Arc::clone(&queued));
         queued
     }
 
-    /// Its provider is no more.
+    /// Removes a provider.
     pub fn forget(&self, provider: u32) {
-        self.inner.lock().queued.remove(&provider);
+        self.state.lock().queued.remove(&provider);
     }
 
-    /// A number for a queue.
+    /// Adds a queue; returns its id.
     pub fn add_queue(&self, policy: QueuePolicy) -> u32 {
-        let mut inner = self.inner.lock();
-        inner.next_id += 1;
-        let id = inner.next_id;
-        inner.lane.set_queue(id, policy);
+        let mut state = self.state.lock();
+        state.next_id += 1;
+        let id = state.next_id;
+        state.queue_rules.set_queue(id, policy);
         id
     }
 
     pub fn set_queue(&self, queue: u32, policy: QueuePolicy) {
-        self.inner.lock().lane.set_queue(queue, policy);
+        self.state.lock().queue_rules.set_queue(queue, policy);
     }
 
     pub fn drop_queue(&self, queue: u32) {
-        self.inner.lock().lane.drop_queue(queue);
+        self.state.lock().queue_rules.drop_queue(queue);
     }
 
     pub fn pause(&self, queue: u32, paused: bool) {
-        self.with(|inner| inner.lane.pause(queue, paused, clock::now()));
+        self.locked(|state| state.queue_rules.pause(queue, paused, clock::now()));
     }
 
-    /// There may be room at a provider.
+    /// A provider may have capacity.
     pub fn capacity_available(&self, provider: u32) {
-        self.with(|inner| inner.lane.capacity_available(provider, clock::now()));
+        self.locked(|state| state.queue_rules.capacity_available(provider, clock::now()));
     }
 
-    /// What stands before a provider may have changed.
+    /// Breakers or holds of a provider may have changed.
     pub fn conditions_changed(&self, provider: u32) {
-        self.with(|inner| inner.lane.conditions_changed(provider, clock::now()));
+        self.locked(|state| state.queue_rules.conditions_changed(provider, clock::now()));
     }
 
-    /// When those who wait for these providers now will be gone.
+    /// The time until the current waiters for these providers are gone.
     pub fn backlog(&self, providers: &[u32], most: Duration) -> Option<Duration> {
-        self.inner.lock().lane.backlog(providers, most, clock::now())
+        self.state.lock().queue_rules.backlog(providers, most, clock::now())
     }
 
-    /// Services a second, to those who wait.
+    /// Waiters served per second.
     pub fn drain_rate(&self, provider: u32) -> Option<f64> {
-        self.inner.lock().lane.drain_rate(provider, clock::now())
+        self.state.lock().queue_rules.drain_rate(provider, clock::now())
     }
 
-    /// Of a class of a queue: how many wait, since when the oldest does, and the longest flows.
+    /// The waiters of a class: their number, since when the oldest waits, and the longest
+    /// flows.
     pub fn class(&self, queue: u32, class: usize) -> (usize, Option<Instant>, Vec<usize>) {
-        let inner = self.inner.lock();
-        let Some(crowd) = inner.lane.queue(queue) else { return (0, None, Vec::new()) };
-        let (count, oldest) = crowd.of_class(class);
-        (count, oldest, crowd.flows(class).map(|(_, len)| len).take(16).collect())
+        let state = self.state.lock();
+        let Some(waiters) = state.queue_rules.queue(queue) else { return (0, None, Vec::new()) };
+        let (count, oldest) = waiters.of_class(class);
+        (count, oldest, waiters.flows(class).map(|(_, len)| len).take(16).collect())
     }
 
-    /// Takes a place.
+    /// Joins the queue.
     ///
     /// # Errors
-    /// Why there is none.
+    /// Why the request cannot wait.
     pub fn enqueue(
         self: &Arc<Self>,
         queue: &Arc<QueueLive>,
         entry: QueueEntry,
         now: Instant,
     ) -> Result<WaitTicket, QueueRejection> {
-        let (line, class) = (entry.line.clone(), entry.class);
-        let entered = self.with(|inner| {
-            let (ticket, displaced) = inner.lane.enqueue(entry, now)?;
-            let providers = line.providers.clone();
-            inner.count(&providers, 1);
-            inner.waiting.insert(ticket, WaitingTask { waker: None, displaced: false, providers });
-            for victim in &displaced {
-                inner.displace(*victim);
+        let (group, class) = (entry.group.clone(), entry.class);
+        let entered = self.locked(|state| {
+            let (ticket, displaced) = state.queue_rules.enqueue(entry, now)?;
+            let providers = group.providers.clone();
+            state.count(&providers, 1);
+            state.waiting.insert(ticket, WaitingTask { waker: None, displaced: false, providers });
+            for displaced_ticket in &displaced {
+                state.displace(*displaced_ticket);
             }
             Ok(ticket)
         });
         let ticket = entered?;
         queue.entered(class);
-        let (lanes, queue) = (Arc::clone(self), Arc::clone(queue));
-        Ok(WaitTicket { lanes, queue, ticket, class, line, since: now })
+        let (wait_queue, queue) = (Arc::clone(self), Arc::clone(queue));
+        Ok(WaitTicket { wait_queue, queue, ticket, class, group, since: now })
     }
 
-    /// Does something under the lock, and wakes whom that concerns after it.
-    fn with<R>(&self, act: impl FnOnce(&mut QueueState) -> R) -> R {
-        let mut inner = self.inner.lock();
-        let result = act(&mut inner);
-        let mut woken = inner.lane.take_woken();
-        woken.append(&mut inner.displaced);
-        let waker = |ticket| inner.waiting.get_mut(&ticket).and_then(|w| w.waker.take());
+    /// Runs `act` under the lock, then wakes the waiters it concerns.
+    fn locked<R>(&self, act: impl FnOnce(&mut QueueState) -> R) -> R {
+        let mut state = self.state.lock();
+        let result = act(&mut state);
+        let mut woken = state.queue_rules.take_woken();
+        woken.append(&mut state.displaced);
+        let waker = |ticket| state.waiting.get_mut(&ticket).and_then(|w| w.waker.take());
         let wakers: Vec<Waker> = woken.into_iter().filter_map(waker).collect();
-        drop(inner);
+        drop(state);
         wakers.into_iter().for_each(Waker::wake);
         result
     }
 }
 
-// === impl Inner ===
+// === impl QueueState ===
 
 impl QueueState {
     fn count(&self, providers: &[u32], change: i32) {
@@ -215,7 +217,7 @@ impl QueueState {
         }
     }
 
-    /// It is in the lane no longer; its place is not dropped yet.
+    /// It has left the queue, but its ticket is not dropped yet.
     fn displace(&mut self, ticket: Ticket) {
         let Some(waiting) = self.waiting.get_mut(&ticket) else { return };
         waiting.displaced = true;
@@ -224,69 +226,70 @@ impl QueueState {
         self.displaced.push(ticket);
     }
 
-    /// From now on it waits for these providers.
-    fn aside(&mut self, ticket: Ticket, line: GroupKey, now: Instant) {
+    /// Moves a waiter to the group with this key.
+    fn move_to_group(&mut self, ticket: Ticket, group: GroupKey, now: Instant) {
         let Some(waiting) = self.waiting.get_mut(&ticket) else { return };
-        if waiting.displaced || waiting.providers == line.providers {
+        if waiting.displaced || waiting.providers == group.providers {
             return;
         }
-        let before = std::mem::replace(&mut waiting.providers, line.providers.clone());
+        let before = std::mem::replace(&mut waiting.providers, group.providers.clone());
         self.count(&before, -1);
-        self.count(&line.providers, 1);
-        self.lane.move_to_group(ticket, line, now);
+        self.count(&group.providers, 1);
+        self.queue_rules.move_to_group(ticket, group, now);
     }
 }
 
-// === impl Place ===
+// === impl WaitTicket ===
 
 impl WaitTicket {
-    /// Providers at which it is its turn.
+    /// Providers that offer capacity to it.
     pub fn offers(&self) -> Vec<u32> {
-        self.lanes.inner.lock().lane.offers(self.ticket)
+        self.wait_queue.state.lock().queue_rules.offers(self.ticket)
     }
 
-    /// It looked, and goes nowhere yet; `saw` is of the providers at which it had the turn.
-    pub fn report(&self, saw: &[(u32, DispatchResult)], now: Instant) {
-        self.lanes.with(|inner| {
-            for (provider, saw) in saw {
-                match saw {
-                    DispatchResult::Full => inner.lane.decline(self.ticket, *provider, now),
+    /// Reports the results of checking its offers, when none could be used.
+    pub fn report(&self, result: &[(u32, DispatchResult)], now: Instant) {
+        self.wait_queue.locked(|state| {
+            for (provider, result) in result {
+                match result {
+                    DispatchResult::Full => state.queue_rules.decline(self.ticket, *provider, now),
                     DispatchResult::RateLimited(until) => {
-                        inner.lane.defer(self.ticket, *provider, *until, now)
+                        state.queue_rules.defer(self.ticket, *provider, *until, now)
                     }
                     DispatchResult::Blocked(until) => {
-                        inner.lane.block_group(self.ticket, *provider, *until, now)
+                        state.queue_rules.block_group(self.ticket, *provider, *until, now)
                     }
                     DispatchResult::Ineligible => {
-                        let providers = inner.waiting.get(&self.ticket).map(|w| &w.providers);
+                        let providers = state.waiting.get(&self.ticket).map(|w| &w.providers);
                         let others = providers.into_iter().flatten().filter(|p| *p != provider);
-                        let line =
-                            GroupKey { providers: others.copied().collect(), ..self.line.clone() };
-                        inner.aside(self.ticket, line, now);
+                        let group =
+                            GroupKey { providers: others.copied().collect(), ..self.group.clone() };
+                        state.move_to_group(self.ticket, group, now);
                     }
                 }
             }
         });
     }
 
-    /// What it was not for before may be for it now; what rested or was closed is looked at again.
+    /// Timers expired: providers it was ineligible for, deferred offers and blocked groups
+    /// are checked again.
     pub fn due(&self, now: Instant) {
-        self.lanes.with(|inner| {
-            inner.aside(self.ticket, self.line.clone(), now);
-            inner.lane.expire_timers(self.ticket, now);
+        self.wait_queue.locked(|state| {
+            state.move_to_group(self.ticket, self.group.clone(), now);
+            state.queue_rules.expire_timers(self.ticket, now);
         });
     }
 
-    /// When it has to look again by itself.
+    /// When it must check again without an offer.
     pub fn next_check(&self) -> Option<Instant> {
-        self.lanes.inner.lock().lane.next_check(self.ticket)
+        self.wait_queue.state.lock().queue_rules.next_check(self.ticket)
     }
 
-    /// Waits to be called.
+    /// Waits for an offer or displacement.
     pub fn poll_wake(&self, cx: &Context<'_>) -> Poll<WakeReason> {
-        let mut inner = self.lanes.inner.lock();
-        let looks = inner.lane.has_new_offer(self.ticket);
-        let Some(waiting) = inner.waiting.get_mut(&self.ticket) else {
+        let mut state = self.wait_queue.state.lock();
+        let looks = state.queue_rules.has_new_offer(self.ticket);
+        let Some(waiting) = state.waiting.get_mut(&self.ticket) else {
             return Poll::Ready(WakeReason::Displaced);
         };
         if waiting.displaced {
@@ -299,11 +302,11 @@ impl WaitTicket {
         Poll::Pending
     }
 
-    /// It goes, to this provider.
+    /// It is served by this provider.
     pub fn served(self, provider: u32, now: Instant) {
-        self.lanes.with(|inner| {
-            if inner.waiting.get(&self.ticket).is_some_and(|waiting| !waiting.displaced) {
-                inner.lane.served(self.ticket, provider, now);
+        self.wait_queue.locked(|state| {
+            if state.waiting.get(&self.ticket).is_some_and(|waiting| !waiting.displaced) {
+                state.queue_rules.served(self.ticket, provider, now);
             }
         });
         self.queue.served(self.class, now.saturating_duration_since(self.since));
@@ -313,11 +316,11 @@ impl WaitTicket {
 impl Drop for WaitTicket {
     fn drop(&mut self) {
         let now = clock::now();
-        self.lanes.with(|inner| {
-            let Some(waiting) = inner.waiting.remove(&self.ticket) else { return };
-            inner.lane.remove_waiter(self.ticket, now);
+        self.wait_queue.locked(|state| {
+            let Some(waiting) = state.waiting.remove(&self.ticket) else { return };
+            state.queue_rules.remove(self.ticket, now);
             if !waiting.displaced {
-                inner.count(&waiting.providers, -1);
+                state.count(&waiting.providers, -1);
             }
         });
         self.queue.left(self.class);

@@ -1,4 +1,4 @@
-//! Quotas and rate limits as the request path sees them.
+//! Quotas and rate limits behind locks.
 
 pub mod provider_quota;
 pub mod rate_limit;

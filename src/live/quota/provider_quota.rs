@@ -1,9 +1,9 @@
-//! What a provider's rates leave of requests and tokens: those that the policy names, which a fleet
-//! shares, and those that the provider's own headers tell.
+//! Quotas of a provider for requests and tokens: the limits of the policy, which a fleet
+//! shares, and those reported by the provider's headers.
 //!
-//! Tokens are charged as estimated when an attempt begins, and settled on what its answer says; what
-//! the answers said corrects the next estimates. A provider without rates, and which tells of none,
-//! costs one load.
+//! Tokens are charged as estimated when an attempt begins and settled on the usage in its
+//! response; past responses correct the next estimates. A provider without any limit costs one
+//! load.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,8 +19,8 @@ use crate::resilience::rate::reported_quota::{ChargeMark, QuotaReport, ReportedQ
 
 #[derive(Debug)]
 pub struct ProviderQuota {
-    /// There is a rate, or the provider told of one.
-    paces: AtomicBool,
+    /// There is a limit, configured or reported.
+    is_limited: AtomicBool,
     pub(crate) rates: Mutex<ProviderRates>,
     fleet: Option<Arc<FleetView>>,
 }
@@ -29,27 +29,28 @@ pub struct ProviderQuota {
 pub(crate) struct ProviderRates {
     pub(crate) requests: QuotaDimension,
     pub(crate) tokens: QuotaDimension,
-    /// What answers came to, for one token that was estimated: a moving average.
+    /// Actual tokens for each estimated one: a moving average.
     ratio: f64,
 }
 
 #[derive(Debug)]
 pub(crate) struct QuotaDimension {
     pub(crate) policy: Option<RateLimit>,
-    told: ReportedQuota,
+    reported: ReportedQuota,
 }
 
-/// What an attempt was charged.
+/// The charge of an attempt.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct QuotaCharge {
     pub tokens: f64,
-    /// Of the requests' and the tokens' count, where one is kept.
+    /// Marks of the reported request and token quotas, if counted.
     marks: Option<[ChargeMark; 2]>,
 }
 
-/// Of a newest answer in the average; bounds of the average.
+/// Weight of the newest response in the average; bounds of the average.
 const NEWEST: f64 = 0.1;
-const RATIOS: (f64, f64) = (0.05, 100.0);
+const MIN_RATIO: f64 = 0.05;
+const MAX_RATIO: f64 = 100.0;
 
 impl ProviderQuota {
     pub fn new(capacity: &Capacity, fleet: Option<&Arc<FleetView>>) -> Self {
@@ -59,28 +60,28 @@ impl ProviderQuota {
             ratio: 1.0,
         };
         ProviderQuota {
-            paces: AtomicBool::new(rates.any()),
+            is_limited: AtomicBool::new(rates.any()),
             rates: Mutex::new(rates),
             fleet: fleet.cloned(),
         }
     }
 
-    /// What was used stays used.
+    /// Takes another policy; usage is kept.
     pub fn retune(&self, capacity: &Capacity, now: Instant) {
         let mut rates = self.rates.lock();
         let (follow, fleet) = (capacity.follow_headers, self.fleet.as_ref());
         rates.requests.retune(capacity.requests, follow, fleet, now);
         rates.tokens.retune(capacity.tokens, follow, fleet, now);
-        let told = rates.requests.told.is_known(now) || rates.tokens.told.is_known(now);
-        self.paces.store(rates.any() || told, Ordering::Release);
+        let reported = rates.requests.reported.is_known(now) || rates.tokens.reported.is_known(now);
+        self.is_limited.store(rates.any() || reported, Ordering::Release);
     }
 
-    /// May a request of so many tokens go now? Nothing changes.
+    /// Whether a request of this many tokens may go now. Nothing changes.
     ///
     /// # Errors
-    /// How long it may not.
+    /// The time until it may.
     pub fn check(&self, tokens: f64, now: Instant) -> Result<(), Duration> {
-        if !self.paces.load(Ordering::Acquire) {
+        if !self.is_limited.load(Ordering::Acquire) {
             return Ok(());
         }
         let mut rates = self.rates.lock();
@@ -89,12 +90,12 @@ impl ProviderQuota {
         checked
     }
 
-    /// Takes leave for a request of so many tokens; says what it was charged.
+    /// Charges a request of this many tokens.
     ///
     /// # Errors
-    /// How long there is none.
+    /// The time until it may go.
     pub fn take(&self, tokens: f64, now: Instant) -> Result<QuotaCharge, Duration> {
-        if !self.paces.load(Ordering::Acquire) {
+        if !self.is_limited.load(Ordering::Acquire) {
             return Ok(QuotaCharge::default());
         }
         let mut rates = self.rates.lock();
@@ -108,7 +109,7 @@ impl ProviderQuota {
         Ok(QuotaCharge { tokens, marks: Some(marks) })
     }
 
-    /// The request was not made. Is there more than was thought?
+    /// Returns the charge of a request that was not sent. Whether more is available now.
     pub fn give_back(&self, charge: QuotaCharge, now: Instant) -> bool {
         if charge.marks.is_none() {
             return false;
@@ -119,7 +120,7 @@ impl ProviderQuota {
         true
     }
 
-    /// What was charged came to `actual` tokens. Is there more than was thought?
+    /// Settles a charge at `actual` tokens. Whether more is available now.
     pub fn settle(&self, charge: QuotaCharge, actual: f64, now: Instant) -> bool {
         if charge.tokens <= 0.0 {
             return false;
@@ -127,13 +128,13 @@ impl ProviderQuota {
         let mut rates = self.rates.lock();
         rates.tokens.policy.iter_mut().for_each(|limit| limit.settle(charge.tokens, actual, now));
         let ratio = rates.ratio * (1.0 + NEWEST * (actual / charge.tokens - 1.0));
-        rates.ratio = ratio.clamp(RATIOS.0, RATIOS.1);
+        rates.ratio = ratio.clamp(MIN_RATIO, MAX_RATIO);
         self.changed(rates, now);
         actual < charge.tokens
     }
 
-    /// The answer to what was charged told what is left of requests, of tokens. Those who rest may
-    /// go sooner, or not yet.
+    /// Takes the reports of requests and tokens in the response to a charged attempt.
+    /// Deferred waiters may go sooner, or later.
     pub fn observe_reports(
         &self,
         charge: QuotaCharge,
@@ -146,19 +147,19 @@ impl ProviderQuota {
             let Some(report) = report else { continue };
             // Nothing was counted before the first report.
             let mark = charge.marks.map(|marks| marks[at]);
-            let mark = mark.unwrap_or_else(|| quota.told.take(0.0, now));
-            quota.told.observe(report, mark, now);
-            self.paces.store(true, Ordering::Release);
+            let mark = mark.unwrap_or_else(|| quota.reported.take(0.0, now));
+            quota.reported.observe(report, mark, now);
+            self.is_limited.store(true, Ordering::Release);
         }
     }
 
-    /// What is used of requests and of tokens, where there is a rate.
+    /// The used shares of requests and tokens, if limited.
     pub fn used(&self, now: Instant) -> [Option<f64>; 2] {
         let rates = self.rates.lock();
         [&rates.requests, &rates.tokens].map(|quota| quota.used(now))
     }
 
-    /// Where the fleet is to be asked for more, its task looks.
+    /// Wakes the sync task if a lease is to be requested.
     fn changed(&self, rates: MutexGuard<'_, ProviderRates>, now: Instant) {
         let Some(fleet) = &self.fleet else { return };
         let due = rates.are_due(now);
@@ -186,7 +187,7 @@ impl QuotaDimension {
     fn new(policy: Option<RatePolicy>, fleet: Option<&Arc<FleetView>>) -> Self {
         QuotaDimension {
             policy: policy.map(|policy| RateLimit::new(policy, fleet)),
-            told: ReportedQuota::new(),
+            reported: ReportedQuota::new(),
         }
     }
 
@@ -202,27 +203,27 @@ impl QuotaDimension {
             (_, policy) => self.policy = policy.map(|policy| RateLimit::new(policy, fleet)),
         }
         if !follow_headers {
-            self.told = ReportedQuota::new();
+            self.reported = ReportedQuota::new();
         }
     }
 
     fn wait(&mut self, amount: f64, now: Instant) -> Option<Duration> {
         let policy = self.policy.as_mut().and_then(|limit| limit.check(amount, now).err());
-        policy.max(self.told.check(amount, now).err())
+        policy.max(self.reported.check(amount, now).err())
     }
 
     fn take(&mut self, amount: f64, now: Instant) -> ChargeMark {
         self.policy.iter_mut().for_each(|limit| limit.take(amount, now));
-        self.told.take(amount, now)
+        self.reported.take(amount, now)
     }
 
     fn give_back(&mut self, amount: f64, now: Instant) {
         self.policy.iter_mut().for_each(|limit| limit.give_back(amount, now));
-        self.told.give_back(amount, now);
+        self.reported.give_back(amount, now);
     }
 
     fn used(&self, now: Instant) -> Option<f64> {
         let policy = self.policy.as_ref().map(|limit| limit.share_used(now));
-        [policy, self.told.share_used(now)].into_iter().flatten().max_by(f64::total_cmp)
+        [policy, self.reported.share_used(now)].into_iter().flatten().max_by(f64::total_cmp)
     }
 }

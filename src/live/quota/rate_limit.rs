@@ -1,4 +1,4 @@
-//! A rate that the policy names: this host's own, or the fleet's, of which it has a part.
+//! A rate limit of the policy: local, or this host's part of the fleet's.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,77 +9,77 @@ use crate::resilience::rate::leased_quota::LeasedQuota;
 
 #[derive(Debug)]
 pub enum RateLimit {
-    Own(Gcra),
+    Local(Gcra),
     Shared(Box<LeasedQuota>),
 }
 
 impl RateLimit {
     pub fn new(policy: RatePolicy, fleet: Option<&Arc<FleetView>>) -> Self {
         match fleet {
-            None => RateLimit::Own(Gcra::new(policy.with_slack())),
+            None => RateLimit::Local(Gcra::new(policy.with_slack())),
             Some(fleet) => {
-                let chunk = LeasedQuota::new(policy, fleet.is_attached(), fleet.hosts());
-                RateLimit::Shared(Box::new(chunk))
+                let lease = LeasedQuota::new(policy, fleet.is_attached(), fleet.hosts());
+                RateLimit::Shared(Box::new(lease))
             }
         }
     }
 
-    /// What was taken stays taken.
+    /// Takes another policy; what was taken stays taken.
     pub fn retune(&mut self, policy: RatePolicy, now: Instant) {
         match self {
-            RateLimit::Own(gcra) => gcra.retune(policy.with_slack(), now),
-            RateLimit::Shared(chunk) => chunk.retune(policy, now),
+            RateLimit::Local(bucket) => bucket.retune(policy.with_slack(), now),
+            RateLimit::Shared(lease) => lease.retune(policy, now),
         }
     }
 
     /// # Errors
-    /// How long so much may not be taken.
+    /// The time until this amount may be taken.
     pub fn check(&mut self, amount: f64, now: Instant) -> Result<(), Duration> {
         match self {
-            RateLimit::Own(gcra) => gcra.check(amount, now),
-            RateLimit::Shared(chunk) => chunk.check(amount, now),
+            RateLimit::Local(bucket) => bucket.check(amount, now),
+            RateLimit::Shared(lease) => lease.check(amount, now),
         }
     }
 
     pub fn take(&mut self, amount: f64, now: Instant) {
         match self {
-            RateLimit::Own(gcra) => gcra.take(amount, now),
-            RateLimit::Shared(chunk) => chunk.take(amount, now),
+            RateLimit::Local(bucket) => bucket.take(amount, now),
+            RateLimit::Shared(lease) => lease.take(amount, now),
         }
     }
 
     pub fn give_back(&mut self, amount: f64, now: Instant) {
         match self {
-            RateLimit::Own(gcra) => gcra.give_back(amount, now),
-            RateLimit::Shared(chunk) => chunk.give_back(amount, now),
+            RateLimit::Local(bucket) => bucket.give_back(amount, now),
+            RateLimit::Shared(lease) => lease.give_back(amount, now),
         }
     }
 
     pub fn settle(&mut self, estimated: f64, actual: f64, now: Instant) {
         match self {
-            RateLimit::Own(gcra) => gcra.settle(estimated, actual, now),
-            RateLimit::Shared(chunk) => chunk.settle(estimated, actual, now),
+            RateLimit::Local(bucket) => bucket.settle(estimated, actual, now),
+            RateLimit::Shared(lease) => lease.settle(estimated, actual, now),
         }
     }
 
     pub fn share_used(&self, now: Instant) -> f64 {
         match self {
-            RateLimit::Own(gcra) => gcra.share_used(now),
-            RateLimit::Shared(chunk) => chunk.share_used(now),
+            RateLimit::Local(bucket) => bucket.share_used(now),
+            RateLimit::Shared(lease) => lease.share_used(now),
         }
     }
 
     pub fn shared(&self) -> Option<&LeasedQuota> {
         match self {
-            RateLimit::Own(_) => None,
-            RateLimit::Shared(chunk) => Some(chunk),
+            RateLimit::Local(_) => None,
+            RateLimit::Shared(lease) => Some(lease),
         }
     }
 
     pub fn shared_mut(&mut self) -> Option<&mut LeasedQuota> {
         match self {
-            RateLimit::Own(_) => None,
-            RateLimit::Shared(chunk) => Some(chunk),
+            RateLimit::Local(_) => None,
+            RateLimit::Shared(lease) => Some(lease),
         }
     }
 }

@@ -1,5 +1,4 @@
-//! What the fleet's task does with a provider's rates: it asks for parts of them, and hands over
-//! what it was given.
+//! Fleet sync of a provider's rate limits: requests leases and applies what was granted.
 
 use std::time::Instant;
 
@@ -8,7 +7,7 @@ use crate::live::fleet::FleetView;
 use crate::live::provider::ProviderLive;
 use crate::resilience::rate::leased_quota::{LeaseGrant, LeaseRequest, LeaseStatus, LeasedQuota};
 
-/// Of what a rate is.
+/// What a rate limit counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QuotaUnit {
     Requests,
@@ -25,62 +24,63 @@ impl QuotaUnit {
 }
 
 impl ProviderRates {
-    fn chunk(&mut self, of: QuotaUnit) -> Option<&mut LeasedQuota> {
-        let quota = match of {
+    fn lease(&mut self, unit: QuotaUnit) -> Option<&mut LeasedQuota> {
+        let quota = match unit {
             QuotaUnit::Requests => &mut self.requests,
             QuotaUnit::Tokens => &mut self.tokens,
         };
         quota.policy.as_mut()?.shared_mut()
     }
 
-    /// Something is to be asked of the fleet.
+    /// Whether a lease is to be requested.
     pub(crate) fn are_due(&self, now: Instant) -> bool {
         let limits = [&self.requests, &self.tokens].into_iter().flat_map(|quota| &quota.policy);
-        limits.filter_map(|limit| limit.shared()).any(|chunk| chunk.is_due(now))
+        limits.filter_map(|limit| limit.shared()).any(|lease| lease.is_due(now))
     }
 }
 
 impl ProviderQuota {
-    fn with<R>(&self, of: QuotaUnit, act: impl FnOnce(&mut LeasedQuota) -> R) -> Option<R> {
-        self.rates.lock().chunk(of).map(act)
+    fn with<R>(&self, unit: QuotaUnit, act: impl FnOnce(&mut LeasedQuota) -> R) -> Option<R> {
+        self.rates.lock().lease(unit).map(act)
     }
 }
 
 impl ProviderLive {
-    /// What to ask of the fleet now.
+    /// The lease requests to send now.
     pub fn lease_requests(&self, now: Instant) -> Vec<(QuotaUnit, LeaseRequest)> {
         let waiting = self.waiting();
-        let ask =
-            |of| Some((of, self.quota().with(of, |chunk| chunk.take_request(waiting, now))??));
-        [QuotaUnit::Requests, QuotaUnit::Tokens].into_iter().filter_map(ask).collect()
+        let request = |unit| {
+            Some((unit, self.quota().with(unit, |lease| lease.take_request(waiting, now))??))
+        };
+        [QuotaUnit::Requests, QuotaUnit::Tokens].into_iter().filter_map(request).collect()
     }
 
-    /// The fleet is there, or it is not.
-    pub fn attach(&self, side: &FleetView, now: Instant) {
-        let (attached, hosts) = (side.is_attached(), side.hosts());
-        for of in [QuotaUnit::Requests, QuotaUnit::Tokens] {
-            self.quota().with(of, |chunk| chunk.attach(attached, hosts, now));
+    /// The host attached to the fleet, or detached.
+    pub fn attach(&self, view: &FleetView, now: Instant) {
+        let (attached, hosts) = (view.is_attached(), view.hosts());
+        for unit in [QuotaUnit::Requests, QuotaUnit::Tokens] {
+            self.quota().with(unit, |lease| lease.attach(attached, hosts, now));
         }
     }
 
-    /// What came of an ask; nothing, where there was no answer. Those who wait look again.
+    /// The reply to a lease request; none if there was no reply. Waiters check again.
     pub fn lease_answered(
         &self,
-        of: QuotaUnit,
+        unit: QuotaUnit,
         asked_at: Instant,
         grant: Option<LeaseGrant>,
         now: Instant,
     ) {
-        self.quota().with(of, |chunk| match grant {
-            Some(grant) => chunk.granted(asked_at, grant, now),
-            None => chunk.request_failed(asked_at, now),
+        self.quota().with(unit, |lease| match grant {
+            Some(grant) => lease.granted(asked_at, grant, now),
+            None => lease.request_failed(asked_at, now),
         });
         self.recheck_waiters();
     }
 
-    /// The rates that it shares with a fleet.
+    /// The limits that it shares with a fleet.
     pub fn lease_status(&self, now: Instant) -> Vec<(QuotaUnit, LeaseStatus)> {
-        let shown = |of| Some((of, self.quota().with(of, |chunk| chunk.status(now))?));
-        [QuotaUnit::Requests, QuotaUnit::Tokens].into_iter().filter_map(shown).collect()
+        let status_of = |unit| Some((unit, self.quota().with(unit, |lease| lease.status(now))?));
+        [QuotaUnit::Requests, QuotaUnit::Tokens].into_iter().filter_map(status_of).collect()
     }
 }

@@ -1,8 +1,8 @@
-//! What a route's answers from one provider took and cost, by model.
+//! Tokens and cost of a route's responses from one provider, by model.
 //!
-//! A model's name is the application's word, so that how many are told is bounded: the first
-//! 64 by name, the others together. Handles are kept, because finding a series by its labels
-//! costs more than all else here.
+//! Model names come from the application, so the number of label values is bounded: the first
+//! 64 models are counted by name, the others together. Handles are kept, because looking up a
+//! series by its labels costs more than everything else here.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -13,13 +13,13 @@ use crate::telemetry::metrics::{CostCounter, CostLabels, Metrics, TokenLabels};
 use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 
-/// Models that are told by name.
+/// Models that are counted by name.
 const MODELS: usize = 64;
-/// A longer name is nobody's.
+/// A longer name counts as `other`.
 const LONGEST: usize = 128;
-/// Those past the bounds.
+/// Label of the models past the bounds.
 const OTHERS: &str = "other";
-/// No model is known.
+/// Label of an unknown model.
 const NONE: &str = "-";
 
 /// Why an attempt was made.
@@ -28,7 +28,7 @@ pub enum AttemptKind {
     First,
     Retry,
     Hedge,
-    /// It went on from an answer that had been cut.
+    /// It continued an interrupted stream.
     Continuation,
 }
 
@@ -44,11 +44,11 @@ pub struct UsageMeter {
 struct UsageCounters {
     input: Counter,
     output: Counter,
-    /// With the currency that it is in.
+    /// With its currency.
     cost: Option<(String, CostCounter)>,
 }
 
-// === impl Turn ===
+// === impl AttemptKind ===
 
 impl AttemptKind {
     const COUNT: usize = 4;
@@ -63,7 +63,7 @@ impl AttemptKind {
     }
 }
 
-// === impl Ledger ===
+// === impl UsageMeter ===
 
 impl UsageMeter {
     pub fn new(route: &str, provider: &str, metrics: &Arc<Metrics>) -> Self {
@@ -75,11 +75,11 @@ impl UsageMeter {
         }
     }
 
-    /// Counts the tokens of one answer; gives what they cost, where there is a price.
+    /// Counts the tokens of one response; returns their cost, if there is a price.
     pub fn settle(
         &self,
         model: Option<&str>,
-        turn: AttemptKind,
+        kind: AttemptKind,
         (input, output): (u64, u64),
         price: Option<&Price>,
     ) -> Option<f64> {
@@ -91,7 +91,7 @@ impl UsageMeter {
             Some(known) => known,
             None => models.entry(model.to_owned()).or_default(),
         };
-        let handles = known[turn as usize].get_or_insert_with(|| self.handles(model, turn));
+        let handles = known[kind as usize].get_or_insert_with(|| self.handles(model, kind));
         handles.input.inc_by(input);
         handles.output.inc_by(output);
         let price = price?;
@@ -99,7 +99,7 @@ impl UsageMeter {
         match &handles.cost {
             Some((currency, counter)) if *currency == price.currency => counter.inc_by(cost),
             _ => {
-                let counter = self.cost(model, turn, &price.currency);
+                let counter = self.cost(model, kind, &price.currency);
                 let counter = &handles.cost.insert((price.currency.clone(), counter)).1;
                 counter.inc_by(cost)
             }
@@ -107,25 +107,25 @@ impl UsageMeter {
         Some(cost)
     }
 
-    fn handles(&self, model: &str, turn: AttemptKind) -> UsageCounters {
+    fn handles(&self, model: &str, kind: AttemptKind) -> UsageCounters {
         let tokens = |direction: &'static str| {
             self.metrics.tokens.with(&TokenLabels {
                 route: self.route.clone(),
                 provider: self.provider.clone(),
                 model: model.to_owned(),
-                attempt: turn.as_str(),
+                attempt: kind.as_str(),
                 direction,
             })
         };
         UsageCounters { input: tokens("input"), output: tokens("output"), cost: None }
     }
 
-    fn cost(&self, model: &str, turn: AttemptKind, currency: &str) -> CostCounter {
+    fn cost(&self, model: &str, kind: AttemptKind, currency: &str) -> CostCounter {
         self.metrics.cost.with(&CostLabels {
             route: self.route.clone(),
             provider: self.provider.clone(),
             model: model.to_owned(),
-            attempt: turn.as_str(),
+            attempt: kind.as_str(),
             currency: currency.to_owned(),
         })
     }
@@ -133,7 +133,7 @@ impl UsageMeter {
 
 impl fmt::Debug for UsageMeter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Ledger({}, {})", self.route, self.provider)
+        write!(f, "UsageMeter({}, {})", self.route, self.provider)
     }
 }
 
@@ -142,17 +142,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn models_past_the_bound_are_told_together() {
+    fn models_past_the_bound_are_counted_together() {
         let metrics = Arc::new(Metrics::new());
-        let ledger = UsageMeter::new("chat", "openai", &metrics);
+        let meter = UsageMeter::new("chat", "openai", &metrics);
         let price = Price { input: 2.0, output: 10.0, per: 1, currency: "USD".to_owned() };
         for n in 0..MODELS + 10 {
             let cost =
-                ledger.settle(Some(&format!("m{n}")), AttemptKind::First, (3, 1), Some(&price));
+                meter.settle(Some(&format!("m{n}")), AttemptKind::First, (3, 1), Some(&price));
             assert_eq!(cost, Some(16.0));
         }
-        ledger.settle(Some(&"x".repeat(LONGEST + 1)), AttemptKind::First, (0, 0), None);
-        assert_eq!(ledger.settle(Some("m1"), AttemptKind::Hedge, (1, 0), None), None);
+        meter.settle(Some(&"x".repeat(LONGEST + 1)), AttemptKind::First, (0, 0), None);
+        assert_eq!(meter.settle(Some("m1"), AttemptKind::Hedge, (1, 0), None), None);
         let text = metrics.encode();
         let has = |line: &str| assert!(text.contains(line), "{line}\n{text}");
         let labels = "route=\"chat\",provider=\"openai\"";

@@ -139,13 +139,13 @@ fn enter_queue(
     let mut providers: Vec<u32> = tier.iter().enumerate().filter_map(asked).collect();
     providers.sort_unstable();
     providers.dedup();
-    let line = GroupKey {
+    let group = GroupKey {
         queue: queue.live.id,
         providers: providers.into(),
         circuits: circuits_key(request, route, request.attempts.tier),
     };
     let (class, flow, bytes) = (request.class, request.flow, request.body.len());
-    let entry = QueueEntry { line, class, flow, bytes, arrived: request.body.taken(), until };
+    let entry = QueueEntry { group, class, flow, bytes, arrived: request.body.taken(), until };
     match request.worker.live.wait_queue.enqueue(&queue.live, entry, now) {
         Ok(place) => {
             request.turns = place.offers();
@@ -172,7 +172,7 @@ fn queue_rejected(
             let detail = format!("queue `{name}` is full, and this flow has its share of it");
             shed(request, route, queue, ProblemKind::QueueShare, "share", &detail)
         }
-        QueueRejection::Late(wait) => {
+        QueueRejection::TooLong(wait) => {
             let detail = format!("queue `{name}`: it would wait for {wait:.1?}, which is too long");
             shed(request, route, queue, ProblemKind::QueueWaitTooLong, "late", &detail)
         }

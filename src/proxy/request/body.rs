@@ -104,7 +104,7 @@ impl RequestBody {
         }
         let mut first = Prefix { length, most: bounds.replay, ..Prefix::default() };
         let once = take_in(timer, &mut body, bounds, &mut room, &mut first, began).await?;
-        room.keep(first.len());
+        room.shrink_to(first.len());
         Ok(match once {
             None => (RequestBody::keep(first, room, bounds.reads_body), None),
             Some(why) => (RequestBody::once(first, body, room, bounds.reads_body), Some(why)),

@@ -304,7 +304,7 @@ impl Streaming {
         }
         let held = reader.buffered() as u64;
         if held == 0 || !stream.room.grow(held.saturating_sub(stream.room.bytes())) {
-            stream.room.keep(0);
+            stream.room.shrink_to(0);
         }
         if held > stream.room.bytes() {
             self.first.push_back(Frame::data(reader.flush_unread()));

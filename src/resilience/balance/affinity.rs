@@ -1,13 +1,13 @@
-//! Where a session was last sent, so that it goes there again: its prompt is in that cache.
+//! Session affinity: where a session was last sent, so that it reuses the prompt cache there.
 //!
-//! Kept for `ttl` after its last use, and bounded whatever keys come. There are two generations.
-//! The younger takes all that is used; when it is full, or older than `ttl`, it becomes the older one
-//! and the one that was the older is dropped whole. So nothing is ever searched for what is
-//! oldest, an entry goes within two `ttl` of its last use, and a flood of keys that come once can
-//! push out others but takes no more than its room.
+//! An entry is kept for `ttl` after its last use, and the table is bounded. There are two
+//! generations. The younger one takes everything that is used; when it is full or older than
+//! `ttl`, it becomes the older one, and the previous older one is dropped as a whole. So
+//! nothing ever searches for the oldest entry, an entry is dropped within two `ttl` of its
+//! last use, and a flood of one-time keys can displace others but takes no more memory.
 //!
-//! A key is a hash with a secret in it (`live::route` makes it): nobody can aim at another's entry,
-//! and it needs no further hashing here.
+//! A key is a keyed hash (`live::route` makes it): a client cannot target another's entry, and
+//! it needs no further hashing here.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -35,11 +35,11 @@ pub struct AffinityTable {
     began: Option<Instant>,
 }
 
-/// Takes a key for its hash.
+/// Uses a key as its own hash.
 #[derive(Clone, Copy, Debug, Default)]
 struct IdentityHasher(u64);
 
-// === impl Affinity ===
+// === impl AffinityTable ===
 
 impl AffinityTable {
     pub fn new(ttl: Duration) -> Self {
@@ -47,14 +47,14 @@ impl AffinityTable {
         Self { ttl, bound: BOUND, younger, older, began: None }
     }
 
-    /// Another time to keep entries; those that are there stay.
+    /// Changes the lifetime; entries are kept.
     pub fn retune(&mut self, ttl: Duration) {
         self.ttl = ttl;
     }
 
-    /// Where the key was last sent, unless that is `ttl` ago. Counts as a use.
+    /// The address the key was last sent to, unless that was `ttl` ago. Counts as a use.
     pub fn find(&mut self, key: u64, now: Instant) -> Option<u32> {
-        self.age(now);
+        self.expire(now);
         if let Some(entry) = self.younger.get_mut(&key) {
             entry.used = entry.used.max(now);
             return Some(entry.address);
@@ -67,29 +67,29 @@ impl AffinityTable {
         Some(address)
     }
 
-    /// The key is sent to this address now.
+    /// Records that the key is sent to this address.
     pub fn set(&mut self, key: u64, address: u32, now: Instant) {
-        self.age(now);
+        self.expire(now);
         if self.younger.len() >= self.bound && !self.younger.contains_key(&key) {
-            self.turn(now);
+            self.rotate(now);
         }
         self.began.get_or_insert(now);
         self.younger.insert(key, AffinityEntry { address, used: now });
     }
 
-    fn age(&mut self, now: Instant) {
+    fn expire(&mut self, now: Instant) {
         if self.began.is_some_and(|began| now.saturating_duration_since(began) >= self.ttl) {
-            self.turn(now);
+            self.rotate(now);
         }
     }
 
-    fn turn(&mut self, now: Instant) {
+    fn rotate(&mut self, now: Instant) {
         self.older = std::mem::take(&mut self.younger);
         self.began = Some(now);
     }
 }
 
-// === impl Hashed ===
+// === impl IdentityHasher ===
 
 impl Hasher for IdentityHasher {
     fn write_u64(&mut self, key: u64) {

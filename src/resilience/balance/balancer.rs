@@ -1,20 +1,21 @@
-//! Which of a route's endpoints takes the next attempt.
+//! Load balancing: which endpoint of a route takes the next attempt.
 //!
 //! - `latency`: power of two choices (Mitzenmacher, 2001) by expected cost, latency times
-//!   what is pending. Two at random and the better one of them: nearly as good as the best of
-//!   all, without every client running to the same one. With four or fewer all are compared.
-//! - `least_connections`, `round_robin`: as they say; shares do not count.
+//!   pending attempts. Two candidates at random and the better of them: nearly as good as the
+//!   best of all, without every client running to the same endpoint. Up to four candidates are
+//!   all compared.
+//! - `least_connections`, `round_robin`: as usual; weights do not count.
 //! - `weighted`: nginx's smooth weighted round robin, exact over any whole cycle.
 //! - `first`: the first in order; the others are spares.
 //!
-//! An endpoint that was never measured costs nothing while it is idle, so it gets one trial
-//! at once; until that is answered it counts as `UNKNOWN`, which is dear beside a healthy
-//! one and cheap beside one that fails.
+//! An endpoint without a measurement costs nothing while idle, so it gets one trial at once;
+//! until that ends it counts as `UNKNOWN`, which is expensive beside a healthy endpoint and
+//! cheap beside a failing one.
 //!
-//! The list is always the whole one, in its order: positions are the keys of the state, and
-//! who is eligible may change from pick to pick.
+//! The list of candidates is always complete and in the same order: positions are the keys of
+//! the state, and eligibility may change between calls.
 
-/// Nanoseconds that an endpoint is taken to need while its first attempt is out.
+/// Assumed latency in nanoseconds while an endpoint's first attempt is pending.
 const UNKNOWN: f64 = 10e9;
 const COMPARE_ALL: usize = 4;
 
@@ -27,12 +28,12 @@ pub enum BalanceAlgorithm {
     First,
 }
 
-/// What the balancer knows of one endpoint.
+/// An endpoint as the balancer sees it.
 #[derive(Clone, Copy, Debug)]
 pub struct BalancerCandidate {
     /// The provider's weight times the endpoint's; above 0.
     pub share: f64,
-    /// Nanoseconds; 0 = never measured.
+    /// Nanoseconds; 0: never measured.
     pub latency: f64,
     /// Attempts in flight.
     pub pending: u32,
@@ -43,15 +44,15 @@ pub struct BalancerCandidate {
 /// One for each route.
 #[derive(Clone, Debug, Default)]
 pub struct Balancer {
-    /// Positions that are eligible in this pick; kept for its memory only.
-    ready: Vec<usize>,
-    /// Smooth weighted round robin: what each position is owed.
+    /// Eligible positions of the current call; kept to reuse the allocation.
+    eligible: Vec<usize>,
+    /// Smooth weighted round robin: the credit of each position.
     credit: Vec<f64>,
-    /// Position after the one picked last.
+    /// The position after the last selected one.
     next: usize,
 }
 
-// === impl Balance ===
+// === impl BalanceAlgorithm ===
 
 impl BalanceAlgorithm {
     pub const fn as_str(self) -> &'static str {
@@ -65,7 +66,7 @@ impl BalanceAlgorithm {
     }
 }
 
-// === impl Candidate ===
+// === impl BalancerCandidate ===
 
 impl BalancerCandidate {
     fn weight(&self) -> f64 {
@@ -73,7 +74,7 @@ impl BalancerCandidate {
         if weight.is_finite() { weight.max(f64::MIN_POSITIVE) } else { f64::MIN_POSITIVE }
     }
 
-    /// Expected nanoseconds of everything pending and one more, for its share.
+    /// Expected nanoseconds of all pending attempts and one more, relative to the weight.
     fn cost(&self) -> f64 {
         let latency = match (self.latency > 0.0, self.pending) {
             (true, _) => self.latency,
@@ -83,7 +84,7 @@ impl BalancerCandidate {
         latency * (f64::from(self.pending) + 1.0) / self.weight()
     }
 
-    fn crowd(&self) -> f64 {
+    fn connections(&self) -> f64 {
         (f64::from(self.pending) + 1.0) / self.slow_start
     }
 }
@@ -95,69 +96,71 @@ impl Balancer {
         Self::default()
     }
 
-    /// A position in `candidates` that `eligible` permits; none if it permits none.
+    /// Selects a position in `candidates` that is `eligible`; none if there is none.
     ///
-    /// `candidates` is the whole list of the route, `eligible` is asked once for each.
+    /// `candidates` is the complete list of the route; `eligible` is called once for each.
     pub fn select(
         &mut self,
-        how: BalanceAlgorithm,
+        algorithm: BalanceAlgorithm,
         candidates: &[BalancerCandidate],
         eligible: impl Fn(usize) -> bool,
         draw: f64,
     ) -> Option<usize> {
-        if how == BalanceAlgorithm::First {
+        if algorithm == BalanceAlgorithm::First {
             return (0..candidates.len()).find(|position| eligible(*position));
         }
-        self.ready.clear();
-        self.ready.extend((0..candidates.len()).filter(|position| eligible(*position)));
-        if self.ready.is_empty() {
+        self.eligible.clear();
+        self.eligible.extend((0..candidates.len()).filter(|position| eligible(*position)));
+        if self.eligible.is_empty() {
             return None;
         }
-        let picked = match how {
+        let selected = match algorithm {
             BalanceAlgorithm::Latency => self.cheapest(candidates, draw),
-            BalanceAlgorithm::LeastConnections => self.least_crowded(candidates),
-            BalanceAlgorithm::Weighted => self.most_owed(candidates),
-            BalanceAlgorithm::RoundRobin | BalanceAlgorithm::First => self.ready[self.turn()],
+            BalanceAlgorithm::LeastConnections => self.least_connections(candidates),
+            BalanceAlgorithm::Weighted => self.weighted_round_robin(candidates),
+            BalanceAlgorithm::RoundRobin | BalanceAlgorithm::First => {
+                self.eligible[self.next_index()]
+            }
         };
-        self.next = picked + 1;
-        Some(picked)
+        self.next = selected + 1;
+        Some(selected)
     }
 
     fn cheapest(&self, candidates: &[BalancerCandidate], draw: f64) -> usize {
         let cost = |position: usize| candidates[position].cost();
-        let ready = &self.ready;
-        if ready.len() <= COMPARE_ALL {
-            return least(ready, below(ready.len(), draw), cost);
+        let eligible = &self.eligible;
+        if eligible.len() <= COMPARE_ALL {
+            return least(eligible, below(eligible.len(), draw), cost);
         }
-        let (one, other) = two_below(ready.len(), draw);
-        least(&[ready[one], ready[other]], 0, cost)
+        let (one, other) = two_below(eligible.len(), draw);
+        least(&[eligible[one], eligible[other]], 0, cost)
     }
 
-    fn least_crowded(&self, candidates: &[BalancerCandidate]) -> usize {
-        least(&self.ready, self.turn(), |position| candidates[position].crowd())
+    fn least_connections(&self, candidates: &[BalancerCandidate]) -> usize {
+        least(&self.eligible, self.next_index(), |position| candidates[position].connections())
     }
 
-    fn most_owed(&mut self, candidates: &[BalancerCandidate]) -> usize {
+    fn weighted_round_robin(&mut self, candidates: &[BalancerCandidate]) -> usize {
         self.credit.resize(candidates.len(), 0.0);
         let mut total = 0.0;
-        for position in &self.ready {
+        for position in &self.eligible {
             let weight = candidates[*position].weight();
             self.credit[*position] += weight;
             total += weight;
         }
-        let picked = least(&self.ready, 0, |position| -self.credit[position]);
-        self.credit[picked] -= total;
-        picked
+        let selected = least(&self.eligible, 0, |position| -self.credit[position]);
+        self.credit[selected] -= total;
+        selected
     }
 
-    /// Index in `ready` of the position whose turn it is.
-    fn turn(&self) -> usize {
-        let turn = self.ready.iter().position(|position| *position >= self.next);
-        turn.unwrap_or(0)
+    /// Index in `eligible` of the next position in order.
+    fn next_index(&self) -> usize {
+        let index = self.eligible.iter().position(|position| *position >= self.next);
+        index.unwrap_or(0)
     }
 }
 
-/// The position of the least cost; of equals the first, going round from index `start`.
+/// The position with the least cost; the first of equals, going round from index `start`.
 fn least(positions: &[usize], start: usize, cost: impl Fn(usize) -> f64) -> usize {
     let (before, from) = positions.split_at(start);
     let mut best = (from[0], cost(from[0]));
@@ -170,12 +173,12 @@ fn least(positions: &[usize], start: usize, cost: impl Fn(usize) -> f64) -> usiz
     best.0
 }
 
-/// A number below `count`, each as likely.
+/// A uniform number below `count`.
 fn below(count: usize, draw: f64) -> usize {
     ((draw * count as f64) as usize).min(count - 1)
 }
 
-/// Two different numbers below `count`, each ordered pair as likely.
+/// Two different numbers below `count`, each ordered pair equally likely.
 fn two_below(count: usize, draw: f64) -> (usize, usize) {
     let pair = below(count * (count - 1), draw);
     let (one, other) = (pair / (count - 1), pair % (count - 1));

@@ -1,20 +1,20 @@
-//! How long an endpoint takes to its first byte, as the balancer should fear it.
+//! Latency estimate of an endpoint, as the balancer should assume it.
 //!
-//! Peak EWMA (Finagle): a slower attempt is believed at once, a faster one only bit by bit
-//! (time constant 10 s), so an endpoint that begins to stall loses its traffic after one
-//! attempt and not after an average has moved. Between attempts the estimate sinks with the
-//! same constant: one that is avoided becomes worth another try.
+//! Peak EWMA (Finagle): a slower attempt counts at once, a faster one only gradually (time
+//! constant 10 s), so an endpoint that begins to stall loses its traffic after one attempt,
+//! not after an average has moved. Between attempts the estimate decays with the same
+//! constant: an avoided endpoint becomes worth another try.
 //!
-//! Failures must count as slow. An endpoint that fails in 1 ms is otherwise the fastest and
-//! draws all the traffic. So each one sets a *penalty* of 1 s at least and ten times the
-//! estimate, and each success takes nine tenths of it away again. It is kept beside the
-//! average, so that one failure among many successes does not leave a false latency behind.
+//! Failures must count as slow. An endpoint that fails in 1 ms would otherwise be the fastest
+//! and attract all traffic. So each failure sets a *penalty* of at least 1 s and ten times the
+//! estimate, and each success takes nine tenths of it away. It is kept beside the average, so
+//! that one failure among many successes does not leave a false latency behind.
 //!
-//! - Only an attempt that began after the last penalty multiplies it: a hundred that are cut
-//!   off together are one piece of news.
-//! - The limit is 10,000 s and not some timeout, since the balancer multiplies by what is
-//!   pending: beside 200 pending attempts of 5 s a penalty of 30 s looks cheap. The way back
-//!   is short all the same: 10 s of avoidance take away a factor of e.
+//! - Only an attempt that began after the last penalty multiplies it: a hundred attempts that
+//!   are cut off together are one event.
+//! - The limit is 10,000 s and not some timeout, since the balancer multiplies by the pending
+//!   attempts: beside 200 pending attempts of 5 s a penalty of 30 s looks cheap. Recovery is
+//!   still quick: 10 s without attempts take away a factor of e.
 
 use std::time::{Duration, Instant};
 
@@ -28,21 +28,21 @@ const PENALTY_FACTOR: f64 = 10.0;
 pub struct PeakEwma {
     nanos: f64,
     penalty: f64,
-    /// When both were true; none: never measured.
+    /// When both values were current; none: never measured.
     at: Option<Instant>,
     penalised: Option<Instant>,
 }
 
 impl PeakEwma {
-    /// An attempt brought its first byte after `took`.
+    /// An attempt got its first byte after `took`.
     pub fn observe(&mut self, took: Duration, now: Instant) {
         let took = took.as_nanos() as f64;
         let kept = self.kept(now);
-        let sunk = self.nanos * kept;
+        let decayed = self.nanos * kept;
         self.nanos =
-            if self.at.is_none() || took >= sunk { took } else { sunk + took * (1.0 - kept) };
+            if self.at.is_none() || took >= decayed { took } else { decayed + took * (1.0 - kept) };
         self.penalty *= kept / PENALTY_FACTOR;
-        self.touch(now);
+        self.set_time(now);
     }
 
     /// An attempt failed or was throttled after `took`.
@@ -53,11 +53,11 @@ impl PeakEwma {
         let slow = (estimate * factor).max(took.as_nanos() as f64);
         self.nanos *= kept;
         self.penalty = slow.clamp(LEAST_PENALTY, MOST_PENALTY);
-        self.touch(now);
+        self.set_time(now);
         self.penalised = self.at;
     }
 
-    /// Nanoseconds to expect of the next attempt; 0 only if none was ever measured.
+    /// Expected nanoseconds of the next attempt; 0 only if none was ever measured.
     pub fn estimate(&self, now: Instant) -> f64 {
         match self.at {
             Some(_) => (self.nanos.max(self.penalty) * self.kept(now)).max(1.0),
@@ -65,18 +65,18 @@ impl PeakEwma {
         }
     }
 
-    /// The average without the penalties, as it was at the last attempt; nothing before the first.
+    /// The average without penalties, as of the last attempt; none before the first.
     pub fn measured(&self) -> Option<Duration> {
         (self.nanos > 0.0).then(|| Duration::from_nanos(self.nanos as u64))
     }
 
-    /// What is left of a value after the time since it was true, in [0, 1].
+    /// The share of a value that remains after its age, in [0, 1].
     fn kept(&self, now: Instant) -> f64 {
         let age = self.at.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
         (-age.as_secs_f64() / TIME_CONSTANT.as_secs_f64()).exp()
     }
 
-    fn touch(&mut self, now: Instant) {
+    fn set_time(&mut self, now: Instant) {
         self.at = self.at.max(Some(now));
     }
 }
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_nought_only_while_nothing_was_measured() {
+    fn the_estimate_is_zero_only_without_measurements() {
         let t0 = Instant::now();
         assert_eq!(PeakEwma::default().estimate(t0), 0.0);
         let latency = measured(Duration::ZERO, t0);
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peak_is_believed_at_once_and_forgotten_slowly() {
+    fn a_peak_counts_at_once_and_decays_slowly() {
         let t0 = Instant::now();
         let mut latency = measured(FAST, t0);
         latency.observe(Duration::from_secs(2), t0);
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn it_sinks_by_e_in_ten_seconds() {
+    fn the_estimate_decays_by_e_in_ten_seconds() {
         let t0 = Instant::now();
         let latency = measured(Duration::from_secs(1), t0);
         assert_eq!(seconds(latency.estimate(t0 + TIME_CONSTANT)), 0.368);
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slow_failure_counts_as_slow_as_it_was() {
+    fn a_slow_failure_counts_with_its_time() {
         let t0 = Instant::now();
         let mut latency = measured(FAST, t0);
         latency.penalise(Duration::from_secs(60), t0);
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn each_failure_after_the_last_penalty_counts_tenfold_up_to_the_limit() {
+    fn consecutive_failures_multiply_the_penalty_up_to_the_limit() {
         let (t0, mut latency) = (Instant::now(), PeakEwma::default());
         let estimates = [0u32; 6].map(|_| {
             latency.penalise(Duration::ZERO, t0);
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn attempts_that_fail_together_are_one_piece_of_news() {
+    fn attempts_that_fail_together_count_once() {
         let t0 = Instant::now();
         let mut latency = measured(FAST, t0);
         for _ in 0..100 {
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn successes_take_a_penalty_away_and_leave_the_average_true() {
+    fn successes_remove_a_penalty_and_keep_the_average() {
         let t0 = Instant::now();
         let mut latency = measured(FAST, t0);
         latency.penalise(Duration::from_millis(1), t0);
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn the_way_back_from_the_limit_takes_about_two_minutes() {
+    fn recovery_from_the_limit_takes_about_two_minutes() {
         let t0 = Instant::now();
         let mut latency = measured(Duration::from_secs(10_000), t0);
         latency.penalise(Duration::MAX, t0);
@@ -190,7 +190,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_stays_between_its_bounds(
+        fn the_estimate_stays_within_its_bounds(
             steps in prop::collection::vec((any::<bool>(), 0u64..100_000, 0u64..30_000), 1..100)
         ) {
             let (mut now, mut latency) = (Instant::now(), PeakEwma::default());
@@ -211,18 +211,18 @@ mod tests {
         }
 
         #[test]
-        fn of_two_the_one_that_also_failed_is_never_the_cheaper(
+        fn an_endpoint_that_also_failed_is_never_cheaper(
             steps in prop::collection::vec((1u64..100_000, 0u64..10_000), 1..50)
         ) {
             let mut now = Instant::now();
-            let (mut well, mut failing) = (PeakEwma::default(), PeakEwma::default());
+            let (mut healthy, mut failing) = (PeakEwma::default(), PeakEwma::default());
             for (took, ms) in steps {
                 let took = Duration::from_millis(took);
-                well.observe(took, now);
+                healthy.observe(took, now);
                 failing.observe(took, now);
                 failing.penalise(took, now);
                 now += Duration::from_millis(ms);
-                prop_assert!(failing.estimate(now) >= well.estimate(now) * (1.0 - 1e-9));
+                prop_assert!(failing.estimate(now) >= healthy.estimate(now) * (1.0 - 1e-9));
             }
         }
     }

@@ -1,24 +1,28 @@
-//! A breaker that takes the course of its fleet's.
+//! A local breaker that follows the fleet's.
 //!
-//! Where hosts share a breaker, its register decides (`member.rs`) for as long as the host hears of
-//! it. The host's own breaker is led along meanwhile, so that it is where it has to be when the host
-//! must decide alone: open to this host's copy of the end, then probed, then closed; and so that
-//! traffic ramps here as it does everywhere. An operator's hand on it outranks the fleet.
+//! Where hosts share a breaker, its shared state decides (`replica.rs`) while the host is
+//! connected. The local breaker follows it meanwhile, so that it is in the right state when
+//! the host must decide alone: open until this host's copy of the end, then probing, then
+//! closed; and so that slow start applies here as everywhere else. A manual override takes
+//! precedence over the fleet.
 
 use super::state::{ProbeLeases, State, StateKind};
 use super::{Breaker, BreakerTransition, OverrideState, TransitionCause};
 use std::time::Instant;
 
 impl Breaker {
-    /// Whether it is open, or was and is not closed yet, by what this host itself has seen: neither by
-    /// a hand nor because the fleet is.
+    /// Whether it tripped, and has not closed since, on this host's own outcomes: not by
+    /// an override, and not by the fleet.
     pub fn has_tripped(&self) -> bool {
-        let by_others =
-            matches!(self.opened, None | Some(TransitionCause::Override | TransitionCause::Fleet));
-        self.kind() != StateKind::Closed && !by_others
+        let by_other_cause = matches!(
+            self.opened_by,
+            None | Some(TransitionCause::Override | TransitionCause::Fleet)
+        );
+        self.kind() != StateKind::Closed && !by_other_cause
     }
 
-    /// The fleet's breaker came to this state: open until then, after so many trips in a row.
+    /// Follows the fleet's breaker to this state: open until then, after that many
+    /// consecutive trips.
     pub fn follow(
         &mut self,
         kind: StateKind,
@@ -26,7 +30,7 @@ impl Breaker {
         trips: u32,
         now: Instant,
     ) -> Option<BreakerTransition> {
-        if self.hand(now).is_some_and(|hand| hand.state != OverrideState::Shadow) {
+        if self.active_override(now).is_some_and(|manual| manual.state != OverrideState::Shadow) {
             return None;
         }
         let (rate, trips) = (self.rate(now), trips.max(1));
@@ -79,11 +83,12 @@ mod tests {
     }
 
     #[test]
-    fn what_the_fleet_opened_this_host_alone_probes_at_its_own_copy_of_the_end() {
+    fn a_host_that_lost_the_fleet_probes_at_its_copy_of_the_end() {
         let (t0, mut breaker) = (Instant::now(), Breaker::new(POLICY));
-        let moved = breaker.follow(StateKind::Open, t0 + 9 * SECOND, 3, t0).expect("a transition");
+        let transition =
+            breaker.follow(StateKind::Open, t0 + 9 * SECOND, 3, t0).expect("a transition");
         assert_eq!(
-            (moved.to, moved.cause, breaker.trips()),
+            (transition.to, transition.cause, breaker.trips()),
             (StateKind::Open, TransitionCause::Fleet, 3)
         );
         assert!(!attempt(&mut breaker, Outcome::Success, t0 + 8 * SECOND));
@@ -92,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_fleet_closed_is_ramped_to_the_rate_from_before() {
+    fn slow_start_follows_a_close_by_the_fleet() {
         let (t0, mut breaker) = (Instant::now(), Breaker::new(POLICY));
         for n in 0..1000u32 {
             attempt(&mut breaker, Outcome::Success, t0 + SECOND * n / 100);
@@ -102,14 +107,14 @@ mod tests {
         breaker.follow(StateKind::HalfOpen, t1, 1, t1 + SECOND);
         breaker.follow(StateKind::Closed, t1, 1, t1 + 2 * SECOND);
         assert!(breaker.slow_start(t1 + 2 * SECOND) <= 0.11);
-        let let_in = (0..200u32).filter(|n| {
+        let admitted = (0..200u32).filter(|n| {
             attempt(&mut breaker, Outcome::Success, t1 + 2 * SECOND + SECOND * *n / 200)
         });
-        assert!((5..40).contains(&let_in.count()), "about a tenth of 100 a second");
+        assert!((5..40).contains(&admitted.count()), "about a tenth of 100 a second");
     }
 
     #[test]
-    fn closed_while_it_is_closed_changes_nothing() {
+    fn following_to_closed_while_closed_changes_nothing() {
         let (t0, mut breaker) = (Instant::now(), Breaker::new(POLICY));
         attempt(&mut breaker, Outcome::Failure, t0);
         assert_eq!(breaker.follow(StateKind::Closed, t0, 0, t0), None);
@@ -118,13 +123,13 @@ mod tests {
     }
 
     #[test]
-    fn only_what_it_saw_itself_is_a_trip_of_its_own() {
+    fn only_local_outcomes_count_as_a_local_trip() {
         let (t0, mut breaker) = (Instant::now(), Breaker::new(POLICY));
         breaker.set_override(
             ManualOverride { state: OverrideState::Open, until: Some(t0 + SECOND) },
             t0,
         );
-        assert!(!breaker.has_tripped(), "a hand did");
+        assert!(!breaker.has_tripped(), "an override did");
         breaker.reset();
         breaker.follow(StateKind::Open, t0 + SECOND, 1, t0);
         assert!(!breaker.has_tripped(), "the fleet did");
@@ -142,7 +147,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_hand_outranks_the_fleet(steps in prop::collection::vec((kinds(), 0u32..40), 1..40)) {
+        fn an_override_outranks_the_fleet(steps in prop::collection::vec((kinds(), 0u32..40), 1..40)) {
             for state in [OverrideState::Open, OverrideState::Closed] {
                 let (t0, mut breaker) = (Instant::now(), Breaker::new(POLICY));
                 breaker.set_override(ManualOverride { state, until: None }, t0);
@@ -156,14 +161,14 @@ mod tests {
         }
 
         #[test]
-        fn it_is_where_the_fleet_was_last(steps in prop::collection::vec((kinds(), 0u32..9), 1..40)) {
+        fn the_local_state_is_the_last_state_of_the_fleet(steps in prop::collection::vec((kinds(), 0u32..9), 1..40)) {
             let (mut now, mut breaker) = (Instant::now(), Breaker::new(POLICY));
             for (kind, wait) in steps {
                 now += Duration::from_millis(100) * wait;
                 let before = breaker.epoch();
-                let moved = breaker.follow(kind, now + SECOND, 1, now);
+                let transition = breaker.follow(kind, now + SECOND, 1, now);
                 prop_assert_eq!(breaker.kind(), kind);
-                prop_assert_eq!(breaker.epoch(), before + u64::from(moved.is_some()));
+                prop_assert_eq!(breaker.epoch(), before + u64::from(transition.is_some()));
             }
         }
     }

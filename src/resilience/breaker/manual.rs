@@ -1,19 +1,19 @@
-//! A breaker by an operator's hand: open, closed or shadow, for a time or until released.
+//! Manual override of a breaker: open, closed or shadow, until an end or until removed.
 //!
-//! It outranks the policy and what attempts teach, and nothing else of the breaker is bent for it:
-//! open is the open state with an end of the operator's; closed is the closed state that does not
-//! trip; shadow is the policy's mode of that name. What comes after the end is the usual course, so
-//! an endpoint that was opened by hand is asked by a probe first.
+//! An override takes precedence over the policy and over outcomes, and uses the ordinary
+//! states: *open* is the open state with the operator's end, *closed* is the closed state
+//! without tripping, *shadow* is the policy mode of that name. When it ends, the normal course
+//! follows, so an endpoint that was forced open is probed first.
 
 use super::policy::{EnforcementMode, LONGEST};
 use super::state::{State, StateKind};
 use super::{Breaker, BreakerTransition, Rejection, TransitionCause};
 use std::time::{Duration, Instant};
 
-/// An open end far away tells nobody when to ask again; this does.
-const ASK_AGAIN: Duration = Duration::from_secs(60);
+/// Retry hint of an override without an end.
+const OPEN_ENDED_RETRY: Duration = Duration::from_secs(60);
 
-/// What an operator wants of a breaker.
+/// The state that an operator sets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum OverrideState {
     Open,
@@ -21,15 +21,15 @@ pub enum OverrideState {
     Shadow,
 }
 
-/// A wish, and until when.
+/// A manual override and its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ManualOverride {
     pub state: OverrideState,
-    /// `None`: until it is released.
+    /// `None`: until it is removed.
     pub until: Option<Instant>,
 }
 
-// === impl Wish, Hand ===
+// === impl OverrideState, ManualOverride ===
 
 impl OverrideState {
     pub fn as_str(self) -> &'static str {
@@ -50,61 +50,63 @@ impl ManualOverride {
 // === impl Breaker ===
 
 impl Breaker {
-    /// Puts an operator's hand on the breaker; the last one counts.
+    /// Sets an override; the last one set counts.
     pub fn set_override(
         &mut self,
-        hand: ManualOverride,
+        manual: ManualOverride,
         now: Instant,
     ) -> Option<BreakerTransition> {
-        let was_open_by_hand = self.hand(now).is_some_and(|hand| hand.state == OverrideState::Open);
-        self.hand = Some(hand);
-        match hand.state {
+        let was_forced_open =
+            self.active_override(now).is_some_and(|manual| manual.state == OverrideState::Open);
+        self.manual = Some(manual);
+        match manual.state {
             OverrideState::Open => {
                 let rate = self.attempts.rate(now);
-                let until = hand.until.unwrap_or(now + LONGEST);
+                let until = manual.until.unwrap_or(now + LONGEST);
                 let trips = self.trips().max(1);
                 Some(self.enter(State::Open { until, trips, rate }, TransitionCause::Override))
             }
             OverrideState::Closed => Some(self.enter(State::CLOSED, TransitionCause::Override)),
-            // An end that a hand had set would outlast it.
-            OverrideState::Shadow if was_open_by_hand => {
+            // The end of the previous override must not outlast it.
+            OverrideState::Shadow if was_forced_open => {
                 Some(self.enter(State::CLOSED, TransitionCause::Override))
             }
             OverrideState::Shadow => None,
         }
     }
 
-    /// Takes the hand off and begins anew: closed, with nothing remembered.
+    /// Removes the override and resets: closed, nothing remembered.
     pub fn reset(&mut self) -> BreakerTransition {
-        self.hand = None;
+        self.manual = None;
         self.enter(State::CLOSED, TransitionCause::Override)
     }
 
-    /// The hand that is on the breaker.
-    pub fn hand(&self, now: Instant) -> Option<ManualOverride> {
-        self.hand.filter(|hand| !hand.has_expired(now))
+    /// The active override.
+    pub fn active_override(&self, now: Instant) -> Option<ManualOverride> {
+        self.manual.filter(|manual| !manual.has_expired(now))
     }
 
-    /// The policy's mode, or shadow by hand.
+    /// The policy's mode, or shadow by override.
     pub fn mode(&self, now: Instant) -> EnforcementMode {
-        match self.hand(now) {
+        match self.active_override(now) {
             Some(ManualOverride { state: OverrideState::Shadow, .. }) => EnforcementMode::Shadow,
             _ => self.policy.mode,
         }
     }
 
-    /// Whether a hand keeps the breaker from tripping.
+    /// Whether an override keeps the breaker from tripping.
     pub(crate) fn is_kept_closed(&self, now: Instant) -> bool {
-        self.hand(now).is_some_and(|hand| hand.state == OverrideState::Closed)
+        self.active_override(now).is_some_and(|manual| manual.state == OverrideState::Closed)
     }
 
-    /// As this breaker says it: an end that nobody knows is no time to wait for.
+    /// Replaces the end of an override without an end, which is no time to wait for, by a
+    /// hint.
     pub(crate) fn with_override_hint(&self, rejection: Rejection, now: Instant) -> Rejection {
-        match self.hand(now) {
+        match self.active_override(now) {
             Some(ManualOverride { state: OverrideState::Open, until: None })
                 if self.kind() == StateKind::Open =>
             {
-                Rejection { retry_after: ASK_AGAIN, ..rejection }
+                Rejection { retry_after: OPEN_ENDED_RETRY, ..rejection }
             }
             _ => rejection,
         }
@@ -148,33 +150,36 @@ mod tests {
     }
 
     #[test]
-    fn open_by_hand_asks_nobody_until_its_end_and_then_by_a_probe() {
+    fn a_forced_open_breaker_probes_after_its_end() {
         let (t0, mut breaker) = (Instant::now(), Breaker::new(POLICY));
         let until = Some(t0 + secs(600));
-        let moved = breaker
+        let transition = breaker
             .set_override(ManualOverride { state: OverrideState::Open, until }, t0)
             .expect("a transition");
-        assert_eq!((moved.to, moved.cause), (StateKind::Open, TransitionCause::Override));
+        assert_eq!((transition.to, transition.cause), (StateKind::Open, TransitionCause::Override));
         assert!(!attempt(&mut breaker, Outcome::Success, t0 + secs(599)));
         assert!(attempt(&mut breaker, Outcome::Success, t0 + secs(600)));
-        assert_eq!((breaker.kind(), breaker.hand(t0 + secs(600))), (StateKind::Closed, None));
+        assert_eq!(
+            (breaker.kind(), breaker.active_override(t0 + secs(600))),
+            (StateKind::Closed, None)
+        );
     }
 
     #[test]
-    fn without_an_end_it_stays_open_and_tells_a_minute() {
+    fn an_open_override_without_an_end_hints_a_minute() {
         let (t0, mut breaker) = (Instant::now(), Breaker::new(POLICY));
         breaker.set_override(ManualOverride { state: OverrideState::Open, until: None }, t0);
         let BreakerAdmission::Reject(rejection) = breaker.admit(t0 + secs(86_400)).0 else {
             panic!("it is open")
         };
-        assert_eq!(rejection.retry_after, ASK_AGAIN);
+        assert_eq!(rejection.retry_after, OPEN_ENDED_RETRY);
         assert_eq!(breaker.would_admit(t0), Err(rejection));
         breaker.reset();
         assert!(attempt(&mut breaker, Outcome::Success, t0 + secs(86_400)));
     }
 
     #[test]
-    fn closed_by_hand_does_not_trip_until_its_end() {
+    fn a_forced_closed_breaker_does_not_trip_until_its_end() {
         let (t0, mut breaker) = (Instant::now(), Breaker::new(POLICY));
         breaker.set_override(
             ManualOverride { state: OverrideState::Closed, until: Some(t0 + secs(60)) },
@@ -188,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn closing_by_hand_forgets_that_it_was_open() {
+    fn forcing_closed_forgets_the_trip() {
         let (t0, mut breaker) = (Instant::now(), Breaker::new(POLICY));
         for _ in 0..2 {
             attempt(&mut breaker, Outcome::Failure, t0);
@@ -199,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn shadow_by_hand_takes_the_course_and_refuses_nothing() {
+    fn forced_shadow_changes_states_and_rejects_nothing() {
         let (t0, mut breaker) = (Instant::now(), Breaker::new(POLICY));
         assert_eq!(
             breaker.set_override(ManualOverride { state: OverrideState::Shadow, until: None }, t0),
@@ -214,13 +219,13 @@ mod tests {
         assert_eq!(breaker.kind(), StateKind::Closed);
     }
 
-    fn hands() -> impl Strategy<Value = Vec<(u8, u64, u64, bool)>> {
+    fn override_steps() -> impl Strategy<Value = Vec<(u8, u64, u64, bool)>> {
         prop::collection::vec((0u8..5, 0u64..30, 1u64..60, any::<bool>()), 0..40)
     }
 
     proptest! {
         #[test]
-        fn while_a_hand_is_on_it_decides_alone(steps in hands()) {
+        fn an_active_override_decides_alone(steps in override_steps()) {
             let (mut now, mut breaker) = (Instant::now(), Breaker::new(POLICY));
             for (what, wait, long, good) in steps {
                 now += secs(wait);
@@ -235,7 +240,7 @@ mod tests {
                 }
                 let outcome = if good { Outcome::Success } else { Outcome::Failure };
                 let admitted = attempt(&mut breaker, outcome, now);
-                match breaker.hand(now).map(|hand| hand.state) {
+                match breaker.active_override(now).map(|manual| manual.state) {
                     Some(OverrideState::Open) => prop_assert!(!admitted),
                     Some(OverrideState::Closed | OverrideState::Shadow) => prop_assert!(admitted),
                     None => {}

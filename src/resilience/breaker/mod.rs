@@ -1,20 +1,22 @@
-//! Circuit breaker: when to stop sending attempts to an endpoint, and when to ask it again.
+//! Circuit breaker: when to stop sending attempts to an endpoint, and when to probe it again.
 //!
-//! - Closed: failures in a row, the failure rate, or the slow rate (evaluated on every outcome,
-//!   the rates with `min_requests` inside the window) -> Open.
-//! - Open: refuses for `min(max, base * multiplier^(n-1))` +-20 %, `n` trips in a row; then the
-//!   next attempt is a probe -> HalfOpen. After 60 s closed, `n` begins at 1 again.
-//! - HalfOpen: at most `probes` out; `success_threshold` successes -> Closed, one failure or
-//!   throttle -> Open. After closing, traffic ramps (`ramp.rs`).
+//! - Closed: consecutive failures, the failure rate or the slow rate (evaluated on every
+//!   outcome, the rates once `min_requests` are inside the window) -> Open.
+//! - Open: rejects for `min(max, base * multiplier^(n-1))` +-20 % after `n` consecutive trips;
+//!   then the next attempt is a probe -> HalfOpen. After 60 s closed, `n` starts at 1 again.
+//! - HalfOpen: at most `probes` outstanding; `success_threshold` successes -> Closed, one
+//!   failure or throttle -> Open. After closing, slow start limits the traffic
+//!   (`limits/slow_start.rs`).
 //!
-//! A probe is a *lease*. If its outcome never comes, another may go once the lease ends, and
-//! what comes after that end is not heard; otherwise one lost outcome would block for ever.
+//! A probe is a *lease*. If its outcome never arrives, another probe may go once the lease
+//! ends, and an outcome after that end is ignored; otherwise one lost outcome would block for
+//! ever.
 //!
-//! Each change of state starts a new *epoch* and clears the windows. An outcome counts only in
-//! the epoch that admitted it: a slow success from before the trip says nothing about now.
+//! Each change of state begins a new *epoch* and clears the windows. An outcome counts only in
+//! the epoch that admitted it: a slow success admitted before the trip says nothing about now.
 //!
-//! Shadow mode admits everything, yet takes the course that enforcing would have taken: what
-//! enforcing would have refused is marked on its permit and teaches nothing.
+//! Shadow mode admits everything but goes through the same states as enforcement: an attempt
+//! that enforcement would have rejected is marked on its permit, and its outcome is ignored.
 //!
 //! Nygard, Release It!; two steps and generations as in sony/gobreaker.
 
@@ -41,7 +43,7 @@ pub mod state;
 
 const RATE_OVER: Duration = Duration::from_secs(10);
 
-/// Leave to make one attempt. Not `Clone`: one permit, one outcome.
+/// Permission to make one attempt. Not `Clone`: one permit, one outcome.
 #[derive(Debug)]
 #[must_use = "a permit is returned with an outcome"]
 pub struct BreakerPermit {
@@ -61,14 +63,15 @@ pub struct Breaker {
     policy: BreakerPolicy,
     state: State,
     epoch: u64,
-    /// Failures in a row before the newest success: it may turn out to have been one of them.
-    before: u32,
+    /// Consecutive failures before the newest success, which may turn out to have been one
+    /// of them.
+    failures_before_success: u32,
     failed: Option<SlidingWindow>,
     slow: Option<SlidingWindow>,
     attempts: RateMeter,
-    hand: Option<ManualOverride>,
-    /// What opened it last.
-    opened: Option<TransitionCause>,
+    manual: Option<ManualOverride>,
+    /// The cause of the last trip.
+    opened_by: Option<TransitionCause>,
 }
 
 fn above(window: &SlidingWindow, share: f64, min_requests: u32, now: Instant) -> bool {
@@ -76,10 +79,10 @@ fn above(window: &SlidingWindow, share: f64, min_requests: u32, now: Instant) ->
     bad > 0 && total >= min_requests && f64::from(bad) > share * f64::from(total)
 }
 
-// === impl Permit ===
+// === impl BreakerPermit ===
 
 impl BreakerPermit {
-    /// The breaker's epoch when this was given.
+    /// The breaker's epoch when the permit was issued.
     pub fn epoch(&self) -> u64 {
         self.epoch
     }
@@ -88,7 +91,7 @@ impl BreakerPermit {
         self.lease.is_some()
     }
 
-    /// Shadow mode only: enforcing would have refused this attempt.
+    /// Shadow mode only: enforcement would have rejected this attempt.
     pub fn would_reject(&self) -> bool {
         self.would_reject
     }
@@ -102,36 +105,43 @@ impl Breaker {
             policy,
             state: State::CLOSED,
             epoch: 0,
-            before: 0,
+            failures_before_success: 0,
             failed: policy.failure_rate.map(|rule| SlidingWindow::new(rule.over)),
             slow: policy.slow_rate.map(|rule| SlidingWindow::new(rule.over)),
             attempts: RateMeter::new(RATE_OVER),
-            hand: None,
-            opened: None,
+            manual: None,
+            opened_by: None,
         }
     }
 
-    /// Takes a new policy. State and counts stay; an end that is set already stays too.
+    /// Takes a new policy. State and counts are kept, and so is an end that is already
+    /// set.
     pub fn retune(&mut self, policy: BreakerPolicy) {
-        refit(&mut self.failed, policy.failure_rate.map(|rule| rule.over));
-        refit(&mut self.slow, policy.slow_rate.map(|rule| rule.over));
+        resize(&mut self.failed, policy.failure_rate.map(|rule| rule.over));
+        resize(&mut self.slow, policy.slow_rate.map(|rule| rule.over));
         self.policy = policy;
     }
 
-    /// May an attempt go to this endpoint now? Open turns half-open here.
+    /// Admits or rejects an attempt. An open breaker turns half-open here.
     pub fn admit(&mut self, now: Instant) -> (BreakerAdmission, Option<BreakerTransition>) {
-        let moved = self.advance(now);
+        let transition = self.advance(now);
         let (lease, would_reject) = match (self.take(now), self.mode(now)) {
             (Ok(lease), _) => (lease, false),
             (Err(_), EnforcementMode::Shadow) => (None, true),
             (Err(rejection), EnforcementMode::Enforce) => {
-                return (BreakerAdmission::Reject(self.with_override_hint(rejection, now)), moved);
+                return (
+                    BreakerAdmission::Reject(self.with_override_hint(rejection, now)),
+                    transition,
+                );
             }
         };
-        (BreakerAdmission::Admit(BreakerPermit { epoch: self.epoch, lease, would_reject }), moved)
+        (
+            BreakerAdmission::Admit(BreakerPermit { epoch: self.epoch, lease, would_reject }),
+            transition,
+        )
     }
 
-    /// What [`Breaker::admit`] would say, without a change: to choose between candidates.
+    /// The result of [`Breaker::admit`] without a change, to compare candidates.
     pub fn would_admit(&self, now: Instant) -> Result<(), Rejection> {
         match self.mode(now) {
             EnforcementMode::Enforce => {
@@ -142,8 +152,8 @@ impl Breaker {
         }
     }
 
-    /// Takes a permit back. `took` is the time to the first byte; `draw`, in `[0, 1)`, spreads
-    /// the open time if this trips.
+    /// Returns a permit with its outcome. `took` is the time to the first byte; `draw`, in
+    /// `[0, 1)`, spreads the open time if this trips.
     pub fn observe(
         &mut self,
         permit: BreakerPermit,
@@ -162,8 +172,9 @@ impl Breaker {
         }
     }
 
-    /// A stream broke after its permit was returned as a success: that success was a failure.
-    /// `epoch` is the permit's. Never a probe's verdict; ignored unless closed since then.
+    /// Counts a stream that broke after its permit was returned as a success: that success
+    /// was a failure. `epoch` is the permit's. Never applies to a probe; ignored unless
+    /// closed since then.
     pub fn observe_interruption(
         &mut self,
         epoch: u64,
@@ -174,7 +185,7 @@ impl Breaker {
         if epoch != self.epoch {
             return None;
         }
-        let before = std::mem::take(&mut self.before);
+        let before = std::mem::take(&mut self.failures_before_success);
         *failures = failures.saturating_add(before).saturating_add(1);
         if let Some(window) = &mut self.failed {
             window.mark_bad(now);
@@ -194,12 +205,12 @@ impl Breaker {
         &self.state
     }
 
-    /// Number of changes of state so far.
+    /// Number of state changes so far.
     pub fn epoch(&self) -> u64 {
         self.epoch
     }
 
-    /// Trips in a row; 0 when the last is forgotten.
+    /// Consecutive trips; 0 when the last one is forgotten.
     pub fn trips(&self) -> u32 {
         match self.state {
             State::Closed { recovery, .. } => recovery.map_or(0, |recovery| recovery.trips),
@@ -215,7 +226,8 @@ impl Breaker {
         }
     }
 
-    /// Share of its normal traffic that the endpoint should get: 0.1 to 1 while it ramps.
+    /// Share of its normal traffic that the endpoint should get: 0.1 to 1 during slow
+    /// start.
     pub fn slow_start(&self, now: Instant) -> f64 {
         match (&self.state, self.mode(now)) {
             (
@@ -226,12 +238,12 @@ impl Breaker {
         }
     }
 
-    /// What time alone changes.
+    /// Applies the changes that only depend on time.
     fn advance(&mut self, now: Instant) -> Option<BreakerTransition> {
-        if self.hand.is_some_and(|hand| hand.has_expired(now)) {
-            self.hand = None;
+        if self.manual.is_some_and(|manual| manual.has_expired(now)) {
+            self.manual = None;
         }
-        let kept_open = self.hand.is_some_and(|hand| hand.state == OverrideState::Open);
+        let kept_open = self.manual.is_some_and(|manual| manual.state == OverrideState::Open);
         match &mut self.state {
             State::Open { until, .. } if now >= *until && kept_open => *until = now + LONGEST,
             State::Open { until, trips, rate } if now >= *until => {
@@ -248,7 +260,7 @@ impl Breaker {
         None
     }
 
-    /// Takes a place: closed, its turn on the ramp; half-open, a lease.
+    /// Takes one admission: a slow start credit while closed, a lease while half-open.
     fn take(&mut self, now: Instant) -> Result<Option<u64>, Rejection> {
         self.state.check(self.policy.probes, now)?;
         match &mut self.state {
@@ -266,7 +278,7 @@ impl Breaker {
         }
     }
 
-    /// An outcome while closed.
+    /// Counts an outcome while closed.
     fn observe_closed(
         &mut self,
         outcome: Outcome,
@@ -277,14 +289,14 @@ impl Breaker {
         let failed = match outcome {
             Outcome::Success => false,
             Outcome::Failure => true,
-            // A quota is not a fault, and its absence no health.
+            // An exceeded quota is not a fault, and does not prove health either.
             Outcome::Throttled | Outcome::Ignored => return None,
         };
         if let State::Closed { failures, .. } = &mut self.state {
             if failed {
                 *failures = failures.saturating_add(1);
             } else {
-                self.before = std::mem::take(failures);
+                self.failures_before_success = std::mem::take(failures);
             }
         }
         if let Some(window) = &mut self.failed {
@@ -296,7 +308,7 @@ impl Breaker {
         self.trip_if_due(now, draw)
     }
 
-    /// A probe's outcome.
+    /// Counts a probe's outcome.
     fn observe_probe(
         &mut self,
         lease: u64,
@@ -341,19 +353,19 @@ impl Breaker {
         Some(self.open(trips.saturating_add(1), rate, cause, now, draw))
     }
 
-    /// Attempts a second that are wanted: now, or from before the trip.
+    /// Attempts per second without the breaker's influence: now, or before the trip.
     fn rate(&self, now: Instant) -> f64 {
         match self.state {
             State::Open { rate, .. } | State::HalfOpen { rate, .. } => rate,
             State::Closed { recovery, .. } => {
-                // While it ramps, what the ramp lets through is less than what is wanted.
+                // During slow start the admitted rate is below the demand.
                 let ramp = recovery.and_then(|r| r.ramp).filter(|ramp| !ramp.is_over(now));
                 self.attempts.rate(now).max(ramp.map_or(0.0, |ramp| ramp.rate()))
             }
         }
     }
 
-    /// Closed after a trip: remembered, and ramped.
+    /// The closed state after a trip: with slow start, and with the trips remembered.
     fn recovered(&self, trips: u32, rate: f64, now: Instant) -> State {
         let over = self.policy.ramp;
         let ramp = (!over.is_zero()).then(|| SlowStart::new(rate, over, now));
@@ -392,10 +404,10 @@ impl Breaker {
 
     fn enter(&mut self, next: State, cause: TransitionCause) -> BreakerTransition {
         let (from, to) = (self.state.kind(), next.kind());
-        self.opened = if to == StateKind::Open { Some(cause) } else { self.opened };
+        self.opened_by = if to == StateKind::Open { Some(cause) } else { self.opened_by };
         self.state = next;
         self.epoch += 1;
-        self.before = 0;
+        self.failures_before_success = 0;
         self.attempts.clear();
         for window in [&mut self.failed, &mut self.slow].into_iter().flatten() {
             window.clear();
@@ -404,8 +416,8 @@ impl Breaker {
     }
 }
 
-/// Makes the window anew only if the length changed.
-fn refit(window: &mut Option<SlidingWindow>, over: Option<Duration>) {
+/// Replaces the window only if its length changed.
+fn resize(window: &mut Option<SlidingWindow>, over: Option<Duration>) {
     if window.as_ref().map(SlidingWindow::over) != over {
         *window = over.map(SlidingWindow::new);
     }

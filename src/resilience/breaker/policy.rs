@@ -1,52 +1,54 @@
-//! What a breaker is told: when to trip, for how long, and how to come back.
+//! Breaker policy: when to trip, how long to stay open, and how to recover.
 //!
-//! Open time grows by `backoff_multiplier` with each trip in a row, up to a cap, and is spread
-//! by +-20 % at the cap too: a fleet that tripped together must not ask again together.
+//! The open time grows by `backoff_multiplier` with each consecutive trip, up to a cap, with a
+//! jitter of +-20 % that also applies at the cap: hosts that tripped together must not probe
+//! together.
 //!
-//! Bounds are the policy's to check. Here no value can do harm: a length past thirty days ends
-//! there, since an `Instant` must be able to hold its end.
+//! `policy` checks the bounds. Here any value is safe: durations are capped at thirty days,
+//! since an `Instant` must be able to hold their end.
 
 use std::time::Duration;
 
 const JITTER: f64 = 0.2;
-/// Lengths past it end here: an `Instant` must be able to hold their end.
+/// Longest duration, so that an `Instant` can hold its end.
 pub(crate) const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// When to trip, for how long, and how to come back. Bounds are checked by `policy`.
+/// When to trip, how long to stay open, and how to recover. `policy` checks the bounds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct BreakerPolicy {
-    /// Failures in a row that trip; 0 is off.
+    /// Consecutive failures that trip the breaker; 0 disables the rule.
     pub failure_threshold: u32,
     pub failure_rate: Option<RateRule>,
     pub slow_rate: Option<SlowRule>,
     /// Open time of the first trip.
     pub recovery_timeout: Duration,
-    /// Of the open time, for each trip in a row.
+    /// Growth of the open time with each consecutive trip.
     pub backoff_multiplier: f64,
-    /// Of the open time, before its jitter.
+    /// Longest open time, before its jitter.
     pub max_recovery_timeout: Duration,
-    /// Probes that must succeed to close; 0 counts as 1.
+    /// Successful probes needed to close; 0 counts as 1.
     pub success_threshold: u32,
-    /// Out at once, half-open; 0 counts as 1.
+    /// Concurrent probes while half-open; 0 counts as 1.
     pub probes: u32,
-    /// Longer than an attempt's own timeouts, so that only a lost probe outlives it.
+    /// Longer than an attempt's timeouts, so that only a lost probe outlives it.
     pub probe_lease: Duration,
-    /// After closing, 10 % to 100 % of the rate of before; zero is off.
+    /// After closing, traffic grows from 10 % to 100 % over this time; zero disables it.
     pub ramp: Duration,
     pub mode: EnforcementMode,
-    /// When a fleet opens it; `None`: each host by itself.
+    /// When a fleet opens it together; `None`: each host decides alone.
     pub shared: Option<Quorum>,
 }
 
-/// Opens a fleet when so many hosts tripped: at least `hosts` of them, and this share of those that
-/// have traffic there.
+/// Opens the fleet's breaker when at least `hosts` hosts tripped, and at least this fraction
+/// of those with traffic.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Quorum {
     pub hosts: u32,
     pub fraction: f64,
 }
 
-/// Trips when more than the share `above` of at least `min_requests` in `over` failed.
+/// Trips when more than the share `above` of at least `min_requests` within `over` took longer
+/// than `slower_than` to the first byte. A failure counts with the time it took.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RateRule {
     pub above: f64,
@@ -67,11 +69,11 @@ pub struct SlowRule {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum EnforcementMode {
     Enforce,
-    /// Count and report, refuse nothing.
+    /// Counts and reports, but rejects nothing.
     Shadow,
 }
 
-// === impl Mode ===
+// === impl EnforcementMode ===
 
 impl EnforcementMode {
     pub fn as_str(self) -> &'static str {
@@ -85,8 +87,8 @@ impl EnforcementMode {
 // === impl BreakerPolicy ===
 
 impl BreakerPolicy {
-    /// How long the trip `trips` in a row stays open. Jitter also at the cap, else all breakers
-    /// of a fleet fall into step there.
+    /// The open time of the `trips`-th consecutive trip. Jitter applies at the cap too,
+    /// else all breakers of a fleet would fall into step there.
     pub(crate) fn open_for(&self, trips: u32, draw: f64) -> Duration {
         let grown = f64::from(trips.saturating_sub(1));
         let seconds = self.recovery_timeout.as_secs_f64() * self.backoff_multiplier.powf(grown);
@@ -135,14 +137,14 @@ mod tests {
     }
 
     #[test]
-    fn a_first_open_time_above_the_cap_is_cut_to_it() {
+    fn an_initial_open_time_above_the_cap_is_capped() {
         let policy = BreakerPolicy { recovery_timeout: 90 * SECOND, ..POLICY };
         assert_eq!(policy.open_for(1, 0.5), 60 * SECOND);
     }
 
     proptest! {
         #[test]
-        fn no_value_panics_and_none_is_past_the_cap(
+        fn no_value_panics_or_exceeds_the_cap(
             first in 0u64..u64::MAX, cap in 0u64..u64::MAX,
             multiplier in any::<f64>(), trips in any::<u32>(), draw in 0.0f64..1.0,
         ) {

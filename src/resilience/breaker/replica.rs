@@ -1,67 +1,69 @@
-//! One host's part in a breaker that a fleet shares: what it knows, and what follows for an attempt.
+//! One host's replica of a breaker that a fleet shares: what it knows, and what follows for an
+//! attempt.
 //!
-//! The first that applies decides, from memory alone (FLEET.md, "A host"):
+//! The first rule that applies decides, from memory alone (`docs/design/fleet.md` "A host"):
 //!
-//! - detached, or the register is closed: the host's own breaker;
-//! - the register is open, and this host's own copy of the end has not come: refused;
-//! - open beyond that end, or half-open: whoever has a *lease* probes, others are refused. One is
-//!   fetched as soon as a request wants it; a request that has nowhere else to go waits for the
-//!   answer, [`ANSWER`] at most, and is refused then;
-//! - refused leases for longer than two of them last: the host's own breaker probes for it. It goes on
-//!   asking, closed or not: if every host probed by itself, nobody would end the fleet's half-open.
+//! - detached, or the shared state is closed: the local breaker decides;
+//! - the shared state is open and this host's copy of its end has not passed: rejected;
+//! - open past that end, or half-open: a host with a *lease* probes, others reject. A lease is
+//!   requested as soon as a request needs it; a request without an alternative waits for the
+//!   reply, at most [`LEASE_REPLY_TIMEOUT`], and is rejected then;
+//! - leases were denied for longer than two lease times: the local breaker probes instead. The
+//!   host keeps requesting leases, closed or not: if every host probed by itself, no host
+//!   would end the fleet's half-open state.
 //!
-//! A lease lasts so long (`ttl`) from when it was asked for. A probe begins within its first tenth and
-//! so ends within it; what is not begun by then is renewed, for [`WANTED`] after the last demand, or
-//! given back where others wait. A verdict counts through the lease alone, and in its epoch: the
-//! script that hears it decides, not the host.
+//! A lease lasts `ttl` from when it was requested. A probe must begin within its first tenth
+//! and so ends within it; a lease not used by then is renewed for [`LEASE_KEEP`] after the
+//! last demand, or returned when other hosts wait for one. A verdict counts through its lease
+//! alone, and in its epoch: the script that receives it decides, not the host.
 //!
-//! A trip of the host's own breaker is a *vote*, said again every [`VOTE_AGAIN`] while it is open.
+//! A trip of the local breaker is a *vote*, repeated every [`VOTE_INTERVAL`] while it is open.
 //!
-//! What is known never goes back. A register of a newer epoch ends everything of the older one.
+//! Knowledge never goes back: a state of a newer epoch ends everything of the older one.
 
 use super::shared_state::SharedState;
 use super::{RejectReason, Rejection, StateKind};
 use crate::resilience::outcome::Outcome;
 use std::time::{Duration, Instant};
 
-/// A request with nowhere else to go waits so long for the answer to an ask.
-pub const ANSWER: Duration = Duration::from_millis(300);
-/// A lease that nobody used is kept for so long after somebody wanted one.
-pub const WANTED: Duration = Duration::from_secs(60);
-pub const VOTE_AGAIN: Duration = Duration::from_secs(3);
-/// A lease is asked for where one was wanted in so long.
-const FRESH: Duration = Duration::from_secs(1);
-/// After a refusal it is not asked sooner.
-const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// How long a request without an alternative waits for the reply to a lease request.
+pub const LEASE_REPLY_TIMEOUT: Duration = Duration::from_millis(300);
+/// How long an unused lease is kept after the last demand for one.
+pub const LEASE_KEEP: Duration = Duration::from_secs(60);
+pub const VOTE_INTERVAL: Duration = Duration::from_secs(3);
+/// A lease is requested if one was wanted within this time.
+const DEMAND_LIFETIME: Duration = Duration::from_secs(1);
+/// Pause between lease requests after a denial.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
-/// Leave of the fleet to make one probe.
+/// The fleet's permission to make one probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FleetLease {
     pub epoch: u64,
-    /// No other of this host has it.
+    /// Unique on this host.
     pub number: u64,
 }
 
-/// What a probe came to.
+/// The result of a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ProbeVerdict {
     Succeeded,
     Failed,
-    /// It was not made, or taught nothing.
+    /// The probe was not made, or its outcome says nothing.
     Unused,
 }
 
-/// What a member says of an attempt.
+/// A replica's decision about an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReplicaDecision {
-    /// Nothing: the host's own breaker decides.
+    /// The local breaker decides.
     Local,
     /// Go, as a probe; the lease is taken.
     Probe(FleetLease),
-    Refuse(Rejection),
+    Reject(Rejection),
 }
 
-/// What is to be said to the fleet.
+/// Messages to be sent to the fleet.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct ReplicaMessages {
     pub vote: bool,
@@ -73,12 +75,12 @@ pub struct ReplicaMessages {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct SpareLease {
     lease: FleetLease,
-    /// When it was asked for, or renewed.
+    /// When it was requested or renewed.
     since: Instant,
     renewing: bool,
 }
 
-/// An ask for a lease that was not answered yet.
+/// A lease request without a reply so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct PendingLease {
     since: Instant,
@@ -86,7 +88,7 @@ struct PendingLease {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct LeaseRefusal {
+struct LeaseDenial {
     since: Instant,
     again: Instant,
 }
@@ -95,20 +97,20 @@ struct LeaseRefusal {
 pub struct BreakerReplica {
     ttl: Duration,
     known: SharedState,
-    /// This host's copy of an open's end.
+    /// This host's copy of the end of the open time.
     until: Instant,
     attached: bool,
-    /// In this epoch the host's own breaker closed by a probe of its own.
-    alone: bool,
-    wanted: Option<Instant>,
-    ask: Option<PendingLease>,
-    refused: Option<LeaseRefusal>,
+    /// In this epoch the local breaker closed by a local probe.
+    local_only: bool,
+    wanted_at: Option<Instant>,
+    pending: Option<PendingLease>,
+    denied: Option<LeaseDenial>,
     spare: Option<SpareLease>,
     verdicts: Vec<(FleetLease, ProbeVerdict)>,
-    voted: Option<Instant>,
+    voted_at: Option<Instant>,
 }
 
-// === impl Asks ===
+// === impl ReplicaMessages ===
 
 impl ReplicaMessages {
     pub fn is_empty(&self) -> bool {
@@ -116,23 +118,23 @@ impl ReplicaMessages {
     }
 }
 
-// === impl Member ===
+// === impl BreakerReplica ===
 
 impl BreakerReplica {
-    /// Of a host that is detached and knows nothing. `ttl`: how long a lease lasts.
+    /// A replica that is detached and knows nothing. `ttl`: how long a lease lasts.
     pub fn new(ttl: Duration, now: Instant) -> Self {
         BreakerReplica {
             ttl,
             known: SharedState::initial(),
             until: now,
             attached: false,
-            alone: false,
-            wanted: None,
-            ask: None,
-            refused: None,
+            local_only: false,
+            wanted_at: None,
+            pending: None,
+            denied: None,
             spare: None,
             verdicts: Vec::new(),
-            voted: None,
+            voted_at: None,
         }
     }
 
@@ -152,56 +154,58 @@ impl BreakerReplica {
         self.attached
     }
 
-    /// Whether the register restrains attempts here.
+    /// Whether the shared state decides about attempts here.
     pub fn decides(&self) -> bool {
-        self.is_fleet_tripped() && !self.alone
+        self.is_fleet_tripped() && !self.local_only
     }
 
-    /// Whether attempts here may be the fleet's probes.
+    /// Whether the shared state is open or half-open, so that attempts here may be the
+    /// fleet's probes.
     pub fn is_fleet_tripped(&self) -> bool {
         self.attached && self.known.state != StateKind::Closed
     }
 
-    /// When the register's open ends, as this host knows it.
+    /// The end of the open state, as this host knows it.
     pub fn until(&self) -> Option<Instant> {
         (self.known.state == StateKind::Open).then_some(self.until)
     }
 
-    /// When the last open ends or ended, as this host knows it.
+    /// The end of the last open state, as this host knows it.
     pub fn open_until(&self) -> Instant {
         self.until
     }
 
-    /// The fleet is heard again, or no longer.
+    /// The connection to the fleet came back, or was lost.
     pub fn attach(&mut self, attached: bool) {
         if self.attached != attached {
             self.attached = attached;
             self.forget_requests();
-            self.alone = false;
-            self.voted = None;
+            self.local_only = false;
+            self.voted_at = None;
         }
     }
 
-    /// A register was seen; `until` is its end by this host's clock. Whether it is news.
-    pub fn update(&mut self, register: &SharedState, until: Instant) -> bool {
-        if !register.supersedes(&self.known) {
+    /// Takes a shared state; `until` is its end by this host's clock. Whether it is newer.
+    pub fn update(&mut self, state: &SharedState, until: Instant) -> bool {
+        if !state.supersedes(&self.known) {
             return false;
         }
-        self.known = register.clone();
+        self.known = state.clone();
         self.until = until;
-        self.alone = false;
-        self.voted = None;
+        self.local_only = false;
+        self.voted_at = None;
         self.verdicts.clear();
         self.forget_requests();
         true
     }
 
-    /// The host's own breaker closed, by a probe of its own.
+    /// The local breaker closed by a local probe.
     pub fn closed_locally(&mut self) {
-        self.alone = self.decides();
+        self.local_only = self.decides();
     }
 
-    /// What holds for an attempt now. Where a lease is missing, this is the demand for one.
+    /// Whether an attempt would be a fleet probe (`true`) or is for the local breaker to
+    /// decide (`false`). A missing lease becomes a demand for one.
     pub fn check(&mut self, now: Instant) -> Result<bool, Rejection> {
         if !self.is_fleet_tripped() {
             return Ok(false);
@@ -212,15 +216,15 @@ impl BreakerReplica {
         if self.usable(now).is_some() {
             return Ok(true);
         }
-        self.wanted = Some(now);
+        self.wanted_at = Some(now);
         let rejection = self.request_lease(now);
-        if self.alone || self.is_starved(now) { Ok(false) } else { Err(rejection) }
+        if self.local_only || self.is_starved(now) { Ok(false) } else { Err(rejection) }
     }
 
-    /// As `check`, and takes the lease.
+    /// Like `check`, and takes the lease.
     pub fn admit(&mut self, now: Instant) -> ReplicaDecision {
         match self.check(now) {
-            Err(rejection) => ReplicaDecision::Refuse(rejection),
+            Err(rejection) => ReplicaDecision::Reject(rejection),
             Ok(false) => ReplicaDecision::Local,
             Ok(true) => match self.spare.take() {
                 Some(spare) => ReplicaDecision::Probe(spare.lease),
@@ -229,12 +233,12 @@ impl BreakerReplica {
         }
     }
 
-    /// Would an attempt probe with a lease that is here?
+    /// Whether a lease is available for a probe.
     pub fn has_lease(&self, now: Instant) -> bool {
         self.is_fleet_tripped() && self.usable(now).is_some()
     }
 
-    /// A probe is over.
+    /// A probe ended.
     pub fn probe_finished(&mut self, lease: FleetLease, outcome: Outcome) {
         if lease.epoch == self.known.epoch {
             let verdict = match outcome {
@@ -246,7 +250,7 @@ impl BreakerReplica {
         }
     }
 
-    /// What the fleet is to be told and asked now; each is given once.
+    /// Takes the messages that are due; each is returned once.
     pub fn take_messages(&mut self, own: StateKind, now: Instant) -> ReplicaMessages {
         if !self.attached {
             return ReplicaMessages::default();
@@ -259,38 +263,38 @@ impl BreakerReplica {
         }
     }
 
-    /// An ask that was sent `at` was answered with a lease.
+    /// A lease request sent `at` was granted.
     pub fn lease_granted(&mut self, lease: FleetLease, at: Instant) {
         if lease.epoch != self.known.epoch {
             return;
         }
-        self.ask = None;
-        self.refused = None;
+        self.pending = None;
+        self.denied = None;
         if let Some(had) = self.spare.replace(SpareLease { lease, since: at, renewing: false }) {
             self.verdicts.push((had.lease, ProbeVerdict::Unused));
         }
     }
 
-    /// An ask was answered with no: all probes are out.
-    pub fn refused(&mut self, now: Instant) {
-        self.ask = None;
-        let since = self.refused.map_or(now, |refused| refused.since);
-        self.refused = Some(LeaseRefusal { since, again: now + ASK_AGAIN });
+    /// A lease request was denied: all probes are outstanding.
+    pub fn lease_denied(&mut self, now: Instant) {
+        self.pending = None;
+        let since = self.denied.map_or(now, |denied| denied.since);
+        self.denied = Some(LeaseDenial { since, again: now + RETRY_PAUSE });
     }
 
-    /// An ask, or what else was sent, had no answer.
+    /// A lease request, or another message, got no reply.
     pub fn request_failed(&mut self) {
-        self.ask = None;
+        self.pending = None;
         if let Some(spare) = &mut self.spare {
             spare.renewing = false;
         }
     }
 
-    /// A renewal that was sent `at` was answered: whether the lease still lives, and whether others
-    /// wait for one.
-    pub fn lease_renewed(&mut self, lease: FleetLease, lives: bool, awaited: bool, at: Instant) {
+    /// A renewal sent `at` was answered: whether the lease is still live, and whether
+    /// other hosts wait for one.
+    pub fn lease_renewed(&mut self, lease: FleetLease, lives: bool, contended: bool, at: Instant) {
         match &mut self.spare {
-            Some(spare) if spare.lease == lease && lives && !awaited => {
+            Some(spare) if spare.lease == lease && lives && !contended => {
                 (spare.since, spare.renewing) = (at, false);
             }
             Some(spare) if spare.lease == lease => {
@@ -304,7 +308,7 @@ impl BreakerReplica {
     }
 
     fn forget_requests(&mut self) {
-        (self.ask, self.refused, self.spare) = (None, None, None);
+        (self.pending, self.denied, self.spare) = (None, None, None);
     }
 
     fn usable(&self, now: Instant) -> Option<FleetLease> {
@@ -314,43 +318,45 @@ impl BreakerReplica {
 
     fn is_starved(&self, now: Instant) -> bool {
         let long =
-            |refused: &LeaseRefusal| now.saturating_duration_since(refused.since) > self.ttl * 2;
-        self.refused.as_ref().is_some_and(long)
+            |denied: &LeaseDenial| now.saturating_duration_since(denied.since) > self.ttl * 2;
+        self.denied.as_ref().is_some_and(long)
     }
 
     fn request_lease(&mut self, now: Instant) -> Rejection {
-        if let Some(LeaseRefusal { again, .. }) = self.refused.filter(|refused| now < refused.again)
-        {
+        if let Some(LeaseDenial { again, .. }) = self.denied.filter(|denied| now < denied.again) {
             return Rejection { reason: RejectReason::HalfOpen, retry_after: again - now };
         }
-        let ask = self.ask.get_or_insert(PendingLease { since: now, sent: false });
-        match (ask.since + ANSWER).saturating_duration_since(now) {
-            Duration::ZERO => Rejection { reason: RejectReason::HalfOpen, retry_after: ASK_AGAIN },
+        let request = self.pending.get_or_insert(PendingLease { since: now, sent: false });
+        match (request.since + LEASE_REPLY_TIMEOUT).saturating_duration_since(now) {
+            Duration::ZERO => {
+                Rejection { reason: RejectReason::HalfOpen, retry_after: RETRY_PAUSE }
+            }
             wait => Rejection { reason: RejectReason::Lease, retry_after: wait },
         }
     }
 
     fn votes(&mut self, own: StateKind, now: Instant) -> bool {
         if own == StateKind::Closed || self.known.state != StateKind::Closed {
-            self.voted = None;
+            self.voted_at = None;
             return false;
         }
-        let due = self.voted.is_none_or(|at| now >= at + VOTE_AGAIN);
+        let due = self.voted_at.is_none_or(|at| now >= at + VOTE_INTERVAL);
         if due {
-            self.voted = Some(now);
+            self.voted_at = Some(now);
         }
         due
     }
 
     fn sends_lease_request(&mut self, now: Instant) -> bool {
-        let fresh = self.wanted.is_some_and(|at| now.saturating_duration_since(at) <= FRESH);
-        match &mut self.ask {
-            Some(ask) if !ask.sent && fresh => {
-                ask.sent = true;
+        let fresh =
+            self.wanted_at.is_some_and(|at| now.saturating_duration_since(at) <= DEMAND_LIFETIME);
+        match &mut self.pending {
+            Some(request) if !request.sent && fresh => {
+                request.sent = true;
                 true
             }
-            Some(ask) if !ask.sent => {
-                self.ask = None;
+            Some(request) if !request.sent => {
+                self.pending = None;
                 false
             }
             _ => false,
@@ -359,7 +365,8 @@ impl BreakerReplica {
 
     fn renews(&mut self, now: Instant) -> Vec<FleetLease> {
         let Some(spare) = &mut self.spare else { return Vec::new() };
-        let wanted = self.wanted.is_some_and(|at| now.saturating_duration_since(at) <= WANTED);
+        let wanted =
+            self.wanted_at.is_some_and(|at| now.saturating_duration_since(at) <= LEASE_KEEP);
         if !wanted {
             self.verdicts.push((spare.lease, ProbeVerdict::Unused));
             self.spare = None;

@@ -22,7 +22,7 @@ fn lease(epoch: u64) -> FleetLease {
 
 fn why(says: ReplicaDecision) -> Option<RejectReason> {
     match says {
-        ReplicaDecision::Refuse(rejection) => Some(rejection.reason),
+        ReplicaDecision::Reject(rejection) => Some(rejection.reason),
         ReplicaDecision::Local | ReplicaDecision::Probe(_) => None,
     }
 }
@@ -58,10 +58,10 @@ fn an_answer_is_waited_for_a_moment_and_a_refusal_is_believed_for_a_second() {
     let t0 = Instant::now();
     let mut member = member(5, StateKind::HalfOpen, t0, t0);
     assert_eq!(why(member.admit(t0)), Some(RejectReason::Lease));
-    assert_eq!(why(member.admit(t0 + ANSWER)), Some(RejectReason::HalfOpen));
-    member.refused(t0 + ANSWER);
-    assert_eq!(why(member.admit(t0 + ANSWER)), Some(RejectReason::HalfOpen));
-    assert_eq!(why(member.admit(t0 + ANSWER + SECOND)), Some(RejectReason::Lease));
+    assert_eq!(why(member.admit(t0 + LEASE_REPLY_TIMEOUT)), Some(RejectReason::HalfOpen));
+    member.lease_denied(t0 + LEASE_REPLY_TIMEOUT);
+    assert_eq!(why(member.admit(t0 + LEASE_REPLY_TIMEOUT)), Some(RejectReason::HalfOpen));
+    assert_eq!(why(member.admit(t0 + LEASE_REPLY_TIMEOUT + SECOND)), Some(RejectReason::Lease));
 }
 
 #[test]
@@ -86,9 +86,9 @@ fn a_lease_that_nobody_used_is_renewed_and_given_back_where_others_wait() {
 fn refused_for_longer_than_two_leases_it_probes_by_itself_until_there_is_news() {
     let t0 = Instant::now();
     let mut member = member(5, StateKind::HalfOpen, t0, t0);
-    member.refused(t0);
+    member.lease_denied(t0);
     assert_ne!(member.admit(t0 + 2 * TTL), ReplicaDecision::Local);
-    member.refused(t0 + 2 * TTL);
+    member.lease_denied(t0 + 2 * TTL);
     assert_eq!(member.admit(t0 + 2 * TTL + SECOND), ReplicaDecision::Local);
     member.closed_locally();
     assert!(!member.decides());
@@ -107,8 +107,8 @@ fn a_trip_is_a_vote_that_is_said_again_while_it_is_open() {
     let mut member = member(5, StateKind::Closed, t0, t0);
     assert!(!member.take_messages(StateKind::Closed, t0).vote);
     assert!(member.take_messages(StateKind::Open, t0).vote);
-    assert!(!member.take_messages(StateKind::Open, t0 + VOTE_AGAIN - SECOND).vote);
-    assert!(member.take_messages(StateKind::HalfOpen, t0 + VOTE_AGAIN).vote);
+    assert!(!member.take_messages(StateKind::Open, t0 + VOTE_INTERVAL - SECOND).vote);
+    assert!(member.take_messages(StateKind::HalfOpen, t0 + VOTE_INTERVAL).vote);
 }
 
 #[test]
@@ -148,7 +148,7 @@ proptest! {
                     member.lease_granted(lease, now);
                     granted.push((lease, now));
                 }
-                4 => member.refused(now),
+                4 => member.lease_denied(now),
                 5 => member.request_failed(),
                 6 => {
                     let asks = member.take_messages(state, now);
@@ -164,10 +164,10 @@ proptest! {
                         member.probe_finished(lease, Outcome::Success);
                     }
                     ReplicaDecision::Local => {}
-                    ReplicaDecision::Refuse(rejection) => {
+                    ReplicaDecision::Reject(rejection) => {
                         prop_assert!(member.decides());
                         prop_assert!(!rejection.retry_after.is_zero());
-                        prop_assert!(rejection.reason != RejectReason::Lease || rejection.retry_after <= ANSWER);
+                        prop_assert!(rejection.reason != RejectReason::Lease || rejection.retry_after <= LEASE_REPLY_TIMEOUT);
                     }
                 },
             }

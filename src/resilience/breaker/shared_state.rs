@@ -1,19 +1,21 @@
-//! The register that a fleet shares for one breaker, and which of two is the newer one.
+//! The state that a fleet shares for one breaker, and its order.
 //!
-//! A register is written by scripts in Redis, whole, one transition at a time. Registers of one key
-//! are ordered by `(epoch, writer)`: a new epoch is greater than what is stored, than what the
-//! writer had seen, and than Redis' clock, so that the order survives a store that lost its data.
-//! Whoever has seen several keeps the greatest, and never goes back (FLEET.md, "The shared register").
+//! Scripts in Redis write the state as a whole, one transition at a time. States of one key
+//! are ordered by `(epoch, writer)`: a new epoch is greater than the stored one, than the one
+//! the writer had seen, and than Redis' clock, so the order survives a store that lost its
+//! data. A host keeps the greatest state it has seen and never goes back
+//! (`docs/design/fleet.md` "The shared state").
 //!
-//! In Redis it is one line, its fields parted by `|`:
-//! `epoch|writer|state|until|trips|permits|needed|ok|closed_at`, times in Redis' microseconds.
+//! In Redis it is one line with fields separated by `|`:
+//! `epoch|writer|state|until|trips|permits|needed|ok|closed_at`, times in microseconds of
+//! Redis' clock.
 
 use super::StateKind;
 use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
 
-/// Longer names of hosts are no names.
+/// Longest host name that is accepted.
 const WRITER: usize = 128;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -22,28 +24,28 @@ pub struct SharedState {
     /// The host that began the epoch.
     pub writer: String,
     pub state: StateKind,
-    /// Open: when it ends, by Redis' clock; else 0.
+    /// Open: the end, by Redis' clock; else 0.
     pub until: u64,
-    /// Trips in a row.
+    /// Consecutive trips.
     pub trips: u32,
-    /// Probes out at once, half-open.
+    /// Concurrent probes while half-open.
     pub permits: u32,
-    /// Probes that must succeed, half-open.
+    /// Successful probes needed to close.
     pub required: u32,
-    /// Probes that did.
+    /// Successful probes so far.
     pub succeeded: u32,
-    /// When it closed last, by Redis' clock.
+    /// When it last closed, by Redis' clock.
     pub closed_at: u64,
 }
 
-/// What was found where a register was expected.
+/// Text that is not a shared state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InvalidSharedState(String);
 
-// === impl Register ===
+// === impl SharedState ===
 
 impl SharedState {
-    /// Of whoever has seen none: closed, and older than any.
+    /// The initial state: closed, and older than any other.
     pub fn initial() -> Self {
         SharedState {
             epoch: 0,
@@ -58,7 +60,7 @@ impl SharedState {
         }
     }
 
-    /// Whether it takes the place of the other.
+    /// Whether it replaces the other.
     pub fn supersedes(&self, other: &SharedState) -> bool {
         self.order(other) == Ordering::Greater
     }
@@ -67,7 +69,7 @@ impl SharedState {
         self.epoch.cmp(&other.epoch).then_with(|| self.writer.cmp(&other.writer))
     }
 
-    /// The greater of both: the merge rule.
+    /// The greater of the two: the merge rule.
     #[must_use]
     pub fn merged(self, other: SharedState) -> SharedState {
         if other.supersedes(&self) { other } else { self }
@@ -100,22 +102,22 @@ impl FromStr for SharedState {
     type Err = InvalidSharedState;
 
     fn from_str(line: &str) -> Result<Self, InvalidSharedState> {
-        let none = || InvalidSharedState(line.chars().take(80).collect());
+        let invalid = || InvalidSharedState(line.chars().take(80).collect());
         let fields: Vec<&str> = line.split('|').collect();
         let [epoch, writer, state, until, trips, permits, needed, ok, closed_at] = fields[..]
         else {
-            return Err(none());
+            return Err(invalid());
         };
-        let number = |text: &str| text.parse::<u64>().map_err(|_| none());
-        let small = |text: &str| text.parse::<u32>().map_err(|_| none());
+        let number = |text: &str| text.parse::<u64>().map_err(|_| invalid());
+        let small = |text: &str| text.parse::<u32>().map_err(|_| invalid());
         let state = match state {
             "C" => StateKind::Closed,
             "O" => StateKind::Open,
             "H" => StateKind::HalfOpen,
-            _ => return Err(none()),
+            _ => return Err(invalid()),
         };
         if writer.len() > WRITER {
-            return Err(none());
+            return Err(invalid());
         }
         Ok(SharedState {
             epoch: number(epoch)?,
@@ -133,7 +135,7 @@ impl FromStr for SharedState {
 
 impl fmt::Display for InvalidSharedState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "no register of a breaker: `{}`", self.0.escape_debug())
+        write!(f, "invalid shared breaker state: `{}`", self.0.escape_debug())
     }
 }
 
@@ -144,7 +146,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn register() -> impl Strategy<Value = SharedState> {
+    fn any_state() -> impl Strategy<Value = SharedState> {
         let state =
             prop_oneof![Just(StateKind::Closed), Just(StateKind::Open), Just(StateKind::HalfOpen)];
         (0u64..6, "[ab]{0,2}", state, any::<u64>(), any::<[u32; 4]>(), any::<u64>()).prop_map(
@@ -163,13 +165,13 @@ mod tests {
     }
 
     #[test]
-    fn anything_outranks_none() {
+    fn any_state_supersedes_the_initial_one() {
         let line = "1|a|O|5|1|0|0|0|0";
         assert!(line.parse::<SharedState>().unwrap().supersedes(&SharedState::initial()));
     }
 
     #[test]
-    fn a_line_that_is_no_register_is_refused() {
+    fn an_invalid_line_is_an_error() {
         let long = format!("1|{}|C|0|0|0|0|0|0", "x".repeat(WRITER + 1));
         for line in ["", "1|a|X|0|0|0|0|0|0", "1|a|C|0|0|0|0|0", "-1|a|C|0|0|0|0|0|0", &long] {
             assert!(line.parse::<SharedState>().is_err(), "{line}");
@@ -178,17 +180,17 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_line_is_read_as_it_was_written(register in register()) {
-            prop_assert_eq!(register.to_string().parse::<SharedState>(), Ok(register));
+        fn a_state_survives_display_and_parse(state in any_state()) {
+            prop_assert_eq!(state.to_string().parse::<SharedState>(), Ok(state));
         }
 
         #[test]
-        fn no_line_is_too_odd(line in ".{0,60}") {
+        fn parsing_never_panics(line in ".{0,60}") {
             let _ = line.parse::<SharedState>();
         }
 
         #[test]
-        fn the_order_of_merging_does_not_matter(seen in prop::collection::vec(register(), 1..6)) {
+        fn merging_is_independent_of_order(seen in prop::collection::vec(any_state(), 1..6)) {
             let merge = |all: Vec<SharedState>| {
                 let key = |r: SharedState| (r.epoch, r.writer);
                 key(all.into_iter().fold(SharedState::initial(), SharedState::merged))

@@ -1,18 +1,20 @@
-//! The three states of a breaker, what each remembers, whom each lets through, and what moves it.
+//! The three states of a breaker: what each remembers and which attempts it admits.
 //!
-//! A probe is a *lease* with an end. One whose outcome never comes (client gone, task
-//! cancelled) stops counting at that end, so it can block others only until then; an outcome
-//! that comes later finds no lease and is not heard.
+//! A probe holds a *lease* with an end. A probe whose outcome never arrives (client gone, task
+//! cancelled) stops counting at that end, so it blocks others only until then; a later outcome
+//! finds no lease and is ignored.
 //!
-//! Trips in a row are remembered for 60 s closed: an endpoint that falls again right after it
-//! was let back is left alone for longer, one that held for a minute begins anew.
+//! The number of consecutive trips is kept for 60 s after closing: an endpoint that fails
+//! again right after recovery stays open for longer, and one that was healthy for a minute
+//! starts over.
 
 use crate::resilience::limits::slow_start::SlowStart;
 use std::time::{Duration, Instant};
 
 const CLOSED_FORGETS_TRIPS: Duration = Duration::from_secs(60);
 
-/// `rate` is the attempt rate per second from before the trip, for the ramp to come.
+/// `rate` is the attempt rate per second before the trip, used by the slow start after
+/// recovery.
 #[derive(Clone, Debug, PartialEq)]
 pub enum State {
     Closed { failures: u32, recovery: Option<Recovery> },
@@ -20,7 +22,8 @@ pub enum State {
     HalfOpen { trips: u32, rate: f64, successes: u32, leases: ProbeLeases },
 }
 
-/// What a closed breaker remembers of its last trip, for a minute or until the ramp is over.
+/// What a closed breaker remembers of its last trip, for a minute or until the slow start
+/// ends.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Recovery {
     pub closed_at: Instant,
@@ -28,7 +31,7 @@ pub struct Recovery {
     pub ramp: Option<SlowStart>,
 }
 
-/// The probes that are out, each until its own end.
+/// Outstanding probes, each with its own end.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ProbeLeases {
     granted: u64,
@@ -45,22 +48,22 @@ pub enum StateKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rejection {
     pub reason: RejectReason,
-    /// Time until it is worth asking again.
+    /// Time until another attempt may be admitted.
     pub retry_after: Duration,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RejectReason {
     Open,
-    /// All probes are out.
+    /// All probes are outstanding.
     HalfOpen,
-    /// Just closed: the next attempt is not due yet.
+    /// Just closed: slow start does not admit the next attempt yet.
     Ramp,
-    /// A probe's lease was asked of the fleet: the answer is on its way.
+    /// A probe lease was requested from the fleet, and the reply is pending.
     Lease,
 }
 
-/// A change of state, and the epoch that it started.
+/// A change of state, and the epoch that it began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BreakerTransition {
     pub from: StateKind,
@@ -76,15 +79,15 @@ pub enum TransitionCause {
     SlowRate,
     ProbeFailed,
     ProbeSucceeded,
-    /// The open time is over.
+    /// The open time elapsed.
     Elapsed,
-    /// An operator.
+    /// An operator's override.
     Override,
-    /// The hosts of the fleet together.
+    /// The fleet's shared state.
     Fleet,
 }
 
-// === impl Kind, Why ===
+// === impl StateKind, RejectReason ===
 
 impl StateKind {
     pub fn as_str(self) -> &'static str {
@@ -107,7 +110,7 @@ impl RejectReason {
     }
 }
 
-// === impl Cause ===
+// === impl TransitionCause ===
 
 impl TransitionCause {
     pub fn as_str(self) -> &'static str {
@@ -124,10 +127,10 @@ impl TransitionCause {
     }
 }
 
-// === impl Leases ===
+// === impl ProbeLeases ===
 
 impl ProbeLeases {
-    /// Probes out at `now`.
+    /// Probes outstanding at `now`.
     pub fn out(&self, now: Instant) -> usize {
         self.live(now).count()
     }
@@ -143,7 +146,7 @@ impl ProbeLeases {
         self.granted
     }
 
-    /// Gives a lease back; whether it was still live.
+    /// Returns a lease; whether it was still live.
     pub(crate) fn give_back(&mut self, lease: u64, now: Instant) -> bool {
         match self.out.iter().position(|&(id, _)| id == lease) {
             Some(at) => self.out.swap_remove(at).1 > now,
@@ -214,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_is_out_until_its_end_and_not_at_it() {
+    fn a_lease_counts_until_its_end() {
         let (t0, mut leases) = (Instant::now(), ProbeLeases::default());
         let lease = leases.grant(t0, t0 + ms(10));
         assert_eq!((leases.out(t0 + ms(9)), leases.out(t0 + ms(10))), (1, 0));
@@ -224,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn lost_leases_do_not_pile_up() {
+    fn lost_leases_do_not_accumulate() {
         let (t0, mut leases) = (Instant::now(), ProbeLeases::default());
         (0..1000).for_each(|n| {
             leases.grant(t0 + ms(n * 10), t0 + ms(n * 10 + 10));
@@ -233,18 +236,18 @@ mod tests {
     }
 
     #[test]
-    fn with_all_probes_out_the_first_to_end_says_how_long() {
+    fn a_rejection_lasts_until_the_first_lease_ends() {
         let (t0, mut leases) = (Instant::now(), ProbeLeases::default());
         leases.grant(t0, t0 + ms(30));
         leases.grant(t0, t0 + ms(20));
-        let refused = Rejection { reason: RejectReason::HalfOpen, retry_after: ms(20) };
-        assert_eq!(half_open(leases.clone()).check(2, t0), Err(refused));
+        let rejection = Rejection { reason: RejectReason::HalfOpen, retry_after: ms(20) };
+        assert_eq!(half_open(leases.clone()).check(2, t0), Err(rejection));
         assert_eq!(half_open(leases.clone()).check(3, t0), Ok(()));
         assert_eq!(half_open(leases).check(2, t0 + ms(20)), Ok(()));
     }
 
     #[test]
-    fn a_recovery_lasts_while_either_its_trips_or_its_ramp_matter() {
+    fn a_recovery_lasts_until_trips_and_slow_start_are_over() {
         let t0 = Instant::now();
         for (over, end) in [(ms(10_000), 60_000), (ms(90_000), 90_000)] {
             let ramp = Some(SlowStart::new(1.0, over, t0));
@@ -256,7 +259,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_refusal_is_right_about_how_long(
+        fn a_rejection_names_the_exact_wait(
             ends in prop::collection::vec(1u64..1000, 0..6), probes in 0u32..6, at in 0u64..1000,
         ) {
             let (t0, mut leases) = (Instant::now(), ProbeLeases::default());
@@ -266,9 +269,9 @@ mod tests {
             let (now, state) = (t0 + ms(at), half_open(leases.clone()));
             match state.check(probes, now) {
                 Ok(()) => prop_assert!(leases.out(now) < probes.max(1) as usize),
-                Err(refused) => {
+                Err(rejection) => {
                     prop_assert!(leases.out(now) >= probes.max(1) as usize);
-                    prop_assert!(leases.out(now + refused.retry_after) < leases.out(now));
+                    prop_assert!(leases.out(now + rejection.retry_after) < leases.out(now));
                 }
             }
         }

@@ -1,23 +1,24 @@
-//! How many attempts a provider works on at once before they only wait there: a limit that moves
-//! with latency, below the limit that the policy sets.
+//! Adaptive concurrency limit: how many attempts a provider can work on before they only queue
+//! there. The limit moves with latency, below the limit that the policy sets.
 //!
-//! A provider that is full does not say so, it queues: with more in flight every answer takes
-//! longer, and no more of them come. So at the end of each *round*, as many samples as the limit,
-//! the round's mean latency is held against the usual one:
-//! `limit * (TOLERANCE * usual / mean, at most 1) + sqrt(limit)`. Steady latency grows the limit to
-//! the clamp; where latency grows with the limit, they meet at about one and a half times what the
+//! A full provider does not say so, it queues: with more attempts in flight each response
+//! takes longer, and throughput stays the same. So at the end of each *round*, as many samples
+//! as the limit, the round's mean latency is compared with the baseline: `limit * (TOLERANCE *
+//! baseline / mean, at most 1) + sqrt(limit)`. Steady latency grows the limit up to the clamp;
+//! where latency grows with the limit, they meet at about one and a half times what the
 //! provider works on (Gradient2 of Netflix' concurrency-limits; Uber's Cinnamon).
 //!
-//! - The usual does not follow a longer latency by itself, else it would follow a queue, and the
-//!   limit after it, up and up. Every so many rounds, and when the limit has shrunk to half, we
-//!   *look*: a round at half of the limit, where there is no queue of ours, tells the usual.
-//! - Nobody learns from idling. A sample counts in a round only when at least half of the limit was
-//!   in flight as it began; with less, it tells a little of the usual.
-//! - A failure or a throttle takes a tenth away, once a round trip: whatever shrinks the limit
-//!   starts a new *epoch*. Samples that began before it do not count, and the first answers after
-//!   it are the quick ones, so a round of them is left out.
+//! - The baseline does not follow a longer latency by itself, otherwise it would follow a
+//!   queue, and the limit would follow the baseline up. Every so many rounds, and when the
+//!   limit has shrunk to a half, a *probe* round at half of the limit, where we cause no
+//!   queue, measures the baseline.
+//! - Idle samples do not count. A sample counts in a round only if at least half of the limit
+//!   was in flight when it began; with less, it adjusts the baseline a little.
+//! - A failure or a throttle takes a tenth away, once per round trip: whatever shrinks the
+//!   limit begins a new *epoch*. Samples that began before it are ignored, and since the first
+//!   responses after it are the quick ones, one round of them is skipped.
 //!
-//! Latency is measured to the first byte: how long a stream then runs is the prompt's doing.
+//! Latency is measured to the first byte: the length of a stream depends on the prompt.
 
 use std::time::Duration;
 
@@ -27,21 +28,21 @@ const LEAST_ROUND: u32 = 20;
 const TOLERANCE: f64 = 1.5;
 const LEAST_GRADIENT: f64 = 0.5;
 const AFTER_DROP: f64 = 0.9;
-const LOOK_AT: f64 = 0.5;
-const ROUNDS_TO_LOOK: u32 = 20;
-/// What a look counts for in the usual latency.
-const LOOK_WEIGHT: f64 = 0.5;
-/// And one sample from a quiet time.
-const QUIET_WEIGHT: f64 = 0.02;
+const PROBE_AT: f64 = 0.5;
+const ROUNDS_BETWEEN_PROBES: u32 = 20;
+/// Weight of a probe round in the baseline.
+const PROBE_WEIGHT: f64 = 0.5;
+/// Weight of one idle sample in the baseline.
+const IDLE_WEIGHT: f64 = 0.02;
 
-/// What one attempt showed.
+/// The measurement of one attempt.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LatencySample {
-    /// To the first byte.
+    /// Time to the first byte.
     pub took: Duration,
-    /// Attempts in flight as it began, itself included.
+    /// Attempts in flight when it began, itself included.
     pub in_flight: u32,
-    /// [`Adaptive::epoch`] as it began.
+    /// [`ConcurrencyLimit::epoch`] when it began.
     pub epoch: u64,
     /// It failed, was throttled or timed out.
     pub dropped: bool,
@@ -49,20 +50,20 @@ pub struct LatencySample {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct SampleRound {
-    left_out: u32,
+    skipped: u32,
     samples: u32,
     seconds: f64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum LimitPhase {
-    /// So many rounds since the last look, and the highest limit among them.
-    Moving {
+    /// Rounds since the last probe, and the highest limit among them.
+    Adapting {
         rounds: u32,
         highest: f64,
     },
-    Looking {
-        back_to: f64,
+    Probing {
+        restore_to: f64,
     },
 }
 
@@ -74,8 +75,8 @@ pub struct ConcurrencyLimit {
     epoch: u64,
     phase: LimitPhase,
     round: SampleRound,
-    /// Seconds to the first byte without a queue; none before the first round.
-    usual: Option<f64>,
+    /// Seconds to the first byte without queueing; none before the first round.
+    baseline: Option<f64>,
 }
 
 impl ConcurrencyLimit {
@@ -83,8 +84,8 @@ impl ConcurrencyLimit {
     pub fn new(clamp: u32) -> Self {
         let clamp = f64::from(clamp);
         let limit = FIRST_LIMIT.min(clamp);
-        let phase = LimitPhase::Moving { rounds: 0, highest: limit };
-        Self { clamp, limit, epoch: 0, phase, round: SampleRound::default(), usual: None }
+        let phase = LimitPhase::Adapting { rounds: 0, highest: limit };
+        Self { clamp, limit, epoch: 0, phase, round: SampleRound::default(), baseline: None }
     }
 
     /// Attempts that may be in flight.
@@ -92,18 +93,18 @@ impl ConcurrencyLimit {
         self.limit as u32
     }
 
-    /// What a sample that begins now carries.
+    /// The epoch of a sample that begins now.
     pub fn epoch(&self) -> u64 {
         self.epoch
     }
 
-    /// Another clamp; the limit stays where it may.
+    /// Takes another clamp; the limit stays within it.
     pub fn retune(&mut self, clamp: u32) {
         self.clamp = f64::from(clamp);
         self.start(self.limit);
     }
 
-    /// Takes what an attempt showed.
+    /// Takes the measurement of an attempt.
     pub fn observe(&mut self, sample: LatencySample) {
         let took = sample.took.as_secs_f64();
         if sample.epoch != self.epoch {
@@ -112,9 +113,9 @@ impl ConcurrencyLimit {
         if sample.dropped {
             self.dropped();
         } else if sample.in_flight < self.limit().div_ceil(2) {
-            self.learn(took, QUIET_WEIGHT);
-        } else if self.round.left_out > 0 {
-            self.round.left_out -= 1;
+            self.adjust_baseline(took, IDLE_WEIGHT);
+        } else if self.round.skipped > 0 {
+            self.round.skipped -= 1;
         } else {
             self.round.seconds += took;
             self.round.samples += 1;
@@ -130,10 +131,10 @@ impl ConcurrencyLimit {
 
     fn dropped(&mut self) {
         let limit = match self.phase {
-            LimitPhase::Looking { back_to } => back_to,
-            LimitPhase::Moving { .. } => self.limit,
+            LimitPhase::Probing { restore_to } => restore_to,
+            LimitPhase::Adapting { .. } => self.limit,
         };
-        self.looked(limit);
+        self.end_probe(limit);
         self.start(limit * AFTER_DROP);
     }
 
@@ -141,41 +142,42 @@ impl ConcurrencyLimit {
         let mean = self.round.seconds / f64::from(self.round.samples);
         self.round = SampleRound::default();
         match self.phase {
-            LimitPhase::Looking { back_to } => {
-                self.learn(mean, LOOK_WEIGHT);
-                self.looked(back_to);
-                self.start(back_to);
+            LimitPhase::Probing { restore_to } => {
+                self.adjust_baseline(mean, PROBE_WEIGHT);
+                self.end_probe(restore_to);
+                self.start(restore_to);
             }
-            LimitPhase::Moving { highest, .. } if self.limit <= highest * LOOK_AT => {
-                self.learn(mean, LOOK_WEIGHT);
-                self.looked(self.limit);
+            LimitPhase::Adapting { highest, .. } if self.limit <= highest * PROBE_AT => {
+                self.adjust_baseline(mean, PROBE_WEIGHT);
+                self.end_probe(self.limit);
                 self.step(mean);
             }
-            LimitPhase::Moving { rounds: ROUNDS_TO_LOOK.., .. } => {
-                self.phase = LimitPhase::Looking { back_to: self.limit };
-                self.start(self.limit * LOOK_AT);
+            LimitPhase::Adapting { rounds: ROUNDS_BETWEEN_PROBES.., .. } => {
+                self.phase = LimitPhase::Probing { restore_to: self.limit };
+                self.start(self.limit * PROBE_AT);
             }
-            LimitPhase::Moving { rounds, highest } => {
+            LimitPhase::Adapting { rounds, highest } => {
                 self.step(mean);
-                // At the clamp there is nothing to find out.
+                // At the clamp there is nothing to learn.
                 let rounds = rounds + u32::from(self.limit < self.clamp);
-                self.phase = LimitPhase::Moving { rounds, highest: highest.max(self.limit) };
+                self.phase = LimitPhase::Adapting { rounds, highest: highest.max(self.limit) };
             }
         }
     }
 
-    fn learn(&mut self, took: f64, weight: f64) {
-        self.usual = self.usual.map(|usual| usual + (took - usual) * weight);
+    fn adjust_baseline(&mut self, took: f64, weight: f64) {
+        self.baseline = self.baseline.map(|baseline| baseline + (took - baseline) * weight);
     }
 
-    fn looked(&mut self, limit: f64) {
-        self.phase = LimitPhase::Moving { rounds: 0, highest: limit };
+    fn end_probe(&mut self, limit: f64) {
+        self.phase = LimitPhase::Adapting { rounds: 0, highest: limit };
     }
 
     fn step(&mut self, mean: f64) {
-        let usual = self.usual.map_or(mean, |usual| usual.min(mean));
-        self.usual = Some(usual);
-        let gradient = (TOLERANCE * usual / mean.max(f64::MIN_POSITIVE)).clamp(LEAST_GRADIENT, 1.0);
+        let baseline = self.baseline.map_or(mean, |baseline| baseline.min(mean));
+        self.baseline = Some(baseline);
+        let gradient =
+            (TOLERANCE * baseline / mean.max(f64::MIN_POSITIVE)).clamp(LEAST_GRADIENT, 1.0);
         let next = self.limit * gradient + self.limit.sqrt();
         if next < self.limit {
             self.start(next);
@@ -184,10 +186,10 @@ impl ConcurrencyLimit {
         }
     }
 
-    /// From here on only what begins under this limit counts.
+    /// Sets the limit; only attempts that begin under it count from now on.
     fn start(&mut self, limit: f64) {
         self.limit = limit.max(LEAST_LIMIT).min(self.clamp);
-        self.round = SampleRound { left_out: self.round_size(), ..SampleRound::default() };
+        self.round = SampleRound { skipped: self.round_size(), ..SampleRound::default() };
         self.epoch += 1;
     }
 }

@@ -203,7 +203,7 @@ fn what_always_fails_is_still_asked_by_four() {
 fn a_failure_during_a_look_is_one_of_the_limit_that_it_left() {
     let mut rush = Rush::new(1_000, 1);
     let server = Server { slots: 50, seconds: 0.5, scatter: Scatter::None };
-    let is_looking = |rush: &Rush| matches!(rush.limit.phase, LimitPhase::Looking { .. });
+    let is_looking = |rush: &Rush| matches!(rush.limit.phase, LimitPhase::Probing { .. });
     let mut before = rush.limit.limit();
     while !is_looking(&rush) {
         before = rush.limit.limit();

@@ -1,14 +1,16 @@
-//! Hold: a provider told us to wait, or refused our credential; until when we ask nothing of it.
+//! Hold: the pause after a provider asked us to wait, or rejected our credential.
 //!
-//! - Throttled: `hold_until = max(hold_until, now + min(Retry-After, 300 s))`, lengthened by up
-//!   to half against a herd. Jitter only ever lengthens: asking early costs the next quota too.
-//! - Throttled without Retry-After (or with 0): 1 s, doubling to 60 s. It doubles once for each
-//!   hold: ten attempts in flight that are all refused are one event, not ten.
-//! - Credential: 401 holds 10 min at once; 402 and 403 after three in a row, since either may
-//!   be about one request only.
+//! - Throttled with Retry-After: `hold_until = max(hold_until, now + min(Retry-After, 300
+//!   s))`, lengthened by up to a half against a stampede. Jitter only ever lengthens: an early
+//!   attempt costs the next quota too.
+//! - Throttled without Retry-After (or with 0): 1 s, doubling up to 60 s, once for each hold:
+//!   ten attempts in flight that are all throttled are one event, not ten.
+//! - Credential: 401 holds for 10 min at once; 402 and 403 after three in a row, since either
+//!   may concern one request only.
 //!
-//! Quotas are not faults, so a hold is apart from the breaker and never feeds it. On its end
-//! traffic ramps over 10 s. While held, a success tells nothing (its attempt was sent before).
+//! Quotas are not faults, so a hold is separate from the breaker and never feeds it. When it
+//! ends, slow start limits the traffic for 10 s. During a hold a success means nothing,
+//! because its attempt was sent before.
 //!
 //! Retry-After: RFC 9110 10.2.3; 429: RFC 6585 4.
 
@@ -16,22 +18,22 @@ use super::slow_start::SlowStart;
 use crate::resilience::stats::window::RateMeter;
 use std::time::{Duration, Instant};
 
-/// A longer Retry-After is taken for this.
+/// A longer Retry-After is shortened to this.
 pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(300);
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 const CREDENTIAL_PAUSE: Duration = Duration::from_secs(600);
-const REFUSALS_IN_A_ROW: u32 = 3;
+const CONSECUTIVE_REJECTIONS: u32 = 3;
 const JITTER: f64 = 0.5;
-const RAMP: Duration = Duration::from_secs(10);
-const RATE_OVER: Duration = Duration::from_secs(10);
+const SLOW_START: Duration = Duration::from_secs(10);
+const RATE_WINDOW: Duration = Duration::from_secs(10);
 
 /// Why an endpoint is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum HoldReason {
-    /// Until a time that the provider said.
+    /// Until the provider's Retry-After.
     RetryAfter,
-    /// It said no time.
+    /// Throttled without Retry-After: exponential backoff.
     Backoff,
     Credential,
 }
@@ -39,22 +41,22 @@ pub enum HoldReason {
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum State {
     Free,
-    Held { until: Instant, cause: HoldReason, rate: f64 },
-    Ramping(SlowStart),
+    Held { until: Instant, reason: HoldReason, rate: f64 },
+    SlowStart(SlowStart),
 }
 
-/// One hold: of one credential at one address.
+/// The hold of one credential at one address.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Hold {
     state: State,
     meter: RateMeter,
-    /// Holds in a row that a throttle without Retry-After began.
+    /// Consecutive holds that began without Retry-After.
     pauses: u32,
-    /// 402 and 403 in a row.
-    refusals: u32,
+    /// Consecutive 402 and 403 responses.
+    rejections: u32,
 }
 
-// === impl Cause ===
+// === impl HoldReason ===
 
 impl HoldReason {
     pub fn as_str(self) -> &'static str {
@@ -68,13 +70,13 @@ impl HoldReason {
 // === impl State ===
 
 impl State {
-    /// The state that time alone makes of this one.
+    /// The state at `now`, without any event.
     fn at(self, now: Instant) -> State {
         match self {
             State::Held { until, rate, .. } if now >= until => {
-                State::Ramping(SlowStart::new(rate, RAMP, until)).at(now)
+                State::SlowStart(SlowStart::new(rate, SLOW_START, until)).at(now)
             }
-            State::Ramping(ramp) if ramp.is_over(now) => State::Free,
+            State::SlowStart(slow_start) if slow_start.is_over(now) => State::Free,
             _ => self,
         }
     }
@@ -90,87 +92,89 @@ impl Default for Hold {
 
 impl Hold {
     pub fn new() -> Self {
-        Self { state: State::Free, meter: RateMeter::new(RATE_OVER), pauses: 0, refusals: 0 }
+        Self { state: State::Free, meter: RateMeter::new(RATE_WINDOW), pauses: 0, rejections: 0 }
     }
 
-    /// The provider said to come later. Returns the end of the hold. `draw` is in `[0, 1)`.
+    /// The provider throttled an attempt. Returns the end of the hold. `draw` is in `[0,
+    /// 1)`.
     pub fn throttled(&mut self, retry_after: Option<Duration>, now: Instant, draw: f64) -> Instant {
-        let (pause, cause) = match retry_after {
-            Some(told) if !told.is_zero() => (told.min(RETRY_AFTER_MAX), HoldReason::RetryAfter),
+        let (pause, reason) = match retry_after {
+            Some(wait) if !wait.is_zero() => (wait.min(RETRY_AFTER_MAX), HoldReason::RetryAfter),
             _ => (self.next_pause(now), HoldReason::Backoff),
         };
-        self.extend(now + pause.mul_f64(1.0 + JITTER * draw.clamp(0.0, 1.0)), cause, now)
+        self.extend(now + pause.mul_f64(1.0 + JITTER * draw.clamp(0.0, 1.0)), reason, now)
     }
 
-    /// The provider refused the credential. Returns the end of the hold, if that begins one.
+    /// The provider rejected the credential. Returns the end of the hold, if one begins.
     pub fn credential(&mut self, status: u16, now: Instant) -> Option<Instant> {
         match status {
-            401 => self.refusals = REFUSALS_IN_A_ROW,
-            402 | 403 => self.refusals = self.refusals.saturating_add(1),
+            401 => self.rejections = CONSECUTIVE_REJECTIONS,
+            402 | 403 => self.rejections = self.rejections.saturating_add(1),
             _ => return None,
         }
-        if self.refusals < REFUSALS_IN_A_ROW {
+        if self.rejections < CONSECUTIVE_REJECTIONS {
             return None;
         }
-        self.refusals = 0;
+        self.rejections = 0;
         Some(self.extend(now + CREDENTIAL_PAUSE, HoldReason::Credential, now))
     }
 
-    /// Holds at least until `until`; an end that is later already stays. Returns the end.
-    pub fn extend(&mut self, until: Instant, cause: HoldReason, now: Instant) -> Instant {
+    /// Holds at least until `until`; a later end is kept. Returns the end.
+    pub fn extend(&mut self, until: Instant, reason: HoldReason, now: Instant) -> Instant {
         self.state = self.state.at(now);
-        let (until, cause, rate) = match self.state {
-            State::Held { until: later, cause, rate } if later >= until => (later, cause, rate),
-            State::Held { rate, .. } => (until, cause, rate),
-            State::Ramping(ramp) => (until, cause, ramp.rate()),
-            State::Free => (until, cause, self.meter.rate(now)),
+        let (until, reason, rate) = match self.state {
+            State::Held { until: later, reason, rate } if later >= until => (later, reason, rate),
+            State::Held { rate, .. } => (until, reason, rate),
+            State::SlowStart(slow_start) => (until, reason, slow_start.rate()),
+            State::Free => (until, reason, self.meter.rate(now)),
         };
-        self.state = State::Held { until, cause, rate };
+        self.state = State::Held { until, reason, rate };
         until
     }
 
-    /// An attempt succeeded: throttles and refusals are no longer in a row.
+    /// An attempt succeeded: throttles and rejections are no longer consecutive.
     pub fn success(&mut self, now: Instant) {
         if !self.is_held(now) {
             self.pauses = 0;
-            self.refusals = 0;
+            self.rejections = 0;
         }
     }
 
-    /// May an attempt go now? If not, how long until it may.
+    /// Admits an attempt, or returns the time until one may go.
     pub fn admit(&mut self, now: Instant) -> Result<(), Duration> {
         self.state = self.state.at(now);
         match &mut self.state {
             State::Free => {}
             State::Held { until, .. } => return Err(*until - now),
-            State::Ramping(ramp) => ramp.admit(now)?,
+            State::SlowStart(slow_start) => slow_start.admit(now)?,
         }
         self.meter.record(now);
         Ok(())
     }
 
-    /// What [`Hold::admit`] would say, without a change.
+    /// The result of [`Hold::admit`], without a change.
     pub fn check(&self, now: Instant) -> Result<(), Duration> {
         match self.state.at(now) {
             State::Free => Ok(()),
             State::Held { until, .. } => Err(until - now),
-            State::Ramping(ramp) => ramp.check(now),
+            State::SlowStart(slow_start) => slow_start.check(now),
         }
     }
 
-    /// End of the hold, or of the last one when nobody asked since. Compare it with the time.
+    /// The end of the hold, or of the last one if nothing was admitted since. Compare it
+    /// with the time.
     pub fn until(&self) -> Option<Instant> {
         match self.state {
             State::Held { until, .. } => Some(until),
-            State::Free | State::Ramping(_) => None,
+            State::Free | State::SlowStart(_) => None,
         }
     }
 
-    /// Why [`Hold::until`] is there.
-    pub fn cause(&self) -> Option<HoldReason> {
+    /// The reason for [`Hold::until`].
+    pub fn reason(&self) -> Option<HoldReason> {
         match self.state {
-            State::Held { cause, .. } => Some(cause),
-            State::Free | State::Ramping(_) => None,
+            State::Held { reason, .. } => Some(reason),
+            State::Free | State::SlowStart(_) => None,
         }
     }
 

@@ -98,7 +98,7 @@ fn a_success_of_an_attempt_from_before_the_hold_changes_nothing() {
 fn a_401_holds_the_credential_for_ten_minutes_at_once() {
     let (t0, mut hold) = (Instant::now(), Hold::new());
     assert_eq!(hold.credential(401, t0), Some(t0 + secs(600)));
-    assert_eq!(hold.cause(), Some(HoldReason::Credential));
+    assert_eq!(hold.reason(), Some(HoldReason::Credential));
     assert_eq!(hold.check(t0), Err(secs(600)));
 }
 
@@ -131,7 +131,7 @@ fn a_credential_hold_outlasts_a_throttle_and_keeps_its_cause() {
     let (t0, mut hold) = (Instant::now(), Hold::new());
     hold.credential(401, t0);
     hold.throttled(Some(secs(5)), t0, 0.0);
-    assert_eq!((hold.cause(), hold.until()), (Some(HoldReason::Credential), Some(t0 + secs(600))));
+    assert_eq!((hold.reason(), hold.until()), (Some(HoldReason::Credential), Some(t0 + secs(600))));
 }
 
 #[test]
@@ -145,7 +145,7 @@ fn traffic_returns_along_a_ramp_of_the_rate_from_before() {
     let wait = hold.check(until).unwrap_err();
     // 50/s begins at 5/s.
     assert!(wait > Duration::from_millis(150) && wait < Duration::from_millis(210), "{wait:?}");
-    assert_eq!((hold.until(), hold.cause()), (None, None));
+    assert_eq!((hold.until(), hold.reason()), (None, None));
     assert!((0..100).all(|_| hold.admit(until + secs(10)).is_ok()));
 }
 

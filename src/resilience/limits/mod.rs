@@ -1,4 +1,4 @@
-//! Limits: adaptive concurrency, holds, slow start.
+//! Limits on attempts: adaptive concurrency, holds, slow start.
 
 pub mod concurrency_limit;
 pub mod hold;

@@ -1,15 +1,15 @@
-//! Ramp: how traffic returns to an endpoint that was closed to it.
+//! Slow start: how traffic returns to an endpoint that was closed to it.
 //!
-//! Whoever waited for an endpoint wakes when it opens again, all at the same moment. The ramp
-//! lets them in along a line: from 10 % of the attempt rate of before, to 100 % when `over`
-//! has passed, then it is out of the way.
+//! Every request that waited for an endpoint wakes up at the same moment when it opens again.
+//! Slow start admits them along a line: from 10 % of the attempt rate before the pause to 100
+//! % once `over` has passed, and then it has no effect.
 //!
-//! Pacing is a bucket that holds one attempt and fills along that line, so that any span
-//! admits at most the area under the line, plus one. The area is integrated, not stepped: the
-//! wait that a refusal names is exact, the root of a quadratic.
+//! The pace is a bucket that holds one attempt and fills along that line, so any span admits
+//! at most the area under the line, plus one. The area is integrated, not stepped: the wait
+//! that a rejection names is exact, the root of a quadratic.
 //!
-//! A rate of before under 1/s counts as 1/s, else a quiet endpoint would be asked once in
-//! minutes. No wait is longer than ten seconds.
+//! A previous rate under 1/s counts as 1/s, otherwise a quiet endpoint would get its next
+//! attempt after minutes. No wait is longer than ten seconds.
 //!
 //! Slow start as in nginx and Envoy, paced as GCRA (ITU-T I.371) with a burst of one.
 
@@ -18,10 +18,11 @@ use std::time::{Duration, Instant};
 const FIRST_SHARE: f64 = 0.1;
 const LEAST_RATE: f64 = 1.0;
 const MOST_RATE: f64 = 1e9;
-/// Floats leave crumbs: who waited as told must find a whole attempt.
+/// Tolerance for rounding: a caller that waited as long as it was told must find a whole
+/// attempt.
 const WHOLE: f64 = 1.0 - 1e-6;
 
-/// A line from 10 % to 100 % of a rate, and the pace it allows.
+/// A line from 10 % to 100 % of a rate, and the pace along it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SlowStart {
     rate: f64,
@@ -33,8 +34,8 @@ pub struct SlowStart {
 }
 
 impl SlowStart {
-    /// `rate` is attempts per second before the endpoint was closed. `over` zero is a ramp that
-    /// is over at once.
+    /// `rate` is the attempts per second before the endpoint was closed. With `over` zero
+    /// it is over at once.
     pub fn new(rate: f64, over: Duration, now: Instant) -> Self {
         let rate = if rate > LEAST_RATE { rate.min(MOST_RATE) } else { LEAST_RATE };
         Self { rate, over, started: now, credit: 1.0, filled: now }
@@ -57,20 +58,20 @@ impl SlowStart {
         FIRST_SHARE + (1.0 - FIRST_SHARE) * self.age(now) / self.over.as_secs_f64()
     }
 
-    /// Takes leave for one attempt, or says how long until there is one.
+    /// Takes one attempt, or returns the time until there is one.
     pub fn admit(&mut self, now: Instant) -> Result<(), Duration> {
         self.check(now)?;
         self.spend(now);
         Ok(())
     }
 
-    /// Takes what [`Ramp::check`] has just granted.
+    /// Takes the attempt that [`SlowStart::check`] has just allowed.
     pub(crate) fn spend(&mut self, now: Instant) {
         self.credit = (self.credit_at(now) - 1.0).max(0.0);
         self.filled = now;
     }
 
-    /// What [`Ramp::admit`] would say, without taking it.
+    /// The result of [`SlowStart::admit`], without taking the attempt.
     pub fn check(&self, now: Instant) -> Result<(), Duration> {
         if self.is_over(now) {
             return Ok(());
@@ -98,7 +99,7 @@ impl SlowStart {
         (1.0 - FIRST_SHARE) / self.over.as_secs_f64()
     }
 
-    /// Solves `share * t + slope * t^2 / 2 = missing / rate` for `t`, at most to the ramp's end.
+    /// Solves `share * t + slope * t^2 / 2 = missing / rate` for `t`, at most to the slow_start's end.
     fn wait_for(&self, missing: f64, now: Instant) -> Duration {
         let (share, slope, area) = (self.share(now), self.slope(), missing / self.rate);
         // The form without cancellation when the slope is small.
@@ -124,13 +125,13 @@ mod tests {
         (0..1000).map(|n| rate * share(from + (f64::from(n) + 0.5) * slice) * slice).sum()
     }
 
-    /// Asks again as soon as it is told to; the ages at which it was admitted.
+    /// Retries as soon as it may; the ages at which it was admitted.
     fn eager(rate: f64, over: Duration) -> Vec<Duration> {
         let started = Instant::now();
-        let (mut now, mut ramp, mut admitted) =
+        let (mut now, mut slow_start, mut admitted) =
             (started, SlowStart::new(rate, over, started), vec![]);
-        while !ramp.is_over(now) {
-            match ramp.admit(now) {
+        while !slow_start.is_over(now) {
+            match slow_start.admit(now) {
                 Ok(()) => admitted.push(now - started),
                 Err(wait) => now += wait,
             }
@@ -141,15 +142,15 @@ mod tests {
     #[test]
     fn the_first_attempt_goes_at_once_and_the_second_waits() {
         let now = Instant::now();
-        let mut ramp = SlowStart::new(100.0, TEN, now);
-        assert_eq!(ramp.admit(now), Ok(()));
-        let wait = ramp.admit(now).unwrap_err();
+        let mut slow_start = SlowStart::new(100.0, TEN, now);
+        assert_eq!(slow_start.admit(now), Ok(()));
+        let wait = slow_start.admit(now).unwrap_err();
         // 100/s begins at 10/s, and the line climbs meanwhile.
         assert!(wait > Duration::from_millis(90) && wait < Duration::from_millis(100), "{wait:?}");
     }
 
     #[test]
-    fn an_eager_caller_gets_all_that_lies_under_the_line() {
+    fn an_eager_caller_gets_the_area_under_the_line() {
         let admitted = eager(100.0, TEN);
         // 55 % of 100/s for 10 s, and the first.
         assert!((549..=551).contains(&admitted.len()), "{}", admitted.len());
@@ -158,72 +159,72 @@ mod tests {
     }
 
     #[test]
-    fn the_share_climbs_from_a_tenth_to_all() {
+    fn the_share_grows_from_a_tenth_to_one() {
         let now = Instant::now();
-        let ramp = SlowStart::new(1.0, TEN, now);
-        assert_eq!(ramp.share(now), 0.1);
-        assert!((ramp.share(now + TEN / 2) - 0.55).abs() < 1e-9);
-        assert_eq!(ramp.share(now + TEN), 1.0);
+        let slow_start = SlowStart::new(1.0, TEN, now);
+        assert_eq!(slow_start.share(now), 0.1);
+        assert!((slow_start.share(now + TEN / 2) - 0.55).abs() < 1e-9);
+        assert_eq!(slow_start.share(now + TEN), 1.0);
     }
 
     #[test]
-    fn when_it_is_over_nothing_waits() {
+    fn after_the_end_everything_is_admitted() {
         let started = Instant::now();
-        let mut ramp = SlowStart::new(1.0, TEN, started);
-        assert!((0..1000).all(|_| ramp.admit(started + TEN).is_ok()));
+        let mut slow_start = SlowStart::new(1.0, TEN, started);
+        assert!((0..1000).all(|_| slow_start.admit(started + TEN).is_ok()));
         let mut none = SlowStart::new(1.0, Duration::ZERO, started);
         assert!((0..1000).all(|_| none.admit(started).is_ok()));
     }
 
     #[test]
-    fn idle_time_saves_up_one_attempt_only() {
+    fn idle_time_saves_one_attempt_only() {
         let started = Instant::now();
-        let mut ramp = SlowStart::new(1000.0, TEN, started);
+        let mut slow_start = SlowStart::new(1000.0, TEN, started);
         let late = started + Duration::from_secs(5);
-        assert_eq!(ramp.admit(late), Ok(()));
-        assert!(ramp.admit(late).is_err());
+        assert_eq!(slow_start.admit(late), Ok(()));
+        assert!(slow_start.admit(late).is_err());
     }
 
     #[test]
-    fn a_quiet_endpoint_is_asked_within_seconds() {
+    fn a_quiet_endpoint_gets_an_attempt_within_seconds() {
         for rate in [0.0, 0.001, 1.0, f64::NAN, -5.0] {
-            let ramp = SlowStart::new(rate, TEN, Instant::now());
-            assert_eq!(ramp.rate(), 1.0);
+            let slow_start = SlowStart::new(rate, TEN, Instant::now());
+            assert_eq!(slow_start.rate(), 1.0);
             assert!(eager(rate, TEN)[1] < Duration::from_secs(4));
         }
     }
 
     #[test]
-    fn a_clock_that_was_read_before_the_start_is_the_start() {
+    fn a_time_before_the_start_counts_as_the_start() {
         let started = Instant::now() + TEN;
-        let mut ramp = SlowStart::new(10.0, TEN, started);
-        assert_eq!(ramp.admit(started - TEN), Ok(()));
-        assert!(ramp.admit(started).is_err());
+        let mut slow_start = SlowStart::new(10.0, TEN, started);
+        assert_eq!(slow_start.admit(started - TEN), Ok(()));
+        assert!(slow_start.admit(started).is_err());
     }
 
     proptest! {
         #[test]
-        fn no_span_admits_more_than_lies_under_the_line_and_one(
+        fn no_span_admits_more_than_the_area_under_the_line_plus_one(
             rate in 1.0f64..500.0,
             over_ms in 1u64..30_000,
             gaps in prop::collection::vec(0u64..400, 1..200),
         ) {
             let (started, over) = (Instant::now(), Duration::from_millis(over_ms));
-            let (mut now, mut ramp, mut admitted) = (started, SlowStart::new(rate, over, started), vec![]);
+            let (mut now, mut slow_start, mut admitted) = (started, SlowStart::new(rate, over, started), vec![]);
             for gap in gaps {
                 now += Duration::from_millis(gap);
-                if ramp.is_over(now) {
+                if slow_start.is_over(now) {
                     break;
                 }
-                let said = ramp.check(now);
-                prop_assert_eq!(ramp.admit(now), said);
-                match said {
+                let checked = slow_start.check(now);
+                prop_assert_eq!(slow_start.admit(now), checked);
+                match checked {
                     Ok(()) => admitted.push(now - started),
                     Err(wait) => {
                         prop_assert!(wait <= TEN);
-                        prop_assert_eq!(ramp.check(now + wait), Ok(()));
+                        prop_assert_eq!(slow_start.check(now + wait), Ok(()));
                         let early = wait.mul_f64(0.99);
-                        let soon = ramp.check(now + early);
+                        let soon = slow_start.check(now + early);
                         prop_assert!(soon.is_err() || wait < Duration::from_micros(100));
                     }
                 }

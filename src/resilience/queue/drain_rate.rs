@@ -1,15 +1,15 @@
-//! How fast a line gets shorter: what an honest Retry-After is made of.
+//! How fast a queue drains: the basis of an honest Retry-After.
 //!
-//! Counted only while somebody waits: what is served of an idle queue says how much was asked for,
-//! not how much could be served. Old counts fade by half every few seconds, so that a provider that
-//! became slower is believed. Those who give up are not counted: nobody knows beforehand that they
-//! will, and who comes back too late has lost less than who comes back in vain.
+//! Services count only while there are waiters: those of an idle queue show the demand, not
+//! the capacity. Old counts fade by half every few seconds, so that a provider that became
+//! slower is noticed. Waiters that give up are not counted: it is unknown beforehand that they
+//! will, and a client that returns too late loses less than one that returns in vain.
 
 use std::time::{Duration, Instant};
 
-/// Of counts older than this only half counts.
+/// Counts older than this are halved.
 const SPAN: Duration = Duration::from_secs(4);
-/// Below so many services, or so short a time, nothing is known.
+/// With fewer services, or less time, the rate is unknown.
 const LEAST: f64 = 10.0;
 const SHORTEST: Duration = Duration::from_secs(1);
 
@@ -20,7 +20,7 @@ pub struct DrainRate {
 }
 
 impl DrainRate {
-    /// The first one waits.
+    /// The first waiter arrived.
     pub fn begin(&mut self, now: Instant) {
         *self = DrainRate { since: Some(now), ..DrainRate::default() };
     }
@@ -30,7 +30,7 @@ impl DrainRate {
         self.served += 1.0;
     }
 
-    /// Services a second; nothing while that is not known.
+    /// Services per second; none while unknown.
     pub fn rate(&self, now: Instant) -> Option<f64> {
         let over = now.saturating_duration_since(self.since?);
         let known = self.served >= LEAST && over >= SHORTEST;
@@ -48,14 +48,14 @@ impl DrainRate {
     }
 }
 
-/// When a line will be gone that takes `served` to serve, and of which nobody waits for longer than
-/// `most`.
+/// The time until a queue is empty that takes `served` to serve, where no waiter stays for
+/// longer than `most`.
 ///
-/// At the latest it is gone when it is served, or nobody of it may wait any longer: so it comes
-/// where others go first. Where nobody else comes, those who would wait for too long leave beside
-/// those who are served; at the soonest it is gone by both. Which it will be nobody knows, so the
-/// middle is told, and more of the sooner end the nearer the line is to what may be waited: of a
-/// short one nobody leaves.
+/// At the latest it is empty when all are served, or when all have timed out: that is the case
+/// if other waiters go first. If no others arrive, waiters that would wait for too long leave
+/// while others are served; at the soonest it is empty by both together. Which case applies is
+/// unknown, so the result is the middle, and more of the sooner end the closer the queue is to
+/// `most`: no waiter leaves a short queue.
 pub fn drained_after(served: Duration, most: Duration) -> Duration {
     let latest = served.min(most);
     if latest.is_zero() {
@@ -73,7 +73,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn nothing_is_known_before_some_were_served_in_some_time() {
+    fn the_rate_is_unknown_before_enough_services_and_time() {
         let (t0, mut drain) = (Instant::now(), DrainRate::default());
         assert_eq!(drain.rate(t0), None);
         drain.begin(t0);
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_of_pace_is_believed_within_some_spans() {
+    fn a_change_of_pace_shows_within_some_spans() {
         let (t0, mut drain) = (Instant::now(), DrainRate::default());
         drain.begin(t0);
         let mut now = t0;
@@ -102,18 +102,18 @@ mod tests {
     }
 
     #[test]
-    fn a_short_line_is_gone_when_it_is_served_and_a_long_one_sooner() {
+    fn a_short_queue_is_served_and_a_long_one_also_times_out() {
         let seconds = Duration::from_secs;
         assert_eq!(drained_after(Duration::ZERO, seconds(5)), Duration::ZERO);
         assert_eq!(drained_after(seconds(2), seconds(5)), seconds(2));
         assert_eq!(drained_after(seconds(5), seconds(5)), Duration::from_millis(3750));
-        // However long it is.
+        // For any length.
         assert!((drained_after(seconds(500), seconds(5)).as_secs_f64() - 4.975).abs() < 0.001);
     }
 
     proptest! {
         #[test]
-        fn a_line_is_gone_by_the_latest_and_not_before_the_soonest(
+        fn a_queue_is_empty_between_the_soonest_and_the_latest(
             served in 0u64..100_000, most in 1u64..100_000
         ) {
             let (served, most) = (Duration::from_millis(served), Duration::from_millis(most));

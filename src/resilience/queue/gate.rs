@@ -1,7 +1,7 @@
-//! The gate before one provider: whose turn it is to see whether the provider has room.
+//! The gate of one provider: which waiter may check whether the provider has capacity.
 //!
-//! It knows lines by number, and how many of each class stand in those that are open; who stands
-//! in a line is the lane's to know. One has the turn at a time.
+//! It knows groups by number, and how many waiters of each class are in the unblocked ones;
+//! the wait queue knows the waiters. It offers to one waiter at a time.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -11,15 +11,19 @@ use super::stride::Stride;
 use super::wait_queue::Ticket;
 
 /// A class of a queue.
-pub(crate) type ClassKey = (u32, usize);
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct ClassKey {
+    pub(crate) queue: u32,
+    pub(crate) class: usize,
+}
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Gate {
     pub(crate) shares: Stride<ClassKey>,
-    lines: BTreeMap<u32, GateGroup>,
-    /// The line that was served last, of each class.
+    groups: BTreeMap<u32, GateGroup>,
+    /// The group that was served last, by class.
     last: BTreeMap<ClassKey, u32>,
-    turn: Option<Dispatch>,
+    offer: Option<Offer>,
     pub(crate) drain: DrainRate,
 }
 
@@ -30,107 +34,107 @@ struct GateGroup {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Dispatch {
-    whose: Ticket,
-    rests: bool,
-    /// There was room again while it looked.
-    again: bool,
-    /// What stands before the provider changed while it looked.
-    reopened: bool,
+struct Offer {
+    waiter: Ticket,
+    deferred: bool,
+    /// Capacity came back during the check.
+    recheck: bool,
+    /// Breakers or holds changed during the check.
+    changed: bool,
 }
 
 impl Gate {
-    /// A line stands here from now on, open unless it was closed.
-    pub(crate) fn stands(&mut self, line: u32, queue: u32) {
-        self.lines.entry(line).or_insert(GateGroup { queue, open: true });
+    /// Adds a group, unblocked if it is new.
+    pub(crate) fn add_group(&mut self, group_id: u32, queue: u32) {
+        self.groups.entry(group_id).or_insert(GateGroup { queue, open: true });
     }
 
-    /// The last one left the line.
-    pub(crate) fn vanishes(&mut self, line: u32) {
-        self.lines.remove(&line);
+    /// Removes a group without waiters.
+    pub(crate) fn remove_group(&mut self, group_id: u32) {
+        self.groups.remove(&group_id);
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.lines.is_empty()
+        self.groups.is_empty()
     }
 
-    pub(crate) fn is_open(&self, line: u32) -> bool {
-        self.lines.get(&line).is_some_and(|standing| standing.open)
+    pub(crate) fn is_open(&self, group_id: u32) -> bool {
+        self.groups.get(&group_id).is_some_and(|group| group.open)
     }
 
-    /// Whether that changed anything.
-    pub(crate) fn set_open(&mut self, line: u32, open: bool) -> bool {
-        let standing = self.lines.get_mut(&line);
-        standing.is_some_and(|standing| std::mem::replace(&mut standing.open, open) != open)
+    /// Blocks or unblocks a group; whether that changed anything.
+    pub(crate) fn set_open(&mut self, group_id: u32, open: bool) -> bool {
+        let group = self.groups.get_mut(&group_id);
+        group.is_some_and(|group| std::mem::replace(&mut group.open, open) != open)
     }
 
-    pub(crate) fn closed(&self) -> Vec<u32> {
-        self.lines.iter().filter(|(_, standing)| !standing.open).map(|(line, _)| *line).collect()
+    pub(crate) fn blocked_groups(&self) -> Vec<u32> {
+        self.groups.iter().filter(|(_, group)| !group.open).map(|(group_id, _)| *group_id).collect()
     }
 
     pub(crate) fn join(&mut self, share: ClassKey, weight: u32, count: usize, now: Instant) {
         if count > 0 && self.shares.total() == 0 {
             self.drain.begin(now);
         }
-        self.shares.join(share, weight, count);
+        self.shares.add(share, weight, count);
     }
 
-    /// Open lines in the order in which they are to be served, with the class to serve.
+    /// Unblocked groups in the order to serve them, with the class to serve.
     pub(crate) fn order(&self) -> impl Iterator<Item = (ClassKey, u32)> {
         self.shares.order().flat_map(move |share| {
             let last = self.last.get(&share).copied();
             let after = last.map_or(0, |last| last.saturating_add(1));
-            let lines = self.lines.range(after..).chain(self.lines.range(..after));
-            let open = lines.filter(move |(_, s)| s.open && s.queue == share.0);
-            open.map(move |(line, _)| (share, *line))
+            let groups = self.groups.range(after..).chain(self.groups.range(..after));
+            let open = groups.filter(move |(_, s)| s.open && s.queue == share.queue);
+            open.map(move |(group_id, _)| (share, *group_id))
         })
     }
 
-    pub(crate) fn served(&mut self, share: ClassKey, line: u32) {
+    pub(crate) fn served(&mut self, share: ClassKey, group_id: u32) {
         self.shares.served(share);
-        self.last.insert(share, line);
+        self.last.insert(share, group_id);
     }
 
-    // === the turn ===
+    // === the offer ===
 
-    pub(crate) fn give(&mut self, whose: Ticket) {
-        self.turn = Some(Dispatch { whose, rests: false, again: false, reopened: false });
+    pub(crate) fn offer_to(&mut self, waiter: Ticket) {
+        self.offer = Some(Offer { waiter, deferred: false, recheck: false, changed: false });
     }
 
-    pub(crate) fn whose(&self) -> Option<Ticket> {
-        self.turn.map(|turn| turn.whose)
+    pub(crate) fn offered_to(&self) -> Option<Ticket> {
+        self.offer.map(|offer| offer.waiter)
     }
 
-    pub(crate) fn rests(&self) -> bool {
-        self.turn.is_some_and(|turn| turn.rests)
+    pub(crate) fn is_deferred(&self) -> bool {
+        self.offer.is_some_and(|offer| offer.deferred)
     }
 
-    pub(crate) fn set_rests(&mut self, rests: bool) {
-        if let Some(turn) = &mut self.turn {
-            turn.rests = rests;
+    pub(crate) fn set_deferred(&mut self, deferred: bool) {
+        if let Some(offer) = &mut self.offer {
+            offer.deferred = deferred;
         }
     }
 
-    /// Whoever has the turn has to look once more before it gives the turn back.
-    pub(crate) fn again(&mut self) {
-        if let Some(turn) = &mut self.turn {
-            turn.again = true;
+    /// The waiter must check once more before the offer ends.
+    pub(crate) fn request_recheck(&mut self) {
+        if let Some(offer) = &mut self.offer {
+            offer.recheck = true;
         }
     }
 
-    /// What whoever has the turn saw of breakers and holds may be over.
-    pub(crate) fn reopen(&mut self) {
-        if let Some(turn) = &mut self.turn {
-            turn.reopened = true;
+    /// A result of the check about breakers and holds may be outdated.
+    pub(crate) fn mark_changed(&mut self) {
+        if let Some(offer) = &mut self.offer {
+            offer.changed = true;
         }
     }
 
-    pub(crate) fn is_reopened(&self) -> bool {
-        self.turn.is_some_and(|turn| turn.reopened)
+    pub(crate) fn is_changed(&self) -> bool {
+        self.offer.is_some_and(|offer| offer.changed)
     }
 
-    /// Ends the turn; was there room meanwhile?
-    pub(crate) fn end(&mut self) -> bool {
-        self.turn.take().is_some_and(|turn| turn.again)
+    /// Ends the offer; whether capacity came back meanwhile.
+    pub(crate) fn end_offer(&mut self) -> bool {
+        self.offer.take().is_some_and(|offer| offer.recheck)
     }
 }

@@ -1,4 +1,4 @@
-//! The queue: waiters, fairness, dispatch.
+//! The queue of requests waiting for capacity: bounds, fairness, dispatch.
 
 pub mod dispatch;
 pub mod drain_rate;

@@ -1,16 +1,16 @@
-//! Stride scheduling: shares of service in proportion to weights, and nobody starved.
+//! Stride scheduling: service in proportion to weights, without starvation.
 //!
-//! Each share has a *pass*. The busy one with the smallest pass is served (ties by key), then its
-//! pass grows by `1 / weight`. One that becomes busy takes `max(its own pass, the current one)`:
-//! nobody saves up service by being idle.
+//! Each share has a *pass*. The busy share with the smallest pass is served (ties by key),
+//! then its pass grows by `1 / weight`. A share that becomes busy takes `max(its own pass, the
+//! current one)`: idling saves up no service.
 //!
-//! Between two services of a share that is always busy there are at most [`bound`] others, its own
-//! next one included. Waldspurger, Weihl: Stride Scheduling, 1995.
+//! Between two services of a share that is always busy there are at most [`bound`] others, its
+//! own next one included. Waldspurger, Weihl: Stride Scheduling, 1995.
 
 use std::collections::BTreeMap;
 
-/// What a share of weight 1 pays for one service. Rounding stays far below what any two weights of
-/// a million differ by, and the sum below `u128` for longer than anything runs.
+/// Cost of one service for weight 1. Rounding stays far below the difference between any two
+/// weights up to a million, and the sum stays within `u128` for longer than any process runs.
 const ONE: u128 = 1 << 64;
 
 /// Shares by key.
@@ -27,8 +27,8 @@ struct StrideShare {
     waiting: usize,
 }
 
-/// The most services between two of share `of`, the second of them included, while `weights` are
-/// all busy.
+/// The most services between two of share `of`, the second one included, while all `weights`
+/// are busy.
 pub fn bound(weights: &[u32], of: usize) -> u64 {
     let own = u64::from(weights[of].max(1));
     let others = weights.iter().enumerate().filter(|(index, _)| *index != of);
@@ -42,8 +42,8 @@ impl<K> Default for Stride<K> {
 }
 
 impl<K: Ord + Copy> Stride<K> {
-    /// `count` more wait in a share.
-    pub fn join(&mut self, key: K, weight: u32, count: usize) {
+    /// Adds `count` waiters to a share.
+    pub fn add(&mut self, key: K, weight: u32, count: usize) {
         let share = self.shares.entry(key).or_insert(StrideShare { weight, pass: 0, waiting: 0 });
         share.weight = weight.max(1);
         if share.waiting == 0 && count > 0 {
@@ -52,18 +52,18 @@ impl<K: Ord + Copy> Stride<K> {
         share.waiting += count;
     }
 
-    /// `count` fewer wait in a share.
-    pub fn part(&mut self, key: K, count: usize) {
+    /// Removes `count` waiters from a share.
+    pub fn remove(&mut self, key: K, count: usize) {
         if let Some(share) = self.shares.get_mut(&key) {
             share.waiting = share.waiting.saturating_sub(count);
         }
         if self.shares.values().all(|share| share.waiting == 0) {
-            // Whoever is busy next is so alone: passes of before mean nothing.
+            // The next busy share is alone: earlier passes do not matter.
             self.shares.clear();
         }
     }
 
-    /// The busy ones, whose turn it is first.
+    /// Busy shares in the order of service.
     pub fn order(&self) -> impl Iterator<Item = K> {
         let busy = self.shares.iter().filter(|(_, share)| share.waiting > 0);
         let mut busy: Vec<_> = busy.map(|(key, share)| (share.pass, *key)).collect();
@@ -71,7 +71,7 @@ impl<K: Ord + Copy> Stride<K> {
         busy.into_iter().map(|(_, key)| key)
     }
 
-    /// One of a share was served.
+    /// A waiter of a share was served.
     pub fn served(&mut self, key: K) {
         if let Some(share) = self.shares.get_mut(&key) {
             self.current = self.current.max(share.pass);
@@ -79,18 +79,19 @@ impl<K: Ord + Copy> Stride<K> {
         }
     }
 
-    /// How many wait in a share.
+    /// Waiters of a share.
     pub fn waiting(&self, key: K) -> usize {
         self.shares.get(&key).map_or(0, |share| share.waiting)
     }
 
-    /// How many wait in all.
+    /// Waiters of all shares.
     pub fn total(&self) -> usize {
         self.shares.values().map(|share| share.waiting).sum()
     }
 
-    /// What part of the service a share gets while those who wait now do; `key` counts as one.
-    pub fn part_of(&self, key: K, weight: u32) -> f64 {
+    /// The fraction of the service that a share gets from the current waiters; `key`
+    /// counts as busy.
+    pub fn fraction(&self, key: K, weight: u32) -> f64 {
         let busy = self.shares.iter().filter(|(other, share)| **other != key && share.waiting > 0);
         let others: f64 = busy.map(|(_, share)| f64::from(share.weight)).sum();
         f64::from(weight) / (f64::from(weight) + others)
@@ -104,18 +105,18 @@ mod tests {
 
     fn busy(weights: &[u32]) -> Stride<usize> {
         let mut stride = Stride::default();
-        weights.iter().enumerate().for_each(|(key, weight)| stride.join(key, *weight, 1));
+        weights.iter().enumerate().for_each(|(key, weight)| stride.add(key, *weight, 1));
         stride
     }
 
     fn serve(stride: &mut Stride<usize>) -> usize {
-        let key = stride.order().next().expect("somebody is busy");
+        let key = stride.order().next().expect("a busy share");
         stride.served(key);
         key
     }
 
     #[test]
-    fn shares_are_as_the_weights_over_any_cycle() {
+    fn services_are_in_proportion_to_weights() {
         let mut stride = busy(&[8, 4, 2, 1]);
         let mut served = [0; 4];
         (0..150).for_each(|_| served[serve(&mut stride)] += 1);
@@ -130,17 +131,17 @@ mod tests {
     }
 
     #[test]
-    fn who_was_idle_has_saved_nothing() {
+    fn an_idle_share_saves_up_no_service() {
         let mut stride = busy(&[1]);
         (0..1000).for_each(|_| assert_eq!(serve(&mut stride), 0));
-        stride.join(1, 1, 1);
-        let turns: Vec<_> = (0..4).map(|_| serve(&mut stride)).collect();
-        assert_eq!(turns, [1, 0, 1, 0]);
+        stride.add(1, 1, 1);
+        let order: Vec<_> = (0..4).map(|_| serve(&mut stride)).collect();
+        assert_eq!(order, [1, 0, 1, 0]);
     }
 
     proptest! {
         #[test]
-        fn nobody_waits_longer_than_the_bound(
+        fn no_share_waits_longer_than_the_bound(
             weights in prop::collection::vec(1u32..20, 1..6),
             steps in prop::collection::vec((0usize..8, any::<bool>()), 1..400),
         ) {
@@ -150,8 +151,8 @@ mod tests {
             for (key, toggles) in steps {
                 if toggles && key < weights.len() {
                     match is_busy[key] {
-                        true => stride.part(key, 1),
-                        false => stride.join(key, weights[key], 1),
+                        true => stride.remove(key, 1),
+                        false => stride.add(key, weights[key], 1),
                     }
                     is_busy[key] = !is_busy[key];
                     since[key] = 0;

@@ -1,107 +1,112 @@
-//! The wait lane: who goes next where a provider has room.
+//! The wait queue: which waiter goes next when a provider has capacity.
 //!
-//! Whoever waits stands in a *line*: those of one queue that the same providers could serve, with
-//! the same breakers and holds before them. Before each provider is a *gate*. Where there may be
-//! room, the gate gives one waiter of its lines the *turn*: classes in stride order, lines of a
-//! class in turn, flows of a line in turn, first in first out in a flow. Who has the turn looks
-//! whether the provider can take it, and says what came of it:
+//! Waiters form *groups*: requests of one queue that the same providers could serve, behind
+//! the same breakers and holds. Each provider has a *gate*. When it may have capacity, the
+//! gate *offers* it to one waiter of its groups: classes in stride order, groups of a class in
+//! rotation, flows of a group in rotation, first in first out within a flow. The waiter with
+//! the offer checks the provider and reports the result:
 //!
-//! - it goes: `served`, and the next one has the turn;
-//! - the provider's own rate forbids it for some time: it *rests* with the turn, and what the
-//!   provider gets back meanwhile is kept for it, unless somebody comes who goes before it;
-//! - a hold or a breaker forbids it: its line is *closed* at this gate, the turn goes on to other
-//!   lines, and it keeps the time at which the line opens again;
-//! - nothing was free after all: the turn ends, and the next room begins another;
-//! - it cannot use this provider for reasons of its own: it steps *aside* into another line.
+//! - served: it goes, and the gate makes the next offer;
+//! - rate limited: the offer is deferred until a given time, and capacity that returns
+//!   meanwhile is kept for this waiter, unless a waiter with precedence arrives;
+//! - blocked by a hold or breaker: its group is *blocked* at this gate until a given time, and
+//!   the offer goes to another group;
+//! - no capacity after all: the offer ends, and the next capacity begins another;
+//! - ineligible for reasons of its own: it moves to another group.
 //!
-//! So a waiter for one provider never delays one for another, a turn costs O(log n) however many
-//! wait, and nobody polls. Nothing here waits or wakes: who has to look is in `take_woken`.
+//! So a waiter for one provider never delays one for another, an offer costs O(log n) however
+//! many wait, and nothing polls. This type neither blocks nor wakes: `take_woken` returns the
+//! waiters that have something to check.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use super::drain_rate::drained_after;
 use super::flow_fifo::FlowFifo;
-use super::gate::Gate;
+use super::gate::{ClassKey, Gate};
 use super::waiters::{QueueFull, QueuePolicy, QueueWaiters, QueuedRequest};
 
-/// A waiter: when its request came, and a number of its own. Orders by age.
-pub type Ticket = (Instant, u64);
+/// Identifies a waiter: when its request arrived, and a unique number. Orders by age.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ticket {
+    pub arrived: Instant,
+    pub number: u64,
+}
 
-/// Who could serve, and what stands before them: equal for all of a line.
+/// The key of a group: what all its waiters have in common.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct GroupKey {
     pub queue: u32,
     pub providers: Box<[u32]>,
-    /// Tells breakers and holds apart.
+    /// Identifies the set of breakers and holds.
     pub circuits: u64,
 }
 
-/// What wants to wait.
+/// A request that is to wait.
 #[derive(Clone, Debug)]
 pub struct QueueEntry {
-    pub line: GroupKey,
+    pub group: GroupKey,
     pub class: usize,
     pub flow: u64,
     pub bytes: u64,
-    /// When the request came.
+    /// When the request arrived.
     pub arrived: Instant,
-    /// When its wait is of no use any more.
+    /// When waiting longer is pointless.
     pub until: Instant,
 }
 
-/// Why it may not.
+/// Why a request cannot wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QueueRejection {
     Full(QueueFull),
-    /// It would take so long, which is too long.
-    Late(Duration),
+    /// The expected wait is this long, which is too long.
+    TooLong(Duration),
 }
 
 #[derive(Clone, Debug)]
 pub(crate) struct WaiterState {
-    pub(crate) line: u32,
-    pub(crate) member: QueuedRequest,
-    /// Gates at which it has the turn, and until when it rests there.
-    pub(crate) turns: Vec<(u32, Option<Instant>)>,
-    /// Gates that it closed to its line, and until when.
-    pub(crate) closed: Vec<(u32, Instant)>,
+    pub(crate) group: u32,
+    pub(crate) request: QueuedRequest,
+    /// Gates that offer to it, and until when the offer is deferred.
+    pub(crate) offers: Vec<(u32, Option<Instant>)>,
+    /// Gates at which it blocked its group, and until when.
+    pub(crate) blocked: Vec<(u32, Instant)>,
 }
 
 #[derive(Clone, Debug)]
 pub(crate) struct WaiterGroup {
-    pub(crate) line: GroupKey,
+    pub(crate) key: GroupKey,
     pub(crate) classes: Vec<FlowFifo<Ticket>>,
 }
 
-/// All that wait, in all queues.
+/// All waiters of all queues.
 #[derive(Clone, Debug, Default)]
 pub struct WaitQueue {
     pub(crate) queues: BTreeMap<u32, QueueWaiters>,
     pub(crate) paused: BTreeSet<u32>,
-    pub(crate) lines: BTreeMap<u32, WaiterGroup>,
-    pub(crate) line_ids: BTreeMap<GroupKey, u32>,
+    pub(crate) groups: BTreeMap<u32, WaiterGroup>,
+    pub(crate) group_ids: BTreeMap<GroupKey, u32>,
     pub(crate) gates: BTreeMap<u32, Gate>,
     pub(crate) waiters: BTreeMap<Ticket, WaiterState>,
     next: u64,
-    pub(crate) next_line: u32,
+    pub(crate) next_group: u32,
     pub(crate) woken: Vec<Ticket>,
 }
 
-// === impl Lane: queues ===
+// === impl WaitQueue: queues ===
 
 impl WaitQueue {
-    /// Makes a queue, or gives it new bounds.
+    /// Creates a queue or changes its bounds.
     pub fn set_queue(&mut self, queue: u32, policy: QueuePolicy) {
         match self.queues.get_mut(&queue) {
-            Some(crowd) => crowd.retune(policy),
+            Some(waiters) => waiters.retune(policy),
             None => drop(self.queues.insert(queue, QueueWaiters::new(policy))),
         }
     }
 
-    /// Forgets a queue that nobody waits in.
+    /// Removes a queue without waiters.
     pub fn drop_queue(&mut self, queue: u32) {
-        if self.queues.get(&queue).is_some_and(|crowd| crowd.waiting() == 0) {
+        if self.queues.get(&queue).is_some_and(|waiters| waiters.waiting() == 0) {
             self.queues.remove(&queue);
             self.paused.remove(&queue);
         }
@@ -119,7 +124,7 @@ impl WaitQueue {
         self.waiters.is_empty()
     }
 
-    /// Nobody of a queue has a turn until it is resumed.
+    /// Waiters of a paused queue get no offers until it is resumed.
     pub fn pause(&mut self, queue: u32, paused: bool, now: Instant) {
         let changed = match paused {
             true => self.paused.insert(queue),
@@ -128,16 +133,16 @@ impl WaitQueue {
         if !changed {
             return;
         }
-        let lines = self.lines.iter().filter(|(_, line)| line.line.queue == queue);
-        let lines: Vec<_> = lines.map(|(id, l)| (*id, l.line.providers.clone())).collect();
-        for (line, providers) in &lines {
+        let groups = self.groups.iter().filter(|(_, group)| group.key.queue == queue);
+        let groups: Vec<_> = groups.map(|(id, group)| (*id, group.key.providers.clone())).collect();
+        for (group_id, providers) in &groups {
             for provider in providers {
-                if self.is_open(*provider, *line) {
-                    self.count_group(*provider, *line, !paused, now);
+                if self.is_open(*provider, *group_id) {
+                    self.count_group(*provider, *group_id, !paused, now);
                 }
             }
         }
-        for provider in lines.iter().flat_map(|(_, providers)| providers) {
+        for provider in groups.iter().flat_map(|(_, providers)| providers) {
             self.capacity_available(*provider, now);
         }
     }
@@ -146,103 +151,105 @@ impl WaitQueue {
         self.paused.contains(&queue)
     }
 
-    /// Services a second that a provider gives to those who wait; nothing while that is not known.
+    /// Waiters served per second by a provider; none while unknown.
     pub fn drain_rate(&self, provider: u32, now: Instant) -> Option<f64> {
         self.gates.get(&provider)?.drain.rate(now)
     }
 
-    /// When those who wait for these providers now will be gone, where nobody waits for longer than
-    /// `most`; nothing while nobody knows.
+    /// The time until the current waiters for these providers are gone, if none waits for
+    /// longer than `most`; none while unknown.
     pub fn backlog(&self, providers: &[u32], most: Duration, now: Instant) -> Option<Duration> {
-        let of = |provider: &u32| {
+        let time_at = |provider: &u32| {
             let gate = self.gates.get(provider)?;
             Some(gate.shares.total() as f64 / gate.drain.rate(now)?)
         };
-        let soonest = providers.iter().filter_map(of).min_by(f64::total_cmp)?;
+        let soonest = providers.iter().filter_map(time_at).min_by(f64::total_cmp)?;
         let served = Duration::try_from_secs_f64(soonest).ok()?;
-        // The newest of all is the last whose time is over.
-        let ((newest, _), _) = self.waiters.last_key_value()?;
-        Some(drained_after(served, most.saturating_sub(now.saturating_duration_since(*newest))))
+        // The newest waiter is the last one to time out.
+        let (newest, _) = self.waiters.last_key_value()?;
+        Some(drained_after(
+            served,
+            most.saturating_sub(now.saturating_duration_since(newest.arrived)),
+        ))
     }
 
-    /// How long one more would wait, at best; nothing while that is not known.
+    /// The expected wait of one more waiter, at best; none while unknown.
     fn expected_wait(&self, entry: &QueueEntry, now: Instant) -> Option<Duration> {
-        let crowd = self.queues.get(&entry.line.queue)?;
-        let share = (entry.line.queue, entry.class);
-        let turns = crowd.turns_before(entry.class, entry.flow) as f64;
+        let waiters = self.queues.get(&entry.group.queue)?;
+        let share = ClassKey { queue: entry.group.queue, class: entry.class };
+        let turns = waiters.turns_before(entry.class, entry.flow) as f64;
         let at = |provider: &u32| {
             let Some(gate) = self.gates.get(provider) else { return Some(0.0) };
             let rate = gate.drain.rate(now)?;
             let own = turns.min(gate.shares.waiting(share) as f64);
-            let part = gate.shares.part_of(share, crowd.weight(entry.class));
+            let part = gate.shares.fraction(share, waiters.weight(entry.class));
             Some((own / (rate * part)).min(gate.shares.total() as f64 / rate))
         };
-        let waits: Option<Vec<f64>> = entry.line.providers.iter().map(at).collect();
+        let waits: Option<Vec<f64>> = entry.group.providers.iter().map(at).collect();
         let best = waits?.into_iter().min_by(f64::total_cmp)?;
         Duration::try_from_secs_f64(best).ok()
     }
 }
 
-// === impl Lane: waiters ===
+// === impl WaitQueue: waiters ===
 
 impl WaitQueue {
-    /// Joins a line; gives the ticket, and those whose places it took.
+    /// Adds a waiter; returns its ticket and the waiters that it displaced.
     ///
     /// # Errors
-    /// Why it may not.
+    /// Why it cannot wait.
     pub fn enqueue(
         &mut self,
         entry: QueueEntry,
         now: Instant,
     ) -> Result<(Ticket, Vec<Ticket>), QueueRejection> {
-        let queue = entry.line.queue;
+        let queue = entry.group.queue;
         let expected = self.expected_wait(&entry, now);
-        let crowd = self.queues.get_mut(&queue).ok_or(QueueRejection::Full(QueueFull::Queue))?;
-        let QueueEntry { line, class, flow, bytes, until, arrived } = entry;
-        let member = QueuedRequest { ticket: (arrived, self.next), class, flow, bytes };
+        let waiters = self.queues.get_mut(&queue).ok_or(QueueRejection::Full(QueueFull::Queue))?;
+        let QueueEntry { group: key, class, flow, bytes, until, arrived } = entry;
+        let request =
+            QueuedRequest { ticket: Ticket { arrived, number: self.next }, class, flow, bytes };
         let late = expected.filter(|wait| now + *wait > until);
-        if let Some(wait) = late.filter(|_| !crowd.newest_first(class, now)) {
-            return Err(QueueRejection::Late(wait));
+        if let Some(wait) = late.filter(|_| !waiters.newest_first(class, now)) {
+            return Err(QueueRejection::TooLong(wait));
         }
-        let displaced = crowd.displaced_by(&member).map_err(QueueRejection::Full)?;
+        let displaced = waiters.displaced_by(&request).map_err(QueueRejection::Full)?;
         self.next += 1;
-        crowd.insert(&member, now);
-        displaced.iter().for_each(|victim| self.remove_waiter(*victim, now));
-        let line = self.group_id(line);
-        let waiter = WaiterState { line, member, turns: Vec::new(), closed: Vec::new() };
-        self.waiters.insert(member.ticket, waiter);
-        self.join_group(member.ticket, now);
-        Ok((member.ticket, displaced))
+        waiters.insert(&request, now);
+        displaced.iter().for_each(|other| self.remove(*other, now));
+        let group_id = self.group_id(key);
+        let waiter =
+            WaiterState { group: group_id, request, offers: Vec::new(), blocked: Vec::new() };
+        self.waiters.insert(request.ticket, waiter);
+        self.join_group(request.ticket, now);
+        Ok((request.ticket, displaced))
     }
 
-    /// It goes, to this provider, and waits no longer.
+    /// The waiter is served by this provider and waits no longer.
     pub fn served(&mut self, ticket: Ticket, provider: u32, now: Instant) {
-        let Some((share, line, flow)) = self.position(ticket) else { return };
+        let Some((share, group_id, flow)) = self.position(ticket) else { return };
         if let Some(gate) = self.gates.get_mut(&provider) {
             gate.drain.served(now);
-            gate.served(share, line);
+            gate.served(share, group_id);
         }
-        if let Some(flows) = self.lines.get_mut(&line).and_then(|l| l.classes.get_mut(share.1)) {
+        if let Some(flows) =
+            self.groups.get_mut(&group_id).and_then(|group| group.classes.get_mut(share.class))
+        {
             flows.served(flow);
         }
         self.remove(ticket, now);
     }
 
-    /// It waits no longer, for whatever reason.
-    pub fn remove_waiter(&mut self, ticket: Ticket, now: Instant) {
-        self.remove(ticket, now);
-    }
-
-    /// From now on it waits for these providers.
-    pub fn move_to_group(&mut self, ticket: Ticket, line: GroupKey, now: Instant) {
+    /// Moves a waiter to the group with this key.
+    pub fn move_to_group(&mut self, ticket: Ticket, key: GroupKey, now: Instant) {
         let Some(waiter) = self.waiters.get(&ticket) else { return };
-        if self.lines.get(&waiter.line).is_some_and(|standing| standing.line == line) {
+        if self.groups.get(&waiter.group).is_some_and(|group| group.key == key) {
             return;
         }
         let free = self.leave_group(ticket, now);
-        let line = self.group_id(line);
+        let group_id = self.group_id(key);
         if let Some(waiter) = self.waiters.get_mut(&ticket) {
-            waiter.line = line;
+            waiter.group = group_id;
         }
         self.join_group(ticket, now);
         free.into_iter().for_each(|provider| self.capacity_available(provider, now));

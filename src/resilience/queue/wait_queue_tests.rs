@@ -6,11 +6,11 @@ const SECOND: Duration = Duration::from_secs(1);
 const MS: Duration = Duration::from_millis(1);
 const WEIGHTS: [u32; 4] = [8, 4, 2, 1];
 
-fn lane() -> WaitQueue {
-    let mut lane = WaitQueue::default();
-    for queue in 0..2 {
-        lane.set_queue(
-            queue,
+fn new_queue() -> WaitQueue {
+    let mut queue = WaitQueue::default();
+    for id in 0..2 {
+        queue.set_queue(
+            id,
             QueuePolicy {
                 max_waiting: 1_000_000,
                 max_bytes: 1 << 40,
@@ -19,174 +19,174 @@ fn lane() -> WaitQueue {
             },
         );
     }
-    lane
+    queue
 }
 
-fn line(providers: &[u32]) -> GroupKey {
+fn group(providers: &[u32]) -> GroupKey {
     GroupKey { queue: 0, providers: providers.into(), circuits: 0 }
 }
 
 fn entry(providers: &[u32], class: usize, flow: u64, now: Instant) -> QueueEntry {
-    let line = line(providers);
-    QueueEntry { line, class, flow, bytes: 1, arrived: now, until: now + 3600 * SECOND }
+    let group = group(providers);
+    QueueEntry { group, class, flow, bytes: 1, arrived: now, until: now + 3600 * SECOND }
 }
 
-fn enter(lane: &mut WaitQueue, entry: QueueEntry) -> Ticket {
+fn enter(queue: &mut WaitQueue, entry: QueueEntry) -> Ticket {
     let now = entry.arrived;
-    lane.enqueue(entry, now).expect("there is a place").0
+    queue.enqueue(entry, now).expect("there is a place").0
 }
 
 /// Room for one at a provider: who goes.
-fn go(lane: &mut WaitQueue, provider: u32, now: Instant) -> Option<Ticket> {
-    lane.capacity_available(provider, now);
-    let first = lane.gates.get(&provider).and_then(Gate::whose)?;
-    lane.served(first, provider, now);
+fn go(queue: &mut WaitQueue, provider: u32, now: Instant) -> Option<Ticket> {
+    queue.capacity_available(provider, now);
+    let first = queue.gates.get(&provider).and_then(Gate::offered_to)?;
+    queue.served(first, provider, now);
     // What was given to the next is taken back, so that each room is asked for by itself.
-    if let Some(next) = lane.gates.get(&provider).and_then(Gate::whose) {
-        lane.decline(next, provider, now);
+    if let Some(next) = queue.gates.get(&provider).and_then(Gate::offered_to) {
+        queue.decline(next, provider, now);
     }
     Some(first)
 }
 
 #[test]
 fn classes_are_served_by_their_weights() {
-    let (t0, mut lane) = (Instant::now(), lane());
+    let (t0, mut queue) = (Instant::now(), new_queue());
     let mut class = BTreeMap::new();
     for n in 0..400 {
-        let ticket = enter(&mut lane, entry(&[1], n % 4, 0, t0));
+        let ticket = enter(&mut queue, entry(&[1], n % 4, 0, t0));
         class.insert(ticket, n % 4);
     }
     let mut served = [0; 4];
     for _ in 0..150 {
-        served[class[&go(&mut lane, 1, t0).expect("many wait")]] += 1;
+        served[class[&go(&mut queue, 1, t0).expect("many wait")]] += 1;
     }
     assert_eq!(served, [80, 40, 20, 10]);
 }
 
 #[test]
 fn what_changes_while_somebody_looks_is_looked_at_once_more() {
-    let (t0, mut lane) = (Instant::now(), lane());
-    let one = enter(&mut lane, entry(&[1], 0, 0, t0));
-    lane.conditions_changed(1, t0);
-    lane.block_group(one, 1, t0 + 3600 * SECOND, t0);
-    assert!(lane.has_new_offer(one), "what it saw may be over");
-    lane.block_group(one, 1, t0 + 3600 * SECOND, t0);
-    assert!(!lane.has_new_offer(one));
-    lane.conditions_changed(1, t0);
-    assert!(lane.has_new_offer(one));
+    let (t0, mut queue) = (Instant::now(), new_queue());
+    let one = enter(&mut queue, entry(&[1], 0, 0, t0));
+    queue.conditions_changed(1, t0);
+    queue.block_group(one, 1, t0 + 3600 * SECOND, t0);
+    assert!(queue.has_new_offer(one), "what it saw may be over");
+    queue.block_group(one, 1, t0 + 3600 * SECOND, t0);
+    assert!(!queue.has_new_offer(one));
+    queue.conditions_changed(1, t0);
+    assert!(queue.has_new_offer(one));
 }
 
 #[test]
 fn one_who_waits_for_a_full_provider_delays_nobody_for_another() {
-    let (t0, mut lane) = (Instant::now(), lane());
-    let first = enter(&mut lane, entry(&[1], 0, 0, t0));
-    lane.decline(first, 1, t0);
-    let other = enter(&mut lane, entry(&[2], 3, 0, t0 + SECOND));
-    let both = enter(&mut lane, entry(&[1, 2], 3, 0, t0 + 2 * SECOND));
-    assert_eq!(go(&mut lane, 2, t0), Some(other));
-    assert_eq!(go(&mut lane, 2, t0), Some(both));
-    assert_eq!(go(&mut lane, 2, t0), None);
-    assert_eq!(go(&mut lane, 1, t0), Some(first));
-    assert!(lane.is_empty());
+    let (t0, mut queue) = (Instant::now(), new_queue());
+    let first = enter(&mut queue, entry(&[1], 0, 0, t0));
+    queue.decline(first, 1, t0);
+    let other = enter(&mut queue, entry(&[2], 3, 0, t0 + SECOND));
+    let both = enter(&mut queue, entry(&[1, 2], 3, 0, t0 + 2 * SECOND));
+    assert_eq!(go(&mut queue, 2, t0), Some(other));
+    assert_eq!(go(&mut queue, 2, t0), Some(both));
+    assert_eq!(go(&mut queue, 2, t0), None);
+    assert_eq!(go(&mut queue, 1, t0), Some(first));
+    assert!(queue.is_empty());
 }
 
 #[test]
 fn who_comes_first_has_the_turn_at_once_and_the_next_when_it_went() {
-    let (t0, mut lane) = (Instant::now(), lane());
-    let one = enter(&mut lane, entry(&[1], 1, 0, t0));
-    let two = enter(&mut lane, entry(&[1], 1, 0, t0));
-    assert_eq!((lane.offers(one), lane.offers(two)), (vec![1], vec![]));
-    lane.served(one, 1, t0);
-    assert_eq!((lane.take_woken(), lane.offers(two)), (vec![two], vec![1]));
+    let (t0, mut queue) = (Instant::now(), new_queue());
+    let one = enter(&mut queue, entry(&[1], 1, 0, t0));
+    let two = enter(&mut queue, entry(&[1], 1, 0, t0));
+    assert_eq!((queue.offers(one), queue.offers(two)), (vec![1], vec![]));
+    queue.served(one, 1, t0);
+    assert_eq!((queue.take_woken(), queue.offers(two)), (vec![two], vec![1]));
 }
 
 #[test]
 fn room_that_comes_while_one_looks_is_looked_at_again() {
-    let (t0, mut lane) = (Instant::now(), lane());
-    let one = enter(&mut lane, entry(&[1], 1, 0, t0));
-    lane.capacity_available(1, t0);
-    lane.decline(one, 1, t0);
-    assert_eq!((lane.take_woken(), lane.offers(one)), (vec![one], vec![1]));
-    lane.decline(one, 1, t0);
-    assert_eq!((lane.take_woken(), lane.offers(one)), (vec![], vec![]));
+    let (t0, mut queue) = (Instant::now(), new_queue());
+    let one = enter(&mut queue, entry(&[1], 1, 0, t0));
+    queue.capacity_available(1, t0);
+    queue.decline(one, 1, t0);
+    assert_eq!((queue.take_woken(), queue.offers(one)), (vec![one], vec![1]));
+    queue.decline(one, 1, t0);
+    assert_eq!((queue.take_woken(), queue.offers(one)), (vec![], vec![]));
 }
 
 #[test]
 fn who_rests_keeps_the_turn_until_one_comes_who_goes_before() {
-    let (t0, mut lane) = (Instant::now(), lane());
-    let low = enter(&mut lane, entry(&[1], 3, 0, t0));
-    lane.defer(low, 1, t0 + SECOND, t0);
-    lane.capacity_available(1, t0);
-    assert_eq!((lane.take_woken(), lane.next_check(low)), (vec![], Some(t0 + SECOND)));
-    let high = enter(&mut lane, entry(&[1], 0, 0, t0));
-    assert_eq!((lane.offers(low), lane.offers(high)), (vec![], vec![1]));
-    lane.defer(high, 1, t0 + SECOND, t0);
-    lane.expire_timers(high, t0 + SECOND);
-    assert_eq!((lane.take_woken(), lane.offers(high)), (vec![high], vec![1]));
+    let (t0, mut queue) = (Instant::now(), new_queue());
+    let low = enter(&mut queue, entry(&[1], 3, 0, t0));
+    queue.defer(low, 1, t0 + SECOND, t0);
+    queue.capacity_available(1, t0);
+    assert_eq!((queue.take_woken(), queue.next_check(low)), (vec![], Some(t0 + SECOND)));
+    let high = enter(&mut queue, entry(&[1], 0, 0, t0));
+    assert_eq!((queue.offers(low), queue.offers(high)), (vec![], vec![1]));
+    queue.defer(high, 1, t0 + SECOND, t0);
+    queue.expire_timers(high, t0 + SECOND);
+    assert_eq!((queue.take_woken(), queue.offers(high)), (vec![high], vec![1]));
 }
 
 #[test]
 fn a_line_that_is_closed_lets_others_pass_and_opens_in_time() {
-    let (t0, mut lane) = (Instant::now(), lane());
-    let held = GroupKey { circuits: 7, ..line(&[1]) };
-    let one = enter(&mut lane, QueueEntry { line: held.clone(), ..entry(&[1], 0, 0, t0) });
-    let same = enter(&mut lane, QueueEntry { line: held, ..entry(&[1], 0, 0, t0) });
-    let other = enter(&mut lane, entry(&[1], 3, 0, t0));
-    lane.block_group(one, 1, t0 + SECOND, t0);
-    assert_eq!(go(&mut lane, 1, t0), Some(other));
-    assert_eq!(go(&mut lane, 1, t0), None);
-    lane.expire_timers(one, t0 + SECOND);
-    assert_eq!(go(&mut lane, 1, t0), Some(one));
-    assert_eq!(go(&mut lane, 1, t0), Some(same));
+    let (t0, mut queue) = (Instant::now(), new_queue());
+    let held = GroupKey { circuits: 7, ..group(&[1]) };
+    let one = enter(&mut queue, QueueEntry { group: held.clone(), ..entry(&[1], 0, 0, t0) });
+    let same = enter(&mut queue, QueueEntry { group: held, ..entry(&[1], 0, 0, t0) });
+    let other = enter(&mut queue, entry(&[1], 3, 0, t0));
+    queue.block_group(one, 1, t0 + SECOND, t0);
+    assert_eq!(go(&mut queue, 1, t0), Some(other));
+    assert_eq!(go(&mut queue, 1, t0), None);
+    queue.expire_timers(one, t0 + SECOND);
+    assert_eq!(go(&mut queue, 1, t0), Some(one));
+    assert_eq!(go(&mut queue, 1, t0), Some(same));
 }
 
 #[test]
 fn one_who_closed_a_line_and_leaves_opens_it() {
-    let (t0, mut lane) = (Instant::now(), lane());
-    let one = enter(&mut lane, entry(&[1], 0, 0, t0));
-    let two = enter(&mut lane, entry(&[1], 0, 0, t0));
-    lane.block_group(one, 1, t0 + SECOND, t0);
-    assert_eq!(lane.offers(two), Vec::<u32>::new());
-    lane.remove_waiter(one, t0);
-    assert_eq!((lane.take_woken(), lane.offers(two)), (vec![two], vec![1]));
+    let (t0, mut queue) = (Instant::now(), new_queue());
+    let one = enter(&mut queue, entry(&[1], 0, 0, t0));
+    let two = enter(&mut queue, entry(&[1], 0, 0, t0));
+    queue.block_group(one, 1, t0 + SECOND, t0);
+    assert_eq!(queue.offers(two), Vec::<u32>::new());
+    queue.remove(one, t0);
+    assert_eq!((queue.take_woken(), queue.offers(two)), (vec![two], vec![1]));
 }
 
 #[test]
 fn a_queue_that_is_paused_has_no_turn_until_it_is_resumed() {
-    let (t0, mut lane) = (Instant::now(), lane());
-    lane.pause(0, true, t0);
-    let one = enter(&mut lane, entry(&[1], 0, 0, t0));
-    assert_eq!(go(&mut lane, 1, t0), None);
-    lane.pause(0, false, t0);
-    assert_eq!((lane.take_woken(), lane.offers(one)), (vec![one], vec![1]));
+    let (t0, mut queue) = (Instant::now(), new_queue());
+    queue.pause(0, true, t0);
+    let one = enter(&mut queue, entry(&[1], 0, 0, t0));
+    assert_eq!(go(&mut queue, 1, t0), None);
+    queue.pause(0, false, t0);
+    assert_eq!((queue.take_woken(), queue.offers(one)), (vec![one], vec![1]));
 }
 
 #[test]
 fn one_whose_wait_would_be_too_long_is_told_at_once() {
-    let (t0, mut lane) = (Instant::now(), lane());
+    let (t0, mut queue) = (Instant::now(), new_queue());
     let mut now = t0;
     for _ in 0..100 {
-        enter(&mut lane, entry(&[1], 1, 0, t0));
+        enter(&mut queue, entry(&[1], 1, 0, t0));
     }
     for _ in 0..20 {
         now += 100 * MS;
-        go(&mut lane, 1, now);
+        go(&mut queue, 1, now);
     }
     let soon = QueueEntry { until: now + SECOND, ..entry(&[1], 1, 0, now) };
-    assert_eq!(lane.enqueue(soon.clone(), now), Err(QueueRejection::Late(8 * SECOND)));
-    assert!(lane.enqueue(QueueEntry { flow: 9, ..soon.clone() }, now).is_ok());
-    let backlog = lane.backlog(&[1], 60 * SECOND, now).expect("some were served");
+    assert_eq!(queue.enqueue(soon.clone(), now), Err(QueueRejection::TooLong(8 * SECOND)));
+    assert!(queue.enqueue(QueueEntry { flow: 9, ..soon.clone() }, now).is_ok());
+    let backlog = queue.backlog(&[1], 60 * SECOND, now).expect("some were served");
     assert!((7 * SECOND..9 * SECOND).contains(&backlog), "{backlog:?}");
 }
 
-/// The rules of the lane in the plainest way: lists that are searched.
+/// The rules of the queue in the plainest way: lists that are searched.
 #[derive(Debug, Default)]
 struct Plain {
     waiting: Vec<(Ticket, GroupKey, usize, u64)>,
-    /// Of each provider: passes by class, the current one, lines of each class by their last service.
+    /// Of each provider: passes by class, the current one, groups of each class by their last service.
     pass: BTreeMap<(u32, usize), f64>,
     current: BTreeMap<u32, f64>,
-    /// When each flow of a line and class had its turn last, or came.
+    /// When each flow of a group and class had its turn last, or came.
     flows: BTreeMap<(GroupKey, usize, u64), u64>,
     steps: u64,
 }
@@ -201,20 +201,20 @@ impl Plain {
         self.waiting.iter().filter(at).filter(move |w| w.2 == class)
     }
 
-    fn enter(&mut self, ticket: Ticket, line: &GroupKey, class: usize, flow: u64) {
+    fn enter(&mut self, ticket: Ticket, group: &GroupKey, class: usize, flow: u64) {
         self.steps += 1;
-        for provider in &line.providers {
+        for provider in &group.providers {
             if self.of(*provider, class).next().is_none() {
                 let current = self.current.get(provider).copied().unwrap_or(0.0);
                 let pass = self.pass.entry((*provider, class)).or_default();
                 *pass = pass.max(current);
             }
         }
-        let same = |w: &(Ticket, GroupKey, usize, u64)| (&w.1, w.2, w.3) == (line, class, flow);
+        let same = |w: &(Ticket, GroupKey, usize, u64)| (&w.1, w.2, w.3) == (group, class, flow);
         if !self.waiting.iter().any(same) {
-            self.flows.insert((line.clone(), class, flow), self.steps);
+            self.flows.insert((group.clone(), class, flow), self.steps);
         }
-        self.waiting.push((ticket, line.clone(), class, flow));
+        self.waiting.push((ticket, group.clone(), class, flow));
     }
 
     fn leave(&mut self, ticket: Ticket) {
@@ -228,24 +228,24 @@ impl Plain {
     }
 
     /// Whether this one is a right choice: its class has the least pass, its flow waited longest for
-    /// its turn in its line, it is the oldest of its flow.
+    /// its turn in its group, it is the oldest of its flow.
     fn goes(&mut self, provider: u32, ticket: Ticket) {
         self.steps += 1;
         let found = self.waiting.iter().find(|w| w.0 == ticket).cloned();
-        let (_, line, class, flow) = found.expect("it waits");
+        let (_, group, class, flow) = found.expect("it waits");
         let pass = |class: usize| self.pass.get(&(provider, class)).copied().unwrap_or(0.0);
         for other in (0..4).filter(|other| self.of(provider, *other).next().is_some()) {
             assert!(pass(class) <= pass(other) + 1e-6, "class {class} before {other}");
         }
-        let same_line = || self.of(provider, class).filter(|w| w.1 == line);
-        let turn = |flow: u64| self.flows[&(line.clone(), class, flow)];
-        assert!(same_line().all(|w| turn(flow) <= turn(w.3)), "flow {flow} before its turn");
-        assert!(same_line().filter(|w| w.3 == flow).all(|w| ticket <= w.0), "not the oldest");
+        let same_group = || self.of(provider, class).filter(|w| w.1 == group);
+        let turn = |flow: u64| self.flows[&(group.clone(), class, flow)];
+        assert!(same_group().all(|w| turn(flow) <= turn(w.3)), "flow {flow} before its turn");
+        assert!(same_group().filter(|w| w.3 == flow).all(|w| ticket <= w.0), "not the oldest");
         let own = pass(class);
         let current = self.current.entry(provider).or_default();
         *current = current.max(own);
         self.pass.insert((provider, class), own + 1.0 / f64::from(WEIGHTS[class]));
-        self.flows.insert((line, class, flow), self.steps);
+        self.flows.insert((group, class, flow), self.steps);
         self.leave(ticket);
     }
 }
@@ -259,36 +259,36 @@ fn against_the_plain_model(seed: u64) {
         random ^= random << 17;
         (random >> 11) % below
     };
-    const LINES: [&[u32]; 4] = [&[0], &[1], &[0, 1], &[1, 2]];
-    let (t0, mut lane, mut plain) = (Instant::now(), lane(), Plain::default());
+    const GROUPS: [&[u32]; 4] = [&[0], &[1], &[0, 1], &[1, 2]];
+    let (t0, mut queue, mut plain) = (Instant::now(), new_queue(), Plain::default());
     let mut here: Vec<Ticket> = Vec::new();
     let mut passed: BTreeMap<(u32, usize), u64> = BTreeMap::new();
     for step in 0..100_000u64 {
         let now = t0 + Duration::from_micros(step);
-        // The crowd grows and shrinks by turns.
+        // The waiters grows and shrinks by turns.
         let grows = u64::from(step / 500 % 2 == 0);
         match draw(10) {
             0..=4 if here.len() < 60 && draw(4) <= 2 * grows + 1 => {
-                let (providers, class) = (LINES[draw(4) as usize], draw(4) as usize);
-                let ticket = enter(&mut lane, entry(providers, class, draw(3), now));
-                let flow = lane.waiters[&ticket].member.flow;
-                plain.enter(ticket, &line(providers), class, flow);
+                let (providers, class) = (GROUPS[draw(4) as usize], draw(4) as usize);
+                let ticket = enter(&mut queue, entry(providers, class, draw(3), now));
+                let flow = queue.waiters[&ticket].request.flow;
+                plain.enter(ticket, &group(providers), class, flow);
                 for provider in providers {
                     if plain.of(*provider, class).count() == 1 {
                         passed.insert((*provider, class), 0);
                     }
                 }
-                lane.offers(ticket).into_iter().for_each(|at| lane.decline(ticket, at, now));
+                queue.offers(ticket).into_iter().for_each(|at| queue.decline(ticket, at, now));
                 here.push(ticket);
             }
             5..=6 if !here.is_empty() => {
                 let ticket = here.swap_remove(draw(here.len() as u64) as usize);
-                lane.remove_waiter(ticket, now);
+                queue.remove(ticket, now);
                 plain.leave(ticket);
             }
             _ => {
                 let provider = draw(3) as u32;
-                let Some(ticket) = go(&mut lane, provider, now) else {
+                let Some(ticket) = go(&mut queue, provider, now) else {
                     assert!((0..4).all(|class| plain.of(provider, class).next().is_none()));
                     continue;
                 };
@@ -304,12 +304,12 @@ fn against_the_plain_model(seed: u64) {
                 passed.insert((provider, class), 0);
             }
         }
-        lane.take_woken();
-        assert_eq!(lane.len(), here.len());
+        queue.take_woken();
+        assert_eq!(queue.len(), here.len());
     }
-    here.iter().for_each(|ticket| lane.remove_waiter(*ticket, t0));
-    assert!(lane.is_empty() && lane.gates.is_empty() && lane.lines.is_empty());
-    assert!(lane.line_ids.is_empty());
+    here.iter().for_each(|ticket| queue.remove(*ticket, t0));
+    assert!(queue.is_empty() && queue.gates.is_empty() && queue.groups.is_empty());
+    assert!(queue.group_ids.is_empty());
 }
 
 macro_rules! runs {
@@ -339,53 +339,53 @@ proptest! {
     fn nobody_is_forgotten_whatever_those_with_the_turn_say(
         steps in prop::collection::vec((0u8..8, 0usize..4, 0usize..4, 0u64..50), 1..200)
     ) {
-        const LINES: [&[u32]; 4] = [&[0], &[1], &[0, 1], &[]];
-        let (t0, mut lane) = (Instant::now(), lane());
+        const GROUPS: [&[u32]; 4] = [&[0], &[1], &[0, 1], &[]];
+        let (t0, mut queue) = (Instant::now(), new_queue());
         let (mut now, mut here) = (t0, Vec::<Ticket>::new());
         for (action, which, class, ms) in steps {
             now += Duration::from_millis(ms);
             let turns: Vec<_> =
-                here.iter().flat_map(|t| lane.offers(*t).into_iter().map(|at| (*t, at))).collect();
+                here.iter().flat_map(|t| queue.offers(*t).into_iter().map(|at| (*t, at))).collect();
             let turn = turns.get(class % turns.len().max(1)).copied();
             match (action, turn) {
-                (0 | 1, _) => here.push(enter(&mut lane, entry(LINES[which], class, 0, now))),
+                (0 | 1, _) => here.push(enter(&mut queue, entry(GROUPS[which], class, 0, now))),
                 (2, Some((ticket, at))) => {
-                    lane.served(ticket, at, now);
+                    queue.served(ticket, at, now);
                     here.retain(|other| *other != ticket);
                 }
-                (3, Some((ticket, at))) => lane.defer(ticket, at, now + SECOND, now),
-                (4, Some((ticket, at))) => lane.block_group(ticket, at, now + SECOND, now),
-                (5, Some((ticket, _))) => lane.move_to_group(ticket, line(LINES[which]), now),
+                (3, Some((ticket, at))) => queue.defer(ticket, at, now + SECOND, now),
+                (4, Some((ticket, at))) => queue.block_group(ticket, at, now + SECOND, now),
+                (5, Some((ticket, _))) => queue.move_to_group(ticket, group(GROUPS[which]), now),
                 (6, Some((ticket, _))) => {
-                    lane.remove_waiter(ticket, now);
+                    queue.remove(ticket, now);
                     here.retain(|other| *other != ticket);
                 }
-                (7, _) => lane.capacity_available(which as u32 % 2, now),
+                (7, _) => queue.capacity_available(which as u32 % 2, now),
                 _ => {}
             }
             // Time passes for those who wait for it.
             for ticket in &here {
-                if lane.next_check(*ticket).is_some_and(|at| at <= now) {
-                    lane.expire_timers(*ticket, now);
+                if queue.next_check(*ticket).is_some_and(|at| at <= now) {
+                    queue.expire_timers(*ticket, now);
                 }
             }
             for provider in 0..2 {
                 let waits = here.iter().any(|ticket| {
-                    let (_, line, _) = lane.position(*ticket).expect("it waits");
-                    lane.providers(line).contains(&provider) && lane.is_open(provider, line)
+                    let (_, group, _) = queue.position(*ticket).expect("it waits");
+                    queue.providers(group).contains(&provider) && queue.is_open(provider, group)
                 });
-                prop_assert_eq!(lane.first(provider, now).is_some(), waits);
+                prop_assert_eq!(queue.first(provider, now).is_some(), waits);
             }
         }
         // In the end there is room for all.
         now += 2 * SECOND;
-        here.iter().for_each(|ticket| lane.expire_timers(*ticket, now));
+        here.iter().for_each(|ticket| queue.expire_timers(*ticket, now));
         for ticket in here.clone() {
-            lane.move_to_group(ticket, line(&[0]), now);
+            queue.move_to_group(ticket, group(&[0]), now);
         }
-        while let Some(ticket) = go(&mut lane, 0, now) {
+        while let Some(ticket) = go(&mut queue, 0, now) {
             here.retain(|other| *other != ticket);
         }
-        prop_assert!(here.is_empty() && lane.is_empty());
+        prop_assert!(here.is_empty() && queue.is_empty());
     }
 }

@@ -1,32 +1,33 @@
-//! Rate limit: how much may be taken now, and if not, when.
+//! Rate limit: whether an amount may be taken now, and if not, when.
 //!
-//! GCRA (ITU-T I.371), the token bucket kept as one instant: `full_at`, when everything that was
-//! taken will have come back. Whoever takes moves it on by `amount / rate`; there is room while it
-//! is at most `(burst - amount) / rate` ahead of now. So over any span of `t` seconds at most
-//! `rate * t + burst` is taken, and since it is counted in whole nanoseconds, the wait that a
-//! refusal names is exact: who waits so long finds room, who waits a nanosecond less does not.
+//! GCRA (ITU-T I.371), the token bucket kept as one instant: `full_at`, when everything taken
+//! will have come back. Taking moves it on by `amount / rate`; there is room while it is at
+//! most `(burst - amount) / rate` ahead of now. So over any span of `t` seconds at most `rate
+//! * t + burst` is taken, and since time is counted in whole nanoseconds, the wait that a
+//! rejection names is exact: a caller that waits that long succeeds, one nanosecond less and
+//! it does not.
 //!
-//! - What costs more than the burst would never find room. It goes when the bucket is full and
-//!   leaves a debt, which is paid before anybody else goes.
-//! - What an attempt costs is often known only afterwards (tokens): [`Gcra::settle`] corrects the
-//!   estimate, into debt if need be, and never above the burst.
-//! - A clock that steps back makes a wait longer, by the step at most, and takes nothing away.
+//! - An amount above the burst would never fit. It is admitted when the bucket is full and
+//!   leaves a debt, which is paid off before anything else is admitted.
+//! - The cost of an attempt is often known only afterwards (tokens): [`Gcra::settle`] corrects
+//!   the estimate, into debt if needed, and never above the burst.
+//! - A clock that steps back lengthens a wait, by the step at most, and loses nothing.
 
 use std::time::{Duration, Instant};
 
-/// A timer is late by so much: what that costs may be made good.
+/// A timer may be late by this much; the burst makes up for it.
 const LATE: Duration = Duration::from_millis(5);
 const SLOWEST: f64 = 1e-6;
 const FASTEST: f64 = 1e12;
-/// Bounds a debt, so that no sum leaves what an `Instant` can tell.
+/// Longest debt, so that every sum fits into an `Instant`.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 86_400);
 
-/// So much a second, and so much at once.
+/// A rate and a burst.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RatePolicy {
-    /// A second; above 0.
+    /// Per second; above 0.
     pub rate: f64,
-    /// At once; at least 1.
+    /// Available at once; at least 1.
     pub burst: f64,
 }
 
@@ -34,25 +35,26 @@ pub struct RatePolicy {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Gcra {
     policy: RatePolicy,
-    /// When all of the burst is there again; none: nothing was taken yet.
+    /// When the whole burst is available again; none: nothing was taken yet.
     full_at: Option<Instant>,
 }
 
 // === impl RatePolicy ===
 
 impl RatePolicy {
-    /// With room for late timers; without it a burst of one would lose each timer's delay for good.
+    /// Adds slack for late timers; without it a burst of one would lose each timer's delay
+    /// for good.
     pub fn with_slack(self) -> Self {
         Self { burst: self.burst + self.rate * LATE.as_secs_f64(), ..self }
     }
 
-    /// Without the numbers that no bucket can work with.
+    /// Replaces numbers that no bucket can work with.
     pub(crate) fn sound(self) -> Self {
         let rate = if self.rate > SLOWEST { self.rate.min(FASTEST) } else { SLOWEST };
         Self { rate, burst: self.burst.max(1.0).min(rate * LONGEST.as_secs_f64()) }
     }
 
-    /// How long it takes until so much has come.
+    /// The time in which this amount comes back.
     fn time_for(&self, amount: f64) -> Duration {
         let seconds = amount.max(0.0) / self.rate;
         Duration::try_from_secs_f64(seconds).map_or(LONGEST, |time| time.min(LONGEST))
@@ -71,17 +73,17 @@ impl Gcra {
         self.policy
     }
 
-    /// What is taken already stays taken.
+    /// Takes another policy; what was taken stays taken.
     pub fn retune(&mut self, policy: RatePolicy, now: Instant) {
         let used = self.used(now);
         self.policy = policy.sound();
         self.full_at = Some(now + self.policy.time_for(used));
     }
 
-    /// May so much be taken now? Nothing changes.
+    /// Whether this amount may be taken now. Nothing changes.
     ///
     /// # Errors
-    /// How long until it may, if nobody else takes anything.
+    /// The time until it may, if nothing else is taken.
     pub fn check(&self, amount: f64, now: Instant) -> Result<(), Duration> {
         let ahead = self.policy.time_for(self.policy.burst - amount);
         match self.until_full(now).saturating_sub(ahead) {
@@ -90,19 +92,19 @@ impl Gcra {
         }
     }
 
-    /// Takes so much, there or not: what is missing is a debt.
+    /// Takes this amount, available or not: what is missing becomes debt.
     pub fn take(&mut self, amount: f64, now: Instant) {
         let until_full = self.until_full(now).saturating_add(self.policy.time_for(amount));
         self.full_at = Some(now + until_full.min(LONGEST));
     }
 
-    /// What was taken was not needed.
+    /// Returns an amount that was taken but not used.
     pub fn give_back(&mut self, amount: f64, now: Instant) {
         let until_full = self.until_full(now).saturating_sub(self.policy.time_for(amount));
         self.full_at = Some(now + until_full);
     }
 
-    /// What was taken as `estimated` came to `actual`.
+    /// Corrects an amount that was taken as `estimated` to `actual`.
     pub fn settle(&mut self, estimated: f64, actual: f64, now: Instant) {
         if actual > estimated {
             self.take(actual - estimated, now);
@@ -111,17 +113,17 @@ impl Gcra {
         }
     }
 
-    /// What may be taken at once; below 0 in debt.
-    pub fn left(&self, now: Instant) -> f64 {
+    /// The amount available at once; below 0 in debt.
+    pub fn available(&self, now: Instant) -> f64 {
         self.policy.burst - self.used(now)
     }
 
-    /// What of the burst is gone, from 0 to 1.
+    /// The used share of the burst, from 0 to 1.
     pub fn share_used(&self, now: Instant) -> f64 {
         (self.used(now) / self.policy.burst).min(1.0)
     }
 
-    /// What was taken and has not come back.
+    /// The amount that was taken and has not come back.
     pub fn used(&self, now: Instant) -> f64 {
         self.until_full(now).as_secs_f64() * self.policy.rate
     }
@@ -147,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn the_burst_goes_at_once_and_then_one_as_each_comes() {
+    fn the_burst_is_available_at_once_and_then_the_rate() {
         let (t0, mut limit) = (Instant::now(), Gcra::new(POLICY));
         assert!((0..5).all(|_| admit(&mut limit, 1.0, t0).is_ok()));
         assert_eq!(admit(&mut limit, 1.0, t0), Err(ms(100)));
@@ -159,30 +161,30 @@ mod tests {
     }
 
     #[test]
-    fn more_than_the_burst_goes_when_the_bucket_is_full_and_is_paid_before_the_next() {
+    fn an_amount_above_the_burst_leaves_a_debt() {
         let (t0, mut limit) = (Instant::now(), Gcra::new(POLICY));
         limit.take(1.0, t0);
         assert_eq!(limit.check(20.0, t0), Err(ms(100)));
         assert_eq!(admit(&mut limit, 20.0, t0 + ms(100)), Ok(()));
-        assert_eq!(limit.left(t0 + ms(100)), -15.0);
+        assert_eq!(limit.available(t0 + ms(100)), -15.0);
         assert_eq!(limit.share_used(t0 + ms(100)), 1.0);
         assert_eq!(limit.check(1.0, t0 + ms(100)), Err(ms(1_600)));
     }
 
     #[test]
-    fn an_estimate_that_was_too_low_is_a_debt_and_one_too_high_comes_back() {
+    fn settling_corrects_the_estimate_either_way() {
         let (t0, mut limit) = (Instant::now(), Gcra::new(POLICY));
         limit.take(2.0, t0);
         limit.settle(2.0, 8.0, t0);
-        assert_eq!(limit.left(t0), -3.0);
+        assert_eq!(limit.available(t0), -3.0);
         limit.settle(6.0, 1.0, t0);
-        assert_eq!(limit.left(t0), 2.0);
+        assert_eq!(limit.available(t0), 2.0);
         limit.give_back(100.0, t0);
-        assert_eq!((limit.left(t0), limit.share_used(t0)), (5.0, 0.0));
+        assert_eq!((limit.available(t0), limit.share_used(t0)), (5.0, 0.0));
     }
 
     #[test]
-    fn what_comes_back_after_the_bucket_is_full_is_not_kept_for_later() {
+    fn a_full_bucket_keeps_nothing_extra() {
         let (t0, mut limit) = (Instant::now(), Gcra::new(POLICY));
         limit.take(5.0, t0);
         limit.give_back(5.0, t0 + ms(60_000));
@@ -191,17 +193,17 @@ mod tests {
     }
 
     #[test]
-    fn retuning_keeps_what_was_taken() {
+    fn retuning_keeps_the_amount_taken() {
         let (t0, mut limit) = (Instant::now(), Gcra::new(POLICY));
         limit.take(4.0, t0);
         limit.retune(RatePolicy { rate: 1.0, burst: 10.0 }, t0);
-        assert_eq!(limit.left(t0), 6.0);
+        assert_eq!(limit.available(t0), 6.0);
         limit.retune(RatePolicy { rate: 1.0, burst: 1.0 }, t0);
-        assert_eq!((limit.left(t0), limit.check(1.0, t0)), (-3.0, Err(ms(4_000))));
+        assert_eq!((limit.available(t0), limit.check(1.0, t0)), (-3.0, Err(ms(4_000))));
     }
 
     #[test]
-    fn numbers_that_are_none_stop_nothing_for_ever_and_break_nothing() {
+    fn odd_numbers_neither_block_for_ever_nor_panic() {
         let odd = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -1.0, 0.0, f64::MAX, 1e-300];
         for (rate, burst) in odd.into_iter().flat_map(|rate| odd.map(|burst| (rate, burst))) {
             let (t0, mut limit) = (Instant::now(), Gcra::new(RatePolicy { rate, burst }));
@@ -211,7 +213,7 @@ mod tests {
                 limit.settle(amount, 1.0, t0 + ms(1));
                 limit.retune(RatePolicy { rate, burst }, t0);
                 assert!((0.0..=1.0).contains(&limit.share_used(t0)), "{rate} {burst} {amount}");
-                assert!(limit.left(t0).is_finite(), "{rate} {burst} {amount}");
+                assert!(limit.available(t0).is_finite(), "{rate} {burst} {amount}");
             }
             limit.give_back(f64::MAX, t0);
             assert_eq!(limit.check(1.0, t0), Ok(()), "{rate} {burst}");
@@ -220,7 +222,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_span_takes_more_than_the_rate_and_one_burst_or_one_that_is_larger(
+        fn no_span_takes_more_than_the_rate_and_one_burst_or_larger_amount(
             rate in 0.1f64..1_000.0,
             burst in 1.0f64..100.0,
             steps in prop::collection::vec((0u64..1_000, 0u64..300, 0.0f64..150.0), 1..200),
@@ -244,7 +246,7 @@ mod tests {
         }
 
         #[test]
-        fn who_waits_as_told_finds_room_and_who_waits_less_does_not(
+        fn the_named_wait_is_exact(
             rate in 1e-3f64..1e7,
             burst in 1.0f64..1e6,
             steps in prop::collection::vec((0u64..2_000_000, 0.0f64..2.0), 1..100),
@@ -267,7 +269,7 @@ mod tests {
             rate in 1.0f64..1_000.0,
             steps in prop::collection::vec((0u64..20, 0.0f64..50.0, 0.0f64..50.0), 1..100),
         ) {
-            // So much was taken before that the bucket is never full meanwhile.
+            // Enough was taken before that the bucket never fills up.
             let before = 10.0 * rate;
             let t0 = Instant::now();
             let (mut now, mut limit) = (t0, Gcra::new(RatePolicy { rate, burst: 10.0 }));
@@ -285,29 +287,29 @@ mod tests {
             }
             open.into_iter().for_each(|(estimated, actual)| limit.settle(estimated, actual, now));
             let expected = 10.0 - sum + rate * (now - t0).as_secs_f64();
-            prop_assert!((limit.left(now) - expected).abs() < 1e-3);
+            prop_assert!((limit.available(now) - expected).abs() < 1e-3);
         }
 
         #[test]
-        fn there_is_never_more_than_the_burst_whatever_is_done(
+        fn never_more_than_the_burst_is_available(
             steps in prop::collection::vec((0u8..5, 0u64..500, 0.0f64..20.0), 1..100)
         ) {
             let (mut now, mut limit, mut burst) = (Instant::now(), Gcra::new(POLICY), POLICY.burst);
             for (action, gap, amount) in steps {
                 now += ms(gap);
-                let before = limit.left(now);
+                let before = limit.available(now);
                 match action {
                     0 => limit.give_back(amount, now),
                     1 => limit.settle(amount, 20.0 - amount, now),
                     2 => {
                         let policy = RatePolicy { rate: 1.0 + amount, burst: 21.0 - amount };
                         limit.retune(policy, now);
-                        prop_assert!((policy.burst - limit.left(now) - (burst - before)).abs() < 1e-6);
+                        prop_assert!((policy.burst - limit.available(now) - (burst - before)).abs() < 1e-6);
                         burst = policy.burst;
                     }
                     _ => limit.take(amount, now),
                 }
-                prop_assert!(limit.left(now) <= burst);
+                prop_assert!(limit.available(now) <= burst);
                 prop_assert!((0.0..=1.0).contains(&limit.share_used(now)));
             }
         }

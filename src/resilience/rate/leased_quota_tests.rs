@@ -37,7 +37,7 @@ fn the_first_call_of_a_cold_host_goes_and_is_told_as_a_debt() {
     let ask = chunk.take_request(0, t0).unwrap();
     assert_eq!((ask.want, ask.least, ask.debt), (1.0, 1.0, 1.0));
     assert_eq!(chunk.take_request(0, t0 + ms(100)), None);
-    assert_eq!(chunk.check(1.0, t0 + ms(1)), Err(LOOK));
+    assert_eq!(chunk.check(1.0, t0 + ms(1)), Err(CHECK_INTERVAL));
     chunk.granted(ask.at, grant(1.0), t0 + ms(2));
     assert_eq!(admit(&mut chunk, 1.0, t0 + ms(2)), Ok(()));
     assert_eq!(chunk.take_request(0, t0 + ms(3)).unwrap().debt, 0.0);
@@ -56,7 +56,7 @@ fn what_waits_is_asked_for_and_never_more_than_a_chunk() {
 #[test]
 fn a_request_that_is_larger_than_a_chunk_is_asked_for_whole() {
     let (t0, mut chunk) = (Instant::now(), warm(2.0, Instant::now()));
-    assert_eq!(chunk.check(40.0, t0), Err(LOOK));
+    assert_eq!(chunk.check(40.0, t0), Err(CHECK_INTERVAL));
     let ask = chunk.take_request(3, t0).unwrap();
     assert_eq!((ask.want, ask.least), (38.0, 38.0));
     chunk.granted(ask.at, LeaseGrant { wait: ms(600), ..grant(38.0) }, t0 + ms(1));
@@ -151,7 +151,7 @@ fn a_fleet_that_is_silent_is_not_waited_for() {
     let mut chunk = warm(1.0, t0);
     admit(&mut chunk, 1.0, t0).unwrap();
     let ask = chunk.take_request(0, t0).unwrap();
-    assert_eq!(chunk.check(1.0, t0 + ms(249)), Err(LOOK));
+    assert_eq!(chunk.check(1.0, t0 + ms(249)), Err(CHECK_INTERVAL));
     assert_eq!(admit(&mut chunk, 1.0, t0 + ms(250)), Ok(()));
     chunk.request_failed(ask.at, t0 + ms(300));
     assert_eq!(admit(&mut chunk, 1.0, t0 + ms(400)), Ok(()));
@@ -169,7 +169,7 @@ fn a_debt_whose_telling_was_not_answered_is_told_again_and_a_credit_is_not() {
     admit(&mut debtor, 1.0, t0).unwrap();
     let ask = debtor.take_request(0, t0).unwrap();
     debtor.request_failed(ask.at, t0);
-    assert_eq!(debtor.take_request(0, t0 + LOOK).unwrap().debt, 1.0);
+    assert_eq!(debtor.take_request(0, t0 + CHECK_INTERVAL).unwrap().debt, 1.0);
 
     let mut idle = warm(5.0, t0);
     let ask = idle.take_request(0, t0 + ms(2_000)).unwrap();

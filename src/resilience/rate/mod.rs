@@ -1,4 +1,4 @@
-//! Rates: GCRA, leased shares of a quota, quotas that a provider reports.
+//! Rate limits: GCRA, leased shares of a fleet-wide limit, quotas that a provider reports.
 
 pub mod gcra;
 pub mod leased_quota;

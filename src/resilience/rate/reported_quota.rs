@@ -1,82 +1,83 @@
-//! What a provider's own headers say is left of its requests, or of its tokens: pace by it, and
-//! there is no 429.
+//! Pacing by the quota that a provider's response headers report, so that no 429 occurs.
 //!
-//! A report is old when it comes: it tells what was left when the provider counted that attempt,
-//! or when it answered, and nobody knows which of those sent since had been counted by then. So it
-//! gives two bounds. For certain there is `remaining`, less everything taken since that attempt was
-//! sent. At most there is `remaining`, and what came back since beyond what was taken since.
+//! A report is outdated on arrival: it gives what remained when the provider counted that
+//! attempt, or when it responded, and it is unknown which of the attempts sent since had been
+//! counted by then. So a report gives two bounds. At least `remaining` is left, less
+//! everything taken since that attempt was sent. At most `remaining` is left, plus the refill
+//! since then beyond what was taken since.
 //!
-//! We keep count ourselves, and our count stands while the reports leave it possible; when one
-//! does not, what it leaves for certain is the count. It matters where answers take long: with
-//! half of a quota in flight, a report alone would leave nothing for certain.
+//! We keep our own count, and it stands while reports leave it at_most; if one does not, the
+//! count becomes the lower bound. This matters for slow responses: with half of a quota in
+//! flight, a report alone would leave nothing for at_least.
 //!
-//! - A *bucket* (OpenAI, Anthropic, Groq) refills evenly, and is full when `reset` has passed. We
-//!   let it refill a little slower than told: the count then sinks to what is certain, which
-//!   costs nothing, and not towards what is just possible, which costs 429s.
-//! - A *window* (GitHub, the IETF draft) is full again at once when `reset` has passed. Reports
-//!   about attempts from before then are about the window before.
-//! - Who says no limit or no reset (Azure) has a window too: when it is used up, one attempt
-//!   goes each second and asks for a new report; each hour, where the reset is further away.
+//! - A *bucket* (OpenAI, Anthropic, Groq) refills evenly and is full after `reset`. We assume
+//!   a slightly slower refill than reported: the count then drifts to the lower bound, which
+//!   costs nothing, and not to the upper one, which costs 429s.
+//! - A *window* (GitHub, the IETF draft) is full again at once after `reset`. Reports about
+//!   attempts from before the reset belong to the previous window.
+//! - A provider that reports no limit or no reset (Azure) is a window too: when it is used up,
+//!   one attempt per second fetches a new report; one per hour if the reset is further away.
 //!
-//! A report is forgotten a while after its reset: then it restrains nothing.
+//! A report is forgotten some time after its reset; then it has no effect.
 
 use super::gcra::{Gcra, RatePolicy};
 use std::time::{Duration, Instant};
 
-/// Share of the told refill that is counted on.
-const CAUTION: f64 = 0.98;
-/// Attempts that are sent so close to one another may arrive in any order.
+/// Share of the reported refill that is relied on.
+const REFILL_CAUTION: f64 = 0.98;
+/// Attempts sent within this time may arrive in any order.
 const SPREAD: Duration = Duration::from_millis(200);
-/// The reset, where none is said, or one that is over.
-const ASK_AGAIN: Duration = Duration::from_secs(1);
-/// In which a bucket fills, while nothing is missing that could tell.
-const USUAL_PERIOD: f64 = 60.0;
+/// Reset to assume if none is reported, or it is over.
+const DEFAULT_RESET: Duration = Duration::from_secs(1);
+/// Refill period to assume while nothing is missing from the bucket.
+const DEFAULT_PERIOD: f64 = 60.0;
 const LEAST_MEMORY: Duration = Duration::from_secs(60);
-/// Nothing is believed for more than twice as long.
+/// Longest reset that is believed.
 const LONGEST_RESET: Duration = Duration::from_secs(3_600);
 
-/// How a quota comes back.
+/// How a quota refills.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refill {
-    /// Bit by bit.
+    /// Gradually.
     Bucket,
     /// All at once.
     Window,
 }
 
-/// What one answer's headers say of requests, or of tokens.
+/// One response's report of requests or of tokens.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct QuotaReport {
     pub limit: Option<f64>,
     pub remaining: f64,
-    /// Until all of the limit is there again.
+    /// Time until the whole limit is available again.
     pub reset: Option<Duration>,
     pub refill: Refill,
 }
 
-/// When an attempt took its amount, and how much the provider has counted when it counts that.
+/// When an attempt took its amount, and the total that the provider has counted once it counts
+/// that attempt.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ChargeMark {
     taken: f64,
     at: Instant,
 }
 
-/// What may be left, between what is certain and what is possible.
+/// Bounds of the remaining amount.
 #[derive(Clone, Copy, Debug)]
 struct RemainingBounds {
-    certain: f64,
-    possible: f64,
+    at_least: f64,
+    at_most: f64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct QuotaWindow {
     left: f64,
-    /// None: nobody knows, and one attempt goes to ask.
+    /// None: unknown, and one attempt goes to fetch a report.
     limit: Option<f64>,
-    /// Since when, if we saw it open.
+    /// When it opened, if we saw that.
     opened: Option<Instant>,
     resets_at: Instant,
-    /// From one reset to the next, as far as is known.
+    /// From one reset to the next, as far as known.
     span: Duration,
 }
 
@@ -90,14 +91,14 @@ enum QuotaCount {
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct ReportedQuota {
     count: Option<QuotaCount>,
-    /// Everything that was ever taken, and by two moments a `SPREAD` apart.
+    /// The total ever taken, now and at two moments `SPREAD` apart.
     taken: f64,
     steps: Option<[ChargeMark; 2]>,
     /// When the last report is forgotten.
     until: Option<Instant>,
 }
 
-// === impl Report ===
+// === impl QuotaReport ===
 
 impl QuotaReport {
     fn is_sound(&self) -> bool {
@@ -106,38 +107,38 @@ impl QuotaReport {
     }
 
     fn reset(&self) -> Duration {
-        self.reset.filter(|reset| !reset.is_zero()).unwrap_or(ASK_AGAIN).min(LONGEST_RESET)
+        self.reset.filter(|reset| !reset.is_zero()).unwrap_or(DEFAULT_RESET).min(LONGEST_RESET)
     }
 
-    /// What comes back a second; none if nothing is missing that could tell.
+    /// Refill per second; none if nothing is missing from the limit.
     fn refill_rate(&self, limit: f64) -> Option<f64> {
         let (missing, seconds) = (limit - self.remaining, self.reset?.as_secs_f64());
-        (missing > 0.0 && seconds > 0.0).then(|| missing / seconds * CAUTION)
+        (missing > 0.0 && seconds > 0.0).then(|| missing / seconds * REFILL_CAUTION)
     }
 
-    fn bounds(&self, taken_since: f64, came_since: f64) -> RemainingBounds {
-        let more = (came_since - taken_since).max(0.0);
-        RemainingBounds { certain: self.remaining - taken_since, possible: self.remaining + more }
+    fn bounds(&self, taken_since: f64, refilled_since: f64) -> RemainingBounds {
+        let more = (refilled_since - taken_since).max(0.0);
+        RemainingBounds { at_least: self.remaining - taken_since, at_most: self.remaining + more }
     }
 }
 
-// === impl Bounds ===
+// === impl RemainingBounds ===
 
 impl RemainingBounds {
-    /// The count, if it is possible; else what is certain.
+    /// The count, if it is at_most; else the lower bound.
     fn correct(self, count: f64) -> f64 {
-        if (self.certain..=self.possible).contains(&count) { count } else { self.certain }
+        if (self.at_least..=self.at_most).contains(&count) { count } else { self.at_least }
     }
 }
 
-// === impl Window ===
+// === impl QuotaWindow ===
 
 impl QuotaWindow {
     fn is_over(&self, now: Instant) -> bool {
         now >= self.resets_at
     }
 
-    /// May so much go? More than the limit goes when none of it is used.
+    /// Whether this amount may be taken. More than the limit goes when none of it is used.
     fn check(&self, amount: f64, now: Instant) -> Result<(), Duration> {
         let enough = amount.min(self.limit.unwrap_or(amount));
         let free = self.is_over(now) || enough <= self.left;
@@ -158,33 +159,34 @@ impl QuotaWindow {
     }
 }
 
-// === impl Told ===
+// === impl ReportedQuota ===
 
 impl ReportedQuota {
-    /// Nothing is known yet.
+    /// A quota without a report.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Does a report restrain anything now?
+    /// Whether a report has an effect now.
     pub fn is_known(&self, now: Instant) -> bool {
         self.known(now).is_some()
     }
 
-    /// May so much be taken now, as far as the provider told? Nothing changes.
+    /// Whether this amount may be taken now, by the provider's reports. Nothing changes.
     ///
     /// # Errors
-    /// How long until it may, if no report comes first.
+    /// The time until it may, if no report arrives first.
     pub fn check(&self, amount: f64, now: Instant) -> Result<(), Duration> {
         let Some((count, until)) = self.known(now).zip(self.until) else { return Ok(()) };
-        let said = match count {
+        let checked = match count {
             QuotaCount::Bucket(bucket) => bucket.check(amount, now),
             QuotaCount::Window(window) => window.check(amount, now),
         };
-        said.map_err(|wait| wait.min(until - now))
+        checked.map_err(|wait| wait.min(until - now))
     }
 
-    /// Takes so much for an attempt that is sent now; the mark comes back with its report.
+    /// Takes this amount for an attempt that is sent now; the mark comes back with its
+    /// report.
     pub fn take(&mut self, amount: f64, now: Instant) -> ChargeMark {
         let amount = amount.max(0.0);
         match &mut self.count {
@@ -197,7 +199,7 @@ impl ReportedQuota {
         mark
     }
 
-    /// The attempt was never sent.
+    /// Returns the amount of an attempt that was never sent.
     pub fn give_back(&mut self, amount: f64, now: Instant) {
         let amount = amount.max(0.0);
         match &mut self.count {
@@ -207,7 +209,7 @@ impl ReportedQuota {
         }
     }
 
-    /// The attempt that took `mark` was answered, with this report.
+    /// Takes the report in the response to the attempt that took `mark`.
     pub fn observe(&mut self, report: QuotaReport, mark: ChargeMark, now: Instant) {
         if !report.is_sound() {
             return;
@@ -223,16 +225,16 @@ impl ReportedQuota {
         self.until = Some(now + report.reset() + report.reset().max(LEAST_MEMORY));
     }
 
-    /// What is left, as far as is known; below 0 if more was taken than there was.
+    /// The remaining amount, as far as known; below 0 if more was taken than available.
     pub fn remaining(&self, now: Instant) -> Option<f64> {
         match self.known(now)? {
-            QuotaCount::Bucket(bucket) => Some(bucket.left(now)),
+            QuotaCount::Bucket(bucket) => Some(bucket.available(now)),
             QuotaCount::Window(window) if window.is_over(now) => window.limit,
             QuotaCount::Window(window) => Some(window.left),
         }
     }
 
-    /// What of the limit is gone, from 0 to 1, if a limit was said.
+    /// The used share of the limit, from 0 to 1, if a limit was reported.
     pub fn share_used(&self, now: Instant) -> Option<f64> {
         match self.known(now)? {
             QuotaCount::Bucket(bucket) => Some(bucket.share_used(now)),
@@ -245,13 +247,13 @@ impl ReportedQuota {
         self.count.filter(|_| self.until.is_some_and(|until| now < until))
     }
 
-    /// What was taken by `SPREAD` ago or somewhat earlier.
+    /// The total taken `SPREAD` ago or somewhat earlier.
     fn settled(&mut self, now: Instant) -> f64 {
         let here = ChargeMark { taken: self.taken, at: now };
         let [older, newer] = self.steps.unwrap_or([here; 2]);
         let age = now.saturating_duration_since(newer.at);
         let steps = match age >= SPREAD {
-            // Nothing was taken since one spread after it.
+            // Nothing was taken within one spread after it.
             true if age >= SPREAD * 2 => [here; 2],
             true => [newer, here],
             false => [older, newer],
@@ -260,26 +262,26 @@ impl ReportedQuota {
         steps[0].taken
     }
 
-    /// The bucket that this report leaves of the one that is known.
+    /// The known bucket, corrected by this report.
     fn bucket(&self, report: QuotaReport, limit: f64, mark: ChargeMark, now: Instant) -> Gcra {
         let known = match self.known(now) {
             Some(QuotaCount::Bucket(bucket)) => Some(bucket),
             _ => None,
         };
-        let usual = || known.map_or(limit / USUAL_PERIOD, |bucket| bucket.policy().rate);
+        let known_rate = || known.map_or(limit / DEFAULT_PERIOD, |bucket| bucket.policy().rate);
         let policy =
-            RatePolicy { rate: report.refill_rate(limit).unwrap_or_else(usual), burst: limit };
+            RatePolicy { rate: report.refill_rate(limit).unwrap_or_else(known_rate), burst: limit };
         let mut bucket = known.unwrap_or(Gcra::new(policy));
         bucket.retune(policy, now);
-        let came_since = policy.rate * now.saturating_duration_since(mark.at).as_secs_f64();
-        let bounds = report.bounds(self.taken - mark.taken, came_since);
-        let count = known.map_or(bounds.certain, |_| bounds.correct(bucket.left(now)));
-        bucket.settle(0.0, bucket.left(now) - count, now);
+        let refilled_since = policy.rate * now.saturating_duration_since(mark.at).as_secs_f64();
+        let bounds = report.bounds(self.taken - mark.taken, refilled_since);
+        let count = known.map_or(bounds.at_least, |_| bounds.correct(bucket.available(now)));
+        bucket.settle(0.0, bucket.available(now) - count, now);
         bucket
     }
 
-    /// The window that this report leaves of the one that is known; none if it is about the one
-    /// before.
+    /// The known window, corrected by this report; none if the report is about the
+    /// previous window.
     fn window(&self, report: QuotaReport, mark: ChargeMark, now: Instant) -> Option<QuotaWindow> {
         let known = match self.known(now) {
             Some(QuotaCount::Window(window)) => Some(window),
@@ -291,7 +293,7 @@ impl ReportedQuota {
         let open = known.filter(|window| !window.is_over(now));
         let bounds = report.bounds(self.taken - mark.taken, 0.0);
         Some(QuotaWindow {
-            left: open.map_or(bounds.certain, |window| bounds.correct(window.left)),
+            left: open.map_or(bounds.at_least, |window| bounds.correct(window.left)),
             limit: report.limit.filter(|_| report.reset == Some(report.reset())),
             opened: open.and_then(|window| window.opened),
             resets_at: now + report.reset(),

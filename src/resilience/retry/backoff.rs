@@ -1,12 +1,12 @@
-//! How long to wait before the same endpoint is asked again.
+//! Backoff: the wait before a retry at the same endpoint.
 //!
-//! The wait grows as `initial * multiplier^(repeat - 1)` up to `max`, and chance is applied
-//! *after* that cap: clients that fail together must not come back together, least of all
-//! when an outage has lasted so long that all of them are at the cap.
+//! The wait grows as `initial * multiplier^(retry - 1)` up to `max`, and jitter is applied
+//! *after* that cap: clients that fail together must not come back together, least of all when
+//! an outage has lasted so long that all of them are at the cap.
 //!
-//! `full` spreads over [0, d], which clears a crowd with the fewest attempts; `equal` keeps
-//! at least half of the wait; `none` is for tests and for a sole client (Brooker,
-//! "Exponential Backoff and Jitter", AWS Architecture Blog, 2015).
+//! `full` spreads over [0, d], which clears contention with the fewest attempts; `equal` keeps
+//! at least half of the wait; `none` is for tests and for a sole client (Brooker, "Exponential
+//! Backoff and Jitter", AWS Architecture Blog, 2015).
 
 use std::time::Duration;
 
@@ -22,20 +22,20 @@ pub struct BackoffPolicy {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Jitter {
-    /// Anything in [0, d].
+    /// Uniform in [0, d].
     Full,
-    /// Anything in [d/2, d].
+    /// Uniform in [d/2, d].
     Equal,
-    /// Always d.
+    /// Exactly d.
     None,
 }
 
 // === impl BackoffPolicy ===
 
 impl BackoffPolicy {
-    /// The wait before repeat number `repeat`, counted from 1. Never above `max`.
-    pub fn delay(&self, repeat: u32, draw: f64) -> Duration {
-        let whole = self.grown(repeat);
+    /// The wait before retry number `retry`, counted from 1. Never above `max`.
+    pub fn delay(&self, retry: u32, draw: f64) -> Duration {
+        let whole = self.grown(retry);
         let draw = draw.clamp(0.0, 1.0);
         match self.jitter {
             Jitter::Full => part(whole, draw),
@@ -44,11 +44,11 @@ impl BackoffPolicy {
         }
     }
 
-    fn grown(&self, repeat: u32) -> Duration {
+    fn grown(&self, retry: u32) -> Duration {
         if self.initial.is_zero() {
             return Duration::ZERO;
         }
-        let exponent = i32::try_from(repeat.saturating_sub(1)).unwrap_or(i32::MAX);
+        let exponent = i32::try_from(retry.saturating_sub(1)).unwrap_or(i32::MAX);
         let seconds = self.initial.as_secs_f64() * self.multiplier.max(1.0).powi(exponent);
         Duration::try_from_secs_f64(seconds).map_or(self.max, |grown| grown.min(self.max))
     }
@@ -89,7 +89,7 @@ mod tests {
 
     #[test]
     fn without_jitter_it_doubles_up_to_the_cap() {
-        let waits = [1, 2, 3, 7, 8, 9, u32::MAX].map(|repeat| POLICY.delay(repeat, 0.7));
+        let waits = [1, 2, 3, 7, 8, 9, u32::MAX].map(|retry| POLICY.delay(retry, 0.7));
         let expected = [100, 200, 400, 6_400, 10_000, 10_000, 10_000].map(Duration::from_millis);
         assert_eq!(waits, expected);
     }
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_repeat_may_be_counted_from_nought() {
+    fn retry_zero_waits_like_retry_one() {
         assert_eq!(POLICY.delay(0, 0.0), POLICY.delay(1, 0.0));
     }
 
@@ -132,12 +132,12 @@ mod tests {
             max in any_duration(),
             multiplier in prop_oneof![0.0..10.0f64, any::<f64>(), Just(f64::NAN)],
             jitter in prop::sample::select(vec![Jitter::Full, Jitter::Equal, Jitter::None]),
-            repeat in prop_oneof![0u32..20, any::<u32>()],
+            retry in prop_oneof![0u32..20, any::<u32>()],
             draw in 0.0..1.0f64,
         ) {
             let policy = BackoffPolicy { initial, max, multiplier, jitter };
-            let wait = policy.delay(repeat, draw);
-            let whole = BackoffPolicy { jitter: Jitter::None, ..policy }.delay(repeat, draw);
+            let wait = policy.delay(retry, draw);
+            let whole = BackoffPolicy { jitter: Jitter::None, ..policy }.delay(retry, draw);
             prop_assert!(wait <= whole && whole <= max);
             if jitter == Jitter::Equal {
                 let half = whole.as_secs_f64() / 2.0;
@@ -146,11 +146,11 @@ mod tests {
         }
 
         #[test]
-        fn without_jitter_a_later_repeat_never_waits_less(
-            repeat in 1u32..100, multiplier in 1.0..10.0f64
+        fn without_jitter_a_later_retry_never_waits_less(
+            retry in 1u32..100, multiplier in 1.0..10.0f64
         ) {
             let policy = BackoffPolicy { multiplier, ..POLICY };
-            prop_assert!(policy.delay(repeat, 0.0) <= policy.delay(repeat + 1, 0.0));
+            prop_assert!(policy.delay(retry, 0.0) <= policy.delay(retry + 1, 0.0));
         }
     }
 }

@@ -1,31 +1,31 @@
-//! How many attempts beyond the first a route may make.
+//! Retry budget: how many attempts beyond the first a route may make.
 //!
-//! A maximum per request does not protect a provider in trouble: three attempts each are
-//! three times the load exactly when everything fails. A budget ties repeats to the traffic
-//! itself, so that total failure costs `ratio` more load and not a multiple of it (Google
-//! SRE book, "Handling Overload"; Finagle's and tower's retry budgets).
+//! A maximum per request does not protect a provider in trouble: three attempts each are three
+//! times the load exactly when everything fails. A budget ties retries to the traffic itself,
+//! so total failure costs `ratio` more load and not a multiple of it (Google SRE book,
+//! "Handling Overload"; Finagle's and tower's retry budgets).
 //!
-//! A repeat is allowed while, with it, those of the window are at most
-//! `ratio * first attempts of the window + min_per_second * window`. The second term, the
-//! *floor*, lets a quiet route repeat at all.
+//! A retry is allowed while, including it, the retries of the window are at most `ratio *
+//! first attempts of the window + min_per_second * window`. The second term, the *floor*, lets
+//! a quiet route retry at all.
 //!
-//! The window slides by tenths: it spans the last ten whole tenths and the one under way, so
-//! between one window and a tenth more. Hence over any run
-//! `repeats <= ratio * firsts + min_per_second * elapsed + floor` holds exactly, while in one
-//! sliding window the firsts of up to one tenth before it may count.
+//! The window slides by tenths: it spans the last ten whole tenths and the current one, so
+//! between one window and a tenth more. Hence over any run `retries <= ratio * firsts +
+//! min_per_second * elapsed + floor` holds exactly, while in one sliding window the first
+//! attempts of up to one tenth before it may count.
 
 use crate::resilience::stats::time_buckets::TimeBuckets;
 use std::time::{Duration, Instant};
 
-/// Ten that are whole and the one under way.
+/// Ten whole tenths and the current one.
 const TENTHS: usize = 11;
 
 /// Bounds are checked by `policy::validate`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RetryBudgetPolicy {
-    /// Repeats for each first attempt.
+    /// Retries for each first attempt.
     pub ratio: f64,
-    /// Repeats a second that are allowed without any traffic.
+    /// Retries per second that are allowed without any traffic.
     pub min_per_second: f64,
     pub window: Duration,
 }
@@ -33,7 +33,7 @@ pub struct RetryBudgetPolicy {
 #[derive(Clone, Copy, Debug, Default)]
 struct BudgetCounts {
     firsts: u64,
-    repeats: u64,
+    retries: u64,
 }
 
 /// One for each route.
@@ -45,7 +45,7 @@ pub struct RetryBudget {
     sum: BudgetCounts,
 }
 
-// === impl BudgetPolicy ===
+// === impl RetryBudgetPolicy ===
 
 impl RetryBudgetPolicy {
     fn tenth(&self) -> Duration {
@@ -57,7 +57,7 @@ impl RetryBudgetPolicy {
     }
 }
 
-// === impl Budget ===
+// === impl RetryBudget ===
 
 impl RetryBudget {
     pub fn new(policy: RetryBudgetPolicy) -> Self {
@@ -66,10 +66,10 @@ impl RetryBudget {
         Self { policy, slices, tenths, sum: BudgetCounts::default() }
     }
 
-    /// What was counted stays counted; under a new window it counts as of now.
+    /// Takes another policy; counts are kept, and count as of now under a new window.
     pub fn retune(&mut self, policy: RetryBudgetPolicy) {
         if policy.window != self.policy.window {
-            self.slices.recut(policy.tenth());
+            self.slices.resize(policy.tenth());
             self.tenths = [BudgetCounts::default(); TENTHS];
             self.tenths[self.slices.head()] = self.sum;
         }
@@ -83,29 +83,29 @@ impl RetryBudget {
         self.sum.firsts += 1;
     }
 
-    /// Counts one repeat, if it is allowed.
+    /// Counts one retry, if it is allowed.
     pub fn withdraw(&mut self, now: Instant) -> bool {
         self.slide(now);
-        let allowed = (self.sum.repeats + 1) as f64 <= self.policy.allowance(self.sum.firsts);
+        let allowed = (self.sum.retries + 1) as f64 <= self.policy.allowance(self.sum.firsts);
         if allowed {
-            self.tenths[self.slices.head()].repeats += 1;
-            self.sum.repeats += 1;
+            self.tenths[self.slices.head()].retries += 1;
+            self.sum.retries += 1;
         }
         allowed
     }
 
-    /// Repeats that are left now; below 1, none may be made.
+    /// Remaining retries; below 1, none is allowed.
     pub fn balance(&self, now: Instant) -> f64 {
-        let mut seen = self.clone();
-        seen.slide(now);
-        (seen.policy.allowance(seen.sum.firsts) - seen.sum.repeats as f64).max(0.0)
+        let mut current = self.clone();
+        current.slide(now);
+        (current.policy.allowance(current.sum.firsts) - current.sum.retries as f64).max(0.0)
     }
 
     fn slide(&mut self, now: Instant) {
         for at in self.slices.advance(now) {
-            let left = std::mem::take(&mut self.tenths[at]);
-            self.sum.firsts -= left.firsts;
-            self.sum.repeats -= left.repeats;
+            let expired = std::mem::take(&mut self.tenths[at]);
+            self.sum.firsts -= expired.firsts;
+            self.sum.retries -= expired.retries;
         }
     }
 }
@@ -131,14 +131,14 @@ mod tests {
     }
 
     #[test]
-    fn traffic_earns_its_share() {
+    fn traffic_earns_retries() {
         let (t0, mut budget) = (Instant::now(), RetryBudget::new(POLICY));
         (0..100).for_each(|_| budget.deposit(t0));
         assert_eq!(drain(&mut budget, t0), 30);
     }
 
     #[test]
-    fn what_left_the_window_neither_earns_nor_costs() {
+    fn expired_attempts_neither_earn_nor_cost() {
         let (t0, mut budget) = (Instant::now(), RetryBudget::new(POLICY));
         (0..100).for_each(|_| budget.deposit(t0));
         drain(&mut budget, t0);
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_allowed_by_nothing() {
+    fn a_zero_budget_allows_nothing() {
         let none = RetryBudgetPolicy { ratio: 0.0, min_per_second: 0.0, window: Duration::ZERO };
         let (t0, mut budget) = (Instant::now(), RetryBudget::new(none));
         budget.deposit(t0);
@@ -194,7 +194,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_run_never_repeats_more_than_it_earned(
+        fn a_run_never_retries_more_than_it_earned(
             ratio in 0.0..2.0f64,
             min_per_second in 0.0..5.0f64,
             window_ms in 1u64..20_000,
@@ -203,35 +203,35 @@ mod tests {
             let window = Duration::from_millis(window_ms);
             let policy = RetryBudgetPolicy { ratio, min_per_second, window };
             let t0 = Instant::now();
-            let (mut now, mut budget, mut firsts, mut repeats) = (t0, RetryBudget::new(policy), 0, 0);
+            let (mut now, mut budget, mut firsts, mut retries) = (t0, RetryBudget::new(policy), 0, 0);
             for (ms, deposits, withdrawals) in steps {
                 now += Duration::from_millis(ms);
                 (0..deposits).for_each(|_| budget.deposit(now));
                 firsts += deposits;
-                repeats += (0..withdrawals).filter(|_| budget.withdraw(now)).count();
+                retries += (0..withdrawals).filter(|_| budget.withdraw(now)).count();
                 let earned = ratio * firsts as f64
                     + min_per_second * ((now - t0) + window).as_secs_f64();
-                prop_assert!(repeats as f64 <= earned + 1e-6, "{repeats} > {earned}");
+                prop_assert!(retries as f64 <= earned + 1e-6, "{retries} > {earned}");
             }
         }
 
         #[test]
-        fn a_sliding_window_holds_but_for_one_tenth(
+        fn a_sliding_window_holds_within_one_tenth(
             window_ms in 10u64..20_000,
             steps in prop::collection::vec((0u64..3_000, 0usize..20, 0usize..20), 1..100),
         ) {
             let window = Duration::from_millis(window_ms);
             let policy = RetryBudgetPolicy { window, ..POLICY };
             let (mut now, mut budget) = (Instant::now(), RetryBudget::new(policy));
-            let (mut firsts, mut repeats) = (Vec::new(), Vec::new());
+            let (mut firsts, mut retries) = (Vec::new(), Vec::new());
             for (ms, deposits, withdrawals) in steps {
                 now += Duration::from_millis(ms);
                 (0..deposits).for_each(|_| { budget.deposit(now); firsts.push(now); });
                 let made = (0..withdrawals).filter(|_| budget.withdraw(now)).count();
-                repeats.extend(std::iter::repeat_n(now, made));
+                retries.extend(std::iter::repeat_n(now, made));
                 if made > 0 {
                     let within = |at: &&Instant, span| now.duration_since(**at) <= span;
-                    let paid = repeats.iter().filter(|at| within(at, window)).count();
+                    let paid = retries.iter().filter(|at| within(at, window)).count();
                     let earned = firsts.iter().filter(|at| within(at, window + policy.tenth()));
                     let allowed = policy.allowance(earned.count() as u64);
                     prop_assert!(paid as f64 <= allowed + 1e-6, "{paid} > {allowed}");

@@ -1,21 +1,24 @@
-//! When a request that takes long is sent a second time, elsewhere; whoever answers first has won.
+//! Hedging: when a slow request is sent a second time, to another endpoint; the first response
+//! wins.
 //!
-//! A few requests take many times as long as the others, for reasons of their moment and place. Sent
-//! again once they are slower than nearly all, they end nearly as soon as the others, for a
-//! load that grows by as little as were slower (Dean and Barroso, "The Tail at Scale", 2013).
+//! A few requests take many times as long as the others, for reasons of their moment and
+//! place. Sent again once they are slower than nearly all others, they finish nearly as fast,
+//! for a load that grows only by the share of slow requests (Dean and Barroso, "The Tail at
+//! Scale", 2013).
 //!
-//! - `extra_load` says both: a hedge goes after the percentile `1 - extra_load` of the route's own
-//!   latency (of the last minute; nothing while that has fewer than 100 samples), or after `after`.
-//! - When all of a provider becomes slow, all its requests are slower than that percentile. So each
-//!   hedge is paid for out of a budget that holds `extra_load` of the requests of the last 10 s: over
-//!   any run `hedges <= extra_load * firsts`. Finagle's BackupRequestFilter does both.
+//! - `extra_load` controls both: a hedge goes after the percentile `1 - extra_load` of the
+//!   route's own latency (over the last minute; none while that has fewer than 100 samples),
+//!   or after `after`.
+//! - If a whole provider becomes slow, all its requests exceed that percentile. So each hedge
+//!   is paid for from a budget of `extra_load` of the requests of the last 10 s: over any run
+//!   `hedges <= extra_load * firsts`. Finagle's BackupRequestFilter does both.
 //! - The budget has no floor: a route with a request a minute is not hedged at 2 %.
 
 use super::budget::{RetryBudget, RetryBudgetPolicy};
 use crate::resilience::stats::latency_sketch::LatencySketch;
 use std::time::{Duration, Instant};
 
-const ENOUGH: u64 = 100;
+const MIN_SAMPLES: u64 = 100;
 
 /// Bounds are checked by `policy::validate`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -54,7 +57,7 @@ impl Hedge {
         }
     }
 
-    /// What was measured and paid stays.
+    /// Takes another policy; samples and budget are kept.
     pub fn retune(&mut self, policy: HedgePolicy) {
         self.budget.retune(policy.budget());
         self.policy = policy;
@@ -65,22 +68,22 @@ impl Hedge {
         self.budget.deposit(now);
     }
 
-    /// A first attempt was answered after `took`; one that lost to its hedge counts with what it
-    /// had taken by then, or the percentile would sink with every hedge.
+    /// Records the latency of a first attempt; one that lost to its hedge counts with its
+    /// time until then, or the percentile would sink with every hedge.
     pub fn record_latency(&mut self, took: Duration, now: Instant) {
         self.latencies.record(took, now);
     }
 
-    /// How long an attempt may take before it is hedged; `None`: it is not.
+    /// How long an attempt may take before it is hedged; `None`: it is not hedged.
     pub fn delay(&self, now: Instant) -> Option<Duration> {
         let measured = || {
-            let enough = self.latencies.count(now) >= ENOUGH;
+            let enough = self.latencies.count(now) >= MIN_SAMPLES;
             enough.then(|| self.latencies.quantile(1.0 - self.policy.extra_load, now))?
         };
         self.policy.after.or_else(measured)
     }
 
-    /// Pays for one hedge; false when it cannot be paid.
+    /// Takes one hedge from the budget; false if it is empty.
     pub fn withdraw(&mut self, now: Instant) -> bool {
         self.budget.withdraw(now)
     }
@@ -100,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn too_few_samples_are_no_percentile() {
+    fn too_few_samples_give_no_delay() {
         let now = Instant::now();
         assert_eq!(measured(99, now).delay(now), None);
         let delay = measured(100, now).delay(now).unwrap().as_secs_f64();
@@ -109,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn after_needs_no_sample() {
+    fn a_fixed_delay_needs_no_samples() {
         let (now, after) = (Instant::now(), Some(Duration::from_millis(700)));
         let hedge = Hedge::new(HedgePolicy { after, ..POLICY });
         assert_eq!(hedge.delay(now), after);
@@ -127,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn retuning_keeps_what_was_measured_and_paid() {
+    fn retuning_keeps_samples_and_budget() {
         let now = Instant::now();
         let mut hedge = measured(200, now);
         (0..50).for_each(|_| hedge.record_request(now));
@@ -139,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_provider_that_becomes_slow_is_not_asked_twice_for_everything() {
+    fn hedges_of_a_slow_provider_stay_within_the_budget() {
         let (t0, mut hedge) = (Instant::now(), measured(1_000, Instant::now()));
         let slow = (0..1_000u32).map(|n| t0 + Duration::from_millis(10) * n);
         let hedges = slow.filter(|now| {
@@ -151,7 +154,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn over_any_run_hedges_are_at_most_their_share_of_requests(
+        fn hedges_never_exceed_their_share_of_requests(
             extra_load in 0.001..=1.0f64,
             steps in prop::collection::vec((0u64..4_000, 0usize..100, 0usize..20), 1..200),
         ) {

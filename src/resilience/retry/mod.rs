@@ -1,4 +1,4 @@
-//! Retries: back-off, budgets, hedging.
+//! Retries: backoff, budgets, hedging.
 
 pub mod backoff;
 pub mod budget;

@@ -1,32 +1,32 @@
-//! Quantiles of the latencies of the last minute, or of another while, in a few KiB.
+//! Latency quantiles of the last minute, or another period, in a few KiB.
 //!
-//! A latency is counted in one of 170 buckets, each of which ends at 1.1 times where it begins, from
-//! 100 us on. A quantile is the middle of the bucket that it falls into, so it is off by 4.8 % at most
-//! wherever it lies; no sample is kept, and none is compared with another (DDSketch: Masson, Rim
-//! and Lee, VLDB 2019). What is shorter than 100 us counts as that, what is longer than 1,000 s as that.
+//! A latency is counted in one of 170 bins, each of which ends at 1.1 times its start, from
+//! 100 us on. A quantile is the middle of its bin, so its error is at most 4.8 % everywhere;
+//! no sample is stored, and none is compared with another (DDSketch: Masson, Rim and Lee, VLDB
+//! 2019). Latencies below 100 us or above 1,000 s count as those limits.
 //!
-//! The window is six slices, of 10 s where nothing else is said, so it reaches back between 50 s and
-//! 60 s: a provider that has become slow is believed within a minute, and a slice without traffic
-//! says nothing.
+//! The window is six time buckets, of 10 s by default, so it covers between 50 s and 60 s: a
+//! provider that has become slow is noticed within a minute, and a bin without traffic has
+//! no effect.
 
 use super::time_buckets::TimeBuckets;
 use std::time::{Duration, Instant};
 
-const SLICES: usize = 6;
+const TIME_BUCKETS: usize = 6;
 const MINUTE: Duration = Duration::from_secs(60);
 const SHORTEST: Duration = Duration::from_micros(100);
 const GROWTH: f64 = 1.1;
 /// From 100 us up to 1,000 s: ln(10^7) / ln(1.1), rounded up.
-const BUCKETS: usize = 170;
+const BINS: usize = 170;
 
-type BucketCounts = [u32; BUCKETS];
+type BinCounts = [u32; BINS];
 
 /// Latencies, counted by their logarithm.
 #[derive(Clone, Debug)]
 pub struct LatencySketch {
-    slices: TimeBuckets<SLICES>,
-    ring: [BucketCounts; SLICES],
-    sum: BucketCounts,
+    buckets: TimeBuckets<TIME_BUCKETS>,
+    ring: [BinCounts; TIME_BUCKETS],
+    sum: BinCounts,
 }
 
 impl Default for LatencySketch {
@@ -36,28 +36,32 @@ impl Default for LatencySketch {
 }
 
 impl LatencySketch {
-    /// Of the last `over`, or five sixths of it.
+    /// Covers the last `over`, or five sixths of it.
     pub fn new(over: Duration) -> Self {
-        let counts = [0; BUCKETS];
-        Self { slices: TimeBuckets::new(over / SLICES as u32), ring: [counts; SLICES], sum: counts }
+        let counts = [0; BINS];
+        Self {
+            buckets: TimeBuckets::new(over / TIME_BUCKETS as u32),
+            ring: [counts; TIME_BUCKETS],
+            sum: counts,
+        }
     }
 
     pub fn record(&mut self, took: Duration, now: Instant) {
-        for slot in self.slices.advance(now) {
-            subtract(&mut self.sum, &std::mem::replace(&mut self.ring[slot], [0; BUCKETS]));
+        for slot in self.buckets.advance(now) {
+            subtract(&mut self.sum, &std::mem::replace(&mut self.ring[slot], [0; BINS]));
         }
-        let bucket = bucket(took);
-        self.ring[self.slices.head()][bucket] += 1;
-        self.sum[bucket] += 1;
+        let bin = bin(took);
+        self.ring[self.buckets.head()][bin] += 1;
+        self.sum[bin] += 1;
     }
 
-    /// How many latencies the window holds.
+    /// The number of latencies in the window.
     pub fn count(&self, now: Instant) -> u64 {
         self.kept(now).into_iter().map(u64::from).sum()
     }
 
-    /// The least latency that the share `q`, in [0, 1], of the window does not exceed, to 4.8 %;
-    /// nothing when the window is empty.
+    /// The least latency that the share `q`, in [0, 1], of the window does not exceed, to
+    /// 4.8 %; none if the window is empty.
     pub fn quantile(&self, q: f64, now: Instant) -> Option<Duration> {
         let kept = self.kept(now);
         let count: u64 = kept.into_iter().map(u64::from).sum();
@@ -70,25 +74,25 @@ impl LatencySketch {
         kept.into_iter().position(reaches).map(middle)
     }
 
-    fn kept(&self, now: Instant) -> BucketCounts {
+    fn kept(&self, now: Instant) -> BinCounts {
         let mut kept = self.sum;
-        self.slices.gone(now).for_each(|slot| subtract(&mut kept, &self.ring[slot]));
+        self.buckets.expired(now).for_each(|slot| subtract(&mut kept, &self.ring[slot]));
         kept
     }
 }
 
-fn subtract(from: &mut BucketCounts, gone: &BucketCounts) {
-    from.iter_mut().zip(gone).for_each(|(count, gone)| *count -= gone);
+fn subtract(from: &mut BinCounts, expired: &BinCounts) {
+    from.iter_mut().zip(expired).for_each(|(count, expired)| *count -= expired);
 }
 
-fn bucket(took: Duration) -> usize {
+fn bin(took: Duration) -> usize {
     let growths = took.div_duration_f64(SHORTEST).ln() / GROWTH.ln();
-    (growths as usize).min(BUCKETS - 1)
+    (growths as usize).min(BINS - 1)
 }
 
-/// As far from where the bucket begins as from where it ends, as shares of either.
-fn middle(bucket: usize) -> Duration {
-    SHORTEST.mul_f64(GROWTH.powi(bucket as i32) * 2.0 * GROWTH / (GROWTH + 1.0))
+/// The middle of a bin, as a ratio.
+fn middle(bin: usize) -> Duration {
+    SHORTEST.mul_f64(GROWTH.powi(bin as i32) * 2.0 * GROWTH / (GROWTH + 1.0))
 }
 
 #[cfg(test)]
@@ -107,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn of_nothing_there_is_no_quantile() {
+    fn an_empty_window_has_no_quantile() {
         let now = Instant::now();
         assert_eq!(LatencySketch::default().quantile(0.5, now), None);
         assert_eq!(LatencySketch::default().count(now), 0);
@@ -126,21 +130,21 @@ mod tests {
     }
 
     #[test]
-    fn what_is_out_of_range_counts_at_its_ends() {
+    fn out_of_range_latencies_count_at_the_limits() {
         let now = Instant::now();
         let sketch = sketch_of([Duration::ZERO, Duration::MAX], now);
         assert!(is_close(sketch.quantile(0.5, now).unwrap(), SHORTEST));
         assert!(is_close(sketch.quantile(1.0, now).unwrap(), Duration::from_secs(1_000)));
-        assert!(is_close(middle(bucket(SHORTEST)), SHORTEST));
+        assert!(is_close(middle(bin(SHORTEST)), SHORTEST));
     }
 
     #[test]
-    fn it_takes_a_few_kib() {
+    fn a_sketch_is_a_few_kib() {
         assert!(size_of::<LatencySketch>() < 5_000, "{}", size_of::<LatencySketch>());
     }
 
     #[test]
-    fn a_minute_later_all_is_forgotten() {
+    fn latencies_are_forgotten_after_a_minute() {
         let now = Instant::now();
         let mut sketch = sketch_of([MINUTE; 3], now);
         assert_eq!(sketch.count(now + MINUTE - Duration::from_nanos(1)), 3);
@@ -151,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn another_while_is_forgotten_when_it_is_over() {
+    fn another_period_is_forgotten_when_it_ends() {
         let now = Instant::now();
         let mut sketch = LatencySketch::new(MINUTE * 5);
         sketch.record(SHORTEST, now);
@@ -160,7 +164,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_quantile_is_that_of_the_samples_of_the_window_to_5_percent(
+        fn a_quantile_is_within_5_percent_of_the_exact_one(
             steps in prop::collection::vec((0u64..9_000, 100u64..1_000_000_000, 0.0..=1.0f64), 1..200),
         ) {
             let (mut now, mut sketch) = (Instant::now(), LatencySketch::default());
@@ -171,7 +175,7 @@ mod tests {
                 sketch.record(took, now);
                 all.push((now, took));
                 let later = now + Duration::from_millis(gap * 7);
-                let reach = sketch.slices.reach(later);
+                let reach = sketch.buckets.reach(later);
                 prop_assert!(reach <= MINUTE);
                 let inside = all.iter().filter(|(at, _)| later - *at <= reach);
                 let mut exact: Vec<_> = inside.map(|(_, took)| *took).collect();

@@ -1,4 +1,4 @@
-//! Sliding windows and sketches.
+//! Sliding windows and latency quantiles.
 
 pub mod latency_sketch;
 pub mod time_buckets;

@@ -1,22 +1,22 @@
-//! Time cut into slices, the newest few of them in a ring: how everything here slides.
+//! A ring of time buckets: the basis of every sliding window.
 //!
-//! Whoever counts over time keeps one tally for each slot. The slice under way is still filling,
-//! so what is kept reaches back between `N - 1` slices and `N`, never further. As time moves on the
-//! oldest slots are taken for new slices: their tallies are emptied then, or, by a look that
-//! changes nothing, left out.
+//! The caller keeps one counter for each slot. The current bucket is still filling, so the
+//! ring covers between `N - 1` and `N` bucket widths, never more. As time moves on, the oldest
+//! slots are reused for new buckets: their counters are reset then, or left out by a read that
+//! changes nothing.
 //!
-//! Slices are counted from the first `advance`. A `now` older than the slice under way (two threads
-//! read the clock, then raced for the lock) falls into the one under way.
+//! Buckets are numbered from the first `advance`. A `now` before the current bucket (two
+//! threads read the clock, then raced for the lock) counts in the current one.
 
 use std::time::{Duration, Instant};
 
-/// Which slots of a ring of `N` are in use, and for when.
+/// Which slots of a ring of `N` are in use, and for which time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TimeBuckets<const N: usize> {
     width_nanos: u64,
-    /// When slice 0 began; none before the first.
+    /// When bucket 0 began; none before the first.
     origin: Option<Instant>,
-    /// Number of the slice under way.
+    /// Number of the current bucket.
     head: u64,
 }
 
@@ -25,32 +25,32 @@ impl<const N: usize> TimeBuckets<N> {
         Self { width_nanos: nanos(width).max(1), origin: None, head: 0 }
     }
 
-    /// The slot of the slice under way.
+    /// The slot of the current bucket.
     pub fn head(&self) -> usize {
         slot::<N>(self.head)
     }
 
-    /// All slots, that of the slice under way first, then back in time.
+    /// All slots, the current one first, then back in time.
     pub fn newest_first(&self) -> impl Iterator<Item = usize> + use<N> {
         let head = self.head;
         (0..N as u64).map(move |age| slot::<N>((head % N as u64) + N as u64 - age))
     }
 
     /// Slots whose time is over at `now`.
-    pub fn gone(&self, now: Instant) -> impl Iterator<Item = usize> + use<N> {
-        self.taken_by(self.number(now))
+    pub fn expired(&self, now: Instant) -> impl Iterator<Item = usize> + use<N> {
+        self.slots_up_to(self.number(now))
     }
 
-    /// Moves on to `now`. Gives the slots that begin anew, which are the caller's to empty.
+    /// Advances to `now`. Returns the slots of new buckets, which the caller must reset.
     pub fn advance(&mut self, now: Instant) -> impl Iterator<Item = usize> + use<N> {
         self.origin.get_or_insert(now);
         let number = self.number(now);
-        let gone = self.taken_by(number);
+        let expired = self.slots_up_to(number);
         self.head = number;
-        gone
+        expired
     }
 
-    /// How far back the slots reach at `now`; less while they are young.
+    /// The time that the slots cover at `now`; less while they are young.
     pub fn reach(&self, now: Instant) -> Duration {
         let Some(origin) = self.origin else { return Duration::ZERO };
         let elapsed = nanos(now.saturating_duration_since(origin));
@@ -58,16 +58,16 @@ impl<const N: usize> TimeBuckets<N> {
         Duration::from_nanos(elapsed.min(whole.saturating_add(elapsed % self.width_nanos)))
     }
 
-    /// Another width, from the slice under way on: its slot is the first now, the others are
-    /// the caller's to empty.
-    pub fn recut(&mut self, width: Duration) {
+    /// Changes the width as of the current bucket, whose slot becomes the first; the
+    /// caller must reset the others.
+    pub fn resize(&mut self, width: Duration) {
         let passed = Duration::from_nanos(self.width_nanos.saturating_mul(self.head));
         let origin = self.origin.and_then(|origin| origin.checked_add(passed));
         *self = Self { origin, ..Self::new(width) };
     }
 
-    /// Slots of the slices from the one under way, exclusive, to this one.
-    fn taken_by(&self, number: u64) -> impl Iterator<Item = usize> + use<N> {
+    /// Slots of the buckets after the current one, up to this one.
+    fn slots_up_to(&self, number: u64) -> impl Iterator<Item = usize> + use<N> {
         let (head, passed) = (self.head, number - self.head);
         (1..=passed.min(N as u64)).map(move |step| slot::<N>(head + step))
     }
@@ -93,68 +93,68 @@ mod tests {
 
     const WIDTH: Duration = Duration::from_millis(100);
 
-    fn emptied(slices: &mut TimeBuckets<3>, now: Instant) -> Vec<usize> {
-        slices.advance(now).collect()
+    fn reset_slots(buckets: &mut TimeBuckets<3>, now: Instant) -> Vec<usize> {
+        buckets.advance(now).collect()
     }
 
     #[test]
-    fn each_slice_takes_the_slot_of_the_oldest() {
-        let (t0, mut slices) = (Instant::now(), TimeBuckets::<3>::new(WIDTH));
-        assert!(emptied(&mut slices, t0).is_empty());
-        assert_eq!(emptied(&mut slices, t0 + WIDTH), [1]);
-        assert_eq!(emptied(&mut slices, t0 + WIDTH * 3), [2, 0]);
-        assert_eq!(slices.newest_first().collect::<Vec<_>>(), [0, 2, 1]);
-        assert_eq!(emptied(&mut slices, t0 + WIDTH * 1_000), [1, 2, 0]);
+    fn each_bucket_reuses_the_oldest_slot() {
+        let (t0, mut buckets) = (Instant::now(), TimeBuckets::<3>::new(WIDTH));
+        assert!(reset_slots(&mut buckets, t0).is_empty());
+        assert_eq!(reset_slots(&mut buckets, t0 + WIDTH), [1]);
+        assert_eq!(reset_slots(&mut buckets, t0 + WIDTH * 3), [2, 0]);
+        assert_eq!(buckets.newest_first().collect::<Vec<_>>(), [0, 2, 1]);
+        assert_eq!(reset_slots(&mut buckets, t0 + WIDTH * 1_000), [1, 2, 0]);
     }
 
     #[test]
-    fn an_older_now_falls_into_the_slice_under_way() {
-        let (t0, mut slices) = (Instant::now(), TimeBuckets::<3>::new(WIDTH));
-        emptied(&mut slices, t0);
-        emptied(&mut slices, t0 + WIDTH * 2);
-        assert!(emptied(&mut slices, t0).is_empty());
-        assert_eq!(slices.head(), 2);
+    fn an_older_now_counts_in_the_current_bucket() {
+        let (t0, mut buckets) = (Instant::now(), TimeBuckets::<3>::new(WIDTH));
+        reset_slots(&mut buckets, t0);
+        reset_slots(&mut buckets, t0 + WIDTH * 2);
+        assert!(reset_slots(&mut buckets, t0).is_empty());
+        assert_eq!(buckets.head(), 2);
     }
 
     #[test]
-    fn another_width_counts_from_the_slice_under_way() {
-        let (t0, mut slices) = (Instant::now(), TimeBuckets::<3>::new(WIDTH));
-        emptied(&mut slices, t0);
-        emptied(&mut slices, t0 + WIDTH * 5);
-        slices.recut(WIDTH * 2);
-        assert_eq!(slices.head(), 0);
-        assert_eq!(slices.gone(t0 + WIDTH * 6).count(), 0);
-        assert_eq!(slices.gone(t0 + WIDTH * 7).count(), 1);
+    fn resizing_counts_from_the_current_bucket() {
+        let (t0, mut buckets) = (Instant::now(), TimeBuckets::<3>::new(WIDTH));
+        reset_slots(&mut buckets, t0);
+        reset_slots(&mut buckets, t0 + WIDTH * 5);
+        buckets.resize(WIDTH * 2);
+        assert_eq!(buckets.head(), 0);
+        assert_eq!(buckets.expired(t0 + WIDTH * 6).count(), 0);
+        assert_eq!(buckets.expired(t0 + WIDTH * 7).count(), 1);
     }
 
     #[test]
-    fn no_width_is_too_odd() {
+    fn any_width_works() {
         for width in [Duration::ZERO, Duration::from_nanos(3), Duration::MAX] {
-            let (t0, mut slices) = (Instant::now(), TimeBuckets::<3>::new(width));
-            emptied(&mut slices, t0);
-            emptied(&mut slices, t0 + Duration::from_secs(86_400));
-            slices.recut(width);
-            assert!(slices.gone(t0 + Duration::from_secs(86_401)).count() <= 3);
+            let (t0, mut buckets) = (Instant::now(), TimeBuckets::<3>::new(width));
+            reset_slots(&mut buckets, t0);
+            reset_slots(&mut buckets, t0 + Duration::from_secs(86_400));
+            buckets.resize(width);
+            assert!(buckets.expired(t0 + Duration::from_secs(86_401)).count() <= 3);
         }
     }
 
     proptest! {
         #[test]
-        fn what_is_not_gone_is_what_the_reach_spans(
+        fn unexpired_slots_cover_the_reach(
             gaps in prop::collection::vec(0u64..500, 1..100)
         ) {
-            let (mut now, mut slices) = (Instant::now(), TimeBuckets::<5>::new(WIDTH));
+            let (mut now, mut buckets) = (Instant::now(), TimeBuckets::<5>::new(WIDTH));
             let (mut slots, mut all) = (<[Vec<Instant>; 5]>::default(), Vec::new());
             for (step, gap) in gaps.into_iter().enumerate() {
                 now += Duration::from_millis(gap);
-                let gone: Vec<_> = slices.gone(now).collect();
-                let kept = (0..5).filter(|slot| !gone.contains(slot)).flat_map(|slot| &slots[slot]);
-                let inside = |at: &&Instant| now - **at <= slices.reach(now);
+                let expired: Vec<_> = buckets.expired(now).collect();
+                let kept = (0..5).filter(|slot| !expired.contains(slot)).flat_map(|slot| &slots[slot]);
+                let inside = |at: &&Instant| now - **at <= buckets.reach(now);
                 prop_assert_eq!(kept.count(), all.iter().filter(inside).count());
-                prop_assert!(slices.reach(now) <= WIDTH * 5);
+                prop_assert!(buckets.reach(now) <= WIDTH * 5);
                 if step % 3 > 0 {
-                    slices.advance(now).for_each(|slot| slots[slot].clear());
-                    slots[slices.head()].push(now);
+                    buckets.advance(now).for_each(|slot| slots[slot].clear());
+                    slots[buckets.head()].push(now);
                     all.push(now);
                 }
             }

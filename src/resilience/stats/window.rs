@@ -1,11 +1,11 @@
-//! Sliding windows: how much happened, and how much of it was bad, in the last `over`.
+//! Sliding windows: how many events happened within the last `over`, and how many were bad.
 //!
-//! A window is ten buckets in a ring ([`Slices`]). The newest is still filling, so what is counted
-//! reaches back between nine tenths of `over` and all of it, never further. Sums are kept as buckets
-//! come and go: a record costs the same however many came before it, and allocates nothing.
+//! A window is ten buckets in a ring ([`TimeBuckets`]). The newest is still filling, so the
+//! counts cover between nine tenths of `over` and all of it, never more. Sums are kept as
+//! buckets come and go: recording an event has a constant cost and allocates nothing.
 //!
-//! Why not the last `n` calls (a ring of outcomes): at one call a minute it would remember an
-//! outage of an hour ago, at a thousand a second only the last blink.
+//! Counting the last `n` calls instead (a ring of outcomes) would remember an outage of an
+//! hour ago at one call a minute, and only an instant at a thousand a second.
 
 use super::time_buckets::TimeBuckets;
 use std::time::{Duration, Instant};
@@ -22,7 +22,7 @@ struct Tally {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SlidingWindow {
     over: Duration,
-    slices: TimeBuckets<BUCKETS>,
+    buckets: TimeBuckets<BUCKETS>,
     ring: [Tally; BUCKETS],
     sum: Tally,
 }
@@ -41,21 +41,21 @@ impl Tally {
         self.bad = self.bad.saturating_add(u32::from(bad));
     }
 
-    fn less(self, gone: Tally) -> Tally {
+    fn minus(self, expired: Tally) -> Tally {
         Tally {
-            total: self.total.saturating_sub(gone.total),
-            bad: self.bad.saturating_sub(gone.bad),
+            total: self.total.saturating_sub(expired.total),
+            bad: self.bad.saturating_sub(expired.bad),
         }
     }
 }
 
-// === impl Window ===
+// === impl SlidingWindow ===
 
 impl SlidingWindow {
     pub fn new(over: Duration) -> Self {
         Self {
             over,
-            slices: TimeBuckets::new(over / BUCKETS as u32),
+            buckets: TimeBuckets::new(over / BUCKETS as u32),
             ring: [Tally::default(); BUCKETS],
             sum: Tally::default(),
         }
@@ -67,15 +67,15 @@ impl SlidingWindow {
 
     pub fn record(&mut self, now: Instant, bad: bool) {
         self.advance(now);
-        self.ring[self.slices.head()].add(bad);
+        self.ring[self.buckets.head()].add(bad);
         self.sum.add(bad);
     }
 
-    /// One that was recorded as good turned out bad. Takes the newest good one that is still
-    /// inside; when none is, this is a record of its own.
+    /// Turns an event that was recorded as good into a bad one: the newest good one still
+    /// inside; if there is none, records a bad event.
     pub fn mark_bad(&mut self, now: Instant) {
         self.advance(now);
-        for at in self.slices.newest_first() {
+        for at in self.buckets.newest_first() {
             if self.ring[at].bad < self.ring[at].total {
                 self.ring[at].bad += 1;
                 self.sum.bad += 1;
@@ -87,8 +87,8 @@ impl SlidingWindow {
 
     /// `(total, bad)` inside the window at `now`.
     pub fn counts(&self, now: Instant) -> (u32, u32) {
-        let gone = self.slices.gone(now);
-        let Tally { total, bad } = gone.fold(self.sum, |sum, at| sum.less(self.ring[at]));
+        let expired = self.buckets.expired(now);
+        let Tally { total, bad } = expired.fold(self.sum, |sum, at| sum.minus(self.ring[at]));
         (total, bad)
     }
 
@@ -96,14 +96,15 @@ impl SlidingWindow {
         *self = Self::new(self.over);
     }
 
-    /// How far back the counts reach at `now`: `over` at most, less while the window is young.
+    /// The time that the counts cover at `now`: `over` at most, less while the window is
+    /// young.
     fn reach(&self, now: Instant) -> Duration {
-        self.slices.reach(now)
+        self.buckets.reach(now)
     }
 
     fn advance(&mut self, now: Instant) {
-        for at in self.slices.advance(now) {
-            self.sum = self.sum.less(std::mem::take(&mut self.ring[at]));
+        for at in self.buckets.advance(now) {
+            self.sum = self.sum.minus(std::mem::take(&mut self.ring[at]));
         }
     }
 }
@@ -119,8 +120,8 @@ impl RateMeter {
         self.window.record(now, false);
     }
 
-    /// Events per second. A young meter divides by its age, but never by less than a second:
-    /// three events in the first millisecond are not a rate of 3000.
+    /// Events per second. A young meter divides by its age, but never by less than a
+    /// second: three events in the first millisecond are not a rate of 3000.
     pub fn rate(&self, now: Instant) -> f64 {
         let (total, _) = self.window.counts(now);
         f64::from(total) / self.window.reach(now).as_secs_f64().max(1.0)
@@ -143,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_older_than_the_window_is_forgotten() {
+    fn events_older_than_the_window_are_forgotten() {
         let (t0, mut window) = (Instant::now(), SlidingWindow::new(TEN));
         window.record(t0, true);
         window.record(t0 + ms(5_000), false);
@@ -154,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_window_lives_on_after_a_long_silence() {
+    fn a_window_works_after_a_long_silence() {
         let (t0, mut window) = (Instant::now(), SlidingWindow::new(TEN));
         (0..50).for_each(|n| window.record(t0 + ms(n * 200), true));
         let later = t0 + Duration::from_secs(86_400);
@@ -163,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn clearing_keeps_the_length_and_nothing_else() {
+    fn clearing_keeps_only_the_length() {
         let (t0, mut window) = (Instant::now(), SlidingWindow::new(TEN));
         window.record(t0, true);
         window.clear();
@@ -171,18 +172,18 @@ mod tests {
     }
 
     #[test]
-    fn spoiling_turns_a_good_one_bad() {
+    fn mark_bad_turns_a_good_event_bad() {
         let (t0, mut window) = (Instant::now(), SlidingWindow::new(TEN));
         window.record(t0, false);
         window.record(t0 + ms(3_000), false);
         window.mark_bad(t0 + ms(6_000));
         assert_eq!(window.counts(t0 + ms(6_000)), (2, 1));
-        // The newest was spoiled: it outlives the older.
+        // The newest was marked: it outlives the older.
         assert_eq!(window.counts(t0 + ms(11_000)), (1, 1));
     }
 
     #[test]
-    fn spoiling_what_is_no_longer_inside_is_a_record() {
+    fn mark_bad_outside_the_window_records_a_bad_event() {
         let (t0, mut window) = (Instant::now(), SlidingWindow::new(TEN));
         window.record(t0, false);
         window.mark_bad(t0 + ms(60_000));
@@ -190,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_read_before_the_lock_counts_in_the_newest_bucket() {
+    fn an_older_now_counts_in_the_newest_bucket() {
         let (t0, mut window) = (Instant::now(), SlidingWindow::new(TEN));
         window.record(t0, false);
         window.record(t0 + ms(12_000), false);
@@ -201,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn no_length_is_too_odd() {
+    fn any_length_works() {
         for over in [Duration::ZERO, Duration::from_nanos(3), Duration::MAX] {
             let (t0, mut window) = (Instant::now(), SlidingWindow::new(over));
             window.record(t0, true);
@@ -213,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_is_an_average_over_the_time_that_was_seen() {
+    fn a_rate_is_an_average_over_the_observed_time() {
         let (t0, mut meter) = (Instant::now(), RateMeter::new(TEN));
         assert_eq!(meter.rate(t0), 0.0);
         (0..3).for_each(|_| meter.record(t0));
@@ -226,7 +227,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_counts_what_a_list_of_everything_counts(
+        fn counts_match_a_full_list_of_events(
             over_ms in 1u64..5_000,
             steps in prop::collection::vec((0u64..700, any::<bool>(), 0u8..8), 1..200),
         ) {
@@ -254,7 +255,7 @@ mod tests {
         }
 
         #[test]
-        fn never_more_bad_than_all(
+        fn bad_events_never_exceed_all_events(
             steps in prop::collection::vec((0u64..700, 0u8..4), 1..200),
         ) {
             let (mut now, mut window) = (Instant::now(), SlidingWindow::new(ms(2_000)));
