@@ -3,7 +3,8 @@
 //!
 //! It is a proxy on the loopback interface, declared by YAML policies that are reloaded under
 //! traffic. Its modules form layers. Imports go down, never up and never sideways
-//! (`tests/architecture` enforces it):
+//! (`tests/architecture` enforces it). `docs/design/architecture.md` describes the layers, the
+//! threads and the life of a request.
 //!
 //! | layer | module | purpose |
 //! | --- | --- | --- |

@@ -1,13 +1,12 @@
-//! What a user meets first: the shipped policies, their schema, the README.
+//! The shipped policies, the JSON Schema beside them, and the examples in the README.
 //!
-//! Each policy is loaded as `outrigger run --policies FILE` would load it, with a value for every
-//! secret that it names. The README is held to what the program itself says that it has.
+//! Each policy is loaded as `outrigger run --policies FILE` loads it, with a value for every secret
+//! that it names.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use outrigger::policy::sections::model::{LogFormat, LogTarget, Policy, Scope};
 use outrigger::policy::yaml::diagnostic::render;
@@ -17,19 +16,17 @@ use serde_json::Value;
 
 const SHIPPED: [&str; 4] = ["brownout.yaml", "llm.yaml", "quickstart.yaml", "rest-api.yaml"];
 const SCHEMA_LINE: &str = "# yaml-language-server: $schema=./policy.schema.json\n";
-const ENDPOINTS: [&str; 6] =
-    ["/metrics", "/healthz", "/readyz", "/api/status", "/api/circuit-breakers", "/api/policies"];
 
-/// A value for the secrets that the text names, and for no other.
-struct Named<'a>(&'a str);
+/// Has a value for each secret that the text names, and for no other.
+struct NamedSecrets<'a>(&'a str);
 
-impl Sources for Named<'_> {
+impl Sources for NamedSecrets<'_> {
     fn env(&self, name: &str) -> Option<String> {
         self.0.contains(&format!("${{env:{name}}}")).then(|| "not-a-secret".to_owned())
     }
 
     fn file(&self, path: &Path) -> io::Result<Vec<u8>> {
-        panic!("a shipped policy needs {}, which a user does not have", path.display())
+        panic!("a shipped policy needs the file {}, which users do not have", path.display())
     }
 }
 
@@ -42,7 +39,7 @@ fn read(path: &str) -> String {
 fn load(name: &str) -> Policy {
     let text = read(&format!("policies/{name}"));
     let file = SourceFile { name: name.to_owned(), bytes: text.clone().into_bytes() };
-    let loaded = policy::load(&[file], &Named(&text));
+    let loaded = policy::load(&[file], &NamedSecrets(&text));
     let loaded = loaded.unwrap_or_else(|problems| panic!("\n{}\n", render(&problems, false)));
     assert!(loaded.warnings.is_empty(), "\n{}\n", render(&loaded.warnings, false));
     loaded.policy
@@ -54,15 +51,8 @@ fn secrets(text: &str) -> BTreeSet<&str> {
     after.filter_map(|rest| rest.split_once('}')).map(|(name, _)| name).collect()
 }
 
-fn outrigger(arguments: &[&str]) -> String {
-    let output = Command::new(env!("CARGO_BIN_EXE_outrigger")).args(arguments).output();
-    let output = output.expect("the outrigger binary can be started");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).expect("it prints UTF-8")
-}
-
 #[test]
-fn each_shipped_policy_is_valid_and_known_to_editors() {
+fn each_shipped_policy_is_valid_and_names_its_schema() {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("policies");
     let names = fs::read_dir(folder).expect("the folder is there").map(|entry| {
         entry.expect("the folder can be read").file_name().to_string_lossy().into_owned()
@@ -77,7 +67,7 @@ fn each_shipped_policy_is_valid_and_known_to_editors() {
 }
 
 #[test]
-fn each_shipped_policy_names_at_its_top_the_variables_that_must_be_set() {
+fn the_header_of_each_shipped_policy_names_the_variables_to_set() {
     for name in SHIPPED {
         let text = read(&format!("policies/{name}"));
         let comment = text.split("\nversion:").next().unwrap_or_default();
@@ -89,17 +79,17 @@ fn each_shipped_policy_names_at_its_top_the_variables_that_must_be_set() {
 }
 
 #[test]
-fn the_schema_beside_the_policies_is_that_of_the_language() {
+fn the_shipped_schema_is_current() {
     let shipped: Value =
         serde_json::from_str(&read("policies/policy.schema.json")).expect("it is JSON");
     assert!(
         shipped == policy::json_schema::schema(),
-        "it has changed: cargo run -- schema > policies/policy.schema.json"
+        "the schema is stale: run `cargo run -- schema > policies/policy.schema.json`"
     );
 }
 
 #[test]
-fn the_llm_policy_survives_a_dead_provider_and_a_dead_model() {
+fn the_llm_policy_has_fallbacks_for_a_failed_provider_and_a_failed_model() {
     let policy = load("llm.yaml");
     assert_eq!(policy.server.access_log.format, LogFormat::Json);
     assert_ne!(policy.server.access_log.to, LogTarget::None);
@@ -113,7 +103,7 @@ fn the_llm_policy_survives_a_dead_provider_and_a_dead_model() {
     let first = chat.providers.iter().map(|weighted| weighted.provider);
     let providers: Vec<_> = first.chain(chat.fallback.iter().copied()).collect();
     assert!(providers.len() >= 4 && !chat.fallback.is_empty());
-    // Whoever else may be asked knows what the application calls a model.
+    // Each other provider maps the application's model name.
     for other in &providers[1..] {
         let provider = &policy.providers[*other];
         assert!(provider.models.iter().any(|(ours, _)| ours == "gpt-4o"), "{}", provider.name);
@@ -121,7 +111,7 @@ fn the_llm_policy_survives_a_dead_provider_and_a_dead_model() {
 }
 
 #[test]
-fn the_llm_policy_sheds_nothing_that_64_connections_can_send() {
+fn the_llm_policy_has_capacity_for_more_than_64_connections() {
     let policy = load("llm.yaml");
     let chat = policy.routes.iter().find(|route| route.name == "chat").expect("a route for chats");
     for provider in chat.providers.iter().map(|weighted| &policy.providers[weighted.provider]) {
@@ -130,7 +120,7 @@ fn the_llm_policy_sheds_nothing_that_64_connections_can_send() {
 }
 
 #[test]
-fn a_write_of_the_rest_policy_never_moves_to_another_provider() {
+fn the_rest_policy_sends_writes_to_one_provider_only() {
     let policy = load("rest-api.yaml");
     let post = |route: &&policy::sections::model::Route| {
         route.matcher.methods.contains(&http::Method::POST)
@@ -175,7 +165,7 @@ fn every_policy_in_the_readme_is_valid() {
             bytes: text.as_bytes().to_vec(),
         };
         let files: Vec<_> = files.iter().map(file).collect();
-        let loaded = policy::load(&files, &Named(text));
+        let loaded = policy::load(&files, &NamedSecrets(text));
         let loaded = loaded.unwrap_or_else(|problems| panic!("\n{}\n", render(&problems, false)));
         let warnings = render(&loaded.warnings, false);
         assert!(loaded.warnings.is_empty() || !text.starts_with("version"), "\n{warnings}\n");

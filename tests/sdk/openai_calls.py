@@ -2,8 +2,8 @@
 
 usage: openai_calls.py BASE_URL
 
-A line `ordinary` or `streamed` orders a call; `ok`, or what was wrong, is printed for each. Only
-the base URL is ours; the SDK's own retries are off.
+A line `ordinary` or `streamed` makes one call, and prints `ok` or the error. Only the base URL
+points at the sidecar; the retries of the SDK are off.
 """
 
 import sys
@@ -14,9 +14,10 @@ MESSAGES = [{"role": "user", "content": "say hello"}]
 
 
 def ordinary(client: OpenAI) -> str:
-    answer = client.chat.completions.create(model="small", messages=MESSAGES)
-    content = answer.choices[0].message.content
-    return "ok" if content == "hello there" and answer.model == "small" else f"answered {answer!r}"
+    response = client.chat.completions.create(model="small", messages=MESSAGES)
+    content = response.choices[0].message.content
+    is_expected = content == "hello there" and response.model == "small"
+    return "ok" if is_expected else f"unexpected response {response!r}"
 
 
 def streamed(client: OpenAI) -> str:
@@ -25,7 +26,8 @@ def streamed(client: OpenAI) -> str:
         pieces.append(chunk.choices[0].delta.content or "")
         finish = chunk.choices[0].finish_reason or finish
     whole = "".join(f"word{i} " for i in range(5))
-    return "ok" if "".join(pieces) == whole and finish == "stop" else f"streamed {pieces} {finish}"
+    is_expected = "".join(pieces) == whole and finish == "stop"
+    return "ok" if is_expected else f"unexpected stream {pieces} {finish}"
 
 
 def main() -> None:
