@@ -46,14 +46,6 @@ pub enum TokenError {
     Unreadable { from: String, error: String },
 }
 
-/// The reason why a request is rejected.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Denial {
-    HostNotLoopback,
-    TokenRequired,
-    CrossSite,
-}
-
 impl Token {
     /// Reads the token from `env:NAME`, `file:PATH`, or the text itself.
     ///
@@ -114,27 +106,27 @@ pub async fn authorize(
                 reason = denial.as_str(),
                 "audit: admin request rejected"
             );
-            denial.error().into_response()
+            error(denial).into_response()
         }
     }
 }
 
-fn denial(access: &Access, method: &Method, headers: &HeaderMap) -> Option<Denial> {
+fn denial(access: &Access, method: &Method, headers: &HeaderMap) -> Option<ApiErrorKind> {
     let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
     let host = text(HOST).unwrap_or_default();
     let reads = matches!(*method, Method::GET | Method::HEAD);
     if access.on_loopback && !is_loopback_host(host) {
-        return Some(Denial::HostNotLoopback);
+        return Some(ApiErrorKind::HostNotLoopback);
     }
     if let Some(token) = access.token.as_ref().filter(|_| !reads || !access.on_loopback) {
         let given = text(AUTHORIZATION).and_then(|value| value.split_once(' '));
         let bearer = given.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
         if !bearer.is_some_and(|(_, given)| token.matches(given.trim())) {
-            return Some(Denial::TokenRequired);
+            return Some(ApiErrorKind::TokenRequired);
         }
     }
     (!reads && is_cross_site(text(SEC_FETCH_SITE), headers.get(ORIGIN), host))
-        .then_some(Denial::CrossSite)
+        .then_some(ApiErrorKind::CrossSite)
 }
 
 /// A program sends neither header. A page served from here sends both, with our host.
@@ -162,32 +154,18 @@ fn is_loopback_host(host: &str) -> bool {
         || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-impl Denial {
-    /// The name in metrics and in the log.
-    fn as_str(self) -> &'static str {
-        match self {
-            Denial::HostNotLoopback => "host_not_loopback",
-            Denial::TokenRequired => "token_required",
-            Denial::CrossSite => "cross_site",
+/// The error response for a rejected request.
+fn error(denial: ApiErrorKind) -> ApiError {
+    let detail = match denial {
+        ApiErrorKind::HostNotLoopback => {
+            "the Host header does not name the loopback interface (use 127.0.0.1 or localhost)"
         }
-    }
-
-    fn error(self) -> ApiError {
-        let (kind, detail) = match self {
-            Denial::HostNotLoopback => (
-                ApiErrorKind::HostNotLoopback,
-                "the Host header does not name the loopback interface (use 127.0.0.1 or localhost)",
-            ),
-            Denial::TokenRequired => (
-                ApiErrorKind::TokenRequired,
-                "the admin token is missing or wrong (send `Authorization: Bearer TOKEN`)",
-            ),
-            Denial::CrossSite => {
-                (ApiErrorKind::CrossSite, "pages of other origins cannot make changes")
-            }
-        };
-        ApiError::new(kind, detail)
-    }
+        ApiErrorKind::TokenRequired => {
+            "the admin token is missing or wrong (send `Authorization: Bearer TOKEN`)"
+        }
+        _ => "pages of other origins cannot make changes",
+    };
+    ApiError::new(denial, detail)
 }
 
 #[cfg(test)]
@@ -230,9 +208,9 @@ mod tests {
         let host = ("host", "127.0.0.1:8701");
         let bearer = ("authorization", "Bearer a-token-that-is-long-enough");
         let (get, post) = (Method::GET, Method::POST);
-        let token_required = Some(Denial::TokenRequired);
-        let cross_site = Some(Denial::CrossSite);
-        let wrong_host = Some(Denial::HostNotLoopback);
+        let token_required = Some(ApiErrorKind::TokenRequired);
+        let cross_site = Some(ApiErrorKind::CrossSite);
+        let wrong_host = Some(ApiErrorKind::HostNotLoopback);
         for (access, method, lines, expected) in [
             (&open, &post, vec![host], None),
             (&open, &get, vec![("host", "evil.example")], wrong_host),

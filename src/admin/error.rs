@@ -51,50 +51,36 @@ pub struct ApiProblem {
 }
 
 impl ApiErrorKind {
-    pub fn status(self) -> StatusCode {
-        use ApiErrorKind as K;
+    /// The status, and the last part of the problem type.
+    fn parts(self) -> (StatusCode, &'static str) {
         match self {
-            K::TokenRequired => StatusCode::UNAUTHORIZED,
-            K::HostNotLoopback | K::CrossSite => StatusCode::FORBIDDEN,
-            K::UnknownAction | K::UnknownBreaker | K::UnknownProvider | K::UnknownMode => {
-                StatusCode::NOT_FOUND
-            }
-            K::UnknownQueue | K::UnknownCache | K::UnknownJob => StatusCode::NOT_FOUND,
-            K::NoStore | K::NoFleet => StatusCode::NOT_FOUND,
-            K::InvalidQuery | K::InvalidBody | K::InvalidDuration => StatusCode::BAD_REQUEST,
-            K::InvalidState | K::PerHostOnly => StatusCode::BAD_REQUEST,
-            K::NotJson => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            K::JobState | K::NotInFleet => StatusCode::CONFLICT,
-            K::StoreUnavailable | K::FleetUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::HostNotLoopback => (StatusCode::FORBIDDEN, "host-not-loopback"),
+            Self::TokenRequired => (StatusCode::UNAUTHORIZED, "token-required"),
+            Self::CrossSite => (StatusCode::FORBIDDEN, "cross-site"),
+            Self::UnknownAction => (StatusCode::NOT_FOUND, "unknown-action"),
+            Self::UnknownBreaker => (StatusCode::NOT_FOUND, "unknown-breaker"),
+            Self::UnknownProvider => (StatusCode::NOT_FOUND, "unknown-provider"),
+            Self::UnknownMode => (StatusCode::NOT_FOUND, "unknown-mode"),
+            Self::UnknownQueue => (StatusCode::NOT_FOUND, "unknown-queue"),
+            Self::UnknownCache => (StatusCode::NOT_FOUND, "unknown-cache"),
+            Self::UnknownJob => (StatusCode::NOT_FOUND, "unknown-job"),
+            Self::InvalidQuery => (StatusCode::BAD_REQUEST, "invalid-query"),
+            Self::InvalidBody => (StatusCode::BAD_REQUEST, "invalid-body"),
+            Self::InvalidDuration => (StatusCode::BAD_REQUEST, "invalid-duration"),
+            Self::InvalidState => (StatusCode::BAD_REQUEST, "invalid-state"),
+            Self::NotJson => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "not-json"),
+            Self::JobState => (StatusCode::CONFLICT, "job-state"),
+            Self::NoStore => (StatusCode::NOT_FOUND, "no-store"),
+            Self::StoreUnavailable => (StatusCode::SERVICE_UNAVAILABLE, "store-unavailable"),
+            Self::NoFleet => (StatusCode::NOT_FOUND, "not-in-fleet"),
+            Self::NotInFleet => (StatusCode::CONFLICT, "not-in-fleet"),
+            Self::PerHostOnly => (StatusCode::BAD_REQUEST, "per-host-only"),
+            Self::FleetUnavailable => (StatusCode::SERVICE_UNAVAILABLE, "fleet-unavailable"),
         }
     }
 
-    /// The last part of the problem type.
     pub fn as_str(self) -> &'static str {
-        use ApiErrorKind as K;
-        match self {
-            K::HostNotLoopback => "host-not-loopback",
-            K::TokenRequired => "token-required",
-            K::CrossSite => "cross-site",
-            K::UnknownAction => "unknown-action",
-            K::UnknownBreaker => "unknown-breaker",
-            K::UnknownProvider => "unknown-provider",
-            K::UnknownMode => "unknown-mode",
-            K::UnknownQueue => "unknown-queue",
-            K::UnknownCache => "unknown-cache",
-            K::UnknownJob => "unknown-job",
-            K::InvalidQuery => "invalid-query",
-            K::InvalidBody => "invalid-body",
-            K::InvalidDuration => "invalid-duration",
-            K::InvalidState => "invalid-state",
-            K::NotJson => "not-json",
-            K::JobState => "job-state",
-            K::NoStore => "no-store",
-            K::StoreUnavailable => "store-unavailable",
-            K::NoFleet | K::NotInFleet => "not-in-fleet",
-            K::PerHostOnly => "per-host-only",
-            K::FleetUnavailable => "fleet-unavailable",
-        }
+        self.parts().1
     }
 }
 
@@ -123,8 +109,8 @@ impl ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let status = self.kind.status();
-        let name = format!("admin:{}", self.kind.as_str());
+        let (status, name) = self.kind.parts();
+        let name = format!("admin:{name}");
         let title = status.canonical_reason().unwrap_or("error");
         let body = problem_document(&name, title, status.as_u16(), &self.detail);
         let mut response =

@@ -39,34 +39,34 @@ pub fn run(options: &Options) -> Result<Shutdown, StartError> {
     let access = access(options)?;
     let read = loader::read(&options.policies).map_err(StartError::Policy)?;
     read.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
-    let (control, front) = (runtime()?, runtime()?);
+    let (control, front_runtime) = (runtime()?, runtime()?);
     let live = Arc::new(live(options, read.policy().server.buffered));
     let resolver = Resolver::new(control.handle().clone());
     let caches = Arc::new(Caches::new(Arc::clone(&live.metrics))?);
-    let ground = SnapshotBuilder {
+    let builder = SnapshotBuilder {
         live: Arc::clone(&live),
         caches: Arc::clone(&caches),
         resolver: resolver.clone(),
     };
-    let (loader, current) = Loader::start(&options.policies, ground, read)?;
-    let listener = front.block_on(async { Listener::bind(&options.listen) })?;
+    let (loader, current) = Loader::start(&options.policies, builder, read)?;
+    let listener = front_runtime.block_on(async { Listener::bind(&options.listen) })?;
     let (admin, metrics) = (bind_admin(options.admin)?, bind_admin(options.metrics)?);
     let store = store_dir::open(&options.data, &live)?;
     let state = Arc::new(AdminState {
-        live: Arc::clone(&live),
         caches,
-        current: Arc::clone(&current),
         loader: Arc::clone(&loader),
         ready: AtomicBool::new(false),
         started: clock::now(),
         listener: listener.name(),
         access,
-        store: store.clone(),
         fleet: join_fleet(options, &live, &current)?,
+        live,
+        current,
         past: Arc::new(EpisodeHistory::new(store.clone())),
+        store,
     });
     // Before the first log line that announces the process: an unhandled signal would end it.
-    let signals = front.block_on(async { Signals::new() })?;
+    let signals = front_runtime.block_on(async { Signals::new() })?;
     log_addresses(&state, admin.as_ref(), metrics.as_ref());
     let (wake, wakes) = mpsc::channel(1);
     let control_plane = ControlPlane {
@@ -81,19 +81,8 @@ pub fn run(options: &Options) -> Result<Shutdown, StartError> {
         poll: options.poll,
     };
     control_plane.start(control)?;
-    let (log, writer) = AccessLogSender::start(live.metrics.access_log_lines_dropped.clone())?;
-    let local = LocalSet::new();
-    let common = WorkerShared { current: Arc::clone(&current), live, log, store };
-    let workers = Workers::start(options.workers, common, &state, resolver, &local)?;
-    let serve = serve(Front { listener, workers, signals, state, current, wake });
-    // As a task: the main future of a LocalSet is polled whenever any of its tasks is.
-    let serve = async { tokio::task::spawn_local(serve).await };
-    let shutdown = local.block_on(&front, serve).map_err(std::io::Error::other)??;
-    drop(local);
-    if shutdown == Shutdown::Drained {
-        let _ = writer.join();
-    }
-    Ok(shutdown)
+    let front = Front { listener, signals, state, wake };
+    front.run(&front_runtime, options.workers, resolver)
 }
 
 /// The access rules of the admin API. Off loopback it needs a token.
@@ -146,44 +135,72 @@ fn log_addresses(
 /// The parts that the accepting thread needs.
 struct Front {
     listener: Listener,
-    workers: Workers,
     signals: Signals,
     state: Arc<AdminState>,
-    current: Arc<CurrentSnapshot>,
+    /// Requests a load of the policy.
     wake: Sender<ReloadTrigger>,
 }
 
-/// Accepts connections until a signal, then drains.
-async fn serve(front: Front) -> std::io::Result<Shutdown> {
-    let Front { listener, workers, mut signals, state, current, wake } = front;
-    let (live, server) = (&state.live, || current.load_full());
-    state.ready.store(true, Ordering::Release);
-    let mut closing: Option<Instant> = None;
-    loop {
-        let until = closing.unwrap_or_else(|| clock::now() + Duration::from_secs(86_400));
-        tokio::select! {
-            incoming = listener.next() => workers.dispatch(incoming, live, &current).await,
-            action = signals.next() => {
-                if action == SignalAction::Reload {
-                    tracing::info!("SIGHUP: loading the policy");
-                    let _ = wake.send(ReloadTrigger::Load).await;
-                    continue;
-                }
-                if closing.is_some() {
-                    return Ok(Shutdown::Immediate);
-                }
-                state.ready.store(false, Ordering::Release);
-                let delay = server().policy.server.drain_delay;
-                tracing::info!(?delay, "draining: not ready, still accepting");
-                closing = Some(clock::now() + delay);
-            }
-            () = tokio::time::sleep_until(until.into()), if closing.is_some() => break,
+impl Front {
+    /// Starts the workers and serves until a signal.
+    fn run(
+        self,
+        runtime: &Runtime,
+        workers: usize,
+        resolver: Resolver,
+    ) -> Result<Shutdown, StartError> {
+        let AdminState { live, current, store, .. } = &*self.state;
+        let (log, writer) = AccessLogSender::start(live.metrics.access_log_lines_dropped.clone())?;
+        let shared = WorkerShared {
+            current: Arc::clone(current),
+            live: Arc::clone(live),
+            log,
+            store: store.clone(),
+        };
+        let local = LocalSet::new();
+        let workers = Workers::start(workers, shared, &self.state, resolver, &local)?;
+        // As a task: the main future of a LocalSet is polled whenever any of its tasks is.
+        let serve = async { tokio::task::spawn_local(self.serve(workers)).await };
+        let shutdown = local.block_on(runtime, serve).map_err(std::io::Error::other)??;
+        drop(local);
+        if shutdown == Shutdown::Drained {
+            let _ = writer.join();
         }
+        Ok(shutdown)
     }
-    workers.set_draining();
-    while let Some(incoming) = listener.pending() {
-        workers.dispatch(Ok(incoming), live, &current).await;
+
+    /// Accepts connections until a signal, then drains.
+    async fn serve(self, workers: Workers) -> std::io::Result<Shutdown> {
+        let Front { listener, mut signals, state, wake } = self;
+        let AdminState { live, current, ready, .. } = &*state;
+        ready.store(true, Ordering::Release);
+        let mut closing: Option<Instant> = None;
+        loop {
+            let until = closing.unwrap_or_else(|| clock::now() + Duration::from_secs(86_400));
+            tokio::select! {
+                incoming = listener.next() => workers.dispatch(incoming, live, current).await,
+                action = signals.next() => {
+                    if action == SignalAction::Reload {
+                        tracing::info!("SIGHUP: loading the policy");
+                        let _ = wake.send(ReloadTrigger::Load).await;
+                        continue;
+                    }
+                    if closing.is_some() {
+                        return Ok(Shutdown::Immediate);
+                    }
+                    ready.store(false, Ordering::Release);
+                    let delay = current.load().policy.server.drain_delay;
+                    tracing::info!(?delay, "draining: not ready, still accepting");
+                    closing = Some(clock::now() + delay);
+                }
+                () = tokio::time::sleep_until(until.into()), if closing.is_some() => break,
+            }
+        }
+        workers.set_draining();
+        while let Some(incoming) = listener.pending() {
+            workers.dispatch(Ok(incoming), live, current).await;
+        }
+        drop(listener);
+        drain(workers, current.load().policy.server.drain_timeout, &mut signals).await
     }
-    drop(listener);
-    drain(workers, server().policy.server.drain_timeout, &mut signals).await
 }

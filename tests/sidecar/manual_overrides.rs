@@ -212,7 +212,11 @@ fn admin_off_loopback_is_refused_without_a_token_and_a_short_token_always() {
     for (admin, token, told) in [
         ("0.0.0.0:0", None, "--admin-token"),
         ("127.0.0.1:0", Some("short"), "expected at least 16"),
-        ("127.0.0.1:0", Some("file:/nonexistent"), "cannot be read from file:/nonexistent"),
+        (
+            "127.0.0.1:0",
+            Some("file:/nonexistent"),
+            "cannot read the admin token from file:/nonexistent",
+        ),
     ] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_outrigger"));
         command.args(["run", "--listen", "127.0.0.1:0", "--admin", admin]);
