@@ -1,6 +1,6 @@
-//! What `tests/drills/compare` says of the two Outriggers that it measures, so that its figures are
-//! about what they claim: one with everything on, from the shipped `policies/llm.yaml`, and one
-//! that only passes through. The request is the drill's own.
+//! Checks the claims of `tests/drills/compare` about the two configurations that it measures: one
+//! with every feature on (the shipped `policies/llm.yaml`) and one that only passes through. The
+//! tests use the request of the drill.
 
 use std::fs;
 use std::io;
@@ -17,16 +17,16 @@ mod support;
 
 const CHAT: &str = "/v1/chat/completions";
 
-/// Every secret has a value.
-struct Any;
+/// A source in which every environment variable has a value.
+struct AllSecrets;
 
-impl Sources for Any {
+impl Sources for AllSecrets {
     fn env(&self, _: &str) -> Option<String> {
         Some("not-a-secret".to_owned())
     }
 
     fn file(&self, path: &Path) -> io::Result<Vec<u8>> {
-        panic!("{} is needed, which the drill does not have", path.display())
+        panic!("the policy needs {}, which the drill does not have", path.display())
     }
 }
 
@@ -35,26 +35,27 @@ fn read(path: &str) -> String {
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// The body that every proxy of the drill carries.
+/// The request body of the drill.
 fn body() -> Value {
     let lua = read("tests/drills/peers/post.lua");
     let text = lua.split_once("wrk.body = '").and_then(|(_, rest)| rest.split_once('\''));
-    serde_json::from_str(text.expect("a body").0).expect("it is JSON")
+    serde_json::from_str(text.expect("a body").0).expect("JSON")
 }
 
-fn everything_on() -> Policy {
+fn full_policy() -> Policy {
     let bytes = read("policies/llm.yaml").into_bytes();
-    let loaded = policy::load(&[SourceFile { name: "llm.yaml".to_owned(), bytes }], &Any);
+    let loaded = policy::load(&[SourceFile { name: "llm.yaml".to_owned(), bytes }], &AllSecrets);
     loaded.expect("the shipped policy is valid").policy
 }
 
-/// One that has these origins for its providers, and has answered the drill's request so often.
-fn answered(yaml: &str, origin: &Origin, requests: usize) -> Sidecar {
-    let mut local = yaml.replace("http://127.0.0.1:@BACKEND@", &origin.url());
+/// Starts a sidecar with the origin in place of all providers, and sends the drill's request
+/// `requests` times.
+fn start_and_send(yaml: &str, origin: &Origin, requests: usize) -> Sidecar {
+    let mut with_urls = yaml.replace("http://127.0.0.1:@BACKEND@", &origin.url());
     for host in ["https://api.openai.com", "https://your-resource.openai.azure.com"] {
-        local = local.replace(host, &origin.url());
+        with_urls = with_urls.replace(host, &origin.url());
     }
-    let mut builder = Sidecar::builder().policy("policy", &local).workers(1);
+    let mut builder = Sidecar::builder().policy("policy", &with_urls).workers(1);
     for secret in ["OPENAI_API_KEY", "AZURE_OPENAI_API_KEY", "ANTHROPIC_API_KEY"] {
         builder = builder.env(secret, "not-a-secret");
     }
@@ -69,50 +70,53 @@ fn answered(yaml: &str, origin: &Origin, requests: usize) -> Sidecar {
 fn breakers(sidecar: &Sidecar) -> Vec<Value> {
     let (status, text) = sidecar.admin_get("/api/circuit-breakers");
     assert_eq!(status, 200, "{text}");
-    let all: Value = serde_json::from_str(&text).expect("it is JSON");
+    let all: Value = serde_json::from_str(&text).expect("JSON");
     all["breakers"].as_array().expect("a list of breakers").clone()
 }
 
 #[test]
-fn the_policy_that_is_measured_has_everything_on() {
-    let policy = everything_on();
+fn the_measured_policy_enables_every_feature() {
+    let policy = full_policy();
     let matches = |route: &&policy::sections::model::Route| {
         route.matcher.matches(&Method::POST, "127.0.0.1", CHAT, &HeaderMap::new())
     };
     let route = policy.routes.iter().find(matches).expect("a route for the drill's request");
     assert!(route.retry.max_attempts > 1 && route.retry.fallback_attempts > 0);
     assert!(route.retry.budget.ratio > 0.0 && route.replay > 0);
-    assert!(route.providers.len() > 1, "a balancer has something to choose from");
-    let asked = body()["model"].clone();
-    let mut maps = false;
+    assert!(route.providers.len() > 1, "the balancer has only one provider");
+    let model = body()["model"].clone();
+    let mut is_mapped = false;
     for provider in route.providers.iter().map(|weighted| &policy.providers[weighted.provider]) {
         let breaker = provider.breaker.as_ref().expect("a breaker");
         assert_eq!(breaker.scope, Scope::Model, "{}", provider.name);
         assert!(breaker.failure_threshold > 0 && breaker.failure_rate.is_some());
         assert!(provider.capacity.concurrency < u32::MAX, "{}", provider.name);
-        maps |= provider.models.iter().any(|(ours, _)| asked == ours.as_str());
+        is_mapped |= provider.models.iter().any(|(name, _)| model == name.as_str());
     }
-    assert!(maps, "no provider has the drill's model, {asked}, among its `models`");
+    assert!(is_mapped, "no provider has the drill's model, {model}, among its `models`");
     assert_eq!(policy.server.access_log.format, LogFormat::Json);
     assert_ne!(policy.server.access_log.to, LogTarget::None);
 }
 
 #[test]
-fn the_request_that_is_measured_meets_all_of_it() {
+fn the_measured_request_uses_every_feature() {
     let origin = Origin::start(Behaviour::Chat);
-    let sidecar = answered(&read("policies/llm.yaml"), &origin, 8);
+    let sidecar = start_and_send(&read("policies/llm.yaml"), &origin, 8);
     let lines = sidecar.wait_for_access(8);
     assert!(lines.iter().all(|line| line["route"] == "chat"), "{lines:?}");
     let requests = "outrigger_requests_total{route=\"chat\",status=\"2xx\"}";
     sidecar.wait_until(|sidecar| sidecar.metric(requests) == Some(8.0));
-    let by_model = breakers(&sidecar);
-    assert!(by_model.iter().any(|breaker| breaker["model"] == body()["model"]), "{by_model:?}");
+    let breakers_by_model = breakers(&sidecar);
+    assert!(
+        breakers_by_model.iter().any(|breaker| breaker["model"] == body()["model"]),
+        "{breakers_by_model:?}"
+    );
 }
 
 #[test]
-fn what_only_passes_through_has_metrics_and_nothing_else() {
+fn the_pass_through_policy_has_metrics_and_nothing_else() {
     let origin = Origin::start(Behaviour::Chat);
-    let sidecar = answered(&read("tests/drills/peers/pass-through.yaml"), &origin, 3);
+    let sidecar = start_and_send(&read("tests/drills/peers/pass-through.yaml"), &origin, 3);
     let requests = "outrigger_requests_total{route=\"everything\",status=\"2xx\"}";
     sidecar.wait_until(|sidecar| sidecar.metric(requests) == Some(3.0));
     assert_eq!(breakers(&sidecar), Vec::<Value>::new());

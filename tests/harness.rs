@@ -1,4 +1,4 @@
-//! The harness tests itself: an origin and a client, without a sidecar between them.
+//! Tests of the test support: an origin and a client without a sidecar between them.
 
 #![allow(clippy::disallowed_methods)]
 
@@ -22,7 +22,7 @@ fn url(origin: &Origin) -> String {
 }
 
 #[test]
-fn a_completion_echoes_the_model_and_the_request_is_remembered() {
+fn a_completion_echoes_the_model_and_the_request_is_recorded() {
     let origin = Origin::start(Behaviour::Chat);
     let response = post_json(&url(&origin), &json!({ "model": "large" }));
     assert_eq!((response.status, response.end), (200, End::Complete));
@@ -35,7 +35,7 @@ fn a_completion_echoes_the_model_and_the_request_is_remembered() {
 }
 
 #[test]
-fn a_connection_is_kept_and_numbered() {
+fn a_connection_is_kept_alive_and_numbered() {
     let origin = Origin::start(Behaviour::Chat);
     let mut client = Client::to(&origin.url());
     for _ in 0..3 {
@@ -49,7 +49,7 @@ fn a_connection_is_kept_and_numbered() {
 }
 
 #[test]
-fn a_chunked_request_arrives_whole() {
+fn a_chunked_request_arrives_complete() {
     let origin = Origin::start(Behaviour::Chat);
     let body = "x".repeat(5000);
     let response = Client::to(&origin.url()).send(&Call::post("/", body.clone()).chunked());
@@ -58,7 +58,7 @@ fn a_chunked_request_arrives_whole() {
 }
 
 #[test]
-fn an_expected_continue_is_given() {
+fn expect_continue_gets_a_100_response() {
     let origin = Origin::start(Behaviour::Chat);
     let mut client = Client::to(&origin.url());
     let response = client.send(&chat().header("expect", "100-continue"));
@@ -79,14 +79,14 @@ fn a_head_request_has_a_length_and_no_body() {
 fn an_event_stream_ends_with_done() {
     let origin = Origin::start(Behaviour::sse(2));
     let mut client = Client::to(&origin.url());
-    let mut answer = client.start(&chat());
-    assert_eq!(answer.header("content-type"), Some("text/event-stream"));
-    let events = answer.events();
+    let mut response = client.start(&chat());
+    assert_eq!(response.header("content-type"), Some("text/event-stream"));
+    let events = response.events();
     assert_eq!(events.len(), 5);
     assert!(events[1].contains("word0"), "{}", events[1]);
     assert_eq!(events[4], "[DONE]");
-    assert_eq!(answer.end(), End::Complete);
-    drop(answer);
+    assert_eq!(response.end(), End::Complete);
+    drop(response);
     assert_eq!(client.send(&chat()).end, End::Complete);
 }
 
@@ -95,13 +95,13 @@ fn frames_wait_for_the_gate() {
     let gate = Gate::closed();
     let origin = Origin::start(Stream::chat(2).gated(&gate));
     let mut client = Client::to(&origin.url());
-    let mut answer = client.start(&chat());
+    let mut response = client.start(&chat());
     gate.let_through(2);
-    assert!(answer.next_event().is_some_and(|event| event.contains("assistant")));
-    assert!(answer.next_event().is_some_and(|event| event.contains("word0")));
+    assert!(response.next_event().is_some_and(|event| event.contains("assistant")));
+    assert!(response.next_event().is_some_and(|event| event.contains("word0")));
     assert_eq!(origin.in_flight(), 1);
     gate.open_wide();
-    assert_eq!(answer.events().last().map(String::as_str), Some("[DONE]"));
+    assert_eq!(response.events().last().map(String::as_str), Some("[DONE]"));
 }
 
 #[test]
@@ -109,14 +109,14 @@ fn a_stream_can_be_cut_or_reset() {
     for (ending, end) in [(Ending::Cut, End::Cut), (Ending::Reset, End::Reset)] {
         let origin = Origin::start(Stream::chat(3).first(2).ending(ending));
         let mut client = Client::to(&origin.url());
-        let mut answer = client.start(&chat());
-        assert_eq!(answer.events().len(), 2);
-        assert_eq!(answer.end(), end);
+        let mut response = client.start(&chat());
+        assert_eq!(response.events().len(), 2);
+        assert_eq!(response.end(), end);
     }
 }
 
 #[test]
-fn a_client_that_leaves_is_no_longer_in_flight() {
+fn the_request_of_a_disconnected_client_is_no_longer_in_flight() {
     let hanging = Stream::chat(1).first(2).ending(Ending::Hang).into();
     for behaviour in [Behaviour::Silent, Behaviour::HeadersThenSilence, hanging] {
         let origin = Origin::start(behaviour);
@@ -138,7 +138,7 @@ fn a_status_comes_with_its_headers_and_an_error_body() {
 }
 
 #[test]
-fn broken_answers_are_told_apart() {
+fn broken_responses_are_distinguished() {
     let origin = Origin::start(Behaviour::HalfBody);
     assert_eq!(post(&url(&origin), "{}").end, End::Cut);
     origin.set(Behaviour::ResetMidBody);
@@ -158,7 +158,7 @@ fn broken_answers_are_told_apart() {
 }
 
 #[test]
-fn an_idle_connection_is_closed_without_a_word() {
+fn an_idle_connection_is_closed_without_notice() {
     let origin = Origin::start(Behaviour::CloseIdle);
     let mut client = Client::to(&origin.url());
     let response = client.send(&chat());
@@ -167,14 +167,14 @@ fn an_idle_connection_is_closed_without_a_word() {
 }
 
 #[test]
-fn a_refusing_origin_keeps_its_port_and_comes_back() {
+fn a_refusing_origin_keeps_its_port_and_can_listen_again() {
     let origin = Origin::start(Behaviour::Chat);
     let mut open = Client::to(&origin.url());
     assert_eq!(open.send(&chat()).status, 200);
     origin.set(Behaviour::RefuseConnections);
     assert!(open.wait_for_close());
     for _ in 0..3 {
-        let error = Client::try_to(&origin.url()).expect_err("nobody listens");
+        let error = Client::try_to(&origin.url()).expect_err("a refused connection");
         assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
     }
     origin.set(Behaviour::Chat);
@@ -182,7 +182,7 @@ fn a_refusing_origin_keeps_its_port_and_comes_back() {
 }
 
 #[test]
-fn a_black_hole_takes_no_connection_until_it_is_mended() {
+fn a_black_hole_accepts_no_connection_until_it_is_changed() {
     let origin = Origin::start(Behaviour::BlackHole);
     let moment = std::time::Duration::from_millis(100);
     let tried = std::net::TcpStream::connect_timeout(&origin.address(), moment);
@@ -192,7 +192,7 @@ fn a_black_hole_takes_no_connection_until_it_is_mended() {
 }
 
 #[test]
-fn a_script_stays_on_its_last_and_turns_begin_again() {
+fn a_script_repeats_its_last_behaviour_and_a_cycle_starts_again() {
     let three = || [500, 502, 200].map(|code| Behaviour::status(code, &[]));
     let origin = Origin::script(three());
     let mut client = Client::to(&origin.url());
@@ -227,7 +227,7 @@ fn requests_held_at_a_gate_are_counted_at_once() {
 }
 
 #[test]
-fn cutting_closes_what_is_open_and_goes_on_listening() {
+fn cutting_closes_open_connections_and_keeps_the_listener() {
     let origin = Origin::start(Behaviour::Silent);
     let mut client = Client::to(&origin.url());
     client.send_only(&chat());
@@ -243,6 +243,6 @@ fn a_panic_in_the_origin_fails_the_test() {
     let origin = Origin::start(Behaviour::custom(|_| panic!("this request was not expected")));
     assert!(Client::to(&origin.url()).try_send(&chat()).is_err());
     let dropped = catch_unwind(AssertUnwindSafe(|| drop(origin)));
-    let message = dropped.expect_err("dropping tells").downcast::<String>().expect("a text");
+    let message = dropped.expect_err("dropping panics").downcast::<String>().expect("a text");
     assert!(message.contains("this request was not expected"), "{message}");
 }

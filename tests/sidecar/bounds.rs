@@ -1,36 +1,36 @@
-//! Memory, and who is served, while others are idle, slow or too many: the short form of
+//! Memory use and service while other clients are idle, slow or too many: the short form of
 //! `tests/drill bounds` and `tests/drill drain`.
 //!
-//! The bar is the drill's: resident memory within `server.buffered` and 64 MiB, a clear answer for
-//! whoever is refused, an ordinary request answered meanwhile.
+//! The limits are those of the drills: resident memory at most `server.buffered` plus 64 MiB, a
+//! problem response for each rejected request, and ordinary requests served meanwhile.
 
 use std::fs;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::fixtures::{alone, chat, pace, policy, problem, route};
-use crate::raw_tcp::{Peer, RawClient};
+use crate::fixtures::{chat, policy, problem_type, route, single_worker, sleep_until};
+use crate::raw_tcp::{RawClient, RawServer};
 use crate::support::{Behaviour, Client, End, Origin, Sidecar, Signal};
 
 const BUFFERED: u64 = 8;
-const BAR: u64 = BUFFERED + 64;
+const LIMIT: u64 = BUFFERED + 64;
 
-fn scene(server: &str) -> (Origin, Peer, Sidecar) {
-    let (origin, deaf) = (Origin::start(Behaviour::Chat), Peer::start());
+fn start(server: &str) -> (Origin, RawServer, Sidecar) {
+    let (origin, stalled) = (Origin::start(Behaviour::Chat), RawServer::start());
     let silent = "auth: none, timeouts: { headers: 1s, first_byte: 1s }";
     let yaml = policy(
-        &[("a", &origin.url(), "auth: none"), ("deaf", &deaf.url(), silent)],
+        &[("a", &origin.url(), "auth: none"), ("stalled", &stalled.url(), silent)],
         &format!(
-            "routes:\n  - {{ name: deaf, match: {{ path: /deaf }}, providers: [deaf], timeout: 2s }}\n\
+            "routes:\n  - {{ name: stalled, match: {{ path: /stalled }}, providers: [stalled], timeout: 2s }}\n\
              \x20 - {{ name: all, providers: [a] }}\n\
              server: {{ buffered: {BUFFERED}MiB{server} }}\n"
         ),
     );
-    (origin, deaf, alone(&yaml))
+    (origin, stalled, single_worker(&yaml))
 }
 
-/// The most that was ever resident, in MiB.
+/// Peak resident memory in MiB.
 fn peak(sidecar: &Sidecar) -> u64 {
     let status = fs::read_to_string(format!("/proc/{}/status", sidecar.pid())).expect("a status");
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
@@ -46,12 +46,12 @@ fn assert_served(sidecar: &Sidecar) {
 #[track_caller]
 fn assert_within_bounds(sidecar: &Sidecar) {
     let peak = peak(sidecar);
-    assert!(peak <= BAR, "{peak} MiB were resident, at most {BAR}");
+    assert!(peak <= LIMIT, "{peak} MiB resident, at most {LIMIT} allowed");
 }
 
 #[test]
-fn idle_connections_cost_little_and_keep_nobody_out() {
-    let (_origin, _deaf, sidecar) = scene("");
+fn idle_connections_cost_little_and_block_no_request() {
+    let (_origin, _stalled, sidecar) = start("");
     let mut idle: Vec<_> = (0..300).map(|_| sidecar.client()).collect();
     for client in idle.iter_mut().step_by(2) {
         assert_eq!(client.send(&chat()).status, 200);
@@ -60,75 +60,77 @@ fn idle_connections_cost_little_and_keep_nobody_out() {
         assert_served(&sidecar);
     }
     for client in &mut idle {
-        assert_eq!(client.send(&chat()).status, 200, "they are served when they speak");
+        assert_eq!(client.send(&chat()).status, 200, "an idle connection is served");
     }
     assert_within_bounds(&sidecar);
 }
 
 #[test]
-fn a_byte_at_a_time_is_kept_as_a_byte() {
-    let (_origin, _deaf, sidecar) = scene("");
+fn a_byte_that_arrives_alone_is_buffered_as_one_byte() {
+    let (_origin, _stalled, sidecar) = start("");
     let head = "POST /v1 HTTP/1.1\r\nhost: a\r\ncontent-length: 100000\r\n\r\n";
     let mut slow: Vec<_> = (0..50).map(|_| RawClient::to(&sidecar.url("/"))).collect();
     slow.iter_mut().for_each(|wire| wire.write(head));
     assert_served(&sidecar);
     let before = peak(&sidecar);
     let start = Instant::now();
-    for turn in 1..=100 {
+    for round in 1..=100 {
         slow.iter_mut().for_each(|wire| wire.write("x"));
-        // Each byte is to be read by itself.
-        pace(start + Duration::from_millis(20) * turn);
+        // Each byte must arrive in a read of its own.
+        sleep_until(start + Duration::from_millis(20) * round);
     }
     assert_served(&sidecar);
-    // Where a byte kept its whole buffer, these 5,000 took 20 MiB and more.
-    let grown = peak(&sidecar) - before;
-    assert!(grown <= 8, "{grown} MiB for 5,000 bytes");
+    // If each byte kept a complete read buffer, these 5,000 would take more than 20 MiB.
+    let growth = peak(&sidecar) - before;
+    assert!(growth <= 8, "{growth} MiB for 5,000 bytes");
 }
 
 #[test]
-fn uploads_that_nobody_takes_are_refused_clearly_and_within_bounds() {
-    let (_origin, _deaf, sidecar) = scene("");
+fn uploads_beyond_the_buffer_get_problem_responses_within_the_memory_limit() {
+    let (_origin, _stalled, sidecar) = start("");
     let body = vec![b'x'; 1 << 20];
     thread::scope(|scope| {
         let upload = || {
             let mut client = sidecar.client();
-            let head =
-                format!("POST /deaf HTTP/1.1\r\nhost: a\r\ncontent-length: {}\r\n\r\n", body.len());
-            // It may be answered before all of it is taken.
+            let head = format!(
+                "POST /stalled HTTP/1.1\r\nhost: a\r\ncontent-length: {}\r\n\r\n",
+                body.len()
+            );
+            // The response may arrive before the complete body is accepted.
             let _ = client.write(head.as_bytes()).and_then(|()| client.write(&body));
-            client.read_response("POST").expect("an answer").rest()
+            client.read_response("POST").expect("a response").rest()
         };
         let uploads: Vec<_> = (0..100).map(|_| scope.spawn(upload)).collect();
         while !uploads.iter().all(|upload| upload.is_finished()) {
             assert_served(&sidecar);
         }
         for upload in uploads {
-            let response = upload.join().expect("the upload ends well");
+            let response = upload.join().expect("the upload thread does not panic");
             assert!([503, 504].contains(&response.status), "{}", response.text());
-            problem(&response);
+            problem_type(&response);
         }
     });
-    let full = r#"outrigger_not_replayable_total{route="deaf",reason="buffers_full"}"#;
+    let full = r#"outrigger_not_replayable_total{route="stalled",reason="buffers_full"}"#;
     assert!(sidecar.metric(full).is_some_and(|n| n >= 80.0), "{:?}", sidecar.metric(full));
     assert_within_bounds(&sidecar);
-    assert_eq!(sidecar.metric("outrigger_buffered_bytes"), Some(0.0), "all of it was given back");
+    assert_eq!(sidecar.metric("outrigger_buffered_bytes"), Some(0.0), "a buffer was not released");
 }
 
 #[test]
-fn a_drain_under_load_loses_no_request() {
+fn draining_under_load_loses_no_request() {
     let origin = Origin::start(Behaviour::Chat);
     let mut sidecar =
         Sidecar::start(&policy(&[("a", &origin.url(), "")], &route("providers: [a]")));
-    let (answered, lost) = (AtomicUsize::new(0), AtomicUsize::new(0));
-    let ask = |mut client: Client| {
+    let (complete, failed) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let send_until_closed = |mut client: Client| {
         loop {
             let Ok(response) = client.try_send(&chat()) else {
-                lost.fetch_add(1, Ordering::Relaxed);
+                failed.fetch_add(1, Ordering::Relaxed);
                 return;
             };
-            answered.fetch_add(1, Ordering::Relaxed);
-            let whole = response.status == 200 && response.end == End::Complete;
-            lost.fetch_add(usize::from(!whole), Ordering::Relaxed);
+            complete.fetch_add(1, Ordering::Relaxed);
+            let complete = response.status == 200 && response.end == End::Complete;
+            failed.fetch_add(usize::from(!complete), Ordering::Relaxed);
             if response.header("connection") == Some("close") {
                 return;
             }
@@ -137,12 +139,12 @@ fn a_drain_under_load_loses_no_request() {
     thread::scope(|scope| {
         for _ in 0..8 {
             let client = sidecar.client();
-            scope.spawn(|| ask(client));
+            scope.spawn(|| send_until_closed(client));
         }
-        sidecar.wait_until(|_| answered.load(Ordering::Relaxed) > 200);
+        sidecar.wait_until(|_| complete.load(Ordering::Relaxed) > 200);
         sidecar.signal(Signal::Term);
     });
-    assert_eq!(lost.into_inner(), 0, "of {} requests", answered.into_inner());
+    assert_eq!(failed.into_inner(), 0, "of {} requests", complete.into_inner());
     assert_eq!(sidecar.wait_for_exit().code(), Some(0));
     assert!(Client::try_to(&sidecar.url("/")).is_err());
 }

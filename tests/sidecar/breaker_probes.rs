@@ -1,11 +1,11 @@
-//! How an open breaker asks again: a few probes at once, then traffic that grows step by step.
+//! Breaker recovery: a limited number of probes, then a gradual return of traffic.
 
 use std::thread;
 
-use crate::fixtures::{alone, breaker, chat, is_from, policy, route, state};
+use crate::fixtures::{breaker, chat, is_from, policy, route, single_worker, state};
 use crate::support::{Behaviour, Gate, Origin, Sidecar};
 
-/// The first of two providers is dead and its breaker open.
+/// Two providers; the first one fails and its breaker is open.
 fn tripped(breakers: &str) -> (Origin, Origin, Sidecar) {
     let (a, b) = (Origin::start(Behaviour::status(500, &[])), Origin::start(Behaviour::Chat));
     let breakers = format!("breakers: {{ default: {{ failure_threshold: 3, {breakers} }} }}\n");
@@ -20,7 +20,7 @@ fn tripped(breakers: &str) -> (Origin, Origin, Sidecar) {
 }
 
 #[test]
-fn at_most_so_many_probes_are_out_at_once() {
+fn no_more_probes_than_configured_are_in_flight() {
     for probes in [1, 3] {
         let values = format!("recovery_timeout: 200ms, probes: {probes}, success_threshold: 3");
         let (a, b, sidecar) = tripped(&values);
@@ -33,7 +33,7 @@ fn at_most_so_many_probes_are_out_at_once() {
             });
             let before = b.count();
             for _ in 0..30 {
-                assert!(is_from(&sidecar.send(&chat()), &b), "{probes} probes are out");
+                assert!(is_from(&sidecar.send(&chat()), &b), "{probes} probes are in flight");
             }
             assert!(b.count() >= before + 30);
             assert_eq!((a.in_flight(), state(&sidecar, "a").as_str()), (probes, "half_open"));
@@ -48,7 +48,7 @@ fn at_most_so_many_probes_are_out_at_once() {
 }
 
 #[test]
-fn a_probe_that_fails_opens_it_again_for_longer() {
+fn a_failed_probe_reopens_the_breaker_for_longer() {
     let (a, _b, sidecar) = tripped("recovery_timeout: 100ms, backoff_multiplier: 10.0");
     let before = a.count();
     sidecar.wait_until(|sidecar| {
@@ -62,11 +62,11 @@ fn a_probe_that_fails_opens_it_again_for_longer() {
 }
 
 #[test]
-fn a_sole_provider_recovers_by_itself() {
+fn the_only_provider_of_a_route_recovers_without_intervention() {
     let a = Origin::start(Behaviour::RefuseConnections);
     let breakers = "breakers: { default: { failure_threshold: 3, recovery_timeout: 200ms } }\n";
     let retry = "providers: [a], retry: none";
-    let sidecar = alone(&policy(&[("a", &a.url(), "")], &(route(retry) + breakers)));
+    let sidecar = single_worker(&policy(&[("a", &a.url(), "")], &(route(retry) + breakers)));
     for _ in 0..3 {
         assert_eq!(sidecar.send(&chat()).status, 502);
     }
@@ -80,12 +80,13 @@ fn a_sole_provider_recovers_by_itself() {
 }
 
 #[test]
-fn traffic_comes_back_by_itself_and_step_by_step() {
+fn traffic_returns_gradually_after_the_breaker_closes() {
     let (a, b) = (Origin::start(Behaviour::Chat), Origin::start(Behaviour::Chat));
     let breakers =
         "breakers: { default: { failure_threshold: 3, recovery_timeout: 200ms, ramp: 2s } }\n";
     let route = route("providers: [a, b], balance: first, retry: none");
-    let sidecar = alone(&policy(&[("a", &a.url(), ""), ("b", &b.url(), "")], &(route + breakers)));
+    let sidecar =
+        single_worker(&policy(&[("a", &a.url(), ""), ("b", &b.url(), "")], &(route + breakers)));
     let share = |requests: usize| {
         let before = a.count();
         for _ in 0..requests {
@@ -106,7 +107,7 @@ fn traffic_comes_back_by_itself_and_step_by_step() {
     let ramp = breaker(&sidecar, "a")["traffic_share"].as_f64().expect("a share");
     assert!((0.1..1.0).contains(&ramp), "{ramp}");
     let first = share(50);
-    assert!(first <= 25, "{first} of 50 requests right after it closed");
+    assert!(first <= 25, "{first} of 50 requests just after the breaker closed");
     sidecar.wait_until(|_| share(20) == 20);
     assert_eq!(breaker(&sidecar, "a")["traffic_share"], 1.0);
 }

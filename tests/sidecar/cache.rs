@@ -1,14 +1,17 @@
-//! What is stored and served again by RFC 9111 and 5861, and for whom. The public suite of HTTP caches
-//! (`tests/drill cache_suite`) has the details; here is what it cannot see.
+//! Caching by RFC 9111 and RFC 5861. `tests/drill cache_suite` runs the public test suite for HTTP
+//! caches; these tests cover principals, background requests, limits and metrics.
 
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::fixtures::{GENEROUS, access_record, alone, api, policy, problem, route, state};
-use crate::support::{Behaviour, Call, Gate, Origin, Response, Sidecar};
+use crate::fixtures::{
+    GENEROUS, access_record, api, cache_status, policy, problem_type, reload, route, single_worker,
+    state,
+};
+use crate::support::{Behaviour, Call, Gate, Origin, Sidecar};
 
-/// A route for everything with a cache of 1 MiB; `windows` in its braces.
+/// A route for everything with a cache of 1 MiB that has the keys `windows`.
 fn yaml(origin: &Origin, windows: &str, more: &str) -> String {
     let swr = if windows.contains("revalidate") { "" } else { ", stale_while_revalidate: 0s" };
     let caches = format!("caches: {{ c: {{ max_bytes: 1MiB, store: http{windows}{swr} }} }}\n");
@@ -21,41 +24,37 @@ fn yaml(origin: &Origin, windows: &str, more: &str) -> String {
     )
 }
 
-fn answer(headers: &[(&str, &str)], body: &str) -> Behaviour {
+fn ok(headers: &[(&str, &str)], body: &str) -> Behaviour {
     let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
     Behaviour::Status(200, headers.collect(), body.to_owned())
 }
 
 fn fresh(body: &str) -> Behaviour {
-    answer(&[("cache-control", "max-age=60")], body)
+    ok(&[("cache-control", "max-age=60")], body)
 }
 
-/// Each answer tells which request it was for.
-fn counted(headers: &'static [(&'static str, &'static str)]) -> Behaviour {
+/// Responses whose body is the number of the request.
+fn numbered_responses(headers: &'static [(&'static str, &'static str)]) -> Behaviour {
     let count = std::sync::atomic::AtomicUsize::new(0);
     Behaviour::custom(move |_| {
         let n = count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-        answer(headers, &n.to_string())
+        ok(headers, &n.to_string())
     })
 }
 
-fn told(response: &Response) -> &str {
-    response.header("cache-status").expect("it tells what the cache did")
-}
-
 #[test]
-fn a_fresh_answer_is_served_again_and_tells_its_age() {
+fn a_fresh_response_is_served_again_with_its_age() {
     let a = Origin::start(fresh("hello"));
-    let sidecar = alone(&yaml(&a, "", ""));
+    let sidecar = single_worker(&yaml(&a, "", ""));
     let first = sidecar.send(&Call::get("/x?y=1"));
-    assert_eq!(told(&first), "outrigger; fwd=uri-miss; stored");
+    assert_eq!(cache_status(&first), "outrigger; fwd=uri-miss; stored");
     let again = sidecar.send(&Call::get("/x?y=1"));
-    assert!(told(&again).starts_with("outrigger; hit; ttl="), "{}", told(&again));
+    assert!(cache_status(&again).starts_with("outrigger; hit; ttl="), "{}", cache_status(&again));
     assert_eq!((again.status, again.text(), again.header("age")), (200, "hello".into(), Some("0")));
     assert_eq!(again.header("content-length"), Some("5"));
     assert_eq!(access_record(&sidecar, 2)["cache"], "hit");
     sidecar.send(&Call::get("/x?y=2"));
-    assert_eq!(a.count(), 2, "another query is another thing");
+    assert_eq!(a.count(), 2, "another query is another resource");
     assert_eq!(
         sidecar.metric("outrigger_cache_requests_total{cache=\"c\",result=\"hit\"}"),
         Some(1.0)
@@ -63,9 +62,9 @@ fn a_fresh_answer_is_served_again_and_tells_its_age() {
 }
 
 #[test]
-fn another_principal_never_gets_it_though_the_answer_says_public() {
-    let a = Origin::start(counted(&[("cache-control", "public, max-age=60")]));
-    let sidecar = alone(&yaml(&a, "", ""));
+fn a_stored_response_is_never_served_to_another_principal_even_if_it_is_public() {
+    let a = Origin::start(numbered_responses(&[("cache-control", "public, max-age=60")]));
+    let sidecar = single_worker(&yaml(&a, "", ""));
     let mut seen = Vec::new();
     for (name, value) in [
         ("authorization", "Bearer one"),
@@ -85,17 +84,17 @@ fn another_principal_never_gets_it_though_the_answer_says_public() {
 }
 
 #[test]
-fn an_answer_to_who_has_a_credential_is_kept_only_where_it_says_so() {
-    let a = Origin::start(counted(&[("cache-control", "max-age=60")]));
-    let sidecar = alone(&yaml(&a, "", ""));
+fn a_response_to_a_request_with_credentials_is_not_stored_by_default() {
+    let a = Origin::start(numbered_responses(&[("cache-control", "max-age=60")]));
+    let sidecar = single_worker(&yaml(&a, "", ""));
     let call = Call::get("/x").header("authorization", "Bearer one");
     assert_ne!(sidecar.send(&call).text(), sidecar.send(&call).text());
 }
 
 #[test]
-fn all_providers_dead_and_a_warm_cache_serves_at_once_and_says_that_it_is_stale() {
-    let a = Origin::start(answer(&[("cache-control", "max-age=0"), ("etag", "\"1\"")], "old"));
-    let sidecar = alone(&yaml(&a, ", stale_if_error: 1h", ""));
+fn a_stale_response_is_served_at_once_while_all_providers_are_down() {
+    let a = Origin::start(ok(&[("cache-control", "max-age=0"), ("etag", "\"1\"")], "old"));
+    let sidecar = single_worker(&yaml(&a, ", stale_if_error: 1h", ""));
     let mut client = sidecar.client();
     assert_eq!(client.send(&Call::get("/x")).text(), "old");
     a.set(Behaviour::RefuseConnections);
@@ -105,7 +104,7 @@ fn all_providers_dead_and_a_warm_cache_serves_at_once_and_says_that_it_is_stale(
         let response = client.send(&Call::get("/x"));
         times.push(began.elapsed());
         assert_eq!((response.status, response.text()), (200, "old".into()), "{n}");
-        let status = told(&response);
+        let status = cache_status(&response);
         assert!(
             status.contains("hit; ttl=") && status.ends_with("detail=stale-if-error"),
             "{status}"
@@ -115,11 +114,11 @@ fn all_providers_dead_and_a_warm_cache_serves_at_once_and_says_that_it_is_stale(
     times.sort();
     assert!(times[198] < Duration::from_millis(5), "p99 {:?}", times[198]);
     assert_eq!(access_record(&sidecar, 201)["cache"], "stale");
-    assert_eq!(problem(&client.send(&Call::get("/cold"))), "breaker-open");
+    assert_eq!(problem_type(&client.send(&Call::get("/cold"))), "breaker-open");
 }
 
 #[test]
-fn an_error_is_replaced_only_within_the_window_and_never_where_the_answer_forbids_it() {
+fn an_error_is_replaced_only_within_the_window_and_if_the_stored_response_allows_it() {
     let cases = [
         ("max-age=0, stale-if-error=60", 200),
         ("max-age=0", 503),
@@ -131,10 +130,10 @@ fn an_error_is_replaced_only_within_the_window_and_never_where_the_answer_forbid
     ];
     for (directives, status) in cases {
         let broken = Behaviour::status(503, &[]);
-        let first = answer(&[("cache-control", directives), ("etag", "\"1\"")], "old");
+        let first = ok(&[("cache-control", directives), ("etag", "\"1\"")], "old");
         let a = Origin::script([first, broken]);
         let sidecar =
-            alone(&yaml(&a, ", stale_if_error: 0s", ", retry: once").replace(
+            single_worker(&yaml(&a, ", stale_if_error: 0s", ", retry: once").replace(
                 "retries: { default: {",
                 "retries: { once: { max_attempts: 1 }, default: {",
             ));
@@ -144,71 +143,72 @@ fn an_error_is_replaced_only_within_the_window_and_never_where_the_answer_forbid
 }
 
 #[test]
-fn an_answer_that_began_is_not_replaced() {
-    let old = answer(&[("cache-control", "max-age=0"), ("etag", "\"1\"")], "old");
+fn a_response_that_has_started_is_not_replaced() {
+    let old = ok(&[("cache-control", "max-age=0"), ("etag", "\"1\"")], "old");
     let a = Origin::script([old, Behaviour::ResetMidBody]);
     let more = ", stream: { commit: headers }";
-    let sidecar = alone(&yaml(&a, ", stale_if_error: 1h", more));
+    let sidecar = single_worker(&yaml(&a, ", stale_if_error: 1h", more));
     sidecar.send(&Call::get("/x"));
     let cut = sidecar.send(&Call::get("/x"));
     assert_ne!((cut.text(), cut.end), ("old".to_owned(), crate::support::End::Complete));
 }
 
 #[test]
-fn what_is_stale_serves_while_one_request_beside_asks_anew() {
+fn a_stale_response_is_served_during_one_background_revalidation() {
     let gate = Gate::closed();
     let stale = [("cache-control", "max-age=0"), ("etag", "\"1\"")];
     let new = fresh("new").held(&gate);
-    let a = Origin::script([answer(&stale, "old"), new]);
+    let a = Origin::script([ok(&stale, "old"), new]);
     let sidecar = Sidecar::start(&yaml(&a, ", stale_while_revalidate: 1h", ""));
     sidecar.send(&Call::get("/x"));
     for _ in 0..20 {
         let response = sidecar.send(&Call::get("/x"));
         assert_eq!(response.text(), "old");
-        assert!(told(&response).ends_with("detail=stale-while-revalidate"));
+        assert!(cache_status(&response).ends_with("detail=stale-while-revalidate"));
     }
     a.wait_for_requests(2);
     assert_eq!(a.last().headers.get("if-none-match"), Some("\"1\""));
     gate.open_wide();
     sidecar.wait_until(|sidecar| sidecar.send(&Call::get("/x")).text() == "new");
-    assert_eq!(a.count(), 2, "one at a time, and then it is fresh");
+    assert_eq!(a.count(), 2, "one revalidation makes the response fresh");
     let missed = sidecar.metric("outrigger_cache_requests_total{cache=\"c\",result=\"miss\"}");
-    assert_eq!(missed, Some(1.0), "what is asked for beside is nobody's request");
+    assert_eq!(missed, Some(1.0), "a background revalidation does not count as a request");
 }
 
 #[test]
-fn a_change_through_another_route_outdates_what_is_stored() {
+fn an_unsafe_request_through_another_route_invalidates_stored_responses() {
     let a = Origin::start(Behaviour::custom(|request| match request.method.as_str() {
         "GET" => fresh("x"),
-        _ => answer(&[("location", "/made")], ""),
+        _ => ok(&[("location", "/made")], ""),
     }));
     let reads = "{ name: reads, match: { methods: [GET] }, providers: [a], cache: c }";
     let routes = format!("routes: [ {reads}, {{ name: writes, providers: [a] }} ]\n");
     let caches = "caches: { c: { max_bytes: 1MiB, store: http } }\n";
-    let sidecar = alone(&policy(&[("a", &a.url(), "")], &(routes + caches)));
-    let ask = || {
-        ["/x", "/made", "/other"].map(|path| told(&sidecar.send(&Call::get(path))).contains("hit"))
+    let sidecar = single_worker(&policy(&[("a", &a.url(), "")], &(routes + caches)));
+    let hits = || {
+        ["/x", "/made", "/other"]
+            .map(|path| cache_status(&sidecar.send(&Call::get(path))).contains("hit"))
     };
-    assert_eq!(ask(), [false, false, false]);
-    assert_eq!(ask(), [true, true, true]);
+    assert_eq!(hits(), [false, false, false]);
+    assert_eq!(hits(), [true, true, true]);
     sidecar.send(&Call::post("/x", "change"));
-    assert_eq!(ask(), [false, false, true]);
+    assert_eq!(hits(), [false, false, true]);
 }
 
 #[test]
-fn what_the_provider_says_is_another_is_asked_for_anew() {
-    let old = answer(&[("cache-control", "max-age=0"), ("etag", "\"1\"")], "old");
+fn a_304_with_another_etag_leads_to_an_unconditional_request() {
+    let old = ok(&[("cache-control", "max-age=0"), ("etag", "\"1\"")], "old");
     let another = Behaviour::Status(304, vec![("etag".into(), "\"2\"".into())], String::new());
-    let new = answer(&[("cache-control", "max-age=60"), ("etag", "\"2\"")], "new");
+    let new = ok(&[("cache-control", "max-age=60"), ("etag", "\"2\"")], "new");
     let a = Origin::script([old, another, new]);
-    let sidecar = alone(&yaml(&a, ", stale_if_error: 1h", ""));
+    let sidecar = single_worker(&yaml(&a, ", stale_if_error: 1h", ""));
     sidecar.send(&Call::get("/x"));
     let second = sidecar.send(&Call::get("/x"));
     assert_eq!((second.status, second.text()), (200, "new".into()));
-    assert_eq!(told(&second), "outrigger; fwd=stale; stored");
-    let asked: Vec<_> =
+    assert_eq!(cache_status(&second), "outrigger; fwd=stale; stored");
+    let conditions: Vec<_> =
         a.requests().iter().map(|r| r.headers.get("if-none-match").map(str::to_owned)).collect();
-    assert_eq!(asked, [None, Some("\"1\"".to_owned()), None]);
+    assert_eq!(conditions, [None, Some("\"1\"".to_owned()), None]);
     assert_eq!(sidecar.send(&Call::get("/x")).text(), "new");
     assert_eq!(a.count(), 3);
     let attempts = access_record(&sidecar, 2)["attempts"].clone();
@@ -216,12 +216,12 @@ fn what_the_provider_says_is_another_is_asked_for_anew() {
 }
 
 #[test]
-fn what_the_provider_says_is_another_does_not_serve_in_place_of_an_error() {
-    let old = answer(&[("cache-control", "max-age=0"), ("etag", "\"1\"")], "old");
+fn a_response_replaced_at_the_origin_is_not_served_on_errors() {
+    let old = ok(&[("cache-control", "max-age=0"), ("etag", "\"1\"")], "old");
     let another = Behaviour::Status(304, vec![("etag".into(), "\"2\"".into())], String::new());
-    let gone = Behaviour::status(404, &[("cache-control", "no-store")]);
-    let a = Origin::script([old, another, gone]);
-    let sidecar = alone(&yaml(&a, ", stale_if_error: 1h", ""));
+    let not_found = Behaviour::status(404, &[("cache-control", "no-store")]);
+    let a = Origin::script([old, another, not_found]);
+    let sidecar = single_worker(&yaml(&a, ", stale_if_error: 1h", ""));
     sidecar.send(&Call::get("/x"));
     assert_eq!(sidecar.send(&Call::get("/x")).status, 404);
     a.set(Behaviour::RefuseConnections);
@@ -229,13 +229,13 @@ fn what_the_provider_says_is_another_does_not_serve_in_place_of_an_error() {
 }
 
 #[test]
-fn a_part_of_what_is_stored_whole_is_served() {
+fn a_range_of_a_stored_response_is_served() {
     let body: String = (0..40_000).map(|n| format!("{n:05} ")).collect();
-    let a = Origin::start(answer(
+    let a = Origin::start(ok(
         &[("cache-control", "max-age=60"), ("content-type", "text/plain")],
         &body,
     ));
-    let sidecar = alone(&yaml(&a, "", "").replace("1MiB", "8MiB"));
+    let sidecar = single_worker(&yaml(&a, "", "").replace("1MiB", "8MiB"));
     sidecar.send(&Call::get("/x"));
     for (range, from, to) in
         [("0-0", 0, 1), ("1000-200000", 1000, 200_001), ("-7", body.len() - 7, body.len())]
@@ -244,23 +244,23 @@ fn a_part_of_what_is_stored_whole_is_served() {
         let part = sidecar.send(&call);
         assert_eq!((part.status, part.text().as_str()), (206, &body[from..to]), "{range}");
         assert_eq!(part.header("content-length"), Some(&*(to - from).to_string()));
-        let told = format!("bytes {from}-{}/{}", to - 1, body.len());
-        assert_eq!(part.header("content-range"), Some(&*told));
+        let content_range = format!("bytes {from}-{}/{}", to - 1, body.len());
+        assert_eq!(part.header("content-range"), Some(&*content_range));
     }
     assert_eq!(access_record(&sidecar, 4)["bytes_out"], 7);
     assert_eq!(a.count(), 1);
 }
 
 #[test]
-fn what_the_request_says_of_caches_counts() {
-    let a = Origin::start(counted(&[("cache-control", "max-age=60")]));
-    let sidecar = alone(&yaml(&a, "", ""));
+fn cache_directives_of_a_request_are_followed() {
+    let a = Origin::start(numbered_responses(&[("cache-control", "max-age=60")]));
+    let sidecar = single_worker(&yaml(&a, "", ""));
     let with =
         |directives: &str| sidecar.send(&Call::get("/x").header("cache-control", directives));
-    assert_eq!(problem(&with("only-if-cached")), "not-cached");
+    assert_eq!(problem_type(&with("only-if-cached")), "not-cached");
     assert_eq!(with("only-if-cached").status, 504);
     assert_eq!(with("no-store").text(), "0");
-    assert_eq!(with("max-age=60").text(), "1", "what was not to be stored was not");
+    assert_eq!(with("max-age=60").text(), "1", "a response to `no-store` was not stored");
     assert_eq!(with("only-if-cached").text(), "1");
     assert_eq!(with("no-cache").text(), "2");
     assert_eq!(with("min-fresh=30").text(), "2");
@@ -268,37 +268,36 @@ fn what_the_request_says_of_caches_counts() {
 }
 
 #[test]
-fn a_poisoned_vary_takes_no_more_than_sixteen_places_and_everything_takes_none() {
-    let a = Origin::start(answer(&[("cache-control", "max-age=60"), ("vary", "x-it")], "x"));
-    let sidecar = alone(&yaml(&a, "", ""));
+fn a_resource_has_at_most_sixteen_variants_and_none_for_vary_star() {
+    let a = Origin::start(ok(&[("cache-control", "max-age=60"), ("vary", "x-it")], "x"));
+    let sidecar = single_worker(&yaml(&a, "", ""));
     let with = |value: usize| sidecar.send(&Call::get("/x").header("x-it", &value.to_string()));
     (0..100).for_each(|value| drop(with(value)));
-    assert!(told(&with(99)).contains("hit") && told(&with(84)).contains("hit"));
-    assert!(told(&with(83)).contains("fwd=vary-miss"));
+    assert!(cache_status(&with(99)).contains("hit") && cache_status(&with(84)).contains("hit"));
+    assert!(cache_status(&with(83)).contains("fwd=vary-miss"));
     let overview = api(&sidecar, "/api/caches");
     assert_eq!(overview["caches"][0]["entries"], 1);
-    a.set(answer(&[("cache-control", "max-age=60"), ("vary", "*")], "x"));
+    a.set(ok(&[("cache-control", "max-age=60"), ("vary", "*")], "x"));
     sidecar.send(&Call::get("/all"));
-    assert!(told(&sidecar.send(&Call::get("/all"))).contains("fwd="));
+    assert!(cache_status(&sidecar.send(&Call::get("/all"))).contains("fwd="));
 }
 
 #[test]
-fn a_cache_at_its_bound_holds_no_more_and_lets_large_answers_pass() {
+fn a_full_cache_evicts_entries_and_does_not_store_large_responses() {
     let a = Origin::start(Behaviour::custom(|request| match request.path.as_str() {
         "/large" => fresh(&"x".repeat(200 << 10)),
         "/headers" => {
-            let head: Vec<_> = (0..50).map(|n| (format!("x-{n}"), "v".repeat(1000))).collect();
-            let mut head: Vec<_> = head;
+            let mut head: Vec<_> = (0..50).map(|n| (format!("x-{n}"), "v".repeat(1000))).collect();
             head.push(("cache-control".to_owned(), "max-age=60".to_owned()));
             Behaviour::Status(200, head, "x".to_owned())
         }
         _ => fresh(&"y".repeat(20 << 10)),
     }));
-    let sidecar = alone(&yaml(&a, "", ""));
+    let sidecar = single_worker(&yaml(&a, "", ""));
     let large = sidecar.send(&Call::get("/large"));
-    assert_eq!((large.body.len(), told(&large)), (200 << 10, "outrigger; fwd=uri-miss"));
+    assert_eq!((large.body.len(), cache_status(&large)), (200 << 10, "outrigger; fwd=uri-miss"));
     let head = sidecar.send(&Call::get("/headers"));
-    assert_eq!(told(&head), "outrigger; fwd=uri-miss; stored");
+    assert_eq!(cache_status(&head), "outrigger; fwd=uri-miss; stored");
     let bytes = |sidecar: &Sidecar| {
         let overview = api(sidecar, "/api/caches");
         overview["caches"][0]["bytes"].as_u64().expect("a number")
@@ -309,21 +308,21 @@ fn a_cache_at_its_bound_holds_no_more_and_lets_large_answers_pass() {
     assert!((512 << 10..=1 << 20).contains(&held), "{held}");
     let evicted = sidecar.metric("outrigger_cache_evictions_total{cache=\"c\"}");
     assert!(evicted.is_some_and(|count| count > 100.0), "{evicted:?}");
-    assert!(told(&sidecar.send(&Call::get("/199"))).contains("hit"));
+    assert!(cache_status(&sidecar.send(&Call::get("/199"))).contains("hit"));
 }
 
 #[test]
-fn what_is_stored_outlives_a_reload_and_is_forgotten_by_hand() {
+fn a_stored_response_survives_a_reload_and_can_be_purged() {
     let a = Origin::start(fresh("x"));
-    let sidecar = alone(&yaml(&a, "", ""));
+    let sidecar = single_worker(&yaml(&a, "", ""));
     sidecar.send(&Call::get("/x"));
-    crate::fixtures::reload(&sidecar, || {
+    reload(&sidecar, || {
         sidecar.write_policy("policy", &yaml(&a, ", stale_if_error: 2h", ""));
     });
-    assert!(told(&sidecar.send(&Call::get("/x"))).contains("hit"));
-    let (status, said) = sidecar.admin_post("/api/caches/purge/c", &json!({ "reason": "a test" }));
-    assert_eq!((status, said.as_str()), (200, r#"{"cache":"c","entries":1}"#));
+    assert!(cache_status(&sidecar.send(&Call::get("/x"))).contains("hit"));
+    let (status, body) = sidecar.admin_post("/api/caches/purge/c", &json!({ "reason": "a test" }));
+    assert_eq!((status, body.as_str()), (200, r#"{"cache":"c","entries":1}"#));
     sidecar.wait_for_log(|line| line.contains("audit:") && line.contains("cache_purge"));
-    assert!(told(&sidecar.send(&Call::get("/x"))).contains("fwd=uri-miss"));
+    assert!(cache_status(&sidecar.send(&Call::get("/x"))).contains("fwd=uri-miss"));
     assert_eq!(sidecar.admin_post("/api/caches/purge/d", &json!({})).0, 404);
 }

@@ -1,48 +1,46 @@
-//! A stream that is cut in its middle, and gone on from by a provider that can.
+//! Stream continuation: another provider continues an interrupted stream.
 
 use serde_json::{Value, json};
 
-use crate::fixtures::{CHAT, GENEROUS, access_record, alone, classes, policy, route};
-use crate::support::{Behaviour, Call, End, Ending, Origin, Request, Response, Sidecar, Stream};
+use crate::fixtures::{
+    CHAT, GENEROUS, access_record, classes, policy, route, single_worker, streamed_content,
+};
+use crate::support::{Behaviour, Call, End, Ending, Origin, Request, Sidecar, Stream};
 
 fn delta(delta: Value, finish: Option<&str>) -> String {
     let choice = json!({ "index": 0, "delta": delta, "finish_reason": finish });
     json!({ "object": "chat.completion.chunk", "model": "m", "choices": [choice] }).to_string()
 }
 
-fn stream(words: &[&str], whole: bool) -> Stream {
+fn stream(words: &[&str], complete: bool) -> Stream {
     let mut events = vec![delta(json!({ "role": "assistant", "content": "" }), None)];
     events.extend(words.iter().map(|word| delta(json!({ "content": word }), None)));
-    if whole {
+    if complete {
         events.extend([delta(json!({}), Some("stop")), "[DONE]".to_owned()]);
     }
     Stream::of(events)
 }
 
-fn ask(more: Value) -> Call {
+fn completion_request(more: Value) -> Call {
     let mut body = json!({ "model": "small", "stream": true,
                            "messages": [{ "role": "user", "content": "count" }] });
     more.as_object().into_iter().flatten().for_each(|(k, v)| body[k] = v.clone());
     Call::json(CHAT, &body)
 }
 
-/// `a` says the beginning; `b` declares what it can go on from.
-fn scene(a: &Origin, b: &Origin, prefill: &str) -> Sidecar {
+/// `a` starts the stream; `b` continues it with the given `prefill` keys.
+fn start_with_prefill(a: &Origin, b: &Origin, prefill: &str) -> Sidecar {
     let limits = "auth: none, breaker: none, timeouts: { headers: 400ms, idle: 400ms }";
     let second = format!("{limits}{prefill}");
     let route =
         route("providers: [a], fallback: [b], idempotent: always, stream: { on_cut: continue }");
-    alone(&policy(&[("a", &a.url(), limits), ("b", &b.url(), &second)], &(route + GENEROUS)))
+    single_worker(&policy(
+        &[("a", &a.url(), limits), ("b", &b.url(), &second)],
+        &(route + GENEROUS),
+    ))
 }
 
-const CAN: &str = ", prefill: [large], models: { small: large }";
-
-fn said(response: &Response) -> String {
-    let text = response.text();
-    let events = text.lines().filter_map(|line| line.strip_prefix("data: "));
-    let values = events.filter_map(|data| serde_json::from_str::<Value>(data).ok());
-    values.filter_map(|v| v["choices"][0]["delta"]["content"].as_str().map(str::to_owned)).collect()
-}
+const PREFILL: &str = ", prefill: [large], models: { small: large }";
 
 fn messages(request: &Request) -> Value {
     let body: Value = serde_json::from_slice(&request.body).expect("a JSON body");
@@ -50,21 +48,26 @@ fn messages(request: &Request) -> Value {
 }
 
 #[test]
-fn a_stream_that_breaks_arrives_whole_from_one_that_can_go_on() {
+fn an_interrupted_stream_is_completed_by_a_provider_with_prefill() {
     for ending in [Ending::Cut, Ending::Reset, Ending::Hang, Ending::Complete] {
         let a = Origin::start(stream(&["one ", "two ", "three"], false).ending(ending));
-        // It begins with the end of what was said.
+        // It repeats the end of the first part.
         let b = Origin::start(stream(&["three, ", "four, ", "five"], true));
-        let sidecar = scene(&a, &b, CAN);
+        let sidecar = start_with_prefill(&a, &b, PREFILL);
         for call in 1..=20 {
-            let response = sidecar.send(&ask(json!({})));
+            let response = sidecar.send(&completion_request(json!({})));
             assert_eq!(
                 (response.status, response.end),
                 (200, End::Complete),
                 "{ending:?} {}",
                 response.text()
             );
-            assert_eq!(said(&response), "one two three, four, five", "{}", response.text());
+            assert_eq!(
+                streamed_content(&response.text()),
+                "one two three, four, five",
+                "{}",
+                response.text()
+            );
             let text = response.text();
             assert!(text.contains(": outrigger: continued by b/"), "{text}");
             assert!(
@@ -72,48 +75,51 @@ fn a_stream_that_breaks_arrives_whole_from_one_that_can_go_on() {
                 "{text}"
             );
             if call == 1 {
-                let told = access_record(&sidecar, 1);
-                assert_eq!(told["attempts"][1]["turn"], "continuation", "{told}");
-                assert_eq!(classes(&told).len(), 2);
+                let record = access_record(&sidecar, 1);
+                assert_eq!(record["attempts"][1]["turn"], "continuation", "{record}");
+                assert_eq!(classes(&record).len(), 2);
             }
         }
-        let asked = messages(&b.requests()[0]);
-        assert_eq!(asked[1], json!({ "role": "assistant", "content": "one two three" }));
-        assert_eq!(asked[0]["content"], "count");
-        let joined =
+        let sent = messages(&b.requests()[0]);
+        assert_eq!(sent[1], json!({ "role": "assistant", "content": "one two three" }));
+        assert_eq!(sent[0]["content"], "count");
+        let continued =
             sidecar.metric("outrigger_stream_continuations_total{route=\"all\",reason=\"joined\"}");
-        assert!(joined.is_some_and(|joined| joined >= 1.0));
+        assert!(continued.is_some_and(|continued| continued >= 1.0));
     }
 }
 
 #[test]
-fn an_error_in_the_middle_is_gone_on_from() {
+fn a_stream_with_an_error_event_is_continued() {
     let mut broken = stream(&["one "], false);
     broken.frames.push(json!({ "error": { "message": "overloaded" } }).to_string());
     let (a, b) = (Origin::start(broken), Origin::start(stream(&["two"], true)));
-    let response = scene(&a, &b, CAN).send(&ask(json!({})));
-    assert_eq!((said(&response).as_str(), response.end), ("one two", End::Complete));
+    let response = start_with_prefill(&a, &b, PREFILL).send(&completion_request(json!({})));
+    assert_eq!(
+        (streamed_content(&response.text()).as_str(), response.end),
+        ("one two", End::Complete)
+    );
     assert!(!response.text().contains("overloaded"));
 }
 
 #[test]
-fn one_that_did_not_declare_it_is_never_asked_to() {
+fn a_provider_without_prefill_never_continues_a_stream() {
     for prefill in ["", ", prefill: [other]", ", prefill: [small], models: { small: large }"] {
         let a = Origin::start(stream(&["one "], false).ending(Ending::Cut));
         let b = Origin::start(stream(&["two"], true));
-        let sidecar = scene(&a, &b, prefill);
-        let response = sidecar.send(&ask(json!({})));
+        let sidecar = start_with_prefill(&a, &b, prefill);
+        let response = sidecar.send(&completion_request(json!({})));
         assert_ne!(response.end, End::Complete, "{}", response.text());
         assert!(response.text().contains("event: error\n"), "{}", response.text());
         assert_eq!((a.count(), b.count()), (1, 0), "{prefill}");
-        let nobody =
+        let no_provider =
             sidecar.metric("outrigger_stream_continuations_total{route=\"all\",reason=\"nobody\"}");
-        assert_eq!(nobody, Some(1.0));
+        assert_eq!(no_provider, Some(1.0));
     }
 }
 
 #[test]
-fn tool_calls_and_structured_output_are_never_gone_on_from() {
+fn tool_calls_and_structured_output_are_never_continued() {
     let call = json!({ "tool_calls": [{ "index": 0, "id": "c", "function": { "name": "f", "arguments": "" } }] });
     let mut tools = stream(&["one "], false).ending(Ending::Cut);
     tools.frames.push(delta(call, None));
@@ -121,29 +127,31 @@ fn tool_calls_and_structured_output_are_never_gone_on_from() {
     let schema = json!({ "response_format": { "type": "json_schema", "json_schema": {} } });
     for (stream_a, more) in [(tools, json!({})), (plain(), schema), (plain(), json!({ "n": 2 }))] {
         let (a, b) = (Origin::start(stream_a), Origin::start(stream(&["two"], true)));
-        let response = scene(&a, &b, CAN).send(&ask(more.clone()));
+        let response = start_with_prefill(&a, &b, PREFILL).send(&completion_request(more.clone()));
         assert_ne!(response.end, End::Complete, "{more}");
         assert_eq!(b.count(), 0, "{more}");
     }
 }
 
 #[test]
-fn one_that_goes_on_and_breaks_too_is_gone_on_from_again() {
+fn a_continuation_that_is_interrupted_is_continued_again() {
     let a = Origin::start(stream(&["one "], false).ending(Ending::Cut));
     let b = Origin::script([
         stream(&["two "], false).ending(Ending::Cut).into(),
         Behaviour::from(stream(&["three"], true)),
     ]);
     let limits = "auth: none, breaker: none, timeouts: { headers: 400ms, idle: 400ms }";
-    let second = format!("{limits}{CAN}");
+    let second = format!("{limits}{PREFILL}");
     let route =
         route("providers: [a], fallback: [b], idempotent: always, stream: { on_cut: continue }");
     let retries = "retries: { default: { fallback_attempts: 2, initial_delay: 1ms, budget: { ratio: 1, min_per_second: 100 } } }\n";
-    let sidecar =
-        alone(&policy(&[("a", &a.url(), limits), ("b", &b.url(), &second)], &(route + retries)));
-    let response = sidecar.send(&ask(json!({})));
+    let sidecar = single_worker(&policy(
+        &[("a", &a.url(), limits), ("b", &b.url(), &second)],
+        &(route + retries),
+    ));
+    let response = sidecar.send(&completion_request(json!({})));
     assert_eq!(
-        (said(&response).as_str(), response.end),
+        (streamed_content(&response.text()).as_str(), response.end),
         ("one two three", End::Complete),
         "{}",
         response.text()
@@ -152,7 +160,7 @@ fn one_that_goes_on_and_breaks_too_is_gone_on_from_again() {
 }
 
 #[test]
-fn what_is_no_stream_of_the_same_kind_is_never_joined_on() {
+fn a_response_of_another_kind_is_never_used_as_a_continuation() {
     let plain = vec![("content-type".to_owned(), "text/plain".to_owned())];
     for other in [
         Behaviour::Status(404, plain, "no such thing".to_owned()),
@@ -163,8 +171,8 @@ fn what_is_no_stream_of_the_same_kind_is_never_joined_on() {
     ] {
         let a = Origin::start(stream(&["one "], false).ending(Ending::Cut));
         let b = Origin::start(other);
-        let can = format!("{CAN}, classify: [ {{ status: 404, as: ignored }} ]");
-        let response = scene(&a, &b, &can).send(&ask(json!({})));
+        let prefill = format!("{PREFILL}, classify: [ {{ status: 404, as: ignored }} ]");
+        let response = start_with_prefill(&a, &b, &prefill).send(&completion_request(json!({})));
         assert_ne!(response.end, End::Complete, "{}", response.text());
         assert!(response.text().contains("event: error\n"), "{}", response.text());
         assert!(!response.text().contains("continued by"), "{}", response.text());
@@ -172,20 +180,20 @@ fn what_is_no_stream_of_the_same_kind_is_never_joined_on() {
 }
 
 #[test]
-fn an_answer_that_may_not_be_repeated_is_not_gone_on_from_and_a_key_is_not_sent_again() {
+fn a_response_is_continued_only_if_its_request_may_be_retried_and_without_its_idempotency_key() {
     let a = Origin::start(stream(&["one "], false).ending(Ending::Cut));
     let b = Origin::start(stream(&["two"], true));
     let limits = "auth: none, breaker: none";
-    let providers = [("a", &*a.url(), limits), ("b", &*b.url(), &*format!("{limits}{CAN}"))];
+    let providers = [("a", &*a.url(), limits), ("b", &*b.url(), &*format!("{limits}{PREFILL}"))];
     let route = |more: &str| {
         route(&format!("providers: [a], fallback: [b], {more}, stream: {{ on_cut: continue }}"))
     };
-    let never = alone(&policy(&providers, &(route("idempotent: never") + GENEROUS)));
-    assert_ne!(never.send(&ask(json!({}))).end, End::Complete);
+    let never = single_worker(&policy(&providers, &(route("idempotent: never") + GENEROUS)));
+    assert_ne!(never.send(&completion_request(json!({}))).end, End::Complete);
     assert_eq!(b.count(), 0);
-    let auto = alone(&policy(&providers, &(route("idempotent: auto") + GENEROUS)));
-    let keyed = ask(json!({})).header("idempotency-key", "k");
-    assert_eq!(said(&auto.send(&keyed)), "one two");
-    assert_eq!(b.last().headers.get("idempotency-key"), None, "it is another request");
+    let auto = single_worker(&policy(&providers, &(route("idempotent: auto") + GENEROUS)));
+    let keyed = completion_request(json!({})).header("idempotency-key", "k");
+    assert_eq!(streamed_content(&auto.send(&keyed).text()), "one two");
+    assert_eq!(b.last().headers.get("idempotency-key"), None, "a continuation is another request");
     assert_eq!(a.last().headers.get("accept-encoding"), Some("identity"));
 }

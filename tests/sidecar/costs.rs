@@ -1,5 +1,4 @@
-//! What calls take and cost: as the origin counted it, by route, provider, model and attempt; and a
-//! budget that stops repeats.
+//! Token usage and cost by route, provider, model and attempt, and the cost budget of retries.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,13 +6,13 @@ use std::thread;
 
 use serde_json::{Value, json};
 
-use crate::fixtures::{CHAT, access_record, alone, chat, policy, problem, route};
+use crate::fixtures::{CHAT, access_record, chat, policy, problem_type, route, single_worker};
 use crate::support::{Behaviour, Call, Ending, Origin, Sidecar, Stream};
 
 const CALLS: u64 = 10_000;
 const PRICE: &str = "price: { input: 2.50, output: 10.00, per: 1M, currency: USD }";
 
-/// What the origin counted.
+/// Tokens and calls counted by the origin.
 #[derive(Debug, Default)]
 struct Counted {
     input: AtomicU64,
@@ -32,8 +31,8 @@ fn json_type() -> Vec<(String, String)> {
     vec![("content-type".to_owned(), "application/json".to_owned())]
 }
 
-/// Answers of many kinds in turn, each with a usage of its own.
-fn mixed(counted: &Arc<Counted>) -> Behaviour {
+/// Responses of different kinds in turn, each with its own usage.
+fn cycle_of_responses(counted: &Arc<Counted>) -> Behaviour {
     let counted = Arc::clone(counted);
     Behaviour::custom(move |_| {
         let n = counted.calls.fetch_add(1, Ordering::Relaxed);
@@ -79,9 +78,9 @@ fn sum(sidecar: &Sidecar, prefix: &str, with: &str) -> f64 {
 }
 
 #[test]
-fn tokens_and_cost_are_what_the_origin_counted() {
+fn tokens_and_cost_equal_the_counts_of_the_origin() {
     let counted = Arc::new(Counted::default());
-    let a = Origin::start(mixed(&counted));
+    let a = Origin::start(cycle_of_responses(&counted));
     let yaml = policy(&[("a", &a.url(), PRICE)], &route("providers: [a]"));
     let sidecar = Sidecar::start(&yaml);
     thread::scope(|scope| {
@@ -109,7 +108,7 @@ fn tokens_and_cost_are_what_the_origin_counted() {
     assert_eq!(by_model, cost);
 }
 
-/// A 200 that the policy calls a failure: it was paid for.
+/// A 200 that the policy classifies as a failure; its tokens are charged.
 fn paid_failure(output: u64) -> Behaviour {
     let usage = json!({ "prompt_tokens": 0, "completion_tokens": output });
     let body = json!({ "error": "overloaded", "usage": usage }).to_string();
@@ -117,50 +116,50 @@ fn paid_failure(output: u64) -> Behaviour {
 }
 
 #[test]
-fn what_repeats_cost_is_told_apart() {
+fn the_cost_of_retries_is_counted_separately() {
     let a = Origin::script([paid_failure(100), paid_failure(10), Behaviour::Chat]);
     let classify = format!("{PRICE}, classify: [ {{ json: {{ /error: \".*\" }}, as: failure }} ]");
     let rest = "retries: { default: { initial_delay: 1ms } }\n";
     let route = route("providers: [a], idempotent: always");
-    let sidecar = alone(&policy(&[("a", &a.url(), &classify)], &(route + rest)));
+    let sidecar = single_worker(&policy(&[("a", &a.url(), &classify)], &(route + rest)));
     assert_eq!(sidecar.send(&chat()).status, 200);
     let cost =
         |attempt: &str| sum(&sidecar, "outrigger_cost_total{", &format!("attempt=\"{attempt}\""));
     assert!((cost("first") - 100.0 * 10.0 / 1e6).abs() < 1e-12, "{}", cost("first"));
     assert!((cost("retry") - 10.0 * 10.0 / 1e6).abs() < 1e-3, "{}", cost("retry"));
-    let told = access_record(&sidecar, 1);
-    assert!(told["tokens_out"].as_u64().is_some_and(|tokens| tokens >= 110), "{told}");
-    assert!(told["cost"].as_f64().is_some_and(|cost| cost > 0.001), "{told}");
+    let record = access_record(&sidecar, 1);
+    assert!(record["tokens_out"].as_u64().is_some_and(|tokens| tokens >= 110), "{record}");
+    assert!(record["cost"].as_f64().is_some_and(|cost| cost > 0.001), "{record}");
 }
 
 #[test]
-fn a_cost_budget_stops_repeats_and_the_answer_says_so() {
-    // Each repeat costs a dollar.
+fn a_cost_budget_stops_retries_and_the_response_says_so() {
+    // Each retry costs a dollar.
     let a = Origin::start(paid_failure(100_000));
     let classify = format!(
         "{PRICE}, breaker: none, classify: [ {{ json: {{ /error: \".*\" }}, as: failure }} ]"
     );
     let rest = "retries: { default: { max_attempts: 100, initial_delay: 1ms, budget: { ratio: 1, min_per_second: 100, cost: 3 USD/h } } }\n";
     let route = route("providers: [a], idempotent: always");
-    let sidecar = alone(&policy(&[("a", &a.url(), &classify)], &(route + rest)));
+    let sidecar = single_worker(&policy(&[("a", &a.url(), &classify)], &(route + rest)));
     let response = sidecar.send(&chat());
-    assert_eq!(a.count(), 1 + 3, "the first attempt is not a repeat's cost");
-    let says = response.header("proxy-status").expect("a Proxy-Status");
-    assert!(says.contains("cost budget"), "{says}");
+    assert_eq!(a.count(), 1 + 3, "the first attempt does not count against the cost budget");
+    let proxy_status = response.header("proxy-status").expect("a Proxy-Status");
+    assert!(proxy_status.contains("cost budget"), "{proxy_status}");
     assert_eq!(access_record(&sidecar, 1)["not_repeated"], "cost_budget");
     for _ in 0..5 {
         sidecar.send(&chat());
     }
-    assert_eq!(a.count(), 4 + 5, "first attempts go on");
+    assert_eq!(a.count(), 4 + 5, "first attempts are still made");
     assert_eq!(sidecar.metric("outrigger_retry_cost_budget{route=\"all\"}"), Some(0.0));
     a.set(Behaviour::RefuseConnections);
     let response = sidecar.send(&chat());
-    assert_eq!(problem(&response), "unreachable");
+    assert_eq!(problem_type(&response), "unreachable");
     assert!(response.text().contains("cost budget"), "{}", response.text());
 }
 
 #[test]
-fn a_stream_that_is_cut_is_put_down_with_what_it_said() {
+fn an_interrupted_stream_is_charged_for_the_tokens_it_reported() {
     let start = json!({ "type": "message_start", "message": { "content": [],
                         "usage": { "input_tokens": 25, "output_tokens": 1 } } });
     let text = json!({ "type": "content_block_delta", "index": 0,
@@ -168,7 +167,7 @@ fn a_stream_that_is_cut_is_put_down_with_what_it_said() {
     let stream =
         Stream::of([start, text].map(|event: Value| event.to_string())).ending(Ending::Cut);
     let a = Origin::start(stream);
-    let sidecar = alone(&policy(&[("a", &a.url(), PRICE)], &route("providers: [a]")));
+    let sidecar = single_worker(&policy(&[("a", &a.url(), PRICE)], &route("providers: [a]")));
     let call = Call::json(CHAT, &json!({ "model": "claude", "messages": [], "stream": true }));
     let _ = sidecar.client().start(&call).rest();
     sidecar.wait_until(|sidecar| sum(sidecar, "outrigger_tokens_total{", "model=\"claude\"") > 0.0);
@@ -177,13 +176,13 @@ fn a_stream_that_is_cut_is_put_down_with_what_it_said() {
 }
 
 #[test]
-fn what_is_read_is_asked_for_uncompressed() {
+fn a_response_that_the_sidecar_reads_is_requested_uncompressed() {
     let (a, b) = (Origin::start(Behaviour::Chat), Origin::start(Behaviour::Chat));
     let yaml = policy(
         &[("a", &a.url(), PRICE), ("b", &b.url(), "auth: none")],
         "routes: [ { name: a, match: { path: /a }, providers: [a] }, { name: b, providers: [b] } ]\n",
     );
-    let sidecar = alone(&yaml);
+    let sidecar = single_worker(&yaml);
     for path in ["/a", "/b"] {
         let call = Call::json(path, &json!({})).header("accept-encoding", "gzip, br");
         assert_eq!(sidecar.send(&call).status, 200);

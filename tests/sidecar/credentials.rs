@@ -1,17 +1,21 @@
-//! Whose credential goes where: a provider's own to it alone, the application's to the provider
-//! that it is meant for.
+//! Credentials: those of a provider are sent only to it, those of the application only to a
+//! provider with `passthrough`.
 
 use std::collections::BTreeSet;
 
-use crate::fixtures::{GENEROUS, access_record, alone, chat, classes, is_from, policy, route};
+use crate::fixtures::{
+    GENEROUS, access_record, chat, classes, is_from, policy, route, single_worker,
+};
 use crate::support::{Behaviour, Call, Origin, Sidecar};
 
-/// Every header in which an application may carry a credential.
-const CARRIERS: [&str; 5] =
+/// Every header in which an application may send a credential.
+const CREDENTIAL_HEADERS: [&str; 5] =
     ["authorization", "x-api-key", "api-key", "cookie", "proxy-authorization"];
 
-fn with_credentials() -> Call {
-    CARRIERS.iter().fold(chat(), |call, name| call.header(name, &format!("theirs-{name}")))
+fn chat_with_credentials() -> Call {
+    CREDENTIAL_HEADERS
+        .iter()
+        .fold(chat(), |call, name| call.header(name, &format!("theirs-{name}")))
 }
 
 fn keys(origin: &Origin) -> Vec<String> {
@@ -20,7 +24,7 @@ fn keys(origin: &Origin) -> Vec<String> {
 }
 
 #[test]
-fn the_applications_credentials_never_reach_a_provider_with_its_own() {
+fn the_application_credentials_never_reach_a_provider_with_its_own() {
     for (auth, header, value) in [
         ("bearer: \"${env:KEY}\"", "authorization", "Bearer own"),
         ("header: { name: x-api-key, value: \"${env:KEY}\" }", "x-api-key", "own"),
@@ -30,9 +34,9 @@ fn the_applications_credentials_never_reach_a_provider_with_its_own() {
         let yaml =
             policy(&[("a", &a.url(), &format!("auth: {{ {auth} }}"))], &route("providers: [a]"));
         let sidecar = Sidecar::builder().policy("policy", &yaml).env("KEY", "own").start();
-        assert_eq!(sidecar.send(&with_credentials()).status, 200);
+        assert_eq!(sidecar.send(&chat_with_credentials()).status, 200);
         let seen = a.last().headers;
-        for name in CARRIERS {
+        for name in CREDENTIAL_HEADERS {
             let expected = (name == header).then_some(value);
             assert_eq!(seen.get(name), expected, "{auth}: {name}");
             assert_eq!(seen.all(name).count(), usize::from(expected.is_some()), "{auth}: {name}");
@@ -41,40 +45,41 @@ fn the_applications_credentials_never_reach_a_provider_with_its_own() {
 }
 
 #[test]
-fn passthrough_gives_them_to_its_provider_and_to_no_fallback() {
+fn passthrough_sends_credentials_to_its_provider_and_to_no_fallback() {
     let (a, b) = (Origin::start(Behaviour::Chat), Origin::start(Behaviour::Chat));
     let providers = [("a", &*a.url(), "auth: passthrough"), ("b", &*b.url(), "auth: none")];
-    let sidecar = alone(&policy(&providers, &route("providers: [a], fallback: [b]")));
-    assert!(is_from(&sidecar.send(&with_credentials()), &a));
-    for name in CARRIERS.iter().filter(|name| **name != "proxy-authorization") {
+    let sidecar = single_worker(&policy(&providers, &route("providers: [a], fallback: [b]")));
+    assert!(is_from(&sidecar.send(&chat_with_credentials()), &a));
+    for name in CREDENTIAL_HEADERS.iter().filter(|name| **name != "proxy-authorization") {
         assert_eq!(a.last().headers.get(name), Some(&*format!("theirs-{name}")));
     }
     a.set(Behaviour::RefuseConnections);
-    assert!(is_from(&sidecar.send(&with_credentials()), &b));
-    for name in CARRIERS {
+    assert!(is_from(&sidecar.send(&chat_with_credentials()), &b));
+    for name in CREDENTIAL_HEADERS {
         assert_eq!(b.last().headers.get(name), None, "{name}");
     }
 }
 
 #[test]
-fn a_routes_sole_provider_without_auth_has_passthrough() {
+fn the_only_provider_of_a_route_defaults_to_passthrough() {
     let a = Origin::start(Behaviour::Chat);
-    let sidecar = alone(&policy(&[("a", &a.url(), "")], &route("providers: [a]")));
-    assert_eq!(sidecar.send(&with_credentials()).status, 200);
+    let sidecar = single_worker(&policy(&[("a", &a.url(), "")], &route("providers: [a]")));
+    assert_eq!(sidecar.send(&chat_with_credentials()).status, 200);
     assert_eq!(a.last().headers.get("authorization"), Some("theirs-authorization"));
 
     let (a, b) = (Origin::start(Behaviour::Chat), Origin::start(Behaviour::Chat));
     let providers = [("a", &*a.url(), ""), ("b", &*b.url(), "")];
-    let sidecar = alone(&policy(&providers, &route("providers: [a, b], balance: round_robin")));
+    let sidecar =
+        single_worker(&policy(&providers, &route("providers: [a, b], balance: round_robin")));
     for _ in 0..4 {
-        assert_eq!(sidecar.send(&with_credentials()).status, 200);
+        assert_eq!(sidecar.send(&chat_with_credentials()).status, 200);
     }
     for request in a.requests().iter().chain(&b.requests()) {
-        assert!(CARRIERS.iter().all(|name| !request.headers.has(name)), "{request:?}");
+        assert!(CREDENTIAL_HEADERS.iter().all(|name| !request.headers.has(name)), "{request:?}");
     }
 }
 
-/// One provider with two keys, asked on one worker.
+/// One provider with two keys, on one worker.
 fn two_keys(more: &str) -> (Origin, Sidecar) {
     let a = Origin::start(Behaviour::Chat);
     let auth = "auth: { bearer: [\"${env:KEY_A}\", \"${env:KEY_B}\"] }";
@@ -84,7 +89,7 @@ fn two_keys(more: &str) -> (Origin, Sidecar) {
 }
 
 #[test]
-fn several_credentials_are_used_side_by_side() {
+fn several_credentials_are_used_evenly() {
     let (a, sidecar) = two_keys("");
     for _ in 0..20 {
         assert_eq!(sidecar.send(&chat()).status, 200);
@@ -98,7 +103,7 @@ fn several_credentials_are_used_side_by_side() {
 }
 
 #[test]
-fn a_refused_credential_gives_way_to_the_next() {
+fn a_rejected_credential_is_replaced_by_the_next() {
     let (a, sidecar) = two_keys("");
     a.set(Behaviour::custom(|request| match request.headers.get("authorization") {
         Some("Bearer second") => Behaviour::Chat,
@@ -110,18 +115,18 @@ fn a_refused_credential_gives_way_to_the_next() {
     let seen = keys(&a);
     let first = seen.iter().filter(|key| *key == "Bearer first").count();
     assert_eq!((first, seen.len()), (1, 11), "held after its 401: {seen:?}");
-    let stories = sidecar.wait_for_access(10);
-    let moved = stories
+    let records = sidecar.wait_for_access(10);
+    let retried = records
         .iter()
         .find(|access_record| classes(access_record).len() == 2)
-        .expect("one request moved");
-    assert_eq!(classes(moved), ["credential", "success"]);
-    let told = |i: usize| moved["attempts"][i]["credential"].as_str();
-    assert_eq!((told(0), told(1)), (Some("env:KEY_A"), Some("env:KEY_B")));
+        .expect("one request was retried");
+    assert_eq!(classes(retried), ["credential", "success"]);
+    let credential_of = |i: usize| retried["attempts"][i]["credential"].as_str();
+    assert_eq!((credential_of(0), credential_of(1)), (Some("env:KEY_A"), Some("env:KEY_B")));
 }
 
 #[test]
-fn a_throttled_credential_leaves_the_other_one_free() {
+fn a_throttled_credential_does_not_affect_the_other() {
     let (a, sidecar) = two_keys("");
     a.set(Behaviour::custom(|request| match request.headers.get("authorization") {
         Some("Bearer second") => Behaviour::Chat,
@@ -135,7 +140,7 @@ fn a_throttled_credential_leaves_the_other_one_free() {
 }
 
 #[test]
-fn a_sole_credential_is_never_held() {
+fn the_only_credential_is_never_held() {
     let a = Origin::start(Behaviour::status(401, &[]));
     let yaml =
         policy(&[("a", &a.url(), "auth: { bearer: \"${env:KEY}\" }")], &route("providers: [a]"));
@@ -149,7 +154,7 @@ fn a_sole_credential_is_never_held() {
 }
 
 #[test]
-fn a_credential_that_is_refused_moves_to_the_fallback() {
+fn a_request_with_a_rejected_credential_moves_to_the_fallback() {
     let (a, b) = (Origin::start(Behaviour::status(401, &[])), Origin::start(Behaviour::Chat));
     let providers = [
         ("a", &*a.url(), "auth: { bearer: \"${env:KEY_A}\" }"),

@@ -1,16 +1,15 @@
-//! What is told of modes: episodes with what they did, over a restart too; messages to a webhook;
-//! commands; and what becomes of jobs meanwhile.
+//! Degradation episodes (also after a restart), webhook notifications, the `degrade` command, and
+//! jobs during a mode.
 
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use base64::Engine;
 use hmac::Mac;
 use serde_json::{Value, json};
 
-use crate::degradation::{PLAIN, degraded, hand, marks, mode};
-use crate::fixtures::{alone, api, chat};
-use crate::jobs::{ask, folder, job, started, taken};
+use crate::degradation::{PLAIN, degraded, degraded_header, mode, post_mode};
+use crate::fixtures::{api, chat, cli_stdout, single_worker};
+use crate::jobs::{accepted_path, data_dir, job_request, start_with_store, wait_for_job};
 use crate::support::{Behaviour, Call, Origin, Request, Sidecar};
 
 const RESPOND: &str =
@@ -21,29 +20,30 @@ fn episode(sidecar: &Sidecar) -> Value {
 }
 
 #[test]
-fn an_episode_has_the_impact_that_clients_counted_and_outlives_the_process() {
-    let (data, origin) = (folder(), Origin::start(Behaviour::Chat));
+fn an_episode_records_its_impact_and_survives_a_restart() {
+    let (data, origin) = (data_dir(), Origin::start(Behaviour::Chat));
     let modes = [
         ("small", "when: { manual: true }, actions: [ { headers: { set: { x-low: a } } } ]"),
         ("busy", "when: { manual: true }, actions: [ { shed: low } ]"),
     ];
     let more = "providers: [a], allow_override: [priority]";
     let yaml = degraded(&[("a", &origin.url(), PLAIN)], more, &modes);
-    let mut sidecar = started(data.path(), &yaml);
-    let why = json!({ "reason": "a drill", "by": "ann" });
-    hand(&sidecar, "enter", "busy", &why);
+    let mut sidecar = start_with_store(data.path(), &yaml);
+    let reason = json!({ "reason": "a drill", "by": "ann" });
+    post_mode(&sidecar, "enter", "busy", &reason);
     let mut client = sidecar.client();
     let classes = ["low", "high", "low", "normal", "low"];
     let shed = classes.iter().filter(|class| {
-        let answer = client.send(&chat().header("x-outrigger-priority", class));
-        marks(&answer) == Some("busy") && answer.status == 503
+        let response = client.send(&chat().header("x-outrigger-priority", class));
+        degraded_header(&response) == Some("busy") && response.status == 503
     });
     let shed = shed.count();
-    hand(&sidecar, "enter", "small", &json!({}));
-    let low = (0..4).filter(|_| marks(&client.send(&chat())) == Some("small")).count();
-    assert_eq!((shed, low), (3, 4));
+    post_mode(&sidecar, "enter", "small", &json!({}));
+    let reduced =
+        (0..4).filter(|_| degraded_header(&client.send(&chat())) == Some("small")).count();
+    assert_eq!((shed, reduced), (3, 4));
     for name in ["busy", "small"] {
-        hand(&sidecar, "auto", name, &json!({}));
+        post_mode(&sidecar, "auto", name, &json!({}));
     }
     let check = |sidecar: &Sidecar| {
         let all = api(sidecar, "/api/degradation")["episodes"].clone();
@@ -51,7 +51,7 @@ fn an_episode_has_the_impact_that_clients_counted_and_outlives_the_process() {
             (all[0]["mode"].as_str(), all[1]["mode"].as_str()),
             (Some("small"), Some("busy"))
         );
-        assert_eq!(all[0]["impact"]["reduce"], low);
+        assert_eq!(all[0]["impact"]["reduce"], reduced);
         assert_eq!(
             (&all[1]["impact"]["shed"], &all[1]["impact"]["requests"]),
             (&json!(shed), &json!(shed))
@@ -65,17 +65,17 @@ fn an_episode_has_the_impact_that_clients_counted_and_outlives_the_process() {
     };
     let before = check(&sidecar);
     sidecar.stop();
-    let mut sidecar = started(data.path(), &yaml);
+    let mut sidecar = start_with_store(data.path(), &yaml);
     sidecar.wait_until(|sidecar| episode(sidecar).is_object());
     assert_eq!(check(&sidecar), before);
-    hand(&sidecar, "enter", "busy", &json!({}));
+    post_mode(&sidecar, "enter", "busy", &json!({}));
     assert!(episode(&sidecar)["ended"].is_null());
-    // One that nobody ended is told as such after a restart, where it was written by then.
+    // An episode that was stored and not ended is reported as ended by the restart.
     let written =
         || sidecar.metric("outrigger_store_commit_seconds_count").is_some_and(|n| n >= 1.0);
     sidecar.wait_until(|_| written());
     sidecar.stop();
-    let sidecar = started(data.path(), &yaml);
+    let sidecar = start_with_store(data.path(), &yaml);
     sidecar.wait_until(|sidecar| episode(sidecar).is_object());
     assert_eq!(
         (&episode(&sidecar)["ended_by"], mode(&sidecar, "busy")["in_force"].as_bool()),
@@ -84,12 +84,12 @@ fn an_episode_has_the_impact_that_clients_counted_and_outlives_the_process() {
 }
 
 #[test]
-fn a_hand_lasts_as_long_as_was_said_and_for_an_hour_where_nothing_was() {
+fn an_override_lasts_for_its_duration_and_an_hour_by_default() {
     let origin = Origin::start(Behaviour::Chat);
     let yaml = degraded(&[("a", &origin.url(), PLAIN)], "providers: [a]", &[("brownout", RESPOND)]);
-    let sidecar = alone(&yaml);
+    let sidecar = single_worker(&yaml);
     let changed =
-        hand(&sidecar, "enter", "brownout", &json!({ "for": "300ms", "reason": "a drill" }));
+        post_mode(&sidecar, "enter", "brownout", &json!({ "for": "300ms", "reason": "a drill" }));
     let began = Instant::now();
     assert_eq!(changed["changed"][0]["override"]["state"], "entered");
     assert_eq!(sidecar.send(&chat()).text(), "not now");
@@ -99,10 +99,10 @@ fn a_hand_lasts_as_long_as_was_said_and_for_an_hour_where_nothing_was() {
         (Duration::from_millis(290)..Duration::from_millis(500)).contains(&lasted),
         "{lasted:?}"
     );
-    let left =
-        hand(&sidecar, "enter", "brownout", &json!({}))["changed"][0]["override"]["remaining_ms"]
-            .as_u64();
-    assert!(left.is_some_and(|ms| (3_590_000..=3_600_000).contains(&ms)), "{left:?}");
+    let remaining = post_mode(&sidecar, "enter", "brownout", &json!({}))["changed"][0]["override"]
+        ["remaining_ms"]
+        .as_u64();
+    assert!(remaining.is_some_and(|ms| (3_590_000..=3_600_000).contains(&ms)), "{remaining:?}");
     let line = sidecar.wait_for_log(|line| line.contains("degradation_enter"));
     assert!(line.contains("a drill") && line.contains("audit"), "{line}");
     let events = api(&sidecar, "/api/circuit-breakers")["events"].to_string();
@@ -113,11 +113,11 @@ fn a_hand_lasts_as_long_as_was_said_and_for_an_hour_where_nothing_was() {
 }
 
 #[test]
-fn a_hand_that_cannot_be_laid_on_says_why() {
+fn an_invalid_override_is_rejected_with_its_reason() {
     let origin = Origin::start(Behaviour::Chat);
     let yaml = degraded(&[("a", &origin.url(), PLAIN)], "providers: [a]", &[("brownout", RESPOND)]);
-    let sidecar = alone(&yaml);
-    for (path, body, status, told) in [
+    let sidecar = single_worker(&yaml);
+    for (path, body, status, part) in [
         ("/api/degradation/enter/nobody", "{}", 404, "there are: brownout"),
         ("/api/degradation/burn/brownout", "{}", 404, "expected enter, leave or auto"),
         ("/api/degradation/enter/brownout", "{\"fleet\": true}", 400, "one host"),
@@ -126,42 +126,39 @@ fn a_hand_that_cannot_be_laid_on_says_why() {
         let call = Call::post(path, body).header("content-type", "application/json");
         let response = sidecar.admin_send(&call);
         assert_eq!(response.status, status, "{path}: {}", response.text());
-        assert!(response.text().contains(told), "{path}: {}", response.text());
+        assert!(response.text().contains(part), "{path}: {}", response.text());
     }
     assert_eq!(sidecar.send(&chat()).status, 200);
 }
 
 #[test]
-fn the_command_says_and_does_the_same() {
+fn the_command_shows_and_changes_modes() {
     let origin = Origin::start(Behaviour::Chat);
     let yaml = degraded(&[("a", &origin.url(), PLAIN)], "providers: [a]", &[("brownout", RESPOND)]);
-    let sidecar = alone(&yaml);
-    let said = |arguments: &[&str]| {
-        let admin = sidecar.admin_url("");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_outrigger"));
-        command.arg("degrade").args(arguments).args(["--admin", admin.trim_end_matches('/')]);
-        let output = command.env("USER", "tester").output().expect("the command can be started");
-        let text = String::from_utf8(output.stdout).expect("UTF-8");
-        assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
-        text
-    };
-    assert!(said(&[]).contains("brownout  no        not met"), "{}", said(&[]));
-    let entered = said(&["enter", "brownout", "--reason", "a drill", "--for", "10m"]);
+    let sidecar = single_worker(&yaml);
+    let degrade_command =
+        |arguments: &[&str]| cli_stdout(&sidecar, &[&["degrade"], arguments].concat());
+    assert!(
+        degrade_command(&[]).contains("brownout  no        not met"),
+        "{}",
+        degrade_command(&[])
+    );
+    let entered = degrade_command(&["enter", "brownout", "--reason", "a drill", "--for", "10m"]);
     assert!(entered.contains("entered for") && entered.contains("by tester: a drill"), "{entered}");
     assert_eq!(sidecar.send(&chat()).status, 503);
-    assert!(said(&[]).contains("1 (respond 1)"), "{}", said(&[]));
-    said(&["leave", "brownout"]);
+    assert!(degrade_command(&[]).contains("1 (respond 1)"), "{}", degrade_command(&[]));
+    degrade_command(&["leave", "brownout"]);
     assert_eq!(sidecar.send(&chat()).status, 200);
-    said(&["auto", "brownout"]);
-    let all = said(&[]);
+    degrade_command(&["auto", "brownout"]);
+    let all = degrade_command(&[]);
     assert!(all.contains("EPISODE") && all.contains("operator by tester: a drill"), "{all}");
-    let json: Value = serde_json::from_str(&said(&["--json"])).expect("JSON");
+    let json: Value = serde_json::from_str(&degrade_command(&["--json"])).expect("JSON");
     assert_eq!(json["modes"][0]["name"], "brownout");
 }
 
-/// What was posted, where its signature is that of the secret.
+/// The payload of a notification; panics unless it is signed with the secret.
 #[track_caller]
-fn letter(request: &Request, secret: &str) -> Value {
+fn verified_payload(request: &Request, secret: &str) -> Value {
     let header = |name: &str| request.headers.get(name).expect("a header");
     let mut mac = hmac::Hmac::<sha2::Sha256>::new_from_slice(secret.as_bytes()).expect("a key");
     mac.update(format!("{}.{}.", header("webhook-id"), header("webhook-timestamp")).as_bytes());
@@ -173,7 +170,7 @@ fn letter(request: &Request, secret: &str) -> Value {
 }
 
 #[test]
-fn who_is_to_be_told_hears_of_entry_and_leaving_once_a_minute_at_most() {
+fn a_webhook_is_notified_of_entry_and_exit_at_most_once_a_minute() {
     let (origin, hook) =
         (Origin::start(Behaviour::Chat), Origin::start(Behaviour::status(500, &[])));
     let modes = [(
@@ -190,38 +187,47 @@ fn who_is_to_be_told_hears_of_entry_and_leaving_once_a_minute_at_most() {
         .env("HOOK_SECRET", "a-secret-of-the-hook")
         .start();
     let began = Instant::now();
-    hand(&sidecar, "enter", "brownout", &json!({ "reason": "a drill", "by": "ann" }));
+    post_mode(&sidecar, "enter", "brownout", &json!({ "reason": "a drill", "by": "ann" }));
     hook.wait_for_requests(1);
     hook.set(Behaviour::status(204, &[]));
-    // Tried again until it is taken.
+    // The notification is retried until it is accepted.
     hook.wait_for_requests(2);
     let again = hook.last();
-    let entered = letter(&again, "a-secret-of-the-hook");
+    let entered = verified_payload(&again, "a-secret-of-the-hook");
     assert_eq!((&entered["mode"], &entered["state"]), (&json!("brownout"), &json!("entered")));
     assert_eq!(entered["cause"], "by hand, by ann: a drill");
     assert!(entered["text"].as_str().is_some_and(|text| text.starts_with("brownout entered on ")));
     assert_eq!(hook.requests()[0].headers.get("webhook-id"), again.headers.get("webhook-id"));
     let shed = sidecar.send(&chat().header("x-outrigger-priority", "low"));
     assert_eq!(shed.status, 503);
-    // Three changes within the minute are one message.
-    hand(&sidecar, "auto", "brownout", &json!({}));
-    hand(&sidecar, "enter", "brownout", &json!({ "reason": "again" }));
+    // Three changes within a minute make one notification.
+    post_mode(&sidecar, "auto", "brownout", &json!({}));
+    post_mode(&sidecar, "enter", "brownout", &json!({ "reason": "again" }));
     sidecar.send(&chat().header("x-outrigger-priority", "low"));
-    hand(&sidecar, "auto", "brownout", &json!({}));
-    let of = |result: &str| {
+    post_mode(&sidecar, "auto", "brownout", &json!({}));
+    let notifications = |result: &str| {
         let labels = format!(r#"{{mode="brownout",result="{result}"}}"#);
         sidecar.metric(&format!("outrigger_degradation_notifications_total{labels}"))
     };
     let deadline = Instant::now() + Duration::from_secs(75);
-    while of("sent") != Some(2.0) && Instant::now() < deadline {
-        crate::fixtures::pace(Instant::now() + Duration::from_millis(50));
+    while notifications("sent") != Some(2.0) && Instant::now() < deadline {
+        crate::fixtures::sleep_until(Instant::now() + Duration::from_millis(50));
     }
     assert!(began.elapsed() >= Duration::from_secs(60), "{:?}", began.elapsed());
-    let left = letter(&hook.last(), "a-secret-of-the-hook");
-    assert_eq!((&left["state"], &left["more_changes"]), (&json!("left"), &json!(2)));
-    assert_eq!((&left["impact"]["shed"], &left["cause"]), (&json!(1), &json!("by hand: again")));
-    assert!(left["duration"].as_f64().is_some_and(|seconds| seconds > 0.0));
-    assert_eq!((hook.count(), of("failed"), of("sent")), (3, Some(1.0), Some(2.0)));
+    let left_payload = verified_payload(&hook.last(), "a-secret-of-the-hook");
+    assert_eq!(
+        (&left_payload["state"], &left_payload["more_changes"]),
+        (&json!("left"), &json!(2))
+    );
+    assert_eq!(
+        (&left_payload["impact"]["shed"], &left_payload["cause"]),
+        (&json!(1), &json!("by hand: again"))
+    );
+    assert!(left_payload["duration"].as_f64().is_some_and(|seconds| seconds > 0.0));
+    assert_eq!(
+        (hook.count(), notifications("failed"), notifications("sent")),
+        (3, Some(1.0), Some(2.0))
+    );
     let log = sidecar.log().join("\n");
     assert!(log.contains("an alert was not taken") && log.contains("env:HOOK"), "{log}");
     for secret in ["path-is-a-secret", "a-secret-of-the-hook"] {
@@ -233,26 +239,26 @@ fn who_is_to_be_told_hears_of_entry_and_leaving_once_a_minute_at_most() {
 }
 
 #[test]
-fn a_job_is_reduced_and_parked_and_never_answered_by_a_mode() {
-    let (data, origin) = (folder(), Origin::start(Behaviour::Chat));
+fn a_job_is_reduced_and_delayed_and_never_gets_the_response_of_a_mode() {
+    let (data, origin) = (data_dir(), Origin::start(Behaviour::Chat));
     let small = "when: { manual: true }, actions: [ { body: { set: { /max_tokens: 5 } } } ]";
     let modes = [("small", small), ("dead", RESPOND)];
     let yaml = degraded(&[("a", &origin.url(), PLAIN)], "providers: [a]", &modes);
     let other = "routes: [ { name: other, match: { path: /other }, providers: [a] }, ";
-    let sidecar = started(data.path(), &yaml.replace("routes: [ ", other));
-    hand(&sidecar, "enter", "small", &json!({}));
-    hand(&sidecar, "enter", "dead", &json!({}));
-    let path = taken(&sidecar.send(&job()));
-    // Jobs are run meanwhile, where no mode stands before them.
+    let sidecar = start_with_store(data.path(), &yaml.replace("routes: [ ", other));
+    post_mode(&sidecar, "enter", "small", &json!({}));
+    post_mode(&sidecar, "enter", "dead", &json!({}));
+    let path = accepted_path(&sidecar.send(&job_request()));
+    // Jobs of a route without an active mode run meanwhile.
     let others = Call::post("/other", "{}").header("prefer", "respond-async");
-    let others = taken(&sidecar.send(&others));
-    assert_eq!(ask(&sidecar, &others).status, 200);
+    let others = accepted_path(&sidecar.send(&others));
+    assert_eq!(wait_for_job(&sidecar, &others).status, 200);
     assert_eq!((origin.count(), origin.last().path.as_str()), (1, "/other"));
     let pending = sidecar.send(&Call::get(&path));
     assert_eq!((pending.status, &pending.json()["state"]), (202, &json!("ready")));
-    hand(&sidecar, "auto", "dead", &json!({}));
-    let answer = ask(&sidecar, &path);
-    assert_eq!((answer.status, &answer.json()["object"]), (200, &json!("chat.completion")));
+    post_mode(&sidecar, "auto", "dead", &json!({}));
+    let response = wait_for_job(&sidecar, &path);
+    assert_eq!((response.status, &response.json()["object"]), (200, &json!("chat.completion")));
     let sent: Value = serde_json::from_slice(&origin.last().body).expect("JSON");
     assert_eq!((&sent["max_tokens"], origin.count()), (&json!(5), 2));
 }

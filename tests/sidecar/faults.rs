@@ -1,20 +1,22 @@
-//! Fault by fault: a provider misbehaves in every way that gateways were seen to fail at, a backup
-//! is healthy, and the application gets the right answer in time, ordinary and streamed.
+//! Provider faults that are known to break gateways. With a healthy fallback, the application must
+//! get the correct response in time, ordinary and streamed.
 
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::fixtures::{CHAT, GENEROUS, access_record, classes, is_from, pace, policy, route};
+use crate::fixtures::{
+    CHAT, GENEROUS, access_record, classes, is_from, policy, route, sleep_until, streamed_content,
+};
 use crate::support::{Behaviour, Call, End, Ending, Gate, Origin, Response, Sidecar, Stream};
 
-/// The primary's limits, and what may come on top of them.
+/// The timeouts of the primary, and the additional time that a request may take.
 const LIMIT: Duration = Duration::from_millis(400);
-const MORE: Duration = Duration::from_secs(1);
+const MARGIN: Duration = Duration::from_secs(1);
 const CALLS: usize = 20;
 const WORDS: usize = 5;
 
-/// What the shipped policies say of LLM APIs.
+/// The `classify` rules of the shipped policies for LLM APIs.
 const CLASSIFY: &str = r#"classify: [
       { status: 400, json: { /error/code: context_length_exceeded }, as: too_large },
       { status: 200, json: { /error: ".*" }, as: failure },
@@ -29,14 +31,14 @@ enum Style {
 
 use Style::{Ordinary, Streamed};
 
-fn ask(style: Style) -> Call {
+fn chat_request(style: Style) -> Call {
     let user = json!([{ "role": "user", "content": "hi" }]);
     let stream = style == Streamed;
     Call::json(CHAT, &json!({ "model": "small", "messages": user, "stream": stream }))
 }
 
-/// A provider that answers as it is asked.
-fn good() -> Behaviour {
+/// A provider that responds with a stream if the request has `stream: true`.
+fn healthy() -> Behaviour {
     Behaviour::custom(|request| {
         let body: Value = serde_json::from_slice(&request.body).expect("a JSON body");
         match body["stream"].as_bool() {
@@ -46,8 +48,8 @@ fn good() -> Behaviour {
     })
 }
 
-/// `a` in front, `b` behind it.
-fn scene(a: &str, b: &Origin, route_more: &str, rest: &str) -> Sidecar {
+/// Starts with the primary `a` and the fallback `b`.
+fn start_with_fallback(a: &str, b: &Origin, route_more: &str, rest: &str) -> Sidecar {
     with_keys("\"${env:ONE}\"", a, b, route_more, rest)
 }
 
@@ -62,7 +64,7 @@ fn with_keys(keys: &str, a: &str, b: &Origin, route_more: &str, rest: &str) -> S
 }
 
 #[track_caller]
-fn is_right(response: &Response, style: Style, context: &str) {
+fn assert_correct(response: &Response, style: Style, context: &str) {
     assert_eq!(
         (response.status, response.end),
         (200, End::Complete),
@@ -71,50 +73,46 @@ fn is_right(response: &Response, style: Style, context: &str) {
     );
     match style {
         Ordinary => {
-            let answer = response.json();
-            assert!(answer["choices"][0]["message"]["content"].is_string(), "{context}: {answer}");
+            let response = response.json();
+            assert!(
+                response["choices"][0]["message"]["content"].is_string(),
+                "{context}: {response}"
+            );
         }
         Streamed => {
             let text = response.text();
             let words: Vec<_> = (0..WORDS).map(|i| format!("word{i} ")).collect();
-            assert_eq!(said(&text), words.concat(), "{context}: {text}");
+            assert_eq!(streamed_content(&text), words.concat(), "{context}: {text}");
             assert!(text.ends_with("data: [DONE]\n\n"), "{context}: {text}");
         }
     }
 }
 
-/// The content of an event stream, joined.
-fn said(text: &str) -> String {
-    let events = text.lines().filter_map(|line| line.strip_prefix("data: "));
-    let values = events.filter_map(|data| serde_json::from_str::<Value>(data).ok());
-    values.filter_map(|v| v["choices"][0]["delta"]["content"].as_str().map(str::to_owned)).collect()
-}
-
-/// Every call is answered by the backup, right and in time.
+/// Checks that the fallback serves every request correctly and in time.
 #[track_caller]
-fn survives(
+fn assert_survives(
     name: &str,
     fault: impl Into<Behaviour>,
     style: Style,
     more: &str,
 ) -> (Origin, Sidecar) {
-    let (a, b) = (Origin::start(Behaviour::Chat), Origin::start(good()));
-    let sidecar = scene(&a.url(), &b, more, "");
+    let (a, b) = (Origin::start(Behaviour::Chat), Origin::start(healthy()));
+    let sidecar = start_with_fallback(&a.url(), &b, more, "");
     a.set(fault);
     let mut client = sidecar.client();
     for call in 0..CALLS {
         let context = format!("{name}, {style:?}, call {call}");
         let began = Instant::now();
-        let response = client.send(&ask(style));
+        let response = client.send(&chat_request(style));
         let took = began.elapsed();
-        is_right(&response, style, &context);
+        assert_correct(&response, style, &context);
         assert!(is_from(&response, &b), "{context}");
-        assert!(took < LIMIT + MORE, "{context}: {took:?}");
+        assert!(took < LIMIT + MARGIN, "{context}: {took:?}");
     }
     (a, sidecar)
 }
 
-/// Events as an LLM API gives them, then this ending.
+/// A stream of these events with this ending.
 fn events(events: &[Value], ending: Ending) -> Behaviour {
     Stream::of(events.iter().map(Value::to_string)).ending(ending).into()
 }
@@ -131,25 +129,25 @@ fn role() -> Value {
 #[test]
 fn refused_connections() {
     for style in [Ordinary, Streamed] {
-        survives("refused", Behaviour::RefuseConnections, style, "");
+        assert_survives("refused", Behaviour::RefuseConnections, style, "");
     }
 }
 
 #[test]
 fn a_name_that_does_not_resolve() {
     for style in [Ordinary, Streamed] {
-        let b = Origin::start(good());
-        let sidecar = scene("http://no-such-host.invalid:1", &b, "", "");
+        let b = Origin::start(healthy());
+        let sidecar = start_with_fallback("http://no-such-host.invalid:1", &b, "", "");
         for _ in 0..CALLS {
             let began = Instant::now();
-            is_right(&sidecar.send(&ask(style)), style, "no such host");
-            assert!(began.elapsed() < LIMIT + MORE);
+            assert_correct(&sidecar.send(&chat_request(style)), style, "no such host");
+            assert!(began.elapsed() < LIMIT + MARGIN);
         }
     }
 }
 
 #[test]
-fn statuses_that_say_that_it_failed() {
+fn statuses_that_report_a_failure() {
     let long = ("retry-after", "60");
     for style in [Ordinary, Streamed] {
         for (status, headers) in [
@@ -161,86 +159,85 @@ fn statuses_that_say_that_it_failed() {
             (503, vec![]),
         ] {
             let fault = Behaviour::status(status, &headers);
-            survives(&format!("{status} {headers:?}"), fault, style, "");
+            assert_survives(&format!("{status} {headers:?}"), fault, style, "");
         }
     }
 }
 
 #[test]
-fn too_many_requests_without_a_time_is_waited_out_shortly_or_left() {
+fn a_429_without_retry_after_is_retried_or_moves_to_the_fallback() {
     for style in [Ordinary, Streamed] {
         for status in [429, 529] {
-            let (a, b) = (Origin::start(Behaviour::status(status, &[])), Origin::start(good()));
-            let sidecar = scene(&a.url(), &b, "", "");
+            let (a, b) = (Origin::start(Behaviour::status(status, &[])), Origin::start(healthy()));
+            let sidecar = start_with_fallback(&a.url(), &b, "", "");
             let mut client = sidecar.client();
             for call in 0..CALLS {
-                let began = Instant::now();
-                is_right(&client.send(&ask(style)), style, &format!("{status}, call {call}"));
-                println!("{status} {call} {:?}", began.elapsed());
+                let context = format!("{status}, call {call}");
+                assert_correct(&client.send(&chat_request(style)), style, &context);
             }
         }
     }
 }
 
 #[test]
-fn a_refused_key_is_left_for_the_other() {
+fn a_rejected_key_is_replaced_by_the_other() {
     for style in [Ordinary, Streamed] {
         let by_key = Behaviour::custom(move |request| match request.headers.get("authorization") {
             Some("Bearer one") => Behaviour::status(401, &[]),
             _ if style == Streamed => Behaviour::sse(WORDS),
             _ => Behaviour::Chat,
         });
-        let (a, b) = (Origin::start(by_key), Origin::start(good()));
+        let (a, b) = (Origin::start(by_key), Origin::start(healthy()));
         let sidecar = with_keys("[\"${env:ONE}\", \"${env:TWO}\"]", &a.url(), &b, "", "");
         for call in 0..CALLS {
-            let response = sidecar.send(&ask(style));
-            is_right(&response, style, &format!("call {call}"));
-            assert!(is_from(&response, &a), "the provider has another key");
+            let response = sidecar.send(&chat_request(style));
+            assert_correct(&response, style, &format!("call {call}"));
+            assert!(is_from(&response, &a), "the request moved to the fallback");
         }
         let first = a
             .requests()
             .iter()
             .filter(|r| r.headers.get("authorization") == Some("Bearer one"))
             .count();
-        assert_eq!(first, 1, "a refused key is held");
+        assert_eq!(first, 1, "the rejected key is not held");
     }
 }
 
 #[test]
-fn silence_costs_its_limit_and_no_more() {
+fn silence_costs_no_more_than_its_timeout() {
     for style in [Ordinary, Streamed] {
-        survives("silent", Behaviour::Silent, style, "");
-        survives("headers, then nothing", Behaviour::HeadersThenSilence, style, "");
+        assert_survives("silent", Behaviour::Silent, style, "");
+        assert_survives("headers, then nothing", Behaviour::HeadersThenSilence, style, "");
     }
     let hang = || events(&[], Ending::Hang);
-    survives("stream of nothing", hang(), Streamed, "");
+    assert_survives("stream of nothing", hang(), Streamed, "");
 }
 
 #[test]
-fn a_first_token_that_comes_too_late() {
-    survives("late", events(&[role()], Ending::Hang), Streamed, "");
+fn a_first_token_that_arrives_too_late() {
+    assert_survives("late", events(&[role()], Ending::Hang), Streamed, "");
     let pings = Behaviour::Raw(
         b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n: ping\n\nevent: ping\ndata: {\"type\": \"ping\"}\n\n".to_vec(),
     );
-    survives("pings only", pings, Streamed, "");
+    assert_survives("pings only", pings, Streamed, "");
 }
 
 #[test]
 fn a_stream_that_breaks_before_its_first_content() {
     for ending in [Ending::Cut, Ending::Reset, Ending::Complete] {
-        survives("role only", events(&[role()], ending), Streamed, "");
+        assert_survives("role only", events(&[role()], ending), Streamed, "");
     }
 }
 
 #[test]
-fn a_stream_that_breaks_in_the_middle_is_whole_where_it_is_held_back() {
+fn a_fully_buffered_stream_that_breaks_is_retried() {
     let content = [
         role(),
         chunk(json!({ "content": "word0 " }), None),
         chunk(json!({ "content": "wo" }), None),
     ];
     for ending in [Ending::Cut, Ending::Reset, Ending::Hang, Ending::Complete] {
-        survives(
+        assert_survives(
             &format!("{ending:?}"),
             events(&content, ending),
             Streamed,
@@ -250,62 +247,83 @@ fn a_stream_that_breaks_in_the_middle_is_whole_where_it_is_held_back() {
 }
 
 #[test]
-fn a_stream_that_breaks_in_the_middle_never_ends_cleanly() {
+fn a_stream_that_breaks_midway_ends_with_an_error_event() {
     let content = [role(), chunk(json!({ "content": "word0 " }), None)];
     for ending in [Ending::Cut, Ending::Reset, Ending::Hang, Ending::Complete] {
-        let (a, b) = (Origin::start(events(&content, ending)), Origin::start(good()));
-        let sidecar = scene(&a.url(), &b, "", "breakers: { default: { failure_threshold: 0 } }\n");
+        let (a, b) = (Origin::start(events(&content, ending)), Origin::start(healthy()));
+        let sidecar = start_with_fallback(
+            &a.url(),
+            &b,
+            "",
+            "breakers: { default: { failure_threshold: 0 } }\n",
+        );
         for _ in 0..CALLS {
-            let response = sidecar.send(&ask(Streamed));
+            let response = sidecar.send(&chat_request(Streamed));
             let text = response.text();
-            assert_eq!((response.status, said(&text).as_str()), (200, "word0 "), "{text}");
+            assert_eq!(
+                (response.status, streamed_content(&text).as_str()),
+                (200, "word0 "),
+                "{text}"
+            );
             assert_ne!(response.end, End::Complete, "{ending:?}: {text}");
             let last = text.trim_end().rsplit("\n\n").next().expect("an event");
             let data = last.strip_prefix("event: error\ndata: ").expect("an error event");
-            let told: Value = serde_json::from_str(data).expect("problem JSON");
-            assert!(told["type"].as_str().is_some_and(|t| t.starts_with("urn:outrigger:problem:")));
-            assert!(told["error"]["message"].is_string(), "as SDKs read it: {told}");
+            let error: Value = serde_json::from_str(data).expect("problem JSON");
+            assert!(
+                error["type"].as_str().is_some_and(|t| t.starts_with("urn:outrigger:problem:"))
+            );
+            assert!(error["error"]["message"].is_string(), "not in the format of SDKs: {error}");
         }
     }
 }
 
 #[test]
-fn an_answer_that_breaks_in_its_middle() {
-    survives("half", Behaviour::HalfBody, Ordinary, "");
-    survives("reset", Behaviour::ResetMidBody, Ordinary, "");
+fn a_response_that_breaks_midway() {
+    assert_survives("half", Behaviour::HalfBody, Ordinary, "");
+    assert_survives("reset", Behaviour::ResetMidBody, Ordinary, "");
 }
 
 #[test]
 fn malformed_json_with_a_200() {
-    survives("malformed", Behaviour::MalformedJson, Ordinary, "");
+    assert_survives("malformed", Behaviour::MalformedJson, Ordinary, "");
     let broken = Stream::of(["{\"choices\": [{\"delta\": {\"con", "[DONE]"]);
-    survives("malformed, then its end", broken, Streamed, "");
+    assert_survives("malformed, then its end", broken, Streamed, "");
     let broken = Stream::of(["{\"choices\": [{\"delta\": {\"con"]);
-    survives("malformed", broken, Streamed, "");
+    assert_survives("malformed", broken, Streamed, "");
 }
 
 #[test]
 fn an_error_inside_a_200() {
     let error = json!({ "error": { "type": "server_error", "message": "overloaded" } });
     let headers = vec![("content-type".to_owned(), "application/json".to_owned())];
-    survives("JSON", Behaviour::Status(200, headers, error.to_string()), Ordinary, "");
-    survives("first event", events(std::slice::from_ref(&error), Ending::Complete), Streamed, "");
-    survives("second event", events(&[role(), error.clone()], Ending::Complete), Streamed, "");
-    survives("and then silence", events(&[role(), error], Ending::Hang), Streamed, "");
+    assert_survives("JSON", Behaviour::Status(200, headers, error.to_string()), Ordinary, "");
+    assert_survives(
+        "first event",
+        events(std::slice::from_ref(&error), Ending::Complete),
+        Streamed,
+        "",
+    );
+    assert_survives(
+        "second event",
+        events(&[role(), error.clone()], Ending::Complete),
+        Streamed,
+        "",
+    );
+    assert_survives("and then silence", events(&[role(), error], Ending::Hang), Streamed, "");
     let anthropic = Behaviour::Raw(
         b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\nevent: error\ndata: {\"type\": \"error\", \"error\": {\"type\": \"overloaded_error\", \"message\": \"Overloaded\"}}\n\n".to_vec(),
     );
-    survives("Anthropic's", anthropic, Streamed, "");
+    assert_survives("Anthropic's", anthropic, Streamed, "");
 }
 
 #[test]
 fn an_empty_body() {
-    survives("empty", Behaviour::EmptyBody, Ordinary, "");
-    survives("empty", events(&[], Ending::Complete), Streamed, "");
+    assert_survives("empty", Behaviour::EmptyBody, Ordinary, "");
+    assert_survives("empty", events(&[], Ending::Complete), Streamed, "");
 }
 
 #[test]
-fn a_refusal_by_the_content_filter_is_an_answer() {
+fn a_refusal_by_the_content_filter_is_returned() {
     let refused = json!({ "error": { "code": "content_filter", "message": "filtered" } });
     let json_type = || vec![("content-type".to_owned(), "application/json".to_owned())];
     let empty = json!({ "choices": [{ "index": 0, "finish_reason": "content_filter",
@@ -317,144 +335,149 @@ fn a_refusal_by_the_content_filter_is_an_answer() {
         (Ordinary, Behaviour::Status(200, json_type(), empty.to_string()), 200),
         (Streamed, events(&streamed, Ending::Complete), 200),
     ] {
-        let (a, b) = (Origin::start(fault), Origin::start(good()));
-        let sidecar = scene(&a.url(), &b, "", "");
+        let (a, b) = (Origin::start(fault), Origin::start(healthy()));
+        let sidecar = start_with_fallback(&a.url(), &b, "", "");
         for _ in 0..CALLS {
-            let response = sidecar.send(&ask(style));
+            let response = sidecar.send(&chat_request(style));
             assert_eq!((response.status, response.end), (status, End::Complete));
             assert!(is_from(&response, &a) && response.text().contains("content_filter"));
         }
-        assert_eq!((a.count(), b.count()), (CALLS, 0), "it is not routed around");
+        assert_eq!((a.count(), b.count()), (CALLS, 0), "the fallback got a request");
     }
 }
 
 #[test]
-fn a_context_that_is_too_long_goes_to_the_larger_model() {
+fn a_context_that_is_too_long_moves_to_the_fallback() {
     let error = json!({ "error": { "code": "context_length_exceeded", "message": "too long" } });
     let headers = vec![("content-type".to_owned(), "application/json".to_owned())];
     for style in [Ordinary, Streamed] {
         let fault = Behaviour::Status(400, headers.clone(), error.to_string());
-        let (a, sidecar) = survives("too long", fault, style, "");
-        assert_eq!(a.count(), CALLS, "it is asked once for each, and not again");
+        let (a, sidecar) = assert_survives("too long", fault, style, "");
+        assert_eq!(a.count(), CALLS, "the primary was retried");
         assert_eq!(classes(&access_record(&sidecar, CALLS)), ["too_large", "success"]);
     }
-    survives("an event", events(&[error], Ending::Complete), Streamed, "");
+    assert_survives("an event", events(&[error], Ending::Complete), Streamed, "");
 }
 
 #[test]
-fn the_model_of_the_answer_is_the_providers() {
+fn the_model_name_in_the_response_is_not_rewritten() {
     let stream = Stream::of([chunk(json!({ "content": "x" }), Some("stop")).to_string()]);
     let a = Origin::start(stream);
-    let sidecar = scene(&a.url(), &Origin::start(good()), "", "");
-    let text = sidecar.send(&ask(Streamed)).text();
+    let sidecar = start_with_fallback(&a.url(), &Origin::start(healthy()), "", "");
+    let text = sidecar.send(&chat_request(Streamed)).text();
     assert!(text.contains("\"model\":\"m\""), "{text}");
 }
 
 #[test]
-fn a_wait_within_patience_is_spent_on_the_same_provider() {
+fn a_429_within_patience_is_retried_at_the_same_provider() {
     for style in [Ordinary, Streamed] {
-        let good = if style == Streamed { Behaviour::sse(WORDS) } else { Behaviour::Chat };
-        let a = Origin::script([Behaviour::status(429, &[("retry-after", "1")]), good]);
-        let b = Origin::start(self::good());
-        let sidecar = scene(&a.url(), &b, "", "");
+        let healthy = if style == Streamed { Behaviour::sse(WORDS) } else { Behaviour::Chat };
+        let a = Origin::script([Behaviour::status(429, &[("retry-after", "1")]), healthy]);
+        let b = Origin::start(self::healthy());
+        let sidecar = start_with_fallback(&a.url(), &b, "", "");
         let began = Instant::now();
-        let response = sidecar.send(&ask(style));
-        is_right(&response, style, "429");
+        let response = sidecar.send(&chat_request(style));
+        assert_correct(&response, style, "429");
         assert!(is_from(&response, &a) && began.elapsed() >= Duration::from_secs(1));
         assert_eq!((a.count(), b.count()), (2, 0));
     }
 }
 
 #[test]
-fn a_500_is_repeated_there_before_the_fallback() {
+fn a_500_is_retried_at_its_provider_before_the_fallback() {
     for style in [Ordinary, Streamed] {
-        let good = if style == Streamed { Behaviour::sse(WORDS) } else { Behaviour::Chat };
-        let a = Origin::script([Behaviour::status(500, &[]), Behaviour::status(500, &[]), good]);
-        let b = Origin::start(self::good());
-        let sidecar = scene(&a.url(), &b, "", "");
-        let response = sidecar.send(&ask(style));
-        is_right(&response, style, "500");
+        let healthy = if style == Streamed { Behaviour::sse(WORDS) } else { Behaviour::Chat };
+        let a = Origin::script([Behaviour::status(500, &[]), Behaviour::status(500, &[]), healthy]);
+        let b = Origin::start(self::healthy());
+        let sidecar = start_with_fallback(&a.url(), &b, "", "");
+        let response = sidecar.send(&chat_request(style));
+        assert_correct(&response, style, "500");
         assert!(is_from(&response, &a));
         assert_eq!((a.count(), b.count()), (3, 0));
         a.set(Behaviour::status(500, &[]));
-        assert!(is_from(&sidecar.send(&ask(style)), &b));
+        assert!(is_from(&sidecar.send(&chat_request(style)), &b));
         assert_eq!((a.count(), b.count()), (6, 1));
     }
 }
 
 #[test]
-fn one_that_times_out_is_not_asked_twice() {
+fn a_provider_that_times_out_is_not_retried() {
     for style in [Ordinary, Streamed] {
-        let (a, b) = (Origin::start(Behaviour::Silent), Origin::start(good()));
-        let sidecar = scene(&a.url(), &b, "", "breakers: { default: { failure_threshold: 0 } }\n");
-        is_right(&sidecar.send(&ask(style)), style, "silent");
+        let (a, b) = (Origin::start(Behaviour::Silent), Origin::start(healthy()));
+        let sidecar = start_with_fallback(
+            &a.url(),
+            &b,
+            "",
+            "breakers: { default: { failure_threshold: 0 } }\n",
+        );
+        assert_correct(&sidecar.send(&chat_request(style)), style, "silent");
         assert_eq!((a.count(), b.count()), (1, 1));
     }
 }
 
 #[test]
-fn a_dead_primary_is_asked_by_probes_only_and_comes_back() {
+fn a_failing_primary_gets_only_probes_until_it_recovers() {
     let breakers = "breakers: { default: { failure_threshold: 5, recovery_timeout: 300ms, max_recovery_timeout: 300ms, success_threshold: 1, ramp: 0s } }\n";
     for style in [Ordinary, Streamed] {
-        let (a, b) = (Origin::start(Behaviour::status(500, &[])), Origin::start(good()));
-        let sidecar = scene(&a.url(), &b, "", breakers);
+        let (a, b) = (Origin::start(Behaviour::status(500, &[])), Origin::start(healthy()));
+        let sidecar = start_with_fallback(&a.url(), &b, "", breakers);
         let mut client = sidecar.client();
         let (began, mut calls) = (Instant::now(), 0);
         while began.elapsed() < Duration::from_secs(2) {
-            is_right(&client.send(&ask(style)), style, "dead");
+            assert_correct(&client.send(&chat_request(style)), style, "dead");
             calls += 1;
         }
-        // Five that tripped it, then one for each time that it was due.
+        // Five failures that trip the breaker, then one probe per recovery timeout.
         assert!(a.count() <= 5 + 2000 / 300 + 1, "{} of {calls}", a.count());
-        a.set(good());
-        let healed = Instant::now();
-        sidecar.wait_until(|_| is_from(&client.send(&ask(style)), &a));
-        assert!(healed.elapsed() < Duration::from_secs(2), "{:?}", healed.elapsed());
+        a.set(healthy());
+        let recovered = Instant::now();
+        sidecar.wait_until(|_| is_from(&client.send(&chat_request(style)), &a));
+        assert!(recovered.elapsed() < Duration::from_secs(2), "{:?}", recovered.elapsed());
     }
 }
 
-/// `tests/drill recovery` has it down for a minute.
+/// `tests/drill recovery` runs this test with an outage of a minute.
 #[test]
-fn after_an_outage_the_primary_answers_again_within_ten_seconds() {
+fn after_an_outage_the_primary_serves_again_within_ten_seconds() {
     let seconds = std::env::var("OUTRIGGER_RECOVERY").map_or(1, |n| n.parse().expect("a number"));
-    let (a, b) = (Origin::start(Behaviour::status(500, &[])), Origin::start(good()));
+    let (a, b) = (Origin::start(Behaviour::status(500, &[])), Origin::start(healthy()));
     let breakers = "breakers: { default: { max_recovery_timeout: 5s } }\n";
-    let sidecar = scene(&a.url(), &b, "", breakers);
+    let sidecar = start_with_fallback(&a.url(), &b, "", breakers);
     let mut client = sidecar.client();
     let (began, mut calls) = (Instant::now(), 0);
     while began.elapsed() < Duration::from_secs(seconds) {
-        pace(began + calls * Duration::from_millis(50));
-        is_right(&client.send(&ask(Ordinary)), Ordinary, "down");
+        sleep_until(began + calls * Duration::from_millis(50));
+        assert_correct(&client.send(&chat_request(Ordinary)), Ordinary, "down");
         calls += 1;
     }
-    let asked = a.count();
-    // What tripped it, then one probe for each five seconds.
-    assert!(asked as u64 <= 5 + 3 + seconds / 5 + 1, "{asked} of {calls}");
-    a.set(good());
-    let healed = Instant::now();
-    while !is_from(&client.send(&ask(Ordinary)), &a) {
+    let sent = a.count();
+    // The failures that trip the breaker, then one probe every five seconds.
+    assert!(sent as u64 <= 5 + 3 + seconds / 5 + 1, "{sent} of {calls}");
+    a.set(healthy());
+    let recovered = Instant::now();
+    while !is_from(&client.send(&chat_request(Ordinary)), &a) {
         calls += 1;
-        pace(began + calls * Duration::from_millis(50));
-        assert!(healed.elapsed() < Duration::from_secs(10), "it is not asked again");
+        sleep_until(began + calls * Duration::from_millis(50));
+        assert!(recovered.elapsed() < Duration::from_secs(10), "the primary gets no request");
     }
-    let took = healed.elapsed();
+    let took = recovered.elapsed();
     println!(
-        "down for {seconds} s: asked {asked} times in {calls} calls; answers again after {took:?}"
+        "down for {seconds} s: {sent} attempts for {calls} requests; recovered after {took:?}"
     );
 }
 
 #[test]
-fn what_opens_a_stream_is_withheld_no_longer_than_the_buffer_says() {
+fn the_start_of_a_stream_is_buffered_no_longer_than_configured() {
     let gate = Gate::closed();
     let a = Origin::start(Stream::chat(WORDS).gated(&gate));
-    let b = Origin::start(good());
-    let sidecar = scene(&a.url(), &b, ", stream: { buffer: { for: 100ms } }", "");
+    let b = Origin::start(healthy());
+    let sidecar = start_with_fallback(&a.url(), &b, ", stream: { buffer: { for: 100ms } }", "");
     let mut client = sidecar.client();
-    client.send_only(&ask(Streamed));
+    client.send_only(&chat_request(Streamed));
     gate.let_through(1);
-    let mut answer = client.read_response("POST").expect("the head, though no content came");
-    assert!(answer.next_event().is_some_and(|event| event.contains("assistant")));
+    let mut response = client.read_response("POST").expect("the head before any content");
+    assert!(response.next_event().is_some_and(|event| event.contains("assistant")));
     gate.open_wide();
-    assert_eq!(answer.events().last().map(String::as_str), Some("[DONE]"));
-    assert_eq!(answer.end(), End::Complete);
+    assert_eq!(response.events().last().map(String::as_str), Some("[DONE]"));
+    assert_eq!(response.end(), End::Complete);
 }

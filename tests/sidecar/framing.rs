@@ -1,39 +1,39 @@
-//! Requests that two parties could read in two ways are refused, and their connection is closed
-//! (RFC 9112, 2.2, 3.2, 5.1, 6.3, 7.1): what the provider reads is what was read here.
+//! Request smuggling: a request that two parsers could read differently is rejected and its
+//! connection closed (RFC 9112, 2.2, 3.2, 5.1, 6.3, 7.1).
 
-use crate::fixtures::{alone, chat, policy, route};
-use crate::raw_tcp::{Peer, RawClient};
+use crate::fixtures::{chat, policy, route, single_worker};
+use crate::raw_tcp::{RawClient, RawServer};
 use crate::support::{Behaviour, Call, Origin, Sidecar};
 
-fn scene() -> (Origin, Sidecar) {
+fn start_with_provider() -> (Origin, Sidecar) {
     let a = Origin::start(Behaviour::Chat);
-    let sidecar = alone(&policy(&[("a", &a.url(), "")], &route("providers: [a]")));
+    let sidecar = single_worker(&policy(&[("a", &a.url(), "")], &route("providers: [a]")));
     (a, sidecar)
 }
 
-/// Everything that the sidecar says to these bytes until it closes.
-fn say(sidecar: &Sidecar, bytes: impl AsRef<[u8]>) -> String {
+/// Sends bytes and returns everything that the sidecar sends until it closes.
+fn exchange(sidecar: &Sidecar, bytes: impl AsRef<[u8]>) -> String {
     let mut wire = RawClient::to(&sidecar.url("/"));
-    wire.offer(bytes);
+    wire.write_best_effort(bytes);
     wire.read_to_close()
 }
 
-/// The request is refused with this status, alone, and the provider never hears of it.
+/// Checks that each request gets only this status, and that no request reaches the provider.
 #[track_caller]
-fn refused(status: u16, requests: &[&str]) {
-    let (a, sidecar) = scene();
+fn assert_rejected(status: u16, requests: &[&str]) {
+    let (a, sidecar) = start_with_provider();
     for request in requests {
-        let said = say(&sidecar, request);
-        assert!(said.starts_with(&format!("HTTP/1.1 {status} ")), "{request:?}: {said}");
-        assert_eq!(said.matches("HTTP/1.1 ").count(), 1, "{request:?}: {said}");
+        let output = exchange(&sidecar, request);
+        assert!(output.starts_with(&format!("HTTP/1.1 {status} ")), "{request:?}: {output}");
+        assert_eq!(output.matches("HTTP/1.1 ").count(), 1, "{request:?}: {output}");
     }
     assert_eq!(a.count(), 0);
     assert_eq!(sidecar.send(&chat()).status, 200);
 }
 
 #[test]
-fn a_length_that_is_not_one_number_is_refused() {
-    refused(
+fn a_content_length_that_is_not_one_number_is_rejected() {
+    assert_rejected(
         400,
         &[
             "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\ncontent-length: 5\r\n\r\nabcde",
@@ -50,8 +50,8 @@ fn a_length_that_is_not_one_number_is_refused() {
 }
 
 #[test]
-fn a_transfer_encoding_that_does_not_end_in_chunked_is_refused() {
-    refused(
+fn a_transfer_encoding_that_does_not_end_in_chunked_is_rejected() {
+    assert_rejected(
         400,
         &[
             "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: gzip\r\n\r\nabc",
@@ -64,17 +64,17 @@ fn a_transfer_encoding_that_does_not_end_in_chunked_is_refused() {
 }
 
 #[test]
-fn a_transfer_encoding_in_http_1_0_is_refused() {
-    let (a, sidecar) = scene();
+fn a_transfer_encoding_in_http_1_0_is_rejected() {
+    let (a, sidecar) = start_with_provider();
     let request = "POST / HTTP/1.0\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n";
-    let said = say(&sidecar, request);
-    assert!(said.starts_with("HTTP/1.0 400 ") || said.starts_with("HTTP/1.1 400 "), "{said}");
+    let output = exchange(&sidecar, request);
+    assert!(output.starts_with("HTTP/1.0 400 ") || output.starts_with("HTTP/1.1 400 "), "{output}");
     assert_eq!(a.count(), 0);
 }
 
 #[test]
-fn a_header_that_parsers_disagree_on_is_refused() {
-    refused(
+fn an_ambiguous_header_is_rejected() {
+    assert_rejected(
         400,
         &[
             "GET / HTTP/1.1\r\nhost: a\r\nx-folded: one\r\n two\r\n\r\n",
@@ -89,8 +89,8 @@ fn a_header_that_parsers_disagree_on_is_refused() {
 }
 
 #[test]
-fn control_characters_are_refused() {
-    refused(
+fn control_characters_are_rejected() {
+    assert_rejected(
         400,
         &[
             "GET / HTTP/1.1\r\nhost: a\r\nx-zero: a\0b\r\n\r\n",
@@ -105,8 +105,8 @@ fn control_characters_are_refused() {
 }
 
 #[test]
-fn a_request_without_a_host_or_with_two_is_refused() {
-    refused(
+fn a_request_without_exactly_one_host_is_rejected() {
+    assert_rejected(
         400,
         &[
             "GET / HTTP/1.1\r\n\r\n",
@@ -119,7 +119,7 @@ fn a_request_without_a_host_or_with_two_is_refused() {
 }
 
 #[test]
-fn chunks_that_are_none_are_refused() {
+fn malformed_chunks_are_rejected() {
     let head = "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n";
     let bodies = [
         "zz\r\nhello\r\n0\r\n\r\n",
@@ -133,38 +133,38 @@ fn chunks_that_are_none_are_refused() {
         "5\rXhello\r\n0\r\n\r\n",
     ];
     let requests = bodies.map(|body| format!("{head}{body}"));
-    refused(400, &requests.each_ref().map(String::as_str));
+    assert_rejected(400, &requests.each_ref().map(String::as_str));
 }
 
 #[test]
-fn a_length_beside_a_transfer_encoding_smuggles_nothing() {
-    let (a, sidecar) = scene();
+fn a_content_length_with_a_transfer_encoding_smuggles_no_request() {
+    let (a, sidecar) = start_with_provider();
     let smuggled = "GET /smuggled HTTP/1.1\r\nhost: a\r\n\r\n";
     for length in ["content-length: 4", "content-length: 400"] {
-        let said = say(
+        let output = exchange(
             &sidecar,
             format!(
                 "POST /seen HTTP/1.1\r\nhost: a\r\n{length}\r\ntransfer-encoding: chunked\r\n\r\n\
              5\r\nhello\r\n0\r\n\r\n{smuggled}"
             ),
         );
-        let answers = said.matches("HTTP/1.1 ").count();
-        assert_eq!(answers, 1, "closed after the answer: {said}");
-        match said.starts_with("HTTP/1.1 200 ") {
+        let responses = output.matches("HTTP/1.1 ").count();
+        assert_eq!(responses, 1, "not closed after the response: {output}");
+        match output.starts_with("HTTP/1.1 200 ") {
             true => assert_eq!(a.last().body, b"hello", "{length}"),
-            false => assert!(said.starts_with("HTTP/1.1 400 "), "{said}"),
+            false => assert!(output.starts_with("HTTP/1.1 400 "), "{output}"),
         }
     }
     for request in a.requests() {
-        let both =
+        let has_both =
             request.headers.has("content-length") && request.headers.has("transfer-encoding");
-        assert!(request.path == "/seen" && !both, "{request:?}");
+        assert!(request.path == "/seen" && !has_both, "{request:?}");
     }
 }
 
 #[test]
-fn a_body_on_a_get_is_the_same_body_for_the_provider() {
-    let (a, sidecar) = scene();
+fn the_body_of_a_get_is_forwarded_as_a_body() {
+    let (a, sidecar) = start_with_provider();
     let smuggled = "GET /smuggled HTTP/1.1\r\nhost: a\r\n\r\n";
     let mut wire = RawClient::to(&sidecar.url("/"));
     let length = smuggled.len();
@@ -176,31 +176,31 @@ fn a_body_on_a_get_is_the_same_body_for_the_provider() {
 }
 
 #[test]
-fn requests_that_come_before_their_turn_are_answered_in_their_turn() {
-    let peer = Peer::start();
-    let sidecar = alone(&policy(&[("a", &peer.url(), "")], &route("providers: [a]")));
+fn pipelined_requests_get_responses_in_order() {
+    let peer = RawServer::start();
+    let sidecar = single_worker(&policy(&[("a", &peer.url(), "")], &route("providers: [a]")));
     let mut wire = RawClient::to(&sidecar.url("/"));
-    let request = |turn: u32| format!("GET /{turn} HTTP/1.1\r\nhost: a\r\n\r\n");
+    let request = |index: u32| format!("GET /{index} HTTP/1.1\r\nhost: a\r\n\r\n");
     wire.write(request(0));
     let mut provider = peer.accept();
-    for turn in 0..4 {
-        assert!(provider.read_until("\r\n\r\n").starts_with(&format!("GET /{turn} ")));
-        // While this one is served, the next comes; at the second turn two at once.
-        let next: String = match turn {
+    for index in 0..4 {
+        assert!(provider.read_until("\r\n\r\n").starts_with(&format!("GET /{index} ")));
+        // The next request arrives while this one is served; after the second, two at once.
+        let next: String = match index {
             0 => request(1),
             1 => request(2) + &request(3),
             _ => String::new(),
         };
         wire.write(next);
-        provider.write(format!("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{turn}!"));
-        let answer = wire.read_until("!");
-        assert!(answer.ends_with(&format!("\r\n\r\n{turn}!")), "{answer}");
+        provider.write(format!("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{index}!"));
+        let response = wire.read_until("!");
+        assert!(response.ends_with(&format!("\r\n\r\n{index}!")), "{response}");
     }
 }
 
 #[test]
-fn connect_is_refused() {
-    let (a, sidecar) = scene();
+fn connect_is_rejected() {
+    let (a, sidecar) = start_with_provider();
     let mut wire = RawClient::to(&sidecar.url("/"));
     wire.write("CONNECT example.com:443 HTTP/1.1\r\nhost: example.com:443\r\n\r\n");
     let head = wire.read_until("\r\n\r\n");
@@ -210,32 +210,34 @@ fn connect_is_refused() {
 
 #[test]
 fn an_upgrade_is_tunnelled_both_ways() {
-    let peer = Peer::start();
-    let sidecar = alone(&policy(&[("a", &peer.url(), "")], &route("providers: [a]")));
+    let peer = RawServer::start();
+    let sidecar = single_worker(&policy(&[("a", &peer.url(), "")], &route("providers: [a]")));
     let mut wire = RawClient::to(&sidecar.url("/"));
     wire.write(
         "GET /live HTTP/1.1\r\nhost: a\r\nconnection: keep-alive, Upgrade\r\nupgrade: websocket\r\n\
          sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
     );
     let mut provider = peer.accept();
-    let asked = provider.read_until("\r\n\r\n").to_lowercase();
-    assert!(asked.starts_with("get /live http/1.1\r\n"), "{asked}");
+    let request_head = provider.read_until("\r\n\r\n").to_lowercase();
+    assert!(request_head.starts_with("get /live http/1.1\r\n"), "{request_head}");
     for line in ["connection: upgrade", "upgrade: websocket", "sec-websocket-version: 13"] {
-        assert!(asked.contains(&format!("\r\n{line}\r\n")), "{asked}");
+        assert!(request_head.contains(&format!("\r\n{line}\r\n")), "{request_head}");
     }
     provider.write(
         "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
          sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\nfirst from the provider",
     );
-    let answer = wire.read_until("\r\n\r\n").to_lowercase();
-    assert!(answer.starts_with("http/1.1 101 ") && answer.contains("\r\nupgrade: websocket\r\n"));
-    assert!(answer.contains("\r\nsec-websocket-accept:"), "{answer}");
+    let response = wire.read_until("\r\n\r\n").to_lowercase();
+    assert!(
+        response.starts_with("http/1.1 101 ") && response.contains("\r\nupgrade: websocket\r\n")
+    );
+    assert!(response.contains("\r\nsec-websocket-accept:"), "{response}");
     wire.read_until("first from the provider");
-    for turn in 0..3 {
-        wire.write(format!("ping {turn}\0\u{1}|"));
-        assert_eq!(provider.read_until("|"), format!("ping {turn}\0\u{1}|"));
-        provider.write(format!("pong {turn}|"));
-        assert_eq!(wire.read_until("|"), format!("pong {turn}|"));
+    for index in 0..3 {
+        wire.write(format!("ping {index}\0\u{1}|"));
+        assert_eq!(provider.read_until("|"), format!("ping {index}\0\u{1}|"));
+        provider.write(format!("pong {index}|"));
+        assert_eq!(wire.read_until("|"), format!("pong {index}|"));
     }
     let large = vec![b'x'; 1 << 20];
     std::thread::scope(|scope| {
@@ -247,9 +249,9 @@ fn an_upgrade_is_tunnelled_both_ways() {
 }
 
 #[test]
-fn nothing_is_tunnelled_before_the_provider_agrees() {
-    let peer = Peer::start();
-    let sidecar = alone(&policy(&[("a", &peer.url(), "")], &route("providers: [a]")));
+fn no_bytes_are_tunnelled_before_the_provider_accepts() {
+    let peer = RawServer::start();
+    let sidecar = single_worker(&policy(&[("a", &peer.url(), "")], &route("providers: [a]")));
     let mut wire = RawClient::to(&sidecar.url("/"));
     wire.write(
         "GET /live HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n\
@@ -258,14 +260,14 @@ fn nothing_is_tunnelled_before_the_provider_agrees() {
     let mut provider = peer.accept();
     provider.read_until("\r\n\r\n");
     provider.write("HTTP/1.1 403 Forbidden\r\ncontent-length: 2\r\nconnection: close\r\n\r\nno");
-    assert_eq!(provider.read_to_close(), "", "what follows was read as part of the tunnel");
+    assert_eq!(provider.read_to_close(), "", "bytes were tunnelled");
     assert!(wire.read_until("no").starts_with("HTTP/1.1 403 "));
 }
 
-/// HTTP/2 by an upgrade would carry requests past every rule of a route.
+/// HTTP/2 after an upgrade would bypass the rules of the route.
 #[test]
 fn an_upgrade_to_http_2_is_never_tunnelled() {
-    let (a, sidecar) = scene();
+    let (a, sidecar) = start_with_provider();
     for protocols in ["h2c", "H2C", "websocket, h2c", "h2c,websocket"] {
         let call = Call::get("/")
             .header("connection", "upgrade, http2-settings")
@@ -273,15 +275,18 @@ fn an_upgrade_to_http_2_is_never_tunnelled() {
             .header("http2-settings", "AAMAAABkAAQAoAAAAAIAAAAA");
         assert_eq!(sidecar.send(&call).status, 200);
         let seen = a.last().headers;
-        let asked = seen.get("upgrade").unwrap_or_default().to_lowercase();
-        assert!(!asked.contains("h2c") && !seen.has("http2-settings"), "{protocols}: {seen:?}");
+        let request_head = seen.get("upgrade").unwrap_or_default().to_lowercase();
+        assert!(
+            !request_head.contains("h2c") && !seen.has("http2-settings"),
+            "{protocols}: {seen:?}"
+        );
     }
 }
 
-/// Both ends of a tunnel, and the sidecar between them.
+/// Both ends of a tunnel through the sidecar.
 fn tunnel() -> (RawClient, RawClient, Sidecar) {
-    let peer = Peer::start();
-    let sidecar = alone(&policy(&[("a", &peer.url(), "")], &route("providers: [a]")));
+    let peer = RawServer::start();
+    let sidecar = single_worker(&policy(&[("a", &peer.url(), "")], &route("providers: [a]")));
     let mut wire = RawClient::to(&sidecar.url("/"));
     wire.write("GET / HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n");
     let mut provider = peer.accept();
@@ -292,7 +297,7 @@ fn tunnel() -> (RawClient, RawClient, Sidecar) {
 }
 
 #[test]
-fn a_client_that_leaves_a_tunnel_closes_it() {
+fn a_client_disconnect_closes_the_tunnel() {
     let (mut wire, mut provider, _sidecar) = tunnel();
     wire.write("bye");
     drop(wire);
@@ -301,7 +306,7 @@ fn a_client_that_leaves_a_tunnel_closes_it() {
 }
 
 #[test]
-fn a_client_that_has_said_all_in_a_tunnel_hears_the_rest() {
+fn a_client_that_half_closes_a_tunnel_receives_the_rest() {
     let (mut wire, mut provider, _sidecar) = tunnel();
     wire.write("all");
     wire.half_close();

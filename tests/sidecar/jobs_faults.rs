@@ -1,4 +1,4 @@
-//! Jobs against faults: kills, providers that are down, disks that are full, answers that fail.
+//! Jobs under faults: kills, providers that are down, full disks, failing responses.
 
 use std::collections::HashSet;
 use std::process::Command;
@@ -8,27 +8,23 @@ use std::thread;
 
 use serde_json::{Value, json};
 
-use crate::fixtures::{GENEROUS, api, breaker, policy, problem, route};
-use crate::jobs::{ask, folder, id, job, simple, started, taken};
+use crate::fixtures::{GENEROUS, api, breaker, policy, post_admin, problem_type, route};
+use crate::jobs::{
+    accepted_path, data_dir, job_id, job_request, policy_with_queue, start_with_store, wait_for_job,
+};
 use crate::support::{Behaviour, Gate, Origin, Sidecar, Signal};
 
-/// How many jobs stand so.
+/// The number of jobs in a state.
 fn count(sidecar: &Sidecar, state: &str) -> u64 {
     let overview = api(sidecar, "/api/queue");
     overview["queues"][0]["jobs"]["states"][state].as_u64().unwrap_or(0)
 }
 
-fn change(sidecar: &Sidecar, path: &str) -> Value {
-    let (status, text) = sidecar.admin_post(path, &json!({}));
-    assert_eq!(status, 200, "{path}: {text}");
-    serde_json::from_str(&text).expect("JSON")
+fn job_status(sidecar: &Sidecar, path: &str) -> Value {
+    api(sidecar, &format!("/api/queue/jobs/{}", job_id(path)))
 }
 
-fn of(sidecar: &Sidecar, path: &str) -> Value {
-    api(sidecar, &format!("/api/queue/jobs/{}", id(path)))
-}
-
-/// What a process may write to one file, from now on.
+/// Limits the size of the files that the sidecar may write.
 fn limit_files(sidecar: &Sidecar, bytes: &str) {
     let limit = Command::new("prlimit")
         .args(["--pid", &sidecar.pid().to_string(), &format!("--fsize={bytes}:unlimited")])
@@ -37,37 +33,32 @@ fn limit_files(sidecar: &Sidecar, bytes: &str) {
 }
 
 #[test]
-fn nothing_that_was_taken_is_lost_when_the_sidecar_is_killed_again_and_again() {
+fn no_accepted_job_is_lost_when_the_sidecar_is_killed_repeatedly() {
     const JOBS: usize = 5_000;
     const KILLS: usize = 10;
-    let (origin, data) = (Origin::start(Behaviour::Chat), folder());
-    let yaml = simple(&origin, "");
+    let (origin, data) = (Origin::start(Behaviour::Chat), data_dir());
+    let yaml = policy_with_queue(&origin, "");
     let accepted = Mutex::new(Vec::new());
     let tried = AtomicUsize::new(0);
     let mut recovered = 0;
     for round in 0..=KILLS {
-        let sidecar = started(data.path(), &yaml);
+        let sidecar = start_with_store(data.path(), &yaml);
         let line = sidecar.wait_for_log(|line| line.contains("recovered="));
         let after = line.split("recovered=").nth(1).expect("a number");
         recovered += after.parse::<usize>().expect("a number");
         let target = JOBS * (round + 1) / (KILLS + 1);
-        let dead = AtomicBool::new(false);
+        let stopped = AtomicBool::new(false);
         thread::scope(|scope| {
             for _ in 0..8 {
-                scope.spawn(|| submit(&sidecar, &accepted, &tried, &dead));
+                scope.spawn(|| submit(&sidecar, &accepted, &tried, &stopped));
             }
-            while round < KILLS && accepted.lock().expect("a lock").len() < target {
+            while accepted.lock().expect("a lock").len() < target {
                 thread::yield_now();
             }
             if round < KILLS {
                 sidecar.signal(Signal::Kill);
-                dead.store(true, Ordering::SeqCst);
-            } else {
-                while accepted.lock().expect("a lock").len() < JOBS {
-                    thread::yield_now();
-                }
-                dead.store(true, Ordering::SeqCst);
             }
+            stopped.store(true, Ordering::SeqCst);
         });
         if round == KILLS {
             let open = |sidecar: &Sidecar| {
@@ -79,84 +70,94 @@ fn nothing_that_was_taken_is_lost_when_the_sidecar_is_killed_again_and_again() {
             sidecar.wait_until(|sidecar| open(sidecar) == 0);
             let accepted = accepted.lock().expect("a lock");
             for path in accepted.iter() {
-                let answer = sidecar.send(&crate::support::Call::get(path));
-                assert_eq!(answer.status, 200, "{path}: {}", answer.text());
+                let response = sidecar.send(&crate::support::Call::get(path));
+                assert_eq!(response.status, 200, "{path}: {}", response.text());
             }
-            // Of the last few the 202 may have been on its way when the process was killed.
+            // The process may have been killed after it stored a job and before it sent the 202.
             let done = count(&sidecar, "done") as usize;
             assert!(done >= accepted.len() && done <= accepted.len() + 8 * KILLS, "{done}");
             let requests = origin.requests();
             let keys: HashSet<_> =
                 requests.iter().map(|r| r.headers.get("idempotency-key").expect("a key")).collect();
             assert_eq!(keys.len(), done);
-            let repeats = requests.len() - done;
-            assert!(repeats <= recovered, "{repeats} repeats, {recovered} were being run");
+            let retries = requests.len() - done;
+            assert!(retries <= recovered, "{retries} repeats, {recovered} were being run");
         }
     }
 }
 
-/// Hands jobs in until the sidecar is dead.
+/// Submits jobs until the sidecar is killed.
 fn submit(
     sidecar: &Sidecar,
     accepted: &Mutex<Vec<String>>,
     tried: &AtomicUsize,
-    dead: &AtomicBool,
+    stopped: &AtomicBool,
 ) {
     let Ok(mut client) = crate::support::Client::try_to(&sidecar.url("/")) else { return };
-    while !dead.load(Ordering::SeqCst) {
+    while !stopped.load(Ordering::SeqCst) {
         let name = tried.fetch_add(1, Ordering::Relaxed).to_string();
-        match client.try_send(&job().header("x-name", &name)) {
-            Ok(answer) => accepted.lock().expect("a lock").push(taken(&answer)),
+        match client.try_send(&job_request().header("x-name", &name)) {
+            Ok(response) => accepted.lock().expect("a lock").push(accepted_path(&response)),
             Err(_) => return,
         }
     }
 }
 
 #[test]
-fn a_provider_that_is_down_costs_the_jobs_that_wait_for_it_nothing() {
-    let (origin, data) = (Origin::start(Behaviour::RefuseConnections), folder());
-    let more = "auth: none, breaker: eager";
+fn jobs_waiting_for_a_provider_that_is_down_use_no_deliveries() {
+    let (origin, data) = (Origin::start(Behaviour::RefuseConnections), data_dir());
+    let provider_options = "auth: none, breaker: eager";
     let rest = route("providers: [a], timeout: 20s")
         + GENEROUS
         + "breakers: { eager: { recovery_timeout: 200ms, max_recovery_timeout: 200ms, ramp: 1s } }\n";
-    let sidecar = started(data.path(), &policy(&[("a", &origin.url(), more)], &rest));
-    let paths: Vec<_> = (0..12).map(|_| taken(&sidecar.send(&job()))).collect();
+    let sidecar =
+        start_with_store(data.path(), &policy(&[("a", &origin.url(), provider_options)], &rest));
+    let paths: Vec<_> = (0..12).map(|_| accepted_path(&sidecar.send(&job_request()))).collect();
     sidecar.wait_until(|sidecar| breaker(sidecar, "a")["state"] != "closed");
     for path in &paths {
         assert_eq!(
-            (of(&sidecar, path)["attempts"].as_u64(), of(&sidecar, path)["deliveries"].as_u64()),
+            (
+                job_status(&sidecar, path)["attempts"].as_u64(),
+                job_status(&sidecar, path)["deliveries"].as_u64()
+            ),
             (Some(0), Some(0))
         );
     }
     origin.set(Behaviour::Chat);
     for path in &paths {
-        assert_eq!(ask(&sidecar, path).status, 200);
-        assert_eq!(of(&sidecar, path)["attempts"], 0);
+        assert_eq!(wait_for_job(&sidecar, path).status, 200);
+        assert_eq!(job_status(&sidecar, path)["attempts"], 0);
     }
     assert_eq!(origin.count(), 12);
     assert_eq!(breaker(&sidecar, "a")["state"], "closed");
 }
 
 #[test]
-fn what_fails_is_tried_again_then_dead_and_runs_again_when_somebody_says_so() {
-    let (origin, data) = (Origin::start(Behaviour::status(500, &[])), folder());
-    let sidecar = started(data.path(), &simple(&origin, "durable: { max_deliveries: 2 }"));
-    let path = taken(&sidecar.send(&job()));
-    let dead = ask(&sidecar, &path);
-    assert_eq!((dead.status, problem(&dead).as_str()), (502, "job-failed"));
+fn a_failing_job_is_retried_then_dead_and_can_be_requeued() {
+    let (origin, data) = (Origin::start(Behaviour::status(500, &[])), data_dir());
+    let sidecar = start_with_store(
+        data.path(),
+        &policy_with_queue(&origin, "durable: { max_deliveries: 2 }"),
+    );
+    let path = accepted_path(&sidecar.send(&job_request()));
+    let dead = wait_for_job(&sidecar, &path);
+    assert_eq!((dead.status, problem_type(&dead).as_str()), (502, "job-failed"));
     assert!(dead.text().contains("answered 500"), "{}", dead.text());
-    let shown = of(&sidecar, &path);
+    let shown = job_status(&sidecar, &path);
     assert_eq!((&shown["state"], &shown["deliveries"]), (&json!("dead"), &json!(2)));
     let listed = api(&sidecar, "/api/queue/jobs?state=dead&queue=default");
-    assert_eq!(listed["jobs"][0]["id"], id(&path));
+    assert_eq!(listed["jobs"][0]["id"], job_id(&path));
     origin.set(Behaviour::Chat);
-    assert_eq!(change(&sidecar, "/api/queue/requeue/default")["changed"], 1);
-    assert_eq!(ask(&sidecar, &path).status, 200);
+    assert_eq!(post_admin(&sidecar, "/api/queue/requeue/default", &json!({}))["changed"], 1);
+    assert_eq!(wait_for_job(&sidecar, &path).status, 200);
     let (status, text) =
-        sidecar.admin_post(&format!("/api/queue/jobs/retry/{}", id(&path)), &json!({}));
+        sidecar.admin_post(&format!("/api/queue/jobs/retry/{}", job_id(&path)), &json!({}));
     assert_eq!(status, 409, "{text}");
-    assert_eq!(change(&sidecar, "/api/queue/purge/default?state=done")["changed"], 1);
-    assert_eq!(ask(&sidecar, &path).status, 404);
+    assert_eq!(
+        post_admin(&sidecar, "/api/queue/purge/default?state=done", &json!({}))["changed"],
+        1
+    );
+    assert_eq!(wait_for_job(&sidecar, &path).status, 404);
     let deliveries = |result: &str| {
         sidecar.metric(&format!(
             r#"outrigger_job_deliveries_total{{queue="default",result="{result}"}}"#
@@ -169,104 +170,104 @@ fn what_fails_is_tried_again_then_dead_and_runs_again_when_somebody_says_so() {
 }
 
 #[test]
-fn a_429_is_waited_for_and_is_no_run() {
+fn a_429_delays_a_job_without_counting_as_a_delivery() {
     let busy = Behaviour::status(429, &[("retry-after", "1")]);
-    let (origin, data) = (Origin::script([busy, Behaviour::Chat]), folder());
-    let yaml =
-        simple(&origin, "durable: { max_deliveries: 1 }").replace("timeout: 20s", "timeout: 500ms");
-    let sidecar = started(data.path(), &yaml);
-    let path = taken(&sidecar.send(&job()));
-    assert_eq!(ask(&sidecar, &path).status, 200);
-    let shown = of(&sidecar, &path);
+    let (origin, data) = (Origin::script([busy, Behaviour::Chat]), data_dir());
+    let yaml = policy_with_queue(&origin, "durable: { max_deliveries: 1 }")
+        .replace("timeout: 20s", "timeout: 500ms");
+    let sidecar = start_with_store(data.path(), &yaml);
+    let path = accepted_path(&sidecar.send(&job_request()));
+    assert_eq!(wait_for_job(&sidecar, &path).status, 200);
+    let shown = job_status(&sidecar, &path);
     assert_eq!((&shown["attempts"], &shown["deliveries"]), (&json!(0), &json!(1)));
 }
 
 #[test]
-fn a_disk_that_takes_no_more_is_told_before_any_202_and_is_gone_on_from() {
-    let (gate, data) = (Gate::closed(), folder());
+fn a_full_disk_rejects_jobs_before_the_202_and_the_store_recovers() {
+    let (gate, data) = (Gate::closed(), data_dir());
     let origin = Origin::start(Behaviour::Chat.held(&gate));
-    let sidecar = started(data.path(), &simple(&origin, ""));
-    let path = taken(&sidecar.send(&job()));
+    let sidecar = start_with_store(data.path(), &policy_with_queue(&origin, ""));
+    let path = accepted_path(&sidecar.send(&job_request()));
     origin.wait_for_in_flight(1);
     limit_files(&sidecar, "4096");
     for _ in 0..3 {
-        let refused = sidecar.send(&job());
-        assert_eq!((refused.status, problem(&refused).as_str()), (503, "store-unavailable"));
+        let refused = sidecar.send(&job_request());
+        assert_eq!((refused.status, problem_type(&refused).as_str()), (503, "store-unavailable"));
         assert!(refused.header("retry-after").is_some());
     }
     gate.open_wide();
-    // Its answer is here and cannot be written down yet.
+    // The result has arrived and cannot be stored yet.
     sidecar.wait_for_log(|line| line.contains("the end of a job cannot be written"));
     limit_files(&sidecar, "unlimited");
-    assert_eq!(ask(&sidecar, &path).status, 200);
-    let after = taken(&sidecar.send(&job()));
-    assert_eq!(ask(&sidecar, &after).status, 200);
-    assert_eq!(origin.count(), 2, "an answered job was run again");
+    assert_eq!(wait_for_job(&sidecar, &path).status, 200);
+    let after = accepted_path(&sidecar.send(&job_request()));
+    assert_eq!(wait_for_job(&sidecar, &after).status, 200);
+    assert_eq!(origin.count(), 2, "a completed job ran again");
     assert!(sidecar.metric("outrigger_store_commits_failed_total").unwrap_or(0.0) >= 3.0);
 }
 
 #[test]
-fn one_sidecar_has_a_store_and_a_second_says_whose_it_is() {
-    let (origin, data) = (Origin::start(Behaviour::Chat), folder());
-    let yaml = simple(&origin, "");
-    let first = started(data.path(), &yaml);
+fn a_store_belongs_to_one_sidecar_and_a_second_one_names_the_owner() {
+    let (origin, data) = (Origin::start(Behaviour::Chat), data_dir());
+    let yaml = policy_with_queue(&origin, "");
+    let first = start_with_store(data.path(), &yaml);
     let second = Sidecar::builder().policy("policy", &yaml).data(data.path());
     let refused = second.try_start().expect_err("the store is taken").log.join("\n");
     assert!(refused.contains(&format!("in use by process {}", first.pid())), "{refused}");
-    // Nobody named a directory: it is no reason not to run.
-    let home = folder();
-    let own = || {
+    // With the default directory, a sidecar without access to the store starts without it.
+    let home = data_dir();
+    let start_with_default_store = || {
         let builder = Sidecar::builder().policy("policy", &yaml).default_data();
         builder.env("XDG_STATE_HOME", home.path().to_str().expect("text")).start()
     };
-    let third = own();
-    assert_eq!(third.send(&job()).status, 202);
-    let fourth = own();
-    fourth.wait_for_log(|line| line.contains("no jobs are accepted"));
-    assert_eq!(fourth.send(&job()).status, 200);
+    let first_default = start_with_default_store();
+    assert_eq!(first_default.send(&job_request()).status, 202);
+    let second_default = start_with_default_store();
+    second_default.wait_for_log(|line| line.contains("no jobs are accepted"));
+    assert_eq!(second_default.send(&job_request()).status, 200);
 }
 
 #[test]
-fn a_result_is_posted_signed_and_again_until_it_is_taken() {
+fn a_result_is_posted_with_a_signature_until_it_is_accepted() {
     let hook = Origin::script([Behaviour::status(503, &[]), Behaviour::Chat]);
-    let (origin, data) = (Origin::start(Behaviour::Chat), folder());
+    let (origin, data) = (Origin::start(Behaviour::Chat), data_dir());
     let callback =
         format!("callback: {{ allow: [\"{}/done/**\"], secret: \"${{env:HOOK}}\" }}", hook.url());
-    let yaml = simple(&origin, &format!("durable: {{ {callback} }}"));
+    let yaml = policy_with_queue(&origin, &format!("durable: {{ {callback} }}"));
     let builder = Sidecar::builder().policy("policy", &yaml).env("HOOK", "hunter2-hook");
     let sidecar = builder.data(data.path()).start();
     let url = format!("{}/done/1?x=2", hook.url());
-    let path = taken(&sidecar.send(&job().header("x-outrigger-callback", &url)));
-    let answer = ask(&sidecar, &path);
+    let path = accepted_path(&sidecar.send(&job_request().header("x-outrigger-callback", &url)));
+    let response = wait_for_job(&sidecar, &path);
     hook.wait_for_requests(2);
     let posts = hook.requests();
     let header = |name: &str| posts[1].headers.get(name).map(str::to_owned);
     assert_eq!((posts[1].method.as_str(), posts[1].path.as_str()), ("POST", "/done/1?x=2"));
-    assert_eq!(posts[1].body, answer.body);
-    assert_eq!(header("webhook-id").as_deref(), Some(id(&path)));
+    assert_eq!(posts[1].body, response.body);
+    assert_eq!(header("webhook-id").as_deref(), Some(job_id(&path)));
     assert_eq!(header("outrigger-job-status").as_deref(), Some("200"));
     assert!(header("webhook-signature").is_some_and(|text| text.starts_with("v1,")));
     assert!(header("webhook-timestamp").is_some() && header("content-type").is_some());
-    sidecar.wait_until(|sidecar| of(sidecar, &path)["callback"]["state"] == "sent");
+    sidecar.wait_until(|sidecar| job_status(sidecar, &path)["callback"]["state"] == "sent");
 }
 
 #[test]
-fn what_runs_when_the_sidecar_is_stopped_is_finished_and_the_rest_waits_for_the_next_start() {
-    let (gate, data) = (Gate::closed(), folder());
+fn a_stopped_sidecar_finishes_running_jobs_and_keeps_the_rest_for_the_next_start() {
+    let (gate, data) = (Gate::closed(), data_dir());
     let origin = Origin::start(Behaviour::Chat.held(&gate));
-    let yaml = simple(&origin, "durable: { workers: 1 }");
-    let mut sidecar = started(data.path(), &yaml);
-    let paths = [(); 2].map(|()| taken(&sidecar.send(&job())));
+    let yaml = policy_with_queue(&origin, "durable: { workers: 1 }");
+    let mut sidecar = start_with_store(data.path(), &yaml);
+    let paths = [(); 2].map(|()| accepted_path(&sidecar.send(&job_request())));
     origin.wait_for_in_flight(1);
     sidecar.signal(Signal::Term);
     sidecar.wait_for_log(|line| line.contains("the listener is closed"));
     gate.open_wide();
     assert!(sidecar.wait_for_exit().success());
     assert_eq!(origin.count(), 1);
-    let sidecar = started(data.path(), &yaml);
+    let sidecar = start_with_store(data.path(), &yaml);
     sidecar.wait_for_log(|line| line.contains("recovered=0"));
     for path in &paths {
-        assert_eq!(ask(&sidecar, path).status, 200);
+        assert_eq!(wait_for_job(&sidecar, path).status, 200);
     }
     assert_eq!(origin.count(), 2);
 }

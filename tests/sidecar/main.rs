@@ -1,10 +1,10 @@
-//! The whole sidecar, run as a user runs it: an application in front, misbehaving providers
+//! The sidecar, run as a user runs it: an application in front, misbehaving providers
 //! behind, policies in a folder.
 //!
-//! One file for each promise. What a provider saw is asked of the provider ([`support::Origin`]
-//! counts and keeps every request), what the application saw of a client that hides nothing, and
-//! why it went so of the access log. Where a promise is about time, it is measured against a
-//! sound provider in the same run, and the median of several is judged.
+//! Each file tests one feature. Tests observe three sides: the requests that a provider received
+//! ([`support::Origin`] records every one), the bytes that the application received, and the
+//! access log. Time limits are checked against the median of several runs, relative to a healthy
+//! provider in the same run.
 
 #![allow(clippy::disallowed_methods)]
 

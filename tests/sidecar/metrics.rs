@@ -1,5 +1,4 @@
-//! What a scrape gets: text that Prometheus' own tool accepts, series that nobody can make grow, and
-//! none of what is no more.
+//! `/metrics`: accepted by promtool, with a bounded number of series, without removed entities.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -11,31 +10,31 @@ use serde_json::json;
 use crate::fixtures::{GENEROUS, chat, policy, reload, route};
 use crate::support::{Behaviour, Call, Origin, Sidecar};
 
-/// More models than this have no breaker of their own at an address.
+/// Maximum number of models with a breaker of their own per endpoint.
 const MODELS: usize = 64;
 
-fn text(sidecar: &Sidecar) -> String {
+fn scrape(sidecar: &Sidecar) -> String {
     let (status, text) = sidecar.admin_get("/metrics");
     assert_eq!(status, 200);
     text
 }
 
-/// Every series, without its value.
+/// Every series without its value.
 fn series(sidecar: &Sidecar) -> BTreeSet<String> {
-    let text = text(sidecar);
+    let text = scrape(sidecar);
     let lines = text.lines().filter(|line| !line.starts_with('#'));
     lines.map(|line| line.rsplit_once(' ').expect("a value").0.to_owned()).collect()
 }
 
-/// A sidecar in which everything that is counted has happened.
-fn eventful() -> (Vec<Origin>, Sidecar) {
+/// A sidecar that has seen every kind of event that is counted.
+fn sidecar_with_events() -> (Vec<Origin>, Sidecar) {
     let failing = Origin::start(Behaviour::status(500, &[]));
     let throttling = Origin::start(Behaviour::status(429, &[("retry-after", "60")]));
-    let well = Origin::start(Behaviour::Chat);
+    let healthy = Origin::start(Behaviour::Chat);
     let providers = [
         ("failing", &*failing.url(), "breaker: tight"),
         ("throttling", &*throttling.url(), ""),
-        ("well", &*well.url(), ""),
+        ("well", &*healthy.url(), ""),
     ];
     let rest = "routes: [ { name: all, providers: [failing, throttling], fallback: [well], idempotent: always } ]\n\
                 breakers: { tight: { failure_threshold: 1, recovery_timeout: 60s } }\n";
@@ -44,12 +43,12 @@ fn eventful() -> (Vec<Origin>, Sidecar) {
         sidecar.send(&chat());
     }
     sidecar.admin_post("/api/providers/drain/throttling", &json!({}));
-    (vec![failing, throttling, well], sidecar)
+    (vec![failing, throttling, healthy], sidecar)
 }
 
 #[test]
-fn promtool_finds_nothing_to_say() {
-    let (_origins, sidecar) = eventful();
+fn promtool_reports_no_problems() {
+    let (_origins, sidecar) = sidecar_with_events();
     let mut promtool = Command::new("promtool")
         .args(["check", "metrics"])
         .stdin(Stdio::piped())
@@ -57,55 +56,56 @@ fn promtool_finds_nothing_to_say() {
         .stderr(Stdio::piped())
         .spawn()
         .expect("promtool is there (tests/run installs it)");
-    let text = text(&sidecar);
+    let text = scrape(&sidecar);
     promtool.stdin.take().expect("piped").write_all(text.as_bytes()).expect("written");
     let output = promtool.wait_with_output().expect("it ends");
-    let said = String::from_utf8_lossy(&output.stderr).into_owned()
+    let report = String::from_utf8_lossy(&output.stderr).into_owned()
         + &String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && said.trim().is_empty(), "{said}\n{text}");
+    assert!(output.status.success() && report.trim().is_empty(), "{report}\n{text}");
 }
 
 #[test]
-fn openmetrics_is_for_whoever_asks_for_it() {
-    let (_origins, sidecar) = eventful();
-    let asked = Call::get("/metrics")
+fn openmetrics_is_served_on_request() {
+    let (_origins, sidecar) = sidecar_with_events();
+    let openmetrics = Call::get("/metrics")
         .header("accept", "application/openmetrics-text;version=1.0.0,text/plain;q=0.5");
-    let response = sidecar.admin_send(&asked);
+    let response = sidecar.admin_send(&openmetrics);
     let kind = response.header("content-type").expect("a content type");
     assert!(kind.starts_with("application/openmetrics-text"), "{kind}");
     assert!(response.text().ends_with("# EOF\n"));
-    assert!(!text(&sidecar).contains("# EOF"));
+    assert!(!scrape(&sidecar).contains("# EOF"));
 }
 
 #[test]
-fn states_and_causes_are_told() {
-    let (origins, sidecar) = eventful();
+fn states_and_causes_are_exported() {
+    let (origins, sidecar) = sidecar_with_events();
     let (failing, throttling) = (origins[0].address(), origins[1].address());
-    let told =
-        |name: &str| sidecar.metric(name).unwrap_or_else(|| panic!("{name}:\n{}", text(&sidecar)));
+    let value = |name: &str| {
+        sidecar.metric(name).unwrap_or_else(|| panic!("{name}:\n{}", scrape(&sidecar)))
+    };
     assert_eq!(
-        told(&format!(
+        value(&format!(
             r#"outrigger_held_credentials{{provider="throttling",endpoint="{throttling}"}}"#
         )),
         1.0
     );
-    assert_eq!(told(r#"outrigger_provider_drained{provider="throttling"}"#), 1.0);
-    assert!(told(r#"outrigger_retry_budget{route="all"}"#) > 0.0);
-    assert!(told(r#"outrigger_concurrency_limit{provider="well"}"#) >= 1.0);
-    let well = format!(
+    assert_eq!(value(r#"outrigger_provider_drained{provider="throttling"}"#), 1.0);
+    assert!(value(r#"outrigger_retry_budget{route="all"}"#) > 0.0);
+    assert!(value(r#"outrigger_concurrency_limit{provider="well"}"#) >= 1.0);
+    let healthy = format!(
         r#"outrigger_endpoint_latency_seconds{{provider="well",endpoint="{}"}}"#,
         origins[2].address()
     );
-    assert!((0.0..5.0).contains(&told(&well)));
+    assert!((0.0..5.0).contains(&value(&healthy)));
     let opened = format!(
         r#"outrigger_breaker_transitions_total{{provider="failing",endpoint="{failing}",to="open",cause="consecutive"}}"#
     );
-    assert_eq!(told(&opened), 1.0);
-    assert!(told("process_resident_memory_bytes") > 1e6);
+    assert_eq!(value(&opened), 1.0);
+    assert!(value("process_resident_memory_bytes") > 1e6);
 }
 
 #[test]
-fn no_application_can_make_the_series_grow() {
+fn requests_cannot_grow_the_number_of_series() {
     let a = Origin::start(Behaviour::Chat);
     let rest =
         route("providers: [a], idempotent: always") + "breakers: { default: { scope: model } }\n";
@@ -128,13 +128,13 @@ fn no_application_can_make_the_series_grow() {
         }
     });
     let after = series(&sidecar);
-    // State and rejections of each model's breaker.
+    // Two series for each breaker: state and rejections.
     assert!(after.len() <= before + 2 * MODELS, "{before} series, then {}", after.len());
     assert_eq!(a.count(), 10_001);
 }
 
 #[test]
-fn what_a_policy_no_longer_names_is_no_longer_told() {
+fn series_of_removed_routes_and_providers_disappear() {
     let (a, b) = (Origin::start(Behaviour::Chat), Origin::start(Behaviour::status(500, &[])));
     let providers = [("kept", &*a.url(), "auth: none"), ("gone", &*b.url(), "auth: none")];
     let routes = "routes:\n  - { name: left, match: { path: /left }, providers: [gone], fallback: [kept] }\n";

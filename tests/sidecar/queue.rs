@@ -1,20 +1,21 @@
-//! The wait lane as an application sees it: in which order, how long, how many, and who is told no.
+//! The queue as seen by an application: order, waiting time, length, and rejections.
 
 use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
-use crate::fixtures::{CHAT, alone, api, chat, policy, problem, route};
+use crate::fixtures::{CHAT, api, chat, policy, problem_type, route, single_worker};
 use crate::support::{Behaviour, Call, Gate, Origin, Response, Sidecar};
 
-const ONE: &str = "auth: none, breaker: none, capacity: { concurrency: 1 }";
+const CONCURRENCY_1: &str = "auth: none, breaker: none, capacity: { concurrency: 1 }";
 
-/// A provider that takes one at a time and answers when the gate lets it.
-fn narrow(queue: &str) -> (Gate, Origin, Sidecar) {
+/// A provider with a concurrency of 1 that responds when the gate opens.
+fn single_slot_provider(queue: &str) -> (Gate, Origin, Sidecar) {
     let gate = Gate::closed();
     let origin = Origin::start(Behaviour::Chat.held(&gate));
     let queues = format!("queues: {{ default: {{ {queue} }} }}\n");
     let allowed = "providers: [a], timeout: 20s, allow_override: [timeout, priority]";
-    let sidecar = alone(&policy(&[("a", &origin.url(), ONE)], &(route(allowed) + &queues)));
+    let sidecar =
+        single_worker(&policy(&[("a", &origin.url(), CONCURRENCY_1)], &(route(allowed) + &queues)));
     (gate, origin, sidecar)
 }
 
@@ -31,7 +32,7 @@ fn of_class(class: &str, name: &str) -> Call {
     chat().header("x-outrigger-priority", class).header("x-name", name)
 }
 
-/// Sends one that has to wait, and returns when it does.
+/// Sends a request that has to wait, and returns once it is in the queue.
 fn queued<'scope>(
     scope: &'scope thread::Scope<'scope, '_>,
     sidecar: &'scope Sidecar,
@@ -50,8 +51,9 @@ fn names(origin: &Origin) -> Vec<String> {
 }
 
 #[test]
-fn a_higher_class_goes_before_a_lower_one_and_the_lowest_is_not_starved() {
-    let (gate, origin, sidecar) = narrow("classes: { high: 2, low: 1 }, class: { default: low }");
+fn a_higher_class_goes_first_and_the_lowest_is_not_starved() {
+    let (gate, origin, sidecar) =
+        single_slot_provider("classes: { high: 2, low: 1 }, class: { default: low }");
     thread::scope(|scope| {
         let sidecar = &sidecar;
         let mut calls = vec![scope.spawn(|| sidecar.send(&chat()))];
@@ -70,14 +72,14 @@ fn a_higher_class_goes_before_a_lower_one_and_the_lowest_is_not_starved() {
     let order = names(&origin);
     assert_eq!(order.len(), 5);
     let low = order.iter().position(|name| name == "low-1").expect("it was served");
-    assert!(low <= 2, "two of high for one of low: {order:?}");
+    assert!(low <= 2, "not two of high for one of low: {order:?}");
     assert!(order[..3].contains(&"high-1".to_owned()), "{order:?}");
     assert_eq!(origin.most_in_flight(), 1);
 }
 
 #[test]
-fn flows_take_turns_within_a_class() {
-    let (gate, origin, sidecar) = narrow("flow: { header: x-tenant }");
+fn flows_alternate_within_a_class() {
+    let (gate, origin, sidecar) = single_slot_provider("flow: { header: x-tenant }");
     thread::scope(|scope| {
         let sidecar = &sidecar;
         let mut calls = vec![scope.spawn(|| sidecar.send(&chat()))];
@@ -93,20 +95,20 @@ fn flows_take_turns_within_a_class() {
 }
 
 #[test]
-fn a_full_queue_says_when_to_come_back_and_a_higher_class_takes_a_lower_ones_place() {
-    let (gate, origin, sidecar) = narrow("max_waiting: 1");
+fn a_full_queue_sends_retry_after_and_a_higher_class_displaces_a_lower_one() {
+    let (gate, origin, sidecar) = single_slot_provider("max_waiting: 1");
     thread::scope(|scope| {
         let sidecar = &sidecar;
         let first = scope.spawn(|| sidecar.send(&chat()));
         origin.wait_for_in_flight(1);
         let low = queued(scope, sidecar, of_class("low", "low"), "low");
         let refused = sidecar.send(&of_class("low", "too many"));
-        assert_eq!((refused.status, problem(&refused).as_str()), (503, "queue-full"));
-        let after = refused.header("retry-after").expect("it says when to come back");
+        assert_eq!((refused.status, problem_type(&refused).as_str()), (503, "queue-full"));
+        let after = refused.header("retry-after").expect("a retry-after");
         assert!(after.parse::<u64>().is_ok_and(|seconds| (1..=30).contains(&seconds)), "{after}");
         let high = queued(scope, sidecar, of_class("high", "high"), "high");
         let displaced = low.join().expect("the call ends");
-        assert_eq!((displaced.status, problem(&displaced).as_str()), (503, "queue-full"));
+        assert_eq!((displaced.status, problem_type(&displaced).as_str()), (503, "queue-full"));
         gate.open_wide();
         assert_eq!(high.join().expect("the call ends").status, 200);
         assert_eq!(first.join().expect("the call ends").status, 200);
@@ -120,29 +122,30 @@ fn a_full_queue_says_when_to_come_back_and_a_higher_class_takes_a_lower_ones_pla
 }
 
 #[test]
-fn a_flow_that_fills_the_queue_is_told_that_it_is_its_own_doing() {
-    let (gate, origin, sidecar) = narrow("max_waiting: 2, flow: { header: x-tenant }");
-    let of = |tenant: &str| chat().header("x-tenant", tenant);
+fn a_flow_that_fills_the_queue_gets_429() {
+    let (gate, origin, sidecar) =
+        single_slot_provider("max_waiting: 2, flow: { header: x-tenant }");
+    let of_tenant = |tenant: &str| chat().header("x-tenant", tenant);
     thread::scope(|scope| {
         let sidecar = &sidecar;
         let first = scope.spawn(|| sidecar.send(&chat()));
         origin.wait_for_in_flight(1);
-        let greedy = queued(scope, sidecar, of("a"), "normal");
-        let newest = queued(scope, sidecar, of("a"), "normal");
-        let other = scope.spawn(|| sidecar.send(&of("b")));
+        let oldest = queued(scope, sidecar, of_tenant("a"), "normal");
+        let newest = queued(scope, sidecar, of_tenant("a"), "normal");
+        let other = scope.spawn(|| sidecar.send(&of_tenant("b")));
         assert_eq!(newest.join().expect("the call ends").status, 503);
-        let refused = sidecar.send(&of("a"));
-        assert_eq!((refused.status, problem(&refused).as_str()), (429, "queue-share"));
+        let refused = sidecar.send(&of_tenant("a"));
+        assert_eq!((refused.status, problem_type(&refused).as_str()), (429, "queue-share"));
         gate.open_wide();
-        for call in [first, greedy, other] {
+        for call in [first, oldest, other] {
             assert_eq!(call.join().expect("the call ends").status, 200);
         }
     });
 }
 
 #[test]
-fn one_who_leaves_is_not_sent_and_one_who_waited_too_long_is_told() {
-    let (gate, origin, sidecar) = narrow("max_wait: 300ms");
+fn a_disconnected_waiter_is_not_sent_and_one_past_max_wait_gets_503() {
+    let (gate, origin, sidecar) = single_slot_provider("max_wait: 300ms");
     thread::scope(|scope| {
         let sidecar = &sidecar;
         let first = scope.spawn(|| sidecar.send(&chat()));
@@ -153,7 +156,7 @@ fn one_who_leaves_is_not_sent_and_one_who_waited_too_long_is_told() {
         drop(leaving);
         wait_for(sidecar, "high", 0);
         let late = sidecar.send(&of_class("high", "late"));
-        assert_eq!((late.status, problem(&late).as_str()), (503, "no-capacity"));
+        assert_eq!((late.status, problem_type(&late).as_str()), (503, "no-capacity"));
         assert!(late.header("retry-after").is_some());
         gate.open_wide();
         assert_eq!(first.join().expect("the call ends").status, 200);
@@ -162,12 +165,15 @@ fn one_who_leaves_is_not_sent_and_one_who_waited_too_long_is_told() {
 }
 
 #[test]
-fn who_waits_for_one_provider_delays_nobody_for_another() {
+fn waiters_for_one_provider_do_not_delay_those_for_another() {
     let gate = Gate::closed();
     let (a, b) = (Origin::start(Behaviour::Chat.held(&gate)), Origin::start(Behaviour::Chat));
     let routes = "routes: [ { name: a, match: { path: /a }, providers: [a] }, \
                   { name: b, match: { path: /b }, providers: [b] }, { name: both, providers: [a, b] } ]\n";
-    let sidecar = alone(&policy(&[("a", &a.url(), ONE), ("b", &b.url(), ONE)], routes));
+    let sidecar = single_worker(&policy(
+        &[("a", &a.url(), CONCURRENCY_1), ("b", &b.url(), CONCURRENCY_1)],
+        routes,
+    ));
     thread::scope(|scope| {
         let sidecar = &sidecar;
         let post = |path: &str| sidecar.send(&Call::post(path, "{}")).status;
@@ -187,13 +193,14 @@ fn who_waits_for_one_provider_delays_nobody_for_another() {
 }
 
 #[test]
-fn a_full_primary_is_waited_for_as_long_as_patience_then_the_fallback_is_asked() {
+fn a_request_waits_for_a_full_primary_up_to_its_patience_then_uses_the_fallback() {
     let gate = Gate::closed();
     let (a, b) = (Origin::start(Behaviour::Chat.held(&gate)), Origin::start(Behaviour::Chat));
     let rest =
         route("providers: [a], fallback: [b]") + "retries: { default: { patience: 300ms } }\n";
     let more = "auth: none, breaker: none";
-    let sidecar = alone(&policy(&[("a", &a.url(), ONE), ("b", &b.url(), more)], &rest));
+    let sidecar =
+        single_worker(&policy(&[("a", &a.url(), CONCURRENCY_1), ("b", &b.url(), more)], &rest));
     thread::scope(|scope| {
         let first = scope.spawn(|| sidecar.send(&chat()));
         a.wait_for_in_flight(1);
@@ -202,20 +209,20 @@ fn a_full_primary_is_waited_for_as_long_as_patience_then_the_fallback_is_asked()
         let took = began.elapsed();
         assert!(took >= Duration::from_millis(300), "{took:?}");
         assert_eq!((a.count(), b.count()), (1, 1));
-        let waits = scope.spawn(|| sidecar.send(&chat()));
+        let waiting_call = scope.spawn(|| sidecar.send(&chat()));
         wait_for(&sidecar, "normal", 1);
         gate.open_wide();
-        assert_eq!(waits.join().expect("the call ends").status, 200);
+        assert_eq!(waiting_call.join().expect("the call ends").status, 200);
         assert_eq!(first.join().expect("the call ends").status, 200);
     });
     assert_eq!((a.count(), b.count()), (2, 1));
 }
 
 #[test]
-fn a_rate_is_kept_and_used_and_whoever_waits_goes_on_time() {
+fn waiting_requests_are_sent_at_exactly_the_rate() {
     let origin = Origin::start(Behaviour::Chat);
     let more = "auth: none, capacity: { requests: { rate: 100/s, burst: 1 } }";
-    let sidecar = alone(&policy(&[("a", &origin.url(), more)], &route("providers: [a]")));
+    let sidecar = single_worker(&policy(&[("a", &origin.url(), more)], &route("providers: [a]")));
     let began = Instant::now();
     thread::scope(|scope| {
         let calls: Vec<_> = (0..8)
@@ -234,17 +241,17 @@ fn a_rate_is_kept_and_used_and_whoever_waits_goes_on_time() {
 }
 
 #[test]
-fn tokens_are_charged_as_estimated_and_settled_on_what_the_answer_says() {
+fn tokens_are_charged_by_estimate_and_settled_by_reported_usage() {
     let origin = Origin::start(Behaviour::Chat);
     let capacity = "capacity: { tokens: { rate: 60000/min, burst: 10000 } }";
     let usage = "usage: { input: /usage/prompt_tokens, output: /usage/completion_tokens }";
     let more = format!("auth: none, {capacity}, {usage}");
     let rest = route("providers: [a], timeout: 1s");
-    let sidecar = alone(&policy(&[("a", &origin.url(), &more)], &rest));
+    let sidecar = single_worker(&policy(&[("a", &origin.url(), &more)], &rest));
     let used = |sidecar: &Sidecar| {
         sidecar.metric(r#"outrigger_rate_limit_used{provider="a",of="tokens"}"#).unwrap_or(-1.0)
     };
-    // Ten thousand tokens as it is estimated; a few, as the answer says.
+    // Ten thousand tokens by estimate, a few by reported usage.
     let long =
         Call::post(CHAT, format!(r#"{{"model":"small","messages":["{}"]}}"#, "x".repeat(39_000)));
     assert_eq!(sidecar.send(&long).status, 200);
@@ -253,8 +260,9 @@ fn tokens_are_charged_as_estimated_and_settled_on_what_the_answer_says() {
 }
 
 #[test]
-fn a_class_that_the_queue_does_not_have_is_refused_by_its_name() {
-    let (gate, _origin, sidecar) = narrow("class: { header: x-priority, default: low }");
+fn an_unknown_class_is_rejected_by_name() {
+    let (gate, _origin, sidecar) =
+        single_slot_provider("class: { header: x-priority, default: low }");
     gate.open_wide();
     for header in ["x-outrigger-priority", "x-priority"] {
         let refused = sidecar.send(&chat().header(header, "urgent"));
@@ -266,8 +274,8 @@ fn a_class_that_the_queue_does_not_have_is_refused_by_its_name() {
 }
 
 #[test]
-fn a_queue_that_is_paused_lets_nobody_through_until_it_is_resumed_and_says_who_waits() {
-    let (gate, origin, sidecar) = narrow("flow: { header: x-tenant }");
+fn a_paused_queue_holds_requests_and_shows_them_until_it_is_resumed() {
+    let (gate, origin, sidecar) = single_slot_provider("flow: { header: x-tenant }");
     gate.open_wide();
     let change = |action: &str, name: &str| {
         sidecar.admin_post(&format!("/api/queue/{action}/{name}"), &serde_json::json!({}))
@@ -295,11 +303,11 @@ fn a_queue_that_is_paused_lets_nobody_through_until_it_is_resumed_and_says_who_w
 }
 
 #[test]
-fn a_provider_that_queues_gets_a_lower_limit_and_the_limit_is_told() {
+fn failures_lower_the_adaptive_limit_of_a_provider() {
     let gate = Gate::open();
     let origin = Origin::start(Behaviour::Chat.held(&gate));
     let more = "auth: none, breaker: none, capacity: { adaptive: true, concurrency: 64 }";
-    let sidecar = alone(&policy(&[("a", &origin.url(), more)], &route("providers: [a]")));
+    let sidecar = single_worker(&policy(&[("a", &origin.url(), more)], &route("providers: [a]")));
     let limit = |sidecar: &Sidecar| {
         sidecar.metric(r#"outrigger_concurrency_limit{provider="a"}"#).unwrap_or(0.0)
     };
@@ -307,16 +315,16 @@ fn a_provider_that_queues_gets_a_lower_limit_and_the_limit_is_told() {
     assert!((4.0..64.0).contains(&first), "{first}");
     assert_eq!(sidecar.send(&chat()).status, 200);
     origin.set(Behaviour::status(500, &[]));
-    // Failures take from it, once a round trip, and never all of it.
+    // Failures lower the limit once per round trip, down to a minimum.
     for _ in 0..100 {
         sidecar.send(&chat());
     }
-    let least = limit(&sidecar);
-    assert!((4.0..first).contains(&least), "{first} -> {least}");
+    let lowest = limit(&sidecar);
+    assert!((4.0..first).contains(&lowest), "{first} -> {lowest}");
 }
 
 #[test]
-fn a_provider_that_tells_that_nothing_is_left_is_not_asked_before_there_is() {
+fn a_provider_that_reports_no_remaining_quota_gets_no_request_until_it_resets() {
     let headers = [
         ("x-ratelimit-limit-requests", "100"),
         ("x-ratelimit-remaining-requests", "0"),
@@ -325,12 +333,12 @@ fn a_provider_that_tells_that_nothing_is_left_is_not_asked_before_there_is() {
     let origin = Origin::start(Behaviour::status(200, &headers));
     let rest = "routes: [ { name: quick, match: { path: /quick }, providers: [a], timeout: 100ms }, \
                 { name: all, providers: [a] } ]\n";
-    let sidecar = alone(&policy(&[("a", &origin.url(), "auth: none")], rest));
+    let sidecar = single_worker(&policy(&[("a", &origin.url(), "auth: none")], rest));
     assert_eq!(sidecar.send(&chat()).status, 200);
-    let told = sidecar.send(&Call::post("/quick", "{}"));
-    assert_eq!(told.status, 503, "{}", told.text());
+    let response = sidecar.send(&Call::post("/quick", "{}"));
+    assert_eq!(response.status, 503, "{}", response.text());
     assert_eq!(origin.count(), 1);
-    // A hundred in fifty seconds is one each half second.
+    // A hundred requests in fifty seconds is one every half second.
     let began = Instant::now();
     assert_eq!(sidecar.send(&chat()).status, 200);
     let took = began.elapsed();

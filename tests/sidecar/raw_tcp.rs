@@ -1,4 +1,4 @@
-//! Bytes on a TCP connection, for what no HTTP client or server would send.
+//! Raw TCP connections, for bytes that no HTTP client or server would send.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -10,13 +10,13 @@ use crate::support::message::find;
 #[derive(Debug)]
 pub struct RawClient {
     stream: TcpStream,
-    /// Read and not yet handed out.
+    /// Bytes read and not yet returned.
     buffer: Vec<u8>,
 }
 
-/// A provider by hand: its connections are taken and talked on one by one.
+/// A provider whose connections are accepted and handled by the test itself.
 #[derive(Debug)]
-pub struct Peer(TcpListener);
+pub struct RawServer(TcpListener);
 
 impl RawClient {
     /// Connects to the host of a URL.
@@ -36,48 +36,48 @@ impl RawClient {
         self.stream.write_all(bytes.as_ref()).expect("bytes can be written");
     }
 
-    /// Writes what the other side still takes: it may have answered and closed.
-    pub fn offer(&mut self, bytes: impl AsRef<[u8]>) {
+    /// Writes and ignores errors: the peer may have responded and closed already.
+    pub fn write_best_effort(&mut self, bytes: impl AsRef<[u8]>) {
         let _ = self.stream.write_all(bytes.as_ref());
     }
 
-    /// Nothing more will be written.
+    /// Closes the sending direction.
     pub fn half_close(&self) {
         self.stream.shutdown(std::net::Shutdown::Write).expect("the connection is open");
     }
 
-    /// Everything up to and including `end`.
+    /// Reads up to and including `end`.
     #[track_caller]
     pub fn read_until(&mut self, end: &str) -> String {
         loop {
-            if let Some(at) = find(&self.buffer, end.as_bytes()) {
-                let taken: Vec<u8> = self.buffer.drain(..at + end.len()).collect();
-                return String::from_utf8_lossy(&taken).into_owned();
+            if let Some(position) = find(&self.buffer, end.as_bytes()) {
+                let content: Vec<u8> = self.buffer.drain(..position + end.len()).collect();
+                return String::from_utf8_lossy(&content).into_owned();
             }
-            let seen = String::from_utf8_lossy(&self.buffer).into_owned();
-            assert!(self.more(), "`{end}` never came, but `{seen}`");
+            let received = String::from_utf8_lossy(&self.buffer).into_owned();
+            assert!(self.read_more(), "never received `{end}`, only `{received}`");
         }
     }
 
     /// Reads this many bytes.
     pub fn read_exactly(&mut self, count: usize) -> Vec<u8> {
         while self.buffer.len() < count {
-            assert!(self.more(), "{count} bytes never came, only {}", self.buffer.len());
+            assert!(self.read_more(), "never received {count} bytes, only {}", self.buffer.len());
         }
         self.buffer.drain(..count).collect()
     }
 
-    /// Everything until the other side closes; panics when it does not.
+    /// Reads until the peer closes; panics if it does not.
     #[track_caller]
     pub fn read_to_close(&mut self) -> String {
-        while self.more() {}
-        let taken = std::mem::take(&mut self.buffer);
-        String::from_utf8_lossy(&taken).into_owned()
+        while self.read_more() {}
+        let content = std::mem::take(&mut self.buffer);
+        String::from_utf8_lossy(&content).into_owned()
     }
 
-    /// False at the end of what the other side sends.
+    /// Reads more bytes; false if the peer has closed.
     #[track_caller]
-    fn more(&mut self) -> bool {
+    fn read_more(&mut self) -> bool {
         let mut piece = [0; 64 * 1024];
         match self.stream.read(&mut piece) {
             Ok(0) => false,
@@ -87,14 +87,14 @@ impl RawClient {
             }
             Err(error) if error.kind() == ErrorKind::ConnectionReset => false,
             Err(error) => {
-                let seen = String::from_utf8_lossy(&self.buffer);
-                panic!("neither more nor an end came ({error}) after `{seen}`")
+                let received = String::from_utf8_lossy(&self.buffer);
+                panic!("no more bytes and no close ({error}) after `{received}`")
             }
         }
     }
 }
 
-impl Peer {
+impl RawServer {
     pub fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback port can be bound");
         let socket = socket2::SockRef::from(&listener);

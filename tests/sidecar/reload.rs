@@ -1,5 +1,5 @@
-//! Policies change while traffic flows: nothing is lost, nothing is forgotten that did not
-//! change, and a policy that is wrong is never in force.
+//! Policy reloads under traffic: no request fails, unchanged parts keep their state, and an invalid
+//! policy never becomes active.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
@@ -7,27 +7,24 @@ use std::thread;
 use serde_json::Value;
 
 use crate::fixtures::{
-    CHAT, access_record, alone, api, chat, in_force, is_from, policy, reload, route, state,
+    CHAT, access_record, api, chat, is_from, last_load, policy, policy_hash, reload, route,
+    single_worker, state,
 };
 use crate::support::{Behaviour, Call, End, Gate, Origin, Sidecar, Signal, Stream};
 
-/// One provider, which sees of each request under which version of the policy it came.
-fn versioned(a: &Origin, version: usize) -> String {
+/// A policy whose provider receives the version of the policy in a header.
+fn policy_version(a: &Origin, version: usize) -> String {
     let more = format!("headers: {{ set: {{ x-version: \"{version}\" }} }}");
     policy(&[("a", &a.url(), &more)], &route("providers: [a]"))
 }
 
-fn last_load(sidecar: &Sidecar) -> Value {
-    api(sidecar, "/api/policies")["last_load"].clone()
-}
-
 #[test]
-fn what_is_in_force_is_told_alike_everywhere() {
+fn the_active_policy_is_reported_consistently() {
     let a = Origin::start(Behaviour::Chat);
-    let sidecar = alone(&versioned(&a, 1));
+    let sidecar = single_worker(&policy_version(&a, 1));
     for version in 1..=3 {
         if version > 1 {
-            reload(&sidecar, || sidecar.write_policy("policy", &versioned(&a, version)));
+            reload(&sidecar, || sidecar.write_policy("policy", &policy_version(&a, version)));
         }
         assert_eq!(sidecar.send(&chat()).status, 200);
         assert_eq!(a.last().headers.get("x-version"), Some(&*version.to_string()));
@@ -40,62 +37,62 @@ fn what_is_in_force_is_told_alike_everywhere() {
         let (_, metrics) = sidecar.admin_get("/metrics");
         let series: Vec<_> =
             metrics.lines().filter(|l| l.starts_with("outrigger_policy{")).collect();
-        let told = series[0]
+        let exported = series[0]
             .strip_prefix("outrigger_policy{hash=\"")
             .and_then(|l| l.strip_suffix("\"} 1"));
-        assert!(series.len() == 1 && told.is_some_and(|told| hash.starts_with(told)), "{series:?}");
+        assert!(series.len() == 1 && exported.is_some_and(|h| hash.starts_with(h)), "{series:?}");
         assert!(policies["in_force"]["files"].to_string().contains("policy.yaml"), "{policies}");
     }
     let changes = last_load(&sidecar)["changes"].to_string();
-    assert!(changes.contains("x-version"), "what changed is told in words: {changes}");
+    assert!(changes.contains("x-version"), "the change is not described: {changes}");
 }
 
 #[test]
-fn the_same_policy_has_the_same_hash_again() {
+fn equal_policies_have_equal_hashes() {
     let a = Origin::start(Behaviour::Chat);
-    let sidecar = alone(&versioned(&a, 1));
-    let first = in_force(&sidecar);
-    reload(&sidecar, || sidecar.write_policy("policy", &versioned(&a, 2)));
-    reload(&sidecar, || sidecar.write_policy("policy", &versioned(&a, 1)));
-    assert_eq!(in_force(&sidecar), first);
+    let sidecar = single_worker(&policy_version(&a, 1));
+    let first = policy_hash(&sidecar);
+    reload(&sidecar, || sidecar.write_policy("policy", &policy_version(&a, 2)));
+    reload(&sidecar, || sidecar.write_policy("policy", &policy_version(&a, 1)));
+    assert_eq!(policy_hash(&sidecar), first);
 }
 
 #[test]
-fn what_is_under_way_finishes_on_the_policy_that_it_began_with() {
+fn a_running_request_finishes_with_the_policy_it_started_with() {
     let gate = Gate::closed();
     let (a, b) = (Origin::start(Stream::chat(5).gated(&gate)), Origin::start(Behaviour::Chat));
-    let sidecar = alone(&policy(&[("a", &a.url(), "")], &route("providers: [a]")));
-    let before = in_force(&sidecar);
+    let sidecar = single_worker(&policy(&[("a", &a.url(), "")], &route("providers: [a]")));
+    let before = policy_hash(&sidecar);
     let mut client = sidecar.client();
     client.send_only(&chat());
     gate.let_through(2);
-    let mut answer = client.read_response("POST").expect("the head of the answer");
-    assert!(answer.next_event().is_some());
+    let mut response = client.read_response("POST").expect("the head of the response");
+    assert!(response.next_event().is_some());
 
     let other = policy(&[("b", &b.url(), "")], "routes: [ { name: other, providers: [b] } ]\n");
     reload(&sidecar, || sidecar.write_policy("policy", &other));
     assert!(is_from(&sidecar.send(&chat()), &b));
 
     gate.open_wide();
-    assert_eq!(answer.events().last().map(String::as_str), Some("[DONE]"));
-    assert_eq!(answer.end(), End::Complete);
-    drop(answer);
-    let stories = sidecar.wait_for_access(2);
-    let told = stories
-        .iter()
-        .find(|access_record| access_record["route"] == "all")
-        .expect("the first request's line");
-    assert!(told["policy"].as_str().is_some_and(|policy| before.starts_with(policy)), "{told}");
-    assert!(is_from(&client.send(&chat()), &b), "the next request on its connection is new");
+    assert_eq!(response.events().last().map(String::as_str), Some("[DONE]"));
+    assert_eq!(response.end(), End::Complete);
+    drop(response);
+    let records = sidecar.wait_for_access(2);
+    let record = records.iter().find(|record| record["route"] == "all").expect("the first record");
+    assert!(record["policy"].as_str().is_some_and(|policy| before.starts_with(policy)), "{record}");
+    assert!(
+        is_from(&client.send(&chat()), &b),
+        "the next request on the connection uses the new policy"
+    );
 }
 
 #[test]
-fn a_policy_that_is_wrong_is_never_in_force() {
+fn an_invalid_policy_never_becomes_active() {
     let a = Origin::start(Behaviour::Chat);
-    let sidecar = alone(&versioned(&a, 1));
-    let before = in_force(&sidecar);
-    let good = versioned(&a, 2);
-    for (wrong, said) in [
+    let sidecar = single_worker(&policy_version(&a, 1));
+    let before = policy_hash(&sidecar);
+    let good = policy_version(&a, 2);
+    for (invalid, expected) in [
         (good.replace("providers: [a]", "provider: [a]"), "unknown key `provider`"),
         (good.replace("providers: [a]", "providers: [nobody]"), "`nobody`"),
         (good.replace("version: 1", "version: 9"), "`9`"),
@@ -103,12 +100,12 @@ fn a_policy_that_is_wrong_is_never_in_force() {
         (String::new(), "policy.yaml"),
     ] {
         let last = last_load(&sidecar)["at"].clone();
-        sidecar.write_policy("policy", &wrong);
+        sidecar.write_policy("policy", &invalid);
         sidecar.wait_until(|sidecar| last_load(sidecar)["at"] != last);
         let load = last_load(&sidecar);
-        assert_eq!(load["result"], "rejected", "{wrong}: {load}");
-        assert!(load["problems"].to_string().contains(said), "{wrong}: {load}");
-        assert_eq!(in_force(&sidecar), before);
+        assert_eq!(load["result"], "rejected", "{invalid}: {load}");
+        assert!(load["problems"].to_string().contains(expected), "{invalid}: {load}");
+        assert_eq!(policy_hash(&sidecar), before);
         sidecar.wait_until(|sidecar| sidecar.metric("outrigger_policy_valid") == Some(0.0));
         assert_eq!(sidecar.send(&chat()).status, 200);
         assert_eq!(a.last().headers.get("x-version"), Some("1"));
@@ -121,24 +118,24 @@ fn a_policy_that_is_wrong_is_never_in_force() {
 }
 
 #[test]
-fn a_problem_is_told_with_its_place() {
+fn a_problem_is_reported_with_its_location() {
     let a = Origin::start(Behaviour::Chat);
-    let sidecar = alone(&versioned(&a, 1));
-    let wrong = versioned(&a, 2).replace("providers: [a]", "providers: [a], fallbak: [a]");
-    sidecar.write_policy("policy", &wrong);
+    let sidecar = single_worker(&policy_version(&a, 1));
+    let invalid = policy_version(&a, 2).replace("providers: [a]", "providers: [a], fallbak: [a]");
+    sidecar.write_policy("policy", &invalid);
     sidecar.wait_until(|sidecar| last_load(sidecar)["result"] == "rejected");
     let problems = last_load(&sidecar)["problems"].clone();
-    let told = problems[0].as_str().expect("a text");
+    let problem = problems[0].as_str().expect("a text");
     for part in ["unknown key `fallbak`", "policy.yaml:4:", "did you mean `fallback`?"] {
-        assert!(told.contains(part), "{told}");
+        assert!(problem.contains(part), "{problem}");
     }
     sidecar.wait_for_log(|line| line.contains("unknown key `fallbak`"));
 }
 
 #[test]
-fn sighup_loads_again() {
+fn sighup_reloads_the_policy() {
     let a = Origin::start(Behaviour::Chat);
-    let sidecar = alone(&versioned(&a, 1));
+    let sidecar = single_worker(&policy_version(&a, 1));
     let before = last_load(&sidecar)["at"].clone();
     sidecar.signal(Signal::Hup);
     sidecar.wait_until(|sidecar| last_load(sidecar)["at"] != before);
@@ -149,7 +146,7 @@ fn sighup_loads_again() {
 }
 
 #[test]
-fn breaker_and_latency_outlive_a_reload() {
+fn breakers_and_latencies_survive_a_reload() {
     let (a, b) = (Origin::start(Behaviour::Chat), Origin::start(Behaviour::status(500, &[])));
     let yaml = |more: &str| {
         let routes = "routes: [ { name: dead, match: { path: /dead }, providers: [b], retry: none }, \
@@ -157,7 +154,7 @@ fn breaker_and_latency_outlive_a_reload() {
                       breakers: { default: { failure_threshold: 3, recovery_timeout: 60s } }\n";
         policy(&[("a", &a.url(), more), ("b", &b.url(), more)], routes)
     };
-    let sidecar = alone(&yaml(""));
+    let sidecar = single_worker(&yaml(""));
     for _ in 0..10 {
         assert_eq!(sidecar.send(&chat()).status, 200);
     }
@@ -176,18 +173,18 @@ fn breaker_and_latency_outlive_a_reload() {
     assert_eq!((sidecar.send(&Call::post("/dead", "")).status, b.count()), (503, 3));
 }
 
-/// What the traffic of a test came to.
+/// The traffic of a test: a stop flag and counts of completed requests.
 #[derive(Debug, Default)]
-struct Tally {
-    over: AtomicBool,
+struct Traffic {
+    stopped: AtomicBool,
     ordinary: AtomicUsize,
     streamed: AtomicUsize,
 }
 
-impl Tally {
-    /// Ordinary and streamed calls by turns on one connection after another, until it is over.
-    fn call(&self, sidecar: &Sidecar) {
-        while !self.over.load(Ordering::Relaxed) {
+impl Traffic {
+    /// Sends ordinary and streamed requests in turn until stopped, ten of each per connection.
+    fn send_until_stopped(&self, sidecar: &Sidecar) {
+        while !self.stopped.load(Ordering::Relaxed) {
             let mut client = sidecar.client();
             for _ in 0..10 {
                 let response = client.send(&chat());
@@ -202,24 +199,24 @@ impl Tally {
     }
 }
 
-/// Calls it over even when the test panics, so that its threads end.
-struct Ends<'a>(&'a AtomicBool);
+/// Sets the stop flag even when the test panics, so that its threads end.
+struct StopOnDrop<'a>(&'a AtomicBool);
 
-impl Drop for Ends<'_> {
+impl Drop for StopOnDrop<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
     }
 }
 
 #[test]
-fn sixty_reloads_good_and_bad_break_no_request() {
+fn sixty_reloads_of_valid_and_invalid_policies_fail_no_request() {
     let a = Origin::start(Behaviour::custom(|request| match request.path.as_str() {
         CHAT => Behaviour::Chat,
         _ => Behaviour::sse(20),
     }));
-    let sidecar = Sidecar::start(&versioned(&a, 0));
-    let (tally, slow) = (Tally::default(), Gate::closed());
-    let long = Origin::start(Stream::chat(60).gated(&slow));
+    let sidecar = Sidecar::start(&policy_version(&a, 0));
+    let (traffic, gate) = (Traffic::default(), Gate::closed());
+    let long = Origin::start(Stream::chat(60).gated(&gate));
     let with_long = |version: usize| {
         let route = "  - { name: long, match: { path: /long }, providers: [long] }\n  - { name: all, providers: [a] }\n";
         let more = format!("headers: {{ set: {{ x-version: \"{version}\" }} }}");
@@ -228,33 +225,33 @@ fn sixty_reloads_good_and_bad_break_no_request() {
     reload(&sidecar, || sidecar.write_policy("policy", &with_long(1)));
     let mut client = sidecar.client();
     client.send_only(&Call::get("/long"));
-    slow.let_through(2);
-    let mut answer = client.read_response("GET").expect("the head of the answer");
+    gate.let_through(2);
+    let mut response = client.read_response("GET").expect("the head of the response");
     thread::scope(|scope| {
-        let _ends = Ends(&tally.over);
+        let _ends = StopOnDrop(&traffic.stopped);
         for _ in 0..3 {
-            scope.spawn(|| tally.call(&sidecar));
+            scope.spawn(|| traffic.send_until_stopped(&sidecar));
         }
         for version in 2..32 {
-            let before = in_force(&sidecar);
+            let before = policy_hash(&sidecar);
             sidecar.write_policy(
                 "policy",
                 &with_long(version).replace("providers: [a]", "providers: [z]"),
             );
             sidecar.wait_until(|sidecar| last_load(sidecar)["result"] == "rejected");
-            assert_eq!(in_force(&sidecar), before, "a bad policy is in force");
+            assert_eq!(policy_hash(&sidecar), before, "an invalid policy became active");
             reload(&sidecar, || sidecar.write_policy("policy", &with_long(version)));
-            slow.let_through(1);
-            assert!(answer.next_event().is_some(), "the long stream goes on");
+            gate.let_through(1);
+            assert!(response.next_event().is_some(), "the long stream stopped");
         }
     });
-    slow.open_wide();
-    assert_eq!(answer.events().last().map(String::as_str), Some("[DONE]"));
-    assert_eq!(answer.end(), End::Complete);
-    let (ordinary, streamed) = (tally.ordinary.into_inner(), tally.streamed.into_inner());
+    gate.open_wide();
+    assert_eq!(response.events().last().map(String::as_str), Some("[DONE]"));
+    assert_eq!(response.end(), End::Complete);
+    let (ordinary, streamed) = (traffic.ordinary.into_inner(), traffic.streamed.into_inner());
     assert!(ordinary > 100 && streamed > 100, "{ordinary} ordinary and {streamed} streamed calls");
-    let stories = sidecar.wait_for_access(ordinary + streamed + 1);
-    let failed = stories
+    let records = sidecar.wait_for_access(ordinary + streamed + 1);
+    let failed = records
         .iter()
         .find(|access_record| access_record["status"] != 200 || access_record["end"] != "answered");
     assert_eq!(failed, None);

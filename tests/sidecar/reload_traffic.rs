@@ -1,12 +1,14 @@
-//! Policies that change, good and bad by turns, under ordinary and streamed traffic: nothing fails.
+//! Alternating valid and invalid policy changes under ordinary and streamed traffic.
 //!
-//! `tests/drill reloads` runs the same with a thousand changes.
+//! `tests/drill reloads` runs the same test with a thousand changes.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use crate::fixtures::{GENEROUS, api, breaker, chat, in_force, median, policy, reload};
+use crate::fixtures::{
+    GENEROUS, api, breaker, chat, last_load, median, policy, policy_hash, reload,
+};
 use crate::support::{Behaviour, Call, End, Gate, Origin, Sidecar, Stream};
 
 fn yaml(a: &Origin, b: &Origin, version: usize) -> String {
@@ -22,20 +24,26 @@ fn yaml(a: &Origin, b: &Origin, version: usize) -> String {
     )
 }
 
-/// Asks until told to stop; counts what is not a whole 200.
-fn ask(sidecar: &Sidecar, call: &Call, stop: &AtomicBool, counts: &(AtomicUsize, AtomicUsize)) {
+#[derive(Default)]
+struct Counts {
+    sent: AtomicUsize,
+    /// Responses that are not a complete 200.
+    failed: AtomicUsize,
+}
+
+fn send_until_stopped(sidecar: &Sidecar, call: &Call, stop: &AtomicBool, counts: &Counts) {
     let mut client = sidecar.client();
     while !stop.load(Ordering::Relaxed) {
         let response = client.send(call);
-        counts.0.fetch_add(1, Ordering::Relaxed);
+        counts.sent.fetch_add(1, Ordering::Relaxed);
         if response.status != 200 || response.end != End::Complete {
-            counts.1.fetch_add(1, Ordering::Relaxed);
+            counts.failed.fetch_add(1, Ordering::Relaxed);
         }
     }
 }
 
 #[test]
-fn no_request_and_no_stream_feels_a_reload() {
+fn reloads_fail_no_request_and_no_stream() {
     let changes = std::env::var("OUTRIGGER_RELOADS").map_or(24, |n| n.parse().expect("a number"));
     let gate = Gate::closed();
     let a = Origin::start(Behaviour::Chat);
@@ -43,45 +51,43 @@ fn no_request_and_no_stream_feels_a_reload() {
     let sidecar = Sidecar::start(&yaml(&a, &b, 0));
     let epoch = |sidecar: &Sidecar| breaker(sidecar, "a")["epoch"].clone();
     let (stop, before) = (AtomicBool::new(false), epoch(&sidecar));
-    let (asked, streamed) = <((_, _), (_, _))>::default();
-    let mut took = Vec::new();
+    let (ordinary, streamed) = <(Counts, Counts)>::default();
+    let mut times = Vec::new();
     thread::scope(|scope| {
-        let streams = Call::post("/streams", "{}");
         for _ in 0..2 {
-            scope.spawn(|| ask(&sidecar, &chat(), &stop, &asked));
-            let (sidecar, stop, streamed, streams) = (&sidecar, &stop, &streamed, streams.clone());
-            scope.spawn(move || ask(sidecar, &streams, stop, streamed));
+            scope.spawn(|| send_until_stopped(&sidecar, &chat(), &stop, &ordinary));
+            let stream = Call::post("/streams", "{}");
+            let (sidecar, stop, streamed) = (&sidecar, &stop, &streamed);
+            scope.spawn(move || send_until_stopped(sidecar, &stream, stop, streamed));
         }
         for version in 1..=changes {
             gate.let_through(12);
             if version % 2 == 1 {
                 let write = || sidecar.write_policy("policy", &yaml(&a, &b, version));
-                took.push(reload(&sidecar, write));
+                times.push(reload(&sidecar, write));
             } else {
-                let good = in_force(&sidecar);
+                let active = policy_hash(&sidecar);
                 sidecar.write_policy("policy", "version: 1\nproviders: { a: { urll: x } }\n");
-                let last = |s: &Sidecar| api(s, "/api/policies")["last_load"]["result"].clone();
-                sidecar.wait_until(|sidecar| last(sidecar) == "rejected");
-                assert_eq!(in_force(&sidecar), good, "a bad policy is never in force");
+                sidecar.wait_until(|sidecar| last_load(sidecar)["result"] == "rejected");
+                assert_eq!(policy_hash(&sidecar), active, "an invalid policy became active");
             }
         }
         stop.store(true, Ordering::Relaxed);
         gate.open_wide();
     });
-    let count = |n: &AtomicUsize| n.load(Ordering::Relaxed);
+    let count = |n: AtomicUsize| n.into_inner();
+    let (requests, failed) = (count(ordinary.sent), count(ordinary.failed));
+    let (streams, interrupted) = (count(streamed.sent), count(streamed.failed));
     println!(
-        "{changes} changes: {} requests, {} failed; {} streams, {} broken; in force after {:?}, at most {:?}",
-        count(&asked.0),
-        count(&asked.1),
-        count(&streamed.0),
-        count(&streamed.1),
-        median(took.clone()),
-        took.iter().max(),
+        "{changes} changes: {requests} requests, {failed} failed; {streams} streams, {interrupted} \
+         interrupted; active after {:?} (median), {:?} (maximum)",
+        median(times.clone()),
+        times.iter().max(),
     );
-    assert_eq!((count(&asked.1), count(&streamed.1)), (0, 0), "failed requests, broken streams");
-    assert!(count(&asked.0) > changes && count(&streamed.0) > 0);
-    assert!(median(took) <= Duration::from_millis(500));
-    assert_eq!(epoch(&sidecar), before, "the breaker was carried over");
-    let picked = api(&sidecar, "/api/status")["providers"][0]["addresses"][0]["selected"].clone();
-    assert!(picked.as_u64().is_some_and(|n| n as usize >= count(&asked.0)), "{picked}");
+    assert_eq!((failed, interrupted), (0, 0), "failed requests, interrupted streams");
+    assert!(requests > changes && streams > 0);
+    assert!(median(times) <= Duration::from_millis(500));
+    assert_eq!(epoch(&sidecar), before, "the breaker lost its state");
+    let selected = api(&sidecar, "/api/status")["providers"][0]["addresses"][0]["selected"].clone();
+    assert!(selected.as_u64().is_some_and(|n| n as usize >= requests), "{selected}");
 }

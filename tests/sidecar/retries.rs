@@ -1,5 +1,5 @@
-//! What is repeated, where, and how often: nothing that may have been carried out is done twice
-//! (RFC 9110, 9.2.2), unless the policy or an Idempotency-Key says that it may be.
+//! Retries: which requests, where, and how often. A request that may have been processed is not
+//! retried (RFC 9110, 9.2.2) unless the policy or an Idempotency-Key allows it.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -7,48 +7,49 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::fixtures::{
-    CHAT, GENEROUS, access_record, alone, chat, classes, is_from, pace, policy, problem, route,
+    CHAT, GENEROUS, access_record, chat, classes, is_from, policy, problem_type, route,
+    single_worker, sleep_until,
 };
 use crate::support::{Behaviour, Call, End, Origin, Sidecar};
 
-/// A provider that is asked although it fails, and that is not waited for long.
-const HASTY: &str = "breaker: none, timeouts: { headers: 200ms, first_byte: 200ms, idle: 200ms }";
+/// A provider without a breaker and with short timeouts.
+const SHORT_TIMEOUTS: &str =
+    "breaker: none, timeouts: { headers: 200ms, first_byte: 200ms, idle: 200ms }";
 
-/// Every way in which a request may have been carried out although it failed.
-fn failures() -> Vec<Behaviour> {
-    let mut failures: Vec<_> =
+/// Failures after which the request may have been processed.
+fn ambiguous_failures() -> Vec<Behaviour> {
+    let mut ambiguous_failures: Vec<_> =
         [500, 502, 503, 504].map(|code| Behaviour::status(code, &[])).into_iter().collect();
-    failures.extend([Behaviour::Reset, Behaviour::ResetMidBody, Behaviour::HalfBody]);
-    failures.extend([Behaviour::Silent, Behaviour::HeadersThenSilence]);
-    failures
+    ambiguous_failures.extend([Behaviour::Reset, Behaviour::ResetMidBody, Behaviour::HalfBody]);
+    ambiguous_failures.extend([Behaviour::Silent, Behaviour::HeadersThenSilence]);
+    ambiguous_failures
 }
 
-/// Two origins, the second one sound, and a route with this in its braces that asks them in order.
-fn two(more: &str, rest: &str) -> (Origin, Origin, Sidecar) {
+/// Two healthy origins and a route that tries them in order.
+fn with_two_providers(more: &str, rest: &str) -> (Origin, Origin, Sidecar) {
+    with_route(&format!("providers: [a, b], balance: first{more}"), rest)
+}
+
+/// Two healthy origins, the second one as a fallback.
+fn with_fallback(more: &str, rest: &str) -> (Origin, Origin, Sidecar) {
+    with_route(&format!("providers: [a], fallback: [b]{more}"), rest)
+}
+
+fn with_route(keys: &str, rest: &str) -> (Origin, Origin, Sidecar) {
     let (a, b) = (Origin::start(Behaviour::Chat), Origin::start(Behaviour::Chat));
-    let route = route(&format!("providers: [a, b], balance: first{more}"));
-    let yaml = policy(&[("a", &a.url(), HASTY), ("b", &b.url(), HASTY)], &(route + rest));
-    let sidecar = alone(&yaml);
+    let providers = [("a", &*a.url(), SHORT_TIMEOUTS), ("b", &*b.url(), SHORT_TIMEOUTS)];
+    let sidecar = single_worker(&policy(&providers, &(route(keys) + rest)));
     (a, b, sidecar)
 }
 
-/// The same, with the second one as a fallback.
-fn fallback(more: &str, rest: &str) -> (Origin, Origin, Sidecar) {
-    let (a, b) = (Origin::start(Behaviour::Chat), Origin::start(Behaviour::Chat));
-    let route = route(&format!("providers: [a], fallback: [b]{more}"));
-    let yaml = policy(&[("a", &a.url(), HASTY), ("b", &b.url(), HASTY)], &(route + rest));
-    let sidecar = alone(&yaml);
-    (a, b, sidecar)
-}
-
-fn with_key() -> Call {
+fn keyed_chat() -> Call {
     chat().header("idempotency-key", "order-1")
 }
 
 #[test]
-fn a_post_that_may_have_been_processed_is_not_sent_twice() {
-    for (a, b, sidecar) in [two("", GENEROUS), fallback("", GENEROUS)] {
-        for (i, failure) in failures().into_iter().enumerate() {
+fn a_post_that_may_have_been_processed_is_not_retried() {
+    for (a, b, sidecar) in [with_two_providers("", GENEROUS), with_fallback("", GENEROUS)] {
+        for (i, failure) in ambiguous_failures().into_iter().enumerate() {
             a.set(failure.clone());
             let response = sidecar.send(&chat());
             assert!(response.status >= 500, "{failure:?}: {}", response.status);
@@ -62,11 +63,12 @@ fn a_post_that_may_have_been_processed_is_not_sent_twice() {
 }
 
 #[test]
-fn idempotent_always_lets_a_post_be_repeated_anywhere() {
-    for (a, b, sidecar) in
-        [two(", idempotent: always", GENEROUS), fallback(", idempotent: always", GENEROUS)]
-    {
-        for (i, failure) in failures().into_iter().enumerate() {
+fn idempotent_always_allows_a_post_to_be_retried_anywhere() {
+    for (a, b, sidecar) in [
+        with_two_providers(", idempotent: always", GENEROUS),
+        with_fallback(", idempotent: always", GENEROUS),
+    ] {
+        for (i, failure) in ambiguous_failures().into_iter().enumerate() {
             a.set(failure.clone());
             let response = sidecar.send(&chat());
             assert_eq!((response.status, response.end), (200, End::Complete), "{failure:?}");
@@ -78,8 +80,8 @@ fn idempotent_always_lets_a_post_be_repeated_anywhere() {
 }
 
 #[test]
-fn a_method_that_is_idempotent_is_repeated_anywhere() {
-    let (a, b, sidecar) = two("", GENEROUS);
+fn an_idempotent_method_is_retried_anywhere() {
+    let (a, b, sidecar) = with_two_providers("", GENEROUS);
     a.set(Behaviour::status(500, &[]));
     for (i, method) in ["GET", "HEAD", "PUT", "DELETE", "OPTIONS"].into_iter().enumerate() {
         assert_eq!(sidecar.send(&Call::new(method, "/thing")).status, 200, "{method}");
@@ -90,10 +92,10 @@ fn a_method_that_is_idempotent_is_repeated_anywhere() {
 }
 
 #[test]
-fn a_key_lets_a_post_be_repeated_where_the_key_is_known_and_not_elsewhere() {
-    for (a, b, sidecar) in [two("", GENEROUS), fallback("", GENEROUS)] {
+fn an_idempotency_key_allows_retries_at_the_same_provider_only() {
+    for (a, b, sidecar) in [with_two_providers("", GENEROUS), with_fallback("", GENEROUS)] {
         a.set(Behaviour::Script(vec![Behaviour::status(500, &[]), Behaviour::Chat]));
-        let response = sidecar.send(&with_key());
+        let response = sidecar.send(&keyed_chat());
         assert!(response.status == 200 && is_from(&response, &a), "{}", response.status);
         assert_eq!((a.count(), b.count()), (2, 0));
         let keys: Vec<_> = a
@@ -104,28 +106,28 @@ fn a_key_lets_a_post_be_repeated_where_the_key_is_known_and_not_elsewhere() {
         assert_eq!(keys, [true, true]);
 
         a.set(Behaviour::status(500, &[]));
-        assert_eq!(sidecar.send(&with_key()).status, 500);
+        assert_eq!(sidecar.send(&keyed_chat()).status, 500);
         assert_eq!((a.count(), b.count()), (2 + 3, 0));
     }
 }
 
 #[test]
-fn never_is_repeated_only_after_nothing_was_sent() {
-    let (a, b, sidecar) = two(", idempotent: never", GENEROUS);
+fn idempotent_never_is_retried_only_if_nothing_was_sent() {
+    let (a, b, sidecar) = with_two_providers(", idempotent: never", GENEROUS);
     for (i, code) in [500, 429].into_iter().enumerate() {
         a.set(Behaviour::status(code, &[]));
         assert_eq!(sidecar.send(&Call::get("/thing")).status, code);
         assert_eq!((a.count(), b.count()), (i + 1, i), "{code}");
-        // The 429 may hold the first provider; refused, it is passed over or fails unsent.
+        // The first provider is held after the 429, or its connection is refused.
         a.set(Behaviour::RefuseConnections);
-        assert_eq!(sidecar.send(&with_key()).status, 200);
+        assert_eq!(sidecar.send(&keyed_chat()).status, 200);
         assert_eq!(b.count(), i + 1);
     }
 }
 
 #[test]
-fn a_429_within_patience_is_waited_out_where_it_came_from() {
-    let (a, b, sidecar) = fallback("", GENEROUS);
+fn a_429_within_patience_is_retried_at_the_same_provider() {
+    let (a, b, sidecar) = with_fallback("", GENEROUS);
     a.set(Behaviour::Script(vec![
         Behaviour::status(429, &[("retry-after", "1")]),
         Behaviour::Chat,
@@ -133,8 +135,8 @@ fn a_429_within_patience_is_waited_out_where_it_came_from() {
     let response = sidecar.send(&chat());
     assert!(response.status == 200 && is_from(&response, &a), "{}", response.status);
     assert_eq!((a.count(), b.count()), (2, 0));
-    let asked: Vec<_> = a.requests().iter().map(|request| request.at).collect();
-    assert!(asked[1] - asked[0] >= Duration::from_secs(1), "{:?}", asked[1] - asked[0]);
+    let times: Vec<_> = a.requests().iter().map(|request| request.at).collect();
+    assert!(times[1] - times[0] >= Duration::from_secs(1), "{:?}", times[1] - times[0]);
     let access_record = access_record(&sidecar, 1);
     assert_eq!(classes(&access_record), ["throttled", "success"]);
     assert!(access_record["waited_ms"].as_f64().is_some_and(|ms| ms >= 990.0), "{access_record}");
@@ -142,31 +144,31 @@ fn a_429_within_patience_is_waited_out_where_it_came_from() {
 
 #[test]
 fn a_429_beyond_patience_moves_to_the_fallback_at_once() {
-    let (a, b, sidecar) = fallback("", GENEROUS);
+    let (a, b, sidecar) = with_fallback("", GENEROUS);
     a.set(Behaviour::status(429, &[("retry-after", "30")]));
     let response = sidecar.send(&chat());
     assert!(response.status == 200 && is_from(&response, &b), "{}", response.status);
     assert_eq!((a.count(), b.count()), (1, 1));
-    // Held: the next request does not even ask.
+    // The provider is held: the next request skips it.
     assert!(is_from(&sidecar.send(&chat()), &b));
     assert_eq!(a.count(), 1);
 }
 
 #[test]
-fn a_429_that_the_deadline_does_not_allow_to_wait_out_is_the_answer() {
+fn a_429_beyond_the_deadline_is_the_response() {
     let a = Origin::start(Behaviour::status(429, &[("retry-after", "2")]));
-    let yaml = policy(&[("a", &a.url(), HASTY)], &route("providers: [a], timeout: 1s"));
-    let sidecar = alone(&yaml);
+    let yaml = policy(&[("a", &a.url(), SHORT_TIMEOUTS)], &route("providers: [a], timeout: 1s"));
+    let sidecar = single_worker(&yaml);
     let response = sidecar.send(&chat());
     assert_eq!((response.status, response.header("retry-after")), (429, Some("2")));
     assert_eq!(a.count(), 1);
     let took = access_record(&sidecar, 1)["ms"].as_f64().expect("how long it took");
-    assert!(took < 500.0, "it gives up at once, not after {took} ms");
+    assert!(took < 500.0, "gave up after {took} ms instead of at once");
 }
 
 #[test]
-fn a_500_is_repeated_where_it_came_from_before_the_fallback_is_asked() {
-    let (a, b, sidecar) = fallback(", idempotent: always", GENEROUS);
+fn a_500_is_retried_at_its_provider_before_the_fallback() {
+    let (a, b, sidecar) = with_fallback(", idempotent: always", GENEROUS);
     a.set(Behaviour::status(500, &[]));
     assert!(is_from(&sidecar.send(&chat()), &b));
     assert_eq!((a.count(), b.count()), (3, 1));
@@ -174,9 +176,9 @@ fn a_500_is_repeated_where_it_came_from_before_the_fallback_is_asked() {
 }
 
 #[test]
-fn a_provider_that_timed_out_is_not_asked_again_for_the_same_request() {
+fn a_provider_that_timed_out_is_not_retried_for_the_same_request() {
     for silence in [Behaviour::Silent, Behaviour::HeadersThenSilence] {
-        let (a, b, sidecar) = fallback(", idempotent: always", GENEROUS);
+        let (a, b, sidecar) = with_fallback(", idempotent: always", GENEROUS);
         a.set(silence);
         assert!(is_from(&sidecar.send(&chat()), &b));
         assert_eq!((a.count(), b.count()), (1, 1));
@@ -184,28 +186,28 @@ fn a_provider_that_timed_out_is_not_asked_again_for_the_same_request() {
 }
 
 #[test]
-fn attempts_are_counted_as_the_policy_says() {
+fn the_policy_limits_the_number_of_attempts() {
     let delays = "initial_delay: 1ms, budget: { ratio: 1, min_per_second: 100 }";
     let always = ", idempotent: always";
-    for (values, asked) in
+    for (values, times) in
         [("max_attempts: 2", (2, 1)), ("max_attempts: 1, fallback_attempts: 2", (1, 2))]
     {
         let retries = format!("retries: {{ default: {{ {values}, {delays} }} }}\n");
-        let (a, b, sidecar) = fallback(always, &retries);
+        let (a, b, sidecar) = with_fallback(always, &retries);
         a.set(Behaviour::status(500, &[]));
         b.set(Behaviour::status(500, &[]));
         assert_eq!(sidecar.send(&chat()).status, 500);
-        assert_eq!((a.count(), b.count()), asked, "{values}");
+        assert_eq!((a.count(), b.count()), times, "{values}");
     }
-    let (a, b, sidecar) = two(", idempotent: always, retry: none", "");
+    let (a, b, sidecar) = with_two_providers(", idempotent: always, retry: none", "");
     a.set(Behaviour::status(500, &[]));
     assert_eq!(sidecar.send(&chat()).status, 500);
     assert_eq!((a.count(), b.count()), (1, 0));
 }
 
 #[test]
-fn a_body_larger_than_replay_goes_once_and_the_log_says_so() {
-    let (a, b, sidecar) = two(", idempotent: always, replay: 1KiB", GENEROUS);
+fn a_body_larger_than_the_replay_buffer_is_sent_once_and_logged() {
+    let (a, b, sidecar) = with_two_providers(", idempotent: always, replay: 1KiB", GENEROUS);
     a.set(Behaviour::status(500, &[]));
     let large = Call::json(CHAT, &json!({ "model": "m", "prompt": "x".repeat(4096) }));
     assert_eq!(sidecar.send(&large).status, 500);
@@ -216,13 +218,13 @@ fn a_body_larger_than_replay_goes_once_and_the_log_says_so() {
     let counted = r#"outrigger_not_replayable_total{route="all",reason="larger_than_replay"}"#;
     assert_eq!(sidecar.metric(counted), Some(1.0));
 
-    assert!(is_from(&sidecar.send(&chat()), &b), "a small one is repeated");
+    assert!(is_from(&sidecar.send(&chat()), &b), "a small body is retried");
     assert!(access_record(&sidecar, 2).get("once").is_none());
 }
 
 #[test]
-fn a_body_that_goes_once_still_moves_on_where_nothing_was_sent() {
-    let (a, b, sidecar) = two(", replay: 1KiB", GENEROUS);
+fn a_body_that_cannot_be_replayed_still_moves_on_if_nothing_was_sent() {
+    let (a, b, sidecar) = with_two_providers(", replay: 1KiB", GENEROUS);
     a.set(Behaviour::RefuseConnections);
     let large = Call::json(CHAT, &json!({ "model": "m", "prompt": "x".repeat(64 << 10) }));
     assert!(is_from(&sidecar.send(&large), &b));
@@ -230,8 +232,8 @@ fn a_body_that_goes_once_still_moves_on_where_nothing_was_sent() {
 }
 
 #[test]
-fn a_refused_connection_moves_a_post_on_at_once() {
-    for (a, b, sidecar) in [two("", ""), fallback("", "")] {
+fn a_refused_connection_moves_a_post_to_the_next_provider_at_once() {
+    for (a, b, sidecar) in [with_two_providers("", ""), with_fallback("", "")] {
         a.set(Behaviour::RefuseConnections);
         let response = sidecar.send(&chat());
         assert!(response.status == 200 && is_from(&response, &b), "{}", response.status);
@@ -242,10 +244,10 @@ fn a_refused_connection_moves_a_post_on_at_once() {
 }
 
 #[test]
-fn a_connection_that_the_provider_closed_between_requests_is_no_error() {
+fn a_connection_closed_by_the_provider_between_requests_is_not_an_error() {
     let a = Origin::start(Behaviour::CloseIdle);
     let yaml = policy(&[("a", &a.url(), "")], &route("providers: [a], retry: none"));
-    let sidecar = alone(&yaml);
+    let sidecar = single_worker(&yaml);
     let mut client = sidecar.client();
     for i in 1..=50 {
         assert_eq!(client.send(&chat()).status, 200, "request {i}");
@@ -255,7 +257,7 @@ fn a_connection_that_the_provider_closed_between_requests_is_no_error() {
 }
 
 #[test]
-fn a_total_failure_costs_no_more_than_the_budget() {
+fn a_total_outage_stays_within_the_retry_budget() {
     let (a, b) = (Origin::start(Behaviour::Reset), Origin::start(Behaviour::Reset));
     let (none, always) = ("breaker: none", "providers: [a, b], idempotent: always");
     let yaml = policy(&[("a", &a.url(), none), ("b", &b.url(), none)], &route(always));
@@ -267,10 +269,10 @@ fn a_total_failure_costs_no_more_than_the_budget() {
             let sidecar = &sidecar;
             scope.spawn(move || {
                 for i in (first..offered).step_by(threads as usize) {
-                    pace(start + Duration::from_millis(10) * i);
+                    sleep_until(start + Duration::from_millis(10) * i);
                     let response = sidecar.send(&chat());
                     assert_eq!(response.status, 502);
-                    assert_eq!(problem(&response), "connection-lost");
+                    assert_eq!(problem_type(&response), "connection-lost");
                 }
             });
         }
@@ -280,5 +282,5 @@ fn a_total_failure_costs_no_more_than_the_budget() {
     let allowed = 1.2 * f64::from(offered) + seconds + floor;
     println!("{offered} requests in {seconds:.1} s: {attempts} attempts, at most {allowed:.0}");
     assert!(attempts <= allowed, "{attempts} attempts in {seconds:.1} s, at most {allowed:.0}");
-    assert!(attempts > f64::from(offered), "the budget is spent, not refused");
+    assert!(attempts > f64::from(offered), "the budget was not used");
 }

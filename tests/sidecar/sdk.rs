@@ -1,5 +1,5 @@
-//! The OpenAI SDK for Python, unmodified: only its `base_url` is changed, and its own retries are
-//! off. What it sees is what an application would see.
+//! The unmodified OpenAI SDK for Python, with its `base_url` set to the sidecar and its own retries
+//! disabled, observes the same responses as an application.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -11,7 +11,7 @@ use crate::support::{Behaviour, Origin, Request, Sidecar};
 const ORDINARY: usize = 200;
 const STREAMED: usize = 50;
 
-/// What becomes of the first provider, by turns.
+/// Faults of the first provider, in turn.
 fn faults() -> [Behaviour; 5] {
     [
         Behaviour::status(500, &[]),
@@ -22,7 +22,7 @@ fn faults() -> [Behaviour; 5] {
     ]
 }
 
-fn asks_for_a_stream(request: &Request) -> bool {
+fn is_streaming(request: &Request) -> bool {
     let body: serde_json::Value = serde_json::from_slice(&request.body).unwrap_or_default();
     body["stream"] == true
 }
@@ -39,7 +39,7 @@ fn python() -> String {
 #[test]
 fn the_openai_sdk_sees_no_error_while_the_first_provider_fails_in_every_way() {
     let first = Origin::start(Behaviour::status(500, &[]));
-    let second = Origin::start(Behaviour::custom(|request| match asks_for_a_stream(request) {
+    let second = Origin::start(Behaviour::custom(|request| match is_streaming(request) {
         true => Behaviour::sse(5),
         false => Behaviour::Chat,
     }));
@@ -60,22 +60,22 @@ fn the_openai_sdk_sees_no_error_while_the_first_provider_fails_in_every_way() {
         .stdout(Stdio::piped())
         .spawn()
         .expect("OUTRIGGER_TEST_PYTHON names a Python that can be started");
-    let mut orders = child.stdin.take().expect("its input is piped");
-    let mut answers = BufReader::new(child.stdout.take().expect("its output is piped")).lines();
-    let mut seen = Vec::new();
+    let mut input = child.stdin.take().expect("its input is piped");
+    let mut output = BufReader::new(child.stdout.take().expect("its output is piped")).lines();
+    let mut results = Vec::new();
     for i in 0..ORDINARY + STREAMED {
         first.set(faults()[i % faults().len()].clone());
-        let order = if i % 5 == 4 { "streamed" } else { "ordinary" };
-        writeln!(orders, "{order}").expect("the SDK's process takes orders");
-        let answer = answers.next().expect("the SDK's process goes on").expect("a line of text");
-        seen.push(format!("{order}: {answer}"));
+        let kind = if i % 5 == 4 { "streamed" } else { "ordinary" };
+        writeln!(input, "{kind}").expect("the SDK process reads its input");
+        let result = output.next().expect("the SDK process runs").expect("a line of text");
+        results.push(format!("{kind}: {result}"));
     }
-    drop(orders);
-    assert!(child.wait().expect("the SDK's process ends").success());
-    let errors: Vec<_> = seen.iter().filter(|answer| !answer.ends_with(": ok")).collect();
+    drop(input);
+    assert!(child.wait().expect("the SDK process exits").success());
+    let errors: Vec<_> = results.iter().filter(|result| !result.ends_with(": ok")).collect();
     assert!(errors.is_empty(), "{} errors: {errors:#?}", errors.len());
-    let streamed = seen.iter().filter(|answer| answer.starts_with("streamed")).count();
-    assert_eq!((seen.len() - streamed, streamed), (ORDINARY, STREAMED));
+    let streamed = results.iter().filter(|result| result.starts_with("streamed")).count();
+    assert_eq!((results.len() - streamed, streamed), (ORDINARY, STREAMED));
     assert_eq!(second.count(), ORDINARY + STREAMED);
-    assert!(first.count() > 0, "the first provider was asked");
+    assert!(first.count() > 0, "the first provider got no request");
 }

@@ -1,41 +1,42 @@
-//! Marked secrets, every kind of failure, and then a look into everything that left the process:
-//! no provider saw a credential that is not its own, and nothing that is told holds any.
+//! Searches everything that the sidecar sends and prints for marked secrets, after every kind of
+//! failure: no provider receives the credential of another, and no output contains any.
 //!
-//! Each failure meets a sidecar that knows nothing yet, so that no open breaker and no held
-//! credential keeps it from the providers that it is meant for.
+//! Each failure is tested with a new sidecar, so that no open breaker and no held credential keeps
+//! requests from a provider.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use crate::fixtures::{api, chat, policy};
+use crate::fixtures::{chat, last_load, policy};
 use crate::raw_tcp::RawClient;
 use crate::support::{Behaviour, Call, Ending, Origin, Request, Response, Sidecar, Stream};
 
-/// Each secret and the providers that see it; nobody else may.
+/// Each secret and the only providers that may receive it.
 const SECRETS: [(&str, &[usize]); 9] = [
     ("marked-env-one", &[0]),
     ("marked-env-two", &[0]),
     ("marked-file", &[1]),
     ("marked-password", &[]),
-    // `user:marked-password`, as it goes over the wire.
+    // `user:marked-password` as sent on the wire.
     ("dXNlcjptYXJrZWQtcGFzc3dvcmQ=", &[2]),
     ("marked-application", &[3]),
     ("marked-cookie", &[3]),
     ("marked-rotated", &[1]),
-    // The application's own words, in the query: the provider's, and no log's.
+    // A query of the application is sent to providers and never logged.
     ("marked-query", &[0, 1, 2, 3]),
 ];
 
-struct Scene {
+struct Harness {
     origins: [Origin; 4],
-    /// Everything that the sidecars themselves have said so far.
-    told: Vec<String>,
+    /// Responses, admin documents and log lines of all sidecars so far.
+    output: Vec<String>,
 }
 
 fn yaml(origins: &[Origin; 4], file: &Path) -> String {
-    let hasty = "timeouts: { connect: 200ms, headers: 100ms, first_byte: 100ms, idle: 100ms }";
+    let short_timeouts =
+        "timeouts: { connect: 200ms, headers: 100ms, first_byte: 100ms, idle: 100ms }";
     let key = format!("\"${{file:{}}}\"", file.display());
     let auths = [
         "auth: { bearer: [\"${env:KEY_ONE}\", \"${env:KEY_TWO}\"] }".to_owned(),
@@ -43,7 +44,7 @@ fn yaml(origins: &[Origin; 4], file: &Path) -> String {
         "auth: { basic: { username: user, password: \"${env:PASSWORD}\" } }".to_owned(),
         "auth: passthrough".to_owned(),
     ];
-    let more = auths.map(|auth| format!("{auth}, {hasty}"));
+    let more = auths.map(|auth| format!("{auth}, {short_timeouts}"));
     let urls = origins.each_ref().map(Origin::url);
     let providers = [0, 1, 2, 3].map(|i| (["a", "b", "c", "d"][i], &*urls[i], &*more[i]));
     policy(
@@ -55,14 +56,14 @@ fn yaml(origins: &[Origin; 4], file: &Path) -> String {
     )
 }
 
-// === impl Scene ===
+// === impl Harness ===
 
-impl Scene {
+impl Harness {
     fn start() -> Self {
-        Self { origins: [(); 4].map(|()| Origin::start(Behaviour::Chat)), told: Vec::new() }
+        Self { origins: [(); 4].map(|()| Origin::start(Behaviour::Chat)), output: Vec::new() }
     }
 
-    /// One that knows nothing yet.
+    /// Starts a new sidecar.
     fn sidecar(&self) -> Sidecar {
         let builder = Sidecar::builder();
         let file = key_file(&builder.policies());
@@ -88,30 +89,30 @@ impl Scene {
             .header("proxy-authorization", "Basic marked-application")
     }
 
-    /// Asks on both routes while all providers behave so, or all but two.
-    fn under(&mut self, failure: &Behaviour) {
-        for sound in [&[][..], &[0, 2], &[1, 2]] {
+    /// Sends requests on both routes while all providers fail, or all but one or two.
+    fn test_failure(&mut self, failure: &Behaviour) {
+        for healthy in [&[][..], &[0, 2], &[1, 2]] {
             let sidecar = self.sidecar();
             self.set_all(failure);
-            sound.iter().for_each(|&i: &usize| self.origins[i].set(Behaviour::Chat));
+            healthy.iter().for_each(|&i: &usize| self.origins[i].set(Behaviour::Chat));
             for path in ["/own/things?key=marked-query", "/things?key=marked-query"] {
                 for _ in 0..2 {
-                    let answer = sidecar.client().try_send(&Self::call(path));
-                    self.told.extend(answer.ok().map(|answer| told(&answer)));
+                    let response = sidecar.client().try_send(&Self::call(path));
+                    self.output.extend(response.ok().map(|response| response_text(&response)));
                 }
             }
-            self.look(sidecar);
+            self.collect_output(sidecar);
         }
     }
 
-    /// Takes down everything that a sidecar tells, and ends it.
-    fn look(&mut self, mut sidecar: Sidecar) {
+    /// Collects all output of a sidecar and stops it.
+    fn collect_output(&mut self, mut sidecar: Sidecar) {
         for path in ["metrics", "api/policies", "api/status", "api/circuit-breakers", "readyz"] {
-            self.told.push(sidecar.admin_get(&format!("/{path}")).1);
+            self.output.push(sidecar.admin_get(&format!("/{path}")).1);
         }
         self.set_all(&Behaviour::Chat);
         sidecar.stop();
-        self.told.extend(sidecar.log());
+        self.output.extend(sidecar.log());
     }
 }
 
@@ -119,11 +120,11 @@ fn key_file(policies: &Path) -> PathBuf {
     policies.with_file_name("key")
 }
 
-fn told(answer: &Response) -> String {
-    format!("{:?} {}", answer.headers, answer.text())
+fn response_text(response: &Response) -> String {
+    format!("{:?} {}", response.headers, response.text())
 }
 
-fn seen(request: &Request) -> String {
+fn request_text(request: &Request) -> String {
     let (path, headers) = (&request.path, &request.headers.0);
     format!("{path} {headers:?} {}", String::from_utf8_lossy(&request.body))
 }
@@ -144,20 +145,22 @@ fn failures() -> Vec<Behaviour> {
 }
 
 #[test]
-fn no_secret_is_seen_where_it_does_not_belong_after_any_failure() {
-    let mut scene = Scene::start();
+fn no_secret_leaks_after_any_failure() {
+    let mut harness = Harness::start();
     for failure in failures() {
-        scene.under(&failure);
+        harness.test_failure(&failure);
     }
-    refused_requests(&mut scene);
-    reloads(&mut scene);
-    let all_told = scene.told.join("\n");
+    check_rejected_requests(&mut harness);
+    check_reloads(&mut harness);
+    let all_output = harness.output.join("\n");
     for (secret, owners) in SECRETS {
-        let at = all_told.find(secret);
-        let around = at.map(|at| &all_told[at.saturating_sub(300)..(at + 100).min(all_told.len())]);
-        assert_eq!(around, None, "{secret} was told");
-        for (i, origin) in scene.origins.iter().enumerate() {
-            let requests: Vec<_> = origin.requests().iter().map(seen).collect();
+        let position = all_output.find(secret);
+        let context = position.map(|position| {
+            &all_output[position.saturating_sub(300)..(position + 100).min(all_output.len())]
+        });
+        assert_eq!(context, None, "{secret} is in the output");
+        for (i, origin) in harness.origins.iter().enumerate() {
+            let requests: Vec<_> = origin.requests().iter().map(request_text).collect();
             let found = requests.iter().find(|request| request.contains(secret));
             match owners.contains(&i) {
                 true => assert!(found.is_some(), "{secret} never reached provider {i}"),
@@ -167,74 +170,74 @@ fn no_secret_is_seen_where_it_does_not_belong_after_any_failure() {
     }
 }
 
-/// Requests that the sidecar itself refuses, or that their client gives up, with credentials in
-/// them.
-fn refused_requests(scene: &mut Scene) {
-    let sidecar = scene.sidecar();
+/// Requests with credentials that the sidecar rejects or whose client disconnects.
+fn check_rejected_requests(harness: &mut Harness) {
+    let sidecar = harness.sidecar();
     let secret = "authorization: Bearer marked-application\r\ncookie: marked-cookie\r\n";
-    let ours = "x-outrigger-timeout: 1s";
+    let override_header = "x-outrigger-timeout: 1s";
     for head in [
         "GET / HTTP/1.1\r\n".to_owned(),
         "CONNECT example.com:443 HTTP/1.1\r\nhost: example.com\r\nconnection: close\r\n".to_owned(),
         "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: x\r\n".to_owned(),
         "GET /.outrigger/x?marked-query HTTP/1.1\r\nhost: a\r\nconnection: close\r\n".to_owned(),
-        format!("GET /?marked-query HTTP/1.1\r\nhost: a\r\n{ours}\r\nconnection: close\r\n"),
+        format!(
+            "GET /?marked-query HTTP/1.1\r\nhost: a\r\n{override_header}\r\nconnection: close\r\n"
+        ),
     ] {
         let mut wire = RawClient::to(&sidecar.url("/"));
-        wire.offer(format!("{head}{secret}\r\n"));
-        let said = wire.read_to_close();
-        assert!(said.starts_with("HTTP/1.1 4"), "{head:?}: {said}");
-        scene.told.push(said);
+        wire.write_best_effort(format!("{head}{secret}\r\n"));
+        let response = wire.read_to_close();
+        assert!(response.starts_with("HTTP/1.1 4"), "{head:?}: {response}");
+        harness.output.push(response);
     }
-    scene.set_all(&Behaviour::Silent);
+    harness.set_all(&Behaviour::Silent);
     let mut client = sidecar.client();
-    client.send_only(&Scene::call("/own/left?key=marked-query"));
-    scene.origins[3].wait_for_in_flight(1);
+    client.send_only(&Harness::call("/own/left?key=marked-query"));
+    harness.origins[3].wait_for_in_flight(1);
     drop(client);
-    scene.origins[3].wait_for_in_flight(0);
-    scene.look(sidecar);
+    harness.origins[3].wait_for_in_flight(0);
+    harness.collect_output(sidecar);
 }
 
-/// Policies that are wrong, and a secret that is changed while everything runs.
-fn reloads(scene: &mut Scene) {
-    let sidecar = scene.sidecar();
+/// Invalid policies, and a secret rotated at run time.
+fn check_reloads(harness: &mut Harness) {
+    let sidecar = harness.sidecar();
     let file = key_file(&sidecar.policies());
-    let good = yaml(&scene.origins, &file);
-    let last_load = |sidecar: &Sidecar| api(sidecar, "/api/policies")["last_load"].clone();
+    let valid = yaml(&harness.origins, &file);
     let load = |yaml: &str| {
         let before = last_load(&sidecar)["at"].clone();
         sidecar.write_policy("policy", yaml);
         sidecar.wait_until(|sidecar| last_load(sidecar)["at"] != before);
         last_load(&sidecar)
     };
-    for wrong in ["providerz: {}\n", "routes: [ { name: own, providers: [nobody] } ]\n", "{{"] {
-        let rejected = load(&format!("{good}{wrong}"));
+    for invalid in ["providerz: {}\n", "routes: [ { name: own, providers: [nobody] } ]\n", "{{"] {
+        let rejected = load(&format!("{valid}{invalid}"));
         assert_eq!(rejected["result"], "rejected");
-        scene.told.push(rejected.to_string());
-        assert_ne!(load(&good)["result"], "rejected");
+        harness.output.push(rejected.to_string());
+        assert_ne!(load(&valid)["result"], "rejected");
     }
-    scene.origins[0].set(Behaviour::RefuseConnections);
+    harness.origins[0].set(Behaviour::RefuseConnections);
     fs::write(&file, "marked-rotated\n").expect("the key can be changed");
-    let rotated = &scene.origins[1];
+    let rotated = &harness.origins[1];
     sidecar.wait_until(|sidecar| {
         assert_eq!(sidecar.send(&chat()).status, 200);
-        rotated.requests().iter().any(|request| seen(request).contains("marked-rotated"))
+        rotated.requests().iter().any(|request| request_text(request).contains("marked-rotated"))
     });
-    scene.look(sidecar);
+    harness.collect_output(sidecar);
 }
 
 #[test]
-fn a_secret_that_is_missing_is_told_by_its_name() {
+fn a_missing_secret_is_reported_by_name() {
     let a = Origin::start(Behaviour::Chat);
     for (reference, name) in
         [("${env:NO_SUCH_KEY}", "NO_SUCH_KEY"), ("${file:/no/such/key}", "/no/such/key")]
     {
         let auth = format!("auth: {{ bearer: \"{reference}\" }}");
         let yaml = policy(&[("a", &a.url(), &auth)], "routes: [ { name: all, providers: [a] } ]\n");
-        let refused =
+        let failure =
             Sidecar::builder().policy("policy", &yaml).try_start().expect_err("a problem");
-        assert_eq!(refused.status.code(), Some(2));
-        let log = refused.log.join("\n");
+        assert_eq!(failure.status.code(), Some(2));
+        let log = failure.log.join("\n");
         assert!(log.contains(name) && log.contains("policy.yaml:3"), "{log}");
     }
     assert_eq!(a.count(), 0);

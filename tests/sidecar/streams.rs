@@ -1,24 +1,23 @@
-//! Answers on their way: frame by frame as they come, and never made to look whole when they
-//! were cut.
+//! Response bodies: forwarded as they arrive, and never completed after an interruption.
 
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::fixtures::{
-    CHAT, GENEROUS, access_record, alone, chat, classes, is_from, policy, route, state,
+    CHAT, GENEROUS, access_record, chat, classes, is_from, policy, route, single_worker, state,
 };
-use crate::raw_tcp::{Peer, RawClient};
+use crate::raw_tcp::{RawClient, RawServer};
 use crate::support::{Behaviour, Call, End, Ending, Gate, Origin, Sidecar, Signal, Stream};
 
-/// One or two providers asked in order; everything may be repeated, silence is short.
-fn scene(a: &Origin, b: Option<&Origin>, more: &str) -> Sidecar {
-    let hasty = "breaker: none, timeouts: { headers: 300ms, idle: 300ms }";
-    let mut providers = vec![("a", a.url(), hasty)];
-    providers.extend(b.map(|b| ("b", b.url(), hasty)));
+/// One or two providers in order; every request may be retried, and timeouts are short.
+fn start_with_providers(a: &Origin, b: Option<&Origin>, more: &str) -> Sidecar {
+    let short_timeouts = "breaker: none, timeouts: { headers: 300ms, idle: 300ms }";
+    let mut providers = vec![("a", a.url(), short_timeouts)];
+    providers.extend(b.map(|b| ("b", b.url(), short_timeouts)));
     let providers: Vec<_> = providers.iter().map(|(n, url, more)| (*n, &**url, *more)).collect();
     let names = if b.is_some() { "a, b" } else { "a" };
     let route = route(&format!("providers: [{names}], balance: first, idempotent: always{more}"));
-    alone(&policy(&providers, &(route + GENEROUS)))
+    single_worker(&policy(&providers, &(route + GENEROUS)))
 }
 
 fn raw(bytes: &str) -> Behaviour {
@@ -26,69 +25,74 @@ fn raw(bytes: &str) -> Behaviour {
 }
 
 #[test]
-fn frames_pass_one_by_one_as_they_come() {
+fn events_are_forwarded_one_by_one() {
     let gate = Gate::closed();
     let a = Origin::start(Stream::chat(8).gated(&gate));
-    let sidecar = alone(&policy(&[("a", &a.url(), "")], &route("providers: [a]")));
+    let sidecar = single_worker(&policy(&[("a", &a.url(), "")], &route("providers: [a]")));
     let mut client = sidecar.client();
     client.send_only(&chat());
-    // The role and the first content: what may be withheld before the commit.
+    // The role and the first content, which may be buffered before the commit.
     gate.let_through(2);
-    let mut answer = client.read_response("POST").expect("the head of the answer");
-    assert_eq!(answer.header("content-type"), Some("text/event-stream"));
-    assert!(answer.next_event().is_some_and(|event| event.contains("assistant")));
-    assert!(answer.next_event().is_some_and(|event| event.contains("word0")));
+    let mut response = client.read_response("POST").expect("the head of the response");
+    assert_eq!(response.header("content-type"), Some("text/event-stream"));
+    assert!(response.next_event().is_some_and(|event| event.contains("assistant")));
+    assert!(response.next_event().is_some_and(|event| event.contains("word0")));
     for word in 1..8 {
         gate.let_through(1);
-        assert!(answer.next_event().is_some_and(|e| e.contains(&format!("word{word} "))));
+        assert!(response.next_event().is_some_and(|e| e.contains(&format!("word{word} "))));
         assert_eq!(a.in_flight(), 1, "the stream is still open");
     }
     gate.open_wide();
-    assert_eq!(answer.events().last().map(String::as_str), Some("[DONE]"));
-    assert_eq!(answer.end(), End::Complete);
-    drop(answer);
-    let told = access_record(&sidecar, 1);
-    assert_eq!((&told["end"], &told["status"]), (&"answered".into(), &200.into()));
-    assert!(told["bytes_out"].as_u64().is_some_and(|bytes| bytes > 500), "{told}");
-    assert_eq!(client.send(&chat()).end, End::Complete, "the connection is good for another");
+    assert_eq!(response.events().last().map(String::as_str), Some("[DONE]"));
+    assert_eq!(response.end(), End::Complete);
+    drop(response);
+    let record = access_record(&sidecar, 1);
+    assert_eq!((&record["end"], &record["status"]), (&"answered".into(), &200.into()));
+    assert!(record["bytes_out"].as_u64().is_some_and(|bytes| bytes > 500), "{record}");
+    assert_eq!(client.send(&chat()).end, End::Complete, "the connection cannot be reused");
 }
 
 #[test]
-fn a_stream_that_is_cut_never_ends_cleanly_and_is_never_repeated() {
+fn an_interrupted_stream_ends_with_an_error_event_and_is_not_retried() {
     let gated = |ending| Stream::chat(5).first(3).ending(ending);
     for (i, ending) in [Ending::Cut, Ending::Reset, Ending::Hang].into_iter().enumerate() {
         let (a, b) = (Origin::start(gated(ending)), Origin::start(Behaviour::Chat));
-        let sidecar = scene(&a, Some(&b), "");
+        let sidecar = start_with_providers(&a, Some(&b), "");
         let mut client = sidecar.client();
-        let mut answer = client.start(&chat());
-        assert_eq!(answer.status, 200);
-        let events = answer.events();
-        assert_eq!(events.len(), 4, "what came, and what broke: {events:?}");
+        let mut response = client.start(&chat());
+        assert_eq!(response.status, 200);
+        let events = response.events();
+        assert_eq!(events.len(), 4, "not three events and an error: {events:?}");
         assert!(events[3].contains("urn:outrigger:problem:"), "{events:?}");
-        assert_ne!(answer.end(), End::Complete, "{ending:?}");
+        assert_ne!(response.end(), End::Complete, "{ending:?}");
         assert_eq!((a.count(), b.count()), (1, 0), "{ending:?}");
-        let told = access_record(&sidecar, 1);
-        assert_eq!((&told["end"], &told["status"]), (&"cut".into(), &200.into()), "{i}: {told}");
+        let record = access_record(&sidecar, 1);
+        assert_eq!(
+            (&record["end"], &record["status"]),
+            (&"cut".into(), &200.into()),
+            "{i}: {record}"
+        );
     }
 }
 
 #[test]
-fn a_long_answer_that_is_cut_after_its_commit_falls_short_of_its_length() {
+fn a_response_interrupted_after_the_commit_is_shorter_than_its_length() {
     let part = "x".repeat(3 << 20);
     let head =
         "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 4000000\r\n\r\n";
     let (a, b) = (Origin::start(raw(&format!("{head}{part}"))), Origin::start(Behaviour::Chat));
-    let response = scene(&a, Some(&b), "").send(&chat());
+    let response = start_with_providers(&a, Some(&b), "").send(&chat());
     assert_eq!((response.status, response.header("content-length")), (200, Some("4000000")));
     assert_ne!(response.end, End::Complete);
     assert_eq!((a.count(), b.count()), (1, 0));
 }
 
 #[test]
-fn streams_that_are_cut_trip_a_breaker() {
+fn interrupted_streams_trip_a_breaker() {
     let a = Origin::start(Stream::chat(5).first(3).ending(Ending::Cut));
     let breakers = "breakers: { default: { failure_threshold: 3, recovery_timeout: 60s } }\n";
-    let sidecar = alone(&policy(&[("a", &a.url(), "")], &(route("providers: [a]") + breakers)));
+    let sidecar =
+        single_worker(&policy(&[("a", &a.url(), "")], &(route("providers: [a]") + breakers)));
     for _ in 0..3 {
         assert_eq!(sidecar.send(&chat()).status, 200);
     }
@@ -97,12 +101,12 @@ fn streams_that_are_cut_trip_a_breaker() {
 }
 
 #[test]
-fn json_that_is_cut_in_its_middle_is_repeated_elsewhere() {
+fn truncated_json_is_retried_at_another_provider() {
     let chunked = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\
                    transfer-encoding: chunked\r\n\r\n5\r\n{\"a\":\r\n";
     for broken in [Behaviour::HalfBody, Behaviour::ResetMidBody, raw(chunked)] {
         let (a, b) = (Origin::start(broken.clone()), Origin::start(Behaviour::Chat));
-        let sidecar = scene(&a, Some(&b), "");
+        let sidecar = start_with_providers(&a, Some(&b), "");
         let response = sidecar.send(&chat());
         assert_eq!((response.status, response.end), (200, End::Complete), "{broken:?}");
         assert!(is_from(&response, &b) && response.json()["choices"].is_array());
@@ -111,7 +115,7 @@ fn json_that_is_cut_in_its_middle_is_repeated_elsewhere() {
 }
 
 #[test]
-fn a_malformed_answer_is_repeated_elsewhere() {
+fn a_malformed_response_is_retried_at_another_provider() {
     for broken in [
         "no http at all\r\n\r\n",
         "HTTP/1.1 2x0 OK\r\n\r\n",
@@ -121,17 +125,17 @@ fn a_malformed_answer_is_repeated_elsewhere() {
         "",
     ] {
         let (a, b) = (Origin::start(raw(broken)), Origin::start(Behaviour::Chat));
-        let response = scene(&a, Some(&b), "").send(&chat());
+        let response = start_with_providers(&a, Some(&b), "").send(&chat());
         assert!(response.status == 200 && is_from(&response, &b), "{broken:?}");
     }
 }
 
 #[test]
-fn headers_and_then_silence_moves_on() {
+fn headers_followed_by_silence_are_retried_at_another_provider() {
     let hanging = Stream::chat(2).first(0).ending(Ending::Hang).into();
     for silent in [Behaviour::HeadersThenSilence, hanging] {
         let (a, b) = (Origin::start(silent), Origin::start(Behaviour::sse(2)));
-        let sidecar = scene(&a, Some(&b), "");
+        let sidecar = start_with_providers(&a, Some(&b), "");
         let response = sidecar.send(&chat());
         assert!(response.status == 200 && is_from(&response, &b), "{}", response.status);
         assert!(response.text().ends_with("data: [DONE]\n\n"));
@@ -141,73 +145,77 @@ fn headers_and_then_silence_moves_on() {
 }
 
 #[test]
-fn a_stream_that_moves_has_no_total_deadline() {
+fn an_active_stream_has_no_total_deadline() {
     let gate = Gate::closed();
     let a = Origin::start(Stream::chat(1000).gated(&gate));
-    let sidecar = scene(&a, None, ", timeout: 300ms");
+    let sidecar = start_with_providers(&a, None, ", timeout: 300ms");
     let (mut client, start) = (sidecar.client(), Instant::now());
     client.send_only(&chat());
     gate.let_through(2);
-    let mut answer = client.read_response("POST").expect("the head of the answer");
+    let mut response = client.read_response("POST").expect("the head of the response");
     let mut frames = 0;
     sidecar.wait_until(|_| {
         gate.let_through(1);
         frames += 1;
-        answer.next_event().is_some() && start.elapsed() > Duration::from_secs(1)
+        response.next_event().is_some() && start.elapsed() > Duration::from_secs(1)
     });
     gate.open_wide();
-    assert_eq!(answer.events().len(), 1003 - frames);
-    assert_eq!(answer.end(), End::Complete);
+    assert_eq!(response.events().len(), 1003 - frames);
+    assert_eq!(response.end(), End::Complete);
 }
 
 #[test]
-fn a_client_that_leaves_cancels_its_call() {
+fn a_client_disconnect_cancels_the_upstream_request() {
     let gate = Gate::closed();
     let stream = Stream::chat(9).gated(&gate).into();
     for (behaviour, frames) in [(stream, 3), (Behaviour::Silent, 0)] {
         let a = Origin::start(behaviour);
-        let sidecar = alone(&policy(&[("a", &a.url(), "")], &route("providers: [a]")));
+        let sidecar = single_worker(&policy(&[("a", &a.url(), "")], &route("providers: [a]")));
         let mut client = sidecar.client();
         client.send_only(&chat());
         a.wait_for_in_flight(1);
         gate.let_through(frames);
         if frames > 0 {
-            let mut answer = client.read_response("POST").expect("the head of the answer");
-            assert!((0..frames).all(|_| answer.next_event().is_some()));
+            let mut response = client.read_response("POST").expect("the head of the response");
+            assert!((0..frames).all(|_| response.next_event().is_some()));
         }
         drop(client);
         a.wait_for_in_flight(0);
         a.wait_for_open_connections(0);
-        let told = access_record(&sidecar, 1);
-        assert_eq!(told["end"], "client_left", "{told}");
-        assert_eq!(told["status"], if frames > 0 { 200 } else { 499 }, "{told}");
-        assert!(classes(&told).last().is_none_or(|class| class != "failure"), "{told}");
+        let record = access_record(&sidecar, 1);
+        assert_eq!(record["end"], "client_left", "{record}");
+        assert_eq!(record["status"], if frames > 0 { 200 } else { 499 }, "{record}");
+        assert!(classes(&record).last().is_none_or(|class| class != "failure"), "{record}");
     }
 }
 
 #[test]
-fn a_request_whose_client_has_left_already_goes_to_no_provider() {
+fn a_request_whose_client_has_already_left_is_not_sent() {
     let a = Origin::start(Behaviour::Chat);
-    let sidecar = alone(&policy(&[("a", &a.url(), "")], &route("providers: [a]")));
-    // So that it could be sent at once.
+    let sidecar = single_worker(&policy(&[("a", &a.url(), "")], &route("providers: [a]")));
+    // A connection to the provider is open, so the request could be sent at once.
     assert_eq!(sidecar.send(&chat()).status, 200);
-    // While the process stands still, a request comes and its client leaves.
+    // While the process is stopped, a request arrives and its client disconnects.
     sidecar.signal(Signal::Stop);
     let mut client = sidecar.client();
     client.send_only(&chat());
     drop(client);
     sidecar.signal(Signal::Cont);
-    let told = access_record(&sidecar, 2);
-    assert_eq!((&told["end"], &told["status"]), (&"client_left".into(), &499.into()), "{told}");
+    let record = access_record(&sidecar, 2);
+    assert_eq!(
+        (&record["end"], &record["status"]),
+        (&"client_left".into(), &499.into()),
+        "{record}"
+    );
     assert_eq!(a.count(), 1);
     assert_eq!(sidecar.send(&chat()).status, 200);
-    assert_eq!(a.connections(), 1, "the provider's connection was kept");
+    assert_eq!(a.connections(), 1, "the connection to the provider was closed");
 }
 
 #[test]
-fn a_body_that_is_cut_is_told_as_such_to_whoever_still_listens() {
+fn a_truncated_request_body_gets_an_error_response() {
     let a = Origin::start(Behaviour::Chat);
-    let sidecar = alone(&policy(&[("a", &a.url(), "")], &route("providers: [a]")));
+    let sidecar = single_worker(&policy(&[("a", &a.url(), "")], &route("providers: [a]")));
     let mut wire = RawClient::to(&sidecar.url("/"));
     sidecar.signal(Signal::Stop);
     wire.write("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\nhalf");
@@ -218,26 +226,33 @@ fn a_body_that_is_cut_is_told_as_such_to_whoever_still_listens() {
 }
 
 #[test]
-fn a_client_that_leaves_while_it_waits_is_not_sent_on() {
+fn a_request_whose_client_leaves_during_a_wait_is_not_sent_again() {
     let a = Origin::start(Behaviour::status(429, &[("retry-after", "3")]));
-    let sidecar = alone(&policy(&[("a", &a.url(), "")], &route("providers: [a]")));
+    let sidecar = single_worker(&policy(&[("a", &a.url(), "")], &route("providers: [a]")));
     let mut client = sidecar.client();
     client.send_only(&chat());
     a.wait_for_requests(1);
     a.wait_for_in_flight(0);
     drop(client);
-    let told = access_record(&sidecar, 1);
-    assert_eq!((&told["end"], &told["status"]), (&"client_left".into(), &499.into()), "{told}");
-    assert!(told["ms"].as_f64().is_some_and(|ms| ms < 2900.0), "it does not wait on: {told}");
+    let record = access_record(&sidecar, 1);
+    assert_eq!(
+        (&record["end"], &record["status"]),
+        (&"client_left".into(), &499.into()),
+        "{record}"
+    );
+    assert!(
+        record["ms"].as_f64().is_some_and(|ms| ms < 2900.0),
+        "the wait was not cancelled: {record}"
+    );
     assert_eq!(a.count(), 1);
 }
 
 #[test]
-fn a_chunked_answer_arrives_whole() {
+fn a_chunked_response_arrives_complete() {
     let text = "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ntransfer-encoding: chunked\r\n\r\n\
                 6\r\nhello \r\n5;x=y\r\nthere\r\n0\r\n\r\n";
     let a = Origin::start(raw(text));
-    let sidecar = scene(&a, None, "");
+    let sidecar = start_with_providers(&a, None, "");
     let response = sidecar.send(&Call::get("/text"));
     assert_eq!((response.text().as_str(), response.end), ("hello there", End::Complete));
     a.set(raw("HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\n\r\nto the close"));
@@ -246,9 +261,9 @@ fn a_chunked_answer_arrives_whole() {
 }
 
 #[test]
-fn answers_without_a_body_have_none() {
+fn responses_without_a_body_stay_without_one() {
     let a = Origin::start(Behaviour::Chat);
-    let sidecar = scene(&a, None, "");
+    let sidecar = start_with_providers(&a, None, "");
     let mut client = sidecar.client();
     let head = client.send(&Call::new("HEAD", "/thing"));
     assert!(head.status == 200 && head.body.is_empty());
@@ -265,9 +280,9 @@ fn answers_without_a_body_have_none() {
 }
 
 #[test]
-fn trailers_pass_both_ways() {
-    let peer = Peer::start();
-    let sidecar = alone(&policy(&[("a", &peer.url(), "")], &route("providers: [a]")));
+fn trailers_are_forwarded_in_both_directions() {
+    let peer = RawServer::start();
+    let sidecar = single_worker(&policy(&[("a", &peer.url(), "")], &route("providers: [a]")));
     thread::scope(|scope| {
         let provider = scope.spawn(|| {
             let mut wire = peer.accept();
@@ -290,7 +305,7 @@ fn trailers_pass_both_ways() {
         assert!(head.starts_with("HTTP/1.1 200"), "{head}");
         wire.read_until("0\r\n");
         assert_eq!(wire.read_until("\r\n\r\n").to_lowercase(), "x-sum: 42\r\n\r\n");
-        let (head, body, trailers) = provider.join().expect("the provider's side ends well");
+        let (head, body, trailers) = provider.join().expect("the provider thread does not panic");
         assert!(head.contains("\r\nte: trailers\r\n"), "{head}");
         assert!(body.contains("hello"), "{body}");
         assert_eq!(trailers, "x-check: 7\r\n\r\n");

@@ -1,50 +1,53 @@
-//! Requests with large or slow bodies: passed on as they come, and bounded in what is kept.
+//! Requests with large or slow bodies: forwarded as they arrive, with bounded buffers.
 
-use crate::fixtures::{CHAT, GENEROUS, access_record, alone, policy, problem, route};
+use crate::fixtures::{CHAT, GENEROUS, access_record, policy, problem_type, route, single_worker};
 use crate::raw_tcp::RawClient;
 use crate::support::{Behaviour, Call, End, Origin};
 
 const LENGTH: usize = 20 << 20;
 
-/// Bytes that tell their own place.
-fn body() -> Vec<u8> {
+/// A body in which each word of 8 bytes is its index.
+fn numbered_body() -> Vec<u8> {
     (0..LENGTH / 8).flat_map(|i| format!("{i:08x}").into_bytes()).collect()
 }
 
 #[test]
-fn an_upload_is_passed_on_while_it_comes() {
+fn an_upload_is_forwarded_while_it_arrives() {
     let a = Origin::start(Behaviour::Chat);
-    let sidecar = alone(&policy(&[("a", &a.url(), "")], &route("providers: [a]")));
-    let body = body();
+    let sidecar = single_worker(&policy(&[("a", &a.url(), "")], &route("providers: [a]")));
+    let body = numbered_body();
     let mut client = sidecar.client();
     let head = format!("PUT /file HTTP/1.1\r\nhost: a\r\ncontent-length: {LENGTH}\r\n\r\n");
     client.write(head.as_bytes()).expect("the head can be sent");
-    // Far more than any buffer on the way: the provider's side must be taking it.
+    // Larger than all buffers on the way, so the provider must be receiving it.
     client.write(&body[..LENGTH / 2]).expect("the first half can be sent");
     a.wait_for_open_connections(1);
     assert_eq!(a.count(), 0);
     client.write(&body[LENGTH / 2..]).expect("the second half can be sent");
-    let response = client.read_response("PUT").expect("an answer").rest();
+    let response = client.read_response("PUT").expect("a response").rest();
     assert_eq!((response.status, response.end), (200, End::Complete));
     assert!(a.last().body == body, "the body arrives as it was sent");
-    let told = access_record(&sidecar, 1);
-    assert_eq!((&told["once"], &told["bytes_in"]), (&"larger_than_replay".into(), &LENGTH.into()));
+    let record = access_record(&sidecar, 1);
+    assert_eq!(
+        (&record["once"], &record["bytes_in"]),
+        (&"larger_than_replay".into(), &LENGTH.into())
+    );
 }
 
 #[test]
-fn a_chunked_upload_arrives_whole() {
+fn a_chunked_upload_arrives_complete() {
     let a = Origin::start(Behaviour::Chat);
-    let sidecar = alone(&policy(&[("a", &a.url(), "")], &route("providers: [a]")));
-    let body = body();
+    let sidecar = single_worker(&policy(&[("a", &a.url(), "")], &route("providers: [a]")));
+    let body = numbered_body();
     let call = Call { body: Some(body.clone()), ..Call::new("PUT", "/file") }.chunked();
     assert_eq!(sidecar.send(&call).status, 200);
     assert!(a.last().body == body, "the body arrives as it was sent");
 }
 
 #[test]
-fn a_body_that_is_still_arriving_goes_once() {
+fn a_body_that_is_still_arriving_is_sent_once() {
     let a = Origin::start(Behaviour::Chat);
-    let sidecar = alone(&policy(&[("a", &a.url(), "")], &route("providers: [a]")));
+    let sidecar = single_worker(&policy(&[("a", &a.url(), "")], &route("providers: [a]")));
     let mut wire = RawClient::to(&sidecar.url("/"));
     wire.write("PUT /file HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n");
     a.wait_for_open_connections(1);
@@ -55,23 +58,23 @@ fn a_body_that_is_still_arriving_goes_once() {
 }
 
 #[test]
-fn a_body_that_stops_arriving_is_given_up() {
+fn a_body_that_stops_arriving_times_out() {
     let a = Origin::start(Behaviour::Chat);
     let more = "timeouts: { idle: 200ms }";
-    let sidecar = alone(&policy(&[("a", &a.url(), more)], &route("providers: [a]")));
+    let sidecar = single_worker(&policy(&[("a", &a.url(), more)], &route("providers: [a]")));
     let mut client = sidecar.client();
     let head = format!("POST {CHAT} HTTP/1.1\r\nhost: a\r\ncontent-length: 100\r\n\r\n{{");
     client.write(head.as_bytes()).expect("a part of the request can be sent");
-    let response = client.read_response("POST").expect("an answer").rest();
-    assert_eq!((response.status, problem(&response).as_str()), (408, "request-timeout"));
+    let response = client.read_response("POST").expect("a response").rest();
+    assert_eq!((response.status, problem_type(&response).as_str()), (408, "request-timeout"));
     assert!(client.wait_for_close());
     assert_eq!(a.count(), 0);
 }
 
 #[test]
-fn an_expected_continue_is_given_once() {
+fn expect_continue_gets_one_100_response() {
     let a = Origin::start(Behaviour::Chat);
-    let sidecar = alone(&policy(&[("a", &a.url(), "")], &route("providers: [a]")));
+    let sidecar = single_worker(&policy(&[("a", &a.url(), "")], &route("providers: [a]")));
     let mut wire = RawClient::to(&sidecar.url("/"));
     wire.write("POST / HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 5\r\n\r\n");
     assert!(wire.read_until("\r\n\r\n").starts_with("HTTP/1.1 100"));
@@ -81,10 +84,11 @@ fn an_expected_continue_is_given_once() {
 }
 
 #[test]
-fn an_upload_whose_provider_answers_early_gets_that_answer() {
+fn an_early_response_to_an_upload_is_forwarded() {
     let early = "HTTP/1.1 413 Too Large\r\ncontent-length: 2\r\nconnection: close\r\n\r\nno";
-    let peer = crate::raw_tcp::Peer::start();
-    let sidecar = alone(&policy(&[("a", &peer.url(), "")], &(route("providers: [a]") + GENEROUS)));
+    let peer = crate::raw_tcp::RawServer::start();
+    let sidecar =
+        single_worker(&policy(&[("a", &peer.url(), "")], &(route("providers: [a]") + GENEROUS)));
     let mut client = sidecar.client();
     let head = format!("PUT /file HTTP/1.1\r\nhost: a\r\ncontent-length: {LENGTH}\r\n\r\n");
     client.write(head.as_bytes()).expect("the head can be sent");
@@ -92,6 +96,6 @@ fn an_upload_whose_provider_answers_early_gets_that_answer() {
     let mut provider = peer.accept();
     provider.read_until("\r\n\r\n");
     provider.write(early);
-    let response = client.read_response("PUT").expect("an answer").rest();
+    let response = client.read_response("PUT").expect("a response").rest();
     assert_eq!((response.status, response.text().as_str()), (413, "no"));
 }
