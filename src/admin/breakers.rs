@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::AdminState;
 use super::change::{Action, Change, Target};
 use super::error::{ApiError, ApiErrorKind};
-use super::routes::Routes;
+use super::routes::ApiRoutes;
 use crate::clock;
 use crate::fleet::overrides::is_under;
 use crate::live::breaker::cell::{BreakerCell, BreakerStatus};
@@ -49,8 +49,8 @@ pub enum BreakerAction {
     Reset,
 }
 
-pub fn routes() -> Routes {
-    Routes::default()
+pub fn routes() -> ApiRoutes {
+    ApiRoutes::default()
         .get::<BreakerList, _>(
             "/api/circuit-breakers",
             "Lists circuit breakers, endpoints on hold, and recent events.",
@@ -89,14 +89,14 @@ async fn change(
         let detail = format!("there is no breaker under `{key}`");
         return Err(ApiError::unknown(ApiErrorKind::UnknownBreaker, &detail, known));
     }
-    let wish = action.wish();
+    let state = action.forced_state();
     if change.note.fleet {
-        admin.override_on_fleet(&key, wish, &change).await?;
+        admin.override_on_fleet(&key, state, &change).await?;
     }
     let now = clock::now();
-    let hand = wish.map(|wish| ManualOverride { state: wish, until: change.until(now) });
+    let forced = state.map(|state| ManualOverride { state, until: change.until(now) });
     for cell in &selected {
-        cell.set_override(hand, change.note.clone(), now);
+        cell.set_override(forced, change.note.clone(), now);
     }
     admin.audit(action.audit_name(), &key, &change);
     Ok(Json(BreakersChanged { changed: selected.iter().map(|cell| cell.status(now)).collect() }))
@@ -113,7 +113,7 @@ impl Action for BreakerAction {
 
 impl BreakerAction {
     /// The forced state; `None` removes the override.
-    fn wish(self) -> Option<OverrideState> {
+    fn forced_state(self) -> Option<OverrideState> {
         match self {
             BreakerAction::Open => Some(OverrideState::Open),
             BreakerAction::Close => Some(OverrideState::Closed),
@@ -127,14 +127,14 @@ impl AdminState {
     async fn override_on_fleet(
         &self,
         key: &str,
-        wish: Option<OverrideState>,
+        state: Option<OverrideState>,
         change: &Change,
     ) -> Result<(), ApiError> {
         let Some(fleet) = &self.fleet else {
             let detail = "this host is in no fleet (start it with --redis)";
             return Err(ApiError::new(ApiErrorKind::NotInFleet, detail));
         };
-        let forced = fleet.force(key, wish, change.duration, &change.note).await;
+        let forced = fleet.force(key, state, change.duration, &change.note).await;
         forced.map_err(|failure| {
             let detail = format!("Redis did not respond, nothing was changed: {failure}");
             ApiError::new(ApiErrorKind::FleetUnavailable, detail)

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::AdminState;
 use super::change::Change;
 use super::error::{ApiError, ApiErrorKind};
-use super::routes::Routes;
+use super::routes::ApiRoutes;
 use crate::cache::store::{Cache, CacheResult};
 
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
@@ -42,8 +42,8 @@ pub struct CachePurged {
     pub entries: usize,
 }
 
-pub fn routes() -> Routes {
-    Routes::default()
+pub fn routes() -> ApiRoutes {
+    ApiRoutes::default()
         .get::<CacheList, _>("/api/caches", "Lists caches with their size and hit counts.", list)
         .post::<CachePurged, _>(
             "/api/caches/purge/{name}",

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::AdminState;
 use super::change::{Action, Change, Target};
 use super::error::{ApiError, ApiErrorKind};
-use super::routes::Routes;
+use super::routes::ApiRoutes;
 use crate::clock;
 use crate::degradation::history::EpisodeRecord;
 use crate::live::degradation::episode::{Episode, EpisodeCause, EpisodeImpact, SignalReading};
@@ -26,7 +26,7 @@ const DEFAULT_DURATION: Duration = Duration::from_secs(3600);
 
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct DegradationStatus {
-    pub modes: Vec<ModeStatus>,
+    pub modes: Vec<DegradationModeStatus>,
     /// Current and past episodes, newest first.
     pub episodes: Vec<EpisodeRecord>,
 }
@@ -34,16 +34,16 @@ pub struct DegradationStatus {
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ModesChanged {
     /// The mode, after the change.
-    pub changed: Vec<ModeStatus>,
+    pub changed: Vec<DegradationModeStatus>,
 }
 
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
-pub struct ModeStatus {
+pub struct DegradationModeStatus {
     pub name: String,
     /// `enforce` or `shadow`.
     pub mode: String,
     pub in_force: bool,
-    /// Routes that use this mode.
+    /// ApiRoutes that use this mode.
     pub routes: Vec<String>,
     /// The current episode, while the mode is in force.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
@@ -100,8 +100,8 @@ pub enum ModeAction {
     Auto,
 }
 
-pub fn routes() -> Routes {
-    Routes::default()
+pub fn routes() -> ApiRoutes {
+    ApiRoutes::default()
         .get::<DegradationStatus, _>(
             "/api/degradation",
             "Lists degradation modes with their signals, cause and impact, and episodes.",
@@ -118,7 +118,11 @@ pub fn routes() -> Routes {
 
 async fn list(State(admin): State<Arc<AdminState>>) -> Json<DegradationStatus> {
     let (snapshot, now) = (admin.current.load_full(), clock::now());
-    let modes = snapshot.modes.iter().map(|mode| ModeStatus::new(&snapshot, mode, now)).collect();
+    let modes = snapshot
+        .modes
+        .iter()
+        .map(|mode| DegradationModeStatus::new(&snapshot, mode, now))
+        .collect();
     Json(DegradationStatus { modes, episodes: admin.past.all(&admin.live.modes) })
 }
 
@@ -140,10 +144,10 @@ async fn change(
         return Err(ApiError::unknown(ApiErrorKind::UnknownMode, &detail, known));
     };
     let now = clock::now();
-    let hand = forced.map(|on| TriggerOverride { active: on, until: change.until(now) });
-    admin.live.modes.set_override(&mode.live, hand, change.note.clone(), now);
+    let forced = forced.map(|active| TriggerOverride { active, until: change.until(now) });
+    admin.live.modes.set_override(&mode.live, forced, change.note.clone(), now);
     admin.audit(action.audit_name(), &name, &change);
-    Ok(Json(ModesChanged { changed: vec![ModeStatus::new(&snapshot, mode, now)] }))
+    Ok(Json(ModesChanged { changed: vec![DegradationModeStatus::new(&snapshot, mode, now)] }))
 }
 
 impl Action for ModeAction {
@@ -165,8 +169,8 @@ impl ModeAction {
     }
 }
 
-impl ModeStatus {
-    fn new(snapshot: &Snapshot, mode: &DegradationMode, now: Instant) -> ModeStatus {
+impl DegradationModeStatus {
+    fn new(snapshot: &Snapshot, mode: &DegradationMode, now: Instant) -> DegradationModeStatus {
         let state = mode.live.status(now);
         let policy = &mode.policy;
         let episode = state.episode.as_ref();
@@ -180,7 +184,7 @@ impl ModeStatus {
             passed_ms: millis(passed),
             of_ms: millis(of),
         });
-        ModeStatus {
+        DegradationModeStatus {
             name: policy.name.clone(),
             mode: policy.mode.as_str().to_owned(),
             in_force: episode.is_some(),

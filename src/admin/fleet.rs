@@ -7,11 +7,11 @@ use axum::extract::State;
 
 use super::AdminState;
 use super::error::{ApiError, ApiErrorKind};
-use super::routes::Routes;
+use super::routes::ApiRoutes;
 use crate::fleet::status::FleetStatus;
 
-pub fn routes() -> Routes {
-    Routes::default().get::<FleetStatus, _>(
+pub fn routes() -> ApiRoutes {
+    ApiRoutes::default().get::<FleetStatus, _>(
         "/api/fleet",
         "Reports the hosts of the fleet, shared breakers, holds, limits and overrides. 404 without \
          `--redis`.",

@@ -12,7 +12,7 @@ use super::AdminState;
 use super::change::{Action, Change, Target};
 use super::error::{ApiError, ApiErrorKind};
 use super::queue::reject_duration;
-use super::routes::Routes;
+use super::routes::ApiRoutes;
 use crate::clock;
 use crate::store::{self, JobFilter, JobId, Millis, Store, StoreError};
 use crate::telemetry::events::rfc3339;
@@ -59,11 +59,11 @@ pub struct JobStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub callback: Option<CallbackStatus>,
+    pub callback: Option<JobCallbackStatus>,
 }
 
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
-pub struct CallbackStatus {
+pub struct JobCallbackStatus {
     /// Without the query.
     pub url: String,
     pub state: String,
@@ -104,8 +104,8 @@ enum Sweep {
     Purge(store::JobState),
 }
 
-pub fn routes() -> Routes {
-    Routes::default()
+pub fn routes() -> ApiRoutes {
+    ApiRoutes::default()
         .get::<JobPage, _>(
             "/api/queue/jobs",
             "Lists jobs. Query: `queue` and `state` filter, `limit` (50, at most 1000) sets the page \
@@ -289,7 +289,7 @@ impl JobStatus {
             expires: time(job.expires),
             finished: job.finished.map(time),
             error: job.error,
-            callback: job.callback.map(|callback| CallbackStatus {
+            callback: job.callback.map(|callback| JobCallbackStatus {
                 url: without_query(&callback.url),
                 state: callback.state,
                 attempts: callback.attempts,

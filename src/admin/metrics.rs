@@ -11,7 +11,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 
 use super::AdminState;
-use super::routes::Routes;
+use super::routes::ApiRoutes;
 use crate::clock;
 use crate::live::provider::ProviderLive;
 use crate::snapshot;
@@ -21,8 +21,8 @@ use crate::telemetry::metrics::{
 };
 use crate::telemetry::prometheus_text::{CLASSIC, OPEN_METRICS, classic, wants_open_metrics};
 
-pub fn routes() -> Routes {
-    Routes::default()
+pub fn routes() -> ApiRoutes {
+    ApiRoutes::default()
         .get::<String, _>(
             "/metrics",
             "Metrics in the OpenMetrics format, or in the classic Prometheus format when `Accept` does \

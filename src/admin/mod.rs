@@ -31,7 +31,7 @@ use tokio::net::TcpListener;
 
 pub use auth::{Access, Token, TokenError, read_token};
 pub use reference::reference;
-use routes::Routes;
+use routes::ApiRoutes;
 
 use crate::cache::Caches;
 use crate::degradation::history::EpisodeHistory;
@@ -60,7 +60,7 @@ pub struct AdminState {
     pub past: Arc<EpisodeHistory>,
 }
 
-fn all_routes() -> Routes {
+fn all_routes() -> ApiRoutes {
     metrics::routes()
         .merge(status::routes())
         .merge(policies::routes())

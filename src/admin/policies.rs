@@ -6,11 +6,11 @@ use axum::Json;
 use axum::extract::State;
 
 use super::AdminState;
-use super::routes::Routes;
+use super::routes::ApiRoutes;
 use crate::snapshot::loader::PolicyStatus;
 
-pub fn routes() -> Routes {
-    Routes::default().get::<PolicyStatus, _>(
+pub fn routes() -> ApiRoutes {
+    ApiRoutes::default().get::<PolicyStatus, _>(
         "/api/policies",
         "Reports the policy in force and the result of the last load, with every problem and change.",
         status,

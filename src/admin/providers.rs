@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::AdminState;
 use super::change::{Action, Change, Target};
 use super::error::{ApiError, ApiErrorKind};
-use super::routes::Routes;
+use super::routes::ApiRoutes;
 use crate::clock;
 use crate::live::operator_override::ActiveOverride;
 
@@ -28,8 +28,8 @@ pub enum ProviderAction {
     Undrain,
 }
 
-pub fn routes() -> Routes {
-    Routes::default().post::<ProviderChanged, _>(
+pub fn routes() -> ApiRoutes {
+    ApiRoutes::default().post::<ProviderChanged, _>(
         "/api/providers/{action}/{name}",
         "`drain` sends no new attempts to a provider; attempts in flight finish. `undrain` uses it \
          again.",

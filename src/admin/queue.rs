@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::AdminState;
 use super::change::{Action, Change, Target};
 use super::error::{ApiError, ApiErrorKind};
-use super::routes::Routes;
+use super::routes::ApiRoutes;
 use crate::clock;
 use crate::live::Live;
 use crate::live::queue::QueueLive;
@@ -24,7 +24,7 @@ use crate::store::{Millis, QueueTotal};
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct QueueList {
     pub queues: Vec<QueueStatus>,
-    pub providers: Vec<ProviderQueue>,
+    pub providers: Vec<ProviderQueueStatus>,
 }
 
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
@@ -68,7 +68,7 @@ pub struct ClassStatus {
 }
 
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
-pub struct ProviderQueue {
+pub struct ProviderQueueStatus {
     pub name: String,
     pub waiting: u32,
     /// Waiting requests that are dispatched per second; absent until enough have been measured.
@@ -82,8 +82,8 @@ pub enum QueueAction {
     Resume,
 }
 
-pub fn routes() -> Routes {
-    Routes::default()
+pub fn routes() -> ApiRoutes {
+    ApiRoutes::default()
         .get::<QueueList, _>(
             "/api/queue",
             "Lists queues with their waiting requests and jobs, and providers with the rate at which \
@@ -106,7 +106,7 @@ async fn list(State(admin): State<Arc<AdminState>>) -> Json<QueueList> {
         Some(QueueStatus::new(policy, live, &admin.live, now))
     };
     let mut queues: Vec<QueueStatus> = snapshot.policy.queues.iter().filter_map(status).collect();
-    let providers = snapshot.providers.iter().map(|provider| ProviderQueue {
+    let providers = snapshot.providers.iter().map(|provider| ProviderQueueStatus {
         name: provider.policy.name.clone(),
         waiting: provider.live.waiting(),
         drain_rate: admin.live.wait_queue.drain_rate(provider.live.id()),

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::all_routes;
 use super::change::ChangeRequest;
-use super::routes::Endpoint;
+use super::routes::ApiEndpoint;
 
 const HEADER: &str = "\
 # Admin API
@@ -47,8 +47,8 @@ pub fn reference() -> String {
     text
 }
 
-fn section(text: &mut String, endpoint: &Endpoint) {
-    let Endpoint { method, path, description, response } = endpoint;
+fn section(text: &mut String, endpoint: &ApiEndpoint) {
+    let ApiEndpoint { method, path, description, response } = endpoint;
     let _ = write!(text, "## `{method} {path}`\n\n{description}\n\n");
     let schema = response().to_value();
     if schema["type"] == "string" {

@@ -13,14 +13,14 @@ use super::AdminState;
 
 /// The endpoints of one or more areas.
 #[derive(Debug, Default)]
-pub struct Routes {
+pub struct ApiRoutes {
     router: Router<Arc<AdminState>>,
-    pub endpoints: Vec<Endpoint>,
+    pub endpoints: Vec<ApiEndpoint>,
 }
 
 /// An endpoint as the reference documents it.
 #[derive(Debug)]
-pub struct Endpoint {
+pub struct ApiEndpoint {
     pub method: &'static str,
     pub path: &'static str,
     pub description: &'static str,
@@ -28,14 +28,14 @@ pub struct Endpoint {
     pub response: fn() -> Schema,
 }
 
-impl Routes {
+impl ApiRoutes {
     /// Adds an endpoint that reads. `R` is the type of its response.
     pub fn get<R: JsonSchema, T: 'static>(
         self,
         path: &'static str,
         description: &'static str,
         handler: impl Handler<T, Arc<AdminState>>,
-    ) -> Routes {
+    ) -> ApiRoutes {
         self.add::<R>("GET", path, description, get(handler))
     }
 
@@ -45,7 +45,7 @@ impl Routes {
         path: &'static str,
         description: &'static str,
         handler: impl Handler<T, Arc<AdminState>>,
-    ) -> Routes {
+    ) -> ApiRoutes {
         self.add::<R>("POST", path, description, post(handler))
     }
 
@@ -55,14 +55,14 @@ impl Routes {
         path: &'static str,
         description: &'static str,
         handler: MethodRouter<Arc<AdminState>>,
-    ) -> Routes {
+    ) -> ApiRoutes {
         let response = || schemars::schema_for!(R);
-        self.endpoints.push(Endpoint { method, path, description, response });
+        self.endpoints.push(ApiEndpoint { method, path, description, response });
         self.router = self.router.route(path, handler);
         self
     }
 
-    pub fn merge(mut self, other: Routes) -> Routes {
+    pub fn merge(mut self, other: ApiRoutes) -> ApiRoutes {
         self.endpoints.extend(other.endpoints);
         self.router = self.router.merge(other.router);
         self

@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::AdminState;
-use super::routes::Routes;
+use super::routes::ApiRoutes;
 use crate::clock;
 use crate::live::operator_override::ActiveOverride;
 use crate::snapshot;
@@ -68,8 +68,8 @@ pub struct RouteStatus {
     pub budget: f64,
 }
 
-pub fn routes() -> Routes {
-    Routes::default().get::<SidecarStatus, _>(
+pub fn routes() -> ApiRoutes {
+    ApiRoutes::default().get::<SidecarStatus, _>(
         "/api/status",
         "Reports the state of the sidecar, its providers and its routes.",
         status,

@@ -5,7 +5,9 @@ use clap::Subcommand;
 use super::admin_client::{AdminArgs, ChangeArgs, CommandError, NoteArgs, encode};
 use super::output::{NONE, duration, manual_override, note_text, table};
 use crate::admin::change::Action;
-use crate::admin::degradation::{DegradationStatus, ModeAction, ModeStatus, ModesChanged};
+use crate::admin::degradation::{
+    DegradationModeStatus, DegradationStatus, ModeAction, ModesChanged,
+};
 use crate::degradation::history::EpisodeRecord;
 use crate::live::degradation::episode::{EpisodeCause, EpisodeImpact};
 
@@ -80,7 +82,7 @@ fn list(status: &DegradationStatus) -> String {
     format!("{modes}\n\n{}", table(&header, &past))
 }
 
-fn modes(modes: &[ModeStatus]) -> String {
+fn modes(modes: &[DegradationModeStatus]) -> String {
     if modes.is_empty() {
         return "no degradation modes (the policy has no `degradations`)".to_owned();
     }
@@ -88,7 +90,7 @@ fn modes(modes: &[ModeStatus]) -> String {
     table(&header, &modes.iter().map(mode_row).collect::<Vec<_>>())
 }
 
-fn mode_row(mode: &ModeStatus) -> Vec<String> {
+fn mode_row(mode: &DegradationModeStatus) -> Vec<String> {
     let shadow = if mode.mode == "shadow" { " (shadow)" } else { "" };
     let name = format!("{}{shadow}", mode.name);
     let [in_force, cause, impact] = match &mode.episode {
@@ -102,7 +104,7 @@ fn mode_row(mode: &ModeStatus) -> Vec<String> {
 }
 
 /// Whether the condition is met, and for how long it has been on the way to a change.
-fn condition(mode: &ModeStatus) -> String {
+fn condition(mode: &DegradationModeStatus) -> String {
     let met = if mode.condition { "met" } else { "not met" };
     match &mode.progress {
         Some(progress) => {

@@ -21,7 +21,7 @@ use crate::policy::{self, Sources, diff};
 use crate::telemetry::events::rfc3339;
 use crate::telemetry::metrics::ReloadLabels;
 
-/// What a load came to.
+/// The result of a load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LoadResult {
@@ -40,7 +40,7 @@ pub struct PolicyStatus {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ActivePolicy {
     pub hash: String,
-    /// What people see of the hash: in metrics, log lines and here.
+    /// The first 12 characters of the hash, as in metrics and log lines.
     pub short: String,
     pub since: String,
     pub files: Vec<String>,
@@ -52,7 +52,7 @@ pub struct LastLoad {
     pub result: LoadResult,
     pub problems: Vec<String>,
     pub warnings: Vec<String>,
-    /// What the policy in force does otherwise than the one before it, in words.
+    /// The differences between the policy in force and the one before it.
     pub changes: Vec<String>,
 }
 

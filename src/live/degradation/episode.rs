@@ -44,7 +44,7 @@ pub struct EpisodeCause {
     pub note: AuditNote,
 }
 
-/// What a mode did, in requests.
+/// The effects of a mode, in requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct EpisodeImpact {
     /// Each counts once, whatever was done to it.
