@@ -1,4 +1,4 @@
-//! The table of contents of a request: route, read, try until there is an answer, answer.
+//! The table of contents of a request: route it, receive its body, dispatch it, send the response.
 
 use std::convert::Infallible;
 use std::rc::Rc;
@@ -11,31 +11,24 @@ use http_body::Body;
 use hyper::body::Incoming;
 
 use super::access_log::record::{AccessRecord, End};
-use super::attempt::inspect::{AttemptResult, LastResponse};
-use super::attempt::pending_response::PendingResponse;
-use super::attempt::select::Selection;
+use super::attempt::context::ProxyRequest;
 use super::caching::invalidate::changed;
 use super::caching::lookup;
+use super::dispatch::run;
 use super::downstream::connection::Client;
 use super::downstream::problem::{Problem, ProblemKind};
 use super::downstream::worker::{RequestHandler, Worker};
+use super::jobs::accept::become_job;
 use super::jobs::preference::AsyncPreference;
 use super::jobs::status;
 use super::request::body::{IntakeLimits, RequestBody};
-use super::request::context::{ProxyRequest, RetryDenied};
+use super::request::head::RequestHead;
 use super::request::headers;
 use super::request::overrides::Overrides;
 use super::response::body::ResponseBody;
 use super::response::send::{send, send_problem};
 use crate::clock;
 use crate::policy::sections::model::Forwarded;
-use crate::proxy::attempt::hedge::attempt_or_hedge;
-use crate::proxy::attempt::inspect::discard;
-use crate::proxy::attempt::report::sample;
-use crate::proxy::attempt::retry::next_attempt;
-use crate::proxy::degradation::apply::degraded;
-use crate::proxy::jobs::accept::become_job;
-use crate::resilience::outcome::AttemptClass;
 use crate::snapshot::Route;
 use crate::store::Store;
 
@@ -56,19 +49,19 @@ impl RequestHandler for Handler {
     }
 }
 
-/// Answers one request; in a drain, as the last of its connection.
+/// Handles one request. If the worker is draining, it is the last one of its connection.
 async fn handle(
     worker: Rc<Worker>,
     client: Rc<Client>,
     incoming: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, Infallible> {
-    let mut response = match enter(&worker, &client, incoming) {
-        Entered::Asks(request, body, job) => answer(request, body, job).await,
-        Entered::Ours(head, record) => {
+    let mut response = match accept(&worker, &client, incoming) {
+        Accepted::Proxy { request, body, job } => proxy(request, body, job).await,
+        Accepted::Local { head, record } => {
             client.serve().await;
-            Box::pin(ours(&worker, head, record)).await
+            Box::pin(serve_locally(&worker, head, record)).await
         }
-        Entered::Refused(mut record, problem) => send_problem(&mut record, problem),
+        Accepted::Refused { mut record, problem } => send_problem(&mut record, problem),
     };
     if worker.clients.is_draining() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -76,57 +69,76 @@ async fn handle(
     Ok(response)
 }
 
-/// What a head asks for. It is found out without waiting, so that nothing of a head but what the
-/// request keeps, on the heap, is part of the connection's task.
-enum Entered {
-    Asks(Box<ProxyRequest>, Incoming, Option<(Box<AsyncPreference>, Store)>),
-    Ours(Box<Parts>, Box<AccessRecord>),
-    Refused(Box<AccessRecord>, Problem),
+/// A job that a request is to become, and the store that keeps it.
+struct NewJob {
+    preference: Box<AsyncPreference>,
+    store: Store,
 }
 
-fn enter(worker: &Rc<Worker>, client: &Rc<Client>, mut incoming: Request<Incoming>) -> Entered {
+/// What to do with a request. Decided without waiting, so that the connection's task holds no more of
+/// the head than the request keeps on the heap.
+enum Accepted {
+    Proxy {
+        request: Box<ProxyRequest>,
+        body: Incoming,
+        job: Option<NewJob>,
+    },
+    /// A path under `/.outrigger/`.
+    Local {
+        head: Box<Parts>,
+        record: Box<AccessRecord>,
+    },
+    Refused {
+        record: Box<AccessRecord>,
+        problem: Problem,
+    },
+}
+
+fn accept(worker: &Rc<Worker>, client: &Rc<Client>, mut incoming: Request<Incoming>) -> Accepted {
     client.begin_request();
     let started = clock::now();
-    let route = sane(&incoming).and_then(|host| find(worker, &incoming, host));
+    let route = valid_host(&incoming).and_then(|host| find_route(worker, &incoming, host));
     let (method, uri) = (incoming.method().clone(), incoming.uri().clone());
-    let record =
-        AccessRecord::new(worker, client, route.as_ref().ok().cloned(), method, uri, started);
+    let matched = route.as_ref().ok().cloned();
+    let record = AccessRecord::new(worker, client, matched, method, uri, started);
     let route = match route {
         Ok(route) => route,
         Err(problem) if problem.kind == ProblemKind::NotFound => {
-            return Entered::Ours(Box::new(incoming.into_parts().0), record);
+            return Accepted::Local { head: Box::new(incoming.into_parts().0), record };
         }
-        Err(problem) => return Entered::Refused(record, problem),
+        Err(problem) => return Accepted::Refused { record, problem },
     };
-    let wants_upgrade = headers::asks_upgrade(incoming.headers());
-    let store = worker.store.as_ref().filter(|_| !wants_upgrade);
-    let Wishes { overrides, class, flow, job } = match wishes(incoming.headers(), &route, store) {
-        Ok(wishes) => wishes,
-        Err(problem) => return Entered::Refused(record, problem),
+    let is_upgrade = headers::requests_upgrade(incoming.headers());
+    let store = worker.store.as_ref().filter(|_| !is_upgrade);
+    let options = match RequestOptions::read(incoming.headers(), &route, store.is_some()) {
+        Ok(options) => options,
+        Err(problem) => return Accepted::Refused { record, problem },
     };
-    let upgrade = wants_upgrade.then(|| hyper::upgrade::on(&mut incoming));
-    let (mut head, body) = incoming.into_parts();
-    prepare(&mut head, client, &route, wants_upgrade, overrides.any);
-    let (of, incoming) = ((worker, client), (head.method, head.uri, head.headers));
-    let mut request = ProxyRequest::new(of, &route, record, incoming);
-    request.session = session(&route, &request.headers);
-    request.upgrade = upgrade;
-    (request.class, request.flow) = (class, flow);
-    request.idempotence = overrides.idempotent.unwrap_or(request.idempotence);
-    request.overrides = overrides;
-    Entered::Asks(request, body, job.zip(worker.store.clone()))
+    let RequestOptions { overrides, class, flow, job } = options;
+    let upgrade = is_upgrade.then(|| hyper::upgrade::on(&mut incoming));
+    let (mut parts, body) = incoming.into_parts();
+    prepare(&mut parts, client, &route, is_upgrade, overrides.any);
+    let mut head = RequestHead::new(parts.method, parts.uri, parts.headers);
+    head.set_session(session(&route, head.headers()));
+    head.set_upgrade(upgrade);
+    let mut request = ProxyRequest::new(worker, client, &route, record, head);
+    request.limits.set_queue(class, flow);
+    request.limits.set_overrides(overrides);
+    let job = job.zip(worker.store.clone());
+    let job = job.map(|(preference, store)| NewJob { preference, store });
+    Accepted::Proxy { request, body, job }
 }
 
-async fn answer(
+async fn proxy(
     mut request: Box<ProxyRequest>,
     body: Incoming,
-    job: Option<(Box<AsyncPreference>, Store)>,
+    job: Option<NewJob>,
 ) -> Response<ResponseBody> {
-    if let Err(problem) = take_in(&mut request, body, job.is_some()).await {
+    if let Err(problem) = receive_body(&mut request, body, job.is_some()).await {
         return send_problem(&mut request.record, problem);
     }
     request.client.serve().await;
-    if let Some((preference, store)) = job {
+    if let Some(NewJob { preference, store }) = job {
         return Box::pin(become_job(request, preference, store)).await;
     }
     let route = Arc::clone(&request.route);
@@ -141,26 +153,25 @@ async fn answer(
     send(request, outcome)
 }
 
-/// Takes the body in.
-///
 /// # Errors
-/// When it breaks, or stalls.
-async fn take_in(request: &mut ProxyRequest, body: Incoming, whole: bool) -> Result<(), Problem> {
-    let bounds = IntakeLimits::of(&request.route, whole);
-    let room = request.reservation();
-    let (body, once) =
-        RequestBody::read(&request.client.timer, body, bounds, room, request.record.started)
-            .await?;
-    if let Some(why) = once {
-        request.record.once = Some(why);
-        request.route.count_unbuffered(&request.worker.live.metrics, why);
+/// When the body breaks or stalls.
+async fn receive_body(
+    request: &mut ProxyRequest,
+    body: Incoming,
+    complete: bool,
+) -> Result<(), Problem> {
+    let limits = IntakeLimits::of(&request.route, complete);
+    let (room, started) = (request.reservation(), request.record.started);
+    let body = RequestBody::read(&request.client.timer, body, limits, room, started).await?;
+    if let Some(reason) = body.not_replayable() {
+        request.record.once = Some(reason);
+        request.route.count_unbuffered(&request.worker.live.metrics, reason.as_str());
     }
-    request.has(body);
+    request.set_body(body);
     Ok(())
 }
 
-/// A path of our own.
-async fn ours(
+async fn serve_locally(
     worker: &Worker,
     head: Box<Parts>,
     mut record: Box<AccessRecord>,
@@ -177,8 +188,8 @@ async fn ours(
     }
 }
 
-/// What RFC 9112, 3.2 demands of the head beyond what the parser saw to; gives the host.
-fn sane(incoming: &Request<Incoming>) -> Result<&str, Problem> {
+/// Checks the rules for the host (RFC 9112, 3.2) that the parser does not check, and returns it.
+fn valid_host(incoming: &Request<Incoming>) -> Result<&str, Problem> {
     if incoming.method() == Method::CONNECT {
         return Err(Problem::new(
             ProblemKind::ConnectMethod,
@@ -199,12 +210,16 @@ fn sane(incoming: &Request<Incoming>) -> Result<&str, Problem> {
     Ok(incoming.uri().authority().map_or(host, |authority| authority.as_str()))
 }
 
-/// What a host may be made of (RFC 9110, 7.2: `uri-host [ ":" port ]`).
+/// The characters of a host (RFC 9110, 7.2: `uri-host [ ":" port ]`).
 fn is_host(text: &str) -> bool {
     text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~:[]%!$&'()*+;=".contains(&b))
 }
 
-fn find(worker: &Worker, incoming: &Request<Incoming>, host: &str) -> Result<Arc<Route>, Problem> {
+fn find_route(
+    worker: &Worker,
+    incoming: &Request<Incoming>,
+    host: &str,
+) -> Result<Arc<Route>, Problem> {
     let path = incoming.uri().path();
     if path.starts_with("/.outrigger/") {
         return Err(Problem::new(ProblemKind::NotFound, format!("nothing is at {path}")));
@@ -217,36 +232,40 @@ fn find(worker: &Worker, incoming: &Request<Incoming>, host: &str) -> Result<Arc
     })
 }
 
-/// What requests that go to the same address have in common.
+/// The value that requests of one session share (`affinity`).
 fn session(route: &Route, headers: &HeaderMap) -> Option<Box<[u8]>> {
     let header = &route.policy.affinity.as_ref()?.header;
     headers.get(header).map(|value| value.as_bytes().into())
 }
 
-/// What a request asks of us.
-struct Wishes {
+/// The options that a request's headers set.
+struct RequestOptions {
     overrides: Overrides,
-    /// Its class and the number of its flow, should it have to wait.
+    /// Its class and flow, if it has to wait.
     class: usize,
     flow: u64,
     job: Option<Box<AsyncPreference>>,
 }
 
-fn wishes(headers: &HeaderMap, route: &Route, store: Option<&Store>) -> Result<Wishes, Problem> {
-    let mut overrides = Overrides::read(headers, &route.policy)?;
-    let job = AsyncPreference::read(headers, route, &mut overrides, store.is_some())?;
-    let Some(queue) = &route.queue else { return Ok(Wishes { overrides, class: 0, flow: 0, job }) };
-    let class = overrides.class(headers, &queue.policy)?;
-    let flow = queue.policy.flow.as_ref().and_then(|flow| headers.get(&flow.header));
-    let flow = flow.map_or(0, |value| queue.live.flow(value.as_bytes()));
-    Ok(Wishes { overrides, class, flow, job })
+impl RequestOptions {
+    fn read(headers: &HeaderMap, route: &Route, has_store: bool) -> Result<Self, Problem> {
+        let mut overrides = Overrides::read(headers, &route.policy)?;
+        let job = AsyncPreference::read(headers, route, &mut overrides, has_store)?;
+        let Some(queue) = &route.queue else {
+            return Ok(RequestOptions { overrides, class: 0, flow: 0, job });
+        };
+        let class = overrides.class(headers, &queue.policy)?;
+        let flow = queue.policy.flow.as_ref().and_then(|flow| headers.get(&flow.header));
+        let flow = flow.map_or(0, |value| queue.live.flow(value.as_bytes()));
+        Ok(RequestOptions { overrides, class, flow, job })
+    }
 }
 
-/// Makes the head's headers fit for any provider.
-fn prepare(head: &mut Parts, client: &Client, route: &Route, upgrade: bool, ours: bool) {
+/// Makes the headers fit to be sent to any provider.
+fn prepare(head: &mut Parts, client: &Client, route: &Route, is_upgrade: bool, overrides: bool) {
     let forwarded = route.server.forwarded == Forwarded::Append;
     let host = forwarded.then(|| host_of(&head.headers, &head.uri));
-    headers::prepare(&mut head.headers, upgrade, ours);
+    headers::prepare(&mut head.headers, is_upgrade, overrides);
     if route.policy.stream.is_read() {
         head.headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     }
@@ -258,95 +277,4 @@ fn prepare(head: &mut Parts, client: &Client, route: &Route, upgrade: bool, ours
 fn host_of(headers: &HeaderMap, uri: &Uri) -> String {
     let header = headers.get(HOST).and_then(|host| host.to_str().ok());
     uri.authority().map(|a| a.as_str()).or(header).unwrap_or_default().to_owned()
-}
-
-/// What the modes in force make of it; else admission, then the attempts.
-///
-/// # Errors
-/// What is answered where no provider answered.
-pub async fn run(
-    request: &mut ProxyRequest,
-    route: &Route,
-) -> Result<Box<PendingResponse>, Problem> {
-    if let Some(outcome) = degraded(request) {
-        return outcome;
-    }
-    run_as_it_is(request, route).await
-}
-
-/// Admission, then the attempts, whatever modes are in force by now.
-///
-/// # Errors
-/// What is answered where no provider answered.
-pub async fn run_as_it_is(
-    request: &mut ProxyRequest,
-    route: &Route,
-) -> Result<Box<PendingResponse>, Problem> {
-    let outcome = if request.reduced {
-        let instead = Arc::clone(&request.route);
-        go(request, &instead).await
-    } else {
-        go(request, route).await
-    };
-    sample(request, &outcome);
-    outcome
-}
-
-async fn go(request: &mut ProxyRequest, route: &Route) -> Result<Box<PendingResponse>, Problem> {
-    route.live.record_request(request.body.taken());
-    match next_attempt(request, route, None).await {
-        Ok(selection) => attempts(request, route, selection).await,
-        Err(denied) => {
-            request.record.stopped = Some(denied.why);
-            Err(denied.problem(route))
-        }
-    }
-}
-
-/// One attempt after another, until one is good or none may follow.
-///
-/// # Errors
-/// What is answered where no provider answered.
-pub async fn attempts(
-    request: &mut ProxyRequest,
-    route: &Route,
-    mut selection: Box<Selection>,
-) -> Result<Box<PendingResponse>, Problem> {
-    loop {
-        let (class, last) = match attempt_or_hedge(request, route, selection).await {
-            AttemptResult::Commit(response) => return Ok(response),
-            AttemptResult::Failed(AttemptClass::Ignored, LastResponse::Ours(problem)) => {
-                return Err(problem);
-            }
-            AttemptResult::Failed(class, last) => (class, last),
-        };
-        match next_attempt(request, route, Some(class)).await {
-            Ok(next) => {
-                discard(request, &last);
-                selection = next;
-            }
-            Err(denied) => return give_up(request, route, &denied, last),
-        }
-    }
-}
-
-/// Nothing follows what is at hand.
-fn give_up(
-    request: &mut ProxyRequest,
-    route: &Route,
-    denied: &RetryDenied,
-    last: LastResponse,
-) -> Result<Box<PendingResponse>, Problem> {
-    request.record.stopped = Some(denied.why);
-    route.count_retry_denied(&request.worker.live.metrics, denied.why);
-    match last {
-        LastResponse::Theirs(mut response) => {
-            denied.tell(&mut response.head);
-            Ok(response)
-        }
-        LastResponse::Ours(mut problem) => {
-            problem.detail = format!("{}; not repeated: {}", problem.detail, denied.words());
-            Err(problem)
-        }
-    }
 }

@@ -8,6 +8,7 @@ mod access_log;
 mod attempt;
 pub mod caching;
 mod degradation;
+mod dispatch;
 pub mod downstream;
 mod handler;
 pub mod jobs;

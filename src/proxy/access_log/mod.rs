@@ -1,4 +1,5 @@
 //! The access record of a request.
 
 pub mod json;
+pub mod reasons;
 pub mod record;

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use http::{Method, Uri};
 
 use super::json::{key, millis, number, plain, string, text};
+use super::reasons::{NotReplayable, RetryDenied};
 use crate::clock;
 use crate::live::quota::usage_meter::AttemptKind;
 use crate::policy::sections::model::LogFormat;
@@ -65,9 +66,9 @@ pub struct AccessRecord {
     pub bytes_in: u64,
     pub bytes_out: u64,
     /// Why the body could go only once.
-    pub once: Option<&'static str>,
+    pub once: Option<NotReplayable>,
     /// What forbade another attempt.
-    pub stopped: Option<&'static str>,
+    pub stopped: Option<RetryDenied>,
     pub end: Option<End>,
     /// Tokens in and out, and what they cost, over all attempts.
     pub tokens: Option<(u64, u64)>,
@@ -245,8 +246,8 @@ impl AccessRecord {
         }
         out.push(b']');
         let words = [
-            (key!("once"), self.once),
-            (key!("not_repeated"), self.stopped),
+            (key!("once"), self.once.map(NotReplayable::as_str)),
+            (key!("not_repeated"), self.stopped.map(RetryDenied::as_str)),
             (key!("cache"), self.cache),
         ];
         for (key, value) in words {
@@ -309,7 +310,11 @@ impl AccessRecord {
                 attempt.took.as_secs_f64() * 1e3
             );
         }
-        let words = [("once", self.once), ("not_repeated", self.stopped), ("cache", self.cache)];
+        let words = [
+            ("once", self.once.map(NotReplayable::as_str)),
+            ("not_repeated", self.stopped.map(RetryDenied::as_str)),
+            ("cache", self.cache),
+        ];
         for (key, value) in words {
             if let Some(value) = value {
                 let _ = write!(out, " {key}={value}");

@@ -1,27 +1,99 @@
-//! What class of outcome an answer is: the provider's own rules first, then POLICY.md's table.
+//! Classification of a response: the provider's own rules first, then the built-in table.
 //!
-//! Most answers are decided by their status alone; only where a rule of the policy looks into the
-//! body is the body needed.
+//! Most responses are classified by their status. The body is needed only if a rule of the policy
+//! examines it.
 
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap};
 use serde_json::Value;
 
-use super::content_type::ContentType;
 use crate::json::pointer::Pointer;
 use crate::policy::sections::model::{BodyCheck, ClassifyRule};
 use crate::resilience::outcome::AttemptClass;
+use crate::stream::framing::StreamFormat;
 
-/// What the head says.
+/// The content type of a response. An encoded (compressed) body cannot be read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ContentType {
+    pub kind: MediaKind,
+    pub encoded: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MediaKind {
+    Json,
+    Events(StreamFormat),
+    #[default]
+    Other,
+}
+
+impl ContentType {
+    pub fn of(headers: &HeaderMap) -> ContentType {
+        let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let encoded = headers.contains_key(CONTENT_ENCODING)
+            && headers
+                .get_all(CONTENT_ENCODING)
+                .iter()
+                .any(|coding| !is_identity(coding.as_bytes()));
+        ContentType { kind: content_type.map_or(MediaKind::Other, MediaKind::of), encoded }
+    }
+
+    /// The format of an event stream that can be read.
+    pub fn events(self) -> Option<StreamFormat> {
+        match self.kind {
+            MediaKind::Events(format) if !self.encoded => Some(format),
+            _ => None,
+        }
+    }
+
+    /// The body is one document, not an event stream.
+    pub fn is_document(self) -> bool {
+        !matches!(self.kind, MediaKind::Events(_))
+    }
+
+    /// The body is a JSON document that can be read.
+    pub fn is_json(self) -> bool {
+        self.kind == MediaKind::Json && !self.encoded
+    }
+}
+
+impl MediaKind {
+    fn of(content_type: &str) -> MediaKind {
+        let essence = content_type.split(';').next().unwrap_or_default().trim();
+        let is = |name: &str| essence.eq_ignore_ascii_case(name);
+        let lines = ["application/x-ndjson", "application/ndjson", "application/jsonl"];
+        if is("application/json") {
+            MediaKind::Json
+        } else if is("text/event-stream") {
+            MediaKind::Events(StreamFormat::Sse)
+        } else if lines.iter().any(|name| is(name)) || is("application/x-jsonlines") {
+            MediaKind::Events(StreamFormat::Lines)
+        } else if essence.len() > 5
+            && essence.as_bytes()[essence.len() - 5..].eq_ignore_ascii_case(b"+json")
+        {
+            MediaKind::Json
+        } else {
+            MediaKind::Other
+        }
+    }
+}
+
+fn is_identity(coding: &[u8]) -> bool {
+    let coding = coding.trim_ascii();
+    coding.is_empty() || coding.eq_ignore_ascii_case(b"identity")
+}
+
+/// The parts of a response head that classify it.
 #[derive(Clone, Copy, Debug)]
 pub struct ResponseSignals {
     pub status: u16,
     pub has_retry_after: bool,
-    /// The credential that was sent is ours.
+    /// The provider's credential comes from the policy, not from the client.
     pub our_credential: bool,
-    pub nature: ContentType,
+    pub content_type: ContentType,
 }
 
 impl ResponseSignals {
-    /// The class, where the body has no say in it.
+    /// The class, unless it depends on the body.
     pub fn class(self, rules: &[ClassifyRule]) -> Option<AttemptClass> {
         match rules.iter().find(|rule| self.is_subject_to(rule)) {
             Some(rule) if rule.json.is_empty() && rule.body.is_none() => Some(rule.class),
@@ -30,7 +102,7 @@ impl ResponseSignals {
         }
     }
 
-    /// The class of an answer whose body is known.
+    /// The class of a response with this body.
     pub fn class_of(self, rules: &[ClassifyRule], body: &[u8]) -> AttemptClass {
         let mut parsed = None;
         let mut json = || parsed.get_or_insert_with(|| serde_json::from_slice(body).ok()).clone();
@@ -46,16 +118,20 @@ impl ResponseSignals {
         for_status.find(matches).map_or_else(|| self.built_in(), |rule| rule.class)
     }
 
-    /// A rule that looks into a body is for bodies that can be read, and are one document; rules for
-    /// events are the reader's (`stream/`).
+    /// A rule about the body applies only to a document that can be read. Rules about events belong to
+    /// the stream reader.
     fn is_subject_to(self, rule: &ClassifyRule) -> bool {
         let readable = match rule.body {
-            _ if !rule.json.is_empty() => self.nature.is_document() && !self.nature.encoded,
+            _ if !rule.json.is_empty() => {
+                self.content_type.is_document() && !self.content_type.encoded
+            }
             None => true,
-            Some(BodyCheck::Empty) => self.nature.is_document(),
-            Some(BodyCheck::InvalidJson) => self.nature.is_document() && !self.nature.encoded,
+            Some(BodyCheck::Empty) => self.content_type.is_document(),
+            Some(BodyCheck::InvalidJson) => {
+                self.content_type.is_document() && !self.content_type.encoded
+            }
         };
-        rule.is_for(self.status) && rule.event.is_empty() && readable
+        covers(rule, self.status) && rule.event.is_empty() && readable
     }
 
     pub fn built_in(self) -> AttemptClass {
@@ -66,10 +142,8 @@ impl ResponseSignals {
     }
 }
 
-impl ClassifyRule {
-    fn is_for(&self, status: u16) -> bool {
-        self.status.is_empty() || self.status.contains(&status)
-    }
+fn covers(rule: &ClassifyRule, status: u16) -> bool {
+    rule.status.is_empty() || rule.status.contains(&status)
 }
 
 fn holds(rule: &ClassifyRule, value: &Value) -> bool {
@@ -98,7 +172,7 @@ mod tests {
             status,
             has_retry_after: false,
             our_credential: true,
-            nature: ContentType::default(),
+            content_type: ContentType::default(),
         }
     }
 
@@ -120,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_rule_that_holds_stands_before_the_table() {
+    fn the_first_matching_rule_overrides_the_table() {
         let rules = [
             rule(400, Some(("/error/code", "context_length")), None, AttemptClass::TooLarge),
             rule(200, None, Some(BodyCheck::Empty), AttemptClass::Failure),
@@ -141,9 +215,35 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_credential_is_ours_to_mend_only_when_it_is_ours() {
+    fn a_rejected_credential_of_the_client_is_no_failure() {
         assert_eq!(head(401).class(&[]), Some(AttemptClass::Credential));
-        let theirs = ResponseSignals { our_credential: false, ..head(401) };
-        assert_eq!(theirs.class(&[]), Some(AttemptClass::Success));
+        let client = ResponseSignals { our_credential: false, ..head(401) };
+        assert_eq!(client.class(&[]), Some(AttemptClass::Success));
+    }
+
+    #[test]
+    fn the_content_type_gives_the_kind() {
+        let kinds = [
+            ("application/json; charset=utf-8", MediaKind::Json),
+            ("application/problem+JSON", MediaKind::Json),
+            ("+json", MediaKind::Other),
+            ("text/json-ish", MediaKind::Other),
+            ("Text/Event-Stream; charset=utf-8", MediaKind::Events(StreamFormat::Sse)),
+            ("application/x-ndjson", MediaKind::Events(StreamFormat::Lines)),
+            ("application/json-seq", MediaKind::Other),
+        ];
+        for (text, kind) in kinds {
+            let mut headers = HeaderMap::new();
+            headers.insert(CONTENT_TYPE, text.parse().expect("a value"));
+            assert_eq!(ContentType::of(&headers), ContentType { kind, encoded: false }, "{text}");
+            headers.insert(CONTENT_ENCODING, "identity".parse().expect("a value"));
+            assert!(!ContentType::of(&headers).encoded);
+            headers.append(CONTENT_ENCODING, "gzip".parse().expect("a value"));
+            let content_type = ContentType::of(&headers);
+            assert!(
+                content_type.encoded && content_type.events().is_none() && !content_type.is_json(),
+                "{text}"
+            );
+        }
     }
 }

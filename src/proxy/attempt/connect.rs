@@ -1,29 +1,31 @@
-//! A connection for an attempt: an idle one, or a new one; and where connecting takes long, a new
-//! one elsewhere beside it.
+//! A connection for an attempt: an idle one or a new one, and another one elsewhere if connecting
+//! takes long.
 //!
-//! As RFC 8305 does among addresses, here among providers: nothing was sent yet, so a connection
-//! that is pending for 300 ms starts another attempt, and the first to connect is used. The others
-//! are left behind, not cut off: a task of theirs waits for what comes of them and tells the
-//! breaker, so that a provider that has vanished is found out by requests that it did not delay.
+//! RFC 8305 races the addresses of one host; this races providers. Nothing was sent yet, so a
+//! connection that is pending for 300 ms starts another attempt, and the first to connect is used.
+//! The others are detached, not cancelled: each reports its result to the breaker, so that an
+//! endpoint that vanished is detected without delaying requests.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use tokio::time::Sleep;
 
-use super::retry::next_attempt_now;
+use super::context::ProxyRequest;
+use super::retry::{backoff, next_attempt_now};
 use super::select::Selection;
+use super::state::RetryTime;
 use crate::clock;
 use crate::proxy::access_log::record::AttemptRecord;
 use crate::proxy::downstream::problem::{Problem, ProblemKind};
-use crate::proxy::request::context::{ProxyRequest, RetryTime};
 use crate::resilience::outcome::{AttemptClass, Outcome};
 use crate::snapshot::Route;
 use crate::upstream::{Connection, DialError, PendingDial};
 
-/// Pending for so long, a connection starts another elsewhere.
-const ELSEWHERE: Duration = Duration::from_millis(300);
+/// A connection that is pending for this long starts another one.
+const START_ANOTHER: Duration = Duration::from_millis(300);
 
 #[derive(Debug)]
 struct PendingConnect {
@@ -37,62 +39,68 @@ enum ConnectEvent {
     Deadline,
 }
 
-/// An idle connection to a pick's address.
+/// A new connection, and the selection that it belongs to.
+pub struct Connected {
+    pub selection: Box<Selection>,
+    pub connection: Connection,
+}
+
+/// An idle connection to the selected endpoint.
 pub fn idle_connection(
     request: &ProxyRequest,
     route: &Route,
     selection: &Selection,
     now: Instant,
 ) -> Option<Connection> {
-    let candidate = ProxyRequest::candidate(route, selection.tier, selection.index);
+    let candidate = selection.endpoint.candidate(route);
     request.worker.pools.idle(&candidate.endpoint.target, now)
 }
 
-/// A new connection: the pick's, or that of one which was quicker.
+/// Connects to the selected endpoint, or to another one that connects sooner.
 ///
 /// # Errors
-/// When nobody could be reached; each failure is told, and the last one is the answer at hand.
+/// When no endpoint could be reached. Each failure is reported; the last one is returned.
 pub async fn connect(
     request: &mut ProxyRequest,
     route: &Route,
     selection: Box<Selection>,
-) -> Result<(Box<Selection>, Connection), Problem> {
-    let mut dials = vec![start_connect(request, route, selection)];
-    let mut timer: Pin<Box<Sleep>> = Box::pin(tokio::time::sleep(ELSEWHERE));
-    let mut elsewhere = true;
+) -> Result<Connected, Problem> {
+    let mut pending = vec![start_connect(request, route, selection)];
+    let mut timer: Pin<Box<Sleep>> = Box::pin(tokio::time::sleep(START_ANOTHER));
+    let mut may_start_another = true;
     loop {
-        let deadline = request.deadline;
-        let event = std::future::poll_fn(|cx| poll_dials(&mut dials, &mut timer, cx));
+        let deadline = request.limits.deadline();
+        let event = std::future::poll_fn(|cx| poll_pending(&mut pending, &mut timer, cx));
         match request.timer.until(deadline, event).await.unwrap_or(ConnectEvent::Deadline) {
             ConnectEvent::Done(at, Ok(connection)) => {
-                let dial = dials.swap_remove(at);
-                detach(request, route, dials);
-                return Ok((dial.selection, connection));
+                let PendingConnect { selection, .. } = pending.swap_remove(at);
+                detach(request, route, pending);
+                return Ok(Connected { selection, connection });
             }
             ConnectEvent::Done(at, Err(error)) => {
-                let dial = dials.swap_remove(at);
-                let problem = report_unreachable(request, route, dial.selection, &error);
-                if dials.is_empty() {
+                let PendingConnect { selection, .. } = pending.swap_remove(at);
+                let problem = report_unreachable(request, route, selection, &error);
+                if pending.is_empty() {
                     return Err(problem);
                 }
             }
-            ConnectEvent::Slow if elsewhere => match next_attempt_now(request, route) {
+            ConnectEvent::Slow if may_start_another => match next_attempt_now(request, route) {
                 Some(selection) => {
-                    request.attempts.begin(selection.tier, selection.index, selection.credential);
+                    request.attempts.begin(selection.endpoint, selection.credential);
                     if let Some(connection) =
                         idle_connection(request, route, &selection, clock::now())
                     {
-                        detach(request, route, dials);
-                        return Ok((selection, connection));
+                        detach(request, route, pending);
+                        return Ok(Connected { selection, connection });
                     }
-                    dials.push(start_connect(request, route, selection));
-                    timer.as_mut().reset((clock::now() + ELSEWHERE).into());
+                    pending.push(start_connect(request, route, selection));
+                    timer.as_mut().reset((clock::now() + START_ANOTHER).into());
                 }
-                None => elsewhere = false,
+                None => may_start_another = false,
             },
             ConnectEvent::Slow => timer.as_mut().reset(deadline.into()),
             ConnectEvent::Deadline => {
-                detach(request, route, dials);
+                detach(request, route, pending);
                 let detail =
                     format!("route `{}`: no connection within its timeout", route.policy.name);
                 return Err(Problem::new(ProblemKind::Deadline, detail));
@@ -106,11 +114,11 @@ fn start_connect(
     route: &Route,
     selection: Box<Selection>,
 ) -> PendingConnect {
-    let candidate = ProxyRequest::candidate(route, selection.tier, selection.index);
+    let candidate = selection.endpoint.candidate(route);
     PendingConnect { dialling: request.worker.pools.dial(&candidate.endpoint.target), selection }
 }
 
-/// Tells of an attempt whose endpoint could not be reached.
+/// Reports an attempt whose endpoint could not be reached.
 pub fn report_unreachable(
     request: &mut ProxyRequest,
     route: &Route,
@@ -118,17 +126,13 @@ pub fn report_unreachable(
     error: &DialError,
 ) -> Problem {
     let now = clock::now();
-    let candidate = ProxyRequest::candidate(route, selection.tier, selection.index);
     let took = now.saturating_duration_since(selection.started);
-    record_unsent(request, route, &selection, took, error.to_string());
+    report_unsent(request, route, &selection, now, error.to_string());
     selection.permit.report(Outcome::Failure, took, now);
     selection.flight.give_back();
-    candidate.endpoint.live.failed(took, now);
-    candidate.provider.outcomes.iter().for_each(|samples| samples.record(true, None, now));
-    candidate.endpoint.attempts[AttemptClass::Unsent.index()].inc();
-    let delay = |times| self_delay(route, candidate, times);
-    request.attempts.end(selection.tier, selection.index, selection.credential, |times| {
-        RetryTime::LastResort(now + delay(times))
+    let candidate = selection.endpoint.candidate(route);
+    request.attempts.end(selection.endpoint, selection.credential, |times| {
+        RetryTime::LastResort(now + backoff(route, candidate, times))
     });
     let kind = match error {
         DialError::Timeout { .. } => ProblemKind::ResponseTimeout,
@@ -137,46 +141,39 @@ pub fn report_unreachable(
     Problem::new(kind, format!("{}: {error}", candidate.endpoint.key))
 }
 
-/// Lets attempts that are still connecting find out by themselves, and tell.
-fn detach(request: &mut ProxyRequest, route: &Route, dials: Vec<PendingConnect>) {
-    for PendingConnect { selection, dialling } in dials {
-        let took = clock::since(selection.started);
-        record_unsent(
-            request,
-            route,
-            &selection,
-            took,
-            "still connecting; left for another".to_owned(),
-        );
-        let candidate = ProxyRequest::candidate(route, selection.tier, selection.index);
-        let address = std::sync::Arc::clone(&candidate.endpoint);
-        address.attempts[AttemptClass::Unsent.index()].inc();
-        address.live.failed(took, clock::now());
-        let samples = &candidate.provider.outcomes;
-        samples.iter().for_each(|samples| samples.record(true, None, clock::now()));
+/// Detaches attempts that are still connecting; each reports its result by itself.
+fn detach(request: &mut ProxyRequest, route: &Route, pending: Vec<PendingConnect>) {
+    for PendingConnect { selection, dialling } in pending {
+        let error = "still connecting; another endpoint connected sooner".to_owned();
+        report_unsent(request, route, &selection, clock::now(), error);
         let Selection { mut permit, flight, started, .. } = *selection;
         tokio::task::spawn_local(async move {
             let dialled = dialling.await;
             let now = clock::now();
             if dialled.is_err() {
-                let took = now.saturating_duration_since(started);
-                permit.report(Outcome::Failure, took, now);
+                permit.report(Outcome::Failure, now.saturating_duration_since(started), now);
             }
             drop(flight);
         });
     }
 }
 
-fn record_unsent(
+/// Reports an attempt that sent nothing to balancer, metrics and access record.
+fn report_unsent(
     request: &mut ProxyRequest,
     route: &Route,
     selection: &Selection,
-    took: Duration,
+    now: Instant,
     error: String,
 ) {
-    let candidate = ProxyRequest::candidate(route, selection.tier, selection.index);
+    let took = now.saturating_duration_since(selection.started);
+    let candidate = selection.endpoint.candidate(route);
+    let endpoint = &candidate.endpoint;
+    endpoint.live.failed(took, now);
+    endpoint.attempts[AttemptClass::Unsent.index()].inc();
+    candidate.provider.outcomes.iter().for_each(|outcomes| outcomes.record(true, None, now));
     request.record.attempts.push(AttemptRecord {
-        to: std::sync::Arc::clone(&candidate.endpoint),
+        to: Arc::clone(endpoint),
         credential: Some(selection.credential),
         class: AttemptClass::Unsent,
         status: 0,
@@ -187,23 +184,13 @@ fn record_unsent(
     });
 }
 
-/// The back-off before the same endpoint is asked again.
-pub fn self_delay(
-    route: &Route,
-    candidate: &crate::snapshot::EndpointCandidate,
-    times: u32,
-) -> Duration {
-    let retry = candidate.provider.policy.retry.as_ref().unwrap_or(&route.policy.retry);
-    retry.backoff().delay(times, clock::draw())
-}
-
-fn poll_dials(
-    dials: &mut [PendingConnect],
+fn poll_pending(
+    pending: &mut [PendingConnect],
     timer: &mut Pin<Box<Sleep>>,
     cx: &mut Context<'_>,
 ) -> Poll<ConnectEvent> {
-    for (at, dial) in dials.iter_mut().enumerate() {
-        if let Poll::Ready(dialled) = Pin::new(&mut dial.dialling).poll(cx) {
+    for (at, connect) in pending.iter_mut().enumerate() {
+        if let Poll::Ready(dialled) = Pin::new(&mut connect.dialling).poll(cx) {
             return Poll::Ready(ConnectEvent::Done(at, dialled));
         }
     }

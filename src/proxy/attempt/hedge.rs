@@ -1,9 +1,9 @@
-//! A second attempt beside one that takes long (Dean and Barroso, "The Tail at Scale", 2013): at
-//! another address, paid from the hedges' own budget and from the route's; the first good answer
-//! wins, and the other attempt is cancelled.
+//! Hedged attempts: a second attempt beside one that takes long (Dean and Barroso, "The Tail at
+//! Scale", 2013).
 //!
-//! Only what may be repeated anywhere is hedged, and only a request's first attempt: what follows
-//! a failure is a repeat.
+//! The second attempt goes to another endpoint and is charged to the hedge budget and to the route's
+//! retry budget. The first good response wins, and the other attempt is cancelled. Only a request's
+//! first attempt is hedged, and only if the request may be repeated anywhere.
 
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
@@ -13,40 +13,47 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Instant;
 
+use super::context::ProxyRequest;
 use super::inspect::AttemptResult;
-use super::retry::retry_reach;
-use super::select::select_endpoint;
-use super::select::{CandidateFilter, Selection};
+use super::retry::scope_of;
+use super::select::{CandidateFilter, Selection, select_endpoint};
 use super::send::attempt;
+use super::state::EndpointIndex;
 use crate::clock;
 use crate::live::quota::usage_meter::AttemptKind;
 use crate::proxy::access_log::record::AttemptRecord;
 use crate::proxy::downstream::timer::Timer;
-use crate::proxy::request::context::ProxyRequest;
 use crate::resilience::outcome::{AttemptClass, RetryScope};
 use crate::snapshot::Route;
 
-/// Where an attempt went, and when.
+/// One of two racing attempts: where it went, and when.
 #[derive(Clone, Copy)]
 struct RacedAttempt {
-    tier: usize,
-    index: usize,
+    endpoint: EndpointIndex,
     credential: usize,
     began: Instant,
     turn: AttemptKind,
 }
 
-/// What two attempts beside each other came to.
+/// Which attempt's result counts, and whether the other one had ended too.
 enum RaceResult {
-    /// The first one's, and whether the second was over too.
-    First(AttemptResult, bool),
-    /// The second one's, and whether the first was over too.
-    Second(AttemptResult, bool),
+    First { result: AttemptResult, hedge_ended: bool },
+    Hedge { result: AttemptResult, first_ended: bool },
+}
+
+/// What came of a hedge.
+#[derive(Clone, Copy, PartialEq)]
+enum HedgeOutcome {
+    Won,
+    Lost,
+    /// A budget forbade it.
+    Budget,
+    NoEndpoint,
 }
 
 type Attempt<'a> = Pin<Box<dyn Future<Output = AttemptResult> + 'a>>;
 
-/// Makes one attempt, and another beside it when it takes long and the route hedges.
+/// Makes one attempt, and another beside it if it takes long and the route hedges.
 pub async fn attempt_or_hedge(
     request: &mut ProxyRequest,
     route: &Route,
@@ -54,10 +61,10 @@ pub async fn attempt_or_hedge(
 ) -> AttemptResult {
     let hedges = route.policy.hedge.is_some()
         && selection.turn == AttemptKind::First
-        && request.upgrade.is_none()
+        && !request.head.is_upgrade()
         && !selection.permit.is_probe()
-        && request.overrides.max_attempts != Some(1)
-        && retry_reach(request, AttemptClass::Failure) == RetryScope::Anywhere;
+        && !request.limits.is_single_attempt()
+        && scope_of(request, AttemptClass::Failure) == RetryScope::Anywhere;
     match hedges {
         true => Box::pin(hedged(request, route, selection)).await,
         false => attempt(request, route, selection).await,
@@ -69,183 +76,175 @@ async fn hedged(
     route: &Route,
     selection: Box<Selection>,
 ) -> AttemptResult {
-    let mut place = RacedAttempt::of(&selection);
-    route.live.hedge_first(place.began);
-    let delay = route.live.hedge_delay(place.began);
-    let at = Rc::new(Cell::new((place.tier, place.index)));
-    request.attempts.place = Some(Rc::clone(&at));
-    let twin = delay.and_then(|_| twin(request));
-    let (Some(delay), Some(mut twin)) = (delay, twin) else {
-        let tried = attempt(request, route, selection).await;
-        sample(route, place, &tried);
-        return tried;
+    let mut first = RacedAttempt::of(&selection);
+    route.live.hedge_first(first.began);
+    let delay = route.live.hedge_delay(first.began);
+    let location = Rc::new(Cell::new(first.endpoint));
+    request.attempts.location = Some(Rc::clone(&location));
+    let hedge = delay.and_then(|_| duplicate(request));
+    let (Some(delay), Some(mut hedge)) = (delay, hedge) else {
+        let result = attempt(request, route, selection).await;
+        sample(route, first, &result);
+        return result;
     };
-    let mut first: Attempt<'_> = Box::pin(attempt(request, route, selection));
-    let waited = tokio::time::timeout_at((place.began + delay).into(), &mut first).await;
-    if let Ok(tried) = waited {
-        sample(route, place, &tried);
-        return tried;
+    let mut running: Attempt<'_> = Box::pin(attempt(request, route, selection));
+    let timed = tokio::time::timeout_at((first.began + delay).into(), &mut running).await;
+    if let Ok(result) = timed {
+        sample(route, first, &result);
+        return result;
     }
-    // Where connecting took long it may be elsewhere by now.
-    (place.tier, place.index) = at.get();
-    twin.attempts.beside = Some(at.get());
-    let beside = match select_hedge(&twin, route, place.tier) {
-        Ok(beside) => beside,
+    // If connecting took long, the attempt has moved to another endpoint.
+    first.endpoint = location.get();
+    hedge.attempts.hedge_of = Some(first.endpoint);
+    let selection = match select_hedge(&hedge, route, first.endpoint.tier) {
+        Ok(selection) => selection,
         Err(why) => {
-            route.count_hedge(&twin.worker.live.metrics, why);
-            let tried = first.await;
-            sample(route, place, &tried);
-            return tried;
+            route.count_hedge(&hedge.worker.live.metrics, why.as_str());
+            let result = running.await;
+            sample(route, first, &result);
+            return result;
         }
     };
-    let other = RacedAttempt::of(&beside);
-    let second: Attempt<'_> = Box::pin(attempt(&mut twin, route, beside));
-    let raced = race(first, second).await;
-    merge(request, route, *twin, raced, place, other)
+    let second = RacedAttempt::of(&selection);
+    let racing: Attempt<'_> = Box::pin(attempt(&mut hedge, route, selection));
+    let raced = race(running, racing).await;
+    merge(request, route, *hedge, raced, first, second)
 }
 
-/// The same request again, to be sent elsewhere.
-fn twin(request: &ProxyRequest) -> Option<Box<ProxyRequest>> {
-    let body = request.body.twin(request.reservation())?;
+/// A copy of the request for the hedge; `None` if its body can be sent only once.
+fn duplicate(request: &ProxyRequest) -> Option<Box<ProxyRequest>> {
+    let body = request.body.duplicate(request.reservation())?;
     let mut attempts = request.attempts.clone();
-    attempts.place = None;
+    attempts.location = None;
     Some(Box::new(ProxyRequest {
         worker: Rc::clone(&request.worker),
         client: Rc::clone(&request.client),
         timer: Rc::new(Timer::default()),
         route: Arc::clone(&request.route),
-        record: request.record.aside(),
-        method: request.method.clone(),
-        uri: request.uri.clone(),
-        asked_uri: request.asked_uri.clone(),
-        headers: request.headers.clone(),
+        head: request.head.duplicate(),
         body,
-        upgrade: None,
-        overrides: request.overrides.clone(),
-        deadline: request.deadline,
-        idempotence: request.idempotence,
+        limits: request.limits.clone(),
         attempts,
-        partial: None,
-        circuits: request.circuits.clone(),
-        session: request.session.clone(),
-        class: request.class,
-        flow: request.flow,
-        tokens: request.tokens,
-        place: None,
-        turns: Vec::new(),
-        looks_again: 0,
-        stored: None,
-        reduced: request.reduced,
-        conditions: None,
-        hurries: request.hurries,
-        is_job: request.is_job,
+        wait: None,
+        cache: request.cache.without_response(),
+        resume: None,
+        is_degraded: request.is_degraded,
+        record: request.record.aside(),
     }))
 }
 
-/// Leave for the second attempt.
 fn select_hedge(
     request: &ProxyRequest,
     route: &Route,
     tier: usize,
-) -> Result<Box<Selection>, &'static str> {
+) -> Result<Box<Selection>, HedgeOutcome> {
     let now = clock::now();
-    let selection = select_endpoint(request, route, tier, CandidateFilter::Others, now)
-        .map_err(|_| "nobody")?;
+    let selection = select_endpoint(request, route, tier, CandidateFilter::Untried, now)
+        .map_err(|_| HedgeOutcome::NoEndpoint)?;
     let paid = route.live.within_cost_budget(now)
         && route.live.balance(now) >= 1.0
         && route.live.hedge_spend(now)
         && route.live.withdraw_retry(now);
-    if paid { Ok(selection) } else { Err("budget") }
+    if paid { Ok(selection) } else { Err(HedgeOutcome::Budget) }
 }
 
-/// What two attempts came to, as one of this request's.
+/// Merges the hedge into its request: attempts, access record, metrics.
 fn merge(
     request: &mut ProxyRequest,
     route: &Route,
-    mut twin: ProxyRequest,
+    mut hedge: ProxyRequest,
     raced: RaceResult,
     first: RacedAttempt,
     second: RacedAttempt,
 ) -> AttemptResult {
-    let (tried, lost, result) = match raced {
-        RaceResult::First(tried, over) => {
-            sample(route, first, &tried);
-            (tried, (!over).then_some(second), "lost")
+    let (result, cancelled, outcome) = match raced {
+        RaceResult::First { result, hedge_ended } => {
+            sample(route, first, &result);
+            (result, (!hedge_ended).then_some(second), HedgeOutcome::Lost)
         }
-        RaceResult::Second(tried, true) => (tried, None, "won"),
-        RaceResult::Second(tried, false) => {
-            // It would have taken longer: what is known is a lower bound.
+        RaceResult::Hedge { result, first_ended: true } => (result, None, HedgeOutcome::Won),
+        RaceResult::Hedge { result, first_ended: false } => {
+            // The cancelled attempt would have taken longer: its time is a lower bound.
             let took = clock::since(first.began);
             route.live.hedge_sample(took, clock::now());
-            let slow = ProxyRequest::candidate(route, first.tier, first.index);
-            slow.endpoint.live.answered(took, clock::now());
-            (tried, Some(first), "won")
+            first.endpoint.candidate(route).endpoint.live.answered(took, clock::now());
+            (result, Some(first), HedgeOutcome::Won)
         }
     };
-    route.count_hedge(&request.worker.live.metrics, result);
-    if let Some(lost) = lost {
-        let record = if result == "won" { &mut request.record } else { &mut twin.record };
-        record.attempts.push(lost.cancelled(route));
+    route.count_hedge(&request.worker.live.metrics, outcome.as_str());
+    if let Some(cancelled) = cancelled {
+        let won = outcome == HedgeOutcome::Won;
+        let record = if won { &mut request.record } else { &mut hedge.record };
+        record.attempts.push(cancelled.record(route));
     }
-    request.record.join(&mut twin.record);
-    let asked = twin.attempts.asked.into_iter().filter(|asked| {
-        request.attempts.asked(asked.tier, asked.index, asked.credential).is_none()
-    });
-    let asked: Vec<_> = asked.collect();
-    request.attempts.in_tier += asked.len() as u32;
-    request.attempts.late.append(&mut twin.attempts.late);
-    request.attempts.asked.splice(0..0, asked);
-    tried
+    request.record.join(&mut hedge.record);
+    request.attempts.merge_hedge(std::mem::take(&mut hedge.attempts));
+    result
 }
 
 impl RacedAttempt {
     fn of(selection: &Selection) -> RacedAttempt {
-        let &Selection { tier, index, credential, turn, started: began, .. } = selection;
-        RacedAttempt { tier, index, credential, began, turn }
+        let &Selection { endpoint, credential, turn, started: began, .. } = selection;
+        RacedAttempt { endpoint, credential, began, turn }
     }
 
-    fn cancelled(self, route: &Route) -> AttemptRecord {
+    /// The record of an attempt that was cancelled.
+    fn record(self, route: &Route) -> AttemptRecord {
         AttemptRecord {
-            to: Arc::clone(&ProxyRequest::candidate(route, self.tier, self.index).endpoint),
+            to: Arc::clone(&self.endpoint.candidate(route).endpoint),
             credential: Some(self.credential),
             class: AttemptClass::Ignored,
             status: 0,
             took: clock::since(self.began),
             probe: false,
             turn: self.turn,
-            error: Some("cancelled: the other attempt was quicker".to_owned()),
+            error: Some("cancelled: the other attempt was faster".to_owned()),
         }
     }
 }
 
-/// Notes how long an answer took, from the request's first attempt on.
-fn sample(route: &Route, place: RacedAttempt, tried: &AttemptResult) {
-    if matches!(tried, AttemptResult::Commit(_)) {
-        let now = clock::now();
-        route.live.hedge_sample(now.saturating_duration_since(place.began), now);
+impl HedgeOutcome {
+    fn as_str(self) -> &'static str {
+        match self {
+            HedgeOutcome::Won => "won",
+            HedgeOutcome::Lost => "lost",
+            HedgeOutcome::Budget => "budget",
+            HedgeOutcome::NoEndpoint => "no_endpoint",
+        }
     }
 }
 
-/// Polls both until one has a good answer, or both have failed: then the first one's failure counts.
-async fn race(mut first: Attempt<'_>, mut second: Attempt<'_>) -> RaceResult {
-    let (mut failed, mut other_failed) = (None, false);
+/// Samples how long a good response took, from the request's first attempt on.
+fn sample(route: &Route, attempt: RacedAttempt, result: &AttemptResult) {
+    if matches!(result, AttemptResult::Commit(_)) {
+        let now = clock::now();
+        route.live.hedge_sample(now.saturating_duration_since(attempt.began), now);
+    }
+}
+
+/// Polls both until one has a good response. If both fail, the first one's failure counts.
+async fn race(mut first: Attempt<'_>, mut hedge: Attempt<'_>) -> RaceResult {
+    let (mut failed, mut hedge_ended) = (None, false);
     poll_fn(|cx| {
         if failed.is_none()
-            && let Poll::Ready(tried) = first.as_mut().poll(cx)
+            && let Poll::Ready(result) = first.as_mut().poll(cx)
         {
-            if matches!(tried, AttemptResult::Commit(_)) {
-                return Poll::Ready(RaceResult::First(tried, other_failed));
+            if matches!(result, AttemptResult::Commit(_)) {
+                return Poll::Ready(RaceResult::First { result, hedge_ended });
             }
-            failed = Some(tried);
+            failed = Some(result);
         }
-        if !other_failed && let Poll::Ready(tried) = second.as_mut().poll(cx) {
-            if matches!(tried, AttemptResult::Commit(_)) {
-                return Poll::Ready(RaceResult::Second(tried, failed.is_some()));
+        if !hedge_ended && let Poll::Ready(result) = hedge.as_mut().poll(cx) {
+            if matches!(result, AttemptResult::Commit(_)) {
+                let first_ended = failed.is_some();
+                return Poll::Ready(RaceResult::Hedge { result, first_ended });
             }
-            other_failed = true;
+            hedge_ended = true;
         }
         match failed.take() {
-            Some(tried) if other_failed => Poll::Ready(RaceResult::First(tried, true)),
+            Some(result) if hedge_ended => {
+                Poll::Ready(RaceResult::First { result, hedge_ended: true })
+            }
             kept => {
                 failed = kept;
                 Poll::Pending

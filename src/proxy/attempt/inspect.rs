@@ -1,9 +1,9 @@
-//! From an answer's head to the commit: how much of the body is read first, and which class of
-//! outcome it is.
+//! From a response's head to the commit: how much of the body is read first, and how the attempt is
+//! classified.
 //!
-//! A JSON answer is held until it is whole, where it fits the route's buffer, and an event stream
-//! until its first content, unless the route's `commit` says otherwise: until then another attempt
-//! is possible, after it never.
+//! A JSON response is held back until it is complete, if it fits the route's buffer, and an event
+//! stream until its first content, unless the route's `commit` says otherwise. Until then another
+//! attempt is possible, afterwards never.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,17 +15,15 @@ use http::response::Parts;
 use http::{Method, StatusCode};
 use http_body::Body;
 
-use super::classify::ResponseSignals;
-use super::content_type::{self, ContentType};
+use super::classify::{ContentType, MediaKind, ResponseSignals};
+use super::context::ProxyRequest;
 use super::pending_response::{PendingBody, PendingResponse, PendingStream};
 use super::prebuffer::{
-    self, BodyDeadlines, PrebufferError, PrebufferLimit, Prebuffered, ReadUntil, gather,
+    self, BodyDeadlines, PrebufferError, PrebufferLimit, Prebuffered, ReadUntil, prebuffer,
 };
-use super::quota_headers::left;
-use super::report::AttemptReport;
-use super::report::report_attempt;
-use super::report::settle;
-use super::retry::retry_reach;
+use super::quota_headers::{reported_quotas, retry_after};
+use super::report::{AttemptReport, report_attempt, settle};
+use super::retry::scope_of;
 use super::select::Selection;
 use super::send::chain;
 use crate::clock;
@@ -33,131 +31,122 @@ use crate::live::buffers::Reservation;
 use crate::policy::sections::model::Commit;
 use crate::proxy::downstream::problem::{Problem, ProblemKind};
 use crate::proxy::downstream::timer::Timer;
-use crate::proxy::request::context::ProxyRequest;
-use crate::proxy::response::resume::can_resume;
 use crate::resilience::outcome::{AttemptClass, RetryScope};
 use crate::snapshot::Route;
 use crate::stream::framing::StreamFormat;
 use crate::stream::reader::{StreamEnd, StreamReader};
 use crate::upstream::IncomingBody;
 
-/// The most that is kept of what an answer said, to go on from.
-const SAID: usize = 256 << 10;
+/// The most text of a response that is kept to continue it.
+const TRANSCRIPT_BYTES: usize = 256 << 10;
 
-/// What came of an attempt.
 #[derive(Debug)]
 pub enum AttemptResult {
-    /// This goes to the application.
+    /// This response goes to the client.
     Commit(Box<PendingResponse>),
-    /// Another attempt may follow; if none does, this is the answer.
+    /// Another attempt may follow. If none does, the client gets this.
     Failed(AttemptClass, LastResponse),
 }
 
-/// The answer, unless a better one comes.
+/// The response of the last attempt, or the problem in its place.
 #[derive(Debug)]
 pub enum LastResponse {
-    Theirs(Box<PendingResponse>),
-    Ours(Problem),
+    Provider(Box<PendingResponse>),
+    Problem(Problem),
 }
 
-/// A provider's answer of which the head was read.
+/// A provider's response whose head was received.
 #[derive(Debug)]
 pub struct ReceivedResponse {
     pub head: Parts,
     pub body: IncomingBody,
     pub selection: Box<Selection>,
-    /// To the head.
+    /// From the start of the attempt to the head.
     pub took: Duration,
-    pub limits: BodyDeadlines,
-    pub nature: ContentType,
-    /// Of what has events.
+    pub deadlines: BodyDeadlines,
+    pub content_type: ContentType,
+    /// Set for an event stream that is read.
     pub reader: Option<(StreamFormat, Box<StreamReader>)>,
-    /// For what is withheld.
+    /// Buffer space for the body that is held back.
     pub room: Reservation,
 }
 
-/// Reads what has to be read before the commit, and classifies.
+/// Reads what the commit requires, and classifies the response.
 pub async fn inspect(
     request: &mut ProxyRequest,
     route: &Route,
-    mut answer: ReceivedResponse,
+    mut received: ReceivedResponse,
 ) -> AttemptResult {
-    let candidate = ProxyRequest::candidate(route, answer.selection.tier, answer.selection.index);
-    let rules = &candidate.provider.policy.classify;
-    let status = answer.head.status.as_u16();
-    if answer.head.status == StatusCode::SWITCHING_PROTOCOLS {
-        return switched(request, route, answer);
+    if received.head.status == StatusCode::SWITCHING_PROTOCOLS {
+        return switched(request, route, received);
     }
+    let candidate = received.selection.endpoint.candidate(route);
+    let rules = &candidate.provider.policy.classify;
+    let status = received.head.status.as_u16();
     if candidate.provider.policy.capacity.follow_headers {
-        let left = left(&answer.head.headers, clock::wall);
-        if left.requests.is_some() || left.tokens.is_some() {
-            let charge = answer.selection.flight.charge();
-            candidate.provider.live.observe_quota(charge, [left.requests, left.tokens]);
+        let quotas = reported_quotas(&received.head.headers, clock::wall);
+        if quotas.requests.is_some() || quotas.tokens.is_some() {
+            let charge = received.selection.flight.charge();
+            candidate.provider.live.observe_quota(charge, [quotas.requests, quotas.tokens]);
         }
     }
-    // Only an error says when to come back.
+    // Retry-After of a good response does not ask to wait.
     let retry_after = match status >= 300 {
-        true => content_type::retry_after(&answer.head.headers, clock::wall),
+        true => retry_after(&received.head.headers, clock::wall),
         false => None,
     };
-    let head = ResponseSignals {
+    let signals = ResponseSignals {
         status,
         has_retry_after: retry_after.is_some(),
         our_credential: candidate.endpoint.credential_count() > 0,
-        nature: answer.nature,
+        content_type: received.content_type,
     };
-    let by_head = head.class(rules);
-    answer.reader = event_reader(request, route, &answer, by_head);
-    if answer.reader.is_some() {
-        // Events may be left out, or put in.
-        answer.head.headers.remove(CONTENT_LENGTH);
+    let by_head = signals.class(rules);
+    received.reader = event_reader(request, route, &received, by_head);
+    if received.reader.is_some() {
+        // Events may be dropped or added.
+        received.head.headers.remove(CONTENT_LENGTH);
     }
-    let gathered = match prebuffer_limit(request, route, &answer, by_head) {
-        Some(hold) => answer.gather(&request.timer, hold).await,
+    let body = match prebuffer_limit(request, route, &received, by_head) {
+        Some(limit) => received.prebuffer(&request.timer, limit).await,
         None => Prebuffered::Part(VecDeque::new()),
     };
-    let class = match (by_head, &gathered) {
+    let class = match (by_head, &body) {
         (_, Prebuffered::Error(class, _)) => *class,
         (Some(class), _) => class,
-        (None, Prebuffered::Whole(bytes, _)) => head.class_of(rules, bytes),
-        (None, _) => head.built_in(),
+        (None, Prebuffered::Complete(bytes, _)) => signals.class_of(rules, bytes),
+        (None, _) => signals.built_in(),
     };
-    let report = AttemptReport {
-        class,
-        status,
-        took: answer.took,
-        retry_after,
-        timed_out: false,
-        error: None,
-    };
-    if request.partial.is_some() && answer.reader.is_none() && report.commits() {
-        return cannot_continue(request, route, answer, report);
+    let report = AttemptReport { retry_after, ..AttemptReport::new(class, status, received.took) };
+    if request.resume.is_some() && received.reader.is_none() && report.commits() {
+        return not_a_continuation(request, route, received, report);
     }
-    conclude(request, route, answer, gathered, report)
+    conclude(request, route, received, body, report)
 }
 
-/// The events of an answer that has some.
+/// A reader for a successful event stream.
 fn event_reader(
     request: &ProxyRequest,
     route: &Route,
-    answer: &ReceivedResponse,
+    received: &ReceivedResponse,
     class: Option<AttemptClass>,
 ) -> Option<(StreamFormat, Box<StreamReader>)> {
-    let format = answer.nature.events().filter(|_| class == Some(AttemptClass::Success))?;
-    let candidate = ProxyRequest::candidate(route, answer.selection.tier, answer.selection.index);
-    let reading = Arc::clone(&candidate.interpreter);
-    // A stream that is fetched and not asked for with a body is no model's answer.
-    let wanted = request.method == Method::POST || reading.is_needed();
-    let status = answer.head.status;
-    let is_read = wanted && status == StatusCode::OK && request.method != Method::HEAD;
-    if !is_read || request.partial.is_some() && format != StreamFormat::Sse {
+    let format = received.content_type.events().filter(|_| class == Some(AttemptClass::Success))?;
+    let interpreter = Arc::clone(&received.selection.endpoint.candidate(route).interpreter);
+    let (method, status) = (request.head.method(), received.head.status);
+    // A model's response is to a POST; another stream is read only if the policy needs it.
+    let is_wanted = method == Method::POST || interpreter.is_needed();
+    let is_read = is_wanted && status == StatusCode::OK && method != Method::HEAD;
+    if !is_read || request.resume.is_some() && format != StreamFormat::Sse {
         return None;
     }
-    let reader = match &request.partial {
-        Some(partial) => StreamReader::continuing(reading, format, SAID, partial.clone()),
+    let reader = match &request.resume {
+        Some(partial) => {
+            StreamReader::continuing(interpreter, format, TRANSCRIPT_BYTES, partial.clone())
+        }
         None => {
-            let said = can_resume(request).then_some(SAID);
-            StreamReader::new(reading, format, status.as_u16(), said)
+            let transcript = request.can_resume().then_some(TRANSCRIPT_BYTES);
+            StreamReader::new(interpreter, format, status.as_u16(), transcript)
         }
     };
     Some((format, Box::new(reader)))
@@ -167,180 +156,178 @@ fn event_reader(
 fn prebuffer_limit(
     request: &ProxyRequest,
     route: &Route,
-    answer: &ReceivedResponse,
+    received: &ReceivedResponse,
     class: Option<AttemptClass>,
 ) -> Option<PrebufferLimit> {
-    let nature = answer.nature;
+    let kind = received.content_type.kind;
     let stream = &route.policy.stream;
-    let events = matches!(nature.kind, content_type::MediaKind::Events(_));
-    let ended = answer.body.is_end_stream() && class.is_some() && !events;
-    if request.method == Method::HEAD || ended {
+    let is_stream = matches!(kind, MediaKind::Events(_));
+    let ended = received.body.is_end_stream() && class.is_some() && !is_stream;
+    if request.head.method() == Method::HEAD || ended {
         return None;
     }
-    let hold = |until| Some(PrebufferLimit { until, within: stream.buffer });
+    let limit = |until| Some(PrebufferLimit { until, within: stream.buffer });
     match class {
-        None => hold(ReadUntil::End),
+        None => limit(ReadUntil::End),
         Some(AttemptClass::Success) => match stream.commit {
-            Some(Commit::Complete) => hold(ReadUntil::End),
+            Some(Commit::Complete) => limit(ReadUntil::End),
             Some(Commit::Headers) => None,
-            None if nature.kind == content_type::MediaKind::Json => hold(ReadUntil::End),
-            None if !events => None,
-            Some(Commit::FirstContent) | None if answer.reader.is_some() => {
-                hold(ReadUntil::Content)
+            None if kind == MediaKind::Json => limit(ReadUntil::End),
+            None if !is_stream => None,
+            Some(Commit::FirstContent) | None if received.reader.is_some() => {
+                limit(ReadUntil::Content)
             }
-            Some(Commit::FirstContent) | None => hold(ReadUntil::Frame),
+            Some(Commit::FirstContent) | None => limit(ReadUntil::Frame),
         },
         Some(class) => {
-            retry_is_possible(request, class, &answer.selection).then_some(prebuffer::REFUSED)
+            retry_is_possible(request, class, &received.selection).then_some(prebuffer::DISCARDED)
         }
     }
 }
 
-/// Whether another attempt after this class is conceivable.
 fn retry_is_possible(request: &ProxyRequest, class: AttemptClass, selection: &Selection) -> bool {
-    let more = request.left_in(&request.route, selection.tier) > 0
-        || selection.tier + 1 < request.route.tiers.len();
-    more && retry_reach(request, class) != RetryScope::Nowhere && request.body.may_go()
+    let tier = selection.endpoint.tier;
+    let more =
+        request.attempts_left(&request.route, tier) > 0 || tier + 1 < request.route.tiers.len();
+    more && scope_of(request, class) != RetryScope::Nowhere && request.body.may_go()
 }
 
+/// Reports the attempt and decides whether its response goes to the client.
 fn conclude(
     request: &mut ProxyRequest,
     route: &Route,
-    mut answer: ReceivedResponse,
-    gathered: Prebuffered,
+    mut received: ReceivedResponse,
+    body: Prebuffered,
     mut report: AttemptReport,
 ) -> AttemptResult {
-    let failed = matches!(gathered, Prebuffered::Error(..));
-    let first = match gathered {
-        Prebuffered::Cut(cut) => {
-            settle_events(request, &answer);
-            return body_failed(request, route, answer, cut, report);
+    let class = report.class;
+    let failed = matches!(body, Prebuffered::Error(..));
+    let first = match body {
+        Prebuffered::Failed(error) => {
+            settle_events(request, &received);
+            return body_failed(request, route, received, &error, report);
         }
-        Prebuffered::Whole(bytes, trailers) => {
-            let class = report.class;
-            settle_events(request, &answer);
-            settle_whole(request, route, &answer, &bytes);
-            report_attempt(request, route, &mut answer.selection, report);
-            return ready(class, answer, PendingBody::Whole(bytes, trailers));
+        Prebuffered::Complete(bytes, trailers) => {
+            settle_events(request, &received);
+            settle_body(request, route, &received, &bytes);
+            report_attempt(request, route, &mut received.selection, report);
+            return result(class, received, PendingBody::Whole(bytes, trailers));
         }
         Prebuffered::Error(_, first) => {
-            report.error = Some("an event of the answer says that it failed".to_owned());
+            report.error = Some("an event of the response reports a failure".to_owned());
             first
         }
         Prebuffered::Part(first) => first,
     };
-    let class = report.class;
+    if first.is_empty() && received.body.is_end_stream() {
+        report_attempt(request, route, &mut received.selection, report);
+        return result(class, received, PendingBody::Whole(Bytes::new(), None));
+    }
     if !first.is_empty() {
-        report.took = clock::since(answer.selection.started);
+        report.took = clock::since(received.selection.started);
     }
-    if first.is_empty() && answer.body.is_end_stream() {
-        report_attempt(request, route, &mut answer.selection, report);
-        return ready(class, answer, PendingBody::Whole(Bytes::new(), None));
-    }
-    let afterwards = report_attempt(request, route, &mut answer.selection, report);
-    let ReceivedResponse { head, body: rest, selection, limits, reader, room, .. } = answer;
-    let unready = reader.as_ref().is_some_and(|(_, reader)| !reader.is_ready());
-    let (usage_key, credential) = (selection.usage_key(), selection.credential);
-    let content_by = unready.then_some(limits.content);
-    let flight = selection.flight;
-    let record = None;
-    let stream =
-        PendingStream { first, rest, flight, afterwards, room, reader, content_by, failed, record };
+    let reported = report_attempt(request, route, &mut received.selection, report);
+    let ReceivedResponse { head, body: rest, selection, deadlines, reader, room, .. } = received;
+    let no_content = reader.as_ref().is_some_and(|(_, reader)| !reader.is_ready());
+    let usage_key = selection.usage_key();
+    let stream = PendingStream {
+        first,
+        rest,
+        flight: selection.flight,
+        reported,
+        room,
+        reader,
+        content_by: no_content.then_some(deadlines.content),
+        failed,
+        recorder: None,
+    };
     let body = PendingBody::Stream(Box::new(stream));
-    tried(
+    by_class(
         class,
-        PendingResponse { head, body, idle: limits.idle, usage_key, credential, ours: false },
+        PendingResponse { head, body, idle: deadlines.idle, usage_key, is_local: false },
     )
 }
 
-/// What an answer's events said of tokens, and how many could not be read.
-fn settle_events(request: &mut ProxyRequest, answer: &ReceivedResponse) {
-    let Some((_, reader)) = &answer.reader else { return };
-    settle(request, answer.selection.usage_key(), reader.usage());
+/// Charges the usage that the events of a response report, and counts dropped events.
+fn settle_events(request: &mut ProxyRequest, received: &ReceivedResponse) {
+    let Some((_, reader)) = &received.reader else { return };
+    settle(request, received.selection.usage_key(), reader.usage());
     request.route.metrics.events_dropped.inc_by(reader.dropped());
 }
 
-/// What a whole answer says of tokens. Only what is asked for with a body is looked at.
-fn settle_whole(
+/// Charges the usage that a complete JSON response to a POST reports.
+fn settle_body(
     request: &mut ProxyRequest,
     route: &Route,
-    answer: &ReceivedResponse,
+    received: &ReceivedResponse,
     bytes: &[u8],
 ) {
-    if request.method != Method::POST || !answer.nature.is_json() {
+    if request.head.method() != Method::POST || !received.content_type.is_json() {
         return;
     }
-    let candidate = ProxyRequest::candidate(route, answer.selection.tier, answer.selection.index);
-    let tokens = candidate.interpreter.body_usage(bytes, &mut request.worker.found.borrow_mut());
-    settle(request, answer.selection.usage_key(), tokens);
+    let candidate = received.selection.endpoint.candidate(route);
+    let usage = candidate.interpreter.body_usage(bytes, &mut request.worker.found.borrow_mut());
+    settle(request, received.selection.usage_key(), usage);
 }
 
-/// Puts down an answer that is thrown away for a better one.
+/// Charges the usage of a response that is discarded because another attempt follows.
 pub fn discard(request: &mut ProxyRequest, last: &LastResponse) {
-    let LastResponse::Theirs(response) = last else { return };
+    let LastResponse::Provider(response) = last else { return };
     let PendingBody::Stream(stream) = &response.body else { return };
     let Some((_, reader)) = &stream.reader else { return };
     settle(request, response.usage_key, reader.usage());
     request.route.metrics.events_dropped.inc_by(reader.dropped());
 }
 
-/// An answer that no stream can be joined on to.
-fn cannot_continue(
+/// A successful response that is not an event stream cannot continue one.
+fn not_a_continuation(
     request: &mut ProxyRequest,
     route: &Route,
-    mut answer: ReceivedResponse,
+    mut received: ReceivedResponse,
     report: AttemptReport,
 ) -> AttemptResult {
-    let key = ProxyRequest::candidate(route, answer.selection.tier, answer.selection.index)
-        .endpoint
-        .key
-        .clone();
-    report_attempt(request, route, &mut answer.selection, report);
-    let problem = Problem::new(ProblemKind::BadResponse, format!("{key}: it does not go on"));
-    AttemptResult::Failed(AttemptClass::Failure, LastResponse::Ours(problem))
+    report_attempt(request, route, &mut received.selection, report);
+    let key = &received.selection.endpoint.candidate(route).endpoint.key;
+    let problem =
+        Problem::new(ProblemKind::BadResponse, format!("{key}: the response is not a stream"));
+    AttemptResult::Failed(AttemptClass::Failure, LastResponse::Problem(problem))
 }
 
 fn switched(
     request: &mut ProxyRequest,
     route: &Route,
-    mut answer: ReceivedResponse,
+    mut received: ReceivedResponse,
 ) -> AttemptResult {
-    let report = AttemptReport::answered(AttemptClass::Success, 101, answer.took);
-    report_attempt(request, route, &mut answer.selection, report);
-    let ReceivedResponse { head, body, selection, limits, .. } = answer;
-    let (usage_key, credential) = (selection.usage_key(), selection.credential);
-    let body = PendingBody::Tunnel { flight: selection.flight, rest: body };
-    AttemptResult::Commit(Box::new(PendingResponse {
-        head,
-        body,
-        idle: limits.idle,
-        usage_key,
-        credential,
-        ours: false,
-    }))
+    let report = AttemptReport::new(AttemptClass::Success, 101, received.took);
+    report_attempt(request, route, &mut received.selection, report);
+    let ReceivedResponse { head, body: rest, selection, deadlines, .. } = received;
+    let usage_key = selection.usage_key();
+    let body = PendingBody::Tunnel { flight: selection.flight, rest };
+    let idle = deadlines.idle;
+    let response = PendingResponse { head, body, idle, usage_key, is_local: false };
+    AttemptResult::Commit(Box::new(response))
 }
 
-/// The answer broke, or fell silent, before the commit.
+/// The body failed or stalled before the commit.
 fn body_failed(
     request: &mut ProxyRequest,
     route: &Route,
-    mut answer: ReceivedResponse,
-    cut: PrebufferError,
+    mut received: ReceivedResponse,
+    error: &PrebufferError,
     report: AttemptReport,
 ) -> AttemptResult {
-    let key = ProxyRequest::candidate(route, answer.selection.tier, answer.selection.index)
-        .endpoint
-        .key
-        .clone();
-    let (kind, what) = cut.words();
+    let (kind, what) = error.explain();
+    let key = &received.selection.endpoint.candidate(route).endpoint.key;
+    let problem = Problem::new(kind, format!("{key}: {what}"));
     let timed_out = matches!(kind, ProblemKind::ResponseTimeout | ProblemKind::Deadline);
-    let class =
-        if report.class == AttemptClass::Success { AttemptClass::Failure } else { report.class };
-    let detail = format!("{key}: {what}");
-    let took = clock::since(answer.selection.started);
+    let class = match report.class {
+        AttemptClass::Success => AttemptClass::Failure,
+        class => class,
+    };
+    let took = clock::since(received.selection.started);
     let report = AttemptReport { class, took, timed_out, error: Some(what), ..report };
-    report_attempt(request, route, &mut answer.selection, report);
-    AttemptResult::Failed(class, LastResponse::Ours(Problem::new(kind, detail)))
+    report_attempt(request, route, &mut received.selection, report);
+    AttemptResult::Failed(class, LastResponse::Problem(problem))
 }
 
 impl ReceivedResponse {
@@ -349,21 +336,30 @@ impl ReceivedResponse {
         body: IncomingBody,
         selection: Box<Selection>,
         took: Duration,
-        limits: BodyDeadlines,
+        deadlines: BodyDeadlines,
         room: Reservation,
     ) -> ReceivedResponse {
-        let nature = ContentType::of(&head.headers);
-        ReceivedResponse { head, body, selection, took, limits, nature, reader: None, room }
+        let content_type = ContentType::of(&head.headers);
+        ReceivedResponse {
+            head,
+            body,
+            selection,
+            took,
+            deadlines,
+            content_type,
+            reader: None,
+            room,
+        }
     }
 
-    async fn gather(&mut self, timer: &Timer, hold: PrebufferLimit) -> Prebuffered {
+    async fn prebuffer(&mut self, timer: &Timer, limit: PrebufferLimit) -> Prebuffered {
         let reader = self.reader.as_mut().map(|(_, reader)| &mut **reader);
-        gather(timer, &mut self.body, hold, self.limits, &mut self.room, reader).await
+        prebuffer(timer, &mut self.body, limit, self.deadlines, &mut self.room, reader).await
     }
 }
 
 impl PrebufferError {
-    fn words(&self) -> (ProblemKind, String) {
+    fn explain(&self) -> (ProblemKind, String) {
         let (kind, what) = match self {
             PrebufferError::Broken(error) => return (ProblemKind::ConnectionLost, chain(error)),
             PrebufferError::FirstByte => {
@@ -374,40 +370,31 @@ impl PrebufferError {
             }
             PrebufferError::Idle => (ProblemKind::ResponseTimeout, "the body stalled"),
             PrebufferError::Deadline => (ProblemKind::Deadline, "the route's timeout passed"),
-            PrebufferError::Ended(ended) => (ProblemKind::BadResponse, ended_words(*ended)),
+            PrebufferError::Ended(end) => (ProblemKind::BadResponse, explain_end(*end)),
         };
         (kind, what.to_owned())
     }
 }
 
 /// What is wrong with a stream that ended so.
-pub fn ended_words(ended: StreamEnd) -> &'static str {
-    match ended {
-        StreamEnd::Complete => "the stream is whole",
-        StreamEnd::NoEndMarker => "the stream ended without what ends one",
-        StreamEnd::Malformed => "nothing of the stream could be read",
+pub fn explain_end(end: StreamEnd) -> &'static str {
+    match end {
+        StreamEnd::Complete => "the stream is complete",
+        StreamEnd::NoEndMarker => "the stream ended without an end marker",
+        StreamEnd::Malformed => "no event of the stream could be read",
         StreamEnd::Empty => "the stream had no event",
     }
 }
 
-fn ready(class: AttemptClass, answer: ReceivedResponse, body: PendingBody) -> AttemptResult {
-    let (usage_key, credential) = (answer.selection.usage_key(), answer.selection.credential);
-    tried(
-        class,
-        PendingResponse {
-            head: answer.head,
-            body,
-            idle: answer.limits.idle,
-            usage_key,
-            credential,
-            ours: false,
-        },
-    )
+fn result(class: AttemptClass, received: ReceivedResponse, body: PendingBody) -> AttemptResult {
+    let (usage_key, idle) = (received.selection.usage_key(), received.deadlines.idle);
+    let head = received.head;
+    by_class(class, PendingResponse { head, body, idle, usage_key, is_local: false })
 }
 
-fn tried(class: AttemptClass, response: PendingResponse) -> AttemptResult {
+fn by_class(class: AttemptClass, response: PendingResponse) -> AttemptResult {
     match class {
         AttemptClass::Success | AttemptClass::Ignored => AttemptResult::Commit(Box::new(response)),
-        class => AttemptResult::Failed(class, LastResponse::Theirs(Box::new(response))),
+        class => AttemptResult::Failed(class, LastResponse::Provider(Box::new(response))),
     }
 }

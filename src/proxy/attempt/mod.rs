@@ -1,16 +1,16 @@
-//! One attempt at an endpoint, and the decision what follows it.
+//! One attempt at an endpoint, and the decision about what follows it.
 
 pub mod classify;
-pub mod connect;
-pub mod content_type;
+mod connect;
+pub mod context;
 pub mod hedge;
 pub mod inspect;
 pub mod pending_response;
-pub mod prebuffer;
+mod prebuffer;
 pub mod quota_headers;
-pub mod quota_times;
 pub mod report;
 pub mod retry;
 pub mod select;
 pub mod send;
-pub mod wait;
+pub mod state;
+mod wait;

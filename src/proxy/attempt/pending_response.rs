@@ -1,4 +1,5 @@
-//! What is ready for the application: a head, and a body that is whole, under way, or from the cache.
+//! A response that is ready for the client: a head, and a body that is complete, under way, or from
+//! the cache.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -9,6 +10,7 @@ use http::response::Parts;
 use http_body::Frame;
 
 use super::report::UsageKey;
+use super::state::EndpointIndex;
 use crate::cache::recorder::ResponseRecorder;
 use crate::cache::shared_body::BodyReader;
 use crate::live::buffers::Reservation;
@@ -20,67 +22,57 @@ use crate::stream::framing::StreamFormat;
 use crate::stream::reader::StreamReader as EventReader;
 use crate::upstream::IncomingBody;
 
-/// A provider's answer, ready for the application.
 #[derive(Debug)]
 pub struct PendingResponse {
     pub head: Parts,
     pub body: PendingBody,
     pub idle: Duration,
     pub usage_key: UsageKey,
-    pub credential: usize,
-    /// No provider gave it to this request: it is from the cache, or of our own.
-    pub ours: bool,
+    /// It comes from the cache or from the policy, not from a provider.
+    pub is_local: bool,
 }
 
 #[derive(Debug)]
 pub enum PendingBody {
     Whole(Bytes, Option<HeaderMap>),
     Stream(Box<PendingStream>),
-    /// From the cache.
     Stored(Replay),
-    /// Another request's.
+    /// Fetched by another request.
     Followed(BodyReader),
-    /// 101: both sides speak another protocol from here on.
+    /// 101: both sides switch to another protocol.
     Tunnel {
         flight: AttemptSlot,
         rest: IncomingBody,
     },
 }
 
-/// A body that has begun.
+/// A body that has started.
 #[derive(Debug)]
 pub struct PendingStream {
     pub first: VecDeque<Frame<Bytes>>,
     pub rest: IncomingBody,
     pub flight: AttemptSlot,
-    pub afterwards: Option<ReportedPermit>,
+    pub reported: Option<ReportedPermit>,
     pub room: Reservation,
-    /// Of what has events.
+    /// Set for an event stream that is read.
     pub reader: Option<(StreamFormat, Box<EventReader>)>,
-    /// By when its first content has to be here, where it is not yet.
+    /// The deadline for the first content, if none has come yet.
     pub content_by: Option<Instant>,
-    /// An event that says that it failed is among the first.
+    /// The first frames contain an error event.
     pub failed: bool,
-    /// It is written down for the cache.
-    pub record: Option<Box<ResponseRecorder>>,
+    /// Stores the body in the cache.
+    pub recorder: Option<Box<ResponseRecorder>>,
 }
 
 impl PendingResponse {
-    /// One that no provider gave to this request.
-    pub fn of_nobody(head: Parts, body: PendingBody) -> Box<PendingResponse> {
+    /// A response that no provider sent.
+    pub fn local(head: Parts, body: PendingBody) -> Box<PendingResponse> {
         let usage_key = UsageKey {
-            tier: 0,
-            index: 0,
+            endpoint: EndpointIndex::default(),
+            credential: 0,
             turn: AttemptKind::First,
             charge: QuotaCharge::default(),
         };
-        Box::new(PendingResponse {
-            head,
-            body,
-            idle: Duration::ZERO,
-            usage_key,
-            credential: 0,
-            ours: true,
-        })
+        Box::new(PendingResponse { head, body, idle: Duration::ZERO, usage_key, is_local: true })
     }
 }

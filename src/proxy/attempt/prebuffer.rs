@@ -1,13 +1,15 @@
-//! An answer's body before the commit: taken in as far as the route's `commit` says, so that an
-//! answer which breaks until then, or turns out to be an error, can still be another provider's.
+//! The response body before the commit: read as far as the route's `commit` requires, so that a
+//! response that breaks until then, or turns out to be an error, can be replaced by another
+//! attempt's.
 //!
-//! What may be withheld is bounded in bytes, frames and time, and by `server.buffered` over all
-//! requests; past any of these the answer commits with what is here.
+//! The prebuffer is bounded in bytes, frames and time, and by `server.buffered` over all requests.
+//! At any of these bounds the response is committed with what was read.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
 use http_body::{Body, Frame};
 
 use crate::clock;
@@ -22,53 +24,51 @@ use crate::upstream::{ExchangeError, IncomingBody};
 #[derive(Clone, Copy, Debug)]
 pub struct PrebufferLimit {
     pub until: ReadUntil,
-    /// What may be withheld.
+    /// The bounds of the prebuffer.
     pub within: Buffer,
 }
 
-/// What is waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadUntil {
-    /// Anything.
+    /// The first bytes.
     Frame,
     /// The first content of an event stream.
     Content,
-    /// The end.
     End,
 }
 
-/// An answer that will probably be thrown away for another attempt is waited for shortly.
-pub const REFUSED: PrebufferLimit = PrebufferLimit {
+/// For a response that another attempt will probably replace: it is read for a short time only.
+pub const DISCARDED: PrebufferLimit = PrebufferLimit {
     until: ReadUntil::End,
     within: Buffer { bytes: 64 << 10, frames: 64, time: Duration::from_secs(1) },
 };
-/// A frame shorter than this is copied when it is held.
-const SMALL: usize = 4 << 10;
+/// A shorter frame is copied, because it would keep the whole buffer alive that it was read into.
+const SMALL_FRAME: usize = 4 << 10;
 
-/// When bytes have to come.
+/// When the parts of a body are due.
 #[derive(Clone, Copy, Debug)]
 pub struct BodyDeadlines {
     pub first_byte: Instant,
-    /// Of an event stream, once nothing can follow it: its first content.
+    /// The first content of an event stream, if no other attempt can follow.
     pub content: Instant,
     pub idle: Duration,
     pub deadline: Instant,
 }
 
-/// What came.
+/// The body as far as it was read.
 #[derive(Debug)]
 pub enum Prebuffered {
-    /// The end was seen.
-    Whole(Bytes, Option<http::HeaderMap>),
-    /// The beginning, to be followed by what the body still has.
+    /// To its end.
+    Complete(Bytes, Option<HeaderMap>),
+    /// The start; the body has more.
     Part(VecDeque<Frame<Bytes>>),
-    /// An event says that it failed; the event is among these frames.
+    /// An event reports a failure. The frames contain that event.
     Error(AttemptClass, VecDeque<Frame<Bytes>>),
-    /// It broke, or nothing came for too long.
-    Cut(PrebufferError),
+    /// The body broke or stalled.
+    Failed(PrebufferError),
 }
 
-/// How an answer's body broke.
+/// How a body failed before the commit.
 #[derive(Debug)]
 pub enum PrebufferError {
     Broken(ExchangeError),
@@ -76,67 +76,68 @@ pub enum PrebufferError {
     Content,
     Idle,
     Deadline,
-    /// The event stream ended, but not as a whole one does.
+    /// The event stream is incomplete.
     Ended(StreamEnd),
 }
 
-/// What was read so far.
+/// The body so far.
 #[derive(Default)]
-struct Got {
+struct Buffered {
     frames: VecDeque<Frame<Bytes>>,
     bytes: u64,
-    /// When the first of it came.
+    /// When the first frame came.
     since: Option<Instant>,
 }
 
-/// Reads until what is waited for is there, the body ends, or one of the bounds.
-pub async fn gather(
+/// Reads until the limit, the end of the body, or one of the bounds.
+pub async fn prebuffer(
     timer: &Timer,
     body: &mut IncomingBody,
-    hold: PrebufferLimit,
-    limits: BodyDeadlines,
+    limit: PrebufferLimit,
+    deadlines: BodyDeadlines,
     room: &mut Reservation,
     mut reader: Option<&mut StreamReader>,
 ) -> Prebuffered {
-    let mut got = Got::default();
+    let mut buffered = Buffered::default();
     loop {
         if body.is_end_stream() {
-            return got.ended(reader);
+            return buffered.ended(reader);
         }
         let content = reader.as_ref().is_none_or(|reader| reader.is_ready());
-        let (limit, cut) = limits.next(got.since.is_some(), content);
-        let patience = got.since.and_then(|since| since.checked_add(hold.within.time));
-        let patience = patience.filter(|at| *at < limit);
-        let frame = match timer.frame(body, patience.unwrap_or(limit)).await {
+        let (due, error) = deadlines.next(buffered.since.is_some(), content);
+        let patience = buffered.since.and_then(|since| since.checked_add(limit.within.time));
+        let patience = patience.filter(|at| *at < due);
+        let frame = match timer.frame(body, patience.unwrap_or(due)).await {
             Ok(Some(Ok(frame))) => frame,
-            Ok(Some(Err(error))) => return Prebuffered::Cut(PrebufferError::Broken(error)),
-            Ok(None) => return got.ended(reader),
-            Err(Elapsed) if patience.is_some() => return Prebuffered::Part(got.frames),
-            Err(Elapsed) => return Prebuffered::Cut(cut),
+            Ok(Some(Err(error))) => return Prebuffered::Failed(PrebufferError::Broken(error)),
+            Ok(None) => return buffered.ended(reader),
+            Err(Elapsed) if patience.is_some() => return Prebuffered::Part(buffered.frames),
+            Err(Elapsed) => return Prebuffered::Failed(error),
         };
         let last = body.is_end_stream();
-        if got.since.is_none() && last && frame.is_data() && reader.is_none() {
-            return Prebuffered::Whole(frame.into_data().unwrap_or_default(), None);
+        if buffered.since.is_none() && last && frame.is_data() && reader.is_none() {
+            return Prebuffered::Complete(frame.into_data().unwrap_or_default(), None);
         }
-        if let Err(class) = got.push(frame, reader.as_deref_mut()) {
-            return Prebuffered::Error(class, got.frames);
+        if let Err(class) = buffered.push(frame, reader.as_deref_mut()) {
+            return Prebuffered::Error(class, buffered.frames);
         }
-        let enough = match hold.until {
-            ReadUntil::Frame => got.bytes > 0,
+        let enough = match limit.until {
+            ReadUntil::Frame => buffered.bytes > 0,
             ReadUntil::Content => reader.as_ref().is_none_or(|reader| reader.is_ready()),
             ReadUntil::End => false,
         };
-        let fits = got.bytes <= hold.within.bytes && got.frames.len() < hold.within.frames;
-        let held = got.bytes + reader.as_ref().map_or(0, |reader| reader.buffered() as u64);
+        let fits =
+            buffered.bytes <= limit.within.bytes && buffered.frames.len() < limit.within.frames;
+        let held = buffered.bytes + reader.as_ref().map_or(0, |reader| reader.buffered() as u64);
         let room = room.grow(held.saturating_sub(room.bytes()));
         if (enough || !fits || !room) && !last {
-            return Prebuffered::Part(got.frames);
+            return Prebuffered::Part(buffered.frames);
         }
     }
 }
 
-impl Got {
-    /// Keeps a frame. An event of it that says that the answer failed: its class.
+impl Buffered {
+    /// Adds a frame. An error event in it gives the class of the attempt.
     fn push(
         &mut self,
         frame: Frame<Bytes>,
@@ -156,7 +157,7 @@ impl Got {
         let size = frame.data_ref().map_or(0, |data| data.len() as u64);
         self.bytes += size;
         if size > 0 || frame.is_trailers() {
-            self.frames.push_back(alone(frame));
+            self.frames.push_back(detached(frame));
         }
         match error {
             None => Ok(()),
@@ -168,54 +169,53 @@ impl Got {
     }
 
     fn ended(mut self, reader: Option<&mut StreamReader>) -> Prebuffered {
-        let Some(reader) = reader else { return whole(self.frames) };
+        let Some(reader) = reader else { return complete(self.frames) };
         let (rest, ended) = reader.end();
         if ended != StreamEnd::Complete {
-            return Prebuffered::Cut(PrebufferError::Ended(ended));
+            return Prebuffered::Failed(PrebufferError::Ended(ended));
         }
         if !rest.is_empty() {
             let at = self.frames.iter().take_while(|frame| frame.is_data()).count();
             self.frames.insert(at, Frame::data(rest));
         }
-        whole(self.frames)
+        complete(self.frames)
     }
 }
 
 impl BodyDeadlines {
-    /// By when the next frame has to be here, and what it is when it is not.
+    /// When the next frame is due, and the error if it does not come.
     fn next(&self, began: bool, content: bool) -> (Instant, PrebufferError) {
-        let (mut at, mut cut) = (self.first_byte, PrebufferError::FirstByte);
+        let (mut at, mut error) = (self.first_byte, PrebufferError::FirstByte);
         if began {
             let idle = clock::now() + self.idle;
-            (at, cut) = match content || idle < self.first_byte {
+            (at, error) = match content || idle < self.first_byte {
                 true => (idle, PrebufferError::Idle),
                 false => (self.first_byte, PrebufferError::Content),
             };
         }
-        if self.deadline < at { (self.deadline, PrebufferError::Deadline) } else { (at, cut) }
+        if self.deadline < at { (self.deadline, PrebufferError::Deadline) } else { (at, error) }
     }
 }
 
-/// A small frame as bytes of its own: else it keeps the buffer alive that it was read into.
-fn alone(frame: Frame<Bytes>) -> Frame<Bytes> {
+fn detached(frame: Frame<Bytes>) -> Frame<Bytes> {
     match frame.data_ref() {
-        Some(data) if data.len() < SMALL => Frame::data(Bytes::copy_from_slice(data)),
+        Some(data) if data.len() < SMALL_FRAME => Frame::data(Bytes::copy_from_slice(data)),
         _ => frame,
     }
 }
 
-fn whole(mut frames: VecDeque<Frame<Bytes>>) -> Prebuffered {
+fn complete(mut frames: VecDeque<Frame<Bytes>>) -> Prebuffered {
     let trailers = match frames.back().is_some_and(Frame::is_trailers) {
         true => frames.pop_back().and_then(|frame| frame.into_trailers().ok()),
         false => None,
     };
     if frames.len() == 1 {
         let only = frames.pop_front().and_then(|frame| frame.into_data().ok());
-        return Prebuffered::Whole(only.unwrap_or_default(), trailers);
+        return Prebuffered::Complete(only.unwrap_or_default(), trailers);
     }
     let mut bytes = BytesMut::new();
     for data in frames.into_iter().filter_map(|frame| frame.into_data().ok()) {
         bytes.extend_from_slice(&data);
     }
-    Prebuffered::Whole(bytes.freeze(), trailers)
+    Prebuffered::Complete(bytes.freeze(), trailers)
 }

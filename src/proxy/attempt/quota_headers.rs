@@ -1,7 +1,8 @@
-//! What the headers of an answer say is left of the provider's quota, in each of their spellings.
+//! Quota headers of a response: what is left of the provider's quota, in each dialect, and
+//! `Retry-After`.
 //!
 //! - OpenAI, and Groq: `x-ratelimit-{limit,remaining,reset}-{requests,tokens}`, a bucket; the reset
-//!   is a length as Go writes it (`120ms`, `6m0s`). Azure OpenAI mostly says what remains, and no
+//!   is a duration as Go writes it (`120ms`, `6m0s`). Azure OpenAI mostly says what remains, and no
 //!   more; it writes -1 for what it does not know.
 //! - Anthropic: `anthropic-ratelimit-{requests,tokens,input-tokens,output-tokens}-…`, a bucket; the
 //!   reset is a time (RFC 3339), tokens are rounded to the nearest thousand.
@@ -11,38 +12,37 @@
 //!   with `RateLimit-Policy: "a";q=100;w=60`, before that `limit=100, remaining=50, reset=30` in
 //!   one header, before that three. Of several policies the one with the least left counts.
 //!
-//! A time is taken against the answer's own `Date`, so that no clock need agree with another.
-//! What cannot be read is not there; whoever reads on is `resilience::told`.
+//! A time is compared with the response's own `Date`, so that clocks need not agree. A header that
+//! cannot be read counts as absent.
 
 use std::time::{Duration, SystemTime};
 
-use http::header::{DATE, HeaderMap, HeaderName, HeaderValue};
+use http::header::{DATE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 
-use super::{content_type, quota_times};
 use crate::resilience::rate::reported_quota::{QuotaReport, Refill};
 
-/// What is left, as far as the answer told.
+/// The quotas that a response reports.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct QuotaReports {
     pub requests: Option<QuotaReport>,
     pub tokens: Option<QuotaReport>,
 }
 
-struct Names {
+struct HeaderNames {
     limit: HeaderName,
     remaining: HeaderName,
     reset: HeaderName,
 }
 
-const fn names(limit: &'static str, remaining: &'static str, reset: &'static str) -> Names {
-    Names {
+const fn names(limit: &'static str, remaining: &'static str, reset: &'static str) -> HeaderNames {
+    HeaderNames {
         limit: HeaderName::from_static(limit),
         remaining: HeaderName::from_static(remaining),
         reset: HeaderName::from_static(reset),
     }
 }
 
-static OPENAI: [Names; 2] = [
+static OPENAI: [HeaderNames; 2] = [
     names(
         "x-ratelimit-limit-requests",
         "x-ratelimit-remaining-requests",
@@ -50,7 +50,7 @@ static OPENAI: [Names; 2] = [
     ),
     names("x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"),
 ];
-static ANTHROPIC: [Names; 4] = [
+static ANTHROPIC: [HeaderNames; 4] = [
     names(
         "anthropic-ratelimit-requests-limit",
         "anthropic-ratelimit-requests-remaining",
@@ -72,68 +72,71 @@ static ANTHROPIC: [Names; 4] = [
         "anthropic-ratelimit-output-tokens-reset",
     ),
 ];
-static GITHUB: Names = names("x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset");
-static THREE: Names = names("ratelimit-limit", "ratelimit-remaining", "ratelimit-reset");
-static ONE: HeaderName = HeaderName::from_static("ratelimit");
-static POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+static GITHUB: HeaderNames =
+    names("x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset");
+static IETF_THREE: HeaderNames = names("ratelimit-limit", "ratelimit-remaining", "ratelimit-reset");
+static IETF_SINGLE: HeaderName = HeaderName::from_static("ratelimit");
+static IETF_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
-/// Anthropic's tokens may be so many fewer than it says.
-const ROUNDED: f64 = 500.0;
+/// Anthropic rounds tokens, so there may be this many fewer.
+const ROUNDING: f64 = 500.0;
 
-/// How each of the names begins.
-const SIGNS: [&str; 3] = ["x-ratelimit-", "anthropic-ratelimit-", "ratelimit"];
+const DAY: f64 = 86_400.0;
+const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
+/// The prefixes of all names above.
+const PREFIXES: [&str; 3] = ["x-ratelimit-", "anthropic-ratelimit-", "ratelimit"];
 
-/// One look at the names where there is nothing to read. `wall` is asked where a time is told without
-/// a date.
-pub fn left(headers: &HeaderMap, wall: impl FnOnce() -> SystemTime) -> QuotaReports {
-    let is_sign = |name: &HeaderName| SIGNS.iter().any(|sign| name.as_str().starts_with(sign));
-    if !headers.keys().any(is_sign) {
+/// Scans the header names once if there is nothing to read. `wall` supplies the time for a response
+/// without a date.
+pub fn reported_quotas(headers: &HeaderMap, wall: impl FnOnce() -> SystemTime) -> QuotaReports {
+    let is_quota =
+        |name: &HeaderName| PREFIXES.iter().any(|prefix| name.as_str().starts_with(prefix));
+    if !headers.keys().any(is_quota) {
         return QuotaReports::default();
     }
     let date =
         headers.get(DATE).and_then(text).and_then(|date| httpdate::parse_http_date(date).ok());
-    let reading = Reading { headers, now: date.unwrap_or_else(wall) };
-    QuotaReports { requests: reading.requests(), tokens: reading.tokens() }
+    let reader = QuotaReader { headers, now: date.unwrap_or_else(wall) };
+    QuotaReports { requests: reader.requests(), tokens: reader.tokens() }
 }
 
-struct Reading<'a> {
+struct QuotaReader<'a> {
     headers: &'a HeaderMap,
     now: SystemTime,
 }
 
-impl Reading<'_> {
+impl QuotaReader<'_> {
     fn requests(&self) -> Option<QuotaReport> {
         self.report(&OPENAI[0], Refill::Bucket)
             .or_else(|| self.report(&ANTHROPIC[0], Refill::Bucket))
-            .or_else(|| self.one())
-            .or_else(|| self.report(&THREE, Refill::Window))
+            .or_else(|| self.single_header())
+            .or_else(|| self.report(&IETF_THREE, Refill::Window))
             .or_else(|| self.report(&GITHUB, Refill::Window))
     }
 
     fn tokens(&self) -> Option<QuotaReport> {
-        self.report(&OPENAI[1], Refill::Bucket).or_else(|| self.tightest())
+        self.report(&OPENAI[1], Refill::Bucket).or_else(|| self.scarcest())
     }
 
-    fn report(&self, names: &Names, refill: Refill) -> Option<QuotaReport> {
+    fn report(&self, names: &HeaderNames, refill: Refill) -> Option<QuotaReport> {
         let remaining = self.number(&names.remaining)?;
         let limit = self.number(&names.limit).filter(|limit| *limit > 0.0);
         let reset = self.headers.get(&names.reset).and_then(text);
-        let reset = reset.and_then(|reset| quota_times::until(reset, self.now));
-        // Where nothing else is known, there will at least be something then.
-        let reset = reset.or_else(|| {
-            limit.is_none().then(|| content_type::retry_after(self.headers, || self.now)).flatten()
-        });
+        let reset = reset.and_then(|reset| time_until(reset, self.now));
+        // Without a limit, Retry-After is the only time known.
+        let reset = reset
+            .or_else(|| limit.is_none().then(|| retry_after(self.headers, || self.now)).flatten());
         Some(QuotaReport { limit, remaining, reset, refill })
     }
 
-    /// Anthropic's tokens, all of them by the share that is left of the scarcest: a prompt that
-    /// is larger than all output may be is not one too large.
-    fn tightest(&self) -> Option<QuotaReport> {
+    /// Anthropic's tokens as one quota: all of them, with the share left of the scarcest kind. A prompt
+    /// may be larger than the output limit.
+    fn scarcest(&self) -> Option<QuotaReport> {
         let [_, all, input, output] = &ANTHROPIC;
         let read = |names| {
             let report = self.report(names, Refill::Bucket)?;
             let limit = report.limit?;
-            let less = if report.remaining < limit { ROUNDED } else { 0.0 };
+            let less = if report.remaining < limit { ROUNDING } else { 0.0 };
             Some((limit, (report.remaining - less).max(0.0) / limit, report.reset))
         };
         let kinds = [all, input, output].map(read);
@@ -148,20 +151,20 @@ impl Reading<'_> {
         Some(QuotaReport { limit: Some(limit), remaining, reset, refill: Refill::Bucket })
     }
 
-    /// The draft's one header: of its items about requests, the one with the least left.
-    fn one(&self) -> Option<QuotaReport> {
+    /// The draft's single header: of its policies for requests, the one with the least left.
+    fn single_header(&self) -> Option<QuotaReport> {
         let report = |limit, remaining, reset: Option<f64>| QuotaReport {
             limit,
             remaining,
             reset: reset.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()),
             refill: Refill::Window,
         };
-        let of = |key: &str| self.items(&ONE).find_map(|item| value(item, key));
+        let of = |key: &str| self.items(&IETF_SINGLE).find_map(|item| value(item, key));
         if let Some(remaining) = of("remaining") {
             return Some(report(of("limit"), remaining, of("reset")));
         }
-        let left = self.items(&ONE).filter_map(|item| {
-            let policy = self.items(&POLICY).find(|policy| name(policy) == name(item));
+        let left = self.items(&IETF_SINGLE).filter_map(|item| {
+            let policy = self.items(&IETF_POLICY).find(|policy| name(policy) == name(item));
             let unit = policy.and_then(|policy| parameter(policy, "qu")).unwrap_or("\"requests\"");
             let limit = policy.and_then(|policy| value(policy, "q"));
             let of_requests = unit == "\"requests\"";
@@ -171,13 +174,13 @@ impl Reading<'_> {
     }
 
     fn number(&self, name: &HeaderName) -> Option<f64> {
-        quota_times::number(text(self.headers.get(name)?)?)
+        number(text(self.headers.get(name)?)?)
     }
 
-    /// The members of a list.
+    /// The members of a list header.
     fn items(&self, name: &HeaderName) -> impl Iterator<Item = &str> {
         let lines = self.headers.get_all(name).into_iter().filter_map(text);
-        lines.flat_map(|line| parts(line, ','))
+        lines.flat_map(|line| split_field(line, ','))
     }
 }
 
@@ -185,8 +188,8 @@ fn text(value: &HeaderValue) -> Option<&str> {
     std::str::from_utf8(value.as_bytes()).ok().map(str::trim)
 }
 
-/// Parts of a structured field (RFC 9651): what is quoted is not parted.
-fn parts(text: &str, at: char) -> impl Iterator<Item = &str> {
+/// Splits a structured field (RFC 9651), but not within quotes.
+fn split_field(text: &str, at: char) -> impl Iterator<Item = &str> {
     let (mut quoted, mut escaped) = (false, false);
     let is_end = move |c: char| {
         let plain = !std::mem::take(&mut escaped);
@@ -198,11 +201,11 @@ fn parts(text: &str, at: char) -> impl Iterator<Item = &str> {
 }
 
 fn name(item: &str) -> Option<&str> {
-    parts(item, ';').next()
+    split_field(item, ';').next()
 }
 
 fn parameter<'a>(item: &'a str, key: &str) -> Option<&'a str> {
-    let pairs = parts(item, ';').filter_map(|part| part.split_once('='));
+    let pairs = split_field(item, ';').filter_map(|part| part.split_once('='));
     pairs
         .map(|(name, value)| (name.trim(), value.trim()))
         .find(|(name, _)| *name == key)
@@ -210,7 +213,104 @@ fn parameter<'a>(item: &'a str, key: &str) -> Option<&'a str> {
 }
 
 fn value(item: &str, key: &str) -> Option<f64> {
-    quota_times::number(parameter(item, key)?)
+    number(parameter(item, key)?)
+}
+
+/// `Retry-After` in seconds or as a date (RFC 9110, 10.2.3), or `retry-after-ms`.
+pub fn retry_after(headers: &HeaderMap, now: impl FnOnce() -> SystemTime) -> Option<Duration> {
+    let text = |name: HeaderName| headers.get(name)?.to_str().ok().map(str::trim);
+    let millis = text(RETRY_AFTER_MS).and_then(|ms| ms.parse::<f64>().ok());
+    if let Some(millis) = millis.filter(|ms| (0.0..1e9).contains(ms)) {
+        return Some(Duration::from_secs_f64(millis / 1e3));
+    }
+    let value = text(RETRY_AFTER)?;
+    if let Some(seconds) = value.parse::<f64>().ok().filter(|s| (0.0..1e9).contains(s)) {
+        return Some(Duration::from_secs_f64(seconds));
+    }
+    let date = httpdate::parse_http_date(value).ok()?;
+    Some(date.duration_since(now()).unwrap_or_default())
+}
+
+/// The time until a moment, zero if it has passed. The moment is a duration as Go writes it, a time
+/// of RFC 3339, or a number: from 1e11 on milliseconds since 1970, from 1e9 on seconds since 1970,
+/// else seconds from now.
+fn time_until(moment: &str, now: SystemTime) -> Option<Duration> {
+    let since_1970 = match number(moment) {
+        Some(seconds) if seconds < 1e9 => return Duration::try_from_secs_f64(seconds).ok(),
+        Some(seconds) if seconds < 1e11 => seconds,
+        Some(millis) => millis / 1e3,
+        None => match go_duration(moment) {
+            Some(duration) => return Some(duration),
+            None => rfc_3339(moment)?,
+        },
+    };
+    let since_1970 = Duration::try_from_secs_f64(since_1970).ok()?;
+    let moment = SystemTime::UNIX_EPOCH.checked_add(since_1970)?;
+    Some(moment.duration_since(now).unwrap_or_default())
+}
+
+/// A finite number that is not negative; the first one of a list.
+fn number(text: &str) -> Option<f64> {
+    let first = text.split([',', ';']).next()?.trim();
+    first.parse().ok().filter(|number: &f64| number.is_finite() && *number >= 0.0)
+}
+
+fn go_duration(text: &str) -> Option<Duration> {
+    let (mut rest, mut seconds) = (text.trim(), 0.0);
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let (count, after) = rest.split_at(digits);
+        let unit = after.find(|c: char| c.is_ascii_digit()).unwrap_or(after.len());
+        let (unit, after) = after.split_at(unit);
+        seconds += count.parse::<f64>().ok()? * seconds_in(unit)?;
+        rest = after;
+    }
+    Duration::try_from_secs_f64(seconds).ok().filter(|_| !text.trim().is_empty())
+}
+
+fn seconds_in(unit: &str) -> Option<f64> {
+    Some(match unit {
+        "d" => DAY,
+        "h" => 3_600.0,
+        "m" => 60.0,
+        "s" => 1.0,
+        "ms" => 1e-3,
+        "us" | "µs" => 1e-6,
+        "ns" => 1e-9,
+        _ => return None,
+    })
+}
+
+/// A time of RFC 3339, in seconds since 1970.
+fn rfc_3339(text: &str) -> Option<f64> {
+    let (date, time) = text.trim().split_once(['T', 't', ' '])?;
+    let [year, month, day] = three_numbers(date, '-')?;
+    let zone = time.find(['Z', 'z', '+', '-'])?;
+    let (clock, zone) = time.split_at(zone);
+    let [hour, minute, second] = three_numbers(clock, ':')?;
+    let east = match zone.split_at(1) {
+        ("Z" | "z", "") => 0.0,
+        (sign, offset) => {
+            let (hours, minutes) = offset.split_once(':')?;
+            let seconds = number(hours)? * 3_600.0 + number(minutes)? * 60.0;
+            if sign == "-" { -seconds } else { seconds }
+        }
+    };
+    let days = days_since_1970(year as i64, month as i64, day as i64);
+    Some(days as f64 * DAY + hour * 3_600.0 + minute * 60.0 + second - east)
+}
+
+fn three_numbers(text: &str, between: char) -> Option<[f64; 3]> {
+    let mut parts = text.splitn(3, between).map(number);
+    let parts = [parts.next()??, parts.next()??, parts.next()??];
+    Some(parts).filter(|parts| parts.iter().all(|part| *part < 1e4))
+}
+
+/// In the Gregorian calendar, with years that begin in March.
+fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
+    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let leap_days = year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400);
+    year * 365 + leap_days + (month * 153 + 2) / 5 + day - 1 - 719_468
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Tests of what is read as left: the spellings are those of the providers' documentation.
+//! Tests of the quota headers, in the dialects of the providers' documentation.
 
 use super::*;
 use http::HeaderMap;
@@ -16,7 +16,7 @@ fn read(lines: &[(&'static str, &str)]) -> QuotaReports {
     for (name, value) in lines {
         headers.append(*name, HeaderValue::from_bytes(value.as_bytes()).expect("a value"));
     }
-    left(&headers, wall)
+    reported_quotas(&headers, wall)
 }
 
 fn bucket(limit: f64, remaining: f64, millis: u64) -> Option<QuotaReport> {
@@ -203,18 +203,113 @@ proptest! {
             r#"[0-9]{1,20}|[0-9]{1,4}(h|m|s|ms)|[a-z";,=0-9 \\-]{0,40}|\PC{0,20}"#, 24
         )
     ) {
-        let families = OPENAI.iter().chain(&ANTHROPIC).chain([&GITHUB, &THREE]);
+        let families = OPENAI.iter().chain(&ANTHROPIC).chain([&GITHUB, &IETF_THREE]);
         let names = families.flat_map(|names| [&names.limit, &names.remaining, &names.reset]);
         let mut headers = HeaderMap::new();
-        for (name, value) in names.chain([&ONE, &POLICY, &DATE]).zip(values.iter().cycle()) {
+        for (name, value) in names.chain([&IETF_SINGLE, &IETF_POLICY, &DATE]).zip(values.iter().cycle()) {
             if let Ok(value) = HeaderValue::from_bytes(value.as_bytes()) {
                 headers.append(name, value);
             }
         }
-        let QuotaReports { requests, tokens } = left(&headers, wall);
+        let QuotaReports { requests, tokens } = reported_quotas(&headers, wall);
         for report in requests.into_iter().chain(tokens) {
             prop_assert!(report.remaining >= 0.0 && report.remaining.is_finite());
             prop_assert!(report.limit.is_none_or(f64::is_finite));
         }
+    }
+}
+
+#[test]
+fn retry_after_is_read_in_each_of_its_forms() {
+    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
+    for (name, value, expected) in [
+        ("retry-after", "7", Some(7_000)),
+        ("retry-after", "1.5", Some(1_500)),
+        ("retry-after", "Sun, 06 Nov 1994 08:49:47 GMT", Some(10_000)),
+        ("retry-after", "Sun, 06 Nov 1994 08:00:00 GMT", Some(0)),
+        ("retry-after", "-1", None),
+        ("retry-after", "1e300", None),
+        ("retry-after", "soon", None),
+        ("retry-after-ms", "250", Some(250)),
+    ] {
+        let mut headers = HeaderMap::new();
+        headers.insert(name, value.parse().expect("a value"));
+        let expected = expected.map(Duration::from_millis);
+        assert_eq!(retry_after(&headers, || now), expected, "{name}: {value}");
+    }
+}
+
+fn at(seconds: u64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+}
+
+#[test]
+fn each_form_of_a_time_is_read() {
+    let now = at(1_755_780_000);
+    for (text, millis) in [
+        ("0", 0),
+        ("55", 55_000),
+        ("1.5", 1_500),
+        ("30, 30;w=60", 30_000),
+        ("1s", 1_000),
+        ("6m0s", 360_000),
+        ("120ms", 120),
+        ("2m59.56s", 179_560),
+        ("1h23m31s", 5_011_000),
+        ("23h59m45s", 86_385_000),
+        ("1d2h", 93_600_000),
+        ("1000µs", 1),
+        ("1755780012", 12_000),
+        ("1755780012500", 12_500),
+        ("1755779000", 0),
+        ("2025-08-21T12:41:00Z", 60_000),
+        ("2025-08-21t12:41:00.250z", 60_250),
+        ("2025-08-21T14:41:00+02:00", 60_000),
+        ("2025-08-21T07:11:00-05:30", 60_000),
+        ("2025-08-21T12:39:59Z", 0),
+    ] {
+        assert_eq!(time_until(text, now), Some(Duration::from_millis(millis)), "{text}");
+    }
+}
+
+#[test]
+fn other_texts_are_not_a_time() {
+    for text in [
+        "",
+        " ",
+        "-1",
+        "inf",
+        "NaN",
+        "1e400",
+        "s",
+        "5x",
+        "1s2",
+        ".s",
+        "1.2.3s",
+        "soon",
+        "Tue Feb 16 2021 09:02:42 GMT+0100",
+        "2025-08-21",
+        "2025-08-21T12:41:00",
+        "2025-08-21T12:41Z",
+        "2025-08-21T12:41:00+0200",
+        "99999-08-21T12:41:00Z",
+        "--T::Z",
+    ] {
+        assert_eq!(time_until(text, at(0)), None, "{text}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn an_rfc_3339_time_is_read(seconds in 0u64..7_258_118_400) {
+        let http = httpdate::fmt_http_date(at(seconds));
+        let month = 1 + "JanFebMarAprMayJunJulAugSepOctNovDec".find(&http[8..11]).expect("a month") / 3;
+        let text = format!("{}-{month:02}-{}T{}Z", &http[12..16], &http[5..7], &http[17..25]);
+        prop_assert_eq!(time_until(&text, at(0)), Some(Duration::from_secs(seconds)));
+    }
+
+    #[test]
+    fn no_text_makes_it_panic(text in "[0-9a-zµTZ:+. -]{0,32}|\\PC{0,32}") {
+        let _ = time_until(&text, at(1_755_780_000));
     }
 }

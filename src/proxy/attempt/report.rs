@@ -1,29 +1,31 @@
-//! What is told of an attempt that is over: to breaker, hold, balancer, metrics and log, once.
+//! The report of an ended attempt: to breaker, hold, balancer, metrics and access record, once.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
 
-use super::connect::self_delay;
+use super::context::ProxyRequest;
 use super::inspect::{AttemptResult, LastResponse};
 use super::pending_response::PendingResponse;
+use super::retry::backoff;
 use super::select::Selection;
+use super::state::{EndpointIndex, RetryTime};
 use crate::clock;
 use crate::live::permit::ReportedPermit;
 use crate::live::quota::provider_quota::QuotaCharge;
 use crate::live::quota::usage_meter::AttemptKind;
 use crate::proxy::access_log::record::{AccessRecord, AttemptRecord};
 use crate::proxy::downstream::problem::{Problem, ProblemKind};
-use crate::proxy::request::context::{ProxyRequest, RetryTime};
 use crate::resilience::outcome::{AttemptClass, Outcome};
 use crate::snapshot::{EndpointCandidate, Route};
 use crate::stream::interpret::TokenUsage;
 
-/// What an attempt taught.
+/// The outcome of an attempt.
 #[derive(Debug)]
 pub struct AttemptReport {
     pub class: AttemptClass,
+    /// 0: no response came.
     pub status: u16,
     pub took: Duration,
     pub retry_after: Option<Duration>,
@@ -31,26 +33,35 @@ pub struct AttemptReport {
     pub error: Option<String>,
 }
 
-/// No response came. What the application's side broke is nobody's failure.
+/// The account that the usage of an attempt is charged to.
+#[derive(Clone, Copy, Debug)]
+pub struct UsageKey {
+    pub endpoint: EndpointIndex,
+    pub credential: usize,
+    pub turn: AttemptKind,
+    pub charge: QuotaCharge,
+}
+
+/// Reports an attempt without a response. A failure on the client's side does not count against the
+/// endpoint.
 pub fn report_failure(
     request: &mut ProxyRequest,
     route: &Route,
     mut selection: Box<Selection>,
     problem: Problem,
 ) -> AttemptResult {
-    let ours =
+    let by_client =
         matches!(problem.kind, ProblemKind::RequestInterrupted | ProblemKind::RequestTimeout);
-    let class = if ours { AttemptClass::Ignored } else { AttemptClass::Failure };
+    let class = if by_client { AttemptClass::Ignored } else { AttemptClass::Failure };
     let report = AttemptReport {
         timed_out: problem.kind == ProblemKind::ResponseTimeout,
         error: Some(problem.detail.clone()),
-        ..AttemptReport::answered(class, 0, clock::since(selection.started))
+        ..AttemptReport::new(class, 0, clock::since(selection.started))
     };
     report_attempt(request, route, &mut selection, report);
-    AttemptResult::Failed(class, LastResponse::Ours(problem))
+    AttemptResult::Failed(class, LastResponse::Problem(problem))
 }
 
-/// Tells breaker, hold, balancer, metrics and story, once.
 pub fn report_attempt(
     request: &mut ProxyRequest,
     route: &Route,
@@ -58,20 +69,19 @@ pub fn report_attempt(
     report: AttemptReport,
 ) -> Option<ReportedPermit> {
     let now = clock::now();
-    let candidate = ProxyRequest::candidate(route, selection.tier, selection.index);
-    let AttemptReport { class, status, took, retry_after, timed_out, error } = report;
+    let candidate = selection.endpoint.candidate(route);
     let probe = selection.permit.is_probe();
-    hold(request, route, selection, class, status, retry_after, now);
-    let afterwards = selection.permit.report(class.outcome(), took, now);
-    teach(candidate, selection, class, took, now);
-    if let Some(samples) =
-        candidate.provider.outcomes.as_ref().filter(|_| class != AttemptClass::Ignored)
-    {
+    hold(request, route, selection, &report, now);
+    let AttemptReport { class, status, took, timed_out, error, .. } = report;
+    let reported = selection.permit.report(class.outcome(), took, now);
+    report_latency(candidate, selection, class, took, now);
+    let counts = class != AttemptClass::Ignored;
+    if let Some(outcomes) = candidate.provider.outcomes.as_ref().filter(|_| counts) {
         let bad =
             matches!(class, AttemptClass::Failure | AttemptClass::Unsent | AttemptClass::Throttled);
-        samples.record(bad, (status > 0 || timed_out).then_some(took), now);
+        outcomes.record(bad, (status > 0 || timed_out).then_some(took), now);
     }
-    if let (AttemptClass::Success, Some(session)) = (class, &request.session) {
+    if let (AttemptClass::Success, Some(session)) = (class, request.head.session()) {
         route.live.pin_session(session, candidate.endpoint.live.id, now);
     }
     candidate.endpoint.attempts[class.index()].inc();
@@ -79,25 +89,16 @@ pub fn report_attempt(
         candidate.provider.first_byte.observe(took.as_secs_f64());
     }
     if timed_out {
-        request.attempts.late.push((selection.tier, selection.index));
+        request.attempts.timed_out.push(selection.endpoint);
     }
-    let never = timed_out
-        || matches!(
-            class,
-            AttemptClass::Success
-                | AttemptClass::Ignored
-                | AttemptClass::Credential
-                | AttemptClass::TooLarge
-        );
-    let again = |times| match never {
+    let never = timed_out || !may_retry_endpoint(class);
+    request.attempts.end(selection.endpoint, selection.credential, |times| match never {
         true => RetryTime::Never,
-        false => RetryTime::At(now + self_delay(route, candidate, times)),
-    };
-    request.attempts.end(selection.tier, selection.index, selection.credential, again);
-    let (to, credential) = (Arc::clone(&candidate.endpoint), Some(selection.credential));
+        false => RetryTime::At(now + backoff(route, candidate, times)),
+    });
     request.record.attempts.push(AttemptRecord {
-        to,
-        credential,
+        to: Arc::clone(&candidate.endpoint),
+        credential: Some(selection.credential),
         class,
         status,
         took,
@@ -105,13 +106,18 @@ pub fn report_attempt(
         turn: selection.turn,
         error,
     });
-    afterwards
+    reported
 }
 
-/// One more request that was let go to providers, for the modes that watch its route. What was
-/// the application's fault is no sample.
+fn may_retry_endpoint(class: AttemptClass) -> bool {
+    use AttemptClass::{Credential, Ignored, Success, TooLarge};
+    !matches!(class, Success | Ignored | Credential | TooLarge)
+}
+
+/// Counts a request that was sent to providers, for the degradation modes that watch its route. A
+/// problem that the client caused does not count.
 pub fn sample(request: &ProxyRequest, outcome: &Result<Box<PendingResponse>, Problem>) {
-    let Some(samples) = &request.route.outcomes else { return };
+    let Some(outcomes) = &request.route.outcomes else { return };
     let (status, kind) = match outcome {
         Ok(response) => (response.head.status, None),
         Err(problem) => (problem.kind.status(), Some(problem.kind)),
@@ -120,47 +126,43 @@ pub fn sample(request: &ProxyRequest, outcome: &Result<Box<PendingResponse>, Pro
     let timed_out = matches!(kind, Some(ProblemKind::ResponseTimeout | ProblemKind::Deadline));
     if kind.is_none() || bad {
         let took = (kind.is_none() || timed_out).then(|| request.record.so_far());
-        samples.record(bad, took, clock::now());
+        outcomes.record(bad, took, clock::now());
     }
 }
 
-/// A provider that asked to wait is not asked before.
+/// Starts the hold that the provider imposes.
 fn hold(
     request: &ProxyRequest,
     route: &Route,
     selection: &Selection,
-    class: AttemptClass,
-    status: u16,
-    retry_after: Option<Duration>,
+    report: &AttemptReport,
     now: Instant,
 ) {
-    let candidate = ProxyRequest::candidate(route, selection.tier, selection.index);
+    let endpoint = &selection.endpoint.candidate(route).endpoint;
+    let status = report.status;
     let Some(hold) = selection.permit.hold() else { return };
-    match class {
+    match report.class {
         AttemptClass::Throttled => {
-            let respected = request.retry(route).respect_retry_after;
-            let until = hold.throttled(retry_after.filter(|_| respected), now);
-            candidate.endpoint.holds.inc();
+            let respected = request.retry_policy(route).respect_retry_after;
+            let until = hold.throttled(report.retry_after.filter(|_| respected), now);
+            endpoint.holds.inc();
             let left = until.saturating_duration_since(now);
-            tracing::info!(
-                endpoint = hold.key(),
-                status,
-                ?left,
-                "held: the provider asked to wait"
-            );
+            let endpoint = hold.key();
+            tracing::info!(endpoint, status, ?left, "held: the provider asked to wait");
         }
         AttemptClass::Credential => {
-            let alone = route.tiers.len() == 1
+            let is_only = route.tiers.len() == 1
                 && route.tiers[0].candidates.len() == 1
-                && candidate.endpoint.credential_count() <= 1;
-            if !alone && let Some(until) = hold.credential(status, now) {
-                candidate.endpoint.holds.inc();
+                && endpoint.credential_count() <= 1;
+            if !is_only && let Some(until) = hold.credential(status, now) {
+                endpoint.holds.inc();
                 let left = until.saturating_duration_since(now);
+                let endpoint = hold.key();
                 tracing::warn!(
-                    endpoint = hold.key(),
+                    endpoint,
                     status,
                     ?left,
-                    "held: the provider refused the credential"
+                    "held: the provider rejected the credential"
                 );
             }
         }
@@ -168,13 +170,8 @@ fn hold(
     }
 }
 
-/// Puts down what an attempt's answer took.
-pub fn settle(request: &mut ProxyRequest, usage_key: UsageKey, tokens: TokenUsage) {
-    usage_key.settle(&request.route, request.body.model(), &mut request.record, tokens);
-}
-
-/// Tells the balancer and the adaptive limit.
-fn teach(
+/// Reports to the balancer and to the adaptive limit.
+fn report_latency(
     candidate: &EndpointCandidate,
     selection: &Selection,
     class: AttemptClass,
@@ -193,13 +190,9 @@ fn teach(
     }
 }
 
-/// Whose account an answer goes to.
-#[derive(Clone, Copy, Debug)]
-pub struct UsageKey {
-    pub tier: usize,
-    pub index: usize,
-    pub turn: AttemptKind,
-    pub charge: QuotaCharge,
+/// Charges the usage that a response reports.
+pub fn settle(request: &mut ProxyRequest, usage_key: UsageKey, usage: TokenUsage) {
+    usage_key.settle(&request.route, request.body.model(), &mut request.record, usage);
 }
 
 impl UsageKey {
@@ -208,13 +201,13 @@ impl UsageKey {
         route: &Route,
         model: Option<&str>,
         record: &mut AccessRecord,
-        tokens: TokenUsage,
+        usage: TokenUsage,
     ) {
-        if tokens == TokenUsage::default() {
+        if usage == TokenUsage::default() {
             return;
         }
-        let candidate = ProxyRequest::candidate(route, self.tier, self.index);
-        let tokens = (tokens.input.unwrap_or(0), tokens.output.unwrap_or(0));
+        let candidate = self.endpoint.candidate(route);
+        let tokens = (usage.input.unwrap_or(0), usage.output.unwrap_or(0));
         candidate.provider.live.settle(self.charge, (tokens.0 + tokens.1) as f64);
         let price = candidate.provider.policy.price.as_ref();
         let cost = candidate.usage_meter.settle(model, self.turn, tokens, price);
@@ -226,12 +219,12 @@ impl UsageKey {
 }
 
 impl AttemptReport {
-    /// The answer goes to the application.
-    pub fn commits(&self) -> bool {
-        matches!(self.class, AttemptClass::Success | AttemptClass::Ignored)
+    pub fn new(class: AttemptClass, status: u16, took: Duration) -> AttemptReport {
+        AttemptReport { class, status, took, retry_after: None, timed_out: false, error: None }
     }
 
-    pub fn answered(class: AttemptClass, status: u16, took: Duration) -> AttemptReport {
-        AttemptReport { class, status, took, retry_after: None, timed_out: false, error: None }
+    /// The response goes to the client.
+    pub fn commits(&self) -> bool {
+        matches!(self.class, AttemptClass::Success | AttemptClass::Ignored)
     }
 }

@@ -1,62 +1,71 @@
-//! What follows an outcome: another endpoint, a wait, the next of `fallback`, or the end.
+//! What follows an attempt: another endpoint, a wait, the next fallback tier, or the end.
 //!
-//! POLICY.md "What may be repeated" decides whether anything may follow at all, and where. Another
-//! endpoint is asked at once; the same one after its back-off. A wait of up to `patience` is spent
-//! on the route's `providers`; a longer one moves to `fallback`. Where there is none, room is waited
-//! for as long as the deadline allows, but a hold is passed on: its Retry-After is the provider's
-//! answer, and the application knows better than to keep a connection open for a minute. A provider
-//! that says no time is not waited for where another can be asked.
+//! The route's policy and the request's idempotence decide whether another attempt may follow, and
+//! where. Another endpoint is tried at once, the same one after its backoff. A wait of up to
+//! `patience` is spent on the route's `providers`; a longer one moves to `fallback`. Without a
+//! fallback, the request waits for capacity until its deadline, but a hold is passed on to the
+//! client: a client knows better than to keep a connection open for a minute. A provider that names
+//! no time is not waited for if another one can be tried.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::select::select_endpoint;
-use super::select::{CandidateFilter, Selection, Unavailable, provider_id};
-use super::wait::WaitOutcome;
-use super::wait::abandon_wait;
-use super::wait::count_shed;
-use super::wait::leave_queue;
-use super::wait::queue_backlog;
-use super::wait::wait_in_queue;
+use http::HeaderValue;
+use http::response::Parts;
+
+use super::context::ProxyRequest;
+use super::report::UsageKey;
+use super::select::{
+    CandidateFilter, Selection, Unavailable, is_eligible, provider_id, select_endpoint,
+};
+use super::state::{EndpointIndex, RetryTime};
+use super::wait::{WaitOutcome, count_shed, leave_queue, queue_backlog, wait_in_queue};
 use crate::clock;
-use crate::proxy::downstream::problem::ProblemKind;
-use crate::proxy::request::context::{ProxyRequest, RetryDenied, RetryTime};
-use crate::proxy::response::resume::can_continue;
+use crate::proxy::access_log::reasons::{RetryDenied, ShedReason};
+use crate::proxy::downstream::problem::{PROXY_STATUS, Problem, ProblemKind};
 use crate::resilience::outcome::{AttemptClass, RetryScope, retry_scope};
 use crate::snapshot::{EndpointCandidate, Route};
 
-/// What a look at the tiers gave.
+/// Why there is no next attempt.
+#[derive(Debug)]
+pub struct AttemptDenied {
+    pub reason: RetryDenied,
+    pub kind: ProblemKind,
+    pub retry_after: Option<Duration>,
+    /// Replaces the kind's own detail.
+    pub detail: Option<String>,
+}
+
+/// The next step of a request.
 #[derive(Debug)]
 enum NextStep {
-    Take(Box<Selection>),
-    /// `shared`: for what others wait for too.
+    Attempt(Box<Selection>),
+    /// `shared`: other requests wait for the same, so the request waits in the queue.
     Wait {
         until: Instant,
         shared: bool,
     },
-    Nobody(Unavailable),
+    Deny(Unavailable),
 }
 
-/// Leave for the next attempt; waits where waiting helps.
+/// Selects the endpoint of the next attempt, and waits if waiting helps. `after` is the class of the
+/// last attempt.
 ///
 /// # Errors
-/// Why there is none.
+/// Why there is no next attempt.
 pub async fn next_attempt(
     request: &mut ProxyRequest,
     route: &Route,
     after: Option<AttemptClass>,
-) -> Result<Box<Selection>, RetryDenied> {
+) -> Result<Box<Selection>, AttemptDenied> {
     if let Some(class) = after {
         check_retry(request, route, class)?;
     }
-    // What was read just now is now; after an attempt or a wait it is not.
+    // The body was received just now; an attempt or a wait takes time.
     let mut now = if after.is_none() { request.body.taken() } else { clock::now() };
     loop {
         match next_step(request, route, after, true, now) {
-            NextStep::Take(selection) => {
-                leave_queue(
-                    request,
-                    ProxyRequest::candidate(route, selection.tier, selection.index),
-                );
+            NextStep::Attempt(selection) => {
+                leave_queue(request, selection.endpoint.candidate(route));
                 spend_budget(route, after)?;
                 return Ok(selection);
             }
@@ -65,118 +74,101 @@ pub async fn next_attempt(
                     if !has_next_tier(request, route, after) {
                         return Err(denied);
                     }
-                    move_to_next_tier(request);
+                    enter_next_tier(request);
                 }
                 now = clock::now();
             }
-            NextStep::Nobody(blocked) => {
-                let denied = deny(request, route, after, blocked);
-                abandon_wait(request);
+            NextStep::Deny(unavailable) => {
+                let denied = deny(request, route, after, unavailable);
+                request.wait = None;
                 return Err(denied);
             }
         }
     }
 }
 
-/// Leave for another attempt while one is still connecting; never waits.
+/// Selects another endpoint while an attempt is still connecting; never waits.
 pub fn next_attempt_now(request: &mut ProxyRequest, route: &Route) -> Option<Box<Selection>> {
     check_retry(request, route, AttemptClass::Unsent).ok()?;
     match next_step(request, route, Some(AttemptClass::Unsent), false, clock::now()) {
-        NextStep::Take(selection) => {
+        NextStep::Attempt(selection) => {
             spend_budget(route, Some(AttemptClass::Unsent)).ok().map(|()| selection)
         }
         _ => None,
     }
 }
 
-/// Might another attempt follow a failure of the one that begins now? Then its limits are cut,
-/// so that a silent provider leaves time for the next.
+/// Whether another attempt could follow a failure of the one that begins now. Its timeouts are
+/// shortened then, so that a silent provider leaves time for the next.
 pub fn another_attempt_is_possible(
     request: &ProxyRequest,
     route: &Route,
     selection: &Selection,
 ) -> bool {
-    let retry_scope = retry_reach(request, AttemptClass::Failure);
-    if retry_scope == RetryScope::Nowhere || !request.body.may_go() {
+    let scope = scope_of(request, AttemptClass::Failure);
+    if scope == RetryScope::Nowhere || !request.body.may_go() {
         return false;
     }
-    let here = ProxyRequest::candidate(route, selection.tier, selection.index);
-    let others = |tier: usize| {
-        let candidates = route.tiers[tier].candidates.iter().enumerate();
-        candidates.filter(move |(i, c)| {
-            let same = (tier, *i) == (selection.tier, selection.index);
-            let allowed =
-                retry_scope == RetryScope::Anywhere || provider_id(c) == provider_id(here);
-            allowed && !same && is_eligible(request, tier, *i, c)
+    let here = selection.endpoint;
+    let provider = provider_id(here.candidate(route));
+    let has_other = |tier: usize| {
+        let mut candidates = route.tiers[tier].candidates.iter().enumerate();
+        candidates.any(|(index, candidate)| {
+            let endpoint = EndpointIndex { tier, index };
+            let allowed = scope == RetryScope::Anywhere || provider_id(candidate) == provider;
+            allowed && endpoint != here && is_eligible(request, endpoint, candidate)
         })
     };
-    let in_tier =
-        request.left_in(route, selection.tier) > 0 && others(selection.tier).next().is_some();
-    let below = selection.tier + 1..route.tiers.len();
+    let in_tier = request.attempts_left(route, here.tier) > 0 && has_other(here.tier);
     in_tier
         || (falls_back(route, AttemptClass::Failure)
-            && below.into_iter().any(|t| others(t).next().is_some()))
+            && (here.tier + 1..route.tiers.len()).any(has_other))
 }
 
-/// Nothing that this request knows stands against it.
-pub fn is_eligible(
-    request: &ProxyRequest,
-    tier: usize,
-    index: usize,
-    candidate: &EndpointCandidate,
-) -> bool {
-    let attempts = &request.attempts;
-    let over = |credential| {
-        attempts.asked(tier, index, credential).is_some_and(|asked| asked.again == RetryTime::Never)
-    };
-    let late = attempts.late.contains(&(tier, index)) || attempts.beside == Some((tier, index));
-    let other = attempts.only.is_some_and(|only| only != provider_id(candidate));
-    let spent = (0..candidate.endpoint.credential_count().max(1)).all(over);
-    !(late || other || spent) && can_continue(request, candidate)
-}
-
-pub fn retry_reach(request: &ProxyRequest, class: AttemptClass) -> RetryScope {
-    if request.partial.is_some() {
-        // The policy says so (`on_cut: continue`): it is no repeat.
+/// Where a request may be sent again after an attempt of this class.
+pub fn scope_of(request: &ProxyRequest, class: AttemptClass) -> RetryScope {
+    if request.resume.is_some() {
+        // `on_cut: continue` permits it: a continuation is not a retry.
         return RetryScope::Anywhere;
     }
-    retry_scope(request.idempotence, request.is_idempotent_method(), request.has_key(), class)
+    let head = &request.head;
+    let (method, has_key) = (head.method().is_idempotent(), head.has_idempotency_key());
+    retry_scope(request.limits.idempotence(), method, has_key, class)
 }
 
 fn check_retry(
     request: &mut ProxyRequest,
     route: &Route,
     class: AttemptClass,
-) -> Result<(), RetryDenied> {
-    let kind = RetryDenied::after(class);
-    match retry_reach(request, class) {
-        RetryScope::Nowhere => return Err(RetryDenied::new("may_have_been_processed", kind)),
+) -> Result<(), AttemptDenied> {
+    let denied = |reason| Err(AttemptDenied::new(reason, kind_after(class)));
+    match scope_of(request, class) {
+        RetryScope::Nowhere => return denied(RetryDenied::MayHaveBeenProcessed),
         RetryScope::SameProvider => {
-            let last = request.attempts.asked.last();
-            let last = last.map(|a| provider_id(ProxyRequest::candidate(route, a.tier, a.index)));
-            request.attempts.only = request.attempts.only.or(last);
+            let last = request.attempts.last().map(|last| provider_id(last.candidate(route)));
+            request.attempts.only_provider = request.attempts.only_provider.or(last);
         }
         RetryScope::Anywhere => {}
     }
     if !request.body.may_go() {
-        return Err(RetryDenied::new("body_went_once", kind));
+        return denied(RetryDenied::NotReplayable);
     }
-    if is_paid(class) && route.live.balance(clock::now()) < 1.0 {
-        return Err(RetryDenied::new("budget", kind));
+    if is_charged(class) && route.live.balance(clock::now()) < 1.0 {
+        return denied(RetryDenied::RetryBudget);
     }
-    if is_paid(class) && !route.live.within_cost_budget(clock::now()) {
-        return Err(RetryDenied::new("cost_budget", kind));
+    if is_charged(class) && !route.live.within_cost_budget(clock::now()) {
+        return denied(RetryDenied::CostBudget);
     }
-    if clock::now() >= request.deadline {
-        return Err(RetryDenied::new("deadline", ProblemKind::Deadline));
+    if clock::now() >= request.limits.deadline() {
+        return Err(AttemptDenied::new(RetryDenied::Deadline, ProblemKind::Deadline));
     }
     Ok(())
 }
 
-fn spend_budget(route: &Route, after: Option<AttemptClass>) -> Result<(), RetryDenied> {
+fn spend_budget(route: &Route, after: Option<AttemptClass>) -> Result<(), AttemptDenied> {
     let Some(class) = after else { return Ok(()) };
-    if is_paid(class) && !route.live.withdraw_retry(clock::now()) {
-        return Err(RetryDenied::new("budget", RetryDenied::after(class)));
+    if is_charged(class) && !route.live.withdraw_retry(clock::now()) {
+        return Err(AttemptDenied::new(RetryDenied::RetryBudget, kind_after(class)));
     }
     route.metrics.retries[class.index()].inc();
     Ok(())
@@ -186,7 +178,7 @@ fn retries_in_tier(request: &ProxyRequest, route: &Route, class: AttemptClass) -
     match class {
         AttemptClass::Credential => true,
         AttemptClass::TooLarge => false,
-        class => request.retry(route).retry_on.contains(class),
+        class => request.retry_policy(route).retry_on.contains(class),
     }
 }
 
@@ -194,7 +186,7 @@ fn falls_back(route: &Route, class: AttemptClass) -> bool {
     route.policy.fallback_on.contains(class)
 }
 
-/// Looks at this tier, then at those below.
+/// Selects in the current tier, then in the next ones.
 fn next_step(
     request: &mut ProxyRequest,
     route: &Route,
@@ -202,28 +194,28 @@ fn next_step(
     may_wait: bool,
     now: Instant,
 ) -> NextStep {
-    let mut blocked = Unavailable::default();
+    let mut unavailable = Unavailable::default();
     loop {
-        let below = has_next_tier(request, route, after);
-        let here = match select_in_tier(request, route, after, below, now) {
-            Ok(selection) => return NextStep::Take(selection),
+        let has_next = has_next_tier(request, route, after);
+        let here = match select_in_tier(request, route, after, has_next, now) {
+            Ok(selection) => return NextStep::Attempt(selection),
             Err(here) => here,
         };
-        blocked.merge(here);
-        if may_wait && let Some(wait) = plan_wait(request, route, here, below) {
+        unavailable.merge(here);
+        if may_wait && let Some(wait) = plan_wait(request, route, here, has_next) {
             return wait;
         }
-        if !below {
-            return NextStep::Nobody(blocked);
+        if !has_next {
+            return NextStep::Deny(unavailable);
         }
-        move_to_next_tier(request);
+        enter_next_tier(request);
     }
 }
 
-/// To the next of `fallback`, where others wait.
-fn move_to_next_tier(request: &mut ProxyRequest) {
-    abandon_wait(request);
-    request.attempts.down_to(request.attempts.tier + 1);
+/// Moves to the next fallback, which has a queue of its own.
+fn enter_next_tier(request: &mut ProxyRequest) {
+    request.wait = None;
+    request.attempts.enter_tier(request.attempts.tier + 1);
 }
 
 fn has_next_tier(request: &ProxyRequest, route: &Route, after: Option<AttemptClass>) -> bool {
@@ -235,69 +227,64 @@ fn select_in_tier(
     request: &ProxyRequest,
     route: &Route,
     after: Option<AttemptClass>,
-    below: bool,
+    has_next: bool,
     now: Instant,
 ) -> Result<Box<Selection>, Unavailable> {
     let tier = request.attempts.tier;
-    let fresh = request.attempts.in_tier == 0;
-    let allowed = fresh || after.is_none_or(|class| retries_in_tier(request, route, class));
-    if !allowed || request.left_in(route, tier) == 0 {
+    let is_first = request.attempts.in_tier == 0;
+    let allowed = is_first || after.is_none_or(|class| retries_in_tier(request, route, class));
+    if !allowed || request.attempts_left(route, tier) == 0 {
         return Err(Unavailable::default());
     }
-    let mut blocked = match select_endpoint(request, route, tier, CandidateFilter::Others, now) {
+    let select = |filter| select_endpoint(request, route, tier, filter, now);
+    let mut unavailable = match select(CandidateFilter::Untried) {
         Ok(selection) => return Ok(selection),
-        Err(blocked) => blocked,
+        Err(unavailable) => unavailable,
     };
-    if !fresh {
-        match select_endpoint(
-            request,
-            route,
-            tier,
-            CandidateFilter::Again { unreachable: !below },
-            now,
-        ) {
+    if !is_first {
+        match select(CandidateFilter::Tried { unreachable: !has_next }) {
             Ok(selection) => return Ok(selection),
-            Err(again) => blocked.merge(again),
+            Err(tried) => unavailable.merge(tried),
         }
     }
-    Err(blocked)
+    Err(unavailable)
 }
 
-/// A wait of up to `patience` where there is a fallback, up to the deadline where there is none;
-/// in the lane never longer than its queue allows.
+/// A wait of up to `patience` if there is a fallback, else up to the deadline; in the queue never
+/// longer than its `max_wait`.
 fn plan_wait(
     request: &mut ProxyRequest,
     route: &Route,
-    blocked: Unavailable,
-    below: bool,
+    unavailable: Unavailable,
+    has_next: bool,
 ) -> Option<NextStep> {
-    if request.hurries {
+    if request.cache.forbids_waiting() {
         return None;
     }
-    let uncertain = below && blocked.guess;
-    let room = blocked.room && route.queue.is_some();
-    if blocked.wait.is_none_or(|_| uncertain) && !room {
+    let uncertain = has_next && unavailable.guess;
+    let for_capacity = unavailable.no_capacity && route.queue.is_some();
+    if unavailable.wait.is_none_or(|_| uncertain) && !for_capacity {
         return None;
     }
-    let now = clock::now();
-    let patience = request.retry(route).patience;
-    let patient = *request.attempts.patience.get_or_insert(now + patience);
-    let patient_only = below || blocked.held;
-    let mut limit = if patient_only { patient.min(request.deadline) } else { request.deadline };
-    if let Some(queue) = route.queue.as_ref().filter(|_| room || blocked.shared.is_some()) {
-        let since = request.place.as_ref().map_or(now, |place| place.since);
+    let (now, deadline) = (clock::now(), request.limits.deadline());
+    let patience = request.retry_policy(route).patience;
+    let patience = *request.attempts.patience.get_or_insert(now + patience);
+    let is_patient = !has_next && !unavailable.held;
+    let mut limit = if is_patient { deadline } else { patience.min(deadline) };
+    let shared = for_capacity || unavailable.shared.is_some();
+    if let Some(queue) = route.queue.as_ref().filter(|_| shared) {
+        let since = request.wait.as_ref().map_or(now, |wait| wait.since());
         limit = limit.min(since + queue.policy.max_wait);
     }
-    let shared = room || blocked.shared.is_some();
-    let wait = blocked.wait.filter(|_| !uncertain);
+    let wait = unavailable.wait.filter(|_| !uncertain);
     match wait.map(|wait| now + wait).filter(|at| *at <= limit) {
-        // Whoever stands in the lane is called in time; only its own back-off nobody else knows.
-        Some(_) if room => {
-            let until = blocked.own.map_or(limit, |own| limit.min(now + own));
+        // The queue calls the request in time; only its own backoff is unknown to the queue.
+        Some(_) if for_capacity => {
+            let until = unavailable.own.map_or(limit, |own| limit.min(now + own));
             Some(NextStep::Wait { until, shared })
         }
         Some(until) => Some(NextStep::Wait { until, shared }),
-        None if room && now < limit => Some(NextStep::Wait { until: limit, shared: true }),
+        None if for_capacity && now < limit => Some(NextStep::Wait { until: limit, shared: true }),
         None => None,
     }
 }
@@ -306,45 +293,44 @@ fn deny(
     request: &ProxyRequest,
     route: &Route,
     after: Option<AttemptClass>,
-    blocked: Unavailable,
-) -> RetryDenied {
+    unavailable: Unavailable,
+) -> AttemptDenied {
     let kind = match after {
-        Some(class) => RetryDenied::after(class),
-        None if clock::now() >= request.deadline => ProblemKind::Deadline,
-        None if blocked.held || blocked.wait.is_some() => ProblemKind::Held,
-        None if blocked.room => ProblemKind::NoCapacity,
-        None if blocked.drained && blocked.open.is_none() => ProblemKind::Drained,
+        Some(class) => kind_after(class),
+        None if clock::now() >= request.limits.deadline() => ProblemKind::Deadline,
+        None if unavailable.held || unavailable.wait.is_some() => ProblemKind::Held,
+        None if unavailable.no_capacity => ProblemKind::NoCapacity,
+        None if unavailable.drained && unavailable.open.is_none() => ProblemKind::Drained,
         None => ProblemKind::BreakerOpen,
     };
-    let why = match after {
-        None => kind.name(),
-        Some(_) if request.attempts.in_tier > 0 && blocked == Unavailable::default() => {
-            "attempts_spent"
-        }
-        Some(_) => "nobody_left",
+    let spent = request.attempts.in_tier > 0 && unavailable == Unavailable::default();
+    let reason = match after {
+        None => RetryDenied::NotAdmitted(kind),
+        Some(_) if spent => RetryDenied::AttemptsSpent,
+        Some(_) => RetryDenied::NoEndpointLeft,
     };
-    let soonest = [blocked.wait, blocked.open].into_iter().flatten().min();
-    let in_line = blocked.room || request.place.is_some();
-    let retry_after = soonest.max(in_line.then(|| queue_backlog(request, route)));
+    let soonest = [unavailable.wait, unavailable.open].into_iter().flatten().min();
+    let queued = unavailable.no_capacity || request.wait.is_some();
+    let retry_after = soonest.max(queued.then(|| queue_backlog(request, route)));
     if let (ProblemKind::NoCapacity | ProblemKind::Deadline, Some(queue), Some(_)) =
-        (kind, &route.queue, &request.place)
+        (kind, &route.queue, &request.wait)
     {
-        count_shed(request, queue, "waited");
+        count_shed(request, queue, ShedReason::Waited);
     }
-    RetryDenied { retry_after, ..RetryDenied::new(why, kind) }
+    AttemptDenied { retry_after, ..AttemptDenied::new(reason, kind) }
 }
 
-/// Waits until a moment, or in the lane for what others wait for too.
+/// Waits until `until`, in the queue if other requests wait for the same.
 ///
 /// # Errors
-/// Why it may not wait.
+/// When the queue rejects the request.
 async fn wait(
     request: &mut ProxyRequest,
     route: &Route,
     after: Option<AttemptClass>,
     until: Instant,
     shared: bool,
-) -> Result<(), RetryDenied> {
+) -> Result<(), AttemptDenied> {
     let began = clock::now();
     let waited = match &route.queue {
         Some(queue) if shared => {
@@ -352,17 +338,87 @@ async fn wait(
         }
         _ => {
             tokio::time::sleep_until(until.into()).await;
-            WaitOutcome::Look
+            WaitOutcome::Select
         }
     };
     request.record.waited += clock::since(began);
     match waited {
-        WaitOutcome::Look => Ok(()),
+        WaitOutcome::Select => Ok(()),
         WaitOutcome::Shed(denied) => Err(denied),
     }
 }
 
-/// POLICY.md: moves for `credential` and `too_large` are free.
-fn is_paid(class: AttemptClass) -> bool {
+/// Moving on after `credential` and `too_large` is not charged to the retry budget.
+fn is_charged(class: AttemptClass) -> bool {
     matches!(class, AttemptClass::Unsent | AttemptClass::Failure | AttemptClass::Throttled)
+}
+
+/// The problem of a request that ends after an attempt of this class.
+fn kind_after(class: AttemptClass) -> ProblemKind {
+    match class {
+        AttemptClass::Throttled => ProblemKind::Held,
+        _ => ProblemKind::Unreachable,
+    }
+}
+
+/// The backoff before an endpoint is tried again.
+pub fn backoff(route: &Route, candidate: &EndpointCandidate, times: u32) -> Duration {
+    let retry = candidate.provider.policy.retry.as_ref().unwrap_or(&route.policy.retry);
+    retry.backoff().delay(times, clock::draw())
+}
+
+/// Starts the attempts that continue an interrupted response; its endpoint may be tried again after
+/// a backoff.
+pub fn begin_continuation(
+    request: &mut ProxyRequest,
+    route: &Route,
+    interrupted: UsageKey,
+    now: Instant,
+) {
+    request.limits.start_timeout(route, now);
+    request.attempts.patience = None;
+    let candidate = interrupted.endpoint.candidate(route);
+    request.attempts.end(interrupted.endpoint, interrupted.credential, |times| {
+        RetryTime::At(now + backoff(route, candidate, times))
+    });
+}
+
+impl AttemptDenied {
+    fn new(reason: RetryDenied, kind: ProblemKind) -> AttemptDenied {
+        AttemptDenied { reason, kind, retry_after: None, detail: None }
+    }
+
+    pub(super) fn not_admitted(kind: ProblemKind) -> AttemptDenied {
+        AttemptDenied::new(RetryDenied::NotAdmitted(kind), kind)
+    }
+
+    pub fn problem(&self, route: &Route) -> Problem {
+        let name = &route.policy.name;
+        let detail = self.detail.clone().unwrap_or_else(|| match self.kind {
+            ProblemKind::BreakerOpen => format!("route `{name}`: the breakers of its providers are open"),
+            ProblemKind::Drained => {
+                format!("route `{name}`: its providers are drained (outrigger undrain PROVIDER)")
+            }
+            ProblemKind::Held => {
+                format!("route `{name}`: its providers imposed a wait longer than the request may take")
+            }
+            ProblemKind::NoCapacity => format!(
+                "route `{name}`: its providers have as many attempts in flight as their `capacity` allows"
+            ),
+            ProblemKind::Deadline => {
+                format!("route `{name}`: its timeout passed before a provider could be tried")
+            }
+            _ => format!("route `{name}`: {}", self.reason.explanation()),
+        });
+        Problem::new(self.kind, detail).retry_after(self.retry_after)
+    }
+
+    /// Adds the reason to the provider's response (`Proxy-Status`, RFC 9209).
+    pub fn annotate(&self, head: &mut Parts) {
+        let (status, why) = (head.status.as_u16(), self.reason.explanation());
+        let text = format!("outrigger; received-status={status}; details=\"not retried: {why}\"");
+        if let Ok(value) = HeaderValue::try_from(text) {
+            head.headers.append(PROXY_STATUS, value);
+        }
+    }
 }

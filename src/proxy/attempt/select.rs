@@ -1,33 +1,32 @@
-//! Which endpoint takes the next attempt: the balancer's choice among those whose breaker, hold
-//! and room allow it, the ones not yet asked first.
+//! Endpoint selection: the balancer's choice among the candidates of a tier whose breaker, hold and
+//! capacity admit an attempt.
 //!
-//! Nobody is asked here whether it *will* answer: a choice reads atomics, and takes the short locks
-//! of the chosen endpoint only.
+//! Nothing here predicts whether an endpoint will respond: a selection reads atomics, and takes the
+//! short locks of the selected endpoint only.
 
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::context::ProxyRequest;
 use super::report::UsageKey;
+use super::state::{Circuits, EndpointIndex, RetryTime};
 use super::wait::has_turn;
 use crate::clock;
 use crate::live::permit::{AttemptSlot, Permit};
 use crate::live::provider::NoCapacity;
 use crate::live::quota::usage_meter::AttemptKind;
-use crate::proxy::request::context::{Circuits, ProxyRequest, RetryTime};
-use crate::proxy::response::resume::can_continue;
 use crate::resilience::balance::balancer;
 use crate::resilience::breaker::{RejectReason, Rejection};
 use crate::snapshot::{Circuit, EndpointCandidate, Route};
 
-/// More candidates than this in one tier are not looked at (`policy` bounds them lower).
-const CANDIDATES: usize = 64;
+/// The candidates of a tier that are considered; the policy allows no more.
+const MAX_CANDIDATES: usize = 64;
 
-/// An endpoint with everything that an attempt at it needs.
+/// An endpoint with everything that an attempt needs.
 #[derive(Debug)]
 pub struct Selection {
-    pub tier: usize,
-    pub index: usize,
+    pub endpoint: EndpointIndex,
     pub credential: usize,
     pub turn: AttemptKind,
     pub permit: Permit,
@@ -35,75 +34,88 @@ pub struct Selection {
     pub started: Instant,
 }
 
-/// What stands in the way of every endpoint of a tier.
+/// RejectReason no endpoint of a tier can be selected: all obstacles of its candidates together.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Unavailable {
-    /// The shortest wait after which one may be asked: back-off, hold, ramp, rate.
+    /// The shortest wait that helps: a backoff, a hold, a ramp or a rate.
     pub wait: Option<Duration>,
-    /// The shortest of those that others wait for too: all but the back-off.
+    /// The shortest wait that other requests share: any but a backoff.
     pub shared: Option<Duration>,
-    /// The shortest back-off of this request's own.
+    /// The shortest backoff of this request.
     pub own: Option<Duration>,
-    /// One only lacks room.
-    pub room: bool,
-    /// A breaker is in the way of one, for at least so long.
+    /// A provider only lacks capacity.
+    pub no_capacity: bool,
+    /// The shortest time for which an open breaker rejects.
     pub open: Option<Duration>,
-    /// A hold is in the way of one.
+    /// A provider imposes a hold.
     pub held: bool,
-    /// The shortest wait is a guess of ours: the provider said no time.
+    /// The shortest wait is a guess: the provider named no time.
     pub guess: bool,
-    /// One was taken out by hand.
+    /// An operator drains a provider.
     pub drained: bool,
 }
 
-/// Which endpoints may be chosen.
+/// Which endpoints may be selected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CandidateFilter {
-    /// Not asked by this request.
-    Others,
-    /// Asked before, and due again.
-    Again {
-        /// Also those that could not be reached.
+    /// Not tried by this request.
+    Untried,
+    /// Tried before, and due for a retry.
+    Tried {
+        /// Include endpoints that could not be reached.
         unreachable: bool,
     },
 }
 
-/// Chooses in a tier.
+/// One candidate under consideration.
+#[derive(Clone, Copy)]
+struct Candidate<'a> {
+    of: &'a EndpointCandidate,
+    circuit: &'a Circuit,
+    endpoint: EndpointIndex,
+}
+
+/// Selects an endpoint of a tier.
 ///
 /// # Errors
-/// What stands in the way.
+/// RejectReason none is available.
 pub fn select_endpoint(
     request: &ProxyRequest,
     route: &Route,
     tier: usize,
-    among: CandidateFilter,
+    filter: CandidateFilter,
     now: Instant,
 ) -> Result<Box<Selection>, Unavailable> {
     let candidates = &route.tiers[tier].candidates;
-    let count = candidates.len().min(CANDIDATES);
+    let count = candidates.len().min(MAX_CANDIDATES);
     let circuits = &*tier_circuits(request, route, tier);
-    let mut blocked = Unavailable::default();
+    let candidate = |index: usize| Candidate {
+        of: &candidates[index],
+        circuit: &circuits[index],
+        endpoint: EndpointIndex { tier, index },
+    };
+    let mut unavailable = Unavailable::default();
     let mut eligible = 0u64;
-    for (index, candidate) in candidates.iter().enumerate().take(count) {
-        match check_candidate(request, candidate, &circuits[index], tier, index, among, now) {
+    for index in 0..count {
+        match check_candidate(request, candidate(index), filter, now) {
             Ok(()) => eligible |= 1 << index,
-            Err(why) => blocked.merge(why),
+            Err(why) => unavailable.merge(why),
         }
     }
-    let mut known = sticky_candidate(request, route, candidates, eligible, now);
+    let mut sticky = sticky_candidate(request, route, candidates, eligible, now);
     while eligible != 0 {
         let balanced = || balance(request, route, circuits, tier, eligible, now);
-        let Some(index) = known.take().or_else(balanced) else { break };
-        match reserve(request, &candidates[index], &circuits[index], tier, index, among, now) {
+        let Some(index) = sticky.take().or_else(balanced) else { break };
+        match reserve(request, candidate(index), filter, now) {
             Ok(selection) => return Ok(selection),
-            Err(why) => blocked.merge(why),
+            Err(why) => unavailable.merge(why),
         }
         eligible &= !(1 << index);
     }
-    Err(blocked)
+    Err(unavailable)
 }
 
-/// The one that this request's session went to last (`affinity`).
+/// The endpoint that the request's session used last (`affinity`).
 fn sticky_candidate(
     request: &ProxyRequest,
     route: &Route,
@@ -111,12 +123,13 @@ fn sticky_candidate(
     eligible: u64,
     now: Instant,
 ) -> Option<usize> {
-    let id = route.live.session_address(request.session.as_deref()?, now)?;
+    let id = route.live.session_address(request.head.session()?, now)?;
     let same =
         |(i, c): &(usize, &EndpointCandidate)| eligible & (1 << i) != 0 && c.endpoint.live.id == id;
-    candidates.iter().enumerate().take(CANDIDATES).find(same).map(|(index, _)| index)
+    candidates.iter().enumerate().take(MAX_CANDIDATES).find(same).map(|(index, _)| index)
 }
 
+/// A breaker that wants a probe goes first; then the balancer decides.
 fn balance(
     request: &ProxyRequest,
     route: &Route,
@@ -133,27 +146,29 @@ fn balance(
         let breaker = circuits[*index].breaker.as_ref();
         eligible & (1 << index) != 0 && breaker.is_some_and(|b| b.wants_probe(now))
     };
-    if let Some(index) = (0..candidates.len().min(CANDIDATES)).find(wants_probe) {
+    if let Some(index) = (0..candidates.len().min(MAX_CANDIDATES)).find(wants_probe) {
         return Some(index);
     }
     let mut seen = request.worker.candidates.borrow_mut();
     seen.clear();
-    seen.extend(candidates.iter().zip(circuits).take(CANDIDATES).map(|(candidate, circuit)| {
-        let address = &candidate.endpoint;
-        balancer::BalancerCandidate {
-            share: candidate.share,
-            latency: address.live.latency(now),
-            pending: address.live.pending(),
-            slow_start: circuit.breaker.as_ref().map_or(1.0, |b| b.slow_start(now)),
-        }
-    }));
-    let among = |index: usize| eligible & (1 << index) != 0;
-    route.live.select(tier, route.policy.balance, &seen, among, clock::draw())
+    seen.extend(candidates.iter().zip(circuits).take(MAX_CANDIDATES).map(
+        |(candidate, circuit)| {
+            let endpoint = &candidate.endpoint;
+            balancer::BalancerCandidate {
+                share: candidate.share,
+                latency: endpoint.live.latency(now),
+                pending: endpoint.live.pending(),
+                slow_start: circuit.breaker.as_ref().map_or(1.0, |b| b.slow_start(now)),
+            }
+        },
+    ));
+    let is_eligible = |index: usize| eligible & (1 << index) != 0;
+    route.live.select(tier, route.policy.balance, &seen, is_eligible, clock::draw())
 }
 
-/// Breaker and holds of each candidate of a tier, for this request's model; found once.
+/// Breaker and holds of each candidate of a tier for the request's model, resolved once.
 fn tier_circuits(request: &ProxyRequest, route: &Route, tier: usize) -> Circuits {
-    let mut known = request.circuits.borrow_mut();
+    let mut known = request.attempts.circuits.borrow_mut();
     match &*known {
         Some((of, circuits)) if *of == tier => Rc::clone(circuits),
         _ => {
@@ -166,40 +181,62 @@ fn tier_circuits(request: &ProxyRequest, route: &Route, tier: usize) -> Circuits
     }
 }
 
-/// Could this endpoint be asked now? Nothing changes.
+/// Whether an endpoint could be selected now; changes nothing.
 fn check_candidate(
     request: &ProxyRequest,
-    candidate: &EndpointCandidate,
-    circuit: &Circuit,
-    tier: usize,
-    index: usize,
-    among: CandidateFilter,
+    candidate: Candidate<'_>,
+    filter: CandidateFilter,
     now: Instant,
 ) -> Result<(), Unavailable> {
-    if request.attempts.only.is_some_and(|only| only != provider_id(candidate)) {
+    let Candidate { of, circuit, endpoint } = candidate;
+    if request.attempts.only_provider.is_some_and(|only| only != provider_id(of)) {
         return Err(Unavailable::default());
     }
-    let here = (tier, index);
-    let out = request.attempts.beside == Some(here) || request.attempts.late.contains(&here);
-    if out || !can_continue(request, candidate) {
+    if request.attempts.excludes(endpoint) || !can_continue(request, of) {
         return Err(Unavailable::default());
     }
-    if candidate.provider.live.is_drained(now) {
+    if of.provider.live.is_drained(now) {
         return Err(Unavailable { drained: true, ..Unavailable::default() });
     }
-    let mut blocked = Unavailable::default();
-    let credentials = circuit.holds.len();
-    let any = (0..credentials).any(|credential| {
-        let free = check_credential(request, circuit, tier, index, credential, among, now);
-        free.map_err(|why| blocked.merge(why)).is_ok()
+    let mut unavailable = Unavailable::default();
+    let usable = (0..circuit.holds.len()).any(|credential| {
+        let checked = check_credential(request, candidate, credential, filter, now);
+        checked.map_err(|why| unavailable.merge(why)).is_ok()
     });
-    if !any {
-        return Err(blocked);
+    if !usable {
+        return Err(unavailable);
     }
     if let Some(Err(rejection)) = circuit.breaker.as_ref().map(|b| b.check(now)) {
-        return Err(Unavailable::by(rejection));
+        return Err(Unavailable::rejected(rejection));
     }
-    check_capacity(request, candidate, now)
+    check_capacity(request, of, now)
+}
+
+/// Whether the request could ever try an endpoint, whatever the endpoint's state.
+pub fn is_eligible(
+    request: &ProxyRequest,
+    endpoint: EndpointIndex,
+    candidate: &EndpointCandidate,
+) -> bool {
+    let attempts = &request.attempts;
+    let never = |credential| {
+        attempts.find(endpoint, credential).is_some_and(|tried| tried.retry == RetryTime::Never)
+    };
+    let other = attempts.only_provider.is_some_and(|only| only != provider_id(candidate));
+    let spent = (0..candidate.endpoint.credential_count().max(1)).all(never);
+    !(attempts.excludes(endpoint) || other || spent) && can_continue(request, candidate)
+}
+
+/// A continuation goes only to a provider whose policy says that the model continues one (`prefill`).
+fn can_continue(request: &ProxyRequest, candidate: &EndpointCandidate) -> bool {
+    if request.resume.is_none() {
+        return true;
+    }
+    let provider = &candidate.provider.policy;
+    let Some(model) = request.body.model() else { return false };
+    let theirs = provider.models.iter().find(|(ours, _)| ours == model);
+    let theirs = theirs.map_or(model, |(_, theirs)| theirs.as_str());
+    provider.prefill.iter().any(|name| name == theirs)
 }
 
 fn check_capacity(
@@ -207,42 +244,43 @@ fn check_capacity(
     candidate: &EndpointCandidate,
     now: Instant,
 ) -> Result<(), Unavailable> {
-    let room = Unavailable { room: true, ..Unavailable::default() };
+    let no_capacity = Unavailable { no_capacity: true, ..Unavailable::default() };
     let live = &candidate.provider.live;
     if !has_turn(request, live) {
-        return Err(room);
+        return Err(no_capacity);
     }
-    live.check(request.tokens, now).map_err(Unavailable::lacking)?;
-    let place = request.worker.pools.has_capacity(&candidate.endpoint.target);
-    if place { Ok(()) } else { Err(room) }
+    live.check(request.limits.tokens(), now).map_err(Unavailable::lacking)?;
+    let has_connection = request.worker.pools.has_capacity(&candidate.endpoint.target);
+    if has_connection { Ok(()) } else { Err(no_capacity) }
 }
 
-/// Could one of the addresses of a provider be asked now?
+/// Whether an endpoint of a provider could be selected now in the request's tier.
 ///
 /// # Errors
-/// What stands in the way at all of them.
+/// RejectReason none is available.
 pub fn check_provider(
     request: &ProxyRequest,
     route: &Route,
     provider: u32,
-    among: CandidateFilter,
+    filter: CandidateFilter,
     now: Instant,
 ) -> Result<(), Unavailable> {
     let tier = request.attempts.tier;
     let circuits = tier_circuits(request, route, tier);
-    let mut blocked = Unavailable::default();
-    for (index, candidate) in route.tiers[tier].candidates.iter().enumerate().take(CANDIDATES) {
-        if candidate.provider.live.id() == provider {
-            match check_candidate(request, candidate, &circuits[index], tier, index, among, now) {
-                Ok(()) => return Ok(()),
-                Err(why) => blocked.merge(why),
-            }
+    let candidates = route.tiers[tier].candidates.iter().enumerate().take(MAX_CANDIDATES);
+    let mut unavailable = Unavailable::default();
+    for (index, of) in candidates.filter(|(_, of)| of.provider.live.id() == provider) {
+        let endpoint = EndpointIndex { tier, index };
+        let candidate = Candidate { of, circuit: &circuits[index], endpoint };
+        match check_candidate(request, candidate, filter, now) {
+            Ok(()) => return Ok(()),
+            Err(why) => unavailable.merge(why),
         }
     }
-    Err(blocked)
+    Err(unavailable)
 }
 
-/// Tells breakers and holds before a tier apart from those before another model's.
+/// Identifies the breakers and holds of a tier: those of another model have another key.
 pub fn circuits_key(request: &ProxyRequest, route: &Route, tier: usize) -> u64 {
     let circuits = tier_circuits(request, route, tier);
     circuits
@@ -250,21 +288,21 @@ pub fn circuits_key(request: &ProxyRequest, route: &Route, tier: usize) -> u64 {
         .fold(0, |key: u64, circuit| key.rotate_left(7) ^ Arc::as_ptr(circuit).addr() as u64)
 }
 
-/// May this credential be used now, by this request?
+/// Whether the request may use this credential now.
 fn check_credential(
     request: &ProxyRequest,
-    circuit: &Circuit,
-    tier: usize,
-    index: usize,
+    candidate: Candidate<'_>,
     credential: usize,
-    among: CandidateFilter,
+    filter: CandidateFilter,
     now: Instant,
 ) -> Result<(), Unavailable> {
+    let circuit = candidate.circuit;
     let held = circuit.holds[credential].check(now).err();
-    let wait = match (request.attempts.asked(tier, index, credential).map(|a| a.again), among) {
-        (None, CandidateFilter::Others) => None,
-        (Some(RetryTime::At(at)), CandidateFilter::Again { .. })
-        | (Some(RetryTime::LastResort(at)), CandidateFilter::Again { unreachable: true }) => {
+    let tried = request.attempts.find(candidate.endpoint, credential);
+    let wait = match (tried.map(|tried| tried.retry), filter) {
+        (None, CandidateFilter::Untried) => None,
+        (Some(RetryTime::At(at)), CandidateFilter::Tried { .. })
+        | (Some(RetryTime::LastResort(at)), CandidateFilter::Tried { unreachable: true }) => {
             Some(at.saturating_duration_since(now)).filter(|wait| !wait.is_zero())
         }
         _ => return Err(Unavailable::default()),
@@ -281,59 +319,45 @@ fn check_credential(
     }
 }
 
-/// Takes the place, the hold's and the breaker's leave.
+/// Reserves capacity and gets the permission of hold and breaker.
 fn reserve(
     request: &ProxyRequest,
-    candidate: &EndpointCandidate,
-    circuit: &Circuit,
-    tier: usize,
-    index: usize,
-    among: CandidateFilter,
+    candidate: Candidate<'_>,
+    filter: CandidateFilter,
     now: Instant,
 ) -> Result<Box<Selection>, Unavailable> {
-    let free = |credential: usize| {
-        check_credential(request, circuit, tier, index, credential, among, now).is_ok()
-    };
-    let credential = candidate.endpoint.next_credential(free).ok_or_else(Unavailable::default)?;
-    let live = &candidate.provider.live;
-    let mut flight = AttemptSlot::begin(live, &candidate.endpoint.live, request.tokens, now)
+    let Candidate { of, circuit, endpoint } = candidate;
+    let usable =
+        |credential: usize| check_credential(request, candidate, credential, filter, now).is_ok();
+    let credential = of.endpoint.next_credential(usable).ok_or_else(Unavailable::default)?;
+    let tokens = request.limits.tokens();
+    let mut flight = AttemptSlot::begin(&of.provider.live, &of.endpoint.live, tokens, now)
         .map_err(Unavailable::lacking)?;
     let hold = &circuit.holds[credential];
-    let admitted = hold.admit(now).map_err(|wait| Unavailable {
-        wait: Some(wait),
-        shared: Some(wait),
-        held: true,
-        ..Unavailable::default()
-    });
+    let admitted =
+        hold.admit(now).map_err(|wait| Unavailable { held: true, ..Unavailable::shared(wait) });
     let admitted = admitted.and_then(|()| match &circuit.breaker {
         None => Ok(None),
-        Some(cell) => Ok(Some((Arc::clone(cell), cell.admit(now).map_err(Unavailable::by)?))),
+        Some(cell) => Ok(Some((Arc::clone(cell), cell.admit(now).map_err(Unavailable::rejected)?))),
     });
     let breaker = admitted.inspect_err(|_| flight.give_back())?;
     let permit = Permit::new(breaker, Some(Arc::clone(hold)));
-    Ok(Box::new(Selection {
-        tier,
-        index,
-        credential,
-        turn: request.turn(),
-        permit,
-        flight,
-        started: now,
-    }))
+    let turn = request.turn();
+    Ok(Box::new(Selection { endpoint, credential, turn, permit, flight, started: now }))
 }
 
 impl Selection {
     pub fn usage_key(&self) -> UsageKey {
         UsageKey {
-            tier: self.tier,
-            index: self.index,
+            endpoint: self.endpoint,
+            credential: self.credential,
             turn: self.turn,
             charge: self.flight.charge(),
         }
     }
 }
 
-/// Providers are shared by all candidates of a snapshot: the address of one tells it apart.
+/// Identifies a provider: all candidates of a snapshot share it, so its address is enough.
 pub fn provider_id(candidate: &EndpointCandidate) -> usize {
     Arc::as_ptr(&candidate.provider) as usize
 }
@@ -345,15 +369,15 @@ impl Unavailable {
 
     fn lacking(lack: NoCapacity) -> Unavailable {
         match lack {
-            NoCapacity::Concurrency => Unavailable { room: true, ..Unavailable::default() },
+            NoCapacity::Concurrency => Unavailable { no_capacity: true, ..Unavailable::default() },
             NoCapacity::Rate(wait) => Unavailable::shared(wait),
         }
     }
 
-    fn by(rejection: Rejection) -> Unavailable {
+    fn rejected(rejection: Rejection) -> Unavailable {
         match rejection.reason {
             RejectReason::Ramp => Unavailable::shared(rejection.retry_after),
-            // Worth a moment where nobody else can be asked.
+            // A short wait is worthwhile if no other endpoint is available.
             RejectReason::Lease => {
                 Unavailable { guess: true, ..Unavailable::shared(rejection.retry_after) }
             }
@@ -375,7 +399,7 @@ impl Unavailable {
         self.shared = sooner(self.shared, other.shared);
         self.own = sooner(self.own, other.own);
         self.open = sooner(self.open, other.open);
-        self.room |= other.room;
+        self.no_capacity |= other.no_capacity;
         self.held |= other.held;
         self.drained |= other.drained;
     }

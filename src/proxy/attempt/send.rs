@@ -1,4 +1,4 @@
-//! One attempt: a connection, the request as this provider wants it, the answer's head in time.
+//! One attempt: a connection, the request as the provider expects it, the response head in time.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -9,11 +9,9 @@ use http::header::CONTENT_LENGTH;
 use http::response::Parts;
 use http::{Method, Uri};
 
-use super::connect::connect;
-use super::connect::idle_connection;
-use super::connect::report_unreachable;
-use super::inspect::inspect;
-use super::inspect::{AttemptResult, LastResponse, ReceivedResponse};
+use super::connect::{connect, idle_connection, report_unreachable};
+use super::context::ProxyRequest;
+use super::inspect::{AttemptResult, LastResponse, ReceivedResponse, inspect};
 use super::prebuffer::BodyDeadlines;
 use super::report::report_failure;
 use super::retry::another_attempt_is_possible;
@@ -21,7 +19,6 @@ use super::select::Selection;
 use crate::clock;
 use crate::policy::sections::model::Timeouts;
 use crate::proxy::downstream::problem::{Problem, ProblemKind};
-use crate::proxy::request::context::ProxyRequest;
 use crate::proxy::request::headers;
 use crate::proxy::request::rewrite;
 use crate::resilience::outcome::AttemptClass;
@@ -30,34 +27,34 @@ use crate::upstream::{
     Connection, DialError, ExchangeError, IncomingBody, OutgoingRequest, SendError,
 };
 
-/// Makes one attempt at a pick, or at one that connects sooner.
+/// Makes one attempt at the selected endpoint, or at one that connects sooner.
 pub async fn attempt(
     request: &mut ProxyRequest,
     route: &Route,
     mut selection: Box<Selection>,
 ) -> AttemptResult {
-    request.attempts.begin(selection.tier, selection.index, selection.credential);
+    request.attempts.begin(selection.endpoint, selection.credential);
     let mut now = selection.started;
     loop {
         let connection = match idle_connection(request, route, &selection, now) {
             Some(connection) => connection,
             None => match Box::pin(connect(request, route, selection)).await {
-                Ok((connected, connection)) => {
-                    selection = connected;
-                    request.attempts.went((selection.tier, selection.index));
+                Ok(connected) => {
+                    selection = connected.selection;
+                    request.attempts.move_to(selection.endpoint);
                     now = clock::now();
-                    connection
+                    connected.connection
                 }
                 Err(problem) => {
                     return AttemptResult::Failed(
                         AttemptClass::Unsent,
-                        LastResponse::Ours(problem),
+                        LastResponse::Problem(problem),
                     );
                 }
             },
         };
         match send(request, route, selection, connection, now).await {
-            Ok(tried) => return tried,
+            Ok(result) => return result,
             Err(unsent) => {
                 selection = unsent;
                 now = clock::now();
@@ -66,7 +63,8 @@ pub async fn attempt(
     }
 }
 
-/// Sends on a connection. One that closed before the request began hands it back: `Err`.
+/// Sends on a connection. If a reused connection closed before it took anything, the selection
+/// comes back as `Err`.
 async fn send(
     request: &mut ProxyRequest,
     route: &Route,
@@ -74,31 +72,40 @@ async fn send(
     connection: Connection,
     sent: Instant,
 ) -> Result<AttemptResult, Box<Selection>> {
-    let candidate = ProxyRequest::candidate(route, selection.tier, selection.index);
+    let candidate = selection.endpoint.candidate(route);
     let timeouts = candidate.provider.policy.timeouts;
     let (target, mut outgoing) = match build_outgoing(request, route, candidate) {
         Ok(built) => built,
         Err(problem) => {
-            return Ok(AttemptResult::Failed(AttemptClass::Ignored, LastResponse::Ours(problem)));
+            return Ok(AttemptResult::Failed(
+                AttemptClass::Ignored,
+                LastResponse::Problem(problem),
+            ));
         }
     };
-    let cut = another_attempt_is_possible(request, route, &selection);
-    outgoing.fails_over = cut;
+    let fails_over = another_attempt_is_possible(request, route, &selection);
+    outgoing.fails_over = fails_over;
     let head = |out: &mut Vec<u8>| {
-        headers::write_line(out, &request.method, &target);
+        headers::write_line(out, request.head.method(), &target);
         let provider = &candidate.provider.policy;
-        headers::write(out, &request.headers, provider, &candidate.endpoint, selection.credential);
+        headers::write(
+            out,
+            request.head.headers(),
+            provider,
+            &candidate.endpoint,
+            selection.credential,
+        );
     };
     let (reused, peer) = (connection.is_reused(), connection.peer());
     let sending = connection.send(outgoing, head);
-    let by = response_deadline(request, sent, timeouts.headers, cut);
+    let by = response_deadline(request, sent, timeouts.headers, fails_over);
     match await_head(request, sending, by, &timeouts).await {
         Some(Ok((head, body))) => {
-            let limits = body_deadlines(request, sent, &timeouts, cut);
+            let deadlines = body_deadlines(request, sent, &timeouts, fails_over);
             let took = clock::since(sent);
-            let answer =
-                ReceivedResponse::new(head, body, selection, took, limits, request.reservation());
-            Ok(inspect(request, route, answer).await)
+            let room = request.reservation();
+            let received = ReceivedResponse::new(head, body, selection, took, deadlines, room);
+            Ok(inspect(request, route, received).await)
         }
         Some(Err(SendError::Unsent(body, _))) => {
             request.body.put_back(body, &candidate.provider.policy);
@@ -121,20 +128,20 @@ async fn send(
     }
 }
 
-/// An endpoint that takes connections and closes them is as good as unreachable.
+/// An endpoint that accepts connections and closes them counts as unreachable.
 fn closed_at_once(
     request: &mut ProxyRequest,
     route: &Route,
     selection: Box<Selection>,
     peer: Option<SocketAddr>,
 ) -> AttemptResult {
-    let candidate = ProxyRequest::candidate(route, selection.tier, selection.index);
+    let candidate = selection.endpoint.candidate(route);
     let error = DialError::closed(&candidate.endpoint.policy.url.host, peer);
     let problem = report_unreachable(request, route, selection, &error);
-    AttemptResult::Failed(AttemptClass::Unsent, LastResponse::Ours(problem))
+    AttemptResult::Failed(AttemptClass::Unsent, LastResponse::Problem(problem))
 }
 
-/// The request's target and body as the provider wants them.
+/// The request's target and body as the provider expects them.
 fn build_outgoing(
     request: &mut ProxyRequest,
     route: &Route,
@@ -143,50 +150,47 @@ fn build_outgoing(
     let provider = &candidate.provider.policy;
     let strip = route.policy.strip_prefix.as_deref();
     let url = &candidate.endpoint.policy.url;
-    let uri = rewrite::uri(&request.uri, strip, url, &provider.rewrite).map_err(|error| {
+    let uri = rewrite::uri(request.head.uri(), strip, url, &provider.rewrite).map_err(|error| {
         let detail = format!("provider `{}` rewrites the path to no path: {error}", provider.name);
         Problem::new(ProblemKind::BadRequest, detail)
     })?;
     let body = request.body.take(provider, provider.timeouts.idle)?;
-    let usual = matches!(request.method, Method::POST | Method::PUT | Method::PATCH);
-    let sized = usual || request.headers.contains_key(CONTENT_LENGTH);
-    let (head, upgrade) = (request.method == Method::HEAD, request.upgrade.is_some());
-    Ok((
-        uri,
-        OutgoingRequest {
-            is_head: head,
-            is_upgrade: upgrade,
-            fails_over: false,
-            sends_zero_length: sized,
-            body,
-        },
-    ))
+    let usually_sized =
+        matches!(*request.head.method(), Method::POST | Method::PUT | Method::PATCH);
+    let sends_zero_length = usually_sized || request.head.headers().contains_key(CONTENT_LENGTH);
+    let (is_head, is_upgrade) = (request.head.method() == Method::HEAD, request.head.is_upgrade());
+    Ok((uri, OutgoingRequest { is_head, is_upgrade, fails_over: false, sends_zero_length, body }))
 }
 
-/// When something has to be there: `limit` after the request was sent, and while another
-/// candidate is left not later than half way to the deadline.
-fn response_deadline(request: &ProxyRequest, sent: Instant, limit: Duration, cut: bool) -> Instant {
-    let left = request.deadline.saturating_duration_since(sent);
-    let most = if cut { left / 2 } else { left };
+/// When a part of the response is due: `limit` after the request was sent, and no later than half
+/// way to the deadline if the attempt may fail over.
+fn response_deadline(
+    request: &ProxyRequest,
+    sent: Instant,
+    limit: Duration,
+    fails_over: bool,
+) -> Instant {
+    let left = request.limits.deadline().saturating_duration_since(sent);
+    let most = if fails_over { left / 2 } else { left };
     sent + limit.min(most)
 }
 
-/// When the body has to come.
+/// When the parts of the body are due.
 fn body_deadlines(
     request: &ProxyRequest,
     sent: Instant,
     timeouts: &Timeouts,
-    cut: bool,
+    fails_over: bool,
 ) -> BodyDeadlines {
     BodyDeadlines {
-        first_byte: response_deadline(request, sent, timeouts.first_byte(), cut),
+        first_byte: response_deadline(request, sent, timeouts.first_byte(), fails_over),
         content: sent + timeouts.first_byte(),
         idle: timeouts.idle,
-        deadline: request.deadline,
+        deadline: request.limits.deadline(),
     }
 }
 
-/// Awaits the response's head. While the application still sends its body, only a stall counts.
+/// Awaits the response's head. While the client still sends its body, only a stall ends the wait.
 async fn await_head(
     request: &ProxyRequest,
     sending: impl Future<Output = Result<(Parts, IncomingBody), SendError>>,
@@ -201,7 +205,7 @@ async fn await_head(
         }
         let upload = upload?;
         let limit = if upload.whole.get() { timeouts.headers } else { timeouts.idle };
-        let later = (upload.last() + limit).min(request.deadline);
+        let later = (upload.last() + limit).min(request.limits.deadline());
         if later <= clock::now() {
             return None;
         }
@@ -209,14 +213,14 @@ async fn await_head(
     }
 }
 
-/// Whose fault a broken exchange was.
+/// The problem of a failed exchange: the client, the network or the provider caused it.
 fn exchange_problem(
     request: &ProxyRequest,
     candidate: &EndpointCandidate,
     error: &ExchangeError,
 ) -> Problem {
     if let Some(kind) = request.body.upload().and_then(|upload| upload.broken.get()) {
-        return Problem::new(kind, "the body of the request did not arrive whole");
+        return Problem::new(kind, "the body of the request did not arrive completely");
     }
     if error.is_unacknowledged() {
         let key = &candidate.endpoint.key;
@@ -228,7 +232,7 @@ fn exchange_problem(
     Problem::new(kind, format!("{}: {}", candidate.endpoint.key, chain(error)))
 }
 
-/// An error with what caused it, on one line.
+/// An error with its causes, on one line.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

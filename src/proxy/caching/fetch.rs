@@ -12,8 +12,6 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
 use super::invalidate::is_here;
 use super::key::CacheLookup;
-use super::lookup::add_validators;
-use super::lookup::restore_conditions;
 use super::lookup::{Outcome, did, from_store};
 use crate::cache::cache_control::CacheControl;
 use crate::cache::coalesce::{Leader, LeaderOutcome};
@@ -24,12 +22,12 @@ use crate::cache::store::CacheResult;
 use crate::cache::vary::VariantKey;
 use crate::clock;
 use crate::policy::sections::model::Keeps;
+use crate::proxy::attempt::context::ProxyRequest;
 use crate::proxy::attempt::inspect::LastResponse;
 use crate::proxy::attempt::inspect::discard;
 use crate::proxy::attempt::pending_response::{PendingBody, PendingResponse};
+use crate::proxy::dispatch::{run, run_without_modes};
 use crate::proxy::downstream::problem::ProblemKind;
-use crate::proxy::handler::{run, run_as_it_is};
-use crate::proxy::request::context::{Attempts, ProxyRequest};
 use crate::proxy::request::headers;
 use crate::proxy::response::cache_status;
 use crate::resilience::outcome::AttemptClass;
@@ -59,12 +57,12 @@ pub async fn forward(
     hurries: bool,
 ) -> Outcome {
     let (asked, generation) = (clock::now(), cache.live.generation());
-    request.stored = fetch.found.clone();
-    request.hurries = hurries && serves(fetch.found.as_ref()).is_some();
+    let forbids_waiting = hurries && serves(fetch.found.as_ref()).is_some();
+    request.cache.set(fetch.found.clone(), forbids_waiting);
     let (outcome, validates) = validated(request, route, cache, &mut fetch).await;
     match (outcome, &fetch.found) {
         // Of a mode: whoever waits hears of it itself.
-        (Ok(response), _) if response.ours => {
+        (Ok(response), _) if response.is_local => {
             land(fetch.lead, LeaderOutcome::LookAgain);
             Ok(response)
         }
@@ -81,7 +79,7 @@ pub async fn forward(
             let landed = landed_as(request, &outcome);
             let outcome = stale_or(request, cache, found.as_ref(), outcome);
             match outcome {
-                Ok(response) if !response.ours => {
+                Ok(response) if !response.is_local => {
                     Ok(recorded(request, cache, fetch, response, (asked, generation)))
                 }
                 outcome => {
@@ -103,23 +101,24 @@ async fn validated(
     let is_http = fetch.lookup.uri.is_some();
     let found = fetch.found.clone().filter(|stored| is_http && stored.can_be_revalidated());
     let Some(stored) = found else { return (run(request, route).await, false) };
-    add_validators(request, &stored);
+    request.cache.add_validators(request.head.headers_mut(), &stored);
     let outcome = run(request, route).await;
-    restore_conditions(request);
+    request.cache.restore_conditions(request.head.headers_mut());
     match &outcome {
         Ok(response) if is_of_another(response, &stored) => {}
         _ => return (outcome, true),
     }
     // What is stored is not what stands there, and what does is not here.
     cache.live.remove(&fetch.lookup.key, &stored);
-    (fetch.found, request.stored, request.hurries) = (None, None, false);
-    request.attempts = Attempts::default();
-    (run_as_it_is(request, route).await, false)
+    fetch.found = None;
+    request.cache.set(None, false);
+    request.attempts.reset();
+    (run_without_modes(request, route).await, false)
 }
 
 /// A provider's 304 that names another answer than it was asked about (RFC 9111, 4.3.4).
 fn is_of_another(response: &PendingResponse, stored: &CachedResponse) -> bool {
-    !response.ours
+    !response.is_local
         && response.head.status == StatusCode::NOT_MODIFIED
         && !stored.matches_not_modified(&response.head.headers)
 }
@@ -166,7 +165,7 @@ fn is_nobody(kind: ProblemKind) -> bool {
 fn landed_as(request: &ProxyRequest, outcome: &Outcome) -> LeaderOutcome {
     match outcome {
         Err(problem)
-            if problem.kind == ProblemKind::Deadline && request.overrides.timeout.is_some() =>
+            if problem.kind == ProblemKind::Deadline && request.limits.has_own_timeout() =>
         {
             LeaderOutcome::LookAgain
         }
@@ -199,7 +198,7 @@ pub fn stale_or(
     };
     did(request, cache, CacheResult::Stale);
     if let Ok(response) = outcome {
-        discard(request, &LastResponse::Theirs(response));
+        discard(request, &LastResponse::Provider(response));
     }
     Ok(from_store(request, Arc::clone(stored), Some("stale-if-error")))
 }
@@ -218,7 +217,7 @@ fn freshened(
     let mut served = Arc::clone(stored);
     if let Some(anew) = anew(request, cache, stored, response, asked) {
         served = Arc::new(anew.clone());
-        if !lookup.control.no_store && !request.reduced {
+        if !lookup.control.no_store && !request.is_degraded {
             cache.live.put(lookup.key, anew, generation);
         }
     }
@@ -241,12 +240,12 @@ fn anew(
     asked: Instant,
 ) -> Option<CachedResponse> {
     let mut answer = response.head.headers.clone();
-    headers::end_answer_hop(&mut answer, false);
+    headers::end_response_hop(&mut answer, false);
     let anew = stored.refreshed(&answer, stored.freshness.clone(), asked);
     let mut headers = anew.headers.clone();
     headers.extend(answer.remove(AGE).map(|age| (AGE, age)));
     let received = received(stored.status, &headers, asked);
-    let life = Freshness::from_http(&request.headers, received, windows(cache))?;
+    let life = Freshness::from_http(request.head.headers(), received, windows(cache))?;
     Some(CachedResponse { freshness: life, ..anew })
 }
 
@@ -307,7 +306,7 @@ pub fn keep_for_get(
     response: &mut PendingResponse,
 ) -> bool {
     let is_http = cache.policy.store == Keeps::Http;
-    if !is_http || request.method != Method::POST || response.head.status != StatusCode::OK {
+    if !is_http || request.head.method() != Method::POST || response.head.status != StatusCode::OK {
         return false;
     }
     let here = response.head.headers.get(CONTENT_LOCATION);
@@ -335,7 +334,7 @@ fn record(response: &mut PendingResponse, mut recorder: ResponseRecorder) {
             recorder.push(bytes);
             recorder.finish();
         }
-        PendingBody::Stream(stream) => stream.record = Some(Box::new(recorder)),
+        PendingBody::Stream(stream) => stream.recorder = Some(Box::new(recorder)),
         PendingBody::Stored(_) | PendingBody::Followed(_) | PendingBody::Tunnel { .. } => {}
     }
 }
@@ -354,12 +353,12 @@ fn draft(
 ) -> Option<RecordingHead> {
     let whole = matches!(response.body, PendingBody::Whole(_, None) | PendingBody::Stream(_));
     let told = request.record.attempts.last()?;
-    if !whole || lookup.head || lookup.control.no_store || request.reduced {
+    if !whole || lookup.head || lookup.control.no_store || request.is_degraded {
         return None;
     }
     let status = response.head.status;
     let mut headers = response.head.headers.clone();
-    headers::end_answer_hop(&mut headers, false);
+    headers::end_response_hop(&mut headers, false);
     let (life, selecting) = match &cache.policy.store {
         Keeps::Http => {
             // A good status, and a failure by what it says.
@@ -367,15 +366,15 @@ fn draft(
                 return None;
             }
             let received = received(status, &headers, asked);
-            let life = Freshness::from_http(&request.headers, received, windows(cache))?;
-            (life, VariantKey::of(&request.headers, &headers, &cache.live.secret)?)
+            let life = Freshness::from_http(request.head.headers(), received, windows(cache))?;
+            (life, VariantKey::of(request.head.headers(), &headers, &cache.live.secret)?)
         }
         Keeps::Always(all) => {
             if status != StatusCode::OK || told.class != AttemptClass::Success {
                 return None;
             }
             let life = Freshness::fixed(clock::now(), all.ttl, windows(cache));
-            (life, VariantKey::of(&request.headers, &coded(&headers), &cache.live.secret)?)
+            (life, VariantKey::of(request.head.headers(), &coded(&headers), &cache.live.secret)?)
         }
     };
     let key = lookup.key;

@@ -10,14 +10,14 @@ use super::key;
 use super::lookup::Outcome;
 use crate::clock;
 use crate::policy::sections::model::Keeps;
-use crate::proxy::request::context::ProxyRequest;
+use crate::proxy::attempt::context::ProxyRequest;
 use crate::snapshot::Route;
 
 /// What a successful request of an unsafe method has changed.
 pub fn changed(request: &ProxyRequest, route: &Route, outcome: &Outcome) {
     let Some(caches) = &route.invalidation else { return };
     let by_policy = route.cache.as_ref().is_some_and(|cache| cache.policy.store != Keeps::Http);
-    if request.method.is_safe() || by_policy {
+    if request.head.method().is_safe() || by_policy {
         return;
     }
     let Ok(response) = outcome else { return };
@@ -25,8 +25,8 @@ pub fn changed(request: &ProxyRequest, route: &Route, outcome: &Outcome) {
         return;
     }
     let (secret, marks, now) = (caches.secret(), caches.invalidations(), clock::now());
-    let host = key::host(&request.headers, asked(request));
-    marks.record(&key::uri(secret, &request.headers, asked(request)), now);
+    let host = key::host(request.head.headers(), asked(request));
+    marks.record(&key::uri(secret, request.head.headers(), asked(request)), now);
     for name in [LOCATION, CONTENT_LOCATION] {
         let value = response.head.headers.get(name);
         if let Some(target) = value.and_then(|value| here(value, &host, asked(request))) {
@@ -37,12 +37,12 @@ pub fn changed(request: &ProxyRequest, route: &Route, outcome: &Outcome) {
 
 /// What the application asked for, whatever a mode made of it.
 fn asked(request: &ProxyRequest) -> &Uri {
-    request.asked_uri.as_deref().unwrap_or(&request.uri)
+    request.head.client_uri()
 }
 
 /// A reference stands for what the request itself asked for.
 pub fn is_here(request: &ProxyRequest, reference: &HeaderValue) -> bool {
-    let host = key::host(&request.headers, asked(request));
+    let host = key::host(request.head.headers(), asked(request));
     let whole = asked(request).path_and_query().map_or("/", |target| target.as_str());
     here(reference, &host, asked(request)).is_some_and(|target| target == whole)
 }

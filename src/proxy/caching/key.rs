@@ -13,7 +13,7 @@ use crate::cache::cache_control::CacheControl;
 use crate::cache::key::{CacheKey, CacheKeyBuilder, CacheSecret};
 use crate::json::canonical;
 use crate::policy::sections::model::{Keeps, KeyPart, StoreAll};
-use crate::proxy::request::context::ProxyRequest;
+use crate::proxy::attempt::context::ProxyRequest;
 use crate::proxy::request::headers;
 use crate::snapshot::RouteCache;
 
@@ -59,23 +59,23 @@ impl CacheLookup {
     /// # Errors
     /// Why it goes past the cache, in the words of RFC 9211, 2.2.
     pub fn of(request: &ProxyRequest, cache: &RouteCache) -> Result<CacheLookup, &'static str> {
-        let head = request.method == Method::HEAD;
+        let head = request.head.method() == Method::HEAD;
         let is_http = cache.policy.store == Keeps::Http;
-        if if is_http { !head && request.method != Method::GET } else { head } {
+        if if is_http { !head && request.head.method() != Method::GET } else { head } {
             return Err("method");
         }
         let Some(body) = request.body.whole() else { return Err("bypass") };
-        let part = match request.headers.get(RANGE) {
+        let part = match request.head.headers().get(RANGE) {
             None => None,
             Some(range) if is_http && !head => Some(Part::of(range).ok_or("bypass")?),
             Some(_) => return Err("bypass"),
         };
-        let passes = PASSES.iter().any(|name| request.headers.contains_key(name));
-        if passes || request.upgrade.is_some() || is_http && !body.is_empty() {
+        let passes = PASSES.iter().any(|name| request.head.headers().contains_key(name));
+        if passes || request.head.is_upgrade() || is_http && !body.is_empty() {
             return Err("bypass");
         }
         let secret = &cache.live.secret;
-        let control = CacheControl::of_request(&request.headers);
+        let control = CacheControl::of_request(request.head.headers());
         let control = match is_http {
             true => control,
             false => CacheControl {
@@ -85,10 +85,12 @@ impl CacheLookup {
             },
         };
         let conditional = is_http
-            && [IF_NONE_MATCH, IF_MODIFIED_SINCE].iter().any(|n| request.headers.contains_key(n));
+            && [IF_NONE_MATCH, IF_MODIFIED_SINCE]
+                .iter()
+                .any(|n| request.head.headers().contains_key(n));
         Ok(CacheLookup {
             key: Asked::of(request, &body).key(secret, &cache.policy.store),
-            uri: is_http.then(|| uri(secret, &request.headers, &request.uri)),
+            uri: is_http.then(|| uri(secret, request.head.headers(), request.head.uri())),
             control,
             conditional,
             head,
@@ -101,8 +103,8 @@ impl CacheLookup {
         let secret = &cache.live.secret;
         CacheLookup {
             key: Asked::of(request, b"").key(secret, &cache.policy.store),
-            uri: Some(uri(secret, &request.headers, &request.uri)),
-            control: CacheControl::of_request(&request.headers),
+            uri: Some(uri(secret, request.head.headers(), request.head.uri())),
+            control: CacheControl::of_request(request.head.headers()),
             conditional: false,
             head: false,
             part: None,
@@ -144,7 +146,13 @@ struct Asked<'a> {
 impl<'a> Asked<'a> {
     fn of(request: &'a ProxyRequest, body: &'a [u8]) -> Asked<'a> {
         let route = &request.route.policy.name;
-        Asked { route, method: &request.method, uri: &request.uri, headers: &request.headers, body }
+        Asked {
+            route,
+            method: request.head.method(),
+            uri: request.head.uri(),
+            headers: request.head.headers(),
+            body,
+        }
     }
 
     fn key(&self, secret: &CacheSecret, keeps: &Keeps) -> CacheKey {

@@ -6,12 +6,11 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_RANGE, IF_MODIFIED_SINCE, IF_NONE_MATCH};
+use http::header::{CONTENT_LENGTH, CONTENT_RANGE};
 use http::response::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use super::fetch::{Fetch, forward, keep_for_get, stale_or};
 use super::invalidate::changed;
@@ -24,10 +23,10 @@ use crate::cache::shared_body::SharedBody;
 use crate::cache::store::CacheResult;
 use crate::cache::vary::VariantKey;
 use crate::clock;
+use crate::proxy::attempt::context::ProxyRequest;
 use crate::proxy::attempt::pending_response::{PendingBody, PendingResponse};
+use crate::proxy::dispatch::run;
 use crate::proxy::downstream::problem::{Problem, ProblemKind};
-use crate::proxy::handler::run;
-use crate::proxy::request::context::ProxyRequest;
 use crate::proxy::response::cache_status;
 use crate::proxy::response::stored::Replay;
 use crate::snapshot::{Route, RouteCache};
@@ -146,7 +145,7 @@ fn look(
     let valid = |stored: &CachedResponse| {
         uri.as_ref().is_none_or(|uri| !live.invalidations.covers(uri, stored.requested_at))
     };
-    let found = slot.find(&request.headers, &live.secret, valid);
+    let found = slot.find(request.head.headers(), &live.secret, valid);
     if let Some(stored) = &found {
         if stored.freshness.satisfies(control, now) {
             return Step::Serve(Arc::clone(stored));
@@ -173,7 +172,7 @@ fn look(
         || lookup.conditional && !validates
         || live.uncoalesced.covers(key, now);
     let by = by.or_else(|| slot.variants.first().map(|newest| &newest.variant));
-    let together = by.map_or(*key, |by| by.narrow(key, &request.headers, &live.secret));
+    let together = by.map_or(*key, |by| by.narrow(key, request.head.headers(), &live.secret));
     Step::Ask(Asking { found, together: (!alone).then_some(together), why })
 }
 
@@ -185,10 +184,10 @@ async fn follow(
     (lookup, asking): (&CacheLookup, &Asking),
 ) -> Waited {
     let timer = Rc::clone(&request.timer);
-    match timer.until(request.deadline, flight.landed()).await {
+    match timer.until(request.limits.deadline(), flight.landed()).await {
         Ok(LeaderOutcome::LookAgain) => Waited::LookAgain(None),
         Ok(LeaderOutcome::Response(growing)) => {
-            if !growing.variant.matches(&request.headers, &cache.live.secret) {
+            if !growing.variant.matches(request.head.headers(), &cache.live.secret) {
                 return Waited::LookAgain(Some(growing.variant.clone()));
             }
             if !serves_now(cache, lookup, &growing) {
@@ -238,33 +237,7 @@ fn along(
     let mut head = head(growing.status, growing.headers.clone());
     cache_status::aged(&mut head, &growing.freshness, clock::now());
     cache_status::forwarded(&mut head, why, None, "; collapsed");
-    Some(PendingResponse::of_nobody(head, PendingBody::Followed(reader)))
-}
-
-/// The conditions of a request (RFC 9110, 13.1) of which a cache makes use.
-const CONDITIONS: [HeaderName; 2] = [IF_NONE_MATCH, IF_MODIFIED_SINCE];
-
-/// Asks whether what is stored is still what it was; the application's own conditions wait.
-pub fn add_validators(request: &mut ProxyRequest, stored: &CachedResponse) {
-    let mut own = HeaderMap::new();
-    for name in CONDITIONS {
-        for value in request.headers.get_all(&name) {
-            own.append(name.clone(), value.clone());
-        }
-    }
-    request.conditions = Some(Box::new(own));
-    stored.add_validators(&mut request.headers);
-}
-
-/// Puts these back.
-pub fn restore_conditions(request: &mut ProxyRequest) {
-    let Some(own) = request.conditions.take() else { return };
-    for name in CONDITIONS {
-        request.headers.remove(&name);
-        for value in own.get_all(&name) {
-            request.headers.append(name.clone(), value.clone());
-        }
-    }
+    Some(PendingResponse::local(head, PendingBody::Followed(reader)))
 }
 
 /// Counts and tells what the cache did; what we ask for anew ourselves is nobody's request.
@@ -281,14 +254,15 @@ pub fn from_store(
     stored: Arc<CachedResponse>,
     detail: Option<&str>,
 ) -> Box<PendingResponse> {
-    let known = stored.is_unchanged_for(request.conditions.as_deref().unwrap_or(&request.headers));
+    let known =
+        stored.is_unchanged_for(request.cache.conditions().unwrap_or(request.head.headers()));
     let status = if known { StatusCode::NOT_MODIFIED } else { stored.status };
     let mut head = head(status, stored.headers.clone());
     cache_status::hit(&mut head, &stored.freshness, clock::now(), detail);
     let body = if known {
         head.headers.remove(CONTENT_LENGTH);
         PendingBody::Whole(Bytes::new(), None)
-    } else if request.method == http::Method::HEAD {
+    } else if request.head.method() == http::Method::HEAD {
         if !stored.is_event_stream() {
             head.headers.insert(CONTENT_LENGTH, HeaderValue::from(stored.length));
         }
@@ -296,7 +270,7 @@ pub fn from_store(
     } else {
         PendingBody::Stored(Replay::new(stored))
     };
-    PendingResponse::of_nobody(head, body)
+    PendingResponse::local(head, body)
 }
 
 /// The part that is asked for, of an answer that is stored whole.
@@ -310,19 +284,13 @@ fn part_of(lookup: &CacheLookup, stored: Arc<CachedResponse>) -> Option<Box<Pend
     head.headers.insert(CONTENT_RANGE, HeaderValue::try_from(range).ok()?);
     head.headers.remove(CONTENT_LENGTH);
     cache_status::hit(&mut head, &stored.freshness, clock::now(), None);
-    Some(PendingResponse::of_nobody(head, PendingBody::Stored(Replay::part(stored, from, to))))
+    Some(PendingResponse::local(head, PendingBody::Stored(Replay::part(stored, from, to))))
 }
 
 fn head(status: StatusCode, headers: HeaderMap) -> Parts {
     let (mut head, ()) = Response::new(()).into_parts();
     (head.status, head.headers) = (status, headers);
     head
-}
-
-/// What the cache has for this request, if it went stale no longer ago than `within`: for a mode that
-/// serves stale answers before a provider is asked. `None` also where it must not be served stale.
-pub fn stale(request: &ProxyRequest, within: Duration) -> Option<Arc<CachedResponse>> {
-    request.stored.clone().filter(|stored| stored.freshness.may_serve_stale(clock::now(), within))
 }
 
 /// Answers with that.

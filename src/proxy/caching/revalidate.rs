@@ -11,9 +11,9 @@ use crate::cache::coalesce::CoalesceRole;
 use crate::cache::entry::CachedResponse;
 use crate::clock;
 use crate::proxy::access_log::record::AccessRecord;
+use crate::proxy::attempt::context::ProxyRequest;
 use crate::proxy::degradation::apply::is_degraded;
 use crate::proxy::request::body::RequestBody;
-use crate::proxy::request::context::ProxyRequest;
 use crate::proxy::response::send::send;
 use crate::snapshot::RouteCache;
 
@@ -27,7 +27,7 @@ pub fn begin(
     if is_degraded(request) {
         return;
     }
-    let key = stored.variant.narrow(&lookup.key, &request.headers, &cache.live.secret);
+    let key = stored.variant.narrow(&lookup.key, request.head.headers(), &cache.live.secret);
     let CoalesceRole::Lead(lead) = cache.live.in_flight.join(key) else { return };
     let Some(mut request) = beside(request) else { return };
     let found = Some(Arc::clone(stored));
@@ -44,7 +44,8 @@ pub fn begin(
 /// The same request, asked by nobody in particular.
 fn beside(request: &ProxyRequest) -> Option<Box<ProxyRequest>> {
     let (worker, client) = (&request.worker, request.worker.clients.detached());
-    let (method, uri, now) = (request.method.clone(), request.uri.clone(), clock::now());
+    let (method, uri, now) =
+        (request.head.method().clone(), request.head.uri().clone(), clock::now());
     let route = Some(Arc::clone(&request.route));
     let mut record = AccessRecord::new(worker, &client, route, method.clone(), uri.clone(), now);
     record.hush();
@@ -54,11 +55,9 @@ fn beside(request: &ProxyRequest) -> Option<Box<ProxyRequest>> {
         return None;
     }
     let body = RequestBody::of(body, room, request.route.reads_body);
-    let head = (method, uri, request.headers.clone());
-    let mut beside = ProxyRequest::new((worker, &client), &request.route, record, head);
-    beside.has(body);
-    beside.session = request.session.clone();
-    (beside.class, beside.flow) = (request.class, request.flow);
-    beside.idempotence = request.idempotence;
+    let head = request.head.duplicate();
+    let mut beside = ProxyRequest::new(worker, &client, &request.route, record, head);
+    beside.set_body(body);
+    beside.limits.inherit(&request.limits);
     Some(beside)
 }

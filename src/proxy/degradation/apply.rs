@@ -14,7 +14,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::Uri;
 use http::header::HeaderName;
 
 use super::effects::DegradationEffects;
@@ -22,10 +21,10 @@ use crate::cache::entry::CachedResponse;
 use crate::clock;
 use crate::live::degradation::episode::{ActionKind, Episode};
 use crate::policy::sections::model::{Action, Reduction, Respond, RewritePath};
+use crate::proxy::attempt::context::ProxyRequest;
 use crate::proxy::attempt::pending_response::PendingResponse;
 use crate::proxy::caching::lookup;
 use crate::proxy::downstream::problem::{Problem, ProblemKind};
-use crate::proxy::request::context::ProxyRequest;
 use crate::proxy::response::static_response;
 use crate::resilience::breaker::EnforcementMode;
 use crate::snapshot::{Route, RouteMode};
@@ -114,7 +113,7 @@ pub fn degrade_job(request: &mut ProxyRequest) -> Result<(), (Duration, String)>
 
 fn response_of<'r>(request: &ProxyRequest, action: &'r Action) -> Option<Answer<'r>> {
     match action {
-        Action::ServeStale(within) => lookup::stale(request, *within).map(Answer::Stale),
+        Action::ServeStale(within) => request.cache.stale(clock::now(), *within).map(Answer::Stale),
         Action::Shed(class) => is_at_or_below(request, class).then_some(Answer::Shed),
         Action::Respond(respond) => Some(Answer::Respond(respond)),
         Action::Reduce(_) | Action::Use(_) | Action::Notify(_) => None,
@@ -124,7 +123,7 @@ fn response_of<'r>(request: &ProxyRequest, action: &'r Action) -> Option<Answer<
 fn is_at_or_below(request: &ProxyRequest, class: &str) -> bool {
     let queue = request.route.queue.as_ref();
     let place = queue.and_then(|queue| queue.policy.class(class));
-    place.is_some_and(|place| request.class >= place)
+    place.is_some_and(|place| request.limits.class() >= place)
 }
 
 /// What a mode in shadow would have done is counted.
@@ -164,7 +163,7 @@ fn respond(
         }
         Answer::Respond(respond) => {
             note_need(request, now);
-            let id = static_response::request_id(&request.headers);
+            let id = static_response::request_id(request.head.headers());
             let response = static_response::ready(respond, &cell.name, &id, cell.earliest_end(now));
             request.record.effects_mut().request_id = Some(id);
             Ok(response)
@@ -191,28 +190,29 @@ fn change(request: &mut ProxyRequest, modes: &[InForce<'_>]) {
         // Whoever is asked now may know the model by another name.
         request.body.find_model();
     }
-    request.reduced = request.record.effects.as_ref().is_some_and(|effects| !effects.by.is_empty());
+    request.is_degraded =
+        request.record.effects.as_ref().is_some_and(|effects| !effects.by.is_empty());
 }
 
 fn reduce(request: &mut ProxyRequest, reduction: &Reduction) {
     let Reduction { rewrite, models, headers } = reduction;
     for name in &headers.remove {
-        request.headers.remove(name);
+        request.head.headers_mut().remove(name);
     }
     for (name, set) in &headers.set {
-        request.headers.insert(name.clone(), set.value.clone());
+        request.head.headers_mut().insert(name.clone(), set.value.clone());
     }
     if let Some(RewritePath { from, to }) = &rewrite.path {
-        request.asked_uri.get_or_insert_with(|| Box::new(request.uri.clone()));
-        request.uri = with_path(&request.uri, &from.replace(request.uri.path(), to.as_str()));
+        let path = from.replace(request.head.uri().path(), to.as_str()).into_owned();
+        request.head.set_path(&path);
     }
     if (!rewrite.changes_body() && models.is_empty()) || request.body.is_empty() {
         return;
     }
-    if !request.headers.contains_key(SIGNATURE) && request.body.reduce(models, rewrite) {
-        request.estimate_tokens();
+    if !request.head.headers().contains_key(SIGNATURE) && request.body.reduce(models, rewrite) {
+        request.limits.estimate_tokens(request.body.len());
         // Of the body as it was.
-        DIGESTS.iter().for_each(|name| drop(request.headers.remove(name)));
+        DIGESTS.iter().for_each(|name| drop(request.head.headers_mut().remove(name)));
     } else {
         request.record.effects_mut().body_left = true;
     }
@@ -271,27 +271,4 @@ impl DegradationEffects {
 fn in_force(route: &Route) -> Vec<InForce<'_>> {
     let episode = |of: &RouteMode| of.mode.live.is_in_force().then(|| of.mode.live.episode())?;
     route.modes.all.iter().filter_map(|of| Some(InForce { episode: episode(of)?, of })).collect()
-}
-
-/// Another path, the same query; as it was, where that would be none.
-fn with_path(uri: &Uri, path: &str) -> Uri {
-    let slash = if path.starts_with('/') { "" } else { "/" };
-    let mark = if path.contains('?') { '&' } else { '?' };
-    let query = uri.query().map(|query| format!("{mark}{query}")).unwrap_or_default();
-    Uri::try_from(format!("{slash}{path}{query}")).unwrap_or_else(|_| uri.clone())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn another_path_keeps_the_query() {
-        let path =
-            |uri: &str, path: &str| with_path(&uri.parse().expect("a URI"), path).to_string();
-        assert_eq!(path("/v1/chat?x=1", "/v1/small"), "/v1/small?x=1");
-        assert_eq!(path("/v1/chat?x=1", "/v2?tier=small"), "/v2?tier=small&x=1");
-        assert_eq!(path("/v1/chat", "v2"), "/v2");
-        assert_eq!(path("/v1/chat", "/a b"), "/v1/chat");
-    }
 }

@@ -17,9 +17,11 @@ use sha2::{Digest, Sha256};
 use super::preference::{AsyncPreference, PREFER};
 use super::status;
 use crate::clock;
+use crate::proxy::access_log::reasons::NotReplayable;
 use crate::proxy::access_log::record::End;
+use crate::proxy::attempt::context::ProxyRequest;
 use crate::proxy::downstream::problem::{Problem, ProblemKind};
-use crate::proxy::request::context::{IDEMPOTENCY_KEY, ProxyRequest};
+use crate::proxy::request::head::IDEMPOTENCY_KEY;
 use crate::proxy::request::headers;
 use crate::proxy::response::body::ResponseBody;
 use crate::snapshot::RouteQueue;
@@ -132,13 +134,13 @@ fn new_job(
             format!("the system gave no random number: {error}"),
         )
     })?;
-    let uri = request.uri.path_and_query().map_or("/", |uri| uri.as_str()).to_owned();
-    let method = request.method.as_str().to_owned();
-    let key = request.headers.get(IDEMPOTENCY_KEY).map(|key| IdempotencyKey {
+    let uri = request.head.uri().path_and_query().map_or("/", |uri| uri.as_str()).to_owned();
+    let method = request.head.method().as_str().to_owned();
+    let key = request.head.headers().get(IDEMPOTENCY_KEY).map(|key| IdempotencyKey {
         text: String::from_utf8_lossy(key.as_bytes()).into_owned(),
         fingerprint: fingerprint(&method, &uri, &body),
     });
-    let class = queue.policy.classes.get(request.class).map(|class| class.name.clone());
+    let class = queue.policy.classes.get(request.limits.class()).map(|class| class.name.clone());
     let durable = &queue.policy.durable;
     Ok(NewJob {
         id: JobId::new(now, chance),
@@ -146,9 +148,9 @@ fn new_job(
         route: request.route.policy.name.clone(),
         class: class.unwrap_or_default(),
         flow: preference.flow,
-        principal: principal(store, &request.headers),
+        principal: principal(store, request.head.headers()),
         key,
-        request: StoredRequest { method, uri, headers: kept(&request.headers), body },
+        request: StoredRequest { method, uri, headers: kept(request.head.headers()), body },
         callback: preference.callback,
         expires: now.after(durable.expire),
         keep: durable.keep_result,
@@ -157,11 +159,13 @@ fn new_job(
 
 fn not_whole(request: &ProxyRequest) -> Problem {
     match request.record.once {
-        Some("buffers_full") => {
+        Some(NotReplayable::BuffersFull) => {
             Problem::new(ProblemKind::StoreUnavailable, "server.buffered is full")
                 .retry_after(Some(LOOK_AGAIN))
         }
-        Some("trailers") => Problem::new(ProblemKind::BadRequest, "a job's body has no trailers"),
+        Some(NotReplayable::Trailers) => {
+            Problem::new(ProblemKind::BadRequest, "a job's body has no trailers")
+        }
         _ => {
             let (name, most) = (&request.route.policy.name, request.route.policy.replay);
             let detail = format!("route `{name}` keeps {most} bytes (its `replay`)");

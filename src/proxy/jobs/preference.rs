@@ -67,7 +67,7 @@ impl AsyncPreference {
         if let Some(url) = &callback {
             may_be_posted(url, queue)?;
         }
-        let key = headers.get(crate::proxy::request::context::IDEMPOTENCY_KEY);
+        let key = headers.get(crate::proxy::request::head::IDEMPOTENCY_KEY);
         if key.is_some_and(|key| key.is_empty() || key.len() > KEY_LENGTH) {
             let detail = format!("Idempotency-Key: expected 1 to {KEY_LENGTH} characters");
             return Err(Problem::new(ProblemKind::BadRequest, detail));

@@ -17,16 +17,17 @@ use http_body_util::BodyExt;
 
 use crate::clock;
 use crate::proxy::access_log::record::AccessRecord;
-use crate::proxy::attempt::content_type;
+use crate::proxy::attempt::context::ProxyRequest;
+use crate::proxy::attempt::quota_headers;
 use crate::proxy::attempt::report::sample;
 use crate::proxy::attempt::retry::next_attempt;
 use crate::proxy::attempt::select::Selection;
 use crate::proxy::degradation::apply::degrade_job;
+use crate::proxy::dispatch::attempts;
 use crate::proxy::downstream::problem::Problem;
 use crate::proxy::downstream::worker::Worker;
-use crate::proxy::handler::attempts;
 use crate::proxy::request::body::RequestBody;
-use crate::proxy::request::context::{IDEMPOTENCY_KEY, ProxyRequest};
+use crate::proxy::request::head::{IDEMPOTENCY_KEY, RequestHead};
 use crate::proxy::request::headers;
 use crate::proxy::response::body::ResponseBody;
 use crate::proxy::response::send::send;
@@ -127,11 +128,12 @@ fn build_request(
     record.job = Some(task.id);
     record.hush();
     let body = RequestBody::of(body, room, route.reads_body);
-    let mut request = ProxyRequest::new((worker, &client), route, record, (method, uri, headers));
-    request.has(body);
-    request.deadline = now + queue.policy.max_wait.max(route.policy.timeout);
-    (request.class, request.flow) = (class, queue.live.flow(&task.flow));
-    request.is_job = true;
+    let head = RequestHead::new(method, uri, headers);
+    let mut request = ProxyRequest::new(worker, &client, route, record, head);
+    request.set_body(body);
+    request.limits.set_deadline(now + queue.policy.max_wait.max(route.policy.timeout));
+    request.limits.set_queue(class, queue.live.flow(&task.flow));
+    request.limits.set_job();
     Ok(request)
 }
 
@@ -151,7 +153,7 @@ impl Admitted {
         if let Some(effects) = &mut request.record.effects {
             effects.count();
         }
-        request.deadline = now + route.policy.timeout;
+        request.limits.set_deadline(now + route.policy.timeout);
         let outcome = Box::pin(attempts(&mut request, &route, selection)).await;
         sample(&request, &outcome);
         let attempt = request.record.attempts.last();
@@ -162,7 +164,7 @@ impl Admitted {
         if let Some(why) = refused {
             return failed(class, why);
         }
-        let retry_after = content_type::retry_after(&head.headers, clock::wall);
+        let retry_after = quota_headers::retry_after(&head.headers, clock::wall);
         let (body, cut) = match whole(body, max_result).await {
             Ok(body) => body,
             Err(why) => return Outcome::Failed(format!("{to}: {why}")),

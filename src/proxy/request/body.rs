@@ -20,6 +20,7 @@ use super::streaming_body::{StreamingBody, UploadProgress};
 use crate::clock;
 use crate::live::buffers::Reservation;
 use crate::policy::sections::model;
+use crate::proxy::access_log::reasons::NotReplayable;
 use crate::proxy::downstream::io;
 use crate::proxy::downstream::problem::{Problem, ProblemKind};
 use crate::proxy::downstream::timer::{Elapsed, Timer};
@@ -42,6 +43,7 @@ pub struct RequestBody {
     upload: Option<Rc<UploadProgress>>,
     /// As it came, where another is sent in its place.
     original: Option<Bytes>,
+    not_replayable: Option<NotReplayable>,
 }
 
 #[derive(Debug)]
@@ -93,21 +95,21 @@ impl RequestBody {
         bounds: IntakeLimits,
         mut room: Reservation,
         began: Instant,
-    ) -> Result<(RequestBody, Option<&'static str>), Problem> {
+    ) -> Result<RequestBody, Problem> {
         if body.is_end_stream() {
-            return Ok((RequestBody::new(State::Empty, None), None));
+            return Ok(RequestBody::new(State::Empty, None));
         }
         let length = body.size_hint().exact();
         if length.is_some_and(|length| length > bounds.replay) && !bounds.reads_body {
             let state = State::Once { first: VecDeque::new(), rest: Some(body), _room: room };
-            return Ok((RequestBody::new(state, None), Some("larger_than_replay")));
+            return Ok(RequestBody::new(state, None).sent_once(NotReplayable::LargerThanReplay));
         }
         let mut first = Prefix { length, most: bounds.replay, ..Prefix::default() };
         let once = take_in(timer, &mut body, bounds, &mut room, &mut first, began).await?;
         room.shrink_to(first.len());
         Ok(match once {
-            None => (RequestBody::keep(first, room, bounds.reads_body), None),
-            Some(why) => (RequestBody::once(first, body, room, bounds.reads_body), Some(why)),
+            None => RequestBody::keep(first, room, bounds.reads_body),
+            Some(why) => RequestBody::once(first, body, room, bounds.reads_body).sent_once(why),
         })
     }
 
@@ -130,14 +132,21 @@ impl RequestBody {
 
     /// Of a request that has none, or has not been read yet.
     pub fn empty(taken: Instant) -> RequestBody {
-        RequestBody { state: State::Empty, model: None, taken, upload: None, original: None }
+        RequestBody {
+            state: State::Empty,
+            model: None,
+            taken,
+            upload: None,
+            original: None,
+            not_replayable: None,
+        }
     }
 
     fn new(state: State, model: Option<ModelName>) -> RequestBody {
         let taken = clock::now();
         let upload =
             matches!(state, State::Once { .. }).then(|| Rc::new(UploadProgress::new(taken)));
-        RequestBody { state, model, taken, upload, original: None }
+        RequestBody { state, model, taken, upload, original: None, not_replayable: None }
     }
 
     fn keep(first: Prefix, room: Reservation, reads_body: bool) -> RequestBody {
@@ -154,6 +163,16 @@ impl RequestBody {
         let first = data.into_iter().chain(trailers).collect();
         let rest = (!rest.is_end_stream()).then_some(rest);
         RequestBody::new(State::Once { first, rest, _room: room }, model)
+    }
+
+    fn sent_once(mut self, reason: NotReplayable) -> RequestBody {
+        self.not_replayable = Some(reason);
+        self
+    }
+
+    /// Why the body can be sent only once; `None` if it was kept.
+    pub fn not_replayable(&self) -> Option<NotReplayable> {
+        self.not_replayable
     }
 
     /// The body's `/model`, as the application calls it.
@@ -207,14 +226,21 @@ impl RequestBody {
     }
 
     /// The same, for an attempt beside another; `None` where it goes only once.
-    pub fn twin(&self, room: Reservation) -> Option<RequestBody> {
+    pub fn duplicate(&self, room: Reservation) -> Option<RequestBody> {
         let state = match &self.state {
             State::Empty => State::Empty,
             State::Kept { bytes, .. } => State::Kept { bytes: bytes.clone(), _room: room },
             _ => return None,
         };
         let (model, taken) = (self.model.clone(), self.taken);
-        Some(RequestBody { state, model, taken, upload: None, original: None })
+        Some(RequestBody {
+            state,
+            model,
+            taken,
+            upload: None,
+            original: None,
+            not_replayable: None,
+        })
     }
 
     /// Takes back a body of which nothing was sent.
@@ -302,7 +328,7 @@ async fn take_in(
     room: &mut Reservation,
     first: &mut Prefix,
     mut moved: Instant,
-) -> Result<Option<&'static str>, Problem> {
+) -> Result<Option<NotReplayable>, Problem> {
     let patient = first.length.is_some() || bounds.whole;
     let give_up = moved + STILL_ARRIVING;
     loop {
@@ -310,7 +336,7 @@ async fn take_in(
         let full = !room.grow(enough.saturating_sub(room.bytes()));
         // The first piece has been read by hyper already, and may be needed to know the model.
         if full && !(bounds.reads_body && first.len() == 0) {
-            return Ok(Some("buffers_full"));
+            return Ok(Some(NotReplayable::BuffersFull));
         }
         let limit = if patient { moved + bounds.idle } else { give_up };
         let frame = match timer.frame(body, limit).await {
@@ -318,21 +344,21 @@ async fn take_in(
             Ok(Some(Ok(frame))) => frame,
             Ok(Some(Err(error))) => return Err(broken(&error)),
             Err(Elapsed) if patient => return Err(stalled(bounds.idle)),
-            Err(Elapsed) => return Ok(Some("still_arriving")),
+            Err(Elapsed) => return Ok(Some(NotReplayable::StillArriving)),
         };
         let last = body.is_end_stream();
         match frame.into_data() {
             Ok(data) => first.push(data, last),
             Err(trailers) => {
                 first.trailers = Some(trailers);
-                return Ok(Some("trailers"));
+                return Ok(Some(NotReplayable::Trailers));
             }
         }
         if first.len() > bounds.replay {
-            return Ok(Some("larger_than_replay"));
+            return Ok(Some(NotReplayable::LargerThanReplay));
         }
         if last || full {
-            return Ok((!last).then_some("buffers_full"));
+            return Ok((!last).then_some(NotReplayable::BuffersFull));
         }
         moved = clock::now();
     }

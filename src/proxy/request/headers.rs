@@ -105,7 +105,7 @@ fn is_plain(headers: &HeaderMap) -> bool {
 
 /// An upgrade that may be tunnelled: named by `Connection` too, and not to HTTP/2, which would
 /// carry requests past us.
-pub fn asks_upgrade(headers: &HeaderMap) -> bool {
+pub fn requests_upgrade(headers: &HeaderMap) -> bool {
     let named = || named_by_connection(headers).contains(&UPGRADE);
     let h2c = |value: &HeaderValue| {
         value
@@ -134,7 +134,7 @@ fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
 }
 
 /// Headers of an answer that were between the provider and us.
-pub fn end_answer_hop(headers: &mut HeaderMap, upgrade: bool) {
+pub fn end_response_hop(headers: &mut HeaderMap, upgrade: bool) {
     end_hop(headers, upgrade);
 }
 

@@ -1,9 +1,11 @@
-//! The request: its context, headers, body, overrides and rewriting.
+//! The request: its head, body, limits, overrides and rewriting.
 
 pub mod body;
-pub mod context;
+pub mod cached_fallback;
+pub mod head;
 pub mod headers;
+pub mod limits;
 pub mod model_name;
 pub mod overrides;
 pub mod rewrite;
-pub mod streaming_body;
+mod streaming_body;

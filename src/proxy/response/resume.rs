@@ -14,19 +14,18 @@ use http::StatusCode;
 
 use super::stream_error::Cut;
 use crate::clock;
-use crate::policy::sections::model::OnCut;
 use crate::proxy::access_log::record::AccessRecord;
-use crate::proxy::attempt::connect::self_delay;
+use crate::proxy::attempt::context::ProxyRequest;
 use crate::proxy::attempt::inspect::discard;
 use crate::proxy::attempt::inspect::{AttemptResult, LastResponse};
 use crate::proxy::attempt::pending_response::{PendingBody, PendingResponse};
 use crate::proxy::attempt::report::UsageKey;
 use crate::proxy::attempt::report::settle;
-use crate::proxy::attempt::retry::next_attempt;
+use crate::proxy::attempt::retry::{begin_continuation, next_attempt};
 use crate::proxy::attempt::send::attempt;
-use crate::proxy::request::context::{IDEMPOTENCY_KEY, ProxyRequest, RetryTime};
-use crate::resilience::outcome::{AttemptClass, Idempotence};
-use crate::snapshot::{EndpointCandidate, Route};
+use crate::proxy::request::head::IDEMPOTENCY_KEY;
+use crate::resilience::outcome::AttemptClass;
+use crate::snapshot::Route;
 use crate::stream::continuation::PartialResponse;
 use crate::stream::interpret::TokenUsage;
 
@@ -53,7 +52,7 @@ pub struct Resume {
 impl Resumable {
     /// Keeps the request where its answer may be gone on from.
     pub fn of(request: Box<ProxyRequest>) -> Resumable {
-        if can_resume(&request) {
+        if request.can_resume() {
             return Resumable::Ask(request);
         }
         let ProxyRequest { mut record, body, .. } = *request;
@@ -107,10 +106,10 @@ impl Resume {
     pub fn begin(
         request: Box<ProxyRequest>,
         partial: PartialResponse,
-        of: (UsageKey, usize),
+        interrupted: UsageKey,
         cut: Cut,
     ) -> Resume {
-        Resume { future: Box::pin(continue_stream(request, partial, of)), cut }
+        Resume { future: Box::pin(continue_stream(request, partial, interrupted)), cut }
     }
 
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<GoneOn> {
@@ -118,30 +117,11 @@ impl Resume {
     }
 }
 
-/// Its answer, if it is cut, may be gone on from.
-pub fn can_resume(request: &ProxyRequest) -> bool {
-    request.route.policy.stream.on_cut == OnCut::Continue
-        && request.idempotence != Idempotence::Never
-        && request.body.kept().is_some()
-}
-
-/// Where an answer is to be gone on from: this provider says that it can, with this model.
-pub fn can_continue(request: &ProxyRequest, candidate: &EndpointCandidate) -> bool {
-    if request.partial.is_none() {
-        return true;
-    }
-    let provider = &candidate.provider.policy;
-    let Some(model) = request.body.model() else { return false };
-    let theirs = provider.models.iter().find(|(ours, _)| ours == model);
-    let theirs = theirs.map_or(model, |(_, theirs)| theirs.as_str());
-    provider.prefill.iter().any(|name| name == theirs)
-}
-
 /// The stream of one that goes on; `None` where nobody can.
 async fn continue_stream(
     mut request: Box<ProxyRequest>,
     partial: PartialResponse,
-    (usage_key, credential): (UsageKey, usize),
+    interrupted: UsageKey,
 ) -> GoneOn {
     let route = std::sync::Arc::clone(&request.route);
     let response = match request.body.kept().and_then(|body| partial.continuation_request(body)) {
@@ -149,14 +129,9 @@ async fn continue_stream(
             let now = clock::now();
             request.body.replace(body.into());
             // It stands for the request as it was.
-            request.headers.remove(IDEMPOTENCY_KEY);
-            request.partial = Some(partial);
-            request.deadline = now + request.overrides.timeout.unwrap_or(route.policy.timeout);
-            request.attempts.patience = None;
-            let cut = ProxyRequest::candidate(&route, usage_key.tier, usage_key.index);
-            request.attempts.end(usage_key.tier, usage_key.index, credential, |times| {
-                RetryTime::At(now + self_delay(&route, cut, times))
-            });
+            request.head.headers_mut().remove(IDEMPOTENCY_KEY);
+            request.resume = Some(partial);
+            begin_continuation(&mut request, &route, interrupted, now);
             joined(&mut request, &route).await
         }
         None => None,
@@ -172,7 +147,7 @@ async fn joined(request: &mut ProxyRequest, route: &Route) -> Option<Box<Pending
         let selection = match next_attempt(request, route, Some(after)).await {
             Ok(selection) => selection,
             Err(denied) => {
-                request.record.stopped = Some(denied.why);
+                request.record.stopped = Some(denied.reason);
                 return None;
             }
         };
@@ -183,7 +158,7 @@ async fn joined(request: &mut ProxyRequest, route: &Route) -> Option<Box<Pending
                 return None;
             }
             AttemptResult::Commit(response) => return Some(response),
-            AttemptResult::Failed(AttemptClass::Ignored, LastResponse::Ours(_)) => return None,
+            AttemptResult::Failed(AttemptClass::Ignored, LastResponse::Problem(_)) => return None,
             AttemptResult::Failed(class, last) => {
                 discard(request, &last);
                 after = class;

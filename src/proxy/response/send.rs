@@ -10,9 +10,9 @@ use super::stored::Followed;
 use super::stream::{StreamOrigin, Streaming};
 use super::upgrade;
 use crate::proxy::access_log::record::{AccessRecord, End};
+use crate::proxy::attempt::context::ProxyRequest;
 use crate::proxy::attempt::pending_response::{PendingBody, PendingResponse};
 use crate::proxy::downstream::problem::Problem;
-use crate::proxy::request::context::ProxyRequest;
 use crate::proxy::request::headers;
 
 /// Turns the outcome of a request into its response.
@@ -21,14 +21,14 @@ pub fn send(
     outcome: Result<Box<PendingResponse>, Problem>,
 ) -> Response<ResponseBody> {
     request.record.bytes_in = request.body.len();
-    let PendingResponse { mut head, body, idle, usage_key, credential, .. } = match outcome {
+    let PendingResponse { mut head, body, idle, usage_key, .. } = match outcome {
         Ok(response) => *response,
         Err(problem) => return send_problem(&mut request.record, problem),
     };
-    let origin = StreamOrigin { idle, usage_key, credential };
+    let origin = StreamOrigin { idle, usage_key };
     request.record.status = head.status.as_u16();
     let is_upgrade = matches!(body, PendingBody::Tunnel { .. });
-    headers::end_answer_hop(&mut head.headers, is_upgrade);
+    headers::end_response_hop(&mut head.headers, is_upgrade);
     if !matches!(body, PendingBody::Whole(_, None) | PendingBody::Stored(_)) {
         request.record.first_byte = Some(request.record.so_far());
     }
@@ -44,7 +44,7 @@ pub fn send(
             ResponseBody::Stream(Box::new(Streaming::whole(request, frames, origin)))
         }
         PendingBody::Stream(mut stream) => {
-            let recorder = stream.record.take();
+            let recorder = stream.recorder.take();
             let streaming = Box::new(Streaming::begun(request, stream, origin));
             match recorder {
                 Some(recorder) => Ahead::body(streaming, recorder),
@@ -60,8 +60,8 @@ pub fn send(
             ResponseBody::Followed(Box::new(Followed::new(reader, request)))
         }
         PendingBody::Tunnel { flight, rest } => {
-            let ProxyRequest { upgrade, record, client, .. } = *request;
-            let tunnel = upgrade::start(upgrade, rest, flight, record);
+            let ProxyRequest { head, record, client, .. } = *request;
+            let tunnel = upgrade::start(head.into_upgrade(), rest, flight, record);
             tunnel.into_iter().for_each(|tunnel| client.upgrade(tunnel));
             ResponseBody::full(Bytes::new())
         }

@@ -33,7 +33,7 @@ pub fn ready(respond: &Respond, mode: &str, id: &str, rest: Duration) -> Box<Pen
     if let Ok(status) = HeaderValue::try_from(status) {
         head.headers.insert(PROXY_STATUS, status);
     }
-    PendingResponse::of_nobody(head, PendingBody::Whole(Bytes::from(body), None))
+    PendingResponse::local(head, PendingBody::Whole(Bytes::from(body), None))
 }
 
 /// The application's own, or a new one.

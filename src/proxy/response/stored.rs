@@ -19,7 +19,7 @@ use crate::cache::recorder::ResponseRecorder;
 use crate::cache::shared_body::BodyReader;
 use crate::clock;
 use crate::proxy::access_log::record::{AccessRecord, End};
-use crate::proxy::request::context::ProxyRequest;
+use crate::proxy::attempt::context::ProxyRequest;
 
 /// A stored body, or a part of it, in the frames in which it came; nothing is copied.
 #[derive(Debug)]

@@ -21,9 +21,9 @@ use super::stream_error::Cut;
 use crate::clock;
 use crate::policy::sections::model::OnCut;
 use crate::proxy::access_log::record::{AccessRecord, End};
+use crate::proxy::attempt::context::ProxyRequest;
 use crate::proxy::attempt::pending_response::{PendingBody, PendingResponse, PendingStream};
 use crate::proxy::attempt::report::UsageKey;
-use crate::proxy::request::context::ProxyRequest;
 use crate::snapshot::Route;
 use crate::stream::framing::StreamFormat;
 use crate::stream::reader::StreamEnd;
@@ -45,7 +45,6 @@ pub struct Streaming {
     timer: Option<Pin<Box<Sleep>>>,
     teller: Resumable,
     usage_key: UsageKey,
-    credential: usize,
     /// The provider itself has told that it failed.
     failed: bool,
     /// They pass only behind what is whole.
@@ -61,7 +60,6 @@ pub struct StreamOrigin {
     /// Time limit between two frames.
     pub idle: Duration,
     pub usage_key: UsageKey,
-    pub credential: usize,
 }
 
 /// It broke. The error comes in the turn after the last event: hyper throws away what it has not
@@ -79,7 +77,7 @@ impl Streaming {
         first: VecDeque<Frame<Bytes>>,
         origin: StreamOrigin,
     ) -> Self {
-        let StreamOrigin { idle, usage_key, credential } = origin;
+        let StreamOrigin { idle, usage_key } = origin;
         let (route, metrics) =
             (Arc::clone(&request.route), Arc::clone(&request.worker.live.metrics));
         Streaming {
@@ -92,7 +90,6 @@ impl Streaming {
             timer: None,
             teller: Resumable::of(request),
             usage_key,
-            credential,
             failed: false,
             trailers: None,
             going_on: None,
@@ -155,12 +152,10 @@ impl Streaming {
         let Some(stream) = self.stream.take() else { return };
         self.route.count_interrupted(&self.metrics, cut.as_str());
         let now = clock::now();
-        if let Some(afterwards) = stream.afterwards {
-            afterwards.observe_interruption(now);
+        if let Some(reported) = stream.reported {
+            reported.observe_interruption(now);
         }
-        let provider =
-            &ProxyRequest::candidate(&self.route, self.usage_key.tier, self.usage_key.index)
-                .provider;
+        let provider = &self.usage_key.endpoint.candidate(&self.route).provider;
         provider.outcomes.iter().filter(|_| self.teller.is_good()).for_each(|all| all.spoil(now));
     }
 
@@ -178,8 +173,7 @@ impl Streaming {
         if let Some(partial) = partial.filter(|_| on_cut == OnCut::Continue)
             && let Some(request) = self.teller.ask()
         {
-            self.going_on =
-                Some(Resume::begin(request, partial, (self.usage_key, self.credential), cut));
+            self.going_on = Some(Resume::begin(request, partial, self.usage_key, cut));
             return self.poll_next(cx);
         }
         self.tell(cut, format, cx)
@@ -222,12 +216,10 @@ impl Streaming {
 
     /// Goes on with another provider's answer.
     fn resume(&mut self, response: PendingResponse) {
-        let candidate =
-            ProxyRequest::candidate(&self.route, response.usage_key.tier, response.usage_key.index);
+        let candidate = response.usage_key.endpoint.candidate(&self.route);
         let comment = format!(": outrigger: continued by {}\n\n", candidate.endpoint.key);
         self.first.push_back(Frame::data(comment.into()));
-        (self.idle, self.usage_key, self.credential) =
-            (response.idle, response.usage_key, response.credential);
+        (self.idle, self.usage_key) = (response.idle, response.usage_key);
         match response.body {
             PendingBody::Stream(mut stream) => {
                 self.first.append(&mut stream.first);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::proxy::attempt::inspect::ended_words;
+use crate::proxy::attempt::inspect::explain_end;
 use crate::proxy::downstream::problem::{Problem, ProblemKind};
 use crate::stream::framing::StreamFormat;
 use crate::stream::reader::StreamEnd;
@@ -39,7 +39,7 @@ impl Cut {
             }
             Cut::Content => (ProblemKind::ResponseTimeout, "no content came in time".to_owned()),
             Cut::Error => (ProblemKind::BadResponse, "an event says that it failed".to_owned()),
-            Cut::Ended(ended) => (ProblemKind::BadResponse, ended_words(ended).to_owned()),
+            Cut::Ended(ended) => (ProblemKind::BadResponse, explain_end(ended).to_owned()),
         };
         let json = Problem::new(kind, detail).json();
         let (before, after): (&[u8], &[u8]) = match format {

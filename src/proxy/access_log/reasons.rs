@@ -1,0 +1,107 @@
+//! Reasons that the access log and the metrics report: one enum per question, with the word for
+//! the log and the metric label, and a sentence for people.
+
+use crate::proxy::downstream::problem::ProblemKind;
+
+/// Why no further attempt was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RetryDenied {
+    MayHaveBeenProcessed,
+    NotReplayable,
+    RetryBudget,
+    CostBudget,
+    Deadline,
+    AttemptsSpent,
+    NoEndpointLeft,
+    /// No attempt was admitted; the problem says why.
+    NotAdmitted(ProblemKind),
+}
+
+impl RetryDenied {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            RetryDenied::MayHaveBeenProcessed => "may_have_been_processed",
+            RetryDenied::NotReplayable => "not_replayable",
+            RetryDenied::RetryBudget => "budget",
+            RetryDenied::CostBudget => "cost_budget",
+            RetryDenied::Deadline => "deadline",
+            RetryDenied::AttemptsSpent => "attempts_spent",
+            RetryDenied::NoEndpointLeft => "no_endpoint_left",
+            RetryDenied::NotAdmitted(kind) => kind.name(),
+        }
+    }
+
+    pub fn explanation(self) -> &'static str {
+        match self {
+            RetryDenied::MayHaveBeenProcessed => "the provider may have processed it",
+            RetryDenied::NotReplayable => "its body could be sent only once",
+            RetryDenied::RetryBudget => "the route's retry budget is spent",
+            RetryDenied::CostBudget => "the route's cost budget is spent",
+            RetryDenied::Deadline | RetryDenied::NotAdmitted(ProblemKind::Deadline) => {
+                "the route's timeout passed"
+            }
+            RetryDenied::AttemptsSpent => "its attempts are spent",
+            RetryDenied::NotAdmitted(
+                ProblemKind::QueueFull | ProblemKind::QueueShare | ProblemKind::QueueWaitTooLong,
+            ) => "its queue has no place for another wait",
+            RetryDenied::NoEndpointLeft | RetryDenied::NotAdmitted(_) => {
+                "no other endpoint was available"
+            }
+        }
+    }
+}
+
+/// Why a request's body can be sent only once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotReplayable {
+    LargerThanReplay,
+    StillArriving,
+    BuffersFull,
+    Trailers,
+}
+
+impl NotReplayable {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            NotReplayable::LargerThanReplay => "larger_than_replay",
+            NotReplayable::StillArriving => "still_arriving",
+            NotReplayable::BuffersFull => "buffers_full",
+            NotReplayable::Trailers => "trailers",
+        }
+    }
+}
+
+/// Why a queue rejected a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ShedReason {
+    Full,
+    /// The queue is full, and the request's flow has its share of it.
+    Share,
+    /// It would wait for too long.
+    Late,
+    /// Another request took its place.
+    Displaced,
+    /// It waited until its time was over.
+    Waited,
+}
+
+impl ShedReason {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ShedReason::Full => "full",
+            ShedReason::Share => "share",
+            ShedReason::Late => "late",
+            ShedReason::Displaced => "displaced",
+            ShedReason::Waited => "waited",
+        }
+    }
+
+    pub fn problem(self) -> ProblemKind {
+        match self {
+            ShedReason::Full | ShedReason::Displaced => ProblemKind::QueueFull,
+            ShedReason::Share => ProblemKind::QueueShare,
+            ShedReason::Late => ProblemKind::QueueWaitTooLong,
+            ShedReason::Waited => ProblemKind::NoCapacity,
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! The request's head: what the client requested, with headers fit to be sent to any provider.
+
+use http::header::HeaderName;
+use http::{HeaderMap, Method, Uri};
+use hyper::upgrade::OnUpgrade;
+
+pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+#[derive(Debug)]
+pub struct RequestHead {
+    method: Method,
+    uri: Uri,
+    /// The URI as the client sent it, if a degradation mode replaced it.
+    client_uri: Option<Box<Uri>>,
+    /// Each attempt derives its own headers from these.
+    headers: HeaderMap,
+    upgrade: Option<OnUpgrade>,
+    /// Requests with the same session go to the same endpoint.
+    session: Option<Box<[u8]>>,
+}
+
+impl RequestHead {
+    pub fn new(method: Method, uri: Uri, headers: HeaderMap) -> RequestHead {
+        RequestHead { method, uri, client_uri: None, headers, upgrade: None, session: None }
+    }
+
+    /// A copy for another attempt or request; the upgrade stays with the original.
+    pub fn duplicate(&self) -> RequestHead {
+        RequestHead {
+            method: self.method.clone(),
+            uri: self.uri.clone(),
+            client_uri: self.client_uri.clone(),
+            headers: self.headers.clone(),
+            upgrade: None,
+            session: self.session.clone(),
+        }
+    }
+
+    pub fn method(&self) -> &Method {
+        &self.method
+    }
+
+    pub fn uri(&self) -> &Uri {
+        &self.uri
+    }
+
+    /// The URI as the client sent it.
+    pub fn client_uri(&self) -> &Uri {
+        self.client_uri.as_deref().unwrap_or(&self.uri)
+    }
+
+    /// Replaces the path and keeps the query. An invalid path changes nothing.
+    pub fn set_path(&mut self, path: &str) {
+        self.client_uri.get_or_insert_with(|| Box::new(self.uri.clone()));
+        self.uri = with_path(&self.uri, path);
+    }
+
+    pub fn headers(&self) -> &HeaderMap {
+        &self.headers
+    }
+
+    pub fn headers_mut(&mut self) -> &mut HeaderMap {
+        &mut self.headers
+    }
+
+    pub fn has_idempotency_key(&self) -> bool {
+        self.headers.contains_key(IDEMPOTENCY_KEY)
+    }
+
+    pub fn session(&self) -> Option<&[u8]> {
+        self.session.as_deref()
+    }
+
+    pub fn set_session(&mut self, session: Option<Box<[u8]>>) {
+        self.session = session;
+    }
+
+    pub fn is_upgrade(&self) -> bool {
+        self.upgrade.is_some()
+    }
+
+    pub fn set_upgrade(&mut self, upgrade: Option<OnUpgrade>) {
+        self.upgrade = upgrade;
+    }
+
+    pub fn into_upgrade(self) -> Option<OnUpgrade> {
+        self.upgrade
+    }
+}
+
+fn with_path(uri: &Uri, path: &str) -> Uri {
+    let slash = if path.starts_with('/') { "" } else { "/" };
+    let mark = if path.contains('?') { '&' } else { '?' };
+    let query = uri.query().map(|query| format!("{mark}{query}")).unwrap_or_default();
+    Uri::try_from(format!("{slash}{path}{query}")).unwrap_or_else(|_| uri.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_path_keeps_the_query() {
+        let path =
+            |uri: &str, path: &str| with_path(&uri.parse().expect("a URI"), path).to_string();
+        assert_eq!(path("/v1/chat?x=1", "/v1/small"), "/v1/small?x=1");
+        assert_eq!(path("/v1/chat?x=1", "/v2?tier=small"), "/v2?tier=small&x=1");
+        assert_eq!(path("/v1/chat", "v2"), "/v2");
+        assert_eq!(path("/v1/chat", "/a b"), "/v1/chat");
+    }
+}
