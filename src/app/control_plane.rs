@@ -13,7 +13,7 @@ use super::StartError;
 use crate::admin::{self, AdminState};
 use crate::degradation;
 use crate::snapshot::loader::Loader;
-use crate::snapshot::watch::{ReloadTrigger, watch};
+use crate::snapshot::watch::{ReloadChannel, ReloadTrigger, watch};
 use crate::upstream::Resolver;
 
 /// The parts that the control thread runs with.
@@ -66,7 +66,12 @@ impl ControlPlane {
         let AdminState { current, live, past, .. } = &*self.state;
         let (current, live, past) = (Arc::clone(current), Arc::clone(live), Arc::clone(past));
         tokio::join!(
-            watch(self.loader, (self.wake, self.wakes), self.watch_events, self.poll),
+            watch(
+                self.loader,
+                ReloadChannel { sender: self.wake, inbox: self.wakes },
+                self.watch_events,
+                self.poll,
+            ),
             degradation::run(current, live, past, self.resolver),
         );
     }

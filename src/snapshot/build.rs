@@ -1,4 +1,4 @@
-//! Policy to snapshot: resolves everything once, so that a request looks nothing up.
+//! Builds a snapshot from a policy, resolving everything that a request would have to look up.
 
 use std::sync::Arc;
 
@@ -23,18 +23,18 @@ use crate::telemetry::metrics::{
 };
 use crate::upstream::{DialTarget, Resolver, TargetError};
 
-/// Why a valid policy cannot be put in force on this machine.
+/// Why a valid policy cannot take effect on this machine.
 #[derive(Debug, Error)]
 pub enum BuildError {
     #[error("provider `{provider}`: {source}")]
     Target { provider: String, source: TargetError },
-    #[error("provider `{provider}`: the address `{authority}` is no value for a Host header")]
+    #[error("provider `{provider}`: `{authority}` is not a valid value for a Host header")]
     Host { provider: String, authority: String },
     #[error("server.tls: {0}")]
     Listener(#[from] listener_tls::ListenerTlsError),
 }
 
-/// What a snapshot is bound to.
+/// The live state to which a snapshot refers.
 #[derive(Clone, Debug)]
 pub struct SnapshotBuilder {
     pub live: Arc<Live>,
@@ -53,8 +53,9 @@ impl SnapshotBuilder {
             .iter()
             .enumerate()
             .map(|(index, provider)| {
-                let samples = degradation::samples(&policy, &self.live, &Of::Provider(index));
-                self.provider(provider, samples).map(Arc::new)
+                let outcomes =
+                    degradation::outcome_window(&policy, &self.live, &Of::Provider(index));
+                self.provider(provider, outcomes).map(Arc::new)
             })
             .collect::<Result<Vec<_>, _>>()?;
         let modes = policy.degradations.iter();
@@ -66,12 +67,12 @@ impl SnapshotBuilder {
         let access_log = access_log(&policy.server.access_log);
         let is_http = policy.caches.iter().any(|cache| cache.store == Keeps::Http);
         let routes = policy.routes.iter().enumerate().map(|(index, route)| {
-            let plain = Route {
+            let without_modes = Route {
                 tiers: self.tiers(route, &providers),
                 reads_body: reads_body(route, &policy.providers),
                 live: self.live.route(route),
                 modes: RouteModes::default(),
-                outcomes: degradation::samples(&policy, &self.live, &Of::Route(index)),
+                outcomes: degradation::outcome_window(&policy, &self.live, &Of::Route(index)),
                 queue: route.queue.map(|index| self.queue(&policy.queues[index])),
                 cache: route.cache.map(|index| self.cache(&policy.caches[index])),
                 invalidation: is_http.then(|| Arc::clone(&self.caches)),
@@ -81,8 +82,8 @@ impl SnapshotBuilder {
                 server: Arc::clone(&server),
                 policy: route.clone(),
             };
-            let modes = self.route_modes(&plain, &modes, &providers);
-            Arc::new(Route { modes, ..plain })
+            let modes = self.route_modes(&without_modes, &modes, &providers);
+            Arc::new(Route { modes, ..without_modes })
         });
         Ok(Snapshot {
             hash,
@@ -112,15 +113,16 @@ impl SnapshotBuilder {
     ) -> RouteModes {
         let of = |index: &usize| {
             let mode = Arc::clone(&modes[*index]);
-            let instead = mode.used().map(|used| self.instead(route, used, providers));
-            RouteMode { mode, alternate: instead }
+            let used = mode.used_providers();
+            let alternate = used.map(|used| self.alternate(route, used, providers));
+            RouteMode { mode, alternate }
         };
         let all: Vec<_> = route.policy.degrade.iter().map(of).collect();
         RouteModes { mask: all.iter().fold(0, |mask, one| mask | one.mode.live.bit), all }
     }
 
-    /// The route with these providers in the place of its own, each a tier.
-    fn instead(&self, route: &Route, used: &[usize], providers: &[Arc<Provider>]) -> Arc<Route> {
+    /// The route with these providers in place of its own, each in a tier.
+    fn alternate(&self, route: &Route, used: &[usize], providers: &[Arc<Provider>]) -> Arc<Route> {
         let mut policy = route.policy.clone();
         let mut used = used.iter().copied();
         policy.providers =
@@ -143,18 +145,18 @@ impl SnapshotBuilder {
         })
     }
 
-    /// The route's `providers`, then each of its `fallback` by itself.
+    /// The first tier has the route's `providers`. Each `fallback` is a tier of its own.
     fn tiers(&self, route: &model::Route, providers: &[Arc<Provider>]) -> Vec<Tier> {
         let candidates = |index: usize, weight: u32| {
             let provider = &providers[index];
-            let reading = Arc::new(Interpreter::new(&route.stream, &provider.policy));
-            let ledger = self.live.usage_meter(&route.name, &provider.policy.name);
-            provider.endpoints.iter().map(move |address| EndpointCandidate {
+            let interpreter = Arc::new(Interpreter::new(&route.stream, &provider.policy));
+            let usage_meter = self.live.usage_meter(&route.name, &provider.policy.name);
+            provider.endpoints.iter().map(move |endpoint| EndpointCandidate {
                 provider: Arc::clone(provider),
-                endpoint: Arc::clone(address),
-                share: f64::from(weight) * f64::from(address.policy.weight),
-                interpreter: Arc::clone(&reading),
-                usage_meter: Arc::clone(&ledger),
+                endpoint: Arc::clone(endpoint),
+                share: f64::from(weight) * f64::from(endpoint.policy.weight),
+                interpreter: Arc::clone(&interpreter),
+                usage_meter: Arc::clone(&usage_meter),
             })
         };
         let first = route.providers.iter().flat_map(|w| candidates(w.provider, w.weight));
@@ -167,24 +169,24 @@ impl SnapshotBuilder {
     fn provider(
         &self,
         policy: &model::Provider,
-        samples: Option<Arc<OutcomeWindow>>,
+        outcomes: Option<Arc<OutcomeWindow>>,
     ) -> Result<Provider, BuildError> {
-        let addresses = policy
+        let endpoints = policy
             .addresses
             .iter()
-            .map(|address| self.address(policy, address).map(Arc::new))
+            .map(|address| self.endpoint(policy, address).map(Arc::new))
             .collect::<Result<Vec<_>, _>>()?;
         let labels = ProviderLabels { provider: policy.name.clone() };
         Ok(Provider {
-            endpoints: addresses,
+            endpoints,
             live: self.live.provider(&policy.name, &policy.capacity),
             first_byte: self.live.metrics.first_byte_seconds.with(&labels),
-            outcomes: samples,
-            policy: as_asked(policy.clone()),
+            outcomes: outcomes,
+            policy: with_identity_encoding(policy.clone()),
         })
     }
 
-    fn address(
+    fn endpoint(
         &self,
         provider: &model::Provider,
         address: &model::Address,
@@ -206,10 +208,10 @@ impl SnapshotBuilder {
     }
 }
 
-/// Where the policy depends on what is in an answer, it is asked for uncompressed.
-fn as_asked(mut provider: model::Provider) -> model::Provider {
-    let decided = provider.headers.set.iter().any(|(name, _)| *name == ACCEPT_ENCODING);
-    if provider.reads_responses() && !decided {
+/// Requests uncompressed responses if the policy depends on their content.
+fn with_identity_encoding(mut provider: model::Provider) -> model::Provider {
+    let is_set = provider.headers.set.iter().any(|(name, _)| *name == ACCEPT_ENCODING);
+    if provider.reads_responses() && !is_set {
         let identity = HeaderValue::from_static("identity");
         provider.headers.set.push((ACCEPT_ENCODING, model::SetHeader::open(identity)));
     }
@@ -230,7 +232,7 @@ fn reads_body(route: &model::Route, providers: &[model::Provider]) -> bool {
 fn route_metrics(metrics: &Metrics, route: &str) -> RouteMetrics {
     let requests = ["1xx", "2xx", "3xx", "4xx", "5xx", "499"]
         .map(|status| metrics.requests.with(&RequestLabels { route: route.to_owned(), status }));
-    let repeats = AttemptClass::ALL.map(|class| {
+    let retries = AttemptClass::ALL.map(|class| {
         let labels = ReasonLabels { route: route.to_owned(), reason: class.as_str() };
         metrics.retries.with(&labels)
     });
@@ -238,7 +240,7 @@ fn route_metrics(metrics: &Metrics, route: &str) -> RouteMetrics {
     let events_dropped = metrics.stream_events_dropped.with(&labels);
     RouteMetrics {
         requests,
-        retries: repeats,
+        retries,
         events_dropped,
         seconds: metrics.request_duration_seconds.with(&labels),
     }

@@ -1,5 +1,5 @@
-//! Modes of degradation, resolved: what their conditions are read from, and which providers a route
-//! goes to while one is in force.
+//! Resolved degradation modes: the sources of their conditions, and the routes with the providers
+//! that they use.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,16 +20,16 @@ use crate::resilience::condition::Condition;
 pub struct DegradationMode {
     pub policy: Degradation,
     pub live: Arc<ModeCell>,
-    /// What it does, in the words of the policy.
+    /// Its actions, as displayed.
     pub actions: Vec<String>,
     condition: Condition<ConditionSignal>,
 }
 
-/// A sign, and where it is read.
+/// One signal of a condition, and its source.
 #[derive(Debug)]
 struct ConditionSignal {
-    words: String,
-    of: SignalSource,
+    text: String,
+    source: SignalSource,
 }
 
 #[derive(Debug)]
@@ -39,14 +39,14 @@ enum SignalSource {
         of: Arc<OutcomeWindow>,
         above: f64,
         over: Duration,
-        least: u32,
+        min_requests: u32,
     },
     Latency {
         of: Arc<OutcomeWindow>,
         quantile: f64,
         above: Duration,
         over: Duration,
-        least: u32,
+        min_requests: u32,
     },
     QueueWaiting {
         of: Arc<QueueLive>,
@@ -56,46 +56,48 @@ enum SignalSource {
         of: Arc<ProviderLive>,
         above: f64,
     },
-    /// By hand alone, or of a route that is disabled.
+    /// A mode without a condition, or a route without a queue or limit.
     Never,
 }
 
-/// The modes of one route.
+/// The degradation modes of one route.
 #[derive(Debug, Default)]
 pub struct RouteModes {
-    /// Their bits.
+    /// The bits of all of them.
     pub mask: u64,
-    /// In the order in which their actions apply.
+    /// In the order in which their actions are applied.
     pub all: Vec<RouteMode>,
 }
 
 #[derive(Debug)]
 pub struct RouteMode {
     pub mode: Arc<DegradationMode>,
-    /// The route as it is where this mode's `use` is in force: those providers, each a tier.
+    /// The route with the providers of this mode's `use` action.
     pub alternate: Option<Arc<Route>>,
 }
 
 impl RouteModes {
-    /// Whether one of them may be in force: one load, and none where the route has none.
+    /// Whether one of them may be in force. At most one atomic load.
     pub fn may_apply(&self, modes: &Modes) -> bool {
         self.mask != 0 && modes.in_force() & self.mask != 0
     }
 }
 
 impl DegradationMode {
-    /// Looks at the condition: whether it holds, and what each sign says, in order.
+    /// Evaluates the condition. Returns whether it holds, and each signal in order.
     pub fn evaluate(&self, now: Instant) -> (bool, Vec<SignalReading>) {
-        let seen: Vec<_> = self.condition.signals().iter().map(|gauge| gauge.look(now)).collect();
-        let mut next = seen.iter();
-        let holds = self.condition.map_signals(&mut |_| next.next().is_some_and(|seen| seen.met));
-        (holds.holds(&mut |so| *so), seen)
+        let readings: Vec<_> =
+            self.condition.signals().iter().map(|signal| signal.read(now)).collect();
+        let mut next = readings.iter();
+        let holds =
+            self.condition.map_signals(&mut |_| next.next().is_some_and(|reading| reading.met));
+        (holds.holds(&mut |met| *met), readings)
     }
 
-    /// Its name with each sign in words.
-    pub(super) fn named_signs(&self) -> Vec<(&str, &str)> {
-        let signs = self.condition.signals().into_iter();
-        signs.map(|gauge| (self.policy.name.as_str(), gauge.words.as_str())).collect()
+    /// The name of the mode with each signal, as displayed.
+    pub(super) fn named_signals(&self) -> Vec<(&str, &str)> {
+        let signals = self.condition.signals().into_iter();
+        signals.map(|signal| (self.policy.name.as_str(), signal.text.as_str())).collect()
     }
 
     pub(super) fn new(
@@ -104,20 +106,20 @@ impl DegradationMode {
         live: &Live,
         providers: &[Arc<Provider>],
     ) -> DegradationMode {
-        let gauge = |sign: &Sign| ConditionSignal {
-            words: policy.one_line::<Sign>(sign),
-            of: reading(policy, sign, live, providers),
+        let signal = |sign: &Sign| ConditionSignal {
+            text: policy.one_line::<Sign>(sign),
+            source: SignalSource::new(policy, sign, live, providers),
         };
         DegradationMode {
             live: live.mode(mode),
             actions: mode.actions.iter().map(|one| policy.one_line(one)).collect(),
-            condition: mode.when.map_signals(&mut |sign| gauge(sign)),
+            condition: mode.when.map_signals(&mut |sign| signal(sign)),
             policy: mode.clone(),
         }
     }
 
-    /// Whom this mode's last `use` names.
-    pub(super) fn used(&self) -> Option<&[usize]> {
+    /// The providers of this mode's last `use` action.
+    pub(super) fn used_providers(&self) -> Option<&[usize]> {
         self.policy.actions.iter().rev().find_map(|action| match action {
             Action::Use(providers) => Some(providers.as_slice()),
             _ => None,
@@ -126,26 +128,56 @@ impl DegradationMode {
 }
 
 impl ConditionSignal {
-    fn look(&self, now: Instant) -> SignalReading {
-        let (value, met) = self.of.look(now);
-        SignalReading { signal: self.words.clone(), value, met }
+    fn read(&self, now: Instant) -> SignalReading {
+        let (value, met) = self.source.read(now);
+        SignalReading { signal: self.text.clone(), value, met }
     }
 }
 
 impl SignalSource {
-    fn look(&self, now: Instant) -> (Option<f64>, bool) {
+    fn new(policy: &Policy, sign: &Sign, live: &Live, providers: &[Arc<Provider>]) -> SignalSource {
+        match sign {
+            Sign::BreakerOpen(index) => SignalSource::BreakerOpen(Arc::clone(&providers[*index])),
+            Sign::ErrorRate(rate) => match outcome_window(policy, live, &rate.of) {
+                Some(of) => {
+                    let ErrorRate { above, over, min_requests, .. } = *rate;
+                    SignalSource::ErrorRate { of, above, over, min_requests }
+                }
+                None => SignalSource::Never,
+            },
+            Sign::Latency(latency) => match outcome_window(policy, live, &latency.of) {
+                Some(of) => {
+                    let Latency { threshold, over, min_requests, .. } = *latency;
+                    let Quantile { quantile, above } = threshold;
+                    SignalSource::Latency { of, quantile, above, over, min_requests }
+                }
+                None => SignalSource::Never,
+            },
+            Sign::QueueWaiting(QueueWaiting { queue, above }) => {
+                SignalSource::QueueWaiting { of: live.queue(&policy.queues[*queue]), above: *above }
+            }
+            Sign::CapacityUsed(CapacityUsed { provider, above }) => SignalSource::CapacityUsed {
+                of: Arc::clone(&providers[*provider].live),
+                above: *above,
+            },
+            Sign::Manual(_) => SignalSource::Never,
+        }
+    }
+
+    /// The value, and whether it is beyond its bound.
+    fn read(&self, now: Instant) -> (Option<f64>, bool) {
         let above = |value: Option<f64>, bound: f64| (value, value.is_some_and(|v| v > bound));
         match self {
             SignalSource::BreakerOpen(provider) => {
-                let shut = provider.endpoints.iter().all(|address| address.is_unavailable(now));
-                (Some(f64::from(u8::from(shut))), shut)
+                let is_open = provider.endpoints.iter().all(|one| one.is_unavailable(now));
+                (Some(f64::from(u8::from(is_open))), is_open)
             }
-            SignalSource::ErrorRate { of, above: bound, over, least } => {
-                above(of.error_rate(*over, *least, now), *bound)
+            SignalSource::ErrorRate { of, above: bound, over, min_requests } => {
+                above(of.error_rate(*over, *min_requests, now), *bound)
             }
-            SignalSource::Latency { of, quantile, above: bound, over, least } => {
-                let found = of.latency(*over, *quantile, *least, now);
-                above(found.map(|found| found.as_secs_f64()), bound.as_secs_f64())
+            SignalSource::Latency { of, quantile, above: bound, over, min_requests } => {
+                let latency = of.latency(*over, *quantile, *min_requests, now);
+                above(latency.map(|latency| latency.as_secs_f64()), bound.as_secs_f64())
             }
             SignalSource::QueueWaiting { of, above: bound } => {
                 above(Some(of.waiting() as f64), *bound as f64)
@@ -156,53 +188,31 @@ impl SignalSource {
     }
 }
 
-fn reading(policy: &Policy, sign: &Sign, live: &Live, providers: &[Arc<Provider>]) -> SignalSource {
-    match sign {
-        Sign::BreakerOpen(index) => SignalSource::BreakerOpen(Arc::clone(&providers[*index])),
-        Sign::ErrorRate(rate) => match samples(policy, live, &rate.of) {
-            Some(of) => {
-                let ErrorRate { above, over, min_requests: least, .. } = *rate;
-                SignalSource::ErrorRate { of, above, over, least }
-            }
-            None => SignalSource::Never,
-        },
-        Sign::Latency(latency) => match samples(policy, live, &latency.of) {
-            Some(of) => {
-                let Latency { threshold, over, min_requests: least, .. } = *latency;
-                let Quantile { quantile, above } = threshold;
-                SignalSource::Latency { of, quantile, above, over, least }
-            }
-            None => SignalSource::Never,
-        },
-        Sign::QueueWaiting(QueueWaiting { queue, above }) => {
-            SignalSource::QueueWaiting { of: live.queue(&policy.queues[*queue]), above: *above }
-        }
-        Sign::CapacityUsed(CapacityUsed { provider, above }) => {
-            SignalSource::CapacityUsed { of: Arc::clone(&providers[*provider].live), above: *above }
-        }
-        Sign::Manual(_) => SignalSource::Never,
-    }
-}
-
-/// What is kept of a route's requests or a provider's attempts; nothing, where no mode wants it.
-pub(super) fn samples(policy: &Policy, live: &Live, whose: &Of) -> Option<Arc<OutcomeWindow>> {
-    let (what, name) = match whose {
+/// The outcomes of a route's requests or a provider's attempts, if a mode observes them.
+pub(super) fn outcome_window(
+    policy: &Policy,
+    live: &Live,
+    subject: &Of,
+) -> Option<Arc<OutcomeWindow>> {
+    let (kind, name) = match subject {
         Of::Route(index) => ("route", &policy.routes[*index].name),
         Of::Provider(index) => ("provider", &policy.providers[*index].name),
         Of::Disabled => return None,
     };
-    let mut wants = Vec::new();
+    let mut windows = Vec::new();
     for mode in &policy.degradations {
         for sign in mode.when.signals() {
-            let want = match sign {
-                Sign::ErrorRate(rate) if rate.of == *whose => WindowKind::Errors(rate.over),
-                Sign::Latency(latency) if latency.of == *whose => WindowKind::Latency(latency.over),
+            let window = match sign {
+                Sign::ErrorRate(rate) if rate.of == *subject => WindowKind::Errors(rate.over),
+                Sign::Latency(latency) if latency.of == *subject => {
+                    WindowKind::Latency(latency.over)
+                }
                 _ => continue,
             };
-            if !wants.contains(&want) {
-                wants.push(want);
+            if !windows.contains(&window) {
+                windows.push(window);
             }
         }
     }
-    (!wants.is_empty()).then(|| live.outcome_window(what, name, &wants))
+    (!windows.is_empty()).then(|| live.outcome_window(kind, name, &windows))
 }

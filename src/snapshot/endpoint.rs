@@ -1,5 +1,4 @@
-//! One address of a provider, resolved: where it is dialled, with which credentials, and the
-//! breakers and holds that stand before it.
+//! A resolved endpoint: its dial target, its credentials, and its breakers and holds.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -18,26 +17,28 @@ use crate::live::breaker::cell::{BreakerCell, BreakerKey};
 use crate::live::hold::HoldCell;
 use crate::policy::sections::model::{self, Auth, Scope};
 use crate::resilience::outcome::AttemptClass;
+use crate::telemetry::metrics::{AttemptLabels, EndpointLabels};
 use crate::upstream::DialTarget;
 
-/// A model that nobody asked for since says nothing of its address.
+/// The breaker of a model that was not requested for longer says nothing about its endpoint.
 const RECENT: Duration = Duration::from_secs(60);
-/// Models that get a breaker of their own at one address; the others share the address's.
+/// Most models with a breaker of their own at one endpoint. The others share the endpoint's.
 const MAX_MODELS: usize = 64;
-/// A closed breaker unused for this long gives its place to another model's.
+/// A closed breaker that was unused for this long may be evicted for another model.
 const EVICT_AFTER: Duration = Duration::from_secs(600);
 
-/// There are at most `MODELS`: nobody gains by names that collide, and FNV is quick for short ones.
+/// At most `MAX_MODELS` entries, so that colliding names do no harm, and FNV is fast for short ones.
 type ModelCircuits = HashMap<String, Arc<Circuit>, BuildHasherDefault<FnvHasher>>;
 
-/// Fowler, Noll, Vo: 1a, 64 bits.
+/// The 64-bit FNV-1a hash.
 #[derive(Clone)]
 struct FnvHasher(u64);
 
+/// One address of a provider.
 #[derive(Debug)]
 pub struct Endpoint {
     pub policy: model::Address,
-    /// provider/address.
+    /// `provider/endpoint`.
     pub key: String,
     pub host: HeaderValue,
     pub target: Arc<DialTarget>,
@@ -46,18 +47,18 @@ pub struct Endpoint {
     pub attempts: [Counter; AttemptClass::ALL.len()],
     pub holds: Counter,
     breaker: Option<model::Breaker>,
-    turn: AtomicUsize,
+    next_index: AtomicUsize,
     default_circuit: Arc<Circuit>,
     models: ArcSwap<ModelCircuits>,
     models_lock: Mutex<()>,
     registry: Arc<Live>,
 }
 
-/// The breaker, and the holds of each credential, at an address or for one model at it.
+/// The breaker, and the hold of each credential, of an endpoint or of one model at it.
 #[derive(Debug)]
 pub struct Circuit {
     pub breaker: Option<Arc<BreakerCell>>,
-    /// One for each credential; one also where there is none.
+    /// One for each credential, but at least one.
     pub holds: Vec<Arc<HoldCell>>,
 }
 
@@ -67,41 +68,40 @@ impl Endpoint {
         policy: model::Address,
         target: Arc<DialTarget>,
         host: HeaderValue,
-        cells: &Arc<Live>,
+        registry: &Arc<Live>,
     ) -> Self {
         let key = format!("{}/{}", provider.name, policy.name);
         let attempts = AttemptClass::ALL.map(|class| {
-            let labels = crate::telemetry::metrics::AttemptLabels {
+            let labels = AttemptLabels {
                 provider: provider.name.clone(),
                 endpoint: policy.name.clone(),
                 class: class.as_str(),
             };
-            cells.metrics.attempts.with(&labels)
+            registry.metrics.attempts.with(&labels)
         });
-        let labels = crate::telemetry::metrics::EndpointLabels {
-            provider: provider.name.clone(),
-            endpoint: policy.name.clone(),
-        };
+        let labels =
+            EndpointLabels { provider: provider.name.clone(), endpoint: policy.name.clone() };
         let breaker = provider.breaker.clone();
-        let whole = Arc::new(Circuit::new(provider, &policy, breaker.as_ref(), "", cells));
+        let default_circuit =
+            Arc::new(Circuit::new(provider, &policy, breaker.as_ref(), "", registry));
         Endpoint {
             key,
             host,
             target,
-            live: cells.address(&provider.name, &policy.name),
+            live: registry.address(&provider.name, &policy.name),
             attempts,
-            holds: cells.metrics.holds.with(&labels),
+            holds: registry.metrics.holds.with(&labels),
             breaker,
-            turn: AtomicUsize::new(0),
-            default_circuit: whole,
+            next_index: AtomicUsize::new(0),
+            default_circuit,
             models: ArcSwap::default(),
             models_lock: Mutex::default(),
-            registry: Arc::clone(cells),
+            registry: Arc::clone(registry),
             policy,
         }
     }
 
-    /// Breaker and holds for requests for this model.
+    /// The breaker and holds for requests for this model.
     pub fn circuit(&self, provider: &model::Provider, model: Option<&str>) -> Arc<Circuit> {
         let by_model = matches!(&self.breaker, Some(b) if b.scope == Scope::Model);
         let Some(model) = model.filter(|m| by_model && !m.is_empty()) else {
@@ -114,54 +114,54 @@ impl Endpoint {
     }
 
     fn add_model(&self, provider: &model::Provider, model: &str) -> Arc<Circuit> {
-        let _one_at_a_time = self.models_lock.lock();
+        let _guard = self.models_lock.lock();
         let known = self.models.load();
         if let Some(circuit) = known.get(model) {
             return Arc::clone(circuit);
         }
         let mut models = ModelCircuits::clone(&known);
         if models.len() >= MAX_MODELS {
-            let Some(oldest) = longest_unused(&models, crate::clock::now()) else {
+            let Some(idle) = longest_idle(&models, crate::clock::now()) else {
                 return Arc::clone(&self.default_circuit);
             };
-            models.remove(&oldest);
+            models.remove(&idle);
         }
-        let made =
-            Circuit::new(provider, &self.policy, self.breaker.as_ref(), model, &self.registry);
-        let circuit = Arc::new(made);
+        let breaker = self.breaker.as_ref();
+        let circuit =
+            Arc::new(Circuit::new(provider, &self.policy, breaker, model, &self.registry));
         models.insert(model.to_owned(), Arc::clone(&circuit));
         self.models.store(Arc::new(models));
         circuit
     }
 
-    /// Whether nothing gets through here: the breaker's word, or that of every model's that was asked
-    /// for lately.
+    /// Whether every attempt would be rejected: by the breaker, or by the breaker of each model
+    /// that was requested recently.
     pub fn is_unavailable(&self, now: Instant) -> bool {
-        let shut =
+        let is_shut =
             |circuit: &Arc<Circuit>| circuit.breaker.as_ref().is_some_and(|b| b.is_shut(now));
-        let asked = |circuit: &&Arc<Circuit>| {
+        let is_recent = |circuit: &&Arc<Circuit>| {
             let idle = circuit.breaker.as_ref().and_then(|breaker| breaker.idle_for(now));
             idle.is_none_or(|idle| idle < RECENT)
         };
         let models = self.models.load();
         if models.is_empty() {
-            return shut(&self.default_circuit);
+            return is_shut(&self.default_circuit);
         }
-        let mut asked = models.values().filter(asked).peekable();
-        asked.peek().is_some() && asked.all(shut)
+        let mut recent = models.values().filter(is_recent).peekable();
+        recent.peek().is_some() && recent.all(is_shut)
     }
 
-    /// The next credential's index, side by side; `usable` says which may be used now.
+    /// The index of the next usable credential, in round-robin order.
     pub fn next_credential(&self, usable: impl Fn(usize) -> bool) -> Option<usize> {
         let count = self.credential_count().max(1);
         if count == 1 {
             return usable(0).then_some(0);
         }
-        let first = self.turn.fetch_add(1, Ordering::Relaxed);
+        let first = self.next_index.fetch_add(1, Ordering::Relaxed);
         (0..count).map(|i| (first.wrapping_add(i)) % count).find(|&i| usable(i))
     }
 
-    /// Credentials of ours; zero when there are none, or the application's own are passed on.
+    /// The number of configured credentials. Zero if there are none or the client's are passed on.
     pub fn credential_count(&self) -> usize {
         match &self.policy.auth {
             Auth::Credentials(all) => all.len(),
@@ -188,7 +188,7 @@ impl Hasher for FnvHasher {
     }
 }
 
-fn longest_unused(models: &ModelCircuits, now: Instant) -> Option<String> {
+fn longest_idle(models: &ModelCircuits, now: Instant) -> Option<String> {
     models
         .iter()
         .filter_map(|(model, c)| Some((c.breaker.as_ref()?.idle_for(now)?, model)))
@@ -203,7 +203,7 @@ impl Circuit {
         address: &model::Address,
         breaker: Option<&model::Breaker>,
         model: &str,
-        cells: &Live,
+        registry: &Live,
     ) -> Self {
         let key = BreakerKey {
             provider: provider.name.clone(),
@@ -216,11 +216,12 @@ impl Circuit {
         };
         let suffix = if model.is_empty() { String::new() } else { format!("/{model}") };
         let hold = |reference: &&str| {
-            cells.hold(&format!("{}/{}/{reference}{suffix}", key.provider, key.address))
+            registry.hold(&format!("{}/{}/{reference}{suffix}", key.provider, key.address))
         };
         Circuit {
             holds: references.iter().map(hold).collect(),
-            breaker: breaker.map(|b| cells.breaker(key.clone(), b.policy(provider.probe_lease()))),
+            breaker: breaker
+                .map(|b| registry.breaker(key.clone(), b.policy(provider.probe_lease()))),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! TLS of the listener: `server.tls` to what a handshake needs.
+//! TLS for the listener, from `server.tls`.
 
 use std::sync::Arc;
 
@@ -12,18 +12,18 @@ use crate::upstream::tls;
 
 #[derive(Debug, Error)]
 pub enum ListenerTlsError {
-    #[error("{path} has no certificate (expected PEM with `BEGIN CERTIFICATE`)")]
+    #[error("{path} contains no certificate (expected PEM with `BEGIN CERTIFICATE`)")]
     Certificate { path: String },
-    #[error("{path} has no private key (expected PEM with `BEGIN PRIVATE KEY`)")]
+    #[error("{path} contains no private key (expected PEM with `BEGIN PRIVATE KEY`)")]
     Key { path: String },
-    #[error("certificate and key do not go together: {0}")]
+    #[error("certificate and private key do not match: {0}")]
     Pair(#[from] rustls::Error),
 }
 
-/// The configuration of the listener's side of TLS; `None` where it speaks plain HTTP.
+/// Builds the listener's TLS configuration; `None` for plain HTTP.
 ///
 /// # Errors
-/// When the files hold no certificate or key, or do not belong together.
+/// When a file contains no certificate or key, or they do not match.
 pub fn server_config(
     identity: Option<&Identity>,
 ) -> Result<Option<Arc<ServerConfig>>, ListenerTlsError> {

@@ -1,8 +1,8 @@
-//! Loading a policy again while traffic flows: a good one is swapped in, a bad one changes nothing.
+//! Reloads the policy under traffic: a valid policy is swapped in, an invalid one changes nothing.
 //!
-//! What is in force, and what the last load came to, are kept apart: `/api/policies` tells both.
-//! Whether anything changed is told by a digest of all that was read, secrets and certificates
-//! included; the digest stays in memory.
+//! `/api/policies` reports the policy in force and the result of the last load separately. Changes
+//! are detected by a digest of everything that was read, secrets and certificates included. The
+//! digest never leaves memory.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -30,7 +30,7 @@ pub enum LoadResult {
     Rejected,
 }
 
-/// Which policy is in force, and how the last load went.
+/// The policy in force and the result of the last load.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct PolicyStatus {
     pub in_force: ActivePolicy,
@@ -56,22 +56,22 @@ pub struct LastLoad {
     pub changes: Vec<String>,
 }
 
-/// A state of the files: equal digests mean that nothing changed.
+/// A digest of all files; equal digests mean that nothing changed.
 pub type FilesDigest = [u8; 32];
 
-/// A policy that was read, before it is in force.
+/// A valid policy that is not in force yet.
 #[derive(Debug)]
 pub struct PendingPolicy {
     loaded: policy::Loaded,
     files: Vec<String>,
-    seen: FilesDigest,
+    digest: FilesDigest,
 }
 
-/// Loads the policy of one directory, again and again.
+/// Loads and reloads the policy of one directory.
 #[derive(Debug)]
 pub struct Loader {
     path: PathBuf,
-    ground: SnapshotBuilder,
+    builder: SnapshotBuilder,
     current: Arc<CurrentSnapshot>,
     state: Mutex<State>,
 }
@@ -79,34 +79,25 @@ pub struct Loader {
 #[derive(Debug)]
 struct State {
     status: PolicyStatus,
-    /// The state of the files at the last load, good or bad.
-    seen: FilesDigest,
-    /// Secrets and certificates beside the policy's own files.
-    beside: Vec<PathBuf>,
+    /// The files at the last load, whether it was applied or rejected.
+    digest: FilesDigest,
+    /// The secrets and certificates that the policy refers to.
+    referenced: Vec<PathBuf>,
 }
 
-/// Reads and checks the policy at a path.
+/// Reads and validates the policy at a path.
 ///
 /// # Errors
-/// Every problem of the files.
+/// All problems of the files.
 pub fn read(path: &Path) -> Result<PendingPolicy, Vec<Problem>> {
     let files = read_dir(path)?;
-    let loaded = policy::load(&files, &disk(path))?;
-    let seen = digest(path, &loaded.files_read);
-    Ok(PendingPolicy { files: files.into_iter().map(|file| file.name).collect(), loaded, seen })
+    let loaded = policy::load(&files, &DiskSources::of_policy(path))?;
+    let digest = files_digest(path, &loaded.files_read);
+    Ok(PendingPolicy { files: files.into_iter().map(|file| file.name).collect(), loaded, digest })
 }
 
-/// Relative paths in a policy begin at its directory.
-fn disk(path: &Path) -> DiskSources {
-    if path.is_dir() {
-        DiskSources::new(path)
-    } else {
-        DiskSources::new(path.parent().unwrap_or(Path::new("")))
-    }
-}
-
-/// Of all files of a policy, and of those beside it; what cannot be read counts as such.
-fn digest(path: &Path, beside: &[PathBuf]) -> FilesDigest {
+/// The digest of a policy's files and of the files it refers to, read errors included.
+fn files_digest(path: &Path, referenced: &[PathBuf]) -> FilesDigest {
     let mut hash = Sha256::new();
     let mut add = |part: &[u8]| {
         hash.update((part.len() as u64).to_le_bytes());
@@ -119,10 +110,10 @@ fn digest(path: &Path, beside: &[PathBuf]) -> FilesDigest {
         }),
         Err(problems) => problems.iter().for_each(|problem| add(problem.to_string().as_bytes())),
     }
-    let disk = disk(path);
-    for path in beside {
+    let sources = DiskSources::of_policy(path);
+    for path in referenced {
         add(path.as_os_str().as_encoded_bytes());
-        add(&disk.file(path).unwrap_or_default());
+        add(&sources.file(path).unwrap_or_default());
     }
     hash.finalize().into()
 }
@@ -132,7 +123,7 @@ impl PendingPolicy {
         &self.loaded.warnings
     }
 
-    /// Names as people know them.
+    /// The displayed names of the files.
     pub fn files(&self) -> &[String] {
         &self.files
     }
@@ -151,28 +142,29 @@ impl PendingPolicy {
 }
 
 impl Loader {
-    /// Puts the first policy in force.
+    /// Applies the first policy.
     ///
     /// # Errors
     /// When it cannot be used on this machine (a certificate, for instance).
     pub fn start(
         path: &Path,
-        ground: SnapshotBuilder,
-        read: PendingPolicy,
+        builder: SnapshotBuilder,
+        policy: PendingPolicy,
     ) -> Result<(Arc<Loader>, Arc<CurrentSnapshot>), super::build::BuildError> {
-        let PendingPolicy { loaded, files, seen } = read;
-        let snapshot = ground.build(loaded.policy, loaded.hash)?;
+        let PendingPolicy { loaded, files, digest } = policy;
+        let snapshot = builder.build(loaded.policy, loaded.hash)?;
         let warnings = loaded.warnings.iter().map(ToString::to_string).collect();
         let status = PolicyStatus {
             in_force: in_force(&snapshot, files),
             last_load: last_load(LoadResult::Applied, vec![], warnings, vec![]),
         };
-        let metrics = &ground.live.metrics;
+        let metrics = &builder.live.metrics;
         metrics.set_policy(&status.in_force.short);
         metrics.policy_valid.set(1);
         let current = Arc::new(CurrentSnapshot::from_pointee(snapshot));
-        let state = Mutex::new(State { status, seen, beside: loaded.files_read });
-        let loader = Loader { path: path.to_owned(), ground, current: Arc::clone(&current), state };
+        let state = Mutex::new(State { status, digest, referenced: loaded.files_read });
+        let loader =
+            Loader { path: path.to_owned(), builder, current: Arc::clone(&current), state };
         Ok((Arc::new(loader), current))
     }
 
@@ -180,97 +172,97 @@ impl Loader {
         &self.path
     }
 
-    /// Secrets and certificates that the policy in force was made with.
+    /// The secrets and certificates that the policy in force refers to.
     pub fn referenced_files(&self) -> Vec<PathBuf> {
-        self.state().beside.clone()
+        self.state().referenced.clone()
     }
 
     pub fn status(&self) -> PolicyStatus {
         self.state().status.clone()
     }
 
-    /// The files as they are now; `None` when they are as at the last load.
+    /// The digest of the current files; `None` if it is that of the last load.
     pub fn changed_digest(&self) -> Option<FilesDigest> {
-        let now = digest(&self.path, &self.referenced_files());
-        (now != self.state().seen).then_some(now)
+        let now = files_digest(&self.path, &self.referenced_files());
+        (now != self.state().digest).then_some(now)
     }
 
-    /// Loads the files as they are now.
+    /// Loads the current files.
     pub fn load(&self) -> LoadResult {
-        let seen = digest(&self.path, &self.referenced_files());
-        let outcome = match read(&self.path) {
-            Ok(read) => self.apply(read),
+        let digest = files_digest(&self.path, &self.referenced_files());
+        let result = match read(&self.path) {
+            Ok(policy) => self.apply(policy),
             Err(problems) => {
-                self.reject(&problems.iter().map(ToString::to_string).collect::<Vec<_>>(), seen)
+                self.reject(&problems.iter().map(ToString::to_string).collect::<Vec<_>>(), digest)
             }
         };
-        let metrics = &self.ground.live.metrics;
-        let result = match outcome {
+        let metrics = &self.builder.live.metrics;
+        let label = match result {
             LoadResult::Applied => "applied",
             LoadResult::Unchanged => "unchanged",
             LoadResult::Rejected => "rejected",
         };
-        metrics.policy_reloads.get_or_create_owned(&ReloadLabels { result }).inc();
-        metrics.policy_valid.set(i64::from(outcome != LoadResult::Rejected));
-        outcome
+        metrics.policy_reloads.get_or_create_owned(&ReloadLabels { result: label }).inc();
+        metrics.policy_valid.set(i64::from(result != LoadResult::Rejected));
+        result
     }
 
-    fn apply(&self, read: PendingPolicy) -> LoadResult {
-        let PendingPolicy { loaded, files, seen } = read;
+    fn apply(&self, policy: PendingPolicy) -> LoadResult {
+        let PendingPolicy { loaded, files, digest } = policy;
         let warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
         let before = self.current.load_full();
-        let same = before.hash == loaded.hash && self.state().seen == seen;
+        let is_same = before.hash == loaded.hash && self.state().digest == digest;
         let changes = diff::changes(&before.policy, &loaded.policy);
-        let snapshot = match self.ground.build(loaded.policy, loaded.hash) {
+        let snapshot = match self.builder.build(loaded.policy, loaded.hash) {
             Ok(snapshot) => snapshot,
-            Err(error) => return self.reject(&[format!("error: {error}")], seen),
+            Err(error) => return self.reject(&[format!("error: {error}")], digest),
         };
-        self.ground.live.buffers.retune(snapshot.policy.server.buffered);
+        self.builder.live.buffers.retune(snapshot.policy.server.buffered);
         let mut state = self.state();
-        state.seen = seen;
-        state.beside = loaded.files_read;
-        if same {
+        state.digest = digest;
+        state.referenced = loaded.files_read;
+        if is_same {
             state.status.last_load = last_load(LoadResult::Unchanged, vec![], warnings, vec![]);
             return LoadResult::Unchanged;
         }
         let in_force = in_force(&snapshot, files);
         let short = in_force.short.clone();
-        // First in force, then told so.
+        // The swap comes before the status that reports it.
         self.current.store(Arc::new(snapshot));
         let last_load = last_load(LoadResult::Applied, vec![], warnings, changes.clone());
         state.status = PolicyStatus { in_force, last_load };
         drop(state);
         drop(before);
-        self.ground.live.forget_unused();
-        self.ground.caches.remove_unused();
-        self.ground.live.metrics.retain(&self.current.load().names());
-        self.ground.live.metrics.set_policy(&short);
-        self.ground.live.modes.wake();
+        self.builder.live.forget_unused();
+        self.builder.caches.remove_unused();
+        self.builder.live.metrics.retain(&self.current.load().names());
+        self.builder.live.metrics.set_policy(&short);
+        self.builder.live.modes.wake();
         tracing::info!(policy = short, changes = changes.len(), "policy in force");
         for change in &changes {
             tracing::info!(policy = short, "{change}");
         }
-        let what = format!("in force: {short}; {}", changes.join("; "));
-        self.ground.live.events.push(clock::wall(), "policy", &short, what);
+        let text = format!("in force: {short}; {}", changes.join("; "));
+        self.builder.live.events.push(clock::wall(), "policy", &short, text);
         LoadResult::Applied
     }
 
-    fn reject(&self, problems: &[String], seen: FilesDigest) -> LoadResult {
+    fn reject(&self, problems: &[String], digest: FilesDigest) -> LoadResult {
         for problem in problems {
             tracing::error!("{problem}");
         }
         let mut state = self.state();
-        state.seen = seen;
+        state.digest = digest;
         state.status.last_load = last_load(LoadResult::Rejected, problems.to_vec(), vec![], vec![]);
         let short = state.status.in_force.short.clone();
         drop(state);
         tracing::error!(
             problems = problems.len(),
             in_force = short,
-            "the policy was rejected; the last good one stays in force"
+            "policy rejected; the last valid policy stays in force"
         );
-        let what = format!("rejected: {} problems; {short} stays in force", problems.len());
-        self.ground.live.events.push(clock::wall(), "policy", &short, what);
+        let text = format!("rejected: {} problems; {short} stays in force", problems.len());
+        self.builder.live.events.push(clock::wall(), "policy", &short, text);
         LoadResult::Rejected
     }
 

@@ -1,8 +1,8 @@
-//! A policy as the request path reads it: one immutable snapshot, swapped whole.
+//! The policy in the form that the request path reads: one immutable snapshot, swapped atomically.
 //!
 //! A request loads the snapshot once, without a lock, and keeps its `Arc<Route>` to the end, so
-//! that it sees one policy throughout. Whatever a request would otherwise look up is resolved
-//! here: matchers, header values, metric handles, connection targets, live state by name.
+//! that it sees one policy throughout. Everything that a request would have to look up is resolved
+//! beforehand: matchers, header values, metric handles, dial targets, live state by name.
 
 pub mod build;
 pub mod degradation;
@@ -36,19 +36,19 @@ use crate::telemetry::metrics::{Metrics, PolicyNames, ReasonLabels};
 pub use degradation::{DegradationMode, RouteMode, RouteModes};
 pub use endpoint::{Circuit, Endpoint};
 
-/// The place where the snapshot in force is found.
+/// Holds the snapshot in force.
 pub type CurrentSnapshot = ArcSwap<Snapshot>;
 
-/// Everything that a request needs to know of the policy.
+/// A policy with everything resolved that a request needs.
 #[derive(Debug)]
 pub struct Snapshot {
-    /// Of the files' names and contents; its first twelve digits are what people see.
+    /// Over the names and contents of the files. Its first twelve digits are displayed.
     pub hash: String,
     pub since: SystemTime,
     pub policy: Policy,
     pub routes: Vec<Arc<Route>>,
     pub providers: Vec<Arc<Provider>>,
-    /// As `Policy::degradations`.
+    /// In the order of `Policy::degradations`.
     pub modes: Vec<Arc<DegradationMode>>,
     /// `None`: no access log.
     pub access_log: Option<(Arc<LogDestination>, model::LogFormat)>,
@@ -56,46 +56,46 @@ pub struct Snapshot {
     pub listener_tls: Option<Arc<rustls::ServerConfig>>,
 }
 
-/// A route, resolved.
+/// A resolved route.
 #[derive(Debug)]
 pub struct Route {
     pub policy: model::Route,
     /// The route's `providers`, then each of its `fallback` by itself. At least one.
     pub tiers: Vec<Tier>,
-    /// Somebody wants to know the body's model, or to change the body.
+    /// A provider's settings depend on the body's model, or change the body.
     pub reads_body: bool,
     pub live: Arc<RouteLive>,
     pub modes: RouteModes,
-    /// `None`: no mode watches it.
+    /// `None`: no degradation mode observes the route.
     pub outcomes: Option<Arc<OutcomeWindow>>,
-    /// `None`: nothing waits for room.
+    /// `None`: requests do not wait for capacity.
     pub queue: Option<RouteQueue>,
     /// `None`: nothing is stored.
     pub cache: Option<RouteCache>,
-    /// Where a request that changes something says so; `None`: no cache would care.
+    /// The caches that an unsafe request invalidates; `None`: no cache needs that.
     pub invalidation: Option<Arc<Caches>>,
     pub metrics: RouteMetrics,
-    /// First digits of the hash of the policy that it belongs to.
+    /// The displayed digits of the policy's hash.
     pub policy_hash: Arc<str>,
     pub access_log: Option<(Arc<LogDestination>, model::LogFormat)>,
     pub server: Arc<model::Server>,
 }
 
-/// Where requests of a route wait.
+/// The queue of a route.
 #[derive(Clone, Debug)]
 pub struct RouteQueue {
     pub policy: model::Queue,
     pub live: Arc<QueueLive>,
 }
 
-/// Where answers of a route are stored.
+/// The cache of a route.
 #[derive(Clone, Debug)]
 pub struct RouteCache {
     pub policy: model::Cache,
     pub live: Arc<Cache>,
 }
 
-/// Endpoints among which the balancer chooses.
+/// The endpoints among which the balancer selects.
 #[derive(Debug)]
 pub struct Tier {
     pub candidates: Vec<EndpointCandidate>,
@@ -105,32 +105,32 @@ pub struct Tier {
 pub struct EndpointCandidate {
     pub provider: Arc<Provider>,
     pub endpoint: Arc<Endpoint>,
-    /// The provider's weight times its address's.
+    /// The provider's weight times the endpoint's.
     pub share: f64,
-    /// How this provider's answers are read for this route.
+    /// Interprets this provider's streams for this route.
     pub interpreter: Arc<Interpreter>,
-    /// What they took and cost.
+    /// Counts the tokens and the cost.
     pub usage_meter: Arc<UsageMeter>,
 }
 
-/// A provider, resolved.
+/// A resolved provider.
 #[derive(Debug)]
 pub struct Provider {
     pub policy: model::Provider,
     pub endpoints: Vec<Arc<Endpoint>>,
     pub live: Arc<ProviderLive>,
     pub first_byte: Histogram,
-    /// `None`: no mode watches it.
+    /// `None`: no degradation mode observes the provider.
     pub outcomes: Option<Arc<OutcomeWindow>>,
 }
 
-/// Handles of one route's metrics.
+/// The metric handles of one route.
 #[derive(Clone, Debug)]
 pub struct RouteMetrics {
     /// By status class: 1xx to 5xx, then 499.
     pub requests: [Counter; 6],
     pub seconds: Histogram,
-    /// By the class of the outcome that was repeated.
+    /// By the class of the failed attempt.
     pub retries: [Counter; AttemptClass::ALL.len()],
     pub events_dropped: Counter,
 }
@@ -149,39 +149,39 @@ impl Snapshot {
 
     /// The names that the policy declares.
     pub fn names(&self) -> PolicyNames<'_> {
-        let addresses = self.providers.iter().flat_map(|provider| {
+        let endpoints = self.providers.iter().flat_map(|provider| {
             let name = provider.policy.name.as_str();
-            provider.endpoints.iter().map(move |address| (name, address.policy.name.as_str()))
+            provider.endpoints.iter().map(move |endpoint| (name, endpoint.policy.name.as_str()))
         });
         PolicyNames {
             routes: self.routes.iter().map(|route| route.policy.name.as_str()).collect(),
             providers: self.providers.iter().map(|p| p.policy.name.as_str()).collect(),
-            endpoints: addresses.collect(),
+            endpoints: endpoints.collect(),
             queues: self.policy.queues.iter().map(|queue| queue.name.as_str()).collect(),
             caches: self.policy.caches.iter().map(|cache| cache.name.as_str()).collect(),
             modes: self.modes.iter().map(|mode| mode.policy.name.as_str()).collect(),
-            signals: self.modes.iter().flat_map(|mode| mode.named_signs()).collect(),
+            signals: self.modes.iter().flat_map(|mode| mode.named_signals()).collect(),
         }
     }
 }
 
 impl Route {
-    /// Counts a body that could not be kept for another attempt.
+    /// Counts a request body that could not be kept for another attempt.
     pub fn count_unbuffered(&self, metrics: &Metrics, reason: &'static str) {
         metrics.not_replayable.with(&self.reason(reason)).inc();
     }
 
-    /// Counts an answer that broke after its commit.
+    /// Counts a response that failed after its commit.
     pub fn count_interrupted(&self, metrics: &Metrics, reason: &'static str) {
         metrics.interrupted_streams.with(&self.reason(reason)).inc();
     }
 
-    /// Counts a cut answer that was to be gone on from.
+    /// Counts an attempt to continue an interrupted stream.
     pub fn count_continuation(&self, metrics: &Metrics, result: &'static str) {
         metrics.stream_continuations.with(&self.reason(result)).inc();
     }
 
-    /// Counts an attempt beside another.
+    /// Counts a hedged attempt.
     pub fn count_hedge(&self, metrics: &Metrics, result: &'static str) {
         metrics.hedges.with(&self.reason(result)).inc();
     }
@@ -190,14 +190,14 @@ impl Route {
         ReasonLabels { route: self.policy.name.clone(), reason }
     }
 
-    /// Counts a failed attempt that nothing followed, by what forbade it.
+    /// Counts a failed attempt that was not retried.
     pub fn count_retry_denied(&self, metrics: &Metrics, reason: &'static str) {
         metrics.retry_denied.with(&self.reason(reason)).inc();
     }
 }
 
 impl RouteMetrics {
-    /// The counter of answers with this status.
+    /// The counter of responses with this status.
     pub fn requests_with(&self, status: u16) -> &Counter {
         let class = if status == 499 { 5 } else { usize::from(status / 100).clamp(1, 5) - 1 };
         &self.requests[class]

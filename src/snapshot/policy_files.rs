@@ -1,10 +1,10 @@
-//! The files of a policy: which there are, and what they hold.
+//! Finds and reads the files of a policy.
 //!
-//! A policy is every `*.yaml` and `*.yml` below a directory. Hidden files and folders are skipped
-//! (a ConfigMap keeps its versions in `..2024_...` and git in `.git`), symbolic links are
-//! followed, since that is how both swap versions; a folder that is its own ancestor is entered
-//! once. A single file is a policy too. Everything that cannot be read is a problem: a policy
-//! that lost one of its files would be valid and wrong.
+//! A policy is every `*.yaml` and `*.yml` file below a directory, or a single file. Hidden files
+//! and directories are skipped, because a ConfigMap keeps its versions in `..2024_...` and git in
+//! `.git`. Symbolic links are followed, because both swap versions with them; a directory that is
+//! its own ancestor is entered once. A file that cannot be read is an error, because a policy
+//! without one of its files might be valid and wrong.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -13,26 +13,26 @@ use std::path::{Path, PathBuf};
 use crate::policy::yaml::diagnostic::Problem;
 use crate::policy::{FILE_BYTES, SourceFile, Sources};
 
-/// Folders below each other, and files, of one policy.
+/// Limits of the directory depth and of the number of files.
 const DEPTH: usize = 32;
 const FILES: usize = 1000;
 
-/// All files of the policy at `path`, a folder or a file, in the order of their names.
+/// Reads all files of the policy at `path`, a directory or a file, in the order of their names.
 pub fn read_dir(path: &Path) -> Result<Vec<SourceFile>, Vec<Problem>> {
-    let mut found = PolicyFileSearch::default();
+    let mut search = PolicyFileSearch::default();
     match fs::metadata(path) {
-        Ok(metadata) if metadata.is_dir() => found.folder(path, &mut Vec::new()),
-        Ok(_) => found.file(path),
-        Err(error) => found.problem(path, format!("cannot read this policy: {error}")),
+        Ok(metadata) if metadata.is_dir() => search.folder(path, &mut Vec::new()),
+        Ok(_) => search.file(path),
+        Err(error) => search.problem(path, format!("cannot read this policy: {error}")),
     }
-    if found.files.is_empty() && found.problems.is_empty() {
-        found.problem(path, "there is no policy file: expected at least one `*.yaml`".to_owned());
+    if search.files.is_empty() && search.problems.is_empty() {
+        search.problem(path, "there is no policy file: expected at least one `*.yaml`".to_owned());
     }
-    if !found.problems.is_empty() {
-        return Err(found.problems);
+    if !search.problems.is_empty() {
+        return Err(search.problems);
     }
-    found.files.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(found.files)
+    search.files.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(search.files)
 }
 
 #[derive(Default)]
@@ -46,20 +46,24 @@ impl PolicyFileSearch {
         self.problems.push(Problem::of_file(path.display().to_string(), message));
     }
 
-    /// `above`: the folders that we are in, as they really are.
+    /// `above`: the canonical paths of the ancestors.
     fn folder(&mut self, folder: &Path, above: &mut Vec<PathBuf>) {
         let real = match folder.canonicalize() {
             Ok(real) if above.contains(&real) => return,
             Ok(real) => real,
-            Err(error) => return self.problem(folder, format!("cannot read this folder: {error}")),
+            Err(error) => {
+                return self.problem(folder, format!("cannot read this directory: {error}"));
+            }
         };
         if above.len() >= DEPTH {
-            return self.problem(folder, format!("folders more than {DEPTH} deep"));
+            return self.problem(folder, format!("directories nested more than {DEPTH} deep"));
         }
         let entries: io::Result<Vec<_>> = fs::read_dir(folder).and_then(Iterator::collect);
         let mut entries = match entries {
             Ok(entries) => entries,
-            Err(error) => return self.problem(folder, format!("cannot read this folder: {error}")),
+            Err(error) => {
+                return self.problem(folder, format!("cannot read this directory: {error}"));
+            }
         };
         entries.sort_by_key(fs::DirEntry::file_name);
         above.push(real);
@@ -72,20 +76,20 @@ impl PolicyFileSearch {
     }
 
     fn entry(&mut self, path: &Path, above: &mut Vec<PathBuf>) {
-        let named =
-            path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml");
         match fs::metadata(path) {
-            Ok(metadata) if metadata.is_dir() && named => {
-                self.problem(path, "a folder in place of a file: expected YAML here".to_owned());
+            Ok(metadata) if metadata.is_dir() && is_yaml(path) => {
+                self.problem(path, "expected a YAML file, found a directory".to_owned());
             }
             Ok(metadata) if metadata.is_dir() => self.folder(path, above),
-            Ok(_) if named => self.file(path),
-            Err(error) if named => self.problem(path, format!("cannot read this file: {error}")),
+            Ok(_) if is_yaml(path) => self.file(path),
+            Err(error) if is_yaml(path) => {
+                self.problem(path, format!("cannot read this file: {error}"))
+            }
             _ => {}
         }
     }
 
-    /// Reads one byte more than is allowed, so that the reader can tell.
+    /// Reads one byte more than is allowed, so that the validation detects an oversized file.
     fn file(&mut self, path: &Path) {
         if self.files.len() >= FILES {
             if self.files.len() == FILES && self.problems.is_empty() {
@@ -103,29 +107,43 @@ impl PolicyFileSearch {
     }
 }
 
-/// At most one byte more than `most`; a pipe or device is not waited for.
-fn bounded(path: &Path, most: usize) -> io::Result<Vec<u8>> {
+/// Whether the name ends in `.yaml` or `.yml`.
+pub(super) fn is_yaml(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml")
+}
+
+/// The directory to which paths in the policy are relative.
+pub(super) fn base_dir(policy: &Path) -> &Path {
+    if policy.is_dir() { policy } else { policy.parent().unwrap_or(Path::new("")) }
+}
+
+/// Reads at most one byte more than `limit`, and only from a regular file, which does not block.
+fn bounded(path: &Path, limit: usize) -> io::Result<Vec<u8>> {
     if !fs::metadata(path)?.is_file() {
-        return Err(io::Error::other("it is no regular file"));
+        return Err(io::Error::other("it is not a regular file"));
     }
     let mut bytes = Vec::new();
-    File::open(path)?.take(most as u64 + 1).read_to_end(&mut bytes)?;
+    File::open(path)?.take(limit as u64 + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
-/// Secrets and certificates from the environment and from files below `base`.
+/// Reads secrets and certificates from the environment and from files.
 #[derive(Clone, Debug)]
 pub struct DiskSources {
     base: PathBuf,
 }
 
 impl DiskSources {
-    /// Relative paths of the policy begin at `base`: the folder that it stands in.
+    /// Paths in the policy are relative to `base`, the policy's directory.
     pub fn new(base: impl Into<PathBuf>) -> Self {
         Self { base: base.into() }
     }
 
-    /// Where a file that the policy names is.
+    pub fn of_policy(path: &Path) -> Self {
+        Self::new(base_dir(path))
+    }
+
+    /// The path of a file that the policy refers to.
     pub fn resolve(&self, path: &Path) -> PathBuf {
         self.base.join(path)
     }
@@ -133,7 +151,7 @@ impl DiskSources {
 
 impl Sources for DiskSources {
     fn env(&self, name: &str) -> Option<String> {
-        // `var` panics on neither, but a name of these forms can never be set.
+        // Variables with such names cannot be set.
         if name.is_empty() || name.contains(['=', '\0']) {
             return None;
         }
@@ -163,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn every_yaml_file_that_is_not_hidden_is_found_in_the_order_of_names() {
+    fn yaml_files_that_are_not_hidden_are_found_in_the_order_of_names() {
         let dir = tempfile::tempdir().unwrap();
         for folder in ["sub", ".git", "..data"] {
             fs::create_dir(dir.path().join(folder)).unwrap();
@@ -186,7 +204,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn links_are_followed_but_never_in_circles() {
+    fn symbolic_links_are_followed_but_never_in_circles() {
         use std::os::unix::fs::symlink;
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("..v1")).unwrap();
@@ -200,19 +218,19 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_a_problem() {
+    fn an_unreadable_file_is_a_problem() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(
             messages(dir.path()),
             ["there is no policy file: expected at least one `*.yaml`"]
         );
         fs::create_dir(dir.path().join("x.yaml")).unwrap();
-        assert_eq!(messages(dir.path()), ["a folder in place of a file: expected YAML here"]);
+        assert_eq!(messages(dir.path()), ["expected a YAML file, found a directory"]);
         assert!(messages(&dir.path().join("gone"))[0].starts_with("cannot read this policy"));
     }
 
     #[test]
-    fn a_large_file_is_read_as_far_as_is_needed_to_refuse_it() {
+    fn an_oversized_file_is_read_only_as_far_as_needed_to_reject_it() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("a.yaml"), vec![b' '; FILE_BYTES + 5]).unwrap();
         assert_eq!(read_dir(dir.path()).unwrap()[0].bytes.len(), FILE_BYTES + 1);

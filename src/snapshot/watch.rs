@@ -1,11 +1,11 @@
-//! When to load again: the directory's events, a poll of the content as a backstop, SIGHUP.
+//! Decides when to reload: on file system events, on a periodic comparison, and on SIGHUP.
 //!
-//! What is watched are directories, never files: editors and ConfigMaps rename, git-sync swaps a
-//! symbolic link, and a watch on a file dies with its first replacement. Before each look the
-//! watches are set again, because a directory that was deleted and made again is another one.
+//! Directories are watched, never files: editors and ConfigMaps rename files, git-sync swaps a
+//! symbolic link, and a watch on a file ends with its first replacement. The watches are renewed
+//! before each comparison, because a directory that was deleted and created again is another one.
 //!
-//! Files are read only when they have stopped changing: events have been quiet for a moment, and
-//! two readings a moment apart agree. A file that is written in two halves is seen once, whole.
+//! Files are loaded only after they have stopped changing: no event for a moment, and two equal
+//! digests a moment apart. A file that is written in two steps is loaded once.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -19,56 +19,59 @@ use tokio::sync::mpsc::{Receiver, Sender};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::loader::Loader;
+use super::policy_files::{base_dir, is_yaml};
 
-/// Events have to be quiet for so long.
+/// Time without events before the files are read.
 const QUIET: Duration = Duration::from_millis(75);
-/// Two readings so far apart have to agree.
+/// Time between the two digests that have to be equal.
 const STEADY: Duration = Duration::from_millis(75);
-/// Directory levels below the policy's that are watched.
+/// Levels of directories that are watched.
 const DEPTH: usize = 8;
 
-/// Why to look at the files.
+/// The reason to read the files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReloadTrigger {
     /// Something happened in a watched directory.
     Changed,
-    /// Load, changed or not (SIGHUP).
+    /// Load even if nothing changed (SIGHUP).
     Load,
 }
 
-/// Loads the policy again whenever it changes, for as long as the process lives.
+/// The channel of reload triggers.
+#[derive(Debug)]
+pub struct ReloadChannel {
+    pub sender: Sender<ReloadTrigger>,
+    pub inbox: Receiver<ReloadTrigger>,
+}
+
+/// Reloads the policy whenever it changes, until the process ends.
 ///
-/// `events` is false where the file system tells nothing: then the poll alone sees changes.
-pub async fn watch(
-    loader: Arc<Loader>,
-    wakes: (Sender<ReloadTrigger>, Receiver<ReloadTrigger>),
-    events: bool,
-    poll: Duration,
-) {
-    let (sender, mut inbox) = wakes;
+/// `events`: use file system events. Otherwise only the poll detects changes.
+pub async fn watch(loader: Arc<Loader>, triggers: ReloadChannel, events: bool, poll: Duration) {
+    let ReloadChannel { sender, mut inbox } = triggers;
     let mut watches = if events { DirectoryWatches::new(sender.clone()) } else { None };
     let mut poll = interval(poll.max(Duration::from_millis(10)));
     poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    // Keeps the inbox open where nothing else does.
+    // Keeps the inbox open.
     let _sender = sender;
     loop {
         if let Some(watches) = &mut watches {
-            watches.arm(&loader);
+            watches.renew(&loader);
         }
-        let wake = tokio::select! {
-            wake = inbox.recv() => wake,
+        let trigger = tokio::select! {
+            trigger = inbox.recv() => trigger,
             _ = poll.tick() => Some(ReloadTrigger::Changed),
         };
-        match wake {
+        match trigger {
             None => return,
             Some(ReloadTrigger::Load) => {
                 run(&loader, Loader::load).await;
             }
             Some(ReloadTrigger::Changed) => {
                 if let Some(watches) = &mut watches {
-                    watches.arm(&loader);
+                    watches.renew(&loader);
                 }
-                if settled(&loader, &mut inbox).await {
+                if has_settled_change(&loader, &mut inbox).await {
                     run(&loader, Loader::load).await;
                 }
             }
@@ -76,96 +79,94 @@ pub async fn watch(
     }
 }
 
-/// Off the thread that serves the admin side: files may be on a slow disk.
+/// Runs off the thread of the admin side, because the disk may be slow.
 async fn run<T: Send + 'static>(
     loader: &Arc<Loader>,
-    look: impl FnOnce(&Loader) -> T + Send + 'static,
+    task: impl FnOnce(&Loader) -> T + Send + 'static,
 ) -> Option<T> {
     let loader = Arc::clone(loader);
-    tokio::task::spawn_blocking(move || look(&loader)).await.ok()
+    tokio::task::spawn_blocking(move || task(&loader)).await.ok()
 }
 
-/// Waits until the files have stopped changing; false when they are as at the last load, and
-/// nobody asked for another.
-async fn settled(loader: &Arc<Loader>, inbox: &mut Receiver<ReloadTrigger>) -> bool {
-    let mut asked = false;
+/// Waits until the files have stopped changing. False if they are unchanged since the last load
+/// and no load was requested.
+async fn has_settled_change(loader: &Arc<Loader>, inbox: &mut Receiver<ReloadTrigger>) -> bool {
+    let mut is_requested = false;
     loop {
-        while let Ok(Some(wake)) = timeout(QUIET, inbox.recv()).await {
-            asked |= wake == ReloadTrigger::Load;
+        while let Ok(Some(trigger)) = timeout(QUIET, inbox.recv()).await {
+            is_requested |= trigger == ReloadTrigger::Load;
         }
-        let Some(Some(first)) = run(loader, Loader::changed_digest).await else { return asked };
+        let Some(Some(first)) = run(loader, Loader::changed_digest).await else {
+            return is_requested;
+        };
         sleep(STEADY).await;
         match run(loader, Loader::changed_digest).await {
             Some(Some(second)) if second == first => return true,
             Some(Some(_)) => {}
-            _ => return asked,
+            _ => return is_requested,
         }
     }
 }
 
-/// The directories that are watched.
+/// The watched directories.
 struct DirectoryWatches {
     watcher: RecommendedWatcher,
-    /// The policy's path and the files beside it: what else is written there is not ours.
+    /// The policy's path and the files it refers to. Writes to other files are ignored.
     files: Arc<Mutex<BTreeSet<PathBuf>>>,
     known: BTreeSet<PathBuf>,
-    told: bool,
+    has_warned: bool,
 }
 
 impl DirectoryWatches {
     fn new(sender: Sender<ReloadTrigger>) -> Option<DirectoryWatches> {
         let files = Arc::new(Mutex::new(BTreeSet::new()));
-        let ours = Arc::clone(&files);
-        let tell = move |event: notify::Result<Event>| {
-            let ours = ours.lock();
-            if event.as_ref().map_or(true, |event| is_change(event, &ours)) {
-                // A full inbox has a wake in it already.
+        let policy_files = Arc::clone(&files);
+        let notify_loader = move |event: notify::Result<Event>| {
+            let files = policy_files.lock();
+            if event.as_ref().map_or(true, |event| is_change(event, &files)) {
+                // A full inbox contains a trigger already.
                 let _ = sender.try_send(ReloadTrigger::Changed);
             }
         };
-        match notify::recommended_watcher(tell) {
+        match notify::recommended_watcher(notify_loader) {
             Ok(watcher) => {
-                Some(DirectoryWatches { watcher, files, known: BTreeSet::new(), told: false })
+                Some(DirectoryWatches { watcher, files, known: BTreeSet::new(), has_warned: false })
             }
             Err(error) => {
-                tracing::warn!(%error, "directories cannot be watched; the poll alone sees changes");
+                tracing::warn!(%error, "cannot watch directories; only the poll detects changes");
                 None
             }
         }
     }
 
-    /// Sets every watch again; one on a directory that is the same costs a system call.
-    fn arm(&mut self, loader: &Loader) {
-        let (path, beside) = (absolute(loader.path()), loader.referenced_files());
-        let base = base(&path);
-        let named = beside.iter().map(|file| base.join(file)).chain([path.clone()]);
-        let files =
-            named.flat_map(|file| [file.canonicalize().ok(), Some(file)]).flatten().collect();
+    /// Renews every watch, at the cost of one system call for each.
+    fn renew(&mut self, loader: &Loader) {
+        let (path, referenced) = (absolute(loader.path()), loader.referenced_files());
+        let base = base_dir(&path);
+        let all = referenced.iter().map(|file| base.join(file)).chain([path.clone()]);
+        let files = all.flat_map(|file| [file.canonicalize().ok(), Some(file)]).flatten().collect();
         *self.files.lock() = files;
-        let wanted = places(&path, &beside);
+        let wanted = directories(&path, &referenced);
         for gone in self.known.difference(&wanted) {
             let _ = self.watcher.unwatch(gone);
         }
-        for place in &wanted {
-            if let Err(error) = self.watcher.watch(place, RecursiveMode::NonRecursive)
-                && !self.told
+        for directory in &wanted {
+            if let Err(error) = self.watcher.watch(directory, RecursiveMode::NonRecursive)
+                && !self.has_warned
             {
-                self.told = true;
-                let place = place.display().to_string();
-                tracing::warn!(%error, place, "cannot be watched; the poll sees its changes");
+                self.has_warned = true;
+                let directory = directory.display().to_string();
+                tracing::warn!(%error, directory, "cannot watch this directory; only the poll detects its changes");
             }
         }
         self.known = wanted;
     }
 }
 
-/// A change of ours: not somebody's reading, and not a log that grows beside the policy.
+/// Whether the event is a change of a policy file. Reads, and logs in the same directory, are not.
 fn is_change(event: &Event, files: &BTreeSet<PathBuf>) -> bool {
     match event.kind {
         EventKind::Access(AccessKind::Close(AccessMode::Write)) | EventKind::Modify(Data(_)) => {
-            let is_yaml = |path: &PathBuf| {
-                path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml")
-            };
             event.paths.iter().any(|path| is_yaml(path) || files.contains(path))
         }
         EventKind::Access(_) => false,
@@ -177,40 +178,35 @@ fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
-/// Where relative paths of the policy begin.
-fn base(policy: &Path) -> PathBuf {
-    if policy.is_dir() { policy.to_owned() } else { parent(policy) }
-}
-
-/// Directories in which something may happen that changes the policy.
-fn places(policy: &Path, beside: &[PathBuf]) -> BTreeSet<PathBuf> {
-    let mut places = BTreeSet::new();
-    around(policy, &mut places);
-    below(policy, DEPTH, &mut places);
-    let base = base(policy);
-    for file in beside {
-        around(&base.join(file), &mut places);
+/// The directories whose events may change the policy.
+fn directories(policy: &Path, referenced: &[PathBuf]) -> BTreeSet<PathBuf> {
+    let mut directories = BTreeSet::new();
+    add_parents(policy, &mut directories);
+    add_subdirectories(policy, DEPTH, &mut directories);
+    let base = base_dir(policy);
+    for file in referenced {
+        add_parents(&base.join(file), &mut directories);
     }
-    places
+    directories
 }
 
-/// Where a path's own name, any symbolic link in it, or what it leads to may be replaced.
-fn around(path: &Path, places: &mut BTreeSet<PathBuf>) {
+/// The directories in which the path, a symbolic link in it, or its target may be replaced.
+fn add_parents(path: &Path, directories: &mut BTreeSet<PathBuf>) {
     let exists = path.ancestors().skip(1).find(|ancestor| ancestor.is_dir());
-    places.extend(exists.map(Path::to_owned));
+    directories.extend(exists.map(Path::to_owned));
     for link in path.ancestors().filter(|ancestor| ancestor.is_symlink()) {
-        places.insert(parent(link));
+        directories.insert(parent(link));
     }
     if let Ok(target) = path.canonicalize() {
-        places.insert(parent(&target));
+        directories.insert(parent(&target));
     }
 }
 
-fn below(dir: &Path, depth: usize, places: &mut BTreeSet<PathBuf>) {
+fn add_subdirectories(dir: &Path, depth: usize, directories: &mut BTreeSet<PathBuf>) {
     if !dir.is_dir() || depth == 0 {
         return;
     }
-    places.insert(dir.to_owned());
+    directories.insert(dir.to_owned());
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
     for path in entries.map(|entry| entry.path()) {
         let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
@@ -218,9 +214,9 @@ fn below(dir: &Path, depth: usize, places: &mut BTreeSet<PathBuf>) {
             continue;
         }
         if path.is_symlink() {
-            around(&path, places);
+            add_parents(&path, directories);
         }
-        below(&path, depth - 1, places);
+        add_subdirectories(&path, depth - 1, directories);
     }
 }
 
