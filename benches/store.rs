@@ -1,8 +1,8 @@
-//! What a promise costs: accepts a second, and how long one takes, with the disk that is here.
+//! Throughput and latency of accepting jobs, on the disk of this machine.
 //!
-//! `cargo bench --bench store [-- FOLDER]` makes a store in a folder of its own (in FOLDER, or where
-//! the system has temporary files) and holds nobody to a bar: disks differ. QUEUE.md "Bars" wants
-//! 5,000 a second with 256 clients, and a p99 of 15 ms with 64.
+//! `cargo bench --bench store [-- FOLDER]` creates a store in a new folder, inside FOLDER or the
+//! system's temporary folder. It enforces no target, because disks differ; the targets are in
+//! `docs/design/queue.md "Targets"`.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -23,13 +23,13 @@ const SYNCS: usize = 500;
 const ROOM: QueueLimits = QueueLimits { jobs: u64::MAX >> 1, bytes: u64::MAX >> 1 };
 
 fn main() -> io::Result<()> {
-    let given = std::env::args().skip(1).find(|arg| !arg.starts_with('-'));
-    let parent = given.map_or_else(std::env::temp_dir, Into::into);
+    let folder = std::env::args().skip(1).find(|arg| !arg.starts_with('-'));
+    let parent = folder.map_or_else(std::env::temp_dir, Into::into);
     syncs(&parent)?;
     CLIENTS.into_iter().try_for_each(|clients| accepts(&parent, clients))
 }
 
-/// The least that a commit can take here.
+/// Measures one `fdatasync`, the lower bound of a commit on this disk.
 fn syncs(parent: &Path) -> io::Result<()> {
     let folder = tempfile::tempdir_in(parent)?;
     let mut file = File::create(folder.path().join("synced"))?;
@@ -41,7 +41,7 @@ fn syncs(parent: &Path) -> io::Result<()> {
         took.push(clock::since(began));
     }
     let mut out = io::stdout();
-    writeln!(out, "a sync of 4 KiB: {}", Spread(took))
+    writeln!(out, "a sync of 4 KiB: {}", Percentiles(took))
 }
 
 fn accepts(parent: &Path, clients: usize) -> io::Result<()> {
@@ -67,7 +67,7 @@ fn accepts(parent: &Path, clients: usize) -> io::Result<()> {
         "{clients} clients: {:.0} accepts/s, {} in {commits} commits (the slowest {slowest:?}), {}",
         took.len() as f64 / seconds,
         took.len(),
-        Spread(took),
+        Percentiles(took),
     )
 }
 
@@ -98,7 +98,7 @@ async fn load(store: &Store, clients: usize, jobs: u64) -> io::Result<Vec<Durati
 }
 
 fn job(n: u64, client: usize) -> NewJob {
-    // Ids are random: they land anywhere in their index.
+    // Ids are random, so that they are spread over the index.
     let id = u128::from(clock::random()) << 64 | u128::from(n);
     NewJob {
         id: JobId(id.to_be_bytes()),
@@ -120,10 +120,10 @@ fn job(n: u64, client: usize) -> NewJob {
     }
 }
 
-/// Shown by its middle and its tail.
-struct Spread(Vec<Duration>);
+/// Durations, displayed as percentiles.
+struct Percentiles(Vec<Duration>);
 
-impl std::fmt::Display for Spread {
+impl std::fmt::Display for Percentiles {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut sorted = self.0.clone();
         sorted.sort_unstable();

@@ -1,14 +1,14 @@
-//! Streams of a chat, for `tests/drill streams`: who gives them, and who takes and checks them.
+//! Chat streams for `tests/drill streams`: a provider, and a client that verifies the streams.
 //!
-//! `provide` answers each POST as an LLM does: at once with an event that has the role alone, then
-//! with a frame of some 200 bytes each while, then with the finish and `[DONE]`, each in a chunk and a
-//! write of its own. `take` opens many, each on a connection of its own, their starts spread evenly,
-//! and looks at every byte that an application would: a frame must be its own stream's, whole, and
-//! come after the one before it.
+//! `provide` responds to each POST like an LLM: first an event with only the role, then frames of
+//! about 200 bytes at an interval, then the finish and `[DONE]`, each in its own chunk and write.
+//! `take` opens many streams, each on its own connection and with evenly spread starts, and checks
+//! every byte that an application would read: each frame belongs to its stream, is complete and
+//! follows its predecessor.
 //!
-//! A frame says how long after the whole request it was written. The time to the first content
-//! counts without that: what is left was spent between the two, in kernels and in what is measured.
-//! Each is one thread, so that a drill can say where it runs. `take` prints one line of JSON.
+//! A frame contains the time between the end of the request and its own write. The time to first
+//! content is measured without it, so that it shows the delay between provider and client alone.
+//! Each side has one thread, so that a drill can pin it to a core. `take` prints one line of JSON.
 
 #![allow(clippy::disallowed_methods, clippy::print_stdout)]
 
@@ -27,18 +27,18 @@ use tokio::task::JoinSet;
 const HEAD: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: no-cache\r\n\
                     transfer-encoding: chunked\r\n\r\n";
 const DONE: &str = "[DONE]";
-/// A stream that takes so much longer than it should has lost the rest.
+/// A stream that takes so much longer than expected counts as incomplete.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 #[derive(Clone, Debug, Parser)]
-enum Part {
-    /// Be the provider on this port of the loopback address
+enum Command {
+    /// Run the provider on this port of the loopback address
     Provide {
         port: u16,
         #[command(flatten)]
-        shape: Shape,
+        shape: StreamShape,
     },
-    /// Take streams from this port of the loopback address, and print what came
+    /// Read streams from this port of the loopback address, and print a report
     Take {
         port: u16,
         #[arg(long, default_value_t = 512)]
@@ -47,13 +47,13 @@ enum Part {
         #[arg(long, default_value_t = 10_000)]
         spread: u64,
         #[command(flatten)]
-        shape: Shape,
+        shape: StreamShape,
     },
 }
 
 #[derive(Clone, Copy, Debug, clap::Args)]
-struct Shape {
-    /// Frames with content of each stream
+struct StreamShape {
+    /// Frames with content in each stream
     #[arg(long, default_value_t = 200)]
     frames: usize,
     /// Milliseconds between two frames
@@ -61,29 +61,30 @@ struct Shape {
     every: u64,
 }
 
-/// What came of one stream.
+/// The result of one stream.
 #[derive(Debug, Default)]
-struct Taken {
+struct StreamResult {
     stream: usize,
-    seen: Vec<bool>,
+    /// Which frames arrived.
+    frames: Vec<bool>,
     reordered: usize,
-    /// Until the first content, less what the provider took.
+    /// Time to the first content, without the provider's own delay.
     first: Option<Duration>,
     is_finished: bool,
     is_done: bool,
-    /// Something that is no part of the stream.
-    is_strange: bool,
-    /// The answer came to its end as HTTP has it.
+    /// It contained something unexpected.
+    is_corrupt: bool,
+    /// The response ended with its last chunk.
     is_closed: bool,
 }
 
 fn main() -> io::Result<()> {
-    let part = Part::parse();
+    let command = Command::parse();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        match part {
-            Part::Provide { port, shape } => provide(port, shape).await,
-            Part::Take { port, streams, spread, shape } => {
+        match command {
+            Command::Provide { port, shape } => provide(port, shape).await,
+            Command::Take { port, streams, spread, shape } => {
                 take_all(port, streams, Duration::from_millis(spread), shape).await
             }
         }
@@ -112,24 +113,24 @@ fn finish(stream: usize) -> String {
     chunk_of(stream, Duration::ZERO, "{}", r#""stop""#)
 }
 
-/// The digits that follow this mark.
-fn number_after(text: &str, mark: &str) -> Option<u64> {
-    let rest = &text[text.find(mark)? + mark.len()..];
+/// Parses the digits that follow the prefix.
+fn number_after(text: &str, prefix: &str) -> Option<u64> {
+    let rest = &text[text.find(prefix)? + prefix.len()..];
     rest[..rest.find(|c: char| !c.is_ascii_digit())?].parse().ok()
 }
 
 // === the provider ===
 
-async fn provide(port: u16, shape: Shape) -> io::Result<()> {
+async fn provide(port: u16, shape: StreamShape) -> io::Result<()> {
     let listener = TcpListener::bind(("127.0.0.1", port)).await?;
     loop {
         let (connection, _) = listener.accept().await?;
-        // A client that leaves ends its stream.
-        tokio::spawn(answers(connection, shape));
+        // A client that disconnects ends its stream.
+        tokio::spawn(serve(connection, shape));
     }
 }
 
-async fn answers(mut connection: TcpStream, shape: Shape) -> io::Result<()> {
+async fn serve(mut connection: TcpStream, shape: StreamShape) -> io::Result<()> {
     connection.set_nodelay(true)?;
     let mut read = BytesMut::new();
     while let Some(request) = request(&mut connection, &mut read).await? {
@@ -153,7 +154,7 @@ fn chunked(data: &str) -> String {
     format!("{:x}\r\ndata: {data}\n\n\r\n", "data: \n\n".len() + data.len())
 }
 
-/// The next request, head and body; nothing when the connection ends before one.
+/// Reads the next request, head and body; `None` when the connection ends.
 async fn request(connection: &mut TcpStream, read: &mut BytesMut) -> io::Result<Option<String>> {
     loop {
         let text = String::from_utf8_lossy(read);
@@ -172,55 +173,62 @@ async fn request(connection: &mut TcpStream, read: &mut BytesMut) -> io::Result<
 
 // === the application ===
 
-async fn take_all(port: u16, streams: usize, spread: Duration, shape: Shape) -> io::Result<()> {
-    let (began, open) = (tokio::time::Instant::now(), Arc::new(AtomicUsize::new(0)));
+async fn take_all(
+    port: u16,
+    streams: usize,
+    spread: Duration,
+    shape: StreamShape,
+) -> io::Result<()> {
+    let (start, open) = (tokio::time::Instant::now(), Arc::new(AtomicUsize::new(0)));
     let whole = spread + Duration::from_millis(shape.every) * shape.frames as u32;
     let mut tasks = JoinSet::new();
     for stream in 0..streams {
-        let (open, start) = (Arc::clone(&open), spread * stream as u32 / streams as u32);
-        let mut taken = Taken { stream, seen: vec![false; shape.frames], ..Taken::default() };
+        let (open, delay) = (Arc::clone(&open), spread * stream as u32 / streams as u32);
+        let frames = vec![false; shape.frames];
+        let mut result = StreamResult { stream, frames, ..StreamResult::default() };
         tasks.spawn(async move {
-            tokio::time::sleep_until(began + start).await;
+            tokio::time::sleep_until(start + delay).await;
             let now_open = open.fetch_add(1, Ordering::Relaxed) + 1;
-            let rest = began + whole + PATIENCE;
-            // What failed shows in what is missing.
-            let _ = tokio::time::timeout_at(rest, taken.take(port)).await;
+            let deadline = start + whole + PATIENCE;
+            // An error shows as missing frames.
+            let _ = tokio::time::timeout_at(deadline, result.read(port)).await;
             open.fetch_sub(1, Ordering::Relaxed);
-            (taken, now_open)
+            (result, now_open)
         });
     }
-    let (taken, open): (Vec<_>, Vec<_>) = tasks.join_all().await.into_iter().unzip();
-    let mut first: Vec<_> = taken.iter().filter_map(|taken| taken.first).collect();
+    let (results, open): (Vec<_>, Vec<_>) = tasks.join_all().await.into_iter().unzip();
+    let mut first: Vec<_> = results.iter().filter_map(|result| result.first).collect();
     first.sort();
-    let of = |count: fn(&Taken) -> usize| taken.iter().map(count).sum::<usize>();
+    let sum = |count: fn(&StreamResult) -> usize| results.iter().map(count).sum::<usize>();
     let report = serde_json::json!({
         "streams": streams,
-        "whole": of(|taken| usize::from(taken.is_whole())),
+        "whole": sum(|result| usize::from(result.is_complete())),
         "open": open.into_iter().max(),
-        "frames": of(|taken| taken.seen.iter().filter(|seen| **seen).count()),
-        "lost": of(|taken| taken.seen.iter().filter(|seen| !**seen).count()),
-        "reordered": of(|taken| taken.reordered),
+        "frames": sum(|result| result.frames.iter().filter(|arrived| **arrived).count()),
+        "lost": sum(|result| result.frames.iter().filter(|arrived| !**arrived).count()),
+        "reordered": sum(|result| result.reordered),
         "ttft_p50_ms": percentile(&first, 0.50),
         "ttft_p99_ms": percentile(&first, 0.99),
-        "seconds": began.elapsed().as_secs_f64(),
+        "seconds": start.elapsed().as_secs_f64(),
     });
     println!("{report}");
     Ok(())
 }
 
-/// Milliseconds; nothing of nothing.
+/// A percentile in milliseconds; `None` without values.
 fn percentile(sorted: &[Duration], share: f64) -> Option<f64> {
     let rank = (share * sorted.len() as f64).ceil() as usize;
     sorted.get(rank.saturating_sub(1)).map(|took| took.as_secs_f64() * 1e3)
 }
 
-impl Taken {
-    fn is_whole(&self) -> bool {
-        let ended = self.is_finished && self.is_done && self.is_closed;
-        ended && !self.is_strange && self.reordered == 0 && self.seen.iter().all(|seen| *seen)
+impl StreamResult {
+    fn is_complete(&self) -> bool {
+        let has_ended = self.is_finished && self.is_done && self.is_closed;
+        let has_all = self.frames.iter().all(|arrived| *arrived);
+        has_ended && has_all && !self.is_corrupt && self.reordered == 0
     }
 
-    async fn take(&mut self, port: u16) -> io::Result<()> {
+    async fn read(&mut self, port: u16) -> io::Result<()> {
         let start = Instant::now();
         let mut connection = TcpStream::connect(("127.0.0.1", port)).await?;
         connection.set_nodelay(true)?;
@@ -239,7 +247,7 @@ impl Taken {
             }
             if !is_in_body {
                 let Some(end) = find(&read, b"\r\n\r\n") else { continue };
-                self.is_strange |= !read.starts_with(b"HTTP/1.1 200 ");
+                self.is_corrupt |= !read.starts_with(b"HTTP/1.1 200 ");
                 read.advance(end + 4);
                 is_in_body = true;
             }
@@ -258,25 +266,25 @@ impl Taken {
             Some(data) if data == role(self.stream) => {}
             Some(data) if data == finish(self.stream) => self.is_finished = true,
             Some(data) => self.frame(data, took),
-            None => self.is_strange = true,
+            None => self.is_corrupt = true,
         }
     }
 
     fn frame(&mut self, data: &str, took: Duration) {
         let number = number_after(data, r#""content":"frame "#).unwrap_or(u64::MAX) as usize;
         let after = Duration::from_micros(number_after(data, r#""after_us":""#).unwrap_or(0));
-        if number >= self.seen.len() || data != frame(self.stream, number, after) {
-            self.is_strange = true;
+        if number >= self.frames.len() || data != frame(self.stream, number, after) {
+            self.is_corrupt = true;
             return;
         }
-        // Again, or before one that came already.
-        self.reordered += usize::from(self.seen[number..].contains(&true));
-        self.seen[number] = true;
+        // It arrived twice, or after a later frame.
+        self.reordered += usize::from(self.frames[number..].contains(&true));
+        self.frames[number] = true;
         self.first.get_or_insert(took.saturating_sub(after));
     }
 }
 
-/// Moves the chunks that are there from `read` to `text`; true after the last.
+/// Decodes complete chunks from `read` to `text`. True after the last chunk.
 fn unchunk(read: &mut BytesMut, text: &mut BytesMut) -> io::Result<bool> {
     while let Some(end) = find(read, b"\r\n") {
         let size =
@@ -294,6 +302,6 @@ fn unchunk(read: &mut BytesMut, text: &mut BytesMut) -> io::Result<bool> {
     Ok(false)
 }
 
-fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
-    bytes.windows(what.len()).position(|window| window == what)
+fn find(bytes: &[u8], pattern: &[u8]) -> Option<usize> {
+    bytes.windows(pattern.len()).position(|window| window == pattern)
 }

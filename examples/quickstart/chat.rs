@@ -1,4 +1,4 @@
-//! What an LLM's API says: a chat completion, whole or as an event stream, and an error.
+//! Responses of an LLM API: a chat completion, whole or as an event stream, and an error.
 
 use std::io;
 use std::pin::Pin;
@@ -13,46 +13,47 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
-/// The body of an answer: what comes through a channel, until it ends or breaks.
+/// A response body whose frames come through a channel.
 #[derive(Debug)]
-pub struct Reply(mpsc::Receiver<io::Result<Frame<Bytes>>>);
+pub struct ChatBody(mpsc::Receiver<io::Result<Frame<Bytes>>>);
 
-/// How an answer is told.
+/// How a response is sent.
 #[derive(Clone, Copy, Debug)]
-pub struct Manner {
+pub struct Delivery {
     /// Before the first word.
-    pub thinking: Duration,
-    pub between_words: Duration,
-    /// The connection breaks in the middle.
-    pub cut: bool,
+    pub first_delay: Duration,
+    pub word_delay: Duration,
+    /// The connection fails in the middle.
+    pub is_interrupted: bool,
 }
 
-/// Answers a chat request; `body` is its JSON.
-pub async fn answer(provider: &str, body: &[u8], manner: Manner) -> Response<Reply> {
+/// Responds to a chat request; `body` is its JSON.
+pub async fn respond(provider: &str, body: &[u8], delivery: Delivery) -> Response<ChatBody> {
     let Ok(request) = serde_json::from_slice::<Value>(body) else {
-        return refusal(StatusCode::BAD_REQUEST, provider, "the request's body is no JSON");
+        return error(StatusCode::BAD_REQUEST, provider, "the request body is not JSON");
     };
     let model = request["model"].as_str().unwrap_or("demo").to_owned();
     let text =
-        format!("Hello from {provider}, whose model is called {model}: here is your answer.");
+        format!("Hello from {provider}, which runs the model {model}: here is your response.");
     if request["stream"] == true {
-        return streamed(provider, &model, &text, manner);
+        return streamed(provider, &model, &text, delivery);
     }
     let message = json!({ "role": "assistant", "content": text });
-    let answer = json!({
+    let completion = json!({
         "id": "chatcmpl-quickstart", "object": "chat.completion", "created": 0, "model": model,
         "choices": [{ "index": 0, "message": message, "finish_reason": "stop" }],
         "usage": { "prompt_tokens": 3, "completion_tokens": 12, "total_tokens": 15 },
     });
-    let text = format!("{answer}\n");
-    sleep(manner.thinking).await;
-    let manner = Manner { thinking: Duration::ZERO, ..manner };
+    let text = format!("{completion}\n");
+    sleep(delivery.first_delay).await;
+    let delivery = Delivery { first_delay: Duration::ZERO, ..delivery };
     let (start, end) = text.split_at(text.len() / 2);
-    let parts = if manner.cut { vec![start.to_owned(), end.to_owned()] } else { vec![text] };
-    response(StatusCode::OK, provider, "application/json", Reply::spoken(parts, manner))
+    let parts =
+        if delivery.is_interrupted { vec![start.to_owned(), end.to_owned()] } else { vec![text] };
+    response(StatusCode::OK, provider, "application/json", ChatBody::in_parts(parts, delivery))
 }
 
-fn streamed(provider: &str, model: &str, text: &str, manner: Manner) -> Response<Reply> {
+fn streamed(provider: &str, model: &str, text: &str, delivery: Delivery) -> Response<ChatBody> {
     let chunk = |delta: Value, finish: Option<&str>| {
         let chunk = json!({
             "id": "chatcmpl-quickstart", "object": "chat.completion.chunk", "created": 0, "model": model,
@@ -64,13 +65,13 @@ fn streamed(provider: &str, model: &str, text: &str, manner: Manner) -> Response
     events.extend(text.split_inclusive(' ').map(|word| chunk(json!({ "content": word }), None)));
     events.push(chunk(json!({}), Some("stop")));
     events.push("data: [DONE]\n\n".to_owned());
-    response(StatusCode::OK, provider, "text/event-stream", Reply::spoken(events, manner))
+    response(StatusCode::OK, provider, "text/event-stream", ChatBody::in_parts(events, delivery))
 }
 
-/// An error as these APIs tell it.
-pub fn refusal(status: StatusCode, provider: &str, message: &str) -> Response<Reply> {
+/// An error in the form of these APIs.
+pub fn error(status: StatusCode, provider: &str, message: &str) -> Response<ChatBody> {
     let text = json!({ "error": { "message": message, "type": "quickstart", "code": null } });
-    let body = Reply::whole(&format!("{text}\n"));
+    let body = ChatBody::whole(&format!("{text}\n"));
     let mut response = response(status, provider, "application/json", body);
     if status == StatusCode::TOO_MANY_REQUESTS {
         response.headers_mut().insert(RETRY_AFTER, 10.into());
@@ -78,13 +79,13 @@ pub fn refusal(status: StatusCode, provider: &str, message: &str) -> Response<Re
     response
 }
 
-/// Anything else that is said.
+/// Any other response.
 pub fn response(
     status: StatusCode,
     provider: &str,
     media: &'static str,
-    body: Reply,
-) -> Response<Reply> {
+    body: ChatBody,
+) -> Response<ChatBody> {
     let head = Response::builder()
         .status(status)
         .header(CONTENT_TYPE, media)
@@ -92,9 +93,9 @@ pub fn response(
     head.body(body).expect("names without control characters")
 }
 
-// === impl Reply ===
+// === impl ChatBody ===
 
-impl Reply {
+impl ChatBody {
     pub fn whole(text: &str) -> Self {
         let (send, receive) = mpsc::channel(1);
         let frame = Frame::data(Bytes::copy_from_slice(text.as_bytes()));
@@ -102,20 +103,20 @@ impl Reply {
         Self(receive)
     }
 
-    /// One part after the other; half of them, where the answer is to be cut.
-    fn spoken(parts: Vec<String>, manner: Manner) -> Self {
+    /// Sends the parts one after the other, and only half of them before an interruption.
+    fn in_parts(parts: Vec<String>, delivery: Delivery) -> Self {
         let (send, receive) = mpsc::channel(1);
-        let until = if manner.cut { parts.len() / 2 } else { parts.len() };
+        let count = if delivery.is_interrupted { parts.len() / 2 } else { parts.len() };
         tokio::spawn(async move {
-            let mut pause = manner.thinking;
-            for part in parts.into_iter().take(until) {
+            let mut pause = delivery.first_delay;
+            for part in parts.into_iter().take(count) {
                 sleep(pause).await;
                 if send.send(Ok(Frame::data(part.into()))).await.is_err() {
                     return;
                 }
-                pause = manner.between_words;
+                pause = delivery.word_delay;
             }
-            if manner.cut {
+            if delivery.is_interrupted {
                 sleep(pause).await;
                 let _ = send.send(Err(io::ErrorKind::ConnectionReset.into())).await;
             }
@@ -124,7 +125,7 @@ impl Reply {
     }
 }
 
-impl Body for Reply {
+impl Body for ChatBody {
     type Data = Bytes;
     type Error = io::Error;
 

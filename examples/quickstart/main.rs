@@ -1,11 +1,11 @@
-//! Three small providers that speak like an LLM's API, and the sidecar before them, to play with.
+//! Three small providers with an LLM API, and the sidecar in front of them, for experiments.
 //!
-//! `cargo run --example quickstart` needs nothing else, writes no file and runs on the policy in
-//! `policies/quickstart.yaml`, which may be edited meanwhile; `-- brownout` on
-//! `policies/brownout.yaml`, whose story it plays. Ctrl-C ends it.
+//! `cargo run --example quickstart` needs nothing else and writes no file. It runs with the policy
+//! `policies/quickstart.yaml`, which you can edit meanwhile. `-- brownout` runs with
+//! `policies/brownout.yaml` and walks through its degradation modes. Ctrl-C ends it.
 //!
-//! The providers live on a thread of their own; the sidecar is the one that `outrigger run` starts,
-//! in this process.
+//! The providers run on a thread of their own. The sidecar runs in this process and is the same
+//! that `outrigger run` starts.
 
 mod chat;
 mod provider;
@@ -32,56 +32,63 @@ const LISTEN: u16 = 8700;
 const ADMIN: u16 = 8701;
 const SWITCHBOARD: u16 = 8710;
 
-/// A provider, and the port where it waits for the thread that serves it.
-type Opened = (Arc<Provider>, TcpListener);
+/// A provider, and its listener until it is served.
+struct BoundProvider {
+    provider: Arc<Provider>,
+    listener: TcpListener,
+}
 
 fn main() -> ExitCode {
     match run() {
         Ok(code) => code,
         Err(error) => {
-            tell(&format!("quickstart: {error:#}\n"));
+            print(&format!("quickstart: {error:#}\n"));
             ExitCode::FAILURE
         }
     }
 }
 
-/// What is played: a policy, and what is told when it is in force.
+/// A policy, and the instructions that are printed when it is in force.
 #[derive(Clone, Copy)]
-struct Play {
+struct Scenario {
     policy: &'static str,
-    welcome: &'static str,
+    instructions: &'static str,
 }
 
-fn play(arguments: &[String]) -> Result<Play> {
+fn scenario(arguments: &[String]) -> Result<Scenario> {
     match arguments {
-        [] => Ok(Play { policy: "quickstart.yaml", welcome: WELCOME }),
-        [name] if name == "brownout" => Ok(Play { policy: "brownout.yaml", welcome: BROWNOUT }),
-        _ => bail!("expected nothing or `brownout` (cargo run --example quickstart -- brownout)"),
+        [] => Ok(Scenario { policy: "quickstart.yaml", instructions: QUICKSTART }),
+        [name] if name == "brownout" => {
+            Ok(Scenario { policy: "brownout.yaml", instructions: BROWNOUT })
+        }
+        _ => {
+            bail!("expected no argument or `brownout` (cargo run --example quickstart -- brownout)")
+        }
     }
 }
 
 fn run() -> Result<ExitCode> {
-    let play = play(&std::env::args().skip(1).collect::<Vec<_>>())?;
+    let scenario = scenario(&std::env::args().skip(1).collect::<Vec<_>>())?;
     for (port, what) in [(LISTEN, "the sidecar"), (ADMIN, "the sidecar's admin side")] {
         drop(open(port, what)?);
     }
     let switchboard = open(SWITCHBOARD, "the switchboard")?;
-    let opened = [
+    let providers = [
         Provider::new("flaky", 8711).failing_every(3),
-        Provider::new("slow", 8712).thinking_for(Duration::from_millis(1200)),
+        Provider::new("slow", 8712).with_first_delay(Duration::from_millis(1200)),
         Provider::new("sound", 8713),
     ]
     .map(|provider| {
-        let port = open(provider.port, &format!("the provider `{}`", provider.name))?;
-        Ok((Arc::new(provider), port))
+        let listener = open(provider.port, &format!("the provider `{}`", provider.name))?;
+        Ok(BoundProvider { provider: Arc::new(provider), listener })
     });
-    let opened = opened.into_iter().collect::<Result<Vec<Opened>>>()?;
+    let providers = providers.into_iter().collect::<Result<Vec<_>>>()?;
     thread::Builder::new().name("providers".into()).spawn(move || {
-        if let Err(error) = serve(switchboard, opened, play.welcome) {
-            tell(&format!("quickstart: the providers stopped: {error:#}\n"));
+        if let Err(error) = serve(switchboard, providers, scenario.instructions) {
+            print(&format!("quickstart: the providers stopped: {error:#}\n"));
         }
     })?;
-    sidecar(play.policy)
+    sidecar(scenario.policy)
 }
 
 /// Runs until Ctrl-C.
@@ -102,7 +109,7 @@ fn sidecar(policy: &str) -> Result<ExitCode> {
     match app::run(&options) {
         Ok(_) => Ok(ExitCode::SUCCESS),
         Err(StartError::Policy(problems)) => {
-            bail!("its policy is not valid\n\n{}", render(&problems, false))
+            bail!("the policy is not valid\n\n{}", render(&problems, false))
         }
         Err(error) => Err(error.into()),
     }
@@ -111,21 +118,25 @@ fn sidecar(policy: &str) -> Result<ExitCode> {
 fn open(port: u16, what: &str) -> Result<TcpListener> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, port)).with_context(|| {
         format!(
-            "{what} needs port {port} (is another quickstart running? end it, or find who has the \
-             port: ss -ltnp 'sport = :{port}')"
+            "{what} needs port {port} (is another quickstart running? end it, or find the process \
+             that uses the port: ss -ltnp 'sport = :{port}')"
         )
     })
 }
 
 #[tokio::main(flavor = "current_thread")]
-async fn serve(switchboard: TcpListener, opened: Vec<Opened>, welcome: &'static str) -> Result<()> {
-    let providers: Vec<_> = opened.iter().map(|(provider, _)| Arc::clone(provider)).collect();
-    for (provider, port) in opened {
-        port.set_nonblocking(true)?;
-        let port = tokio::net::TcpListener::from_std(port)?;
+async fn serve(
+    switchboard: TcpListener,
+    bound: Vec<BoundProvider>,
+    instructions: &'static str,
+) -> Result<()> {
+    let providers: Vec<_> = bound.iter().map(|bound| Arc::clone(&bound.provider)).collect();
+    for BoundProvider { provider, listener } in bound {
+        listener.set_nonblocking(true)?;
+        let listener = tokio::net::TcpListener::from_std(listener)?;
         tokio::spawn(async move {
-            if let Err(error) = provider.serve(port).await {
-                tell(&format!("quickstart: the provider `{}` stopped: {error}\n", provider.name));
+            if let Err(error) = provider.serve(listener).await {
+                print(&format!("quickstart: the provider `{}` stopped: {error}\n", provider.name));
             }
         });
     }
@@ -133,74 +144,74 @@ async fn serve(switchboard: TcpListener, opened: Vec<Opened>, welcome: &'static 
         while tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, LISTEN)).await.is_err() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        tell(welcome);
+        print(instructions);
     });
     switchboard.set_nonblocking(true)?;
     switchboard::serve(tokio::net::TcpListener::from_std(switchboard)?, &providers).await
 }
 
-/// To standard error, where the log goes too. Who closed it does not want to hear.
-fn tell(text: &str) {
+/// Prints to standard error, like the log, and ignores a closed stream.
+fn print(text: &str) {
     let _ = std::io::stderr().lock().write_all(text.as_bytes());
 }
 
-const WELCOME: &str = r#"
-  Outrigger listens on http://127.0.0.1:8700. Before it: flaky (every third answer is a 500) and
-  slow (1.2 s to its first word), asked by turns; sound stands behind them.
+const QUICKSTART: &str = r#"
+  Outrigger listens on http://127.0.0.1:8700. It balances requests over the providers flaky (every
+  third response is a 500) and slow (1.2 s to the first word), and fails over to sound.
 
-  Ask, some times, and watch here which provider answered and what was repeated:
+  Send a few requests, and watch here which provider served them and what was retried:
 
     curl -i localhost:8700/v1/chat/completions -d '{"model":"demo","messages":[{"role":"user","content":"hi"}]}'
     curl -N localhost:8700/v1/chat/completions -d '{"model":"demo","stream":true,"messages":[]}'
 
-  Break a provider and ask again; mend it, and see traffic come back:
+  Break a provider and send more; repair it, and see traffic return:
 
     curl -X POST localhost:8710/slow/refuse      # or 500, 429, hang, reset, cut, third; flaky, slow, sound
     curl -X POST localhost:8710/slow/mend
-    curl localhost:8710                          # how each of them does
+    curl localhost:8710                          # the state of each provider
 
-  Change the policy while it runs; what you save is in force at once:
+  Edit the policy while it runs; a saved change takes effect at once:
 
     policies/quickstart.yaml                     # `balance: round_robin` to `latency`; then try a typing error
 
-  See what it thinks:
+  Inspect its state:
 
-    curl localhost:8701/api/circuit-breakers     # which provider is left alone, why, until when
-    curl localhost:8701/api/policies             # what is in force, and why the last change was refused
+    curl localhost:8701/api/circuit-breakers     # which breaker is open, why and until when
+    curl localhost:8701/api/policies             # the policy in force, and why the last change was rejected
     curl localhost:8701/metrics
     cargo run -- explain --policies policies/quickstart.yaml POST /v1/chat/completions
 
-  Ctrl-C ends it; a second one at once.
+  Ctrl-C drains and ends it; a second Ctrl-C ends it at once.
 
 "#;
 
 const BROWNOUT: &str = r#"
   Outrigger listens on http://127.0.0.1:8700 with the policy policies/brownout.yaml, whose comments
-  tell this story too. Keep somebody asking, in another terminal, and see who answers:
+  explain these steps. Keep sending requests in another terminal, and see which provider serves them:
 
     while sleep 0.2; do curl -s -D- localhost:8700/v1/chat/completions -d '{"model":"demo","messages":[{"role":"user","content":"'$((RANDOM % 3))'"}]}' |
       grep -iE '^(HTTP|outrigger-degraded|cache-status)|"content"|message'; done
 
-  1. Every third answer fails: soon each is asked of a smaller model. Mend it, and ten seconds later it is over.
+  1. Every third response fails: requests soon go to a smaller model. Repair it, and the mode ends ten seconds later.
 
     curl -X POST localhost:8710/sound/third
     curl -X POST localhost:8710/sound/mend
 
-  2. The provider is gone: what was answered before is answered again, the rest by the spare one.
+  2. The provider is down: repeated requests are served from the cache, the others by the fallback.
 
     curl -X POST localhost:8710/sound/refuse
 
-  3. The spare one too: what is known is still answered, the rest gets an honest no.
+  3. The fallback is down too: repeated requests are still served, the others are rejected with 503.
 
     curl -X POST localhost:8710/slow/refuse
 
-  4. They come back, and everything is left in its turn:
+  4. Both recover, and the modes end one after the other:
 
     curl -X POST localhost:8710/sound/mend; curl -X POST localhost:8710/slow/mend
 
-  Meanwhile: cargo run -- degrade            # what is in force, why, and whom it touched
+  Meanwhile: cargo run -- degrade            # which modes are in force, why, and how many requests they affected
              cargo run -- cache
 
-  Ctrl-C ends it; a second one at once.
+  Ctrl-C drains and ends it; a second Ctrl-C ends it at once.
 
 "#;

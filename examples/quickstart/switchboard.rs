@@ -1,8 +1,7 @@
-//! Where providers are broken and mended: `POST /NAME/FAULT`; `GET /` tells how they do.
+//! Sets the faults of the providers: `POST /NAME/FAULT`. `GET /` lists their states.
 //!
-//! What a mode of degradation posts to `/alerts` is printed.
-//!
-//! A port of its own, so that a provider which refuses connections can still be mended.
+//! It has its own port, so that a provider which refuses connections can be repaired. It also
+//! receives the notifications of degradation modes at `/alerts` and prints them.
 
 use std::convert::Infallible;
 use std::fmt::Write;
@@ -18,73 +17,72 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::Value;
 use tokio::net::TcpListener;
 
-use crate::chat::{Reply, response};
+use crate::chat::{ChatBody, response};
+use crate::print;
 use crate::provider::{Fault, Provider};
-use crate::tell;
 
-/// The longest alert that is read.
-const ALERT: usize = 64 << 10;
+/// Longest notification that is accepted.
+const MAX_NOTIFICATION: usize = 64 << 10;
 
-pub async fn serve(port: TcpListener, providers: &[Arc<Provider>]) -> Result<()> {
+pub async fn serve(listener: TcpListener, providers: &[Arc<Provider>]) -> Result<()> {
     loop {
-        let (stream, _) = port.accept().await?;
+        let (stream, _) = listener.accept().await?;
         let providers = providers.to_vec();
-        let answer = service_fn(move |request: Request<Incoming>| {
+        let service = service_fn(move |request: Request<Incoming>| {
             let providers = providers.clone();
             async move {
-                let answer = match request.uri().path() {
-                    "/alerts" => alert(request).await,
-                    path => answer(request.method(), path, &providers),
+                let response = match request.uri().path() {
+                    "/alerts" => notification(request).await,
+                    path => respond(request.method(), path, &providers),
                 };
-                Ok::<_, Infallible>(answer)
+                Ok::<_, Infallible>(response)
             }
         });
         let stream = TokioIo::new(stream);
         let mut http = http1::Builder::new();
-        tokio::spawn(http.timer(TokioTimer::new()).serve_connection(stream, answer));
+        tokio::spawn(http.timer(TokioTimer::new()).serve_connection(stream, service));
     }
 }
 
-/// Shows what a chat would show.
-async fn alert(request: Request<Incoming>) -> Response<Reply> {
-    let body = Limited::new(request.into_body(), ALERT).collect().await;
-    let alert = body.ok().and_then(|body| serde_json::from_slice::<Value>(&body.to_bytes()).ok());
-    let text = alert.as_ref().and_then(|alert| alert["text"].as_str());
-    match text {
+/// Prints a notification as a chat program would.
+async fn notification(request: Request<Incoming>) -> Response<ChatBody> {
+    let body = Limited::new(request.into_body(), MAX_NOTIFICATION).collect().await;
+    let json = body.ok().and_then(|body| serde_json::from_slice::<Value>(&body.to_bytes()).ok());
+    match json.as_ref().and_then(|json| json["text"].as_str()) {
         Some(text) => {
-            tell(&format!("\n  ALERT  {text}\n\n"));
-            say(StatusCode::OK, "shown\n")
+            print(&format!("\n  ALERT  {text}\n\n"));
+            plain(StatusCode::OK, "printed\n")
         }
-        None => say(StatusCode::BAD_REQUEST, "expected JSON with a `text`\n"),
+        None => plain(StatusCode::BAD_REQUEST, "expected JSON with a `text`\n"),
     }
 }
 
-fn answer(method: &Method, path: &str, providers: &[Arc<Provider>]) -> Response<Reply> {
+fn respond(method: &Method, path: &str, providers: &[Arc<Provider>]) -> Response<ChatBody> {
     if path == "/" {
-        return say(StatusCode::OK, &state(providers));
+        return plain(StatusCode::OK, &states(providers));
     }
-    let Some((provider, fault)) = switch(path, providers) else {
-        return say(StatusCode::NOT_FOUND, &usage(providers));
+    let Some((provider, fault)) = parse(path, providers) else {
+        return plain(StatusCode::NOT_FOUND, &usage(providers));
     };
     if method != Method::POST {
-        return say(StatusCode::METHOD_NOT_ALLOWED, &usage(providers));
+        return plain(StatusCode::METHOD_NOT_ALLOWED, &usage(providers));
     }
-    provider.set(fault);
-    say(StatusCode::OK, &format!("{} {fault}\n", provider.name))
+    provider.set_fault(fault);
+    plain(StatusCode::OK, &format!("{} {fault}\n", provider.name))
 }
 
-/// The provider and the fault that `/NAME/FAULT` stands for.
-fn switch<'a>(path: &str, providers: &'a [Arc<Provider>]) -> Option<(&'a Provider, Fault)> {
+/// Parses `/NAME/FAULT`.
+fn parse<'a>(path: &str, providers: &'a [Arc<Provider>]) -> Option<(&'a Provider, Fault)> {
     let (name, word) = path.strip_prefix('/')?.split_once('/')?;
     let provider = providers.iter().find(|provider| provider.name == name)?;
     let (_, fault) = Fault::ALL.into_iter().find(|(known, _)| *known == word)?;
     Some((provider, fault))
 }
 
-fn state(providers: &[Arc<Provider>]) -> String {
+fn states(providers: &[Arc<Provider>]) -> String {
     let mut text = String::new();
     for p in providers {
-        let _ = writeln!(text, "{:<6} {} ({} requests so far)", p.name, p.fault(), p.asked());
+        let _ = writeln!(text, "{:<6} {} ({} requests so far)", p.name, p.fault(), p.requests());
     }
     text
 }
@@ -99,6 +97,6 @@ fn usage(providers: &[Arc<Provider>]) -> String {
     )
 }
 
-fn say(status: StatusCode, text: &str) -> Response<Reply> {
-    response(status, "switchboard", "text/plain; charset=utf-8", Reply::whole(text))
+fn plain(status: StatusCode, text: &str) -> Response<ChatBody> {
+    response(status, "switchboard", "text/plain; charset=utf-8", ChatBody::whole(text))
 }

@@ -1,27 +1,27 @@
-//! What the targets share: an input that begins with where it is split, and what is seen of a
-//! stream that is taken frame by frame to its end.
+//! Shared by the fuzz targets: an input that begins with its split positions, and the results of
+//! reading a stream frame by frame.
 
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
-use outrigger::policy::sections::model::{Mark, Stream};
 use outrigger::json::pointer::Pointer;
+use outrigger::policy::sections::model::{Mark, Stream};
 use outrigger::policy::{self, SourceFile, Sources};
-use outrigger::resilience::outcome::Class;
-use outrigger::stream::continuation::Partial;
-use outrigger::stream::reader::{Ended, Reader};
-use outrigger::stream::interpret::{Reading, Tokens};
+use outrigger::resilience::outcome::AttemptClass;
+use outrigger::stream::continuation::PartialResponse;
+use outrigger::stream::interpret::{Interpreter, TokenUsage};
+use outrigger::stream::reader::{StreamEnd, StreamReader};
 
 const POLICY: &str = "version: 1
 providers: { p: { url: http://127.0.0.1:1, auth: none } }
 routes: [ { name: r, providers: [p] } ]
 ";
 
-struct Nothing;
+struct NoSources;
 
-impl Sources for Nothing {
+impl Sources for NoSources {
     fn env(&self, _: &str) -> Option<String> {
         None
     }
@@ -31,10 +31,10 @@ impl Sources for Nothing {
     }
 }
 
-/// As the shapes that are known are read; and with content and ends that a policy declares.
-pub static READINGS: LazyLock<[Arc<Reading>; 2]> = LazyLock::new(|| {
+/// One interpreter for the built-in formats, and one for declared content and end markers.
+pub static INTERPRETERS: LazyLock<[Arc<Interpreter>; 2]> = LazyLock::new(|| {
     let file = SourceFile { name: "p.yaml".to_owned(), bytes: POLICY.into() };
-    let loaded = policy::load(&[file], &Nothing).expect("a policy");
+    let loaded = policy::load(&[file], &NoSources).expect("a policy");
     let provider = &loaded.policy.providers[0];
     let pointer = |text: &str| Pointer::parse(text).expect("a pointer");
     let declared = Stream {
@@ -42,7 +42,7 @@ pub static READINGS: LazyLock<[Arc<Reading>; 2]> = LazyLock::new(|| {
         terminal: Some(vec![Mark::Text("end".to_owned()), Mark::Present(pointer("/c"))]),
         ..Stream::default()
     };
-    [Stream::default(), declared].map(|stream| Arc::new(Reading::new(&stream, provider)))
+    [Stream::default(), declared].map(|stream| Arc::new(Interpreter::new(&stream, provider)))
 });
 
 /// Takes a byte off the input.
@@ -52,50 +52,50 @@ pub fn byte(input: &mut &[u8]) -> u8 {
     *first
 }
 
-/// Takes what decides the splits off the input: up to seven places.
-pub fn places(input: &mut &[u8]) -> Vec<usize> {
+/// Takes up to seven split positions off the input.
+pub fn splits(input: &mut &[u8]) -> Vec<usize> {
     let count = byte(input) % 8;
     (0..count).map(|_| usize::from(byte(input)) << 8 | usize::from(byte(input))).collect()
 }
 
-/// The text in frames.
-pub fn frames<'t>(text: &'t [u8], places: &[usize]) -> Vec<&'t [u8]> {
-    let mut cuts: Vec<_> = places.iter().map(|place| place % (text.len() + 1)).collect();
+/// Splits the text into frames.
+pub fn frames<'t>(text: &'t [u8], splits: &[usize]) -> Vec<&'t [u8]> {
+    let mut cuts: Vec<_> = splits.iter().map(|split| split % (text.len() + 1)).collect();
     cuts.extend([0, text.len()]);
     cuts.sort_unstable();
     cuts.windows(2).map(|pair| &text[pair[0]..pair[1]]).collect()
 }
 
-/// What came of a stream.
+/// The results of reading a stream to its end.
 #[derive(Debug, PartialEq)]
-pub struct Seen {
-    pub pass: Vec<u8>,
-    pub errors: Vec<(Bytes, Class)>,
-    pub ended: Ended,
-    pub tokens: Tokens,
+pub struct StreamResult {
+    pub forwarded: Vec<u8>,
+    pub errors: Vec<(Bytes, AttemptClass)>,
+    pub end: StreamEnd,
+    pub usage: TokenUsage,
     pub dropped: u64,
-    pub unread: u64,
-    pub ready: bool,
-    /// Before the end.
-    pub partial: Option<Partial>,
+    pub oversized: u64,
+    pub is_ready: bool,
+    /// The partial text before the end.
+    pub partial: Option<PartialResponse>,
 }
 
-pub fn see(mut reader: Reader, frames: &[&[u8]]) -> Seen {
-    let (mut pass, mut errors) = (Vec::new(), Vec::new());
+pub fn read(mut reader: StreamReader, frames: &[&[u8]]) -> StreamResult {
+    let (mut forwarded, mut errors) = (Vec::new(), Vec::new());
     for frame in frames {
         let mut frame = Bytes::copy_from_slice(frame);
         loop {
-            let taken = reader.take(frame);
-            pass.extend_from_slice(&taken.pass);
-            let Some(error) = taken.error else { break };
+            let outcome = reader.read(frame);
+            forwarded.extend_from_slice(&outcome.bytes);
+            let Some(error) = outcome.error else { break };
             errors.push((error.raw, error.class));
             frame = Bytes::new();
         }
     }
     let partial = reader.partial();
-    let (rest, ended) = reader.end();
-    pass.extend_from_slice(&rest);
-    let (tokens, dropped) = (reader.tokens(), reader.dropped());
-    let (unread, ready) = (reader.unread(), reader.ready());
-    Seen { pass, errors, ended, tokens, dropped, unread, ready, partial }
+    let (rest, end) = reader.end();
+    forwarded.extend_from_slice(&rest);
+    let (usage, dropped) = (reader.usage(), reader.dropped());
+    let (oversized, is_ready) = (reader.oversized(), reader.is_ready());
+    StreamResult { forwarded, errors, end, usage, dropped, oversized, is_ready, partial }
 }

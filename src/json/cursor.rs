@@ -20,7 +20,7 @@ pub(super) struct Cursor<'a> {
 
 /// The key of an object's member, quotes included.
 #[derive(Clone, Debug)]
-pub(super) struct Key {
+pub(super) struct MemberKey {
     pub(super) range: Range<usize>,
     pub(super) is_escaped: bool,
 }
@@ -110,13 +110,13 @@ impl<'a> Cursor<'a> {
     }
 
     /// Reads a key and its colon.
-    pub(super) fn key(&mut self) -> Result<Key, JsonError> {
+    pub(super) fn key(&mut self) -> Result<MemberKey, JsonError> {
         self.skip_whitespace();
         let start = self.at;
         let is_escaped = self.string()?;
         let range = start..self.at;
         self.expect(b':')?;
-        Ok(Key { range, is_escaped })
+        Ok(MemberKey { range, is_escaped })
     }
 
     /// Reads a string. Returns whether it contains an escape.

@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use super::cursor::{Cursor, JsonError, Key, MAX_DEPTH};
+use super::cursor::{Cursor, JsonError, MAX_DEPTH, MemberKey};
 use super::pointer_set::PointerSet;
 
 /// The positions of the values in one text, by slot of the pointer set.
@@ -142,7 +142,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// The child node for this key. Values that an earlier equal key had there are forgotten.
-    fn child(&mut self, node: usize, key: Key) -> Option<usize> {
+    fn child(&mut self, node: usize, key: MemberKey) -> Option<usize> {
         let node = &self.pointers.nodes[node];
         if node.children.is_empty() {
             return None;

@@ -48,28 +48,28 @@ pub enum PieceKind {
 pub struct EventFramer {
     format: StreamFormat,
     /// The last input, not searched yet; empty while an event is unfinished.
-    next: Bytes,
+    input: Bytes,
     /// The beginning of an unfinished event.
     held: Vec<u8>,
     /// How much of `held` was searched.
-    seen: usize,
+    searched: usize,
     /// Inside an oversized event.
-    unread: bool,
+    is_inside: bool,
     /// The number of oversized events.
-    long: u64,
-    began: bool,
+    oversized: u64,
+    has_started: bool,
 }
 
 impl EventFramer {
     pub fn new(format: StreamFormat) -> Self {
         EventFramer {
             format,
-            next: Bytes::new(),
+            input: Bytes::new(),
             held: Vec::new(),
-            seen: 0,
-            unread: false,
-            long: 0,
-            began: false,
+            searched: 0,
+            is_inside: false,
+            oversized: 0,
+            has_started: false,
         }
     }
 
@@ -78,10 +78,10 @@ impl EventFramer {
         if bytes.is_empty() {
             return;
         }
-        if self.held.is_empty() && self.next.is_empty() {
-            self.next = bytes;
+        if self.held.is_empty() && self.input.is_empty() {
+            self.input = bytes;
         } else {
-            self.held.extend_from_slice(&std::mem::take(&mut self.next));
+            self.held.extend_from_slice(&std::mem::take(&mut self.input));
             self.held.extend_from_slice(&bytes);
         }
     }
@@ -89,7 +89,7 @@ impl EventFramer {
     /// The unfinished event at the end of the stream, as if it were complete.
     pub fn rest(&mut self) -> Option<Piece> {
         let raw = Bytes::from(std::mem::take(&mut self.held));
-        self.seen = 0;
+        self.searched = 0;
         (!raw.is_empty()).then(|| self.piece(raw))
     }
 
@@ -100,7 +100,7 @@ impl EventFramer {
 
     /// Whether a part of the unfinished event was already returned.
     pub fn is_inside_event(&self) -> bool {
-        self.unread
+        self.is_inside
     }
 
     /// Returns the start of the unfinished event unread, except for bytes that may belong to its
@@ -109,31 +109,31 @@ impl EventFramer {
         if self.held.len() <= 3 {
             return None;
         }
-        self.long += u64::from(!self.unread);
-        self.unread = true;
+        self.oversized += u64::from(!self.is_inside);
+        self.is_inside = true;
         let kept = self.held.split_off(self.held.len() - 3);
         let raw = Bytes::from(std::mem::replace(&mut self.held, kept));
-        self.seen = self.held.len();
+        self.searched = self.held.len();
         Some(Piece { raw, kind: PieceKind::Oversized })
     }
 
     /// The number of events that were too long to be read.
     pub fn oversized(&self) -> u64 {
-        self.long
+        self.oversized
     }
 
     fn finish(&mut self) -> Option<Piece> {
         // Two line ends make the end of an event, and the input may have split one of them.
-        let from = self.seen.saturating_sub(3);
+        let from = self.searched.saturating_sub(3);
         match self.event_end(&self.held, from) {
             Some(end) => {
-                self.next = Bytes::from(std::mem::take(&mut self.held));
-                self.seen = 0;
-                let raw = self.next.split_to(end);
+                self.input = Bytes::from(std::mem::take(&mut self.held));
+                self.searched = 0;
+                let raw = self.input.split_to(end);
                 Some(self.piece(raw))
             }
             None => {
-                self.seen = self.held.len();
+                self.searched = self.held.len();
                 self.flush_oversized()
             }
         }
@@ -141,15 +141,15 @@ impl EventFramer {
 
     /// Flushes the event if it is oversized.
     fn flush_oversized(&mut self) -> Option<Piece> {
-        let enough = if self.unread { 3 } else { LONGEST };
+        let enough = if self.is_inside { 3 } else { LONGEST };
         if self.held.len() <= enough { None } else { self.flush_unread() }
     }
 
     fn piece(&mut self, raw: Bytes) -> Piece {
-        let first = !std::mem::replace(&mut self.began, true);
-        let inside = std::mem::take(&mut self.unread);
+        let first = !std::mem::replace(&mut self.has_started, true);
+        let inside = std::mem::take(&mut self.is_inside);
         if inside || raw.len() > LONGEST {
-            self.long += u64::from(!inside);
+            self.oversized += u64::from(!inside);
             return Piece { raw, kind: PieceKind::Oversized };
         }
         let kind = match self.format {
@@ -169,7 +169,7 @@ impl EventFramer {
     fn event_end(&self, text: &[u8], from: usize) -> Option<usize> {
         match self.format {
             StreamFormat::Lines => memchr(b'\n', &text[from..]).map(|at| from + at + 1),
-            StreamFormat::Sse => empty_line(text, from, self.unread),
+            StreamFormat::Sse => empty_line(text, from, self.is_inside),
         }
     }
 }
@@ -182,15 +182,15 @@ impl Iterator for EventFramer {
         if !self.held.is_empty() {
             return self.finish();
         }
-        if self.next.is_empty() {
+        if self.input.is_empty() {
             return None;
         }
-        let Some(end) = self.event_end(&self.next, 0) else {
-            self.held.extend_from_slice(&std::mem::take(&mut self.next));
-            self.seen = self.held.len();
+        let Some(end) = self.event_end(&self.input, 0) else {
+            self.held.extend_from_slice(&std::mem::take(&mut self.input));
+            self.searched = self.held.len();
             return self.flush_oversized();
         };
-        let raw = self.next.split_to(end);
+        let raw = self.input.split_to(end);
         Some(self.piece(raw))
     }
 }

@@ -50,12 +50,12 @@ fn each_line_is_an_event_of_its_own() {
 fn an_oversized_event_is_returned_unread_in_bounded_memory() {
     for format in [StreamFormat::Sse, StreamFormat::Lines] {
         let mut events = EventFramer::new(format);
-        let mut passed = 0;
+        let mut returned = 0;
         for _ in 0..100 {
             events.push(Bytes::from(vec![b'x'; 10_000]));
             for piece in events.by_ref() {
                 assert_eq!(piece.kind, PieceKind::Oversized);
-                passed += piece.raw.len();
+                returned += piece.raw.len();
             }
             assert!(events.held.len() <= LONGEST + 10_000);
         }
@@ -63,7 +63,7 @@ fn an_oversized_event_is_returned_unread_in_bounded_memory() {
         let last: Vec<_> = events.by_ref().collect();
         assert_eq!(last[0].kind, PieceKind::Oversized);
         assert_eq!(
-            passed + last[0].raw.len(),
+            returned + last[0].raw.len(),
             1_000_000 + if format == StreamFormat::Sse { 2 } else { 1 }
         );
         assert_eq!(events.oversized(), 1);

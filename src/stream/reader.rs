@@ -72,7 +72,7 @@ const PING: &[u8] = b"ping";
 /// Most bytes that are held back.
 const MAX_HELD_BACK: usize = 64 << 10;
 
-/// What may be forwarded after a read.
+/// The bytes to forward after a read, and an error.
 #[derive(Debug, Default)]
 pub struct ReadOutcome {
     /// Whole events, unchanged.
@@ -98,7 +98,7 @@ pub enum StreamEnd {
     Empty,
 }
 
-/// What to do with a piece.
+/// The treatment of a piece.
 #[derive(Debug)]
 enum PieceAction {
     Forward,

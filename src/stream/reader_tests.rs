@@ -1,5 +1,4 @@
-//! Streams as the APIs send them, the rules one by one, and that nothing depends on where a stream
-//! is split.
+//! Streams as the APIs send them, each rule of the reader, and independence from the splits.
 
 use std::fmt::Write;
 use std::io;
@@ -26,9 +25,9 @@ providers: { p: { url: http://127.0.0.1:1, auth: none, price: { input: 1, output
 routes: [ { name: r, providers: [p] } ]
 ";
 
-struct Nothing;
+struct NoSources;
 
-impl Sources for Nothing {
+impl Sources for NoSources {
     fn env(&self, _: &str) -> Option<String> {
         None
     }
@@ -40,7 +39,7 @@ impl Sources for Nothing {
 
 fn provider() -> Provider {
     let file = SourceFile { name: "p.yaml".to_owned(), bytes: POLICY.into() };
-    policy::load(&[file], &Nothing).expect("a policy").policy.providers.remove(0)
+    policy::load(&[file], &NoSources).expect("a policy").policy.providers.remove(0)
 }
 
 pub(super) fn built_in() -> Arc<Interpreter> {
@@ -51,16 +50,16 @@ fn pointer(text: &str) -> Pointer {
     Pointer::parse(text).expect("a pointer")
 }
 
-/// What came of a stream that is taken frame by frame to its clean end.
+/// The results of reading a stream frame by frame to its clean end.
 #[derive(Debug, PartialEq)]
-pub(super) struct Seen {
-    pub(super) pass: String,
+pub(super) struct StreamResult {
+    pub(super) forwarded: String,
     pub(super) errors: Vec<(String, AttemptClass)>,
-    pub(super) ended: StreamEnd,
-    pub(super) tokens: TokenUsage,
+    pub(super) end: StreamEnd,
+    pub(super) usage: TokenUsage,
     pub(super) dropped: u64,
-    pub(super) ready: bool,
-    /// Before the end.
+    pub(super) is_ready: bool,
+    /// The partial text before the end.
     pub(super) partial: Option<PartialResponse>,
 }
 
@@ -68,34 +67,34 @@ fn text(bytes: &Bytes) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-pub(super) fn see(mut reader: StreamReader, frames: &[&[u8]]) -> Seen {
-    let (mut pass, mut errors) = (String::new(), Vec::new());
+pub(super) fn read(mut reader: StreamReader, frames: &[&[u8]]) -> StreamResult {
+    let (mut forwarded, mut errors) = (String::new(), Vec::new());
     for frame in frames {
         let mut frame = Bytes::copy_from_slice(frame);
         loop {
-            let taken = reader.read(frame);
-            pass += &text(&taken.bytes);
-            let Some(error) = taken.error else { break };
+            let outcome = reader.read(frame);
+            forwarded += &text(&outcome.bytes);
+            let Some(error) = outcome.error else { break };
             errors.push((text(&error.raw), error.class));
             frame = Bytes::new();
         }
     }
     let partial = reader.partial();
-    let (rest, ended) = reader.end();
-    pass += &text(&rest);
-    let (tokens, dropped, ready) = (reader.usage(), reader.dropped(), reader.is_ready());
-    Seen { pass, errors, ended, tokens, dropped, ready, partial }
+    let (rest, end) = reader.end();
+    forwarded += &text(&rest);
+    let (usage, dropped, is_ready) = (reader.usage(), reader.dropped(), reader.is_ready());
+    StreamResult { forwarded, errors, end, usage, dropped, is_ready, partial }
 }
 
-fn sse(stream: &str) -> Seen {
-    see(StreamReader::new(built_in(), StreamFormat::Sse, 200, Some(1 << 20)), &[stream.as_bytes()])
+fn sse(stream: &str) -> StreamResult {
+    read(StreamReader::new(built_in(), StreamFormat::Sse, 200, Some(1 << 20)), &[stream.as_bytes()])
 }
 
 pub(super) fn data(events: &[&str]) -> String {
     events.iter().map(|event| format!("data: {event}\n\n")).collect()
 }
 
-/// As Anthropic names them.
+/// Events with the names that Anthropic gives them.
 pub(super) fn named(events: &[Value]) -> String {
     let one = |event: &Value| {
         format!("event: {}\ndata: {event}\n\n", event["type"].as_str().expect("a type"))
@@ -103,7 +102,7 @@ pub(super) fn named(events: &[Value]) -> String {
     events.iter().map(one).collect()
 }
 
-/// The event, counted from 1, with which a stream is first ready.
+/// The event, counted from 1, after which the stream is ready.
 fn ready_with(format: StreamFormat, stream: &str) -> Option<usize> {
     let mut reader = StreamReader::new(built_in(), format, 200, None);
     let end = if format == StreamFormat::Sse { "\n\n" } else { "\n" };
@@ -158,27 +157,30 @@ pub(super) fn message(words: &[&str]) -> Vec<Value> {
 }
 
 fn whole(stream: &str, tokens: (u64, u64), first: usize, format: StreamFormat) {
-    let seen = see(StreamReader::new(built_in(), format, 200, None), &[stream.as_bytes()]);
-    assert_eq!((seen.pass.as_str(), seen.ended, seen.dropped), (stream, StreamEnd::Complete, 0));
+    let result = read(StreamReader::new(built_in(), format, 200, None), &[stream.as_bytes()]);
+    assert_eq!(
+        (result.forwarded.as_str(), result.end, result.dropped),
+        (stream, StreamEnd::Complete, 0)
+    );
     let expected = TokenUsage { input: Some(tokens.0), output: Some(tokens.1) };
-    assert_eq!((seen.tokens, seen.errors), (expected, vec![]), "{stream}");
+    assert_eq!((result.usage, result.errors), (expected, vec![]), "{stream}");
     assert_eq!(ready_with(format, stream), Some(first), "{stream}");
 }
 
-// === the shapes that are known ===
+// === the built-in formats ===
 
 #[test]
-fn a_chat_completion_of_openais() {
+fn a_chat_completion_of_openai_is_read() {
     whole(&chat(&["Hello", "!"]), (19, 10), 2, StreamFormat::Sse);
 }
 
 #[test]
-fn a_message_of_anthropics() {
+fn a_message_of_anthropic_is_read() {
     whole(&named(&message(&["Hello", "!"])), (472, 89), 4, StreamFormat::Sse);
 }
 
 #[test]
-fn a_response_of_openais() {
+fn a_response_of_openai_is_read() {
     let stream = named(&[
         json!({ "type": "response.created", "response": { "status": "in_progress", "error": null, "usage": null } }),
         json!({ "type": "response.output_item.added", "output_index": 0, "item": { "type": "message" } }),
@@ -186,13 +188,13 @@ fn a_response_of_openais() {
         json!({ "type": "response.completed", "response": { "status": "completed", "usage": { "input_tokens": 37, "output_tokens": 11 } } }),
     ]);
     whole(&stream, (37, 11), 3, StreamFormat::Sse);
-    assert_eq!(sse(&stream.replace("completed", "incomplete")).ended, StreamEnd::Complete);
-    let seen = sse(&stream.replace("response.completed", "response.failed"));
-    assert_eq!((seen.errors.len(), seen.ended), (1, StreamEnd::NoEndMarker));
+    assert_eq!(sse(&stream.replace("completed", "incomplete")).end, StreamEnd::Complete);
+    let result = sse(&stream.replace("response.completed", "response.failed"));
+    assert_eq!((result.errors.len(), result.end), (1, StreamEnd::NoEndMarker));
 }
 
 #[test]
-fn an_answer_of_googles() {
+fn a_response_of_google_is_read() {
     let part = |text: &str, finish: Value| {
         json!({ "candidates": [{ "content": { "parts": [{ "text": text }], "role": "model" }, "finishReason": finish }],
                 "usageMetadata": { "promptTokenCount": 4, "candidatesTokenCount": 7 } }).to_string()
@@ -204,13 +206,16 @@ fn an_answer_of_googles() {
         1,
         StreamFormat::Sse,
     );
-    assert_eq!(sse(&data(&[&part("Hi", Value::Null)])).ended, StreamEnd::NoEndMarker);
+    assert_eq!(sse(&data(&[&part("Hi", Value::Null)])).end, StreamEnd::NoEndMarker);
     let refused = sse(&data(&[&blocked]));
-    assert!(refused.ready && refused.ended == StreamEnd::Complete, "a refusal is an answer");
+    assert!(
+        refused.is_ready && refused.end == StreamEnd::Complete,
+        "a refusal is a complete response"
+    );
 }
 
 #[test]
-fn lines_of_ollamas() {
+fn lines_of_ollama_are_read() {
     let line = |message: Value, done: bool| {
         let mut line = json!({ "model": "llama3.2", "message": message, "done": done });
         if done {
@@ -223,13 +228,15 @@ fn lines_of_ollamas() {
     whole(&stream, (26, 298), 2, StreamFormat::Lines);
     let generated = "{\"model\":\"m\",\"response\":\"\",\"done\":false}\n{\"model\":\"m\",\"response\":\"a\",\"done\":false}\n";
     assert_eq!(ready_with(StreamFormat::Lines, generated), Some(2));
-    let cut =
-        see(StreamReader::new(built_in(), StreamFormat::Lines, 200, None), &[generated.as_bytes()]);
-    assert_eq!(cut.ended, StreamEnd::NoEndMarker);
+    let cut = read(
+        StreamReader::new(built_in(), StreamFormat::Lines, 200, None),
+        &[generated.as_bytes()],
+    );
+    assert_eq!(cut.end, StreamEnd::NoEndMarker);
 }
 
 #[test]
-fn what_else_a_chat_completion_may_say_is_content_too() {
+fn other_fields_of_a_chat_completion_are_content_too() {
     for delta in [
         json!({ "tool_calls": [{ "index": 0, "function": { "name": "f", "arguments": "" } }] }),
         json!({ "function_call": { "name": "f" } }),
@@ -239,8 +246,8 @@ fn what_else_a_chat_completion_may_say_is_content_too() {
         json!({ "audio": { "id": "a" } }),
         json!({ "content": [{ "type": "text", "text": "Hi" }] }),
     ] {
-        let seen = sse(&data(&[&says("so"), &chunk(delta.clone(), None)]));
-        assert_eq!((seen.ready, seen.partial), (true, None), "{delta} cannot be gone on from");
+        let result = sse(&data(&[&says("so"), &chunk(delta.clone(), None)]));
+        assert_eq!((result.is_ready, result.partial), (true, None), "{delta} cannot be continued");
         assert_eq!(ready_with(StreamFormat::Sse, &data(&[&chunk(delta.clone(), None)])), Some(1));
     }
     let legacy = json!({ "choices": [{ "text": "Hi", "index": 0 }] }).to_string();
@@ -248,63 +255,67 @@ fn what_else_a_chat_completion_may_say_is_content_too() {
 }
 
 #[test]
-fn a_whole_answer_says_its_tokens() {
-    let reading = built_in();
-    let tokens = |body: &str| reading.body_usage(body.as_bytes(), &mut PointerMatches::default());
+fn a_whole_response_reports_its_tokens() {
+    let interpreter = built_in();
+    let tokens =
+        |body: &str| interpreter.body_usage(body.as_bytes(), &mut PointerMatches::default());
     let body = r#"{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":null}}"#;
     assert_eq!(tokens(body), TokenUsage { input: Some(3), output: None });
     assert_eq!(tokens("[1]"), TokenUsage::default());
     assert_eq!(tokens("{"), TokenUsage::default());
 }
 
-// === unknown, known, plain ===
+// === undetermined, known and plain streams ===
 
 #[test]
-fn a_stream_that_ends_without_its_mark_is_not_whole() {
+fn a_stream_without_its_end_marker_is_incomplete() {
     for stream in [data(&[&says("Hi")]), named(&message(&["Hi"])[..4])] {
-        let seen = sse(&stream);
-        assert_eq!((seen.ended, seen.ready), (StreamEnd::NoEndMarker, true));
+        let result = sse(&stream);
+        assert_eq!((result.end, result.is_ready), (StreamEnd::NoEndMarker, true));
     }
-    assert_eq!(sse(&data(&[&says("Hi"), "[DONE]"])).ended, StreamEnd::Complete);
+    assert_eq!(sse(&data(&[&says("Hi"), "[DONE]"])).end, StreamEnd::Complete);
 }
 
 #[test]
-fn a_plain_stream_passes_whatever_it_says_and_may_end_anywhere() {
+fn a_plain_stream_is_forwarded_unchanged_and_may_end_anywhere() {
     for stream in [
         data(&["tick", "{\"broken", "{}"]),
         data(&["{\"price\": 7}", "tick", "{"]),
         data(&["{\"broken", "tick", "tock"]),
         "event: tick\ndata: 7\n\nevent: tick\ndata: 8".to_owned(),
     ] {
-        let seen = sse(&stream);
+        let result = sse(&stream);
         let expected = (stream.as_str(), StreamEnd::Complete, 0, true);
-        assert_eq!((seen.pass.as_str(), seen.ended, seen.dropped, seen.ready), expected);
+        assert_eq!(
+            (result.forwarded.as_str(), result.end, result.dropped, result.is_ready),
+            expected
+        );
     }
     assert_eq!(ready_with(StreamFormat::Sse, &data(&["tick"])), Some(1));
-    assert_eq!(ready_with(StreamFormat::Sse, &data(&["{\"broken"])), None, "it may be no event");
+    assert_eq!(ready_with(StreamFormat::Sse, &data(&["{\"broken"])), None, "it may be malformed");
 }
 
 #[test]
-fn an_event_that_cannot_be_read_is_dropped_where_events_are_json() {
+fn a_malformed_event_is_dropped_if_events_are_json() {
     let (before, after) = (says("a"), says("b"));
-    let seen = sse(&data(&["{\"choi", &before, "{\"broken", "not JSON", &after, "[DONE]"]));
-    assert_eq!(seen.pass, data(&[&before, &after, "[DONE]"]));
-    assert_eq!((seen.dropped, seen.ended), (3, StreamEnd::Complete));
+    let result = sse(&data(&["{\"choi", &before, "{\"broken", "not JSON", &after, "[DONE]"]));
+    assert_eq!(result.forwarded, data(&[&before, &after, "[DONE]"]));
+    assert_eq!((result.dropped, result.end), (3, StreamEnd::Complete));
 }
 
 #[test]
-fn a_stream_of_which_nothing_can_be_read_is_malformed() {
+fn a_stream_of_malformed_events_is_malformed() {
     for stream in [data(&["{\"broken"]), data(&["{\"broken", "[DONE]"]), "data: {".to_owned()] {
-        let seen = sse(&stream);
-        assert_eq!((seen.ended, seen.ready), (StreamEnd::Malformed, false), "{stream}");
+        let result = sse(&stream);
+        assert_eq!((result.end, result.is_ready), (StreamEnd::Malformed, false), "{stream}");
     }
 }
 
 #[test]
-fn more_than_is_kept_back_is_no_known_stream() {
+fn a_stream_is_plain_once_too_much_is_held_back() {
     let stream = data(&[format!("{{{}", "x".repeat(1_000)).as_str(); 100]);
-    let seen = sse(&stream);
-    assert_eq!((seen.pass, seen.ended, seen.dropped), (stream, StreamEnd::Complete, 0));
+    let result = sse(&stream);
+    assert_eq!((result.forwarded, result.end, result.dropped), (stream, StreamEnd::Complete, 0));
 }
 
 #[test]
@@ -315,104 +326,120 @@ fn a_stream_without_an_event_is_empty_unless_it_has_a_comment() {
         (": keep-alive\n\n", StreamEnd::Complete),
         ("event: ping\ndata: now\n\n", StreamEnd::Complete),
     ] {
-        let seen = sse(stream);
-        assert_eq!((seen.pass.as_str(), seen.ended, seen.ready), (stream, ended, false));
+        let result = sse(stream);
+        assert_eq!(
+            (result.forwarded.as_str(), result.end, result.is_ready),
+            (stream, ended, false)
+        );
     }
 }
 
 #[test]
-fn pings_and_comments_decide_nothing() {
+fn pings_and_comments_do_not_determine_the_kind_of_stream() {
     let quiet =
         ": OPENROUTER PROCESSING\n\nevent: ping\ndata: {\"cost\":0}\n\nevent: ping\ndata: x\n\n";
     let stream = quiet.to_owned() + &data(&[&says("a")]) + quiet;
-    let seen = sse(&stream);
-    assert_eq!((&seen.pass, seen.ended, seen.dropped), (&stream, StreamEnd::NoEndMarker, 0));
-    assert_eq!(seen.partial.map(|partial| partial.text).as_deref(), Some("a"));
+    let result = sse(&stream);
+    assert_eq!(
+        (&result.forwarded, result.end, result.dropped),
+        (&stream, StreamEnd::NoEndMarker, 0)
+    );
+    assert_eq!(result.partial.map(|partial| partial.text).as_deref(), Some("a"));
 }
 
 /// Found by the fuzz target `event_stream`.
 #[test]
-fn what_decides_nothing_does_not_overtake_what_is_kept_back() {
+fn pings_and_comments_do_not_overtake_events_that_are_held_back() {
     let quiet = ": hi\n\nevent: ping\ndata: 1\n\n".to_owned() + &data(&["{\"choices\":[]}"]);
-    let doubtful = data(&["{\"broken"]) + &quiet;
+    let malformed = data(&["{\"broken"]) + &quiet;
     for plain in [data(&["tick"]), data(&["{}"]), ": hi\n\n".repeat(20_000)] {
-        let stream = doubtful.clone() + &plain;
-        assert_eq!(sse(&stream).pass, stream);
+        let stream = malformed.clone() + &plain;
+        assert_eq!(sse(&stream).forwarded, stream);
     }
     let mut reader = StreamReader::new(built_in(), StreamFormat::Sse, 200, None);
-    reader.read(doubtful.clone().into());
-    assert_eq!(reader.buffered(), doubtful.len());
+    reader.read(malformed.clone().into());
+    assert_eq!(reader.buffered(), malformed.len());
     reader.read(data(&["tick"]).into());
     assert_eq!(reader.buffered(), 0);
-    let seen = sse(&(doubtful + &data(&[&says("a")])));
-    assert_eq!((seen.pass, seen.dropped), (quiet + &data(&[&says("a")]), 1));
+    let result = sse(&(malformed + &data(&[&says("a")])));
+    assert_eq!((result.forwarded, result.dropped), (quiet + &data(&[&says("a")]), 1));
 }
 
 #[test]
-fn an_end_that_is_too_long_to_be_read_is_an_end() {
+fn an_oversized_last_event_may_be_the_end() {
     let output = "x".repeat(300 << 10);
     let created = json!({ "type": "response.created", "response": {} });
     let completed = json!({ "type": "response.completed", "response": { "output": output } });
     let stream = named(&[created.clone(), completed.clone()]);
     let frames: Vec<_> = stream.as_bytes().chunks(32 << 10).collect();
-    let seen = see(StreamReader::new(built_in(), StreamFormat::Sse, 200, None), &frames);
-    assert_eq!((seen.pass == stream, seen.ended, seen.ready), (true, StreamEnd::Complete, true));
+    let result = read(StreamReader::new(built_in(), StreamFormat::Sse, 200, None), &frames);
+    assert_eq!(
+        (result.forwarded == stream, result.end, result.is_ready),
+        (true, StreamEnd::Complete, true)
+    );
     let delta = json!({ "type": "response.output_text.delta", "delta": "more" });
-    let seen = sse(&named(&[created, completed, delta]));
-    assert_eq!(seen.ended, StreamEnd::NoEndMarker, "what is content still was behind it");
+    let result = sse(&named(&[created, completed, delta]));
+    assert_eq!(result.end, StreamEnd::NoEndMarker, "content followed it");
 }
 
 #[test]
-fn events_that_are_too_long_are_counted_and_what_is_doubtful_passes_before_them() {
+fn oversized_events_are_counted_and_follow_the_events_that_were_held_back() {
     let long = format!("data: {}\n\n", "x".repeat(300 << 10));
     let mut reader = StreamReader::new(built_in(), StreamFormat::Sse, 200, Some(10));
-    let doubtful = data(&["{\"broken"]);
-    assert_eq!(reader.read(doubtful.clone().into()).bytes, "");
-    assert_eq!(reader.read(long.clone().into()).bytes, doubtful + &long);
+    let malformed = data(&["{\"broken"]);
+    assert_eq!(reader.read(malformed.clone().into()).bytes, "");
+    assert_eq!(reader.read(long.clone().into()).bytes, malformed + &long);
     assert_eq!((reader.oversized(), reader.dropped(), reader.partial()), (1, 0, None));
 }
 
 #[test]
-fn a_frame_of_whole_events_is_passed_on_and_not_copied() {
+fn a_frame_of_whole_events_is_forwarded_without_a_copy() {
     let mut reader = StreamReader::new(built_in(), StreamFormat::Sse, 200, Some(100));
     let frame = Bytes::from(data(&[&says("a"), &says("b")]));
-    let passed = reader.read(frame.clone()).bytes;
-    assert_eq!((passed.as_ptr(), passed.len()), (frame.as_ptr(), frame.len()));
+    let forwarded = reader.read(frame.clone()).bytes;
+    assert_eq!((forwarded.as_ptr(), forwarded.len()), (frame.as_ptr(), frame.len()));
     let frame = Bytes::from(data(&[&says("c")]) + "data: {");
-    let passed = reader.read(frame.clone()).bytes;
-    assert_eq!((passed.as_ptr(), passed.len()), (frame.as_ptr(), frame.len() - 7));
+    let forwarded = reader.read(frame.clone()).bytes;
+    assert_eq!((forwarded.as_ptr(), forwarded.len()), (frame.as_ptr(), frame.len() - 7));
 }
 
-// === what the policy declares ===
+// === declarations of the policy ===
 
 #[test]
-fn declared_content_makes_events_json_and_the_known_ends_no_promise() {
+fn declared_content_makes_events_json_and_requires_no_end_marker() {
     let content = Some(vec![pointer("/token")]);
     let stream = Stream { content, ..Stream::default() };
-    let reading = Arc::new(Interpreter::new(&stream, &provider()));
+    let interpreter = Arc::new(Interpreter::new(&stream, &provider()));
     let read = |s: &str| {
-        see(StreamReader::new(Arc::clone(&reading), StreamFormat::Sse, 200, None), &[s.as_bytes()])
+        read(
+            StreamReader::new(Arc::clone(&interpreter), StreamFormat::Sse, 200, None),
+            &[s.as_bytes()],
+        )
     };
-    let seen = read(&data(&["{\"n\":1}"]));
-    assert_eq!((seen.ready, seen.ended), (false, StreamEnd::Complete));
-    let seen = read(&data(&["{\"token\":\"a\"}", "not JSON"]));
-    assert_eq!((seen.ready, seen.ended, seen.dropped), (true, StreamEnd::Complete, 1));
-    assert_eq!(read(&data(&[&says("a")])).ended, StreamEnd::NoEndMarker, "but of a known shape");
-    assert_eq!(read(&data(&[&says("a"), "[DONE]"])).ended, StreamEnd::Complete);
+    let result = read(&data(&["{\"n\":1}"]));
+    assert_eq!((result.is_ready, result.end), (false, StreamEnd::Complete));
+    let result = read(&data(&["{\"token\":\"a\"}", "not JSON"]));
+    assert_eq!((result.is_ready, result.end, result.dropped), (true, StreamEnd::Complete, 1));
+    assert_eq!(
+        read(&data(&[&says("a")])).end,
+        StreamEnd::NoEndMarker,
+        "but it has a built-in format"
+    );
+    assert_eq!(read(&data(&[&says("a"), "[DONE]"])).end, StreamEnd::Complete);
 }
 
 #[test]
-fn declared_ends_are_promised_by_any_stream() {
+fn declared_end_markers_are_required_of_every_stream() {
     let marks = vec![
         Mark::Text("bye".to_owned()),
         Mark::Value(pointer("/n"), "7".to_owned()),
         Mark::Present(pointer("/last")),
     ];
     let stream = Stream { terminal: Some(marks), ..Stream::default() };
-    let reading = Arc::new(Interpreter::new(&stream, &provider()));
+    let interpreter = Arc::new(Interpreter::new(&stream, &provider()));
     let ended = |events: &[&str]| {
-        let reader = StreamReader::new(Arc::clone(&reading), StreamFormat::Sse, 200, None);
-        see(reader, &[data(events).as_bytes()]).ended
+        let reader = StreamReader::new(Arc::clone(&interpreter), StreamFormat::Sse, 200, None);
+        read(reader, &[data(events).as_bytes()]).end
     };
     for end in ["bye", "{\"n\":7}", "{\"n\":\"7\"}", "{\"last\":false}"] {
         assert_eq!(ended(&["{}", end]), StreamEnd::Complete, "{end}");
@@ -420,14 +447,18 @@ fn declared_ends_are_promised_by_any_stream() {
     for end in ["{\"n\":8}", "{\"last\":null}", "{}"] {
         assert_eq!(ended(&["{\"n\":1}", end]), StreamEnd::NoEndMarker, "{end}");
     }
-    assert_eq!(ended(&["[DONE]"]), StreamEnd::Malformed, "it is no JSON, and no declared end");
+    assert_eq!(
+        ended(&["[DONE]"]),
+        StreamEnd::Malformed,
+        "it is neither JSON nor a declared end marker"
+    );
     assert_eq!(ended(&[]), StreamEnd::Empty);
 }
 
 // === errors ===
 
 #[test]
-fn an_error_inside_a_200_is_one_in_each_of_its_forms() {
+fn an_error_inside_a_200_is_recognized_in_each_form() {
     for error in [
         "data: {\"error\":{\"message\":\"overloaded\"}}\n\n",
         "event: error\ndata: {\"type\":\"overloaded\"}\n\n",
@@ -437,16 +468,16 @@ fn an_error_inside_a_200_is_one_in_each_of_its_forms() {
     ] {
         for before in [String::new(), data(&[&says("a")])] {
             let after = if before.is_empty() { data(&["tick"]) } else { before.clone() };
-            let seen = sse(&format!("{before}{error}{after}"));
-            assert_eq!(seen.errors, [(error.to_owned(), AttemptClass::Failure)]);
-            assert_eq!(seen.pass, before + &after, "what stands around it passes");
+            let result = sse(&format!("{before}{error}{after}"));
+            assert_eq!(result.errors, [(error.to_owned(), AttemptClass::Failure)]);
+            assert_eq!(result.forwarded, before + &after, "the other events are forwarded");
         }
     }
     assert_eq!(sse(&data(&["{\"error\":null,\"choices\":[]}"])).errors, []);
 }
 
 #[test]
-fn a_rule_says_of_an_event_what_it_is() {
+fn a_rule_assigns_a_class_to_an_event() {
     let rule = |status: &[u16], pairs: &[(&str, &str)], class| ClassifyRule {
         status: status.to_vec(),
         json: Vec::new(),
@@ -460,10 +491,10 @@ fn a_rule_says_of_an_event_what_it_is() {
         rule(&[], &[("/error/code", "^rate"), ("/error/n", "^7$")], AttemptClass::Throttled),
         rule(&[200], &[("/error/code", "^fine$")], AttemptClass::Success),
     ];
-    let reading = Arc::new(Interpreter::new(&Stream::default(), &policy));
+    let interpreter = Arc::new(Interpreter::new(&Stream::default(), &policy));
     let classes = |event: &str| -> Vec<AttemptClass> {
-        let reader = StreamReader::new(Arc::clone(&reading), StreamFormat::Sse, 200, None);
-        see(reader, &[data(&[event]).as_bytes()]).errors.into_iter().map(|(_, c)| c).collect()
+        let reader = StreamReader::new(Arc::clone(&interpreter), StreamFormat::Sse, 200, None);
+        read(reader, &[data(&[event]).as_bytes()]).errors.into_iter().map(|(_, c)| c).collect()
     };
     assert_eq!(classes(r#"{"error":{"code":"rate_limit","n":7}}"#), [AttemptClass::Throttled]);
     assert_eq!(classes(r#"{"error":{"code":"rate_limit","n":78}}"#), [AttemptClass::Failure]);
@@ -472,16 +503,16 @@ fn a_rule_says_of_an_event_what_it_is() {
 }
 
 #[test]
-fn an_error_that_is_cut_short_at_the_end_is_no_whole_answer() {
-    let seen = sse("data: {\"error\":{\"message\":\"overloaded\"}}\n");
+fn a_stream_that_ends_with_an_unfinished_error_is_incomplete() {
+    let result = sse("data: {\"error\":{\"message\":\"overloaded\"}}\n");
     let raw = "data: {\"error\":{\"message\":\"overloaded\"}}\n";
-    assert_eq!((seen.pass.as_str(), seen.ended), (raw, StreamEnd::NoEndMarker));
+    assert_eq!((result.forwarded.as_str(), result.end), (raw, StreamEnd::NoEndMarker));
 }
 
-// === what can be gone on from ===
+// === partial text ===
 
 #[test]
-fn what_was_said_can_be_gone_on_from_while_it_is_plain_text() {
+fn a_response_can_be_continued_while_it_is_plain_text() {
     let partial = |stream: &str| sse(stream).partial.map(|partial| (partial.dialect, partial.text));
     let role = chunk(json!({ "role": "assistant", "content": "" }), None);
     assert_eq!(partial(&data(&[&role])), Some((Dialect::Chat, String::new())));
@@ -514,9 +545,9 @@ fn what_was_said_can_be_gone_on_from_while_it_is_plain_text() {
 }
 
 #[test]
-fn text_beyond_what_is_kept_cannot_be_gone_on_from() {
-    let partial = |most: usize| {
-        let mut reader = StreamReader::new(built_in(), StreamFormat::Sse, 200, Some(most));
+fn text_beyond_the_limit_cannot_be_continued() {
+    let partial = |limit: usize| {
+        let mut reader = StreamReader::new(built_in(), StreamFormat::Sse, 200, Some(limit));
         reader.read(data(&[&says("abc"), &says("def")]).into());
         reader.partial().map(|partial| partial.text)
     };
@@ -569,25 +600,25 @@ proptest! {
     fn a_stream_is_read_the_same_however_it_is_split(
         pieces in prop::collection::vec(piece_of_a_stream(), 0..8), cuts in cuts(),
         lost in 0usize..12, format in prop_oneof![3 => Just(StreamFormat::Sse), 1 => Just(StreamFormat::Lines)],
-        goes_on in prop::option::of("[ab ]{0,6}"),
+        continued in prop::option::of("[ab ]{0,6}"),
     ) {
         let stream = pieces.concat();
         let stream = &stream.as_bytes()[..stream.len().saturating_sub(lost)];
-        let reader = || match &goes_on {
+        let reader = || match &continued {
             None => StreamReader::new(built_in(), format, 200, Some(8)),
             Some(text) => {
                 let partial = PartialResponse { dialect: Dialect::Chat, text: text.clone() };
                 StreamReader::continuing(built_in(), format, 12, partial)
             }
         };
-        prop_assert_eq!(see(reader(), &cut(stream, &cuts)), see(reader(), &[stream]));
+        prop_assert_eq!(read(reader(), &cut(stream, &cuts)), read(reader(), &[stream]));
     }
 }
 
-// === what is somebody else's ===
+// === streams of other vendors ===
 
 #[test]
-fn a_stream_of_somebody_elses_is_never_taken_for_a_known_one() {
+fn a_stream_of_another_vendor_is_never_mistaken_for_a_known_one() {
     for stream in [
         data(&["{\"type\":\"ping\"}", "hello world"]),
         data(&["{\"poll\":1,\"choices\":[\"a\",\"b\"]}", "{\"poll\":2,\"choices\":[]}"]),
@@ -595,9 +626,12 @@ fn a_stream_of_somebody_elses_is_never_taken_for_a_known_one() {
         data(&["{\"error\":0,\"v\":1}", "{\"error\":\"\"}"]),
         data(&["{\"v\":1}", "{\"error\":\"of a record\"}", "{\"v\":2}"]),
     ] {
-        let seen = sse(&stream);
-        assert_eq!((seen.pass.as_str(), seen.errors.len(), seen.dropped), (stream.as_str(), 0, 0));
-        assert_eq!(seen.ended, StreamEnd::Complete, "{stream}");
+        let result = sse(&stream);
+        assert_eq!(
+            (result.forwarded.as_str(), result.errors.len(), result.dropped),
+            (stream.as_str(), 0, 0)
+        );
+        assert_eq!(result.end, StreamEnd::Complete, "{stream}");
     }
     for stream in [
         "{\"done\":false,\"progress\":1}\n{\"result\":\"x\"}\n",
@@ -605,28 +639,31 @@ fn a_stream_of_somebody_elses_is_never_taken_for_a_known_one() {
         "{\"t\": NaN}\n{\"t\": Infinity}\n",
         "",
     ] {
-        let seen = see(
+        let result = read(
             StreamReader::new(built_in(), StreamFormat::Lines, 200, None),
             &[stream.as_bytes()],
         );
-        assert_eq!((seen.pass.as_str(), seen.errors.len(), seen.dropped), (stream, 0, 0));
-        assert_eq!(seen.ended, StreamEnd::Complete, "{stream}");
+        assert_eq!(
+            (result.forwarded.as_str(), result.errors.len(), result.dropped),
+            (stream, 0, 0)
+        );
+        assert_eq!(result.end, StreamEnd::Complete, "{stream}");
     }
 }
 
 #[test]
-fn a_known_stream_is_known_however_it_begins() {
+fn a_known_stream_is_recognized_however_it_begins() {
     let vendor = "{\"queue\":1}";
-    assert_eq!(sse(&data(&[vendor, &says("a"), &says("b")])).ended, StreamEnd::NoEndMarker);
+    assert_eq!(sse(&data(&[vendor, &says("a"), &says("b")])).end, StreamEnd::NoEndMarker);
     let azure = "{\"choices\":[],\"prompt_filter_results\":[]}";
-    let seen = sse(&data(&[azure, &chunk(json!({ "role": "assistant" }), None)]));
-    assert_eq!((seen.ended, seen.ready), (StreamEnd::NoEndMarker, false));
+    let result = sse(&data(&[azure, &chunk(json!({ "role": "assistant" }), None)]));
+    assert_eq!((result.end, result.is_ready), (StreamEnd::NoEndMarker, false));
     let other = json!({ "choices": [{ "index": 1, "delta": { "content": "b" } }] }).to_string();
     let first = chunk(json!({ "content": "a" }), Some("stop"));
     assert_eq!(
-        sse(&data(&[&first, &other])).ended,
+        sse(&data(&[&first, &other])).end,
         StreamEnd::NoEndMarker,
         "the second is not finished"
     );
-    assert_eq!(sse(&data(&[&first, &other, "[DONE]"])).ended, StreamEnd::Complete);
+    assert_eq!(sse(&data(&[&first, &other, "[DONE]"])).end, StreamEnd::Complete);
 }

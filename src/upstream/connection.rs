@@ -29,7 +29,8 @@ use super::pool::ConnectionSlot;
 /// A host that is gone acknowledges nothing. A distant host, or one that loses a packet,
 /// acknowledges within a few round trips; connecting took one.
 const ROUND_TRIPS: u32 = 4;
-const UNACKNOWLEDGED: (Duration, Duration) = (Duration::from_millis(350), Duration::from_secs(5));
+const MIN_ACK_TIMEOUT: Duration = Duration::from_millis(350);
+const MAX_ACK_TIMEOUT: Duration = Duration::from_secs(5);
 
 const FIRST_WINDOW: u64 = 16 * 1024;
 
@@ -87,22 +88,22 @@ pub(super) struct ConnectionInner {
     /// The version of the DNS entry that contained `peer`.
     dns_version: Cell<u64>,
     /// The idle time that the server grants.
-    keep: Duration,
+    keep_alive: Duration,
     slot: ConnectionSlot,
 }
 
 /// A connection that was upgraded to another protocol. It keeps its slot.
 pub struct Tunnel {
     stream: Transport,
-    first: Bytes,
+    buffered: Bytes,
     _place: ConnectionSlot,
 }
 
 // === impl Connection ===
 
 impl Connection {
-    pub(super) fn new(link: Box<ConnectionInner>, reused: bool) -> Self {
-        Self { inner: Some(link), reused }
+    pub(super) fn new(inner: Box<ConnectionInner>, reused: bool) -> Self {
+        Self { inner: Some(inner), reused }
     }
 
     /// Sends a request. `head` writes the request line and the headers, each with its CRLF. The
@@ -112,30 +113,30 @@ impl Connection {
         request: OutgoingRequest,
         head: impl FnOnce(&mut Vec<u8>),
     ) -> impl Future<Output = Result<(Parts, IncomingBody), SendError>> {
-        let Some(mut link) = self.inner.take() else {
-            unreachable!("a connection has its link until it is used");
+        let Some(mut inner) = self.inner.take() else {
+            unreachable!("a connection is sent on once");
         };
-        let asked = RequestTraits { head: request.is_head, upgrade: request.is_upgrade };
+        let traits = RequestTraits { is_head: request.is_head, is_upgrade: request.is_upgrade };
         // A peer that reads slowly closes its window, which the kernel takes for silence. Only a
         // body that fits the first window proves that the host is gone.
-        let short = request.body.size_hint().upper().is_some_and(|size| size <= FIRST_WINDOW);
-        link.gives_up(request.fails_over && short && !request.is_upgrade);
+        let is_short = request.body.size_hint().upper().is_some_and(|size| size <= FIRST_WINDOW);
+        inner.limit_ack_time(request.fails_over && is_short && !request.is_upgrade);
         // If it was closed since checkout, writing would hide that nothing was sent.
-        let ended = link.has_input();
-        link.exchange.start(head, request.body, asked, request.sends_zero_length);
+        let is_closed = inner.has_input();
+        inner.exchange.start(head, request.body, traits, request.sends_zero_length);
         async move {
-            let answered = match ended {
+            let result = match is_closed {
                 true => Err(ExchangeError::Closed),
-                false => poll_fn(|cx| link.exchange.poll_head(cx)).await,
+                false => poll_fn(|cx| inner.exchange.poll_head(cx)).await,
             };
-            match answered {
+            match result {
                 Ok(parts) => {
                     if let Some(keep) = keep_alive_timeout(&parts.headers) {
-                        link.keep = keep;
+                        inner.keep_alive = keep;
                     }
-                    Ok((parts, IncomingBody { inner: Some(link) }))
+                    Ok((parts, IncomingBody { inner: Some(inner) }))
                 }
-                Err(error) => Err(match link.exchange.take_back() {
+                Err(error) => Err(match inner.exchange.take_back() {
                     Some(body) => SendError::Unsent(body, error),
                     None => SendError::Failed(error),
                 }),
@@ -145,12 +146,12 @@ impl Connection {
 
     /// The address of the peer, which is the proxy if there is one.
     pub fn peer(&self) -> Option<SocketAddr> {
-        self.inner.as_ref().map(|link| link.peer)
+        self.inner.as_ref().map(|inner| inner.peer)
     }
 
     #[cfg(test)]
     pub(super) fn is_closed(&mut self) -> bool {
-        self.inner.as_mut().is_none_or(|link| link.has_input())
+        self.inner.as_mut().is_none_or(|inner| inner.has_input())
     }
 
     /// Whether it was idle before. A failure may then mean that the server had closed it.
@@ -161,8 +162,8 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        if let Some(link) = self.inner.take() {
-            link.put_back();
+        if let Some(inner) = self.inner.take() {
+            inner.put_back();
         }
     }
 }
@@ -184,11 +185,11 @@ fn keep_alive_timeout(headers: &HeaderMap) -> Option<Duration> {
 impl IncomingBody {
     /// The connection itself, after a 101 response.
     pub fn into_tunnel(mut self) -> Option<Tunnel> {
-        let mut link = self.inner.take()?;
-        link.gives_up(false);
-        let ConnectionInner { exchange, slot: place, .. } = *link;
-        let (stream, first) = exchange.into_stream();
-        Some(Tunnel { stream, first, _place: place })
+        let mut inner = self.inner.take()?;
+        inner.limit_ack_time(false);
+        let ConnectionInner { exchange, slot, .. } = *inner;
+        let (stream, buffered) = exchange.into_transport();
+        Some(Tunnel { stream, buffered, _place: slot })
     }
 }
 
@@ -201,17 +202,17 @@ impl Body for IncomingBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, ExchangeError>>> {
         match &mut self.inner {
-            Some(link) => link.exchange.poll_frame(cx),
+            Some(inner) => inner.exchange.poll_frame(cx),
             None => Poll::Ready(None),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.as_ref().is_none_or(|link| link.exchange.remaining() == Some(0))
+        self.inner.as_ref().is_none_or(|inner| inner.exchange.remaining() == Some(0))
     }
 
     fn size_hint(&self) -> SizeHint {
-        match self.inner.as_ref().map_or(Some(0), |link| link.exchange.remaining()) {
+        match self.inner.as_ref().map_or(Some(0), |inner| inner.exchange.remaining()) {
             Some(left) => SizeHint::with_exact(left),
             None => SizeHint::default(),
         }
@@ -220,8 +221,8 @@ impl Body for IncomingBody {
 
 impl Drop for IncomingBody {
     fn drop(&mut self) {
-        if let Some(link) = self.inner.take() {
-            link.put_back();
+        if let Some(inner) = self.inner.take() {
+            inner.put_back();
         }
     }
 }
@@ -231,20 +232,21 @@ impl Drop for IncomingBody {
 impl ConnectionInner {
     pub(super) fn new(
         stream: Transport,
-        wire: SharedSocket,
-        (peer, version): (SocketAddr, u64),
+        socket: SharedSocket,
+        peer: SocketAddr,
+        dns_version: u64,
         round_trip: Duration,
-        place: ConnectionSlot,
+        slot: ConnectionSlot,
     ) -> Box<Self> {
         Box::new(Self {
             exchange: Exchange::new(stream),
-            socket: wire,
+            socket,
             has_ack_timeout: false,
-            ack_timeout: (round_trip * ROUND_TRIPS).clamp(UNACKNOWLEDGED.0, UNACKNOWLEDGED.1),
+            ack_timeout: (round_trip * ROUND_TRIPS).clamp(MIN_ACK_TIMEOUT, MAX_ACK_TIMEOUT),
             peer,
-            dns_version: Cell::new(version),
-            keep: Duration::MAX,
-            slot: place,
+            dns_version: Cell::new(dns_version),
+            keep_alive: Duration::MAX,
+            slot,
         })
     }
 
@@ -257,10 +259,10 @@ impl ConnectionInner {
     }
 
     /// Sets or clears the kernel's timeout for unacknowledged bytes.
-    fn gives_up(&mut self, early: bool) {
-        if self.has_ack_timeout != early {
-            self.has_ack_timeout = early;
-            self.socket.set_ack_timeout(early.then_some(self.ack_timeout));
+    fn limit_ack_time(&mut self, limited: bool) {
+        if self.has_ack_timeout != limited {
+            self.has_ack_timeout = limited;
+            self.socket.set_ack_timeout(limited.then_some(self.ack_timeout));
         }
     }
 
@@ -276,17 +278,17 @@ impl ConnectionInner {
     }
 
     /// Whether the entry still contains this address.
-    pub(super) fn still_resolves(&self, name: &DnsEntry) -> bool {
-        let version = name.version();
+    pub(super) fn still_resolves(&self, dns: &DnsEntry) -> bool {
+        let version = dns.version();
         if version == self.dns_version.get() {
             return true;
         }
         self.dns_version.set(version);
-        name.contains(self.peer.ip())
+        dns.contains(self.peer.ip())
     }
 
     pub(super) fn keep_alive(&self) -> Duration {
-        self.keep
+        self.keep_alive
     }
 
     /// Shuts the connection down, as far as that does not block.
@@ -303,12 +305,12 @@ impl AsyncRead for Tunnel {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.first.is_empty() {
+        if self.buffered.is_empty() {
             return Pin::new(&mut self.stream).poll_read(cx, buf);
         }
-        let count = self.first.len().min(buf.remaining());
-        buf.put_slice(&self.first[..count]);
-        self.first.advance(count);
+        let count = self.buffered.len().min(buf.remaining());
+        buf.put_slice(&self.buffered[..count]);
+        self.buffered.advance(count);
         Poll::Ready(Ok(()))
     }
 }

@@ -63,7 +63,7 @@ pub enum DialPhase {
 impl fmt::Display for DialPhase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Dns => "waiting for its addresses",
+            Self::Dns => "waiting for DNS",
             Self::Tcp => "waiting for TCP",
             Self::Proxy => "waiting for the proxy",
             Self::Tls => "waiting for TLS",
@@ -74,11 +74,11 @@ impl fmt::Display for DialPhase {
 /// Opens a connection that is ready for a request.
 pub(super) async fn connection(
     target: &DialTarget,
-    place: ConnectionSlot,
+    slot: ConnectionSlot,
 ) -> Result<Connection, DialError> {
     let phase = Cell::new(DialPhase::Dns);
-    match tokio::time::timeout(target.connect_timeout, dial(target, place, &phase)).await {
-        Ok(dialled) => dialled,
+    match tokio::time::timeout(target.connect_timeout, dial(target, slot, &phase)).await {
+        Ok(result) => result,
         Err(_) => {
             let phase = phase.get();
             if phase == DialPhase::Tcp {
@@ -95,42 +95,42 @@ pub(super) async fn connection(
 
 async fn dial(
     target: &DialTarget,
-    place: ConnectionSlot,
+    slot: ConnectionSlot,
     phase: &Cell<DialPhase>,
 ) -> Result<Connection, DialError> {
     let version = target.dns.version();
-    let dialled = target.dial_url();
+    let url = target.dial_url();
     let addresses = target
         .dns
         .addresses()
         .await
-        .map_err(|reason| DialError::Dns { host: dialled.host.clone(), reason })?;
+        .map_err(|reason| DialError::Dns { host: url.host.clone(), reason })?;
     phase.set(DialPhase::Tcp);
-    let began = clock::now();
-    let connected = tcp(&addresses, dialled.port).await;
-    let (mut wire, peer) = connected.map_err(|(address, error)| {
+    let start = clock::now();
+    let connected = connect_any(&addresses, url.port).await;
+    let (mut socket, peer) = connected.map_err(|(address, error)| {
         target.dns.request_refresh();
-        DialError::Connect { host: dialled.host.clone(), address, reason: error.to_string() }
+        DialError::Connect { host: url.host.clone(), address, reason: error.to_string() }
     })?;
-    let round_trip = place.pool().record_connect_time(clock::since(began));
+    let round_trip = slot.pool().record_connect_time(clock::since(start));
     if let Some(proxy) = &target.proxy {
         phase.set(DialPhase::Proxy);
-        let tunnelled = tunnel::connect(&mut wire, proxy, &target.url).await;
-        tunnelled.map_err(|refusal| proxy_error(target, &proxy.url.authority, refusal))?;
+        let tunnel = tunnel::connect(&mut socket, proxy, &target.url).await;
+        tunnel.map_err(|error| proxy_error(target, &proxy.url.authority, error))?;
     }
     phase.set(DialPhase::Tls);
-    let stream = secure(target, wire.clone()).await?;
+    let stream = start_tls(target, socket.clone()).await?;
     Ok(Connection::new(
-        ConnectionInner::new(stream, wire, (peer, version), round_trip, place),
+        ConnectionInner::new(stream, socket, peer, version, round_trip, slot),
         false,
     ))
 }
 
 /// Starts TLS if the target requires it.
-async fn secure(target: &DialTarget, wire: SharedSocket) -> Result<Transport, DialError> {
-    let Some(tls) = &target.tls else { return Ok(Transport::Plain(wire)) };
+async fn start_tls(target: &DialTarget, socket: SharedSocket) -> Result<Transport, DialError> {
+    let Some(tls) = &target.tls else { return Ok(Transport::Plain(socket)) };
     let connector = TlsConnector::from(Arc::clone(&tls.config));
-    match connector.connect(tls.server_name.clone(), wire).await {
+    match connector.connect(tls.server_name.clone(), socket).await {
         Ok(stream) => Ok(Transport::Tls(Box::new(stream))),
         Err(error) => Err(DialError::Tls {
             host: target.url.host.clone(),
@@ -139,8 +139,8 @@ async fn secure(target: &DialTarget, wire: SharedSocket) -> Result<Transport, Di
     }
 }
 
-fn proxy_error(target: &DialTarget, proxy: &str, refusal: ProxyConnectError) -> DialError {
-    let (status, reason) = match refusal {
+fn proxy_error(target: &DialTarget, proxy: &str, error: ProxyConnectError) -> DialError {
+    let (status, reason) = match error {
         ProxyConnectError::Status(407) => (
             Some(407),
             "it requires credentials, 407 (put them in its URL: `http://user:password@...`)"
@@ -156,34 +156,34 @@ fn proxy_error(target: &DialTarget, proxy: &str, refusal: ProxyConnectError) -> 
 type ConnectResult = Result<(SharedSocket, SocketAddr), (SocketAddr, io::Error)>;
 
 /// Connects to the first address that accepts; the last error if none does.
-async fn tcp(addresses: &[IpAddr], port: u16) -> ConnectResult {
+async fn connect_any(addresses: &[IpAddr], port: u16) -> ConnectResult {
     if let [only] = addresses {
-        return attempt(SocketAddr::new(*only, port)).await;
+        return connect(SocketAddr::new(*only, port)).await;
     }
     let mut next =
         interleave_families(addresses).into_iter().map(|address| SocketAddr::new(address, port));
     let mut pending = JoinSet::new();
     let mut failed = (SocketAddr::from(([0; 4], port)), io::Error::other("it has no address"));
     loop {
-        let more = next.len() > 0;
+        let has_more = next.len() > 0;
         tokio::select! {
-            tried = pending.join_next() => match tried {
+            result = pending.join_next() => match result {
                 Some(Ok(Ok(connected))) => return Ok(connected),
                 Some(Ok(Err(error))) => failed = error,
-                None if !more => return Err(failed),
+                None if !has_more => return Err(failed),
                 Some(Err(_)) | None => {}
             },
-            () = tokio::time::sleep(ATTEMPT_DELAY), if more => {}
+            () = tokio::time::sleep(ATTEMPT_DELAY), if has_more => {}
         }
         if let Some(address) = next.next() {
-            pending.spawn(attempt(address));
+            pending.spawn(connect(address));
         }
     }
 }
 
-async fn attempt(address: SocketAddr) -> ConnectResult {
+async fn connect(address: SocketAddr) -> ConnectResult {
     let connected = TcpStream::connect(address).await.and_then(SharedSocket::new);
-    connected.map(|wire| (wire, address)).map_err(|error| (address, error))
+    connected.map(|socket| (socket, address)).map_err(|error| (address, error))
 }
 
 /// Alternates the address families, beginning with the preferred one.
@@ -191,12 +191,12 @@ fn interleave_families(addresses: &[IpAddr]) -> Vec<IpAddr> {
     let first_is_v6 = addresses.first().is_some_and(IpAddr::is_ipv6);
     let (first, second): (Vec<_>, Vec<_>) =
         addresses.iter().partition(|address| address.is_ipv6() == first_is_v6);
-    let mut turns = Vec::with_capacity(addresses.len());
+    let mut interleaved = Vec::with_capacity(addresses.len());
     for at in 0..first.len().max(second.len()) {
-        turns.extend(first.get(at));
-        turns.extend(second.get(at));
+        interleaved.extend(first.get(at));
+        interleaved.extend(second.get(at));
     }
-    turns
+    interleaved
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Dials that succeed past trouble, and dials that fail with words that help.
+//! Dials that succeed in spite of failures, and the error messages of dials that fail.
 
 use std::cell::RefCell;
 use std::future::pending;
@@ -43,10 +43,10 @@ fn refusing_port() -> u16 {
 // === addresses ===
 
 #[test]
-fn an_address_that_refuses_is_passed_over() {
+fn an_address_that_refuses_is_skipped() {
     worker(async {
         let (address, _) = origin(hello).await;
-        let resolver = knows(&["127.0.0.2", "127.0.0.3", "127.0.0.1"]);
+        let resolver = resolves_to(&["127.0.0.2", "127.0.0.3", "127.0.0.1"]);
         let connection =
             dialled(&named(address.port(), CONNECT, &resolver)).await.expect("a connection");
         assert_eq!(connection.peer(), Some(address));
@@ -55,17 +55,17 @@ fn an_address_that_refuses_is_passed_over() {
 }
 
 #[test]
-fn where_all_refuse_it_is_said_who() {
+fn if_all_addresses_refuse_the_error_names_one() {
     worker(async {
         let port = refusing_port();
-        let target = named(port, CONNECT, &knows(&["127.0.0.1", "127.0.0.2"]));
+        let target = named(port, CONNECT, &resolves_to(&["127.0.0.1", "127.0.0.2"]));
         let error = dialled(&target).await.expect_err("no connection").to_string();
         assert!(error.starts_with("cannot connect to api.test (127.0.0.2:"), "{error}");
         assert!(error.contains("Connection refused"), "{error}");
     });
 }
 
-/// A listener whose backlog is full: what connects to it hears nothing.
+/// A listener with a full backlog: connecting to it times out.
 fn black_hole(address: &str) -> (SocketAddr, Vec<Socket>) {
     let listener = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     listener
@@ -85,10 +85,10 @@ fn black_hole(address: &str) -> (SocketAddr, Vec<Socket>) {
 }
 
 #[test]
-fn a_black_hole_times_out_within_connect() {
+fn a_black_hole_times_out_within_the_connect_timeout() {
     worker(async {
         let (address, _sockets) = black_hole("127.0.0.1");
-        let (pools, target) = (pools(), named(address.port(), SHORT, &knows(&["127.0.0.1"])));
+        let (pools, target) = (pools(), named(address.port(), SHORT, &resolves_to(&["127.0.0.1"])));
         let error = pools.dial(&target).await.expect_err("no connection");
         assert_eq!(error.to_string(), "no connection to api.test within 50ms, waiting for TCP");
         assert_eq!(pools.open_connections(&target), 0);
@@ -96,12 +96,12 @@ fn a_black_hole_times_out_within_connect() {
 }
 
 #[test]
-fn a_black_hole_does_not_hold_up_the_next_address() {
+fn a_black_hole_does_not_delay_the_next_address_for_long() {
     worker(async {
         let (address, _sockets) = black_hole("127.0.0.2");
         let beside =
             tokio::net::TcpListener::bind(("127.0.0.1", address.port())).await.expect("the port");
-        let target = named(address.port(), CONNECT, &knows(&["127.0.0.2", "127.0.0.1"]));
+        let target = named(address.port(), CONNECT, &resolves_to(&["127.0.0.2", "127.0.0.1"]));
         let connection = dialled(&target).await.expect("a connection");
         assert_eq!(connection.peer(), beside.local_addr().ok());
     });
@@ -110,7 +110,7 @@ fn a_black_hole_does_not_hold_up_the_next_address() {
 // === names ===
 
 #[test]
-fn a_name_that_does_not_resolve_is_said_clearly() {
+fn an_unresolvable_name_has_a_clear_error() {
     worker(async {
         let lookup =
             |_| -> LookupFuture { Box::pin(async { Err(io::Error::other("no such host")) }) };
@@ -122,10 +122,10 @@ fn a_name_that_does_not_resolve_is_said_clearly() {
 }
 
 #[test]
-fn dials_share_one_lookup_and_wait_for_it_within_connect() {
+fn dials_share_one_lookup_and_wait_for_it_within_the_connect_timeout() {
     worker(async {
-        let asked = Arc::new(AtomicUsize::new(0));
-        let count = Arc::clone(&asked);
+        let lookups = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&lookups);
         let lookup = move |_| -> LookupFuture {
             count.fetch_add(1, Ordering::SeqCst);
             Box::pin(pending())
@@ -133,10 +133,10 @@ fn dials_share_one_lookup_and_wait_for_it_within_connect() {
         let resolver = Resolver::with_lookup(Handle::current(), lookup);
         let (pools, target) = (pools(), named(80, SHORT, &resolver));
         let (first, second) = tokio::join!(pools.dial(&target), pools.dial(&target));
-        for error in [first.expect_err("no answer"), second.expect_err("no answer")] {
+        for error in [first.expect_err("a timeout"), second.expect_err("a timeout")] {
             assert!(matches!(error, DialError::Timeout { phase: DialPhase::Dns, .. }), "{error}");
         }
-        assert_eq!(asked.load(Ordering::SeqCst), 1);
+        assert_eq!(lookups.load(Ordering::SeqCst), 1);
     });
 }
 
@@ -149,14 +149,14 @@ fn localhost_is_resolved_by_the_system() {
         let target = DialTarget::new(&url, &ClientTls::default(), None, CONNECT, 1, &resolver)
             .expect("a target");
         assert_eq!(exchange(dialled(&target).await.expect("a connection")).await, "hi");
-        let addresses = resolver.entry("localhost").addresses().await.expect("an answer");
+        let addresses = resolver.entry("localhost").addresses().await.expect("addresses");
         assert!(addresses.iter().all(IpAddr::is_loopback));
     });
 }
 
 // === a forward proxy ===
 
-/// A proxy that wants `authorization` and connects to `to`, whatever it was asked for.
+/// A proxy that requires `authorization` and always connects to `to`.
 async fn forward_proxy(
     authorization: &'static str,
     to: SocketAddr,
@@ -170,9 +170,9 @@ async fn forward_proxy(
             let admitted = head.contains(authorization);
             seen.borrow_mut().push(head);
             if !admitted {
-                let refusal =
+                let rejection =
                     b"HTTP/1.1 407 Proxy Authentication Required\r\ncontent-length: 0\r\n\r\n";
-                return stream.write_all(refusal).await.expect("written");
+                return stream.write_all(rejection).await.expect("written");
             }
             let mut upstream = TcpStream::connect(to).await.expect("the origin");
             stream
@@ -193,15 +193,21 @@ fn through(proxy: SocketAddr, authorization: Option<&'static str>) -> ForwardPro
 }
 
 #[test]
-fn a_proxy_is_asked_to_connect_and_told_who_we_are() {
+fn a_proxy_receives_connect_with_its_credentials() {
     worker(async {
         let (address, _) = origin(hello).await;
         let (proxy, heads) = forward_proxy("Proxy-Authorization: Basic dTpw\r\n", address).await;
         let (proxy, url) = (through(proxy, Some("Basic dTpw")), url("http", "api.test", 80));
-        // The name of the origin is the proxy's to resolve.
-        let target =
-            DialTarget::new(&url, &ClientTls::default(), Some(&proxy), CONNECT, 1, &knows(&[]))
-                .expect("a target");
+        // The proxy resolves the name of the origin.
+        let target = DialTarget::new(
+            &url,
+            &ClientTls::default(),
+            Some(&proxy),
+            CONNECT,
+            1,
+            &resolves_to(&[]),
+        )
+        .expect("a target");
         assert_eq!(exchange(dialled(&target).await.expect("a connection")).await, "hi");
         assert!(
             heads.borrow()[0].starts_with("CONNECT api.test:80 HTTP/1.1\r\nHost: api.test:80\r\n")
@@ -218,21 +224,27 @@ fn tls_goes_through_the_proxy_to_the_provider() {
         let tls = ClientTls { ca: Some(authority.pem()), ..ClientTls::default() };
         let url = url("https", "api.test", 443);
         let proxy = through(proxy, None);
-        let target =
-            DialTarget::new(&url, &tls, Some(&proxy), CONNECT, 1, &knows(&[])).expect("a target");
+        let target = DialTarget::new(&url, &tls, Some(&proxy), CONNECT, 1, &resolves_to(&[]))
+            .expect("a target");
         assert_eq!(exchange(dialled(&target).await.expect("a connection")).await, "hi");
     });
 }
 
 #[test]
-fn a_proxy_that_wants_credentials_is_said_so_without_those_we_gave() {
+fn the_error_of_a_proxy_that_rejects_the_credentials_does_not_contain_them() {
     worker(async {
         let (proxy, _) =
             forward_proxy("Proxy-Authorization: Basic dTpw\r\n", ([127, 0, 0, 1], 9).into()).await;
         let (proxy, url) = (through(proxy, Some("Basic c2VjcmV0")), url("http", "api.test", 80));
-        let target =
-            DialTarget::new(&url, &ClientTls::default(), Some(&proxy), CONNECT, 1, &knows(&[]))
-                .expect("a target");
+        let target = DialTarget::new(
+            &url,
+            &ClientTls::default(),
+            Some(&proxy),
+            CONNECT,
+            1,
+            &resolves_to(&[]),
+        )
+        .expect("a target");
         let error = dialled(&target).await.expect_err("refused");
         assert!(matches!(error, DialError::Proxy { status: Some(407), .. }));
         assert!(error.to_string().contains("it requires credentials, 407"), "{error}");
@@ -241,7 +253,7 @@ fn a_proxy_that_wants_credentials_is_said_so_without_those_we_gave() {
 }
 
 #[test]
-fn the_head_of_a_proxys_answer_is_bounded() {
+fn the_head_of_a_proxys_response_is_bounded() {
     worker(async {
         let (proxy, _) = origin(|mut stream| async move {
             head(&mut stream).await;
@@ -249,22 +261,34 @@ fn the_head_of_a_proxys_answer_is_bounded() {
         })
         .await;
         let (proxy, url) = (through(proxy, None), url("http", "api.test", 80));
-        let target =
-            DialTarget::new(&url, &ClientTls::default(), Some(&proxy), CONNECT, 1, &knows(&[]))
-                .expect("a target");
+        let target = DialTarget::new(
+            &url,
+            &ClientTls::default(),
+            Some(&proxy),
+            CONNECT,
+            1,
+            &resolves_to(&[]),
+        )
+        .expect("a target");
         let error = dialled(&target).await.expect_err("refused").to_string();
         assert!(error.ends_with("the head of its response is over 8 KiB"), "{error}");
     });
 }
 
 #[test]
-fn a_proxy_over_tls_is_refused_when_the_policy_is_loaded() {
+fn a_proxy_over_tls_is_rejected_when_the_policy_is_loaded() {
     worker(async {
         let mut proxy = through(([127, 0, 0, 1], 3128).into(), None);
         proxy.url.https = true;
         let url = url("http", "api.test", 80);
-        let refused =
-            DialTarget::new(&url, &ClientTls::default(), Some(&proxy), CONNECT, 1, &knows(&[]));
+        let refused = DialTarget::new(
+            &url,
+            &ClientTls::default(),
+            Some(&proxy),
+            CONNECT,
+            1,
+            &resolves_to(&[]),
+        );
         assert!(matches!(refused, Err(TargetError::ProxyScheme { .. })));
     });
 }

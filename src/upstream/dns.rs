@@ -77,14 +77,14 @@ impl Resolver {
     }
 
     pub(super) fn entry(&self, host: &str) -> Arc<DnsEntry> {
-        let mut names = self.entries.lock();
-        if let Some(name) = names.get(host).and_then(Weak::upgrade) {
-            return name;
+        let mut entries = self.entries.lock();
+        if let Some(entry) = entries.get(host).and_then(Weak::upgrade) {
+            return entry;
         }
-        names.retain(|_, name| name.strong_count() > 0);
-        let name = Arc::new(DnsEntry::new(host, self));
-        names.insert(host.to_owned(), Arc::downgrade(&name));
-        name
+        entries.retain(|_, entry| entry.strong_count() > 0);
+        let entry = Arc::new(DnsEntry::new(host, self));
+        entries.insert(host.to_owned(), Arc::downgrade(&entry));
+        entry
     }
 }
 
@@ -103,13 +103,13 @@ impl fmt::Debug for Resolver {
 
 impl DnsEntry {
     fn new(host: &str, resolver: &Resolver) -> Self {
-        let answer = match host.parse::<IpAddr>() {
+        let state = match host.parse::<IpAddr>() {
             Ok(address) => LookupState::Resolved(Arc::new([address])),
             Err(_) => LookupState::Idle,
         };
         Self {
             host: host.to_owned(),
-            state: watch::Sender::new(answer),
+            state: watch::Sender::new(state),
             version: AtomicU64::new(0),
             refresh_requested: Arc::default(),
             handle: resolver.handle.clone(),
@@ -128,11 +128,11 @@ impl DnsEntry {
     /// The known addresses, or the result of a lookup. The caller limits the wait.
     pub(super) async fn addresses(self: &Arc<Self>) -> Result<Arc<[IpAddr]>, Arc<str>> {
         self.start_lookup();
-        let mut answers = self.state.subscribe();
-        let settled = answers.wait_for(|answer| {
-            matches!(answer, LookupState::Resolved(_) | LookupState::Failed { .. })
+        let mut state = self.state.subscribe();
+        let result = state.wait_for(|state| {
+            matches!(state, LookupState::Resolved(_) | LookupState::Failed { .. })
         });
-        match settled.await.as_deref() {
+        match result.await.as_deref() {
             Ok(LookupState::Resolved(addresses)) => Ok(Arc::clone(addresses)),
             Ok(LookupState::Failed { reason, .. }) => Err(Arc::clone(reason)),
             _ => Err("the resolver has stopped".into()),
@@ -145,23 +145,23 @@ impl DnsEntry {
     }
 
     fn start_lookup(self: &Arc<Self>) {
-        let asks = self.state.send_if_modified(|answer| {
-            let asks = match answer {
+        let starts = self.state.send_if_modified(|state| {
+            let starts = match state {
                 LookupState::Idle => true,
                 LookupState::Failed { at, .. } => {
                     clock::now().saturating_duration_since(*at) >= RETRY_AFTER
                 }
                 LookupState::Pending | LookupState::Resolved(_) => false,
             };
-            if asks {
-                *answer = LookupState::Pending;
+            if starts {
+                *state = LookupState::Pending;
             }
-            asks
+            starts
         });
-        if asks {
-            let (name, host) = (Arc::downgrade(self), self.host.clone());
+        if starts {
+            let (entry, host) = (Arc::downgrade(self), self.host.clone());
             self.handle.spawn(refresh_loop(
-                name,
+                entry,
                 Arc::clone(&self.lookup),
                 host,
                 Arc::clone(&self.refresh_requested),
@@ -174,44 +174,44 @@ impl DnsEntry {
         match found.map(deduplicate) {
             Ok(found) if found.is_empty() => self.publish_failed("the name has no address"),
             Ok(found) => {
-                self.publish_known(found.into());
+                self.publish_resolved(found.into());
                 true
             }
             Err(error) => self.publish_failed(&error.to_string()),
         }
     }
 
-    fn publish_known(&self, found: Arc<[IpAddr]>) {
-        self.state.send_modify(|answer| {
-            let vanished = match answer {
+    fn publish_resolved(&self, found: Arc<[IpAddr]>) {
+        self.state.send_modify(|state| {
+            let has_vanished = match state {
                 LookupState::Resolved(known) => {
                     known.iter().any(|address| !found.contains(address))
                 }
                 _ => false,
             };
-            *answer = LookupState::Resolved(found);
-            if vanished {
+            *state = LookupState::Resolved(found);
+            if has_vanished {
                 self.version.fetch_add(1, Ordering::Release);
             }
         });
     }
 
     fn publish_failed(&self, reason: &str) -> bool {
-        let failed = self.state.send_if_modified(|answer| {
-            let failed = !matches!(answer, LookupState::Resolved(_));
-            if failed {
-                *answer = LookupState::Failed { reason: reason.into(), at: clock::now() };
+        let is_unresolved = self.state.send_if_modified(|state| {
+            let is_unresolved = !matches!(state, LookupState::Resolved(_));
+            if is_unresolved {
+                *state = LookupState::Failed { reason: reason.into(), at: clock::now() };
             }
-            failed
+            is_unresolved
         });
-        if !failed {
+        if !is_unresolved {
             tracing::warn!(
                 host = self.host,
                 reason,
                 "cannot resolve the host; keeping its last known addresses"
             );
         }
-        !failed
+        !is_unresolved
     }
 }
 
@@ -227,16 +227,16 @@ fn deduplicate(found: Vec<IpAddr>) -> Vec<IpAddr> {
 }
 
 /// Looks the host up until that fails with no known address, or no target uses the entry.
-async fn refresh_loop(name: Weak<DnsEntry>, lookup: Lookup, host: String, doubted: Arc<Notify>) {
+async fn refresh_loop(entry: Weak<DnsEntry>, lookup: Lookup, host: String, doubted: Arc<Notify>) {
     loop {
         let found = lookup(host.clone()).await;
-        match name.upgrade() {
-            Some(name) if name.publish(found) => {}
+        match entry.upgrade() {
+            Some(entry) if entry.publish(found) => {}
             _ => return,
         }
         tokio::time::sleep(MIN_REFRESH).await;
         let _ = tokio::time::timeout(REFRESH - MIN_REFRESH, doubted.notified()).await;
-        if name.strong_count() == 0 {
+        if entry.strong_count() == 0 {
             return;
         }
     }
@@ -286,8 +286,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_name_that_never_resolved_is_looked_up_at_most_once_a_second() {
-        let asked = Arc::new(AtomicUsize::new(0));
-        let count = Arc::clone(&asked);
+        let lookups = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&lookups);
         let name = resolver(move || match count.fetch_add(1, Ordering::SeqCst) {
             0 => Err(io::Error::other("no such host")),
             _ => Ok(one(1)),
@@ -296,8 +296,8 @@ mod tests {
         for _ in 0..3 {
             assert_eq!(&*name.addresses().await.expect_err("a failed lookup"), "no such host");
         }
-        assert_eq!(asked.load(Ordering::SeqCst), 1);
-        name.state.send_modify(|answer| match answer {
+        assert_eq!(lookups.load(Ordering::SeqCst), 1);
+        name.state.send_modify(|state| match state {
             LookupState::Failed { at, .. } => *at -= RETRY_AFTER,
             other => panic!("{other:?}"),
         });

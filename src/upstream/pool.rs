@@ -58,7 +58,7 @@ pub(super) struct ConnectionPool {
 
 #[derive(Debug)]
 struct IdleConnection {
-    link: Box<ConnectionInner>,
+    connection: Box<ConnectionInner>,
     since: Instant,
 }
 
@@ -92,7 +92,7 @@ impl Pools {
         if claims > 0 && pool.free_slots() <= claims {
             return None;
         }
-        pool.checkout(&target.dns, now).map(|link| Connection::new(link, true))
+        pool.checkout(&target.dns, now).map(|connection| Connection::new(connection, true))
     }
 
     /// Whether another connection may be opened.
@@ -117,13 +117,13 @@ impl Pools {
 
     /// Starts to dial. The caller has checked `may_dial`, and runs within a `LocalSet`.
     pub fn dial(&self, target: &Arc<DialTarget>) -> PendingDial {
-        let place = ConnectionSlot::new(self.pool(target));
+        let slot = ConnectionSlot::new(self.pool(target));
         let target = Arc::clone(target);
         let (sender, receiver) = oneshot::channel();
         tokio::task::spawn_local(async move {
-            let dialled = dial::connection(&target, place).await;
+            let result = dial::connection(&target, slot).await;
             // If the receiver is gone, the connection is dropped, which puts it into the pool.
-            drop(sender.send(dialled));
+            drop(sender.send(result));
         });
         PendingDial(receiver)
     }
@@ -167,7 +167,7 @@ impl Drop for PoolsInner {
     /// Breaks the reference cycle between an idle connection and its pool.
     fn drop(&mut self) {
         for pool in self.pools.get_mut().values() {
-            pool.idle.take().into_iter().for_each(|idle| idle.link.close());
+            pool.idle.take().into_iter().for_each(|idle| idle.connection.close());
         }
     }
 }
@@ -205,46 +205,48 @@ impl ConnectionPool {
         }
     }
 
-    fn checkout(&self, name: &DnsEntry, now: Instant) -> Option<Box<ConnectionInner>> {
+    fn checkout(&self, dns: &DnsEntry, now: Instant) -> Option<Box<ConnectionInner>> {
         loop {
-            let mut found = self.idle.borrow_mut().pop()?;
-            if found.is_usable(name, now, self.idle_for) {
-                return Some(found.link);
+            let mut idle = self.idle.borrow_mut().pop()?;
+            if idle.is_usable(dns, now, self.idle_for) {
+                return Some(idle.connection);
             }
-            found.link.close();
+            idle.connection.close();
         }
     }
 
     /// Stores a connection that is ready for its next request.
-    pub(super) fn put_back(&self, link: Box<ConnectionInner>) {
-        let keep = link.keep_alive().min(self.idle_for);
+    pub(super) fn put_back(&self, connection: Box<ConnectionInner>) {
+        let keep = connection.keep_alive().min(self.idle_for);
         if keep.is_zero() || self.open.get() > self.limit.get() {
-            return link.close();
+            return connection.close();
         }
-        self.idle.borrow_mut().push(IdleConnection { link, since: self.now.get() });
+        self.idle.borrow_mut().push(IdleConnection { connection, since: self.now.get() });
         self.wake_waiters();
     }
 
     fn sweep(&self, now: Instant) {
         self.now.set(now);
         let keep = self.idle_for;
-        let ended = |idle: &mut IdleConnection| idle.is_old(now, keep) || idle.link.has_input();
+        let is_stale =
+            |idle: &mut IdleConnection| idle.is_old(now, keep) || idle.connection.has_input();
         // Closed after the borrow has ended, because a connection releases its slot.
-        let ended: Vec<_> = self.idle.borrow_mut().extract_if(.., ended).collect();
-        ended.into_iter().for_each(|idle| idle.link.close());
+        let stale: Vec<_> = self.idle.borrow_mut().extract_if(.., is_stale).collect();
+        stale.into_iter().for_each(|idle| idle.connection.close());
     }
 }
 
 impl IdleConnection {
     fn is_old(&self, now: Instant, most: Duration) -> bool {
-        now.saturating_duration_since(self.since) >= self.link.keep_alive().min(most)
+        now.saturating_duration_since(self.since) >= self.connection.keep_alive().min(most)
     }
 
-    fn is_usable(&mut self, name: &DnsEntry, now: Instant, most: Duration) -> bool {
+    fn is_usable(&mut self, dns: &DnsEntry, now: Instant, most: Duration) -> bool {
         !self.is_old(now, most)
-            && self.link.still_resolves(name)
-            && !self.link.has_input()
-            && (now.saturating_duration_since(self.since) < PEEK_AFTER || self.link.is_quiet())
+            && self.connection.still_resolves(dns)
+            && !self.connection.has_input()
+            && (now.saturating_duration_since(self.since) < PEEK_AFTER
+                || self.connection.is_quiet())
     }
 }
 
@@ -272,7 +274,7 @@ impl Future for PendingDial {
     type Output = Result<Connection, DialError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.0).poll(cx).map(|dialled| dialled.unwrap_or(Err(DialError::Stopped)))
+        Pin::new(&mut self.0).poll(cx).map(|result| result.unwrap_or(Err(DialError::Stopped)))
     }
 }
 

@@ -1,4 +1,4 @@
-//! Connections that are used again, the ones that must not be, and who waits for one.
+//! Reuse of connections, its limits, and waiting for a connection.
 
 use std::io::{Read, Write};
 use std::net::SocketAddr;
@@ -14,10 +14,10 @@ use super::{DialTarget, OutgoingBody, OutgoingRequest, SendError};
 use crate::clock;
 use crate::policy::sections::model::ClientTls;
 
-const UNSEEN: Duration = Duration::from_millis(100);
+const PEEK_AFTER: Duration = Duration::from_millis(100);
 
 #[test]
-fn a_connection_is_used_again() {
+fn a_connection_is_reused() {
     worker(async {
         let (address, accepted) = origin(hello).await;
         let (pools, target) = (pools(), target(address, 8));
@@ -26,7 +26,7 @@ fn a_connection_is_used_again() {
         assert_eq!((first.peer(), first.is_reused()), (Some(address), false));
         assert_eq!(exchange(first).await, "hi");
         for _ in 0..3 {
-            pools.age(&target, UNSEEN);
+            pools.age(&target, PEEK_AFTER);
             let again = pools.idle(&target, clock::now()).expect("an idle connection");
             assert!(again.is_reused());
             assert_eq!(exchange(again).await, "hi");
@@ -36,7 +36,7 @@ fn a_connection_is_used_again() {
 }
 
 #[test]
-fn a_body_that_is_known_is_sent_with_its_length() {
+fn a_complete_body_is_sent_with_its_length() {
     worker(async {
         let (address, _) = origin(|mut stream| async move {
             let head = head(&mut stream).await.expect("a head");
@@ -54,46 +54,47 @@ fn a_body_that_is_known_is_sent_with_its_length() {
     });
 }
 
-/// An origin on a thread of its own: it answers once, and when told does what the test is about.
+/// An origin on its own thread. It responds once, then runs `then` when the returned function is
+/// called.
 fn on_a_thread(
     then: impl FnOnce(std::net::TcpStream) + Send + 'static,
 ) -> (SocketAddr, impl FnOnce()) {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("an address");
-    let (go, told) = mpsc::channel();
+    let (start, started) = mpsc::channel();
     let (done, finished) = mpsc::channel();
     std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().expect("a connection");
         let mut buffer = [0; 1024];
         assert!(stream.read(&mut buffer).expect("a request") > 0);
         stream.write_all(HI).expect("written");
-        told.recv().expect("told");
+        started.recv().expect("started");
         then(stream);
-        done.send(()).expect("heard");
+        done.send(()).expect("received");
         drop(listener);
     });
     (address, move || {
-        go.send(()).expect("sent");
+        start.send(()).expect("sent");
         finished.recv().expect("finished");
     })
 }
 
 #[test]
-fn a_connection_that_was_closed_while_idle_is_not_used() {
+fn a_connection_that_was_closed_while_idle_is_not_reused() {
     worker(async {
         let (address, close) = on_a_thread(drop);
         let (pools, target) = (pools(), target(address, 1));
         exchange(pools.dial(&target).await.expect("a connection")).await;
-        // The worker does not turn meanwhile: only a look at the socket can tell.
+        // The runtime does not run meanwhile: only a peek at the socket can detect it.
         close();
-        pools.age(&target, UNSEEN);
+        pools.age(&target, PEEK_AFTER);
         assert!(pools.idle(&target, clock::now()).is_none());
         until(|| pools.may_dial(&target)).await;
     });
 }
 
 #[test]
-fn a_connection_that_spoke_while_idle_is_not_used() {
+fn a_connection_with_input_while_idle_is_not_reused() {
     worker(async {
         let (keep, kept) = mpsc::channel();
         let (address, speak) = on_a_thread(move |mut stream| {
@@ -103,7 +104,7 @@ fn a_connection_that_spoke_while_idle_is_not_used() {
         let (pools, target) = (pools(), target(address, 1));
         exchange(pools.dial(&target).await.expect("a connection")).await;
         speak();
-        pools.age(&target, UNSEEN);
+        pools.age(&target, PEEK_AFTER);
         assert!(pools.idle(&target, clock::now()).is_none());
         until(|| pools.open_connections(&target) == 0).await;
         drop(kept);
@@ -111,7 +112,7 @@ fn a_connection_that_spoke_while_idle_is_not_used() {
 }
 
 #[test]
-fn room_comes_back_when_an_idle_connection_ends() {
+fn the_slot_is_released_when_an_idle_connection_ends() {
     worker(async {
         let (address, _) = origin(|mut stream| async move {
             head(&mut stream).await;
@@ -129,7 +130,7 @@ fn room_comes_back_when_an_idle_connection_ends() {
 }
 
 #[test]
-fn a_request_that_was_never_started_is_handed_back() {
+fn the_body_of_an_unsent_request_is_returned() {
     worker(async {
         let (address, close) = on_a_thread(drop);
         let (pools, target) = (pools(), target(address, 1));
@@ -150,7 +151,7 @@ fn a_request_that_was_never_started_is_handed_back() {
 }
 
 #[test]
-fn a_request_that_was_started_is_not_handed_back() {
+fn the_body_of_a_started_request_is_not_returned() {
     worker(async {
         let (address, _) = origin(|mut stream| async move { drop(head(&mut stream).await) }).await;
         let connection = pools().dial(&target(address, 1)).await.expect("a connection");
@@ -159,7 +160,7 @@ fn a_request_that_was_started_is_not_handed_back() {
 }
 
 #[test]
-fn past_the_limit_attempts_wait_in_their_order() {
+fn attempts_beyond_the_limit_wait_in_order() {
     worker(async {
         let (address, accepted) = origin(hello).await;
         let (pools, target) = (pools(), target(address, 1));
@@ -181,7 +182,7 @@ fn past_the_limit_attempts_wait_in_their_order() {
             .collect();
         tokio::task::yield_now().await;
         exchange(held).await;
-        // It is there, but for the one who waits.
+        // It is idle, but reserved for the first waiter.
         assert!(pools.idle(&target, clock::now()).is_none() && !pools.may_dial(&target));
         for waiter in waiters {
             waiter.await.expect("no panic");
@@ -192,7 +193,7 @@ fn past_the_limit_attempts_wait_in_their_order() {
 }
 
 #[test]
-fn a_waiter_that_leaves_when_called_hands_it_on() {
+fn a_waiter_that_is_dropped_passes_its_claim_on() {
     worker(async {
         let (address, _) = origin(hello).await;
         let (pools, target) = (pools(), target(address, 1));
@@ -206,7 +207,7 @@ fn a_waiter_that_leaves_when_called_hands_it_on() {
         });
         assert!(pending.await);
         exchange(held).await;
-        // Nothing else is left to happen that could call the second.
+        // Nothing else can happen that would wake the second.
         for _ in 0..16 {
             tokio::task::yield_now().await;
         }
@@ -217,29 +218,29 @@ fn a_waiter_that_leaves_when_called_hands_it_on() {
 }
 
 #[test]
-fn room_that_appears_by_a_failed_dial_wakes_a_waiter() {
+fn a_failed_dial_wakes_a_waiter() {
     worker(async {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         let target = target(listener.local_addr().expect("an address"), 1);
         drop(listener);
         let pools = pools();
-        let dialling = pools.dial(&target);
+        let dial = pools.dial(&target);
         assert!(!pools.may_dial(&target));
         pools.wait_for_capacity(&target).await;
         assert!(pools.may_dial(&target));
-        assert!(dialling.await.is_err());
+        assert!(dial.await.is_err());
     });
 }
 
 #[test]
-fn dialling_goes_on_when_the_waiter_leaves() {
+fn a_dial_completes_when_its_caller_leaves() {
     worker(async {
         let (address, accepted) = origin(hello).await;
         let (pools, target) = (pools(), target(address, 1));
         drop(pools.dial(&target));
         pools.wait_for_capacity(&target).await;
         let connection =
-            pools.idle(&target, clock::now()).expect("the connection nobody waited for");
+            pools.idle(&target, clock::now()).expect("the connection of the dropped dial");
         assert_eq!(exchange(connection).await, "hi");
         assert_eq!(accepted.get(), 1);
     });
@@ -248,14 +249,14 @@ fn dialling_goes_on_when_the_waiter_leaves() {
 #[test]
 fn a_request_that_is_cancelled_closes_its_connection() {
     worker(async {
-        let (closed, hears) = tokio::sync::oneshot::channel();
+        let (closed, closing) = tokio::sync::oneshot::channel();
         let closed = std::cell::Cell::new(Some(closed));
         let (address, _) = origin(move |mut stream| {
             let closed = closed.take().expect("one connection");
             async move {
                 head(&mut stream).await;
                 assert_eq!(stream.read(&mut [0]).await.unwrap_or(0), 0);
-                closed.send(()).expect("heard");
+                closed.send(()).expect("received");
             }
         })
         .await;
@@ -263,16 +264,16 @@ fn a_request_that_is_cancelled_closes_its_connection() {
         let connection = pools.dial(&target).await.expect("a connection");
         tokio::select! {
             biased;
-            _ = connection.send(get(), line) => panic!("no answer was given"),
+            _ = connection.send(get(), line) => panic!("unexpected response"),
             () = tokio::task::yield_now() => {}
         }
-        hears.await.expect("closed");
+        closing.await.expect("closed");
         until(|| pools.may_dial(&target)).await;
     });
 }
 
 #[test]
-fn a_body_that_is_dropped_half_read_gives_its_room_back() {
+fn a_body_that_is_dropped_early_releases_its_slot() {
     worker(async {
         let (address, _) = origin(|mut stream| async move {
             head(&mut stream).await;
@@ -289,7 +290,7 @@ fn a_body_that_is_dropped_half_read_gives_its_room_back() {
 }
 
 #[test]
-fn a_tunnel_holds_its_place() {
+fn a_tunnel_keeps_its_slot() {
     worker(async {
         let (address, _) = origin(|mut stream| async move {
             head(&mut stream).await;
@@ -320,7 +321,7 @@ fn a_tunnel_holds_its_place() {
 }
 
 #[test]
-fn what_was_idle_for_long_enough_is_swept() {
+fn connections_that_idled_for_too_long_are_closed() {
     worker(async {
         let (address, _) = origin(hello).await;
         let (pools, target) = (pools(), target(address, 1));
@@ -335,13 +336,13 @@ fn what_was_idle_for_long_enough_is_swept() {
 }
 
 #[test]
-fn a_connection_past_what_the_server_grants_is_not_used() {
+fn a_connection_is_not_reused_after_the_time_that_the_server_grants() {
     worker(async {
         let (address, _) = origin(|mut stream| async move {
             while head(&mut stream).await.is_some() {
-                let answer =
+                let response =
                     b"HTTP/1.1 200 OK\r\nkeep-alive: timeout=3\r\ncontent-length: 0\r\n\r\n";
-                stream.write_all(answer).await.expect("written");
+                stream.write_all(response).await.expect("written");
             }
         })
         .await;
@@ -355,10 +356,10 @@ fn a_connection_past_what_the_server_grants_is_not_used() {
 }
 
 #[test]
-fn a_connection_to_an_address_that_vanished_is_not_used() {
+fn a_connection_to_an_address_that_disappeared_is_not_reused() {
     worker(async {
         let (address, _) = origin(hello).await;
-        let resolver = knows(&["127.0.0.1"]);
+        let resolver = resolves_to(&["127.0.0.1"]);
         let url = url("http", "api.test", address.port());
         let target = DialTarget::new(&url, &ClientTls::default(), None, CONNECT, 4, &resolver)
             .expect("a target");
@@ -387,7 +388,7 @@ fn a_pool_survives_a_reload_that_changes_only_its_limits() {
 }
 
 #[test]
-fn an_endpoint_that_closes_at_once_is_told_as_not_reused() {
+fn a_connection_that_is_closed_at_once_is_not_reported_as_reused() {
     worker(async {
         let (address, _) = origin(|stream| async move { drop(stream) }).await;
         let mut connection = dialled(&target(address, 1)).await.expect("a connection");

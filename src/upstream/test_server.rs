@@ -1,4 +1,4 @@
-//! What the tests of this folder speak with: origins on sockets of this machine, and waiting.
+//! Helpers for the tests: origins on local sockets, and waiting.
 
 use std::cell::Cell;
 use std::future::Future;
@@ -20,7 +20,7 @@ use crate::policy::sections::model::{ClientTls, Url};
 pub(super) const HI: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi";
 pub(super) const CONNECT: Duration = Duration::from_secs(10);
 
-/// Runs a test as a worker runs.
+/// Runs a test on a runtime like that of a worker.
 pub(super) fn worker(test: impl Future<Output = ()>) {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
@@ -29,14 +29,14 @@ pub(super) fn worker(test: impl Future<Output = ()>) {
     });
 }
 
-/// Lets the other tasks run until it is so.
+/// Lets the other tasks run until the condition holds.
 pub(super) async fn until(mut condition: impl FnMut() -> bool) {
     while !condition() {
         tokio::task::yield_now().await;
     }
 }
 
-/// Serves each connection by `serve`; gives its address and how many it accepted.
+/// Starts an origin. Returns its address and the count of accepted connections.
 pub(super) async fn origin<F: Future<Output = ()> + 'static>(
     serve: impl Fn(TcpStream) -> F + 'static,
 ) -> (SocketAddr, Rc<Cell<usize>>) {
@@ -53,7 +53,7 @@ pub(super) async fn origin<F: Future<Output = ()> + 'static>(
     (address, accepted)
 }
 
-/// Answers each request with `HI`.
+/// Responds to each request with `HI`.
 pub(super) async fn hello(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
     while head(&mut stream).await.is_some() {
         if stream.write_all(HI).await.is_err() {
@@ -81,8 +81,8 @@ pub(super) fn url(scheme: &str, host: &str, port: u16) -> Url {
     }
 }
 
-/// A resolver that knows `addresses` for every name.
-pub(super) fn knows(addresses: &[&str]) -> Resolver {
+/// A resolver that resolves every name to `addresses`.
+pub(super) fn resolves_to(addresses: &[&str]) -> Resolver {
     let found: Vec<IpAddr> =
         addresses.iter().map(|text| text.parse().expect("an address")).collect();
     let lookup =
@@ -116,7 +116,7 @@ pub(super) fn line(out: &mut Vec<u8>) {
     out.extend_from_slice(b"GET / HTTP/1.1\r\nhost: origin.test\r\n");
 }
 
-/// Sends `get` and reads the answer.
+/// Sends `get` and reads the response.
 pub(super) async fn exchange(connection: Connection) -> String {
     let (_, body) = connection.send(get(), line).await.expect("a response");
     let body = body.collect().await.expect("a body").to_bytes();

@@ -44,7 +44,7 @@ impl TlsConfigs {
         let key = ClientTls { server_name: None, ..tls.clone() };
         let mut configs = self.0.lock();
         configs.retain(|(_, config)| config.strong_count() > 0);
-        let known = configs.iter().find(|(made_of, _)| *made_of == key);
+        let known = configs.iter().find(|(settings, _)| *settings == key);
         if let Some(config) = known.and_then(|(_, config)| config.upgrade()) {
             return Ok(config);
         }
@@ -56,7 +56,7 @@ impl TlsConfigs {
 
 impl fmt::Debug for TlsConfigs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Configs")
+        f.write_str("TlsConfigs")
     }
 }
 
@@ -93,7 +93,7 @@ fn with_identity(
     Identity { cert, key }: &Identity,
 ) -> Result<ClientConfig, TargetError> {
     let chain = certificates(cert, "a client certificate")?;
-    let private = PrivateKeyDer::from_pem_slice(&key.bytes).map_err(|error| {
+    let private_key = PrivateKeyDer::from_pem_slice(&key.bytes).map_err(|error| {
         let reason = match error {
             // Other errors may quote a part of the key.
             pem::Error::NoItemsFound => "it holds no `-----BEGIN PRIVATE KEY-----`",
@@ -101,7 +101,7 @@ fn with_identity(
         };
         pem_error(key, "a private key", reason)
     })?;
-    builder.with_client_auth_cert(chain, private).map_err(|error| {
+    builder.with_client_auth_cert(chain, private_key).map_err(|error| {
         pem_error(key, format_args!("the private key of {}", cert.path.display()), error)
     })
 }

@@ -1,4 +1,4 @@
-//! Whom we trust over TLS, who we say that we are, and what is said when it fails.
+//! TLS: trusted roots, client certificates, and error messages.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -54,7 +54,7 @@ fn pem(path: &str, text: &str) -> Pem {
     Pem { path: path.into(), bytes: text.as_bytes().to_vec() }
 }
 
-/// A server named `api.test`; with `clients`, only for those whom that authority vouches for.
+/// A server named `api.test`. With `clients`, it requires client certificates by that authority.
 pub(super) fn acceptor(authority: &Authority, clients: Option<&Authority>) -> TlsAcceptor {
     use rustls::pki_types::{CertificateDer, pem::PemObject};
     let identity = authority.issue("api.test");
@@ -101,12 +101,12 @@ fn secure(
         None,
         CONNECT,
         8,
-        &knows(&["127.0.0.1"]),
+        &resolves_to(&["127.0.0.1"]),
     )
 }
 
 #[test]
-fn an_authority_of_our_own_is_trusted_and_the_connection_used_again() {
+fn a_configured_authority_is_trusted_and_the_connection_reused() {
     worker(async {
         let authority = Authority::new();
         let address = tls_origin(acceptor(&authority, None)).await;
@@ -119,7 +119,7 @@ fn an_authority_of_our_own_is_trusted_and_the_connection_used_again() {
 }
 
 #[test]
-fn a_certificate_by_another_authority_is_refused_in_words() {
+fn a_certificate_by_another_authority_is_rejected_with_an_explanation() {
     worker(async {
         let address = tls_origin(acceptor(&Authority::new(), None)).await;
         let tls = ClientTls { ca: Some(Authority::new().pem()), ..ClientTls::default() };
@@ -134,7 +134,7 @@ fn a_certificate_by_another_authority_is_refused_in_words() {
 }
 
 #[test]
-fn the_server_is_asked_for_by_server_name() {
+fn the_server_name_is_sent_and_verified() {
     worker(async {
         let authority = Authority::new();
         let address = tls_origin(acceptor(&authority, None)).await;
@@ -150,7 +150,7 @@ fn the_server_is_asked_for_by_server_name() {
 }
 
 #[test]
-fn a_client_certificate_is_given_where_it_is_asked_for() {
+fn a_client_certificate_is_sent_on_request() {
     worker(async {
         let (authority, clients) = (Authority::new(), Authority::new());
         let address = tls_origin(acceptor(&authority, Some(&clients))).await;
@@ -169,7 +169,7 @@ fn a_client_certificate_is_given_where_it_is_asked_for() {
 }
 
 #[test]
-fn a_server_that_speaks_no_tls_is_an_error_that_says_so() {
+fn the_error_of_a_server_without_tls_says_so() {
     worker(async {
         let (address, _) = origin(|mut stream| async move {
             let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
@@ -184,7 +184,7 @@ fn a_server_that_speaks_no_tls_is_an_error_that_says_so() {
 }
 
 #[test]
-fn what_is_wrong_with_a_pem_file_is_said_with_its_path() {
+fn the_error_of_an_invalid_pem_file_names_its_path() {
     worker(async {
         let address = SocketAddr::from(([127, 0, 0, 1], 443));
         let refuse =
@@ -215,7 +215,7 @@ fn what_is_wrong_with_a_pem_file_is_said_with_its_path() {
 }
 
 #[test]
-fn the_systems_authorities_do_not_vouch_for_ours() {
+fn the_systems_authorities_do_not_trust_the_test_authority() {
     worker(async {
         let address = tls_origin(acceptor(&Authority::new(), None)).await;
         match secure("api.test", address, &ClientTls::default()) {
@@ -233,9 +233,9 @@ fn the_systems_authorities_do_not_vouch_for_ours() {
 }
 
 #[test]
-fn sessions_are_shared_by_targets_that_are_configured_alike() {
+fn sessions_are_shared_by_targets_with_equal_configuration() {
     worker(async {
-        let resolver = knows(&["127.0.0.1"]);
+        let resolver = resolves_to(&["127.0.0.1"]);
         let tls = ClientTls { ca: Some(Authority::new().pem()), ..ClientTls::default() };
         let config = |host: &str, tls: &ClientTls| {
             let target =
@@ -250,7 +250,7 @@ fn sessions_are_shared_by_targets_that_are_configured_alike() {
 }
 
 #[test]
-fn targets_that_trust_others_do_not_share_connections() {
+fn targets_with_other_roots_do_not_share_connections() {
     worker(async {
         let ca = Some(Authority::new().pem());
         let id = |server_name: Option<&str>, ca: &Option<Pem>| {

@@ -58,7 +58,7 @@ impl WaiterQueue {
 
 impl fmt::Debug for WaiterQueue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Queue({} waiting)", self.waiting.borrow().len())
+        write!(f, "WaiterQueue({} waiting)", self.waiting.borrow().len())
     }
 }
 
@@ -79,16 +79,16 @@ impl Future for PoolWait {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let room = self.get_mut();
-        let queue = &room.pool.waiters;
-        match &room.waiter {
-            None if queue.is_empty() && room.pool.free_slots() > queue.claims() => {
+        let wait = self.get_mut();
+        let waiters = &wait.pool.waiters;
+        match &wait.waiter {
+            None if waiters.is_empty() && wait.pool.free_slots() > waiters.claims() => {
                 return Poll::Ready(());
             }
-            None => room.waiter = Some(queue.join(cx.waker())),
+            None => wait.waiter = Some(waiters.join(cx.waker())),
             Some(waiter) if waiter.granted.get() => {
-                queue.release();
-                room.waiter = None;
+                waiters.release();
+                wait.waiter = None;
                 return Poll::Ready(());
             }
             Some(waiter) => waiter.waker.borrow_mut().clone_from(cx.waker()),
@@ -111,6 +111,6 @@ impl Drop for PoolWait {
 
 impl fmt::Debug for PoolWait {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Room").field("waiting", &self.waiter.is_some()).finish()
+        f.debug_struct("PoolWait").field("waiting", &self.waiter.is_some()).finish()
     }
 }

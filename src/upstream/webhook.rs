@@ -62,30 +62,29 @@ pub enum WebhookError {
 }
 
 impl WebhookSender {
-    pub fn new(pools: Pools, resolver: Resolver, at_once: usize) -> WebhookSender {
-        WebhookSender { pools, resolver, max_connections: at_once, targets: RefCell::default() }
+    pub fn new(pools: Pools, resolver: Resolver, max_connections: usize) -> WebhookSender {
+        WebhookSender { pools, resolver, max_connections, targets: RefCell::default() }
     }
 
     /// Posts a message once. A 2xx response means that it was delivered.
     ///
     /// # Errors
     /// When there was no 2xx response.
-    pub async fn send(&self, to: &PostTo, post: &WebhookMessage) -> Result<(), WebhookError> {
+    pub async fn send(&self, to: &PostTo, message: &WebhookMessage) -> Result<(), WebhookError> {
         let target = self.target(to)?;
         let connection = match self.pools.idle(&target, clock::now()) {
             Some(connection) => connection,
             None => self.pools.dial(&target).await.map_err(unreachable)?,
         };
-        let body = post.body.clone();
         let request = OutgoingRequest {
             is_head: false,
             is_upgrade: false,
             fails_over: false,
             sends_zero_length: true,
-            body: if body.is_empty() { OutgoingBody::Empty } else { OutgoingBody::full(body) },
+            body: OutgoingBody::full(message.body.clone()),
         };
-        let sending = connection.send(request, |out| post.write(out, to));
-        match tokio::time::timeout(RESPONSE_TIMEOUT, sending).await {
+        let exchange = connection.send(request, |out| message.write(out, to));
+        match tokio::time::timeout(RESPONSE_TIMEOUT, exchange).await {
             Ok(Ok((head, _))) if head.status.is_success() => Ok(()),
             Ok(Ok((head, _))) => Err(WebhookError::Rejected(head.status)),
             Ok(Err(_)) => Err(WebhookError::Interrupted),
@@ -119,7 +118,7 @@ impl WebhookSender {
 
 impl fmt::Debug for WebhookSender {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Posts({})", self.targets.borrow().len())
+        write!(f, "WebhookSender({})", self.targets.borrow().len())
     }
 }
 
@@ -175,7 +174,7 @@ mod tests {
         // The secret of the specification's example, decoded.
         let secret = STANDARD.decode("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").expect("base64");
         let body = br#"{"test": 2432232314}"#;
-        let signed = signature(&secret, "msg_p5jXN8AQM9LWM0D4loKWxJek", 1_614_265_330, body);
-        assert_eq!(signed, "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
+        let signature = signature(&secret, "msg_p5jXN8AQM9LWM0D4loKWxJek", 1_614_265_330, body);
+        assert_eq!(signature, "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
     }
 }

@@ -63,13 +63,13 @@ impl ExchangeError {
 
 /// A transport and the state of the exchange on it.
 pub(crate) struct Exchange {
-    stream: Transport,
+    transport: Transport,
     writer: RequestWriter,
     buffer: BytesMut,
     /// Bytes that were read and not parsed yet.
     unparsed: Bytes,
     read_size: usize,
-    reading: ReadState,
+    state: ReadState,
 }
 
 #[derive(Debug)]
@@ -79,9 +79,9 @@ enum ReadState {
     Head(RequestTraits),
     Length(u64, Reuse),
     Chunks(Box<ChunkedDecoder>, Reuse),
-    ToClose,
+    UntilClose,
     /// The body was read to its end.
-    Over(Reuse),
+    Complete(Reuse),
     /// The body failed before its end.
     Broken,
     /// Switched to another protocol, or closed at the end of the body.
@@ -93,14 +93,14 @@ enum ReadState {
 struct Reuse(bool);
 
 impl Exchange {
-    pub(crate) fn new(stream: Transport) -> Self {
+    pub(crate) fn new(transport: Transport) -> Self {
         Exchange {
-            stream,
+            transport,
             writer: RequestWriter::default(),
             buffer: BytesMut::new(),
             unparsed: Bytes::new(),
             read_size: MIN_READ,
-            reading: ReadState::Idle,
+            state: ReadState::Idle,
         }
     }
 
@@ -110,11 +110,11 @@ impl Exchange {
         &mut self,
         head: impl FnOnce(&mut Vec<u8>),
         body: OutgoingBody,
-        asked: RequestTraits,
-        sized: bool,
+        traits: RequestTraits,
+        sends_zero_length: bool,
     ) {
-        self.writer.start(head, body, sized);
-        self.reading = ReadState::Head(asked);
+        self.writer.start(head, body, sends_zero_length);
+        self.state = ReadState::Head(traits);
     }
 
     /// Takes the request's body back if no byte of the request was sent.
@@ -124,13 +124,13 @@ impl Exchange {
 
     /// Sends the request and reads the response's head.
     pub(crate) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Parts, ExchangeError>> {
-        let ReadState::Head(asked) = self.reading else {
+        let ReadState::Head(traits) = self.state else {
             return Poll::Ready(Err(ExchangeError::Closed));
         };
         loop {
             self.poll_send(cx)?;
             if !self.unparsed.is_empty()
-                && let Some((head, length)) = response_head::parse(&self.unparsed, asked)?
+                && let Some((head, length)) = response_head::parse(&self.unparsed, traits)?
             {
                 let rest = self.unparsed.split_off(length);
                 self.unparsed = rest;
@@ -141,12 +141,12 @@ impl Exchange {
                     let early = "a protocol switch before the end of the request";
                     return Poll::Ready(Err(ExchangeError::Malformed(early)));
                 }
-                let keep = Reuse(head.reusable);
-                self.reading = match head.framing {
-                    Framing::Length(0) => ReadState::Over(keep),
-                    Framing::Length(length) => ReadState::Length(length, keep),
-                    Framing::Chunked => ReadState::Chunks(Box::new(ChunkedDecoder::new()), keep),
-                    Framing::Close => ReadState::ToClose,
+                let reuse = Reuse(head.reusable);
+                self.state = match head.framing {
+                    Framing::Length(0) => ReadState::Complete(reuse),
+                    Framing::Length(length) => ReadState::Length(length, reuse),
+                    Framing::Chunked => ReadState::Chunks(Box::new(ChunkedDecoder::new()), reuse),
+                    Framing::Close => ReadState::UntilClose,
                     Framing::Switched => ReadState::Ended,
                 };
                 return Poll::Ready(Ok(head.parts));
@@ -154,8 +154,8 @@ impl Exchange {
             match ready!(self.poll_read(cx)) {
                 Ok(true) => {}
                 Ok(false) => {
-                    let broken = self.writer.broken().map(ExchangeError::Io);
-                    return Poll::Ready(Err(broken.unwrap_or(ExchangeError::Closed)));
+                    let error = self.writer.take_error().map(ExchangeError::Io);
+                    return Poll::Ready(Err(error.unwrap_or(ExchangeError::Closed)));
                 }
                 Err(error) => return Poll::Ready(Err(ExchangeError::Io(error))),
             }
@@ -179,8 +179,8 @@ impl Exchange {
             }
             match ready!(self.poll_read(cx)) {
                 Ok(true) => {}
-                Ok(false) if matches!(self.reading, ReadState::ToClose) => {
-                    self.reading = ReadState::Ended;
+                Ok(false) if matches!(self.state, ReadState::UntilClose) => {
+                    self.state = ReadState::Ended;
                     return Poll::Ready(None);
                 }
                 Ok(false) => return self.fail(ExchangeError::Truncated),
@@ -191,21 +191,22 @@ impl Exchange {
 
     /// The number of body bytes that are left, if known.
     pub(crate) fn remaining(&self) -> Option<u64> {
-        match self.reading {
+        match self.state {
             ReadState::Length(left, _) => Some(left),
-            ReadState::Over(_) | ReadState::Ended | ReadState::Idle => Some(0),
-            ReadState::Chunks(..) | ReadState::ToClose | ReadState::Head(_) | ReadState::Broken => {
-                None
-            }
+            ReadState::Complete(_) | ReadState::Ended | ReadState::Idle => Some(0),
+            ReadState::Chunks(..)
+            | ReadState::UntilClose
+            | ReadState::Head(_)
+            | ReadState::Broken => None,
         }
     }
 
-    /// Ready for another request.
+    /// Whether it is ready for another request.
     pub(crate) fn is_reusable(&self) -> bool {
-        match self.reading {
+        match self.state {
             ReadState::Idle => true,
-            ReadState::Over(Reuse(keep)) => {
-                keep && self.writer.is_complete() && self.unparsed.is_empty()
+            ReadState::Complete(Reuse(reuse)) => {
+                reuse && self.writer.is_complete() && self.unparsed.is_empty()
             }
             _ => false,
         }
@@ -214,12 +215,12 @@ impl Exchange {
     /// Whether TLS, which reads ahead, holds bytes behind the response or has seen the end. A peek
     /// at the socket would not show that. No system call.
     pub(crate) fn has_buffered_input(&mut self) -> bool {
-        matches!(self.stream, Transport::Tls(_)) && self.has_unsolicited_input()
+        matches!(self.transport, Transport::Tls(_)) && self.has_unsolicited_input()
     }
 
     /// Prepares for the next request and frees memory.
     pub(crate) fn reset(&mut self) {
-        self.reading = ReadState::Idle;
+        self.state = ReadState::Idle;
         self.writer.reset();
         self.unparsed = Bytes::new();
         if self.read_size > MIN_READ {
@@ -236,19 +237,19 @@ impl Exchange {
     /// Shuts the transport down, as far as that does not block.
     pub(crate) fn close(&mut self) {
         let mut cx = Context::from_waker(std::task::Waker::noop());
-        let _ = Pin::new(&mut self.stream).poll_shutdown(&mut cx);
+        let _ = Pin::new(&mut self.transport).poll_shutdown(&mut cx);
     }
 
     /// The transport after a protocol switch, and the bytes that were already read.
-    pub(crate) fn into_stream(self) -> (Transport, Bytes) {
-        (self.stream, self.unparsed)
+    pub(crate) fn into_transport(self) -> (Transport, Bytes) {
+        (self.transport, self.unparsed)
     }
 
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Result<(), ExchangeError> {
         if self.writer.is_complete() {
             return Ok(());
         }
-        match self.writer.poll(&mut self.stream, cx) {
+        match self.writer.poll(&mut self.transport, cx) {
             Poll::Ready(sent) => sent,
             Poll::Pending => Ok(()),
         }
@@ -258,24 +259,25 @@ impl Exchange {
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
         if !self.unparsed.is_empty() {
             // The head is incomplete: append to it.
-            let front = std::mem::take(&mut self.unparsed);
-            self.buffer = front.try_into_mut().unwrap_or_else(|front| BytesMut::from(&front[..]));
+            let unparsed = std::mem::take(&mut self.unparsed);
+            self.buffer =
+                unparsed.try_into_mut().unwrap_or_else(|unparsed| BytesMut::from(&unparsed[..]));
         }
         if self.read_size > MIN_READ || self.buffer.capacity() - self.buffer.len() < MIN_SPARE {
             self.buffer.reserve(self.read_size);
         }
-        let (before, room) = (self.buffer.len(), self.buffer.capacity() - self.buffer.len());
-        let reading = pin!(self.stream.read_buf(&mut self.buffer));
+        let (length, spare) = (self.buffer.len(), self.buffer.capacity() - self.buffer.len());
+        let reading = pin!(self.transport.read_buf(&mut self.buffer));
         let count = match reading.poll(cx) {
             Poll::Ready(count) => count?,
             Poll::Pending => {
-                if before > 0 {
+                if length > 0 {
                     self.unparsed = self.buffer.split().freeze();
                 }
                 return Poll::Pending;
             }
         };
-        if count == room && room >= MIN_READ {
+        if count == spare && spare >= MIN_READ {
             self.read_size = (self.read_size * 2).min(MAX_READ);
         }
         self.unparsed = self.buffer.split().freeze();
@@ -284,32 +286,32 @@ impl Exchange {
 
     /// Parses the next part of the body; `None` when more input is needed.
     fn next_part(&mut self) -> Result<Option<BodyPart>, ExchangeError> {
-        match &mut self.reading {
-            ReadState::Over(_) | ReadState::Ended | ReadState::Idle => Ok(Some(BodyPart::End)),
+        match &mut self.state {
+            ReadState::Complete(_) | ReadState::Ended | ReadState::Idle => Ok(Some(BodyPart::End)),
             ReadState::Head(_) => Err(ExchangeError::Closed),
             ReadState::Broken => Err(ExchangeError::Truncated),
             _ if self.unparsed.is_empty() => Ok(None),
-            ReadState::ToClose => Ok(Some(BodyPart::data(std::mem::take(&mut self.unparsed)))),
-            ReadState::Length(left, keep) => {
+            ReadState::UntilClose => Ok(Some(BodyPart::data(std::mem::take(&mut self.unparsed)))),
+            ReadState::Length(left, reuse) => {
                 let size = usize::try_from(*left)
                     .map_or(self.unparsed.len(), |n| n.min(self.unparsed.len()));
                 *left -= size as u64;
-                let keep = (*left == 0).then_some(*keep);
+                let reuse = (*left == 0).then_some(*reuse);
                 let data = self.unparsed.split_to(size);
-                if let Some(keep) = keep {
-                    self.reading = ReadState::Over(keep);
+                if let Some(reuse) = reuse {
+                    self.state = ReadState::Complete(reuse);
                 }
                 Ok(Some(BodyPart::data(data)))
             }
-            ReadState::Chunks(chunked, keep) => match chunked.next(&mut self.unparsed)? {
+            ReadState::Chunks(chunked, reuse) => match chunked.next(&mut self.unparsed)? {
                 ChunkedPart::Data(data) => Ok(Some(BodyPart::data(data))),
                 ChunkedPart::More => Ok(None),
                 ChunkedPart::End => {
-                    self.reading = ReadState::Over(*keep);
+                    self.state = ReadState::Complete(*reuse);
                     Ok(Some(BodyPart::End))
                 }
                 ChunkedPart::Trailers(trailers) => {
-                    self.reading = ReadState::Over(*keep);
+                    self.state = ReadState::Complete(*reuse);
                     Ok(Some(BodyPart::trailers(trailers)))
                 }
             },
@@ -317,11 +319,12 @@ impl Exchange {
     }
 
     fn fail<T>(&mut self, error: ExchangeError) -> Poll<Option<Result<T, ExchangeError>>> {
-        self.reading = ReadState::Broken;
+        self.state = ReadState::Broken;
         Poll::Ready(Some(Err(error)))
     }
 }
 
+/// A part of the response body.
 enum BodyPart {
     Frame(Frame<Bytes>),
     End,
@@ -339,6 +342,6 @@ impl BodyPart {
 
 impl fmt::Debug for Exchange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Exchange({:?})", self.reading)
+        write!(f, "Exchange({:?})", self.state)
     }
 }

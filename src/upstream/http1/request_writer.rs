@@ -32,11 +32,11 @@ pub(crate) struct RequestWriter {
     after_tail: bool,
     body: Option<(OutgoingBody, BodyFraming)>,
     /// A complete body, kept until the first byte is sent.
-    whole: Bytes,
+    complete: Bytes,
     /// The peer accepts no more bytes. Its response may still be readable.
-    broken: Option<io::Error>,
-    flushed: bool,
-    begun: bool,
+    error: Option<io::Error>,
+    is_flushed: bool,
+    is_started: bool,
 }
 
 /// The framing of a body, and how much of it is expected.
@@ -52,7 +52,7 @@ impl RequestWriter {
         &mut self,
         head: impl FnOnce(&mut Vec<u8>),
         body: OutgoingBody,
-        sized: bool,
+        sends_zero_length: bool,
     ) {
         let mut out = std::mem::take(&mut self.out);
         out.clear();
@@ -61,7 +61,7 @@ impl RequestWriter {
         let length = body.size_hint().exact();
         match (&body, length) {
             (OutgoingBody::Empty | OutgoingBody::Full(None), _) => {
-                self.end_head(sized.then_some(0));
+                self.end_head(sends_zero_length.then_some(0));
             }
             (OutgoingBody::Full(Some(bytes)), _) => {
                 self.end_head(Some(bytes.len() as u64));
@@ -69,7 +69,7 @@ impl RequestWriter {
                     0..=MAX_COPIED => self.out.extend_from_slice(bytes),
                     _ => self.tail = bytes.clone(),
                 }
-                self.whole = bytes.clone();
+                self.complete = bytes.clone();
             }
             (OutgoingBody::Stream(_), Some(length)) => {
                 self.end_head(Some(length));
@@ -92,21 +92,21 @@ impl RequestWriter {
 
     /// Takes the body back if no byte of the request was sent.
     pub(crate) fn take_back(&mut self) -> Option<OutgoingBody> {
-        if self.begun {
+        if self.is_started {
             return None;
         }
-        let whole = OutgoingBody::full(std::mem::take(&mut self.whole));
-        Some(self.body.take().map_or(whole, |(body, _)| body))
+        let complete = OutgoingBody::full(std::mem::take(&mut self.complete));
+        Some(self.body.take().map_or(complete, |(body, _)| body))
     }
 
-    /// Whether the whole request was sent.
+    /// Whether the complete request was sent.
     pub(crate) fn is_complete(&self) -> bool {
-        self.broken.is_none() && self.body.is_none() && self.pending() == 0 && self.flushed
+        self.error.is_none() && self.body.is_none() && self.pending() == 0 && self.is_flushed
     }
 
     /// The error after which nothing more can be sent.
-    pub(crate) fn broken(&mut self) -> Option<io::Error> {
-        self.broken.take()
+    pub(crate) fn take_error(&mut self) -> Option<io::Error> {
+        self.error.take()
     }
 
     /// Frees a large buffer.
@@ -127,33 +127,33 @@ impl RequestWriter {
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), ExchangeError>> {
         loop {
-            if self.broken.is_some() {
+            if self.error.is_some() {
                 return Poll::Ready(Ok(()));
             }
             if let Err(error) = ready!(self.poll_written(stream, cx)) {
                 // TLS may have sent a part of what it did not accept.
-                self.begun |= matches!(stream, Transport::Tls(_));
-                self.broken = Some(error);
+                self.is_started |= matches!(stream, Transport::Tls(_));
+                self.error = Some(error);
                 continue;
             }
-            let Some((body, left)) = &mut self.body else { return Poll::Ready(Ok(())) };
+            let Some((body, framing)) = &mut self.body else { return Poll::Ready(Ok(())) };
             match ready!(Pin::new(body).poll_frame(cx)) {
                 Some(Ok(frame)) => {
-                    let left = *left;
-                    self.take(frame, left)?;
+                    let framing = *framing;
+                    self.take(frame, framing)?;
                 }
                 Some(Err(error)) => return Poll::Ready(Err(ExchangeError::RequestBody(error))),
                 None => {
-                    let short = matches!(*left, BodyFraming::Length(left) if left > 0);
-                    let chunks = *left == BodyFraming::Chunks;
+                    let is_short = matches!(*framing, BodyFraming::Length(left) if left > 0);
+                    let is_chunked = *framing == BodyFraming::Chunks;
                     self.body = None;
-                    if short {
+                    if is_short {
                         let error = "the body is shorter than its length".into();
                         return Poll::Ready(Err(ExchangeError::RequestBody(error)));
                     }
-                    if chunks {
+                    if is_chunked {
                         chunked::write_end(&mut self.out, None);
-                        self.flushed = false;
+                        self.is_flushed = false;
                     }
                 }
             }
@@ -163,12 +163,12 @@ impl RequestWriter {
     fn take(
         &mut self,
         frame: http_body::Frame<Bytes>,
-        left: BodyFraming,
+        framing: BodyFraming,
     ) -> Result<(), ExchangeError> {
-        self.flushed = false;
+        self.is_flushed = false;
         let frame = match frame.into_data() {
             Ok(data) => {
-                match left {
+                match framing {
                     BodyFraming::Chunks if data.is_empty() => return Ok(()),
                     BodyFraming::Chunks => {
                         chunked::write_size(&mut self.out, data.len());
@@ -178,8 +178,8 @@ impl RequestWriter {
                         let rest = length.checked_sub(data.len() as u64).ok_or_else(|| {
                             ExchangeError::RequestBody("the body is longer than its length".into())
                         })?;
-                        if let Some((_, left)) = &mut self.body {
-                            *left = BodyFraming::Length(rest);
+                        if let Some((_, framing)) = &mut self.body {
+                            *framing = BodyFraming::Length(rest);
                         }
                     }
                 }
@@ -188,7 +188,7 @@ impl RequestWriter {
             }
             Err(frame) => frame,
         };
-        if let (Ok(trailers), BodyFraming::Chunks) = (frame.into_trailers(), left) {
+        if let (Ok(trailers), BodyFraming::Chunks) = (frame.into_trailers(), framing) {
             chunked::write_end(&mut self.out, Some(&trailers));
             self.body = None;
         }
@@ -222,16 +222,16 @@ impl RequestWriter {
             if count == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            self.begun = true;
+            self.is_started = true;
             // It can no longer be taken back; free it before a long response.
-            self.whole = Bytes::new();
-            let of_out = count.min(out.len());
-            self.written += of_out;
-            self.tail.advance(count - of_out);
+            self.complete = Bytes::new();
+            let from_out = count.min(out.len());
+            self.written += from_out;
+            self.tail.advance(count - from_out);
         }
-        if !self.flushed {
+        if !self.is_flushed {
             ready!(stream.poll_flush(cx))?;
-            self.flushed = true;
+            self.is_flushed = true;
         }
         Poll::Ready(Ok(()))
     }

@@ -21,9 +21,9 @@ const MAX_HEADERS: usize = 128;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct RequestTraits {
     /// The method is HEAD: the response has no body.
-    pub head: bool,
+    pub is_head: bool,
     /// It requests another protocol.
-    pub upgrade: bool,
+    pub is_upgrade: bool,
 }
 
 /// How the end of a body is found.
@@ -47,7 +47,7 @@ pub(crate) struct ResponseHead {
 /// Parses a head. Returns it with its length, or `None` while it is incomplete.
 pub(crate) fn parse(
     bytes: &Bytes,
-    asked: RequestTraits,
+    traits: RequestTraits,
 ) -> Result<Option<(ResponseHead, usize)>, ExchangeError> {
     let mut lines = [const { MaybeUninit::uninit() }; MAX_HEADERS];
     let mut response = httparse::Response::new(&mut []);
@@ -66,17 +66,18 @@ pub(crate) fn parse(
     };
     let status = response.code.and_then(|code| StatusCode::from_u16(code).ok());
     let status = status.ok_or(ExchangeError::Malformed("the response status"))?;
-    let old = response.version == Some(0);
+    let is_http_10 = response.version == Some(0);
     let (mut parts, ()) = Response::new(()).into_parts();
     parts.status = status;
-    parts.version = if old { Version::HTTP_10 } else { Version::HTTP_11 };
+    parts.version = if is_http_10 { Version::HTTP_10 } else { Version::HTTP_11 };
     parts.headers.reserve(response.headers.len());
     for line in response.headers.iter() {
         append(&mut parts.headers, bytes, line)?;
     }
-    let (framing, plain) = framing(&mut parts.headers, status, old, asked)?;
-    let keep = plain && framing != Framing::Close && is_persistent(&parts.headers, old);
-    Ok(Some((ResponseHead { parts, framing, reusable: keep }, length)))
+    let (framing, is_unambiguous) = framing(&mut parts.headers, status, is_http_10, traits)?;
+    let reusable =
+        is_unambiguous && framing != Framing::Close && is_persistent(&parts.headers, is_http_10);
+    Ok(Some((ResponseHead { parts, framing, reusable }, length)))
 }
 
 /// The value shares the memory of the input.
@@ -85,10 +86,10 @@ fn append(
     bytes: &Bytes,
     line: &httparse::Header<'_>,
 ) -> Result<(), ExchangeError> {
-    let malformed = |_| ExchangeError::Malformed("a response header");
-    let name = HeaderName::from_bytes(line.name.as_bytes())
-        .map_err(|_| ExchangeError::Malformed("a response header"))?;
-    let value = HeaderValue::from_maybe_shared(bytes.slice_ref(line.value)).map_err(malformed)?;
+    let malformed = || ExchangeError::Malformed("a response header");
+    let name = HeaderName::from_bytes(line.name.as_bytes()).map_err(|_| malformed())?;
+    let value = HeaderValue::from_maybe_shared(bytes.slice_ref(line.value));
+    let value = value.map_err(|_| malformed())?;
     headers
         .try_append(name, value)
         .map_err(|_| ExchangeError::TooLarge("the response head"))
@@ -99,31 +100,31 @@ fn append(
 fn framing(
     headers: &mut HeaderMap,
     status: StatusCode,
-    old: bool,
-    asked: RequestTraits,
+    is_http_10: bool,
+    traits: RequestTraits,
 ) -> Result<(Framing, bool), ExchangeError> {
     if status == StatusCode::SWITCHING_PROTOCOLS {
-        return match asked.upgrade {
+        return match traits.is_upgrade {
             true => Ok((Framing::Switched, false)),
             false => Err(ExchangeError::Malformed("a protocol switch that was not requested")),
         };
     }
-    let bodiless = asked.head
+    let has_no_body = traits.is_head
         || status.is_informational()
         || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     if headers.contains_key(TRANSFER_ENCODING) {
-        if old {
+        if is_http_10 {
             return Err(ExchangeError::Malformed("Transfer-Encoding in HTTP/1.0"));
         }
-        let plain = headers.remove(CONTENT_LENGTH).is_none();
-        if bodiless {
-            return Ok((Framing::Length(0), plain));
+        let is_unambiguous = headers.remove(CONTENT_LENGTH).is_none();
+        if has_no_body {
+            return Ok((Framing::Length(0), is_unambiguous));
         }
         let framing = if is_chunked(headers) { Framing::Chunked } else { Framing::Close };
-        return Ok((framing, plain));
+        return Ok((framing, is_unambiguous));
     }
     let length = content_length(headers)?;
-    if bodiless {
+    if has_no_body {
         return Ok((Framing::Length(0), true));
     }
     Ok((length.map_or(Framing::Close, Framing::Length), true))
@@ -158,13 +159,13 @@ fn number(text: &[u8]) -> Option<u64> {
     if text.is_empty() { None } else { text.iter().try_fold(0, add) }
 }
 
-fn is_persistent(headers: &HeaderMap, old: bool) -> bool {
-    let says = |word: &[u8]| {
+fn is_persistent(headers: &HeaderMap, is_http_10: bool) -> bool {
+    let has_token = |token_name: &[u8]| {
         let lines = headers.get_all(CONNECTION).iter().map(HeaderValue::as_bytes);
         let mut tokens = lines.flat_map(|line| line.split(|b| *b == b','));
-        tokens.any(|token| token.trim_ascii().eq_ignore_ascii_case(word))
+        tokens.any(|token| token.trim_ascii().eq_ignore_ascii_case(token_name))
     };
-    if old { says(b"keep-alive") && !says(b"close") } else { !says(b"close") }
+    if is_http_10 { has_token(b"keep-alive") && !has_token(b"close") } else { !has_token(b"close") }
 }
 
 #[cfg(test)]
@@ -172,21 +173,22 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn read(text: &str, asked: RequestTraits) -> Result<Option<(ResponseHead, usize)>, String> {
-        parse(&Bytes::copy_from_slice(text.as_bytes()), asked).map_err(|error| error.to_string())
+    fn read(text: &str, traits: RequestTraits) -> Result<Option<(ResponseHead, usize)>, String> {
+        parse(&Bytes::copy_from_slice(text.as_bytes()), traits).map_err(|error| error.to_string())
     }
 
-    fn framed(head: &str, asked: RequestTraits) -> Option<(Framing, bool)> {
-        let read = read(&format!("{head}\r\n\r\n"), asked).ok()?;
+    fn framed(head: &str, traits: RequestTraits) -> Option<(Framing, bool)> {
+        let read = read(&format!("{head}\r\n\r\n"), traits).ok()?;
         let (head, _) = read.expect("a whole head");
         Some((head.framing, head.reusable))
     }
 
     #[test]
     fn a_body_ends_where_the_rfc_says() {
-        let (get, head) = (RequestTraits::default(), RequestTraits { head: true, upgrade: false });
-        let upgrade = RequestTraits { head: false, upgrade: true };
-        for (text, asked, expected) in [
+        let (get, head) =
+            (RequestTraits::default(), RequestTraits { is_head: true, is_upgrade: false });
+        let upgrade = RequestTraits { is_head: false, is_upgrade: true };
+        for (text, traits, expected) in [
             ("HTTP/1.1 200 OK\r\ncontent-length: 5", get, Some((Framing::Length(5), true))),
             ("HTTP/1.1 200 OK\r\ncontent-length: 5", head, Some((Framing::Length(0), true))),
             ("HTTP/1.1 200 OK\r\ncontent-length: 5, 5", get, Some((Framing::Length(5), true))),
@@ -232,7 +234,7 @@ mod tests {
             ("HTTP/1.1 101 Switching", upgrade, Some((Framing::Switched, false))),
             ("HTTP/1.1 101 Switching", get, None),
         ] {
-            assert_eq!(framed(text, asked), expected, "{text}");
+            assert_eq!(framed(text, traits), expected, "{text}");
         }
     }
 
