@@ -1,12 +1,12 @@
-//! What the decisions on a request's way cost, in nanoseconds.
+//! The cost of each decision on the request path, in nanoseconds.
 //!
-//! A request takes tens of microseconds, nearly all of them the kernel's. What Outrigger decides in
-//! between must stay too small to be seen there, and here it is seen before it is too late:
-//! `tests/drill micro` holds the means to their bars. `cargo test` runs each of these once.
+//! A request takes tens of microseconds, nearly all of them in the kernel. The decisions in between
+//! have to stay negligible: `tests/drill micro` compares the means with their limits. `cargo test`
+//! runs each benchmark once.
 //!
-//! The cells are those of the running process (`live`), with the shipped policy's rules; `rule` is
-//! the pure part alone. Time passes from attempt to attempt, so that windows slide as they do under
-//! load, but is not read: that is the caller's, once for many decisions.
+//! The benchmarks use the state of a running process (`live`) with a shipped policy; `rule` is the
+//! pure part alone. Time advances from attempt to attempt, so that windows slide as they do under
+//! load. The clock is not read, because callers read it once for many decisions.
 
 use std::fs;
 use std::hint::black_box;
@@ -47,9 +47,9 @@ use outrigger::stream::reader::StreamReader;
 use outrigger::telemetry::metrics::Metrics;
 use outrigger::upstream::Resolver;
 
-/// Between two attempts: 20,000 a second.
+/// Time between two attempts: 20,000 per second.
 const STEP: Duration = Duration::from_micros(50);
-/// What an attempt took to its first byte.
+/// Time to the first byte of an attempt.
 const TOOK: Duration = Duration::from_millis(80);
 const THREADS: usize = 4;
 const ENDPOINTS: usize = 8;
@@ -61,7 +61,7 @@ const STRATEGIES: [BalanceAlgorithm; 5] = [
     BalanceAlgorithm::First,
 ];
 
-/// Time as it passes between attempts.
+/// A clock that advances between attempts.
 struct Passing(Instant);
 
 /// Every secret has a value.
@@ -114,7 +114,7 @@ fn route() -> Arc<RouteLive> {
     live().route(&shipped().routes[0])
 }
 
-/// With what a policy may leave out, and a minute's latencies.
+/// A route with all optional parts, and the latencies of one minute.
 fn route_with_all() -> Arc<RouteLive> {
     let mut policy = shipped().routes[0].clone();
     policy.hedge = Some(HedgePolicy { extra_load: 0.02, after: None });
@@ -146,8 +146,8 @@ fn breaker_live(bencher: &mut Bencher<'_, WallTime>) {
     bencher.iter(|| attempt(&cell, time.next()));
 }
 
-/// How long one attempt's two calls take a thread that has three rivals: as the slowest saw it, on
-/// however many cores there are.
+/// The two calls of an attempt on a thread that competes with three others, as measured by the
+/// slowest. Depends on the number of cores.
 fn breaker_rivals(bencher: &mut Bencher<'_, WallTime>) {
     let (cell, start) = (cell(), Barrier::new(THREADS));
     let rival = |attempts: u64| {
@@ -166,7 +166,7 @@ fn breaker_rivals(bencher: &mut Bencher<'_, WallTime>) {
     });
 }
 
-/// What choosing asks the breaker of each endpoint before one is taken.
+/// The checks of each endpoint's breaker before one is selected.
 fn breaker_look(bencher: &mut Bencher<'_, WallTime>) {
     let (cell, mut time) = (cell(), Passing::new());
     bencher.iter(|| {
@@ -201,7 +201,7 @@ fn pick(bencher: &mut Bencher<'_, WallTime>, how: BalanceAlgorithm) {
     });
 }
 
-/// What the balancer is told of the endpoints, read before each pick.
+/// The latency estimates of the endpoints, read before each selection.
 fn estimates(bencher: &mut Bencher<'_, WallTime>) {
     let (live, mut time) = (live(), Passing::new());
     let addresses: Vec<Arc<AddressLive>> =
@@ -259,7 +259,7 @@ fn degraded_none(bencher: &mut Bencher<'_, WallTime>) {
     bencher.iter(|| black_box(&modes).may_apply(black_box(&live.modes)));
 }
 
-/// One request of a route whose errors and latency a mode watches.
+/// One request of a route whose errors and latency a mode observes.
 fn degraded_sample(bencher: &mut Bencher<'_, WallTime>) {
     let minute = Duration::from_secs(60);
     let samples = OutcomeWindow::new(&[WindowKind::Errors(minute), WindowKind::Latency(minute)]);
@@ -280,8 +280,7 @@ fn snapshot_load(bencher: &mut Bencher<'_, WallTime>) {
     bencher.iter(|| black_box(&current).load().routes.len());
 }
 
-/// One frame of a chat completion's stream; each frame is its own, as the network gives it.
-/// One more joins a queue of 100,000 of many flows, and whoever is first goes.
+/// A request joins a queue of 100,000 in many flows, and the first one leaves.
 fn queue(bencher: &mut Bencher<'_, WallTime>) {
     let (mut queue, mut time) = (WaitQueue::default(), Passing::new());
     let weights = vec![8, 4, 1];
@@ -310,7 +309,7 @@ fn queue(bencher: &mut Bencher<'_, WallTime>) {
     });
 }
 
-/// A place and leave of both rates at a provider with room, and the place back.
+/// Admission at a provider with capacity and both rate limits, and the release.
 fn admission(bencher: &mut Bencher<'_, WallTime>) {
     let mut capacity = shipped().providers[0].capacity;
     capacity.requests = Some(RatePolicy { rate: 1e9, burst: 1e9 });

@@ -24,7 +24,7 @@ use super::http1::exchange::{Exchange, ExchangeError};
 use super::http1::io::{SharedSocket, Transport};
 use super::http1::request_body::OutgoingBody;
 use super::http1::response_head::RequestTraits;
-use super::pool::ConnectionSlot;
+use super::pool::PoolSlot;
 
 /// A host that is gone acknowledges nothing. A distant host, or one that loses a packet,
 /// acknowledges within a few round trips; connecting took one.
@@ -89,14 +89,14 @@ pub(super) struct ConnectionInner {
     dns_version: Cell<u64>,
     /// The idle time that the server grants.
     keep_alive: Duration,
-    slot: ConnectionSlot,
+    slot: PoolSlot,
 }
 
 /// A connection that was upgraded to another protocol. It keeps its slot.
 pub struct Tunnel {
     stream: Transport,
     buffered: Bytes,
-    _place: ConnectionSlot,
+    _place: PoolSlot,
 }
 
 // === impl Connection ===
@@ -236,7 +236,7 @@ impl ConnectionInner {
         peer: SocketAddr,
         dns_version: u64,
         round_trip: Duration,
-        slot: ConnectionSlot,
+        slot: PoolSlot,
     ) -> Box<Self> {
         Box::new(Self {
             exchange: Exchange::new(stream),
@@ -254,7 +254,7 @@ impl ConnectionInner {
     fn put_back(mut self: Box<Self>) {
         if self.exchange.is_reusable() && !self.exchange.has_buffered_input() {
             self.exchange.reset();
-            ConnectionSlot::pool(&self.slot).put_back(self);
+            PoolSlot::pool(&self.slot).put_back(self);
         }
     }
 

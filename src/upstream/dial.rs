@@ -19,7 +19,7 @@ use tokio_rustls::TlsConnector;
 use super::connection::{Connection, ConnectionInner};
 use super::http1::io::{SharedSocket, Transport};
 use super::http1::tunnel::{self, ProxyConnectError};
-use super::pool::ConnectionSlot;
+use super::pool::PoolSlot;
 use super::target::DialTarget;
 use crate::clock;
 
@@ -74,7 +74,7 @@ impl fmt::Display for DialPhase {
 /// Opens a connection that is ready for a request.
 pub(super) async fn connection(
     target: &DialTarget,
-    slot: ConnectionSlot,
+    slot: PoolSlot,
 ) -> Result<Connection, DialError> {
     let phase = Cell::new(DialPhase::Dns);
     match tokio::time::timeout(target.connect_timeout, dial(target, slot, &phase)).await {
@@ -95,7 +95,7 @@ pub(super) async fn connection(
 
 async fn dial(
     target: &DialTarget,
-    slot: ConnectionSlot,
+    slot: PoolSlot,
     phase: &Cell<DialPhase>,
 ) -> Result<Connection, DialError> {
     let version = target.dns.version();

@@ -13,7 +13,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
-use std::hash::{BuildHasherDefault, Hasher};
+use std::hash::BuildHasherDefault;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -28,6 +28,7 @@ use super::dns::DnsEntry;
 use super::target::DialTarget;
 use super::waiters::{PoolWait, WaiterQueue};
 use crate::clock;
+use crate::resilience::balance::affinity::IdentityHasher;
 
 /// A connection that idled for less than this is used without a peek.
 const PEEK_AFTER: Duration = Duration::from_millis(100);
@@ -64,11 +65,7 @@ struct IdleConnection {
 
 /// The right to one open connection or dial; released on drop.
 #[derive(Debug)]
-pub(super) struct ConnectionSlot(Rc<ConnectionPool>);
-
-/// Passes the id through, because it is a hash already.
-#[derive(Default)]
-struct IdentityHasher(u64);
+pub(super) struct PoolSlot(Rc<ConnectionPool>);
 
 /// A dial that runs as its own task. If this is dropped, the dial still completes and its
 /// connection goes to the pool.
@@ -117,7 +114,7 @@ impl Pools {
 
     /// Starts to dial. The caller has checked `may_dial`, and runs within a `LocalSet`.
     pub fn dial(&self, target: &Arc<DialTarget>) -> PendingDial {
-        let slot = ConnectionSlot::new(self.pool(target));
+        let slot = PoolSlot::new(self.pool(target));
         let target = Arc::clone(target);
         let (sender, receiver) = oneshot::channel();
         tokio::task::spawn_local(async move {
@@ -250,7 +247,7 @@ impl IdleConnection {
     }
 }
 
-impl ConnectionSlot {
+impl PoolSlot {
     fn new(pool: Rc<ConnectionPool>) -> Self {
         pool.open.set(pool.open.get() + 1);
         Self(pool)
@@ -261,7 +258,7 @@ impl ConnectionSlot {
     }
 }
 
-impl Drop for ConnectionSlot {
+impl Drop for PoolSlot {
     fn drop(&mut self) {
         self.0.open.set(self.0.open.get().saturating_sub(1));
         self.0.wake_waiters();
@@ -275,18 +272,6 @@ impl Future for PendingDial {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         Pin::new(&mut self.0).poll(cx).map(|result| result.unwrap_or(Err(DialError::Stopped)))
-    }
-}
-
-impl Hasher for IdentityHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, _: &[u8]) {}
-
-    fn write_u64(&mut self, id: u64) {
-        self.0 = id;
     }
 }
 

@@ -37,7 +37,7 @@ pub struct AffinityTable {
 
 /// Uses a key as its own hash.
 #[derive(Clone, Copy, Debug, Default)]
-struct IdentityHasher(u64);
+pub struct IdentityHasher(u64);
 
 // === impl AffinityTable ===
 
