@@ -41,3 +41,8 @@ fn the_reference_of_problem_types_is_current() {
 fn the_reference_of_the_policy_is_current() {
     check("policy.md", &outrigger::policy::reference::markdown());
 }
+
+#[test]
+fn the_reference_of_the_access_log_is_current() {
+    check("access-log.md", &outrigger::proxy::access_log::keys::reference());
+}

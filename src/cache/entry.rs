@@ -202,3 +202,97 @@ impl CacheEntry {
         ALLOCATION_OVERHEAD + self.variants.iter().map(|stored| stored.weight()).sum::<u64>()
     }
 }
+
+/// The body of a cached response, or a range of it, in the frames in which it arrived; nothing is
+/// copied.
+#[derive(Debug)]
+pub struct CachedBody {
+    response: Arc<CachedResponse>,
+    next_frame: usize,
+    /// Bytes of the following frames that are before the range.
+    skip: u64,
+    remaining: u64,
+}
+
+impl CachedBody {
+    pub fn new(response: Arc<CachedResponse>) -> CachedBody {
+        let length = response.length;
+        CachedBody::range(response, 0, length)
+    }
+
+    /// The bytes from `from` up to, but not including, `to`.
+    pub fn range(response: Arc<CachedResponse>, from: u64, to: u64) -> CachedBody {
+        let remaining = to.min(response.length).saturating_sub(from);
+        CachedBody { response, next_frame: 0, skip: from, remaining }
+    }
+
+    pub fn next(&mut self) -> Option<Bytes> {
+        while !self.is_at_end() {
+            let frame = self.response.frames.get(self.next_frame)?;
+            self.next_frame += 1;
+            let length = frame.len() as u64;
+            let from = self.skip.min(length);
+            self.skip -= from;
+            let to = length.min(from.saturating_add(self.remaining));
+            if from < to {
+                self.remaining -= to - from;
+                return Some(frame.slice(from as usize..to as usize));
+            }
+        }
+        None
+    }
+
+    pub fn is_at_end(&self) -> bool {
+        self.remaining == 0
+    }
+
+    pub fn remaining(&self) -> u64 {
+        self.remaining
+    }
+
+    /// The length for `Content-Length`; an event stream has none.
+    pub fn declared_length(&self) -> Option<u64> {
+        (!self.response.is_event_stream()).then_some(self.remaining)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::freshness::StaleWindows;
+    use std::time::Duration;
+
+    fn stored(frames: &[&'static str]) -> Arc<CachedResponse> {
+        let (secret, headers) = (CacheSecret::new().expect("random bytes"), HeaderMap::new());
+        let selecting = VariantKey::of(&headers, &headers, &secret).expect("no names");
+        let (now, whole) = (crate::clock::now(), Duration::from_secs(1));
+        Arc::new(CachedResponse {
+            status: StatusCode::OK,
+            headers,
+            frames: frames.iter().map(|frame| Bytes::from_static(frame.as_bytes())).collect(),
+            length: frames.iter().map(|frame| frame.len() as u64).sum(),
+            freshness: Freshness::fixed(now, whole, StaleWindows::default()),
+            variant: selecting,
+            requested_at: now,
+        })
+    }
+
+    #[test]
+    fn a_range_has_its_bytes_and_is_not_copied() {
+        let stored = stored(&["abc", "d", "efgh"]);
+        let kept = |piece: &Bytes| {
+            let (at, end) = (piece.as_ptr() as usize, piece.as_ptr() as usize + piece.len());
+            let mut frames = stored.frames.iter().map(|f| f.as_ptr_range());
+            frames.any(|frame| frame.start as usize <= at && end <= frame.end as usize)
+        };
+        for (from, to) in (0..9).flat_map(|from| (from..10).map(move |to| (from, to))) {
+            let mut body = CachedBody::range(Arc::clone(&stored), from, to);
+            let expected: String =
+                "abcdefgh".chars().skip(from as usize).take((to - from) as usize).collect();
+            assert_eq!(body.remaining(), expected.len() as u64);
+            let pieces: Vec<_> = std::iter::from_fn(|| body.next()).collect();
+            assert_eq!(pieces.concat(), expected.as_bytes(), "{from}-{to}");
+            assert!(pieces.iter().all(kept) && body.is_at_end());
+        }
+    }
+}

@@ -48,7 +48,7 @@ async fn admit(request: &mut ProxyRequest, route: &Route) -> Outcome {
     match next_attempt(request, route, None).await {
         Ok(selection) => attempts(request, route, selection).await,
         Err(denied) => {
-            request.record.stopped = Some(denied.reason);
+            request.record.retry_denied = Some(denied.reason);
             Err(denied.problem(route))
         }
     }
@@ -89,7 +89,7 @@ fn give_up(
     last: LastResponse,
 ) -> Outcome {
     let reason = denied.reason;
-    request.record.stopped = Some(reason);
+    request.record.retry_denied = Some(reason);
     route.count_retry_denied(&request.worker.live.metrics, reason.as_str());
     match last {
         LastResponse::Provider(mut response) => {

@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body::Body;
 use hyper::body::Incoming;
 
-use super::access_log::record::{AccessRecord, End};
+use super::access_log::reasons::RequestEnd;
 use super::attempt::context::ProxyRequest;
 use super::caching::invalidate::changed;
 use super::caching::lookup;
@@ -29,6 +29,7 @@ use super::response::body::ResponseBody;
 use super::response::send::{send, send_problem};
 use crate::clock;
 use crate::policy::sections::model::Forwarded;
+use crate::proxy::access_log::record::AccessRecord;
 use crate::snapshot::Route;
 use crate::store::Store;
 
@@ -164,7 +165,7 @@ async fn receive_body(
     let (room, started) = (request.reservation(), request.record.started);
     let body = RequestBody::read(&request.client.timer, body, limits, room, started).await?;
     if let Some(reason) = body.not_replayable() {
-        request.record.once = Some(reason);
+        request.record.not_replayable = Some(reason);
         request.route.count_unbuffered(&request.worker.live.metrics, reason.as_str());
     }
     request.set_body(body);
@@ -181,7 +182,7 @@ async fn serve_locally(
         Ok(response) => {
             record.status = response.status().as_u16();
             record.bytes_out = response.body().size_hint().exact().unwrap_or(0);
-            record.finish(End::Answered);
+            record.finish(RequestEnd::Complete);
             response
         }
         Err(problem) => send_problem(&mut record, problem),

@@ -4,7 +4,7 @@
 //! what ends a request early (the client leaves) is that its future is dropped: every place,
 //! permit and buffer gives itself back.
 
-mod access_log;
+pub mod access_log;
 mod attempt;
 pub mod caching;
 mod degradation;

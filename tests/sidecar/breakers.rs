@@ -182,7 +182,7 @@ fn a_client_disconnect_does_not_count_as_a_failure() {
         assert_eq!(state(&sidecar, "a"), "closed");
     }
     for access_record in sidecar.access_log() {
-        assert_eq!(access_record["end"], "client_left", "{access_record}");
+        assert_eq!(access_record["result"], "client_disconnected", "{access_record}");
     }
     a.set(Behaviour::Chat);
     assert_eq!(sidecar.send(&chat()).status, 200);

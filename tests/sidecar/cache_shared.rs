@@ -217,7 +217,7 @@ fn followers_get_the_whole_response_when_the_leader_leaves_midway() {
     assert!(second.next_event().is_some());
     drop(leader);
     let record = access_record(&sidecar, 1);
-    assert_eq!(record["end"], "client_left");
+    assert_eq!(record["result"], "client_disconnected");
     gate.open_wide();
     assert_eq!((second.events().len(), second.end()), (6, End::Complete));
     drop(second);
@@ -257,8 +257,8 @@ fn a_leader_that_stops_reading_does_not_delay_followers() {
     assert_eq!((first.events().len(), first.end()), (frames + 2, End::Complete));
     let leader_record = access_record(&sidecar, 2);
     assert_eq!(
-        (&leader_record["cache"], &leader_record["end"]),
-        (&json!("miss"), &json!("answered"))
+        (&leader_record["cache"], &leader_record["result"]),
+        (&json!("miss"), &json!("complete"))
     );
     assert_eq!((&leader_record["tokens_out"], &leader_record["cost"]), (&json!(5), &json!(13.0)));
     assert_eq!(leader_record["bytes_out"], follower_record["bytes_out"]);
@@ -278,7 +278,7 @@ fn a_leader_without_followers_cancels_the_exchange_when_it_leaves() {
     drop(client);
     a.wait_for_open_connections(0);
     let record = access_record(&sidecar, 1);
-    assert_eq!(record["end"], "client_left");
+    assert_eq!(record["result"], "client_disconnected");
     assert!(record["bytes_out"].as_u64().is_some_and(|bytes| bytes > 0), "{record}");
     let overview = api(&sidecar, "/api/caches");
     assert_eq!(overview["caches"][0]["recording_bytes"], 0);

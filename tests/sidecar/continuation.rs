@@ -76,7 +76,7 @@ fn an_interrupted_stream_is_completed_by_a_provider_with_prefill() {
             );
             if call == 1 {
                 let record = access_record(&sidecar, 1);
-                assert_eq!(record["attempts"][1]["turn"], "continuation", "{record}");
+                assert_eq!(record["attempts"][1]["kind"], "continuation", "{record}");
                 assert_eq!(classes(&record).len(), 2);
             }
         }

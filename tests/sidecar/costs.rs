@@ -146,7 +146,7 @@ fn a_cost_budget_stops_retries_and_the_response_says_so() {
     assert_eq!(a.count(), 1 + 3, "the first attempt does not count against the cost budget");
     let proxy_status = response.header("proxy-status").expect("a Proxy-Status");
     assert!(proxy_status.contains("cost budget"), "{proxy_status}");
-    assert_eq!(access_record(&sidecar, 1)["not_repeated"], "cost_budget");
+    assert_eq!(access_record(&sidecar, 1)["retry_denied"], "cost_budget");
     for _ in 0..5 {
         sidecar.send(&chat());
     }

@@ -99,13 +99,13 @@ fn trailers_do_not_complete_an_interrupted_stream() {
     let response = sidecar.send(&chat());
     assert_ne!(response.end, End::Complete, "{}", response.text());
     assert!(response.text().contains("event: error\n"), "{}", response.text());
-    assert_eq!(access_record(&sidecar, 1)["end"], "cut");
+    assert_eq!(access_record(&sidecar, 1)["result"], "interrupted");
     let a = Origin::start(Behaviour::Raw(complete.into_bytes()));
     let sidecar = start(&a, "");
     let response = sidecar.send(&chat());
     assert_eq!(response.end, End::Complete, "{}", response.text());
     assert!(response.text().ends_with("data: [DONE]\n\n"));
-    assert_eq!(access_record(&sidecar, 1)["end"], "answered");
+    assert_eq!(access_record(&sidecar, 1)["result"], "complete");
 }
 
 #[test]

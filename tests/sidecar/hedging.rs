@@ -135,6 +135,6 @@ fn the_losing_attempt_is_cancelled_and_recorded() {
         .find(|record| classes(record).len() == 2)
         .expect("one of them was hedged");
     assert_eq!(classes(&record), ["ignored", "success"], "{record}");
-    assert_eq!(record["attempts"][1]["turn"], "hedge", "{record}");
+    assert_eq!(record["attempts"][1]["kind"], "hedge", "{record}");
     origins[0].wait_for_in_flight(0);
 }

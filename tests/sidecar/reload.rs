@@ -251,8 +251,8 @@ fn sixty_reloads_of_valid_and_invalid_policies_fail_no_request() {
     let (ordinary, streamed) = (traffic.ordinary.into_inner(), traffic.streamed.into_inner());
     assert!(ordinary > 100 && streamed > 100, "{ordinary} ordinary and {streamed} streamed calls");
     let records = sidecar.wait_for_access(ordinary + streamed + 1);
-    let failed = records
-        .iter()
-        .find(|access_record| access_record["status"] != 200 || access_record["end"] != "answered");
+    let failed = records.iter().find(|access_record| {
+        access_record["status"] != 200 || access_record["result"] != "complete"
+    });
     assert_eq!(failed, None);
 }

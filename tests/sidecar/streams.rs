@@ -47,7 +47,7 @@ fn events_are_forwarded_one_by_one() {
     assert_eq!(response.end(), End::Complete);
     drop(response);
     let record = access_record(&sidecar, 1);
-    assert_eq!((&record["end"], &record["status"]), (&"answered".into(), &200.into()));
+    assert_eq!((&record["result"], &record["status"]), (&"complete".into(), &200.into()));
     assert!(record["bytes_out"].as_u64().is_some_and(|bytes| bytes > 500), "{record}");
     assert_eq!(client.send(&chat()).end, End::Complete, "the connection cannot be reused");
 }
@@ -68,8 +68,8 @@ fn an_interrupted_stream_ends_with_an_error_event_and_is_not_retried() {
         assert_eq!((a.count(), b.count()), (1, 0), "{ending:?}");
         let record = access_record(&sidecar, 1);
         assert_eq!(
-            (&record["end"], &record["status"]),
-            (&"cut".into(), &200.into()),
+            (&record["result"], &record["status"]),
+            (&"interrupted".into(), &200.into()),
             "{i}: {record}"
         );
     }
@@ -183,7 +183,7 @@ fn a_client_disconnect_cancels_the_upstream_request() {
         a.wait_for_in_flight(0);
         a.wait_for_open_connections(0);
         let record = access_record(&sidecar, 1);
-        assert_eq!(record["end"], "client_left", "{record}");
+        assert_eq!(record["result"], "client_disconnected", "{record}");
         assert_eq!(record["status"], if frames > 0 { 200 } else { 499 }, "{record}");
         assert!(classes(&record).last().is_none_or(|class| class != "failure"), "{record}");
     }
@@ -203,8 +203,8 @@ fn a_request_whose_client_has_already_left_is_not_sent() {
     sidecar.signal(Signal::Cont);
     let record = access_record(&sidecar, 2);
     assert_eq!(
-        (&record["end"], &record["status"]),
-        (&"client_left".into(), &499.into()),
+        (&record["result"], &record["status"]),
+        (&"client_disconnected".into(), &499.into()),
         "{record}"
     );
     assert_eq!(a.count(), 1);
@@ -222,7 +222,10 @@ fn a_truncated_request_body_gets_an_error_response() {
     wire.half_close();
     sidecar.signal(Signal::Cont);
     assert!(wire.read_to_close().contains("request-interrupted"));
-    assert_eq!((&access_record(&sidecar, 1)["why"], a.count()), (&"request-interrupted".into(), 0));
+    assert_eq!(
+        (&access_record(&sidecar, 1)["reason"], a.count()),
+        (&"request-interrupted".into(), 0)
+    );
 }
 
 #[test]
@@ -236,12 +239,12 @@ fn a_request_whose_client_leaves_during_a_wait_is_not_sent_again() {
     drop(client);
     let record = access_record(&sidecar, 1);
     assert_eq!(
-        (&record["end"], &record["status"]),
-        (&"client_left".into(), &499.into()),
+        (&record["result"], &record["status"]),
+        (&"client_disconnected".into(), &499.into()),
         "{record}"
     );
     assert!(
-        record["ms"].as_f64().is_some_and(|ms| ms < 2900.0),
+        record["duration_ms"].as_f64().is_some_and(|ms| ms < 2900.0),
         "the wait was not cancelled: {record}"
     );
     assert_eq!(a.count(), 1);

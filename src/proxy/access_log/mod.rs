@@ -1,5 +1,7 @@
 //! The access record of a request.
 
-pub mod json;
+pub mod degradation_effects;
+pub mod keys;
+pub mod line;
 pub mod reasons;
 pub mod record;

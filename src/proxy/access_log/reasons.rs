@@ -2,6 +2,65 @@
 //! the log and the metric label, and a sentence for people.
 
 use crate::proxy::downstream::problem::ProblemKind;
+use crate::stream::reader::StreamEnd;
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RequestEnd {
+    /// The complete response of a provider, of the cache or of the policy.
+    Complete,
+    /// A problem response of Outrigger.
+    LocalResponse(ProblemKind),
+    /// The response broke after its first byte.
+    Interrupted(Interruption),
+    ClientDisconnected,
+}
+
+/// Why a response broke after its first byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interruption {
+    Broken,
+    Idle,
+    NoContent,
+    ErrorEvent,
+    NoEnd(StreamEnd),
+    UpgradeFailed,
+    /// The provider switched protocols although the client did not ask for it.
+    UpgradeNotRequested,
+}
+
+impl RequestEnd {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            RequestEnd::Complete => "complete",
+            RequestEnd::LocalResponse(_) => "local_response",
+            RequestEnd::Interrupted(_) => "interrupted",
+            RequestEnd::ClientDisconnected => "client_disconnected",
+        }
+    }
+
+    pub fn reason(self) -> Option<&'static str> {
+        match self {
+            RequestEnd::LocalResponse(kind) => Some(kind.name()),
+            RequestEnd::Interrupted(interruption) => Some(interruption.as_str()),
+            RequestEnd::Complete | RequestEnd::ClientDisconnected => None,
+        }
+    }
+}
+
+impl Interruption {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Interruption::Broken => "broken",
+            Interruption::Idle => "idle",
+            Interruption::NoContent => "no_content",
+            Interruption::ErrorEvent => "error_event",
+            Interruption::NoEnd(_) => "no_end",
+            Interruption::UpgradeFailed => "upgrade_failed",
+            Interruption::UpgradeNotRequested => "upgrade_not_requested",
+        }
+    }
+}
 
 /// Why no further attempt was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,54 +1,41 @@
-//! The story of one request: what was asked, where it went and why, how it ended.
+//! The access record of one request: its target, its attempts, its end.
 //!
-//! Told once, when the answer's last byte was handed over or the request's future was dropped (the
-//! client left): one line of the access log, and the route's metrics. Query values and credentials
-//! are never part of it.
+//! It is written once, after the last response byte was sent or when the request's future was
+//! dropped because the client disconnected: one line of the access log, and the metrics of the
+//! route. It never contains query values or credentials.
 
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::{Method, Uri};
+use http::{HeaderMap, Method, Uri};
 
-use super::json::{key, millis, number, plain, string, text};
-use super::reasons::{NotReplayable, RetryDenied};
+use super::degradation_effects::DegradationEffects;
+use super::keys;
+use super::line::LogLine;
+use super::reasons::{NotReplayable, RequestEnd, RetryDenied};
 use crate::clock;
 use crate::live::quota::usage_meter::AttemptKind;
-use crate::policy::sections::model::LogFormat;
-use crate::proxy::degradation::effects::DegradationEffects;
+use crate::policy::sections::model::{Auth, LogFormat};
 use crate::proxy::downstream::connection::Client;
 use crate::proxy::downstream::worker::Worker;
 use crate::resilience::outcome::AttemptClass;
-use crate::snapshot::Route;
+use crate::snapshot::{Endpoint, Route};
 use crate::store::JobId;
 use crate::telemetry::metrics::{NO_ROUTE, ReasonLabels};
 
-/// One attempt, as it is told.
 #[derive(Debug)]
 pub struct AttemptRecord {
-    /// provider/address.
-    pub to: Arc<crate::snapshot::Endpoint>,
-    /// Which of several credentials.
+    pub endpoint: Arc<Endpoint>,
+    /// Index of the credential.
     pub credential: Option<usize>,
     pub class: AttemptClass,
-    /// 0: no answer came.
+    /// 0: no response arrived.
     pub status: u16,
     pub took: Duration,
     pub probe: bool,
-    pub turn: AttemptKind,
+    pub kind: AttemptKind,
     pub error: Option<String>,
-}
-
-/// How a request ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
-    /// The provider's answer, whole.
-    Answered,
-    /// An answer of ours.
-    Refused(&'static str),
-    /// The answer broke after its first byte.
-    Cut(&'static str),
-    ClientLeft,
 }
 
 #[derive(Debug)]
@@ -60,28 +47,29 @@ pub struct AccessRecord {
     uri: Uri,
     pub started: Instant,
     pub attempts: Vec<AttemptRecord>,
+    /// Time spent waiting for capacity or for the end of a hold.
     pub waited: Duration,
     pub status: u16,
     pub first_byte: Option<Duration>,
     pub bytes_in: u64,
     pub bytes_out: u64,
-    /// Why the body could go only once.
-    pub once: Option<NotReplayable>,
-    /// What forbade another attempt.
-    pub stopped: Option<RetryDenied>,
-    pub end: Option<End>,
-    /// Tokens in and out, and what they cost, over all attempts.
+    pub not_replayable: Option<NotReplayable>,
+    /// Why no further attempt was made.
+    pub retry_denied: Option<RetryDenied>,
+    pub end: Option<RequestEnd>,
+    /// Input and output tokens of all attempts.
     pub tokens: Option<(u64, u64)>,
+    /// Cost of these tokens.
     pub cost: Option<f64>,
-    /// The body's, where an answer is still to be put down to it.
+    /// The model in the request body, if the usage of a response is still to be recorded.
     pub model: Option<String>,
-    /// What its route's cache did.
+    /// Result of the route's cache.
     pub cache: Option<&'static str>,
-    /// What modes in force did to it.
     pub effects: Option<Box<DegradationEffects>>,
-    /// The job that it became, or is a run of.
+    /// The job that the request became or that this is a run of.
     pub job: Option<JobId>,
-    reported: bool,
+    /// The record was written, or is not to be written.
+    written: bool,
 }
 
 impl AccessRecord {
@@ -106,8 +94,8 @@ impl AccessRecord {
             first_byte: None,
             bytes_in: 0,
             bytes_out: 0,
-            once: None,
-            stopped: None,
+            not_replayable: None,
+            retry_denied: None,
             end: None,
             tokens: None,
             cost: None,
@@ -115,89 +103,104 @@ impl AccessRecord {
             cache: None,
             effects: None,
             job: None,
-            reported: false,
+            written: false,
         })
     }
 
-    /// One for what stands beside this request: it is never told by itself.
-    pub fn aside(&self) -> Box<Self> {
+    /// A record for work beside this request, such as a hedge; it is not written.
+    pub fn detached(&self) -> Box<Self> {
         let (method, uri) = (self.method.clone(), self.uri.clone());
         let route = self.route.clone();
         let mut record =
             AccessRecord::new(&self.worker, &self.client, route, method, uri, self.started);
-        record.reported = true;
+        record.written = true;
         record
     }
 
-    /// Takes over what one beside it has learned.
-    pub fn join(&mut self, aside: &mut AccessRecord) {
-        self.attempts.append(&mut aside.attempts);
-        self.stopped = self.stopped.or(aside.stopped);
-        if let Some(tokens) = aside.tokens.take() {
-            self.took(tokens, aside.cost.take());
+    /// Takes over the attempts and the usage of a detached record.
+    pub fn absorb(&mut self, detached: &mut AccessRecord) {
+        self.attempts.append(&mut detached.attempts);
+        self.retry_denied = self.retry_denied.or(detached.retry_denied);
+        if let Some((input, output)) = detached.tokens.take() {
+            self.add_usage(input, output, detached.cost.take());
         }
     }
 
-    /// It is not told, unless it begins anew.
-    pub fn hush(&mut self) {
-        self.reported = true;
+    /// The record is not written unless it is restarted.
+    pub fn suppress(&mut self) {
+        self.written = true;
     }
 
-    /// It is not told, or was already.
-    pub fn is_hushed(&self) -> bool {
-        self.reported
+    /// The record was written, or is suppressed.
+    pub fn is_written(&self) -> bool {
+        self.written
     }
 
-    /// It begins now; what came before is not told.
-    pub fn begins(&mut self, now: Instant) {
-        self.reported = false;
+    /// Begins the record now and allows it to be written.
+    pub fn restart(&mut self, now: Instant) {
+        self.written = false;
         self.end = None;
         self.started = now;
         self.waited = Duration::ZERO;
     }
 
-    /// What an attempt took and cost.
-    pub fn took(&mut self, (input, output): (u64, u64), cost: Option<f64>) {
-        let (i, o) = self.tokens.unwrap_or_default();
-        self.tokens = Some((i + input, o + output));
+    /// Adds the tokens of an attempt and their cost.
+    pub fn add_usage(&mut self, input: u64, output: u64, cost: Option<f64>) {
+        let (known_input, known_output) = self.tokens.unwrap_or_default();
+        self.tokens = Some((known_input + input, known_output + output));
         if let Some(cost) = cost {
             self.cost = Some(self.cost.unwrap_or_default() + cost);
         }
     }
 
-    /// Lets go of the buffer that the request's head was read into, before a long answer.
-    pub fn lighten(&mut self) {
+    /// Frees the buffer of the request head before a long response.
+    pub fn release_head(&mut self) {
         if let Ok(uri) = Uri::try_from(self.uri.path()) {
             self.uri = uri;
         }
     }
 
-    /// Since the request's head was here.
-    pub fn so_far(&self) -> Duration {
+    /// Time since the request head arrived.
+    pub fn elapsed(&self) -> Duration {
         clock::since(self.started)
     }
 
-    /// Ends the story; a story that is dropped before ends with the client's leaving.
-    pub fn finish(&mut self, end: End) {
+    pub fn effects_mut(&mut self) -> &mut DegradationEffects {
+        self.effects.get_or_insert_default()
+    }
+
+    /// Names the degradation modes that affected the response in its headers.
+    pub fn add_degraded_header(&self, headers: &mut HeaderMap) {
+        if let Some(effects) = &self.effects {
+            effects.add_header(headers);
+        }
+    }
+
+    /// Ends the record and writes it. A record that is dropped before ends as disconnected.
+    pub fn finish(&mut self, end: RequestEnd) {
         self.end.get_or_insert(end);
-        if std::mem::replace(&mut self.reported, true) {
+        if std::mem::replace(&mut self.written, true) {
             return;
         }
         self.client.end_request();
         let now = clock::now();
         let took = now.saturating_duration_since(self.started);
-        if end == End::Answered {
-            self.first_byte.get_or_insert(took);
+        match end {
+            RequestEnd::Complete => {
+                self.first_byte.get_or_insert(took);
+            }
+            RequestEnd::ClientDisconnected if self.status == 0 => self.status = 499,
+            RequestEnd::LocalResponse(kind) => {
+                let route = self.route.as_ref().map_or(NO_ROUTE, |route| &route.policy.name);
+                let labels = ReasonLabels { route: route.to_owned(), reason: kind.name() };
+                self.worker.live.metrics.local_responses.with(&labels).inc();
+            }
+            RequestEnd::Interrupted(_) | RequestEnd::ClientDisconnected => {}
         }
-        if end == End::ClientLeft && self.status == 0 {
-            self.status = 499;
-        }
-        if let End::Refused(reason) = end {
-            let route = self.route.as_ref().map_or(NO_ROUTE, |route| &route.policy.name).to_owned();
-            self.worker.live.metrics.local_responses.with(&ReasonLabels { route, reason }).inc();
-        }
-        if let (Some(effects), End::Answered | End::Refused(_)) = (&self.effects, end) {
-            effects.answered(self.status);
+        if let (Some(effects), RequestEnd::Complete | RequestEnd::LocalResponse(_)) =
+            (&self.effects, end)
+        {
+            effects.response_sent(self.status);
         }
         let snapshot;
         let log = match &self.route {
@@ -212,174 +215,102 @@ impl AccessRecord {
             }
         };
         let Some(log) = log else { return };
-        self.worker.log_line(log, now, |out, at| match log.1 {
-            LogFormat::Json => self.write_json(out, at, end, took),
-            LogFormat::Text => self.write_text(out, at, end, took),
+        self.worker.log_line(log, now, |out, time| match log.1 {
+            LogFormat::Json => self.write(LogLine::<true>::begin(out, time), end, took),
+            LogFormat::Text => self.write(LogLine::<false>::begin(out, time), end, took),
         });
     }
 
-    fn write_json(&self, out: &mut Vec<u8>, at: &[u8], end: End, took: Duration) {
-        out.extend_from_slice(b"{\"at\":\"");
-        out.extend_from_slice(at);
-        out.push(b'"');
-        text(out, key!("route"), self.route.as_ref().map_or("-", |r| &r.policy.name));
-        plain(out, key!("method"), self.method.as_str());
-        text(out, key!("path"), self.uri.path());
-        number(out, key!("status"), u64::from(self.status));
-        let (name, detail) = end.words();
-        plain(out, key!("end"), name);
-        if let Some(detail) = detail {
-            text(out, key!("why"), detail);
+    fn write<const JSON: bool>(
+        &self,
+        mut line: LogLine<'_, JSON>,
+        end: RequestEnd,
+        took: Duration,
+    ) {
+        line.string(&keys::ROUTE, self.route.as_ref().map_or("-", |route| &route.policy.name));
+        line.word(&keys::METHOD, self.method.as_str());
+        line.string(&keys::PATH, self.uri.path());
+        line.number(&keys::STATUS, u64::from(self.status));
+        line.word(&keys::RESULT, end.as_str());
+        if let Some(reason) = end.reason() {
+            line.word(&keys::REASON, reason);
         }
-        millis(out, key!("ms"), took);
+        line.millis(&keys::DURATION, took);
         if let Some(first_byte) = self.first_byte {
-            millis(out, key!("first_byte_ms"), first_byte);
+            line.millis(&keys::FIRST_BYTE, first_byte);
         }
         if !self.waited.is_zero() {
-            millis(out, key!("waited_ms"), self.waited);
+            line.millis(&keys::WAIT, self.waited);
         }
-        out.extend_from_slice(b",\"attempts\":[");
-        for (i, attempt) in self.attempts.iter().enumerate() {
-            out.extend_from_slice(if i == 0 { b"{" } else { b",{" });
-            attempt.write_json(out);
-            out.push(b'}');
-        }
-        out.push(b']');
+        line.list(&keys::ATTEMPTS, &self.attempts, |line, attempt| attempt.write(line));
         let words = [
-            (key!("once"), self.once.map(NotReplayable::as_str)),
-            (key!("not_repeated"), self.stopped.map(RetryDenied::as_str)),
-            (key!("cache"), self.cache),
+            (&keys::NOT_REPLAYABLE, self.not_replayable.map(NotReplayable::as_str)),
+            (&keys::RETRY_DENIED, self.retry_denied.map(RetryDenied::as_str)),
+            (&keys::CACHE, self.cache),
         ];
         for (key, value) in words {
             if let Some(value) = value {
-                text(out, key, value);
-            }
-        }
-        self.write_amounts(out);
-        if let Some(route) = &self.route {
-            if self.attempts.len() > 1 || self.stopped.is_some() {
-                let left = route.live.balance(clock::now());
-                out.extend_from_slice(format!(",\"budget\":{left:.1}").as_bytes());
-            }
-            plain(out, key!("policy"), &route.policy_hash);
-        }
-        out.push(b'}');
-    }
-
-    fn write_amounts(&self, out: &mut Vec<u8>) {
-        if let Some(effects) = &self.effects {
-            effects.write_json(out);
-        }
-        if let Some(job) = &self.job {
-            plain(out, key!("job"), &job.to_string());
-        }
-        number(out, key!("bytes_in"), self.bytes_in);
-        number(out, key!("bytes_out"), self.bytes_out);
-        if let Some((input, output)) = self.tokens {
-            number(out, key!("tokens_in"), input);
-            number(out, key!("tokens_out"), output);
-        }
-        if let Some(cost) = self.cost {
-            out.extend_from_slice(format!(",\"cost\":{cost:.9}").as_bytes());
-        }
-    }
-
-    fn write_text(&self, out: &mut Vec<u8>, at: &[u8], end: End, took: Duration) {
-        use std::io::Write as _;
-        out.extend_from_slice(at);
-        let route = self.route.as_ref().map_or("-", |r| &r.policy.name);
-        let (name, detail) = end.words();
-        let _ = write!(
-            out,
-            " route={route} method={} path={} status={} end={name} ms={:.3}",
-            self.method,
-            self.uri.path(),
-            self.status,
-            took.as_secs_f64() * 1e3
-        );
-        if let Some(detail) = detail {
-            let _ = write!(out, " why={detail}");
-        }
-        for attempt in &self.attempts {
-            let _ = write!(
-                out,
-                " to={} class={} answer={} took_ms={:.3}",
-                attempt.to.key,
-                attempt.class.as_str(),
-                attempt.status,
-                attempt.took.as_secs_f64() * 1e3
-            );
-        }
-        let words = [
-            ("once", self.once.map(NotReplayable::as_str)),
-            ("not_repeated", self.stopped.map(RetryDenied::as_str)),
-            ("cache", self.cache),
-        ];
-        for (key, value) in words {
-            if let Some(value) = value {
-                let _ = write!(out, " {key}={value}");
+                line.word(key, value);
             }
         }
         if let Some(effects) = &self.effects {
-            effects.write_text(out);
+            effects.write(&mut line);
         }
         if let Some(job) = &self.job {
-            let _ = write!(out, " job={job}");
+            line.word(&keys::JOB, job.to_string());
         }
-        let _ = write!(out, " bytes_in={} bytes_out={}", self.bytes_in, self.bytes_out);
+        self.write_amounts(&mut line);
+        if let Some(route) = &self.route {
+            if self.attempts.len() > 1 || self.retry_denied.is_some() {
+                line.decimal(&keys::RETRY_BUDGET, route.live.balance(clock::now()), 1);
+            }
+            line.word(&keys::POLICY, &*route.policy_hash);
+        }
+        line.end();
+    }
+
+    fn write_amounts<const JSON: bool>(&self, line: &mut LogLine<'_, JSON>) {
+        line.number(&keys::BYTES_IN, self.bytes_in);
+        line.number(&keys::BYTES_OUT, self.bytes_out);
         if let Some((input, output)) = self.tokens {
-            let _ = write!(out, " tokens_in={input} tokens_out={output}");
+            line.number(&keys::TOKENS_IN, input);
+            line.number(&keys::TOKENS_OUT, output);
         }
         if let Some(cost) = self.cost {
-            let _ = write!(out, " cost={cost:.9}");
-        }
-        if let Some(route) = &self.route {
-            let _ = write!(out, " policy={}", route.policy_hash);
+            line.decimal(&keys::COST, cost, 9);
         }
     }
 }
 
 impl AttemptRecord {
-    fn write_json(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(b"\"to\":");
-        string(out, &self.to.key);
+    fn write<const JSON: bool>(&self, line: &mut LogLine<'_, JSON>) {
+        line.string(&keys::ENDPOINT, &self.endpoint.key);
         if let Some(index) = self.credential
-            && let crate::policy::sections::model::Auth::Credentials(all) = &self.to.policy.auth
+            && let Auth::Credentials(all) = &self.endpoint.policy.auth
             && let Some(credential) = all.get(index)
             && all.len() > 1
         {
-            text(out, key!("credential"), &credential.reference);
+            line.string(&keys::CREDENTIAL, &credential.reference);
         }
-        plain(out, key!("class"), self.class.as_str());
+        line.word(&keys::CLASS, self.class.as_str());
         if self.status > 0 {
-            number(out, key!("status"), u64::from(self.status));
+            line.number(&keys::ATTEMPT_STATUS, u64::from(self.status));
         }
-        millis(out, key!("ms"), self.took);
+        line.millis(&keys::ATTEMPT_DURATION, self.took);
         if self.probe {
-            out.extend_from_slice(b",\"probe\":true");
+            line.flag(&keys::PROBE);
         }
-        if matches!(self.turn, AttemptKind::Hedge | AttemptKind::Continuation) {
-            plain(out, key!("turn"), self.turn.as_str());
+        if matches!(self.kind, AttemptKind::Hedge | AttemptKind::Continuation) {
+            line.word(&keys::KIND, self.kind.as_str());
         }
         if let Some(error) = &self.error {
-            text(out, key!("error"), error);
+            line.string(&keys::ERROR, error);
         }
     }
 }
 
 impl Drop for AccessRecord {
     fn drop(&mut self) {
-        self.finish(End::ClientLeft);
-    }
-}
-
-impl End {
-    fn words(self) -> (&'static str, Option<&'static str>) {
-        match self {
-            End::Answered => ("answered", None),
-            End::Refused(why) => ("refused", Some(why)),
-            End::Cut(why) => ("cut", Some(why)),
-            End::ClientLeft => ("client_left", None),
-        }
+        self.finish(RequestEnd::ClientDisconnected);
     }
 }

@@ -173,13 +173,13 @@ fn report_unsent(
     endpoint.attempts[AttemptClass::Unsent.index()].inc();
     candidate.provider.outcomes.iter().for_each(|outcomes| outcomes.record(true, None, now));
     request.record.attempts.push(AttemptRecord {
-        to: Arc::clone(endpoint),
+        endpoint: Arc::clone(endpoint),
         credential: Some(selection.credential),
         class: AttemptClass::Unsent,
         status: 0,
         took,
         probe: selection.permit.is_probe(),
-        turn: selection.turn,
+        kind: selection.turn,
         error: Some(error),
     });
 }

@@ -129,7 +129,7 @@ fn duplicate(request: &ProxyRequest) -> Option<Box<ProxyRequest>> {
         cache: request.cache.without_response(),
         resume: None,
         is_degraded: request.is_degraded,
-        record: request.record.aside(),
+        record: request.record.detached(),
     }))
 }
 
@@ -177,7 +177,7 @@ fn merge(
         let record = if won { &mut request.record } else { &mut hedge.record };
         record.attempts.push(cancelled.record(route));
     }
-    request.record.join(&mut hedge.record);
+    request.record.absorb(&mut hedge.record);
     request.attempts.merge_hedge(std::mem::take(&mut hedge.attempts));
     result
 }
@@ -191,13 +191,13 @@ impl RacedAttempt {
     /// The record of an attempt that was cancelled.
     fn record(self, route: &Route) -> AttemptRecord {
         AttemptRecord {
-            to: Arc::clone(&self.endpoint.candidate(route).endpoint),
+            endpoint: Arc::clone(&self.endpoint.candidate(route).endpoint),
             credential: Some(self.credential),
             class: AttemptClass::Ignored,
             status: 0,
             took: clock::since(self.began),
             probe: false,
-            turn: self.turn,
+            kind: self.turn,
             error: Some("cancelled: the other attempt was faster".to_owned()),
         }
     }

@@ -11,13 +11,13 @@ use http_body::Frame;
 
 use super::report::UsageKey;
 use super::state::EndpointIndex;
+use crate::cache::entry::CachedBody;
 use crate::cache::recorder::ResponseRecorder;
 use crate::cache::shared_body::BodyReader;
 use crate::live::buffers::Reservation;
 use crate::live::permit::{AttemptSlot, ReportedPermit};
 use crate::live::quota::provider_quota::QuotaCharge;
 use crate::live::quota::usage_meter::AttemptKind;
-use crate::proxy::response::stored::Replay;
 use crate::stream::framing::StreamFormat;
 use crate::stream::reader::StreamReader as EventReader;
 use crate::upstream::IncomingBody;
@@ -36,7 +36,7 @@ pub struct PendingResponse {
 pub enum PendingBody {
     Whole(Bytes, Option<HeaderMap>),
     Stream(Box<PendingStream>),
-    Stored(Replay),
+    Stored(CachedBody),
     /// Fetched by another request.
     Followed(BodyReader),
     /// 101: both sides switch to another protocol.

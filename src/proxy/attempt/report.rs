@@ -97,13 +97,13 @@ pub fn report_attempt(
         false => RetryTime::At(now + backoff(route, candidate, times)),
     });
     request.record.attempts.push(AttemptRecord {
-        to: Arc::clone(&candidate.endpoint),
+        endpoint: Arc::clone(&candidate.endpoint),
         credential: Some(selection.credential),
         class,
         status,
         took,
         probe,
-        turn: selection.turn,
+        kind: selection.turn,
         error,
     });
     reported
@@ -125,7 +125,7 @@ pub fn sample(request: &ProxyRequest, outcome: &Result<Box<PendingResponse>, Pro
     let bad = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
     let timed_out = matches!(kind, Some(ProblemKind::ResponseTimeout | ProblemKind::Deadline));
     if kind.is_none() || bad {
-        let took = (kind.is_none() || timed_out).then(|| request.record.so_far());
+        let took = (kind.is_none() || timed_out).then(|| request.record.elapsed());
         outcomes.record(bad, took, clock::now());
     }
 }
@@ -214,7 +214,7 @@ impl UsageKey {
         if let Some(cost) = cost.filter(|_| self.turn != AttemptKind::First) {
             route.live.record_cost(cost, clock::now());
         }
-        record.took(tokens, cost);
+        record.add_usage(tokens.0, tokens.1, cost);
     }
 }
 

@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
 use super::invalidate::is_here;
 use super::key::CacheLookup;
-use super::lookup::{Outcome, did, from_store};
+use super::lookup::Outcome;
 use crate::cache::cache_control::CacheControl;
 use crate::cache::coalesce::{Leader, LeaderOutcome};
 use crate::cache::entry::CachedResponse;
@@ -29,7 +29,8 @@ use crate::proxy::attempt::pending_response::{PendingBody, PendingResponse};
 use crate::proxy::dispatch::{run, run_without_modes};
 use crate::proxy::downstream::problem::ProblemKind;
 use crate::proxy::request::headers;
-use crate::proxy::response::cache_status;
+use crate::proxy::response::cache_status::{self, ForwardReason};
+use crate::proxy::response::stored::{from_store, record_result};
 use crate::resilience::outcome::AttemptClass;
 use crate::snapshot::{Route, RouteCache};
 
@@ -45,7 +46,7 @@ pub struct Fetch {
     /// It asks for others too.
     pub lead: Option<Leader>,
     /// In the words of RFC 9211, 2.2.
-    pub why: &'static str,
+    pub why: ForwardReason,
 }
 
 /// Asks a provider. `hurries`: where something stored would serve in its place, nothing is waited for.
@@ -192,11 +193,11 @@ pub fn stale_or(
     };
     let Some(stored) = serves(found).filter(|_| replaced) else {
         if outcome.is_err() {
-            did(request, cache, CacheResult::Miss);
+            record_result(request, cache, CacheResult::Miss);
         }
         return outcome;
     };
-    did(request, cache, CacheResult::Stale);
+    record_result(request, cache, CacheResult::Stale);
     if let Ok(response) = outcome {
         discard(request, &LastResponse::Provider(response));
     }
@@ -212,7 +213,7 @@ fn freshened(
     response: &PendingResponse,
     (asked, generation): (Instant, u64),
 ) -> Box<PendingResponse> {
-    did(request, cache, CacheResult::Revalidated);
+    record_result(request, cache, CacheResult::Revalidated);
     let Fetch { lookup, lead, why, .. } = fetch;
     let mut served = Arc::clone(stored);
     if let Some(anew) = anew(request, cache, stored, response, asked) {
@@ -274,7 +275,7 @@ fn recorded(
     mut response: Box<PendingResponse>,
     (asked, generation): (Instant, u64),
 ) -> Box<PendingResponse> {
-    did(request, cache, CacheResult::Miss);
+    record_result(request, cache, CacheResult::Miss);
     let Fetch { lookup, lead, why, .. } = fetch;
     let length = match &response.body {
         PendingBody::Whole(bytes, None) => Some(bytes.len() as u64),

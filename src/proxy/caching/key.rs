@@ -3,6 +3,8 @@
 //! The key has the route, the host and the principal: whoever asks with other credentials asks for
 //! something else. Only a policy that says `public` shares answers between principals.
 
+use std::sync::Arc;
+
 use http::header::{
     HOST, HeaderMap, HeaderName, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE,
     IF_UNMODIFIED_SINCE, RANGE, TE,
@@ -10,11 +12,15 @@ use http::header::{
 use http::{HeaderValue, Method, Uri};
 
 use crate::cache::cache_control::CacheControl;
+use crate::cache::entry::CachedResponse;
 use crate::cache::key::{CacheKey, CacheKeyBuilder, CacheSecret};
 use crate::json::canonical;
 use crate::policy::sections::model::{Keeps, KeyPart, StoreAll};
 use crate::proxy::attempt::context::ProxyRequest;
+use crate::proxy::attempt::pending_response::PendingResponse;
 use crate::proxy::request::headers;
+use crate::proxy::response::cache_status::ForwardReason;
+use crate::proxy::response::stored::range_from_store;
 use crate::snapshot::RouteCache;
 
 /// Whose answers depend on what is not kept.
@@ -57,22 +63,22 @@ pub enum Part {
 
 impl CacheLookup {
     /// # Errors
-    /// Why it goes past the cache, in the words of RFC 9211, 2.2.
-    pub fn of(request: &ProxyRequest, cache: &RouteCache) -> Result<CacheLookup, &'static str> {
+    /// Why the request bypasses the cache.
+    pub fn of(request: &ProxyRequest, cache: &RouteCache) -> Result<CacheLookup, ForwardReason> {
         let head = request.head.method() == Method::HEAD;
         let is_http = cache.policy.store == Keeps::Http;
         if if is_http { !head && request.head.method() != Method::GET } else { head } {
-            return Err("method");
+            return Err(ForwardReason::Method);
         }
-        let Some(body) = request.body.whole() else { return Err("bypass") };
+        let Some(body) = request.body.whole() else { return Err(ForwardReason::Bypass) };
         let part = match request.head.headers().get(RANGE) {
             None => None,
-            Some(range) if is_http && !head => Some(Part::of(range).ok_or("bypass")?),
-            Some(_) => return Err("bypass"),
+            Some(range) if is_http && !head => Some(Part::of(range).ok_or(ForwardReason::Bypass)?),
+            Some(_) => return Err(ForwardReason::Bypass),
         };
         let passes = PASSES.iter().any(|name| request.head.headers().contains_key(name));
         if passes || request.head.is_upgrade() || is_http && !body.is_empty() {
-            return Err("bypass");
+            return Err(ForwardReason::Bypass);
         }
         let secret = &cache.live.secret;
         let control = CacheControl::of_request(request.head.headers());
@@ -96,6 +102,12 @@ impl CacheLookup {
             head,
             part,
         })
+    }
+
+    /// The range of a stored response that the request asks for.
+    pub fn range_of(&self, stored: &Arc<CachedResponse>) -> Option<Box<PendingResponse>> {
+        let (from, to) = self.part?.within(stored.length)?;
+        range_from_store(Arc::clone(stored), from, to)
     }
 
     /// What is stored for a GET, and is the answer to a request that changed it (RFC 9110, 9.3.3).

@@ -7,11 +7,6 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_RANGE};
-use http::response::Parts;
-use http::{HeaderMap, HeaderValue, Response, StatusCode};
-
 use super::fetch::{Fetch, forward, keep_for_get, stale_or};
 use super::invalidate::changed;
 use super::key::CacheLookup;
@@ -27,8 +22,8 @@ use crate::proxy::attempt::context::ProxyRequest;
 use crate::proxy::attempt::pending_response::{PendingBody, PendingResponse};
 use crate::proxy::dispatch::run;
 use crate::proxy::downstream::problem::{Problem, ProblemKind};
-use crate::proxy::response::cache_status;
-use crate::proxy::response::stored::Replay;
+use crate::proxy::response::cache_status::{self, ForwardReason};
+use crate::proxy::response::stored::{from_store, head, record_result};
 use crate::snapshot::{Route, RouteCache};
 
 /// How often another's answer, which varies by other headers, is waited for.
@@ -52,7 +47,7 @@ struct Asking {
     /// Requests with the same want the same: one asks for all.
     together: Option<CacheKey>,
     /// In the words of RFC 9211, 2.2.
-    why: &'static str,
+    why: ForwardReason,
 }
 
 /// What came of waiting for another's answer.
@@ -72,23 +67,25 @@ pub async fn answer(request: &mut ProxyRequest, route: &Route, cache: &RouteCach
     let (mut selecting, mut looks) = (None, 0);
     loop {
         let asking = match look(request, cache, &lookup, selecting.as_ref()) {
-            Step::Serve(stored) => match part_of(&lookup, Arc::clone(&stored)) {
+            Step::Serve(stored) => match lookup.range_of(&stored) {
                 None if lookup.part.is_some() => {
-                    return past(request, route, cache, "bypass").await;
+                    return past(request, route, cache, ForwardReason::Bypass).await;
                 }
                 part => {
-                    did(request, cache, CacheResult::Hit);
+                    record_result(request, cache, CacheResult::Hit);
                     return Ok(part.unwrap_or_else(|| from_store(request, stored, None)));
                 }
             },
             Step::NotCached => {
-                did(request, cache, CacheResult::Miss);
+                record_result(request, cache, CacheResult::Miss);
                 let detail = "it says `only-if-cached`, and nothing that is stored serves it";
                 return Err(Problem::new(ProblemKind::NotCached, detail));
             }
-            _ if lookup.part.is_some() => return past(request, route, cache, "partial").await,
+            _ if lookup.part.is_some() => {
+                return past(request, route, cache, ForwardReason::Partial).await;
+            }
             Step::Meanwhile(stored) => {
-                did(request, cache, CacheResult::Stale);
+                record_result(request, cache, CacheResult::Stale);
                 revalidate::begin(request, cache, &lookup, &stored);
                 return Ok(from_store(request, stored, Some("stale-while-revalidate")));
             }
@@ -121,13 +118,13 @@ async fn past(
     request: &mut ProxyRequest,
     route: &Route,
     cache: &RouteCache,
-    why: &'static str,
+    why: ForwardReason,
 ) -> Outcome {
-    did(request, cache, CacheResult::Bypass);
+    record_result(request, cache, CacheResult::Bypass);
     let mut outcome = run(request, route).await;
     changed(request, route, &outcome);
     if let Ok(response) = &mut outcome {
-        let kept = why == "method" && keep_for_get(request, cache, response);
+        let kept = why == ForwardReason::Method && keep_for_get(request, cache, response);
         cache_status::forwarded(&mut response.head, why, None, if kept { "; stored" } else { "" });
     }
     outcome
@@ -159,11 +156,11 @@ fn look(
         return Step::NotCached;
     }
     let why = match &found {
-        Some(stored) if stored.freshness.staleness(now).is_none() => "request",
-        Some(_) => "stale",
-        None if control.no_cache => "request",
-        None if slot.variants.is_empty() => "uri-miss",
-        None => "vary-miss",
+        Some(stored) if stored.freshness.staleness(now).is_none() => ForwardReason::Request,
+        Some(_) => ForwardReason::Stale,
+        None if control.no_cache => ForwardReason::Request,
+        None if slot.variants.is_empty() => ForwardReason::UriMiss,
+        None => ForwardReason::VaryMiss,
     };
     let validates = found.as_ref().is_some_and(|stored| stored.can_be_revalidated());
     let alone = control.no_cache
@@ -202,7 +199,7 @@ async fn follow(
         Ok(LeaderOutcome::NotShareable) => Waited::Alone,
         Ok(LeaderOutcome::Failed) => match &asking.found {
             Some(stored) if stored.freshness.may_serve_on_error(clock::now()) => {
-                did(request, cache, CacheResult::Stale);
+                record_result(request, cache, CacheResult::Stale);
                 Waited::Done(Ok(from_store(request, Arc::clone(stored), Some("stale-if-error"))))
             }
             _ => Waited::Alone,
@@ -230,77 +227,12 @@ fn along(
     request: &mut ProxyRequest,
     cache: &RouteCache,
     growing: &Arc<SharedBody>,
-    why: &str,
+    why: ForwardReason,
 ) -> Option<Box<PendingResponse>> {
     let reader = growing.reader()?;
-    did(request, cache, CacheResult::Coalesced);
+    record_result(request, cache, CacheResult::Coalesced);
     let mut head = head(growing.status, growing.headers.clone());
-    cache_status::aged(&mut head, &growing.freshness, clock::now());
+    cache_status::set_age(&mut head, &growing.freshness, clock::now());
     cache_status::forwarded(&mut head, why, None, "; collapsed");
     Some(PendingResponse::local(head, PendingBody::Followed(reader)))
-}
-
-/// Counts and tells what the cache did; what we ask for anew ourselves is nobody's request.
-pub fn did(request: &mut ProxyRequest, cache: &RouteCache, did: CacheResult) {
-    if !request.record.is_hushed() {
-        cache.live.count(did);
-    }
-    request.record.cache = Some(did.as_str());
-}
-
-/// A stored answer as an answer to this request: whole, its head alone, or that it is known already.
-pub fn from_store(
-    request: &ProxyRequest,
-    stored: Arc<CachedResponse>,
-    detail: Option<&str>,
-) -> Box<PendingResponse> {
-    let known =
-        stored.is_unchanged_for(request.cache.conditions().unwrap_or(request.head.headers()));
-    let status = if known { StatusCode::NOT_MODIFIED } else { stored.status };
-    let mut head = head(status, stored.headers.clone());
-    cache_status::hit(&mut head, &stored.freshness, clock::now(), detail);
-    let body = if known {
-        head.headers.remove(CONTENT_LENGTH);
-        PendingBody::Whole(Bytes::new(), None)
-    } else if request.head.method() == http::Method::HEAD {
-        if !stored.is_event_stream() {
-            head.headers.insert(CONTENT_LENGTH, HeaderValue::from(stored.length));
-        }
-        PendingBody::Whole(Bytes::new(), None)
-    } else {
-        PendingBody::Stored(Replay::new(stored))
-    };
-    PendingResponse::local(head, body)
-}
-
-/// The part that is asked for, of an answer that is stored whole.
-fn part_of(lookup: &CacheLookup, stored: Arc<CachedResponse>) -> Option<Box<PendingResponse>> {
-    let (from, to) = lookup.part?.within(stored.length)?;
-    if stored.status != StatusCode::OK || stored.is_event_stream() {
-        return None;
-    }
-    let mut head = head(StatusCode::PARTIAL_CONTENT, stored.headers.clone());
-    let range = format!("bytes {from}-{}/{}", to - 1, stored.length);
-    head.headers.insert(CONTENT_RANGE, HeaderValue::try_from(range).ok()?);
-    head.headers.remove(CONTENT_LENGTH);
-    cache_status::hit(&mut head, &stored.freshness, clock::now(), None);
-    Some(PendingResponse::local(head, PendingBody::Stored(Replay::part(stored, from, to))))
-}
-
-fn head(status: StatusCode, headers: HeaderMap) -> Parts {
-    let (mut head, ()) = Response::new(()).into_parts();
-    (head.status, head.headers) = (status, headers);
-    head
-}
-
-/// Answers with that.
-pub fn serve_stale(
-    request: &mut ProxyRequest,
-    stored: Arc<CachedResponse>,
-) -> Box<PendingResponse> {
-    let route = Arc::clone(&request.route);
-    if let Some(cache) = &route.cache {
-        did(request, cache, CacheResult::Stale);
-    }
-    from_store(request, stored, Some("degraded"))
 }

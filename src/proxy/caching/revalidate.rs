@@ -14,6 +14,7 @@ use crate::proxy::access_log::record::AccessRecord;
 use crate::proxy::attempt::context::ProxyRequest;
 use crate::proxy::degradation::apply::is_degraded;
 use crate::proxy::request::body::RequestBody;
+use crate::proxy::response::cache_status::ForwardReason;
 use crate::proxy::response::send::send;
 use crate::snapshot::RouteCache;
 
@@ -31,7 +32,8 @@ pub fn begin(
     let CoalesceRole::Lead(lead) = cache.live.in_flight.join(key) else { return };
     let Some(mut request) = beside(request) else { return };
     let found = Some(Arc::clone(stored));
-    let fetch = Fetch { lookup: lookup.clone(), found, lead: Some(lead), why: "stale" };
+    let fetch =
+        Fetch { lookup: lookup.clone(), found, lead: Some(lead), why: ForwardReason::Stale };
     drop(spawn_local(async move {
         let route = Arc::clone(&request.route);
         let Some(cache) = &route.cache else { return };
@@ -48,7 +50,7 @@ fn beside(request: &ProxyRequest) -> Option<Box<ProxyRequest>> {
         (request.head.method().clone(), request.head.uri().clone(), clock::now());
     let route = Some(Arc::clone(&request.route));
     let mut record = AccessRecord::new(worker, &client, route, method.clone(), uri.clone(), now);
-    record.hush();
+    record.suppress();
     let body = request.body.whole()?;
     let mut room = worker.live.buffers.reservation();
     if !room.grow(body.len() as u64) {

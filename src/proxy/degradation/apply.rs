@@ -1,35 +1,34 @@
-//! What the modes in force make of a request, before anybody is asked for it.
+//! Applies the active degradation modes to a request, before it is sent to a provider.
 //!
-//! The modes of a route apply in its order, as if their actions stood in one list:
+//! The modes apply in the order of the route, as if their actions were one list:
 //!
-//! 1. The first that answers is the answer: `serve_stale` where the cache has one, `shed` for its
-//!    classes, `respond`.
-//! 2. Where none does, every reduction applies, the later one over the earlier; of several `use` the
-//!    last counts. Then it goes its usual way.
+//! 1. The first action that can respond does: `serve_stale` if the cache has a response, `shed` for
+//!    its classes, `respond`.
+//! 2. If none responds, every reduction applies, a later one over an earlier one, and the last
+//!    `use`. Then the request continues as usual.
 //!
-//! A job is not answered by a mode: where one would turn it away, it is parked.
+//! A mode does not respond to a job: a job that it would reject is parked.
 //!
-//! A mode in shadow is left out, but for counting what it would have done.
+//! A mode in shadow only counts the actions that it would have applied.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::header::HeaderName;
 
-use super::effects::DegradationEffects;
 use crate::cache::entry::CachedResponse;
 use crate::clock;
 use crate::live::degradation::episode::{ActionKind, Episode};
+use crate::live::degradation::mode::ModeCell;
 use crate::policy::sections::model::{Action, Reduction, Respond, RewritePath};
 use crate::proxy::attempt::context::ProxyRequest;
 use crate::proxy::attempt::pending_response::PendingResponse;
-use crate::proxy::caching::lookup;
 use crate::proxy::downstream::problem::{Problem, ProblemKind};
-use crate::proxy::response::static_response;
+use crate::proxy::response::{static_response, stored};
 use crate::resilience::breaker::EnforcementMode;
 use crate::snapshot::{Route, RouteMode};
 
-/// RFC 9421: what it covers may not change.
+/// RFC 9421: a signed body must not change.
 const SIGNATURE: HeaderName = HeaderName::from_static("signature");
 /// RFC 9530, RFC 3230, RFC 1864.
 const DIGESTS: [HeaderName; 3] = [
@@ -38,84 +37,94 @@ const DIGESTS: [HeaderName; 3] = [
     HeaderName::from_static("content-md5"),
 ];
 
-/// A mode that is in force.
+/// An active mode.
 #[derive(Debug)]
-pub struct InForce<'r> {
-    pub of: &'r RouteMode,
-    pub episode: Arc<Episode>,
+struct ActiveMode<'r> {
+    route_mode: &'r RouteMode,
+    episode: Arc<Episode>,
 }
 
-/// What answers in the place of a provider.
-enum Answer<'r> {
+/// The response of a mode in place of a provider's.
+enum ModeResponse<'r> {
     Stale(Arc<CachedResponse>),
     Shed,
     Respond(&'r Respond),
 }
 
-/// What the modes in force make of it: an answer, or another request, or other providers. Where
-/// none is in force this is one load.
+/// Applies the active modes: they respond, change the request or replace its providers. If no mode
+/// is active, this costs one load.
 pub fn degraded(request: &mut ProxyRequest) -> Option<Result<Box<PendingResponse>, Problem>> {
     if request.route.modes.may_apply(&request.worker.live.modes) { degrade(request) } else { None }
 }
 
-/// Some mode that may change it, or answer it, is in force.
+/// A mode that may change the request or respond to it is active.
 pub fn is_degraded(request: &ProxyRequest) -> bool {
-    let acts = |mode: &InForce<'_>| {
-        let mut actions = mode.of.mode.policy.actions.iter();
+    let acts = |mode: &ActiveMode<'_>| {
+        let mut actions = mode.route_mode.mode.policy.actions.iter();
         !mode.is_shadow() && actions.any(|action| !matches!(action, Action::Notify(_)))
     };
     request.worker.live.modes.in_force() & request.route.modes.mask != 0
-        && in_force(&request.route).iter().any(acts)
+        && active_modes(&request.route).iter().any(acts)
 }
 
 #[cold]
 fn degrade(request: &mut ProxyRequest) -> Option<Result<Box<PendingResponse>, Problem>> {
     let route = Arc::clone(&request.route);
-    let modes = in_force(&route);
+    let modes = active_modes(&route);
     for mode in modes.iter().filter(|mode| mode.is_shadow()) {
         count_shadow(request, mode);
     }
     for mode in modes.iter().filter(|mode| !mode.is_shadow()) {
-        let mut actions = mode.of.mode.policy.actions.iter();
-        if let Some(answer) = actions.find_map(|action| response_of(request, action)) {
-            return Some(respond(request, mode, answer));
+        let mut actions = mode.route_mode.mode.policy.actions.iter();
+        if let Some(response) = actions.find_map(|action| response_of(request, action)) {
+            return Some(respond(request, mode, response));
         }
     }
     change(request, &modes);
     None
 }
 
-/// The same for a job that is about to run.
+/// A job that a mode rejects.
+#[derive(Debug)]
+pub struct JobRejected {
+    /// The mode stays active for at least this long.
+    pub retry_after: Duration,
+    pub reason: String,
+}
+
+/// Applies the active modes to a job that is about to run.
 ///
 /// # Errors
-/// Which mode turns it away, and for how long at least.
-pub fn degrade_job(request: &mut ProxyRequest) -> Result<(), (Duration, String)> {
+/// When a mode rejects it.
+pub fn degrade_job(request: &mut ProxyRequest) -> Result<(), JobRejected> {
     let route = Arc::clone(&request.route);
-    let modes = in_force(&route);
+    let modes = active_modes(&route);
     for mode in modes.iter().filter(|mode| !mode.is_shadow()) {
-        let stands = |action: &Action| match action {
+        let rejects = |action: &Action| match action {
             Action::Shed(class) => is_at_or_below(request, class),
             Action::Respond(_) => true,
             _ => false,
         };
-        if mode.of.mode.policy.actions.iter().any(stands) {
-            let cell = &mode.of.mode.live;
-            let why = format!("the mode `{}` is in force", cell.name);
-            return Err((cell.earliest_end(clock::now()), why));
+        if mode.route_mode.mode.policy.actions.iter().any(rejects) {
+            let cell = mode.cell();
+            let reason = format!("degradation mode `{}` is active", cell.name);
+            return Err(JobRejected { retry_after: cell.earliest_end(clock::now()), reason });
         }
     }
     if modes.iter().any(|mode| !mode.is_shadow()) {
-        request.record.effects_mut().held_back = true;
+        request.record.effects_mut().count_later = true;
         change(request, &modes);
     }
     Ok(())
 }
 
-fn response_of<'r>(request: &ProxyRequest, action: &'r Action) -> Option<Answer<'r>> {
+fn response_of<'r>(request: &ProxyRequest, action: &'r Action) -> Option<ModeResponse<'r>> {
     match action {
-        Action::ServeStale(within) => request.cache.stale(clock::now(), *within).map(Answer::Stale),
-        Action::Shed(class) => is_at_or_below(request, class).then_some(Answer::Shed),
-        Action::Respond(respond) => Some(Answer::Respond(respond)),
+        Action::ServeStale(within) => {
+            request.cache.stale(clock::now(), *within).map(ModeResponse::Stale)
+        }
+        Action::Shed(class) => is_at_or_below(request, class).then_some(ModeResponse::Shed),
+        Action::Respond(respond) => Some(ModeResponse::Respond(respond)),
         Action::Reduce(_) | Action::Use(_) | Action::Notify(_) => None,
     }
 }
@@ -126,43 +135,44 @@ fn is_at_or_below(request: &ProxyRequest, class: &str) -> bool {
     place.is_some_and(|place| request.limits.class() >= place)
 }
 
-/// What a mode in shadow would have done is counted.
-fn count_shadow(request: &ProxyRequest, mode: &InForce<'_>) {
-    let actions = &mode.of.mode.policy.actions;
-    let live = &mode.of.mode.live;
-    if let Some(answer) = actions.iter().find_map(|action| response_of(request, action)) {
-        return live.record(&mode.episode, answer.touch(), true);
+/// Counts the actions that a mode in shadow would have applied.
+fn count_shadow(request: &ProxyRequest, mode: &ActiveMode<'_>) {
+    let actions = &mode.route_mode.mode.policy.actions;
+    let cell = mode.cell();
+    if let Some(response) = actions.iter().find_map(|action| response_of(request, action)) {
+        return cell.record(&mode.episode, response.action(), true);
     }
     let reduces = actions.iter().any(|action| matches!(action, Action::Reduce(_)));
     if reduces {
-        live.record(&mode.episode, ActionKind::Reduce, true);
+        cell.record(&mode.episode, ActionKind::Reduce, true);
     }
-    if mode.of.alternate.is_some() {
-        live.record(&mode.episode, ActionKind::Use, !reduces);
+    if mode.route_mode.alternate.is_some() {
+        cell.record(&mode.episode, ActionKind::Use, !reduces);
     }
 }
 
 fn respond(
     request: &mut ProxyRequest,
-    mode: &InForce<'_>,
-    answer: Answer<'_>,
+    mode: &ActiveMode<'_>,
+    response: ModeResponse<'_>,
 ) -> Result<Box<PendingResponse>, Problem> {
-    request.record.touch(mode, answer.touch());
-    let (now, cell) = (clock::now(), &mode.of.mode.live);
-    match answer {
-        Answer::Stale(stored) => {
-            note_need(request, now);
-            Ok(lookup::serve_stale(request, stored))
+    mode.note(request, response.action());
+    let (now, cell) = (clock::now(), mode.cell());
+    match response {
+        ModeResponse::Stale(stored) => {
+            record_availability(request, now);
+            Ok(stored::serve_stale(request, stored))
         }
-        Answer::Shed => {
+        ModeResponse::Shed => {
             let (route, mode) = (&request.route.policy.name, &cell.name);
-            let detail =
-                format!("route `{route}`: the mode `{mode}` is in force, and turns its class away");
+            let detail = format!(
+                "route `{route}`: degradation mode `{mode}` is active and rejects this class"
+            );
             let problem = Problem::new(ProblemKind::Shed, detail);
             Err(problem.retry_after(Some(cell.earliest_end(now))))
         }
-        Answer::Respond(respond) => {
-            note_need(request, now);
+        ModeResponse::Respond(respond) => {
+            record_availability(request, now);
             let id = static_response::request_id(request.head.headers());
             let response = static_response::ready(respond, &cell.name, &id, cell.earliest_end(now));
             request.record.effects_mut().request_id = Some(id);
@@ -171,27 +181,27 @@ fn respond(
     }
 }
 
-/// Every reduction, then the last `use`.
-fn change(request: &mut ProxyRequest, modes: &[InForce<'_>]) {
-    let mut instead = None;
+/// Applies every reduction, then the last `use`.
+fn change(request: &mut ProxyRequest, modes: &[ActiveMode<'_>]) {
+    let mut alternate = None;
     for mode in modes.iter().filter(|mode| !mode.is_shadow()) {
-        for action in &mode.of.mode.policy.actions {
+        for action in &mode.route_mode.mode.policy.actions {
             if let Action::Reduce(reduction) = action {
-                request.record.touch(mode, ActionKind::Reduce);
+                mode.note(request, ActionKind::Reduce);
                 reduce(request, reduction);
             }
         }
-        instead = mode.of.alternate.as_ref().map(|route| (mode, route)).or(instead);
+        alternate = mode.route_mode.alternate.as_ref().map(|route| (mode, route)).or(alternate);
     }
-    if let Some((mode, route)) = instead {
-        request.record.touch(mode, ActionKind::Use);
-        note_need(request, clock::now());
+    if let Some((mode, route)) = alternate {
+        mode.note(request, ActionKind::Use);
+        record_availability(request, clock::now());
         request.route = Arc::clone(route);
-        // Whoever is asked now may know the model by another name.
+        // The alternate providers may know the model by another name.
         request.body.find_model();
     }
     request.is_degraded =
-        request.record.effects.as_ref().is_some_and(|effects| !effects.by.is_empty());
+        request.record.effects.as_ref().is_some_and(|effects| !effects.is_empty());
 }
 
 fn reduce(request: &mut ProxyRequest, reduction: &Reduction) {
@@ -211,64 +221,55 @@ fn reduce(request: &mut ProxyRequest, reduction: &Reduction) {
     }
     if !request.head.headers().contains_key(SIGNATURE) && request.body.reduce(models, rewrite) {
         request.limits.estimate_tokens(request.body.len());
-        // Of the body as it was.
+        // The digests are of the original body.
         DIGESTS.iter().for_each(|name| drop(request.head.headers_mut().remove(name)));
     } else {
-        request.record.effects_mut().body_left = true;
+        request.record.effects_mut().body_unchanged = true;
     }
 }
 
-/// Notes whether anybody of the route's own could be asked now.
-fn note_need(request: &mut ProxyRequest, now: Instant) {
+/// Records whether no provider of the route is usable now.
+fn record_availability(request: &mut ProxyRequest, now: Instant) {
     let model = request.body.model();
     let mut candidates = request.route.tiers.iter().flat_map(|tier| &tier.candidates);
-    let in_need = candidates.all(|candidate| {
+    let unusable = candidates.all(|candidate| {
         let circuit = candidate.endpoint.circuit(&candidate.provider.policy, model);
         candidate.provider.live.is_drained(now)
             || circuit.breaker.as_ref().is_some_and(|breaker| breaker.is_shut(now))
             || circuit.holds.iter().all(|hold| hold.check(now).is_err())
     });
-    request.record.effects_mut().in_need = in_need;
+    request.record.effects_mut().providers_unusable = unusable;
 }
 
-impl InForce<'_> {
+impl ActiveMode<'_> {
+    fn cell(&self) -> &Arc<ModeCell> {
+        &self.route_mode.mode.live
+    }
+
     fn is_shadow(&self) -> bool {
-        self.of.mode.policy.mode == EnforcementMode::Shadow
+        self.route_mode.mode.policy.mode == EnforcementMode::Shadow
+    }
+
+    fn note(&self, request: &mut ProxyRequest, action: ActionKind) {
+        request.record.effects_mut().note(self.cell(), &self.episode, action);
     }
 }
 
-impl Answer<'_> {
-    fn touch(&self) -> ActionKind {
+impl ModeResponse<'_> {
+    fn action(&self) -> ActionKind {
         match self {
-            Answer::Stale(_) => ActionKind::ServeStale,
-            Answer::Shed => ActionKind::Shed,
-            Answer::Respond(_) => ActionKind::Respond,
+            ModeResponse::Stale(_) => ActionKind::ServeStale,
+            ModeResponse::Shed => ActionKind::Shed,
+            ModeResponse::Respond(_) => ActionKind::Respond,
         }
     }
 }
 
-impl DegradationEffects {
-    /// What was done to a request, by a mode.
-    fn has(&self, mode: &InForce<'_>, what: Option<ActionKind>) -> bool {
-        let cell = &mode.of.mode.live;
-        self.by.iter().any(|(known, _, done)| {
-            Arc::ptr_eq(known, cell) && what.is_none_or(|what| what == *done)
-        })
-    }
-
-    /// Notes and counts that a mode does something to it.
-    pub fn note(&mut self, mode: &InForce<'_>, what: ActionKind) {
-        if !self.has(mode, Some(what)) {
-            let cell = &mode.of.mode.live;
-            if !self.held_back {
-                cell.record(&mode.episode, what, !self.has(mode, None));
-            }
-            self.by.push((Arc::clone(cell), Arc::clone(&mode.episode), what));
-        }
-    }
-}
-
-fn in_force(route: &Route) -> Vec<InForce<'_>> {
-    let episode = |of: &RouteMode| of.mode.live.is_in_force().then(|| of.mode.live.episode())?;
-    route.modes.all.iter().filter_map(|of| Some(InForce { episode: episode(of)?, of })).collect()
+fn active_modes(route: &Route) -> Vec<ActiveMode<'_>> {
+    let active = |route_mode: &'_ RouteMode| {
+        let live = &route_mode.mode.live;
+        live.is_in_force().then(|| live.episode())?
+    };
+    let modes = route.modes.all.iter();
+    modes.filter_map(|mode| Some(ActiveMode { episode: active(mode)?, route_mode: mode })).collect()
 }

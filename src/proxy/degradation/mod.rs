@@ -1,4 +1,3 @@
 //! Degradation modes applied to a request.
 
 pub mod apply;
-pub mod effects;

@@ -18,7 +18,7 @@ use super::preference::{AsyncPreference, PREFER};
 use super::status;
 use crate::clock;
 use crate::proxy::access_log::reasons::NotReplayable;
-use crate::proxy::access_log::record::End;
+use crate::proxy::access_log::reasons::RequestEnd;
 use crate::proxy::attempt::context::ProxyRequest;
 use crate::proxy::downstream::problem::{Problem, ProblemKind};
 use crate::proxy::request::head::IDEMPOTENCY_KEY;
@@ -48,8 +48,8 @@ pub async fn become_job(
     let mut response = match accept(&mut request, *preference, &store, wait).await {
         Ok(response) => response,
         Err(problem) => {
-            let name = problem.kind.name();
-            finish(&mut request, problem.kind.status(), End::Refused(name), 0);
+            let kind = problem.kind;
+            finish(&mut request, problem.kind.status(), RequestEnd::LocalResponse(kind), 0);
             return problem.into_response().map(ResponseBody::full);
         }
     };
@@ -57,11 +57,11 @@ pub async fn become_job(
         response.headers_mut().insert(PREFERENCE_APPLIED, applied);
     }
     let size = http_body::Body::size_hint(response.body()).exact().unwrap_or(0);
-    finish(&mut request, response.status(), End::Answered, size);
+    finish(&mut request, response.status(), RequestEnd::Complete, size);
     response
 }
 
-fn finish(request: &mut ProxyRequest, status: StatusCode, end: End, bytes_out: u64) {
+fn finish(request: &mut ProxyRequest, status: StatusCode, end: RequestEnd, bytes_out: u64) {
     request.record.bytes_in = request.body.len();
     request.record.bytes_out = bytes_out;
     request.record.status = status.as_u16();
@@ -158,7 +158,7 @@ fn new_job(
 }
 
 fn not_whole(request: &ProxyRequest) -> Problem {
-    match request.record.once {
+    match request.record.not_replayable {
         Some(NotReplayable::BuffersFull) => {
             Problem::new(ProblemKind::StoreUnavailable, "server.buffered is full")
                 .retry_after(Some(LOOK_AGAIN))

@@ -80,7 +80,8 @@ pub fn admit(
     let made = build_request(worker, route, queue, class, task);
     Box::pin(async move {
         let mut request = made?;
-        degrade_job(&mut request).map_err(|(rest, why)| Blocked::For(rest, why))?;
+        degrade_job(&mut request)
+            .map_err(|rejected| Blocked::For(rejected.retry_after, rejected.reason))?;
         let route = Arc::clone(&request.route);
         route.live.record_request(request.body.taken());
         match next_attempt(&mut request, &route, None).await {
@@ -126,7 +127,7 @@ fn build_request(
         now,
     );
     record.job = Some(task.id);
-    record.hush();
+    record.suppress();
     let body = RequestBody::of(body, room, route.reads_body);
     let head = RequestHead::new(method, uri, headers);
     let mut request = ProxyRequest::new(worker, &client, route, record, head);
@@ -149,7 +150,7 @@ impl Admitted {
         let Admitted { mut request, selection } = self;
         let route = Arc::clone(&request.route);
         let now = clock::now();
-        request.record.begins(now);
+        request.record.restart(now);
         if let Some(effects) = &mut request.record.effects {
             effects.count();
         }
@@ -158,7 +159,7 @@ impl Admitted {
         sample(&request, &outcome);
         let attempt = request.record.attempts.last();
         let class = attempt.map_or(AttemptClass::Failure, |attempt| attempt.class);
-        let to = attempt.map(|attempt| attempt.to.key.to_string()).unwrap_or_default();
+        let to = attempt.map(|attempt| attempt.endpoint.key.to_string()).unwrap_or_default();
         let refused = outcome.as_ref().err().map(Problem::to_string);
         let (head, body) = send(request, outcome).into_parts();
         if let Some(why) = refused {

@@ -7,8 +7,9 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
 use super::fan_out::Ahead;
-use super::stored::{Followed, Recorded, Replay};
+use super::stored::{FollowerBody, RecordedBody};
 use super::stream::{Polled, Streaming};
+use crate::cache::entry::CachedBody;
 use crate::upstream::BoxError;
 
 /// The body of an answer.
@@ -18,11 +19,11 @@ pub enum ResponseBody {
     Full(Option<Bytes>),
     Stream(Box<Streaming>),
     /// From the cache.
-    Replay(Replay),
+    Cached(CachedBody),
     /// Another request's.
-    Followed(Box<Followed>),
+    Follower(Box<FollowerBody>),
     /// It is written down for the cache.
-    Recorded(Box<Recorded>),
+    Recorded(Box<RecordedBody>),
     /// It is, and others may read along.
     Ahead(Box<Ahead>),
 }
@@ -43,10 +44,10 @@ impl Body for ResponseBody {
                 Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes))))
             }
             ResponseBody::Stream(stream) => stream.poll_next(cx),
-            ResponseBody::Replay(replay) => {
-                Poll::Ready(replay.next().map(|bytes| Ok(Frame::data(bytes))))
+            ResponseBody::Cached(cached) => {
+                Poll::Ready(cached.next().map(|bytes| Ok(Frame::data(bytes))))
             }
-            ResponseBody::Followed(followed) => followed.poll_next(cx),
+            ResponseBody::Follower(followed) => followed.poll_next(cx),
             ResponseBody::Recorded(recorded) => recorded.poll_next(cx),
             ResponseBody::Ahead(ahead) => ahead.poll_next(cx),
         }
@@ -56,8 +57,8 @@ impl Body for ResponseBody {
         match self {
             ResponseBody::Full(bytes) => bytes.is_none(),
             ResponseBody::Stream(stream) => stream.is_at_end(),
-            ResponseBody::Replay(replay) => replay.is_at_end(),
-            ResponseBody::Followed(_) => false,
+            ResponseBody::Cached(cached) => cached.is_at_end(),
+            ResponseBody::Follower(_) => false,
             ResponseBody::Recorded(recorded) => recorded.is_at_end(),
             ResponseBody::Ahead(ahead) => ahead.is_at_end(),
         }
@@ -67,8 +68,8 @@ impl Body for ResponseBody {
         let left = match self {
             ResponseBody::Full(bytes) => Some(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
             ResponseBody::Stream(stream) => stream.left(),
-            ResponseBody::Replay(replay) => replay.told(),
-            ResponseBody::Followed(_) => None,
+            ResponseBody::Cached(cached) => cached.declared_length(),
+            ResponseBody::Follower(_) => None,
             ResponseBody::Recorded(recorded) => recorded.left(),
             ResponseBody::Ahead(ahead) => ahead.left(),
         };

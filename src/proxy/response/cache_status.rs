@@ -1,4 +1,4 @@
-//! `Cache-Status` (RFC 9211) and `Age`: what the cache did, in the answer's head.
+//! `Cache-Status` (RFC 9211) and `Age` in the head of a response.
 
 use std::time::Instant;
 
@@ -10,37 +10,68 @@ use crate::cache::freshness::Freshness;
 
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
-/// Adds what we have to say behind what caches beyond us said.
-fn say(head: &mut Parts, text: &str) {
+/// Why a request was forwarded to a provider (RFC 9211, 2.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ForwardReason {
+    Bypass,
+    Method,
+    UriMiss,
+    VaryMiss,
+    Request,
+    Stale,
+    Partial,
+}
+
+impl ForwardReason {
+    fn as_str(self) -> &'static str {
+        match self {
+            ForwardReason::Bypass => "bypass",
+            ForwardReason::Method => "method",
+            ForwardReason::UriMiss => "uri-miss",
+            ForwardReason::VaryMiss => "vary-miss",
+            ForwardReason::Request => "request",
+            ForwardReason::Stale => "stale",
+            ForwardReason::Partial => "partial",
+        }
+    }
+}
+
+/// Appends this cache's member after those of other caches.
+fn append(head: &mut Parts, text: &str) {
     if let Ok(value) = HeaderValue::try_from(format!("outrigger; {text}")) {
         head.headers.append(CACHE_STATUS, value);
     }
 }
 
-/// It comes from the store: how old it is, and for how long it would have been fresh.
-pub fn hit(head: &mut Parts, life: &Freshness, now: Instant, detail: Option<&str>) {
-    aged(head, life, now);
-    let ttl = match life.staleness(now) {
+/// The response is from the store: adds its age and its remaining lifetime, negative if stale.
+pub fn hit(head: &mut Parts, freshness: &Freshness, now: Instant, detail: Option<&str>) {
+    set_age(head, freshness, now);
+    let ttl = match freshness.staleness(now) {
         Some(stale) => -(stale.as_secs() as i64),
-        None => life.remaining(now).as_secs() as i64,
+        None => freshness.remaining(now).as_secs() as i64,
     };
     let detail = detail.map(|detail| format!("; detail={detail}")).unwrap_or_default();
-    say(head, &format!("hit; ttl={ttl}{detail}"));
+    append(head, &format!("hit; ttl={ttl}{detail}"));
 }
 
-/// It was asked for: why, and what came of it.
-pub fn forwarded(head: &mut Parts, why: &str, status: Option<StatusCode>, rest: &str) {
+/// The request was forwarded; `parameters` follow the reason and the status.
+pub fn forwarded(
+    head: &mut Parts,
+    reason: ForwardReason,
+    status: Option<StatusCode>,
+    parameters: &str,
+) {
     let status =
         status.map(|status| format!("; fwd-status={}", status.as_u16())).unwrap_or_default();
-    say(head, &format!("fwd={why}{status}{rest}"));
+    append(head, &format!("fwd={}{status}{parameters}", reason.as_str()));
 }
 
-pub fn aged(head: &mut Parts, life: &Freshness, now: Instant) {
-    head.headers.insert(AGE, HeaderValue::from(life.age(now).as_secs()));
+pub fn set_age(head: &mut Parts, freshness: &Freshness, now: Instant) {
+    head.headers.insert(AGE, HeaderValue::from(freshness.age(now).as_secs()));
 }
 
-/// It comes from the store because a provider says that it is still good.
-pub fn revalidated(head: &mut Parts, why: &str) {
+/// The response is from the store because a provider has validated it.
+pub fn revalidated(head: &mut Parts, reason: ForwardReason) {
     head.headers.remove(CACHE_STATUS);
-    forwarded(head, why, Some(StatusCode::NOT_MODIFIED), "; stored");
+    forwarded(head, reason, Some(StatusCode::NOT_MODIFIED), "; stored");
 }

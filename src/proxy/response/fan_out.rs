@@ -18,11 +18,12 @@ use tokio::task::spawn_local;
 use tokio::time::Sleep;
 
 use super::body::ResponseBody;
-use super::stored::Recorded;
+use super::stored::RecordedBody;
 use super::stream::{Polled, Streaming};
 use crate::cache::recorder::ResponseRecorder;
 use crate::cache::shared_body::BodyReader;
-use crate::proxy::access_log::record::{AccessRecord, End};
+use crate::proxy::access_log::reasons::{Interruption, RequestEnd};
+use crate::proxy::access_log::record::AccessRecord;
 use crate::upstream::BoxError;
 
 /// How long those who read along, and fall back, are waited for.
@@ -42,7 +43,7 @@ pub struct Ahead {
 #[derive(Default)]
 struct Source {
     /// `None` once it is over.
-    recorded: Option<Recorded>,
+    recorded: Option<RecordedBody>,
     patience: Option<Pin<Box<Sleep>>>,
     /// For who asked alone.
     trailers: Option<Frame<Bytes>>,
@@ -58,9 +59,9 @@ impl Ahead {
     pub fn body(mut inner: Box<Streaming>, recorder: Box<ResponseRecorder>) -> ResponseBody {
         let (reader, length) = (recorder.initiating_reader(), inner.left());
         let record = reader.as_ref().and_then(|_| inner.take_story());
-        let recorded = Recorded::new(inner, recorder);
+        let recorded = RecordedBody::new(inner, recorder);
         let Some(mut record) = record else { return ResponseBody::Recorded(Box::new(recorded)) };
-        record.lighten();
+        record.release_head();
         let source = Source { recorded: Some(recorded), ..Source::default() };
         let source = Rc::new(RefCell::new(source));
         let task = Rc::clone(&source);
@@ -78,12 +79,12 @@ impl Ahead {
             None => {
                 let trailers = self.source.borrow_mut().trailers.take();
                 if trailers.is_none() {
-                    self.finish(End::Answered);
+                    self.finish(RequestEnd::Complete);
                 }
                 Poll::Ready(trailers.map(Ok))
             }
             Some(Err(_)) => {
-                self.finish(End::Cut("broken"));
+                self.finish(RequestEnd::Interrupted(Interruption::Broken));
                 let error = self.source.borrow_mut().error.take();
                 Poll::Ready(Some(Err(error.unwrap_or_else(|| "the answer was cut".into()))))
             }
@@ -91,14 +92,14 @@ impl Ahead {
     }
 
     /// Tells the story, with what was learned while it passed.
-    fn finish(&mut self, end: End) {
+    fn finish(&mut self, end: RequestEnd) {
         let learned = self.source.borrow_mut().learned.take();
         let end = match (end, learned.as_ref().and_then(|learned| learned.end)) {
-            (End::Cut(_), Some(cut @ End::Cut(_))) => cut,
+            (RequestEnd::Interrupted(_), Some(cut @ RequestEnd::Interrupted(_))) => cut,
             (end, _) => end,
         };
         if let Some(mut learned) = learned {
-            self.record.join(&mut learned);
+            self.record.absorb(&mut learned);
         }
         self.record.finish(end);
     }
@@ -117,10 +118,10 @@ impl Drop for Ahead {
     fn drop(&mut self) {
         self.reader = None;
         if self.is_at_end() {
-            return self.finish(End::Answered);
+            return self.finish(RequestEnd::Complete);
         }
         self.source.borrow_mut().close_if_deserted();
-        self.finish(End::ClientLeft);
+        self.finish(RequestEnd::ClientDisconnected);
     }
 }
 
@@ -154,7 +155,7 @@ impl Source {
                 Poll::Ready(None) => self.close(),
                 Poll::Pending => {
                     // What is all here is stored though its reader is gone.
-                    let recorder = self.recorded.as_ref().and_then(Recorded::recorder);
+                    let recorder = self.recorded.as_ref().and_then(RecordedBody::recorder);
                     ready!(recorder.map_or(Poll::Pending, |recorder| recorder.poll_abandoned(cx)));
                     self.close();
                 }
@@ -164,7 +165,7 @@ impl Source {
 
     /// Ready once who reads is not far behind; but for who asked, nobody is waited for for long.
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(recorder) = self.recorded.as_ref().and_then(Recorded::recorder) else {
+        let Some(recorder) = self.recorded.as_ref().and_then(RecordedBody::recorder) else {
             return Poll::Ready(());
         };
         while recorder.poll_room(cx).is_pending() {
@@ -178,7 +179,7 @@ impl Source {
     }
 
     fn close_if_deserted(&mut self) {
-        let recorder = self.recorded.as_ref().and_then(Recorded::recorder);
+        let recorder = self.recorded.as_ref().and_then(RecordedBody::recorder);
         if recorder.is_some_and(ResponseRecorder::is_abandoned) {
             self.close();
         }
@@ -186,6 +187,6 @@ impl Source {
 
     /// Lets go of it.
     fn close(&mut self) {
-        self.learned = self.recorded.take().and_then(Recorded::close);
+        self.learned = self.recorded.take().and_then(RecordedBody::close);
     }
 }

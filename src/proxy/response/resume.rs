@@ -12,8 +12,8 @@ use std::task::{Context, Poll};
 
 use http::StatusCode;
 
-use super::stream_error::Cut;
 use crate::clock;
+use crate::proxy::access_log::reasons::Interruption;
 use crate::proxy::access_log::record::AccessRecord;
 use crate::proxy::attempt::context::ProxyRequest;
 use crate::proxy::attempt::inspect::discard;
@@ -46,7 +46,7 @@ type GoneOn = (Box<ProxyRequest>, Option<Box<PendingResponse>>);
 pub struct Resume {
     future: Pin<Box<dyn Future<Output = GoneOn>>>,
     /// What it is to mend.
-    pub cut: Cut,
+    pub cut: Interruption,
 }
 
 impl Resumable {
@@ -56,7 +56,7 @@ impl Resumable {
             return Resumable::Ask(request);
         }
         let ProxyRequest { mut record, body, .. } = *request;
-        record.lighten();
+        record.release_head();
         record.model = body.model().map(str::to_owned);
         Resumable::Story(record)
     }
@@ -107,7 +107,7 @@ impl Resume {
         request: Box<ProxyRequest>,
         partial: PartialResponse,
         interrupted: UsageKey,
-        cut: Cut,
+        cut: Interruption,
     ) -> Resume {
         Resume { future: Box::pin(continue_stream(request, partial, interrupted)), cut }
     }
@@ -147,7 +147,7 @@ async fn joined(request: &mut ProxyRequest, route: &Route) -> Option<Box<Pending
         let selection = match next_attempt(request, route, Some(after)).await {
             Ok(selection) => selection,
             Err(denied) => {
-                request.record.stopped = Some(denied.reason);
+                request.record.retry_denied = Some(denied.reason);
                 return None;
             }
         };

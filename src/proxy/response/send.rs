@@ -6,10 +6,11 @@ use http_body::Frame;
 
 use super::body::ResponseBody;
 use super::fan_out::Ahead;
-use super::stored::Followed;
+use super::stored::FollowerBody;
 use super::stream::{StreamOrigin, Streaming};
 use super::upgrade;
-use crate::proxy::access_log::record::{AccessRecord, End};
+use crate::proxy::access_log::reasons::RequestEnd;
+use crate::proxy::access_log::record::AccessRecord;
 use crate::proxy::attempt::context::ProxyRequest;
 use crate::proxy::attempt::pending_response::{PendingBody, PendingResponse};
 use crate::proxy::downstream::problem::Problem;
@@ -30,13 +31,13 @@ pub fn send(
     let is_upgrade = matches!(body, PendingBody::Tunnel { .. });
     headers::end_response_hop(&mut head.headers, is_upgrade);
     if !matches!(body, PendingBody::Whole(_, None) | PendingBody::Stored(_)) {
-        request.record.first_byte = Some(request.record.so_far());
+        request.record.first_byte = Some(request.record.elapsed());
     }
-    request.record.mark(&mut head.headers);
+    request.record.add_degraded_header(&mut head.headers);
     let body = match body {
         PendingBody::Whole(bytes, None) => {
             request.record.bytes_out = bytes.len() as u64;
-            request.record.finish(End::Answered);
+            request.record.finish(RequestEnd::Complete);
             ResponseBody::full(bytes)
         }
         PendingBody::Whole(bytes, Some(trailers)) => {
@@ -51,13 +52,13 @@ pub fn send(
                 None => ResponseBody::Stream(streaming),
             }
         }
-        PendingBody::Stored(replay) => {
-            request.record.bytes_out = replay.left();
-            request.record.finish(End::Answered);
-            ResponseBody::Replay(replay)
+        PendingBody::Stored(cached) => {
+            request.record.bytes_out = cached.remaining();
+            request.record.finish(RequestEnd::Complete);
+            ResponseBody::Cached(cached)
         }
         PendingBody::Followed(reader) => {
-            ResponseBody::Followed(Box::new(Followed::new(reader, request)))
+            ResponseBody::Follower(Box::new(FollowerBody::new(reader, request)))
         }
         PendingBody::Tunnel { flight, rest } => {
             let ProxyRequest { head, record, client, .. } = *request;
@@ -72,9 +73,9 @@ pub fn send(
 /// Responds with a problem.
 pub fn send_problem(record: &mut AccessRecord, problem: Problem) -> Response<ResponseBody> {
     record.status = problem.kind.status().as_u16();
-    let name = problem.kind.name();
+    let kind = problem.kind;
     let mut response = problem.into_response();
-    record.mark(response.headers_mut());
-    record.finish(End::Refused(name));
+    record.add_degraded_header(response.headers_mut());
+    record.finish(RequestEnd::LocalResponse(kind));
     response.map(ResponseBody::full)
 }

@@ -1,5 +1,5 @@
-//! Bodies of answers that a cache has to do with: from the store, read along, or written down while
-//! they pass.
+//! Responses of a route with a cache: served from the store, read from another request's response,
+//! or recorded while they are sent.
 
 use std::fmt;
 use std::future::Future;
@@ -9,135 +9,159 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::CONTENT_LENGTH;
+use http::header::{CONTENT_LENGTH, CONTENT_RANGE};
+use http::response::Parts;
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use http_body::Frame;
 use tokio::time::Sleep;
 
+use super::cache_status;
 use super::stream::{Polled, Streaming};
-use crate::cache::entry::CachedResponse;
+use crate::cache::entry::{CachedBody, CachedResponse};
 use crate::cache::recorder::ResponseRecorder;
 use crate::cache::shared_body::BodyReader;
+use crate::cache::store::CacheResult;
 use crate::clock;
-use crate::proxy::access_log::record::{AccessRecord, End};
+use crate::proxy::access_log::reasons::{Interruption, RequestEnd};
+use crate::proxy::access_log::record::AccessRecord;
 use crate::proxy::attempt::context::ProxyRequest;
+use crate::proxy::attempt::pending_response::{PendingBody, PendingResponse};
+use crate::snapshot::RouteCache;
 
-/// A stored body, or a part of it, in the frames in which it came; nothing is copied.
-#[derive(Debug)]
-pub struct Replay {
-    stored: Arc<CachedResponse>,
-    /// The next frame, and what of it is not asked for.
-    at: usize,
-    skip: u64,
-    /// Bytes that are still to come.
-    left: u64,
+/// Counts and records the result of the cache; background revalidation counts as no request.
+pub fn record_result(request: &mut ProxyRequest, cache: &RouteCache, result: CacheResult) {
+    if !request.record.is_written() {
+        cache.live.count(result);
+    }
+    request.record.cache = Some(result.as_str());
 }
 
-/// The answer that another request asked for.
-pub struct Followed {
+/// A stored response to this request: complete, its head alone, or 304.
+pub fn from_store(
+    request: &ProxyRequest,
+    stored: Arc<CachedResponse>,
+    detail: Option<&str>,
+) -> Box<PendingResponse> {
+    let conditions = request.cache.conditions().unwrap_or(request.head.headers());
+    let unchanged = stored.is_unchanged_for(conditions);
+    let status = if unchanged { StatusCode::NOT_MODIFIED } else { stored.status };
+    let mut head = head(status, stored.headers.clone());
+    cache_status::hit(&mut head, &stored.freshness, clock::now(), detail);
+    let body = if unchanged {
+        head.headers.remove(CONTENT_LENGTH);
+        PendingBody::Whole(Bytes::new(), None)
+    } else if request.head.method() == Method::HEAD {
+        if !stored.is_event_stream() {
+            head.headers.insert(CONTENT_LENGTH, HeaderValue::from(stored.length));
+        }
+        PendingBody::Whole(Bytes::new(), None)
+    } else {
+        PendingBody::Stored(CachedBody::new(stored))
+    };
+    PendingResponse::local(head, body)
+}
+
+/// The bytes from `from` up to, but not including, `to` of a stored response; `None` if it has no
+/// ranges.
+pub fn range_from_store(
+    stored: Arc<CachedResponse>,
+    from: u64,
+    to: u64,
+) -> Option<Box<PendingResponse>> {
+    if stored.status != StatusCode::OK || stored.is_event_stream() {
+        return None;
+    }
+    let mut head = head(StatusCode::PARTIAL_CONTENT, stored.headers.clone());
+    let range = format!("bytes {from}-{}/{}", to - 1, stored.length);
+    head.headers.insert(CONTENT_RANGE, HeaderValue::try_from(range).ok()?);
+    head.headers.remove(CONTENT_LENGTH);
+    cache_status::hit(&mut head, &stored.freshness, clock::now(), None);
+    let body = CachedBody::range(stored, from, to);
+    Some(PendingResponse::local(head, PendingBody::Stored(body)))
+}
+
+/// The head of a response from the cache.
+pub fn head(status: StatusCode, headers: HeaderMap) -> Parts {
+    let (mut head, ()) = Response::new(()).into_parts();
+    (head.status, head.headers) = (status, headers);
+    head
+}
+
+/// Serves a stale response for a degradation mode.
+pub fn serve_stale(
+    request: &mut ProxyRequest,
+    stored: Arc<CachedResponse>,
+) -> Box<PendingResponse> {
+    let route = Arc::clone(&request.route);
+    if let Some(cache) = &route.cache {
+        record_result(request, cache, CacheResult::Stale);
+    }
+    from_store(request, stored, Some("degraded"))
+}
+
+/// The body of a follower: the response of another, equal request.
+pub struct FollowerBody {
     reader: BodyReader,
     record: Box<AccessRecord>,
-    /// Of the body, where it is told: nobody asks for its end then.
+    /// The length of the body, if known: hyper does not poll for the end then.
     length: Option<u64>,
     idle: Duration,
-    last: Instant,
+    last_frame: Instant,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
-/// An answer that is written down while it passes.
+/// A body that is recorded for the cache while it is sent.
 #[derive(Debug)]
-pub struct Recorded {
+pub struct RecordedBody {
     inner: Box<Streaming>,
-    /// `None` once it is over, or broke.
+    /// `None` once the body has ended or broken.
     recorder: Option<Box<ResponseRecorder>>,
 }
 
-// === impl Replay ===
+// === impl FollowerBody ===
 
-impl Replay {
-    pub fn new(stored: Arc<CachedResponse>) -> Replay {
-        let length = stored.length;
-        Replay::part(stored, 0, length)
-    }
-
-    /// The bytes from `from` up to, but not including, `to`.
-    pub fn part(stored: Arc<CachedResponse>, from: u64, to: u64) -> Replay {
-        let left = to.min(stored.length).saturating_sub(from);
-        Replay { stored, at: 0, skip: from, left }
-    }
-
-    pub fn next(&mut self) -> Option<Bytes> {
-        while !self.is_at_end() {
-            let frame = self.stored.frames.get(self.at)?;
-            self.at += 1;
-            let length = frame.len() as u64;
-            let from = self.skip.min(length);
-            self.skip -= from;
-            let to = length.min(from.saturating_add(self.left));
-            if from < to {
-                self.left -= to - from;
-                return Some(frame.slice(from as usize..to as usize));
-            }
-        }
-        None
-    }
-
-    pub fn is_at_end(&self) -> bool {
-        self.left == 0
-    }
-
-    pub fn left(&self) -> u64 {
-        self.left
-    }
-
-    /// What its answer says; an event stream is a stream again, and says nothing of its length.
-    pub fn told(&self) -> Option<u64> {
-        (!self.stored.is_event_stream()).then_some(self.left)
-    }
-}
-
-// === impl Followed ===
-
-impl Followed {
-    pub fn new(reader: BodyReader, request: Box<ProxyRequest>) -> Followed {
-        // Whoever asked keeps the provider's limit; this one is for when its client is waited for.
+impl FollowerBody {
+    pub fn new(reader: BodyReader, request: Box<ProxyRequest>) -> FollowerBody {
+        // The leader enforces the idle limit of its provider. This one applies when the leader is
+        // itself delayed by its client.
         let idle = request.route.tiers[0].candidates[0].provider.policy.timeouts.idle;
         let ProxyRequest { mut record, .. } = *request;
-        record.lighten();
+        record.release_head();
         let length = reader.of().headers.get(CONTENT_LENGTH);
         let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
-        Followed { reader, record, length, idle, last: clock::now(), timer: None }
+        FollowerBody { reader, record, length, idle, last_frame: clock::now(), timer: None }
     }
 
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Polled {
         match self.reader.poll(cx) {
             Poll::Ready(Some(Ok(data))) => {
-                self.last = clock::now();
+                self.last_frame = clock::now();
                 self.record.bytes_out += data.len() as u64;
                 if self.length == Some(self.record.bytes_out) {
-                    self.record.finish(End::Answered);
+                    self.record.finish(RequestEnd::Complete);
                 }
                 Poll::Ready(Some(Ok(Frame::data(data))))
             }
             Poll::Ready(None) => {
-                self.record.finish(End::Answered);
+                self.record.finish(RequestEnd::Complete);
                 Poll::Ready(None)
             }
-            Poll::Ready(Some(Err(_))) => self.cut("broken"),
+            Poll::Ready(Some(Err(_))) => self.interrupt(Interruption::Broken),
             Poll::Pending => {
-                ready!(self.poll_late(cx));
-                self.cut("idle")
+                ready!(self.poll_idle(cx));
+                self.interrupt(Interruption::Idle)
             }
         }
     }
 
-    fn cut(&mut self, why: &'static str) -> Polled {
-        self.record.finish(End::Cut(why));
-        Poll::Ready(Some(Err(format!("the answer was cut: {why}").into())))
+    fn interrupt(&mut self, cause: Interruption) -> Polled {
+        self.record.finish(RequestEnd::Interrupted(cause));
+        Poll::Ready(Some(Err(format!("response interrupted: {}", cause.as_str()).into())))
     }
 
-    /// Ready when nothing came for too long.
-    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let at = self.last + self.idle;
+    /// Ready when no frame arrived within the idle limit.
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let at = self.last_frame + self.idle;
         let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at.into())));
         if timer.deadline() != at.into() {
             timer.as_mut().reset(at.into());
@@ -146,17 +170,17 @@ impl Followed {
     }
 }
 
-impl fmt::Debug for Followed {
+impl fmt::Debug for FollowerBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Followed({:?})", self.reader)
+        write!(f, "FollowerBody({:?})", self.reader)
     }
 }
 
-// === impl Recorded ===
+// === impl RecordedBody ===
 
-impl Recorded {
-    pub fn new(inner: Box<Streaming>, recorder: Box<ResponseRecorder>) -> Recorded {
-        Recorded { inner, recorder: Some(recorder) }
+impl RecordedBody {
+    pub fn new(inner: Box<Streaming>, recorder: Box<ResponseRecorder>) -> RecordedBody {
+        RecordedBody { inner, recorder: Some(recorder) }
     }
 
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Polled {
@@ -165,20 +189,20 @@ impl Recorded {
         match &polled {
             Some(Ok(frame)) => match frame.data_ref() {
                 Some(data) => recorder.push(data),
-                // What is given out again would not have them.
+                // A stored response has no trailers.
                 None => recorder.stop_storing(),
             },
             Some(Err(_)) => self.recorder = None,
-            None => self.ends(),
+            None => self.finish(),
         }
-        // hyper does not ask a body that says it is at its end.
+        // hyper does not poll a body that is at its end.
         if self.is_at_end() {
-            self.ends();
+            self.finish();
         }
         Poll::Ready(polled)
     }
 
-    fn ends(&mut self) {
+    fn finish(&mut self) {
         let failed = self.inner.has_failed();
         if let Some(mut recorder) = self.recorder.take() {
             if failed {
@@ -196,12 +220,12 @@ impl Recorded {
         self.inner.left()
     }
 
-    /// Who writes it down, until it is over, or broke.
+    /// The recorder, until the body has ended or broken.
     pub fn recorder(&self) -> Option<&ResponseRecorder> {
         self.recorder.as_deref()
     }
 
-    /// Lets go of it: what did not end before is not stored. Gives what was learned of it.
+    /// Ends the body early; an incomplete body is not stored. Returns the record of the transfer.
     pub fn close(mut self) -> Option<Box<AccessRecord>> {
         self.recorder = None;
         self.inner.close();
@@ -209,53 +233,10 @@ impl Recorded {
     }
 }
 
-impl Drop for Recorded {
+impl Drop for RecordedBody {
     fn drop(&mut self) {
         if self.is_at_end() {
-            self.ends();
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::cache::freshness::{Freshness, StaleWindows};
-    use crate::cache::key::CacheSecret;
-    use crate::cache::vary::VariantKey;
-    use http::{HeaderMap, StatusCode};
-
-    fn stored(frames: &[&'static str]) -> Arc<CachedResponse> {
-        let (secret, headers) = (CacheSecret::new().expect("chance"), HeaderMap::new());
-        let selecting = VariantKey::of(&headers, &headers, &secret).expect("no names");
-        let (now, whole) = (clock::now(), Duration::from_secs(1));
-        Arc::new(CachedResponse {
-            status: StatusCode::OK,
-            headers,
-            frames: frames.iter().map(|frame| Bytes::from_static(frame.as_bytes())).collect(),
-            length: frames.iter().map(|frame| frame.len() as u64).sum(),
-            freshness: Freshness::fixed(now, whole, StaleWindows::default()),
-            variant: selecting,
-            requested_at: now,
-        })
-    }
-
-    #[test]
-    fn a_part_is_what_it_says_and_is_not_copied() {
-        let stored = stored(&["abc", "d", "efgh"]);
-        let kept = |piece: &Bytes| {
-            let (at, end) = (piece.as_ptr() as usize, piece.as_ptr() as usize + piece.len());
-            let mut frames = stored.frames.iter().map(|f| f.as_ptr_range());
-            frames.any(|frame| frame.start as usize <= at && end <= frame.end as usize)
-        };
-        for (from, to) in (0..9).flat_map(|from| (from..10).map(move |to| (from, to))) {
-            let mut replay = Replay::part(Arc::clone(&stored), from, to);
-            let expected: String =
-                "abcdefgh".chars().skip(from as usize).take((to - from) as usize).collect();
-            assert_eq!(replay.left(), expected.len() as u64);
-            let pieces: Vec<_> = std::iter::from_fn(|| replay.next()).collect();
-            assert_eq!(pieces.concat(), expected.as_bytes(), "{from}-{to}");
-            assert!(pieces.iter().all(kept) && replay.is_at_end());
+            self.finish();
         }
     }
 }

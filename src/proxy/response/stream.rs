@@ -17,10 +17,11 @@ use http_body::{Body, Frame};
 use tokio::time::Sleep;
 
 use super::resume::{Resumable, Resume};
-use super::stream_error::Cut;
+use super::stream_error::error_event;
 use crate::clock;
 use crate::policy::sections::model::OnCut;
-use crate::proxy::access_log::record::{AccessRecord, End};
+use crate::proxy::access_log::reasons::{Interruption, RequestEnd};
+use crate::proxy::access_log::record::AccessRecord;
 use crate::proxy::attempt::context::ProxyRequest;
 use crate::proxy::attempt::pending_response::{PendingBody, PendingResponse, PendingStream};
 use crate::proxy::attempt::report::UsageKey;
@@ -66,8 +67,8 @@ pub struct StreamOrigin {
 /// written yet when a body fails.
 #[derive(Clone, Copy, Debug)]
 enum Broken {
-    Telling(Cut),
-    Told(Cut),
+    Telling(Interruption),
+    Told(Interruption),
 }
 
 impl Streaming {
@@ -123,7 +124,7 @@ impl Streaming {
     fn over(&mut self) {
         self.settle();
         if let Some(record) = self.teller.record() {
-            record.finish(End::Answered);
+            record.finish(RequestEnd::Complete);
         }
         self.stream = None;
     }
@@ -139,15 +140,15 @@ impl Streaming {
     }
 
     /// The end of an answer that broke.
-    fn cut(&mut self, cut: Cut) -> BoxError {
+    fn cut(&mut self, cut: Interruption) -> BoxError {
         if let Some(record) = self.teller.record() {
-            record.finish(End::Cut(cut.as_str()));
+            record.finish(RequestEnd::Interrupted(cut));
         }
         format!("the answer was cut: {}", cut.as_str()).into()
     }
 
     /// Tells the breaker and the modes of a stream that broke, and lets go of it.
-    fn lost(&mut self, cut: Cut) {
+    fn lost(&mut self, cut: Interruption) {
         self.settle();
         let Some(stream) = self.stream.take() else { return };
         self.route.count_interrupted(&self.metrics, cut.as_str());
@@ -160,7 +161,7 @@ impl Streaming {
     }
 
     /// It broke: another may go on, or it is told, and then the error follows.
-    fn break_off(&mut self, cut: Cut, cx: &mut Context<'_>) -> Polled {
+    fn break_off(&mut self, cut: Interruption, cx: &mut Context<'_>) -> Polled {
         let on_cut = self.route.policy.stream.on_cut;
         let reader = self.stream.as_ref().and_then(|stream| stream.reader.as_ref());
         let format =
@@ -180,13 +181,18 @@ impl Streaming {
     }
 
     /// Says in a last event that it broke.
-    fn tell(&mut self, cut: Cut, format: Option<StreamFormat>, cx: &mut Context<'_>) -> Polled {
+    fn tell(
+        &mut self,
+        cut: Interruption,
+        format: Option<StreamFormat>,
+        cx: &mut Context<'_>,
+    ) -> Polled {
         self.broken = Some(Broken::Telling(cut));
         let samples = self.route.outcomes.iter().filter(|_| self.teller.is_good());
         samples.for_each(|all| all.spoil(clock::now()));
         let silent = self.failed || self.route.policy.stream.on_cut == OnCut::Abort;
         if let Some(format) = format.filter(|_| !silent) {
-            self.first.push_back(Frame::data(cut.event(format, self.idle)));
+            self.first.push_back(Frame::data(error_event(cut, format, self.idle)));
         }
         self.poll_next(cx)
     }
@@ -252,7 +258,7 @@ impl Streaming {
                         return self.break_off(cut, cx);
                     }
                 }
-                Poll::Ready(Some(Err(_))) => return self.break_off(Cut::Broken, cx),
+                Poll::Ready(Some(Err(_))) => return self.break_off(Interruption::Broken, cx),
                 Poll::Ready(None) => {
                     if let Some(cut) = self.ended() {
                         return self.break_off(cut, cx);
@@ -267,7 +273,7 @@ impl Streaming {
     }
 
     /// Takes a frame in; what of it may pass is in `first` then.
-    fn take(&mut self, frame: Frame<Bytes>) -> Option<Cut> {
+    fn take(&mut self, frame: Frame<Bytes>) -> Option<Interruption> {
         let stream = self.stream.as_mut()?;
         let Some((_, reader)) = &mut stream.reader else {
             self.first.push_back(frame);
@@ -288,7 +294,7 @@ impl Streaming {
             let Some(error) = taken.error else { break };
             let goes_on = self.route.policy.stream.on_cut == OnCut::Continue && !self.failed;
             if goes_on && reader.partial().is_some() {
-                return Some(Cut::Error);
+                return Some(Interruption::ErrorEvent);
             }
             self.failed = true;
             self.first.push_back(Frame::data(error.raw));
@@ -308,7 +314,7 @@ impl Streaming {
     }
 
     /// The body ended: is it whole?
-    fn ended(&mut self) -> Option<Cut> {
+    fn ended(&mut self) -> Option<Interruption> {
         let reader = self.stream.as_mut().and_then(|stream| stream.reader.as_mut());
         let (rest, ended) = match reader {
             Some((_, reader)) => reader.end(),
@@ -324,18 +330,18 @@ impl Streaming {
                 self.first.extend(self.trailers.take());
                 None
             }
-            ended => Some(Cut::Ended(ended)),
+            ended => Some(Interruption::NoEnd(ended)),
         }
     }
 
     /// Ready when nothing came for too long. The timer is moved only when it fires early.
-    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<Cut> {
+    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<Interruption> {
         loop {
             let idle = self.last + self.idle;
             let content = self.stream.as_ref().and_then(|stream| stream.content_by);
             let (at, cut) = match content.filter(|at| *at < idle) {
-                Some(at) => (at, Cut::Content),
-                None => (idle, Cut::Idle),
+                Some(at) => (at, Interruption::NoContent),
+                None => (idle, Interruption::Idle),
             };
             let timer =
                 self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at.into())));
@@ -371,7 +377,7 @@ impl Streaming {
     /// Gives its story to who tells it; what is learned from here on goes into one beside it.
     pub fn take_story(&mut self) -> Option<Box<AccessRecord>> {
         let record = self.teller.record()?;
-        let mut aside = record.aside();
+        let mut aside = record.detached();
         (aside.model, aside.status) = (record.model.take(), record.status);
         Some(std::mem::replace(record, aside))
     }

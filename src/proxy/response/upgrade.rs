@@ -8,7 +8,8 @@ use hyper_util::rt::TokioIo;
 use tokio::task::JoinHandle;
 
 use crate::live::permit::AttemptSlot;
-use crate::proxy::access_log::record::{AccessRecord, End};
+use crate::proxy::access_log::reasons::{Interruption, RequestEnd};
+use crate::proxy::access_log::record::AccessRecord;
 use crate::upstream::IncomingBody;
 
 /// Joins both sides once each has switched; gives the task that does.
@@ -19,22 +20,22 @@ pub fn start(
     mut record: Box<AccessRecord>,
 ) -> Option<JoinHandle<()>> {
     let (Some(client), Some(mut provider)) = (client, rest.into_tunnel()) else {
-        record.finish(End::Cut("upgraded_unasked"));
+        record.finish(RequestEnd::Interrupted(Interruption::UpgradeNotRequested));
         return None;
     };
     Some(tokio::task::spawn_local(async move {
         let _flight = flight;
         let end = match client.await {
-            Err(_) => End::Cut("upgrade_failed"),
+            Err(_) => RequestEnd::Interrupted(Interruption::UpgradeFailed),
             Ok(client) => {
                 let mut client = TokioIo::new(client);
                 match tokio::io::copy_bidirectional(&mut client, &mut provider).await {
                     Ok((up, down)) => {
                         record.bytes_in = up;
                         record.bytes_out = down;
-                        End::Answered
+                        RequestEnd::Complete
                     }
-                    Err(_) => End::Cut("broken"),
+                    Err(_) => RequestEnd::Interrupted(Interruption::Broken),
                 }
             }
         };

@@ -1,0 +1,179 @@
+//! Writes the fields of an access record into a log line, in JSON or as text.
+
+use std::io::Write as _;
+use std::time::Duration;
+
+use super::keys::{self, RecordKey};
+
+/// A line of the access log: JSON or text. The format is a parameter of the type, so that each
+/// key is a constant piece to write.
+#[derive(Debug)]
+pub struct LogLine<'a, const JSON: bool> {
+    out: &'a mut Vec<u8>,
+}
+
+impl<'a, const JSON: bool> LogLine<'a, JSON> {
+    /// Begins a record with its time.
+    pub fn begin(out: &'a mut Vec<u8>, time: &[u8]) -> Self {
+        if JSON {
+            out.push(b'{');
+        }
+        let mut line = LogLine { out };
+        if JSON {
+            line.word(&keys::TIME, time);
+        } else {
+            line.out.extend_from_slice(time);
+        }
+        line
+    }
+
+    pub fn end(self) {
+        if JSON {
+            self.out.push(b'}');
+        }
+    }
+
+    #[inline]
+    fn key(&mut self, key: &RecordKey) {
+        if !JSON {
+            self.out.extend_from_slice(key.text.as_bytes());
+        } else if self.out.last() == Some(&b'{') {
+            self.out.extend_from_slice(&key.json.as_bytes()[1..]);
+        } else {
+            self.out.extend_from_slice(key.json.as_bytes());
+        }
+    }
+
+    /// A value that needs no escaping.
+    #[inline]
+    pub fn word(&mut self, key: &RecordKey, value: impl AsRef<[u8]>) {
+        self.key(key);
+        if JSON {
+            self.out.push(b'"');
+        }
+        self.out.extend_from_slice(value.as_ref());
+        if JSON {
+            self.out.push(b'"');
+        }
+    }
+
+    #[inline]
+    pub fn string(&mut self, key: &RecordKey, value: &str) {
+        self.key(key);
+        let is_plain = |b: u8| b > b' ' && b != b'"';
+        if !JSON && !value.is_empty() && value.bytes().all(is_plain) {
+            self.out.extend_from_slice(value.as_bytes());
+        } else {
+            write_string(self.out, value);
+        }
+    }
+
+    #[inline]
+    pub fn number(&mut self, key: &RecordKey, value: u64) {
+        self.key(key);
+        write_digits(self.out, value, 1);
+    }
+
+    /// Milliseconds with three decimals.
+    #[inline]
+    pub fn millis(&mut self, key: &RecordKey, value: Duration) {
+        let micros = u64::try_from(value.as_micros()).unwrap_or(u64::MAX);
+        self.number(key, micros / 1000);
+        self.out.push(b'.');
+        write_digits(self.out, micros % 1000, 3);
+    }
+
+    pub fn decimal(&mut self, key: &RecordKey, value: f64, places: usize) {
+        self.key(key);
+        let _ = write!(self.out, "{value:.places$}");
+    }
+
+    /// `true`.
+    pub fn flag(&mut self, key: &RecordKey) {
+        self.key(key);
+        self.out.extend_from_slice(b"true");
+    }
+
+    /// A list of objects; in the text format the fields of one after the other.
+    pub fn list<T>(&mut self, key: &RecordKey, items: &[T], mut write: impl FnMut(&mut Self, &T)) {
+        if !JSON {
+            return items.iter().for_each(|item| write(self, item));
+        }
+        self.key(key);
+        self.out.push(b'[');
+        for (index, item) in items.iter().enumerate() {
+            self.out.extend_from_slice(if index == 0 { b"{" } else { b",{" });
+            write(self, item);
+            self.out.push(b'}');
+        }
+        self.out.push(b']');
+    }
+}
+
+fn write_string(out: &mut Vec<u8>, value: &str) {
+    out.push(b'"');
+    let needs_escape = |b: u8| b < 0x20 || b == b'"' || b == b'\\';
+    // A fold without an early exit is vectorized.
+    if !value.bytes().fold(false, |found, b| found | needs_escape(b)) {
+        out.extend_from_slice(value.as_bytes());
+    } else {
+        for byte in value.bytes() {
+            match byte {
+                b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
+                0..=0x1f => out.extend_from_slice(format!("\\u{byte:04x}").as_bytes()),
+                _ => out.push(byte),
+            }
+        }
+    }
+    out.push(b'"');
+}
+
+fn write_digits(out: &mut Vec<u8>, mut value: u64, at_least: usize) {
+    let mut buffer = [0u8; 20];
+    let mut start = buffer.len();
+    while value > 0 || buffer.len() - start < at_least {
+        start -= 1;
+        buffer[start] = b'0' + (value % 10) as u8;
+        value /= 10;
+    }
+    out.extend_from_slice(&buffer[start..]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_text_format_quotes_values_that_would_break_a_line_apart() {
+        let mut out = Vec::new();
+        let mut line = LogLine::<false>::begin(&mut out, b"T");
+        line.string(&keys::PATH, "/a");
+        line.list(&keys::ATTEMPTS, &["reset by \"peer\""], |line, error| {
+            line.string(&keys::ERROR, error);
+        });
+        line.end();
+        assert_eq!(
+            String::from_utf8_lossy(&out),
+            "T path=/a attempt.error=\"reset by \\\"peer\\\"\""
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn every_line_is_json(value in ".{0,40}", n in any::<u64>(), micros in 0u64..10_000_000_000) {
+            let mut out = Vec::new();
+            let mut line = LogLine::<true>::begin(&mut out, b"T");
+            line.string(&keys::PATH, &value);
+            line.list(&keys::ATTEMPTS, &[n, n], |line, n| line.number(&keys::ATTEMPT_STATUS, *n));
+            line.millis(&keys::DURATION, Duration::from_micros(micros));
+            line.end();
+            let read: serde_json::Value = serde_json::from_slice(&out).expect("json");
+            prop_assert_eq!(read["time"].as_str(), Some("T"));
+            prop_assert_eq!(read["path"].as_str(), Some(value.as_str()));
+            prop_assert_eq!(read["attempts"][1]["status"].as_u64(), Some(n));
+            let millis = read["duration_ms"].as_f64().expect("a number");
+            prop_assert!((millis - micros as f64 / 1e3).abs() < 0.001);
+        }
+    }
+}
