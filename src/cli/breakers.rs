@@ -26,12 +26,20 @@ pub struct BreakersArgs {
 #[derive(Debug, Subcommand)]
 enum BreakersCommand {
     /// Reject all attempts under a key. When --for ends, a probe decides whether the breaker closes.
+    #[command(
+        after_help = "Example:\n  outrigger breakers open openai --for 10m --reason \"provider maintenance\""
+    )]
     Open(OverrideArgs),
     /// Admit all attempts under a key, even if they fail.
+    #[command(after_help = "Example:\n  outrigger breakers close openai --for 5m")]
     Close(OverrideArgs),
     /// Count failures and report state changes, but reject nothing.
+    #[command(
+        after_help = "Example:\n  outrigger breakers shadow openai --for 1h --reason \"new thresholds\""
+    )]
     Shadow(OverrideArgs),
     /// Remove an override, close the breaker and clear its history.
+    #[command(after_help = "Example:\n  outrigger breakers reset openai/api.openai.com:443/gpt-4o")]
     Reset(OverrideArgs),
 }
 

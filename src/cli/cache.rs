@@ -22,6 +22,9 @@ pub struct CacheArgs {
 #[derive(Debug, Subcommand)]
 enum CacheCommand {
     /// Remove every entry of a cache.
+    #[command(
+        after_help = "Example:\n  outrigger cache purge completions --reason \"prompt changed\""
+    )]
     Purge {
         /// The cache's name in the policy.
         #[arg(value_name = "CACHE")]

@@ -30,10 +30,15 @@ pub struct DegradeArgs {
 #[derive(Debug, Subcommand)]
 enum DegradeCommand {
     /// Put a mode in force, even if its condition is not met; for one hour unless --for is given.
+    #[command(
+        after_help = "Example:\n  outrigger degrade enter brownout --for 30m --reason \"launch\""
+    )]
     Enter(ModeArgs),
     /// Keep a mode out of force, even if its condition is met; for one hour unless --for is given.
+    #[command(after_help = "Example:\n  outrigger degrade leave brownout --for 10m")]
     Leave(ModeArgs),
     /// Remove the override: the condition decides again.
+    #[command(after_help = "Example:\n  outrigger degrade auto brownout")]
     Auto(AutoArgs),
 }
 

@@ -17,9 +17,10 @@ use crate::resilience::balance::balancer::BalanceAlgorithm;
 use crate::snapshot::loader;
 
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub struct ExplainArgs {
+    /// The request method, such as GET.
     method: Method,
-    /// A whole URL, or a path.
+    /// A URL, or a path.
     url: Uri,
     /// A header of the request; may be repeated.
     #[arg(short = 'H', long = "header", value_name = "NAME: VALUE", value_parser = header)]
@@ -37,7 +38,7 @@ fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
 }
 
 /// Exits 1 when no route takes the request, 2 when there is no valid policy.
-pub fn run(args: &Args) -> ExitCode {
+pub fn run(args: &ExplainArgs) -> ExitCode {
     let read = match loader::read(&args.policies) {
         Ok(read) => read,
         Err(problems) => {
@@ -57,7 +58,7 @@ pub fn run(args: &Args) -> ExitCode {
 }
 
 struct Request<'a> {
-    args: &'a Args,
+    args: &'a ExplainArgs,
     host: String,
     headers: HeaderMap,
 }

@@ -37,10 +37,13 @@ const EXIT_CODES: [(u8, &str); 4] = [
 
 const AFTER_HELP: &str = "\
 Getting started:
-  outrigger run --policies policies/quickstart.yaml   # then set the application's base URL to http://127.0.0.1:8700/v1
-  outrigger status                                    # in another terminal
+  outrigger run --policies policies/quickstart.yaml
+  outrigger status    # in another terminal
 
-Exit codes: 0 success, 1 a problem in what was checked, 2 the command failed. `outrigger COMMAND --help` has examples.";
+Then set the application's base URL to http://127.0.0.1:8700/v1.
+
+Exit codes: 0 success, 1 `check` or `explain` found a problem, 2 the command failed.
+`outrigger COMMAND --help` has examples.";
 
 #[derive(Debug, Parser)]
 #[command(
@@ -62,7 +65,10 @@ enum Command {
     #[command(after_help = "Example:\n  outrigger schema > policies/policy.schema.json")]
     Schema,
     /// Show which route matches a request, and where the policy sets each value.
-    Explain(explain::Args),
+    #[command(
+        after_help = "Example:\n  outrigger explain POST /v1/chat/completions -H 'x-tenant: gold'"
+    )]
+    Explain(explain::ExplainArgs),
     Status(status::StatusArgs),
     Breakers(breakers::BreakersArgs),
     Degrade(degrade::DegradeArgs),
@@ -104,5 +110,30 @@ fn print(result: Result<String, CommandError>) -> ExitCode {
             eprintln!("error: {error}");
             ExitCode::from(2)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn assert_help(command: &clap::Command) {
+        let name = command.get_bin_name().unwrap_or_default().to_owned();
+        assert!(command.get_about().is_some(), "{name} has no description");
+        let examples = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        assert!(examples.contains(&name), "{name} has no example");
+        for argument in command.get_arguments() {
+            assert!(argument.get_help().is_some(), "{name}: {} has no help", argument.get_id());
+        }
+        command.get_subcommands().for_each(assert_help);
+    }
+
+    #[test]
+    fn each_command_has_a_description_and_an_example_and_each_argument_has_help() {
+        let mut command = Cli::command().disable_help_subcommand(true);
+        command.build();
+        assert_help(&command);
     }
 }

@@ -28,24 +28,32 @@ pub struct QueueArgs {
 #[derive(Debug, Subcommand)]
 enum QueueCommand {
     /// Dispatch nothing from a queue until `resume`. New requests wait for as long as their timeout allows.
+    #[command(after_help = "Example:\n  outrigger queue pause default --reason \"incident 42\"")]
     Pause(QueueNameArgs),
     /// Dispatch from a paused queue again.
+    #[command(after_help = "Example:\n  outrigger queue resume default")]
     Resume(QueueNameArgs),
     /// List jobs, newest first.
+    #[command(after_help = "Example:\n  outrigger queue jobs default --state dead --limit 20")]
     Jobs(JobsArgs),
     /// Show one job.
+    #[command(after_help = "Example:\n  outrigger queue job 01a2286701baabc491daaa5dccfa0ccf")]
     Job {
         /// The job's id, as `queue jobs` and the `Location` header give it.
         #[arg(value_name = "ID")]
         id: String,
     },
     /// End a job that is not finished.
+    #[command(after_help = "Example:\n  outrigger queue cancel 01a2286701baabc491daaa5dccfa0ccf")]
     Cancel(JobIdArgs),
     /// Run a job again that is dead, or that waits for its next run.
+    #[command(after_help = "Example:\n  outrigger queue retry 01a2286701baabc491daaa5dccfa0ccf")]
     Retry(JobIdArgs),
     /// Run all dead jobs of a queue again.
+    #[command(after_help = "Example:\n  outrigger queue requeue default")]
     Requeue(QueueNameArgs),
     /// Delete the finished jobs of a queue that are in one state.
+    #[command(after_help = "Example:\n  outrigger queue purge default --state done")]
     Purge {
         #[command(flatten)]
         queue: QueueNameArgs,
