@@ -102,7 +102,7 @@ fn limits(fleet: &FleetStatus) -> Option<String> {
 fn transitions(fleet: &FleetStatus) -> Option<String> {
     let latest = &fleet.transitions[fleet.transitions.len().saturating_sub(MAX_TRANSITIONS)..];
     let rows = latest.iter().map(|transition| {
-        let (state, reason) = (transition.state.to_string(), transition.why.clone());
+        let (state, reason) = (transition.state.to_string(), transition.reason.clone());
         vec![transition.at.clone(), transition.key.clone(), state, transition.by.clone(), reason]
     });
     section(&["AT", "BREAKER", "STATE", "BY", "REASON"], rows)

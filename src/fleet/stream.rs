@@ -41,7 +41,7 @@ pub struct BreakerTransition {
     pub state: Cow<'static, str>,
     pub epoch: u64,
     pub by: String,
-    pub why: String,
+    pub reason: String,
 }
 
 /// Reads for as long as the process lives.
@@ -126,7 +126,7 @@ impl FleetSync {
 }
 
 impl Fleet {
-    fn remember(&self, key: &str, register: &SharedState, why: String) {
+    fn remember(&self, key: &str, register: &SharedState, reason: String) {
         let mut told = self.told();
         if told.transitions.len() >= KEPT {
             told.transitions.remove(0);
@@ -137,7 +137,7 @@ impl Fleet {
             state: register.state.as_str().into(),
             epoch: register.epoch,
             by: register.writer.clone(),
-            why,
+            reason,
         });
     }
 }

@@ -19,13 +19,12 @@ const KEPT: usize = 1000;
 pub struct Event {
     /// RFC 3339.
     pub at: String,
-    /// The kind of what changed: `breaker`, `policy`, `degradation`, `fleet`, `override`, `job_dead` or
-    /// `job_expired`.
+    /// `breaker`, `policy`, `degradation`, `fleet`, `override`, `job_dead` or `job_expired`.
     pub kind: Cow<'static, str>,
-    /// The key of what changed, such as `openai/api.openai.com:443/gpt-4o`.
+    /// The key of the changed object, such as `openai/api.openai.com:443/gpt-4o`.
     pub key: String,
-    /// The event, in words.
-    pub what: String,
+    /// The change, in words.
+    pub detail: String,
 }
 
 /// The newest events, oldest first.
@@ -35,8 +34,8 @@ pub struct Events {
 }
 
 impl Events {
-    pub fn push(&self, at: SystemTime, kind: &'static str, key: &str, what: String) {
-        let event = Event { at: rfc3339(at), kind: kind.into(), key: key.to_owned(), what };
+    pub fn push(&self, at: SystemTime, kind: &'static str, key: &str, detail: String) {
+        let event = Event { at: rfc3339(at), kind: kind.into(), key: key.to_owned(), detail };
         let mut ring = self.ring.lock();
         if ring.len() == KEPT {
             ring.pop_front();
@@ -144,6 +143,6 @@ mod tests {
             events.push(SystemTime::UNIX_EPOCH, "policy", "k", i.to_string());
         }
         let all = events.all();
-        assert_eq!((all.len(), all[0].what.as_str()), (KEPT, "5"));
+        assert_eq!((all.len(), all[0].detail.as_str()), (KEPT, "5"));
     }
 }

@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::fixtures::{api, chat, policy, problem, route};
+use crate::fixtures::{api, chat, policy, problem_type, route};
 use crate::stage::beside_others;
 use crate::support::fleet::host;
 use crate::support::redis::{Cluster, Reply};
@@ -163,7 +163,7 @@ fn what_fails_elsewhere_is_run_again_and_is_dead_when_it_failed_too_often() {
     origin.set(Behaviour::status(500, &[]));
     let path = taken(&owner.send(&job()));
     let dead = ask(owner, &path);
-    assert_eq!((dead.status, problem(&dead).as_str()), (502, "job-failed"));
+    assert_eq!((dead.status, problem_type(&dead).as_str()), (502, "job-failed"));
     assert!(dead.text().contains("answered 500"), "{}", dead.text());
     assert_eq!((runs(other, "foreign_dead"), runs(owner, "dead_elsewhere")), (1, 1));
     // By hand it is run again, here or there.

@@ -28,7 +28,7 @@ fn arrivals(host: &Sidecar, wanted: &str) -> Vec<i64> {
     let events = told["events"].as_array().expect("a list of events").iter();
     let came = |event: &&Value| {
         event["kind"] == "breaker"
-            && event["what"].as_str().is_some_and(|what| what.starts_with(wanted))
+            && event["detail"].as_str().is_some_and(|detail| detail.starts_with(wanted))
     };
     events.filter(came).map(time_of_event).collect()
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::fixtures::{pace, state};
+use crate::fixtures::{sleep_until, state};
 use crate::stage::{
     EAGER, MS, SECOND, Stop, alone, beside_others, call, call_until_served, keep_calling, stored,
     transitions, trip, wait_for_state, yaml, yaml_of,
@@ -71,7 +71,7 @@ fn a_provider_that_is_called_seldom_closes_within_three_calls() {
     let open_until = Instant::now() + 700 * MS;
     let mut calls = Vec::new();
     for (n, host) in fleet.iter().enumerate() {
-        pace(open_until + 300 * MS * u32::try_from(n).expect("a few"));
+        sleep_until(open_until + 300 * MS * u32::try_from(n).expect("a few"));
         calls.push(call(host).status);
         if state(host, "a") == "closed" {
             break;

@@ -6,7 +6,7 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread::{Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::fixtures::{chat, pace, state};
+use crate::fixtures::{chat, sleep_until, state};
 use crate::support::fleet::{fleet_status, key};
 use crate::support::redis::Reply;
 use crate::support::{Behaviour, Fleet, Origin, RedisServer, Sidecar, eventually};
@@ -116,7 +116,7 @@ pub fn keep_calling<'scope>(
         let (mut client, mut all) = (sidecar.client(), Vec::new());
         while !stop.is_said() {
             let told = call_on(&mut client);
-            pace(told.asked + every);
+            sleep_until(told.asked + every);
             all.push(told);
         }
         all
@@ -241,7 +241,7 @@ pub fn epochs_never_decrease<'scope>(
                 assert!(now >= *last, "a host went back from {last:?} to {now:?}");
                 *last = now;
             }
-            pace(Instant::now() + 20 * MS);
+            sleep_until(Instant::now() + 20 * MS);
         }
     });
 }
