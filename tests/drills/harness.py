@@ -3,7 +3,7 @@
 Origins and probes are processes of their own (fork), so that a busy load generator does not distort the measurement. The
 kernel chooses every port: sockets are bound before the fork, and the sidecar logs the address it listens on.
 """
-import collections, ctypes, heapq, json, os, pathlib, re, resource, selectors, signal, socket, subprocess, sys, tempfile, time
+import asyncio, collections, ctypes, heapq, json, os, pathlib, re, resource, selectors, signal, socket, subprocess, sys, tempfile, time, urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CHUNK = 256 * 1024
@@ -16,14 +16,14 @@ def die(message):
 
 
 def end_with_parent():
-    """For what was just started: a drill that is killed leaves nothing behind (PR_SET_PDEATHSIG)."""
+    """Kills this process when its parent ends (PR_SET_PDEATHSIG), so a killed drill leaves nothing behind."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 def options(parser):
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    parser.add_argument("--profile", default="release", help="cargo's, to build Outrigger with")
-    parser.add_argument("--binary", help="take this one instead of building")
+    parser.add_argument("--profile", default="release", help="cargo profile to build Outrigger with")
+    parser.add_argument("--binary", help="use this file instead of building")
     parser.add_argument("--workers", type=int, default=2)
 
 
@@ -37,23 +37,32 @@ def binary(o):
 
 
 def need_descriptors(count):
-    """This process and those that it starts may have as many descriptors as the system lets them."""
+    """Raises the descriptor limit of this process and its children to the hard limit."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     if hard != resource.RLIM_INFINITY and hard < count:
-        die(f"needs {count} descriptors a process, and `ulimit -Hn` says {hard}")
+        die(f"needs {count} descriptors per process, but `ulimit -Hn` is {hard}")
 
 
-def wait_until(holds, what):
+def wait_until(condition, what):
     end = time.monotonic() + PATIENCE
-    while not holds():
+    while not condition():
         if time.monotonic() > end:
-            die(f"{what} never came")
+            die(f"timed out waiting for {what}")
         time.sleep(0.01)
 
 
+class Bars:
+    """Prints each result and remembers whether one misses its bar."""
+    missed = False
+
+    def check(self, name, value, passed):
+        self.missed |= not passed
+        print(f"  {'ok  ' if passed else 'MISS'} {name}: {value}", flush=True)
+
+
 class Child:
-    """A function run in a process of its own; it ends with this one."""
+    """Runs a function in a child process that ends with this one."""
 
     def __init__(self, work):
         self.pid = os.fork()
@@ -77,7 +86,7 @@ class Child:
 
 
 class Sidecar:
-    """The binary with a policy, its log in a file."""
+    """The running binary with a policy; its log is a file."""
 
     def __init__(self, program, policy, workers=2, data="none", more=()):
         self.folder = tempfile.TemporaryDirectory(prefix="drill-")
@@ -95,7 +104,7 @@ class Sidecar:
         self.pid = self.process.pid
         wait_until(lambda: self.process.poll() is not None or "listener=" in self.text(), "the sidecar's address")
         if self.process.poll() is not None:
-            die(f"the sidecar left with {self.process.returncode}:\n{self.text()}")
+            die(f"the sidecar exited with {self.process.returncode}:\n{self.text()}")
         self.port, self.admin = (int(re.search(rf"{side}=http://127\.0\.0\.1:(\d+)", self.text()).group(1))
                                  for side in ("listener", "admin"))
 
@@ -103,7 +112,7 @@ class Sidecar:
         return self.log.read_text(errors="replace")
 
     def memory(self, field="VmRSS"):
-        """Resident MiB; VmHWM is the most that it ever was."""
+        """Resident memory in MiB; VmHWM is its peak."""
         status = pathlib.Path(f"/proc/{self.pid}/status").read_text()
         return int(re.search(rf"{field}:\s+(\d+)", status).group(1)) / 1024
 
@@ -123,34 +132,34 @@ class Sidecar:
 
 
 class Origin:
-    """A provider that does one thing with every request: `chat`, `slow`, `sink`, `source` or `silent`."""
+    """A provider that treats every request alike: `chat`, `slow`, `sink`, `source` or `silent`."""
 
-    def __init__(self, what, delay=0.2):
+    def __init__(self, behaviour, delay=0.2):
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
         self.url = "http://127.0.0.1:%d" % self.listener.getsockname()[1]
-        self.what, self.delay = what, delay
+        self.behaviour, self.delay = behaviour, delay
         self.child = Child(self.run)
         self.listener.close()
 
     def run(self):
-        self.selector, self.buffers, self.due, self.held = selectors.DefaultSelector(), {}, [], []
+        self.selector, self.buffers, self.pending, self.held = selectors.DefaultSelector(), {}, [], []
         self.listener.setblocking(False)
         self.selector.register(self.listener, selectors.EVENT_READ)
-        if self.what in ("sink", "source"):
-            return self.one_by_one()
+        if self.behaviour in ("sink", "source"):
+            return self.serve_transfers()
         while True:
-            left = max(0, self.due[0][0] - time.monotonic()) if self.due else None
-            for key, _ in self.selector.select(left):
+            remaining = max(0, self.pending[0][0] - time.monotonic()) if self.pending else None
+            for key, _ in self.selector.select(remaining):
                 self.accept() if key.fileobj is self.listener else self.read(key.fileobj)
-            while self.due and self.due[0][0] <= time.monotonic():
-                self.answer(heapq.heappop(self.due)[2])
+            while self.pending and self.pending[0][0] <= time.monotonic():
+                self.respond(heapq.heappop(self.pending)[2])
 
     def accept(self):
         try:
             while True:
                 connection = self.listener.accept()[0]
-                if self.what == "silent":
-                    self.held.append(connection)  # and never read
+                if self.behaviour == "silent":
+                    self.held.append(connection)  # never read from
                     continue
                 connection.setblocking(False)
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -173,21 +182,21 @@ class Origin:
         data = self.buffers[connection] + data
         while (size := request_size(data)) and len(data) >= size:
             data = data[size:]
-            if self.what == "slow":
-                heapq.heappush(self.due, (time.monotonic() + self.delay, id(connection), connection))
+            if self.behaviour == "slow":
+                heapq.heappush(self.pending, (time.monotonic() + self.delay, id(connection), connection))
             else:
-                self.answer(connection)
+                self.respond(connection)
         self.buffers[connection] = data
 
-    def answer(self, connection):
+    def respond(self, connection):
         head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(GOOD)
         try:
             connection.send(head + GOOD)
         except OSError:
             pass
 
-    def one_by_one(self):
-        """One long transfer after another."""
+    def serve_transfers(self):
+        """Handles long transfers one after another."""
         scratch, zeros = bytearray(1 << 20), memoryview(bytes(1 << 20))
         self.listener.setblocking(True)
         while True:
@@ -206,26 +215,26 @@ class Origin:
                 return
             data += piece
         head, body = data.split(b"\r\n\r\n", 1)
-        if self.what == "source":
-            left = int(re.search(rb"/(\d+) ", head).group(1))
-            connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-type: application/octet-stream\r\ncontent-length: %d\r\n\r\n" % left)
-            while left:
-                left -= connection.send(zeros[:min(left, len(zeros))])
+        if self.behaviour == "source":
+            remaining = int(re.search(rb"/(\d+) ", head).group(1))
+            connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-type: application/octet-stream\r\ncontent-length: %d\r\n\r\n" % remaining)
+            while remaining:
+                remaining -= connection.send(zeros[:min(remaining, len(zeros))])
             return
-        left = request_size(head + b"\r\n\r\n") - len(head) - 4 - len(body)
-        while left > 0:
-            got = connection.recv_into(scratch)
-            if not got:
+        remaining = request_size(head + b"\r\n\r\n") - len(head) - 4 - len(body)
+        while remaining > 0:
+            received = connection.recv_into(scratch)
+            if not received:
                 return
-            left -= got
-        self.answer(connection)
+            remaining -= received
+        self.respond(connection)
 
     def stop(self):
         self.child.stop()
 
 
 def request_size(data):
-    """Bytes of the first message in `data`, or None while its head is not whole."""
+    """Length of the first message in `data`; None while its head is incomplete."""
     end = data.find(b"\r\n\r\n")
     if end < 0:
         return None
@@ -233,14 +242,14 @@ def request_size(data):
     return end + 4 + (int(length.group(1)) if length else 0)
 
 
-class Answer:
-    """An answer while it arrives."""
+class Response:
+    """A response while it arrives."""
 
     def __init__(self):
         self.data, self.size = b"", None
 
     def feed(self, data):
-        """True once it is whole."""
+        """Adds data; true once the response is complete."""
         self.data += data
         if self.size is None:
             self.size = request_size(self.data)
@@ -254,21 +263,21 @@ class Answer:
     def has(self, field):
         return field in self.data[:self.data.find(b"\r\n\r\n") + 2].lower()
 
-    def is_clear(self):
-        """A refusal that says what it is."""
+    def is_problem(self):
+        """Is it a problem+json response of the sidecar?"""
         return self.has(b"content-type: application/problem+json") and b"urn:outrigger:problem:" in self.data
 
 
 def exchange(port, request, seconds):
-    """One request on a connection of its own; its answer."""
+    """Sends one request on a new connection and returns the response."""
     with socket.create_connection(("127.0.0.1", port), seconds) as connection:
         connection.settimeout(seconds)
         connection.sendall(request)
-        answer = Answer()
-        while not answer.feed(piece := connection.recv(65536)):
+        response = Response()
+        while not response.feed(piece := connection.recv(65536)):
             if not piece:
-                raise OSError("the connection was closed before the answer was whole")
-        return answer
+                raise OSError("the connection was closed before the response was complete")
+        return response
 
 
 def post(path, body=b"{}"):
@@ -276,8 +285,47 @@ def post(path, body=b"{}"):
     return (head % (path, len(body))).encode() + body
 
 
+def admin(sidecar, path, method="GET"):
+    request = urllib.request.Request(f"http://127.0.0.1:{sidecar.admin}{path}", method=method)
+    with urllib.request.urlopen(request, timeout=PATIENCE) as response:
+        return response.read().decode()
+
+
+def job_states(sidecar):
+    """The number of jobs in each state."""
+    return json.loads(admin(sidecar, "/api/queue"))["queues"][0]["jobs"]["states"]
+
+
+class JobClient:
+    """One connection that submits jobs and fetches results."""
+    BODY = json.dumps({"model": "small", "messages": [{"role": "user", "content": "x" * 900}]}).encode()
+
+    async def open(self, port):
+        self.reader, self.writer = await asyncio.open_connection("127.0.0.1", port)
+        return self
+
+    async def send(self, method, path, body=b"", headers=""):
+        """The status and the head of the response."""
+        head = f"{method} {path} HTTP/1.1\r\nhost: drill\r\ncontent-length: {len(body)}\r\n{headers}\r\n"
+        self.writer.write(head.encode() + body)
+        head = (await self.reader.readuntil(b"\r\n\r\n")).decode().lower()
+        length = re.search(r"\ncontent-length: (\d+)", head)
+        await self.reader.readexactly(int(length.group(1)) if length else 0)
+        return int(head[9:12]), head
+
+    async def submit(self):
+        """Submits a job and returns its id."""
+        status, head = await self.send("POST", "/v1/chat", self.BODY, "prefer: respond-async\r\n")
+        if status != 202:
+            die(f"a job was rejected with {head.splitlines()[0]}")
+        return re.search(r"/\.outrigger/jobs/([0-9a-f]{32})", head).group(1)
+
+    async def status(self, job):
+        return (await self.send("GET", f"/.outrigger/jobs/{job}"))[0]
+
+
 class Probe:
-    """Makes an ordinary request every 100 ms, each on a connection of its own, in a process of its own."""
+    """Sends an ordinary request every 100 ms, each on a new connection, in a child process."""
 
     def __init__(self, port, path="/probe", every=0.1, patience=5):
         self.reader, writer = os.pipe()
@@ -288,7 +336,7 @@ class Probe:
     def run(port, path, every, patience, writer):
         stop, times, failures = [], [], collections.Counter()
         signal.signal(signal.SIGTERM, lambda *_: stop.append(1))
-        due = time.monotonic()
+        next_at = time.monotonic()
         while not stop:
             start = time.monotonic()
             try:
@@ -298,13 +346,13 @@ class Probe:
             times.append(time.monotonic() - start)
             if status != 200:
                 failures[str(status)] += 1
-            due = max(due + every, time.monotonic())
-            while not stop and time.monotonic() < due:
-                time.sleep(max(0, min(0.02, due - time.monotonic())))
+            next_at = max(next_at + every, time.monotonic())
+            while not stop and time.monotonic() < next_at:
+                time.sleep(max(0, min(0.02, next_at - time.monotonic())))
         os.write(writer, json.dumps([sorted(times), failures]).encode())
 
     def result(self):
-        """Times in seconds, sorted, and failures by what they were."""
+        """Sorted times in seconds, and the number of failures by status or error."""
         os.kill(self.child.pid, signal.SIGTERM)
         parts = []
         while piece := os.read(self.reader, 65536):
@@ -315,7 +363,7 @@ class Probe:
 
 
 def connect(port):
-    """A connection that does not block; made, since the listener is on this machine."""
+    """A non-blocking connection that is already established."""
     connection = socket.create_connection(("127.0.0.1", port), PATIENCE)
     connection.setblocking(False)
     return connection

@@ -10,14 +10,14 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 PEERS = ROOT / "tests" / "drills" / "peers"
 LOAD_CORE, PROXY_CORE = "0", "1"
 RUNNING = []
-# /usr/sbin, where haproxy and nginx are, is not on everyone's path.
+# haproxy and nginx are in /usr/sbin, which is not on the PATH of every user.
 os.environ["PATH"] += ":/usr/sbin:/sbin"
 
 
 def options(parser, rounds):
     parser.add_argument("--rounds", type=int, default=rounds)
-    parser.add_argument("--profile", default="release", help="cargo's, to build Outrigger with")
-    parser.add_argument("--binary", action="append", help="measure this one instead of building; may be given again")
+    parser.add_argument("--profile", default="release", help="cargo profile to build Outrigger with")
+    parser.add_argument("--binary", action="append", help="measure this file instead of building; may be repeated")
     parser.add_argument("--policy", type=pathlib.Path, default=ROOT / "policies" / "llm.yaml")
 
 
@@ -49,15 +49,15 @@ def is_open(port):
 
 
 @contextlib.contextmanager
-def place(prefix):
-    """A folder for what runs, with this process on the load's core. At its end all that was started is ended."""
+def work_folder(prefix):
+    """A temporary folder, with this process moved to the load's core. On exit, ends every started process."""
     if len(os.sched_getaffinity(0)) < 2:
         die("needs two cores: one for the proxy, one for the load")
     folder = pathlib.Path(tempfile.mkdtemp(prefix=prefix))
-    # nginx, started by root, gives its workers to `nobody`, who must be able to enter.
+    # The workers of an nginx started by root run as the user `nobody` and need access.
     folder.chmod(0o755)
     os.sched_setaffinity(0, {int(LOAD_CORE)})
-    signal.signal(signal.SIGTERM, lambda *_: die("told to stop"))
+    signal.signal(signal.SIGTERM, lambda *_: die("terminated"))
     try:
         yield folder
     finally:
@@ -69,7 +69,7 @@ def place(prefix):
 
 
 class Proxy:
-    """A running program, the port it listens on, and what was measured of it, a dict for each round."""
+    """A running program, its port, and its measurements: a dict for each round."""
 
     def __init__(self, name, port, command, core, folder, env=None):
         self.name, self.port, self.rounds = name, port, []
@@ -78,22 +78,22 @@ class Proxy:
             self.process = subprocess.Popen(["taskset", "-c", core, *map(str, command)], stdin=subprocess.DEVNULL,
                                             stdout=log, stderr=log, cwd=folder, env={**os.environ, **(env or {})})
         RUNNING.append(self.process)
-        wait_until(lambda: self.must_run() or is_open(port), f"{name}'s port {port}")
+        wait_until(lambda: self.check_running() or is_open(port), f"{name}'s port {port}")
         for pid in self.pids():
             subprocess.run(["taskset", "-acp", core, str(pid)], check=True, stdout=subprocess.DEVNULL)
         self.idle = self.memory()
 
-    def must_run(self):
+    def check_running(self):
         if self.process.poll() is not None:
             log = self.log.read_text(errors="replace")[-4000:]
-            die(f"{self.name} left with status {self.process.returncode}; its log:\n{log}")
+            die(f"{self.name} exited with status {self.process.returncode}; its log:\n{log}")
 
-    def all(self, what):
-        """One of the figures, of each round."""
-        return [seen[what] for seen in self.rounds]
+    def all(self, figure):
+        """One figure of every round."""
+        return [round[figure] for round in self.rounds]
 
     def pids(self):
-        """Itself and its descendants: a master with workers is one proxy."""
+        """The process and its descendants: a master with workers is one proxy."""
         found, todo = set(), [self.process.pid]
         while todo:
             pid = todo.pop()
@@ -105,19 +105,19 @@ class Proxy:
         return found
 
     def cpu(self):
-        """Seconds on a core so far, and seconds of waiting for one while something else had it, of all threads."""
+        """CPU seconds of all threads so far, and the seconds that they waited for a busy core."""
         threads = [path for pid in self.pids() for path in pathlib.Path(f"/proc/{pid}/task").glob("*/schedstat")]
         stats = [path.read_text().split() for path in threads]
         return tuple(sum(int(stat[field]) for stat in stats) / 1e9 for field in (0, 1))
 
     def memory(self):
-        """Resident MiB."""
+        """Resident memory in MiB."""
         status = [pathlib.Path(f"/proc/{pid}/status").read_text() for pid in self.pids()]
         return sum(int(kib) for text in status for kib in re.findall(r"VmRSS:\s+(\d+)", text)) / 1024
 
 
-def peer(name, config, command, folder, port, backend, core=PROXY_CORE):
-    """Starts a program with one of the files of peers/, its places filled in."""
+def start_peer(name, config, command, folder, port, backend, core=PROXY_CORE):
+    """Starts a program with a configuration file of peers/, with the placeholders filled in."""
     text = (PEERS / config).read_text().replace("@DIR@", str(folder))
     path = folder / config
     path.write_text(text.replace("@BACKEND@", str(backend)).replace("@LISTEN@", str(port)))
@@ -125,7 +125,7 @@ def peer(name, config, command, folder, port, backend, core=PROXY_CORE):
 
 
 def everything_on(source, folder, backend):
-    """The shipped policy with its providers here and its log in a file."""
+    """The shipped policy with local providers and an access log file."""
     text = source.read_text()
     text = re.sub(r"(\burl:\s*[\"']?)https?://[^\s,}\"'/]+", rf"\g<1>http://127.0.0.1:{backend}", text)
     log = f"access_log: {{ to: {folder / 'access.jsonl'}, format: json }}"
@@ -137,16 +137,16 @@ def everything_on(source, folder, backend):
 
 
 def pass_through(backend):
-    """A policy that only passes on."""
+    """A policy that only forwards."""
     return (PEERS / "pass-through.yaml").read_text().replace("@BACKEND@", str(backend))
 
 
 def binaries(o):
-    """What to measure, by name: the files that were given, or this source, built."""
+    """The binaries to measure by name: the given files, or a build of this source."""
     if o.binary:
         found = {path.name: path.resolve() for path in map(pathlib.Path, o.binary)}
         if len(found) < len(o.binary) or any(not path.is_file() for path in found.values()):
-            die(f"--binary: expected files that are there, each of another name: {' '.join(o.binary)}")
+            die(f"--binary: expected existing files with different names: {' '.join(o.binary)}")
         return found
     print(f"building Outrigger (--profile {o.profile})", flush=True)
     subprocess.run(["cargo", "build", "--locked", "--profile", o.profile], cwd=ROOT, check=True)
@@ -154,20 +154,20 @@ def binaries(o):
     return {"outrigger": target / {"dev": "debug"}.get(o.profile, o.profile) / "outrigger"}
 
 
-def outrigger(name, binary, policy, folder, under=()):
-    """Starts it with that text as its policy, its files in a folder of its own; `under` another program."""
+def start_outrigger(name, binary, policy, folder, wrapper=()):
+    """Starts Outrigger with a policy text, with its files in `folder`, optionally under a wrapper program."""
     (folder / "policies").mkdir(parents=True)
     (folder / "policies" / "policy.yaml").write_text(policy)
     env = {secret: "sk-test" for secret in re.findall(r"\$\{env:(\w+)", policy)}
     env["OUTRIGGER_DATA"] = "none"
     port, admin = free_port(), free_port()
-    command = [*under, binary, "run", "--policies", folder / "policies", "--workers", "1"]
+    command = [*wrapper, binary, "run", "--policies", folder / "policies", "--workers", "1"]
     command += ["--listen", f"127.0.0.1:{port}", "--admin", f"127.0.0.1:{admin}"]
     return Proxy(name, port, command, PROXY_CORE, folder, env)
 
 
-def must_have_logged(folder, proxies, requests):
-    """A line of its access log for each request: the claim that it was on."""
+def check_access_logs(folder, proxies, requests):
+    """Checks that each access log has a line for every request, so the log was on during the measurement."""
     for proxy in proxies:
         log = folder / proxy.name / "access.jsonl"
         def lines():
@@ -177,10 +177,10 @@ def must_have_logged(folder, proxies, requests):
 
 
 def measure(proxy, seconds, connections):
-    """One round of it."""
+    """Measures one round."""
     before, loaded = proxy.cpu()[0], []
     load = wrk(proxy.port, seconds, connections, lambda: loaded.append(proxy.memory()))
-    proxy.must_run()
+    proxy.check_running()
     spent = proxy.cpu()[0] - before
     proxy.rounds.append({**load, "loaded": loaded[0], "micros": spent / load["requests"] * 1e6,
                          "share": spent * load["rate"] / load["requests"]})
@@ -197,7 +197,7 @@ def wrk(port, seconds, connections, halfway=lambda: None):
     out, _ = load.communicate()
     RUNNING.remove(load)
     if load.returncode:
-        die(f"wrk left with status {load.returncode}: {out}")
+        die(f"wrk exited with status {load.returncode}: {out}")
     unit = {"us": 1e-3, "ms": 1.0, "s": 1e3}
     lat = {share: float(value) * unit[u] for share, value, u in re.findall(r"(50|99)%\s+([\d.]+)(us|ms|s)", out)}
     bad, errors = re.search(r"Non-2xx or 3xx responses: (\d+)", out), re.search(r"Socket errors: (.*)", out)
