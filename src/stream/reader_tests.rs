@@ -122,13 +122,13 @@ pub(super) fn chunk(delta: Value, finish: Option<&str>) -> String {
     .to_string()
 }
 
-pub(super) fn says(text: &str) -> String {
+pub(super) fn text_chunk(text: &str) -> String {
     chunk(json!({ "content": text }), None)
 }
 
 pub(super) fn chat(words: &[&str]) -> String {
     let mut events = vec![chunk(json!({ "role": "assistant", "content": "" }), None)];
-    events.extend(words.iter().map(|word| says(word)));
+    events.extend(words.iter().map(|word| text_chunk(word)));
     events.push(chunk(json!({}), Some("stop")));
     events.push(
         json!({ "choices": [], "usage": { "prompt_tokens": 19, "completion_tokens": 10 } })
@@ -156,7 +156,7 @@ pub(super) fn message(words: &[&str]) -> Vec<Value> {
     events
 }
 
-fn whole(stream: &str, tokens: (u64, u64), first: usize, format: StreamFormat) {
+fn assert_complete(stream: &str, tokens: (u64, u64), first: usize, format: StreamFormat) {
     let result = read(StreamReader::new(built_in(), format, 200, None), &[stream.as_bytes()]);
     assert_eq!(
         (result.forwarded.as_str(), result.end, result.dropped),
@@ -171,12 +171,12 @@ fn whole(stream: &str, tokens: (u64, u64), first: usize, format: StreamFormat) {
 
 #[test]
 fn a_chat_completion_of_openai_is_read() {
-    whole(&chat(&["Hello", "!"]), (19, 10), 2, StreamFormat::Sse);
+    assert_complete(&chat(&["Hello", "!"]), (19, 10), 2, StreamFormat::Sse);
 }
 
 #[test]
 fn a_message_of_anthropic_is_read() {
-    whole(&named(&message(&["Hello", "!"])), (472, 89), 4, StreamFormat::Sse);
+    assert_complete(&named(&message(&["Hello", "!"])), (472, 89), 4, StreamFormat::Sse);
 }
 
 #[test]
@@ -187,7 +187,7 @@ fn a_response_of_openai_is_read() {
         json!({ "type": "response.output_text.delta", "content_index": 0, "delta": "Hi" }),
         json!({ "type": "response.completed", "response": { "status": "completed", "usage": { "input_tokens": 37, "output_tokens": 11 } } }),
     ]);
-    whole(&stream, (37, 11), 3, StreamFormat::Sse);
+    assert_complete(&stream, (37, 11), 3, StreamFormat::Sse);
     assert_eq!(sse(&stream.replace("completed", "incomplete")).end, StreamEnd::Complete);
     let result = sse(&stream.replace("response.completed", "response.failed"));
     assert_eq!((result.errors.len(), result.end), (1, StreamEnd::NoEndMarker));
@@ -200,7 +200,7 @@ fn a_response_of_google_is_read() {
                 "usageMetadata": { "promptTokenCount": 4, "candidatesTokenCount": 7 } }).to_string()
     };
     let blocked = json!({ "candidates": [{ "finishReason": "SAFETY" }] }).to_string();
-    whole(
+    assert_complete(
         &data(&[&part("Hi", Value::Null), &part("!", json!("STOP"))]),
         (4, 7),
         1,
@@ -223,9 +223,10 @@ fn lines_of_ollama_are_read() {
         }
         format!("{line}\n")
     };
-    let says = |text: &str| json!({ "role": "assistant", "content": text });
-    let stream = line(says(""), false) + &line(says("The"), false) + &line(says(""), true);
-    whole(&stream, (26, 298), 2, StreamFormat::Lines);
+    let assistant = |text: &str| json!({ "role": "assistant", "content": text });
+    let stream =
+        line(assistant(""), false) + &line(assistant("The"), false) + &line(assistant(""), true);
+    assert_complete(&stream, (26, 298), 2, StreamFormat::Lines);
     let generated = "{\"model\":\"m\",\"response\":\"\",\"done\":false}\n{\"model\":\"m\",\"response\":\"a\",\"done\":false}\n";
     assert_eq!(ready_with(StreamFormat::Lines, generated), Some(2));
     let cut = read(
@@ -246,7 +247,7 @@ fn other_fields_of_a_chat_completion_are_content_too() {
         json!({ "audio": { "id": "a" } }),
         json!({ "content": [{ "type": "text", "text": "Hi" }] }),
     ] {
-        let result = sse(&data(&[&says("so"), &chunk(delta.clone(), None)]));
+        let result = sse(&data(&[&text_chunk("so"), &chunk(delta.clone(), None)]));
         assert_eq!((result.is_ready, result.partial), (true, None), "{delta} cannot be continued");
         assert_eq!(ready_with(StreamFormat::Sse, &data(&[&chunk(delta.clone(), None)])), Some(1));
     }
@@ -269,11 +270,11 @@ fn a_whole_response_reports_its_tokens() {
 
 #[test]
 fn a_stream_without_its_end_marker_is_incomplete() {
-    for stream in [data(&[&says("Hi")]), named(&message(&["Hi"])[..4])] {
+    for stream in [data(&[&text_chunk("Hi")]), named(&message(&["Hi"])[..4])] {
         let result = sse(&stream);
         assert_eq!((result.end, result.is_ready), (StreamEnd::NoEndMarker, true));
     }
-    assert_eq!(sse(&data(&[&says("Hi"), "[DONE]"])).end, StreamEnd::Complete);
+    assert_eq!(sse(&data(&[&text_chunk("Hi"), "[DONE]"])).end, StreamEnd::Complete);
 }
 
 #[test]
@@ -297,7 +298,7 @@ fn a_plain_stream_is_forwarded_unchanged_and_may_end_anywhere() {
 
 #[test]
 fn a_malformed_event_is_dropped_if_events_are_json() {
-    let (before, after) = (says("a"), says("b"));
+    let (before, after) = (text_chunk("a"), text_chunk("b"));
     let result = sse(&data(&["{\"choi", &before, "{\"broken", "not JSON", &after, "[DONE]"]));
     assert_eq!(result.forwarded, data(&[&before, &after, "[DONE]"]));
     assert_eq!((result.dropped, result.end), (3, StreamEnd::Complete));
@@ -338,7 +339,7 @@ fn a_stream_without_an_event_is_empty_unless_it_has_a_comment() {
 fn pings_and_comments_do_not_determine_the_kind_of_stream() {
     let quiet =
         ": OPENROUTER PROCESSING\n\nevent: ping\ndata: {\"cost\":0}\n\nevent: ping\ndata: x\n\n";
-    let stream = quiet.to_owned() + &data(&[&says("a")]) + quiet;
+    let stream = quiet.to_owned() + &data(&[&text_chunk("a")]) + quiet;
     let result = sse(&stream);
     assert_eq!(
         (&result.forwarded, result.end, result.dropped),
@@ -361,8 +362,8 @@ fn pings_and_comments_do_not_overtake_events_that_are_held_back() {
     assert_eq!(reader.buffered(), malformed.len());
     reader.read(data(&["tick"]).into());
     assert_eq!(reader.buffered(), 0);
-    let result = sse(&(malformed + &data(&[&says("a")])));
-    assert_eq!((result.forwarded, result.dropped), (quiet + &data(&[&says("a")]), 1));
+    let result = sse(&(malformed + &data(&[&text_chunk("a")])));
+    assert_eq!((result.forwarded, result.dropped), (quiet + &data(&[&text_chunk("a")]), 1));
 }
 
 #[test]
@@ -395,10 +396,10 @@ fn oversized_events_are_counted_and_follow_the_events_that_were_held_back() {
 #[test]
 fn a_frame_of_whole_events_is_forwarded_without_a_copy() {
     let mut reader = StreamReader::new(built_in(), StreamFormat::Sse, 200, Some(100));
-    let frame = Bytes::from(data(&[&says("a"), &says("b")]));
+    let frame = Bytes::from(data(&[&text_chunk("a"), &text_chunk("b")]));
     let forwarded = reader.read(frame.clone()).bytes;
     assert_eq!((forwarded.as_ptr(), forwarded.len()), (frame.as_ptr(), frame.len()));
-    let frame = Bytes::from(data(&[&says("c")]) + "data: {");
+    let frame = Bytes::from(data(&[&text_chunk("c")]) + "data: {");
     let forwarded = reader.read(frame.clone()).bytes;
     assert_eq!((forwarded.as_ptr(), forwarded.len()), (frame.as_ptr(), frame.len() - 7));
 }
@@ -421,11 +422,11 @@ fn declared_content_makes_events_json_and_requires_no_end_marker() {
     let result = read(&data(&["{\"token\":\"a\"}", "not JSON"]));
     assert_eq!((result.is_ready, result.end, result.dropped), (true, StreamEnd::Complete, 1));
     assert_eq!(
-        read(&data(&[&says("a")])).end,
+        read(&data(&[&text_chunk("a")])).end,
         StreamEnd::NoEndMarker,
         "but it has a built-in format"
     );
-    assert_eq!(read(&data(&[&says("a"), "[DONE]"])).end, StreamEnd::Complete);
+    assert_eq!(read(&data(&[&text_chunk("a"), "[DONE]"])).end, StreamEnd::Complete);
 }
 
 #[test]
@@ -466,7 +467,7 @@ fn an_error_inside_a_200_is_recognized_in_each_form() {
         "data: {\"type\":\"error\",\"message\":\"x\"}\n\n",
         "data: {\"type\":\"response.failed\"}\n\n",
     ] {
-        for before in [String::new(), data(&[&says("a")])] {
+        for before in [String::new(), data(&[&text_chunk("a")])] {
             let after = if before.is_empty() { data(&["tick"]) } else { before.clone() };
             let result = sse(&format!("{before}{error}{after}"));
             assert_eq!(result.errors, [(error.to_owned(), AttemptClass::Failure)]);
@@ -517,7 +518,7 @@ fn a_response_can_be_continued_while_it_is_plain_text() {
     let role = chunk(json!({ "role": "assistant", "content": "" }), None);
     assert_eq!(partial(&data(&[&role])), Some((Dialect::Chat, String::new())));
     assert_eq!(
-        partial(&data(&[&role, &says("One ü"), &says("two")])),
+        partial(&data(&[&role, &text_chunk("One ü"), &text_chunk("two")])),
         Some((Dialect::Chat, "One ütwo".to_owned()))
     );
     let messages = message(&["One ", "two"]);
@@ -526,11 +527,11 @@ fn a_response_can_be_continued_while_it_is_plain_text() {
     for stream in [
         String::new(),
         data(&["tick"]),
-        data(&[&says("a"), &chunk(json!({}), Some("length"))]),
-        data(&[&says("a"), "[DONE]"]),
-        data(&[&says("a"), &json!({ "choices": [second] }).to_string()]),
-        data(&[&says("a"), &says("x").replace("\"x\"", r#""\ud83d""#)]),
-        data(&[&says("a")]) + &named(&messages[3..4]),
+        data(&[&text_chunk("a"), &chunk(json!({}), Some("length"))]),
+        data(&[&text_chunk("a"), "[DONE]"]),
+        data(&[&text_chunk("a"), &json!({ "choices": [second] }).to_string()]),
+        data(&[&text_chunk("a"), &text_chunk("x").replace("\"x\"", r#""\ud83d""#)]),
+        data(&[&text_chunk("a")]) + &named(&messages[3..4]),
         named(&messages[..6]),
         named(&[
             json!({ "type": "content_block_start", "index": 0, "content_block": { "type": "tool_use" } }),
@@ -548,7 +549,7 @@ fn a_response_can_be_continued_while_it_is_plain_text() {
 fn text_beyond_the_limit_cannot_be_continued() {
     let partial = |limit: usize| {
         let mut reader = StreamReader::new(built_in(), StreamFormat::Sse, 200, Some(limit));
-        reader.read(data(&[&says("abc"), &says("def")]).into());
+        reader.read(data(&[&text_chunk("abc"), &text_chunk("def")]).into());
         reader.partial().map(|partial| partial.text)
     };
     assert_eq!((partial(6).as_deref(), partial(5), partial(0)), (Some("abcdef"), None, None));
@@ -558,7 +559,7 @@ fn text_beyond_the_limit_cannot_be_continued() {
 
 fn piece_of_a_stream() -> impl Strategy<Value = String> {
     let event = prop_oneof![
-        6 => "[ab ]{0,3}".prop_map(|text| says(&text)),
+        6 => "[ab ]{0,3}".prop_map(|text| text_chunk(&text)),
         1 => Just(chunk(json!({ "role": "assistant" }), None)),
         1 => Just(chunk(json!({}), Some("stop"))),
         1 => Just(chunk(json!({ "tool_calls": [1] }), None)),
@@ -654,7 +655,10 @@ fn a_stream_of_another_vendor_is_never_mistaken_for_a_known_one() {
 #[test]
 fn a_known_stream_is_recognized_however_it_begins() {
     let vendor = "{\"queue\":1}";
-    assert_eq!(sse(&data(&[vendor, &says("a"), &says("b")])).end, StreamEnd::NoEndMarker);
+    assert_eq!(
+        sse(&data(&[vendor, &text_chunk("a"), &text_chunk("b")])).end,
+        StreamEnd::NoEndMarker
+    );
     let azure = "{\"choices\":[],\"prompt_filter_results\":[]}";
     let result = sse(&data(&[azure, &chunk(json!({ "role": "assistant" }), None)]));
     assert_eq!((result.end, result.is_ready), (StreamEnd::NoEndMarker, false));

@@ -8,7 +8,7 @@ use super::continuation::{Dialect, Overlap, PartialResponse};
 use super::framing::StreamFormat;
 use super::reader::{StreamEnd, StreamReader};
 use super::reader_tests::{
-    StreamResult, built_in, chat, chunk, cut, cuts, data, message, named, read, says,
+    StreamResult, built_in, chat, chunk, cut, cuts, data, message, named, read, text_chunk,
 };
 use crate::resilience::outcome::AttemptClass;
 
@@ -71,14 +71,14 @@ data: {"n":1.00, "choices" : [{"delta":{"content": "three\u002C \u00fcber"},"ind
 #[test]
 fn text_is_forwarded_as_soon_as_it_cannot_be_a_repetition() {
     let mut reader = reader(Dialect::Chat, "one two three");
-    let mut take = |event: &str| {
+    let mut read_event = |event: &str| {
         let forwarded = reader.read(Bytes::from(data(&[event]))).bytes;
         (forwarded.len(), reader.is_ready())
     };
-    assert_eq!(take(&chunk(json!({ "role": "assistant" }), None)), (0, false));
-    assert_eq!(take(&says("thr")), (0, false));
-    assert!(take(&says("ow")).1, "`throw` does not repeat `three`");
-    assert_eq!(take(&says("three")).0, data(&[&says("three")]).len());
+    assert_eq!(read_event(&chunk(json!({ "role": "assistant" }), None)), (0, false));
+    assert_eq!(read_event(&text_chunk("thr")), (0, false));
+    assert!(read_event(&text_chunk("ow")).1, "`throw` does not repeat `three`");
+    assert_eq!(read_event(&text_chunk("three")).0, data(&[&text_chunk("three")]).len());
 }
 
 #[test]
@@ -107,15 +107,18 @@ fn an_end_without_new_text_is_forwarded() {
 #[test]
 fn events_between_buffered_events_keep_their_order() {
     let usage = json!({ "choices": [], "usage": { "prompt_tokens": 1 } }).to_string();
-    let stream = data(&[&says("th"), &usage, &says("ink"), "[DONE]"]);
+    let stream = data(&[&text_chunk("th"), &usage, &text_chunk("ink"), "[DONE]"]);
     assert_eq!(after("one two three", &stream).forwarded, stream);
 }
 
 #[test]
 fn buffered_text_is_forwarded_when_the_stream_ends() {
-    let result = after("one two three", &data(&[&says("one two")]));
-    assert_eq!((result.forwarded, result.end), (data(&[&says("one two")]), StreamEnd::NoEndMarker));
-    let result = after("one two three", &data(&[&says("one two three")]));
+    let result = after("one two three", &data(&[&text_chunk("one two")]));
+    assert_eq!(
+        (result.forwarded, result.end),
+        (data(&[&text_chunk("one two")]), StreamEnd::NoEndMarker)
+    );
+    let result = after("one two three", &data(&[&text_chunk("one two three")]));
     assert_eq!((result.forwarded.as_str(), result.end), ("", StreamEnd::NoEndMarker));
 }
 
@@ -131,7 +134,7 @@ fn a_stream_that_cannot_be_joined_is_an_error() {
         data(&[&tools]),
         data(&[&second.to_string()]),
         named(&message(&["Hi"])[..1]),
-        data(&[&says("x").replace("\"x\"", r#""\ud83d""#)]),
+        data(&[&text_chunk("x").replace("\"x\"", r#""\ud83d""#)]),
         data(&["x".repeat(300 << 10).as_str()]),
     ] {
         let result = after("one two three", &stream);
@@ -145,21 +148,22 @@ fn a_stream_that_cannot_be_joined_is_an_error() {
 #[test]
 fn the_buffer_is_bounded() {
     let text = "a b ".repeat(20_000);
-    let echo: Vec<String> = text.split_inclusive(' ').map(says).collect();
+    let echo: Vec<String> = text.split_inclusive(' ').map(text_chunk).collect();
     let result = after(&text, &data(&echo.iter().map(String::as_str).collect::<Vec<_>>()));
     assert_eq!(result.errors[0].1, AttemptClass::Failure);
 }
 
 #[test]
 fn malformed_events_are_dropped() {
-    let result = after("one", &data(&["{\"broken", "tick", "{\"n\":1}", &says(" two"), "[DONE]"]));
-    assert_eq!(result.forwarded, data(&[&says(" two"), "[DONE]"]));
+    let result =
+        after("one", &data(&["{\"broken", "tick", "{\"n\":1}", &text_chunk(" two"), "[DONE]"]));
+    assert_eq!(result.forwarded, data(&[&text_chunk(" two"), "[DONE]"]));
     assert_eq!((result.dropped, result.end), (2, StreamEnd::Complete));
 }
 
 #[test]
 fn a_continuation_can_be_continued_again() {
-    let result = after("one two ", &data(&[&says("two"), &says(" three")]));
+    let result = after("one two ", &data(&[&text_chunk("two"), &text_chunk(" three")]));
     let text = "one two three".to_owned();
     assert_eq!(result.partial, Some(PartialResponse { dialect: Dialect::Chat, text }));
     assert_eq!(text_of(&result.forwarded), "three");

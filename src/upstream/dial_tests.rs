@@ -192,22 +192,28 @@ fn through(proxy: SocketAddr, authorization: Option<&'static str>) -> ForwardPro
     }
 }
 
+/// A target behind the proxy, which resolves the name.
+fn target_through(
+    proxy: &ForwardProxy,
+    scheme: &str,
+    tls: &ClientTls,
+) -> Result<Arc<DialTarget>, TargetError> {
+    let port = if scheme == "https" { 443 } else { 80 };
+    let url = url(scheme, "api.test", port);
+    DialTarget::new(&url, tls, Some(proxy), CONNECT, 1, &resolves_to(&[]))
+}
+
+fn plain_through(proxy: &ForwardProxy) -> Arc<DialTarget> {
+    target_through(proxy, "http", &ClientTls::default()).expect("a target")
+}
+
 #[test]
 fn a_proxy_receives_connect_with_its_credentials() {
     worker(async {
         let (address, _) = origin(hello).await;
         let (proxy, heads) = forward_proxy("Proxy-Authorization: Basic dTpw\r\n", address).await;
-        let (proxy, url) = (through(proxy, Some("Basic dTpw")), url("http", "api.test", 80));
-        // The proxy resolves the name of the origin.
-        let target = DialTarget::new(
-            &url,
-            &ClientTls::default(),
-            Some(&proxy),
-            CONNECT,
-            1,
-            &resolves_to(&[]),
-        )
-        .expect("a target");
+        let proxy = through(proxy, Some("Basic dTpw"));
+        let target = plain_through(&proxy);
         assert_eq!(exchange(dialled(&target).await.expect("a connection")).await, "hi");
         assert!(
             heads.borrow()[0].starts_with("CONNECT api.test:80 HTTP/1.1\r\nHost: api.test:80\r\n")
@@ -222,10 +228,7 @@ fn tls_goes_through_the_proxy_to_the_provider() {
         let address = tls_origin(acceptor(&authority, None)).await;
         let (proxy, _) = forward_proxy("", address).await;
         let tls = ClientTls { ca: Some(authority.pem()), ..ClientTls::default() };
-        let url = url("https", "api.test", 443);
-        let proxy = through(proxy, None);
-        let target = DialTarget::new(&url, &tls, Some(&proxy), CONNECT, 1, &resolves_to(&[]))
-            .expect("a target");
+        let target = target_through(&through(proxy, None), "https", &tls).expect("a target");
         assert_eq!(exchange(dialled(&target).await.expect("a connection")).await, "hi");
     });
 }
@@ -235,16 +238,8 @@ fn the_error_of_a_proxy_that_rejects_the_credentials_does_not_contain_them() {
     worker(async {
         let (proxy, _) =
             forward_proxy("Proxy-Authorization: Basic dTpw\r\n", ([127, 0, 0, 1], 9).into()).await;
-        let (proxy, url) = (through(proxy, Some("Basic c2VjcmV0")), url("http", "api.test", 80));
-        let target = DialTarget::new(
-            &url,
-            &ClientTls::default(),
-            Some(&proxy),
-            CONNECT,
-            1,
-            &resolves_to(&[]),
-        )
-        .expect("a target");
+        let proxy = through(proxy, Some("Basic c2VjcmV0"));
+        let target = plain_through(&proxy);
         let error = dialled(&target).await.expect_err("refused");
         assert!(matches!(error, DialError::Proxy { status: Some(407), .. }));
         assert!(error.to_string().contains("it requires credentials, 407"), "{error}");
@@ -260,16 +255,8 @@ fn the_head_of_a_proxys_response_is_bounded() {
             while stream.write_all(&[b'x'; 1024]).await.is_ok() {}
         })
         .await;
-        let (proxy, url) = (through(proxy, None), url("http", "api.test", 80));
-        let target = DialTarget::new(
-            &url,
-            &ClientTls::default(),
-            Some(&proxy),
-            CONNECT,
-            1,
-            &resolves_to(&[]),
-        )
-        .expect("a target");
+        let proxy = through(proxy, None);
+        let target = plain_through(&proxy);
         let error = dialled(&target).await.expect_err("refused").to_string();
         assert!(error.ends_with("the head of its response is over 8 KiB"), "{error}");
     });
@@ -280,15 +267,7 @@ fn a_proxy_over_tls_is_rejected_when_the_policy_is_loaded() {
     worker(async {
         let mut proxy = through(([127, 0, 0, 1], 3128).into(), None);
         proxy.url.https = true;
-        let url = url("http", "api.test", 80);
-        let refused = DialTarget::new(
-            &url,
-            &ClientTls::default(),
-            Some(&proxy),
-            CONNECT,
-            1,
-            &resolves_to(&[]),
-        );
-        assert!(matches!(refused, Err(TargetError::ProxyScheme { .. })));
+        let rejected = target_through(&proxy, "http", &ClientTls::default());
+        assert!(matches!(rejected, Err(TargetError::ProxyScheme { .. })));
     });
 }

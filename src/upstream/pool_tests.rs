@@ -174,7 +174,7 @@ fn attempts_beyond_the_limit_wait_in_order() {
                 tokio::task::spawn_local(async move {
                     pools.wait_for_capacity(&target).await;
                     let connection =
-                        pools.idle(&target, clock::now()).expect("the connection that came back");
+                        pools.idle(&target, clock::now()).expect("the returned connection");
                     order.borrow_mut().push(number);
                     exchange(connection).await;
                 })

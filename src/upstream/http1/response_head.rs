@@ -179,7 +179,7 @@ mod tests {
 
     fn framed(head: &str, traits: RequestTraits) -> Option<(Framing, bool)> {
         let read = read(&format!("{head}\r\n\r\n"), traits).ok()?;
-        let (head, _) = read.expect("a whole head");
+        let (head, _) = read.expect("a complete head");
         Some((head.framing, head.reusable))
     }
 
@@ -241,7 +241,7 @@ mod tests {
     #[test]
     fn a_content_length_beside_a_transfer_coding_is_removed() {
         let text = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ncontent-length: 5\r\n\r\n";
-        let (head, length) = read(text, RequestTraits::default()).expect("read").expect("whole");
+        let (head, length) = read(text, RequestTraits::default()).expect("read").expect("complete");
         assert!(!head.parts.headers.contains_key(CONTENT_LENGTH));
         assert_eq!(length, text.len());
     }
