@@ -17,7 +17,6 @@ mod metrics;
 mod policies;
 pub mod providers;
 pub mod queue;
-mod reference;
 mod routes;
 pub mod status;
 
@@ -30,7 +29,7 @@ use axum::middleware::from_fn_with_state;
 use tokio::net::TcpListener;
 
 pub use auth::{Access, Token, TokenError, read_token};
-pub use reference::reference;
+pub use routes::ApiEndpoint;
 use routes::ApiRoutes;
 
 use crate::cache::Caches;
@@ -71,6 +70,11 @@ fn all_routes() -> ApiRoutes {
         .merge(jobs::routes())
         .merge(caches::routes())
         .merge(fleet::routes())
+}
+
+/// Every endpoint of the API.
+pub fn endpoints() -> Vec<ApiEndpoint> {
+    all_routes().endpoints
 }
 
 /// Serves metrics, health and the API until the process ends.

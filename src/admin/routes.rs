@@ -18,7 +18,7 @@ pub struct ApiRoutes {
     pub endpoints: Vec<ApiEndpoint>,
 }
 
-/// An endpoint as the reference documents it.
+/// An endpoint, with the text of its documentation.
 #[derive(Debug)]
 pub struct ApiEndpoint {
     pub method: &'static str,

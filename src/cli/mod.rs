@@ -11,7 +11,6 @@ mod explain;
 mod fleet;
 mod output;
 mod queue;
-mod reference;
 mod run;
 mod schema;
 mod status;
@@ -19,13 +18,12 @@ mod status;
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use admin_client::CommandError;
-pub use reference::reference;
 
-/// Each exit code and its meaning.
-const EXIT_CODES: [(u8, &str); 4] = [
+/// The exit codes and their meanings.
+pub const EXIT_CODES: [(u8, &str); 4] = [
     (0, "success"),
     (1, "the policy has an error (`check`), or no route matches (`explain`)"),
     (
@@ -99,6 +97,11 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// The definition of the command line.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
 fn print(result: Result<String, CommandError>) -> ExitCode {
     match result {
         Ok(text) => {
@@ -115,8 +118,6 @@ fn print(result: Result<String, CommandError>) -> ExitCode {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     fn assert_help(command: &clap::Command) {

@@ -3,9 +3,8 @@
 use std::fmt::Write;
 
 use clap::builder::StyledStr;
-use clap::{Arg, Command, CommandFactory};
-
-use super::{Cli, EXIT_CODES};
+use clap::{Arg, Command};
+use outrigger::cli::{EXIT_CODES, command};
 
 const HEADER: &str = "\
 # Command line
@@ -33,7 +32,7 @@ pub fn reference() -> String {
     for (code, meaning) in EXIT_CODES {
         let _ = writeln!(text, "| {code} | {meaning} |");
     }
-    let mut root = Cli::command().disable_help_subcommand(true);
+    let mut root = command().disable_help_subcommand(true);
     root.build();
     text.push_str(COMMON);
     let status = root.find_subcommand("status").into_iter().flat_map(Command::get_arguments);

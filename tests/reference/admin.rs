@@ -2,11 +2,9 @@
 
 use std::fmt::Write;
 
+use outrigger::admin::change::ChangeRequest;
+use outrigger::admin::{ApiEndpoint, endpoints};
 use serde_json::Value;
-
-use super::all_routes;
-use super::change::ChangeRequest;
-use super::routes::ApiEndpoint;
 
 const HEADER: &str = "\
 # Admin API
@@ -41,7 +39,7 @@ pub fn reference() -> String {
     let mut text = HEADER.to_owned();
     fields(&mut text, &schemars::schema_for!(ChangeRequest).to_value());
     text.push_str(ERRORS);
-    for endpoint in &all_routes().endpoints {
+    for endpoint in &endpoints() {
         section(&mut text, endpoint);
     }
     text
