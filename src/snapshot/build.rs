@@ -181,7 +181,7 @@ impl SnapshotBuilder {
             endpoints,
             live: self.live.provider(&policy.name, &policy.capacity),
             first_byte: self.live.metrics.first_byte_seconds.with(&labels),
-            outcomes: outcomes,
+            outcomes,
             policy: with_identity_encoding(policy.clone()),
         })
     }
