@@ -33,7 +33,7 @@ pub struct EpisodeRecord {
     pub ended: Option<String>,
     /// So far, while it lasts.
     pub seconds: f64,
-    /// `condition`, `hand`, `removed` or `restart`.
+    /// `condition`, `override`, `removed` or `restart`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended_by: Option<String>,
     pub cause: EpisodeCause,

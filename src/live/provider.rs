@@ -29,7 +29,7 @@ pub struct ProviderLive {
     quota: ProviderQuota,
     /// Moves `limit` below the policy's `concurrency`.
     adaptive: Optional<ConcurrencyLimit>,
-    lanes: Arc<WaitQueueCell>,
+    wait_queue: Arc<WaitQueueCell>,
     queued: Arc<ProviderQueue>,
     /// Drained until this many milliseconds after `born`; 0: not drained.
     drained: AtomicU64,
@@ -63,7 +63,7 @@ impl ProviderLive {
     pub fn new(
         name: &str,
         capacity: &Capacity,
-        lanes: &Arc<WaitQueueCell>,
+        wait_queue: &Arc<WaitQueueCell>,
         metrics: &Arc<Metrics>,
         fleet: Option<&Arc<FleetView>>,
     ) -> Self {
@@ -73,8 +73,8 @@ impl ProviderLive {
             limit: AtomicU32::new(first_limit(capacity)),
             adaptive: Optional::new(clamp(capacity).map(ConcurrencyLimit::new)),
             quota: ProviderQuota::new(capacity, fleet),
-            queued: lanes.register(metrics.waiting_requests.get_or_create_owned(&labels)),
-            lanes: Arc::clone(lanes),
+            queued: wait_queue.register(metrics.waiting_requests.get_or_create_owned(&labels)),
+            wait_queue: Arc::clone(wait_queue),
             drained: AtomicU64::new(0),
             note: Mutex::default(),
             born: clock::now(),
@@ -137,7 +137,7 @@ impl ProviderLive {
     /// Breakers, holds or quotas may have changed: waiters check again.
     pub fn recheck_waiters(&self) {
         if self.queued.count() > 0 {
-            self.lanes.conditions_changed(self.queued.id);
+            self.wait_queue.conditions_changed(self.queued.id);
         }
     }
 
@@ -209,7 +209,7 @@ impl ProviderLive {
         let Some(limit) = limit else { return };
         let before = self.limit.swap(limit, Ordering::SeqCst);
         if limit > before && self.queued.count() > 0 {
-            self.lanes.capacity_available(self.queued.id);
+            self.wait_queue.capacity_available(self.queued.id);
         }
     }
 
@@ -218,7 +218,7 @@ impl ProviderLive {
         self.in_flight.fetch_sub(1, Ordering::SeqCst);
         self.in_flight_gauge.dec();
         if self.queued.count() > 0 {
-            self.lanes.capacity_available(self.queued.id);
+            self.wait_queue.capacity_available(self.queued.id);
         }
     }
 
@@ -265,7 +265,7 @@ fn first_limit(capacity: &Capacity) -> u32 {
 
 impl Drop for ProviderLive {
     fn drop(&mut self) {
-        self.lanes.forget(self.queued.id);
+        self.wait_queue.forget(self.queued.id);
         self.metrics.attempts_in_flight.remove(&self.labels);
         self.metrics.waiting_requests.remove(&self.labels);
         self.metrics.provider_drained.remove(&self.labels);

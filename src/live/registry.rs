@@ -98,8 +98,8 @@ impl Live {
     }
 
     pub fn provider(&self, name: &str, capacity: &Capacity) -> Arc<ProviderLive> {
-        let (lanes, metrics, fleet) = (&self.wait_queue, &self.metrics, self.fleet.as_ref());
-        let make = || ProviderLive::new(name, capacity, lanes, metrics, fleet);
+        let (wait_queue, metrics, fleet) = (&self.wait_queue, &self.metrics, self.fleet.as_ref());
+        let make = || ProviderLive::new(name, capacity, wait_queue, metrics, fleet);
         named(&self.providers, name.to_owned(), make, |cell| cell.retune(capacity))
     }
 
@@ -132,8 +132,10 @@ impl Live {
     }
 
     pub fn breaker(&self, key: BreakerKey, policy: BreakerPolicy) -> Arc<BreakerCell> {
-        let sinks = (&self.metrics, &self.events, &self.modes);
-        let make = || BreakerCell::new(key.clone(), policy, sinks, self.fleet.as_ref());
+        let make = || {
+            let Live { metrics, events, modes, fleet, .. } = self;
+            BreakerCell::new(key.clone(), policy, metrics, events, modes, fleet.as_ref())
+        };
         named(&self.breakers, key.clone(), make, |cell| cell.retune(policy))
     }
 
@@ -167,7 +169,7 @@ impl Live {
     }
 
     pub fn mode(&self, policy: &Degradation) -> Arc<ModeCell> {
-        self.modes.cell(policy, (&self.metrics, &self.events))
+        self.modes.cell(policy, &self.metrics, &self.events)
     }
 
     /// Drops what no snapshot uses any longer.

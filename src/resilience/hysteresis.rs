@@ -12,6 +12,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::resilience::words::words;
+
 /// How long a condition must hold, or be false, before it counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TriggerPolicy {
@@ -43,12 +45,13 @@ pub struct TriggerOverride {
     pub until: Option<Instant>,
 }
 
-/// The cause of a change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TriggerCause {
-    Condition,
-    /// An override was set, removed, or expired.
-    Override,
+words! {
+    /// The cause of a change.
+    pub enum TriggerCause {
+        Condition = "condition",
+        /// An override was set, removed, or expired.
+        Override = "override",
+    }
 }
 
 /// A change of a mode.

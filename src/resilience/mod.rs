@@ -26,3 +26,4 @@ pub mod queue;
 pub mod rate;
 pub mod retry;
 pub mod stats;
+pub(crate) mod words;

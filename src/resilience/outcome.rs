@@ -13,43 +13,46 @@
 //! receive it again; another provider does not know the key and would process the request a
 //! second time.
 
-/// What an attempt says about its endpoint.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Outcome {
-    Success,
-    Failure,
-    /// The endpoint is healthy and over its quota.
-    Throttled,
-    /// The attempt says nothing about the endpoint.
-    Ignored,
-}
+use crate::resilience::words::words;
 
-/// The result of an attempt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum AttemptClass {
-    Success,
-    /// No byte of the request reached the provider.
-    Unsent,
-    Throttled,
-    Failure,
-    /// The provider rejected our credential without processing the request.
-    Credential,
-    /// The provider rejected the request for its size without processing it.
-    TooLarge,
-    Ignored,
+words! {
+    /// What an attempt says about its endpoint.
+    pub enum Outcome {
+        Success = "success",
+        Failure = "failure",
+        /// The endpoint is healthy and over its quota.
+        Throttled = "throttled",
+        /// The attempt says nothing about the endpoint.
+        Ignored = "ignored",
+    }
+
+    /// The result of an attempt.
+    pub enum AttemptClass {
+        Success = "success",
+        /// No byte of the request reached the provider.
+        Unsent = "unsent",
+        Throttled = "throttled",
+        Failure = "failure",
+        /// The provider rejected our credential without processing the request.
+        Credential = "credential",
+        /// The provider rejected the request for its size without processing it.
+        TooLarge = "too_large",
+        Ignored = "ignored",
+    }
 }
 
 /// A set of classes, as in `retry_on` and `fallback_on`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct ClassSet(u8);
 
-/// Whether the policy or the application allows a request to be repeated.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Idempotence {
-    /// Decided by the method and the `Idempotency-Key`.
-    Auto,
-    Always,
-    Never,
+words! {
+    /// Whether the policy or the application allows a request to be repeated.
+    pub enum Idempotence {
+        /// Decided by the method and the `Idempotency-Key`.
+        Auto = "auto",
+        Always = "always",
+        Never = "never",
+    }
 }
 
 /// Where a request may be sent again. Ordered: a later variant permits more.
@@ -85,32 +88,9 @@ pub fn retry_scope(
     }
 }
 
-// === impl Outcome ===
-
-impl Outcome {
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Outcome::Success => "success",
-            Outcome::Failure => "failure",
-            Outcome::Throttled => "throttled",
-            Outcome::Ignored => "ignored",
-        }
-    }
-}
-
 // === impl AttemptClass ===
 
 impl AttemptClass {
-    pub const ALL: [AttemptClass; 7] = [
-        AttemptClass::Success,
-        AttemptClass::Unsent,
-        AttemptClass::Throttled,
-        AttemptClass::Failure,
-        AttemptClass::Credential,
-        AttemptClass::TooLarge,
-        AttemptClass::Ignored,
-    ];
-
     /// The built-in table, for a response that the policy's `classify` does not name.
     pub const fn of_status(status: u16, has_retry_after: bool) -> AttemptClass {
         match status {
@@ -135,18 +115,6 @@ impl AttemptClass {
             AttemptClass::Unsent | AttemptClass::Failure => Outcome::Failure,
             AttemptClass::Throttled => Outcome::Throttled,
             AttemptClass::Ignored => Outcome::Ignored,
-        }
-    }
-
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            AttemptClass::Success => "success",
-            AttemptClass::Unsent => "unsent",
-            AttemptClass::Throttled => "throttled",
-            AttemptClass::Failure => "failure",
-            AttemptClass::Credential => "credential",
-            AttemptClass::TooLarge => "too_large",
-            AttemptClass::Ignored => "ignored",
         }
     }
 
@@ -181,18 +149,6 @@ impl ClassSet {
 impl AttemptClass {
     const fn bit(self) -> u8 {
         1 << self.index()
-    }
-}
-
-// === impl Idempotence ===
-
-impl Idempotence {
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Idempotence::Auto => "auto",
-            Idempotence::Always => "always",
-            Idempotence::Never => "never",
-        }
     }
 }
 

@@ -58,9 +58,9 @@ fn an_episode_records_its_impact_and_survives_a_restart() {
         );
         assert_eq!(
             (&all[1]["cause"]["by"], &all[1]["cause"]["note"]["reason"]),
-            (&json!("hand"), &json!("a drill"))
+            (&json!("override"), &json!("a drill"))
         );
-        assert_eq!(all[1]["ended_by"], "hand");
+        assert_eq!(all[1]["ended_by"], "override");
         all
     };
     let before = check(&sidecar);

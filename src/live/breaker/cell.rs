@@ -117,7 +117,9 @@ impl BreakerCell {
     pub fn new(
         key: BreakerKey,
         policy: BreakerPolicy,
-        (metrics, events, modes): (&Arc<Metrics>, &Arc<Events>, &Arc<Modes>),
+        metrics: &Arc<Metrics>,
+        events: &Arc<Events>,
+        modes: &Arc<Modes>,
         fleet: Option<&Arc<FleetView>>,
     ) -> Self {
         let labels = labels(&key);

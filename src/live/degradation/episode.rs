@@ -1,5 +1,6 @@
 //! One episode of a degradation mode: when it began and ended, why, and its impact.
 
+use crate::resilience::words::words;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
@@ -9,14 +10,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::live::operator_override::AuditNote;
 
-/// The kind of an action of a mode.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ActionKind {
-    Reduce,
-    Use,
-    ServeStale,
-    Shed,
-    Respond,
+words! {
+    /// The kind of an action of a mode.
+    pub enum ActionKind {
+        Reduce = "reduce",
+        Use = "use",
+        ServeStale = "serve_stale",
+        Shed = "shed",
+        Respond = "respond",
+    }
 }
 
 /// One signal of a mode's condition, as it was last evaluated.
@@ -34,7 +36,7 @@ pub struct SignalReading {
 /// Why a mode was entered.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct EpisodeCause {
-    /// `condition` or `hand`.
+    /// `condition` or `override`.
     pub by: String,
     /// The signals at that moment.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -66,7 +68,7 @@ pub struct EpisodeImpact {
 pub struct EpisodeEnd {
     pub at: SystemTime,
     pub took: Duration,
-    /// `condition`, `hand` or `removed`.
+    /// `condition`, `override` or `removed`.
     pub by: &'static str,
 }
 
@@ -82,27 +84,6 @@ pub struct Episode {
     requests: AtomicU64,
     counts: [AtomicU64; ActionKind::ALL.len()],
     avoided: AtomicU64,
-}
-
-impl ActionKind {
-    pub const ALL: [ActionKind; 5] = [
-        ActionKind::Reduce,
-        ActionKind::Use,
-        ActionKind::ServeStale,
-        ActionKind::Shed,
-        ActionKind::Respond,
-    ];
-
-    /// The name in the policy, except for `reduce`, which has none there.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            ActionKind::Reduce => "reduce",
-            ActionKind::Use => "use",
-            ActionKind::ServeStale => "serve_stale",
-            ActionKind::Shed => "shed",
-            ActionKind::Respond => "respond",
-        }
-    }
 }
 
 impl EpisodeCause {

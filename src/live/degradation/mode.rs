@@ -68,7 +68,7 @@ struct ModeState {
     latest: Option<Arc<Episode>>,
     changes: u64,
     /// How many of these changes were reported, or needed no report.
-    told: u64,
+    reported: u64,
 }
 
 /// The state of a mode, for the admin API.
@@ -108,7 +108,12 @@ impl Modes {
     }
 
     /// The cell of a mode: new, or found and retuned.
-    pub fn cell(&self, policy: &Degradation, told: (&Arc<Metrics>, &Arc<Events>)) -> Arc<ModeCell> {
+    pub fn cell(
+        &self,
+        policy: &Degradation,
+        metrics: &Arc<Metrics>,
+        events: &Arc<Events>,
+    ) -> Arc<ModeCell> {
         let mut cells = self.cells.lock();
         let shadow = policy.mode == EnforcementMode::Shadow;
         if let Some(cell) = cells.iter().find(|cell| cell.name == policy.name) {
@@ -118,7 +123,7 @@ impl Modes {
         }
         let taken = cells.iter().fold(0, |taken, cell| taken | cell.bit);
         let bit = 1 << (u64::trailing_ones(taken) % u64::BITS);
-        let cell = Arc::new(ModeCell::new(policy, bit, told));
+        let cell = Arc::new(ModeCell::new(policy, bit, metrics, events));
         cells.push(Arc::clone(&cell));
         cell
     }
@@ -195,7 +200,7 @@ impl Modes {
                 }
                 episodes.1.push_back(episode);
             }
-            Some(TriggerChange::Left(by)) => cell.left(&mut rules, word(by), now),
+            Some(TriggerChange::Left(by)) => cell.left(&mut rules, by.as_str(), now),
         }
         drop(rules);
         self.settle();
@@ -213,11 +218,7 @@ impl Modes {
 // === impl ModeCell ===
 
 impl ModeCell {
-    fn new(
-        policy: &Degradation,
-        bit: u64,
-        (metrics, events): (&Arc<Metrics>, &Arc<Events>),
-    ) -> Self {
+    fn new(policy: &Degradation, bit: u64, metrics: &Arc<Metrics>, events: &Arc<Events>) -> Self {
         let mode = &policy.name;
         let action_counts = ActionKind::ALL.map(|touch| {
             let labels = ModeActionLabels { mode: mode.clone(), action: touch.as_str() };
@@ -231,7 +232,7 @@ impl ModeCell {
             episode: None,
             latest: None,
             changes: 0,
-            told: 0,
+            reported: 0,
         };
         ModeCell {
             name: mode.clone(),
@@ -263,13 +264,13 @@ impl ModeCell {
     /// Changes that were not reported.
     pub fn unreported_changes(&self) -> u64 {
         let rules = self.rules.lock();
-        rules.changes - rules.told.min(rules.changes)
+        rules.changes - rules.reported.min(rules.changes)
     }
 
     /// All changes so far are reported, or need no report.
     pub fn mark_reported(&self) {
         let mut rules = self.rules.lock();
-        rules.told = rules.changes;
+        rules.reported = rules.changes;
     }
 
     /// Counts a request; `first`: the first effect of this mode on it.
@@ -309,7 +310,7 @@ impl ModeCell {
     fn entered(&self, rules: &mut ModeState, by: TriggerCause, now: Instant) -> Arc<Episode> {
         let note =
             if by == TriggerCause::Override { rules.note.clone() } else { AuditNote::default() };
-        let cause = EpisodeCause { by: word(by).to_owned(), signals: rules.seen.clone(), note };
+        let cause = EpisodeCause { by: by.as_str().to_owned(), signals: rules.seen.clone(), note };
         let shadow = self.shadow.load(Ordering::Relaxed);
         let why = cause.words();
         let episode = Arc::new(Episode::new(&self.name, shadow, cause, clock::wall(), now));
@@ -317,8 +318,14 @@ impl ModeCell {
         rules.latest = Some(Arc::clone(&episode));
         rules.changes += 1;
         self.in_force.store(true, Ordering::Release);
-        tracing::warn!(mode = self.name, by = word(by), why, shadow, "degradation: mode entered");
-        self.tell(true, word(by), format!("entered: {why}"));
+        tracing::warn!(
+            mode = self.name,
+            by = by.as_str(),
+            why,
+            shadow,
+            "degradation: mode entered"
+        );
+        self.tell(true, by.as_str(), format!("entered: {why}"));
         episode
     }
 
@@ -339,13 +346,6 @@ impl ModeCell {
         let labels = ModeTransitionLabels { mode: self.name.clone(), to, cause };
         self.metrics.degradation_transitions.with(&labels).inc();
         self.events.push(clock::wall(), "degradation", &self.name, what);
-    }
-}
-
-fn word(by: TriggerCause) -> &'static str {
-    match by {
-        TriggerCause::Condition => "condition",
-        TriggerCause::Override => "hand",
     }
 }
 

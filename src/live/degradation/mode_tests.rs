@@ -19,7 +19,7 @@ fn policy(name: &str) -> Degradation {
 }
 
 fn cell(modes: &Modes, name: &str) -> Arc<ModeCell> {
-    modes.cell(&policy(name), (&Arc::default(), &Arc::default()))
+    modes.cell(&policy(name), &Arc::default(), &Arc::default())
 }
 
 #[test]

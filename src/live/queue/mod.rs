@@ -20,7 +20,7 @@ pub struct QueueLive {
     pub name: String,
     /// Its id in the wait queue.
     pub id: u32,
-    lanes: Arc<WaitQueueCell>,
+    wait_queue: Arc<WaitQueueCell>,
     paused: AtomicBool,
     /// Hashes flow values.
     hashing: RandomState,
@@ -36,11 +36,11 @@ struct ClassMetrics {
 }
 
 impl QueueLive {
-    pub fn new(queue: &Queue, lanes: &Arc<WaitQueueCell>, metrics: &Arc<Metrics>) -> Self {
+    pub fn new(queue: &Queue, wait_queue: &Arc<WaitQueueCell>, metrics: &Arc<Metrics>) -> Self {
         let live = QueueLive {
             name: queue.name.clone(),
-            id: lanes.add_queue(bounds(queue)),
-            lanes: Arc::clone(lanes),
+            id: wait_queue.add_queue(bounds(queue)),
+            wait_queue: Arc::clone(wait_queue),
             paused: AtomicBool::new(false),
             hashing: clock::hashing(),
             classes: Mutex::default(),
@@ -51,7 +51,7 @@ impl QueueLive {
     }
 
     pub fn retune(&self, queue: &Queue) {
-        self.lanes.set_queue(self.id, bounds(queue));
+        self.wait_queue.set_queue(self.id, bounds(queue));
         self.name_classes(queue);
     }
 
@@ -83,7 +83,7 @@ impl QueueLive {
     /// While paused, waiters get no offers and new requests wait.
     pub fn pause(&self, paused: bool) {
         self.paused.store(paused, Ordering::SeqCst);
-        self.lanes.pause(self.id, paused);
+        self.wait_queue.pause(self.id, paused);
     }
 
     pub fn is_paused(&self) -> bool {
@@ -130,7 +130,7 @@ impl QueueLive {
 
 impl Drop for QueueLive {
     fn drop(&mut self) {
-        self.lanes.drop_queue(self.id);
+        self.wait_queue.drop_queue(self.id);
         for class in self.classes.lock().iter() {
             self.metrics.queue_waiting_requests.remove(&class.labels);
         }

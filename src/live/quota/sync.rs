@@ -1,5 +1,6 @@
 //! Fleet sync of a provider's rate limits: requests leases and applies what was granted.
 
+use crate::resilience::words::words;
 use std::time::Instant;
 
 use super::provider_quota::{ProviderQuota, ProviderRates};
@@ -7,19 +8,11 @@ use crate::live::fleet::FleetView;
 use crate::live::provider::ProviderLive;
 use crate::resilience::rate::leased_quota::{LeaseGrant, LeaseRequest, LeaseStatus, LeasedQuota};
 
-/// What a rate limit counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum QuotaUnit {
-    Requests,
-    Tokens,
-}
-
-impl QuotaUnit {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            QuotaUnit::Requests => "requests",
-            QuotaUnit::Tokens => "tokens",
-        }
+words! {
+    /// What a rate limit counts.
+    pub enum QuotaUnit {
+        Requests = "requests",
+        Tokens = "tokens",
     }
 }
 

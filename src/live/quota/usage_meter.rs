@@ -4,6 +4,7 @@
 //! 64 models are counted by name, the others together. Handles are kept, because looking up a
 //! series by its labels costs more than everything else here.
 
+use crate::resilience::words::words;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
@@ -22,14 +23,15 @@ const OTHERS: &str = "other";
 /// Label of an unknown model.
 const NONE: &str = "-";
 
-/// Why an attempt was made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AttemptKind {
-    First,
-    Retry,
-    Hedge,
-    /// It continued an interrupted stream.
-    Continuation,
+words! {
+    /// Why an attempt was made.
+    pub enum AttemptKind {
+        First = "first",
+        Retry = "retry",
+        Hedge = "hedge",
+        /// It continued an interrupted stream.
+        Continuation = "continuation",
+    }
 }
 
 /// One for each route and provider.
@@ -37,7 +39,7 @@ pub struct UsageMeter {
     route: String,
     provider: String,
     metrics: Arc<Metrics>,
-    by_model: Mutex<HashMap<String, [Option<UsageCounters>; AttemptKind::COUNT]>>,
+    by_model: Mutex<HashMap<String, [Option<UsageCounters>; AttemptKind::ALL.len()]>>,
 }
 
 #[derive(Clone)]
@@ -46,21 +48,6 @@ struct UsageCounters {
     output: Counter,
     /// With its currency.
     cost: Option<(String, CostCounter)>,
-}
-
-// === impl AttemptKind ===
-
-impl AttemptKind {
-    const COUNT: usize = 4;
-
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            AttemptKind::First => "first",
-            AttemptKind::Retry => "retry",
-            AttemptKind::Hedge => "hedge",
-            AttemptKind::Continuation => "continuation",
-        }
-    }
 }
 
 // === impl UsageMeter ===
@@ -80,7 +67,8 @@ impl UsageMeter {
         &self,
         model: Option<&str>,
         kind: AttemptKind,
-        (input, output): (u64, u64),
+        input: u64,
+        output: u64,
         price: Option<&Price>,
     ) -> Option<f64> {
         let mut models = self.by_model.lock();
@@ -147,12 +135,11 @@ mod tests {
         let meter = UsageMeter::new("chat", "openai", &metrics);
         let price = Price { input: 2.0, output: 10.0, per: 1, currency: "USD".to_owned() };
         for n in 0..MODELS + 10 {
-            let cost =
-                meter.settle(Some(&format!("m{n}")), AttemptKind::First, (3, 1), Some(&price));
+            let cost = meter.settle(Some(&format!("m{n}")), AttemptKind::First, 3, 1, Some(&price));
             assert_eq!(cost, Some(16.0));
         }
-        meter.settle(Some(&"x".repeat(LONGEST + 1)), AttemptKind::First, (0, 0), None);
-        assert_eq!(meter.settle(Some("m1"), AttemptKind::Hedge, (1, 0), None), None);
+        meter.settle(Some(&"x".repeat(LONGEST + 1)), AttemptKind::First, 0, 0, None);
+        assert_eq!(meter.settle(Some("m1"), AttemptKind::Hedge, 1, 0, None), None);
         let text = metrics.encode();
         let has = |line: &str| assert!(text.contains(line), "{line}\n{text}");
         let labels = "route=\"chat\",provider=\"openai\"";

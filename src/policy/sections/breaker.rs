@@ -94,7 +94,7 @@ words! {
     /// What has a breaker of its own.
     pub enum Scope { Address = "address", Model = "model", }
 }
-words!(impl EnforcementMode: &[EnforcementMode::Enforce, EnforcementMode::Shadow]);
+words!(impl EnforcementMode: &EnforcementMode::ALL);
 
 impl Breaker {
     /// `probe_lease`: longer than an attempt may take, so that only a lost probe outlives it.

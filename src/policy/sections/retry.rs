@@ -76,7 +76,7 @@ class_lists! {
     RetryOn = [Unsent, Failure, Throttled, Credential];
 }
 
-words!(impl Jitter: &[Jitter::Full, Jitter::Equal, Jitter::None]);
+words!(impl Jitter: &Jitter::ALL);
 
 impl Retry {
     /// `retry: none`.

@@ -111,14 +111,8 @@ class_lists! {
 }
 
 words! {
-    impl BalanceAlgorithm: &[
-        BalanceAlgorithm::Latency,
-        BalanceAlgorithm::LeastConnections,
-        BalanceAlgorithm::RoundRobin,
-        BalanceAlgorithm::Weighted,
-        BalanceAlgorithm::First,
-    ];
-    impl Idempotence: &[Idempotence::Auto, Idempotence::Always, Idempotence::Never]
+    impl BalanceAlgorithm: &BalanceAlgorithm::ALL;
+    impl Idempotence: &Idempotence::ALL
 }
 
 section! {

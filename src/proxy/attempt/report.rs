@@ -210,7 +210,7 @@ impl UsageKey {
         let tokens = (usage.input.unwrap_or(0), usage.output.unwrap_or(0));
         candidate.provider.live.settle(self.charge, (tokens.0 + tokens.1) as f64);
         let price = candidate.provider.policy.price.as_ref();
-        let cost = candidate.usage_meter.settle(model, self.turn, tokens, price);
+        let cost = candidate.usage_meter.settle(model, self.turn, tokens.0, tokens.1, price);
         if let Some(cost) = cost.filter(|_| self.turn != AttemptKind::First) {
             route.live.record_cost(cost, clock::now());
         }

@@ -15,17 +15,20 @@
 //! The list of candidates is always complete and in the same order: positions are the keys of
 //! the state, and eligibility may change between calls.
 
+use crate::resilience::words::words;
+
 /// Assumed latency in nanoseconds while an endpoint's first attempt is pending.
 const UNKNOWN: f64 = 10e9;
 const COMPARE_ALL: usize = 4;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum BalanceAlgorithm {
-    Latency,
-    LeastConnections,
-    RoundRobin,
-    Weighted,
-    First,
+words! {
+    pub enum BalanceAlgorithm {
+        Latency = "latency",
+        LeastConnections = "least_connections",
+        RoundRobin = "round_robin",
+        Weighted = "weighted",
+        First = "first",
+    }
 }
 
 /// An endpoint as the balancer sees it.
@@ -50,20 +53,6 @@ pub struct Balancer {
     credit: Vec<f64>,
     /// The position after the last selected one.
     next: usize,
-}
-
-// === impl BalanceAlgorithm ===
-
-impl BalanceAlgorithm {
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            BalanceAlgorithm::Latency => "latency",
-            BalanceAlgorithm::LeastConnections => "least_connections",
-            BalanceAlgorithm::RoundRobin => "round_robin",
-            BalanceAlgorithm::Weighted => "weighted",
-            BalanceAlgorithm::First => "first",
-        }
-    }
 }
 
 // === impl BalancerCandidate ===

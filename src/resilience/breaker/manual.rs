@@ -8,17 +8,19 @@
 use super::policy::{EnforcementMode, LONGEST};
 use super::state::{State, StateKind};
 use super::{Breaker, BreakerTransition, Rejection, TransitionCause};
+use crate::resilience::words::words;
 use std::time::{Duration, Instant};
 
 /// Retry hint of an override without an end.
 const OPEN_ENDED_RETRY: Duration = Duration::from_secs(60);
 
-/// The state that an operator sets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum OverrideState {
-    Open,
-    Closed,
-    Shadow,
+words! {
+    /// The state that an operator sets.
+    pub enum OverrideState {
+        Open = "open",
+        Closed = "closed",
+        Shadow = "shadow",
+    }
 }
 
 /// A manual override and its end.
@@ -27,18 +29,6 @@ pub struct ManualOverride {
     pub state: OverrideState,
     /// `None`: until it is removed.
     pub until: Option<Instant>,
-}
-
-// === impl OverrideState, ManualOverride ===
-
-impl OverrideState {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            OverrideState::Open => "open",
-            OverrideState::Closed => "closed",
-            OverrideState::Shadow => "shadow",
-        }
-    }
 }
 
 impl ManualOverride {

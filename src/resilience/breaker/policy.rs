@@ -7,6 +7,7 @@
 //! `policy` checks the bounds. Here any value is safe: durations are capped at thirty days,
 //! since an `Instant` must be able to hold their end.
 
+use crate::resilience::words::words;
 use std::time::Duration;
 
 const JITTER: f64 = 0.2;
@@ -66,21 +67,11 @@ pub struct SlowRule {
     pub min_requests: u32,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum EnforcementMode {
-    Enforce,
-    /// Counts and reports, but rejects nothing.
-    Shadow,
-}
-
-// === impl EnforcementMode ===
-
-impl EnforcementMode {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            EnforcementMode::Enforce => "enforce",
-            EnforcementMode::Shadow => "shadow",
-        }
+words! {
+    pub enum EnforcementMode {
+        Enforce = "enforce",
+        /// Counts and reports, but rejects nothing.
+        Shadow = "shadow",
     }
 }
 

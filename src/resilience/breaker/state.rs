@@ -9,6 +9,7 @@
 //! starts over.
 
 use crate::resilience::limits::slow_start::SlowStart;
+use crate::resilience::words::words;
 use std::time::{Duration, Instant};
 
 const CLOSED_FORGETS_TRIPS: Duration = Duration::from_secs(60);
@@ -38,11 +39,12 @@ pub struct ProbeLeases {
     out: Vec<(u64, Instant)>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum StateKind {
-    Closed,
-    HalfOpen,
-    Open,
+words! {
+    pub enum StateKind {
+        Closed = "closed",
+        HalfOpen = "half_open",
+        Open = "open",
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,15 +54,16 @@ pub struct Rejection {
     pub retry_after: Duration,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum RejectReason {
-    Open,
-    /// All probes are outstanding.
-    HalfOpen,
-    /// Just closed: slow start does not admit the next attempt yet.
-    Ramp,
-    /// A probe lease was requested from the fleet, and the reply is pending.
-    Lease,
+words! {
+    pub enum RejectReason {
+        Open = "open",
+        /// All probes are outstanding.
+        HalfOpen = "half_open",
+        /// Just closed: slow start does not admit the next attempt yet.
+        Ramp = "ramp",
+        /// A probe lease was requested from the fleet, and the reply is pending.
+        Lease = "lease",
+    }
 }
 
 /// A change of state, and the epoch that it began.
@@ -72,58 +75,19 @@ pub struct BreakerTransition {
     pub epoch: u64,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum TransitionCause {
-    Consecutive,
-    FailureRate,
-    SlowRate,
-    ProbeFailed,
-    ProbeSucceeded,
-    /// The open time elapsed.
-    Elapsed,
-    /// An operator's override.
-    Override,
-    /// The fleet's shared state.
-    Fleet,
-}
-
-// === impl StateKind, RejectReason ===
-
-impl StateKind {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            StateKind::Closed => "closed",
-            StateKind::HalfOpen => "half_open",
-            StateKind::Open => "open",
-        }
-    }
-}
-
-impl RejectReason {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            RejectReason::Open => "open",
-            RejectReason::HalfOpen => "half_open",
-            RejectReason::Ramp => "ramp",
-            RejectReason::Lease => "lease",
-        }
-    }
-}
-
-// === impl TransitionCause ===
-
-impl TransitionCause {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            TransitionCause::Consecutive => "consecutive",
-            TransitionCause::FailureRate => "failure_rate",
-            TransitionCause::SlowRate => "slow_rate",
-            TransitionCause::ProbeFailed => "probe_failed",
-            TransitionCause::ProbeSucceeded => "probe_succeeded",
-            TransitionCause::Elapsed => "elapsed",
-            TransitionCause::Override => "by_hand",
-            TransitionCause::Fleet => "fleet",
-        }
+words! {
+    pub enum TransitionCause {
+        Consecutive = "consecutive",
+        FailureRate = "failure_rate",
+        SlowRate = "slow_rate",
+        ProbeFailed = "probe_failed",
+        ProbeSucceeded = "probe_succeeded",
+        /// The open time elapsed.
+        Elapsed = "elapsed",
+        /// An operator's override.
+        Override = "override",
+        /// The fleet's shared state.
+        Fleet = "fleet",
     }
 }
 

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 
 use super::*;
-use crate::resilience::rate::strict_provider_tests::Draws;
+use crate::resilience::rate::strict_provider_tests::RandomDraws;
 use proptest::prelude::*;
 
 /// How service times scatter about their mean.
@@ -35,7 +35,7 @@ struct Rush {
     /// When each began, beside how many, and in which epoch.
     flights: BTreeMap<u64, (u64, u32, u64)>,
     number: u64,
-    draws: Draws,
+    draws: RandomDraws,
 }
 
 impl Scatter {
@@ -58,7 +58,7 @@ impl Rush {
             ends: BinaryHeap::new(),
             flights: BTreeMap::new(),
             number: 0,
-            draws: Draws(seed),
+            draws: RandomDraws(seed),
         }
     }
 

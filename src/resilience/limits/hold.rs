@@ -16,6 +16,7 @@
 
 use super::slow_start::SlowStart;
 use crate::resilience::stats::window::RateMeter;
+use crate::resilience::words::words;
 use std::time::{Duration, Instant};
 
 /// A longer Retry-After is shortened to this.
@@ -28,14 +29,15 @@ const JITTER: f64 = 0.5;
 const SLOW_START: Duration = Duration::from_secs(10);
 const RATE_WINDOW: Duration = Duration::from_secs(10);
 
-/// Why an endpoint is held.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum HoldReason {
-    /// Until the provider's Retry-After.
-    RetryAfter,
-    /// Throttled without Retry-After: exponential backoff.
-    Backoff,
-    Credential,
+words! {
+    /// Why an endpoint is held.
+    pub enum HoldReason {
+        /// Until the provider's Retry-After.
+        RetryAfter = "throttled",
+        /// Throttled without Retry-After: exponential backoff.
+        Backoff = "throttled",
+        Credential = "credential",
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -54,17 +56,6 @@ pub struct Hold {
     pauses: u32,
     /// Consecutive 402 and 403 responses.
     rejections: u32,
-}
-
-// === impl HoldReason ===
-
-impl HoldReason {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            HoldReason::RetryAfter | HoldReason::Backoff => "throttled",
-            HoldReason::Credential => "credential",
-        }
-    }
 }
 
 // === impl State ===

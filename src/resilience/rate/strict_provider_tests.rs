@@ -186,9 +186,10 @@ impl Stock {
 }
 
 /// Numbers that are the same in each run (SplitMix64).
-pub struct Draws(pub u64);
+#[derive(Debug)]
+pub struct RandomDraws(pub u64);
 
-impl Draws {
+impl RandomDraws {
     pub fn next(&mut self) -> f64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -227,7 +228,7 @@ struct Run<'a, P: Pacer> {
     load: Load,
     pacer: &'a mut P,
     stocks: [Stock; 2],
-    draws: Draws,
+    draws: RandomDraws,
     events: BinaryHeap<Reverse<(Instant, u64, Event)>>,
     number: u64,
     waiting: VecDeque<f64>,
@@ -245,7 +246,7 @@ pub fn run<P: Pacer>(provider: Provider, load: Load, pacer: &mut P) -> Figures {
         load,
         pacer,
         stocks,
-        draws: Draws(load.seed),
+        draws: RandomDraws(load.seed),
         events: BinaryHeap::new(),
         number: 0,
         waiting: VecDeque::new(),

@@ -8,6 +8,7 @@
 //! at least half of the wait; `none` is for tests and for a sole client (Brooker, "Exponential
 //! Backoff and Jitter", AWS Architecture Blog, 2015).
 
+use crate::resilience::words::words;
 use std::time::Duration;
 
 /// Bounds are checked by `policy::validate`; any value is safe here.
@@ -20,14 +21,15 @@ pub struct BackoffPolicy {
     pub jitter: Jitter,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Jitter {
-    /// Uniform in [0, d].
-    Full,
-    /// Uniform in [d/2, d].
-    Equal,
-    /// Exactly d.
-    None,
+words! {
+    pub enum Jitter {
+        /// Uniform in [0, d].
+        Full = "full",
+        /// Uniform in [d/2, d].
+        Equal = "equal",
+        /// Exactly d.
+        None = "none",
+    }
 }
 
 // === impl BackoffPolicy ===
@@ -57,18 +59,6 @@ impl BackoffPolicy {
 /// `share` of `whole`. `Duration::mul_f64` would panic where a long one rounds up.
 fn part(whole: Duration, share: f64) -> Duration {
     Duration::try_from_secs_f64(whole.as_secs_f64() * share).map_or(whole, |part| part.min(whole))
-}
-
-// === impl Jitter ===
-
-impl Jitter {
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Jitter::Full => "full",
-            Jitter::Equal => "equal",
-            Jitter::None => "none",
-        }
-    }
 }
 
 #[cfg(test)]
