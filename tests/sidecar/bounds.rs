@@ -60,7 +60,7 @@ fn idle_connections_cost_little_and_block_no_request() {
         assert_served(&sidecar);
     }
     for client in &mut idle {
-        assert_eq!(client.send(&chat()).status, 200, "an idle connection is served");
+        assert_eq!(client.send(&chat()).status, 200, "an idle connection must be served");
     }
     assert_within_bounds(&sidecar);
 }

@@ -172,7 +172,7 @@ fn a_stale_response_is_served_during_one_background_revalidation() {
     sidecar.wait_until(|sidecar| sidecar.send(&Call::get("/x")).text() == "new");
     assert_eq!(a.count(), 2, "one revalidation makes the response fresh");
     let missed = sidecar.metric("outrigger_cache_requests_total{cache=\"c\",result=\"miss\"}");
-    assert_eq!(missed, Some(1.0), "a background revalidation does not count as a request");
+    assert_eq!(missed, Some(1.0), "a background revalidation must not count as a request");
 }
 
 #[test]
@@ -260,7 +260,7 @@ fn cache_directives_of_a_request_are_followed() {
     assert_eq!(problem_type(&with("only-if-cached")), "not-cached");
     assert_eq!(with("only-if-cached").status, 504);
     assert_eq!(with("no-store").text(), "0");
-    assert_eq!(with("max-age=60").text(), "1", "a response to `no-store` was not stored");
+    assert_eq!(with("max-age=60").text(), "1", "a response to `no-store` must not be stored");
     assert_eq!(with("only-if-cached").text(), "1");
     assert_eq!(with("no-cache").text(), "2");
     assert_eq!(with("min-fresh=30").text(), "2");

@@ -98,9 +98,9 @@ fn cache_directives_of_the_application_are_followed() {
     let sidecar = single_worker(&yaml(&a, "", ""));
     sidecar.send(&chat_for("m").header("cache-control", "no-store"));
     sidecar.send(&chat_for("m"));
-    assert_eq!(a.count(), 2, "the first response was not stored");
+    assert_eq!(a.count(), 2, "the first response must not be stored");
     sidecar.send(&chat_for("m").header("cache-control", "no-cache"));
-    assert_eq!(a.count(), 3, "the stored response was not used");
+    assert_eq!(a.count(), 3, "the stored response must not be used");
     sidecar.send(&chat_for("m"));
     assert_eq!(a.count(), 3);
 }

@@ -143,14 +143,14 @@ fn a_cost_budget_stops_retries_and_the_response_says_so() {
     let route = route("providers: [a], idempotent: always");
     let sidecar = single_worker(&policy(&[("a", &a.url(), &classify)], &(route + rest)));
     let response = sidecar.send(&chat());
-    assert_eq!(a.count(), 1 + 3, "the first attempt does not count against the cost budget");
+    assert_eq!(a.count(), 1 + 3, "the first attempt must not count against the cost budget");
     let proxy_status = response.header("proxy-status").expect("a Proxy-Status");
     assert!(proxy_status.contains("cost budget"), "{proxy_status}");
     assert_eq!(access_record(&sidecar, 1)["retry_denied"], "cost_budget");
     for _ in 0..5 {
         sidecar.send(&chat());
     }
-    assert_eq!(a.count(), 4 + 5, "first attempts are still made");
+    assert_eq!(a.count(), 4 + 5, "first attempts must still be made");
     assert_eq!(sidecar.metric("outrigger_retry_cost_budget{route=\"all\"}"), Some(0.0));
     a.set(Behaviour::RefuseConnections);
     let response = sidecar.send(&chat());

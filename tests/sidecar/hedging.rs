@@ -111,8 +111,12 @@ fn a_request_that_may_not_be_retried_is_not_hedged() {
     let sidecar = single_worker(&yaml.replace("idempotent: always", "idempotent: auto"));
     // Each request earns half a hedge.
     (0..4).for_each(|_| assert_eq!(sidecar.send(&Call::get(CHAT)).status, 200));
-    assert_eq!(attempts_while_held(&sidecar, &origins, &chat(), 1), 1, "a POST is not");
-    assert_eq!(attempts_while_held(&sidecar, &origins, &Call::get(CHAT), 2), 2, "a GET is");
+    assert_eq!(attempts_while_held(&sidecar, &origins, &chat(), 1), 1, "a POST must not be hedged");
+    assert_eq!(
+        attempts_while_held(&sidecar, &origins, &Call::get(CHAT), 2),
+        2,
+        "a GET must be hedged"
+    );
 }
 
 #[test]
