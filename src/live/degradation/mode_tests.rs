@@ -1,4 +1,4 @@
-//! Modes with a clock of the test's own.
+//! Tests of modes with a simulated clock.
 
 use super::*;
 use crate::policy::sections::model::{Manual, Sign};
@@ -43,7 +43,7 @@ fn a_bit_is_set_while_its_mode_is_in_force() {
 }
 
 #[test]
-fn a_reload_finds_a_mode_by_its_name_and_forgets_it_when_it_is_gone() {
+fn a_reload_keeps_a_mode_by_name_and_drops_removed_ones() {
     let (now, modes) = (clock::now(), Modes::default());
     let a = cell(&modes, "a");
     modes.set_override(
@@ -65,7 +65,7 @@ fn a_reload_finds_a_mode_by_its_name_and_forgets_it_when_it_is_gone() {
 }
 
 #[test]
-fn bits_are_given_again_where_all_are_taken() {
+fn bits_are_reused_when_all_are_taken() {
     let modes = Modes::default();
     let cells: Vec<_> = (0..70).map(|n| cell(&modes, &n.to_string())).collect();
     let bits = cells.iter().take(64).fold(0, |bits, cell| bits | cell.bit);
@@ -74,10 +74,10 @@ fn bits_are_given_again_where_all_are_taken() {
 }
 
 #[test]
-fn what_comes_back_begins_anew() {
+fn a_mode_that_returns_starts_over() {
     let (now, modes) = (clock::now(), Modes::default());
     let kept = cell(&modes, "a");
-    // It has held for half of its time, and nobody is in force: the policy has it no longer.
+    // The condition has held for half of its time when the policy drops the mode.
     modes.update(&kept, true, vec![], now);
     modes.set_override(
         &kept,
@@ -94,7 +94,7 @@ fn what_comes_back_begins_anew() {
 }
 
 #[test]
-fn what_was_told_is_not_told_again() {
+fn reported_changes_are_not_reported_again() {
     let (now, modes) = (clock::now(), Modes::default());
     let a = cell(&modes, "a");
     assert_eq!(a.unreported_changes(), 0);

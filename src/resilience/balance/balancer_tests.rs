@@ -1,5 +1,5 @@
-//! The balancer by itself, then together with the latencies it is fed, in a town of
-//! simulated endpoints under a clock of our own.
+//! Tests of the balancer alone, then together with latency estimates in a simulation of
+//! endpoints.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -33,19 +33,27 @@ impl Draws {
     }
 }
 
-fn shares(how: BalanceAlgorithm, candidates: &[BalancerCandidate], picks: usize) -> Vec<f64> {
+fn shares(
+    algorithm: BalanceAlgorithm,
+    candidates: &[BalancerCandidate],
+    selections: usize,
+) -> Vec<f64> {
     let (mut balancer, mut draws) = (Balancer::new(), Draws(1));
     let mut counts = vec![0.0; candidates.len()];
-    for _ in 0..picks {
-        let picked = balancer.select(how, candidates, |_| true, draws.next());
-        counts[picked.expect("all are eligible")] += 1.0 / picks as f64;
+    for _ in 0..selections {
+        let picked = balancer.select(algorithm, candidates, |_| true, draws.next());
+        counts[picked.expect("all are eligible")] += 1.0 / selections as f64;
     }
     counts
 }
 
-fn sequence(how: BalanceAlgorithm, candidates: &[BalancerCandidate], picks: usize) -> Vec<usize> {
+fn sequence(
+    algorithm: BalanceAlgorithm,
+    candidates: &[BalancerCandidate],
+    selections: usize,
+) -> Vec<usize> {
     let mut balancer = Balancer::new();
-    let picked = (0..picks).map(|_| balancer.select(how, candidates, |_| true, 0.0));
+    let picked = (0..selections).map(|_| balancer.select(algorithm, candidates, |_| true, 0.0));
     picked.map(|position| position.expect("all are eligible")).collect()
 }
 
@@ -54,15 +62,15 @@ fn weighing(weights: &[f64]) -> Vec<BalancerCandidate> {
 }
 
 #[test]
-fn nobody_eligible_is_nobody_picked() {
-    for how in EVERY {
-        assert_eq!(Balancer::new().select(how, &[], |_| true, 0.0), None);
-        assert_eq!(Balancer::new().select(how, &[IDLE; 3], |_| false, 0.0), None);
+fn without_an_eligible_endpoint_none_is_selected() {
+    for algorithm in EVERY {
+        assert_eq!(Balancer::new().select(algorithm, &[], |_| true, 0.0), None);
+        assert_eq!(Balancer::new().select(algorithm, &[IDLE; 3], |_| false, 0.0), None);
     }
 }
 
 #[test]
-fn shares_over_100_000_weighted_picks_are_the_weights() {
+fn shares_over_100_000_weighted_selections_are_the_weights() {
     let weights = [1.0, 2.0, 3.0, 0.5, 10.0, 0.01, 7.3];
     let total: f64 = weights.iter().sum();
     let found = shares(BalanceAlgorithm::Weighted, &weighing(&weights), 100_000);
@@ -73,13 +81,13 @@ fn shares_over_100_000_weighted_picks_are_the_weights() {
 }
 
 #[test]
-fn weighted_picks_are_spread_and_not_in_runs() {
+fn weighted_selections_are_spread_and_not_in_runs() {
     let picked = sequence(BalanceAlgorithm::Weighted, &weighing(&[5.0, 1.0, 1.0]), 7);
     assert_eq!(picked, [0, 0, 1, 0, 2, 0, 0]);
 }
 
 #[test]
-fn a_weighted_endpoint_that_starts_slowly_gets_a_part_of_its_share() {
+fn slow_start_reduces_a_weighted_share() {
     let mut candidates = weighing(&[1.0, 1.0]);
     candidates[0].slow_start = 0.25;
     let found = shares(BalanceAlgorithm::Weighted, &candidates, 10_000);
@@ -87,7 +95,7 @@ fn a_weighted_endpoint_that_starts_slowly_gets_a_part_of_its_share() {
 }
 
 #[test]
-fn a_weighted_endpoint_gets_no_arrears_for_the_time_it_was_away() {
+fn an_ineligible_weighted_endpoint_earns_no_credit() {
     let (candidates, mut balancer) = (weighing(&[1.0, 1.0, 1.0]), Balancer::new());
     for _ in 0..1_000 {
         balancer.select(BalanceAlgorithm::Weighted, &candidates, |position| position != 1, 0.0);
@@ -99,13 +107,13 @@ fn a_weighted_endpoint_gets_no_arrears_for_the_time_it_was_away() {
 }
 
 #[test]
-fn round_robin_takes_turns_whatever_the_weights() {
+fn round_robin_ignores_weights() {
     let picked = sequence(BalanceAlgorithm::RoundRobin, &weighing(&[9.0, 1.0, 1.0]), 7);
     assert_eq!(picked, [0, 1, 2, 0, 1, 2, 0]);
 }
 
 #[test]
-fn round_robin_stays_even_while_one_is_away() {
+fn round_robin_stays_even_while_one_is_ineligible() {
     let (mut balancer, mut counts) = (Balancer::new(), [0; 4]);
     for _ in 0..300 {
         let picked = balancer.select(BalanceAlgorithm::RoundRobin, &[IDLE; 4], |p| p != 1, 0.0);
@@ -115,14 +123,14 @@ fn round_robin_stays_even_while_one_is_away() {
 }
 
 #[test]
-fn least_connections_takes_the_least_crowded_and_rotates_among_equals() {
+fn least_connections_rotates_among_equals() {
     let mut candidates = [IDLE; 3];
     candidates[1].pending = 2;
     assert_eq!(sequence(BalanceAlgorithm::LeastConnections, &candidates, 4), [0, 2, 0, 2]);
 }
 
 #[test]
-fn least_connections_ignores_shares_and_heeds_a_slow_start() {
+fn least_connections_ignores_weights_but_not_slow_start() {
     let mut candidates = weighing(&[100.0, 1.0]);
     candidates[0].pending = 1;
     assert_eq!(sequence(BalanceAlgorithm::LeastConnections, &candidates, 1), [1]);
@@ -138,7 +146,7 @@ fn first_is_the_first_that_is_eligible() {
 }
 
 #[test]
-fn latency_weighs_what_is_pending_and_the_share() {
+fn latency_weighs_pending_attempts_and_weights() {
     let fast_but_busy = BalancerCandidate { pending: 3, ..IDLE };
     let slow_but_idle = BalancerCandidate { latency: 100e6, ..IDLE };
     let picked =
@@ -151,7 +159,7 @@ fn latency_weighs_what_is_pending_and_the_share() {
 }
 
 #[test]
-fn one_never_measured_gets_one_trial_at_once() {
+fn an_unmeasured_endpoint_gets_one_trial_at_once() {
     let unknown = BalancerCandidate { latency: 0.0, ..IDLE };
     assert_eq!(sequence(BalanceAlgorithm::Latency, &[IDLE, unknown], 1), [1]);
     let tried = BalancerCandidate { pending: 1, ..unknown };
@@ -169,7 +177,7 @@ fn equal_costs_are_shared_evenly_however_many_there_are() {
 }
 
 #[test]
-fn the_dearest_of_many_is_never_chosen_of_two() {
+fn the_most_expensive_endpoint_is_never_selected() {
     let mut candidates = [IDLE; 8];
     candidates[3].latency = 51e6;
     assert_eq!(shares(BalanceAlgorithm::Latency, &candidates, 10_000)[3], 0.0);
@@ -177,12 +185,12 @@ fn the_dearest_of_many_is_never_chosen_of_two() {
 
 proptest! {
     #[test]
-    fn the_one_picked_is_eligible_and_there_is_one_if_any_is(
+    fn an_eligible_endpoint_is_selected_if_there_is_one(
         parts in prop::collection::vec(
             (any::<f64>(), any::<f64>(), any::<u32>(), any::<f64>(), any::<bool>()), 0..80
         ),
         draws in prop::collection::vec(0.0..1.0f64, 1..20),
-        how in prop::sample::select(EVERY.to_vec()),
+        algorithm in prop::sample::select(EVERY.to_vec()),
     ) {
         let candidates: Vec<_> = parts.iter().map(|(share, latency, pending, slow_start, _)| {
             BalancerCandidate { share: *share, latency: *latency, pending: *pending, slow_start: *slow_start }
@@ -190,27 +198,27 @@ proptest! {
         let mut balancer = Balancer::new();
         for (turn, draw) in draws.into_iter().enumerate() {
             let eligible = |position: usize| parts[position].4 ^ (turn % 3 == 0);
-            let picked = balancer.select(how, &candidates, eligible, draw);
+            let picked = balancer.select(algorithm, &candidates, eligible, draw);
             prop_assert_eq!(picked.is_some(), (0..parts.len()).any(eligible));
             prop_assert!(picked.is_none_or(eligible));
         }
     }
 
     #[test]
-    fn smooth_weights_hold_over_every_stretch(
-        weights in prop::collection::vec(1u32..20, 1..10), picks in 1usize..500
+    fn weights_hold_over_every_span(
+        weights in prop::collection::vec(1u32..20, 1..10), selections in 1usize..500
     ) {
         let weights: Vec<f64> = weights.into_iter().map(f64::from).collect();
         let total: f64 = weights.iter().sum();
-        let found = shares(BalanceAlgorithm::Weighted, &weighing(&weights), picks);
+        let found = shares(BalanceAlgorithm::Weighted, &weighing(&weights), selections);
         for (weight, share) in weights.iter().zip(&found) {
-            let (made, due) = (share * picks as f64, weight / total * picks as f64);
+            let (made, due) = (share * selections as f64, weight / total * selections as f64);
             prop_assert!((made - due).abs() < weights.len() as f64, "{made} for {due}");
         }
     }
 }
 
-// === endpoints that live ===
+// === simulated endpoints ===
 
 #[derive(Clone, Copy)]
 struct Endpoint {
@@ -221,35 +229,35 @@ struct Endpoint {
 
 #[derive(Clone, Copy, Debug)]
 enum Load {
-    /// So many a second, whatever becomes of the earlier ones.
+    /// This many per second, whether or not earlier ones have ended.
     Open { per_second: u32 },
-    /// So many clients, each asking again as soon as it has an answer.
+    /// This many clients, each of which sends again as soon as it has a response.
     Closed { clients: u32 },
 }
 
 const ALWAYS: Duration = Duration::MAX;
 const FAILING: Endpoint = Endpoint { takes: Duration::from_millis(1), fails_until: ALWAYS };
 
-fn well(takes_ms: u64) -> Endpoint {
+fn healthy_endpoint(takes_ms: u64) -> Endpoint {
     Endpoint { takes: Duration::from_millis(takes_ms), fails_until: Duration::ZERO }
 }
 
-struct Town {
+struct Simulation {
     endpoints: Vec<Endpoint>,
     latencies: Vec<PeakEwma>,
     pending: Vec<u32>,
     balancer: Balancer,
     draws: Draws,
     start: Instant,
-    /// When an attempt ends, and at which endpoint it is.
+    /// End and endpoint of each attempt.
     ends: BinaryHeap<Reverse<(Duration, usize)>>,
-    /// When each pick was made, and of which.
-    picks: Vec<(Duration, usize)>,
+    /// Time and endpoint of each selection.
+    selections: Vec<(Duration, usize)>,
 }
 
-impl Town {
-    fn run(endpoints: &[Endpoint], load: Load, seconds: u64) -> Town {
-        let mut town = Town {
+impl Simulation {
+    fn run(endpoints: &[Endpoint], load: Load, seconds: u64) -> Simulation {
+        let mut town = Simulation {
             endpoints: endpoints.to_vec(),
             latencies: vec![PeakEwma::default(); endpoints.len()],
             pending: vec![0; endpoints.len()],
@@ -257,7 +265,7 @@ impl Town {
             draws: Draws(7),
             start: Instant::now(),
             ends: BinaryHeap::new(),
-            picks: Vec::new(),
+            selections: Vec::new(),
         };
         let until = Duration::from_secs(seconds);
         match load {
@@ -293,7 +301,7 @@ impl Town {
         let picked = picked.expect("all are eligible");
         self.pending[picked] += 1;
         self.ends.push(Reverse((at + self.endpoints[picked].takes, picked)));
-        self.picks.push((at, picked));
+        self.selections.push((at, picked));
     }
 
     fn end_before(&mut self, limit: Duration) -> Option<Duration> {
@@ -312,11 +320,11 @@ impl Town {
         Some(at)
     }
 
-    /// Picks from second `from` to second `to`: those of `endpoint`, and all.
+    /// Selections from second `from` to second `to`: of `endpoint`, and of all.
     fn count(&self, endpoint: usize, from: u64, to: u64) -> (u32, u32) {
         let span = Duration::from_secs(from)..Duration::from_secs(to);
-        let picks = self.picks.iter().filter(|(at, _)| span.contains(at));
-        picks
+        let selections = self.selections.iter().filter(|(at, _)| span.contains(at));
+        selections
             .fold((0, 0), |(its, all), (_, picked)| (its + u32::from(*picked == endpoint), all + 1))
     }
 
@@ -329,54 +337,57 @@ impl Town {
 const LOADS: [Load; 3] =
     [Load::Open { per_second: 100 }, Load::Closed { clients: 10 }, Load::Closed { clients: 100 }];
 
-fn beside_one_that_fails(healthy_ms: u64, healthy: usize, load: Load) -> Town {
-    let mut endpoints = vec![well(healthy_ms); healthy];
+fn with_one_failing(healthy_ms: u64, healthy: usize, load: Load) -> Simulation {
+    let mut endpoints = vec![healthy_endpoint(healthy_ms); healthy];
     endpoints.push(FAILING);
-    Town::run(&endpoints, load, 61)
+    Simulation::run(&endpoints, load, 61)
 }
 
 #[test]
-fn an_endpoint_that_fails_fast_draws_next_to_no_traffic_after_a_second() {
+fn a_fast_failing_endpoint_gets_almost_no_traffic_after_a_second() {
     for load in LOADS {
         for (healthy_ms, healthy) in [(50, 1), (50, 3), (50, 7), (5_000, 1), (5_000, 3)] {
-            let share = beside_one_that_fails(healthy_ms, healthy, load).share(healthy, 1, 61);
+            let share = with_one_failing(healthy_ms, healthy, load).share(healthy, 1, 61);
             assert!(share < 0.05, "{share} beside {healthy} of {healthy_ms} ms under {load:?}");
         }
     }
     for load in [LOADS[0], LOADS[2]] {
-        let share = beside_one_that_fails(5_000, 7, load).share(7, 1, 61);
+        let share = with_one_failing(5_000, 7, load).share(7, 1, 61);
         assert!(share < 0.05, "{share} under {load:?}");
     }
 }
 
-/// Ten clients make two attempts a second here, and an idle endpoint is soon the cheapest:
-/// the few it is tried with come to 7 % of that first minute.
+/// Ten clients make two attempts a second here, and an idle endpoint is soon the cheapest: its
+/// few trials are 7 % of that first minute.
 #[test]
-fn an_endpoint_that_fails_fast_is_tried_a_few_times_where_there_is_little_traffic() {
-    let town = beside_one_that_fails(5_000, 7, LOADS[1]);
+fn a_fast_failing_endpoint_gets_few_attempts_under_light_traffic() {
+    let town = with_one_failing(5_000, 7, LOADS[1]);
     let (failed, all) = town.count(7, 1, 61);
     assert!(failed <= 10, "{failed} of {all}");
 }
 
-/// The healthy ones are not measured for five seconds; what fails must not look better.
+/// The healthy endpoints are not measured for five seconds; a failing one must not look
+/// better.
 #[test]
-fn an_endpoint_that_fails_fast_is_found_out_before_the_slow_ones_have_answered() {
-    let town = Town::run(&[well(5_000), well(5_000), FAILING], LOADS[0], 5);
+fn a_fast_failing_endpoint_is_avoided_before_slow_ones_respond() {
+    let town =
+        Simulation::run(&[healthy_endpoint(5_000), healthy_endpoint(5_000), FAILING], LOADS[0], 5);
     assert!(town.share(2, 0, 1) < 0.05, "{}", town.share(2, 0, 1));
     assert!(town.share(2, 1, 5) < 0.01, "{}", town.share(2, 1, 5));
 }
 
 #[test]
-fn an_endpoint_that_recovers_gets_its_traffic_back_within_a_minute() {
-    let mending = Endpoint { fails_until: Duration::from_secs(30), ..well(50) };
-    let town = Town::run(&[well(50), well(50), mending], LOADS[0], 120);
+fn a_recovered_endpoint_regains_its_traffic_within_a_minute() {
+    let mending = Endpoint { fails_until: Duration::from_secs(30), ..healthy_endpoint(50) };
+    let town =
+        Simulation::run(&[healthy_endpoint(50), healthy_endpoint(50), mending], LOADS[0], 120);
     assert!(town.share(2, 1, 30) < 0.01, "{}", town.share(2, 1, 30));
     assert!(town.share(2, 90, 120) > 0.3, "{}", town.share(2, 90, 120));
 }
 
 #[test]
 fn an_endpoint_twice_as_slow_keeps_a_part_of_the_traffic() {
-    let town = Town::run(&[well(1_000), well(2_000)], LOADS[0], 60);
+    let town = Simulation::run(&[healthy_endpoint(1_000), healthy_endpoint(2_000)], LOADS[0], 60);
     let share = town.share(1, 10, 60);
     assert!((0.2..0.45).contains(&share), "{share}");
 }

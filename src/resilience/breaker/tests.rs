@@ -77,7 +77,7 @@ fn tripped(policy: BreakerPolicy, now: Instant) -> Breaker {
     breaker
 }
 
-/// Probes at the end of the open time until it closes; when that is.
+/// Probes at the end of the open time until the breaker closes; returns when.
 fn close(breaker: &mut Breaker) -> Instant {
     let now = breaker.retry_at().expect("is open");
     for _ in 0..breaker.policy.success_threshold.max(1) {
@@ -94,7 +94,7 @@ fn open_time(breaker: &Breaker, now: Instant) -> Duration {
 // === tripping ===
 
 #[test]
-fn failures_in_a_row_trip() {
+fn consecutive_failures_trip() {
     let (t0, mut breaker) = (Instant::now(), Breaker::new(POLICY));
     assert_eq!(attempt(&mut breaker, Outcome::Failure, t0), None);
     assert_eq!(attempt(&mut breaker, Outcome::Failure, t0), None);
@@ -118,7 +118,7 @@ fn a_success_between_failures_keeps_it_closed() {
 }
 
 #[test]
-fn a_throttle_is_no_failure_and_no_health() {
+fn a_throttle_counts_neither_as_failure_nor_as_success() {
     let (t0, mut breaker) = (Instant::now(), Breaker::new(POLICY));
     (0..100).for_each(|_| assert_eq!(attempt(&mut breaker, Outcome::Throttled, t0), None));
     attempt(&mut breaker, Outcome::Failure, t0);
@@ -129,7 +129,7 @@ fn a_throttle_is_no_failure_and_no_health() {
 }
 
 #[test]
-fn a_threshold_of_zero_is_off() {
+fn a_threshold_of_zero_disables_the_rule() {
     let mut breaker = Breaker::new(BreakerPolicy { failure_threshold: 0, ..POLICY });
     let t0 = Instant::now();
     (0..1000).for_each(|_| assert_eq!(attempt(&mut breaker, Outcome::Failure, t0), None));
@@ -143,7 +143,7 @@ fn the_failure_rate_trips_from_min_requests_on() {
         let outcome = if n < 11 { Outcome::Failure } else { Outcome::Success };
         assert_eq!(attempt(&mut breaker, outcome, t0), None);
     }
-    // 11 of 20: the one that fills the minimum need not be a failure.
+    // 11 of 20: the one that reaches the minimum need not be a failure.
     assert_eq!(attempt(&mut breaker, Outcome::Success, t0), Some(TransitionCause::FailureRate));
 }
 
@@ -159,7 +159,7 @@ fn a_failure_rate_at_the_limit_is_not_above_it() {
 }
 
 #[test]
-fn failures_that_left_the_window_are_forgotten() {
+fn failures_outside_the_window_are_forgotten() {
     let policy = BreakerPolicy { failure_threshold: 0, failure_rate: Some(RATE), ..POLICY };
     let (t0, mut breaker) = (Instant::now(), Breaker::new(policy));
     (0..19).for_each(|_| assert_eq!(attempt(&mut breaker, Outcome::Failure, t0), None));
@@ -167,20 +167,20 @@ fn failures_that_left_the_window_are_forgotten() {
 }
 
 #[test]
-fn slow_answers_trip_though_they_succeed() {
+fn slow_successes_trip() {
     let policy = BreakerPolicy { slow_rate: Some(SLOW), ..POLICY };
     let (t0, mut breaker) = (Instant::now(), Breaker::new(policy));
     for n in 1..=11 {
         let slow = permit(&mut breaker, t0);
         let took = if n <= 2 { SLOW.slower_than } else { SLOW.slower_than + ms(1) };
         let moved = breaker.observe(slow, Outcome::Success, took, t0, MIDDLE);
-        // Two took just so long, and are not slower: 8 of 10, then 9 of 11.
+        // Two took exactly the limit, which is not slower: 8 of 10, then 9 of 11.
         assert_eq!(moved.map(|moved| moved.cause), (n == 11).then_some(TransitionCause::SlowRate));
     }
 }
 
 #[test]
-fn what_was_counted_before_a_trip_is_not_counted_after_it() {
+fn a_trip_clears_the_counts() {
     let policy = BreakerPolicy {
         failure_threshold: 0,
         failure_rate: Some(RATE),
@@ -199,10 +199,10 @@ fn what_was_counted_before_a_trip_is_not_counted_after_it() {
     assert_eq!(breaker.observe(slow, Outcome::Success, secs(25), t1, MIDDLE), None);
 }
 
-// === cut streams ===
+// === interrupted streams ===
 
 #[test]
-fn a_stream_that_broke_later_is_one_more_failure() {
+fn an_interrupted_stream_counts_as_a_failure() {
     let (t0, mut breaker) = (Instant::now(), Breaker::new(POLICY));
     let streams = [0; 3].map(|_| permit(&mut breaker, t0));
     let epochs = streams.map(|stream| {
@@ -216,7 +216,7 @@ fn a_stream_that_broke_later_is_one_more_failure() {
 }
 
 #[test]
-fn streams_cut_one_after_another_are_failures_in_a_row() {
+fn consecutive_interrupted_streams_trip() {
     let (t0, mut breaker) = (Instant::now(), Breaker::new(POLICY));
     let mut moved = None;
     for _ in 0..POLICY.failure_threshold {
@@ -230,7 +230,7 @@ fn streams_cut_one_after_another_are_failures_in_a_row() {
 }
 
 #[test]
-fn streams_that_all_break_are_a_failure_rate_of_one() {
+fn interrupted_streams_count_in_the_failure_rate() {
     let all = RateRule { above: 0.96, ..RATE };
     let policy = BreakerPolicy { failure_threshold: 0, failure_rate: Some(all), ..POLICY };
     let (t0, mut breaker) = (Instant::now(), Breaker::new(policy));
@@ -244,7 +244,7 @@ fn streams_that_all_break_are_a_failure_rate_of_one() {
 }
 
 #[test]
-fn a_cut_is_never_a_probes_verdict_and_never_of_another_epoch() {
+fn an_interruption_never_judges_a_probe_or_another_epoch() {
     let t0 = Instant::now();
     let mut breaker = tripped(POLICY, t0);
     assert_eq!(breaker.observe_interruption(0, t0, MIDDLE), None);
@@ -263,7 +263,7 @@ fn a_cut_is_never_a_probes_verdict_and_never_of_another_epoch() {
 // === open ===
 
 #[test]
-fn open_time_doubles_with_each_trip_in_a_row_to_its_cap() {
+fn open_time_doubles_with_each_consecutive_trip_up_to_its_cap() {
     let t0 = Instant::now();
     let mut breaker = tripped(POLICY, t0);
     let (mut now, mut times) = (t0, vec![open_time(&breaker, t0)]);
@@ -298,7 +298,7 @@ fn no_policy_overflows_a_clock() {
 }
 
 #[test]
-fn trips_begin_at_one_again_after_sixty_seconds_closed() {
+fn the_trip_count_resets_after_sixty_seconds_closed() {
     let t0 = Instant::now();
     for (closed_for, trips) in [(secs(59), 2), (secs(60), 1)] {
         let mut breaker = tripped(POLICY, t0);
@@ -313,7 +313,7 @@ fn trips_begin_at_one_again_after_sixty_seconds_closed() {
 // === half-open ===
 
 #[test]
-fn the_end_of_the_open_time_lets_one_probe_through() {
+fn one_probe_is_admitted_when_the_open_time_ends() {
     let t0 = Instant::now();
     let mut breaker = tripped(POLICY, t0);
     let t1 = t0 + secs(5);
@@ -334,7 +334,7 @@ fn a_lost_probe_blocks_only_until_its_lease_ends() {
     let lost = permit(&mut breaker, t1);
     rejection(&mut breaker, t1 + secs(30) - ms(1));
     let second = permit(&mut breaker, t1 + secs(30));
-    // What the lost one says now is not heard, though its epoch is the current one.
+    // The late outcome of the lost probe is ignored, though its epoch is the current one.
     assert_eq!(lost.epoch(), second.epoch());
     assert_eq!(give(&mut breaker, lost, Outcome::Failure, t1 + secs(31)), None);
     assert_eq!(breaker.kind(), StateKind::HalfOpen);
@@ -345,7 +345,7 @@ fn a_lost_probe_blocks_only_until_its_lease_ends() {
 }
 
 #[test]
-fn an_ignored_probe_frees_its_lease_and_teaches_nothing() {
+fn an_ignored_probe_only_frees_its_lease() {
     let t0 = Instant::now();
     let mut breaker = tripped(POLICY, t0);
     let t1 = t0 + secs(5);
@@ -384,7 +384,7 @@ fn a_success_admitted_before_the_trip_does_not_close() {
 // === after closing ===
 
 #[test]
-fn traffic_returns_along_a_ramp_of_the_rate_from_before() {
+fn slow_start_follows_the_rate_before_the_trip() {
     let policy = BreakerPolicy { ramp: secs(10), ..POLICY };
     let (t0, mut breaker) = (Instant::now(), Breaker::new(policy));
     (0..1000).for_each(|n| {
@@ -405,7 +405,8 @@ fn traffic_returns_along_a_ramp_of_the_rate_from_before() {
             }
         }
     }
-    // 55 % of about 100/s for 10 s. Asked at whole milliseconds, it loses half of one each time.
+    // 55 % of about 100/s for 10 s. Called at whole milliseconds, it loses half of one each
+    // time.
     assert!((500..=560).contains(&admitted), "{admitted}");
     assert_eq!(breaker.slow_start(t1 + secs(10)), 1.0);
     (0..1000).for_each(|_| {
@@ -414,7 +415,7 @@ fn traffic_returns_along_a_ramp_of_the_rate_from_before() {
 }
 
 #[test]
-fn a_trip_while_it_ramps_keeps_the_rate_from_before() {
+fn a_trip_during_slow_start_keeps_the_rate_before_the_first_trip() {
     let policy = BreakerPolicy { ramp: secs(10), failure_threshold: 1, ..POLICY };
     let (t0, mut breaker) = (Instant::now(), Breaker::new(policy));
     (0..1000).for_each(|n| {
@@ -430,7 +431,7 @@ fn a_trip_while_it_ramps_keeps_the_rate_from_before() {
 // === shadow and retune ===
 
 #[test]
-fn shadow_admits_everything_and_takes_the_same_course() {
+fn shadow_admits_everything_and_changes_states_alike() {
     let shadow = BreakerPolicy { mode: EnforcementMode::Shadow, ramp: secs(10), ..POLICY };
     let t0 = Instant::now();
     let mut breaker = tripped(shadow, t0);
@@ -448,7 +449,7 @@ fn shadow_admits_everything_and_takes_the_same_course() {
     assert_eq!(attempt(&mut breaker, Outcome::Success, t1), Some(TransitionCause::ProbeSucceeded));
 
     assert_eq!((permit(&mut breaker, t1).would_reject(), breaker.slow_start(t1)), (false, 1.0));
-    // On the ramp, too, what would have been refused teaches nothing.
+    // During slow start, too, an attempt that would have been rejected is ignored.
     for _ in 0..10 {
         let extra = permit(&mut breaker, t1);
         assert!(extra.would_reject());
@@ -477,7 +478,7 @@ fn retuning_keeps_the_state_and_the_counts() {
 }
 
 #[test]
-fn names_are_those_of_the_policy_and_the_metrics() {
+fn words_match_the_policy_and_the_metrics() {
     assert_eq!(
         [EnforcementMode::Enforce, EnforcementMode::Shadow].map(EnforcementMode::as_str),
         ["enforce", "shadow"]
@@ -529,7 +530,7 @@ fn steps() -> impl Strategy<Value = Vec<(u64, f64, Step)>> {
     prop::collection::vec((gap, 0.0f64..1.0, step), 0..200)
 }
 
-/// A schedule of any shape, with what must hold after each step.
+/// Runs any schedule and checks the rules after each step.
 struct Run {
     breaker: Breaker,
     now: Instant,
@@ -631,7 +632,7 @@ impl Run {
         Ok(())
     }
 
-    /// Counts the leases from outside: permits given in this epoch whose lease still runs.
+    /// Counts leases independently: permits of this epoch whose lease is live.
     fn check_leases(&self) -> Result<(), TestCaseError> {
         let live = self.held.iter().filter(|(permit, end)| {
             permit.is_probe() && permit.epoch() == self.breaker.epoch() && *end > self.now
@@ -643,19 +644,19 @@ impl Run {
 
 proptest! {
     #[test]
-    fn any_schedule_keeps_the_rules_and_the_endpoint_is_asked_again(
+    fn any_schedule_keeps_the_rules_and_the_endpoint_is_probed_again(
         policy in policies(), steps in steps()
     ) {
         let mut run = Run::new(policy);
         run.play(steps)?;
-        // A ramp of less than 1/s waits ten seconds at the very most.
+        // Slow start below 1/s waits ten seconds at most.
         let longest = policy.max_recovery_timeout.mul_f64(1.2).max(policy.probe_lease);
         let asked = run.breaker.admit(run.now + longest.max(secs(10))).0;
         prop_assert!(matches!(asked, BreakerAdmission::Admit(_)));
     }
 
     #[test]
-    fn shadow_refuses_nothing_under_any_schedule(policy in policies(), steps in steps()) {
+    fn shadow_rejects_nothing_under_any_schedule(policy in policies(), steps in steps()) {
         let mut shadow = Run::new(BreakerPolicy { mode: EnforcementMode::Shadow, ..policy });
         for step in steps {
             prop_assert_eq!(shadow.breaker.would_admit(shadow.now), Ok(()));
@@ -666,13 +667,13 @@ proptest! {
     }
 
     #[test]
-    fn a_healthy_endpoint_is_closed_again_and_stays_so(
+    fn a_breaker_of_a_healthy_endpoint_closes_and_stays_closed(
         policy in policies(), steps in steps()
     ) {
         let mut run = Run::new(policy);
         run.play(steps)?;
         run.held.clear();
-        // Each round waits as long as it is told to, and every attempt succeeds.
+        // Each round waits as long as the rejection says, and every attempt succeeds.
         for _ in 0..500 {
             match run.breaker.admit(run.now).0 {
                 BreakerAdmission::Reject(rejection) => run.now += rejection.retry_after,

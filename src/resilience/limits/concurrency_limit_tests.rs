@@ -1,4 +1,4 @@
-//! Tests of the limit that moves with latency.
+//! Tests of the adaptive concurrency limit.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
@@ -17,7 +17,7 @@ enum Scatter {
 
 const SCATTERS: [Scatter; 3] = [Scatter::None, Scatter::Half, Scatter::Exponential];
 
-/// A server that works on so many attempts at once; what comes on top waits there.
+/// A server that works on this many attempts at once; more of them queue there.
 #[derive(Clone, Copy, Debug)]
 struct Server {
     slots: usize,
@@ -25,14 +25,14 @@ struct Server {
     scatter: Scatter,
 }
 
-/// Five thousand clients, each of which always wants an answer.
-struct Rush {
+/// Five thousand clients, each of which always has a request.
+struct ClientLoad {
     limit: ConcurrencyLimit,
     nanos: u64,
     busy: usize,
     queue: VecDeque<u64>,
     ends: BinaryHeap<Reverse<(u64, u64)>>,
-    /// When each began, beside how many, and in which epoch.
+    /// Start, number in flight and epoch of each attempt.
     flights: BTreeMap<u64, (u64, u32, u64)>,
     number: u64,
     draws: RandomDraws,
@@ -48,9 +48,9 @@ impl Scatter {
     }
 }
 
-impl Rush {
+impl ClientLoad {
     fn new(clamp: u32, seed: u64) -> Self {
-        Rush {
+        ClientLoad {
             limit: ConcurrencyLimit::new(clamp),
             nanos: 0,
             busy: 0,
@@ -62,16 +62,16 @@ impl Rush {
         }
     }
 
-    /// The mean of the limit over so many answers.
-    fn run(&mut self, server: Server, answers: u32) -> f64 {
-        let limits = (0..answers).map(|_| {
+    /// The mean limit over this many responses.
+    fn run(&mut self, server: Server, responses: u32) -> f64 {
+        let limits = (0..responses).map(|_| {
             self.begin();
             self.serve(server);
             self.end();
             self.serve(server);
             f64::from(self.limit.limit())
         });
-        limits.sum::<f64>() / f64::from(answers)
+        limits.sum::<f64>() / f64::from(responses)
     }
 
     fn begin(&mut self) {
@@ -101,7 +101,7 @@ impl Rush {
     }
 }
 
-/// One that began now, with the limit in flight.
+/// A sample that begins now, with the limit in flight.
 fn sample(limit: &ConcurrencyLimit, millis: u64) -> LatencySample {
     LatencySample {
         took: Duration::from_millis(millis),
@@ -116,14 +116,15 @@ fn drop_of(limit: &ConcurrencyLimit) -> LatencySample {
 }
 
 #[test]
-fn it_finds_out_what_a_provider_can_take() {
+fn it_finds_the_capacity_of_a_provider() {
     for scatter in SCATTERS {
         for (slots, seed) in [(10, 1), (10, 2), (50, 1), (50, 2), (200, 1), (200, 2)] {
             let server = Server { slots, seconds: 0.5, scatter };
-            let mut rush = Rush::new(1_024, seed);
+            let mut rush = ClientLoad::new(1_024, seed);
             rush.run(server, 300 * slots.max(50) as u32);
             let mean = rush.run(server, 20_000) / slots as f64;
-            // Of ten, the headroom alone is four, and a round of twenty samples is soon mistaken.
+            // With ten, the headroom alone is four, and a round of twenty samples
+            // is easily wrong.
             let most = if slots == 10 { 3.5 } else { 2.0 };
             assert!((1.0..most).contains(&mean), "{server:?} {seed}: {mean} of its slots");
         }
@@ -131,10 +132,10 @@ fn it_finds_out_what_a_provider_can_take() {
 }
 
 #[test]
-fn steady_latency_at_full_use_grows_it_to_the_clamp_where_it_stays() {
+fn steady_latency_grows_it_to_the_clamp() {
     for scatter in SCATTERS {
         let server = Server { slots: 5_000, seconds: 0.5, scatter };
-        let mut rush = Rush::new(256, 1);
+        let mut rush = ClientLoad::new(256, 1);
         rush.run(server, 5_000);
         let mean = rush.run(server, 50_000);
         assert!(mean > 250.0, "{server:?}: {mean}");
@@ -142,10 +143,10 @@ fn steady_latency_at_full_use_grows_it_to_the_clamp_where_it_stays() {
 }
 
 #[test]
-fn a_provider_that_is_slower_for_good_gets_as_many_as_before() {
+fn a_permanently_slower_provider_keeps_its_limit() {
     for scatter in SCATTERS {
         let server = Server { slots: 5_000, seconds: 0.5, scatter };
-        let mut rush = Rush::new(256, 1);
+        let mut rush = ClientLoad::new(256, 1);
         rush.run(server, 10_000);
         let slow = Server { seconds: 2.0, ..server };
         rush.run(slow, 20_000);
@@ -158,9 +159,9 @@ fn a_provider_that_is_slower_for_good_gets_as_many_as_before() {
 fn it_recovers_when_the_provider_does() {
     for scatter in SCATTERS {
         let server = Server { slots: 100, seconds: 0.5, scatter };
-        let mut rush = Rush::new(1_024, 1);
+        let mut rush = ClientLoad::new(1_024, 1);
         rush.run(server, 20_000);
-        // Nine tenths of it are gone, then they are back.
+        // It loses nine tenths of its capacity, then regains them.
         let mean = rush.run(Server { slots: 10, ..server }, 20_000);
         assert!(mean < 80.0, "{server:?}: {mean}");
         rush.run(server, 20_000);
@@ -170,7 +171,7 @@ fn it_recovers_when_the_provider_does() {
 }
 
 #[test]
-fn nobody_learns_to_do_more_from_idling() {
+fn idle_samples_do_not_grow_the_limit() {
     let mut limit = ConcurrencyLimit::new(1_000);
     let before = limit.limit();
     (0..10_000).for_each(|_| limit.observe(LatencySample { in_flight: 9, ..sample(&limit, 10) }));
@@ -180,7 +181,7 @@ fn nobody_learns_to_do_more_from_idling() {
 }
 
 #[test]
-fn failures_of_one_round_trip_take_a_tenth_away_once() {
+fn failures_of_one_round_trip_take_one_tenth_away() {
     let mut limit = ConcurrencyLimit::new(1_000);
     let failed = drop_of(&limit);
     (0..20).for_each(|_| limit.observe(failed));
@@ -190,7 +191,7 @@ fn failures_of_one_round_trip_take_a_tenth_away_once() {
 }
 
 #[test]
-fn what_always_fails_is_still_asked_by_four() {
+fn a_failing_provider_keeps_four_attempts() {
     let mut limit = ConcurrencyLimit::new(1_000);
     (0..1_000).for_each(|_| limit.observe(drop_of(&limit)));
     assert_eq!(limit.limit(), 4);
@@ -200,10 +201,10 @@ fn what_always_fails_is_still_asked_by_four() {
 }
 
 #[test]
-fn a_failure_during_a_look_is_one_of_the_limit_that_it_left() {
-    let mut rush = Rush::new(1_000, 1);
+fn a_failure_during_a_probe_applies_to_the_previous_limit() {
+    let mut rush = ClientLoad::new(1_000, 1);
     let server = Server { slots: 50, seconds: 0.5, scatter: Scatter::None };
-    let is_looking = |rush: &Rush| matches!(rush.limit.phase, LimitPhase::Probing { .. });
+    let is_looking = |rush: &ClientLoad| matches!(rush.limit.phase, LimitPhase::Probing { .. });
     let mut before = rush.limit.limit();
     while !is_looking(&rush) {
         before = rush.limit.limit();
@@ -216,7 +217,7 @@ fn a_failure_during_a_look_is_one_of_the_limit_that_it_left() {
 }
 
 #[test]
-fn another_clamp_holds_at_once_and_samples_from_before_it_do_not_count() {
+fn a_new_clamp_applies_at_once_and_older_samples_do_not_count() {
     let mut limit = ConcurrencyLimit::new(1_000);
     let old = drop_of(&limit);
     limit.retune(10);
@@ -229,7 +230,7 @@ fn another_clamp_holds_at_once_and_samples_from_before_it_do_not_count() {
 
 proptest! {
     #[test]
-    fn it_stays_within_its_bounds_whatever_is_observed(
+    fn it_stays_within_its_bounds(
         clamp in 1u32..2_000,
         steps in prop::collection::vec((0u64..100_000, 0u32..2_000, 0u8..20, 1u32..60), 1..100),
     ) {
@@ -250,7 +251,7 @@ proptest! {
     }
 
     #[test]
-    fn latency_that_stays_within_the_tolerance_never_shrinks_it(
+    fn latency_within_the_tolerance_never_shrinks_it(
         millis in prop::collection::vec(100u64..140, 2_000)
     ) {
         let mut limit = ConcurrencyLimit::new(100);

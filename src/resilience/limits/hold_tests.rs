@@ -7,7 +7,8 @@ fn secs(n: u64) -> Duration {
     Duration::from_secs(n)
 }
 
-/// Throttles without Retry-After, each at the end of the hold before: how long each holds.
+/// Throttles without Retry-After, each at the end of the previous hold; the length of each
+/// hold.
 fn pauses(hold: &mut Hold, mut now: Instant, draw: f64, n: usize) -> Vec<Duration> {
     let mut next = || {
         let begun = now;
@@ -18,7 +19,7 @@ fn pauses(hold: &mut Hold, mut now: Instant, draw: f64, n: usize) -> Vec<Duratio
 }
 
 #[test]
-fn it_waits_as_long_as_it_was_told() {
+fn a_hold_lasts_for_retry_after() {
     let (t0, mut hold) = (Instant::now(), Hold::new());
     assert_eq!(hold.throttled(Some(secs(30)), t0, 0.0), t0 + secs(30));
     assert_eq!(hold.check(t0 + secs(29)), Err(secs(1)));
@@ -48,7 +49,7 @@ fn a_shorter_hold_does_not_end_a_longer_one() {
 }
 
 #[test]
-fn without_a_word_it_doubles_from_one_second_to_sixty() {
+fn without_retry_after_it_doubles_from_one_second_to_sixty() {
     let lengths = pauses(&mut Hold::new(), Instant::now(), 0.0, 8);
     assert_eq!(lengths, [1, 2, 4, 8, 16, 32, 60, 60].map(secs));
 }
@@ -61,13 +62,13 @@ fn jitter_stays_at_the_cap() {
 }
 
 #[test]
-fn a_retry_after_of_zero_is_none() {
+fn a_retry_after_of_zero_is_ignored() {
     let t0 = Instant::now();
     assert_eq!(Hold::new().throttled(Some(Duration::ZERO), t0, 0.0), t0 + secs(1));
 }
 
 #[test]
-fn attempts_in_flight_that_are_all_refused_double_once() {
+fn attempts_throttled_together_double_once() {
     let (t0, mut hold) = (Instant::now(), Hold::new());
     (0..10).for_each(|_| {
         hold.throttled(None, t0, 0.0);
@@ -78,7 +79,7 @@ fn attempts_in_flight_that_are_all_refused_double_once() {
 }
 
 #[test]
-fn a_success_begins_the_doubling_anew() {
+fn a_success_restarts_the_doubling() {
     let (t0, mut hold) = (Instant::now(), Hold::new());
     pauses(&mut hold, t0, 0.0, 5);
     let later = t0 + secs(100);
@@ -87,7 +88,7 @@ fn a_success_begins_the_doubling_anew() {
 }
 
 #[test]
-fn a_success_of_an_attempt_from_before_the_hold_changes_nothing() {
+fn a_success_during_the_hold_changes_nothing() {
     let (t0, mut hold) = (Instant::now(), Hold::new());
     let until = hold.throttled(None, t0, 0.0);
     hold.success(t0);
@@ -112,14 +113,14 @@ fn a_402_and_a_403_hold_after_three_in_a_row() {
     assert_eq!(hold.credential(403, t0), None);
     assert_eq!(hold.credential(403, t0), None);
     assert_eq!(hold.credential(402, t0), Some(t0 + secs(600)));
-    // Three anew after the hold.
+    // Three more after the hold.
     let t1 = t0 + secs(600);
     assert_eq!([403, 403].map(|status| hold.credential(status, t1)), [None, None]);
     assert_eq!(hold.credential(403, t1), Some(t1 + secs(600)));
 }
 
 #[test]
-fn another_status_says_nothing_of_a_credential() {
+fn another_status_does_not_hold_the_credential() {
     let mut hold = Hold::new();
     let t0 = Instant::now();
     assert!([200, 400, 404, 429, 500].iter().all(|status| hold.credential(*status, t0).is_none()));
@@ -127,7 +128,7 @@ fn another_status_says_nothing_of_a_credential() {
 }
 
 #[test]
-fn a_credential_hold_outlasts_a_throttle_and_keeps_its_cause() {
+fn a_credential_hold_outlasts_a_throttle_and_keeps_its_reason() {
     let (t0, mut hold) = (Instant::now(), Hold::new());
     hold.credential(401, t0);
     hold.throttled(Some(secs(5)), t0, 0.0);
@@ -135,7 +136,7 @@ fn a_credential_hold_outlasts_a_throttle_and_keeps_its_cause() {
 }
 
 #[test]
-fn traffic_returns_along_a_ramp_of_the_rate_from_before() {
+fn slow_start_follows_the_rate_before_the_hold() {
     let (t0, mut hold) = (Instant::now(), Hold::new());
     for n in 0..500 {
         assert_eq!(hold.admit(t0 + Duration::from_millis(n * 20)), Ok(()));
@@ -143,21 +144,21 @@ fn traffic_returns_along_a_ramp_of_the_rate_from_before() {
     let until = hold.throttled(Some(secs(20)), t0 + secs(10), 0.0);
     assert_eq!(hold.admit(until), Ok(()));
     let wait = hold.check(until).unwrap_err();
-    // 50/s begins at 5/s.
+    // 50/s starts at 5/s.
     assert!(wait > Duration::from_millis(150) && wait < Duration::from_millis(210), "{wait:?}");
     assert_eq!((hold.until(), hold.reason()), (None, None));
     assert!((0..100).all(|_| hold.admit(until + secs(10)).is_ok()));
 }
 
 #[test]
-fn the_ramp_begins_where_the_hold_ends_whoever_asks() {
+fn slow_start_begins_when_the_hold_ends() {
     let (t0, mut hold) = (Instant::now(), Hold::new());
     let until = hold.throttled(None, t0, 0.0);
     assert!((0..100).all(|_| hold.admit(until + secs(10)).is_ok()));
 }
 
 #[test]
-fn a_throttle_while_it_ramps_keeps_the_rate_from_before() {
+fn a_throttle_during_slow_start_keeps_the_previous_rate() {
     let (t0, mut hold) = (Instant::now(), Hold::new());
     for n in 0..500 {
         assert_eq!(hold.admit(t0 + Duration::from_millis(n * 20)), Ok(()));
@@ -171,7 +172,7 @@ fn a_throttle_while_it_ramps_keeps_the_rate_from_before() {
 
 proptest! {
     #[test]
-    fn it_is_never_earlier_than_retry_after_and_never_for_ever(
+    fn a_hold_is_never_shorter_than_retry_after_and_always_ends(
         steps in prop::collection::vec((0u8..6, 0u64..400, 0u64..90_000, 0.0f64..1.0), 1..100)
     ) {
         let (mut now, mut hold) = (Instant::now(), Hold::new());

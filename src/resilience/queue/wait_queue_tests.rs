@@ -36,12 +36,12 @@ fn enter(queue: &mut WaitQueue, entry: QueueEntry) -> Ticket {
     queue.enqueue(entry, now).expect("there is a place").0
 }
 
-/// Room for one at a provider: who goes.
+/// Capacity for one at a provider: the waiter that is served.
 fn go(queue: &mut WaitQueue, provider: u32, now: Instant) -> Option<Ticket> {
     queue.capacity_available(provider, now);
     let first = queue.gates.get(&provider).and_then(Gate::offered_to)?;
     queue.served(first, provider, now);
-    // What was given to the next is taken back, so that each room is asked for by itself.
+    // The next offer is declined, so that each capacity is announced separately.
     if let Some(next) = queue.gates.get(&provider).and_then(Gate::offered_to) {
         queue.decline(next, provider, now);
     }
@@ -64,7 +64,7 @@ fn classes_are_served_by_their_weights() {
 }
 
 #[test]
-fn what_changes_while_somebody_looks_is_looked_at_once_more() {
+fn a_change_during_a_check_causes_another_check() {
     let (t0, mut queue) = (Instant::now(), new_queue());
     let one = enter(&mut queue, entry(&[1], 0, 0, t0));
     queue.conditions_changed(1, t0);
@@ -77,7 +77,7 @@ fn what_changes_while_somebody_looks_is_looked_at_once_more() {
 }
 
 #[test]
-fn one_who_waits_for_a_full_provider_delays_nobody_for_another() {
+fn a_waiter_for_a_full_provider_delays_no_other_provider() {
     let (t0, mut queue) = (Instant::now(), new_queue());
     let first = enter(&mut queue, entry(&[1], 0, 0, t0));
     queue.decline(first, 1, t0);
@@ -91,7 +91,7 @@ fn one_who_waits_for_a_full_provider_delays_nobody_for_another() {
 }
 
 #[test]
-fn who_comes_first_has_the_turn_at_once_and_the_next_when_it_went() {
+fn the_first_waiter_gets_the_offer_and_then_the_next() {
     let (t0, mut queue) = (Instant::now(), new_queue());
     let one = enter(&mut queue, entry(&[1], 1, 0, t0));
     let two = enter(&mut queue, entry(&[1], 1, 0, t0));
@@ -101,7 +101,7 @@ fn who_comes_first_has_the_turn_at_once_and_the_next_when_it_went() {
 }
 
 #[test]
-fn room_that_comes_while_one_looks_is_looked_at_again() {
+fn capacity_during_a_check_causes_another_check() {
     let (t0, mut queue) = (Instant::now(), new_queue());
     let one = enter(&mut queue, entry(&[1], 1, 0, t0));
     queue.capacity_available(1, t0);
@@ -112,7 +112,7 @@ fn room_that_comes_while_one_looks_is_looked_at_again() {
 }
 
 #[test]
-fn who_rests_keeps_the_turn_until_one_comes_who_goes_before() {
+fn a_deferred_waiter_keeps_the_offer_until_one_with_precedence_arrives() {
     let (t0, mut queue) = (Instant::now(), new_queue());
     let low = enter(&mut queue, entry(&[1], 3, 0, t0));
     queue.defer(low, 1, t0 + SECOND, t0);
@@ -126,7 +126,7 @@ fn who_rests_keeps_the_turn_until_one_comes_who_goes_before() {
 }
 
 #[test]
-fn a_line_that_is_closed_lets_others_pass_and_opens_in_time() {
+fn a_blocked_group_lets_others_pass_and_unblocks_in_time() {
     let (t0, mut queue) = (Instant::now(), new_queue());
     let held = GroupKey { circuits: 7, ..group(&[1]) };
     let one = enter(&mut queue, QueueEntry { group: held.clone(), ..entry(&[1], 0, 0, t0) });
@@ -141,7 +141,7 @@ fn a_line_that_is_closed_lets_others_pass_and_opens_in_time() {
 }
 
 #[test]
-fn one_who_closed_a_line_and_leaves_opens_it() {
+fn a_waiter_that_blocked_its_group_unblocks_it_when_it_leaves() {
     let (t0, mut queue) = (Instant::now(), new_queue());
     let one = enter(&mut queue, entry(&[1], 0, 0, t0));
     let two = enter(&mut queue, entry(&[1], 0, 0, t0));
@@ -152,7 +152,7 @@ fn one_who_closed_a_line_and_leaves_opens_it() {
 }
 
 #[test]
-fn a_queue_that_is_paused_has_no_turn_until_it_is_resumed() {
+fn a_paused_queue_gets_no_offers_until_it_is_resumed() {
     let (t0, mut queue) = (Instant::now(), new_queue());
     queue.pause(0, true, t0);
     let one = enter(&mut queue, entry(&[1], 0, 0, t0));
@@ -162,7 +162,7 @@ fn a_queue_that_is_paused_has_no_turn_until_it_is_resumed() {
 }
 
 #[test]
-fn one_whose_wait_would_be_too_long_is_told_at_once() {
+fn a_request_that_would_wait_too_long_is_rejected_at_once() {
     let (t0, mut queue) = (Instant::now(), new_queue());
     let mut now = t0;
     for _ in 0..100 {
@@ -179,14 +179,14 @@ fn one_whose_wait_would_be_too_long_is_told_at_once() {
     assert!((7 * SECOND..9 * SECOND).contains(&backlog), "{backlog:?}");
 }
 
-/// The rules of the queue in the plainest way: lists that are searched.
+/// A reference implementation of the queue: lists that are searched.
 #[derive(Debug, Default)]
 struct Plain {
     waiting: Vec<(Ticket, GroupKey, usize, u64)>,
     /// Of each provider: passes by class, the current one, groups of each class by their last service.
     pass: BTreeMap<(u32, usize), f64>,
     current: BTreeMap<u32, f64>,
-    /// When each flow of a group and class had its turn last, or came.
+    /// When each flow of a group and class was last served, or arrived.
     flows: BTreeMap<(GroupKey, usize, u64), u64>,
     steps: u64,
 }
@@ -336,7 +336,7 @@ runs!(
 
 proptest! {
     #[test]
-    fn nobody_is_forgotten_whatever_those_with_the_turn_say(
+    fn no_waiter_is_forgotten_whatever_checks_report(
         steps in prop::collection::vec((0u8..8, 0usize..4, 0usize..4, 0u64..50), 1..200)
     ) {
         const GROUPS: [&[u32]; 4] = [&[0], &[1], &[0, 1], &[]];

@@ -1,5 +1,5 @@
-//! A provider that keeps strictly to its quotas, and a client that is driven past them: what the
-//! rules that pace an attempt are worth, measured in virtual time.
+//! Test support: a provider that enforces its quotas strictly, and a client driven past them,
+//! in virtual time; measures how well a pacing rule performs.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::reported_quota::{QuotaReport, Refill};
 
-/// So much a minute, and so much at once.
+/// An amount per minute, and a burst.
 #[derive(Clone, Copy, Debug)]
 pub struct Quota {
     pub a_minute: f64,
@@ -15,20 +15,21 @@ pub struct Quota {
     pub refill: Refill,
 }
 
-/// What the provider's answers tell, and when they count.
+/// What the provider reports, and when it counts.
 #[derive(Clone, Copy, Debug)]
 pub struct Provider {
     pub requests: Quota,
     pub tokens: Quota,
-    /// The headers tell what is left when the answer begins, not when the request came.
+    /// Headers report the remainder when the response begins, not when the request
+    /// arrived.
     pub late_headers: bool,
-    /// The headers say neither limit nor reset.
+    /// Headers report neither limit nor reset.
     pub bare: bool,
-    /// What a reset is rounded up to.
+    /// Resets are rounded up to this.
     pub reset_step: Duration,
     pub retry_after: bool,
     pub took: (Duration, Duration),
-    /// Attempts of somebody else on the same quota, as a share of it.
+    /// Attempts of another client of the same quota, as a share of it.
     pub others: f64,
 }
 
@@ -36,11 +37,11 @@ pub struct Provider {
 #[derive(Clone, Copy, Debug)]
 pub struct Load {
     pub in_flight: usize,
-    /// Of the quota that binds.
+    /// As a multiple of the scarcest quota.
     pub times: f64,
-    /// Tokens of an attempt, from and to.
+    /// Bounds of the tokens of an attempt.
     pub tokens: (f64, f64),
-    /// How far from the truth our estimate of them is, at most, as a share.
+    /// Largest relative error of our estimate.
     pub misjudged: f64,
     pub lasts: Duration,
     pub seed: u64,
@@ -54,10 +55,10 @@ pub struct Answer {
     pub tokens: QuotaReport,
 }
 
-/// What is being measured.
+/// The pacing rule under test.
 pub trait Pacer {
     type Ticket;
-    /// Leave for an attempt of about so many tokens.
+    /// Admits an attempt of about this many tokens.
     fn admit(&mut self, tokens: f64, now: Instant) -> Result<Self::Ticket, Duration>;
     fn answered(&mut self, ticket: Self::Ticket, answer: &Answer, now: Instant, draw: f64);
 }
@@ -66,7 +67,7 @@ pub trait Pacer {
 pub struct Figures {
     pub sent: u32,
     pub throttled: u32,
-    /// Share of the quota that binds which was used: of the burst and what came in the time.
+    /// Used share of the scarcest quota: of the burst and the refill.
     pub used: f64,
 }
 
@@ -114,7 +115,7 @@ impl Default for Load {
     }
 }
 
-/// What is left of one quota, as the provider knows it.
+/// The remainder of one quota, as the provider knows it.
 struct Stock {
     quota: Quota,
     level: f64,
@@ -155,7 +156,7 @@ impl Stock {
         self.used += amount;
     }
 
-    /// Seconds until there is so much.
+    /// Seconds until this amount is available.
     fn wait(&self, amount: f64, now: Instant) -> f64 {
         match self.quota.refill {
             Refill::Bucket => (amount - self.level).max(0.0) / self.a_second(),
@@ -175,7 +176,7 @@ impl Stock {
         }
     }
 
-    /// Share used of what there was.
+    /// Used share of the total available.
     fn share_used(&self, lasts: Duration) -> f64 {
         let came = self.quota.a_minute * lasts.as_secs_f64() / 60.0;
         match self.quota.refill {
@@ -185,7 +186,7 @@ impl Stock {
     }
 }
 
-/// Numbers that are the same in each run (SplitMix64).
+/// The same draws in every run (SplitMix64).
 #[derive(Debug)]
 pub struct RandomDraws(pub u64);
 
@@ -278,7 +279,7 @@ impl<P: Pacer> Run<'_, P> {
         f64::midpoint(self.load.tokens.0, self.load.tokens.1)
     }
 
-    /// Attempts a second that the quotas allow.
+    /// Attempts per second that the quotas allow.
     fn allowed(&self) -> f64 {
         let [requests, tokens] = &self.stocks;
         requests.a_second().min(tokens.a_second() / self.mean_tokens())
@@ -305,7 +306,7 @@ impl<P: Pacer> Run<'_, P> {
         self.pump(now);
     }
 
-    /// Sends what may be sent; else wakes when it may.
+    /// Sends the attempts that are admitted; else wakes when one may be.
     fn pump(&mut self, now: Instant) {
         while self.flights.len() < self.load.in_flight {
             let Some(&tokens) = self.waiting.front() else { return };
@@ -337,7 +338,7 @@ impl<P: Pacer> Run<'_, P> {
         self.at(there, Event::Counted(id));
     }
 
-    /// Takes from both quotas, if there is enough; else says how long until there is.
+    /// Takes from both quotas, if there is enough; else returns the time until there is.
     fn charge(&mut self, tokens: f64, now: Instant) -> Option<f64> {
         let amounts = [1.0, tokens];
         self.stocks.iter_mut().for_each(|stock| stock.refill(now));
@@ -369,7 +370,7 @@ impl<P: Pacer> Run<'_, P> {
         let answer = self.tells(wait, now);
         let Some(flight) = self.flights.get_mut(&id) else { return };
         flight.answer = Some(answer);
-        // A refusal is quick.
+        // A rejection is quick.
         if answer.throttled {
             flight.answers_at = flight.answers_at.min(now + Duration::from_millis(25));
         }
