@@ -80,7 +80,7 @@ fn a_byte_that_arrives_alone_is_buffered_as_one_byte() {
         sleep_until(start + Duration::from_millis(20) * round);
     }
     assert_served(&sidecar);
-    // If each byte kept a complete read buffer, these 5,000 would take more than 20 MiB.
+    // If each byte kept a whole read buffer, these 5,000 would take more than 20 MiB.
     let growth = peak(&sidecar) - before;
     assert!(growth <= 8, "{growth} MiB for 5,000 bytes");
 }
@@ -96,7 +96,7 @@ fn uploads_beyond_the_buffer_get_problem_responses_within_the_memory_limit() {
                 "POST /stalled HTTP/1.1\r\nhost: a\r\ncontent-length: {}\r\n\r\n",
                 body.len()
             );
-            // The response may arrive before the complete body is accepted.
+            // The response may arrive before the whole body is accepted.
             let _ = client.write(head.as_bytes()).and_then(|()| client.write(&body));
             client.read_response("POST").expect("a response").rest()
         };
@@ -121,16 +121,16 @@ fn draining_under_load_loses_no_request() {
     let origin = Origin::start(Behaviour::Chat);
     let mut sidecar =
         Sidecar::start(&policy(&[("a", &origin.url(), "")], &route("providers: [a]")));
-    let (complete, failed) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let (received, failed) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let send_until_closed = |mut client: Client| {
         loop {
             let Ok(response) = client.try_send(&chat()) else {
                 failed.fetch_add(1, Ordering::Relaxed);
                 return;
             };
-            complete.fetch_add(1, Ordering::Relaxed);
-            let complete = response.status == 200 && response.end == End::Complete;
-            failed.fetch_add(usize::from(!complete), Ordering::Relaxed);
+            received.fetch_add(1, Ordering::Relaxed);
+            let is_complete = response.status == 200 && response.end == End::Complete;
+            failed.fetch_add(usize::from(!is_complete), Ordering::Relaxed);
             if response.header("connection") == Some("close") {
                 return;
             }
@@ -141,10 +141,10 @@ fn draining_under_load_loses_no_request() {
             let client = sidecar.client();
             scope.spawn(|| send_until_closed(client));
         }
-        sidecar.wait_until(|_| complete.load(Ordering::Relaxed) > 200);
+        sidecar.wait_until(|_| received.load(Ordering::Relaxed) > 200);
         sidecar.signal(Signal::Term);
     });
-    assert_eq!(failed.into_inner(), 0, "of {} requests", complete.into_inner());
+    assert_eq!(failed.into_inner(), 0, "of {} requests", received.into_inner());
     assert_eq!(sidecar.wait_for_exit().code(), Some(0));
     assert!(Client::try_to(&sidecar.url("/")).is_err());
 }

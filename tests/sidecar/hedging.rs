@@ -84,12 +84,12 @@ fn attempts_while_held(
     origins.iter().for_each(|origin| origin.set(Behaviour::Chat.held(&gate)));
     let in_flight = || origins.iter().map(Origin::in_flight).sum::<usize>();
     thread::scope(|scope| {
-        let call = scope.spawn(|| sidecar.send(call));
+        let response = scope.spawn(|| sidecar.send(call));
         sidecar.wait_until(|_| in_flight() >= expected);
         sleep_until(Instant::now() + Duration::from_millis(50));
         let in_flight = in_flight();
         gate.open_wide();
-        assert_eq!(call.join().expect("a response").status, 200);
+        assert_eq!(response.join().expect("a response").status, 200);
         in_flight
     })
 }
