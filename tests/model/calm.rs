@@ -1,18 +1,20 @@
-//! Better times: everything arrives, everybody hears, and what a fleet comes to then.
+//! Calm conditions: every message arrives, and the state a fleet converges to.
 //!
-//! Courses begin in them ([`scenes`]), since what is worth breaking lies many steps from the start.
-//! And from wherever a course has led, a fleet in better times must come to rest ([`comes_to_rest`]).
+//! Executions begin in such states ([`scenes`]), since interesting faults lie many steps from
+//! the start. And from any state that an execution reaches, a fleet under calm conditions must
+//! converge ([`comes_to_rest`]).
 
 use outrigger::resilience::breaker::StateKind;
 
 use super::rules::Rules;
 use super::world::{Step, World};
 
-/// In so many ticks of better times everybody is at one again.
+/// Ticks of calm conditions within which all hosts agree again.
 const ROUNDS: u32 = 12;
 
-/// Where courses begin: nothing happened; the breaker is open; its end has come; it is half-open, and
-/// a host has a lease; that host probes; it is closed again, and the provider falls once more.
+/// Initial states: nothing happened; the breaker is open; its end has passed; it is half-open
+/// and a host has a lease; that host probes; it is closed again, and the provider fails once
+/// more.
 pub fn scenes(rules: &Rules) -> Vec<World> {
     let rules = &Rules { mutant: None, ..rules.clone() };
     let start = World::new(rules);
@@ -31,7 +33,8 @@ pub fn scenes(rules: &Rules) -> Vec<World> {
     vec![start, open, over, leased, probing, closed]
 }
 
-/// From here on the provider is well, nothing is lost, and requests come: closed for everybody?
+/// Whether all breakers close if the provider is healthy, nothing is lost, and requests
+/// arrive.
 pub fn comes_to_rest(rules: &Rules, from: &World) -> bool {
     let rules = &Rules { ticks: rules.ticks + ROUNDS, mutant: None, ..rules.clone() };
     let mut world = World { well: true, ..from.clone() };
@@ -46,12 +49,12 @@ pub fn comes_to_rest(rules: &Rules, from: &World) -> bool {
 }
 
 impl World {
-    /// Where a step cannot happen, nothing does.
+    /// A step that cannot happen changes nothing.
     fn then(&self, rules: &Rules, step: Step) -> World {
         self.after(rules, step).unwrap_or_else(|| self.clone())
     }
 
-    /// Each host makes a request, and whatever it began is over.
+    /// Each host makes a request, and everything it began ends.
     fn busy(self, rules: &Rules) -> World {
         let mut world = self;
         for host in 0..world.hosts.len() {
@@ -65,7 +68,7 @@ impl World {
         world
     }
 
-    /// Everything that is under way arrives, and everybody hears everything.
+    /// All messages in flight arrive, and every host reads everything.
     fn calmed(&self, rules: &Rules) -> World {
         let mut world = self.clone();
         loop {

@@ -1,5 +1,6 @@
-//! A host: its part in the fleet is `resilience::member` itself, its own breaker is reduced to what
-//! the member sees of it. An attempt by leave of the own breaker is over at once; a probe takes time.
+//! A host: its replica is `resilience::breaker::replica` itself, its local breaker is reduced
+//! to what the replica sees. An attempt admitted by the local breaker ends at once; a probe
+//! takes time.
 
 use std::time::Instant;
 
@@ -15,13 +16,13 @@ use super::rules::{Mutant, Rules};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Host {
-    /// Which of its lives this is.
+    /// Counts restarts.
     pub life: u8,
     pub member: BreakerReplica,
     pub own: Own,
-    /// By leave of the fleet, not over yet.
+    /// Fleet probes that have not ended.
     pub probes: Vec<Probe>,
-    /// Leases that it asked for.
+    /// Lease requests so far.
     pub asked: u64,
 }
 
@@ -31,11 +32,11 @@ pub struct Probe {
     pub began: u32,
 }
 
-/// The host's own breaker: one failure trips it.
+/// The local breaker: one failure trips it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Own {
     pub state: OwnState,
-    /// It was opened last by what the host itself saw.
+    /// Its last trip was caused by local outcomes.
     mine: bool,
 }
 
@@ -46,7 +47,7 @@ pub enum OwnState {
     HalfOpen { ok: u32 },
 }
 
-/// What a request came to.
+/// The result of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Came {
     ToAnAttempt,
@@ -56,7 +57,7 @@ pub enum Came {
 // === impl Host ===
 
 impl Host {
-    /// Just started: it knows nothing and is heard by nobody.
+    /// Just started: it knows nothing and is not attached.
     pub fn new(rules: &Rules, life: u8) -> Self {
         Host {
             life,
@@ -85,13 +86,13 @@ impl Host {
         }
     }
 
-    /// A probe is over.
+    /// A probe ended.
     pub fn ends(&mut self, which: usize, outcome: Outcome) {
         let probe = self.probes.remove(which);
         self.member.probe_finished(probe.lease, outcome);
     }
 
-    /// What it has to say now.
+    /// The messages to send now.
     pub fn says(&mut self, now: Instant) -> ReplicaMessages {
         let own = if self.own.mine { self.own.kind() } else { StateKind::Closed };
         self.member.take_messages(own, now)
@@ -108,7 +109,7 @@ impl Host {
         }
     }
 
-    /// It makes attempts while it knows that the fleet's is open and not over.
+    /// Whether it makes attempts while it knows that the shared breaker is open.
     pub fn is_early(&self, tick: u32) -> bool {
         let known = self.member.known();
         known.state == StateKind::Open && u64::from(tick) < known.until
@@ -116,7 +117,7 @@ impl Host {
 }
 
 impl Came {
-    /// Refused because the fleet's is open.
+    /// Rejected because the shared breaker is open.
     pub fn to_an_open(self) -> bool {
         matches!(self, Came::ToNothing(Some(Rejection { reason: RejectReason::Open, .. })))
     }
@@ -170,7 +171,7 @@ impl Own {
         }
     }
 
-    /// The fleet's came to this: so does the host's own.
+    /// The shared breaker changed; the local one follows.
     fn follow(&mut self, state: StateKind, until: Instant) {
         self.mine &= state == StateKind::HalfOpen;
         self.state = match state {

@@ -1,16 +1,19 @@
-//! A model of the fleet's protocol: the courses of a small fleet, checked (FLEET.md, "Invariants").
+//! A model of the fleet's protocol: all executions of a small fleet, checked
+//! (`docs/design/fleet.md` "Invariants").
 //!
-//! What a host decides and which register is the newer one is the code itself, `resilience::member`
-//! and `resilience::register`. The scripts are written again in `redis.rs`, and a host's own breaker is
-//! reduced in `host.rs`. Everything else is the world: messages that are late, lost, doubled and out of
-//! order, hosts that crash, are cut off and come back, leases that run out, a provider that falls and
-//! mends, a Redis that loses its last write or all of it. Each may happen so often ([`rules::Luck`]).
+//! The decisions of a host and the order of shared states are the production code,
+//! `resilience::breaker::replica` and `shared_state`. The scripts are reimplemented in
+//! `redis.rs`, and a host's local breaker is simplified in `host.rs`. The rest is the
+//! environment: messages that are delayed, lost, duplicated and reordered, hosts that crash,
+//! are disconnected and return, leases that expire, a provider that fails and recovers, a
+//! Redis that loses its last write or all data. Each event may happen a limited number of
+//! times ([`rules::Luck`]).
 //!
-//! From each of several beginnings ([`calm::scenes`]) every course of so many steps is taken; and
-//! courses drawn by chance are taken as far as they go.
+//! From each of several initial states ([`calm::scenes`]) every execution of a given length is
+//! explored, and random executions are followed to their end.
 //!
-//! A model that finds nothing may look at nothing: each [`rules::Mutant`] is a fault that was built in,
-//! and the invariant that is named beside it must be broken by it.
+//! A model that finds nothing may check nothing: each [`rules::Mutant`] is an injected fault
+//! that must break the invariant named beside it.
 
 #![allow(clippy::print_stdout)]
 
@@ -41,7 +44,7 @@ const RESTS: &str = "I6 from wherever it is, in better times it is closed for ev
 const I8: &str = "I8 fewer than the quorum cannot open";
 const I10: &str = "I10 each epoch is greater than all before";
 
-/// Of so many states one is asked whether the fleet comes to rest: that takes a hundred steps.
+/// One of this many states is checked for convergence, which takes a hundred steps.
 const RESTS_EVERY: u64 = 16;
 
 const ALL: Luck =
@@ -84,7 +87,7 @@ impl Model for Rules {
     }
 }
 
-/// Two hosts that must agree, one probe at a time, and a provider that mends once.
+/// Two hosts that must agree, one probe at a time, and a provider that recovers once.
 fn two_hosts() -> Rules {
     Rules {
         hosts: 2,
@@ -100,7 +103,7 @@ fn two_hosts() -> Rules {
     }
 }
 
-/// Every course of so many steps.
+/// Explores every execution of this many steps.
 fn explore(name: &str, depth: usize, rules: Rules) {
     let began = clock::now();
     let checker = rules.checker().threads(2).target_max_depth(depth).spawn_bfs().join();
@@ -109,7 +112,7 @@ fn explore(name: &str, depth: usize, rules: Rules) {
     checker.assert_properties();
 }
 
-/// The invariant is broken by the mutant, in a course of so many steps.
+/// The mutant breaks the invariant within this many steps.
 fn caught(mutant: Mutant, invariant: &'static str, depth: usize, rules: Rules) {
     let rules = Rules { mutant: Some(mutant), ..rules };
     let found = HasDiscoveries::AnyOf(BTreeSet::from([invariant]));
@@ -123,12 +126,12 @@ fn caught(mutant: Mutant, invariant: &'static str, depth: usize, rules: Rules) {
 }
 
 #[test]
-fn whatever_befalls_a_fleet_the_invariants_hold() {
+fn the_invariants_hold_under_all_events() {
     explore("everything once", 8, Rules { luck: ALL, ..two_hosts() });
 }
 
 #[test]
-fn messages_may_be_lost_and_come_twice() {
+fn messages_may_be_lost_and_duplicated() {
     let luck = Luck { losses: 1, doubles: 1, ..two_hosts().luck };
     explore("losses and doubles", 9, Rules { luck, ..two_hosts() });
 }
@@ -140,7 +143,7 @@ fn redis_may_lose_its_data() {
 }
 
 #[test]
-fn hosts_may_crash_and_be_cut_off() {
+fn hosts_may_crash_and_be_disconnected() {
     let luck = Luck { crashes: 1, detaches: 1, ..two_hosts().luck };
     explore("crashes and partitions", 9, Rules { luck, ..two_hosts() });
 }
@@ -163,15 +166,15 @@ fn two_of_three_hosts_may_decide() {
 }
 
 #[test]
-fn leases_may_run_out_again_and_again() {
+fn leases_may_expire_repeatedly() {
     let luck = Luck { losses: 3, ..two_hosts().luck };
     explore("short leases", 10, Rules { ttl: 1, ticks: 9, in_flight: 2, luck, ..two_hosts() });
 }
 
-/// Each was refused once, since a lease lay with nobody; then the fleet was not heard for longer than
-/// two leases last.
+/// Each was denied once, since a lease was lost; then the fleet was unreachable for longer
+/// than two lease times.
 #[test]
-fn hosts_that_all_probed_by_themselves_close_the_fleets_too() {
+fn hosts_that_all_probed_locally_close_the_shared_breaker() {
     let luck = Luck { losses: 1, ..two_hosts().luck };
     let rules = Rules { ttl: 1, ticks: 9, luck, ..two_hosts() };
     let (a, b) = (Step::Request { host: 0 }, Step::Request { host: 1 });
@@ -198,7 +201,7 @@ proptest! {
     })]
 
     #[test]
-    fn long_courses_of_chance_keep_the_invariants(
+    fn long_random_executions_keep_the_invariants(
         (hosts, threshold, ttl) in (2u8..4, 1u32..3, 1u32..3),
         luck in prop::array::uniform7(0u8..4),
         choices in prop::collection::vec(any::<Index>(), 1..400),
@@ -226,13 +229,13 @@ proptest! {
 }
 
 #[test]
-fn an_epoch_that_heeds_only_what_is_stored_is_caught() {
+fn an_epoch_based_only_on_the_stored_one_is_caught() {
     let luck = Luck { wipes: 1, ..two_hosts().luck };
     caught(Mutant::StoredPlusOne, I10, 9, Rules { luck, ..two_hosts() });
 }
 
 #[test]
-fn an_epoch_that_does_not_heed_the_clock_is_caught() {
+fn an_epoch_that_ignores_the_clock_is_caught() {
     let luck = Luck { wipes: 1, crashes: 2, ..two_hosts().luck };
     caught(Mutant::NoClock, I10, 12, Rules { luck, ..two_hosts() });
 }
@@ -249,7 +252,7 @@ fn a_verdict_that_does_not_use_up_its_lease_is_caught() {
 }
 
 #[test]
-fn a_host_that_takes_an_older_register_is_caught() {
+fn a_host_that_takes_an_older_state_is_caught() {
     caught(Mutant::AdoptsOlder, I1, 9, two_hosts());
 }
 
@@ -259,7 +262,7 @@ fn an_opening_without_a_quorum_is_caught() {
 }
 
 #[test]
-fn a_host_that_asks_before_its_copy_of_the_end_is_caught() {
+fn a_host_that_requests_a_lease_before_its_copy_of_the_end_is_caught() {
     caught(Mutant::AsksEarly, I5, 9, two_hosts());
 }
 
@@ -269,6 +272,6 @@ fn one_success_where_two_are_needed_is_caught() {
 }
 
 #[test]
-fn a_lease_for_whoever_asks_is_caught() {
+fn a_lease_for_every_request_is_caught() {
     caught(Mutant::GrantsEverybody, I2, 9, two_hosts());
 }

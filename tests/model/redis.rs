@@ -1,12 +1,12 @@
-//! Redis' side: what the scripts of `src/shared/` do, as functions.
+//! Redis: the scripts of `src/fleet/scripts/` as functions.
 //!
-//! The two stand side by side: `vote.lua`, `lease.lua`, `renew.lua`, `result.lua`, `assert.lua`, and
-//! the snapshot that follows a heartbeat whose sum differs. What is left out, since no invariant here
-//! is about it: how an open grows longer (each lasts [`OPEN`]), the share of hosts with traffic (the
+//! Modelled: `vote.lua`, `lease.lua`, `renew.lua`, `result.lua`, `assert.lua`, and the
+//! snapshot after a heartbeat with a different sum. Omitted, since no invariant here depends
+//! on it: the growth of open times (each lasts [`OPEN`]), the share of hosts with traffic (the
 //! quorum is a number), pruning, and more than one breaker.
 //!
-//! A unit of Redis' clock is a tick. For epochs its clock is one that has passed every epoch that was
-//! ever begun, as Redis' microseconds have: an epoch is at most one more than the clock was.
+//! The unit of Redis' clock is a tick. For epochs the clock has passed every epoch ever begun,
+//! as Redis' microseconds have: an epoch is at most one more than the clock was.
 
 use outrigger::resilience::breaker::StateKind;
 use outrigger::resilience::breaker::replica::{FleetLease, ProbeVerdict};
@@ -14,36 +14,36 @@ use outrigger::resilience::breaker::shared_state::SharedState;
 
 use super::rules::{Broken, Mutant, Name, Rules, Truth};
 
-/// Ticks that an open lasts.
+/// Ticks that an open state lasts.
 pub const OPEN: u32 = 1;
 /// Ticks that a vote counts.
 const VOTE_LASTS: u32 = 4;
 
-/// What Redis keeps of one breaker.
+/// The data of one breaker in Redis.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Redis {
     pub register: SharedState,
     votes: Vec<(Name, u32)>,
     leases: Vec<((Name, FleetLease), u32)>,
-    /// For longer than a course lasts.
+    /// Beyond the length of an execution.
     awaited: Vec<Name>,
-    /// No part of Redis: the verdicts that counted in this epoch.
+    /// Not in Redis: the verdicts that counted in this epoch.
     counted: Vec<(Name, FleetLease)>,
 }
 
-/// A script's surroundings.
+/// The context of a script.
 pub struct Run<'a> {
     pub rules: &'a Rules,
     pub truth: &'a mut Truth,
     pub now: u32,
-    /// Who asks.
+    /// The calling process.
     pub name: Name,
 }
 
 // === impl Redis ===
 
 impl Redis {
-    /// Of whom nothing was said, or who lost everything.
+    /// Without data: at the start, or after losing everything.
     pub fn empty() -> Self {
         Redis {
             register: SharedState::initial(),
@@ -54,13 +54,13 @@ impl Redis {
         }
     }
 
-    /// Time goes on: what is over is swept.
+    /// Advances time: removes expired entries.
     pub fn sweep(&mut self, now: u32) {
         self.votes.retain(|(_, ends)| *ends > now);
         self.leases.retain(|(_, ends)| *ends > now);
     }
 
-    /// What is left of an open by Redis' clock.
+    /// Remaining open time by Redis' clock.
     pub fn left(&self, now: u32) -> u32 {
         match self.register.state {
             StateKind::Open => (self.register.until as u32).saturating_sub(now),
@@ -107,7 +107,7 @@ impl Redis {
         Some(lease)
     }
 
-    /// Whether it lives, and whether others wait.
+    /// Whether the lease is live, and whether other hosts wait.
     pub fn renew(&mut self, run: &Run<'_>, lease: FleetLease) -> (bool, bool) {
         let lives = self.is_live(run, lease);
         if lives {
@@ -166,7 +166,7 @@ impl Redis {
         current && self.register.state == StateKind::HalfOpen && self.leases.iter().any(held)
     }
 
-    /// A new epoch, and all that hung on the one before is gone.
+    /// Begins a new epoch and drops everything of the previous one.
     fn begin(&mut self, run: &mut Run<'_>, state: StateKind, seen: u64) {
         let (stored, clock) = (self.register.epoch, run.truth.newest());
         let epoch = match run.rules.mutant {
@@ -198,7 +198,7 @@ impl Run<'_> {
     }
 }
 
-/// As a sorted set has it: one score for each member.
+/// Like a sorted set: one score for each member.
 fn put<T: PartialEq>(set: &mut Vec<(T, u32)>, member: T, ends: u32) {
     set.retain(|(held, _)| *held != member);
     set.push((member, ends));

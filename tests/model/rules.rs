@@ -1,16 +1,16 @@
-//! What a course of the model is allowed, how a mutant differs, and what is kept of the truth.
+//! The limits of an execution, the mutants, and the ground truth.
 
 use std::fmt;
 use std::time::{Duration, Instant};
 
 use outrigger::resilience::breaker::shared_state::SharedState;
 
-/// Entries of the stream that may still be on their way to somebody.
+/// Stream entries that may still be undelivered to some host.
 const TOLD: usize = 2;
-/// One tick of the model; a member counts in seconds.
+/// One tick of the model; a replica counts in seconds.
 pub const TICK: Duration = Duration::from_secs(1);
 
-/// The fleet, and what may befall it.
+/// The fleet, and the events that may happen.
 #[derive(Clone, Debug)]
 pub struct Rules {
     pub hosts: u8,
@@ -19,9 +19,9 @@ pub struct Rules {
     pub threshold: u32,
     /// Ticks that a lease lasts.
     pub ttl: u32,
-    /// When a course ends.
+    /// The length of an execution.
     pub ticks: u32,
-    /// Messages under way at once.
+    /// Messages in flight at once.
     pub in_flight: usize,
     pub luck: Luck,
     pub mutant: Option<Mutant>,
@@ -29,54 +29,54 @@ pub struct Rules {
     pub base: Instant,
 }
 
-/// How often each may happen yet.
+/// How often each event may still happen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Luck {
-    /// The provider falls, or is well again.
+    /// The provider fails, or recovers.
     pub turns: u8,
     pub crashes: u8,
     pub detaches: u8,
-    /// A message never comes.
+    /// A message is lost.
     pub losses: u8,
-    /// A message comes twice.
+    /// A message is duplicated.
     pub doubles: u8,
-    /// Redis loses everything, or the write that it has just answered.
+    /// Redis loses everything, or the write that it has just acknowledged.
     pub wipes: u8,
-    /// A client goes before its answer came.
+    /// A client disconnects before its response.
     pub cancels: u8,
 }
 
-/// What is built wrongly, to see that it is found out.
+/// Injected faults that the model must detect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mutant {
     /// A new epoch is one more than the stored one.
     StoredPlusOne,
-    /// A new epoch heeds what is stored and what the caller saw, but not the clock.
+    /// A new epoch respects the stored and the seen epoch, but not the clock.
     NoClock,
-    /// A verdict counts whether or not its lease lives.
+    /// A verdict counts even if its lease is not live.
     NoLeaseCheck,
     /// A verdict does not use up its lease.
     LeaseOutlivesItsResult,
-    /// A host takes whatever register comes last.
+    /// A host takes the last state received.
     AdoptsOlder,
     /// One vote opens.
     NoQuorum,
-    /// A host asks for a lease before its copy of the end.
+    /// A host requests a lease before its copy of the end.
     AsksEarly,
     /// One success closes.
     OneSuccessCloses,
-    /// A lease for whoever asks.
+    /// Every lease request is granted.
     GrantsEverybody,
 }
 
-/// A process: a host that comes back has another name.
+/// A process: a restarted host has another name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Name {
     pub host: u8,
     pub life: u8,
 }
 
-/// An invariant that did not hold.
+/// A violated invariant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Broken {
@@ -88,14 +88,14 @@ pub enum Broken {
     I10,
 }
 
-/// What nobody in the fleet can see, and what no loss of data undoes.
+/// The truth that no host can see and no data loss undoes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Truth {
-    /// The greatest epoch that was ever begun.
+    /// The greatest epoch ever begun.
     newest: u64,
     /// Data was lost.
     pub wiped: bool,
-    /// Each process that voted, and the newest epoch that it had seen then.
+    /// Each process that voted, and the newest epoch that it knew then.
     voted: Vec<(Name, u64)>,
     /// The newest entries of the stream.
     pub told: Vec<SharedState>,
@@ -148,12 +148,12 @@ impl Truth {
         self.voted.sort();
     }
 
-    /// Somebody voted: until then nothing happens.
+    /// Whether any process voted: until then nothing happens.
     pub fn has_begun(&self) -> bool {
         !self.voted.is_empty()
     }
 
-    /// Who voted, knowing this epoch or a newer one.
+    /// The processes that voted knowing this epoch or a newer one.
     pub fn voters(&self, epoch: u64) -> usize {
         self.voted.iter().filter(|(_, seen)| *seen >= epoch).count()
     }

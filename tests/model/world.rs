@@ -1,8 +1,8 @@
-//! The fleet as a state, and one step of it: hosts, Redis, and the messages between them.
+//! The state of the fleet and its steps: hosts, Redis, and the messages between them.
 //!
-//! Whatever a host has to say it says at once, where there is room on the wire; what is on the wire
-//! comes late, never, twice, or in another order. The stream is what was told last: any host may hear
-//! any of it at any time, or never.
+//! A host sends its messages at once if there is room in flight; messages are delayed, lost,
+//! duplicated or reordered. The stream holds the latest announcements: any host may read any
+//! of them at any time, or never.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -18,7 +18,7 @@ use super::rules::{Broken, Luck, Mutant, Name, Rules, Truth};
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct World {
     pub tick: u32,
-    /// The provider answers.
+    /// The provider is healthy.
     pub well: bool,
     pub redis: Redis,
     pub hosts: Vec<Host>,
@@ -29,9 +29,9 @@ pub struct World {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Message {
-    /// Whose, whichever way it goes.
+    /// The host at either end.
     pub name: Name,
-    /// The tick of an ask that a lease is counted from.
+    /// The tick of the request from which a lease is counted.
     sent: u32,
     what: What,
 }
@@ -48,13 +48,13 @@ enum What {
     Renew(FleetLease),
     Result(FleetLease, ProbeVerdict),
     Assert(SharedState),
-    /// `left`: of an open, when it was answered.
+    /// `left`: the remaining open time at the reply.
     Answer {
         to: To,
         register: SharedState,
         left: u32,
     },
-    /// What was asked is not answered.
+    /// No reply.
     Silence,
 }
 
@@ -65,7 +65,7 @@ enum To {
     Read,
 }
 
-/// What happens next.
+/// A step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Step {
     Request {
@@ -85,7 +85,7 @@ pub enum Step {
     ArrivesTwice {
         message: usize,
     },
-    /// Redis answers, and loses what it wrote.
+    /// Redis replies, and loses the write.
     ArrivesUnsaved {
         message: usize,
     },
@@ -113,7 +113,7 @@ pub enum Step {
 // === impl World ===
 
 impl World {
-    /// A fleet that was just begun: attached, and Redis knows nothing.
+    /// A new fleet: attached, and Redis is empty.
     pub fn new(rules: &Rules) -> Self {
         let host = |_| {
             let mut host = Host::new(rules, 0);
@@ -131,7 +131,7 @@ impl World {
         }
     }
 
-    /// The state after that; `None` where it cannot happen, or changes nothing.
+    /// The state after a step; `None` if it cannot happen, or changes nothing.
     pub fn after(&self, rules: &Rules, step: Step) -> Option<World> {
         let mut next = self.clone();
         next.take(rules, step)?;
@@ -195,7 +195,7 @@ impl World {
         Some(())
     }
 
-    /// What may happen so often only.
+    /// Counts an event that may happen a limited number of times.
     fn befalls(&mut self, rules: &Rules, step: Step) -> Option<()> {
         match step {
             Step::ClientGoes { host, probe } => {
@@ -261,7 +261,8 @@ impl World {
         self.hosts[host].learn(rules, &told, until);
     }
 
-    /// A host that is not attached, or knows more than Redis. (One that knows less hears the stream.)
+    /// A host that is detached, or knows more than Redis. (One that knows less reads the
+    /// stream.)
     pub fn reads(&mut self, rules: &Rules, host: usize) -> Option<()> {
         let (name, member) = (self.name(host), &self.hosts[host].member);
         let ahead = member.known().supersedes(&self.redis.register);
@@ -274,7 +275,7 @@ impl World {
         Some(())
     }
 
-    /// A probe is over before its lease.
+    /// A probe ends before its lease.
     fn ticks(&mut self, rules: &Rules) -> Option<()> {
         let may_last =
             |host: &Host| host.probes.iter().all(|probe| self.tick + 1 < probe.began + rules.ttl);
@@ -329,7 +330,7 @@ impl World {
             What::Answer { .. } | What::Silence => {}
         }
         let (register, left) = (self.redis.register.clone(), self.redis.left(self.tick));
-        // Of other answers only the register matters, and that is in the stream too.
+        // In other replies only the state matters, and that is in the stream too.
         let asker = self.hosts.get(usize::from(name.host)).filter(|host| host.life == name.life);
         if let (Some(_), Some(to)) = (asker, to) {
             self.wire.push(Message { name, sent, what: What::Answer { to, register, left } });
@@ -361,7 +362,7 @@ impl World {
         }
     }
 
-    /// What everybody knows of the stream is no news to anybody.
+    /// Removes stream entries that every host has read.
     fn forget_news(&mut self, rules: &Rules) {
         let news = |told: &SharedState, host: &Host| told.supersedes(host.member.known());
         if rules.mutant != Some(Mutant::AdoptsOlder) {
@@ -369,7 +370,7 @@ impl World {
         }
     }
 
-    /// Whoever a step concerned may have something to say; time concerns all.
+    /// The host of a step may have messages to send; a tick concerns all.
     fn say(&mut self, rules: &Rules, step: Step) {
         for host in 0..self.hosts.len() {
             let concerned = match step {
@@ -416,13 +417,13 @@ impl World {
         Name { host: host as u8, life: self.hosts[host].life }
     }
 
-    /// An entry of the stream that this host has not heard.
+    /// A stream entry that this host has not read.
     pub fn news(&self, host: usize) -> Option<usize> {
         let known = self.hosts[host].member.known();
         self.truth.told.iter().position(|told| told.supersedes(known))
     }
 
-    /// The most probes that are out in one epoch.
+    /// The most outstanding probes of one epoch.
     pub fn most_out(&self) -> usize {
         let out = || self.hosts.iter().flat_map(|host| &host.probes);
         let beside = |epoch| out().filter(|probe| probe.lease.epoch == epoch).count();

@@ -16,7 +16,7 @@ fn request(t0: Instant, number: u64, class: usize, flow: u64, bytes: u64) -> Que
     }
 }
 
-/// Each joins where it may, in the places of those who have to go.
+/// Adds each request where it can join, in place of those it displaces.
 fn join(
     waiters: &mut QueueWaiters,
     requests: &[QueuedRequest],
@@ -35,7 +35,7 @@ fn join(
 }
 
 #[test]
-fn a_higher_class_takes_the_place_of_the_newest_of_the_lowest() {
+fn a_higher_class_displaces_the_newest_of_the_lowest() {
     let (t0, mut waiters) = (Instant::now(), QueueWaiters::new(policy(3, 100)));
     let requests =
         [(0, 1), (1, 2), (2, 2), (3, 0), (4, 2)].map(|(n, class)| request(t0, n, class, 0, 1));
@@ -56,7 +56,7 @@ fn no_flow_keeps_another_out_of_a_full_queue() {
 }
 
 #[test]
-fn bytes_are_bounded_and_nobody_goes_where_that_does_not_help() {
+fn bytes_are_bounded_and_useless_displacement_is_avoided() {
     let (t0, mut waiters) = (Instant::now(), QueueWaiters::new(policy(10, 10)));
     let sizes = [(2, 3), (2, 3), (0, 4), (0, 5), (0, 7), (1, 11)];
     let requests: Vec<_> =
@@ -68,7 +68,7 @@ fn bytes_are_bounded_and_nobody_goes_where_that_does_not_help() {
 }
 
 #[test]
-fn when_the_oldest_waited_for_half_of_max_wait_the_newest_go_first_until_all_are_gone() {
+fn after_half_of_max_wait_the_newest_go_first_until_the_class_is_empty() {
     let (t0, mut waiters) = (Instant::now(), QueueWaiters::new(policy(10, 10)));
     let requests = [request(t0, 0, 1, 0, 1), request(t0, 1, 1, 0, 1)];
     requests.iter().for_each(|one| waiters.insert(one, t0));
@@ -83,7 +83,7 @@ fn when_the_oldest_waited_for_half_of_max_wait_the_newest_go_first_until_all_are
 
 proptest! {
     #[test]
-    fn counts_and_bytes_are_those_of_the_members_and_stay_in_bounds(
+    fn counts_and_bytes_match_the_waiters_and_stay_in_bounds(
         steps in prop::collection::vec((0usize..3, 0u64..4, 0u64..30, any::<bool>()), 1..300)
     ) {
         let (t0, mut waiters) = (Instant::now(), QueueWaiters::new(policy(20, 200)));

@@ -16,12 +16,12 @@ fn grant(amount: f64) -> LeaseGrant {
     LeaseGrant { amount, wait: Duration::ZERO, used: 0.0 }
 }
 
-/// Takes one as an attempt does.
+/// Takes one, as an attempt does.
 fn admit(chunk: &mut LeasedQuota, amount: f64, now: Instant) -> Result<(), Duration> {
     chunk.check(amount, now).map(|()| chunk.take(amount, now))
 }
 
-/// A host that called before and has this in hand.
+/// A host that called before and has leased this amount.
 fn warm(amount: f64, now: Instant) -> LeasedQuota {
     let mut chunk = chunk();
     admit(&mut chunk, 1.0, now).unwrap();
@@ -31,7 +31,7 @@ fn warm(amount: f64, now: Instant) -> LeasedQuota {
 }
 
 #[test]
-fn the_first_call_of_a_cold_host_goes_and_is_told_as_a_debt() {
+fn the_first_call_of_a_cold_host_goes_and_is_reported_as_debt() {
     let (t0, mut chunk) = (Instant::now(), chunk());
     assert_eq!(admit(&mut chunk, 1.0, t0), Ok(()));
     let ask = chunk.take_request(0, t0).unwrap();
@@ -44,7 +44,7 @@ fn the_first_call_of_a_cold_host_goes_and_is_told_as_a_debt() {
 }
 
 #[test]
-fn what_waits_is_asked_for_and_never_more_than_a_chunk() {
+fn waiting_demand_is_requested_up_to_one_lease() {
     let (t0, mut few) = (Instant::now(), chunk());
     admit(&mut few, 1.0, t0).unwrap();
     let mut many = few.clone();
@@ -54,7 +54,7 @@ fn what_waits_is_asked_for_and_never_more_than_a_chunk() {
 }
 
 #[test]
-fn a_request_that_is_larger_than_a_chunk_is_asked_for_whole() {
+fn a_request_larger_than_a_lease_is_requested_whole() {
     let (t0, mut chunk) = (Instant::now(), warm(2.0, Instant::now()));
     assert_eq!(chunk.check(40.0, t0), Err(CHECK_INTERVAL));
     let ask = chunk.take_request(3, t0).unwrap();
@@ -65,7 +65,7 @@ fn a_request_that_is_larger_than_a_chunk_is_asked_for_whole() {
 }
 
 #[test]
-fn what_is_given_for_later_is_waited_for_as_told() {
+fn a_later_grant_is_waited_for_exactly() {
     let t0 = Instant::now();
     let mut chunk = warm(1.0, t0);
     admit(&mut chunk, 1.0, t0).unwrap();
@@ -77,7 +77,7 @@ fn what_is_given_for_later_is_waited_for_as_told() {
 }
 
 #[test]
-fn who_is_given_nothing_waits_as_told_and_asks_again() {
+fn an_empty_grant_is_waited_out_and_requested_again() {
     let t0 = Instant::now();
     let mut chunk = warm(1.0, t0);
     admit(&mut chunk, 1.0, t0).unwrap();
@@ -90,7 +90,7 @@ fn who_is_given_nothing_waits_as_told_and_asks_again() {
 }
 
 #[test]
-fn what_nobody_used_expires_and_is_told() {
+fn an_unused_lease_expires_and_is_reported() {
     let t0 = Instant::now();
     let mut chunk = warm(5.0, t0);
     admit(&mut chunk, 1.0, t0 + ms(10)).unwrap();
@@ -103,7 +103,7 @@ fn what_nobody_used_expires_and_is_told() {
 }
 
 #[test]
-fn an_answer_that_costs_more_is_a_debt_and_one_that_costs_less_is_in_hand_again() {
+fn settling_adds_debt_or_returns_to_the_lease() {
     let t0 = Instant::now();
     let mut chunk = warm(3.0, t0);
     chunk.settle(1.0, 2.0, t0);
@@ -115,7 +115,7 @@ fn an_answer_that_costs_more_is_a_debt_and_one_that_costs_less_is_in_hand_again(
 }
 
 #[test]
-fn what_comes_back_beyond_a_chunk_is_everybodys() {
+fn a_return_beyond_one_lease_goes_to_the_fleet() {
     let t0 = Instant::now();
     let mut chunk = warm(4.0, t0);
     chunk.give_back(10.0, t0);
@@ -124,7 +124,7 @@ fn what_comes_back_beyond_a_chunk_is_everybodys() {
 }
 
 #[test]
-fn the_own_share_counts_while_detached_and_what_it_used_is_told_on_return() {
+fn the_local_share_applies_while_detached_and_is_reported_on_return() {
     let (t0, mut chunk) = (Instant::now(), LeasedQuota::new(POLICY, false, HOSTS));
     assert_eq!(chunk.take_request(8, t0), None);
     let count = (0..5_000).filter(|n| admit(&mut chunk, 1.0, t0 + ms(*n)).is_ok()).count();
@@ -136,7 +136,7 @@ fn the_own_share_counts_while_detached_and_what_it_used_is_told_on_return() {
 }
 
 #[test]
-fn hosts_that_come_and_go_change_the_share() {
+fn the_number_of_hosts_changes_the_share() {
     let (t0, mut chunk) = (Instant::now(), LeasedQuota::new(POLICY, false, 0));
     assert_eq!(chunk.status(t0).share, 50.0);
     chunk.attach(false, 10, t0);
@@ -146,7 +146,7 @@ fn hosts_that_come_and_go_change_the_share() {
 }
 
 #[test]
-fn a_fleet_that_is_silent_is_not_waited_for() {
+fn a_silent_fleet_is_not_waited_for() {
     let t0 = Instant::now();
     let mut chunk = warm(1.0, t0);
     admit(&mut chunk, 1.0, t0).unwrap();
@@ -164,7 +164,7 @@ fn a_fleet_that_is_silent_is_not_waited_for() {
 }
 
 #[test]
-fn a_debt_whose_telling_was_not_answered_is_told_again_and_a_credit_is_not() {
+fn an_unacknowledged_debt_is_reported_again_and_a_credit_is_not() {
     let (t0, mut debtor) = (Instant::now(), chunk());
     admit(&mut debtor, 1.0, t0).unwrap();
     let ask = debtor.take_request(0, t0).unwrap();
@@ -179,7 +179,7 @@ fn a_debt_whose_telling_was_not_answered_is_told_again_and_a_credit_is_not() {
 }
 
 #[test]
-fn numbers_that_are_none_break_nothing() {
+fn odd_numbers_never_panic() {
     let odd = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -1.0, 0.0, f64::MAX, 1e-300];
     for (a, b) in odd.into_iter().flat_map(|a| odd.map(|b| (a, b))) {
         let t0 = Instant::now();
@@ -199,7 +199,7 @@ fn numbers_that_are_none_break_nothing() {
 
 // === A fleet ===
 
-/// The limit as Redis keeps it: what `chunk.lua` does, in seconds.
+/// The limit as Redis keeps it: `chunk.lua`, in seconds.
 #[derive(Default)]
 struct Limit {
     ahead: f64,
@@ -225,19 +225,19 @@ impl Limit {
     }
 }
 
-/// How a host's clients call.
+/// The traffic of a host.
 #[derive(Clone, Copy, Debug)]
 enum Calls {
-    /// So many always wait.
+    /// This many requests always wait.
     Always(u32),
-    /// So many a second, one by one.
+    /// This many per second, one by one.
     Evenly(u32),
-    /// So many at once, every second.
+    /// This many at once, every second.
     Together(u32),
     Never,
 }
 
-/// On its way: to Redis, or back.
+/// A message in flight: to Redis, or back.
 enum Message {
     There(LeaseRequest),
     Back(Instant, LeaseGrant),
@@ -258,7 +258,7 @@ struct Fleet {
     chance: u64,
     slowest: u64,
     policy: RatePolicy,
-    /// What is beyond the rate: as a bucket that leaks.
+    /// The excess over the rate, as a leaky bucket.
     level: f64,
     highest: f64,
     at: Instant,
@@ -279,7 +279,7 @@ impl Fleet {
         Fleet { hosts, limit, chance, slowest, policy, level: 0.0, highest: 0.0, at }
     }
 
-    /// A message is on its way for so long.
+    /// Delay of a message.
     fn delay(&mut self) -> Duration {
         self.chance = self.chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         Duration::from_micros(100 + (self.chance >> 33) % (self.slowest * 1_000))
@@ -331,7 +331,7 @@ impl Fleet {
         self.hosts.iter().map(|host| host.served).sum()
     }
 
-    /// Burst, what timers may be late, and one chunk a host.
+    /// The burst, the slack for late timers, and one lease per host.
     fn bound(&self) -> f64 {
         let chunks: f64 = self.hosts.iter().map(|host| host.chunk.most()).sum();
         self.policy.with_slack().burst + chunks
@@ -348,7 +348,7 @@ fn calls() -> impl Strategy<Value = Calls> {
 }
 
 #[test]
-fn hosts_that_all_want_more_have_about_the_same() {
+fn greedy_hosts_get_about_the_same() {
     let mut fleet = Fleet::new(POLICY, &[Calls::Always(8); 5], 1, 3);
     fleet.run(20_000);
     let served: Vec<_> = fleet.hosts.iter().map(|host| host.served).collect();
@@ -356,7 +356,7 @@ fn hosts_that_all_want_more_have_about_the_same() {
 }
 
 #[test]
-fn a_host_that_wants_little_has_it_beside_greedy_ones() {
+fn a_modest_host_gets_its_demand_beside_greedy_ones() {
     let calls = [Calls::Evenly(5), Calls::Always(50), Calls::Always(50), Calls::Always(50)];
     let mut fleet = Fleet::new(POLICY, &calls, 1, 3);
     fleet.run(20_000);
@@ -367,7 +367,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
-    fn a_fleet_never_takes_more_than_the_limit_the_burst_and_one_chunk_a_host(
+    fn a_fleet_never_exceeds_the_limit_by_more_than_the_burst_and_one_lease_per_host(
         calls in prop::collection::vec(calls(), 5),
         (rate, burst) in (5.0f64..500.0, 1.0f64..60.0),
         (chance, slowest) in (any::<u64>(), 1u64..60),
