@@ -82,7 +82,7 @@ async fn load(store: &Store, clients: usize, jobs: u64) -> io::Result<Vec<Durati
                 let job = Arc::new(job(next.get(), client));
                 let began = clock::now();
                 let now = Millis::of(clock::wall());
-                let accepted = store.accept(job, ROOM, now).await.map_err(io::Error::other)?;
+                let accepted = store.enqueue(job, ROOM, now).await.map_err(io::Error::other)?;
                 took.push(clock::since(began));
                 assert_eq!(accepted, EnqueueResult::New);
             }

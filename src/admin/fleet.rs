@@ -21,7 +21,7 @@ pub fn routes() -> ApiRoutes {
 
 async fn status(State(admin): State<Arc<AdminState>>) -> Result<Json<FleetStatus>, ApiError> {
     match &admin.fleet {
-        Some(fleet) => Ok(Json(fleet.view().await)),
+        Some(fleet) => Ok(Json(fleet.status().await)),
         None => {
             let detail = "this host is in no fleet (start it with --redis)";
             Err(ApiError::new(ApiErrorKind::NoFleet, detail))

@@ -291,7 +291,7 @@ impl JobStatus {
             error: job.error,
             callback: job.callback.map(|callback| JobCallbackStatus {
                 url: without_query(&callback.url),
-                state: callback.state,
+                state: callback.state.as_str().to_owned(),
                 attempts: callback.attempts,
             }),
         }

@@ -51,9 +51,9 @@ fn section(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> Option<S
 fn hosts(fleet: &FleetStatus) -> Option<String> {
     let rows = fleet.hosts.iter().map(|host| {
         let this = if host.this_host { " (this one)" } else { "" };
-        let facts = &host.facts;
+        let info = &host.info;
         let id = format!("{}{this}", host.id);
-        vec![id, facts.version.clone(), facts.policy.clone(), facts.since.clone()]
+        vec![id, info.version.clone(), info.policy.clone(), info.since.clone()]
     });
     section(&["HOST", "VERSION", "POLICY", "SINCE"], rows)
 }

@@ -139,7 +139,7 @@ impl UnsettledEpisode {
         }
         let Ok(text) = serde_json::to_string(&record) else { return };
         let began = Millis::of(self.episode.began);
-        match store.keep_episode(began, record.mode.clone(), text).await {
+        match store.save_episode(began, record.mode.clone(), text).await {
             Ok(()) => self.written = Some(record),
             Err(error) => tracing::warn!(%error, "an episode cannot be written: tried again"),
         }

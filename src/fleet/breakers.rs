@@ -1,7 +1,7 @@
-//! What this host's breakers and holds say to the fleet, and what they hear.
+//! Synchronises breakers and holds with the fleet.
 //!
-//! Each call is a task of its own: a slow answer delays no other. An answer carries the register, so
-//! whoever asked knows at once what the stream tells the others.
+//! Each call is a task of its own, so a slow reply delays no other. A reply carries the shared state
+//! of the breaker, so the caller knows at once what the stream tells the other hosts.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -20,40 +20,40 @@ use crate::resilience::breaker::replica::{FleetLease, ProbeVerdict};
 use crate::resilience::breaker::shared_state::SharedState;
 use crate::resilience::breaker::{BreakerPolicy, StateKind};
 
-/// A vote counts for so long; it is said again before.
+/// Lifetime of a vote; it is repeated before.
 const VOTE_LASTS_MS: u64 = 9_000;
-/// Closed for so long, trips begin to count anew.
+/// A breaker that was closed for this long counts its trips anew.
 const RESET_MS: u64 = 60_000;
-/// Of an open time, as a breaker of one host has it.
+/// Jitter of the open time, as of a local breaker.
 const JITTER: f64 = 0.2;
 
-/// What a script of a breaker answers.
+/// The reply of a breaker script.
 struct BreakerReply {
-    register: SharedState,
+    state: SharedState,
     until: Instant,
-    more: String,
+    extra: String,
 }
 
 impl FleetSync {
-    /// Says whatever is to be said now.
-    pub fn say(self: &Rc<Self>, now: Instant) {
+    /// Sends what this host has to send now.
+    pub fn send_pending(self: &Rc<Self>, now: Instant) {
         let live = &self.fleet.0.live;
         for cell in live.breakers() {
-            if let Some(said) = cell.take_messages(now) {
-                self.say_of(&cell, said);
+            if let Some(pending) = cell.take_messages(now) {
+                self.send_messages(&cell, pending);
             }
         }
-        self.ask_for_limits(now);
-        for (key, until) in self.fleet.side().take_unpublished_holds() {
-            spawn_local(Rc::clone(self).tell_hold(key, until));
+        self.request_limits(now);
+        for (key, until) in self.fleet.view().take_unpublished_holds() {
+            spawn_local(Rc::clone(self).send_hold(key, until));
         }
-        let mut hands = self.hands.borrow_mut();
-        hands.lay_on(live, now);
-        hands.news().into_iter().for_each(|on| self.fleet.remember_hands(on));
+        let mut overrides = self.overrides.borrow_mut();
+        overrides.apply(live, now);
+        overrides.take_changed().into_iter().for_each(|all| self.fleet.cache_overrides(all));
     }
 
-    fn say_of(self: &Rc<Self>, cell: &Arc<BreakerCell>, said: BreakerMessages) {
-        let BreakerMessages { messages, policy, known_epoch } = said;
+    fn send_messages(self: &Rc<Self>, cell: &Arc<BreakerCell>, pending: BreakerMessages) {
+        let BreakerMessages { messages, policy, known_epoch } = pending;
         if messages.vote {
             spawn_local(Rc::clone(self).vote(Arc::clone(cell), policy, known_epoch));
         }
@@ -70,11 +70,10 @@ impl FleetSync {
 
     async fn vote(self: Rc<Self>, cell: Arc<BreakerCell>, policy: BreakerPolicy, known_epoch: u64) {
         let Some(quorum) = policy.shared else { return };
-        let (base, multiplier, most, jitter) = open_time(&policy);
         let args = (
             (self.fleet.host(), known_epoch, VOTE_LASTS_MS),
             (quorum.hosts, quorum.fraction),
-            (base, multiplier, most, jitter),
+            open_time_args(&policy),
             (RESET_MS, "quorum"),
         );
         let _ = self.call("vote", &self.fleet.0.scripts.vote, &cell, args).await;
@@ -94,14 +93,14 @@ impl FleetSync {
             (policy.probes.max(1), policy.success_threshold.max(1), number),
         );
         match self.call("lease", &self.fleet.0.scripts.lease, &cell, args).await {
-            Ok(answer) => {
-                let granted = !answer.more.is_empty();
-                let lease = granted.then_some(FleetLease { epoch: answer.register.epoch, number });
+            Ok(reply) => {
+                let granted = !reply.extra.is_empty();
+                let lease = granted.then_some(FleetLease { epoch: reply.state.epoch, number });
                 cell.lease_answered(lease, sent, clock::now());
             }
             Err(_) => cell.request_failed(clock::now()),
         }
-        // Whoever waits for the answer looks.
+        // Wakes the requests that wait for the lease.
         self.fleet.0.live.recheck_waiters(&cell.key().provider);
     }
 
@@ -112,11 +111,11 @@ impl FleetSync {
         lease: FleetLease,
     ) {
         let sent = clock::now();
-        let args = (self.named(lease), lease_ms(&policy));
+        let args = (self.lease_name(lease), lease_ms(&policy));
         match self.call("renew", &self.fleet.0.scripts.renew, &cell, args).await {
-            Ok(answer) => {
-                let told = |at: usize| answer.more.as_bytes().get(at) == Some(&b'1');
-                cell.renewed(lease, told(0), told(1), sent);
+            Ok(reply) => {
+                let flag = |at: usize| reply.extra.as_bytes().get(at) == Some(&b'1');
+                cell.renewed(lease, flag(0), flag(1), sent);
             }
             Err(_) => cell.request_failed(clock::now()),
         }
@@ -130,48 +129,48 @@ impl FleetSync {
         verdict: ProbeVerdict,
     ) {
         let verdict = match verdict {
-            ProbeVerdict::Succeeded => "well",
+            ProbeVerdict::Succeeded => "succeeded",
             ProbeVerdict::Failed => "failed",
             ProbeVerdict::Unused => "unused",
         };
-        let args = (self.fleet.host(), self.named(lease), verdict, open_time(&policy));
+        let args = (self.fleet.host(), self.lease_name(lease), verdict, open_time_args(&policy));
         let _ = self.call("result", &self.fleet.0.scripts.result, &cell, args).await;
     }
 
-    /// Puts back what Redis lost.
-    pub async fn assert(&self, key: &str, register: &SharedState) {
+    /// Restores a state that Redis lost.
+    pub async fn assert(&self, key: &str, state: &SharedState) {
         let script = &self.fleet.0.scripts.assert;
-        let answer = self.call_by_key("assert", script, key, register.to_string()).await;
-        if let Ok(answer) = answer {
-            self.learn(key, &answer.register, answer.until, "");
+        let reply = self.call_by_key("assert", script, key, state.to_string()).await;
+        if let Ok(reply) = reply {
+            self.learn(key, &reply.state, reply.until, "");
         }
     }
 
-    async fn tell_hold(self: Rc<Self>, key: String, until: Instant) {
+    async fn send_hold(self: Rc<Self>, key: String, until: Instant) {
         let left = until.saturating_duration_since(clock::now()).as_millis() as u64;
         let fleet = &self.fleet;
         let args = (key, left, fleet.host());
-        let told = fleet.link().run::<Value>(&fleet.0.scripts.hold, &["hold", "cb:x"], args).await;
-        let _ = fleet.counted("hold", told);
+        let reply = fleet.link().run::<Value>(&fleet.0.scripts.hold, &["hold", "cb:x"], args).await;
+        let _ = fleet.counted("hold", reply);
     }
 
-    /// A register was seen: whoever it concerns hears of it.
-    pub fn learn(&self, key: &str, register: &SharedState, until: Instant, why: &str) {
+    /// Applies a shared state that was read, if it is newer than the known one.
+    pub fn learn(&self, key: &str, state: &SharedState, until: Instant, reason: &str) {
         let (fleet, live) = (&self.fleet, &self.fleet.0.live);
-        if !fleet.side().update(key, register, until) {
+        if !fleet.view().update(key, state, until) {
             return;
         }
         if let Some(cell) = live.find_breaker(key) {
-            let by = if why.is_empty() { &register.writer } else { why };
-            cell.apply_shared_state(register, until, by, clock::now());
+            let by = if reason.is_empty() { &state.writer } else { reason };
+            cell.apply_shared_state(state, until, by, clock::now());
             live.recheck_waiters(&cell.key().provider);
         }
     }
 
-    /// Somebody was told to wait: so do we.
-    pub fn hear_hold(&self, key: &str, until: Instant, now: Instant) {
+    /// Applies a hold of another host.
+    pub fn apply_hold(&self, key: &str, until: Instant, now: Instant) {
         let left = until.saturating_duration_since(now);
-        if left.is_zero() || !self.fleet.side().observe_hold(key, until, now) {
+        if left.is_zero() || !self.fleet.view().observe_hold(key, until, now) {
             return;
         }
         if let Some(hold) = self.fleet.0.live.find_hold(key) {
@@ -187,9 +186,9 @@ impl FleetSync {
         args: impl ToRedisArgs,
     ) -> Result<BreakerReply, RedisCallError> {
         let key = cell.key().to_string();
-        let answer = self.call_by_key(name, script, &key, args).await?;
-        self.learn(&key, &answer.register, answer.until, "");
-        Ok(answer)
+        let reply = self.call_by_key(name, script, &key, args).await?;
+        self.learn(&key, &reply.state, reply.until, "");
+        Ok(reply)
     }
 
     async fn call_by_key(
@@ -199,43 +198,58 @@ impl FleetSync {
         key: &str,
         args: impl ToRedisArgs,
     ) -> Result<BreakerReply, RedisCallError> {
-        let of = |what: &str| format!("cb:{what}:{key}");
-        let (votes, leases, awaited, busy) = (of("v"), of("l"), of("w"), of("h"));
-        let keys = ["cb", "cb:t", "cb:x", &votes, &leases, &awaited, &busy];
-        let told = self.fleet.link().run::<Vec<Value>>(script, &keys, (key, args)).await;
+        let keys = breaker_keys(key);
+        let keys = keys.each_ref().map(String::as_str);
+        let reply = self.fleet.link().run::<Vec<Value>>(script, &keys, (key, args)).await;
         let at = clock::now();
-        self.fleet.counted(name, told.and_then(|told| BreakerReply::read(&told, at)))
+        self.fleet.counted(name, reply.and_then(|reply| BreakerReply::read(&reply, at)))
     }
 
-    /// A lease by the name that it has in Redis.
-    fn named(&self, lease: FleetLease) -> String {
+    /// The name of a lease in Redis.
+    fn lease_name(&self, lease: FleetLease) -> String {
         format!("{}:{}:{}", lease.epoch, self.fleet.host(), lease.number)
     }
 }
 
 impl BreakerReply {
-    fn read(told: &[Value], at: Instant) -> Result<BreakerReply, RedisCallError> {
-        let odd = || RedisCallError::Odd(format!("{told:?}"));
+    fn read(reply: &[Value], at: Instant) -> Result<BreakerReply, RedisCallError> {
+        let unexpected = || RedisCallError::Unexpected(format!("{reply:?}"));
         let text = |at: usize| {
-            let value = told.get(at).ok_or_else(odd)?;
-            String::from_redis_value_ref(value).map_err(|_| odd())
+            let value = reply.get(at).ok_or_else(unexpected)?;
+            String::from_redis_value_ref(value).map_err(|_| unexpected())
         };
-        let now = text(0)?.parse().map_err(|_| odd())?;
-        let register: SharedState = text(1)?.parse().map_err(|_| odd())?;
-        let until = match register.state {
-            StateKind::Open => instant(register.until, now, at),
+        let now = text(0)?.parse().map_err(|_| unexpected())?;
+        let state: SharedState = text(1)?.parse().map_err(|_| unexpected())?;
+        let until = match state.state {
+            StateKind::Open => instant(state.until, now, at),
             StateKind::Closed | StateKind::HalfOpen => at,
         };
-        Ok(BreakerReply { register, until, more: text(2)? })
+        Ok(BreakerReply { state, until, extra: text(2)? })
     }
+}
+
+/// The keys of the scripts of one breaker.
+pub(super) fn breaker_keys(key: &str) -> [String; 7] {
+    let of_breaker = |part: &str| format!("cb:{part}:{key}");
+    let of_fleet = |name: &str| name.to_owned();
+    [
+        of_fleet("cb"),
+        of_fleet("cb:t"),
+        of_fleet("cb:x"),
+        of_breaker("v"),
+        of_breaker("l"),
+        of_breaker("w"),
+        of_breaker("h"),
+    ]
 }
 
 fn lease_ms(policy: &BreakerPolicy) -> u64 {
     policy.probe_lease.as_millis().max(1) as u64
 }
 
-/// First open time, what it grows by, its most, all in milliseconds, and this time's jitter.
-fn open_time(policy: &BreakerPolicy) -> (u64, f64, u64, f64) {
+/// Script arguments for the open time: the first one, its multiplier, its maximum (in milliseconds),
+/// and a jitter.
+fn open_time_args(policy: &BreakerPolicy) -> (u64, f64, u64, f64) {
     let jitter = 1.0 + JITTER * (2.0 * clock::draw() - 1.0);
     let ms = |length: std::time::Duration| length.as_millis() as u64;
     (

@@ -1,7 +1,7 @@
-//! What this host asks of the limits that the fleet shares.
+//! Requests chunks of the rate limits that the fleet shares.
 //!
-//! Each ask is a task of its own, and of each limit one is out at a time. An answer is handed to the
-//! provider that asked; whoever waits there looks again.
+//! Each call is a task of its own; one per limit is in flight at a time. The reply goes to the
+//! provider, which wakes its waiting requests.
 
 use std::borrow::Cow;
 use std::rc::Rc;
@@ -21,43 +21,44 @@ use crate::live::provider::ProviderLive;
 use crate::live::quota::sync::QuotaUnit;
 use crate::resilience::rate::leased_quota::{LeaseGrant, LeaseRequest, LeaseStatus};
 
-/// A rate limit that the fleet shares, as the admin API reports it.
+/// A shared limit in `/api/fleet`.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct SharedLimit {
     pub provider: String,
     /// `requests` or `tokens`.
     pub kind: Cow<'static, str>,
-    /// Per second, for the whole fleet.
+    /// Per second, of the whole fleet.
     pub rate: f64,
-    /// Per second, for this host while it is detached.
+    /// Per second, of this host while it is detached.
     pub share: f64,
-    /// Leased by this host and not used yet.
+    /// The amount that this host was granted and has not used.
     pub available: f64,
 }
 
 impl FleetSync {
-    /// Asks for what is wanted now.
-    pub fn ask_for_limits(self: &Rc<Self>, now: Instant) {
+    /// Requests the chunks that providers need now.
+    pub fn request_limits(self: &Rc<Self>, now: Instant) {
         for provider in self.fleet.0.live.providers() {
-            provider.attach(self.fleet.side(), now);
-            for (of, ask) in provider.lease_requests(now) {
-                spawn_local(Rc::clone(self).ask_for(Arc::clone(&provider), of, ask));
+            provider.attach(self.fleet.view(), now);
+            for (unit, request) in provider.lease_requests(now) {
+                spawn_local(Rc::clone(self).request_chunk(Arc::clone(&provider), unit, request));
             }
         }
     }
 
-    async fn ask_for(
+    async fn request_chunk(
         self: Rc<Self>,
         provider: Arc<ProviderLive>,
-        of: QuotaUnit,
-        ask: LeaseRequest,
+        unit: QuotaUnit,
+        request: LeaseRequest,
     ) {
         let fleet = &self.fleet;
-        let key = format!("lim:{}:{}", provider.name(), of.as_str());
-        let args = [ask.policy.rate, ask.policy.burst, ask.want, ask.least, ask.debt];
-        let told = fleet.link().run::<Vec<Value>>(&fleet.0.scripts.chunk, &[&key], &args).await;
-        let told = fleet.counted("chunk", told.and_then(|told| read(&told)));
-        provider.lease_answered(of, ask.at, told.ok(), clock::now());
+        let key = format!("lim:{}:{}", provider.name(), unit.as_str());
+        let LeaseRequest { policy, want, least, debt, .. } = request;
+        let args = [policy.rate, policy.burst, want, least, debt];
+        let reply = fleet.link().run::<Vec<Value>>(&fleet.0.scripts.chunk, &[&key], &args).await;
+        let grant = fleet.counted("chunk", reply.and_then(|reply| read_grant(&reply)));
+        provider.lease_answered(unit, request.at, grant.ok(), clock::now());
     }
 }
 
@@ -65,7 +66,7 @@ impl Fleet {
     pub(super) fn limits(&self, now: Instant) -> Vec<SharedLimit> {
         let providers = self.0.live.providers();
         let of_one = |provider: &Arc<ProviderLive>| {
-            let limit = |(of, shown)| SharedLimit::new(provider.name(), of, shown);
+            let limit = |(unit, status)| SharedLimit::new(provider.name(), unit, status);
             provider.lease_status(now).into_iter().map(limit).collect::<Vec<_>>()
         };
         providers.iter().flat_map(of_one).collect()
@@ -73,11 +74,11 @@ impl Fleet {
 }
 
 impl SharedLimit {
-    fn new(provider: &str, of: QuotaUnit, shown: LeaseStatus) -> SharedLimit {
-        let LeaseStatus { rate, share, in_hand: available } = shown;
+    fn new(provider: &str, unit: QuotaUnit, status: LeaseStatus) -> SharedLimit {
+        let LeaseStatus { rate, share, in_hand: available } = status;
         SharedLimit {
             provider: provider.to_owned(),
-            kind: of.as_str().into(),
+            kind: unit.as_str().into(),
             rate,
             share,
             available,
@@ -85,14 +86,14 @@ impl SharedLimit {
     }
 }
 
-/// Redis' time, what was given, in how many microseconds, and what of the burst is used.
-fn read(told: &[Value]) -> Result<LeaseGrant, RedisCallError> {
-    let odd = || RedisCallError::Odd(format!("{told:?}"));
+/// Reads Redis' time, the granted amount, its delay in microseconds, and the used part of the burst.
+fn read_grant(reply: &[Value]) -> Result<LeaseGrant, RedisCallError> {
+    let unexpected = || RedisCallError::Unexpected(format!("{reply:?}"));
     let number = |at: usize| {
-        let value = told.get(at).ok_or_else(odd)?;
-        let text = String::from_redis_value_ref(value).map_err(|_| odd())?;
-        text.parse::<f64>().map_err(|_| odd())
+        let value = reply.get(at).ok_or_else(unexpected)?;
+        let text = String::from_redis_value_ref(value).map_err(|_| unexpected())?;
+        text.parse::<f64>().map_err(|_| unexpected())
     };
-    let wait = Duration::try_from_secs_f64(number(2)? / 1e6).map_err(|_| odd())?;
+    let wait = Duration::try_from_secs_f64(number(2)? / 1e6).map_err(|_| unexpected())?;
     Ok(LeaseGrant { amount: number(1)?, wait, used: number(3)? })
 }

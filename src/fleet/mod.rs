@@ -1,14 +1,13 @@
-//! What hosts share through Redis: breakers, holds, limits, operators' hands, jobs (FLEET.md).
+//! The state that hosts share through Redis: breakers, holds, limits and manual overrides
+//! (docs/design/fleet.md).
 //!
-//! Decisions are made elsewhere, from memory (`resilience/`, `live/`); here is one thread of its own
-//! that keeps that memory up to date and says what this host has to say. Nothing on the path of a
-//! request waits for it, and without it each host decides by itself.
+//! Decisions are made from memory (`resilience/`, `live/`). One thread of its own synchronises that
+//! memory with Redis. No request waits for it, and a host without Redis decides by itself.
 //!
-//! - the way to Redis: [`address`], [`link`]; what runs there: [`scripts`]
-//! - what is heard: [`task`] (heartbeat, snapshot), [`news`] (the stream)
-//! - what is said: [`breakers`]; what is asked for: [`limits`]; by hand: [`hands`]
-//! - what people see: [`view`]
-//! - jobs that any host may run: [`jobs`]
+//! - [`redis`]: the connection, its URL, the scripts
+//! - [`sync`]: heartbeat and snapshot; [`stream`]: transitions, holds and overrides as they happen
+//! - [`breakers`], [`limits`], [`overrides`]: the calls for each kind of state
+//! - [`status`]: `/api/fleet`
 
 pub mod breakers;
 pub mod limits;
@@ -38,63 +37,63 @@ use crate::snapshot::CurrentSnapshot;
 use crate::telemetry::process;
 use crate::upstream::tls;
 
-/// How to take part.
+/// The command line's options for a fleet.
 #[derive(Clone, Debug)]
 pub struct FleetOptions {
     pub address: RedisAddress,
-    /// Hosts that share a name share everything else.
+    /// Name of the fleet.
     pub name: String,
 }
 
-/// This host's part in a fleet; cheap to clone.
+/// This host as a member of a fleet. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Fleet(Arc<FleetInner>);
 
 #[derive(Debug)]
 struct FleetInner {
     name: String,
-    /// No other process has it.
+    /// Unique to this process.
     host: String,
     started: SystemTime,
     link: RedisLink,
     scripts: FleetScripts,
     live: Arc<Live>,
-    side: Arc<FleetView>,
+    view: Arc<FleetView>,
     current: Arc<CurrentSnapshot>,
-    told: Mutex<StatusCache>,
+    cache: Mutex<StatusCache>,
 }
 
-/// What is remembered for people.
+/// Data for `/api/fleet`.
 #[derive(Debug)]
 struct StatusCache {
-    /// Attached or detached since then.
+    /// Time of the last attach or detach.
     since: SystemTime,
     hosts: Vec<(String, HostInfo)>,
     /// The latest, oldest first.
     transitions: Vec<BreakerTransition>,
-    hands: Vec<overrides::FleetOverride>,
+    overrides: Vec<overrides::FleetOverride>,
 }
 
 impl Fleet {
-    /// Starts to take part.
+    /// Starts the thread that joins the fleet. Redis need not be reachable.
     ///
     /// # Errors
-    /// When the system gives no thread or runtime. Whether Redis is there does not matter.
+    /// If the system refuses a thread or a runtime.
     pub fn start(
         options: FleetOptions,
         live: Arc<Live>,
-        side: Arc<FleetView>,
+        view: Arc<FleetView>,
         current: Arc<CurrentSnapshot>,
     ) -> std::io::Result<Fleet> {
-        // The client of Redis takes the process's own; whoever came first set it.
+        // The Redis client uses the process-wide provider, which may be set already.
         let _ = CryptoProvider::clone(&tls::provider()).install_default();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let now = clock::wall();
-        let told = StatusCache {
+        let cache = StatusCache {
             since: now,
             hosts: Vec::new(),
             transitions: Vec::new(),
-            hands: Vec::new(),
+            overrides: Vec::new(),
         };
         let fleet = Fleet(Arc::new(FleetInner {
             link: RedisLink::new(options.address, &options.name),
@@ -103,13 +102,13 @@ impl Fleet {
             started: now,
             scripts: FleetScripts::new(),
             live,
-            side,
+            view,
             current,
-            told: Mutex::new(told),
+            cache: Mutex::new(cache),
         }));
-        let its = fleet.clone();
+        let member = fleet.clone();
         thread::Builder::new().name("fleet".into()).spawn(move || {
-            LocalSet::new().block_on(&runtime, sync::run(its));
+            LocalSet::new().block_on(&runtime, sync::run(member));
         })?;
         Ok(fleet)
     }
@@ -122,29 +121,29 @@ impl Fleet {
         &self.0.host
     }
 
-    pub fn side(&self) -> &Arc<FleetView> {
-        &self.0.side
+    pub fn view(&self) -> &Arc<FleetView> {
+        &self.0.view
     }
 
-    fn told(&self) -> MutexGuard<'_, StatusCache> {
-        self.0.told.lock()
+    fn cache(&self) -> MutexGuard<'_, StatusCache> {
+        self.0.cache.lock()
     }
 
-    /// Counts a call by what came of it.
+    /// Counts a call by its result.
     fn counted<T>(
         &self,
         call: &'static str,
-        answer: Result<T, RedisCallError>,
+        reply: Result<T, RedisCallError>,
     ) -> Result<T, RedisCallError> {
-        self.0.live.metrics.count_redis_call(call, answer.is_ok());
-        if let Err(failure) = &answer {
-            tracing::debug!(call, %failure, "fleet: a call came to nothing");
+        self.0.live.metrics.count_redis_call(call, reply.is_ok());
+        if let Err(error) = &reply {
+            tracing::debug!(call, %error, "fleet: a call to redis failed");
         }
-        answer
+        reply
     }
 }
 
-/// The system's name and what no other process has, of letters that mean nothing in a key.
+/// The host name and a random suffix, without characters that have a meaning in keys.
 fn host_name() -> String {
     format!("{}-{:08x}", process::host_name(), clock::random() & 0xffff_ffff)
 }

@@ -1,7 +1,7 @@
-//! What a fleet looks like from this host: `/api/fleet`.
+//! `/api/fleet`: the fleet as this host sees it.
 //!
-//! What this host knows from memory is told always; votes and leases are asked of Redis, and left
-//! out where it does not answer.
+//! Most of it comes from memory. Votes and leases are read from Redis, and left out if it does not
+//! respond in time.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -21,19 +21,19 @@ use crate::resilience::breaker::StateKind;
 use crate::resilience::breaker::shared_state::SharedState;
 use crate::telemetry::events::rfc3339;
 
-/// Breakers of which votes and leases are asked.
-const MOST: usize = 64;
-/// Whoever looks waits no longer for what only Redis knows.
-const PATIENCE: Duration = Duration::from_millis(300);
+/// Breakers whose votes and leases are read.
+const MAX_DETAILED: usize = 64;
+/// Timeout for votes and leases.
+const DETAILS_TIMEOUT: Duration = Duration::from_millis(300);
 
-/// Facts that a host publishes about itself.
+/// What a host publishes about itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct HostInfo {
     pub version: String,
-    /// The hash of the policy in force there.
+    /// Hash of its policy in force.
     pub policy: String,
-    /// When it was started.
+    /// Start of the process, in RFC 3339.
     pub since: String,
 }
 
@@ -43,17 +43,17 @@ pub struct FleetStatus {
     pub fleet: String,
     /// The id of this host.
     pub host: String,
-    /// Redis can be reached.
+    /// Redis responds.
     pub attached: bool,
-    /// Start of the attached or detached state, RFC 3339.
+    /// Time of the last attach or detach, in RFC 3339.
     pub since: String,
-    /// The address of Redis, without its password.
+    /// The URL of Redis, without secrets.
     pub redis: String,
     pub hosts: Vec<HostStatus>,
-    /// Not all hosts have the same policy in force.
+    /// Whether hosts have different policies in force.
     pub policies_differ: bool,
     pub breakers: Vec<SharedBreaker>,
-    /// Endpoints that are in cooldown after a `Retry-After`.
+    /// Credentials that are held after a `Retry-After`.
     pub holds: Vec<SharedHold>,
     /// Rate limits of providers, as this host sees them.
     pub limits: Vec<SharedLimit>,
@@ -67,12 +67,12 @@ pub struct FleetStatus {
 pub struct HostStatus {
     pub id: String,
     #[serde(flatten)]
-    pub facts: HostInfo,
+    pub info: HostInfo,
     /// The host that sent this response.
     pub this_host: bool,
 }
 
-/// A breaker that the fleet shares.
+/// A shared breaker.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct SharedBreaker {
     pub key: String,
@@ -83,7 +83,7 @@ pub struct SharedBreaker {
     pub writer: String,
     /// Consecutive trips without a recovery.
     pub trips: u32,
-    /// Time until the breaker probes, by this host's clock.
+    /// Remaining open time, by this host's copy of its end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remaining_ms: Option<u64>,
     /// Successful probes so far.
@@ -92,12 +92,12 @@ pub struct SharedBreaker {
     pub needed: u32,
     /// Probes that may run at the same time.
     pub permits: u32,
-    /// The state of this host's own breaker.
+    /// State of this host's own breaker.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub local_state: Option<Cow<'static, str>>,
-    /// Hosts that voted to trip; empty when Redis does not respond.
+    /// Hosts that voted to open it; empty if Redis does not respond.
     pub votes: Vec<String>,
-    /// Probes that are running; empty when Redis does not respond.
+    /// Probes in progress; empty if Redis does not respond.
     pub leases: Vec<ProbeLease>,
 }
 
@@ -122,97 +122,102 @@ impl HostInfo {
         }
     }
 
-    pub fn written(&self) -> String {
+    pub fn to_json(&self) -> String {
         serde_json::to_string(self).unwrap_or_default()
     }
 
-    /// Of another host, perhaps of another version.
-    pub fn read(text: &str) -> HostInfo {
+    /// Parses the text of another host, which may run another version.
+    pub fn parse(text: &str) -> HostInfo {
         serde_json::from_str(text).unwrap_or_default()
     }
 }
 
 impl Fleet {
-    pub async fn view(&self) -> FleetStatus {
+    pub async fn status(&self) -> FleetStatus {
         let now = clock::now();
-        let mut breakers: Vec<SharedBreaker> =
-            self.side().shared_states().into_iter().map(|(key, r)| self.shared(key, r)).collect();
+        let mut breakers: Vec<SharedBreaker> = self
+            .view()
+            .shared_states()
+            .into_iter()
+            .map(|(key, r)| self.shared_breaker(key, r))
+            .collect();
         for cell in self.0.live.breakers() {
             let key = cell.key().to_string();
             let known = breakers.iter().any(|shared| shared.key == key);
             if !known && cell.replica_status(now).is_some() {
-                breakers.push(self.shared(key, SharedState::initial()));
+                breakers.push(self.shared_breaker(key, SharedState::initial()));
             }
         }
         breakers.sort_by(|a, b| a.key.cmp(&b.key));
-        let asked = tokio::time::timeout(PATIENCE, async {
-            let hosts = FleetSnapshot::of(self).await?.living();
-            self.told().hosts = hosts;
-            self.ask_details(&mut breakers).await
+        let details = tokio::time::timeout(DETAILS_TIMEOUT, async {
+            let hosts = FleetSnapshot::fetch(self).await?.live_hosts();
+            self.cache().hosts = hosts;
+            self.read_details(&mut breakers).await
         });
-        let asked = asked.await;
-        if !matches!(asked, Ok(Ok(()))) {
-            tracing::debug!("fleet: votes and leases are not told: Redis does not answer");
+        if !matches!(details.await, Ok(Ok(()))) {
+            tracing::debug!("fleet: no votes and leases in the status: redis does not respond");
         }
-        let held = self.side().holds(now).into_iter();
+        let holds = self.view().holds(now).into_iter();
         let (since, hosts, transitions) = {
-            let told = self.told();
-            (told.since, told.hosts.clone(), told.transitions.clone())
+            let cache = self.cache();
+            (cache.since, cache.hosts.clone(), cache.transitions.clone())
         };
-        let mine = HostInfo::of(self).policy;
+        let policy = HostInfo::of(self).policy;
         FleetStatus {
             fleet: self.0.name.clone(),
             host: self.host().to_owned(),
             attached: self.link().is_attached(),
             since: rfc3339(since),
-            redis: self.link().address().shown().to_owned(),
-            policies_differ: hosts.iter().any(|(_, facts)| facts.policy != mine),
-            hosts: hosts.into_iter().map(|(id, facts)| self.host_of(id, facts)).collect(),
+            redis: self.link().address().display().to_owned(),
+            policies_differ: hosts.iter().any(|(_, info)| info.policy != policy),
+            hosts: hosts.into_iter().map(|(id, info)| self.host_status(id, info)).collect(),
             breakers,
-            holds: held
+            holds: holds
                 .map(|(key, left)| SharedHold { key, remaining_ms: left.as_millis() as u64 })
                 .collect(),
             limits: self.limits(now),
-            overrides: self.hands(),
+            overrides: self.overrides(),
             transitions,
         }
     }
 
-    fn host_of(&self, id: String, facts: HostInfo) -> HostStatus {
-        let me = id == self.host();
-        HostStatus { facts: if me { HostInfo::of(self) } else { facts }, this_host: me, id }
+    fn host_status(&self, id: String, info: HostInfo) -> HostStatus {
+        let this_host = id == self.host();
+        HostStatus { info: if this_host { HostInfo::of(self) } else { info }, this_host, id }
     }
 
-    fn shared(&self, key: String, register: SharedState) -> SharedBreaker {
+    fn shared_breaker(&self, key: String, state: SharedState) -> SharedBreaker {
         let now = clock::now();
         let member = self.0.live.find_breaker(&key).and_then(|cell| cell.replica_status(now));
         let until = member.as_ref().and_then(|(_, until, _)| *until);
         let left = |until: std::time::Instant| until.saturating_duration_since(now).as_millis();
         SharedBreaker {
-            state: register.state.as_str().into(),
-            epoch: register.epoch,
-            writer: register.writer,
-            trips: register.trips,
+            state: state.state.as_str().into(),
+            epoch: state.epoch,
+            writer: state.writer,
+            trips: state.trips,
             remaining_ms: until.map(|until| left(until) as u64),
-            ok: register.succeeded,
-            needed: register.required,
-            permits: register.permits,
-            local_state: member.map(|(_, _, own): (_, _, StateKind)| own.as_str().into()),
+            ok: state.succeeded,
+            needed: state.required,
+            permits: state.permits,
+            local_state: member.map(|(_, _, local): (_, _, StateKind)| local.as_str().into()),
             votes: Vec::new(),
             leases: Vec::new(),
             key,
         }
     }
 
-    /// Votes and leases, as Redis has them now.
-    async fn ask_details(&self, breakers: &mut [SharedBreaker]) -> Result<(), RedisCallError> {
-        for shared in breakers.iter_mut().filter(|shared| shared.local_state.is_some()).take(MOST) {
+    /// Reads votes and leases from Redis.
+    async fn read_details(&self, breakers: &mut [SharedBreaker]) -> Result<(), RedisCallError> {
+        for shared in
+            breakers.iter_mut().filter(|shared| shared.local_state.is_some()).take(MAX_DETAILED)
+        {
             let (votes, leases) = (format!("cb:v:{}", shared.key), format!("cb:l:{}", shared.key));
             let (script, keys) = (&self.0.scripts.look, ["cb", &votes, &leases]);
-            let told = self.link().run::<Vec<Value>>(script, &keys, &shared.key).await;
-            let told = self.counted("look", told)?;
+            let reply = self.link().run::<Vec<Value>>(script, &keys, &shared.key).await;
+            let reply = self.counted("look", reply)?;
             let texts = |at: usize| {
-                let part = told.get(at).and_then(|part| Vec::from_redis_value_ref(part).ok());
+                let part = reply.get(at).and_then(|part| Vec::from_redis_value_ref(part).ok());
                 part.unwrap_or_default()
             };
             shared.votes = texts(0);
@@ -221,10 +226,10 @@ impl Fleet {
                 ProbeLease { host, remaining_ms: pair[1].parse::<f64>().unwrap_or(0.0) as u64 }
             };
             shared.leases = texts(1).chunks_exact(2).map(lease).collect();
-            if let Some(Ok(register)) =
+            if let Some(Ok(state)) =
                 texts(2).first().map(|line: &String| line.parse::<SharedState>())
             {
-                (shared.ok, shared.needed) = (register.succeeded, register.required);
+                (shared.ok, shared.needed) = (state.succeeded, state.required);
             }
         }
         Ok(())

@@ -1,9 +1,9 @@
-//! The fleet's stream: transitions, holds and hands, as they happen.
+//! Reads the fleet's stream: transitions, holds and overrides, as they happen.
 //!
-//! Read blocking, on a connection of its own, from where the last snapshot ended: nothing that is
-//! told while we are away is lost, as it would be with Pub/Sub. Redis' time of an entry and its
-//! clock, as the last heartbeat told it, say how old the entry is; where the two cannot both be right,
-//! because the clock was set, the entry counts as new: an end is never taken for an earlier one.
+//! The stream is read with blocking `XREAD`, on a connection of its own, from the position of the last
+//! snapshot, so nothing is lost while the host reconnects, as it would be with Pub/Sub. The age of an
+//! entry is the difference between its time and Redis' clock at the last heartbeat. If that is
+//! implausible, because the clock was set, the entry counts as new, so that no end comes too early.
 
 use std::borrow::Cow;
 use std::rc::Rc;
@@ -22,20 +22,21 @@ use crate::clock;
 use crate::resilience::breaker::shared_state::SharedState;
 use crate::telemetry::events::rfc3339;
 
-/// One read waits for so long.
+/// Length of one blocking read.
 const BLOCK: Duration = Duration::from_secs(5);
-/// What an answer may take beside.
+/// Additional time for a reply.
 const SLACK: Duration = Duration::from_secs(5);
-const AGAIN: Duration = Duration::from_millis(200);
-const AT_ONCE: usize = 256;
-/// An entry is not older than this, or clocks disagree.
+const RETRY: Duration = Duration::from_millis(200);
+const PAGE: usize = 256;
+/// An older entry means that a clock was set.
 const OLDEST: Duration = Duration::from_secs(60);
-const KEPT: usize = 200;
+/// Transitions that `/api/fleet` shows.
+const MAX_TRANSITIONS: usize = 200;
 
-/// A change of the fleet's breaker, for people.
+/// A transition of a shared breaker in `/api/fleet`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct BreakerTransition {
-    /// RFC 3339, when it was heard here.
+    /// When this host read it, in RFC 3339.
     pub at: String,
     pub key: String,
     pub state: Cow<'static, str>,
@@ -44,46 +45,46 @@ pub struct BreakerTransition {
     pub reason: String,
 }
 
-/// Reads for as long as the process lives.
-pub async fn read(task: Rc<FleetSync>) {
-    let mut moved = task.position.subscribe();
+/// Reads the stream until the process ends.
+pub async fn read(sync: Rc<FleetSync>) {
+    let mut moved = sync.position.subscribe();
     loop {
         let from = moved.borrow_and_update().clone();
         if from.is_empty() {
             let _ = moved.changed().await;
             continue;
         }
-        // Ends with an error, or because a snapshot was read anew.
+        // Ends with an error, or because a new snapshot moved the position.
         tokio::select! {
-            ended = read_from(&task, from) => if let Err(error) = ended {
-                tracing::debug!(%error, "fleet: the stream cannot be read");
-                tokio::time::sleep(AGAIN).await;
+            ended = read_from(&sync, from) => if let Err(error) = ended {
+                tracing::debug!(%error, "fleet: cannot read the stream");
+                tokio::time::sleep(RETRY).await;
             },
             _ = moved.changed() => {}
         }
     }
 }
 
-async fn read_from(task: &FleetSync, mut last: String) -> Result<(), RedisError> {
-    let link = task.fleet.link();
+async fn read_from(sync: &FleetSync, mut last: String) -> Result<(), RedisError> {
+    let link = sync.fleet.link();
     let mut connection = link.address().connect(BLOCK + SLACK).await?;
     let stream = link.key("cb:x");
-    let options = StreamReadOptions::default().block(BLOCK.as_millis() as usize).count(AT_ONCE);
+    let options = StreamReadOptions::default().block(BLOCK.as_millis() as usize).count(PAGE);
     loop {
         let (keys, ids) = ([stream.as_str()], [last.as_str()]);
         let read: Option<StreamReadReply> = match &mut connection {
-            RedisConnection::One(one) => one.xread_options(&keys, &ids, &options).await?,
+            RedisConnection::Single(single) => single.xread_options(&keys, &ids, &options).await?,
             RedisConnection::Cluster(cluster) => {
                 cluster.xread_options(&keys, &ids, &options).await?
             }
         };
         let at = clock::now();
         for entry in read.into_iter().flat_map(|reply| reply.keys).flat_map(|key| key.ids) {
-            task.hear(&entry, at);
+            sync.apply_entry(&entry, at);
             last.clone_from(&entry.id);
         }
-        // Where a reader that breaks begins again.
-        task.position.send_if_modified(|position| {
+        // A reader whose connection broke continues here.
+        sync.position.send_if_modified(|position| {
             position.clone_from(&last);
             false
         });
@@ -91,52 +92,52 @@ async fn read_from(task: &FleetSync, mut last: String) -> Result<(), RedisError>
 }
 
 impl FleetSync {
-    fn hear(&self, entry: &StreamId, at: Instant) {
+    fn apply_entry(&self, entry: &StreamId, at: Instant) {
         let text = |name: &str| entry.get::<String>(name).unwrap_or_default();
-        let (kind, key, what, why) = (text("k"), text("p"), text("r"), text("w"));
-        let then: u64 = text("n").parse().unwrap_or(0);
-        let now = self.now_there(then, at);
+        let (kind, key, value, reason) = (text("k"), text("p"), text("r"), text("w"));
+        let written: u64 = text("n").parse().unwrap_or(0);
+        let now = self.redis_time(written, at);
         match kind.as_str() {
-            "r" => match what.parse::<SharedState>() {
-                Ok(register) => {
-                    let by = format!("{}: {why}", register.writer);
-                    self.fleet.remember(&key, &register, why);
-                    self.learn(&key, &register, instant(register.until, now, at), &by);
+            "r" => match value.parse::<SharedState>() {
+                Ok(state) => {
+                    let by = format!("{}: {reason}", state.writer);
+                    self.fleet.add_transition(&key, &state, reason);
+                    self.learn(&key, &state, instant(state.until, now, at), &by);
                 }
-                Err(error) => tracing::debug!(%error, key, "fleet: an entry of the stream"),
+                Err(error) => tracing::debug!(%error, key, "fleet: cannot read a stream entry"),
             },
-            "h" if why == self.fleet.host() => {}
-            "h" => self.hear_hold(&key, instant(what.parse().unwrap_or(0), now, at), at),
-            "f" => self.hands.borrow_mut().one(&key, &what, now, at),
+            "h" if reason == self.fleet.host() => {}
+            "h" => self.apply_hold(&key, instant(value.parse().unwrap_or(0), now, at), at),
+            "f" => self.overrides.borrow_mut().set(&key, &value, now, at),
             _ => {}
         }
         if kind == "f" {
-            self.fleet.side().wake();
+            self.fleet.view().wake();
         }
     }
 
-    /// Redis' clock `at` that moment, when an entry that it made at `then` was heard.
-    fn now_there(&self, then: u64, at: Instant) -> u64 {
-        let Some((clock, read)) = self.time.get() else { return then };
+    /// Redis' time when an entry was read; `written` is the entry's own time.
+    fn redis_time(&self, written: u64, at: Instant) -> u64 {
+        let Some((clock, read)) = self.time.get() else { return written };
         let since = at.saturating_duration_since(read).as_micros() as u64;
         let now = clock.saturating_add(since);
-        let age = now.checked_sub(then).map(Duration::from_micros);
-        if age.is_some_and(|age| age <= OLDEST) { now } else { then }
+        let age = now.checked_sub(written).map(Duration::from_micros);
+        if age.is_some_and(|age| age <= OLDEST) { now } else { written }
     }
 }
 
 impl Fleet {
-    fn remember(&self, key: &str, register: &SharedState, reason: String) {
-        let mut told = self.told();
-        if told.transitions.len() >= KEPT {
-            told.transitions.remove(0);
+    fn add_transition(&self, key: &str, state: &SharedState, reason: String) {
+        let mut cache = self.cache();
+        if cache.transitions.len() >= MAX_TRANSITIONS {
+            cache.transitions.remove(0);
         }
-        told.transitions.push(BreakerTransition {
+        cache.transitions.push(BreakerTransition {
             at: rfc3339(clock::wall()),
             key: key.to_owned(),
-            state: register.state.as_str().into(),
-            epoch: register.epoch,
-            by: register.writer.clone(),
+            state: state.state.as_str().into(),
+            epoch: state.epoch,
+            by: state.writer.clone(),
             reason,
         });
     }

@@ -1,13 +1,14 @@
-//! What becomes of a job after a run: done, again later, or dead.
+//! Decides how a run of a job ends: final, run again later, or dead.
 //!
-//! The end of a run is written down even where the disk is full just then: it is tried until it is,
-//! for a job that was answered must not be run again.
+//! The end of a run is written even while the disk is full: the write is repeated until it
+//! succeeds, because a job that has a response must not run again.
 
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::sharing::redis::Claim;
+use super::sharing::results::report_dead;
 use crate::clock;
 use crate::proxy::downstream::worker::Worker;
 use crate::proxy::jobs::run::Outcome;
@@ -18,16 +19,17 @@ use crate::store::{
 };
 use crate::telemetry::metrics::DeliveryLabels;
 
-/// Between the runs of one job: an outage is waited out, and a crowd does not come back at once.
-const AGAIN: BackoffPolicy = BackoffPolicy {
+/// Delay between the runs of one job: long enough for an outage to pass, with jitter so that many
+/// jobs do not return at once.
+const RUN_BACKOFF: BackoffPolicy = BackoffPolicy {
     initial: Duration::from_secs(1),
     max: Duration::from_secs(300),
     multiplier: 2.0,
     jitter: Jitter::Equal,
 };
-/// Whoever asked to come back later was heard; nobody waits for longer than this.
-pub const LATEST: Duration = Duration::from_secs(3600);
-const WRITE_AGAIN: Duration = Duration::from_secs(1);
+/// A longer `Retry-After` is cut to this.
+pub const LONGEST_DELAY: Duration = Duration::from_secs(3600);
+const WRITE_RETRY: Duration = Duration::from_secs(1);
 
 /// One run of a job.
 #[derive(Debug)]
@@ -37,78 +39,71 @@ pub struct JobRun {
     attempts: u32,
     max_deliveries: u32,
     pub lease: Option<RunLease>,
-    /// Under which it runs, where others could run it too.
+    /// The claim in Redis, if other hosts could run the job too.
     pub claim: Option<Claim>,
 }
 
-/// Where a job stands after a run.
+/// The state of a job after a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Completion {
-    Over,
-    /// It is run again after a rest; `spent`: it failed.
-    Again {
-        rest: Duration,
-        spent: bool,
+    Final,
+    /// It runs again after `delay`; `failed`: the run counts as a failure.
+    RunAgain {
+        delay: Duration,
+        failed: bool,
     },
-    /// It was over before it began.
+    /// It was no longer ready when the run was about to start.
     Gone,
 }
 
 impl JobRun {
-    pub fn of(task: &RunnableJob, queue: &RouteQueue, line: &Partition) -> JobRun {
+    pub fn new(job: &RunnableJob, queue: &RouteQueue, partition: &Partition) -> JobRun {
         JobRun {
-            id: task.id,
-            queue: line.queue.clone(),
-            attempts: task.attempts,
+            id: job.id,
+            queue: partition.queue.clone(),
+            attempts: job.attempts,
             max_deliveries: queue.policy.durable.max_deliveries,
             lease: None,
             claim: None,
         }
     }
 
-    pub async fn settle(&self, worker: &Worker, store: &Store, outcome: Outcome) -> Completion {
+    pub async fn complete(&self, worker: &Worker, store: &Store, outcome: Outcome) -> Completion {
         let Some(lease) = self.lease else { return Completion::Gone };
-        let (result, settled) = match outcome {
-            Outcome::Answered(answer) => {
-                let answer = Arc::new(answer);
-                until_written(|| store.complete(self.id, lease, Arc::clone(&answer), now())).await;
-                ("done", Completion::Over)
+        let (id, now) = (self.id, || Millis::of(clock::wall()));
+        let (result, completion) = match outcome {
+            Outcome::Answered(response) => {
+                let response = Arc::new(response);
+                until_written(|| store.complete(id, lease, Arc::clone(&response), now())).await;
+                ("done", Completion::Final)
             }
-            Outcome::NotTaken(rest, why) => {
-                let rest = rest.unwrap_or_else(|| self.backoff()).min(LATEST);
-                tracing::debug!(id = %self.id, why, ?rest, "a job was not taken");
-                until_written(|| store.park(lease, Some(now().after(rest)))).await;
-                ("not_taken", Completion::Again { rest, spent: false })
+            Outcome::NotTaken(delay, reason) => {
+                let delay = delay.unwrap_or_else(|| self.backoff()).min(LONGEST_DELAY);
+                tracing::debug!(%id, reason, ?delay, "a job is parked: no provider took it");
+                until_written(|| store.park(lease, Some(now().after(delay)))).await;
+                ("parked", Completion::RunAgain { delay, failed: false })
             }
-            Outcome::Failed(why) if lease.deliveries < self.max_deliveries => {
-                let rest = self.backoff();
-                let then = AfterFailure::Again(now().after(rest));
-                until_written(|| store.fail(self.id, lease, why.clone(), then, now())).await;
-                ("failed", Completion::Again { rest, spent: true })
+            Outcome::Failed(reason) if lease.deliveries < self.max_deliveries => {
+                let delay = self.backoff();
+                let then = AfterFailure::RunAt(now().after(delay));
+                until_written(|| store.fail(id, lease, reason.clone(), then, now())).await;
+                ("failed", Completion::RunAgain { delay, failed: true })
             }
-            Outcome::Failed(why) | Outcome::Refused(why) => {
-                until_written(|| {
-                    store.fail(self.id, lease, why.clone(), AfterFailure::Dead, now())
-                })
-                .await;
-                self.dead(worker, &why);
-                ("dead", Completion::Over)
+            Outcome::Failed(reason) | Outcome::Refused(reason) => {
+                let then = AfterFailure::Dead;
+                until_written(|| store.fail(id, lease, reason.clone(), then, now())).await;
+                report_dead(worker, id, &self.queue, &reason);
+                ("dead", Completion::Final)
             }
         };
         self.count(worker, result);
-        settled
+        completion
     }
 
-    /// It was begun too often without an end.
-    pub fn poisoned(&self, worker: &Worker) {
-        self.dead(worker, "it was begun too often without an end");
-        self.count(worker, "poison");
-    }
-
-    fn dead(&self, worker: &Worker, why: &str) {
-        tracing::warn!(id = %self.id, queue = self.queue, why, "a job is dead");
-        let what = format!("{}: {why}", self.id);
-        worker.live.events.push(clock::wall(), "job_dead", &self.queue, what);
+    /// Reports a job that was started `max_deliveries` times without an end.
+    pub fn exhausted(&self, worker: &Worker) {
+        report_dead(worker, self.id, &self.queue, "it was started too often without an end");
+        self.count(worker, "max_deliveries");
     }
 
     fn count(&self, worker: &Worker, result: &'static str) {
@@ -117,34 +112,31 @@ impl JobRun {
     }
 
     fn backoff(&self) -> Duration {
-        let elsewhere = self.claim.map_or(0, |claim| claim.attempts);
-        backoff(self.attempts.max(elsewhere))
+        let claimed = self.claim.map_or(0, |claim| claim.attempts);
+        backoff(self.attempts.max(claimed))
     }
 }
 
-/// How long a job rests that failed once more than so many times.
+/// Delay before the next run of a job that failed once more after `attempts` failures.
 pub fn backoff(attempts: u32) -> Duration {
-    AGAIN.delay(attempts + 1, clock::draw())
+    RUN_BACKOFF.delay(attempts + 1, clock::draw())
 }
 
-fn now() -> Millis {
-    Millis::of(clock::wall())
-}
-
-/// Writes until it is written. A lease that no longer holds leaves nothing to write.
+/// Writes until it succeeds or the store is closed. If the lease no longer holds, there is nothing
+/// to write.
 async fn until_written<F>(mut write: impl FnMut() -> F)
 where
     F: Future<Output = Result<bool, StoreError>>,
 {
-    let mut told = false;
+    let mut logged = false;
     loop {
         match write().await {
             Ok(_) | Err(StoreError::Closed) => return,
             Err(error) => {
-                if !std::mem::replace(&mut told, true) {
-                    tracing::warn!(%error, "the end of a job cannot be written: trying on");
+                if !std::mem::replace(&mut logged, true) {
+                    tracing::warn!(%error, "cannot write the end of a job; retrying");
                 }
-                tokio::time::sleep(WRITE_AGAIN).await;
+                tokio::time::sleep(WRITE_RETRY).await;
             }
         }
     }

@@ -1,8 +1,9 @@
-//! Which job is begun next.
+//! Selects the next job to start.
 //!
-//! Between the classes of a queue by stride, as in the wait lane; between the routes of a class in
-//! turn; within a line as the store has it. At most `workers` of a queue run at once. Whoever waits
-//! at a provider is none of them; where all are taken when it is admitted, it goes back.
+//! Classes of a queue are served by stride, as in the wait queue; the partitions of a class in
+//! turn; the jobs of a partition in the store's order. At most `workers` jobs of a queue run at
+//! once. A job waiting for capacity at a provider occupies no worker; if all are busy when it is
+//! admitted, it goes back.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
@@ -18,93 +19,103 @@ use tokio::sync::Notify;
 use super::completion::{Completion, JobRun};
 use super::partition::{AdmissionState, PartitionState, StoreLookup, WINDOW};
 use super::sharing::ownership::{Ownership, RunPermission};
-use super::worker_slots::{ActiveJob, WorkerPool};
+use super::worker_slots::{ActiveJob, ServablePartition, WorkerPool};
 use crate::clock;
 use crate::policy::sections::model::Durable;
 use crate::proxy::downstream::worker::Worker;
 use crate::proxy::jobs::run::{self, Admitted, Blocked};
 use crate::snapshot::{Route, RouteQueue, Snapshot};
-use crate::store::{LeaseResult, Millis, Partition, ReadyJob, Store, StoreError};
+use crate::store::{LeaseResult, Millis, Partition, ReadyJob, Store, StoreError, UpcomingCursor};
 
-/// What could not be read or written is tried again.
-const STORE_AGAIN: Duration = Duration::from_secs(1);
-/// A line whose providers have no room looks again at the latest: what ends a wait early is heard
-/// of by those who stand in the lane only.
-const LONGEST_REST: Duration = Duration::from_secs(5);
-const SHORTEST_REST: Duration = Duration::from_millis(20);
+/// Delay before a failed read or write of the store is repeated.
+const STORE_RETRY: Duration = Duration::from_secs(1);
+/// Longest pause of a partition whose providers have no capacity. Only waiters in the wait queue
+/// are woken when capacity appears, so the pause must be short.
+pub const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+pub const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
 
 type Admission = Result<Box<Admitted>, Blocked>;
-type Admitting = Pin<Box<dyn Future<Output = Admission>>>;
+type PendingAdmission = Pin<Box<dyn Future<Output = Admission>>>;
 
 pub struct Dispatcher {
     pub worker: Rc<Worker>,
     pub store: Store,
-    /// `None`: no fleet.
-    pub share: Option<Rc<Ownership>>,
-    pub(super) lines: RefCell<BTreeMap<Partition, PartitionState>>,
+    /// `None` without a fleet.
+    pub ownership: Option<Rc<Ownership>>,
+    pub(super) partitions: RefCell<BTreeMap<Partition, PartitionState>>,
     pub(super) pools: RefCell<HashMap<String, WorkerPool>>,
     pub(super) changed: Notify,
-    /// Grows with each job that is begun.
-    pub(super) begun: Cell<u64>,
-    /// Nothing more is begun.
+    /// Counts the jobs that started.
+    pub(super) started: Cell<u64>,
+    /// No further job starts.
     pub(super) closed: Cell<bool>,
 }
 
+/// A partition's route, queue and class in the policy in force.
+pub struct ResolvedPartition<'s> {
+    pub route: &'s Arc<Route>,
+    pub queue: &'s RouteQueue,
+    pub class: usize,
+}
+
 impl Dispatcher {
-    pub fn new(worker: Rc<Worker>, store: Store, share: Option<Rc<Ownership>>) -> Rc<Dispatcher> {
+    pub fn new(
+        worker: Rc<Worker>,
+        store: Store,
+        ownership: Option<Rc<Ownership>>,
+    ) -> Rc<Dispatcher> {
         Rc::new(Dispatcher {
             worker,
             store,
-            share,
-            lines: RefCell::default(),
+            ownership,
+            partitions: RefCell::default(),
             pools: RefCell::default(),
             changed: Notify::new(),
-            begun: Cell::new(0),
+            started: Cell::new(0),
             closed: Cell::new(false),
         })
     }
 
-    /// Hears where jobs become ready.
-    pub async fn hear(self: Rc<Self>) {
-        self.look_everywhere().await;
+    /// Follows the store: which partitions have jobs that became ready.
+    pub async fn follow_store(self: Rc<Self>) {
+        self.look_up_all().await;
         loop {
-            let ready = self.store.ready().await;
-            self.news(ready);
+            let ready = self.store.wait_ready().await;
+            self.mark_ready(ready);
         }
     }
 
-    /// Looks wherever jobs are ready.
-    pub async fn look_everywhere(&self) {
+    /// Marks every partition with ready jobs.
+    pub async fn look_up_all(&self) {
         loop {
-            match self.store.lines().await {
-                Ok(lines) => return self.news(lines),
+            match self.store.partitions().await {
+                Ok(partitions) => return self.mark_ready(partitions),
                 Err(error) => {
-                    tracing::warn!(%error, "jobs: cannot tell which are ready");
-                    tokio::time::sleep(STORE_AGAIN).await;
+                    tracing::warn!(%error, "jobs: cannot read which jobs are ready; retrying");
+                    tokio::time::sleep(STORE_RETRY).await;
                 }
             }
         }
     }
 
-    pub fn news(&self, ready: impl IntoIterator<Item = Partition>) {
-        let mut lines = self.lines.borrow_mut();
-        ready.into_iter().for_each(|line| lines.entry(line).or_default().news());
+    pub fn mark_ready(&self, ready: impl IntoIterator<Item = Partition>) {
+        let mut partitions = self.partitions.borrow_mut();
+        ready.into_iter().for_each(|it| partitions.entry(it).or_default().mark_ready());
         self.changed.notify_one();
-        self.share.iter().for_each(|share| share.news.notify_one());
+        self.ownership.iter().for_each(|it| it.publish_due.notify_one());
     }
 
-    /// Begins jobs for as long as it is polled.
-    pub async fn work(self: &Rc<Self>) {
+    /// Starts jobs for as long as it is polled.
+    pub async fn run(self: &Rc<Self>) {
         loop {
             let changed = self.changed.notified();
             let now = clock::now();
-            let again = self.dispatch(now);
-            let until = again.unwrap_or(now + LONGEST_REST);
-            let _ = tokio::time::timeout_at(until.into(), changed).await;
+            let next = self.dispatch(now).unwrap_or(now + LONGEST_PAUSE);
+            let _ = tokio::time::timeout_at(next.into(), changed).await;
         }
     }
 
-    /// Begins nothing more, not even what is admitted just now, and waits until nothing runs.
+    /// Starts nothing more, not even a job that has just been admitted, and waits until no job runs.
     pub async fn close(&self) {
         self.closed.set(true);
         while self.pools.borrow().values().any(|pool| pool.running > 0) {
@@ -112,50 +123,51 @@ impl Dispatcher {
         }
     }
 
-    /// Begins what may begin; gives when more may.
+    /// Starts every job that may start; returns when the first paused partition resumes.
     fn dispatch(self: &Rc<Self>, now: Instant) -> Option<Instant> {
         let snapshot = self.worker.current.load_full();
-        self.look_up(now);
-        self.lines.borrow_mut().retain(|_, state| !state.is_forgettable());
+        self.start_lookups(now);
+        self.partitions.borrow_mut().retain(|_, state| !state.is_forgettable());
         let queues: Vec<String> = {
-            let lines = self.lines.borrow();
-            let mut names: Vec<_> = lines.keys().map(|line| line.queue.clone()).collect();
+            let partitions = self.partitions.borrow();
+            let mut names: Vec<_> = partitions.keys().map(|it| it.queue.clone()).collect();
             names.dedup();
             names
         };
         for queue in queues {
-            while let Some((line, due)) = self.next_of(&queue, &snapshot, now) {
-                let desk = Rc::clone(self);
-                tokio::task::spawn_local(desk.seek(line, due));
+            while let Some((partition, job)) = self.next_of(&queue, &snapshot, now) {
+                tokio::task::spawn_local(Rc::clone(self).process(partition, job));
             }
         }
-        let lines = self.lines.borrow();
-        lines.values().filter_map(PartitionState::rest).filter(|rest| *rest > now).min()
+        let partitions = self.partitions.borrow();
+        let resumes = partitions.values().filter_map(PartitionState::paused_until);
+        resumes.filter(|at| *at > now).min()
     }
 
-    fn look_up(self: &Rc<Self>, now: Instant) {
-        for (line, state) in self.lines.borrow_mut().iter_mut() {
-            if state.wants_look() && !state.rests(now) {
-                state.look = StoreLookup::Out(false);
-                tokio::task::spawn_local(Rc::clone(self).look(line.clone()));
+    fn start_lookups(self: &Rc<Self>, now: Instant) {
+        for (partition, state) in self.partitions.borrow_mut().iter_mut() {
+            if state.needs_lookup() && !state.is_paused(now) {
+                state.lookup = StoreLookup::Running { again: false };
+                tokio::task::spawn_local(Rc::clone(self).look_up(partition.clone()));
             }
         }
     }
 
-    async fn look(self: Rc<Self>, line: Partition) {
-        let (after, taken) = {
-            let lines = self.lines.borrow();
-            let Some(state) = lines.get(&line) else { return };
-            (state.after.clone(), state.in_hand.clone())
+    async fn look_up(self: Rc<Self>, partition: Partition) {
+        let (after_flow, active) = {
+            let partitions = self.partitions.borrow();
+            let Some(state) = partitions.get(&partition) else { return };
+            (state.after_flow.clone(), state.active.clone())
         };
-        let behind = self.share_of(&line).map_or(0, |share| share.floor());
-        let found = self.store.upcoming_behind(line.clone(), (after, behind), taken, WINDOW).await;
-        if let Some(state) = self.lines.borrow_mut().get_mut(&line) {
+        let after_seq = self.ownership_of(&partition).map_or(0, |it| it.min_runnable_seq());
+        let cursor = UpcomingCursor { after_flow, after_seq };
+        let found = self.store.upcoming(partition.clone(), cursor, active, WINDOW).await;
+        if let Some(state) = self.partitions.borrow_mut().get_mut(&partition) {
             match found {
-                Ok(found) => state.found(found),
+                Ok(found) => state.add_found(found),
                 Err(error) => {
-                    tracing::warn!(%error, "jobs: cannot tell which are next");
-                    state.looked_in_vain(clock::now() + STORE_AGAIN);
+                    tracing::warn!(%error, "jobs: cannot read the next jobs; retrying");
+                    state.lookup_failed(clock::now() + STORE_RETRY);
                 }
             }
         }
@@ -169,169 +181,175 @@ impl Dispatcher {
         snapshot: &Snapshot,
         now: Instant,
     ) -> Option<(Partition, ReadyJob)> {
-        let mut lines = self.lines.borrow_mut();
+        let mut partitions = self.partitions.borrow_mut();
         let mut pools = self.pools.borrow_mut();
         let pool = pools.entry(queue.to_owned()).or_default();
-        let of_queue = || lines.iter().filter(|(line, _)| line.queue == queue);
-        let seeking =
-            of_queue().filter(|(_, state)| state.seeks == AdmissionState::OnItsWay).count();
-        let placed: Vec<(usize, u32, &Partition, &PartitionState)> = of_queue()
-            .filter_map(|(line, state)| {
-                let (_, queue, class) = found(snapshot, line)?;
+        let of_queue = || partitions.iter().filter(|(partition, _)| partition.queue == queue);
+        let is_starting = |state: &PartitionState| state.admission == AdmissionState::Starting;
+        let starting = of_queue().filter(|(_, state)| is_starting(state)).count();
+        let servable: Vec<ServablePartition<'_>> = of_queue()
+            .filter_map(|(partition, state)| {
+                let ResolvedPartition { queue, class, .. } = resolve(snapshot, partition)?;
                 let (weight, paused) = (queue.policy.classes[class].weight, queue.live.is_paused());
-                let free = pool.running + seeking < queue.policy.durable.workers && !paused;
-                free.then_some((class, weight, line, state))
+                let free = pool.running + starting < queue.policy.durable.workers && !paused;
+                free.then_some(ServablePartition { class, weight, partition, state })
             })
             .collect();
-        pool.busy(&placed);
-        let may = |class: usize| {
-            let of_class = placed.iter().filter(move |(of, ..)| *of == class);
-            of_class
-                .filter(|(.., state)| state.may_seek(now))
-                .min_by_key(|(.., state)| state.served)
-                .map(|(_, _, line, _)| (*line).clone())
+        pool.update_busy_classes(&servable);
+        let least_recent = |class: usize| {
+            let of_class = servable.iter().filter(move |it| it.class == class);
+            let may_start = of_class.filter(|it| it.state.may_start(now));
+            may_start.min_by_key(|it| it.state.last_served).map(|it| it.partition.clone())
         };
-        let line = pool.classes.order().find_map(may)?;
-        let due = lines.get_mut(&line)?.take()?;
-        Some((line, due))
+        let partition = pool.classes.order().find_map(least_recent)?;
+        let job = partitions.get_mut(&partition)?.take()?;
+        Some((partition, job))
     }
 
-    /// One job on its way to a provider, and through it.
-    async fn seek(self: Rc<Self>, line: Partition, due: ReadyJob) {
-        let hand = ActiveJob(Rc::clone(&self), line.clone(), due.seq);
+    /// Takes one job through its claim, its admission and its run.
+    async fn process(self: Rc<Self>, partition: Partition, job: ReadyJob) {
+        let (dispatcher, seq) = (Rc::clone(&self), job.seq);
+        let active = ActiveJob { dispatcher, partition: partition.clone(), seq };
         let snapshot = self.worker.current.load_full();
-        let Some((route, queue, class)) = found(&snapshot, &line) else {
-            // A policy without its route may be followed by one that has it again.
-            return self.rests(&line, due, LONGEST_REST);
+        let Some(resolved) = resolve(&snapshot, &partition) else {
+            // A later policy may have the route again.
+            return self.pause(&partition, job, LONGEST_PAUSE);
         };
-        let task = match self.store.task(due.seq).await {
+        let ResolvedPartition { route, queue, class } = resolved;
+        let durable = &queue.policy.durable;
+        let task = match self.store.runnable_job(job.seq).await {
             Ok(Some(task)) => task,
-            Ok(None) => return self.seeks(&line, AdmissionState::Nobody),
-            Err(error) => return self.unread(&line, due, &error),
+            Ok(None) => return self.set_admission(&partition, AdmissionState::Idle),
+            Err(error) => {
+                tracing::warn!(%error, id = %job.id, "jobs: cannot read a job; retrying");
+                return self.pause(&partition, job, STORE_RETRY);
+            }
         };
-        let mut run = JobRun::of(&task, queue, &line);
-        if let Some(share) = self.share_of(&line) {
-            let name = share.line(&snapshot, &line);
-            match share.claim(&task, name, queue.policy.durable.keep_result).await {
+        let mut run = JobRun::new(&task, queue, &partition);
+        if let Some(ownership) = self.ownership_of(&partition) {
+            let name = ownership.partition_name(&snapshot, &partition);
+            match ownership.claim(&task, name, durable.keep_result).await {
                 RunPermission::Run(claim) => run.claim = claim,
-                RunPermission::Not(until) => {
-                    share.pass_over(due.id, until, hand);
-                    return self.seeks(&line, AdmissionState::Nobody);
+                RunPermission::NotBefore(at) => {
+                    ownership.defer(job.id, at, Box::new(|| active.look_up_again()));
+                    return self.set_admission(&partition, AdmissionState::Idle);
                 }
             }
         }
-        let admitting = run::admit(&self.worker, route, queue, class, task);
-        let admitted = match self.admitted(&line, admitting).await {
+        let admission = run::admit(&self.worker, route, queue, class, task);
+        let admitted = match self.wait_for_admission(&partition, admission).await {
             Ok(admitted) => Ok(admitted),
-            Err(Blocked::For(rest, why)) => {
-                tracing::debug!(id = %due.id, why, "a job is not begun yet");
-                let rest = rest.clamp(SHORTEST_REST, LONGEST_REST);
-                return self.unbegun(&line, due, rest).await;
+            Err(Blocked::For(delay, reason)) => {
+                tracing::debug!(id = %job.id, reason, "a job is not started yet");
+                let delay = delay.clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
+                return self.return_unstarted(&partition, job, delay).await;
             }
-            Err(Blocked::Never(why)) => Err(why),
+            Err(Blocked::Never(reason)) => Err(reason),
         };
-        let durable = &queue.policy.durable;
-        let Some(slot) = self.slot(&line, class, durable.workers) else {
-            return self.unbegun(&line, due, Duration::ZERO).await;
+        let Some(slot) = self.worker_slot(&partition, class, durable.workers) else {
+            return self.return_unstarted(&partition, job, Duration::ZERO).await;
         };
-        self.seeks(&line, AdmissionState::Nobody);
-        if let Err(error) = self.run(run, &due, admitted, durable).await {
-            tracing::warn!(%error, id = %due.id, "a job cannot be begun");
-            return self.unbegun(&line, due, STORE_AGAIN).await;
+        self.set_admission(&partition, AdmissionState::Idle);
+        if let Err(error) = self.run_job(run, &job, admitted, durable).await {
+            tracing::warn!(%error, id = %job.id, "a job cannot be started; retrying");
+            return self.return_unstarted(&partition, job, STORE_RETRY).await;
         }
-        // A run that ended may have ended what the others of its line wait for.
-        if let Some(state) = self.lines.borrow_mut().get_mut(&line) {
-            state.rest_is_over();
+        // The end of a run may have freed the capacity that the partition waits for.
+        if let Some(state) = self.partitions.borrow_mut().get_mut(&partition) {
+            state.resume();
         }
-        drop((slot, hand));
+        drop((slot, active));
     }
 
-    /// Whoever shares the jobs of this line, or did since the start.
-    fn share_of(&self, line: &Partition) -> Option<&Rc<Ownership>> {
-        self.share.as_ref().filter(|share| share.shares(&line.queue))
+    /// The ownership of shared jobs, if this partition's queue is shared or was since the start.
+    fn ownership_of(&self, partition: &Partition) -> Option<&Rc<Ownership>> {
+        self.ownership.as_ref().filter(|it| it.is_shared_queue(&partition.queue))
     }
 
-    /// Waits for admission, and lets others of the queue pass meanwhile.
-    async fn admitted(&self, line: &Partition, mut admitting: Admitting) -> Admission {
-        let first = poll_fn(|cx| Poll::Ready(admitting.as_mut().poll(cx))).await;
+    /// Waits for admission; meanwhile the job does not count as a running one.
+    async fn wait_for_admission(
+        &self,
+        partition: &Partition,
+        mut admission: PendingAdmission,
+    ) -> Admission {
+        let first = poll_fn(|cx| Poll::Ready(admission.as_mut().poll(cx))).await;
         match first {
             Poll::Ready(admitted) => admitted,
             Poll::Pending => {
-                self.seeks(line, AdmissionState::Waits);
-                admitting.await
+                self.set_admission(partition, AdmissionState::Waiting);
+                admission.await
             }
         }
     }
 
-    /// Writes down that it is begun, runs it, and writes down what came of it.
-    async fn run(
+    /// Writes to the store that the run starts, runs the job, and writes how it ended.
+    async fn run_job(
         &self,
         mut run: JobRun,
-        due: &ReadyJob,
+        job: &ReadyJob,
         admitted: Result<Box<Admitted>, String>,
         durable: &Durable,
     ) -> Result<(), StoreError> {
         let now = Millis::of(clock::wall());
-        let begun = run.claim.map_or(0, |claim| claim.deliveries.saturating_sub(1));
+        let earlier = run.claim.map_or(0, |claim| claim.deliveries.saturating_sub(1));
         let most = durable.max_deliveries;
-        let settled = match self.store.lease_after(due.seq, most, begun, now).await? {
+        let completion = match self.store.lease_after(job.seq, most, earlier, now).await? {
             LeaseResult::Run(lease) => {
                 run.lease = Some(lease);
                 let outcome = match admitted {
                     Ok(admitted) => admitted.run(durable.max_result).await,
-                    Err(why) => run::Outcome::Refused(why),
+                    Err(reason) => run::Outcome::Refused(reason),
                 };
-                run.settle(&self.worker, &self.store, outcome).await
+                run.complete(&self.worker, &self.store, outcome).await
             }
-            LeaseResult::Poison(_) => {
-                run.poisoned(&self.worker);
-                Completion::Over
+            LeaseResult::Exhausted(_) => {
+                run.exhausted(&self.worker);
+                Completion::Final
             }
             LeaseResult::Gone => Completion::Gone,
         };
-        if let Some(share) = &self.share {
-            share.settled(due.id, settled).await;
+        if let Some(ownership) = &self.ownership {
+            match completion {
+                Completion::RunAgain { delay, failed } => {
+                    ownership.give_back(job.id, delay, failed).await;
+                }
+                // The publisher removes it from Redis once the store reports it as finished.
+                Completion::Final => ownership.remove_lease(job.id),
+                Completion::Gone => ownership.remove_gone(job.id),
+            }
         }
         Ok(())
     }
 
-    fn unread(&self, line: &Partition, due: ReadyJob, error: &StoreError) {
-        tracing::warn!(%error, id = %due.id, "a job cannot be read");
-        self.rests(line, due, STORE_AGAIN);
-    }
-
-    /// A job that was not begun is the next one still, after a rest.
-    async fn unbegun(&self, line: &Partition, due: ReadyJob, rest: Duration) {
-        if let Some(share) = &self.share {
-            share.give_back(due.id, Duration::ZERO, false).await;
+    /// Returns a job that did not start: it stays the next one, after a pause.
+    async fn return_unstarted(&self, partition: &Partition, job: ReadyJob, pause: Duration) {
+        if let Some(ownership) = &self.ownership {
+            ownership.give_back(job.id, Duration::ZERO, false).await;
         }
-        self.rests(line, due, rest);
+        self.pause(partition, job, pause);
     }
 
-    fn seeks(&self, line: &Partition, seeks: AdmissionState) {
-        if let Some(state) = self.lines.borrow_mut().get_mut(line) {
-            state.seeks = seeks;
+    fn set_admission(&self, partition: &Partition, admission: AdmissionState) {
+        if let Some(state) = self.partitions.borrow_mut().get_mut(partition) {
+            state.admission = admission;
         }
         self.changed.notify_one();
     }
 
-    fn rests(&self, line: &Partition, due: ReadyJob, rest: Duration) {
-        if let Some(state) = self.lines.borrow_mut().get_mut(line) {
-            state.in_hand.remove(&due.seq);
-            state.seeks = AdmissionState::Nobody;
-            state.put_back(due, (!rest.is_zero()).then(|| clock::now() + rest));
+    fn pause(&self, partition: &Partition, job: ReadyJob, pause: Duration) {
+        if let Some(state) = self.partitions.borrow_mut().get_mut(partition) {
+            state.active.remove(&job.seq);
+            state.admission = AdmissionState::Idle;
+            state.put_back(job, (!pause.is_zero()).then(|| clock::now() + pause));
         }
         self.changed.notify_one();
     }
 }
 
-/// A line's route, queue and class in the policy in force.
-pub fn found<'s>(
-    snapshot: &'s Snapshot,
-    line: &Partition,
-) -> Option<(&'s Arc<Route>, &'s RouteQueue, usize)> {
-    let route = snapshot.routes.iter().find(|route| route.policy.name == line.route)?;
+/// Finds a partition in the policy in force; `None` if its route no longer takes jobs.
+fn resolve<'s>(snapshot: &'s Snapshot, partition: &Partition) -> Option<ResolvedPartition<'s>> {
+    let route = snapshot.routes.iter().find(|route| route.policy.name == partition.route)?;
     let queue = route.queue.as_ref().filter(|_| route.policy.durable)?;
-    let class = queue.policy.classes.iter().position(|class| class.name == line.class);
-    Some((route, queue, class.unwrap_or(queue.policy.default_class)))
+    let class = queue.policy.classes.iter().position(|class| class.name == partition.class);
+    Some(ResolvedPartition { route, queue, class: class.unwrap_or(queue.policy.default_class) })
 }

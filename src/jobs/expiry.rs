@@ -1,4 +1,4 @@
-//! What time alone does: jobs whose wait is over, whose time has passed, whose result is old.
+//! Transitions that time causes: waits that end, jobs that expire, results that are deleted.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -7,33 +7,33 @@ use crate::clock;
 use crate::proxy::downstream::worker::Worker;
 use crate::store::{Millis, Store};
 
-const BEAT: Duration = Duration::from_secs(1);
-/// After a batch that was full.
-const AT_ONCE: Duration = Duration::from_millis(1);
+const INTERVAL: Duration = Duration::from_secs(1);
+/// Pause after a full batch.
+const SHORT_PAUSE: Duration = Duration::from_millis(1);
 
 pub async fn run(worker: Rc<Worker>, store: Store) {
-    let mut told = false;
+    let mut logged = false;
     loop {
         let now = Millis::of(clock::wall());
-        let rest = match store.upkeep(now).await {
-            Ok(upkept) => {
-                told = false;
-                for id in &upkept.expired {
+        let pause = match store.upkeep(now).await {
+            Ok(report) => {
+                logged = false;
+                for id in &report.expired {
                     worker.live.events.push(clock::wall(), "job_expired", "jobs", id.to_string());
                 }
-                match upkept.next_due {
-                    _ if upkept.more => AT_ONCE,
-                    Some(due) => now.until(due).clamp(AT_ONCE, BEAT),
-                    None => BEAT,
+                match report.next_due {
+                    _ if report.more => SHORT_PAUSE,
+                    Some(due) => now.until(due).clamp(SHORT_PAUSE, INTERVAL),
+                    None => INTERVAL,
                 }
             }
             Err(error) => {
-                if !std::mem::replace(&mut told, true) {
-                    tracing::warn!(%error, "jobs that wait cannot be looked after: trying on");
+                if !std::mem::replace(&mut logged, true) {
+                    tracing::warn!(%error, "cannot expire or wake jobs; retrying");
                 }
-                BEAT
+                INTERVAL
             }
         };
-        tokio::time::sleep(rest).await;
+        tokio::time::sleep(pause).await;
     }
 }

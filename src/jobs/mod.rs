@@ -1,14 +1,14 @@
-//! Jobs are run: which next, how often, when again, and who is told.
+//! Runs jobs: selects the next one, repeats failed runs, and posts results.
 //!
-//! All on one thread of its own, with connections of its own: what waits in the store for hours
-//! must not take time from who waits at the listener. A job goes through the same admission and the
-//! same attempts as any request (`proxy/jobs/run.rs`); what decides is written down before it is
-//! done, by the store's one writer.
+//! Jobs run on a thread of their own with connections of their own, so that a backlog of hours
+//! takes no time from requests at the listener. A job passes the same admission and attempts as a
+//! request (`proxy/jobs/run.rs`). Every decision is written by the store's one writer before it
+//! takes effect.
 //!
-//! With a fleet, jobs of a queue with `share: true` may be run by any of its hosts: `share.rs` says who
-//! runs one, `keeper.rs` tells Redis of them, `lend.rs` runs those of others, `fetch.rs` brings back how
-//! those of this host ended.
+//! In a fleet, any host may run the jobs of a queue with `share: true`: [`sharing`] decides which
+//! host runs a job, and `borrower.rs` runs jobs of other hosts here.
 
+mod borrower;
 mod completion;
 mod dispatcher;
 mod expiry;
@@ -20,22 +20,26 @@ mod worker_slots;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tokio::task::{LocalSet, spawn_local};
 
 use crate::fleet::redis::connection::RedisLink;
+use crate::jobs::borrower::Borrower;
 use crate::jobs::dispatcher::Dispatcher;
-use crate::jobs::sharing::borrower::Borrower;
-use crate::jobs::sharing::ownership::Ownership;
+use crate::jobs::sharing::ownership::{Ownership, RedisAvailability};
 use crate::jobs::sharing::publisher::Publisher;
+use crate::jobs::sharing::{publisher, results};
 use crate::jobs::webhooks::CallbackSender;
 use crate::proxy::downstream::worker::{TICK, Worker, WorkerLoad, WorkerShared};
 use crate::store::Store;
 use crate::upstream::Resolver;
 
-/// The running thread.
+/// How often jobs that run on other hosts are looked at.
+const AVAILABILITY_CHECK: Duration = Duration::from_millis(250);
+
+/// The thread that runs jobs.
 #[derive(Debug)]
 pub struct JobRunner {
     thread: JoinHandle<()>,
@@ -43,10 +47,10 @@ pub struct JobRunner {
 }
 
 impl JobRunner {
-    /// Starts to run what is in the store; `link`: the way to the fleet's Redis.
+    /// Starts to run the jobs in the store; `link` is the connection to the fleet's Redis.
     ///
     /// # Errors
-    /// When the system gives no thread or runtime.
+    /// If the system refuses a thread or a runtime.
     pub fn start(
         common: WorkerShared,
         store: Store,
@@ -61,7 +65,7 @@ impl JobRunner {
         Ok(JobRunner { thread, drain })
     }
 
-    /// Begins nothing more; what runs may finish until then. What does not is run again after the
+    /// Starts nothing more; running jobs may finish until `until`. The others run again after the
     /// next start.
     pub fn drain(&self, until: Instant) {
         let _ = self.drain.send(Some(until));
@@ -80,58 +84,87 @@ async fn run(
     mut drained: watch::Receiver<Option<Instant>>,
 ) {
     let worker = Worker::new(common, Arc::new(WorkerLoad::default()));
-    let share = match link {
+    let ownership = match link {
         Some(link) => Some(Ownership::new(link, &store).await),
         None => {
-            warn_of_no_fleet(&worker);
+            warn_of_missing_fleet(&worker);
             None
         }
     };
-    let desk = Dispatcher::new(Rc::clone(&worker), store.clone(), share.clone());
-    share.iter().for_each(|share| take_part(&desk, share));
-    spawn_local(Rc::clone(&desk).hear());
+    let dispatcher = Dispatcher::new(Rc::clone(&worker), store.clone(), ownership.clone());
+    ownership.iter().for_each(|ownership| join_fleet(&dispatcher, ownership));
+    spawn_local(Rc::clone(&dispatcher).follow_store());
     spawn_local(expiry::run(Rc::clone(&worker), store.clone()));
     spawn_local(CallbackSender::new(Rc::clone(&worker), store, resolver).run());
-    let beats = Rc::clone(&worker);
+    let beating = Rc::clone(&worker);
     spawn_local(async move {
         let mut beat = tokio::time::interval(TICK);
         loop {
             beat.tick().await;
-            beats.tick();
+            beating.tick();
         }
     });
     tokio::select! {
-        () = desk.work() => {}
+        () = dispatcher.run() => {}
         _ = drained.wait_for(Option::is_some) => {}
     }
     let until = drained.borrow().unwrap_or_else(crate::clock::now);
-    if tokio::time::timeout_at(until.into(), desk.close()).await.is_err() {
-        tracing::warn!("jobs that were being run are run again after the next start");
+    if tokio::time::timeout_at(until.into(), dispatcher.close()).await.is_err() {
+        tracing::warn!("interrupted jobs run again after the next start");
     }
-    if let Some(share) = share {
-        share.flush().await;
+    if let Some(ownership) = ownership {
+        ownership.flush().await;
     }
     worker.tick();
 }
 
-/// The tasks of a host of a fleet.
-fn take_part(desk: &Rc<Dispatcher>, share: &Rc<Ownership>) {
-    // From the first job on.
-    share.queues(&desk.worker.current.load());
-    spawn_local(Publisher::new(Rc::clone(desk), Rc::clone(share)).run());
-    spawn_local(sharing::publisher::renew(Rc::clone(share)));
-    spawn_local(sharing::publisher::watch(Rc::clone(desk), Rc::clone(share)));
-    spawn_local(sharing::results::hear(Rc::clone(share)));
-    spawn_local(sharing::results::run(Rc::clone(desk), Rc::clone(share)));
-    let lend = Borrower::new(Rc::clone(desk), Rc::clone(share));
-    spawn_local(Rc::clone(&lend).tell_again());
-    spawn_local(lend.run());
+/// Starts the tasks of a host of a fleet.
+fn join_fleet(dispatcher: &Rc<Dispatcher>, ownership: &Rc<Ownership>) {
+    // Queues count as shared from the first job on.
+    ownership.shared_queues(&dispatcher.worker.current.load());
+    let (worker, store) = (&dispatcher.worker, &dispatcher.store);
+    let publisher = Publisher::new(Rc::clone(worker), store.clone(), Rc::clone(ownership));
+    spawn_local(publisher.run());
+    spawn_local(publisher::renew_leases(Rc::clone(ownership)));
+    spawn_local(follow_availability(Rc::clone(dispatcher), Rc::clone(ownership)));
+    spawn_local(results::listen(Rc::clone(ownership)));
+    spawn_local(results::run(Rc::clone(worker), store.clone(), Rc::clone(ownership)));
+    let borrower = Borrower::new(Rc::clone(dispatcher), Rc::clone(ownership));
+    spawn_local(Rc::clone(&borrower).resend_results());
+    spawn_local(borrower.run());
 }
 
-fn warn_of_no_fleet(worker: &Worker) {
+/// Looks at deferred jobs again when their time has come, and at all jobs when Redis comes or goes.
+async fn follow_availability(dispatcher: Rc<Dispatcher>, ownership: Rc<Ownership>) {
+    let mut before = RedisAvailability::Unreachable;
+    let mut check = tokio::time::interval(AVAILABILITY_CHECK);
+    loop {
+        check.tick().await;
+        if !ownership.is_used() {
+            continue;
+        }
+        let now = ownership.availability();
+        let changed = std::mem::replace(&mut before, now) != now;
+        ownership.resume_deferred(changed);
+        if changed {
+            match now {
+                RedisAvailability::Attached => tracing::info!("shared jobs: redis responds"),
+                RedisAvailability::Unreachable => {
+                    tracing::warn!("shared jobs: redis is unreachable; new jobs run on this host");
+                }
+                RedisAvailability::Isolated => {
+                    tracing::warn!("shared jobs: redis is unreachable; all jobs run on this host");
+                }
+            }
+            dispatcher.look_up_all().await;
+        }
+    }
+}
+
+fn warn_of_missing_fleet(worker: &Worker) {
     let snapshot = worker.current.load();
     for queue in snapshot.policy.queues.iter().filter(|queue| queue.durable.share) {
         let queue = &queue.name;
-        tracing::warn!(queue, "jobs stay on this host: `durable.share` is for a fleet (--redis)");
+        tracing::warn!(queue, "jobs stay on this host: `durable.share` needs a fleet (--redis)");
     }
 }

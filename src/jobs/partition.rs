@@ -1,116 +1,116 @@
-//! What is in memory of a line: jobs of one queue, class and route, of which a few are next.
+//! The in-memory state of a partition: the jobs of one queue, route and class.
 //!
-//! One job of a line at a time seeks admission. So a provider without room holds up its own lines
-//! and nobody else's, and costs one wait in the lane however many jobs there are.
+//! One job of a partition at a time seeks admission. A provider without capacity therefore delays
+//! only its own partitions, and costs one waiter however many jobs there are.
 
 use std::collections::{HashSet, VecDeque};
 use std::time::Instant;
 
 use crate::store::ReadyJob;
 
-/// Jobs that are looked up at once.
+/// Jobs that one lookup reads.
 pub const WINDOW: usize = 64;
 
 #[derive(Debug, Default)]
 pub struct PartitionState {
-    coming: VecDeque<ReadyJob>,
-    /// Whose turn it was last.
-    pub after: Option<Vec<u8>>,
-    /// Seek admission, or run.
-    pub in_hand: HashSet<i64>,
-    pub look: StoreLookup,
-    pub seeks: AdmissionState,
-    /// Nobody of it is begun before.
-    rest: Option<Instant>,
-    /// When a job of it was begun last, as a number that grows.
-    pub served: u64,
+    upcoming: VecDeque<ReadyJob>,
+    /// The flow that was served last.
+    pub after_flow: Option<Vec<u8>>,
+    /// Sequence numbers of the jobs that seek admission or run.
+    pub active: HashSet<i64>,
+    pub lookup: StoreLookup,
+    pub admission: AdmissionState,
+    paused_until: Option<Instant>,
+    /// The dispatcher's counter of started jobs when one of this partition started last.
+    pub last_served: u64,
 }
 
-/// What is known of the store.
+/// What is known of the jobs in the store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum StoreLookup {
-    /// There may be more than is known here.
+    /// The store may have more jobs than are known here.
     #[default]
-    Due,
-    /// It is being looked; `true`: there is news since.
-    Out(bool),
-    /// There was nothing.
-    Dry,
+    Needed,
+    /// A lookup is running; `again`: jobs became ready since it started.
+    Running { again: bool },
+    /// The last lookup found nothing.
+    Exhausted,
 }
 
-/// The one that seeks admission.
+/// The one job of a partition that seeks admission.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum AdmissionState {
     #[default]
-    Nobody,
-    /// It is on its way, and counts as one that runs.
-    OnItsWay,
-    /// It waits at a provider.
-    Waits,
+    Idle,
+    /// It is being admitted, and counts as a running job.
+    Starting,
+    /// It waits for capacity at a provider.
+    Waiting,
 }
 
 impl PartitionState {
     /// Jobs may have become ready.
-    pub fn news(&mut self) {
-        self.look = match self.look {
-            StoreLookup::Out(_) => StoreLookup::Out(true),
-            StoreLookup::Due | StoreLookup::Dry => StoreLookup::Due,
+    pub fn mark_ready(&mut self) {
+        self.lookup = match self.lookup {
+            StoreLookup::Running { .. } => StoreLookup::Running { again: true },
+            StoreLookup::Needed | StoreLookup::Exhausted => StoreLookup::Needed,
         };
     }
 
-    pub fn wants_look(&self) -> bool {
-        self.coming.is_empty() && self.look == StoreLookup::Due
+    pub fn needs_lookup(&self) -> bool {
+        self.upcoming.is_empty() && self.lookup == StoreLookup::Needed
     }
 
-    pub fn found(&mut self, found: Vec<(Vec<u8>, ReadyJob)>) {
-        let news = self.look == StoreLookup::Out(true);
-        // A job that is begun may leave others of its flow behind it, so only nothing is dry.
-        self.look = if found.is_empty() && !news { StoreLookup::Dry } else { StoreLookup::Due };
-        self.after = found.last().map(|(flow, _)| flow.clone()).or(self.after.take());
-        self.coming.extend(found.into_iter().map(|(_, due)| due));
+    pub fn add_found(&mut self, found: Vec<(Vec<u8>, ReadyJob)>) {
+        let again = self.lookup == StoreLookup::Running { again: true };
+        // A job that starts may leave others of its flow behind, so only an empty result counts as
+        // exhausted.
+        let exhausted = found.is_empty() && !again;
+        self.lookup = if exhausted { StoreLookup::Exhausted } else { StoreLookup::Needed };
+        self.after_flow = found.last().map(|(flow, _)| flow.clone()).or(self.after_flow.take());
+        self.upcoming.extend(found.into_iter().map(|(_, job)| job));
     }
 
-    /// Nothing could be looked up.
-    pub fn looked_in_vain(&mut self, until: Instant) {
-        self.look = StoreLookup::Due;
-        self.rest = Some(until);
+    pub fn lookup_failed(&mut self, retry_at: Instant) {
+        self.lookup = StoreLookup::Needed;
+        self.paused_until = Some(retry_at);
     }
 
     pub fn is_busy(&self) -> bool {
-        !self.coming.is_empty() || self.look != StoreLookup::Dry
+        !self.upcoming.is_empty() || self.lookup != StoreLookup::Exhausted
     }
 
-    pub fn may_seek(&self, now: Instant) -> bool {
-        self.seeks == AdmissionState::Nobody && !self.coming.is_empty() && !self.rests(now)
+    pub fn may_start(&self, now: Instant) -> bool {
+        self.admission == AdmissionState::Idle && !self.upcoming.is_empty() && !self.is_paused(now)
     }
 
-    pub fn rests(&self, now: Instant) -> bool {
-        self.rest.is_some_and(|rest| rest > now)
+    pub fn is_paused(&self, now: Instant) -> bool {
+        self.paused_until.is_some_and(|until| until > now)
     }
 
-    pub fn rest_is_over(&mut self) {
-        self.rest = None;
+    pub fn resume(&mut self) {
+        self.paused_until = None;
     }
 
-    pub fn rest(&self) -> Option<Instant> {
-        self.rest
+    pub fn paused_until(&self) -> Option<Instant> {
+        self.paused_until
     }
 
     pub fn take(&mut self) -> Option<ReadyJob> {
-        let due = self.coming.pop_front()?;
-        self.in_hand.insert(due.seq);
-        self.seeks = AdmissionState::OnItsWay;
-        Some(due)
+        let job = self.upcoming.pop_front()?;
+        self.active.insert(job.seq);
+        self.admission = AdmissionState::Starting;
+        Some(job)
     }
 
-    /// It was not begun: it is the next one still, after a rest.
-    pub fn put_back(&mut self, due: ReadyJob, rest: Option<Instant>) {
-        self.coming.push_front(due);
-        self.rest = rest;
+    /// Puts back a job that did not start: it stays the next one.
+    pub fn put_back(&mut self, job: ReadyJob, pause_until: Option<Instant>) {
+        self.upcoming.push_front(job);
+        self.paused_until = pause_until;
     }
 
-    /// Nothing is known of it that the store does not know.
+    /// The state holds nothing that the store does not hold.
     pub fn is_forgettable(&self) -> bool {
-        !self.is_busy() && self.in_hand.is_empty()
+        !self.is_busy() && self.active.is_empty()
     }
 }

@@ -1,4 +1,4 @@
-//! Who works on a queue, and what is being worked on.
+//! The workers of each queue, and the jobs that occupy them.
 
 use std::rc::Rc;
 
@@ -15,78 +15,94 @@ pub struct WorkerPool {
     pub classes: Stride<usize>,
 }
 
-/// One place in a pool; given back when it is dropped.
-pub struct WorkerSlot(Rc<Dispatcher>, String);
+/// One worker of a pool; released on drop.
+pub struct WorkerSlot {
+    dispatcher: Rc<Dispatcher>,
+    queue: String,
+}
 
-/// A job that is neither coming nor done; let go when this is dropped.
-pub struct ActiveJob(pub Rc<Dispatcher>, pub Partition, pub i64);
+/// A job that seeks admission or runs; released on drop.
+pub struct ActiveJob {
+    pub dispatcher: Rc<Dispatcher>,
+    pub partition: Partition,
+    pub seq: i64,
+}
+
+/// A partition that may be served, with its class as the policy in force has it.
+pub struct ServablePartition<'a> {
+    pub class: usize,
+    pub weight: u32,
+    pub partition: &'a Partition,
+    pub state: &'a PartitionState,
+}
 
 impl Dispatcher {
-    /// Workers of a queue that have nothing to do; none while it is paused.
-    pub fn idle(&self, queue: &RouteQueue) -> usize {
+    /// The number of idle workers of a queue; 0 while it is paused.
+    pub fn idle_workers(&self, queue: &RouteQueue) -> usize {
         if self.closed.get() || queue.live.is_paused() {
             return 0;
         }
         let name = &queue.policy.name;
         let running = self.pools.borrow().get(name).map_or(0, |pool| pool.running);
-        let lines = self.lines.borrow();
-        let of_queue = lines.iter().filter(|(line, _)| line.queue == *name);
-        let seeking = of_queue.filter(|(_, state)| state.seeks == AdmissionState::OnItsWay).count();
-        queue.policy.durable.workers.saturating_sub(running + seeking)
+        let partitions = self.partitions.borrow();
+        let of_queue = partitions.iter().filter(|(partition, _)| partition.queue == *name);
+        let starting =
+            of_queue.filter(|(_, state)| state.admission == AdmissionState::Starting).count();
+        queue.policy.durable.workers.saturating_sub(running + starting)
     }
 
-    /// Whether a line has nothing of its own that could be begun.
-    pub fn has_nothing(&self, line: &Partition) -> bool {
-        let lines = self.lines.borrow();
-        lines
-            .get(line)
-            .is_none_or(|state| !state.is_busy() && state.seeks == AdmissionState::Nobody)
+    /// Whether a partition has no job of this host that could start.
+    pub fn has_no_own_job(&self, partition: &Partition) -> bool {
+        let partitions = self.partitions.borrow();
+        let state = partitions.get(partition);
+        state.is_none_or(|state| !state.is_busy() && state.admission == AdmissionState::Idle)
     }
 
     /// A worker for a job of another host.
-    pub fn lend(self: &Rc<Self>, queue: &RouteQueue) -> Option<WorkerSlot> {
-        if self.idle(queue) == 0 {
+    pub fn borrowed_job_slot(self: &Rc<Self>, queue: &RouteQueue) -> Option<WorkerSlot> {
+        if self.idle_workers(queue) == 0 {
             return None;
         }
-        let name = queue.policy.name.clone();
-        self.pools.borrow_mut().entry(name.clone()).or_default().running += 1;
-        Some(WorkerSlot(Rc::clone(self), name))
+        let queue = queue.policy.name.clone();
+        self.pools.borrow_mut().entry(queue.clone()).or_default().running += 1;
+        Some(WorkerSlot { dispatcher: Rc::clone(self), queue })
     }
 
-    /// A worker for a job that is admitted.
-    pub fn slot(
+    /// A worker for an admitted job of this host.
+    pub fn worker_slot(
         self: &Rc<Self>,
-        line: &Partition,
+        partition: &Partition,
         class: usize,
         workers: usize,
     ) -> Option<WorkerSlot> {
+        let queue = partition.queue.clone();
         let mut pools = self.pools.borrow_mut();
-        let pool = pools.entry(line.queue.clone()).or_default();
+        let pool = pools.entry(queue.clone()).or_default();
         if self.closed.get() || pool.running >= workers {
             return None;
         }
         pool.running += 1;
         pool.classes.served(class);
-        self.begun.set(self.begun.get() + 1);
-        if let Some(state) = self.lines.borrow_mut().get_mut(line) {
-            state.served = self.begun.get();
+        self.started.set(self.started.get() + 1);
+        if let Some(state) = self.partitions.borrow_mut().get_mut(partition) {
+            state.last_served = self.started.get();
         }
-        Some(WorkerSlot(Rc::clone(self), line.queue.clone()))
+        Some(WorkerSlot { dispatcher: Rc::clone(self), queue })
     }
 }
 
 impl WorkerPool {
-    /// Tells the stride which classes have something to do.
-    pub fn busy(&mut self, placed: &[(usize, u32, &Partition, &PartitionState)]) {
-        let busy = |class| placed.iter().any(|(of, _, _, s)| *of == class && s.is_busy());
+    /// Updates the stride's set of classes that have jobs.
+    pub fn update_busy_classes(&mut self, servable: &[ServablePartition<'_>]) {
+        let busy = |class| servable.iter().any(|it| it.class == class && it.state.is_busy());
         let known: Vec<usize> = self.classes.order().collect();
         known
             .iter()
             .filter(|class| !busy(**class))
             .for_each(|class| self.classes.remove(*class, 1));
-        for (class, weight, ..) in placed.iter().filter(|(.., state)| state.is_busy()) {
-            if self.classes.waiting(*class) == 0 {
-                self.classes.add(*class, *weight, 1);
+        for it in servable.iter().filter(|it| it.state.is_busy()) {
+            if self.classes.waiting(it.class) == 0 {
+                self.classes.add(it.class, it.weight, 1);
             }
         }
     }
@@ -94,28 +110,28 @@ impl WorkerPool {
 
 impl Drop for WorkerSlot {
     fn drop(&mut self) {
-        if let Some(pool) = self.0.pools.borrow_mut().get_mut(&self.1) {
+        if let Some(pool) = self.dispatcher.pools.borrow_mut().get_mut(&self.queue) {
             pool.running -= 1;
         }
-        self.0.changed.notify_one();
-        self.0.share.iter().for_each(|share| share.room.notify_one());
+        self.dispatcher.changed.notify_one();
+        self.dispatcher.ownership.iter().for_each(|it| it.capacity_freed.notify_one());
     }
 }
 
 impl Drop for ActiveJob {
     fn drop(&mut self) {
-        if let Some(state) = self.0.lines.borrow_mut().get_mut(&self.1) {
-            state.in_hand.remove(&self.2);
+        if let Some(state) = self.dispatcher.partitions.borrow_mut().get_mut(&self.partition) {
+            state.active.remove(&self.seq);
         }
-        self.0.changed.notify_one();
+        self.dispatcher.changed.notify_one();
     }
 }
 
 impl ActiveJob {
-    /// It is looked for again.
-    pub fn let_go(self) {
-        let (desk, line) = (Rc::clone(&self.0), self.1.clone());
+    /// Releases the job and has its partition looked up again.
+    pub fn look_up_again(self) {
+        let (dispatcher, partition) = (Rc::clone(&self.dispatcher), self.partition.clone());
         drop(self);
-        desk.news([line]);
+        dispatcher.mark_ready([partition]);
     }
 }

@@ -1,4 +1,4 @@
-//! Times that a mode of degradation was in force: the newest are kept.
+//! Stored episodes of degradation modes; the newest are kept.
 
 use rusqlite::{Connection, params};
 
@@ -6,11 +6,10 @@ use super::Store;
 use super::job::Millis;
 use super::writer::StoreError;
 
-/// That are kept.
-const EPISODES: usize = 1000;
+const MAX_EPISODES: usize = 1000;
 
-/// Writes one down, or what became of it since; the oldest give way.
-fn keep(db: &Connection, began: Millis, mode: &str, record: &str) -> rusqlite::Result<()> {
+/// Inserts or updates an episode; deletes the oldest above the limit.
+fn save(db: &Connection, began: Millis, mode: &str, record: &str) -> rusqlite::Result<()> {
     db.prepare_cached(
         "INSERT INTO episodes (began, mode, record) VALUES (?1, ?2, ?3)
          ON CONFLICT (began, mode) DO UPDATE SET record = excluded.record",
@@ -20,7 +19,7 @@ fn keep(db: &Connection, began: Millis, mode: &str, record: &str) -> rusqlite::R
         "DELETE FROM episodes WHERE began < (SELECT min(began) FROM
              (SELECT began FROM episodes ORDER BY began DESC LIMIT ?1))",
     )?
-    .execute([EPISODES])?;
+    .execute([MAX_EPISODES])?;
     Ok(())
 }
 
@@ -30,24 +29,23 @@ fn all(db: &Connection) -> rusqlite::Result<Vec<String>> {
 }
 
 impl Store {
-    /// Writes an episode down, or what became of it since. It is told apart by its mode and when it
-    /// began; `record` is JSON.
+    /// Inserts or updates an episode, identified by its mode and start; `record` is JSON.
     ///
     /// # Errors
-    /// When it could not be written.
-    pub async fn keep_episode(
+    /// If it could not be written.
+    pub async fn save_episode(
         &self,
         began: Millis,
         mode: String,
         record: String,
     ) -> Result<(), StoreError> {
-        self.0.writer.write(move |db| keep(db, began, &mode, &record)).await
+        self.0.writer.write(move |db| save(db, began, &mode, &record)).await
     }
 
-    /// Every episode that is kept, the oldest first.
+    /// All stored episodes, the oldest first.
     ///
     /// # Errors
-    /// When the store cannot be read.
+    /// If the store cannot be read.
     pub async fn episodes(&self) -> Result<Vec<String>, StoreError> {
         self.0.reader.read(all).await
     }
@@ -57,30 +55,30 @@ impl Store {
 mod tests {
     use super::*;
 
-    fn store(folder: &tempfile::TempDir) -> Store {
+    fn open(folder: &tempfile::TempDir) -> Store {
         Store::open(folder.path(), Box::new(|_| ())).expect("a store")
     }
 
     #[tokio::test]
-    async fn an_episode_is_written_again() {
+    async fn saving_an_episode_again_replaces_its_record() {
         let folder = tempfile::tempdir().expect("a folder");
-        let kept = store(&folder);
+        let store = open(&folder);
         for (began, mode, record) in [(2, "b", "1"), (1, "a", "2"), (2, "b", "3"), (2, "a", "4")] {
-            let keep = kept.keep_episode(Millis(began), mode.to_owned(), record.to_owned());
-            keep.await.expect("written");
+            let save = store.save_episode(Millis(began), mode.to_owned(), record.to_owned());
+            save.await.expect("written");
         }
-        assert_eq!(kept.episodes().await.expect("read"), ["2", "4", "3"]);
+        assert_eq!(store.episodes().await.expect("read"), ["2", "4", "3"]);
     }
 
     #[tokio::test]
-    async fn the_oldest_give_way() {
+    async fn the_oldest_episodes_are_deleted_above_the_limit() {
         let folder = tempfile::tempdir().expect("a folder");
-        let kept = store(&folder);
-        let keep = |n: i64| kept.keep_episode(Millis(n), "m".to_owned(), n.to_string());
-        for n in 0..EPISODES as i64 + 20 {
-            keep(n).await.expect("written");
+        let store = open(&folder);
+        let save = |n: i64| store.save_episode(Millis(n), "m".to_owned(), n.to_string());
+        for n in 0..MAX_EPISODES as i64 + 20 {
+            save(n).await.expect("written");
         }
-        let episodes = kept.episodes().await.expect("read");
-        assert_eq!((episodes.len(), episodes[0].as_str()), (EPISODES, "20"));
+        let episodes = store.episodes().await.expect("read");
+        assert_eq!((episodes.len(), episodes[0].as_str()), (MAX_EPISODES, "20"));
     }
 }

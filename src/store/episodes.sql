@@ -1,4 +1,4 @@
--- Times that a mode of degradation was in force, each as the JSON that the admin side shows.
+-- Episodes of degradation modes, each as the JSON of the admin API.
 CREATE TABLE episodes (
     began INTEGER NOT NULL,
     mode TEXT NOT NULL,

@@ -141,7 +141,10 @@ fn what_was_being_run_when_it_was_killed_is_ready_again_at_its_old_place() {
     let store = open(folder.path());
     assert_eq!(store.recovered(), 2);
     run(async {
-        let next = store.upcoming(line(), None, HashSet::new(), 9).await.expect("a look");
+        let next = store
+            .upcoming(line(), UpcomingCursor::default(), HashSet::new(), 9)
+            .await
+            .expect("a look");
         assert_eq!(next.iter().map(|(_, due)| due.id).collect::<Vec<_>>(), ids(1..=3));
         assert_eq!(shown(&store, id(1)).await.deliveries, 1);
         totals_are_right(&store).await;
@@ -178,7 +181,7 @@ fn a_full_disk_refuses_what_does_not_fit_and_nothing_else_and_is_over_when_there
         for _ in 0..3 {
             let full = accept(&store, big(3)).await.expect_err("no room");
             assert!(matches!(full, StoreError::Full), "{full}");
-            assert_eq!(full.to_string(), "the disk of the store is full");
+            assert_eq!(full.to_string(), "the store's disk is full");
         }
         assert_eq!(whole_jobs(&store).await, ids([1, 2]));
         totals_are_right(&store).await;
@@ -386,7 +389,7 @@ fn a_store_of_a_newer_version_is_told_and_not_touched() {
     let error = refused(folder.path());
     assert!(matches!(error, OpenError::Newer(_, 99)), "{error}");
     let told = error.to_string();
-    assert!(told.contains("its tables are of version 99, this one knows 4"), "{told}");
+    assert!(told.contains("table version 99, expected at most 4"), "{told}");
     assert_eq!(bytes_of(folder.path()), before);
 }
 
@@ -401,7 +404,7 @@ fn another_programs_database_is_told_and_not_touched() {
         let before = bytes_of(folder.path());
         let error = refused(folder.path());
         assert!(matches!(error, OpenError::Damaged(..)), "{error}");
-        assert!(error.to_string().contains("the database of another program"), "{error}");
+        assert!(error.to_string().contains("the database belongs to another program"), "{error}");
         assert_eq!(bytes_of(folder.path()), before);
     }
 }
@@ -472,15 +475,21 @@ fn a_store_of_the_first_version_is_brought_to_this_one_with_its_jobs() {
     db.execute_batch(include_str!("schema.sql")).expect("the first tables");
     db.pragma_update(None, "application_id", 0x4f75_7452).expect("an id");
     db.pragma_update(None, "user_version", 1).expect("a version");
-    assert_eq!(transitions::accept(&db, &job(1), ROOM, NOW).expect("accepted"), EnqueueResult::New);
+    assert_eq!(
+        transitions::enqueue(&db, &job(1), ROOM, NOW).expect("accepted"),
+        EnqueueResult::New
+    );
     let key = queries::note::<32>(&db, "principal_key").expect("a key");
     drop(db);
     let store = open(folder.path());
     assert_eq!(store.principal_key(), &key);
     run(async {
         accepted(&store, job(2)).await;
-        assert_eq!(store.lines().await.expect("lines"), [line()]);
-        let next = store.upcoming(line(), None, HashSet::new(), 9).await.expect("a look");
+        assert_eq!(store.partitions().await.expect("lines"), [line()]);
+        let next = store
+            .upcoming(line(), UpcomingCursor::default(), HashSet::new(), 9)
+            .await
+            .expect("a look");
         assert_eq!(next.iter().map(|(_, due)| due.id).collect::<Vec<_>>(), ids([1, 2]));
     });
     close(store);

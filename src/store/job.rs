@@ -1,4 +1,4 @@
-//! What a job is while it lies in the store: what was asked, where it stands, what came of it.
+//! Types of a stored job: its request, its state, its result.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,13 +8,12 @@ use bytes::Bytes;
 
 use super::transitions::Partition;
 
-/// A job's name: when it was made, then 80 random bits, so that nobody can guess another's (as RFC
-/// 9562, 5.7). Names that begin with the time lie side by side in the index: wholly random ones
-/// would each write a page of it.
+/// A job's id: 48 bits of time, then 80 random bits, so that it cannot be guessed (as RFC 9562, 5.7).
+/// Ids that begin with the time are adjacent in the index; fully random ones would each write a page.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct JobId(pub [u8; 16]);
 
-/// Where a job stands (QUEUE.md "States"; what is accepted is ready at once).
+/// The state of a job (docs/design/queue.md "States"). A new job is ready at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum JobState {
     Ready,
@@ -22,39 +21,39 @@ pub enum JobState {
     RetryWait,
     /// It is being run.
     Leased,
-    /// It has an answer.
+    /// It has a response.
     Done,
-    /// It failed for good, or was begun too often without an end.
+    /// It failed for good, or was started too often without an end.
     Dead,
-    /// Its time passed before it was done.
+    /// `durable.expire` passed before it was done.
     Expired,
     Cancelled,
 }
 
-/// A keyed hash of the credentials of whoever made a job.
+/// A keyed hash of the credentials of the client that created a job.
 pub type Principal = [u8; 32];
 
-/// What is to be done later.
+/// A request to be stored as a job.
 #[derive(Clone, Debug)]
 pub struct NewJob {
     pub id: JobId,
     pub queue: String,
     pub route: String,
-    /// The class's name.
+    /// Name of the class.
     pub class: String,
-    /// Takes turns with other flows of its class.
+    /// Flows of a class take turns.
     pub flow: Vec<u8>,
     pub principal: Principal,
     pub key: Option<IdempotencyKey>,
     pub request: StoredRequest,
     pub callback: Option<String>,
     pub expires: Millis,
-    /// How long it is kept when it is over.
+    /// How long it is kept once it is final.
     pub keep: Duration,
 }
 
 impl NewJob {
-    pub(super) fn line(&self) -> Partition {
+    pub(super) fn partition(&self) -> Partition {
         let (queue, route, class) = (self.queue.clone(), self.route.clone(), self.class.clone());
         Partition { queue, route, class }
     }
@@ -64,7 +63,7 @@ impl NewJob {
 #[derive(Clone, Debug)]
 pub struct IdempotencyKey {
     pub text: String,
-    /// Of the request that it stands for.
+    /// Identifies the request.
     pub fingerprint: [u8; 32],
 }
 
@@ -79,62 +78,68 @@ pub struct StoredRequest {
     pub body: Bytes,
 }
 
-/// An answer as it is kept.
+/// The request of a job and its flow.
+#[derive(Clone, Debug)]
+pub struct JobContent {
+    pub request: StoredRequest,
+    pub flow: Vec<u8>,
+}
+
+/// A response as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredResponse {
     pub status: u16,
     /// Lines of `name: value`.
     pub headers: Vec<u8>,
     pub body: Bytes,
-    /// The body is longer than what is kept of it.
+    /// The body was cut to `max_result`.
     pub cut: bool,
 }
 
-/// What a queue keeps at most.
+/// Limits of a queue's unfinished jobs.
 #[derive(Clone, Copy, Debug)]
 pub struct QueueLimits {
-    /// Jobs that are not done.
     pub jobs: u64,
-    /// Of their bodies.
+    /// Bytes of their request bodies.
     pub bytes: u64,
 }
 
-/// What became of a job that was handed in.
+/// The result of enqueueing a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EnqueueResult {
     New,
-    /// The same request came before, with the same key; without a state it has been forgotten.
+    /// The same request came before, with the same key. Without a state, its job was deleted.
     Known(JobId, Option<JobState>),
-    /// The key stands for another request.
+    /// The key was used for another request.
     OtherRequest,
     Full(QueueFull),
 }
 
-/// What of a queue is full.
+/// The limit that a queue has reached, with its current value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QueueFull {
     Jobs(u64),
     Bytes(u64),
 }
 
-/// Leave to run a job once.
+/// The right to run a job once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RunLease {
     pub seq: i64,
-    /// Tells this lease from an earlier or a later one of the same job.
+    /// Identifies this lease among those of the same job.
     pub number: i64,
-    /// How often it was begun, with this time.
+    /// Runs that were started, this one included.
     pub deliveries: u32,
 }
 
-/// A job that may be run.
+/// A job that is ready to run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReadyJob {
     pub seq: i64,
     pub id: JobId,
 }
 
-/// All that a run of it needs.
+/// Everything that a run of a job needs.
 #[derive(Clone, Debug)]
 pub struct RunnableJob {
     pub seq: i64,
@@ -145,13 +150,13 @@ pub struct RunnableJob {
     pub request: StoredRequest,
     /// Runs that failed.
     pub attempts: u32,
-    /// Times that it was begun.
+    /// Runs that were started.
     pub deliveries: u32,
     pub accepted: Millis,
     pub expires: Millis,
 }
 
-/// A job as people and programs are shown it.
+/// A job as the API shows it.
 #[derive(Clone, Debug)]
 pub struct JobRecord {
     pub seq: i64,
@@ -169,35 +174,51 @@ pub struct JobRecord {
     pub due: Option<Millis>,
     pub expires: Millis,
     pub finished: Option<Millis>,
-    /// What failed last.
+    /// The last failure.
     pub error: Option<String>,
-    pub callback: Option<CallbackStatus>,
+    pub callback: Option<JobCallback>,
     pub principal: Principal,
 }
 
-/// Where a result goes, and how far it is.
+/// The callback of a job and its progress.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CallbackStatus {
+pub struct JobCallback {
     pub url: String,
-    /// `waiting`, `sent` or `given_up`.
-    pub state: String,
+    pub state: CallbackState,
     pub attempts: u32,
 }
 
-/// A result that is to be posted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CallbackState {
+    /// The job is not final yet.
+    None,
+    Waiting,
+    Sent,
+    GivenUp,
+}
+
+/// The result of one attempt to post a callback.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CallbackResult {
+    Sent,
+    RetryAt(Millis),
+    GivenUp,
+}
+
+/// A result to be posted.
 #[derive(Clone, Debug)]
 pub struct PendingCallback {
     pub seq: i64,
     pub id: JobId,
     pub queue: String,
     pub url: String,
-    /// Times it was tried.
+    /// Failed attempts.
     pub attempts: u32,
-    /// Since when; tells it from a later one of the same job.
+    /// Since when; identifies it among the callbacks of the same job.
     pub due: Millis,
 }
 
-/// Milliseconds since 1970: what outlives a process can hold no monotonic time.
+/// Milliseconds since 1970. A stored time cannot be monotonic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Millis(pub i64);
 
@@ -212,7 +233,7 @@ impl Millis {
         Millis(self.0.saturating_add(length))
     }
 
-    /// How long it is until then; zero where it has passed.
+    /// The time from `self` until `then`; zero if it has passed.
     pub fn until(self, then: Millis) -> Duration {
         Duration::from_millis(u64::try_from(then.0.saturating_sub(self.0)).unwrap_or(0))
     }
@@ -233,7 +254,7 @@ impl JobState {
         JobState::Cancelled,
     ];
 
-    /// As it stands in the store, in metrics and in the API.
+    /// The word in the store, in metrics and in the API.
     pub fn as_str(self) -> &'static str {
         match self {
             JobState::Ready => "ready",
@@ -251,21 +272,45 @@ impl JobState {
     }
 }
 
+impl CallbackState {
+    const ALL: [CallbackState; 4] =
+        [CallbackState::None, CallbackState::Waiting, CallbackState::Sent, CallbackState::GivenUp];
+
+    /// The word in the store and in the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            CallbackState::None => "none",
+            CallbackState::Waiting => "waiting",
+            CallbackState::Sent => "sent",
+            CallbackState::GivenUp => "given_up",
+        }
+    }
+}
+
+impl FromStr for CallbackState {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<CallbackState, String> {
+        let found = CallbackState::ALL.into_iter().find(|state| state.as_str() == text);
+        found.ok_or_else(|| format!("`{text}` is not a state of a callback"))
+    }
+}
+
 impl FromStr for JobState {
     type Err = String;
 
     fn from_str(text: &str) -> Result<JobState, String> {
         JobState::ALL.into_iter().find(|state| state.as_str() == text).ok_or_else(|| {
             let known = JobState::ALL.map(JobState::as_str).join(", ");
-            format!("`{text}` is no state of a job (expected one of {known})")
+            format!("`{text}` is not a state of a job (expected one of {known})")
         })
     }
 }
 
 impl JobId {
-    /// `chance` cannot be guessed.
-    pub fn new(now: Millis, chance: [u8; 16]) -> JobId {
-        let mut id = chance;
+    /// `random` must not be predictable.
+    pub fn new(now: Millis, random: [u8; 16]) -> JobId {
+        let mut id = random;
         id[..6].copy_from_slice(&now.0.to_be_bytes()[2..]);
         JobId(id)
     }
@@ -287,11 +332,12 @@ impl FromStr for JobId {
     type Err = String;
 
     fn from_str(text: &str) -> Result<JobId, String> {
-        let wrong = || format!("`{text}` is no id of a job (expected 32 hexadecimal digits)");
+        let invalid =
+            || format!("`{text}` is not the id of a job (expected 32 hexadecimal digits)");
         if text.len() != 32 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
-            return Err(wrong());
+            return Err(invalid());
         }
-        let number = u128::from_str_radix(text, 16).map_err(|_| wrong())?;
+        let number = u128::from_str_radix(text, 16).map_err(|_| invalid())?;
         Ok(JobId(number.to_be_bytes()))
     }
 }

@@ -1,8 +1,8 @@
-//! The embedded database: jobs that were promised, and what became of them; episodes of modes.
+//! The embedded database: acknowledged jobs and their results, and episodes of degradation modes.
 //!
-//! One thread writes, with group commit (`writer.rs`); one reads; what is asked for comes back as a
-//! future, so that nobody's worker waits for a disk. A change that returned is on the disk: "no
-//! promise before it is kept" (DESIGN.md). What may follow what is in `change.rs`.
+//! One thread writes, with group commit (`writer.rs`); another reads. Calls are futures, so that no
+//! worker waits for a disk. A change is on disk when its call returns: nothing is acknowledged
+//! before it is durable (docs/design/architecture.md "Invariants"). `transitions.rs` has the states.
 
 mod episodes;
 #[cfg(test)]
@@ -31,7 +31,7 @@ use tokio::sync::{Notify, oneshot};
 
 pub use crate::store::job::*;
 pub use crate::store::open::{OpenError, backup};
-pub use crate::store::queries::{JobFilter, QueueTotal};
+pub use crate::store::queries::{JobFilter, QueueTotal, UpcomingCursor};
 pub use crate::store::remote_runs::{FinishedJobs, RemoteOutcome, UnfinishedJob};
 pub use crate::store::transitions::{AfterFailure, LeaseResult, Partition, UpkeepReport};
 pub use crate::store::writer::{CommitObserver, CommitStats, StoreError};
@@ -39,7 +39,7 @@ pub use crate::store::writer::{CommitObserver, CommitStats, StoreError};
 use crate::store::open::StoreDirectory;
 use crate::store::writer::{StoreReader, StoreWriter};
 
-/// An open store; clones are the same one.
+/// An open store. Clones share it.
 #[derive(Clone)]
 pub struct Store(Arc<StoreInner>);
 
@@ -49,33 +49,33 @@ struct StoreInner {
     directory: Arc<StoreDirectory>,
     principal_key: [u8; 32],
     name: [u8; 16],
-    /// Jobs that were being run when the last process ended.
+    /// Jobs that an earlier process was running when it ended.
     recovered: usize,
-    watched: Mutex<HashMap<JobId, Vec<oneshot::Sender<()>>>>,
-    /// Where jobs became ready since somebody asked.
+    watches: Mutex<HashMap<JobId, Vec<oneshot::Sender<()>>>>,
+    /// Partitions in which jobs became ready since the last `wait_ready`.
     ready: Mutex<BTreeSet<Partition>>,
-    woken: Notify,
-    ended: Notify,
-    /// Somebody asks which jobs ended.
-    remembers: AtomicBool,
-    ends: Mutex<FinishedJobs>,
-    remembered: Notify,
+    ready_changed: Notify,
+    finished: Notify,
+    /// `take_finished` is in use.
+    records_finished: AtomicBool,
+    recorded: Mutex<FinishedJobs>,
+    recorded_changed: Notify,
 }
 
-/// Waits for the end of a job. Whoever lets go of it, such as a client that leaves, leaves nothing.
+/// Waits for the end of a job. Dropping it removes the watch.
 #[derive(Debug)]
 pub struct JobWatch {
     store: Store,
     id: JobId,
-    told: oneshot::Receiver<()>,
+    finished: oneshot::Receiver<()>,
 }
 
 impl Store {
-    /// Opens the store of a directory, which is made where it is missing. Jobs that were being run
-    /// when its last process ended are ready again.
+    /// Opens the store in a directory, and creates both if missing. Jobs that an earlier process was
+    /// running are ready again.
     ///
     /// # Errors
-    /// When it cannot be used; nothing was changed then.
+    /// If the store cannot be used. Nothing was changed then.
     pub fn open(path: &Path, observer: CommitObserver) -> Result<Store, OpenError> {
         let directory = Arc::new(StoreDirectory::lock(path)?);
         let io = |error| OpenError::Io(path.to_owned(), error);
@@ -93,13 +93,13 @@ impl Store {
             principal_key,
             name,
             recovered,
-            watched: Mutex::default(),
+            watches: Mutex::default(),
             ready: Mutex::default(),
-            woken: Notify::new(),
-            ended: Notify::new(),
-            remembers: AtomicBool::new(false),
-            ends: Mutex::default(),
-            remembered: Notify::new(),
+            ready_changed: Notify::new(),
+            finished: Notify::new(),
+            records_finished: AtomicBool::new(false),
+            recorded: Mutex::default(),
+            recorded_changed: Notify::new(),
         })))
     }
 
@@ -111,120 +111,120 @@ impl Store {
         self.0.recovered
     }
 
-    /// With what principals are hashed.
+    /// The key of the hash of principals.
     pub fn principal_key(&self) -> &[u8; 32] {
         &self.0.principal_key
     }
 
-    /// Ends when a job is over. Ask where it stands after this, not before.
+    /// Completes when a job is final. Read the job's state after this call, not before.
     pub fn watch(&self, id: JobId) -> JobWatch {
-        let (tell, told) = oneshot::channel();
-        self.0.watched.lock().entry(id).or_default().push(tell);
-        JobWatch { store: self.clone(), id, told }
+        let (notify, finished) = oneshot::channel();
+        self.0.watches.lock().entry(id).or_default().push(notify);
+        JobWatch { store: self.clone(), id, finished }
     }
 
-    /// Nobody waits for this job any longer, but those who are still there.
+    /// Removes the watches of a job that were dropped.
     fn unwatch(&self, id: JobId) {
-        let mut watched = self.0.watched.lock();
-        if let Some(of) = watched.get_mut(&id) {
-            of.retain(|tell| !tell.is_closed());
-            if of.is_empty() {
-                watched.remove(&id);
+        let mut watches = self.0.watches.lock();
+        if let Some(of_job) = watches.get_mut(&id) {
+            of_job.retain(|notify| !notify.is_closed());
+            if of_job.is_empty() {
+                watches.remove(&id);
             }
         }
     }
 
-    /// Where jobs became ready since this was asked last; waits for some.
-    pub async fn ready(&self) -> BTreeSet<Partition> {
+    /// Waits until jobs became ready since the last call; returns their partitions.
+    pub async fn wait_ready(&self) -> BTreeSet<Partition> {
         loop {
-            let woken = self.0.woken.notified();
+            let changed = self.0.ready_changed.notified();
             let ready = std::mem::take(&mut *self.0.ready.lock());
             if !ready.is_empty() {
                 return ready;
             }
-            woken.await;
+            changed.await;
         }
     }
 
-    fn wake(&self, lines: impl IntoIterator<Item = Partition>) {
-        self.0.ready.lock().extend(lines);
-        self.0.woken.notify_one();
+    fn notify_ready(&self, partitions: impl IntoIterator<Item = Partition>) {
+        self.0.ready.lock().extend(partitions);
+        self.0.ready_changed.notify_one();
     }
 
-    /// Waits until a job is over; of several meanwhile it tells once.
-    pub async fn ended(&self) {
-        self.0.ended.notified().await;
+    /// Waits until jobs became final; several count as one.
+    pub async fn wait_finished(&self) {
+        self.0.finished.notified().await;
     }
 
-    fn over(&self, id: JobId) {
-        self.remember_end(id);
-        self.0.ended.notify_one();
-        let told = self.0.watched.lock().remove(&id);
-        for tell in told.into_iter().flatten() {
-            let _ = tell.send(());
+    fn notify_finished(&self, id: JobId) {
+        self.record_finished_job(id);
+        self.0.finished.notify_one();
+        let watches = self.0.watches.lock().remove(&id);
+        for notify in watches.into_iter().flatten() {
+            let _ = notify.send(());
         }
     }
 }
 
-/// Changes: each is on the disk when it returns.
+/// Changes. Each is on disk when it returns.
 ///
 /// # Errors
-/// Where a change could not be written; nothing was changed then.
+/// If the change could not be written. Nothing was changed then.
 #[allow(clippy::missing_errors_doc)]
 impl Store {
-    pub async fn accept(
+    pub async fn enqueue(
         &self,
         job: Arc<NewJob>,
         limits: QueueLimits,
         now: Millis,
     ) -> Result<EnqueueResult, StoreError> {
-        let taken = Arc::clone(&job);
-        let write = self.0.writer.write(move |db| transitions::accept(db, &job, limits, now));
-        let accepted = write.await?;
-        if accepted == EnqueueResult::New {
-            self.wake([taken.line()]);
+        let partition = job.partition();
+        let write = self.0.writer.write(move |db| transitions::enqueue(db, &job, limits, now));
+        let result = write.await?;
+        if result == EnqueueResult::New {
+            self.notify_ready([partition]);
         }
-        Ok(accepted)
+        Ok(result)
     }
 
     pub async fn lease(&self, seq: i64, most: u32, now: Millis) -> Result<LeaseResult, StoreError> {
         self.lease_after(seq, most, 0, now).await
     }
 
-    /// False where the lease no longer holds.
+    /// Returns false if the lease no longer holds.
     pub async fn complete(
         &self,
         id: JobId,
         lease: RunLease,
-        answer: Arc<StoredResponse>,
+        response: Arc<StoredResponse>,
         now: Millis,
     ) -> Result<bool, StoreError> {
         let done =
-            self.0.writer.write(move |db| transitions::complete(db, lease, &answer, now)).await?;
+            self.0.writer.write(move |db| transitions::complete(db, lease, &response, now)).await?;
         if done {
-            self.over(id);
+            self.notify_finished(id);
         }
         Ok(done)
     }
 
-    /// False where the lease no longer holds.
+    /// Returns false if the lease no longer holds.
     pub async fn fail(
         &self,
         id: JobId,
         lease: RunLease,
-        why: String,
+        reason: String,
         then: AfterFailure,
         now: Millis,
     ) -> Result<bool, StoreError> {
         let failed =
-            self.0.writer.write(move |db| transitions::fail(db, lease, &why, then, now)).await?;
+            self.0.writer.write(move |db| transitions::fail(db, lease, &reason, then, now)).await?;
         if failed && then == AfterFailure::Dead {
-            self.over(id);
+            self.notify_finished(id);
         }
         Ok(failed)
     }
 
-    /// Ready again, or when its time has come; the run does not count.
+    /// Makes a job ready again, at once or at `due`. The run does not count.
     pub async fn park(&self, lease: RunLease, due: Option<Millis>) -> Result<bool, StoreError> {
         self.0.writer.write(move |db| transitions::park(db, lease, due)).await
     }
@@ -238,7 +238,7 @@ impl Store {
         let state =
             self.0.writer.write(move |db| transitions::cancel(db, id, principal, now)).await?;
         if state.is_some_and(|state| !state.is_final()) {
-            self.over(id);
+            self.notify_finished(id);
         }
         Ok(state)
     }
@@ -249,44 +249,43 @@ impl Store {
         now: Millis,
     ) -> Result<Option<(JobState, Partition)>, StoreError> {
         let retried = self.0.writer.write(move |db| transitions::retry(db, id, now)).await?;
-        self.wake(retried.iter().map(|(_, line)| line.clone()));
+        self.notify_ready(retried.iter().map(|(_, partition)| partition.clone()));
         Ok(retried)
     }
 
-    /// Some of the dead at once: until none is left.
+    /// Requeues a batch of dead jobs; returns 0 once none is left.
     pub async fn requeue(&self, queue: String, now: Millis) -> Result<usize, StoreError> {
         let requeued = self.0.writer.write(move |db| transitions::requeue(db, &queue, now));
-        let (many, lines) = requeued.await?;
-        self.wake(lines);
-        Ok(many)
+        let (count, partitions) = requeued.await?;
+        self.notify_ready(partitions);
+        Ok(count)
     }
 
-    /// Some at once: until none is left.
+    /// Deletes a batch of final jobs; returns 0 once none is left.
     pub async fn purge(&self, queue: String, state: JobState) -> Result<usize, StoreError> {
         self.0.writer.write(move |db| transitions::purge(db, &queue, state)).await
     }
 
     pub async fn upkeep(&self, now: Millis) -> Result<UpkeepReport, StoreError> {
-        let upkept = self.0.writer.write(move |db| transitions::upkeep(db, now)).await?;
-        upkept.expired.iter().for_each(|id| self.over(*id));
-        self.wake(upkept.woken.iter().cloned());
-        Ok(upkept)
+        let report = self.0.writer.write(move |db| transitions::upkeep(db, now)).await?;
+        report.expired.iter().for_each(|id| self.notify_finished(*id));
+        self.notify_ready(report.woken.iter().cloned());
+        Ok(report)
     }
 
-    pub async fn posted(
+    pub async fn record_callback(
         &self,
-        posting: PendingCallback,
-        again: Option<Millis>,
-        sent: bool,
+        callback: PendingCallback,
+        result: CallbackResult,
     ) -> Result<(), StoreError> {
-        self.0.writer.write(move |db| transitions::posted(db, &posting, again, sent)).await
+        self.0.writer.write(move |db| transitions::record_callback(db, &callback, result)).await
     }
 }
 
-/// Questions.
+/// Queries.
 ///
 /// # Errors
-/// Where the store cannot be read.
+/// If the store cannot be read.
 #[allow(clippy::missing_errors_doc)]
 impl Store {
     pub async fn job(&self, id: JobId) -> Result<Option<JobRecord>, StoreError> {
@@ -297,26 +296,29 @@ impl Store {
         self.0.reader.read(move |db| queries::list(db, &filter)).await
     }
 
-    pub async fn task(&self, seq: i64) -> Result<Option<RunnableJob>, StoreError> {
-        self.0.reader.read(move |db| queries::task(db, seq)).await
+    pub async fn runnable_job(&self, seq: i64) -> Result<Option<RunnableJob>, StoreError> {
+        self.0.reader.read(move |db| queries::runnable_job(db, seq)).await
     }
 
-    pub async fn answer(&self, seq: i64) -> Result<Option<StoredResponse>, StoreError> {
-        self.0.reader.read(move |db| queries::answer(db, seq)).await
+    pub async fn response(&self, seq: i64) -> Result<Option<StoredResponse>, StoreError> {
+        self.0.reader.read(move |db| queries::response(db, seq)).await
     }
 
-    pub async fn lines(&self) -> Result<Vec<Partition>, StoreError> {
-        self.0.reader.read(queries::lines).await
+    /// Partitions with ready jobs.
+    pub async fn partitions(&self) -> Result<Vec<Partition>, StoreError> {
+        self.0.reader.read(queries::partitions).await
     }
 
+    /// The next jobs of a partition, each with its flow.
     pub async fn upcoming(
         &self,
-        line: Partition,
-        after: Option<Vec<u8>>,
-        taken: HashSet<i64>,
+        partition: Partition,
+        cursor: UpcomingCursor,
+        active: HashSet<i64>,
         want: usize,
     ) -> Result<Vec<(Vec<u8>, ReadyJob)>, StoreError> {
-        self.upcoming_behind(line, (after, 0), taken, want).await
+        let read = move |db: &_| queries::upcoming(db, &partition, &cursor, &active, want);
+        self.0.reader.read(read).await
     }
 
     pub async fn totals(&self) -> Result<Vec<QueueTotal>, StoreError> {
@@ -329,11 +331,11 @@ impl Store {
         self.0.reader.read(read).await
     }
 
-    pub async fn postings(
+    pub async fn due_callbacks(
         &self,
         now: Millis,
     ) -> Result<(Vec<PendingCallback>, Option<Millis>), StoreError> {
-        self.0.reader.read(move |db| queries::postings(db, now)).await
+        self.0.reader.read(move |db| queries::due_callbacks(db, now)).await
     }
 }
 
@@ -343,13 +345,13 @@ impl Future for JobWatch {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        Pin::new(&mut self.told).poll(cx).map(|_| ())
+        Pin::new(&mut self.finished).poll(cx).map(|_| ())
     }
 }
 
 impl Drop for JobWatch {
     fn drop(&mut self) {
-        self.told.close();
+        self.finished.close();
         self.store.unwatch(self.id);
     }
 }

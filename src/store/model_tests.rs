@@ -221,7 +221,7 @@ impl Both {
             }
             None => EnqueueResult::New,
         };
-        let accepted = self.store().accept(Arc::new(new), LIMITS, self.now()).await;
+        let accepted = self.store().enqueue(Arc::new(new), LIMITS, self.now()).await;
         assert_eq!(accepted.expect("an answer"), expected);
         if expected == EnqueueResult::New {
             self.taken(queue, principal, bytes as u64, id(n));
@@ -260,7 +260,7 @@ impl Both {
             None => LeaseResult::Gone,
             Some(job) if job.deliveries >= MOST => {
                 job.end(JobState::Dead, now);
-                LeaseResult::Poison(job.id)
+                LeaseResult::Exhausted(job.id)
             }
             Some(job) => {
                 (job.state, job.lease, job.deliveries) =
@@ -279,7 +279,7 @@ impl Both {
         let (store, now) = (self.store(), self.now);
         let Some((lease, id, job)) = self.lease(which) else { return };
         let due = wait.map(|ms| now + ms as i64);
-        let then = due.map_or(AfterFailure::Dead, |due| AfterFailure::Again(Millis(due)));
+        let then = due.map_or(AfterFailure::Dead, |due| AfterFailure::RunAt(Millis(due)));
         let holds = job.is_some();
         if let Some(job) = job {
             job.attempts += 1;
@@ -332,7 +332,7 @@ impl Both {
             (stood, job.queue.to_owned())
         });
         let stood = self.store().retry(id, self.now()).await.expect("written");
-        assert_eq!(stood.map(|(state, line)| (state, line.queue)), expected);
+        assert_eq!(stood.map(|(state, partition)| (state, partition.queue)), expected);
     }
 
     async fn requeue(&mut self, queue: &'static str) {
@@ -378,7 +378,7 @@ impl Both {
         let mut upkept = self.store().upkeep(self.now()).await.expect("written");
         expired.sort_unstable();
         upkept.expired.sort_unstable();
-        assert_eq!((upkept.expired, upkept.forgotten, upkept.more), (expired, forgotten, false));
+        assert_eq!((upkept.expired, upkept.deleted, upkept.more), (expired, forgotten, false));
         let lines = woken.into_iter().map(|queue| Partition { queue: queue.to_owned(), ..line() });
         assert_eq!(upkept.woken, lines.collect::<Vec<_>>());
         let next = self.jobs.values().filter_map(|job| job.due).min();
@@ -444,14 +444,16 @@ impl Both {
     async fn turns(&self, store: &Store) {
         for queue in QUEUES {
             let line = Partition { queue: queue.to_owned(), ..line() };
-            let found = store.upcoming(line.clone(), None, HashSet::new(), 1_000).await;
+            let found = store
+                .upcoming(line.clone(), UpcomingCursor::default(), HashSet::new(), 1_000)
+                .await;
             let mut seqs: Vec<i64> =
                 found.expect("a look").into_iter().map(|(_, due)| due.seq).collect();
             seqs.sort_unstable();
             let ready = |job: &Job| job.queue == queue && job.state == JobState::Ready;
             let ready = self.jobs.iter().filter(|(_, job)| ready(job)).map(|(seq, _)| *seq);
             assert_eq!(seqs, ready.collect::<Vec<_>>());
-            let has = store.lines().await.expect("lines").contains(&line);
+            let has = store.partitions().await.expect("lines").contains(&line);
             assert_eq!(has, !seqs.is_empty());
             let oldest = store.oldest(vec![queue.to_owned()]).await.expect("a look")[0];
             let accepted = seqs.first().map(|seq| Millis(self.jobs[seq].accepted));

@@ -1,7 +1,7 @@
-//! The store's directory: who may read it, who has it open, which version its tables are of.
+//! The store's directory: permissions, lock, and the version of the tables.
 //!
-//! `DIR/outrigger.db` is an SQLite database in WAL mode (<https://sqlite.org/wal.html>), to be read
-//! with the common tool. `DIR/lock` is held for as long as a sidecar runs on it: a second one would
+//! `DIR/outrigger.db` is an SQLite database in WAL mode (<https://sqlite.org/wal.html>); the `sqlite3`
+//! command can read it. `DIR/lock` is locked while a sidecar uses the directory: a second one would
 //! run the same jobs.
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
@@ -14,41 +14,41 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 use thiserror::Error;
 
-/// The tables, by the version that made them: what is here is never changed, only added to.
+/// One entry per version of the tables. The SQL of an entry never changes; new ones are appended.
 const MIGRATIONS: [&str; 4] = [
     include_str!("schema.sql"),
-    include_str!("lines.sql"),
-    include_str!("fleet.sql"),
+    include_str!("partition_index.sql"),
+    include_str!("store_name.sql"),
     include_str!("episodes.sql"),
 ];
-/// "OutR": tells other databases from ours.
-const APPLICATION: i64 = 0x4f75_7452;
-/// The WAL is folded into the database beside the writer, so only a neglected one grows past this.
+/// SQLite's `application_id`: "OutR".
+const APPLICATION_ID: i64 = 0x4f75_7452;
+/// Automatic checkpoint. It comes only if the checkpoint thread falls behind (`writer.rs`).
 const WAL_PAGES: u32 = 65_536;
 
-/// Why a store cannot be used. Nothing was changed then.
+/// Why the store cannot be used. Nothing was changed then.
 #[derive(Debug, Error)]
 pub enum OpenError {
     #[error("{}: {}", .0.display(), .1)]
     Io(PathBuf, #[source] io::Error),
     #[error(
-        "{} is in use{} (stop that sidecar, or give this one a directory of its own with --data)",
+        "{} is in use{} (stop that sidecar, or set another directory with --data)",
         .0.display(), .1.map(|pid| format!(" by process {pid}")).unwrap_or_default()
     )]
     Locked(PathBuf, Option<u32>),
     #[error(
-        "{} was made by a newer outrigger (its tables are of version {}, this one knows {}): run that one, or give this one a directory of its own with --data",
+        "{} was written by a newer outrigger (table version {}, expected at most {}; run the newer one, or set another directory with --data)",
         .0.display(), .1, MIGRATIONS.len()
     )]
     Newer(PathBuf, i64),
     #[error(
-        "{} is damaged or no store of ours: {} (move it away, or restore a backup; outrigger backup makes one)",
+        "{} is damaged or not a store of outrigger: {} (move it away, or restore a backup made with `outrigger backup`)",
         .0.display(), .1
     )]
     Damaged(PathBuf, String),
 }
 
-/// The directory, locked for this process.
+/// A directory that this process has locked.
 #[derive(Debug)]
 pub struct StoreDirectory {
     pub path: PathBuf,
@@ -56,10 +56,10 @@ pub struct StoreDirectory {
 }
 
 impl StoreDirectory {
-    /// Makes it where it is missing, for its owner alone.
+    /// Locks a directory. Creates it if missing, readable only by its owner.
     ///
     /// # Errors
-    /// When it cannot be made or another process has it.
+    /// If it cannot be created, or another process has locked it.
     pub fn lock(path: &Path) -> Result<StoreDirectory, OpenError> {
         let io = |error| OpenError::Io(path.to_owned(), error);
         DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io)?;
@@ -75,13 +75,13 @@ impl StoreDirectory {
             }
             Err(TryLockError::Error(error)) => return Err(io(error)),
         }
-        let note = |lock: &mut File| {
+        let write_pid = |lock: &mut File| {
             lock.set_len(0)?;
             lock.rewind()?;
             writeln!(lock, "{}", std::process::id())
         };
-        // Who has it is told for people: a full disk is no reason not to start.
-        let _ = note(&mut lock);
+        // The process id is for error messages only: a full disk does not prevent the start.
+        let _ = write_pid(&mut lock);
         Ok(StoreDirectory { path: path.to_owned(), _lock: lock })
     }
 
@@ -89,10 +89,10 @@ impl StoreDirectory {
         database(&self.path)
     }
 
-    /// Opens the database for writing, brings its tables to this version, and looks it through.
+    /// Opens the database for writing, migrates its tables, and checks it.
     ///
     /// # Errors
-    /// When it cannot be opened, is newer than this program, or is damaged.
+    /// If it cannot be opened, is newer than this program, or is damaged.
     pub fn prepare(&self) -> Result<Connection, OpenError> {
         let path = self.database();
         let io = |error| OpenError::Io(path.clone(), error);
@@ -100,13 +100,13 @@ impl StoreDirectory {
         let damaged = |error: rusqlite::Error| self.error(&error);
         let version = {
             let reader = reader(&path).map_err(damaged)?;
-            // Whoever closes a database last folds its WAL into it; this may be another's.
+            // The last connection to close checkpoints the WAL; the database may be another program's.
             reader
                 .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
                 .map_err(damaged)?;
             version(&reader, &path)?
         };
-        // Made by somebody else, or copied here.
+        // It may be a copy with other permissions.
         if file.metadata().map_err(io)?.permissions().mode() & 0o077 != 0 {
             file.set_permissions(Permissions::from_mode(0o600)).map_err(io)?;
         }
@@ -118,10 +118,10 @@ impl StoreDirectory {
         if found == "ok" { Ok(db) } else { Err(OpenError::Damaged(path, found)) }
     }
 
-    /// A connection that writes; one at a time.
+    /// Opens a connection for writing; one at a time.
     ///
     /// # Errors
-    /// When the database cannot be opened.
+    /// If the database cannot be opened.
     pub fn writer(&self) -> rusqlite::Result<Connection> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let db = Connection::open_with_flags(self.database(), flags)?;
@@ -134,7 +134,7 @@ impl StoreDirectory {
         Ok(db)
     }
 
-    /// Why it cannot be used, from what SQLite says.
+    /// Converts an error of SQLite.
     pub fn error(&self, error: &rusqlite::Error) -> OpenError {
         use rusqlite::ErrorCode::{
             CannotOpen, DiskFull, PermissionDenied, ReadOnly, SystemIoFailure,
@@ -149,15 +149,15 @@ impl StoreDirectory {
     }
 }
 
-/// Where the database is in a store's directory.
+/// The path of the database in a store's directory.
 pub fn database(directory: &Path) -> PathBuf {
     directory.join("outrigger.db")
 }
 
-/// A connection that only reads.
+/// Opens a connection for reading.
 ///
 /// # Errors
-/// When the database cannot be opened.
+/// If the database cannot be opened.
 pub fn reader(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let db = Connection::open_with_flags(path, flags)?;
@@ -167,10 +167,10 @@ pub fn reader(path: &Path) -> rusqlite::Result<Connection> {
     Ok(db)
 }
 
-/// The version of a database's tables; 0 of an empty one.
+/// The version of a database's tables; 0 if it is empty.
 ///
 /// # Errors
-/// When it is none of ours, or newer.
+/// If it belongs to another program, or is newer.
 fn version(db: &Connection, path: &Path) -> Result<i64, OpenError> {
     let damaged = |why: String| OpenError::Damaged(path.to_owned(), why);
     let number = |name: &str| {
@@ -183,11 +183,11 @@ fn version(db: &Connection, path: &Path) -> Result<i64, OpenError> {
         tables.map(|tables: i64| tables == 0).map_err(|error| damaged(error.to_string()))
     };
     match (application, version) {
-        (APPLICATION, _) if version <= MIGRATIONS.len() as i64 => Ok(version),
-        (APPLICATION, _) => Err(OpenError::Newer(path.to_owned(), version)),
-        // Most programs number neither themselves nor their tables.
+        (APPLICATION_ID, _) if version <= MIGRATIONS.len() as i64 => Ok(version),
+        (APPLICATION_ID, _) => Err(OpenError::Newer(path.to_owned(), version)),
+        // Most programs set neither number.
         (0, 0) if empty()? => Ok(0),
-        _ => Err(damaged("it is the database of another program".to_owned())),
+        _ => Err(damaged("the database belongs to another program".to_owned())),
     }
 }
 
@@ -196,37 +196,37 @@ fn migrate(db: &mut Connection, version: i64) -> rusqlite::Result<()> {
     for (index, sql) in MIGRATIONS.iter().enumerate().skip(done) {
         let step = db.transaction()?;
         step.execute_batch(sql)?;
-        step.pragma_update(None, "application_id", APPLICATION)?;
+        step.pragma_update(None, "application_id", APPLICATION_ID)?;
         step.pragma_update(None, "user_version", index as i64 + 1)?;
         step.commit()?;
     }
     Ok(())
 }
 
-/// Writes a copy of a store as it is at this moment; a sidecar may be running on it.
+/// Writes a copy of the store's current state. A sidecar may be using the store.
 ///
 /// # Errors
-/// When the store cannot be read, or the copy exists or cannot be written.
+/// If the store cannot be read, or the copy exists or cannot be written.
 pub fn backup(directory: &Path, to: &Path) -> Result<(), OpenError> {
     let path = database(directory);
     let missing = |error| OpenError::Io(path.clone(), error);
     std::fs::metadata(&path).map_err(missing)?;
-    let wrong = |error: rusqlite::Error| OpenError::Damaged(path.clone(), error.to_string());
-    let db = reader(&path).map_err(wrong)?;
+    let damaged = |error: rusqlite::Error| OpenError::Damaged(path.clone(), error.to_string());
+    let db = reader(&path).map_err(damaged)?;
     version(&db, &path)?;
     let io = |error| OpenError::Io(to.to_owned(), error);
-    let name = to.to_str().ok_or_else(|| io(io::Error::other("its name is no text")))?;
+    let name = to.to_str().ok_or_else(|| io(io::Error::other("its name is not UTF-8")))?;
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(to).map_err(io)?;
-    db.pragma_update(None, "query_only", false).map_err(wrong)?;
+    db.pragma_update(None, "query_only", false).map_err(damaged)?;
     let copied = db.execute("VACUUM INTO ?1", [name]).map(|_| ());
     copied.map_err(|error| {
-        // An empty or half a copy would pass for one.
+        // An incomplete copy could be mistaken for a backup.
         let _ = std::fs::remove_file(to);
         io(io::Error::other(error.to_string()))
     })
 }
 
-/// A file that its owner alone may read; made where it is missing.
+/// Opens a file that only its owner may read; creates it if missing.
 fn private(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
 }

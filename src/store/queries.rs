@@ -1,30 +1,37 @@
-//! What can be asked of the jobs that are kept.
+//! Queries of stored jobs.
 
 use std::collections::HashSet;
 
 use bytes::Bytes;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
-use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter};
+use rusqlite::{Connection, OptionalExtension, Result as SqlResult, Row, params, params_from_iter};
 
 use super::job::{
-    CallbackStatus, JobId, JobRecord, JobState, Millis, PendingCallback, ReadyJob, RunnableJob,
-    StoredRequest, StoredResponse,
+    CallbackState, JobCallback, JobId, JobRecord, JobState, Millis, PendingCallback, ReadyJob,
+    RunnableJob, StoredRequest, StoredResponse,
 };
-use super::transitions::{Partition, line};
-
-type Made<T> = rusqlite::Result<T>;
+use super::transitions::{Partition, partition};
 
 /// Which jobs are listed.
 #[derive(Clone, Debug, Default)]
 pub struct JobFilter {
     pub queue: Option<String>,
     pub state: Option<JobState>,
-    /// Only those that came before this one.
+    /// Only jobs with a lower sequence number.
     pub before: Option<i64>,
     pub limit: usize,
 }
 
-/// How many jobs of a queue stand where.
+/// Where a lookup of the next jobs starts.
+#[derive(Clone, Debug, Default)]
+pub struct UpcomingCursor {
+    /// The flow that was served last.
+    pub after_flow: Option<Vec<u8>>,
+    /// Only jobs with a higher sequence number.
+    pub after_seq: i64,
+}
+
+/// The number of jobs of a queue in one state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QueueTotal {
     pub queue: String,
@@ -33,45 +40,45 @@ pub struct QueueTotal {
     pub bytes: u64,
 }
 
-const SHOWN: &str = "SELECT j.*, r.method, r.uri, c.url AS callback, c.state AS posted,
-    c.attempts AS posts FROM jobs j JOIN requests r USING (seq) LEFT JOIN callbacks c USING (seq)";
+const RECORD: &str = "SELECT j.*, r.method, r.uri, c.url AS callback, c.state AS callback_state,
+    c.attempts AS callback_attempts FROM jobs j JOIN requests r USING (seq) LEFT JOIN callbacks c USING (seq)";
 
-pub fn job(db: &Connection, id: JobId) -> Made<Option<JobRecord>> {
-    db.prepare_cached(&format!("{SHOWN} WHERE j.id = ?1"))?.query_row([id], shown).optional()
+pub fn job(db: &Connection, id: JobId) -> SqlResult<Option<JobRecord>> {
+    db.prepare_cached(&format!("{RECORD} WHERE j.id = ?1"))?.query_row([id], record).optional()
 }
 
 /// Jobs, the newest first.
-pub fn list(db: &Connection, filter: &JobFilter) -> Made<Vec<JobRecord>> {
-    // One view for all that is read: a job that moves meanwhile is told once.
-    let _view = db.unchecked_transaction()?;
-    let mut statement = db.prepare_cached(&format!("{SHOWN} WHERE j.seq = ?1"))?;
+pub fn list(db: &Connection, filter: &JobFilter) -> SqlResult<Vec<JobRecord>> {
+    // One transaction for all reads, so that a job that changes meanwhile appears once.
+    let _transaction = db.unchecked_transaction()?;
+    let mut statement = db.prepare_cached(&format!("{RECORD} WHERE j.seq = ?1"))?;
     let newest = newest(db, filter)?.into_iter();
-    newest.map(|seq| statement.query_row([seq], shown)).collect()
+    newest.map(|seq| statement.query_row([seq], record)).collect()
 }
 
-/// Each place is read by the index, newest first, and no further than is wanted: of a million jobs
-/// that do not match, none is read.
-fn newest(db: &Connection, filter: &JobFilter) -> Made<Vec<i64>> {
+/// Each combination of queue and state is read by the index, newest first, up to the limit. Of a
+/// million jobs that do not match, none is read.
+fn newest(db: &Connection, filter: &JobFilter) -> SqlResult<Vec<i64>> {
     let before = filter.before.unwrap_or(i64::MAX);
     if filter.queue.is_none() && filter.state.is_none() {
         let sql = "SELECT seq FROM jobs WHERE seq < ?1 ORDER BY seq DESC LIMIT ?2";
         let mut all = db.prepare_cached(sql)?;
         return all.query_map(params![before, filter.limit], |row| row.get(0))?.collect();
     }
-    let mut places = db.prepare_cached(
+    let mut totals = db.prepare_cached(
         "SELECT queue, state FROM totals
          WHERE jobs > 0 AND (?1 IS NULL OR queue = ?1) AND (?2 IS NULL OR state = ?2)",
     )?;
-    let mut place = db.prepare_cached(
+    let mut jobs = db.prepare_cached(
         "SELECT seq FROM jobs WHERE queue = ?1 AND state = ?2 AND seq < ?3
          ORDER BY seq DESC LIMIT ?4",
     )?;
     let mut found: Vec<i64> = Vec::new();
-    let mut rows = places.query(params![filter.queue, filter.state])?;
+    let mut rows = totals.query(params![filter.queue, filter.state])?;
     while let Some(row) = rows.next()? {
         let (queue, state): (String, JobState) = (row.get(0)?, row.get(1)?);
         let of = params![queue, state, before, filter.limit];
-        for seq in place.query_map(of, |row| row.get(0))? {
+        for seq in jobs.query_map(of, |row| row.get(0))? {
             found.push(seq?);
         }
     }
@@ -80,12 +87,12 @@ fn newest(db: &Connection, filter: &JobFilter) -> Made<Vec<i64>> {
     Ok(found)
 }
 
-fn shown(row: &Row<'_>) -> Made<JobRecord> {
+fn record(row: &Row<'_>) -> SqlResult<JobRecord> {
     let callback = |url| {
-        Ok::<_, rusqlite::Error>(CallbackStatus {
+        Ok::<_, rusqlite::Error>(JobCallback {
             url,
-            state: row.get("posted")?,
-            attempts: row.get("posts")?,
+            state: row.get("callback_state")?,
+            attempts: row.get("callback_attempts")?,
         })
     };
     Ok(JobRecord {
@@ -110,8 +117,8 @@ fn shown(row: &Row<'_>) -> Made<JobRecord> {
     })
 }
 
-/// All that a run of a ready job needs.
-pub fn task(db: &Connection, seq: i64) -> Made<Option<RunnableJob>> {
+/// Everything that a run of a ready job needs.
+pub fn runnable_job(db: &Connection, seq: i64) -> SqlResult<Option<RunnableJob>> {
     db.prepare_cached(
         "SELECT j.*, r.method, r.uri, r.headers, r.body
          FROM jobs j JOIN requests r USING (seq) WHERE j.seq = ?1 AND j.state = 'ready'",
@@ -138,7 +145,7 @@ pub fn task(db: &Connection, seq: i64) -> Made<Option<RunnableJob>> {
     .optional()
 }
 
-pub fn answer(db: &Connection, seq: i64) -> Made<Option<StoredResponse>> {
+pub fn response(db: &Connection, seq: i64) -> SqlResult<Option<StoredResponse>> {
     db.prepare_cached("SELECT status, headers, body, cut FROM results WHERE seq = ?1")?
         .query_row([seq], |row| {
             Ok(StoredResponse {
@@ -151,18 +158,18 @@ pub fn answer(db: &Connection, seq: i64) -> Made<Option<StoredResponse>> {
         .optional()
 }
 
-/// Where jobs are ready: from line to line by the index, however many jobs lie in between.
-pub fn lines(db: &Connection) -> Made<Vec<Partition>> {
-    let mut lines: Vec<Partition> = Vec::new();
-    while let Some(line) = line_after(db, lines.last())? {
-        lines.push(line);
+/// Partitions with ready jobs. The index leads from one to the next, however many jobs they have.
+pub fn partitions(db: &Connection) -> SqlResult<Vec<Partition>> {
+    let mut partitions: Vec<Partition> = Vec::new();
+    while let Some(partition) = partition_after(db, partitions.last())? {
+        partitions.push(partition);
     }
-    Ok(lines)
+    Ok(partitions)
 }
 
-/// One step at a time: by `(queue, route, class) > (..)` SQLite would seek to the line that it was
-/// to leave, and read all of it.
-fn line_after(db: &Connection, at: Option<&Partition>) -> Made<Option<Partition>> {
+/// One column at a time: for `(queue, route, class) > (..)` SQLite would seek to the current partition
+/// and read all of it.
+fn partition_after(db: &Connection, at: Option<&Partition>) -> SqlResult<Option<Partition>> {
     let at = at.map_or(["", "", ""], |at| [&at.queue, &at.route, &at.class]);
     let steps =
         ["queue = ?1 AND route = ?2 AND class > ?3", "queue = ?1 AND route > ?2", "queue > ?1"];
@@ -172,7 +179,7 @@ fn line_after(db: &Connection, at: Option<&Partition>) -> Made<Option<Partition>
              ORDER BY queue, route, class LIMIT 1"
         );
         let values = params_from_iter(&at[..values]);
-        let found = db.prepare_cached(&sql)?.query_row(values, line).optional()?;
+        let found = db.prepare_cached(&sql)?.query_row(values, partition).optional()?;
         if found.is_some() {
             return Ok(found);
         }
@@ -180,19 +187,19 @@ fn line_after(db: &Connection, at: Option<&Partition>) -> Made<Option<Partition>
     Ok(None)
 }
 
-/// The next jobs of a line, in the order in which they are to be run: its flows in turn, from the
-/// one after `after`, and in a flow the oldest first; none of `taken`, and none that is not newer
-/// than `behind`. However many flows there are, no more is read than `want` and `taken`.
+/// The next jobs of a partition, in the order in which they are to run: its flows in turn, from the
+/// one after the cursor's, and the oldest job of a flow first. Jobs in `active` are left out. It reads
+/// no more than `want` plus the number of active jobs, however many flows there are.
 pub fn upcoming(
     db: &Connection,
-    line: &Partition,
-    (after, behind): (Option<&[u8]>, i64),
-    taken: &HashSet<i64>,
+    partition: &Partition,
+    cursor: &UpcomingCursor,
+    active: &HashSet<i64>,
     want: usize,
-) -> Made<Vec<(Vec<u8>, ReadyJob)>> {
-    // One view for all that is read: the flows are walked round once.
-    let _view = db.unchecked_transaction()?;
-    let mut round = heads(db, line, (after, behind), taken, want)?;
+) -> SqlResult<Vec<(Vec<u8>, ReadyJob)>> {
+    // One transaction for all reads, so that each flow is visited once.
+    let _transaction = db.unchecked_transaction()?;
+    let mut round = heads(db, partition, cursor, active, want)?;
     let mut all = round.clone();
     while !round.is_empty() && all.len() < want {
         let mut following = Vec::new();
@@ -200,7 +207,7 @@ pub fn upcoming(
             if all.len() + following.len() == want {
                 break;
             }
-            if let Some(due) = free(db, line, &flow, last.seq, taken)? {
+            if let Some(due) = oldest_inactive(db, partition, &flow, last.seq, active)? {
                 following.push((flow, due));
             }
         }
@@ -210,24 +217,24 @@ pub fn upcoming(
     Ok(all)
 }
 
-/// The first free job of each flow, in the order of the flows' turns.
+/// The oldest inactive job of each flow, in the order of the flows' turns.
 fn heads(
     db: &Connection,
-    line: &Partition,
-    (after, behind): (Option<&[u8]>, i64),
-    taken: &HashSet<i64>,
+    partition: &Partition,
+    cursor: &UpcomingCursor,
+    active: &HashSet<i64>,
     want: usize,
-) -> Made<Vec<(Vec<u8>, ReadyJob)>> {
+) -> SqlResult<Vec<(Vec<u8>, ReadyJob)>> {
     let mut heads = Vec::new();
-    let mut begun: Option<Vec<u8>> = None;
-    let mut at = after.map(<[u8]>::to_vec);
+    let mut first: Option<Vec<u8>> = None;
+    let mut at = cursor.after_flow.clone();
     while heads.len() < want {
-        let Some(flow) = flow_after(db, line, at.as_deref())? else { break };
-        if begun.as_ref() == Some(&flow) {
+        let Some(flow) = flow_after(db, partition, at.as_deref())? else { break };
+        if first.as_ref() == Some(&flow) {
             break;
         }
-        begun.get_or_insert_with(|| flow.clone());
-        if let Some(due) = free(db, line, &flow, behind, taken)? {
+        first.get_or_insert_with(|| flow.clone());
+        if let Some(due) = oldest_inactive(db, partition, &flow, cursor.after_seq, active)? {
             heads.push((flow.clone(), due));
         }
         at = Some(flow);
@@ -235,9 +242,13 @@ fn heads(
     Ok(heads)
 }
 
-/// The next flow with a ready job; after the last comes the first.
-fn flow_after(db: &Connection, line: &Partition, at: Option<&[u8]>) -> Made<Option<Vec<u8>>> {
-    let (queue, route, class) = (&line.queue, &line.route, &line.class);
+/// The next flow with a ready job; the first one follows the last.
+fn flow_after(
+    db: &Connection,
+    partition: &Partition,
+    at: Option<&[u8]>,
+) -> SqlResult<Option<Vec<u8>>> {
+    let (queue, route, class) = (&partition.queue, &partition.route, &partition.class);
     if let Some(at) = at {
         let mut next = db.prepare_cached(
             "SELECT flow FROM jobs WHERE state = 'ready' AND queue = ?1 AND route = ?2
@@ -256,25 +267,25 @@ fn flow_after(db: &Connection, line: &Partition, at: Option<&[u8]>) -> Made<Opti
     first.query_row([queue, route, class], |row| row.get(0)).optional()
 }
 
-/// The oldest job of a flow behind another that is not taken.
-fn free(
+/// The oldest job of a flow that is not active and has a higher sequence number than `after`.
+fn oldest_inactive(
     db: &Connection,
-    line: &Partition,
+    partition: &Partition,
     flow: &[u8],
-    behind: i64,
-    taken: &HashSet<i64>,
-) -> Made<Option<ReadyJob>> {
+    after: i64,
+    active: &HashSet<i64>,
+) -> SqlResult<Option<ReadyJob>> {
     let mut statement = db.prepare_cached(
         "SELECT seq, id FROM jobs WHERE state = 'ready' AND queue = ?1 AND route = ?2
            AND class = ?3 AND flow = ?4 AND seq > ?5 ORDER BY seq",
     )?;
     let row = |row: &Row<'_>| Ok(ReadyJob { seq: row.get(0)?, id: row.get(1)? });
-    let mut found =
-        statement.query_map(params![line.queue, line.route, line.class, flow, behind], row)?;
-    found.find(|due| due.as_ref().map_or(true, |due| !taken.contains(&due.seq))).transpose()
+    let mut found = statement
+        .query_map(params![partition.queue, partition.route, partition.class, flow, after], row)?;
+    found.find(|job| job.as_ref().map_or(true, |job| !active.contains(&job.seq))).transpose()
 }
 
-pub fn totals(db: &Connection) -> Made<Vec<QueueTotal>> {
+pub fn totals(db: &Connection) -> SqlResult<Vec<QueueTotal>> {
     let sql = "SELECT queue, state, jobs, bytes FROM totals WHERE jobs > 0";
     let row = |row: &Row<'_>| {
         Ok(QueueTotal {
@@ -288,13 +299,16 @@ pub fn totals(db: &Connection) -> Made<Vec<QueueTotal>> {
 }
 
 /// When the oldest ready job of a queue was accepted.
-pub fn oldest(db: &Connection, queue: &str) -> Made<Option<Millis>> {
+pub fn oldest(db: &Connection, queue: &str) -> SqlResult<Option<Millis>> {
     let sql = "SELECT accepted FROM jobs WHERE queue = ?1 AND state = 'ready' ORDER BY seq LIMIT 1";
     db.prepare_cached(sql)?.query_row([queue], |row| row.get(0)).optional()
 }
 
-/// Results that are to be posted now, and when the next after these is.
-pub fn postings(db: &Connection, now: Millis) -> Made<(Vec<PendingCallback>, Option<Millis>)> {
+/// Callbacks that are due now, and when the next one is.
+pub fn due_callbacks(
+    db: &Connection,
+    now: Millis,
+) -> SqlResult<(Vec<PendingCallback>, Option<Millis>)> {
     let mut statement = db.prepare_cached(
         "SELECT c.seq, j.id, j.queue, c.url, c.attempts, c.due FROM callbacks c JOIN jobs j USING (seq)
          WHERE c.state = 'waiting' AND c.due <= ?1 ORDER BY c.due LIMIT 64",
@@ -309,21 +323,21 @@ pub fn postings(db: &Connection, now: Millis) -> Made<(Vec<PendingCallback>, Opt
             due: row.get(5)?,
         })
     };
-    let due = statement.query_map([now], row)?.collect::<Made<Vec<_>>>()?;
+    let due = statement.query_map([now], row)?.collect::<SqlResult<Vec<_>>>()?;
     let next = "SELECT min(due) FROM callbacks WHERE state = 'waiting' AND due > ?1";
     let next = db.prepare_cached(next)?.query_row([now], |row| row.get(0))?;
     Ok((due, next))
 }
 
-/// What a store knows of itself: as old as it is.
-pub fn note<const N: usize>(db: &Connection, name: &str) -> Made<[u8; N]> {
+/// A value that was created together with the store.
+pub fn note<const N: usize>(db: &Connection, name: &str) -> SqlResult<[u8; N]> {
     db.query_row("SELECT value FROM notes WHERE name = ?1", [name], |row| row.get(0))
 }
 
-// === how values lie in columns ===
+// === values in columns ===
 
 impl ToSql for JobId {
-    fn to_sql(&self) -> Made<ToSqlOutput<'_>> {
+    fn to_sql(&self) -> SqlResult<ToSqlOutput<'_>> {
         Ok(ToSqlOutput::Borrowed(ValueRef::Blob(&self.0)))
     }
 }
@@ -335,7 +349,7 @@ impl FromSql for JobId {
 }
 
 impl ToSql for Millis {
-    fn to_sql(&self) -> Made<ToSqlOutput<'_>> {
+    fn to_sql(&self) -> SqlResult<ToSqlOutput<'_>> {
         Ok(ToSqlOutput::from(self.0))
     }
 }
@@ -346,14 +360,26 @@ impl FromSql for Millis {
     }
 }
 
+impl ToSql for CallbackState {
+    fn to_sql(&self) -> SqlResult<ToSqlOutput<'_>> {
+        Ok(ToSqlOutput::from(self.as_str()))
+    }
+}
+
+impl FromSql for CallbackState {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        value.as_str()?.parse().map_err(|error: String| FromSqlError::Other(error.into()))
+    }
+}
+
 impl ToSql for JobState {
-    fn to_sql(&self) -> Made<ToSqlOutput<'_>> {
+    fn to_sql(&self) -> SqlResult<ToSqlOutput<'_>> {
         Ok(ToSqlOutput::from(self.as_str()))
     }
 }
 
 impl FromSql for JobState {
     fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
-        value.as_str()?.parse().map_err(|why: String| FromSqlError::Other(why.into()))
+        value.as_str()?.parse().map_err(|error: String| FromSqlError::Other(error.into()))
     }
 }

@@ -1,36 +1,34 @@
-//! What a fleet asks of the store: which jobs may be run elsewhere, and how one that was has ended.
+//! Store access for shared jobs: which jobs other hosts may run, and how such a run ended.
 //!
-//! A job that runs elsewhere stands here as it stood: who runs it is known in Redis, and only its end
-//! is written down.
+//! A job keeps its state here while it runs on another host. Redis records which host runs it; only
+//! the end is written to the store.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, Result as SqlResult, Row, params};
 
-use super::job::{JobId, JobState, Millis, StoredRequest, StoredResponse};
-use super::transitions::{self, LeaseResult, Partition, call_back, line};
+use super::Store;
+use super::job::{JobContent, JobId, JobState, Millis, StoredRequest, StoredResponse};
+use super::transitions::{self, LeaseResult, Partition, partition, queue_callback};
 use super::writer::StoreError;
-use super::{Store, queries};
 
-type Made<T> = rusqlite::Result<T>;
+/// Finished jobs that are recorded until they are fetched.
+const MAX_RECORDED: usize = 1 << 16;
+/// States of an unfinished job.
+const UNFINISHED: [&str; 3] = ["ready", "retry_wait", "leased"];
 
-/// Ends that nobody fetched are remembered up to so many.
-const ENDS: usize = 1 << 16;
-/// Where a job may stand that is not over.
-const OPEN: [&str; 3] = ["ready", "retry_wait", "leased"];
-
-/// A job that is not over.
+/// A job that is not final.
 #[derive(Clone, Debug)]
 pub struct UnfinishedJob {
     pub seq: i64,
     pub id: JobId,
-    pub line: Partition,
-    /// It is being run here.
+    pub partition: Partition,
+    /// It runs on this host.
     pub leased: bool,
-    /// Of its body.
+    /// Size of the request body.
     pub bytes: u64,
     pub attempts: u32,
     pub deliveries: u32,
@@ -41,34 +39,39 @@ pub struct UnfinishedJob {
     pub keep: Duration,
 }
 
-/// How a job ended elsewhere.
+/// How a job ended on another host.
 #[derive(Clone, Debug)]
 pub struct RemoteOutcome {
     pub id: JobId,
     pub attempts: u32,
     pub deliveries: u32,
-    /// Else it is dead, and why.
-    pub end: Result<Arc<StoredResponse>, String>,
+    /// The error is the reason for which the job is dead.
+    pub response: Result<Arc<StoredResponse>, String>,
 }
 
-/// Jobs that ended since somebody asked.
+/// Jobs that became final since the last call.
 #[derive(Debug, Default)]
 pub struct FinishedJobs {
     pub ids: Vec<JobId>,
-    /// There were more.
-    pub missed: bool,
+    /// There were more than are recorded.
+    pub overflowed: bool,
 }
 
-/// Some that are not over, in the order in which they came, from one on.
-fn open(db: &Connection, queues: &[String], behind: i64, most: usize) -> Made<Vec<UnfinishedJob>> {
-    // One view for all that is read: a job that moves meanwhile is found once.
-    let _view = db.unchecked_transaction()?;
-    let mut place = db.prepare_cached(
+/// Unfinished jobs of some queues with a higher sequence number than `after`, in that order.
+fn unfinished(
+    db: &Connection,
+    queues: &[String],
+    after: i64,
+    most: usize,
+) -> SqlResult<Vec<UnfinishedJob>> {
+    // One transaction for all reads, so that a job that changes meanwhile appears once.
+    let _transaction = db.unchecked_transaction()?;
+    let mut jobs = db.prepare_cached(
         "SELECT * FROM jobs WHERE queue = ?1 AND state = ?2 AND seq > ?3 ORDER BY seq LIMIT ?4",
     )?;
     let mut all = Vec::new();
-    for (queue, state) in queues.iter().flat_map(|queue| OPEN.map(|state| (queue, state))) {
-        for job in place.query_map(params![queue, state, behind, most], open_of)? {
+    for (queue, state) in queues.iter().flat_map(|queue| UNFINISHED.map(|state| (queue, state))) {
+        for job in jobs.query_map(params![queue, state, after, most], unfinished_job)? {
             all.push(job?);
         }
     }
@@ -77,11 +80,11 @@ fn open(db: &Connection, queues: &[String], behind: i64, most: usize) -> Made<Ve
     Ok(all)
 }
 
-fn open_of(row: &Row<'_>) -> Made<UnfinishedJob> {
+fn unfinished_job(row: &Row<'_>) -> SqlResult<UnfinishedJob> {
     Ok(UnfinishedJob {
         seq: row.get("seq")?,
         id: row.get("id")?,
-        line: line(row)?,
+        partition: partition(row)?,
         leased: row.get::<_, JobState>("state")? == JobState::Leased,
         bytes: row.get("bytes")?,
         attempts: row.get("attempts")?,
@@ -93,8 +96,8 @@ fn open_of(row: &Row<'_>) -> Made<UnfinishedJob> {
     })
 }
 
-/// What one asks, and its flow; nothing where it is over.
-fn request(db: &Connection, seq: i64) -> Made<Option<(StoredRequest, Vec<u8>)>> {
+/// The content of a job; `None` if it is final.
+fn content(db: &Connection, seq: i64) -> SqlResult<Option<JobContent>> {
     db.prepare_cached(
         "SELECT r.*, j.flow FROM requests r JOIN jobs j USING (seq)
          WHERE seq = ?1 AND j.state IN ('ready', 'retry_wait', 'leased')",
@@ -106,30 +109,30 @@ fn request(db: &Connection, seq: i64) -> Made<Option<(StoredRequest, Vec<u8>)>> 
             headers: row.get("headers")?,
             body: Bytes::from(row.get::<_, Vec<u8>>("body")?),
         };
-        Ok((request, row.get("flow")?))
+        Ok(JobContent { request, flow: row.get("flow")? })
     })
     .optional()
 }
 
-/// Those of them that are not over, each with its queue.
-fn still_open(db: &Connection, ids: &[JobId]) -> Made<Vec<(JobId, String)>> {
-    let mut one = db.prepare_cached(
+/// The unfinished ones of some jobs, each with its queue.
+fn filter_unfinished(db: &Connection, ids: &[JobId]) -> SqlResult<Vec<(JobId, String)>> {
+    let mut queue_of = db.prepare_cached(
         "SELECT queue FROM jobs WHERE id = ?1 AND state IN ('ready', 'retry_wait', 'leased')",
     )?;
     let mut found = Vec::new();
     for id in ids {
-        let queue = one.query_row([id], |row| row.get(0)).optional()?;
+        let queue = queue_of.query_row([id], |row| row.get(0)).optional()?;
         found.extend(queue.map(|queue| (*id, queue)));
     }
     Ok(found)
 }
 
-/// Ends a job that was run elsewhere, unless it is over, and gives its queue. A run of it here no longer
-/// counts then.
-fn end(db: &Connection, of: &RemoteOutcome, now: Millis) -> Made<Option<String>> {
-    let (state, why) = match &of.end {
+/// Ends a job that ran on another host, unless it is final, and returns its queue. A run of it here
+/// no longer counts then.
+fn finish(db: &Connection, outcome: &RemoteOutcome, now: Millis) -> SqlResult<Option<String>> {
+    let (state, error) = match &outcome.response {
         Ok(_) => ("done", None),
-        Err(why) => ("dead", Some(why)),
+        Err(reason) => ("dead", Some(reason)),
     };
     let found: Option<(i64, String)> = db
         .prepare_cached(
@@ -138,124 +141,112 @@ fn end(db: &Connection, of: &RemoteOutcome, now: Millis) -> Made<Option<String>>
              WHERE id = ?1 AND state IN ('ready', 'retry_wait', 'leased')
              RETURNING seq, queue",
         )?
-        .query_row(params![of.id, state, now, why, of.attempts, of.deliveries], |row| {
-            Ok((row.get(0)?, row.get(1)?))
-        })
+        .query_row(
+            params![outcome.id, state, now, error, outcome.attempts, outcome.deliveries],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )
         .optional()?;
     let Some((seq, queue)) = found else { return Ok(None) };
-    if let Ok(answer) = &of.end {
-        transitions::result(db, seq, answer)?;
+    if let Ok(response) = &outcome.response {
+        transitions::insert_result(db, seq, response)?;
     }
-    call_back(db, seq, now)?;
+    queue_callback(db, seq, now)?;
     Ok(Some(queue))
 }
 
 /// # Errors
-/// Where the store cannot be read or written.
+/// If the store cannot be read or written.
 #[allow(clippy::missing_errors_doc)]
 impl Store {
-    /// By what others know it, for as long as it lasts.
+    /// The name of this store in a fleet. It never changes.
     pub fn name(&self) -> String {
         self.0.name.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// As `lease`, of a job that was begun elsewhere too.
+    /// Like `lease`, for a job that was `started` that many times on any host.
     pub async fn lease_after(
         &self,
         seq: i64,
         most: u32,
-        begun: u32,
+        started: u32,
         now: Millis,
     ) -> Result<LeaseResult, StoreError> {
-        let write = self.0.writer.write(move |db| transitions::lease(db, seq, most, begun, now));
+        let write = self.0.writer.write(move |db| transitions::lease(db, seq, most, started, now));
         let leased = write.await?;
-        if let LeaseResult::Poison(id) = leased {
-            self.over(id);
+        if let LeaseResult::Exhausted(id) = leased {
+            self.notify_finished(id);
         }
         Ok(leased)
     }
 
-    /// As `upcoming`, but none that came before `behind`, or is it.
-    pub async fn upcoming_behind(
-        &self,
-        line: Partition,
-        (after, behind): (Option<Vec<u8>>, i64),
-        taken: std::collections::HashSet<i64>,
-        want: usize,
-    ) -> Result<Vec<(Vec<u8>, super::ReadyJob)>, StoreError> {
-        let read =
-            move |db: &_| queries::upcoming(db, &line, (after.as_deref(), behind), &taken, want);
-        self.0.reader.read(read).await
-    }
-
-    /// Jobs of these queues that are not over, in the order in which they came, from one on.
-    pub async fn open_jobs(
+    /// Unfinished jobs of these queues with a higher sequence number than `after`, in that order.
+    pub async fn unfinished_jobs(
         &self,
         queues: Vec<String>,
-        behind: i64,
+        after: i64,
         most: usize,
     ) -> Result<Vec<UnfinishedJob>, StoreError> {
-        self.0.reader.read(move |db| open(db, &queues, behind, most)).await
+        self.0.reader.read(move |db| unfinished(db, &queues, after, most)).await
     }
 
-    /// What these ask, and their flows; nothing of those that are over.
-    pub async fn requests(
+    /// The contents of jobs; `None` for those that are final.
+    pub async fn contents(&self, seqs: Vec<i64>) -> Result<Vec<Option<JobContent>>, StoreError> {
+        self.0.reader.read(move |db| seqs.iter().map(|seq| content(db, *seq)).collect()).await
+    }
+
+    /// The unfinished ones of these jobs, each with its queue.
+    pub async fn filter_unfinished(
         &self,
-        seqs: Vec<i64>,
-    ) -> Result<Vec<Option<(StoredRequest, Vec<u8>)>>, StoreError> {
-        self.0.reader.read(move |db| seqs.iter().map(|seq| request(db, *seq)).collect()).await
+        ids: Vec<JobId>,
+    ) -> Result<Vec<(JobId, String)>, StoreError> {
+        self.0.reader.read(move |db| filter_unfinished(db, &ids)).await
     }
 
-    /// Those of them that are not over, each with its queue.
-    pub async fn still_open(&self, ids: Vec<JobId>) -> Result<Vec<(JobId, String)>, StoreError> {
-        self.0.reader.read(move |db| still_open(db, &ids)).await
-    }
-
-    /// The number of the job that came last.
-    pub async fn last(&self) -> Result<i64, StoreError> {
+    /// The sequence number of the newest job.
+    pub async fn last_seq(&self) -> Result<i64, StoreError> {
         let sql = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'jobs'";
         self.0.reader.read(move |db| db.query_row(sql, [], |row| row.get(0))).await
     }
 
-    /// Ends jobs that were run elsewhere. Gives the queue of each that was not over.
-    pub async fn end_elsewhere(
+    /// Ends jobs that ran on other hosts. Returns the queue of each that was not final.
+    pub async fn finish_remote(
         &self,
-        all: Arc<Vec<RemoteOutcome>>,
+        outcomes: Arc<Vec<RemoteOutcome>>,
         now: Millis,
     ) -> Result<Vec<Option<String>>, StoreError> {
-        let some = Arc::clone(&all);
-        let change = move |db: &_| some.iter().map(|of| end(db, of, now)).collect();
-        let ended: Vec<Option<String>> = self.0.writer.write(change).await?;
-        let over = all.iter().zip(&ended).filter(|(_, queue)| queue.is_some());
-        over.for_each(|(of, _)| self.over(of.id));
-        Ok(ended)
+        let all = Arc::clone(&outcomes);
+        let change = move |db: &_| all.iter().map(|it| finish(db, it, now)).collect();
+        let queues: Vec<Option<String>> = self.0.writer.write(change).await?;
+        let finished = outcomes.iter().zip(&queues).filter(|(_, queue)| queue.is_some());
+        finished.for_each(|(outcome, _)| self.notify_finished(outcome.id));
+        Ok(queues)
     }
 
-    /// From now on, what ends is remembered until it is asked for.
-    pub fn remember_ends(&self) {
-        self.0.remembers.store(true, Ordering::Relaxed);
+    /// From now on, finished jobs are recorded for `take_finished`.
+    pub fn record_finished(&self) {
+        self.0.records_finished.store(true, Ordering::Relaxed);
     }
 
-    /// Jobs that ended since this was asked last.
-    pub fn take_ends(&self) -> FinishedJobs {
-        std::mem::take(&mut *self.0.ends.lock())
+    /// Jobs that became final since the last call.
+    pub fn take_finished(&self) -> FinishedJobs {
+        std::mem::take(&mut *self.0.recorded.lock())
     }
 
-    /// Waits until some may have.
-    pub async fn some_ended(&self) {
-        self.0.remembered.notified().await;
+    /// Waits until finished jobs may have been recorded.
+    pub async fn finished_recorded(&self) {
+        self.0.recorded_changed.notified().await;
     }
 
-    pub(super) fn remember_end(&self, id: JobId) {
-        if !self.0.remembers.load(Ordering::Relaxed) {
+    pub(super) fn record_finished_job(&self, id: JobId) {
+        if !self.0.records_finished.load(Ordering::Relaxed) {
             return;
         }
-        let mut ends = self.0.ends.lock();
-        match ends.ids.len() < ENDS {
-            true => ends.ids.push(id),
-            false => ends.missed = true,
+        let mut recorded = self.0.recorded.lock();
+        match recorded.ids.len() < MAX_RECORDED {
+            true => recorded.ids.push(id),
+            false => recorded.overflowed = true,
         }
-        drop(ends);
-        self.0.remembered.notify_one();
+        drop(recorded);
+        self.0.recorded_changed.notify_one();
     }
 }

@@ -1,5 +1,4 @@
--- Jobs of the durable lane. What changes often is small and stands alone: a change of state does
--- not write a body again.
+-- Jobs. Bodies are in tables of their own, so that a change of state does not write them again.
 CREATE TABLE jobs (
   seq INTEGER PRIMARY KEY AUTOINCREMENT,
   id BLOB NOT NULL UNIQUE,
@@ -52,7 +51,7 @@ CREATE TABLE callbacks (
 );
 CREATE INDEX callbacks_due ON callbacks (due) WHERE state = 'waiting';
 
--- Idempotency keys, each of its principal's.
+-- Idempotency keys; each belongs to its principal.
 CREATE TABLE keys (
   principal BLOB NOT NULL,
   key TEXT NOT NULL,
@@ -63,11 +62,11 @@ CREATE TABLE keys (
 ) WITHOUT ROWID;
 CREATE INDEX keys_forget ON keys (forget);
 
--- What this store knows of itself.
+-- Values that were created together with the store.
 CREATE TABLE notes (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 INSERT INTO notes VALUES ('principal_key', randomblob(32));
 
--- How many there are, kept by the database itself: admission reads it with each job.
+-- Numbers of jobs, kept by triggers: each enqueue reads them.
 CREATE TABLE totals (
   queue TEXT NOT NULL,
   state TEXT NOT NULL,
@@ -90,7 +89,7 @@ CREATE TRIGGER job_out AFTER DELETE ON jobs BEGIN
   WHERE queue = old.queue AND state = old.state;
 END;
 
--- For people with the common tool.
+-- For reading with the sqlite3 command.
 CREATE VIEW job_overview AS
 SELECT lower(hex(j.id)) AS id, j.queue, j.route, j.class, j.state, r.method, r.uri, j.bytes,
   j.attempts, j.deliveries,

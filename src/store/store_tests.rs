@@ -88,7 +88,7 @@ pub(super) fn job(n: u64) -> NewJob {
 }
 
 pub(super) fn line() -> Partition {
-    job(0).line()
+    job(0).partition()
 }
 
 pub(super) fn later(ms: u64) -> Millis {
@@ -101,7 +101,7 @@ pub(super) fn answer() -> Arc<StoredResponse> {
 }
 
 pub(super) async fn accept(store: &Store, job: NewJob) -> Result<EnqueueResult, StoreError> {
-    store.accept(Arc::new(job), ROOM, NOW).await
+    store.enqueue(Arc::new(job), ROOM, NOW).await
 }
 
 pub(super) async fn accepted(store: &Store, job: NewJob) -> i64 {
@@ -128,7 +128,7 @@ pub(super) async fn whole_jobs(store: &Store) -> Vec<JobId> {
     for job in store.list(all).await.expect("a list").into_iter().rev() {
         let n = u128::from_be_bytes(job.id.0);
         assert_eq!(job.uri, format!("/v1/chat?n={n}"));
-        if let Some(task) = store.task(job.seq).await.expect("a task") {
+        if let Some(task) = store.runnable_job(job.seq).await.expect("a task") {
             assert_eq!(task.request.body, format!("the body of job {n}"));
         }
         ids.push(job.id);
@@ -162,7 +162,7 @@ pub(super) async fn told(watch: &mut JobWatch) -> bool {
 }
 
 pub(super) fn watched(store: &Store) -> usize {
-    store.0.watched.lock().len()
+    store.0.watches.lock().len()
 }
 
 // === group commit ===
@@ -199,7 +199,7 @@ fn a_queue_takes_no_more_jobs_or_bytes_than_it_may_hold() {
         let bytes = job(1).request.body.len() as u64;
         let take = async |n: u64, jobs: u64, bytes: u64| {
             let limits = QueueLimits { jobs, bytes };
-            store.accept(Arc::new(job(n)), limits, NOW).await.expect("an answer")
+            store.enqueue(Arc::new(job(n)), limits, NOW).await.expect("an answer")
         };
         assert_eq!(take(1, 2, 100).await, EnqueueResult::New);
         assert_eq!(take(2, 1, 100).await, EnqueueResult::Full(QueueFull::Jobs(1)));
@@ -226,7 +226,7 @@ fn a_key_stands_for_its_principals_request_for_a_day() {
     let store = open(folder.path());
     run(async {
         let take = async |job: NewJob, at: Millis| {
-            store.accept(Arc::new(job), ROOM, at).await.expect("an answer")
+            store.enqueue(Arc::new(job), ROOM, at).await.expect("an answer")
         };
         assert_eq!(take(keyed(1, 1, 1), NOW).await, EnqueueResult::New);
         let known = |state| EnqueueResult::Known(id(1), state);
@@ -237,14 +237,14 @@ fn a_key_stands_for_its_principals_request_for_a_day() {
         assert_eq!(take(keyed(4, 2, 1), NOW).await, EnqueueResult::OtherRequest);
         // A full queue is no reason to forget that it came before.
         let none = QueueLimits { jobs: 0, bytes: 0 };
-        let again = store.accept(Arc::new(keyed(2, 1, 1)), none, NOW).await;
+        let again = store.enqueue(Arc::new(keyed(2, 1, 1)), none, NOW).await;
         assert_eq!(again.expect("an answer"), known(Some(JobState::Ready)));
         let lease = leased(&store, shown(&store, id(1)).await.seq).await;
         assert_eq!(take(keyed(2, 1, 1), NOW).await, known(Some(JobState::Leased)));
         assert!(store.complete(id(1), lease, answer(), NOW).await.expect("written"));
         assert_eq!(take(keyed(2, 1, 1), later(1)).await, known(Some(JobState::Done)));
         // The job is forgotten before its key is.
-        assert_eq!(store.upkeep(later(3_600_000)).await.expect("upkeep").forgotten, 1);
+        assert_eq!(store.upkeep(later(3_600_000)).await.expect("upkeep").deleted, 1);
         assert_eq!(take(keyed(2, 1, 1), later(DAY - 1)).await, known(None));
         assert_eq!(take(keyed(2, 1, 9), later(DAY - 1)).await, EnqueueResult::OtherRequest);
         assert_eq!(take(keyed(2, 1, 9), later(DAY)).await, EnqueueResult::New);
@@ -272,7 +272,7 @@ fn keys_of_a_long_absence_are_forgotten_some_at_once() {
         let mut forgotten = Vec::new();
         loop {
             let upkept = store.upkeep(NOW).await.expect("upkeep");
-            forgotten.push(upkept.forgotten);
+            forgotten.push(upkept.deleted);
             if !upkept.more {
                 break;
             }
@@ -288,8 +288,9 @@ async fn upcoming(store: &Store, after: Option<&str>, taken: &[u64], want: usize
     for n in taken {
         seqs.insert(shown(store, id(*n)).await.seq);
     }
-    let after = after.map(|flow| flow.as_bytes().to_vec());
-    let found = store.upcoming(line(), after, seqs, want).await.expect("a look");
+    let after_flow = after.map(|flow| flow.as_bytes().to_vec());
+    let cursor = UpcomingCursor { after_flow, after_seq: 0 };
+    let found = store.upcoming(line(), cursor, seqs, want).await.expect("a look");
     found.into_iter().map(|(_, due)| u128::from_be_bytes(due.id.0) as u64).collect()
 }
 
@@ -320,7 +321,7 @@ fn flows_take_turns_and_in_a_flow_the_oldest_goes_first() {
         // As many as are wanted, though the first flows have none that is free.
         assert_eq!(upcoming(&store, None, &[1, 2, 3], 1).await, [5]);
         assert_eq!(upcoming(&store, Some("b"), &[4, 6], 2).await, [1, 5]);
-        let lines = store.lines().await.expect("lines");
+        let lines = store.partitions().await.expect("lines");
         let elsewhere = |queue: &str, route: &str, class: &str| {
             let (queue, route, class) = (queue.to_owned(), route.to_owned(), class.to_owned());
             Partition { queue, route, class }
@@ -378,7 +379,7 @@ fn whoever_watches_is_told_of_each_end_and_of_nothing_else() {
         let lease = leased(&store, seqs[0]).await;
         assert!(store.park(lease, None).await.expect("parked"));
         let lease = leased(&store, seqs[0]).await;
-        let again = AfterFailure::Again(later(1));
+        let again = AfterFailure::RunAt(later(1));
         assert!(store.fail(id(0), lease, "no".into(), again, NOW).await.expect("failed"));
         assert!(!told(&mut watches[0]).await);
         store.retry(id(0), NOW).await.expect("retried");
@@ -396,7 +397,10 @@ fn whoever_watches_is_told_of_each_end_and_of_nothing_else() {
         );
         store.cancel(id(2), None, NOW).await.expect("cancelled");
         assert_eq!(store.upkeep(later(10)).await.expect("upkeep").expired, [id(3)]);
-        assert_eq!(store.lease(seqs[4], 0, NOW).await.expect("dead"), LeaseResult::Poison(id(4)));
+        assert_eq!(
+            store.lease(seqs[4], 0, NOW).await.expect("dead"),
+            LeaseResult::Exhausted(id(4))
+        );
         for watch in &mut watches[..5] {
             assert!(told(watch).await);
         }
@@ -446,23 +450,26 @@ fn the_result_of_a_second_life_is_posted_though_the_first_was_on_its_way() {
             );
         };
         die(NOW).await;
-        let (mut due, next) = store.postings(NOW).await.expect("postings");
+        let (mut due, next) = store.due_callbacks(NOW).await.expect("postings");
         assert_eq!((due.len(), next), (1, None));
         store.retry(id(1), NOW).await.expect("retried");
         // It runs again: there is nothing to tell.
-        assert!(store.postings(later(9)).await.expect("postings").0.is_empty());
+        assert!(store.due_callbacks(later(9)).await.expect("postings").0.is_empty());
         die(later(1)).await;
-        store.posted(due.remove(0), None, true).await.expect("posted");
-        let (mut due, _) = store.postings(later(1)).await.expect("postings");
+        store.record_callback(due.remove(0), CallbackResult::Sent).await.expect("posted");
+        let (mut due, _) = store.due_callbacks(later(1)).await.expect("postings");
         assert_eq!(due.len(), 1);
-        store.posted(due.remove(0), Some(later(5)), false).await.expect("posted");
-        let (due, next) = store.postings(later(1)).await.expect("postings");
+        store
+            .record_callback(due.remove(0), CallbackResult::RetryAt(later(5)))
+            .await
+            .expect("posted");
+        let (due, next) = store.due_callbacks(later(1)).await.expect("postings");
         assert_eq!((due.len(), next), (0, Some(later(5))));
-        let (mut due, _) = store.postings(later(5)).await.expect("postings");
+        let (mut due, _) = store.due_callbacks(later(5)).await.expect("postings");
         assert_eq!(due[0].attempts, 1);
-        store.posted(due.remove(0), None, true).await.expect("posted");
+        store.record_callback(due.remove(0), CallbackResult::Sent).await.expect("posted");
         let callback = shown(&store, id(1)).await.callback.expect("a callback");
-        assert_eq!((callback.state.as_str(), callback.attempts), ("sent", 2));
+        assert_eq!((callback.state, callback.attempts), (CallbackState::Sent, 2));
     });
 }
 
@@ -491,7 +498,7 @@ fn add(db: &Connection, n: u64, queue: &str, state: JobState) {
     let callback = Some("https://a.example/".to_owned());
     let (to, flow) = (queue.to_owned(), format!("{n:06}").into_bytes());
     let new = NewJob { queue: to, flow, callback, key: Some(key), ..job(n) };
-    assert_eq!(transitions::accept(db, &new, ROOM, NOW).expect("accepted"), EnqueueResult::New);
+    assert_eq!(transitions::enqueue(db, &new, ROOM, NOW).expect("accepted"), EnqueueResult::New);
     // Workers are few: of those that were being run there are never many.
     let state = if state == JobState::Leased && queue == "jobs" { JobState::Done } else { state };
     let sql = "UPDATE jobs SET state = ?2, due = iif(?2 = 'retry_wait', ?3, NULL),
@@ -519,10 +526,10 @@ fn rare(db: &Connection, state: JobState) -> (i64, JobId) {
 fn acts() -> Vec<Act> {
     let lease = |seq| RunLease { seq, number: 0, deliveries: 0 };
     let listed = |queue, state| move |db: &_| queries::list(db, &filter(queue, state));
-    let again = AfterFailure::Again(later(9));
+    let again = AfterFailure::RunAt(later(9));
     vec![
-        act("accept", |db| transitions::accept(db, &job(1 << 40), ROOM, NOW)),
-        act("accept with a key", |db| transitions::accept(db, &keyed(1 << 41, 1, 1), ROOM, NOW)),
+        act("accept", |db| transitions::enqueue(db, &job(1 << 40), ROOM, NOW)),
+        act("accept with a key", |db| transitions::enqueue(db, &keyed(1 << 41, 1, 1), ROOM, NOW)),
         act("lease", |db| transitions::lease(db, rare(db, JobState::Ready).0, 9, 0, NOW)),
         act("poison", |db| transitions::lease(db, rare(db, JobState::Ready).0, 0, 0, NOW)),
         act("park", move |db| transitions::park(db, lease(rare(db, JobState::Leased).0), None)),
@@ -539,18 +546,21 @@ fn acts() -> Vec<Act> {
         act("upkeep", |db| transitions::upkeep(db, NOW)),
         act("recover", transitions::recover),
         act("job", |db| queries::job(db, id(1))),
-        act("task", |db| queries::task(db, 1)),
-        act("answer", |db| queries::answer(db, 1)),
-        act("lines", queries::lines),
-        act("upcoming", |db| queries::upcoming(db, &line(), (None, 0), &HashSet::new(), 64)),
+        act("task", |db| queries::runnable_job(db, 1)),
+        act("answer", |db| queries::response(db, 1)),
+        act("lines", queries::partitions),
+        act("upcoming", |db| {
+            let cursor = UpcomingCursor::default();
+            queries::upcoming(db, &line(), &cursor, &HashSet::new(), 64)
+        }),
         act("upcoming after another", |db| {
-            let (after, taken) = (Some(&b"000150"[..]), (100..120).collect());
-            queries::upcoming(db, &line(), (after, 0), &taken, 64)
+            let cursor = UpcomingCursor { after_flow: Some(b"000150".to_vec()), after_seq: 0 };
+            queries::upcoming(db, &line(), &cursor, &(100..120).collect(), 64)
         }),
         act("totals", queries::totals),
         act("oldest", |db| queries::oldest(db, "rare")),
         act("oldest of none", |db| queries::oldest(db, "none")),
-        act("postings", |db| queries::postings(db, NOW)),
+        act("postings", |db| queries::due_callbacks(db, NOW)),
         act("list", listed(None, None)),
         act("list of a queue", listed(Some("rare"), None)),
         act("list of a queue and state", listed(Some("rare"), Some(JobState::Dead))),

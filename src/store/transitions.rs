@@ -1,41 +1,39 @@
-//! The states of a job and who may change them (QUEUE.md "States"). Each guard stands in the
-//! statement that changes, so that nothing can come between.
+//! The transitions of a job (docs/design/queue.md "States"). Each statement contains its guard, so
+//! that nothing can happen in between.
 
 use std::time::Duration;
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, Result as SqlResult, Row, params};
 
 use super::job::{
-    EnqueueResult, IdempotencyKey, JobId, JobState, Millis, NewJob, PendingCallback, Principal,
-    QueueFull, QueueLimits, RunLease, StoredResponse,
+    CallbackResult, CallbackState, EnqueueResult, IdempotencyKey, JobId, JobState, Millis, NewJob,
+    PendingCallback, Principal, QueueFull, QueueLimits, RunLease, StoredResponse,
 };
 
-/// How long an `Idempotency-Key` stands for its request.
-const KEY: Duration = Duration::from_secs(86_400);
-/// Rows that one upkeep changes: others want to write too.
-const AT_ONCE: usize = 500;
+/// How long an `Idempotency-Key` is remembered.
+const KEY_LIFETIME: Duration = Duration::from_secs(86_400);
+/// Rows that one call changes, so that other writes are not held up.
+const BATCH: usize = 500;
 
-type Made<T> = rusqlite::Result<T>;
-
-/// What a failure is followed by.
+/// What follows a failed run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AfterFailure {
-    /// Another run, then.
-    Again(Millis),
+    /// Another run at this time.
+    RunAt(Millis),
     Dead,
 }
 
-/// What a try to lease a job gave.
+/// The result of leasing a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LeaseResult {
     Run(RunLease),
-    /// It was begun so often without an end that it is dead now.
-    Poison(JobId),
-    /// It is no longer ready: cancelled, expired, or run already.
+    /// It was started `max_deliveries` times without an end, and is dead now.
+    Exhausted(JobId),
+    /// It is not ready any more: cancelled, expired, or run already.
     Gone,
 }
 
-/// A queue's jobs of one class on one route.
+/// The jobs of one queue, route and class.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Partition {
     pub queue: String,
@@ -43,28 +41,27 @@ pub struct Partition {
     pub class: String,
 }
 
-/// What upkeep found.
+/// The changes that one upkeep made.
 #[derive(Clone, Debug, Default)]
 pub struct UpkeepReport {
-    /// Those whose time passed.
     pub expired: Vec<JobId>,
-    /// Where jobs are ready again.
+    /// Partitions with jobs whose wait is over.
     pub woken: Vec<Partition>,
-    /// Results and keys that nobody may ask for any longer.
-    pub forgotten: usize,
-    /// When the next waits end.
+    /// Number of deleted jobs and keys.
+    pub deleted: usize,
+    /// When the next waiting job is due.
     pub next_due: Option<Millis>,
-    /// There was more to do than is done at once.
+    /// A batch was full: there is more to do.
     pub more: bool,
 }
 
-/// Takes a job in, unless its key is known or its queue is full.
-pub fn accept(
+/// Stores a job, unless its key is known or its queue is full.
+pub fn enqueue(
     db: &Connection,
     job: &NewJob,
     limits: QueueLimits,
     now: Millis,
-) -> Made<EnqueueResult> {
+) -> SqlResult<EnqueueResult> {
     if let Some(key) = &job.key
         && let Some(known) = by_key(db, job, key, now)?
     {
@@ -92,7 +89,7 @@ fn by_key(
     job: &NewJob,
     key: &IdempotencyKey,
     now: Millis,
-) -> Made<Option<EnqueueResult>> {
+) -> SqlResult<Option<EnqueueResult>> {
     let found = db
         .prepare_cached(
             "SELECT k.fingerprint, k.id, j.state FROM keys k LEFT JOIN jobs j ON j.id = k.id
@@ -108,7 +105,7 @@ fn by_key(
     }))
 }
 
-fn insert(db: &Connection, job: &NewJob, now: Millis) -> Made<()> {
+fn insert(db: &Connection, job: &NewJob, now: Millis) -> SqlResult<()> {
     let request = &job.request;
     let keep = i64::try_from(job.keep.as_millis()).unwrap_or(i64::MAX);
     db.prepare_cached(
@@ -140,14 +137,22 @@ fn insert(db: &Connection, job: &NewJob, now: Millis) -> Made<()> {
             .execute(params![seq, url])?;
     }
     if let Some(key) = &job.key {
-        db.prepare_cached("INSERT OR REPLACE INTO keys VALUES (?1, ?2, ?3, ?4, ?5)")?
-            .execute(params![job.principal, key.text, key.fingerprint, job.id, now.after(KEY)])?;
+        db.prepare_cached("INSERT OR REPLACE INTO keys VALUES (?1, ?2, ?3, ?4, ?5)")?.execute(
+            params![job.principal, key.text, key.fingerprint, job.id, now.after(KEY_LIFETIME)],
+        )?;
     }
     Ok(())
 }
 
-/// Begins a run. `most`: runs that a job may have; `begun`: those that it had elsewhere too.
-pub fn lease(db: &Connection, seq: i64, most: u32, begun: u32, now: Millis) -> Made<LeaseResult> {
+/// Starts a run. `most`: runs that a job may have; `started`: runs that are known to have started on
+/// any host.
+pub fn lease(
+    db: &Connection,
+    seq: i64,
+    most: u32,
+    started: u32,
+    now: Millis,
+) -> SqlResult<LeaseResult> {
     let leased = db
         .prepare_cached(
             "UPDATE jobs SET state = 'leased', lease = lease + 1,
@@ -155,34 +160,34 @@ pub fn lease(db: &Connection, seq: i64, most: u32, begun: u32, now: Millis) -> M
              WHERE seq = ?1 AND state = 'ready' AND expires > ?2 AND max(deliveries, ?4) < ?3
              RETURNING lease, deliveries",
         )?
-        .query_row(params![seq, now, most, begun], |row| {
+        .query_row(params![seq, now, most, started], |row| {
             Ok(RunLease { seq, number: row.get(0)?, deliveries: row.get(1)? })
         })
         .optional()?;
     if let Some(lease) = leased {
         return Ok(LeaseResult::Run(lease));
     }
-    let poison = db
+    let exhausted = db
         .prepare_cached(
             "UPDATE jobs SET state = 'dead', finished = ?2, forget = ?2 + keep,
-               error = coalesce(error, 'it was begun ' || max(deliveries, ?3) || ' times without an end')
+               error = coalesce(error, 'it was started ' || max(deliveries, ?3) || ' times without an end')
              WHERE seq = ?1 AND state = 'ready' AND expires > ?2 RETURNING id",
         )?
-        .query_row(params![seq, now, begun], |row| row.get(0))
+        .query_row(params![seq, now, started], |row| row.get(0))
         .optional()?;
-    if poison.is_some() {
-        call_back(db, seq, now)?;
+    if exhausted.is_some() {
+        queue_callback(db, seq, now)?;
     }
-    Ok(poison.map_or(LeaseResult::Gone, LeaseResult::Poison))
+    Ok(exhausted.map_or(LeaseResult::Gone, LeaseResult::Exhausted))
 }
 
-/// Ends a run with an answer; false where the lease no longer holds.
+/// Ends a run with a response; false if the lease no longer holds.
 pub fn complete(
     db: &Connection,
     lease: RunLease,
-    answer: &StoredResponse,
+    response: &StoredResponse,
     now: Millis,
-) -> Made<bool> {
+) -> SqlResult<bool> {
     let done = db
         .prepare_cached(
             "UPDATE jobs SET state = 'done', finished = ?3, forget = ?3 + keep, error = NULL
@@ -190,29 +195,29 @@ pub fn complete(
         )?
         .execute(params![lease.seq, lease.number, now])?;
     if done == 1 {
-        result(db, lease.seq, answer)?;
-        call_back(db, lease.seq, now)?;
+        insert_result(db, lease.seq, response)?;
+        queue_callback(db, lease.seq, now)?;
     }
     Ok(done == 1)
 }
 
-pub(super) fn result(db: &Connection, seq: i64, answer: &StoredResponse) -> Made<()> {
-    let StoredResponse { status, headers, body, cut } = answer;
+pub(super) fn insert_result(db: &Connection, seq: i64, response: &StoredResponse) -> SqlResult<()> {
+    let StoredResponse { status, headers, body, cut } = response;
     db.prepare_cached("INSERT OR REPLACE INTO results VALUES (?1, ?2, ?3, ?4, ?5)")?
         .execute(params![seq, status, headers, body.as_ref(), cut])
         .map(|_| ())
 }
 
-/// Ends a run without one; false where the lease no longer holds.
+/// Ends a run without a response; false if the lease no longer holds.
 pub fn fail(
     db: &Connection,
     lease: RunLease,
-    why: &str,
+    reason: &str,
     then: AfterFailure,
     now: Millis,
-) -> Made<bool> {
+) -> SqlResult<bool> {
     let (state, due, finished) = match then {
-        AfterFailure::Again(due) => (JobState::RetryWait, Some(due), None),
+        AfterFailure::RunAt(due) => (JobState::RetryWait, Some(due), None),
         AfterFailure::Dead => (JobState::Dead, None, Some(now)),
     };
     let changed = db
@@ -221,15 +226,15 @@ pub fn fail(
                finished = ?6, forget = ?6 + keep
              WHERE seq = ?1 AND lease = ?2 AND state = 'leased'",
         )?
-        .execute(params![lease.seq, lease.number, state, due, why, finished])?;
+        .execute(params![lease.seq, lease.number, state, due, reason, finished])?;
     if changed == 1 && state == JobState::Dead {
-        call_back(db, lease.seq, now)?;
+        queue_callback(db, lease.seq, now)?;
     }
     Ok(changed == 1)
 }
 
-/// Takes a run back that was none: nothing was sent, or the provider asked to wait.
-pub fn park(db: &Connection, lease: RunLease, due: Option<Millis>) -> Made<bool> {
+/// Undoes a run in which no provider took the job: nothing was sent, or `Retry-After` applies.
+pub fn park(db: &Connection, lease: RunLease, due: Option<Millis>) -> SqlResult<bool> {
     let state = if due.is_some() { JobState::RetryWait } else { JobState::Ready };
     let changed = db
         .prepare_cached(
@@ -240,21 +245,22 @@ pub fn park(db: &Connection, lease: RunLease, due: Option<Millis>) -> Made<bool>
     Ok(changed == 1)
 }
 
-/// At start: whatever was being run then is ready again, at its old place. Gives how many.
-pub fn recover(db: &Connection) -> Made<usize> {
-    // The queue is named for the index's sake: a start reads no job that was not being run.
+/// At start: makes the jobs that were running ready again, at their old positions. Returns their
+/// number.
+pub fn recover(db: &Connection) -> SqlResult<usize> {
+    // The condition on the queue lets the index be used: no other job is read.
     let sql = "UPDATE jobs SET state = 'ready' WHERE state = 'leased'
                AND queue IN (SELECT queue FROM totals WHERE state = 'leased' AND jobs > 0)";
     db.execute(sql, [])
 }
 
-/// Ends a job by hand; gives where it stood. `None` where there is none such.
+/// Cancels a job; returns its earlier state. `None` if there is no such job of the principal.
 pub fn cancel(
     db: &Connection,
     id: JobId,
     principal: Option<Principal>,
     now: Millis,
-) -> Made<Option<JobState>> {
+) -> SqlResult<Option<JobState>> {
     let found = db
         .prepare_cached("SELECT seq, state, principal FROM jobs WHERE id = ?1")?
         .query_row([id], |row| Ok((row.get(0)?, row.get(1)?, row.get::<_, Principal>(2)?)))
@@ -269,149 +275,146 @@ pub fn cancel(
             "UPDATE jobs SET state = 'cancelled', finished = ?2, forget = ?2 + keep, due = NULL
                    WHERE seq = ?1";
         db.prepare_cached(sql)?.execute(params![seq, now])?;
-        call_back(db, seq, now)?;
+        queue_callback(db, seq, now)?;
     }
     Ok(Some(state))
 }
 
-/// Runs a job again that is dead, or at once one that waits. Gives where it stood, and its line.
-pub fn retry(db: &Connection, id: JobId, now: Millis) -> Made<Option<(JobState, Partition)>> {
+/// Makes a dead or waiting job ready. Returns its earlier state and its partition.
+pub fn retry(db: &Connection, id: JobId, now: Millis) -> SqlResult<Option<(JobState, Partition)>> {
     let found = db
         .prepare_cached("SELECT queue, route, class, state FROM jobs WHERE id = ?1")?
-        .query_row([id], |row| Ok((row.get(3)?, line(row)?)))
+        .query_row([id], |row| Ok((row.get(3)?, partition(row)?)))
         .optional()?;
-    let Some((state, line)) = found else { return Ok(None) };
+    let Some((state, partition)) = found else { return Ok(None) };
     if matches!(state, JobState::Dead | JobState::RetryWait) {
-        again(db, "id = ?2", now, &id)?;
+        make_ready(db, "id = ?2", now, &id)?;
     }
-    Ok(Some((state, line)))
+    Ok(Some((state, partition)))
 }
 
-/// The same for the dead of a queue, some at once. Gives how many, and their lines.
-pub fn requeue(db: &Connection, queue: &str, now: Millis) -> Made<(usize, Vec<Partition>)> {
-    again(
+/// Makes a batch of dead jobs of a queue ready. Returns their number and their partitions.
+pub fn requeue(db: &Connection, queue: &str, now: Millis) -> SqlResult<(usize, Vec<Partition>)> {
+    make_ready(
         db,
-        &format!(
-            "seq IN (SELECT seq FROM jobs WHERE queue = ?2 AND state = 'dead' LIMIT {AT_ONCE})"
-        ),
+        &format!("seq IN (SELECT seq FROM jobs WHERE queue = ?2 AND state = 'dead' LIMIT {BATCH})"),
         now,
         &queue,
     )
 }
 
-fn again(
+fn make_ready(
     db: &Connection,
-    which: &str,
+    condition: &str,
     now: Millis,
     value: &dyn rusqlite::ToSql,
-) -> Made<(usize, Vec<Partition>)> {
-    // Its time begins anew where it had ended.
+) -> SqlResult<(usize, Vec<Partition>)> {
+    // An expired lifetime starts again.
     let sql = format!(
         "UPDATE jobs SET state = 'ready', due = NULL, finished = NULL, forget = NULL,
            expires = max(expires, ?1 + (expires - accepted)),
            attempts = iif(state = 'dead', 0, attempts),
            deliveries = iif(state = 'dead', 0, deliveries)
-         WHERE {which} AND state IN ('dead', 'retry_wait')
+         WHERE {condition} AND state IN ('dead', 'retry_wait')
          RETURNING seq, queue, route, class"
     );
-    let row = |row: &Row<'_>| Ok((row.get::<_, i64>("seq")?, line(row)?));
+    let row = |row: &Row<'_>| Ok((row.get::<_, i64>("seq")?, partition(row)?));
     let moved: Vec<(i64, Partition)> =
-        db.prepare(&sql)?.query_map(params![now, value], row)?.collect::<Made<_>>()?;
-    // That it was dead is no longer news: what is posted is how it ends now.
-    let unpost = "UPDATE callbacks SET state = 'none', attempts = 0, due = NULL WHERE seq = ?1";
-    let mut unpost = db.prepare_cached(unpost)?;
+        db.prepare(&sql)?.query_map(params![now, value], row)?.collect::<SqlResult<_>>()?;
+    // Only the next result is posted, not that the job was dead.
+    let reset = "UPDATE callbacks SET state = 'none', attempts = 0, due = NULL WHERE seq = ?1";
+    let mut reset = db.prepare_cached(reset)?;
     for (seq, _) in &moved {
-        unpost.execute([seq])?;
+        reset.execute([seq])?;
     }
-    let many = moved.len();
-    Ok((many, distinct(moved.into_iter().map(|(_, line)| line).collect())))
+    let count = moved.len();
+    Ok((count, distinct(moved.into_iter().map(|(_, partition)| partition).collect())))
 }
 
-/// Forgets jobs of a queue that are over, some at once. Gives how many.
-pub fn purge(db: &Connection, queue: &str, state: JobState) -> Made<usize> {
+/// Deletes a batch of final jobs of a queue. Returns their number.
+pub fn purge(db: &Connection, queue: &str, state: JobState) -> SqlResult<usize> {
     if !state.is_final() {
         return Ok(0);
     }
     let sql = format!(
         "DELETE FROM jobs WHERE seq IN
-           (SELECT seq FROM jobs WHERE queue = ?1 AND state = ?2 LIMIT {AT_ONCE})"
+           (SELECT seq FROM jobs WHERE queue = ?1 AND state = ?2 LIMIT {BATCH})"
     );
     db.prepare_cached(&sql)?.execute(params![queue, state])
 }
 
-/// What time alone does to jobs.
-pub fn upkeep(db: &Connection, now: Millis) -> Made<UpkeepReport> {
+/// Makes the transitions that time causes: expires, wakes and deletes jobs, and deletes keys.
+pub fn upkeep(db: &Connection, now: Millis) -> SqlResult<UpkeepReport> {
     let expire = format!(
         "UPDATE jobs SET state = 'expired', finished = ?1, forget = ?1 + keep, due = NULL
          WHERE seq IN (SELECT seq FROM jobs
-           WHERE state IN ('ready', 'retry_wait') AND expires <= ?1 LIMIT {AT_ONCE})
+           WHERE state IN ('ready', 'retry_wait') AND expires <= ?1 LIMIT {BATCH})
          RETURNING seq, id"
     );
     let row = |row: &Row<'_>| Ok((row.get::<_, i64>(0)?, row.get(1)?));
     let expired: Vec<(i64, JobId)> =
-        db.prepare_cached(&expire)?.query_map([now], row)?.collect::<Made<_>>()?;
+        db.prepare_cached(&expire)?.query_map([now], row)?.collect::<SqlResult<_>>()?;
     for (seq, _) in &expired {
-        call_back(db, *seq, now)?;
+        queue_callback(db, *seq, now)?;
     }
     let wake = format!(
         "UPDATE jobs SET state = 'ready', due = NULL WHERE seq IN
-           (SELECT seq FROM jobs WHERE state = 'retry_wait' AND due <= ?1 ORDER BY due LIMIT {AT_ONCE})
+           (SELECT seq FROM jobs WHERE state = 'retry_wait' AND due <= ?1 ORDER BY due LIMIT {BATCH})
          RETURNING queue, route, class"
     );
     let woken: Vec<Partition> =
-        db.prepare_cached(&wake)?.query_map([now], line)?.collect::<Made<_>>()?;
-    let forget = format!(
-        "DELETE FROM jobs WHERE seq IN (SELECT seq FROM jobs WHERE forget <= ?1 LIMIT {AT_ONCE})"
+        db.prepare_cached(&wake)?.query_map([now], partition)?.collect::<SqlResult<_>>()?;
+    let delete = format!(
+        "DELETE FROM jobs WHERE seq IN (SELECT seq FROM jobs WHERE forget <= ?1 LIMIT {BATCH})"
     );
-    let jobs = db.prepare_cached(&forget)?.execute([now])?;
-    let forget = format!(
+    let jobs = db.prepare_cached(&delete)?.execute([now])?;
+    let delete = format!(
         "DELETE FROM keys WHERE (principal, key) IN
-           (SELECT principal, key FROM keys WHERE forget <= ?1 LIMIT {AT_ONCE})"
+           (SELECT principal, key FROM keys WHERE forget <= ?1 LIMIT {BATCH})"
     );
-    let keys = db.prepare_cached(&forget)?.execute([now])?;
+    let keys = db.prepare_cached(&delete)?.execute([now])?;
     let next = "SELECT min(due) FROM jobs WHERE state = 'retry_wait'";
     let next_due = db.prepare_cached(next)?.query_row([], |row| row.get(0))?;
     Ok(UpkeepReport {
-        more: [expired.len(), woken.len(), jobs, keys].contains(&AT_ONCE),
+        more: [expired.len(), woken.len(), jobs, keys].contains(&BATCH),
         expired: expired.into_iter().map(|(_, id)| id).collect(),
         woken: distinct(woken),
-        forgotten: jobs + keys,
+        deleted: jobs + keys,
         next_due,
     })
 }
 
-/// The job is over: its result is to be posted, where somebody wanted that.
-pub(super) fn call_back(db: &Connection, seq: i64, now: Millis) -> Made<()> {
+/// The job is final: its result is to be posted, if it has a callback.
+pub(super) fn queue_callback(db: &Connection, seq: i64, now: Millis) -> SqlResult<()> {
     let sql = "UPDATE callbacks SET state = 'waiting', attempts = 0, due = ?2 WHERE seq = ?1";
     db.prepare_cached(sql)?.execute(params![seq, now]).map(|_| ())
 }
 
-/// Notes that a result was posted, is to be tried again then, or is given up.
-pub fn posted(
+/// Records an attempt to post a result.
+pub fn record_callback(
     db: &Connection,
-    posting: &PendingCallback,
-    again: Option<Millis>,
-    sent: bool,
-) -> Made<()> {
-    let state = match (sent, again) {
-        (true, _) => "sent",
-        (false, Some(_)) => "waiting",
-        (false, None) => "given_up",
+    callback: &PendingCallback,
+    result: CallbackResult,
+) -> SqlResult<()> {
+    let (state, due) = match result {
+        CallbackResult::Sent => (CallbackState::Sent, None),
+        CallbackResult::RetryAt(at) => (CallbackState::Waiting, Some(at)),
+        CallbackResult::GivenUp => (CallbackState::GivenUp, None),
     };
-    // The job may have been run again meanwhile: its new end is not posted yet.
+    // If the job ran again meanwhile, `due` differs: its new result is not posted yet.
     let sql = "UPDATE callbacks SET state = ?2, attempts = ?3, due = ?4
                WHERE seq = ?1 AND state = 'waiting' AND due = ?5";
     db.prepare_cached(sql)?
-        .execute(params![posting.seq, state, posting.attempts + 1, again, posting.due])
+        .execute(params![callback.seq, state, callback.attempts + 1, due, callback.due])
         .map(|_| ())
 }
 
-pub(super) fn line(row: &Row<'_>) -> Made<Partition> {
+pub(super) fn partition(row: &Row<'_>) -> SqlResult<Partition> {
     Ok(Partition { queue: row.get("queue")?, route: row.get("route")?, class: row.get("class")? })
 }
 
-fn distinct(mut lines: Vec<Partition>) -> Vec<Partition> {
-    lines.sort_unstable();
-    lines.dedup();
-    lines
+fn distinct(mut partitions: Vec<Partition>) -> Vec<Partition> {
+    partitions.sort_unstable();
+    partitions.dedup();
+    partitions
 }

@@ -1,9 +1,9 @@
-//! The one thread that writes: what comes while a commit is being synced is the next commit.
+//! The writer thread and the reader thread.
 //!
-//! Group commit: a sync to disk costs milliseconds whatever it carries, so everybody who came
-//! meanwhile shares the next one. Nobody waits for company, so a lone job costs one sync. Everyone
-//! of a batch is told after its commit, and not before. A batch that fails is undone and done
-//! again one by one, so that only who is at fault is refused.
+//! Group commit: a sync to disk costs milliseconds whatever it carries, so changes that arrive during
+//! a sync share the next one. A batch is never delayed to grow, so a single change costs one sync. The
+//! callers get their results after the commit. A failed batch is undone and repeated change by change,
+//! so that only the change at fault fails.
 
 use std::sync::Arc;
 use std::thread;
@@ -18,44 +18,44 @@ use crate::clock;
 
 /// Changes of one commit.
 const BATCH: usize = 256;
-/// Changes that may wait for it; whoever comes after waits for room.
-const WAITING: usize = 4096;
-/// The WAL is folded into the database when it has grown by so many commits, of which a large one
-/// counts for several. Many small folds: a large one holds up the syncs of those who write.
-const FOLD_AFTER: usize = 25;
-/// Changes that write about as much as a commit does by itself.
-const AS_A_COMMIT: usize = 4;
+/// Capacity of the channels to the threads; further calls wait.
+const CHANNEL: usize = 4096;
+/// Commits between two checkpoints; a large commit counts as several. Checkpoints are small, because a
+/// large one delays the syncs of writes.
+const CHECKPOINT_AFTER: usize = 25;
+/// Changes that write about as much as a commit itself.
+const CHANGES_PER_COMMIT: usize = 4;
 
-/// Why a change was not made. Nothing of it is in the store.
+/// Why a call failed. Nothing of the change is in the store.
 #[derive(Clone, Debug, Error)]
 pub enum StoreError {
-    #[error("the disk of the store is full")]
+    #[error("the store's disk is full")]
     Full,
-    #[error("the store cannot be written or read: {0}")]
+    #[error("the store cannot be read or written: {0}")]
     Io(String),
     #[error("the store is closed")]
     Closed,
 }
 
-/// What a commit tells who wants to know, such as a metric.
+/// Called after each commit, for metrics.
 pub type CommitObserver = Box<dyn Fn(CommitStats) + Send>;
 
-/// One commit that was tried.
+/// Figures of one commit, successful or not.
 #[derive(Clone, Copy, Debug)]
 pub struct CommitStats {
-    /// Changes in it.
+    /// Number of changes.
     pub size: usize,
     pub took: Duration,
     pub failed: bool,
 }
 
-/// Where changes go.
+/// Sends changes to the writer thread.
 #[derive(Clone, Debug)]
 pub struct StoreWriter {
     inbox: mpsc::Sender<Box<dyn PendingWrite>>,
 }
 
-/// Where questions go.
+/// Sends queries to the reader thread.
 #[derive(Clone, Debug)]
 pub struct StoreReader {
     inbox: mpsc::Sender<ReadQuery>,
@@ -63,16 +63,16 @@ pub struct StoreReader {
 
 type ReadQuery = Box<dyn FnOnce(&Connection) + Send>;
 
-/// A change and whoever waits for it.
+/// A change and its waiting caller.
 trait PendingWrite: Send {
     fn run(&mut self, db: &Connection) -> rusqlite::Result<()>;
-    /// After the commit.
-    fn tell(self: Box<Self>, outcome: Result<(), StoreError>);
+    /// Sends the result to the caller, after the commit.
+    fn reply(self: Box<Self>, outcome: Result<(), StoreError>);
 }
 
 struct WriteRequest<F, T> {
     change: F,
-    made: Option<T>,
+    value: Option<T>,
     to: oneshot::Sender<Result<T, StoreError>>,
 }
 
@@ -82,72 +82,73 @@ where
     F: FnMut(&Connection) -> rusqlite::Result<T> + Send,
 {
     fn run(&mut self, db: &Connection) -> rusqlite::Result<()> {
-        self.made = Some((self.change)(db)?);
+        self.value = Some((self.change)(db)?);
         Ok(())
     }
 
-    fn tell(self: Box<Self>, outcome: Result<(), StoreError>) {
-        let WriteRequest { made, to, .. } = *self;
-        // Whoever asked may be gone; what was done is done.
-        let _ = to.send(outcome.and_then(|()| made.ok_or(StoreError::Closed)));
+    fn reply(self: Box<Self>, outcome: Result<(), StoreError>) {
+        let WriteRequest { value, to, .. } = *self;
+        // The caller may be gone; the change stays.
+        let _ = to.send(outcome.and_then(|()| value.ok_or(StoreError::Closed)));
     }
 }
 
 impl StoreWriter {
-    /// Starts the thread, and one beside it that folds the WAL into the database.
+    /// Starts the writer thread, and a second one for checkpoints of the WAL.
     ///
     /// # Errors
-    /// When the system gives no thread.
+    /// If the system refuses a thread.
     pub fn start(
         db: Connection,
         directory: Arc<StoreDirectory>,
         observer: CommitObserver,
     ) -> std::io::Result<StoreWriter> {
-        let (inbox, changes) = mpsc::channel(WAITING);
-        let (fold, folds) = std::sync::mpsc::sync_channel(1);
+        let (inbox, changes) = mpsc::channel(CHANNEL);
+        let (checkpoint, checkpoints) = std::sync::mpsc::sync_channel(1);
         let path = directory.database();
-        thread::Builder::new().name("store-fold".into()).spawn(move || {
-            while folds.recv().is_ok() {
-                // What cannot be done now is done the next time.
-                let folded = open::reader(&path).and_then(|db| {
+        thread::Builder::new().name("store-checkpoint".into()).spawn(move || {
+            while checkpoints.recv().is_ok() {
+                // A failed checkpoint is repeated at the next one.
+                let done = open::reader(&path).and_then(|db| {
                     db.pragma_update(None, "query_only", false)?;
                     db.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
                 });
-                if let Err(error) = folded {
-                    tracing::debug!(%error, "the journal was not folded into the store");
+                if let Err(error) = done {
+                    tracing::debug!(%error, "cannot checkpoint the store");
                 }
             }
         })?;
-        let hand = WriterThread { db: Some(db), directory, observer, fold, grown: 0 };
-        thread::Builder::new().name("store".into()).spawn(move || hand.run(changes))?;
+        let writer =
+            WriterThread { db: Some(db), directory, observer, checkpoint, since_checkpoint: 0 };
+        thread::Builder::new().name("store".into()).spawn(move || writer.run(changes))?;
         Ok(StoreWriter { inbox })
     }
 
-    /// Makes a change; it is on the disk when this returns. The change may be run more than once,
-    /// of which one counts.
+    /// Makes a change; it is on disk when this returns. The closure may run more than once, and one
+    /// of the runs counts.
     ///
     /// # Errors
-    /// When nothing was changed.
+    /// If nothing was changed.
     pub async fn write<T, F>(&self, change: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
         F: FnMut(&Connection) -> rusqlite::Result<T> + Send + 'static,
     {
-        let (to, made) = oneshot::channel();
-        let work = Box::new(WriteRequest { change, made: None, to });
-        self.inbox.send(work).await.map_err(|_| StoreError::Closed)?;
-        made.await.map_err(|_| StoreError::Closed)?
+        let (to, result) = oneshot::channel();
+        let write = Box::new(WriteRequest { change, value: None, to });
+        self.inbox.send(write).await.map_err(|_| StoreError::Closed)?;
+        result.await.map_err(|_| StoreError::Closed)?
     }
 }
 
 struct WriterThread {
-    /// `None` after an error of the disk, until it opens again.
+    /// `None` after an I/O error, until the database is opened again.
     db: Option<Connection>,
     directory: Arc<StoreDirectory>,
     observer: CommitObserver,
-    fold: std::sync::mpsc::SyncSender<()>,
-    /// Commits since the last fold, by their weight.
-    grown: usize,
+    checkpoint: std::sync::mpsc::SyncSender<()>,
+    /// Commits since the last checkpoint, by their weight.
+    since_checkpoint: usize,
 }
 
 impl WriterThread {
@@ -160,14 +161,14 @@ impl WriterThread {
                 batch.push(next);
             }
             match self.commit(&mut batch) {
-                Ok(()) => batch.drain(..).for_each(|work| work.tell(Ok(()))),
-                Err(failure) if batch.len() == 1 => {
-                    batch.drain(..).for_each(|work| work.tell(Err(failure.clone())));
+                Ok(()) => batch.drain(..).for_each(|write| write.reply(Ok(()))),
+                Err(error) if batch.len() == 1 => {
+                    batch.drain(..).for_each(|write| write.reply(Err(error.clone())));
                 }
                 Err(_) => {
-                    for mut work in batch.drain(..) {
-                        let outcome = self.commit(std::slice::from_mut(&mut work));
-                        work.tell(outcome);
+                    for mut write in batch.drain(..) {
+                        let outcome = self.commit(std::slice::from_mut(&mut write));
+                        write.reply(outcome);
                     }
                 }
             }
@@ -175,24 +176,24 @@ impl WriterThread {
     }
 
     fn commit(&mut self, batch: &mut [Box<dyn PendingWrite>]) -> Result<(), StoreError> {
-        let began = clock::now();
+        let started = clock::now();
         let outcome = self.try_commit(batch);
         (self.observer)(CommitStats {
             size: batch.len(),
-            took: clock::since(began),
+            took: clock::since(started),
             failed: outcome.is_err(),
         });
-        self.grown += 1 + batch.len() / AS_A_COMMIT;
-        if self.grown >= FOLD_AFTER && self.fold.try_send(()).is_ok() {
-            self.grown = 0;
+        self.since_checkpoint += 1 + batch.len() / CHANGES_PER_COMMIT;
+        if self.since_checkpoint >= CHECKPOINT_AFTER && self.checkpoint.try_send(()).is_ok() {
+            self.since_checkpoint = 0;
         }
         outcome.map_err(|error| {
-            let failure = failure(&error);
-            if matches!(failure, StoreError::Io(_)) {
-                // What it remembers of the files may be wrong now.
+            let error = store_error(&error);
+            if matches!(error, StoreError::Io(_)) {
+                // The connection's view of the files may be wrong now.
                 self.db = None;
             }
-            failure
+            error
         })
     }
 
@@ -202,14 +203,14 @@ impl WriterThread {
             None => self.db.insert(self.directory.writer()?),
         };
         let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        for work in batch {
-            work.run(&transaction)?;
+        for write in batch {
+            write.run(&transaction)?;
         }
         transaction.commit()
     }
 }
 
-fn failure(error: &rusqlite::Error) -> StoreError {
+fn store_error(error: &rusqlite::Error) -> StoreError {
     match error.sqlite_error_code() {
         Some(ErrorCode::DiskFull) => StoreError::Full,
         _ => StoreError::Io(error.to_string()),
@@ -217,19 +218,20 @@ fn failure(error: &rusqlite::Error) -> StoreError {
 }
 
 impl StoreReader {
-    /// Starts the thread.
+    /// Starts the reader thread.
     ///
     /// # Errors
-    /// When the system gives no thread.
+    /// If the system refuses a thread.
     pub fn start(directory: Arc<StoreDirectory>) -> std::io::Result<StoreReader> {
-        let (inbox, mut questions) = mpsc::channel::<ReadQuery>(WAITING);
+        let (inbox, mut queries) = mpsc::channel::<ReadQuery>(CHANNEL);
         thread::Builder::new().name("store-reader".into()).spawn(move || {
-            let mut kept: Option<Connection> = None;
-            while let Some(question) = questions.blocking_recv() {
-                let opened = kept.take().map_or_else(|| open::reader(&directory.database()), Ok);
+            let mut open: Option<Connection> = None;
+            while let Some(query) = queries.blocking_recv() {
+                let opened =
+                    open.take().map_or_else(|| super::open::reader(&directory.database()), Ok);
                 match opened {
-                    Ok(db) => question(kept.insert(db)),
-                    // The question is dropped, which tells who asked.
+                    Ok(db) => query(open.insert(db)),
+                    // Dropping the query reports the failure to the caller.
                     Err(error) => tracing::warn!(%error, "the store cannot be read"),
                 }
             }
@@ -237,20 +239,20 @@ impl StoreReader {
         Ok(StoreReader { inbox })
     }
 
-    /// Answers from what is committed.
+    /// Runs a query on the committed state.
     ///
     /// # Errors
-    /// When the store cannot be read.
-    pub async fn read<T, F>(&self, question: F) -> Result<T, StoreError>
+    /// If the store cannot be read.
+    pub async fn read<T, F>(&self, query: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
         F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     {
-        let (to, answer) = oneshot::channel();
-        let ask: ReadQuery = Box::new(move |db| {
-            let _ = to.send(question(db).map_err(|error| failure(&error)));
+        let (to, result) = oneshot::channel();
+        let query: ReadQuery = Box::new(move |db| {
+            let _ = to.send(query(db).map_err(|error| store_error(&error)));
         });
-        self.inbox.send(ask).await.map_err(|_| StoreError::Closed)?;
-        answer.await.unwrap_or_else(|_| Err(StoreError::Io("it cannot be opened".to_owned())))
+        self.inbox.send(query).await.map_err(|_| StoreError::Closed)?;
+        result.await.unwrap_or_else(|_| Err(StoreError::Io("it cannot be opened".to_owned())))
     }
 }

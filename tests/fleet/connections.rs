@@ -117,7 +117,7 @@ fn what_is_no_redis_is_refused_at_the_start() {
     let file = folder.path().join("none");
     for (url, fleet, wanted) in [
         ("redis", "a", "`redis` or"),
-        (&format!("http://:{SECRET}@127.0.0.1"), "a", "`http` is no scheme"),
+        (&format!("http://:{SECRET}@127.0.0.1"), "a", "`http` is not a scheme"),
         (&format!("redis://:{SECRET}@127.0.0.1:seven"), "a", "--redis"),
         ("env:NOT_SET_ANYWHERE", "a", "`NOT_SET_ANYWHERE`"),
         (&format!("file:{}", file.display()), "a", "none"),

@@ -133,18 +133,18 @@ fn only_who_makes_its_requests_alike_runs_a_job_of_another() {
     origin.wait_for_requests(6);
     gate.open_wide();
     paths.iter().for_each(|path| assert_eq!(ask(owner, path).status, 200));
-    eventually("the third has told", || match runs(third, "foreign_done") {
+    eventually("the third has told", || match runs(third, "borrowed_done") {
         0 => Err("nothing".to_owned()),
         _ => Ok(()),
     });
-    assert_eq!(runs(other, "foreign_done"), 0);
+    assert_eq!(runs(other, "borrowed_done"), 0);
     // A policy that becomes the same makes them hosts of the same lines.
     pause(owner);
     pause(third);
     let path = taken(&owner.send(&job()));
     other.write_policy("policy", &yaml(&origin, "workers: 2"));
     assert_eq!(ask(owner, &path).status, 200);
-    assert_eq!(runs(other, "foreign_done"), 1);
+    assert_eq!(runs(other, "borrowed_done"), 1);
 }
 
 #[test]
@@ -157,7 +157,7 @@ fn what_fails_elsewhere_is_run_again_and_is_dead_when_it_failed_too_often() {
     pause(owner);
     let path = taken(&owner.send(&job()));
     assert_eq!(ask(owner, &path).status, 200);
-    assert_eq!((runs(other, "foreign_failed"), runs(other, "foreign_done")), (1, 1));
+    assert_eq!((runs(other, "borrowed_failed"), runs(other, "borrowed_done")), (1, 1));
     let shown = api(owner, &format!("/api/queue/jobs/{}", id(&path)));
     assert_eq!((&shown["attempts"], &shown["deliveries"]), (&json!(1), &json!(2)));
     origin.set(Behaviour::status(500, &[]));
@@ -165,7 +165,7 @@ fn what_fails_elsewhere_is_run_again_and_is_dead_when_it_failed_too_often() {
     let dead = ask(owner, &path);
     assert_eq!((dead.status, problem_type(&dead).as_str()), (502, "job-failed"));
     assert!(dead.text().contains("answered 500"), "{}", dead.text());
-    assert_eq!((runs(other, "foreign_dead"), runs(owner, "dead_elsewhere")), (1, 1));
+    assert_eq!((runs(other, "borrowed_dead"), runs(owner, "dead_elsewhere")), (1, 1));
     // By hand it is run again, here or there.
     origin.set(Behaviour::Chat);
     let (status, text) = owner.admin_post("/api/queue/requeue/default", &json!({}));
@@ -190,7 +190,7 @@ fn a_job_that_is_cancelled_is_run_by_nobody_and_who_runs_it_stops() {
         assert_eq!(owner.send(&Call::new("DELETE", path)).status, 204);
     }
     // Its lease is not renewed any more.
-    eventually("the run is given up", || match runs(other, "foreign_lost") {
+    eventually("the run is given up", || match runs(other, "borrowed_lost") {
         1 => Ok(()),
         _ => Err("it runs on".to_owned()),
     });
@@ -228,5 +228,5 @@ fn over_a_cluster_all_of_a_job_lies_on_one_server() {
     pause(owner);
     let paths: Vec<_> = (0..5).map(|_| taken(&owner.send(&job()))).collect();
     paths.iter().for_each(|path| assert_eq!(ask(owner, path).status, 200));
-    assert_eq!((runs(other, "foreign_done"), origin.count()), (5, 5));
+    assert_eq!((runs(other, "borrowed_done"), origin.count()), (5, 5));
 }

@@ -38,7 +38,7 @@ fn jobs_of_a_host_that_died_are_run_by_others_and_their_answers_wait_for_it() {
     let (status, text) = hosts.fleet[0].admin_post("/api/queue/resume/default", &json!({}));
     assert_eq!(status, 200, "{text}");
     origin.wait_for_requests(20);
-    eventually("all are told", || match runs(&hosts.fleet[0], "foreign_done") {
+    eventually("all are told", || match runs(&hosts.fleet[0], "borrowed_done") {
         20 => Ok(()),
         some => Err(some.to_string()),
     });
@@ -125,7 +125,7 @@ fn what_redis_lost_is_told_again_and_what_runs_is_not_begun_a_second_time() {
     }
     gate.open_wide();
     paths.iter().for_each(|path| assert_eq!(ask(owner, path).status, 200));
-    assert_eq!((runs(other, "foreign_done"), origin.count()), (5, 5));
+    assert_eq!((runs(other, "borrowed_done"), origin.count()), (5, 5));
 }
 
 #[test]

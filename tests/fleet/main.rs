@@ -14,13 +14,14 @@ mod support;
 mod fixtures;
 
 mod away;
-mod board;
+
 mod by_hand;
 mod clocks;
 mod connections;
 mod crowd;
 mod harness;
 mod holds;
+mod job_scripts;
 mod jobs;
 mod jobs_faults;
 mod limits;

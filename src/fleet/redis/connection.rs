@@ -1,9 +1,8 @@
-//! The way to Redis: one connection for short calls, made again whenever it breaks.
+//! The connection to Redis: one for short calls, opened again whenever it breaks.
 //!
-//! Every call has an end of its own, because a client that reconnects by itself lets a call hang
-//! for as long as the outage lasts. What is wrong is told once each way, not with each call. A host
-//! is *attached* while its heartbeat was answered within [`AWAY`]; everything else follows from
-//! that.
+//! Every call has its own timeout, because a client that reconnects by itself lets a call hang for as
+//! long as the outage lasts. A host is *attached* while its last successful heartbeat is no older than
+//! [`DETACH_AFTER`]; it logs each change of that state, not each failed call.
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,47 +17,49 @@ use super::scripts::RedisScript;
 use super::url::{RedisAddress, RedisConnection};
 use crate::clock;
 
-/// An answer that has not come by then does not come.
-pub const ANSWER: Duration = Duration::from_secs(5);
-/// Without a heartbeat's answer for so long a host is detached.
-pub const AWAY: Duration = Duration::from_secs(5);
-/// Between attempts to connect, with full jitter.
-const AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
-const WORDS: usize = 200;
+/// Timeout of one call.
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+/// A host without a successful heartbeat for this long is detached.
+pub const DETACH_AFTER: Duration = Duration::from_secs(5);
+/// Delay between attempts to connect: doubles from the first to the second, with full jitter.
+const RECONNECT_MIN: Duration = Duration::from_millis(100);
+const RECONNECT_MAX: Duration = Duration::from_secs(2);
+/// Length of an error text, in characters.
+const MAX_TEXT: usize = 200;
 
-/// Cheap to clone: all are the same way.
+/// Cheap to clone; clones share the connection.
 #[derive(Clone)]
 pub struct RedisLink(Arc<LinkInner>);
 
 struct LinkInner {
     address: RedisAddress,
-    /// What every key begins with.
+    /// Prefix of every key.
     prefix: String,
     connection: Mutex<ConnectionSlot>,
     broken: Notify,
     attached: watch::Sender<bool>,
-    /// Why the last call failed, for who tells that the fleet is away.
-    trouble: Mutex<String>,
+    /// The last failure, for the log.
+    last_error: Mutex<String>,
 }
 
 #[derive(Default)]
 struct ConnectionSlot {
     connection: Option<RedisConnection>,
-    /// Tells a connection from the one before.
+    /// Grows with each connection.
     generation: u64,
 }
 
-/// Why a call came to nothing.
+/// Why a call failed.
 #[derive(Debug, Error)]
 pub enum RedisCallError {
-    #[error("there is no connection")]
-    Away,
-    #[error("no answer within {ANSWER:?}")]
-    Silent,
+    #[error("not connected")]
+    NotConnected,
+    #[error("no reply within {CALL_TIMEOUT:?}")]
+    TimedOut,
     #[error("{0}")]
     Redis(#[from] RedisError),
-    #[error("it answered what was not expected: {0}")]
-    Odd(String),
+    #[error("unexpected reply: {0}")]
+    Unexpected(String),
 }
 
 impl RedisLink {
@@ -69,7 +70,7 @@ impl RedisLink {
             connection: Mutex::default(),
             broken: Notify::new(),
             attached: watch::Sender::new(false),
-            trouble: Mutex::new("nobody was reached yet".to_owned()),
+            last_error: Mutex::new("no connection yet".to_owned()),
         }))
     }
 
@@ -77,130 +78,136 @@ impl RedisLink {
         &self.0.address
     }
 
-    /// A key of this fleet's; all of them lie in one slot of a cluster.
+    /// A key of this fleet. All of them are in one slot of a cluster.
     pub fn key(&self, rest: &str) -> String {
         format!("{}{rest}", self.0.prefix)
     }
 
-    /// Runs a script on these keys, of which it is given the part behind the fleet's prefix.
+    /// Runs a script. `keys` are without the fleet's prefix.
     ///
     /// # Errors
-    /// Why there is no answer, or that it was an error.
+    /// If there is no reply, or it is an error.
     pub async fn run<T: FromRedisValue>(
         &self,
         script: &RedisScript,
         keys: &[&str],
         args: impl ToRedisArgs,
     ) -> Result<T, RedisCallError> {
-        let (mut connection, generation) = self.connection().ok_or(RedisCallError::Away)?;
+        let (mut connection, generation) = self.connection().ok_or(RedisCallError::NotConnected)?;
         let mut call = script.redis().prepare_invoke();
         keys.iter().for_each(|key| {
             call.key(self.key(key));
         });
         call.arg(args);
-        let answer = match &mut connection {
-            RedisConnection::One(one) => timed(call.invoke_async::<Value>(one)).await,
-            RedisConnection::Cluster(cluster) => timed(call.invoke_async::<Value>(cluster)).await,
+        let reply = match &mut connection {
+            RedisConnection::Single(single) => {
+                with_timeout(call.invoke_async::<Value>(single)).await
+            }
+            RedisConnection::Cluster(cluster) => {
+                with_timeout(call.invoke_async::<Value>(cluster)).await
+            }
         };
-        self.heard(answer, generation)
+        self.decode(reply, generation)
     }
 
     /// Runs a command.
     ///
     /// # Errors
-    /// As `run`.
+    /// Like `run`.
     pub async fn command<T: FromRedisValue>(
         &self,
         command: &redis::Cmd,
     ) -> Result<T, RedisCallError> {
-        let (mut connection, generation) = self.connection().ok_or(RedisCallError::Away)?;
-        let answer = match &mut connection {
-            RedisConnection::One(one) => timed(command.query_async::<Value>(one)).await,
-            RedisConnection::Cluster(cluster) => timed(command.query_async::<Value>(cluster)).await,
+        let (mut connection, generation) = self.connection().ok_or(RedisCallError::NotConnected)?;
+        let reply = match &mut connection {
+            RedisConnection::Single(single) => {
+                with_timeout(command.query_async::<Value>(single)).await
+            }
+            RedisConnection::Cluster(cluster) => {
+                with_timeout(command.query_async::<Value>(cluster)).await
+            }
         };
-        self.heard(answer, generation)
+        self.decode(reply, generation)
     }
 
-    fn heard<T: FromRedisValue>(
+    fn decode<T: FromRedisValue>(
         &self,
-        answer: Result<Value, RedisCallError>,
+        reply: Result<Value, RedisCallError>,
         generation: u64,
     ) -> Result<T, RedisCallError> {
-        match answer {
+        match reply {
             Ok(value) => {
-                let shown = || short(&format!("{value:?}"));
-                T::from_redis_value_ref(&value).map_err(|_| RedisCallError::Odd(shown()))
+                let text = || one_line(&format!("{value:?}"));
+                T::from_redis_value_ref(&value).map_err(|_| RedisCallError::Unexpected(text()))
             }
-            Err(failure) => {
-                *self.0.trouble.lock() = short(&failure.to_string());
-                if failure.breaks() {
+            Err(error) => {
+                *self.0.last_error.lock() = one_line(&error.to_string());
+                if error.is_connection_broken() {
                     self.drop_connection(generation);
                 }
-                Err(failure)
+                Err(error)
             }
         }
     }
 
-    /// What went wrong last.
-    pub fn trouble(&self) -> String {
-        self.0.trouble.lock().clone()
+    pub fn last_error(&self) -> String {
+        self.0.last_error.lock().clone()
     }
 
     pub fn is_attached(&self) -> bool {
         *self.0.attached.borrow()
     }
 
-    /// Tells whether the fleet is there; whether that is news.
-    pub fn attach(&self, attached: bool) -> bool {
-        self.0.attached.send_replace(attached) != attached
+    pub fn set_attached(&self, attached: bool) {
+        self.0.attached.send_replace(attached);
     }
 
-    /// Hears each time that it is attached or detached.
+    /// Receives each change between attached and detached.
     pub fn watch(&self) -> watch::Receiver<bool> {
         self.0.attached.subscribe()
     }
 
-    /// Connects, and again whenever that breaks.
-    pub async fn keep(&self) {
-        let mut most = AGAIN.0;
+    /// Connects, and reconnects whenever the connection breaks.
+    pub async fn maintain(&self) {
+        let mut longest = RECONNECT_MIN;
         loop {
             let broken = self.0.broken.notified();
-            match self.0.address.connect(ANSWER).await {
+            match self.0.address.connect(CALL_TIMEOUT).await {
                 Ok(connection) => {
-                    self.hold(connection);
-                    let began = clock::now();
+                    self.set_connection(connection);
+                    let connected = clock::now();
                     broken.await;
-                    if clock::since(began) > AWAY {
-                        most = AGAIN.0;
+                    if clock::since(connected) > DETACH_AFTER {
+                        longest = RECONNECT_MIN;
                     }
                 }
-                Err(error) => *self.0.trouble.lock() = short(&error.to_string()),
+                Err(error) => *self.0.last_error.lock() = one_line(&error.to_string()),
             }
-            tokio::time::sleep(most.mul_f64(clock::draw())).await;
-            most = (most * 2).min(AGAIN.1);
+            tokio::time::sleep(longest.mul_f64(clock::draw())).await;
+            longest = (longest * 2).min(RECONNECT_MAX);
         }
     }
 
-    fn hold(&self, connection: RedisConnection) {
-        let mut held = self.0.connection.lock();
-        held.connection = Some(connection);
-        held.generation += 1;
+    fn set_connection(&self, connection: RedisConnection) {
+        let mut slot = self.0.connection.lock();
+        slot.connection = Some(connection);
+        slot.generation += 1;
     }
 
     fn connection(&self) -> Option<(RedisConnection, u64)> {
-        let held = self.0.connection.lock();
-        Some((held.connection.clone()?, held.generation))
+        let slot = self.0.connection.lock();
+        Some((slot.connection.clone()?, slot.generation))
     }
 
-    /// A heartbeat that is overdue: another connection may fare better.
-    pub fn give_up(&self) {
+    /// Drops the connection, so that another one is opened.
+    pub fn reconnect(&self) {
         let generation = self.0.connection.lock().generation;
         self.drop_connection(generation);
     }
 
     fn drop_connection(&self, generation: u64) {
-        let mut held = self.0.connection.lock();
-        if held.generation == generation && held.connection.take().is_some() {
+        let mut slot = self.0.connection.lock();
+        if slot.generation == generation && slot.connection.take().is_some() {
             self.0.broken.notify_one();
         }
     }
@@ -213,11 +220,10 @@ impl fmt::Debug for RedisLink {
 }
 
 impl RedisCallError {
-    /// Whether another connection is wanted: this one is of no use, or leads to a server that was
-    /// demoted.
-    fn breaks(&self) -> bool {
+    /// Whether the connection is to be replaced: it is broken, or leads to a demoted server.
+    fn is_connection_broken(&self) -> bool {
         match self {
-            RedisCallError::Silent => true,
+            RedisCallError::TimedOut => true,
             RedisCallError::Redis(error) => {
                 error.is_unrecoverable_error()
                     || error.is_io_error()
@@ -229,28 +235,29 @@ impl RedisCallError {
                             | ErrorKind::Server(ServerErrorKind::MasterDown)
                     )
             }
-            RedisCallError::Away | RedisCallError::Odd(_) => false,
+            RedisCallError::NotConnected | RedisCallError::Unexpected(_) => false,
         }
     }
 }
 
-async fn timed<T>(call: impl Future<Output = Result<T, RedisError>>) -> Result<T, RedisCallError> {
-    match tokio::time::timeout(ANSWER, call).await {
-        Ok(answer) => Ok(answer?),
-        Err(_) => Err(RedisCallError::Silent),
+async fn with_timeout<T>(
+    call: impl Future<Output = Result<T, RedisError>>,
+) -> Result<T, RedisCallError> {
+    match tokio::time::timeout(CALL_TIMEOUT, call).await {
+        Ok(reply) => Ok(reply?),
+        Err(_) => Err(RedisCallError::TimedOut),
     }
 }
 
 /// One line of bounded length.
-fn short(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(WORDS).collect()
+fn one_line(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(MAX_TEXT).collect()
 }
 
-/// By this host's clock: `until` by Redis', which said `now` when an answer came `at`.
+/// Converts `until` on Redis' clock to this host's clock. A reply that arrived `at` contained `now`.
 pub fn instant(until: u64, now: u64, at: Instant) -> Instant {
     at + Duration::from_micros(until.saturating_sub(now)).min(FARTHEST)
 }
 
-/// Ends that lie beyond it are taken for this: an `Instant` must be able to hold them, and the clock
-/// that told them may have been set.
+/// Bound for a converted time: Redis' clock may have been set.
 const FARTHEST: Duration = Duration::from_secs(31 * 24 * 3600);

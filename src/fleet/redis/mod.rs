@@ -1,4 +1,4 @@
-//! The connection to Redis, its URL, and the scripts that run there.
+//! The connection to Redis, its URL, and the scripts.
 
 pub mod connection;
 pub mod scripts;

@@ -1,13 +1,13 @@
-//! The scripts that Redis runs for us, each atomic; found by their hash, loaded again where a
-//! server has forgotten them.
+//! The scripts that run in Redis, each atomic. They are called by hash, and loaded again if a server
+//! has lost them.
 
 use std::fmt;
 
-/// One of `src/fleet/scripts/*.lua`, behind what they have in common.
+/// A script, after the functions that it shares with others.
 pub struct RedisScript(redis::Script);
 
 impl RedisScript {
-    pub fn of(body: &str) -> RedisScript {
+    pub fn new(body: &str) -> RedisScript {
         RedisScript(redis::Script::new(body))
     }
 
@@ -24,15 +24,15 @@ impl fmt::Debug for RedisScript {
 
 macro_rules! with_register {
     ($file:literal) => {
-        RedisScript::of(concat!(
+        RedisScript::new(concat!(
             include_str!("../scripts/register.lua"),
             include_str!(concat!("../scripts/", $file))
         ))
     };
 }
 
-/// Of breakers, holds and hosts. Each is given the keys `cb`, `cb:t`, `cb:x`, `cb:v:KEY`, `cb:l:KEY`,
-/// `cb:w:KEY`, `cb:h:KEY` where it speaks of one breaker.
+/// The scripts of breakers, holds, limits and hosts. Those of one breaker get the keys `cb`, `cb:t`,
+/// `cb:x`, `cb:v:KEY`, `cb:l:KEY`, `cb:w:KEY` and `cb:h:KEY`.
 #[derive(Debug)]
 pub struct FleetScripts {
     pub vote: RedisScript,
@@ -56,12 +56,12 @@ impl FleetScripts {
             renew: with_register!("renew.lua"),
             result: with_register!("result.lua"),
             assert: with_register!("assert.lua"),
-            heartbeat: RedisScript::of(include_str!("../scripts/heartbeat.lua")),
-            force: RedisScript::of(include_str!("../scripts/force.lua")),
-            hold: RedisScript::of(include_str!("../scripts/hold.lua")),
-            chunk: RedisScript::of(include_str!("../scripts/chunk.lua")),
-            snapshot: RedisScript::of(include_str!("../scripts/snapshot.lua")),
-            look: RedisScript::of(include_str!("../scripts/look.lua")),
+            heartbeat: RedisScript::new(include_str!("../scripts/heartbeat.lua")),
+            force: RedisScript::new(include_str!("../scripts/force.lua")),
+            hold: RedisScript::new(include_str!("../scripts/hold.lua")),
+            chunk: RedisScript::new(include_str!("../scripts/chunk.lua")),
+            snapshot: RedisScript::new(include_str!("../scripts/snapshot.lua")),
+            look: RedisScript::new(include_str!("../scripts/look.lua")),
         }
     }
 }

@@ -1,19 +1,19 @@
-//! Where the fleet's Redis is: `--redis URL`, or where the URL is kept.
+//! The address of the fleet's Redis: `--redis URL`, `--redis env:NAME` or `--redis file:PATH`.
 //!
-//! | URL | what |
+//! | URL | server |
 //! | --- | --- |
 //! | `redis://[user:password@]host[:6379][/db]` | one server |
 //! | `rediss://...` | the same over TLS |
-//! | `unix:///path/to/redis.sock[?db=0&user=u&pass=p]` | one server, by a socket |
-//! | `redis+sentinel://[user:password@]host:26379[,host2:26379]/name[/db]` | the server that Sentinels name |
+//! | `unix:///path/to/redis.sock[?db=0&user=u&pass=p]` | one server, through a socket |
+//! | `redis+sentinel://[user:password@]host:26379[,host2:26379]/name[/db]` | a server found through Sentinels |
 //! | `redis+cluster://[user:password@]host:6379[,host2:6379]` | a cluster |
 //!
-//! `rediss+sentinel` and `rediss+cluster` are their TLS forms. With TLS, `?ca=FILE&cert=FILE&key=FILE` name
-//! a certificate authority instead of the system's, and a client's certificate and key; for Sentinels that want
-//! one, `?sentinel_password=...`. What is secret in a URL is told nowhere.
+//! `rediss+sentinel` and `rediss+cluster` are the TLS forms. With TLS, `?ca=FILE&cert=FILE&key=FILE`
+//! set a certificate authority instead of the system's, and a client certificate and its key.
+//! `?sentinel_password=...` is for Sentinels that require one. Secrets in a URL are never shown.
 
-use std::fs;
 use std::time::Duration;
+use std::{fmt, fs};
 
 use redis::aio::MultiplexedConnection;
 use redis::cluster::{ClusterClient, ClusterClientBuilder};
@@ -27,16 +27,15 @@ use thiserror::Error;
 
 const SERVER_PORT: u16 = 6379;
 const SENTINEL_PORT: u16 = 26379;
-/// A connection that is not there by then is given up.
-const CONNECT: Duration = Duration::from_secs(3);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Why a URL names no Redis.
+/// Why a URL is rejected.
 #[derive(Debug, Error)]
 pub enum RedisUrlError {
     #[error("--redis: {0} (expected a URL such as redis://127.0.0.1:6379)")]
     Source(String),
     #[error(
-        "--redis: `{0}` is no scheme of a Redis (expected redis, rediss, unix, redis+sentinel or redis+cluster)"
+        "--redis: `{0}` is not a scheme for Redis (expected redis, rediss, unix, redis+sentinel or redis+cluster)"
     )]
     Scheme(String),
     #[error("--redis: {0}")]
@@ -45,22 +44,22 @@ pub enum RedisUrlError {
     File { name: &'static str, path: String, source: std::io::Error },
 }
 
-/// A Redis that can be connected to.
+/// The address of a Redis.
 #[derive(Clone)]
 pub struct RedisAddress {
-    place: Topology,
-    /// The URL without what is secret in it.
-    shown: String,
+    topology: Topology,
+    /// The URL without secrets.
+    display: String,
 }
 
 #[derive(Clone)]
 enum Topology {
-    One(Box<Client>),
+    Single(Box<Client>),
     Sentinel(Box<SentinelSet>),
     Cluster(Box<ClusterClient>),
 }
 
-/// A client of Sentinels keeps what it learned behind `&mut`, so one is made for each connection.
+/// A Sentinel client needs `&mut`, so each connection gets one of its own.
 #[derive(Clone)]
 struct SentinelSet {
     url: RedisUrl,
@@ -68,20 +67,26 @@ struct SentinelSet {
     db: i64,
 }
 
-/// A connection of either kind.
+/// A connection to a single server or a cluster.
 #[derive(Clone)]
 pub enum RedisConnection {
-    One(MultiplexedConnection),
+    Single(MultiplexedConnection),
     Cluster(ClusterConnection),
 }
 
-/// A URL in its parts.
+#[derive(Clone)]
+struct HostPort {
+    host: String,
+    port: Option<u16>,
+}
+
+/// The parts of a URL.
 #[derive(Clone)]
 struct RedisUrl {
     tls: bool,
     user: Option<String>,
     password: Option<String>,
-    hosts: Vec<(String, Option<u16>)>,
+    hosts: Vec<HostPort>,
     path: String,
     certificates: Option<TlsCertificates>,
     sentinel_password: Option<String>,
@@ -91,11 +96,11 @@ impl RedisAddress {
     /// Reads `env:NAME`, `file:PATH`, or the URL itself.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// If there is no valid URL.
     pub fn read(source: &str) -> Result<RedisAddress, RedisUrlError> {
         let text = match source.split_once(':') {
             Some(("env", name)) => std::env::var(name)
-                .map_err(|_| RedisUrlError::Source(format!("there is no variable `{name}`")))?,
+                .map_err(|_| RedisUrlError::Source(format!("the variable `{name}` is not set")))?,
             Some(("file", path)) if !path.starts_with("//") => fs::read_to_string(path)
                 .map_err(|error| RedisUrlError::Source(format!("{path}: {error}")))?,
             _ => source.to_owned(),
@@ -105,81 +110,74 @@ impl RedisAddress {
 
     fn parse(text: &str) -> Result<RedisAddress, RedisUrlError> {
         let Some((scheme, rest)) = text.split_once("://") else {
-            return Err(RedisUrlError::Source("there is no `://` in it".to_owned()));
+            return Err(RedisUrlError::Source("it has no `://`".to_owned()));
         };
-        let (kind, tls) = match scheme {
-            "redis" => ("one", false),
-            "rediss" => ("one", true),
-            "unix" | "redis+unix" => ("unix", false),
-            "redis+sentinel" => ("sentinel", false),
-            "rediss+sentinel" => ("sentinel", true),
-            "redis+cluster" => ("cluster", false),
-            "rediss+cluster" => ("cluster", true),
-            other => return Err(RedisUrlError::Scheme(other.to_owned())),
-        };
-        if kind == "unix" {
+        if let "unix" | "redis+unix" = scheme {
             let path = rest.split('?').next().unwrap_or_default();
             let client = Client::open(text).map_err(|error| url_error(&error))?;
-            return Ok(RedisAddress {
-                place: Topology::One(Box::new(client)),
-                shown: format!("unix://{path}"),
-            });
+            let display = format!("unix://{path}");
+            return Ok(RedisAddress { topology: Topology::Single(Box::new(client)), display });
         }
-        let url = RedisUrl::read(rest, tls)?;
-        let hosts: Vec<String> = url.hosts.iter().map(shown_host).collect();
-        let shown = format!("{scheme}://{}{}", hosts.join(","), url.path);
-        let place = match kind {
-            "sentinel" => Topology::Sentinel(Box::new(SentinelSet::of(url)?)),
-            "cluster" => Topology::Cluster(Box::new(url.cluster()?)),
-            _ => Topology::One(Box::new(url.one()?)),
+        let topology: fn(RedisUrl) -> Result<Topology, RedisUrlError> = match scheme {
+            "redis" | "rediss" => |url| Ok(Topology::Single(Box::new(url.single()?))),
+            "redis+sentinel" | "rediss+sentinel" => {
+                |url| Ok(Topology::Sentinel(Box::new(SentinelSet::new(url)?)))
+            }
+            "redis+cluster" | "rediss+cluster" => {
+                |url| Ok(Topology::Cluster(Box::new(url.cluster()?)))
+            }
+            other => return Err(RedisUrlError::Scheme(other.to_owned())),
         };
-        Ok(RedisAddress { place, shown })
+        let url = RedisUrl::parse(rest, scheme.starts_with("rediss"))?;
+        let hosts: Vec<String> = url.hosts.iter().map(HostPort::to_string).collect();
+        let display = format!("{scheme}://{}{}", hosts.join(","), url.path);
+        Ok(RedisAddress { topology: topology(url)?, display })
     }
 
-    /// Without what is secret in it.
-    pub fn shown(&self) -> &str {
-        &self.shown
+    /// The URL without secrets.
+    pub fn display(&self) -> &str {
+        &self.display
     }
 
-    /// Connects; `answer`: how long any answer may take on it.
+    /// Connects; `reply_timeout` applies to each reply.
     ///
     /// # Errors
-    /// When nobody is there, or it does not let us in.
-    pub async fn connect(&self, answer: Duration) -> Result<RedisConnection, RedisError> {
+    /// If there is no server, or it rejects the login.
+    pub async fn connect(&self, reply_timeout: Duration) -> Result<RedisConnection, RedisError> {
         let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(CONNECT))
-            .set_response_timeout(Some(answer));
-        match &self.place {
-            Topology::One(client) => client
+            .set_connection_timeout(Some(CONNECT_TIMEOUT))
+            .set_response_timeout(Some(reply_timeout));
+        match &self.topology {
+            Topology::Single(client) => client
                 .get_multiplexed_async_connection_with_config(&config)
                 .await
-                .map(RedisConnection::One),
+                .map(RedisConnection::Single),
             Topology::Sentinel(sentinels) => {
                 let mut client = sentinels.client()?;
-                client.get_async_connection_with_config(&config).await.map(RedisConnection::One)
+                client.get_async_connection_with_config(&config).await.map(RedisConnection::Single)
             }
             Topology::Cluster(client) => {
                 let config = redis::cluster::ClusterConfig::new()
-                    .set_connection_timeout(CONNECT)
-                    .set_response_timeout(answer);
+                    .set_connection_timeout(CONNECT_TIMEOUT)
+                    .set_response_timeout(reply_timeout);
                 client.get_async_connection_with_config(config).await.map(RedisConnection::Cluster)
             }
         }
     }
 }
 
-impl std::fmt::Debug for RedisConnection {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for RedisConnection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            RedisConnection::One(_) => "One",
+            RedisConnection::Single(_) => "Single",
             RedisConnection::Cluster(_) => "Cluster",
         })
     }
 }
 
-impl std::fmt::Debug for RedisAddress {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Address({})", self.shown)
+impl fmt::Debug for RedisAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Address({})", self.display)
     }
 }
 
@@ -187,15 +185,20 @@ fn url_error(error: &RedisError) -> RedisUrlError {
     RedisUrlError::Url(error.category().to_owned())
 }
 
-fn shown_host((host, port): &(String, Option<u16>)) -> String {
-    let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
-    port.map_or(host.clone(), |port| format!("{host}:{port}"))
+impl fmt::Display for HostPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.host.contains(':') {
+            true => write!(f, "[{}]", self.host)?,
+            false => f.write_str(&self.host)?,
+        }
+        self.port.map_or(Ok(()), |port| write!(f, ":{port}"))
+    }
 }
 
 // === impl Url ===
 
 impl RedisUrl {
-    fn read(rest: &str, tls: bool) -> Result<RedisUrl, RedisUrlError> {
+    fn parse(rest: &str, tls: bool) -> Result<RedisUrl, RedisUrlError> {
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
         let (authority, path) = match rest.find('/') {
             Some(at) => rest.split_at(at),
@@ -203,15 +206,15 @@ impl RedisUrl {
         };
         let (login, hosts) = authority.rsplit_once('@').unwrap_or(("", authority));
         let (user, password) = login.split_once(':').unwrap_or((login, ""));
-        let some = |text: &str| {
-            let text = decoded(text)?;
+        let non_empty = |text: &str| {
+            let text = percent_decode(text)?;
             Ok::<_, RedisUrlError>((!text.is_empty()).then_some(text))
         };
-        let hosts = hosts.split(',').map(host).collect::<Result<Vec<_>, _>>()?;
+        let hosts = hosts.split(',').map(HostPort::parse).collect::<Result<Vec<_>, _>>()?;
         let mut url = RedisUrl {
             tls,
-            user: some(user)?,
-            password: some(password)?,
+            user: non_empty(user)?,
+            password: non_empty(password)?,
             hosts,
             path: path.to_owned(),
             certificates: None,
@@ -225,17 +228,17 @@ impl RedisUrl {
         let (mut ca, mut cert, mut key) = (None, None, None);
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let value = decoded(value)?;
+            let value = percent_decode(value)?;
             match name {
                 "ca" => ca = Some(file("ca", &value)?),
                 "cert" => cert = Some(file("cert", &value)?),
                 "key" => key = Some(file("key", &value)?),
                 "sentinel_password" => self.sentinel_password = Some(value),
                 _ => {
-                    let what = format!(
-                        "`{name}` is no option (expected ca, cert, key or sentinel_password)"
+                    let message = format!(
+                        "`{name}` is not an option (expected ca, cert, key or sentinel_password)"
                     );
-                    return Err(RedisUrlError::Url(what));
+                    return Err(RedisUrlError::Url(message));
                 }
             }
         }
@@ -248,16 +251,16 @@ impl RedisUrl {
         };
         if ca.is_some() || client_tls.is_some() {
             if !self.tls {
-                let what = "certificates without TLS (expected rediss:// in place of redis://)";
-                return Err(RedisUrlError::Url(what.to_owned()));
+                let message = "certificates without TLS (expected rediss:// instead of redis://)";
+                return Err(RedisUrlError::Url(message.to_owned()));
             }
             self.certificates = Some(TlsCertificates { client_tls, root_cert: ca });
         }
         Ok(())
     }
 
-    fn address(&self, (host, port): &(String, Option<u16>), usual: u16) -> ConnectionAddr {
-        let (host, port) = (host.clone(), port.unwrap_or(usual));
+    fn address(&self, host: &HostPort, default_port: u16) -> ConnectionAddr {
+        let (host, port) = (host.host.clone(), host.port.unwrap_or(default_port));
         if self.tls {
             ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None }
         } else {
@@ -265,10 +268,10 @@ impl RedisUrl {
         }
     }
 
-    fn one(&self) -> Result<Client, RedisUrlError> {
+    fn single(&self) -> Result<Client, RedisUrlError> {
         let [host] = &self.hosts[..] else {
-            let what = "several hosts (expected redis+sentinel:// or redis+cluster:// for them)";
-            return Err(RedisUrlError::Url(what.to_owned()));
+            let message = "several hosts (expected redis+sentinel:// or redis+cluster://)";
+            return Err(RedisUrlError::Url(message.to_owned()));
         };
         let info = self.address(host, SERVER_PORT).into_connection_info();
         let info = info.map_err(|error| url_error(&error))?;
@@ -289,7 +292,8 @@ impl RedisUrl {
 
     fn cluster(&self) -> Result<ClusterClient, RedisUrlError> {
         let nodes = self.hosts.iter().map(|host| self.address(host, SERVER_PORT));
-        let mut builder = ClusterClientBuilder::new(nodes).retries(2).connection_timeout(CONNECT);
+        let mut builder =
+            ClusterClientBuilder::new(nodes).retries(2).connection_timeout(CONNECT_TIMEOUT);
         if let Some(user) = &self.user {
             builder = builder.username(user);
         }
@@ -307,12 +311,12 @@ impl RedisUrl {
 }
 
 impl SentinelSet {
-    fn of(url: RedisUrl) -> Result<SentinelSet, RedisUrlError> {
+    fn new(url: RedisUrl) -> Result<SentinelSet, RedisUrlError> {
         let mut parts = url.path.trim_start_matches('/').splitn(2, '/');
         let name = parts.next().unwrap_or_default().to_owned();
         if name.is_empty() {
-            let what = "no name of a server (expected redis+sentinel://host:26379/NAME)";
-            return Err(RedisUrlError::Url(what.to_owned()));
+            let message = "no server name (expected redis+sentinel://host:26379/NAME)";
+            return Err(RedisUrlError::Url(message.to_owned()));
         }
         let db = db(parts.next().unwrap_or_default())?;
         Ok(SentinelSet { url, name, db })
@@ -351,19 +355,22 @@ fn db(path: &str) -> Result<i64, RedisUrlError> {
     match path.trim_matches('/') {
         "" => Ok(0),
         text => text.parse().map_err(|_| {
-            RedisUrlError::Url(format!("`{text}` is no database (expected a number, such as 0)"))
+            RedisUrlError::Url(format!("`{text}` is not a database (expected a number, such as 0)"))
         }),
     }
 }
 
-fn host(text: &str) -> Result<(String, Option<u16>), RedisUrlError> {
-    let none = || RedisUrlError::Url(format!("`{text}` is no host (expected HOST or HOST:PORT)"));
-    let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        Some((host, rest)) => (host, rest.strip_prefix(':')),
-        None => text.rsplit_once(':').map_or((text, None), |(host, port)| (host, Some(port))),
-    };
-    let port = port.map(|port| port.parse().map_err(|_| none())).transpose()?;
-    if host.is_empty() { Err(none()) } else { Ok((host.to_owned(), port)) }
+impl HostPort {
+    fn parse(text: &str) -> Result<HostPort, RedisUrlError> {
+        let invalid =
+            || RedisUrlError::Url(format!("`{text}` is not a host (expected HOST or HOST:PORT)"));
+        let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+            Some((host, rest)) => (host, rest.strip_prefix(':')),
+            None => text.rsplit_once(':').map_or((text, None), |(host, port)| (host, Some(port))),
+        };
+        let port = port.map(|port| port.parse().map_err(|_| invalid())).transpose()?;
+        if host.is_empty() { Err(invalid()) } else { Ok(HostPort { host: host.to_owned(), port }) }
+    }
 }
 
 fn file(name: &'static str, path: &str) -> Result<Vec<u8>, RedisUrlError> {
@@ -371,8 +378,8 @@ fn file(name: &'static str, path: &str) -> Result<Vec<u8>, RedisUrlError> {
 }
 
 /// `%41` is `A`.
-fn decoded(text: &str) -> Result<String, RedisUrlError> {
-    let none = || RedisUrlError::Url("a `%` without two hexadecimal digits behind it".to_owned());
+fn percent_decode(text: &str) -> Result<String, RedisUrlError> {
+    let invalid = || RedisUrlError::Url("a `%` without two hexadecimal digits".to_owned());
     let (mut bytes, mut rest) = (Vec::with_capacity(text.len()), text.bytes());
     while let Some(byte) = rest.next() {
         if byte != b'%' {
@@ -380,11 +387,11 @@ fn decoded(text: &str) -> Result<String, RedisUrlError> {
             continue;
         }
         let mut digit = || char::from(rest.next()?).to_digit(16);
-        let (high, low) = (digit().ok_or_else(none)?, digit().ok_or_else(none)?);
+        let (high, low) = (digit().ok_or_else(invalid)?, digit().ok_or_else(invalid)?);
         bytes.push((high * 16 + low) as u8);
     }
     String::from_utf8(bytes)
-        .map_err(|_| RedisUrlError::Url("what `%` stands for is no text".into()))
+        .map_err(|_| RedisUrlError::Url("percent-encoded bytes are not UTF-8".into()))
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
--- A host knows a newer register than Redis, which lost some: it is put back. Half-open comes back as open and over, since
--- its leases are gone.
+-- Restores a host's register that is newer than the stored one, which Redis lost. Half-open comes back as an elapsed open,
+-- because its leases are lost.
 -- ARGV: breaker, register
 local r = read()
 local e, w, s, u, t, p, n, o, c = string.match(ARGV[2],
@@ -11,4 +11,4 @@ if e and (tonumber(e) > r.epoch or (tonumber(e) == r.epoch and w > r.writer)) th
   redis.call('DEL', leases, votes, awaited)
   save(r, was, 'asserted')
 end
-return answer(r)
+return reply(r)

@@ -1,19 +1,18 @@
--- A host asks for a piece of a limit that the fleet shares, and tells what it took beyond what it was given. GCRA: kept is
--- when all of the burst will be there again, as `end at`: nobody waits for longer than when it was told, wherever the
--- clock was set since. What is not there yet is given for later, so that hosts take turns and a large request is never
--- overtaken for ever.
--- KEYS: the limit. ARGV: rate a second, burst, want, least, debt (below 0: what was given and not used)
+-- Grants a chunk of a shared limit, and settles what the host took beyond its chunks. GCRA: the value is `end at`, the time
+-- at which the whole burst is available again and the time of writing. The difference bounds the wait if the clock is set.
+-- Capacity that does not exist yet is granted for later, so hosts take turns and a large request is not overtaken for ever.
+-- KEYS: the limit. ARGV: rate per second, burst, want, least, debt (negative: granted and not used)
 local limit = KEYS[1]
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local rate, burst, want, least, debt = unpack(ARGV)
 rate, burst, want, least, debt = tonumber(rate), tonumber(burst), tonumber(want), tonumber(least), tonumber(debt)
 local function whole(n) return string.format('%.0f', n) end
--- Nothing is given for later than this, beyond what it takes to come itself; no debt lasts for longer than that.
+-- The latest moment of a grant, beyond the grant's own time; and the longest debt.
 local AHEAD, LONGEST = 5 * 1000000, 86400 * 1000000
 local function time_for(amount) return amount / rate * 1000000 end
 
--- Anything that is no limit counts as none.
+-- A malformed value counts as absent.
 local line = redis.pcall('GET', limit)
 local till, at = string.match(type(line) == 'string' and line or '', '^(%d+) (%d+)$')
 till, at = tonumber(till or 0), tonumber(at or 0)

@@ -1,7 +1,7 @@
--- A host lives, and has traffic at these breakers. Says what registers come to, so that who missed one reads them all.
--- KEYS: hosts, facts of each, totals, registers, stream, holds, by hand; then the hosts with traffic at each breaker.
+-- Records a host's presence and its traffic. Returns the sum of all epochs, so that a host that missed a register notices.
+-- KEYS: hosts, facts, totals, registers, stream, holds, overrides; then the hosts with traffic of each breaker.
 -- ARGV: host, facts, ttl_ms
-local hosts, facts, totals, registers, stream, holds, forced = unpack(KEYS)
+local hosts, facts, totals, registers, stream, holds, overrides = unpack(KEYS)
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local function whole(n) return string.format('%.0f', n) end
@@ -20,8 +20,8 @@ for i = 8, #KEYS do
   redis.call('ZADD', KEYS[i], whole(now + 30000 * 1000), host)
   redis.call('PEXPIRE', KEYS[i], 60000)
 end
--- Read, so that a key of another type is found out here.
+-- Fails here if a key has another type.
 redis.call('HLEN', holds)
-redis.call('HLEN', forced)
+redis.call('HLEN', overrides)
 redis.call('XLEN', stream)
 return { whole(now), redis.call('ZCARD', hosts), redis.call('HLEN', registers), redis.call('HGET', totals, 'sum') or '0' }

@@ -1,5 +1,5 @@
--- A provider asked somebody to wait: everybody does. Of two ends the later one counts. Kept as `end at`: nobody waits for
--- longer than from when it was told, wherever the clock was set since.
+-- Stores a hold for all hosts; of two ends the later one counts. The value is `end at`, the end and the time of writing.
+-- The difference bounds the wait if the clock is set.
 -- KEYS: holds, stream. ARGV: key, left_ms, host
 local holds, stream = KEYS[1], KEYS[2]
 local time = redis.call('TIME')

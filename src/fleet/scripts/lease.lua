@@ -1,5 +1,5 @@
--- A request wants to probe. An open that is over becomes half-open here; its end is over for whoever asks, since a host
--- asks only when its own copy of it is, and clocks may have been set.
+-- Grants a probe lease. An elapsed open becomes half-open. A host calls this only after its own copy of the end, so its
+-- epoch suffices if the clock was set.
 -- ARGV: breaker, host, seen, lease_ms, permits, needed, number
 local host, seen, lease_ms = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local r = read()
@@ -23,4 +23,4 @@ if r.state == 'H' then
     redis.call('PEXPIRE', awaited, 10000)
   end
 end
-return answer(r, lease)
+return reply(r, lease)

@@ -1,4 +1,4 @@
--- Who votes, who has a lease and for how long yet, and the register: for people.
+-- Returns votes, leases with their remaining time, and the register, for the admin API.
 -- KEYS: registers, votes, leases. ARGV: breaker
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]

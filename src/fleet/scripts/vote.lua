@@ -1,5 +1,5 @@
--- A host's own breaker tripped: the fleet's opens when enough of those with traffic there say so.
--- ARGV: breaker, host, seen, vote_ms, quorum, share, base_ms, multiplier, most_ms, jitter, reset_ms, why
+-- Records the vote of a host whose own breaker tripped. The fleet's breaker opens when enough hosts with traffic voted.
+-- ARGV: breaker, host, seen, vote_ms, quorum, fraction, base_ms, multiplier, max_ms, jitter, reset_ms, reason
 local host, seen, vote_ms = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local r = read()
 if r.state == 'C' and seen >= r.epoch then
@@ -12,12 +12,12 @@ if r.state == 'C' and seen >= r.epoch then
   local needed = math.max(tonumber(ARGV[5]), math.ceil(redis.call('ZCARD', busy) * ARGV[6]))
   if redis.call('ZCARD', votes) >= needed then
     local was = r.epoch
-    local held = now - r.closed
-    r.trips = (held >= 0 and held < ARGV[11] * 1000) and r.trips + 1 or 1
+    local closed_for = now - r.closed
+    r.trips = (closed_for >= 0 and closed_for < ARGV[11] * 1000) and r.trips + 1 or 1
     r.epoch, r.writer, r.state, r.ok = next_epoch(r, seen), host, 'O', 0
     r.till = now + open_for(r.trips, ARGV[7], ARGV[8], ARGV[9], ARGV[10])
     redis.call('DEL', votes, leases, awaited)
     save(r, was, ARGV[12])
   end
 end
-return answer(r)
+return reply(r)

@@ -1,3 +1,3 @@
--- An owner lives. How many changes it made, how many of its jobs are here, and Redis' clock.
+-- An owner's heartbeat. Returns its number of changes, the number of its jobs, and Redis' clock.
 -- ARGV: owner
-return { counted(), redis.call('SCARD', sound(base .. 'o:' .. me, 'set')), whole(now) }
+return { count_change(), redis.call('SCARD', typed(base .. 'o:' .. me, 'set')), whole(now) }

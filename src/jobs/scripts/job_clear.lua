@@ -1,15 +1,15 @@
--- The owner has no more to do with these. Whoever still runs one hears of it.
+-- The owner removes jobs. A host that still runs one learns of it when it renews the lease.
 -- ARGV: owner, id...
-local count = counted()
-local all, done = sound(base .. 'o:' .. me, 'set'), done_of(me)
+local count = count_change()
+local all, done = typed(base .. 'o:' .. me, 'set'), results_key(me)
 for i = 2, #ARGV do
   local id = ARGV[i]
   local job = read(id)
   if job and job.owner == me then
     redis.call('ZREM', done, id)
-    local runs = left(job) > 0 and job.holder ~= me
+    local runs = lease_left(job) > 0 and job.holder ~= me
     redis.call('ZREM', leases, id)
-    leave_line(job)
+    leave_partition(job)
     redis.call('DEL', job.key)
     if runs then
       redis.call('HSET', job.key, 'st', 'X', 'o', me)

@@ -1,6 +1,6 @@
--- How jobs of this owner ended elsewhere, the first of them.
+-- Returns the first results of jobs of this owner that ended elsewhere.
 -- ARGV: owner, most
-local done = done_of(me)
+local done = results_key(me)
 local fetched, bytes = {}, 0
 for _, id in ipairs(redis.call('ZRANGE', done, 0, ARGV[2] - 1)) do
   local job = read(id)

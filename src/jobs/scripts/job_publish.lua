@@ -1,41 +1,41 @@
--- The owner tells of jobs, which others may run then; one that is being run or has ended stays as it is. With `claim` it
--- takes the (one) job for itself at once.
--- ARGV: owner, claim, then of each: id, line, since_ms (from now), expires_ms, keep_ms, attempts, deliveries, method, uri,
+-- The owner publishes jobs, which other hosts may run from then on. A job that runs or has ended stays as it is. With
+-- `claim` the owner claims the (one) job at once.
+-- ARGV: owner, claim, then of each: id, partition, ready_in_ms, expires_ms, keep_ms, attempts, deliveries, method, uri,
 -- headers, body, flow
 local claim = ARGV[2] == '1'
-local all = sound(base .. 'o:' .. me, 'set')
-local count = claim and 0 or counted()
-local stand = {}
+local all = typed(base .. 'o:' .. me, 'set')
+local count = claim and 0 or count_change()
+local states = {}
 for i = 3, #ARGV, 12 do
-  local id, line = ARGV[i], ARGV[i + 1]
+  local id, partition = ARGV[i], ARGV[i + 1]
   local known = read(id)
-  local job = known or { id = id, key = base .. 'b:' .. id, st = '', line = '', n = 0, attempts = 0, deliveries = 0 }
-  local runs = left(job) > 0 and (job.holder ~= me or not claim)
+  local job = known or { id = id, key = base .. 'b:' .. id, st = '', partition = '', n = 0, attempts = 0, deliveries = 0 }
+  local runs = lease_left(job) > 0 and (job.holder ~= me or not claim)
   if job.st == 'E' or (job.st == 'X' and not claim) then
-    stand[#stand + 1] = job.st
+    states[#states + 1] = job.st
   else
-    if job.line ~= line then leave_line(job) end
+    if job.partition ~= partition then leave_partition(job) end
     local keep = tonumber(ARGV[i + 4])
-    local lives = ARGV[i + 3] + keep
-    job.owner, job.line = me, line
+    local lifetime = ARGV[i + 3] + keep
+    job.owner, job.partition = me, partition
     job.attempts = math.max(job.attempts, tonumber(ARGV[i + 5]))
     job.deliveries = math.max(job.deliveries, tonumber(ARGV[i + 6]))
-    redis.call('HSET', job.key, 'st', job.st, 'o', me, 'l', line, 'a', whole(job.attempts), 'd', whole(job.deliveries),
+    redis.call('HSET', job.key, 'st', job.st, 'o', me, 'l', partition, 'a', whole(job.attempts), 'd', whole(job.deliveries),
       'x', whole(now + ARGV[i + 3]), 'k', whole(keep), 'm', ARGV[i + 7], 'u', ARGV[i + 8], 'g', ARGV[i + 9],
       'y', ARGV[i + 10], 'f', ARGV[i + 11], 'b', whole(now + ARGV[i + 2]))
-    redis.call('PEXPIRE', job.key, whole(lives))
+    redis.call('PEXPIRE', job.key, whole(lifetime))
     redis.call('SADD', all, id)
-    lasts(all, lives)
+    keep_for(all, lifetime)
     if runs then
-      stand[#stand + 1] = 'L'
+      states[#states + 1] = 'L'
     elseif claim then
       lease(job)
-      return { 'mine', whole(job.n), whole(job.attempts), whole(job.deliveries) }
+      return { 'claimed', whole(job.n), whole(job.attempts), whole(job.deliveries) }
     else
       ready(job, now + ARGV[i + 2])
-      stand[#stand + 1] = 'R'
+      states[#states + 1] = 'R'
     end
   end
 end
-if claim then return { stand[1] == 'E' and 'ended' or 'elsewhere', whole(left(read(ARGV[3]) or { st = '' })) } end
-return { count, stand }
+if claim then return { states[1] == 'E' and 'ended' or 'elsewhere', whole(lease_left(read(ARGV[3]) or { st = '' })) } end
+return { count, states }

@@ -1,5 +1,5 @@
--- A host runs these on. A job that Redis lost is held all the same, so that whoever tells of it again finds it held. Gives
--- the number of each lease; 0: it is lost. Number 0 stands for a run that was begun without one.
+-- A host renews the leases of the jobs that it runs. A job that Redis lost is leased again, so that its owner finds it
+-- leased. Returns the number of each lease, or 0 if it is lost. An argument 0 is a run that started without a lease.
 -- ARGV: host, then of each: id, number, owner
 local numbers = {}
 for i = 2, #ARGV, 3 do
@@ -8,11 +8,11 @@ for i = 2, #ARGV, 3 do
   if job and job.st == 'L' and job.holder == me and (job.n == n or n == 0) then
     n = job.n
     redis.call('ZADD', leases, whole(now + LEASE), id)
-    lasts(leases, 2 * LEASE)
-  elseif job and (job.st == 'E' or job.st == 'X' or left(job) > 0) then
+    keep_for(leases, 2 * LEASE)
+  elseif job and (job.st == 'E' or job.st == 'X' or lease_left(job) > 0) then
     n = 0
   else
-    job = job or { id = id, key = base .. 'b:' .. id, line = '', n = n, deliveries = 0, new = true }
+    job = job or { id = id, key = base .. 'b:' .. id, partition = '', n = n, deliveries = 0, new = true }
     job.deliveries = job.deliveries - 1
     lease(job)
     if job.new then

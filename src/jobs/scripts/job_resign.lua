@@ -1,11 +1,11 @@
--- A host that starts runs nothing: what it held when it ended is ready again.
+-- A host that starts runs nothing: the jobs that its earlier process held are ready again. Returns their number.
 -- ARGV: host
-local some = 0
+local count = 0
 for _, id in ipairs(redis.call('ZRANGE', leases, 0, -1)) do
   local job = read(id)
   if job and job.st == 'L' and job.holder == me then
     ready(job, job.since)
-    some = some + 1
+    count = count + 1
   end
 end
-return some
+return count

@@ -1,5 +1,5 @@
-//! How jobs are written as arguments of scripts, and read from their answers. What cannot be read is
-//! somebody else's, and told as such.
+//! Encodes jobs as script arguments, and decodes script replies. A reply that cannot be decoded is
+//! an error, because another version may have written it.
 
 use std::time::Duration;
 
@@ -11,9 +11,9 @@ use super::redis::{
     TakeReply,
 };
 use crate::fleet::redis::connection::RedisCallError;
-use crate::store::{JobId, StoredRequest, StoredResponse};
+use crate::store::{JobContent, JobId, StoredRequest, StoredResponse};
 
-/// Arguments, in order.
+/// Script arguments, in order.
 #[derive(Debug, Default)]
 pub(crate) struct ScriptArgs(pub(crate) Vec<Vec<u8>>);
 
@@ -26,38 +26,39 @@ impl ScriptArgs {
         self.0.push(value.to_vec());
     }
 
-    pub(crate) fn place(&mut self, place: &PartitionEntry) {
-        self.text(place.id);
-        self.text(&place.line);
-        self.text(place.since);
-        self.text(place.expires.as_millis());
+    pub(crate) fn entry(&mut self, entry: &PartitionEntry) {
+        self.text(entry.id);
+        self.text(&entry.partition);
+        self.text(entry.ready_in);
+        self.text(entry.expires.as_millis());
     }
 
-    pub(crate) fn notice(&mut self, notice: &JobDescriptor) {
-        self.place(&notice.place);
-        self.text(notice.keep.as_millis());
-        self.text(notice.attempts);
-        self.text(notice.deliveries);
-        self.text(&notice.request.method);
-        self.text(&notice.request.uri);
-        self.bytes(&notice.request.headers);
-        self.bytes(&notice.request.body);
-        self.bytes(&notice.flow);
+    pub(crate) fn descriptor(&mut self, job: &JobDescriptor) {
+        let JobContent { request, flow } = &job.content;
+        self.entry(&job.entry);
+        self.text(job.keep.as_millis());
+        self.text(job.attempts);
+        self.text(job.deliveries);
+        self.text(&request.method);
+        self.text(&request.uri);
+        self.bytes(&request.headers);
+        self.bytes(&request.body);
+        self.bytes(flow);
     }
 
-    pub(crate) fn end(&mut self, end: &JobOutcome) {
-        match end {
-            JobOutcome::Answered(answer) => {
+    pub(crate) fn outcome(&mut self, outcome: &JobOutcome) {
+        match outcome {
+            JobOutcome::Done(response) => {
                 self.text("done");
-                self.text(answer.status);
-                self.bytes(&answer.headers);
-                self.bytes(&answer.body);
-                self.text(u8::from(answer.cut));
+                self.text(response.status);
+                self.bytes(&response.headers);
+                self.bytes(&response.body);
+                self.text(u8::from(response.cut));
                 self.text("");
             }
-            JobOutcome::Dead(why) => {
-                ["dead", "0", "", "", "0"].iter().for_each(|none| self.text(none));
-                self.text(why);
+            JobOutcome::Dead(reason) => {
+                ["dead", "0", "", "", "0"].iter().for_each(|empty| self.text(empty));
+                self.text(reason);
             }
         }
     }
@@ -66,20 +67,20 @@ impl ScriptArgs {
 pub(crate) fn list(of: &[Value], at: usize) -> Result<&[Value], RedisCallError> {
     match of.get(at) {
         Some(Value::Array(list)) => Ok(list),
-        other => Err(odd("a list", other)),
+        other => Err(unexpected("a list", other)),
     }
 }
 
-/// A number, written as one or as text.
+/// A number, or text that contains one.
 pub(crate) fn number<T: FromRedisValue>(of: &[Value], at: usize) -> Result<T, RedisCallError> {
-    let value = of.get(at).ok_or_else(|| odd("a number", None))?;
-    T::from_redis_value_ref(value).map_err(|_| odd("a number", Some(value)))
+    let value = of.get(at).ok_or_else(|| unexpected("a number", None))?;
+    T::from_redis_value_ref(value).map_err(|_| unexpected("a number", Some(value)))
 }
 
 fn bytes(of: &[Value], at: usize) -> Result<&[u8], RedisCallError> {
     match of.get(at) {
         Some(Value::BulkString(bytes)) => Ok(bytes),
-        other => Err(odd("bytes", other)),
+        other => Err(unexpected("bytes", other)),
     }
 }
 
@@ -87,37 +88,37 @@ fn text(of: &[Value], at: usize) -> Result<String, RedisCallError> {
     bytes(of, at).map(|bytes| String::from_utf8_lossy(bytes).into_owned())
 }
 
-fn length(of: &[Value], at: usize) -> Result<Duration, RedisCallError> {
+fn millis(of: &[Value], at: usize) -> Result<Duration, RedisCallError> {
     number(of, at).map(Duration::from_millis)
 }
 
 pub(crate) fn id(value: &Value) -> Result<JobId, RedisCallError> {
-    let text = String::from_redis_value_ref(value).map_err(|_| odd("an id", Some(value)))?;
-    text.parse().map_err(|_| odd("an id", Some(value)))
+    let text = String::from_redis_value_ref(value).map_err(|_| unexpected("an id", Some(value)))?;
+    text.parse().map_err(|_| unexpected("an id", Some(value)))
 }
 
 fn id_at(of: &[Value], at: usize) -> Result<JobId, RedisCallError> {
     id(of.get(at).unwrap_or(&Value::Nil))
 }
 
-/// Of a body nothing is told.
-fn odd(wanted: &str, found: Option<&Value>) -> RedisCallError {
+/// Names the type only: the value may be a body.
+fn unexpected(expected: &str, found: Option<&Value>) -> RedisCallError {
     let found = match found {
         None => "nothing",
         Some(Value::Array(_)) => "a list",
         Some(Value::BulkString(_)) => "a text",
-        Some(_) => "something else",
+        Some(_) => "another type",
     };
-    RedisCallError::Odd(format!("{found} (expected {wanted})"))
+    RedisCallError::Unexpected(format!("{found} (expected {expected})"))
 }
 
-pub(crate) fn claimed(answer: &[Value]) -> Result<ClaimReply, RedisCallError> {
-    Ok(match bytes(answer, 0)? {
-        b"mine" => ClaimReply::Mine(claim(answer, 1)?),
-        b"elsewhere" => ClaimReply::Elsewhere(length(answer, 1)?),
+pub(crate) fn claim_reply(reply: &[Value]) -> Result<ClaimReply, RedisCallError> {
+    Ok(match bytes(reply, 0)? {
+        b"claimed" => ClaimReply::Claimed(claim(reply, 1)?),
+        b"elsewhere" => ClaimReply::Elsewhere(millis(reply, 1)?),
         b"ended" => ClaimReply::Ended,
-        b"unknown" => ClaimReply::Unknown(number(answer, 1)?),
-        _ => return Err(odd("mine, elsewhere, ended or unknown", answer.first())),
+        b"unknown" => ClaimReply::Unknown(number(reply, 1)?),
+        _ => return Err(unexpected("claimed, elsewhere, ended or unknown", reply.first())),
     })
 }
 
@@ -129,26 +130,26 @@ fn claim(of: &[Value], at: usize) -> Result<Claim, RedisCallError> {
     })
 }
 
-pub(crate) fn taken(answer: &[Value]) -> Result<TakeReply, RedisCallError> {
-    let loans = list(answer, 0)?;
-    // What cannot be read is not begun, and dead when it was taken often enough.
-    let loans = (0..loans.len()).filter_map(|at| list(loans, at).and_then(loan).ok());
-    let due: i64 = number(answer, 2)?;
+pub(crate) fn take_reply(reply: &[Value]) -> Result<TakeReply, RedisCallError> {
+    let jobs = list(reply, 0)?;
+    // A job that cannot be decoded does not start; it is dead once it was taken often enough.
+    let jobs = (0..jobs.len()).filter_map(|at| list(jobs, at).and_then(borrowed_job).ok());
+    let next_due: i64 = number(reply, 2)?;
     Ok(TakeReply {
-        loans: loans.collect(),
-        ended: number(answer, 1)?,
-        due: u64::try_from(due).ok().map(Duration::from_millis),
+        jobs: jobs.collect(),
+        results_waiting: number(reply, 1)?,
+        next_due: u64::try_from(next_due).ok().map(Duration::from_millis),
     })
 }
 
-fn loan(of: &[Value]) -> Result<BorrowedJob, RedisCallError> {
+fn borrowed_job(of: &[Value]) -> Result<BorrowedJob, RedisCallError> {
     Ok(BorrowedJob {
         id: id_at(of, 0)?,
         owner: text(of, 1)?,
-        line: text(of, 2)?,
+        partition: text(of, 2)?,
         claim: claim(of, 3)?,
-        expires: length(of, 6)?,
-        keep: length(of, 7)?,
+        expires: millis(of, 6)?,
+        keep: millis(of, 7)?,
         request: StoredRequest {
             method: text(of, 8)?,
             uri: text(of, 9)?,
@@ -159,14 +160,14 @@ fn loan(of: &[Value]) -> Result<BorrowedJob, RedisCallError> {
     })
 }
 
-pub(crate) fn ended(of: &[Value]) -> Result<FetchedOutcome, RedisCallError> {
+pub(crate) fn fetched_outcome(of: &[Value]) -> Result<FetchedOutcome, RedisCallError> {
     let (id, attempts, deliveries) = (id_at(of, 0)?, number(of, 1)?, number(of, 2)?);
-    Ok(FetchedOutcome { id, attempts, deliveries, end: end(of).ok() })
+    Ok(FetchedOutcome { id, attempts, deliveries, outcome: outcome(of).ok() })
 }
 
-fn end(of: &[Value]) -> Result<JobOutcome, RedisCallError> {
+fn outcome(of: &[Value]) -> Result<JobOutcome, RedisCallError> {
     Ok(match bytes(of, 3)? {
-        b"done" => JobOutcome::Answered(StoredResponse {
+        b"done" => JobOutcome::Done(StoredResponse {
             status: number(of, 4)?,
             headers: bytes(of, 5)?.to_vec(),
             body: Bytes::copy_from_slice(bytes(of, 6)?),

@@ -1,4 +1,4 @@
-//! A job as others are told of it: in which line it stands, since when, and what it asks.
+//! The description of a job that is published to other hosts.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,26 +8,27 @@ use super::redis::{JobDescriptor, PartitionEntry};
 use crate::clock;
 use crate::policy::fingerprint;
 use crate::snapshot::Snapshot;
-use crate::store::{JobId, Millis, Partition, RunnableJob, StoredRequest, UnfinishedJob};
+use crate::store::{JobContent, Millis, Partition, RunnableJob, UnfinishedJob};
 
-/// Others leave a new job alone for so many milliseconds: whose it is mostly runs it at once.
-const GRACE: i64 = 100;
-/// A larger body stays on its host.
-pub const LARGEST: u64 = 16 << 20;
-/// Clocks may have been set: what lies so many milliseconds from now or more is taken for this.
-const FARTHEST: i64 = 31 * 86_400_000;
+/// Milliseconds for which other hosts leave a new job alone: its owner usually runs it at once.
+const GRACE_MS: i64 = 100;
+/// A job with a larger body stays on its host.
+pub const LARGEST_BODY: u64 = 16 << 20;
+/// Bound for a time relative to now, in milliseconds: a clock may have been set.
+const LONGEST_MS: i64 = 31 * 86_400_000;
 
-/// By what others know the lines of a policy: only who makes a route's requests alike has the same names.
+/// The names of partitions in Redis. Two hosts have the same name for a route only if they make its
+/// requests alike.
 #[derive(Default)]
 pub struct PartitionNames {
     snapshot: Option<Arc<Snapshot>>,
-    /// By the names of routes.
+    /// Route name to the route's fingerprint.
     routes: HashMap<String, String>,
 }
 
 impl PartitionNames {
-    /// `None`: no route takes such jobs.
-    pub fn name(&mut self, snapshot: &Arc<Snapshot>, line: &Partition) -> Option<String> {
+    /// `None` if the partition's route does not share jobs.
+    pub fn name(&mut self, snapshot: &Arc<Snapshot>, partition: &Partition) -> Option<String> {
         if !self.snapshot.as_ref().is_some_and(|of| Arc::ptr_eq(of, snapshot)) {
             let policy = &snapshot.policy;
             let shared = |queue: usize| policy.queues[queue].durable.share;
@@ -39,58 +40,42 @@ impl PartitionNames {
             self.routes = names.into_iter().zip(fingerprints).collect();
             self.snapshot = Some(Arc::clone(snapshot));
         }
-        Some(format!("{}:{}", self.routes.get(&line.route)?, line.class))
+        Some(format!("{}:{}", self.routes.get(&partition.route)?, partition.class))
     }
 }
 
-/// Told from now; `due`: when another run may follow one that failed.
-fn place(
-    id: JobId,
-    line: String,
-    accepted: Millis,
-    due: Option<Millis>,
-    expires: Millis,
-) -> PartitionEntry {
-    let now = Millis::of(clock::wall());
+/// Milliseconds from now until a job is ready. `due`: when a failed job may run again.
+fn ready_in(accepted: Millis, due: Option<Millis>, now: Millis) -> i64 {
     let from_now = |at: Millis| at.0.saturating_sub(now.0);
-    let since = due.map_or_else(|| from_now(accepted).saturating_add(GRACE), from_now);
-    PartitionEntry {
-        id,
-        line,
-        since: since.clamp(-FARTHEST, FARTHEST),
-        expires: now.until(expires),
+    let ready = due.map_or_else(|| from_now(accepted).saturating_add(GRACE_MS), from_now);
+    ready.clamp(-LONGEST_MS, LONGEST_MS)
+}
+
+pub fn entry_of(job: &UnfinishedJob, partition: String) -> PartitionEntry {
+    let now = Millis::of(clock::wall());
+    let ready_in = ready_in(job.accepted, job.due, now);
+    PartitionEntry { id: job.id, partition, ready_in, expires: now.until(job.expires) }
+}
+
+pub fn of_unfinished(job: &UnfinishedJob, partition: String, content: JobContent) -> JobDescriptor {
+    JobDescriptor {
+        entry: entry_of(job, partition),
+        keep: job.keep,
+        attempts: job.attempts,
+        deliveries: job.deliveries,
+        content,
     }
 }
 
-/// Where a job of the store stands.
-pub fn place_of(open: &UnfinishedJob, line: String) -> PartitionEntry {
-    place(open.id, line, open.accepted, open.due, open.expires)
-}
-
-/// What is told of it.
-pub fn of_open(
-    open: &UnfinishedJob,
-    line: String,
-    (request, flow): (StoredRequest, Vec<u8>),
-) -> JobDescriptor {
+pub fn of_runnable(job: &RunnableJob, partition: String, keep: Duration) -> JobDescriptor {
+    let now = Millis::of(clock::wall());
+    let ready_in = ready_in(job.accepted, None, now);
+    let expires = now.until(job.expires);
     JobDescriptor {
-        place: place_of(open, line),
-        keep: open.keep,
-        attempts: open.attempts,
-        deliveries: open.deliveries,
-        request,
-        flow,
-    }
-}
-
-/// The same of one that is about to be run.
-pub fn of_task(task: &RunnableJob, line: String, keep: Duration) -> JobDescriptor {
-    JobDescriptor {
-        place: place(task.id, line, task.accepted, None, task.expires),
+        entry: PartitionEntry { id: job.id, partition, ready_in, expires },
         keep,
-        attempts: task.attempts,
-        deliveries: task.deliveries,
-        request: task.request.clone(),
-        flow: task.flow.clone(),
+        attempts: job.attempts,
+        deliveries: job.deliveries,
+        content: JobContent { request: job.request.clone(), flow: job.flow.clone() },
     }
 }

@@ -1,10 +1,10 @@
-//! Who runs a job, where hosts share them (QUEUE.md "With Redis and `share: true`").
+//! Decides whether this host may run a job of its own (docs/design/queue.md "Shared jobs").
 //!
-//! An owner tells Redis of its jobs (`keeper.rs`), and claims each before it runs it; what others have
-//! is passed over for as long as they have it. So two hosts never run a job at once while Redis answers.
+//! The owner publishes its jobs to Redis (`publisher.rs`) and claims each one before it runs it. A
+//! job that another host runs is deferred. So no two hosts run a job at once while Redis responds.
 //!
-//! Without Redis a host runs what it never told of at once. What it told of may be run by somebody who
-//! still hears Redis, or did a moment ago: it is run here when every lease of such a one has ended.
+//! While Redis does not respond, the owner runs unpublished jobs at once. Another host may hold a
+//! lease of a published job, so the owner runs those once every such lease has ended.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
@@ -14,198 +14,204 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-use super::descriptor::{self, LARGEST, PartitionNames};
-use super::redis::{Claim, ClaimReply, JobsClient};
+use super::descriptor::{self, LARGEST_BODY, PartitionNames};
+use super::redis::{Claim, ClaimReply, JobsClient, LeaseRef};
 use crate::clock;
 use crate::fleet::redis::connection::{RedisCallError, RedisLink};
-use crate::jobs::completion::Completion;
-use crate::jobs::worker_slots::ActiveJob;
 use crate::snapshot::Snapshot;
 use crate::store::{JobId, Partition, RunnableJob, Store};
 
-/// A host that was not answered for so long is by itself.
-const AWAY: Duration = Duration::from_secs(5);
-/// What a lease lasts, and a little.
+/// Redis is unreachable after this long without a successful write of this host.
+const UNREACHABLE_AFTER: Duration = Duration::from_secs(5);
+/// The length of a lease, and a margin.
 const LEASES_END: Duration = Duration::from_secs(35);
-/// Whoever ends waits for no longer than this.
-const FLUSH: Duration = Duration::from_secs(1);
-/// Where Redis lost data, each host notices within a second, and says then what it runs; jobs are told
-/// of again after that.
-pub const SETTLE: Duration = Duration::from_secs(2);
-/// Where Redis was away and comes back as it was, owners take back first what they have run meanwhile.
-const BACK: Duration = Duration::from_secs(3);
-/// What could not be asked is asked again.
-const ASK_AGAIN: Duration = Duration::from_secs(1);
-/// Whoever has a job may give it back before the lease ends.
+/// How long the end of the process waits for the last writes to Redis.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+/// After a loss of data in Redis, hosts notice within a second and renew the leases of what they
+/// run. Jobs are published again after this time.
+pub const RENEWALS_DONE: Duration = Duration::from_secs(2);
+/// After an outage without a loss of data, owners first remove the jobs that they ran meanwhile.
+const BORROW_AGAIN_AFTER: Duration = Duration::from_secs(3);
+/// Delay before a failed claim is repeated.
+const CLAIM_RETRY: Duration = Duration::from_secs(1);
+/// A job on another host is looked at again after this time: that host may give it back early.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
 pub struct Ownership {
-    pub board: JobsClient,
-    /// All that came up to here may be known to others; none that came later is.
-    mark: Cell<i64>,
-    /// Redis took last what this host had to tell. Answers to mere questions do not count: one that is
-    /// full, or may not write, gives them still, and no lease.
-    heard: Cell<Instant>,
-    ever: Cell<bool>,
-    /// It was away, and is back since then.
-    back: Cell<Option<Instant>>,
-    /// What runs here.
-    held: RefCell<HashMap<JobId, HeldLease>>,
-    /// Jobs of this host that others have, and until when that is believed.
-    elsewhere: RefCell<HashMap<JobId, (Instant, ActiveJob)>>,
+    pub client: JobsClient,
+    /// Other hosts may know the jobs up to this sequence number, and none above it.
+    published_up_to: Cell<i64>,
+    /// When Redis last took a write of this host. Reads do not count: a Redis that is full or
+    /// read-only still serves them, and grants no lease.
+    last_write: Cell<Instant>,
+    ever_attached: Cell<bool>,
+    /// When Redis came back after an outage.
+    reattached: Cell<Option<Instant>>,
+    leases: RefCell<HashMap<JobId, HeldLease>>,
+    /// Jobs of this host that run elsewhere.
+    deferred: RefCell<HashMap<JobId, DeferredJob>>,
     /// Queues that are shared, or were since the start.
     queues: RefCell<HashSet<String>>,
-    /// What is over, and is to be taken back from Redis beside what the store tells.
-    pub overs: RefCell<Vec<JobId>>,
-    /// Ends that are written down here, and not cleared there yet.
+    /// Final jobs that are to be removed from Redis, beside those that the store reports.
+    pub to_remove: RefCell<Vec<JobId>>,
+    /// Results that the store has and Redis still holds.
     pub fetched: RefCell<HashSet<JobId>>,
-    lines: RefCell<PartitionNames>,
-    /// There is something to tell Redis.
-    pub news: Notify,
+    names: RefCell<PartitionNames>,
+    /// The publisher has something to write.
+    pub publish_due: Notify,
     /// Jobs of this host ended elsewhere.
-    pub ended: Notify,
-    /// There may be room for jobs of others.
-    pub room: Notify,
+    pub results_ready: Notify,
+    /// There may be capacity for jobs of other hosts.
+    pub capacity_freed: Notify,
     /// Leases are to be renewed now.
-    pub renew: Notify,
-    /// Ends of jobs of others are to be told again.
-    pub told_again: Notify,
-    /// Changes of this host that Redis counted last.
-    count: Cell<u64>,
-    /// Data were lost; by then those who run a job have said so again.
-    settled: Cell<Option<Instant>>,
-    /// Redis may not have what it should.
-    pub wrong: Cell<bool>,
-    /// All that is over is to be told, since the process ends.
+    pub renewal_due: Notify,
+    /// Results of borrowed jobs are to be sent again.
+    pub resend_due: Notify,
+    /// Changes of this host, as Redis counted them last.
+    change_count: Cell<u64>,
+    /// After a loss of data: when every host has renewed its leases.
+    renewals_done: Cell<Option<Instant>>,
+    /// Redis may differ from the store.
+    pub needs_sweep: Cell<bool>,
+    /// The process ends: remaining removals are written first.
     pub closing: Cell<bool>,
     pub flushed: Notify,
 }
 
-/// A run, as others know it.
+/// The lease of a job that runs here.
 #[derive(Clone)]
-pub struct HeldLease {
-    /// 0: it was begun without Redis.
-    pub number: u64,
-    pub owner: String,
-    /// Somebody else has it now, or its owner wants it no longer.
-    pub lost: Rc<Notify>,
+struct HeldLease {
+    /// 0 if the run started without Redis.
+    number: u64,
+    owner: String,
+    /// Another host has the job now, or its owner withdrew it.
+    lost: Rc<Notify>,
 }
 
-/// How this host stands to Redis.
+/// A job of this host that another host runs. Dropping it releases the job.
+struct DeferredJob {
+    until: Instant,
+    look_again: Box<dyn FnOnce()>,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RedisAvailability {
     Attached,
-    /// Redis is silent, and others may hold leases still.
-    Away,
-    /// For so long that no lease can hold.
-    Alone,
+    /// Redis does not respond, and other hosts may still hold leases.
+    Unreachable,
+    /// Redis has not responded for so long that every lease has ended.
+    Isolated,
 }
 
-/// May a job of this host be run?
+/// Whether a job of this host may run.
 pub enum RunPermission {
-    /// Under this claim, where there is one.
+    /// It may, under this claim if there is one.
     Run(Option<Claim>),
-    /// It is looked at again then.
-    Not(Instant),
+    NotBefore(Instant),
 }
 
 impl Ownership {
     pub async fn new(link: RedisLink, store: &Store) -> Rc<Ownership> {
         Rc::new(Ownership {
-            board: JobsClient::new(link, store.name()),
-            // Whatever a process before this one told of.
-            mark: Cell::new(store.last().await.unwrap_or(i64::MAX)),
-            heard: Cell::new(clock::now()),
-            ever: Cell::new(false),
-            back: Cell::new(None),
-            held: RefCell::default(),
-            elsewhere: RefCell::default(),
+            client: JobsClient::new(link, store.name()),
+            // An earlier process may have published every job in the store.
+            published_up_to: Cell::new(store.last_seq().await.unwrap_or(i64::MAX)),
+            last_write: Cell::new(clock::now()),
+            ever_attached: Cell::new(false),
+            reattached: Cell::new(None),
+            leases: RefCell::default(),
+            deferred: RefCell::default(),
             queues: RefCell::default(),
-            overs: RefCell::default(),
+            to_remove: RefCell::default(),
             fetched: RefCell::default(),
-            lines: RefCell::default(),
-            news: Notify::new(),
-            ended: Notify::new(),
-            room: Notify::new(),
-            renew: Notify::new(),
-            told_again: Notify::new(),
-            count: Cell::new(0),
-            settled: Cell::new(None),
-            wrong: Cell::new(false),
+            names: RefCell::default(),
+            publish_due: Notify::new(),
+            results_ready: Notify::new(),
+            capacity_freed: Notify::new(),
+            renewal_due: Notify::new(),
+            resend_due: Notify::new(),
+            change_count: Cell::new(0),
+            renewals_done: Cell::new(None),
+            needs_sweep: Cell::new(false),
             closing: Cell::new(false),
             flushed: Notify::new(),
         })
     }
 
-    /// Whether anything is shared, or was since the start.
+    /// Whether a queue is shared, or was since the start.
     pub fn is_used(&self) -> bool {
         !self.queues.borrow().is_empty()
     }
 
-    /// Tells what is over, and what was run for others, where Redis answers: the process ends.
+    /// Writes the last removals and results to Redis, if it responds: the process ends.
     pub async fn flush(&self) {
-        if self.is_used() && self.standing() == RedisAvailability::Attached {
+        if self.is_used() && self.availability() == RedisAvailability::Attached {
             self.closing.set(true);
-            self.news.notify_one();
-            let _ = tokio::time::timeout(FLUSH, self.flushed.notified()).await;
+            self.publish_due.notify_one();
+            let _ = tokio::time::timeout(FLUSH_TIMEOUT, self.flushed.notified()).await;
         }
     }
 
-    /// Takes note of an answer.
-    pub fn heard<T>(&self, answer: Result<T, RedisCallError>) -> Result<T, RedisCallError> {
-        if let Err(failure) = &answer {
-            tracing::debug!(%failure, "shared jobs: a call came to nothing");
+    /// Logs a failed call.
+    pub fn logged<T>(&self, reply: Result<T, RedisCallError>) -> Result<T, RedisCallError> {
+        if let Err(error) = &reply {
+            tracing::debug!(%error, "shared jobs: a call to redis failed");
         }
-        answer
+        reply
     }
 
-    /// Takes note of an answer to what the owner told.
-    pub fn told<T>(&self, answer: Result<T, RedisCallError>) -> Result<T, RedisCallError> {
-        if answer.is_ok() {
-            if self.standing() != RedisAvailability::Attached && self.ever.replace(true) {
-                self.back.set(Some(clock::now()));
+    /// Records the result of a write of the owner.
+    pub fn recorded<T>(&self, reply: Result<T, RedisCallError>) -> Result<T, RedisCallError> {
+        if reply.is_ok() {
+            let attached = self.availability() == RedisAvailability::Attached;
+            if !attached && self.ever_attached.replace(true) {
+                self.reattached.set(Some(clock::now()));
             }
-            self.heard.set(clock::now());
+            self.last_write.set(clock::now());
         }
-        self.heard(answer)
+        self.logged(reply)
     }
 
-    pub fn standing(&self) -> RedisAvailability {
-        let silent = clock::since(self.heard.get());
+    pub fn availability(&self) -> RedisAvailability {
+        let silent = clock::since(self.last_write.get());
         match silent {
-            _ if silent < AWAY && self.ever.get() => RedisAvailability::Attached,
-            _ if silent < LEASES_END => RedisAvailability::Away,
-            _ => RedisAvailability::Alone,
+            _ if silent < UNREACHABLE_AFTER && self.ever_attached.get() => {
+                RedisAvailability::Attached
+            }
+            _ if silent < LEASES_END => RedisAvailability::Unreachable,
+            _ => RedisAvailability::Isolated,
         }
     }
 
-    /// Whether jobs of others may be taken.
-    pub fn may_take(&self) -> bool {
-        let settled = self.back.get().is_none_or(|back| clock::since(back) >= BACK);
-        settled && self.standing() == RedisAvailability::Attached
+    pub fn may_borrow(&self) -> bool {
+        let settled = self.reattached.get().is_none_or(|at| clock::since(at) >= BORROW_AGAIN_AFTER);
+        settled && self.availability() == RedisAvailability::Attached
     }
 
-    /// None that came up to here is run now.
-    pub fn floor(&self) -> i64 {
-        if self.standing() == RedisAvailability::Away { self.mark.get() } else { 0 }
+    /// Jobs up to this sequence number may not run now.
+    pub fn min_runnable_seq(&self) -> i64 {
+        match self.availability() {
+            RedisAvailability::Unreachable => self.published_up_to.get(),
+            RedisAvailability::Attached | RedisAvailability::Isolated => 0,
+        }
     }
 
-    pub fn mark(&self) -> i64 {
-        self.mark.get()
+    pub fn published_up_to(&self) -> i64 {
+        self.published_up_to.get()
     }
 
-    /// From now on others may know of it.
-    pub fn told_of(&self, seq: i64) {
-        self.mark.set(self.mark.get().max(seq));
+    /// From now on other hosts may know the job.
+    pub fn mark_published(&self, seq: i64) {
+        self.published_up_to.set(self.published_up_to.get().max(seq));
     }
 
-    /// Whether jobs of a queue may be known to others.
-    pub fn shares(&self, queue: &str) -> bool {
+    /// Whether other hosts may know jobs of a queue.
+    pub fn is_shared_queue(&self, queue: &str) -> bool {
         self.queues.borrow().contains(queue)
     }
 
-    /// The shared queues of a policy.
-    pub fn queues(&self, snapshot: &Snapshot) -> Vec<String> {
+    /// The shared queues of a policy; they count as shared from now on.
+    pub fn shared_queues(&self, snapshot: &Snapshot) -> Vec<String> {
         let queues = snapshot.policy.queues.iter().filter(|queue| queue.durable.share);
         let names: Vec<String> = queues.map(|queue| queue.name.clone()).collect();
         let mut known = self.queues.borrow_mut();
@@ -215,185 +221,187 @@ impl Ownership {
         names
     }
 
-    /// By what others know a line.
-    pub fn line(&self, snapshot: &Arc<Snapshot>, line: &Partition) -> Option<String> {
-        self.lines.borrow_mut().name(snapshot, line)
+    /// The name of a partition in Redis.
+    pub fn partition_name(
+        &self,
+        snapshot: &Arc<Snapshot>,
+        partition: &Partition,
+    ) -> Option<String> {
+        self.names.borrow_mut().name(snapshot, partition)
     }
 
-    // === the owner's ===
+    // === claims of the owner ===
 
-    /// Whether a job of this host may be run now; nobody else runs it then.
+    /// Whether a job of this host may run now. If so, no other host runs it.
     pub async fn claim(
         &self,
-        task: &RunnableJob,
-        line: Option<String>,
+        job: &RunnableJob,
+        partition: Option<String>,
         keep: Duration,
     ) -> RunPermission {
-        let told = task.seq <= self.mark.get();
-        if task.request.body.len() as u64 > LARGEST {
+        let published = job.seq <= self.published_up_to.get();
+        if job.request.body.len() as u64 > LARGEST_BODY {
             return RunPermission::Run(None);
         }
-        let claimed = match self.standing() {
-            RedisAvailability::Attached => self.ask(task, line, keep).await,
-            RedisAvailability::Away if told => {
-                return RunPermission::Not(self.heard.get() + LEASES_END);
+        let reply = match self.availability() {
+            RedisAvailability::Attached => self.claim_in_redis(job, partition, keep).await,
+            RedisAvailability::Unreachable if published => {
+                return RunPermission::NotBefore(self.last_write.get() + LEASES_END);
             }
-            RedisAvailability::Away | RedisAvailability::Alone => {
-                Some(ClaimReply::Unknown(self.count.get()))
+            RedisAvailability::Unreachable | RedisAvailability::Isolated => {
+                Some(ClaimReply::Unknown(self.change_count.get()))
             }
         };
         let now = clock::now();
-        match claimed {
-            Some(ClaimReply::Mine(claim)) => {
-                self.hold(task.id, claim.number, self.board.me());
+        match reply {
+            Some(ClaimReply::Claimed(claim)) => {
+                self.add_lease(job.id, claim.number, self.client.owner());
                 RunPermission::Run(Some(claim))
             }
-            Some(ClaimReply::Unknown(_)) => {
-                self.hold(task.id, 0, self.board.me());
-                RunPermission::Run(None)
+            Some(ClaimReply::Elsewhere(left)) => {
+                RunPermission::NotBefore(now + left.min(LOOK_AGAIN))
             }
-            Some(ClaimReply::Elsewhere(left)) => RunPermission::Not(now + left.min(LOOK_AGAIN)),
             Some(ClaimReply::Ended) => {
-                self.ended.notify_one();
-                RunPermission::Not(now + ASK_AGAIN)
+                self.results_ready.notify_one();
+                RunPermission::NotBefore(now + CLAIM_RETRY)
             }
-            None if !told => {
-                self.hold(task.id, 0, self.board.me());
+            None if published => RunPermission::NotBefore(now + CLAIM_RETRY),
+            Some(ClaimReply::Unknown(_)) | None => {
+                self.add_lease(job.id, 0, self.client.owner());
                 RunPermission::Run(None)
             }
-            None => RunPermission::Not(now + ASK_AGAIN),
         }
     }
 
-    async fn ask(
+    async fn claim_in_redis(
         &self,
-        task: &RunnableJob,
-        line: Option<String>,
+        job: &RunnableJob,
+        partition: Option<String>,
         keep: Duration,
     ) -> Option<ClaimReply> {
-        let told = task.seq <= self.mark.get();
-        let claimed = self.heard(self.board.claim(task.id, task.attempts).await).ok()?;
-        match (claimed, line) {
-            // Whoever runs it says so in a moment.
-            (ClaimReply::Unknown(count), _) if told && self.has_lost(count) => {
-                Some(ClaimReply::Elsewhere(SETTLE))
+        let published = job.seq <= self.published_up_to.get();
+        let reply = self.logged(self.client.claim(job.id, job.attempts).await).ok()?;
+        match (reply, partition) {
+            // A host that runs the job renews its lease in a moment.
+            (ClaimReply::Unknown(count), _) if published && self.redis_lost_data(count) => {
+                Some(ClaimReply::Elsewhere(RENEWALS_DONE))
             }
-            (ClaimReply::Unknown(_), Some(line)) => {
-                self.told_of(task.seq);
-                let notice = descriptor::of_task(task, line, keep);
-                self.heard(self.board.publish_mine(&notice).await).ok()
+            (ClaimReply::Unknown(_), Some(partition)) => {
+                self.mark_published(job.seq);
+                let descriptor = descriptor::of_runnable(job, partition, keep);
+                self.logged(self.client.publish_and_claim(&descriptor).await).ok()
             }
-            (claimed, _) => Some(claimed),
+            (reply, _) => Some(reply),
         }
     }
 
-    /// A job of this host was not run after all, or failed.
-    pub async fn give_back(&self, id: JobId, rest: Duration, spent: bool) {
-        let Some(held) = self.held.borrow_mut().remove(&id) else { return };
+    /// Gives back a job of this host that did not run after all, or failed.
+    pub async fn give_back(&self, id: JobId, delay: Duration, failed: bool) {
+        let Some(held) = self.leases.borrow_mut().remove(&id) else { return };
         if held.number == 0 {
-            self.wrong.set(true);
+            self.needs_sweep.set(true);
             return;
         }
-        let back = self.heard(self.board.give_back(id, held.number, rest, spent).await);
-        if !matches!(back, Ok(true)) {
-            self.wrong.set(true);
+        let reply = self.logged(self.client.give_back(id, held.number, delay, failed).await);
+        if !matches!(reply, Ok(true)) {
+            self.needs_sweep.set(true);
         }
     }
 
-    /// What became of a job of this host that ran here.
-    pub async fn settled(&self, id: JobId, settled: Completion) {
-        match settled {
-            Completion::Again { rest, spent } => self.give_back(id, rest, spent).await,
-            // What is over is told by the store, and taken back from Redis (`keeper.rs`).
-            Completion::Over => self.let_go(id),
-            Completion::Gone => {
-                self.let_go(id);
-                self.overs.borrow_mut().push(id);
-                self.news.notify_one();
-            }
-        }
+    /// Removes a job that was no longer ready when its run was about to start.
+    pub fn remove_gone(&self, id: JobId) {
+        self.remove_lease(id);
+        self.to_remove.borrow_mut().push(id);
+        self.publish_due.notify_one();
     }
 
-    /// Redis counts so many changes of this host; gives what it counted before.
-    pub fn counts(&self, count: u64) -> u64 {
-        self.count.replace(count)
+    /// Records the number of changes that Redis counted; returns the earlier one.
+    pub fn replace_change_count(&self, count: u64) -> u64 {
+        self.change_count.replace(count)
     }
 
-    /// Data were lost; those who run a job say so again.
-    pub fn lost(&self) {
-        self.settled.set(Some(clock::now() + SETTLE));
-        self.renew.notify_one();
-        self.told_again.notify_one();
+    /// Redis lost data: hosts renew the leases of what they run.
+    pub fn on_data_loss(&self) {
+        self.renewals_done.set(Some(clock::now() + RENEWALS_DONE));
+        self.renewal_due.notify_one();
+        self.resend_due.notify_one();
     }
 
-    fn has_lost(&self, count: u64) -> bool {
-        if count < self.count.get() {
-            self.news.notify_one();
+    fn redis_lost_data(&self, count: u64) -> bool {
+        if count < self.change_count.get() {
+            self.publish_due.notify_one();
             return true;
         }
-        self.settled.get().is_some_and(|until| clock::now() < until)
+        self.renewals_done.get().is_some_and(|until| clock::now() < until)
     }
 
-    /// Others have it: it is passed over until then.
-    pub fn pass_over(&self, id: JobId, until: Instant, hand: ActiveJob) {
-        self.elsewhere.borrow_mut().insert(id, (until, hand));
+    /// Defers a job that another host runs. `look_again` is called when its time has come.
+    pub fn defer(&self, id: JobId, until: Instant, look_again: Box<dyn FnOnce()>) {
+        self.deferred.borrow_mut().insert(id, DeferredJob { until, look_again });
     }
 
-    /// Nobody has it any longer: it is over.
-    pub fn forget(&self, id: JobId) {
-        let gone = self.elsewhere.borrow_mut().remove(&id);
-        drop(gone);
+    /// Releases a deferred job that is final.
+    pub fn forget_deferred(&self, id: JobId) {
+        let removed = self.deferred.borrow_mut().remove(&id);
+        // Dropped after the borrow has ended.
+        drop(removed);
     }
 
-    /// Lets go of those that are to be looked at again.
-    pub fn look_again(&self, all: bool) {
+    /// Looks again at the deferred jobs whose time has come, or at all.
+    pub fn resume_deferred(&self, all: bool) {
         let now = clock::now();
         let due: Vec<JobId> = {
-            let elsewhere = self.elsewhere.borrow();
-            let due = elsewhere.iter().filter(|(_, (until, _))| all || *until <= now);
+            let deferred = self.deferred.borrow();
+            let due = deferred.iter().filter(|(_, job)| all || job.until <= now);
             due.map(|(id, _)| *id).collect()
         };
         for id in due {
-            let gone = self.elsewhere.borrow_mut().remove(&id);
-            gone.into_iter().for_each(|(_, hand)| hand.let_go());
+            let removed = self.deferred.borrow_mut().remove(&id);
+            removed.into_iter().for_each(|job| (job.look_again)());
         }
     }
 
-    // === what runs here ===
+    // === leases of jobs that run here ===
 
-    pub fn hold(&self, id: JobId, number: u64, owner: &str) -> Rc<Notify> {
+    /// Adds a lease; the result is notified when the lease is lost.
+    pub fn add_lease(&self, id: JobId, number: u64, owner: &str) -> Rc<Notify> {
         let lost = Rc::new(Notify::new());
         let held = HeldLease { number, owner: owner.to_owned(), lost: Rc::clone(&lost) };
-        self.held.borrow_mut().insert(id, held);
+        self.leases.borrow_mut().insert(id, held);
         lost
     }
 
-    /// The number of the lease under which it runs here, which may be another than at first.
-    pub fn number(&self, id: JobId) -> Option<u64> {
-        self.held.borrow().get(&id).map(|held| held.number)
+    /// The number of the lease under which a job runs here. A renewal may change it.
+    pub fn lease_number(&self, id: JobId) -> Option<u64> {
+        self.leases.borrow().get(&id).map(|held| held.number)
     }
 
-    pub fn let_go(&self, id: JobId) {
-        self.held.borrow_mut().remove(&id);
+    pub fn remove_lease(&self, id: JobId) {
+        self.leases.borrow_mut().remove(&id);
         if self.closing.get() {
-            self.news.notify_one();
+            self.publish_due.notify_one();
         }
     }
 
-    /// Whether a job of another host runs here, or its end is to be told.
-    pub fn lends(&self) -> bool {
-        self.held.borrow().values().any(|held| held.owner != self.board.me())
+    /// Whether a job of another host runs here, or its result is not sent yet.
+    pub fn has_borrowed_job(&self) -> bool {
+        self.leases.borrow().values().any(|held| held.owner != self.client.owner())
     }
 
-    pub fn all_held(&self) -> Vec<(JobId, u64, String)> {
-        let held = self.held.borrow();
-        held.iter().map(|(id, held)| (*id, held.number, held.owner.clone())).collect()
+    pub fn leases(&self) -> Vec<LeaseRef> {
+        let leases = self.leases.borrow();
+        let lease = |(id, held): (&JobId, &HeldLease)| LeaseRef {
+            id: *id,
+            number: held.number,
+            owner: held.owner.clone(),
+        };
+        leases.iter().map(lease).collect()
     }
 
-    /// What renewing said of one: its number, or 0.
-    pub fn renewed(&self, id: JobId, number: u64) {
-        let mut held = self.held.borrow_mut();
-        let Some(held) = held.get_mut(&id) else { return };
+    /// Records a renewal: the lease's number, or 0 if it is lost.
+    pub fn record_renewal(&self, id: JobId, number: u64) {
+        let mut leases = self.leases.borrow_mut();
+        let Some(held) = leases.get_mut(&id) else { return };
         match number {
             0 => held.lost.notify_one(),
             number => held.number = number,

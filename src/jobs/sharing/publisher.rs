@@ -1,344 +1,338 @@
-//! What an owner tells Redis: of its jobs, in the order in which they came; which of them are over; and
-//! each second that it lives.
+//! Publishes this host's jobs to Redis: new ones in the order of their arrival, final ones as
+//! removals, and a heartbeat each second.
 //!
-//! Redis counts what it is told here. Whoever finds another count than it made knows that data were
-//! lost (a flush, a failover), and looks through all its jobs again: what Redis does not know is told
-//! anew, what is over here is taken back there. The same after an outage, and now and then. Before that,
-//! those who run a job say so again, so that nobody begins it a second time.
+//! Redis counts the changes of each owner. An unexpected count means that Redis lost data (a flush,
+//! a failover). Then the publisher looks through all jobs again: it publishes those that Redis does
+//! not have, and removes those that are final here. It does the same after an outage and once a
+//! minute. Hosts renew the leases of what they run before that, so that no job starts a second time.
 
 use std::collections::HashSet;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::descriptor::{self, LARGEST};
-use super::ownership::{Ownership, RedisAvailability, SETTLE};
+use super::descriptor::{self, LARGEST_BODY};
+use super::ownership::{Ownership, RENEWALS_DONE, RedisAvailability};
 use super::redis::PartitionEntry;
 use crate::clock;
-use crate::jobs::dispatcher::Dispatcher;
+use crate::fleet::redis::connection::RedisCallError;
+use crate::proxy::downstream::worker::Worker;
 use crate::snapshot::Snapshot;
-use crate::store::{JobId, UnfinishedJob};
+use crate::store::{JobId, Store, UnfinishedJob};
 
-const BEAT: Duration = Duration::from_secs(1);
-/// Jobs that are looked at, and told of, at once.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+/// Jobs that one step looks at or removes.
 const PAGE: usize = 256;
-const REMEMBERED: usize = 4096;
-const NOTICES: usize = 64;
-const BYTES: u64 = 1 << 20;
-/// Single keys may go without a trace, where memory is short.
-const NOW_AND_THEN: Duration = Duration::from_secs(60);
-/// Clocks that differ by more were set.
-const SET: u64 = 5_000;
-const RENEW: Duration = Duration::from_secs(10);
-const LOOK: Duration = Duration::from_millis(250);
+/// Removals that are remembered while Redis is unreachable.
+const MAX_REMOVALS: usize = 4096;
+/// Jobs and bytes of one publishing call.
+const MAX_DESCRIPTORS: usize = 64;
+const MAX_BYTES: u64 = 1 << 20;
+/// Redis may evict single keys without a trace if memory is short.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
+/// A larger difference between two clocks means that one was set; in milliseconds.
+const CLOCK_TOLERANCE: u64 = 5_000;
+const RENEW_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Redis or the store did not do what was asked; it is asked again.
+/// A call to Redis or the store failed; the step is repeated.
 struct RetryLater;
 
 pub struct Publisher {
-    desk: Rc<Dispatcher>,
-    share: Rc<Ownership>,
-    /// A process before this one held nothing any more.
+    worker: Rc<Worker>,
+    store: Store,
+    ownership: Rc<Ownership>,
+    /// The leases of an earlier process were released.
     resigned: bool,
     snapshot: Arc<Snapshot>,
-    /// Changes that Redis counted; `None`: nobody knows.
-    count: Option<u64>,
-    /// Redis' clock, and when it was read.
-    time: Option<(u64, Instant)>,
-    beat: Instant,
-    /// Jobs up to here were told of, or looked at again.
+    /// Changes that Redis counted; `None` while unknown.
+    change_count: Option<u64>,
+    last_clock: Option<RedisClock>,
+    next_heartbeat: Instant,
+    /// Jobs up to this sequence number are published or were checked.
     cursor: i64,
-    /// Up to here Redis may know them.
-    known: i64,
-    /// Redis' clock was set.
-    anew: bool,
-    /// Where all that Redis has of this host is looked through; `None`: it was.
-    theirs: Option<u64>,
-    /// When it is all looked through again.
-    sweep: Instant,
-    over: Vec<JobId>,
-    /// Redis has nothing of this host, and nothing is shared.
+    /// Redis may have the jobs up to this sequence number.
+    known_up_to: i64,
+    /// The clock of Redis was set.
+    clock_was_set: bool,
+    /// Position in the scan of this host's jobs in Redis; `None` after its end.
+    scan: Option<u64>,
+    next_sweep: Instant,
+    to_remove: Vec<JobId>,
+    /// No queue is shared, and Redis has no job of this host.
     idle: bool,
 }
 
+/// The clock of Redis, in milliseconds, and when it was read.
+struct RedisClock {
+    ms: u64,
+    read: Instant,
+}
+
+/// An unfinished job with the name of its partition in Redis.
+struct NamedJob {
+    job: UnfinishedJob,
+    partition: String,
+}
+
 impl Publisher {
-    pub fn new(desk: Rc<Dispatcher>, share: Rc<Ownership>) -> Publisher {
-        let (now, mark) = (clock::now(), share.mark());
-        let snapshot = desk.worker.current.load_full();
+    pub fn new(worker: Rc<Worker>, store: Store, ownership: Rc<Ownership>) -> Publisher {
+        let (now, published) = (clock::now(), ownership.published_up_to());
+        let snapshot = worker.current.load_full();
         Publisher {
-            desk,
-            share,
+            worker,
+            store,
+            ownership,
             resigned: false,
             snapshot,
-            count: None,
-            time: None,
-            beat: now,
-            cursor: mark,
-            known: mark,
-            anew: false,
-            theirs: None,
-            sweep: now,
-            over: Vec::new(),
+            change_count: None,
+            last_clock: None,
+            next_heartbeat: now,
+            cursor: published,
+            known_up_to: published,
+            clock_was_set: false,
+            scan: None,
+            next_sweep: now,
+            to_remove: Vec::new(),
             idle: false,
         }
     }
 
     pub async fn run(mut self) {
         loop {
-            let more = self.round().await.unwrap_or_else(|_| {
-                self.count = None;
+            let more = self.step().await.unwrap_or_else(|_| {
+                self.change_count = None;
                 false
             });
-            if self.share.closing.get() && self.over.is_empty() && !self.share.lends() {
-                self.share.flushed.notify_one();
+            let done = self.to_remove.is_empty() && !self.ownership.has_borrowed_job();
+            if self.ownership.closing.get() && done {
+                self.ownership.flushed.notify_one();
             }
             if more {
                 continue;
             }
             tokio::select! {
-                () = self.share.news.notified() => {}
-                () = self.desk.store.some_ended() => {}
-                () = tokio::time::sleep_until(self.beat.into()) => {}
+                () = self.ownership.publish_due.notified() => {}
+                () = self.store.finished_recorded() => {}
+                () = tokio::time::sleep_until(self.next_heartbeat.into()) => {}
             }
         }
     }
 
-    /// Whether there is more to do.
-    async fn round(&mut self) -> Result<bool, RetryLater> {
-        self.policy();
-        if self.idle && !self.share.is_used() {
-            self.beat = clock::now() + BEAT;
+    /// Returns whether there is more to do.
+    async fn step(&mut self) -> Result<bool, RetryLater> {
+        self.follow_policy();
+        if self.idle && !self.ownership.is_used() {
+            self.next_heartbeat = clock::now() + HEARTBEAT;
             return Ok(false);
         }
-        self.desk.store.remember_ends();
-        let ends = self.desk.store.take_ends();
-        self.over.extend(ends.ids);
-        self.over.append(&mut self.share.overs.borrow_mut());
-        if clock::now() >= self.beat {
-            self.beat().await?;
+        self.store.record_finished();
+        let finished = self.store.take_finished();
+        self.to_remove.extend(finished.ids);
+        self.to_remove.append(&mut self.ownership.to_remove.borrow_mut());
+        if clock::now() >= self.next_heartbeat {
+            self.heartbeat().await?;
         }
-        if self.share.standing() != RedisAvailability::Attached {
-            // All is looked through when Redis is back.
-            self.over.truncate(REMEMBERED);
+        if self.ownership.availability() != RedisAvailability::Attached {
+            // A sweep follows when Redis is back.
+            self.to_remove.truncate(MAX_REMOVALS);
             return Ok(false);
         }
-        self.clear().await?;
-        if ends.missed || self.share.wrong.take() {
-            self.sweep = clock::now();
+        self.remove().await?;
+        if finished.overflowed || self.ownership.needs_sweep.take() {
+            self.next_sweep = clock::now();
         }
-        if clock::now() >= self.sweep {
-            self.sweep = clock::now() + NOW_AND_THEN;
-            (self.cursor, self.known, self.theirs) = (0, self.share.mark(), Some(0));
+        if clock::now() >= self.next_sweep {
+            self.next_sweep = clock::now() + SWEEP_INTERVAL;
+            (self.cursor, self.scan) = (0, Some(0));
+            self.known_up_to = self.ownership.published_up_to();
         }
-        self.theirs().await?;
-        Ok(self.page().await? || self.theirs.is_some())
+        self.scan_redis().await?;
+        Ok(self.publish_page().await? || self.scan.is_some())
     }
 
-    /// Lines have other names under another policy.
-    fn policy(&mut self) {
-        let snapshot = self.desk.worker.current.load_full();
-        // Takes note of them, too.
-        let shares = !self.share.queues(&snapshot).is_empty();
+    /// Partitions have other names under another policy.
+    fn follow_policy(&mut self) {
+        let snapshot = self.worker.current.load_full();
+        let shares = !self.ownership.shared_queues(&snapshot).is_empty();
         self.idle &= !shares;
         if !Arc::ptr_eq(&snapshot, &self.snapshot) {
             self.snapshot = snapshot;
-            self.sweep = clock::now();
+            self.next_sweep = clock::now();
         }
     }
 
-    async fn beat(&mut self) -> Result<(), RetryLater> {
+    async fn heartbeat(&mut self) -> Result<(), RetryLater> {
         let now = clock::now();
-        self.beat = now + BEAT;
+        self.next_heartbeat = now + HEARTBEAT;
         if !self.resigned {
-            self.heard(self.share.board.resign().await)?;
+            self.recorded(self.ownership.client.resign().await)?;
             self.resigned = true;
         }
-        let beat = self.heard(self.share.board.beat().await)?;
-        self.desk.worker.live.metrics.jobs_shared.set(beat.jobs as i64);
-        self.counted(beat.count);
-        self.idle = beat.jobs == 0 && !self.share.is_used();
+        let reply = self.recorded(self.ownership.client.heartbeat().await)?;
+        self.worker.live.metrics.jobs_shared.set(reply.jobs as i64);
+        self.check_count(reply.count);
+        self.idle = reply.jobs == 0 && !self.ownership.is_used();
         let now = clock::now();
-        if let Some((then, at)) = self.time.replace((beat.now, now)) {
-            let expected = then + now.saturating_duration_since(at).as_millis() as u64;
-            if beat.now.abs_diff(expected) > SET {
+        if let Some(last) = self.last_clock.replace(RedisClock { ms: reply.now, read: now }) {
+            let expected = last.ms + now.saturating_duration_since(last.read).as_millis() as u64;
+            if reply.now.abs_diff(expected) > CLOCK_TOLERANCE {
                 tracing::warn!("shared jobs: the clock of redis was set");
-                self.anew = true;
-                self.sweep = now;
+                self.clock_was_set = true;
+                self.next_sweep = now;
             }
         }
-        self.share.ended.notify_one();
+        self.ownership.results_ready.notify_one();
         Ok(())
     }
 
-    fn heard<T>(
-        &self,
-        answer: Result<T, crate::fleet::redis::connection::RedisCallError>,
-    ) -> Result<T, RetryLater> {
-        self.share.told(answer).map_err(|_| RetryLater)
+    fn recorded<T>(&self, reply: Result<T, RedisCallError>) -> Result<T, RetryLater> {
+        self.ownership.recorded(reply).map_err(|_| RetryLater)
     }
 
-    /// Redis counts so many changes, this one included.
-    fn counted(&mut self, count: u64) {
+    /// Compares the number of changes that Redis counted, the latest included, with this host's.
+    fn check_count(&mut self, count: u64) {
         let now = clock::now();
-        let (before, told) = (self.count.replace(count), self.share.counts(count));
-        // After an outage calls may have counted whose answer was not heard.
+        let before = self.change_count.replace(count);
+        let last = self.ownership.replace_change_count(count);
+        // During an outage Redis may have counted calls whose reply was lost.
         let lost = match before {
             Some(before) => count != before + 1,
-            None => count == 1 || count <= told,
+            None => count == 1 || count <= last,
         };
         if lost {
-            if told > 0 {
-                tracing::warn!(told, count, "shared jobs: redis lost data; all is told again");
+            if last > 0 {
+                tracing::warn!(last, count, "shared jobs: redis lost data; publishing all again");
             }
-            self.sweep = now + SETTLE;
-            self.share.lost();
+            self.next_sweep = now + RENEWALS_DONE;
+            self.ownership.on_data_loss();
         } else if before.is_none() {
-            self.sweep = now;
-            self.share.renew.notify_one();
+            self.next_sweep = now;
+            self.ownership.renewal_due.notify_one();
         }
     }
 
-    /// Takes back what is over.
-    async fn clear(&mut self) -> Result<(), RetryLater> {
-        while !self.over.is_empty() {
-            let some = &self.over[..self.over.len().min(PAGE)];
-            let count = self.heard(self.share.board.clear(some).await)?;
-            let some: Vec<JobId> = self.over.drain(..some.len()).collect();
-            self.counted(count);
-            let mut fetched = self.share.fetched.borrow_mut();
-            for id in some {
-                self.share.forget(id);
+    /// Removes final jobs from Redis.
+    async fn remove(&mut self) -> Result<(), RetryLater> {
+        while !self.to_remove.is_empty() {
+            let page = &self.to_remove[..self.to_remove.len().min(PAGE)];
+            let count = self.recorded(self.ownership.client.remove(page).await)?;
+            let page: Vec<JobId> = self.to_remove.drain(..page.len()).collect();
+            self.check_count(count);
+            let mut fetched = self.ownership.fetched.borrow_mut();
+            for id in page {
+                self.ownership.forget_deferred(id);
                 if fetched.remove(&id) && fetched.is_empty() {
-                    self.share.ended.notify_one();
+                    self.ownership.results_ready.notify_one();
                 }
             }
         }
         Ok(())
     }
 
-    /// Looks through some of what Redis has: what is over here, or no longer shared, goes.
-    async fn theirs(&mut self) -> Result<(), RetryLater> {
-        let Some(cursor) = self.theirs else { return Ok(()) };
-        let mine = self.share.heard(self.share.board.mine(cursor).await);
-        let (next, ids) = mine.map_err(|_| RetryLater)?;
-        let queues = self.share.queues(&self.snapshot);
-        let open = self.desk.store.still_open(ids.clone()).await.map_err(|_| RetryLater)?;
-        let open = open.into_iter().filter(|(_, queue)| queues.contains(queue));
-        let open: HashSet<JobId> = open.map(|(id, _)| id).collect();
-        self.over.extend(ids.into_iter().filter(|id| !open.contains(id)));
-        self.theirs = (next != 0).then_some(next);
-        self.clear().await
+    /// Looks through a page of what Redis has: jobs that are final here or no longer shared go.
+    async fn scan_redis(&mut self) -> Result<(), RetryLater> {
+        let Some(cursor) = self.scan else { return Ok(()) };
+        let page = self.ownership.logged(self.ownership.client.scan_own(cursor).await);
+        let (next, ids) = page.map_err(|_| RetryLater)?;
+        let queues = self.ownership.shared_queues(&self.snapshot);
+        let unfinished = self.store.filter_unfinished(ids.clone()).await.map_err(|_| RetryLater)?;
+        let shared = unfinished.into_iter().filter(|(_, queue)| queues.contains(queue));
+        let shared: HashSet<JobId> = shared.map(|(id, _)| id).collect();
+        self.to_remove.extend(ids.into_iter().filter(|id| !shared.contains(id)));
+        self.scan = (next != 0).then_some(next);
+        self.remove().await
     }
 
-    /// Tells of the next jobs. Whether there are more.
-    async fn page(&mut self) -> Result<bool, RetryLater> {
-        let queues = self.share.queues(&self.snapshot);
+    /// Publishes the next page of jobs. Returns whether there are more.
+    async fn publish_page(&mut self) -> Result<bool, RetryLater> {
+        let queues = self.ownership.shared_queues(&self.snapshot);
         if queues.is_empty() {
             return Ok(false);
         }
-        let open =
-            self.desk.store.open_jobs(queues, self.cursor, PAGE).await.map_err(|_| RetryLater)?;
-        let Some(last) = open.last().map(|open| open.seq) else {
-            self.anew = false;
+        let page = self.store.unfinished_jobs(queues, self.cursor, PAGE).await;
+        let page = page.map_err(|_| RetryLater)?;
+        let Some(last) = page.last().map(|job| job.seq) else {
+            self.clock_was_set = false;
             return Ok(false);
         };
-        let open = open.into_iter().filter(|open| open.bytes <= LARGEST && self.may_tell(open));
-        let line = |open: &UnfinishedJob| self.share.line(&self.snapshot, &open.line);
-        let named = open.filter_map(|open| line(&open).map(|line| (open, line)));
-        let (old, mut new): (Vec<_>, Vec<_>) = named.partition(|(open, _)| open.seq <= self.known);
-        let mut all = self.missing(old).await?;
+        let name =
+            |job: &UnfinishedJob| self.ownership.partition_name(&self.snapshot, &job.partition);
+        let publishable = |job: &UnfinishedJob| job.bytes <= LARGEST_BODY && self.may_publish(job);
+        let named = page
+            .into_iter()
+            .filter(publishable)
+            .filter_map(|job| name(&job).map(|partition| NamedJob { job, partition }));
+        let (old, mut new): (Vec<_>, Vec<_>) =
+            named.partition(|named| named.job.seq <= self.known_up_to);
+        let mut all = self.missing_in_redis(old).await?;
         all.append(&mut new);
-        self.tell(&all).await?;
+        self.publish(&all).await?;
         self.cursor = last;
         Ok(true)
     }
 
-    /// What is run here without a lease is told of when it has one: somebody would begin it at once.
-    fn may_tell(&self, open: &UnfinishedJob) -> bool {
-        self.share.number(open.id).map_or(!open.leased, |number| number > 0)
+    /// A job that runs here without a lease is published once it has one; else another host would
+    /// start it at once.
+    fn may_publish(&self, job: &UnfinishedJob) -> bool {
+        self.ownership.lease_number(job.id).map_or(!job.leased, |number| number > 0)
     }
 
-    /// Those that Redis does not know.
-    async fn missing(
+    async fn missing_in_redis(
         &mut self,
-        mut old: Vec<(UnfinishedJob, String)>,
-    ) -> Result<Vec<(UnfinishedJob, String)>, RetryLater> {
-        if old.is_empty() {
-            return Ok(old);
+        mut jobs: Vec<NamedJob>,
+    ) -> Result<Vec<NamedJob>, RetryLater> {
+        if jobs.is_empty() {
+            return Ok(jobs);
         }
-        let places = old.iter().map(|(open, line)| descriptor::place_of(open, line.clone()));
-        let places: Vec<PartitionEntry> = places.collect();
-        let (count, missing) = self.heard(self.share.board.known(&places, self.anew).await)?;
-        self.counted(count);
-        let mut at = 0..;
-        old.retain(|_| at.next().is_some_and(|at| missing.binary_search(&at).is_ok()));
-        Ok(old)
+        let entry = |named: &NamedJob| descriptor::entry_of(&named.job, named.partition.clone());
+        let entries: Vec<PartitionEntry> = jobs.iter().map(entry).collect();
+        let reply = self.ownership.client.known(&entries, self.clock_was_set).await;
+        let (count, missing) = self.recorded(reply)?;
+        self.check_count(count);
+        let mut index = 0..;
+        jobs.retain(|_| index.next().is_some_and(|at| missing.binary_search(&at).is_ok()));
+        Ok(jobs)
     }
 
-    async fn tell(&mut self, all: &[(UnfinishedJob, String)]) -> Result<(), RetryLater> {
+    async fn publish(&mut self, all: &[NamedJob]) -> Result<(), RetryLater> {
         let mut rest = all;
         while !rest.is_empty() {
             let mut bytes = 0;
-            let fits = rest.iter().take(NOTICES).take_while(|(open, _)| {
-                bytes += open.bytes;
-                bytes <= BYTES
+            let fits = rest.iter().take(MAX_DESCRIPTORS).take_while(|named| {
+                bytes += named.job.bytes;
+                bytes <= MAX_BYTES
             });
-            let (some, others) = rest.split_at(fits.count().max(1));
+            let (batch, others) = rest.split_at(fits.count().max(1));
             rest = others;
-            let seqs = some.iter().map(|(open, _)| open.seq).collect();
-            let requests = self.desk.store.requests(seqs).await.map_err(|_| RetryLater)?;
-            let notices: Vec<_> = some
+            let seqs = batch.iter().map(|named| named.job.seq).collect();
+            let contents = self.store.contents(seqs).await.map_err(|_| RetryLater)?;
+            let descriptors: Vec<_> = batch
                 .iter()
-                .zip(requests)
-                .filter_map(|((open, line), of)| Some(descriptor::of_open(open, line.clone(), of?)))
+                .zip(contents)
+                .filter_map(|(NamedJob { job, partition }, content)| {
+                    Some(descriptor::of_unfinished(job, partition.clone(), content?))
+                })
                 .collect();
-            some.iter().for_each(|(open, _)| self.share.told_of(open.seq));
-            let count = self.heard(self.share.board.publish(&notices).await)?;
-            self.counted(count);
+            batch.iter().for_each(|named| self.ownership.mark_published(named.job.seq));
+            let count = self.recorded(self.ownership.client.publish(&descriptors).await)?;
+            self.check_count(count);
         }
         Ok(())
     }
 }
 
-/// Renews what runs here.
-pub async fn renew(share: Rc<Ownership>) {
+/// Renews the leases of the jobs that run here.
+pub async fn renew_leases(ownership: Rc<Ownership>) {
     loop {
-        let mut rest = RENEW;
-        for held in share.all_held().chunks(PAGE) {
-            match share.heard(share.board.renew(held).await) {
-                Ok(numbers) => held.iter().zip(numbers).for_each(|((id, ..), number)| {
-                    share.renewed(*id, number);
+        let mut pause = RENEW_INTERVAL;
+        for leases in ownership.leases().chunks(PAGE) {
+            match ownership.logged(ownership.client.renew(leases).await) {
+                Ok(numbers) => leases.iter().zip(numbers).for_each(|(lease, number)| {
+                    ownership.record_renewal(lease.id, number);
                 }),
-                Err(_) => rest = BEAT,
+                Err(_) => pause = HEARTBEAT,
             }
         }
-        let _ = tokio::time::timeout(rest, share.renew.notified()).await;
-    }
-}
-
-/// Looks at jobs again whose time with others is over, and at all where Redis comes or goes.
-pub async fn watch(desk: Rc<Dispatcher>, share: Rc<Ownership>) {
-    let mut before = RedisAvailability::Away;
-    let mut look = tokio::time::interval(LOOK);
-    loop {
-        look.tick().await;
-        if !share.is_used() {
-            continue;
-        }
-        let standing = share.standing();
-        let changed = std::mem::replace(&mut before, standing) != standing;
-        share.look_again(changed);
-        if changed {
-            match standing {
-                RedisAvailability::Attached => tracing::info!("shared jobs: redis answers"),
-                RedisAvailability::Away => {
-                    tracing::warn!("shared jobs: redis is away; new jobs run here")
-                }
-                RedisAvailability::Alone => {
-                    tracing::warn!("shared jobs: redis is away; all run here")
-                }
-            }
-            desk.look_everywhere().await;
-        }
+        let _ = tokio::time::timeout(pause, ownership.renewal_due.notified()).await;
     }
 }

@@ -1,5 +1,5 @@
-//! Ends of jobs of other hosts, kept for a moment: where Redis loses them before their owners fetched
-//! them, they are told again, and nothing is run twice for that.
+//! Results of borrowed jobs that were sent recently. If Redis loses them before their owners have
+//! fetched them, they are sent again, so that no job runs twice because of it.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -9,58 +9,59 @@ use std::time::{Duration, Instant};
 use super::redis::{BorrowedJob, JobOutcome};
 use crate::clock;
 
-/// An owner that lives fetches within a second.
-const KEPT: Duration = Duration::from_secs(10);
-const BYTES: usize = 16 << 20;
-/// What one takes beside its body.
-const EACH: usize = 1 << 10;
+/// A running owner fetches a result within a second.
+const KEEP: Duration = Duration::from_secs(10);
+const MAX_BYTES: usize = 16 << 20;
+/// Size of an entry without its response.
+const ENTRY_BYTES: usize = 1 << 10;
 
 #[derive(Default)]
 pub struct RecentResults {
     /// The oldest first.
-    told: RefCell<VecDeque<Rc<ReportedResult>>>,
+    sent: RefCell<VecDeque<Rc<SentResult>>>,
     bytes: Cell<usize>,
 }
 
-/// An end that Redis took.
-pub struct ReportedResult {
+/// A result that Redis accepted.
+pub struct SentResult {
     at: Instant,
-    /// Without what was asked.
-    pub loan: BorrowedJob,
+    /// Without the body of its request.
+    pub job: BorrowedJob,
     pub attempts: u32,
-    pub end: JobOutcome,
+    pub outcome: JobOutcome,
 }
 
 impl RecentResults {
-    pub fn keep(&self, mut loan: BorrowedJob, attempts: u32, end: JobOutcome) {
-        loan.request.body = bytes::Bytes::new();
-        let told = ReportedResult { at: clock::now(), loan, attempts, end };
-        self.bytes.set(self.bytes.get() + told.bytes());
-        self.told.borrow_mut().push_back(Rc::new(told));
-        self.forget(clock::now());
+    pub fn add(&self, mut job: BorrowedJob, attempts: u32, outcome: JobOutcome) {
+        job.request.body = bytes::Bytes::new();
+        let result = SentResult { at: clock::now(), job, attempts, outcome };
+        self.bytes.set(self.bytes.get() + result.bytes());
+        self.sent.borrow_mut().push_back(Rc::new(result));
+        self.forget_old(clock::now());
     }
 
-    pub fn all(&self) -> Vec<Rc<ReportedResult>> {
-        self.forget(clock::now());
-        self.told.borrow().iter().cloned().collect()
+    pub fn all(&self) -> Vec<Rc<SentResult>> {
+        self.forget_old(clock::now());
+        self.sent.borrow().iter().cloned().collect()
     }
 
-    fn forget(&self, now: Instant) {
-        let mut all = self.told.borrow_mut();
-        while let Some(told) = all.front()
-            && (now.saturating_duration_since(told.at) > KEPT || self.bytes.get() > BYTES)
+    fn forget_old(&self, now: Instant) {
+        let mut sent = self.sent.borrow_mut();
+        while let Some(result) = sent.front()
+            && (now.saturating_duration_since(result.at) > KEEP || self.bytes.get() > MAX_BYTES)
         {
-            self.bytes.set(self.bytes.get() - told.bytes());
-            all.pop_front();
+            self.bytes.set(self.bytes.get() - result.bytes());
+            sent.pop_front();
         }
     }
 }
 
-impl ReportedResult {
+impl SentResult {
     fn bytes(&self) -> usize {
-        EACH + match &self.end {
-            JobOutcome::Answered(answer) => answer.body.len() + answer.headers.len(),
-            JobOutcome::Dead(why) => why.len(),
-        }
+        ENTRY_BYTES
+            + match &self.outcome {
+                JobOutcome::Done(response) => response.body.len() + response.headers.len(),
+                JobOutcome::Dead(reason) => reason.len(),
+            }
     }
 }

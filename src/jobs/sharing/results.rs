@@ -1,4 +1,5 @@
-//! How jobs of this host ended elsewhere is fetched and written down: from then on it is the truth.
+//! Fetches how jobs of this host ended on other hosts, and writes it to the store, which is the
+//! truth from then on.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -7,81 +8,87 @@ use std::time::Duration;
 use super::ownership::{Ownership, RedisAvailability};
 use super::redis::{FetchedOutcome, JobOutcome};
 use crate::clock;
-use crate::jobs::dispatcher::Dispatcher;
-use crate::store::{Millis, RemoteOutcome};
+use crate::proxy::downstream::worker::Worker;
+use crate::store::{JobId, Millis, RemoteOutcome, Store};
 use crate::telemetry::metrics::DeliveryLabels;
 
-const AT_ONCE: usize = 64;
-/// Where it could not be written down.
-const AGAIN: Duration = Duration::from_secs(1);
+const PAGE: usize = 64;
+const RETRY: Duration = Duration::from_secs(1);
 
-pub async fn run(desk: Rc<Dispatcher>, share: Rc<Ownership>) {
+pub async fn run(worker: Rc<Worker>, store: Store, ownership: Rc<Ownership>) {
     loop {
-        share.ended.notified().await;
-        while share.standing() == RedisAvailability::Attached && some(&desk, &share).await {}
+        ownership.results_ready.notified().await;
+        while ownership.availability() == RedisAvailability::Attached
+            && fetch_page(&worker, &store, &ownership).await
+        {}
     }
 }
 
-/// Hears of them as they come; beside it, they are looked for each second.
-pub async fn hear(share: Rc<Ownership>) {
+/// Waits for results as they come. The publisher's heartbeat looks for them each second, too.
+pub async fn listen(ownership: Rc<Ownership>) {
     loop {
-        if share.is_used() {
-            let told = || share.ended.notify_one();
-            if let Err(failure) = share.board.hear_ends(told).await {
-                tracing::debug!(%failure, "shared jobs: ends cannot be waited for");
+        if ownership.is_used() {
+            let notify = || ownership.results_ready.notify_one();
+            if let Err(error) = ownership.client.listen_for_results(notify).await {
+                tracing::debug!(%error, "shared jobs: cannot wait for results");
             }
         }
-        tokio::time::sleep(AGAIN).await;
+        tokio::time::sleep(RETRY).await;
     }
 }
 
-/// Whether there may be more.
-async fn some(desk: &Dispatcher, share: &Ownership) -> bool {
-    let Ok(fetched) = share.heard(share.board.fetch(AT_ONCE).await) else { return false };
-    let full = fetched.len() == AT_ONCE;
-    // Those that are written down already are cleared in a moment.
-    let new = |ended: &FetchedOutcome| !share.fetched.borrow().contains(&ended.id);
-    let (all, unreadable): (Vec<_>, Vec<_>) =
-        fetched.into_iter().filter(new).partition(|ended| ended.end.is_some());
-    share.overs.borrow_mut().extend(unreadable.iter().map(|ended| ended.id));
-    if all.is_empty() {
+/// Returns whether there may be more.
+async fn fetch_page(worker: &Worker, store: &Store, ownership: &Ownership) -> bool {
+    let Ok(page) = ownership.logged(ownership.client.fetch(PAGE).await) else { return false };
+    let full = page.len() == PAGE;
+    // Results that are written already leave Redis in a moment.
+    let is_new = |it: &FetchedOutcome| !ownership.fetched.borrow().contains(&it.id);
+    let (readable, unreadable): (Vec<_>, Vec<_>) =
+        page.into_iter().filter(is_new).partition(|it| it.outcome.is_some());
+    ownership.to_remove.borrow_mut().extend(unreadable.iter().map(|it| it.id));
+    if readable.is_empty() {
         return false;
     }
-    let all: Arc<Vec<RemoteOutcome>> = Arc::new(all.into_iter().filter_map(elsewhere).collect());
-    let written = desk.store.end_elsewhere(Arc::clone(&all), Millis::of(clock::wall())).await;
-    match written {
+    let outcomes: Arc<Vec<RemoteOutcome>> =
+        Arc::new(readable.into_iter().filter_map(remote_outcome).collect());
+    let now = Millis::of(clock::wall());
+    match store.finish_remote(Arc::clone(&outcomes), now).await {
         Ok(queues) => {
-            for (ended, queue) in all.iter().zip(queues) {
-                share.fetched.borrow_mut().insert(ended.id);
-                share.overs.borrow_mut().push(ended.id);
-                queue.into_iter().for_each(|queue| tell(desk, ended, queue));
+            for (outcome, queue) in outcomes.iter().zip(queues) {
+                ownership.fetched.borrow_mut().insert(outcome.id);
+                ownership.to_remove.borrow_mut().push(outcome.id);
+                queue.into_iter().for_each(|queue| report(worker, outcome, queue));
             }
-            share.news.notify_one();
+            ownership.publish_due.notify_one();
             full
         }
         Err(error) => {
-            tracing::warn!(%error, "ends of jobs that ran elsewhere cannot be written: trying on");
-            tokio::time::sleep(AGAIN).await;
+            tracing::warn!(%error, "cannot write results from other hosts; retrying");
+            tokio::time::sleep(RETRY).await;
             true
         }
     }
 }
 
-fn elsewhere(ended: FetchedOutcome) -> Option<RemoteOutcome> {
-    let FetchedOutcome { id, attempts, deliveries, end } = ended;
-    let end = match end? {
-        JobOutcome::Answered(answer) => Ok(Arc::new(answer)),
-        JobOutcome::Dead(why) => Err(why),
+fn remote_outcome(fetched: FetchedOutcome) -> Option<RemoteOutcome> {
+    let FetchedOutcome { id, attempts, deliveries, outcome } = fetched;
+    let response = match outcome? {
+        JobOutcome::Done(response) => Ok(Arc::new(response)),
+        JobOutcome::Dead(reason) => Err(reason),
     };
-    Some(RemoteOutcome { id, attempts, deliveries, end })
+    Some(RemoteOutcome { id, attempts, deliveries, response })
 }
 
-fn tell(desk: &Dispatcher, ended: &RemoteOutcome, queue: String) {
-    let live = &desk.worker.live;
-    if let Err(why) = &ended.end {
-        tracing::warn!(id = %ended.id, queue, why, "a job is dead");
-        live.events.push(clock::wall(), "job_dead", &queue, format!("{}: {why}", ended.id));
+fn report(worker: &Worker, outcome: &RemoteOutcome, queue: String) {
+    if let Err(reason) = &outcome.response {
+        report_dead(worker, outcome.id, &queue, reason);
     }
-    let result = if ended.end.is_ok() { "done_elsewhere" } else { "dead_elsewhere" };
-    live.metrics.job_deliveries.with(&DeliveryLabels { queue, result }).inc();
+    let result = if outcome.response.is_ok() { "done_elsewhere" } else { "dead_elsewhere" };
+    worker.live.metrics.job_deliveries.with(&DeliveryLabels { queue, result }).inc();
+}
+
+/// Logs that a job is dead, and records the event.
+pub fn report_dead(worker: &Worker, id: JobId, queue: &str, reason: &str) {
+    tracing::warn!(%id, queue, reason, "a job is dead");
+    worker.live.events.push(clock::wall(), "job_dead", queue, format!("{id}: {reason}"));
 }

@@ -1,48 +1,40 @@
-//! The Redis scripts of jobs.
+//! The Redis scripts of shared jobs. Each gets one key: the prefix of all keys of jobs.
 
 use crate::fleet::redis::scripts::RedisScript;
 
-macro_rules! of_jobs {
-    ($file:literal) => {
-        RedisScript::of(concat!(
-            include_str!("../scripts/job.lua"),
-            include_str!(concat!("../scripts/", $file))
-        ))
+/// Declares the scripts; each file follows `job.lua`, the functions that they share.
+macro_rules! job_scripts {
+    ($($name:ident: $file:literal,)*) => {
+        #[derive(Debug)]
+        pub struct JobScripts {
+            $(pub $name: RedisScript,)*
+        }
+
+        impl JobScripts {
+            pub fn new() -> JobScripts {
+                JobScripts {
+                    $($name: RedisScript::new(concat!(
+                        include_str!("../scripts/job.lua"),
+                        include_str!(concat!("../scripts/", $file))
+                    )),)*
+                }
+            }
+        }
     };
 }
 
-/// Of jobs. Each is given one key, which all others begin with.
-#[derive(Debug)]
-pub struct JobScripts {
-    pub publish: RedisScript,
-    pub known: RedisScript,
-    pub claim: RedisScript,
-    pub take: RedisScript,
-    pub renew: RedisScript,
-    pub back: RedisScript,
-    pub end: RedisScript,
-    pub fetch: RedisScript,
-    pub clear: RedisScript,
-    pub beat: RedisScript,
-    pub resign: RedisScript,
-}
-
-impl JobScripts {
-    pub fn new() -> JobScripts {
-        JobScripts {
-            publish: of_jobs!("job_publish.lua"),
-            known: of_jobs!("job_known.lua"),
-            claim: of_jobs!("job_claim.lua"),
-            take: of_jobs!("job_take.lua"),
-            renew: of_jobs!("job_renew.lua"),
-            back: of_jobs!("job_back.lua"),
-            end: of_jobs!("job_end.lua"),
-            fetch: of_jobs!("job_fetch.lua"),
-            clear: of_jobs!("job_clear.lua"),
-            beat: of_jobs!("job_beat.lua"),
-            resign: of_jobs!("job_resign.lua"),
-        }
-    }
+job_scripts! {
+    publish: "job_publish.lua",
+    known: "job_known.lua",
+    claim: "job_claim.lua",
+    take: "job_take.lua",
+    renew: "job_renew.lua",
+    back: "job_back.lua",
+    end: "job_end.lua",
+    fetch: "job_fetch.lua",
+    clear: "job_clear.lua",
+    beat: "job_beat.lua",
+    resign: "job_resign.lua",
 }
 
 impl Default for JobScripts {

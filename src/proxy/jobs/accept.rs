@@ -84,7 +84,7 @@ async fn accept(
     let now = Millis::of(clock::wall());
     let limits = &queue.policy.durable;
     let limits = QueueLimits { jobs: limits.max_jobs, bytes: limits.max_bytes };
-    let accepted = store.accept(job, limits, now).await.map_err(|failure| lost(&failure))?;
+    let accepted = store.enqueue(job, limits, now).await.map_err(|failure| lost(&failure))?;
     request.record.job = match &accepted {
         EnqueueResult::New => Some(id),
         EnqueueResult::Known(known, _) => Some(*known),

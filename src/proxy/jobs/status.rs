@@ -87,7 +87,7 @@ pub async fn told(
     let last = || job.error.clone().unwrap_or_else(|| "it says nothing".to_owned());
     match job.state {
         JobState::Done => {
-            let answer = store.answer(job.seq).await.map_err(|failure| lost(&failure))?;
+            let answer = store.response(job.seq).await.map_err(|failure| lost(&failure))?;
             answer.map(|answer| stored(id, answer)).ok_or_else(|| unknown(id))
         }
         JobState::Dead => Err(Problem::new(ProblemKind::JobFailed, format!("{id}: {}", last()))),

@@ -1,2 +1,2 @@
--- By what others know this store.
+-- The name of this store in a fleet.
 INSERT INTO notes VALUES ('name', randomblob(16));
