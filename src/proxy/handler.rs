@@ -71,18 +71,18 @@ async fn handle(
 }
 
 /// A job that a request is to become, and the store that keeps it.
-struct NewJob {
+struct JobRequest {
     preference: Box<AsyncPreference>,
     store: Store,
 }
 
-/// What to do with a request. Decided without waiting, so that the connection's task holds no more of
+/// How a request is handled. Decided without waiting, so that the connection's task holds no more of
 /// the head than the request keeps on the heap.
 enum Accepted {
     Proxy {
         request: Box<ProxyRequest>,
         body: Incoming,
-        job: Option<NewJob>,
+        job: Option<JobRequest>,
     },
     /// A path under `/.outrigger/`.
     Local {
@@ -126,20 +126,20 @@ fn accept(worker: &Rc<Worker>, client: &Rc<Client>, mut incoming: Request<Incomi
     request.limits.set_queue(class, flow);
     request.limits.set_overrides(overrides);
     let job = job.zip(worker.store.clone());
-    let job = job.map(|(preference, store)| NewJob { preference, store });
+    let job = job.map(|(preference, store)| JobRequest { preference, store });
     Accepted::Proxy { request, body, job }
 }
 
 async fn proxy(
     mut request: Box<ProxyRequest>,
     body: Incoming,
-    job: Option<NewJob>,
+    job: Option<JobRequest>,
 ) -> Response<ResponseBody> {
     if let Err(problem) = receive_body(&mut request, body, job.is_some()).await {
         return send_problem(&mut request.record, problem);
     }
     request.client.serve().await;
-    if let Some(NewJob { preference, store }) = job {
+    if let Some(JobRequest { preference, store }) = job {
         return Box::pin(become_job(request, preference, store)).await;
     }
     let route = Arc::clone(&request.route);

@@ -43,6 +43,7 @@ const ORDERS: &[(&str, &[&str])] = &[
             "*",
             "jobs",
             "caching",
+            "dispatch",
             "degradation",
             "response",
             "attempt",

@@ -111,6 +111,6 @@ impl ProxyRequest {
     pub fn can_resume(&self) -> bool {
         self.route.policy.stream.on_cut == OnCut::Continue
             && self.limits.idempotence() != Idempotence::Never
-            && self.body.kept().is_some()
+            && self.body.original().is_some()
     }
 }

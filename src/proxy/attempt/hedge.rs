@@ -41,7 +41,7 @@ enum RaceResult {
     Hedge { result: AttemptResult, first_ended: bool },
 }
 
-/// What came of a hedge.
+/// The result of a hedge.
 #[derive(Clone, Copy, PartialEq)]
 enum HedgeOutcome {
     Won,

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
 use http::response::Parts;
 use http::{Method, StatusCode};
-use http_body::Body;
+use http_body::{Body, Frame};
 
 use super::classify::{ContentType, MediaKind, ResponseSignals};
 use super::context::ProxyRequest;
@@ -28,11 +28,12 @@ use super::select::Selection;
 use super::send::chain;
 use crate::clock;
 use crate::live::buffers::Reservation;
+use crate::live::permit::ReportedPermit;
 use crate::policy::sections::model::Commit;
 use crate::proxy::downstream::problem::{Problem, ProblemKind};
 use crate::proxy::downstream::timer::Timer;
 use crate::resilience::outcome::{AttemptClass, RetryScope};
-use crate::snapshot::Route;
+use crate::snapshot::{EndpointCandidate, Route};
 use crate::stream::framing::StreamFormat;
 use crate::stream::reader::{StreamEnd, StreamReader};
 use crate::upstream::IncomingBody;
@@ -83,13 +84,7 @@ pub async fn inspect(
     let candidate = received.selection.endpoint.candidate(route);
     let rules = &candidate.provider.policy.classify;
     let status = received.head.status.as_u16();
-    if candidate.provider.policy.capacity.follow_headers {
-        let quotas = reported_quotas(&received.head.headers, clock::wall);
-        if quotas.requests.is_some() || quotas.tokens.is_some() {
-            let charge = received.selection.flight.charge();
-            candidate.provider.live.observe_quota(charge, [quotas.requests, quotas.tokens]);
-        }
-    }
+    observe_quota(candidate, &received);
     // Retry-After of a good response does not ask to wait.
     let retry_after = match status >= 300 {
         true => retry_after(&received.head.headers, clock::wall),
@@ -122,6 +117,17 @@ pub async fn inspect(
         return not_a_continuation(request, route, received, report);
     }
     conclude(request, route, received, body, report)
+}
+
+/// Follows the provider's quota headers, if its policy says so.
+fn observe_quota(candidate: &EndpointCandidate, received: &ReceivedResponse) {
+    if candidate.provider.policy.capacity.follow_headers {
+        let quotas = reported_quotas(&received.head.headers, clock::wall);
+        if quotas.requests.is_some() || quotas.tokens.is_some() {
+            let charge = received.selection.flight.charge();
+            candidate.provider.live.observe_quota(charge, [quotas.requests, quotas.tokens]);
+        }
+    }
 }
 
 /// A reader for a successful event stream.
@@ -189,7 +195,7 @@ fn retry_is_possible(request: &ProxyRequest, class: AttemptClass, selection: &Se
     let tier = selection.endpoint.tier;
     let more =
         request.attempts_left(&request.route, tier) > 0 || tier + 1 < request.route.tiers.len();
-    more && scope_of(request, class) != RetryScope::Nowhere && request.body.may_go()
+    more && scope_of(request, class) != RetryScope::Nowhere && request.body.can_be_sent()
 }
 
 /// Reports the attempt and decides whether its response goes to the client.
@@ -227,6 +233,16 @@ fn conclude(
         report.took = clock::since(received.selection.started);
     }
     let reported = report_attempt(request, route, &mut received.selection, report);
+    by_class(class, started(received, first, reported, failed))
+}
+
+/// A response whose body continues after the commit.
+fn started(
+    received: ReceivedResponse,
+    first: VecDeque<Frame<Bytes>>,
+    reported: Option<ReportedPermit>,
+    failed: bool,
+) -> PendingResponse {
     let ReceivedResponse { head, body: rest, selection, deadlines, reader, room, .. } = received;
     let no_content = reader.as_ref().is_some_and(|(_, reader)| !reader.is_ready());
     let usage_key = selection.usage_key();
@@ -242,10 +258,7 @@ fn conclude(
         recorder: None,
     };
     let body = PendingBody::Stream(Box::new(stream));
-    by_class(
-        class,
-        PendingResponse { head, body, idle: deadlines.idle, usage_key, is_local: false },
-    )
+    PendingResponse { head, body, idle: deadlines.idle, usage_key, is_local: false }
 }
 
 /// Charges the usage that the events of a response report, and counts dropped events.
@@ -376,7 +389,7 @@ impl PrebufferError {
     }
 }
 
-/// What is wrong with a stream that ended so.
+/// Explains a stream that ended so.
 pub fn explain_end(end: StreamEnd) -> &'static str {
     match end {
         StreamEnd::Complete => "the stream is complete",

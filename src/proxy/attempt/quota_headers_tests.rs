@@ -30,7 +30,7 @@ fn window(limit: f64, remaining: f64, seconds: u64) -> Option<QuotaReport> {
 }
 
 #[test]
-fn openai_tells_of_requests_and_of_tokens() {
+fn openai_reports_requests_and_tokens() {
     let left = read(&[
         ("x-ratelimit-limit-requests", "5000"),
         ("x-ratelimit-limit-tokens", "160000"),
@@ -44,7 +44,7 @@ fn openai_tells_of_requests_and_of_tokens() {
 }
 
 #[test]
-fn groq_tells_of_a_day() {
+fn groq_reports_requests_of_a_day() {
     let left = read(&[
         ("x-ratelimit-limit-requests", "1000"),
         ("x-ratelimit-remaining-requests", "942"),
@@ -54,7 +54,7 @@ fn groq_tells_of_a_day() {
 }
 
 #[test]
-fn azure_tells_what_remains_and_sometimes_when() {
+fn azure_reports_the_rest_and_sometimes_the_reset() {
     let bare = |remaining, seconds: Option<u64>| {
         let reset = seconds.map(Duration::from_secs);
         Some(QuotaReport { limit: None, remaining, reset, refill: Refill::Bucket })
@@ -75,7 +75,7 @@ fn azure_tells_what_remains_and_sometimes_when() {
 }
 
 #[test]
-fn anthropic_tells_times_by_its_own_clock() {
+fn anthropic_reports_times_by_its_own_clock() {
     let lines = [
         ("anthropic-ratelimit-requests-limit", "1000"),
         ("anthropic-ratelimit-requests-remaining", "847"),
@@ -137,8 +137,8 @@ fn a_window_may_end_at_a_time_or_after_some() {
 }
 
 #[test]
-fn the_draft_tells_in_one_header_and_its_policy() {
-    for (told, policy, expected) in [
+fn the_draft_reports_in_one_header_and_its_policy() {
+    for (reported, policy, expected) in [
         (r#""default";r=50;t=30"#, r#""default";q=100;w=60"#, window(100.0, 50.0, 30)),
         (r#"default;r=50;t=30"#, r#"default;q=100;w=60"#, window(100.0, 50.0, 30)),
         (
@@ -153,8 +153,8 @@ fn the_draft_tells_in_one_header_and_its_policy() {
         ),
         ("limit=100, remaining=50, reset=30", "100;w=60", window(100.0, 50.0, 30)),
     ] {
-        let left = read(&[("ratelimit", told), ("ratelimit-policy", policy)]);
-        assert_eq!(left, QuotaReports { requests: expected, tokens: None }, "{told}");
+        let left = read(&[("ratelimit", reported), ("ratelimit-policy", policy)]);
+        assert_eq!(left, QuotaReports { requests: expected, tokens: None }, "{reported}");
     }
     let left = read(&[("ratelimit", r#""default";r=50;t=30"#)]);
     assert_eq!(left.requests.map(|report| report.limit), Some(None));
@@ -163,7 +163,7 @@ fn the_draft_tells_in_one_header_and_its_policy() {
 }
 
 #[test]
-fn the_older_draft_tells_in_three() {
+fn the_older_draft_reports_in_three_headers() {
     let left = read(&[
         ("ratelimit-limit", "100, 100;w=60"),
         ("ratelimit-remaining", "42"),

@@ -1,4 +1,4 @@
-//! What follows an attempt: another endpoint, a wait, the next fallback tier, or the end.
+//! The step after an attempt: another endpoint, a wait, the next fallback tier, or the end.
 //!
 //! The route's policy and the request's idempotence decide whether another attempt may follow, and
 //! where. Another endpoint is tried at once, the same one after its backoff. A wait of up to
@@ -106,7 +106,7 @@ pub fn another_attempt_is_possible(
     selection: &Selection,
 ) -> bool {
     let scope = scope_of(request, AttemptClass::Failure);
-    if scope == RetryScope::Nowhere || !request.body.may_go() {
+    if scope == RetryScope::Nowhere || !request.body.can_be_sent() {
         return false;
     }
     let here = selection.endpoint;
@@ -150,7 +150,7 @@ fn check_retry(
         }
         RetryScope::Anywhere => {}
     }
-    if !request.body.may_go() {
+    if !request.body.can_be_sent() {
         return denied(RetryDenied::NotReplayable);
     }
     if is_charged(class) && route.live.balance(clock::now()) < 1.0 {

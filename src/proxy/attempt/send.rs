@@ -108,7 +108,7 @@ async fn send(
             Ok(inspect(request, route, received).await)
         }
         Some(Err(SendError::Unsent(body, _))) => {
-            request.body.put_back(body, &candidate.provider.policy);
+            request.body.restore(body, &candidate.provider.policy);
             if reused {
                 Err(selection)
             } else {
@@ -120,9 +120,7 @@ async fn send(
             Ok(report_failure(request, route, selection, problem))
         }
         None => {
-            let (key, waited) = (&candidate.endpoint.key, clock::since(sent));
-            let detail = format!("{key}: no response within {waited:.1?}");
-            let problem = Problem::new(ProblemKind::ResponseTimeout, detail);
+            let problem = no_response(candidate, clock::since(sent));
             Ok(report_failure(request, route, selection, problem))
         }
     }
@@ -204,7 +202,7 @@ async fn await_head(
             return Some(sent);
         }
         let upload = upload?;
-        let limit = if upload.whole.get() { timeouts.headers } else { timeouts.idle };
+        let limit = if upload.complete.get() { timeouts.headers } else { timeouts.idle };
         let later = (upload.last() + limit).min(request.limits.deadline());
         if later <= clock::now() {
             return None;
@@ -213,13 +211,18 @@ async fn await_head(
     }
 }
 
+fn no_response(candidate: &EndpointCandidate, waited: Duration) -> Problem {
+    let detail = format!("{}: no response within {waited:.1?}", candidate.endpoint.key);
+    Problem::new(ProblemKind::ResponseTimeout, detail)
+}
+
 /// The problem of a failed exchange: the client, the network or the provider caused it.
 fn exchange_problem(
     request: &ProxyRequest,
     candidate: &EndpointCandidate,
     error: &ExchangeError,
 ) -> Problem {
-    if let Some(kind) = request.body.upload().and_then(|upload| upload.broken.get()) {
+    if let Some(kind) = request.body.upload().and_then(|upload| upload.failed.get()) {
         return Problem::new(kind, "the body of the request did not arrive completely");
     }
     if error.is_unacknowledged() {

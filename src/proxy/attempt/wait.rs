@@ -243,7 +243,7 @@ pub fn queue_backlog(request: &ProxyRequest, route: &Route) -> Duration {
     Duration::from_secs_f64(seconds.max(1.0))
 }
 
-/// What the request sees at a provider where it has the turn. `None` if an endpoint has become
+/// The state of a provider at which it is the request's turn. `None` if an endpoint has become
 /// available since, so that the request selects again.
 fn observe_provider(
     request: &ProxyRequest,

@@ -70,7 +70,7 @@ impl CacheLookup {
         if if is_http { !head && request.head.method() != Method::GET } else { head } {
             return Err(ForwardReason::Method);
         }
-        let Some(body) = request.body.whole() else { return Err(ForwardReason::Bypass) };
+        let Some(body) = request.body.complete() else { return Err(ForwardReason::Bypass) };
         let part = match request.head.headers().get(RANGE) {
             None => None,
             Some(range) if is_http && !head => Some(Part::of(range).ok_or(ForwardReason::Bypass)?),

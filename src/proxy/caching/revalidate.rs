@@ -51,7 +51,7 @@ fn beside(request: &ProxyRequest) -> Option<Box<ProxyRequest>> {
     let route = Some(Arc::clone(&request.route));
     let mut record = AccessRecord::new(worker, &client, route, method.clone(), uri.clone(), now);
     record.suppress();
-    let body = request.body.whole()?;
+    let body = request.body.complete()?;
     let mut room = worker.live.buffers.reservation();
     if !room.grow(body.len() as u64) {
         return None;

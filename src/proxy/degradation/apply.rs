@@ -219,7 +219,7 @@ fn reduce(request: &mut ProxyRequest, reduction: &Reduction) {
     if (!rewrite.changes_body() && models.is_empty()) || request.body.is_empty() {
         return;
     }
-    if !request.head.headers().contains_key(SIGNATURE) && request.body.reduce(models, rewrite) {
+    if !request.head.headers().contains_key(SIGNATURE) && request.body.rewrite(models, rewrite) {
         request.limits.estimate_tokens(request.body.len());
         // The digests are of the original body.
         DIGESTS.iter().for_each(|name| drop(request.head.headers_mut().remove(name)));

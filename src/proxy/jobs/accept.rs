@@ -126,7 +126,7 @@ fn new_job(
     queue: &RouteQueue,
     store: &Store,
 ) -> Result<NewJob, Problem> {
-    let body = request.body.whole().ok_or_else(|| not_whole(request))?;
+    let body = request.body.complete().ok_or_else(|| not_whole(request))?;
     let now = Millis::of(clock::wall());
     let chance = clock::secret().map_err(|error| {
         Problem::new(

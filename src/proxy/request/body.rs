@@ -1,9 +1,8 @@
-//! The request's body, taken in: kept for another attempt where the route's `replay` allows it,
-//! else passed on once.
+//! The request's body: kept in the replay buffer if the route's `replay` allows it, else streamed.
 //!
-//! A body goes once when it is larger than `replay`, still arriving after a second without a
-//! known length, has trailers, or when `server.buffered` is full. Which of these is told in the
-//! access log and counted, because such a request cannot be repeated after a failure.
+//! A streamed body can be sent only once. A body is streamed if it is larger than `replay`, is still
+//! arriving after a second without a known length, has trailers, or if `server.buffered` is full. The
+//! reason is logged and counted, because such a request cannot be retried after a failure.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -27,21 +26,21 @@ use crate::proxy::downstream::timer::{Elapsed, Timer};
 use crate::snapshot::Route;
 use crate::upstream::OutgoingBody;
 
-/// The largest piece that comes at once.
-const PIECE: u64 = io::MAX_READ as u64;
-/// A body without a known length that is not whole after this long goes once.
+/// The largest frame that is read at once.
+const MAX_FRAME: u64 = io::MAX_READ as u64;
+/// A body without a known length that is incomplete after this long is streamed.
 const STILL_ARRIVING: Duration = Duration::from_secs(1);
 
-/// The body of a request, for one attempt after another.
+/// The body of a request, for all its attempts.
 #[derive(Debug)]
 pub struct RequestBody {
     state: State,
     model: Option<ModelName>,
-    /// When it was whole, or known to go once.
+    /// When it was complete, or known to be streamed.
     taken: Instant,
-    /// Of a body that goes once.
+    /// Set for a streamed body.
     upload: Option<Rc<UploadProgress>>,
-    /// As it came, where another is sent in its place.
+    /// The body as received, if another one is sent in its place.
     original: Option<Bytes>,
     not_replayable: Option<NotReplayable>,
 }
@@ -49,50 +48,53 @@ pub struct RequestBody {
 #[derive(Debug)]
 enum State {
     Empty,
-    Kept {
+    Buffered {
         bytes: Bytes,
         _room: Reservation,
     },
-    Once {
+    Streamed {
         first: VecDeque<Frame<Bytes>>,
         rest: Option<Incoming>,
         _room: Reservation,
     },
-    /// Handed back untouched, made for the provider of that name.
-    Back(OutgoingBody, String),
-    Spent,
+    /// Returned unsent by an attempt; rewritten for that provider.
+    Returned {
+        body: OutgoingBody,
+        provider: String,
+    },
+    Sent,
 }
 
-/// What intake needs to know of the route.
+/// The limits for receiving a body.
 #[derive(Clone, Copy, Debug)]
 pub struct IntakeLimits {
     pub replay: u64,
     pub reads_body: bool,
-    /// It is waited for until it is whole, however long that takes.
-    pub whole: bool,
+    /// Wait until the body is complete, however long that takes.
+    pub complete: bool,
     pub idle: Duration,
 }
 
 impl IntakeLimits {
-    pub fn of(route: &Route, whole: bool) -> IntakeLimits {
+    pub fn of(route: &Route, complete: bool) -> IntakeLimits {
         IntakeLimits {
             replay: route.policy.replay,
             reads_body: route.reads_body,
-            whole,
+            complete,
             idle: route.tiers[0].candidates[0].provider.policy.timeouts.idle,
         }
     }
 }
 
 impl RequestBody {
-    /// Takes the body in. The second value says why it can go only once.
+    /// Receives the body.
     ///
     /// # Errors
     /// When the body breaks, or stalls for longer than `idle`.
     pub async fn read(
         timer: &Timer,
         mut body: Incoming,
-        bounds: IntakeLimits,
+        limits: IntakeLimits,
         mut room: Reservation,
         began: Instant,
     ) -> Result<RequestBody, Problem> {
@@ -100,37 +102,39 @@ impl RequestBody {
             return Ok(RequestBody::new(State::Empty, None));
         }
         let length = body.size_hint().exact();
-        if length.is_some_and(|length| length > bounds.replay) && !bounds.reads_body {
-            let state = State::Once { first: VecDeque::new(), rest: Some(body), _room: room };
+        if length.is_some_and(|length| length > limits.replay) && !limits.reads_body {
+            let state = State::Streamed { first: VecDeque::new(), rest: Some(body), _room: room };
             return Ok(RequestBody::new(state, None).sent_once(NotReplayable::LargerThanReplay));
         }
-        let mut first = Prefix { length, most: bounds.replay, ..Prefix::default() };
-        let once = take_in(timer, &mut body, bounds, &mut room, &mut first, began).await?;
-        room.shrink_to(first.len());
-        Ok(match once {
-            None => RequestBody::keep(first, room, bounds.reads_body),
-            Some(why) => RequestBody::once(first, body, room, bounds.reads_body).sent_once(why),
+        let mut prefix = Prefix { length, limit: limits.replay, ..Prefix::default() };
+        let streamed = receive(timer, &mut body, limits, &mut room, &mut prefix, began).await?;
+        room.shrink_to(prefix.len());
+        Ok(match streamed {
+            None => RequestBody::buffered(prefix, room, limits.reads_body),
+            Some(reason) => {
+                RequestBody::streamed(prefix, body, room, limits.reads_body).sent_once(reason)
+            }
         })
     }
 
-    /// One that is here; `room` is what it takes of the buffers.
+    /// A complete body; `room` is its buffer space.
     pub fn of(bytes: Bytes, room: Reservation, reads_body: bool) -> RequestBody {
         if bytes.is_empty() {
             return RequestBody::new(State::Empty, None);
         }
-        let first = Prefix { only: Some(bytes), ..Prefix::default() };
-        RequestBody::keep(first, room, reads_body)
+        let prefix = Prefix { only: Some(bytes), ..Prefix::default() };
+        RequestBody::buffered(prefix, room, reads_body)
     }
 
-    /// As it came; `None` where it is not all here.
-    pub fn whole(&self) -> Option<Bytes> {
+    /// The body as received; `None` if it is streamed.
+    pub fn complete(&self) -> Option<Bytes> {
         match self.state {
             State::Empty => Some(Bytes::new()),
-            _ => self.kept().cloned(),
+            _ => self.original().cloned(),
         }
     }
 
-    /// Of a request that has none, or has not been read yet.
+    /// For a request without a body, or before its body is received.
     pub fn empty(taken: Instant) -> RequestBody {
         RequestBody {
             state: State::Empty,
@@ -145,24 +149,29 @@ impl RequestBody {
     fn new(state: State, model: Option<ModelName>) -> RequestBody {
         let taken = clock::now();
         let upload =
-            matches!(state, State::Once { .. }).then(|| Rc::new(UploadProgress::new(taken)));
+            matches!(state, State::Streamed { .. }).then(|| Rc::new(UploadProgress::new(taken)));
         RequestBody { state, model, taken, upload, original: None, not_replayable: None }
     }
 
-    fn keep(first: Prefix, room: Reservation, reads_body: bool) -> RequestBody {
-        let bytes = first.bytes();
+    fn buffered(prefix: Prefix, room: Reservation, reads_body: bool) -> RequestBody {
+        let bytes = prefix.bytes();
         let model = if reads_body { ModelName::find(&bytes) } else { None };
-        RequestBody::new(State::Kept { bytes, _room: room }, model)
+        RequestBody::new(State::Buffered { bytes, _room: room }, model)
     }
 
-    fn once(mut first: Prefix, rest: Incoming, room: Reservation, reads_body: bool) -> RequestBody {
-        let trailers = first.trailers.take();
-        let bytes = first.bytes();
+    fn streamed(
+        mut prefix: Prefix,
+        rest: Incoming,
+        room: Reservation,
+        reads_body: bool,
+    ) -> RequestBody {
+        let trailers = prefix.trailers.take();
+        let bytes = prefix.bytes();
         let model = if reads_body { ModelName::find(&bytes) } else { None };
         let data = (!bytes.is_empty()).then(|| Frame::data(bytes));
         let first = data.into_iter().chain(trailers).collect();
         let rest = (!rest.is_end_stream()).then_some(rest);
-        RequestBody::new(State::Once { first, rest, _room: room }, model)
+        RequestBody::new(State::Streamed { first, rest, _room: room }, model)
     }
 
     fn sent_once(mut self, reason: NotReplayable) -> RequestBody {
@@ -175,38 +184,38 @@ impl RequestBody {
         self.not_replayable
     }
 
-    /// The body's `/model`, as the application calls it.
+    /// The body's `/model`, by the client's name for it.
     pub fn model(&self) -> Option<&str> {
         self.model.as_ref().map(|model| model.name.as_str())
     }
 
-    /// There is something left to send.
-    pub fn may_go(&self) -> bool {
-        !matches!(self.state, State::Spent)
+    /// The body can still be sent.
+    pub fn can_be_sent(&self) -> bool {
+        !matches!(self.state, State::Sent)
     }
 
-    /// The body as it came, where it was kept.
-    pub fn kept(&self) -> Option<&Bytes> {
+    /// The body as received, if it was buffered.
+    pub fn original(&self) -> Option<&Bytes> {
         match &self.state {
-            State::Kept { .. } if self.original.is_some() => self.original.as_ref(),
-            State::Kept { bytes, .. } => Some(bytes),
+            State::Buffered { .. } if self.original.is_some() => self.original.as_ref(),
+            State::Buffered { bytes, .. } => Some(bytes),
             _ => None,
         }
     }
 
-    /// Puts another body in the place of the one that was kept.
+    /// Sends another body in place of a buffered one.
     pub fn replace(&mut self, body: Bytes) {
-        if let State::Kept { bytes, .. } = &mut self.state {
+        if let State::Buffered { bytes, .. } = &mut self.state {
             self.model = ModelName::find(&body);
             let before = std::mem::replace(bytes, body);
             self.original.get_or_insert(before);
         }
     }
 
-    /// Changes the body that is sent, for good. False where it was not kept, or is no JSON.
-    pub fn reduce(&mut self, models: &[(String, String)], rewrite: &model::Rewrite) -> bool {
+    /// Rewrites the body for all attempts. False if it is streamed, or is not JSON.
+    pub fn rewrite(&mut self, models: &[(String, String)], rewrite: &model::Rewrite) -> bool {
         self.find_model();
-        let State::Kept { bytes, .. } = &mut self.state else { return false };
+        let State::Buffered { bytes, .. } = &mut self.state else { return false };
         let model = self.model.as_ref().map(|model| (&model.at, model.name.as_str())).unzip();
         let named = rewrite::model(bytes, model.0, model.1, models);
         let Ok(body) = rewrite::body(&named, rewrite) else { return false };
@@ -214,9 +223,9 @@ impl RequestBody {
         true
     }
 
-    /// Looks for the model where nobody needed to know it so far.
+    /// Finds the model if the route did not need it so far.
     pub fn find_model(&mut self) {
-        if let (State::Kept { bytes, .. }, None) = (&self.state, &self.model) {
+        if let (State::Buffered { bytes, .. }, None) = (&self.state, &self.model) {
             self.model = ModelName::find(bytes);
         }
     }
@@ -225,11 +234,11 @@ impl RequestBody {
         matches!(self.state, State::Empty)
     }
 
-    /// The same, for an attempt beside another; `None` where it goes only once.
+    /// A copy for a hedge; `None` if the body is streamed.
     pub fn duplicate(&self, room: Reservation) -> Option<RequestBody> {
         let state = match &self.state {
             State::Empty => State::Empty,
-            State::Kept { bytes, .. } => State::Kept { bytes: bytes.clone(), _room: room },
+            State::Buffered { bytes, .. } => State::Buffered { bytes: bytes.clone(), _room: room },
             _ => return None,
         };
         let (model, taken) = (self.model.clone(), self.taken);
@@ -243,17 +252,17 @@ impl RequestBody {
         })
     }
 
-    /// Takes back a body of which nothing was sent.
-    pub fn put_back(&mut self, body: OutgoingBody, provider: &model::Provider) {
-        if matches!(self.state, State::Spent) {
-            self.state = State::Back(body, provider.name.clone());
+    /// Takes back a body that was not sent.
+    pub fn restore(&mut self, body: OutgoingBody, provider: &model::Provider) {
+        if matches!(self.state, State::Sent) {
+            self.state = State::Returned { body, provider: provider.name.clone() };
         }
     }
 
-    /// Bytes that were kept.
+    /// Bytes of a buffered body; bytes sent so far of a streamed one.
     pub fn len(&self) -> u64 {
         match &self.state {
-            State::Kept { bytes, .. } => bytes.len() as u64,
+            State::Buffered { bytes, .. } => bytes.len() as u64,
             _ => self.upload.as_ref().map_or(0, |upload| upload.bytes.get()),
         }
     }
@@ -262,15 +271,15 @@ impl RequestBody {
         self.upload.as_deref()
     }
 
-    /// When the body was whole, or known to go once.
+    /// When the body was complete, or known to be streamed.
     pub fn taken(&self) -> Instant {
         self.taken
     }
 
-    /// The body as this provider wants it.
+    /// The body for an attempt at this provider.
     ///
     /// # Errors
-    /// When the policy changes values in the body and the body is not whole, or no JSON.
+    /// When the policy changes values in the body, and the body is streamed or is not JSON.
     pub fn take(
         &mut self,
         provider: &model::Provider,
@@ -280,28 +289,28 @@ impl RequestBody {
         let (at, name) = (model.map(|m| &m.at), model.map(|m| m.name.as_str()));
         let changes = provider.rewrite.changes_body();
         match &self.state {
-            State::Empty | State::Spent => Ok(OutgoingBody::Empty),
-            State::Back(_, made_for)
-                if *made_for != provider.name && !provider.models.is_empty() =>
+            State::Empty | State::Sent => Ok(OutgoingBody::Empty),
+            State::Returned { provider: rewritten_for, .. }
+                if *rewritten_for != provider.name && !provider.models.is_empty() =>
             {
-                Err(not_rewritable(provider, "it was begun for another provider"))
+                Err(not_rewritable(provider, "it was started for another provider"))
             }
-            State::Back(..) => match std::mem::replace(&mut self.state, State::Spent) {
-                State::Back(body, _) => Ok(body),
+            State::Returned { .. } => match std::mem::replace(&mut self.state, State::Sent) {
+                State::Returned { body, .. } => Ok(body),
                 _ => Ok(OutgoingBody::Empty),
             },
-            State::Kept { bytes, .. } => {
+            State::Buffered { bytes, .. } => {
                 let bytes = rewrite::model(bytes, at, name, &provider.models);
                 let bytes = rewrite::body(&bytes, &provider.rewrite)
-                    .map_err(|_| not_rewritable(provider, "it is no JSON object"))?;
+                    .map_err(|_| not_rewritable(provider, "it is not a JSON object"))?;
                 Ok(OutgoingBody::full(bytes))
             }
-            State::Once { .. } if changes => {
+            State::Streamed { .. } if changes => {
                 Err(not_rewritable(provider, "it is larger than the route's `replay`"))
             }
-            State::Once { .. } => {
-                let (State::Once { mut first, rest, _room }, Some(upload)) =
-                    (std::mem::replace(&mut self.state, State::Spent), self.upload.clone())
+            State::Streamed { .. } => {
+                let (State::Streamed { mut first, rest, _room }, Some(upload)) =
+                    (std::mem::replace(&mut self.state, State::Sent), self.upload.clone())
                 else {
                     return Ok(OutgoingBody::Empty);
                 };
@@ -311,50 +320,50 @@ impl RequestBody {
                     let bytes = rewrite::model(bytes, at, name, &provider.models);
                     first[0] = Frame::data(bytes);
                 }
-                let decided = headers::decided(provider);
+                let reserved = headers::reserved_by(provider);
                 Ok(OutgoingBody::stream(StreamingBody::new(
-                    first, rest, upload, decided, idle, _room,
+                    first, rest, upload, reserved, idle, _room,
                 )))
             }
         }
     }
 }
 
-/// Reads into `first` to the body's end; else says why the body can go only once.
-async fn take_in(
+/// Reads into `prefix` until the body ends; else returns why the body is streamed.
+async fn receive(
     timer: &Timer,
     body: &mut Incoming,
-    bounds: IntakeLimits,
+    limits: IntakeLimits,
     room: &mut Reservation,
-    first: &mut Prefix,
+    prefix: &mut Prefix,
     mut moved: Instant,
 ) -> Result<Option<NotReplayable>, Problem> {
-    let patient = first.length.is_some() || bounds.whole;
+    let patient = prefix.length.is_some() || limits.complete;
     let give_up = moved + STILL_ARRIVING;
     loop {
-        let enough = first.len() + first.ahead();
-        let full = !room.grow(enough.saturating_sub(room.bytes()));
-        // The first piece has been read by hyper already, and may be needed to know the model.
-        if full && !(bounds.reads_body && first.len() == 0) {
+        let wanted = prefix.len() + prefix.expected();
+        let full = !room.grow(wanted.saturating_sub(room.bytes()));
+        // hyper has read the first frame already, and the model may be in it.
+        if full && !(limits.reads_body && prefix.len() == 0) {
             return Ok(Some(NotReplayable::BuffersFull));
         }
-        let limit = if patient { moved + bounds.idle } else { give_up };
+        let limit = if patient { moved + limits.idle } else { give_up };
         let frame = match timer.frame(body, limit).await {
             Ok(None) => return Ok(None),
             Ok(Some(Ok(frame))) => frame,
-            Ok(Some(Err(error))) => return Err(broken(&error)),
-            Err(Elapsed) if patient => return Err(stalled(bounds.idle)),
+            Ok(Some(Err(error))) => return Err(interrupted(&error)),
+            Err(Elapsed) if patient => return Err(stalled(limits.idle)),
             Err(Elapsed) => return Ok(Some(NotReplayable::StillArriving)),
         };
         let last = body.is_end_stream();
         match frame.into_data() {
-            Ok(data) => first.push(data, last),
+            Ok(data) => prefix.push(data, last),
             Err(trailers) => {
-                first.trailers = Some(trailers);
+                prefix.trailers = Some(trailers);
                 return Ok(Some(NotReplayable::Trailers));
             }
         }
-        if first.len() > bounds.replay {
+        if prefix.len() > limits.replay {
             return Ok(Some(NotReplayable::LargerThanReplay));
         }
         if last || full {
@@ -364,14 +373,14 @@ async fn take_in(
     }
 }
 
-/// What of a body is here.
+/// The start of a body.
 #[derive(Default)]
 struct Prefix {
-    /// As the head has it.
+    /// The length that the head declares.
     length: Option<u64>,
-    /// Past this it is not kept.
-    most: u64,
-    /// The only piece there is, as it was read.
+    /// A longer body is not buffered.
+    limit: u64,
+    /// The only frame, as it was read.
     only: Option<Bytes>,
     joined: Vec<u8>,
     trailers: Option<Frame<Bytes>>,
@@ -382,10 +391,10 @@ impl Prefix {
         self.only.as_ref().map_or(self.joined.len(), Bytes::len) as u64
     }
 
-    /// What still comes, or as much as the next piece may be. A body that is half kept when the
-    /// room is full has cost as much as one that can be repeated.
-    fn ahead(&self) -> u64 {
-        self.length.map_or(PIECE, |length| length.min(self.most).saturating_sub(self.len()))
+    /// The bytes still expected, or the size of the next frame. Reserved early, because a body that is
+    /// half buffered when the buffers are full has cost as much as one that can be replayed.
+    fn expected(&self) -> u64 {
+        self.length.map_or(MAX_FRAME, |length| length.min(self.limit).saturating_sub(self.len()))
     }
 
     fn push(&mut self, data: Bytes, last: bool) {
@@ -394,9 +403,9 @@ impl Prefix {
             return;
         }
         if self.joined.is_empty() {
-            // At once and exactly: what is not written to costs no memory, and a buffer that grows
-            // leaves its smaller selves behind.
-            let whole = self.length.map_or(0, |length| length.min(self.most));
+            // Exact: untouched capacity costs no memory, and a growing buffer leaves smaller ones
+            // behind.
+            let whole = self.length.map_or(0, |length| length.min(self.limit));
             self.joined.reserve_exact(whole.max(data.len() as u64) as usize);
         }
         self.joined.extend_from_slice(&data);
@@ -407,7 +416,7 @@ impl Prefix {
     }
 }
 
-fn broken(error: &hyper::Error) -> Problem {
+fn interrupted(error: &hyper::Error) -> Problem {
     Problem::new(ProblemKind::RequestInterrupted, error.to_string())
 }
 

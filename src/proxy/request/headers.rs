@@ -1,8 +1,8 @@
-//! Which headers go upstream, and which come back.
+//! The headers that go upstream, and the headers that come back.
 //!
-//! Hop-by-hop headers end here (RFC 9110, 7.6.1: those that any `Connection` line names, and the
-//! well-known ones); what is the application's credential goes to nobody but a provider with
-//! `auth: passthrough`; what is ours (`x-outrigger-*`) goes nowhere.
+//! Hop-by-hop headers end here (RFC 9110, 7.6.1): the well-known ones, and those that a `Connection`
+//! line names. The client's credentials go only to a provider with `auth: passthrough`. Override
+//! headers (`x-outrigger-*`) are not forwarded.
 
 use http::header::{
     AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, HeaderMap,
@@ -24,11 +24,11 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
-/// What carries an application's credential; `Proxy-Authorization` ends at every hop.
+/// Headers with the client's credentials. `Proxy-Authorization` is hop-by-hop.
 pub const CREDENTIALS: [HeaderName; 4] = [AUTHORIZATION, X_API_KEY, API_KEY, COOKIE];
 
-/// Headers that are nobody's credential here, and are somebody's elsewhere: whoever differs in one of
-/// them is another principal, too.
+/// Headers that other APIs use for credentials: requests that differ in one of them belong to
+/// different principals.
 const IDENTITIES: [&str; 8] = [
     "x-goog-api-key",
     "x-auth-token",
@@ -40,10 +40,10 @@ const IDENTITIES: [&str; 8] = [
     "x-csrf-token",
 ];
 
-/// What whoever frames the message writes itself.
+/// Headers that the sender of a message writes itself.
 pub const FRAMES: [HeaderName; 3] = [HOST, CONTENT_LENGTH, TRANSFER_ENCODING];
 
-/// Well-known headers of one hop.
+/// Well-known hop-by-hop headers.
 const HOP: [HeaderName; 9] = [
     CONNECTION,
     TE,
@@ -57,7 +57,7 @@ const HOP: [HeaderName; 9] = [
 ];
 const CONNECTION_ALONE: u32 = 1;
 
-/// Removes what is meant for this hop only. `upgrade` keeps what an upgrade needs.
+/// Removes hop-by-hop headers. `upgrade` keeps those that an upgrade needs.
 pub fn end_hop(headers: &mut HeaderMap, upgrade: bool) {
     let there = present(headers, &HOP);
     if there == 0 {
@@ -87,14 +87,14 @@ pub fn end_hop(headers: &mut HeaderMap, upgrade: bool) {
     }
 }
 
-/// Which of these names a message has, one bit each: one look at its names is cheaper than looking
-/// for each, and most messages have none.
+/// The names that a message has, one bit each. One pass over its names is cheaper than a lookup for
+/// each, and most messages have none.
 fn present(headers: &HeaderMap, names: &[HeaderName]) -> u32 {
     let bit = |name: &HeaderName| names.iter().position(|n| n == name).map_or(0, |at| 1 << at);
     headers.keys().fold(0, |bits, name| bits | bit(name))
 }
 
-/// The one `Connection` line says no more than whether to keep the connection.
+/// The only `Connection` line is `keep-alive` or `close`.
 fn is_plain(headers: &HeaderMap) -> bool {
     let mut lines = headers.get_all(CONNECTION).iter();
     let plain = lines.next().map(HeaderValue::as_bytes).is_some_and(|line| {
@@ -103,8 +103,8 @@ fn is_plain(headers: &HeaderMap) -> bool {
     plain && lines.next().is_none()
 }
 
-/// An upgrade that may be tunnelled: named by `Connection` too, and not to HTTP/2, which would
-/// carry requests past us.
+/// Requests an upgrade that may be tunnelled: `Connection` names it, and it is not HTTP/2, which would
+/// carry requests past this proxy.
 pub fn requests_upgrade(headers: &HeaderMap) -> bool {
     let named = || named_by_connection(headers).contains(&UPGRADE);
     let h2c = |value: &HeaderValue| {
@@ -123,7 +123,7 @@ fn te_trailers(headers: &HeaderMap) -> bool {
     codings.any(|v| v.split(',').any(|coding| coding.trim().eq_ignore_ascii_case("trailers")))
 }
 
-/// The names in every `Connection` line, but for ones that a message cannot do without.
+/// The names in all `Connection` lines, except those that a message requires.
 fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
     let lines = headers.get_all(CONNECTION).iter().filter_map(|line| line.to_str().ok());
     lines
@@ -133,30 +133,32 @@ fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
         .collect()
 }
 
-/// Headers of an answer that were between the provider and us.
+/// Removes the hop-by-hop headers of a response.
 pub fn end_response_hop(headers: &mut HeaderMap, upgrade: bool) {
     end_hop(headers, upgrade);
 }
 
-/// Makes an application's headers fit to be sent to any provider: once for each request.
-pub fn prepare(headers: &mut HeaderMap, upgrade: bool, ours: bool) {
+/// Makes a client's headers fit to be sent to any provider, once for each request. `overrides`: there
+/// are override headers to remove.
+pub fn prepare(headers: &mut HeaderMap, upgrade: bool, overrides: bool) {
     end_hop(headers, upgrade);
-    if ours {
-        let names: Vec<_> = headers.keys().filter(|n| is_ours(n)).cloned().collect();
+    if overrides {
+        let names: Vec<_> = headers.keys().filter(|n| is_override(n)).cloned().collect();
         for name in names {
             headers.remove(name);
         }
     }
 }
 
-/// Each credential of a request, in an order of their names.
+/// Calls `each` with every credential of a request, in a fixed order of names.
 pub fn each_credential(headers: &HeaderMap, mut each: impl FnMut(&HeaderName, &HeaderValue)) {
     for name in CREDENTIALS {
         headers.get_all(&name).iter().for_each(|value| each(&name, value));
     }
 }
 
-/// Whatever tells whose request it is: each credential, and what else may be one.
+/// Calls `each` with every header that identifies the principal: credentials, and headers that may
+/// hold one.
 pub fn each_identity(headers: &HeaderMap, mut each: impl FnMut(&HeaderName, &HeaderValue)) {
     each_credential(headers, &mut each);
     for name in IDENTITIES.map(HeaderName::from_static) {
@@ -164,8 +166,8 @@ pub fn each_identity(headers: &HeaderMap, mut each: impl FnMut(&HeaderName, &Hea
     }
 }
 
-/// Names that a provider's rules decide, so that a trailer may not.
-pub fn decided(provider: &model::Provider) -> Vec<HeaderName> {
+/// Names that the provider's policy sets or removes, so that a trailer may not have them.
+pub fn reserved_by(provider: &model::Provider) -> Vec<HeaderName> {
     let credentials = provider.addresses.iter().filter_map(|address| match &address.auth {
         Auth::Credentials(all) => Some(all.iter().map(|credential| credential.header.clone())),
         Auth::None | Auth::Passthrough => None,
@@ -174,15 +176,15 @@ pub fn decided(provider: &model::Provider) -> Vec<HeaderName> {
     credentials.flatten().chain(set).chain(provider.headers.remove.iter().cloned()).collect()
 }
 
-/// A request's trailers without what frames or routes a message, without credentials and what is
-/// ours (RFC 9110, 6.5.1), and without what is `decided`.
-pub fn trailers(trailers: HeaderMap, decided: &[HeaderName]) -> HeaderMap {
+/// A request's trailers without fields that frame or route a message (RFC 9110, 6.5.1), credentials,
+/// override headers, and `reserved` names.
+pub fn trailers(trailers: HeaderMap, reserved: &[HeaderName]) -> HeaderMap {
     let ends_here = |name: &HeaderName| {
         FRAMES.contains(name)
             || HOP.contains(name)
             || CREDENTIALS.contains(name)
-            || is_ours(name)
-            || decided.contains(name)
+            || is_override(name)
+            || reserved.contains(name)
     };
     let mut kept = HeaderMap::with_capacity(trailers.len());
     for (name, value) in trailers.iter().filter(|(name, _)| !ends_here(name)) {
@@ -191,7 +193,7 @@ pub fn trailers(trailers: HeaderMap, decided: &[HeaderName]) -> HeaderMap {
     kept
 }
 
-pub fn is_ours(name: &HeaderName) -> bool {
+pub fn is_override(name: &HeaderName) -> bool {
     name.as_str().starts_with("x-outrigger-")
 }
 
@@ -204,8 +206,8 @@ pub fn write_line(out: &mut Vec<u8>, method: &Method, target: &Uri) {
     out.extend_from_slice(b" HTTP/1.1\r\n");
 }
 
-/// Writes prepared headers as those of one attempt, but for what frames its body. `credential` is the
-/// index of ours, if we have one.
+/// Writes the headers of one attempt, without those that frame its body. `credential` is an index into
+/// the credentials of the address.
 pub fn write(
     out: &mut Vec<u8>,
     headers: &HeaderMap,
@@ -213,7 +215,7 @@ pub fn write(
     address: &Endpoint,
     credential: usize,
 ) {
-    let ours = match &address.policy.auth {
+    let own = match &address.policy.auth {
         Auth::Credentials(all) => all.get(credential),
         Auth::None | Auth::Passthrough => None,
     };
@@ -223,7 +225,7 @@ pub fn write(
     for (name, value) in headers {
         let ends_here = FRAMES.contains(name)
             || !passes && CREDENTIALS.contains(name)
-            || ours.is_some_and(|ours| ours.header == *name)
+            || own.is_some_and(|own| own.header == *name)
             || provider.headers.remove.contains(name)
             || set(name);
         if !ends_here {
@@ -231,12 +233,12 @@ pub fn write(
         }
     }
     for (name, set) in &provider.headers.set {
-        if !FRAMES.contains(name) && ours.is_none_or(|ours| ours.header != *name) {
+        if !FRAMES.contains(name) && own.is_none_or(|own| own.header != *name) {
             write_header(out, name, &set.value);
         }
     }
-    if let Some(ours) = ours {
-        write_header(out, &ours.header, &ours.value);
+    if let Some(own) = own {
+        write_header(out, &own.header, &own.value);
     }
 }
 
@@ -247,14 +249,14 @@ fn write_header(out: &mut Vec<u8>, name: &HeaderName, value: &HeaderValue) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// Headers as they lie in the store: lines of `name: value`.
+/// Headers for the store: lines of `name: value`.
 pub fn lines<'h>(headers: impl Iterator<Item = (&'h HeaderName, &'h HeaderValue)>) -> Vec<u8> {
     let mut out = Vec::new();
     headers.for_each(|(name, value)| write_header(&mut out, name, value));
     out
 }
 
-/// Reads them again; what is no header is left out.
+/// Parses lines from the store; skips lines that are not a header.
 pub fn of_lines(lines: &[u8]) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for line in lines.split(|byte| *byte == b'\n') {
@@ -332,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_come_back_from_the_store_as_they_were() {
+    fn headers_survive_the_store() {
         let headers = map(&[("x-a", "1: 2"), ("x-empty", ""), ("x-a", "3"), ("accept", "*/*")]);
         assert_eq!(of_lines(&lines(headers.iter())), headers);
     }

@@ -1,30 +1,30 @@
-//! What the application asks for in `x-outrigger-*` headers, within what its route allows.
+//! The client's overrides in `x-outrigger-*` headers, within the limits of the route.
 //!
-//! A header that the route does not allow, or that cannot be read, is refused with 400 naming it:
-//! an application must not believe that it was followed when it was not.
+//! A header that the route does not allow, or that cannot be read, is rejected with a 400 that names
+//! it: a client must not assume that an ignored header took effect.
 
 use std::time::Duration;
 
 use http::HeaderMap;
 
-use super::headers::is_ours;
+use super::headers::is_override;
 use crate::policy::sections::model::{AllowOverride, Queue, Retry, Route};
 use crate::policy::yaml::units;
 use crate::proxy::downstream::problem::{Problem, ProblemKind};
 use crate::resilience::outcome::Idempotence;
 
-/// The route's values, as this request has them.
+/// Values that a request sets in place of its route's.
 #[derive(Clone, Debug, Default)]
 pub struct Overrides {
     pub timeout: Option<Duration>,
     pub idempotent: Option<Idempotence>,
-    /// Name or place of a class.
+    /// Name or index of a class.
     pub priority: Option<String>,
     pub max_attempts: Option<u32>,
     pub fallback_attempts: Option<u32>,
-    /// Where a job's result is to be posted to.
+    /// The URL that a job's result is posted to.
     pub callback: Option<String>,
-    /// There was at least one header of ours.
+    /// The request has at least one override header.
     pub any: bool,
 }
 
@@ -32,10 +32,10 @@ impl Overrides {
     /// Reads the headers of a request.
     ///
     /// # Errors
-    /// A 400 that names the header, what it had and what it may have.
+    /// A 400 that names the header, its value, and what was expected.
     pub fn read(headers: &HeaderMap, route: &Route) -> Result<Overrides, Problem> {
         let mut overrides = Overrides::default();
-        for (name, value) in headers.iter().filter(|(name, _)| is_ours(name)) {
+        for (name, value) in headers.iter().filter(|(name, _)| is_override(name)) {
             overrides.any = true;
             let what = &name.as_str()["x-outrigger-".len()..];
             let refuse =
@@ -94,10 +94,10 @@ impl Overrides {
         Ok(())
     }
 
-    /// The class of a request, as a place in its queue's classes.
+    /// The index of the request's class in its queue.
     ///
     /// # Errors
-    /// A 400 where there is no such class.
+    /// A 400 if there is no such class.
     pub fn class(&self, headers: &HeaderMap, queue: &Queue) -> Result<usize, Problem> {
         let own = queue.class.header.as_ref().filter(|_| self.priority.is_none());
         let header = own.and_then(|name| Some((name.as_str(), headers.get(name)?)));

@@ -1,7 +1,7 @@
-//! What a provider wants to be different: the model's name, values in the JSON body, the path.
+//! Rewriting for a provider: the model's name, values in the JSON body, the path.
 //!
-//! A body is spliced, never parsed and written again: whatever is not named stays byte for byte as
-//! the application sent it.
+//! A body is spliced, never parsed and serialized again: the rest stays byte for byte as the client
+//! sent it.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -17,11 +17,11 @@ use serde_json::value::RawValue;
 use crate::json::pointer::Pointer;
 use crate::policy::sections::model::{Rewrite, RewritePath, Url};
 
-/// The body is no JSON in which the policy's pointers could be followed.
+/// The body is not JSON, or the policy's pointers do not apply to it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct NotJson;
 
-/// The body with another model's name, if it is one of these (`models`: from, to).
+/// Replaces the model's name, if `models` (from, to) has it.
 pub fn model(
     body: &Bytes,
     at: Option<&Range<usize>>,
@@ -41,10 +41,10 @@ pub fn model(
     out.into()
 }
 
-/// The body with the policy's values set and removed.
+/// Sets and removes the policy's values in the body.
 ///
 /// # Errors
-/// When the body is no JSON object or array where a pointer goes through it.
+/// When the body has no object or array at a step of a pointer.
 pub fn body(body: &Bytes, rewrite: &Rewrite) -> Result<Bytes, NotJson> {
     if !rewrite.changes_body() {
         return Ok(body.clone());
@@ -66,7 +66,7 @@ fn put(text: &str, pointer: &Pointer, value: Option<&str>) -> Result<String, Not
     Ok(out)
 }
 
-/// Writes `text` with the value at `path` replaced, made, or (`None`) left out.
+/// Writes `text` with the value at `path` replaced, added, or removed (`None`).
 fn write_changed(
     out: &mut String,
     text: &str,
@@ -145,7 +145,7 @@ fn write_array(
     Ok(())
 }
 
-/// One level of a document, its values as they stand.
+/// One level of a document, its values unparsed.
 enum Shape<'a> {
     Object(Vec<(Cow<'a, str>, &'a RawValue)>),
     Array(Vec<&'a RawValue>),
@@ -190,11 +190,11 @@ impl<'de: 'a, 'a> Deserialize<'de> for Shape<'a> {
 #[serde(transparent)]
 struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
 
-/// The target of an attempt: the prefix stripped, the provider's own path put before, the
-/// provider's rewriting of the path applied.
+/// The target of an attempt: strips the prefix, adds the provider's own path in front, and applies
+/// the provider's path rewrite.
 ///
 /// # Errors
-/// When the policy's rewriting makes something that is no path.
+/// When the rewrite results in an invalid path.
 pub fn uri(
     uri: &Uri,
     strip: Option<&str>,
@@ -225,7 +225,7 @@ pub fn uri(
     PathAndQuery::try_from(target).map(Uri::from)
 }
 
-/// A prefix ends at a slash, at the path's end, or not at all.
+/// A prefix matches whole path segments only.
 fn stripped<'a>(path: &'a str, prefix: &str) -> &'a str {
     let prefix = prefix.strip_suffix('/').unwrap_or(prefix);
     match path.strip_prefix(prefix) {

@@ -28,7 +28,7 @@ fn only_what_is_named_changes() {
 }
 
 #[test]
-fn what_is_no_json_is_refused() {
+fn a_body_that_is_not_json_is_rejected() {
     let set = rewrite(&[("/a", "1")], &[]);
     for text in ["", "{", "1", "\"a\"", "{\"a\":}"] {
         assert_eq!(body(&Bytes::from_static(text.as_bytes()), &set), Err(NotJson), "{text}");

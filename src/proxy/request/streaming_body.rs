@@ -1,4 +1,4 @@
-//! A request's body that goes once: passed on as it comes, with what is known of its progress.
+//! A streamed request body: sent as it arrives, with its progress.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -21,13 +21,13 @@ use crate::live::buffers::Reservation;
 use crate::proxy::downstream::problem::ProblemKind;
 use crate::upstream::BoxError;
 
-/// How far a body that goes once has come.
+/// The progress of a streamed body.
 #[derive(Debug)]
 pub struct UploadProgress {
     last: Cell<Instant>,
-    pub whole: Cell<bool>,
-    /// The application's side failed: not the provider's fault.
-    pub broken: Cell<Option<ProblemKind>>,
+    pub complete: Cell<bool>,
+    /// The client's side failed.
+    pub failed: Cell<Option<ProblemKind>>,
     pub bytes: Cell<u64>,
 }
 
@@ -35,13 +35,13 @@ impl UploadProgress {
     pub fn new(now: Instant) -> Self {
         UploadProgress {
             last: Cell::new(now),
-            whole: Cell::new(false),
-            broken: Cell::new(None),
+            complete: Cell::new(false),
+            failed: Cell::new(None),
             bytes: Cell::new(0),
         }
     }
 
-    /// When bytes last moved, or the whole was there.
+    /// When bytes last moved, or the body ended.
     pub fn last(&self) -> Instant {
         self.last.get()
     }
@@ -52,37 +52,36 @@ impl UploadProgress {
     }
 }
 
-/// A body that is passed on as it comes.
 pub struct StreamingBody {
     first: VecDeque<Frame<Bytes>>,
     rest: Option<Incoming>,
     upload: Rc<UploadProgress>,
-    /// Names that may not come in a trailer.
-    decided: Vec<HeaderName>,
+    /// Names that a trailer may not have.
+    reserved: Vec<HeaderName>,
     idle: Duration,
     timer: Option<Pin<Box<Sleep>>>,
     _room: Reservation,
 }
 
 impl StreamingBody {
-    /// What is here, then what still comes.
+    /// Sends `first`, then `rest`.
     pub fn new(
         first: VecDeque<Frame<Bytes>>,
         rest: Option<Incoming>,
         upload: Rc<UploadProgress>,
-        decided: Vec<HeaderName>,
+        reserved: Vec<HeaderName>,
         idle: Duration,
         room: Reservation,
     ) -> Self {
-        StreamingBody { first, rest, upload, decided, idle, timer: None, _room: room }
+        StreamingBody { first, rest, upload, reserved, idle, timer: None, _room: room }
     }
 
     fn passed(&mut self, frame: Frame<Bytes>) -> Frame<Bytes> {
         self.upload.moved(frame.data_ref().map_or(0, |data| data.len() as u64));
         match frame.into_trailers() {
             Ok(trailers) => {
-                self.upload.whole.set(true);
-                Frame::trailers(headers::trailers(trailers, &self.decided))
+                self.upload.complete.set(true);
+                Frame::trailers(headers::trailers(trailers, &self.reserved))
             }
             Err(frame) => frame,
         }
@@ -102,7 +101,7 @@ impl Body for StreamingBody {
             return Poll::Ready(Some(Ok(this.passed(frame))));
         }
         let Some(rest) = this.rest.as_mut() else {
-            this.upload.whole.set(true);
+            this.upload.complete.set(true);
             return Poll::Ready(None);
         };
         match Pin::new(rest).poll_frame(cx) {
@@ -111,20 +110,20 @@ impl Body for StreamingBody {
                 Poll::Ready(Some(Ok(this.passed(frame))))
             }
             Poll::Ready(Some(Err(error))) => {
-                this.upload.broken.set(Some(ProblemKind::RequestInterrupted));
+                this.upload.failed.set(Some(ProblemKind::RequestInterrupted));
                 Poll::Ready(Some(Err(error.into())))
             }
             Poll::Ready(None) => {
                 this.upload.moved(0);
-                this.upload.whole.set(true);
+                this.upload.complete.set(true);
                 Poll::Ready(None)
             }
             Poll::Pending => {
                 let idle = this.idle;
                 let timer = this.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(idle)));
                 ready!(timer.as_mut().poll(cx));
-                this.upload.broken.set(Some(ProblemKind::RequestTimeout));
-                let error = format!("the application sent nothing for {idle:?}");
+                this.upload.failed.set(Some(ProblemKind::RequestTimeout));
+                let error = format!("the client sent nothing for {idle:?}");
                 Poll::Ready(Some(Err(error.into())))
             }
         }

@@ -124,7 +124,8 @@ async fn continue_stream(
     interrupted: UsageKey,
 ) -> GoneOn {
     let route = std::sync::Arc::clone(&request.route);
-    let response = match request.body.kept().and_then(|body| partial.continuation_request(body)) {
+    let response = match request.body.original().and_then(|body| partial.continuation_request(body))
+    {
         Some(body) => {
             let now = clock::now();
             request.body.replace(body.into());
