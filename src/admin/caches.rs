@@ -85,7 +85,7 @@ impl CacheSummary {
             recording_bytes: figures.recording,
             coalesced_fetches: figures.flights,
             evictions: figures.evictions,
-            requests: results.into_iter().zip(figures.did).collect(),
+            requests: results.into_iter().zip(figures.results).collect(),
         }
     }
 }

@@ -1,7 +1,7 @@
-//! `Cache-Control` (RFC 9111, 5.2) as far as it is understood here, of a request or of an answer.
+//! `Cache-Control` (RFC 9111, 5.2) of a request or a response, as far as this cache uses it.
 //!
-//! Where a directive comes twice, or its value cannot be read, the stricter reading counts: fresh
-//! for the shorter time, or not at all (RFC 9111, 4.2.1).
+//! If a directive is repeated or its value is invalid, the stricter reading applies: the shorter
+//! freshness, or none (RFC 9111, 4.2.1).
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use http::HeaderMap;
 use http::header::{CACHE_CONTROL, HeaderName, PRAGMA};
 
 const MAX_SECONDS: u64 = 1 << 31;
-/// As long as any time that is said (RFC 9111, 1.2.2).
+/// The longest time that a directive can state (RFC 9111, 1.2.2).
 const FOREVER: Duration = Duration::from_secs(MAX_SECONDS);
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,7 +26,7 @@ pub struct CacheControl {
     pub max_age: Option<Duration>,
     pub s_maxage: Option<Duration>,
     pub min_fresh: Option<Duration>,
-    /// A bare one is for ever.
+    /// Without a value it has no limit.
     pub max_stale: Option<Duration>,
     pub stale_if_error: Option<Duration>,
     pub stale_while_revalidate: Option<Duration>,
@@ -36,7 +36,7 @@ impl CacheControl {
     pub fn of_response(headers: &HeaderMap) -> CacheControl {
         let mut control = CacheControl::default();
         for value in headers.get_all(CACHE_CONTROL) {
-            // What is no text says nothing that could be followed.
+            // A line that is not text cannot be followed.
             match value.to_str() {
                 Ok(line) => list_elements(line).for_each(|element| control.apply(element)),
                 Err(_) => control.no_store = true,
@@ -45,7 +45,7 @@ impl CacheControl {
         control
     }
 
-    /// A `Pragma: no-cache` counts where there is no `Cache-Control` (RFC 9111, 5.4).
+    /// `Pragma: no-cache` applies if there is no `Cache-Control` (RFC 9111, 5.4).
     pub fn of_request(headers: &HeaderMap) -> CacheControl {
         let mut control = CacheControl::of_response(headers);
         if !headers.contains_key(CACHE_CONTROL) {
@@ -84,17 +84,17 @@ impl CacheControl {
         }
     }
 
-    /// Never to be given out stale, whatever happens (RFC 9111, 4.2.4).
+    /// It must never be served stale (RFC 9111, 4.2.4).
     pub fn forbids_stale(&self) -> bool {
         self.must_revalidate || self.proxy_revalidate || self.no_cache || self.s_maxage.is_some()
     }
 
-    /// It is said how long it is fresh.
+    /// The freshness is explicit.
     pub fn has_explicit_lifetime(&self) -> bool {
         self.max_age.is_some() || self.s_maxage.is_some()
     }
 
-    /// As the library for RFC 9111 reads it: in lower case, each once, with numbers that are some.
+    /// The form that `http-cache-semantics` reads: lower case, each once, with valid numbers.
     pub fn canonical(&self) -> String {
         let flags = [
             ("no-store", self.no_store),
@@ -113,15 +113,15 @@ impl CacheControl {
     }
 }
 
-fn lower(place: &mut Option<Duration>, value: Duration) {
-    *place = Some(place.map_or(value, |known| known.min(value)));
+fn lower(slot: &mut Option<Duration>, value: Duration) {
+    *slot = Some(slot.map_or(value, |known| known.min(value)));
 }
 
-fn raise(place: &mut Option<Duration>, value: Duration) {
-    *place = Some(place.map_or(value, |known| known.max(value)));
+fn raise(slot: &mut Option<Duration>, value: Duration) {
+    *slot = Some(slot.map_or(value, |known| known.max(value)));
 }
 
-/// Elements of a list; a comma in quotes parts nothing. Empty ones are left out.
+/// The non-empty elements of a list; a comma in quotes does not separate.
 pub fn list_elements(line: &str) -> impl Iterator<Item = &str> {
     let (mut quoted, mut escaped) = (false, false);
     let is_end = move |c: char| {
@@ -133,7 +133,7 @@ pub fn list_elements(line: &str) -> impl Iterator<Item = &str> {
     line.split(is_end).map(str::trim).filter(|element| !element.is_empty())
 }
 
-/// Every element of all lines of a header; lines that are no text are left out.
+/// The elements of all lines of a header; lines that are not text are skipped.
 pub fn header_elements<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Vec<&'h str> {
     let lines = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
     lines.flat_map(list_elements).collect()
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn the_stricter_reading_counts() {
+    fn the_stricter_reading_applies() {
         let age = |line: &str| control(&[line]).max_age.map(|age| age.as_secs());
         assert_eq!(age("max-age=60, max-age=5"), Some(5));
         for none in
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn pragma_counts_only_alone() {
+    fn pragma_applies_only_without_cache_control() {
         let mut headers = HeaderMap::new();
         headers.insert(PRAGMA, "No-Cache".parse().expect("a value"));
         assert!(CacheControl::of_request(&headers).no_cache);
@@ -199,7 +199,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_made_canonical_reads_the_same(
+        fn the_canonical_form_reads_the_same(
             line in "(no-store|no-cache|private|public|max-age=[0-9]{1,12}|s-maxage=\"?[0-9a]{1,4}\"?|x)(, ?(NO-STORE|immutable|max-age=[0-9]{1,3}|must-revalidate))*"
         ) {
             let read = control(&[&line]);

@@ -1,9 +1,9 @@
-//! One flight: of equal requests that find nothing at the same time, one asks and the others wait for
-//! its answer.
+//! Request coalescing: of equal requests without a usable cached response, one is sent, and the
+//! others wait for its response.
 //!
-//! Who asks holds the [`Lead`]. It lands with an answer that all may read along, or without one that
-//! could be shared; a lead that is dropped (its client left) lands with nothing, and whoever looks
-//! next takes it.
+//! The request that is sent holds the [`Leader`]. It ends with a response that the followers read as
+//! well, or without one that can be shared. If a leader is dropped because its client disconnected,
+//! the next request that joins becomes the leader.
 
 use std::collections::HashMap;
 use std::future::poll_fn;
@@ -23,47 +23,47 @@ pub struct InFlight(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    landed: Option<LeaderOutcome>,
+    outcome: Option<LeaderOutcome>,
     wakers: HashMap<u64, Waker>,
     next: u64,
 }
 
-/// What came of it.
+/// The outcome of the leader, for its followers.
 #[derive(Clone, Debug)]
 pub enum LeaderOutcome {
     Response(Arc<SharedBody>),
-    /// Nothing that could be shared: each asks for itself.
+    /// The response cannot be shared: each follower sends its own request.
     NotShareable,
-    /// Nobody answered, or with an error.
+    /// No provider responded, or with an error.
     Failed,
-    /// Look again: something is stored now, or nobody asks any more.
+    /// The response is stored now, or the leader is gone: look up again.
     LookAgain,
 }
 
-/// Whose turn it is.
+/// The role of a request among equal ones.
 #[derive(Debug)]
 pub enum CoalesceRole {
     Lead(Leader),
     Follow(Arc<InFlight>),
 }
 
-/// Leave to ask for all.
+/// The request that is sent for all.
 #[derive(Debug)]
 pub struct Leader {
-    of: Arc<Mutex<HashMap<CacheKey, Arc<InFlight>>>>,
+    requests: Arc<Mutex<HashMap<CacheKey, Arc<InFlight>>>>,
     key: CacheKey,
-    flight: Arc<InFlight>,
+    request: Arc<InFlight>,
 }
 
 impl InFlightRequests {
     pub fn join(&self, key: CacheKey) -> CoalesceRole {
-        let mut flights = self.0.lock();
-        if let Some(flight) = flights.get(&key) {
-            return CoalesceRole::Follow(Arc::clone(flight));
+        let mut requests = self.0.lock();
+        if let Some(request) = requests.get(&key) {
+            return CoalesceRole::Follow(Arc::clone(request));
         }
-        let flight = Arc::new(InFlight::default());
-        flights.insert(key, Arc::clone(&flight));
-        CoalesceRole::Lead(Leader { of: Arc::clone(&self.0), key, flight })
+        let request = Arc::new(InFlight::default());
+        requests.insert(key, Arc::clone(&request));
+        CoalesceRole::Lead(Leader { requests: Arc::clone(&self.0), key, request })
     }
 
     pub fn len(&self) -> usize {
@@ -72,13 +72,13 @@ impl InFlightRequests {
 }
 
 impl InFlight {
-    /// Waits until it has landed.
-    pub async fn landed(&self) -> LeaderOutcome {
-        let mut waiting = Waiting { flight: self, id: None };
+    /// Waits for the outcome of the leader.
+    pub async fn outcome(&self) -> LeaderOutcome {
+        let mut waiting = Waiting { request: self, id: None };
         poll_fn(|cx| {
             let mut state = self.0.lock();
-            if let Some(landed) = &state.landed {
-                return Poll::Ready(landed.clone());
+            if let Some(outcome) = &state.outcome {
+                return Poll::Ready(outcome.clone());
             }
             let id = *waiting.id.get_or_insert_with(|| {
                 state.next += 1;
@@ -90,46 +90,46 @@ impl InFlight {
         .await
     }
 
-    fn land(&self, landed: LeaderOutcome) {
+    fn set_outcome(&self, outcome: LeaderOutcome) {
         let wakers = {
             let mut state = self.0.lock();
-            state.landed.get_or_insert(landed);
+            state.outcome.get_or_insert(outcome);
             std::mem::take(&mut state.wakers)
         };
         wakers.into_values().for_each(Waker::wake);
     }
 }
 
-/// Takes its waker along when it goes.
+/// Removes its waker when it is dropped.
 struct Waiting<'f> {
-    flight: &'f InFlight,
+    request: &'f InFlight,
     id: Option<u64>,
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         if let Some(id) = self.id {
-            self.flight.0.lock().wakers.remove(&id);
+            self.request.0.lock().wakers.remove(&id);
         }
     }
 }
 
 impl Leader {
-    /// All who wait read along; whoever comes while it lasts, too.
-    pub fn share(&self, growing: &Arc<SharedBody>) {
-        self.flight.land(LeaderOutcome::Response(Arc::clone(growing)));
+    /// Shares the body with the followers, also with those that join until it ends.
+    pub fn share(&self, body: &Arc<SharedBody>) {
+        self.request.set_outcome(LeaderOutcome::Response(Arc::clone(body)));
     }
 
-    /// It ends without an answer for all.
-    pub fn finish(self, landed: LeaderOutcome) {
+    /// Ends without sharing a body.
+    pub fn finish(self, outcome: LeaderOutcome) {
         self.remove();
-        self.flight.land(landed);
+        self.request.set_outcome(outcome);
     }
 
     fn remove(&self) {
-        let mut flights = self.of.lock();
-        if flights.get(&self.key).is_some_and(|flight| Arc::ptr_eq(flight, &self.flight)) {
-            flights.remove(&self.key);
+        let mut requests = self.requests.lock();
+        if requests.get(&self.key).is_some_and(|request| Arc::ptr_eq(request, &self.request)) {
+            requests.remove(&self.key);
         }
     }
 }
@@ -137,7 +137,7 @@ impl Leader {
 impl Drop for Leader {
     fn drop(&mut self) {
         self.remove();
-        self.flight.land(LeaderOutcome::LookAgain);
+        self.request.set_outcome(LeaderOutcome::LookAgain);
     }
 }
 
@@ -150,61 +150,61 @@ mod tests {
     use std::task::Context;
 
     fn key() -> CacheKey {
-        CacheSecret::new().expect("chance").builder().finish()
+        CacheSecret::new().expect("random bytes").builder().finish()
     }
 
-    fn lead(flights: &InFlightRequests, key: CacheKey) -> Leader {
-        match flights.join(key) {
+    fn lead(requests: &InFlightRequests, key: CacheKey) -> Leader {
+        match requests.join(key) {
             CoalesceRole::Lead(lead) => lead,
-            CoalesceRole::Follow(_) => panic!("somebody else leads"),
+            CoalesceRole::Follow(_) => panic!("another request leads"),
         }
     }
 
-    fn follow(flights: &InFlightRequests, key: CacheKey) -> Arc<InFlight> {
-        match flights.join(key) {
-            CoalesceRole::Lead(_) => panic!("nobody leads"),
-            CoalesceRole::Follow(flight) => flight,
+    fn follow(requests: &InFlightRequests, key: CacheKey) -> Arc<InFlight> {
+        match requests.join(key) {
+            CoalesceRole::Lead(_) => panic!("no request leads"),
+            CoalesceRole::Follow(request) => request,
         }
     }
 
     #[test]
-    fn one_leads_and_all_others_hear_how_it_landed() {
-        let (flights, key) = (InFlightRequests::default(), key());
-        let first = lead(&flights, key);
-        let flight = follow(&flights, key);
-        let mut waits = pin!(flight.landed());
+    fn followers_receive_the_outcome_of_the_leader() {
+        let (requests, key) = (InFlightRequests::default(), key());
+        let first = lead(&requests, key);
+        let request = follow(&requests, key);
+        let mut outcome = pin!(request.outcome());
         let mut cx = Context::from_waker(Waker::noop());
-        assert!(waits.as_mut().poll(&mut cx).is_pending());
+        assert!(outcome.as_mut().poll(&mut cx).is_pending());
         first.finish(LeaderOutcome::Failed);
-        assert!(matches!(waits.as_mut().poll(&mut cx), Poll::Ready(LeaderOutcome::Failed)));
-        assert_eq!(flights.len(), 0);
+        assert!(matches!(outcome.as_mut().poll(&mut cx), Poll::Ready(LeaderOutcome::Failed)));
+        assert_eq!(requests.len(), 0);
     }
 
     #[test]
-    fn a_lead_that_is_dropped_is_taken_by_who_looks_next() {
-        let (flights, key) = (InFlightRequests::default(), key());
-        let first = lead(&flights, key);
-        let flight = follow(&flights, key);
+    fn after_a_dropped_leader_the_next_request_leads() {
+        let (requests, key) = (InFlightRequests::default(), key());
+        let first = lead(&requests, key);
+        let request = follow(&requests, key);
         drop(first);
         let mut cx = Context::from_waker(Waker::noop());
         assert!(matches!(
-            pin!(flight.landed()).poll(&mut cx),
+            pin!(request.outcome()).poll(&mut cx),
             Poll::Ready(LeaderOutcome::LookAgain)
         ));
-        let _second = lead(&flights, key);
-        follow(&flights, key);
+        let _second = lead(&requests, key);
+        follow(&requests, key);
     }
 
     #[test]
-    fn whoever_stops_waiting_leaves_nothing_behind() {
-        let (flights, key) = (InFlightRequests::default(), key());
-        let _lead = lead(&flights, key);
-        let flight = follow(&flights, key);
+    fn a_follower_that_stops_waiting_removes_its_waker() {
+        let (requests, key) = (InFlightRequests::default(), key());
+        let _lead = lead(&requests, key);
+        let request = follow(&requests, key);
         {
-            let mut waits = pin!(flight.landed());
-            assert!(waits.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
-            assert_eq!(flight.0.lock().wakers.len(), 1);
+            let mut outcome = pin!(request.outcome());
+            assert!(outcome.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+            assert_eq!(request.0.lock().wakers.len(), 1);
         }
-        assert_eq!(flight.0.lock().wakers.len(), 0);
+        assert_eq!(request.0.lock().wakers.len(), 0);
     }
 }

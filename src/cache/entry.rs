@@ -1,4 +1,4 @@
-//! One stored answer, and those that stand under one key.
+//! A cached response, and the entry of a key with its variants.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -16,14 +16,14 @@ use super::freshness::Freshness;
 use super::key::CacheSecret;
 use super::vary::VariantKey;
 
-/// What an entry of a hash map and an allocation cost, roughly.
+/// Approximate cost of a hash map entry and an allocation.
 const ALLOCATION_OVERHEAD: u64 = 64;
-/// What is kept of an answer beside its headers and its body.
+/// Size of a cached response apart from its headers and its body.
 const RESPONSE_OVERHEAD: u64 = 512;
-/// Under one key; the oldest goes.
+/// Variants of one key; the oldest is dropped.
 pub const MAX_VARIANTS: usize = 16;
 
-/// What a 304 does not change, because the body stays (RFC 9111, 3.2).
+/// Headers that a 304 does not update, because they describe the body (RFC 9111, 3.2).
 const BODY_HEADERS: [HeaderName; 5] = [
     CONTENT_LENGTH,
     CONTENT_ENCODING,
@@ -32,55 +32,49 @@ const BODY_HEADERS: [HeaderName; 5] = [
     HeaderName::from_static("content-md5"),
 ];
 
-/// An answer, whole; a freshened one shares its body.
+/// A complete response; a refreshed one shares the body.
 #[derive(Clone, Debug)]
 pub struct CachedResponse {
     pub status: StatusCode,
-    /// As they are given out, but for `Age`.
+    /// The headers as sent, except `Age`.
     pub headers: HeaderMap,
-    /// As they came; each is bytes of its own.
+    /// The frames in which the body arrived, each in its own allocation.
     pub frames: Arc<[Bytes]>,
     pub length: u64,
     pub freshness: Freshness,
     pub variant: VariantKey,
-    /// When it was asked for.
     pub requested_at: Instant,
 }
 
-/// What stands under one key.
+/// The responses stored under one key.
 #[derive(Clone, Debug, Default)]
 pub struct CacheEntry {
-    /// The newest first.
+    /// Newest first.
     pub variants: Vec<Arc<CachedResponse>>,
 }
 
 impl CachedResponse {
-    /// Headers as they are kept: without what is of one hop, of one who asked, or new each time.
+    /// The headers to store: without those of one hop, of one client or of one moment.
     pub fn storable_headers(mut headers: HeaderMap) -> HeaderMap {
-        // A cookie is for who asked.
+        // A cookie belongs to one client.
         for name in [AGE, CONNECTION, TRANSFER_ENCODING, SET_COOKIE] {
             headers.remove(name);
         }
         headers
     }
 
-    /// What one of this size weighs.
-    pub fn weight_of(
-        headers: &HeaderMap,
-        selecting: &VariantKey,
-        frames: usize,
-        bytes: u64,
-    ) -> u64 {
+    /// The weight of a response of this size.
+    pub fn weight_of(headers: &HeaderMap, variant: &VariantKey, frames: usize, bytes: u64) -> u64 {
         let lines = headers.iter().map(|(name, value)| (name.as_str().len() + value.len()) as u64);
         let frames = frames as u64 * Self::frame_weight(0);
         RESPONSE_OVERHEAD
-            + selecting.bytes()
+            + variant.bytes()
             + lines.map(|line| line + ALLOCATION_OVERHEAD).sum::<u64>()
             + frames
             + bytes
     }
 
-    /// What a frame of so many bytes adds.
+    /// The weight of a frame of this size.
     pub fn frame_weight(bytes: usize) -> u64 {
         ALLOCATION_OVERHEAD + size_of::<Bytes>() as u64 + bytes as u64
     }
@@ -94,36 +88,41 @@ impl CachedResponse {
         kind.len() >= 17 && kind[..17].eq_ignore_ascii_case(b"text/event-stream")
     }
 
-    /// It can be asked whether it still is what it was.
+    /// It has a validator.
     pub fn can_be_revalidated(&self) -> bool {
         self.status == StatusCode::OK
             && (self.headers.contains_key(ETAG) || self.headers.contains_key(LAST_MODIFIED))
     }
 
-    /// Asks in a request's headers whether it still is what it was (RFC 9111, 4.3.1).
+    /// Makes a request conditional on this response (RFC 9111, 4.3.1).
     pub fn add_validators(&self, request: &mut HeaderMap) {
-        for (ours, name) in [(ETAG, IF_NONE_MATCH), (LAST_MODIFIED, IF_MODIFIED_SINCE)] {
+        for (own, name) in [(ETAG, IF_NONE_MATCH), (LAST_MODIFIED, IF_MODIFIED_SINCE)] {
             request.remove(&name);
-            if let Some(value) = self.headers.get(ours) {
+            if let Some(value) = self.headers.get(own) {
                 request.insert(name, value.clone());
             }
         }
     }
 
-    /// A 304 is about this one (RFC 9111, 4.3.4).
-    pub fn matches_not_modified(&self, answer: &HeaderMap) -> bool {
-        match (answer.get(ETAG), self.headers.get(ETAG)) {
+    /// A 304 refers to this response (RFC 9111, 4.3.4).
+    pub fn matches_not_modified(&self, response: &HeaderMap) -> bool {
+        match (response.get(ETAG), self.headers.get(ETAG)) {
             (Some(new), Some(old)) => opaque_tag(new.as_bytes()) == opaque_tag(old.as_bytes()),
-            // It was asked with our validators and said no other.
+            // The request had this validator, and the 304 names no other.
             (None, _) => true,
             (Some(_), None) => false,
         }
     }
 
-    /// With what a 304, or a HEAD, says of it now.
-    pub fn refreshed(&self, answer: &HeaderMap, life: Freshness, asked: Instant) -> CachedResponse {
+    /// This response with the headers of a 304 or of a response to HEAD.
+    pub fn refreshed(
+        &self,
+        response: &HeaderMap,
+        freshness: Freshness,
+        asked: Instant,
+    ) -> CachedResponse {
         let mut headers = self.headers.clone();
-        let update = Self::storable_headers(answer.clone());
+        let update = Self::storable_headers(response.clone());
         for name in update.keys().filter(|name| !BODY_HEADERS.contains(name)) {
             headers.remove(name);
         }
@@ -132,24 +131,23 @@ impl CachedResponse {
         }
         CachedResponse {
             headers,
-            freshness: life,
+            freshness: freshness,
             requested_at: asked,
             frames: Arc::clone(&self.frames),
             ..self.clone()
         }
     }
 
-    /// Whoever asks with these conditions has it already (RFC 9110, 13.2.2).
+    /// A client with these conditions already has it (RFC 9110, 13.2.2).
     pub fn is_unchanged_for(&self, request: &HeaderMap) -> bool {
         if self.status != StatusCode::OK {
             return false;
         }
         if request.contains_key(IF_NONE_MATCH) {
-            let ours = self.headers.get(ETAG).map(HeaderValue::as_bytes);
+            let own = self.headers.get(ETAG).map(HeaderValue::as_bytes);
             let lines = request.get_all(IF_NONE_MATCH).iter().filter_map(|v| v.to_str().ok());
             return lines.flat_map(list_elements).any(|tag| {
-                tag == "*"
-                    || ours.is_some_and(|ours| opaque_tag(ours) == opaque_tag(tag.as_bytes()))
+                tag == "*" || own.is_some_and(|own| opaque_tag(own) == opaque_tag(tag.as_bytes()))
             });
         }
         let date = |headers: &HeaderMap, name| {
@@ -157,9 +155,9 @@ impl CachedResponse {
             httpdate::parse_http_date(value.to_str().ok()?).ok()
         };
         let since = date(request, IF_MODIFIED_SINCE);
-        let ours =
+        let own =
             date(&self.headers, LAST_MODIFIED).or_else(|| date(&self.headers, http::header::DATE));
-        since.zip(ours).is_some_and(|(since, ours)| ours <= since)
+        since.zip(own).is_some_and(|(since, own)| own <= since)
     }
 }
 
@@ -170,7 +168,7 @@ fn opaque_tag(tag: &[u8]) -> &[u8] {
 }
 
 impl CacheEntry {
-    /// The newest that this request selects, which was not made invalid.
+    /// The newest valid response that this request selects.
     pub fn find(
         &self,
         request: &HeaderMap,
@@ -181,7 +179,7 @@ impl CacheEntry {
         fitting.find(|stored| stored.variant.matches(request, secret)).cloned()
     }
 
-    /// With one more, in place of the one that the same requests select.
+    /// This entry with another response, which replaces the one of the same variant.
     pub fn with(&self, stored: Arc<CachedResponse>, most: u64) -> CacheEntry {
         let mut weight = 0;
         let others = self.variants.iter().filter(|other| other.variant != stored.variant);
@@ -264,7 +262,7 @@ mod tests {
 
     fn stored(frames: &[&'static str]) -> Arc<CachedResponse> {
         let (secret, headers) = (CacheSecret::new().expect("random bytes"), HeaderMap::new());
-        let selecting = VariantKey::of(&headers, &headers, &secret).expect("no names");
+        let variant = VariantKey::of(&headers, &headers, &secret).expect("no names");
         let (now, whole) = (crate::clock::now(), Duration::from_secs(1));
         Arc::new(CachedResponse {
             status: StatusCode::OK,
@@ -272,7 +270,7 @@ mod tests {
             frames: frames.iter().map(|frame| Bytes::from_static(frame.as_bytes())).collect(),
             length: frames.iter().map(|frame| frame.len() as u64).sum(),
             freshness: Freshness::fixed(now, whole, StaleWindows::default()),
-            variant: selecting,
+            variant: variant,
             requested_at: now,
         })
     }

@@ -1,9 +1,10 @@
-//! How long a stored answer serves (RFC 9111, 4.2; RFC 5861).
+//! Freshness of a cached response (RFC 9111, 4.2; RFC 5861).
 //!
-//! What may be stored, and how long it is fresh, is `http-cache-semantics`'s to say. It is given a
-//! canonical form of the headers that count, because it reads directives in lower case only, dates in
-//! one of their three forms, and adds an `Age` of any size to a time. It is asked once; from then on the
-//! answer ages on the monotonic clock, so that a wall clock that is set makes nothing fresh or stale.
+//! The library `http-cache-semantics` decides whether a response may be stored and how long it is
+//! fresh. It gets a canonical form of the relevant headers, because it reads directives in lower case
+//! only, dates in one of their three forms, and adds an `Age` of any size to a time. The decision is
+//! made once; after that the response ages on the monotonic clock, so that setting the wall clock
+//! makes nothing fresh or stale.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -16,57 +17,56 @@ use http_cache_semantics::{CacheOptions, CachePolicy};
 
 use super::cache_control::{CacheControl, delta_seconds, header_elements};
 
-/// What the library decides itself, and what it would decide of any other status too strictly: a
-/// status that it does not know may be stored where it is said how long it is fresh.
+/// The statuses that the library decides itself. It is too strict about others: a response with a
+/// status that it does not know may be stored if its freshness is explicit.
 const UNDERSTOOD_STATUSES: [u16; 14] =
     [200, 203, 204, 300, 301, 302, 303, 307, 308, 404, 405, 410, 414, 501];
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Freshness {
-    /// When it was received, and how old it was then.
     received_at: Instant,
+    /// The age when it was received.
     initial_age: Duration,
     lifetime: Duration,
-    /// How long it serves after that, in place of an error.
+    /// How long after that it may be served instead of an error.
     stale_if_error: Duration,
-    /// The same, while it is asked for anew.
+    /// How long after `lifetime` it may be served while it is revalidated.
     stale_while_revalidate: Duration,
-    /// By a mode, however stale it is.
+    /// A degradation mode or `max-stale` may have it served stale.
     allows_stale: bool,
 }
 
-/// The policy's own times, where the answer says none.
+/// The times of the policy, for responses that state none.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct StaleWindows {
     pub stale_if_error: Duration,
     pub stale_while_revalidate: Duration,
 }
 
-/// An answer as it was received.
+/// A response head as it was received.
 #[derive(Clone, Copy, Debug)]
 pub struct ReceivedHead<'a> {
     pub status: StatusCode,
     pub headers: &'a HeaderMap,
-    /// When it was asked for, and when its head was here.
     pub requested_at: Instant,
     pub received_at: Instant,
     pub received_wall: SystemTime,
 }
 
 impl Freshness {
-    /// Of an answer that HTTP lets a shared cache keep; `None` where it does not.
+    /// The freshness of a response that HTTP permits a shared cache to store; otherwise `None`.
     pub fn from_http(
         request: &HeaderMap,
-        answer: ReceivedHead<'_>,
+        response: ReceivedHead<'_>,
         windows: StaleWindows,
     ) -> Option<Freshness> {
         let ReceivedHead {
             status,
             headers,
-            requested_at: asked,
+            requested_at: requested,
             received_at: at,
             received_wall: wall,
-        } = answer;
+        } = response;
         let mut control = CacheControl::of_response(headers);
         let status = understood_status(status, headers, &mut control)?;
         if CacheControl::of_request(request).no_store
@@ -75,7 +75,7 @@ impl Freshness {
             return None;
         }
         if headers.contains_key(SET_COOKIE) && !is_explicit(&control, headers) {
-            // What begins somebody's session is for others only where it says so (RFC 9111, 7.3).
+            // A cookie may begin a session: stored only with explicit freshness (RFC 9111, 7.3).
             return None;
         }
         let policy = policy(request, (status, headers), &control, wall)?;
@@ -89,7 +89,7 @@ impl Freshness {
         };
         Some(Freshness {
             received_at: at,
-            initial_age: age(headers, at.saturating_duration_since(asked), wall),
+            initial_age: age(headers, at.saturating_duration_since(requested), wall),
             lifetime: policy.time_to_live(wall),
             stale_if_error: window(control.stale_if_error, windows.stale_if_error),
             stale_while_revalidate: window(
@@ -100,7 +100,7 @@ impl Freshness {
         })
     }
 
-    /// Of an answer that the policy keeps for `fresh`, whatever its headers say.
+    /// The freshness of a response that the policy stores for `lifetime`, regardless of its headers.
     pub fn fixed(at: Instant, fresh: Duration, windows: StaleWindows) -> Freshness {
         Freshness {
             received_at: at,
@@ -116,43 +116,43 @@ impl Freshness {
         self.initial_age + now.saturating_duration_since(self.received_at)
     }
 
-    /// How long it is fresh yet.
+    /// The remaining time for which it is fresh.
     pub fn remaining(&self, now: Instant) -> Duration {
         self.lifetime.saturating_sub(self.age(now))
     }
 
-    /// How long ago it went stale; `None` while it is fresh.
+    /// The time since it became stale; `None` while it is fresh.
     pub fn staleness(&self, now: Instant) -> Option<Duration> {
         let age = self.age(now);
         (age >= self.lifetime).then(|| age - self.lifetime)
     }
 
-    /// It serves in place of an error.
+    /// It may be served instead of an error.
     pub fn may_serve_on_error(&self, now: Instant) -> bool {
         self.staleness(now).is_none_or(|stale| stale < self.stale_if_error)
     }
 
-    /// It serves while it is asked for anew.
+    /// It may be served while it is revalidated.
     pub fn may_serve_while_revalidating(&self, now: Instant) -> bool {
         self.staleness(now).is_none_or(|stale| stale < self.stale_while_revalidate)
     }
 
-    /// It serves where a mode, or whoever asks, takes what went stale no longer ago than this.
+    /// It may be served to a request, or for a degradation mode, that accepts this staleness.
     pub fn may_serve_stale(&self, now: Instant, within: Duration) -> bool {
         self.staleness(now).is_none_or(|stale| self.allows_stale && stale <= within)
     }
 
-    /// It serves a request with these directives, as it is (RFC 9111, 5.2.1).
-    pub fn satisfies(&self, asked: &CacheControl, now: Instant) -> bool {
-        let young = asked.max_age.is_none_or(|most| self.age(now) <= most);
-        let fresh = asked.min_fresh.is_none_or(|least| self.remaining(now) >= least);
+    /// It satisfies a request with these directives without revalidation (RFC 9111, 5.2.1).
+    pub fn satisfies(&self, requested: &CacheControl, now: Instant) -> bool {
+        let young = requested.max_age.is_none_or(|most| self.age(now) <= most);
+        let fresh = requested.min_fresh.is_none_or(|least| self.remaining(now) >= least);
         let stale = self.staleness(now).is_none()
-            || asked.max_stale.is_some_and(|most| self.may_serve_stale(now, most));
-        !asked.no_cache && young && fresh && stale
+            || requested.max_stale.is_some_and(|most| self.may_serve_stale(now, most));
+        !requested.no_cache && young && fresh && stale
     }
 }
 
-/// The status as the library is told of it; `must-understand` stands over `no-store`.
+/// The status to give to the library; `must-understand` overrides `no-store`.
 fn understood_status(
     status: StatusCode,
     headers: &HeaderMap,
@@ -170,7 +170,7 @@ fn understood_status(
     (explicit && whole && status.as_u16() >= 200).then_some(StatusCode::OK)
 }
 
-/// It says itself that it may be kept, or for how long.
+/// The response itself states that or how long it may be stored.
 fn is_explicit(control: &CacheControl, headers: &HeaderMap) -> bool {
     control.has_explicit_lifetime() || control.public || headers.contains_key(EXPIRES)
 }
@@ -181,12 +181,12 @@ fn policy(
     control: &CacheControl,
     wall: SystemTime,
 ) -> Option<CachePolicy> {
-    let (mut asked, mut answer) = (Request::new(()), Response::new(()));
-    *answer.status_mut() = status;
+    let (mut requested, mut response) = (Request::new(()), Response::new(()));
+    *response.status_mut() = status;
     if request.contains_key(AUTHORIZATION) {
-        asked.headers_mut().insert(AUTHORIZATION, HeaderValue::from_static("-"));
+        requested.headers_mut().insert(AUTHORIZATION, HeaderValue::from_static("-"));
     }
-    let canonical = answer.headers_mut();
+    let canonical = response.headers_mut();
     let line = control.canonical();
     if !line.is_empty() {
         canonical.insert(CACHE_CONTROL, HeaderValue::try_from(line).ok()?);
@@ -200,14 +200,14 @@ fn policy(
         }
     }
     if let Some(expires) = self::date(headers, &EXPIRES) {
-        // What is no date is in the past.
+        // An invalid date is in the past.
         let time = expires.map_or_else(|| "0".to_owned(), httpdate::fmt_http_date);
         canonical.insert(EXPIRES, HeaderValue::try_from(time).ok()?);
     }
-    Some(CachePolicy::new_options(&asked, &answer, wall, CacheOptions::default()))
+    Some(CachePolicy::new_options(&requested, &response, wall, CacheOptions::default()))
 }
 
-/// A date in any of its three forms; of several, one that is none counts.
+/// A date in any of its three forms. Several different dates are an invalid date.
 fn date(headers: &HeaderMap, name: &HeaderName) -> Option<Option<SystemTime>> {
     let mut values = headers.get_all(name).iter();
     let first = values.next()?;
@@ -217,8 +217,8 @@ fn date(headers: &HeaderMap, name: &HeaderName) -> Option<Option<SystemTime>> {
     Some(first.to_str().ok().and_then(|text| httpdate::parse_http_date(text).ok()))
 }
 
-/// RFC 9111, 4.2.3: corrected_initial_age. Of a list of ages the first counts, and what is none is
-/// left out (5.1).
+/// The corrected initial age (RFC 9111, 4.2.3). The first age of a list counts; an invalid one is
+/// ignored (5.1).
 fn age(headers: &HeaderMap, delay: Duration, wall: SystemTime) -> Duration {
     let date = date(headers, &DATE).flatten();
     let apparent = date.and_then(|date| wall.duration_since(date).ok()).unwrap_or_default();

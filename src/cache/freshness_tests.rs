@@ -25,18 +25,18 @@ fn received<'a>(status: u16, headers: &'a HeaderMap, at: Instant) -> ReceivedHea
     ReceivedHead { status, headers, requested_at: at, received_at: at, received_wall: wall }
 }
 
-fn life(status: u16, answer: &[(&str, &str)]) -> Option<Freshness> {
+fn freshness(status: u16, response: &[(&str, &str)]) -> Option<Freshness> {
     let at = crate::clock::now();
-    Freshness::from_http(&HeaderMap::new(), received(status, &headers(answer), at), windows())
+    Freshness::from_http(&HeaderMap::new(), received(status, &headers(response), at), windows())
 }
 
-/// Seconds for which an answer is fresh.
-fn fresh(answer: &[(&str, &str)]) -> Option<u64> {
-    life(200, answer).map(|life| life.remaining(life.received_at).as_secs())
+/// Seconds for which a response is fresh.
+fn fresh(response: &[(&str, &str)]) -> Option<u64> {
+    freshness(200, response).map(|freshness| freshness.remaining(freshness.received_at).as_secs())
 }
 
 #[test]
-fn how_long_an_answer_is_fresh_is_read_in_each_of_its_forms() {
+fn the_lifetime_is_read_in_each_form() {
     const DATE: (&str, &str) = ("date", "Sun, 06 Nov 1994 08:49:37 GMT");
     let cases: [(Lines<'_>, Option<u64>); 16] = [
         (&[("cache-control", "max-age=60")], Some(60)),
@@ -56,13 +56,13 @@ fn how_long_an_answer_is_fresh_is_read_in_each_of_its_forms() {
         (&[], Some(0)),
         (&[("cache-control", "no-cache, max-age=60")], Some(0)),
     ];
-    for (answer, expected) in cases {
-        assert_eq!(fresh(answer), expected, "{answer:?}");
+    for (response, expected) in cases {
+        assert_eq!(fresh(response), expected, "{response:?}");
     }
 }
 
 #[test]
-fn what_must_not_be_stored_is_not() {
+fn a_response_that_must_not_be_stored_is_not() {
     let cases: [(u16, Lines<'_>, bool); 14] = [
         (200, &[("cache-control", "max-age=60")], true),
         (200, &[("cache-control", "max-age=60, No-Store")], false),
@@ -79,32 +79,32 @@ fn what_must_not_be_stored_is_not() {
         (200, &[("set-cookie", "a=b"), ("cache-control", "public")], true),
         (201, &[], false),
     ];
-    for (status, answer, expected) in cases {
-        assert_eq!(life(status, answer).is_some(), expected, "{status} {answer:?}");
+    for (status, response, expected) in cases {
+        assert_eq!(freshness(status, response).is_some(), expected, "{status} {response:?}");
     }
 }
 
 #[test]
-fn an_answer_to_who_has_an_authorization_is_stored_only_where_it_says_so() {
-    let asked = headers(&[("authorization", "Bearer x")]);
+fn a_response_to_a_request_with_authorization_is_stored_only_if_it_permits_that() {
+    let request = headers(&[("authorization", "Bearer x")]);
     let stored = |directives| {
-        let answer = headers(&[("cache-control", directives)]);
+        let response = headers(&[("cache-control", directives)]);
         let at = crate::clock::now();
-        Freshness::from_http(&asked, received(200, &answer, at), windows()).is_some()
+        Freshness::from_http(&request, received(200, &response, at), windows()).is_some()
     };
     let cases = ["max-age=60", "public, max-age=60", "s-maxage=60", "must-revalidate, max-age=60"];
     assert_eq!(cases.map(stored), [false, true, true, true]);
 }
 
 #[test]
-fn each_window_is_the_answers_own_or_else_the_policys() {
-    let at = |answer: &[(&str, &str)], seconds| {
-        let life = life(200, answer).expect("it is stored");
-        let now = life.received_at + Duration::from_secs(seconds);
+fn stale_windows_are_those_of_the_response_or_else_of_the_policy() {
+    let at = |response: &[(&str, &str)], seconds| {
+        let freshness = freshness(200, response).expect("it is stored");
+        let now = freshness.received_at + Duration::from_secs(seconds);
         (
-            life.may_serve_on_error(now),
-            life.may_serve_while_revalidating(now),
-            life.may_serve_stale(now, HOUR),
+            freshness.may_serve_on_error(now),
+            freshness.may_serve_while_revalidating(now),
+            freshness.may_serve_stale(now, HOUR),
         )
     };
     let own = "max-age=10, stale-if-error=20, stale-while-revalidate=5";
@@ -121,11 +121,11 @@ fn each_window_is_the_answers_own_or_else_the_policys() {
 }
 
 #[test]
-fn what_a_request_demands_is_held_against_age_and_freshness() {
-    let life = life(200, &[("cache-control", "max-age=100")]).expect("it is stored");
+fn the_directives_of_a_request_are_compared_with_age_and_freshness() {
+    let freshness = freshness(200, &[("cache-control", "max-age=100")]).expect("it is stored");
     let satisfies = |directives: &str, seconds| {
-        let asked = CacheControl::of_request(&headers(&[("cache-control", directives)]));
-        life.satisfies(&asked, life.received_at + Duration::from_secs(seconds))
+        let request = CacheControl::of_request(&headers(&[("cache-control", directives)]));
+        freshness.satisfies(&request, freshness.received_at + Duration::from_secs(seconds))
     };
     assert!(satisfies("", 50) && !satisfies("", 100));
     assert!(satisfies("max-age=50", 50) && !satisfies("max-age=50", 51));
@@ -135,30 +135,32 @@ fn what_a_request_demands_is_held_against_age_and_freshness() {
 }
 
 #[test]
-fn what_is_kept_by_policy_does_not_care_for_headers() {
+fn a_response_stored_by_policy_ignores_headers() {
     let at = crate::clock::now();
-    let life = Freshness::fixed(at, Duration::from_secs(10), windows());
-    assert_eq!(life.remaining(at), Duration::from_secs(10));
-    assert_eq!(life.staleness(at + Duration::from_secs(12)), Some(Duration::from_secs(2)));
-    assert!(life.may_serve_on_error(at + HOUR) && !life.may_serve_on_error(at + 2 * HOUR));
+    let freshness = Freshness::fixed(at, Duration::from_secs(10), windows());
+    assert_eq!(freshness.remaining(at), Duration::from_secs(10));
+    assert_eq!(freshness.staleness(at + Duration::from_secs(12)), Some(Duration::from_secs(2)));
+    assert!(
+        freshness.may_serve_on_error(at + HOUR) && !freshness.may_serve_on_error(at + 2 * HOUR)
+    );
 }
 
 proptest! {
     #[test]
-    fn no_header_makes_it_panic_and_nothing_grows_younger(
+    fn no_header_panics_and_the_age_never_decreases(
         control in "[a-z0-9=,\" -]{0,40}",
         age in "[0-9]{0,30}",
         date in "[A-Za-z0-9 :,-]{0,32}",
         status in 200u16..600,
         seconds in 0u64..1 << 40,
     ) {
-        let answer = [("cache-control", &*control), ("age", &*age), ("expires", &*date), ("date", &*date)];
-        if let Some(life) = life(status, &answer) {
-            let later = life.received_at.checked_add(Duration::from_secs(seconds));
+        let response = [("cache-control", &*control), ("age", &*age), ("expires", &*date), ("date", &*date)];
+        if let Some(freshness) = freshness(status, &response) {
+            let later = freshness.received_at.checked_add(Duration::from_secs(seconds));
             if let Some(now) = later {
-                prop_assert!(life.age(now) >= life.age(life.received_at));
-                prop_assert!(life.remaining(now) <= life.remaining(life.received_at));
-                prop_assert_eq!(life.staleness(now).is_some(), life.remaining(now).is_zero());
+                prop_assert!(freshness.age(now) >= freshness.age(freshness.received_at));
+                prop_assert!(freshness.remaining(now) <= freshness.remaining(freshness.received_at));
+                prop_assert_eq!(freshness.staleness(now).is_some(), freshness.remaining(now).is_zero());
             }
         }
     }

@@ -1,11 +1,11 @@
-//! A time for each key, in a table of one size however many keys there are.
+//! A time for each key, in a table of fixed size.
 //!
-//! When what stands at a URI was last changed (RFC 9111, 4.4): an answer asked for before that is not used
-//! any more, whoever it was for and in whichever cache. Until when nobody waits for another's answer, because
-//! the last one could not be shared.
+//! One use is the last change of a URI (RFC 9111, 4.4): a response requested before that is not
+//! served any more, to any principal, from any cache. The other is the time until which requests
+//! for a key are not coalesced, because the last response could not be shared.
 //!
-//! Keys share places, and the latest time of a place counts: what was changed is never taken for unchanged,
-//! and now and then something is asked for that need not have been.
+//! Keys share slots, and the latest time of a slot counts. So a change is never missed, and now and
+//! then a request is sent that was not necessary.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,13 +14,13 @@ use std::time::{Duration, Instant};
 use super::key::CacheKey;
 use crate::clock;
 
-/// Half a MiB: with a hundred changes a second, one answer in ten that is a minute old is asked for anew.
+/// Half a MiB: at a hundred changes a second, one in ten responses of a minute is requested again.
 const SLOTS: usize = 1 << 16;
 
 #[derive(Debug)]
 pub struct InvalidationTable {
     origin: Instant,
-    /// Nanoseconds since then, and one; 0: no time.
+    /// Nanoseconds since `origin`, plus one; 0: no time.
     slots: OnceLock<Box<[AtomicU64]>>,
 }
 
@@ -36,7 +36,7 @@ impl InvalidationTable {
         slot(self.slots.get_or_init(none), key).fetch_max(self.nanos(at) + 1, Ordering::AcqRel);
     }
 
-    /// A moment is not after the key's time.
+    /// `moment` is not after the time of the key.
     pub fn covers(&self, key: &CacheKey, moment: Instant) -> bool {
         let places = self.slots.get();
         places.is_some_and(|all| slot(all, key).load(Ordering::Acquire) > self.nanos(moment))
@@ -58,14 +58,15 @@ mod tests {
     use crate::cache::key::CacheSecret;
 
     #[test]
-    fn what_came_before_a_mark_is_reached_by_it_and_what_came_after_is_not() {
-        let (marks, secret) = (InvalidationTable::default(), CacheSecret::new().expect("chance"));
+    fn a_time_covers_earlier_moments_and_not_later_ones() {
+        let (table, secret) =
+            (InvalidationTable::default(), CacheSecret::new().expect("random bytes"));
         let key = secret.builder().finish();
-        let at = |ms| marks.origin + Duration::from_millis(ms);
-        assert!(!marks.covers(&key, at(0)));
-        marks.record(&key, at(5));
-        marks.record(&key, at(3));
-        assert!(marks.covers(&key, at(4)) && marks.covers(&key, at(5)));
-        assert!(!marks.covers(&key, at(6)));
+        let at = |ms| table.origin + Duration::from_millis(ms);
+        assert!(!table.covers(&key, at(0)));
+        table.record(&key, at(5));
+        table.record(&key, at(3));
+        assert!(table.covers(&key, at(4)) && table.covers(&key, at(5)));
+        assert!(!table.covers(&key, at(6)));
     }
 }

@@ -1,7 +1,7 @@
-//! Which requests have the same answer: a keyed hash of what they have in common.
+//! The key of a cached response: a keyed hash of the parts that equal requests share.
 //!
-//! The secret is the process's own, so that a key tells nobody what was asked or with which
-//! credential, and nobody outside can choose requests whose keys collide.
+//! The secret is random for each process. So a key reveals neither the request nor its credential,
+//! and a client cannot choose requests whose keys collide.
 
 use std::fmt;
 use std::io;
@@ -10,23 +10,23 @@ use sha2::{Digest, Sha256};
 
 use crate::clock;
 
-/// What equal requests share.
+/// The hash of the parts that equal requests share.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct CacheKey([u8; 32]);
 
-/// What every key is made with.
+/// The secret of all keys.
 #[derive(Clone)]
 pub struct CacheSecret(Sha256);
 
-/// A key in the making.
+/// Builds a key from its parts.
 #[derive(Clone)]
 pub struct CacheKeyBuilder(Sha256);
 
 impl CacheSecret {
     /// # Errors
-    /// When the system gives no chance.
+    /// When the system provides no random bytes.
     pub fn new() -> io::Result<CacheSecret> {
-        // A whole block of the hash, so that it is hashed once and not for each key.
+        // A full block of the hash, so that it is hashed once and not for each key.
         let mut hash = Sha256::new();
         for _ in 0..4 {
             hash.update(clock::secret()?);
@@ -40,14 +40,14 @@ impl CacheSecret {
 }
 
 impl CacheKeyBuilder {
-    /// Adds what tells requests apart. Where one part ends is part of the key.
+    /// Adds a part. Its length is part of the key.
     pub fn part(&mut self, bytes: &[u8]) -> &mut Self {
         self.0.update((bytes.len() as u64).to_be_bytes());
         self.0.update(bytes);
         self
     }
 
-    /// Adds how many parts follow.
+    /// Adds the number of parts that follow.
     pub fn count(&mut self, parts: usize) -> &mut Self {
         self.0.update((parts as u64).to_be_bytes());
         self
@@ -59,16 +59,16 @@ impl CacheKeyBuilder {
 }
 
 impl CacheKey {
-    /// A number made of it, for a place in a table.
+    /// The first eight bytes as a number, for an index.
     pub fn prefix(&self) -> u64 {
         self.0.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
     }
 
-    /// The key of what both stand for.
+    /// A key that depends on both.
     pub fn combined(&self, other: &CacheKey, secret: &CacheSecret) -> CacheKey {
-        let mut making = secret.builder();
-        making.part(&self.0).part(&other.0);
-        making.finish()
+        let mut builder = secret.builder();
+        builder.part(&self.0).part(&other.0);
+        builder.finish()
     }
 }
 
@@ -96,11 +96,11 @@ mod tests {
     use proptest::prelude::*;
 
     fn key(secret: &CacheSecret, parts: &[Vec<u8>]) -> CacheKey {
-        let mut making = secret.builder();
+        let mut builder = secret.builder();
         for part in parts {
-            making.part(part);
+            builder.part(part);
         }
-        making.finish()
+        builder.finish()
     }
 
     proptest! {
@@ -109,7 +109,7 @@ mod tests {
             one in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..4), 0..4),
             other in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..4), 0..4),
         ) {
-            let secret = CacheSecret::new().expect("chance");
+            let secret = CacheSecret::new().expect("random bytes");
             prop_assert_eq!(key(&secret, &one) == key(&secret, &other), one == other);
         }
     }
@@ -117,7 +117,7 @@ mod tests {
     #[test]
     fn another_process_has_other_keys() {
         let (one, other) =
-            (CacheSecret::new().expect("chance"), CacheSecret::new().expect("chance"));
+            (CacheSecret::new().expect("random bytes"), CacheSecret::new().expect("random bytes"));
         assert_ne!(key(&one, &[vec![1]]), key(&other, &[vec![1]]));
     }
 }

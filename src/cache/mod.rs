@@ -1,15 +1,13 @@
-//! Stored answers: under which key, how long they serve, within which bounds.
+//! Cached responses: keys, freshness, bounds, coalescing.
 //!
-//! - which requests are equal: [`key`], [`canonical`] JSON; which of the answers under one key a
-//!   request selects: [`selecting`]
-//! - what may be stored and how long it serves: [`control`], [`lifetime`] (RFC 9111, 5861)
-//! - what is stored: [`stored`], in a [`store`] bounded by weight; what a change makes invalid:
-//!   [`marks`]
-//! - an answer under way: [`recorder`] writes it, [`growing`] lets others read along; of equal requests
-//!   one asks: [`flights`]
+//! - [`key`]: the key of a request; [`vary`]: the variants of a key
+//! - [`cache_control`], [`freshness`]: what may be stored and how long it is served (RFC 9111, 5861)
+//! - [`entry`], [`store`]: cached responses, bounded by weight; [`invalidation_table`]: changed URIs
+//! - [`recorder`]: records a response in transfer; [`shared_body`]: lets followers read it;
+//!   [`coalesce`]: equal requests share one response
 //!
-//! A cache is found by its name and outlives a reload. Nothing here does I/O or waits for a disk, and
-//! nothing that is kept tells what was asked: keys are hashes with a secret of the process.
+//! A cache is found by its name and survives a reload. Nothing here does I/O. Stored keys reveal no
+//! request: they are hashes with a secret of the process.
 
 pub mod cache_control;
 pub mod coalesce;
@@ -45,13 +43,13 @@ pub struct Caches {
 
 impl Caches {
     /// # Errors
-    /// When the system gives no chance.
+    /// When the system provides no random bytes.
     pub fn new(metrics: Arc<Metrics>) -> io::Result<Caches> {
         let secret = CacheSecret::new()?;
         Ok(Caches { metrics, secret, marks: Arc::default(), named: Mutex::default() })
     }
 
-    /// The cache of that name: new, or found and retuned.
+    /// The cache of this name, created or resized.
     pub fn cache(&self, policy: &model::Cache) -> Arc<Cache> {
         let mut named = self.named.lock();
         if let Some(cache) = named.get(&policy.name) {
@@ -64,7 +62,7 @@ impl Caches {
         cache
     }
 
-    /// Where changes are told of.
+    /// The invalidations of all caches.
     pub fn invalidations(&self) -> &Arc<InvalidationTable> {
         &self.marks
     }
@@ -73,7 +71,7 @@ impl Caches {
         &self.secret
     }
 
-    /// Lets go of what no snapshot uses any longer.
+    /// Removes caches that no snapshot uses.
     pub fn remove_unused(&self) {
         self.named.lock().retain(|_, cache| Arc::strong_count(cache) > 1);
     }

@@ -1,7 +1,7 @@
-//! Writes an answer down while it goes to who asked for it, frame by frame and without delay.
+//! Records a response for the cache while it is sent, frame by frame and without delay.
 //!
-//! It is stored at its end, if that is a whole one. Past a bound it is not stored any more, and not even
-//! copied unless somebody reads along.
+//! A complete response is stored at its end. Past the size limit it is not stored, and not even
+//! copied unless followers read it.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -18,10 +18,10 @@ use super::shared_body::{BodyEnd, BodyReader, SharedBody};
 use super::store::Cache;
 use super::vary::VariantKey;
 
-/// What those who read along an answer that is too large to store may fall back.
+/// How far followers of a response that is too large to store may fall behind.
 const PASS_WINDOW: u64 = 256 << 10;
 
-/// What is known of an answer before its body.
+/// The parts of a cached response that are known before its body.
 #[derive(Debug)]
 pub struct RecordingHead {
     pub key: CacheKey,
@@ -40,9 +40,9 @@ pub struct ResponseRecorder {
     asked: Instant,
     generation: u64,
     body: Arc<SharedBody>,
-    /// Others may join until it is over.
+    /// Followers may join until the body ends.
     leader: Option<Leader>,
-    /// What it weighs so far, taken from the cache's room for recordings.
+    /// The weight so far, reserved in the cache's budget for recordings.
     weight: u64,
     frames: usize,
     is_storing: bool,
@@ -50,7 +50,7 @@ pub struct ResponseRecorder {
 }
 
 impl ResponseRecorder {
-    /// Begins; `None` where the head alone is too heavy, or `length` says that the body is.
+    /// Begins a recording; `None` if the head, or the body according to `length`, is too large.
     pub fn begin(
         cache: &Arc<Cache>,
         draft: RecordingHead,
@@ -60,22 +60,22 @@ impl ResponseRecorder {
             key,
             status,
             headers,
-            freshness: life,
-            variant: selecting,
+            freshness: freshness,
+            variant: variant,
             asked,
             generation,
         } = draft;
-        let weight = CachedResponse::weight_of(&headers, &selecting, 0, 0);
+        let weight = CachedResponse::weight_of(&headers, &variant, 0, 0);
         if weight + length.unwrap_or(0) > cache.max_entry_bytes() || !cache.reserve(weight) {
             return None;
         }
-        let growing = Arc::new(SharedBody::new((status, headers), life, selecting, asked));
+        let body = Arc::new(SharedBody::new((status, headers), freshness, variant, asked));
         Some(ResponseRecorder {
             cache: Arc::clone(cache),
             key,
             asked,
             generation,
-            body: growing,
+            body: body,
             leader: None,
             weight,
             frames: 0,
@@ -84,13 +84,13 @@ impl ResponseRecorder {
         })
     }
 
-    /// Those who wait for the answer read along from here.
+    /// Shares the body with the followers.
     pub fn share(&mut self, lead: Leader) {
         lead.share(&self.body);
         self.leader = Some(lead);
     }
 
-    /// Who asked reads it like those who wait, where it is shared.
+    /// The reader of the leading request, if the body is shared.
     pub fn initiating_reader(&self) -> Option<BodyReader> {
         self.leader.as_ref().and_then(|_| self.body.initiating_reader())
     }
@@ -109,29 +109,29 @@ impl ResponseRecorder {
             self.weight += frame;
         }
         self.frames += 1;
-        // Bytes of its own where it is kept: else it keeps the buffer alive that it was read into.
+        // A kept frame is copied: otherwise it would keep its whole read buffer alive.
         let passes = !self.is_storing && readers == 1;
         self.body.push(if passes { data.clone() } else { Bytes::copy_from_slice(data) });
     }
 
-    /// It will not be stored.
+    /// The response will not be stored.
     pub fn stop_storing(&mut self) {
         self.is_storing = false;
         self.body.stop_keeping(self.weight.max(PASS_WINDOW));
         self.leader = None;
     }
 
-    /// Ready while those who read along keep up; always, while it is stored.
+    /// Ready while the readers keep up; always ready while the response is to be stored.
     pub fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.body.poll_room(cx)
     }
 
-    /// Whoever has fallen back loses it.
+    /// Interrupts followers that have fallen behind.
     pub fn drop_slow_readers(&self) {
         self.body.drop_slow_readers();
     }
 
-    /// Ready when nobody reads; then nobody begins to, either.
+    /// Ready when there are no readers; no reader can join after that.
     pub fn poll_abandoned(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.body.poll_abandoned(cx)
     }
@@ -140,7 +140,7 @@ impl ResponseRecorder {
         self.body.is_deserted()
     }
 
-    /// It came whole.
+    /// The body is complete.
     pub fn finish(&mut self) {
         if std::mem::replace(&mut self.is_finished, true) {
             return;
@@ -168,7 +168,7 @@ impl ResponseRecorder {
 }
 
 impl Drop for ResponseRecorder {
-    /// What did not end whole is broken.
+    /// A body that was not finished is interrupted.
     fn drop(&mut self) {
         self.cache.release(self.weight);
         self.body.finish(BodyEnd::Interrupted);

@@ -1,10 +1,10 @@
-//! The body of an answer while it comes: written by who asked for it, read along by all who wait for
-//! the same, on whatever worker.
+//! A response body in transfer: written by the leading request, read by it and its followers on any
+//! worker.
 //!
-//! What is to be stored is kept from its beginning, and nobody is waited for. Past its bound it is
-//! stored no more, and passes only: a frame goes once each reader has it. Who asked is waited for then;
-//! other readers that fall back only for a moment, and then they lose it, because one slow reader must
-//! hold up neither the others nor the memory.
+//! A body that is to be stored is kept from its beginning, and the writer waits for no reader. Past
+//! the size limit it is no longer kept: a frame is dropped once each reader has it. Then the writer
+//! waits for the leader; a follower that falls behind is waited for only briefly and then interrupted,
+//! because one slow reader must delay neither the others nor occupy memory.
 
 use std::collections::{HashMap, VecDeque};
 use std::task::{Context, Poll, Waker};
@@ -17,15 +17,14 @@ use parking_lot::Mutex;
 use super::freshness::Freshness;
 use super::vary::VariantKey;
 
-/// An answer whose head is here.
+/// A response whose head has arrived.
 #[derive(Debug)]
 pub struct SharedBody {
     pub status: StatusCode,
     pub headers: HeaderMap,
     pub freshness: Freshness,
     pub variant: VariantKey,
-    /// When it was asked for.
-    pub asked: Instant,
+    pub requested_at: Instant,
     state: Mutex<State>,
 }
 
@@ -33,17 +32,17 @@ pub struct SharedBody {
 struct State {
     frames: VecDeque<Bytes>,
     bytes: u64,
-    /// Frames that are gone.
+    /// The number of dropped frames.
     dropped: usize,
-    /// Nobody may begin to read any more, nothing is kept for longer than it is read, and of that at
-    /// most so many bytes.
+    /// Set when the body is no longer kept: no reader can join, and unread frames are kept up to this
+    /// many bytes.
     window: Option<u64>,
     end: Option<BodyEnd>,
     readers: HashMap<u64, ReaderPosition>,
     next: u64,
-    /// The reader who asked: it never loses any.
+    /// The reader of the leader, which is never interrupted.
     first: Option<u64>,
-    /// Who writes waits for readers.
+    /// The writer waits for readers.
     writer: Option<Waker>,
 }
 
@@ -59,34 +58,34 @@ pub enum BodyEnd {
     Interrupted,
 }
 
-/// What reads along.
+/// A reader of a [`SharedBody`].
 #[derive(Debug)]
 pub struct BodyReader {
     of: std::sync::Arc<SharedBody>,
     id: u64,
-    /// That it broke comes in the turn after the last frame: hyper throws away what it has not
-    /// written yet when a body fails.
-    breaks: bool,
+    /// The error is returned one poll after the last frame: hyper discards unwritten frames when a
+    /// body fails.
+    fails_after_last_frame: bool,
 }
 
 impl SharedBody {
     pub fn new(
         (status, headers): (StatusCode, HeaderMap),
-        life: Freshness,
-        selecting: VariantKey,
-        asked: Instant,
+        freshness: Freshness,
+        variant: VariantKey,
+        requested_at: Instant,
     ) -> SharedBody {
         SharedBody {
             status,
             headers,
-            freshness: life,
-            variant: selecting,
-            asked,
+            freshness: freshness,
+            variant: variant,
+            requested_at,
             state: Mutex::default(),
         }
     }
 
-    /// Reads from the beginning; `None` where that is gone.
+    /// A reader from the beginning; `None` if that was dropped.
     pub fn reader(self: &std::sync::Arc<Self>) -> Option<BodyReader> {
         let mut state = self.state.lock();
         if state.window.is_some() || state.end == Some(BodyEnd::Interrupted) {
@@ -95,10 +94,10 @@ impl SharedBody {
         let id = state.next;
         state.next += 1;
         state.readers.insert(id, ReaderPosition::default());
-        Some(BodyReader { of: std::sync::Arc::clone(self), id, breaks: false })
+        Some(BodyReader { of: std::sync::Arc::clone(self), id, fails_after_last_frame: false })
     }
 
-    /// Reads as who asked.
+    /// The reader of the leader.
     pub fn initiating_reader(self: &std::sync::Arc<Self>) -> Option<BodyReader> {
         let reader = self.reader()?;
         self.state.lock().first = Some(reader.id);
@@ -112,12 +111,12 @@ impl SharedBody {
         });
     }
 
-    /// It will not be stored: from here on frames only pass.
+    /// The body will not be stored: from here on frames are dropped once they are read.
     pub fn stop_keeping(&self, window: u64) {
         self.update(|state| state.window = Some(window));
     }
 
-    /// Ready while no reader has fallen back by half of the window.
+    /// Ready while no reader is behind by half of the window.
     pub fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut state = self.state.lock();
         if state.has_room() {
@@ -127,7 +126,7 @@ impl SharedBody {
         Poll::Pending
     }
 
-    /// Ready when nobody reads; then nobody begins to, either.
+    /// Ready when there are no readers; no reader can join after that.
     pub fn poll_abandoned(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut state = self.state.lock();
         if state.is_deserted() {
@@ -141,7 +140,7 @@ impl SharedBody {
         self.state.lock().is_deserted()
     }
 
-    /// Whoever has fallen back loses it, unless it is who asked that is waited for.
+    /// Interrupts followers that are behind, unless the leader is behind too.
     pub fn drop_slow_readers(&self) {
         self.update(|state| {
             let behind =
@@ -169,7 +168,7 @@ impl SharedBody {
         });
     }
 
-    /// Every frame, where it is whole and all of it is here.
+    /// Every frame, if none was dropped.
     pub fn complete_frames(&self) -> Option<Vec<Bytes>> {
         let state = self.state.lock();
         state.window.is_none().then(|| state.frames.iter().cloned().collect())
@@ -214,7 +213,7 @@ impl State {
         deserted
     }
 
-    /// What who asked has not read yet is kept.
+    /// Frames from here on are kept for the leader.
     fn initiator_position(&self) -> usize {
         let first = self.first.and_then(|first| self.readers.get(&first));
         first.map_or(usize::MAX, |place| place.at)
@@ -230,7 +229,7 @@ impl BodyReader {
         &self.of
     }
 
-    /// The next frame; `None` at the end. An error where the answer broke, or this reader was too slow.
+    /// The next frame; `None` at the end. An error if the body broke or this reader was too slow.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyEnd>>> {
         let mut state = self.of.state.lock();
         let state = &mut *state;
@@ -247,7 +246,7 @@ impl BodyReader {
                 place.waker = Some(cx.waker().clone());
                 Poll::Pending
             }
-            _ if !std::mem::replace(&mut self.breaks, true) => {
+            _ if !std::mem::replace(&mut self.fails_after_last_frame, true) => {
                 cx.waker().wake_by_ref();
                 Poll::Pending
             }
@@ -277,20 +276,20 @@ mod tests {
     use std::sync::Arc;
     use std::time::Duration;
 
-    fn growing() -> Arc<SharedBody> {
-        let secret = CacheSecret::new().expect("chance");
-        let (asked, answer) = (HeaderMap::new(), HeaderMap::new());
-        let selecting = VariantKey::of(&asked, &answer, &secret).expect("no names");
-        let life =
+    fn body() -> Arc<SharedBody> {
+        let secret = CacheSecret::new().expect("random bytes");
+        let (request, response) = (HeaderMap::new(), HeaderMap::new());
+        let variant = VariantKey::of(&request, &response, &secret).expect("no names");
+        let freshness =
             Freshness::fixed(Instant::now(), Duration::from_secs(1), StaleWindows::default());
-        Arc::new(SharedBody::new((StatusCode::OK, answer), life, selecting, Instant::now()))
+        Arc::new(SharedBody::new((StatusCode::OK, response), freshness, variant, Instant::now()))
     }
 
     fn next(reader: &mut BodyReader) -> Poll<Option<Result<Bytes, BodyEnd>>> {
         reader.poll(&mut Context::from_waker(Waker::noop()))
     }
 
-    /// In the turn after the last frame.
+    /// One poll after the last frame.
     fn reports_error(reader: &mut BodyReader) -> bool {
         next(reader).is_pending() && next(reader) == Poll::Ready(Some(Err(BodyEnd::Interrupted)))
     }
@@ -301,98 +300,96 @@ mod tests {
 
     #[test]
     fn each_reader_gets_every_frame_and_the_end() {
-        let growing = growing();
-        let mut early = growing.reader().expect("a reader");
+        let body = body();
+        let mut early = body.reader().expect("a reader");
         assert!(next(&mut early).is_pending());
-        growing.push(Bytes::from_static(b"a"));
-        let mut late = growing.reader().expect("a reader");
-        growing.push(Bytes::from_static(b"b"));
-        growing.finish(BodyEnd::Complete);
+        body.push(Bytes::from_static(b"a"));
+        let mut late = body.reader().expect("a reader");
+        body.push(Bytes::from_static(b"b"));
+        body.finish(BodyEnd::Complete);
         for reader in [&mut early, &mut late] {
             assert_eq!((next(reader), next(reader)), (frame("a"), frame("b")));
             assert_eq!(next(reader), Poll::Ready(None));
         }
-        assert_eq!(growing.complete_frames().map(|frames| frames.len()), Some(2));
+        assert_eq!(body.complete_frames().map(|frames| frames.len()), Some(2));
     }
 
     #[test]
-    fn a_broken_answer_breaks_for_each_reader() {
-        let growing = growing();
-        let mut reader = growing.reader().expect("a reader");
-        growing.push(Bytes::from_static(b"a"));
-        growing.finish(BodyEnd::Interrupted);
-        growing.finish(BodyEnd::Complete);
+    fn an_interrupted_body_fails_for_each_reader() {
+        let body = body();
+        let mut reader = body.reader().expect("a reader");
+        body.push(Bytes::from_static(b"a"));
+        body.finish(BodyEnd::Interrupted);
+        body.finish(BodyEnd::Complete);
         assert_eq!(next(&mut reader), frame("a"));
         assert!(reports_error(&mut reader));
-        assert!(growing.reader().is_none());
+        assert!(body.reader().is_none());
     }
 
     #[test]
-    fn who_writes_waits_for_who_falls_back_and_may_leave_it_behind() {
-        let growing = growing();
-        let (mut quick, mut slow) =
-            (growing.reader().expect("one"), growing.reader().expect("two"));
-        growing.stop_keeping(4);
+    fn the_writer_waits_for_a_slow_reader_and_may_interrupt_it() {
+        let body = body();
+        let (mut quick, mut slow) = (body.reader().expect("one"), body.reader().expect("two"));
+        body.stop_keeping(4);
         for text in ["aa", "b"] {
-            growing.push(Bytes::from_static(text.as_bytes()));
+            body.push(Bytes::from_static(text.as_bytes()));
         }
         let mut cx = Context::from_waker(Waker::noop());
-        assert!(growing.poll_room(&mut cx).is_pending());
+        assert!(body.poll_room(&mut cx).is_pending());
         assert_eq!((next(&mut quick), next(&mut quick)), (frame("aa"), frame("b")));
-        assert!(growing.poll_room(&mut cx).is_pending());
-        growing.drop_slow_readers();
-        assert!(growing.poll_room(&mut cx).is_ready());
-        growing.push(Bytes::from_static(b"c"));
+        assert!(body.poll_room(&mut cx).is_pending());
+        body.drop_slow_readers();
+        assert!(body.poll_room(&mut cx).is_ready());
+        body.push(Bytes::from_static(b"c"));
         assert_eq!(next(&mut quick), frame("c"));
         assert!(reports_error(&mut slow));
     }
 
     #[test]
-    fn who_asked_loses_nothing_and_others_lose_nothing_by_it() {
-        let growing = growing();
+    fn the_leader_is_never_interrupted_and_delays_no_follower() {
+        let body = body();
         let (mut first, mut other) =
-            (growing.initiating_reader().expect("one"), growing.reader().expect("two"));
-        growing.stop_keeping(2);
+            (body.initiating_reader().expect("one"), body.reader().expect("two"));
+        body.stop_keeping(2);
         for text in ["aa", "bb", "cc"] {
-            growing.push(Bytes::from_static(text.as_bytes()));
+            body.push(Bytes::from_static(text.as_bytes()));
         }
         let mut cx = Context::from_waker(Waker::noop());
-        growing.drop_slow_readers();
-        assert!(growing.poll_room(&mut cx).is_pending(), "who asked is waited for");
+        body.drop_slow_readers();
+        assert!(body.poll_room(&mut cx).is_pending(), "the writer waits for the leader");
         assert_eq!(next(&mut other), frame("aa"));
         for text in ["aa", "bb", "cc"] {
             assert_eq!(next(&mut first), frame(text));
         }
-        growing.drop_slow_readers();
-        assert!(growing.poll_room(&mut cx).is_ready() && reports_error(&mut other));
+        body.drop_slow_readers();
+        assert!(body.poll_room(&mut cx).is_ready() && reports_error(&mut other));
     }
 
     #[test]
-    fn what_is_deserted_is_joined_by_nobody() {
-        let growing = growing();
-        let reader = growing.initiating_reader().expect("one");
-        assert!(!growing.is_deserted());
+    fn an_abandoned_body_has_no_new_readers() {
+        let body = body();
+        let reader = body.initiating_reader().expect("one");
+        assert!(!body.is_deserted());
         drop(reader);
-        assert!(growing.poll_abandoned(&mut Context::from_waker(Waker::noop())).is_ready());
-        assert!(growing.reader().is_none());
+        assert!(body.poll_abandoned(&mut Context::from_waker(Waker::noop())).is_ready());
+        assert!(body.reader().is_none());
     }
 
     #[test]
-    fn what_only_passes_is_kept_for_the_slowest_reader_within_the_window() {
-        let growing = growing();
-        let (mut quick, mut slow) =
-            (growing.reader().expect("one"), growing.reader().expect("two"));
-        growing.stop_keeping(3);
-        assert!(growing.reader().is_none() && growing.complete_frames().is_none());
+    fn unread_frames_are_kept_within_the_window() {
+        let body = body();
+        let (mut quick, mut slow) = (body.reader().expect("one"), body.reader().expect("two"));
+        body.stop_keeping(3);
+        assert!(body.reader().is_none() && body.complete_frames().is_none());
         for text in ["a", "b", "c", "d", "e"] {
-            growing.push(Bytes::from_static(text.as_bytes()));
+            body.push(Bytes::from_static(text.as_bytes()));
             assert_eq!(next(&mut quick), frame(text));
-            assert!(growing.state.lock().bytes <= 3);
+            assert!(body.state.lock().bytes <= 3);
         }
         assert!(reports_error(&mut slow));
         drop((quick, slow));
-        assert!(growing.poll_room(&mut Context::from_waker(Waker::noop())).is_ready());
-        growing.push(Bytes::from_static(b"f"));
-        assert_eq!(growing.state.lock().frames.len(), 0);
+        assert!(body.poll_room(&mut Context::from_waker(Waker::noop())).is_ready());
+        body.push(Bytes::from_static(b"f"));
+        assert_eq!(body.state.lock().frames.len(), 0);
     }
 }

@@ -1,15 +1,15 @@
-//! One cache: answers by key, within a bound on their weight.
+//! One cache: responses by key, bounded by weight.
 //!
-//! The store is `quick_cache` (S3-FIFO, one shard, so that one answer may be an eighth of it), whose
-//! weight is what an answer takes with its headers and bookkeeping. What is being recorded counts
-//! against a bound of its own, a quarter as large, so that bodies which never end cannot grow either.
+//! The store is `quick_cache` (S3-FIFO, with one shard, so that one response may take an eighth of
+//! it). The weight of a response includes its headers and bookkeeping. Recordings have their own
+//! bound, a quarter as large, so that endless bodies are bounded too.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
-use quick_cache::sync::{Cache as Answers, DefaultLifecycle};
+use quick_cache::sync::{Cache as EntryMap, DefaultLifecycle};
 use quick_cache::{DefaultHashBuilder, Lifecycle, OptionsBuilder, Weighter};
 
 use super::coalesce::InFlightRequests;
@@ -19,14 +19,14 @@ use super::key::{CacheKey, CacheSecret};
 use crate::policy::sections::model;
 use crate::telemetry::metrics::{CacheLabels, CacheResultLabels, Level, Metrics};
 
-/// One answer, and those under one key together.
+/// The share of one entry: all variants of a key.
 const ENTRY_SHARE: u64 = 8;
-/// All that are being recorded.
+/// The share of all recordings.
 const RECORDING_SHARE: u64 = 4;
-/// Bytes of an answer, for the size of a table to begin with.
+/// Determines the initial size of the table.
 const TYPICAL_ENTRY_BYTES: u64 = 64 << 10;
 
-/// What the cache did for a request.
+/// The result of the cache for one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CacheResult {
     Hit,
@@ -41,19 +41,20 @@ pub enum CacheResult {
 pub struct Cache {
     name: String,
     pub secret: CacheSecret,
-    /// When what stands at a URI was changed.
+    /// The last change of each URI.
     pub invalidations: Arc<InvalidationTable>,
-    /// Until when nobody waits for another's answer: the last one could not be shared.
+    /// The time until which requests for a key are not coalesced.
     pub uncoalesced: InvalidationTable,
     pub in_flight: InFlightRequests,
-    answers: Answers<CacheKey, Arc<CacheEntry>, EntryWeight, DefaultHashBuilder, EvictionCounter>,
-    /// Held while a slot is changed.
+    responses:
+        EntryMap<CacheKey, Arc<CacheEntry>, EntryWeight, DefaultHashBuilder, EvictionCounter>,
+    /// Held while an entry is replaced.
     writing: Mutex<()>,
     max_bytes: AtomicU64,
     recording: AtomicU64,
-    /// Of what was asked for before, nothing is stored.
+    /// The number of purges: a response requested before the last one is not stored.
     purges: AtomicU64,
-    did: [Counter; CacheResult::ALL.len()],
+    results: [Counter; CacheResult::ALL.len()],
     evictions: Counter,
     bytes: Level,
     entries: Level,
@@ -62,11 +63,11 @@ pub struct Cache {
 #[derive(Clone, Debug)]
 struct EntryWeight;
 
-/// Counts them.
+/// Counts evictions.
 #[derive(Clone, Debug)]
 struct EvictionCounter(Counter);
 
-/// A cache in numbers.
+/// The numbers that the admin API reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CacheStatistics {
     pub entries: u64,
@@ -75,8 +76,8 @@ pub struct CacheStatistics {
     pub recording: u64,
     pub flights: usize,
     pub evictions: u64,
-    /// By [`Did`], in the order of [`Did::ALL`].
-    pub did: [u64; CacheResult::ALL.len()],
+    /// Requests by result, in the order of [`CacheResult::ALL`].
+    pub results: [u64; CacheResult::ALL.len()],
 }
 
 impl CacheResult {
@@ -102,18 +103,18 @@ impl CacheResult {
 }
 
 impl Weighter<CacheKey, Arc<CacheEntry>> for EntryWeight {
-    fn weight(&self, _: &CacheKey, slot: &Arc<CacheEntry>) -> u64 {
-        size_of::<CacheKey>() as u64 + slot.weight()
+    fn weight(&self, _: &CacheKey, entry: &Arc<CacheEntry>) -> u64 {
+        size_of::<CacheKey>() as u64 + entry.weight()
     }
 }
 
 impl Lifecycle<CacheKey, Arc<CacheEntry>> for EvictionCounter {
-    /// Lets go of what is evicted once the lock is free.
+    /// Evicted entries, dropped after the lock is released.
     type RequestState = [Option<(CacheKey, Arc<CacheEntry>)>; 2];
 
-    fn on_evict(&self, state: &mut Self::RequestState, key: CacheKey, slot: Arc<CacheEntry>) {
+    fn on_evict(&self, state: &mut Self::RequestState, key: CacheKey, entry: Arc<CacheEntry>) {
         self.0.inc();
-        DefaultLifecycle::default().on_evict(state, key, slot);
+        DefaultLifecycle::default().on_evict(state, key, entry);
     }
 }
 
@@ -124,8 +125,8 @@ impl Cache {
         metrics: &Metrics,
     ) -> Cache {
         let labels = CacheLabels { cache: policy.name.clone() };
-        let did = CacheResult::ALL.map(|did| {
-            let labels = CacheResultLabels { cache: policy.name.clone(), result: did.as_str() };
+        let results = CacheResult::ALL.map(|result| {
+            let labels = CacheResultLabels { cache: policy.name.clone(), result: result.as_str() };
             metrics.cache_requests.with(&labels)
         });
         let evictions = metrics.cache_evictions.with(&labels);
@@ -135,12 +136,12 @@ impl Cache {
             invalidations: marks,
             uncoalesced: InvalidationTable::default(),
             in_flight: InFlightRequests::default(),
-            answers: answers(policy.max_bytes, EvictionCounter(evictions.clone())),
+            responses: new_map(policy.max_bytes, EvictionCounter(evictions.clone())),
             writing: Mutex::default(),
             max_bytes: AtomicU64::new(policy.max_bytes),
             recording: AtomicU64::new(0),
             purges: AtomicU64::new(0),
-            did,
+            results,
             evictions,
             bytes: metrics.cache_bytes.get_or_create_owned(&labels),
             entries: metrics.cache_entries.get_or_create_owned(&labels),
@@ -153,30 +154,30 @@ impl Cache {
 
     pub fn retune(&self, max_bytes: u64) {
         if self.max_bytes.swap(max_bytes, Ordering::AcqRel) != max_bytes {
-            self.answers.set_capacity(max_bytes);
+            self.responses.set_capacity(max_bytes);
             self.update_gauges();
         }
     }
 
-    /// What one answer may weigh.
+    /// The largest weight of one entry.
     pub fn max_entry_bytes(&self) -> u64 {
         self.max_bytes.load(Ordering::Relaxed) / ENTRY_SHARE
     }
 
     pub fn get(&self, key: &CacheKey) -> Option<Arc<CacheEntry>> {
-        self.answers.get(key)
+        self.responses.get(key)
     }
 
-    pub fn count(&self, did: CacheResult) {
-        self.did[did as usize].inc();
+    pub fn count(&self, result: CacheResult) {
+        self.results[result as usize].inc();
     }
 
-    /// Which purge was the last: what is asked for now may be stored until the next.
+    /// The current generation; a response requested now may be stored until the next purge.
     pub fn generation(&self) -> u64 {
         self.purges.load(Ordering::Acquire)
     }
 
-    /// Stores an answer, unless it is too heavy or from before a purge.
+    /// Stores a response unless it is too large or from an earlier generation.
     pub fn put(&self, key: CacheKey, stored: CachedResponse, generation: u64) {
         let most = self.max_entry_bytes();
         if stored.weight() > most {
@@ -186,40 +187,40 @@ impl Cache {
         if generation != self.generation() {
             return;
         }
-        let slot = self.answers.peek(&key).unwrap_or_default();
-        self.answers.insert(key, Arc::new(slot.with(Arc::new(stored), most)));
+        let entry = self.responses.peek(&key).unwrap_or_default();
+        self.responses.insert(key, Arc::new(entry.with(Arc::new(stored), most)));
         self.update_gauges();
     }
 
-    /// Forgets this answer.
+    /// Removes a response.
     pub fn remove(&self, key: &CacheKey, stored: &Arc<CachedResponse>) {
         let _changing = self.writing.lock();
-        let Some(slot) = self.answers.peek(key) else { return };
-        let left = slot.without(stored);
+        let Some(entry) = self.responses.peek(key) else { return };
+        let left = entry.without(stored);
         if left.variants.is_empty() {
-            self.answers.remove(key);
+            self.responses.remove(key);
         } else {
-            self.answers.insert(*key, Arc::new(left));
+            self.responses.insert(*key, Arc::new(left));
         }
         self.update_gauges();
     }
 
-    /// Forgets every answer; how many keys had one.
+    /// Removes every response; returns the number of keys.
     pub fn purge(&self) -> usize {
         let _changing = self.writing.lock();
         self.purges.fetch_add(1, Ordering::AcqRel);
-        let purged = self.answers.len();
-        self.answers.clear();
+        let purged = self.responses.len();
+        self.responses.clear();
         self.update_gauges();
         purged
     }
 
     fn update_gauges(&self) {
-        self.bytes.set(i64::try_from(self.answers.weight()).unwrap_or(i64::MAX));
-        self.entries.set(self.answers.len() as i64);
+        self.bytes.set(i64::try_from(self.responses.weight()).unwrap_or(i64::MAX));
+        self.entries.set(self.responses.len() as i64);
     }
 
-    /// Takes room for what is being recorded; `false`: there is none.
+    /// Reserves bytes for a recording; `false` if the bound is reached.
     pub fn reserve(&self, bytes: u64) -> bool {
         let most = self.max_bytes.load(Ordering::Relaxed) / RECORDING_SHARE;
         let grown = |used: u64| used.checked_add(bytes).filter(|used| *used <= most);
@@ -232,31 +233,31 @@ impl Cache {
 
     pub fn statistics(&self) -> CacheStatistics {
         CacheStatistics {
-            entries: self.answers.len() as u64,
-            bytes: self.answers.weight(),
+            entries: self.responses.len() as u64,
+            bytes: self.responses.weight(),
             max_bytes: self.max_bytes.load(Ordering::Relaxed),
             recording: self.recording.load(Ordering::Relaxed),
             flights: self.in_flight.len(),
             evictions: self.evictions.get(),
-            did: CacheResult::ALL.map(|did| self.did[did as usize].get()),
+            results: CacheResult::ALL.map(|result| self.results[result as usize].get()),
         }
     }
 }
 
-fn answers(
+fn new_map(
     max_bytes: u64,
     evictions: EvictionCounter,
-) -> Answers<CacheKey, Arc<CacheEntry>, EntryWeight, DefaultHashBuilder, EvictionCounter> {
+) -> EntryMap<CacheKey, Arc<CacheEntry>, EntryWeight, DefaultHashBuilder, EvictionCounter> {
     let usual = (max_bytes / TYPICAL_ENTRY_BYTES).clamp(32, 1 << 14) as usize;
     let mut options = OptionsBuilder::new();
     options.estimated_items_capacity(usual).weight_capacity(max_bytes).shards(1);
     match options.build() {
         Ok(options) => {
-            Answers::with_options(options, EntryWeight, DefaultHashBuilder::default(), evictions)
+            EntryMap::with_options(options, EntryWeight, DefaultHashBuilder::default(), evictions)
         }
-        // Both numbers are given, so it never is.
+        // Unreachable: both required options are set.
         Err(_) => {
-            Answers::with(usual, max_bytes, EntryWeight, DefaultHashBuilder::default(), evictions)
+            EntryMap::with(usual, max_bytes, EntryWeight, DefaultHashBuilder::default(), evictions)
         }
     }
 }

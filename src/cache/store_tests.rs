@@ -12,7 +12,7 @@ use std::future::Future;
 use std::time::Duration;
 
 fn cache(max_bytes: u64) -> Arc<Cache> {
-    let caches = Caches::new(Arc::new(Metrics::new())).expect("chance");
+    let caches = Caches::new(Arc::new(Metrics::new())).expect("random bytes");
     caches.cache(&policy(max_bytes))
 }
 
@@ -27,26 +27,26 @@ fn policy(max_bytes: u64) -> model::Cache {
 }
 
 fn key(cache: &Cache, n: usize) -> CacheKey {
-    let mut making = cache.secret.builder();
-    making.part(&n.to_be_bytes());
-    making.finish()
+    let mut builder = cache.secret.builder();
+    builder.part(&n.to_be_bytes());
+    builder.finish()
 }
 
 fn draft(cache: &Cache, key: CacheKey, headers: HeaderMap) -> RecordingHead {
     let now = crate::clock::now();
-    let selecting = VariantKey::of(&HeaderMap::new(), &headers, &cache.secret);
+    let variant = VariantKey::of(&HeaderMap::new(), &headers, &cache.secret);
     RecordingHead {
         key,
         status: StatusCode::OK,
         headers,
         freshness: Freshness::fixed(now, Duration::from_secs(60), StaleWindows::default()),
-        variant: selecting.expect("a few names"),
+        variant: variant.expect("a few names"),
         asked: now,
         generation: cache.generation(),
     }
 }
 
-/// Records an answer of so many bytes in frames of a kilobyte.
+/// Records a response of this many bytes in frames of 1 KiB.
 fn record(cache: &Arc<Cache>, n: usize, bytes: usize) {
     let key = key(cache, n);
     let Some(mut recorder) =
@@ -61,7 +61,7 @@ fn record(cache: &Arc<Cache>, n: usize, bytes: usize) {
 }
 
 #[test]
-fn what_ended_whole_is_found_in_the_frames_in_which_it_came() {
+fn a_complete_response_is_stored_in_its_frames() {
     let cache = cache(1 << 20);
     record(&cache, 1, 2500);
     let slot = cache.get(&key(&cache, 1)).expect("it is stored");
@@ -71,7 +71,7 @@ fn what_ended_whole_is_found_in_the_frames_in_which_it_came() {
 }
 
 #[test]
-fn what_broke_is_not_stored_and_gives_its_room_back() {
+fn an_interrupted_response_is_not_stored_and_releases_its_reservation() {
     let cache = cache(1 << 20);
     let key = key(&cache, 1);
     let mut recorder =
@@ -84,7 +84,7 @@ fn what_broke_is_not_stored_and_gives_its_room_back() {
 }
 
 #[test]
-fn what_is_too_large_is_not_begun_and_not_gone_on_with() {
+fn a_response_that_is_too_large_is_not_recorded() {
     let cache = cache(1 << 20);
     let key = key(&cache, 1);
     let begin = |length| {
@@ -101,7 +101,7 @@ fn what_is_too_large_is_not_begun_and_not_gone_on_with() {
 }
 
 #[test]
-fn recordings_together_take_a_quarter_at_most() {
+fn recordings_take_at_most_a_quarter() {
     let cache = cache(1 << 20);
     let mut all = Vec::new();
     for n in 0..20 {
@@ -117,7 +117,7 @@ fn recordings_together_take_a_quarter_at_most() {
 }
 
 #[test]
-fn what_was_asked_for_before_a_purge_is_not_stored_after_it() {
+fn a_response_requested_before_a_purge_is_not_stored() {
     let cache = cache(1 << 20);
     record(&cache, 1, 10);
     let draft = draft(&cache, key(&cache, 2), HeaderMap::new());
@@ -129,74 +129,74 @@ fn what_was_asked_for_before_a_purge_is_not_stored_after_it() {
 }
 
 #[test]
-fn under_one_key_are_sixteen_at_most_and_an_eighth_of_the_bytes() {
+fn an_entry_has_at_most_sixteen_variants_and_an_eighth_of_the_bytes() {
     let vary = |value: usize, bytes: usize| {
-        let mut asked = HeaderMap::new();
-        asked.insert("x-it", HeaderValue::from(value));
-        (asked, bytes)
+        let mut request = HeaderMap::new();
+        request.insert("x-it", HeaderValue::from(value));
+        (request, bytes)
     };
     for (bytes, most) in [(10, 16), (20 << 10, 6)] {
         let cache = cache(1 << 20);
         let key = key(&cache, 1);
         for value in 0..40 {
-            let (asked, bytes) = vary(value, bytes);
-            let mut answer = HeaderMap::new();
-            answer.insert("vary", HeaderValue::from_static("x-it"));
-            let mut draft = draft(&cache, key, answer.clone());
-            draft.variant = VariantKey::of(&asked, &answer, &cache.secret).expect("one name");
+            let (request, bytes) = vary(value, bytes);
+            let mut response = HeaderMap::new();
+            response.insert("vary", HeaderValue::from_static("x-it"));
+            let mut draft = draft(&cache, key, response.clone());
+            draft.variant = VariantKey::of(&request, &response, &cache.secret).expect("one name");
             let mut recorder = ResponseRecorder::begin(&cache, draft, None).expect("room");
             recorder.push(&Bytes::from(vec![b'x'; bytes]));
             recorder.finish();
         }
         let slot = cache.get(&key).expect("it is stored");
         assert_eq!(slot.variants.len(), most);
-        let (asked, _) = vary(39, 0);
-        assert!(slot.find(&asked, &cache.secret, |_| true).is_some(), "the newest stay");
+        let (request, _) = vary(39, 0);
+        assert!(slot.find(&request, &cache.secret, |_| true).is_some(), "the newest stay");
     }
 }
 
 #[test]
-fn a_cache_outlives_a_reload_and_is_made_smaller_by_it() {
-    let caches = Caches::new(Arc::new(Metrics::new())).expect("chance");
+fn a_cache_survives_a_reload_and_can_shrink() {
+    let caches = Caches::new(Arc::new(Metrics::new())).expect("random bytes");
     let cache = caches.cache(&policy(1 << 20));
     (0..40).for_each(|n| record(&cache, n, 20 << 10));
     let again = caches.cache(&policy(1 << 18));
     assert!(Arc::ptr_eq(&cache, &again));
-    let figures = again.statistics();
-    assert!(figures.entries > 0 && figures.bytes <= 1 << 18, "{figures:?}");
+    let statistics = again.statistics();
+    assert!(statistics.entries > 0 && statistics.bytes <= 1 << 18, "{statistics:?}");
     drop((cache, again));
     caches.remove_unused();
     assert!(caches.all().is_empty());
 }
 
 #[test]
-fn who_reads_along_what_is_given_up_still_gets_all_of_it() {
+fn followers_of_a_response_that_is_not_stored_receive_all_of_it() {
     let cache = cache(1 << 20);
     let draft = draft(&cache, key(&cache, 1), HeaderMap::new());
     let mut recorder = ResponseRecorder::begin(&cache, draft, None).expect("room");
-    let CoalesceRole::Lead(lead) = cache.in_flight.join(key(&cache, 1)) else {
-        panic!("somebody else leads")
+    let CoalesceRole::Lead(leader) = cache.in_flight.join(key(&cache, 1)) else {
+        panic!("another request leads")
     };
-    recorder.share(lead);
+    recorder.share(leader);
     let CoalesceRole::Follow(flight) = cache.in_flight.join(key(&cache, 1)) else {
-        panic!("nobody leads")
+        panic!("no request leads")
     };
     let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
-    let landed = std::pin::pin!(flight.landed()).as_mut().poll(&mut cx);
-    let std::task::Poll::Ready(LeaderOutcome::Response(growing)) = landed else {
-        panic!("no answer to read along")
+    let outcome = std::pin::pin!(flight.outcome()).as_mut().poll(&mut cx);
+    let std::task::Poll::Ready(LeaderOutcome::Response(body)) = outcome else {
+        panic!("no body to follow")
     };
-    let mut reader = growing.reader().expect("its beginning is here");
-    let mut got = 0;
+    let mut reader = body.reader().expect("the beginning is kept");
+    let mut received = 0;
     for _ in 0..64 {
         recorder.push(&Bytes::from(vec![b'x'; 16 << 10]));
         while let std::task::Poll::Ready(Some(Ok(frame))) = reader.poll(&mut cx) {
-            got += frame.len();
+            received += frame.len();
         }
     }
     recorder.finish();
     assert_eq!(
-        (got, reader.poll(&mut cx)),
+        (received, reader.poll(&mut cx)),
         (1 << 20, std::task::Poll::Ready(None::<Result<_, BodyEnd>>))
     );
     assert!(cache.get(&key(&cache, 1)).is_none());
@@ -205,16 +205,16 @@ fn who_reads_along_what_is_given_up_still_gets_all_of_it() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
     #[test]
-    fn it_never_weighs_more_than_its_bound(
-        answers in prop::collection::vec((0usize..50, 0usize..200_000), 1..100),
+    fn the_weight_never_exceeds_the_bound(
+        responses in prop::collection::vec((0usize..50, 0usize..200_000), 1..100),
         shift in 14u32..20,
     ) {
         let cache = cache(1 << shift);
-        for (n, bytes) in answers {
+        for (n, bytes) in responses {
             record(&cache, n, bytes);
-            let figures = cache.statistics();
-            prop_assert!(figures.bytes <= 1 << shift, "{:?}", figures);
-            prop_assert_eq!(figures.recording, 0);
+            let statistics = cache.statistics();
+            prop_assert!(statistics.bytes <= 1 << shift, "{:?}", statistics);
+            prop_assert_eq!(statistics.recording, 0);
         }
     }
 }

@@ -1,31 +1,35 @@
-//! `Vary` (RFC 9111, 4.1): by which headers of a request an answer was selected.
+//! `Vary` (RFC 9111, 4.1): the request headers by which a response was selected.
 //!
-//! What these headers said is kept as a keyed hash only, because any of them may be a credential.
+//! Their values are kept only as a keyed hash, because any of them may be a credential.
 
 use http::header::{ACCEPT_LANGUAGE, HeaderMap, HeaderName, VARY};
 
 use super::cache_control::{header_elements, list_elements};
 use super::key::{CacheKey, CacheSecret};
 
-/// More names than this select for nobody else.
+/// A response that varies by more names is not stored.
 const MAX_NAMES: usize = 16;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VariantKey {
-    /// In order, each once.
+    /// Sorted, without duplicates.
     names: Box<[HeaderName]>,
     hash: CacheKey,
 }
 
 impl VariantKey {
-    /// `None`: it varies by everything, or by more than is kept.
-    pub fn of(request: &HeaderMap, answer: &HeaderMap, secret: &CacheSecret) -> Option<VariantKey> {
-        // A line that is no text may name anything.
-        if answer.get_all(VARY).iter().any(|line| line.to_str().is_err()) {
+    /// `None` if the response varies by `*` or by too many names.
+    pub fn of(
+        request: &HeaderMap,
+        response: &HeaderMap,
+        secret: &CacheSecret,
+    ) -> Option<VariantKey> {
+        // A line that is not text may name any header.
+        if response.get_all(VARY).iter().any(|line| line.to_str().is_err()) {
             return None;
         }
         let mut names = Vec::new();
-        for element in header_elements(answer, &VARY) {
+        for element in header_elements(response, &VARY) {
             names.push(HeaderName::from_bytes(element.as_bytes()).ok().filter(|_| element != "*")?);
         }
         names.sort_by(|one, other| one.as_str().cmp(other.as_str()));
@@ -37,12 +41,12 @@ impl VariantKey {
         Some(VariantKey { names: names.into(), hash })
     }
 
-    /// This request selects the same.
+    /// The request selects the same variant.
     pub fn matches(&self, request: &HeaderMap, secret: &CacheSecret) -> bool {
         self.names.is_empty() || hash(&self.names, request, secret) == self.hash
     }
 
-    /// Which of the answers under `key` this request would select; equal requests get equal ones.
+    /// The key of the variant under `key` that the request selects.
     pub fn narrow(&self, key: &CacheKey, request: &HeaderMap, secret: &CacheSecret) -> CacheKey {
         match self.names.is_empty() {
             true => *key,
@@ -57,19 +61,19 @@ impl VariantKey {
 }
 
 fn hash(names: &[HeaderName], request: &HeaderMap, secret: &CacheSecret) -> CacheKey {
-    let mut making = secret.builder();
+    let mut builder = secret.builder();
     for name in names {
         let normal = normalized(request, name);
-        making.part(name.as_str().as_bytes()).count(normal.len());
+        builder.part(name.as_str().as_bytes()).count(normal.len());
         for part in &normal {
-            making.part(part);
+            builder.part(part);
         }
     }
-    making.finish()
+    builder.finish()
 }
 
-/// What a header says, however it is written: in one line or several, with spaces or without; of
-/// languages also in whatever case and order, as far as order says nothing.
+/// The elements of a header, regardless of lines and spaces; languages also regardless of case and
+/// order.
 fn normalized(request: &HeaderMap, name: &HeaderName) -> Vec<Vec<u8>> {
     let values = request.get_all(name);
     let mut parts: Vec<Vec<u8>> = Vec::new();
@@ -85,7 +89,7 @@ fn normalized(request: &HeaderMap, name: &HeaderName) -> Vec<Vec<u8>> {
         parts.iter_mut().for_each(|part| part.make_ascii_lowercase());
         parts.sort();
     }
-    // An empty header is not an absent one.
+    // An empty header differs from an absent one.
     if parts.is_empty() && request.contains_key(name) {
         parts.push(Vec::new());
     }
@@ -107,13 +111,13 @@ mod tests {
     }
 
     fn same(vary: &str, one: &[(&str, &str)], other: &[(&str, &str)]) -> bool {
-        let secret = CacheSecret::new().expect("chance");
-        let selecting = VariantKey::of(&headers(one), &headers(&[("vary", vary)]), &secret);
-        selecting.expect("a few names").matches(&headers(other), &secret)
+        let secret = CacheSecret::new().expect("random bytes");
+        let variant = VariantKey::of(&headers(one), &headers(&[("vary", vary)]), &secret);
+        variant.expect("a few names").matches(&headers(other), &secret)
     }
 
     #[test]
-    fn how_a_header_is_written_does_not_count() {
+    fn the_spelling_of_a_header_does_not_matter() {
         assert!(same("Foo", &[("foo", "1, 2")], &[("foo", "1"), ("foo", "2")]));
         assert!(same("foo, FOO", &[("foo", " 1,2 ")], &[("foo", "1 ,  2")]));
         assert!(same(
@@ -125,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn what_it_says_counts() {
+    fn the_elements_of_a_header_matter() {
         assert!(!same("foo", &[("foo", "1, 2")], &[("foo", "2, 1")]));
         assert!(!same("foo", &[("foo", "\"a, b\"")], &[("foo", "\"a,b\"")]));
         assert!(!same("foo", &[("foo", "")], &[]));
@@ -134,24 +138,24 @@ mod tests {
     }
 
     #[test]
-    fn what_varies_by_everything_selects_for_nobody() {
-        let secret = CacheSecret::new().expect("chance");
+    fn a_response_that_varies_by_everything_is_not_stored() {
+        let secret = CacheSecret::new().expect("random bytes");
         let many: Vec<String> = (0..40).map(|n| format!("h{n}")).collect();
         for vary in ["*", "foo, *", &many.join(","), "a b"] {
-            let answer = headers(&[("vary", vary)]);
-            assert_eq!(VariantKey::of(&HeaderMap::new(), &answer, &secret), None, "{vary}");
+            let response = headers(&[("vary", vary)]);
+            assert_eq!(VariantKey::of(&HeaderMap::new(), &response, &secret), None, "{vary}");
         }
     }
 
     proptest! {
         #[test]
         fn equal_requests_narrow_to_the_same_key(one in "[a-c ,]{0,5}", other in "[a-c ,]{0,5}") {
-            let secret = CacheSecret::new().expect("chance");
+            let secret = CacheSecret::new().expect("random bytes");
             let key = secret.builder().finish();
             let (one, other) = (headers(&[("foo", &one)]), headers(&[("foo", &other)]));
-            let selecting = VariantKey::of(&one, &headers(&[("vary", "foo")]), &secret).expect("one name");
-            let (a, b) = (selecting.narrow(&key, &one, &secret), selecting.narrow(&key, &other, &secret));
-            prop_assert_eq!(a == b, selecting.matches(&other, &secret));
+            let variant = VariantKey::of(&one, &headers(&[("vary", "foo")]), &secret).expect("one name");
+            let (a, b) = (variant.narrow(&key, &one, &secret), variant.narrow(&key, &other, &secret));
+            prop_assert_eq!(a == b, variant.matches(&other, &secret));
         }
     }
 }

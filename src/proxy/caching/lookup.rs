@@ -181,7 +181,7 @@ async fn follow(
     (lookup, asking): (&CacheLookup, &Asking),
 ) -> Waited {
     let timer = Rc::clone(&request.timer);
-    match timer.until(request.limits.deadline(), flight.landed()).await {
+    match timer.until(request.limits.deadline(), flight.outcome()).await {
         Ok(LeaderOutcome::LookAgain) => Waited::LookAgain(None),
         Ok(LeaderOutcome::Response(growing)) => {
             if !growing.variant.matches(request.head.headers(), &cache.live.secret) {
@@ -218,7 +218,7 @@ async fn follow(
 /// nobody changed what it tells of.
 fn serves_now(cache: &RouteCache, lookup: &CacheLookup, growing: &SharedBody) -> bool {
     let marks = &cache.live.invalidations;
-    let changed = lookup.uri.as_ref().is_some_and(|uri| marks.covers(uri, growing.asked));
+    let changed = lookup.uri.as_ref().is_some_and(|uri| marks.covers(uri, growing.requested_at));
     !changed && growing.freshness.satisfies(&lookup.control, clock::now())
 }
 
