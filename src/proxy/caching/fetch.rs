@@ -1,8 +1,8 @@
-//! What a cache has no answer for goes to a provider: with the validators of what is stored, and its
-//! answer is written down, freshens what is stored, or is replaced by that where it is an error.
+//! Forwards a request without a usable cached response to a provider, with the validators of a stale
+//! one. The response is recorded, refreshes the stored one, or is replaced by it if it is an error.
 //!
-//! Errors are what RFC 5861 calls so (500, 502, 503, 504) and that nobody could be reached; an open
-//! breaker is one of these, and comes at once. Once an answer has begun nothing replaces it.
+//! Errors are those of RFC 5861 (500, 502, 503, 504) and local problems that mean that no provider
+//! responded, such as an open breaker. A response that has begun is never replaced.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -34,22 +34,22 @@ use crate::proxy::response::stored::{from_store, record_result};
 use crate::resilience::outcome::AttemptClass;
 use crate::snapshot::{Route, RouteCache};
 
-/// How long nobody waits for another's answer where the last could not be shared.
+/// How long requests are not coalesced after a response that could not be shared.
 const ALONE: Duration = Duration::from_secs(5);
 
-/// What is known of a request when it goes to a provider.
+/// A request to be forwarded.
 #[derive(Debug)]
 pub struct Fetch {
     pub lookup: CacheLookup,
-    /// What is stored for it, and does not serve as it is.
+    /// The stored response that cannot be served as it is.
     pub found: Option<Arc<CachedResponse>>,
-    /// It asks for others too.
+    /// The request leads followers.
     pub lead: Option<Leader>,
-    /// In the words of RFC 9211, 2.2.
     pub why: ForwardReason,
 }
 
-/// Asks a provider. `hurries`: where something stored would serve in its place, nothing is waited for.
+/// Forwards the request. With `hurries` it does not wait for capacity if a stored response could be
+/// served instead of an error.
 pub async fn forward(
     request: &mut ProxyRequest,
     route: &Route,
@@ -62,7 +62,7 @@ pub async fn forward(
     request.cache.set(fetch.found.clone(), forbids_waiting);
     let (outcome, validates) = validated(request, route, cache, &mut fetch).await;
     match (outcome, &fetch.found) {
-        // Of a mode: whoever waits hears of it itself.
+        // The response of a degradation mode: each follower gets its own.
         (Ok(response), _) if response.is_local => {
             land(fetch.lead, LeaderOutcome::LookAgain);
             Ok(response)
@@ -92,7 +92,8 @@ pub async fn forward(
     }
 }
 
-/// The answer to a request with the validators of what is stored, and whether it may be about that.
+/// Sends the request with validators; returns the outcome and whether a 304 may refer to the stored
+/// response.
 async fn validated(
     request: &mut ProxyRequest,
     route: &Route,
@@ -109,7 +110,7 @@ async fn validated(
         Ok(response) if is_of_another(response, &stored) => {}
         _ => return (outcome, true),
     }
-    // What is stored is not what stands there, and what does is not here.
+    // The stored response is outdated, and the current one did not arrive.
     cache.live.remove(&fetch.lookup.key, &stored);
     fetch.found = None;
     request.cache.set(None, false);
@@ -117,7 +118,7 @@ async fn validated(
     (run_without_modes(request, route).await, false)
 }
 
-/// A provider's 304 that names another answer than it was asked about (RFC 9111, 4.3.4).
+/// A 304 that names another entity than the stored one (RFC 9111, 4.3.4).
 fn is_of_another(response: &PendingResponse, stored: &CachedResponse) -> bool {
     !response.is_local
         && response.head.status == StatusCode::NOT_MODIFIED
@@ -130,7 +131,7 @@ fn land(lead: Option<Leader>, landed: LeaderOutcome) {
     }
 }
 
-/// Lets each ask for itself; the next ones, too, where HTTP says that answers there are for one alone.
+/// Lets each follower send its own request; under `store: http` later requests for the key too.
 fn each_alone(cache: &RouteCache, lookup: &CacheLookup, lead: Option<Leader>) {
     if lead.is_some() && lookup.uri.is_some() {
         cache.live.uncoalesced.record(&lookup.key, clock::now() + ALONE);
@@ -142,7 +143,7 @@ fn is_error(status: StatusCode) -> bool {
     matches!(status.as_u16(), 500 | 502 | 503 | 504)
 }
 
-/// No provider answered; else something about the request itself was wrong.
+/// No provider responded; otherwise the request itself was at fault.
 fn is_nobody(kind: ProblemKind) -> bool {
     use ProblemKind::*;
     matches!(
@@ -162,7 +163,7 @@ fn is_nobody(kind: ProblemKind) -> bool {
     )
 }
 
-/// What an error is to those who wait: theirs too, or this request's own affair.
+/// The outcome for the followers: the error concerns them too, or only this request.
 fn landed_as(request: &ProxyRequest, outcome: &Outcome) -> LeaderOutcome {
     match outcome {
         Err(problem)
@@ -175,12 +176,12 @@ fn landed_as(request: &ProxyRequest, outcome: &Outcome) -> LeaderOutcome {
     }
 }
 
-/// What is stored and serves in place of an error.
+/// The stored response, if it may be served instead of an error.
 fn serves(found: Option<&Arc<CachedResponse>>) -> Option<&Arc<CachedResponse>> {
     found.filter(|stored| stored.freshness.may_serve_on_error(clock::now()))
 }
 
-/// What is stored in place of an error, where it may serve.
+/// Replaces an error by the stored response, if it may be served.
 pub fn stale_or(
     request: &mut ProxyRequest,
     cache: &RouteCache,
@@ -204,7 +205,7 @@ pub fn stale_or(
     Ok(from_store(request, Arc::clone(stored), Some("stale-if-error")))
 }
 
-/// The provider says that what is stored still is what it was (RFC 9111, 4.3.4).
+/// Serves the stored response after a 304 (RFC 9111, 4.3.4).
 fn freshened(
     request: &mut ProxyRequest,
     cache: &RouteCache,
@@ -232,7 +233,7 @@ fn freshened(
     response
 }
 
-/// What is stored with what a 304 says of it; `None` where it forbids to keep it.
+/// The stored response refreshed by a 304; `None` if it may no longer be stored.
 fn anew(
     request: &ProxyRequest,
     cache: &RouteCache,
@@ -267,7 +268,7 @@ fn received(status: StatusCode, headers: &HeaderMap, asked: Instant) -> Received
     }
 }
 
-/// Writes an answer down while it passes, where it may be kept.
+/// Records the response while it is sent, if it may be stored.
 fn recorded(
     request: &mut ProxyRequest,
     cache: &RouteCache,
@@ -299,8 +300,8 @@ fn recorded(
     response
 }
 
-/// Keeps the answer to a POST that says that it is what a GET of the same would have, and for how long
-/// (RFC 9110, 9.3.3).
+/// Stores the response to a POST for GET, if it states that it applies and its lifetime (RFC 9110,
+/// 9.3.3).
 pub fn keep_for_get(
     request: &ProxyRequest,
     cache: &RouteCache,
@@ -344,7 +345,7 @@ fn length(headers: &HeaderMap) -> Option<u64> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-/// What is kept of an answer; `None` where nothing may be.
+/// The parts to store of a response; `None` if it may not be stored.
 fn draft(
     request: &ProxyRequest,
     cache: &RouteCache,
@@ -362,7 +363,7 @@ fn draft(
     headers::end_response_hop(&mut headers, false);
     let (life, selecting) = match &cache.policy.store {
         Keeps::Http => {
-            // A good status, and a failure by what it says.
+            // A successful status with a body that reports a failure.
             if status.is_success() && told.class != AttemptClass::Success {
                 return None;
             }
@@ -391,7 +392,7 @@ fn draft(
     })
 }
 
-/// Whatever an answer says of what it varies by, one that is compressed is for who can read it.
+/// `Vary` of a response stored by policy: a compressed one is only for clients that accept it.
 fn coded(headers: &HeaderMap) -> HeaderMap {
     let mut varies = HeaderMap::new();
     if headers.contains_key(CONTENT_ENCODING) {

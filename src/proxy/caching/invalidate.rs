@@ -1,6 +1,7 @@
-//! What a request changes is not given out any more (RFC 9111, 4.4).
+//! Invalidation of cached responses after an unsafe request (RFC 9111, 4.4).
 //!
-//! A route that stores nothing may change what another one has stored: the marks are of all caches.
+//! A route without a cache may change a resource that another route caches, so the invalidations
+//! apply to all caches.
 
 use http::header::{CONTENT_LOCATION, LOCATION};
 use http::uri::Authority;
@@ -13,7 +14,7 @@ use crate::policy::sections::model::Keeps;
 use crate::proxy::attempt::context::ProxyRequest;
 use crate::snapshot::Route;
 
-/// What a successful request of an unsafe method has changed.
+/// Invalidates the URIs that a successful unsafe request has changed.
 pub fn changed(request: &ProxyRequest, route: &Route, outcome: &Outcome) {
     let Some(caches) = &route.invalidation else { return };
     let by_policy = route.cache.as_ref().is_some_and(|cache| cache.policy.store != Keeps::Http);
@@ -35,19 +36,19 @@ pub fn changed(request: &ProxyRequest, route: &Route, outcome: &Outcome) {
     }
 }
 
-/// What the application asked for, whatever a mode made of it.
+/// The URI of the client, before a degradation mode changed it.
 fn asked(request: &ProxyRequest) -> &Uri {
     request.head.client_uri()
 }
 
-/// A reference stands for what the request itself asked for.
+/// The reference is the URI of the request itself.
 pub fn is_here(request: &ProxyRequest, reference: &HeaderValue) -> bool {
     let host = key::host(request.head.headers(), asked(request));
     let whole = asked(request).path_and_query().map_or("/", |target| target.as_str());
     here(reference, &host, asked(request)).is_some_and(|target| target == whole)
 }
 
-/// The path and query that a reference of this host stands for (RFC 3986, 5.2, without dot segments).
+/// The path and query of a reference to this host (RFC 3986, 5.2, without dot segments).
 fn here(value: &HeaderValue, host: &[u8], base: &Uri) -> Option<String> {
     let text = value.to_str().ok()?.split('#').next()?;
     if let Some((scheme, rest)) = text.split_once("://")

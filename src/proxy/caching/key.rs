@@ -1,7 +1,7 @@
-//! What a request looks for in its route's cache: whether it may, and under which key.
+//! The cache lookup of a request: whether it may use the cache, and its key.
 //!
-//! The key has the route, the host and the principal: whoever asks with other credentials asks for
-//! something else. Only a policy that says `public` shares answers between principals.
+//! The key contains the route, the host and the principal, so requests with other credentials have
+//! other keys. Only a policy with `public` shares responses between principals.
 
 use std::sync::Arc;
 
@@ -23,10 +23,10 @@ use crate::proxy::response::cache_status::ForwardReason;
 use crate::proxy::response::stored::range_from_store;
 use crate::snapshot::RouteCache;
 
-/// Whose answers depend on what is not kept.
+/// A request with one of these headers bypasses the cache.
 const PASSES: [HeaderName; 4] = [IF_RANGE, IF_MATCH, IF_UNMODIFIED_SINCE, TE];
 
-/// What APIs call a credential in a query.
+/// Query parameters that commonly hold a credential.
 const IN_QUERY: [&str; 10] = [
     "key",
     "api_key",
@@ -43,18 +43,18 @@ const IN_QUERY: [&str; 10] = [
 #[derive(Clone, Debug)]
 pub struct CacheLookup {
     pub key: CacheKey,
-    /// Of what stands at its URI, for all principals; none where answers are kept by policy.
+    /// The key of the URI for invalidation; `None` if responses are stored by policy.
     pub uri: Option<CacheKey>,
-    /// What the request says of caches; by policy only that it goes past, or is not to be kept.
+    /// The directives of the request; if responses are stored by policy, only no-cache and no-store.
     pub control: CacheControl,
-    /// It has conditions of its own.
+    /// The client sent a conditional request.
     pub conditional: bool,
     pub head: bool,
-    /// Only a part of it is wanted.
+    /// The requested range.
     pub part: Option<Part>,
 }
 
-/// The one range of bytes that a request asks for (RFC 9110, 14.1.2).
+/// A single byte range (RFC 9110, 14.1.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
     From(u64, Option<u64>),
@@ -110,7 +110,7 @@ impl CacheLookup {
         range_from_store(Arc::clone(stored), from, to)
     }
 
-    /// What is stored for a GET, and is the answer to a request that changed it (RFC 9110, 9.3.3).
+    /// The lookup of a GET for the URI of a POST (RFC 9110, 9.3.3).
     pub fn by_get(request: &ProxyRequest, cache: &RouteCache) -> CacheLookup {
         let secret = &cache.live.secret;
         CacheLookup {
@@ -134,7 +134,7 @@ impl Part {
         }
     }
 
-    /// From where up to where, of so many bytes; `None` where it has nothing of them.
+    /// Start and end (exclusive) within a body of this length; `None` if it is outside.
     pub fn within(self, length: u64) -> Option<(u64, u64)> {
         let (from, to) = match self {
             Part::From(from, to) => {
@@ -146,7 +146,7 @@ impl Part {
     }
 }
 
-/// What of a request may be part of its key.
+/// The parts of a request that a key may contain.
 struct Asked<'a> {
     route: &'a str,
     method: &'a Method,
@@ -194,11 +194,11 @@ impl<'a> Asked<'a> {
         let pairs = self.uri.query().into_iter().flat_map(|query| query.split('&'));
         for (name, value) in pairs.filter_map(|pair| pair.split_once('=')) {
             if let Some(name) = IN_QUERY.iter().find(|known| known.eq_ignore_ascii_case(name)) {
-                // No header's name.
+                // `?` is not a header name.
                 making.part(b"?").part(name.as_bytes()).part(value.as_bytes());
             }
         }
-        // No name is empty: nothing that follows is taken for one.
+        // No name is empty, so this ends the list.
         making.part(b"");
     }
 
@@ -225,7 +225,7 @@ impl<'a> Asked<'a> {
     }
 }
 
-/// What stands at a URI, for the marks of changes.
+/// The key of a URI for invalidation.
 pub fn uri(secret: &CacheSecret, headers: &HeaderMap, uri: &Uri) -> CacheKey {
     at(secret, &host(headers, uri), target(uri))
 }
@@ -240,7 +240,7 @@ fn target(uri: &Uri) -> &str {
     uri.path_and_query().map_or("/", |target| target.as_str())
 }
 
-/// As the application calls it, in lower case.
+/// The host as the client sent it, in lower case.
 pub fn host(headers: &HeaderMap, uri: &Uri) -> Vec<u8> {
     let header = headers.get(HOST).map(|host| host.as_bytes());
     let host = uri.authority().map(|authority| authority.as_str().as_bytes()).or(header);

@@ -1,8 +1,8 @@
-//! A request of a route with a cache: answered from the store, from another's answer under way, or by
-//! a provider whose answer is written down (`forward.rs`).
+//! A request of a route with a cache: served from the store, from the response of an equal request in
+//! flight, or by a provider (`fetch.rs`).
 //!
-//! Nothing stored serves where RFC 9111 or the request forbids it. What went stale serves while it is
-//! asked for anew, where RFC 5861 or the policy allows it.
+//! A stored response is served only if RFC 9111 and the request permit it. A stale one is served
+//! while it is revalidated, if RFC 5861 or the policy permits it.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -26,39 +26,38 @@ use crate::proxy::response::cache_status::{self, ForwardReason};
 use crate::proxy::response::stored::{from_store, head, record_result};
 use crate::snapshot::{Route, RouteCache};
 
-/// How often another's answer, which varies by other headers, is waited for.
+/// How often a request joins others whose response turns out to be another variant.
 const LOOKS: usize = 2;
 
 pub type Outcome = Result<Box<PendingResponse>, Problem>;
 
-/// What is done next.
+/// The next step.
 enum Step {
     Serve(Arc<CachedResponse>),
-    /// It serves while it is asked for anew.
+    /// Served while it is revalidated.
     Meanwhile(Arc<CachedResponse>),
     NotCached,
     Ask(Asking),
 }
 
-/// A provider is to be asked.
+/// The request is to be forwarded.
 struct Asking {
-    /// What is stored for it, and does not serve as it is.
+    /// The stored response that cannot be served as it is.
     found: Option<Arc<CachedResponse>>,
-    /// Requests with the same want the same: one asks for all.
+    /// The key of equal requests, of which one is sent.
     together: Option<CacheKey>,
-    /// In the words of RFC 9211, 2.2.
     why: ForwardReason,
 }
 
-/// What came of waiting for another's answer.
+/// The outcome of waiting for the leader.
 enum Waited {
     Done(Outcome),
-    /// Where that answer varies: by what.
+    /// With the variant of that response, if it is another one.
     LookAgain(Option<VariantKey>),
     Alone,
 }
 
-/// Answers from the cache, or through it.
+/// Serves the request from the cache or through it.
 pub async fn answer(request: &mut ProxyRequest, route: &Route, cache: &RouteCache) -> Outcome {
     let lookup = match CacheLookup::of(request, cache) {
         Ok(lookup) => lookup,
@@ -95,7 +94,7 @@ pub async fn answer(request: &mut ProxyRequest, route: &Route, cache: &RouteCach
             Some(CoalesceRole::Follow(flight)) => {
                 match follow(request, cache, &flight, (&lookup, &asking)).await {
                     Waited::Done(outcome) => return outcome,
-                    // Where answers vary now by this and now by that, it is not gone round for ever.
+                    // Responses vary by changing headers: give up after a few rounds.
                     Waited::LookAgain(Some(_)) if looks == LOOKS => None,
                     Waited::LookAgain(by) => {
                         looks += usize::from(by.is_some());
@@ -113,7 +112,7 @@ pub async fn answer(request: &mut ProxyRequest, route: &Route, cache: &RouteCach
     }
 }
 
-/// Nothing is looked for and nothing kept.
+/// Bypasses the cache.
 async fn past(
     request: &mut ProxyRequest,
     route: &Route,
@@ -173,7 +172,7 @@ fn look(
     Step::Ask(Asking { found, together: (!alone).then_some(together), why })
 }
 
-/// Waits for the answer to an equal request.
+/// Waits for the response to an equal request.
 async fn follow(
     request: &mut ProxyRequest,
     cache: &RouteCache,
@@ -214,15 +213,15 @@ async fn follow(
     }
 }
 
-/// What is under way would serve this request, were it stored: it did not go stale meanwhile, and
-/// nobody changed what it tells of.
+/// The response in flight would satisfy this request if it were stored: it is fresh, and its URI was
+/// not invalidated.
 fn serves_now(cache: &RouteCache, lookup: &CacheLookup, growing: &SharedBody) -> bool {
     let marks = &cache.live.invalidations;
     let changed = lookup.uri.as_ref().is_some_and(|uri| marks.covers(uri, growing.requested_at));
     !changed && growing.freshness.satisfies(&lookup.control, clock::now())
 }
 
-/// Reads another's answer along; `None` where its beginning is gone.
+/// Reads the body in flight; `None` if its beginning was dropped.
 fn along(
     request: &mut ProxyRequest,
     cache: &RouteCache,

@@ -1,4 +1,4 @@
-//! What serves although it is stale is asked for anew beside the request, by one at a time (RFC 5861, 3).
+//! Background revalidation of a stale response that was served (RFC 5861, 3), one at a time.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use crate::proxy::response::cache_status::ForwardReason;
 use crate::proxy::response::send::send;
 use crate::snapshot::RouteCache;
 
-/// Asks anew, unless somebody does already, or a mode in force spares the providers.
+/// Begins a revalidation, unless one is under way or a degradation mode is active.
 pub fn begin(
     request: &ProxyRequest,
     cache: &RouteCache,
@@ -43,7 +43,7 @@ pub fn begin(
     }));
 }
 
-/// The same request, asked by nobody in particular.
+/// A copy of the request without a client.
 fn beside(request: &ProxyRequest) -> Option<Box<ProxyRequest>> {
     let (worker, client) = (&request.worker, request.worker.clients.detached());
     let (method, uri, now) =

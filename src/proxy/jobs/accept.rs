@@ -1,8 +1,7 @@
-//! A request becomes a job: written down first, then said to be taken (RFC 7240, RFC 9110 15.3.3).
+//! Enqueue: a request becomes a job (RFC 7240, RFC 9110 15.3.3).
 //!
-//! No promise before it is kept: the 202 goes out after the commit. What is written holds no
-//! credential; of those that the application gave, a keyed hash stays, so that only who made a job
-//! may ask for it.
+//! The 202 is sent after the job is committed. The stored job contains no credential, only a keyed
+//! hash of the client's credentials, so that only the caller that created a job can read it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,12 +31,12 @@ use crate::store::{
 
 pub const OURS: &str = "/.outrigger/jobs/";
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
-/// When a caller may ask again for what is not done yet.
+/// `Retry-After` for a job that is not done.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
-/// When there may be room for another job.
+/// `Retry-After` when the queue is full.
 const FULL: Duration = Duration::from_secs(10);
 
-/// Takes the request as a job, and answers.
+/// Enqueues the request and responds.
 pub async fn become_job(
     mut request: Box<ProxyRequest>,
     preference: Box<AsyncPreference>,
@@ -119,7 +118,7 @@ async fn accept(
     }
 }
 
-/// What is written down.
+/// The job to store.
 fn new_job(
     request: &ProxyRequest,
     preference: AsyncPreference,
@@ -174,7 +173,7 @@ fn not_whole(request: &ProxyRequest) -> Problem {
     }
 }
 
-/// What came before with the same key.
+/// The response for a job that was enqueued before with the same Idempotency-Key.
 async fn again(
     store: &Store,
     id: JobId,
@@ -191,7 +190,7 @@ async fn again(
     }
 }
 
-/// It is taken, and not done yet.
+/// 202: the job is accepted and not done.
 pub fn pending(id: JobId, state: JobState) -> Response<ResponseBody> {
     let location = format!("{OURS}{id}");
     let text = json!({ "id": id.to_string(), "state": state.as_str(), "location": location });
@@ -214,14 +213,14 @@ fn applied(status: StatusCode, wait: Option<Duration>) -> Option<HeaderValue> {
     }
 }
 
-/// Why the store did not take it, or did not answer.
+/// The problem for a failure of the store.
 pub fn lost(failure: &StoreError) -> Problem {
     Problem::new(ProblemKind::StoreUnavailable, failure.to_string()).retry_after(Some(FULL))
 }
 
-/// Whose job it is: who has no credential is nobody in particular.
+/// The principal of a caller; all callers without credentials share one.
 pub fn principal(store: &Store, headers: &HeaderMap) -> Principal {
-    // A key of any length is one (RFC 2104).
+    // HMAC accepts a key of any length (RFC 2104).
     let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(store.principal_key()) else {
         return Principal::default();
     };
@@ -243,7 +242,7 @@ fn fingerprint(method: &str, uri: &str, body: &[u8]) -> [u8; 32] {
     hash.finalize().into()
 }
 
-/// Lines of the headers that go with a job: none that is a credential, or of this hop.
+/// The headers to store, without credentials and hop-by-hop headers.
 fn kept(headers: &HeaderMap) -> Vec<u8> {
     let goes = |name: &HeaderName| {
         !headers::CREDENTIALS.contains(name) && !headers::FRAMES.contains(name) && *name != PREFER

@@ -1,5 +1,5 @@
-//! What a request asks of the durable lane: to become a job, how long to be waited for, where its
-//! result goes.
+//! `Prefer: respond-async`: whether a request becomes a job, how long the client waits for the
+//! result, and where the result is posted.
 
 use std::time::Duration;
 
@@ -11,23 +11,23 @@ use crate::proxy::request::overrides::Overrides;
 use crate::snapshot::{Route, RouteQueue};
 
 pub const PREFER: HeaderName = HeaderName::from_static("prefer");
-/// A connection is not kept open for longer, whatever is preferred.
+/// Upper bound of `wait`.
 pub const LONGEST_WAIT: Duration = Duration::from_secs(60);
 const KEY_LENGTH: usize = 255;
 
-/// A request that is to become a job.
+/// The preferences of a request that becomes a job.
 #[derive(Debug)]
 pub struct AsyncPreference {
-    /// It preferred so; else its queue says so.
+    /// The client preferred it; otherwise the queue requires it.
     pub preferred: bool,
-    /// Answer with the result, if it is there so soon.
+    /// Respond with the result if it is available within this time.
     pub wait: Option<Duration>,
     pub callback: Option<String>,
-    /// What its flow is told by.
+    /// The value that identifies the flow.
     pub flow: Vec<u8>,
 }
 
-/// The preferences that concern us (RFC 7240).
+/// The supported preferences (RFC 7240).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Preferences {
     pub respond_async: bool,
@@ -35,10 +35,10 @@ pub struct Preferences {
 }
 
 impl AsyncPreference {
-    /// `None` where the request is to be answered at once.
+    /// `None` if the request is to be served at once.
     ///
     /// # Errors
-    /// When what it wants cannot be followed.
+    /// When a preference or the callback is invalid or not allowed.
     pub fn read(
         headers: &HeaderMap,
         route: &Route,
@@ -57,7 +57,7 @@ impl AsyncPreference {
             return no_job(route, callback.as_deref());
         }
         if !can_keep && !always && callback.is_none() {
-            // A preference may be passed over (RFC 7240, 2); the answer does not say it was applied.
+            // A preference may be ignored (RFC 7240, 2); the response then lacks Preference-Applied.
             return Ok(None);
         }
         if !can_keep {
@@ -82,7 +82,7 @@ impl AsyncPreference {
     }
 }
 
-/// A result can only be posted of what becomes a job.
+/// A callback requires a job.
 fn no_job(route: &Route, callback: Option<&str>) -> Result<Option<Box<AsyncPreference>>, Problem> {
     if callback.is_none() {
         return Ok(None);
@@ -110,10 +110,10 @@ fn may_be_posted(url: &str, queue: &RouteQueue) -> Result<(), Problem> {
 }
 
 impl Preferences {
-    /// Others are none of ours, and pass; of one that is given twice the first counts.
+    /// Ignores other preferences; the first of a repeated one counts.
     ///
     /// # Errors
-    /// When `wait` is no number of seconds.
+    /// When `wait` is not a number of seconds.
     pub fn read(headers: &HeaderMap) -> Result<Preferences, Problem> {
         let mut found = Preferences::default();
         let lines = headers.get_all(PREFER).iter().filter_map(|line| line.to_str().ok());

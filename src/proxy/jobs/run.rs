@@ -1,8 +1,8 @@
-//! One delivery of a job: the same admission and the same attempts as any request.
+//! One run of a job: the same admission and attempts as for a request.
 //!
-//! Admission and run are apart, because a run is written down before it begins: whoever is admitted
-//! holds its place at the provider while that is done. What cannot be admitted was not begun, so
-//! it costs the job nothing (QUEUE.md "park").
+//! Admission and run are separate steps, because a run is stored before it begins; an admitted job
+//! keeps its permit meanwhile. A job that is not admitted has not run, so it loses no attempt
+//! (docs/design/queue.md "Runs").
 
 use std::future::Future;
 use std::pin::Pin;
@@ -35,41 +35,41 @@ use crate::resilience::outcome::AttemptClass;
 use crate::snapshot::{Route, RouteQueue};
 use crate::store::{RunnableJob, StoredResponse};
 
-/// How long nobody is asked where nobody says for how long.
+/// The pause before the next run if no other time is known.
 const A_WHILE: Duration = Duration::from_secs(1);
 
-/// A job that a provider has room for.
+/// A job with a permit of a provider.
 #[derive(Debug)]
 pub struct Admitted {
     request: Box<ProxyRequest>,
     selection: Box<Selection>,
 }
 
-/// Why a job was not begun.
+/// Why a job was not admitted.
 #[derive(Debug)]
 pub enum Blocked {
-    /// There is no room now.
+    /// There is no capacity now.
     For(Duration, String),
-    /// It never can be.
+    /// It can never run.
     Never(String),
 }
 
-/// What came of a run.
+/// The outcome of a run.
 #[derive(Debug)]
 pub enum Outcome {
-    /// An answer that another run would not better.
+    /// A final response.
     Answered(StoredResponse),
-    /// No provider took it: it was no run. When to come back, where somebody said so.
+    /// No provider accepted it, so it does not count as a run; with the Retry-After, if known.
     NotTaken(Option<Duration>, String),
     Failed(String),
-    /// It fails whenever it is run.
+    /// Every run would fail.
     Refused(String),
 }
 
-/// Waits in the lane for a provider with room, for as long as its queue allows.
+/// Waits in the queue for a provider with capacity, for as long as the queue allows.
 ///
 /// # Errors
-/// When there is none.
+/// When no provider has capacity.
 pub fn admit(
     worker: &Rc<Worker>,
     route: &Arc<Route>,
@@ -138,14 +138,14 @@ fn build_request(
     Ok(request)
 }
 
-/// What kind of answer it is, as its headers say.
+/// The `Content-Type` of a stored response.
 pub fn content_type(answer: &StoredResponse) -> Option<String> {
     let headers = headers::of_lines(&answer.headers);
     headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).map(str::to_owned)
 }
 
 impl Admitted {
-    /// Runs it. Of the answer's body at most so much is kept.
+    /// Runs the job and keeps at most `max_result` bytes of the response body.
     pub async fn run(self, max_result: u64) -> Outcome {
         let Admitted { mut request, selection } = self;
         let route = Arc::clone(&request.route);
@@ -180,7 +180,7 @@ impl Admitted {
             }
             AttemptClass::Success | AttemptClass::TooLarge | AttemptClass::Ignored => {
                 let headers = headers::lines(head.headers.iter().filter(|(name, _)| {
-                    // Whoever hands the result out frames it anew.
+                    // The stored response is framed anew when it is served.
                     !headers::FRAMES.contains(name)
                 }));
                 Outcome::Answered(StoredResponse { status, headers, body, cut })
@@ -197,7 +197,7 @@ fn failed(class: AttemptClass, why: String) -> Outcome {
     }
 }
 
-/// The body up to a bound, and whether it is longer.
+/// The body up to `most` bytes, and whether it is longer.
 async fn whole(mut body: ResponseBody, most: u64) -> Result<(Bytes, bool), String> {
     let mut kept = BytesMut::new();
     let mut cut = false;

@@ -1,7 +1,8 @@
-//! `/.outrigger/jobs/{id}` on the listener: what became of a job, for whoever made it.
+//! `/.outrigger/jobs/{id}` on the listener: the result of a job, for the caller that created it.
 //!
-//! `GET` gives its answer as the provider gave it, 202 while there is none; with `Prefer: wait=N` it
-//! waits for that. `DELETE` cancels it. Another's job is as unknown as none.
+//! `GET` returns the stored response of the provider, or 202 while there is none; with
+//! `Prefer: wait=N` it waits for the response. `DELETE` cancels the job. The job of another caller is
+//! reported as not found.
 
 use std::time::Duration;
 
@@ -20,10 +21,10 @@ use crate::store::{JobId, JobRecord, JobState, Millis, Principal, Store, StoredR
 const JOB: HeaderName = HeaderName::from_static("outrigger-job");
 const CUT: HeaderName = HeaderName::from_static("outrigger-cut");
 
-/// Answers for a path of ours.
+/// Responds to a request below `/.outrigger/`.
 ///
 /// # Errors
-/// The answer, where it is a problem.
+/// The problem to respond with.
 pub async fn ours(
     store: Option<&Store>,
     method: &Method,
@@ -74,10 +75,10 @@ async fn wait_for(
     job.map(|_| ())
 }
 
-/// Where a job stands, to whoever made it.
+/// The state or the result of a job.
 ///
 /// # Errors
-/// The answer, where it is a problem.
+/// The problem to respond with.
 pub async fn told(
     store: &Store,
     id: JobId,
@@ -102,7 +103,7 @@ pub async fn told(
     }
 }
 
-/// The provider's answer, as it was.
+/// The stored response of the provider.
 fn stored(id: JobId, answer: StoredResponse) -> Response<ResponseBody> {
     let mut response = Response::new(ResponseBody::full(answer.body));
     *response.status_mut() = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::OK);
@@ -111,7 +112,7 @@ fn stored(id: JobId, answer: StoredResponse) -> Response<ResponseBody> {
         response.headers_mut().insert(JOB, id);
     }
     if answer.cut {
-        // Whoever reads on must not take it for the whole.
+        // The client must not take the truncated body for the complete one.
         response.headers_mut().insert(CUT, HeaderValue::from_static("max_result"));
     }
     response

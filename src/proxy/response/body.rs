@@ -1,4 +1,4 @@
-//! The body of an answer as hyper takes it: whole, or passed on as it comes.
+//! The response body that hyper sends.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -12,19 +12,19 @@ use super::stream::{Polled, Streaming};
 use crate::cache::entry::CachedBody;
 use crate::upstream::BoxError;
 
-/// The body of an answer.
+/// The body of a response.
 #[derive(Debug)]
 pub enum ResponseBody {
-    /// `None` once it was taken.
+    /// `None` after it was returned.
     Full(Option<Bytes>),
     Stream(Box<Streaming>),
     /// From the cache.
     Cached(CachedBody),
-    /// Another request's.
+    /// Read from the response of another, equal request.
     Follower(Box<FollowerBody>),
-    /// It is written down for the cache.
+    /// Recorded for the cache.
     Recorded(Box<RecordedBody>),
-    /// It is, and others may read along.
+    /// Recorded for the cache and shared with followers.
     Ahead(Box<Ahead>),
 }
 

@@ -1,8 +1,9 @@
-//! An answer that others may read along is read by a task of its own, ahead of who asked for it: a
-//! client that stops reading holds up nobody else. Whoever asked is one of its readers.
+//! A response with followers is read by its own task, so that a client that stops reading delays no
+//! other. The original client is one of the readers.
 //!
-//! While the answer is written down nobody is waited for: the cache's bounds hold that. Past them its
-//! frames only pass, at the pace of who asked; those who read along and fall back are left behind.
+//! While the response is recorded, the task waits for no reader; the bounds of the cache limit the
+//! memory. Past them it reads at the pace of the original client, and followers that stay behind are
+//! interrupted.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -26,36 +27,36 @@ use crate::proxy::access_log::reasons::{Interruption, RequestEnd};
 use crate::proxy::access_log::record::AccessRecord;
 use crate::upstream::BoxError;
 
-/// How long those who read along, and fall back, are waited for.
+/// How long the task waits for followers that are behind.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// What who asked gets of it.
+/// The body of the original client.
 pub struct Ahead {
-    /// `None` once its client left.
+    /// `None` after the client disconnected.
     reader: Option<BodyReader>,
     record: Box<AccessRecord>,
-    /// Of the body, where it is known: nobody asks for its end then.
+    /// The length of the body, if known: hyper does not poll for the end then.
     length: Option<u64>,
     source: Rc<RefCell<Source>>,
 }
 
-/// Where it comes from.
+/// The state of the reading task.
 #[derive(Default)]
 struct Source {
-    /// `None` once it is over.
+    /// `None` after the response has ended.
     recorded: Option<RecordedBody>,
     patience: Option<Pin<Box<Sleep>>>,
-    /// For who asked alone.
+    /// Only for the original client.
     trailers: Option<Frame<Bytes>>,
     error: Option<BoxError>,
-    /// What was learned, and how it ended.
+    /// The record of the transfer: usage and end.
     learned: Option<Box<AccessRecord>>,
 }
 
 // === impl Ahead ===
 
 impl Ahead {
-    /// What is written down, as a body: read ahead where others may read along.
+    /// The body for a recorded response; with its own task if followers may read it.
     pub fn body(mut inner: Box<Streaming>, recorder: Box<ResponseRecorder>) -> ResponseBody {
         let (reader, length) = (recorder.initiating_reader(), inner.left());
         let record = reader.as_ref().and_then(|_| inner.take_story());
@@ -91,7 +92,7 @@ impl Ahead {
         }
     }
 
-    /// Tells the story, with what was learned while it passed.
+    /// Ends the access record, including the usage of the transfer.
     fn finish(&mut self, end: RequestEnd) {
         let learned = self.source.borrow_mut().learned.take();
         let end = match (end, learned.as_ref().and_then(|learned| learned.end)) {
@@ -114,7 +115,7 @@ impl Ahead {
 }
 
 impl Drop for Ahead {
-    /// Its client left, or has it all. Others may still read.
+    /// The client disconnected or has the complete body; followers may still read.
     fn drop(&mut self) {
         self.reader = None;
         if self.is_at_end() {
@@ -134,7 +135,7 @@ impl fmt::Debug for Ahead {
 // === impl Source ===
 
 impl Source {
-    /// Reads on; ready when it is over, or nobody reads.
+    /// Reads the response; ready when it has ended or has no readers.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             let polled = match self.poll_room(cx) {
@@ -154,7 +155,7 @@ impl Source {
                 }
                 Poll::Ready(None) => self.close(),
                 Poll::Pending => {
-                    // What is all here is stored though its reader is gone.
+                    // A response that is already complete is stored although its readers are gone.
                     let recorder = self.recorded.as_ref().and_then(RecordedBody::recorder);
                     ready!(recorder.map_or(Poll::Pending, |recorder| recorder.poll_abandoned(cx)));
                     self.close();
@@ -163,7 +164,7 @@ impl Source {
         }
     }
 
-    /// Ready once who reads is not far behind; but for who asked, nobody is waited for for long.
+    /// Ready when no reader is far behind; followers are waited for only briefly.
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(recorder) = self.recorded.as_ref().and_then(RecordedBody::recorder) else {
             return Poll::Ready(());
@@ -185,7 +186,7 @@ impl Source {
         }
     }
 
-    /// Lets go of it.
+    /// Ends the transfer.
     fn close(&mut self) {
         self.learned = self.recorded.take().and_then(RecordedBody::close);
     }

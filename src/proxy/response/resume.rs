@@ -1,9 +1,9 @@
-//! Going on from an answer that was cut in its middle (`on_cut: continue`).
+//! Continuation of an interrupted stream by another provider (`on_cut: continue`).
 //!
-//! What was said so far is sent as the last message of the assistant's, to a provider whose policy
-//! says that this model continues one (`prefill`); its stream is joined on where the first stopped.
-//! Only plain text is gone on from, and each try is paid like any other repeat. The application
-//! sees one stream, with a comment at the joint.
+//! The text so far is sent as the last assistant message to a provider whose policy says that the
+//! model continues one (`prefill`). Its stream is appended where the first one stopped. Only plain
+//! text is continued, and each attempt is paid from the retry budget. The client receives one
+//! stream, with a comment at the joint.
 
 use std::fmt;
 use std::future::Future;
@@ -29,28 +29,28 @@ use crate::snapshot::Route;
 use crate::stream::continuation::PartialResponse;
 use crate::stream::interpret::TokenUsage;
 
-/// Who tells the story of an answer under way.
+/// The owner of the access record while a response is streamed.
 #[derive(Debug)]
 pub enum Resumable {
     Story(Box<AccessRecord>),
-    /// The request is kept, so that another provider can go on.
+    /// The whole request is kept, so that another provider can continue the stream.
     Ask(Box<ProxyRequest>),
-    /// A provider is being asked to go on.
+    /// A continuation is being attempted.
     Away,
 }
 
-/// The request, and the stream of one that goes on.
+/// The request, and the response that continues the stream, if any.
 type GoneOn = (Box<ProxyRequest>, Option<Box<PendingResponse>>);
 
-/// Another provider is asked; what comes of it.
+/// A continuation in progress.
 pub struct Resume {
     future: Pin<Box<dyn Future<Output = GoneOn>>>,
-    /// What it is to mend.
+    /// The interruption that it repairs.
     pub cut: Interruption,
 }
 
 impl Resumable {
-    /// Keeps the request where its answer may be gone on from.
+    /// Keeps the request if its stream may be continued.
     pub fn of(request: Box<ProxyRequest>) -> Resumable {
         if request.can_resume() {
             return Resumable::Ask(request);
@@ -69,7 +69,7 @@ impl Resumable {
         }
     }
 
-    /// The answer's head told of nothing bad, so that it counts as good (`Ask::sample`).
+    /// The status counts as good for the degradation modes, as in `report::sample`.
     pub fn is_good(&self) -> bool {
         let status = match self {
             Resumable::Story(record) => record.status,
@@ -79,7 +79,7 @@ impl Resumable {
         status < 500 && status != StatusCode::TOO_MANY_REQUESTS.as_u16()
     }
 
-    /// Takes the request, where it was kept.
+    /// Takes the request, if it was kept.
     pub fn ask(&mut self) -> Option<Box<ProxyRequest>> {
         match std::mem::replace(self, Resumable::Away) {
             Resumable::Ask(request) => Some(request),
@@ -117,7 +117,7 @@ impl Resume {
     }
 }
 
-/// The stream of one that goes on; `None` where nobody can.
+/// Attempts the continuation; `None` if no provider can continue.
 async fn continue_stream(
     mut request: Box<ProxyRequest>,
     partial: PartialResponse,
@@ -129,7 +129,7 @@ async fn continue_stream(
         Some(body) => {
             let now = clock::now();
             request.body.replace(body.into());
-            // It stands for the request as it was.
+            // The key identifies the original request.
             request.head.headers_mut().remove(IDEMPOTENCY_KEY);
             request.resume = Some(partial);
             begin_continuation(&mut request, &route, interrupted, now);

@@ -1,4 +1,4 @@
-//! An answer that the policy wrote (`respond`), its blanks filled in.
+//! The response of the action `respond`: a template of the policy with its placeholders filled in.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -14,10 +14,10 @@ use crate::proxy::downstream::problem::PROXY_STATUS;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-/// A longer one of the application's is none.
+/// A longer request id of the client is ignored.
 const ID: usize = 200;
 
-/// The answer of a mode that may be left after `rest`.
+/// The response of a mode that stays active for at least `rest`.
 pub fn ready(respond: &Respond, mode: &str, id: &str, rest: Duration) -> Box<PendingResponse> {
     let rest = rest.as_secs_f64().ceil().to_string();
     let blanks = [("request_id", id), ("retry_after", &rest), ("mode", mode)];
@@ -36,7 +36,7 @@ pub fn ready(respond: &Respond, mode: &str, id: &str, rest: Duration) -> Box<Pen
     PendingResponse::local(head, PendingBody::Whole(Bytes::from(body), None))
 }
 
-/// The application's own, or a new one.
+/// The request id of the client, or a new one.
 pub fn request_id(headers: &HeaderMap) -> String {
     let own = |name: &HeaderName| {
         let value = headers.get(name)?.to_str().ok()?;
@@ -46,7 +46,7 @@ pub fn request_id(headers: &HeaderMap) -> String {
     own.unwrap_or_else(|| format!("{:016x}{:016x}", clock::random(), clock::random()))
 }
 
-/// A template with its blanks filled in; what is filled in has none.
+/// Fills in the placeholders of a template; values are not searched for placeholders.
 fn filled(template: &str, blanks: &[(&str, &str)], escape: bool) -> String {
     let mut text = String::with_capacity(template.len() + 64);
     let mut rest = template;
@@ -70,7 +70,7 @@ fn filled(template: &str, blanks: &[(&str, &str)], escape: bool) -> String {
     text
 }
 
-/// As it stands within a JSON string.
+/// Escapes a value for a JSON string.
 fn escaped(value: &str) -> Cow<'_, str> {
     let text = serde_json::Value::from(value).to_string();
     match text.len() == value.len() + 2 {

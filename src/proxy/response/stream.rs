@@ -1,9 +1,9 @@
-//! An answer on its way to the application, frame by frame as it comes.
+//! A response that is streamed to the client, frame by frame as it arrives.
 //!
-//! An answer that breaks after its first byte is never ended cleanly. What has events says so in a
-//! last one, or another provider goes on from it (the route's `on_cut`); then, and in every other
-//! answer at once, the body yields an error, so that the connection closes without the final chunk
-//! or short of its length.
+//! A response that breaks after its first byte never looks complete. An event stream ends with an
+//! error event, or another provider continues it (`on_cut` of the route). After the error event, and
+//! at once in any other response, the body yields an error, so that the connection closes without
+//! the final chunk or short of the declared length.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -33,24 +33,24 @@ use crate::upstream::BoxError;
 
 pub type Polled = Poll<Option<Result<Frame<Bytes>, BoxError>>>;
 
-/// An answer that is passed on as it comes, with everything that it holds to its end.
+/// A streamed response with everything that it holds until its end.
 #[derive(Debug)]
 pub struct Streaming {
     route: Arc<Route>,
     metrics: Arc<Metrics>,
     first: VecDeque<Frame<Bytes>>,
-    /// `None` once it is over.
+    /// `None` after it has ended.
     stream: Option<Box<PendingStream>>,
     idle: Duration,
     last: Instant,
     timer: Option<Pin<Box<Sleep>>>,
     teller: Resumable,
     usage_key: UsageKey,
-    /// The provider itself has told that it failed.
+    /// The provider has sent an error event.
     failed: bool,
-    /// They pass only behind what is whole.
+    /// Sent only after a complete body.
     trailers: Option<Frame<Bytes>>,
-    /// Another provider is asked to go on.
+    /// A continuation in progress.
     going_on: Option<Resume>,
     broken: Option<Broken>,
 }
@@ -63,8 +63,8 @@ pub struct StreamOrigin {
     pub usage_key: UsageKey,
 }
 
-/// It broke. The error comes in the turn after the last event: hyper throws away what it has not
-/// written yet when a body fails.
+/// The response is interrupted. The error is returned one poll after the last event: hyper discards
+/// unwritten frames when a body fails.
 #[derive(Clone, Copy, Debug)]
 enum Broken {
     Telling(Interruption),
@@ -72,7 +72,7 @@ enum Broken {
 }
 
 impl Streaming {
-    /// An answer that is all here.
+    /// A response that has arrived completely.
     pub fn whole(
         request: Box<ProxyRequest>,
         first: VecDeque<Frame<Bytes>>,
@@ -98,7 +98,7 @@ impl Streaming {
         }
     }
 
-    /// An answer that has begun.
+    /// A response that has begun to arrive.
     pub fn begun(
         request: Box<ProxyRequest>,
         mut stream: Box<PendingStream>,
@@ -108,7 +108,7 @@ impl Streaming {
         let mut streaming = Streaming::whole(request, first, origin);
         streaming.failed = stream.failed;
         streaming.stream = Some(stream);
-        // What stood behind an error is still in the reader.
+        // Bytes behind an error event are still in the reader.
         streaming.take(Frame::data(Bytes::new()));
         streaming
     }
@@ -129,7 +129,7 @@ impl Streaming {
         self.stream = None;
     }
 
-    /// Puts down what the events said so far; once for each stream.
+    /// Records the usage that the events reported, once for each stream.
     fn settle(&mut self) {
         let Some((_, reader)) = self.stream.as_ref().and_then(|s| s.reader.as_ref()) else {
             return;
@@ -139,7 +139,7 @@ impl Streaming {
         self.teller.settle(self.usage_key, &self.route, tokens);
     }
 
-    /// The end of an answer that broke.
+    /// Ends the record of an interrupted response.
     fn cut(&mut self, cut: Interruption) -> BoxError {
         if let Some(record) = self.teller.record() {
             record.finish(RequestEnd::Interrupted(cut));
@@ -147,7 +147,7 @@ impl Streaming {
         format!("the answer was cut: {}", cut.as_str()).into()
     }
 
-    /// Tells the breaker and the modes of a stream that broke, and lets go of it.
+    /// Reports the interruption to the breaker and the degradation modes, and drops the stream.
     fn lost(&mut self, cut: Interruption) {
         self.settle();
         let Some(stream) = self.stream.take() else { return };
@@ -160,7 +160,7 @@ impl Streaming {
         provider.outcomes.iter().filter(|_| self.teller.is_good()).for_each(|all| all.spoil(now));
     }
 
-    /// It broke: another may go on, or it is told, and then the error follows.
+    /// Handles an interruption: a continuation, or an error event and then the error.
     fn break_off(&mut self, cut: Interruption, cx: &mut Context<'_>) -> Polled {
         let on_cut = self.route.policy.stream.on_cut;
         let reader = self.stream.as_ref().and_then(|stream| stream.reader.as_ref());
@@ -168,7 +168,7 @@ impl Streaming {
             reader.filter(|(_, reader)| reader.can_append_event()).map(|(format, _)| *format);
         let sse = reader.filter(|(format, _)| *format == StreamFormat::Sse);
         let partial = sse.and_then(|(_, reader)| reader.partial());
-        // What the provider itself has told of is told.
+        // An error event of the provider has already been forwarded.
         let partial = partial.filter(|partial| !self.failed && !partial.text.trim().is_empty());
         self.lost(cut);
         if let Some(partial) = partial.filter(|_| on_cut == OnCut::Continue)
@@ -180,7 +180,7 @@ impl Streaming {
         self.tell(cut, format, cx)
     }
 
-    /// Says in a last event that it broke.
+    /// Appends the final error event.
     fn tell(
         &mut self,
         cut: Interruption,
@@ -220,7 +220,7 @@ impl Streaming {
         self.poll_next(cx)
     }
 
-    /// Goes on with another provider's answer.
+    /// Continues with another provider's response.
     fn resume(&mut self, response: PendingResponse) {
         let candidate = response.usage_key.endpoint.candidate(&self.route);
         let comment = format!(": outrigger: continued by {}\n\n", candidate.endpoint.key);
@@ -272,7 +272,7 @@ impl Streaming {
         }
     }
 
-    /// Takes a frame in; what of it may pass is in `first` then.
+    /// Processes a frame; the bytes to forward are appended to `first`.
     fn take(&mut self, frame: Frame<Bytes>) -> Option<Interruption> {
         let stream = self.stream.as_mut()?;
         let Some((_, reader)) = &mut stream.reader else {
@@ -313,7 +313,7 @@ impl Streaming {
         None
     }
 
-    /// The body ended: is it whole?
+    /// The body has ended; returns the interruption if it is not complete.
     fn ended(&mut self) -> Option<Interruption> {
         let reader = self.stream.as_mut().and_then(|stream| stream.reader.as_mut());
         let (rest, ended) = match reader {
@@ -334,7 +334,7 @@ impl Streaming {
         }
     }
 
-    /// Ready when nothing came for too long. The timer is moved only when it fires early.
+    /// Ready when no frame arrived in time. The timer is reset only when it fires early.
     fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<Interruption> {
         loop {
             let idle = self.last + self.idle;
@@ -356,11 +356,11 @@ impl Streaming {
         }
     }
 
-    /// Bytes that are still to pass, where that is known.
+    /// The remaining bytes, if known.
     pub fn left(&self) -> Option<u64> {
         let first: u64 =
             self.first.iter().filter_map(Frame::data_ref).map(|d| d.len() as u64).sum();
-        // What is read may lose events, or be gone on from.
+        // A stream that is parsed may lose events or be continued.
         let rest = match &self.stream {
             Some(stream) if stream.reader.is_none() => stream.rest.size_hint().exact(),
             Some(_) => None,
@@ -369,12 +369,12 @@ impl Streaming {
         rest.filter(|_| !self.first.iter().any(Frame::is_trailers)).map(|rest| first + rest)
     }
 
-    /// The provider itself has told that it failed, though the answer may end as a whole one.
+    /// The provider has sent an error event, even if the response ends properly.
     pub fn has_failed(&self) -> bool {
         self.failed
     }
 
-    /// Gives its story to who tells it; what is learned from here on goes into one beside it.
+    /// Gives up the access record; from here on usage goes into a detached one.
     pub fn take_story(&mut self) -> Option<Box<AccessRecord>> {
         let record = self.teller.record()?;
         let mut aside = record.detached();
@@ -382,13 +382,13 @@ impl Streaming {
         Some(std::mem::replace(record, aside))
     }
 
-    /// Nobody takes more of it.
+    /// Ends the stream early.
     pub fn close(&mut self) {
         self.settle();
         self.stream = None;
     }
 
-    /// Nothing more comes, and nothing is wrong.
+    /// The response has ended without an error.
     pub fn is_at_end(&self) -> bool {
         let rest = self.stream.as_ref();
         self.first.is_empty()
@@ -399,7 +399,7 @@ impl Streaming {
 }
 
 impl Drop for Streaming {
-    /// hyper does not ask a body that says it is at its end; that is no client that left.
+    /// hyper does not poll a body that is at its end; dropping it then is not a disconnect.
     fn drop(&mut self) {
         if let Some(Broken::Telling(cut) | Broken::Told(cut)) = self.broken {
             self.cut(cut);

@@ -1,7 +1,7 @@
-//! After an upgrade: bytes both ways until either side ends.
+//! The tunnel after an upgrade: bytes both ways until either side closes.
 //!
-//! A tunnel begins only after the upstream's 101 (HTTP.md rule 8); until then the connection speaks
-//! HTTP, and a request smuggled behind an upgrade that was refused is an ordinary request.
+//! A tunnel begins only after the provider's 101 (docs/design/http.md "Upgrades"). Until then the
+//! connection speaks HTTP, and bytes behind a rejected upgrade are an ordinary request.
 
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
@@ -12,7 +12,7 @@ use crate::proxy::access_log::reasons::{Interruption, RequestEnd};
 use crate::proxy::access_log::record::AccessRecord;
 use crate::upstream::IncomingBody;
 
-/// Joins both sides once each has switched; gives the task that does.
+/// Starts the task that connects both sides after they have switched protocols.
 pub fn start(
     client: Option<OnUpgrade>,
     rest: IncomingBody,
