@@ -88,11 +88,11 @@ impl World {
     }
 
     fn is_at_rest(&self) -> bool {
-        let register = &self.redis.register;
-        register.state == StateKind::Closed
+        let shared_state = &self.redis.shared_state;
+        shared_state.state == StateKind::Closed
             && self.hosts.iter().all(|host| {
                 let member = &host.member;
-                member.is_attached() && member.known() == register && host.own.is_closed()
+                member.is_attached() && member.known() == shared_state && host.own.is_closed()
             })
     }
 }

@@ -98,14 +98,14 @@ impl Host {
         self.member.take_messages(own, now)
     }
 
-    pub fn learn(&mut self, rules: &Rules, register: &SharedState, until: Instant) {
-        if rules.mutant == Some(Mutant::AdoptsOlder) && register != self.member.known() {
+    pub fn learn(&mut self, rules: &Rules, shared_state: &SharedState, until: Instant) {
+        if rules.mutant == Some(Mutant::AdoptsOlder) && shared_state != self.member.known() {
             let attached = self.member.is_attached();
             self.member = BreakerReplica::new(rules.lease_lasts(), rules.base);
             self.member.attach(attached);
         }
-        if self.member.update(register, until) {
-            self.own.follow(register.state, until);
+        if self.member.update(shared_state, until) {
+            self.own.follow(shared_state.state, until);
         }
     }
 

@@ -22,7 +22,7 @@ const VOTE_LASTS: u32 = 4;
 /// The data of one breaker in Redis.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Redis {
-    pub register: SharedState,
+    pub shared_state: SharedState,
     votes: Vec<(Name, u32)>,
     leases: Vec<((Name, FleetLease), u32)>,
     /// Beyond the length of an execution.
@@ -46,7 +46,7 @@ impl Redis {
     /// Without data: at the start, or after losing everything.
     pub fn empty() -> Self {
         Redis {
-            register: SharedState::initial(),
+            shared_state: SharedState::initial(),
             votes: Vec::new(),
             leases: Vec::new(),
             awaited: Vec::new(),
@@ -62,14 +62,14 @@ impl Redis {
 
     /// Remaining open time by Redis' clock.
     pub fn left(&self, now: u32) -> u32 {
-        match self.register.state {
-            StateKind::Open => (self.register.until as u32).saturating_sub(now),
+        match self.shared_state.state {
+            StateKind::Open => (self.shared_state.until as u32).saturating_sub(now),
             StateKind::Closed | StateKind::HalfOpen => 0,
         }
     }
 
     pub fn vote(&mut self, run: &mut Run<'_>, seen: u64) {
-        if self.register.state != StateKind::Closed || seen < self.register.epoch {
+        if self.shared_state.state != StateKind::Closed || seen < self.shared_state.epoch {
             return;
         }
         put(&mut self.votes, run.name, run.now + VOTE_LASTS);
@@ -78,30 +78,30 @@ impl Redis {
         if self.votes.len() < needed {
             return;
         }
-        run.truth.check(run.truth.voters(self.register.epoch) >= quorum, Broken::I8);
-        self.register.until = u64::from(run.now + OPEN);
+        run.truth.check(run.truth.voters(self.shared_state.epoch) >= quorum, Broken::I8);
+        self.shared_state.until = u64::from(run.now + OPEN);
         self.begin(run, StateKind::Open, seen);
     }
 
     /// The lease that was granted.
     pub fn lease(&mut self, run: &mut Run<'_>, seen: u64, number: u64) -> Option<FleetLease> {
-        let r = &mut self.register;
+        let r = &mut self.shared_state;
         if r.state == StateKind::Open && (u64::from(run.now) >= r.until || seen == r.epoch) {
             run.truth.check(u64::from(run.now) >= r.until, Broken::I5);
             (r.until, r.permits, r.required) = (0, run.rules.probes, run.rules.threshold);
             self.begin(run, StateKind::HalfOpen, seen);
         }
-        if self.register.state != StateKind::HalfOpen {
+        if self.shared_state.state != StateKind::HalfOpen {
             return None;
         }
-        let all_out = self.leases.len() >= self.register.permits as usize;
+        let all_out = self.leases.len() >= self.shared_state.permits as usize;
         if all_out && !run.is(Mutant::GrantsEverybody) {
             self.awaited.retain(|name| *name != run.name);
             self.awaited.push(run.name);
             self.awaited.sort();
             return None;
         }
-        let lease = FleetLease { epoch: self.register.epoch, number };
+        let lease = FleetLease { epoch: self.shared_state.epoch, number };
         put(&mut self.leases, (run.name, lease), run.now + run.rules.ttl);
         self.awaited.retain(|name| *name != run.name);
         Some(lease)
@@ -130,7 +130,7 @@ impl Redis {
         match verdict {
             ProbeVerdict::Succeeded => self.succeeded(run, named),
             ProbeVerdict::Failed | ProbeVerdict::Unused => {
-                self.register.until = u64::from(run.now + OPEN);
+                self.shared_state.until = u64::from(run.now + OPEN);
                 self.begin(run, StateKind::Open, 0);
             }
         }
@@ -138,48 +138,50 @@ impl Redis {
 
     fn succeeded(&mut self, run: &mut Run<'_>, named: (Name, FleetLease)) {
         self.counted.push(named);
-        self.register.succeeded += 1;
-        if self.register.succeeded < self.register.required && !run.is(Mutant::OneSuccessCloses) {
+        self.shared_state.succeeded += 1;
+        if self.shared_state.succeeded < self.shared_state.required
+            && !run.is(Mutant::OneSuccessCloses)
+        {
             return;
         }
         let enough = self.counted.len() >= run.rules.threshold as usize;
-        run.truth.check(enough && self.register.state == StateKind::HalfOpen, Broken::I4);
-        self.register.until = 0;
+        run.truth.check(enough && self.shared_state.state == StateKind::HalfOpen, Broken::I4);
+        self.shared_state.until = 0;
         self.begin(run, StateKind::Closed, 0);
     }
 
     pub fn assert(&mut self, run: &mut Run<'_>, known: &SharedState) {
-        if !known.supersedes(&self.register) {
+        if !known.supersedes(&self.shared_state) {
             return;
         }
         let back = if known.state == StateKind::HalfOpen { StateKind::Open } else { known.state };
         self.forget_probes();
-        self.register = SharedState { state: back, succeeded: 0, ..known.clone() };
-        run.truth.tell(&self.register);
+        self.shared_state = SharedState { state: back, succeeded: 0, ..known.clone() };
+        run.truth.tell(&self.shared_state);
     }
 
     fn is_live(&self, run: &Run<'_>, lease: FleetLease) -> bool {
         let held = |((name, held), ends): &((Name, FleetLease), u32)| {
             (*name, *held) == (run.name, lease) && *ends > run.now
         };
-        let current = lease.epoch == self.register.epoch;
-        current && self.register.state == StateKind::HalfOpen && self.leases.iter().any(held)
+        let current = lease.epoch == self.shared_state.epoch;
+        current && self.shared_state.state == StateKind::HalfOpen && self.leases.iter().any(held)
     }
 
     /// Begins a new epoch and drops everything of the previous one.
     fn begin(&mut self, run: &mut Run<'_>, state: StateKind, seen: u64) {
-        let (stored, clock) = (self.register.epoch, run.truth.newest());
+        let (stored, clock) = (self.shared_state.epoch, run.truth.newest());
         let epoch = match run.rules.mutant {
             Some(Mutant::StoredPlusOne) => stored + 1,
             Some(Mutant::NoClock) => stored.max(seen) + 1,
             _ => stored.max(seen).max(clock) + 1,
         };
-        self.register.epoch = epoch;
-        (self.register.writer, self.register.state) = (run.name.to_string(), state);
-        self.register.succeeded = 0;
+        self.shared_state.epoch = epoch;
+        (self.shared_state.writer, self.shared_state.state) = (run.name.to_string(), state);
+        self.shared_state.succeeded = 0;
         self.forget_probes();
         run.truth.begun(epoch);
-        run.truth.tell(&self.register);
+        run.truth.tell(&self.shared_state);
     }
 
     fn forget_probes(&mut self) {

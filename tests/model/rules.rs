@@ -135,11 +135,11 @@ impl Truth {
         self.newest = self.newest.max(epoch);
     }
 
-    pub fn tell(&mut self, register: &SharedState) {
+    pub fn tell(&mut self, shared_state: &SharedState) {
         if self.told.len() == TOLD {
             self.told.remove(0);
         }
-        self.told.push(register.clone());
+        self.told.push(shared_state.clone());
     }
 
     pub fn votes(&mut self, name: Name, seen: u64) {

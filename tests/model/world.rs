@@ -51,7 +51,7 @@ enum What {
     /// `left`: the remaining open time at the reply.
     Answer {
         to: To,
-        register: SharedState,
+        shared_state: SharedState,
         left: u32,
     },
     /// No reply.
@@ -265,13 +265,13 @@ impl World {
     /// stream.)
     pub fn reads(&mut self, rules: &Rules, host: usize) -> Option<()> {
         let (name, member) = (self.name(host), &self.hosts[host].member);
-        let ahead = member.known().supersedes(&self.redis.register);
+        let ahead = member.known().supersedes(&self.redis.shared_state);
         let under_way = self.wire.iter().any(|m| m.name == name && m.is_a_read());
         if under_way || (!ahead && member.is_attached()) || self.is_full(rules) {
             return None;
         }
-        let (register, left) = (self.redis.register.clone(), self.redis.left(self.tick));
-        self.send(name, What::Answer { to: To::Read, register, left });
+        let (shared_state, left) = (self.redis.shared_state.clone(), self.redis.left(self.tick));
+        self.send(name, What::Answer { to: To::Read, shared_state, left });
         Some(())
     }
 
@@ -329,11 +329,11 @@ impl World {
             What::Assert(known) => redis.assert(&mut run, &known),
             What::Answer { .. } | What::Silence => {}
         }
-        let (register, left) = (self.redis.register.clone(), self.redis.left(self.tick));
+        let (shared_state, left) = (self.redis.shared_state.clone(), self.redis.left(self.tick));
         // In other replies only the state matters, and that is in the stream too.
         let asker = self.hosts.get(usize::from(name.host)).filter(|host| host.life == name.life);
         if let (Some(_), Some(to)) = (asker, to) {
-            self.wire.push(Message { name, sent, what: What::Answer { to, register, left } });
+            self.wire.push(Message { name, sent, what: What::Answer { to, shared_state, left } });
         }
     }
 
@@ -341,11 +341,11 @@ impl World {
         let Message { name, sent, what } = message;
         let (now, sent) = (rules.at(self.tick), rules.at(sent));
         let host = &mut self.hosts[usize::from(name.host)];
-        let What::Answer { to, register, left } = what else {
+        let What::Answer { to, shared_state, left } = what else {
             host.member.request_failed();
             return;
         };
-        host.learn(rules, &register, rules.at(self.tick + left));
+        host.learn(rules, &shared_state, rules.at(self.tick + left));
         match to {
             To::Lease(Some(lease)) => host.member.lease_granted(lease, sent),
             To::Lease(None) => host.member.lease_denied(now),
@@ -355,7 +355,7 @@ impl World {
             To::Read => {
                 let known = host.member.known().clone();
                 host.member.attach(true);
-                if known.supersedes(&register) {
+                if known.supersedes(&shared_state) {
                     self.send(name, What::Assert(known));
                 }
             }
@@ -432,7 +432,7 @@ impl World {
 
     /// It was open, and is closed.
     pub fn has_closed(&self) -> bool {
-        self.redis.register.epoch > 0 && self.redis.register.state == StateKind::Closed
+        self.redis.shared_state.epoch > 0 && self.redis.shared_state.state == StateKind::Closed
     }
 }
 

@@ -93,7 +93,7 @@ impl ClientLoad {
     }
 
     fn end(&mut self) {
-        let Reverse((at, id)) = self.ends.pop().expect("somebody is served");
+        let Reverse((at, id)) = self.ends.pop().expect("an attempt in service");
         let (began, in_flight, epoch) = self.flights.remove(&id).expect("it is in flight");
         (self.nanos, self.busy) = (at, self.busy - 1);
         let took = Duration::from_nanos(at - began);

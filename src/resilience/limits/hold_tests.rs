@@ -177,13 +177,13 @@ proptest! {
     ) {
         let (mut now, mut hold) = (Instant::now(), Hold::new());
         let mut earliest = now;
-        for (action, told, gap, draw) in steps {
+        for (action, retry_after, gap, draw) in steps {
             now += Duration::from_millis(gap);
             match action {
                 0 => {
-                    let until = hold.throttled(Some(secs(told)), now, draw);
+                    let until = hold.throttled(Some(secs(retry_after)), now, draw);
                     prop_assert!(until <= now + secs(600));
-                    earliest = earliest.max(now + secs(told.min(300)));
+                    earliest = earliest.max(now + secs(retry_after.min(300)));
                 }
                 1 => earliest = earliest.max(hold.throttled(None, now, draw)),
                 2 => earliest = earliest.max(hold.credential(403, now).unwrap_or(earliest)),

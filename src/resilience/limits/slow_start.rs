@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 const FIRST_SHARE: f64 = 0.1;
 const LEAST_RATE: f64 = 1.0;
 const MOST_RATE: f64 = 1e9;
-/// Tolerance for rounding: a caller that waited as long as it was told must find a whole
+/// Tolerance for rounding: a caller that waited as long as required must find a whole
 /// attempt.
 const WHOLE: f64 = 1.0 - 1e-6;
 

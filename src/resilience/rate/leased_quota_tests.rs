@@ -8,7 +8,7 @@ fn ms(n: u64) -> Duration {
     Duration::from_millis(n)
 }
 
-fn chunk() -> LeasedQuota {
+fn new_quota() -> LeasedQuota {
     LeasedQuota::new(POLICY, true, HOSTS)
 }
 
@@ -17,35 +17,35 @@ fn grant(amount: f64) -> LeaseGrant {
 }
 
 /// Takes one, as an attempt does.
-fn admit(chunk: &mut LeasedQuota, amount: f64, now: Instant) -> Result<(), Duration> {
-    chunk.check(amount, now).map(|()| chunk.take(amount, now))
+fn admit(quota: &mut LeasedQuota, amount: f64, now: Instant) -> Result<(), Duration> {
+    quota.check(amount, now).map(|()| quota.take(amount, now))
 }
 
 /// A host that called before and has leased this amount.
 fn warm(amount: f64, now: Instant) -> LeasedQuota {
-    let mut chunk = chunk();
-    admit(&mut chunk, 1.0, now).unwrap();
-    let ask = chunk.take_request(100, now).unwrap();
-    chunk.granted(ask.at, grant(amount), now);
-    chunk
+    let mut quota = new_quota();
+    admit(&mut quota, 1.0, now).unwrap();
+    let request = quota.take_request(100, now).unwrap();
+    quota.granted(request.at, grant(amount), now);
+    quota
 }
 
 #[test]
 fn the_first_call_of_a_cold_host_goes_and_is_reported_as_debt() {
-    let (t0, mut chunk) = (Instant::now(), chunk());
-    assert_eq!(admit(&mut chunk, 1.0, t0), Ok(()));
-    let ask = chunk.take_request(0, t0).unwrap();
-    assert_eq!((ask.want, ask.least, ask.debt), (1.0, 1.0, 1.0));
-    assert_eq!(chunk.take_request(0, t0 + ms(100)), None);
-    assert_eq!(chunk.check(1.0, t0 + ms(1)), Err(CHECK_INTERVAL));
-    chunk.granted(ask.at, grant(1.0), t0 + ms(2));
-    assert_eq!(admit(&mut chunk, 1.0, t0 + ms(2)), Ok(()));
-    assert_eq!(chunk.take_request(0, t0 + ms(3)).unwrap().debt, 0.0);
+    let (t0, mut quota) = (Instant::now(), new_quota());
+    assert_eq!(admit(&mut quota, 1.0, t0), Ok(()));
+    let request = quota.take_request(0, t0).unwrap();
+    assert_eq!((request.want, request.least, request.debt), (1.0, 1.0, 1.0));
+    assert_eq!(quota.take_request(0, t0 + ms(100)), None);
+    assert_eq!(quota.check(1.0, t0 + ms(1)), Err(CHECK_INTERVAL));
+    quota.granted(request.at, grant(1.0), t0 + ms(2));
+    assert_eq!(admit(&mut quota, 1.0, t0 + ms(2)), Ok(()));
+    assert_eq!(quota.take_request(0, t0 + ms(3)).unwrap().debt, 0.0);
 }
 
 #[test]
 fn waiting_demand_is_requested_up_to_one_lease() {
-    let (t0, mut few) = (Instant::now(), chunk());
+    let (t0, mut few) = (Instant::now(), new_quota());
     admit(&mut few, 1.0, t0).unwrap();
     let mut many = few.clone();
     assert!((3.0..4.0).contains(&few.take_request(3, t0).unwrap().want));
@@ -55,126 +55,126 @@ fn waiting_demand_is_requested_up_to_one_lease() {
 
 #[test]
 fn a_request_larger_than_a_lease_is_requested_whole() {
-    let (t0, mut chunk) = (Instant::now(), warm(2.0, Instant::now()));
-    assert_eq!(chunk.check(40.0, t0), Err(CHECK_INTERVAL));
-    let ask = chunk.take_request(3, t0).unwrap();
-    assert_eq!((ask.want, ask.least), (38.0, 38.0));
-    chunk.granted(ask.at, LeaseGrant { wait: ms(600), ..grant(38.0) }, t0 + ms(1));
-    assert_eq!(chunk.check(40.0, t0 + ms(1)), Err(ms(600)));
-    assert_eq!(admit(&mut chunk, 40.0, t0 + ms(601)), Ok(()));
+    let (t0, mut quota) = (Instant::now(), warm(2.0, Instant::now()));
+    assert_eq!(quota.check(40.0, t0), Err(CHECK_INTERVAL));
+    let request = quota.take_request(3, t0).unwrap();
+    assert_eq!((request.want, request.least), (38.0, 38.0));
+    quota.granted(request.at, LeaseGrant { wait: ms(600), ..grant(38.0) }, t0 + ms(1));
+    assert_eq!(quota.check(40.0, t0 + ms(1)), Err(ms(600)));
+    assert_eq!(admit(&mut quota, 40.0, t0 + ms(601)), Ok(()));
 }
 
 #[test]
 fn a_later_grant_is_waited_for_exactly() {
     let t0 = Instant::now();
-    let mut chunk = warm(1.0, t0);
-    admit(&mut chunk, 1.0, t0).unwrap();
-    let ask = chunk.take_request(4, t0).unwrap();
-    chunk.granted(ask.at, LeaseGrant { wait: ms(40), ..grant(1.0) }, t0 + ms(2));
-    assert_eq!(chunk.check(1.0, t0 + ms(2)), Err(ms(40)));
-    assert_eq!(chunk.check(1.0, t0 + ms(41)), Err(ms(1)));
-    assert_eq!(admit(&mut chunk, 1.0, t0 + ms(42)), Ok(()));
+    let mut quota = warm(1.0, t0);
+    admit(&mut quota, 1.0, t0).unwrap();
+    let request = quota.take_request(4, t0).unwrap();
+    quota.granted(request.at, LeaseGrant { wait: ms(40), ..grant(1.0) }, t0 + ms(2));
+    assert_eq!(quota.check(1.0, t0 + ms(2)), Err(ms(40)));
+    assert_eq!(quota.check(1.0, t0 + ms(41)), Err(ms(1)));
+    assert_eq!(admit(&mut quota, 1.0, t0 + ms(42)), Ok(()));
 }
 
 #[test]
 fn an_empty_grant_is_waited_out_and_requested_again() {
     let t0 = Instant::now();
-    let mut chunk = warm(1.0, t0);
-    admit(&mut chunk, 1.0, t0).unwrap();
-    let ask = chunk.take_request(4, t0).unwrap();
-    chunk.granted(ask.at, LeaseGrant { wait: ms(7_000), ..grant(0.0) }, t0);
-    assert_eq!(chunk.check(1.0, t0), Err(ms(7_000)));
-    assert_eq!(chunk.take_request(4, t0 + ms(999)), None);
-    chunk.check(1.0, t0 + ms(1_000)).unwrap_err();
-    assert!(chunk.take_request(4, t0 + ms(1_000)).is_some());
+    let mut quota = warm(1.0, t0);
+    admit(&mut quota, 1.0, t0).unwrap();
+    let request = quota.take_request(4, t0).unwrap();
+    quota.granted(request.at, LeaseGrant { wait: ms(7_000), ..grant(0.0) }, t0);
+    assert_eq!(quota.check(1.0, t0), Err(ms(7_000)));
+    assert_eq!(quota.take_request(4, t0 + ms(999)), None);
+    quota.check(1.0, t0 + ms(1_000)).unwrap_err();
+    assert!(quota.take_request(4, t0 + ms(1_000)).is_some());
 }
 
 #[test]
 fn an_unused_lease_expires_and_is_reported() {
     let t0 = Instant::now();
-    let mut chunk = warm(5.0, t0);
-    admit(&mut chunk, 1.0, t0 + ms(10)).unwrap();
-    assert_eq!(chunk.take_request(0, t0 + ms(900)), None);
-    assert_eq!(chunk.status(t0 + ms(1_000)).in_hand, 0.0);
-    let ask = chunk.take_request(0, t0 + ms(1_010)).unwrap();
-    assert_eq!((ask.want, ask.debt), (0.0, -4.0));
-    chunk.granted(ask.at, grant(0.0), t0 + ms(1_020));
-    assert_eq!(chunk.take_request(0, t0 + ms(1_030)), None);
+    let mut quota = warm(5.0, t0);
+    admit(&mut quota, 1.0, t0 + ms(10)).unwrap();
+    assert_eq!(quota.take_request(0, t0 + ms(900)), None);
+    assert_eq!(quota.status(t0 + ms(1_000)).in_hand, 0.0);
+    let request = quota.take_request(0, t0 + ms(1_010)).unwrap();
+    assert_eq!((request.want, request.debt), (0.0, -4.0));
+    quota.granted(request.at, grant(0.0), t0 + ms(1_020));
+    assert_eq!(quota.take_request(0, t0 + ms(1_030)), None);
 }
 
 #[test]
 fn settling_adds_debt_or_returns_to_the_lease() {
     let t0 = Instant::now();
-    let mut chunk = warm(3.0, t0);
-    chunk.settle(1.0, 2.0, t0);
-    assert_eq!(chunk.status(t0).in_hand, 2.0);
-    chunk.settle(2.0, 1.0, t0);
-    assert_eq!(chunk.status(t0).in_hand, 3.0);
-    chunk.settle(1.0, 24.0, t0);
-    assert_eq!(chunk.take_request(0, t0).unwrap().debt, 20.0);
+    let mut quota = warm(3.0, t0);
+    quota.settle(1.0, 2.0, t0);
+    assert_eq!(quota.status(t0).in_hand, 2.0);
+    quota.settle(2.0, 1.0, t0);
+    assert_eq!(quota.status(t0).in_hand, 3.0);
+    quota.settle(1.0, 24.0, t0);
+    assert_eq!(quota.take_request(0, t0).unwrap().debt, 20.0);
 }
 
 #[test]
 fn a_return_beyond_one_lease_goes_to_the_fleet() {
     let t0 = Instant::now();
-    let mut chunk = warm(4.0, t0);
-    chunk.give_back(10.0, t0);
-    assert_eq!(chunk.status(t0).in_hand, chunk.most());
-    assert_eq!(chunk.take_request(0, t0).unwrap().debt, -9.0);
+    let mut quota = warm(4.0, t0);
+    quota.give_back(10.0, t0);
+    assert_eq!(quota.status(t0).in_hand, quota.most());
+    assert_eq!(quota.take_request(0, t0).unwrap().debt, -9.0);
 }
 
 #[test]
 fn the_local_share_applies_while_detached_and_is_reported_on_return() {
-    let (t0, mut chunk) = (Instant::now(), LeasedQuota::new(POLICY, false, HOSTS));
-    assert_eq!(chunk.take_request(8, t0), None);
-    let count = (0..5_000).filter(|n| admit(&mut chunk, 1.0, t0 + ms(*n)).is_ok()).count();
+    let (t0, mut quota) = (Instant::now(), LeasedQuota::new(POLICY, false, HOSTS));
+    assert_eq!(quota.take_request(8, t0), None);
+    let count = (0..5_000).filter(|n| admit(&mut quota, 1.0, t0 + ms(*n)).is_ok()).count();
     assert!((51..=53).contains(&count), "{count} in 5 s at a fifth of 50/s, two at once");
-    assert!(chunk.share_used(t0 + ms(5_000)) > 0.5);
-    chunk.attach(true, HOSTS, t0 + ms(5_000));
-    let ask = chunk.take_request(0, t0 + ms(5_000)).unwrap();
-    assert!((1.0..2.1).contains(&ask.debt), "{ask:?}");
+    assert!(quota.share_used(t0 + ms(5_000)) > 0.5);
+    quota.attach(true, HOSTS, t0 + ms(5_000));
+    let request = quota.take_request(0, t0 + ms(5_000)).unwrap();
+    assert!((1.0..2.1).contains(&request.debt), "{request:?}");
 }
 
 #[test]
 fn the_number_of_hosts_changes_the_share() {
-    let (t0, mut chunk) = (Instant::now(), LeasedQuota::new(POLICY, false, 0));
-    assert_eq!(chunk.status(t0).share, 50.0);
-    chunk.attach(false, 10, t0);
-    assert_eq!(chunk.status(t0).share, 5.0);
-    chunk.retune(RatePolicy { rate: 100.0, ..POLICY }, t0);
-    assert_eq!(chunk.status(t0), LeaseStatus { rate: 100.0, share: 10.0, in_hand: 0.0 });
+    let (t0, mut quota) = (Instant::now(), LeasedQuota::new(POLICY, false, 0));
+    assert_eq!(quota.status(t0).share, 50.0);
+    quota.attach(false, 10, t0);
+    assert_eq!(quota.status(t0).share, 5.0);
+    quota.retune(RatePolicy { rate: 100.0, ..POLICY }, t0);
+    assert_eq!(quota.status(t0), LeaseStatus { rate: 100.0, share: 10.0, in_hand: 0.0 });
 }
 
 #[test]
 fn a_silent_fleet_is_not_waited_for() {
     let t0 = Instant::now();
-    let mut chunk = warm(1.0, t0);
-    admit(&mut chunk, 1.0, t0).unwrap();
-    let ask = chunk.take_request(0, t0).unwrap();
-    assert_eq!(chunk.check(1.0, t0 + ms(249)), Err(CHECK_INTERVAL));
-    assert_eq!(admit(&mut chunk, 1.0, t0 + ms(250)), Ok(()));
-    chunk.request_failed(ask.at, t0 + ms(300));
-    assert_eq!(admit(&mut chunk, 1.0, t0 + ms(400)), Ok(()));
-    let again = chunk.take_request(0, t0 + ms(400)).unwrap();
+    let mut quota = warm(1.0, t0);
+    admit(&mut quota, 1.0, t0).unwrap();
+    let request = quota.take_request(0, t0).unwrap();
+    assert_eq!(quota.check(1.0, t0 + ms(249)), Err(CHECK_INTERVAL));
+    assert_eq!(admit(&mut quota, 1.0, t0 + ms(250)), Ok(()));
+    quota.request_failed(request.at, t0 + ms(300));
+    assert_eq!(admit(&mut quota, 1.0, t0 + ms(400)), Ok(()));
+    let again = quota.take_request(0, t0 + ms(400)).unwrap();
     assert_eq!(again.debt, 2.0);
-    chunk.granted(ask.at, grant(9.0), t0 + ms(401));
-    assert_eq!(chunk.status(t0 + ms(401)).in_hand, 0.0);
-    chunk.granted(again.at, grant(1.0), t0 + ms(402));
-    assert_eq!(admit(&mut chunk, 1.0, t0 + ms(402)), Ok(()));
+    quota.granted(request.at, grant(9.0), t0 + ms(401));
+    assert_eq!(quota.status(t0 + ms(401)).in_hand, 0.0);
+    quota.granted(again.at, grant(1.0), t0 + ms(402));
+    assert_eq!(admit(&mut quota, 1.0, t0 + ms(402)), Ok(()));
 }
 
 #[test]
 fn an_unacknowledged_debt_is_reported_again_and_a_credit_is_not() {
-    let (t0, mut debtor) = (Instant::now(), chunk());
+    let (t0, mut debtor) = (Instant::now(), new_quota());
     admit(&mut debtor, 1.0, t0).unwrap();
-    let ask = debtor.take_request(0, t0).unwrap();
-    debtor.request_failed(ask.at, t0);
+    let request = debtor.take_request(0, t0).unwrap();
+    debtor.request_failed(request.at, t0);
     assert_eq!(debtor.take_request(0, t0 + CHECK_INTERVAL).unwrap().debt, 1.0);
 
     let mut idle = warm(5.0, t0);
-    let ask = idle.take_request(0, t0 + ms(2_000)).unwrap();
-    assert_eq!(ask.debt, -5.0);
-    idle.request_failed(ask.at, t0 + ms(2_000));
+    let request = idle.take_request(0, t0 + ms(2_000)).unwrap();
+    assert_eq!(request.debt, -5.0);
+    idle.request_failed(request.at, t0 + ms(2_000));
     assert_eq!(idle.take_request(0, t0 + ms(3_000)), None);
 }
 
@@ -183,17 +183,17 @@ fn odd_numbers_never_panic() {
     let odd = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -1.0, 0.0, f64::MAX, 1e-300];
     for (a, b) in odd.into_iter().flat_map(|a| odd.map(|b| (a, b))) {
         let t0 = Instant::now();
-        let mut chunk = LeasedQuota::new(RatePolicy { rate: a, burst: b }, true, 0);
-        let _ = admit(&mut chunk, a, t0);
-        chunk.take(1.0, t0);
-        if let Some(ask) = chunk.take_request(u32::MAX, t0) {
-            chunk.granted(ask.at, LeaseGrant { amount: a, wait: Duration::MAX, used: b }, t0);
+        let mut quota = LeasedQuota::new(RatePolicy { rate: a, burst: b }, true, 0);
+        let _ = admit(&mut quota, a, t0);
+        quota.take(1.0, t0);
+        if let Some(request) = quota.take_request(u32::MAX, t0) {
+            quota.granted(request.at, LeaseGrant { amount: a, wait: Duration::MAX, used: b }, t0);
         }
-        chunk.settle(a, b, t0 + ms(1));
-        chunk.attach(false, u32::MAX, t0 + ms(2));
-        chunk.attach(true, 1, t0 + ms(3));
-        assert!((0.0..=1.0).contains(&chunk.share_used(t0 + ms(4))), "{a} {b}");
-        assert!(chunk.status(t0).in_hand >= 0.0, "{a} {b}");
+        quota.settle(a, b, t0 + ms(1));
+        quota.attach(false, u32::MAX, t0 + ms(2));
+        quota.attach(true, 1, t0 + ms(3));
+        assert!((0.0..=1.0).contains(&quota.share_used(t0 + ms(4))), "{a} {b}");
+        assert!(quota.status(t0).in_hand >= 0.0, "{a} {b}");
     }
 }
 
@@ -207,17 +207,17 @@ struct Limit {
 }
 
 impl Limit {
-    fn ask(&mut self, ask: &LeaseRequest, now: Instant) -> LeaseGrant {
-        let RatePolicy { rate, burst } = ask.policy;
+    fn request(&mut self, request: &LeaseRequest, now: Instant) -> LeaseGrant {
+        let RatePolicy { rate, burst } = request.policy;
         let passed = self.at.map_or(0.0, |at| (now - at).as_secs_f64());
-        let ahead = ((self.ahead - passed).max(0.0) + ask.debt / rate).max(0.0);
+        let ahead = ((self.ahead - passed).max(0.0) + request.debt / rate).max(0.0);
         let room = burst - ahead * rate;
         let (mut amount, mut wait) = (0.0, 0.0);
-        if ask.want > 0.0 && room + 1e-6 >= ask.least {
-            amount = ask.want.min(room.max(ask.least));
-        } else if ask.want > 0.0 {
-            wait = (ask.least.min(burst) - room) / rate;
-            amount = if wait <= 5.0 + ask.least / rate { ask.least } else { 0.0 };
+        if request.want > 0.0 && room + 1e-6 >= request.least {
+            amount = request.want.min(room.max(request.least));
+        } else if request.want > 0.0 {
+            wait = (request.least.min(burst) - room) / rate;
+            amount = if wait <= 5.0 + request.least / rate { request.least } else { 0.0 };
         }
         (self.ahead, self.at) = (ahead + amount / rate, Some(now));
         let wait = Duration::from_secs_f64(wait.max(0.0));
@@ -244,7 +244,7 @@ enum Message {
 }
 
 struct Host {
-    chunk: LeasedQuota,
+    quota: LeasedQuota,
     calls: Calls,
     waiting: u32,
     served: f64,
@@ -268,7 +268,7 @@ impl Fleet {
     fn new(policy: RatePolicy, calls: &[Calls], chance: u64, slowest: u64) -> Self {
         let hosts = u32::try_from(calls.len()).unwrap();
         let host = |calls: &Calls| Host {
-            chunk: LeasedQuota::new(policy, true, hosts),
+            quota: LeasedQuota::new(policy, true, hosts),
             calls: *calls,
             waiting: 0,
             served: 0.0,
@@ -305,16 +305,16 @@ impl Fleet {
             _ => host.waiting,
         };
         match host.on_its_way.take_if(|(at, _)| *at <= now) {
-            Some((_, Message::There(ask))) => {
-                let grant = self.limit.ask(&ask, now);
-                host.on_its_way = Some((now + delay, Message::Back(ask.at, grant)));
+            Some((_, Message::There(request))) => {
+                let grant = self.limit.request(&request, now);
+                host.on_its_way = Some((now + delay, Message::Back(request.at, grant)));
             }
             Some((_, Message::Back(asked_at, grant))) => {
-                host.chunk.granted(asked_at, grant, now);
+                host.quota.granted(asked_at, grant, now);
             }
             None => {}
         }
-        while host.waiting > 0 && admit(&mut host.chunk, 1.0, now).is_ok() {
+        while host.waiting > 0 && admit(&mut host.quota, 1.0, now).is_ok() {
             (host.waiting, host.served) = (host.waiting - 1, host.served + 1.0);
             self.level += 1.0;
             self.highest = self.highest.max(self.level);
@@ -322,8 +322,8 @@ impl Fleet {
                 host.waiting = count;
             }
         }
-        if let Some(ask) = host.chunk.take_request(host.waiting, now) {
-            host.on_its_way = Some((now + delay, Message::There(ask)));
+        if let Some(request) = host.quota.take_request(host.waiting, now) {
+            host.on_its_way = Some((now + delay, Message::There(request)));
         }
     }
 
@@ -333,7 +333,7 @@ impl Fleet {
 
     /// The burst, the slack for late timers, and one lease per host.
     fn bound(&self) -> f64 {
-        let chunks: f64 = self.hosts.iter().map(|host| host.chunk.most()).sum();
+        let chunks: f64 = self.hosts.iter().map(|host| host.quota.most()).sum();
         self.policy.with_slack().burst + chunks
     }
 }

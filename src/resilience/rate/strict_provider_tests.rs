@@ -354,8 +354,8 @@ impl<P: Pacer> Run<'_, P> {
     fn tells(&self, wait: Option<f64>, now: Instant) -> Answer {
         let bare = |report: QuotaReport| QuotaReport { limit: None, reset: None, ..report };
         let tell = |stock: &Stock| stock.report(self.provider.reset_step, now);
-        let told = self.stocks.each_ref().map(tell);
-        let [requests, tokens] = if self.provider.bare { told.map(bare) } else { told };
+        let reports = self.stocks.each_ref().map(tell);
+        let [requests, tokens] = if self.provider.bare { reports.map(bare) } else { reports };
         let retry_after = wait.map(|wait| Duration::from_secs_f64(wait.ceil()));
         Answer {
             throttled: wait.is_some(),
@@ -385,8 +385,8 @@ impl<P: Pacer> Run<'_, P> {
         };
         if self.provider.late_headers {
             self.stocks.iter_mut().for_each(|stock| stock.refill(now));
-            let told = self.tells(None, now);
-            answer = Answer { requests: told.requests, tokens: told.tokens, ..answer };
+            let reports = self.tells(None, now);
+            answer = Answer { requests: reports.requests, tokens: reports.tokens, ..answer };
         }
         if answer.throttled {
             self.figures.throttled += 1;
