@@ -123,7 +123,7 @@ async fn list(State(admin): State<Arc<AdminState>>) -> Json<DegradationStatus> {
         .iter()
         .map(|mode| DegradationModeStatus::new(&snapshot, mode, now))
         .collect();
-    Json(DegradationStatus { modes, episodes: admin.past.all(&admin.live.modes) })
+    Json(DegradationStatus { modes, episodes: admin.episodes.all(&admin.live.modes) })
 }
 
 async fn change(

@@ -98,7 +98,7 @@ impl ApiError {
         let known: Vec<String> = known.into_iter().collect();
         let list = match known.as_slice() {
             [] => "none yet".to_owned(),
-            [first @ .., _] if first.len() >= LISTED => {
+            all if all.len() > LISTED => {
                 format!("{}, and {} more", known[..LISTED].join(", "), known.len() - LISTED)
             }
             all => all.join(", "),

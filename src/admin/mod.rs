@@ -56,7 +56,7 @@ pub struct AdminState {
     pub store: Option<Store>,
     /// `None`: the host is in no fleet.
     pub fleet: Option<Fleet>,
-    pub past: Arc<EpisodeHistory>,
+    pub episodes: Arc<EpisodeHistory>,
 }
 
 fn all_routes() -> ApiRoutes {

@@ -63,8 +63,8 @@ impl ControlPlane {
                 log_end(served);
             });
         }
-        let AdminState { current, live, past, .. } = &*self.state;
-        let (current, live, past) = (Arc::clone(current), Arc::clone(live), Arc::clone(past));
+        let AdminState { current, live, episodes, .. } = &*self.state;
+        let (current, live) = (Arc::clone(current), Arc::clone(live));
         tokio::join!(
             watch(
                 self.loader,
@@ -72,7 +72,7 @@ impl ControlPlane {
                 self.watch_events,
                 self.poll,
             ),
-            degradation::run(current, live, past, self.resolver),
+            degradation::run(current, live, Arc::clone(episodes), self.resolver),
         );
     }
 }

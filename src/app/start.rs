@@ -62,7 +62,7 @@ pub fn run(options: &Options) -> Result<Shutdown, StartError> {
         fleet: join_fleet(options, &live, &current)?,
         live,
         current,
-        past: Arc::new(EpisodeHistory::new(store.clone())),
+        episodes: Arc::new(EpisodeHistory::new(store.clone())),
         store,
     });
     // Before the first log line that announces the process: an unhandled signal would end it.
