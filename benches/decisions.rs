@@ -21,7 +21,7 @@ use criterion::measurement::WallTime;
 use criterion::{Bencher, Criterion, criterion_group, criterion_main};
 use http::HeaderName;
 
-use outrigger::cache::Caches;
+use outrigger::cache::CacheRegistry;
 use outrigger::clock;
 use outrigger::live::Live;
 use outrigger::live::address::AddressLive;
@@ -271,7 +271,7 @@ fn snapshot_load(bencher: &mut Bencher<'_, WallTime>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.expect("a runtime can be built");
     let live = live();
-    let caches = Arc::new(Caches::new(Arc::clone(&live.metrics)).expect("chance"));
+    let caches = Arc::new(CacheRegistry::new(Arc::clone(&live.metrics)).expect("chance"));
     let ground =
         SnapshotBuilder { live, caches, resolver: Resolver::new(runtime.handle().clone()) };
     let snapshot = ground.build(shipped(), "0123456789abcdef".to_owned());

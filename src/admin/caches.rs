@@ -12,7 +12,7 @@ use super::AdminState;
 use super::change::Change;
 use super::error::{ApiError, ApiErrorKind};
 use super::routes::ApiRoutes;
-use crate::cache::store::{Cache, CacheResult};
+use crate::cache::store::{CacheResult, ResponseCache};
 
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct CacheList {
@@ -74,7 +74,7 @@ async fn purge(
 }
 
 impl CacheSummary {
-    fn new(cache: &Cache) -> CacheSummary {
+    fn new(cache: &ResponseCache) -> CacheSummary {
         let figures = cache.statistics();
         let results = CacheResult::ALL.map(|result| result.as_str().to_owned());
         CacheSummary {

@@ -32,7 +32,7 @@ pub use auth::{Access, Token, TokenError, read_token};
 pub use routes::ApiEndpoint;
 use routes::ApiRoutes;
 
-use crate::cache::Caches;
+use crate::cache::CacheRegistry;
 use crate::degradation::history::EpisodeHistory;
 use crate::fleet::Fleet;
 use crate::live::Live;
@@ -44,7 +44,7 @@ use crate::store::Store;
 #[derive(Debug)]
 pub struct AdminState {
     pub live: Arc<Live>,
-    pub caches: Arc<Caches>,
+    pub caches: Arc<CacheRegistry>,
     pub current: Arc<CurrentSnapshot>,
     pub loader: Arc<Loader>,
     /// A policy is in force and the listener is open.

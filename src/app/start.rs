@@ -16,7 +16,7 @@ use super::signals::{SignalAction, Signals};
 use super::workers::Workers;
 use super::{Options, StartError, store_dir};
 use crate::admin::{self, Access, AdminState, Token};
-use crate::cache::Caches;
+use crate::cache::CacheRegistry;
 use crate::clock;
 use crate::degradation::history::EpisodeHistory;
 use crate::fleet::Fleet;
@@ -42,7 +42,7 @@ pub fn run(options: &Options) -> Result<Shutdown, StartError> {
     let (control, front_runtime) = (runtime()?, runtime()?);
     let live = Arc::new(live(options, read.policy().server.buffered));
     let resolver = Resolver::new(control.handle().clone());
-    let caches = Arc::new(Caches::new(Arc::clone(&live.metrics))?);
+    let caches = Arc::new(CacheRegistry::new(Arc::clone(&live.metrics))?);
     let builder = SnapshotBuilder {
         live: Arc::clone(&live),
         caches: Arc::clone(&caches),

@@ -119,7 +119,7 @@ impl CachedResponse {
         &self,
         response: &HeaderMap,
         freshness: Freshness,
-        asked: Instant,
+        requested_at: Instant,
     ) -> CachedResponse {
         let mut headers = self.headers.clone();
         let update = Self::storable_headers(response.clone());
@@ -131,8 +131,8 @@ impl CachedResponse {
         }
         CachedResponse {
             headers,
-            freshness: freshness,
-            requested_at: asked,
+            freshness,
+            requested_at,
             frames: Arc::clone(&self.frames),
             ..self.clone()
         }

@@ -78,7 +78,7 @@ impl Freshness {
             // A cookie may begin a session: stored only with explicit freshness (RFC 9111, 7.3).
             return None;
         }
-        let policy = policy(request, (status, headers), &control, wall)?;
+        let policy = policy(request, status, headers, &control, wall)?;
         if !policy.is_storable() {
             return None;
         }
@@ -177,7 +177,8 @@ fn is_explicit(control: &CacheControl, headers: &HeaderMap) -> bool {
 
 fn policy(
     request: &HeaderMap,
-    (status, headers): (StatusCode, &HeaderMap),
+    status: StatusCode,
+    headers: &HeaderMap,
     control: &CacheControl,
     wall: SystemTime,
 ) -> Option<CachePolicy> {

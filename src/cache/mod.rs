@@ -28,43 +28,49 @@ use parking_lot::Mutex;
 
 use crate::cache::invalidation_table::InvalidationTable;
 use crate::cache::key::CacheSecret;
-use crate::cache::store::Cache;
+use crate::cache::store::ResponseCache;
 use crate::policy::sections::model;
 use crate::telemetry::metrics::Metrics;
 
 /// Every cache, by its name.
 #[derive(Debug)]
-pub struct Caches {
+pub struct CacheRegistry {
     metrics: Arc<Metrics>,
     secret: CacheSecret,
-    marks: Arc<InvalidationTable>,
-    named: Mutex<HashMap<String, Arc<Cache>>>,
+    invalidations: Arc<InvalidationTable>,
+    named: Mutex<HashMap<String, Arc<ResponseCache>>>,
 }
 
-impl Caches {
+impl CacheRegistry {
     /// # Errors
     /// When the system provides no random bytes.
-    pub fn new(metrics: Arc<Metrics>) -> io::Result<Caches> {
+    pub fn new(metrics: Arc<Metrics>) -> io::Result<CacheRegistry> {
         let secret = CacheSecret::new()?;
-        Ok(Caches { metrics, secret, marks: Arc::default(), named: Mutex::default() })
+        Ok(CacheRegistry {
+            metrics,
+            secret,
+            invalidations: Arc::default(),
+            named: Mutex::default(),
+        })
     }
 
     /// The cache of this name, created or resized.
-    pub fn cache(&self, policy: &model::Cache) -> Arc<Cache> {
+    pub fn cache(&self, policy: &model::Cache) -> Arc<ResponseCache> {
         let mut named = self.named.lock();
         if let Some(cache) = named.get(&policy.name) {
             cache.retune(policy.max_bytes);
             return Arc::clone(cache);
         }
-        let of = (self.secret.clone(), Arc::clone(&self.marks));
-        let cache = Arc::new(Cache::new(policy, of, &self.metrics));
+        let (secret, invalidations) = (self.secret.clone(), Arc::clone(&self.invalidations));
+        let cache = ResponseCache::new(policy, secret, invalidations, &self.metrics);
+        let cache = Arc::new(cache);
         named.insert(policy.name.clone(), Arc::clone(&cache));
         cache
     }
 
     /// The invalidations of all caches.
     pub fn invalidations(&self) -> &Arc<InvalidationTable> {
-        &self.marks
+        &self.invalidations
     }
 
     pub fn secret(&self) -> &CacheSecret {
@@ -77,7 +83,7 @@ impl Caches {
     }
 
     /// Every cache, ordered by its name.
-    pub fn all(&self) -> Vec<Arc<Cache>> {
+    pub fn all(&self) -> Vec<Arc<ResponseCache>> {
         let mut all: Vec<_> = self.named.lock().values().cloned().collect();
         all.sort_by(|one, other| one.name().cmp(other.name()));
         all

@@ -15,7 +15,7 @@ use super::entry::CachedResponse;
 use super::freshness::Freshness;
 use super::key::CacheKey;
 use super::shared_body::{BodyEnd, BodyReader, SharedBody};
-use super::store::Cache;
+use super::store::ResponseCache;
 use super::vary::VariantKey;
 
 /// How far followers of a response that is too large to store may fall behind.
@@ -29,15 +29,15 @@ pub struct RecordingHead {
     pub headers: HeaderMap,
     pub freshness: Freshness,
     pub variant: VariantKey,
-    pub asked: Instant,
+    pub requested_at: Instant,
     pub generation: u64,
 }
 
 #[derive(Debug)]
 pub struct ResponseRecorder {
-    cache: Arc<Cache>,
+    cache: Arc<ResponseCache>,
     key: CacheKey,
-    asked: Instant,
+    requested_at: Instant,
     generation: u64,
     body: Arc<SharedBody>,
     /// Followers may join until the body ends.
@@ -52,30 +52,23 @@ pub struct ResponseRecorder {
 impl ResponseRecorder {
     /// Begins a recording; `None` if the head, or the body according to `length`, is too large.
     pub fn begin(
-        cache: &Arc<Cache>,
+        cache: &Arc<ResponseCache>,
         draft: RecordingHead,
         length: Option<u64>,
     ) -> Option<ResponseRecorder> {
-        let RecordingHead {
-            key,
-            status,
-            headers,
-            freshness: freshness,
-            variant: variant,
-            asked,
-            generation,
-        } = draft;
+        let RecordingHead { key, status, headers, freshness, variant, requested_at, generation } =
+            draft;
         let weight = CachedResponse::weight_of(&headers, &variant, 0, 0);
         if weight + length.unwrap_or(0) > cache.max_entry_bytes() || !cache.reserve(weight) {
             return None;
         }
-        let body = Arc::new(SharedBody::new((status, headers), freshness, variant, asked));
+        let body = Arc::new(SharedBody::new(status, headers, freshness, variant, requested_at));
         Some(ResponseRecorder {
             cache: Arc::clone(cache),
             key,
-            asked,
+            requested_at,
             generation,
-            body: body,
+            body,
             leader: None,
             weight,
             frames: 0,
@@ -156,7 +149,7 @@ impl ResponseRecorder {
                 length,
                 freshness: self.body.freshness.clone(),
                 variant: self.body.variant.clone(),
-                requested_at: self.asked,
+                requested_at: self.requested_at,
             };
             self.cache.put(self.key, stored, self.generation);
         }

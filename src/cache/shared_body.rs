@@ -70,19 +70,13 @@ pub struct BodyReader {
 
 impl SharedBody {
     pub fn new(
-        (status, headers): (StatusCode, HeaderMap),
+        status: StatusCode,
+        headers: HeaderMap,
         freshness: Freshness,
         variant: VariantKey,
         requested_at: Instant,
     ) -> SharedBody {
-        SharedBody {
-            status,
-            headers,
-            freshness: freshness,
-            variant: variant,
-            requested_at,
-            state: Mutex::default(),
-        }
+        SharedBody { status, headers, freshness, variant, requested_at, state: Mutex::default() }
     }
 
     /// A reader from the beginning; `None` if that was dropped.
@@ -145,11 +139,11 @@ impl SharedBody {
         self.update(|state| {
             let behind =
                 state.initiator_position().saturating_sub(state.dropped).min(state.frames.len());
-            let ahead = state.frames.iter().skip(behind).map(|frame| frame.len() as u64).sum();
-            if state.window.is_some_and(|window| ahead <= window / 2) {
+            let unread = state.frames.iter().skip(behind).map(|frame| frame.len() as u64).sum();
+            if state.window.is_some_and(|window| unread <= window / 2) {
                 state.frames.drain(..behind);
                 state.dropped += behind;
-                state.bytes = ahead;
+                state.bytes = unread;
             }
         });
     }
@@ -234,15 +228,15 @@ impl BodyReader {
         let mut state = self.of.state.lock();
         let state = &mut *state;
         let Some(place) = state.readers.get_mut(&self.id) else { return Poll::Ready(None) };
-        let ahead = place.at.checked_sub(state.dropped);
-        if let Some(frame) = ahead.and_then(|ahead| state.frames.get(ahead)).cloned() {
+        let index = place.at.checked_sub(state.dropped);
+        if let Some(frame) = index.and_then(|index| state.frames.get(index)).cloned() {
             place.at += 1;
             state.drop_read_frames();
             return Poll::Ready(Some(Ok(frame)));
         }
         match state.end {
-            Some(BodyEnd::Complete) if ahead.is_some() => Poll::Ready(None),
-            None if ahead.is_some() => {
+            Some(BodyEnd::Complete) if index.is_some() => Poll::Ready(None),
+            None if index.is_some() => {
                 place.waker = Some(cx.waker().clone());
                 Poll::Pending
             }
@@ -282,7 +276,7 @@ mod tests {
         let variant = VariantKey::of(&request, &response, &secret).expect("no names");
         let freshness =
             Freshness::fixed(Instant::now(), Duration::from_secs(1), StaleWindows::default());
-        Arc::new(SharedBody::new((StatusCode::OK, response), freshness, variant, Instant::now()))
+        Arc::new(SharedBody::new(StatusCode::OK, response, freshness, variant, Instant::now()))
     }
 
     fn next(reader: &mut BodyReader) -> Poll<Option<Result<Bytes, BodyEnd>>> {

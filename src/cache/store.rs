@@ -38,7 +38,7 @@ pub enum CacheResult {
 }
 
 #[derive(Debug)]
-pub struct Cache {
+pub struct ResponseCache {
     name: String,
     pub secret: CacheSecret,
     /// The last change of each URI.
@@ -118,22 +118,23 @@ impl Lifecycle<CacheKey, Arc<CacheEntry>> for EvictionCounter {
     }
 }
 
-impl Cache {
+impl ResponseCache {
     pub fn new(
         policy: &model::Cache,
-        (secret, marks): (CacheSecret, Arc<InvalidationTable>),
+        secret: CacheSecret,
+        invalidations: Arc<InvalidationTable>,
         metrics: &Metrics,
-    ) -> Cache {
+    ) -> ResponseCache {
         let labels = CacheLabels { cache: policy.name.clone() };
         let results = CacheResult::ALL.map(|result| {
             let labels = CacheResultLabels { cache: policy.name.clone(), result: result.as_str() };
             metrics.cache_requests.with(&labels)
         });
         let evictions = metrics.cache_evictions.with(&labels);
-        Cache {
+        ResponseCache {
             name: policy.name.clone(),
             secret,
-            invalidations: marks,
+            invalidations,
             uncoalesced: InvalidationTable::default(),
             in_flight: InFlightRequests::default(),
             responses: new_map(policy.max_bytes, EvictionCounter(evictions.clone())),

@@ -1,5 +1,5 @@
 use super::*;
-use crate::cache::Caches;
+use crate::cache::CacheRegistry;
 use crate::cache::coalesce::{CoalesceRole, LeaderOutcome};
 use crate::cache::freshness::{Freshness, StaleWindows};
 use crate::cache::recorder::{RecordingHead, ResponseRecorder};
@@ -11,8 +11,8 @@ use proptest::prelude::*;
 use std::future::Future;
 use std::time::Duration;
 
-fn cache(max_bytes: u64) -> Arc<Cache> {
-    let caches = Caches::new(Arc::new(Metrics::new())).expect("random bytes");
+fn cache(max_bytes: u64) -> Arc<ResponseCache> {
+    let caches = CacheRegistry::new(Arc::new(Metrics::new())).expect("random bytes");
     caches.cache(&policy(max_bytes))
 }
 
@@ -26,13 +26,13 @@ fn policy(max_bytes: u64) -> model::Cache {
     }
 }
 
-fn key(cache: &Cache, n: usize) -> CacheKey {
+fn key(cache: &ResponseCache, n: usize) -> CacheKey {
     let mut builder = cache.secret.builder();
     builder.part(&n.to_be_bytes());
     builder.finish()
 }
 
-fn draft(cache: &Cache, key: CacheKey, headers: HeaderMap) -> RecordingHead {
+fn draft(cache: &ResponseCache, key: CacheKey, headers: HeaderMap) -> RecordingHead {
     let now = crate::clock::now();
     let variant = VariantKey::of(&HeaderMap::new(), &headers, &cache.secret);
     RecordingHead {
@@ -41,13 +41,13 @@ fn draft(cache: &Cache, key: CacheKey, headers: HeaderMap) -> RecordingHead {
         headers,
         freshness: Freshness::fixed(now, Duration::from_secs(60), StaleWindows::default()),
         variant: variant.expect("a few names"),
-        asked: now,
+        requested_at: now,
         generation: cache.generation(),
     }
 }
 
 /// Records a response of this many bytes in frames of 1 KiB.
-fn record(cache: &Arc<Cache>, n: usize, bytes: usize) {
+fn record(cache: &Arc<ResponseCache>, n: usize, bytes: usize) {
     let key = key(cache, n);
     let Some(mut recorder) =
         ResponseRecorder::begin(cache, draft(cache, key, HeaderMap::new()), None)
@@ -157,7 +157,7 @@ fn an_entry_has_at_most_sixteen_variants_and_an_eighth_of_the_bytes() {
 
 #[test]
 fn a_cache_survives_a_reload_and_can_shrink() {
-    let caches = Caches::new(Arc::new(Metrics::new())).expect("random bytes");
+    let caches = CacheRegistry::new(Arc::new(Metrics::new())).expect("random bytes");
     let cache = caches.cache(&policy(1 << 20));
     (0..40).for_each(|n| record(&cache, n, 20 << 10));
     let again = caches.cache(&policy(1 << 18));

@@ -10,7 +10,7 @@ use super::{
     DegradationMode, Endpoint, EndpointCandidate, Provider, Route, RouteCache, RouteMetrics,
     RouteMode, RouteModes, RouteQueue, Snapshot, Tier, degradation, listener_tls,
 };
-use crate::cache::Caches;
+use crate::cache::CacheRegistry;
 use crate::clock;
 use crate::live::Live;
 use crate::live::degradation::outcome_window::OutcomeWindow;
@@ -38,7 +38,7 @@ pub enum BuildError {
 #[derive(Clone, Debug)]
 pub struct SnapshotBuilder {
     pub live: Arc<Live>,
-    pub caches: Arc<Caches>,
+    pub caches: Arc<CacheRegistry>,
     pub resolver: Resolver,
 }
 

@@ -20,8 +20,8 @@ use http::{HeaderMap, Method};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::Histogram;
 
-use crate::cache::Caches;
-use crate::cache::store::Cache;
+use crate::cache::CacheRegistry;
+use crate::cache::store::ResponseCache;
 use crate::live::degradation::outcome_window::OutcomeWindow;
 use crate::live::provider::ProviderLive;
 use crate::live::queue::QueueLive;
@@ -73,7 +73,7 @@ pub struct Route {
     /// `None`: nothing is stored.
     pub cache: Option<RouteCache>,
     /// The caches that an unsafe request invalidates; `None`: no cache needs that.
-    pub invalidation: Option<Arc<Caches>>,
+    pub invalidation: Option<Arc<CacheRegistry>>,
     pub metrics: RouteMetrics,
     /// The displayed digits of the policy's hash.
     pub policy_hash: Arc<str>,
@@ -92,7 +92,7 @@ pub struct RouteQueue {
 #[derive(Clone, Debug)]
 pub struct RouteCache {
     pub policy: model::Cache,
-    pub live: Arc<Cache>,
+    pub live: Arc<ResponseCache>,
 }
 
 /// The endpoints among which the balancer selects.

@@ -214,8 +214,8 @@ impl AccessRecord {
                 snapshot.access_log.as_ref()
             }
         };
-        let Some(log) = log else { return };
-        self.worker.log_line(log, now, |out, time| match log.1 {
+        let Some((destination, format)) = log else { return };
+        self.worker.log_line(destination, now, |out, time| match format {
             LogFormat::Json => self.write(LogLine::<true>::begin(out, time), end, took),
             LogFormat::Text => self.write(LogLine::<false>::begin(out, time), end, took),
         });

@@ -387,7 +387,7 @@ fn draft(
         headers,
         freshness: life,
         variant: selecting,
-        asked,
+        requested_at: asked,
         generation,
     })
 }

@@ -20,7 +20,6 @@ use super::connection::{self, Client, Clients};
 use crate::clock;
 use crate::json::scan::PointerMatches;
 use crate::live::Live;
-use crate::policy::sections::model::LogFormat;
 use crate::resilience::balance::balancer::BalancerCandidate;
 use crate::snapshot::{CurrentSnapshot, Snapshot};
 use crate::store::Store;
@@ -131,16 +130,16 @@ impl Worker {
     /// the formatted time.
     pub fn log_line(
         &self,
-        log: &(Arc<LogDestination>, LogFormat),
+        destination: &Arc<LogDestination>,
         now: Instant,
         write: impl FnOnce(&mut Vec<u8>, &[u8]),
     ) {
         let mut lines = self.lines.borrow_mut();
-        if lines.target.as_ref().is_some_and(|target| !Arc::ptr_eq(target, &log.0)) {
+        if lines.target.as_ref().is_some_and(|target| !Arc::ptr_eq(target, destination)) {
             self.flush(&mut lines);
         }
         if lines.target.is_none() {
-            lines.target = Some(Arc::clone(&log.0));
+            lines.target = Some(Arc::clone(destination));
         }
         let LogBuffer { stamp, text, .. } = &mut *lines;
         let (then, wall) = self.clocks.get();
