@@ -1,4 +1,4 @@
-//! Episodes: what is known of every time that a mode was in force, before a restart too.
+//! The episodes of degradation modes, those of earlier processes included.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,12 +15,12 @@ use crate::live::degradation::mode::{EPISODES, Modes};
 use crate::store::{Millis, Store};
 use crate::telemetry::events::rfc3339;
 
-/// How often what an episode did so far is written.
-const AGAIN: Duration = Duration::from_secs(5);
-/// Answers that were under way when it ended come within this, mostly.
-const SETTLED: Duration = Duration::from_secs(120);
+/// How often the impact of a running episode is written.
+const WRITE_INTERVAL: Duration = Duration::from_secs(5);
+/// After its end an episode is written for this long: responses in progress still change its impact.
+const SETTLE_TIME: Duration = Duration::from_secs(120);
 
-/// An episode as it is shown and kept.
+/// An episode as the API shows it and the store keeps it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct EpisodeRecord {
     pub mode: String,
@@ -28,10 +28,10 @@ pub struct EpisodeRecord {
     pub shadow: bool,
     /// RFC 3339.
     pub began: String,
-    /// Absent while it lasts, and where the process ended before it.
+    /// Absent while the episode lasts, and if the process ended before it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended: Option<String>,
-    /// So far, while it lasts.
+    /// Duration; so far, while the episode lasts.
     pub seconds: f64,
     /// `condition`, `override`, `removed` or `restart`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -40,16 +40,16 @@ pub struct EpisodeRecord {
     pub impact: EpisodeImpact,
 }
 
-/// All episodes that are known.
+/// All known episodes.
 #[derive(Debug)]
 pub struct EpisodeHistory {
     store: Option<Store>,
-    /// Of earlier processes.
-    before: Mutex<Vec<EpisodeRecord>>,
-    begun: Notify,
+    /// Episodes of earlier processes.
+    earlier: Mutex<Vec<EpisodeRecord>>,
+    changed: Notify,
 }
 
-/// One of this process, and what of it is written.
+/// An episode of this process that may still change, and its record in the store.
 struct UnsettledEpisode {
     episode: Arc<Episode>,
     written: Option<EpisodeRecord>,
@@ -73,34 +73,34 @@ impl EpisodeRecord {
 }
 
 impl EpisodeHistory {
-    /// `None`: what is not in memory is forgotten.
+    /// Without a store, the history covers this process only.
     pub fn new(store: Option<Store>) -> EpisodeHistory {
-        EpisodeHistory { store, before: Mutex::default(), begun: Notify::new() }
+        EpisodeHistory { store, earlier: Mutex::default(), changed: Notify::new() }
     }
 
-    /// Every one, the newest first.
+    /// All episodes, the newest first.
     pub fn all(&self, modes: &Modes) -> Vec<EpisodeRecord> {
         let (now, _) = modes.episodes_since(0);
-        let before = self.before.lock();
+        let before = self.earlier.lock();
         let now = now.iter().rev().map(|episode| EpisodeRecord::of(episode));
         now.chain(before.iter().rev().cloned()).take(EPISODES).collect()
     }
 
-    /// One began, or ended.
-    pub(super) fn news(&self) {
-        self.begun.notify_one();
+    /// An episode began or ended.
+    pub(super) fn notify_changed(&self) {
+        self.changed.notify_one();
     }
 
-    /// Reads back what was kept, then writes down what comes.
+    /// Reads the stored episodes, then writes new ones.
     pub(super) async fn run(&self, modes: &Modes) {
         let Some(store) = &self.store else { return };
         match store.episodes().await {
             Ok(episodes) => {
                 let read = episodes.iter().filter_map(|text| serde_json::from_str(text).ok());
-                let read = read.map(EpisodeRecord::of_before).collect();
-                *self.before.lock() = read;
+                let read = read.map(EpisodeRecord::of_earlier_process).collect();
+                *self.earlier.lock() = read;
             }
-            Err(error) => tracing::warn!(%error, "past episodes cannot be read"),
+            Err(error) => tracing::warn!(%error, "cannot read stored episodes"),
         }
         let (mut seen, mut kept) = (0, VecDeque::new());
         loop {
@@ -112,9 +112,9 @@ impl EpisodeHistory {
             }
             kept.retain(|one| !one.is_settled());
             match kept.is_empty() {
-                true => self.begun.notified().await,
+                true => self.changed.notified().await,
                 false => {
-                    let _ = tokio::time::timeout(AGAIN, self.begun.notified()).await;
+                    let _ = tokio::time::timeout(WRITE_INTERVAL, self.changed.notified()).await;
                 }
             }
         }
@@ -122,8 +122,8 @@ impl EpisodeHistory {
 }
 
 impl EpisodeRecord {
-    /// One that a process began which is gone.
-    fn of_before(self) -> EpisodeRecord {
+    /// A record of an earlier process. It cannot still last.
+    fn of_earlier_process(self) -> EpisodeRecord {
         match self.ended_by {
             Some(_) => self,
             None => EpisodeRecord { ended_by: Some("restart".to_owned()), ..self },
@@ -141,14 +141,15 @@ impl UnsettledEpisode {
         let began = Millis::of(self.episode.began);
         match store.save_episode(began, record.mode.clone(), text).await {
             Ok(()) => self.written = Some(record),
-            Err(error) => tracing::warn!(%error, "an episode cannot be written: tried again"),
+            Err(error) => tracing::warn!(%error, "cannot write an episode; retrying"),
         }
     }
 
-    /// It is over, and what it did is written.
+    /// Whether it ended some time ago and its last record is written.
     fn is_settled(&self) -> bool {
-        let over =
-            |at: SystemTime| clock::wall().duration_since(at).is_ok_and(|passed| passed >= SETTLED);
+        let over = |at: SystemTime| {
+            clock::wall().duration_since(at).is_ok_and(|passed| passed >= SETTLE_TIME)
+        };
         let written = self.written.as_ref() == Some(&EpisodeRecord::of(&self.episode));
         self.episode.ended().is_some_and(|end| written && over(end.at))
     }

@@ -1,7 +1,7 @@
-//! Modes are entered and left: conditions are looked at, off the request path, and what came of it is
-//! written down and told.
+//! Enters and leaves degradation modes off the request path, records their episodes, and sends
+//! notifications.
 //!
-//! A look is taken every 100 ms while the policy has modes, and at once when a breaker changed.
+//! Conditions are evaluated every 100 ms while the policy has modes, and at once when a breaker changes.
 
 pub mod history;
 mod notifier;
@@ -21,51 +21,56 @@ use crate::telemetry::metrics::SignalLabels;
 use crate::telemetry::process::host_name;
 use crate::upstream::Resolver;
 
-/// Between two looks.
-const BEAT: Duration = Duration::from_millis(100);
+const INTERVAL: Duration = Duration::from_millis(100);
 
-/// Looks at the conditions until the process ends.
+/// Evaluates the conditions until the process ends.
 pub async fn run(
     current: Arc<CurrentSnapshot>,
     live: Arc<Live>,
-    past: Arc<EpisodeHistory>,
+    history: Arc<EpisodeHistory>,
     resolver: Resolver,
 ) {
-    let alerts = Notifier::new(Arc::clone(&live), resolver, host_name());
+    let notifier = Notifier::new(Arc::clone(&live), resolver, host_name());
     let local = LocalSet::new();
-    // Writing may take its time: nobody is entered later for that.
-    let both =
-        async { tokio::join!(watch(&current, &live, &past, &alerts), past.run(&live.modes)) };
+    // Concurrent, so that a slow write delays no mode.
+    let both = async {
+        tokio::join!(watch(&current, &live, &history, &notifier), history.run(&live.modes))
+    };
     local.run_until(both).await;
 }
 
-async fn watch(current: &CurrentSnapshot, live: &Live, past: &EpisodeHistory, alerts: &Notifier) {
-    let mut told = 0;
+async fn watch(
+    current: &CurrentSnapshot,
+    live: &Live,
+    history: &EpisodeHistory,
+    notifier: &Notifier,
+) {
+    let mut recorded = 0;
     loop {
         let snapshot = current.load_full();
-        look(&snapshot, live);
-        if std::mem::replace(&mut told, live.modes.changes()) != live.modes.changes() {
-            past.news();
+        evaluate_all(&snapshot, live);
+        if std::mem::replace(&mut recorded, live.modes.changes()) != live.modes.changes() {
+            history.notify_changed();
         }
-        alerts.tell(&snapshot);
-        let nothing =
+        notifier.notify(&snapshot);
+        let inactive =
             snapshot.modes.is_empty() && !live.modes.all().iter().any(|cell| cell.is_in_force());
-        // Whoever holds a snapshot keeps what only it names from being forgotten.
+        // A held snapshot would keep live state from being forgotten.
         drop(snapshot);
-        if nothing && alerts.is_quiet() {
-            // A reload wakes.
+        if inactive && notifier.is_idle() {
+            // A reload wakes it.
             live.modes.woken().await;
         } else {
-            let _ = tokio::time::timeout(BEAT, live.modes.woken()).await;
+            let _ = tokio::time::timeout(INTERVAL, live.modes.woken()).await;
         }
     }
 }
 
-/// Looks at every mode of the policy; what it has no longer is left.
-fn look(snapshot: &Snapshot, live: &Live) {
+/// Evaluates every mode of the policy, and leaves those that it no longer has.
+fn evaluate_all(snapshot: &Snapshot, live: &Live) {
     let now = clock::now();
     for mode in &snapshot.modes {
-        look_at(mode, live, now);
+        evaluate(mode, live, now);
     }
     for cell in live.modes.all() {
         if !snapshot.modes.iter().any(|mode| Arc::ptr_eq(&mode.live, &cell)) {
@@ -75,11 +80,12 @@ fn look(snapshot: &Snapshot, live: &Live) {
     live.modes.forget_unused();
 }
 
-fn look_at(mode: &DegradationMode, live: &Live, now: Instant) {
-    let (holds, seen) = mode.evaluate(now);
-    for sign in &seen {
-        let labels = SignalLabels { mode: mode.policy.name.clone(), signal: sign.signal.clone() };
-        live.metrics.degradation_signal.with(&labels).set(sign.value.unwrap_or(0.0));
+fn evaluate(mode: &DegradationMode, live: &Live, now: Instant) {
+    let (met, signals) = mode.evaluate(now);
+    for reading in &signals {
+        let labels =
+            SignalLabels { mode: mode.policy.name.clone(), signal: reading.signal.clone() };
+        live.metrics.degradation_signal.with(&labels).set(reading.value.unwrap_or(0.0));
     }
-    live.modes.update(&mode.live, holds, seen, now);
+    live.modes.update(&mode.live, met, signals, now);
 }

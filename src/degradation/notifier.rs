@@ -1,9 +1,9 @@
-//! Who is told that a mode was entered or left (`notify`): posted off the request path, signed where
-//! the policy has a secret, and again for about ten minutes until it is taken.
+//! Sends the notifications of modes (`notify`) off the request path. They are signed if the policy has a
+//! secret, and repeated for about ten minutes until they are accepted.
 //!
-//! At most one message goes out a minute for each mode and place; what changes meanwhile is told with
-//! the next. A newer message takes the place of one that is still tried. So there is never more than
-//! one on its way to each place.
+//! Each mode sends at most one message a minute to each target; the next message counts the changes in
+//! between. A newer message replaces one that is still being repeated, so at most one is in flight per
+//! target.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -15,7 +15,7 @@ use bytes::Bytes;
 use tokio::task::{JoinHandle, spawn_local};
 
 use super::history::EpisodeRecord;
-use super::webhook_payload::letter;
+use super::webhook_payload::payload;
 use crate::clock;
 use crate::live::Live;
 use crate::live::degradation::mode::ModeCell;
@@ -27,9 +27,9 @@ use crate::telemetry::metrics::NotificationLabels;
 use crate::upstream::{Pools, Resolver, WebhookMessage, WebhookSender, signature};
 
 const MINUTE: Duration = Duration::from_secs(60);
-/// With these it is tried for about ten minutes.
-const TIMES: u32 = 9;
-const AGAIN: BackoffPolicy = BackoffPolicy {
+/// Together with the backoff: about ten minutes.
+const MAX_ATTEMPTS: u32 = 9;
+const BACKOFF: BackoffPolicy = BackoffPolicy {
     initial: Duration::from_secs(2),
     max: Duration::from_secs(180),
     multiplier: 2.5,
@@ -38,69 +38,69 @@ const AGAIN: BackoffPolicy = BackoffPolicy {
 
 pub struct Notifier {
     live: Arc<Live>,
-    posts: Rc<WebhookSender>,
+    sender: Rc<WebhookSender>,
     pools: Pools,
     host: String,
     modes: RefCell<HashMap<String, ModeNotifications>>,
 }
 
-/// What was told of a mode.
+/// The notifications of one mode.
 struct ModeNotifications {
     cell: Arc<ModeCell>,
-    to: Vec<Notify>,
-    /// Changes that the message under way leaves out.
-    more: u64,
-    last: Option<Instant>,
-    under_way: Vec<JoinHandle<()>>,
+    targets: Vec<Notify>,
+    /// Changes that the latest message does not report.
+    skipped: u64,
+    last_sent: Option<Instant>,
+    in_flight: Vec<JoinHandle<()>>,
 }
 
 impl Notifier {
     pub fn new(live: Arc<Live>, resolver: Resolver, host: String) -> Notifier {
         let pools = Pools::new(MINUTE);
-        let posts = Rc::new(WebhookSender::new(pools.clone(), resolver, 2));
-        Notifier { live, posts, pools, host, modes: RefCell::default() }
+        let sender = Rc::new(WebhookSender::new(pools.clone(), resolver, 2));
+        Notifier { live, sender, pools, host, modes: RefCell::default() }
     }
 
-    /// Tells of the modes that changed, where a message may go out now.
-    pub fn tell(&self, snapshot: &Snapshot) {
+    /// Sends notifications of the modes that changed, if a message may be sent now.
+    pub fn notify(&self, snapshot: &Snapshot) {
         let now = clock::now();
         self.pools.sweep(now);
         let mut modes = self.modes.borrow_mut();
         for mode in &snapshot.modes {
-            let told = modes
+            let notifications = modes
                 .entry(mode.policy.name.clone())
                 .or_insert_with(|| ModeNotifications::new(mode));
-            told.retune(mode);
+            notifications.update(mode);
         }
-        for told in modes.values_mut() {
-            told.under_way.retain(|task| !task.is_finished());
-            if let Some((record, more)) = told.due(now) {
-                self.send(told, &record, more);
-                told.last = Some(now);
+        for notifications in modes.values_mut() {
+            notifications.in_flight.retain(|task| !task.is_finished());
+            if let Some((record, skipped)) = notifications.due(now) {
+                self.send(notifications, &record, skipped);
+                notifications.last_sent = Some(now);
             }
         }
         let known = |name: &str| snapshot.modes.iter().any(|mode| mode.policy.name == name);
-        modes.retain(|name, told| known(name) || !told.is_quiet());
+        modes.retain(|name, it| known(name) || !it.is_idle());
     }
 
-    /// Nothing is to be told, and nothing is on its way.
-    pub fn is_quiet(&self) -> bool {
-        self.modes.borrow().values().all(ModeNotifications::is_quiet)
+    /// Nothing is to be sent, and nothing is in flight.
+    pub fn is_idle(&self) -> bool {
+        self.modes.borrow().values().all(ModeNotifications::is_idle)
     }
 
-    fn send(&self, told: &mut ModeNotifications, record: &EpisodeRecord, more: u64) {
-        told.under_way.drain(..).for_each(|older| older.abort());
-        let body = Bytes::from(letter(record, &self.host, more).to_string());
+    fn send(&self, notifications: &mut ModeNotifications, record: &EpisodeRecord, skipped: u64) {
+        notifications.in_flight.drain(..).for_each(|older| older.abort());
+        let body = Bytes::from(payload(record, &self.host, skipped).to_string());
         let id = format!("mode_{:016x}{:016x}", clock::random(), clock::random());
-        for notify in &told.to {
-            let (live, posts) = (Arc::clone(&self.live), Rc::clone(&self.posts));
-            let (mode, notify) = (told.cell.name.clone(), notify.clone());
+        for notify in &notifications.targets {
+            let (live, sender) = (Arc::clone(&self.live), Rc::clone(&self.sender));
+            let (mode, notify) = (notifications.cell.name.clone(), notify.clone());
             let (id, body) = (id.clone(), body.clone());
             let task = async move {
-                let alert = Notification { live, posts, mode, notify, id, body };
-                alert.send().await;
+                let notification = Notification { live, sender, mode, notify, id, body };
+                notification.send().await;
             };
-            told.under_way.push(spawn_local(task));
+            notifications.in_flight.push(spawn_local(task));
         }
     }
 }
@@ -109,49 +109,49 @@ impl ModeNotifications {
     fn new(mode: &DegradationMode) -> ModeNotifications {
         ModeNotifications {
             cell: Arc::clone(&mode.live),
-            to: Vec::new(),
-            more: 0,
-            last: None,
-            under_way: Vec::new(),
+            targets: Vec::new(),
+            skipped: 0,
+            last_sent: None,
+            in_flight: Vec::new(),
         }
     }
 
-    fn retune(&mut self, mode: &DegradationMode) {
+    fn update(&mut self, mode: &DegradationMode) {
         self.cell = Arc::clone(&mode.live);
         let notify = |action: &Action| match action {
             Action::Notify(notify) => Some((**notify).clone()),
             _ => None,
         };
-        self.to = mode.policy.actions.iter().filter_map(notify).collect();
+        self.targets = mode.policy.actions.iter().filter_map(notify).collect();
     }
 
-    /// What is to be told now, and how many changes before it were not.
+    /// The record to report now, and the number of earlier changes that were not reported.
     fn due(&mut self, now: Instant) -> Option<(EpisodeRecord, u64)> {
         let new = self.cell.unreported_changes();
-        if new == 0 || self.to.is_empty() {
+        if new == 0 || self.targets.is_empty() {
             self.cell.mark_reported();
             return None;
         }
         let early = |last: Instant| now.saturating_duration_since(last) < MINUTE;
-        if self.last.is_some_and(early) {
+        if self.last_sent.is_some_and(early) {
             return None;
         }
         self.cell.mark_reported();
-        // One that is still on its way makes room for the newer one, which says so.
-        let lost = if self.under_way.is_empty() { 0 } else { 1 + self.more };
-        self.more = new - 1 + lost;
-        Some((EpisodeRecord::of(&*self.cell.latest()?), self.more))
+        // A message in flight is replaced by the newer one, which counts it.
+        let replaced = if self.in_flight.is_empty() { 0 } else { 1 + self.skipped };
+        self.skipped = new - 1 + replaced;
+        Some((EpisodeRecord::of(&*self.cell.latest()?), self.skipped))
     }
 
-    fn is_quiet(&self) -> bool {
-        self.cell.unreported_changes() == 0 && self.under_way.iter().all(JoinHandle::is_finished)
+    fn is_idle(&self) -> bool {
+        self.cell.unreported_changes() == 0 && self.in_flight.iter().all(JoinHandle::is_finished)
     }
 }
 
-/// A message to one place.
+/// A message to one target.
 struct Notification {
     live: Arc<Live>,
-    posts: Rc<WebhookSender>,
+    sender: Rc<WebhookSender>,
     mode: String,
     notify: Notify,
     id: String,
@@ -161,21 +161,21 @@ struct Notification {
 impl Notification {
     async fn send(self) {
         let (mode, to) = (&self.mode, &self.notify.reference);
-        for times in 1..=TIMES {
-            let Err(error) = self.posts.send(&self.notify.to, &self.post()).await else {
+        for attempt in 1..=MAX_ATTEMPTS {
+            let Err(error) = self.sender.send(&self.notify.to, &self.message()).await else {
                 self.count("sent");
                 return;
             };
-            self.count(if times < TIMES { "failed" } else { "given_up" });
-            let why = error.without_host();
-            tracing::warn!(mode, to, why, times, "an alert was not taken");
-            if times < TIMES {
-                tokio::time::sleep(AGAIN.delay(times, clock::draw())).await;
+            self.count(if attempt < MAX_ATTEMPTS { "failed" } else { "given_up" });
+            let reason = error.without_host();
+            tracing::warn!(mode, to, reason, attempt, "a notification failed");
+            if attempt < MAX_ATTEMPTS {
+                tokio::time::sleep(BACKOFF.delay(attempt, clock::draw())).await;
             }
         }
     }
 
-    fn post(&self) -> WebhookMessage {
+    fn message(&self) -> WebhookMessage {
         let at = Millis::of(clock::wall()).0 / 1000;
         let secret = self.notify.secret.as_ref();
         WebhookMessage {

@@ -1,4 +1,4 @@
-//! What is posted when a mode is entered or left: JSON with a `text` that webhooks like Slack's show.
+//! The notification about a mode: JSON with a `text` field, as Slack and similar webhooks expect.
 
 use std::time::Duration;
 
@@ -7,47 +7,49 @@ use serde_json::{Value, json};
 use super::history::EpisodeRecord;
 use crate::live::degradation::episode::EpisodeImpact;
 
-/// What is told of a mode that was entered, or left. `more`: changes before this one that were not
-/// told by themselves.
-pub fn letter(record: &EpisodeRecord, host: &str, more: u64) -> Value {
+/// The notification that a mode was entered or left. `skipped`: earlier changes without a notification
+/// of their own.
+pub fn payload(record: &EpisodeRecord, host: &str, skipped: u64) -> Value {
     let entered = record.ended.is_none();
     let state = if entered { "entered" } else { "left" };
     let at = record.ended.as_ref().unwrap_or(&record.began);
     let cause = record.cause.words();
-    let mut letter = json!({
-        "text": text(record, host, more),
+    let mut payload = json!({
+        "text": text(record, host, skipped),
         "mode": record.mode,
         "state": state,
         "host": host,
         "at": at,
         "cause": cause,
-        "duration": record.seconds,
+        "duration_seconds": record.seconds,
         "impact": record.impact,
     });
-    if more > 0 {
-        letter["more_changes"] = more.into();
+    if skipped > 0 {
+        payload["skipped_changes"] = skipped.into();
     }
     if record.shadow {
-        letter["shadow"] = true.into();
+        payload["shadow"] = true.into();
     }
-    letter
+    payload
 }
 
-fn text(record: &EpisodeRecord, host: &str, more: u64) -> String {
+fn text(record: &EpisodeRecord, host: &str, skipped: u64) -> String {
     let mode = &record.mode;
-    let shadow = if record.shadow { " (in shadow)" } else { "" };
+    let shadow = if record.shadow { " (shadow mode)" } else { "" };
     let cause = record.cause.words();
-    let folded = match more {
+    let note = match skipped {
         0 => String::new(),
-        1 => "; one change before it was not told".to_owned(),
-        more => format!("; {more} changes before it were not told"),
+        1 => "; one earlier change was not reported".to_owned(),
+        count => format!("; {count} earlier changes were not reported"),
     };
     if record.ended.is_none() {
-        return format!("{mode}{shadow} entered on {host}: {cause}{folded}");
+        return format!("{mode}{shadow} entered on {host}: {cause}{note}");
     }
     let took = Duration::from_secs_f64(record.seconds.max(0.0));
     let impact = impact(&record.impact);
-    format!("{mode}{shadow} left on {host} after {took:.1?}: {impact}; entered for {cause}{folded}")
+    format!(
+        "{mode}{shadow} left on {host} after {took:.1?}: {impact}; entered because of {cause}{note}"
+    )
 }
 
 fn impact(impact: &EpisodeImpact) -> String {
@@ -66,7 +68,7 @@ fn impact(impact: &EpisodeImpact) -> String {
         .map(|(action, count)| format!("{action} {count}"))
         .collect();
     let each = if each.is_empty() { String::new() } else { format!(" ({})", each.join(", ")) };
-    format!("{requests} requests touched{each}, {errors_avoided} errors avoided")
+    format!("{requests} requests affected{each}, {errors_avoided} errors avoided")
 }
 
 #[cfg(test)]
@@ -93,22 +95,22 @@ mod tests {
     }
 
     #[test]
-    fn a_letter_says_what_people_and_programs_want_to_know() {
-        let entered = letter(&record(false), "web-1", 0);
+    fn a_payload_has_a_text_and_the_fields_behind_it() {
+        let entered = payload(&record(false), "web-1", 0);
         assert_eq!(
             entered["text"],
             "brownout entered on web-1: error_rate of chat above 0.25 over 30s (0.5)"
         );
         assert_eq!(entered["state"], "entered");
-        let left = letter(&record(true), "web-1", 2);
+        let left = payload(&record(true), "web-1", 2);
         assert_eq!(
             left["text"],
-            "brownout left on web-1 after 90.0s: 3 requests touched (shed 2, respond 1), 0 errors \
-             avoided; entered for error_rate of chat above 0.25 over 30s (0.5); 2 changes before it \
-             were not told"
+            "brownout left on web-1 after 90.0s: 3 requests affected (shed 2, respond 1), 0 errors \
+             avoided; entered because of error_rate of chat above 0.25 over 30s (0.5); 2 earlier \
+             changes were not reported"
         );
-        assert_eq!((&left["state"], &left["duration"]), (&json!("left"), &json!(90.0)));
-        assert_eq!((&left["impact"]["shed"], &left["more_changes"]), (&json!(2), &json!(2)));
+        assert_eq!((&left["state"], &left["duration_seconds"]), (&json!("left"), &json!(90.0)));
+        assert_eq!((&left["impact"]["shed"], &left["skipped_changes"]), (&json!(2), &json!(2)));
         assert_eq!(left["at"], "2026-01-01T00:01:30.000Z");
     }
 }

@@ -215,9 +215,9 @@ fn a_webhook_is_notified_of_entry_and_exit_at_most_once_a_minute() {
     }
     assert!(began.elapsed() >= Duration::from_secs(60), "{:?}", began.elapsed());
     let left = verified_payload(&hook.last(), "a-secret-of-the-hook");
-    assert_eq!((&left["state"], &left["more_changes"]), (&json!("left"), &json!(2)));
+    assert_eq!((&left["state"], &left["skipped_changes"]), (&json!("left"), &json!(2)));
     assert_eq!((&left["impact"]["shed"], &left["cause"]), (&json!(1), &json!("by hand: again")));
-    assert!(left["duration"].as_f64().is_some_and(|seconds| seconds > 0.0));
+    assert!(left["duration_seconds"].as_f64().is_some_and(|seconds| seconds > 0.0));
     assert_eq!(
         (hook.count(), notifications("failed"), notifications("sent")),
         (3, Some(1.0), Some(2.0))
