@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
+use std::io::Write;
 use std::time::SystemTime;
 
 use parking_lot::Mutex;
@@ -80,34 +81,10 @@ pub fn rfc3339(at: SystemTime) -> String {
     String::from_utf8(text).unwrap_or_default()
 }
 
-/// Appends `at` as RFC 3339 in UTC with milliseconds. Days to date after Howard Hinnant's
-/// `civil_from_days`.
+/// Appends `at` as RFC 3339 in UTC with milliseconds.
 pub fn write_rfc3339(out: &mut Vec<u8>, at: SystemTime) {
-    let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let (secs, millis) = (since.as_secs(), since.subsec_millis());
-    let (days, rest) = (secs / 86_400, secs % 86_400);
-    let z = days + 719_468;
-    let era = z / 146_097;
-    let doe = z % 146_097;
-    let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
-    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
-    let mp = (5 * doy + 2) / 153;
-    let day = doy - (153 * mp + 2) / 5 + 1;
-    let month = if mp < 10 { mp + 3 } else { mp - 9 };
-    let year = yoe + era * 400 + u64::from(month <= 2);
-    let mut digits = |value: u64, width: u32, end: u8| {
-        for place in (0..width).rev() {
-            out.push(b'0' + (value / 10u64.pow(place) % 10) as u8);
-        }
-        out.push(end);
-    };
-    digits(year, 4, b'-');
-    digits(month, 2, b'-');
-    digits(day, 2, b'T');
-    digits(rest / 3600, 2, b':');
-    digits(rest / 60 % 60, 2, b':');
-    digits(rest % 60, 2, b'.');
-    digits(u64::from(millis), 3, b'Z');
+    let at = jiff::Timestamp::try_from(at).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+    let _ = write!(out, "{at:.3}");
 }
 
 #[cfg(test)]

@@ -241,12 +241,18 @@ fn time_until(moment: &str, now: SystemTime) -> Option<Duration> {
         Some(millis) => millis / 1e3,
         None => match go_duration(moment) {
             Some(duration) => return Some(duration),
-            None => rfc_3339(moment)?,
+            None => return time_until_rfc_3339(moment, now),
         },
     };
     let since_1970 = Duration::try_from_secs_f64(since_1970).ok()?;
     let moment = SystemTime::UNIX_EPOCH.checked_add(since_1970)?;
     Some(moment.duration_since(now).unwrap_or_default())
+}
+
+fn time_until_rfc_3339(moment: &str, now: SystemTime) -> Option<Duration> {
+    let moment = SystemTime::from(moment.trim().parse::<jiff::Timestamp>().ok()?);
+    let is_valid = moment >= SystemTime::UNIX_EPOCH;
+    is_valid.then(|| moment.duration_since(now).unwrap_or_default())
 }
 
 /// A finite number that is not negative; the first one of a list.
@@ -279,38 +285,6 @@ fn seconds_in(unit: &str) -> Option<f64> {
         "ns" => 1e-9,
         _ => return None,
     })
-}
-
-/// A time of RFC 3339, in seconds since 1970.
-fn rfc_3339(text: &str) -> Option<f64> {
-    let (date, time) = text.trim().split_once(['T', 't', ' '])?;
-    let [year, month, day] = three_numbers(date, '-')?;
-    let zone = time.find(['Z', 'z', '+', '-'])?;
-    let (clock, zone) = time.split_at(zone);
-    let [hour, minute, second] = three_numbers(clock, ':')?;
-    let east = match zone.split_at(1) {
-        ("Z" | "z", "") => 0.0,
-        (sign, offset) => {
-            let (hours, minutes) = offset.split_once(':')?;
-            let seconds = number(hours)? * 3_600.0 + number(minutes)? * 60.0;
-            if sign == "-" { -seconds } else { seconds }
-        }
-    };
-    let days = days_since_1970(year as i64, month as i64, day as i64);
-    Some(days as f64 * DAY + hour * 3_600.0 + minute * 60.0 + second - east)
-}
-
-fn three_numbers(text: &str, between: char) -> Option<[f64; 3]> {
-    let mut parts = text.splitn(3, between).map(number);
-    let parts = [parts.next()??, parts.next()??, parts.next()??];
-    Some(parts).filter(|parts| parts.iter().all(|part| *part < 1e4))
-}
-
-/// In the Gregorian calendar, with years that begin in March.
-fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
-    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
-    let leap_days = year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400);
-    year * 365 + leap_days + (month * 153 + 2) / 5 + day - 1 - 719_468
 }
 
 #[cfg(test)]
