@@ -19,7 +19,7 @@ use super::sharing::redis::{BorrowedJob, JobOutcome};
 use super::worker_slots::WorkerSlot;
 use crate::clock;
 use crate::fleet::redis::connection::RedisCallError;
-use crate::proxy::jobs::run::{self, Blocked, Outcome};
+use crate::proxy::jobs::run::{self, Blocked, RunOutcome};
 use crate::snapshot::{Route, RouteQueue, Snapshot};
 use crate::store::{Millis, Partition, RunnableJob};
 use crate::telemetry::metrics::DeliveryLabels;
@@ -202,15 +202,15 @@ impl Borrower {
         };
         let attempts = job.claim.attempts;
         match admitted.run(durable.max_result).await {
-            Outcome::Answered(response) => BorrowedRun::Finished(JobOutcome::Done(response)),
-            Outcome::NotTaken(delay, reason) => {
+            RunOutcome::Responded(response) => BorrowedRun::Finished(JobOutcome::Done(response)),
+            RunOutcome::NotTaken(delay, reason) => {
                 let delay = delay.unwrap_or_else(|| backoff(attempts)).min(LONGEST_DELAY);
                 BorrowedRun::GivenBack { delay, failed: false, reason }
             }
-            Outcome::Failed(reason) if job.claim.deliveries < durable.max_deliveries => {
+            RunOutcome::Failed(reason) if job.claim.deliveries < durable.max_deliveries => {
                 BorrowedRun::GivenBack { delay: backoff(attempts), failed: true, reason }
             }
-            Outcome::Failed(reason) | Outcome::Refused(reason) => {
+            RunOutcome::Failed(reason) | RunOutcome::Refused(reason) => {
                 BorrowedRun::Finished(JobOutcome::Dead(reason))
             }
         }

@@ -11,7 +11,7 @@ use super::sharing::redis::Claim;
 use super::sharing::results::report_dead;
 use crate::clock;
 use crate::proxy::downstream::worker::Worker;
-use crate::proxy::jobs::run::Outcome;
+use crate::proxy::jobs::run::RunOutcome;
 use crate::resilience::retry::backoff::{BackoffPolicy, Jitter};
 use crate::snapshot::RouteQueue;
 use crate::store::{
@@ -68,28 +68,33 @@ impl JobRun {
         }
     }
 
-    pub async fn complete(&self, worker: &Worker, store: &Store, outcome: Outcome) -> Completion {
+    pub async fn complete(
+        &self,
+        worker: &Worker,
+        store: &Store,
+        outcome: RunOutcome,
+    ) -> Completion {
         let Some(lease) = self.lease else { return Completion::Gone };
         let (id, now) = (self.id, || Millis::of(clock::wall()));
         let (result, completion) = match outcome {
-            Outcome::Answered(response) => {
+            RunOutcome::Responded(response) => {
                 let response = Arc::new(response);
                 until_written(|| store.complete(id, lease, Arc::clone(&response), now())).await;
                 ("done", Completion::Final)
             }
-            Outcome::NotTaken(delay, reason) => {
+            RunOutcome::NotTaken(delay, reason) => {
                 let delay = delay.unwrap_or_else(|| self.backoff()).min(LONGEST_DELAY);
                 tracing::debug!(%id, reason, ?delay, "a job is parked: no provider took it");
                 until_written(|| store.park(lease, Some(now().after(delay)))).await;
                 ("parked", Completion::RunAgain { delay, failed: false })
             }
-            Outcome::Failed(reason) if lease.deliveries < self.max_deliveries => {
+            RunOutcome::Failed(reason) if lease.deliveries < self.max_deliveries => {
                 let delay = self.backoff();
                 let then = AfterFailure::RunAt(now().after(delay));
                 until_written(|| store.fail(id, lease, reason.clone(), then, now())).await;
                 ("failed", Completion::RunAgain { delay, failed: true })
             }
-            Outcome::Failed(reason) | Outcome::Refused(reason) => {
+            RunOutcome::Failed(reason) | RunOutcome::Refused(reason) => {
                 let then = AfterFailure::Dead;
                 until_written(|| store.fail(id, lease, reason.clone(), then, now())).await;
                 report_dead(worker, id, &self.queue, &reason);

@@ -298,7 +298,7 @@ impl Dispatcher {
                 run.lease = Some(lease);
                 let outcome = match admitted {
                     Ok(admitted) => admitted.run(durable.max_result).await,
-                    Err(reason) => run::Outcome::Refused(reason),
+                    Err(reason) => run::RunOutcome::Refused(reason),
                 };
                 run.complete(&self.worker, &self.store, outcome).await
             }

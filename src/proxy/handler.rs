@@ -202,7 +202,7 @@ fn valid_host(incoming: &Request<Incoming>) -> Result<&str, Problem> {
     let host = match (hosts.next(), hosts.next()) {
         (Some(host), None) => {
             let text = host.to_str().ok().filter(|text| is_host(text));
-            text.ok_or_else(|| bad("the Host header is no host"))?
+            text.ok_or_else(|| bad("the Host header is not a valid host"))?
         }
         (Some(_), Some(_)) => return Err(bad("there are two Host headers")),
         (None, _) if incoming.version() == http::Version::HTTP_10 => "",
@@ -223,7 +223,7 @@ fn find_route(
 ) -> Result<Arc<Route>, Problem> {
     let path = incoming.uri().path();
     if path.starts_with("/.outrigger/") {
-        return Err(Problem::new(ProblemKind::NotFound, format!("nothing is at {path}")));
+        return Err(Problem::new(ProblemKind::NotFound, format!("there is no resource at {path}")));
     }
     let snapshot = worker.snapshot();
     let route = snapshot.route(incoming.method(), host, path, incoming.headers());

@@ -164,7 +164,7 @@ fn what_fails_elsewhere_is_run_again_and_is_dead_when_it_failed_too_often() {
     let path = taken(&owner.send(&job()));
     let dead = ask(owner, &path);
     assert_eq!((dead.status, problem_type(&dead).as_str()), (502, "job-failed"));
-    assert!(dead.text().contains("answered 500"), "{}", dead.text());
+    assert!(dead.text().contains("responded with 500"), "{}", dead.text());
     assert_eq!((runs(other, "borrowed_dead"), runs(owner, "dead_elsewhere")), (1, 1));
     // By hand it is run again, here or there.
     origin.set(Behaviour::Chat);

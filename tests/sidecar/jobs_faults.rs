@@ -142,7 +142,7 @@ fn a_failing_job_is_retried_then_dead_and_can_be_requeued() {
     let path = accepted_path(&sidecar.send(&job_request()));
     let dead = wait_for_job(&sidecar, &path);
     assert_eq!((dead.status, problem_type(&dead).as_str()), (502, "job-failed"));
-    assert!(dead.text().contains("answered 500"), "{}", dead.text());
+    assert!(dead.text().contains("responded with 500"), "{}", dead.text());
     let shown = job_status(&sidecar, &path);
     assert_eq!((&shown["state"], &shown["deliveries"]), (&json!("dead"), &json!(2)));
     let listed = api(&sidecar, "/api/queue/jobs?state=dead&queue=default");

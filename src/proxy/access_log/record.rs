@@ -161,7 +161,7 @@ impl AccessRecord {
     }
 
     /// Time since the request head arrived.
-    pub fn elapsed(&self) -> Duration {
+    pub fn age(&self) -> Duration {
         clock::since(self.started)
     }
 

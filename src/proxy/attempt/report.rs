@@ -125,7 +125,7 @@ pub fn sample(request: &ProxyRequest, outcome: &Result<Box<PendingResponse>, Pro
     let bad = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
     let timed_out = matches!(kind, Some(ProblemKind::ResponseTimeout | ProblemKind::Deadline));
     if kind.is_none() || bad {
-        let took = (kind.is_none() || timed_out).then(|| request.record.elapsed());
+        let took = (kind.is_none() || timed_out).then(|| request.record.age());
         outcomes.record(bad, took, clock::now());
     }
 }

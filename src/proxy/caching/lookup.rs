@@ -77,7 +77,8 @@ pub async fn answer(request: &mut ProxyRequest, route: &Route, cache: &RouteCach
             },
             Step::NotCached => {
                 record_result(request, cache, CacheResult::Miss);
-                let detail = "it says `only-if-cached`, and nothing that is stored serves it";
+                let detail =
+                    "the request has `only-if-cached`, and no stored response may be served to it";
                 return Err(Problem::new(ProblemKind::NotCached, detail));
             }
             _ if lookup.part.is_some() => {
@@ -205,8 +206,9 @@ async fn follow(
         },
         Err(_) => {
             let name = &request.route.policy.name;
-            let detail =
-                format!("route `{name}`: its timeout passed while an equal request waited");
+            let detail = format!(
+                "route `{name}`: its timeout passed while the request waited for the response to an equal request"
+            );
             let problem = Problem::new(ProblemKind::Deadline, detail);
             Waited::Done(stale_or(request, cache, asking.found.as_ref(), Err(problem)))
         }

@@ -75,7 +75,7 @@ async fn accept(
 ) -> Result<Response<ResponseBody>, Problem> {
     let route = Arc::clone(&request.route);
     let Some(queue) = &route.queue else {
-        return Err(Problem::new(ProblemKind::StoreUnavailable, "its route has no queue"));
+        return Err(Problem::new(ProblemKind::StoreUnavailable, "the route has no queue"));
     };
     let job = Arc::new(new_job(request, preference, queue, store)?);
     let (id, principal) = (job.id, job.principal);
@@ -94,23 +94,23 @@ async fn accept(
             if let (Some(wait), Some(over)) = (wait, over)
                 && tokio::time::timeout(wait, over).await.is_ok()
             {
-                return status::told(store, id, principal).await;
+                return status::state_or_result(store, id, principal).await;
             }
             Ok(pending(id, JobState::Ready))
         }
         EnqueueResult::Known(id, state) => again(store, id, state, principal).await,
         EnqueueResult::OtherRequest => Err(Problem::new(
             ProblemKind::IdempotencyKeyReused,
-            "it came before with another method, path or body (give each request a key of its own)",
+            "an earlier request with this key had another method, path or body (give each request its own key)",
         )),
         EnqueueResult::Full(full) => {
             let name = &queue.policy.name;
             let detail = match full {
                 QueueFull::Jobs(jobs) => {
-                    format!("queue `{name}` has {jobs} jobs (its max_jobs)")
+                    format!("queue `{name}` has {jobs} jobs (see its durable.max_jobs)")
                 }
                 QueueFull::Bytes(bytes) => {
-                    format!("queue `{name}` has {bytes} bytes of jobs (its max_bytes)")
+                    format!("queue `{name}` has {bytes} bytes of jobs (see its durable.max_bytes)")
                 }
             };
             Err(Problem::new(ProblemKind::JobsFull, detail).retry_after(Some(FULL)))
@@ -130,7 +130,7 @@ fn new_job(
     let chance = clock::secret().map_err(|error| {
         Problem::new(
             ProblemKind::StoreUnavailable,
-            format!("the system gave no random number: {error}"),
+            format!("the system provided no random number: {error}"),
         )
     })?;
     let uri = request.head.uri().path_and_query().map_or("/", |uri| uri.as_str()).to_owned();
@@ -162,12 +162,14 @@ fn not_whole(request: &ProxyRequest) -> Problem {
             Problem::new(ProblemKind::StoreUnavailable, "server.buffered is full")
                 .retry_after(Some(LOOK_AGAIN))
         }
-        Some(NotReplayable::Trailers) => {
-            Problem::new(ProblemKind::BadRequest, "a job's body has no trailers")
-        }
+        Some(NotReplayable::Trailers) => Problem::new(
+            ProblemKind::BadRequest,
+            "a job cannot have trailers (send the request without them)",
+        ),
         _ => {
             let (name, most) = (&request.route.policy.name, request.route.policy.replay);
-            let detail = format!("route `{name}` keeps {most} bytes (its `replay`)");
+            let detail =
+                format!("route `{name}` stores bodies of up to {most} bytes (see its `replay`)");
             Problem::new(ProblemKind::JobTooLarge, detail)
         }
     }
@@ -183,10 +185,10 @@ async fn again(
     match state {
         Some(state @ (JobState::Ready | JobState::RetryWait)) => Ok(pending(id, state)),
         Some(JobState::Leased) => {
-            let detail = format!("ask for it at {OURS}{id}");
+            let detail = format!("its result will be at {OURS}{id}");
             Err(Problem::new(ProblemKind::JobRunning, detail).retry_after(Some(LOOK_AGAIN)))
         }
-        _ => status::told(store, id, principal).await,
+        _ => status::state_or_result(store, id, principal).await,
     }
 }
 

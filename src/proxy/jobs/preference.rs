@@ -61,7 +61,7 @@ impl AsyncPreference {
             return Ok(None);
         }
         if !can_keep {
-            let detail = "this sidecar keeps no jobs (run it with --data DIR)";
+            let detail = "this sidecar has no job store (start it with --data DIR)";
             return Err(Problem::new(ProblemKind::StoreUnavailable, detail));
         }
         if let Some(url) = &callback {
@@ -89,8 +89,11 @@ fn no_job(route: &Route, callback: Option<&str>) -> Result<Option<Box<AsyncPrefe
     }
     let name = &route.policy.name;
     let detail = match route.policy.durable {
-        true => "x-outrigger-callback: the request is no job (send `Prefer: respond-async`)".into(),
-        false => format!("x-outrigger-callback: route `{name}` takes no jobs"),
+        true => {
+            "x-outrigger-callback: the request does not become a job (send `Prefer: respond-async`)"
+                .into()
+        }
+        false => format!("x-outrigger-callback: route `{name}` does not accept jobs"),
     };
     Err(Problem::new(ProblemKind::BadOverride, detail))
 }
@@ -103,8 +106,12 @@ fn may_be_posted(url: &str, queue: &RouteQueue) -> Result<(), Problem> {
     }
     let name = &queue.policy.name;
     let detail = match allow.is_empty() {
-        true => format!("queue `{name}` allows no callback (its durable.callback.allow would)"),
-        false => format!("queue `{name}` allows none to that URL (see its durable.callback.allow)"),
+        true => format!(
+            "queue `{name}` allows no callbacks (list their URLs in its durable.callback.allow)"
+        ),
+        false => format!(
+            "queue `{name}` does not allow callbacks to this URL (see its durable.callback.allow)"
+        ),
     };
     Err(Problem::new(ProblemKind::CallbackNotAllowed, detail))
 }
@@ -126,7 +133,7 @@ impl Preferences {
             } else if name.eq_ignore_ascii_case("wait") && found.wait.is_none() {
                 let seconds = value.parse::<u32>().map_err(|_| {
                     let detail = format!(
-                        "Prefer: wait=`{value}` is no number of seconds (expected one, like `respond-async, wait=10`)"
+                        "Prefer: wait=`{value}` is not a number of seconds (expected, for example, `respond-async, wait=10`)"
                     );
                     Problem::new(ProblemKind::BadPrefer, detail)
                 })?;
@@ -161,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_that_is_no_number_is_refused() {
+    fn a_wait_that_is_not_a_number_is_refused() {
         for line in ["wait=soon", "respond-async, wait", "wait=-1", "wait=1.5"] {
             assert_eq!(read(&[line]), Err(ProblemKind::BadPrefer), "{line}");
         }

@@ -56,9 +56,9 @@ pub enum Blocked {
 
 /// The outcome of a run.
 #[derive(Debug)]
-pub enum Outcome {
+pub enum RunOutcome {
     /// A final response.
-    Answered(StoredResponse),
+    Responded(StoredResponse),
     /// No provider accepted it, so it does not count as a run; with the Retry-After, if known.
     NotTaken(Option<Duration>, String),
     Failed(String),
@@ -101,7 +101,7 @@ fn build_request(
     class: usize,
     task: RunnableJob,
 ) -> Result<Box<ProxyRequest>, Blocked> {
-    let never = |what: &str| Blocked::Never(format!("its {what} cannot be read from the store"));
+    let never = |part: &str| Blocked::Never(format!("its {part} cannot be read from the store"));
     let method = Method::from_bytes(task.request.method.as_bytes());
     let method = method.map_err(|_| never("method"))?;
     let uri = Uri::try_from(task.request.uri.as_str()).map_err(|_| never("path"))?;
@@ -139,14 +139,14 @@ fn build_request(
 }
 
 /// The `Content-Type` of a stored response.
-pub fn content_type(answer: &StoredResponse) -> Option<String> {
-    let headers = headers::of_lines(&answer.headers);
+pub fn content_type(response: &StoredResponse) -> Option<String> {
+    let headers = headers::of_lines(&response.headers);
     headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).map(str::to_owned)
 }
 
 impl Admitted {
     /// Runs the job and keeps at most `max_result` bytes of the response body.
-    pub async fn run(self, max_result: u64) -> Outcome {
+    pub async fn run(self, max_result: u64) -> RunOutcome {
         let Admitted { mut request, selection } = self;
         let route = Arc::clone(&request.route);
         let now = clock::now();
@@ -168,32 +168,33 @@ impl Admitted {
         let retry_after = quota_headers::retry_after(&head.headers, clock::wall);
         let (body, cut) = match whole(body, max_result).await {
             Ok(body) => body,
-            Err(why) => return Outcome::Failed(format!("{to}: {why}")),
+            Err(why) => return RunOutcome::Failed(format!("{to}: {why}")),
         };
         let status = head.status.as_u16();
         match class {
-            AttemptClass::Throttled => {
-                Outcome::NotTaken(retry_after.or(Some(A_WHILE)), format!("{to} answered {status}"))
-            }
+            AttemptClass::Throttled => RunOutcome::NotTaken(
+                retry_after.or(Some(A_WHILE)),
+                format!("{to} responded with {status}"),
+            ),
             AttemptClass::Unsent | AttemptClass::Failure | AttemptClass::Credential => {
-                Outcome::Failed(format!("{to} answered {status}"))
+                RunOutcome::Failed(format!("{to} responded with {status}"))
             }
             AttemptClass::Success | AttemptClass::TooLarge | AttemptClass::Ignored => {
                 let headers = headers::lines(head.headers.iter().filter(|(name, _)| {
                     // The stored response is framed anew when it is served.
                     !headers::FRAMES.contains(name)
                 }));
-                Outcome::Answered(StoredResponse { status, headers, body, cut })
+                RunOutcome::Responded(StoredResponse { status, headers, body, cut })
             }
         }
     }
 }
 
-fn failed(class: AttemptClass, why: String) -> Outcome {
+fn failed(class: AttemptClass, why: String) -> RunOutcome {
     match class {
-        AttemptClass::Unsent => Outcome::NotTaken(None, why),
-        AttemptClass::Ignored => Outcome::Refused(why),
-        _ => Outcome::Failed(why),
+        AttemptClass::Unsent => RunOutcome::NotTaken(None, why),
+        AttemptClass::Ignored => RunOutcome::Refused(why),
+        _ => RunOutcome::Failed(why),
     }
 }
 

@@ -31,7 +31,7 @@ pub async fn ours(
     path: &str,
     headers: &HeaderMap,
 ) -> Result<Response<ResponseBody>, Problem> {
-    let nothing = || Problem::new(ProblemKind::NotFound, format!("nothing is at {path}"));
+    let nothing = || Problem::new(ProblemKind::NotFound, format!("there is no resource at {path}"));
     let id = path.strip_prefix(OURS).ok_or_else(nothing)?;
     let id: JobId = id.parse().map_err(|error| Problem::new(ProblemKind::JobNotFound, error))?;
     let store = store.ok_or_else(|| unknown(id))?;
@@ -41,18 +41,18 @@ pub async fn ours(
             if let Some(wait) = Preferences::read(headers)?.wait {
                 wait_for(store, id, principal, wait).await?;
             }
-            told(store, id, principal).await
+            state_or_result(store, id, principal).await
         }
         Method::DELETE => cancel(store, id, principal).await,
         _ => Err(Problem::new(
             ProblemKind::NotFound,
-            format!("{method} {path} (expected GET or DELETE)"),
+            format!("{method} {path} is not supported (expected GET or DELETE)"),
         )),
     }
 }
 
 fn unknown(id: JobId) -> Problem {
-    let detail = format!("{id} (results are kept for the queue's durable.keep_result)");
+    let detail = format!("{id} (results are kept for the time in the queue's durable.keep_result)");
     Problem::new(ProblemKind::JobNotFound, detail)
 }
 
@@ -79,22 +79,22 @@ async fn wait_for(
 ///
 /// # Errors
 /// The problem to respond with.
-pub async fn told(
+pub async fn state_or_result(
     store: &Store,
     id: JobId,
     principal: Principal,
 ) -> Result<Response<ResponseBody>, Problem> {
     let job = find(store, id, principal).await?;
-    let last = || job.error.clone().unwrap_or_else(|| "it says nothing".to_owned());
+    let last = || job.error.clone().unwrap_or_else(|| "no error was recorded".to_owned());
     match job.state {
         JobState::Done => {
-            let answer = store.response(job.seq).await.map_err(|failure| lost(&failure))?;
-            answer.map(|answer| stored(id, answer)).ok_or_else(|| unknown(id))
+            let response = store.response(job.seq).await.map_err(|failure| lost(&failure))?;
+            response.map(|response| result(id, response)).ok_or_else(|| unknown(id))
         }
         JobState::Dead => Err(Problem::new(ProblemKind::JobFailed, format!("{id}: {}", last()))),
         JobState::Expired => Err(Problem::new(
             ProblemKind::JobExpired,
-            format!("{id} (the queue's durable.expire), last: {}", last()),
+            format!("{id} (see the queue's durable.expire); last error: {}", last()),
         )),
         JobState::Cancelled => Err(Problem::new(ProblemKind::JobCancelled, id.to_string())),
         state @ (JobState::Ready | JobState::RetryWait | JobState::Leased) => {
@@ -104,14 +104,15 @@ pub async fn told(
 }
 
 /// The stored response of the provider.
-fn stored(id: JobId, answer: StoredResponse) -> Response<ResponseBody> {
-    let mut response = Response::new(ResponseBody::full(answer.body));
-    *response.status_mut() = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::OK);
-    *response.headers_mut() = headers::of_lines(&answer.headers);
+fn result(id: JobId, stored: StoredResponse) -> Response<ResponseBody> {
+    let StoredResponse { status, headers, body, cut } = stored;
+    let mut response = Response::new(ResponseBody::full(body));
+    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
+    *response.headers_mut() = headers::of_lines(&headers);
     if let Ok(id) = HeaderValue::try_from(id.to_string()) {
         response.headers_mut().insert(JOB, id);
     }
-    if answer.cut {
+    if cut {
         // The client must not take the truncated body for the complete one.
         response.headers_mut().insert(CUT, HeaderValue::from_static("max_result"));
     }

@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-use super::fan_out::Ahead;
+use super::fan_out::FanOut;
 use super::stored::{FollowerBody, RecordedBody};
 use super::stream::{Polled, Streaming};
 use crate::cache::entry::CachedBody;
@@ -25,7 +25,7 @@ pub enum ResponseBody {
     /// Recorded for the cache.
     Recorded(Box<RecordedBody>),
     /// Recorded for the cache and shared with followers.
-    Ahead(Box<Ahead>),
+    FanOut(Box<FanOut>),
 }
 
 impl ResponseBody {
@@ -49,7 +49,7 @@ impl Body for ResponseBody {
             }
             ResponseBody::Follower(followed) => followed.poll_next(cx),
             ResponseBody::Recorded(recorded) => recorded.poll_next(cx),
-            ResponseBody::Ahead(ahead) => ahead.poll_next(cx),
+            ResponseBody::FanOut(fan_out) => fan_out.poll_next(cx),
         }
     }
 
@@ -60,7 +60,7 @@ impl Body for ResponseBody {
             ResponseBody::Cached(cached) => cached.is_at_end(),
             ResponseBody::Follower(_) => false,
             ResponseBody::Recorded(recorded) => recorded.is_at_end(),
-            ResponseBody::Ahead(ahead) => ahead.is_at_end(),
+            ResponseBody::FanOut(fan_out) => fan_out.is_at_end(),
         }
     }
 
@@ -71,7 +71,7 @@ impl Body for ResponseBody {
             ResponseBody::Cached(cached) => cached.declared_length(),
             ResponseBody::Follower(_) => None,
             ResponseBody::Recorded(recorded) => recorded.left(),
-            ResponseBody::Ahead(ahead) => ahead.left(),
+            ResponseBody::FanOut(fan_out) => fan_out.left(),
         };
         left.map_or_else(SizeHint::default, SizeHint::with_exact)
     }

@@ -31,7 +31,7 @@ use crate::upstream::BoxError;
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The body of the original client.
-pub struct Ahead {
+pub struct FanOut {
     /// `None` after the client disconnected.
     reader: Option<BodyReader>,
     record: Box<AccessRecord>,
@@ -53,13 +53,13 @@ struct Source {
     learned: Option<Box<AccessRecord>>,
 }
 
-// === impl Ahead ===
+// === impl FanOut ===
 
-impl Ahead {
+impl FanOut {
     /// The body for a recorded response; with its own task if followers may read it.
     pub fn body(mut inner: Box<Streaming>, recorder: Box<ResponseRecorder>) -> ResponseBody {
         let (reader, length) = (recorder.initiating_reader(), inner.left());
-        let record = reader.as_ref().and_then(|_| inner.take_story());
+        let record = reader.as_ref().and_then(|_| inner.take_record());
         let recorded = RecordedBody::new(inner, recorder);
         let Some(mut record) = record else { return ResponseBody::Recorded(Box::new(recorded)) };
         record.release_head();
@@ -67,7 +67,7 @@ impl Ahead {
         let source = Rc::new(RefCell::new(source));
         let task = Rc::clone(&source);
         drop(spawn_local(poll_fn(move |cx| task.borrow_mut().poll(cx))));
-        ResponseBody::Ahead(Box::new(Ahead { reader, record, length, source }))
+        ResponseBody::FanOut(Box::new(FanOut { reader, record, length, source }))
     }
 
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Polled {
@@ -87,7 +87,9 @@ impl Ahead {
             Some(Err(_)) => {
                 self.finish(RequestEnd::Interrupted(Interruption::Broken));
                 let error = self.source.borrow_mut().error.take();
-                Poll::Ready(Some(Err(error.unwrap_or_else(|| "the answer was cut".into()))))
+                Poll::Ready(Some(Err(
+                    error.unwrap_or_else(|| "the response was interrupted".into())
+                )))
             }
         }
     }
@@ -114,7 +116,7 @@ impl Ahead {
     }
 }
 
-impl Drop for Ahead {
+impl Drop for FanOut {
     /// The client disconnected or has the complete body; followers may still read.
     fn drop(&mut self) {
         self.reader = None;
@@ -126,9 +128,9 @@ impl Drop for Ahead {
     }
 }
 
-impl fmt::Debug for Ahead {
+impl fmt::Debug for FanOut {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Ahead({:?})", self.reader)
+        write!(f, "FanOut({:?})", self.reader)
     }
 }
 

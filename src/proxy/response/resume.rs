@@ -32,19 +32,19 @@ use crate::stream::interpret::TokenUsage;
 /// The owner of the access record while a response is streamed.
 #[derive(Debug)]
 pub enum Resumable {
-    Story(Box<AccessRecord>),
+    Record(Box<AccessRecord>),
     /// The whole request is kept, so that another provider can continue the stream.
-    Ask(Box<ProxyRequest>),
-    /// A continuation is being attempted.
-    Away,
+    Request(Box<ProxyRequest>),
+    /// The continuation in progress has the request.
+    Resuming,
 }
 
 /// The request, and the response that continues the stream, if any.
-type GoneOn = (Box<ProxyRequest>, Option<Box<PendingResponse>>);
+type ResumeResult = (Box<ProxyRequest>, Option<Box<PendingResponse>>);
 
 /// A continuation in progress.
 pub struct Resume {
-    future: Pin<Box<dyn Future<Output = GoneOn>>>,
+    future: Pin<Box<dyn Future<Output = ResumeResult>>>,
     /// The interruption that it repairs.
     pub cut: Interruption,
 }
@@ -53,36 +53,36 @@ impl Resumable {
     /// Keeps the request if its stream may be continued.
     pub fn of(request: Box<ProxyRequest>) -> Resumable {
         if request.can_resume() {
-            return Resumable::Ask(request);
+            return Resumable::Request(request);
         }
         let ProxyRequest { mut record, body, .. } = *request;
         record.release_head();
         record.model = body.model().map(str::to_owned);
-        Resumable::Story(record)
+        Resumable::Record(record)
     }
 
     pub fn record(&mut self) -> Option<&mut Box<AccessRecord>> {
         match self {
-            Resumable::Story(record) => Some(record),
-            Resumable::Ask(request) => Some(&mut request.record),
-            Resumable::Away => None,
+            Resumable::Record(record) => Some(record),
+            Resumable::Request(request) => Some(&mut request.record),
+            Resumable::Resuming => None,
         }
     }
 
     /// The status counts as good for the degradation modes, as in `report::sample`.
     pub fn is_good(&self) -> bool {
         let status = match self {
-            Resumable::Story(record) => record.status,
-            Resumable::Ask(request) => request.record.status,
-            Resumable::Away => return false,
+            Resumable::Record(record) => record.status,
+            Resumable::Request(request) => request.record.status,
+            Resumable::Resuming => return false,
         };
         status < 500 && status != StatusCode::TOO_MANY_REQUESTS.as_u16()
     }
 
     /// Takes the request, if it was kept.
-    pub fn ask(&mut self) -> Option<Box<ProxyRequest>> {
-        match std::mem::replace(self, Resumable::Away) {
-            Resumable::Ask(request) => Some(request),
+    pub fn take_request(&mut self) -> Option<Box<ProxyRequest>> {
+        match std::mem::replace(self, Resumable::Resuming) {
+            Resumable::Request(request) => Some(request),
             other => {
                 *self = other;
                 None
@@ -92,12 +92,12 @@ impl Resumable {
 
     pub fn settle(&mut self, usage_key: UsageKey, route: &Route, tokens: TokenUsage) {
         match self {
-            Resumable::Story(record) => {
+            Resumable::Record(record) => {
                 let model = record.model.take();
                 usage_key.settle(route, model.as_deref(), record, tokens);
             }
-            Resumable::Ask(request) => settle(request, usage_key, tokens),
-            Resumable::Away => {}
+            Resumable::Request(request) => settle(request, usage_key, tokens),
+            Resumable::Resuming => {}
         }
     }
 }
@@ -112,7 +112,7 @@ impl Resume {
         Resume { future: Box::pin(continue_stream(request, partial, interrupted)), cut }
     }
 
-    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<GoneOn> {
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ResumeResult> {
         self.future.as_mut().poll(cx)
     }
 }
@@ -122,7 +122,7 @@ async fn continue_stream(
     mut request: Box<ProxyRequest>,
     partial: PartialResponse,
     interrupted: UsageKey,
-) -> GoneOn {
+) -> ResumeResult {
     let route = std::sync::Arc::clone(&request.route);
     let response = match request.body.original().and_then(|body| partial.continuation_request(body))
     {
@@ -133,7 +133,7 @@ async fn continue_stream(
             request.head.headers_mut().remove(IDEMPOTENCY_KEY);
             request.resume = Some(partial);
             begin_continuation(&mut request, &route, interrupted, now);
-            joined(&mut request, &route).await
+            attempt_continuation(&mut request, &route).await
         }
         None => None,
     };
@@ -142,7 +142,10 @@ async fn continue_stream(
     (request, response)
 }
 
-async fn joined(request: &mut ProxyRequest, route: &Route) -> Option<Box<PendingResponse>> {
+async fn attempt_continuation(
+    request: &mut ProxyRequest,
+    route: &Route,
+) -> Option<Box<PendingResponse>> {
     let mut after = AttemptClass::Failure;
     loop {
         let selection = match next_attempt(request, route, Some(after)).await {
@@ -170,6 +173,6 @@ async fn joined(request: &mut ProxyRequest, route: &Route) -> Option<Box<Pending
 
 impl fmt::Debug for Resume {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "GoingOn({:?})", self.cut)
+        write!(f, "Resume({:?})", self.cut)
     }
 }

@@ -5,7 +5,7 @@ use http::Response;
 use http_body::Frame;
 
 use super::body::ResponseBody;
-use super::fan_out::Ahead;
+use super::fan_out::FanOut;
 use super::stored::FollowerBody;
 use super::stream::{StreamOrigin, Streaming};
 use super::upgrade;
@@ -26,15 +26,23 @@ pub fn send(
         Ok(response) => *response,
         Err(problem) => return send_problem(&mut request.record, problem),
     };
-    let origin = StreamOrigin { idle, usage_key };
     request.record.status = head.status.as_u16();
     let is_upgrade = matches!(body, PendingBody::Tunnel { .. });
     headers::end_response_hop(&mut head.headers, is_upgrade);
     if !matches!(body, PendingBody::Whole(_, None) | PendingBody::Stored(_)) {
-        request.record.first_byte = Some(request.record.elapsed());
+        request.record.first_byte = Some(request.record.age());
     }
     request.record.add_degraded_header(&mut head.headers);
-    let body = match body {
+    Response::from_parts(head, begin_body(request, body, StreamOrigin { idle, usage_key }))
+}
+
+/// Begins to send the body; ends the access record if the body is already complete.
+fn begin_body(
+    mut request: Box<ProxyRequest>,
+    body: PendingBody,
+    origin: StreamOrigin,
+) -> ResponseBody {
+    match body {
         PendingBody::Whole(bytes, None) => {
             request.record.bytes_out = bytes.len() as u64;
             request.record.finish(RequestEnd::Complete);
@@ -48,7 +56,7 @@ pub fn send(
             let recorder = stream.recorder.take();
             let streaming = Box::new(Streaming::begun(request, stream, origin));
             match recorder {
-                Some(recorder) => Ahead::body(streaming, recorder),
+                Some(recorder) => FanOut::body(streaming, recorder),
                 None => ResponseBody::Stream(streaming),
             }
         }
@@ -66,8 +74,7 @@ pub fn send(
             tunnel.into_iter().for_each(|tunnel| client.upgrade(tunnel));
             ResponseBody::full(Bytes::new())
         }
-    };
-    Response::from_parts(head, body)
+    }
 }
 
 /// Responds with a problem.

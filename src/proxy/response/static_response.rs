@@ -103,7 +103,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_filled_into_json_cannot_break_out_of_it(id in ".{0,40}") {
+        fn a_value_filled_into_json_cannot_break_out_of_it(id in ".{0,40}") {
             let blanks = [("request_id", id.as_str()), ("mode", "brownout")];
             let text = filled(r#"{"id":"{{request_id}}","mode":"{{mode}}"}"#, &blanks, true);
             let json: serde_json::Value = serde_json::from_str(&text).expect("JSON");

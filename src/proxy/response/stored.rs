@@ -229,7 +229,7 @@ impl RecordedBody {
     pub fn close(mut self) -> Option<Box<AccessRecord>> {
         self.recorder = None;
         self.inner.close();
-        self.inner.take_story()
+        self.inner.take_record()
     }
 }
 

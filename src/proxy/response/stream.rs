@@ -44,14 +44,14 @@ pub struct Streaming {
     idle: Duration,
     last: Instant,
     timer: Option<Pin<Box<Sleep>>>,
-    teller: Resumable,
+    resumable: Resumable,
     usage_key: UsageKey,
     /// The provider has sent an error event.
     failed: bool,
     /// Sent only after a complete body.
     trailers: Option<Frame<Bytes>>,
     /// A continuation in progress.
-    going_on: Option<Resume>,
+    continuation: Option<Resume>,
     broken: Option<Broken>,
 }
 
@@ -67,8 +67,8 @@ pub struct StreamOrigin {
 /// unwritten frames when a body fails.
 #[derive(Clone, Copy, Debug)]
 enum Broken {
-    Telling(Interruption),
-    Told(Interruption),
+    WritingError(Interruption),
+    ErrorWritten(Interruption),
 }
 
 impl Streaming {
@@ -89,11 +89,11 @@ impl Streaming {
             idle,
             last: clock::now(),
             timer: None,
-            teller: Resumable::of(request),
+            resumable: Resumable::of(request),
             usage_key,
             failed: false,
             trailers: None,
-            going_on: None,
+            continuation: None,
             broken: None,
         }
     }
@@ -115,7 +115,7 @@ impl Streaming {
 
     fn passed(&mut self, frame: Frame<Bytes>) -> Polled {
         let size = frame.data_ref().map_or(0, |data| data.len() as u64);
-        if let Some(record) = self.teller.record() {
+        if let Some(record) = self.resumable.record() {
             record.bytes_out += size;
         }
         Poll::Ready(Some(Ok(frame)))
@@ -123,7 +123,7 @@ impl Streaming {
 
     fn over(&mut self) {
         self.settle();
-        if let Some(record) = self.teller.record() {
+        if let Some(record) = self.resumable.record() {
             record.finish(RequestEnd::Complete);
         }
         self.stream = None;
@@ -136,15 +136,15 @@ impl Streaming {
         };
         let tokens = reader.usage();
         self.route.metrics.events_dropped.inc_by(reader.dropped());
-        self.teller.settle(self.usage_key, &self.route, tokens);
+        self.resumable.settle(self.usage_key, &self.route, tokens);
     }
 
     /// Ends the record of an interrupted response.
     fn cut(&mut self, cut: Interruption) -> BoxError {
-        if let Some(record) = self.teller.record() {
+        if let Some(record) = self.resumable.record() {
             record.finish(RequestEnd::Interrupted(cut));
         }
-        format!("the answer was cut: {}", cut.as_str()).into()
+        format!("the response was interrupted: {}", cut.as_str()).into()
     }
 
     /// Reports the interruption to the breaker and the degradation modes, and drops the stream.
@@ -157,7 +157,11 @@ impl Streaming {
             reported.observe_interruption(now);
         }
         let provider = &self.usage_key.endpoint.candidate(&self.route).provider;
-        provider.outcomes.iter().filter(|_| self.teller.is_good()).for_each(|all| all.spoil(now));
+        provider
+            .outcomes
+            .iter()
+            .filter(|_| self.resumable.is_good())
+            .for_each(|all| all.spoil(now));
     }
 
     /// Handles an interruption: a continuation, or an error event and then the error.
@@ -172,23 +176,23 @@ impl Streaming {
         let partial = partial.filter(|partial| !self.failed && !partial.text.trim().is_empty());
         self.lost(cut);
         if let Some(partial) = partial.filter(|_| on_cut == OnCut::Continue)
-            && let Some(request) = self.teller.ask()
+            && let Some(request) = self.resumable.take_request()
         {
-            self.going_on = Some(Resume::begin(request, partial, self.usage_key, cut));
+            self.continuation = Some(Resume::begin(request, partial, self.usage_key, cut));
             return self.poll_next(cx);
         }
-        self.tell(cut, format, cx)
+        self.end_with_error_event(cut, format, cx)
     }
 
     /// Appends the final error event.
-    fn tell(
+    fn end_with_error_event(
         &mut self,
         cut: Interruption,
         format: Option<StreamFormat>,
         cx: &mut Context<'_>,
     ) -> Polled {
-        self.broken = Some(Broken::Telling(cut));
-        let samples = self.route.outcomes.iter().filter(|_| self.teller.is_good());
+        self.broken = Some(Broken::WritingError(cut));
+        let samples = self.route.outcomes.iter().filter(|_| self.resumable.is_good());
         samples.for_each(|all| all.spoil(clock::now()));
         let silent = self.failed || self.route.policy.stream.on_cut == OnCut::Abort;
         if let Some(format) = format.filter(|_| !silent) {
@@ -199,23 +203,23 @@ impl Streaming {
 
     fn poll_broken(&mut self, broken: Broken, cx: &mut Context<'_>) -> Polled {
         match broken {
-            Broken::Told(cut) => Poll::Ready(Some(Err(self.cut(cut)))),
-            Broken::Telling(cut) => {
-                self.broken = Some(Broken::Told(cut));
+            Broken::ErrorWritten(cut) => Poll::Ready(Some(Err(self.cut(cut)))),
+            Broken::WritingError(cut) => {
+                self.broken = Some(Broken::ErrorWritten(cut));
                 cx.waker().wake_by_ref();
                 Poll::Pending
             }
         }
     }
 
-    fn poll_going_on(&mut self, cx: &mut Context<'_>) -> Polled {
-        let Some(going_on) = &mut self.going_on else { return Poll::Pending };
-        let (request, response) = ready!(going_on.poll(cx));
-        let (cut, format) = (going_on.cut, Some(StreamFormat::Sse));
-        self.going_on = None;
-        self.teller = Resumable::Ask(request);
+    fn poll_continuation(&mut self, cx: &mut Context<'_>) -> Polled {
+        let Some(continuation) = &mut self.continuation else { return Poll::Pending };
+        let (request, response) = ready!(continuation.poll(cx));
+        let (cut, format) = (continuation.cut, Some(StreamFormat::Sse));
+        self.continuation = None;
+        self.resumable = Resumable::Request(request);
         self.last = clock::now();
-        let Some(response) = response else { return self.tell(cut, format, cx) };
+        let Some(response) = response else { return self.end_with_error_event(cut, format, cx) };
         self.resume(*response);
         self.poll_next(cx)
     }
@@ -244,8 +248,8 @@ impl Streaming {
             if let Some(broken) = self.broken {
                 return self.poll_broken(broken, cx);
             }
-            if self.going_on.is_some() {
-                return self.poll_going_on(cx);
+            if self.continuation.is_some() {
+                return self.poll_continuation(cx);
             }
             let Some(stream) = self.stream.as_mut() else {
                 self.over();
@@ -292,8 +296,8 @@ impl Streaming {
                 self.first.push_back(Frame::data(taken.bytes));
             }
             let Some(error) = taken.error else { break };
-            let goes_on = self.route.policy.stream.on_cut == OnCut::Continue && !self.failed;
-            if goes_on && reader.partial().is_some() {
+            let may_continue = self.route.policy.stream.on_cut == OnCut::Continue && !self.failed;
+            if may_continue && reader.partial().is_some() {
                 return Some(Interruption::ErrorEvent);
             }
             self.failed = true;
@@ -375,8 +379,8 @@ impl Streaming {
     }
 
     /// Gives up the access record; from here on usage goes into a detached one.
-    pub fn take_story(&mut self) -> Option<Box<AccessRecord>> {
-        let record = self.teller.record()?;
+    pub fn take_record(&mut self) -> Option<Box<AccessRecord>> {
+        let record = self.resumable.record()?;
         let mut aside = record.detached();
         (aside.model, aside.status) = (record.model.take(), record.status);
         Some(std::mem::replace(record, aside))
@@ -393,7 +397,7 @@ impl Streaming {
         let rest = self.stream.as_ref();
         self.first.is_empty()
             && self.broken.is_none()
-            && self.going_on.is_none()
+            && self.continuation.is_none()
             && rest.is_none_or(|stream| stream.reader.is_none() && stream.rest.is_end_stream())
     }
 }
@@ -401,7 +405,7 @@ impl Streaming {
 impl Drop for Streaming {
     /// hyper does not poll a body that is at its end; dropping it then is not a disconnect.
     fn drop(&mut self) {
-        if let Some(Broken::Telling(cut) | Broken::Told(cut)) = self.broken {
+        if let Some(Broken::WritingError(cut) | Broken::ErrorWritten(cut)) = self.broken {
             self.cut(cut);
         } else if self.is_at_end() {
             self.over();
