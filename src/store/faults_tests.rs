@@ -1,4 +1,4 @@
-//! The store against faults: what was promised is there afterwards, and nothing else is.
+//! Tests of the store under faults: every acknowledged change is there afterwards, and nothing else.
 
 use std::fs::{self, File, OpenOptions};
 use std::future::poll_fn;
@@ -126,7 +126,7 @@ fn a_flipped_byte_in_the_last_commit_loses_that_commit_and_nothing_before_it() {
 }
 
 #[test]
-fn what_was_being_run_when_it_was_killed_is_ready_again_at_its_old_place() {
+fn a_job_that_ran_at_a_kill_is_ready_again_at_its_old_position() {
     let folder = folder();
     let store = open(folder.path());
     run(async {
@@ -170,7 +170,7 @@ fn big(n: u64) -> NewJob {
 }
 
 #[test]
-fn a_full_disk_refuses_what_does_not_fit_and_nothing_else_and_is_over_when_there_is_room() {
+fn a_full_disk_rejects_only_what_does_not_fit_and_recovers_when_there_is_space() {
     let folder = folder();
     let (store, commits) = open_observed(folder.path());
     run(async {
@@ -227,7 +227,7 @@ fn a_database_that_cannot_be_written_is_tried_again_with_each_change() {
 }
 
 #[test]
-fn whatever_writes_syncs_also_when_it_was_opened_anew() {
+fn a_reopened_write_connection_syncs_too() {
     let folder = folder();
     let store = open(folder.path());
     let number = |db: &Connection, name: &str| db.pragma_query_value(None, name, |row| row.get(0));
@@ -281,7 +281,7 @@ async fn at_once(store: &Store, jobs: Vec<NewJob>) -> Vec<Result<EnqueueResult, 
 }
 
 #[test]
-fn a_change_that_fails_takes_nobody_with_it() {
+fn a_failed_change_fails_no_other_change_of_its_batch() {
     let folder = folder();
     let (store, commits) = open_observed(folder.path());
     run(async {
@@ -301,7 +301,7 @@ fn a_change_that_fails_takes_nobody_with_it() {
 }
 
 #[test]
-fn what_fits_into_a_full_disk_is_taken_though_it_came_with_what_does_not() {
+fn a_change_that_fits_a_full_disk_succeeds_in_a_batch_with_one_that_does_not() {
     let folder = folder();
     let store = open(folder.path());
     run(async {
@@ -330,7 +330,7 @@ fn refused(path: &Path) -> OpenError {
 }
 
 #[test]
-fn a_store_is_its_owners_alone() {
+fn only_the_owner_may_read_a_store() {
     let folder = folder();
     let below = folder.path().join("state").join("outrigger");
     let store = open(&below);
@@ -369,7 +369,7 @@ fn bytes_of(directory: &Path) -> Vec<(std::path::PathBuf, u32, Vec<u8>)> {
 }
 
 #[test]
-fn a_store_of_a_newer_version_is_told_and_not_touched() {
+fn a_store_of_a_newer_version_is_rejected_and_unchanged() {
     let killed = {
         let folder = folder();
         let store = open(folder.path());
@@ -394,7 +394,7 @@ fn a_store_of_a_newer_version_is_told_and_not_touched() {
 }
 
 #[test]
-fn another_programs_database_is_told_and_not_touched() {
+fn a_database_of_another_program_is_rejected_and_unchanged() {
     for application in [0, 1234] {
         let folder = folder();
         let db = Connection::open(open::database(folder.path())).expect("a database");
@@ -410,7 +410,7 @@ fn another_programs_database_is_told_and_not_touched() {
 }
 
 #[test]
-fn a_damaged_database_is_told() {
+fn a_damaged_database_is_rejected() {
     let folder = folder();
     let store = open(folder.path());
     run(async {
@@ -455,7 +455,7 @@ fn a_damaged_database_is_told() {
 }
 
 #[test]
-fn a_place_that_cannot_be_a_store_is_told() {
+fn a_path_that_cannot_be_a_store_is_rejected() {
     let folder = folder();
     let file = folder.path().join("file");
     fs::write(&file, "a file").expect("written");
@@ -469,7 +469,7 @@ fn a_place_that_cannot_be_a_store_is_told() {
 // === versions and copies ===
 
 #[test]
-fn a_store_of_the_first_version_is_brought_to_this_one_with_its_jobs() {
+fn a_store_of_the_first_version_is_migrated_with_its_jobs() {
     let folder = folder();
     let db = Connection::open(open::database(folder.path())).expect("a database");
     db.execute_batch(include_str!("schema.sql")).expect("the first tables");
@@ -511,7 +511,7 @@ fn a_store_of_the_first_version_is_brought_to_this_one_with_its_jobs() {
 }
 
 #[test]
-fn a_copy_that_is_made_while_jobs_come_is_a_store() {
+fn a_backup_made_while_jobs_arrive_is_a_store() {
     let (folder, elsewhere) = (folder(), folder());
     let store = open(folder.path());
     let (to, copies) = (open::database(elsewhere.path()), folder.path().to_owned());
@@ -546,7 +546,7 @@ fn a_copy_that_is_made_while_jobs_come_is_a_store() {
 }
 
 #[test]
-fn a_copy_of_nothing_is_told_and_leaves_nothing() {
+fn a_failed_backup_leaves_no_file() {
     let (from, to): (TempDir, TempDir) = (folder(), folder());
     let name = to.path().join("copy.db");
     assert!(matches!(backup(from.path(), &name), Err(OpenError::Io(..))));

@@ -1,5 +1,5 @@
-//! The store beside a model of QUEUE.md's states: whatever is done to it in whatever order, both
-//! answer alike and hold the same jobs, and what the database counts by itself is what there is.
+//! The store against a model of the states in docs/design/queue.md "States": after any sequence of
+//! calls both return the same and hold the same jobs, and the totals that triggers keep are right.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! The store as those see it who use it: keys, turns, watches, commits, and what each costs.
+//! Tests of the store's interface: keys, order, watches, commits, and the cost of each call.
 
 use std::collections::HashSet;
 use std::future::poll_fn;
@@ -168,7 +168,7 @@ pub(super) fn watched(store: &Store) -> usize {
 // === group commit ===
 
 #[test]
-fn many_who_come_at_once_share_few_commits() {
+fn concurrent_changes_share_few_commits() {
     let folder = folder();
     let (store, commits) = open_observed(folder.path());
     run(async {
@@ -220,7 +220,7 @@ fn keyed(n: u64, principal: u8, request: u8) -> NewJob {
 }
 
 #[test]
-fn a_key_stands_for_its_principals_request_for_a_day() {
+fn an_idempotency_key_identifies_its_principals_request_for_a_day() {
     const DAY: u64 = 86_400_000;
     let folder = folder();
     let store = open(folder.path());
@@ -256,7 +256,7 @@ fn a_key_stands_for_its_principals_request_for_a_day() {
 }
 
 #[test]
-fn keys_of_a_long_absence_are_forgotten_some_at_once() {
+fn expired_keys_are_deleted_in_batches() {
     let folder = folder();
     let store = open(folder.path());
     run(async {
@@ -366,7 +366,7 @@ fn a_list_has_the_newest_first_and_goes_on_before_the_last() {
 // === who is told ===
 
 #[test]
-fn whoever_watches_is_told_of_each_end_and_of_nothing_else() {
+fn a_watch_completes_at_the_end_of_its_job_and_not_before() {
     let folder = folder();
     let store = open(folder.path());
     run(async {
@@ -410,7 +410,7 @@ fn whoever_watches_is_told_of_each_end_and_of_nothing_else() {
 }
 
 #[test]
-fn whoever_stops_watching_leaves_nothing_behind_and_others_are_still_told() {
+fn a_dropped_watch_is_removed_and_others_still_complete() {
     let folder = folder();
     let store = open(folder.path());
     run(async {
@@ -434,7 +434,7 @@ fn whoever_stops_watching_leaves_nothing_behind_and_others_are_still_told() {
 }
 
 #[test]
-fn the_result_of_a_second_life_is_posted_though_the_first_was_on_its_way() {
+fn the_result_of_a_retried_job_is_posted_even_if_the_first_was_in_flight() {
     let folder = folder();
     let store = open(folder.path());
     run(async {
@@ -594,7 +594,7 @@ fn steps(many: u64) -> Vec<(&'static str, u64)> {
 }
 
 #[test]
-fn nothing_costs_more_because_more_jobs_lie_beside() {
+fn no_query_costs_more_with_more_jobs_in_the_store() {
     for ((name, few), (_, many)) in steps(300).into_iter().zip(steps(10_000 / 2)) {
         assert!(few > 0, "{name} was not counted");
         assert!(many <= few + few / 2 + 200, "{name}: {few} steps, with more jobs {many}");

@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::stage::{
+use crate::scenario::{
     EAGER, MS, SECOND, Stop, beside_others, call, call_until_served, keep_calling, stored, trip,
     wait_for_state, yaml, yaml_of,
 };
@@ -123,7 +123,7 @@ fn a_hold_is_as_long_where_the_clock_of_redis_jumps_by_an_hour() {
 }
 
 #[test]
-fn leases_outlive_no_jump_of_the_clock() {
+fn leases_do_not_outlive_a_jump_of_the_clock() {
     let _room = beside_others();
     let a = Origin::start(Behaviour::Chat);
     let redis = RedisServer::builder().clock().start();

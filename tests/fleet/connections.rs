@@ -4,7 +4,7 @@
 use std::fs;
 use std::process::Command;
 
-use crate::stage::{LONG, beside_others, call, trip, wait_for_state, yaml};
+use crate::scenario::{LONG, beside_others, call, trip, wait_for_state, yaml};
 use crate::support::fleet::{
     FLEET, fleet_at, fleet_status, host, is_attached, wait_until_attached,
 };
@@ -110,7 +110,7 @@ fn another_name_is_another_fleet() {
 }
 
 #[test]
-fn what_is_no_redis_is_refused_at_the_start() {
+fn an_invalid_redis_url_is_rejected_at_the_start() {
     let folder = tempfile::tempdir().expect("a folder");
     fs::write(folder.path().join("policy.yaml"), yaml("http://127.0.0.1:9", LONG))
         .expect("written");

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use crate::support::redis::{Cluster, Reply, Sentinels};
-use crate::support::{Passing, RedisServer, Wire, eventually};
+use crate::support::{FaultProxy, ProxyMode, RedisServer, eventually};
 
 const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
 
@@ -24,7 +24,7 @@ fn ping(to: SocketAddr) -> std::io::Result<String> {
 }
 
 #[test]
-fn a_redis_keeps_its_port_while_it_is_down_and_forgets_what_it_had() {
+fn a_redis_keeps_its_port_while_it_is_down_and_loses_its_data() {
     let redis = RedisServer::start();
     assert_eq!(ping(redis.address()).expect("an answer"), "+PONG\r\n");
     redis.ask(&["SET", "a", "b"]);
@@ -80,16 +80,16 @@ fn the_clock_of_a_redis_can_be_set() {
 }
 
 #[test]
-fn a_wire_passes_late_or_not_at_all_and_what_was_under_way_arrives_then() {
+fn a_fault_proxy_delays_or_stalls_and_delivers_pending_data_afterwards() {
     let redis = RedisServer::start();
-    let wire = Wire::to(redis.address());
+    let wire = FaultProxy::to(redis.address());
     assert_eq!(ping(wire.address()).expect("an answer"), "+PONG\r\n");
-    wire.set(Passing::After(Duration::from_millis(100)));
+    wire.set(ProxyMode::After(Duration::from_millis(100)));
     let began = Instant::now();
     assert_eq!(ping(wire.address()).expect("an answer"), "+PONG\r\n");
     let took = began.elapsed();
     assert!((200..300).contains(&took.as_millis()), "{took:?}");
-    wire.set(Passing::Stalled);
+    wire.set(ProxyMode::Stalled);
     let mut stream = TcpStream::connect(wire.address()).expect("it is taken");
     stream.write_all(PING).expect("it can be said");
     assert_eq!(ping(wire.address()).expect_err("stalled").kind(), ErrorKind::WouldBlock);
@@ -100,20 +100,20 @@ fn a_wire_passes_late_or_not_at_all_and_what_was_under_way_arrives_then() {
 }
 
 #[test]
-fn a_wire_can_have_nobody_at_its_end_or_somebody_else() {
+fn a_fault_proxy_can_refuse_drop_or_reply_by_itself() {
     let redis = RedisServer::start();
-    let wire = Wire::to(redis.address());
+    let wire = FaultProxy::to(redis.address());
     let mut open = TcpStream::connect(wire.address()).expect("it is taken");
     open.write_all(PING).expect("it can be said");
     open.read_exact(&mut [0; 7]).expect("an answer");
-    wire.set(Passing::Dropped);
+    wire.set(ProxyMode::Dropped);
     assert_eq!(ping(wire.address()).expect_err("dropped").kind(), ErrorKind::TimedOut);
-    wire.set(Passing::Refused);
+    wire.set(ProxyMode::Refused);
     assert_eq!(ping(wire.address()).expect_err("refused").kind(), ErrorKind::ConnectionRefused);
     assert_eq!(open.read(&mut [0; 8]).expect("an end"), 0, "what was open is closed");
-    wire.set(Passing::Garbage(b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec()));
+    wire.set(ProxyMode::Garbage(b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec()));
     assert_eq!(ping(wire.address()).expect("an answer"), "HTTP/1.");
-    wire.set(Passing::Error("LOADING not yet".to_owned()));
+    wire.set(ProxyMode::Error("LOADING not yet".to_owned()));
     let both = [PING, b"*2\r\n$3\r\nGET\r\n$1\r\na\r\n"].concat();
     let heard = said(wire.address(), &both, 36, Duration::from_secs(1)).expect("answers");
     assert_eq!(heard, "-LOADING not yet\r\n-LOADING not yet\r\n");
@@ -122,7 +122,7 @@ fn a_wire_can_have_nobody_at_its_end_or_somebody_else() {
 }
 
 #[test]
-fn sentinels_move_to_the_replica_and_lose_what_it_did_not_hear() {
+fn sentinels_fail_over_to_the_replica_and_lose_unreplicated_writes() {
     let all = Sentinels::start();
     all.primary.ask(&["SET", "early", "1"]);
     eventually("the replica has heard", || match all.replica.ask(&["GET", "early"]) {

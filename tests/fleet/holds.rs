@@ -4,7 +4,7 @@ use std::thread;
 use std::time::Instant;
 
 use crate::fixtures::api;
-use crate::stage::{LONG, MS, SECOND, Stop, alone, beside_others, keep_calling, yaml};
+use crate::scenario::{LONG, MS, SECOND, Stop, alone, beside_others, keep_calling, yaml};
 use crate::support::{Behaviour, Fleet, Origin, RedisServer, Request, eventually, fleet};
 
 const HOSTS: usize = 5;
@@ -60,7 +60,7 @@ fn a_429_at_one_host_stops_all_within_100_ms() {
 }
 
 #[test]
-fn none_calls_early_and_all_call_again() {
+fn no_host_calls_before_the_hold_ends_and_all_call_afterwards() {
     let _room = beside_others();
     let (a, redis) = (Origin::start(Behaviour::Chat), RedisServer::start());
     let fleet = fleet(HOSTS, &redis, &yaml(&a.url(), LONG));

@@ -7,7 +7,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use crate::fixtures::{api, chat, policy, problem_type, route};
-use crate::stage::beside_others;
+use crate::scenario::beside_others;
 use crate::support::fleet::host;
 use crate::support::redis::{Cluster, Reply};
 use crate::support::{
@@ -148,7 +148,7 @@ fn only_who_makes_its_requests_alike_runs_a_job_of_another() {
 }
 
 #[test]
-fn what_fails_elsewhere_is_run_again_and_is_dead_when_it_failed_too_often() {
+fn a_job_that_fails_elsewhere_runs_again_and_is_dead_after_too_many_failures() {
     let _room = beside_others();
     let redis = RedisServer::start();
     let origin = Origin::script([Behaviour::status(500, &[]), Behaviour::Chat]);
@@ -176,7 +176,7 @@ fn what_fails_elsewhere_is_run_again_and_is_dead_when_it_failed_too_often() {
 }
 
 #[test]
-fn a_job_that_is_cancelled_is_run_by_nobody_and_who_runs_it_stops() {
+fn a_cancelled_job_does_not_run_and_a_running_one_stops() {
     let _room = beside_others();
     let (redis, gate) = (RedisServer::start(), Gate::closed());
     let origin = Origin::start(Behaviour::Chat.held(&gate));
@@ -219,7 +219,7 @@ fn everything(redis: &RedisServer) -> String {
 }
 
 #[test]
-fn over_a_cluster_all_of_a_job_lies_on_one_server() {
+fn in_a_cluster_all_keys_of_a_job_are_on_one_server() {
     let _room = beside_others();
     let (cluster, origin) = (Cluster::start(), Origin::start(Behaviour::Chat));
     let yaml = yaml(&origin, "workers: 2");

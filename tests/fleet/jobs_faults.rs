@@ -12,11 +12,12 @@ use tempfile::TempDir;
 
 use crate::fixtures::api;
 use crate::jobs::{Hosts, ask, job, open_jobs, pause, runs, taken, yaml};
-use crate::stage::{MS, alone, beside_others};
+use crate::scenario::{MS, alone, beside_others};
 use crate::support::fleet::{host, wait_until_attached};
 use crate::support::redis::Reply;
 use crate::support::{
-    Behaviour, Call, Client, Gate, Origin, Passing, RedisServer, Sidecar, Signal, Wire, eventually,
+    Behaviour, Call, Client, FaultProxy, Gate, Origin, ProxyMode, RedisServer, Sidecar, Signal,
+    eventually,
 };
 
 /// An owner tells of its jobs again within.
@@ -48,16 +49,16 @@ fn jobs_of_a_host_that_died_are_run_by_others_and_their_answers_wait_for_it() {
 }
 
 #[test]
-fn without_redis_new_jobs_are_run_here_and_a_fleet_is_not_needed() {
+fn without_redis_new_jobs_run_on_their_own_host_and_no_fleet_is_needed() {
     let _room = beside_others();
     let redis = RedisServer::start();
-    let wire = Wire::to(redis.address());
+    let wire = FaultProxy::to(redis.address());
     let origin = Origin::start(Behaviour::Chat);
     let (yaml, data) = (yaml(&origin, ""), TempDir::new().expect("a folder"));
     let sidecar = host(&redis.url_at(wire.address()), &yaml).data(data.path()).start();
     wait_until_attached(&sidecar);
     assert_eq!(ask(&sidecar, &taken(&sidecar.send(&job()))).status, 200);
-    for passing in [Passing::Refused, Passing::Stalled] {
+    for passing in [ProxyMode::Refused, ProxyMode::Stalled] {
         wire.set(passing);
         for _ in 0..5 {
             let answer = ask(&sidecar, &taken(&sidecar.send(&job())));
@@ -103,7 +104,7 @@ fn keys(redis: &RedisServer, of: &str) -> i64 {
 }
 
 #[test]
-fn what_redis_lost_is_told_again_and_what_runs_is_not_begun_a_second_time() {
+fn jobs_that_redis_lost_are_published_again_and_running_ones_do_not_start_twice() {
     let _room = beside_others();
     let (redis, gate) = (RedisServer::start(), Gate::closed());
     let origin = Origin::start(Behaviour::Chat.held(&gate));
@@ -129,7 +130,7 @@ fn what_redis_lost_is_told_again_and_what_runs_is_not_begun_a_second_time() {
 }
 
 #[test]
-fn a_host_that_stops_tells_first_what_came_of_its_runs_for_others() {
+fn a_stopping_host_first_sends_the_results_of_borrowed_jobs() {
     let _room = beside_others();
     let (redis, gate) = (RedisServer::start(), Gate::closed());
     let origin = Origin::start(Behaviour::Chat.held(&gate));
@@ -137,11 +138,11 @@ fn a_host_that_stops_tells_first_what_came_of_its_runs_for_others() {
     let hosts = Hosts::start(1, &redis, &yaml);
     let [owner] = &hosts.fleet[..] else { panic!("no host") };
     pause(owner);
-    let (wire, data) = (Wire::to(redis.address()), TempDir::new().expect("a folder"));
+    let (wire, data) = (FaultProxy::to(redis.address()), TempDir::new().expect("a folder"));
     let mut other = host(&redis.url_at(wire.address()), &yaml).data(data.path()).start();
     let paths: Vec<_> = (0..4).map(|_| taken(&owner.send(&job()))).collect();
     origin.wait_for_in_flight(4);
-    wire.set(Passing::After(100 * MS));
+    wire.set(ProxyMode::After(100 * MS));
     other.signal(Signal::Term);
     other.wait_for_log(|line| line.contains("the listener is closed"));
     gate.open_wide();
@@ -169,7 +170,7 @@ fn wipe(redis: &RedisServer) -> usize {
 }
 
 #[test]
-fn none_is_lost_while_hosts_are_killed_in_turn_and_redis_is_wiped_twice() {
+fn no_job_is_lost_while_hosts_are_killed_in_turn_and_redis_is_wiped_twice() {
     const JOBS: usize = 2_000;
     const ROUNDS: usize = 6;
     let _room = alone();

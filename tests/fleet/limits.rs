@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::fixtures::chat;
-use crate::stage::{LONG, MS, SECOND, Stop, alone, beside_others, yaml_of};
+use crate::scenario::{LONG, MS, SECOND, Stop, alone, beside_others, yaml_of};
 use crate::support::fleet::{fleet_at, fleet_status, is_attached, key};
 use crate::support::{Behaviour, Fleet, Origin, RedisServer, Sidecar, eventually, fleet};
 
@@ -152,7 +152,7 @@ fn the_first_call_of_a_cold_host_waits_for_nothing() {
 }
 
 #[test]
-fn a_redis_that_is_silent_is_waited_for_by_nobody() {
+fn no_request_waits_for_a_silent_redis() {
     let _room = beside_others();
     let (a, redis) = (Origin::start(Behaviour::Chat), RedisServer::start());
     let fleet = fleet(HOSTS, &redis, &yaml_of(&a.url(), LIMITED, LONG));
@@ -170,7 +170,7 @@ fn a_redis_that_is_silent_is_waited_for_by_nobody() {
 }
 
 #[test]
-fn what_is_no_limit_in_redis_counts_as_none_and_is_replaced() {
+fn a_malformed_limit_in_redis_counts_as_absent_and_is_replaced() {
     let _room = beside_others();
     let (a, redis) = (Origin::start(Behaviour::Chat), RedisServer::start());
     let fleet = fleet(2, &redis, &yaml_of(&a.url(), LIMITED, LONG));
@@ -187,7 +187,7 @@ fn what_is_no_limit_in_redis_counts_as_none_and_is_replaced() {
 }
 
 #[test]
-fn tokens_that_answers_cost_beyond_the_estimate_are_the_whole_fleets() {
+fn tokens_beyond_the_estimate_are_charged_to_the_whole_fleet() {
     let _room = beside_others();
     let answer = r#"{"usage":{"prompt_tokens":60,"completion_tokens":40}}"#;
     let json = vec![("content-type".to_owned(), "application/json".to_owned())];
@@ -204,7 +204,7 @@ fn tokens_that_answers_cost_beyond_the_estimate_are_the_whole_fleets() {
 }
 
 #[test]
-fn a_host_tells_what_it_has_of_each_limit() {
+fn a_host_shows_its_part_of_each_limit() {
     let _room = beside_others();
     let (a, redis) = (Origin::start(Behaviour::Chat), RedisServer::start());
     let fleet = fleet(2, &redis, &yaml_of(&a.url(), LIMITED, LONG));

@@ -1,8 +1,7 @@
-//! A fleet: several sidecars, each a process, over one real Redis that fails in every way.
+//! Tests of a fleet: several sidecar processes over one real Redis, with faults of every kind.
 //!
-//! One file for each promise of a fleet. What a provider saw is asked of the provider, what a host
-//! enforces of that host, what the fleet decided of Redis itself. A promise about time is measured
-//! and the figure printed; such a test has the machine to itself ([`stage::alone`]).
+//! Each file covers one promise. Assertions read the provider's log, each host's admin API, and Redis
+//! itself. A promise about time is measured and printed; such a test runs alone ([`scenario::alone`]).
 
 #![allow(clippy::disallowed_methods, clippy::print_stdout)]
 
@@ -13,19 +12,18 @@ mod support;
 #[path = "../sidecar/fixtures.rs"]
 mod fixtures;
 
-mod away;
-
-mod by_hand;
 mod clocks;
 mod connections;
-mod crowd;
+mod data_loss;
 mod harness;
 mod holds;
 mod job_scripts;
 mod jobs;
 mod jobs_faults;
+mod large_fleet;
 mod limits;
-mod losses;
-mod news;
+mod manual_overrides;
 mod probes;
-mod stage;
+mod propagation;
+mod redis_down;
+mod scenario;

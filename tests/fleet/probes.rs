@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::fixtures::{sleep_until, state};
-use crate::stage::{
+use crate::scenario::{
     EAGER, MS, SECOND, Stop, alone, beside_others, call, call_until_served, keep_calling, stored,
     transitions, trip, wait_for_state, yaml, yaml_of,
 };
@@ -116,7 +116,7 @@ fn an_open_that_is_over_lets_leases_through_and_nothing_else() {
 }
 
 #[test]
-fn a_probe_that_fails_keeps_the_whole_fleet_away() {
+fn a_failed_probe_opens_the_breaker_for_the_whole_fleet() {
     let _room = beside_others();
     let (a, redis) = (Origin::start(Behaviour::Chat), RedisServer::start());
     let breaker = "failure_threshold: 1, recovery_timeout: 200ms, max_recovery_timeout: 60s, \

@@ -4,7 +4,7 @@
 //!   connections on command, and records every request.
 //! - [`Client`]: a small blocking HTTP/1.1 client that shows exactly what came over the wire.
 //! - [`Sidecar`]: the built binary, started with a policy.
-//! - [`RedisServer`]: a real Redis; [`Wire`]: a fault proxy in front of it; [`Fleet`]: sidecars
+//! - [`RedisServer`]: a real Redis; [`FaultProxy`]: a fault proxy in front of it; [`Fleet`]: sidecars
 //!   that share it.
 //!
 //! Rules: the kernel chooses every port. A test waits for a condition instead of sleeping, and
@@ -28,7 +28,7 @@ pub use client::{Call, Client, End, Response, ResponseReader, get, post, post_js
 pub use fleet::{Fleet, fleet};
 pub use message::Headers;
 pub use origin::{Origin, Request};
-pub use redis::{Passing, RedisServer, Wire};
+pub use redis::{FaultProxy, ProxyMode, RedisServer};
 pub use sidecar::{Sidecar, Signal};
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};

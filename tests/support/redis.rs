@@ -1,7 +1,7 @@
 //! A real Redis, a process of its own, that a test can stop, freeze, break and mend.
 //!
 //! It listens on a port that stays the test's while it is down, and on a Unix socket in its folder,
-//! by which the test itself speaks with it: whatever stands before the port ([`Wire`]) is not in
+//! by which the test itself speaks with it: whatever stands before the port ([`FaultProxy`]) is not in
 //! its way. It ends with the test; where that fails, its log is printed.
 //!
 //! A test that needs a Redis fails without one: `tests/run` installs it.
@@ -21,15 +21,15 @@ use super::{PATIENCE, Signal, eventually};
 
 pub mod certificates;
 pub mod cluster;
+pub mod fault_proxy;
+pub mod resp;
 pub mod sentinel;
-pub mod talk;
-pub mod wire;
 
 pub use certificates::Certificates;
 pub use cluster::Cluster;
+pub use fault_proxy::{FaultProxy, ProxyMode};
+pub use resp::{Reply, RespClient};
 pub use sentinel::Sentinels;
-pub use talk::{Reply, Talk};
-pub use wire::{Passing, Wire};
 
 /// libfaketime steps the clock that a process sees; libc stands beside it, since jemalloc asks for the
 /// time before libfaketime can tell it.
@@ -136,7 +136,7 @@ impl RedisServer {
         self.url_at(self.address())
     }
 
-    /// As if it stood there: of a [`Wire`] before it.
+    /// As if it stood there: of a [`FaultProxy`] before it.
     pub fn url_at(&self, address: SocketAddr) -> String {
         let login = self.password.as_ref().map(|word| format!(":{word}@")).unwrap_or_default();
         match &self.certificates {
@@ -160,7 +160,7 @@ impl RedisServer {
     }
 
     /// A connection of the test's own.
-    pub fn talk(&self) -> Talk {
+    pub fn talk(&self) -> RespClient {
         self.try_talk().unwrap_or_else(|error| panic!("cannot talk to redis: {error}"))
     }
 
@@ -235,8 +235,8 @@ impl RedisServer {
         fs::read_to_string(self.folder().join("log")).unwrap_or_default()
     }
 
-    fn try_talk(&self) -> std::io::Result<Talk> {
-        let mut talk = Talk::by_socket(&self.socket())?;
+    fn try_talk(&self) -> std::io::Result<RespClient> {
+        let mut talk = RespClient::by_socket(&self.socket())?;
         if let Some(password) = &self.password {
             talk.try_ask(&["AUTH", password])?;
         }

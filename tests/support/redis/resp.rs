@@ -9,7 +9,7 @@ use std::path::Path;
 use super::PATIENCE;
 
 #[derive(Debug)]
-pub struct Talk {
+pub struct RespClient {
     stream: BufReader<UnixStream>,
 }
 
@@ -24,9 +24,9 @@ pub enum Reply {
     List(Vec<Reply>),
 }
 
-// === impl Talk ===
+// === impl RespClient ===
 
-impl Talk {
+impl RespClient {
     pub fn by_socket(path: &Path) -> io::Result<Self> {
         let stream = UnixStream::connect(path)?;
         stream.set_read_timeout(Some(PATIENCE))?;

@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 use serde_json::{Value, json};
 
 use crate::fixtures::breaker;
-use crate::stage::{
+use crate::scenario::{
     LONG, beside_others, call, call_until_served, stored, trip, wait_for_state, yaml, yaml_of,
 };
 use crate::support::fleet::{fleet_status, host, wait_until_attached};
@@ -174,7 +174,7 @@ fn a_fleet_is_shown_with_its_hosts_and_whether_their_policies_differ() {
             assert!(host["policy"].as_str().is_some_and(|hash| hash.len() == 12), "{host}");
         }
     }
-    fleet[1].write_policy("policy", &yaml(&a.url(), crate::stage::EAGER));
+    fleet[1].write_policy("policy", &yaml(&a.url(), crate::scenario::EAGER));
     for host in fleet.iter() {
         eventually("it is told that policies differ", || {
             let told = fleet_status(host);

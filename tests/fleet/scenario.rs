@@ -54,7 +54,7 @@ pub fn yaml_of(origin: &str, provider: &str, breaker: &str) -> String {
 
 /// What became of a call.
 #[derive(Clone, Debug)]
-pub struct Told {
+pub struct CallResult {
     pub asked: Instant,
     pub took: Duration,
     pub status: u16,
@@ -62,7 +62,7 @@ pub struct Told {
     pub problem: Option<String>,
 }
 
-impl Told {
+impl CallResult {
     pub fn is(&self, kind: &str) -> bool {
         self.problem.as_deref() == Some(kind)
     }
@@ -92,17 +92,17 @@ impl Drop for AtEnd<'_> {
 }
 
 /// One call on a connection of its own.
-pub fn call(sidecar: &Sidecar) -> Told {
+pub fn call(sidecar: &Sidecar) -> CallResult {
     call_on(&mut sidecar.client())
 }
 
-fn call_on(client: &mut crate::support::Client) -> Told {
+fn call_on(client: &mut crate::support::Client) -> CallResult {
     let asked = Instant::now();
     let answer = client.send(&chat());
     let took = asked.elapsed();
     let kind = answer.text();
     let kind = kind.split("urn:outrigger:problem:").nth(1).and_then(|rest| rest.split('"').next());
-    Told { asked, took, status: answer.status, problem: kind.map(str::to_owned) }
+    CallResult { asked, took, status: answer.status, problem: kind.map(str::to_owned) }
 }
 
 /// A client of that host that calls so often until it is told to stop: what became of all.
@@ -111,7 +111,7 @@ pub fn keep_calling<'scope>(
     sidecar: &'scope Sidecar,
     every: Duration,
     stop: &'scope Stop,
-) -> ScopedJoinHandle<'scope, Vec<Told>> {
+) -> ScopedJoinHandle<'scope, Vec<CallResult>> {
     scope.spawn(move || {
         let (mut client, mut all) = (sidecar.client(), Vec::new());
         while !stop.is_said() {

@@ -5,14 +5,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::fixtures::state;
-use crate::stage::{
+use crate::scenario::{
     LONG, MS, SECOND, Stop, beside_others, call, keep_calling, known, stored, trip, wait_for_state,
     yaml,
 };
 use crate::support::fleet::{fleet_at, host, is_attached, key, wait_until_attached};
-use crate::support::redis::{Cluster, Talk};
+use crate::support::redis::{Cluster, RespClient};
 use crate::support::{
-    Behaviour, Origin, Passing, RedisServer, Sidecar, Wire, eventually, fleet, get,
+    Behaviour, FaultProxy, Origin, ProxyMode, RedisServer, Sidecar, eventually, fleet, get,
 };
 
 /// Detached after so long, and attached again so long after it was mended; with a second of slack.
@@ -21,9 +21,9 @@ const BAR: Duration = Duration::from_secs(6);
 /// One host over one Redis, with a wire between them.
 struct Stand {
     redis: RedisServer,
-    wire: Wire,
+    wire: FaultProxy,
     /// Lets the test in where Redis lets nobody else in.
-    talk: Mutex<Talk>,
+    talk: Mutex<RespClient>,
     host: Sidecar,
 }
 
@@ -37,7 +37,7 @@ struct Failing {
 impl Stand {
     fn start(a: &Origin) -> Self {
         let redis = RedisServer::builder().password("sesame").start();
-        let wire = Wire::to(redis.address());
+        let wire = FaultProxy::to(redis.address());
         let yaml = yaml(&a.url(), LONG);
         let host = host(&redis.url_at(wire.address()), &yaml).start();
         wait_until_attached(&host);
@@ -120,42 +120,42 @@ fn play_all(failings: &[Failing]) {
 }
 
 #[test]
-fn a_redis_that_cannot_be_reached_is_missed_by_nobody() {
+fn no_request_is_affected_while_redis_is_unreachable() {
     play_all(&[
         Failing { name: "stopped", breaks: |s| s.redis.kill(), mends: |s| s.redis.start_again() },
         Failing { name: "frozen", breaks: |s| s.redis.freeze(), mends: |s| s.redis.thaw() },
         Failing {
             name: "packets dropped",
-            breaks: |s| s.wire.set(Passing::Dropped),
+            breaks: |s| s.wire.set(ProxyMode::Dropped),
             mends: |s| s.wire.mend(),
         },
         Failing {
             name: "a stalled socket",
-            breaks: |s| s.wire.set(Passing::Stalled),
+            breaks: |s| s.wire.set(ProxyMode::Stalled),
             mends: |s| s.wire.mend(),
         },
         Failing {
             name: "refused",
-            breaks: |s| s.wire.set(Passing::Refused),
+            breaks: |s| s.wire.set(ProxyMode::Refused),
             mends: |s| s.wire.mend(),
         },
     ]);
 }
 
 #[test]
-fn a_redis_that_answers_with_errors_is_missed_by_nobody() {
+fn no_request_is_affected_while_redis_returns_errors() {
     play_all(&[
         Failing {
             name: "loading",
             breaks: |s| {
                 let error = "LOADING Redis is loading the dataset in memory";
-                s.wire.set(Passing::Error(error.to_owned()));
+                s.wire.set(ProxyMode::Error(error.to_owned()));
             },
             mends: |s| s.wire.mend(),
         },
         Failing {
             name: "garbage",
-            breaks: |s| s.wire.set(Passing::Garbage(b"HTTP/1.1 400 Bad Request\r\n\r\n".into())),
+            breaks: |s| s.wire.set(ProxyMode::Garbage(b"HTTP/1.1 400 Bad Request\r\n\r\n".into())),
             mends: |s| s.wire.mend(),
         },
         Failing {
@@ -193,11 +193,11 @@ fn a_redis_that_answers_with_errors_is_missed_by_nobody() {
 fn a_redis_that_takes_two_seconds_for_everything_is_slow_and_not_gone() {
     let _room = beside_others();
     let (a, redis) = (Origin::start(Behaviour::Chat), RedisServer::start());
-    let wire = Wire::to(redis.address());
+    let wire = FaultProxy::to(redis.address());
     let urls = [redis.url(), redis.url_at(wire.address())];
     let yaml = yaml(&a.url(), LONG);
     let fleet = crate::support::Fleet::of(urls.iter().map(|url| host(url, &yaml)));
-    wire.set(Passing::After(SECOND));
+    wire.set(ProxyMode::After(SECOND));
     let began = Instant::now();
     eventually("eight seconds of calls", || {
         let told = call(&fleet[1]);
@@ -217,7 +217,7 @@ fn a_redis_that_takes_two_seconds_for_everything_is_slow_and_not_gone() {
 }
 
 #[test]
-fn scripts_that_redis_forgot_are_told_again() {
+fn scripts_that_redis_lost_are_loaded_again() {
     let _room = beside_others();
     let (a, redis) = (Origin::start(Behaviour::Chat), RedisServer::start());
     let fleet = fleet(2, &redis, &yaml(&a.url(), LONG));
@@ -249,7 +249,7 @@ fn a_host_starts_without_redis_and_finds_it_later() {
 
 /// Known to be open, for as long as it is; then the host's own breaker decides.
 #[test]
-fn an_open_is_honoured_without_redis_until_it_is_over() {
+fn an_open_breaker_stays_open_without_redis_until_its_end() {
     let _room = beside_others();
     let (a, redis) = (Origin::start(Behaviour::Chat), RedisServer::start());
     let breaker = "failure_threshold: 1, recovery_timeout: 10s, success_threshold: 1, ramp: 0s";
@@ -263,7 +263,7 @@ fn an_open_is_honoured_without_redis_until_it_is_over() {
         eventually("detached", || (!is_attached(host)).then_some(()).ok_or("attached".to_owned()));
         assert!(call(host).is("breaker-open"), "by its own copy of the end");
     }
-    let served = crate::stage::call_until_served(&fleet) - opened;
+    let served = crate::scenario::call_until_served(&fleet) - opened;
     println!("without Redis an open of 10 s was honoured for {served:?}");
     assert!(served >= 7900 * MS && served <= 13 * SECOND, "{served:?}");
     assert!(a.count() > count);
@@ -276,7 +276,7 @@ fn an_open_is_honoured_without_redis_until_it_is_over() {
 }
 
 #[test]
-fn a_cluster_without_the_third_that_keeps_our_keys_is_missed_by_nobody() {
+fn no_request_is_affected_while_a_cluster_lacks_the_server_with_the_fleets_keys() {
     let _room = beside_others();
     let (a, cluster) = (Origin::start(Behaviour::Chat), Cluster::start());
     let fleet = fleet_at(2, &cluster.url(), &yaml(&a.url(), LONG));

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::fixtures::{api, state};
-use crate::stage::{alone, call, call_until_served, yaml};
+use crate::scenario::{alone, call, call_until_served, yaml};
 use crate::support::{Behaviour, Fleet, Origin, RedisServer, Sidecar, eventually, fleet};
 
 const ROUNDS: usize = 20;

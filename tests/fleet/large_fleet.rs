@@ -4,7 +4,7 @@ use std::thread;
 use std::time::Instant;
 
 use crate::fixtures::state;
-use crate::stage::{
+use crate::scenario::{
     Clocks, KEY, MS, Stop, alone, keep_calling, known, stored, transitions, wait_for_state, yaml,
 };
 use crate::support::fleet::{fleet_status, host};
@@ -18,7 +18,7 @@ const STEADY: &str =
     "failure_threshold: 3, recovery_timeout: 1s, max_recovery_timeout: 1s, ramp: 0s";
 
 #[test]
-fn a_dead_provider_is_refused_by_all_within_200_ms_and_then_asked_once_a_round() {
+fn a_failing_provider_is_rejected_by_all_hosts_within_200_ms_and_then_probed_once_a_round() {
     let _room = alone();
     let (a, redis) = (Origin::start(Behaviour::Chat), RedisServer::start());
     let fleet = fleet(HOSTS, &redis, &yaml(&a.url(), STEADY));
@@ -62,7 +62,7 @@ fn rounds(redis: &RedisServer) -> usize {
 }
 
 #[test]
-fn a_host_whose_way_out_is_broken_opens_alone() {
+fn a_host_with_a_broken_network_opens_its_breaker_alone() {
     let _room = alone();
     let (a, redis) = (Origin::start(Behaviour::Chat), RedisServer::start());
     let nobody = ReservedPort::port();

@@ -5,14 +5,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::fixtures::state;
-use crate::stage::{
+use crate::scenario::{
     EAGER, MS, SECOND, Stop, alone, beside_others, call, call_until_served, epochs_never_decrease,
     keep_calling, known, one_register, stored, trip, wait_for_state, yaml,
 };
 use crate::support::fleet::{fleet_at, host, is_attached, wait_until_attached};
 use crate::support::redis::Sentinels;
 use crate::support::{
-    Behaviour, Fleet, Gate, Origin, Passing, RedisServer, Wire, eventually, fleet,
+    Behaviour, FaultProxy, Fleet, Gate, Origin, ProxyMode, RedisServer, eventually, fleet,
 };
 
 const BAR: Duration = Duration::from_secs(3);
@@ -35,7 +35,7 @@ fn recovers(fleet: &Fleet) {
 }
 
 #[test]
-fn a_redis_that_forgets_everything_in_half_open_is_told_again() {
+fn a_half_open_state_that_redis_lost_is_restored() {
     let _room = beside_others();
     let (a, redis) = (Origin::start(Behaviour::Chat), RedisServer::start());
     let fleet = fleet(3, &redis, &yaml(&a.url(), EAGER));
@@ -69,10 +69,10 @@ fn a_redis_that_forgets_everything_in_half_open_is_told_again() {
 }
 
 #[test]
-fn an_open_that_redis_forgot_stays_open_everywhere() {
+fn an_open_state_that_redis_lost_stays_open_everywhere() {
     let _room = beside_others();
     let (a, redis) = (Origin::start(Behaviour::Chat), RedisServer::start());
-    let fleet = fleet(3, &redis, &yaml(&a.url(), crate::stage::LONG));
+    let fleet = fleet(3, &redis, &yaml(&a.url(), crate::scenario::LONG));
     trip(&fleet, &a, &redis);
     fleet.iter().for_each(|host| wait_for_state(host, "open"));
     let (before, count) = (stored(&redis), a.count());
@@ -84,7 +84,7 @@ fn an_open_that_redis_forgot_stays_open_everywhere() {
     println!("Redis began anew, with nothing: one register everywhere after {took:?}");
     assert_eq!(stored(&redis), before, "it was put back as it was");
     // Who comes new learns it, though Redis had forgotten it.
-    let late = host(&redis.url(), &yaml(&a.url(), crate::stage::LONG)).start();
+    let late = host(&redis.url(), &yaml(&a.url(), crate::scenario::LONG)).start();
     wait_until_attached(&late);
     assert!(call(&late).is("breaker-open"));
     assert_eq!(a.count(), count);
@@ -133,14 +133,14 @@ fn a_failover_that_loses_writes_loses_no_transition() {
 fn a_host_that_was_cut_off_for_a_while_learns_what_it_missed() {
     let _room = beside_others();
     let (a, redis) = (Origin::start(Behaviour::Chat), RedisServer::start());
-    let (wire, yaml) = (Wire::to(redis.address()), yaml(&a.url(), EAGER));
+    let (wire, yaml) = (FaultProxy::to(redis.address()), yaml(&a.url(), EAGER));
     let urls = [redis.url_at(wire.address()), redis.url(), redis.url()];
     let fleet = Fleet::of(urls.iter().map(|url| host(url, &yaml)));
     let stop = Stop::default();
     thread::scope(|scope| {
         let end = stop.at_end();
         epochs_never_decrease(scope, &fleet, &stop);
-        wire.set(Passing::Stalled);
+        wire.set(ProxyMode::Stalled);
         eventually("the host is detached", || {
             (!is_attached(&fleet[0])).then_some(()).ok_or("attached".to_owned())
         });
@@ -165,16 +165,16 @@ fn a_host_that_was_cut_off_for_a_while_learns_what_it_missed() {
 
 /// What a host brought about just before it was cut off is known nowhere else, and is not lost.
 #[test]
-fn what_only_one_host_knows_is_put_back() {
+fn a_state_that_only_one_host_knows_is_restored() {
     let _room = beside_others();
     let (a, redis) = (Origin::start(Behaviour::Chat), RedisServer::start());
-    let wire = Wire::to(redis.address());
-    let yaml = yaml(&a.url(), crate::stage::LONG);
+    let wire = FaultProxy::to(redis.address());
+    let yaml = yaml(&a.url(), crate::scenario::LONG);
     let first = Fleet::of([redis.url_at(wire.address()), redis.url()].map(|url| host(&url, &yaml)));
     trip(&first, &a, &redis);
     first.iter().for_each(|host| wait_for_state(host, "open"));
     let opened = stored(&redis);
-    wire.set(Passing::Stalled);
+    wire.set(ProxyMode::Stalled);
     let mut first = first;
     drop(first.take(1));
     redis.ask(&["FLUSHALL"]);

@@ -19,15 +19,15 @@ use super::super::listener::{PortState, ReservedPort};
 use super::PATIENCE;
 
 #[derive(Debug)]
-pub struct Wire {
+pub struct FaultProxy {
     address: SocketAddr,
-    orders: mpsc::UnboundedSender<Option<(Passing, std_mpsc::Sender<()>)>>,
+    orders: mpsc::UnboundedSender<Option<(ProxyMode, std_mpsc::Sender<()>)>>,
     thread: Option<JoinHandle<()>>,
 }
 
 /// What a wire does with what is said over it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Passing {
+pub enum ProxyMode {
     /// It arrives, so much later.
     After(Duration),
     /// Connections are taken; nothing arrives on any.
@@ -42,9 +42,9 @@ pub enum Passing {
     Error(String),
 }
 
-// === impl Wire ===
+// === impl FaultProxy ===
 
-impl Wire {
+impl FaultProxy {
     /// Before whoever listens there; everything passes.
     pub fn to(behind: SocketAddr) -> Self {
         let reserved = ReservedPort::port();
@@ -63,7 +63,7 @@ impl Wire {
     }
 
     /// Carried out when it returns.
-    pub fn set(&self, passing: Passing) {
+    pub fn set(&self, passing: ProxyMode) {
         let (done, carried_out) = std_mpsc::channel();
         let sent = self.orders.send(Some((passing, done))).is_ok();
         assert!(sent && carried_out.recv_timeout(PATIENCE).is_ok(), "the wire has stopped");
@@ -71,11 +71,11 @@ impl Wire {
 
     /// Everything passes, at once.
     pub fn mend(&self) {
-        self.set(Passing::After(Duration::ZERO));
+        self.set(ProxyMode::After(Duration::ZERO));
     }
 }
 
-impl Drop for Wire {
+impl Drop for FaultProxy {
     fn drop(&mut self) {
         let _ = self.orders.send(None);
         let ended = self.thread.take().is_none_or(|thread| thread.join().is_ok());
@@ -83,18 +83,18 @@ impl Drop for Wire {
     }
 }
 
-// === impl Passing ===
+// === impl ProxyMode ===
 
-impl Passing {
+impl ProxyMode {
     /// Somebody else is at the end, or nobody.
     fn is_another(&self) -> bool {
-        matches!(self, Passing::Refused | Passing::Garbage(_) | Passing::Error(_))
+        matches!(self, ProxyMode::Refused | ProxyMode::Garbage(_) | ProxyMode::Error(_))
     }
 
     fn door(&self, address: SocketAddr) -> PortState {
         match self {
-            Passing::Refused => PortState::Refusing,
-            Passing::Dropped => PortState::dropping(address),
+            ProxyMode::Refused => PortState::Refusing,
+            ProxyMode::Dropped => PortState::dropping(address),
             _ => PortState::open(address),
         }
     }
@@ -104,11 +104,11 @@ impl Passing {
 fn run(
     reserved: &ReservedPort,
     behind: SocketAddr,
-    mut orders: mpsc::UnboundedReceiver<Option<(Passing, std_mpsc::Sender<()>)>>,
+    mut orders: mpsc::UnboundedReceiver<Option<(ProxyMode, std_mpsc::Sender<()>)>>,
 ) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.expect("a runtime for the wire").block_on(async move {
-        let passing = watch::Sender::new(Passing::Refused);
+        let passing = watch::Sender::new(ProxyMode::Refused);
         let (mut door, mut connections) = (PortState::Refusing, JoinSet::new());
         loop {
             tokio::select! {
@@ -134,13 +134,15 @@ fn run(
 }
 
 /// One connection, until either side ends it.
-async fn carry(client: TcpStream, behind: SocketAddr, passing: watch::Receiver<Passing>) {
+async fn carry(client: TcpStream, behind: SocketAddr, passing: watch::Receiver<ProxyMode>) {
     let _ = client.set_nodelay(true);
     let (from_client, to_client) = client.into_split();
     let instead = passing.borrow().clone();
     match instead {
-        Passing::Garbage(bytes) => return answer(from_client, to_client, |_| bytes.clone()).await,
-        Passing::Error(error) => {
+        ProxyMode::Garbage(bytes) => {
+            return answer(from_client, to_client, |_| bytes.clone()).await;
+        }
+        ProxyMode::Error(error) => {
             let mut heard = Vec::new();
             let errors = |piece: &[u8]| {
                 heard.extend_from_slice(piece);
@@ -177,7 +179,7 @@ async fn answer(
 async fn pump(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
-    mut passing: watch::Receiver<Passing>,
+    mut passing: watch::Receiver<ProxyMode>,
 ) {
     let (queue, mut queued) = mpsc::unbounded_channel::<(Instant, Vec<u8>)>();
     let take = async move {
@@ -203,10 +205,10 @@ async fn pump(
 }
 
 /// Waits until what was said `at` may arrive; false when the wire is gone.
-async fn arrives(passing: &mut watch::Receiver<Passing>, at: Instant) -> bool {
+async fn arrives(passing: &mut watch::Receiver<ProxyMode>, at: Instant) -> bool {
     loop {
         let now = passing.borrow_and_update().clone();
-        let Passing::After(delay) = now else {
+        let ProxyMode::After(delay) = now else {
             if passing.changed().await.is_err() {
                 return false;
             }
