@@ -15,13 +15,13 @@ use crate::resilience::outcome::AttemptClass;
 use crate::snapshot::Route;
 
 /// A response for the client, or the problem in its place.
-pub type Outcome = Result<Box<PendingResponse>, Problem>;
+pub type DispatchOutcome = Result<Box<PendingResponse>, Problem>;
 
 /// Applies the degradation modes in force, then sends the request to providers.
 ///
 /// # Errors
 /// The problem that is the response.
-pub async fn run(request: &mut ProxyRequest, route: &Route) -> Outcome {
+pub async fn run(request: &mut ProxyRequest, route: &Route) -> DispatchOutcome {
     match degraded(request) {
         Some(outcome) => outcome,
         None => run_without_modes(request, route).await,
@@ -32,7 +32,7 @@ pub async fn run(request: &mut ProxyRequest, route: &Route) -> Outcome {
 ///
 /// # Errors
 /// The problem that is the response.
-pub async fn run_without_modes(request: &mut ProxyRequest, route: &Route) -> Outcome {
+pub async fn run_without_modes(request: &mut ProxyRequest, route: &Route) -> DispatchOutcome {
     let outcome = if request.is_degraded {
         let replacement = Arc::clone(&request.route);
         admit(request, &replacement).await
@@ -43,7 +43,7 @@ pub async fn run_without_modes(request: &mut ProxyRequest, route: &Route) -> Out
     outcome
 }
 
-async fn admit(request: &mut ProxyRequest, route: &Route) -> Outcome {
+async fn admit(request: &mut ProxyRequest, route: &Route) -> DispatchOutcome {
     route.live.record_request(request.body.taken());
     match next_attempt(request, route, None).await {
         Ok(selection) => attempts(request, route, selection).await,
@@ -62,7 +62,7 @@ pub async fn attempts(
     request: &mut ProxyRequest,
     route: &Route,
     mut selection: Box<Selection>,
-) -> Outcome {
+) -> DispatchOutcome {
     loop {
         let (class, last) = match attempt_or_hedge(request, route, selection).await {
             AttemptResult::Commit(response) => return Ok(response),
@@ -87,7 +87,7 @@ fn give_up(
     route: &Route,
     denied: &AttemptDenied,
     last: LastResponse,
-) -> Outcome {
+) -> DispatchOutcome {
     let reason = denied.reason;
     request.record.retry_denied = Some(reason);
     route.count_retry_denied(&request.worker.live.metrics, reason.as_str());

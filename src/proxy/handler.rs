@@ -144,7 +144,7 @@ async fn proxy(
     }
     let route = Arc::clone(&request.route);
     let outcome = match &route.cache {
-        Some(cache) => Box::pin(lookup::answer(&mut request, &route, cache)).await,
+        Some(cache) => Box::pin(lookup::serve(&mut request, &route, cache)).await,
         None => {
             let outcome = run(&mut request, &route).await;
             changed(&request, &route, &outcome);

@@ -112,8 +112,8 @@ fn a_provider_without_prefill_never_continues_a_stream() {
         assert_ne!(response.end, End::Complete, "{}", response.text());
         assert!(response.text().contains("event: error\n"), "{}", response.text());
         assert_eq!((a.count(), b.count()), (1, 0), "{prefill}");
-        let no_provider =
-            sidecar.metric("outrigger_stream_continuations_total{route=\"all\",reason=\"nobody\"}");
+        let no_provider = sidecar
+            .metric("outrigger_stream_continuations_total{route=\"all\",reason=\"no_provider\"}");
         assert_eq!(no_provider, Some(1.0));
     }
 }

@@ -12,7 +12,6 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
 use super::invalidate::is_here;
 use super::key::CacheLookup;
-use super::lookup::Outcome;
 use crate::cache::cache_control::CacheControl;
 use crate::cache::coalesce::{Leader, LeaderOutcome};
 use crate::cache::entry::CachedResponse;
@@ -26,7 +25,7 @@ use crate::proxy::attempt::context::ProxyRequest;
 use crate::proxy::attempt::inspect::LastResponse;
 use crate::proxy::attempt::inspect::discard;
 use crate::proxy::attempt::pending_response::{PendingBody, PendingResponse};
-use crate::proxy::dispatch::{run, run_without_modes};
+use crate::proxy::dispatch::{DispatchOutcome, run, run_without_modes};
 use crate::proxy::downstream::problem::ProblemKind;
 use crate::proxy::request::headers;
 use crate::proxy::response::cache_status::{self, ForwardReason};
@@ -48,6 +47,20 @@ pub struct Fetch {
     pub why: ForwardReason,
 }
 
+/// The state before the request was sent.
+#[derive(Clone, Copy, Debug)]
+struct FetchStart {
+    requested_at: Instant,
+    /// The generation of the cache.
+    generation: u64,
+}
+
+impl FetchStart {
+    fn now(cache: &RouteCache) -> FetchStart {
+        FetchStart { requested_at: clock::now(), generation: cache.live.generation() }
+    }
+}
+
 /// Forwards the request. With `hurries` it does not wait for capacity if a stored response could be
 /// served instead of an error.
 pub async fn forward(
@@ -56,8 +69,8 @@ pub async fn forward(
     cache: &RouteCache,
     mut fetch: Fetch,
     hurries: bool,
-) -> Outcome {
-    let (asked, generation) = (clock::now(), cache.live.generation());
+) -> DispatchOutcome {
+    let start = FetchStart::now(cache);
     let forbids_waiting = hurries && serves(fetch.found.as_ref()).is_some();
     request.cache.set(fetch.found.clone(), forbids_waiting);
     let (outcome, validates) = validated(request, route, cache, &mut fetch).await;
@@ -71,17 +84,17 @@ pub async fn forward(
             if validates && response.head.status == StatusCode::NOT_MODIFIED =>
         {
             let stored = Arc::clone(stored);
-            Ok(freshened(request, cache, fetch, &stored, &response, (asked, generation)))
+            Ok(revalidated(request, cache, fetch, &stored, &response, start))
         }
         (Ok(response), _) if !is_error(response.head.status) => {
-            Ok(recorded(request, cache, fetch, response, (asked, generation)))
+            Ok(recorded(request, cache, fetch, response, start))
         }
         (outcome, found) => {
-            let landed = landed_as(request, &outcome);
+            let landed = leader_outcome(request, &outcome);
             let outcome = stale_or(request, cache, found.as_ref(), outcome);
             match outcome {
                 Ok(response) if !response.is_local => {
-                    Ok(recorded(request, cache, fetch, response, (asked, generation)))
+                    Ok(recorded(request, cache, fetch, response, start))
                 }
                 outcome => {
                     land(fetch.lead, landed);
@@ -99,7 +112,7 @@ async fn validated(
     route: &Route,
     cache: &RouteCache,
     fetch: &mut Fetch,
-) -> (Outcome, bool) {
+) -> (DispatchOutcome, bool) {
     let is_http = fetch.lookup.uri.is_some();
     let found = fetch.found.clone().filter(|stored| is_http && stored.can_be_revalidated());
     let Some(stored) = found else { return (run(request, route).await, false) };
@@ -132,7 +145,7 @@ fn land(lead: Option<Leader>, landed: LeaderOutcome) {
 }
 
 /// Lets each follower send its own request; under `store: http` later requests for the key too.
-fn each_alone(cache: &RouteCache, lookup: &CacheLookup, lead: Option<Leader>) {
+fn send_alone(cache: &RouteCache, lookup: &CacheLookup, lead: Option<Leader>) {
     if lead.is_some() && lookup.uri.is_some() {
         cache.live.uncoalesced.record(&lookup.key, clock::now() + ALONE);
     }
@@ -143,8 +156,8 @@ fn is_error(status: StatusCode) -> bool {
     matches!(status.as_u16(), 500 | 502 | 503 | 504)
 }
 
-/// No provider responded; otherwise the request itself was at fault.
-fn is_nobody(kind: ProblemKind) -> bool {
+/// No provider responded; other problems are caused by the request itself.
+fn is_without_response(kind: ProblemKind) -> bool {
     use ProblemKind::*;
     matches!(
         kind,
@@ -164,14 +177,14 @@ fn is_nobody(kind: ProblemKind) -> bool {
 }
 
 /// The outcome for the followers: the error concerns them too, or only this request.
-fn landed_as(request: &ProxyRequest, outcome: &Outcome) -> LeaderOutcome {
+fn leader_outcome(request: &ProxyRequest, outcome: &DispatchOutcome) -> LeaderOutcome {
     match outcome {
         Err(problem)
             if problem.kind == ProblemKind::Deadline && request.limits.has_own_timeout() =>
         {
             LeaderOutcome::LookAgain
         }
-        Err(problem) if !is_nobody(problem.kind) => LeaderOutcome::LookAgain,
+        Err(problem) if !is_without_response(problem.kind) => LeaderOutcome::LookAgain,
         _ => LeaderOutcome::Failed,
     }
 }
@@ -186,11 +199,11 @@ pub fn stale_or(
     request: &mut ProxyRequest,
     cache: &RouteCache,
     found: Option<&Arc<CachedResponse>>,
-    outcome: Outcome,
-) -> Outcome {
+    outcome: DispatchOutcome,
+) -> DispatchOutcome {
     let replaced = match &outcome {
         Ok(response) => is_error(response.head.status),
-        Err(problem) => is_nobody(problem.kind),
+        Err(problem) => is_without_response(problem.kind),
     };
     let Some(stored) = serves(found).filter(|_| replaced) else {
         if outcome.is_err() {
@@ -206,25 +219,25 @@ pub fn stale_or(
 }
 
 /// Serves the stored response after a 304 (RFC 9111, 4.3.4).
-fn freshened(
+fn revalidated(
     request: &mut ProxyRequest,
     cache: &RouteCache,
     fetch: Fetch,
     stored: &Arc<CachedResponse>,
     response: &PendingResponse,
-    (asked, generation): (Instant, u64),
+    start: FetchStart,
 ) -> Box<PendingResponse> {
     record_result(request, cache, CacheResult::Revalidated);
     let Fetch { lookup, lead, why, .. } = fetch;
     let mut served = Arc::clone(stored);
-    if let Some(anew) = anew(request, cache, stored, response, asked) {
+    if let Some(anew) = anew(request, cache, stored, response, start.requested_at) {
         served = Arc::new(anew.clone());
         if !lookup.control.no_store && !request.is_degraded {
-            cache.live.put(lookup.key, anew, generation);
+            cache.live.put(lookup.key, anew, start.generation);
         }
     }
     if served.freshness.remaining(clock::now()).is_zero() {
-        each_alone(cache, &lookup, lead);
+        send_alone(cache, &lookup, lead);
     } else {
         land(lead, LeaderOutcome::LookAgain);
     }
@@ -239,14 +252,14 @@ fn anew(
     cache: &RouteCache,
     stored: &CachedResponse,
     response: &PendingResponse,
-    asked: Instant,
+    requested_at: Instant,
 ) -> Option<CachedResponse> {
-    let mut answer = response.head.headers.clone();
-    headers::end_response_hop(&mut answer, false);
-    let anew = stored.refreshed(&answer, stored.freshness.clone(), asked);
+    let mut update = response.head.headers.clone();
+    headers::end_response_hop(&mut update, false);
+    let anew = stored.refreshed(&update, stored.freshness.clone(), requested_at);
     let mut headers = anew.headers.clone();
-    headers.extend(answer.remove(AGE).map(|age| (AGE, age)));
-    let received = received(stored.status, &headers, asked);
+    headers.extend(update.remove(AGE).map(|age| (AGE, age)));
+    let received = received(stored.status, &headers, requested_at);
     let life = Freshness::from_http(request.head.headers(), received, windows(cache))?;
     Some(CachedResponse { freshness: life, ..anew })
 }
@@ -258,11 +271,11 @@ fn windows(cache: &RouteCache) -> StaleWindows {
     }
 }
 
-fn received(status: StatusCode, headers: &HeaderMap, asked: Instant) -> ReceivedHead<'_> {
+fn received(status: StatusCode, headers: &HeaderMap, requested_at: Instant) -> ReceivedHead<'_> {
     ReceivedHead {
         status,
         headers,
-        requested_at: asked,
+        requested_at,
         received_at: clock::now(),
         received_wall: clock::wall(),
     }
@@ -274,7 +287,7 @@ fn recorded(
     cache: &RouteCache,
     fetch: Fetch,
     mut response: Box<PendingResponse>,
-    (asked, generation): (Instant, u64),
+    start: FetchStart,
 ) -> Box<PendingResponse> {
     record_result(request, cache, CacheResult::Miss);
     let Fetch { lookup, lead, why, .. } = fetch;
@@ -282,19 +295,19 @@ fn recorded(
         PendingBody::Whole(bytes, None) => Some(bytes.len() as u64),
         _ => length(&response.head.headers),
     };
-    let draft = draft(request, cache, &lookup, &response, (asked, generation));
+    let draft = draft(request, cache, &lookup, &response, start);
     let shared =
         draft.as_ref().is_some_and(|draft| !draft.freshness.remaining(clock::now()).is_zero());
     let recorder = draft.and_then(|draft| ResponseRecorder::begin(&cache.live, draft, length));
     let stored = if recorder.is_some() { "; stored" } else { "" };
     cache_status::forwarded(&mut response.head, why, None, stored);
     let Some(mut recorder) = recorder else {
-        each_alone(cache, &lookup, lead);
+        send_alone(cache, &lookup, lead);
         return response;
     };
     match lead {
         Some(lead) if shared => recorder.share(lead),
-        lead => each_alone(cache, &lookup, lead),
+        lead => send_alone(cache, &lookup, lead),
     }
     record(&mut response, recorder);
     response
@@ -318,8 +331,8 @@ pub fn keep_for_get(
     if !explicit || !here.is_some_and(|here| is_here(request, here)) {
         return false;
     }
-    let (lookup, asked) = (CacheLookup::by_get(request, cache), clock::now());
-    let drafted = draft(request, cache, &lookup, response, (asked, cache.live.generation()));
+    let (lookup, start) = (CacheLookup::by_get(request, cache), FetchStart::now(cache));
+    let drafted = draft(request, cache, &lookup, response, start);
     let length = length(&response.head.headers);
     let Some(recorder) =
         drafted.and_then(|draft| ResponseRecorder::begin(&cache.live, draft, length))
@@ -351,10 +364,10 @@ fn draft(
     cache: &RouteCache,
     lookup: &CacheLookup,
     response: &PendingResponse,
-    (asked, generation): (Instant, u64),
+    start: FetchStart,
 ) -> Option<RecordingHead> {
     let whole = matches!(response.body, PendingBody::Whole(_, None) | PendingBody::Stream(_));
-    let told = request.record.attempts.last()?;
+    let attempt = request.record.attempts.last()?;
     if !whole || lookup.head || lookup.control.no_store || request.is_degraded {
         return None;
     }
@@ -364,15 +377,15 @@ fn draft(
     let (life, selecting) = match &cache.policy.store {
         Keeps::Http => {
             // A successful status with a body that reports a failure.
-            if status.is_success() && told.class != AttemptClass::Success {
+            if status.is_success() && attempt.class != AttemptClass::Success {
                 return None;
             }
-            let received = received(status, &headers, asked);
+            let received = received(status, &headers, start.requested_at);
             let life = Freshness::from_http(request.head.headers(), received, windows(cache))?;
             (life, VariantKey::of(request.head.headers(), &headers, &cache.live.secret)?)
         }
         Keeps::Always(all) => {
-            if status != StatusCode::OK || told.class != AttemptClass::Success {
+            if status != StatusCode::OK || attempt.class != AttemptClass::Success {
                 return None;
             }
             let life = Freshness::fixed(clock::now(), all.ttl, windows(cache));
@@ -387,8 +400,8 @@ fn draft(
         headers,
         freshness: life,
         variant: selecting,
-        requested_at: asked,
-        generation,
+        requested_at: start.requested_at,
+        generation: start.generation,
     })
 }
 

@@ -8,14 +8,14 @@ use http::uri::Authority;
 use http::{HeaderValue, Uri};
 
 use super::key;
-use super::lookup::Outcome;
 use crate::clock;
 use crate::policy::sections::model::Keeps;
 use crate::proxy::attempt::context::ProxyRequest;
+use crate::proxy::dispatch::DispatchOutcome;
 use crate::snapshot::Route;
 
 /// Invalidates the URIs that a successful unsafe request has changed.
-pub fn changed(request: &ProxyRequest, route: &Route, outcome: &Outcome) {
+pub fn changed(request: &ProxyRequest, route: &Route, outcome: &DispatchOutcome) {
     let Some(caches) = &route.invalidation else { return };
     let by_policy = route.cache.as_ref().is_some_and(|cache| cache.policy.store != Keeps::Http);
     if request.head.method().is_safe() || by_policy {
@@ -25,27 +25,27 @@ pub fn changed(request: &ProxyRequest, route: &Route, outcome: &Outcome) {
     if !(response.head.status.is_success() || response.head.status.is_redirection()) {
         return;
     }
-    let (secret, marks, now) = (caches.secret(), caches.invalidations(), clock::now());
-    let host = key::host(request.head.headers(), asked(request));
-    marks.record(&key::uri(secret, request.head.headers(), asked(request)), now);
+    let (secret, invalidations, now) = (caches.secret(), caches.invalidations(), clock::now());
+    let host = key::host(request.head.headers(), client_uri(request));
+    invalidations.record(&key::uri(secret, request.head.headers(), client_uri(request)), now);
     for name in [LOCATION, CONTENT_LOCATION] {
         let value = response.head.headers.get(name);
-        if let Some(target) = value.and_then(|value| here(value, &host, asked(request))) {
-            marks.record(&key::at(secret, &host, &target), now);
+        if let Some(target) = value.and_then(|value| here(value, &host, client_uri(request))) {
+            invalidations.record(&key::at(secret, &host, &target), now);
         }
     }
 }
 
 /// The URI of the client, before a degradation mode changed it.
-fn asked(request: &ProxyRequest) -> &Uri {
+fn client_uri(request: &ProxyRequest) -> &Uri {
     request.head.client_uri()
 }
 
 /// The reference is the URI of the request itself.
 pub fn is_here(request: &ProxyRequest, reference: &HeaderValue) -> bool {
-    let host = key::host(request.head.headers(), asked(request));
-    let whole = asked(request).path_and_query().map_or("/", |target| target.as_str());
-    here(reference, &host, asked(request)).is_some_and(|target| target == whole)
+    let host = key::host(request.head.headers(), client_uri(request));
+    let whole = client_uri(request).path_and_query().map_or("/", |target| target.as_str());
+    here(reference, &host, client_uri(request)).is_some_and(|target| target == whole)
 }
 
 /// The path and query of a reference to this host (RFC 3986, 5.2, without dot segments).

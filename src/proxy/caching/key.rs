@@ -95,7 +95,7 @@ impl CacheLookup {
                 .iter()
                 .any(|n| request.head.headers().contains_key(n));
         Ok(CacheLookup {
-            key: Asked::of(request, &body).key(secret, &cache.policy.store),
+            key: KeyedRequest::of(request, &body).key(secret, &cache.policy.store),
             uri: is_http.then(|| uri(secret, request.head.headers(), request.head.uri())),
             control,
             conditional,
@@ -114,7 +114,7 @@ impl CacheLookup {
     pub fn by_get(request: &ProxyRequest, cache: &RouteCache) -> CacheLookup {
         let secret = &cache.live.secret;
         CacheLookup {
-            key: Asked::of(request, b"").key(secret, &cache.policy.store),
+            key: KeyedRequest::of(request, b"").key(secret, &cache.policy.store),
             uri: Some(uri(secret, request.head.headers(), request.head.uri())),
             control: CacheControl::of_request(request.head.headers()),
             conditional: false,
@@ -147,7 +147,7 @@ impl Part {
 }
 
 /// The parts of a request that a key may contain.
-struct Asked<'a> {
+struct KeyedRequest<'a> {
     route: &'a str,
     method: &'a Method,
     uri: &'a Uri,
@@ -155,10 +155,10 @@ struct Asked<'a> {
     body: &'a [u8],
 }
 
-impl<'a> Asked<'a> {
-    fn of(request: &'a ProxyRequest, body: &'a [u8]) -> Asked<'a> {
+impl<'a> KeyedRequest<'a> {
+    fn of(request: &'a ProxyRequest, body: &'a [u8]) -> KeyedRequest<'a> {
         let route = &request.route.policy.name;
-        Asked {
+        KeyedRequest {
             route,
             method: request.head.method(),
             uri: request.head.uri(),

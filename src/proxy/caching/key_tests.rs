@@ -3,8 +3,8 @@ use crate::policy::sections::model::StoreAll;
 use proptest::prelude::*;
 use std::time::Duration;
 
-/// Headers that tell whose request it is, and some that do not.
-const WHO: [&str; 6] =
+/// Headers that identify the principal, and others.
+const CREDENTIALS: [&str; 6] =
     ["authorization", "x-api-key", "api-key", "cookie", "x-goog-api-key", "private-token"];
 const OTHERS: [&str; 4] = ["accept", "user-agent", "x-request-id", "accept-language"];
 
@@ -16,20 +16,20 @@ fn lines(names: &'static [&'static str]) -> impl Strategy<Value = Lines> {
     prop::collection::vec(line, 0..4)
 }
 
-fn headers(who: &Lines, others: &Lines) -> HeaderMap {
+fn headers(credentials: &Lines, others: &Lines) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    for (name, value) in who.iter().chain(others) {
+    for (name, value) in credentials.iter().chain(others) {
         let name = HeaderName::from_bytes(name.as_bytes()).expect("a name");
         headers.append(name, value.parse().expect("a value"));
     }
     headers
 }
 
-/// What a principal is: each credential by its name, in their order.
-fn principal(who: &Lines) -> Lines {
-    let mut who = who.clone();
-    who.sort_by(|one, other| one.0.cmp(&other.0));
-    who
+/// The principal: its credentials, ordered by name.
+fn principal(credentials: &Lines) -> Lines {
+    let mut credentials = credentials.clone();
+    credentials.sort_by(|one, other| one.0.cmp(&other.0));
+    credentials
 }
 
 fn always(public: bool) -> Keeps {
@@ -49,13 +49,14 @@ fn a_credential_in_the_query_is_a_principal_though_the_query_is_not_in_the_key()
 
 fn key(secret: &CacheSecret, keeps: &Keeps, headers: &HeaderMap, path: &str) -> CacheKey {
     let uri: Uri = path.parse().expect("a path");
-    Asked { route: "r", method: &Method::POST, uri: &uri, headers, body: b"{}" }.key(secret, keeps)
+    KeyedRequest { route: "r", method: &Method::POST, uri: &uri, headers, body: b"{}" }
+        .key(secret, keeps)
 }
 
 proptest! {
     #[test]
     fn two_principals_never_have_the_same_key_and_one_always_has(
-        one in lines(&WHO), other in lines(&WHO), noise in lines(&OTHERS), more in lines(&OTHERS),
+        one in lines(&CREDENTIALS), other in lines(&CREDENTIALS), noise in lines(&OTHERS), more in lines(&OTHERS),
     ) {
         let secret = CacheSecret::new().expect("chance");
         let (a, b) = (headers(&one, &noise), headers(&other, &more));
@@ -84,7 +85,7 @@ proptest! {
             let keeps =
                 Keeps::Always(StoreAll { ttl: Duration::from_secs(1), key: parts.to_vec(), public: false });
             let body = body.as_bytes();
-            Asked { route: "r", method: &Method::POST, uri: &uri, headers: &headers, body }
+            KeyedRequest { route: "r", method: &Method::POST, uri: &uri, headers: &headers, body }
                 .key(&secret, &keeps)
         };
         let says = |body: &str| {
@@ -112,7 +113,7 @@ fn another_route_or_host_is_another_thing() {
         let mut headers = HeaderMap::new();
         headers.insert(HOST, host.parse().expect("a value"));
         let uri: Uri = "/x".parse().expect("a path");
-        Asked { route, method: &Method::GET, uri: &uri, headers: &headers, body: b"" }
+        KeyedRequest { route, method: &Method::GET, uri: &uri, headers: &headers, body: b"" }
             .key(&secret, &Keeps::Http)
     };
     assert_eq!(of("a", "Host"), of("a", "host"));

@@ -20,7 +20,7 @@ use crate::cache::vary::VariantKey;
 use crate::clock;
 use crate::proxy::attempt::context::ProxyRequest;
 use crate::proxy::attempt::pending_response::{PendingBody, PendingResponse};
-use crate::proxy::dispatch::run;
+use crate::proxy::dispatch::{DispatchOutcome, run};
 use crate::proxy::downstream::problem::{Problem, ProblemKind};
 use crate::proxy::response::cache_status::{self, ForwardReason};
 use crate::proxy::response::stored::{from_store, head, record_result};
@@ -29,19 +29,17 @@ use crate::snapshot::{Route, RouteCache};
 /// How often a request joins others whose response turns out to be another variant.
 const LOOKS: usize = 2;
 
-pub type Outcome = Result<Box<PendingResponse>, Problem>;
-
-/// The next step.
-enum Step {
+/// The way in which a request is served.
+enum LookupResult {
     Serve(Arc<CachedResponse>),
-    /// Served while it is revalidated.
-    Meanwhile(Arc<CachedResponse>),
+    /// To be served while it is revalidated.
+    ServeStale(Arc<CachedResponse>),
     NotCached,
-    Ask(Asking),
+    Forward(ForwardPlan),
 }
 
 /// The request is to be forwarded.
-struct Asking {
+struct ForwardPlan {
     /// The stored response that cannot be served as it is.
     found: Option<Arc<CachedResponse>>,
     /// The key of equal requests, of which one is sent.
@@ -51,49 +49,43 @@ struct Asking {
 
 /// The outcome of waiting for the leader.
 enum Waited {
-    Done(Outcome),
+    Done(DispatchOutcome),
     /// With the variant of that response, if it is another one.
     LookAgain(Option<VariantKey>),
     Alone,
 }
 
 /// Serves the request from the cache or through it.
-pub async fn answer(request: &mut ProxyRequest, route: &Route, cache: &RouteCache) -> Outcome {
+pub async fn serve(
+    request: &mut ProxyRequest,
+    route: &Route,
+    cache: &RouteCache,
+) -> DispatchOutcome {
     let lookup = match CacheLookup::of(request, cache) {
         Ok(lookup) => lookup,
-        Err(why) => return past(request, route, cache, why).await,
+        Err(why) => return bypass(request, route, cache, why).await,
     };
     let (mut selecting, mut looks) = (None, 0);
     loop {
-        let asking = match look(request, cache, &lookup, selecting.as_ref()) {
-            Step::Serve(stored) => match lookup.range_of(&stored) {
-                None if lookup.part.is_some() => {
-                    return past(request, route, cache, ForwardReason::Bypass).await;
-                }
-                part => {
-                    record_result(request, cache, CacheResult::Hit);
-                    return Ok(part.unwrap_or_else(|| from_store(request, stored, None)));
-                }
+        let plan = match look(request, cache, &lookup, selecting.as_ref()) {
+            LookupResult::Serve(stored) => match serve_stored(request, cache, &lookup, stored) {
+                Some(response) => return Ok(response),
+                None => return bypass(request, route, cache, ForwardReason::Bypass).await,
             },
-            Step::NotCached => {
-                record_result(request, cache, CacheResult::Miss);
-                let detail =
-                    "the request has `only-if-cached`, and no stored response may be served to it";
-                return Err(Problem::new(ProblemKind::NotCached, detail));
-            }
+            LookupResult::NotCached => return Err(not_cached(request, cache)),
             _ if lookup.part.is_some() => {
-                return past(request, route, cache, ForwardReason::Partial).await;
+                return bypass(request, route, cache, ForwardReason::Partial).await;
             }
-            Step::Meanwhile(stored) => {
+            LookupResult::ServeStale(stored) => {
                 record_result(request, cache, CacheResult::Stale);
                 revalidate::begin(request, cache, &lookup, &stored);
                 return Ok(from_store(request, stored, Some("stale-while-revalidate")));
             }
-            Step::Ask(asking) => asking,
+            LookupResult::Forward(plan) => plan,
         };
-        let lead = match asking.together.map(|key| cache.live.in_flight.join(key)) {
+        let lead = match plan.together.map(|key| cache.live.in_flight.join(key)) {
             Some(CoalesceRole::Follow(flight)) => {
-                match follow(request, cache, &flight, (&lookup, &asking)).await {
+                match follow(request, cache, &flight, &lookup, &plan).await {
                     Waited::Done(outcome) => return outcome,
                     // Responses vary by changing headers: give up after a few rounds.
                     Waited::LookAgain(Some(_)) if looks == LOOKS => None,
@@ -108,18 +100,39 @@ pub async fn answer(request: &mut ProxyRequest, route: &Route, cache: &RouteCach
             Some(CoalesceRole::Lead(lead)) => Some(lead),
             None => None,
         };
-        let fetch = Fetch { lookup, found: asking.found, lead, why: asking.why };
+        let fetch = Fetch { lookup, found: plan.found, lead, why: plan.why };
         return forward(request, route, cache, fetch, true).await;
     }
 }
 
+/// The stored response, or its part; `None` if it does not have the part.
+fn serve_stored(
+    request: &mut ProxyRequest,
+    cache: &RouteCache,
+    lookup: &CacheLookup,
+    stored: Arc<CachedResponse>,
+) -> Option<Box<PendingResponse>> {
+    let part = lookup.range_of(&stored);
+    if part.is_none() && lookup.part.is_some() {
+        return None;
+    }
+    record_result(request, cache, CacheResult::Hit);
+    Some(part.unwrap_or_else(|| from_store(request, stored, None)))
+}
+
+fn not_cached(request: &mut ProxyRequest, cache: &RouteCache) -> Problem {
+    record_result(request, cache, CacheResult::Miss);
+    let detail = "the request has `only-if-cached`, and no stored response may be served to it";
+    Problem::new(ProblemKind::NotCached, detail)
+}
+
 /// Bypasses the cache.
-async fn past(
+async fn bypass(
     request: &mut ProxyRequest,
     route: &Route,
     cache: &RouteCache,
     why: ForwardReason,
-) -> Outcome {
+) -> DispatchOutcome {
     record_result(request, cache, CacheResult::Bypass);
     let mut outcome = run(request, route).await;
     changed(request, route, &outcome);
@@ -135,7 +148,7 @@ fn look(
     cache: &RouteCache,
     lookup: &CacheLookup,
     by: Option<&VariantKey>,
-) -> Step {
+) -> LookupResult {
     let (live, now) = (&cache.live, clock::now());
     let CacheLookup { key, uri, control, .. } = lookup;
     let slot = live.get(key).unwrap_or_default();
@@ -145,15 +158,15 @@ fn look(
     let found = slot.find(request.head.headers(), &live.secret, valid);
     if let Some(stored) = &found {
         if stored.freshness.satisfies(control, now) {
-            return Step::Serve(Arc::clone(stored));
+            return LookupResult::Serve(Arc::clone(stored));
         }
         let demands = control.no_cache || control.max_age.is_some() || control.min_fresh.is_some();
         if !demands && stored.freshness.may_serve_while_revalidating(now) {
-            return Step::Meanwhile(Arc::clone(stored));
+            return LookupResult::ServeStale(Arc::clone(stored));
         }
     }
     if control.only_if_cached {
-        return Step::NotCached;
+        return LookupResult::NotCached;
     }
     let why = match &found {
         Some(stored) if stored.freshness.staleness(now).is_none() => ForwardReason::Request,
@@ -170,7 +183,7 @@ fn look(
         || live.uncoalesced.covers(key, now);
     let by = by.or_else(|| slot.variants.first().map(|newest| &newest.variant));
     let together = by.map_or(*key, |by| by.narrow(key, request.head.headers(), &live.secret));
-    Step::Ask(Asking { found, together: (!alone).then_some(together), why })
+    LookupResult::Forward(ForwardPlan { found, together: (!alone).then_some(together), why })
 }
 
 /// Waits for the response to an equal request.
@@ -178,26 +191,27 @@ async fn follow(
     request: &mut ProxyRequest,
     cache: &RouteCache,
     flight: &InFlight,
-    (lookup, asking): (&CacheLookup, &Asking),
+    lookup: &CacheLookup,
+    plan: &ForwardPlan,
 ) -> Waited {
     let timer = Rc::clone(&request.timer);
     match timer.until(request.limits.deadline(), flight.outcome()).await {
         Ok(LeaderOutcome::LookAgain) => Waited::LookAgain(None),
-        Ok(LeaderOutcome::Response(growing)) => {
-            if !growing.variant.matches(request.head.headers(), &cache.live.secret) {
-                return Waited::LookAgain(Some(growing.variant.clone()));
+        Ok(LeaderOutcome::Response(shared)) => {
+            if !shared.variant.matches(request.head.headers(), &cache.live.secret) {
+                return Waited::LookAgain(Some(shared.variant.clone()));
             }
-            if !serves_now(cache, lookup, &growing) {
+            if !serves_now(cache, lookup, &shared) {
                 return Waited::Alone;
             }
-            match along(request, cache, &growing, asking.why) {
+            match join_in_flight(request, cache, &shared, plan.why) {
                 Some(response) => Waited::Done(Ok(response)),
-                None if growing.is_interrupted() => Waited::LookAgain(None),
+                None if shared.is_interrupted() => Waited::LookAgain(None),
                 None => Waited::Alone,
             }
         }
         Ok(LeaderOutcome::NotShareable) => Waited::Alone,
-        Ok(LeaderOutcome::Failed) => match &asking.found {
+        Ok(LeaderOutcome::Failed) => match &plan.found {
             Some(stored) if stored.freshness.may_serve_on_error(clock::now()) => {
                 record_result(request, cache, CacheResult::Stale);
                 Waited::Done(Ok(from_store(request, Arc::clone(stored), Some("stale-if-error"))))
@@ -210,30 +224,31 @@ async fn follow(
                 "route `{name}`: its timeout passed while the request waited for the response to an equal request"
             );
             let problem = Problem::new(ProblemKind::Deadline, detail);
-            Waited::Done(stale_or(request, cache, asking.found.as_ref(), Err(problem)))
+            Waited::Done(stale_or(request, cache, plan.found.as_ref(), Err(problem)))
         }
     }
 }
 
 /// The response in flight would satisfy this request if it were stored: it is fresh, and its URI was
 /// not invalidated.
-fn serves_now(cache: &RouteCache, lookup: &CacheLookup, growing: &SharedBody) -> bool {
-    let marks = &cache.live.invalidations;
-    let changed = lookup.uri.as_ref().is_some_and(|uri| marks.covers(uri, growing.requested_at));
-    !changed && growing.freshness.satisfies(&lookup.control, clock::now())
+fn serves_now(cache: &RouteCache, lookup: &CacheLookup, shared: &SharedBody) -> bool {
+    let invalidations = &cache.live.invalidations;
+    let changed =
+        lookup.uri.as_ref().is_some_and(|uri| invalidations.covers(uri, shared.requested_at));
+    !changed && shared.freshness.satisfies(&lookup.control, clock::now())
 }
 
 /// Reads the body in flight; `None` if its beginning was dropped.
-fn along(
+fn join_in_flight(
     request: &mut ProxyRequest,
     cache: &RouteCache,
-    growing: &Arc<SharedBody>,
+    shared: &Arc<SharedBody>,
     why: ForwardReason,
 ) -> Option<Box<PendingResponse>> {
-    let reader = growing.reader()?;
+    let reader = shared.reader()?;
     record_result(request, cache, CacheResult::Coalesced);
-    let mut head = head(growing.status, growing.headers.clone());
-    cache_status::set_age(&mut head, &growing.freshness, clock::now());
+    let mut head = head(shared.status, shared.headers.clone());
+    cache_status::set_age(&mut head, &shared.freshness, clock::now());
     cache_status::forwarded(&mut head, why, None, "; collapsed");
     Some(PendingResponse::local(head, PendingBody::Followed(reader)))
 }

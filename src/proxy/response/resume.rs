@@ -137,7 +137,7 @@ async fn continue_stream(
         }
         None => None,
     };
-    let result = if response.is_some() { "joined" } else { "nobody" };
+    let result = if response.is_some() { "joined" } else { "no_provider" };
     route.count_continuation(&request.worker.live.metrics, result);
     (request, response)
 }
