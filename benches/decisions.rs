@@ -206,7 +206,7 @@ fn estimates(bencher: &mut Bencher<'_, WallTime>) {
     let (live, mut time) = (live(), Passing::new());
     let addresses: Vec<Arc<AddressLive>> =
         (0..ENDPOINTS).map(|n| live.address("openai", &format!("{n}"))).collect();
-    addresses.iter().for_each(|address| address.answered(TOOK, time.next()));
+    addresses.iter().for_each(|address| address.responded(TOOK, time.next()));
     bencher.iter(|| {
         let now = time.next();
         addresses.iter().map(|address| address.latency(now)).sum::<f64>()

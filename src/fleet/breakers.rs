@@ -96,7 +96,7 @@ impl FleetSync {
             Ok(reply) => {
                 let granted = !reply.extra.is_empty();
                 let lease = granted.then_some(FleetLease { epoch: reply.state.epoch, number });
-                cell.lease_answered(lease, sent, clock::now());
+                cell.lease_received(lease, sent, clock::now());
             }
             Err(_) => cell.request_failed(clock::now()),
         }

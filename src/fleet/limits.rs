@@ -39,8 +39,8 @@ impl FleetSync {
     /// Requests the chunks that providers need now.
     pub fn request_limits(self: &Rc<Self>, now: Instant) {
         for provider in self.fleet.0.live.providers() {
-            provider.attach(self.fleet.view(), now);
-            for (unit, request) in provider.lease_requests(now) {
+            provider.quota().attach(self.fleet.view(), now);
+            for (unit, request) in provider.quota().lease_requests(provider.waiting(), now) {
                 spawn_local(Rc::clone(self).request_chunk(Arc::clone(&provider), unit, request));
             }
         }
@@ -58,7 +58,7 @@ impl FleetSync {
         let args = [policy.rate, policy.burst, want, least, debt];
         let reply = fleet.link().run::<Vec<Value>>(&fleet.0.scripts.chunk, &[&key], &args).await;
         let grant = fleet.counted("chunk", reply.and_then(|reply| read_grant(&reply)));
-        provider.lease_answered(unit, request.at, grant.ok(), clock::now());
+        provider.lease_received(unit, request.at, grant.ok(), clock::now());
     }
 }
 
@@ -67,7 +67,7 @@ impl Fleet {
         let providers = self.0.live.providers();
         let of_one = |provider: &Arc<ProviderLive>| {
             let limit = |(unit, status)| SharedLimit::new(provider.name(), unit, status);
-            provider.lease_status(now).into_iter().map(limit).collect::<Vec<_>>()
+            provider.quota().lease_status(now).into_iter().map(limit).collect::<Vec<_>>()
         };
         providers.iter().flat_map(of_one).collect()
     }
@@ -75,7 +75,7 @@ impl Fleet {
 
 impl SharedLimit {
     fn new(provider: &str, unit: QuotaUnit, status: LeaseStatus) -> SharedLimit {
-        let LeaseStatus { rate, share, in_hand: available } = status;
+        let LeaseStatus { rate, share, available } = status;
         SharedLimit {
             provider: provider.to_owned(),
             kind: unit.as_str().into(),

@@ -30,7 +30,7 @@ use crate::fleet::redis::connection::{RedisCallError, RedisLink};
 use crate::fleet::redis::scripts::FleetScripts;
 use crate::fleet::redis::url::RedisAddress;
 use crate::fleet::status::HostInfo;
-use crate::fleet::stream::BreakerTransition;
+use crate::fleet::stream::FleetTransition;
 use crate::live::Live;
 use crate::live::fleet::FleetView;
 use crate::snapshot::CurrentSnapshot;
@@ -70,7 +70,7 @@ struct StatusCache {
     since: SystemTime,
     hosts: Vec<(String, HostInfo)>,
     /// The latest, oldest first.
-    transitions: Vec<BreakerTransition>,
+    transitions: Vec<FleetTransition>,
     overrides: Vec<overrides::FleetOverride>,
 }
 

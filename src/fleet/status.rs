@@ -14,7 +14,7 @@ use super::Fleet;
 use super::limits::SharedLimit;
 use super::overrides::OverrideStatus;
 use super::redis::connection::RedisCallError;
-use super::stream::BreakerTransition;
+use super::stream::FleetTransition;
 use super::sync::FleetSnapshot;
 use crate::clock;
 use crate::resilience::breaker::StateKind;
@@ -60,7 +60,7 @@ pub struct FleetStatus {
     /// Manual overrides that are in force on every host.
     pub overrides: Vec<OverrideStatus>,
     /// The latest transitions of breakers, oldest first.
-    pub transitions: Vec<BreakerTransition>,
+    pub transitions: Vec<FleetTransition>,
 }
 
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]

@@ -35,7 +35,7 @@ const MAX_TRANSITIONS: usize = 200;
 
 /// A transition of a shared breaker in `/api/fleet`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-pub struct BreakerTransition {
+pub struct FleetTransition {
     /// When this host read it, in RFC 3339.
     pub at: String,
     pub key: String,
@@ -132,7 +132,7 @@ impl Fleet {
         if cache.transitions.len() >= MAX_TRANSITIONS {
             cache.transitions.remove(0);
         }
-        cache.transitions.push(BreakerTransition {
+        cache.transitions.push(FleetTransition {
             at: rfc3339(clock::wall()),
             key: key.to_owned(),
             state: state.state.as_str().into(),

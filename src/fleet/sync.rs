@@ -187,7 +187,7 @@ impl FleetSync {
         let (fleet, live) = (&self.fleet, &self.fleet.0.live);
         fleet.view().attach(attached);
         live.breakers().iter().for_each(|cell| cell.attach(attached, now));
-        live.providers().iter().for_each(|provider| provider.attach(fleet.view(), now));
+        live.providers().iter().for_each(|provider| provider.quota().attach(fleet.view(), now));
         fleet.link().set_attached(attached);
         live.metrics.fleet_connected.set(i64::from(attached));
         live.recheck_all_waiters();

@@ -55,7 +55,7 @@ impl AddressLive {
     }
 
     /// An attempt got its first byte after `took`.
-    pub fn answered(&self, took: Duration, now: Instant) {
+    pub fn responded(&self, took: Duration, now: Instant) {
         self.latency.lock().observe(took, now);
     }
 

@@ -1,9 +1,9 @@
-//! What this host knows of its fleet, readable by requests: memory, kept up to date by
-//! `fleet/`.
+//! This host's copy of the fleet's state, in memory. `fleet/` keeps it up to date; requests read
+//! it and never wait for Redis.
 //!
-//! Nothing here waits for Redis. A new cell (a breaker for a new model, a hold) finds what the
-//! fleet reported for its key; a cell with something to publish wakes the sync task, which
-//! checks all of them: nothing can be lost, and nothing grows.
+//! A new cell (the breaker of a new model, a hold) takes the fleet's state of its key from here.
+//! A cell with a state to publish wakes the sync task, which checks all cells: so no update is
+//! lost, and no list of updates grows.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -13,11 +13,11 @@ use crate::resilience::breaker::shared_state::SharedState;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-/// Keys that are remembered of each kind.
+/// Most states, and most holds, that are kept.
 const KEYS: usize = 4096;
-/// Ends closer than this are the same end, read twice.
+/// Ends of a hold closer than this count as the same end.
 const ALIKE: Duration = Duration::from_millis(50);
-/// Most holds to be published.
+/// Most holds that wait to be published.
 const MAX_UNPUBLISHED: usize = 1024;
 
 #[derive(Debug, Default)]
@@ -49,7 +49,7 @@ impl FleetView {
         self.hosts.store(hosts, Ordering::Relaxed);
     }
 
-    /// There is something to publish: wakes the sync task.
+    /// Wakes the sync task: there is something to publish.
     pub fn wake(&self) {
         self.woken.notify_one();
     }
@@ -59,7 +59,8 @@ impl FleetView {
         self.woken.notified().await;
     }
 
-    /// Takes a shared state; `until` is its end by this host's clock. Whether it is newer.
+    /// Stores a shared state if it is newer than the known one, and returns whether it is.
+    /// `until`: its end by this host's clock.
     pub fn update(&self, key: &str, state: &SharedState, until: Instant) -> bool {
         let mut states = self.states.lock();
         match states.get_mut(key) {
@@ -86,7 +87,7 @@ impl FleetView {
         self.states.lock().get(key).cloned()
     }
 
-    /// All known states by key.
+    /// All known states, with their keys.
     pub fn shared_states(&self) -> Vec<(String, SharedState)> {
         let states = self.states.lock();
         states.iter().map(|(key, (state, _))| (key.clone(), state.clone())).collect()
@@ -103,7 +104,7 @@ impl FleetView {
         self.states.lock().remove(key);
     }
 
-    /// A provider asked this host to wait until then.
+    /// A provider required this host to wait until this time: publishes the hold if it is new.
     pub fn publish_hold(&self, key: &str, until: Instant, now: Instant) {
         if self.observe_hold(key, until, now) {
             let mut unpublished = self.unpublished.lock();
@@ -115,7 +116,8 @@ impl FleetView {
         }
     }
 
-    /// A provider asked some host of the fleet to wait until then. Whether that is new.
+    /// A provider required some host of the fleet to wait until this time. Returns whether the
+    /// hold is new.
     pub fn observe_hold(&self, key: &str, until: Instant, now: Instant) -> bool {
         let mut holds = self.holds.lock();
         if holds.len() >= KEYS {
@@ -135,7 +137,7 @@ impl FleetView {
         Some(until.saturating_duration_since(now)).filter(|left| !left.is_zero())
     }
 
-    /// Takes the holds of this host that are to be published.
+    /// Takes the holds of this host that are not published yet.
     pub fn take_unpublished_holds(&self) -> Vec<(String, Instant)> {
         std::mem::take(&mut *self.unpublished.lock())
     }

@@ -1,4 +1,4 @@
-//! The hold of one credential at one address (and model): a provider asked us to wait.
+//! The hold of one credential at one address (and model): the provider required us to wait.
 //!
 //! A check costs one load while there is neither a hold nor slow start.
 
@@ -70,7 +70,7 @@ impl HoldCell {
         self.hold(retry_after, now)
     }
 
-    /// Another host of the fleet was asked to wait for this long.
+    /// Another host of the fleet was required to wait for this long.
     pub fn hold_from_fleet(&self, left: Duration, now: Instant) {
         self.hold(Some(left), now);
     }

@@ -1,9 +1,9 @@
-//! What one attempt holds, and returns exactly once.
+//! The slot and the permit of one attempt. Each is returned exactly once, at the latest when it
+//! is dropped.
 //!
-//! An `AttemptSlot` is the attempt's slot at its provider and address, held to the end of the
-//! response body. A `Permit` is the breaker's, returned at the commit with an outcome. Either
-//! is returned on drop, however the request ended: a dropped permit reports the outcome
-//! *ignored*.
+//! An `AttemptSlot` counts the attempt at its provider and address until the response body ends.
+//! A `Permit` is the breaker's permission; it is returned with an outcome when the response is
+//! committed. A permit that is dropped before that reports the outcome *ignored*.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -49,12 +49,12 @@ impl AttemptSlot {
         self.provider_slot.charge
     }
 
-    /// Its first byte arrived after `took`, or it failed.
+    /// The first byte arrived after `took`, or the attempt failed.
     pub fn observe(&self, took: Duration, failed: bool) {
         self.provider.observe(self.provider_slot, took, failed);
     }
 
-    /// Nothing reached the provider: returns the charge.
+    /// Returns the charge: nothing reached the provider.
     pub fn give_back(&mut self) {
         self.provider.give_back(std::mem::take(&mut self.provider_slot.charge));
     }
@@ -79,7 +79,7 @@ pub struct Permit {
     probe: bool,
 }
 
-/// What remains of a returned permit: enough to report a stream that is interrupted later.
+/// The rest of a returned permit: reports a later interruption of the stream.
 #[derive(Debug)]
 pub struct ReportedPermit {
     breaker: Arc<BreakerCell>,
@@ -103,7 +103,8 @@ impl Permit {
         self.hold.as_ref()
     }
 
-    /// Returns the permit. A later interruption counts too, but never as a probe's.
+    /// Returns the permit with this outcome. The result reports a later interruption of the
+    /// stream; there is none for a probe.
     pub fn report(
         &mut self,
         outcome: Outcome,

@@ -1,5 +1,5 @@
-//! Capacity of a provider: how many attempts may be in flight, at which rate they may begin,
-//! and how many requests wait for that.
+//! Capacity of a provider: its limit of attempts in flight, its rate limits, and the requests
+//! that wait for them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -12,13 +12,15 @@ use super::operator_override::{ActiveOverride, AuditNote};
 use super::optional::Optional;
 use super::queue::wait_queue::{ProviderQueue, WaitQueueCell};
 use super::quota::provider_quota::{ProviderQuota, QuotaCharge};
+use super::quota::sync::QuotaUnit;
 use crate::clock;
 use crate::policy::sections::model::Capacity;
 use crate::resilience::limits::concurrency_limit::{ConcurrencyLimit, LatencySample};
+use crate::resilience::rate::leased_quota::LeaseGrant;
 use crate::resilience::rate::reported_quota::QuotaReport;
 use crate::telemetry::metrics::{Level, Metrics, ProviderLabels};
 
-/// An end of `drained` that means until undrained.
+/// Value of `drained` without an end: until undrained.
 const UNTIL_UNDRAINED: u64 = u64::MAX;
 
 #[derive(Debug)]
@@ -49,7 +51,7 @@ pub enum NoCapacity {
     Rate(Duration),
 }
 
-/// What an attempt holds at its provider.
+/// The slot and the charge of one attempt at its provider.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ProviderSlot {
     pub charge: QuotaCharge,
@@ -97,7 +99,7 @@ impl ProviderLive {
         &self.labels.provider
     }
 
-    pub(super) fn quota(&self) -> &ProviderQuota {
+    pub fn quota(&self) -> &ProviderQuota {
         &self.quota
     }
 
@@ -118,7 +120,7 @@ impl ProviderLive {
         self.queued.count()
     }
 
-    /// Excludes the provider from selection until then, or until `undrain`. Attempts in
+    /// Excludes the provider from selection until this time, or until `undrain`. Attempts in
     /// flight continue.
     pub fn drain(&self, until: Option<Instant>, note: AuditNote) {
         *self.note.lock() = note;
@@ -222,7 +224,7 @@ impl ProviderLive {
         }
     }
 
-    /// Returns the charge of an attempt that never reached the provider.
+    /// Returns the charge of an attempt of which nothing reached the provider.
     pub fn give_back(&self, charge: QuotaCharge) {
         if self.quota.give_back(charge, clock::now()) {
             self.recheck_waiters();
@@ -239,6 +241,18 @@ impl ProviderLive {
     /// A response reported the remaining requests and tokens.
     pub fn observe_quota(&self, charge: QuotaCharge, left: [Option<QuotaReport>; 2]) {
         self.quota.observe_reports(charge, left, clock::now());
+        self.recheck_waiters();
+    }
+
+    /// The reply to a lease request, or none arrived: waiters check again.
+    pub fn lease_received(
+        &self,
+        unit: QuotaUnit,
+        sent_at: Instant,
+        grant: Option<LeaseGrant>,
+        now: Instant,
+    ) {
+        self.quota.lease_received(unit, sent_at, grant, now);
         self.recheck_waiters();
     }
 

@@ -16,7 +16,7 @@
 use crate::resilience::words::words;
 
 words! {
-    /// What an attempt says about its endpoint.
+    /// The evidence of an attempt about its endpoint.
     pub enum Outcome {
         Success = "success",
         Failure = "failure",

@@ -23,7 +23,7 @@ pub struct Host {
     /// Fleet probes that have not ended.
     pub probes: Vec<Probe>,
     /// Lease requests so far.
-    pub asked: u64,
+    pub lease_requests: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -64,7 +64,7 @@ impl Host {
             member: BreakerReplica::new(rules.lease_lasts(), rules.base),
             own: Own::CLOSED,
             probes: Vec::new(),
-            asked: 0,
+            lease_requests: 0,
         }
     }
 

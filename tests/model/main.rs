@@ -7,7 +7,7 @@
 //! environment: messages that are delayed, lost, duplicated and reordered, hosts that crash,
 //! are disconnected and return, leases that expire, a provider that fails and recovers, a
 //! Redis that loses its last write or all data. Each event may happen a limited number of
-//! times ([`rules::Luck`]).
+//! times ([`rules::FaultBudget`]).
 //!
 //! From each of several initial states ([`calm::scenes`]) every execution of a given length is
 //! explored, and random executions are followed to their end.
@@ -31,7 +31,7 @@ use stateright::{Checker, Expectation, HasDiscoveries, Model, Property};
 
 use calm::{comes_to_rest, scenes};
 use outrigger::clock;
-use rules::{Broken, Luck, Mutant, Rules};
+use rules::{Broken, FaultBudget, Mutant, Rules};
 use world::{Step, World, hash_of};
 
 const I1: &str = "I1 what a host knows never goes back";
@@ -47,8 +47,8 @@ const I10: &str = "I10 each epoch is greater than all before";
 /// One of this many states is checked for convergence, which takes a hundred steps.
 const RESTS_EVERY: u64 = 16;
 
-const ALL: Luck =
-    Luck { turns: 1, crashes: 1, detaches: 1, losses: 1, doubles: 1, wipes: 1, cancels: 1 };
+const ALL: FaultBudget =
+    FaultBudget { turns: 1, crashes: 1, detaches: 1, losses: 1, doubles: 1, wipes: 1, cancels: 1 };
 
 impl Model for Rules {
     type State = World;
@@ -97,7 +97,7 @@ fn two_hosts() -> Rules {
         ttl: 2,
         ticks: 4,
         in_flight: 3,
-        luck: Luck { turns: 1, ..Luck::default() },
+        faults: FaultBudget { turns: 1, ..FaultBudget::default() },
         mutant: None,
         base: clock::now(),
     }
@@ -127,64 +127,64 @@ fn caught(mutant: Mutant, invariant: &'static str, depth: usize, rules: Rules) {
 
 #[test]
 fn the_invariants_hold_under_all_events() {
-    explore("everything once", 8, Rules { luck: ALL, ..two_hosts() });
+    explore("everything once", 8, Rules { faults: ALL, ..two_hosts() });
 }
 
 #[test]
 fn messages_may_be_lost_and_duplicated() {
-    let luck = Luck { losses: 1, doubles: 1, ..two_hosts().luck };
-    explore("losses and doubles", 9, Rules { luck, ..two_hosts() });
+    let faults = FaultBudget { losses: 1, doubles: 1, ..two_hosts().faults };
+    explore("losses and doubles", 9, Rules { faults, ..two_hosts() });
 }
 
 #[test]
 fn redis_may_lose_its_data() {
-    let luck = Luck { wipes: 1, ..two_hosts().luck };
-    explore("a loss of data", 9, Rules { luck, ..two_hosts() });
+    let faults = FaultBudget { wipes: 1, ..two_hosts().faults };
+    explore("a loss of data", 9, Rules { faults, ..two_hosts() });
 }
 
 #[test]
 fn hosts_may_crash_and_be_disconnected() {
-    let luck = Luck { crashes: 1, detaches: 1, ..two_hosts().luck };
-    explore("crashes and partitions", 9, Rules { luck, ..two_hosts() });
+    let faults = FaultBudget { crashes: 1, detaches: 1, ..two_hosts().faults };
+    explore("crashes and partitions", 9, Rules { faults, ..two_hosts() });
 }
 
 #[test]
 fn two_probes_may_have_to_succeed() {
-    let luck = Luck { doubles: 1, ..two_hosts().luck };
-    explore("two successes", 9, Rules { threshold: 2, luck, ..two_hosts() });
+    let faults = FaultBudget { doubles: 1, ..two_hosts().faults };
+    explore("two successes", 9, Rules { threshold: 2, faults, ..two_hosts() });
 }
 
 #[test]
 fn two_probes_may_be_out() {
-    let luck = Luck { wipes: 1, doubles: 1, cancels: 1, ..two_hosts().luck };
-    explore("two probes", 7, Rules { threshold: 2, probes: 2, luck, ..two_hosts() });
+    let faults = FaultBudget { wipes: 1, doubles: 1, cancels: 1, ..two_hosts().faults };
+    explore("two probes", 7, Rules { threshold: 2, probes: 2, faults, ..two_hosts() });
 }
 
 #[test]
 fn two_of_three_hosts_may_decide() {
-    explore("three hosts", 6, Rules { hosts: 3, luck: ALL, ..two_hosts() });
+    explore("three hosts", 6, Rules { hosts: 3, faults: ALL, ..two_hosts() });
 }
 
 #[test]
 fn leases_may_expire_repeatedly() {
-    let luck = Luck { losses: 3, ..two_hosts().luck };
-    explore("short leases", 10, Rules { ttl: 1, ticks: 9, in_flight: 2, luck, ..two_hosts() });
+    let faults = FaultBudget { losses: 3, ..two_hosts().faults };
+    explore("short leases", 10, Rules { ttl: 1, ticks: 9, in_flight: 2, faults, ..two_hosts() });
 }
 
 /// Each was denied once, since a lease was lost; then the fleet was unreachable for longer
 /// than two lease times.
 #[test]
 fn hosts_that_all_probed_locally_close_the_shared_breaker() {
-    let luck = Luck { losses: 1, ..two_hosts().luck };
-    let rules = Rules { ttl: 1, ticks: 9, luck, ..two_hosts() };
+    let faults = FaultBudget { losses: 1, ..two_hosts().faults };
+    let rules = Rules { ttl: 1, ticks: 9, faults, ..two_hosts() };
     let (a, b) = (Step::Request { host: 0 }, Step::Request { host: 1 });
     let (arrives, lost) = (Step::Arrives { message: 0 }, Step::Lost { message: 0 });
     let hears = |host| Step::Hears { host, entry: 0 };
-    let nobody_has_the_lease = [a, arrives, lost, arrives, hears(0), hears(1)];
+    let lease_reply_lost = [a, arrives, lost, arrives, hears(0), hears(1)];
     let refused = [a, arrives, arrives, b, arrives, arrives, Step::Ticks];
     let alone = [a, b, Step::Ticks, Step::Ticks, Step::ProviderTurns, a, b];
     let over = scenes(&rules)[2].clone();
-    let steps = nobody_has_the_lease.into_iter().chain(refused).chain(alone);
+    let steps = lease_reply_lost.into_iter().chain(refused).chain(alone);
     let world = steps.fold(over, |world, step| {
         let next = world.after(&rules, step);
         next.unwrap_or_else(|| panic!("{step:?} changes nothing: {world:?}"))
@@ -203,12 +203,12 @@ proptest! {
     #[test]
     fn long_random_executions_keep_the_invariants(
         (hosts, threshold, ttl) in (2u8..4, 1u32..3, 1u32..3),
-        luck in prop::array::uniform7(0u8..4),
+        faults in prop::array::uniform7(0u8..4),
         choices in prop::collection::vec(any::<Index>(), 1..400),
     ) {
-        let [turns, crashes, detaches, losses, doubles, wipes, cancels] = luck;
-        let luck = Luck { turns, crashes, detaches, losses, doubles, wipes, cancels };
-        let rules = Rules { hosts, threshold, ttl, ticks: 40, luck, ..two_hosts() };
+        let [turns, crashes, detaches, losses, doubles, wipes, cancels] = faults;
+        let faults = FaultBudget { turns, crashes, detaches, losses, doubles, wipes, cancels };
+        let rules = Rules { hosts, threshold, ttl, ticks: 40, faults, ..two_hosts() };
         let mut world = World::new(&rules);
         let mut taken = Vec::new();
         for choice in choices {
@@ -230,14 +230,14 @@ proptest! {
 
 #[test]
 fn an_epoch_based_only_on_the_stored_one_is_caught() {
-    let luck = Luck { wipes: 1, ..two_hosts().luck };
-    caught(Mutant::StoredPlusOne, I10, 9, Rules { luck, ..two_hosts() });
+    let faults = FaultBudget { wipes: 1, ..two_hosts().faults };
+    caught(Mutant::StoredPlusOne, I10, 9, Rules { faults, ..two_hosts() });
 }
 
 #[test]
 fn an_epoch_that_ignores_the_clock_is_caught() {
-    let luck = Luck { wipes: 1, crashes: 2, ..two_hosts().luck };
-    caught(Mutant::NoClock, I10, 12, Rules { luck, ..two_hosts() });
+    let faults = FaultBudget { wipes: 1, crashes: 2, ..two_hosts().faults };
+    caught(Mutant::NoClock, I10, 12, Rules { faults, ..two_hosts() });
 }
 
 #[test]
@@ -247,8 +247,8 @@ fn a_verdict_that_counts_without_its_lease_is_caught() {
 
 #[test]
 fn a_verdict_that_does_not_use_up_its_lease_is_caught() {
-    let luck = Luck { doubles: 1, ..two_hosts().luck };
-    caught(Mutant::LeaseOutlivesItsResult, I3, 9, Rules { threshold: 2, luck, ..two_hosts() });
+    let faults = FaultBudget { doubles: 1, ..two_hosts().faults };
+    caught(Mutant::LeaseOutlivesItsResult, I3, 9, Rules { threshold: 2, faults, ..two_hosts() });
 }
 
 #[test]
@@ -263,7 +263,7 @@ fn an_opening_without_a_quorum_is_caught() {
 
 #[test]
 fn a_host_that_requests_a_lease_before_its_copy_of_the_end_is_caught() {
-    caught(Mutant::AsksEarly, I5, 9, two_hosts());
+    caught(Mutant::RequestsEarly, I5, 9, two_hosts());
 }
 
 #[test]
@@ -273,5 +273,5 @@ fn one_success_where_two_are_needed_is_caught() {
 
 #[test]
 fn a_lease_for_every_request_is_caught() {
-    caught(Mutant::GrantsEverybody, I2, 9, two_hosts());
+    caught(Mutant::GrantsAll, I2, 9, two_hosts());
 }

@@ -95,7 +95,7 @@ impl Redis {
             return None;
         }
         let all_out = self.leases.len() >= self.shared_state.permits as usize;
-        if all_out && !run.is(Mutant::GrantsEverybody) {
+        if all_out && !run.is(Mutant::GrantsAll) {
             self.awaited.retain(|name| *name != run.name);
             self.awaited.push(run.name);
             self.awaited.sort();
@@ -157,7 +157,7 @@ impl Redis {
         let back = if known.state == StateKind::HalfOpen { StateKind::Open } else { known.state };
         self.forget_probes();
         self.shared_state = SharedState { state: back, succeeded: 0, ..known.clone() };
-        run.truth.tell(&self.shared_state);
+        run.truth.publish(&self.shared_state);
     }
 
     fn is_live(&self, run: &Run<'_>, lease: FleetLease) -> bool {
@@ -181,7 +181,7 @@ impl Redis {
         self.shared_state.succeeded = 0;
         self.forget_probes();
         run.truth.begun(epoch);
-        run.truth.tell(&self.shared_state);
+        run.truth.publish(&self.shared_state);
     }
 
     fn forget_probes(&mut self) {

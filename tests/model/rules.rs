@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use outrigger::resilience::breaker::shared_state::SharedState;
 
 /// Stream entries that may still be undelivered to some host.
-const TOLD: usize = 2;
+const MAX_ENTRIES: usize = 2;
 /// One tick of the model; a replica counts in seconds.
 pub const TICK: Duration = Duration::from_secs(1);
 
@@ -23,7 +23,7 @@ pub struct Rules {
     pub ticks: u32,
     /// Messages in flight at once.
     pub in_flight: usize,
-    pub luck: Luck,
+    pub faults: FaultBudget,
     pub mutant: Option<Mutant>,
     /// The moment of tick 0.
     pub base: Instant,
@@ -31,7 +31,7 @@ pub struct Rules {
 
 /// How often each event may still happen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Luck {
+pub struct FaultBudget {
     /// The provider fails, or recovers.
     pub turns: u8,
     pub crashes: u8,
@@ -62,11 +62,11 @@ pub enum Mutant {
     /// One vote opens.
     NoQuorum,
     /// A host requests a lease before its copy of the end.
-    AsksEarly,
+    RequestsEarly,
     /// One success closes.
     OneSuccessCloses,
     /// Every lease request is granted.
-    GrantsEverybody,
+    GrantsAll,
 }
 
 /// A process: a restarted host has another name.
@@ -98,7 +98,7 @@ pub struct Truth {
     /// Each process that voted, and the newest epoch that it knew then.
     voted: Vec<(Name, u64)>,
     /// The newest entries of the stream.
-    pub told: Vec<SharedState>,
+    pub entries: Vec<SharedState>,
     broken: u8,
 }
 
@@ -135,11 +135,11 @@ impl Truth {
         self.newest = self.newest.max(epoch);
     }
 
-    pub fn tell(&mut self, shared_state: &SharedState) {
-        if self.told.len() == TOLD {
-            self.told.remove(0);
+    pub fn publish(&mut self, shared_state: &SharedState) {
+        if self.entries.len() == MAX_ENTRIES {
+            self.entries.remove(0);
         }
-        self.told.push(shared_state.clone());
+        self.entries.push(shared_state.clone());
     }
 
     pub fn votes(&mut self, name: Name, seen: u64) {

@@ -13,7 +13,7 @@ use outrigger::resilience::outcome::Outcome;
 
 use super::host::{Came, Host};
 use super::redis::{Redis, Run};
-use super::rules::{Broken, Luck, Mutant, Name, Rules, Truth};
+use super::rules::{Broken, FaultBudget, Mutant, Name, Rules, Truth};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct World {
@@ -23,7 +23,7 @@ pub struct World {
     pub redis: Redis,
     pub hosts: Vec<Host>,
     pub wire: Vec<Message>,
-    pub luck: Luck,
+    pub faults: FaultBudget,
     pub truth: Truth,
 }
 
@@ -33,11 +33,11 @@ pub struct Message {
     pub name: Name,
     /// The tick of the request from which a lease is counted.
     sent: u32,
-    what: What,
+    content: Content,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum What {
+enum Content {
     Vote {
         seen: u64,
     },
@@ -49,7 +49,7 @@ enum What {
     Result(FleetLease, ProbeVerdict),
     Assert(SharedState),
     /// `left`: the remaining open time at the reply.
-    Answer {
+    Reply {
         to: To,
         shared_state: SharedState,
         left: u32,
@@ -126,7 +126,7 @@ impl World {
             redis: Redis::empty(),
             hosts: (0..rules.hosts).map(host).collect(),
             wire: Vec::new(),
-            luck: rules.luck,
+            faults: rules.faults,
             truth: Truth::default(),
         }
     }
@@ -155,8 +155,8 @@ impl World {
                 steps.push(Step::ProbeEnds { host, probe });
                 steps.push(Step::ClientGoes { host, probe });
             }
-            for (entry, told) in self.truth.told.iter().enumerate() {
-                let news = told.supersedes(state.member.known());
+            for (entry, shared) in self.truth.entries.iter().enumerate() {
+                let news = shared.supersedes(state.member.known());
                 if news || rules.mutant == Some(Mutant::AdoptsOlder) {
                     steps.push(Step::Hears { host, entry });
                 }
@@ -199,34 +199,34 @@ impl World {
     fn befalls(&mut self, rules: &Rules, step: Step) -> Option<()> {
         match step {
             Step::ClientGoes { host, probe } => {
-                spend(&mut self.luck.cancels)?;
+                spend(&mut self.faults.cancels)?;
                 self.hosts[host].ends(probe, Outcome::Ignored);
             }
             Step::ArrivesTwice { message } => {
-                spend(&mut self.luck.doubles)?;
+                spend(&mut self.faults.doubles)?;
                 let again = self.wire[message].clone();
                 self.arrives(rules, again);
             }
             Step::ArrivesUnsaved { message } => {
-                spend(&mut self.luck.wipes)?;
+                spend(&mut self.faults.wipes)?;
                 self.arrives_unsaved(rules, message)?;
             }
             Step::Lost { message } => self.lost(message)?,
             Step::ProviderTurns => {
-                spend(&mut self.luck.turns)?;
+                spend(&mut self.faults.turns)?;
                 self.well = !self.well;
             }
             Step::Crashes { host } => {
-                spend(&mut self.luck.crashes)?;
+                spend(&mut self.faults.crashes)?;
                 self.crashes(rules, host);
             }
             Step::Detaches { host } => {
-                spend(&mut self.luck.detaches)?;
+                spend(&mut self.faults.detaches)?;
                 self.hosts[host].member.is_attached().then_some(())?;
                 self.hosts[host].member.attach(false);
             }
             Step::RedisForgets => {
-                spend(&mut self.luck.wipes)?;
+                spend(&mut self.faults.wipes)?;
                 self.redis = Redis::empty();
                 self.truth.wiped = true;
             }
@@ -240,38 +240,38 @@ impl World {
         let seen = self.hosts[host].member.known().epoch;
         let came = self.hosts[host].request(rules, self.tick, self.well);
         self.truth.check(!early || came != Came::ToAnAttempt, Broken::I5);
-        if came.to_an_open() && rules.mutant == Some(Mutant::AsksEarly) {
-            self.send(name, What::Lease { seen, number: 99 });
+        if came.to_an_open() && rules.mutant == Some(Mutant::RequestsEarly) {
+            self.send(name, Content::Lease { seen, number: 99 });
         }
     }
 
     fn lost(&mut self, message: usize) -> Option<()> {
         let message = self.wire.remove(message);
-        (message.what != What::Silence).then_some(())?;
-        spend(&mut self.luck.losses)?;
-        if message.awaits_an_answer() {
-            self.wire.push(Message { what: What::Silence, sent: 0, ..message });
+        (message.content != Content::Silence).then_some(())?;
+        spend(&mut self.faults.losses)?;
+        if message.awaits_a_reply() {
+            self.wire.push(Message { content: Content::Silence, sent: 0, ..message });
         }
         Some(())
     }
 
     pub fn hears(&mut self, rules: &Rules, host: usize, entry: usize) {
-        let told = self.truth.told[entry].clone();
-        let until = rules.at(self.tick.max(told.until as u32));
-        self.hosts[host].learn(rules, &told, until);
+        let shared = self.truth.entries[entry].clone();
+        let until = rules.at(self.tick.max(shared.until as u32));
+        self.hosts[host].learn(rules, &shared, until);
     }
 
     /// A host that is detached, or knows more than Redis. (One that knows less reads the
     /// stream.)
     pub fn reads(&mut self, rules: &Rules, host: usize) -> Option<()> {
         let (name, member) = (self.name(host), &self.hosts[host].member);
-        let ahead = member.known().supersedes(&self.redis.shared_state);
+        let is_newer = member.known().supersedes(&self.redis.shared_state);
         let under_way = self.wire.iter().any(|m| m.name == name && m.is_a_read());
-        if under_way || (!ahead && member.is_attached()) || self.is_full(rules) {
+        if under_way || (!is_newer && member.is_attached()) || self.is_full(rules) {
             return None;
         }
         let (shared_state, left) = (self.redis.shared_state.clone(), self.redis.left(self.tick));
-        self.send(name, What::Answer { to: To::Read, shared_state, left });
+        self.send(name, Content::Reply { to: To::Read, shared_state, left });
         Some(())
     }
 
@@ -305,43 +305,47 @@ impl World {
 
     pub fn arrives(&mut self, rules: &Rules, message: Message) {
         if message.is_for_redis() {
-            self.answer(rules, message);
+            self.handle_request(rules, message);
         } else {
-            self.answered(rules, message);
+            self.handle_reply(rules, message);
         }
     }
 
-    fn answer(&mut self, rules: &Rules, message: Message) {
-        let Message { name, sent, what } = message;
+    fn handle_request(&mut self, rules: &Rules, message: Message) {
+        let Message { name, sent, content } = message;
         let (redis, truth) = (&mut self.redis, &mut self.truth);
         let mut run = Run { rules, truth, now: self.tick, name };
         let mut to = None;
-        match what {
-            What::Vote { seen } => redis.vote(&mut run, seen),
-            What::Lease { seen, number } => {
+        match content {
+            Content::Vote { seen } => redis.vote(&mut run, seen),
+            Content::Lease { seen, number } => {
                 to = Some(To::Lease(redis.lease(&mut run, seen, number)));
             }
-            What::Renew(lease) => {
+            Content::Renew(lease) => {
                 let (lives, awaited) = redis.renew(&run, lease);
                 to = Some(To::Renew { lease, lives, awaited });
             }
-            What::Result(lease, verdict) => redis.result(&mut run, lease, verdict),
-            What::Assert(known) => redis.assert(&mut run, &known),
-            What::Answer { .. } | What::Silence => {}
+            Content::Result(lease, verdict) => redis.result(&mut run, lease, verdict),
+            Content::Assert(known) => redis.assert(&mut run, &known),
+            Content::Reply { .. } | Content::Silence => {}
         }
         let (shared_state, left) = (self.redis.shared_state.clone(), self.redis.left(self.tick));
         // In other replies only the state matters, and that is in the stream too.
-        let asker = self.hosts.get(usize::from(name.host)).filter(|host| host.life == name.life);
-        if let (Some(_), Some(to)) = (asker, to) {
-            self.wire.push(Message { name, sent, what: What::Answer { to, shared_state, left } });
+        let sender = self.hosts.get(usize::from(name.host)).filter(|host| host.life == name.life);
+        if let (Some(_), Some(to)) = (sender, to) {
+            self.wire.push(Message {
+                name,
+                sent,
+                content: Content::Reply { to, shared_state, left },
+            });
         }
     }
 
-    fn answered(&mut self, rules: &Rules, message: Message) {
-        let Message { name, sent, what } = message;
+    fn handle_reply(&mut self, rules: &Rules, message: Message) {
+        let Message { name, sent, content } = message;
         let (now, sent) = (rules.at(self.tick), rules.at(sent));
         let host = &mut self.hosts[usize::from(name.host)];
-        let What::Answer { to, shared_state, left } = what else {
+        let Content::Reply { to, shared_state, left } = content else {
             host.member.request_failed();
             return;
         };
@@ -356,7 +360,7 @@ impl World {
                 let known = host.member.known().clone();
                 host.member.attach(true);
                 if known.supersedes(&shared_state) {
-                    self.send(name, What::Assert(known));
+                    self.send(name, Content::Assert(known));
                 }
             }
         }
@@ -364,9 +368,9 @@ impl World {
 
     /// Removes stream entries that every host has read.
     fn forget_news(&mut self, rules: &Rules) {
-        let news = |told: &SharedState, host: &Host| told.supersedes(host.member.known());
+        let news = |shared: &SharedState, host: &Host| shared.supersedes(host.member.known());
         if rules.mutant != Some(Mutant::AdoptsOlder) {
-            self.truth.told.retain(|told| self.hosts.iter().any(|host| news(told, host)));
+            self.truth.entries.retain(|shared| self.hosts.iter().any(|host| news(shared, host)));
         }
     }
 
@@ -386,27 +390,27 @@ impl World {
 
     pub fn says(&mut self, rules: &Rules, at: usize) {
         let (name, host) = (self.name(at), &mut self.hosts[at]);
-        let asks = host.says(rules.at(self.tick));
+        let messages = host.says(rules.at(self.tick));
         let seen = host.member.known().epoch;
-        if asks.vote {
+        if messages.vote {
             self.truth.votes(name, seen);
-            self.send(name, What::Vote { seen });
+            self.send(name, Content::Vote { seen });
         }
-        asks.renew.into_iter().for_each(|lease| self.send(name, What::Renew(lease)));
-        for (lease, verdict) in asks.verdicts {
-            self.send(name, What::Result(lease, verdict));
+        messages.renew.into_iter().for_each(|lease| self.send(name, Content::Renew(lease)));
+        for (lease, verdict) in messages.verdicts {
+            self.send(name, Content::Result(lease, verdict));
         }
-        if asks.lease {
-            self.hosts[at].asked += 1;
-            let number = self.hosts[at].asked;
-            self.send(name, What::Lease { seen, number });
+        if messages.lease {
+            self.hosts[at].lease_requests += 1;
+            let number = self.hosts[at].lease_requests;
+            self.send(name, Content::Lease { seen, number });
         }
     }
 
-    fn send(&mut self, name: Name, what: What) {
-        let counted = matches!(what, What::Lease { .. } | What::Renew(_));
+    fn send(&mut self, name: Name, content: Content) {
+        let counted = matches!(content, Content::Lease { .. } | Content::Renew(_));
         let sent = if counted { self.tick } else { 0 };
-        self.wire.push(Message { name, sent, what });
+        self.wire.push(Message { name, sent, content });
     }
 
     fn is_full(&self, rules: &Rules) -> bool {
@@ -420,7 +424,7 @@ impl World {
     /// A stream entry that this host has not read.
     pub fn news(&self, host: usize) -> Option<usize> {
         let known = self.hosts[host].member.known();
-        self.truth.told.iter().position(|told| told.supersedes(known))
+        self.truth.entries.iter().position(|shared| shared.supersedes(known))
     }
 
     /// The most outstanding probes of one epoch.
@@ -440,17 +444,17 @@ impl World {
 
 impl Message {
     pub fn is_for_redis(&self) -> bool {
-        !matches!(self.what, What::Answer { .. } | What::Silence)
+        !matches!(self.content, Content::Reply { .. } | Content::Silence)
     }
 
     fn is_a_read(&self) -> bool {
-        matches!(self.what, What::Answer { to: To::Read, .. })
+        matches!(self.content, Content::Reply { to: To::Read, .. })
     }
 
-    fn awaits_an_answer(&self) -> bool {
-        match self.what {
-            What::Lease { .. } | What::Renew(_) => true,
-            What::Answer { to, .. } => matches!(to, To::Lease(_) | To::Renew { .. }),
+    fn awaits_a_reply(&self) -> bool {
+        match self.content {
+            Content::Lease { .. } | Content::Renew(_) => true,
+            Content::Reply { to, .. } => matches!(to, To::Lease(_) | To::Renew { .. }),
             _ => false,
         }
     }
@@ -462,8 +466,8 @@ fn spend(left: &mut u8) -> Option<()> {
 }
 
 /// The same in every run.
-pub fn hash_of(what: &impl Hash) -> u64 {
+pub fn hash_of(value: &impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
-    what.hash(&mut hasher);
+    value.hash(&mut hasher);
     hasher.finish()
 }

@@ -95,7 +95,7 @@ impl BreakerCell {
     }
 
     /// The reply to a lease request sent `at`.
-    pub fn lease_answered(&self, lease: Option<FleetLease>, at: Instant, now: Instant) {
+    pub fn lease_received(&self, lease: Option<FleetLease>, at: Instant, now: Instant) {
         self.with(now, |breaker| {
             let Some(replica) = &mut breaker.replica else { return };
             match lease {

@@ -325,7 +325,7 @@ impl ModeCell {
             shadow,
             "degradation: mode entered"
         );
-        self.tell(true, by.as_str(), format!("entered: {why}"));
+        self.report(true, by.as_str(), format!("entered: {why}"));
         episode
     }
 
@@ -337,10 +337,14 @@ impl ModeCell {
         episode.end(EpisodeEnd { at: clock::wall(), took, by });
         let requests = episode.impact().requests;
         tracing::warn!(mode = self.name, by, ?took, requests, "degradation: mode left");
-        self.tell(false, by, format!("left by {by} after {took:.1?}; {requests} requests touched"));
+        self.report(
+            false,
+            by,
+            format!("left by {by} after {took:.1?}; {requests} requests touched"),
+        );
     }
 
-    fn tell(&self, entered: bool, cause: &'static str, what: String) {
+    fn report(&self, entered: bool, cause: &'static str, what: String) {
         self.gauge.set(i64::from(entered));
         let to = if entered { "entered" } else { "left" };
         let labels = ModeTransitionLabels { mode: self.name.clone(), to, cause };

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::rate_limit::RateLimit;
+use super::rate_limit::RateLimiter;
 use crate::live::fleet::FleetView;
 use crate::policy::sections::model::Capacity;
 use crate::resilience::rate::gcra::RatePolicy;
@@ -35,7 +35,7 @@ pub(crate) struct ProviderRates {
 
 #[derive(Debug)]
 pub(crate) struct QuotaDimension {
-    pub(crate) policy: Option<RateLimit>,
+    pub(crate) policy: Option<RateLimiter>,
     reported: ReportedQuota,
 }
 
@@ -186,7 +186,7 @@ impl ProviderRates {
 impl QuotaDimension {
     fn new(policy: Option<RatePolicy>, fleet: Option<&Arc<FleetView>>) -> Self {
         QuotaDimension {
-            policy: policy.map(|policy| RateLimit::new(policy, fleet)),
+            policy: policy.map(|policy| RateLimiter::new(policy, fleet)),
             reported: ReportedQuota::new(),
         }
     }
@@ -200,7 +200,7 @@ impl QuotaDimension {
     ) {
         match (self.policy.as_mut(), policy) {
             (Some(limit), Some(policy)) => limit.retune(policy, now),
-            (_, policy) => self.policy = policy.map(|policy| RateLimit::new(policy, fleet)),
+            (_, policy) => self.policy = policy.map(|policy| RateLimiter::new(policy, fleet)),
         }
         if !follow_headers {
             self.reported = ReportedQuota::new();

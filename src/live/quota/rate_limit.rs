@@ -8,18 +8,18 @@ use crate::resilience::rate::gcra::{Gcra, RatePolicy};
 use crate::resilience::rate::leased_quota::LeasedQuota;
 
 #[derive(Debug)]
-pub enum RateLimit {
+pub enum RateLimiter {
     Local(Gcra),
     Shared(Box<LeasedQuota>),
 }
 
-impl RateLimit {
+impl RateLimiter {
     pub fn new(policy: RatePolicy, fleet: Option<&Arc<FleetView>>) -> Self {
         match fleet {
-            None => RateLimit::Local(Gcra::new(policy.with_slack())),
+            None => RateLimiter::Local(Gcra::new(policy.with_slack())),
             Some(fleet) => {
                 let lease = LeasedQuota::new(policy, fleet.is_attached(), fleet.hosts());
-                RateLimit::Shared(Box::new(lease))
+                RateLimiter::Shared(Box::new(lease))
             }
         }
     }
@@ -27,8 +27,8 @@ impl RateLimit {
     /// Takes another policy; what was taken stays taken.
     pub fn retune(&mut self, policy: RatePolicy, now: Instant) {
         match self {
-            RateLimit::Local(bucket) => bucket.retune(policy.with_slack(), now),
-            RateLimit::Shared(lease) => lease.retune(policy, now),
+            RateLimiter::Local(bucket) => bucket.retune(policy.with_slack(), now),
+            RateLimiter::Shared(lease) => lease.retune(policy, now),
         }
     }
 
@@ -36,50 +36,50 @@ impl RateLimit {
     /// The time until this amount may be taken.
     pub fn check(&mut self, amount: f64, now: Instant) -> Result<(), Duration> {
         match self {
-            RateLimit::Local(bucket) => bucket.check(amount, now),
-            RateLimit::Shared(lease) => lease.check(amount, now),
+            RateLimiter::Local(bucket) => bucket.check(amount, now),
+            RateLimiter::Shared(lease) => lease.check(amount, now),
         }
     }
 
     pub fn take(&mut self, amount: f64, now: Instant) {
         match self {
-            RateLimit::Local(bucket) => bucket.take(amount, now),
-            RateLimit::Shared(lease) => lease.take(amount, now),
+            RateLimiter::Local(bucket) => bucket.take(amount, now),
+            RateLimiter::Shared(lease) => lease.take(amount, now),
         }
     }
 
     pub fn give_back(&mut self, amount: f64, now: Instant) {
         match self {
-            RateLimit::Local(bucket) => bucket.give_back(amount, now),
-            RateLimit::Shared(lease) => lease.give_back(amount, now),
+            RateLimiter::Local(bucket) => bucket.give_back(amount, now),
+            RateLimiter::Shared(lease) => lease.give_back(amount, now),
         }
     }
 
     pub fn settle(&mut self, estimated: f64, actual: f64, now: Instant) {
         match self {
-            RateLimit::Local(bucket) => bucket.settle(estimated, actual, now),
-            RateLimit::Shared(lease) => lease.settle(estimated, actual, now),
+            RateLimiter::Local(bucket) => bucket.settle(estimated, actual, now),
+            RateLimiter::Shared(lease) => lease.settle(estimated, actual, now),
         }
     }
 
     pub fn share_used(&self, now: Instant) -> f64 {
         match self {
-            RateLimit::Local(bucket) => bucket.share_used(now),
-            RateLimit::Shared(lease) => lease.share_used(now),
+            RateLimiter::Local(bucket) => bucket.share_used(now),
+            RateLimiter::Shared(lease) => lease.share_used(now),
         }
     }
 
     pub fn shared(&self) -> Option<&LeasedQuota> {
         match self {
-            RateLimit::Local(_) => None,
-            RateLimit::Shared(lease) => Some(lease),
+            RateLimiter::Local(_) => None,
+            RateLimiter::Shared(lease) => Some(lease),
         }
     }
 
     pub fn shared_mut(&mut self) -> Option<&mut LeasedQuota> {
         match self {
-            RateLimit::Local(_) => None,
-            RateLimit::Shared(lease) => Some(lease),
+            RateLimiter::Local(_) => None,
+            RateLimiter::Shared(lease) => Some(lease),
         }
     }
 }

@@ -1,15 +1,14 @@
 //! Fleet sync of a provider's rate limits: requests leases and applies what was granted.
 
-use crate::resilience::words::words;
 use std::time::Instant;
 
 use super::provider_quota::{ProviderQuota, ProviderRates};
 use crate::live::fleet::FleetView;
-use crate::live::provider::ProviderLive;
 use crate::resilience::rate::leased_quota::{LeaseGrant, LeaseRequest, LeaseStatus, LeasedQuota};
+use crate::resilience::words::words;
 
 words! {
-    /// What a rate limit counts.
+    /// The unit that a rate limit counts.
     pub enum QuotaUnit {
         Requests = "requests",
         Tokens = "tokens",
@@ -36,44 +35,39 @@ impl ProviderQuota {
     fn with<R>(&self, unit: QuotaUnit, act: impl FnOnce(&mut LeasedQuota) -> R) -> Option<R> {
         self.rates.lock().lease(unit).map(act)
     }
-}
 
-impl ProviderLive {
-    /// The lease requests to send now.
-    pub fn lease_requests(&self, now: Instant) -> Vec<(QuotaUnit, LeaseRequest)> {
-        let waiting = self.waiting();
-        let request = |unit| {
-            Some((unit, self.quota().with(unit, |lease| lease.take_request(waiting, now))??))
-        };
-        [QuotaUnit::Requests, QuotaUnit::Tokens].into_iter().filter_map(request).collect()
+    /// The lease requests to send now, with this many waiters.
+    pub fn lease_requests(&self, waiting: u32, now: Instant) -> Vec<(QuotaUnit, LeaseRequest)> {
+        let request =
+            |unit| Some((unit, self.with(unit, |lease| lease.take_request(waiting, now))??));
+        QuotaUnit::ALL.into_iter().filter_map(request).collect()
     }
 
     /// The host attached to the fleet, or detached.
     pub fn attach(&self, view: &FleetView, now: Instant) {
         let (attached, hosts) = (view.is_attached(), view.hosts());
-        for unit in [QuotaUnit::Requests, QuotaUnit::Tokens] {
-            self.quota().with(unit, |lease| lease.attach(attached, hosts, now));
+        for unit in QuotaUnit::ALL {
+            self.with(unit, |lease| lease.attach(attached, hosts, now));
         }
     }
 
-    /// The reply to a lease request; none if there was no reply. Waiters check again.
-    pub fn lease_answered(
+    /// The reply to a lease request; `None` if there was no reply.
+    pub fn lease_received(
         &self,
         unit: QuotaUnit,
-        asked_at: Instant,
+        sent_at: Instant,
         grant: Option<LeaseGrant>,
         now: Instant,
     ) {
-        self.quota().with(unit, |lease| match grant {
-            Some(grant) => lease.granted(asked_at, grant, now),
-            None => lease.request_failed(asked_at, now),
+        self.with(unit, |lease| match grant {
+            Some(grant) => lease.granted(sent_at, grant, now),
+            None => lease.request_failed(sent_at, now),
         });
-        self.recheck_waiters();
     }
 
-    /// The limits that it shares with a fleet.
+    /// The limits that are shared with a fleet.
     pub fn lease_status(&self, now: Instant) -> Vec<(QuotaUnit, LeaseStatus)> {
-        let status_of = |unit| Some((unit, self.quota().with(unit, |lease| lease.status(now))?));
-        [QuotaUnit::Requests, QuotaUnit::Tokens].into_iter().filter_map(status_of).collect()
+        let status_of = |unit| Some((unit, self.with(unit, |lease| lease.status(now))?));
+        QuotaUnit::ALL.into_iter().filter_map(status_of).collect()
     }
 }

@@ -167,7 +167,7 @@ fn merge(
             // The cancelled attempt would have taken longer: its time is a lower bound.
             let took = clock::since(first.began);
             route.live.hedge_sample(took, clock::now());
-            first.endpoint.candidate(route).endpoint.live.answered(took, clock::now());
+            first.endpoint.candidate(route).endpoint.live.responded(took, clock::now());
             (result, Some(first), HedgeOutcome::Won)
         }
     };

@@ -182,7 +182,7 @@ fn report_latency(
     match class.outcome() {
         Outcome::Failure | Outcome::Throttled => live.failed(took, now),
         Outcome::Success if selection.permit.is_probe() => live.recovered(took, now),
-        Outcome::Success if class == AttemptClass::Success => live.answered(took, now),
+        Outcome::Success if class == AttemptClass::Success => live.responded(took, now),
         Outcome::Success | Outcome::Ignored => {}
     }
     if class.outcome() != Outcome::Ignored {

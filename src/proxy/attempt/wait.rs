@@ -17,7 +17,7 @@ use crate::live::provider::{NoCapacity, ProviderLive};
 use crate::live::queue::wait_queue::{DispatchResult, WaitTicket, WakeReason};
 use crate::proxy::access_log::reasons::ShedReason;
 use crate::resilience::queue::wait_queue::{GroupKey, QueueEntry, QueueRejection};
-use crate::resilience::queue::waiters::QueueFull;
+use crate::resilience::queue::waiters::QueueFullReason;
 use crate::snapshot::{EndpointCandidate, Route, RouteQueue};
 
 /// Consecutive selections that may fail although an endpoint seemed available: two requests that
@@ -194,10 +194,10 @@ fn rejected(
 ) -> AttemptDenied {
     let name = &queue.policy.name;
     let (reason, detail) = match refusal {
-        QueueRejection::Full(QueueFull::Queue) => {
+        QueueRejection::Full(QueueFullReason::Queue) => {
             (ShedReason::Full, format!("queue `{name}` is full"))
         }
-        QueueRejection::Full(QueueFull::Flow) => {
+        QueueRejection::Full(QueueFullReason::Flow) => {
             let detail = format!("queue `{name}` is full, and this flow has its share of it");
             (ShedReason::Share, detail)
         }

@@ -257,7 +257,7 @@ struct Simulation {
 
 impl Simulation {
     fn run(endpoints: &[Endpoint], load: Load, seconds: u64) -> Simulation {
-        let mut town = Simulation {
+        let mut simulation = Simulation {
             endpoints: endpoints.to_vec(),
             latencies: vec![PeakEwma::default(); endpoints.len()],
             pending: vec![0; endpoints.len()],
@@ -272,18 +272,18 @@ impl Simulation {
             Load::Open { per_second } => {
                 for arrival in 0..per_second * seconds as u32 {
                     let at = Duration::from_secs(1) * arrival / per_second;
-                    while town.end_before(at).is_some() {}
-                    town.begin(at);
+                    while simulation.end_before(at).is_some() {}
+                    simulation.begin(at);
                 }
             }
             Load::Closed { clients } => {
-                (0..clients).for_each(|_| town.begin(Duration::ZERO));
-                while let Some(at) = town.end_before(until) {
-                    town.begin(at);
+                (0..clients).for_each(|_| simulation.begin(Duration::ZERO));
+                while let Some(at) = simulation.end_before(until) {
+                    simulation.begin(at);
                 }
             }
         }
-        town
+        simulation
     }
 
     fn begin(&mut self, at: Duration) {
@@ -361,8 +361,8 @@ fn a_fast_failing_endpoint_gets_almost_no_traffic_after_a_second() {
 /// few trials are 7 % of that first minute.
 #[test]
 fn a_fast_failing_endpoint_gets_few_attempts_under_light_traffic() {
-    let town = with_one_failing(5_000, 7, LOADS[1]);
-    let (failed, all) = town.count(7, 1, 61);
+    let simulation = with_one_failing(5_000, 7, LOADS[1]);
+    let (failed, all) = simulation.count(7, 1, 61);
     assert!(failed <= 10, "{failed} of {all}");
 }
 
@@ -370,24 +370,25 @@ fn a_fast_failing_endpoint_gets_few_attempts_under_light_traffic() {
 /// better.
 #[test]
 fn a_fast_failing_endpoint_is_avoided_before_slow_ones_respond() {
-    let town =
+    let simulation =
         Simulation::run(&[healthy_endpoint(5_000), healthy_endpoint(5_000), FAILING], LOADS[0], 5);
-    assert!(town.share(2, 0, 1) < 0.05, "{}", town.share(2, 0, 1));
-    assert!(town.share(2, 1, 5) < 0.01, "{}", town.share(2, 1, 5));
+    assert!(simulation.share(2, 0, 1) < 0.05, "{}", simulation.share(2, 0, 1));
+    assert!(simulation.share(2, 1, 5) < 0.01, "{}", simulation.share(2, 1, 5));
 }
 
 #[test]
 fn a_recovered_endpoint_regains_its_traffic_within_a_minute() {
     let mending = Endpoint { fails_until: Duration::from_secs(30), ..healthy_endpoint(50) };
-    let town =
+    let simulation =
         Simulation::run(&[healthy_endpoint(50), healthy_endpoint(50), mending], LOADS[0], 120);
-    assert!(town.share(2, 1, 30) < 0.01, "{}", town.share(2, 1, 30));
-    assert!(town.share(2, 90, 120) > 0.3, "{}", town.share(2, 90, 120));
+    assert!(simulation.share(2, 1, 30) < 0.01, "{}", simulation.share(2, 1, 30));
+    assert!(simulation.share(2, 90, 120) > 0.3, "{}", simulation.share(2, 90, 120));
 }
 
 #[test]
 fn an_endpoint_twice_as_slow_keeps_a_part_of_the_traffic() {
-    let town = Simulation::run(&[healthy_endpoint(1_000), healthy_endpoint(2_000)], LOADS[0], 60);
-    let share = town.share(1, 10, 60);
+    let simulation =
+        Simulation::run(&[healthy_endpoint(1_000), healthy_endpoint(2_000)], LOADS[0], 60);
+    let share = simulation.share(1, 10, 60);
     assert!((0.2..0.45).contains(&share), "{share}");
 }

@@ -290,7 +290,7 @@ impl BreakerReplica {
         }
     }
 
-    /// A renewal sent `at` was answered: whether the lease is still live, and whether
+    /// The reply to a renewal sent `at`: whether the lease is still live, and whether
     /// other hosts wait for one.
     pub fn lease_renewed(&mut self, lease: FleetLease, lives: bool, contended: bool, at: Instant) {
         match &mut self.spare {

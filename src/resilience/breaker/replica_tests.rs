@@ -34,7 +34,7 @@ fn an_open_state_lasts_until_this_hosts_copy_of_its_end() {
     assert_eq!(reject_reason(replica.admit(t0 + 4 * SECOND)), Some(RejectReason::Open));
     assert!(
         !replica.take_messages(StateKind::Open, t0 + 4 * SECOND).lease,
-        "nothing is asked before"
+        "nothing is requested before"
     );
     assert_eq!(reject_reason(replica.admit(t0 + 5 * SECOND)), Some(RejectReason::Lease));
     assert!(replica.take_messages(StateKind::Open, t0 + 5 * SECOND).lease);
@@ -48,8 +48,8 @@ fn a_lease_allows_one_probe_and_its_verdict_is_sent_once() {
     assert_eq!(replica.admit(t0), ReplicaDecision::Probe(lease(5)));
     assert_eq!(reject_reason(replica.admit(t0)), Some(RejectReason::Lease), "there was one");
     replica.probe_finished(lease(5), Outcome::Throttled);
-    let told = replica.take_messages(StateKind::Open, t0).verdicts;
-    assert_eq!(told, [(lease(5), ProbeVerdict::Failed)]);
+    let verdicts = replica.take_messages(StateKind::Open, t0).verdicts;
+    assert_eq!(verdicts, [(lease(5), ProbeVerdict::Failed)]);
     assert!(replica.take_messages(StateKind::Open, t0).verdicts.is_empty());
 }
 
@@ -164,9 +164,9 @@ proptest! {
                 4 => replica.lease_denied(now),
                 5 => replica.request_failed(),
                 6 => {
-                    let asks = replica.take_messages(state, now);
-                    prop_assert!(replica.is_attached() || asks.is_empty());
-                    prop_assert!(!asks.vote || replica.known().state == StateKind::Closed);
+                    let messages = replica.take_messages(state, now);
+                    prop_assert!(replica.is_attached() || messages.is_empty());
+                    prop_assert!(!messages.vote || replica.known().state == StateKind::Closed);
                 }
                 _ => match replica.admit(now) {
                     ReplicaDecision::Probe(lease) => {

@@ -23,7 +23,7 @@ pub enum State {
     HalfOpen { trips: u32, rate: f64, successes: u32, leases: ProbeLeases },
 }
 
-/// What a closed breaker remembers of its last trip, for a minute or until the slow start
+/// The memory of a closed breaker of its last trip, for a minute or until the slow start
 /// ends.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Recovery {

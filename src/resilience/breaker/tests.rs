@@ -510,7 +510,7 @@ fn policies() -> impl Strategy<Value = BreakerPolicy> {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Ask,
+    Admit,
     Return { which: prop::sample::Index, outcome: Outcome, took: Duration },
     Lose { which: prop::sample::Index },
     Cut { epoch: u64 },
@@ -520,7 +520,7 @@ fn steps() -> impl Strategy<Value = Vec<(u64, f64, Step)>> {
     let outcomes = [Outcome::Success, Outcome::Failure, Outcome::Throttled, Outcome::Ignored];
     let which = any::<prop::sample::Index>;
     let step = prop_oneof![
-        4 => Just(Step::Ask),
+        4 => Just(Step::Admit),
         4 => (which(), prop::sample::select(outcomes.to_vec()), 0u64..30)
             .prop_map(|(which, outcome, took)| Step::Return { which, outcome, took: secs(took) }),
         1 => which().prop_map(|which| Step::Lose { which }),
@@ -546,7 +546,7 @@ impl Run {
         for (gap, draw, step) in steps {
             self.now += ms(gap);
             match step {
-                Step::Ask => self.ask()?,
+                Step::Admit => self.admit()?,
                 Step::Return { which, outcome, took } if !self.held.is_empty() => {
                     self.give_back(which.index(self.held.len()), outcome, took, draw)?;
                 }
@@ -561,7 +561,7 @@ impl Run {
         Ok(())
     }
 
-    fn ask(&mut self) -> Result<(), TestCaseError> {
+    fn admit(&mut self) -> Result<(), TestCaseError> {
         let (said, from, epoch) =
             (self.breaker.would_admit(self.now), self.breaker.kind(), self.breaker.epoch());
         let (admission, moved) = self.breaker.admit(self.now);
@@ -651,8 +651,8 @@ proptest! {
         run.play(steps)?;
         // Slow start below 1/s waits ten seconds at most.
         let longest = policy.max_recovery_timeout.mul_f64(1.2).max(policy.probe_lease);
-        let asked = run.breaker.admit(run.now + longest.max(secs(10))).0;
-        prop_assert!(matches!(asked, BreakerAdmission::Admit(_)));
+        let admission = run.breaker.admit(run.now + longest.max(secs(10))).0;
+        prop_assert!(matches!(admission, BreakerAdmission::Admit(_)));
     }
 
     #[test]
@@ -660,9 +660,9 @@ proptest! {
         let mut shadow = Run::new(BreakerPolicy { mode: EnforcementMode::Shadow, ..policy });
         for step in steps {
             prop_assert_eq!(shadow.breaker.would_admit(shadow.now), Ok(()));
-            let (before, asks) = (shadow.held.len(), matches!(step.2, Step::Ask));
+            let (before, is_admit) = (shadow.held.len(), matches!(step.2, Step::Admit));
             shadow.play(vec![step])?;
-            prop_assert!(!asks || shadow.held.len() == before + 1);
+            prop_assert!(!is_admit || shadow.held.len() == before + 1);
         }
     }
 

@@ -1,4 +1,4 @@
-//! Hold: the pause after a provider asked us to wait, or rejected our credential.
+//! Hold: the pause after a provider required us to wait, or rejected our credential.
 //!
 //! - Throttled with Retry-After: `hold_until = max(hold_until, now + min(Retry-After, 300
 //!   s))`, lengthened by up to a half against a stampede. Jitter only ever lengthens: an early

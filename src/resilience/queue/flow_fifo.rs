@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Waiters by flow. `T` identifies a waiter and orders by age, oldest first.
 #[derive(Clone, Debug)]
 pub struct FlowFifo<T> {
-    flows: BTreeMap<u64, Flow<T>>,
+    flows: BTreeMap<u64, FlowWaiters<T>>,
     /// Flows by their position in the round.
     round: BTreeMap<u64, u64>,
     next_position: u64,
@@ -19,7 +19,7 @@ pub struct FlowFifo<T> {
 }
 
 #[derive(Clone, Debug)]
-struct Flow<T> {
+struct FlowWaiters<T> {
     position: u64,
     waiters: BTreeSet<T>,
 }
@@ -45,7 +45,7 @@ impl<T: Ord + Copy> FlowFifo<T> {
         let entry = self.flows.entry(flow).or_insert_with(|| {
             *position += 1;
             round.insert(*position, flow);
-            Flow { position: *position, waiters: BTreeSet::new() }
+            FlowWaiters { position: *position, waiters: BTreeSet::new() }
         });
         self.len += usize::from(entry.waiters.insert(waiter));
     }

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use super::drain_rate::drained_after;
 use super::flow_fifo::FlowFifo;
 use super::gate::{ClassKey, Gate};
-use super::waiters::{QueueFull, QueuePolicy, QueueWaiters, QueuedRequest};
+use super::waiters::{QueueFullReason, QueuePolicy, QueueWaiters, QueuedRequest};
 
 /// Identifies a waiter: when its request arrived, and a unique number. Orders by age.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -58,7 +58,7 @@ pub struct QueueEntry {
 /// Why a request cannot wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QueueRejection {
-    Full(QueueFull),
+    Full(QueueFullReason),
     /// The expected wait is this long, which is too long.
     TooLong(Duration),
 }
@@ -205,7 +205,8 @@ impl WaitQueue {
     ) -> Result<(Ticket, Vec<Ticket>), QueueRejection> {
         let queue = entry.group.queue;
         let expected = self.expected_wait(&entry, now);
-        let waiters = self.queues.get_mut(&queue).ok_or(QueueRejection::Full(QueueFull::Queue))?;
+        let waiters =
+            self.queues.get_mut(&queue).ok_or(QueueRejection::Full(QueueFullReason::Queue))?;
         let QueueEntry { group: key, class, flow, bytes, until, arrived } = entry;
         let request =
             QueuedRequest { ticket: Ticket { arrived, number: self.next }, class, flow, bytes };

@@ -336,7 +336,7 @@ runs!(
 
 proptest! {
     #[test]
-    fn no_waiter_is_forgotten_whatever_checks_report(
+    fn no_waiter_is_forgotten_for_any_check_result(
         steps in prop::collection::vec((0u8..8, 0usize..4, 0usize..4, 0u64..50), 1..200)
     ) {
         const GROUPS: [&[u32]; 4] = [&[0], &[1], &[0, 1], &[]];

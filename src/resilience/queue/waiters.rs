@@ -25,7 +25,7 @@ pub struct QueuePolicy {
 
 /// Why a request cannot join.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum QueueFull {
+pub enum QueueFullReason {
     /// The queue has no place for this class.
     Queue,
     /// The flow already has its fair share of a full queue.
@@ -123,7 +123,7 @@ impl QueueWaiters {
     ///
     /// # Errors
     /// When displacing does not help.
-    pub fn displaced_by(&self, request: &QueuedRequest) -> Result<Vec<Ticket>, QueueFull> {
+    pub fn displaced_by(&self, request: &QueuedRequest) -> Result<Vec<Ticket>, QueueFullReason> {
         let lower = || self.classes.iter().enumerate().skip(request.class + 1).rev();
         let bytes_of_lower: u64 = lower().map(|(_, class)| class.bytes).sum();
         let most = self.policy.max_bytes.saturating_sub(request.bytes);
@@ -131,7 +131,7 @@ impl QueueWaiters {
             || request.bytes > self.policy.max_bytes
             || self.bytes - bytes_of_lower > most
         {
-            return Err(QueueFull::Queue);
+            return Err(QueueFullReason::Queue);
         }
         let mut over = self.bytes.saturating_sub(most);
         let mut out = (self.waiting + 1).saturating_sub(self.policy.max_waiting);
@@ -150,7 +150,7 @@ impl QueueWaiters {
                 displaced.push(self.classes[request.class].newest_of_longer_flow(request.flow)?);
                 Ok(displaced)
             }
-            _ => Err(QueueFull::Queue),
+            _ => Err(QueueFullReason::Queue),
         }
     }
 
@@ -221,14 +221,14 @@ impl ClassWaiters {
     }
 
     /// The waiter to displace for one more of `flow`.
-    fn newest_of_longer_flow(&self, flow: u64) -> Result<Ticket, QueueFull> {
+    fn newest_of_longer_flow(&self, flow: u64) -> Result<Ticket, QueueFullReason> {
         let own = self.flows.get(&flow).map_or(0, BTreeSet::len);
-        let (longest, flow_id) = self.by_length.last().copied().ok_or(QueueFull::Queue)?;
+        let (longest, flow_id) = self.by_length.last().copied().ok_or(QueueFullReason::Queue)?;
         let newest = self.flows.get(&flow_id).and_then(|flow| flow.last());
         match newest {
             Some(ticket) if longest > own + 1 => Ok(*ticket),
-            _ if own > 0 && self.flows.len() > 1 => Err(QueueFull::Flow),
-            _ => Err(QueueFull::Queue),
+            _ if own > 0 && self.flows.len() > 1 => Err(QueueFullReason::Flow),
+            _ => Err(QueueFullReason::Queue),
         }
     }
 }

@@ -21,7 +21,7 @@ fn join(
     waiters: &mut QueueWaiters,
     requests: &[QueuedRequest],
     t0: Instant,
-) -> Vec<Result<Vec<u64>, QueueFull>> {
+) -> Vec<Result<Vec<u64>, QueueFullReason>> {
     let join = |one: &QueuedRequest| {
         let displaced = waiters.displaced_by(one)?;
         for ticket in &displaced {
@@ -41,7 +41,7 @@ fn a_higher_class_displaces_the_newest_of_the_lowest() {
         [(0, 1), (1, 2), (2, 2), (3, 0), (4, 2)].map(|(n, class)| request(t0, n, class, 0, 1));
     let joined = join(&mut waiters, &requests, t0);
     assert_eq!(joined[3], Ok(vec![2]));
-    assert_eq!(joined[4], Err(QueueFull::Queue));
+    assert_eq!(joined[4], Err(QueueFullReason::Queue));
     assert_eq!(waiters.waiting(), 3);
 }
 
@@ -52,7 +52,7 @@ fn no_flow_keeps_another_out_of_a_full_queue() {
     let requests: Vec<_> = (0..).zip(flows).map(|(n, flow)| request(t0, n, 1, flow, 1)).collect();
     let joined = join(&mut waiters, &requests, t0);
     assert_eq!(joined[4..6], [Ok(vec![3]), Ok(vec![2])]);
-    assert_eq!(joined[6..], [Err(QueueFull::Flow), Err(QueueFull::Flow)]);
+    assert_eq!(joined[6..], [Err(QueueFullReason::Flow), Err(QueueFullReason::Flow)]);
 }
 
 #[test]
@@ -63,7 +63,7 @@ fn bytes_are_bounded_and_useless_displacement_is_avoided() {
         (0..).zip(sizes).map(|(n, (class, bytes))| request(t0, n, class, 0, bytes)).collect();
     let joined = join(&mut waiters, &requests, t0);
     assert_eq!(joined[3], Ok(vec![1, 0]));
-    assert_eq!(joined[4..], [Err(QueueFull::Queue), Err(QueueFull::Queue)]);
+    assert_eq!(joined[4..], [Err(QueueFullReason::Queue), Err(QueueFullReason::Queue)]);
     assert_eq!((waiters.waiting(), waiters.bytes()), (2, 9));
 }
 

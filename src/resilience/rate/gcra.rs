@@ -85,8 +85,8 @@ impl Gcra {
     /// # Errors
     /// The time until it may, if nothing else is taken.
     pub fn check(&self, amount: f64, now: Instant) -> Result<(), Duration> {
-        let ahead = self.policy.time_for(self.policy.burst - amount);
-        match self.until_full(now).saturating_sub(ahead) {
+        let lead = self.policy.time_for(self.policy.burst - amount);
+        match self.until_full(now).saturating_sub(lead) {
             Duration::ZERO => Ok(()),
             wait => Err(wait),
         }

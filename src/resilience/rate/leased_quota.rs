@@ -95,7 +95,7 @@ pub struct LeaseStatus {
     /// Per second: of the fleet, and of this host local.
     pub rate: f64,
     pub share: f64,
-    pub in_hand: f64,
+    pub available: f64,
 }
 
 #[derive(Clone, Debug)]
@@ -142,7 +142,7 @@ impl Demand {
     }
 
     /// The demand of the time that a lease covers, with this many waiters.
-    fn ahead(self, waiting: u32, now: Instant) -> f64 {
+    fn upcoming(self, waiting: u32, now: Instant) -> f64 {
         let rate = self.counted(now).recent / DEMAND_AVERAGE;
         (rate * LEASE_SECONDS + f64::from(waiting) * self.each).max(self.each)
     }
@@ -259,7 +259,7 @@ impl LeasedQuota {
 
     pub fn status(&self, now: Instant) -> LeaseStatus {
         let share = self.policy.rate / f64::from(self.hosts);
-        LeaseStatus { rate: self.policy.rate, share, in_hand: self.available(now) }
+        LeaseStatus { rate: self.policy.rate, share, available: self.available(now) }
     }
 
     /// Whether there is something to request.
@@ -277,17 +277,17 @@ impl LeasedQuota {
     }
 
     /// The reply to the request sent at that moment.
-    pub fn granted(&mut self, asked_at: Instant, grant: LeaseGrant, now: Instant) {
-        let Some(request) = self.pending.take_if(|request| request.at == asked_at) else { return };
+    pub fn granted(&mut self, sent_at: Instant, grant: LeaseGrant, now: Instant) {
+        let Some(request) = self.pending.take_if(|request| request.at == sent_at) else { return };
         self.used = Some((sound(grant.used), now));
-        if now.saturating_duration_since(asked_at) < REPLY_TIMEOUT {
+        if now.saturating_duration_since(sent_at) < REPLY_TIMEOUT {
             self.silent_since = None;
         }
         let wait = grant.wait.min(LONGEST);
         if grant.amount > 0.0 {
             let (amount, from) = (grant.amount.min(request.want), now + wait);
             let until =
-                if wait.is_zero() { asked_at + LEASE_LIFETIME } else { from + LEASE_LIFETIME };
+                if wait.is_zero() { sent_at + LEASE_LIFETIME } else { from + LEASE_LIFETIME };
             self.lots.push_back(QuotaLot { amount, from, until });
             self.nothing_until = None;
         } else if request.want > 0.0 {
@@ -297,8 +297,8 @@ impl LeasedQuota {
     }
 
     /// The request got no reply. Its debt is reported not_before: twice is better than never.
-    pub fn request_failed(&mut self, asked_at: Instant, now: Instant) {
-        let Some(request) = self.pending.take_if(|request| request.at == asked_at) else { return };
+    pub fn request_failed(&mut self, sent_at: Instant, now: Instant) {
+        let Some(request) = self.pending.take_if(|request| request.at == sent_at) else { return };
         self.debt += request.debt.max(0.0);
         self.not_before = Some(now + CHECK_INTERVAL);
     }
@@ -312,8 +312,8 @@ impl LeasedQuota {
         }
         let demand = self.demand.filter(|demand| waiting > 0 || !demand.is_over(now));
         let need = demand.map_or(0.0, |demand| demand.need);
-        let ahead = demand.map_or(0.0, |demand| demand.ahead(waiting, now));
-        let (held, goal) = (self.available(now), ahead.min(self.most()).max(need));
+        let upcoming = demand.map_or(0.0, |demand| demand.upcoming(waiting, now));
+        let (held, goal) = (self.available(now), upcoming.min(self.most()).max(need));
         let runs_out = goal > 0.0 && held + TOLERANCE < need.max(goal / 2.0);
         let want = if runs_out { goal - held } else { 0.0 };
         let reports_debt = demand.is_none() || self.debt.abs() > goal / 2.0;

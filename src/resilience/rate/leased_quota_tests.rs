@@ -95,7 +95,7 @@ fn an_unused_lease_expires_and_is_reported() {
     let mut quota = warm(5.0, t0);
     admit(&mut quota, 1.0, t0 + ms(10)).unwrap();
     assert_eq!(quota.take_request(0, t0 + ms(900)), None);
-    assert_eq!(quota.status(t0 + ms(1_000)).in_hand, 0.0);
+    assert_eq!(quota.status(t0 + ms(1_000)).available, 0.0);
     let request = quota.take_request(0, t0 + ms(1_010)).unwrap();
     assert_eq!((request.want, request.debt), (0.0, -4.0));
     quota.granted(request.at, grant(0.0), t0 + ms(1_020));
@@ -107,9 +107,9 @@ fn settling_adds_debt_or_returns_to_the_lease() {
     let t0 = Instant::now();
     let mut quota = warm(3.0, t0);
     quota.settle(1.0, 2.0, t0);
-    assert_eq!(quota.status(t0).in_hand, 2.0);
+    assert_eq!(quota.status(t0).available, 2.0);
     quota.settle(2.0, 1.0, t0);
-    assert_eq!(quota.status(t0).in_hand, 3.0);
+    assert_eq!(quota.status(t0).available, 3.0);
     quota.settle(1.0, 24.0, t0);
     assert_eq!(quota.take_request(0, t0).unwrap().debt, 20.0);
 }
@@ -119,7 +119,7 @@ fn a_return_beyond_one_lease_goes_to_the_fleet() {
     let t0 = Instant::now();
     let mut quota = warm(4.0, t0);
     quota.give_back(10.0, t0);
-    assert_eq!(quota.status(t0).in_hand, quota.most());
+    assert_eq!(quota.status(t0).available, quota.most());
     assert_eq!(quota.take_request(0, t0).unwrap().debt, -9.0);
 }
 
@@ -142,7 +142,7 @@ fn the_number_of_hosts_changes_the_share() {
     quota.attach(false, 10, t0);
     assert_eq!(quota.status(t0).share, 5.0);
     quota.retune(RatePolicy { rate: 100.0, ..POLICY }, t0);
-    assert_eq!(quota.status(t0), LeaseStatus { rate: 100.0, share: 10.0, in_hand: 0.0 });
+    assert_eq!(quota.status(t0), LeaseStatus { rate: 100.0, share: 10.0, available: 0.0 });
 }
 
 #[test]
@@ -158,7 +158,7 @@ fn a_silent_fleet_is_not_waited_for() {
     let again = quota.take_request(0, t0 + ms(400)).unwrap();
     assert_eq!(again.debt, 2.0);
     quota.granted(request.at, grant(9.0), t0 + ms(401));
-    assert_eq!(quota.status(t0 + ms(401)).in_hand, 0.0);
+    assert_eq!(quota.status(t0 + ms(401)).available, 0.0);
     quota.granted(again.at, grant(1.0), t0 + ms(402));
     assert_eq!(admit(&mut quota, 1.0, t0 + ms(402)), Ok(()));
 }
@@ -193,7 +193,7 @@ fn odd_numbers_never_panic() {
         quota.attach(false, u32::MAX, t0 + ms(2));
         quota.attach(true, 1, t0 + ms(3));
         assert!((0.0..=1.0).contains(&quota.share_used(t0 + ms(4))), "{a} {b}");
-        assert!(quota.status(t0).in_hand >= 0.0, "{a} {b}");
+        assert!(quota.status(t0).available >= 0.0, "{a} {b}");
     }
 }
 
@@ -202,7 +202,7 @@ fn odd_numbers_never_panic() {
 /// The limit as Redis keeps it: `chunk.lua`, in seconds.
 #[derive(Default)]
 struct Limit {
-    ahead: f64,
+    queued: f64,
     at: Option<Instant>,
 }
 
@@ -210,8 +210,8 @@ impl Limit {
     fn request(&mut self, request: &LeaseRequest, now: Instant) -> LeaseGrant {
         let RatePolicy { rate, burst } = request.policy;
         let passed = self.at.map_or(0.0, |at| (now - at).as_secs_f64());
-        let ahead = ((self.ahead - passed).max(0.0) + request.debt / rate).max(0.0);
-        let room = burst - ahead * rate;
+        let queued = ((self.queued - passed).max(0.0) + request.debt / rate).max(0.0);
+        let room = burst - queued * rate;
         let (mut amount, mut wait) = (0.0, 0.0);
         if request.want > 0.0 && room + 1e-6 >= request.least {
             amount = request.want.min(room.max(request.least));
@@ -219,9 +219,9 @@ impl Limit {
             wait = (request.least.min(burst) - room) / rate;
             amount = if wait <= 5.0 + request.least / rate { request.least } else { 0.0 };
         }
-        (self.ahead, self.at) = (ahead + amount / rate, Some(now));
+        (self.queued, self.at) = (queued + amount / rate, Some(now));
         let wait = Duration::from_secs_f64(wait.max(0.0));
-        LeaseGrant { amount, wait, used: self.ahead * rate }
+        LeaseGrant { amount, wait, used: self.queued * rate }
     }
 }
 
@@ -251,7 +251,7 @@ struct Host {
     on_its_way: Option<(Instant, Message)>,
 }
 
-/// What a fleet took, and when.
+/// A fleet, and its excess over the limit.
 struct Fleet {
     hosts: Vec<Host>,
     limit: Limit,
@@ -309,8 +309,8 @@ impl Fleet {
                 let grant = self.limit.request(&request, now);
                 host.on_its_way = Some((now + delay, Message::Back(request.at, grant)));
             }
-            Some((_, Message::Back(asked_at, grant))) => {
-                host.quota.granted(asked_at, grant, now);
+            Some((_, Message::Back(sent_at, grant))) => {
+                host.quota.granted(sent_at, grant, now);
             }
             None => {}
         }

@@ -1,9 +1,9 @@
-//! Tests of what a provider's headers tell.
+//! Tests of the quotas that a provider's headers report.
 
 use super::*;
 use crate::resilience::limits::hold::Hold;
 use crate::resilience::rate::strict_provider_tests::{
-    Answer, Figures, Load, Pacer, Provider, Quota, run,
+    Figures, Load, Pacer, Provider, ProviderReply, Quota, run,
 };
 use proptest::prelude::*;
 
@@ -25,17 +25,17 @@ impl Pacer for Paced {
         Ok((self.requests.take(1.0, now), self.tokens.take(tokens, now)))
     }
 
-    fn answered(
+    fn reply_received(
         &mut self,
         (requests, tokens): Self::Ticket,
-        answer: &Answer,
+        reply: &ProviderReply,
         now: Instant,
         draw: f64,
     ) {
-        self.requests.observe(answer.requests, requests, now);
-        self.tokens.observe(answer.tokens, tokens, now);
-        if answer.throttled {
-            self.hold.throttled(answer.retry_after, now, draw);
+        self.requests.observe(reply.requests, requests, now);
+        self.tokens.observe(reply.tokens, tokens, now);
+        if reply.throttled {
+            self.hold.throttled(reply.retry_after, now, draw);
         } else {
             self.hold.success(now);
         }
@@ -392,12 +392,12 @@ proptest! {
         limit in 1.0f64..1_000.0,
         share in 0.0f64..1.0,
         reset_ms in 1u64..100_000,
-        asks in prop::collection::vec((0u64..2_000, 0.0f64..20.0), 1..100),
+        amounts in prop::collection::vec((0u64..2_000, 0.0f64..20.0), 1..100),
     ) {
         let t0 = Instant::now();
         let report = bucket(limit, limit * share, ms(reset_ms));
         let (mut now, mut quota, mut taken) = (t0, quota(report, t0), 0.0);
-        for (gap, amount) in asks {
+        for (gap, amount) in amounts {
             now += ms(gap);
             if amount <= limit && quota.check(amount, now).is_ok() {
                 quota.take(amount, now);

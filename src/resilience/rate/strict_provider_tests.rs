@@ -15,7 +15,7 @@ pub struct Quota {
     pub refill: Refill,
 }
 
-/// What the provider reports, and when it counts.
+/// A provider: its quotas, and the way that it reports them.
 #[derive(Clone, Copy, Debug)]
 pub struct Provider {
     pub requests: Quota,
@@ -48,7 +48,7 @@ pub struct Load {
 }
 
 #[derive(Clone, Copy, Debug)]
-pub struct Answer {
+pub struct ProviderReply {
     pub throttled: bool,
     pub retry_after: Option<Duration>,
     pub requests: QuotaReport,
@@ -60,7 +60,13 @@ pub trait Pacer {
     type Ticket;
     /// Admits an attempt of about this many tokens.
     fn admit(&mut self, tokens: f64, now: Instant) -> Result<Self::Ticket, Duration>;
-    fn answered(&mut self, ticket: Self::Ticket, answer: &Answer, now: Instant, draw: f64);
+    fn reply_received(
+        &mut self,
+        ticket: Self::Ticket,
+        reply: &ProviderReply,
+        now: Instant,
+        draw: f64,
+    );
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -213,15 +219,15 @@ enum Event {
     Wanted,
     Wake,
     Counted(u64),
-    Answered(u64),
+    ReplyReceived(u64),
     Others,
 }
 
 struct Flight<T> {
     tokens: f64,
     ticket: Option<T>,
-    answer: Option<Answer>,
-    answers_at: Instant,
+    reply: Option<ProviderReply>,
+    reply_at: Instant,
 }
 
 struct Run<'a, P: Pacer> {
@@ -295,7 +301,7 @@ impl<P: Pacer> Run<'_, P> {
             }
             Event::Wake => self.wakes_at = self.wakes_at.filter(|at| *at > now),
             Event::Counted(id) => self.counted(id, now),
-            Event::Answered(id) => self.answered(id, now),
+            Event::ReplyReceived(id) => self.reply_received(id, now),
             Event::Others => {
                 let tokens = self.mean_tokens();
                 self.charge(tokens, now);
@@ -332,8 +338,8 @@ impl<P: Pacer> Run<'_, P> {
         let took = self.draws.length(self.provider.took);
         let there = now + took.mul_f64(0.1 * self.draws.next());
         let id = self.number;
-        let answers_at = now + took;
-        let flight = Flight { tokens, ticket: Some(ticket), answer: None, answers_at };
+        let reply_at = now + took;
+        let flight = Flight { tokens, ticket: Some(ticket), reply: None, reply_at };
         self.flights.insert(id, flight);
         self.at(there, Event::Counted(id));
     }
@@ -351,13 +357,13 @@ impl<P: Pacer> Run<'_, P> {
         None
     }
 
-    fn tells(&self, wait: Option<f64>, now: Instant) -> Answer {
+    fn reply_for(&self, wait: Option<f64>, now: Instant) -> ProviderReply {
         let bare = |report: QuotaReport| QuotaReport { limit: None, reset: None, ..report };
-        let tell = |stock: &Stock| stock.report(self.provider.reset_step, now);
-        let reports = self.stocks.each_ref().map(tell);
+        let report = |stock: &Stock| stock.report(self.provider.reset_step, now);
+        let reports = self.stocks.each_ref().map(report);
         let [requests, tokens] = if self.provider.bare { reports.map(bare) } else { reports };
         let retry_after = wait.map(|wait| Duration::from_secs_f64(wait.ceil()));
-        Answer {
+        ProviderReply {
             throttled: wait.is_some(),
             retry_after: retry_after.filter(|_| self.provider.retry_after),
             requests,
@@ -367,32 +373,32 @@ impl<P: Pacer> Run<'_, P> {
 
     fn counted(&mut self, id: u64, now: Instant) {
         let wait = self.charge(self.flights[&id].tokens, now);
-        let answer = self.tells(wait, now);
+        let reply = self.reply_for(wait, now);
         let Some(flight) = self.flights.get_mut(&id) else { return };
-        flight.answer = Some(answer);
+        flight.reply = Some(reply);
         // A rejection is quick.
-        if answer.throttled {
-            flight.answers_at = flight.answers_at.min(now + Duration::from_millis(25));
+        if reply.throttled {
+            flight.reply_at = flight.reply_at.min(now + Duration::from_millis(25));
         }
-        let at = flight.answers_at;
-        self.at(at, Event::Answered(id));
+        let at = flight.reply_at;
+        self.at(at, Event::ReplyReceived(id));
     }
 
-    fn answered(&mut self, id: u64, now: Instant) {
+    fn reply_received(&mut self, id: u64, now: Instant) {
         let Some(mut flight) = self.flights.remove(&id) else { return };
-        let (Some(ticket), Some(mut answer)) = (flight.ticket.take(), flight.answer) else {
+        let (Some(ticket), Some(mut reply)) = (flight.ticket.take(), flight.reply) else {
             return;
         };
         if self.provider.late_headers {
             self.stocks.iter_mut().for_each(|stock| stock.refill(now));
-            let reports = self.tells(None, now);
-            answer = Answer { requests: reports.requests, tokens: reports.tokens, ..answer };
+            let reports = self.reply_for(None, now);
+            reply = ProviderReply { requests: reports.requests, tokens: reports.tokens, ..reply };
         }
-        if answer.throttled {
+        if reply.throttled {
             self.figures.throttled += 1;
             self.waiting.push_front(flight.tokens);
         }
         let draw = self.draws.next();
-        self.pacer.answered(ticket, &answer, now, draw);
+        self.pacer.reply_received(ticket, &reply, now, draw);
     }
 }
