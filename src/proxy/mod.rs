@@ -1,8 +1,7 @@
 //! One request, from start to end. `handler.rs` reads as its table of contents.
 //!
-//! A request's whole life is on one thread: its worker's. Futures here need not be `Send`, and
-//! what ends a request early (the client leaves) is that its future is dropped: every place,
-//! permit and buffer gives itself back.
+//! A request stays on the thread of its worker, so futures here need not be `Send`. If the client
+//! disconnects, the future of the request is dropped, which releases its place, permit and buffers.
 
 pub mod access_log;
 mod attempt;

@@ -25,7 +25,7 @@ pub enum Interruption {
     ErrorEvent,
     NoEnd(StreamEnd),
     UpgradeFailed,
-    /// The provider switched protocols although the client did not ask for it.
+    /// The provider switched protocols although the client requested no upgrade.
     UpgradeNotRequested,
 }
 

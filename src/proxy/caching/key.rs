@@ -104,7 +104,7 @@ impl CacheLookup {
         })
     }
 
-    /// The range of a stored response that the request asks for.
+    /// The range of a stored response that is requested.
     pub fn range_of(&self, stored: &Arc<CachedResponse>) -> Option<Box<PendingResponse>> {
         let (from, to) = self.part?.within(stored.length)?;
         range_from_store(Arc::clone(stored), from, to)
@@ -168,58 +168,58 @@ impl<'a> KeyedRequest<'a> {
     }
 
     fn key(&self, secret: &CacheSecret, keeps: &Keeps) -> CacheKey {
-        let mut making = secret.builder();
-        making.part(self.route.as_bytes()).part(&host(self.headers, self.uri));
+        let mut builder = secret.builder();
+        builder.part(self.route.as_bytes()).part(&host(self.headers, self.uri));
         match keeps {
             Keeps::Http => {
-                making.part(b"http");
-                self.principal(&mut making);
-                making.part(target(self.uri).as_bytes());
+                builder.part(b"http");
+                self.principal(&mut builder);
+                builder.part(target(self.uri).as_bytes());
             }
             Keeps::Always(StoreAll { key, public, .. }) => {
-                making.part(if *public { b"public" } else { b"always" });
+                builder.part(if *public { b"public" } else { b"always" });
                 if !public {
-                    self.principal(&mut making);
+                    self.principal(&mut builder);
                 }
-                key.iter().for_each(|part| self.add(&mut making, part));
+                key.iter().for_each(|part| self.add(&mut builder, part));
             }
         }
-        making.finish()
+        builder.finish()
     }
 
-    fn principal(&self, making: &mut CacheKeyBuilder) {
+    fn principal(&self, builder: &mut CacheKeyBuilder) {
         headers::each_identity(self.headers, |name, value| {
-            making.part(name.as_str().as_bytes()).part(value.as_bytes());
+            builder.part(name.as_str().as_bytes()).part(value.as_bytes());
         });
         let pairs = self.uri.query().into_iter().flat_map(|query| query.split('&'));
         for (name, value) in pairs.filter_map(|pair| pair.split_once('=')) {
             if let Some(name) = IN_QUERY.iter().find(|known| known.eq_ignore_ascii_case(name)) {
                 // `?` is not a header name.
-                making.part(b"?").part(name.as_bytes()).part(value.as_bytes());
+                builder.part(b"?").part(name.as_bytes()).part(value.as_bytes());
             }
         }
         // No name is empty, so this ends the list.
-        making.part(b"");
+        builder.part(b"");
     }
 
-    fn add(&self, making: &mut CacheKeyBuilder, part: &KeyPart) {
+    fn add(&self, builder: &mut CacheKeyBuilder, part: &KeyPart) {
         match part {
-            KeyPart::Method => making.part(b"method").part(self.method.as_str().as_bytes()),
-            KeyPart::Path => making.part(b"path").part(self.uri.path().as_bytes()),
+            KeyPart::Method => builder.part(b"method").part(self.method.as_str().as_bytes()),
+            KeyPart::Path => builder.part(b"path").part(self.uri.path().as_bytes()),
             KeyPart::Query => {
-                making.part(b"query").part(self.uri.query().unwrap_or_default().as_bytes())
+                builder.part(b"query").part(self.uri.query().unwrap_or_default().as_bytes())
             }
             KeyPart::Body => match canonical::canonicalize(self.body) {
-                Some(json) => making.part(b"json").part(&json),
-                None => making.part(b"body").part(self.body),
+                Some(json) => builder.part(b"json").part(&json),
+                None => builder.part(b"body").part(self.body),
             },
             KeyPart::Header(name) => {
                 let values = self.headers.get_all(name);
-                making.part(b"header").part(name.as_str().as_bytes()).count(values.iter().count());
+                builder.part(b"header").part(name.as_str().as_bytes()).count(values.iter().count());
                 for value in values {
-                    making.part(value.as_bytes());
+                    builder.part(value.as_bytes());
                 }
-                making
+                builder
             }
         };
     }
@@ -231,9 +231,9 @@ pub fn uri(secret: &CacheSecret, headers: &HeaderMap, uri: &Uri) -> CacheKey {
 }
 
 pub fn at(secret: &CacheSecret, host: &[u8], target: &str) -> CacheKey {
-    let mut making = secret.builder();
-    making.part(b"uri").part(host).part(target.as_bytes());
-    making.finish()
+    let mut builder = secret.builder();
+    builder.part(b"uri").part(host).part(target.as_bytes());
+    builder.finish()
 }
 
 fn target(uri: &Uri) -> &str {
