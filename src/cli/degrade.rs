@@ -140,16 +140,9 @@ fn cause(cause: &EpisodeCause) -> String {
 
 /// `12 (reduce 10, shed 2)`.
 fn impact(impact: &EpisodeImpact) -> String {
-    let EpisodeImpact { requests, reduce, elsewhere, serve_stale, shed, respond, .. } = impact;
-    let actions = [
-        ("reduce", reduce),
-        ("use", elsewhere),
-        ("serve_stale", serve_stale),
-        ("shed", shed),
-        ("respond", respond),
-    ];
-    let counts = actions.iter().filter(|(_, count)| **count > 0);
-    let counts: Vec<_> = counts.map(|(action, count)| format!("{action} {count}")).collect();
+    let requests = impact.requests;
+    let counts = impact.actions().into_iter().map(|(action, count)| format!("{action} {count}"));
+    let counts: Vec<_> = counts.collect();
     if counts.is_empty() {
         requests.to_string()
     } else {

@@ -53,20 +53,9 @@ fn text(record: &EpisodeRecord, host: &str, skipped: u64) -> String {
 }
 
 fn impact(impact: &EpisodeImpact) -> String {
-    let EpisodeImpact { requests, reduce, elsewhere, serve_stale, shed, respond, errors_avoided } =
-        impact;
-    let each = [
-        ("reduce", reduce),
-        ("use", elsewhere),
-        ("serve_stale", serve_stale),
-        ("shed", shed),
-        ("respond", respond),
-    ];
-    let each: Vec<_> = each
-        .iter()
-        .filter(|(_, count)| **count > 0)
-        .map(|(action, count)| format!("{action} {count}"))
-        .collect();
+    let EpisodeImpact { requests, errors_avoided, .. } = impact;
+    let each = impact.actions().into_iter().map(|(action, count)| format!("{action} {count}"));
+    let each: Vec<_> = each.collect();
     let each = if each.is_empty() { String::new() } else { format!(" ({})", each.join(", ")) };
     format!("{requests} requests affected{each}, {errors_avoided} errors avoided")
 }
@@ -90,7 +79,11 @@ mod tests {
                 signals: vec![SignalReading { signal, value: Some(0.5), met: true }],
                 ..EpisodeCause::default()
             },
-            impact: EpisodeImpact { requests: 3, shed: 2, respond: 1, ..EpisodeImpact::default() },
+            impact: EpisodeImpact {
+                requests: 3,
+                actions: [("shed".to_owned(), 2), ("respond".to_owned(), 1)].into(),
+                errors_avoided: 0,
+            },
         }
     }
 

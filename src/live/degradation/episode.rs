@@ -1,6 +1,6 @@
 //! One episode of a degradation mode: when it began and ended, why, and its impact.
 
-use crate::resilience::words::words;
+use std::collections::BTreeMap;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
@@ -9,17 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::live::operator_override::AuditNote;
-
-words! {
-    /// The kind of an action of a mode.
-    pub enum ActionKind {
-        Reduce = "reduce",
-        Use = "use",
-        ServeStale = "serve_stale",
-        Shed = "shed",
-        Respond = "respond",
-    }
-}
+pub use crate::policy::sections::action::ActionKind;
 
 /// One signal of a mode's condition, as it was last evaluated.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -47,16 +37,13 @@ pub struct EpisodeCause {
 }
 
 /// The effects of a mode, in requests.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct EpisodeImpact {
     /// Each counts once, whatever was done to it.
     pub requests: u64,
-    pub reduce: u64,
-    #[serde(rename = "use")]
-    pub elsewhere: u64,
-    pub serve_stale: u64,
-    pub shed: u64,
-    pub respond: u64,
+    /// By the name of the action.
+    #[serde(flatten)]
+    pub actions: BTreeMap<String, u64>,
     /// Successful responses (below 500, and not 429) from `use`, `serve_stale` or
     /// `respond` while none of the route's own providers was available: each would have
     /// been an error.
@@ -99,6 +86,14 @@ impl EpisodeCause {
             (_, false, true) => format!("by hand, by {by}"),
             (_, false, false) => format!("by hand, by {by}: {reason}"),
         }
+    }
+}
+
+impl EpisodeImpact {
+    /// The actions that were done, in the order of the policy language.
+    pub fn actions(&self) -> Vec<(&'static str, u64)> {
+        let count = |what: ActionKind| Some((what.as_str(), *self.actions.get(what.as_str())?));
+        ActionKind::of_requests().filter_map(count).filter(|(_, count)| *count > 0).collect()
     }
 }
 
@@ -145,13 +140,10 @@ impl Episode {
 
     pub fn impact(&self) -> EpisodeImpact {
         let of = |what: ActionKind| self.counts[what as usize].load(Ordering::Relaxed);
+        let actions = ActionKind::of_requests().map(|what| (what.as_str().to_owned(), of(what)));
         EpisodeImpact {
             requests: self.requests.load(Ordering::Relaxed),
-            reduce: of(ActionKind::Reduce),
-            elsewhere: of(ActionKind::Use),
-            serve_stale: of(ActionKind::ServeStale),
-            shed: of(ActionKind::Shed),
-            respond: of(ActionKind::Respond),
+            actions: actions.collect(),
             errors_avoided: self.avoided.load(Ordering::Relaxed),
         }
     }
@@ -179,7 +171,7 @@ mod tests {
         episode.record(ActionKind::Use, false);
         episode.avoided();
         let impact = episode.impact();
-        assert_eq!((impact.requests, impact.reduce, impact.elsewhere), (1, 1, 1));
-        assert_eq!((impact.shed, impact.errors_avoided), (0, 1));
+        assert_eq!((impact.requests, impact.errors_avoided), (1, 1));
+        assert_eq!(impact.actions(), [("reduce", 1), ("use", 1)]);
     }
 }

@@ -49,7 +49,8 @@ pub struct ModeCell {
     shadow: AtomicBool,
     in_force: AtomicBool,
     rules: Mutex<ModeState>,
-    action_counts: [Counter; ActionKind::ALL.len()],
+    /// `None` for actions that are not done to requests.
+    action_counts: [Option<Counter>; ActionKind::ALL.len()],
     gauge: Level,
     metrics: Arc<Metrics>,
     events: Arc<Events>,
@@ -220,9 +221,13 @@ impl Modes {
 impl ModeCell {
     fn new(policy: &Degradation, bit: u64, metrics: &Arc<Metrics>, events: &Arc<Events>) -> Self {
         let mode = &policy.name;
-        let action_counts = ActionKind::ALL.map(|touch| {
+        let counter = |touch: ActionKind| {
             let labels = ModeActionLabels { mode: mode.clone(), action: touch.as_str() };
             metrics.degradation_requests.with(&labels)
+        };
+        let action_counts = std::array::from_fn(|index| {
+            let kind = ActionKind::ALL[index];
+            kind.is_of_requests().then(|| counter(kind))
         });
         let rules = ModeState {
             trigger: Trigger::new(lengths(policy)),
@@ -275,7 +280,9 @@ impl ModeCell {
 
     /// Counts a request; `first`: the first effect of this mode on it.
     pub fn record(&self, episode: &Episode, what: ActionKind, first: bool) {
-        self.action_counts[what as usize].inc();
+        if let Some(counter) = &self.action_counts[what as usize] {
+            counter.inc();
+        }
         episode.record(what, first);
     }
 

@@ -38,6 +38,17 @@ one_of! {
     }
 }
 
+impl ActionKind {
+    /// Whether the action is done to requests; `notify` is not.
+    pub fn is_of_requests(self) -> bool {
+        self != ActionKind::Notify
+    }
+
+    pub fn of_requests() -> impl Iterator<Item = ActionKind> {
+        ActionKind::ALL.iter().copied().filter(|kind| kind.is_of_requests())
+    }
+}
+
 impl<T: Form> Form for Box<T> {
     const INLINE: bool = T::INLINE;
     const FLATTENED: bool = T::FLATTENED;
