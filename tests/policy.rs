@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Method};
 use outrigger::json::pointer::Pointer;
-use outrigger::policy::section::describe::{Reference, Shape};
+use outrigger::policy::section::describe::{Reference, ValueShape};
 use outrigger::policy::sections::model::{
     Accept, Action, Affinity, Auth, Buffer, Callback, Capacity, CapacityUsed, Commit, ErrorRate,
     Keeps, KeyPart, Latency, Manual, Mark, Of, OnCut, Price, Quantile, Queue, QueueWaiting,
@@ -212,16 +212,16 @@ fn defaults(reference: &Reference, section: &str, indent: usize) -> String {
     for key in &reference.sections[section].keys {
         let pad = " ".repeat(indent);
         match (&key.shape, &key.default) {
-            (Shape::Section(name), None) if *name != "ClientTls" => {
+            (ValueShape::Section(name), None) if *name != "ClientTls" => {
                 let below = defaults(reference, name, indent + 2);
                 out.push_str(&format!("{pad}{}:\n{below}", key.name));
             }
-            (Shape::List(of), Some(default)) if matches!(**of, Shape::Words(_)) => {
+            (ValueShape::List(of), Some(default)) if matches!(**of, ValueShape::Words(_)) => {
                 let list = default.replace("none", "");
                 out.push_str(&format!("{pad}{}: [{list}]\n", key.name));
             }
             // Defaults in words are not values.
-            (Shape::Scalar(..) | Shape::Words(_), Some(default))
+            (ValueShape::Scalar(..) | ValueShape::Words(_), Some(default))
                 if default != "none" && !default.contains(' ') =>
             {
                 out.push_str(&format!("{pad}{}: {default}\n", key.name));

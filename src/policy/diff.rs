@@ -17,8 +17,8 @@ pub fn changes(before: &Policy, after: &Policy) -> Vec<String> {
         |section: &str, index: usize| after.name(section, index),
     );
     let (old, new) = (before.show(&old_names), after.show(&new_names));
-    let old = Side { rows: &old.rows, entries: &old.entries };
-    let new = Side { rows: &new.rows, entries: &new.entries };
+    let old = Compared { rows: &old.rows, entries: &old.entries };
+    let new = Compared { rows: &new.rows, entries: &new.entries };
     let mut found = removed(&old, &new);
     found.extend(added(&old, &new));
     found.extend(changed(&old, &new));
@@ -27,12 +27,12 @@ pub fn changes(before: &Policy, after: &Policy) -> Vec<String> {
 }
 
 #[derive(Clone, Copy)]
-struct Side<'a> {
+struct Compared<'a> {
     rows: &'a [Row],
     entries: &'a [Entry],
 }
 
-impl<'a> Side<'a> {
+impl<'a> Compared<'a> {
     fn has_entry(&self, path: &str) -> bool {
         self.entries.iter().any(|entry| entry.path == path)
     }
@@ -49,7 +49,7 @@ fn relative<'r>(row: &'r str, path: &str) -> Option<&'r str> {
 }
 
 /// The outermost entries of `one` that `other` lacks.
-fn only_in<'a>(one: &Side<'a>, other: &Side<'a>) -> Vec<&'a Entry> {
+fn only_in<'a>(one: &Compared<'a>, other: &Compared<'a>) -> Vec<&'a Entry> {
     let mut found: Vec<&Entry> = Vec::new();
     for entry in one.entries.iter().filter(|entry| !other.has_entry(&entry.path)) {
         if found.iter().all(|outer| relative(&entry.path, &outer.path).is_none()) {
@@ -59,13 +59,13 @@ fn only_in<'a>(one: &Side<'a>, other: &Side<'a>) -> Vec<&'a Entry> {
     found
 }
 
-fn removed(old: &Side<'_>, new: &Side<'_>) -> Vec<String> {
+fn removed(old: &Compared<'_>, new: &Compared<'_>) -> Vec<String> {
     let gone = only_in(old, new);
     gone.into_iter().map(|entry| format!("{}: removed", entry.path)).collect()
 }
 
 /// With a value that tells most, and its place where the order counts.
-fn added(old: &Side<'_>, new: &Side<'_>) -> Vec<String> {
+fn added(old: &Compared<'_>, new: &Compared<'_>) -> Vec<String> {
     let line = |entry: &Entry| {
         let mut rows =
             new.rows.iter().filter_map(|row| Some((relative(&row.path, &entry.path)?, row)));
@@ -80,7 +80,7 @@ fn added(old: &Side<'_>, new: &Side<'_>) -> Vec<String> {
     only_in(new, old).into_iter().map(line).collect()
 }
 
-fn changed(old: &Side<'_>, new: &Side<'_>) -> Vec<String> {
+fn changed(old: &Compared<'_>, new: &Compared<'_>) -> Vec<String> {
     let lone: Vec<_> = [only_in(old, new), only_in(new, old)].concat();
     let inside = |row: &&Row| lone.iter().all(|entry| relative(&row.path, &entry.path).is_none());
     let by_path: BTreeMap<_, _> = old.rows.iter().map(|row| (row.path.as_str(), row)).collect();
@@ -111,7 +111,7 @@ fn change(path: &str, old: Option<&Row>, new: Option<&Row>) -> Option<String> {
 }
 
 /// Where one name took the place of another: the differences of the two entries.
-fn brings(old: &Side<'_>, before: &Row, new: &Side<'_>, after: &Row) -> Vec<String> {
+fn brings(old: &Compared<'_>, before: &Row, new: &Compared<'_>, after: &Row) -> Vec<String> {
     let ([was], [is]) = (before.names.as_slice(), after.names.as_slice()) else {
         return Vec::new();
     };
@@ -130,11 +130,11 @@ fn brings(old: &Side<'_>, before: &Row, new: &Side<'_>, after: &Row) -> Vec<Stri
 // === order ===
 
 /// The entries that both sides have and that moved within their list: as few as possible.
-fn moved(old: &Side<'_>, new: &Side<'_>) -> Vec<String> {
+fn moved(old: &Compared<'_>, new: &Compared<'_>) -> Vec<String> {
     let lists: BTreeSet<_> = new.entries.iter().map(|entry| entry.list.as_str()).collect();
     let mut found = Vec::new();
     for list in lists {
-        let of = |side: &Side<'_>| -> Vec<String> {
+        let of = |side: &Compared<'_>| -> Vec<String> {
             let entries = side.entries.iter().filter(|entry| entry.list == list);
             entries.map(|entry| entry.path.clone()).collect()
         };
@@ -148,7 +148,7 @@ fn moved(old: &Side<'_>, new: &Side<'_>) -> Vec<String> {
 }
 
 /// `before `chat``, or `to the end`.
-fn place(side: &Side<'_>, entry: &Entry) -> String {
+fn place(side: &Compared<'_>, entry: &Entry) -> String {
     let mut list = side.entries.iter().filter(|other| other.list == entry.list);
     let next = list.by_ref().skip_while(|other| *other != entry).nth(1);
     let name = |next: &Entry| relative(&next.path, &next.list).unwrap_or(&next.path).to_owned();

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use super::section::describe::{Key, Reference, SectionText, Shape};
+use super::section::describe::{KeyText, Reference, SectionText, ValueShape};
 use super::sections;
 
 pub fn schema() -> Value {
@@ -49,7 +49,7 @@ impl Definitions {
         schema
     }
 
-    fn key(&mut self, key: &Key) -> Value {
+    fn key(&mut self, key: &KeyText) -> Value {
         let mut schema = self.shape(&key.shape);
         let mut text = key.text.clone();
         if let Some(limits) = &key.limits {
@@ -64,25 +64,25 @@ impl Definitions {
         schema
     }
 
-    fn shape(&mut self, shape: &Shape) -> Value {
+    fn shape(&mut self, shape: &ValueShape) -> Value {
         match shape {
-            Shape::Scalar(name, schema) if schema.as_object().is_some_and(|o| o.len() > 1) => {
+            ValueShape::Scalar(name, schema) if schema.as_object().is_some_and(|o| o.len() > 1) => {
                 let name = name.replace(' ', "_");
                 self.0.insert(name.clone(), schema.clone());
                 json!({ "$ref": format!("#/$defs/{name}") })
             }
-            Shape::Scalar(_, schema) => schema.clone(),
-            Shape::Words(words) => json!({ "type": "string", "enum": words }),
-            Shape::Section(name) => json!({ "$ref": format!("#/$defs/{name}") }),
-            Shape::List(of) => json!({ "type": "array", "items": self.shape(of) }),
-            Shape::Map(_, of) => {
+            ValueShape::Scalar(_, schema) => schema.clone(),
+            ValueShape::Words(words) => json!({ "type": "string", "enum": words }),
+            ValueShape::Section(name) => json!({ "$ref": format!("#/$defs/{name}") }),
+            ValueShape::List(of) => json!({ "type": "array", "items": self.shape(of) }),
+            ValueShape::Map(_, of) => {
                 json!({ "type": "object", "additionalProperties": self.shape(of) })
             }
-            Shape::OneOf(shapes) => {
+            ValueShape::OneOf(shapes) => {
                 let shapes: Vec<_> = shapes.iter().map(|shape| self.shape(shape)).collect();
                 json!({ "anyOf": shapes })
             }
-            Shape::Any => json!({}),
+            ValueShape::Any => json!({}),
         }
     }
 }

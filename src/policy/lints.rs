@@ -11,13 +11,13 @@ use std::collections::BTreeSet;
 
 use http::Method;
 
-use super::section::{Checker, Section};
+use super::section::{Checker, NamedSection};
 use super::sections::Policy;
 use super::sections::action::{Action, ActionKind};
-use super::sections::degradation::{Degradation, Degradations};
-use super::sections::provider::{Provider, Providers};
+use super::sections::degradation::{Degradation, DegradationSection};
+use super::sections::provider::{Provider, ProviderSection};
 use super::sections::response::OnCut;
-use super::sections::retry::{Cost, Retries};
+use super::sections::retry::{Cost, RetrySection};
 use super::sections::route::Route;
 use super::yaml::diagnostic::Problem;
 use super::yaml::tree::NodeId;
@@ -51,14 +51,14 @@ fn other_currency(
         "`budget.cost` is in {}, but the `price` of `{}`, a provider of route `{}`, is in {}",
         cost.currency, provider.name, route.name, price.currency
     );
-    let priced = check.declared(&[Providers::KEY, &provider.name, "price"])?;
+    let priced = check.declared(&[ProviderSection::KEY, &provider.name, "price"])?;
     // Its currency may be what could not be read.
     let cost = cost_of(check, route).filter(|_| !check.damaged(priced))?;
     Some(check.tree.on_value(cost, message).with(check.tree, priced, "its price"))
 }
 
 fn cost_of(check: &Checker<'_>, route: &Route) -> Option<NodeId> {
-    check.declared(&[Retries::KEY, &route.retry.name, "budget", "cost"])
+    check.declared(&[RetrySection::KEY, &route.retry.name, "budget", "cost"])
 }
 
 // === warnings ===
@@ -203,7 +203,7 @@ pub(super) fn mode_problem(
     message: String,
 ) -> Option<Problem> {
     let tree = check.tree;
-    let declared = check.declared(&[Degradations::KEY, mode])?;
+    let declared = check.declared(&[DegradationSection::KEY, mode])?;
     let queues = check.roots.iter().filter_map(|root| tree.child(*root, "queues"));
     let lost = queues.into_iter().any(|node| check.damaged(node));
     let list = tree.child(route, "degrade")?;
@@ -238,7 +238,7 @@ fn nothing_stale(
 fn idle_modes(check: &Checker<'_>, policy: &Policy) -> Vec<Problem> {
     let mut found = Vec::new();
     for (index, mode) in policy.degradations.iter().enumerate() {
-        let Some(at) = check.declared(&[Degradations::KEY, &mode.name]) else { continue };
+        let Some(at) = check.declared(&[DegradationSection::KEY, &mode.name]) else { continue };
         if let Some(kind) = never_done(mode) {
             let (name, kind) = (&mode.name, kind.as_str());
             let message =

@@ -26,11 +26,11 @@ pub mod validate;
 pub mod yaml;
 
 use std::fmt;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
+pub use section::checker::Sources;
 pub use sections::Policy;
 pub use yaml::diagnostic::{Problem, Severity};
 pub use yaml::locations::Places;
@@ -45,13 +45,6 @@ pub struct SourceFile {
     /// Its path as shown to people.
     pub name: String,
     pub bytes: Vec<u8>,
-}
-
-/// Where secrets and certificates come from.
-pub trait Sources {
-    fn env(&self, name: &str) -> Option<String>;
-    /// The implementation resolves relative paths.
-    fn file(&self, path: &Path) -> io::Result<Vec<u8>>;
 }
 
 #[derive(Clone, Debug)]

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::section::describe::{Key, Reference, Shape};
+use super::section::describe::{KeyText, Reference, ValueShape};
 use super::sections;
 
 const HEAD: &str = "\
@@ -32,7 +32,7 @@ pub fn markdown() -> String {
     out
 }
 
-fn table(out: &mut String, keys: &[Key]) {
+fn table(out: &mut String, keys: &[KeyText]) {
     out.push_str("| key | form | default | meaning |\n| --- | --- | --- | --- |\n");
     for key in keys {
         let default = match (&key.default, key.required) {
@@ -48,16 +48,16 @@ fn table(out: &mut String, keys: &[Key]) {
     }
 }
 
-fn form(shape: &Shape) -> String {
+fn form(shape: &ValueShape) -> String {
     match shape {
-        Shape::Scalar(name, _) => (*name).to_owned(),
-        Shape::Words(words) => {
+        ValueShape::Scalar(name, _) => (*name).to_owned(),
+        ValueShape::Words(words) => {
             words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
         }
-        Shape::Section(name) => format!("[{name}](#{})", name.to_lowercase()),
-        Shape::List(of) => format!("[{}]", form(of)),
-        Shape::Map(key, of) => format!("{{{key}: {}}}", form(of)),
-        Shape::OneOf(shapes) => shapes.iter().map(form).collect::<Vec<_>>().join(" or "),
-        Shape::Any => "any value".to_owned(),
+        ValueShape::Section(name) => format!("[{name}](#{})", name.to_lowercase()),
+        ValueShape::List(of) => format!("[{}]", form(of)),
+        ValueShape::Map(key, of) => format!("{{{key}: {}}}", form(of)),
+        ValueShape::OneOf(shapes) => shapes.iter().map(form).collect::<Vec<_>>().join(" or "),
+        ValueShape::Any => "any value".to_owned(),
     }
 }

@@ -9,22 +9,22 @@ use std::path::PathBuf;
 use super::Sources;
 use super::lints;
 use super::section::names::check_name;
-use super::section::{Checker, Form, Section, defaults};
+use super::section::{Checker, Form, NamedSection, defaults};
 use super::sections::Policy;
 use super::sections::action::Action;
 use super::sections::auth::Auth;
-use super::sections::breaker::{Breaker, Breakers};
-use super::sections::cache::{Cache, Caches};
-use super::sections::degradation::{Degradation, Degradations, MOST_MODES, Routes};
-use super::sections::provider::{Provider, Providers};
-use super::sections::queue::{Accept, Queue, Queues};
-use super::sections::retry::{Retries, Retry};
+use super::sections::breaker::{Breaker, BreakerSection};
+use super::sections::cache::{Cache, CacheSection};
+use super::sections::degradation::{Degradation, DegradationSection, MOST_MODES, RouteSection};
+use super::sections::provider::{Provider, ProviderSection};
+use super::sections::queue::{Accept, Queue, QueueSection};
+use super::sections::retry::{Retry, RetrySection};
 use super::sections::route::Route;
 use super::sections::server::Server;
 use super::yaml::diagnostic::{Problem, Severity};
 use super::yaml::tree::{NodeId, Tree};
 
-pub(super) struct Outcome {
+pub(super) struct Validated {
     /// Only without errors.
     pub(super) policy: Option<Policy>,
     pub(super) problems: Vec<Problem>,
@@ -44,27 +44,22 @@ pub(super) fn validate(
     sources: &dyn Sources,
     incomplete: bool,
     failed: bool,
-) -> Outcome {
+) -> Validated {
     let mut check = Checker::new(tree, sources, roots, incomplete);
     file_keys(&mut check);
     version(&mut check);
     let server = server(&mut check);
     collect_names(&mut check);
-    let retries = named::<Retry>(&mut check, Retries::KEY, |one, name| one.name = name);
-    let breakers = named::<Breaker>(&mut check, Breakers::KEY, |one, name| one.name = name);
-    let mut providers = named::<Provider>(&mut check, Providers::KEY, |one, name| one.name = name);
-    let queues = named::<Queue>(&mut check, Queues::KEY, |one, name| one.name = name);
-    let caches = named::<Cache>(&mut check, Caches::KEY, |one, name| one.name = name);
+    let retries = named::<Retry>(&mut check, RetrySection::KEY, |one, name| one.name = name);
+    let breakers = named::<Breaker>(&mut check, BreakerSection::KEY, |one, name| one.name = name);
+    let mut providers =
+        named::<Provider>(&mut check, ProviderSection::KEY, |one, name| one.name = name);
+    let queues = named::<Queue>(&mut check, QueueSection::KEY, |one, name| one.name = name);
+    let caches = named::<Cache>(&mut check, CacheSection::KEY, |one, name| one.name = name);
     let degradations = modes(&mut check);
     let (mut routes, disabled) = routes(&mut check);
-    for Declared { value, .. } in &mut providers {
-        value.breaker = value.breaker_index.map(|index| breakers[index].value.clone());
-        value.retry = value.retry_index.map(|index| retry_at(&retries, index));
-    }
-    for (_, route) in &mut routes {
-        route.retry = retry_at(&retries, route.retry_index);
-        route.used = used(route, &degradations);
-    }
+    resolve_providers(&mut providers, &breakers, &retries);
+    resolve_routes(&mut routes, &retries, &degradations);
     shed_classes(&mut check, &routes, &degradations, &queues);
     passthrough(&mut check, &routes, &mut providers);
     jobs(&mut check, &mut routes, &providers, &queues);
@@ -86,10 +81,33 @@ pub(super) fn validate(
         check.problems.extend(warnings);
         no_route(&mut check, ids.len() + disabled);
     }
-    Outcome {
+    Validated {
         policy: (!failed && !check.incomplete).then_some(policy),
         problems: check.problems,
         files_read: check.files_read.into_iter().collect(),
+    }
+}
+
+/// Puts the policies that a provider names into it.
+fn resolve_providers(
+    providers: &mut [Declared<Provider>],
+    breakers: &[Declared<Breaker>],
+    retries: &[Declared<Retry>],
+) {
+    for Declared { value, .. } in providers {
+        value.breaker = value.breaker_index.map(|index| breakers[index].value.clone());
+        value.retry = value.retry_index.map(|index| retry_at(retries, index));
+    }
+}
+
+fn resolve_routes(
+    routes: &mut [(NodeId, Route)],
+    retries: &[Declared<Retry>],
+    modes: &[Declared<Degradation>],
+) {
+    for (_, route) in routes {
+        route.retry = retry_at(retries, route.retry_index);
+        route.used = used(route, modes);
     }
 }
 
@@ -174,12 +192,12 @@ fn twice(check: &mut Checker<'_>, what: &str, name: &str, second: NodeId, first:
 
 fn collect_names(check: &mut Checker<'_>) {
     for (section, one, default) in [
-        (Providers::KEY, Providers::ONE, false),
-        (Retries::KEY, Retries::ONE, true),
-        (Breakers::KEY, Breakers::ONE, true),
-        (Queues::KEY, Queues::ONE, true),
-        (Caches::KEY, Caches::ONE, false),
-        (Degradations::KEY, Degradations::ONE, false),
+        (ProviderSection::KEY, ProviderSection::ONE, false),
+        (RetrySection::KEY, RetrySection::ONE, true),
+        (BreakerSection::KEY, BreakerSection::ONE, true),
+        (QueueSection::KEY, QueueSection::ONE, true),
+        (CacheSection::KEY, CacheSection::ONE, false),
+        (DegradationSection::KEY, DegradationSection::ONE, false),
     ] {
         let mut first: BTreeMap<&str, NodeId> = BTreeMap::new();
         let tree = check.tree;
@@ -197,7 +215,7 @@ fn collect_names(check: &mut Checker<'_>) {
             first.keys().copied().chain(default.then_some("default")).collect();
         let mut place = 0;
         let indexed = names.into_iter().map(|name| {
-            let used = section != Degradations::KEY
+            let used = section != DegradationSection::KEY
                 || first.get(name).is_none_or(|node| is_enabled(tree, *node));
             let index = used.then_some(place);
             place += usize::from(used);
@@ -212,13 +230,13 @@ fn collect_names(check: &mut Checker<'_>) {
 fn route_names(check: &mut Checker<'_>) {
     let tree = check.tree;
     let (mut place, mut names, mut first) = (0, BTreeMap::new(), BTreeMap::new());
-    for node in declared(check, Routes::KEY) {
+    for node in declared(check, RouteSection::KEY) {
         let enabled = is_enabled(tree, node);
         if let Some((at, name)) = tree.child(node, "name").and_then(|at| Some((at, tree.text(at)?)))
         {
             names.entry(name.to_owned()).or_insert(enabled.then_some(place));
             match first.get(name) {
-                Some(first) => twice(check, Routes::ONE, name, at, *first),
+                Some(first) => twice(check, RouteSection::ONE, name, at, *first),
                 None => {
                     first.insert(name, at);
                 }
@@ -226,7 +244,7 @@ fn route_names(check: &mut Checker<'_>) {
         }
         place += usize::from(enabled);
     }
-    check.names.sections.insert(Routes::KEY, names);
+    check.names.sections.insert(RouteSection::KEY, names);
 }
 
 fn is_enabled(tree: &Tree, node: NodeId) -> bool {
@@ -262,7 +280,7 @@ fn named<T: Form>(
 
 /// The enabled modes, in the order of their names.
 fn modes(check: &mut Checker<'_>) -> Vec<Declared<Degradation>> {
-    let section = Degradations::KEY;
+    let section = DegradationSection::KEY;
     let names: Vec<_> = check.names.all(section).map(str::to_owned).collect();
     let mut found = Vec::new();
     for name in names {
@@ -284,7 +302,7 @@ fn modes(check: &mut Checker<'_>) -> Vec<Declared<Degradation>> {
 /// The enabled routes in their order, and the number of others.
 fn routes(check: &mut Checker<'_>) -> (Vec<(NodeId, Route)>, usize) {
     let (mut found, mut disabled) = (Vec::new(), 0);
-    for node in declared(check, Routes::KEY) {
+    for node in declared(check, RouteSection::KEY) {
         let route = Route::read(node, check);
         match is_enabled(check.tree, node) {
             true => found.extend(route.map(|route| (node, route))),
@@ -294,7 +312,7 @@ fn routes(check: &mut Checker<'_>) -> (Vec<(NodeId, Route)>, usize) {
     (found, disabled)
 }
 
-/// Providers that modes of a route may use and that are not its own.
+/// ProviderSection that modes of a route may use and that are not its own.
 fn used(route: &Route, modes: &[Declared<Degradation>]) -> Vec<usize> {
     let own = route.own_providers();
     let mut found = Vec::new();
@@ -357,8 +375,8 @@ fn is_bare(provider: &Provider) -> bool {
     provider.addresses.iter().any(|address| address.bare)
 }
 
-/// Decides which provider gets the application's own credentials: the one of a route that asks for
-/// them, or a sole provider without `auth`. A provider without `auth` that is alone in one route
+/// Decides which provider gets the application's own credentials: the one of a route with
+/// `auth: passthrough`, or a sole provider without `auth`. A provider without `auth` that is alone in one route
 /// but not in another needs one, because credentials for one provider must not reach another.
 fn passthrough(
     check: &mut Checker<'_>,
@@ -435,9 +453,9 @@ fn jobs(
             continue;
         }
         let all = route.all_providers();
-        let asking = all.iter().find(|index| passes_through(&providers[**index].value));
+        let taker = all.iter().find(|index| passes_through(&providers[**index].value));
         let written = queue.node.and_then(|node| check.tree.child(node, "durable"));
-        match (asking.map(|index| &providers[*index]), written) {
+        match (taker.map(|index| &providers[*index]), written) {
             (None, _) => route.durable = true,
             (Some(_), None) => {}
             (Some(provider), Some(written)) => {

@@ -1,16 +1,16 @@
-//! What all forms share while a policy is read: the tree, the problems, files and secrets.
+//! The state that all forms share while a policy is read: the tree, the problems, files and secrets.
 //!
 //! Reading never stops at a problem: it reports and goes on with a stand-in, since a policy with a
 //! problem is not used and people want to see all of them. A value that cannot be read is marked,
 //! so that nothing that would follow from it (`Checker::damaged`) is reported as well.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
-use super::names::Names;
+use super::names::SectionNames;
 use super::{Bounded, Form};
-use crate::policy::Sources;
 use crate::policy::text::suggest::{did_you_mean, listed};
 use crate::policy::yaml::diagnostic::Problem;
 use crate::policy::yaml::tree::{Kind, NodeId, Tree};
@@ -18,12 +18,19 @@ use crate::policy::yaml::tree::{Kind, NodeId, Tree};
 /// Problems of one file that are listed.
 const MOST: usize = 200;
 
+/// Where secrets and certificates come from.
+pub trait Sources {
+    fn env(&self, name: &str) -> Option<String>;
+    /// The implementation resolves relative paths.
+    fn file(&self, path: &Path) -> io::Result<Vec<u8>>;
+}
+
 pub struct Checker<'a> {
     pub tree: &'a Tree,
     sources: &'a dyn Sources,
     pub problems: Vec<Problem>,
     pub files_read: BTreeSet<PathBuf>,
-    pub names: Names,
+    pub names: SectionNames,
     /// Of each file that could be read.
     pub roots: Vec<NodeId>,
     /// A part of the policy could not be read: a name that seems to be missing may stand there.
@@ -46,7 +53,7 @@ impl<'a> Checker<'a> {
             sources,
             problems: Vec::new(),
             files_read: BTreeSet::new(),
-            names: Names::default(),
+            names: SectionNames::default(),
             roots,
             incomplete,
             damaged: BTreeSet::new(),

@@ -9,33 +9,33 @@ use super::{Form, display};
 
 /// What a value may be.
 #[derive(Clone, Debug)]
-pub enum Shape {
+pub enum ValueShape {
     /// A text in a form of its own: a name, and what JSON Schema says of it.
     Scalar(&'static str, Value),
     Words(Vec<&'static str>),
     Section(&'static str),
-    List(Box<Shape>),
+    List(Box<ValueShape>),
     /// Keys that the user chooses, like the named one.
-    Map(&'static str, Box<Shape>),
-    OneOf(Vec<Shape>),
+    Map(&'static str, Box<ValueShape>),
+    OneOf(Vec<ValueShape>),
     Any,
 }
 
 #[derive(Clone, Debug)]
-pub struct Key {
+pub struct KeyText {
     pub name: &'static str,
     pub text: String,
     pub required: bool,
     /// As it is written.
     pub default: Option<String>,
     pub limits: Option<String>,
-    pub shape: Shape,
+    pub shape: ValueShape,
 }
 
 #[derive(Clone, Debug)]
 pub struct SectionText {
     pub text: String,
-    pub keys: Vec<Key>,
+    pub keys: Vec<KeyText>,
 }
 
 /// All sections that were described, by name.
@@ -52,25 +52,25 @@ impl Reference {
         &mut self,
         name: &'static str,
         text: &[&str],
-        keys: impl FnOnce(&mut Self) -> Vec<Key>,
-    ) -> Shape {
+        keys: impl FnOnce(&mut Self) -> Vec<KeyText>,
+    ) -> ValueShape {
         if !self.order.contains(&name) {
             self.order.push(name);
             let keys = keys(self);
             self.sections.insert(name, SectionText { text: joined(text), keys });
         }
-        Shape::Section(name)
+        ValueShape::Section(name)
     }
 }
 
-impl Shape {
-    pub fn text() -> Shape {
-        Shape::Scalar("text", serde_json::json!({ "type": "string" }))
+impl ValueShape {
+    pub fn text() -> ValueShape {
+        ValueShape::Scalar("text", serde_json::json!({ "type": "string" }))
     }
 
     /// A text whose form JSON Schema does not check.
-    pub fn named(name: &'static str) -> Shape {
-        Shape::Scalar(name, serde_json::json!({ "type": "string" }))
+    pub fn named(name: &'static str) -> ValueShape {
+        ValueShape::Scalar(name, serde_json::json!({ "type": "string" }))
     }
 }
 
@@ -82,7 +82,7 @@ pub fn keys<M, F: Form<M>>(
     shown: Option<&str>,
     limits: Option<String>,
     out: &mut Reference,
-) -> Vec<Key> {
+) -> Vec<KeyText> {
     if F::FLATTENED {
         return F::describe_keys(out);
     }
@@ -97,7 +97,7 @@ pub fn keys<M, F: Form<M>>(
         let single = rows.len() == 1 && rows[0].path.is_empty();
         (given || single).then(|| display::one_line(&rows))
     });
-    vec![Key { name, text: joined(text), required, default, limits, shape }]
+    vec![KeyText { name, text: joined(text), required, default, limits, shape }]
 }
 
 /// The keys of one variant of several.
@@ -105,12 +105,12 @@ pub fn alternatives<M, F: Form<M>>(
     name: &'static str,
     text: &[&str],
     out: &mut Reference,
-) -> Vec<Key> {
+) -> Vec<KeyText> {
     if F::FLATTENED {
         return F::describe_keys(out);
     }
     let (text, shape) = (joined(text), F::describe(out));
-    vec![Key { name, text, required: false, default: None, limits: None, shape }]
+    vec![KeyText { name, text, required: false, default: None, limits: None, shape }]
 }
 
 /// The lines of a doc comment as one text.

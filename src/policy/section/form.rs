@@ -2,7 +2,7 @@
 
 use std::ops::RangeInclusive;
 
-use super::{Checker, Display, Key, Reference, Shape};
+use super::{Checker, Display, KeyText, Reference, ValueShape};
 use crate::policy::yaml::tree::NodeId;
 
 /// How a value of type `M` is written; most types of the model are their own form.
@@ -34,13 +34,13 @@ pub trait Form<M = Self> {
 
     fn show(value: &M, out: &mut Display<'_>);
 
-    fn describe(out: &mut Reference) -> Shape;
+    fn describe(out: &mut Reference) -> ValueShape;
 
     /// The keys that it reads, when it has some.
     fn keys(_: &mut Vec<&'static str>) {}
 
     /// The keys that it reads, as the reference has them.
-    fn describe_keys(_: &mut Reference) -> Vec<Key> {
+    fn describe_keys(_: &mut Reference) -> Vec<KeyText> {
         Vec::new()
     }
 }

@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 use std::ops::RangeInclusive;
 
-use super::{Bounded, Checker, Display, Form, Reference, Shape};
+use super::{Bounded, Checker, Display, Form, Reference, ValueShape};
 use crate::policy::yaml::tree::NodeId;
 
 /// An optional value that `none` switches off.
@@ -61,7 +61,7 @@ impl<M, F: Form<M>> Form<Option<M>> for Option<F> {
         }
     }
 
-    fn describe(out: &mut Reference) -> Shape {
+    fn describe(out: &mut Reference) -> ValueShape {
         F::describe(out)
     }
 }
@@ -101,13 +101,13 @@ impl<M, F: Form<M>> Form<Option<M>> for OrNone<F> {
         <Option<F>>::show(value, out);
     }
 
-    fn describe(out: &mut Reference) -> Shape {
+    fn describe(out: &mut Reference) -> ValueShape {
         match F::describe(out) {
-            Shape::OneOf(mut shapes) => {
-                shapes.push(Shape::Words(vec!["none"]));
-                Shape::OneOf(shapes)
+            ValueShape::OneOf(mut shapes) => {
+                shapes.push(ValueShape::Words(vec!["none"]));
+                ValueShape::OneOf(shapes)
             }
-            shape => Shape::OneOf(vec![shape, Shape::Words(vec!["none"])]),
+            shape => ValueShape::OneOf(vec![shape, ValueShape::Words(vec!["none"])]),
         }
     }
 }
@@ -132,8 +132,8 @@ impl<M, F: Form<M>> Form<Vec<M>> for Vec<F> {
         show_list::<M, F>(value, out);
     }
 
-    fn describe(out: &mut Reference) -> Shape {
-        Shape::List(Box::new(F::describe(out)))
+    fn describe(out: &mut Reference) -> ValueShape {
+        ValueShape::List(Box::new(F::describe(out)))
     }
 }
 
@@ -168,9 +168,9 @@ impl<M, F: Form<M>> Form<Vec<M>> for OneOrMany<F> {
         show_list::<M, F>(value, out);
     }
 
-    fn describe(out: &mut Reference) -> Shape {
+    fn describe(out: &mut Reference) -> ValueShape {
         let one = F::describe(out);
-        Shape::OneOf(vec![one.clone(), Shape::List(Box::new(one))])
+        ValueShape::OneOf(vec![one.clone(), ValueShape::List(Box::new(one))])
     }
 }
 
@@ -202,8 +202,8 @@ impl<N, K: MapKey<N>, M, F: Form<M>> Form<Vec<(N, M)>> for Map<K, F> {
         }
     }
 
-    fn describe(out: &mut Reference) -> Shape {
-        Shape::Map(K::NAME, Box::new(F::describe(out)))
+    fn describe(out: &mut Reference) -> ValueShape {
+        ValueShape::Map(K::NAME, Box::new(F::describe(out)))
     }
 }
 
@@ -218,7 +218,7 @@ impl<M, F: Form<M>> Form<M> for Required<F> {
         F::show(value, out);
     }
 
-    fn describe(out: &mut Reference) -> Shape {
+    fn describe(out: &mut Reference) -> ValueShape {
         F::describe(out)
     }
 }

@@ -28,7 +28,7 @@
 //! - `in low..=high` bounds the value; `like "x"` is the example that a missing key is reported with.
 //! - `computed { name: Type = value; }` adds fields that are no keys, and `finish f` calls
 //!   `f(&mut section, node, checker)` when all keys are read.
-//! - `impl Type { ... }` in place of `struct` gives a struct of another module its form.
+//! - `for Type { ... }` in place of `struct` gives a struct of another module its form.
 
 pub mod checker;
 pub mod describe;
@@ -39,11 +39,11 @@ pub mod names;
 pub mod scalars;
 
 pub use checker::Checker;
-pub use describe::{Key, Reference, Shape};
+pub use describe::{KeyText, Reference, ValueShape};
 pub use display::Display;
 pub use form::{Bounded, Form, defaults};
 pub use lists::{Map, MapKey, OneOrMany, OrNone, Required};
-pub use names::{NameOf, OrDefault, Section};
+pub use names::{NameOf, NamedSection, OrDefault};
 pub use scalars::{Share, Size};
 
 /// Declares a section; see the module.
@@ -71,7 +71,7 @@ macro_rules! section {
 
         $crate::policy::section::section! {
             $(#[doc = $doc])*
-            impl $name $(, finish $finish)? {
+            for $name $(, finish $finish)? {
                 $(
                     $(#[doc = $text])*
                     $key $($written)? : $model $(as $form)?
@@ -85,7 +85,7 @@ macro_rules! section {
     };
     (
         $(#[doc = $doc:literal])*
-        impl $name:ident $(, finish $finish:path)? {
+        for $name:ident $(, finish $finish:path)? {
             $(
                 $(#[doc = $text:literal])*
                 $key:ident $($written:literal)? : $model:ty $(as $form:ty)?
@@ -156,7 +156,7 @@ macro_rules! section {
 
             fn describe(
                 out: &mut $crate::policy::section::Reference,
-            ) -> $crate::policy::section::Shape {
+            ) -> $crate::policy::section::ValueShape {
                 out.section(
                     stringify!($name),
                     &[$($doc),*],
@@ -166,7 +166,7 @@ macro_rules! section {
 
             fn describe_keys(
                 out: &mut $crate::policy::section::Reference,
-            ) -> Vec<$crate::policy::section::Key> {
+            ) -> Vec<$crate::policy::section::KeyText> {
                 use $crate::policy::section::form::{default_of, form_of, key_of, limits_of};
                 let mut keys = Vec::new();
                 $(keys.extend($crate::policy::section::describe::keys::<$model, form_of!($model $(, $form)?)>(
@@ -183,6 +183,54 @@ macro_rules! section {
     };
 }
 pub(crate) use section;
+
+/// Gives a type, or a marker for another type, a form that is shown as one text:
+/// `impl Url { ... }`, or `struct HeaderKey for HeaderName { ... }`.
+macro_rules! text_form {
+    ($(
+        $(#[doc = $doc:literal])*
+        struct $form:ident for $model:ty {
+            read($read_node:ident, $read_check:ident) $read:block
+            show($show_value:pat, $show_out:ident) $show:block
+            describe($describe_out:pat) $shape:block
+        }
+    )+) => {$(
+        $(#[doc = $doc])*
+        #[derive(Debug)]
+        pub struct $form;
+
+        $crate::policy::section::text_form! {
+            impl $form as $model {
+                read($read_node, $read_check) $read
+                show($show_value, $show_out) $show
+                describe($describe_out) $shape
+            }
+        }
+    )+};
+    ($(
+        impl $form:ident as $model:ty {
+            read($read_node:ident, $read_check:ident) $read:block
+            show($show_value:pat, $show_out:ident) $show:block
+            describe($describe_out:pat) $shape:block
+        }
+    )+) => {$(
+        impl $crate::policy::section::Form<$model> for $form {
+            const INLINE: bool = true;
+
+            fn read(
+                $read_node: $crate::policy::yaml::tree::NodeId,
+                $read_check: &mut $crate::policy::section::Checker<'_>,
+            ) -> Option<$model> $read
+
+            fn show($show_value: &$model, $show_out: &mut $crate::policy::section::Display<'_>) $show
+
+            fn describe(
+                $describe_out: &mut $crate::policy::section::Reference,
+            ) -> $crate::policy::section::ValueShape $shape
+        }
+    )+};
+}
+pub(crate) use text_form;
 
 /// Declares an enum of which one variant is written, by its key. `Kind` is the same without values.
 macro_rules! one_of {
@@ -282,7 +330,7 @@ macro_rules! one_of {
 
             fn describe(
                 out: &mut $crate::policy::section::Reference,
-            ) -> $crate::policy::section::Shape {
+            ) -> $crate::policy::section::ValueShape {
                 out.section(
                     stringify!($name),
                     &[$($doc),*],
@@ -292,7 +340,7 @@ macro_rules! one_of {
 
             fn describe_keys(
                 out: &mut $crate::policy::section::Reference,
-            ) -> Vec<$crate::policy::section::Key> {
+            ) -> Vec<$crate::policy::section::KeyText> {
                 use $crate::policy::section::form::form_of;
                 let mut keys = Vec::new();
                 $(keys.extend($crate::policy::section::describe::alternatives::<
@@ -320,9 +368,9 @@ macro_rules! words {
             }
         }
 
-        $crate::policy::section::words!(impl $name: $name::ALL);
+        $crate::policy::section::words!(for $name: $name::ALL);
     )*};
-    ($(impl $name:ident: $all:expr);* $(;)?) => {$(
+    ($(for $name:ident: $all:expr);* $(;)?) => {$(
         impl $crate::policy::section::Form for $name {
             fn read(
                 node: $crate::policy::yaml::tree::NodeId,
@@ -337,9 +385,9 @@ macro_rules! words {
 
             fn describe(
                 _: &mut $crate::policy::section::Reference,
-            ) -> $crate::policy::section::Shape {
+            ) -> $crate::policy::section::ValueShape {
                 let words: Vec<_> = $all.iter().map(|one| one.as_str()).collect();
-                $crate::policy::section::Shape::Words(words)
+                $crate::policy::section::ValueShape::Words(words)
             }
 
             const INLINE: bool = true;

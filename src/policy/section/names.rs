@@ -6,17 +6,17 @@
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
 
-use super::{Checker, Display, Form, Reference, Shape};
+use super::{Checker, Display, Form, Reference, ValueShape, text_form};
 use crate::policy::text::suggest::did_you_mean;
 use crate::policy::yaml::tree::NodeId;
 
 /// The entries of each section, by name.
 #[derive(Debug, Default)]
-pub struct Names {
+pub struct SectionNames {
     pub sections: BTreeMap<&'static str, BTreeMap<String, Option<usize>>>,
 }
 
-impl Names {
+impl SectionNames {
     /// `None`: there is no such name; `Some(None)`: its entry is switched off.
     pub fn find(&self, section: &str, name: &str) -> Option<Option<usize>> {
         self.sections.get(section)?.get(name).copied()
@@ -28,7 +28,7 @@ impl Names {
 }
 
 /// A section whose entries are referred to by name.
-pub trait Section {
+pub trait NamedSection {
     const KEY: &'static str;
     /// One entry, in a message.
     const ONE: &'static str;
@@ -44,7 +44,7 @@ pub struct OrDefault<S>(PhantomData<S>);
 
 impl Checker<'_> {
     /// The index of the entry that the text at `node` names.
-    pub fn index_of<S: Section>(&mut self, node: NodeId) -> Option<usize> {
+    pub fn index_of<S: NamedSection>(&mut self, node: NodeId) -> Option<usize> {
         let name = self.text(node, "a name")?;
         match self.names.find(S::KEY, name) {
             Some(index) => index,
@@ -74,7 +74,7 @@ impl Checker<'_> {
     }
 }
 
-impl<S: Section> Form<usize> for NameOf<S> {
+impl<S: NamedSection> Form<usize> for NameOf<S> {
     const INLINE: bool = true;
 
     fn read(node: NodeId, check: &mut Checker<'_>) -> Option<usize> {
@@ -85,12 +85,12 @@ impl<S: Section> Form<usize> for NameOf<S> {
         out.name(S::KEY, *value);
     }
 
-    fn describe(_: &mut Reference) -> Shape {
-        Shape::named(S::ONE)
+    fn describe(_: &mut Reference) -> ValueShape {
+        ValueShape::named(S::ONE)
     }
 }
 
-impl<S: Section> Form<Option<usize>> for OrDefault<S> {
+impl<S: NamedSection> Form<Option<usize>> for OrDefault<S> {
     const INLINE: bool = true;
     const DEFAULT: Option<&'static str> = Some("default");
 
@@ -116,12 +116,12 @@ impl<S: Section> Form<Option<usize>> for OrDefault<S> {
         }
     }
 
-    fn describe(_: &mut Reference) -> Shape {
-        Shape::OneOf(vec![Shape::named(S::ONE), Shape::Words(vec!["none"])])
+    fn describe(_: &mut Reference) -> ValueShape {
+        ValueShape::OneOf(vec![ValueShape::named(S::ONE), ValueShape::Words(vec!["none"])])
     }
 }
 
-/// Names become labels, keys of state and parts of paths. `on_key`: the name is the key of `node`.
+/// SectionNames become labels, keys of state and parts of paths. `on_key`: the name is the key of `node`.
 pub fn check_name(check: &mut Checker<'_>, node: NodeId, name: &str, on_key: bool) {
     let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
     let message = match name {
@@ -137,24 +137,15 @@ pub fn check_name(check: &mut Checker<'_>, node: NodeId, name: &str, on_key: boo
     }
 }
 
-/// A text that is a name.
-#[derive(Debug)]
-pub struct Name;
-
-impl Form<String> for Name {
-    const INLINE: bool = true;
-
-    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<String> {
-        let name = check.text(node, "a name")?;
-        check_name(check, node, name, false);
-        Some(name.to_owned())
-    }
-
-    fn show(value: &String, out: &mut Display<'_>) {
-        out.text(value.as_str());
-    }
-
-    fn describe(_: &mut Reference) -> Shape {
-        Shape::named("name")
+text_form! {
+    /// A text that is a name.
+    struct Name for String {
+        read(node, check) {
+            let name = check.text(node, "a name")?;
+            check_name(check, node, name, false);
+            Some(name.to_owned())
+        }
+        show(value, out) { out.text(value.as_str()); }
+        describe(_) { ValueShape::named("name") }
     }
 }

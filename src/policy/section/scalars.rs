@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::{Bounded, Checker, Display, Form, Reference, Shape};
+use super::{Bounded, Checker, Display, Form, Reference, ValueShape, text_form};
 use crate::policy::yaml::tree::{Kind, NodeId};
 use crate::policy::yaml::units;
 
@@ -36,8 +36,8 @@ macro_rules! scalars {
                 out.text(<Self as Bounded<$model>>::text(value));
             }
 
-            fn describe(_: &mut Reference) -> Shape {
-                Shape::Scalar($schema_name, json!($schema))
+            fn describe(_: &mut Reference) -> ValueShape {
+                ValueShape::Scalar($schema_name, json!($schema))
             }
         }
 
@@ -127,41 +127,29 @@ fn share_limits(bounds: &RangeInclusive<f64>, _: impl Fn(&f64) -> String) -> Str
     format!("{low}, {high}")
 }
 
-impl Form for bool {
-    const INLINE: bool = true;
-
-    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<bool> {
-        match &check.tree.node(node).kind {
-            Kind::Scalar { text, plain: true } if text == "true" => Some(true),
-            Kind::Scalar { text, plain: true } if text == "false" => Some(false),
-            _ => {
-                check.unexpected(node, "`true` or `false`");
-                None
+text_form! {
+    impl bool as bool {
+        read(node, check) {
+            match &check.tree.node(node).kind {
+                Kind::Scalar { text, plain: true } if text == "true" => Some(true),
+                Kind::Scalar { text, plain: true } if text == "false" => Some(false),
+                _ => {
+                    check.unexpected(node, "`true` or `false`");
+                    None
+                }
             }
         }
-    }
-
-    fn show(value: &bool, out: &mut Display<'_>) {
-        out.text(value.to_string());
-    }
-
-    fn describe(_: &mut Reference) -> Shape {
-        Shape::Scalar("true or false", json!({ "type": "boolean" }))
+        show(value, out) { out.text(value.to_string()); }
+        describe(_) { ValueShape::Scalar("true or false", json!({ "type": "boolean" })) }
     }
 }
 
-impl Form for String {
-    const INLINE: bool = true;
-
-    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<String> {
-        check.text(node, "text").map(str::to_owned)
-    }
-
-    fn show(value: &String, out: &mut Display<'_>) {
-        out.text(value.as_str());
-    }
-
-    fn describe(_: &mut Reference) -> Shape {
-        Shape::text()
+text_form! {
+    impl String as String {
+        read(node, check) {
+            check.text(node, "text").map(str::to_owned)
+        }
+        show(value, out) { out.text(value.as_str()); }
+        describe(_) { ValueShape::text() }
     }
 }

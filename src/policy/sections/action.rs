@@ -9,12 +9,12 @@ use http::header::{CONTENT_TYPE, HeaderName};
 
 use super::auth::{Resolved, Secret};
 use super::matcher::HostPattern;
-use super::provider::Providers;
+use super::provider::ProviderSection;
 use super::rewrite::{Headers, Rewrite, RewriteBody, RewritePath, header_value};
 use super::route::name_lists;
 use super::url::{PostTo, Url};
 use crate::policy::section::{
-    Checker, Display, Form, Key, Map, NameOf, Reference, Shape, one_of, section,
+    Checker, Display, Form, KeyText, Map, NameOf, Reference, ValueShape, one_of, section, text_form,
 };
 use crate::policy::yaml::tree::NodeId;
 use crate::policy::yaml::units::{MONTH, MS};
@@ -61,7 +61,7 @@ impl<T: Form> Form for Box<T> {
         T::show(value, out);
     }
 
-    fn describe(out: &mut Reference) -> Shape {
+    fn describe(out: &mut Reference) -> ValueShape {
         T::describe(out)
     }
 }
@@ -90,7 +90,7 @@ impl Form<Vec<Action>> for Actions {
         <Vec<Action>>::show(value, out);
     }
 
-    fn describe(out: &mut Reference) -> Shape {
+    fn describe(out: &mut Reference) -> ValueShape {
         <Vec<Action>>::describe(out)
     }
 }
@@ -173,11 +173,11 @@ impl Form<Box<Reduction>> for Reduction {
         });
     }
 
-    fn describe(_: &mut Reference) -> Shape {
-        Shape::Any
+    fn describe(_: &mut Reference) -> ValueShape {
+        ValueShape::Any
     }
 
-    fn describe_keys(out: &mut Reference) -> Vec<Key> {
+    fn describe_keys(out: &mut Reference) -> Vec<KeyText> {
         ReductionKeys::describe_keys(out)
     }
 }
@@ -195,51 +195,33 @@ fn set_and_removed(
 
 // === other providers, stored responses ===
 
-/// Names of providers, at least one.
-#[derive(Debug)]
-pub struct UsedProviders;
-
-impl Form<Vec<usize>> for UsedProviders {
-    const INLINE: bool = true;
-
-    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<Vec<usize>> {
-        let found = ProviderNames::read(node, check)?;
-        check.empty(node, "no provider: expected at least one, like `[local]`");
-        Some(found)
-    }
-
-    fn show(value: &Vec<usize>, out: &mut Display<'_>) {
-        ProviderNames::show(value, out);
-    }
-
-    fn describe(out: &mut Reference) -> Shape {
-        ProviderNames::describe(out)
+text_form! {
+    /// Names of providers, at least one.
+    struct UsedProviders for Vec<usize> {
+        read(node, check) {
+            let found = ProviderNames::read(node, check)?;
+            check.empty(node, "no provider: expected at least one, like `[local]`");
+            Some(found)
+        }
+        show(value, out) { ProviderNames::show(value, out); }
+        describe(out) { ProviderNames::describe(out) }
     }
 }
 
 name_lists! {
-    ProviderNames of Providers: "the provider";
+    ProviderNames of ProviderSection: "the provider";
 }
 
-/// A bounded duration.
-#[derive(Debug)]
-pub struct StaleFor;
-
-impl Form<Duration> for StaleFor {
-    const INLINE: bool = true;
-
-    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<Duration> {
-        let value = Duration::read(node, check)?;
-        check.bounded::<Duration, Duration>(&value, node, &(MS..=MONTH));
-        Some(value)
-    }
-
-    fn show(value: &Duration, out: &mut Display<'_>) {
-        Duration::show(value, out);
-    }
-
-    fn describe(out: &mut Reference) -> Shape {
-        Duration::describe(out)
+text_form! {
+    /// A bounded duration.
+    struct StaleFor for Duration {
+        read(node, check) {
+            let value = Duration::read(node, check)?;
+            check.bounded::<Duration, Duration>(&value, node, &(MS..=MONTH));
+            Some(value)
+        }
+        show(value, out) { Duration::show(value, out); }
+        describe(out) { Duration::describe(out) }
     }
 }
 
@@ -328,84 +310,57 @@ impl Form for Respond {
         });
     }
 
-    fn describe(out: &mut Reference) -> Shape {
+    fn describe(out: &mut Reference) -> ValueShape {
         RespondKeys::describe(out)
     }
 }
 
-/// A text with placeholders, in a header.
-#[derive(Debug)]
-pub struct Template;
-
-impl Form<String> for Template {
-    const INLINE: bool = true;
-
-    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<String> {
-        let text = check.text(node, "text")?;
-        if text.contains("${") {
-            let message =
-                "a response is public: `${...}` stands for a secret and is not resolved here";
-            check.error(node, message);
-            return None;
+text_form! {
+    /// A text with placeholders, in a header.
+    struct Template for String {
+        read(node, check) {
+            let text = check.text(node, "text")?;
+            if text.contains("${") {
+                let message =
+                    "a response is public: `${...}` stands for a secret and is not resolved here";
+                check.error(node, message);
+                return None;
+            }
+            placeholders(node, text, check);
+            let filled = PLACEHOLDERS
+                .iter()
+                .fold(text.to_owned(), |text, name| text.replace(&format!("{{{{{name}}}}}"), "1"));
+            header_value(node, &filled, false, check)?;
+            Some(text.to_owned())
         }
-        placeholders(node, text, check);
-        let filled = PLACEHOLDERS
-            .iter()
-            .fold(text.to_owned(), |text, name| text.replace(&format!("{{{{{name}}}}}"), "1"));
-        header_value(node, &filled, false, check)?;
-        Some(text.to_owned())
-    }
-
-    fn show(value: &String, out: &mut Display<'_>) {
-        out.text(value.as_str());
-    }
-
-    fn describe(_: &mut Reference) -> Shape {
-        Shape::text()
+        show(value, out) { out.text(value.as_str()); }
+        describe(_) { ValueShape::text() }
     }
 }
 
-/// A text with placeholders, in a body.
-#[derive(Debug)]
-pub struct TextTemplate;
-
-impl Form<String> for TextTemplate {
-    const INLINE: bool = true;
-
-    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<String> {
-        let text = check.text(node, "text")?;
-        placeholders(node, text, check);
-        Some(text.to_owned())
-    }
-
-    fn show(value: &String, out: &mut Display<'_>) {
-        out.text(value.as_str());
-    }
-
-    fn describe(_: &mut Reference) -> Shape {
-        Shape::text()
+text_form! {
+    /// A text with placeholders, in a body.
+    struct TextTemplate for String {
+        read(node, check) {
+            let text = check.text(node, "text")?;
+            placeholders(node, text, check);
+            Some(text.to_owned())
+        }
+        show(value, out) { out.text(value.as_str()); }
+        describe(_) { ValueShape::text() }
     }
 }
 
-/// JSON whose texts may hold placeholders.
-#[derive(Debug)]
-pub struct JsonTemplate;
-
-impl Form<String> for JsonTemplate {
-    const INLINE: bool = true;
-
-    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<String> {
-        let body = check.tree.json(node).to_string();
-        placeholders(node, &body, check);
-        Some(body)
-    }
-
-    fn show(value: &String, out: &mut Display<'_>) {
-        out.text(value.as_str());
-    }
-
-    fn describe(_: &mut Reference) -> Shape {
-        Shape::Any
+text_form! {
+    /// JSON whose texts may hold placeholders.
+    struct JsonTemplate for String {
+        read(node, check) {
+            let body = check.tree.json(node).to_string();
+            placeholders(node, &body, check);
+            Some(body)
+        }
+        show(value, out) { out.text(value.as_str()); }
+        describe(_) { ValueShape::Any }
     }
 }
 
@@ -416,30 +371,24 @@ pub struct FileBody {
     body: String,
 }
 
-impl Form for FileBody {
-    const INLINE: bool = true;
-
-    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<Self> {
-        let path = PathBuf::from(check.text(node, "the path of a file")?);
-        let bytes = check.file(node, &path)?;
-        if bytes.len() as u64 > BODY {
-            check.error(node, format!("the file `{}` is longer than 1MiB", path.display()));
-            return None;
+text_form! {
+    impl FileBody as FileBody {
+        read(node, check) {
+            let path = PathBuf::from(check.text(node, "the path of a file")?);
+            let bytes = check.file(node, &path)?;
+            if bytes.len() as u64 > BODY {
+                check.error(node, format!("the file `{}` is longer than 1MiB", path.display()));
+                return None;
+            }
+            let Ok(body) = String::from_utf8(bytes) else {
+                check.error(node, format!("the file `{}` is not UTF-8", path.display()));
+                return None;
+            };
+            placeholders(node, &body, check);
+            Some(FileBody { path, body })
         }
-        let Ok(body) = String::from_utf8(bytes) else {
-            check.error(node, format!("the file `{}` is not UTF-8", path.display()));
-            return None;
-        };
-        placeholders(node, &body, check);
-        Some(FileBody { path, body })
-    }
-
-    fn show(value: &Self, out: &mut Display<'_>) {
-        out.text(value.path.display().to_string());
-    }
-
-    fn describe(_: &mut Reference) -> Shape {
-        Shape::named("file")
+        show(value, out) { out.text(value.path.display().to_string()); }
+        describe(_) { ValueShape::named("file") }
     }
 }
 
@@ -524,7 +473,7 @@ impl Form for Notify {
         }
     }
 
-    fn describe(out: &mut Reference) -> Shape {
+    fn describe(out: &mut Reference) -> ValueShape {
         NotifyKeys::describe(out)
     }
 }

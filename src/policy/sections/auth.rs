@@ -12,9 +12,7 @@ use http::{HeaderName, HeaderValue};
 
 use super::rewrite::{HeaderKey, header_value};
 use super::url::basic;
-use crate::policy::section::{
-    Checker, Display, Form, OneOrMany, Reference, Required, Shape, section,
-};
+use crate::policy::section::{Checker, Form, OneOrMany, Required, ValueShape, section, text_form};
 use crate::policy::text::redact::is_quotable;
 use crate::policy::text::suggest::did_you_mean;
 use crate::policy::yaml::tree::NodeId;
@@ -102,45 +100,43 @@ fn no_colon(basic: &mut Basic, node: NodeId, check: &mut Checker<'_>) {
     }
 }
 
-impl Form for Auth {
-    const INLINE: bool = true;
-
-    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<Self> {
-        match check.tree.text(node) {
-            Some("passthrough") => Some(Auth::Passthrough),
-            Some("none") => Some(Auth::None),
-            Some(word) => {
-                let label = did_you_mean(word, ["passthrough", "none"]);
-                check.unreadable(node, |tree| {
-                    let message = "expected `passthrough`, `none`, or one of the keys `bearer`, `header` and `basic`";
-                    tree.on_value(node, message).label(label)
-                });
-                None
-            }
-            None => {
-                let keys = AuthKeys::read(node, check)?;
-                Some(Auth::Credentials(credentials(keys, check)))
-            }
-        }
-    }
-
-    fn show(value: &Self, out: &mut Display<'_>) {
-        match value {
-            Auth::None => out.text("none"),
-            Auth::Passthrough => out.text("passthrough"),
-            Auth::Credentials(all) => {
-                let references: Vec<_> = all.iter().map(|one| one.reference.as_str()).collect();
-                let header = all.first().map_or("nothing", |first| first.header.as_str());
-                let values: Vec<_> = all.iter().map(|one| one.value.as_bytes()).collect();
-                let text = format!("{header} from {}", references.join(", "));
-                out.secret(text, &values.join(&b"\0"[..]));
+text_form! {
+    impl Auth as Auth {
+        read(node, check) {
+            match check.tree.text(node) {
+                Some("passthrough") => Some(Auth::Passthrough),
+                Some("none") => Some(Auth::None),
+                Some(word) => {
+                    let label = did_you_mean(word, ["passthrough", "none"]);
+                    check.unreadable(node, |tree| {
+                        let message = "expected `passthrough`, `none`, or one of the keys `bearer`, `header` and `basic`";
+                        tree.on_value(node, message).label(label)
+                    });
+                    None
+                }
+                None => {
+                    let keys = AuthKeys::read(node, check)?;
+                    Some(Auth::Credentials(credentials(keys, check)))
+                }
             }
         }
-    }
-
-    fn describe(out: &mut Reference) -> Shape {
-        let words = Shape::Words(vec!["passthrough", "none"]);
-        Shape::OneOf(vec![AuthKeys::describe(out), words])
+        show(value, out) {
+            match value {
+                Auth::None => out.text("none"),
+                Auth::Passthrough => out.text("passthrough"),
+                Auth::Credentials(all) => {
+                    let references: Vec<_> = all.iter().map(|one| one.reference.as_str()).collect();
+                    let header = all.first().map_or("nothing", |first| first.header.as_str());
+                    let values: Vec<_> = all.iter().map(|one| one.value.as_bytes()).collect();
+                    let text = format!("{header} from {}", references.join(", "));
+                    out.secret(text, &values.join(&b"\0"[..]));
+                }
+            }
+        }
+        describe(out) {
+            let words = ValueShape::Words(vec!["passthrough", "none"]);
+            ValueShape::OneOf(vec![AuthKeys::describe(out), words])
+        }
     }
 }
 
@@ -208,20 +204,14 @@ impl fmt::Debug for Resolved {
     }
 }
 
-impl Form for Resolved {
-    const INLINE: bool = true;
-
-    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<Self> {
-        let text = check.text(node, "text")?;
-        resolve(node, text, check)
-    }
-
-    fn show(value: &Self, out: &mut Display<'_>) {
-        out.secret(value.reference.as_str(), value.text.as_bytes());
-    }
-
-    fn describe(_: &mut Reference) -> Shape {
-        Shape::named("secret")
+text_form! {
+    impl Resolved as Resolved {
+        read(node, check) {
+            let text = check.text(node, "text")?;
+            resolve(node, text, check)
+        }
+        show(value, out) { out.secret(value.reference.as_str(), value.text.as_bytes()); }
+        describe(_) { ValueShape::named("secret") }
     }
 }
 
@@ -303,19 +293,13 @@ impl fmt::Debug for Secret {
     }
 }
 
-impl Form for Secret {
-    const INLINE: bool = true;
-
-    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<Self> {
-        Resolved::read(node, check)
-            .map(|Resolved { reference, text, .. }| Secret { reference, text })
-    }
-
-    fn show(value: &Self, out: &mut Display<'_>) {
-        out.secret(value.reference.as_str(), value.as_bytes());
-    }
-
-    fn describe(out: &mut Reference) -> Shape {
-        Resolved::describe(out)
+text_form! {
+    impl Secret as Secret {
+        read(node, check) {
+            Resolved::read(node, check)
+                .map(|Resolved { reference, text, .. }| Secret { reference, text })
+        }
+        show(value, out) { out.secret(value.reference.as_str(), value.as_bytes()); }
+        describe(out) { Resolved::describe(out) }
     }
 }

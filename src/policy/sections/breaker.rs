@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::policy::section::scalars::ABOVE_NONE;
 use crate::policy::section::{
-    Checker, Display, Form, OrNone, Reference, Section, Shape, Share, section, words,
+    Checker, Display, Form, NamedSection, OrNone, Reference, Share, ValueShape, section, words,
 };
 use crate::policy::yaml::tree::NodeId;
 use crate::policy::yaml::units::{DAY, HOUR, MS, SECOND, show_duration};
@@ -12,9 +12,9 @@ use crate::resilience::breaker::{BreakerPolicy, EnforcementMode, Quorum, RateRul
 
 /// The section of that name.
 #[derive(Debug)]
-pub struct Breakers;
+pub struct BreakerSection;
 
-impl Section for Breakers {
+impl NamedSection for BreakerSection {
     const KEY: &'static str = "breakers";
     const ONE: &'static str = "breaker";
 }
@@ -56,7 +56,7 @@ section! {
 
 section! {
     /// More than this share of the attempts failed.
-    impl RateRule {
+    for RateRule {
         /// The share of failures.
         above: f64 as Share = 0.5, in ABOVE_NONE..=1.0;
         /// The time over which attempts are counted.
@@ -68,7 +68,7 @@ section! {
 
 section! {
     /// More than this share of the attempts was slow.
-    impl SlowRule {
+    for SlowRule {
         /// An attempt is slow whose first byte takes longer.
         slower_than: Duration = 20 * SECOND, in MS..=HOUR;
         /// The share of slow attempts.
@@ -82,7 +82,7 @@ section! {
 
 section! {
     /// The fleet opens the breaker when both hold.
-    impl Quorum {
+    for Quorum {
         /// Hosts whose own breaker must have tripped, at least.
         hosts "quorum": u32 = 2, in 1..=1000;
         /// Share of the hosts with traffic there whose breaker must have tripped, at least.
@@ -94,7 +94,7 @@ words! {
     /// What has a breaker of its own.
     pub enum Scope { Address = "address", Model = "model", }
 }
-words!(impl EnforcementMode: &EnforcementMode::ALL);
+words!(for EnforcementMode: &EnforcementMode::ALL);
 
 impl Breaker {
     /// `probe_lease`: longer than an attempt may take, so that only a lost probe outlives it.
@@ -153,7 +153,7 @@ impl Form<Option<Quorum>> for SharedQuorum {
         }
     }
 
-    fn describe(out: &mut Reference) -> Shape {
-        Shape::OneOf(vec![Quorum::describe(out), bool::describe(out)])
+    fn describe(out: &mut Reference) -> ValueShape {
+        ValueShape::OneOf(vec![Quorum::describe(out), bool::describe(out)])
     }
 }

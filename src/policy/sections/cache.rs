@@ -5,15 +5,17 @@ use std::time::Duration;
 use http::HeaderName;
 
 use super::rewrite::header_name;
-use crate::policy::section::{Checker, Display, Form, Reference, Section, Shape, Size, section};
+use crate::policy::section::{
+    Checker, Display, Form, NamedSection, Reference, Size, ValueShape, section, text_form,
+};
 use crate::policy::yaml::tree::NodeId;
 use crate::policy::yaml::units::{HOUR, MONTH, MS, SECOND};
 
 /// The section of that name.
 #[derive(Debug)]
-pub struct Caches;
+pub struct CacheSection;
 
-impl Section for Caches {
+impl NamedSection for CacheSection {
     const KEY: &'static str = "caches";
     const ONE: &'static str = "cache";
 }
@@ -87,8 +89,8 @@ impl Form for Keeps {
         }
     }
 
-    fn describe(out: &mut Reference) -> Shape {
-        Shape::OneOf(vec![Shape::Words(vec!["http"]), StoreAll::describe(out)])
+    fn describe(out: &mut Reference) -> ValueShape {
+        ValueShape::OneOf(vec![ValueShape::Words(vec!["http"]), StoreAll::describe(out)])
     }
 }
 
@@ -99,52 +101,39 @@ const PARTS: [(&str, KeyPart); 4] = [
     ("body", KeyPart::Body),
 ];
 
-impl Form for KeyPart {
-    const INLINE: bool = true;
-
-    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<Self> {
-        let text = check.text(node, "text")?;
-        if let Some(name) = text.strip_prefix("header:") {
-            return header_name(node, name, check).map(KeyPart::Header);
+text_form! {
+    impl KeyPart as KeyPart {
+        read(node, check) {
+            let text = check.text(node, "text")?;
+            if let Some(name) = text.strip_prefix("header:") {
+                return header_name(node, name, check).map(KeyPart::Header);
+            }
+            let part = PARTS.into_iter().find(|(word, _)| *word == text).map(|(_, part)| part);
+            if part.is_none() {
+                check.unknown_word(node, text, &["method", "path", "query", "body", "header:NAME"]);
+            }
+            part
         }
-        let part = PARTS.into_iter().find(|(word, _)| *word == text).map(|(_, part)| part);
-        if part.is_none() {
-            check.unknown_word(node, text, &["method", "path", "query", "body", "header:NAME"]);
+        show(value, out) {
+            let word = PARTS.iter().find(|(_, part)| part == value).map(|(word, _)| *word);
+            match (value, word) {
+                (KeyPart::Header(name), _) => out.text(format!("header:{name}")),
+                (_, word) => out.text(word.unwrap_or_default()),
+            }
         }
-        part
-    }
-
-    fn show(value: &Self, out: &mut Display<'_>) {
-        let word = PARTS.iter().find(|(_, part)| part == value).map(|(word, _)| *word);
-        match (value, word) {
-            (KeyPart::Header(name), _) => out.text(format!("header:{name}")),
-            (_, word) => out.text(word.unwrap_or_default()),
-        }
-    }
-
-    fn describe(_: &mut Reference) -> Shape {
-        Shape::text()
+        describe(_) { ValueShape::text() }
     }
 }
 
-/// At least one, each once.
-#[derive(Debug)]
-pub struct KeyParts;
-
-impl Form<Vec<KeyPart>> for KeyParts {
-    const INLINE: bool = true;
-
-    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<Vec<KeyPart>> {
-        let parts = check.list_of_different::<KeyPart, KeyPart>(node, "the part")?;
-        check.empty(node, "no part of the key, so that every request would get the same response: expected one like `[method, path, query, body]`");
-        Some(parts)
-    }
-
-    fn show(value: &Vec<KeyPart>, out: &mut Display<'_>) {
-        <Vec<KeyPart>>::show(value, out);
-    }
-
-    fn describe(out: &mut Reference) -> Shape {
-        <Vec<KeyPart>>::describe(out)
+text_form! {
+    /// At least one, each once.
+    struct KeyParts for Vec<KeyPart> {
+        read(node, check) {
+            let parts = check.list_of_different::<KeyPart, KeyPart>(node, "the part")?;
+            check.empty(node, "no part of the key, so that every request would get the same response: expected one like `[method, path, query, body]`");
+            Some(parts)
+        }
+        show(value, out) { <Vec<KeyPart>>::show(value, out); }
+        describe(out) { <Vec<KeyPart>>::describe(out) }
     }
 }

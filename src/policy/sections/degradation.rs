@@ -7,11 +7,12 @@
 use std::time::Duration;
 
 use super::action::{Action, Actions};
-use super::provider::Providers;
-use super::queue::Queues;
+use super::provider::ProviderSection;
+use super::queue::QueueSection;
 use crate::policy::section::scalars::{ABOVE_NONE, BELOW_ALL};
 use crate::policy::section::{
-    Checker, Display, Form, Key, NameOf, Reference, Section, Shape, Share, one_of, section,
+    Checker, Display, Form, KeyText, NameOf, NamedSection, Reference, Share, ValueShape, one_of,
+    section, text_form,
 };
 use crate::policy::yaml::tree::NodeId;
 use crate::policy::yaml::units::{DAY, HOUR, MINUTE, MS, SECOND, show_duration};
@@ -20,18 +21,18 @@ use crate::resilience::condition::Condition;
 
 /// The section of that name.
 #[derive(Debug)]
-pub struct Degradations;
+pub struct DegradationSection;
 
-impl Section for Degradations {
+impl NamedSection for DegradationSection {
     const KEY: &'static str = "degradations";
     const ONE: &'static str = "mode";
 }
 
 /// The section `routes`, whose entries are a list.
 #[derive(Debug)]
-pub struct Routes;
+pub struct RouteSection;
 
-impl Section for Routes {
+impl NamedSection for RouteSection {
     const KEY: &'static str = "routes";
     const ONE: &'static str = "route";
 }
@@ -133,7 +134,7 @@ section! {
     #[derive(Clone, Debug, PartialEq)]
     pub struct QueueWaiting {
         /// A queue.
-        queue "of": usize as NameOf<Queues>, like "default";
+        queue "of": usize as NameOf<QueueSection>, like "default";
         /// The condition holds above this number.
         above: u64, in 0..=1_000_000, like "500";
     }
@@ -144,7 +145,7 @@ section! {
     #[derive(Clone, Debug, PartialEq)]
     pub struct CapacityUsed {
         /// A provider.
-        provider "of": usize as NameOf<Providers>, like "openai";
+        provider "of": usize as NameOf<ProviderSection>, like "openai";
         /// The condition holds above this share.
         above: f64 as Share, in ABOVE_NONE..=BELOW_ALL, like "90%";
     }
@@ -163,69 +164,56 @@ pub enum Of {
     Disabled,
 }
 
-impl Form for Of {
-    const INLINE: bool = true;
-
-    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<Self> {
-        let name = check.text(node, "a name")?;
-        let (route, provider) =
-            (check.names.find(Routes::KEY, name), check.names.find(Providers::KEY, name));
-        match (route, provider) {
-            (Some(_), Some(_)) => {
-                let message = format!("`{name}` is a route and a provider");
-                check.report(node, |tree| {
-                    tree.on_value(node, message).help("give one of them another name")
-                });
-                None
-            }
-            (Some(place), None) => Some(place.map_or(Of::Disabled, Of::Route)),
-            (None, Some(place)) => place.map(Of::Provider),
-            (None, None) => {
-                let all = check.names.all(Routes::KEY).chain(check.names.all(Providers::KEY));
-                let all: Vec<_> = all.map(str::to_owned).collect();
-                check.unknown_name(node, "route or provider", "routes` or `providers", &all);
-                None
+text_form! {
+    impl Of as Of {
+        read(node, check) {
+            let name = check.text(node, "a name")?;
+            let (route, provider) =
+                (check.names.find(RouteSection::KEY, name), check.names.find(ProviderSection::KEY, name));
+            match (route, provider) {
+                (Some(_), Some(_)) => {
+                    let message = format!("`{name}` is a route and a provider");
+                    check.report(node, |tree| {
+                        tree.on_value(node, message).help("give one of them another name")
+                    });
+                    None
+                }
+                (Some(place), None) => Some(place.map_or(Of::Disabled, Of::Route)),
+                (None, Some(place)) => place.map(Of::Provider),
+                (None, None) => {
+                    let all = check.names.all(RouteSection::KEY).chain(check.names.all(ProviderSection::KEY));
+                    let all: Vec<_> = all.map(str::to_owned).collect();
+                    check.unknown_name(node, "route or provider", "routes` or `providers", &all);
+                    None
+                }
             }
         }
-    }
-
-    fn show(value: &Self, out: &mut Display<'_>) {
-        let name = match value {
-            Of::Route(index) => out.name_of(Routes::KEY, *index),
-            Of::Provider(index) => out.name_of(Providers::KEY, *index),
-            Of::Disabled => "a disabled route".to_owned(),
-        };
-        out.text(name);
-    }
-
-    fn describe(_: &mut Reference) -> Shape {
-        Shape::OneOf(vec![Shape::named(Routes::ONE), Shape::named(Providers::ONE)])
+        show(value, out) {
+            let name = match value {
+                Of::Route(index) => out.name_of(RouteSection::KEY, *index),
+                Of::Provider(index) => out.name_of(ProviderSection::KEY, *index),
+                Of::Disabled => "a disabled route".to_owned(),
+            };
+            out.text(name);
+        }
+        describe(_) { ValueShape::OneOf(vec![ValueShape::named(RouteSection::ONE), ValueShape::named(ProviderSection::ONE)]) }
     }
 }
 
-/// A provider that has a breaker.
-#[derive(Debug)]
-pub struct BreakerOpen;
-
-impl Form<usize> for BreakerOpen {
-    const INLINE: bool = true;
-
-    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<usize> {
-        let provider = check.index_of::<Providers>(node)?;
-        let name = check.tree.text(node).unwrap_or_default();
-        let breaker = check.declared(&["providers", name, "breaker"]);
-        if breaker.and_then(|at| check.tree.text(at)) == Some("none") {
-            check.error(node, format!("`{name}` has `breaker: none`, so none ever opens"));
+text_form! {
+    /// A provider that has a breaker.
+    struct BreakerOpen for usize {
+        read(node, check) {
+            let provider = check.index_of::<ProviderSection>(node)?;
+            let name = check.tree.text(node).unwrap_or_default();
+            let breaker = check.declared(&["providers", name, "breaker"]);
+            if breaker.and_then(|at| check.tree.text(at)) == Some("none") {
+                check.error(node, format!("`{name}` has `breaker: none`, so none ever opens"));
+            }
+            Some(provider)
         }
-        Some(provider)
-    }
-
-    fn show(value: &usize, out: &mut Display<'_>) {
-        out.text(out.name_of(Providers::KEY, *value));
-    }
-
-    fn describe(out: &mut Reference) -> Shape {
-        <NameOf<Providers>>::describe(out)
+        show(value, out) { out.text(out.name_of(ProviderSection::KEY, *value)); }
+        describe(out) { <NameOf<ProviderSection>>::describe(out) }
     }
 }
 
@@ -275,12 +263,12 @@ impl Form<Quantile> for QuantileAbove {
         out.key(key.map_or("above", |(key, _)| key), |out| out.text(show_duration(value.above)));
     }
 
-    fn describe(out: &mut Reference) -> Shape {
+    fn describe(out: &mut Reference) -> ValueShape {
         Duration::describe(out)
     }
 
-    fn describe_keys(out: &mut Reference) -> Vec<Key> {
-        let key = |(name, quantile): (&'static str, f64)| Key {
+    fn describe_keys(out: &mut Reference) -> Vec<KeyText> {
+        let key = |(name, quantile): (&'static str, f64)| KeyText {
             name,
             text: format!("The condition holds when {}% take longer.", 100.0 - quantile * 100.0),
             required: false,
@@ -296,86 +284,73 @@ impl Form<Quantile> for QuantileAbove {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Manual;
 
-impl Form for Manual {
-    const INLINE: bool = true;
-
-    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<Self> {
-        if !bool::read(node, check)? {
-            let message = "expected `true`: a mode is entered by an operator, or on a condition";
-            check.error(node, message);
+text_form! {
+    impl Manual as Manual {
+        read(node, check) {
+            if !bool::read(node, check)? {
+                let message = "expected `true`: a mode is entered by an operator, or on a condition";
+                check.error(node, message);
+            }
+            Some(Manual)
         }
-        Some(Manual)
-    }
-
-    fn show(_: &Self, out: &mut Display<'_>) {
-        out.text("true");
-    }
-
-    fn describe(out: &mut Reference) -> Shape {
-        bool::describe(out)
+        show(_, out) { out.text("true"); }
+        describe(out) { bool::describe(out) }
     }
 }
 
 // === conditions made of others ===
 
-/// One sign, or `any` or `all` of several conditions.
-#[derive(Debug)]
-pub struct When;
-
-impl Form<Condition<Sign>> for When {
-    const INLINE: bool = true;
-
-    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<Condition<Sign>> {
-        let mut keys = vec!["any", "all"];
-        Sign::keys(&mut keys);
-        check.map(node, &keys)?;
-        let given = check.given(node, &keys);
-        if given.len() > 1 && !check.damaged(node) {
-            let found = given.len();
-            let message =
-                format!("expected one condition, found {found} (put them under `any` or `all`)");
-            check.error(node, message);
-            return None;
-        }
-        let key = check.only(node, "condition", &given)?;
-        let tree = check.tree;
-        match (key, tree.child(node, key)) {
-            ("any", Some(list)) => conditions(list, check).map(Condition::Any),
-            ("all", Some(list)) => {
-                let all = conditions(list, check)?;
-                let manual = tree.children(list).find_map(|one| tree.child(one, "manual"));
-                if let Some(manual) = manual {
-                    let message =
-                        "a manual condition never holds by itself, so `all` would never hold";
-                    check.error(manual, message);
-                }
-                Some(Condition::All(all))
+text_form! {
+    /// One sign, or `any` or `all` of several conditions.
+    struct When for Condition<Sign> {
+        read(node, check) {
+            let mut keys = vec!["any", "all"];
+            Sign::keys(&mut keys);
+            check.map(node, &keys)?;
+            let given = check.given(node, &keys);
+            if given.len() > 1 && !check.damaged(node) {
+                let found = given.len();
+                let message =
+                    format!("expected one condition, found {found} (put them under `any` or `all`)");
+                check.error(node, message);
+                return None;
             }
-            _ => Sign::read_keys(node, check).map(Condition::Is),
+            let key = check.only(node, "condition", &given)?;
+            let tree = check.tree;
+            match (key, tree.child(node, key)) {
+                ("any", Some(list)) => conditions(list, check).map(Condition::Any),
+                ("all", Some(list)) => {
+                    let all = conditions(list, check)?;
+                    let manual = tree.children(list).find_map(|one| tree.child(one, "manual"));
+                    if let Some(manual) = manual {
+                        let message =
+                            "a manual condition never holds by itself, so `all` would never hold";
+                        check.error(manual, message);
+                    }
+                    Some(Condition::All(all))
+                }
+                _ => Sign::read_keys(node, check).map(Condition::Is),
+            }
         }
-    }
-
-    fn show(value: &Condition<Sign>, out: &mut Display<'_>) {
-        out.text(condition(value, out));
-    }
-
-    fn describe(out: &mut Reference) -> Shape {
-        out.section("Condition", &["One of these conditions."], |out| {
-            let list = |name, text: &str| Key {
-                name,
-                text: text.to_owned(),
-                required: false,
-                default: None,
-                limits: None,
-                shape: Shape::List(Box::new(Shape::Section("Condition"))),
-            };
-            let mut keys = vec![
-                list("any", "At least one of them holds."),
-                list("all", "Each of them holds."),
-            ];
-            keys.extend(Sign::describe_keys(out));
-            keys
-        })
+        show(value, out) { out.text(condition(value, out)); }
+        describe(out) {
+            out.section("Condition", &["One of these conditions."], |out| {
+                let list = |name, text: &str| KeyText {
+                    name,
+                    text: text.to_owned(),
+                    required: false,
+                    default: None,
+                    limits: None,
+                    shape: ValueShape::List(Box::new(ValueShape::Section("Condition"))),
+                };
+                let mut keys = vec![
+                    list("any", "At least one of them holds."),
+                    list("all", "Each of them holds."),
+                ];
+                keys.extend(Sign::describe_keys(out));
+                keys
+            })
+        }
     }
 }
 

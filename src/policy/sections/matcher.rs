@@ -9,8 +9,8 @@
 use http::{HeaderMap, HeaderName, Method};
 use regex_lite::Regex;
 
-use super::rewrite::{Pattern, header_name};
-use crate::policy::section::{Checker, Display, Form, Map, MapKey, Reference, Shape, section};
+use super::rewrite::{Methods, Pattern, header_name};
+use crate::policy::section::{Checker, Map, MapKey, ValueShape, section, text_form};
 use crate::policy::yaml::tree::NodeId;
 
 section! {
@@ -276,90 +276,45 @@ section! {
     }
 }
 
-impl Form for PathPattern {
-    const INLINE: bool = true;
-
-    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<Self> {
-        if check.is_map(node) {
-            return PathRegex::read(node, check).map(|PathRegex { regex }| Self::Regex(regex));
-        }
-        let text = check.text(node, "a path, or `{ regex: ... }`")?;
-        Self::parse(text).map_err(|message| check.error(node, message)).ok()
-    }
-
-    fn show(value: &Self, out: &mut Display<'_>) {
-        out.text(match value {
-            Self::Regex(regex) => format!("regex {}", regex.as_str()),
-            Self::Segments { segments, rest } => {
-                let text = segments.iter().map(|segment| match segment {
-                    Segment::Exact(text) => format!("/{text}"),
-                    Segment::Any => "/*".to_owned(),
-                });
-                text.chain(rest.then(|| "/**".to_owned())).collect()
+text_form! {
+    impl PathPattern as PathPattern {
+        read(node, check) {
+            if check.is_map(node) {
+                return PathRegex::read(node, check).map(|PathRegex { regex }| Self::Regex(regex));
             }
-        });
-    }
-
-    fn describe(out: &mut Reference) -> Shape {
-        Shape::OneOf(vec![PathRegex::describe(out), Shape::named("path")])
-    }
-}
-
-/// At least one.
-#[derive(Debug)]
-pub struct Methods;
-
-impl Form<Vec<Method>> for Methods {
-    const INLINE: bool = true;
-
-    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<Vec<Method>> {
-        if !check.is_list(node) {
-            check.unexpected(node, "a list");
-            return None;
+            let text = check.text(node, "a path, or `{ regex: ... }`")?;
+            Self::parse(text).map_err(|message| check.error(node, message)).ok()
         }
-        check.empty(node, "no method would match: leave `methods` out for any");
-        let tree = check.tree;
-        Some(tree.children(node).filter_map(|item| method(item, check)).collect())
-    }
-
-    fn show(value: &Vec<Method>, out: &mut Display<'_>) {
-        out.text(value.iter().map(Method::as_str).collect::<Vec<_>>().join(", "));
-    }
-
-    fn describe(_: &mut Reference) -> Shape {
-        Shape::List(Box::new(Shape::named("method")))
+        show(value, out) {
+            out.text(match value {
+                Self::Regex(regex) => format!("regex {}", regex.as_str()),
+                Self::Segments { segments, rest } => {
+                    let text = segments.iter().map(|segment| match segment {
+                        Segment::Exact(text) => format!("/{text}"),
+                        Segment::Any => "/*".to_owned(),
+                    });
+                    text.chain(rest.then(|| "/**".to_owned())).collect()
+                }
+            });
+        }
+        describe(out) { ValueShape::OneOf(vec![PathRegex::describe(out), ValueShape::named("path")]) }
     }
 }
 
-fn method(node: NodeId, check: &mut Checker<'_>) -> Option<Method> {
-    const KNOWN: [&str; 8] = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"];
-    let text = check.text(node, "a method")?;
-    let good = !text.is_empty() && text.bytes().all(|b| b.is_ascii_uppercase() || b == b'-');
-    if text == "CONNECT" || !good {
-        check.unknown_word(node, text, &KNOWN);
-        return None;
-    }
-    Method::from_bytes(text.as_bytes()).ok()
-}
-
-impl Form for HostPattern {
-    const INLINE: bool = true;
-
-    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<Self> {
-        let text = check.text(node, "a host")?;
-        Self::parse(text).map_err(|message| check.error(node, message)).ok()
-    }
-
-    fn show(value: &Self, out: &mut Display<'_>) {
-        out.text(match value {
-            Self::Any => "any".to_owned(),
-            Self::Exact(name) => name.clone(),
-            Self::Below(suffix) => format!("*{suffix}"),
-        });
-    }
-
-    fn describe(_: &mut Reference) -> Shape {
-        Shape::named("host")
+text_form! {
+    impl HostPattern as HostPattern {
+        read(node, check) {
+            let text = check.text(node, "a host")?;
+            Self::parse(text).map_err(|message| check.error(node, message)).ok()
+        }
+        show(value, out) {
+            out.text(match value {
+                Self::Any => "any".to_owned(),
+                Self::Exact(name) => name.clone(),
+                Self::Below(suffix) => format!("*{suffix}"),
+            });
+        }
+        describe(_) { ValueShape::named("host") }
     }
 }
 
@@ -400,30 +355,26 @@ fn one_of_two(_: &mut HeaderCondition, node: NodeId, check: &mut Checker<'_>) {
     }
 }
 
-impl Form for HeaderMatch {
-    const INLINE: bool = true;
-
-    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<Self> {
-        if !check.is_map(node) {
-            return check.text(node, "text, or a map").map(|text| Self::Exact(text.to_owned()));
+text_form! {
+    impl HeaderMatch as HeaderMatch {
+        // A value may be a credential.
+        read(node, check) {
+            if !check.is_map(node) {
+                return check.text(node, "text, or a map").map(|text| Self::Exact(text.to_owned()));
+            }
+            match HeaderCondition::read(node, check)? {
+                HeaderCondition { regex: Some(regex), .. } => Some(Self::Regex(regex)),
+                HeaderCondition { present, .. } => present.map(Self::Present),
+            }
         }
-        match HeaderCondition::read(node, check)? {
-            HeaderCondition { regex: Some(regex), .. } => Some(Self::Regex(regex)),
-            HeaderCondition { present, .. } => present.map(Self::Present),
+        show(value, out) {
+            match value {
+                Self::Exact(text) => out.inline("not shown", text.as_bytes()),
+                Self::Regex(regex) => out.inline("regex, not shown", regex.as_str().as_bytes()),
+                Self::Present(present) => out.text(if *present { "present" } else { "absent" }),
+            }
         }
-    }
-
-    /// A value may be a credential.
-    fn show(value: &Self, out: &mut Display<'_>) {
-        match value {
-            Self::Exact(text) => out.inline("not shown", text.as_bytes()),
-            Self::Regex(regex) => out.inline("regex, not shown", regex.as_str().as_bytes()),
-            Self::Present(present) => out.text(if *present { "present" } else { "absent" }),
-        }
-    }
-
-    fn describe(out: &mut Reference) -> Shape {
-        Shape::OneOf(vec![Shape::text(), HeaderCondition::describe(out)])
+        describe(out) { ValueShape::OneOf(vec![ValueShape::text(), HeaderCondition::describe(out)]) }
     }
 }
 

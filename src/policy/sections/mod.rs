@@ -25,7 +25,7 @@ use retry::Retry;
 use route::Route;
 use server::Server;
 
-use super::section::{Display, Form, Key, Reference, Section, Shape};
+use super::section::{Display, Form, KeyText, NamedSection, Reference, ValueShape};
 
 /// A valid policy: all files, merged and checked.
 ///
@@ -54,13 +54,15 @@ impl Policy {
     /// The name of an entry of a section.
     pub fn name(&self, section: &str, index: usize) -> String {
         let name = match section {
-            provider::Providers::KEY => self.providers.get(index).map(|one| &one.name),
-            retry::Retries::KEY => self.retries.get(index).map(|one| &one.name),
-            breaker::Breakers::KEY => self.breakers.get(index).map(|one| &one.name),
-            queue::Queues::KEY => self.queues.get(index).map(|one| &one.name),
-            cache::Caches::KEY => self.caches.get(index).map(|one| &one.name),
-            degradation::Degradations::KEY => self.degradations.get(index).map(|one| &one.name),
-            degradation::Routes::KEY => self.routes.get(index).map(|one| &one.name),
+            provider::ProviderSection::KEY => self.providers.get(index).map(|one| &one.name),
+            retry::RetrySection::KEY => self.retries.get(index).map(|one| &one.name),
+            breaker::BreakerSection::KEY => self.breakers.get(index).map(|one| &one.name),
+            queue::QueueSection::KEY => self.queues.get(index).map(|one| &one.name),
+            cache::CacheSection::KEY => self.caches.get(index).map(|one| &one.name),
+            degradation::DegradationSection::KEY => {
+                self.degradations.get(index).map(|one| &one.name)
+            }
+            degradation::RouteSection::KEY => self.routes.get(index).map(|one| &one.name),
             _ => None,
         };
         name.cloned().unwrap_or_default()
@@ -76,13 +78,15 @@ impl Policy {
     pub fn show<'p>(&self, names: &'p dyn Fn(&str, usize) -> String) -> Display<'p> {
         let mut out = Display::new(names);
         out.key("server", |out| Server::show(&self.server, out));
-        entries(&mut out, provider::Providers::KEY, &self.providers, |one| &one.name);
-        entries(&mut out, retry::Retries::KEY, &self.retries, |one| &one.name);
-        entries(&mut out, breaker::Breakers::KEY, &self.breakers, |one| &one.name);
-        entries(&mut out, queue::Queues::KEY, &self.queues, |one| &one.name);
-        entries(&mut out, cache::Caches::KEY, &self.caches, |one| &one.name);
-        entries(&mut out, degradation::Degradations::KEY, &self.degradations, |one| &one.name);
-        out.key(degradation::Routes::KEY, |out| {
+        entries(&mut out, provider::ProviderSection::KEY, &self.providers, |one| &one.name);
+        entries(&mut out, retry::RetrySection::KEY, &self.retries, |one| &one.name);
+        entries(&mut out, breaker::BreakerSection::KEY, &self.breakers, |one| &one.name);
+        entries(&mut out, queue::QueueSection::KEY, &self.queues, |one| &one.name);
+        entries(&mut out, cache::CacheSection::KEY, &self.caches, |one| &one.name);
+        entries(&mut out, degradation::DegradationSection::KEY, &self.degradations, |one| {
+            &one.name
+        });
+        out.key(degradation::RouteSection::KEY, |out| {
             for (index, route) in self.routes.iter().enumerate() {
                 out.entry(&route.name, index, |out| {
                     Route::show(route, out);
@@ -104,8 +108,8 @@ fn entries<T: Form>(out: &mut Display<'_>, section: &str, all: &[T], name: impl 
 }
 
 /// The keys of a policy file, and with them all sections.
-pub fn describe(out: &mut Reference) -> Vec<Key> {
-    let key = |name, text: &str, shape| Key {
+pub fn describe(out: &mut Reference) -> Vec<KeyText> {
+    let key = |name, text: &str, shape| KeyText {
         name,
         text: text.to_owned(),
         required: false,
@@ -113,10 +117,10 @@ pub fn describe(out: &mut Reference) -> Vec<Key> {
         limits: None,
         shape,
     };
-    let map = |shape| Shape::Map("name", Box::new(shape));
-    let version = Shape::Scalar("version", serde_json::json!({ "const": 1 }));
+    let map = |shape| ValueShape::Map("name", Box::new(shape));
+    let version = ValueShape::Scalar("version", serde_json::json!({ "const": 1 }));
     vec![
-        Key {
+        KeyText {
             required: true,
             ..key("version", "The version of the language, in one file at least.", version)
         },
@@ -125,7 +129,7 @@ pub fn describe(out: &mut Reference) -> Vec<Key> {
         key(
             "routes",
             "Which requests go where; the first route that matches takes a request.",
-            Shape::List(Box::new(Route::describe(out))),
+            ValueShape::List(Box::new(Route::describe(out))),
         ),
         key("retries", "When an attempt is repeated, by name.", map(Retry::describe(out))),
         key(
@@ -160,7 +164,7 @@ pub mod model {
     };
     pub use super::matcher::Match;
     pub use super::provider::{Address, Capacity, Provider, Timeouts};
-    pub use super::queue::{Accept, Callbacks, Class, ClassOf, Durable, Flow, Queue};
+    pub use super::queue::{Accept, Callbacks, Class, ClassOf, Durable, Queue, QueueFlow};
     pub use super::response::{
         BodyCheck, Buffer, ClassifyRule, Commit, Mark, OnCut, Price, Stream, Usage,
     };

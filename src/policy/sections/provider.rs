@@ -7,14 +7,15 @@
 use std::time::Duration;
 
 use super::auth::Auth;
-use super::breaker::{Breaker, Breakers};
+use super::breaker::{Breaker, BreakerSection};
 use super::response::{ClassifyRule, Price, Usage};
-use super::retry::{Retries, Retry};
+use super::retry::{Retry, RetrySection};
 use super::rewrite::{Headers, Rewrite};
 use super::tls::ClientTls;
 use super::url::{ForwardProxy, Url};
 use crate::policy::section::{
-    Checker, Display, Form, Key, Map, OrDefault, OrNone, Reference, Section, Shape, names, section,
+    Checker, Display, Form, KeyText, Map, NamedSection, OrDefault, OrNone, Reference, ValueShape,
+    names, section, text_form,
 };
 use crate::policy::yaml::tree::NodeId;
 use crate::policy::yaml::units::{self, DAY, MS, Rate, SECOND, SPANS};
@@ -22,9 +23,9 @@ use crate::resilience::rate::gcra::RatePolicy;
 
 /// The section of that name.
 #[derive(Debug)]
-pub struct Providers;
+pub struct ProviderSection;
 
-impl Section for Providers {
+impl NamedSection for ProviderSection {
     const KEY: &'static str = "providers";
     const ONE: &'static str = "provider";
 }
@@ -56,9 +57,9 @@ section! {
         /// What tokens cost; for cost metrics and cost budgets.
         price: Option<Price>;
         /// A name under `breakers`, or `none`.
-        breaker_index "breaker": Option<usize> as OrDefault<Breakers>;
+        breaker_index "breaker": Option<usize> as OrDefault<BreakerSection>;
         /// A name under `retries`, or `none`; overrides the route's.
-        retry_index "retry": Option<Option<usize>> as Option<OrDefault<Retries>> = None => "the route's";
+        retry_index "retry": Option<Option<usize>> as Option<OrDefault<RetrySection>> = None => "the route's";
         /// How responses are classified; the first rule that matches counts, before the built-in table.
         classify: Vec<ClassifyRule>;
     }
@@ -149,7 +150,7 @@ pub struct Address {
 section! {
     /// One of several endpoints.
     #[derive(Clone, Debug)]
-    pub struct Endpoint {
+    pub struct EndpointKeys {
         /// Part of the keys of its state.
         name: Option<String> as Option<EndpointName> = None => "the URL's host:port";
         /// Its path is put before the path of each request.
@@ -161,27 +162,18 @@ section! {
     }
 }
 
-/// A name, or `host:port`.
-#[derive(Debug)]
-pub struct EndpointName;
-
-impl Form<String> for EndpointName {
-    const INLINE: bool = true;
-
-    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<String> {
-        let name = check.text(node, "a name")?;
-        if !name.contains(':') {
-            names::check_name(check, node, name, false);
+text_form! {
+    /// A name, or `host:port`.
+    struct EndpointName for String {
+        read(node, check) {
+            let name = check.text(node, "a name")?;
+            if !name.contains(':') {
+                names::check_name(check, node, name, false);
+            }
+            Some(name.to_owned())
         }
-        Some(name.to_owned())
-    }
-
-    fn show(value: &String, out: &mut Display<'_>) {
-        out.text(value.as_str());
-    }
-
-    fn describe(_: &mut Reference) -> Shape {
-        Shape::named("name")
+        show(value, out) { out.text(value.as_str()); }
+        describe(_) { ValueShape::named("name") }
     }
 }
 
@@ -247,12 +239,12 @@ impl Form<Vec<Address>> for Endpoints {
         });
     }
 
-    fn describe(_: &mut Reference) -> Shape {
-        Shape::Any
+    fn describe(_: &mut Reference) -> ValueShape {
+        ValueShape::Any
     }
 
-    fn describe_keys(out: &mut Reference) -> Vec<Key> {
-        let key = |name, text: &str, shape| Key {
+    fn describe_keys(out: &mut Reference) -> Vec<KeyText> {
+        let key = |name, text: &str, shape| KeyText {
             name,
             text: text.to_owned(),
             required: false,
@@ -267,9 +259,9 @@ impl Form<Vec<Address>> for Endpoints {
             key(
                 "endpoints",
                 "In place of `url`, where there are several.",
-                <Vec<Endpoint>>::describe(out),
+                <Vec<EndpointKeys>>::describe(out),
             ),
-            Key {
+            KeyText {
                 default: Some(auth_default.to_owned()),
                 ..key("auth", "The credentials of each request.", Auth::describe(out))
             },
@@ -287,8 +279,8 @@ fn endpoints(list: NodeId, auth: Option<&Auth>, check: &mut Checker<'_>) -> Vec<
     let mut found: Vec<(NodeId, Address)> = Vec::new();
     let tree = check.tree;
     for node in tree.children(list) {
-        let Some(endpoint) = Endpoint::read(node, check) else { continue };
-        let Endpoint { name, url, weight, auth: own } = endpoint;
+        let Some(endpoint) = EndpointKeys::read(node, check) else { continue };
+        let EndpointKeys { name, url, weight, auth: own } = endpoint;
         let address = address(name, url, weight, own.or_else(|| auth.cloned()));
         if let Some((first, _)) = found.iter().find(|(_, other)| other.name == address.name) {
             let (first, name) = (*first, &address.name);
@@ -324,7 +316,7 @@ const MOST: u64 = 1_000_000_000;
 section! {
     /// A rate, and how much of it may be used at once.
     #[derive(Clone, Debug)]
-    pub struct RateLimit {
+    pub struct RateKeys {
         /// `500/min`, `5/s`, `1000/h`, `200k/min`.
         rate: Rate, like "500/min";
         /// How much may be used at once: by default the requests of one second, or a tenth of the written amount of tokens; at least 1.
@@ -332,33 +324,27 @@ section! {
     }
 }
 
-impl Form for Rate {
-    const INLINE: bool = true;
-
-    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<Self> {
-        let rate = check.parsed(node, "a rate like `500/min`", units::rate)?;
-        if !(1..=MOST).contains(&rate.amount) {
-            let found = check.tree.text(node).unwrap_or_default();
-            let message = format!(
-                "`{found}` is out of bounds: expected from `1` to `{MOST}` in that time (leave it out for no limit)"
-            );
-            check.error(node, message);
+text_form! {
+    impl Rate as Rate {
+        read(node, check) {
+            let rate = check.parsed(node, "a rate like `500/min`", units::rate)?;
+            if !(1..=MOST).contains(&rate.amount) {
+                let found = check.tree.text(node).unwrap_or_default();
+                let message = format!(
+                    "`{found}` is out of bounds: expected from `1` to `{MOST}` in that time (leave it out for no limit)"
+                );
+                check.error(node, message);
+            }
+            Some(rate)
         }
-        Some(rate)
-    }
-
-    fn show(value: &Self, out: &mut Display<'_>) {
-        out.text(per_span(value.per_second()));
-    }
-
-    fn describe(_: &mut Reference) -> Shape {
-        Shape::Scalar(
-            "rate",
-            serde_json::json!({
-                "description": "`500/min`, `5/s`, `1000/h`, `200k/min`", "type": "string",
-                "pattern": "^[0-9.]+[kMG]?/(s|min|h|day)$",
-            }),
-        )
+        show(value, out) { out.text(per_span(value.per_second())); }
+        describe(_) { ValueShape::Scalar(
+                "rate",
+                serde_json::json!({
+                    "description": "`500/min`, `5/s`, `1000/h`, `200k/min`", "type": "string",
+                    "pattern": "^[0-9.]+[kMG]?/(s|min|h|day)$",
+                }),
+            ) }
     }
 }
 
@@ -379,8 +365,8 @@ macro_rules! rate_forms {
                 out.text(format!("{}, burst {}", per_span(value.rate), hundredths(value.burst)));
             }
 
-            fn describe(out: &mut Reference) -> Shape {
-                Shape::OneOf(vec![RateLimit::describe(out), Rate::describe(out)])
+            fn describe(out: &mut Reference) -> ValueShape {
+                ValueShape::OneOf(vec![RateKeys::describe(out), Rate::describe(out)])
             }
         }
     )*};
@@ -398,9 +384,9 @@ fn rate_policy(
     check: &mut Checker<'_>,
     usual: impl Fn(Rate) -> f64,
 ) -> Option<RatePolicy> {
-    let RateLimit { rate, burst } = match check.is_map(node) {
-        true => RateLimit::read(node, check)?,
-        false => RateLimit { rate: Rate::read(node, check)?, burst: None },
+    let RateKeys { rate, burst } = match check.is_map(node) {
+        true => RateKeys::read(node, check)?,
+        false => RateKeys { rate: Rate::read(node, check)?, burst: None },
     };
     let burst = burst.map_or_else(|| usual(rate).max(1.0), |burst| burst as f64);
     Some(RatePolicy { rate: rate.per_second(), burst })

@@ -11,8 +11,8 @@ use super::auth::Secret;
 use super::rewrite::OpenHeader;
 use super::url::Callback;
 use crate::policy::section::{
-    Checker, Display, Form, MapKey, Reference, Required, Section, Shape, Size, defaults, names,
-    section, words,
+    Checker, Form, MapKey, NamedSection, Required, Size, ValueShape, defaults, names, section,
+    text_form, words,
 };
 use crate::policy::text::suggest::did_you_mean;
 use crate::policy::yaml::tree::NodeId;
@@ -20,9 +20,9 @@ use crate::policy::yaml::units::{DAY, MONTH, MS, SECOND};
 
 /// The section of that name.
 #[derive(Debug)]
-pub struct Queues;
+pub struct QueueSection;
 
-impl Section for Queues {
+impl NamedSection for QueueSection {
     const KEY: &'static str = "queues";
     const ONE: &'static str = "queue";
 }
@@ -42,7 +42,7 @@ section! {
         /// The class of a request.
         class: ClassOf;
         /// Requests with the same value of a header take turns with others of their class.
-        flow: Option<Flow>;
+        flow: Option<QueueFlow>;
         /// Requests that become jobs: answered 202 once they are stored, and run later.
         durable: Durable;
     }
@@ -68,7 +68,7 @@ section! {
 section! {
     /// Requests with the same value of a header.
     #[derive(Clone, Debug, PartialEq, Eq)]
-    pub struct Flow {
+    pub struct QueueFlow {
         /// The name of the header.
         header: HeaderName as OpenHeader, like "x-tenant";
     }
@@ -197,34 +197,30 @@ pub struct Classes;
 
 const MOST_CLASSES: usize = 8;
 
-impl Form<Vec<Class>> for Classes {
-    const INLINE: bool = true;
-
-    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<Vec<Class>> {
-        if !check.is_map(node) && !check.tree.is_null(node) {
-            check.unexpected(node, "a map");
-            return None;
+text_form! {
+    impl Classes as Vec<Class> {
+        read(node, check) {
+            if !check.is_map(node) && !check.tree.is_null(node) {
+                check.unexpected(node, "a map");
+                return None;
+            }
+            let tree = check.tree;
+            let found: Vec<_> = tree.children(node).filter_map(|child| class(child, check)).collect();
+            if !(1..=MOST_CLASSES).contains(&found.len()) && !check.damaged(node) {
+                let message = format!(
+                    "{} classes: expected 1 to {MOST_CLASSES}, like `{{ high: 8, low: 1 }}`",
+                    found.len()
+                );
+                check.error(node, message);
+            }
+            Some(found)
         }
-        let tree = check.tree;
-        let found: Vec<_> = tree.children(node).filter_map(|child| class(child, check)).collect();
-        if !(1..=MOST_CLASSES).contains(&found.len()) && !check.damaged(node) {
-            let message = format!(
-                "{} classes: expected 1 to {MOST_CLASSES}, like `{{ high: 8, low: 1 }}`",
-                found.len()
-            );
-            check.error(node, message);
+        show(value, out) {
+            let classes: Vec<_> =
+                value.iter().map(|class| format!("{} {}", class.name, class.weight)).collect();
+            out.text(classes.join(", "));
         }
-        Some(found)
-    }
-
-    fn show(value: &Vec<Class>, out: &mut Display<'_>) {
-        let classes: Vec<_> =
-            value.iter().map(|class| format!("{} {}", class.name, class.weight)).collect();
-        out.text(classes.join(", "));
-    }
-
-    fn describe(out: &mut Reference) -> Shape {
-        Shape::Map(String::NAME, Box::new(u32::describe(out)))
+        describe(out) { ValueShape::Map(String::NAME, Box::new(u32::describe(out))) }
     }
 }
 

@@ -13,8 +13,8 @@ use serde_json::Value;
 use super::rewrite::WholePattern;
 use crate::json::pointer::Pointer;
 use crate::policy::section::{
-    Checker, Display, Form, Map, MapKey, OneOrMany, Reference, Shape, Size, defaults, section,
-    words,
+    Checker, Display, Form, Map, MapKey, OneOrMany, Reference, Size, ValueShape, defaults, section,
+    text_form, words,
 };
 use crate::policy::yaml::tree::NodeId;
 use crate::policy::yaml::units::{self, DAY, MS, SECOND};
@@ -27,7 +27,7 @@ section! {
     #[derive(Clone, Debug)]
     pub struct ClassifyRule, finish conditions {
         /// One or several status codes.
-        status: Vec<u16> as OneOrMany<Status>;
+        status: Vec<u16> as OneOrMany<StatusForm>;
         /// JSON pointers and regular expressions for the whole value there; a value that is not a string is matched by its JSON text.
         json: Vec<(Pointer, Regex)> as Patterns;
         /// The same in one event of a stream; only together with `status`, since an event is not a whole body.
@@ -68,25 +68,16 @@ fn conditions(_: &mut ClassifyRule, node: NodeId, check: &mut Checker<'_>) {
     }
 }
 
-/// A status code.
-#[derive(Debug)]
-pub struct Status;
-
-impl Form<u16> for Status {
-    const INLINE: bool = true;
-
-    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<u16> {
-        let status = u16::read(node, check)?;
-        check.bounded::<u16, u16>(&status, node, &(100..=599));
-        Some(status)
-    }
-
-    fn show(value: &u16, out: &mut Display<'_>) {
-        u16::show(value, out);
-    }
-
-    fn describe(out: &mut Reference) -> Shape {
-        u16::describe(out)
+text_form! {
+    /// A status code.
+    struct StatusForm for u16 {
+        read(node, check) {
+            let status = u16::read(node, check)?;
+            check.bounded::<u16, u16>(&status, node, &(100..=599));
+            Some(status)
+        }
+        show(value, out) { u16::show(value, out); }
+        describe(out) { u16::describe(out) }
     }
 }
 
@@ -109,7 +100,7 @@ impl Form<Vec<(Pointer, Regex)>> for Patterns {
         <Map<Pointer, WholePattern>>::show(value, out);
     }
 
-    fn describe(out: &mut Reference) -> Shape {
+    fn describe(out: &mut Reference) -> ValueShape {
         <Map<Pointer, WholePattern>>::describe(out)
     }
 }
@@ -131,9 +122,9 @@ macro_rules! class_lists {
                 check.word(node, Self::ALLOWED, |class| class.as_str())
             }
 
-            fn words() -> $crate::policy::section::Shape {
+            fn words() -> $crate::policy::section::ValueShape {
                 let words = Self::ALLOWED.iter().map(|class| class.as_str()).collect();
-                $crate::policy::section::Shape::Words(words)
+                $crate::policy::section::ValueShape::Words(words)
             }
         }
 
@@ -164,8 +155,8 @@ macro_rules! class_lists {
 
             fn describe(
                 _: &mut $crate::policy::section::Reference,
-            ) -> $crate::policy::section::Shape {
-                $crate::policy::section::Shape::List(Box::new(Self::words()))
+            ) -> $crate::policy::section::ValueShape {
+                $crate::policy::section::ValueShape::List(Box::new(Self::words()))
             }
         }
 
@@ -188,7 +179,7 @@ macro_rules! class_lists {
 
             fn describe(
                 _: &mut $crate::policy::section::Reference,
-            ) -> $crate::policy::section::Shape {
+            ) -> $crate::policy::section::ValueShape {
                 Self::words()
             }
         }
@@ -279,7 +270,7 @@ impl<M, F: Form<M>> Form<Vec<M>> for NotEmpty<F> {
         <Vec<F>>::show(value, out);
     }
 
-    fn describe(out: &mut Reference) -> Shape {
+    fn describe(out: &mut Reference) -> ValueShape {
         <OneOrMany<F>>::describe(out)
     }
 }
@@ -295,53 +286,51 @@ pub enum Mark {
     Present(Pointer),
 }
 
-impl Form for Mark {
-    const INLINE: bool = true;
-
-    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<Self> {
-        let tree = check.tree;
-        if let Some(text) = tree.text(node).filter(|_| !tree.is_null(node)) {
-            return match text {
-                "" => {
-                    check.error(node, "no text: expected the data of an event, like `\"[DONE]\"`");
+text_form! {
+    impl Mark as Mark {
+        read(node, check) {
+            let tree = check.tree;
+            if let Some(text) = tree.text(node).filter(|_| !tree.is_null(node)) {
+                return match text {
+                    "" => {
+                        check.error(node, "no text: expected the data of an event, like `\"[DONE]\"`");
+                        None
+                    }
+                    text if text.starts_with('/') => {
+                        <Pointer as Form>::read(node, check).map(Mark::Present)
+                    }
+                    text => Some(Mark::Text(text.to_owned())),
+                };
+            }
+            if !check.is_map(node) {
+                check.unexpected(node, "text, or one pointer with its value");
+                return None;
+            }
+            match tree.children(node).collect::<Vec<_>>()[..] {
+                [value] => {
+                    let key = tree.key(value).unwrap_or_default();
+                    let pointer = <Pointer as MapKey>::read(value, key, check);
+                    let value = plain(value, check);
+                    Some(Mark::Value(pointer?, value?))
+                }
+                _ => {
+                    let like = "like `{ /type: message_stop }`";
+                    check.error(node, format!("expected one pointer with its value, {like}"));
                     None
                 }
-                text if text.starts_with('/') => {
-                    <Pointer as Form>::read(node, check).map(Mark::Present)
-                }
-                text => Some(Mark::Text(text.to_owned())),
-            };
-        }
-        if !check.is_map(node) {
-            check.unexpected(node, "text, or one pointer with its value");
-            return None;
-        }
-        match tree.children(node).collect::<Vec<_>>()[..] {
-            [value] => {
-                let key = tree.key(value).unwrap_or_default();
-                let pointer = <Pointer as MapKey>::read(value, key, check);
-                let value = plain(value, check);
-                Some(Mark::Value(pointer?, value?))
-            }
-            _ => {
-                let like = "like `{ /type: message_stop }`";
-                check.error(node, format!("expected one pointer with its value, {like}"));
-                None
             }
         }
-    }
-
-    fn show(value: &Self, out: &mut Display<'_>) {
-        match value {
-            Mark::Text(text) => out.text(format!("{text:?}")),
-            Mark::Value(pointer, value) => out.text(format!("{pointer} = {value:?}")),
-            Mark::Present(pointer) => out.text(pointer.to_string()),
+        show(value, out) {
+            match value {
+                Mark::Text(text) => out.text(format!("{text:?}")),
+                Mark::Value(pointer, value) => out.text(format!("{pointer} = {value:?}")),
+                Mark::Present(pointer) => out.text(pointer.to_string()),
+            }
         }
-    }
-
-    fn describe(_: &mut Reference) -> Shape {
-        let map = Shape::Map(<Pointer as MapKey>::NAME, Box::new(Shape::Any));
-        Shape::OneOf(vec![Shape::text(), map])
+        describe(_) {
+            let map = ValueShape::Map(<Pointer as MapKey>::NAME, Box::new(ValueShape::Any));
+            ValueShape::OneOf(vec![ValueShape::text(), map])
+        }
     }
 }
 
@@ -408,7 +397,7 @@ section! {
         /// The number of tokens that the prices are for.
         per: u32 = 1_000_000, in 1..=1_000_000_000;
         /// Three capital letters (ISO 4217).
-        currency: String as Currency = "USD".to_owned();
+        currency: String as CurrencyCode = "USD".to_owned();
     }
 }
 
@@ -420,29 +409,20 @@ impl Price {
     }
 }
 
-/// Three capital letters.
-#[derive(Debug)]
-pub struct Currency;
-
-impl Form<String> for Currency {
-    const INLINE: bool = true;
-
-    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<String> {
-        let letters = check.parsed(node, "a currency like `USD`", units::currency)?;
-        Some(letters.iter().collect())
-    }
-
-    fn show(value: &String, out: &mut Display<'_>) {
-        out.text(value.as_str());
-    }
-
-    fn describe(_: &mut Reference) -> Shape {
-        Shape::Scalar(
-            "currency",
-            serde_json::json!({
-                "description": "Three capital letters (ISO 4217)", "type": "string",
-                "pattern": "^[A-Z]{3}$",
-            }),
-        )
+text_form! {
+    /// Three capital letters.
+    struct CurrencyCode for String {
+        read(node, check) {
+            let letters = check.parsed(node, "a currency like `USD`", units::currency)?;
+            Some(letters.iter().collect())
+        }
+        show(value, out) { out.text(value.as_str()); }
+        describe(_) { ValueShape::Scalar(
+                "currency",
+                serde_json::json!({
+                    "description": "Three capital letters (ISO 4217)", "type": "string",
+                    "pattern": "^[A-Z]{3}$",
+                }),
+            ) }
     }
 }

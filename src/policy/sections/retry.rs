@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::policy::section::{
-    Checker, Display, Form, OrNone, Reference, Section, Shape, Share, defaults, section, words,
+    Checker, NamedSection, OrNone, Share, ValueShape, defaults, section, text_form, words,
 };
 use crate::policy::yaml::tree::NodeId;
 use crate::policy::yaml::units::{self, HOUR, MS, SECOND, SPANS, show_duration};
@@ -16,9 +16,9 @@ use super::response::class_lists;
 
 /// The section of that name.
 #[derive(Debug)]
-pub struct Retries;
+pub struct RetrySection;
 
-impl Section for Retries {
+impl NamedSection for RetrySection {
     const KEY: &'static str = "retries";
     const ONE: &'static str = "retry policy";
 }
@@ -58,9 +58,9 @@ section! {
     /// A limit on all attempts of a route beyond the first of each request.
     #[derive(Clone, Debug, PartialEq)]
     pub struct Budget {
-        /// Retries for each first attempt.
+        /// RetrySection for each first attempt.
         ratio: f64 as Share = 0.2;
-        /// Retries a second that are always allowed.
+        /// RetrySection a second that are always allowed.
         min_per_second: f64 = 1.0, in 0.0..=100_000.0;
         /// The time over which both are counted.
         window: Duration = 10 * SECOND, in SECOND..=HOUR;
@@ -76,7 +76,7 @@ class_lists! {
     RetryOn = [Unsent, Failure, Throttled, Credential];
 }
 
-words!(impl Jitter: &Jitter::ALL);
+words!(for Jitter: &Jitter::ALL);
 
 impl Retry {
     /// `retry: none`.
@@ -120,35 +120,31 @@ pub struct Cost {
     pub currency: String,
 }
 
-impl Form for Cost {
-    const INLINE: bool = true;
-
-    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<Self> {
-        let spend = check.parsed(node, "a cost like `5 USD/h`", units::spend)?;
-        if spend.amount <= 0.0 {
-            let message = "a cost of 0: expected more (`retry: none` switches retries off)";
-            check.error(node, message);
+text_form! {
+    impl Cost as Cost {
+        read(node, check) {
+            let spend = check.parsed(node, "a cost like `5 USD/h`", units::spend)?;
+            if spend.amount <= 0.0 {
+                let message = "a cost of 0: expected more (`retry: none` switches retries off)";
+                check.error(node, message);
+            }
+            Some(Cost {
+                policy: CostBudgetPolicy { limit: spend.amount, window: spend.per },
+                currency: spend.currency.iter().collect(),
+            })
         }
-        Some(Cost {
-            policy: CostBudgetPolicy { limit: spend.amount, window: spend.per },
-            currency: spend.currency.iter().collect(),
-        })
-    }
-
-    fn show(value: &Self, out: &mut Display<'_>) {
-        let window = value.policy.window;
-        let span = SPANS.into_iter().find(|(_, seconds)| Duration::from_secs(*seconds) == window);
-        let span = span.map_or_else(|| show_duration(window), |(name, _)| name.to_owned());
-        out.text(format!("{} {}/{span}", value.policy.limit, value.currency));
-    }
-
-    fn describe(_: &mut Reference) -> Shape {
-        Shape::Scalar(
-            "cost",
-            serde_json::json!({
-                "description": "`5 USD/h`, `0.25 EUR/min`, `40 USD/day`", "type": "string",
-                "pattern": "^[0-9.]+ [A-Z]{3}/(s|min|h|day)$",
-            }),
-        )
+        show(value, out) {
+            let window = value.policy.window;
+            let span = SPANS.into_iter().find(|(_, seconds)| Duration::from_secs(*seconds) == window);
+            let span = span.map_or_else(|| show_duration(window), |(name, _)| name.to_owned());
+            out.text(format!("{} {}/{span}", value.policy.limit, value.currency));
+        }
+        describe(_) { ValueShape::Scalar(
+                "cost",
+                serde_json::json!({
+                    "description": "`5 USD/h`, `0.25 EUR/min`, `40 USD/day`", "type": "string",
+                    "pattern": "^[0-9.]+ [A-Z]{3}/(s|min|h|day)$",
+                }),
+            ) }
     }
 }

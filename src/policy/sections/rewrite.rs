@@ -1,12 +1,14 @@
-//! Changes to a request: its headers, its path, its JSON body.
+//! Changes to a request: its headers, its path, its JSON body; and the forms of their parts.
 
-use http::{HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue, Method};
 use regex_lite::Regex;
 use serde_json::Value;
 
 use super::auth::resolve;
 use crate::json::pointer::Pointer;
-use crate::policy::section::{Checker, Display, Form, Map, MapKey, Reference, Shape, section};
+use crate::policy::section::{
+    Checker, Display, Form, Map, MapKey, Reference, ValueShape, section, text_form,
+};
 use crate::policy::yaml::tree::NodeId;
 
 section! {
@@ -98,26 +100,22 @@ impl SetHeader {
     }
 }
 
-impl Form for SetHeader {
-    const INLINE: bool = true;
-
-    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<Self> {
-        let text = check.text(node, "text")?;
-        let resolved = resolve(node, text, check)?;
-        let value = header_value(node, &resolved.text, !resolved.is_inline(), check)?;
-        Some(SetHeader { value, reference: resolved.reference })
-    }
-
-    /// An inline value may be a credential, too.
-    fn show(value: &Self, out: &mut Display<'_>) {
-        match value.value.is_sensitive() {
-            true => out.secret(value.reference.as_str(), value.value.as_bytes()),
-            false => out.inline("not shown", value.value.as_bytes()),
+text_form! {
+    impl SetHeader as SetHeader {
+        // An inline value may be a credential, too.
+        read(node, check) {
+            let text = check.text(node, "text")?;
+            let resolved = resolve(node, text, check)?;
+            let value = header_value(node, &resolved.text, !resolved.is_inline(), check)?;
+            Some(SetHeader { value, reference: resolved.reference })
         }
-    }
-
-    fn describe(_: &mut Reference) -> Shape {
-        Shape::text()
+        show(value, out) {
+            match value.value.is_sensitive() {
+                true => out.secret(value.reference.as_str(), value.value.as_bytes()),
+                false => out.inline("not shown", value.value.as_bytes()),
+            }
+        }
+        describe(_) { ValueShape::text() }
     }
 }
 
@@ -141,33 +139,27 @@ impl Form<HeaderName> for HeaderKey {
         out.text(value.as_str());
     }
 
-    fn describe(_: &mut Reference) -> Shape {
-        Shape::named("header name")
+    fn describe(_: &mut Reference) -> ValueShape {
+        ValueShape::named("header name")
     }
 }
 
-impl Form<HeaderName> for OpenHeader {
-    const INLINE: bool = true;
-
-    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<HeaderName> {
-        const CREDENTIALS: [&str; 5] =
-            ["authorization", "x-api-key", "api-key", "cookie", "proxy-authorization"];
-        let name = HeaderKey::read(node, check)?;
-        if CREDENTIALS.contains(&name.as_str()) {
-            let message = format!(
-                "the header `{name}` holds a credential: expected one like `x-tenant`, whose values are not secret"
-            );
-            check.error(node, message);
+text_form! {
+    impl OpenHeader as HeaderName {
+        read(node, check) {
+            const CREDENTIALS: [&str; 5] =
+                ["authorization", "x-api-key", "api-key", "cookie", "proxy-authorization"];
+            let name = HeaderKey::read(node, check)?;
+            if CREDENTIALS.contains(&name.as_str()) {
+                let message = format!(
+                    "the header `{name}` holds a credential: expected one like `x-tenant`, whose values are not secret"
+                );
+                check.error(node, message);
+            }
+            Some(name)
         }
-        Some(name)
-    }
-
-    fn show(value: &HeaderName, out: &mut Display<'_>) {
-        HeaderKey::show(value, out);
-    }
-
-    fn describe(out: &mut Reference) -> Shape {
-        HeaderKey::describe(out)
+        show(value, out) { HeaderKey::show(value, out); }
+        describe(out) { HeaderKey::describe(out) }
     }
 }
 
@@ -226,22 +218,46 @@ pub fn header_value(
     Some(value)
 }
 
+// === methods ===
+
+text_form! {
+    /// At least one.
+    struct Methods for Vec<Method> {
+        read(node, check) {
+            if !check.is_list(node) {
+                check.unexpected(node, "a list");
+                return None;
+            }
+            check.empty(node, "no method would match: leave `methods` out for any");
+            let tree = check.tree;
+            Some(tree.children(node).filter_map(|item| method(item, check)).collect())
+        }
+        show(value, out) { out.text(value.iter().map(Method::as_str).collect::<Vec<_>>().join(", ")); }
+        describe(_) { ValueShape::List(Box::new(ValueShape::named("method"))) }
+    }
+}
+
+fn method(node: NodeId, check: &mut Checker<'_>) -> Option<Method> {
+    const KNOWN: [&str; 8] = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"];
+    let text = check.text(node, "a method")?;
+    let good = !text.is_empty() && text.bytes().all(|b| b.is_ascii_uppercase() || b == b'-');
+    if text == "CONNECT" || !good {
+        check.unknown_word(node, text, &KNOWN);
+        return None;
+    }
+    Method::from_bytes(text.as_bytes()).ok()
+}
+
 // === JSON ===
 
-impl Form for Pointer {
-    const INLINE: bool = true;
-
-    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<Self> {
-        let text = check.text(node, "a JSON pointer like `/model`")?;
-        below_root(text).map_err(|message| check.error(node, message)).ok()
-    }
-
-    fn show(value: &Self, out: &mut Display<'_>) {
-        out.text(value.to_string());
-    }
-
-    fn describe(_: &mut Reference) -> Shape {
-        Shape::named("JSON pointer")
+text_form! {
+    impl Pointer as Pointer {
+        read(node, check) {
+            let text = check.text(node, "a JSON pointer like `/model`")?;
+            below_root(text).map_err(|message| check.error(node, message)).ok()
+        }
+        show(value, out) { out.text(value.to_string()); }
+        describe(_) { ValueShape::named("JSON pointer") }
     }
 }
 
@@ -271,43 +287,28 @@ fn below_root(text: &str) -> Result<Pointer, String> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JsonText(pub String);
 
-impl Form for JsonText {
-    const INLINE: bool = true;
-
-    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<Self> {
-        let value: Value = check.tree.json(node);
-        Some(JsonText(value.to_string()))
-    }
-
-    fn show(value: &Self, out: &mut Display<'_>) {
-        out.text(value.0.as_str());
-    }
-
-    fn describe(_: &mut Reference) -> Shape {
-        Shape::Any
+text_form! {
+    impl JsonText as JsonText {
+        read(node, check) {
+            let value: Value = check.tree.json(node);
+            Some(JsonText(value.to_string()))
+        }
+        show(value, out) { out.text(value.0.as_str()); }
+        describe(_) { ValueShape::Any }
     }
 }
 
 // === patterns ===
 
-/// A regular expression that may match anywhere; `^` and `$` tie it to the ends.
-#[derive(Debug)]
-pub struct Pattern;
-
-impl Form<Regex> for Pattern {
-    const INLINE: bool = true;
-
-    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<Regex> {
-        let text = check.text(node, "a regular expression")?;
-        regex(node, text, check)
-    }
-
-    fn show(value: &Regex, out: &mut Display<'_>) {
-        out.text(value.as_str());
-    }
-
-    fn describe(_: &mut Reference) -> Shape {
-        Shape::named("regular expression")
+text_form! {
+    /// A regular expression that may match anywhere; `^` and `$` tie it to the ends.
+    struct Pattern for Regex {
+        read(node, check) {
+            let text = check.text(node, "a regular expression")?;
+            regex(node, text, check)
+        }
+        show(value, out) { out.text(value.as_str()); }
+        describe(_) { ValueShape::named("regular expression") }
     }
 }
 
@@ -317,23 +318,19 @@ pub struct WholePattern;
 
 const WHOLE: (&str, &str) = ("^(?:", ")$");
 
-impl Form<Regex> for WholePattern {
-    const INLINE: bool = true;
-
-    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<Regex> {
-        let text = check.text(node, "a regular expression")?;
-        regex(node, text, check)?;
-        regex(node, &format!("{}{text}{}", WHOLE.0, WHOLE.1), check)
-    }
-
-    fn show(value: &Regex, out: &mut Display<'_>) {
-        let text = value.as_str();
-        let inner = text.strip_prefix(WHOLE.0).and_then(|text| text.strip_suffix(WHOLE.1));
-        out.text(inner.unwrap_or(text));
-    }
-
-    fn describe(out: &mut Reference) -> Shape {
-        Pattern::describe(out)
+text_form! {
+    impl WholePattern as Regex {
+        read(node, check) {
+            let text = check.text(node, "a regular expression")?;
+            regex(node, text, check)?;
+            regex(node, &format!("{}{text}{}", WHOLE.0, WHOLE.1), check)
+        }
+        show(value, out) {
+            let text = value.as_str();
+            let inner = text.strip_prefix(WHOLE.0).and_then(|text| text.strip_suffix(WHOLE.1));
+            out.text(inner.unwrap_or(text));
+        }
+        describe(out) { Pattern::describe(out) }
     }
 }
 

@@ -4,19 +4,19 @@ use std::time::Duration;
 
 use http::HeaderName;
 
-use super::cache::Caches;
-use super::degradation::Degradations;
+use super::cache::CacheSection;
+use super::degradation::DegradationSection;
 use super::matcher::Match;
-use super::provider::Providers;
-use super::queue::Queues;
+use super::provider::ProviderSection;
+use super::queue::QueueSection;
 use super::response::{Stream, class_lists};
-use super::retry::{Retries, Retry};
+use super::retry::{Retry, RetrySection};
 use super::rewrite::HeaderKey;
 use crate::policy::section::names::Name;
 use crate::policy::section::scalars::ABOVE_NONE;
 use crate::policy::section::{
-    Checker, Display, Form, NameOf, OrDefault, OrNone, Reference, Section, Shape, Share, Size,
-    section, words,
+    Checker, Display, Form, NameOf, NamedSection, OrDefault, OrNone, Reference, Share, Size,
+    ValueShape, section, text_form, words,
 };
 use crate::policy::yaml::tree::NodeId;
 use crate::policy::yaml::units::{DAY, MINUTE, MS};
@@ -42,7 +42,7 @@ section! {
         balance: BalanceAlgorithm = BalanceAlgorithm::Latency;
         /// Requests with the same value of a header go to the same address.
         affinity: Option<Affinity>;
-        /// Providers that are used in this order when none of `providers` can take the attempt, or their attempts are spent.
+        /// ProviderSection that are used in this order when none of `providers` can take the attempt, or their attempts are spent.
         fallback: Vec<usize> as Fallback;
         /// Outcomes that move to `fallback`.
         fallback_on: ClassSet as FallbackOn = ClassSet::of(FALLBACK_ON);
@@ -51,7 +51,7 @@ section! {
         /// Time limit up to the commit, with all waits and attempts.
         timeout: Duration = 2 * MINUTE, in MS..=DAY;
         /// A name under `retries`, or `none`.
-        retry_index "retry": Option<usize> as OrDefault<Retries>;
+        retry_index "retry": Option<usize> as OrDefault<RetrySection>;
         /// A slow request is sent a second time, to another endpoint.
         hedge: Option<HedgePolicy>;
         /// Bytes of the request's body that are kept for another attempt.
@@ -59,19 +59,19 @@ section! {
         /// How responses are forwarded.
         stream: Stream;
         /// A name under `queues`; `none`: a request without capacity is rejected at once.
-        queue: Option<usize> as OrDefault<Queues>;
+        queue: Option<usize> as OrDefault<QueueSection>;
         /// A name under `caches`.
-        cache: Option<usize> as OrNone<NameOf<Caches>>;
+        cache: Option<usize> as OrNone<NameOf<CacheSection>>;
         /// Names under `degradations`; their actions apply in this order.
         degrade: Vec<usize> as Degrade;
         /// The `x-outrigger-*` headers of a request that are followed.
-        allow_override: AllowOverride as Overrides = AllowOverride::default();
+        allow_override: AllowOverride as OverrideList = AllowOverride::default();
     }
     computed {
         retry: Retry = Retry::none();
         /// The queue takes jobs of this route.
         durable: bool = false;
-        /// Providers that a mode of `degrade` may use and that are not its own. Indices into `Policy::providers`.
+        /// ProviderSection that a mode of `degrade` may use and that are not its own. Indices into `Policy::providers`.
         used: Vec<usize> = Vec::new();
     }
 }
@@ -94,7 +94,7 @@ fn fallback_after_others(route: &mut Route, node: NodeId, check: &mut Checker<'_
     let list = tree.child(node, "fallback");
     for item in list.into_iter().flat_map(|list| tree.children(list)) {
         let name = tree.text(item).unwrap_or_default();
-        let index = check.names.find(Providers::KEY, name).flatten();
+        let index = check.names.find(ProviderSection::KEY, name).flatten();
         if index.is_some_and(|index| route.providers.iter().any(|own| own.provider == index)) {
             let message = format!(
                 "`{name}` is one of `providers` already: a fallback comes after all of them"
@@ -111,13 +111,13 @@ class_lists! {
 }
 
 words! {
-    impl BalanceAlgorithm: &BalanceAlgorithm::ALL;
-    impl Idempotence: &Idempotence::ALL
+    for BalanceAlgorithm: &BalanceAlgorithm::ALL;
+    for Idempotence: &Idempotence::ALL
 }
 
 section! {
     /// A slow request is sent a second time, to another endpoint.
-    impl HedgePolicy {
+    for HedgePolicy {
         /// Hedges for each request.
         extra_load: f64 as Share, in ABOVE_NONE..=0.5, like "2%";
         /// How long the first attempt may take; by default the percentile 1 - `extra_load` of the route's own latency.
@@ -151,70 +151,62 @@ section! {
     #[derive(Clone, Debug)]
     pub struct WeightedName {
         /// A name under `providers`.
-        name: usize as NameOf<Providers>, like "openai";
+        name: usize as NameOf<ProviderSection>, like "openai";
         /// Its share of the attempts.
         weight: u32 = 1, in 1..=1_000_000;
     }
 }
 
-impl Form for Weighted {
-    const INLINE: bool = true;
-
-    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<Self> {
-        if check.is_map(node) {
-            let WeightedName { name, weight } = WeightedName::read(node, check)?;
-            return Some(Weighted { provider: name, weight });
+text_form! {
+    impl Weighted as Weighted {
+        read(node, check) {
+            if check.is_map(node) {
+                let WeightedName { name, weight } = WeightedName::read(node, check)?;
+                return Some(Weighted { provider: name, weight });
+            }
+            let provider = <NameOf<ProviderSection>>::read(node, check)?;
+            Some(Weighted { provider, weight: 1 })
         }
-        let provider = <NameOf<Providers>>::read(node, check)?;
-        Some(Weighted { provider, weight: 1 })
-    }
-
-    fn show(value: &Self, out: &mut Display<'_>) {
-        let weight = match value.weight {
-            1 => String::new(),
-            weight => format!(" (weight {weight})"),
-        };
-        out.name_with(Providers::KEY, value.provider, &weight);
-    }
-
-    fn describe(out: &mut Reference) -> Shape {
-        Shape::OneOf(vec![<NameOf<Providers>>::describe(out), WeightedName::describe(out)])
+        show(value, out) {
+            let weight = match value.weight {
+                1 => String::new(),
+                weight => format!(" (weight {weight})"),
+            };
+            out.name_with(ProviderSection::KEY, value.provider, &weight);
+        }
+        describe(out) {
+            ValueShape::OneOf(vec![
+                <NameOf<ProviderSection>>::describe(out),
+                WeightedName::describe(out),
+            ])
+        }
     }
 }
 
-/// At least one, each once.
-#[derive(Debug)]
-pub struct RouteProviders;
-
-impl Form<Vec<Weighted>> for RouteProviders {
-    const INLINE: bool = true;
-
-    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<Vec<Weighted>> {
-        if !check.is_list(node) {
-            check.unexpected(node, "a list");
-            return None;
-        }
-        check.empty(node, "no provider: expected at least one, like `[openai]`");
-        let (tree, mut found) = (check.tree, Vec::new());
-        for item in tree.children(node) {
-            let Some(one) = Weighted::read(item, check) else { continue };
-            if found.iter().any(|other: &Weighted| other.provider == one.provider) {
-                let name = tree.child(item, "name").unwrap_or(item);
-                let name = tree.text(name).unwrap_or_default();
-                check.error(item, format!("the provider `{name}` is listed twice"));
-            } else {
-                found.push(one);
+text_form! {
+    /// At least one, each once.
+    struct RouteProviders for Vec<Weighted> {
+        read(node, check) {
+            if !check.is_list(node) {
+                check.unexpected(node, "a list");
+                return None;
             }
+            check.empty(node, "no provider: expected at least one, like `[openai]`");
+            let (tree, mut found) = (check.tree, Vec::new());
+            for item in tree.children(node) {
+                let Some(one) = Weighted::read(item, check) else { continue };
+                if found.iter().any(|other: &Weighted| other.provider == one.provider) {
+                    let name = tree.child(item, "name").unwrap_or(item);
+                    let name = tree.text(name).unwrap_or_default();
+                    check.error(item, format!("the provider `{name}` is listed twice"));
+                } else {
+                    found.push(one);
+                }
+            }
+            Some(found)
         }
-        Some(found)
-    }
-
-    fn show(value: &Vec<Weighted>, out: &mut Display<'_>) {
-        <Vec<Weighted>>::show(value, out);
-    }
-
-    fn describe(out: &mut Reference) -> Shape {
-        <Vec<Weighted>>::describe(out)
+        show(value, out) { <Vec<Weighted>>::show(value, out); }
+        describe(out) { <Vec<Weighted>>::describe(out) }
     }
 }
 
@@ -239,7 +231,7 @@ macro_rules! name_lists {
                 <Vec<NameOf<$section>>>::show(value, out);
             }
 
-            fn describe(out: &mut Reference) -> Shape {
+            fn describe(out: &mut Reference) -> ValueShape {
                 <Vec<NameOf<$section>>>::describe(out)
             }
         }
@@ -248,37 +240,28 @@ macro_rules! name_lists {
 pub(crate) use name_lists;
 
 name_lists! {
-    Fallback of Providers: "the provider";
-    Degrade of Degradations: "the mode";
+    Fallback of ProviderSection: "the provider";
+    Degrade of DegradationSection: "the mode";
 }
 
 // === the path and the overrides ===
 
-/// A path that is removed from the front of others.
-#[derive(Debug)]
-pub struct PathPrefix;
-
-impl Form<String> for PathPrefix {
-    const INLINE: bool = true;
-
-    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<String> {
-        let text = check.text(node, "a path")?;
-        let prefix = text.trim_end_matches('/');
-        if !prefix.starts_with('/') || prefix.contains(['?', '#', '*']) {
-            let message =
-                format!("`{text}` is not the prefix of a path: expected one like `/openai`");
-            check.error(node, message);
-            return None;
+text_form! {
+    /// A path that is removed from the front of others.
+    struct PathPrefix for String {
+        read(node, check) {
+            let text = check.text(node, "a path")?;
+            let prefix = text.trim_end_matches('/');
+            if !prefix.starts_with('/') || prefix.contains(['?', '#', '*']) {
+                let message =
+                    format!("`{text}` is not the prefix of a path: expected one like `/openai`");
+                check.error(node, message);
+                return None;
+            }
+            Some(prefix.to_owned())
         }
-        Some(prefix.to_owned())
-    }
-
-    fn show(value: &String, out: &mut Display<'_>) {
-        out.text(value.as_str());
-    }
-
-    fn describe(_: &mut Reference) -> Shape {
-        Shape::named("path")
+        show(value, out) { out.text(value.as_str()); }
+        describe(_) { ValueShape::named("path") }
     }
 }
 
@@ -311,29 +294,22 @@ impl AllowOverride {
     }
 }
 
-/// A list of values that headers may change.
-#[derive(Debug)]
-pub struct Overrides;
-
-impl Form<AllowOverride> for Overrides {
-    const INLINE: bool = true;
-
-    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<AllowOverride> {
-        let mut allowed = AllowOverride::default();
-        for which in <Vec<Override>>::read(node, check)? {
-            *allowed.of(which) = true;
+text_form! {
+    /// A list of values that headers may change.
+    struct OverrideList for AllowOverride {
+        read(node, check) {
+            let mut allowed = AllowOverride::default();
+            for which in <Vec<Override>>::read(node, check)? {
+                *allowed.of(which) = true;
+            }
+            Some(allowed)
         }
-        Some(allowed)
-    }
-
-    fn show(value: &AllowOverride, out: &mut Display<'_>) {
-        let mut value = *value;
-        let all = Override::ALL.iter().copied();
-        let allowed: Vec<_> = all.filter(|which| *value.of(*which)).collect();
-        <Vec<Override>>::show(&allowed, out);
-    }
-
-    fn describe(out: &mut Reference) -> Shape {
-        <Vec<Override>>::describe(out)
+        show(value, out) {
+            let mut value = *value;
+            let all = Override::ALL.iter().copied();
+            let allowed: Vec<_> = all.filter(|which| *value.of(*which)).collect();
+            <Vec<Override>>::show(&allowed, out);
+        }
+        describe(out) { <Vec<Override>>::describe(out) }
     }
 }

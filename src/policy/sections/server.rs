@@ -4,8 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::tls::Identity;
-use crate::policy::section::{Checker, Display, Form, Reference, Shape, Size, section, words};
-use crate::policy::yaml::tree::NodeId;
+use crate::policy::section::{Size, ValueShape, section, text_form, words};
 use crate::policy::yaml::units::{DAY, MS, SECOND};
 
 section! {
@@ -59,33 +58,29 @@ pub enum LogTarget {
     None,
 }
 
-impl Form for LogTarget {
-    const INLINE: bool = true;
-
-    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<Self> {
-        match check.text(node, "text")? {
-            "stderr" => Some(LogTarget::Stderr),
-            "none" => Some(LogTarget::None),
-            path if path.is_empty() || path.ends_with('/') => {
-                let message = format!(
-                    "`{path}` is not a file: expected `stderr`, `none` or the path of a file"
-                );
-                check.error(node, message);
-                None
+text_form! {
+    impl LogTarget as LogTarget {
+        read(node, check) {
+            match check.text(node, "text")? {
+                "stderr" => Some(LogTarget::Stderr),
+                "none" => Some(LogTarget::None),
+                path if path.is_empty() || path.ends_with('/') => {
+                    let message = format!(
+                        "`{path}` is not a file: expected `stderr`, `none` or the path of a file"
+                    );
+                    check.error(node, message);
+                    None
+                }
+                path => Some(LogTarget::File(path.into())),
             }
-            path => Some(LogTarget::File(path.into())),
         }
-    }
-
-    fn show(value: &Self, out: &mut Display<'_>) {
-        match value {
-            LogTarget::Stderr => out.text("stderr"),
-            LogTarget::None => out.text("none"),
-            LogTarget::File(path) => out.text(path.display().to_string()),
+        show(value, out) {
+            match value {
+                LogTarget::Stderr => out.text("stderr"),
+                LogTarget::None => out.text("none"),
+                LogTarget::File(path) => out.text(path.display().to_string()),
+            }
         }
-    }
-
-    fn describe(_: &mut Reference) -> Shape {
-        Shape::text()
+        describe(_) { ValueShape::text() }
     }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::path::PathBuf;
 
-use crate::policy::section::{Checker, Display, Form, Reference, Shape, section};
+use crate::policy::section::{Checker, Display, Form, Reference, ValueShape, section, text_form};
 use crate::policy::yaml::tree::NodeId;
 
 section! {
@@ -105,32 +105,23 @@ impl<B: Block> Form<Pem> for PemOf<B> {
         out.secret(value.path.display().to_string(), &value.bytes);
     }
 
-    fn describe(_: &mut Reference) -> Shape {
-        Shape::named("file")
+    fn describe(_: &mut Reference) -> ValueShape {
+        ValueShape::named("file")
     }
 }
 
-#[derive(Debug)]
-pub struct ServerName;
-
-impl Form<String> for ServerName {
-    const INLINE: bool = true;
-
-    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<String> {
-        let name = check.text(node, "the name of a server")?;
-        let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ':');
-        if name.is_empty() || !name.chars().all(good) {
-            check.error(node, format!("`{name}` is not the name of a server"));
-            return None;
+text_form! {
+    struct ServerName for String {
+        read(node, check) {
+            let name = check.text(node, "the name of a server")?;
+            let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ':');
+            if name.is_empty() || !name.chars().all(good) {
+                check.error(node, format!("`{name}` is not the name of a server"));
+                return None;
+            }
+            Some(name.to_owned())
         }
-        Some(name.to_owned())
-    }
-
-    fn show(value: &String, out: &mut Display<'_>) {
-        String::show(value, out);
-    }
-
-    fn describe(_: &mut Reference) -> Shape {
-        Shape::named("host")
+        show(value, out) { String::show(value, out); }
+        describe(_) { ValueShape::named("host") }
     }
 }

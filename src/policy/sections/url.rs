@@ -12,8 +12,7 @@ use http::{HeaderValue, Uri};
 
 use super::auth::resolve;
 use super::matcher::PathPattern;
-use crate::policy::section::{Checker, Display, Form, Reference, Shape};
-use crate::policy::yaml::tree::NodeId;
+use crate::policy::section::{ValueShape, text_form};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Url {
@@ -34,20 +33,14 @@ impl fmt::Display for Url {
     }
 }
 
-impl Form for Url {
-    const INLINE: bool = true;
-
-    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<Self> {
-        let text = check.text(node, "a URL")?;
-        provider_url(text).map_err(|message| check.error(node, message)).ok()
-    }
-
-    fn show(value: &Self, out: &mut Display<'_>) {
-        out.text(value.to_string());
-    }
-
-    fn describe(_: &mut Reference) -> Shape {
-        Shape::named("URL")
+text_form! {
+    impl Url as Url {
+        read(node, check) {
+            let text = check.text(node, "a URL")?;
+            provider_url(text).map_err(|message| check.error(node, message)).ok()
+        }
+        show(value, out) { out.text(value.to_string()); }
+        describe(_) { ValueShape::named("URL") }
     }
 }
 
@@ -147,36 +140,32 @@ impl fmt::Debug for ForwardProxy {
     }
 }
 
-impl Form for ForwardProxy {
-    const INLINE: bool = true;
-
-    /// The user name and password may be secrets, and are split off before anything is quoted.
-    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<Self> {
-        let text = check.text(node, "a URL")?;
-        let (user, bare) = split_user(text);
-        let url = proxy_url(&bare).map_err(|error| check.error(node, error)).ok();
-        let user = match user {
-            None => return url.map(|url| ForwardProxy { url, authorization: None }),
-            Some(user) if user.contains("${") => resolve(node, user, check)?.text.into_bytes(),
-            Some(user) => percent_decoded(user).or_else(|| {
-                check.error(node, "the user name or password holds a `%` that encodes nothing");
-                None
-            })?,
-        };
-        url.map(|url| ForwardProxy { url, authorization: basic(&user) })
-    }
-
-    fn show(value: &Self, out: &mut Display<'_>) {
-        match &value.authorization {
-            Some(authorization) => {
-                out.secret(format!("{} with credentials", value.url), authorization.as_bytes());
-            }
-            None => out.text(value.url.to_string()),
+text_form! {
+    impl ForwardProxy as ForwardProxy {
+        // The user name and password may be secrets, and are split off before anything is quoted.
+        read(node, check) {
+            let text = check.text(node, "a URL")?;
+            let (user, bare) = split_user(text);
+            let url = proxy_url(&bare).map_err(|error| check.error(node, error)).ok();
+            let user = match user {
+                None => return url.map(|url| ForwardProxy { url, authorization: None }),
+                Some(user) if user.contains("${") => resolve(node, user, check)?.text.into_bytes(),
+                Some(user) => percent_decoded(user).or_else(|| {
+                    check.error(node, "the user name or password holds a `%` that encodes nothing");
+                    None
+                })?,
+            };
+            url.map(|url| ForwardProxy { url, authorization: basic(&user) })
         }
-    }
-
-    fn describe(_: &mut Reference) -> Shape {
-        Shape::named("URL")
+        show(value, out) {
+            match &value.authorization {
+                Some(authorization) => {
+                    out.secret(format!("{} with credentials", value.url), authorization.as_bytes());
+                }
+                None => out.text(value.url.to_string()),
+            }
+        }
+        describe(_) { ValueShape::named("URL") }
     }
 }
 
@@ -250,20 +239,14 @@ impl fmt::Display for Callback {
     }
 }
 
-impl Form for Callback {
-    const INLINE: bool = true;
-
-    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<Self> {
-        let text = check.text(node, "a URL")?;
-        callback_url(text).map_err(|message| check.error(node, message)).ok()
-    }
-
-    fn show(value: &Self, out: &mut Display<'_>) {
-        out.text(value.to_string());
-    }
-
-    fn describe(_: &mut Reference) -> Shape {
-        Shape::named("URL")
+text_form! {
+    impl Callback as Callback {
+        read(node, check) {
+            let text = check.text(node, "a URL")?;
+            callback_url(text).map_err(|message| check.error(node, message)).ok()
+        }
+        show(value, out) { out.text(value.to_string()); }
+        describe(_) { ValueShape::named("URL") }
     }
 }
 

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use crate::policy::yaml::diagnostic::{Excerpt, Problem, Severity, Spot};
-use crate::policy::yaml::tree::{Kind, NodeId, Step, Tree};
+use crate::policy::yaml::tree::{Kind, NodeId, Tree, TreeStep};
 
 /// Longer lines are not shown.
 const LINE: usize = 2000;
@@ -107,20 +107,22 @@ impl Tree {
 
     fn path_from(&self, above: &str, id: NodeId) -> String {
         let name = match &self.node(id).step {
-            Step::Root => return String::new(),
-            Step::Key { .. } if self.has_secret_key(id) => "***",
-            Step::Key { text, .. } => text,
-            Step::Item(index) => match self.child(id, "name").and_then(|name| self.text(name)) {
-                Some(name) if is_plain(name) => name,
-                _ => return format!("{above}[{index}]"),
-            },
+            TreeStep::Root => return String::new(),
+            TreeStep::Key { .. } if self.has_secret_key(id) => "***",
+            TreeStep::Key { text, .. } => text,
+            TreeStep::Item(index) => {
+                match self.child(id, "name").and_then(|name| self.text(name)) {
+                    Some(name) if is_plain(name) => name,
+                    _ => return format!("{above}[{index}]"),
+                }
+            }
         };
         child_path(above, name)
     }
 
     fn key_span(&self, id: NodeId) -> Range<usize> {
         match &self.node(id).step {
-            Step::Key { span, .. } => span.clone(),
+            TreeStep::Key { span, .. } => span.clone(),
             _ => self.node(id).span.clone(),
         }
     }

@@ -13,7 +13,7 @@ use std::ops::Range;
 use granit_parser::{Event, Parser, ScalarStyle, Span, StructureStyle, Tag};
 
 use super::diagnostic::Problem;
-use super::tree::{File, Kind, Node, NodeId, Step, Tree};
+use super::tree::{File, Kind, Node, NodeId, Tree, TreeStep};
 
 const DEPTH: usize = 64;
 const NODES: usize = 100_000;
@@ -86,7 +86,7 @@ struct Open {
     id: NodeId,
     anchor: usize,
     /// Of a map: the key whose value comes next.
-    key: Option<Step>,
+    key: Option<TreeStep>,
     seen: HashMap<String, NodeId>,
 }
 
@@ -175,7 +175,7 @@ impl Growing<'_> {
             let id = self.tree.push(Node {
                 file: self.file,
                 parent: None,
-                step: Step::Root,
+                step: TreeStep::Root,
                 span: span.clone(),
                 kind: Kind::Scalar { text: text.clone(), plain },
             });
@@ -264,7 +264,7 @@ impl Growing<'_> {
 
     fn set_key(&mut self, text: String, span: Range<usize>) {
         if let Some(open) = self.open.last_mut() {
-            open.key = Some(Step::Key { text, span });
+            open.key = Some(TreeStep::Key { text, span });
         }
     }
 
@@ -273,11 +273,11 @@ impl Growing<'_> {
         let parent = self.open.last().map(|open| open.id);
         let step = self.open.last_mut().and_then(|open| open.key.take());
         let step = step.unwrap_or_else(|| match parent.map(|id| &self.tree.node(id).kind) {
-            Some(Kind::List { items, .. }) => Step::Item(items.len()),
-            _ => Step::Root,
+            Some(Kind::List { items, .. }) => TreeStep::Item(items.len()),
+            _ => TreeStep::Root,
         });
         let twin = match (&step, self.open.last()) {
-            (Step::Key { text, .. }, Some(open)) => open.seen.get(text).copied(),
+            (TreeStep::Key { text, .. }, Some(open)) => open.seen.get(text).copied(),
             _ => None,
         };
         let name = twin.is_none().then(|| step.clone());
@@ -297,7 +297,8 @@ impl Growing<'_> {
                     format!("more than {TWINS} keys are given twice"),
                 ));
             }
-        } else if let (Some(Step::Key { text, .. }), Some(open)) = (name, self.open.last_mut()) {
+        } else if let (Some(TreeStep::Key { text, .. }), Some(open)) = (name, self.open.last_mut())
+        {
             open.seen.insert(text, id);
         }
         self.bounded().map(|()| id)

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::tree::{Kind, NodeId, Step, Tree};
+use super::tree::{Kind, NodeId, Tree, TreeStep};
 use crate::policy::text::redact::{
     KEY, has_userinfo, is_credential_name, is_reference, looks_like_a_key, mask_comment,
     mask_unread,
@@ -33,7 +33,7 @@ impl Tree {
             if near(&node.span) && self.is_secret(id) {
                 hide(&node.span);
             }
-            if let Step::Key { span, .. } = &node.step
+            if let TreeStep::Key { span, .. } = &node.step
                 && near(span)
                 && self.has_secret_key(id)
             {

@@ -23,7 +23,7 @@ pub(crate) struct File {
 pub(crate) struct Node {
     pub(crate) file: usize,
     pub(crate) parent: Option<NodeId>,
-    pub(crate) step: Step,
+    pub(crate) step: TreeStep,
     /// Bytes of the value.
     pub(crate) span: Range<usize>,
     pub(crate) kind: Kind,
@@ -31,7 +31,7 @@ pub(crate) struct Node {
 
 /// From the parent to here.
 #[derive(Clone)]
-pub(crate) enum Step {
+pub(crate) enum TreeStep {
     Root,
     Key { text: String, span: Range<usize> },
     Item(usize),
@@ -96,7 +96,7 @@ impl Tree {
 
     pub fn key(&self, id: NodeId) -> Option<&str> {
         match &self.node(id).step {
-            Step::Key { text, .. } => Some(text),
+            TreeStep::Key { text, .. } => Some(text),
             _ => None,
         }
     }
