@@ -282,7 +282,7 @@ fn the_whole_language_loads() {
     assert_eq!(policy.routes.iter().map(|r| r.name.as_str()).collect::<Vec<_>>(), ["chat", "rest"]);
     let read: Vec<_> = loaded.files_read.iter().map(|path| path.to_str().unwrap()).collect();
     assert_eq!(read, ["/run/secrets/openai_b", "cert.pem", "key.pem"]);
-    let place = loaded.places.find("providers.openai.timeouts.connect").unwrap();
+    let place = loaded.locations.find("providers.openai.timeouts.connect").unwrap();
     assert_eq!(WHOLE.lines().nth(place.line - 1).unwrap().trim_start(), "connect: 2s");
     let debug = format!("{loaded:?}");
     assert!(!debug.contains(SECRET) && !debug.contains("hunter2") && !debug.contains("MIIB"));
@@ -564,7 +564,7 @@ fn files_are_merged_and_routes_keep_the_order_of_names() {
         loaded.policy.routes.iter().map(|r| r.name.as_str()).collect::<Vec<_>>(),
         ["first", "last"]
     );
-    assert_eq!(loaded.places.find("routes.last").unwrap().file, "p/b.yaml");
+    assert_eq!(loaded.locations.find("routes.last").unwrap().file, "p/b.yaml");
     let again = load(&[file("p/a.yaml", route), file("p/b.yaml", provider)], &Known).unwrap();
     assert_eq!(loaded.hash, again.hash);
     assert_eq!(loaded.hash.len(), 64);

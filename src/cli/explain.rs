@@ -12,7 +12,7 @@ use crate::policy::section::display::Row;
 use crate::policy::sections::model::{Accept, Match, Provider, Route};
 use crate::policy::yaml::diagnostic::render;
 use crate::policy::yaml::locations::child_path;
-use crate::policy::{Places, Policy};
+use crate::policy::{Locations, Policy};
 use crate::resilience::balance::balancer::BalanceAlgorithm;
 use crate::snapshot::loader;
 
@@ -51,7 +51,7 @@ pub fn run(args: &ExplainArgs) -> ExitCode {
     let host = host.or_else(|| Some(headers.get("host")?.to_str().ok()?.to_owned()));
     let request = Request { args, host: host.unwrap_or_default(), headers };
     let mut text = String::new();
-    let found = explain(&mut text, &request, read.policy(), read.places());
+    let found = explain(&mut text, &request, read.policy(), read.locations());
     // A closed pipe is not an error.
     let _ = write!(std::io::stdout().lock(), "{text}");
     if matches!(found, Ok(true)) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
@@ -67,7 +67,7 @@ fn explain(
     out: &mut String,
     request: &Request<'_>,
     policy: &Policy,
-    places: &Places,
+    locations: &Locations,
 ) -> Result<bool, fmt::Error> {
     let (method, path) = (&request.args.method, request.args.url.path());
     writeln!(out, "{method} {path}")?;
@@ -82,14 +82,14 @@ fn explain(
     let rows = policy.show(&names).rows;
     for route in &policy.routes {
         let route_path = child_path("routes", &route.name);
-        let at = place(places, &route_path);
+        let at = place(locations, &route_path);
         if let Some(why) = mismatch(&route.matcher, request) {
             writeln!(out, "  not {:<24} {why} ({at})", route.name)?;
             continue;
         }
         writeln!(out, "  route {:<22} ({at})", route.name)?;
-        order(out, policy, places, route)?;
-        let mut page = Page { out, rows: &rows, places, printed: BTreeSet::new() };
+        order(out, policy, locations, route)?;
+        let mut page = Page { out, rows: &rows, locations, printed: BTreeSet::new() };
         page.entry(&route_path, 4)?;
         without_jobs(out, policy, route)?;
         return Ok(true);
@@ -114,7 +114,7 @@ fn mismatch(matcher: &Match, request: &Request<'_>) -> Option<&'static str> {
 }
 
 /// The providers in the order in which they are used, with their shares where the weights count.
-fn order(out: &mut String, policy: &Policy, places: &Places, route: &Route) -> fmt::Result {
+fn order(out: &mut String, policy: &Policy, locations: &Locations, route: &Route) -> fmt::Result {
     let share = |provider: usize, weight: u32| {
         let addresses = &policy.providers[provider].addresses;
         addresses.iter().map(|a| f64::from(weight) * f64::from(a.weight)).sum::<f64>()
@@ -125,19 +125,24 @@ fn order(out: &mut String, policy: &Policy, places: &Places, route: &Route) -> f
     for (n, weighted) in route.providers.iter().enumerate() {
         let percent = 100.0 * share(weighted.provider, weighted.weight) / all;
         let mark = if by_weight { format!("{percent:.0} %") } else { format!("{}.", n + 1) };
-        addresses(out, &policy.providers[weighted.provider], places, &mark)?;
+        addresses(out, &policy.providers[weighted.provider], locations, &mark)?;
     }
     if !route.fallback.is_empty() {
         writeln!(out, "    then:")?;
     }
     for (n, index) in route.fallback.iter().enumerate() {
-        addresses(out, &policy.providers[*index], places, &format!("{}.", n + 1))?;
+        addresses(out, &policy.providers[*index], locations, &format!("{}.", n + 1))?;
     }
     Ok(())
 }
 
-fn addresses(out: &mut String, provider: &Provider, places: &Places, mark: &str) -> fmt::Result {
-    let at = place(places, &child_path("providers", &provider.name));
+fn addresses(
+    out: &mut String,
+    provider: &Provider,
+    locations: &Locations,
+    mark: &str,
+) -> fmt::Result {
+    let at = place(locations, &child_path("providers", &provider.name));
     let addresses: Vec<_> = provider.addresses.iter().map(|a| a.name.as_str()).collect();
     writeln!(out, "      {mark:>5} {} at {} ({at})", provider.name, addresses.join(", "))
 }
@@ -155,7 +160,7 @@ fn without_jobs(out: &mut String, policy: &Policy, route: &Route) -> fmt::Result
 struct Page<'a> {
     out: &'a mut String,
     rows: &'a [Row],
-    places: &'a Places,
+    locations: &'a Locations,
     printed: BTreeSet<&'a str>,
 }
 
@@ -166,10 +171,10 @@ impl<'a> Page<'a> {
         }
         let below = |row: &'a Row| Some((row.path.strip_prefix(path)?.strip_prefix('.')?, row));
         let rows: Vec<_> = self.rows.iter().filter_map(below).collect();
-        let at = place(self.places, path);
+        let at = place(self.locations, path);
         writeln!(self.out, "{:indent$}{path} ({at}):", "")?;
         for (key, row) in &rows {
-            let at = row.written.iter().find_map(|path| self.places.find(path));
+            let at = row.written.iter().find_map(|path| self.locations.find(path));
             let at =
                 at.map_or_else(|| "default".to_owned(), |at| format!("{}:{}", at.file, at.line));
             writeln!(self.out, "{:1$}{key}: {2} ({at})", "", indent + 2, row.text)?;
@@ -179,6 +184,6 @@ impl<'a> Page<'a> {
 }
 
 /// `file:line` of a path, or `default`.
-fn place(places: &Places, path: &str) -> String {
-    places.find(path).map_or_else(|| "default".to_owned(), |p| format!("{}:{}", p.file, p.line))
+fn place(locations: &Locations, path: &str) -> String {
+    locations.find(path).map_or_else(|| "default".to_owned(), |p| format!("{}:{}", p.file, p.line))
 }

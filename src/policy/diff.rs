@@ -64,7 +64,7 @@ fn removed(old: &Compared<'_>, new: &Compared<'_>) -> Vec<String> {
     gone.into_iter().map(|entry| format!("{}: removed", entry.path)).collect()
 }
 
-/// With a value that tells most, and its place where the order counts.
+/// With its most important value, and its place if the order counts.
 fn added(old: &Compared<'_>, new: &Compared<'_>) -> Vec<String> {
     let line = |entry: &Entry| {
         let mut rows =

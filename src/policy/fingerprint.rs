@@ -30,7 +30,7 @@ pub fn of_routes(policy: &Policy, routes: &[usize]) -> Vec<String> {
 fn of_rows(rows: &[Row], route: &str) -> String {
     let mut sum = Sha256::new();
     let mut seen = BTreeSet::new();
-    // What the whole sidecar does with each request.
+    // `server.forwarded` applies to each request.
     let mut open = vec![route.to_owned(), "server.forwarded".to_owned()];
     while let Some(path) = open.pop() {
         if !seen.insert(path.clone()) {

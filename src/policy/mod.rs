@@ -3,7 +3,7 @@
 //! Nothing is read from the outside here: files are passed in, and secrets and certificates come
 //! through [`Sources`]. Two steps, each of which reports every problem that it finds:
 //!
-//! 1. `yaml/parse.rs`: the text of each file becomes a tree whose values know their places.
+//! 1. `yaml/parse.rs`: the text of each file becomes a tree whose values know their locations.
 //! 2. `validate.rs`: the tree becomes a [`Policy`], whose types cannot hold a wrong value. Each key
 //!    is declared once, in `sections/`, with its form, default, bounds and meaning.
 //!
@@ -33,7 +33,7 @@ use sha2::{Digest, Sha256};
 pub use section::checker::Sources;
 pub use sections::Policy;
 pub use yaml::diagnostic::{Problem, Severity};
-pub use yaml::locations::Places;
+pub use yaml::locations::Locations;
 use yaml::tree::Tree;
 
 /// The largest file that is read.
@@ -51,7 +51,7 @@ pub struct SourceFile {
 pub struct Loaded {
     pub policy: Policy,
     pub warnings: Vec<Problem>,
-    pub places: Places,
+    pub locations: Locations,
     /// SHA-256 of names and contents, in hex; people see the first twelve digits.
     pub hash: String,
     /// Secrets, certificates and keys that were read, to be watched; as the policy names them.
@@ -78,7 +78,7 @@ pub fn load(files: &[SourceFile], sources: &dyn Sources) -> Result<Loaded, Vec<P
     let mut incomplete = false;
     for file in &sorted {
         let text = text_of(file).map_err(|problem| problems.push(*problem)).ok();
-        match text.map(|text| tree.grow(&file.name, text, &mut problems)) {
+        match text.map(|text| tree.parse(&file.name, text, &mut problems)) {
             Some(Ok(root)) => roots.push(root),
             _ => incomplete = true,
         }
@@ -91,8 +91,14 @@ pub fn load(files: &[SourceFile], sources: &dyn Sources) -> Result<Loaded, Vec<P
     problems.dedup();
     match outcome.policy {
         Some(policy) if problems.iter().all(|problem| problem.severity == Severity::Warning) => {
-            let (places, hash) = (Places::of(&tree, &roots), hash(&sorted));
-            Ok(Loaded { policy, warnings: problems, places, hash, files_read: outcome.files_read })
+            let (locations, hash) = (Locations::of(&tree, &roots), hash(&sorted));
+            Ok(Loaded {
+                policy,
+                warnings: problems,
+                locations,
+                hash,
+                files_read: outcome.files_read,
+            })
         }
         _ => Err(problems),
     }
@@ -117,7 +123,7 @@ fn text_of(file: &SourceFile) -> Result<String, Box<Problem>> {
 }
 
 /// Of what the files say and are called below their folder: hosts that keep the same policy at
-/// different places have the same hash.
+/// different locations have the same hash.
 fn hash(files: &[&SourceFile]) -> String {
     let mut hasher = Sha256::new();
     let folder = common_folder(files);

@@ -132,8 +132,8 @@ impl PendingPolicy {
         &self.loaded.hash
     }
 
-    pub fn places(&self) -> &policy::Places {
-        &self.loaded.places
+    pub fn locations(&self) -> &policy::Locations {
+        &self.loaded.locations
     }
 
     pub fn policy(&self) -> &policy::sections::model::Policy {

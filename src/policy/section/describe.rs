@@ -1,4 +1,4 @@
-//! The language as data: which sections there are, their keys, and what each may hold. The JSON
+//! The language as data: which sections there are, their keys, and the values of each. The JSON
 //! Schema and the reference are written from this.
 
 use std::collections::BTreeMap;
@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{Form, display};
 
-/// What a value may be.
+/// The kinds of values.
 #[derive(Clone, Debug)]
 pub enum ValueShape {
     /// A text in a form of its own: a name, and what JSON Schema says of it.

@@ -22,7 +22,7 @@ pub struct Required<F>(PhantomData<F>);
 #[derive(Debug)]
 pub struct Map<K, F>(PhantomData<(K, F)>);
 
-/// What the keys of a map are.
+/// The form of the keys of a map.
 pub trait MapKey<K = Self> {
     /// For the reference: `name`.
     const NAME: &'static str;

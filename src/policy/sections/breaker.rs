@@ -91,7 +91,7 @@ section! {
 }
 
 words! {
-    /// What has a breaker of its own.
+    /// The part that has its own breaker.
     pub enum Scope { Address = "address", Model = "model", }
 }
 words!(for EnforcementMode: &EnforcementMode::ALL);

@@ -26,7 +26,7 @@ section! {
     pub struct Cache {
         /// Memory of all stored responses together, their heads included.
         max_bytes: u64 as Size = 256 << 20, in 1 << 16..=1 << 40;
-        /// `http`: what RFC 9111 lets a shared cache store; or `{ ttl, key, public }` for responses that HTTP calls uncacheable, such as those to the POSTs of an LLM API.
+        /// `http` for the responses that RFC 9111 lets a shared cache store; or `{ ttl, key, public }` for responses that HTTP calls uncacheable, such as those to the POSTs of an LLM API.
         store: Keeps = Keeps::Http;
         /// How long after it went stale a response may replace an error, unless the response says otherwise; 0s: not at all.
         stale_if_error: Duration = HOUR, in Duration::ZERO..=MONTH;
@@ -42,7 +42,7 @@ section! {
 /// Which responses are stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Keeps {
-    /// What RFC 9111 lets a shared cache store.
+    /// The responses that RFC 9111 lets a shared cache store.
     Http,
     Always(StoreAll),
 }

@@ -54,7 +54,7 @@ section! {
         prefill: Vec<String>;
         /// Where a response says how many tokens it took.
         usage: Usage;
-        /// What tokens cost; for cost metrics and cost budgets.
+        /// The prices of tokens; for cost metrics and cost budgets.
         price: Option<Price>;
         /// A name under `breakers`, or `none`.
         breaker_index "breaker": Option<usize> as OrDefault<BreakerSection>;

@@ -1,5 +1,4 @@
-//! What the policy says of responses: how they are classified, how they are forwarded, and what
-//! their tokens cost.
+//! The policy for responses: classification, forwarding, and the price of tokens.
 //!
 //! An event of a stream is a JSON text of its own, so a rule about events does not apply to a whole
 //! body, and vice versa. A list replaces the built-in one; an empty list would switch off the
@@ -199,19 +198,19 @@ section! {
     pub struct Stream {
         /// When a response begins to be forwarded; until then another attempt is possible. By content type: event streams `first_content`, JSON that fits the buffer `complete`, others `headers`.
         commit: Option<Commit> = None => "by content type";
-        /// What may be withheld before the commit; the first limit that is reached ends the wait.
+        /// Limits of the response that is withheld before the commit; the first that is reached ends the wait.
         buffer: Buffer;
         /// When a stream breaks after its commit: `continue` at a provider that has `prefill`, else as `error_event`.
         on_cut: OnCut = OnCut::ErrorEvent;
         /// JSON pointers: an event has content where one of them is not empty. Built in are the formats of OpenAI, Anthropic, Google and Ollama; of other streams each event is content.
         content: Option<Vec<Pointer>> as Option<NotEmpty<Pointer>> = None => "built in";
-        /// What ends a stream: the text of an event, a pointer to a value that is not null, or `{ pointer: value }`. Without one of them the stream counts as broken. Built in are the formats of OpenAI, Anthropic, Google and Ollama.
+        /// Events that end a stream: the text of an event, a pointer to a value that is not null, or `{ pointer: value }`. Without one of them the stream counts as broken. Built in are the formats of OpenAI, Anthropic, Google and Ollama.
         terminal: Option<Vec<Mark>> as Option<NotEmpty<Mark>> = None => "built in";
     }
 }
 
 section! {
-    /// What may be withheld before the commit.
+    /// Limits of the response that is withheld before the commit.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct Buffer {
         /// Bytes of the body.
@@ -227,7 +226,7 @@ words! {
     /// When a response begins to be forwarded; until then another attempt is possible.
     pub enum Commit { Headers = "headers", FirstContent = "first_content", Complete = "complete", }
 
-    /// What follows when a stream breaks after its commit. It never ends cleanly.
+    /// The end of a stream that breaks after its commit. It never looks complete.
     pub enum OnCut {
         /// An event with problem JSON, then the connection is closed.
         ErrorEvent = "error_event",
@@ -387,7 +386,7 @@ impl Default for Usage {
 }
 
 section! {
-    /// What tokens cost.
+    /// The prices of tokens.
     #[derive(Clone, Debug, PartialEq)]
     pub struct Price {
         /// The price of tokens that are sent; 0 where they cost nothing.

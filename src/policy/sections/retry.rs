@@ -45,7 +45,7 @@ section! {
         retry_on: ClassSet as RetryOn = RETRY_ON;
         /// Whether `Retry-After` sets the delay.
         respect_retry_after: bool = true;
-        /// What retries, hedges and fallbacks may cost together.
+        /// A limit on all retries, hedges and fallbacks of a route together.
         budget: Budget;
     }
     computed {
@@ -64,7 +64,7 @@ section! {
         min_per_second: f64 = 1.0, in 0.0..=100_000.0;
         /// The time over which both are counted.
         window: Duration = 10 * SECOND, in SECOND..=HOUR;
-        /// What retries and hedges may cost in a time, by the prices of the providers.
+        /// The cost of retries and hedges in a time, by the prices of the providers.
         cost: Option<Cost> as OrNone<Cost>;
     }
 }

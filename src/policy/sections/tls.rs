@@ -34,7 +34,7 @@ section! {
 }
 
 impl ClientTls {
-    /// What the sidecar presents.
+    /// The certificate that the sidecar presents.
     pub fn identity(&self) -> Option<Identity> {
         let (cert, key) = (self.client_cert.clone()?, self.client_key.clone()?);
         Some(Identity { cert, key })

@@ -6,16 +6,16 @@
 //! right. Of a line that the parser could not read, little is known and little is shown. References
 //! (`${env:NAME}`) are not secrets.
 
-/// A key of the language is shorter; a longer one below `auth` may be a credential out of place.
+/// Keys of the language are shorter; a longer one below `auth` may be a misplaced credential.
 pub const KEY: usize = 15;
 
-/// One, and nothing around it.
+/// A single reference with nothing around it.
 pub fn is_reference(text: &str) -> bool {
     let inner = text.strip_prefix("${").and_then(|text| text.strip_suffix('}'));
     inner.is_some_and(is_quotable)
 }
 
-/// What stands inside `${...}` is shown only when it surely names something.
+/// Whether the text inside `${...}` is a name and can be shown.
 pub fn is_quotable(reference: &str) -> bool {
     let good = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.' | '/' | ':');
     reference.chars().all(good) && !looks_like_a_key(reference)
@@ -25,7 +25,7 @@ pub fn has_userinfo(text: &str) -> bool {
     text.split_once("://").is_some_and(|(_, rest)| rest.contains('@'))
 }
 
-/// As those of well-known providers begin.
+/// The text holds the prefix of an API key of a well-known provider.
 pub fn looks_like_a_key(text: &str) -> bool {
     const BEGINNINGS: [&str; 9] =
         ["sk-", "sk_", "xai-", "gsk_", "AIza", "ghp_", "eyJ", "Bearer ", "Basic "];
@@ -38,7 +38,7 @@ pub fn is_credential_name(key: &str) -> bool {
     inside.iter().any(|word| key.contains(word)) || key.ends_with("token") || key.ends_with("key")
 }
 
-/// Prose is shown; what may be a line of policy is not.
+/// Prose is shown; text that may be a line of policy is masked.
 pub fn mask_comment(comment: &str) -> String {
     let text = comment.trim_start_matches(['#', ' ', '\t']);
     let prose = text.split_whitespace().count() > 2
@@ -48,16 +48,16 @@ pub fn mask_comment(comment: &str) -> String {
     mask(comment, !prose)
 }
 
-/// A line that the parser could not read: keys are shown, and values of plain keys.
+/// Masks a line that the parser could not read: keys are shown, and values of harmless keys.
 pub fn mask_unread(line: &str) -> String {
     let has_key = line.contains(": ") || line.trim_end().ends_with(':');
-    let telling = line.split(|c| !is_token(c)).any(is_credential_name)
+    let secret = line.split(|c| !is_token(c)).any(is_credential_name)
         || ["auth", "value", "@"].iter().any(|word| line.contains(word));
-    let hide_all = !has_key || telling || line.trim_start().starts_with('-');
+    let hide_all = !has_key || secret || line.trim_start().starts_with('-');
     mask(line, hide_all)
 }
 
-/// Hides what looks like a key, or all words but keys.
+/// Masks texts that look like an API key, or all words but keys.
 fn mask(line: &str, hide_all: bool) -> String {
     let mut out = String::with_capacity(line.len());
     let mut rest = line;
@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_a_line_that_cannot_be_read_only_what_is_harmless_is_shown() {
+    fn only_harmless_parts_of_an_unreadable_line_are_shown() {
         let cases = [
             ("  bearer: [sk-secret, \"${env:KEY}\"", "  bearer: [*********, \"${env:KEY}\""),
             ("   - sk-live-12345678: ]", "   - ****************: ]"),
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn comments_are_shown_unless_they_may_be_policy() {
+    fn comments_are_shown_unless_they_may_be_lines_of_policy() {
         let prose = "# the fast one, since May";
         assert_eq!(mask_comment(prose), prose);
         assert_eq!(mask_comment("#   - hunter2"), "#   - *******");
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_known_of_credentials_is_known_here() {
+    fn credentials_are_recognized_by_name_and_value() {
         assert!(
             is_credential_name("x-api-key")
                 && is_credential_name("api_key")

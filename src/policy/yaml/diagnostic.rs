@@ -1,10 +1,10 @@
-//! What is wrong with a policy, where it stands, and what was probably meant.
+//! Problems of a policy: the message, the place, and a suggestion.
 //!
-//! A problem carries all that is needed to show it, its line included, so that it can be kept,
-//! sent and rendered long after the text is gone. Lines come in with secrets masked (`places.rs`).
+//! A problem holds all that is needed to show it, its line included, so that it can be kept, sent
+//! and rendered when the text is gone. Secrets in the line are masked (`locations.rs`).
 //!
-//! Rendered for people by rustc's own renderer, and for machines as JSON, as GitHub's workflow
-//! commands, or as SARIF 2.1.0 (OASIS), which code hosts show beside the line.
+//! Problems are rendered for people by rustc's renderer, and for machines as JSON, as GitHub's
+//! workflow commands, or as SARIF 2.1.0 (OASIS), which code hosts show beside the line.
 
 use std::ops::Range;
 
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::tree::{NodeId, Tree};
 
-/// A message quotes what was found; longer than this, it is cut.
+/// A message quotes the policy; a longer one is cut.
 const MESSAGE: usize = 400;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -24,17 +24,17 @@ pub enum Severity {
     Warning,
 }
 
-/// A place in a file, with the line it stands on.
+/// A place in a file, with its line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Spot {
     pub file: String,
-    /// From 1; 0 when the problem is with the file as a whole.
+    /// From 1; 0 for a problem with the file as a whole.
     pub line: usize,
     /// From 1, in characters.
     pub column: usize,
     /// Bytes of the file.
     pub span: Range<usize>,
-    /// The line, with secrets masked; `None` when there is none to show.
+    /// The line, with secrets masked.
     pub excerpt: Option<Excerpt>,
 }
 
@@ -50,13 +50,13 @@ pub struct Problem {
     pub severity: Severity,
     pub message: String,
     pub spot: Spot,
-    /// `providers.openai.timeouts.connect`; empty when it is about no key.
+    /// `providers.openai.timeouts.connect`; empty if the problem concerns no key.
     pub path: String,
-    /// Behind the marks: ``did you mean `recovery_timeout`?``
+    /// After the marks: ``did you mean `recovery_timeout`?``
     pub label: Option<String>,
     /// Below the snippet.
     pub help: Option<String>,
-    /// Another place that belongs to it, and what it is: `first defined here`.
+    /// Another place, and its relation: `first defined here`.
     pub also: Option<Box<(Spot, String)>>,
 }
 
@@ -72,7 +72,7 @@ impl Problem {
         Self { severity, message, spot, path, label: None, help: None, also: None }
     }
 
-    /// With a file or a folder as a whole.
+    /// A problem with a file or a folder as a whole.
     pub fn of_file(file: impl Into<String>, message: impl Into<String>) -> Self {
         let spot = Spot { file: file.into(), line: 0, column: 0, span: 0..0, excerpt: None };
         Self::new(Severity::Error, message, spot)
@@ -98,7 +98,7 @@ impl Problem {
         self
     }
 
-    /// As a compiler shows it; `colour` for a terminal.
+    /// In the format of a compiler; `colour` for a terminal.
     pub fn render(&self, colour: bool) -> String {
         let level = match self.severity {
             Severity::Error => Level::ERROR,
@@ -127,7 +127,7 @@ impl Problem {
         })
     }
 
-    /// A workflow command, which GitHub shows beside the line.
+    /// A workflow command: GitHub shows it beside the line.
     pub fn to_github(&self) -> String {
         let (kind, file) = (self.severity.as_str(), escape_github(&self.spot.file, true));
         let at = match self.spot.line {
@@ -151,7 +151,7 @@ impl Problem {
         })
     }
 
-    /// What is said in several places of a snippet, on one line.
+    /// The message, the label and the help on one line.
     fn whole_message(&self) -> String {
         let more = self.label.iter().chain(&self.help);
         more.fold(self.message.clone(), |text, more| format!("{text}: {more}"))
@@ -179,18 +179,18 @@ impl std::fmt::Display for Problem {
     }
 }
 
-/// All of them, one below the other, ready to print.
+/// All problems, ready to print.
 pub fn render(problems: &[Problem], colour: bool) -> String {
     let parts: Vec<_> = problems.iter().map(|problem| problem.render(colour)).collect();
     parts.join("\n\n")
 }
 
-/// A list; errors and warnings as they are given.
+/// A list, in the given order.
 pub fn to_json(problems: &[Problem]) -> Value {
     problems.iter().map(Problem::to_json).collect()
 }
 
-/// One workflow command a line.
+/// One workflow command per line.
 pub fn to_github(problems: &[Problem]) -> String {
     let lines: Vec<_> = problems.iter().map(Problem::to_github).collect();
     lines.join("\n")
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_shown_as_the_promise_shows_it() {
+    fn a_problem_is_shown_with_its_line_and_a_suggestion() {
         let expected = "\
 error: unknown key `recovery_timout`
   --> policies/llm.yaml:41:5
@@ -270,7 +270,7 @@ error: unknown key `recovery_timout`
     }
 
     #[test]
-    fn machines_get_the_same() {
+    fn machine_formats_hold_the_same() {
         let problem = problem();
         assert_eq!(
             problem.to_github(),

@@ -1,10 +1,10 @@
-//! Where each key of a policy stands: from a value of the tree to file, line, column and path.
+//! Locations of keys: from a value of the tree to its path, file, line and column.
 //!
-//! A path is written as people would say it: keys with dots between, an element of a list by its
-//! `name` where it has one (`routes.chat.timeout`), else by its place (`endpoints[1]`).
+//! A path is the keys with dots between them; an element of a list is named by its `name` if it has
+//! one (`routes.chat.timeout`), else by its index (`endpoints[1]`).
 //!
-//! A problem shows the line it stands on. It is cut out and masked (`masks.rs`) here, so that no
-//! renderer can forget.
+//! A problem shows its line. The line is masked here (`secrets.rs`), so that no renderer can forget
+//! it.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -16,17 +16,17 @@ use crate::policy::yaml::tree::{Kind, NodeId, Tree, TreeStep};
 const LINE: usize = 2000;
 /// Longer paths are not kept.
 const PATH: usize = 300;
-/// Of a longer key, this much is shown.
+/// A longer key is cut.
 const KEY: usize = 64;
 
-/// Where each path stands; holds no values.
+/// The location of each path; without values.
 #[derive(Clone, Debug, Default)]
-pub struct Places {
-    by_path: BTreeMap<String, Place>,
+pub struct Locations {
+    by_path: BTreeMap<String, Location>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct Location {
     pub file: String,
     /// From 1.
     pub line: usize,
@@ -34,20 +34,20 @@ pub struct Place {
     pub column: usize,
 }
 
-impl Places {
+impl Locations {
     /// `providers.openai.timeouts.connect`, `routes.chat`.
-    pub fn find(&self, path: &str) -> Option<&Place> {
+    pub fn find(&self, path: &str) -> Option<&Location> {
         self.by_path.get(path)
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &Place)> {
-        self.by_path.iter().map(|(path, place)| (path.as_str(), place))
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Location)> {
+        self.by_path.iter().map(|(path, location)| (path.as_str(), location))
     }
 
-    /// Of the files whose documents begin at `roots`.
+    /// The locations in the files whose documents begin at `roots`.
     pub(crate) fn of(tree: &Tree, roots: &[NodeId]) -> Self {
         let starts: Vec<_> = tree.files.iter().map(|file| line_starts(&file.text)).collect();
-        let mut places = Self::default();
+        let mut locations = Self::default();
         let mut open: Vec<_> = roots.iter().map(|id| (*id, String::new())).collect();
         while let Some((id, path)) = open.pop() {
             let node = tree.node(id);
@@ -57,14 +57,14 @@ impl Places {
             let column = before.chars().count() + 1;
             if path.len() < PATH {
                 open.extend(tree.children(id).map(|child| (child, tree.path_from(&path, child))));
-                places.by_path.entry(path).or_insert(Place {
+                locations.by_path.entry(path).or_insert(Location {
                     file: file.name.clone(),
                     line,
                     column,
                 });
             }
         }
-        places
+        locations
     }
 }
 
@@ -76,17 +76,17 @@ fn line_starts(text: &str) -> Vec<usize> {
 // === impl Tree: pointing at what was read ===
 
 impl Tree {
-    /// About the value.
+    /// A problem with the value.
     pub fn on_value(&self, id: NodeId, message: impl Into<String>) -> Problem {
         self.about(id, self.value_span(id), message.into())
     }
 
-    /// About the key, or the whole entry behind it.
+    /// A problem with the key, or with the whole entry under it.
     pub fn on_key(&self, id: NodeId, message: impl Into<String>) -> Problem {
         self.about(id, self.key_span(id), message.into())
     }
 
-    /// About a file as a whole, or a part of it that is no value.
+    /// A problem with a file as a whole, or with a part of it that is not a value.
     pub(crate) fn in_file(&self, file: usize, span: Range<usize>, message: String) -> Problem {
         Problem::new(Severity::Error, message, self.spot(file, span))
     }
@@ -127,7 +127,7 @@ impl Tree {
         }
     }
 
-    /// A block of lines is pointed at by its key.
+    /// A block of several lines is marked at its key.
     fn value_span(&self, id: NodeId) -> Range<usize> {
         let node = self.node(id);
         let block =
@@ -173,12 +173,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_key_has_a_place() {
+    fn each_key_has_a_location() {
         let mut tree = Tree::default();
         let text = "routes:\n  - name: chat\n    timeout: 5s\nproviders: { a.b: { url: x } }\n";
-        let root = tree.grow("a.yaml", text.to_owned(), &mut Vec::new()).unwrap();
-        let places = Places::of(&tree, &[root]);
-        let at = |path: &str| places.find(path).map(|place| (place.line, place.column));
+        let root = tree.parse("a.yaml", text.to_owned(), &mut Vec::new()).unwrap();
+        let locations = Locations::of(&tree, &[root]);
+        let at = |path: &str| locations.find(path).map(|location| (location.line, location.column));
         assert_eq!(at("routes.chat"), Some((2, 5)));
         assert_eq!(at("routes.chat.timeout"), Some((3, 5)));
         assert_eq!(at("providers[\"a.b\"].url"), Some((4, 21)));

@@ -1,11 +1,12 @@
-//! From text to tree, with the checks that belong to the text alone.
+//! Parses YAML into the tree, with the checks that concern the text alone.
 //!
-//! One document in a file, no key twice, no nesting deeper than [`DEPTH`], no alias that holds
-//! itself, and no more than [`NODES`] values once aliases are written out, so that a few lines
-//! cannot become gigabytes. All but the key end the reading of that file; others are still read.
+//! A file has one document, no duplicate key, no nesting deeper than [`DEPTH`], no alias inside its
+//! own anchor, and at most [`NODES`] values after aliases are expanded, so that a few lines cannot
+//! become gigabytes. Every violation but a duplicate key ends the parsing of that file; other files
+//! are still parsed.
 //!
-//! An alias is copied where it is used; the copy's own place is the alias, its children's the
-//! anchor's. Merge keys (`<<`) and tags are not part of the language.
+//! An alias is copied where it is used: the copy has the place of the alias, its children those of
+//! the anchor. Merge keys (`<<`) and tags are not part of the language.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -17,25 +18,25 @@ use super::tree::{File, Kind, Node, NodeId, Tree, TreeStep};
 
 const DEPTH: usize = 64;
 const NODES: usize = 100_000;
-/// Keys given twice that are listed, in one file.
-const TWINS: usize = 200;
+/// Duplicate keys of one file that are listed.
+const DUPLICATES: usize = 200;
 
-/// The file cannot be judged.
+/// The file cannot be parsed; the error was reported.
 #[derive(Debug)]
-pub struct Unread;
+pub struct Unparsed;
 
 impl Tree {
-    /// The root of the file's document; an empty file has no keys. An error was reported.
-    pub fn grow(
+    /// The root of the file's document; an empty file is a map without keys.
+    pub fn parse(
         &mut self,
         name: &str,
         text: String,
         problems: &mut Vec<Problem>,
-    ) -> Result<NodeId, Unread> {
+    ) -> Result<NodeId, Unparsed> {
         let file = self.files.len();
         self.files.push(File { name: name.to_owned(), text, broken: false, comments: Vec::new() });
         let text = self.files[file].text.clone();
-        let mut growing = Growing {
+        let mut builder = TreeBuilder {
             file,
             limit: self.nodes.len() + NODES,
             tree: self,
@@ -43,34 +44,34 @@ impl Tree {
             root: None,
             documents: 0,
             anchors: HashMap::new(),
-            twins: Vec::new(),
+            duplicates: Vec::new(),
             problems,
         };
         for event in Parser::new_from_str(&text) {
             let step = match event {
-                Ok((event, span)) => growing.take(event, &span),
+                Ok((event, span)) => builder.take(event, &span),
                 Err(error) => {
                     let at = error.marker().byte_offset().unwrap_or(0);
-                    let message = format!("this is no YAML: {}", error.kind());
+                    let message = format!("not valid YAML: {}", error.kind());
                     Err(stop(&(at..at), message))
                 }
             };
             if let Err(stop) = step {
-                growing.stop(stop);
-                return growing.root.ok_or(Unread);
+                builder.stop(stop);
+                return builder.root.ok_or(Unparsed);
             }
         }
-        growing.report_twins();
-        match growing.root {
+        builder.report_duplicates();
+        match builder.root {
             Some(root) => Ok(root),
-            None => growing
+            None => builder
                 .place(Kind::Map { entries: Vec::new(), flow: true }, &(0..0))
-                .map_err(|_| Unread),
+                .map_err(|_| Unparsed),
         }
     }
 }
 
-/// Why the rest of a file is not read.
+/// The error that ends the parsing of a file.
 struct Stop {
     span: Range<usize>,
     message: String,
@@ -81,16 +82,16 @@ fn stop(span: &Range<usize>, message: impl Into<String>) -> Stop {
     Stop { span: span.clone(), message: message.into(), also: None }
 }
 
-/// A list or map whose end was not seen yet.
+/// A list or map that is not closed yet.
 struct Open {
     id: NodeId,
     anchor: usize,
-    /// Of a map: the key whose value comes next.
+    /// In a map: the key of the next value.
     key: Option<TreeStep>,
     seen: HashMap<String, NodeId>,
 }
 
-struct Growing<'a> {
+struct TreeBuilder<'a> {
     tree: &'a mut Tree,
     file: usize,
     limit: usize,
@@ -98,12 +99,12 @@ struct Growing<'a> {
     root: Option<NodeId>,
     documents: usize,
     anchors: HashMap<usize, NodeId>,
-    /// A key, and the first of its name.
-    twins: Vec<(NodeId, NodeId)>,
+    /// Each duplicate key with the first of its name.
+    duplicates: Vec<(NodeId, NodeId)>,
     problems: &'a mut Vec<Problem>,
 }
 
-impl Growing<'_> {
+impl TreeBuilder<'_> {
     fn take(&mut self, event: Event<'_>, span: &Span) -> Result<(), Stop> {
         let bytes = span.byte_range().unwrap_or(0..0);
         match event {
@@ -147,7 +148,7 @@ impl Growing<'_> {
         ))
     }
 
-    /// Whether the tag says that the value is text.
+    /// Whether the tag makes the value text.
     fn tag(&mut self, tag: Option<&Tag>, span: &Span) -> Result<bool, Stop> {
         let Some(tag) = tag else { return Ok(false) };
         match tag.core_suffix() {
@@ -210,7 +211,7 @@ impl Growing<'_> {
     fn alias(&mut self, anchor: usize, span: Range<usize>) -> Result<(), Stop> {
         if let Some(open) = self.open.iter().find(|open| open.anchor == anchor) {
             let first = self.tree.node(open.id).span.start;
-            let mut stop = stop(&span, "a cycle: this alias stands inside the value that it names");
+            let mut stop = stop(&span, "a cycle: this alias is inside the value that it names");
             stop.also = Some(first..first);
             return Err(stop);
         }
@@ -229,7 +230,7 @@ impl Growing<'_> {
         self.fill(id, &span, self.open.len())
     }
 
-    /// Gives a copy children of its own.
+    /// Copies the children of a copied value.
     fn fill(&mut self, id: NodeId, alias: &Range<usize>, depth: usize) -> Result<(), Stop> {
         let sources = match &self.tree.node(id).kind {
             Kind::Scalar { .. } => return Ok(()),
@@ -268,7 +269,7 @@ impl Growing<'_> {
         }
     }
 
-    /// Puts a value where the next one belongs.
+    /// Adds the next value to its list or map.
     fn place(&mut self, kind: Kind, span: &Range<usize>) -> Result<NodeId, Stop> {
         let parent = self.open.last().map(|open| open.id);
         let step = self.open.last_mut().and_then(|open| open.key.take());
@@ -276,25 +277,25 @@ impl Growing<'_> {
             Some(Kind::List { items, .. }) => TreeStep::Item(items.len()),
             _ => TreeStep::Root,
         });
-        let twin = match (&step, self.open.last()) {
+        let duplicate = match (&step, self.open.last()) {
             (TreeStep::Key { text, .. }, Some(open)) => open.seen.get(text).copied(),
             _ => None,
         };
-        let name = twin.is_none().then(|| step.clone());
+        let name = duplicate.is_none().then(|| step.clone());
         let (file, span) = (self.file, span.clone());
         let node = Node { file, parent, step, span, kind };
         let id = self.tree.push(node);
         match parent.map(|id| &mut self.tree.nodes[id.0 as usize].kind) {
-            _ if twin.is_some() => {}
+            _ if duplicate.is_some() => {}
             Some(Kind::List { items: ids, .. } | Kind::Map { entries: ids, .. }) => ids.push(id),
             _ => self.root = self.root.or(Some(id)),
         }
-        if let Some(twin) = twin {
-            self.twins.push((id, twin));
-            if self.twins.len() > TWINS {
+        if let Some(duplicate) = duplicate {
+            self.duplicates.push((id, duplicate));
+            if self.duplicates.len() > DUPLICATES {
                 return Err(stop(
                     &self.tree.node(id).span,
-                    format!("more than {TWINS} keys are given twice"),
+                    format!("more than {DUPLICATES} keys are given twice"),
                 ));
             }
         } else if let (Some(TreeStep::Key { text, .. }), Some(open)) = (name, self.open.last_mut())
@@ -304,9 +305,9 @@ impl Growing<'_> {
         self.bounded().map(|()| id)
     }
 
-    /// Last, since only then is known what on their lines is secret.
-    fn report_twins(&mut self) {
-        for (second, first) in std::mem::take(&mut self.twins) {
+    /// At the end, when the secrets on their lines are known.
+    fn report_duplicates(&mut self) {
+        for (second, first) in std::mem::take(&mut self.duplicates) {
             let key = self.tree.key(second).unwrap_or_default();
             let problem = self.tree.on_key(second, format!("the key `{key}` is given twice"));
             self.problems.push(problem.with(self.tree, first, "first given here"));
@@ -322,12 +323,12 @@ impl Growing<'_> {
     }
 
     fn stop(&mut self, stop: Stop) {
-        // A second document leaves the first one whole; what was cut short is not judged.
+        // A second document leaves the first one whole; an incomplete one is not validated.
         if self.documents < 2 {
             self.root = None;
         }
         self.tree.files[self.file].broken = true;
-        self.report_twins();
+        self.report_duplicates();
         let mut problem = self.tree.in_file(self.file, stop.span, stop.message);
         if let Some(also) = stop.also {
             problem.also =

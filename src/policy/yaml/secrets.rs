@@ -9,7 +9,7 @@ use crate::policy::text::redact::{
 };
 
 impl Tree {
-    /// The bytes of a file with each secret's replaced by as many stars.
+    /// A part of a file, with each byte of a secret replaced by an asterisk.
     pub(crate) fn masked(&self, file: usize, range: Range<usize>) -> String {
         let text = &self.files[file].text[range.clone()];
         if self.files[file].broken {
@@ -18,7 +18,7 @@ impl Tree {
         let mut bytes = text.as_bytes().to_vec();
         let comments = &self.files[file].comments;
         if let Some(comment) = comments.iter().find(|span| range.contains(&span.start)) {
-            // Somebody may have switched off a credential.
+            // A credential may have been commented out.
             let at = comment.start - range.start;
             bytes.splice(at.., mask_comment(&text[at..]).into_bytes());
         }
@@ -43,7 +43,7 @@ impl Tree {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    /// A message about a value, which quotes it.
+    /// The message without the secrets that it quotes.
     pub(crate) fn without_secret(&self, id: NodeId, message: String) -> String {
         let message = match self.text(id) {
             Some(text) if text.len() > 2 && self.is_secret(id) => message.replace(text, "***"),
@@ -65,9 +65,9 @@ impl Tree {
         let in_auth = self.is_below(id, "auth")
             && !matches!(key, "name" | "username")
             && !matches!(text.as_str(), "passthrough" | "none" | "" | "~" | "null");
-        // The path of a webhook is its secret.
+        // The path of a webhook may be its secret.
         let webhook = self.is_below(id, "notify") && matches!(key, "url" | "secret");
-        // What answers are stored under is no credential.
+        // The key of a cache is not a credential.
         let of_cache = key == "key" && self.is_below(id, "caches");
         let named = is_credential_name(key) && !self.is_below(id, "tls") && !of_cache;
         in_auth || webhook || named || looks_like_a_key(text) || has_userinfo(text)
@@ -78,7 +78,7 @@ impl Tree {
         looks_like_a_key(key) || (key.len() > KEY && self.is_below(id, "auth"))
     }
 
-    /// That of the list, for what stands in one.
+    /// The key of the value, or of the list that it is in.
     fn nearest_key(&self, id: NodeId) -> &str {
         let mut here = Some(id);
         while let Some(id) = here {
