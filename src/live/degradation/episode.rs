@@ -43,6 +43,7 @@ pub struct EpisodeImpact {
     pub requests: u64,
     /// By the name of the action.
     #[serde(flatten)]
+    #[schemars(schema_with = "action_counts")]
     pub actions: BTreeMap<String, u64>,
     /// Successful responses (below 500, and not 429) from `use`, `serve_stale` or
     /// `respond` while none of the route's own providers was available: each would have
@@ -87,6 +88,18 @@ impl EpisodeCause {
             (_, false, false) => format!("by hand, by {by}: {reason}"),
         }
     }
+}
+
+/// A count for each action on requests.
+fn action_counts(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    let actions = ActionKind::of_requests();
+    let count = |what: ActionKind| {
+        let schema = serde_json::json!({ "type": "integer", "format": "uint64", "minimum": 0 });
+        (what.as_str().to_owned(), schema)
+    };
+    let names: Vec<_> = ActionKind::of_requests().map(ActionKind::as_str).collect();
+    let properties: serde_json::Map<_, _> = actions.map(count).collect();
+    schemars::json_schema!({ "type": "object", "properties": properties, "required": names })
 }
 
 impl EpisodeImpact {
