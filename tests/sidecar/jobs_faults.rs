@@ -197,7 +197,7 @@ fn a_full_disk_rejects_jobs_before_the_202_and_the_store_recovers() {
     }
     gate.open_wide();
     // The result has arrived and cannot be stored yet.
-    sidecar.wait_for_log(|line| line.contains("the end of a job cannot be written"));
+    sidecar.wait_for_log(|line| line.contains("cannot write the end of a job"));
     limit_files(&sidecar, "unlimited");
     assert_eq!(wait_for_job(&sidecar, &path).status, 200);
     let after = accepted_path(&sidecar.send(&job_request()));
