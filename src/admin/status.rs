@@ -110,7 +110,7 @@ impl AddressStatus {
         AddressStatus {
             name: address.policy.name.clone(),
             pending: address.live.pending(),
-            selected: address.live.picked(),
+            selected: address.live.selections(),
             latency_ms: address.live.measured().map(|latency| latency.as_secs_f64() * 1e3),
         }
     }

@@ -17,7 +17,7 @@ pub struct AddressLive {
     gauge: Level,
     latency: Mutex<PeakEwma>,
     /// Attempts sent here by the balancer, for analytics.
-    picked: AtomicU64,
+    selections: AtomicU64,
     metrics: Arc<Metrics>,
 }
 
@@ -30,7 +30,7 @@ impl AddressLive {
             labels,
             pending: AtomicU32::new(0),
             latency: Mutex::new(PeakEwma::default()),
-            picked: AtomicU64::new(0),
+            selections: AtomicU64::new(0),
             metrics: Arc::clone(metrics),
         }
     }
@@ -40,8 +40,8 @@ impl AddressLive {
         self.pending.load(Ordering::Relaxed)
     }
 
-    pub fn picked(&self) -> u64 {
-        self.picked.load(Ordering::Relaxed)
+    pub fn selections(&self) -> u64 {
+        self.selections.load(Ordering::Relaxed)
     }
 
     /// Estimated time to the first byte in nanoseconds; 0 if never measured.
@@ -74,7 +74,7 @@ impl AddressLive {
 
     pub(super) fn begin(&self) {
         self.pending.fetch_add(1, Ordering::Relaxed);
-        self.picked.fetch_add(1, Ordering::Relaxed);
+        self.selections.fetch_add(1, Ordering::Relaxed);
         self.gauge.inc();
     }
 

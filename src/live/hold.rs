@@ -70,7 +70,7 @@ impl HoldCell {
         self.hold(retry_after, now)
     }
 
-    /// Another host of the fleet was required to wait for this long.
+    /// Applies the hold of another host of the fleet, for this long.
     pub fn hold_from_fleet(&self, left: Duration, now: Instant) {
         self.hold(Some(left), now);
     }

@@ -178,7 +178,7 @@ mod tests {
         route
     }
 
-    /// Uses every rule once..
+    /// Uses every rule once.
     fn use_all_rules(live: &RouteLive, now: Instant) {
         live.hedge_first(now);
         live.hedge_first(now);

@@ -34,13 +34,14 @@ use outrigger::clock;
 use rules::{Broken, FaultBudget, Mutant, Rules};
 use world::{Step, World, hash_of};
 
-const I1: &str = "I1 what a host knows never goes back";
-const I2: &str = "I2 no more probes are out than may be, twice as many after a loss of data";
+const I1: &str = "I1 the register that a host knows never goes back";
+const I2: &str =
+    "I2 outstanding probes stay within the limit, twice the limit after a loss of data";
 const I3: &str = "I3 a verdict counts once, and only through a live lease";
 const I4: &str = "I4 as many probes must succeed as the policy says";
 const I5: &str = "I5 an open never ends early";
-const I6: &str = "I6 it is closed again";
-const RESTS: &str = "I6 from wherever it is, in better times it is closed for everybody";
+const I6: &str = "I6 the shared breaker closes again";
+const RESTS: &str = "I6 from any state, under calm conditions every host closes";
 const I8: &str = "I8 fewer than the quorum cannot open";
 const I10: &str = "I10 each epoch is greater than all before";
 

@@ -347,7 +347,7 @@ impl ModeCell {
         self.report(
             false,
             by,
-            format!("left by {by} after {took:.1?}; {requests} requests touched"),
+            format!("left by {by} after {took:.1?}; {requests} requests affected"),
         );
     }
 
