@@ -1,4 +1,5 @@
-//! The shipped policies, the JSON Schema beside them, and the examples in the README.
+//! The shipped policies, the JSON Schema beside them, the examples in the README, and the paths and
+//! links in the documents.
 //!
 //! Each policy is loaded as `outrigger run --policies FILE` loads it, with a value for every secret
 //! that it names.
@@ -171,4 +172,80 @@ fn every_policy_in_the_readme_is_valid() {
         assert!(loaded.warnings.is_empty() || !text.starts_with("version"), "\n{warnings}\n");
     }
     assert!(whole >= 2, "the README shows whole policies");
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The documents, relative to the root.
+fn documents() -> Vec<PathBuf> {
+    let mut found = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"].map(PathBuf::from).to_vec();
+    for folder in ["docs", "docs/design", "docs/reference"].map(Path::new) {
+        let names = fs::read_dir(root().join(folder)).expect("the folder is there");
+        let paths = names.map(|entry| folder.join(entry.expect("an entry").file_name()));
+        found.extend(paths.filter(|path| path.extension().is_some_and(|end| end == "md")));
+    }
+    found
+}
+
+fn text_of(document: &Path) -> String {
+    read(document.to_str().expect("a path in UTF-8"))
+}
+
+/// `NAME`, `AREA.rs` and `*.yaml` stand for many names.
+fn is_placeholder(path: &str) -> bool {
+    let stem = |part: &str| part.split('.').next().unwrap_or_default().to_owned();
+    let is_capital = |stem: &str| stem.len() > 1 && stem.bytes().all(|b| b.is_ascii_uppercase());
+    path.contains('*') || path.split('/').any(|part| is_capital(&stem(part)))
+}
+
+#[test]
+fn each_path_in_the_documents_exists() {
+    let mut missing = Vec::new();
+    for document in documents() {
+        let text = text_of(&document);
+        let words = text.split('`').filter_map(|span| span.split_whitespace().next());
+        let is_ours = |word: &&str| {
+            ["src/", "tests/", "policies/", "docs/"].iter().any(|f| word.starts_with(f))
+        };
+        for path in words.filter(is_ours).filter(|path| !is_placeholder(path)) {
+            if !root().join(path).exists() {
+                missing.push(format!("{}: {path}", document.display()));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "{missing:#?}");
+}
+
+/// The anchors of a document's headings, as GitHub makes them.
+fn anchors(text: &str) -> BTreeSet<String> {
+    let headings = text.lines().filter(|line| line.starts_with('#'));
+    let headings = headings.map(|line| line.trim_start_matches('#').trim().to_lowercase());
+    let is_kept = |c: &char| c.is_alphanumeric() || " -_".contains(*c);
+    headings
+        .map(|heading| heading.chars().filter(is_kept).collect::<String>().replace(' ', "-"))
+        .collect()
+}
+
+#[test]
+fn each_relative_link_in_the_documents_resolves() {
+    let mut broken = Vec::new();
+    for document in documents() {
+        let text = text_of(&document);
+        let links = text.split("](").skip(1).filter_map(|rest| Some(rest.split_once(')')?.0));
+        for link in links.filter(|link| !link.contains("://")) {
+            let (path, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let target = match path {
+                "" => document.clone(),
+                path => document.parent().unwrap_or(Path::new("")).join(path),
+            };
+            let is_found = root().join(&target).exists()
+                && (anchor.is_empty() || anchors(&text_of(&target)).contains(anchor));
+            if !is_found {
+                broken.push(format!("{}: {link}", document.display()));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "{broken:#?}");
 }
