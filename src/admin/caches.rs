@@ -31,7 +31,7 @@ pub struct CacheSummary {
     /// Upstream requests that other requests wait for (coalescing).
     pub coalesced_fetches: usize,
     pub evictions: u64,
-    /// Requests by result: `hit`, `stale`, `revalidated`, `miss`, `collapsed` or `bypass`.
+    /// Requests by result: `hit`, `stale`, `revalidated`, `miss`, `coalesced` or `bypass`.
     pub requests: BTreeMap<String, u64>,
 }
 

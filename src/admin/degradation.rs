@@ -43,7 +43,7 @@ pub struct DegradationModeStatus {
     /// `enforce` or `shadow`.
     pub mode: String,
     pub in_force: bool,
-    /// ApiRoutes that use this mode.
+    /// Routes that use this mode.
     pub routes: Vec<String>,
     /// The current episode, while the mode is in force.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
