@@ -481,10 +481,8 @@ fn an_error_inside_a_200_is_recognized_in_each_form() {
 fn a_rule_assigns_a_class_to_an_event() {
     let rule = |status: &[u16], pairs: &[(&str, &str)], class| ClassifyRule {
         status: status.to_vec(),
-        json: Vec::new(),
         event: pairs.iter().map(|(p, r)| (pointer(p), Regex::new(r).expect("a regex"))).collect(),
-        body: None,
-        class,
+        ..ClassifyRule::of(class)
     };
     let mut policy = provider();
     policy.classify = vec![

@@ -43,6 +43,12 @@ words! {
 }
 
 impl ClassifyRule {
+    /// A rule without conditions.
+    pub fn of(class: AttemptClass) -> ClassifyRule {
+        let (status, json, event) = (Vec::new(), Vec::new(), Vec::new());
+        ClassifyRule { status, json, event, body: None, class }
+    }
+
     /// The rule looks at more than the status.
     pub fn reads_body(&self) -> bool {
         self.body.is_some() || !(self.json.is_empty() && self.event.is_empty())

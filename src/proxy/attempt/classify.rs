@@ -187,9 +187,8 @@ mod tests {
         ClassifyRule {
             status: vec![status],
             json: json.into_iter().collect(),
-            event: Vec::new(),
             body,
-            class,
+            ..ClassifyRule::of(class)
         }
     }
 
