@@ -22,7 +22,7 @@ use crate::live::fleet::FleetView;
 use crate::live::operator_override::{ActiveOverride, AuditNote};
 use crate::resilience::breaker::replica::{BreakerReplica, FleetLease};
 use crate::resilience::breaker::{
-    Breaker, BreakerPermit, BreakerPolicy, BreakerTransition, EnforcementMode, ManualOverride,
+    BreakerPermit, BreakerPolicy, BreakerTransition, EnforcementMode, LocalBreaker, ManualOverride,
     RejectReason, Rejection, StateKind,
 };
 use crate::resilience::outcome::Outcome;
@@ -127,7 +127,7 @@ impl BreakerCell {
             state: metrics.breaker_state.get_or_create_owned(&labels),
             rejections: metrics.breaker_rejections.get_or_create_owned(&labels),
             key,
-            rules: Mutex::new(CombinedBreaker { local: Breaker::new(policy), replica: None }),
+            rules: Mutex::new(CombinedBreaker { local: LocalBreaker::new(policy), replica: None }),
             note: Mutex::default(),
             restrains: AtomicBool::new(false),
             used: AtomicU64::new(0),

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::cell::CellPermit;
 use crate::resilience::breaker::replica::{BreakerReplica, ReplicaDecision};
 use crate::resilience::breaker::{
-    Breaker, BreakerAdmission, BreakerTransition, EnforcementMode, Rejection, StateKind,
+    BreakerAdmission, BreakerTransition, EnforcementMode, LocalBreaker, Rejection, StateKind,
 };
 
 /// How long an open breaker without traffic counts as open after its end: a probe comes only
@@ -15,7 +15,7 @@ const IDLE_GRACE: Duration = Duration::from_secs(1);
 /// The local breaker and the replica of the fleet's.
 #[derive(Debug)]
 pub(crate) struct CombinedBreaker {
-    pub(crate) local: Breaker,
+    pub(crate) local: LocalBreaker,
     pub(crate) replica: Option<BreakerReplica>,
 }
 

@@ -7,10 +7,10 @@
 //! precedence over the fleet.
 
 use super::state::{ProbeLeases, State, StateKind};
-use super::{Breaker, BreakerTransition, OverrideState, TransitionCause};
+use super::{BreakerTransition, LocalBreaker, OverrideState, TransitionCause};
 use std::time::Instant;
 
-impl Breaker {
+impl LocalBreaker {
     /// Whether it tripped, and has not closed since, on this host's own outcomes: not by
     /// an override, and not by the fleet.
     pub fn has_tripped(&self) -> bool {
@@ -72,7 +72,7 @@ mod tests {
         shared: None,
     };
 
-    fn attempt(breaker: &mut Breaker, outcome: Outcome, now: Instant) -> bool {
+    fn attempt(breaker: &mut LocalBreaker, outcome: Outcome, now: Instant) -> bool {
         match breaker.admit(now).0 {
             BreakerAdmission::Admit(permit) => {
                 breaker.observe(permit, outcome, Duration::ZERO, now, 0.5);
@@ -84,7 +84,7 @@ mod tests {
 
     #[test]
     fn a_host_that_lost_the_fleet_probes_at_its_copy_of_the_end() {
-        let (t0, mut breaker) = (Instant::now(), Breaker::new(POLICY));
+        let (t0, mut breaker) = (Instant::now(), LocalBreaker::new(POLICY));
         let transition =
             breaker.follow(StateKind::Open, t0 + 9 * SECOND, 3, t0).expect("a transition");
         assert_eq!(
@@ -98,7 +98,7 @@ mod tests {
 
     #[test]
     fn slow_start_follows_a_close_by_the_fleet() {
-        let (t0, mut breaker) = (Instant::now(), Breaker::new(POLICY));
+        let (t0, mut breaker) = (Instant::now(), LocalBreaker::new(POLICY));
         for n in 0..1000u32 {
             attempt(&mut breaker, Outcome::Success, t0 + SECOND * n / 100);
         }
@@ -115,7 +115,7 @@ mod tests {
 
     #[test]
     fn following_to_closed_while_closed_changes_nothing() {
-        let (t0, mut breaker) = (Instant::now(), Breaker::new(POLICY));
+        let (t0, mut breaker) = (Instant::now(), LocalBreaker::new(POLICY));
         attempt(&mut breaker, Outcome::Failure, t0);
         assert_eq!(breaker.follow(StateKind::Closed, t0, 0, t0), None);
         attempt(&mut breaker, Outcome::Failure, t0);
@@ -124,7 +124,7 @@ mod tests {
 
     #[test]
     fn only_local_outcomes_count_as_a_local_trip() {
-        let (t0, mut breaker) = (Instant::now(), Breaker::new(POLICY));
+        let (t0, mut breaker) = (Instant::now(), LocalBreaker::new(POLICY));
         breaker.set_override(
             ManualOverride { state: OverrideState::Open, until: Some(t0 + SECOND) },
             t0,
@@ -149,7 +149,7 @@ mod tests {
         #[test]
         fn an_override_outranks_the_fleet(steps in prop::collection::vec((kinds(), 0u32..40), 1..40)) {
             for state in [OverrideState::Open, OverrideState::Closed] {
-                let (t0, mut breaker) = (Instant::now(), Breaker::new(POLICY));
+                let (t0, mut breaker) = (Instant::now(), LocalBreaker::new(POLICY));
                 breaker.set_override(ManualOverride { state, until: None }, t0);
                 for (kind, at) in &steps {
                     let now = t0 + *at * SECOND;
@@ -162,7 +162,7 @@ mod tests {
 
         #[test]
         fn the_local_state_is_the_last_state_of_the_fleet(steps in prop::collection::vec((kinds(), 0u32..9), 1..40)) {
-            let (mut now, mut breaker) = (Instant::now(), Breaker::new(POLICY));
+            let (mut now, mut breaker) = (Instant::now(), LocalBreaker::new(POLICY));
             for (kind, wait) in steps {
                 now += Duration::from_millis(100) * wait;
                 let before = breaker.epoch();

@@ -7,7 +7,7 @@
 
 use super::policy::{EnforcementMode, LONGEST};
 use super::state::{State, StateKind};
-use super::{Breaker, BreakerTransition, Rejection, TransitionCause};
+use super::{BreakerTransition, LocalBreaker, Rejection, TransitionCause};
 use crate::resilience::words::words;
 use std::time::{Duration, Instant};
 
@@ -39,7 +39,7 @@ impl ManualOverride {
 
 // === impl Breaker ===
 
-impl Breaker {
+impl LocalBreaker {
     /// Sets an override; the last one set counts.
     pub fn set_override(
         &mut self,
@@ -125,7 +125,7 @@ mod tests {
         shared: None,
     };
 
-    fn attempt(breaker: &mut Breaker, outcome: Outcome, now: Instant) -> bool {
+    fn attempt(breaker: &mut LocalBreaker, outcome: Outcome, now: Instant) -> bool {
         match breaker.admit(now).0 {
             BreakerAdmission::Admit(permit) => {
                 breaker.observe(permit, outcome, Duration::ZERO, now, 0.5);
@@ -141,7 +141,7 @@ mod tests {
 
     #[test]
     fn a_forced_open_breaker_probes_after_its_end() {
-        let (t0, mut breaker) = (Instant::now(), Breaker::new(POLICY));
+        let (t0, mut breaker) = (Instant::now(), LocalBreaker::new(POLICY));
         let until = Some(t0 + secs(600));
         let transition = breaker
             .set_override(ManualOverride { state: OverrideState::Open, until }, t0)
@@ -157,7 +157,7 @@ mod tests {
 
     #[test]
     fn an_open_override_without_an_end_hints_a_minute() {
-        let (t0, mut breaker) = (Instant::now(), Breaker::new(POLICY));
+        let (t0, mut breaker) = (Instant::now(), LocalBreaker::new(POLICY));
         breaker.set_override(ManualOverride { state: OverrideState::Open, until: None }, t0);
         let BreakerAdmission::Reject(rejection) = breaker.admit(t0 + secs(86_400)).0 else {
             panic!("it is open")
@@ -170,7 +170,7 @@ mod tests {
 
     #[test]
     fn a_forced_closed_breaker_does_not_trip_until_its_end() {
-        let (t0, mut breaker) = (Instant::now(), Breaker::new(POLICY));
+        let (t0, mut breaker) = (Instant::now(), LocalBreaker::new(POLICY));
         breaker.set_override(
             ManualOverride { state: OverrideState::Closed, until: Some(t0 + secs(60)) },
             t0,
@@ -184,7 +184,7 @@ mod tests {
 
     #[test]
     fn forcing_closed_forgets_the_trip() {
-        let (t0, mut breaker) = (Instant::now(), Breaker::new(POLICY));
+        let (t0, mut breaker) = (Instant::now(), LocalBreaker::new(POLICY));
         for _ in 0..2 {
             attempt(&mut breaker, Outcome::Failure, t0);
         }
@@ -195,7 +195,7 @@ mod tests {
 
     #[test]
     fn forced_shadow_changes_states_and_rejects_nothing() {
-        let (t0, mut breaker) = (Instant::now(), Breaker::new(POLICY));
+        let (t0, mut breaker) = (Instant::now(), LocalBreaker::new(POLICY));
         assert_eq!(
             breaker.set_override(ManualOverride { state: OverrideState::Shadow, until: None }, t0),
             None
@@ -216,7 +216,7 @@ mod tests {
     proptest! {
         #[test]
         fn an_active_override_decides_alone(steps in override_steps()) {
-            let (mut now, mut breaker) = (Instant::now(), Breaker::new(POLICY));
+            let (mut now, mut breaker) = (Instant::now(), LocalBreaker::new(POLICY));
             for (what, wait, long, good) in steps {
                 now += secs(wait);
                 let state = [OverrideState::Open, OverrideState::Closed, OverrideState::Shadow].get(what as usize);

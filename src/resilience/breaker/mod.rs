@@ -13,7 +13,7 @@
 //! ever.
 //!
 //! Each change of state begins a new *epoch* and clears the windows. An outcome counts only in
-//! the epoch that admitted it: a slow success admitted before the trip says nothing about now.
+//! the epoch that admitted it: a slow success admitted before the trip is no evidence about the present.
 //!
 //! Shadow mode admits everything but goes through the same states as enforcement: an attempt
 //! that enforcement would have rejected is marked on its permit, and its outcome is ignored.
@@ -58,8 +58,9 @@ pub enum BreakerAdmission {
     Reject(Rejection),
 }
 
+/// The breaker of one host; hosts of a fleet share theirs through `replica.rs`.
 #[derive(Clone, Debug)]
-pub struct Breaker {
+pub struct LocalBreaker {
     policy: BreakerPolicy,
     state: State,
     epoch: u64,
@@ -99,7 +100,7 @@ impl BreakerPermit {
 
 // === impl Breaker ===
 
-impl Breaker {
+impl LocalBreaker {
     pub fn new(policy: BreakerPolicy) -> Self {
         Self {
             policy,
@@ -141,7 +142,7 @@ impl Breaker {
         )
     }
 
-    /// The result of [`Breaker::admit`] without a change, to compare candidates.
+    /// The result of [`LocalBreaker::admit`] without a change, to compare candidates.
     pub fn would_admit(&self, now: Instant) -> Result<(), Rejection> {
         match self.mode(now) {
             EnforcementMode::Enforce => {

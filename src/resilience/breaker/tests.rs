@@ -35,14 +35,14 @@ fn ms(n: u64) -> Duration {
     Duration::from_millis(n)
 }
 
-fn permit(breaker: &mut Breaker, now: Instant) -> BreakerPermit {
+fn permit(breaker: &mut LocalBreaker, now: Instant) -> BreakerPermit {
     match breaker.admit(now) {
         (BreakerAdmission::Admit(permit), _) => permit,
         (BreakerAdmission::Reject(rejection), _) => panic!("{rejection:?}"),
     }
 }
 
-fn rejection(breaker: &mut Breaker, now: Instant) -> Rejection {
+fn rejection(breaker: &mut LocalBreaker, now: Instant) -> Rejection {
     match breaker.admit(now) {
         (BreakerAdmission::Reject(rejection), _) => rejection,
         (BreakerAdmission::Admit(permit), _) => panic!("{permit:?}"),
@@ -50,7 +50,7 @@ fn rejection(breaker: &mut Breaker, now: Instant) -> Rejection {
 }
 
 fn give(
-    breaker: &mut Breaker,
+    breaker: &mut LocalBreaker,
     permit: BreakerPermit,
     outcome: Outcome,
     now: Instant,
@@ -59,26 +59,26 @@ fn give(
 }
 
 /// One attempt from start to end.
-fn attempt(breaker: &mut Breaker, outcome: Outcome, now: Instant) -> Option<TransitionCause> {
+fn attempt(breaker: &mut LocalBreaker, outcome: Outcome, now: Instant) -> Option<TransitionCause> {
     let permit = permit(breaker, now);
     give(breaker, permit, outcome, now)
 }
 
-fn trip(breaker: &mut Breaker, now: Instant) {
+fn trip(breaker: &mut LocalBreaker, now: Instant) {
     for _ in 0..breaker.policy.failure_threshold {
         attempt(breaker, Outcome::Failure, now);
     }
     assert_eq!(breaker.kind(), StateKind::Open);
 }
 
-fn tripped(policy: BreakerPolicy, now: Instant) -> Breaker {
-    let mut breaker = Breaker::new(policy);
+fn tripped(policy: BreakerPolicy, now: Instant) -> LocalBreaker {
+    let mut breaker = LocalBreaker::new(policy);
     trip(&mut breaker, now);
     breaker
 }
 
 /// Probes at the end of the open time until the breaker closes; returns when.
-fn close(breaker: &mut Breaker) -> Instant {
+fn close(breaker: &mut LocalBreaker) -> Instant {
     let now = breaker.retry_at().expect("is open");
     for _ in 0..breaker.policy.success_threshold.max(1) {
         attempt(breaker, Outcome::Success, now);
@@ -87,7 +87,7 @@ fn close(breaker: &mut Breaker) -> Instant {
     now
 }
 
-fn open_time(breaker: &Breaker, now: Instant) -> Duration {
+fn open_time(breaker: &LocalBreaker, now: Instant) -> Duration {
     breaker.retry_at().expect("is open") - now
 }
 
@@ -95,7 +95,7 @@ fn open_time(breaker: &Breaker, now: Instant) -> Duration {
 
 #[test]
 fn consecutive_failures_trip() {
-    let (t0, mut breaker) = (Instant::now(), Breaker::new(POLICY));
+    let (t0, mut breaker) = (Instant::now(), LocalBreaker::new(POLICY));
     assert_eq!(attempt(&mut breaker, Outcome::Failure, t0), None);
     assert_eq!(attempt(&mut breaker, Outcome::Failure, t0), None);
     let third = permit(&mut breaker, t0);
@@ -110,7 +110,7 @@ fn consecutive_failures_trip() {
 
 #[test]
 fn a_success_between_failures_keeps_it_closed() {
-    let (t0, mut breaker) = (Instant::now(), Breaker::new(POLICY));
+    let (t0, mut breaker) = (Instant::now(), LocalBreaker::new(POLICY));
     for n in 0..30 {
         let outcome = if n % 3 == 2 { Outcome::Success } else { Outcome::Failure };
         assert_eq!(attempt(&mut breaker, outcome, t0), None);
@@ -119,7 +119,7 @@ fn a_success_between_failures_keeps_it_closed() {
 
 #[test]
 fn a_throttle_counts_neither_as_failure_nor_as_success() {
-    let (t0, mut breaker) = (Instant::now(), Breaker::new(POLICY));
+    let (t0, mut breaker) = (Instant::now(), LocalBreaker::new(POLICY));
     (0..100).for_each(|_| assert_eq!(attempt(&mut breaker, Outcome::Throttled, t0), None));
     attempt(&mut breaker, Outcome::Failure, t0);
     attempt(&mut breaker, Outcome::Failure, t0);
@@ -130,7 +130,7 @@ fn a_throttle_counts_neither_as_failure_nor_as_success() {
 
 #[test]
 fn a_threshold_of_zero_disables_the_rule() {
-    let mut breaker = Breaker::new(BreakerPolicy { failure_threshold: 0, ..POLICY });
+    let mut breaker = LocalBreaker::new(BreakerPolicy { failure_threshold: 0, ..POLICY });
     let t0 = Instant::now();
     (0..1000).for_each(|_| assert_eq!(attempt(&mut breaker, Outcome::Failure, t0), None));
 }
@@ -138,7 +138,7 @@ fn a_threshold_of_zero_disables_the_rule() {
 #[test]
 fn the_failure_rate_trips_from_min_requests_on() {
     let policy = BreakerPolicy { failure_threshold: 0, failure_rate: Some(RATE), ..POLICY };
-    let (t0, mut breaker) = (Instant::now(), Breaker::new(policy));
+    let (t0, mut breaker) = (Instant::now(), LocalBreaker::new(policy));
     for n in 0..19 {
         let outcome = if n < 11 { Outcome::Failure } else { Outcome::Success };
         assert_eq!(attempt(&mut breaker, outcome, t0), None);
@@ -150,7 +150,7 @@ fn the_failure_rate_trips_from_min_requests_on() {
 #[test]
 fn a_failure_rate_at_the_limit_is_not_above_it() {
     let policy = BreakerPolicy { failure_threshold: 0, failure_rate: Some(RATE), ..POLICY };
-    let (t0, mut breaker) = (Instant::now(), Breaker::new(policy));
+    let (t0, mut breaker) = (Instant::now(), LocalBreaker::new(policy));
     for n in 0..40 {
         let outcome = if n % 2 == 1 { Outcome::Failure } else { Outcome::Success };
         assert_eq!(attempt(&mut breaker, outcome, t0), None);
@@ -161,7 +161,7 @@ fn a_failure_rate_at_the_limit_is_not_above_it() {
 #[test]
 fn failures_outside_the_window_are_forgotten() {
     let policy = BreakerPolicy { failure_threshold: 0, failure_rate: Some(RATE), ..POLICY };
-    let (t0, mut breaker) = (Instant::now(), Breaker::new(policy));
+    let (t0, mut breaker) = (Instant::now(), LocalBreaker::new(policy));
     (0..19).for_each(|_| assert_eq!(attempt(&mut breaker, Outcome::Failure, t0), None));
     assert_eq!(attempt(&mut breaker, Outcome::Failure, t0 + secs(30)), None);
 }
@@ -169,7 +169,7 @@ fn failures_outside_the_window_are_forgotten() {
 #[test]
 fn slow_successes_trip() {
     let policy = BreakerPolicy { slow_rate: Some(SLOW), ..POLICY };
-    let (t0, mut breaker) = (Instant::now(), Breaker::new(policy));
+    let (t0, mut breaker) = (Instant::now(), LocalBreaker::new(policy));
     for n in 1..=11 {
         let slow = permit(&mut breaker, t0);
         let took = if n <= 2 { SLOW.slower_than } else { SLOW.slower_than + ms(1) };
@@ -187,7 +187,7 @@ fn a_trip_clears_the_counts() {
         slow_rate: Some(SlowRule { min_requests: 20, ..SLOW }),
         ..POLICY
     };
-    let (t0, mut breaker) = (Instant::now(), Breaker::new(policy));
+    let (t0, mut breaker) = (Instant::now(), LocalBreaker::new(policy));
     for n in 1..=20 {
         let permit = permit(&mut breaker, t0);
         let moved = breaker.observe(permit, Outcome::Failure, secs(25), t0, MIDDLE);
@@ -203,7 +203,7 @@ fn a_trip_clears_the_counts() {
 
 #[test]
 fn an_interrupted_stream_counts_as_a_failure() {
-    let (t0, mut breaker) = (Instant::now(), Breaker::new(POLICY));
+    let (t0, mut breaker) = (Instant::now(), LocalBreaker::new(POLICY));
     let streams = [0; 3].map(|_| permit(&mut breaker, t0));
     let epochs = streams.map(|stream| {
         let epoch = stream.epoch();
@@ -217,7 +217,7 @@ fn an_interrupted_stream_counts_as_a_failure() {
 
 #[test]
 fn consecutive_interrupted_streams_trip() {
-    let (t0, mut breaker) = (Instant::now(), Breaker::new(POLICY));
+    let (t0, mut breaker) = (Instant::now(), LocalBreaker::new(POLICY));
     let mut moved = None;
     for _ in 0..POLICY.failure_threshold {
         assert_eq!(moved, None);
@@ -233,7 +233,7 @@ fn consecutive_interrupted_streams_trip() {
 fn interrupted_streams_count_in_the_failure_rate() {
     let all = RateRule { above: 0.96, ..RATE };
     let policy = BreakerPolicy { failure_threshold: 0, failure_rate: Some(all), ..POLICY };
-    let (t0, mut breaker) = (Instant::now(), Breaker::new(policy));
+    let (t0, mut breaker) = (Instant::now(), LocalBreaker::new(policy));
     for n in 1..=20 {
         let stream = permit(&mut breaker, t0);
         let epoch = stream.epoch();
@@ -369,7 +369,7 @@ fn enough_successes_close_and_one_throttle_reopens() {
 
 #[test]
 fn a_success_admitted_before_the_trip_does_not_close() {
-    let (t0, mut breaker) = (Instant::now(), Breaker::new(POLICY));
+    let (t0, mut breaker) = (Instant::now(), LocalBreaker::new(POLICY));
     let early = [0; 5].map(|_| permit(&mut breaker, t0));
     trip(&mut breaker, t0);
     let t1 = t0 + secs(5);
@@ -386,7 +386,7 @@ fn a_success_admitted_before_the_trip_does_not_close() {
 #[test]
 fn slow_start_follows_the_rate_before_the_trip() {
     let policy = BreakerPolicy { ramp: secs(10), ..POLICY };
-    let (t0, mut breaker) = (Instant::now(), Breaker::new(policy));
+    let (t0, mut breaker) = (Instant::now(), LocalBreaker::new(policy));
     (0..1000).for_each(|n| {
         attempt(&mut breaker, Outcome::Success, t0 + ms(n * 10));
     });
@@ -417,7 +417,7 @@ fn slow_start_follows_the_rate_before_the_trip() {
 #[test]
 fn a_trip_during_slow_start_keeps_the_rate_before_the_first_trip() {
     let policy = BreakerPolicy { ramp: secs(10), failure_threshold: 1, ..POLICY };
-    let (t0, mut breaker) = (Instant::now(), Breaker::new(policy));
+    let (t0, mut breaker) = (Instant::now(), LocalBreaker::new(policy));
     (0..1000).for_each(|n| {
         attempt(&mut breaker, Outcome::Success, t0 + ms(n * 10));
     });
@@ -461,11 +461,11 @@ fn shadow_admits_everything_and_changes_states_alike() {
 fn retuning_keeps_the_state_and_the_counts() {
     let policy = BreakerPolicy { failure_rate: Some(RATE), ..POLICY };
     let t0 = Instant::now();
-    let mut breaker = Breaker::new(policy);
+    let mut breaker = LocalBreaker::new(policy);
     attempt(&mut breaker, Outcome::Failure, t0);
     let stricter = RateRule { above: 0.1, ..RATE };
     breaker.retune(BreakerPolicy { failure_rate: Some(stricter), ..policy });
-    let counts = |breaker: &Breaker| breaker.failed.as_ref().map(|window| window.counts(t0));
+    let counts = |breaker: &LocalBreaker| breaker.failed.as_ref().map(|window| window.counts(t0));
     assert_eq!(counts(&breaker), Some((1, 1)));
     let longer = RateRule { over: secs(60), ..RATE };
     breaker.retune(BreakerPolicy { failure_rate: Some(longer), slow_rate: Some(SLOW), ..policy });
@@ -532,14 +532,14 @@ fn steps() -> impl Strategy<Value = Vec<(u64, f64, Step)>> {
 
 /// Runs any schedule and checks the rules after each step.
 struct Run {
-    breaker: Breaker,
+    breaker: LocalBreaker,
     now: Instant,
     held: Vec<(BreakerPermit, Instant)>,
 }
 
 impl Run {
     fn new(policy: BreakerPolicy) -> Self {
-        Self { breaker: Breaker::new(policy), now: Instant::now(), held: Vec::new() }
+        Self { breaker: LocalBreaker::new(policy), now: Instant::now(), held: Vec::new() }
     }
 
     fn play(&mut self, steps: Vec<(u64, f64, Step)>) -> Result<(), TestCaseError> {
