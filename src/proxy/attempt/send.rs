@@ -45,12 +45,7 @@ pub async fn attempt(
                     now = clock::now();
                     connected.connection
                 }
-                Err(problem) => {
-                    return AttemptResult::Failed(
-                        AttemptClass::Unsent,
-                        LastResponse::Problem(problem),
-                    );
-                }
+                Err(problem) => return failed(AttemptClass::Unsent, problem),
             },
         };
         match send(request, route, selection, connection, now).await {
@@ -76,25 +71,14 @@ async fn send(
     let timeouts = candidate.provider.policy.timeouts;
     let (target, mut outgoing) = match build_outgoing(request, route, candidate) {
         Ok(built) => built,
-        Err(problem) => {
-            return Ok(AttemptResult::Failed(
-                AttemptClass::Ignored,
-                LastResponse::Problem(problem),
-            ));
-        }
+        Err(problem) => return Ok(failed(AttemptClass::Ignored, problem)),
     };
     let fails_over = another_attempt_is_possible(request, route, &selection);
     outgoing.fails_over = fails_over;
     let head = |out: &mut Vec<u8>| {
+        let (provider, endpoint) = (&candidate.provider.policy, &candidate.endpoint);
         headers::write_line(out, request.head.method(), &target);
-        let provider = &candidate.provider.policy;
-        headers::write(
-            out,
-            request.head.headers(),
-            provider,
-            &candidate.endpoint,
-            selection.credential,
-        );
+        headers::write(out, request.head.headers(), provider, endpoint, selection.credential);
     };
     let (reused, peer) = (connection.is_reused(), connection.peer());
     let sending = connection.send(outgoing, head);
@@ -136,7 +120,11 @@ fn closed_at_once(
     let candidate = selection.endpoint.candidate(route);
     let error = DialError::closed(&candidate.endpoint.policy.url.host, peer);
     let problem = report_unreachable(request, route, selection, &error);
-    AttemptResult::Failed(AttemptClass::Unsent, LastResponse::Problem(problem))
+    failed(AttemptClass::Unsent, problem)
+}
+
+fn failed(class: AttemptClass, problem: Problem) -> AttemptResult {
+    AttemptResult::Failed(class, LastResponse::Problem(problem))
 }
 
 /// The request's target and body as the provider expects them.
