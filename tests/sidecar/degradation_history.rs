@@ -107,7 +107,7 @@ fn an_override_lasts_for_its_duration_and_an_hour_by_default() {
     assert!(line.contains("a drill") && line.contains("audit"), "{line}");
     let events = api(&sidecar, "/api/circuit-breakers")["events"].to_string();
     assert!(
-        events.contains("entered: by hand: a drill") && events.contains("left by hand"),
+        events.contains("entered: by hand: a drill") && events.contains("left by override"),
         "{events}"
     );
 }
@@ -223,7 +223,7 @@ fn a_webhook_is_notified_of_entry_and_exit_at_most_once_a_minute() {
         (3, Some(1.0), Some(2.0))
     );
     let log = sidecar.log().join("\n");
-    assert!(log.contains("an alert was not taken") && log.contains("env:HOOK"), "{log}");
+    assert!(log.contains("a notification failed") && log.contains("env:HOOK"), "{log}");
     for secret in ["path-is-a-secret", "a-secret-of-the-hook"] {
         assert!(
             !log.contains(secret)
