@@ -26,7 +26,7 @@ const MAX_DETAILED: usize = 64;
 /// Timeout for votes and leases.
 const DETAILS_TIMEOUT: Duration = Duration::from_millis(300);
 
-/// What a host publishes about itself.
+/// The information that a host publishes about itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct HostInfo {
@@ -213,9 +213,9 @@ impl Fleet {
             breakers.iter_mut().filter(|shared| shared.local_state.is_some()).take(MAX_DETAILED)
         {
             let (votes, leases) = (format!("cb:v:{}", shared.key), format!("cb:l:{}", shared.key));
-            let (script, keys) = (&self.0.scripts.look, ["cb", &votes, &leases]);
+            let (script, keys) = (&self.0.scripts.breaker_details, ["cb", &votes, &leases]);
             let reply = self.link().run::<Vec<Value>>(script, &keys, &shared.key).await;
-            let reply = self.counted("look", reply)?;
+            let reply = self.counted("breaker_details", reply)?;
             let texts = |at: usize| {
                 let part = reply.get(at).and_then(|part| Vec::from_redis_value_ref(part).ok());
                 part.unwrap_or_default()

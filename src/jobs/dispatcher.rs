@@ -254,11 +254,15 @@ impl Dispatcher {
             tracing::warn!(%error, id = %job.id, "a job cannot be started; retrying");
             return self.return_unstarted(&partition, job, STORE_RETRY).await;
         }
-        // The end of a run may have freed the capacity that the partition waits for.
-        if let Some(state) = self.partitions.borrow_mut().get_mut(&partition) {
+        self.resume(&partition);
+        drop((slot, active));
+    }
+
+    /// Ends a pause: the end of a run may have freed the capacity that the partition waits for.
+    fn resume(&self, partition: &Partition) {
+        if let Some(state) = self.partitions.borrow_mut().get_mut(partition) {
             state.resume();
         }
-        drop((slot, active));
     }
 
     /// The ownership of shared jobs, if this partition's queue is shared or was since the start.

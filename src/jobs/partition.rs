@@ -25,7 +25,7 @@ pub struct PartitionState {
     pub last_served: u64,
 }
 
-/// What is known of the jobs in the store.
+/// Whether all ready jobs in the store are known here.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum StoreLookup {
     /// The store may have more jobs than are known here.

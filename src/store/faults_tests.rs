@@ -1,4 +1,4 @@
-//! Tests of the store under faults: every acknowledged change is there afterwards, and nothing else.
+//! Tests of the store under faults: exactly the acknowledged changes are kept.
 
 use std::fs::{self, File, OpenOptions};
 use std::future::poll_fn;
@@ -20,7 +20,7 @@ use crate::clock;
 
 /// Small pages, so that a commit has few bytes.
 const PAGE: usize = 512;
-/// What SQLite writes before each page of the journal.
+/// A page and its header in the journal.
 const FRAME: usize = PAGE + 24;
 const BEFORE: u64 = 5;
 
@@ -28,7 +28,7 @@ const BEFORE: u64 = 5;
 struct Killed {
     database: Vec<u8>,
     journal: Vec<u8>,
-    /// Where the last commit begins in the journal.
+    /// Offset of the last commit in the journal.
     last: usize,
 }
 
@@ -68,20 +68,20 @@ impl Killed {
         fs::write(journal(directory), journal_bytes).expect("written");
     }
 
-    /// What a store has that finds this journal.
+    /// The jobs in a store that is opened with this journal.
     fn found(&self, journal: &[u8]) -> Vec<JobId> {
         let folder = folder();
         self.put(folder.path(), journal);
         let store = open(folder.path());
         run(async {
-            totals_are_right(&store).await;
-            whole_jobs(&store).await
+            assert_totals(&store).await;
+            job_ids(&store).await
         })
     }
 }
 
-/// Ids as SQLite finds them: opening a whole store for each byte would take minutes.
-fn looked_at(directory: &Path) -> Vec<JobId> {
+/// Ids read directly with SQLite: opening a store for each byte would take minutes.
+fn ids_in_database(directory: &Path) -> Vec<JobId> {
     let db = open::reader(&open::database(directory)).expect("a database");
     db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).expect("set");
     let sql = "SELECT id FROM jobs JOIN requests USING (seq) ORDER BY seq";
@@ -101,9 +101,9 @@ fn a_journal_cut_at_any_byte_of_its_last_commit_loses_nothing_before_it() {
         file.set_len(cut as u64).expect("cut");
         let _ = fs::remove_file(folder.path().join("outrigger.db-shm"));
         let most = if cut == whole { BEFORE + 1 } else { BEFORE };
-        assert_eq!(looked_at(folder.path()), ids(1..=most), "cut at {cut} of {whole}");
+        assert_eq!(ids_in_database(folder.path()), ids(1..=most), "cut at {cut} of {whole}");
     }
-    // The same for a store as a whole, where something may change: at the edges of frames.
+    // The same for a whole store, at the edges of frames.
     for frame in (killed.last..=whole).step_by(FRAME) {
         for cut in [frame - 1, frame, frame + 1, frame + 24, frame + FRAME / 2] {
             if (killed.last..=whole).contains(&cut) {
@@ -142,19 +142,19 @@ fn a_job_that_ran_at_a_kill_is_ready_again_at_its_old_position() {
     assert_eq!(store.recovered(), 2);
     run(async {
         let next = store
-            .upcoming(line(), UpcomingCursor::default(), HashSet::new(), 9)
+            .upcoming(partition(), UpcomingCursor::default(), HashSet::new(), 9)
             .await
-            .expect("a look");
+            .expect("a read");
         assert_eq!(next.iter().map(|(_, due)| due.id).collect::<Vec<_>>(), ids(1..=3));
         assert_eq!(shown(&store, id(1)).await.deliveries, 1);
-        totals_are_right(&store).await;
+        assert_totals(&store).await;
     });
 }
 
 // === the disk ===
 
-/// Lets the database grow to so many pages, from the next change on.
-async fn grow(store: &Store, pages: &'static str) {
+/// Limits the database to this many pages.
+async fn limit_pages(store: &Store, pages: &'static str) {
     let limit = move |db: &Connection| {
         let sql = format!("PRAGMA max_page_count = {pages}");
         db.query_row(&sql, [], |row| row.get::<_, i64>(0))
@@ -162,7 +162,7 @@ async fn grow(store: &Store, pages: &'static str) {
     store.0.writer.write(limit).await.expect("a limit");
 }
 
-/// With a body that no free page can take.
+/// A job whose body does not fit into free pages.
 fn big(n: u64) -> NewJob {
     let mut big = job(n);
     big.request.body = bytes::Bytes::from(vec![b'x'; 200_000]);
@@ -176,23 +176,23 @@ fn a_full_disk_rejects_only_what_does_not_fit_and_recovers_when_there_is_space()
     run(async {
         accepted(&store, job(1)).await;
         let seq = accepted(&store, job(2)).await;
-        // No less than there is: that is what SQLite makes of it.
-        grow(&store, "1").await;
+        // SQLite raises the limit to the present size.
+        limit_pages(&store, "1").await;
         for _ in 0..3 {
             let full = accept(&store, big(3)).await.expect_err("no room");
             assert!(matches!(full, StoreError::Full), "{full}");
             assert_eq!(full.to_string(), "the store's disk is full");
         }
-        assert_eq!(whole_jobs(&store).await, ids([1, 2]));
-        totals_are_right(&store).await;
-        assert!(store.job(id(3)).await.expect("a look").is_none());
-        // What needs no room goes on.
+        assert_eq!(job_ids(&store).await, ids([1, 2]));
+        assert_totals(&store).await;
+        assert!(store.job(id(3)).await.expect("a read").is_none());
+        // Changes that need no space succeed.
         let lease = leased(&store, seq).await;
         assert!(store.park(lease, None).await.expect("parked"));
-        grow(&store, "1000000").await;
+        limit_pages(&store, "1000000").await;
         assert_eq!(accept(&store, big(3)).await.expect("accepted"), EnqueueResult::New);
         assert_eq!(shown(&store, id(3)).await.bytes, 200_000);
-        totals_are_right(&store).await;
+        assert_totals(&store).await;
     });
     assert_eq!(commits.lock().iter().filter(|(_, failed)| *failed).count(), 3);
     close(store);
@@ -200,7 +200,7 @@ fn a_full_disk_rejects_only_what_does_not_fit_and_recovers_when_there_is_space()
 }
 
 #[test]
-fn a_database_that_cannot_be_written_is_tried_again_with_each_change() {
+fn an_unwritable_database_is_reopened_with_each_change() {
     let folder = folder();
     let store = open(folder.path());
     let (at, away) = (open::database(folder.path()), folder.path().join("away"));
@@ -210,7 +210,7 @@ fn a_database_that_cannot_be_written_is_tried_again_with_each_change() {
         store.0.writer.write(read_only).await.expect("set");
         let failed = accept(&store, job(2)).await.expect_err("read-only");
         assert!(matches!(&failed, StoreError::Io(why) if why.contains("readonly")), "{failed}");
-        // It is opened anew: for as long as that fails, so does every change.
+        // It is reopened; every change fails until that succeeds.
         fs::rename(&at, &away).expect("moved");
         for _ in 0..2 {
             let failed = accept(&store, job(2)).await.expect_err("no file");
@@ -219,11 +219,11 @@ fn a_database_that_cannot_be_written_is_tried_again_with_each_change() {
         assert!(!at.exists(), "a new database was made beside the old one");
         fs::rename(&away, &at).expect("moved");
         assert_eq!(accept(&store, job(2)).await.expect("accepted"), EnqueueResult::New);
-        assert_eq!(whole_jobs(&store).await, ids([1, 2]));
-        totals_are_right(&store).await;
+        assert_eq!(job_ids(&store).await, ids([1, 2]));
+        assert_totals(&store).await;
     });
     close(store);
-    run(async { assert_eq!(whole_jobs(&open(folder.path())).await, ids([1, 2])) });
+    run(async { assert_eq!(job_ids(&open(folder.path())).await, ids([1, 2])) });
 }
 
 #[test]
@@ -245,11 +245,11 @@ fn a_reopened_write_connection_syncs_too() {
     });
 }
 
-// === one among many ===
+// === batches ===
 
 type Accepting = Pin<Box<dyn Future<Output = Result<EnqueueResult, StoreError>>>>;
 
-/// All of them in one commit: they come while the writer is busy with another.
+/// Enqueues all jobs in one commit, while the writer is busy with another.
 async fn at_once(store: &Store, jobs: Vec<NewJob>) -> Vec<Result<EnqueueResult, StoreError>> {
     let (begun, begins) = mpsc::channel();
     let (go, wait) = mpsc::channel::<()>();
@@ -292,8 +292,8 @@ fn a_failed_change_fails_no_other_change_of_its_batch() {
         let outcomes = at_once(&store, jobs).await;
         let refused: Vec<bool> = outcomes.iter().map(Result::is_err).collect();
         assert_eq!(refused, [false, false, false, true, false, false]);
-        assert_eq!(whole_jobs(&store).await, ids(1..=6));
-        totals_are_right(&store).await;
+        assert_eq!(job_ids(&store).await, ids(1..=6));
+        assert_totals(&store).await;
         let one = |failed| (1, failed);
         let alone = [one(false), one(false), one(false), one(true), one(false), one(false)];
         assert_eq!(*commits.lock(), [&[(1, false), (6, true)][..], &alone].concat());
@@ -305,21 +305,21 @@ fn a_change_that_fits_a_full_disk_succeeds_in_a_batch_with_one_that_does_not() {
     let folder = folder();
     let store = open(folder.path());
     run(async {
-        // Room for a few small ones is left where a big one was.
+        // A deleted big job leaves space for a few small ones.
         accepted(&store, big(1)).await;
         store.cancel(id(1), None, NOW).await.expect("cancelled");
         assert_eq!(store.purge("jobs".to_owned(), JobState::Cancelled).await.expect("purged"), 1);
-        grow(&store, "1").await;
+        limit_pages(&store, "1").await;
         let mut bigger = big(3);
         bigger.request.body = bytes::Bytes::from(vec![b'x'; 400_000]);
         let outcomes = at_once(&store, vec![job(2), bigger, job(4)]).await;
         assert!(matches!(outcomes[..], [Ok(_), Err(StoreError::Full), Ok(_)]), "{outcomes:?}");
-        assert_eq!(whole_jobs(&store).await, ids([2, 4]));
-        totals_are_right(&store).await;
+        assert_eq!(job_ids(&store).await, ids([2, 4]));
+        assert_totals(&store).await;
     });
 }
 
-// === whose directory it is ===
+// === directory and files ===
 
 fn mode(path: &Path) -> u32 {
     fs::metadata(path).expect("a file").permissions().mode() & 0o777
@@ -354,14 +354,17 @@ fn a_store_that_is_in_use_names_the_process() {
     let error = refused(folder.path());
     let own = std::process::id();
     assert!(matches!(&error, OpenError::Locked(_, Some(pid)) if *pid == own), "{error}");
-    let told = error.to_string();
-    assert!(told.contains(&format!("is in use by process {own} (stop that sidecar")), "{told}");
+    let message = error.to_string();
+    assert!(
+        message.contains(&format!("is in use by process {own} (stop that sidecar")),
+        "{message}"
+    );
     run(accepted(&store, job(1)));
     close(store);
-    run(async { assert_eq!(whole_jobs(&open(folder.path())).await, ids([1])) });
+    run(async { assert_eq!(job_ids(&open(folder.path())).await, ids([1])) });
 }
 
-/// All files of a directory but the lock and what SQLite makes anew.
+/// The database and its journal: paths, modes and bytes.
 fn bytes_of(directory: &Path) -> Vec<(std::path::PathBuf, u32, Vec<u8>)> {
     let paths = [open::database(directory), journal(directory)];
     let there = paths.into_iter().filter(|path| path.exists());
@@ -388,8 +391,8 @@ fn a_store_of_a_newer_version_is_rejected_and_unchanged() {
     assert_eq!(before.len(), 2, "a database and its journal");
     let error = refused(folder.path());
     assert!(matches!(error, OpenError::Newer(_, 99)), "{error}");
-    let told = error.to_string();
-    assert!(told.contains("table version 99, expected at most 4"), "{told}");
+    let message = error.to_string();
+    assert!(message.contains("table version 99, expected at most 4"), "{message}");
     assert_eq!(bytes_of(folder.path()), before);
 }
 
@@ -420,24 +423,24 @@ fn a_damaged_database_is_rejected() {
     });
     close(store);
     let (path, whole) = (open::database(folder.path()), folder.path().join("whole"));
-    // Two connections that are closed in the same moment may each leave the journal to the other, and
-    // what is whole there mends what is damaged here.
-    let fold = "PRAGMA wal_checkpoint(TRUNCATE)";
-    let folding = Connection::open(&path).expect("a database");
-    // The store's own fold may be under way still, and is not waited for by SQLite.
+    // If two connections are closed at once, each may leave the journal to the other, and its intact
+    // pages would repair the damage.
+    let checkpoint = "PRAGMA wal_checkpoint(TRUNCATE)";
+    let db = Connection::open(&path).expect("a database");
+    // SQLite does not wait for a checkpoint of the store that is still running.
     let until = clock::now() + PATIENCE;
-    while folding.query_row(fold, [], |row| row.get(0)) != Ok(0_i64) {
-        assert!(clock::now() < until, "it cannot be folded");
+    while db.query_row(checkpoint, [], |row| row.get(0)) != Ok(0_i64) {
+        assert!(clock::now() < until, "no checkpoint");
         std::thread::yield_now();
     }
-    drop(folding);
+    drop(db);
     fs::copy(&path, &whole).expect("copied");
     let length = fs::metadata(&path).expect("a file").len();
     let damages: [fn(&mut File, u64); 4] = [
         |file, _| file.write_all(b"this is a text and no database").expect("written"),
         |file, length| file.set_len(length / 2).expect("cut"),
         |file, _| {
-            // A page of the first table's.
+            // A page of the first table.
             file.seek(SeekFrom::Start(4096)).expect("there");
             file.write_all(&[0xff; 4096]).expect("written");
         },
@@ -485,11 +488,11 @@ fn a_store_of_the_first_version_is_migrated_with_its_jobs() {
     assert_eq!(store.principal_key(), &key);
     run(async {
         accepted(&store, job(2)).await;
-        assert_eq!(store.partitions().await.expect("lines"), [line()]);
+        assert_eq!(store.partitions().await.expect("partitions"), [partition()]);
         let next = store
-            .upcoming(line(), UpcomingCursor::default(), HashSet::new(), 9)
+            .upcoming(partition(), UpcomingCursor::default(), HashSet::new(), 9)
             .await
-            .expect("a look");
+            .expect("a read");
         assert_eq!(next.iter().map(|(_, due)| due.id).collect::<Vec<_>>(), ids([1, 2]));
     });
     close(store);
@@ -498,7 +501,7 @@ fn a_store_of_the_first_version_is_migrated_with_its_jobs() {
         db.query_row("PRAGMA user_version", [], |row| row.get(0)).expect("a version");
     assert_eq!(version, 4);
     drop(db);
-    // An empty file is none yet, and keeps its key from then on.
+    // An empty file becomes a store, which keeps its key.
     let folder = self::folder();
     fs::write(open::database(folder.path()), "").expect("a file");
     let store = open(folder.path());
@@ -507,7 +510,7 @@ fn a_store_of_the_first_version_is_migrated_with_its_jobs() {
     close(store);
     let store = open(folder.path());
     assert_eq!((store.principal_key(), store.name()), (&key, name));
-    run(async { assert_eq!(whole_jobs(&store).await, ids([1])) });
+    run(async { assert_eq!(job_ids(&store).await, ids([1])) });
 }
 
 #[test]
@@ -537,10 +540,10 @@ fn a_backup_made_while_jobs_arrive_is_a_store() {
         assert!(error.to_string().contains("exists"), "{error}");
         assert_eq!(fs::read(&to).expect("a copy"), before);
         let copy = open(elsewhere.path());
-        let there = whole_jobs(&copy).await;
+        let there = job_ids(&copy).await;
         assert!(there.len() >= 50 && there.len() as u64 <= n, "{} of {n}", there.len());
         assert_eq!(there, ids(1..=there.len() as u64));
-        totals_are_right(&copy).await;
+        assert_totals(&copy).await;
         assert_eq!(copy.principal_key(), store.principal_key());
     });
 }

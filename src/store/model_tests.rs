@@ -95,23 +95,23 @@ struct Known {
 }
 
 /// The store and its model.
-struct Both {
+struct StoreAndModel {
     folder: TempDir,
     store: Option<Store>,
     now: i64,
-    /// By `seq`; those that are forgotten are not here.
+    /// By `seq`, without deleted jobs.
     jobs: BTreeMap<i64, Job>,
-    /// All ids that ever were, in the order of `seq`.
+    /// All ids ever used, in the order of `seq`.
     ids: Vec<JobId>,
     keys: BTreeMap<(u8, u8), Known>,
     leases: Vec<RunLease>,
     watches: BTreeMap<i64, JobWatch>,
 }
 
-impl Both {
-    fn new() -> Both {
+impl StoreAndModel {
+    fn new() -> StoreAndModel {
         let folder = folder();
-        Both {
+        StoreAndModel {
             store: Some(open(folder.path())),
             folder,
             now: NOW.0,
@@ -135,7 +135,7 @@ impl Both {
         (!self.ids.is_empty()).then(|| (which % self.ids.len()) as i64 + 1)
     }
 
-    /// Mostly one that may be run.
+    /// Mostly a ready job.
     fn ready(&self, which: usize) -> Option<i64> {
         let ready = self.jobs.iter().filter(|(_, job)| job.state == JobState::Ready);
         let ready: Vec<i64> = ready.map(|(seq, _)| *seq).collect();
@@ -145,7 +145,7 @@ impl Both {
         Some(ready[(which / 7) % ready.len()])
     }
 
-    /// One of the last leases, of which some no longer hold; and the job, if it does.
+    /// One of the last leases, which may be invalid; and the job, if it is valid.
     fn lease(&mut self, which: usize) -> Option<(RunLease, JobId, Option<&mut Job>)> {
         let last = self.leases.len().checked_sub(1)?;
         let lease = self.leases[last - which % self.leases.len().min(4)];
@@ -164,7 +164,7 @@ impl Both {
                 let (store, now) = (self.store(), self.now);
                 let Some((lease, id, job)) = self.lease(which) else { return };
                 let holds = job.map(|job| job.end(JobState::Done, now)).is_some();
-                let done = store.complete(id, lease, answer(), Millis(now)).await;
+                let done = store.complete(id, lease, response(), Millis(now)).await;
                 assert_eq!(done.expect("written"), holds);
             }
             Step::Fail(which, wait) => self.fail(which, wait).await,
@@ -222,7 +222,7 @@ impl Both {
             None => EnqueueResult::New,
         };
         let accepted = self.store().enqueue(Arc::new(new), LIMITS, self.now()).await;
-        assert_eq!(accepted.expect("an answer"), expected);
+        assert_eq!(accepted.expect("a result"), expected);
         if expected == EnqueueResult::New {
             self.taken(queue, principal, bytes as u64, id(n));
             if let Some((principal, text, fingerprint)) = key {
@@ -268,7 +268,7 @@ impl Both {
                 LeaseResult::Run(RunLease { seq, number: job.lease, deliveries: job.deliveries })
             }
         };
-        let leased = self.store().lease(seq, MOST, self.now()).await.expect("an answer");
+        let leased = self.store().lease(seq, MOST, self.now()).await.expect("a result");
         assert_eq!(leased, expected);
         if let LeaseResult::Run(lease) = leased {
             self.leases.push(lease);
@@ -379,8 +379,9 @@ impl Both {
         expired.sort_unstable();
         upkept.expired.sort_unstable();
         assert_eq!((upkept.expired, upkept.deleted, upkept.more), (expired, forgotten, false));
-        let lines = woken.into_iter().map(|queue| Partition { queue: queue.to_owned(), ..line() });
-        assert_eq!(upkept.woken, lines.collect::<Vec<_>>());
+        let partitions =
+            woken.into_iter().map(|queue| Partition { queue: queue.to_owned(), ..partition() });
+        assert_eq!(upkept.woken, partitions.collect::<Vec<_>>());
         let next = self.jobs.values().filter_map(|job| job.due).min();
         assert_eq!(upkept.next_due, next.map(Millis));
     }
@@ -398,8 +399,8 @@ impl Both {
         self.store = Some(store);
     }
 
-    /// The store has what the model has, and has told those who watch, and no others.
-    async fn agree(&mut self) {
+    /// The store has the same jobs as the model, and exactly the watches of finished jobs are complete.
+    async fn assert_agree(&mut self) {
         let store = self.store();
         let all = JobFilter { limit: 1_000_000, ..JobFilter::default() };
         let mut found = BTreeMap::new();
@@ -407,10 +408,10 @@ impl Both {
             found.insert(shown.seq, self.as_modelled(shown));
         }
         assert_eq!(found, self.jobs);
-        totals_are_right(&store).await;
+        assert_totals(&store).await;
         for (seq, mut watch) in std::mem::take(&mut self.watches) {
             let over = self.jobs.get(&seq).is_none_or(|job| job.state.is_final());
-            assert_eq!(told(&mut watch).await, over, "job {seq}");
+            assert_eq!(is_complete(&mut watch).await, over, "job {seq}");
             if !over {
                 self.watches.insert(seq, watch);
             }
@@ -419,10 +420,10 @@ impl Both {
             self.watches.entry(*seq).or_insert_with(|| store.watch(job.id));
         }
         assert_eq!(watched(&store), self.watches.len());
-        self.turns(&store).await;
+        self.assert_upcoming(&store).await;
     }
 
-    /// Leases are not shown: whether they are told apart is seen where they are used.
+    /// A record has no lease; leases are checked where they are used.
     fn as_modelled(&self, shown: JobRecord) -> Job {
         Job {
             id: shown.id,
@@ -440,22 +441,22 @@ impl Both {
         }
     }
 
-    /// What may be run is what is ready, each once.
-    async fn turns(&self, store: &Store) {
+    /// `upcoming` returns each ready job once.
+    async fn assert_upcoming(&self, store: &Store) {
         for queue in QUEUES {
-            let line = Partition { queue: queue.to_owned(), ..line() };
+            let partition = Partition { queue: queue.to_owned(), ..partition() };
             let found = store
-                .upcoming(line.clone(), UpcomingCursor::default(), HashSet::new(), 1_000)
+                .upcoming(partition.clone(), UpcomingCursor::default(), HashSet::new(), 1_000)
                 .await;
             let mut seqs: Vec<i64> =
-                found.expect("a look").into_iter().map(|(_, due)| due.seq).collect();
+                found.expect("a read").into_iter().map(|(_, due)| due.seq).collect();
             seqs.sort_unstable();
             let ready = |job: &Job| job.queue == queue && job.state == JobState::Ready;
             let ready = self.jobs.iter().filter(|(_, job)| ready(job)).map(|(seq, _)| *seq);
             assert_eq!(seqs, ready.collect::<Vec<_>>());
-            let has = store.partitions().await.expect("lines").contains(&line);
+            let has = store.partitions().await.expect("partitions").contains(&partition);
             assert_eq!(has, !seqs.is_empty());
-            let oldest = store.oldest(vec![queue.to_owned()]).await.expect("a look")[0];
+            let oldest = store.oldest(vec![queue.to_owned()]).await.expect("a read")[0];
             let accepted = seqs.first().map(|seq| Millis(self.jobs[seq].accepted));
             assert_eq!(oldest, accepted);
         }
@@ -466,11 +467,11 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
     #[test]
     fn the_store_and_its_model_agree(steps in prop::collection::vec(step(), 0..120)) {
-        let mut both = Both::new();
+        let mut both = StoreAndModel::new();
         run(async {
             for step in steps {
                 both.take(step).await;
-                both.agree().await;
+                both.assert_agree().await;
             }
         });
     }

@@ -22,10 +22,10 @@ use crate::clock;
 pub(super) const NOW: Millis = Millis(1_790_000_000_000);
 pub(super) const ROOM: QueueLimits = QueueLimits { jobs: 1_000_000, bytes: 1 << 30 };
 pub(super) const HOUR: Duration = Duration::from_secs(3600);
-/// Past this a condition that is waited for will not come.
+/// Timeout of each condition that a test waits for.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
-// === what the tests of the store share ===
+// === shared by the tests of the store ===
 
 pub(super) fn folder() -> TempDir {
     tempfile::tempdir().expect("a folder")
@@ -38,7 +38,7 @@ pub(super) fn open(path: &Path) -> Store {
 /// Sizes of commits, and whether they failed.
 pub(super) type Commits = Arc<Mutex<Vec<(usize, bool)>>>;
 
-/// A store whose commits are told.
+/// A store whose commits are recorded.
 pub(super) fn open_observed(path: &Path) -> (Store, Commits) {
     let commits = Commits::default();
     let seen = Arc::clone(&commits);
@@ -46,7 +46,7 @@ pub(super) fn open_observed(path: &Path) -> (Store, Commits) {
     (Store::open(path, Box::new(observer)).expect("a store"), commits)
 }
 
-/// Lets go of a store and waits until its threads have.
+/// Drops a store and waits until its threads have ended.
 pub(super) fn close(store: Store) {
     let path = store.path().to_owned();
     drop(store);
@@ -87,7 +87,7 @@ pub(super) fn job(n: u64) -> NewJob {
     }
 }
 
-pub(super) fn line() -> Partition {
+pub(super) fn partition() -> Partition {
     job(0).partition()
 }
 
@@ -95,8 +95,8 @@ pub(super) fn later(ms: u64) -> Millis {
     NOW.after(Duration::from_millis(ms))
 }
 
-pub(super) fn answer() -> Arc<StoredResponse> {
-    let (headers, body) = (b"x-a: b\r\n".to_vec(), Bytes::from_static(b"an answer"));
+pub(super) fn response() -> Arc<StoredResponse> {
+    let (headers, body) = (b"x-a: b\r\n".to_vec(), Bytes::from_static(b"a response"));
     Arc::new(StoredResponse { status: 200, headers, body, cut: false })
 }
 
@@ -111,7 +111,7 @@ pub(super) async fn accepted(store: &Store, job: NewJob) -> i64 {
 }
 
 pub(super) async fn shown(store: &Store, id: JobId) -> JobRecord {
-    store.job(id).await.expect("a look").expect("a job")
+    store.job(id).await.expect("a read").expect("a job")
 }
 
 pub(super) async fn leased(store: &Store, seq: i64) -> RunLease {
@@ -121,8 +121,8 @@ pub(super) async fn leased(store: &Store, seq: i64) -> RunLease {
     }
 }
 
-/// Ids of all jobs that the store has, the oldest first; their requests are looked at.
-pub(super) async fn whole_jobs(store: &Store) -> Vec<JobId> {
+/// Ids of all jobs in the store, the oldest first; checks their requests.
+pub(super) async fn job_ids(store: &Store) -> Vec<JobId> {
     let all = JobFilter { limit: usize::MAX >> 1, ..JobFilter::default() };
     let mut ids = Vec::new();
     for job in store.list(all).await.expect("a list").into_iter().rev() {
@@ -136,8 +136,8 @@ pub(super) async fn whole_jobs(store: &Store) -> Vec<JobId> {
     ids
 }
 
-/// What triggers keep beside what is there.
-pub(super) async fn totals_are_right(store: &Store) {
+/// Checks the totals that triggers keep against a count.
+pub(super) async fn assert_totals(store: &Store) {
     let mut totals = store.totals().await.expect("totals");
     let count = |db: &Connection| {
         let sql = "SELECT queue, state, count(*), sum(bytes) FROM jobs GROUP BY 1, 2";
@@ -155,8 +155,8 @@ pub(super) async fn totals_are_right(store: &Store) {
     assert_eq!(totals, counted);
 }
 
-/// Whether it ends without anybody's help.
-pub(super) async fn told(watch: &mut JobWatch) -> bool {
+/// Polls a watch once.
+pub(super) async fn is_complete(watch: &mut JobWatch) -> bool {
     let mut watch = pin!(watch);
     poll_fn(|cx| Poll::Ready(watch.as_mut().poll(cx).is_ready())).await
 }
@@ -180,8 +180,8 @@ fn concurrent_changes_share_few_commits() {
         while let Some(done) = all.join_next().await {
             assert_eq!(done.expect("no panic").expect("accepted"), EnqueueResult::New);
         }
-        assert_eq!(whole_jobs(&store).await.len(), 256);
-        totals_are_right(&store).await;
+        assert_eq!(job_ids(&store).await.len(), 256);
+        assert_totals(&store).await;
     });
     let commits = commits.lock().clone();
     assert_eq!(commits.iter().map(|(size, _)| size).sum::<usize>(), 256);
@@ -189,27 +189,27 @@ fn concurrent_changes_share_few_commits() {
     assert!(commits.iter().all(|(_, failed)| !failed));
 }
 
-// === what is taken ===
+// === limits and keys ===
 
 #[test]
-fn a_queue_takes_no_more_jobs_or_bytes_than_it_may_hold() {
+fn a_queue_rejects_jobs_beyond_its_limits_of_jobs_and_bytes() {
     let folder = folder();
     let store = open(folder.path());
     run(async {
         let bytes = job(1).request.body.len() as u64;
         let take = async |n: u64, jobs: u64, bytes: u64| {
             let limits = QueueLimits { jobs, bytes };
-            store.enqueue(Arc::new(job(n)), limits, NOW).await.expect("an answer")
+            store.enqueue(Arc::new(job(n)), limits, NOW).await.expect("a result")
         };
         assert_eq!(take(1, 2, 100).await, EnqueueResult::New);
         assert_eq!(take(2, 1, 100).await, EnqueueResult::Full(QueueFull::Jobs(1)));
         assert_eq!(take(2, 9, 2 * bytes - 1).await, EnqueueResult::Full(QueueFull::Bytes(bytes)));
         assert_eq!(take(2, 2, 2 * bytes).await, EnqueueResult::New);
-        // What is over takes no room.
+        // A finished job does not count.
         let seq = shown(&store, id(1)).await.seq;
         let lease = leased(&store, seq).await;
         assert_eq!(take(3, 2, 100).await, EnqueueResult::Full(QueueFull::Jobs(2)));
-        assert!(store.complete(id(1), lease, answer(), NOW).await.expect("written"));
+        assert!(store.complete(id(1), lease, response(), NOW).await.expect("written"));
         assert_eq!(take(3, 2, 100).await, EnqueueResult::New);
     });
 }
@@ -226,24 +226,24 @@ fn an_idempotency_key_identifies_its_principals_request_for_a_day() {
     let store = open(folder.path());
     run(async {
         let take = async |job: NewJob, at: Millis| {
-            store.enqueue(Arc::new(job), ROOM, at).await.expect("an answer")
+            store.enqueue(Arc::new(job), ROOM, at).await.expect("a result")
         };
         assert_eq!(take(keyed(1, 1, 1), NOW).await, EnqueueResult::New);
         let known = |state| EnqueueResult::Known(id(1), state);
         assert_eq!(take(keyed(2, 1, 1), NOW).await, known(Some(JobState::Ready)));
         assert_eq!(take(keyed(2, 1, 9), NOW).await, EnqueueResult::OtherRequest);
-        // Another's key of the same name is another key.
+        // Keys of different principals are independent.
         assert_eq!(take(keyed(3, 2, 9), NOW).await, EnqueueResult::New);
         assert_eq!(take(keyed(4, 2, 1), NOW).await, EnqueueResult::OtherRequest);
-        // A full queue is no reason to forget that it came before.
+        // A known key is recognized even if the queue is full.
         let none = QueueLimits { jobs: 0, bytes: 0 };
         let again = store.enqueue(Arc::new(keyed(2, 1, 1)), none, NOW).await;
-        assert_eq!(again.expect("an answer"), known(Some(JobState::Ready)));
+        assert_eq!(again.expect("a result"), known(Some(JobState::Ready)));
         let lease = leased(&store, shown(&store, id(1)).await.seq).await;
         assert_eq!(take(keyed(2, 1, 1), NOW).await, known(Some(JobState::Leased)));
-        assert!(store.complete(id(1), lease, answer(), NOW).await.expect("written"));
+        assert!(store.complete(id(1), lease, response(), NOW).await.expect("written"));
         assert_eq!(take(keyed(2, 1, 1), later(1)).await, known(Some(JobState::Done)));
-        // The job is forgotten before its key is.
+        // The job is deleted before its key.
         assert_eq!(store.upkeep(later(3_600_000)).await.expect("upkeep").deleted, 1);
         assert_eq!(take(keyed(2, 1, 1), later(DAY - 1)).await, known(None));
         assert_eq!(take(keyed(2, 1, 9), later(DAY - 1)).await, EnqueueResult::OtherRequest);
@@ -281,7 +281,7 @@ fn expired_keys_are_deleted_in_batches() {
     });
 }
 
-// === whose turn it is ===
+// === order ===
 
 async fn upcoming(store: &Store, after: Option<&str>, taken: &[u64], want: usize) -> Vec<u64> {
     let mut seqs = HashSet::new();
@@ -290,7 +290,7 @@ async fn upcoming(store: &Store, after: Option<&str>, taken: &[u64], want: usize
     }
     let after_flow = after.map(|flow| flow.as_bytes().to_vec());
     let cursor = UpcomingCursor { after_flow, after_seq: 0 };
-    let found = store.upcoming(line(), cursor, seqs, want).await.expect("a look");
+    let found = store.upcoming(partition(), cursor, seqs, want).await.expect("a read");
     found.into_iter().map(|(_, due)| u128::from_be_bytes(due.id.0) as u64).collect()
 }
 
@@ -313,15 +313,15 @@ fn flows_take_turns_and_in_a_flow_the_oldest_goes_first() {
         }
         assert_eq!(upcoming(&store, None, &[], 99).await, [1, 5, 4, 2, 6, 3]);
         assert_eq!(upcoming(&store, Some("a"), &[], 99).await, [5, 4, 1, 6, 2, 3]);
-        // A flow that is gone, or was the last.
+        // The cursor is at a deleted flow, or at the last one.
         assert_eq!(upcoming(&store, Some("bb"), &[], 2).await, [4, 1]);
         assert_eq!(upcoming(&store, Some("c"), &[], 4).await, [1, 5, 4, 2]);
         assert_eq!(upcoming(&store, None, &[1, 5, 6], 99).await, [2, 4, 3]);
         assert_eq!(upcoming(&store, None, &[], 0).await, Vec::<u64>::new());
-        // As many as are wanted, though the first flows have none that is free.
+        // The first flows have no free job; the count is still reached.
         assert_eq!(upcoming(&store, None, &[1, 2, 3], 1).await, [5]);
         assert_eq!(upcoming(&store, Some("b"), &[4, 6], 2).await, [1, 5]);
-        let lines = store.partitions().await.expect("lines");
+        let partitions = store.partitions().await.expect("partitions");
         let elsewhere = |queue: &str, route: &str, class: &str| {
             let (queue, route, class) = (queue.to_owned(), route.to_owned(), class.to_owned());
             Partition { queue, route, class }
@@ -329,12 +329,12 @@ fn flows_take_turns_and_in_a_flow_the_oldest_goes_first() {
         let normal = elsewhere("jobs", "chat", "normal");
         let other = elsewhere("jobs", "chat", "other");
         let rest = [elsewhere("jobs", "other", "normal"), elsewhere("other", "chat", "normal")];
-        assert_eq!(lines, [vec![normal, other], rest.to_vec()].concat());
+        assert_eq!(partitions, [vec![normal, other], rest.to_vec()].concat());
     });
 }
 
 #[test]
-fn a_list_has_the_newest_first_and_goes_on_before_the_last() {
+fn a_list_has_the_newest_first_and_continues_before_the_last() {
     let folder = folder();
     let store = open(folder.path());
     run(async {
@@ -363,7 +363,7 @@ fn a_list_has_the_newest_first_and_goes_on_before_the_last() {
     });
 }
 
-// === who is told ===
+// === watches and callbacks ===
 
 #[test]
 fn a_watch_completes_at_the_end_of_its_job_and_not_before() {
@@ -381,16 +381,16 @@ fn a_watch_completes_at_the_end_of_its_job_and_not_before() {
         let lease = leased(&store, seqs[0]).await;
         let again = AfterFailure::RunAt(later(1));
         assert!(store.fail(id(0), lease, "no".into(), again, NOW).await.expect("failed"));
-        assert!(!told(&mut watches[0]).await);
+        assert!(!is_complete(&mut watches[0]).await);
         store.retry(id(0), NOW).await.expect("retried");
-        // A run that ends after the next was begun ends nothing.
+        // The end of a run after the next has started has no effect.
         let second = leased(&store, seqs[0]).await;
-        assert!(!store.complete(id(0), lease, answer(), NOW).await.expect("refused"));
+        assert!(!store.complete(id(0), lease, response(), NOW).await.expect("refused"));
         assert!(
             !store.fail(id(0), lease, "no".into(), AfterFailure::Dead, NOW).await.expect("refused")
         );
-        assert!(!told(&mut watches[0]).await);
-        assert!(store.complete(id(0), second, answer(), NOW).await.expect("done"));
+        assert!(!is_complete(&mut watches[0]).await);
+        assert!(store.complete(id(0), second, response(), NOW).await.expect("done"));
         let lease = leased(&store, seqs[1]).await;
         assert!(
             store.fail(id(1), lease, "no".into(), AfterFailure::Dead, NOW).await.expect("failed")
@@ -402,9 +402,9 @@ fn a_watch_completes_at_the_end_of_its_job_and_not_before() {
             LeaseResult::Exhausted(id(4))
         );
         for watch in &mut watches[..5] {
-            assert!(told(watch).await);
+            assert!(is_complete(watch).await);
         }
-        assert!(!told(&mut watches[5]).await);
+        assert!(!is_complete(&mut watches[5]).await);
         assert_eq!(watched(&store), 1);
     });
 }
@@ -420,14 +420,14 @@ fn a_dropped_watch_is_removed_and_others_still_complete() {
         assert_eq!(watched(&store), 2);
         drop((left, unknown));
         assert_eq!(watched(&store), 1);
-        // A client that leaves while it waits.
+        // A client that disconnects while it waits.
         let waiting = tokio::time::timeout(Duration::from_millis(1), store.watch(id(3)));
         assert!(waiting.await.is_err());
         store.cancel(id(1), None, NOW).await.expect("cancelled");
-        assert!(told(&mut stays).await);
+        assert!(is_complete(&mut stays).await);
         drop(stays);
         assert_eq!(watched(&store), 0);
-        // It is over: whoever asks now is not told, and leaves nothing either.
+        // A watch of a finished job is not kept either.
         drop(store.watch(id(1)));
         assert_eq!(watched(&store), 0);
     });
@@ -453,7 +453,7 @@ fn the_result_of_a_retried_job_is_posted_even_if_the_first_was_in_flight() {
         let (mut due, next) = store.due_callbacks(NOW).await.expect("postings");
         assert_eq!((due.len(), next), (1, None));
         store.retry(id(1), NOW).await.expect("retried");
-        // It runs again: there is nothing to tell.
+        // It runs again: no callback is due.
         assert!(store.due_callbacks(later(9)).await.expect("postings").0.is_empty());
         die(later(1)).await;
         store.record_callback(due.remove(0), CallbackResult::Sent).await.expect("posted");
@@ -473,10 +473,10 @@ fn the_result_of_a_retried_job_is_posted_even_if_the_first_was_in_flight() {
     });
 }
 
-// === what it costs ===
+// === cost ===
 
 /// A store with `many` jobs in each state, each in a flow of its own, and a few of a rare queue.
-fn crowd(path: &Path, many: u64) -> Connection {
+fn filled_database(path: &Path, many: u64) -> Connection {
     let directory = StoreDirectory::lock(path).expect("a lock");
     let db = directory.prepare().expect("a database");
     db.execute_batch("BEGIN").expect("begun");
@@ -499,7 +499,7 @@ fn add(db: &Connection, n: u64, queue: &str, state: JobState) {
     let (to, flow) = (queue.to_owned(), format!("{n:06}").into_bytes());
     let new = NewJob { queue: to, flow, callback, key: Some(key), ..job(n) };
     assert_eq!(transitions::enqueue(db, &new, ROOM, NOW).expect("accepted"), EnqueueResult::New);
-    // Workers are few: of those that were being run there are never many.
+    // The number of leased jobs is limited by the number of workers.
     let state = if state == JobState::Leased && queue == "jobs" { JobState::Done } else { state };
     let sql = "UPDATE jobs SET state = ?2, due = iif(?2 = 'retry_wait', ?3, NULL),
                  finished = iif(?4, ?3, NULL), forget = iif(?4, ?3, NULL) WHERE id = ?1";
@@ -507,9 +507,12 @@ fn add(db: &Connection, n: u64, queue: &str, state: JobState) {
     db.prepare_cached(sql).and_then(|mut sql| sql.execute(values)).expect("moved");
 }
 
-type Act = (&'static str, Box<dyn Fn(&Connection)>);
+type Operation = (&'static str, Box<dyn Fn(&Connection)>);
 
-fn act<T>(name: &'static str, act: impl Fn(&Connection) -> rusqlite::Result<T> + 'static) -> Act {
+fn operation<T>(
+    name: &'static str,
+    act: impl Fn(&Connection) -> rusqlite::Result<T> + 'static,
+) -> Operation {
     (name, Box::new(move |db| drop(act(db).expect(name))))
 }
 
@@ -522,56 +525,62 @@ fn rare(db: &Connection, state: JobState) -> (i64, JobId) {
     db.query_row(sql, [state], |row| Ok((row.get(0)?, row.get(1)?))).expect("a rare job")
 }
 
-/// Whatever is asked of a store again and again.
-fn acts() -> Vec<Act> {
+/// All operations of a store.
+fn operations() -> Vec<Operation> {
     let lease = |seq| RunLease { seq, number: 0, deliveries: 0 };
     let listed = |queue, state| move |db: &_| queries::list(db, &filter(queue, state));
     let again = AfterFailure::RunAt(later(9));
     vec![
-        act("accept", |db| transitions::enqueue(db, &job(1 << 40), ROOM, NOW)),
-        act("accept with a key", |db| transitions::enqueue(db, &keyed(1 << 41, 1, 1), ROOM, NOW)),
-        act("lease", |db| transitions::lease(db, rare(db, JobState::Ready).0, 9, 0, NOW)),
-        act("poison", |db| transitions::lease(db, rare(db, JobState::Ready).0, 0, 0, NOW)),
-        act("park", move |db| transitions::park(db, lease(rare(db, JobState::Leased).0), None)),
-        act("fail", move |db| {
+        operation("accept", |db| transitions::enqueue(db, &job(1 << 40), ROOM, NOW)),
+        operation("accept with a key", |db| {
+            transitions::enqueue(db, &keyed(1 << 41, 1, 1), ROOM, NOW)
+        }),
+        operation("lease", |db| transitions::lease(db, rare(db, JobState::Ready).0, 9, 0, NOW)),
+        operation("poison", |db| transitions::lease(db, rare(db, JobState::Ready).0, 0, 0, NOW)),
+        operation("park", move |db| {
+            transitions::park(db, lease(rare(db, JobState::Leased).0), None)
+        }),
+        operation("fail", move |db| {
             transitions::fail(db, lease(rare(db, JobState::Leased).0), "no", again, NOW)
         }),
-        act("complete", move |db| {
-            transitions::complete(db, lease(rare(db, JobState::Leased).0), &answer(), NOW)
+        operation("complete", move |db| {
+            transitions::complete(db, lease(rare(db, JobState::Leased).0), &response(), NOW)
         }),
-        act("cancel", |db| transitions::cancel(db, rare(db, JobState::RetryWait).1, None, NOW)),
-        act("retry", |db| transitions::retry(db, rare(db, JobState::RetryWait).1, NOW)),
-        act("requeue", |db| transitions::requeue(db, "rare", NOW)),
-        act("purge", |db| transitions::purge(db, "rare", JobState::Done)),
-        act("upkeep", |db| transitions::upkeep(db, NOW)),
-        act("recover", transitions::recover),
-        act("job", |db| queries::job(db, id(1))),
-        act("task", |db| queries::runnable_job(db, 1)),
-        act("answer", |db| queries::response(db, 1)),
-        act("lines", queries::partitions),
-        act("upcoming", |db| {
+        operation("cancel", |db| {
+            transitions::cancel(db, rare(db, JobState::RetryWait).1, None, NOW)
+        }),
+        operation("retry", |db| transitions::retry(db, rare(db, JobState::RetryWait).1, NOW)),
+        operation("requeue", |db| transitions::requeue(db, "rare", NOW)),
+        operation("purge", |db| transitions::purge(db, "rare", JobState::Done)),
+        operation("upkeep", |db| transitions::upkeep(db, NOW)),
+        operation("recover", transitions::recover),
+        operation("job", |db| queries::job(db, id(1))),
+        operation("task", |db| queries::runnable_job(db, 1)),
+        operation("response", |db| queries::response(db, 1)),
+        operation("partitions", queries::partitions),
+        operation("upcoming", |db| {
             let cursor = UpcomingCursor::default();
-            queries::upcoming(db, &line(), &cursor, &HashSet::new(), 64)
+            queries::upcoming(db, &partition(), &cursor, &HashSet::new(), 64)
         }),
-        act("upcoming after another", |db| {
+        operation("upcoming after another", |db| {
             let cursor = UpcomingCursor { after_flow: Some(b"000150".to_vec()), after_seq: 0 };
-            queries::upcoming(db, &line(), &cursor, &(100..120).collect(), 64)
+            queries::upcoming(db, &partition(), &cursor, &(100..120).collect(), 64)
         }),
-        act("totals", queries::totals),
-        act("oldest", |db| queries::oldest(db, "rare")),
-        act("oldest of none", |db| queries::oldest(db, "none")),
-        act("postings", |db| queries::due_callbacks(db, NOW)),
-        act("list", listed(None, None)),
-        act("list of a queue", listed(Some("rare"), None)),
-        act("list of a queue and state", listed(Some("rare"), Some(JobState::Dead))),
-        act("list of a state", listed(None, Some(JobState::Leased))),
+        operation("totals", queries::totals),
+        operation("oldest", |db| queries::oldest(db, "rare")),
+        operation("oldest of none", |db| queries::oldest(db, "none")),
+        operation("callbacks", |db| queries::due_callbacks(db, NOW)),
+        operation("list", listed(None, None)),
+        operation("list of a queue", listed(Some("rare"), None)),
+        operation("list of a queue and state", listed(Some("rare"), Some(JobState::Dead))),
+        operation("list of a state", listed(None, Some(JobState::Leased))),
     ]
 }
 
-/// Steps of SQLite's machine, each act undone before the next.
+/// Steps of SQLite's virtual machine for each operation; each is rolled back.
 fn steps(many: u64) -> Vec<(&'static str, u64)> {
     let folder = folder();
-    let mut db = crowd(folder.path(), many);
+    let mut db = filled_database(folder.path(), many);
     let steps = Arc::new(AtomicU64::new(0));
     let counted = Arc::clone(&steps);
     let count = move || {
@@ -579,8 +588,8 @@ fn steps(many: u64) -> Vec<(&'static str, u64)> {
         false
     };
     db.progress_handler(1, Some(count)).expect("counted");
-    let measured = acts().into_iter().map(|(name, act)| {
-        // `list` and `upcoming` begin one of their own.
+    let measured = operations().into_iter().map(|(name, act)| {
+        // `list` and `upcoming` start transactions of their own.
         let own = name.starts_with("list") || name.starts_with("upcoming");
         let begin = if own { "" } else { "BEGIN" };
         db.execute_batch(begin).expect("begun");

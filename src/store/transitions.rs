@@ -15,7 +15,7 @@ const KEY_LIFETIME: Duration = Duration::from_secs(86_400);
 /// Rows that one call changes, so that other writes are not held up.
 const BATCH: usize = 500;
 
-/// What follows a failed run.
+/// The next state of a job after a failed run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AfterFailure {
     /// Another run at this time.

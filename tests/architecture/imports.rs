@@ -53,7 +53,7 @@ const ORDERS: &[(&str, &[&str])] = &[
         ],
     ),
     ("fleet", &["*", "redis"]),
-    ("jobs", &["mod", "sharing", "*"]),
+    ("jobs", &["mod", "*", "sharing"]),
     ("live", &["*", "breaker", "quota", "queue", "degradation", "fleet operator_override"]),
     ("upstream", &["*", "http1"]),
     ("policy", &["*", "sections", "section", "yaml", "text"]),

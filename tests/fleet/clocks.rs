@@ -1,4 +1,4 @@
-//! Clocks that disagree, and a clock that jumps: nothing happens early, nothing is stuck.
+//! Clocks that disagree, and a clock that jumps: no hold ends early and no host is stuck.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,11 +12,11 @@ use crate::support::{Behaviour, Fleet, Origin, RedisServer, eventually};
 
 const HOUR: i64 = 3600;
 
-/// Open for 1 s, give or take a fifth.
+/// The breaker is open for 1 s, with a jitter of 20 %.
 const SECONDS: &str = "failure_threshold: 1, recovery_timeout: 1s, max_recovery_timeout: 1s, \
                        success_threshold: 1, ramp: 0s";
 
-/// Trips, does something to the clocks, and calls at every host: how long the provider saw nobody.
+/// Trips the breaker, runs `step`, and calls every host; returns how long the provider got no call.
 fn quiet_after_a_trip(
     fleet: &Fleet,
     a: &Origin,
@@ -25,7 +25,7 @@ fn quiet_after_a_trip(
 ) -> Duration {
     trip(fleet, a, redis);
     fleet.iter().for_each(|host| wait_for_state(host, "open"));
-    // What opened it was the last that the provider saw.
+    // The last request was the failure that opened the breaker.
     let (opened, count) = (a.last().at, a.count());
     a.set(Behaviour::Chat);
     step();
@@ -34,13 +34,13 @@ fn quiet_after_a_trip(
     a.requests()[count].at - opened
 }
 
-/// As after a trip, after a provider that said how long to wait.
+/// Like [`quiet_after_a_trip`], after a 429 with `Retry-After`.
 fn quiet_after_a_hold(fleet: &Fleet, a: &Origin, step: impl FnOnce()) -> Duration {
     let before = a.count();
-    let told = Behaviour::status(429, &[("retry-after", "1")]);
-    a.set(Behaviour::Script(vec![told, Behaviour::Chat]));
+    let limited = Behaviour::status(429, &[("retry-after", "1")]);
+    a.set(Behaviour::Script(vec![limited, Behaviour::Chat]));
     assert_eq!(call(&fleet[0]).status, 429);
-    let told = a.requests()[before].at;
+    let limited_at = a.requests()[before].at;
     eventually("every host holds", || {
         let held = |host| crate::fixtures::api(host, "/api/circuit-breakers")["held"].clone();
         let held: Vec<_> = fleet.iter().map(held).collect();
@@ -55,15 +55,15 @@ fn quiet_after_a_hold(fleet: &Fleet, a: &Origin, step: impl FnOnce()) -> Duratio
         a.wait_for_requests(before + 2);
         drop(end);
     });
-    a.requests()[before + 1].at - told
+    a.requests()[before + 1].at - limited_at
 }
 
 fn expect(quiet: Duration, range: std::ops::RangeInclusive<Duration>, what: &str) {
-    println!("{what}: nobody called for {quiet:?}");
+    println!("{what}: no call for {quiet:?}");
     assert!(range.contains(&quiet), "{what}: {quiet:?}, not within {range:?}");
 }
 
-/// Of an open time of 1 s; a call that just missed it is made a little later.
+/// Range for an open time of 1 s, with the interval between calls.
 fn open_range() -> std::ops::RangeInclusive<Duration> {
     800 * MS..=2500 * MS
 }
@@ -84,11 +84,11 @@ fn hosts_whose_clocks_are_an_hour_apart_agree() {
         expect(quiet, open_range(), "hosts an hour apart, tripped");
     }
     let quiet = quiet_after_a_hold(&fleet, &a, || {});
-    expect(quiet, hold_range(), "hosts an hour apart, told to wait");
+    expect(quiet, hold_range(), "hosts an hour apart, held");
     assert!(fleet.iter().all(is_attached));
 }
 
-/// Sets the clock of a Redis beneath a fleet, forth and back, each time during what `quiet` measures.
+/// Sets the clock of Redis forth and back while `quiet` measures.
 fn jump(
     quiet: impl Fn(&Fleet, &Origin, &RedisServer, i64) -> Duration,
     range: &std::ops::RangeInclusive<Duration>,
@@ -105,7 +105,7 @@ fn jump(
 }
 
 #[test]
-fn an_open_is_as_long_where_the_clock_of_redis_jumps_by_an_hour() {
+fn the_open_time_is_unchanged_if_the_clock_of_redis_jumps_by_an_hour() {
     let _room = beside_others();
     let quiet = |fleet: &Fleet, a: &Origin, redis: &RedisServer, to| {
         quiet_after_a_trip(fleet, a, redis, || redis.set_clock(to))
@@ -114,7 +114,7 @@ fn an_open_is_as_long_where_the_clock_of_redis_jumps_by_an_hour() {
 }
 
 #[test]
-fn a_hold_is_as_long_where_the_clock_of_redis_jumps_by_an_hour() {
+fn a_hold_is_unchanged_if_the_clock_of_redis_jumps_by_an_hour() {
     let _room = beside_others();
     let quiet = |fleet: &Fleet, a: &Origin, redis: &RedisServer, to| {
         quiet_after_a_hold(fleet, a, || redis.set_clock(to))
@@ -139,18 +139,18 @@ fn leases_do_not_outlive_a_jump_of_the_clock() {
         client.send_only(&crate::fixtures::chat());
         (a.count() > before).then_some(()).ok_or(format!("{:?}", stored(&redis)))
     });
-    // Its lease ends in an hour by the clock, and its host is gone.
+    // By the new clock, the lease of the killed host lasts another hour.
     redis.set_clock(-HOUR);
     drop(prober);
     a.set(Behaviour::Chat);
     let began = Instant::now();
     let took = call_until_served(&fleet) - began;
-    println!("the clock was set back beneath a lease of 2 s: another probed after {took:?}");
+    println!("the clock was set back during a lease of 2 s: another probed after {took:?}");
     assert!(took <= 4 * SECOND, "{took:?}");
 }
 
-/// What Redis says of an end is an hour off, and nobody is left who knows better: how long until a
-/// host that starts then is served.
+/// Sets the clock of Redis back by an hour and stops all hosts; returns how long a new host takes to
+/// get a response from the provider.
 fn starts_late(a: &Origin, redis: &RedisServer, first: Fleet) -> Duration {
     redis.set_clock(-HOUR);
     drop(first);
@@ -162,27 +162,25 @@ fn starts_late(a: &Origin, redis: &RedisServer, first: Fleet) -> Duration {
 }
 
 #[test]
-fn a_host_that_starts_after_the_clock_was_set_back_beneath_an_open_is_not_stuck() {
+fn a_new_host_is_not_stuck_if_the_clock_was_set_back_while_the_breaker_was_open() {
     let _room = beside_others();
     let a = Origin::start(Behaviour::Chat);
     let redis = RedisServer::builder().clock().start();
     let first = fleet_at(2, &redis.url(), &yaml(&a.url(), SECONDS));
     trip(&first, &a, &redis);
     let served = starts_late(&a, &redis, first);
-    println!(
-        "started after the clock was set back beneath an open of 1 s: served after {served:?}"
-    );
+    println!("started after the clock was set back during an open of 1 s: served after {served:?}");
     assert!(served <= 5 * SECOND, "{served:?}");
 }
 
 #[test]
-fn a_host_that_starts_after_the_clock_was_set_back_beneath_a_hold_is_not_stuck() {
+fn a_new_host_is_not_stuck_if_the_clock_was_set_back_during_a_hold() {
     let _room = beside_others();
     let a = Origin::start(Behaviour::Chat);
     let redis = RedisServer::builder().clock().start();
     let first = fleet_at(2, &redis.url(), &yaml(&a.url(), SECONDS));
     quiet_after_a_hold(&first, &a, || {});
     let served = starts_late(&a, &redis, first);
-    println!("started after the clock was set back beneath a hold of 1 s: served after {served:?}");
+    println!("started after the clock was set back during a hold of 1 s: served after {served:?}");
     assert!(served <= 5 * SECOND, "{served:?}");
 }

@@ -1,5 +1,5 @@
-//! The ways to a Redis: TLS with a client's certificate, a socket, a password, and where the URL is
-//! kept; and what is said where it is none.
+//! Connections to Redis: TLS with a client certificate, a Unix socket, a password, the sources of the
+//! URL, and the errors for invalid URLs.
 
 use std::fs;
 use std::process::Command;
@@ -12,53 +12,53 @@ use crate::support::{Behaviour, Fleet, Origin, RedisServer, Sidecar};
 
 const SECRET: &str = "hush-0815-do-not-print";
 
-/// Two hosts by this URL share a breaker, and tell no secret.
+/// Two hosts with this URL share a breaker, and print no secret.
 #[track_caller]
-fn works(url: &str, redis: &RedisServer) {
+fn assert_shares_by(url: &str, redis: &RedisServer) {
     let a = Origin::start(Behaviour::Chat);
     let fleet = fleet_at(2, url, &yaml(&a.url(), LONG));
-    shares(&fleet, &a, redis);
+    assert_shares(&fleet, &a, redis);
 }
 
 #[track_caller]
-fn shares(fleet: &Fleet, a: &Origin, redis: &RedisServer) {
+fn assert_shares(fleet: &Fleet, a: &Origin, redis: &RedisServer) {
     trip(fleet, a, redis);
     fleet.iter().for_each(|host| wait_for_state(host, "open"));
     for host in fleet.iter() {
         let shown = format!("{}\n{}", fleet_status(host), host.log().join("\n"));
-        assert!(!shown.contains(SECRET), "a secret was told: {shown}");
+        assert!(!shown.contains(SECRET), "a secret was printed: {shown}");
     }
 }
 
 #[test]
-fn by_a_unix_socket() {
+fn hosts_share_a_breaker_over_a_unix_socket() {
     let _room = beside_others();
     let redis = RedisServer::start();
-    works(&redis.socket_url(), &redis);
+    assert_shares_by(&redis.socket_url(), &redis);
     let redis = RedisServer::builder().password(SECRET).start();
-    works(&redis.socket_url(), &redis);
+    assert_shares_by(&redis.socket_url(), &redis);
 }
 
 #[test]
-fn with_a_password_and_with_a_user_and_a_database() {
+fn hosts_share_a_breaker_with_a_password_or_a_user_and_a_database() {
     let _room = beside_others();
     let redis = RedisServer::builder().password(SECRET).start();
-    works(&redis.url(), &redis);
+    assert_shares_by(&redis.url(), &redis);
     let redis = RedisServer::start();
     let user = format!("ACL SETUSER outrigger on >{SECRET} ~{{outrigger:{FLEET}}}* +@all");
-    redis.ask(&user.split(' ').collect::<Vec<_>>());
-    works(&format!("redis://outrigger:{SECRET}@{}/0", redis.address()), &redis);
+    redis.execute(&user.split(' ').collect::<Vec<_>>());
+    assert_shares_by(&format!("redis://outrigger:{SECRET}@{}/0", redis.address()), &redis);
 }
 
 #[test]
-fn over_tls_with_a_certificate_of_the_clients() {
+fn hosts_share_a_breaker_over_tls_with_a_client_certificate() {
     let _room = beside_others();
     let redis = RedisServer::builder().tls().password(SECRET).start();
-    works(&redis.url(), &redis);
+    assert_shares_by(&redis.url(), &redis);
 }
 
 #[test]
-fn over_tls_without_the_certificate_that_is_wanted_it_says_why_it_is_not_attached() {
+fn a_host_without_the_required_client_certificate_logs_a_warning() {
     let _room = beside_others();
     let (a, redis) = (Origin::start(Behaviour::Chat), RedisServer::builder().tls().start());
     let with_ca = format!("rediss://{}?{}", redis.address(), redis.certificates().ca());
@@ -74,7 +74,7 @@ fn over_tls_without_the_certificate_that_is_wanted_it_says_why_it_is_not_attache
 }
 
 #[test]
-fn the_url_is_read_from_where_it_is_kept() {
+fn the_url_is_read_from_a_file_or_a_variable() {
     let _room = beside_others();
     let (a, redis) =
         (Origin::start(Behaviour::Chat), RedisServer::builder().password(SECRET).start());
@@ -85,11 +85,11 @@ fn the_url_is_read_from_where_it_is_kept() {
     let from_env = host("env:WHERE_REDIS_IS", &yaml).env("WHERE_REDIS_IS", &redis.url());
     let of_env = Sidecar::builder().policy("policy", &yaml).workers(1);
     let of_env = of_env.env("OUTRIGGER_REDIS", &redis.url()).env("OUTRIGGER_FLEET", FLEET);
-    shares(&Fleet::of([from_file, from_env, of_env]), &a, &redis);
+    assert_shares(&Fleet::of([from_file, from_env, of_env]), &a, &redis);
 }
 
 #[test]
-fn another_name_is_another_fleet() {
+fn fleets_with_different_names_share_nothing() {
     let _room = beside_others();
     let (a, redis) = (Origin::start(Behaviour::Chat), RedisServer::start());
     let yaml = yaml(&a.url(), LONG);
@@ -135,10 +135,10 @@ fn an_invalid_redis_url_is_rejected_at_the_start() {
         ]);
         command.arg("--policies").arg(folder.path()).args(["--redis", url, "--fleet", fleet]);
         let output = command.output().expect("the command can be started");
-        let told = String::from_utf8_lossy(&output.stderr);
-        println!("{}", told.trim_end());
-        assert_eq!(output.status.code(), Some(2), "{url}: {told}");
-        assert!(!told.contains(SECRET), "{url}: {told}");
-        assert!(told.contains(wanted) || wanted.starts_with("`redis`"), "{url}: {told}");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        println!("{}", stderr.trim_end());
+        assert_eq!(output.status.code(), Some(2), "{url}: {stderr}");
+        assert!(!stderr.contains(SECRET), "{url}: {stderr}");
+        assert!(stderr.contains(wanted) || wanted.starts_with("`redis`"), "{url}: {stderr}");
     }
 }

@@ -1,5 +1,5 @@
-//! Redis loses what it knew, or some of it, or a host does not hear it: one register again within 3 s,
-//! and nobody's epoch goes back.
+//! Redis loses all or some data, or a host is cut off: within 3 s all hosts and Redis have the same
+//! register, and no epoch decreases.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -17,16 +17,20 @@ use crate::support::{
 
 const BAR: Duration = Duration::from_secs(3);
 
-/// Until every host and Redis have the same register: how long.
+/// Waits until every host and Redis have the same register; returns the time since `since`.
 #[track_caller]
-fn agreed(fleet: &[crate::support::Sidecar], redis: &RedisServer, since: Instant) -> Duration {
+fn wait_until_agreed(
+    fleet: &[crate::support::Sidecar],
+    redis: &RedisServer,
+    since: Instant,
+) -> Duration {
     eventually("one register everywhere", || one_register(fleet, redis));
     since.elapsed()
 }
 
-/// Calls go on until every host is closed.
+/// Calls until the breaker of every host is closed.
 #[track_caller]
-fn recovers(fleet: &Fleet) {
+fn call_until_closed(fleet: &Fleet) {
     eventually("every host is closed", || {
         call_until_served(fleet);
         let states: Vec<_> = fleet.iter().map(|host| state(host, "a")).collect();
@@ -54,16 +58,16 @@ fn a_half_open_state_that_redis_lost_is_restored() {
             for host in fleet.iter() {
                 wait_for_state(host, "half_open");
             }
-            redis.ask(&["FLUSHALL"]);
-            let took = agreed(&fleet, &redis, Instant::now());
-            println!("forgotten in half-open: one register everywhere after {took:?}");
+            redis.execute(&["FLUSHALL"]);
+            let took = wait_until_agreed(&fleet, &redis, Instant::now());
+            println!("lost in half-open: one register everywhere after {took:?}");
             assert!(took <= BAR, "{took:?}");
             assert!(a.in_flight() <= 2, "{} probes", a.in_flight());
             gate.open_wide();
             drop(end);
         });
-        recovers(&fleet);
-        agreed(&fleet, &redis, Instant::now());
+        call_until_closed(&fleet);
+        wait_until_agreed(&fleet, &redis, Instant::now());
         drop(end);
     });
 }
@@ -80,10 +84,10 @@ fn an_open_state_that_redis_lost_stays_open_everywhere() {
     redis.start_again();
     let began = Instant::now();
     fleet.iter().for_each(wait_until_attached);
-    let took = agreed(&fleet, &redis, began);
-    println!("Redis began anew, with nothing: one register everywhere after {took:?}");
-    assert_eq!(stored(&redis), before, "it was put back as it was");
-    // Who comes new learns it, though Redis had forgotten it.
+    let took = wait_until_agreed(&fleet, &redis, began);
+    println!("Redis restarted empty: one register everywhere after {took:?}");
+    assert_eq!(stored(&redis), before, "the register is restored unchanged");
+    // A new host reads the restored register.
     let late = host(&redis.url(), &yaml(&a.url(), crate::scenario::LONG)).start();
     wait_until_attached(&late);
     assert!(call(&late).is("breaker-open"));
@@ -100,12 +104,12 @@ fn a_failover_that_loses_writes_loses_no_transition() {
         let end = stop.at_end();
         epochs_never_decrease(scope, &fleet, &stop);
         trip(&fleet, &a, &redis.primary);
-        eventually("the replica has heard of it", || {
+        eventually("the register is replicated", || {
             let (at, there) = (stored(&redis.primary), stored(&redis.replica));
             (at == there).then_some(()).ok_or(format!("{there:?}, not {at:?}"))
         });
         redis.cut_replication();
-        // A probe that fails: half-open, and open again, of which the replica hears nothing.
+        // A failed probe: half-open, then open again; neither is replicated.
         let before = stored(&redis.replica);
         eventually("two transitions that are not replicated", || {
             fleet.iter().for_each(|host| drop(call(host)));
@@ -116,76 +120,77 @@ fn a_failover_that_loses_writes_loses_no_transition() {
         let lost = known(&fleet[0]);
         let began = Instant::now();
         redis.fail_over();
-        assert_eq!(stored(&redis.replica), before, "the replica lost the latest");
+        assert_eq!(stored(&redis.replica), before, "the replica lacks the latest transitions");
         let over = began.elapsed();
         fleet.iter().for_each(wait_until_attached);
-        let took = agreed(&fleet, &redis.replica, began) - over;
+        let took = wait_until_agreed(&fleet, &redis.replica, began) - over;
         println!("failed over in {over:?} with a loss: one register everywhere {took:?} later");
         assert!(took <= BAR, "{took:?}");
         assert!(stored(&redis.replica) >= lost, "{:?} after {lost:?}", stored(&redis.replica));
         a.set(Behaviour::Chat);
-        recovers(&fleet);
+        call_until_closed(&fleet);
         drop(end);
     });
 }
 
 #[test]
-fn a_host_that_was_cut_off_for_a_while_learns_what_it_missed() {
+fn a_reconnected_host_receives_the_transitions_that_it_missed() {
     let _room = beside_others();
     let (a, redis) = (Origin::start(Behaviour::Chat), RedisServer::start());
-    let (wire, yaml) = (FaultProxy::to(redis.address()), yaml(&a.url(), EAGER));
-    let urls = [redis.url_at(wire.address()), redis.url(), redis.url()];
+    let (proxy, yaml) = (FaultProxy::to(redis.address()), yaml(&a.url(), EAGER));
+    let urls = [redis.url_at(proxy.address()), redis.url(), redis.url()];
     let fleet = Fleet::of(urls.iter().map(|url| host(url, &yaml)));
     let stop = Stop::default();
     thread::scope(|scope| {
         let end = stop.at_end();
         epochs_never_decrease(scope, &fleet, &stop);
-        wire.set(ProxyMode::Stalled);
+        proxy.set(ProxyMode::Stalled);
         eventually("the host is detached", || {
             (!is_attached(&fleet[0])).then_some(()).ok_or("attached".to_owned())
         });
         let slow = call(&fleet[0]);
         assert!(slow.status == 200 && slow.took < SECOND, "{slow:?}");
-        // Three transitions and more, of which it hears nothing.
+        // At least three transitions that the detached host does not receive.
         trip(&fleet, &a, &redis);
         a.set(Behaviour::Chat);
         call_until_served(&fleet[1..]);
         wait_for_state(&fleet[1], "closed");
         trip(&fleet, &a, &redis);
         assert_ne!(known(&fleet[0]), known(&fleet[1]));
-        wire.mend();
-        let took = agreed(&fleet, &redis, Instant::now());
+        proxy.restore();
+        let took = wait_until_agreed(&fleet, &redis, Instant::now());
         println!("cut off and joined again: one register everywhere after {took:?}");
         assert!(took <= BAR, "{took:?}");
         a.set(Behaviour::Chat);
-        recovers(&fleet);
+        call_until_closed(&fleet);
         drop(end);
     });
 }
 
-/// What a host brought about just before it was cut off is known nowhere else, and is not lost.
+/// The transition is in no other host and not in Redis.
 #[test]
 fn a_state_that_only_one_host_knows_is_restored() {
     let _room = beside_others();
     let (a, redis) = (Origin::start(Behaviour::Chat), RedisServer::start());
-    let wire = FaultProxy::to(redis.address());
+    let proxy = FaultProxy::to(redis.address());
     let yaml = yaml(&a.url(), crate::scenario::LONG);
-    let first = Fleet::of([redis.url_at(wire.address()), redis.url()].map(|url| host(&url, &yaml)));
+    let first =
+        Fleet::of([redis.url_at(proxy.address()), redis.url()].map(|url| host(&url, &yaml)));
     trip(&first, &a, &redis);
     first.iter().for_each(|host| wait_for_state(host, "open"));
     let opened = stored(&redis);
-    wire.set(ProxyMode::Stalled);
+    proxy.set(ProxyMode::Stalled);
     let mut first = first;
     drop(first.take(1));
-    redis.ask(&["FLUSHALL"]);
+    redis.execute(&["FLUSHALL"]);
     let late = host(&redis.url(), &yaml).start();
     wait_until_attached(&late);
     assert_eq!(known(&late).filter(|known| known.epoch > 0), None);
-    wire.mend();
+    proxy.restore();
     let began = Instant::now();
     first.push(late);
-    let took = agreed(&first, &redis, began);
-    println!("put back by the only host that knew it after {took:?}");
+    let took = wait_until_agreed(&first, &redis, began);
+    println!("restored by the only host that had it after {took:?}");
     assert!(took <= BAR, "{took:?}");
     assert_eq!(stored(&redis), opened);
     assert!(call(&first[1]).is("breaker-open"));

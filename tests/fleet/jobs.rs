@@ -1,5 +1,4 @@
-//! Jobs that any host of a fleet may run, while nothing is broken: who runs one, and where its answer
-//! goes.
+//! Shared jobs without faults: which host runs a job, and which host gets its result.
 
 use std::collections::HashSet;
 
@@ -14,11 +13,11 @@ use crate::support::{
     Behaviour, Call, Fleet, Gate, Origin, RedisServer, Response, Sidecar, eventually,
 };
 
-/// Shared jobs of one route, with more in the lane's braces.
+/// A policy with shared jobs of one route; `durable` has more settings of the queue.
 pub fn yaml(origin: &Origin, durable: &str) -> String {
     let rest = route("providers: [a], timeout: 20s, retry: none");
-    let lane = format!("queues: {{ default: {{ durable: {{ share: true, {durable} }} }} }}\n");
-    policy(&[("a", &origin.url(), "auth: none, breaker: none")], &(rest + &lane))
+    let queue = format!("queues: {{ default: {{ durable: {{ share: true, {durable} }} }} }}\n");
+    policy(&[("a", &origin.url(), "auth: none, breaker: none")], &(rest + &queue))
 }
 
 /// Hosts of a fleet, each with a store of its own.
@@ -51,22 +50,22 @@ pub fn job() -> Call {
     chat().header("prefer", "respond-async")
 }
 
-/// The path at which a job is asked for.
+/// The path of an accepted job.
 #[track_caller]
-pub fn taken(response: &Response) -> String {
+pub fn accepted_path(response: &Response) -> String {
     assert_eq!(response.status, 202, "{}", response.text());
-    response.header("location").expect("a place").to_owned()
+    response.header("location").expect("a location").to_owned()
 }
 
 pub fn id(path: &str) -> &str {
     path.rsplit('/').next().expect("an id")
 }
 
-pub fn ask(sidecar: &Sidecar, path: &str) -> Response {
+pub fn fetch_result(sidecar: &Sidecar, path: &str) -> Response {
     sidecar.send(&Call::get(path).header("prefer", "wait=20"))
 }
 
-/// This host begins no job of its own any more; others may.
+/// Pauses the queue at this host; other hosts may still run its jobs.
 pub fn pause(sidecar: &Sidecar) {
     let (status, text) = sidecar.admin_post("/api/queue/pause/default", &json!({}));
     assert_eq!(status, 200, "{text}");
@@ -83,7 +82,7 @@ pub fn open_jobs(sidecar: &Sidecar) -> u64 {
 }
 
 #[test]
-fn what_one_host_cannot_run_others_do_and_it_has_the_answers() {
+fn other_hosts_run_jobs_beyond_the_owners_workers_and_the_owner_has_the_results() {
     let _room = beside_others();
     let (redis, gate) = (RedisServer::start(), Gate::closed());
     let origin = Origin::start(Behaviour::Chat.held(&gate));
@@ -91,22 +90,22 @@ fn what_one_host_cannot_run_others_do_and_it_has_the_answers() {
     let secrets = ["authorization", "x-api-key", "api-key", "cookie", "proxy-authorization"];
     let mine = |call: Call| secrets.iter().fold(call, |call, name| call.header(name, "hunter2"));
     let [owner, ..] = &hosts.fleet[..] else { panic!("no hosts") };
-    let paths: Vec<_> = (0..6).map(|_| taken(&owner.send(&mine(job())))).collect();
+    let paths: Vec<_> = (0..6).map(|_| accepted_path(&owner.send(&mine(job())))).collect();
     origin.wait_for_in_flight(6);
-    // While they run, and when they have ended, no credential is in Redis.
-    let told = |what: &str| {
-        let all = everything(&redis);
-        assert!(!all.contains("hunter2"), "a credential is in redis {what}");
-        assert!(all.contains(id(&paths[5])) && all.contains(what), "{what}");
+    // Redis never has a credential.
+    let assert_no_credential = |part: &str| {
+        let all = dump(&redis);
+        assert!(!all.contains("hunter2"), "a credential is in redis: {part}");
+        assert!(all.contains(id(&paths[5])) && all.contains(part), "{part}");
     };
-    told("messages");
+    assert_no_credential("messages");
     assert_eq!((runs(owner, "done"), origin.most_in_flight()), (0, 6));
     gate.open_wide();
     for path in &paths {
-        let answer = owner.send(&mine(Call::get(path).header("prefer", "wait=20")));
-        assert_eq!(answer.status, 200, "{}", answer.text());
-        assert_eq!(answer.json()["object"], "chat.completion");
-        assert_eq!(owner.send(&Call::get(path)).status, 404, "it is its maker's alone");
+        let response = owner.send(&mine(Call::get(path).header("prefer", "wait=20")));
+        assert_eq!(response.status, 200, "{}", response.text());
+        assert_eq!(response.json()["object"], "chat.completion");
+        assert_eq!(owner.send(&Call::get(path)).status, 404, "only its principal may read it");
     }
     assert_eq!((runs(owner, "done"), runs(owner, "done_elsewhere"), origin.count()), (2, 4, 6));
     let keys: HashSet<_> = origin
@@ -119,7 +118,7 @@ fn what_one_host_cannot_run_others_do_and_it_has_the_answers() {
 }
 
 #[test]
-fn only_who_makes_its_requests_alike_runs_a_job_of_another() {
+fn only_hosts_that_would_send_the_same_request_run_a_job_of_another() {
     let _room = beside_others();
     let (redis, gate) = (RedisServer::start(), Gate::closed());
     let origin = Origin::start(Behaviour::Chat.held(&gate));
@@ -127,23 +126,23 @@ fn only_who_makes_its_requests_alike_runs_a_job_of_another() {
     let other = same.replace("timeout: 20s", "timeout: 21s");
     let hosts = Hosts::with(&redis, &[same.clone(), other, same]);
     let [owner, other, third] = &hosts.fleet[..] else { panic!("no hosts") };
-    let paths: Vec<_> = (0..6).map(|_| taken(&owner.send(&job()))).collect();
+    let paths: Vec<_> = (0..6).map(|_| accepted_path(&owner.send(&job()))).collect();
     origin.wait_for_in_flight(4);
     gate.let_through(4);
     origin.wait_for_requests(6);
     gate.open_wide();
-    paths.iter().for_each(|path| assert_eq!(ask(owner, path).status, 200));
-    eventually("the third has told", || match runs(third, "borrowed_done") {
-        0 => Err("nothing".to_owned()),
+    paths.iter().for_each(|path| assert_eq!(fetch_result(owner, path).status, 200));
+    eventually("the third host has sent its result", || match runs(third, "borrowed_done") {
+        0 => Err("none".to_owned()),
         _ => Ok(()),
     });
     assert_eq!(runs(other, "borrowed_done"), 0);
-    // A policy that becomes the same makes them hosts of the same lines.
+    // With the same policy, the other host serves the same partitions.
     pause(owner);
     pause(third);
-    let path = taken(&owner.send(&job()));
+    let path = accepted_path(&owner.send(&job()));
     other.write_policy("policy", &yaml(&origin, "workers: 2"));
-    assert_eq!(ask(owner, &path).status, 200);
+    assert_eq!(fetch_result(owner, &path).status, 200);
     assert_eq!(runs(other, "borrowed_done"), 1);
 }
 
@@ -155,24 +154,24 @@ fn a_job_that_fails_elsewhere_runs_again_and_is_dead_after_too_many_failures() {
     let hosts = Hosts::start(2, &redis, &yaml(&origin, "max_deliveries: 2"));
     let [owner, other] = &hosts.fleet[..] else { panic!("no hosts") };
     pause(owner);
-    let path = taken(&owner.send(&job()));
-    assert_eq!(ask(owner, &path).status, 200);
+    let path = accepted_path(&owner.send(&job()));
+    assert_eq!(fetch_result(owner, &path).status, 200);
     assert_eq!((runs(other, "borrowed_failed"), runs(other, "borrowed_done")), (1, 1));
     let shown = api(owner, &format!("/api/queue/jobs/{}", id(&path)));
     assert_eq!((&shown["attempts"], &shown["deliveries"]), (&json!(1), &json!(2)));
     origin.set(Behaviour::status(500, &[]));
-    let path = taken(&owner.send(&job()));
-    let dead = ask(owner, &path);
+    let path = accepted_path(&owner.send(&job()));
+    let dead = fetch_result(owner, &path);
     assert_eq!((dead.status, problem_type(&dead).as_str()), (502, "job-failed"));
     assert!(dead.text().contains("responded with 500"), "{}", dead.text());
     assert_eq!((runs(other, "borrowed_dead"), runs(owner, "dead_elsewhere")), (1, 1));
-    // By hand it is run again, here or there.
+    // A requeued job runs again, on either host.
     origin.set(Behaviour::Chat);
     let (status, text) = owner.admin_post("/api/queue/requeue/default", &json!({}));
     assert_eq!(status, 200, "{text}");
     let (status, text) = owner.admin_post("/api/queue/resume/default", &json!({}));
     assert_eq!(status, 200, "{text}");
-    assert_eq!(ask(owner, &path).status, 200);
+    assert_eq!(fetch_result(owner, &path).status, 200);
 }
 
 #[test]
@@ -183,20 +182,20 @@ fn a_cancelled_job_does_not_run_and_a_running_one_stops() {
     let hosts = Hosts::start(2, &redis, &yaml(&origin, "workers: 1"));
     let [owner, other] = &hosts.fleet[..] else { panic!("no hosts") };
     pause(owner);
-    let runs_there = taken(&owner.send(&job()));
+    let runs_there = accepted_path(&owner.send(&job()));
     origin.wait_for_in_flight(1);
-    let waits = taken(&owner.send(&job()));
+    let waits = accepted_path(&owner.send(&job()));
     for path in [&runs_there, &waits] {
         assert_eq!(owner.send(&Call::new("DELETE", path)).status, 204);
     }
     // Its lease is not renewed any more.
-    eventually("the run is given up", || match runs(other, "borrowed_lost") {
+    eventually("the run is abandoned", || match runs(other, "borrowed_lost") {
         1 => Ok(()),
         _ => Err("it runs on".to_owned()),
     });
     gate.open_wide();
-    let after = taken(&owner.send(&job()));
-    assert_eq!(ask(owner, &after).status, 200);
+    let after = accepted_path(&owner.send(&job()));
+    assert_eq!(fetch_result(owner, &after).status, 200);
     let key = |request: &crate::support::Request| {
         request.headers.get("idempotency-key").expect("a key").to_owned()
     };
@@ -204,15 +203,15 @@ fn a_cancelled_job_does_not_run_and_a_running_one_stops() {
     assert_eq!(keys, [id(&runs_there), id(&after)]);
 }
 
-/// All keys and what lies in them.
-fn everything(redis: &RedisServer) -> String {
+/// All keys and values.
+fn dump(redis: &RedisServer) -> String {
     let script = "local all, by = '', { hash = 'HGETALL', set = 'SMEMBERS', string = 'GET' } \
                   for _, k in ipairs(redis.call('KEYS', '*')) do \
                     local read = by[redis.call('TYPE', k).ok] \
                     local of = read and redis.call(read, k) or '' \
                     all = all .. k .. (type(of) == 'table' and table.concat(of, ' ') or of) end \
                   return all";
-    match redis.ask(&["EVAL", script, "0"]) {
+    match redis.execute(&["EVAL", script, "0"]) {
         Reply::Bytes(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
         other => panic!("{other:?}"),
     }
@@ -226,7 +225,7 @@ fn in_a_cluster_all_keys_of_a_job_are_on_one_server() {
     let hosts = Hosts::at(&cluster.url(), &[yaml.clone(), yaml]);
     let [owner, other] = &hosts.fleet[..] else { panic!("no hosts") };
     pause(owner);
-    let paths: Vec<_> = (0..5).map(|_| taken(&owner.send(&job()))).collect();
-    paths.iter().for_each(|path| assert_eq!(ask(owner, path).status, 200));
+    let paths: Vec<_> = (0..5).map(|_| accepted_path(&owner.send(&job()))).collect();
+    paths.iter().for_each(|path| assert_eq!(fetch_result(owner, path).status, 200));
     assert_eq!((runs(other, "borrowed_done"), origin.count()), (5, 5));
 }

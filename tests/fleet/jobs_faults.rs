@@ -1,5 +1,5 @@
-//! Jobs that any host of a fleet may run, while hosts die or stop and Redis goes or forgets (QUEUE.md "With
-//! Redis and `share: true`"): none is lost, and none is run twice that need not be.
+//! Shared jobs while hosts die or stop and Redis fails or loses data (docs/design/queue.md "With Redis
+//! and `share: true`"): no job is lost, and none runs twice without need.
 
 use std::collections::HashSet;
 use std::sync::Mutex;
@@ -11,7 +11,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use crate::fixtures::api;
-use crate::jobs::{Hosts, ask, job, open_jobs, pause, runs, taken, yaml};
+use crate::jobs::{Hosts, accepted_path, fetch_result, job, open_jobs, pause, runs, yaml};
 use crate::scenario::{MS, alone, beside_others};
 use crate::support::fleet::{host, wait_until_attached};
 use crate::support::redis::Reply;
@@ -20,11 +20,11 @@ use crate::support::{
     eventually,
 };
 
-/// An owner tells of its jobs again within.
-const TOLD_AGAIN: Duration = Duration::from_secs(10);
+/// An owner publishes its jobs again within this time.
+const REPUBLISHED_WITHIN: Duration = Duration::from_secs(10);
 
 #[test]
-fn jobs_of_a_host_that_died_are_run_by_others_and_their_answers_wait_for_it() {
+fn jobs_of_a_dead_host_are_run_by_others_and_their_results_wait_for_it() {
     let _room = beside_others();
     let redis = RedisServer::start();
     let origin = Origin::start(Behaviour::Chat);
@@ -32,19 +32,19 @@ fn jobs_of_a_host_that_died_are_run_by_others_and_their_answers_wait_for_it() {
     let mut hosts = Hosts::start(2, &redis, &yaml);
     pause(&hosts.fleet[0]);
     pause(&hosts.fleet[1]);
-    let paths: Vec<_> = (0..20).map(|_| taken(&hosts.fleet[0].send(&job()))).collect();
+    let paths: Vec<_> = (0..20).map(|_| accepted_path(&hosts.fleet[0].send(&job()))).collect();
     let shared = |host: &Sidecar| host.metric("outrigger_jobs_shared") == Some(20.0);
     hosts.fleet[0].wait_until(shared);
     drop(hosts.fleet.remove(0));
     let (status, text) = hosts.fleet[0].admin_post("/api/queue/resume/default", &json!({}));
     assert_eq!(status, 200, "{text}");
     origin.wait_for_requests(20);
-    eventually("all are told", || match runs(&hosts.fleet[0], "borrowed_done") {
+    eventually("all results are sent", || match runs(&hosts.fleet[0], "borrowed_done") {
         20 => Ok(()),
         some => Err(some.to_string()),
     });
     let again = host(&redis.url(), &yaml).data(hosts.folders[0].path()).start();
-    paths.iter().for_each(|path| assert_eq!(ask(&again, path).status, 200));
+    paths.iter().for_each(|path| assert_eq!(fetch_result(&again, path).status, 200));
     assert_eq!(origin.count(), 20);
 }
 
@@ -52,27 +52,27 @@ fn jobs_of_a_host_that_died_are_run_by_others_and_their_answers_wait_for_it() {
 fn without_redis_new_jobs_run_on_their_own_host_and_no_fleet_is_needed() {
     let _room = beside_others();
     let redis = RedisServer::start();
-    let wire = FaultProxy::to(redis.address());
+    let proxy = FaultProxy::to(redis.address());
     let origin = Origin::start(Behaviour::Chat);
     let (yaml, data) = (yaml(&origin, ""), TempDir::new().expect("a folder"));
-    let sidecar = host(&redis.url_at(wire.address()), &yaml).data(data.path()).start();
+    let sidecar = host(&redis.url_at(proxy.address()), &yaml).data(data.path()).start();
     wait_until_attached(&sidecar);
-    assert_eq!(ask(&sidecar, &taken(&sidecar.send(&job()))).status, 200);
+    assert_eq!(fetch_result(&sidecar, &accepted_path(&sidecar.send(&job()))).status, 200);
     for passing in [ProxyMode::Refused, ProxyMode::Stalled] {
-        wire.set(passing);
+        proxy.set(passing);
         for _ in 0..5 {
-            let answer = ask(&sidecar, &taken(&sidecar.send(&job())));
-            assert_eq!(answer.status, 200, "{}", answer.text());
+            let response = fetch_result(&sidecar, &accepted_path(&sidecar.send(&job())));
+            assert_eq!(response.status, 200, "{}", response.text());
         }
-        wire.mend();
+        proxy.restore();
         wait_until_attached(&sidecar);
     }
     assert_eq!((origin.count(), open_jobs(&sidecar)), (11, 0));
-    // And where there is no fleet, that is said.
+    // Without a fleet, a warning is logged.
     let other = TempDir::new().expect("a folder");
     let sidecar = Sidecar::builder().policy("policy", &yaml).data(other.path()).start();
     sidecar.wait_for_log(|line| line.contains("jobs stay on this host"));
-    assert_eq!(ask(&sidecar, &taken(&sidecar.send(&job()))).status, 200);
+    assert_eq!(fetch_result(&sidecar, &accepted_path(&sidecar.send(&job()))).status, 200);
 }
 
 #[test]
@@ -83,21 +83,21 @@ fn a_job_that_was_run_is_not_run_again_when_its_host_stops() {
     let mut hosts = Hosts::start(2, &redis, &yaml(&origin, ""));
     let mut owner = hosts.fleet.remove(0);
     for _ in 0..50 {
-        taken(&owner.send(&job()));
+        accepted_path(&owner.send(&job()));
     }
     origin.wait_for_requests(50);
     assert!(owner.stop().success());
     eventually("no job is left", || match keys(&redis, "q") {
         0 => Ok(()),
-        lines => Err(lines.to_string()),
+        partitions => Err(partitions.to_string()),
     });
     assert_eq!(origin.count(), 50);
 }
 
-/// Keys of jobs, by what follows the name of the fleet.
+/// How many keys of jobs there are, by the part after the name of the fleet.
 fn keys(redis: &RedisServer, of: &str) -> i64 {
     let script = format!("return #redis.call('KEYS', '*:j:{of}:*')");
-    match redis.ask(&["EVAL", &script, "0"]) {
+    match redis.execute(&["EVAL", &script, "0"]) {
         Reply::Number(count) => count,
         other => panic!("{other:?}"),
     }
@@ -111,21 +111,21 @@ fn jobs_that_redis_lost_are_published_again_and_running_ones_do_not_start_twice(
     let hosts = Hosts::start(2, &redis, &yaml(&origin, "workers: 1"));
     let [owner, other] = &hosts.fleet[..] else { panic!("no hosts") };
     pause(owner);
-    let paths: Vec<_> = (0..5).map(|_| taken(&owner.send(&job()))).collect();
+    let paths: Vec<_> = (0..5).map(|_| accepted_path(&owner.send(&job()))).collect();
     origin.wait_for_in_flight(1);
     owner.wait_until(|owner| owner.metric("outrigger_jobs_shared") == Some(5.0));
     for _ in 0..2 {
-        redis.ask(&["FLUSHALL"]);
+        redis.execute(&["FLUSHALL"]);
         let wiped = Instant::now();
-        eventually("all are told of again", || match (keys(&redis, "b"), keys(&redis, "q")) {
+        eventually("all are published again", || match (keys(&redis, "b"), keys(&redis, "q")) {
             (5, 1) => Ok(()),
             some => Err(format!("{some:?}")),
         });
-        println!("told again {:?} after a wipe", wiped.elapsed());
-        assert!(wiped.elapsed() < TOLD_AGAIN, "{:?}", wiped.elapsed());
+        println!("published again {:?} after a wipe", wiped.elapsed());
+        assert!(wiped.elapsed() < REPUBLISHED_WITHIN, "{:?}", wiped.elapsed());
     }
     gate.open_wide();
-    paths.iter().for_each(|path| assert_eq!(ask(owner, path).status, 200));
+    paths.iter().for_each(|path| assert_eq!(fetch_result(owner, path).status, 200));
     assert_eq!((runs(other, "borrowed_done"), origin.count()), (5, 5));
 }
 
@@ -138,35 +138,35 @@ fn a_stopping_host_first_sends_the_results_of_borrowed_jobs() {
     let hosts = Hosts::start(1, &redis, &yaml);
     let [owner] = &hosts.fleet[..] else { panic!("no host") };
     pause(owner);
-    let (wire, data) = (FaultProxy::to(redis.address()), TempDir::new().expect("a folder"));
-    let mut other = host(&redis.url_at(wire.address()), &yaml).data(data.path()).start();
-    let paths: Vec<_> = (0..4).map(|_| taken(&owner.send(&job()))).collect();
+    let (proxy, data) = (FaultProxy::to(redis.address()), TempDir::new().expect("a folder"));
+    let mut other = host(&redis.url_at(proxy.address()), &yaml).data(data.path()).start();
+    let paths: Vec<_> = (0..4).map(|_| accepted_path(&owner.send(&job()))).collect();
     origin.wait_for_in_flight(4);
-    wire.set(ProxyMode::After(100 * MS));
+    proxy.set(ProxyMode::After(100 * MS));
     other.signal(Signal::Term);
     other.wait_for_log(|line| line.contains("the listener is closed"));
     gate.open_wide();
     assert!(other.wait_for_exit().success());
-    paths.iter().for_each(|path| assert_eq!(ask(owner, path).status, 200));
+    paths.iter().for_each(|path| assert_eq!(fetch_result(owner, path).status, 200));
     assert_eq!(origin.count(), 4);
 }
 
-/// Hands jobs in until there are so many.
+/// Submits jobs until the host has `upto`.
 fn submit(host: &Sidecar, paths: &Mutex<Vec<String>>, upto: usize, dead: &AtomicBool) {
     let Ok(mut client) = Client::try_to(&host.url("/")) else { return };
     while !dead.load(Ordering::SeqCst) && paths.lock().expect("a lock").len() < upto {
         match client.try_send(&job()) {
-            Ok(answer) => paths.lock().expect("a lock").push(taken(&answer)),
+            Ok(response) => paths.lock().expect("a lock").push(accepted_path(&response)),
             Err(_) => return,
         }
     }
 }
 
-/// How many results lie in Redis that nobody fetched, which is empty then.
+/// Deletes all data of Redis; returns how many unfetched results it had.
 fn wipe(redis: &RedisServer) -> usize {
     let script = "local n = 0 for _, k in ipairs(redis.call('KEYS', '*:j:d:*')) do \
                   n = n + redis.call('ZCARD', k) end redis.call('FLUSHALL') return tostring(n)";
-    redis.ask(&["EVAL", script, "0"]).text().parse().expect("a number")
+    redis.execute(&["EVAL", script, "0"]).text().parse().expect("a number")
 }
 
 #[test]
@@ -185,7 +185,7 @@ fn no_job_is_lost_while_hosts_are_killed_in_turn_and_redis_is_wiped_twice() {
         let victim = round % 3;
         let dead = AtomicBool::new(false);
         let upto = |host: usize| {
-            // Most come to the first host, so that the others have something to do for it.
+            // Most go to the first host, so that the others run some of them.
             let share = [8, 1, 1][host];
             JOBS * share * (round + 1) / (10 * ROUNDS)
         };
@@ -197,14 +197,14 @@ fn no_job_is_lost_while_hosts_are_killed_in_turn_and_redis_is_wiped_twice() {
                 });
             }
             let due = JOBS * (2 * round + 1) / (2 * ROUNDS);
-            eventually("enough are begun", || match origin.count() {
+            eventually("enough have started", || match origin.count() {
                 count if count >= due => Ok(()),
                 count => Err(format!("{count} of {due}")),
             });
             if round == 2 || round == 4 {
                 doubtful.fetch_add(wipe(&redis), Ordering::SeqCst);
             }
-            // What is in flight at its end, and what it has not told yet.
+            // The runs in flight, and the results that are not yet sent.
             doubtful.fetch_add(2 * 16, Ordering::SeqCst);
             hosts.fleet[victim].signal(Signal::Kill);
             if victim == 0 {
@@ -234,7 +234,7 @@ fn no_job_is_lost_while_hosts_are_killed_in_turn_and_redis_is_wiped_twice() {
     let key =
         |r: &crate::support::Request| r.headers.get("idempotency-key").expect("a key").to_owned();
     let keys: HashSet<_> = requests.iter().map(key).collect();
-    assert_eq!(keys.len(), all, "each key is a job's");
+    assert_eq!(keys.len(), all, "each key belongs to one job");
     let (repeats, most) = (requests.len() - all, doubtful.load(Ordering::SeqCst));
     println!("{all} jobs, {repeats} repeats");
     assert!(repeats <= most, "{repeats} repeats, at most {most} were in flight");

@@ -1,4 +1,4 @@
-//! Twenty hosts: a provider that is dead for all, and one host for which it only seems so.
+//! Twenty hosts: a provider that fails for all, and one that only a single host cannot reach.
 
 use std::thread;
 use std::time::Instant;
@@ -13,7 +13,7 @@ use crate::support::{Behaviour, Fleet, Origin, RedisServer, eventually, fleet};
 
 const HOSTS: usize = 20;
 
-/// Probed again after a second, however often it failed.
+/// Probes every second.
 const STEADY: &str =
     "failure_threshold: 3, recovery_timeout: 1s, max_recovery_timeout: 1s, ramp: 0s";
 
@@ -23,7 +23,7 @@ fn a_failing_provider_is_rejected_by_all_hosts_within_200_ms_and_then_probed_onc
     let (a, redis) = (Origin::start(Behaviour::Chat), RedisServer::start());
     let fleet = fleet(HOSTS, &redis, &yaml(&a.url(), STEADY));
     let (stop, clocks) = (Stop::default(), Clocks::now());
-    let told = thread::scope(|scope| {
+    let results = thread::scope(|scope| {
         let end = stop.at_end();
         let calls = fleet.iter().map(|host| keep_calling(scope, host, 40 * MS, &stop));
         let calls: Vec<_> = calls.collect();
@@ -37,12 +37,13 @@ fn a_failing_provider_is_rejected_by_all_hosts_within_200_ms_and_then_probed_onc
         calls.into_iter().map(|call| call.join().expect("calls")).collect::<Vec<_>>()
     });
     let all = transitions(&redis);
-    let opened = clocks.moment(all[0].at);
+    let opened = clocks.instant(all[0].at);
     assert_eq!((all[0].register.state, all[0].why.as_str()), ('O', "quorum"));
-    // Until the first probe may go, whatever is not refused is late.
+    // Before the first probe is due, each call that is not rejected is late.
     let until = opened + 700 * MS;
-    let after = told.iter().flatten().filter(|told| (opened..until).contains(&told.asked));
-    let late = after.filter(|told| told.status != 503).map(|told| told.asked - opened).max();
+    let after = results.iter().flatten().filter(|result| (opened..until).contains(&result.sent_at));
+    let late =
+        after.filter(|result| result.status != 503).map(|result| result.sent_at - opened).max();
     let arrived = |from: Instant| a.requests().iter().filter(|request| request.at > from).count();
     let (probes, rounds) = (arrived(opened + 200 * MS), rounds(&redis));
     let at_quorum = arrived(opened) - probes;
@@ -52,8 +53,8 @@ fn a_failing_provider_is_rejected_by_all_hosts_within_200_ms_and_then_probed_onc
     );
     assert!(late.is_none_or(|late| late <= 200 * MS), "{late:?}");
     assert!(probes <= rounds, "{probes} attempts in {rounds} rounds: {all:?}");
-    for told in told.iter().flatten().filter(|told| told.asked > opened + 200 * MS) {
-        assert!(told.took < 1000 * MS, "a refusal is told at once: {told:?}");
+    for result in results.iter().flatten().filter(|result| result.sent_at > opened + 200 * MS) {
+        assert!(result.took < 1000 * MS, "a rejection is immediate: {result:?}");
     }
 }
 
@@ -65,33 +66,34 @@ fn rounds(redis: &RedisServer) -> usize {
 fn a_host_with_a_broken_network_opens_its_breaker_alone() {
     let _room = alone();
     let (a, redis) = (Origin::start(Behaviour::Chat), RedisServer::start());
-    let nobody = ReservedPort::port();
-    let broken = format!("http://{}", nobody.address());
+    let unused = ReservedPort::port();
+    let broken = format!("http://{}", unused.address());
     let urls = (0..HOSTS).map(|n| if n == 0 { broken.clone() } else { a.url() });
     let fleet = Fleet::of(urls.map(|url| host(&redis.url(), &yaml(&url, STEADY))));
     let stop = Stop::default();
-    let told = thread::scope(|scope| {
+    let results = thread::scope(|scope| {
         let end = stop.at_end();
         let calls = fleet.iter().map(|host| keep_calling(scope, host, 40 * MS, &stop));
         let calls: Vec<_> = calls.collect();
         wait_for_state(&fleet[0], "open");
         let me = fleet_status(&fleet[0])["host"].clone();
-        eventually("the others hear its vote", || {
-            let told = fleet_status(&fleet[1]);
-            told.to_string()
+        eventually("the others receive its vote", || {
+            let status = fleet_status(&fleet[1]);
+            status
+                .to_string()
                 .contains(&format!("\"votes\":[{me}]"))
                 .then_some(())
-                .ok_or(told.to_string())
+                .ok_or(status.to_string())
         });
         a.wait_for_requests(a.count() + HOSTS * 40);
         drop(end);
         calls.into_iter().map(|call| call.join().expect("calls")).collect::<Vec<_>>()
     });
-    let refused = told[0].iter().filter(|told| told.is("breaker-open")).count();
-    let served = told[1..].iter().flatten().filter(|told| told.status == 200).count();
-    println!("one host refused {refused} of {}; the others served {served}", told[0].len());
-    assert!(refused > told[0].len() / 2, "{refused} of {}", told[0].len());
-    let others = told[1..].iter().flatten().find(|told| told.status != 200);
+    let refused = results[0].iter().filter(|result| result.is("breaker-open")).count();
+    let served = results[1..].iter().flatten().filter(|result| result.status == 200).count();
+    println!("one host refused {refused} of {}; the others served {served}", results[0].len());
+    assert!(refused > results[0].len() / 2, "{refused} of {}", results[0].len());
+    let others = results[1..].iter().flatten().find(|result| result.status != 200);
     assert!(others.is_none(), "{others:?}");
     for host in &fleet[1..] {
         assert_eq!(state(host, "a"), "closed");

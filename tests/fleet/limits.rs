@@ -1,4 +1,4 @@
-//! A limit that a fleet shares: kept, used, and divided when Redis is gone.
+//! A limit that a fleet shares: enforced, used up, and divided while Redis is gone.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,27 +11,27 @@ use crate::support::fleet::{fleet_at, fleet_status, is_attached, key};
 use crate::support::{Behaviour, Fleet, Origin, RedisServer, Sidecar, eventually, fleet};
 
 const HOSTS: usize = 5;
-/// 50 a second, and so many at once.
+/// 50 requests a second, with a burst of 10.
 const LIMITED: &str = "capacity: { requests: { rate: 3000/min, burst: 10 } }";
 const RATE: f64 = 50.0;
 const BURST: f64 = 10.0;
-/// What a host may have in hand: what 100 ms bring.
+/// The most tokens that a host may hold: those of 100 ms.
 const CHUNK: f64 = RATE / 10.0;
 
-/// Clients of that host that always want another one.
-fn press<'s>(scope: &'s thread::Scope<'s, '_>, n: usize, host: &'s Sidecar, stop: &'s Stop) {
+/// Eight clients of the host that call without a pause.
+fn load<'s>(scope: &'s thread::Scope<'s, '_>, n: usize, host: &'s Sidecar, stop: &'s Stop) {
     for _ in 0..8 {
         scope.spawn(move || {
             let mut client = host.client();
-            while !stop.is_said() {
-                let answer = client.send(&chat().header("x-host", &n.to_string()));
-                assert!([200, 503, 504].contains(&answer.status), "{}", answer.text());
+            while !stop.is_set() {
+                let response = client.send(&chat().header("x-host", &n.to_string()));
+                assert!([200, 503, 504].contains(&response.status), "{}", response.text());
             }
         });
     }
 }
 
-/// When calls arrived, of one host or of all, from a moment on.
+/// Arrival times of the calls of one host or of all.
 fn arrivals(a: &Origin, host: Option<usize>, from: Instant, to: Instant) -> Vec<Instant> {
     let of = host.map(|host| host.to_string());
     let requests = a.requests().into_iter();
@@ -40,7 +40,7 @@ fn arrivals(a: &Origin, host: Option<usize>, from: Instant, to: Instant) -> Vec<
     ours.map(|request| request.at).filter(|at| (from..to).contains(at)).collect()
 }
 
-/// By how much the worst window of any length was over `rate` and `burst`.
+/// The largest excess over `rate` and `burst` in any window.
 fn excess(arrivals: &[Instant], rate: f64, burst: f64) -> f64 {
     let mut worst = f64::MIN;
     for (n, from) in arrivals.iter().enumerate() {
@@ -60,11 +60,11 @@ fn wait_for(length: Duration) {
     });
 }
 
-fn press_all(fleet: &Fleet, length: Duration) -> (Instant, Instant) {
+fn load_all(fleet: &Fleet, length: Duration) -> (Instant, Instant) {
     let (stop, began) = (Stop::default(), Instant::now());
     thread::scope(|scope| {
         let end = stop.at_end();
-        fleet.iter().enumerate().for_each(|(n, host)| press(scope, n, host, &stop));
+        fleet.iter().enumerate().for_each(|(n, host)| load(scope, n, host, &stop));
         wait_for(length);
         drop(end);
     });
@@ -76,9 +76,9 @@ fn a_limit_is_kept_and_used_by_five_hosts_together() {
     let _room = alone();
     let (a, redis) = (Origin::start(Behaviour::Chat), RedisServer::start());
     let fleet = fleet(HOSTS, &redis, &yaml_of(&a.url(), LIMITED, LONG));
-    let (began, ended) = press_all(&fleet, 10 * SECOND);
+    let (began, ended) = load_all(&fleet, 10 * SECOND);
     let all = arrivals(&a, None, began, ended + SECOND);
-    // What comes before each host's first chunk is its own share, and is of the start.
+    // Until its first chunk arrives, each host uses its own share.
     let steady = arrivals(&a, None, began + 2 * SECOND, ended);
     let used = steady.len() as f64 / (RATE * (ended - began - 2 * SECOND).as_secs_f64());
     let chunks = CHUNK * HOSTS as f64;
@@ -97,14 +97,14 @@ fn a_limit_is_kept_and_used_by_five_hosts_together() {
 }
 
 #[test]
-fn one_busy_host_may_use_nearly_all_of_it() {
+fn one_busy_host_may_use_nearly_all_of_the_limit() {
     let _room = beside_others();
     let (a, redis) = (Origin::start(Behaviour::Chat), RedisServer::start());
     let fleet = fleet(HOSTS, &redis, &yaml_of(&a.url(), LIMITED, LONG));
     let (stop, began) = (Stop::default(), Instant::now());
     thread::scope(|scope| {
         let end = stop.at_end();
-        press(scope, 0, &fleet[0], &stop);
+        load(scope, 0, &fleet[0], &stop);
         wait_for(6 * SECOND);
         drop(end);
     });
@@ -118,7 +118,7 @@ fn without_redis_each_host_uses_its_share() {
     let _room = beside_others();
     let (a, redis) = (Origin::start(Behaviour::Chat), RedisServer::start());
     let fleet = fleet(HOSTS, &redis, &yaml_of(&a.url(), LIMITED, LONG));
-    eventually("everybody knows of five hosts", || {
+    eventually("every host knows of five hosts", || {
         let counts: Vec<_> = fleet.iter().map(|h| h.metric("outrigger_fleet_hosts")).collect();
         counts.iter().all(|n| *n == Some(HOSTS as f64)).then_some(()).ok_or(format!("{counts:?}"))
     });
@@ -126,7 +126,7 @@ fn without_redis_each_host_uses_its_share() {
     for host in fleet.iter() {
         eventually("detached", || (!is_attached(host)).then_some(()).ok_or("attached".to_owned()));
     }
-    let (began, ended) = press_all(&fleet, 5 * SECOND);
+    let (began, ended) = load_all(&fleet, 5 * SECOND);
     let (share, length) = (RATE / HOSTS as f64, (ended - began).as_secs_f64());
     let mut each = Vec::new();
     for n in 0..HOSTS {
@@ -140,7 +140,7 @@ fn without_redis_each_host_uses_its_share() {
 }
 
 #[test]
-fn the_first_call_of_a_cold_host_waits_for_nothing() {
+fn the_first_call_of_a_new_host_does_not_wait_for_redis() {
     let _room = beside_others();
     let (a, redis) = (Origin::start(Behaviour::Chat), RedisServer::start());
     let fleet = fleet(2, &redis, &yaml_of(&a.url(), LIMITED, LONG));
@@ -156,17 +156,17 @@ fn no_request_waits_for_a_silent_redis() {
     let _room = beside_others();
     let (a, redis) = (Origin::start(Behaviour::Chat), RedisServer::start());
     let fleet = fleet(HOSTS, &redis, &yaml_of(&a.url(), LIMITED, LONG));
-    press_all(&fleet, SECOND);
+    load_all(&fleet, SECOND);
     redis.freeze();
-    let (began, ended) = press_all(&fleet, 4 * SECOND);
+    let (began, ended) = load_all(&fleet, 4 * SECOND);
     redis.thaw();
     let silent = arrivals(&a, None, began + SECOND, ended);
     println!("while Redis was silent: {} calls in 3 s at 50/s", silent.len());
     assert!(silent.len() as f64 >= 0.8 * 3.0 * RATE, "{}", silent.len());
     assert!(excess(&silent, RATE, BURST) <= CHUNK * HOSTS as f64);
-    let (began, ended) = press_all(&fleet, 3 * SECOND);
+    let (began, ended) = load_all(&fleet, 3 * SECOND);
     let after = arrivals(&a, None, began + SECOND, ended).len() as f64;
-    assert!(after >= 0.8 * 2.0 * RATE, "{after} calls in 2 s after it answered again");
+    assert!(after >= 0.8 * 2.0 * RATE, "{after} calls in 2 s after it responded again");
 }
 
 #[test]
@@ -176,12 +176,12 @@ fn a_malformed_limit_in_redis_counts_as_absent_and_is_replaced() {
     let fleet = fleet(2, &redis, &yaml_of(&a.url(), LIMITED, LONG));
     let limit = key("lim:a:requests");
     for garbage in [["LPUSH", &limit, "x"], ["SET", &limit, "no limit"], ["SET", &limit, "9 "]] {
-        redis.ask(&["DEL", &limit]);
-        redis.ask(&garbage);
-        let (began, ended) = press_all(&fleet, SECOND);
+        redis.execute(&["DEL", &limit]);
+        redis.execute(&garbage);
+        let (began, ended) = load_all(&fleet, SECOND);
         let count = arrivals(&a, None, began, ended).len();
         assert!((40..=75).contains(&count), "{count} calls in 1 s after {garbage:?}");
-        let kept = redis.ask(&["GET", &limit]).text();
+        let kept = redis.execute(&["GET", &limit]).text();
         assert!(kept.split(' ').all(|number| number.parse::<u64>().is_ok()), "`{kept}`");
     }
 }
@@ -189,15 +189,15 @@ fn a_malformed_limit_in_redis_counts_as_absent_and_is_replaced() {
 #[test]
 fn tokens_beyond_the_estimate_are_charged_to_the_whole_fleet() {
     let _room = beside_others();
-    let answer = r#"{"usage":{"prompt_tokens":60,"completion_tokens":40}}"#;
+    let body = r#"{"usage":{"prompt_tokens":60,"completion_tokens":40}}"#;
     let json = vec![("content-type".to_owned(), "application/json".to_owned())];
     let (a, redis) =
-        (Origin::start(Behaviour::Status(200, json, answer.to_owned())), RedisServer::start());
+        (Origin::start(Behaviour::Status(200, json, body.to_owned())), RedisServer::start());
     let provider = "capacity: { tokens: { rate: 120000/min, burst: 500 } }, \
                     usage: { input: /usage/prompt_tokens, output: /usage/completion_tokens }";
     let fleet = fleet(3, &redis, &yaml_of(&a.url(), provider, LONG));
-    let (began, ended) = press_all(&fleet, 6 * SECOND);
-    // A hundred tokens each at 2,000 a second, and the burst; the first go by too low an estimate.
+    let (began, ended) = load_all(&fleet, 6 * SECOND);
+    // 100 tokens each at 2,000 a second, and the burst; the first calls have too low an estimate.
     let count = arrivals(&a, None, began + 3 * SECOND, ended).len();
     println!("tokens: {count} calls of 100 in 3 s at 2,000/s");
     assert!((54..=70).contains(&count), "{count} calls of 100 tokens in 3 s at 2,000/s");
@@ -214,7 +214,7 @@ fn a_host_shows_its_part_of_each_limit() {
     });
     assert_eq!((&limit["provider"], &limit["kind"]), (&json!("a"), &json!("requests")));
     assert_eq!(limit["rate"], RATE);
-    eventually("something is in hand after a call", || {
+    eventually("tokens are available after a call", || {
         assert_eq!(fleet[0].send(&chat()).status, 200);
         let limit = fleet_status(&fleet[0])["limits"][0].clone();
         (limit["available"].as_f64() > Some(0.5)).then_some(()).ok_or(limit.to_string())
@@ -222,15 +222,15 @@ fn a_host_shows_its_part_of_each_limit() {
 }
 
 #[test]
-fn a_clock_that_is_set_back_stops_no_limited_call() {
+fn a_changed_clock_of_redis_does_not_stop_limited_calls() {
     let _room = beside_others();
     let a = Origin::start(Behaviour::Chat);
     let redis = RedisServer::builder().clock().start();
     let fleet = fleet_at(2, &redis.url(), &yaml_of(&a.url(), LIMITED, LONG));
-    press_all(&fleet, SECOND);
+    load_all(&fleet, SECOND);
     for to in [3600, -3600] {
         redis.set_clock(to);
-        let (began, ended) = press_all(&fleet, 4 * SECOND);
+        let (began, ended) = load_all(&fleet, 4 * SECOND);
         let count = arrivals(&a, None, began, ended).len();
         println!("the clock was set by {to} s: {count} calls in 4 s at 50/s");
         assert!(

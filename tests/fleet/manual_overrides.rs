@@ -1,4 +1,4 @@
-//! What an operator sees of a fleet, and does to all of it at once.
+//! The status of a fleet, and manual overrides for all its hosts.
 
 use std::process::{Command, Output};
 
@@ -19,11 +19,11 @@ fn change(host: &Sidecar, action: &str, body: &Value) {
 }
 
 #[track_caller]
-fn everywhere(fleet: &Fleet, what: &str) {
+fn wait_for_override(fleet: &Fleet, state: &str) {
     for host in fleet.iter() {
-        eventually(&format!("`{what}` by hand at every host"), || {
-            let on = breaker(host, "a")["override"]["state"].clone();
-            (on == json!(what)).then_some(()).ok_or(on.to_string())
+        eventually(&format!("the override `{state}` at every host"), || {
+            let current = breaker(host, "a")["override"]["state"].clone();
+            (current == json!(state)).then_some(()).ok_or(current.to_string())
         });
     }
 }
@@ -35,7 +35,7 @@ fn outrigger(host: &Sidecar, arguments: &[&str]) -> Output {
 }
 
 #[track_caller]
-fn said(host: &Sidecar, arguments: &[&str]) -> String {
+fn stdout(host: &Sidecar, arguments: &[&str]) -> String {
     let output = outrigger(host, arguments);
     let text = String::from_utf8(output.stdout).expect("UTF-8");
     assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
@@ -51,20 +51,20 @@ fn a_breaker_that_is_opened_for_the_fleet_is_open_at_every_host_and_closed_again
     fleet.iter().for_each(|host| assert_eq!(call(host).status, 200));
     let body = json!({ "fleet": true, "for": "10m", "reason": "maintenance", "by": "ann" });
     change(&fleet[0], "open", &body);
-    everywhere(&fleet, "open");
-    // Also at one that comes later.
+    wait_for_override(&fleet, "open");
+    // A host that starts later has it too.
     let late = host(&redis.url(), &yaml).start();
     wait_until_attached(&late);
     fleet.push(late);
-    everywhere(&fleet, "open");
+    wait_for_override(&fleet, "open");
     let count = a.count();
     for host in fleet.iter() {
         assert!(call(host).is("breaker-open"));
-        let hand = fleet_status(host)["overrides"][0].clone();
-        let parts = [&hand["key"], &hand["state"], &hand["by"], &hand["reason"]];
-        assert_eq!(parts, ["a", "open", "ann", "maintenance"], "{hand}");
-        let left = hand["remaining_ms"].as_u64().unwrap_or_default();
-        assert!((590_000..=600_000).contains(&left), "{hand}");
+        let found = fleet_status(host)["overrides"][0].clone();
+        let parts = [&found["key"], &found["state"], &found["by"], &found["reason"]];
+        assert_eq!(parts, ["a", "open", "ann", "maintenance"], "{found}");
+        let left = found["remaining_ms"].as_u64().unwrap_or_default();
+        assert!((590_000..=600_000).contains(&left), "{found}");
     }
     assert_eq!(a.count(), count);
     change(&fleet[1], "reset", &json!({ "fleet": true }));
@@ -76,38 +76,43 @@ fn a_breaker_that_is_opened_for_the_fleet_is_open_at_every_host_and_closed_again
 }
 
 #[test]
-fn closed_for_the_fleet_a_breaker_trips_nowhere() {
+fn a_breaker_that_is_closed_for_the_fleet_trips_at_no_host() {
     let _room = beside_others();
     let (a, redis) = (Origin::start(Behaviour::Chat), RedisServer::start());
     let fleet = fleet(3, &redis, &yaml(&a.url(), LONG));
     fleet.iter().for_each(|host| assert_eq!(call(host).status, 200));
     change(&fleet[0], "close", &json!({ "fleet": true }));
-    everywhere(&fleet, "closed");
+    wait_for_override(&fleet, "closed");
     a.set(Behaviour::status(500, &[]));
     for host in fleet.iter().cycle().take(12) {
         assert_eq!(call(host).status, 500);
     }
-    assert_eq!(stored(&redis).filter(|register| register.state != 'C'), None, "nobody voted");
+    assert_eq!(stored(&redis).filter(|register| register.state != 'C'), None, "no host voted");
     change(&fleet[2], "reset", &json!({ "fleet": true }));
     eventually("it trips again", || {
-        let told: Vec<_> = fleet.iter().map(call).collect();
-        told.iter().all(|told| told.is("breaker-open")).then_some(()).ok_or(format!("{told:?}"))
+        let results: Vec<_> = fleet.iter().map(call).collect();
+        let all = results.iter().all(|result| result.is("breaker-open"));
+        all.then_some(()).ok_or(format!("{results:?}"))
     });
 }
 
 #[test]
-fn a_hand_on_the_fleet_ends_by_itself_and_one_on_a_host_is_that_hosts_alone() {
+fn a_fleet_override_expires_and_a_host_override_applies_to_that_host_only() {
     let _room = beside_others();
     let (a, redis) = (Origin::start(Behaviour::Chat), RedisServer::start());
     let fleet = fleet(2, &redis, &yaml(&a.url(), LONG));
     fleet.iter().for_each(|host| assert_eq!(call(host).status, 200));
     change(&fleet[0], "open", &json!({ "fleet": true, "for": "2s" }));
-    everywhere(&fleet, "open");
-    // Then each asks by a probe of its own.
+    wait_for_override(&fleet, "open");
+    // Then each host sends a probe of its own.
     call_until_served(&fleet[0..1]);
     call_until_served(&fleet[1..2]);
     fleet.iter().for_each(|host| wait_for_state(host, "closed"));
-    assert_eq!(stored(&redis).filter(|register| register.state != 'C'), None, "a hand is no trip");
+    assert_eq!(
+        stored(&redis).filter(|register| register.state != 'C'),
+        None,
+        "an override is no trip"
+    );
     change(&fleet[0], "open", &json!({}));
     assert!(call(&fleet[0]).is("breaker-open"));
     assert_eq!(call(&fleet[1]).status, 200);
@@ -115,7 +120,7 @@ fn a_hand_on_the_fleet_ends_by_itself_and_one_on_a_host_is_that_hosts_alone() {
 }
 
 #[test]
-fn what_the_fleet_opened_is_closed_for_all_by_a_reset() {
+fn a_fleet_reset_closes_a_tripped_breaker_at_all_hosts() {
     let _room = beside_others();
     let (a, redis) = (Origin::start(Behaviour::Chat), RedisServer::start());
     let fleet = fleet(3, &redis, &yaml(&a.url(), LONG));
@@ -163,22 +168,22 @@ fn a_fleet_is_shown_with_its_hosts_and_whether_their_policies_differ() {
             let ids = ids(host);
             (ids.len() == 3).then_some(()).ok_or(format!("{ids:?}"))
         });
-        let told = fleet_status(host);
-        assert_eq!(told["policies_differ"], false, "{told}");
+        let status = fleet_status(host);
+        assert_eq!(status["policies_differ"], false, "{status}");
         let mine =
-            told["hosts"].as_array().into_iter().flatten().filter(|h| h["this_host"] == true);
+            status["hosts"].as_array().into_iter().flatten().filter(|h| h["this_host"] == true);
         let mine: Vec<_> = mine.map(|host| host["id"].clone()).collect();
-        assert_eq!(mine, [told["host"].clone()]);
-        for host in told["hosts"].as_array().into_iter().flatten() {
+        assert_eq!(mine, [status["host"].clone()]);
+        for host in status["hosts"].as_array().into_iter().flatten() {
             assert_eq!(host["version"], env!("CARGO_PKG_VERSION"), "{host}");
             assert!(host["policy"].as_str().is_some_and(|hash| hash.len() == 12), "{host}");
         }
     }
     fleet[1].write_policy("policy", &yaml(&a.url(), crate::scenario::EAGER));
     for host in fleet.iter() {
-        eventually("it is told that policies differ", || {
-            let told = fleet_status(host);
-            (told["policies_differ"] == true).then_some(()).ok_or(told.to_string())
+        eventually("the status shows that policies differ", || {
+            let status = fleet_status(host);
+            (status["policies_differ"] == true).then_some(()).ok_or(status.to_string())
         });
     }
     eventually("they are counted", || {
@@ -186,7 +191,7 @@ fn a_fleet_is_shown_with_its_hosts_and_whether_their_policies_differ() {
         (hosts == Some(3.0)).then_some(()).ok_or(format!("{hosts:?}"))
     });
     drop(fleet.take(2));
-    eventually("who is gone is told of no more", || {
+    eventually("a stopped host is no longer listed", || {
         let ids = ids(&fleet[0]);
         (ids.len() == 2).then_some(()).ok_or(format!("{ids:?}"))
     });
@@ -201,7 +206,7 @@ fn the_commands_show_and_change_the_fleet() {
     trip(&fleet, &a, &redis);
     fleet.iter().for_each(|host| wait_for_state(host, "open"));
     let shown = eventually("both hosts in the table", || {
-        let shown = said(&fleet[0], &["fleet"]);
+        let shown = stdout(&fleet[0], &["fleet"]);
         let hosts = fleet_status(&fleet[0])["hosts"].clone();
         let all = hosts.as_array().into_iter().flatten();
         let mut all = all.map(|host| host["id"].as_str().unwrap_or("none").to_owned());
@@ -211,13 +216,13 @@ fn the_commands_show_and_change_the_fleet() {
     for part in ["fleet test", "attached", "(this one)", "a/main", "open", "quorum", "100.00/s"] {
         assert!(shown.contains(part), "{part}: {shown}");
     }
-    let json: Value = serde_json::from_str(&said(&fleet[0], &["fleet", "--json"])).expect("JSON");
+    let json: Value = serde_json::from_str(&stdout(&fleet[0], &["fleet", "--json"])).expect("JSON");
     assert_eq!(json["breakers"][0]["state"], "open", "{json}");
-    said(&fleet[0], &["breakers", "reset", "a", "--fleet"]);
+    stdout(&fleet[0], &["breakers", "reset", "a", "--fleet"]);
     fleet.iter().for_each(|host| wait_for_state(host, "closed"));
-    said(&fleet[1], &["breakers", "open", "a", "--fleet", "--for", "10m", "--reason", "a drill"]);
-    everywhere(&fleet, "open");
-    assert!(said(&fleet[0], &["breakers"]).contains("a drill"));
+    stdout(&fleet[1], &["breakers", "open", "a", "--fleet", "--for", "10m", "--reason", "a drill"]);
+    wait_for_override(&fleet, "open");
+    assert!(stdout(&fleet[0], &["breakers"]).contains("a drill"));
     let alone = Sidecar::start(&yaml(&a.url(), LONG));
     let none = outrigger(&alone, &["fleet"]);
     assert_eq!(none.status.code(), Some(2));

@@ -1,4 +1,4 @@
-//! Half-open: a fleet probes by leases, one at a time, and closes also where calls are few.
+//! Half-open: a fleet probes by leases, one at a time, and closes even if calls are rare.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -19,11 +19,11 @@ use crate::support::{
 const SHORT: &str = "timeouts: { connect: 500ms, headers: 1300ms }";
 const LEASE: Duration = Duration::from_secs(2);
 
-/// A refused host asks again after so long.
-const ASKS_AGAIN: Duration = SECOND;
+/// A host without a lease requests one again after this time.
+const LEASE_RETRY: Duration = SECOND;
 
-/// Calls at this host until its probe is at the provider, which does not answer it: when it came, and
-/// who waits for it (a client that leaves gives its lease back).
+/// Calls this host until its probe is at the provider, which does not respond; returns when the probe
+/// arrived, and the waiting clients (a client that disconnects gives the lease back).
 fn probe_that_hangs(a: &Origin, host: &Sidecar, redis: &RedisServer) -> (Instant, Vec<Client>) {
     a.set(Behaviour::Silent);
     let before = a.count();
@@ -54,7 +54,7 @@ fn a_killed_prober_holds_up_the_others_no_longer_than_its_lease() {
     assert!(refused.is("breaker-open") && a.count() == before, "{refused:?}, though {seen:?}");
     let took = call_until_served(&fleet) - probed;
     println!("a prober was killed: another probed {took:?} later (its lease: {LEASE:?})");
-    assert!(took <= LEASE + ASKS_AGAIN + 200 * MS, "{took:?}");
+    assert!(took <= LEASE + LEASE_RETRY + 200 * MS, "{took:?}");
     assert!(took >= LEASE * 9 / 10, "before the lease was over: {took:?}");
     fleet.iter().for_each(|host| wait_for_state(host, "closed"));
 }
@@ -84,7 +84,7 @@ fn a_provider_that_is_called_seldom_closes_within_three_calls() {
 }
 
 #[test]
-fn an_open_that_is_over_lets_leases_through_and_nothing_else() {
+fn after_the_open_time_only_leased_probes_are_sent() {
     let _room = beside_others();
     let (a, redis) = (Origin::start(Behaviour::Chat), RedisServer::start());
     let breaker = "failure_threshold: 1, recovery_timeout: 500ms, max_recovery_timeout: 500ms, \
@@ -95,7 +95,7 @@ fn an_open_that_is_over_lets_leases_through_and_nothing_else() {
     a.set(Behaviour::Chat.held(&gate));
     thread::scope(|scope| {
         let end = stop.at_end();
-        // More clients than probes at each host: one that probes is busy until the gate opens.
+        // Each host has more clients than probes: a probing client waits until the gate opens.
         let clients = (0..3).flat_map(|_| fleet.iter());
         let calls: Vec<_> = clients.map(|host| keep_calling(scope, host, 10 * MS, &stop)).collect();
         a.wait_for_in_flight(2);
@@ -109,7 +109,7 @@ fn an_open_that_is_over_lets_leases_through_and_nothing_else() {
         fleet.iter().for_each(|host| wait_for_state(host, "closed"));
         drop(end);
         let all = calls.into_iter().flat_map(|call| call.join().expect("calls"));
-        let refused = all.filter(|told| told.is("breaker-open")).count();
+        let refused = all.filter(|result| result.is("breaker-open")).count();
         println!("two probes were let through while {refused} calls were refused");
         assert!(refused > 100, "{refused}");
     });
@@ -130,18 +130,18 @@ fn a_failed_probe_opens_the_breaker_for_the_whole_fleet() {
     });
     for host in fleet.iter() {
         eventually("a long open", || {
-            let told = fleet_status(host)["breakers"][0].clone();
-            let long = told["remaining_ms"].as_u64().is_some_and(|ms| ms > 10_000);
-            (long && told["trips"] == json!(2)).then_some(()).ok_or(told.to_string())
+            let breaker = fleet_status(host)["breakers"][0].clone();
+            let long = breaker["remaining_ms"].as_u64().is_some_and(|ms| ms > 10_000);
+            (long && breaker["trips"] == json!(2)).then_some(()).ok_or(breaker.to_string())
         });
         assert!(call(host).is("breaker-open"));
     }
     assert_eq!(a.count(), before + 1);
 }
 
-/// Somebody holds every lease for ever, and brings nothing about.
+/// Another writer holds every lease and reports no result.
 #[test]
-fn a_host_that_is_long_refused_a_lease_probes_by_itself() {
+fn a_host_that_gets_no_lease_for_long_probes_by_itself() {
     let _room = beside_others();
     let (a, redis) = (Origin::start(Behaviour::Chat), RedisServer::start());
     let short = "timeouts: { connect: 100ms, headers: 170ms }";
@@ -149,8 +149,8 @@ fn a_host_that_is_long_refused_a_lease_probes_by_itself() {
     let mut fleet = fleet(3, &redis, &yaml_of(&a.url(), short, EAGER));
     trip(&fleet, &a, &redis);
     let script = "local t = redis.call('TIME') \
-                  redis.call('ZADD', KEYS[1], t[1] * 1000000 + t[2] + 500000, 'nobody')";
-    let grab = || drop(redis.ask(&["EVAL", script, "1", &key("cb:l:a/main")]));
+                  redis.call('ZADD', KEYS[1], t[1] * 1000000 + t[2] + 500000, 'other')";
+    let grab = || drop(redis.execute(&["EVAL", script, "1", &key("cb:l:a/main")]));
     let prober = fleet.take(0);
     let (_, _waiting) = probe_that_hangs(&a, &prober, &redis);
     grab();
@@ -159,8 +159,8 @@ fn a_host_that_is_long_refused_a_lease_probes_by_itself() {
     let (before, began) = (a.count(), Instant::now());
     let served = eventually("a call that is served", || {
         grab();
-        let told = call(&fleet[0]);
-        (told.status == 200).then_some(told.asked).ok_or(format!("{told:?}"))
+        let result = call(&fleet[0]);
+        (result.status == 200).then_some(result.sent_at).ok_or(format!("{result:?}"))
     });
     println!("refused leases of {lease:?}, a host probed by itself after {:?}", served - began);
     assert!(served - began >= 2 * lease, "{:?}", served - began);

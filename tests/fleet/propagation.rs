@@ -1,4 +1,4 @@
-//! How soon a host knows what another brought about.
+//! The delay until a host enforces a transition of another host.
 
 use serde_json::Value;
 
@@ -15,17 +15,17 @@ fn time_of_day() -> i64 {
     i64::try_from(since.as_millis()).expect("a time before the end of time") % DAY_MS
 }
 
-/// Of `2026-03-01T12:00:00.123Z`, in milliseconds.
+/// Parses `2026-03-01T12:00:00.123Z` into milliseconds of the day.
 fn time_of_event(event: &Value) -> i64 {
     let at = event["at"].as_str().unwrap_or_else(|| panic!("no time in {event}"));
     let digits = |from: usize, to: usize| at[from..to].parse::<i64>().expect("digits");
     ((digits(11, 13) * 60 + digits(14, 16)) * 60 + digits(17, 19)) * 1000 + digits(20, 23)
 }
 
-/// When this host's breaker made this step, each time.
+/// When this host's breaker made this transition, each time.
 fn arrivals(host: &Sidecar, wanted: &str) -> Vec<i64> {
-    let told = api(host, "/api/circuit-breakers");
-    let events = told["events"].as_array().expect("a list of events").iter();
+    let breakers = api(host, "/api/circuit-breakers");
+    let events = breakers["events"].as_array().expect("a list of events").iter();
     let came = |event: &&Value| {
         event["kind"] == "breaker"
             && event["detail"].as_str().is_some_and(|detail| detail.starts_with(wanted))
@@ -40,8 +40,8 @@ fn wait_for_all(fleet: &Fleet, wanted: &str) {
     });
 }
 
-/// From before the call that brings it about is even made, to when another host enforces it; both
-/// by the one wall clock of this machine, to the millisecond.
+/// Measured from before the call that causes the transition until another host enforces it, by the
+/// wall clock of this machine, to the millisecond.
 #[test]
 fn a_transition_is_enforced_by_every_other_host_within_50_ms() {
     let _room = alone();
@@ -61,7 +61,7 @@ fn a_transition_is_enforced_by_every_other_host_within_50_ms() {
         let began = std::time::Instant::now();
         let before = time_of_day();
         call_until_served(&fleet[host]);
-        // From when the provider answered the probe, which may have waited before.
+        // From when the provider responded to the probe, which may have waited before.
         let probed = a.last().at.saturating_duration_since(began);
         closed.push(before + i64::try_from(probed.as_millis()).expect("a short time"));
         wait_for_all(&fleet, "closed");

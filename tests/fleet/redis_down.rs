@@ -1,4 +1,4 @@
-//! Redis fails in every way: no request feels it, the host says so once and comes back by itself.
+//! Faults of Redis: no request is affected, the host logs each fault once and attaches again by itself.
 
 use std::sync::Mutex;
 use std::thread;
@@ -15,39 +15,39 @@ use crate::support::{
     Behaviour, FaultProxy, Origin, ProxyMode, RedisServer, Sidecar, eventually, fleet, get,
 };
 
-/// Detached after so long, and attached again so long after it was mended; with a second of slack.
+/// The most time to detach, and to attach again after the fault; with a second of slack.
 const BAR: Duration = Duration::from_secs(6);
 
-/// One host over one Redis, with a wire between them.
-struct Stand {
+/// One host and one Redis, with a proxy between them.
+struct Setup {
     redis: RedisServer,
-    wire: FaultProxy,
-    /// Lets the test in where Redis lets nobody else in.
-    talk: Mutex<RespClient>,
+    proxy: FaultProxy,
+    /// Opened before the fault, when Redis may reject new connections.
+    connection: Mutex<RespClient>,
     host: Sidecar,
 }
 
-/// A way to fail, and to be mended.
-struct Failing {
+/// A fault, and how it ends.
+struct Fault {
     name: &'static str,
-    breaks: fn(&Stand),
-    mends: fn(&Stand),
+    inject: fn(&Setup),
+    restore: fn(&Setup),
 }
 
-impl Stand {
+impl Setup {
     fn start(a: &Origin) -> Self {
         let redis = RedisServer::builder().password("sesame").start();
-        let wire = FaultProxy::to(redis.address());
+        let proxy = FaultProxy::to(redis.address());
         let yaml = yaml(&a.url(), LONG);
-        let host = host(&redis.url_at(wire.address()), &yaml).start();
+        let host = host(&redis.url_at(proxy.address()), &yaml).start();
         wait_until_attached(&host);
-        let talk = Mutex::new(redis.talk());
-        Self { redis, wire, talk, host }
+        let connection = Mutex::new(redis.connect());
+        Self { redis, proxy, connection, host }
     }
 
-    fn tell(&self, command: &str) {
+    fn execute(&self, command: &str) {
         let command: Vec<_> = command.split(' ').collect();
-        let reply = self.talk.lock().expect("a talk").ask(&command);
+        let reply = self.connection.lock().expect("a lock").execute(&command);
         assert!(!format!("{reply:?}").starts_with("Error"), "{command:?}: {reply:?}");
     }
 
@@ -55,7 +55,7 @@ impl Stand {
         self.host.log().iter().filter(|logged| logged.contains(line)).count()
     }
 
-    /// How long until it is (or is no longer) attached.
+    /// Waits until the host is attached or detached; returns how long it took.
     #[track_caller]
     fn until(&self, attached: bool) -> Duration {
         let began = Instant::now();
@@ -68,140 +68,139 @@ impl Stand {
     }
 }
 
-impl Failing {
-    /// What the figures are.
-    fn play(&self, a: &Origin) -> String {
-        let stand = Stand::start(a);
+impl Fault {
+    /// Returns the measured times.
+    fn run(&self, a: &Origin) -> String {
+        let setup = Setup::start(a);
         let stop = Stop::default();
-        let (away, back, told) = thread::scope(|scope| {
+        let (away, back, results) = thread::scope(|scope| {
             let end = stop.at_end();
-            let calls = keep_calling(scope, &stand.host, 20 * MS, &stop);
-            (self.breaks)(&stand);
-            let away = stand.until(false);
-            assert_eq!(get(&stand.host.admin_url("/readyz")).status, 200);
-            (self.mends)(&stand);
-            let back = stand.until(true);
+            let calls = keep_calling(scope, &setup.host, 20 * MS, &stop);
+            (self.inject)(&setup);
+            let away = setup.until(false);
+            assert_eq!(get(&setup.host.admin_url("/readyz")).status, 200);
+            (self.restore)(&setup);
+            let back = setup.until(true);
             drop(end);
             (away, back, calls.join().expect("calls"))
         });
-        let failed: Vec<_> = told.iter().filter(|told| told.status != 200).collect();
-        let slowest = told.iter().map(|told| told.took).max().unwrap_or_default();
-        let lines = (stand.count("fleet: attached"), stand.count("fleet: detached"));
+        let failed: Vec<_> = results.iter().filter(|result| result.status != 200).collect();
+        let slowest = results.iter().map(|result| result.took).max().unwrap_or_default();
+        let lines = (setup.count("fleet: attached"), setup.count("fleet: detached"));
         let figures = format!(
-            "{}: detached after {away:.1?}, attached {back:.1?} after it was mended; {} calls, the slowest {slowest:.0?}",
+            "{}: detached after {away:.1?}, attached {back:.1?} after the fault; {} calls, the slowest {slowest:.0?}",
             self.name,
-            told.len()
+            results.len()
         );
         assert!(failed.is_empty(), "{figures}: {failed:?}");
-        assert!(slowest < 2 * SECOND, "a request waits for nothing: {figures}");
+        assert!(slowest < 2 * SECOND, "no request waits for Redis: {figures}");
         assert!(away <= BAR && back <= BAR, "{figures}");
         assert_eq!(lines, (2, 1), "one line each way: {figures}");
-        assert!(!stand.host.log().join("\n").contains("sesame"), "a password was told");
+        assert!(!setup.host.log().join("\n").contains("sesame"), "a password was logged");
         figures
     }
 }
 
-/// Plays all at once: nearly all of it is waiting.
-fn play_all(failings: &[Failing]) {
+/// Runs all at once, since they mostly wait.
+fn run_all(faults: &[Fault]) {
     let _room = beside_others();
     let a = Origin::start(Behaviour::Chat);
-    let played: Vec<_> = thread::scope(|scope| {
-        let played: Vec<_> =
-            failings.iter().map(|failing| scope.spawn(|| failing.play(&a))).collect();
-        played.into_iter().map(thread::ScopedJoinHandle::join).collect()
+    let outcomes: Vec<_> = thread::scope(|scope| {
+        let outcomes: Vec<_> = faults.iter().map(|fault| scope.spawn(|| fault.run(&a))).collect();
+        outcomes.into_iter().map(thread::ScopedJoinHandle::join).collect()
     });
-    for (failing, played) in failings.iter().zip(&played) {
-        match played {
+    for (fault, outcomes) in faults.iter().zip(&outcomes) {
+        match outcomes {
             Ok(figures) => println!("{figures}"),
-            Err(_) => println!("{}: FAILED, see above", failing.name),
+            Err(_) => println!("{}: FAILED, see above", fault.name),
         }
     }
-    assert!(played.iter().all(Result::is_ok), "some failed, see above");
+    assert!(outcomes.iter().all(Result::is_ok), "some failed, see above");
 }
 
 #[test]
 fn no_request_is_affected_while_redis_is_unreachable() {
-    play_all(&[
-        Failing { name: "stopped", breaks: |s| s.redis.kill(), mends: |s| s.redis.start_again() },
-        Failing { name: "frozen", breaks: |s| s.redis.freeze(), mends: |s| s.redis.thaw() },
-        Failing {
+    run_all(&[
+        Fault { name: "stopped", inject: |s| s.redis.kill(), restore: |s| s.redis.start_again() },
+        Fault { name: "frozen", inject: |s| s.redis.freeze(), restore: |s| s.redis.thaw() },
+        Fault {
             name: "packets dropped",
-            breaks: |s| s.wire.set(ProxyMode::Dropped),
-            mends: |s| s.wire.mend(),
+            inject: |s| s.proxy.set(ProxyMode::Dropped),
+            restore: |s| s.proxy.restore(),
         },
-        Failing {
+        Fault {
             name: "a stalled socket",
-            breaks: |s| s.wire.set(ProxyMode::Stalled),
-            mends: |s| s.wire.mend(),
+            inject: |s| s.proxy.set(ProxyMode::Stalled),
+            restore: |s| s.proxy.restore(),
         },
-        Failing {
+        Fault {
             name: "refused",
-            breaks: |s| s.wire.set(ProxyMode::Refused),
-            mends: |s| s.wire.mend(),
+            inject: |s| s.proxy.set(ProxyMode::Refused),
+            restore: |s| s.proxy.restore(),
         },
     ]);
 }
 
 #[test]
 fn no_request_is_affected_while_redis_returns_errors() {
-    play_all(&[
-        Failing {
+    run_all(&[
+        Fault {
             name: "loading",
-            breaks: |s| {
+            inject: |s| {
                 let error = "LOADING Redis is loading the dataset in memory";
-                s.wire.set(ProxyMode::Error(error.to_owned()));
+                s.proxy.set(ProxyMode::Error(error.to_owned()));
             },
-            mends: |s| s.wire.mend(),
+            restore: |s| s.proxy.restore(),
         },
-        Failing {
+        Fault {
             name: "garbage",
-            breaks: |s| s.wire.set(ProxyMode::Garbage(b"HTTP/1.1 400 Bad Request\r\n\r\n".into())),
-            mends: |s| s.wire.mend(),
+            inject: |s| s.proxy.set(ProxyMode::Garbage(b"HTTP/1.1 400 Bad Request\r\n\r\n".into())),
+            restore: |s| s.proxy.restore(),
         },
-        Failing {
+        Fault {
             name: "a replica, read only",
-            breaks: |s| s.tell("REPLICAOF 127.0.0.1 1"),
-            mends: |s| s.tell("REPLICAOF NO ONE"),
+            inject: |s| s.execute("REPLICAOF 127.0.0.1 1"),
+            restore: |s| s.execute("REPLICAOF NO ONE"),
         },
-        Failing {
+        Fault {
             name: "out of memory",
-            breaks: |s| s.tell("CONFIG SET maxmemory 1"),
-            mends: |s| s.tell("CONFIG SET maxmemory 0"),
+            inject: |s| s.execute("CONFIG SET maxmemory 1"),
+            restore: |s| s.execute("CONFIG SET maxmemory 0"),
         },
-        Failing {
+        Fault {
             name: "another password",
-            breaks: |s| {
-                s.tell("CONFIG SET requirepass other");
-                s.tell("CLIENT KILL TYPE normal");
+            inject: |s| {
+                s.execute("CONFIG SET requirepass other");
+                s.execute("CLIENT KILL TYPE normal");
             },
-            mends: |s| s.tell("CONFIG SET requirepass sesame"),
+            restore: |s| s.execute("CONFIG SET requirepass sesame"),
         },
-        Failing {
+        Fault {
             name: "a key of another type",
-            breaks: |s| s.tell(&format!("SET {} mine", key("cb"))),
-            mends: |s| s.tell(&format!("DEL {}", key("cb"))),
+            inject: |s| s.execute(&format!("SET {} mine", key("cb"))),
+            restore: |s| s.execute(&format!("DEL {}", key("cb"))),
         },
-        Failing {
+        Fault {
             name: "a stream of another type",
-            breaks: |s| s.tell(&format!("SET {} mine", key("cb:x"))),
-            mends: |s| s.tell(&format!("DEL {}", key("cb:x"))),
+            inject: |s| s.execute(&format!("SET {} mine", key("cb:x"))),
+            restore: |s| s.execute(&format!("DEL {}", key("cb:x"))),
         },
     ]);
 }
 
 #[test]
-fn a_redis_that_takes_two_seconds_for_everything_is_slow_and_not_gone() {
+fn a_host_stays_attached_to_a_redis_that_takes_two_seconds_for_each_reply() {
     let _room = beside_others();
     let (a, redis) = (Origin::start(Behaviour::Chat), RedisServer::start());
-    let wire = FaultProxy::to(redis.address());
-    let urls = [redis.url(), redis.url_at(wire.address())];
+    let proxy = FaultProxy::to(redis.address());
+    let urls = [redis.url(), redis.url_at(proxy.address())];
     let yaml = yaml(&a.url(), LONG);
     let fleet = crate::support::Fleet::of(urls.iter().map(|url| host(url, &yaml)));
-    wire.set(ProxyMode::After(SECOND));
+    proxy.set(ProxyMode::After(SECOND));
     let began = Instant::now();
     eventually("eight seconds of calls", || {
-        let told = call(&fleet[1]);
-        assert!(told.status == 200 && told.took < SECOND, "{told:?}");
+        let result = call(&fleet[1]);
+        assert!(result.status == 200 && result.took < SECOND, "{result:?}");
         assert!(is_attached(&fleet[1]), "{:?}", fleet[1].log());
         (began.elapsed() > 8 * SECOND).then_some(()).ok_or(String::new())
     });
@@ -221,7 +220,7 @@ fn scripts_that_redis_lost_are_loaded_again() {
     let _room = beside_others();
     let (a, redis) = (Origin::start(Behaviour::Chat), RedisServer::start());
     let fleet = fleet(2, &redis, &yaml(&a.url(), LONG));
-    redis.ask(&["SCRIPT", "FLUSH"]);
+    redis.execute(&["SCRIPT", "FLUSH"]);
     trip(&fleet, &a, &redis);
     fleet.iter().for_each(|host| wait_for_state(host, "open"));
     assert!(fleet.iter().all(is_attached));
@@ -247,7 +246,7 @@ fn a_host_starts_without_redis_and_finds_it_later() {
     assert!(began.elapsed() <= BAR, "{:?}", began.elapsed());
 }
 
-/// Known to be open, for as long as it is; then the host's own breaker decides.
+/// Afterwards the breaker of each host decides for itself.
 #[test]
 fn an_open_breaker_stays_open_without_redis_until_its_end() {
     let _room = beside_others();
@@ -264,7 +263,7 @@ fn an_open_breaker_stays_open_without_redis_until_its_end() {
         assert!(call(host).is("breaker-open"), "by its own copy of the end");
     }
     let served = crate::scenario::call_until_served(&fleet) - opened;
-    println!("without Redis an open of 10 s was honoured for {served:?}");
+    println!("without Redis an open of 10 s was enforced for {served:?}");
     assert!(served >= 7900 * MS && served <= 13 * SECOND, "{served:?}");
     assert!(a.count() > count);
     for host in fleet.iter() {
@@ -299,8 +298,8 @@ fn no_request_is_affected_while_a_cluster_lacks_the_server_with_the_fleets_keys(
         fleet.iter().for_each(wait_until_attached);
         let back = began.elapsed();
         drop(end);
-        let told = calls.join().expect("calls");
-        let slowest = told.iter().map(|told| told.took).max().unwrap_or_default();
+        let results = calls.join().expect("calls");
+        let slowest = results.iter().map(|result| result.took).max().unwrap_or_default();
         assert!(slowest < 2 * SECOND, "{slowest:?}");
         (away, back)
     });
@@ -308,7 +307,7 @@ fn no_request_is_affected_while_a_cluster_lacks_the_server_with_the_fleets_keys(
         "a third of a cluster: detached after {:?}, attached again after {:?}",
         times.0, times.1
     );
-    eventually("what it lost is put back", || {
+    eventually("the lost register is restored", || {
         let now = stored(owner);
         (now == before).then_some(()).ok_or(format!("{now:?}, not {before:?}"))
     });

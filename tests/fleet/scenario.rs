@@ -1,5 +1,5 @@
-//! What most scenes of a fleet have: a policy over one provider, calls that go on, what each host and
-//! Redis know.
+//! Shared parts of the fleet tests: a policy with one provider, repeated calls, and the registers of
+//! hosts and Redis.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -16,7 +16,7 @@ pub const KEY: &str = "a/main";
 pub const MS: Duration = Duration::from_millis(1);
 pub const SECOND: Duration = Duration::from_secs(1);
 
-/// Opens at the first failure of each of two hosts, and asks again soon.
+/// Opens at the first failure of each of two hosts, and probes again soon.
 pub const EAGER: &str = "failure_threshold: 1, recovery_timeout: 300ms, max_recovery_timeout: 300ms, \
                          success_threshold: 1, ramp: 0s";
 /// Opens for longer than any test.
@@ -25,7 +25,7 @@ pub const LONG: &str =
 
 static ROOM: RwLock<()> = RwLock::new(());
 
-/// For a test that measures, or is heavy: no other runs beside it.
+/// For a test that measures or is heavy: no other test runs meanwhile.
 pub fn alone() -> RwLockWriteGuard<'static, ()> {
     ROOM.write().unwrap_or_else(PoisonError::into_inner)
 }
@@ -34,12 +34,12 @@ pub fn beside_others() -> RwLockReadGuard<'static, ()> {
     ROOM.read().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// One provider, `a`, whose only address is named `main`, with this breaker.
+/// One provider, `a`, whose only endpoint is named `main`, with this breaker.
 pub fn yaml(origin: &str, breaker: &str) -> String {
     yaml_of(origin, "", breaker)
 }
 
-/// As [`yaml`], with more in the provider's braces.
+/// Like [`yaml`], with more settings of the provider.
 pub fn yaml_of(origin: &str, provider: &str, breaker: &str) -> String {
     let comma = if provider.is_empty() { "" } else { ", " };
     format!(
@@ -50,15 +50,15 @@ pub fn yaml_of(origin: &str, provider: &str, breaker: &str) -> String {
     )
 }
 
-// === Calls that go on ===
+// === repeated calls ===
 
-/// What became of a call.
+/// The outcome of a call.
 #[derive(Clone, Debug)]
 pub struct CallResult {
-    pub asked: Instant,
+    pub sent_at: Instant,
     pub took: Duration,
     pub status: u16,
-    /// Of a problem of ours, its kind.
+    /// The type of a problem that the sidecar returned.
     pub problem: Option<String>,
 }
 
@@ -68,18 +68,18 @@ impl CallResult {
     }
 }
 
-/// Ends what goes on: also when the test that owns it fails.
+/// Ends repeated calls, also when their test fails.
 #[derive(Debug, Default)]
 pub struct Stop(AtomicBool);
 
 pub struct AtEnd<'a>(&'a Stop);
 
 impl Stop {
-    pub fn is_said(&self) -> bool {
+    pub fn is_set(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// To be held inside the scope of what goes on.
+    /// Sets the stop when it is dropped; keep it inside the scope of the calls.
     pub fn at_end(&self) -> AtEnd<'_> {
         AtEnd(self)
     }
@@ -97,15 +97,15 @@ pub fn call(sidecar: &Sidecar) -> CallResult {
 }
 
 fn call_on(client: &mut crate::support::Client) -> CallResult {
-    let asked = Instant::now();
-    let answer = client.send(&chat());
-    let took = asked.elapsed();
-    let kind = answer.text();
+    let sent_at = Instant::now();
+    let response = client.send(&chat());
+    let took = sent_at.elapsed();
+    let kind = response.text();
     let kind = kind.split("urn:outrigger:problem:").nth(1).and_then(|rest| rest.split('"').next());
-    CallResult { asked, took, status: answer.status, problem: kind.map(str::to_owned) }
+    CallResult { sent_at, took, status: response.status, problem: kind.map(str::to_owned) }
 }
 
-/// A client of that host that calls so often until it is told to stop: what became of all.
+/// Calls the host at this interval until the stop is set; returns all results.
 pub fn keep_calling<'scope>(
     scope: &'scope Scope<'scope, '_>,
     sidecar: &'scope Sidecar,
@@ -114,18 +114,18 @@ pub fn keep_calling<'scope>(
 ) -> ScopedJoinHandle<'scope, Vec<CallResult>> {
     scope.spawn(move || {
         let (mut client, mut all) = (sidecar.client(), Vec::new());
-        while !stop.is_said() {
-            let told = call_on(&mut client);
-            sleep_until(told.asked + every);
-            all.push(told);
+        while !stop.is_set() {
+            let result = call_on(&mut client);
+            sleep_until(result.sent_at + every);
+            all.push(result);
         }
         all
     })
 }
 
-// === What hosts and Redis know ===
+// === registers ===
 
-/// A register, as far as tests look at it.
+/// The fields of a register that the tests check.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Register {
     pub epoch: u64,
@@ -138,11 +138,11 @@ pub struct Register {
 pub struct Entry {
     pub register: Register,
     pub why: String,
-    /// Redis' time, in microseconds.
+    /// The time of Redis, in microseconds.
     pub at: u64,
 }
 
-/// This process' clock beside Redis' on the same machine.
+/// Maps the time of Redis on this machine to an [`Instant`].
 #[derive(Clone, Copy, Debug)]
 pub struct Clocks(Instant, SystemTime);
 
@@ -163,8 +163,8 @@ impl Clocks {
         Self(Instant::now(), SystemTime::now())
     }
 
-    /// The moment of a time of Redis'.
-    pub fn moment(&self, us: u64) -> Instant {
+    /// The instant of a time of Redis.
+    pub fn instant(&self, us: u64) -> Instant {
         let at = SystemTime::UNIX_EPOCH + Duration::from_micros(us);
         match at.duration_since(self.1) {
             Ok(later) => self.0 + later,
@@ -175,7 +175,7 @@ impl Clocks {
 
 /// The register in Redis.
 pub fn stored(redis: &RedisServer) -> Option<Register> {
-    match redis.ask(&["HGET", &key("cb"), KEY]) {
+    match redis.execute(&["HGET", &key("cb"), KEY]) {
         Reply::Nil => None,
         line => Some(Register::read(&line.text())),
     }
@@ -183,8 +183,9 @@ pub fn stored(redis: &RedisServer) -> Option<Register> {
 
 /// The register that a host knows.
 pub fn known(sidecar: &Sidecar) -> Option<Register> {
-    let told = fleet_status(sidecar);
-    let breakers = told["breakers"].as_array().unwrap_or_else(|| panic!("no breakers in {told}"));
+    let status = fleet_status(sidecar);
+    let breakers =
+        status["breakers"].as_array().unwrap_or_else(|| panic!("no breakers in {status}"));
     let found = breakers.iter().find(|breaker| breaker["key"] == KEY)?;
     Some(Register {
         epoch: found["epoch"].as_u64().unwrap_or_else(|| panic!("no epoch in {found}")),
@@ -198,9 +199,9 @@ pub fn known(sidecar: &Sidecar) -> Option<Register> {
     })
 }
 
-/// Every transition that Redis keeps, oldest first; their epochs increase.
+/// All transitions in the stream, oldest first; checks that their epochs increase.
 pub fn transitions(redis: &RedisServer) -> Vec<Entry> {
-    let entries = redis.ask(&["XRANGE", &key("cb:x"), "-", "+"]);
+    let entries = redis.execute(&["XRANGE", &key("cb:x"), "-", "+"]);
     let entries = entries.items().iter().map(|entry| &entry.items()[1]);
     let ours = entries.filter(|e| e.field("k").as_deref() == Some("r"));
     let read = |entry: &Reply| {
@@ -217,7 +218,7 @@ pub fn transitions(redis: &RedisServer) -> Vec<Entry> {
     all
 }
 
-/// Of one epoch and writer, in Redis and at every host, or what they are.
+/// The register, if Redis and every host have the same epoch and writer.
 pub fn one_register(fleet: &[Sidecar], redis: &RedisServer) -> Result<Register, String> {
     let stored = stored(redis);
     let known: Vec<_> = fleet.iter().map(known).collect();
@@ -227,7 +228,7 @@ pub fn one_register(fleet: &[Sidecar], redis: &RedisServer) -> Result<Register, 
     stored.clone().filter(|_| same).ok_or_else(seen)
 }
 
-/// Looks at every host until told to stop: what it knows never goes back.
+/// Checks every host until the stop is set: its epoch never decreases.
 pub fn epochs_never_decrease<'scope>(
     scope: &'scope Scope<'scope, '_>,
     fleet: &'scope [Sidecar],
@@ -235,7 +236,7 @@ pub fn epochs_never_decrease<'scope>(
 ) {
     scope.spawn(move || {
         let mut last = vec![None; fleet.len()];
-        while !stop.is_said() {
+        while !stop.is_set() {
             for (host, last) in fleet.iter().zip(&mut last) {
                 let now = known(host).map(|register| (register.epoch, register.writer));
                 assert!(now >= *last, "a host went back from {last:?} to {now:?}");
@@ -254,7 +255,7 @@ pub fn wait_for_state(sidecar: &Sidecar, wanted: &str) {
     });
 }
 
-/// The provider fails until every host's breaker is open by the fleet's word.
+/// Makes the provider fail until the breaker in Redis is open.
 #[track_caller]
 pub fn trip(fleet: &Fleet, a: &Origin, redis: &RedisServer) {
     let before = stored(redis);
@@ -269,12 +270,12 @@ pub fn trip(fleet: &Fleet, a: &Origin, redis: &RedisServer) {
     });
 }
 
-/// Calls at one host after the other until one is answered by the provider: when it was asked.
+/// Calls one host after the other until the provider responds; returns when that call was sent.
 #[track_caller]
 pub fn call_until_served(fleet: &[Sidecar]) -> Instant {
     let mut turns = fleet.iter().cycle();
     eventually("a call that is served", || {
-        let told = call(turns.next().expect("a fleet of some"));
-        (told.status == 200).then_some(told.asked).ok_or_else(|| format!("{told:?}"))
+        let result = call(turns.next().expect("a host"));
+        (result.status == 200).then_some(result.sent_at).ok_or_else(|| format!("{result:?}"))
     })
 }

@@ -1,8 +1,8 @@
-//! A real Redis, a process of its own, that a test can stop, freeze, break and mend.
+//! A real Redis process that a test can kill, freeze and restart.
 //!
-//! It listens on a port that stays the test's while it is down, and on a Unix socket in its folder,
-//! by which the test itself speaks with it: whatever stands before the port ([`FaultProxy`]) is not in
-//! its way. It ends with the test; where that fails, its log is printed.
+//! It listens on a port that stays reserved while it is down, and on a Unix socket in its folder. The
+//! test itself uses the socket, past any [`FaultProxy`] in front of the port. It ends with the test; if
+//! the test fails, its log is printed.
 //!
 //! A test that needs a Redis fails without one: `tests/run` installs it.
 
@@ -31,14 +31,14 @@ pub use fault_proxy::{FaultProxy, ProxyMode};
 pub use resp::{Reply, RespClient};
 pub use sentinel::Sentinels;
 
-/// libfaketime steps the clock that a process sees; libc stands beside it, since jemalloc asks for the
-/// time before libfaketime can tell it.
+/// libfaketime shifts the clock that a process sees. libc is preloaded too, since jemalloc reads the
+/// clock before libfaketime is ready.
 const FAKED: &str = "libfaketime.so.1";
 
 #[derive(Debug)]
 pub struct RedisServer {
     port: ReservedPort,
-    /// Of a cluster's other port.
+    /// The second port of a cluster node.
     bus: Option<ReservedPort>,
     folder: TempDir,
     arguments: Vec<String>,
@@ -72,7 +72,7 @@ impl Builder {
         Self { password: Some(password.to_owned()), ..self }
     }
 
-    /// Its port speaks TLS, and wants a client's certificate.
+    /// Its port speaks TLS and requires a client certificate.
     pub fn tls(self) -> Self {
         Self { tls: true, ..self }
     }
@@ -91,7 +91,7 @@ impl Builder {
         Self { sentinel: true, ..self }
     }
 
-    /// Starts it and waits until it answers.
+    /// Starts it and waits until it responds.
     pub fn start(self) -> RedisServer {
         let folder = TempDir::new().expect("a temporary folder");
         let certificates = self.tls.then(|| Certificates::write(folder.path()));
@@ -136,7 +136,7 @@ impl RedisServer {
         self.url_at(self.address())
     }
 
-    /// As if it stood there: of a [`FaultProxy`] before it.
+    /// The URL with the address of a [`FaultProxy`] in front of it.
     pub fn url_at(&self, address: SocketAddr) -> String {
         let login = self.password.as_ref().map(|word| format!(":{word}@")).unwrap_or_default();
         match &self.certificates {
@@ -154,26 +154,26 @@ impl RedisServer {
         self.certificates.as_ref().expect("it was started with TLS")
     }
 
-    /// Its own folder; goes with it.
+    /// Its own folder, deleted with it.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
 
-    /// A connection of the test's own.
-    pub fn talk(&self) -> RespClient {
-        self.try_talk().unwrap_or_else(|error| panic!("cannot talk to redis: {error}"))
+    /// A new connection over the Unix socket.
+    pub fn connect(&self) -> RespClient {
+        self.try_connect().unwrap_or_else(|error| panic!("cannot connect to redis: {error}"))
     }
 
-    /// One command; panics where it is an error.
+    /// Executes one command; panics on an error.
     #[track_caller]
-    pub fn ask(&self, command: &[&str]) -> Reply {
-        match self.talk().ask(command) {
-            Reply::Error(error) => panic!("redis answered {command:?} with `{error}`"),
+    pub fn execute(&self, command: &[&str]) -> Reply {
+        match self.connect().execute(command) {
+            Reply::Error(error) => panic!("redis replied to {command:?} with `{error}`"),
             reply => reply,
         }
     }
 
-    /// Ends it as a crash does: nothing is said, nothing kept.
+    /// Kills it like a crash: no connection is closed cleanly, and no data is kept.
     pub fn kill(&self) {
         if let Some(mut child) = self.child().take() {
             child.kill().expect("a child can be killed");
@@ -181,7 +181,7 @@ impl RedisServer {
         }
     }
 
-    /// Starts it, on the same port; waits until it answers.
+    /// Starts it on the same port and waits until it responds.
     pub fn start_again(&self) {
         let _ = fs::remove_file(self.socket());
         let began = Instant::now();
@@ -191,17 +191,17 @@ impl RedisServer {
             ),
             _ => panic!("redis-server cannot be started: {error}"),
         });
-        while !self.answers() {
+        while !self.responds() {
             if let Some(status) = child.try_wait().expect("a child can be waited for") {
                 panic!("redis-server left with {status}:\n{}", self.log());
             }
-            assert!(began.elapsed() < PATIENCE, "redis-server never answered:\n{}", self.log());
+            assert!(began.elapsed() < PATIENCE, "redis-server does not respond:\n{}", self.log());
             std::thread::park_timeout(Duration::from_millis(2));
         }
         *self.child() = Some(child);
     }
 
-    /// It is there and says nothing any more.
+    /// Stops the process; its connections stay open.
     pub fn freeze(&self) {
         Signal::Stop.to(self.pid());
     }
@@ -214,7 +214,7 @@ impl RedisServer {
         self.child().as_ref().expect("it was started").id()
     }
 
-    /// Sets the clock that it sees, so many seconds off from the true one.
+    /// Shifts the clock that it sees by `seconds`.
     pub fn set_clock(&self, seconds: i64) {
         let beside = self.folder().join("clock.new");
         fs::write(&beside, format!("{seconds:+}")).expect("its clock can be written");
@@ -228,23 +228,23 @@ impl RedisServer {
 
     /// Its time in seconds.
     pub fn clock(&self) -> i64 {
-        self.ask(&["TIME"]).items()[0].text().parse().expect("seconds")
+        self.execute(&["TIME"]).items()[0].text().parse().expect("seconds")
     }
 
     pub fn log(&self) -> String {
         fs::read_to_string(self.folder().join("log")).unwrap_or_default()
     }
 
-    fn try_talk(&self) -> std::io::Result<RespClient> {
-        let mut talk = RespClient::by_socket(&self.socket())?;
+    fn try_connect(&self) -> std::io::Result<RespClient> {
+        let mut connection = RespClient::by_socket(&self.socket())?;
         if let Some(password) = &self.password {
-            talk.try_ask(&["AUTH", password])?;
+            connection.try_execute(&["AUTH", password])?;
         }
-        Ok(talk)
+        Ok(connection)
     }
 
-    fn answers(&self) -> bool {
-        let pong = self.try_talk().and_then(|mut talk| talk.try_ask(&["PING"]));
+    fn responds(&self) -> bool {
+        let pong = self.try_connect().and_then(|mut connection| connection.try_execute(&["PING"]));
         pong.is_ok_and(|reply| reply == Reply::Text("PONG".to_owned()))
     }
 
@@ -288,7 +288,7 @@ impl RedisServer {
         all
     }
 
-    /// A Sentinel writes what it learns into its file.
+    /// A Sentinel needs a file, since it writes its state there.
     fn sentinel_arguments(&self, lines: &[String]) -> Vec<String> {
         let (port, socket) = (self.address().port(), self.socket());
         let text = format!(
@@ -336,10 +336,10 @@ pub fn words(text: &str) -> Vec<String> {
 
 fn wall_seconds() -> i64 {
     let since = std::time::SystemTime::UNIX_EPOCH.elapsed().expect("a time after 1970");
-    i64::try_from(since.as_secs()).expect("a time before the end of time")
+    i64::try_from(since.as_secs()).expect("a valid time")
 }
 
-/// Where the library is: `/usr/lib/<machine>/faketime/`.
+/// The path of the library: `/usr/lib/<machine>/faketime/`.
 fn faketime() -> PathBuf {
     let folders = fs::read_dir("/usr/lib").into_iter().flatten().flatten();
     let mut found = folders.map(|folder| folder.path().join("faketime").join(FAKED));

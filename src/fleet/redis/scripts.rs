@@ -45,7 +45,7 @@ pub struct FleetScripts {
     pub hold: RedisScript,
     pub chunk: RedisScript,
     pub snapshot: RedisScript,
-    pub look: RedisScript,
+    pub breaker_details: RedisScript,
 }
 
 impl FleetScripts {
@@ -61,7 +61,7 @@ impl FleetScripts {
             hold: RedisScript::new(include_str!("../scripts/hold.lua")),
             chunk: RedisScript::new(include_str!("../scripts/chunk.lua")),
             snapshot: RedisScript::new(include_str!("../scripts/snapshot.lua")),
-            look: RedisScript::new(include_str!("../scripts/look.lua")),
+            breaker_details: RedisScript::new(include_str!("../scripts/breaker_details.lua")),
         }
     }
 }

@@ -16,7 +16,7 @@ impl Certificates {
     pub fn write(folder: &Path) -> Self {
         let written = Self(folder.to_owned());
         let issuer = authority();
-        written.keep("ca.pem", &issuer.pem());
+        written.write_file("ca.pem", &issuer.pem());
         for (name, purpose) in [
             ("server", ExtendedKeyUsagePurpose::ServerAuth),
             ("client", ExtendedKeyUsagePurpose::ClientAuth),
@@ -28,23 +28,23 @@ impl Certificates {
             params.extended_key_usages = vec![purpose];
             params.distinguished_name.push(DnType::CommonName, name);
             let certificate = params.signed_by(&key, &issuer).expect("a certificate");
-            written.keep(&format!("{name}.pem"), &certificate.pem());
-            written.keep(&format!("{name}.key"), &key.serialize_pem());
+            written.write_file(&format!("{name}.pem"), &certificate.pem());
+            written.write_file(&format!("{name}.key"), &key.serialize_pem());
         }
         written
     }
 
-    /// What a URL says of them.
+    /// The query of a URL with these certificates.
     pub fn query(&self) -> String {
         format!("{}&cert={}&key={}", self.ca(), self.path("client.pem"), self.path("client.key"))
     }
 
-    /// What a URL says of the authority alone.
+    /// The query of a URL with only the authority.
     pub fn ca(&self) -> String {
         format!("ca={}", self.path("ca.pem"))
     }
 
-    /// What a Redis is told of them.
+    /// The arguments of `redis-server`.
     pub fn arguments(&self) -> String {
         format!(
             "--tls-ca-cert-file {} --tls-cert-file {} --tls-key-file {} --tls-auth-clients yes",
@@ -58,14 +58,14 @@ impl Certificates {
         self.0.join(name).display().to_string()
     }
 
-    fn keep(&self, name: &str, pem: &str) {
+    fn write_file(&self, name: &str, pem: &str) {
         fs::write(self.0.join(name), pem).expect("a certificate can be written");
     }
 }
 
 fn authority() -> CertifiedIssuer<'static, KeyPair> {
     let mut params = CertificateParams::new(Vec::new()).expect("names of an authority");
-    // Of another name than what it signs, which would count as signed by itself.
+    // Not the name of a certificate that it signs, which would count as self-signed.
     params.distinguished_name.push(DnType::CommonName, "an authority");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];

@@ -1,8 +1,7 @@
-//! A wire between a sidecar and Redis, in the test's hands: slow, cut, stalled, or with somebody else
-//! at its end.
+//! A proxy between a sidecar and Redis that can delay, stall, drop or refuse, or reply by itself.
 //!
-//! One thread and one current-thread runtime for each wire. What is under way while it stalls arrives
-//! when it passes again, as TCP would have it; where somebody else answers, connections begin anew.
+//! Each proxy has one thread and one current-thread runtime. Stalled data is delivered when the stall
+//! ends, as TCP does; modes in which Redis is not reached close all connections.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -25,52 +24,52 @@ pub struct FaultProxy {
     thread: Option<JoinHandle<()>>,
 }
 
-/// What a wire does with what is said over it.
+/// How a proxy treats connections and data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ProxyMode {
-    /// It arrives, so much later.
+    /// Data is delivered after this delay.
     After(Duration),
-    /// Connections are taken; nothing arrives on any.
+    /// Connections are accepted; no data is delivered.
     Stalled,
-    /// Packets are dropped: nothing arrives, and connecting gets no answer.
+    /// Packets are dropped: no data is delivered, and connecting times out.
     Dropped,
-    /// Nobody listens; what was connected is closed.
+    /// No socket listens; open connections are closed.
     Refused,
-    /// Whatever is said is answered with these bytes.
+    /// The reply to any data is these bytes.
     Garbage(Vec<u8>),
-    /// Every command is answered with this error.
+    /// The reply to every command is this error.
     Error(String),
 }
 
 // === impl FaultProxy ===
 
 impl FaultProxy {
-    /// Before whoever listens there; everything passes.
+    /// A proxy to this address, without a delay.
     pub fn to(behind: SocketAddr) -> Self {
         let reserved = ReservedPort::port();
         let address = reserved.address();
         let (orders, received) = mpsc::unbounded_channel();
-        let thread = std::thread::Builder::new().name(format!("wire-{}", address.port()));
+        let thread = std::thread::Builder::new().name(format!("proxy-{}", address.port()));
         let body = move || run(&reserved, behind, received);
-        let thread = Some(thread.spawn(body).expect("a thread for the wire"));
-        let wire = Self { address, orders, thread };
-        wire.mend();
-        wire
+        let thread = Some(thread.spawn(body).expect("a thread for the proxy"));
+        let proxy = Self { address, orders, thread };
+        proxy.restore();
+        proxy
     }
 
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Carried out when it returns.
-    pub fn set(&self, passing: ProxyMode) {
+    /// Returns when the mode is in force.
+    pub fn set(&self, mode: ProxyMode) {
         let (done, carried_out) = std_mpsc::channel();
-        let sent = self.orders.send(Some((passing, done))).is_ok();
-        assert!(sent && carried_out.recv_timeout(PATIENCE).is_ok(), "the wire has stopped");
+        let sent = self.orders.send(Some((mode, done))).is_ok();
+        assert!(sent && carried_out.recv_timeout(PATIENCE).is_ok(), "the proxy has stopped");
     }
 
-    /// Everything passes, at once.
-    pub fn mend(&self) {
+    /// Delivers everything without a delay.
+    pub fn restore(&self) {
         self.set(ProxyMode::After(Duration::ZERO));
     }
 }
@@ -79,19 +78,19 @@ impl Drop for FaultProxy {
     fn drop(&mut self) {
         let _ = self.orders.send(None);
         let ended = self.thread.take().is_none_or(|thread| thread.join().is_ok());
-        assert!(ended || std::thread::panicking(), "the wire on {} panicked", self.address);
+        assert!(ended || std::thread::panicking(), "the proxy on {} panicked", self.address);
     }
 }
 
 // === impl ProxyMode ===
 
 impl ProxyMode {
-    /// Somebody else is at the end, or nobody.
-    fn is_another(&self) -> bool {
+    /// Redis is not reached.
+    fn replaces_redis(&self) -> bool {
         matches!(self, ProxyMode::Refused | ProxyMode::Garbage(_) | ProxyMode::Error(_))
     }
 
-    fn door(&self, address: SocketAddr) -> PortState {
+    fn listener(&self, address: SocketAddr) -> PortState {
         match self {
             ProxyMode::Refused => PortState::Refusing,
             ProxyMode::Dropped => PortState::dropping(address),
@@ -100,32 +99,32 @@ impl ProxyMode {
     }
 }
 
-/// Takes orders and connections until told to stop.
+/// Accepts orders and connections until the order to stop.
 fn run(
     reserved: &ReservedPort,
     behind: SocketAddr,
     mut orders: mpsc::UnboundedReceiver<Option<(ProxyMode, std_mpsc::Sender<()>)>>,
 ) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.expect("a runtime for the wire").block_on(async move {
-        let passing = watch::Sender::new(ProxyMode::Refused);
-        let (mut door, mut connections) = (PortState::Refusing, JoinSet::new());
+    runtime.expect("a runtime for the proxy").block_on(async move {
+        let mode = watch::Sender::new(ProxyMode::Refused);
+        let (mut listener, mut connections) = (PortState::Refusing, JoinSet::new());
         loop {
             tokio::select! {
-                stream = door.accept() => {
-                    connections.spawn(carry(stream, behind, passing.subscribe()));
+                stream = listener.accept() => {
+                    connections.spawn(carry(stream, behind, mode.subscribe()));
                 }
                 Some(ended) = connections.join_next() => {
                     assert!(!ended.is_err_and(|error| error.is_panic()), "a connection panicked");
                 }
                 order = orders.recv() => {
                     let Some((next, done)) = order.flatten() else { break };
-                    let before = passing.send_replace(next.clone());
-                    if before.is_another() || next.is_another() {
+                    let before = mode.send_replace(next.clone());
+                    if before.replaces_redis() || next.replaces_redis() {
                         connections.shutdown().await;
                     }
-                    drop(door);
-                    door = next.door(reserved.address());
+                    drop(listener);
+                    listener = next.listener(reserved.address());
                     let _ = done.send(());
                 }
             }
@@ -134,21 +133,21 @@ fn run(
 }
 
 /// One connection, until either side ends it.
-async fn carry(client: TcpStream, behind: SocketAddr, passing: watch::Receiver<ProxyMode>) {
+async fn carry(client: TcpStream, behind: SocketAddr, mode: watch::Receiver<ProxyMode>) {
     let _ = client.set_nodelay(true);
     let (from_client, to_client) = client.into_split();
-    let instead = passing.borrow().clone();
+    let instead = mode.borrow().clone();
     match instead {
         ProxyMode::Garbage(bytes) => {
-            return answer(from_client, to_client, |_| bytes.clone()).await;
+            return reply(from_client, to_client, |_| bytes.clone()).await;
         }
         ProxyMode::Error(error) => {
-            let mut heard = Vec::new();
+            let mut received = Vec::new();
             let errors = |piece: &[u8]| {
-                heard.extend_from_slice(piece);
-                format!("-{error}\r\n").repeat(commands(&mut heard)).into_bytes()
+                received.extend_from_slice(piece);
+                format!("-{error}\r\n").repeat(commands(&mut received)).into_bytes()
             };
-            return answer(from_client, to_client, errors).await;
+            return reply(from_client, to_client, errors).await;
         }
         _ => {}
     }
@@ -156,13 +155,13 @@ async fn carry(client: TcpStream, behind: SocketAddr, passing: watch::Receiver<P
     let _ = server.set_nodelay(true);
     let (from_server, to_server) = server.into_split();
     tokio::select! {
-        () = pump(from_client, to_server, passing.clone()) => {}
-        () = pump(from_server, to_client, passing.clone()) => {}
+        () = pump(from_client, to_server, mode.clone()) => {}
+        () = pump(from_server, to_client, mode.clone()) => {}
     }
 }
 
-/// Answers each piece that is said.
-async fn answer(
+/// Replies to each received piece.
+async fn reply(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     mut with: impl FnMut(&[u8]) -> Vec<u8>,
@@ -179,7 +178,7 @@ async fn answer(
 async fn pump(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
-    mut passing: watch::Receiver<ProxyMode>,
+    mut mode: watch::Receiver<ProxyMode>,
 ) {
     let (queue, mut queued) = mpsc::unbounded_channel::<(Instant, Vec<u8>)>();
     let take = async move {
@@ -190,12 +189,12 @@ async fn pump(
     };
     let give = async {
         while let Some((at, piece)) = queued.recv().await {
-            if !arrives(&mut passing, at).await || to.write_all(&piece).await.is_err() {
+            if !arrives(&mut mode, at).await || to.write_all(&piece).await.is_err() {
                 return;
             }
         }
     };
-    // Who cannot give need not take; who cannot take gives what he has.
+    // A closed receiver ends both; a closed sender ends after the queued data is delivered.
     tokio::pin!(give);
     tokio::select! {
         () = &mut give => return,
@@ -204,40 +203,40 @@ async fn pump(
     give.await;
 }
 
-/// Waits until what was said `at` may arrive; false when the wire is gone.
-async fn arrives(passing: &mut watch::Receiver<ProxyMode>, at: Instant) -> bool {
+/// Waits until data received at `at` may be delivered; false when the proxy is gone.
+async fn arrives(mode: &mut watch::Receiver<ProxyMode>, at: Instant) -> bool {
     loop {
-        let now = passing.borrow_and_update().clone();
+        let now = mode.borrow_and_update().clone();
         let ProxyMode::After(delay) = now else {
-            if passing.changed().await.is_err() {
+            if mode.changed().await.is_err() {
                 return false;
             }
             continue;
         };
         tokio::time::sleep_until((at + delay).into()).await;
-        if *passing.borrow() == now {
+        if *mode.borrow() == now {
             return true;
         }
     }
 }
 
-/// Takes whole commands (arrays of bulk strings) out of what was heard: how many.
-fn commands(heard: &mut Vec<u8>) -> usize {
+/// Removes whole commands (arrays of bulk strings) from the received bytes; returns how many.
+fn commands(received: &mut Vec<u8>) -> usize {
     let mut count = 0;
-    while let Some(used) = command(heard) {
-        heard.drain(..used);
+    while let Some(used) = command(received) {
+        received.drain(..used);
         count += 1;
     }
     count
 }
 
 /// The length of the first command, once it is whole.
-fn command(heard: &[u8]) -> Option<usize> {
+fn command(received: &[u8]) -> Option<usize> {
     let mut at = 0;
     let mut parts = VecDeque::from([b'*']);
     while let Some(kind) = parts.pop_front() {
-        let end = at + heard.get(at..)?.windows(2).position(|pair| pair == b"\r\n")?;
-        let line = std::str::from_utf8(&heard[at..end]).expect("a command's head is text");
+        let end = at + received.get(at..)?.windows(2).position(|pair| pair == b"\r\n")?;
+        let line = std::str::from_utf8(&received[at..end]).expect("a command's head is text");
         let number = line.strip_prefix(char::from(kind)).and_then(|text| text.parse().ok());
         let number: usize = number.unwrap_or_else(|| panic!("no head of a command: `{line}`"));
         at = end + 2;
@@ -246,5 +245,5 @@ fn command(heard: &[u8]) -> Option<usize> {
             _ => at += number + 2,
         }
     }
-    (heard.len() >= at).then_some(at)
+    (received.len() >= at).then_some(at)
 }

@@ -1,6 +1,6 @@
-//! A client of Redis, as small as a test needs it: one command, one reply (RESP 2).
+//! A minimal client of Redis: one command, one reply (RESP 2).
 //!
-//! Written without the crate that the sidecar uses, so that one does not vouch for the other.
+//! It does not use the crate of the sidecar, so that the tests do not share its bugs.
 
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -13,7 +13,7 @@ pub struct RespClient {
     stream: BufReader<UnixStream>,
 }
 
-/// What Redis says.
+/// A reply of Redis.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
     Text(String),
@@ -36,16 +36,16 @@ impl RespClient {
 
     /// The reply to a command; panics when none comes.
     #[track_caller]
-    pub fn ask(&mut self, command: &[&str]) -> Reply {
-        let reply = self.try_ask(command);
+    pub fn execute(&mut self, command: &[&str]) -> Reply {
+        let reply = self.try_execute(command);
         reply.unwrap_or_else(|error| panic!("no reply to {command:?}: {error}"))
     }
 
-    pub fn try_ask(&mut self, command: &[&str]) -> io::Result<Reply> {
-        self.try_ask_bytes(&command.iter().map(|part| part.as_bytes()).collect::<Vec<_>>())
+    pub fn try_execute(&mut self, command: &[&str]) -> io::Result<Reply> {
+        self.try_execute_bytes(&command.iter().map(|part| part.as_bytes()).collect::<Vec<_>>())
     }
 
-    pub fn try_ask_bytes(&mut self, command: &[&[u8]]) -> io::Result<Reply> {
+    pub fn try_execute_bytes(&mut self, command: &[&[u8]]) -> io::Result<Reply> {
         let mut bytes = format!("*{}\r\n", command.len()).into_bytes();
         for part in command {
             bytes.extend_from_slice(format!("${}\r\n", part.len()).as_bytes());
@@ -95,7 +95,7 @@ impl RespClient {
 // === impl Reply ===
 
 impl Reply {
-    /// Of a text, bytes or a number.
+    /// The text of a reply that is text, bytes or a number.
     #[track_caller]
     pub fn text(&self) -> String {
         match self {
@@ -114,7 +114,7 @@ impl Reply {
         }
     }
 
-    /// The values of a list of names and values.
+    /// The value after this name in a list of names and values.
     #[track_caller]
     pub fn field(&self, name: &str) -> Option<String> {
         let mut pairs = self.items().chunks_exact(2);

@@ -20,7 +20,7 @@ impl Sentinels {
         let port = primary.address().port().to_string();
         let replica = RedisServer::builder().arg("--replicaof").arg("127.0.0.1").arg(&port).start();
         eventually("the replica follows", || {
-            let replication = replica.ask(&["INFO", "replication"]).text();
+            let replication = replica.execute(&["INFO", "replication"]).text();
             replication.contains("master_link_status:up").then_some(()).ok_or(replication)
         });
         let sentinels = (0..3).map(|n| sentinel(&port, n)).collect();
@@ -34,26 +34,28 @@ impl Sentinels {
         format!("redis+sentinel://{}/{NAME}", hosts.join(","))
     }
 
-    /// The replica hears nothing more of what the primary is told: it is not let in again.
+    /// Stops the replication: the replica cannot authenticate again.
     pub fn cut_replication(&self) {
-        let mut talk = self.primary.talk();
-        assert_eq!(talk.ask(&["CONFIG", "SET", "requirepass", "nobody-knows"]).text(), "OK");
-        assert_eq!(talk.ask(&["CLIENT", "KILL", "TYPE", "replica"]).text(), "1");
+        let mut connection = self.primary.connect();
+        assert_eq!(connection.execute(&["CONFIG", "SET", "requirepass", "unknown"]).text(), "OK");
+        assert_eq!(connection.execute(&["CLIENT", "KILL", "TYPE", "replica"]).text(), "1");
     }
 
     /// Ends the primary, and waits until the replica has taken its place.
     pub fn fail_over(&self) {
         self.primary.kill();
         eventually("the replica is the primary", || {
-            // Whoever promotes it closes the connections that it has.
-            let role = self.replica.talk().try_ask(&["ROLE"]).map_err(|error| error.to_string())?;
+            // The promotion closes its connections.
+            let role =
+                self.replica.connect().try_execute(&["ROLE"]).map_err(|error| error.to_string())?;
             let role = role.items()[0].text();
             (role == "master").then_some(()).ok_or(role)
         });
     }
 }
 
-/// The first notices soonest and is elected by the others: three that stand at once elect nobody.
+/// The first detects a failure earliest and is elected by the others: three candidates at once may
+/// elect none.
 fn sentinel(port: &str, n: u32) -> RedisServer {
     let lines = [
         format!("sentinel monitor {NAME} 127.0.0.1 {port} 1"),
@@ -65,11 +67,11 @@ fn sentinel(port: &str, n: u32) -> RedisServer {
 }
 
 fn knows_all(sentinel: &RedisServer) {
-    let ask = words("SENTINEL MASTER fleet");
-    let ask: Vec<_> = ask.iter().map(String::as_str).collect();
+    let command = words("SENTINEL MASTER fleet");
+    let command: Vec<_> = command.iter().map(String::as_str).collect();
     eventually("a Sentinel knows the replica and the other two", || {
-        let told = sentinel.ask(&ask);
-        let field = |name| told.field(name).unwrap_or_default();
+        let reply = sentinel.execute(&command);
+        let field = |name| reply.field(name).unwrap_or_default();
         let known = [field("num-slaves"), field("num-other-sentinels"), field("flags")];
         (known == ["1", "2", "master"]).then_some(()).ok_or(format!("{known:?}"))
     });
