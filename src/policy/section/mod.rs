@@ -10,7 +10,7 @@
 //!     /// The sidecar itself.
 //!     #[derive(Clone, Debug)]
 //!     pub struct Server {
-//!         /// Connections beyond this are answered with 503.
+//!         /// Connections beyond this receive 503.
 //!         connections: usize = 10_000, in 1..=1_000_000;
 //!         /// Memory of all buffers together.
 //!         buffered: u64 as Size = 256 << 20, in 1 << 20..=1 << 40;

@@ -25,7 +25,8 @@ one_of! {
     pub enum Action as ActionKind, one action {
         /// Reduced functionality: the request is changed before a provider's own rewriting.
         Reduce "reduce": Box<Reduction> as Reduction,
-        /// These providers, in order, in place of the route's. Indices into `Policy::providers`; at least one.
+        /// These providers, in order, in place of the route's; at least one.
+        // Indices into `Policy::providers`.
         Use "use": Vec<usize> as UsedProviders,
         /// A stored response is used if it went stale no longer ago than this.
         ServeStale "serve_stale": Duration as StaleFor,

@@ -43,7 +43,7 @@ section! {
         class: ClassOf;
         /// Requests with the same value of a header take turns with others of their class.
         flow: Option<QueueFlow>;
-        /// Requests that become jobs: answered 202 once they are stored, and run later.
+        /// Requests that become jobs: acknowledged with 202 once they are stored, and run later.
         durable: Durable;
     }
     computed {

@@ -11,7 +11,7 @@ section! {
     /// The sidecar itself; in one file at most.
     #[derive(Clone, Debug, PartialEq)]
     pub struct Server {
-        /// Connections beyond this are accepted last and answered with 503.
+        /// Connections beyond this receive 503 and are closed.
         connections: usize = 10_000, in 1..=1_000_000;
         /// Memory of all replay and stream buffers together: three quarters for the bytes they hold, the rest for what holding them costs.
         buffered: u64 as Size = 256 << 20, in 1 << 20..=1 << 40;

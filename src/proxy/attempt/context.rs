@@ -87,7 +87,7 @@ impl ProxyRequest {
         self.worker.live.buffers.reservation()
     }
 
-    /// RejectReason the next attempt is made.
+    /// Why the next attempt is made.
     pub fn turn(&self) -> AttemptKind {
         if self.attempts.hedge_of.is_some() {
             AttemptKind::Hedge
