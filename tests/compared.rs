@@ -77,7 +77,7 @@ fn breakers(sidecar: &Sidecar) -> Vec<Value> {
 #[test]
 fn the_measured_policy_enables_every_feature() {
     let policy = full_policy();
-    let matches = |route: &&policy::sections::model::Route| {
+    let matches = |route: &&policy::sections::model::RoutePolicy| {
         route.matcher.matches(&Method::POST, "127.0.0.1", CHAT, &HeaderMap::new())
     };
     let route = policy.routes.iter().find(matches).expect("a route for the drill's request");

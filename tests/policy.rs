@@ -20,7 +20,7 @@ use outrigger::policy::sections::model::{
     Keeps, KeyPart, Latency, Manual, Mark, Of, OnCut, Price, Quantile, Queue, QueueWaiting,
     RespondKind, Sign, StoreAll, Usage,
 };
-use outrigger::policy::yaml::diagnostic::{self, Problem, Severity};
+use outrigger::policy::yaml::diagnostic::{self, Diagnostic, Severity};
 use outrigger::policy::{Loaded, SourceFile, Sources, diff, json_schema, load, sections};
 use outrigger::resilience::breaker::EnforcementMode;
 use outrigger::resilience::condition::Condition;
@@ -72,7 +72,7 @@ fn file(name: &str, text: impl Into<Vec<u8>>) -> SourceFile {
     SourceFile { name: name.to_owned(), bytes: text.into() }
 }
 
-fn load_text(text: &str) -> Result<Loaded, Vec<Problem>> {
+fn load_text(text: &str) -> Result<Loaded, Vec<Diagnostic>> {
     load(&[file("policy.yaml", text)], &Known)
 }
 
@@ -80,7 +80,7 @@ fn valid(text: &str) -> Loaded {
     load_text(text).unwrap_or_else(|problems| panic!("{}", diagnostic::render(&problems, false)))
 }
 
-fn said(result: &Result<Loaded, Vec<Problem>>) -> String {
+fn said(result: &Result<Loaded, Vec<Diagnostic>>) -> String {
     match result {
         Ok(loaded) => format!("loads\n\n{}", diagnostic::render(&loaded.warnings, false)),
         Err(problems) => diagnostic::render(problems, false),
@@ -293,7 +293,7 @@ fn pointers(texts: &[&str]) -> Vec<Pointer> {
 }
 
 #[test]
-fn what_is_said_of_answers_is_understood() {
+fn keys_about_responses_are_read() {
     let policy = valid(WHOLE).policy;
     let openai = policy.providers.iter().find(|provider| provider.name == "openai").unwrap();
     assert_eq!(openai.prefill, ["claude-sonnet-4-5"]);
@@ -328,7 +328,7 @@ fn what_is_said_of_answers_is_understood() {
 }
 
 #[test]
-fn what_is_left_out_of_usage_price_hedge_and_affinity_has_its_default() {
+fn omitted_keys_of_usage_price_hedge_and_affinity_have_their_defaults() {
     let loaded = valid(
         "version: 1\nproviders:\n  a: { url: http://a, usage: { output: /out }, price: { input: 3, output: 0 } }\n  \
          b: { url: http://b, price: { input: 0.5, output: 1, per: 1k, currency: EUR } }\n\
@@ -353,7 +353,7 @@ fn what_is_left_out_of_usage_price_hedge_and_affinity_has_its_default() {
 }
 
 #[test]
-fn what_is_said_of_queues_and_capacity_is_understood() {
+fn keys_of_queues_and_capacity_are_read() {
     let policy = valid(WHOLE).policy;
     let openai = policy.providers.iter().find(|provider| provider.name == "openai").unwrap();
     let requests = Some(RatePolicy { rate: 500.0 / 60.0, burst: 500.0 / 60.0 });
@@ -396,16 +396,16 @@ fn what_is_said_of_queues_and_capacity_is_understood() {
 }
 
 #[test]
-fn what_is_said_of_caches_is_understood() {
+fn keys_of_caches_are_read() {
     let policy = valid(WHOLE).policy;
-    let [answers, pages] = &policy.caches[..] else { panic!() };
+    let [chats, pages] = &policy.caches[..] else { panic!() };
     let tenant = KeyPart::Header("x-tenant".parse().unwrap());
     let key = vec![KeyPart::Method, KeyPart::Path, KeyPart::Query, KeyPart::Body, tenant];
     let minutes = |minutes: u64| Duration::from_secs(minutes * 60);
     let expected = Keeps::Always(StoreAll { ttl: minutes(10), key, public: true });
-    assert_eq!((answers.max_bytes, &answers.store), (64 << 20, &expected));
-    assert_eq!(answers.stale_if_error, minutes(120));
-    assert_eq!(answers.stale_while_revalidate, minutes(1));
+    assert_eq!((chats.max_bytes, &chats.store), (64 << 20, &expected));
+    assert_eq!(chats.stale_if_error, minutes(120));
+    assert_eq!(chats.stale_while_revalidate, minutes(1));
     assert_eq!((pages.max_bytes, &pages.store), (256 << 20, &Keeps::Http));
     assert_eq!(pages.stale_if_error, minutes(60));
     assert_eq!(pages.stale_while_revalidate, Duration::from_secs(30));
@@ -414,9 +414,9 @@ fn what_is_said_of_caches_is_understood() {
 }
 
 #[test]
-fn what_is_said_of_degradations_is_understood() {
+fn keys_of_degradations_are_read() {
     let policy = valid(WHOLE).policy;
-    // What is disabled is not here.
+    // Disabled modes are left out.
     let [brownout, closed] = &policy.degradations[..] else { panic!() };
     let provider = |name: &str| policy.providers.iter().position(|p| p.name == name).unwrap();
     let (openai, local) = (provider("openai"), provider("local"));

@@ -123,7 +123,7 @@ fn the_llm_policy_has_capacity_for_more_than_64_connections() {
 #[test]
 fn the_rest_policy_sends_writes_to_one_provider_only() {
     let policy = load("rest-api.yaml");
-    let post = |route: &&policy::sections::model::Route| {
+    let post = |route: &&policy::sections::model::RoutePolicy| {
         route.matcher.methods.contains(&http::Method::POST)
     };
     let writes: Vec<_> = policy.routes.iter().filter(post).collect();

@@ -26,7 +26,7 @@ pub use store_dir::StoreDir;
 
 use crate::admin::TokenError;
 use crate::fleet;
-use crate::policy::yaml::diagnostic::Problem;
+use crate::policy::yaml::diagnostic::Diagnostic;
 use crate::snapshot::build::BuildError;
 use crate::store::OpenError;
 
@@ -54,7 +54,7 @@ pub struct Options {
 #[derive(Debug, Error)]
 pub enum StartError {
     #[error("the policy has {} problems", .0.len())]
-    Policy(Vec<Problem>),
+    Policy(Vec<Diagnostic>),
     #[error(transparent)]
     Build(#[from] BuildError),
     #[error("cannot listen on {address}: {source} ({hint})")]

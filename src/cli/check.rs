@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::ValueEnum;
 
-use crate::policy::Problem;
+use crate::policy::Diagnostic;
 use crate::policy::yaml::diagnostic::{render, to_github, to_json, to_sarif};
 use crate::snapshot::loader;
 
@@ -56,7 +56,7 @@ pub fn run(args: &CheckArgs) -> ExitCode {
     if read.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn human(problems: &[Problem], read: Option<&loader::PendingPolicy>, colour: bool) -> String {
+fn human(problems: &[Diagnostic], read: Option<&loader::PendingPolicy>, colour: bool) -> String {
     let mut text = render(problems, colour);
     if let Some(read) = read {
         let policy = read.policy();

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 
 use crate::policy::section::display::Row;
-use crate::policy::sections::model::{Accept, Match, Provider, Route};
+use crate::policy::sections::model::{Accept, Match, ProviderPolicy, RoutePolicy};
 use crate::policy::yaml::diagnostic::render;
 use crate::policy::yaml::locations::child_path;
 use crate::policy::{Locations, Policy};
@@ -114,7 +114,12 @@ fn mismatch(matcher: &Match, request: &Request<'_>) -> Option<&'static str> {
 }
 
 /// The providers in the order in which they are used, with their shares where the weights count.
-fn order(out: &mut String, policy: &Policy, locations: &Locations, route: &Route) -> fmt::Result {
+fn order(
+    out: &mut String,
+    policy: &Policy,
+    locations: &Locations,
+    route: &RoutePolicy,
+) -> fmt::Result {
     let share = |provider: usize, weight: u32| {
         let addresses = &policy.providers[provider].addresses;
         addresses.iter().map(|a| f64::from(weight) * f64::from(a.weight)).sum::<f64>()
@@ -138,7 +143,7 @@ fn order(out: &mut String, policy: &Policy, locations: &Locations, route: &Route
 
 fn addresses(
     out: &mut String,
-    provider: &Provider,
+    provider: &ProviderPolicy,
     locations: &Locations,
     mark: &str,
 ) -> fmt::Result {
@@ -147,7 +152,7 @@ fn addresses(
     writeln!(out, "      {mark:>5} {} at {} ({at})", provider.name, addresses.join(", "))
 }
 
-fn without_jobs(out: &mut String, policy: &Policy, route: &Route) -> fmt::Result {
+fn without_jobs(out: &mut String, policy: &Policy, route: &RoutePolicy) -> fmt::Result {
     let accepts = |index: usize| policy.queues[index].durable.accept != Accept::Never;
     if route.durable || !route.queue.is_some_and(accepts) {
         return Ok(());

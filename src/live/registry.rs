@@ -20,7 +20,7 @@ use super::queue::wait_queue::WaitQueueCell;
 use super::quota::usage_meter::UsageMeter;
 use super::route::RouteLive;
 use crate::clock;
-use crate::policy::sections::model::{Capacity, Degradation, Queue, Route};
+use crate::policy::sections::model::{Capacity, Degradation, Queue, RoutePolicy};
 use crate::resilience::breaker::BreakerPolicy;
 use crate::telemetry::events::Events;
 use crate::telemetry::metrics::Metrics;
@@ -145,7 +145,7 @@ impl Live {
         named(&self.holds, key.to_owned(), make, |_| ())
     }
 
-    pub fn route(&self, policy: &Route) -> Arc<RouteLive> {
+    pub fn route(&self, policy: &RoutePolicy) -> Arc<RouteLive> {
         let make = || RouteLive::new(policy);
         named(&self.routes, policy.name.clone(), make, |cell| cell.retune(policy))
     }

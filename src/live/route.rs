@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::optional::Optional;
 use crate::clock;
-use crate::policy::sections::model::Route;
+use crate::policy::sections::model::RoutePolicy;
 use crate::resilience::balance::affinity::AffinityTable;
 use crate::resilience::balance::balancer::{BalanceAlgorithm, Balancer, BalancerCandidate};
 use crate::resilience::retry::budget::RetryBudget;
@@ -27,7 +27,7 @@ pub struct RouteLive {
 }
 
 impl RouteLive {
-    pub fn new(policy: &Route) -> Self {
+    pub fn new(policy: &RoutePolicy) -> Self {
         RouteLive {
             budget: Mutex::new(RetryBudget::new(policy.retry.budget.policy())),
             balancers: Mutex::default(),
@@ -38,7 +38,7 @@ impl RouteLive {
         }
     }
 
-    pub fn retune(&self, policy: &Route) {
+    pub fn retune(&self, policy: &RoutePolicy) {
         self.budget.lock().retune(policy.retry.budget.policy());
         self.hedge.retune(policy.hedge, Hedge::new, Hedge::retune);
         self.cost_budget.retune(cost(policy), CostBudget::new, CostBudget::retune);
@@ -129,11 +129,11 @@ impl RouteLive {
     }
 }
 
-fn cost(policy: &Route) -> Option<CostBudgetPolicy> {
+fn cost(policy: &RoutePolicy) -> Option<CostBudgetPolicy> {
     policy.retry.budget.cost.as_ref().map(|cost| cost.policy)
 }
 
-fn ttl(policy: &Route) -> Option<Duration> {
+fn ttl(policy: &RoutePolicy) -> Option<Duration> {
     policy.affinity.as_ref().map(|affinity| affinity.ttl)
 }
 
@@ -161,14 +161,14 @@ mod tests {
         }
     }
 
-    fn route_without() -> Route {
+    fn route_without() -> RoutePolicy {
         let yaml = "version: 1\nproviders: { one: { url: \"http://127.0.0.1:1\" } }\n\
                     routes: [{ name: all, providers: [one] }]\n";
         let file = SourceFile { name: "policy.yaml".to_owned(), bytes: yaml.into() };
         policy::load(&[file], &Nothing).unwrap().policy.routes.remove(0)
     }
 
-    fn route_with_all() -> Route {
+    fn route_with_all() -> RoutePolicy {
         let mut route = route_without();
         route.hedge = Some(HedgePolicy { extra_load: 0.5, after: Some(SECOND) });
         let policy = CostBudgetPolicy { limit: 5.0, window: 3_600 * SECOND };

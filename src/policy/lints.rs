@@ -15,11 +15,11 @@ use super::section::{Checker, NamedSection};
 use super::sections::Policy;
 use super::sections::action::{Action, ActionKind};
 use super::sections::degradation::{Degradation, DegradationSection};
-use super::sections::provider::{Provider, ProviderSection};
+use super::sections::provider::{ProviderPolicy, ProviderSection};
 use super::sections::response::OnCut;
 use super::sections::retry::{Cost, RetrySection};
-use super::sections::route::Route;
-use super::yaml::diagnostic::Problem;
+use super::sections::route::RoutePolicy;
+use super::yaml::diagnostic::Diagnostic;
 use super::yaml::tree::NodeId;
 use super::yaml::units::show_size;
 use crate::resilience::outcome::{AttemptClass, Idempotence};
@@ -42,10 +42,10 @@ pub(super) fn currencies(check: &mut Checker<'_>, policy: &Policy) {
 
 fn other_currency(
     check: &Checker<'_>,
-    route: &Route,
+    route: &RoutePolicy,
     cost: &Cost,
-    provider: &Provider,
-) -> Option<Problem> {
+    provider: &ProviderPolicy,
+) -> Option<Diagnostic> {
     let price = provider.price.as_ref().filter(|price| price.currency != cost.currency)?;
     let message = format!(
         "`budget.cost` is in {}, but the `price` of `{}`, a provider of route `{}`, is in {}",
@@ -57,7 +57,7 @@ fn other_currency(
     Some(check.tree.on_value(cost, message).with(check.tree, priced, "its price"))
 }
 
-fn cost_of(check: &Checker<'_>, route: &Route) -> Option<NodeId> {
+fn cost_of(check: &Checker<'_>, route: &RoutePolicy) -> Option<NodeId> {
     check.declared(&[RetrySection::KEY, &route.retry.name, "budget", "cost"])
 }
 
@@ -66,12 +66,12 @@ fn cost_of(check: &Checker<'_>, route: &Route) -> Option<NodeId> {
 /// A route, and where it stands.
 #[derive(Clone, Copy)]
 struct Placed<'a> {
-    route: &'a Route,
+    route: &'a RoutePolicy,
     node: NodeId,
 }
 
 /// Only of a policy without errors; `nodes` belong to `policy.routes`.
-pub(super) fn warnings(check: &Checker<'_>, policy: &Policy, nodes: &[NodeId]) -> Vec<Problem> {
+pub(super) fn warnings(check: &Checker<'_>, policy: &Policy, nodes: &[NodeId]) -> Vec<Diagnostic> {
     let placed = policy.routes.iter().zip(nodes).map(|(route, node)| Placed { route, node: *node });
     let routes: Vec<_> = placed.collect();
     let mut found = Vec::new();
@@ -85,10 +85,14 @@ pub(super) fn warnings(check: &Checker<'_>, policy: &Policy, nodes: &[NodeId]) -
         found.extend(nothing_stale(check, policy, *one));
     }
     found.extend(idle_modes(check, policy));
-    found.into_iter().map(Problem::warning).collect()
+    found.into_iter().map(Diagnostic::warning).collect()
 }
 
-fn never_matches(check: &Checker<'_>, earlier: &[Placed<'_>], one: Placed<'_>) -> Option<Problem> {
+fn never_matches(
+    check: &Checker<'_>,
+    earlier: &[Placed<'_>],
+    one: Placed<'_>,
+) -> Option<Diagnostic> {
     let first = earlier.iter().find(|other| other.route.matcher.covers(&one.route.matcher))?;
     let message = format!(
         "route `{}` can never match: `{}` comes first and takes all of its requests",
@@ -98,7 +102,10 @@ fn never_matches(check: &Checker<'_>, earlier: &[Placed<'_>], one: Placed<'_>) -
     Some(check.tree.on_value(at, message).with(check.tree, first.node, "this one"))
 }
 
-fn unusable_fallback(check: &Checker<'_>, Placed { route, node }: Placed<'_>) -> Option<Problem> {
+fn unusable_fallback(
+    check: &Checker<'_>,
+    Placed { route, node }: Placed<'_>,
+) -> Option<Diagnostic> {
     let posts = [Method::POST, Method::PATCH];
     let methods = &route.matcher.methods;
     let takes = methods.is_empty() || posts.iter().any(|method| methods.contains(method));
@@ -120,7 +127,7 @@ fn larger_than_all_buffers(
     check: &Checker<'_>,
     policy: &Policy,
     Placed { route, node }: Placed<'_>,
-) -> Vec<Problem> {
+) -> Vec<Diagnostic> {
     let all = policy.server.buffered;
     let kept = [
         (&["replay"][..], route.replay),
@@ -142,7 +149,7 @@ fn unusable_continue(
     check: &Checker<'_>,
     policy: &Policy,
     Placed { route, node }: Placed<'_>,
-) -> Option<Problem> {
+) -> Option<Diagnostic> {
     let declares = |index: usize| !policy.providers[index].prefill.is_empty();
     if route.stream.on_cut != OnCut::Continue || route.all_providers().into_iter().any(declares) {
         return None;
@@ -161,7 +168,7 @@ fn unusable_hedge(
     check: &Checker<'_>,
     policy: &Policy,
     Placed { route, node }: Placed<'_>,
-) -> Option<Problem> {
+) -> Option<Diagnostic> {
     let never = route.idempotent == Idempotence::Never && !route.allow_override.idempotent;
     let addresses = |index: usize| policy.providers[index].addresses.len();
     let alone = route.all_providers().into_iter().map(addresses).sum::<usize>() == 1;
@@ -179,7 +186,7 @@ fn unpriced(
     check: &Checker<'_>,
     policy: &Policy,
     Placed { route, node }: Placed<'_>,
-) -> Option<Problem> {
+) -> Option<Diagnostic> {
     let priced = |index: usize| policy.providers[index].price.is_some();
     if route.retry.budget.cost.is_none() || route.all_providers().into_iter().any(priced) {
         return None;
@@ -201,7 +208,7 @@ pub(super) fn mode_problem(
     route: NodeId,
     mode: &str,
     message: String,
-) -> Option<Problem> {
+) -> Option<Diagnostic> {
     let tree = check.tree;
     let declared = check.declared(&[DegradationSection::KEY, mode])?;
     let queues = check.roots.iter().filter_map(|root| tree.child(*root, "queues"));
@@ -219,7 +226,7 @@ fn nothing_stale(
     check: &Checker<'_>,
     policy: &Policy,
     Placed { route, node }: Placed<'_>,
-) -> Vec<Problem> {
+) -> Vec<Diagnostic> {
     let stale = |mode: &&Degradation| {
         mode.actions.iter().any(|action| action.kind() == ActionKind::ServeStale)
     };
@@ -235,7 +242,7 @@ fn nothing_stale(
 }
 
 /// Modes with actions that are never done.
-fn idle_modes(check: &Checker<'_>, policy: &Policy) -> Vec<Problem> {
+fn idle_modes(check: &Checker<'_>, policy: &Policy) -> Vec<Diagnostic> {
     let mut found = Vec::new();
     for (index, mode) in policy.degradations.iter().enumerate() {
         let Some(at) = check.declared(&[DegradationSection::KEY, &mode.name]) else { continue };

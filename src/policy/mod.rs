@@ -1,4 +1,4 @@
-//! The policy language: text in, a valid [`Policy`] or every [`Problem`] out.
+//! The policy language: text in, a valid [`Policy`] or every [`Diagnostic`] out.
 //!
 //! Nothing is read from the outside here: files are passed in, and secrets and certificates come
 //! through [`Sources`]. Two steps, each of which reports every problem that it finds:
@@ -12,6 +12,7 @@
 //! (`section/display.rs`), the JSON Schema and the reference on its description
 //! (`section/describe.rs`); both follow from the declarations.
 
+mod credentials;
 pub mod diff;
 #[cfg(test)]
 mod diff_tests;
@@ -32,7 +33,7 @@ use sha2::{Digest, Sha256};
 
 pub use section::checker::Sources;
 pub use sections::Policy;
-pub use yaml::diagnostic::{Problem, Severity};
+pub use yaml::diagnostic::{Diagnostic, Severity};
 pub use yaml::locations::Locations;
 use yaml::tree::Tree;
 
@@ -50,7 +51,7 @@ pub struct SourceFile {
 #[derive(Clone, Debug)]
 pub struct Loaded {
     pub policy: Policy,
-    pub warnings: Vec<Problem>,
+    pub warnings: Vec<Diagnostic>,
     pub locations: Locations,
     /// SHA-256 of names and contents, in hex; people see the first twelve digits.
     pub hash: String,
@@ -65,11 +66,11 @@ impl fmt::Debug for SourceFile {
 }
 
 /// Warnings come along in both cases; among the problems of an `Err` is at least one error.
-pub fn load(files: &[SourceFile], sources: &dyn Sources) -> Result<Loaded, Vec<Problem>> {
+pub fn load(files: &[SourceFile], sources: &dyn Sources) -> Result<Loaded, Vec<Diagnostic>> {
     let mut sorted: Vec<_> = files.iter().collect();
     sorted.sort_by(|a, b| a.name.cmp(&b.name));
     if sorted.is_empty() {
-        return Err(vec![Problem::of_file(
+        return Err(vec![Diagnostic::of_file(
             "policy",
             "there is no policy file: expected at least one `*.yaml`",
         )]);
@@ -104,10 +105,10 @@ pub fn load(files: &[SourceFile], sources: &dyn Sources) -> Result<Loaded, Vec<P
     }
 }
 
-fn text_of(file: &SourceFile) -> Result<String, Box<Problem>> {
+fn text_of(file: &SourceFile) -> Result<String, Box<Diagnostic>> {
     if file.bytes.len() > FILE_BYTES {
         let message = "the file is larger than 1 MiB: split it, files are merged";
-        return Err(Box::new(Problem::of_file(&file.name, message)));
+        return Err(Box::new(Diagnostic::of_file(&file.name, message)));
     }
     String::from_utf8(file.bytes.clone()).map_err(|error| {
         let good = &file.bytes[..error.utf8_error().valid_up_to()];
@@ -115,7 +116,7 @@ fn text_of(file: &SourceFile) -> Result<String, Box<Problem>> {
         let start = good.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
         let column = String::from_utf8_lossy(&good[start..]).chars().count() + 1;
         let mut problem =
-            Problem::of_file(&file.name, "the file is not UTF-8: save it in that encoding");
+            Diagnostic::of_file(&file.name, "the file is not UTF-8: save it in that encoding");
         (problem.spot.line, problem.spot.column, problem.spot.span) =
             (line, column, good.len()..good.len());
         Box::new(problem)

@@ -7,34 +7,34 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::Sources;
+use super::credentials;
 use super::lints;
 use super::section::names::check_name;
 use super::section::{Checker, Form, NamedSection, defaults};
 use super::sections::Policy;
 use super::sections::action::Action;
-use super::sections::auth::Auth;
 use super::sections::breaker::{Breaker, BreakerSection};
 use super::sections::cache::{Cache, CacheSection};
 use super::sections::degradation::{Degradation, DegradationSection, MOST_MODES, RouteSection};
-use super::sections::provider::{Provider, ProviderSection};
-use super::sections::queue::{Accept, Queue, QueueSection};
+use super::sections::provider::{ProviderPolicy, ProviderSection};
+use super::sections::queue::{Queue, QueueSection};
 use super::sections::retry::{Retry, RetrySection};
-use super::sections::route::Route;
+use super::sections::route::RoutePolicy;
 use super::sections::server::Server;
-use super::yaml::diagnostic::{Problem, Severity};
+use super::yaml::diagnostic::{Diagnostic, Severity};
 use super::yaml::tree::{NodeId, Tree};
 
 pub(super) struct Validated {
     /// Only without errors.
     pub(super) policy: Option<Policy>,
-    pub(super) problems: Vec<Problem>,
+    pub(super) problems: Vec<Diagnostic>,
     pub(super) files_read: Vec<PathBuf>,
 }
 
 /// An entry of a section, and where it is declared; one that is built in is declared nowhere.
-struct Declared<T> {
-    node: Option<NodeId>,
-    value: T,
+pub(super) struct Declared<T> {
+    pub(super) node: Option<NodeId>,
+    pub(super) value: T,
 }
 
 /// `incomplete`: a file could not be read at all; `failed`: there are problems already.
@@ -53,7 +53,7 @@ pub(super) fn validate(
     let retries = named::<Retry>(&mut check, RetrySection::KEY, |one, name| one.name = name);
     let breakers = named::<Breaker>(&mut check, BreakerSection::KEY, |one, name| one.name = name);
     let mut providers =
-        named::<Provider>(&mut check, ProviderSection::KEY, |one, name| one.name = name);
+        named::<ProviderPolicy>(&mut check, ProviderSection::KEY, |one, name| one.name = name);
     let queues = named::<Queue>(&mut check, QueueSection::KEY, |one, name| one.name = name);
     let caches = named::<Cache>(&mut check, CacheSection::KEY, |one, name| one.name = name);
     let degradations = modes(&mut check);
@@ -61,8 +61,8 @@ pub(super) fn validate(
     resolve_providers(&mut providers, &breakers, &retries);
     resolve_routes(&mut routes, &retries, &degradations);
     shed_classes(&mut check, &routes, &degradations, &queues);
-    passthrough(&mut check, &routes, &mut providers);
-    jobs(&mut check, &mut routes, &providers, &queues);
+    credentials::passthrough(&mut check, &routes, &mut providers);
+    credentials::jobs(&mut check, &mut routes, &providers, &queues);
     let (ids, routes): (Vec<_>, Vec<_>) = routes.into_iter().unzip();
     let policy = Policy {
         server,
@@ -90,7 +90,7 @@ pub(super) fn validate(
 
 /// Puts the policies that a provider names into it.
 fn resolve_providers(
-    providers: &mut [Declared<Provider>],
+    providers: &mut [Declared<ProviderPolicy>],
     breakers: &[Declared<Breaker>],
     retries: &[Declared<Retry>],
 ) {
@@ -101,7 +101,7 @@ fn resolve_providers(
 }
 
 fn resolve_routes(
-    routes: &mut [(NodeId, Route)],
+    routes: &mut [(NodeId, RoutePolicy)],
     retries: &[Declared<Retry>],
     modes: &[Declared<Degradation>],
 ) {
@@ -300,10 +300,10 @@ fn modes(check: &mut Checker<'_>) -> Vec<Declared<Degradation>> {
 }
 
 /// The enabled routes in their order, and the number of others.
-fn routes(check: &mut Checker<'_>) -> (Vec<(NodeId, Route)>, usize) {
+fn routes(check: &mut Checker<'_>) -> (Vec<(NodeId, RoutePolicy)>, usize) {
     let (mut found, mut disabled) = (Vec::new(), 0);
     for node in declared(check, RouteSection::KEY) {
-        let route = Route::read(node, check);
+        let route = RoutePolicy::read(node, check);
         match is_enabled(check.tree, node) {
             true => found.extend(route.map(|route| (node, route))),
             false => disabled += 1,
@@ -313,7 +313,7 @@ fn routes(check: &mut Checker<'_>) -> (Vec<(NodeId, Route)>, usize) {
 }
 
 /// ProviderSection that modes of a route may use and that are not its own.
-fn used(route: &Route, modes: &[Declared<Degradation>]) -> Vec<usize> {
+fn used(route: &RoutePolicy, modes: &[Declared<Degradation>]) -> Vec<usize> {
     let own = route.own_providers();
     let mut found = Vec::new();
     for action in route.degrade.iter().flat_map(|index| &modes[*index].value.actions) {
@@ -332,7 +332,7 @@ fn used(route: &Route, modes: &[Declared<Degradation>]) -> Vec<usize> {
 /// A class that a mode sheds is one of each route that has the mode.
 fn shed_classes(
     check: &mut Checker<'_>,
-    routes: &[(NodeId, Route)],
+    routes: &[(NodeId, RoutePolicy)],
     modes: &[Declared<Degradation>],
     queues: &[Declared<Queue>],
 ) {
@@ -364,133 +364,6 @@ fn shed_classes(
 fn says_none(check: &Checker<'_>, route: NodeId) -> bool {
     let queue = check.tree.child(route, "queue").and_then(|at| check.tree.text(at));
     queue == Some("none")
-}
-
-/// Whether the provider gets the application's own credentials.
-fn passes_through(provider: &Provider) -> bool {
-    provider.addresses.iter().any(|address| matches!(address.auth, Auth::Passthrough))
-}
-
-fn is_bare(provider: &Provider) -> bool {
-    provider.addresses.iter().any(|address| address.bare)
-}
-
-/// Decides which provider gets the application's own credentials: the one of a route with
-/// `auth: passthrough`, or a sole provider without `auth`. A provider without `auth` that is alone in one route
-/// but not in another needs one, because credentials for one provider must not reach another.
-fn passthrough(
-    check: &mut Checker<'_>,
-    routes: &[(NodeId, Route)],
-    providers: &mut [Declared<Provider>],
-) {
-    for (node, route) in routes {
-        let own = route.own_providers();
-        let alone = |index: usize| own == [index] && is_bare(&providers[index].value);
-        let takes = |index: &usize| passes_through(&providers[*index].value) || alone(*index);
-        let names: Vec<_> = route
-            .all_providers()
-            .iter()
-            .filter(|index| takes(index))
-            .map(|index| format!("`{}`", providers[*index].value.name))
-            .collect();
-        if names.len() > 1 {
-            let message = format!(
-                "{} would all get the application's credentials: they go to one provider of a route (`auth: passthrough`, or no `auth` where it is alone)",
-                names.join(", ")
-            );
-            check.error(check.tree.child(*node, "providers").unwrap_or(*node), message);
-        }
-    }
-    for (index, provider) in providers.iter_mut().enumerate() {
-        if is_bare(&provider.value) {
-            sole_provider(check, routes, index, provider);
-        }
-    }
-}
-
-/// A provider without `auth`.
-fn sole_provider(
-    check: &mut Checker<'_>,
-    routes: &[(NodeId, Route)],
-    index: usize,
-    provider: &mut Declared<Provider>,
-) {
-    let uses = routes.iter().map(|(_, route)| route);
-    let uses = uses.filter(|route| route.all_providers().contains(&index));
-    let (alone, shared): (Vec<_>, Vec<_>) =
-        uses.partition(|route| route.own_providers() == [index]);
-    match (alone.first(), shared.first(), provider.node) {
-        (Some(alone), Some(shared), Some(node)) => {
-            let message = format!(
-                "`{}` has no `auth`: it would get the application's credentials in route `{}`, where it is alone, but not in `{}`",
-                provider.value.name, alone.name, shared.name
-            );
-            check.report(node, |tree| {
-                tree.on_key(node, message).help("add `auth: passthrough` or `auth: none`")
-            });
-        }
-        (Some(_), None, _) => {
-            for address in provider.value.addresses.iter_mut().filter(|address| address.bare) {
-                address.auth = Auth::Passthrough;
-            }
-        }
-        _ => {}
-    }
-}
-
-/// Decides which routes take jobs. A job outlives its request, so a route whose provider gets the
-/// application's credentials takes none: they would have to be stored. That is a problem only where
-/// the policy asks for jobs.
-fn jobs(
-    check: &mut Checker<'_>,
-    routes: &mut [(NodeId, Route)],
-    providers: &[Declared<Provider>],
-    queues: &[Declared<Queue>],
-) {
-    for (node, route) in routes {
-        let Some(queue) = route.queue.map(|index| &queues[index]) else { continue };
-        if queue.value.durable.accept == Accept::Never {
-            continue;
-        }
-        let all = route.all_providers();
-        let taker = all.iter().find(|index| passes_through(&providers[**index].value));
-        let written = queue.node.and_then(|node| check.tree.child(node, "durable"));
-        match (taker.map(|index| &providers[*index]), written) {
-            (None, _) => route.durable = true,
-            (Some(_), None) => {}
-            (Some(provider), Some(written)) => {
-                let problem = kept_credential(check, *node, route, provider, written);
-                check.problems.extend(problem);
-            }
-        }
-    }
-}
-
-fn kept_credential(
-    check: &Checker<'_>,
-    node: NodeId,
-    route: &Route,
-    provider: &Declared<Provider>,
-    written: NodeId,
-) -> Option<Problem> {
-    let tree = check.tree;
-    // It may seem alone, or without `auth`, because something could not be read.
-    let lists = ["providers", "fallback"].into_iter().filter_map(|key| tree.child(node, key));
-    let named = lists.map(|list| tree.children(list).count()).sum::<usize>();
-    let whole = named == route.all_providers().len();
-    if !whole || check.damaged(node) || check.damaged(provider.node?) {
-        return None;
-    }
-    let name = &provider.value.name;
-    let message = format!(
-        "route `{}` cannot take jobs: `{name}` gets the application's credentials, which would have to be stored",
-        route.name
-    );
-    let at = tree.child(node, "queue").or_else(|| tree.child(node, "name")).unwrap_or(node);
-    let problem = tree.on_value(at, message).with(tree, written, "jobs are enabled here");
-    Some(problem.help(format!(
-        "give `{name}` its own `auth`, or the route a queue with `durable: {{ accept: never }}`"
-    )))
 }
 
 fn no_route(check: &mut Checker<'_>, routes: usize) {

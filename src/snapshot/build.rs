@@ -146,7 +146,7 @@ impl SnapshotBuilder {
     }
 
     /// The first tier has the route's `providers`. Each `fallback` is a tier of its own.
-    fn tiers(&self, route: &model::Route, providers: &[Arc<Provider>]) -> Vec<Tier> {
+    fn tiers(&self, route: &model::RoutePolicy, providers: &[Arc<Provider>]) -> Vec<Tier> {
         let candidates = |index: usize, weight: u32| {
             let provider = &providers[index];
             let interpreter = Arc::new(Interpreter::new(&route.stream, &provider.policy));
@@ -168,7 +168,7 @@ impl SnapshotBuilder {
 
     fn provider(
         &self,
-        policy: &model::Provider,
+        policy: &model::ProviderPolicy,
         outcomes: Option<Arc<OutcomeWindow>>,
     ) -> Result<Provider, BuildError> {
         let endpoints = policy
@@ -188,7 +188,7 @@ impl SnapshotBuilder {
 
     fn endpoint(
         &self,
-        provider: &model::Provider,
+        provider: &model::ProviderPolicy,
         address: &model::Address,
     ) -> Result<Endpoint, BuildError> {
         let target = DialTarget::new(
@@ -209,7 +209,7 @@ impl SnapshotBuilder {
 }
 
 /// Requests uncompressed responses if the policy depends on their content.
-fn with_identity_encoding(mut provider: model::Provider) -> model::Provider {
+fn with_identity_encoding(mut provider: model::ProviderPolicy) -> model::ProviderPolicy {
     let is_set = provider.headers.set.iter().any(|(name, _)| *name == ACCEPT_ENCODING);
     if provider.reads_responses() && !is_set {
         let identity = HeaderValue::from_static("identity");
@@ -218,7 +218,7 @@ fn with_identity_encoding(mut provider: model::Provider) -> model::Provider {
     provider
 }
 
-fn reads_body(route: &model::Route, providers: &[model::Provider]) -> bool {
+fn reads_body(route: &model::RoutePolicy, providers: &[model::ProviderPolicy]) -> bool {
     let own = route.providers.iter().map(|w| w.provider).chain(route.fallback.iter().copied());
     own.chain(route.used.iter().copied()).map(|index| &providers[index]).any(|provider| {
         let by_model = matches!(&provider.breaker, Some(b) if b.scope == Scope::Model);

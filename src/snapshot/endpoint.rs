@@ -64,7 +64,7 @@ pub struct Circuit {
 
 impl Endpoint {
     pub fn new(
-        provider: &model::Provider,
+        provider: &model::ProviderPolicy,
         policy: model::Address,
         target: Arc<DialTarget>,
         host: HeaderValue,
@@ -102,7 +102,7 @@ impl Endpoint {
     }
 
     /// The breaker and holds for requests for this model.
-    pub fn circuit(&self, provider: &model::Provider, model: Option<&str>) -> Arc<Circuit> {
+    pub fn circuit(&self, provider: &model::ProviderPolicy, model: Option<&str>) -> Arc<Circuit> {
         let by_model = matches!(&self.breaker, Some(b) if b.scope == Scope::Model);
         let Some(model) = model.filter(|m| by_model && !m.is_empty()) else {
             return Arc::clone(&self.default_circuit);
@@ -113,7 +113,7 @@ impl Endpoint {
         self.add_model(provider, model)
     }
 
-    fn add_model(&self, provider: &model::Provider, model: &str) -> Arc<Circuit> {
+    fn add_model(&self, provider: &model::ProviderPolicy, model: &str) -> Arc<Circuit> {
         let _guard = self.models_lock.lock();
         let known = self.models.load();
         if let Some(circuit) = known.get(model) {
@@ -199,7 +199,7 @@ fn longest_idle(models: &ModelCircuits, now: Instant) -> Option<String> {
 
 impl Circuit {
     fn new(
-        provider: &model::Provider,
+        provider: &model::ProviderPolicy,
         address: &model::Address,
         breaker: Option<&model::Breaker>,
         model: &str,

@@ -16,7 +16,7 @@ use super::build::SnapshotBuilder;
 use super::policy_files::{DiskSources, read_dir};
 use super::{CurrentSnapshot, Snapshot};
 use crate::clock;
-use crate::policy::yaml::diagnostic::Problem;
+use crate::policy::yaml::diagnostic::Diagnostic;
 use crate::policy::{self, Sources, diff};
 use crate::telemetry::events::rfc3339;
 use crate::telemetry::metrics::ReloadLabels;
@@ -89,7 +89,7 @@ struct State {
 ///
 /// # Errors
 /// All problems of the files.
-pub fn read(path: &Path) -> Result<PendingPolicy, Vec<Problem>> {
+pub fn read(path: &Path) -> Result<PendingPolicy, Vec<Diagnostic>> {
     let files = read_dir(path)?;
     let loaded = policy::load(&files, &DiskSources::of_policy(path))?;
     let digest = files_digest(path, &loaded.files_read);
@@ -119,7 +119,7 @@ fn files_digest(path: &Path, referenced: &[PathBuf]) -> FilesDigest {
 }
 
 impl PendingPolicy {
-    pub fn warnings(&self) -> &[Problem] {
+    pub fn warnings(&self) -> &[Diagnostic] {
         &self.loaded.warnings
     }
 

@@ -59,7 +59,7 @@ pub struct Snapshot {
 /// A resolved route.
 #[derive(Debug)]
 pub struct Route {
-    pub policy: model::Route,
+    pub policy: model::RoutePolicy,
     /// The route's `providers`, then each of its `fallback` by itself. At least one.
     pub tiers: Vec<Tier>,
     /// A provider's settings depend on the body's model, or change the body.
@@ -116,7 +116,7 @@ pub struct EndpointCandidate {
 /// A resolved provider.
 #[derive(Debug)]
 pub struct Provider {
-    pub policy: model::Provider,
+    pub policy: model::ProviderPolicy,
     pub endpoints: Vec<Arc<Endpoint>>,
     pub live: Arc<ProviderLive>,
     pub first_byte: Histogram,

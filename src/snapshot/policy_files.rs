@@ -10,7 +10,7 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use crate::policy::yaml::diagnostic::Problem;
+use crate::policy::yaml::diagnostic::Diagnostic;
 use crate::policy::{FILE_BYTES, SourceFile, Sources};
 
 /// Limits of the directory depth and of the number of files.
@@ -18,7 +18,7 @@ const DEPTH: usize = 32;
 const FILES: usize = 1000;
 
 /// Reads all files of the policy at `path`, a directory or a file, in the order of their names.
-pub fn read_dir(path: &Path) -> Result<Vec<SourceFile>, Vec<Problem>> {
+pub fn read_dir(path: &Path) -> Result<Vec<SourceFile>, Vec<Diagnostic>> {
     let mut search = PolicyFileSearch::default();
     match fs::metadata(path) {
         Ok(metadata) if metadata.is_dir() => search.folder(path, &mut Vec::new()),
@@ -38,12 +38,12 @@ pub fn read_dir(path: &Path) -> Result<Vec<SourceFile>, Vec<Problem>> {
 #[derive(Default)]
 struct PolicyFileSearch {
     files: Vec<SourceFile>,
-    problems: Vec<Problem>,
+    problems: Vec<Diagnostic>,
 }
 
 impl PolicyFileSearch {
     fn problem(&mut self, path: &Path, message: String) {
-        self.problems.push(Problem::of_file(path.display().to_string(), message));
+        self.problems.push(Diagnostic::of_file(path.display().to_string(), message));
     }
 
     /// `above`: the canonical paths of the ancestors.

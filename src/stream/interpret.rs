@@ -139,7 +139,7 @@ pub struct DeltaSpan {
 // === impl Interpreter ===
 
 impl Interpreter {
-    pub fn new(stream: &model::Stream, provider: &model::Provider) -> Interpreter {
+    pub fn new(stream: &model::Stream, provider: &model::ProviderPolicy) -> Interpreter {
         let mut pointers = PointerSet::default();
         let (content, string_content) = match &stream.content {
             Some(declared) => (declared.iter().map(|p| pointers.slot(p)).collect(), Vec::new()),
@@ -229,7 +229,7 @@ fn slots(pointers: &[&str], set: &mut PointerSet) -> Vec<usize> {
 // === impl UsageSlots ===
 
 impl UsageSlots {
-    fn new(provider: &model::Provider, pointers: &mut PointerSet) -> UsageSlots {
+    fn new(provider: &model::ProviderPolicy, pointers: &mut PointerSet) -> UsageSlots {
         if !provider.counts_tokens() {
             return UsageSlots::default();
         }

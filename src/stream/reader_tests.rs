@@ -16,7 +16,7 @@ use super::interpret::{Interpreter, TokenUsage};
 use super::reader::{StreamEnd, StreamReader};
 use crate::json::pointer::Pointer;
 use crate::json::scan::PointerMatches;
-use crate::policy::sections::model::{ClassifyRule, Mark, Provider, Stream};
+use crate::policy::sections::model::{ClassifyRule, Mark, ProviderPolicy, Stream};
 use crate::policy::{self, SourceFile, Sources};
 use crate::resilience::outcome::AttemptClass;
 
@@ -37,7 +37,7 @@ impl Sources for NoSources {
     }
 }
 
-fn provider() -> Provider {
+fn provider() -> ProviderPolicy {
     let file = SourceFile { name: "p.yaml".to_owned(), bytes: POLICY.into() };
     policy::load(&[file], &NoSources).expect("a policy").policy.providers.remove(0)
 }

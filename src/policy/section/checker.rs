@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use super::names::SectionNames;
 use super::{Bounded, Form};
 use crate::policy::text::suggest::{did_you_mean, listed};
-use crate::policy::yaml::diagnostic::Problem;
+use crate::policy::yaml::diagnostic::Diagnostic;
 use crate::policy::yaml::tree::{Kind, NodeId, Tree};
 
 /// Problems of one file that are listed.
@@ -28,7 +28,7 @@ pub trait Sources {
 pub struct Checker<'a> {
     pub tree: &'a Tree,
     sources: &'a dyn Sources,
-    pub problems: Vec<Problem>,
+    pub problems: Vec<Diagnostic>,
     pub files_read: BTreeSet<PathBuf>,
     pub names: SectionNames,
     /// Of each file that could be read.
@@ -64,7 +64,7 @@ impl<'a> Checker<'a> {
     // === problems ===
 
     /// Reports a problem with the value at `node`; its message may be made only when it is listed.
-    pub fn report(&mut self, node: NodeId, problem: impl FnOnce(&Tree) -> Problem) {
+    pub fn report(&mut self, node: NodeId, problem: impl FnOnce(&Tree) -> Diagnostic) {
         let file = self.tree.node(node).file;
         let count = self.counts.entry(file).or_default();
         *count += 1;
@@ -88,7 +88,7 @@ impl<'a> Checker<'a> {
     }
 
     /// The value cannot be read: what would follow from its absence is not reported.
-    pub fn unreadable(&mut self, node: NodeId, problem: impl FnOnce(&Tree) -> Problem) {
+    pub fn unreadable(&mut self, node: NodeId, problem: impl FnOnce(&Tree) -> Diagnostic) {
         self.report(node, problem);
         let mut above = Some(node);
         while let Some(node) = above {

@@ -200,7 +200,7 @@ macro_rules! text_form {
         pub struct $form;
 
         $crate::policy::section::text_form! {
-            impl $form as $model {
+            impl Form<$model> for $form {
                 read($read_node, $read_check) $read
                 show($show_value, $show_out) $show
                 describe($describe_out) $shape
@@ -208,7 +208,7 @@ macro_rules! text_form {
         }
     )+};
     ($(
-        impl $form:ident as $model:ty {
+        impl Form<$model:ty> for $form:ident {
             read($read_node:ident, $read_check:ident) $read:block
             show($show_value:pat, $show_out:ident) $show:block
             describe($describe_out:pat) $shape:block

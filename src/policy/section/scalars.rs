@@ -128,7 +128,7 @@ fn share_limits(bounds: &RangeInclusive<f64>, _: impl Fn(&f64) -> String) -> Str
 }
 
 text_form! {
-    impl bool as bool {
+    impl Form<bool> for bool {
         read(node, check) {
             match &check.tree.node(node).kind {
                 Kind::Scalar { text, plain: true } if text == "true" => Some(true),
@@ -145,7 +145,7 @@ text_form! {
 }
 
 text_form! {
-    impl String as String {
+    impl Form<String> for String {
         read(node, check) {
             check.text(node, "text").map(str::to_owned)
         }

@@ -373,7 +373,7 @@ pub struct FileBody {
 }
 
 text_form! {
-    impl FileBody as FileBody {
+    impl Form<FileBody> for FileBody {
         read(node, check) {
             let path = PathBuf::from(check.text(node, "the path of a file")?);
             let bytes = check.file(node, &path)?;

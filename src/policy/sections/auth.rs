@@ -101,7 +101,7 @@ fn no_colon(basic: &mut Basic, node: NodeId, check: &mut Checker<'_>) {
 }
 
 text_form! {
-    impl Auth as Auth {
+    impl Form<Auth> for Auth {
         read(node, check) {
             match check.tree.text(node) {
                 Some("passthrough") => Some(Auth::Passthrough),
@@ -205,7 +205,7 @@ impl fmt::Debug for Resolved {
 }
 
 text_form! {
-    impl Resolved as Resolved {
+    impl Form<Resolved> for Resolved {
         read(node, check) {
             let text = check.text(node, "text")?;
             resolve(node, text, check)
@@ -294,7 +294,7 @@ impl fmt::Debug for Secret {
 }
 
 text_form! {
-    impl Secret as Secret {
+    impl Form<Secret> for Secret {
         read(node, check) {
             Resolved::read(node, check)
                 .map(|Resolved { reference, text, .. }| Secret { reference, text })

@@ -102,7 +102,7 @@ const PARTS: [(&str, KeyPart); 4] = [
 ];
 
 text_form! {
-    impl KeyPart as KeyPart {
+    impl Form<KeyPart> for KeyPart {
         read(node, check) {
             let text = check.text(node, "text")?;
             if let Some(name) = text.strip_prefix("header:") {

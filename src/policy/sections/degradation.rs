@@ -165,7 +165,7 @@ pub enum Of {
 }
 
 text_form! {
-    impl Of as Of {
+    impl Form<Of> for Of {
         read(node, check) {
             let name = check.text(node, "a name")?;
             let (route, provider) =
@@ -285,7 +285,7 @@ impl Form<Quantile> for QuantileAbove {
 pub struct Manual;
 
 text_form! {
-    impl Manual as Manual {
+    impl Form<Manual> for Manual {
         read(node, check) {
             if !bool::read(node, check)? {
                 let message = "expected `true`: a mode is entered by an operator, or on a condition";

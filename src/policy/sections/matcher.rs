@@ -277,7 +277,7 @@ section! {
 }
 
 text_form! {
-    impl PathPattern as PathPattern {
+    impl Form<PathPattern> for PathPattern {
         read(node, check) {
             if check.is_map(node) {
                 return PathRegex::read(node, check).map(|PathRegex { regex }| Self::Regex(regex));
@@ -302,7 +302,7 @@ text_form! {
 }
 
 text_form! {
-    impl HostPattern as HostPattern {
+    impl Form<HostPattern> for HostPattern {
         read(node, check) {
             let text = check.text(node, "a host")?;
             Self::parse(text).map_err(|message| check.error(node, message)).ok()
@@ -356,7 +356,7 @@ fn one_of_two(_: &mut HeaderCondition, node: NodeId, check: &mut Checker<'_>) {
 }
 
 text_form! {
-    impl HeaderMatch as HeaderMatch {
+    impl Form<HeaderMatch> for HeaderMatch {
         // A value may be a credential.
         read(node, check) {
             if !check.is_map(node) {

@@ -19,10 +19,10 @@ pub mod url;
 use breaker::Breaker;
 use cache::Cache;
 use degradation::Degradation;
-use provider::Provider;
+use provider::ProviderPolicy;
 use queue::Queue;
 use retry::Retry;
-use route::Route;
+use route::RoutePolicy;
 use server::Server;
 
 use super::section::{Display, Form, KeyText, NamedSection, Reference, ValueShape};
@@ -35,7 +35,7 @@ use super::section::{Display, Form, KeyText, NamedSection, Reference, ValueShape
 pub struct Policy {
     pub server: Server,
     /// In the order of their names; routes refer to them by index.
-    pub providers: Vec<Provider>,
+    pub providers: Vec<ProviderPolicy>,
     /// In the order of their names. `default` is always there.
     pub retries: Vec<Retry>,
     /// In the order of their names. `default` is always there.
@@ -47,7 +47,7 @@ pub struct Policy {
     /// In the order of their names; routes refer to them by index. Disabled ones are left out.
     pub degradations: Vec<Degradation>,
     /// In the order in which they are tried: file name, then place in the file. Disabled ones are left out.
-    pub routes: Vec<Route>,
+    pub routes: Vec<RoutePolicy>,
 }
 
 impl Policy {
@@ -89,7 +89,7 @@ impl Policy {
         out.key(degradation::RouteSection::KEY, |out| {
             for (index, route) in self.routes.iter().enumerate() {
                 out.entry(&route.name, index, |out| {
-                    Route::show(route, out);
+                    RoutePolicy::show(route, out);
                     // Not a key: it follows from the queue and the credentials.
                     out.key("takes_jobs", |out| bool::show(&route.durable, out));
                 });
@@ -125,11 +125,11 @@ pub fn describe(out: &mut Reference) -> Vec<KeyText> {
             ..key("version", "The version of the language, in one file at least.", version)
         },
         key("server", "The sidecar itself; in one file at most.", Server::describe(out)),
-        key("providers", "Upstream APIs, by name.", map(Provider::describe(out))),
+        key("providers", "Upstream APIs, by name.", map(ProviderPolicy::describe(out))),
         key(
             "routes",
             "Which requests go where; the first route that matches takes a request.",
-            ValueShape::List(Box::new(Route::describe(out))),
+            ValueShape::List(Box::new(RoutePolicy::describe(out))),
         ),
         key("retries", "When an attempt is repeated, by name.", map(Retry::describe(out))),
         key(
@@ -163,14 +163,14 @@ pub mod model {
         CapacityUsed, Degradation, ErrorRate, Latency, Manual, Of, Quantile, QueueWaiting, Sign,
     };
     pub use super::matcher::Match;
-    pub use super::provider::{Address, Capacity, Provider, Timeouts};
+    pub use super::provider::{Address, Capacity, ProviderPolicy, Timeouts};
     pub use super::queue::{Accept, Callbacks, Class, ClassOf, Durable, Queue, QueueFlow};
     pub use super::response::{
         BodyCheck, Buffer, ClassifyRule, Commit, Mark, OnCut, Price, Stream, Usage,
     };
     pub use super::retry::{Budget, Cost, Retry};
     pub use super::rewrite::{Headers, JsonText, Rewrite, RewriteBody, RewritePath, SetHeader};
-    pub use super::route::{Affinity, AllowOverride, Route, Weighted};
+    pub use super::route::{Affinity, AllowOverride, RoutePolicy, Weighted};
     pub use super::server::{AccessLog, Forwarded, LogFormat, LogTarget, Server};
     pub use super::tls::{ClientTls, Identity, Pem};
     pub use super::url::{Callback, ForwardProxy, PostTo, Url};

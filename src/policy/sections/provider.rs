@@ -33,7 +33,7 @@ impl NamedSection for ProviderSection {
 section! {
     /// An upstream API.
     #[derive(Clone, Debug)]
-    pub struct Provider {
+    pub struct ProviderPolicy {
         /// At least one.
         addresses: Vec<Address> as Endpoints;
         /// Changes to the headers of each request.
@@ -113,7 +113,7 @@ impl Timeouts {
     }
 }
 
-impl Provider {
+impl ProviderPolicy {
     /// Longer than an attempt may take, so that only a lost probe of a breaker outlives it.
     pub fn probe_lease(&self) -> Duration {
         (self.timeouts.connect + self.timeouts.first_byte()).div_f64(0.9)
@@ -325,7 +325,7 @@ section! {
 }
 
 text_form! {
-    impl Rate as Rate {
+    impl Form<Rate> for Rate {
         read(node, check) {
             let rate = check.parsed(node, "a rate like `500/min`", units::rate)?;
             if !(1..=MOST).contains(&rate.amount) {

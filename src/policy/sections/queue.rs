@@ -198,7 +198,7 @@ pub struct Classes;
 const MOST_CLASSES: usize = 8;
 
 text_form! {
-    impl Classes as Vec<Class> {
+    impl Form<Vec<Class>> for Classes {
         read(node, check) {
             if !check.is_map(node) && !check.tree.is_null(node) {
                 check.unexpected(node, "a map");

@@ -292,7 +292,7 @@ pub enum Mark {
 }
 
 text_form! {
-    impl Mark as Mark {
+    impl Form<Mark> for Mark {
         read(node, check) {
             let tree = check.tree;
             if let Some(text) = tree.text(node).filter(|_| !tree.is_null(node)) {
@@ -418,8 +418,8 @@ text_form! {
     /// Three capital letters.
     struct CurrencyCode for String {
         read(node, check) {
-            let letters = check.parsed(node, "a currency like `USD`", units::currency)?;
-            Some(letters.iter().collect())
+            let code = check.parsed(node, "a currency like `USD`", units::currency)?;
+            Some(code.iter().collect())
         }
         show(value, out) { out.text(value.as_str()); }
         describe(_) { ValueShape::Scalar(

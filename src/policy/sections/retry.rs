@@ -121,7 +121,7 @@ pub struct Cost {
 }
 
 text_form! {
-    impl Cost as Cost {
+    impl Form<Cost> for Cost {
         read(node, check) {
             let spend = check.parsed(node, "a cost like `5 USD/h`", units::spend)?;
             if spend.amount <= 0.0 {

@@ -101,7 +101,7 @@ impl SetHeader {
 }
 
 text_form! {
-    impl SetHeader as SetHeader {
+    impl Form<SetHeader> for SetHeader {
         // An inline value may be a credential, too.
         read(node, check) {
             let text = check.text(node, "text")?;
@@ -145,7 +145,7 @@ impl Form<HeaderName> for HeaderKey {
 }
 
 text_form! {
-    impl OpenHeader as HeaderName {
+    impl Form<HeaderName> for OpenHeader {
         read(node, check) {
             const CREDENTIALS: [&str; 5] =
                 ["authorization", "x-api-key", "api-key", "cookie", "proxy-authorization"];
@@ -251,7 +251,7 @@ fn method(node: NodeId, check: &mut Checker<'_>) -> Option<Method> {
 // === JSON ===
 
 text_form! {
-    impl Pointer as Pointer {
+    impl Form<Pointer> for Pointer {
         read(node, check) {
             let text = check.text(node, "a JSON pointer like `/model`")?;
             below_root(text).map_err(|message| check.error(node, message)).ok()
@@ -288,7 +288,7 @@ fn below_root(text: &str) -> Result<Pointer, String> {
 pub struct JsonText(pub String);
 
 text_form! {
-    impl JsonText as JsonText {
+    impl Form<JsonText> for JsonText {
         read(node, check) {
             let value: Value = check.tree.json(node);
             Some(JsonText(value.to_string()))
@@ -319,7 +319,7 @@ pub struct WholePattern;
 const WHOLE: (&str, &str) = ("^(?:", ")$");
 
 text_form! {
-    impl WholePattern as Regex {
+    impl Form<Regex> for WholePattern {
         read(node, check) {
             let text = check.text(node, "a regular expression")?;
             regex(node, text, check)?;

@@ -27,7 +27,7 @@ use crate::resilience::retry::hedge::HedgePolicy;
 section! {
     /// Which requests go where; the first route that matches takes a request.
     #[derive(Clone, Debug)]
-    pub struct Route, finish fallback_after_others {
+    pub struct RoutePolicy, finish fallback_after_others {
         /// Its name, in logs and metrics.
         name: String as Name, like "chat";
         /// Whether the route is used.
@@ -76,7 +76,7 @@ section! {
     }
 }
 
-impl Route {
+impl RoutePolicy {
     /// Its providers, then its fallback.
     pub fn own_providers(&self) -> Vec<usize> {
         let first = self.providers.iter().map(|weighted| weighted.provider);
@@ -89,7 +89,7 @@ impl Route {
     }
 }
 
-fn fallback_after_others(route: &mut Route, node: NodeId, check: &mut Checker<'_>) {
+fn fallback_after_others(route: &mut RoutePolicy, node: NodeId, check: &mut Checker<'_>) {
     let tree = check.tree;
     let list = tree.child(node, "fallback");
     for item in list.into_iter().flat_map(|list| tree.children(list)) {
@@ -158,7 +158,7 @@ section! {
 }
 
 text_form! {
-    impl Weighted as Weighted {
+    impl Form<Weighted> for Weighted {
         read(node, check) {
             if check.is_map(node) {
                 let WeightedName { name, weight } = WeightedName::read(node, check)?;

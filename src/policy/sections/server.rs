@@ -59,7 +59,7 @@ pub enum LogTarget {
 }
 
 text_form! {
-    impl LogTarget as LogTarget {
+    impl Form<LogTarget> for LogTarget {
         read(node, check) {
             match check.text(node, "text")? {
                 "stderr" => Some(LogTarget::Stderr),

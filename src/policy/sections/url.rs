@@ -34,7 +34,7 @@ impl fmt::Display for Url {
 }
 
 text_form! {
-    impl Url as Url {
+    impl Form<Url> for Url {
         read(node, check) {
             let text = check.text(node, "a URL")?;
             provider_url(text).map_err(|message| check.error(node, message)).ok()
@@ -141,7 +141,7 @@ impl fmt::Debug for ForwardProxy {
 }
 
 text_form! {
-    impl ForwardProxy as ForwardProxy {
+    impl Form<ForwardProxy> for ForwardProxy {
         // The user name and password may be secrets, and are split off before anything is quoted.
         read(node, check) {
             let text = check.text(node, "a URL")?;
@@ -240,7 +240,7 @@ impl fmt::Display for Callback {
 }
 
 text_form! {
-    impl Callback as Callback {
+    impl Form<Callback> for Callback {
         read(node, check) {
             let text = check.text(node, "a URL")?;
             callback_url(text).map_err(|message| check.error(node, message)).ok()

@@ -46,7 +46,7 @@ pub struct Excerpt {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
+pub struct Diagnostic {
     pub severity: Severity,
     pub message: String,
     pub spot: Spot,
@@ -62,7 +62,7 @@ pub struct Problem {
 
 // === impl Problem ===
 
-impl Problem {
+impl Diagnostic {
     pub fn new(severity: Severity, message: impl Into<String>, spot: Spot) -> Self {
         let (mut message, path) = (message.into(), String::new());
         if let Some((end, _)) = message.char_indices().nth(MESSAGE) {
@@ -167,7 +167,7 @@ impl Severity {
     }
 }
 
-impl std::fmt::Display for Problem {
+impl std::fmt::Display for Diagnostic {
     /// On one line, for a log.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match (self.spot.line, self.spot.column) {
@@ -180,24 +180,24 @@ impl std::fmt::Display for Problem {
 }
 
 /// All problems, ready to print.
-pub fn render(problems: &[Problem], colour: bool) -> String {
+pub fn render(problems: &[Diagnostic], colour: bool) -> String {
     let parts: Vec<_> = problems.iter().map(|problem| problem.render(colour)).collect();
     parts.join("\n\n")
 }
 
 /// A list, in the given order.
-pub fn to_json(problems: &[Problem]) -> Value {
-    problems.iter().map(Problem::to_json).collect()
+pub fn to_json(problems: &[Diagnostic]) -> Value {
+    problems.iter().map(Diagnostic::to_json).collect()
 }
 
 /// One workflow command per line.
-pub fn to_github(problems: &[Problem]) -> String {
-    let lines: Vec<_> = problems.iter().map(Problem::to_github).collect();
+pub fn to_github(problems: &[Diagnostic]) -> String {
+    let lines: Vec<_> = problems.iter().map(Diagnostic::to_github).collect();
     lines.join("\n")
 }
 
 /// A whole SARIF 2.1.0 log.
-pub fn to_sarif(problems: &[Problem]) -> Value {
+pub fn to_sarif(problems: &[Diagnostic]) -> Value {
     json!({
         "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
         "version": "2.1.0",
@@ -205,7 +205,7 @@ pub fn to_sarif(problems: &[Problem]) -> Value {
             "tool": { "driver": {
                 "name": "outrigger", "version": env!("CARGO_PKG_VERSION"), "rules": [{ "id": "policy" }],
             } },
-            "results": problems.iter().map(Problem::to_sarif).collect::<Vec<_>>(),
+            "results": problems.iter().map(Diagnostic::to_sarif).collect::<Vec<_>>(),
         }],
     })
 }
@@ -248,12 +248,12 @@ fn escape_github(text: &str, property: bool) -> String {
 mod tests {
     use super::*;
 
-    fn problem() -> Problem {
+    fn problem() -> Diagnostic {
         let text = "    recovery_timout: 5s".to_owned();
         let excerpt = Some(Excerpt { text, span: 4..19 });
         let file = "policies/llm.yaml".to_owned();
         let spot = Spot { file, line: 41, column: 5, span: 900..915, excerpt };
-        Problem::new(Severity::Error, "unknown key `recovery_timout`", spot)
+        Diagnostic::new(Severity::Error, "unknown key `recovery_timout`", spot)
             .label(Some("did you mean `recovery_timeout`?"))
     }
 
@@ -284,7 +284,7 @@ error: unknown key `recovery_timout`
 
     #[test]
     fn a_file_as_a_whole_has_no_line() {
-        let problem = Problem::of_file("policies", "no policy file here");
+        let problem = Diagnostic::of_file("policies", "no policy file here");
         assert_eq!(problem.render(false), "error: no policy file here\n--> policies");
         assert_eq!(problem.to_github(), "::error file=policies::no policy file here");
     }

@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use crate::policy::yaml::diagnostic::{Excerpt, Problem, Severity, Spot};
+use crate::policy::yaml::diagnostic::{Diagnostic, Excerpt, Severity, Spot};
 use crate::policy::yaml::tree::{Kind, NodeId, Tree, TreeStep};
 
 /// Longer lines are not shown.
@@ -77,21 +77,21 @@ fn line_starts(text: &str) -> Vec<usize> {
 
 impl Tree {
     /// A problem with the value.
-    pub fn on_value(&self, id: NodeId, message: impl Into<String>) -> Problem {
+    pub fn on_value(&self, id: NodeId, message: impl Into<String>) -> Diagnostic {
         self.about(id, self.value_span(id), message.into())
     }
 
     /// A problem with the key, or with the whole entry under it.
-    pub fn on_key(&self, id: NodeId, message: impl Into<String>) -> Problem {
+    pub fn on_key(&self, id: NodeId, message: impl Into<String>) -> Diagnostic {
         self.about(id, self.key_span(id), message.into())
     }
 
     /// A problem with a file as a whole, or with a part of it that is not a value.
-    pub(crate) fn in_file(&self, file: usize, span: Range<usize>, message: String) -> Problem {
-        Problem::new(Severity::Error, message, self.spot(file, span))
+    pub(crate) fn in_file(&self, file: usize, span: Range<usize>, message: String) -> Diagnostic {
+        Diagnostic::new(Severity::Error, message, self.spot(file, span))
     }
 
-    fn about(&self, id: NodeId, span: Range<usize>, message: String) -> Problem {
+    fn about(&self, id: NodeId, span: Range<usize>, message: String) -> Diagnostic {
         let message = self.without_secret(id, message);
         let mut problem = self.in_file(self.node(id).file, span, message);
         problem.path = self.path(id);

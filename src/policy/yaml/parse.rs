@@ -13,7 +13,7 @@ use std::ops::Range;
 
 use granit_parser::{Event, Parser, ScalarStyle, Span, StructureStyle, Tag};
 
-use super::diagnostic::Problem;
+use super::diagnostic::Diagnostic;
 use super::tree::{File, Kind, Node, NodeId, Tree, TreeStep};
 
 const DEPTH: usize = 64;
@@ -31,7 +31,7 @@ impl Tree {
         &mut self,
         name: &str,
         text: String,
-        problems: &mut Vec<Problem>,
+        problems: &mut Vec<Diagnostic>,
     ) -> Result<NodeId, Unparsed> {
         let file = self.files.len();
         self.files.push(File { name: name.to_owned(), text, broken: false, comments: Vec::new() });
@@ -101,7 +101,7 @@ struct TreeBuilder<'a> {
     anchors: HashMap<usize, NodeId>,
     /// Each duplicate key with the first of its name.
     duplicates: Vec<(NodeId, NodeId)>,
-    problems: &'a mut Vec<Problem>,
+    problems: &'a mut Vec<Diagnostic>,
 }
 
 impl TreeBuilder<'_> {

@@ -114,8 +114,8 @@ pub struct Spend {
 
 /// `USD`
 pub fn currency(text: &str) -> Result<Currency, String> {
-    let letters = <Currency>::try_from(text.chars().collect::<Vec<_>>()).ok();
-    letters.filter(|letters| letters.iter().all(char::is_ascii_uppercase)).ok_or_else(|| {
+    let code = <Currency>::try_from(text.chars().collect::<Vec<_>>()).ok();
+    code.filter(|code| code.iter().all(char::is_ascii_uppercase)).ok_or_else(|| {
         format!("`{text}` is not a currency: expected three capital letters, like `USD`")
     })
 }

@@ -253,7 +253,7 @@ impl RequestBody {
     }
 
     /// Takes back a body that was not sent.
-    pub fn restore(&mut self, body: OutgoingBody, provider: &model::Provider) {
+    pub fn restore(&mut self, body: OutgoingBody, provider: &model::ProviderPolicy) {
         if matches!(self.state, State::Sent) {
             self.state = State::Returned { body, provider: provider.name.clone() };
         }
@@ -282,7 +282,7 @@ impl RequestBody {
     /// When the policy changes values in the body, and the body is streamed or is not JSON.
     pub fn take(
         &mut self,
-        provider: &model::Provider,
+        provider: &model::ProviderPolicy,
         idle: Duration,
     ) -> Result<OutgoingBody, Problem> {
         let model = self.model.as_ref();
@@ -424,7 +424,7 @@ fn stalled(idle: Duration) -> Problem {
     Problem::new(ProblemKind::RequestTimeout, format!("nothing arrived for {idle:?}"))
 }
 
-fn not_rewritable(provider: &model::Provider, why: &str) -> Problem {
+fn not_rewritable(provider: &model::ProviderPolicy, why: &str) -> Problem {
     let detail = format!("provider `{}` changes values in the body, but {why}", provider.name);
     Problem::new(ProblemKind::NotRewritable, detail)
 }

@@ -167,7 +167,7 @@ pub fn each_identity(headers: &HeaderMap, mut each: impl FnMut(&HeaderName, &Hea
 }
 
 /// Names that the provider's policy sets or removes, so that a trailer may not have them.
-pub fn reserved_by(provider: &model::Provider) -> Vec<HeaderName> {
+pub fn reserved_by(provider: &model::ProviderPolicy) -> Vec<HeaderName> {
     let credentials = provider.addresses.iter().filter_map(|address| match &address.auth {
         Auth::Credentials(all) => Some(all.iter().map(|credential| credential.header.clone())),
         Auth::None | Auth::Passthrough => None,
@@ -211,7 +211,7 @@ pub fn write_line(out: &mut Vec<u8>, method: &Method, target: &Uri) {
 pub fn write(
     out: &mut Vec<u8>,
     headers: &HeaderMap,
-    provider: &model::Provider,
+    provider: &model::ProviderPolicy,
     address: &Endpoint,
     credential: usize,
 ) {

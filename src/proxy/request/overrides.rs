@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::HeaderMap;
 
 use super::headers::is_override;
-use crate::policy::sections::model::{AllowOverride, Queue, Retry, Route};
+use crate::policy::sections::model::{AllowOverride, Queue, Retry, RoutePolicy};
 use crate::policy::yaml::units;
 use crate::proxy::downstream::problem::{Problem, ProblemKind};
 use crate::resilience::outcome::Idempotence;
@@ -33,7 +33,7 @@ impl Overrides {
     ///
     /// # Errors
     /// A 400 that names the header, its value, and what was expected.
-    pub fn read(headers: &HeaderMap, route: &Route) -> Result<Overrides, Problem> {
+    pub fn read(headers: &HeaderMap, route: &RoutePolicy) -> Result<Overrides, Problem> {
         let mut overrides = Overrides::default();
         for (name, value) in headers.iter().filter(|(name, _)| is_override(name)) {
             overrides.any = true;
