@@ -66,7 +66,7 @@ impl InFlightRequests {
         CoalesceRole::Lead(Leader { requests: Arc::clone(&self.0), key, request })
     }
 
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.0.lock().len()
     }
 }
@@ -177,7 +177,7 @@ mod tests {
         assert!(outcome.as_mut().poll(&mut cx).is_pending());
         first.finish(LeaderOutcome::Failed);
         assert!(matches!(outcome.as_mut().poll(&mut cx), Poll::Ready(LeaderOutcome::Failed)));
-        assert_eq!(requests.len(), 0);
+        assert_eq!(requests.count(), 0);
     }
 
     #[test]

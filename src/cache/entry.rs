@@ -224,7 +224,7 @@ impl CachedBody {
         CachedBody { response, next_frame: 0, skip: from, remaining }
     }
 
-    pub fn next(&mut self) -> Option<Bytes> {
+    pub fn next_piece(&mut self) -> Option<Bytes> {
         while !self.is_at_end() {
             let frame = self.response.frames.get(self.next_frame)?;
             self.next_frame += 1;
@@ -270,7 +270,7 @@ mod tests {
             frames: frames.iter().map(|frame| Bytes::from_static(frame.as_bytes())).collect(),
             length: frames.iter().map(|frame| frame.len() as u64).sum(),
             freshness: Freshness::fixed(now, whole, StaleWindows::default()),
-            variant: variant,
+            variant,
             requested_at: now,
         })
     }
@@ -288,7 +288,7 @@ mod tests {
             let expected: String =
                 "abcdefgh".chars().skip(from as usize).take((to - from) as usize).collect();
             assert_eq!(body.remaining(), expected.len() as u64);
-            let pieces: Vec<_> = std::iter::from_fn(|| body.next()).collect();
+            let pieces: Vec<_> = std::iter::from_fn(|| body.next_piece()).collect();
             assert_eq!(pieces.concat(), expected.as_bytes(), "{from}-{to}");
             assert!(pieces.iter().all(kept) && body.is_at_end());
         }

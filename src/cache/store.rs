@@ -238,7 +238,7 @@ impl ResponseCache {
             bytes: self.responses.weight(),
             max_bytes: self.max_bytes.load(Ordering::Relaxed),
             recording: self.recording.load(Ordering::Relaxed),
-            flights: self.in_flight.len(),
+            flights: self.in_flight.count(),
             evictions: self.evictions.get(),
             results: CacheResult::ALL.map(|result| self.results[result as usize].get()),
         }

@@ -7,7 +7,7 @@
 //! - [`redis`]: the connection, its URL, the scripts
 //! - [`sync`]: heartbeat and snapshot; [`stream`]: transitions, holds and overrides as they happen
 //! - [`breakers`], [`limits`], [`overrides`]: the calls for each kind of state
-//! - [`status`]: `/api/fleet`
+//! - [`status`] serves `/api/fleet`
 
 pub mod breakers;
 pub mod limits;

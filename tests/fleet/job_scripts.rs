@@ -15,7 +15,7 @@ use proptest::prelude::*;
 use tokio::task::LocalSet;
 
 use crate::support::fleet::{FLEET, key};
-use crate::support::{RedisServer, POLL_INTERVAL};
+use crate::support::{POLL_INTERVAL, RedisServer};
 
 const HOSTS: usize = 3;
 const JOBS: u64 = 6;

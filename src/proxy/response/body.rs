@@ -45,7 +45,7 @@ impl Body for ResponseBody {
             }
             ResponseBody::Stream(stream) => stream.poll_next(cx),
             ResponseBody::Cached(cached) => {
-                Poll::Ready(cached.next().map(|bytes| Ok(Frame::data(bytes))))
+                Poll::Ready(cached.next_piece().map(|bytes| Ok(Frame::data(bytes))))
             }
             ResponseBody::Follower(followed) => followed.poll_next(cx),
             ResponseBody::Recorded(recorded) => recorded.poll_next(cx),

@@ -87,7 +87,7 @@ impl ClientLoad {
         while self.busy < server.slots {
             let Some(id) = self.queue.pop_front() else { return };
             self.busy += 1;
-            let seconds = server.seconds * server.scatter.factor(self.draws.next());
+            let seconds = server.seconds * server.scatter.factor(self.draws.draw());
             self.ends.push(Reverse((self.nanos + (seconds * 1e9) as u64, id)));
         }
     }

@@ -2,8 +2,8 @@
 //!
 //! GCRA (ITU-T I.371), the token bucket kept as one instant: `full_at`, when everything taken
 //! will have come back. Taking moves it on by `amount / rate`; there is room while it is at
-//! most `(burst - amount) / rate` ahead of now. So over any span of `t` seconds at most `rate
-//! * t + burst` is taken, and since time is counted in whole nanoseconds, the wait that a
+//! most `(burst - amount) / rate` ahead of now. So over any span of `t` seconds at most
+//! `rate * t + burst` is taken, and since time is counted in whole nanoseconds, the wait that a
 //! rejection names is exact: a caller that waits that long succeeds, one nanosecond less and
 //! it does not.
 //!

@@ -197,7 +197,7 @@ impl Stock {
 pub struct RandomDraws(pub u64);
 
 impl RandomDraws {
-    pub fn next(&mut self) -> f64 {
+    pub fn draw(&mut self) -> f64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -206,11 +206,11 @@ impl RandomDraws {
     }
 
     fn between(&mut self, (from, to): (f64, f64)) -> f64 {
-        from + (to - from) * self.next()
+        from + (to - from) * self.draw()
     }
 
     fn length(&mut self, (from, to): (Duration, Duration)) -> Duration {
-        from + (to - from).mul_f64(self.next())
+        from + (to - from).mul_f64(self.draw())
     }
 }
 
@@ -336,7 +336,7 @@ impl<P: Pacer> Run<'_, P> {
         self.waiting.pop_front();
         self.figures.sent += 1;
         let took = self.draws.length(self.provider.took);
-        let there = now + took.mul_f64(0.1 * self.draws.next());
+        let there = now + took.mul_f64(0.1 * self.draws.draw());
         let id = self.number;
         let reply_at = now + took;
         let flight = Flight { tokens, ticket: Some(ticket), reply: None, reply_at };
@@ -398,7 +398,7 @@ impl<P: Pacer> Run<'_, P> {
             self.figures.throttled += 1;
             self.waiting.push_front(flight.tokens);
         }
-        let draw = self.draws.next();
+        let draw = self.draws.draw();
         self.pacer.reply_received(ticket, &reply, now, draw);
     }
 }
