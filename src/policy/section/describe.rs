@@ -47,13 +47,14 @@ pub struct Reference {
 }
 
 impl Reference {
-    /// Describes a section, once.
+    /// Describes a section, once; its name is that of the type without the suffix `Policy`.
     pub fn section(
         &mut self,
         name: &'static str,
         text: &[&str],
         keys: impl FnOnce(&mut Self) -> Vec<KeyText>,
     ) -> ValueShape {
+        let name = name.strip_suffix("Policy").unwrap_or(name);
         if !self.order.contains(&name) {
             self.order.push(name);
             let keys = keys(self);
