@@ -1,9 +1,9 @@
 //! Sharing of jobs between the hosts of a fleet (docs/design/queue.md "Shared jobs").
 //!
-//! - [`ownership`]: whether this host may run one of its jobs now.
-//! - [`publisher`]: publishes this host's jobs to Redis, and removes those that are final.
-//! - [`results`]: fetches the results of jobs that ran on other hosts.
-//! - [`redis`]: the calls to Redis, one script each.
+//! - `ownership`: whether this host may run one of its jobs now.
+//! - `publisher`: publishes this host's jobs to Redis, and removes those that are final.
+//! - `results`: fetches the results of jobs that ran on other hosts.
+//! - `redis`: the calls to Redis, one script each.
 
 pub(super) mod codec;
 pub(super) mod descriptor;

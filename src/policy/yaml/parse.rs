@@ -1,7 +1,7 @@
 //! Parses YAML into the tree, with the checks that concern the text alone.
 //!
-//! A file has one document, no duplicate key, no nesting deeper than [`DEPTH`], no alias inside its
-//! own anchor, and at most [`NODES`] values after aliases are expanded, so that a few lines cannot
+//! A file has one document, no duplicate key, no nesting deeper than `DEPTH`, no alias inside its
+//! own anchor, and at most `NODES` values after aliases are expanded, so that a few lines cannot
 //! become gigabytes. Every violation but a duplicate key ends the parsing of that file; other files
 //! are still parsed.
 //!
