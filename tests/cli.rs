@@ -216,6 +216,42 @@ fn explain_states_that_a_route_takes_no_jobs_or_has_no_queue() {
     line(&finished.out, &["queue: none", "p.yaml:6"]);
 }
 
+const DETAILED: &str = r#"version: 1
+providers:
+  one:
+    url: https://one.test
+    auth: { header: { name: x-api-key, value: "${env:CLI_TEST_KEY}" } }
+    headers: { set: { x-team: search }, remove: [x-trace] }
+    models: { small: small-2026 }
+    rewrite: { path: { from: ^/v1, to: /v2 }, body: { set: { /user: sidecar } } }
+    classify: [ { status: 400, json: { /error/code: too_long }, as: too_large } ]
+    tls: { server_name: other.test }
+    proxy: http://proxy.test:3128
+routes: [ { name: all, providers: [one] } ]
+"#;
+
+#[test]
+fn explain_shows_every_setting_of_a_provider() {
+    let folder = policy(DETAILED);
+    let path = folder.path().to_str().unwrap();
+    let finished = outrigger(&["explain", "GET", "/x", "--policies", path]);
+    assert_eq!(finished.code, 0, "{}", finished.err);
+    for expected in [
+        "x-api-key",
+        "env:CLI_TEST_KEY",
+        "x-team",
+        "x-trace",
+        "small-2026",
+        "/v2",
+        "/user",
+        "too_long",
+        "other.test",
+        "proxy.test:3128",
+    ] {
+        assert!(finished.out.contains(expected), "no `{expected}` in:\n{}", finished.out);
+    }
+}
+
 #[test]
 fn explain_lists_fallbacks_after_providers() {
     let finished = explain(&["POST", "https://any.test/v1/chat/x"]);
