@@ -1,7 +1,7 @@
 //! Synchronises breakers and holds with the fleet.
 //!
 //! Each call is a task of its own, so a slow reply delays no other. A reply carries the shared state
-//! of the breaker, so the caller knows at once what the stream tells the other hosts.
+//! of the breaker, so the caller knows at once what the stream reports to the other hosts.
 
 use std::rc::Rc;
 use std::sync::Arc;

@@ -107,7 +107,7 @@ fn an_override_lasts_for_its_duration_and_an_hour_by_default() {
     assert!(line.contains("a drill") && line.contains("audit"), "{line}");
     let events = api(&sidecar, "/api/circuit-breakers")["events"].to_string();
     assert!(
-        events.contains("entered: by hand: a drill") && events.contains("left by override"),
+        events.contains("entered: manual override: a drill") && events.contains("left by override"),
         "{events}"
     );
 }
@@ -195,7 +195,7 @@ fn a_webhook_is_notified_of_entry_and_exit_at_most_once_a_minute() {
     let again = hook.last();
     let entered = verified_payload(&again, "a-secret-of-the-hook");
     assert_eq!((&entered["mode"], &entered["state"]), (&json!("brownout"), &json!("entered")));
-    assert_eq!(entered["cause"], "by hand, by ann: a drill");
+    assert_eq!(entered["cause"], "manual override, by ann: a drill");
     assert!(entered["text"].as_str().is_some_and(|text| text.starts_with("brownout entered on ")));
     assert_eq!(hook.requests()[0].headers.get("webhook-id"), again.headers.get("webhook-id"));
     let shed = sidecar.send(&chat().header("x-outrigger-priority", "low"));
@@ -216,7 +216,10 @@ fn a_webhook_is_notified_of_entry_and_exit_at_most_once_a_minute() {
     assert!(began.elapsed() >= Duration::from_secs(60), "{:?}", began.elapsed());
     let left = verified_payload(&hook.last(), "a-secret-of-the-hook");
     assert_eq!((&left["state"], &left["skipped_changes"]), (&json!("left"), &json!(2)));
-    assert_eq!((&left["impact"]["shed"], &left["cause"]), (&json!(1), &json!("by hand: again")));
+    assert_eq!(
+        (&left["impact"]["shed"], &left["cause"]),
+        (&json!(1), &json!("manual override: again"))
+    );
     assert!(left["duration_seconds"].as_f64().is_some_and(|seconds| seconds > 0.0));
     assert_eq!(
         (hook.count(), notifications("failed"), notifications("sent")),

@@ -82,10 +82,10 @@ impl EpisodeCause {
         let AuditNote { by, reason, .. } = &self.note;
         match (self.by.as_str(), by.is_empty(), reason.is_empty()) {
             ("condition", ..) => met.join(", "),
-            (_, true, true) => "by hand".to_owned(),
-            (_, true, false) => format!("by hand: {reason}"),
-            (_, false, true) => format!("by hand, by {by}"),
-            (_, false, false) => format!("by hand, by {by}: {reason}"),
+            (_, true, true) => "manual override".to_owned(),
+            (_, true, false) => format!("manual override: {reason}"),
+            (_, false, true) => format!("manual override, by {by}"),
+            (_, false, false) => format!("manual override, by {by}: {reason}"),
         }
     }
 }

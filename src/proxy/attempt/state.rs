@@ -32,7 +32,7 @@ pub struct Attempts {
     pub(super) timed_out: Vec<EndpointIndex>,
     /// Set for a hedge: the endpoint of the attempt that it races with.
     pub(super) hedge_of: Option<EndpointIndex>,
-    /// Tells a hedge where the attempt is that it races with.
+    /// Informs a hedge about the endpoint of the attempt that it races with.
     pub(super) location: Option<Rc<Cell<EndpointIndex>>>,
     /// Those of the tier that was looked at last.
     pub(super) circuits: RefCell<Option<(usize, Circuits)>>,
@@ -108,7 +108,7 @@ impl Attempts {
         }
     }
 
-    /// Tells a hedge that the attempt moved to another endpoint.
+    /// Informs a hedge that the attempt moved to another endpoint.
     pub(super) fn move_to(&self, endpoint: EndpointIndex) {
         if let Some(location) = &self.location {
             location.set(endpoint);
