@@ -167,7 +167,7 @@ fn server(check: &mut Checker<'_>) -> Server {
     let Some(first) = all.next() else { return defaults() };
     for second in all {
         check.report(second, |tree| {
-            let message = "`server` stands in two files: expected it in one at most";
+            let message = "`server` is set in two files: set it in one file only";
             tree.on_key(second, message).with(tree, first, "first defined here")
         });
     }
@@ -312,7 +312,7 @@ fn routes(check: &mut Checker<'_>) -> (Vec<(NodeId, RoutePolicy)>, usize) {
     (found, disabled)
 }
 
-/// ProviderSection that modes of a route may use and that are not its own.
+/// The providers that a route's modes may use besides the route's own.
 fn used(route: &RoutePolicy, modes: &[Declared<Degradation>]) -> Vec<usize> {
     let own = route.own_providers();
     let mut found = Vec::new();

@@ -160,7 +160,7 @@ metrics! {
     not_replayable: series Counter [ReasonLabels], "Request bodies that could not be kept for another attempt, by reason";
     hedges: series Counter [ReasonLabels], "Hedged attempts, by result";
     interrupted_streams: series Counter [ReasonLabels], "Responses that broke after their first byte, by reason";
-    stream_continuations: series Counter [ReasonLabels], "Interrupted streams that another provider was asked to continue, by result";
+    stream_continuations: series Counter [ReasonLabels], "Attempts to continue an interrupted stream at another provider, by result";
     stream_events_dropped: series Counter [RouteLabels], "Stream events that could not be parsed";
     tokens: series Counter [TokenLabels], "Tokens as reported in responses";
     cost: series CostCounter [CostLabels], "Cost of the tokens at the prices of the policy";
@@ -177,7 +177,7 @@ metrics! {
     breaker_state: family Level [BreakerLabels], "0 closed, 1 half-open, 2 open";
     breaker_transitions: series Counter [TransitionLabels], "State changes of a breaker, by cause";
     breaker_rejections: family Counter [BreakerLabels], "Attempts that a breaker rejected (in shadow mode: would have rejected)";
-    holds: series Counter [EndpointLabels], "Holds: an endpoint asked to wait (Retry-After)";
+    holds: series Counter [EndpointLabels], "Holds started, for example by Retry-After";
     held_credentials: family Level [EndpointLabels], "Credentials on hold now";
 
     queue_waiting_requests: family Level [ClassLabels], "Requests waiting in a queue, by class";
@@ -212,7 +212,7 @@ metrics! {
     policy_reloads: family Counter [ReloadLabels], "Policy reloads, by result";
     policy_valid: single Level, "1 when the policy files as they are now are in force, 0 when they were rejected";
     connections: single Level, "Open connections of the application";
-    connections_rejected: single Counter, "Connections beyond server.connections";
+    connections_rejected: single Counter, "Connections rejected because server.connections was reached";
     buffered_bytes: single Level, "Bytes in all replay and response buffers";
     access_log_lines_dropped: single Counter, "Access-log lines that could not be written";
     admin_changes: family Counter [AdminLabels], "Manual overrides, and admin requests that were rejected";

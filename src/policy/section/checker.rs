@@ -118,7 +118,7 @@ impl<'a> Checker<'a> {
     }
 
     pub fn unknown_word(&mut self, node: NodeId, word: &str, known: &[&str]) {
-        let message = format!("unknown word `{word}`: expected {}", listed(known.iter().copied()));
+        let message = format!("unknown value `{word}`: expected {}", listed(known.iter().copied()));
         let label = did_you_mean(word, known.iter().copied());
         self.unreadable(node, |tree| tree.on_value(node, message).label(label));
     }

@@ -39,7 +39,7 @@ section! {
     /// One of these keys; or the word `passthrough`, for the application's own credentials, or `none`.
     #[derive(Clone, Debug)]
     pub struct AuthKeys, finish one_kind {
-        /// Sent as `Authorization: Bearer`: `${env:NAME}` or `${file:PATH}`; several are used side by side.
+        /// Sent as `Authorization: Bearer`: `${env:NAME}` or `${file:PATH}`; with several, requests are distributed over them.
         bearer: Vec<Resolved> as OneOrMany<Resolved>;
         /// Sent in a header of its own.
         header: Option<AuthHeader>;
@@ -54,7 +54,7 @@ section! {
     pub struct AuthHeader, finish at_least_one {
         /// The name of the header.
         name: HeaderName as HeaderKey, like "x-api-key";
-        /// `${env:NAME}` or `${file:PATH}`; several are used side by side.
+        /// `${env:NAME}` or `${file:PATH}`; with several, requests are distributed over them.
         value: Vec<Resolved> as Required<OneOrMany<Resolved>>, like "\"${env:API_KEY}\"";
     }
 }

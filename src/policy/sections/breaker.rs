@@ -45,7 +45,7 @@ section! {
         ramp: Duration = 10 * SECOND, in Duration::ZERO..=HOUR;
         /// `shadow` counts and reports, but rejects nothing.
         mode: EnforcementMode = EnforcementMode::Enforce;
-        /// When the hosts of a fleet open it together, through Redis; `false`: each host by itself.
+        /// Whether the hosts of a fleet share this breaker through Redis, and the quorum that opens it. `false`: each host decides alone.
         shared: Option<Quorum> as SharedQuorum = Quorum::absent();
     }
     computed {

@@ -208,7 +208,7 @@ text_form! {
             let name = check.tree.text(node).unwrap_or_default();
             let breaker = check.declared(&["providers", name, "breaker"]);
             if breaker.and_then(|at| check.tree.text(at)) == Some("none") {
-                check.error(node, format!("`{name}` has `breaker: none`, so none ever opens"));
+                check.error(node, format!("`{name}` has `breaker: none`, so this condition is never met"));
             }
             Some(provider)
         }

@@ -128,7 +128,7 @@ pub fn describe(out: &mut Reference) -> Vec<KeyText> {
         key("providers", "Upstream APIs, by name.", map(ProviderPolicy::describe(out))),
         key(
             "routes",
-            "Which requests go where; the first route that matches takes a request.",
+            "Maps requests to providers. The first matching route handles the request.",
             ValueShape::List(Box::new(RoutePolicy::describe(out))),
         ),
         key("retries", "When an attempt is repeated, by name.", map(Retry::describe(out))),

@@ -95,9 +95,9 @@ section! {
         concurrency: u32 = 1024, in 1..=1_000_000;
         /// Whether the limit moves below `concurrency` with latency.
         adaptive: bool = false;
-        /// Attempts in a time: `500/min`, or `{ rate: 500/min, burst: 20 }`. The burst is by default the requests of one second, at least 1.
+        /// Attempts per time unit: `500/min`, or `{ rate: 500/min, burst: 20 }`. The burst is by default the requests of one second, at least 1.
         requests: Option<RatePolicy> as OrNone<RequestRate>;
-        /// Tokens in a time, estimated on admission and corrected by the response's usage: `200k/min`, or `{ rate: 200k/min, burst: 50k }`. The burst is by default a tenth of the written amount, at least 1.
+        /// Tokens per time unit, estimated on admission and corrected by the response's usage: `200k/min`, or `{ rate: 200k/min, burst: 50k }`. The burst is by default a tenth of the written amount, at least 1.
         tokens: Option<RatePolicy> as OrNone<TokenRate>;
         /// Whether attempts are paced by the remaining quota in the provider's own `x-ratelimit-*` headers.
         follow_headers: bool = true;
@@ -151,7 +151,7 @@ section! {
     /// One of several endpoints.
     #[derive(Clone, Debug)]
     pub struct EndpointKeys {
-        /// Part of the keys of its state.
+        /// The endpoint's name in state keys and metrics.
         name: Option<String> as Option<EndpointName> = None => "the URL's host:port";
         /// Its path is put before the path of each request.
         url: Url, like "https://api.example.com";

@@ -31,7 +31,7 @@ section! {
         max_attempts: u32 = 3, in 1..=100;
         /// After that, attempts at each of `fallback`.
         fallback_attempts: u32 = 1, in 1..=100;
-        /// A wait of up to this is spent on `providers`; a longer one moves to `fallback`.
+        /// The longest wait for a provider in `providers`. If the wait would be longer, the request moves to `fallback`.
         patience: Duration = 5 * SECOND, in Duration::ZERO..=HOUR;
         /// Delay before the first retry at the same endpoint.
         initial_delay: Duration = 100 * MS, in Duration::ZERO..=HOUR;
@@ -58,13 +58,13 @@ section! {
     /// A limit on all attempts of a route beyond the first of each request.
     #[derive(Clone, Debug, PartialEq)]
     pub struct Budget {
-        /// RetrySection for each first attempt.
+        /// Retries allowed for each first attempt.
         ratio: f64 as Share = 0.2;
-        /// RetrySection a second that are always allowed.
+        /// Retries per second that are always allowed.
         min_per_second: f64 = 1.0, in 0.0..=100_000.0;
         /// The time over which both are counted.
         window: Duration = 10 * SECOND, in SECOND..=HOUR;
-        /// The cost of retries and hedges in a time, by the prices of the providers.
+        /// Limit on the cost of retries and hedges per time unit, at the providers' prices.
         cost: Option<Cost> as OrNone<Cost>;
     }
 }

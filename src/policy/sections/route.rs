@@ -25,7 +25,7 @@ use crate::resilience::outcome::{AttemptClass, ClassSet, Idempotence};
 use crate::resilience::retry::hedge::HedgePolicy;
 
 section! {
-    /// Which requests go where; the first route that matches takes a request.
+    /// Maps requests to providers. The first matching route handles the request.
     #[derive(Clone, Debug)]
     pub struct RoutePolicy, finish fallback_after_others {
         /// Its name, in logs and metrics.
@@ -42,7 +42,7 @@ section! {
         balance: BalanceAlgorithm = BalanceAlgorithm::Latency;
         /// Requests with the same value of a header go to the same address.
         affinity: Option<Affinity>;
-        /// ProviderSection that are used in this order when none of `providers` can take the attempt, or their attempts are spent.
+        /// Providers to try, in this order, when no provider in `providers` can take the attempt, or when their attempts are used up.
         fallback: Vec<usize> as Fallback;
         /// Outcomes that move to `fallback`.
         fallback_on: ClassSet as FallbackOn = ClassSet::of(FALLBACK_ON);
@@ -71,7 +71,7 @@ section! {
         retry: Retry = Retry::none();
         /// The queue takes jobs of this route.
         durable: bool = false;
-        /// ProviderSection that a mode of `degrade` may use and that are not its own. Indices into `Policy::providers`.
+        /// Providers that a mode in `degrade` may use besides the route's own. Indices into `Policy::providers`.
         used: Vec<usize> = Vec::new();
     }
 }

@@ -13,7 +13,7 @@ section! {
     pub struct Server {
         /// Connections beyond this receive 503 and are closed.
         connections: usize = 10_000, in 1..=1_000_000;
-        /// Memory of all replay and stream buffers together: three quarters for the bytes they hold, the rest for what holding them costs.
+        /// Memory of all replay and stream buffers together: three quarters hold body bytes, the rest is reserved for overhead.
         buffered: u64 as Size = 256 << 20, in 1 << 20..=1 << 40;
         /// The largest head of a request.
         header_bytes: usize as Size = 64 << 10, in 8 << 10..=1 << 20;
@@ -29,7 +29,7 @@ section! {
         access_log: AccessLog;
         /// After SIGTERM: how long the sidecar reports not ready and still accepts connections.
         drain_delay: Duration = Duration::ZERO, in Duration::ZERO..=DAY;
-        /// After that: how long requests may take to finish.
+        /// After `drain_delay`: how long requests may take to finish.
         drain_timeout: Duration = 30 * SECOND, in Duration::ZERO..=DAY;
     }
 }

@@ -85,7 +85,7 @@ pub fn share(text: &str) -> Result<f64, String> {
     match split_number(number) {
         Some((number, "")) if number <= whole => Ok(number / whole),
         Some((_, "")) => {
-            Err(format!("`{text}` is more than the whole: expected a share, like `0.2` or `20%`"))
+            Err(format!("`{text}` is more than 100%: expected a share, like `0.2` or `20%`"))
         }
         _ => Err(format!(
             "`{text}` is not a share: expected a number from 0 to 1, like `0.2` or `20%`"
@@ -104,7 +104,7 @@ pub fn number(text: &str) -> Result<f64, String> {
 /// Three capital letters.
 pub type Currency = [char; 3];
 
-/// An amount of money in a time.
+/// An amount of money per time unit.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Spend {
     pub amount: f64,
@@ -124,7 +124,7 @@ pub fn currency(text: &str) -> Result<Currency, String> {
 pub fn spend(text: &str) -> Result<Spend, String> {
     let wrong = || {
         format!(
-            "`{text}` is not a cost in a time: expected an amount, a currency and s, min, h or day, like `5 USD/h`"
+            "`{text}` is not a cost per time: expected an amount, a currency and a time unit (s, min, h or day), like `5 USD/h`"
         )
     };
     let (money, span) = text.split_once('/').ok_or_else(wrong)?;
@@ -136,7 +136,7 @@ pub fn spend(text: &str) -> Result<Spend, String> {
     })
 }
 
-/// A number in a time.
+/// A number per time unit.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rate {
     pub amount: u64,
@@ -259,7 +259,7 @@ mod tests {
         {
             assert!(size(text).is_err(), "{text}");
         }
-        assert!(share("120%").unwrap_err().contains("more than the whole"));
+        assert!(share("120%").unwrap_err().contains("more than 100%"));
         assert!(count("1.5").is_err() && share("x").is_err() && share("-0.1").is_err());
     }
 

@@ -34,7 +34,7 @@ pub struct Selection {
     pub started: Instant,
 }
 
-/// RejectReason no endpoint of a tier can be selected: all obstacles of its candidates together.
+/// Why no endpoint of a tier can be selected: all obstacles of its candidates together.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Unavailable {
     /// The shortest wait that helps: a backoff, a hold, a ramp or a rate.
@@ -78,7 +78,7 @@ struct Candidate<'a> {
 /// Selects an endpoint of a tier.
 ///
 /// # Errors
-/// RejectReason none is available.
+/// The reason why none is available.
 pub fn select_endpoint(
     request: &ProxyRequest,
     route: &Route,
@@ -257,7 +257,7 @@ fn check_capacity(
 /// Whether an endpoint of a provider could be selected now in the request's tier.
 ///
 /// # Errors
-/// RejectReason none is available.
+/// The reason why none is available.
 pub fn check_provider(
     request: &ProxyRequest,
     route: &Route,

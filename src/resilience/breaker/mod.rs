@@ -98,7 +98,7 @@ impl BreakerPermit {
     }
 }
 
-// === impl Breaker ===
+// === impl LocalBreaker ===
 
 impl LocalBreaker {
     pub fn new(policy: BreakerPolicy) -> Self {
