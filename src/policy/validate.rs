@@ -107,7 +107,7 @@ fn resolve_routes(
 ) {
     for (_, route) in routes {
         route.retry = retry_at(retries, route.retry_index);
-        route.used = used(route, modes);
+        route.used = degradation_providers(route, modes);
     }
 }
 
@@ -313,7 +313,7 @@ fn routes(check: &mut Checker<'_>) -> (Vec<(NodeId, RoutePolicy)>, usize) {
 }
 
 /// The providers that a route's modes may use besides the route's own.
-fn used(route: &RoutePolicy, modes: &[Declared<Degradation>]) -> Vec<usize> {
+fn degradation_providers(route: &RoutePolicy, modes: &[Declared<Degradation>]) -> Vec<usize> {
     let own = route.own_providers();
     let mut found = Vec::new();
     for action in route.degrade.iter().flat_map(|index| &modes[*index].value.actions) {

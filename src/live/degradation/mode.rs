@@ -170,7 +170,7 @@ impl Modes {
         if rules.episode.is_none() {
             return;
         }
-        cell.left(&mut rules, "removed", now);
+        cell.leave(&mut rules, "removed", now);
         drop(rules);
         self.settle();
     }
@@ -201,7 +201,7 @@ impl Modes {
                 }
                 episodes.1.push_back(episode);
             }
-            Some(TriggerChange::Left(by)) => cell.left(&mut rules, by.as_str(), now),
+            Some(TriggerChange::Left(by)) => cell.leave(&mut rules, by.as_str(), now),
         }
         drop(rules);
         self.settle();
@@ -336,7 +336,7 @@ impl ModeCell {
         episode
     }
 
-    fn left(&self, rules: &mut ModeState, by: &'static str, now: Instant) {
+    fn leave(&self, rules: &mut ModeState, by: &'static str, now: Instant) {
         self.in_force.store(false, Ordering::Release);
         let Some(episode) = rules.episode.take() else { return };
         rules.changes += 1;

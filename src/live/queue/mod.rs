@@ -105,7 +105,7 @@ impl QueueLive {
         });
     }
 
-    pub(crate) fn left(&self, class: usize) {
+    pub(crate) fn record_departure(&self, class: usize) {
         self.class(class).into_iter().for_each(|class| {
             class.waiting.dec();
         });

@@ -323,6 +323,6 @@ impl Drop for WaitTicket {
                 state.count(&waiting.providers, -1);
             }
         });
-        self.queue.left(self.class);
+        self.queue.record_departure(self.class);
     }
 }

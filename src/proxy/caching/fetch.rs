@@ -87,14 +87,14 @@ pub async fn forward(
             Ok(revalidated(request, cache, fetch, &stored, &response, start))
         }
         (Ok(response), _) if !is_error(response.head.status) => {
-            Ok(recorded(request, cache, fetch, response, start))
+            Ok(record_while_sending(request, cache, fetch, response, start))
         }
         (outcome, found) => {
             let landed = leader_outcome(request, &outcome);
             let outcome = stale_or(request, cache, found.as_ref(), outcome);
             match outcome {
                 Ok(response) if !response.is_local => {
-                    Ok(recorded(request, cache, fetch, response, start))
+                    Ok(record_while_sending(request, cache, fetch, response, start))
                 }
                 outcome => {
                     land(fetch.lead, landed);
@@ -230,7 +230,7 @@ fn revalidated(
     record_result(request, cache, CacheResult::Revalidated);
     let Fetch { lookup, lead, why, .. } = fetch;
     let mut served = Arc::clone(stored);
-    if let Some(anew) = anew(request, cache, stored, response, start.requested_at) {
+    if let Some(anew) = refresh_stored(request, cache, stored, response, start.requested_at) {
         served = Arc::new(anew.clone());
         if !lookup.control.no_store && !request.is_degraded {
             cache.live.put(lookup.key, anew, start.generation);
@@ -247,7 +247,7 @@ fn revalidated(
 }
 
 /// The stored response refreshed by a 304; `None` if it may no longer be stored.
-fn anew(
+fn refresh_stored(
     request: &ProxyRequest,
     cache: &RouteCache,
     stored: &CachedResponse,
@@ -282,7 +282,7 @@ fn received(status: StatusCode, headers: &HeaderMap, requested_at: Instant) -> R
 }
 
 /// Records the response while it is sent, if it may be stored.
-fn recorded(
+fn record_while_sending(
     request: &mut ProxyRequest,
     cache: &RouteCache,
     fetch: Fetch,

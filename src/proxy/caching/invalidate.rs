@@ -30,7 +30,9 @@ pub fn changed(request: &ProxyRequest, route: &Route, outcome: &DispatchOutcome)
     invalidations.record(&key::uri(secret, request.head.headers(), client_uri(request)), now);
     for name in [LOCATION, CONTENT_LOCATION] {
         let value = response.head.headers.get(name);
-        if let Some(target) = value.and_then(|value| here(value, &host, client_uri(request))) {
+        if let Some(target) =
+            value.and_then(|value| same_host_target(value, &host, client_uri(request)))
+        {
             invalidations.record(&key::at(secret, &host, &target), now);
         }
     }
@@ -45,11 +47,11 @@ fn client_uri(request: &ProxyRequest) -> &Uri {
 pub fn is_here(request: &ProxyRequest, reference: &HeaderValue) -> bool {
     let host = key::host(request.head.headers(), client_uri(request));
     let whole = client_uri(request).path_and_query().map_or("/", |target| target.as_str());
-    here(reference, &host, client_uri(request)).is_some_and(|target| target == whole)
+    same_host_target(reference, &host, client_uri(request)).is_some_and(|target| target == whole)
 }
 
 /// The path and query of a reference to this host (RFC 3986, 5.2, without dot segments).
-fn here(value: &HeaderValue, host: &[u8], base: &Uri) -> Option<String> {
+fn same_host_target(value: &HeaderValue, host: &[u8], base: &Uri) -> Option<String> {
     let text = value.to_str().ok()?.split('#').next()?;
     if let Some((scheme, rest)) = text.split_once("://")
         && scheme.bytes().all(|b| b.is_ascii_alphanumeric())
@@ -73,7 +75,7 @@ mod tests {
     #[test]
     fn a_reference_is_resolved_where_it_is_of_this_host() {
         let base: Uri = "/a/b?q".parse().expect("a path");
-        let here = |text: &str| here(&text.parse().expect("a value"), b"app:80", &base);
+        let here = |text: &str| same_host_target(&text.parse().expect("a value"), b"app:80", &base);
         assert_eq!(here("/x?y#z").as_deref(), Some("/x?y"));
         assert_eq!(here("c").as_deref(), Some("/a/c"));
         assert_eq!(here("http://APP:80/x").as_deref(), Some("/x"));

@@ -30,7 +30,7 @@ pub fn begin(
     }
     let key = stored.variant.narrow(&lookup.key, request.head.headers(), &cache.live.secret);
     let CoalesceRole::Lead(lead) = cache.live.in_flight.join(key) else { return };
-    let Some(mut request) = beside(request) else { return };
+    let Some(mut request) = detached_request(request) else { return };
     let found = Some(Arc::clone(stored));
     let fetch =
         Fetch { lookup: lookup.clone(), found, lead: Some(lead), why: ForwardReason::Stale };
@@ -44,7 +44,7 @@ pub fn begin(
 }
 
 /// A copy of the request without a client.
-fn beside(request: &ProxyRequest) -> Option<Box<ProxyRequest>> {
+fn detached_request(request: &ProxyRequest) -> Option<Box<ProxyRequest>> {
     let (worker, client) = (&request.worker, request.worker.clients.detached());
     let (method, uri, now) =
         (request.head.method().clone(), request.head.uri().clone(), clock::now());

@@ -98,7 +98,7 @@ async fn accept(
             }
             Ok(pending(id, JobState::Ready))
         }
-        EnqueueResult::Known(id, state) => again(store, id, state, principal).await,
+        EnqueueResult::Known(id, state) => respond_to_duplicate(store, id, state, principal).await,
         EnqueueResult::OtherRequest => Err(Problem::new(
             ProblemKind::IdempotencyKeyReused,
             "an earlier request with this key had another method, path or body (give each request its own key)",
@@ -149,7 +149,12 @@ fn new_job(
         flow: preference.flow,
         principal: principal(store, request.head.headers()),
         key,
-        request: StoredRequest { method, uri, headers: kept(request.head.headers()), body },
+        request: StoredRequest {
+            method,
+            uri,
+            headers: encode_stored_headers(request.head.headers()),
+            body,
+        },
         callback: preference.callback,
         expires: now.after(durable.expire),
         keep: durable.keep_result,
@@ -176,7 +181,7 @@ fn not_whole(request: &ProxyRequest) -> Problem {
 }
 
 /// The response for a job that was enqueued before with the same Idempotency-Key.
-async fn again(
+async fn respond_to_duplicate(
     store: &Store,
     id: JobId,
     state: Option<JobState>,
@@ -245,7 +250,7 @@ fn fingerprint(method: &str, uri: &str, body: &[u8]) -> [u8; 32] {
 }
 
 /// The headers to store, without credentials and hop-by-hop headers.
-fn kept(headers: &HeaderMap) -> Vec<u8> {
+fn encode_stored_headers(headers: &HeaderMap) -> Vec<u8> {
     let goes = |name: &HeaderName| {
         !headers::CREDENTIALS.contains(name) && !headers::FRAMES.contains(name) && *name != PREFER
     };

@@ -166,7 +166,7 @@ impl Admitted {
             return failed(class, why);
         }
         let retry_after = quota_headers::retry_after(&head.headers, clock::wall);
-        let (body, cut) = match whole(body, max_result).await {
+        let (body, cut) = match read_body_up_to(body, max_result).await {
             Ok(body) => body,
             Err(why) => return RunOutcome::Failed(format!("{to}: {why}")),
         };
@@ -199,7 +199,7 @@ fn failed(class: AttemptClass, why: String) -> RunOutcome {
 }
 
 /// The body up to `most` bytes, and whether it is longer.
-async fn whole(mut body: ResponseBody, most: u64) -> Result<(Bytes, bool), String> {
+async fn read_body_up_to(mut body: ResponseBody, most: u64) -> Result<(Bytes, bool), String> {
     let mut kept = BytesMut::new();
     let mut cut = false;
     while let Some(frame) = body.frame().await {
