@@ -1,7 +1,7 @@
 //! The policy language as users meet it: what is refused, where that is shown, what loads.
 //!
 //! Each file or folder under `tests/policy/` is one policy; beside it stands what is said about
-//! it. `INSTA_UPDATE=always cargo test --test policy` writes these anew, to be read before they
+//! it. `INSTA_UPDATE=always cargo test --test policy` rewrites them, to be read before they
 //! are kept.
 
 #![allow(clippy::unwrap_used)]

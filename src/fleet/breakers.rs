@@ -22,7 +22,7 @@ use crate::resilience::breaker::{BreakerPolicy, StateKind};
 
 /// Lifetime of a vote; it is repeated before.
 const VOTE_LASTS_MS: u64 = 9_000;
-/// A breaker that was closed for this long counts its trips anew.
+/// A breaker that stays closed for this long resets its trip count.
 const RESET_MS: u64 = 60_000;
 /// Jitter of the open time, as of a local breaker.
 const JITTER: f64 = 0.2;

@@ -238,7 +238,7 @@ fn a_reopened_write_connection_syncs_too() {
                 Ok((number(db, "synchronous")?, number(db, "foreign_keys")?, mode))
             };
             let settings = store.0.writer.write(read).await.expect("settings");
-            assert_eq!(settings, (2, 1, "wal".to_owned()), "opened anew: {again}");
+            assert_eq!(settings, (2, 1, "wal".to_owned()), "reopened: {again}");
             let fails = |db: &Connection| db.execute("no statement", []);
             store.0.writer.write(fails).await.expect_err("an error");
         }

@@ -37,45 +37,28 @@ const CHANGES: [f64; 10] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 192.0, 
 trait MetricKind {
     const NAME: &'static str;
     /// Appended to the name when the metric is exported.
-    const SUFFIX: &'static str = "";
+    const SUFFIX: &'static str;
     fn create() -> Self;
 }
 
-impl MetricKind for Counter {
-    const NAME: &'static str = "counter";
-    const SUFFIX: &'static str = "_total";
-    fn create() -> Self {
-        Self::default()
-    }
+macro_rules! metric_kinds {
+    ($($metric:ty: $name:literal, $suffix:literal, $create:expr;)*) => {$(
+        impl MetricKind for $metric {
+            const NAME: &'static str = $name;
+            const SUFFIX: &'static str = $suffix;
+            fn create() -> Self {
+                $create
+            }
+        }
+    )*};
 }
 
-impl MetricKind for CostCounter {
-    const NAME: &'static str = "counter";
-    const SUFFIX: &'static str = "_total";
-    fn create() -> Self {
-        Self::default()
-    }
-}
-
-impl MetricKind for Level {
-    const NAME: &'static str = "gauge";
-    fn create() -> Self {
-        Self::default()
-    }
-}
-
-impl MetricKind for Ratio {
-    const NAME: &'static str = "gauge";
-    fn create() -> Self {
-        Self::default()
-    }
-}
-
-impl MetricKind for Histogram {
-    const NAME: &'static str = "histogram";
-    fn create() -> Self {
-        Histogram::new(SECONDS)
-    }
+metric_kinds! {
+    Counter: "counter", "_total", Counter::default();
+    CostCounter: "counter", "_total", CostCounter::default();
+    Level: "gauge", "", Level::default();
+    Ratio: "gauge", "", Ratio::default();
+    Histogram: "histogram", "", Histogram::new(SECONDS);
 }
 
 /// One row of the table, for the reference.

@@ -61,6 +61,14 @@ pub trait Bounded<M>: Form<M> {
     fn limits(bounds: &RangeInclusive<Self::Value>) -> String;
 }
 
+/// Reads a map: reports its unknown keys, then reads the known ones.
+pub fn read_map<T: Form>(node: NodeId, check: &mut Checker<'_>) -> Option<T> {
+    let mut keys = Vec::new();
+    T::keys(&mut keys);
+    check.map(node, &keys)?;
+    T::read_keys(node, check)
+}
+
 /// A section of which every key has a default.
 ///
 /// # Panics

@@ -101,10 +101,7 @@ macro_rules! section {
                 node: $crate::policy::yaml::tree::NodeId,
                 check: &mut $crate::policy::section::Checker<'_>,
             ) -> Option<Self> {
-                let mut keys = Vec::new();
-                <Self as $crate::policy::section::Form>::keys(&mut keys);
-                check.map(node, &keys)?;
-                <Self as $crate::policy::section::Form>::read_keys(node, check)
+                $crate::policy::section::form::read_map(node, check)
             }
 
             fn read_keys(
@@ -288,10 +285,7 @@ macro_rules! one_of {
                 node: $crate::policy::yaml::tree::NodeId,
                 check: &mut $crate::policy::section::Checker<'_>,
             ) -> Option<Self> {
-                let mut keys = Vec::new();
-                <Self as $crate::policy::section::Form>::keys(&mut keys);
-                check.map(node, &keys)?;
-                <Self as $crate::policy::section::Form>::read_keys(node, check)
+                $crate::policy::section::form::read_map(node, check)
             }
 
             fn read_keys(

@@ -64,7 +64,7 @@ impl EndpointIndex {
 }
 
 impl Attempts {
-    /// Forgets all attempts: the request begins anew.
+    /// Forgets all attempts: the request starts over.
     pub fn reset(&mut self) {
         *self = Attempts::default();
     }

@@ -230,10 +230,10 @@ fn revalidated(
     record_result(request, cache, CacheResult::Revalidated);
     let Fetch { lookup, lead, why, .. } = fetch;
     let mut served = Arc::clone(stored);
-    if let Some(anew) = refresh_stored(request, cache, stored, response, start.requested_at) {
-        served = Arc::new(anew.clone());
+    if let Some(refreshed) = refresh_stored(request, cache, stored, response, start.requested_at) {
+        served = Arc::new(refreshed.clone());
         if !lookup.control.no_store && !request.is_degraded {
-            cache.live.put(lookup.key, anew, start.generation);
+            cache.live.put(lookup.key, refreshed, start.generation);
         }
     }
     if served.freshness.remaining(clock::now()).is_zero() {
@@ -256,12 +256,12 @@ fn refresh_stored(
 ) -> Option<CachedResponse> {
     let mut update = response.head.headers.clone();
     headers::end_response_hop(&mut update, false);
-    let anew = stored.refreshed(&update, stored.freshness.clone(), requested_at);
-    let mut headers = anew.headers.clone();
+    let refreshed = stored.refreshed(&update, stored.freshness.clone(), requested_at);
+    let mut headers = refreshed.headers.clone();
     headers.extend(update.remove(AGE).map(|age| (AGE, age)));
     let received = received(stored.status, &headers, requested_at);
     let life = Freshness::from_http(request.head.headers(), received, windows(cache))?;
-    Some(CachedResponse { freshness: life, ..anew })
+    Some(CachedResponse { freshness: life, ..refreshed })
 }
 
 fn windows(cache: &RouteCache) -> StaleWindows {

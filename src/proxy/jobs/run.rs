@@ -181,7 +181,7 @@ impl Admitted {
             }
             AttemptClass::Success | AttemptClass::TooLarge | AttemptClass::Ignored => {
                 let headers = headers::lines(head.headers.iter().filter(|(name, _)| {
-                    // The stored response is framed anew when it is served.
+                    // The stored response gets new framing when it is served.
                     !headers::FRAMES.contains(name)
                 }));
                 RunOutcome::Responded(StoredResponse { status, headers, body, cut })

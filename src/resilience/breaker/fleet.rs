@@ -49,9 +49,8 @@ impl LocalBreaker {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::resilience::breaker::{
-        BreakerAdmission, BreakerPolicy, EnforcementMode, ManualOverride,
-    };
+    use crate::resilience::breaker::tests::try_attempt as attempt;
+    use crate::resilience::breaker::{BreakerPolicy, EnforcementMode, ManualOverride};
     use crate::resilience::outcome::Outcome;
     use proptest::prelude::*;
     use std::time::Duration;
@@ -71,16 +70,6 @@ mod tests {
         mode: EnforcementMode::Enforce,
         shared: None,
     };
-
-    fn attempt(breaker: &mut LocalBreaker, outcome: Outcome, now: Instant) -> bool {
-        match breaker.admit(now).0 {
-            BreakerAdmission::Admit(permit) => {
-                breaker.observe(permit, outcome, Duration::ZERO, now, 0.5);
-                true
-            }
-            BreakerAdmission::Reject(_) => false,
-        }
-    }
 
     #[test]
     fn a_host_that_lost_the_fleet_probes_at_its_copy_of_the_end() {

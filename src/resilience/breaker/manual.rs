@@ -106,6 +106,7 @@ impl LocalBreaker {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::resilience::breaker::tests::try_attempt as attempt;
     use crate::resilience::breaker::{BreakerAdmission, BreakerPolicy};
     use crate::resilience::outcome::Outcome;
     use proptest::prelude::*;
@@ -124,16 +125,6 @@ mod tests {
         mode: EnforcementMode::Enforce,
         shared: None,
     };
-
-    fn attempt(breaker: &mut LocalBreaker, outcome: Outcome, now: Instant) -> bool {
-        match breaker.admit(now).0 {
-            BreakerAdmission::Admit(permit) => {
-                breaker.observe(permit, outcome, Duration::ZERO, now, 0.5);
-                true
-            }
-            BreakerAdmission::Reject(_) => false,
-        }
-    }
 
     fn secs(n: u64) -> Duration {
         Duration::from_secs(n)

@@ -64,6 +64,17 @@ fn attempt(breaker: &mut LocalBreaker, outcome: Outcome, now: Instant) -> Option
     give(breaker, permit, outcome, now)
 }
 
+/// Makes one attempt if the breaker admits it; whether it did.
+pub(super) fn try_attempt(breaker: &mut LocalBreaker, outcome: Outcome, now: Instant) -> bool {
+    match breaker.admit(now).0 {
+        BreakerAdmission::Admit(permit) => {
+            breaker.observe(permit, outcome, Duration::ZERO, now, MIDDLE);
+            true
+        }
+        BreakerAdmission::Reject(_) => false,
+    }
+}
+
 fn trip(breaker: &mut LocalBreaker, now: Instant) {
     for _ in 0..breaker.policy.failure_threshold {
         attempt(breaker, Outcome::Failure, now);

@@ -6,7 +6,7 @@
 //! only when its attempt ends: attempts in flight when the limit is reached still add to it.
 //!
 //! The window slides by tenths, as in [`super::budget`]: a cost counts for the window and up
-//! to a tenth more, never for less. The sum is computed anew each time: subtracting from a
+//! to a tenth more, never for less. The sum is recomputed each time: subtracting from a
 //! running sum would accumulate rounding errors of small amounts beside large ones.
 
 use crate::resilience::stats::time_buckets::TimeBuckets;
