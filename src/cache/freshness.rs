@@ -22,6 +22,9 @@ use super::cache_control::{CacheControl, delta_seconds, header_elements};
 const UNDERSTOOD_STATUSES: [u16; 14] =
     [200, 203, 204, 300, 301, 302, 303, 307, 308, 404, 405, 410, 414, 501];
 
+/// The longest lifetime estimated from `Last-Modified` (RFC 9111, 4.2.2 asks for caution over a day).
+const MAX_ESTIMATE: Duration = Duration::from_secs(24 * 3600);
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Freshness {
     received_at: Instant,
@@ -87,15 +90,18 @@ impl Freshness {
             true => Duration::ZERO,
             false => said.unwrap_or(otherwise),
         };
+        let states_lifetime = control.has_explicit_lifetime() || headers.contains_key(EXPIRES);
+        let (lifetime, revalidating) = match states_lifetime {
+            true => (policy.time_to_live(wall), windows.stale_while_revalidate),
+            // An estimate from `Last-Modified`, or none: serving it stale has no permission.
+            false => (policy.time_to_live(wall).min(MAX_ESTIMATE), Duration::ZERO),
+        };
         Some(Freshness {
             received_at: at,
             initial_age: age(headers, at.saturating_duration_since(requested), wall),
-            lifetime: policy.time_to_live(wall),
+            lifetime,
             stale_if_error: window(control.stale_if_error, windows.stale_if_error),
-            stale_while_revalidate: window(
-                control.stale_while_revalidate,
-                windows.stale_while_revalidate,
-            ),
+            stale_while_revalidate: window(control.stale_while_revalidate, revalidating),
             allows_stale: !strict,
         })
     }

@@ -121,6 +121,33 @@ fn stale_windows_are_those_of_the_response_or_else_of_the_policy() {
 }
 
 #[test]
+fn a_response_that_states_no_lifetime_is_revalidated_once_stale() {
+    let windows = StaleWindows { stale_if_error: HOUR, stale_while_revalidate: HOUR };
+    let after = |response: &[(&str, &str)], seconds| {
+        let (at, head) = (crate::clock::now(), headers(response));
+        let freshness = Freshness::from_http(&HeaderMap::new(), received(200, &head, at), windows);
+        let now = at + Duration::from_secs(seconds);
+        let freshness = freshness.expect("it is stored");
+        (freshness.may_serve_while_revalidating(now), freshness.may_serve_on_error(now))
+    };
+    let modified = ("last-modified", "Sun, 06 Nov 1994 08:48:57 GMT");
+    assert_eq!(after(&[], 0), (false, true));
+    assert_eq!(after(&[("cache-control", "public")], 0), (false, true));
+    // Estimated: a tenth of 40 s.
+    assert_eq!(after(&[modified], 3), (true, true));
+    assert_eq!(after(&[modified], 4), (false, true));
+    assert_eq!(after(&[("cache-control", "max-age=10")], 11), (true, true));
+    assert_eq!(after(&[("expires", "Sun, 06 Nov 1994 08:49:47 GMT")], 11), (true, true));
+    assert_eq!(after(&[("cache-control", "stale-while-revalidate=9")], 5), (true, true));
+}
+
+#[test]
+fn an_estimated_lifetime_ends_after_a_day() {
+    let modified = [("last-modified", "Wed, 06 Nov 1974 08:49:37 GMT")];
+    assert_eq!(fresh(&modified), Some(24 * 3600));
+}
+
+#[test]
 fn the_directives_of_a_request_are_compared_with_age_and_freshness() {
     let freshness = freshness(200, &[("cache-control", "max-age=100")]).expect("it is stored");
     let satisfies = |directives: &str, seconds| {

@@ -24,7 +24,7 @@ use crate::resilience::retry::backoff::{BackoffPolicy, Jitter};
 use crate::snapshot::{DegradationMode, Snapshot};
 use crate::store::Millis;
 use crate::telemetry::metrics::NotificationLabels;
-use crate::upstream::{Pools, Resolver, WebhookMessage, WebhookSender, signature};
+use crate::upstream::{AddressScope, Pools, Resolver, WebhookMessage, WebhookSender, signature};
 
 const MINUTE: Duration = Duration::from_secs(60);
 /// Together with the backoff: about ten minutes.
@@ -162,7 +162,9 @@ impl Notification {
     async fn send(self) {
         let (mode, to) = (&self.mode, &self.notify.reference);
         for attempt in 1..=MAX_ATTEMPTS {
-            let Err(error) = self.sender.send(&self.notify.to, &self.message()).await else {
+            let Err(error) =
+                self.sender.send(&self.notify.to, AddressScope::Any, &self.message()).await
+            else {
                 self.count("sent");
                 return;
             };

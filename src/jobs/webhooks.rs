@@ -20,7 +20,7 @@ use crate::store::{
     CallbackResult, JobRecord, Millis, PendingCallback, Store, StoreError, StoredResponse,
 };
 use crate::telemetry::metrics::DeliveryLabels;
-use crate::upstream::{Resolver, WebhookMessage, WebhookSender, signature};
+use crate::upstream::{AddressScope, Resolver, WebhookMessage, WebhookSender, signature};
 
 const CONCURRENCY: usize = 8;
 /// Together with the backoff: about five hours.
@@ -48,6 +48,7 @@ pub struct CallbackSender {
 /// A message and its destination.
 struct CallbackMessage {
     to: PostTo,
+    scope: AddressScope,
     post: WebhookMessage,
 }
 
@@ -134,7 +135,7 @@ impl CallbackSender {
         let queue = snapshot.policy.queues.iter().find(|queue| queue.name == callback.queue);
         let durable = queue.map(|queue| &queue.durable);
         let durable = durable
-            .filter(|durable| durable.callbacks().iter().any(|allowed| allowed.allows(&to)))
+            .filter(|durable| durable.allows_callback(&to))
             .ok_or("the policy no longer allows its URL")?;
         let unreadable = |error: StoreError| error.to_string();
         let job = self.store.job(callback.id).await.map_err(unreadable)?;
@@ -146,12 +147,16 @@ impl CallbackSender {
         let body = body.unwrap_or_default();
         let secret = durable.callback_secret();
         let signature = secret.map(|secret| signature(secret.as_bytes(), &id, at, &body));
-        Ok(CallbackMessage { to, post: WebhookMessage { id, at, signature, headers, body } })
+        let scope = match durable.allows_private_callback(&to) {
+            true => AddressScope::Any,
+            false => AddressScope::Public,
+        };
+        Ok(CallbackMessage { to, scope, post: WebhookMessage { id, at, signature, headers, body } })
     }
 
     async fn send(&self, message: CallbackMessage) -> Result<(), String> {
-        let CallbackMessage { to, post } = message;
-        let sent = self.posts.send(&to, &post).await;
+        let CallbackMessage { to, scope, post } = message;
+        let sent = self.posts.send(&to, scope, &post).await;
         sent.map_err(|error| format!("{}: {error}", to.url.host))
     }
 }

@@ -30,6 +30,8 @@ const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 pub enum DialError {
     #[error("cannot resolve {host}: {reason}")]
     Dns { host: String, reason: Arc<str> },
+    #[error("{host} has a private address ({address})")]
+    PrivateAddress { host: String, address: IpAddr },
     #[error("cannot connect to {host} ({address}): {reason}")]
     Connect { host: String, address: SocketAddr, reason: String },
     #[error("no connection to {host} within {after:?}, {phase}")]
@@ -105,6 +107,7 @@ async fn dial(
         .addresses()
         .await
         .map_err(|reason| DialError::Dns { host: url.host.clone(), reason })?;
+    let addresses = permitted(target, &addresses)?;
     phase.set(DialPhase::Tcp);
     let start = clock::now();
     let connected = connect_any(&addresses, url.port).await;
@@ -124,6 +127,18 @@ async fn dial(
         ConnectionInner::new(stream, socket, peer, version, round_trip, slot),
         false,
     ))
+}
+
+/// The addresses of the target's scope.
+fn permitted(target: &DialTarget, found: &[IpAddr]) -> Result<Vec<IpAddr>, DialError> {
+    let permitted = found.iter().copied().filter(|address| target.scope.permits(*address));
+    let permitted: Vec<IpAddr> = permitted.collect();
+    match (permitted.is_empty(), found.first()) {
+        (true, Some(&address)) => {
+            Err(DialError::PrivateAddress { host: target.dial_url().host.clone(), address })
+        }
+        _ => Ok(permitted),
+    }
 }
 
 /// Starts TLS if the target requires it.

@@ -18,7 +18,7 @@ use tokio::runtime::Handle;
 use super::dns::LookupFuture;
 use super::test_server::*;
 use super::tls_tests::{Authority, acceptor, tls_origin};
-use super::{DialError, DialPhase, DialTarget, Resolver, TargetError};
+use super::{AddressScope, DialError, DialPhase, DialTarget, Resolver, TargetError};
 use crate::policy::sections::model::{ClientTls, ForwardProxy};
 
 const SHORT: Duration = Duration::from_millis(50);
@@ -51,6 +51,24 @@ fn an_address_that_refuses_is_skipped() {
             dialled(&named(address.port(), CONNECT, &resolver)).await.expect("a connection");
         assert_eq!(connection.peer(), Some(address));
         assert_eq!(exchange(connection).await, "hi");
+    });
+}
+
+#[test]
+fn a_public_target_is_never_dialled_at_a_private_address() {
+    worker(async {
+        let (address, requests) = origin(hello).await;
+        let public = |addresses| {
+            let (url, tls) = (url("http", "hooks.test", address.port()), ClientTls::default());
+            let (scope, resolver) = (AddressScope::Public, resolves_to(addresses));
+            DialTarget::within(scope, &url, &tls, None, SHORT, 8, &resolver).expect("a target")
+        };
+        let error = dialled(&public(&["127.0.0.1", "::1"])).await.expect_err("refused");
+        assert_eq!(error.to_string(), "hooks.test has a private address (127.0.0.1)");
+        // 192.0.2.1 is not public either (RFC 5737); a public address is dialled, here in vain.
+        let error = dialled(&public(&["127.0.0.1", "192.0.2.1", "2606:4700::1"])).await;
+        assert!(!matches!(error, Err(DialError::PrivateAddress { .. }) | Ok(_)));
+        assert_eq!(requests.get(), 0);
     });
 }
 

@@ -10,6 +10,7 @@
 //! Errors separate failures before the first byte of a request from those after it (RFC 9110,
 //! 9.2.2): after a [`DialError`] or a [`SendError::Unsent`] any request may be retried.
 
+mod address_scope;
 mod connection;
 mod dial;
 #[cfg(test)]
@@ -28,6 +29,7 @@ mod tls_tests;
 mod waiters;
 mod webhook;
 
+pub use address_scope::AddressScope;
 pub use connection::{Connection, IncomingBody, OutgoingRequest, SendError, Tunnel};
 pub use dial::{DialError, DialPhase};
 pub use dns::Resolver;

@@ -13,12 +13,14 @@ use std::time::Duration;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 
+use super::address_scope::AddressScope;
 use super::dns::{DnsEntry, Resolver};
 use crate::policy::sections::model::{ClientTls, ForwardProxy, Url};
 
 /// Immutable, and shared by all workers.
 pub struct DialTarget {
     id: u64,
+    pub(super) scope: AddressScope,
     pub(super) url: Url,
     pub(super) tls: Option<TargetTls>,
     pub(super) proxy: Option<ForwardProxy>,
@@ -64,12 +66,26 @@ impl DialTarget {
         connections: usize,
         resolver: &Resolver,
     ) -> Result<Arc<DialTarget>, TargetError> {
+        Self::within(AddressScope::Any, url, tls, proxy, connect, connections, resolver)
+    }
+
+    /// A target that is dialled only at addresses of `scope`.
+    pub fn within(
+        scope: AddressScope,
+        url: &Url,
+        tls: &ClientTls,
+        proxy: Option<&ForwardProxy>,
+        connect: Duration,
+        connections: usize,
+        resolver: &Resolver,
+    ) -> Result<Arc<DialTarget>, TargetError> {
         if let Some(proxy) = proxy.filter(|proxy| proxy.url.https) {
             return Err(TargetError::ProxyScheme { authority: proxy.url.authority.clone() });
         }
         let dialled = proxy.map_or(url, |proxy| &proxy.url);
         Ok(Arc::new(DialTarget {
-            id: target_id(url, tls, proxy),
+            id: target_id(scope, url, tls, proxy),
+            scope,
             url: url.clone(),
             tls: if url.https { Some(TargetTls::new(url, tls, resolver)?) } else { None },
             proxy: proxy.cloned(),
@@ -103,9 +119,9 @@ impl TargetTls {
     }
 }
 
-fn target_id(url: &Url, tls: &ClientTls, proxy: Option<&ForwardProxy>) -> u64 {
+fn target_id(scope: AddressScope, url: &Url, tls: &ClientTls, proxy: Option<&ForwardProxy>) -> u64 {
     let mut hasher = DefaultHasher::new();
-    (url.https, &url.host, url.port).hash(&mut hasher);
+    (scope, url.https, &url.host, url.port).hash(&mut hasher);
     if url.https {
         tls.hash(&mut hasher);
     }

@@ -18,7 +18,7 @@ use http::{Method, StatusCode};
 use sha2::Sha256;
 use thiserror::Error;
 
-use super::{DialTarget, OutgoingBody, OutgoingRequest, Pools, Resolver};
+use super::{AddressScope, DialTarget, OutgoingBody, OutgoingRequest, Pools, Resolver};
 use crate::clock;
 use crate::policy::sections::model::{ClientTls, PostTo};
 
@@ -31,8 +31,8 @@ pub struct WebhookSender {
     pools: Pools,
     resolver: Resolver,
     max_connections: usize,
-    /// One for each scheme (is it HTTPS), host and port.
-    targets: RefCell<HashMap<(bool, String), Arc<DialTarget>>>,
+    /// One for each scope, scheme (is it HTTPS), host and port.
+    targets: RefCell<HashMap<(AddressScope, bool, String), Arc<DialTarget>>>,
 }
 
 /// One webhook message.
@@ -70,8 +70,13 @@ impl WebhookSender {
     ///
     /// # Errors
     /// When there was no 2xx response.
-    pub async fn send(&self, to: &PostTo, message: &WebhookMessage) -> Result<(), WebhookError> {
-        let target = self.target(to)?;
+    pub async fn send(
+        &self,
+        to: &PostTo,
+        scope: AddressScope,
+        message: &WebhookMessage,
+    ) -> Result<(), WebhookError> {
+        let target = self.target(to, scope)?;
         let connection = match self.pools.idle(&target, clock::now()) {
             Some(connection) => connection,
             None => self.pools.dial(&target).await.map_err(unreachable)?,
@@ -92,14 +97,15 @@ impl WebhookSender {
         }
     }
 
-    fn target(&self, to: &PostTo) -> Result<Arc<DialTarget>, WebhookError> {
-        let key = (to.url.https, to.url.authority.clone());
+    fn target(&self, to: &PostTo, scope: AddressScope) -> Result<Arc<DialTarget>, WebhookError> {
+        let key = (scope, to.url.https, to.url.authority.clone());
         let mut targets = self.targets.borrow_mut();
         if let Some(target) = targets.get(&key) {
             return Ok(Arc::clone(target));
         }
         let tls = ClientTls::default();
-        let target = DialTarget::new(
+        let target = DialTarget::within(
+            scope,
             &to.url,
             &tls,
             None,

@@ -13,8 +13,7 @@ use crate::support::{Behaviour, Call, Gate, Origin, Sidecar};
 
 /// A route for everything with a cache of 1 MiB that has the keys `windows`.
 fn yaml(origin: &Origin, windows: &str, more: &str) -> String {
-    let swr = if windows.contains("revalidate") { "" } else { ", stale_while_revalidate: 0s" };
-    let caches = format!("caches: {{ c: {{ max_bytes: 1MiB, store: http{windows}{swr} }} }}\n");
+    let caches = format!("caches: {{ c: {{ max_bytes: 1MiB, store: http{windows} }} }}\n");
     let provider =
         [("a", &*origin.url(), "auth: passthrough, breaker: quick, timeouts: { headers: 2s }")];
     let quick = "breakers: { quick: { failure_threshold: 1, recovery_timeout: 60s } }\n";
@@ -173,6 +172,20 @@ fn a_stale_response_is_served_during_one_background_revalidation() {
     assert_eq!(a.count(), 2, "one revalidation makes the response fresh");
     let missed = sidecar.metric("outrigger_cache_requests_total{cache=\"c\",result=\"miss\"}");
     assert_eq!(missed, Some(1.0), "a background revalidation must not count as a request");
+}
+
+#[test]
+fn a_polled_response_that_states_no_freshness_is_never_old() {
+    let window = ", stale_while_revalidate: 1h";
+    let modified = ("last-modified", "Mon, 01 Jan 2096 00:00:00 GMT");
+    for headers in [&[][..], &[modified], &[("etag", "\"1\"")], &[("cache-control", "public")]] {
+        for window in ["", window] {
+            let a = Origin::start(numbered_responses(headers.to_vec().leak()));
+            let sidecar = single_worker(&yaml(&a, window, ""));
+            let polled = [(); 3].map(|()| sidecar.send(&Call::get("/status")).text());
+            assert_eq!(polled, ["0", "1", "2"], "{headers:?}{window}");
+        }
+    }
 }
 
 #[test]

@@ -125,6 +125,7 @@ fn an_invalid_job_request_is_rejected_with_its_reason_and_not_sent() {
         (job_request().header("x-outrigger-priority", "vip"), 400, "bad-override"),
         (to("http://127.0.0.1:9/other"), 403, "callback-not-allowed"),
         (to("http://127.0.0.1:9/ok/../other"), 403, "callback-not-allowed"),
+        (to("http://127.0.0.1:9/ok/..%2fother"), 403, "callback-not-allowed"),
         (to("gopher:"), 403, "callback-not-allowed"),
         (chat().header("x-outrigger-callback", "http://127.0.0.1:9/ok/"), 400, "bad-override"),
         (large.clone(), 413, "job-too-large"),

@@ -229,7 +229,9 @@ fn a_store_belongs_to_one_sidecar_and_a_second_one_names_the_owner() {
 
 #[test]
 fn a_result_is_posted_with_a_signature_until_it_is_accepted() {
-    let hook = Origin::script([Behaviour::status(503, &[]), Behaviour::Chat]);
+    let elsewhere = Origin::start(Behaviour::Chat);
+    let redirect = Behaviour::status(307, &[("location", &elsewhere.url())]);
+    let hook = Origin::script([redirect, Behaviour::Chat]);
     let (origin, data) = (Origin::start(Behaviour::Chat), data_dir());
     let callback =
         format!("callback: {{ allow: [\"{}/done/**\"], secret: \"${{env:HOOK}}\" }}", hook.url());
@@ -249,6 +251,7 @@ fn a_result_is_posted_with_a_signature_until_it_is_accepted() {
     assert!(header("webhook-signature").is_some_and(|text| text.starts_with("v1,")));
     assert!(header("webhook-timestamp").is_some() && header("content-type").is_some());
     sidecar.wait_until(|sidecar| job_status(sidecar, &path)["callback"]["state"] == "sent");
+    assert_eq!(elsewhere.count(), 0, "a redirect is not followed");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use http::HeaderName;
 
 use super::auth::Secret;
 use super::rewrite::OpenHeader;
-use super::url::Callback;
+use super::url::{Callback, PostTo};
 use crate::policy::section::{
     Checker, Form, MapKey, NamedSection, Required, Size, ValueShape, defaults, names, section,
     text_form, words,
@@ -107,6 +107,8 @@ section! {
     pub struct Callbacks {
         /// URLs like `https://app.internal/hooks/**`: scheme, host and port must be equal; in the path `*` stands for one segment and `**` for the rest.
         allow: Vec<Callback> as Required<Vec<Callback>>, like "[\"https://app.internal/**\"]";
+        /// Whether a host may have a private address. Addresses, and names that are private themselves (`app`, `localhost`, `*.internal`, `*.local`), always may.
+        private_addresses: bool = false;
         /// Signs each post (Standard Webhooks), like `${env:WEBHOOK_SECRET}`; without it posts are unsigned.
         secret: Option<Secret>;
     }
@@ -143,9 +145,16 @@ impl Queue {
 }
 
 impl Durable {
-    /// Where results may be posted.
-    pub fn callbacks(&self) -> &[Callback] {
-        self.callback.as_ref().map_or(&[], |callback| &callback.allow)
+    /// Whether a result may be posted there.
+    pub fn allows_callback(&self, to: &PostTo) -> bool {
+        let callback = self.callback.as_ref();
+        callback.is_some_and(|callback| callback.allow.iter().any(|allowed| allowed.allows(to)))
+    }
+
+    /// Whether a result may be posted there even if the host has a private address.
+    pub fn allows_private_callback(&self, to: &PostTo) -> bool {
+        let declared = self.callback.as_ref().is_some_and(|callback| callback.private_addresses);
+        self.allows_callback(to) && (declared || to.has_private_name())
     }
 
     /// The secret that posts are signed with.

@@ -287,24 +287,53 @@ pub struct PostTo {
 
 impl PostTo {
     /// # Errors
-    /// The reason why it is not such a URL. A path with `..` is rejected: the server may resolve it
-    /// to another path than the one that was allowed.
+    /// The reason why it is not such a URL. A path that a server may resolve to another one than was
+    /// allowed is rejected: see [`is_plain_path`].
     pub fn read(text: &str) -> Result<PostTo, String> {
         let (before, query) = text.split_once('?').map_or((text, ""), |(b, q)| (b, q));
-        let up = |segment: &str| {
-            let plain = segment.to_ascii_lowercase().replace("%2e", ".");
-            matches!(plain.as_str(), "." | "..")
-        };
         let rest = before.split_once("://").map_or("", |(_, rest)| rest);
-        if rest.split('/').any(up) || rest.contains('\\') || text.contains(['@', '#']) {
+        if rest.contains('\\') || text.contains(['@', '#']) {
             return Err("expected a plain URL, like `https://host/path`".to_owned());
         }
         let url = parse_url(before)?;
         let path = rest.find('/').map_or("/", |at| &rest[at..]).to_owned();
+        if !is_plain_path(&path) {
+            return Err(
+                "expected a path without `..`, encoded slashes and encoded percent signs, \
+                like `https://host/path`"
+                    .to_owned(),
+            );
+        }
         let target = if query.is_empty() { path.clone() } else { format!("{path}?{query}") };
         let whole: Uri = target.parse().map_err(|error| format!("{error}"))?;
         Ok(PostTo { url, path, target: whole })
     }
+
+    /// Whether the host is an address, or a name that has no meaning on the internet: one without a
+    /// dot, or under a domain reserved for private use (RFC 6761, RFC 6762, RFC 8375, `.internal`).
+    pub fn has_private_name(&self) -> bool {
+        let host = self.url.host.trim_end_matches('.');
+        host.parse::<std::net::IpAddr>().is_ok()
+            || match host.rsplit_once('.') {
+                None => true,
+                Some((_, "localhost" | "local" | "internal")) => true,
+                Some(_) => host.ends_with(".home.arpa"),
+            }
+    }
+}
+
+/// Whether every server reads the path as it is written. Servers differ in when they decode a path
+/// and remove its dot segments (RFC 3986, 5.2.4 and 6.2.2), so none of these may occur: a segment of
+/// dots, plain or encoded, perhaps with parameters (`..;`); an encoded slash, backslash, percent sign
+/// or control character; bytes that are not UTF-8.
+fn is_plain_path(path: &str) -> bool {
+    path.split('/').all(|segment| {
+        let Some(decoded) = percent_decoded(segment) else { return false };
+        let Ok(decoded) = String::from_utf8(decoded) else { return false };
+        let name = decoded.split(';').next().unwrap_or_default().trim();
+        let is_dots = !name.is_empty() && name.chars().all(|c| c == '.');
+        !is_dots && !decoded.contains(|c: char| matches!(c, '/' | '\\' | '%') || c.is_control())
+    })
 }
 
 #[cfg(test)]
@@ -397,6 +426,18 @@ mod tests {
     }
 
     #[test]
+    fn names_of_the_internet_are_not_private() {
+        let private = |host| PostTo::read(&format!("http://{host}/")).unwrap().has_private_name();
+        for host in ["127.0.0.1:80", "[::1]", "app", "localhost", "a.localhost", "a.b.svc.local"] {
+            assert!(private(host), "{host}");
+        }
+        assert!(private("app.internal") && private("printer.home.arpa"));
+        for host in ["example.com", "internal.example.com", "127.0.0.1.example.com", "local.de"] {
+            assert!(!private(host), "{host}");
+        }
+    }
+
+    #[test]
     fn a_callback_is_allowed_by_host_port_scheme_and_path() {
         let allowed = callback_url("https://app.internal/jobs/**").unwrap();
         let allows = |text: &str| PostTo::read(text).is_ok_and(|to| allowed.allows(&to));
@@ -404,6 +445,7 @@ mod tests {
             "https://app.internal/jobs/1",
             "https://APP.internal:443/jobs/a/b?x=1",
             "https://app.internal/jobs/",
+            "https://app.internal/jobs/a%20b;v=1/..hidden?x=../%2f",
         ] {
             assert!(allows(good), "{good}");
         }
@@ -414,6 +456,19 @@ mod tests {
             "https://app.internal/jobs/../admin",
             "https://app.internal/jobs/%2E%2e/admin",
             "https://app.internal/jobs/..\\admin",
+            "https://app.internal/jobs/..%2fadmin",
+            "https://app.internal/jobs/..%5Cadmin",
+            "https://app.internal/jobs/%2e%2e%2fadmin",
+            "https://app.internal/jobs/..;/admin",
+            "https://app.internal/jobs/..;x=1/admin",
+            "https://app.internal/jobs/..%3b/admin",
+            "https://app.internal/jobs/%252e%252e/admin",
+            "https://app.internal/jobs/..%252fadmin",
+            "https://app.internal/jobs/..%00/admin",
+            "https://app.internal/jobs/..%20/admin",
+            "https://app.internal/jobs/..%c0%afadmin",
+            "https://app.internal/jobs/.../admin",
+            "https://app.internal/jobs/a%2",
             "https://app.internal.evil/jobs/1",
             "https://app.internal@evil/jobs/1",
             "https://evil/jobs/1?https://app.internal/jobs/",

@@ -99,13 +99,13 @@ fn no_job(route: &Route, callback: Option<&str>) -> Result<Option<Box<AsyncPrefe
 }
 
 fn may_be_posted(url: &str, queue: &RouteQueue) -> Result<(), Problem> {
-    let allow = queue.policy.durable.callbacks();
+    let durable = &queue.policy.durable;
     let to = PostTo::read(url).map_err(|why| Problem::new(ProblemKind::CallbackNotAllowed, why))?;
-    if allow.iter().any(|allowed| allowed.allows(&to)) {
+    if durable.allows_callback(&to) {
         return Ok(());
     }
     let name = &queue.policy.name;
-    let detail = match allow.is_empty() {
+    let detail = match durable.callback.is_none() {
         true => format!(
             "queue `{name}` allows no callbacks (list their URLs in its durable.callback.allow)"
         ),
