@@ -408,10 +408,10 @@ fn keys_of_caches_are_read() {
     let expected = Keeps::Always(StoreAll { ttl: minutes(10), key, public: true });
     assert_eq!((chats.max_bytes, &chats.store), (64 << 20, &expected));
     assert_eq!(chats.stale_if_error, minutes(120));
-    assert_eq!(chats.revalidation_window(), minutes(1));
+    assert_eq!(chats.stale_while_revalidate, minutes(1));
     assert_eq!((pages.max_bytes, &pages.store), (256 << 20, &Keeps::Http));
     assert_eq!(pages.stale_if_error, minutes(60));
-    assert_eq!(pages.revalidation_window(), Duration::ZERO);
+    assert_eq!(pages.stale_while_revalidate, Duration::ZERO);
     let of = |route: &str| policy.routes.iter().find(|r| r.name == route).unwrap().cache;
     assert_eq!((of("chat"), of("rest")), (Some(0), None));
 }

@@ -22,7 +22,7 @@ fn policy(max_bytes: u64) -> model::Cache {
         max_bytes,
         store: model::Keeps::Http,
         stale_if_error: Duration::ZERO,
-        stale_while_revalidate: Some(Duration::ZERO),
+        stale_while_revalidate: Duration::ZERO,
     }
 }
 

@@ -15,7 +15,7 @@ use crate::support::{
 fn yaml(origin: &Origin, store: &str, more: &str) -> String {
     let store = format!("{{ ttl: 60s, key: [method, path, body]{store} }}");
     let caches = format!(
-        "caches: {{ c: {{ max_bytes: 1MiB, store: {store}, stale_if_error: 1h, stale_while_revalidate: 0s }} }}\n"
+        "caches: {{ c: {{ max_bytes: 1MiB, store: {store}, stale_if_error: 1h }} }}\n"
     );
     let provider =
         [("a", &*origin.url(), "auth: passthrough, timeouts: { headers: 20s, idle: 20s }")];

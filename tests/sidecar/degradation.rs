@@ -369,7 +369,7 @@ fn a_mode_serves_stale_responses_and_the_next_action_handles_the_rest() {
         "[ { serve_stale: 1h }, { respond: { status: 503, json: { mode: \"{{mode}}\" } } } ]";
     let when = format!("when: {{ manual: true }}, actions: {actions}");
     let cache =
-        "caches: { c: { store: { ttl: 1ms }, stale_if_error: 0s, stale_while_revalidate: 0s } }\n";
+        "caches: { c: { store: { ttl: 1ms }, stale_if_error: 0s } }\n";
     let yaml = degraded(
         &[("a", &origin.url(), PLAIN)],
         "providers: [a], cache: c",
@@ -432,7 +432,7 @@ fn a_stale_response_is_complete_unless_the_request_is_conditional() {
     let headers = [("cache-control", "max-age=0"), ("etag", "\"one\"")];
     let origin = Origin::start(Behaviour::status(200, &headers));
     let when = "when: { manual: true }, actions: [ { serve_stale: 1h } ]";
-    let cache = "caches: { c: { store: http, stale_while_revalidate: 0s } }\n";
+    let cache = "caches: { c: { store: http } }\n";
     let yaml =
         degraded(&[("a", &origin.url(), PLAIN)], "providers: [a], cache: c", &[("brownout", when)])
             + cache;

@@ -9,7 +9,7 @@ use crate::policy::section::{
     Checker, Display, Form, NamedSection, Reference, Size, ValueShape, section, text_form,
 };
 use crate::policy::yaml::tree::NodeId;
-use crate::policy::yaml::units::{HOUR, MONTH, MS, SECOND};
+use crate::policy::yaml::units::{HOUR, MONTH, MS};
 
 /// The section of that name.
 #[derive(Debug)]
@@ -31,22 +31,11 @@ section! {
         /// How long after it went stale a response may replace an error, unless the response says otherwise; 0s: not at all.
         stale_if_error: Duration = HOUR, in Duration::ZERO..=MONTH;
         /// How long after it went stale a response may be used while it is revalidated, unless the response says otherwise; 0s: not at all. With `http`, only for responses that state how long they are fresh.
-        stale_while_revalidate: Option<Duration> = None => "30s with a `ttl`, 0s with `http`", in Duration::ZERO..=MONTH;
+        stale_while_revalidate: Duration = Duration::ZERO, in Duration::ZERO..=MONTH;
     }
     computed {
         /// Its name under `caches`.
         name: String = String::new();
-    }
-}
-
-impl Cache {
-    /// How long after it went stale a response may be used while it is revalidated. RFC 9111, 4.2.4:
-    /// a stale response needs the origin's permission or a decision of the operator.
-    pub fn revalidation_window(&self) -> Duration {
-        self.stale_while_revalidate.unwrap_or(match self.store {
-            Keeps::Http => Duration::ZERO,
-            Keeps::Always(_) => 30 * SECOND,
-        })
     }
 }
 

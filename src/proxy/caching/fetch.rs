@@ -267,7 +267,7 @@ fn refresh_stored(
 fn windows(cache: &RouteCache) -> StaleWindows {
     StaleWindows {
         stale_if_error: cache.policy.stale_if_error,
-        stale_while_revalidate: cache.policy.revalidation_window(),
+        stale_while_revalidate: cache.policy.stale_while_revalidate,
     }
 }
 
