@@ -82,6 +82,8 @@ static IETF_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 const ROUNDING: f64 = 500.0;
 
 const DAY: f64 = 86_400.0;
+/// A longer time is shortened to this: each reader has a far lower maximum of its own.
+const LONGEST: f64 = 1e9;
 const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
 /// The prefixes of all names above.
 const PREFIXES: [&str; 3] = ["x-ratelimit-", "anthropic-ratelimit-", "ratelimit"];
@@ -156,7 +158,7 @@ impl QuotaReader<'_> {
         let report = |limit, remaining, reset: Option<f64>| QuotaReport {
             limit,
             remaining,
-            reset: reset.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()),
+            reset: reset.map(seconds),
             refill: Refill::Window,
         };
         let of = |key: &str| self.items(&IETF_SINGLE).find_map(|item| value(item, key));
@@ -219,16 +221,27 @@ fn value(item: &str, key: &str) -> Option<f64> {
 /// `Retry-After` in seconds or as a date (RFC 9110, 10.2.3), or `retry-after-ms`.
 pub fn retry_after(headers: &HeaderMap, now: impl FnOnce() -> SystemTime) -> Option<Duration> {
     let text = |name: HeaderName| headers.get(name)?.to_str().ok().map(str::trim);
-    let millis = text(RETRY_AFTER_MS).and_then(|ms| ms.parse::<f64>().ok());
-    if let Some(millis) = millis.filter(|ms| (0.0..1e9).contains(ms)) {
-        return Some(Duration::from_secs_f64(millis / 1e3));
+    if let Some(millis) = text(RETRY_AFTER_MS).and_then(plain_number) {
+        return Some(seconds(millis / 1e3));
     }
     let value = text(RETRY_AFTER)?;
-    if let Some(seconds) = value.parse::<f64>().ok().filter(|s| (0.0..1e9).contains(s)) {
-        return Some(Duration::from_secs_f64(seconds));
+    if let Some(after) = plain_number(value) {
+        return Some(seconds(after));
     }
     let date = httpdate::parse_http_date(value).ok()?;
     Some(date.duration_since(now()).unwrap_or_default())
+}
+
+/// A number of digits with at most one point. Any length counts: a huge number means a long wait, not
+/// none.
+fn plain_number(text: &str) -> Option<f64> {
+    let is_plain = text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    if is_plain { text.parse().ok() } else { None }
+}
+
+/// At most `LONGEST`, so that no arithmetic with it overflows.
+fn seconds(seconds: f64) -> Duration {
+    Duration::from_secs_f64(seconds.clamp(0.0, LONGEST))
 }
 
 /// The time until a moment, zero if it has passed. The moment is a duration as Go writes it, a time
@@ -236,17 +249,16 @@ pub fn retry_after(headers: &HeaderMap, now: impl FnOnce() -> SystemTime) -> Opt
 /// else seconds from now.
 fn time_until(moment: &str, now: SystemTime) -> Option<Duration> {
     let since_1970 = match number(moment) {
-        Some(seconds) if seconds < 1e9 => return Duration::try_from_secs_f64(seconds).ok(),
-        Some(seconds) if seconds < 1e11 => seconds,
+        Some(after) if after < 1e9 => return Some(seconds(after)),
+        Some(since_1970) if since_1970 < 1e11 => since_1970,
         Some(millis) => millis / 1e3,
         None => match go_duration(moment) {
             Some(duration) => return Some(duration),
             None => return time_until_rfc_3339(moment, now),
         },
     };
-    let since_1970 = Duration::try_from_secs_f64(since_1970).ok()?;
-    let moment = SystemTime::UNIX_EPOCH.checked_add(since_1970)?;
-    Some(moment.duration_since(now).unwrap_or_default())
+    let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Some(seconds(since_1970 - now.as_secs_f64()))
 }
 
 fn time_until_rfc_3339(moment: &str, now: SystemTime) -> Option<Duration> {
@@ -262,16 +274,16 @@ fn number(text: &str) -> Option<f64> {
 }
 
 fn go_duration(text: &str) -> Option<Duration> {
-    let (mut rest, mut seconds) = (text.trim(), 0.0);
+    let (mut rest, mut total) = (text.trim(), 0.0);
     while !rest.is_empty() {
         let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
         let (count, after) = rest.split_at(digits);
         let unit = after.find(|c: char| c.is_ascii_digit()).unwrap_or(after.len());
         let (unit, after) = after.split_at(unit);
-        seconds += count.parse::<f64>().ok()? * seconds_in(unit)?;
+        total += count.parse::<f64>().ok()? * seconds_in(unit)?;
         rest = after;
     }
-    Duration::try_from_secs_f64(seconds).ok().filter(|_| !text.trim().is_empty())
+    (!text.trim().is_empty()).then(|| seconds(total))
 }
 
 fn seconds_in(unit: &str) -> Option<f64> {
