@@ -36,6 +36,7 @@ pub use dns::Resolver;
 pub use http1::exchange::ExchangeError;
 pub use http1::io::{SmallWriteBuffer, join_small};
 pub use http1::request_body::{BoxError, OutgoingBody};
+pub use http1::response_head::UPGRADE_PROTOCOL;
 pub use pool::{PendingDial, Pools};
 pub use target::{DialTarget, TargetError};
 pub use waiters::PoolWait;

@@ -295,7 +295,7 @@ fn a_tunnel_keeps_its_slot() {
         let (address, _) = origin(|mut stream| async move {
             head(&mut stream).await;
             let switching =
-                b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n";
+                b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
             stream.write_all(switching).await.expect("written");
             let byte = stream.read_u8().await.expect("a byte");
             stream.write_u8(byte).await.expect("written");
@@ -305,7 +305,7 @@ fn a_tunnel_keeps_its_slot() {
         let connection = pools.dial(&target).await.expect("a connection");
         let head = |out: &mut Vec<u8>| {
             line(out);
-            out.extend_from_slice(b"connection: upgrade\r\nupgrade: echo\r\n");
+            out.extend_from_slice(b"connection: upgrade\r\nupgrade: websocket\r\n");
         };
         let (_, body) = connection
             .send(OutgoingRequest { is_upgrade: true, ..get() }, head)

@@ -288,10 +288,10 @@ fn tunnel() -> (RawClient, RawClient, Sidecar) {
     let peer = RawServer::start();
     let sidecar = single_worker(&policy(&[("a", &peer.url(), "")], &route("providers: [a]")));
     let mut wire = RawClient::to(&sidecar.url("/"));
-    wire.write("GET / HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n");
+    wire.write("GET / HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n");
     let mut provider = peer.accept();
     provider.read_until("\r\n\r\n");
-    provider.write("HTTP/1.1 101 Yes\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n");
+    provider.write("HTTP/1.1 101 Yes\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n");
     wire.read_until("\r\n\r\n");
     (wire, provider, sidecar)
 }

@@ -199,7 +199,7 @@ fn a_tunnel_stays_open_until_it_ends() {
     let peer = RawServer::start();
     let mut sidecar = single_worker(&policy(&[("a", &peer.url(), "")], &route("providers: [a]")));
     let mut client = RawClient::to(&sidecar.url("/"));
-    let upgrade = "connection: upgrade\r\nupgrade: echo\r\n\r\n";
+    let upgrade = "connection: upgrade\r\nupgrade: websocket\r\n\r\n";
     client.write(format!("GET /talk HTTP/1.1\r\nhost: a\r\n{upgrade}"));
     let mut provider = peer.accept();
     provider.read_until("\r\n\r\n");

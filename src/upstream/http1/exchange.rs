@@ -30,6 +30,8 @@ const MAX_READ: usize = 32 * 1024;
 /// A buffer with at least this much spare room is read into again, so that an event stream rarely
 /// allocates.
 const MIN_SPARE: usize = 1024;
+/// More interim responses before one response are a fault of the provider.
+const MAX_INTERIM: u32 = 100;
 
 /// Why an exchange ended early.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +72,8 @@ pub(crate) struct Exchange {
     unparsed: Bytes,
     read_size: usize,
     state: ReadState,
+    /// Interim responses to the current request.
+    interim: u32,
 }
 
 #[derive(Debug)]
@@ -101,6 +105,7 @@ impl Exchange {
             unparsed: Bytes::new(),
             read_size: MIN_READ,
             state: ReadState::Idle,
+            interim: 0,
         }
     }
 
@@ -115,6 +120,7 @@ impl Exchange {
     ) {
         self.writer.start(head, body, sends_zero_length);
         self.state = ReadState::Head(traits);
+        self.interim = 0;
     }
 
     /// Takes the request's body back if no byte of the request was sent.
@@ -135,6 +141,11 @@ impl Exchange {
                 let rest = self.unparsed.split_off(length);
                 self.unparsed = rest;
                 if head.parts.status.is_informational() && head.framing != Framing::Switched {
+                    self.interim += 1;
+                    if self.interim > MAX_INTERIM {
+                        let error = ExchangeError::TooLarge("the number of interim responses");
+                        return Poll::Ready(Err(error));
+                    }
                     continue;
                 }
                 if head.framing == Framing::Switched && !self.writer.is_complete() {

@@ -2,12 +2,13 @@
 //!
 //! Ambiguous framing makes response smuggling possible, so it is resolved strictly.
 //! `Transfer-Encoding` overrides `Content-Length`, and the connection is not reused. A response
-//! with differing or malformed lengths is rejected.
+//! with differing or malformed lengths, or with a transfer coding other than `chunked` alone, is
+//! rejected: the coding ends at this hop, so it would have to be decoded here.
 
 use std::mem::MaybeUninit;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
 use http::response::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version};
 
@@ -16,13 +17,15 @@ use super::exchange::ExchangeError;
 /// Longest head that is accepted.
 pub(crate) const MAX_HEAD: usize = 64 * 1024;
 const MAX_HEADERS: usize = 128;
+/// The only protocol that an upgrade may switch to.
+pub const UPGRADE_PROTOCOL: &str = "websocket";
 
 /// The properties of a request that affect the framing of its response.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct RequestTraits {
     /// The method is HEAD: the response has no body.
     pub is_head: bool,
-    /// It requests another protocol.
+    /// It requests [`UPGRADE_PROTOCOL`].
     pub is_upgrade: bool,
 }
 
@@ -104,9 +107,12 @@ fn framing(
     traits: RequestTraits,
 ) -> Result<(Framing, bool), ExchangeError> {
     if status == StatusCode::SWITCHING_PROTOCOLS {
-        return match traits.is_upgrade {
-            true => Ok((Framing::Switched, false)),
-            false => Err(ExchangeError::Malformed("a protocol switch that was not requested")),
+        return if !traits.is_upgrade {
+            Err(ExchangeError::Malformed("a protocol switch that was not requested"))
+        } else if !switches_as_requested(headers) {
+            Err(ExchangeError::Malformed("a protocol switch to a protocol that was not offered"))
+        } else {
+            Ok((Framing::Switched, false))
         };
     }
     let has_no_body = traits.is_head
@@ -120,21 +126,46 @@ fn framing(
         if has_no_body {
             return Ok((Framing::Length(0), is_unambiguous));
         }
-        let framing = if is_chunked(headers) { Framing::Chunked } else { Framing::Close };
-        return Ok((framing, is_unambiguous));
+        if !is_chunked(headers) {
+            return Err(ExchangeError::Malformed("Transfer-Encoding"));
+        }
+        return Ok((Framing::Chunked, is_unambiguous));
     }
     let length = content_length(headers)?;
+    if let Some(length) = length {
+        collapse_content_length(headers, length);
+    }
     if has_no_body {
         return Ok((Framing::Length(0), true));
     }
     Ok((length.map_or(Framing::Close, Framing::Length), true))
 }
 
-/// Whether the last coding is `chunked`.
+/// Whether a 101 names exactly the protocol that was offered (RFC 9110, 7.8).
+fn switches_as_requested(headers: &HeaderMap) -> bool {
+    let mut lines = headers.get_all(UPGRADE).iter().map(HeaderValue::as_bytes);
+    let is_offered =
+        |line: &[u8]| line.trim_ascii().eq_ignore_ascii_case(UPGRADE_PROTOCOL.as_bytes());
+    lines.next().is_some_and(is_offered) && lines.next().is_none()
+}
+
+/// Whether `chunked` is the only coding.
 fn is_chunked(headers: &HeaderMap) -> bool {
-    let last = headers.get_all(TRANSFER_ENCODING).iter().next_back();
-    let text = last.and_then(|line| line.to_str().ok()).unwrap_or_default();
-    text.rsplit(',').next().is_some_and(|coding| coding.trim().eq_ignore_ascii_case("chunked"))
+    let mut lines = headers.get_all(TRANSFER_ENCODING).iter().map(HeaderValue::as_bytes);
+    let is_chunked = |line: &[u8]| line.trim_ascii().eq_ignore_ascii_case(b"chunked");
+    lines.next().is_some_and(is_chunked) && lines.next().is_none()
+}
+
+/// Replaces a repeated length by a single value (RFC 9112, 6.3), because a list that is forwarded
+/// makes the client decide how to read it.
+fn collapse_content_length(headers: &mut HeaderMap, length: u64) {
+    let mut lines = headers.get_all(CONTENT_LENGTH).iter().map(HeaderValue::as_bytes);
+    let is_single = lines.next().is_some_and(|line| {
+        line.iter().all(u8::is_ascii_digit) && (line == b"0" || !line.starts_with(b"0"))
+    }) && lines.next().is_none();
+    if !is_single {
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
 }
 
 /// All values of all lines have to be equal.
@@ -204,16 +235,7 @@ mod tests {
                 Some((Framing::Length(0), true)),
             ),
             ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked", get, Some((Framing::Chunked, true))),
-            (
-                "HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, Chunked",
-                get,
-                Some((Framing::Chunked, true)),
-            ),
-            (
-                "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked, gzip",
-                get,
-                Some((Framing::Close, false)),
-            ),
+            ("HTTP/1.1 200 OK\r\ntransfer-encoding: Chunked", get, Some((Framing::Chunked, true))),
             (
                 "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ncontent-length: 5",
                 get,
@@ -231,10 +253,68 @@ mod tests {
                 get,
                 Some((Framing::Length(5), false)),
             ),
-            ("HTTP/1.1 101 Switching", upgrade, Some((Framing::Switched, false))),
-            ("HTTP/1.1 101 Switching", get, None),
+            (
+                "HTTP/1.1 101 Switching\r\nupgrade: WebSocket",
+                upgrade,
+                Some((Framing::Switched, false)),
+            ),
+            ("HTTP/1.1 101 Switching\r\nupgrade: websocket", get, None),
         ] {
             assert_eq!(framed(text, traits), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn only_chunked_alone_is_a_transfer_coding() {
+        for codings in [
+            "gzip, chunked",
+            "chunked, gzip",
+            "chunked, chunked",
+            "chunked\r\ntransfer-encoding: chunked",
+            "gzip\r\ntransfer-encoding: chunked",
+            "chunked, identity",
+            "xchunked",
+            "identity",
+            "gzip",
+            "",
+            ",chunked",
+            "chunked;q=1",
+            "\"chunked\"",
+        ] {
+            let text = format!("HTTP/1.1 200 OK\r\ntransfer-encoding: {codings}");
+            assert_eq!(framed(&text, RequestTraits::default()), None, "{codings}");
+        }
+    }
+
+    #[test]
+    fn a_switch_to_a_protocol_that_was_not_offered_is_malformed() {
+        let upgrade = RequestTraits { is_head: false, is_upgrade: true };
+        for protocols in [
+            "",
+            "upgrade: h2c",
+            "upgrade: websocket, h2c",
+            "upgrade: websocket\r\nupgrade: websocket",
+            "upgrade: websocket/13",
+            "upgrade: ",
+        ] {
+            let text = format!("HTTP/1.1 101 Switching\r\nconnection: upgrade\r\n{protocols}");
+            assert_eq!(framed(text.trim_end(), upgrade), None, "{protocols}");
+        }
+    }
+
+    #[test]
+    fn a_repeated_content_length_is_forwarded_once() {
+        for (line, value) in [
+            ("content-length: 5", "5"),
+            ("content-length: 5, 5", "5"),
+            ("content-length: 5\r\ncontent-length: 5", "5"),
+            ("content-length: 005", "5"),
+            ("content-length: 0", "0"),
+        ] {
+            let text = format!("HTTP/1.1 200 OK\r\n{line}\r\n\r\n");
+            let (head, _) = read(&text, RequestTraits::default()).expect("read").expect("complete");
+            let values: Vec<_> = head.parts.headers.get_all(CONTENT_LENGTH).iter().collect();
+            assert_eq!(values, [value], "{line}");
         }
     }
 
