@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use http::header::{ACCEPT_ENCODING, CONNECTION, HOST};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri};
 use http_body::Body;
 use hyper::body::Incoming;
 
@@ -25,6 +25,7 @@ use super::request::body::{IntakeLimits, RequestBody};
 use super::request::head::RequestHead;
 use super::request::headers;
 use super::request::overrides::Overrides;
+use super::request::validation::valid_host;
 use super::response::body::ResponseBody;
 use super::response::send::{send, send_problem};
 use crate::clock;
@@ -109,7 +110,7 @@ fn accept(worker: &Rc<Worker>, client: &Rc<Client>, mut incoming: Request<Incomi
         }
         Err(problem) => return Accepted::Refused { record, problem },
     };
-    let is_upgrade = headers::requests_upgrade(incoming.headers());
+    let is_upgrade = headers::requests_upgrade(incoming.version(), incoming.headers());
     let store = worker.store.as_ref().filter(|_| !is_upgrade);
     let options = match RequestOptions::read(incoming.headers(), &route, store.is_some()) {
         Ok(options) => options,
@@ -187,33 +188,6 @@ async fn serve_locally(
         }
         Err(problem) => send_problem(&mut record, problem),
     }
-}
-
-/// Checks the rules for the host (RFC 9112, 3.2) that the parser does not check, and returns it.
-fn valid_host(incoming: &Request<Incoming>) -> Result<&str, Problem> {
-    if incoming.method() == Method::CONNECT {
-        return Err(Problem::new(
-            ProblemKind::ConnectMethod,
-            "point the application's base URL at the listener",
-        ));
-    }
-    let bad = |detail: &str| Problem::new(ProblemKind::BadRequest, detail);
-    let mut hosts = incoming.headers().get_all(HOST).iter();
-    let host = match (hosts.next(), hosts.next()) {
-        (Some(host), None) => {
-            let text = host.to_str().ok().filter(|text| is_host(text));
-            text.ok_or_else(|| bad("the Host header is not a valid host"))?
-        }
-        (Some(_), Some(_)) => return Err(bad("there are two Host headers")),
-        (None, _) if incoming.version() == http::Version::HTTP_10 => "",
-        (None, _) => return Err(bad("there is no Host header")),
-    };
-    Ok(incoming.uri().authority().map_or(host, |authority| authority.as_str()))
-}
-
-/// The characters of a host (RFC 9110, 7.2: `uri-host [ ":" port ]`).
-fn is_host(text: &str) -> bool {
-    text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~:[]%!$&'()*+;=".contains(&b))
 }
 
 fn find_route(

@@ -42,6 +42,8 @@ mod raw_tcp;
 mod reload;
 mod reload_paths;
 mod reload_traffic;
+mod request_heads;
+mod response_heads;
 mod retries;
 mod sdk;
 mod secrets;

@@ -2,6 +2,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::time::Duration;
 
 use crate::support::PATIENCE;
 use crate::support::message::find;
@@ -73,6 +74,14 @@ impl RawClient {
         while self.read_more() {}
         let content = std::mem::take(&mut self.buffer);
         String::from_utf8_lossy(&content).into_owned()
+    }
+
+    /// Whether bytes or a close arrive within this time.
+    pub fn is_readable_within(&self, time: Duration) -> bool {
+        self.stream.set_read_timeout(Some(time)).expect("a read timeout can be set");
+        let peeked = self.stream.peek(&mut [0]);
+        self.stream.set_read_timeout(Some(PATIENCE)).expect("a read timeout can be set");
+        !peeked.is_err_and(|e| matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut))
     }
 
     /// Reads more bytes; false if the peer has closed.

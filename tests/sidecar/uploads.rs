@@ -1,5 +1,7 @@
 //! Requests with large or slow bodies: forwarded as they arrive, with bounded buffers.
 
+use std::time::Duration;
+
 use crate::fixtures::{CHAT, GENEROUS, access_record, policy, problem_type, route, single_worker};
 use crate::raw_tcp::RawClient;
 use crate::support::{Behaviour, Call, End, Origin};
@@ -98,4 +100,47 @@ fn an_early_response_to_an_upload_is_forwarded() {
     provider.write(early);
     let response = client.read_response("PUT").expect("a response").rest();
     assert_eq!((response.status, response.text().as_str()), (413, "no"));
+}
+
+/// A gap limit alone lets a byte now and then hold a request for ever.
+#[test]
+fn a_body_below_the_minimum_rate_gets_408() {
+    let a = Origin::start(Behaviour::Chat);
+    let more = "timeouts: { idle: 400ms }, capacity: { concurrency: 8 }";
+    for (rate, head) in [
+        ("1KiB", "content-length: 1000"),
+        ("1KiB", "content-length: 9000000"),
+        ("1KiB", "transfer-encoding: chunked"),
+    ] {
+        let server = format!("server: {{ body_rate: {rate} }}\n{}", route("providers: [a]"));
+        let sidecar = single_worker(&policy(&[("a", &a.url(), more)], &server));
+        let mut wire = RawClient::to(&sidecar.url("/"));
+        wire.write(format!("POST /slow HTTP/1.1\r\nhost: a\r\n{head}\r\n\r\n"));
+        let byte = if head.starts_with('t') { "1\r\nx\r\n" } else { "x" };
+        let mut sent = 0;
+        while !wire.is_readable_within(Duration::from_millis(100)) {
+            assert!(sent < 100, "{head}: still waiting after {sent} bytes");
+            wire.write_best_effort(byte);
+            sent += 1;
+        }
+        let response = wire.read_to_close();
+        assert!(response.starts_with("HTTP/1.1 408 "), "{head}: {response}");
+        assert_eq!(access_record(&sidecar, 1)["status"], 408);
+    }
+}
+
+#[test]
+fn a_slow_body_above_the_minimum_rate_is_forwarded() {
+    let a = Origin::start(Behaviour::Chat);
+    let more = "timeouts: { idle: 400ms }";
+    let server = format!("server: {{ body_rate: 1 }}\n{}", route("providers: [a]"));
+    let sidecar = single_worker(&policy(&[("a", &a.url(), more)], &server));
+    let mut wire = RawClient::to(&sidecar.url("/"));
+    wire.write("POST /slow HTTP/1.1\r\nhost: a\r\ncontent-length: 8\r\n\r\n");
+    for _ in 0..8 {
+        assert!(!wire.is_readable_within(Duration::from_millis(100)));
+        wire.write("x");
+    }
+    assert!(wire.read_until("\r\n\r\n").starts_with("HTTP/1.1 200"));
+    assert_eq!(a.last().body, b"xxxxxxxx");
 }

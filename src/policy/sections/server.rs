@@ -19,6 +19,8 @@ section! {
         header_bytes: usize as Size = 64 << 10, in 8 << 10..=1 << 20;
         /// Time limit for receiving the head of a request.
         header_time: Duration = 10 * SECOND, in MS..=600 * SECOND;
+        /// The minimum average rate of a request body, in bytes per second, beyond the time that `timeouts.idle` allows for one gap; 0 for none.
+        body_rate: u64 as Size = 240, in 0..=1 << 30;
         /// How long an idle connection is kept open.
         keep_alive: Duration = 75 * SECOND, in MS..=DAY;
         /// Whether `Via`, `Forwarded` and `X-Forwarded-*` are added to each request.

@@ -17,9 +17,11 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -32,6 +34,7 @@ use super::problem::{Problem, ProblemKind};
 use super::timer::Timer;
 use super::worker::{AcceptedConnection, RequestHandler, Worker, WorkerLoad};
 use crate::policy::sections::model::Server;
+use crate::upstream::BoxError;
 
 /// `worker::TICK` in milliseconds.
 const TICK_MS: u128 = 100;
@@ -119,7 +122,7 @@ impl Clients {
                 ConnectionPhase::Head if since > head => {
                     let detail = format!("the head took longer than {:?}", server.header_time);
                     let problem = Problem::new(ProblemKind::RequestTimeout, detail);
-                    client.activity.send_on_close(to_wire(&problem));
+                    client.activity.send_on_close(problem.to_wire());
                     client.direct(Directive::Close);
                 }
                 ConnectionPhase::Idle if since > idle => client.direct(Directive::CloseIfIdle),
@@ -200,25 +203,10 @@ impl Client {
     }
 }
 
-/// The response as bytes, for where hyper cannot send it.
-fn to_wire(problem: &Problem) -> Vec<u8> {
-    let response = problem.clone().into_response();
-    let mut bytes = format!("HTTP/1.1 {}\r\n", response.status()).into_bytes();
-    for (name, value) in response.headers() {
-        bytes.extend_from_slice(
-            &[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat(),
-        );
-    }
-    let body = response.body();
-    bytes.extend_from_slice(format!("content-length: {}\r\n\r\n", body.len()).as_bytes());
-    bytes.extend_from_slice(body);
-    bytes
-}
-
 /// Rejects a connection over the limit without waiting for its request.
 pub fn reject(connection: &AcceptedConnection) {
     let problem = Problem::new(ProblemKind::TooManyConnections, "try again in a moment");
-    let response = to_wire(&problem.retry_after(Some(Duration::from_secs(1))));
+    let response = problem.retry_after(Some(Duration::from_secs(1))).to_wire();
     // The socket's send buffer is empty and the response fits, so one write is enough.
     let _ = match connection {
         AcceptedConnection::Tcp(stream, _) => (&mut &*stream).write(&response),
@@ -304,7 +292,9 @@ impl<H: RequestHandler> Service<H> {
         let service = {
             let client = Rc::clone(&client);
             service_fn(move |request| {
-                handler.handle(Rc::clone(&worker), Rc::clone(&client), request)
+                let guard = ResponseGuard::new(&client);
+                let response = handler.handle(Rc::clone(&worker), Rc::clone(&client), request);
+                async move { response.await.map(|r| r.map(|body| GuardedBody { body, guard })) }
             })
         };
         let connection = http1::Builder::new()
@@ -315,7 +305,7 @@ impl<H: RequestHandler> Service<H> {
             .serve_connection(io, service)
             .with_upgrades();
         let mut connection = pin!(connection);
-        std::future::poll_fn(|cx| {
+        let served = std::future::poll_fn(|cx| {
             client.register_waker(cx.waker());
             match client.directive.get() {
                 Directive::Close => return Poll::Ready(Ok(())),
@@ -336,7 +326,55 @@ impl<H: RequestHandler> Service<H> {
             }
             connection.as_mut().poll(cx)
         })
-        .await
-        .map_err(std::io::Error::other)
+        .await;
+        if served.as_ref().is_err_and(hyper::Error::is_parse)
+            && let Some(problem) = client.activity.parser_errors.problem_at_end()
+        {
+            client.activity.send_on_close(problem.to_wire());
+        }
+        served.map_err(std::io::Error::other)
+    }
+}
+
+/// Marks the time from a request's arrival until hyper has taken the whole response.
+struct ResponseGuard(Rc<Client>);
+
+impl ResponseGuard {
+    fn new(client: &Rc<Client>) -> Self {
+        client.activity.parser_errors.begin_response();
+        ResponseGuard(Rc::clone(client))
+    }
+}
+
+impl Drop for ResponseGuard {
+    fn drop(&mut self) {
+        self.0.activity.parser_errors.end_response();
+    }
+}
+
+/// The body of a response with its guard: hyper drops it when it has taken the last byte.
+struct GuardedBody<B> {
+    body: B,
+    #[expect(dead_code, reason = "held until the body is dropped")]
+    guard: ResponseGuard,
+}
+
+impl<B: Body<Data = Bytes, Error = BoxError> + Unpin> Body for GuardedBody<B> {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        Pin::new(&mut self.get_mut().body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }

@@ -8,6 +8,8 @@
 //! ahead, into a buffer of 8 KiB that it allocates for each request because the request's own
 //! buffer is in use.
 //!
+//! The responses of hyper's parser get a body here (see `parser_error`).
+//!
 //! hyper's own header timeout also ends idle connections and costs a timer for each request. Here
 //! a read or write stores two relaxed atomics, and the worker's tick checks them.
 
@@ -23,6 +25,7 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::server::TlsStream;
 
+use super::parser_error::ParserErrors;
 use crate::upstream::{SmallWriteBuffer, join_small};
 
 /// The most bytes of one read: one less than 16 KiB, because hyper doubles a buffer that a read has
@@ -95,6 +98,7 @@ pub struct Activity {
     /// The client had closed its side when its last bytes were read.
     disconnected: AtomicBool,
     closing_response: OnceLock<Vec<u8>>,
+    pub(super) parser_errors: ParserErrors,
 }
 
 impl Activity {
@@ -106,6 +110,7 @@ impl Activity {
             ticks,
             disconnected: AtomicBool::new(false),
             closing_response: OnceLock::new(),
+            parser_errors: ParserErrors::new(),
         })
     }
 
@@ -169,11 +174,13 @@ pub struct ClientIo<S: ClientStream> {
     activity: Arc<Activity>,
     /// Unread bytes are waiting, so the client has not disconnected.
     unread: bool,
+    /// Bytes to write in place of the parser's own response.
+    replacement: Vec<u8>,
 }
 
 impl<S: ClientStream> ClientIo<S> {
     pub fn new(stream: S, activity: Arc<Activity>) -> Self {
-        ClientIo { stream, activity, unread: false }
+        ClientIo { stream, activity, unread: false, replacement: Vec::new() }
     }
 
     fn poll_bounded_read(
@@ -206,6 +213,24 @@ impl<S: ClientStream> ClientIo<S> {
             }
             Poll::Ready(Err(error)) => Err(error),
         }
+    }
+
+    /// Replaces the parser's own response. hyper writes it in one piece, and flushes before it closes.
+    fn replace(&mut self, bytes: &[u8]) -> Option<Poll<io::Result<usize>>> {
+        let problem = self.activity.parser_errors.problem_for(bytes)?;
+        self.replacement = problem.to_wire();
+        Some(Poll::Ready(Ok(bytes.len())))
+    }
+
+    fn poll_replacement(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.replacement.is_empty() {
+            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.replacement))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.replacement.drain(..written);
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// A write that has to wait also waits for a disconnect.
@@ -241,6 +266,9 @@ impl<S: ClientStream> AsyncRead for ClientIo<S> {
         let before = buf.filled().len();
         let outcome = self.poll_bounded_read(cx, buf);
         if buf.filled().len() > before {
+            if matches!(self.activity.phase(), ConnectionPhase::New | ConnectionPhase::Idle) {
+                self.activity.parser_errors.check_version(&mut buf.filled_mut()[before..]);
+            }
             self.activity.record_read();
             self.unread = false;
             // For a request that is not yet served; once it is, `check_disconnect` applies.
@@ -261,6 +289,9 @@ impl<S: ClientStream> AsyncWrite for ClientIo<S> {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         self.activity.record_write();
+        if let Some(replaced) = self.replace(buf) {
+            return replaced;
+        }
         let written = Pin::new(&mut self.stream).poll_write(cx, buf);
         self.watch_blocked(cx, written)
     }
@@ -271,6 +302,11 @@ impl<S: ClientStream> AsyncWrite for ClientIo<S> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.activity.record_write();
+        if let [bytes] = bufs
+            && let Some(replaced) = self.replace(bytes)
+        {
+            return replaced;
+        }
         let stream = Pin::new(&mut self.stream);
         let written = match join_small(bufs, &mut [0; size_of::<SmallWriteBuffer>()]) {
             Some(one) => stream.poll_write(cx, one),
@@ -286,10 +322,13 @@ impl<S: ClientStream> AsyncWrite for ClientIo<S> {
     /// hyper flushes whenever the connection is polled.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.check_disconnect(cx)?;
+        ready!(self.poll_replacement(cx))?;
+        self.activity.parser_errors.record_flush();
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_replacement(cx))?;
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }

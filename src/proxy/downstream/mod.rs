@@ -2,6 +2,7 @@
 
 pub mod connection;
 pub mod io;
+mod parser_error;
 pub mod problem;
 pub mod timer;
 pub mod worker;

@@ -83,10 +83,16 @@ problem_types! {
         "the provider's rewrite needs the complete body as JSON, and the body was not kept or is not JSON";
     JobTooLarge, 413, "job-too-large", Some("http_request_error"), false,
         "the body is larger than the route keeps";
+    UriTooLong, 414, "uri-too-long", Some("http_request_error"), true,
+        "the request target is too long";
     IdempotencyKeyReused, 422, "idempotency-key-reused", Some("http_request_error"), false,
         "the Idempotency-Key was used for another request";
     QueueShare, 429, "queue-share", Some("connection_limit_reached"), false,
         "the queue is full and this flow has used its share";
+    HeadTooLarge, 431, "head-too-large", Some("http_request_error"), true,
+        "the head of the request is larger than server.header_bytes, or has too many lines";
+    CodingNotSupported, 501, "coding-not-supported", Some("http_request_error"), true,
+        "a transfer coding of the request is not supported";
     Unreachable, 502, "unreachable", Some("connection_refused"), false,
         "no provider could be reached";
     ConnectionLost, 502, "connection-lost", Some("connection_terminated"), false,
@@ -123,6 +129,8 @@ problem_types! {
         "no stored response satisfies the request";
     JobExpired, 504, "job-expired", None, false,
         "the job expired before it was done";
+    VersionNotSupported, 505, "version-not-supported", Some("http_request_error"), true,
+        "the version of HTTP is not supported";
 }
 
 impl ProblemKind {
@@ -188,6 +196,21 @@ impl Problem {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         response
+    }
+
+    /// The response as bytes, for where hyper cannot send it.
+    pub fn to_wire(&self) -> Vec<u8> {
+        let response = self.clone().into_response();
+        let mut bytes = format!("HTTP/1.1 {}\r\n", response.status()).into_bytes();
+        for (name, value) in response.headers() {
+            bytes.extend_from_slice(
+                &[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat(),
+            );
+        }
+        let body = response.body();
+        bytes.extend_from_slice(format!("content-length: {}\r\n\r\n", body.len()).as_bytes());
+        bytes.extend_from_slice(body);
+        bytes
     }
 
     fn proxy_status(&self, error: Option<&str>) -> HeaderValue {

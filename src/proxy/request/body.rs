@@ -12,6 +12,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
 
+use super::body_rate::BodyRate;
 use super::headers;
 use super::model_name::ModelName;
 use super::rewrite;
@@ -43,6 +44,8 @@ pub struct RequestBody {
     /// The body as received, if another one is sent in its place.
     original: Option<Bytes>,
     not_replayable: Option<NotReplayable>,
+    /// Of a streamed body, in bytes per second.
+    minimum_rate: u64,
 }
 
 #[derive(Debug)]
@@ -72,7 +75,7 @@ pub struct IntakeLimits {
     pub reads_body: bool,
     /// Wait until the body is complete, however long that takes.
     pub complete: bool,
-    pub idle: Duration,
+    rate: BodyRate,
 }
 
 impl IntakeLimits {
@@ -81,7 +84,10 @@ impl IntakeLimits {
             replay: route.policy.replay,
             reads_body: route.reads_body,
             complete,
-            idle: route.tiers[0].candidates[0].provider.policy.timeouts.idle,
+            rate: BodyRate {
+                idle: route.tiers[0].candidates[0].provider.policy.timeouts.idle,
+                minimum: route.server.body_rate,
+            },
         }
     }
 }
@@ -90,7 +96,8 @@ impl RequestBody {
     /// Receives the body.
     ///
     /// # Errors
-    /// When the body breaks, or stalls for longer than `idle`.
+    /// When the body breaks, stalls for longer than `timeouts.idle`, or is slower than
+    /// `server.body_rate`.
     pub async fn read(
         timer: &Timer,
         mut body: Incoming,
@@ -104,7 +111,8 @@ impl RequestBody {
         let length = body.size_hint().exact();
         if length.is_some_and(|length| length > limits.replay) && !limits.reads_body {
             let state = State::Streamed { first: VecDeque::new(), rest: Some(body), _room: room };
-            return Ok(RequestBody::new(state, None).sent_once(NotReplayable::LargerThanReplay));
+            let body = RequestBody::new(state, None).limited_to(limits.rate);
+            return Ok(body.sent_once(NotReplayable::LargerThanReplay));
         }
         let mut prefix = Prefix { length, limit: limits.replay, ..Prefix::default() };
         let streamed = receive(timer, &mut body, limits, &mut room, &mut prefix, began).await?;
@@ -112,7 +120,8 @@ impl RequestBody {
         Ok(match streamed {
             None => RequestBody::buffered(prefix, room, limits.reads_body),
             Some(reason) => {
-                RequestBody::streamed(prefix, body, room, limits.reads_body).sent_once(reason)
+                let body = RequestBody::streamed(prefix, body, room, limits.reads_body);
+                body.limited_to(limits.rate).sent_once(reason)
             }
         })
     }
@@ -143,6 +152,7 @@ impl RequestBody {
             upload: None,
             original: None,
             not_replayable: None,
+            minimum_rate: 0,
         }
     }
 
@@ -150,7 +160,15 @@ impl RequestBody {
         let taken = clock::now();
         let upload =
             matches!(state, State::Streamed { .. }).then(|| Rc::new(UploadProgress::new(taken)));
-        RequestBody { state, model, taken, upload, original: None, not_replayable: None }
+        RequestBody {
+            state,
+            model,
+            taken,
+            upload,
+            original: None,
+            not_replayable: None,
+            minimum_rate: 0,
+        }
     }
 
     fn buffered(prefix: Prefix, room: Reservation, reads_body: bool) -> RequestBody {
@@ -172,6 +190,11 @@ impl RequestBody {
         let first = data.into_iter().chain(trailers).collect();
         let rest = (!rest.is_end_stream()).then_some(rest);
         RequestBody::new(State::Streamed { first, rest, _room: room }, model)
+    }
+
+    fn limited_to(mut self, rate: BodyRate) -> RequestBody {
+        self.minimum_rate = rate.minimum;
+        self
     }
 
     fn sent_once(mut self, reason: NotReplayable) -> RequestBody {
@@ -249,6 +272,7 @@ impl RequestBody {
             upload: None,
             original: None,
             not_replayable: None,
+            minimum_rate: 0,
         })
     }
 
@@ -321,8 +345,9 @@ impl RequestBody {
                     first[0] = Frame::data(bytes);
                 }
                 let reserved = headers::reserved_by(provider);
+                let rate = BodyRate { idle, minimum: self.minimum_rate };
                 Ok(OutgoingBody::stream(StreamingBody::new(
-                    first, rest, upload, reserved, idle, _room,
+                    first, rest, upload, reserved, rate, _room,
                 )))
             }
         }
@@ -339,6 +364,7 @@ async fn receive(
     mut moved: Instant,
 ) -> Result<Option<NotReplayable>, Problem> {
     let patient = prefix.length.is_some() || limits.complete;
+    let began = moved;
     let give_up = moved + STILL_ARRIVING;
     loop {
         let wanted = prefix.len() + prefix.expected();
@@ -347,12 +373,17 @@ async fn receive(
         if full && !(limits.reads_body && prefix.len() == 0) {
             return Ok(Some(NotReplayable::BuffersFull));
         }
-        let limit = if patient { moved + limits.idle } else { give_up };
+        let limit = match patient {
+            true => {
+                moved + limits.rate.time_left(prefix.len(), moved.saturating_duration_since(began))
+            }
+            false => give_up,
+        };
         let frame = match timer.frame(body, limit).await {
             Ok(None) => return Ok(None),
             Ok(Some(Ok(frame))) => frame,
             Ok(Some(Err(error))) => return Err(interrupted(&error)),
-            Err(Elapsed) if patient => return Err(stalled(limits.idle)),
+            Err(Elapsed) if patient => return Err(stalled(limits.rate, prefix.len())),
             Err(Elapsed) => return Ok(Some(NotReplayable::StillArriving)),
         };
         let last = body.is_end_stream();
@@ -420,8 +451,12 @@ fn interrupted(error: &hyper::Error) -> Problem {
     Problem::new(ProblemKind::RequestInterrupted, error.to_string())
 }
 
-fn stalled(idle: Duration) -> Problem {
-    Problem::new(ProblemKind::RequestTimeout, format!("nothing arrived for {idle:?}"))
+fn stalled(rate: BodyRate, received: u64) -> Problem {
+    let BodyRate { idle, minimum } = rate;
+    let detail = format!(
+        "{received} bytes arrived, then nothing for {idle:?}, or too few for {minimum} bytes per second"
+    );
+    Problem::new(ProblemKind::RequestTimeout, detail)
 }
 
 fn not_rewritable(provider: &model::ProviderPolicy, why: &str) -> Problem {

@@ -10,11 +10,12 @@ use http::header::{
     UPGRADE, VIA,
 };
 
-use http::{Method, Uri};
+use http::{Method, Uri, Version};
 
 use crate::policy::sections::model::{self, Auth};
 use crate::proxy::downstream::connection::Client;
 use crate::snapshot::Endpoint;
+use crate::upstream::UPGRADE_PROTOCOL;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -57,7 +58,7 @@ const HOP: [HeaderName; 9] = [
 ];
 const CONNECTION_ALONE: u32 = 1;
 
-/// Removes hop-by-hop headers. `upgrade` keeps those that an upgrade needs.
+/// Removes hop-by-hop headers. `upgrade` writes those that an upgrade needs.
 pub fn end_hop(headers: &mut HeaderMap, upgrade: bool) {
     let there = present(headers, &HOP);
     if there == 0 {
@@ -67,7 +68,6 @@ pub fn end_hop(headers: &mut HeaderMap, upgrade: bool) {
         headers.remove(CONNECTION);
         return;
     }
-    let upgrade = if upgrade { headers.get(UPGRADE).cloned() } else { None };
     let trailers = te_trailers(headers);
     if headers.contains_key(CONNECTION) {
         for name in named_by_connection(headers) {
@@ -81,8 +81,8 @@ pub fn end_hop(headers: &mut HeaderMap, upgrade: bool) {
     if trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
-    if let Some(protocol) = upgrade {
-        headers.insert(UPGRADE, protocol);
+    if upgrade {
+        headers.insert(UPGRADE, HeaderValue::from_static(UPGRADE_PROTOCOL));
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     }
 }
@@ -103,19 +103,33 @@ fn is_plain(headers: &HeaderMap) -> bool {
     plain && lines.next().is_none()
 }
 
-/// Requests an upgrade that may be tunnelled: `Connection` names it, and it is not HTTP/2, which would
-/// carry requests past this proxy.
-pub fn requests_upgrade(headers: &HeaderMap) -> bool {
-    let named = || named_by_connection(headers).contains(&UPGRADE);
-    let h2c = |value: &HeaderValue| {
-        value
-            .as_bytes()
-            .to_ascii_lowercase()
-            .split(|b| matches!(b, b',' | b' ' | b'/'))
-            .any(|p| p == b"h2c")
-    };
-    let protocols = headers.get_all(UPGRADE);
-    headers.contains_key(UPGRADE) && !protocols.iter().any(h2c) && named()
+/// Requests an upgrade that may be tunnelled (RFC 9110, 7.8): HTTP/1.1, `Connection` names it, and the
+/// list of protocols is well formed and contains `websocket`. Other protocols are not relayed,
+/// because HTTP or TLS in a tunnel would carry requests past this proxy.
+pub fn requests_upgrade(version: Version, headers: &HeaderMap) -> bool {
+    version == Version::HTTP_11
+        && headers.contains_key(UPGRADE)
+        && offers_upgrade_protocol(headers)
+        && named_by_connection(headers).contains(&UPGRADE)
+}
+
+/// Whether `Upgrade` offers the protocol that may be tunnelled. A malformed list offers nothing.
+fn offers_upgrade_protocol(headers: &HeaderMap) -> bool {
+    let lines = headers.get_all(UPGRADE).iter().map(HeaderValue::as_bytes);
+    let mut protocols = lines.flat_map(|line| line.split(|b| *b == b',')).map(<[u8]>::trim_ascii);
+    let mut offers = false;
+    let is_well_formed = protocols.all(|protocol| {
+        offers |= protocol.eq_ignore_ascii_case(UPGRADE_PROTOCOL.as_bytes());
+        let mut parts = protocol.splitn(2, |b| *b == b'/');
+        protocol.is_empty() || parts.all(is_token)
+    });
+    is_well_formed && offers
+}
+
+/// RFC 9110, 5.6.2.
+fn is_token(text: &[u8]) -> bool {
+    let is_tchar = |b: &u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(b);
+    !text.is_empty() && text.iter().all(is_tchar)
 }
 
 fn te_trailers(headers: &HeaderMap) -> bool {
@@ -340,8 +354,41 @@ mod tests {
     }
 
     #[test]
+    fn only_a_well_formed_list_with_a_known_protocol_is_an_upgrade() {
+        let is_upgrade = |version, protocols| {
+            let headers = map(&[("connection", "upgrade"), ("upgrade", protocols)]);
+            requests_upgrade(version, &headers)
+        };
+        for protocols in
+            ["websocket", "WebSocket", "websocket,\th2c", " echo/1 , websocket", ",websocket"]
+        {
+            assert!(is_upgrade(Version::HTTP_11, protocols), "{protocols}");
+            assert!(!is_upgrade(Version::HTTP_10, protocols), "{protocols}");
+        }
+        for protocols in [
+            "",
+            ",",
+            "h2c",
+            "echo",
+            "foo;h2c",
+            "\"websocket\"",
+            "HTTP/2.0",
+            "TLS/1.0",
+            "websocket/13",
+            "websocket h2c",
+            "websocket;x=1",
+            "websocket, a/",
+            "websocket, /1",
+            "websocket, a/b/c",
+        ] {
+            assert!(!is_upgrade(Version::HTTP_11, protocols), "{protocols}");
+        }
+    }
+
+    #[test]
     fn an_upgrade_keeps_its_two_headers() {
-        let mut headers = map(&[("connection", "keep-alive, Upgrade"), ("upgrade", "websocket")]);
+        let mut headers =
+            map(&[("connection", "keep-alive, Upgrade"), ("upgrade", "h2c, websocket")]);
         end_hop(&mut headers, true);
         assert_eq!(headers, map(&[("connection", "upgrade"), ("upgrade", "websocket")]));
     }

@@ -1,6 +1,7 @@
 //! The request: its head, body, limits, overrides and rewriting.
 
 pub mod body;
+mod body_rate;
 pub mod cached_fallback;
 pub mod head;
 pub mod headers;
@@ -9,3 +10,4 @@ pub mod model_name;
 pub mod overrides;
 pub mod rewrite;
 mod streaming_body;
+pub mod validation;

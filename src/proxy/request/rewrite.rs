@@ -201,6 +201,10 @@ pub fn uri(
     url: &Url,
     rewrite: &Rewrite,
 ) -> Result<Uri, http::uri::InvalidUri> {
+    // `OPTIONS *` concerns the server, not a path below its base path (RFC 9112, 3.2.4).
+    if uri.path() == "*" {
+        return Ok(uri.clone());
+    }
     let origin_form = uri.authority().is_none() && uri.path_and_query().is_some();
     if origin_form && strip.is_none() && url.path.is_empty() && rewrite.path.is_none() {
         return Ok(uri.clone());

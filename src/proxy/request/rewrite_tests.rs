@@ -54,6 +54,7 @@ fn the_path_is_stripped_prefixed_and_rewritten_and_keeps_its_query() {
     assert_eq!(to("/openai/v1/x?q=1", Some("/openai"), "", &none), "/v1/x?q=1");
     assert_eq!(to("/openai", Some("/openai/"), "/base", &none), "/base/");
     assert_eq!(to("/openaix/v1", Some("/openai"), "", &none), "/openaix/v1");
+    assert_eq!(to("*", Some("/openai"), "/base", &none), "*");
     let azure = Rewrite {
         path: Some(RewritePath {
             from: Regex::new("^/v1/(.*)$").expect("a pattern"),

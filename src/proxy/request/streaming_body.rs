@@ -15,6 +15,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Sleep;
 
+use super::body_rate::BodyRate;
 use super::headers;
 use crate::clock;
 use crate::live::buffers::Reservation;
@@ -58,8 +59,11 @@ pub struct StreamingBody {
     upload: Rc<UploadProgress>,
     /// Names that a trailer may not have.
     reserved: Vec<HeaderName>,
-    idle: Duration,
-    timer: Option<Pin<Box<Sleep>>>,
+    rate: BodyRate,
+    /// How long the client was waited for so far. While the provider reads slowly, the client is not.
+    waited: Duration,
+    /// When the current wait for the client began, and when it ends at the latest.
+    wait: Option<(Instant, Pin<Box<Sleep>>)>,
     _room: Reservation,
 }
 
@@ -70,10 +74,27 @@ impl StreamingBody {
         rest: Option<Incoming>,
         upload: Rc<UploadProgress>,
         reserved: Vec<HeaderName>,
-        idle: Duration,
+        rate: BodyRate,
         room: Reservation,
     ) -> Self {
-        StreamingBody { first, rest, upload, reserved, idle, timer: None, _room: room }
+        StreamingBody {
+            first,
+            rest,
+            upload,
+            reserved,
+            rate,
+            waited: Duration::ZERO,
+            wait: None,
+            _room: room,
+        }
+    }
+
+    /// Ready when the client sends too slowly.
+    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let left = self.rate.time_left(self.upload.bytes.get(), self.waited);
+        let begin = || (clock::now(), Box::pin(tokio::time::sleep(left)));
+        let (_, timer) = self.wait.get_or_insert_with(begin);
+        timer.as_mut().poll(cx)
     }
 
     fn passed(&mut self, frame: Frame<Bytes>) -> Frame<Bytes> {
@@ -106,7 +127,9 @@ impl Body for StreamingBody {
         };
         match Pin::new(rest).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
-                this.timer = None;
+                if let Some((began, _)) = this.wait.take() {
+                    this.waited += clock::since(began);
+                }
                 Poll::Ready(Some(Ok(this.passed(frame))))
             }
             Poll::Ready(Some(Err(error))) => {
@@ -119,12 +142,9 @@ impl Body for StreamingBody {
                 Poll::Ready(None)
             }
             Poll::Pending => {
-                let idle = this.idle;
-                let timer = this.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(idle)));
-                ready!(timer.as_mut().poll(cx));
+                ready!(this.poll_late(cx));
                 this.upload.failed.set(Some(ProblemKind::RequestTimeout));
-                let error = format!("the client sent nothing for {idle:?}");
-                Poll::Ready(Some(Err(error.into())))
+                Poll::Ready(Some(Err("the client sends its body too slowly".into())))
             }
         }
     }

@@ -1,0 +1,54 @@
+//! The minimum rate of a request body (`server.body_rate`).
+//!
+//! A limit on the gap between two reads alone lets a client hold a request, its buffer and its
+//! provider's connection for ever with a byte now and then. As in Apache's `mod_reqtimeout`, each
+//! byte that arrives buys time, here on top of the time that one gap may take.
+
+use std::time::Duration;
+
+/// How long a client may take to send its body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BodyRate {
+    /// The longest gap.
+    pub idle: Duration,
+    /// Bytes per second; 0 for no minimum.
+    pub minimum: u64,
+}
+
+impl BodyRate {
+    /// How long the client may be waited for in total, if it has sent this many bytes.
+    pub fn allowance(&self, bytes: u64) -> Duration {
+        match (bytes.saturating_mul(1000)).checked_div(self.minimum) {
+            Some(millis) => self.idle.saturating_add(Duration::from_millis(millis)),
+            None => Duration::MAX,
+        }
+    }
+
+    /// The time left to wait for the next bytes, after `waited` in total for the `bytes` so far.
+    pub fn time_left(&self, bytes: u64, waited: Duration) -> Duration {
+        self.idle.min(self.allowance(bytes).saturating_sub(waited))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_byte_buys_time_beyond_one_gap() {
+        let rate = BodyRate { idle: Duration::from_secs(3), minimum: 100 };
+        let left = |bytes, waited| rate.time_left(bytes, Duration::from_millis(waited));
+        assert_eq!(left(0, 0), Duration::from_secs(3));
+        assert_eq!(left(0, 2_000), Duration::from_secs(1));
+        assert_eq!(left(100, 2_000), Duration::from_secs(2));
+        assert_eq!(left(1_000_000, 2_000), Duration::from_secs(3));
+        assert_eq!(left(1, 9_000), Duration::ZERO);
+        assert_eq!(left(u64::MAX, 9_000), Duration::from_secs(3));
+    }
+
+    #[test]
+    fn a_minimum_of_zero_limits_the_gap_alone() {
+        let rate = BodyRate { idle: Duration::from_secs(3), minimum: 0 };
+        assert_eq!(rate.time_left(0, Duration::from_secs(900)), Duration::from_secs(3));
+    }
+}
