@@ -1,7 +1,7 @@
 //! Chunked transfer coding (RFC 9112, 7.1): an incremental decoder, and the encoder.
 //!
 //! The decoder is strict about framing: a chunk size is hexadecimal digits and nothing else, and
-//! each line ends in CRLF. Lenient readers make response smuggling possible.
+//! each line ends in CRLF. Extensions have no control characters. Lenient readers make response smuggling possible.
 
 use std::io::Write;
 
@@ -25,7 +25,12 @@ pub(crate) struct ChunkedDecoder {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ChunkedState {
-    Size { size: u64, digits: u32 },
+    Size {
+        size: u64,
+        digits: u32,
+    },
+    /// White space behind the size.
+    SizeSpace(u64),
     Extension(u64),
     SizeLf(u64),
     Data(u64),
@@ -99,12 +104,22 @@ impl ChunkedDecoder {
                 ChunkedState::Size { size: size << 4 | u64::from(digit), digits: digits + 1 }
             }
             (ChunkedState::Size { digits: 0, .. }, _) => return malformed,
-            (ChunkedState::Size { size, .. }, b'\r') | (ChunkedState::Extension(size), b'\r') => {
-                ChunkedState::SizeLf(size)
+            (
+                ChunkedState::Size { size, .. }
+                | ChunkedState::SizeSpace(size)
+                | ChunkedState::Extension(size),
+                b'\r',
+            ) => ChunkedState::SizeLf(size),
+            (ChunkedState::Size { size, .. } | ChunkedState::SizeSpace(size), b' ' | b'\t') => {
+                ChunkedState::SizeSpace(size)
             }
-            (ChunkedState::Size { size, .. }, b';' | b' ' | b'\t') => ChunkedState::Extension(size),
-            (ChunkedState::Extension(_), b'\n') => return malformed,
-            (ChunkedState::Extension(size), _) => ChunkedState::Extension(size),
+            (ChunkedState::Size { size, .. } | ChunkedState::SizeSpace(size), b';') => {
+                ChunkedState::Extension(size)
+            }
+            (ChunkedState::Extension(size), b'\t') => ChunkedState::Extension(size),
+            (ChunkedState::Extension(size), byte) if !byte.is_ascii_control() => {
+                ChunkedState::Extension(size)
+            }
             (ChunkedState::SizeLf(0), b'\n') => ChunkedState::Trailers,
             (ChunkedState::SizeLf(size), b'\n') => ChunkedState::Data(size),
             (ChunkedState::DataCr, b'\r') => ChunkedState::DataLf,
@@ -216,6 +231,10 @@ mod tests {
             "1\na\r\n",
             "1\r\nab\r\n",
             "1;a\na\r\n",
+            "1;a\0\r\na\r\n",
+            "1;a\x7f\r\na\r\n",
+            "1 1\r\na\r\n",
+            "1 a\r\na\r\n",
             "11111111111111111\r\n",
             "1\r\na\r0\r\n",
             "0\r\nx: y\n\nHTTP/1.1 200 OK\r\n\r\n",

@@ -60,13 +60,11 @@ pub(crate) fn parse(
             httparse::Error::TooManyHeaders => ExchangeError::TooLarge("the response head"),
             _ => ExchangeError::Malformed("the response head"),
         })?;
-    let httparse::Status::Complete(length) = parsed else {
-        return if bytes.len() > MAX_HEAD {
-            Err(ExchangeError::TooLarge("the response head"))
-        } else {
-            Ok(None)
-        };
-    };
+    let size = if let httparse::Status::Complete(length) = parsed { length } else { bytes.len() };
+    if size > MAX_HEAD {
+        return Err(ExchangeError::TooLarge("the response head"));
+    }
+    let httparse::Status::Complete(length) = parsed else { return Ok(None) };
     let status = response.code.and_then(|code| StatusCode::from_u16(code).ok());
     let status = status.ok_or(ExchangeError::Malformed("the response status"))?;
     let is_http_10 = response.version == Some(0);
@@ -338,6 +336,7 @@ mod tests {
         }
         let long = format!("HTTP/1.1 200 OK\r\nx: {}", "y".repeat(MAX_HEAD));
         assert!(read(&long, RequestTraits::default()).is_err());
+        assert!(read(&(long + "\r\n\r\n"), RequestTraits::default()).is_err());
         assert!(matches!(read("HTTP/1.1 200 OK\r\nx: y", RequestTraits::default()), Ok(None)));
         let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "x: y\r\n".repeat(MAX_HEADERS + 1));
         assert!(read(&many, RequestTraits::default()).is_err());
