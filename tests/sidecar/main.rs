@@ -12,6 +12,7 @@
 mod support;
 
 mod affinity;
+mod attack;
 mod bounds;
 mod breaker_probes;
 mod breakers;

@@ -233,7 +233,9 @@ fn only_a_known_protocol_of_a_well_formed_list_is_relayed() {
 #[test]
 fn a_switch_to_another_protocol_than_offered_is_a_malformed_response() {
     let peer = RawServer::start();
-    let sidecar = single_worker(&policy(&[("a", &peer.url(), "")], &route("providers: [a]")));
+    let yaml =
+        policy(&[("a", &peer.url(), "breaker: none")], &route("providers: [a], retry: none"));
+    let sidecar = single_worker(&yaml);
     for protocol in ["upgrade: h2c\r\n", "upgrade: websocket, h2c\r\n", ""] {
         let mut wire = RawClient::to(&sidecar.url("/"));
         wire.write(upgrade("1.1", "websocket"));
