@@ -13,6 +13,7 @@ mod handler;
 pub mod jobs;
 mod request;
 mod response;
+mod signals;
 
 use std::sync::Arc;
 

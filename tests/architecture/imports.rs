@@ -47,6 +47,7 @@ const ORDERS: &[(&str, &[&str])] = &[
             "degradation",
             "response",
             "attempt",
+            "signals",
             "request",
             "access_log",
             "downstream",

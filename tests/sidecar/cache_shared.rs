@@ -14,9 +14,8 @@ use crate::support::{
 /// A route for everything that stores responses for a minute.
 fn yaml(origin: &Origin, store: &str, more: &str) -> String {
     let store = format!("{{ ttl: 60s, key: [method, path, body]{store} }}");
-    let caches = format!(
-        "caches: {{ c: {{ max_bytes: 1MiB, store: {store}, stale_if_error: 1h }} }}\n"
-    );
+    let caches =
+        format!("caches: {{ c: {{ max_bytes: 1MiB, store: {store}, stale_if_error: 1h }} }}\n");
     let provider =
         [("a", &*origin.url(), "auth: passthrough, timeouts: { headers: 20s, idle: 20s }")];
     policy(&provider, &(route(&format!("providers: [a], cache: c{more}")) + &caches + GENEROUS))

@@ -368,8 +368,7 @@ fn a_mode_serves_stale_responses_and_the_next_action_handles_the_rest() {
     let actions =
         "[ { serve_stale: 1h }, { respond: { status: 503, json: { mode: \"{{mode}}\" } } } ]";
     let when = format!("when: {{ manual: true }}, actions: {actions}");
-    let cache =
-        "caches: { c: { store: { ttl: 1ms }, stale_if_error: 0s } }\n";
+    let cache = "caches: { c: { store: { ttl: 1ms }, stale_if_error: 0s } }\n";
     let yaml = degraded(
         &[("a", &origin.url(), PLAIN)],
         "providers: [a], cache: c",

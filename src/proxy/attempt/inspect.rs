@@ -15,13 +15,11 @@ use http::response::Parts;
 use http::{Method, StatusCode};
 use http_body::{Body, Frame};
 
-use super::classify::{ContentType, MediaKind, ResponseSignals};
 use super::context::ProxyRequest;
 use super::pending_response::{PendingBody, PendingResponse, PendingStream};
 use super::prebuffer::{
     self, BodyDeadlines, PrebufferError, PrebufferLimit, Prebuffered, ReadUntil, prebuffer,
 };
-use super::quota_headers::{reported_quotas, retry_after};
 use super::report::{AttemptReport, report_attempt, settle};
 use super::retry::scope_of;
 use super::select::Selection;
@@ -32,6 +30,8 @@ use crate::live::permit::ReportedPermit;
 use crate::policy::sections::model::Commit;
 use crate::proxy::downstream::problem::{Problem, ProblemKind};
 use crate::proxy::downstream::timer::Timer;
+use crate::proxy::signals::classify::{ContentType, MediaKind, ResponseSignals};
+use crate::proxy::signals::quota_headers::{reported_quotas, retry_after};
 use crate::resilience::outcome::{AttemptClass, RetryScope};
 use crate::snapshot::{EndpointCandidate, Route};
 use crate::stream::framing::StreamFormat;

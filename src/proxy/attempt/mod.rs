@@ -1,13 +1,11 @@
 //! One attempt at an endpoint, and the decision about what follows it.
 
-pub mod classify;
 mod connect;
 pub mod context;
 pub mod hedge;
 pub mod inspect;
 pub mod pending_response;
 mod prebuffer;
-pub mod quota_headers;
 pub mod report;
 pub mod retry;
 pub mod select;
