@@ -31,7 +31,7 @@ use outrigger::live::route::RouteLive;
 use outrigger::policy::sections::model::{Affinity, Cost, Policy};
 use outrigger::policy::{self, SourceFile, Sources};
 use outrigger::resilience::balance::balancer::{BalanceAlgorithm, BalancerCandidate};
-use outrigger::resilience::breaker::{BreakerAdmission, BreakerPolicy, LocalBreaker};
+use outrigger::resilience::breaker::{BreakerPolicy, LocalBreaker};
 use outrigger::resilience::outcome::Outcome;
 use outrigger::resilience::queue::wait_queue::{GroupKey, QueueEntry, WaitQueue};
 use outrigger::resilience::queue::waiters::QueuePolicy;
@@ -136,7 +136,7 @@ fn breaker_rule(bencher: &mut Bencher<'_, WallTime>) {
     let (mut rule, mut time) = (LocalBreaker::new(breaker_policy()), Passing::new());
     bencher.iter(|| {
         let now = time.next();
-        let (BreakerAdmission::Admit(permit), _) = rule.admit(now) else { panic!("it is closed") };
+        let (Ok(permit), _) = rule.admit(now) else { panic!("it is closed") };
         rule.observe(permit, Outcome::Success, black_box(TOOK), now, 0.5)
     });
 }

@@ -38,9 +38,9 @@ use crate::upstream::Resolver;
 pub fn run(options: &Options) -> Result<Shutdown, StartError> {
     let access = access(options)?;
     let read = loader::read(&options.policies).map_err(StartError::Policy)?;
-    read.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
+    read.loaded.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     let (control, front_runtime) = (runtime()?, runtime()?);
-    let live = Arc::new(live(options, read.policy().server.buffered));
+    let live = Arc::new(live(options, read.loaded.policy.server.buffered));
     let resolver = Resolver::new(control.handle().clone());
     let caches = Arc::new(CacheRegistry::new(Arc::clone(&live.metrics))?);
     let builder = SnapshotBuilder {

@@ -9,7 +9,6 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use thiserror::Error;
 use tokio::net::TcpStream;
 
 use crate::admin::change::ChangeRequest;
@@ -65,11 +64,6 @@ pub struct NoteArgs {
     by: Option<String>,
 }
 
-/// The reason why a command could not be carried out.
-#[derive(Debug, Error)]
-#[error("{0}")]
-pub struct CommandError(pub String);
-
 /// A response of the admin API.
 #[derive(Debug)]
 pub struct Reply {
@@ -99,10 +93,10 @@ impl Reply {
     pub fn print<T: DeserializeOwned>(
         &self,
         text: impl FnOnce(&T) -> String,
-    ) -> Result<String, CommandError> {
+    ) -> Result<String, String> {
         let unexpected = |error: serde_json::Error| {
             let hint = "is the sidecar of another version? try --json";
-            CommandError(format!("unexpected response of the admin API: {error} ({hint})"))
+            format!("unexpected response of the admin API: {error} ({hint})")
         };
         if self.json {
             let value: Value = serde_json::from_slice(&self.body).map_err(unexpected)?;
@@ -113,27 +107,23 @@ impl Reply {
 }
 
 impl AdminArgs {
-    /// # Errors
-    /// When the sidecar cannot be reached, or responds with an error.
-    pub fn get(&self, path: &str) -> Result<Reply, CommandError> {
+    pub fn get(&self, path: &str) -> Result<Reply, String> {
         self.send(Method::GET, path, None)
     }
 
-    /// # Errors
-    /// When the sidecar cannot be reached, or responds with an error.
-    pub fn post(&self, path: &str, change: &ChangeRequest) -> Result<Reply, CommandError> {
-        let body = serde_json::to_vec(change).map_err(|e| CommandError(e.to_string()))?;
+    pub fn post(&self, path: &str, change: &ChangeRequest) -> Result<Reply, String> {
+        let body = serde_json::to_vec(change).map_err(|e| e.to_string())?;
         self.send(Method::POST, path, Some(body.into()))
     }
 
-    fn send(&self, method: Method, path: &str, body: Option<Bytes>) -> Result<Reply, CommandError> {
+    fn send(&self, method: Method, path: &str, body: Option<Bytes>) -> Result<Reply, String> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(|error| CommandError(error.to_string()))?;
+        let runtime = runtime.map_err(|error| error.to_string())?;
         runtime.block_on(async {
             let exchange = self.exchange(method, path, body);
-            tokio::time::timeout(TIMEOUT, exchange).await.unwrap_or_else(|_| {
-                Err(CommandError(format!("{}: no response within {TIMEOUT:?}", self.admin)))
-            })
+            tokio::time::timeout(TIMEOUT, exchange)
+                .await
+                .unwrap_or_else(|_| Err(format!("{}: no response within {TIMEOUT:?}", self.admin)))
         })
     }
 
@@ -142,10 +132,10 @@ impl AdminArgs {
         method: Method,
         path: &str,
         body: Option<Bytes>,
-    ) -> Result<Reply, CommandError> {
+    ) -> Result<Reply, String> {
         let failed = |error: &dyn std::fmt::Display| {
             let hint = "is a sidecar running there? choose its address with --admin";
-            CommandError(format!("{}: {error} ({hint})", self.admin))
+            format!("{}: {error} ({hint})", self.admin)
         };
         let address = self.admin.trim_start_matches("http://").trim_end_matches('/');
         let stream = TcpStream::connect(address).await.map_err(|e| failed(&e))?;
@@ -162,7 +152,7 @@ impl AdminArgs {
         }
         let problem = serde_json::from_slice::<ApiProblem>(&body);
         let detail = problem.map_or_else(|_| "no reason given".to_owned(), |p| p.detail);
-        Err(CommandError(format!("{}: {status}: {detail}", self.admin)))
+        Err(format!("{}: {status}: {detail}", self.admin))
     }
 
     fn request(
@@ -171,18 +161,18 @@ impl AdminArgs {
         method: Method,
         path: &str,
         body: Option<Bytes>,
-    ) -> Result<Request<Full<Bytes>>, CommandError> {
+    ) -> Result<Request<Full<Bytes>>, String> {
         let mut request = Request::builder().method(method).uri(path).header(HOST, address);
         if let Some(source) = &self.admin_token {
             let token = crate::admin::read_token(source);
-            let token = token.map_err(|error| CommandError(error.to_string()))?;
+            let token = token.map_err(|error| error.to_string())?;
             request = request.header(AUTHORIZATION, format!("Bearer {token}"));
         }
         if body.is_some() {
             request = request.header(CONTENT_TYPE, "application/json");
         }
         let request = request.body(Full::new(body.unwrap_or_default()));
-        request.map_err(|error| CommandError(error.to_string()))
+        request.map_err(|error| error.to_string())
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use super::admin_client::CommandError;
 use crate::app::StoreDir;
 use crate::store;
 
@@ -22,15 +21,11 @@ pub struct BackupArgs {
     data: Option<StoreDir>,
 }
 
-/// # Errors
-/// When the store cannot be read, or the file exists or cannot be written.
-pub fn run(args: &BackupArgs) -> Result<String, CommandError> {
+pub fn run(args: &BackupArgs) -> Result<String, String> {
     let data = args.data.clone().unwrap_or_else(StoreDir::from_environment);
     let (StoreDir::Default(directory) | StoreDir::Explicit(directory)) = data else {
-        return Err(CommandError(
-            "there is no job store (choose its directory with --data)".into(),
-        ));
+        return Err("there is no job store (choose its directory with --data)".to_owned());
     };
-    store::backup(&directory, &args.file).map_err(|error| CommandError(error.to_string()))?;
+    store::backup(&directory, &args.file).map_err(|error| error.to_string())?;
     Ok(format!("copied {} to {}", directory.display(), args.file.display()))
 }

@@ -2,8 +2,8 @@
 
 use clap::Subcommand;
 
-use super::admin_client::{AdminArgs, ChangeArgs, CommandError, encode};
-use super::output::{NONE, duration, manual_override, optional_duration, table};
+use super::admin_client::{AdminArgs, ChangeArgs, encode};
+use super::output::{NONE, duration, manual_override, optional_duration, optional_table, table};
 use crate::admin::breakers::{BreakerAction, BreakerList, BreakersChanged};
 use crate::admin::change::{Action, ChangeRequest};
 use crate::live::breaker::cell::BreakerStatus;
@@ -55,9 +55,7 @@ struct OverrideArgs {
     change: ChangeArgs,
 }
 
-/// # Errors
-/// When the sidecar cannot be reached, or rejects the change.
-pub fn run(args: &BreakersArgs) -> Result<String, CommandError> {
+pub fn run(args: &BreakersArgs) -> Result<String, String> {
     let Some(command) = &args.command else {
         return args.admin.get("/api/circuit-breakers")?.print(list);
     };
@@ -80,12 +78,8 @@ impl BreakersCommand {
 
 fn list(list: &BreakerList) -> String {
     let held = list.held.iter().map(|held| vec![held.key.clone(), duration(held.remaining_ms)]);
-    let held: Vec<_> = held.collect();
-    let breakers = breakers(&list.breakers);
-    match held.as_slice() {
-        [] => breakers,
-        held => format!("{breakers}\n\n{}", table(&["ON HOLD", "FOR"], held)),
-    }
+    let tables = [Some(breakers(&list.breakers)), optional_table(&["ON HOLD", "FOR"], held)];
+    tables.into_iter().flatten().collect::<Vec<_>>().join("\n\n")
 }
 
 fn breakers(breakers: &[BreakerStatus]) -> String {
@@ -93,7 +87,7 @@ fn breakers(breakers: &[BreakerStatus]) -> String {
         return "no circuit breakers (no provider has one, or no request was sent yet)".to_owned();
     }
     let header = ["BREAKER", "STATE", "TRIPS", "PROBE IN", "TRAFFIC", "MODE", "OVERRIDE"];
-    table(&header, &breakers.iter().map(row).collect::<Vec<_>>())
+    table(&header, breakers.iter().map(row))
 }
 
 fn row(breaker: &BreakerStatus) -> Vec<String> {

@@ -2,7 +2,7 @@
 
 use clap::Subcommand;
 
-use super::admin_client::{AdminArgs, CommandError, NoteArgs, encode};
+use super::admin_client::{AdminArgs, NoteArgs, encode};
 use super::output::table;
 use crate::admin::caches::{CacheList, CachePurged, CacheSummary};
 use crate::cache::store::CacheResult;
@@ -34,9 +34,7 @@ enum CacheCommand {
     },
 }
 
-/// # Errors
-/// When the sidecar cannot be reached, or rejects the change.
-pub fn run(args: &CacheArgs) -> Result<String, CommandError> {
+pub fn run(args: &CacheArgs) -> Result<String, String> {
     match &args.command {
         None => args.admin.get("/api/caches")?.print(list),
         Some(CacheCommand::Purge { name, note }) => {
@@ -55,7 +53,7 @@ fn list(list: &CacheList) -> String {
     let results = CacheResult::ALL.map(|result| result.as_str().to_uppercase());
     let header = ["CACHE", "ENTRIES", "BYTES", "MAX BYTES", "EVICTIONS"];
     let header: Vec<&str> = header.into_iter().chain(results.iter().map(String::as_str)).collect();
-    table(&header, &list.caches.iter().map(row).collect::<Vec<_>>())
+    table(&header, list.caches.iter().map(row))
 }
 
 fn row(cache: &CacheSummary) -> Vec<String> {

@@ -41,7 +41,7 @@ enum ReportFormat {
 pub fn run(args: &CheckArgs) -> ExitCode {
     let read = loader::read(&args.path);
     let problems = match &read {
-        Ok(read) => read.warnings(),
+        Ok(read) => &read.loaded.warnings,
         Err(problems) => problems,
     };
     let mut out = std::io::stdout().lock();
@@ -59,14 +59,14 @@ pub fn run(args: &CheckArgs) -> ExitCode {
 fn human(problems: &[Diagnostic], read: Option<&loader::PendingPolicy>, colour: bool) -> String {
     let mut text = render(problems, colour);
     if let Some(read) = read {
-        let policy = read.policy();
-        let hash: String = read.hash().chars().take(12).collect();
+        let policy = &read.loaded.policy;
+        let hash: String = read.loaded.hash.chars().take(12).collect();
         if !problems.is_empty() {
             text.push_str("\n\n");
         }
         text.push_str(&format!(
             "ok: {}, {}, {}; policy {hash}",
-            count(read.files().len(), "file"),
+            count(read.files.len(), "file"),
             count(policy.providers.len(), "provider"),
             count(policy.routes.len(), "route"),
         ));

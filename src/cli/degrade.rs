@@ -2,8 +2,8 @@
 
 use clap::Subcommand;
 
-use super::admin_client::{AdminArgs, ChangeArgs, CommandError, NoteArgs, encode};
-use super::output::{NONE, duration, manual_override, note_text, table};
+use super::admin_client::{AdminArgs, ChangeArgs, NoteArgs, encode};
+use super::output::{NONE, duration, manual_override, note_text, optional_table, table};
 use crate::admin::change::Action;
 use crate::admin::degradation::{
     DegradationModeStatus, DegradationStatus, ModeAction, ModesChanged,
@@ -60,9 +60,7 @@ struct ModeArgs {
     change: ChangeArgs,
 }
 
-/// # Errors
-/// When the sidecar cannot be reached, or rejects the change.
-pub fn run(args: &DegradeArgs) -> Result<String, CommandError> {
+pub fn run(args: &DegradeArgs) -> Result<String, String> {
     let Some(command) = &args.command else {
         return args.admin.get("/api/degradation")?.print(list);
     };
@@ -78,13 +76,9 @@ pub fn run(args: &DegradeArgs) -> Result<String, CommandError> {
 
 fn list(status: &DegradationStatus) -> String {
     let past = status.episodes.iter().filter(|episode| episode.ended_by.is_some());
-    let past: Vec<_> = past.take(MAX_EPISODES).map(episode_row).collect();
-    let modes = modes(&status.modes);
-    if past.is_empty() {
-        return modes;
-    }
     let header = ["EPISODE", "BEGAN", "LASTED", "CAUSE", "REQUESTS", "ERRORS AVOIDED"];
-    format!("{modes}\n\n{}", table(&header, &past))
+    let past = optional_table(&header, past.take(MAX_EPISODES).map(episode_row));
+    [Some(modes(&status.modes)), past].into_iter().flatten().collect::<Vec<_>>().join("\n\n")
 }
 
 fn modes(modes: &[DegradationModeStatus]) -> String {
@@ -92,7 +86,7 @@ fn modes(modes: &[DegradationModeStatus]) -> String {
         return "no degradation modes (the policy has no `degradations`)".to_owned();
     }
     let header = ["MODE", "IN FORCE", "CONDITION", "CAUSE", "REQUESTS", "OVERRIDE"];
-    table(&header, &modes.iter().map(mode_row).collect::<Vec<_>>())
+    table(&header, modes.iter().map(mode_row))
 }
 
 fn mode_row(mode: &DegradationModeStatus) -> Vec<String> {

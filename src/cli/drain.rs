@@ -1,6 +1,6 @@
 //! `outrigger drain` and `outrigger undrain`: takes a provider out of use, and puts it back.
 
-use super::admin_client::{AdminArgs, ChangeArgs, CommandError, NoteArgs, encode};
+use super::admin_client::{AdminArgs, ChangeArgs, NoteArgs, encode};
 use super::output::manual_override;
 use crate::admin::change::{Action, ChangeRequest};
 use crate::admin::providers::{ProviderAction, ProviderChanged};
@@ -33,15 +33,11 @@ pub struct UndrainArgs {
     admin: AdminArgs,
 }
 
-/// # Errors
-/// When the sidecar cannot be reached, or rejects the change.
-pub fn drain(args: &DrainArgs) -> Result<String, CommandError> {
+pub fn drain(args: &DrainArgs) -> Result<String, String> {
     change(&args.admin, ProviderAction::Drain, &args.provider, &args.change.request())
 }
 
-/// # Errors
-/// When the sidecar cannot be reached, or rejects the change.
-pub fn undrain(args: &UndrainArgs) -> Result<String, CommandError> {
+pub fn undrain(args: &UndrainArgs) -> Result<String, String> {
     change(&args.admin, ProviderAction::Undrain, &args.provider, &args.note.request())
 }
 
@@ -50,7 +46,7 @@ fn change(
     action: ProviderAction,
     provider: &str,
     request: &ChangeRequest,
-) -> Result<String, CommandError> {
+) -> Result<String, String> {
     let path = format!("/api/providers/{}/{}", action.as_str(), encode(provider));
     admin.post(&path, request)?.print(|reply: &ProviderChanged| match &reply.manual_override {
         Some(active) => {

@@ -51,7 +51,7 @@ pub fn run(args: &ExplainArgs) -> ExitCode {
     let host = host.or_else(|| Some(headers.get("host")?.to_str().ok()?.to_owned()));
     let request = Request { args, host: host.unwrap_or_default(), headers };
     let mut text = String::new();
-    let found = explain(&mut text, &request, read.policy(), read.locations());
+    let found = explain(&mut text, &request, &read.loaded.policy, &read.loaded.locations);
     // A closed pipe is not an error.
     let _ = write!(std::io::stdout().lock(), "{text}");
     if matches!(found, Ok(true)) { ExitCode::SUCCESS } else { ExitCode::FAILURE }

@@ -1,26 +1,14 @@
 //! `outrigger fleet`: the hosts of the fleet and the state that they share.
 
-use super::admin_client::{AdminArgs, CommandError};
-use super::output::{NONE, duration, manual_override, optional_duration, table};
+use super::admin_client::AdminArgs;
+use super::output::{NONE, duration, manual_override, optional_duration, optional_table};
 use crate::fleet::status::FleetStatus;
 
 /// Breaker transitions that are shown.
 const MAX_TRANSITIONS: usize = 10;
 
-/// Show the hosts that share state with a running sidecar through Redis, and that state.
-///
-/// Lists hosts, shared breakers, overrides, holds, rate limits, and the latest breaker transitions. DETACHED means that Redis cannot be reached and that this host decides alone.
-#[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  outrigger fleet")]
-pub struct FleetArgs {
-    #[command(flatten)]
-    admin: AdminArgs,
-}
-
-/// # Errors
-/// When the sidecar cannot be reached, or is in no fleet.
-pub fn run(args: &FleetArgs) -> Result<String, CommandError> {
-    args.admin.get("/api/fleet")?.print(text)
+pub fn run(admin: &AdminArgs) -> Result<String, String> {
+    admin.get("/api/fleet")?.print(text)
 }
 
 fn text(fleet: &FleetStatus) -> String {
@@ -42,12 +30,6 @@ fn text(fleet: &FleetStatus) -> String {
     parts.join("\n\n")
 }
 
-/// A table, unless there are no rows.
-fn section(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> Option<String> {
-    let rows: Vec<_> = rows.collect();
-    (!rows.is_empty()).then(|| table(header, &rows))
-}
-
 fn hosts(fleet: &FleetStatus) -> Option<String> {
     let rows = fleet.hosts.iter().map(|host| {
         let this = if host.this_host { " (this one)" } else { "" };
@@ -55,7 +37,7 @@ fn hosts(fleet: &FleetStatus) -> Option<String> {
         let id = format!("{}{this}", host.id);
         vec![id, info.version.clone(), info.policy.clone(), info.since.clone()]
     });
-    section(&["HOST", "VERSION", "POLICY", "SINCE"], rows)
+    optional_table(&["HOST", "VERSION", "POLICY", "SINCE"], rows)
 }
 
 fn breakers(fleet: &FleetStatus) -> Option<String> {
@@ -71,19 +53,19 @@ fn breakers(fleet: &FleetStatus) -> Option<String> {
         ]
     });
     let header = ["BREAKER", "STATE", "TRIPS", "PROBE IN", "THIS HOST", "VOTES", "PROBES"];
-    section(&header, rows)
+    optional_table(&header, rows)
 }
 
 fn overrides(fleet: &FleetStatus) -> Option<String> {
     let rows = fleet.overrides.iter();
     let rows = rows.map(|one| vec![one.key.clone(), manual_override(Some(&one.active))]);
-    section(&["KEY", "OVERRIDE"], rows)
+    optional_table(&["KEY", "OVERRIDE"], rows)
 }
 
 fn holds(fleet: &FleetStatus) -> Option<String> {
     let rows = fleet.holds.iter();
     let rows = rows.map(|hold| vec![hold.key.clone(), duration(hold.remaining_ms)]);
-    section(&["ON HOLD", "FOR"], rows)
+    optional_table(&["ON HOLD", "FOR"], rows)
 }
 
 fn limits(fleet: &FleetStatus) -> Option<String> {
@@ -96,7 +78,7 @@ fn limits(fleet: &FleetStatus) -> Option<String> {
             format!("{:.1}", limit.available),
         ]
     });
-    section(&["LIMIT", "OF", "RATE", "SHARE", "AVAILABLE"], rows)
+    optional_table(&["LIMIT", "OF", "RATE", "SHARE", "AVAILABLE"], rows)
 }
 
 fn transitions(fleet: &FleetStatus) -> Option<String> {
@@ -105,5 +87,5 @@ fn transitions(fleet: &FleetStatus) -> Option<String> {
         let (state, reason) = (transition.state.to_string(), transition.reason.clone());
         vec![transition.at.clone(), transition.key.clone(), state, transition.by.clone(), reason]
     });
-    section(&["AT", "BREAKER", "STATE", "BY", "REASON"], rows)
+    optional_table(&["AT", "BREAKER", "STATE", "BY", "REASON"], rows)
 }

@@ -20,7 +20,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use admin_client::CommandError;
+use self::admin_client::AdminArgs;
 
 /// The exit codes and their meanings.
 pub const EXIT_CODES: [(u8, &str); 4] = [
@@ -67,10 +67,18 @@ enum Command {
         after_help = "Example:\n  outrigger explain POST /v1/chat/completions -H 'x-tenant: gold'"
     )]
     Explain(explain::ExplainArgs),
-    Status(status::StatusArgs),
+    /// Show the state of a running sidecar: providers, routes, connections.
+    #[command(after_help = "Examples:\n  \
+        outrigger status\n  \
+        outrigger status --admin 10.0.0.7:8701 --admin-token file:/run/secrets/admin --json")]
+    Status(AdminArgs),
     Breakers(breakers::BreakersArgs),
     Degrade(degrade::DegradeArgs),
-    Fleet(fleet::FleetArgs),
+    /// Show the hosts that share state with a running sidecar through Redis, and that state.
+    ///
+    /// Lists hosts, shared breakers, overrides, holds, rate limits, and the latest breaker transitions. DETACHED means that Redis cannot be reached and that this host decides alone.
+    #[command(after_help = "Example:\n  outrigger fleet")]
+    Fleet(AdminArgs),
     Queue(queue::QueueArgs),
     Cache(cache::CacheArgs),
     Backup(backup::BackupArgs),
@@ -85,10 +93,10 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::run(&args),
         Command::Schema => schema::run(),
         Command::Explain(args) => explain::run(&args),
-        Command::Status(args) => print(status::run(&args)),
+        Command::Status(admin) => print(status::run(&admin)),
         Command::Breakers(args) => print(breakers::run(&args)),
         Command::Degrade(args) => print(degrade::run(&args)),
-        Command::Fleet(args) => print(fleet::run(&args)),
+        Command::Fleet(admin) => print(fleet::run(&admin)),
         Command::Queue(args) => print(queue::run(&args)),
         Command::Cache(args) => print(cache::run(&args)),
         Command::Backup(args) => print(backup::run(&args)),
@@ -102,7 +110,7 @@ pub fn command() -> clap::Command {
     Cli::command()
 }
 
-fn print(result: Result<String, CommandError>) -> ExitCode {
+fn print(result: Result<String, String>) -> ExitCode {
     match result {
         Ok(text) => {
             // A closed pipe is not an error.

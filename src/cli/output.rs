@@ -6,7 +6,8 @@ use crate::live::operator_override::{ActiveOverride, AuditNote};
 pub const NONE: &str = "-";
 
 /// Rows below a header; each column is as wide as its widest cell.
-pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
+pub fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    let rows: Vec<_> = rows.into_iter().collect();
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
         cells.chain(header.get(column).map(|name| name.len())).max().unwrap_or(0)
@@ -19,6 +20,15 @@ pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     let mut lines = vec![line(&mut header.iter().copied())];
     lines.extend(rows.iter().map(|row| line(&mut row.iter().map(String::as_str))));
     lines.join("\n")
+}
+
+/// A table, unless there are no rows.
+pub fn optional_table(
+    header: &[&str],
+    rows: impl IntoIterator<Item = Vec<String>>,
+) -> Option<String> {
+    let mut rows = rows.into_iter().peekable();
+    rows.peek().is_some().then(|| table(header, rows))
 }
 
 /// A duration in at most two units: `850ms`, `12s`, `3m20s`, `4h00m`.
@@ -60,7 +70,7 @@ mod tests {
     #[test]
     fn columns_are_as_wide_as_their_widest_cell() {
         let rows = [vec!["a".to_owned(), "1".to_owned()], vec!["long".to_owned(), "2".to_owned()]];
-        assert_eq!(table(&["KEY", "N"], &rows), "KEY   N\na     1\nlong  2");
+        assert_eq!(table(&["KEY", "N"], rows), "KEY   N\na     1\nlong  2");
     }
 
     #[test]

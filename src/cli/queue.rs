@@ -3,8 +3,8 @@
 use clap::Subcommand;
 use serde_json::Value;
 
-use super::admin_client::{AdminArgs, CommandError, NoteArgs, encode};
-use super::output::{NONE, duration, optional_duration, table};
+use super::admin_client::{AdminArgs, NoteArgs, encode};
+use super::output::{NONE, duration, optional_duration, optional_table, table};
 use crate::admin::change::Action;
 use crate::admin::jobs::{JobAction, JobPage, JobStatus, JobsChanged};
 use crate::admin::queue::{ClassStatus, QueueAction, QueueList, QueueStatus};
@@ -97,9 +97,7 @@ struct JobsArgs {
     before: Option<i64>,
 }
 
-/// # Errors
-/// When the sidecar cannot be reached, or rejects the change.
-pub fn run(args: &QueueArgs) -> Result<String, CommandError> {
+pub fn run(args: &QueueArgs) -> Result<String, String> {
     let admin = &args.admin;
     let Some(command) = &args.command else {
         return admin.get("/api/queue")?.print(list);
@@ -127,11 +125,7 @@ pub fn run(args: &QueueArgs) -> Result<String, CommandError> {
     }
 }
 
-fn change(
-    admin: &AdminArgs,
-    action: QueueAction,
-    queue: &QueueNameArgs,
-) -> Result<String, CommandError> {
+fn change(admin: &AdminArgs, action: QueueAction, queue: &QueueNameArgs) -> Result<String, String> {
     let path = format!("/api/queue/{}/{}", action.as_str(), encode(&queue.name));
     let text = |queue: &QueueStatus| match queue.paused {
         true => {
@@ -142,11 +136,7 @@ fn change(
     admin.post(&path, &queue.note.request())?.print(text)
 }
 
-fn change_job(
-    admin: &AdminArgs,
-    action: JobAction,
-    args: &JobIdArgs,
-) -> Result<String, CommandError> {
+fn change_job(admin: &AdminArgs, action: JobAction, args: &JobIdArgs) -> Result<String, String> {
     let path = format!("/api/queue/jobs/{}/{}", action.as_str(), encode(&args.id));
     admin.post(&path, &args.note.request())?.print(job)
 }
@@ -176,11 +166,10 @@ fn jobs(page: &JobPage) -> String {
             job.error.clone().unwrap_or_else(|| NONE.to_owned()),
         ]
     };
-    let rows: Vec<_> = page.jobs.iter().map(row).collect();
     let header =
         ["ID", "QUEUE", "CLASS", "STATE", "METHOD", "PATH", "ATTEMPTS", "AGE", "LAST ERROR"];
     let more = page.next.map(|next| format!("\n(more: --before {next})"));
-    table(&header, &rows) + &more.unwrap_or_default()
+    table(&header, page.jobs.iter().map(row)) + &more.unwrap_or_default()
 }
 
 /// A row for each field.
@@ -188,31 +177,28 @@ fn job(job: &JobStatus) -> String {
     let fields = serde_json::to_value(job).unwrap_or_default();
     let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     let fields = fields.as_object().into_iter().flatten();
-    let rows: Vec<_> = fields.map(|(name, value)| vec![name.clone(), text(value)]).collect();
-    table(&["FIELD", "VALUE"], &rows)
+    table(&["FIELD", "VALUE"], fields.map(|(name, value)| vec![name.clone(), text(value)]))
 }
 
 fn list(list: &QueueList) -> String {
-    let classes = |queue: &'_ QueueStatus| -> Vec<_> {
-        queue.classes.iter().map(|class| class_row(queue, class)).collect()
-    };
-    let classes: Vec<_> = list.queues.iter().flat_map(classes).collect();
+    let classes = list
+        .queues
+        .iter()
+        .flat_map(|queue| queue.classes.iter().map(move |class| class_row(queue, class)));
     let header =
         ["QUEUE", "STATE", "CLASS", "WEIGHT", "WAITING", "OLDEST", "FLOWS", "AT LEAST EVERY"];
-    let queues = table(&header, &classes);
-    let rows: Vec<_> = list.queues.iter().filter_map(jobs_row).collect();
+    let queues = table(&header, classes);
     let header = ["QUEUE", "JOBS READY", "RETRY WAIT", "RUNNING", "DONE", "DEAD", "OLDEST READY"];
-    let jobs = match rows.as_slice() {
-        [] => "no job store (start the sidecar with --data DIR)".to_owned(),
-        rows => table(&header, rows),
-    };
+    let jobs = optional_table(&header, list.queues.iter().filter_map(jobs_row));
+    let jobs =
+        jobs.unwrap_or_else(|| "no job store (start the sidecar with --data DIR)".to_owned());
     let providers = list.providers.iter().map(|provider| {
         let rate = provider.drain_rate.map(|rate| format!("{rate:.1}/s"));
         let rate = rate.unwrap_or_else(|| NONE.to_owned());
         vec![provider.name.clone(), provider.waiting.to_string(), rate]
     });
     let header = ["PROVIDER", "WAITING", "DRAIN RATE"];
-    format!("{queues}\n\n{jobs}\n\n{}", table(&header, &providers.collect::<Vec<_>>()))
+    format!("{queues}\n\n{jobs}\n\n{}", table(&header, providers))
 }
 
 fn class_row(queue: &QueueStatus, class: &ClassStatus) -> Vec<String> {

@@ -78,7 +78,7 @@ pub struct RunArgs {
     clock_offset: i64,
     /// Format of the sidecar's own log.
     #[arg(long, env = "OUTRIGGER_LOG_FORMAT", default_value = "text", value_name = "FORMAT")]
-    log_format: LogStyle,
+    log_format: DaemonLogFormat,
     /// Lowest level of the sidecar's own log: error, warn, info, debug or trace.
     #[arg(long, env = "OUTRIGGER_LOG", default_value = "info", value_name = "LEVEL")]
     log: LevelFilter,
@@ -90,12 +90,6 @@ enum WatchMode {
     Events,
     /// The poll alone, for file systems without events.
     Poll,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum LogStyle {
-    Text,
-    Json,
 }
 
 /// A socket address, or `none`.
@@ -127,11 +121,7 @@ fn fleet_name(text: &str) -> Result<String, String> {
 
 /// Runs the sidecar until a signal ends it.
 pub fn run(args: &RunArgs) -> ExitCode {
-    let format = match args.log_format {
-        LogStyle::Text => DaemonLogFormat::Text,
-        LogStyle::Json => DaemonLogFormat::Json,
-    };
-    logging::init(format, args.log);
+    logging::init(args.log_format, args.log);
     clock::set_off(args.clock_offset);
     let fleet = match args.redis.as_deref().map(RedisAddress::read).transpose() {
         Ok(address) => {

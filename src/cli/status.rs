@@ -1,23 +1,11 @@
 //! `outrigger status`: the state of a running sidecar on one screen.
 
-use super::admin_client::{AdminArgs, CommandError};
+use super::admin_client::AdminArgs;
 use super::output::{NONE, duration, manual_override, table};
 use crate::admin::status::{AddressStatus, ProviderStatus, SidecarStatus};
 
-/// Show the state of a running sidecar: providers, routes, connections.
-#[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  \
-    outrigger status\n  \
-    outrigger status --admin 10.0.0.7:8701 --admin-token file:/run/secrets/admin --json")]
-pub struct StatusArgs {
-    #[command(flatten)]
-    admin: AdminArgs,
-}
-
-/// # Errors
-/// When the sidecar cannot be reached.
-pub fn run(args: &StatusArgs) -> Result<String, CommandError> {
-    args.admin.get("/api/status")?.print(text)
+pub fn run(admin: &AdminArgs) -> Result<String, String> {
+    admin.get("/api/status")?.print(text)
 }
 
 fn text(status: &SidecarStatus) -> String {
@@ -28,18 +16,17 @@ fn text(status: &SidecarStatus) -> String {
         "outrigger {version} on {listener}: {ready}, up {uptime}, policy {policy}\n\
          {connections} connections, {buffered_bytes} bytes buffered"
     );
-    let addresses = |provider: &'_ ProviderStatus| -> Vec<_> {
-        provider.addresses.iter().map(|address| provider_row(provider, address)).collect()
-    };
-    let providers: Vec<_> = status.providers.iter().flat_map(addresses).collect();
+    let providers = status.providers.iter().flat_map(|provider| {
+        provider.addresses.iter().map(move |address| provider_row(provider, address))
+    });
     let header =
         ["PROVIDER", "ADDRESS", "IN FLIGHT", "WAITING", "SELECTED", "FIRST BYTE", "OVERRIDE"];
-    let providers = table(&header, &providers);
+    let providers = table(&header, providers);
     let routes = status.routes.iter().map(|route| {
         vec![route.name.clone(), route.balance.clone(), format!("{:.1}", route.budget)]
     });
     let header = ["ROUTE", "BALANCE", "RETRY BUDGET"];
-    let routes = table(&header, &routes.collect::<Vec<_>>());
+    let routes = table(&header, routes);
     format!("{summary}\n\n{providers}\n\n{routes}")
 }
 

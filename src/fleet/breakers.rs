@@ -7,11 +7,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use redis::{FromRedisValue, ToRedisArgs, Value};
+use redis::{FromRedisValue, ParsingError, Script, ToRedisArgs, Value};
 use tokio::task::spawn_local;
 
 use super::redis::connection::{RedisCallError, instant};
-use super::redis::scripts::RedisScript;
 use super::sync::FleetSync;
 use crate::clock;
 use crate::live::breaker::cell::BreakerCell;
@@ -151,7 +150,7 @@ impl FleetSync {
         let fleet = &self.fleet;
         let args = (key, left, fleet.host());
         let reply = fleet.link().run::<Value>(&fleet.0.scripts.hold, &["hold", "cb:x"], args).await;
-        let _ = fleet.counted("hold", reply);
+        let _ = fleet.count_call("hold", reply);
     }
 
     /// Applies a shared state that was read, if it is newer than the known one.
@@ -181,7 +180,7 @@ impl FleetSync {
     async fn call(
         &self,
         name: &'static str,
-        script: &RedisScript,
+        script: &Script,
         cell: &BreakerCell,
         args: impl ToRedisArgs,
     ) -> Result<BreakerReply, RedisCallError> {
@@ -194,15 +193,20 @@ impl FleetSync {
     async fn call_by_key(
         &self,
         name: &'static str,
-        script: &RedisScript,
+        script: &Script,
         key: &str,
         args: impl ToRedisArgs,
     ) -> Result<BreakerReply, RedisCallError> {
         let keys = breaker_keys(key);
         let keys = keys.each_ref().map(String::as_str);
-        let reply = self.fleet.link().run::<Vec<Value>>(script, &keys, (key, args)).await;
+        let reply = self.fleet.link().run(script, &keys, (key, args)).await;
         let at = clock::now();
-        self.fleet.counted(name, reply.and_then(|reply| BreakerReply::read(&reply, at)))
+        let (now, state, extra): (u64, SharedState, String) = self.fleet.count_call(name, reply)?;
+        let until = match state.state {
+            StateKind::Open => instant(state.until, now, at),
+            StateKind::Closed | StateKind::HalfOpen => at,
+        };
+        Ok(BreakerReply { state, until, extra })
     }
 
     /// The name of a lease in Redis.
@@ -211,20 +215,9 @@ impl FleetSync {
     }
 }
 
-impl BreakerReply {
-    fn read(reply: &[Value], at: Instant) -> Result<BreakerReply, RedisCallError> {
-        let unexpected = || RedisCallError::Unexpected(format!("{reply:?}"));
-        let text = |at: usize| {
-            let value = reply.get(at).ok_or_else(unexpected)?;
-            String::from_redis_value_ref(value).map_err(|_| unexpected())
-        };
-        let now = text(0)?.parse().map_err(|_| unexpected())?;
-        let state: SharedState = text(1)?.parse().map_err(|_| unexpected())?;
-        let until = match state.state {
-            StateKind::Open => instant(state.until, now, at),
-            StateKind::Closed | StateKind::HalfOpen => at,
-        };
-        Ok(BreakerReply { state, until, extra: text(2)? })
+impl FromRedisValue for SharedState {
+    fn from_redis_value(value: Value) -> Result<SharedState, ParsingError> {
+        Ok(String::from_redis_value(value)?.parse::<SharedState>()?)
     }
 }
 

@@ -8,18 +8,17 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use redis::{FromRedisValue, Value};
+use redis::Value;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::task::spawn_local;
 
 use super::Fleet;
-use super::redis::connection::RedisCallError;
 use super::sync::FleetSync;
 use crate::clock;
 use crate::live::provider::ProviderLive;
 use crate::live::quota::sync::QuotaUnit;
-use crate::resilience::rate::leased_quota::{LeaseGrant, LeaseRequest, LeaseStatus};
+use crate::resilience::rate::shared_quota::{ChunkGrant, ChunkRequest, SharedQuotaStatus};
 
 /// A shared limit in `/api/fleet`.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
@@ -40,7 +39,7 @@ impl FleetSync {
     pub fn request_limits(self: &Rc<Self>, now: Instant) {
         for provider in self.fleet.0.live.providers() {
             provider.quota().attach(self.fleet.view(), now);
-            for (unit, request) in provider.quota().lease_requests(provider.waiting(), now) {
+            for (unit, request) in provider.quota().chunk_requests(provider.waiting(), now) {
                 spawn_local(Rc::clone(self).request_chunk(Arc::clone(&provider), unit, request));
             }
         }
@@ -50,15 +49,21 @@ impl FleetSync {
         self: Rc<Self>,
         provider: Arc<ProviderLive>,
         unit: QuotaUnit,
-        request: LeaseRequest,
+        request: ChunkRequest,
     ) {
         let fleet = &self.fleet;
         let key = format!("lim:{}:{}", provider.name(), unit.as_str());
-        let LeaseRequest { policy, want, least, debt, .. } = request;
+        let ChunkRequest { policy, want, least, debt, .. } = request;
         let args = [policy.rate, policy.burst, want, least, debt];
-        let reply = fleet.link().run::<Vec<Value>>(&fleet.0.scripts.chunk, &[&key], &args).await;
-        let grant = fleet.counted("chunk", reply.and_then(|reply| read_grant(&reply)));
-        provider.lease_received(unit, request.at, grant.ok(), clock::now());
+        // Redis' time, the granted amount, its delay in microseconds, and the used part of the burst.
+        let reply = fleet.link().run(&fleet.0.scripts.chunk, &[&key], &args).await;
+        let grant = fleet.count_call("chunk", reply).ok();
+        let grant = grant.map(|(_, amount, wait, used): (Value, f64, u64, f64)| ChunkGrant {
+            amount,
+            wait: Duration::from_micros(wait),
+            used,
+        });
+        provider.chunk_received(unit, request.at, grant, clock::now());
     }
 }
 
@@ -67,15 +72,15 @@ impl Fleet {
         let providers = self.0.live.providers();
         let of_one = |provider: &Arc<ProviderLive>| {
             let limit = |(unit, status)| SharedLimit::new(provider.name(), unit, status);
-            provider.quota().lease_status(now).into_iter().map(limit).collect::<Vec<_>>()
+            provider.quota().quota_status(now).into_iter().map(limit).collect::<Vec<_>>()
         };
         providers.iter().flat_map(of_one).collect()
     }
 }
 
 impl SharedLimit {
-    fn new(provider: &str, unit: QuotaUnit, status: LeaseStatus) -> SharedLimit {
-        let LeaseStatus { rate, share, available } = status;
+    fn new(provider: &str, unit: QuotaUnit, status: SharedQuotaStatus) -> SharedLimit {
+        let SharedQuotaStatus { rate, share, available } = status;
         SharedLimit {
             provider: provider.to_owned(),
             kind: unit.as_str().into(),
@@ -84,16 +89,4 @@ impl SharedLimit {
             available,
         }
     }
-}
-
-/// Reads Redis' time, the granted amount, its delay in microseconds, and the used part of the burst.
-fn read_grant(reply: &[Value]) -> Result<LeaseGrant, RedisCallError> {
-    let unexpected = || RedisCallError::Unexpected(format!("{reply:?}"));
-    let number = |at: usize| {
-        let value = reply.get(at).ok_or_else(unexpected)?;
-        let text = String::from_redis_value_ref(value).map_err(|_| unexpected())?;
-        text.parse::<f64>().map_err(|_| unexpected())
-    };
-    let wait = Duration::try_from_secs_f64(number(2)? / 1e6).map_err(|_| unexpected())?;
-    Ok(LeaseGrant { amount: number(1)?, wait, used: number(3)? })
 }

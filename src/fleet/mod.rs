@@ -100,7 +100,7 @@ impl Fleet {
             name: options.name,
             host: host_name(),
             started: now,
-            scripts: FleetScripts::new(),
+            scripts: FleetScripts::default(),
             live,
             view,
             current,
@@ -130,7 +130,7 @@ impl Fleet {
     }
 
     /// Counts a call by its result.
-    fn counted<T>(
+    fn count_call<T>(
         &self,
         call: &'static str,
         reply: Result<T, RedisCallError>,

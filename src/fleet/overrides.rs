@@ -18,7 +18,6 @@ use serde::{Deserialize, Serialize};
 use super::Fleet;
 use super::breakers::breaker_keys;
 use super::redis::connection::{RedisCallError, instant};
-use super::redis::scripts::RedisScript;
 use crate::clock;
 use crate::live::Live;
 use crate::live::operator_override::{ActiveOverride, AuditNote};
@@ -129,12 +128,7 @@ impl FleetOverride {
         if until.is_none() && !value.starts_with("until=-") {
             return None;
         }
-        let state = match fields.next()? {
-            "open" => OverrideState::Open,
-            "closed" => OverrideState::Closed,
-            "shadow" => OverrideState::Shadow,
-            _ => return None,
-        };
+        let state = OverrideState::from_word(fields.next()?)?;
         let mut text = || fields.next().unwrap_or_default().to_owned();
         let note = AuditNote { by: text(), reason: text(), fleet: true };
         Some(FleetOverride { key: key.to_owned(), manual: ManualOverride { state, until }, note })
@@ -179,7 +173,7 @@ impl Fleet {
         });
         let args = (key, value, self.host());
         let reply = self.link().run::<Value>(&self.0.scripts.force, &["cb:f", "cb:x"], args).await;
-        self.counted("force", reply)?;
+        self.count_call("force", reply)?;
         if state.is_none() {
             self.close_all(key).await?;
         }
@@ -187,7 +181,7 @@ impl Fleet {
     }
 
     async fn close_all(&self, above: &str) -> Result<(), RedisCallError> {
-        let script: &RedisScript = &self.0.scripts.assert;
+        let script = &self.0.scripts.assert;
         for (key, known) in self.view().shared_states() {
             if !is_under(&key, above) || known.state == StateKind::Closed {
                 continue;
@@ -203,7 +197,7 @@ impl Fleet {
             };
             let args = (key.as_str(), closed.to_string());
             let reply = self.link().run::<Value>(script, &keys, args).await;
-            self.counted("assert", reply)?;
+            self.count_call("assert", reply)?;
         }
         Ok(())
     }

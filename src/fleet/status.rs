@@ -215,7 +215,7 @@ impl Fleet {
             let (votes, leases) = (format!("cb:v:{}", shared.key), format!("cb:l:{}", shared.key));
             let (script, keys) = (&self.0.scripts.breaker_details, ["cb", &votes, &leases]);
             let reply = self.link().run::<Vec<Value>>(script, &keys, &shared.key).await;
-            let reply = self.counted("breaker_details", reply)?;
+            let reply = self.count_call("breaker_details", reply)?;
             let texts = |at: usize| {
                 let part = reply.get(at).and_then(|part| Vec::from_redis_value_ref(part).ok());
                 part.unwrap_or_default()

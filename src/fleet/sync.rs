@@ -15,7 +15,7 @@ use tokio::task::spawn_local;
 
 use super::Fleet;
 use super::overrides::FleetOverrides;
-use super::redis::connection::{DETACH_AFTER, RedisCallError, instant};
+use super::redis::connection::{DETACH_AFTER, NO_ARGS, RedisCallError, instant};
 use super::status::HostInfo;
 use super::stream;
 use crate::clock;
@@ -30,8 +30,6 @@ const HOST_TTL: Duration = Duration::from_secs(5);
 const TRAFFIC_WINDOW: Duration = Duration::from_secs(30);
 /// Closed states older than this are not restored; in microseconds.
 const OLD: u64 = 86_400 * 1_000_000;
-
-const NO_ARGS: &[u8] = b"";
 
 /// The state of the thread.
 #[derive(Debug)]
@@ -135,26 +133,27 @@ impl FleetSync {
         keys.extend(busy.iter().map(String::as_str));
         let info = HostInfo::of(fleet).to_json();
         let args = (fleet.host(), info, HOST_TTL.as_millis() as u64);
-        let reply = link.run::<Vec<Value>>(&fleet.0.scripts.heartbeat, &keys, args).await;
-        match fleet.counted("heartbeat", reply.and_then(|reply| HeartbeatReply::read(&reply))) {
-            Ok(reply) => self.on_heartbeat(reply).await,
+        // Redis' time, the number of hosts, and of breakers, and the sum of all epochs.
+        let reply = link.run::<(u64, u32, Value, u64)>(&fleet.0.scripts.heartbeat, &keys, args);
+        match fleet.count_call("heartbeat", reply.await) {
+            Ok((now, hosts, _, epoch_sum)) => self.on_heartbeat(now, hosts, epoch_sum).await,
             // Only this connection may hang.
             Err(RedisCallError::TimedOut) => link.reconnect(),
             Err(_) => {}
         }
     }
 
-    async fn on_heartbeat(self: &Rc<Self>, reply: HeartbeatReply) {
+    async fn on_heartbeat(self: &Rc<Self>, redis_now: u64, hosts: u32, epoch_sum: u64) {
         let now = clock::now();
         self.last_heartbeat.set(Some(now));
-        self.time.set(Some((reply.now, now)));
-        self.fleet.view().set_hosts(reply.hosts);
-        self.fleet.0.live.metrics.fleet_hosts.set(i64::from(reply.hosts));
-        let same = reply.sum == self.fleet.view().epoch_sum();
+        self.time.set(Some((redis_now, now)));
+        self.fleet.view().set_hosts(hosts);
+        self.fleet.0.live.metrics.fleet_hosts.set(i64::from(hosts));
+        let same = epoch_sum == self.fleet.view().epoch_sum();
         if (!same || !self.fleet.link().is_attached()) && !self.reading_snapshot.replace(true) {
             let read = self.read_snapshot().await;
             self.reading_snapshot.set(false);
-            if self.fleet.counted("snapshot", read).is_ok() && !self.fleet.link().is_attached() {
+            if self.fleet.count_call("snapshot", read).is_ok() && !self.fleet.link().is_attached() {
                 self.attach(clock::now());
             }
         }
@@ -236,48 +235,14 @@ impl FleetSync {
     }
 }
 
-struct HeartbeatReply {
-    now: u64,
-    hosts: u32,
-    sum: u64,
-}
-
-impl HeartbeatReply {
-    fn read(reply: &[Value]) -> Result<HeartbeatReply, RedisCallError> {
-        let unexpected = || RedisCallError::Unexpected(format!("{reply:?}"));
-        let number = |at: usize| {
-            let value = reply.get(at).ok_or_else(unexpected)?;
-            let text = String::from_redis_value_ref(value).map_err(|_| unexpected())?;
-            text.parse::<u64>().map_err(|_| unexpected())
-        };
-        let hosts = u32::try_from(number(1)?).map_err(|_| unexpected())?;
-        Ok(HeartbeatReply { now: number(0)?, hosts, sum: number(3)? })
-    }
-}
-
 impl FleetSnapshot {
     pub async fn fetch(fleet: &Fleet) -> Result<FleetSnapshot, RedisCallError> {
         let keys = ["cb", "cb:t", "cb:x", "hold", "cb:f", "hosts", "facts"];
-        let read = fleet.link().run::<Value>(&fleet.0.scripts.snapshot, &keys, NO_ARGS).await?;
-        FleetSnapshot::read(&read)
-            .ok_or_else(|| RedisCallError::Unexpected("not a snapshot".to_owned()))
-    }
-
-    fn read(value: &Value) -> Option<FleetSnapshot> {
-        let Value::Array(parts) = value else { return None };
-        let [now, last, registers, holds, overrides, hosts, facts] = &parts[..] else {
-            return None;
-        };
-        let text = |value: &Value| String::from_redis_value_ref(value).ok();
-        Some(FleetSnapshot {
-            now: text(now)?.parse().ok()?,
-            last: text(last)?,
-            registers: pairs(registers)?,
-            holds: pairs(holds)?,
-            overrides: pairs(overrides)?,
-            hosts: pairs(hosts)?,
-            facts: pairs(facts)?,
-        })
+        let reply = fleet.link().run(&fleet.0.scripts.snapshot, &keys, NO_ARGS).await;
+        let (now, last, registers, holds, overrides, hosts, facts) = reply?;
+        let [registers, holds, overrides, hosts, facts] =
+            [registers, holds, overrides, hosts, facts].map(pairs);
+        Ok(FleetSnapshot { now, last, registers, holds, overrides, hosts, facts })
     }
 
     /// The hosts whose heartbeat has not expired.
@@ -305,9 +270,8 @@ fn hold_left(value: &str, now: u64) -> Option<Duration> {
     (left > 0).then(|| Duration::from_micros(left))
 }
 
-fn pairs(value: &Value) -> Option<Vec<(String, String)>> {
-    let flat = Vec::<Value>::from_redis_value_ref(value).ok()?;
+fn pairs(flat: Vec<Value>) -> Vec<(String, String)> {
     // No host writes bytes that are not UTF-8.
     let text = |value: &Value| String::from_redis_value_ref(value).unwrap_or_default();
-    Some(flat.chunks_exact(2).map(|pair| (text(&pair[0]), text(&pair[1]))).collect())
+    flat.chunks_exact(2).map(|pair| (text(&pair[0]), text(&pair[1]))).collect()
 }

@@ -15,13 +15,13 @@ use super::completion::{LONGEST_DELAY, backoff};
 use super::dispatcher::{Dispatcher, LONGEST_PAUSE, SHORTEST_PAUSE};
 use super::sharing::ownership::Ownership;
 use super::sharing::recent_results::RecentResults;
-use super::sharing::redis::{BorrowedJob, JobOutcome};
+use super::sharing::redis::BorrowedJob;
 use super::worker_slots::WorkerSlot;
 use crate::clock;
 use crate::fleet::redis::connection::RedisCallError;
 use crate::proxy::jobs::run::{self, Blocked, RunOutcome};
 use crate::snapshot::{Route, RouteQueue, Snapshot};
-use crate::store::{Millis, Partition, RunnableJob};
+use crate::store::{JobOutcome, Millis, Partition, RunnableJob};
 use crate::telemetry::metrics::DeliveryLabels;
 
 /// How often jobs are looked for, beside each time that a worker becomes idle.
@@ -131,7 +131,7 @@ impl Borrower {
         let names: Vec<String> = partitions.iter().map(|it| it.name.clone()).collect();
         let most = queue.policy.durable.max_deliveries;
         let reply = self.ownership.client.take(&names, want, most, clock::draw()).await;
-        let Ok(reply) = self.ownership.logged(reply) else { return POLL };
+        let Ok(reply) = reply else { return POLL };
         if reply.results_waiting > 0 {
             self.ownership.results_ready.notify_one();
         }
@@ -155,7 +155,7 @@ impl Borrower {
         if ownership.lease_number(job.id).is_some() {
             // The result of an earlier run is not sent yet.
             let reply = ownership.client.give_back(job.id, job.claim.number, LONGEST_PAUSE, false);
-            return drop(ownership.logged(reply.await));
+            return drop(reply.await);
         }
         let lost = ownership.add_lease(job.id, job.claim.number, &job.owner);
         let run = match (&target, &slot) {
@@ -194,15 +194,13 @@ impl Borrower {
         let admission = run::admit(&self.dispatcher.worker, route, queue, class, task);
         let admitted = match tokio::time::timeout(ADMISSION_TIMEOUT, admission).await {
             Ok(Ok(admitted)) => admitted,
-            Ok(Err(Blocked::Never(reason))) => {
-                return BorrowedRun::Finished(JobOutcome::Dead(reason));
-            }
+            Ok(Err(Blocked::Never(reason))) => return BorrowedRun::Finished(Err(reason)),
             Ok(Err(Blocked::For(delay, reason))) => return self.pause(job, delay, &reason),
             Err(_) => return self.pause(job, LONGEST_PAUSE, "no provider has capacity"),
         };
         let attempts = job.claim.attempts;
         match admitted.run(durable.max_result).await {
-            RunOutcome::Responded(response) => BorrowedRun::Finished(JobOutcome::Done(response)),
+            RunOutcome::Responded(response) => BorrowedRun::Finished(Ok(response)),
             RunOutcome::NotTaken(delay, reason) => {
                 let delay = delay.unwrap_or_else(|| backoff(attempts)).min(LONGEST_DELAY);
                 BorrowedRun::GivenBack { delay, failed: false, reason }
@@ -211,7 +209,7 @@ impl Borrower {
                 BorrowedRun::GivenBack { delay: backoff(attempts), failed: true, reason }
             }
             RunOutcome::Failed(reason) | RunOutcome::Refused(reason) => {
-                BorrowedRun::Finished(JobOutcome::Dead(reason))
+                BorrowedRun::Finished(Err(reason))
             }
         }
     }
@@ -238,7 +236,7 @@ impl Borrower {
                 }
             }
             BorrowedRun::Finished(outcome) => {
-                let dead = matches!(outcome, JobOutcome::Dead(_));
+                let dead = outcome.is_err();
                 let attempts = job.claim.attempts + u32::from(dead);
                 let finish = || client.finish(job, number(), attempts, &outcome);
                 match self.until_accepted(finish).await {
@@ -260,7 +258,7 @@ impl Borrower {
                 let (job, client) = (&result.job, &self.ownership.client);
                 let reply =
                     client.finish(job, job.claim.number, result.attempts, &result.outcome).await;
-                if self.ownership.logged(reply).is_err() {
+                if reply.is_err() {
                     break;
                 }
             }
@@ -274,7 +272,7 @@ impl Borrower {
     {
         let until = clock::now() + SEND_TIMEOUT;
         loop {
-            match self.ownership.logged(call().await) {
+            match call().await {
                 Ok(counts) => return Some(counts),
                 Err(_) if clock::now() > until => return None,
                 Err(_) => tokio::time::sleep(SEND_RETRY).await,

@@ -26,7 +26,7 @@ impl HoldCell {
     pub fn new(key: String, fleet: Option<&Arc<FleetView>>) -> Self {
         let cell = HoldCell {
             key,
-            rule: Mutex::new(Hold::new()),
+            rule: Mutex::new(Hold::default()),
             restrains: AtomicBool::new(false),
             fleet: fleet.cloned(),
         };

@@ -16,8 +16,8 @@ use super::quota::sync::QuotaUnit;
 use crate::clock;
 use crate::policy::sections::model::Capacity;
 use crate::resilience::limits::concurrency_limit::{ConcurrencyLimit, LatencySample};
-use crate::resilience::rate::leased_quota::LeaseGrant;
 use crate::resilience::rate::reported_quota::QuotaReport;
+use crate::resilience::rate::shared_quota::ChunkGrant;
 use crate::telemetry::metrics::{Level, Metrics, ProviderLabels};
 
 /// Value of `drained` without an end: until undrained.
@@ -244,15 +244,15 @@ impl ProviderLive {
         self.recheck_waiters();
     }
 
-    /// The reply to a lease request, or none arrived: waiters check again.
-    pub fn lease_received(
+    /// The reply to a request for a chunk, or none arrived: waiters check again.
+    pub fn chunk_received(
         &self,
         unit: QuotaUnit,
         sent_at: Instant,
-        grant: Option<LeaseGrant>,
+        grant: Option<ChunkGrant>,
         now: Instant,
     ) {
-        self.quota.lease_received(unit, sent_at, grant, now);
+        self.quota.chunk_received(unit, sent_at, grant, now);
         self.recheck_waiters();
     }
 

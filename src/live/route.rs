@@ -71,7 +71,7 @@ impl RouteLive {
     ) -> Option<usize> {
         let mut balancers = self.balancers.lock();
         if balancers.len() <= tier {
-            balancers.resize_with(tier + 1, Balancer::new);
+            balancers.resize_with(tier + 1, Balancer::default);
         }
         balancers[tier].select(algorithm, candidates, eligible, draw)
     }

@@ -69,8 +69,6 @@ pub struct Trigger {
     in_force: bool,
 }
 
-// === impl State ===
-
 impl State {
     /// Whether the condition alone puts the mode in force.
     pub fn is_in(self) -> bool {
@@ -95,8 +93,6 @@ impl State {
         }
     }
 }
-
-// === impl Trigger ===
 
 impl Trigger {
     pub fn new(policy: TriggerPolicy) -> Self {

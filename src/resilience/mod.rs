@@ -8,7 +8,7 @@
 //! - [`outcome`]: how an attempt is classified and whether it may be retried
 //! - [`breaker`]: circuit breakers, local and shared by a fleet
 //! - [`limits`]: holds, slow start, adaptive concurrency
-//! - [`rate`]: rate limits, leased shares of a fleet-wide limit, quotas that a provider
+//! - [`rate`]: rate limits, chunks of a fleet-wide limit, quotas that a provider
 //!   reports
 //! - [`balance`]: load balancing, latency estimates, session affinity
 //! - [`retry`]: backoff, retry budgets, hedging

@@ -88,8 +88,6 @@ pub fn retry_scope(
     }
 }
 
-// === impl AttemptClass ===
-
 impl AttemptClass {
     /// The built-in table, for a response that the policy's `classify` does not name.
     pub const fn of_status(status: u16, has_retry_after: bool) -> AttemptClass {
@@ -123,8 +121,6 @@ impl AttemptClass {
         self as usize
     }
 }
-
-// === impl ClassSet ===
 
 impl ClassSet {
     pub const fn of(classes: &[AttemptClass]) -> ClassSet {

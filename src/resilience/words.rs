@@ -16,6 +16,12 @@ macro_rules! words {
             pub const fn as_str(self) -> &'static str {
                 match self { $($name::$variant => $word,)* }
             }
+
+            /// The variant with this word.
+            #[allow(dead_code)]
+            pub fn from_word(word: &str) -> Option<$name> {
+                $name::ALL.into_iter().find(|variant| variant.as_str() == word)
+            }
         }
     )*};
 }

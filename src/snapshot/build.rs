@@ -131,17 +131,8 @@ impl SnapshotBuilder {
         Arc::new(Route {
             tiers: self.tiers(&policy, providers),
             policy,
-            reads_body: route.reads_body,
-            live: Arc::clone(&route.live),
             modes: RouteModes::default(),
-            outcomes: route.outcomes.clone(),
-            queue: route.queue.clone(),
-            cache: route.cache.clone(),
-            invalidation: route.invalidation.clone(),
-            metrics: route.metrics.clone(),
-            policy_hash: Arc::clone(&route.policy_hash),
-            access_log: route.access_log.clone(),
-            server: Arc::clone(&route.server),
+            ..route.clone()
         })
     }
 

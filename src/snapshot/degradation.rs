@@ -61,7 +61,7 @@ enum SignalSource {
 }
 
 /// The degradation modes of one route.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct RouteModes {
     /// The bits of all of them.
     pub mask: u64,
@@ -69,7 +69,7 @@ pub struct RouteModes {
     pub all: Vec<RouteMode>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct RouteMode {
     pub mode: Arc<DegradationMode>,
     /// The route with the providers of this mode's `use` action.

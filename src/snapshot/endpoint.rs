@@ -1,7 +1,6 @@
 //! A resolved endpoint: its dial target, its credentials, and its breakers and holds.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -27,12 +26,8 @@ const MAX_MODELS: usize = 64;
 /// A closed breaker that was unused for this long may be evicted for another model.
 const EVICT_AFTER: Duration = Duration::from_secs(600);
 
-/// At most `MAX_MODELS` entries, so that colliding names do no harm, and FNV is fast for short ones.
-type ModelCircuits = HashMap<String, Arc<Circuit>, BuildHasherDefault<FnvHasher>>;
-
-/// The 64-bit FNV-1a hash.
-#[derive(Clone)]
-struct FnvHasher(u64);
+/// Sorted, because it has few entries: one for each model, at most `MAX_MODELS`.
+type ModelCircuits = BTreeMap<String, Arc<Circuit>>;
 
 /// One address of a provider.
 #[derive(Debug)]
@@ -167,24 +162,6 @@ impl Endpoint {
             Auth::Credentials(all) => all.len(),
             Auth::None | Auth::Passthrough => 0,
         }
-    }
-}
-
-impl Default for FnvHasher {
-    fn default() -> Self {
-        FnvHasher(0xcbf2_9ce4_8422_2325)
-    }
-}
-
-impl Hasher for FnvHasher {
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
-        }
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
     }
 }
 

@@ -18,16 +18,19 @@ use super::{CurrentSnapshot, Snapshot};
 use crate::clock;
 use crate::policy::yaml::diagnostic::Diagnostic;
 use crate::policy::{self, Sources, diff};
+use crate::resilience::words::words;
 use crate::telemetry::events::rfc3339;
 use crate::telemetry::metrics::ReloadLabels;
 
-/// The result of a load.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum LoadResult {
-    Applied,
-    Unchanged,
-    Rejected,
+words! {
+    /// The result of a load.
+    #[derive(Serialize, Deserialize, JsonSchema)]
+    #[serde(rename_all = "snake_case")]
+    pub enum LoadResult {
+        Applied = "applied",
+        Unchanged = "unchanged",
+        Rejected = "rejected",
+    }
 }
 
 /// The policy in force and the result of the last load.
@@ -62,8 +65,9 @@ pub type FilesDigest = [u8; 32];
 /// A valid policy that is not in force yet.
 #[derive(Debug)]
 pub struct PendingPolicy {
-    loaded: policy::Loaded,
-    files: Vec<String>,
+    pub loaded: policy::Loaded,
+    /// The displayed names of the files.
+    pub files: Vec<String>,
     digest: FilesDigest,
 }
 
@@ -116,29 +120,6 @@ fn files_digest(path: &Path, referenced: &[PathBuf]) -> FilesDigest {
         add(&sources.file(path).unwrap_or_default());
     }
     hash.finalize().into()
-}
-
-impl PendingPolicy {
-    pub fn warnings(&self) -> &[Diagnostic] {
-        &self.loaded.warnings
-    }
-
-    /// The displayed names of the files.
-    pub fn files(&self) -> &[String] {
-        &self.files
-    }
-
-    pub fn hash(&self) -> &str {
-        &self.loaded.hash
-    }
-
-    pub fn locations(&self) -> &policy::Locations {
-        &self.loaded.locations
-    }
-
-    pub fn policy(&self) -> &policy::sections::model::Policy {
-        &self.loaded.policy
-    }
 }
 
 impl Loader {
@@ -197,12 +178,8 @@ impl Loader {
             }
         };
         let metrics = &self.builder.live.metrics;
-        let label = match result {
-            LoadResult::Applied => "applied",
-            LoadResult::Unchanged => "unchanged",
-            LoadResult::Rejected => "rejected",
-        };
-        metrics.policy_reloads.get_or_create_owned(&ReloadLabels { result: label }).inc();
+        let labels = ReloadLabels { result: result.as_str() };
+        metrics.policy_reloads.get_or_create_owned(&labels).inc();
         metrics.policy_valid.set(i64::from(result != LoadResult::Rejected));
         result
     }

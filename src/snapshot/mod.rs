@@ -57,7 +57,7 @@ pub struct Snapshot {
 }
 
 /// A resolved route.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Route {
     pub policy: model::RoutePolicy,
     /// The route's `providers`, then each of its `fallback` by itself. At least one.
@@ -96,12 +96,12 @@ pub struct RouteCache {
 }
 
 /// The endpoints among which the balancer selects.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Tier {
     pub candidates: Vec<EndpointCandidate>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct EndpointCandidate {
     pub provider: Arc<Provider>,
     pub endpoint: Arc<Endpoint>,

@@ -7,27 +7,37 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 
 use super::transitions::Partition;
+use crate::resilience::words::words;
 
 /// A job's id: 48 bits of time, then 80 random bits, so that it cannot be guessed (as RFC 9562, 5.7).
 /// Ids that begin with the time are adjacent in the index; fully random ones would each write a page.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct JobId(pub [u8; 16]);
 
-/// The state of a job (docs/design/queue.md "States"). A new job is ready at once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum JobState {
-    Ready,
-    /// An attempt failed; another follows.
-    RetryWait,
-    /// It is being run.
-    Leased,
-    /// It has a response.
-    Done,
-    /// It failed for good, or was started too often without an end.
-    Dead,
-    /// `durable.expire` passed before it was done.
-    Expired,
-    Cancelled,
+words! {
+    /// The state of a job (docs/design/queue.md "States"). A new job is ready at once.
+    pub enum JobState {
+        Ready = "ready",
+        /// An attempt failed; another follows.
+        RetryWait = "retry_wait",
+        /// It is being run.
+        Leased = "leased",
+        /// It has a response.
+        Done = "done",
+        /// It failed for good, or was started too often without an end.
+        Dead = "dead",
+        /// `durable.expire` passed before it was done.
+        Expired = "expired",
+        Cancelled = "cancelled",
+    }
+
+    pub enum CallbackState {
+        /// The job is not final yet.
+        None = "none",
+        Waiting = "waiting",
+        Sent = "sent",
+        GivenUp = "given_up",
+    }
 }
 
 /// A keyed hash of the credentials of the client that created a job.
@@ -95,6 +105,9 @@ pub struct StoredResponse {
     /// The body was cut to `max_result`.
     pub cut: bool,
 }
+
+/// How a job ended: with a response, or dead for this reason.
+pub type JobOutcome = Result<StoredResponse, String>;
 
 /// Limits of a queue's unfinished jobs.
 #[derive(Clone, Copy, Debug)]
@@ -188,15 +201,6 @@ pub struct JobCallback {
     pub attempts: u32,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CallbackState {
-    /// The job is not final yet.
-    None,
-    Waiting,
-    Sent,
-    GivenUp,
-}
-
 /// The result of one attempt to post a callback.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CallbackResult {
@@ -244,55 +248,8 @@ impl Millis {
 }
 
 impl JobState {
-    pub const ALL: [JobState; 7] = [
-        JobState::Ready,
-        JobState::RetryWait,
-        JobState::Leased,
-        JobState::Done,
-        JobState::Dead,
-        JobState::Expired,
-        JobState::Cancelled,
-    ];
-
-    /// The word in the store, in metrics and in the API.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            JobState::Ready => "ready",
-            JobState::RetryWait => "retry_wait",
-            JobState::Leased => "leased",
-            JobState::Done => "done",
-            JobState::Dead => "dead",
-            JobState::Expired => "expired",
-            JobState::Cancelled => "cancelled",
-        }
-    }
-
     pub fn is_final(self) -> bool {
         !matches!(self, JobState::Ready | JobState::RetryWait | JobState::Leased)
-    }
-}
-
-impl CallbackState {
-    const ALL: [CallbackState; 4] =
-        [CallbackState::None, CallbackState::Waiting, CallbackState::Sent, CallbackState::GivenUp];
-
-    /// The word in the store and in the API.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            CallbackState::None => "none",
-            CallbackState::Waiting => "waiting",
-            CallbackState::Sent => "sent",
-            CallbackState::GivenUp => "given_up",
-        }
-    }
-}
-
-impl FromStr for CallbackState {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<CallbackState, String> {
-        let found = CallbackState::ALL.into_iter().find(|state| state.as_str() == text);
-        found.ok_or_else(|| format!("`{text}` is not a state of a callback"))
     }
 }
 
@@ -300,7 +257,7 @@ impl FromStr for JobState {
     type Err = String;
 
     fn from_str(text: &str) -> Result<JobState, String> {
-        JobState::ALL.into_iter().find(|state| state.as_str() == text).ok_or_else(|| {
+        JobState::from_word(text).ok_or_else(|| {
             let known = JobState::ALL.map(JobState::as_str).join(", ");
             format!("`{text}` is not a state of a job (expected one of {known})")
         })
@@ -319,12 +276,6 @@ impl JobId {
 impl fmt::Display for JobId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-impl fmt::Debug for JobId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "JobId({self})")
     }
 }
 

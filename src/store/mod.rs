@@ -170,7 +170,6 @@ impl Store {
 ///
 /// # Errors
 /// If the change could not be written. Nothing was changed then.
-#[allow(clippy::missing_errors_doc)]
 impl Store {
     pub async fn enqueue(
         &self,
@@ -286,7 +285,6 @@ impl Store {
 ///
 /// # Errors
 /// If the store cannot be read.
-#[allow(clippy::missing_errors_doc)]
 impl Store {
     pub async fn job(&self, id: JobId) -> Result<Option<JobRecord>, StoreError> {
         self.0.reader.read(move |db| queries::job(db, id)).await
@@ -338,8 +336,6 @@ impl Store {
         self.0.reader.read(move |db| queries::due_callbacks(db, now)).await
     }
 }
-
-// === impl Watch ===
 
 impl Future for JobWatch {
     type Output = ();

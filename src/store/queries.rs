@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 
-use bytes::Bytes;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
 use rusqlite::{Connection, OptionalExtension, Result as SqlResult, Row, params, params_from_iter};
 
@@ -130,12 +129,7 @@ pub fn runnable_job(db: &Connection, seq: i64) -> SqlResult<Option<RunnableJob>>
             route: row.get("route")?,
             class: row.get("class")?,
             flow: row.get("flow")?,
-            request: StoredRequest {
-                method: row.get("method")?,
-                uri: row.get("uri")?,
-                headers: row.get("headers")?,
-                body: Bytes::from(row.get::<_, Vec<u8>>("body")?),
-            },
+            request: stored_request(row)?,
             attempts: row.get("attempts")?,
             deliveries: row.get("deliveries")?,
             accepted: row.get("accepted")?,
@@ -145,13 +139,22 @@ pub fn runnable_job(db: &Connection, seq: i64) -> SqlResult<Option<RunnableJob>>
     .optional()
 }
 
+pub fn stored_request(row: &Row<'_>) -> SqlResult<StoredRequest> {
+    Ok(StoredRequest {
+        method: row.get("method")?,
+        uri: row.get("uri")?,
+        headers: row.get("headers")?,
+        body: row.get::<_, Vec<u8>>("body")?.into(),
+    })
+}
+
 pub fn response(db: &Connection, seq: i64) -> SqlResult<Option<StoredResponse>> {
     db.prepare_cached("SELECT status, headers, body, cut FROM results WHERE seq = ?1")?
         .query_row([seq], |row| {
             Ok(StoredResponse {
                 status: row.get(0)?,
                 headers: row.get(1)?,
-                body: Bytes::from(row.get::<_, Vec<u8>>(2)?),
+                body: row.get::<_, Vec<u8>>(2)?.into(),
                 cut: row.get(3)?,
             })
         })
@@ -368,7 +371,7 @@ impl ToSql for CallbackState {
 
 impl FromSql for CallbackState {
     fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
-        value.as_str()?.parse().map_err(|error: String| FromSqlError::Other(error.into()))
+        CallbackState::from_word(value.as_str()?).ok_or(FromSqlError::InvalidType)
     }
 }
 
@@ -380,6 +383,6 @@ impl ToSql for JobState {
 
 impl FromSql for JobState {
     fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
-        value.as_str()?.parse().map_err(|error: String| FromSqlError::Other(error.into()))
+        JobState::from_word(value.as_str()?).ok_or(FromSqlError::InvalidType)
     }
 }

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, Result as SqlResult, Row, params};
 
 use super::Store;
-use super::job::{JobContent, JobId, JobState, Millis, StoredRequest, StoredResponse};
+use super::job::{JobContent, JobId, JobOutcome, JobState, Millis};
+use super::queries::stored_request;
 use super::transitions::{self, LeaseResult, Partition, partition, queue_callback};
 use super::writer::StoreError;
 
@@ -45,8 +45,7 @@ pub struct RemoteOutcome {
     pub id: JobId,
     pub attempts: u32,
     pub deliveries: u32,
-    /// The error is the reason for which the job is dead.
-    pub response: Result<Arc<StoredResponse>, String>,
+    pub outcome: JobOutcome,
 }
 
 /// Jobs that became final since the last call.
@@ -103,13 +102,7 @@ fn content(db: &Connection, seq: i64) -> SqlResult<Option<JobContent>> {
          WHERE seq = ?1 AND j.state IN ('ready', 'retry_wait', 'leased')",
     )?
     .query_row([seq], |row| {
-        let request = StoredRequest {
-            method: row.get("method")?,
-            uri: row.get("uri")?,
-            headers: row.get("headers")?,
-            body: Bytes::from(row.get::<_, Vec<u8>>("body")?),
-        };
-        Ok(JobContent { request, flow: row.get("flow")? })
+        Ok(JobContent { request: stored_request(row)?, flow: row.get("flow")? })
     })
     .optional()
 }
@@ -130,7 +123,7 @@ fn filter_unfinished(db: &Connection, ids: &[JobId]) -> SqlResult<Vec<(JobId, St
 /// Ends a job that ran on another host, unless it is final, and returns its queue. A run of it here
 /// no longer counts then.
 fn finish(db: &Connection, outcome: &RemoteOutcome, now: Millis) -> SqlResult<Option<String>> {
-    let (state, error) = match &outcome.response {
+    let (state, error) = match &outcome.outcome {
         Ok(_) => ("done", None),
         Err(reason) => ("dead", Some(reason)),
     };
@@ -147,7 +140,7 @@ fn finish(db: &Connection, outcome: &RemoteOutcome, now: Millis) -> SqlResult<Op
         )
         .optional()?;
     let Some((seq, queue)) = found else { return Ok(None) };
-    if let Ok(response) = &outcome.response {
+    if let Ok(response) = &outcome.outcome {
         transitions::insert_result(db, seq, response)?;
     }
     queue_callback(db, seq, now)?;
@@ -156,7 +149,6 @@ fn finish(db: &Connection, outcome: &RemoteOutcome, now: Millis) -> SqlResult<Op
 
 /// # Errors
 /// If the store cannot be read or written.
-#[allow(clippy::missing_errors_doc)]
 impl Store {
     /// The name of this store in a fleet. It never changes.
     pub fn name(&self) -> String {

@@ -136,8 +136,6 @@ pub struct DeltaSpan {
     pub is_last: bool,
 }
 
-// === impl Interpreter ===
-
 impl Interpreter {
     pub fn new(stream: &model::Stream, provider: &model::ProviderPolicy) -> Interpreter {
         let mut pointers = PointerSet::default();
@@ -226,8 +224,6 @@ fn slots(pointers: &[&str], set: &mut PointerSet) -> Vec<usize> {
     parsed.map(|pointer| set.slot(&pointer)).collect()
 }
 
-// === impl UsageSlots ===
-
 impl UsageSlots {
     fn new(provider: &model::ProviderPolicy, pointers: &mut PointerSet) -> UsageSlots {
         if !provider.counts_tokens() {
@@ -256,8 +252,6 @@ impl TokenUsage {
         self.output = later.output.or(self.output);
     }
 }
-
-// === impl EndMarkers ===
 
 impl EndMarkers {
     fn new(declared: Option<&[Mark]>, pointers: &mut PointerSet) -> EndMarkers {
@@ -295,8 +289,6 @@ impl EndMarkers {
         self.present.iter().any(is_set) || self.values.iter().any(is_equal)
     }
 }
-
-// === impl EventRule ===
 
 impl EventRule {
     fn all(rules: &[model::ClassifyRule], pointers: &mut PointerSet) -> Vec<EventRule> {

@@ -8,7 +8,7 @@ use std::io;
 use tracing_subscriber::filter::LevelFilter;
 
 /// The form of a line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum DaemonLogFormat {
     Text,
     Json,

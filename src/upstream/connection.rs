@@ -99,8 +99,6 @@ pub struct Tunnel {
     _place: PoolSlot,
 }
 
-// === impl Connection ===
-
 impl Connection {
     pub(super) fn new(inner: Box<ConnectionInner>, reused: bool) -> Self {
         Self { inner: Some(inner), reused }
@@ -180,8 +178,6 @@ fn keep_alive_timeout(headers: &HeaderMap) -> Option<Duration> {
     })
 }
 
-// === impl AnswerBody ===
-
 impl IncomingBody {
     /// The connection itself, after a 101 response.
     pub fn into_tunnel(mut self) -> Option<Tunnel> {
@@ -226,8 +222,6 @@ impl Drop for IncomingBody {
         }
     }
 }
-
-// === impl Link ===
 
 impl ConnectionInner {
     pub(super) fn new(
@@ -296,8 +290,6 @@ impl ConnectionInner {
         self.exchange.close();
     }
 }
-
-// === impl Tunnel ===
 
 impl AsyncRead for Tunnel {
     fn poll_read(

@@ -61,8 +61,6 @@ enum LookupState {
     Failed { reason: Arc<str>, at: Instant },
 }
 
-// === impl Resolver ===
-
 impl Resolver {
     /// Lookups run on `handle`'s runtime, which needs its timer.
     pub fn new(handle: Handle) -> Self {
@@ -98,8 +96,6 @@ impl fmt::Debug for Resolver {
         f.write_str("Resolver")
     }
 }
-
-// === impl Name ===
 
 impl DnsEntry {
     fn new(host: &str, resolver: &Resolver) -> Self {

@@ -2,7 +2,7 @@
 //!
 //! A [`DialTarget`] describes where and how to connect; it is immutable and shared by all workers.
 //! Each worker has its own [`Pools`], so that a request takes and returns a connection without a
-//! lock. An attempt calls `idle`, then `dial` if it `may_dial`, else `wait_for_capacity`.
+//! lock. An attempt calls `idle`, then `dial` if the pool `has_capacity`, else `wait_for_capacity`.
 //!
 //! A connection counts against the limit from the start of its dial until it is dropped. The slot
 //! is released on drop, so that it cannot leak.

@@ -73,8 +73,6 @@ pub(super) struct PoolSlot(Rc<ConnectionPool>);
 #[must_use = "the connection goes to the pool"]
 pub struct PendingDial(oneshot::Receiver<Result<Connection, DialError>>);
 
-// === impl Pools ===
-
 impl Pools {
     /// Idle connections are kept for `idle`, or for less if the server grants less.
     pub fn new(idle: Duration) -> Self {
@@ -93,7 +91,8 @@ impl Pools {
     }
 
     /// Whether another connection may be opened.
-    pub fn may_dial(&self, target: &DialTarget) -> bool {
+    #[cfg(test)]
+    pub(super) fn may_dial(&self, target: &DialTarget) -> bool {
         let pool = self.pool(target);
         let claims = pool.waiters.claims();
         pool.open.get() < pool.limit.get() && (claims == 0 || pool.free_slots() > claims)
@@ -106,13 +105,13 @@ impl Pools {
         (claims == 0 && pool.open.get() < pool.limit.get()) || pool.free_slots() > claims
     }
 
-    /// Waits for an idle connection or a free slot. Call `idle` and `may_dial` without awaiting
-    /// anything else in between.
+    /// Waits for an idle connection or a free slot. Call `idle` and `has_capacity` without
+    /// awaiting anything else in between.
     pub fn wait_for_capacity(&self, target: &DialTarget) -> PoolWait {
         PoolWait::new(self.pool(target))
     }
 
-    /// Starts to dial. The caller has checked `may_dial`, and runs within a `LocalSet`.
+    /// Starts to dial. The caller has checked `has_capacity`, and runs within a `LocalSet`.
     pub fn dial(&self, target: &Arc<DialTarget>) -> PendingDial {
         let slot = PoolSlot::new(self.pool(target));
         let target = Arc::clone(target);
@@ -138,7 +137,8 @@ impl Pools {
     }
 
     /// The number of open connections and dials.
-    pub fn open_connections(&self, target: &DialTarget) -> usize {
+    #[cfg(test)]
+    pub(super) fn open_connections(&self, target: &DialTarget) -> usize {
         self.0.pools.borrow().get(&target.id()).map_or(0, |pool| pool.open.get())
     }
 
@@ -168,8 +168,6 @@ impl Drop for PoolsInner {
         }
     }
 }
-
-// === impl Pool ===
 
 impl ConnectionPool {
     fn new(idle_for: Duration) -> Self {
@@ -264,8 +262,6 @@ impl Drop for PoolSlot {
         self.0.wake_waiters();
     }
 }
-
-// === impl Dialling ===
 
 impl Future for PendingDial {
     type Output = Result<Connection, DialError>;

@@ -27,6 +27,7 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_TARGETS: usize = 64;
 
 /// Sends messages, over a limited number of connections to each host.
+#[derive(Debug)]
 pub struct WebhookSender {
     pools: Pools,
     resolver: Resolver,
@@ -119,12 +120,6 @@ impl WebhookSender {
         }
         targets.insert(key, Arc::clone(&target));
         Ok(target)
-    }
-}
-
-impl fmt::Debug for WebhookSender {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "WebhookSender({})", self.targets.borrow().len())
     }
 }
 

@@ -8,9 +8,9 @@ use bytes::Bytes;
 use outrigger::fleet::redis::connection::RedisLink;
 use outrigger::fleet::redis::url::RedisAddress;
 use outrigger::jobs::sharing::redis::{
-    BorrowedJob, ClaimReply, JobDescriptor, JobOutcome, JobsClient, LeaseRef, PartitionEntry,
+    BorrowedJob, ClaimReply, JobDescriptor, JobsClient, LeaseRef, PartitionEntry,
 };
-use outrigger::store::{JobContent, JobId, StoredRequest, StoredResponse};
+use outrigger::store::{JobContent, JobId, JobOutcome, StoredRequest, StoredResponse};
 use proptest::prelude::*;
 use tokio::task::LocalSet;
 
@@ -153,7 +153,7 @@ impl<'r> Model<'r> {
             Step::Finish(which, succeeds) => self.finish(which, succeeds).await,
             Step::Fetch(host) => self.fetch(host).await,
             Step::Cancel(job) if !self.over.contains_key(&job) => {
-                self.over.insert(job, JobOutcome::Dead("cancelled".to_owned()));
+                self.over.insert(job, Err("cancelled".to_owned()));
                 self.remove(job).await;
             }
             Step::Resign(host) => {
@@ -274,8 +274,8 @@ impl<'r> Model<'r> {
     async fn finish(&mut self, which: usize, succeeds: bool) {
         let Some(run) = self.some_run(which) else { return };
         let outcome = match succeeds {
-            true => JobOutcome::Done(response(run.job)),
-            false => JobOutcome::Dead("it failed".to_owned()),
+            true => Ok(response(run.job)),
+            false => Err("it failed".to_owned()),
         };
         let Some(borrowed) = run.borrowed.clone() else {
             // The owner stores it first.
@@ -313,11 +313,11 @@ impl<'r> Model<'r> {
     }
 
     async fn fetch(&mut self, host: usize) {
-        for fetched in self.clients[host].fetch(4).await.expect("a reply") {
-            let job = job_of(fetched.id);
+        for (id, fetched) in self.clients[host].fetch(4).await.expect("a reply") {
+            let job = job_of(id);
             assert_eq!(owner(job), host);
-            let outcome = fetched.outcome.expect("it can be decoded");
-            if let JobOutcome::Done(of) = &outcome {
+            let outcome = fetched.expect("it can be decoded").outcome;
+            if let Ok(of) = &outcome {
                 assert_eq!(*of, response(job));
             }
             self.over.entry(job).or_insert(outcome);

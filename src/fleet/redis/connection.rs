@@ -9,14 +9,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use redis::{ErrorKind, FromRedisValue, RedisError, ServerErrorKind, ToRedisArgs, Value};
+use redis::{ErrorKind, FromRedisValue, RedisError, Script, ServerErrorKind, ToRedisArgs, Value};
 use thiserror::Error;
 use tokio::sync::{Notify, watch};
 
-use super::scripts::RedisScript;
 use super::url::{RedisAddress, RedisConnection};
 use crate::clock;
 
+/// The arguments of a script that takes none.
+pub const NO_ARGS: &[u64] = &[];
 /// Timeout of one call.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// A host without a successful heartbeat for this long is detached.
@@ -59,7 +60,7 @@ pub enum RedisCallError {
     #[error("{0}")]
     Redis(#[from] RedisError),
     #[error("unexpected reply: {0}")]
-    Unexpected(String),
+    Unexpected(&'static str),
 }
 
 impl RedisLink {
@@ -89,12 +90,12 @@ impl RedisLink {
     /// If there is no reply, or it is an error.
     pub async fn run<T: FromRedisValue>(
         &self,
-        script: &RedisScript,
+        script: &Script,
         keys: &[&str],
         args: impl ToRedisArgs,
     ) -> Result<T, RedisCallError> {
         let (mut connection, generation) = self.connection().ok_or(RedisCallError::NotConnected)?;
-        let mut call = script.redis().prepare_invoke();
+        let mut call = script.prepare_invoke();
         keys.iter().for_each(|key| {
             call.key(self.key(key));
         });
@@ -137,8 +138,8 @@ impl RedisLink {
     ) -> Result<T, RedisCallError> {
         match reply {
             Ok(value) => {
-                let text = || one_line(&format!("{value:?}"));
-                T::from_redis_value_ref(&value).map_err(|_| RedisCallError::Unexpected(text()))
+                let kind = kind(&value);
+                T::from_redis_value(value).map_err(|_| RedisCallError::Unexpected(kind))
             }
             Err(error) => {
                 *self.0.last_error.lock() = one_line(&error.to_string());
@@ -246,6 +247,17 @@ async fn with_timeout<T>(
     match tokio::time::timeout(CALL_TIMEOUT, call).await {
         Ok(reply) => Ok(reply?),
         Err(_) => Err(RedisCallError::TimedOut),
+    }
+}
+
+/// The type of a reply. Its value may contain a body, which must not be logged.
+fn kind(reply: &Value) -> &'static str {
+    match reply {
+        Value::Nil => "nothing",
+        Value::Int(_) => "a number",
+        Value::BulkString(_) | Value::SimpleString(_) | Value::Okay => "a text",
+        Value::Array(_) => "a list with other elements",
+        _ => "another type",
     }
 }
 

@@ -195,8 +195,6 @@ impl fmt::Display for HostPort {
     }
 }
 
-// === impl Url ===
-
 impl RedisUrl {
     fn parse(rest: &str, tls: bool) -> Result<RedisUrl, RedisUrlError> {
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));

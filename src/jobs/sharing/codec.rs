@@ -3,176 +3,126 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
-use redis::{FromRedisValue, Value};
+use redis::{FromRedisValue, ParsingError, RedisWrite, ToRedisArgs, Value, from_redis_value};
 
-use super::redis::{
-    BorrowedJob, Claim, ClaimReply, FetchedOutcome, JobDescriptor, JobOutcome, PartitionEntry,
-    TakeReply,
-};
-use crate::fleet::redis::connection::RedisCallError;
-use crate::store::{JobContent, JobId, StoredRequest, StoredResponse};
+use super::redis::{BorrowedJob, Claim, ClaimReply, JobDescriptor, LeaseRef, PartitionEntry};
+use crate::store::{JobContent, JobId, JobOutcome, RemoteOutcome, StoredRequest, StoredResponse};
 
-/// Script arguments, in order.
-#[derive(Debug, Default)]
-pub(crate) struct ScriptArgs(pub(crate) Vec<Vec<u8>>);
+/// A duration as an argument: milliseconds.
+pub(crate) fn millis(length: Duration) -> u64 {
+    u64::try_from(length.as_millis()).unwrap_or(u64::MAX)
+}
 
-impl ScriptArgs {
-    pub(crate) fn text(&mut self, value: impl ToString) {
-        self.0.push(value.to_string().into_bytes());
+impl ToRedisArgs for JobId {
+    fn write_redis_args<W: RedisWrite + ?Sized>(&self, out: &mut W) {
+        out.write_arg_fmt(self);
     }
+}
 
-    fn bytes(&mut self, value: &[u8]) {
-        self.0.push(value.to_vec());
+impl ToRedisArgs for PartitionEntry {
+    fn write_redis_args<W: RedisWrite + ?Sized>(&self, out: &mut W) {
+        let PartitionEntry { id, partition, ready_in, expires } = self;
+        (id, partition, ready_in, millis(*expires)).write_redis_args(out);
     }
+}
 
-    pub(crate) fn entry(&mut self, entry: &PartitionEntry) {
-        self.text(entry.id);
-        self.text(&entry.partition);
-        self.text(entry.ready_in);
-        self.text(entry.expires.as_millis());
+impl ToRedisArgs for JobDescriptor {
+    fn write_redis_args<W: RedisWrite + ?Sized>(&self, out: &mut W) {
+        let JobContent { request, flow } = &self.content;
+        let runs = (millis(self.keep), self.attempts, self.deliveries);
+        let StoredRequest { method, uri, headers, body } = request;
+        (&self.entry, runs, method, uri, headers, &body[..], flow).write_redis_args(out);
     }
+}
 
-    pub(crate) fn descriptor(&mut self, job: &JobDescriptor) {
-        let JobContent { request, flow } = &job.content;
-        self.entry(&job.entry);
-        self.text(job.keep.as_millis());
-        self.text(job.attempts);
-        self.text(job.deliveries);
-        self.text(&request.method);
-        self.text(&request.uri);
-        self.bytes(&request.headers);
-        self.bytes(&request.body);
-        self.bytes(flow);
+impl ToRedisArgs for LeaseRef {
+    fn write_redis_args<W: RedisWrite + ?Sized>(&self, out: &mut W) {
+        (self.id, self.number, &self.owner).write_redis_args(out);
     }
+}
 
-    pub(crate) fn outcome(&mut self, outcome: &JobOutcome) {
-        match outcome {
-            JobOutcome::Done(response) => {
-                self.text("done");
-                self.text(response.status);
-                self.bytes(&response.headers);
-                self.bytes(&response.body);
-                self.text(u8::from(response.cut));
-                self.text("");
+/// An outcome as arguments.
+pub(crate) struct OutcomeArgs<'a>(pub(crate) &'a JobOutcome);
+
+impl ToRedisArgs for OutcomeArgs<'_> {
+    fn write_redis_args<W: RedisWrite + ?Sized>(&self, out: &mut W) {
+        match self.0 {
+            Ok(StoredResponse { status, headers, body, cut }) => {
+                ("done", status, headers, &body[..], cut, "").write_redis_args(out);
             }
-            JobOutcome::Dead(reason) => {
-                ["dead", "0", "", "", "0"].iter().for_each(|empty| self.text(empty));
-                self.text(reason);
-            }
+            Err(reason) => ("dead", 0, "", "", false, reason).write_redis_args(out),
         }
     }
 }
 
-pub(crate) fn list(of: &[Value], at: usize) -> Result<&[Value], RedisCallError> {
-    match of.get(at) {
-        Some(Value::Array(list)) => Ok(list),
-        other => Err(unexpected("a list", other)),
+impl FromRedisValue for JobId {
+    fn from_redis_value(value: Value) -> Result<JobId, ParsingError> {
+        Ok(String::from_redis_value(value)?.parse::<JobId>()?)
     }
 }
 
-/// A number, or text that contains one.
-pub(crate) fn number<T: FromRedisValue>(of: &[Value], at: usize) -> Result<T, RedisCallError> {
-    let value = of.get(at).ok_or_else(|| unexpected("a number", None))?;
-    T::from_redis_value_ref(value).map_err(|_| unexpected("a number", Some(value)))
-}
-
-fn bytes(of: &[Value], at: usize) -> Result<&[u8], RedisCallError> {
-    match of.get(at) {
-        Some(Value::BulkString(bytes)) => Ok(bytes),
-        other => Err(unexpected("bytes", other)),
+impl FromRedisValue for ClaimReply {
+    fn from_redis_value(value: Value) -> Result<ClaimReply, ParsingError> {
+        let reply: Vec<String> = from_redis_value(value)?;
+        let number = |at: usize| {
+            let number = reply.get(at).and_then(|text| text.parse::<u64>().ok());
+            number.ok_or_else(|| ParsingError::from("expected a number".to_owned()))
+        };
+        Ok(match reply.first().map_or("", String::as_str) {
+            "claimed" => ClaimReply::Claimed(Claim {
+                number: number(1)?,
+                attempts: number(2)? as u32,
+                deliveries: number(3)? as u32,
+            }),
+            "elsewhere" => ClaimReply::Elsewhere(Duration::from_millis(number(1)?)),
+            "ended" => ClaimReply::Ended,
+            "unknown" => ClaimReply::Unknown(number(1)?),
+            _ => return Err("expected claimed, elsewhere, ended or unknown".to_owned().into()),
+        })
     }
 }
 
-fn text(of: &[Value], at: usize) -> Result<String, RedisCallError> {
-    bytes(of, at).map(|bytes| String::from_utf8_lossy(bytes).into_owned())
+impl FromRedisValue for BorrowedJob {
+    fn from_redis_value(value: Value) -> Result<BorrowedJob, ParsingError> {
+        let fields: Vec<Value> = from_redis_value(value)?;
+        let fields: [Value; 13] =
+            fields.try_into().map_err(|_| ParsingError::from("expected 13 fields".to_owned()))?;
+        let [id, owner, partition, number, attempts, deliveries, expires, keep, request @ ..] =
+            fields;
+        let [method, uri, headers, body, flow] = request;
+        let claim = Claim {
+            number: from_redis_value(number)?,
+            attempts: from_redis_value(attempts)?,
+            deliveries: from_redis_value(deliveries)?,
+        };
+        let request = StoredRequest {
+            method: from_redis_value(method)?,
+            uri: from_redis_value(uri)?,
+            headers: from_redis_value(headers)?,
+            body: from_redis_value::<Vec<u8>>(body)?.into(),
+        };
+        Ok(BorrowedJob {
+            id: from_redis_value(id)?,
+            owner: from_redis_value(owner)?,
+            partition: from_redis_value(partition)?,
+            claim,
+            expires: Duration::from_millis(from_redis_value(expires)?),
+            keep: Duration::from_millis(from_redis_value(keep)?),
+            request,
+            flow: from_redis_value(flow)?,
+        })
+    }
 }
 
-fn millis(of: &[Value], at: usize) -> Result<Duration, RedisCallError> {
-    number(of, at).map(Duration::from_millis)
-}
-
-pub(crate) fn id(value: &Value) -> Result<JobId, RedisCallError> {
-    let text = String::from_redis_value_ref(value).map_err(|_| unexpected("an id", Some(value)))?;
-    text.parse().map_err(|_| unexpected("an id", Some(value)))
-}
-
-fn id_at(of: &[Value], at: usize) -> Result<JobId, RedisCallError> {
-    id(of.get(at).unwrap_or(&Value::Nil))
-}
-
-/// Names the type only: the value may be a body.
-fn unexpected(expected: &str, found: Option<&Value>) -> RedisCallError {
-    let found = match found {
-        None => "nothing",
-        Some(Value::Array(_)) => "a list",
-        Some(Value::BulkString(_)) => "a text",
-        Some(_) => "another type",
-    };
-    RedisCallError::Unexpected(format!("{found} (expected {expected})"))
-}
-
-pub(crate) fn claim_reply(reply: &[Value]) -> Result<ClaimReply, RedisCallError> {
-    Ok(match bytes(reply, 0)? {
-        b"claimed" => ClaimReply::Claimed(claim(reply, 1)?),
-        b"elsewhere" => ClaimReply::Elsewhere(millis(reply, 1)?),
-        b"ended" => ClaimReply::Ended,
-        b"unknown" => ClaimReply::Unknown(number(reply, 1)?),
-        _ => return Err(unexpected("claimed, elsewhere, ended or unknown", reply.first())),
-    })
-}
-
-fn claim(of: &[Value], at: usize) -> Result<Claim, RedisCallError> {
-    Ok(Claim {
-        number: number(of, at)?,
-        attempts: number(of, at + 1)?,
-        deliveries: number(of, at + 2)?,
-    })
-}
-
-pub(crate) fn take_reply(reply: &[Value]) -> Result<TakeReply, RedisCallError> {
-    let jobs = list(reply, 0)?;
-    // A job that cannot be decoded does not start; it is dead once it was taken often enough.
-    let jobs = (0..jobs.len()).filter_map(|at| list(jobs, at).and_then(borrowed_job).ok());
-    let next_due: i64 = number(reply, 2)?;
-    Ok(TakeReply {
-        jobs: jobs.collect(),
-        results_waiting: number(reply, 1)?,
-        next_due: u64::try_from(next_due).ok().map(Duration::from_millis),
-    })
-}
-
-fn borrowed_job(of: &[Value]) -> Result<BorrowedJob, RedisCallError> {
-    Ok(BorrowedJob {
-        id: id_at(of, 0)?,
-        owner: text(of, 1)?,
-        partition: text(of, 2)?,
-        claim: claim(of, 3)?,
-        expires: millis(of, 6)?,
-        keep: millis(of, 7)?,
-        request: StoredRequest {
-            method: text(of, 8)?,
-            uri: text(of, 9)?,
-            headers: bytes(of, 10)?.to_vec(),
-            body: Bytes::copy_from_slice(bytes(of, 11)?),
-        },
-        flow: bytes(of, 12)?.to_vec(),
-    })
-}
-
-pub(crate) fn fetched_outcome(of: &[Value]) -> Result<FetchedOutcome, RedisCallError> {
-    let (id, attempts, deliveries) = (id_at(of, 0)?, number(of, 1)?, number(of, 2)?);
-    Ok(FetchedOutcome { id, attempts, deliveries, outcome: outcome(of).ok() })
-}
-
-fn outcome(of: &[Value]) -> Result<JobOutcome, RedisCallError> {
-    Ok(match bytes(of, 3)? {
-        b"done" => JobOutcome::Done(StoredResponse {
-            status: number(of, 4)?,
-            headers: bytes(of, 5)?.to_vec(),
-            body: Bytes::copy_from_slice(bytes(of, 6)?),
-            cut: number::<u8>(of, 7)? == 1,
-        }),
-        _ => JobOutcome::Dead(text(of, 8)?),
-    })
+impl FromRedisValue for RemoteOutcome {
+    fn from_redis_value(value: Value) -> Result<RemoteOutcome, ParsingError> {
+        type Fields = (JobId, u32, u32, String, u16, Vec<u8>, Vec<u8>, bool, String);
+        let (id, attempts, deliveries, end, status, headers, body, cut, reason): Fields =
+            from_redis_value(value)?;
+        let outcome = match end.as_str() {
+            "done" => Ok(StoredResponse { status, headers, body: body.into(), cut }),
+            _ => Err(reason),
+        };
+        Ok(RemoteOutcome { id, attempts, deliveries, outcome })
+    }
 }

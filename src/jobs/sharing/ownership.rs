@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 use super::descriptor::{self, LARGEST_BODY, PartitionNames};
 use super::redis::{Claim, ClaimReply, JobsClient, LeaseRef};
 use crate::clock;
-use crate::fleet::redis::connection::{RedisCallError, RedisLink};
+use crate::fleet::redis::connection::RedisLink;
 use crate::snapshot::Snapshot;
 use crate::store::{JobId, Partition, RunnableJob, Store};
 
@@ -152,24 +152,13 @@ impl Ownership {
         }
     }
 
-    /// Logs a failed call.
-    pub fn logged<T>(&self, reply: Result<T, RedisCallError>) -> Result<T, RedisCallError> {
-        if let Err(error) = &reply {
-            tracing::debug!(%error, "shared jobs: a call to redis failed");
+    /// Redis took a write of this host.
+    pub fn record_write(&self) {
+        let attached = self.availability() == RedisAvailability::Attached;
+        if !attached && self.ever_attached.replace(true) {
+            self.reattached.set(Some(clock::now()));
         }
-        reply
-    }
-
-    /// Records the result of a write of the owner.
-    pub fn recorded<T>(&self, reply: Result<T, RedisCallError>) -> Result<T, RedisCallError> {
-        if reply.is_ok() {
-            let attached = self.availability() == RedisAvailability::Attached;
-            if !attached && self.ever_attached.replace(true) {
-                self.reattached.set(Some(clock::now()));
-            }
-            self.last_write.set(clock::now());
-        }
-        self.logged(reply)
+        self.last_write.set(clock::now());
     }
 
     pub fn availability(&self) -> RedisAvailability {
@@ -280,7 +269,7 @@ impl Ownership {
         keep: Duration,
     ) -> Option<ClaimReply> {
         let published = job.seq <= self.published_up_to.get();
-        let reply = self.logged(self.client.claim(job.id, job.attempts).await).ok()?;
+        let reply = self.client.claim(job.id, job.attempts).await.ok()?;
         match (reply, partition) {
             // A host that runs the job renews its lease in a moment.
             (ClaimReply::Unknown(count), _) if published && self.redis_lost_data(count) => {
@@ -289,7 +278,7 @@ impl Ownership {
             (ClaimReply::Unknown(_), Some(partition)) => {
                 self.mark_published(job.seq);
                 let descriptor = descriptor::of_runnable(job, partition, keep);
-                self.logged(self.client.publish_and_claim(&descriptor).await).ok()
+                self.client.publish_and_claim(&descriptor).await.ok()
             }
             (reply, _) => Some(reply),
         }
@@ -302,7 +291,7 @@ impl Ownership {
             self.needs_sweep.set(true);
             return;
         }
-        let reply = self.logged(self.client.give_back(id, held.number, delay, failed).await);
+        let reply = self.client.give_back(id, held.number, delay, failed).await;
         if !matches!(reply, Ok(true)) {
             self.needs_sweep.set(true);
         }

@@ -165,10 +165,10 @@ impl Publisher {
         let now = clock::now();
         self.next_heartbeat = now + HEARTBEAT;
         if !self.resigned {
-            self.recorded(self.ownership.client.resign().await)?;
+            self.record_write(self.ownership.client.resign().await)?;
             self.resigned = true;
         }
-        let reply = self.recorded(self.ownership.client.heartbeat().await)?;
+        let reply = self.record_write(self.ownership.client.heartbeat().await)?;
         self.worker.live.metrics.jobs_shared.set(reply.jobs as i64);
         self.check_count(reply.count);
         self.idle = reply.jobs == 0 && !self.ownership.is_used();
@@ -185,8 +185,11 @@ impl Publisher {
         Ok(())
     }
 
-    fn recorded<T>(&self, reply: Result<T, RedisCallError>) -> Result<T, RetryLater> {
-        self.ownership.recorded(reply).map_err(|_| RetryLater)
+    /// The reply to a write.
+    fn record_write<T>(&self, reply: Result<T, RedisCallError>) -> Result<T, RetryLater> {
+        let value = reply.map_err(|_| RetryLater)?;
+        self.ownership.record_write();
+        Ok(value)
     }
 
     /// Compares the number of changes that Redis counted, the latest included, with this host's.
@@ -215,7 +218,7 @@ impl Publisher {
     async fn remove(&mut self) -> Result<(), RetryLater> {
         while !self.to_remove.is_empty() {
             let page = &self.to_remove[..self.to_remove.len().min(PAGE)];
-            let count = self.recorded(self.ownership.client.remove(page).await)?;
+            let count = self.record_write(self.ownership.client.remove(page).await)?;
             let page: Vec<JobId> = self.to_remove.drain(..page.len()).collect();
             self.check_count(count);
             let mut fetched = self.ownership.fetched.borrow_mut();
@@ -232,7 +235,7 @@ impl Publisher {
     /// Looks through a page of what Redis has: jobs that are final here or no longer shared go.
     async fn scan_redis(&mut self) -> Result<(), RetryLater> {
         let Some(cursor) = self.scan else { return Ok(()) };
-        let page = self.ownership.logged(self.ownership.client.scan_own(cursor).await);
+        let page = self.ownership.client.scan_own(cursor).await;
         let (next, ids) = page.map_err(|_| RetryLater)?;
         let queues = self.ownership.shared_queues(&self.snapshot);
         let unfinished = self.store.filter_unfinished(ids.clone()).await.map_err(|_| RetryLater)?;
@@ -287,7 +290,7 @@ impl Publisher {
         let entry = |named: &NamedJob| descriptor::entry_of(&named.job, named.partition.clone());
         let entries: Vec<PartitionEntry> = jobs.iter().map(entry).collect();
         let reply = self.ownership.client.known(&entries, self.clock_was_set).await;
-        let (count, missing) = self.recorded(reply)?;
+        let (count, missing) = self.record_write(reply)?;
         self.check_count(count);
         let mut index = 0..;
         jobs.retain(|_| index.next().is_some_and(|at| missing.binary_search(&at).is_ok()));
@@ -314,7 +317,7 @@ impl Publisher {
                 })
                 .collect();
             batch.iter().for_each(|named| self.ownership.mark_published(named.job.seq));
-            let count = self.recorded(self.ownership.client.publish(&descriptors).await)?;
+            let count = self.record_write(self.ownership.client.publish(&descriptors).await)?;
             self.check_count(count);
         }
         Ok(())
@@ -326,7 +329,7 @@ pub async fn renew_leases(ownership: Rc<Ownership>) {
     loop {
         let mut pause = RENEW_INTERVAL;
         for leases in ownership.leases().chunks(PAGE) {
-            match ownership.logged(ownership.client.renew(leases).await) {
+            match ownership.client.renew(leases).await {
                 Ok(numbers) => leases.iter().zip(numbers).for_each(|(lease, number)| {
                     ownership.record_renewal(lease.id, number);
                 }),

@@ -6,8 +6,9 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use super::redis::{BorrowedJob, JobOutcome};
+use super::redis::BorrowedJob;
 use crate::clock;
+use crate::store::JobOutcome;
 
 /// A running owner fetches a result within a second.
 const KEEP: Duration = Duration::from_secs(10);
@@ -60,8 +61,8 @@ impl SentResult {
     fn bytes(&self) -> usize {
         ENTRY_BYTES
             + match &self.outcome {
-                JobOutcome::Done(response) => response.body.len() + response.headers.len(),
-                JobOutcome::Dead(reason) => reason.len(),
+                Ok(response) => response.body.len() + response.headers.len(),
+                Err(reason) => reason.len(),
             }
     }
 }

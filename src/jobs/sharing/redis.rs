@@ -8,14 +8,13 @@
 
 use std::time::Duration;
 
-use redis::{FromRedisValue, Value};
+use redis::{FromRedisValue, Script, ToRedisArgs, Value};
 
-use super::codec::{self, ScriptArgs};
+use super::codec::{OutcomeArgs, millis};
 use super::scripts::JobScripts;
-use crate::fleet::redis::connection::{CALL_TIMEOUT, RedisCallError, RedisLink};
-use crate::fleet::redis::scripts::RedisScript;
+use crate::fleet::redis::connection::{CALL_TIMEOUT, NO_ARGS, RedisCallError, RedisLink};
 use crate::fleet::redis::url::RedisConnection;
-use crate::store::{JobContent, JobId, StoredRequest, StoredResponse};
+use crate::store::{JobContent, JobId, JobOutcome, RemoteOutcome, StoredRequest};
 
 /// Prefix of all keys of jobs.
 const PREFIX: &str = "j:";
@@ -111,24 +110,6 @@ pub struct LeaseRef {
     pub owner: String,
 }
 
-/// How a job ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum JobOutcome {
-    Done(StoredResponse),
-    /// It is dead, for this reason.
-    Dead(String),
-}
-
-/// How a job of this host ended elsewhere.
-#[derive(Clone, Debug)]
-pub struct FetchedOutcome {
-    pub id: JobId,
-    pub attempts: u32,
-    pub deliveries: u32,
-    /// `None` if it cannot be decoded.
-    pub outcome: Option<JobOutcome>,
-}
-
 /// The reply to an owner's heartbeat.
 #[derive(Clone, Copy, Debug)]
 pub struct OwnerHeartbeatReply {
@@ -141,10 +122,9 @@ pub struct OwnerHeartbeatReply {
 }
 
 /// Each call fails if Redis does not respond, or responds with something unexpected.
-#[allow(clippy::missing_errors_doc)]
 impl JobsClient {
     pub fn new(link: RedisLink, owner: String) -> JobsClient {
-        JobsClient { link, scripts: JobScripts::new(), owner }
+        JobsClient { link, scripts: JobScripts::default(), owner }
     }
 
     pub fn owner(&self) -> &str {
@@ -153,21 +133,15 @@ impl JobsClient {
 
     /// Publishes jobs. Returns the owner's number of changes.
     pub async fn publish(&self, jobs: &[JobDescriptor]) -> Result<u64, RedisCallError> {
-        let mut args = self.args();
-        args.text("0");
-        jobs.iter().for_each(|job| args.descriptor(job));
-        let reply: Vec<Value> = self.run(&self.scripts.publish, args).await?;
-        codec::number(&reply, 0)
+        let (count, _): (u64, Value) = self.run(&self.scripts.publish, (false, jobs)).await?;
+        Ok(count)
     }
 
     pub async fn publish_and_claim(
         &self,
         job: &JobDescriptor,
     ) -> Result<ClaimReply, RedisCallError> {
-        let mut args = self.args();
-        args.text("1");
-        args.descriptor(job);
-        codec::claim_reply(&self.run::<Vec<Value>>(&self.scripts.publish, args).await?)
+        self.run(&self.scripts.publish, (true, job)).await
     }
 
     /// Returns the owner's number of changes, and the indexes of the entries that Redis does not
@@ -177,21 +151,12 @@ impl JobsClient {
         entries: &[PartitionEntry],
         clock_was_set: bool,
     ) -> Result<(u64, Vec<usize>), RedisCallError> {
-        let mut args = self.args();
-        args.text(u8::from(clock_was_set));
-        entries.iter().for_each(|entry| args.entry(entry));
-        let reply: Vec<Value> = self.run(&self.scripts.known, args).await?;
-        let missing = codec::list(&reply, 1)?;
-        let missing = (0..missing.len()).map(|at| codec::number(missing, at));
-        Ok((codec::number(&reply, 0)?, missing.collect::<Result<_, _>>()?))
+        self.run(&self.scripts.known, (clock_was_set, entries)).await
     }
 
     /// Claims a job of this owner, which knows of `attempts` failed runs.
     pub async fn claim(&self, id: JobId, attempts: u32) -> Result<ClaimReply, RedisCallError> {
-        let mut args = self.args();
-        args.text(id);
-        args.text(attempts);
-        codec::claim_reply(&self.run::<Vec<Value>>(&self.scripts.claim, args).await?)
+        self.run(&self.scripts.claim, (id, attempts)).await
     }
 
     /// Takes at most `want` jobs of other hosts, from a position that `draw` (0 to 1) selects. A job
@@ -203,24 +168,18 @@ impl JobsClient {
         max_deliveries: u32,
         draw: f64,
     ) -> Result<TakeReply, RedisCallError> {
-        let mut args = self.args();
-        args.text(want);
-        args.text(max_deliveries);
-        args.text(draw);
-        partitions.iter().for_each(|partition| args.text(partition));
-        codec::take_reply(&self.run::<Vec<Value>>(&self.scripts.take, args).await?)
+        let args = (want, max_deliveries, draw, partitions);
+        let (jobs, results_waiting, next_due): (Vec<Value>, u64, i64) =
+            self.run(&self.scripts.take, args).await?;
+        // A job that cannot be decoded does not start; it is dead once it was taken often enough.
+        let jobs = BorrowedJob::from_each_redis_values(jobs).into_iter().flatten().collect();
+        let next_due = u64::try_from(next_due).ok().map(Duration::from_millis);
+        Ok(TakeReply { jobs, results_waiting, next_due })
     }
 
     /// Renews leases. Returns the number of each; 0 if it is lost.
     pub async fn renew(&self, leases: &[LeaseRef]) -> Result<Vec<u64>, RedisCallError> {
-        let mut args = self.args();
-        for lease in leases {
-            args.text(lease.id);
-            args.text(lease.number);
-            args.text(&lease.owner);
-        }
-        let reply: Vec<Value> = self.run(&self.scripts.renew, args).await?;
-        (0..leases.len()).map(|at| codec::number(&reply, at)).collect()
+        self.run(&self.scripts.renew, leases).await
     }
 
     /// Gives a job back: it is ready again after `delay`. If it did not fail, the run does not
@@ -232,12 +191,7 @@ impl JobsClient {
         delay: Duration,
         failed: bool,
     ) -> Result<bool, RedisCallError> {
-        let mut args = self.args();
-        args.text(id);
-        args.text(number);
-        args.text(delay.as_millis());
-        args.text(u8::from(failed));
-        Ok(self.run::<u64>(&self.scripts.back, args).await? == 1)
+        self.run(&self.scripts.back, (id, number, millis(delay), failed)).await
     }
 
     /// Stores how a borrowed job ended under the lease with this number. Returns whether it counts.
@@ -248,41 +202,37 @@ impl JobsClient {
         attempts: u32,
         outcome: &JobOutcome,
     ) -> Result<bool, RedisCallError> {
-        let mut args = self.args();
-        args.text(job.id);
-        args.text(number);
-        args.text(&job.owner);
-        args.text(job.keep.as_millis());
-        args.text(attempts);
-        args.text(job.claim.deliveries);
-        args.outcome(outcome);
-        Ok(self.run::<u64>(&self.scripts.end, args).await? == 1)
+        let run = (job.id, number, &job.owner, millis(job.keep), attempts, job.claim.deliveries);
+        self.run(&self.scripts.end, (run, OutcomeArgs(outcome))).await
     }
 
-    /// Fetches results of this owner's jobs; the same ones until they are removed.
-    pub async fn fetch(&self, most: usize) -> Result<Vec<FetchedOutcome>, RedisCallError> {
-        let mut args = self.args();
-        args.text(most);
-        let reply: Vec<Value> = self.run(&self.scripts.fetch, args).await?;
-        (0..reply.len()).map(|at| codec::fetched_outcome(codec::list(&reply, at)?)).collect()
+    /// Fetches outcomes of this owner's jobs; the same ones until they are removed. An outcome is
+    /// `None` if it cannot be decoded.
+    pub async fn fetch(
+        &self,
+        most: usize,
+    ) -> Result<Vec<(JobId, Option<RemoteOutcome>)>, RedisCallError> {
+        let reply: Vec<Vec<Value>> = self.run(&self.scripts.fetch, most).await?;
+        let decode = |fields: Vec<Value>| {
+            let id = fields.first().and_then(|id| JobId::from_redis_value_ref(id).ok())?;
+            Some((id, RemoteOutcome::from_redis_value(Value::Array(fields)).ok()))
+        };
+        Ok(reply.into_iter().filter_map(decode).collect())
     }
 
     /// Removes jobs of this owner. Returns the owner's number of changes.
     pub async fn remove(&self, ids: &[JobId]) -> Result<u64, RedisCallError> {
-        let mut args = self.args();
-        ids.iter().for_each(|id| args.text(id));
-        self.run(&self.scripts.clear, args).await
+        self.run(&self.scripts.clear, ids).await
     }
 
     pub async fn heartbeat(&self) -> Result<OwnerHeartbeatReply, RedisCallError> {
-        let reply: Vec<Value> = self.run(&self.scripts.beat, self.args()).await?;
-        let number = |at| codec::number(&reply, at);
-        Ok(OwnerHeartbeatReply { count: number(0)?, jobs: number(1)?, now: number(2)? })
+        let (count, jobs, now) = self.run(&self.scripts.beat, NO_ARGS).await?;
+        Ok(OwnerHeartbeatReply { count, jobs, now })
     }
 
     /// Makes the jobs ready again that an earlier process of this host held. Returns their number.
     pub async fn resign(&self) -> Result<u64, RedisCallError> {
-        self.run(&self.scripts.resign, self.args()).await
+        self.run(&self.scripts.resign, NO_ARGS).await
     }
 
     /// Reads some of this owner's jobs from a cursor on. Returns the next cursor, which is 0 at the
@@ -291,9 +241,9 @@ impl JobsClient {
         let key = self.link.key(&format!("{PREFIX}o:{}", self.owner));
         let mut scan = redis::cmd("SSCAN");
         scan.arg(key).arg(cursor).arg("COUNT").arg(SCAN_COUNT);
-        let reply: Vec<Value> = self.link.command(&scan).await?;
-        let ids = codec::list(&reply, 1)?.iter().filter_map(|value| codec::id(value).ok());
-        Ok((codec::number(&reply, 0)?, ids.collect()))
+        let reply = self.link.command(&scan).await.inspect_err(log_failure);
+        let (next, ids): (u64, Vec<Value>) = reply?;
+        Ok((next, JobId::from_each_redis_values(ids).into_iter().flatten().collect()))
     }
 
     /// Waits on a connection of its own, and calls `notify` each time a job of this owner ended
@@ -313,17 +263,16 @@ impl JobsClient {
         }
     }
 
-    fn args(&self) -> ScriptArgs {
-        let mut args = ScriptArgs::default();
-        args.text(&self.owner);
-        args
-    }
-
     async fn run<T: FromRedisValue>(
         &self,
-        script: &RedisScript,
-        args: ScriptArgs,
+        script: &Script,
+        args: impl ToRedisArgs,
     ) -> Result<T, RedisCallError> {
-        self.link.run(script, &[PREFIX], args.0).await
+        let reply = self.link.run(script, &[PREFIX], (&self.owner, args)).await;
+        reply.inspect_err(log_failure)
     }
+}
+
+fn log_failure(error: &RedisCallError) {
+    tracing::debug!(%error, "shared jobs: a call to redis failed");
 }

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::ownership::{Ownership, RedisAvailability};
-use super::redis::{FetchedOutcome, JobOutcome};
 use crate::clock;
 use crate::proxy::downstream::worker::Worker;
 use crate::store::{JobId, Millis, RemoteOutcome, Store};
@@ -39,18 +38,21 @@ pub async fn listen(ownership: Rc<Ownership>) {
 
 /// Returns whether there may be more.
 async fn fetch_page(worker: &Worker, store: &Store, ownership: &Ownership) -> bool {
-    let Ok(page) = ownership.logged(ownership.client.fetch(PAGE).await) else { return false };
+    let Ok(page) = ownership.client.fetch(PAGE).await else { return false };
     let full = page.len() == PAGE;
     // Results that are written already leave Redis in a moment.
-    let is_new = |it: &FetchedOutcome| !ownership.fetched.borrow().contains(&it.id);
-    let (readable, unreadable): (Vec<_>, Vec<_>) =
-        page.into_iter().filter(is_new).partition(|it| it.outcome.is_some());
-    ownership.to_remove.borrow_mut().extend(unreadable.iter().map(|it| it.id));
-    if readable.is_empty() {
+    let mut outcomes: Vec<RemoteOutcome> = Vec::new();
+    for (id, outcome) in page {
+        match outcome {
+            _ if ownership.fetched.borrow().contains(&id) => {}
+            Some(outcome) => outcomes.push(outcome),
+            None => ownership.to_remove.borrow_mut().push(id),
+        }
+    }
+    if outcomes.is_empty() {
         return false;
     }
-    let outcomes: Arc<Vec<RemoteOutcome>> =
-        Arc::new(readable.into_iter().filter_map(remote_outcome).collect());
+    let outcomes = Arc::new(outcomes);
     let now = Millis::of(clock::wall());
     match store.finish_remote(Arc::clone(&outcomes), now).await {
         Ok(queues) => {
@@ -70,20 +72,11 @@ async fn fetch_page(worker: &Worker, store: &Store, ownership: &Ownership) -> bo
     }
 }
 
-fn remote_outcome(fetched: FetchedOutcome) -> Option<RemoteOutcome> {
-    let FetchedOutcome { id, attempts, deliveries, outcome } = fetched;
-    let response = match outcome? {
-        JobOutcome::Done(response) => Ok(Arc::new(response)),
-        JobOutcome::Dead(reason) => Err(reason),
-    };
-    Some(RemoteOutcome { id, attempts, deliveries, response })
-}
-
 fn report(worker: &Worker, outcome: &RemoteOutcome, queue: String) {
-    if let Err(reason) = &outcome.response {
+    if let Err(reason) = &outcome.outcome {
         report_dead(worker, outcome.id, &queue, reason);
     }
-    let result = if outcome.response.is_ok() { "done_elsewhere" } else { "dead_elsewhere" };
+    let result = if outcome.outcome.is_ok() { "done_elsewhere" } else { "dead_elsewhere" };
     worker.live.metrics.job_deliveries.with(&DeliveryLabels { queue, result }).inc();
 }
 

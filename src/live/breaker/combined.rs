@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::cell::CellPermit;
 use crate::resilience::breaker::replica::{BreakerReplica, ReplicaDecision};
 use crate::resilience::breaker::{
-    BreakerAdmission, BreakerTransition, EnforcementMode, LocalBreaker, Rejection, StateKind,
+    BreakerTransition, EnforcementMode, LocalBreaker, Rejection, StateKind,
 };
 
 /// How long an open breaker without traffic counts as open after its end: a probe comes only
@@ -41,12 +41,10 @@ impl CombinedBreaker {
         match self.replica(now).map_or(ReplicaDecision::Local, |replica| replica.admit(now)) {
             ReplicaDecision::Probe(lease) => (Ok(CellPermit::Lease(lease)), None),
             ReplicaDecision::Reject(rejection) => (Err(rejection), None),
-            ReplicaDecision::Local => match self.local.admit(now) {
-                (BreakerAdmission::Admit(permit), transition) => {
-                    (Ok(CellPermit::Local(permit)), transition)
-                }
-                (BreakerAdmission::Reject(rejection), transition) => (Err(rejection), transition),
-            },
+            ReplicaDecision::Local => {
+                let (admitted, transition) = self.local.admit(now);
+                (admitted.map(CellPermit::Local), transition)
+            }
         }
     }
 

@@ -85,8 +85,6 @@ pub struct ModeView {
     pub manual_override: Option<ActiveOverride>,
 }
 
-// === impl Modes ===
-
 impl Modes {
     /// A bit for each mode in force.
     pub fn in_force(&self) -> u64 {
@@ -215,8 +213,6 @@ impl Modes {
         self.changes.fetch_add(1, Ordering::Relaxed);
     }
 }
-
-// === impl ModeCell ===
 
 impl ModeCell {
     fn new(policy: &Degradation, bit: u64, metrics: &Arc<Metrics>, events: &Arc<Events>) -> Self {

@@ -93,8 +93,6 @@ impl ProviderQueue {
     }
 }
 
-// === impl WaitQueueCell ===
-
 impl WaitQueueCell {
     /// Registers a provider; the gauge shows its waiters.
     pub fn register(&self, gauge: Level) -> Arc<ProviderQueue> {
@@ -202,8 +200,6 @@ impl WaitQueueCell {
     }
 }
 
-// === impl QueueState ===
-
 impl QueueState {
     fn count(&self, providers: &[u32], change: i32) {
         for queued in providers.iter().filter_map(|provider| self.queued.get(provider)) {
@@ -238,8 +234,6 @@ impl QueueState {
         self.queue_rules.move_to_group(ticket, group, now);
     }
 }
-
-// === impl WaitTicket ===
 
 impl WaitTicket {
     /// Providers that offer capacity to it.

@@ -1,6 +1,5 @@
 //! Quotas and rate limits behind locks.
 
 pub mod provider_quota;
-pub mod rate_limit;
 pub mod sync;
 pub mod usage_meter;

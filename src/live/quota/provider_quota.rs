@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::rate_limit::RateLimiter;
 use crate::live::fleet::FleetView;
 use crate::policy::sections::model::Capacity;
 use crate::resilience::rate::gcra::RatePolicy;
 use crate::resilience::rate::reported_quota::{ChargeMark, QuotaReport, ReportedQuota};
+use crate::resilience::rate::shared_quota::SharedQuota;
 
 #[derive(Debug)]
 pub struct ProviderQuota {
@@ -35,7 +35,8 @@ pub(crate) struct ProviderRates {
 
 #[derive(Debug)]
 pub(crate) struct QuotaDimension {
-    pub(crate) policy: Option<RateLimiter>,
+    /// The limit of the policy. A host in no fleet has all of it as its local share.
+    pub(crate) policy: Option<SharedQuota>,
     reported: ReportedQuota,
 }
 
@@ -159,7 +160,7 @@ impl ProviderQuota {
         [&rates.requests, &rates.tokens].map(|quota| quota.used(now))
     }
 
-    /// Wakes the sync task if a lease is to be requested.
+    /// Wakes the sync task if a chunk is to be requested.
     fn changed(&self, rates: MutexGuard<'_, ProviderRates>, now: Instant) {
         let Some(fleet) = &self.fleet else { return };
         let due = rates.are_due(now);
@@ -186,8 +187,8 @@ impl ProviderRates {
 impl QuotaDimension {
     fn new(policy: Option<RatePolicy>, fleet: Option<&Arc<FleetView>>) -> Self {
         QuotaDimension {
-            policy: policy.map(|policy| RateLimiter::new(policy, fleet)),
-            reported: ReportedQuota::new(),
+            policy: policy.map(|policy| shared_quota(policy, fleet)),
+            reported: ReportedQuota::default(),
         }
     }
 
@@ -200,10 +201,10 @@ impl QuotaDimension {
     ) {
         match (self.policy.as_mut(), policy) {
             (Some(limit), Some(policy)) => limit.retune(policy, now),
-            (_, policy) => self.policy = policy.map(|policy| RateLimiter::new(policy, fleet)),
+            (_, policy) => self.policy = policy.map(|policy| shared_quota(policy, fleet)),
         }
         if !follow_headers {
-            self.reported = ReportedQuota::new();
+            self.reported = ReportedQuota::default();
         }
     }
 
@@ -226,4 +227,9 @@ impl QuotaDimension {
         let policy = self.policy.as_ref().map(|limit| limit.share_used(now));
         [policy, self.reported.share_used(now)].into_iter().flatten().max_by(f64::total_cmp)
     }
+}
+
+fn shared_quota(policy: RatePolicy, fleet: Option<&Arc<FleetView>>) -> SharedQuota {
+    let (attached, hosts) = fleet.map_or((false, 1), |fleet| (fleet.is_attached(), fleet.hosts()));
+    SharedQuota::new(policy, attached, hosts)
 }

@@ -1,10 +1,12 @@
-//! Fleet sync of a provider's rate limits: requests leases and applies what was granted.
+//! Fleet sync of a provider's rate limits: requests chunks and applies what was granted.
 
 use std::time::Instant;
 
 use super::provider_quota::{ProviderQuota, ProviderRates};
 use crate::live::fleet::FleetView;
-use crate::resilience::rate::leased_quota::{LeaseGrant, LeaseRequest, LeaseStatus, LeasedQuota};
+use crate::resilience::rate::shared_quota::{
+    ChunkGrant, ChunkRequest, SharedQuota, SharedQuotaStatus,
+};
 use crate::resilience::words::words;
 
 words! {
@@ -16,30 +18,30 @@ words! {
 }
 
 impl ProviderRates {
-    fn lease(&mut self, unit: QuotaUnit) -> Option<&mut LeasedQuota> {
+    fn shared(&mut self, unit: QuotaUnit) -> Option<&mut SharedQuota> {
         let quota = match unit {
             QuotaUnit::Requests => &mut self.requests,
             QuotaUnit::Tokens => &mut self.tokens,
         };
-        quota.policy.as_mut()?.shared_mut()
+        quota.policy.as_mut()
     }
 
-    /// Whether a lease is to be requested.
+    /// Whether a chunk is to be requested.
     pub(crate) fn are_due(&self, now: Instant) -> bool {
-        let limits = [&self.requests, &self.tokens].into_iter().flat_map(|quota| &quota.policy);
-        limits.filter_map(|limit| limit.shared()).any(|lease| lease.is_due(now))
+        let quotas = [&self.requests, &self.tokens].into_iter().flat_map(|quota| &quota.policy);
+        quotas.into_iter().any(|quota| quota.is_due(now))
     }
 }
 
 impl ProviderQuota {
-    fn with<R>(&self, unit: QuotaUnit, act: impl FnOnce(&mut LeasedQuota) -> R) -> Option<R> {
-        self.rates.lock().lease(unit).map(act)
+    fn with<R>(&self, unit: QuotaUnit, act: impl FnOnce(&mut SharedQuota) -> R) -> Option<R> {
+        self.rates.lock().shared(unit).map(act)
     }
 
-    /// The lease requests to send now, with this many waiters.
-    pub fn lease_requests(&self, waiting: u32, now: Instant) -> Vec<(QuotaUnit, LeaseRequest)> {
+    /// The requests for chunks to send now, with this many waiters.
+    pub fn chunk_requests(&self, waiting: u32, now: Instant) -> Vec<(QuotaUnit, ChunkRequest)> {
         let request =
-            |unit| Some((unit, self.with(unit, |lease| lease.take_request(waiting, now))??));
+            |unit| Some((unit, self.with(unit, |quota| quota.take_request(waiting, now))??));
         QuotaUnit::ALL.into_iter().filter_map(request).collect()
     }
 
@@ -47,27 +49,27 @@ impl ProviderQuota {
     pub fn attach(&self, view: &FleetView, now: Instant) {
         let (attached, hosts) = (view.is_attached(), view.hosts());
         for unit in QuotaUnit::ALL {
-            self.with(unit, |lease| lease.attach(attached, hosts, now));
+            self.with(unit, |quota| quota.attach(attached, hosts, now));
         }
     }
 
-    /// The reply to a lease request; `None` if there was no reply.
-    pub fn lease_received(
+    /// The reply to a request for a chunk; `None` if there was no reply.
+    pub fn chunk_received(
         &self,
         unit: QuotaUnit,
         sent_at: Instant,
-        grant: Option<LeaseGrant>,
+        grant: Option<ChunkGrant>,
         now: Instant,
     ) {
-        self.with(unit, |lease| match grant {
-            Some(grant) => lease.granted(sent_at, grant, now),
-            None => lease.request_failed(sent_at, now),
+        self.with(unit, |quota| match grant {
+            Some(grant) => quota.granted(sent_at, grant, now),
+            None => quota.request_failed(sent_at, now),
         });
     }
 
     /// The limits that are shared with a fleet.
-    pub fn lease_status(&self, now: Instant) -> Vec<(QuotaUnit, LeaseStatus)> {
-        let status_of = |unit| Some((unit, self.with(unit, |lease| lease.status(now))?));
+    pub fn quota_status(&self, now: Instant) -> Vec<(QuotaUnit, SharedQuotaStatus)> {
+        let status_of = |unit| Some((unit, self.with(unit, |quota| quota.status(now))?));
         QuotaUnit::ALL.into_iter().filter_map(status_of).collect()
     }
 }

@@ -39,8 +39,6 @@ pub struct AffinityTable {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct IdentityHasher(u64);
 
-// === impl AffinityTable ===
-
 impl AffinityTable {
     pub fn new(ttl: Duration) -> Self {
         let (younger, older) = (Generation::default(), Generation::default());
@@ -88,8 +86,6 @@ impl AffinityTable {
         self.began = Some(now);
     }
 }
-
-// === impl IdentityHasher ===
 
 impl Hasher for IdentityHasher {
     fn write_u64(&mut self, key: u64) {

@@ -55,8 +55,6 @@ pub struct Balancer {
     next: usize,
 }
 
-// === impl BalancerCandidate ===
-
 impl BalancerCandidate {
     fn weight(&self) -> f64 {
         let weight = self.share * self.slow_start;
@@ -78,13 +76,7 @@ impl BalancerCandidate {
     }
 }
 
-// === impl Balancer ===
-
 impl Balancer {
-    pub fn new() -> Self {
-        Self::default()
-    }
-
     /// Selects a position in `candidates` that is `eligible`; none if there is none.
     ///
     /// `candidates` is the complete list of the route; `eligible` is called once for each.

@@ -38,7 +38,7 @@ fn shares(
     candidates: &[BalancerCandidate],
     selections: usize,
 ) -> Vec<f64> {
-    let (mut balancer, mut draws) = (Balancer::new(), Draws(1));
+    let (mut balancer, mut draws) = (Balancer::default(), Draws(1));
     let mut counts = vec![0.0; candidates.len()];
     for _ in 0..selections {
         let picked = balancer.select(algorithm, candidates, |_| true, draws.next());
@@ -52,7 +52,7 @@ fn sequence(
     candidates: &[BalancerCandidate],
     selections: usize,
 ) -> Vec<usize> {
-    let mut balancer = Balancer::new();
+    let mut balancer = Balancer::default();
     let picked = (0..selections).map(|_| balancer.select(algorithm, candidates, |_| true, 0.0));
     picked.map(|position| position.expect("all are eligible")).collect()
 }
@@ -64,8 +64,8 @@ fn weighing(weights: &[f64]) -> Vec<BalancerCandidate> {
 #[test]
 fn without_an_eligible_endpoint_none_is_selected() {
     for algorithm in EVERY {
-        assert_eq!(Balancer::new().select(algorithm, &[], |_| true, 0.0), None);
-        assert_eq!(Balancer::new().select(algorithm, &[IDLE; 3], |_| false, 0.0), None);
+        assert_eq!(Balancer::default().select(algorithm, &[], |_| true, 0.0), None);
+        assert_eq!(Balancer::default().select(algorithm, &[IDLE; 3], |_| false, 0.0), None);
     }
 }
 
@@ -96,7 +96,7 @@ fn slow_start_reduces_a_weighted_share() {
 
 #[test]
 fn an_ineligible_weighted_endpoint_earns_no_credit() {
-    let (candidates, mut balancer) = (weighing(&[1.0, 1.0, 1.0]), Balancer::new());
+    let (candidates, mut balancer) = (weighing(&[1.0, 1.0, 1.0]), Balancer::default());
     for _ in 0..1_000 {
         balancer.select(BalanceAlgorithm::Weighted, &candidates, |position| position != 1, 0.0);
     }
@@ -114,7 +114,7 @@ fn round_robin_ignores_weights() {
 
 #[test]
 fn round_robin_stays_even_while_one_is_ineligible() {
-    let (mut balancer, mut counts) = (Balancer::new(), [0; 4]);
+    let (mut balancer, mut counts) = (Balancer::default(), [0; 4]);
     for _ in 0..300 {
         let picked = balancer.select(BalanceAlgorithm::RoundRobin, &[IDLE; 4], |p| p != 1, 0.0);
         counts[picked.expect("three are eligible")] += 1;
@@ -140,7 +140,7 @@ fn least_connections_ignores_weights_but_not_slow_start() {
 
 #[test]
 fn first_is_the_first_that_is_eligible() {
-    let mut balancer = Balancer::new();
+    let mut balancer = Balancer::default();
     assert_eq!(balancer.select(BalanceAlgorithm::First, &[IDLE; 3], |_| true, 0.9), Some(0));
     assert_eq!(balancer.select(BalanceAlgorithm::First, &[IDLE; 3], |p| p > 0, 0.9), Some(1));
 }
@@ -195,7 +195,7 @@ proptest! {
         let candidates: Vec<_> = parts.iter().map(|(share, latency, pending, slow_start, _)| {
             BalancerCandidate { share: *share, latency: *latency, pending: *pending, slow_start: *slow_start }
         }).collect();
-        let mut balancer = Balancer::new();
+        let mut balancer = Balancer::default();
         for (turn, draw) in draws.into_iter().enumerate() {
             let eligible = |position: usize| parts[position].4 ^ (turn % 3 == 0);
             let picked = balancer.select(algorithm, &candidates, eligible, draw);
@@ -261,7 +261,7 @@ impl Simulation {
             endpoints: endpoints.to_vec(),
             latencies: vec![PeakEwma::default(); endpoints.len()],
             pending: vec![0; endpoints.len()],
-            balancer: Balancer::new(),
+            balancer: Balancer::default(),
             draws: Draws(7),
             start: Instant::now(),
             ends: BinaryHeap::new(),

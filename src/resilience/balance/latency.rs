@@ -37,11 +37,14 @@ impl PeakEwma {
     /// An attempt got its first byte after `took`.
     pub fn observe(&mut self, took: Duration, now: Instant) {
         let took = took.as_nanos() as f64;
-        let kept = self.kept(now);
-        let decayed = self.nanos * kept;
-        self.nanos =
-            if self.at.is_none() || took >= decayed { took } else { decayed + took * (1.0 - kept) };
-        self.penalty *= kept / PENALTY_FACTOR;
+        let decay = self.decay(now);
+        let decayed = self.nanos * decay;
+        self.nanos = if self.at.is_none() || took >= decayed {
+            took
+        } else {
+            decayed + took * (1.0 - decay)
+        };
+        self.penalty *= decay / PENALTY_FACTOR;
         self.set_time(now);
     }
 
@@ -49,9 +52,9 @@ impl PeakEwma {
     pub fn penalise(&mut self, took: Duration, now: Instant) {
         let fresh = self.penalised.is_none_or(|at| now.saturating_duration_since(at) >= took);
         let factor = if fresh { PENALTY_FACTOR } else { 1.0 };
-        let (estimate, kept) = (self.estimate(now), self.kept(now));
+        let (estimate, decay) = (self.estimate(now), self.decay(now));
         let slow = (estimate * factor).max(took.as_nanos() as f64);
-        self.nanos *= kept;
+        self.nanos *= decay;
         self.penalty = slow.clamp(LEAST_PENALTY, MOST_PENALTY);
         self.set_time(now);
         self.penalised = self.at;
@@ -60,7 +63,7 @@ impl PeakEwma {
     /// Expected nanoseconds of the next attempt; 0 only if none was ever measured.
     pub fn estimate(&self, now: Instant) -> f64 {
         match self.at {
-            Some(_) => (self.nanos.max(self.penalty) * self.kept(now)).max(1.0),
+            Some(_) => (self.nanos.max(self.penalty) * self.decay(now)).max(1.0),
             None => 0.0,
         }
     }
@@ -71,7 +74,7 @@ impl PeakEwma {
     }
 
     /// The share of a value that remains after its age, in [0, 1].
-    fn kept(&self, now: Instant) -> f64 {
+    fn decay(&self, now: Instant) -> f64 {
         let age = self.at.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
         (-age.as_secs_f64() / TIME_CONSTANT.as_secs_f64()).exp()
     }

@@ -52,12 +52,6 @@ pub struct BreakerPermit {
     would_reject: bool,
 }
 
-#[derive(Debug)]
-pub enum BreakerAdmission {
-    Admit(BreakerPermit),
-    Reject(Rejection),
-}
-
 /// The breaker of one host; hosts of a fleet share theirs through `replica.rs`.
 #[derive(Clone, Debug)]
 pub struct LocalBreaker {
@@ -80,8 +74,6 @@ fn above(window: &SlidingWindow, share: f64, min_requests: u32, now: Instant) ->
     bad > 0 && total >= min_requests && f64::from(bad) > share * f64::from(total)
 }
 
-// === impl BreakerPermit ===
-
 impl BreakerPermit {
     /// The breaker's epoch when the permit was issued.
     pub fn epoch(&self) -> u64 {
@@ -97,8 +89,6 @@ impl BreakerPermit {
         self.would_reject
     }
 }
-
-// === impl LocalBreaker ===
 
 impl LocalBreaker {
     pub fn new(policy: BreakerPolicy) -> Self {
@@ -124,22 +114,19 @@ impl LocalBreaker {
     }
 
     /// Admits or rejects an attempt. An open breaker turns half-open here.
-    pub fn admit(&mut self, now: Instant) -> (BreakerAdmission, Option<BreakerTransition>) {
+    pub fn admit(
+        &mut self,
+        now: Instant,
+    ) -> (Result<BreakerPermit, Rejection>, Option<BreakerTransition>) {
         let transition = self.advance(now);
         let (lease, would_reject) = match (self.take(now), self.mode(now)) {
             (Ok(lease), _) => (lease, false),
             (Err(_), EnforcementMode::Shadow) => (None, true),
             (Err(rejection), EnforcementMode::Enforce) => {
-                return (
-                    BreakerAdmission::Reject(self.with_override_hint(rejection, now)),
-                    transition,
-                );
+                return (Err(self.with_override_hint(rejection, now)), transition);
             }
         };
-        (
-            BreakerAdmission::Admit(BreakerPermit { epoch: self.epoch, lease, would_reject }),
-            transition,
-        )
+        (Ok(BreakerPermit { epoch: self.epoch, lease, would_reject }), transition)
     }
 
     /// The result of [`LocalBreaker::admit`] without a change, to compare candidates.

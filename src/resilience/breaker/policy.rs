@@ -75,8 +75,6 @@ words! {
     }
 }
 
-// === impl BreakerPolicy ===
-
 impl BreakerPolicy {
     /// The open time of the `trips`-th consecutive trip. Jitter applies at the cap too,
     /// else all breakers of a fleet would fall into step there.

@@ -110,15 +110,11 @@ pub struct BreakerReplica {
     voted_at: Option<Instant>,
 }
 
-// === impl ReplicaMessages ===
-
 impl ReplicaMessages {
     pub fn is_empty(&self) -> bool {
         !self.vote && !self.lease && self.renew.is_empty() && self.verdicts.is_empty()
     }
 }
-
-// === impl BreakerReplica ===
 
 impl BreakerReplica {
     /// A replica that is detached and knows nothing. `ttl`: how long a lease lasts.

@@ -11,7 +11,6 @@
 //! Redis' clock.
 
 use super::StateKind;
-use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
 
@@ -38,12 +37,6 @@ pub struct SharedState {
     pub closed_at: u64,
 }
 
-/// Text that is not a shared state.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct InvalidSharedState(String);
-
-// === impl SharedState ===
-
 impl SharedState {
     /// The initial state: closed, and older than any other.
     pub fn initial() -> Self {
@@ -62,47 +55,32 @@ impl SharedState {
 
     /// Whether it replaces the other.
     pub fn supersedes(&self, other: &SharedState) -> bool {
-        self.order(other) == Ordering::Greater
-    }
-
-    fn order(&self, other: &SharedState) -> Ordering {
-        self.epoch.cmp(&other.epoch).then_with(|| self.writer.cmp(&other.writer))
-    }
-
-    /// The greater of the two: the merge rule.
-    #[must_use]
-    pub fn merged(self, other: SharedState) -> SharedState {
-        if other.supersedes(&self) { other } else { self }
+        (self.epoch, &self.writer) > (other.epoch, &other.writer)
     }
 }
 
 impl fmt::Display for SharedState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let SharedState {
-            epoch,
-            writer,
-            until,
-            trips,
-            permits,
-            required: needed,
-            succeeded: ok,
-            closed_at,
-            ..
-        } = self;
+        let SharedState { epoch, writer, until, trips, permits, .. } = self;
+        let SharedState { required, succeeded, closed_at, .. } = self;
         let state = match self.state {
             StateKind::Closed => 'C',
             StateKind::Open => 'O',
             StateKind::HalfOpen => 'H',
         };
-        write!(f, "{epoch}|{writer}|{state}|{until}|{trips}|{permits}|{needed}|{ok}|{closed_at}")
+        write!(f, "{epoch}|{writer}|{state}|{until}|{trips}|{permits}|")?;
+        write!(f, "{required}|{succeeded}|{closed_at}")
     }
 }
 
 impl FromStr for SharedState {
-    type Err = InvalidSharedState;
+    type Err = String;
 
-    fn from_str(line: &str) -> Result<Self, InvalidSharedState> {
-        let invalid = || InvalidSharedState(line.chars().take(80).collect());
+    fn from_str(line: &str) -> Result<Self, String> {
+        let invalid = || {
+            let start: String = line.chars().take(80).collect();
+            format!("invalid shared breaker state: `{}`", start.escape_debug())
+        };
         let fields: Vec<&str> = line.split('|').collect();
         let [epoch, writer, state, until, trips, permits, needed, ok, closed_at] = fields[..]
         else {
@@ -132,14 +110,6 @@ impl FromStr for SharedState {
         })
     }
 }
-
-impl fmt::Display for InvalidSharedState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "invalid shared breaker state: `{}`", self.0.escape_debug())
-    }
-}
-
-impl std::error::Error for InvalidSharedState {}
 
 #[cfg(test)]
 mod tests {
@@ -192,8 +162,9 @@ mod tests {
         #[test]
         fn merging_is_independent_of_order(seen in prop::collection::vec(any_state(), 1..6)) {
             let merge = |all: Vec<SharedState>| {
-                let key = |r: SharedState| (r.epoch, r.writer);
-                key(all.into_iter().fold(SharedState::initial(), SharedState::merged))
+                let greater = |a: SharedState, b: SharedState| if b.supersedes(&a) { b } else { a };
+                let last = all.into_iter().fold(SharedState::initial(), greater);
+                (last.epoch, last.writer)
             };
             let mut backwards = seen.clone();
             backwards.reverse();

@@ -91,8 +91,6 @@ words! {
     }
 }
 
-// === impl ProbeLeases ===
-
 impl ProbeLeases {
     /// Probes outstanding at `now`.
     pub fn out(&self, now: Instant) -> usize {
@@ -119,8 +117,6 @@ impl ProbeLeases {
     }
 }
 
-// === impl Recovery ===
-
 impl Recovery {
     pub(crate) fn is_over(&self, now: Instant) -> bool {
         self.remembered_trips(now) == 0 && self.ramp.is_none_or(|ramp| ramp.is_over(now))
@@ -131,8 +127,6 @@ impl Recovery {
         if closed_for < CLOSED_FORGETS_TRIPS { self.trips } else { 0 }
     }
 }
-
-// === impl State ===
 
 impl State {
     pub(crate) const CLOSED: State = State::Closed { failures: 0, recovery: None };

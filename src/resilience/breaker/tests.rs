@@ -37,15 +37,15 @@ fn ms(n: u64) -> Duration {
 
 fn permit(breaker: &mut LocalBreaker, now: Instant) -> BreakerPermit {
     match breaker.admit(now) {
-        (BreakerAdmission::Admit(permit), _) => permit,
-        (BreakerAdmission::Reject(rejection), _) => panic!("{rejection:?}"),
+        (Ok(permit), _) => permit,
+        (Err(rejection), _) => panic!("{rejection:?}"),
     }
 }
 
 fn rejection(breaker: &mut LocalBreaker, now: Instant) -> Rejection {
     match breaker.admit(now) {
-        (BreakerAdmission::Reject(rejection), _) => rejection,
-        (BreakerAdmission::Admit(permit), _) => panic!("{permit:?}"),
+        (Err(rejection), _) => rejection,
+        (Ok(permit), _) => panic!("{permit:?}"),
     }
 }
 
@@ -67,11 +67,11 @@ fn attempt(breaker: &mut LocalBreaker, outcome: Outcome, now: Instant) -> Option
 /// Makes one attempt if the breaker admits it; whether it did.
 pub(super) fn try_attempt(breaker: &mut LocalBreaker, outcome: Outcome, now: Instant) -> bool {
     match breaker.admit(now).0 {
-        BreakerAdmission::Admit(permit) => {
+        Ok(permit) => {
             breaker.observe(permit, outcome, Duration::ZERO, now, MIDDLE);
             true
         }
-        BreakerAdmission::Reject(_) => false,
+        Err(_) => false,
     }
 }
 
@@ -330,7 +330,7 @@ fn one_probe_is_admitted_when_the_open_time_ends() {
     let t1 = t0 + secs(5);
     assert_eq!(breaker.would_admit(t1), Ok(()));
     let (admission, moved) = breaker.admit(t1);
-    assert!(matches!(admission, BreakerAdmission::Admit(permit) if permit.is_probe()));
+    assert!(matches!(admission, Ok(permit) if permit.is_probe()));
     let (from, to, cause) = (StateKind::Open, StateKind::HalfOpen, TransitionCause::Elapsed);
     assert_eq!(moved, Some(BreakerTransition { from, to, cause, epoch: 2 }));
     let refused = Rejection { reason: RejectReason::HalfOpen, retry_after: secs(29) };
@@ -409,8 +409,8 @@ fn slow_start_follows_the_rate_before_the_trip() {
         let now = t1 + ms(n);
         let said = breaker.would_admit(now);
         match breaker.admit(now).0 {
-            BreakerAdmission::Admit(_) => admitted += 1,
-            BreakerAdmission::Reject(refused) => {
+            Ok(_) => admitted += 1,
+            Err(refused) => {
                 assert_eq!((said, refused.reason), (Err(refused), RejectReason::Ramp));
                 assert_eq!(breaker.would_admit(now + refused.retry_after), Ok(()));
             }
@@ -581,7 +581,7 @@ impl Run {
             prop_assert_eq!((moved.from, moved.cause), (StateKind::Open, TransitionCause::Elapsed));
         }
         match admission {
-            BreakerAdmission::Admit(permit) => {
+            Ok(permit) => {
                 let half_open = self.breaker.kind() == StateKind::HalfOpen;
                 prop_assert_eq!(permit.is_probe(), half_open && !permit.would_reject());
                 if self.breaker.policy().mode == EnforcementMode::Enforce {
@@ -591,7 +591,7 @@ impl Run {
                 let lease_end = self.now + self.breaker.policy().probe_lease;
                 self.held.push((permit, lease_end));
             }
-            BreakerAdmission::Reject(rejection) => {
+            Err(rejection) => {
                 prop_assert_eq!(said, Err(rejection));
                 let later = self.now + rejection.retry_after;
                 prop_assert_eq!(self.breaker.would_admit(later), Ok(()));
@@ -663,7 +663,7 @@ proptest! {
         // Slow start below 1/s waits ten seconds at most.
         let longest = policy.max_recovery_timeout.mul_f64(1.2).max(policy.probe_lease);
         let admission = run.breaker.admit(run.now + longest.max(secs(10))).0;
-        prop_assert!(matches!(admission, BreakerAdmission::Admit(_)));
+        prop_assert!(matches!(admission, Ok(_)));
     }
 
     #[test]
@@ -687,8 +687,8 @@ proptest! {
         // Each round waits as long as the rejection says, and every attempt succeeds.
         for _ in 0..500 {
             match run.breaker.admit(run.now).0 {
-                BreakerAdmission::Reject(rejection) => run.now += rejection.retry_after,
-                BreakerAdmission::Admit(permit) => {
+                Err(rejection) => run.now += rejection.retry_after,
+                Ok(permit) => {
                     give(&mut run.breaker, permit, Outcome::Success, run.now);
                     run.now += ms(100);
                 }

@@ -58,8 +58,6 @@ pub struct Hold {
     rejections: u32,
 }
 
-// === impl State ===
-
 impl State {
     /// The state at `now`, without any event.
     fn at(self, now: Instant) -> State {
@@ -73,19 +71,13 @@ impl State {
     }
 }
 
-// === impl Hold ===
-
 impl Default for Hold {
     fn default() -> Self {
-        Self::new()
+        Self { state: State::Free, meter: RateMeter::new(RATE_WINDOW), pauses: 0, rejections: 0 }
     }
 }
 
 impl Hold {
-    pub fn new() -> Self {
-        Self { state: State::Free, meter: RateMeter::new(RATE_WINDOW), pauses: 0, rejections: 0 }
-    }
-
     /// The provider throttled an attempt. Returns the end of the hold. `draw` is in `[0,
     /// 1)`.
     pub fn throttled(&mut self, retry_after: Option<Duration>, now: Instant, draw: f64) -> Instant {

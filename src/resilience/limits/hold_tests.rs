@@ -20,7 +20,7 @@ fn pauses(hold: &mut Hold, mut now: Instant, draw: f64, n: usize) -> Vec<Duratio
 
 #[test]
 fn a_hold_lasts_for_retry_after() {
-    let (t0, mut hold) = (Instant::now(), Hold::new());
+    let (t0, mut hold) = (Instant::now(), Hold::default());
     assert_eq!(hold.throttled(Some(secs(30)), t0, 0.0), t0 + secs(30));
     assert_eq!(hold.check(t0 + secs(29)), Err(secs(1)));
     assert_eq!(hold.admit(t0 + secs(29)), Err(secs(1)));
@@ -30,19 +30,19 @@ fn a_hold_lasts_for_retry_after() {
 #[test]
 fn jitter_lengthens_by_up_to_half() {
     let t0 = Instant::now();
-    assert_eq!(Hold::new().throttled(Some(secs(10)), t0, 0.5), t0 + secs(12) + secs(1) / 2);
-    assert_eq!(Hold::new().throttled(Some(secs(10)), t0, 1.0), t0 + secs(15));
+    assert_eq!(Hold::default().throttled(Some(secs(10)), t0, 0.5), t0 + secs(12) + secs(1) / 2);
+    assert_eq!(Hold::default().throttled(Some(secs(10)), t0, 1.0), t0 + secs(15));
 }
 
 #[test]
 fn an_absurd_retry_after_counts_as_five_minutes() {
     let t0 = Instant::now();
-    assert_eq!(Hold::new().throttled(Some(Duration::MAX), t0, 0.0), t0 + secs(300));
+    assert_eq!(Hold::default().throttled(Some(Duration::MAX), t0, 0.0), t0 + secs(300));
 }
 
 #[test]
 fn a_shorter_hold_does_not_end_a_longer_one() {
-    let (t0, mut hold) = (Instant::now(), Hold::new());
+    let (t0, mut hold) = (Instant::now(), Hold::default());
     hold.throttled(Some(secs(30)), t0, 0.0);
     assert_eq!(hold.throttled(Some(secs(5)), t0 + secs(1), 0.0), t0 + secs(30));
     assert_eq!(hold.until(), Some(t0 + secs(30)));
@@ -50,26 +50,26 @@ fn a_shorter_hold_does_not_end_a_longer_one() {
 
 #[test]
 fn without_retry_after_it_doubles_from_one_second_to_sixty() {
-    let lengths = pauses(&mut Hold::new(), Instant::now(), 0.0, 8);
+    let lengths = pauses(&mut Hold::default(), Instant::now(), 0.0, 8);
     assert_eq!(lengths, [1, 2, 4, 8, 16, 32, 60, 60].map(secs));
 }
 
 #[test]
 fn jitter_stays_at_the_cap() {
     let t0 = Instant::now();
-    let ends = [0.0, 0.5, 0.999].map(|draw| pauses(&mut Hold::new(), t0, draw, 9)[8]);
+    let ends = [0.0, 0.5, 0.999].map(|draw| pauses(&mut Hold::default(), t0, draw, 9)[8]);
     assert!(ends[0] == secs(60) && ends[1] == secs(75) && ends[2] > secs(89), "{ends:?}");
 }
 
 #[test]
 fn a_retry_after_of_zero_is_ignored() {
     let t0 = Instant::now();
-    assert_eq!(Hold::new().throttled(Some(Duration::ZERO), t0, 0.0), t0 + secs(1));
+    assert_eq!(Hold::default().throttled(Some(Duration::ZERO), t0, 0.0), t0 + secs(1));
 }
 
 #[test]
 fn attempts_throttled_together_double_once() {
-    let (t0, mut hold) = (Instant::now(), Hold::new());
+    let (t0, mut hold) = (Instant::now(), Hold::default());
     (0..10).for_each(|_| {
         hold.throttled(None, t0, 0.0);
     });
@@ -80,7 +80,7 @@ fn attempts_throttled_together_double_once() {
 
 #[test]
 fn a_success_restarts_the_doubling() {
-    let (t0, mut hold) = (Instant::now(), Hold::new());
+    let (t0, mut hold) = (Instant::now(), Hold::default());
     pauses(&mut hold, t0, 0.0, 5);
     let later = t0 + secs(100);
     hold.success(later);
@@ -89,7 +89,7 @@ fn a_success_restarts_the_doubling() {
 
 #[test]
 fn a_success_during_the_hold_changes_nothing() {
-    let (t0, mut hold) = (Instant::now(), Hold::new());
+    let (t0, mut hold) = (Instant::now(), Hold::default());
     let until = hold.throttled(None, t0, 0.0);
     hold.success(t0);
     assert_eq!(hold.throttled(None, until, 0.0), until + secs(2));
@@ -97,7 +97,7 @@ fn a_success_during_the_hold_changes_nothing() {
 
 #[test]
 fn a_401_holds_the_credential_for_ten_minutes_at_once() {
-    let (t0, mut hold) = (Instant::now(), Hold::new());
+    let (t0, mut hold) = (Instant::now(), Hold::default());
     assert_eq!(hold.credential(401, t0), Some(t0 + secs(600)));
     assert_eq!(hold.reason(), Some(HoldReason::Credential));
     assert_eq!(hold.check(t0), Err(secs(600)));
@@ -105,7 +105,7 @@ fn a_401_holds_the_credential_for_ten_minutes_at_once() {
 
 #[test]
 fn a_402_and_a_403_hold_after_three_in_a_row() {
-    let (t0, mut hold) = (Instant::now(), Hold::new());
+    let (t0, mut hold) = (Instant::now(), Hold::default());
     assert_eq!(hold.credential(403, t0), None);
     assert_eq!(hold.credential(402, t0), None);
     assert_eq!(hold.admit(t0), Ok(()));
@@ -121,15 +121,15 @@ fn a_402_and_a_403_hold_after_three_in_a_row() {
 
 #[test]
 fn another_status_does_not_hold_the_credential() {
-    let mut hold = Hold::new();
+    let mut hold = Hold::default();
     let t0 = Instant::now();
     assert!([200, 400, 404, 429, 500].iter().all(|status| hold.credential(*status, t0).is_none()));
-    assert_eq!(hold, Hold::new());
+    assert_eq!(hold, Hold::default());
 }
 
 #[test]
 fn a_credential_hold_outlasts_a_throttle_and_keeps_its_reason() {
-    let (t0, mut hold) = (Instant::now(), Hold::new());
+    let (t0, mut hold) = (Instant::now(), Hold::default());
     hold.credential(401, t0);
     hold.throttled(Some(secs(5)), t0, 0.0);
     assert_eq!((hold.reason(), hold.until()), (Some(HoldReason::Credential), Some(t0 + secs(600))));
@@ -137,7 +137,7 @@ fn a_credential_hold_outlasts_a_throttle_and_keeps_its_reason() {
 
 #[test]
 fn slow_start_follows_the_rate_before_the_hold() {
-    let (t0, mut hold) = (Instant::now(), Hold::new());
+    let (t0, mut hold) = (Instant::now(), Hold::default());
     for n in 0..500 {
         assert_eq!(hold.admit(t0 + Duration::from_millis(n * 20)), Ok(()));
     }
@@ -152,14 +152,14 @@ fn slow_start_follows_the_rate_before_the_hold() {
 
 #[test]
 fn slow_start_begins_when_the_hold_ends() {
-    let (t0, mut hold) = (Instant::now(), Hold::new());
+    let (t0, mut hold) = (Instant::now(), Hold::default());
     let until = hold.throttled(None, t0, 0.0);
     assert!((0..100).all(|_| hold.admit(until + secs(10)).is_ok()));
 }
 
 #[test]
 fn a_throttle_during_slow_start_keeps_the_previous_rate() {
-    let (t0, mut hold) = (Instant::now(), Hold::new());
+    let (t0, mut hold) = (Instant::now(), Hold::default());
     for n in 0..500 {
         assert_eq!(hold.admit(t0 + Duration::from_millis(n * 20)), Ok(()));
     }
@@ -175,7 +175,7 @@ proptest! {
     fn a_hold_is_never_shorter_than_retry_after_and_always_ends(
         steps in prop::collection::vec((0u8..6, 0u64..400, 0u64..90_000, 0.0f64..1.0), 1..100)
     ) {
-        let (mut now, mut hold) = (Instant::now(), Hold::new());
+        let (mut now, mut hold) = (Instant::now(), Hold::default());
         let mut earliest = now;
         for (action, retry_after, gap, draw) in steps {
             now += Duration::from_millis(gap);

@@ -99,7 +99,7 @@ impl SlowStart {
         (1.0 - FIRST_SHARE) / self.over.as_secs_f64()
     }
 
-    /// Solves `share * t + slope * t^2 / 2 = missing / rate` for `t`, at most to the slow_start's end.
+    /// Solves `share * t + slope * t^2 / 2 = missing / rate` for `t`, at most to the slow start's end.
     fn wait_for(&self, missing: f64, now: Instant) -> Duration {
         let (share, slope, area) = (self.share(now), self.slope(), missing / self.rate);
         // The form without cancellation when the slope is small.

@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use super::gate::{ClassKey, Gate};
+use super::gate::{ClassKey, Gate, Offer};
 use super::wait_queue::{GroupKey, Ticket, WaitQueue, WaiterGroup};
 
 impl WaitQueue {
@@ -31,8 +31,8 @@ impl WaitQueue {
     /// A provider may have capacity.
     pub fn capacity_available(&mut self, provider: u32, now: Instant) {
         let Some(gate) = self.gates.get_mut(&provider) else { return };
-        if gate.offered_to().is_some() {
-            gate.request_recheck();
+        if let Some(offer) = &mut gate.offer {
+            offer.recheck = true;
             return;
         }
         if let Some(first) = self.first(provider, now) {
@@ -48,11 +48,12 @@ impl WaitQueue {
         for group_id in gate.blocked_groups() {
             self.set_open(provider, group_id, true, now);
         }
-        self.gates.get_mut(&provider).into_iter().for_each(Gate::mark_changed);
-        let deferred =
-            self.gates.get(&provider).filter(|gate| gate.is_deferred()).and_then(Gate::offered_to);
-        match deferred {
-            Some(ticket) => self.reoffer(provider, ticket, now),
+        match self.gates.get_mut(&provider).and_then(|gate| gate.offer.as_mut()) {
+            Some(Offer { waiter, deferred: true, .. }) => {
+                let waiter = *waiter;
+                self.reoffer(provider, waiter, now);
+            }
+            Some(offer) => (offer.changed, offer.recheck) = (true, true),
             None => self.capacity_available(provider, now),
         }
     }
@@ -62,8 +63,8 @@ impl WaitQueue {
         if !self.is_offered(ticket, provider) {
             return;
         }
-        if let Some(gate) = self.gates.get_mut(&provider) {
-            gate.set_deferred(true);
+        if let Some(offer) = self.offer_of(provider) {
+            offer.deferred = true;
         }
         if let Some(waiter) = self.waiters.get_mut(&ticket) {
             let own = waiter.offers.iter_mut().filter(|(at, _)| *at == provider);
@@ -80,7 +81,7 @@ impl WaitQueue {
         if !self.is_offered(ticket, provider) {
             return;
         }
-        let changed = self.gates.get(&provider).is_some_and(Gate::is_changed);
+        let changed = self.offer_of(provider).is_some_and(|offer| offer.changed);
         let waiter = self.waiters.get_mut(&ticket).filter(|_| !changed);
         if let Some(waiter) = waiter {
             waiter.blocked.push((provider, until));
@@ -122,8 +123,6 @@ impl WaitQueue {
     }
 }
 
-// === impl WaitQueue: internal ===
-
 impl WaitQueue {
     /// The waiter that the gate would offer to.
     pub(crate) fn first(&mut self, provider: u32, now: Instant) -> Option<Ticket> {
@@ -157,7 +156,12 @@ impl WaitQueue {
         if let Some(waiter) = self.waiters.get_mut(&from) {
             waiter.offers.retain(|(at, _)| *at != provider);
         }
-        self.gates.get_mut(&provider).is_some_and(Gate::end_offer)
+        let offer = self.gates.get_mut(&provider).and_then(|gate| gate.offer.take());
+        offer.is_some_and(|offer| offer.recheck)
+    }
+
+    fn offer_of(&mut self, provider: u32) -> Option<&mut Offer> {
+        self.gates.get_mut(&provider)?.offer.as_mut()
     }
 
     /// Ends a deferred offer and offers to the first waiter.
@@ -249,12 +253,13 @@ impl WaitQueue {
     /// Offers to the first waiter, unless another one is checking right now.
     fn offer_to_first(&mut self, provider: u32, ticket: Ticket) {
         let Some(gate) = self.gates.get_mut(&provider) else { return };
-        match gate.offered_to() {
-            Some(_) if !gate.is_deferred() => gate.request_recheck(),
-            Some(other) => {
+        match &mut gate.offer {
+            Some(Offer { waiter, deferred: true, .. }) => {
+                let other = *waiter;
                 self.withdraw_offer(provider, other);
                 self.offer(provider, ticket);
             }
+            Some(offer) => offer.recheck = true,
             None => self.offer(provider, ticket),
         }
     }

@@ -23,7 +23,7 @@ pub(crate) struct Gate {
     groups: BTreeMap<u32, GateGroup>,
     /// The group that was served last, by class.
     last: BTreeMap<ClassKey, u32>,
-    offer: Option<Offer>,
+    pub(crate) offer: Option<Offer>,
     pub(crate) drain: DrainRate,
 }
 
@@ -33,14 +33,15 @@ struct GateGroup {
     open: bool,
 }
 
+/// The offer to one waiter, from which the waiter's check decides.
 #[derive(Clone, Copy, Debug)]
-struct Offer {
-    waiter: Ticket,
-    deferred: bool,
-    /// Capacity came back during the check.
-    recheck: bool,
-    /// Breakers or holds changed during the check.
-    changed: bool,
+pub(crate) struct Offer {
+    pub(crate) waiter: Ticket,
+    pub(crate) deferred: bool,
+    /// Capacity came back during the check: the waiter checks once more before the offer ends.
+    pub(crate) recheck: bool,
+    /// Breakers or holds changed during the check: its result may be outdated.
+    pub(crate) changed: bool,
 }
 
 impl Gate {
@@ -103,38 +104,5 @@ impl Gate {
 
     pub(crate) fn offered_to(&self) -> Option<Ticket> {
         self.offer.map(|offer| offer.waiter)
-    }
-
-    pub(crate) fn is_deferred(&self) -> bool {
-        self.offer.is_some_and(|offer| offer.deferred)
-    }
-
-    pub(crate) fn set_deferred(&mut self, deferred: bool) {
-        if let Some(offer) = &mut self.offer {
-            offer.deferred = deferred;
-        }
-    }
-
-    /// The waiter must check once more before the offer ends.
-    pub(crate) fn request_recheck(&mut self) {
-        if let Some(offer) = &mut self.offer {
-            offer.recheck = true;
-        }
-    }
-
-    /// A result of the check about breakers and holds may be outdated.
-    pub(crate) fn mark_changed(&mut self) {
-        if let Some(offer) = &mut self.offer {
-            offer.changed = true;
-        }
-    }
-
-    pub(crate) fn is_changed(&self) -> bool {
-        self.offer.is_some_and(|offer| offer.changed)
-    }
-
-    /// Ends the offer; whether capacity came back meanwhile.
-    pub(crate) fn end_offer(&mut self) -> bool {
-        self.offer.take().is_some_and(|offer| offer.recheck)
     }
 }

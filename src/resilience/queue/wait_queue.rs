@@ -93,8 +93,6 @@ pub struct WaitQueue {
     pub(crate) woken: Vec<Ticket>,
 }
 
-// === impl WaitQueue: queues ===
-
 impl WaitQueue {
     /// Creates a queue or changes its bounds.
     pub fn set_queue(&mut self, queue: u32, policy: QueuePolicy) {
@@ -190,8 +188,6 @@ impl WaitQueue {
         Duration::try_from_secs_f64(best).ok()
     }
 }
-
-// === impl WaitQueue: waiters ===
 
 impl WaitQueue {
     /// Adds a waiter; returns its ticket and the waiters that it displaced.

@@ -179,8 +179,6 @@ impl QueueWaiters {
     }
 }
 
-// === impl ClassWaiters ===
-
 impl ClassWaiters {
     fn oldest(&self) -> Option<Instant> {
         self.waiting.first_key_value().map(|(_, info)| info.since)

@@ -39,8 +39,6 @@ pub struct Gcra {
     full_at: Option<Instant>,
 }
 
-// === impl RatePolicy ===
-
 impl RatePolicy {
     /// Adds slack for late timers; without it a burst of one would lose each timer's delay
     /// for good.
@@ -60,8 +58,6 @@ impl RatePolicy {
         Duration::try_from_secs_f64(seconds).map_or(LONGEST, |time| time.min(LONGEST))
     }
 }
-
-// === impl Gcra ===
 
 impl Gcra {
     /// A full bucket.

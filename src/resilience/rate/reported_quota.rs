@@ -6,9 +6,9 @@
 //! everything taken since that attempt was sent. At most `remaining` is left, plus the refill
 //! since then beyond what was taken since.
 //!
-//! We keep our own count, and it stands while reports leave it at_most; if one does not, the
+//! We keep our own count, and it stands while reports allow it; if one does not, the
 //! count becomes the lower bound. This matters for slow responses: with half of a quota in
-//! flight, a report alone would leave nothing for at_least.
+//! flight, a report alone would leave nothing to send.
 //!
 //! - A *bucket* (OpenAI, Anthropic, Groq) refills evenly and is full after `reset`. We assume
 //!   a slightly slower refill than reported: the count then drifts to the lower bound, which
@@ -98,8 +98,6 @@ pub struct ReportedQuota {
     until: Option<Instant>,
 }
 
-// === impl QuotaReport ===
-
 impl QuotaReport {
     fn is_sound(&self) -> bool {
         let limit = self.limit.unwrap_or(1.0);
@@ -122,16 +120,12 @@ impl QuotaReport {
     }
 }
 
-// === impl RemainingBounds ===
-
 impl RemainingBounds {
-    /// The count, if it is at_most; else the lower bound.
+    /// The count, if it is within the bounds; else the lower bound.
     fn correct(self, count: f64) -> f64 {
         if (self.at_least..=self.at_most).contains(&count) { count } else { self.at_least }
     }
 }
-
-// === impl QuotaWindow ===
 
 impl QuotaWindow {
     fn is_over(&self, now: Instant) -> bool {
@@ -159,14 +153,7 @@ impl QuotaWindow {
     }
 }
 
-// === impl ReportedQuota ===
-
 impl ReportedQuota {
-    /// A quota without a report.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
     /// Whether a report has an effect now.
     pub fn is_known(&self, now: Instant) -> bool {
         self.known(now).is_some()

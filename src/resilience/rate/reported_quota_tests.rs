@@ -64,7 +64,7 @@ fn bare(remaining: f64) -> QuotaReport {
 
 /// Sends one attempt whose response arrives at once.
 fn quota(report: QuotaReport, now: Instant) -> ReportedQuota {
-    let mut quota = ReportedQuota::new();
+    let mut quota = ReportedQuota::default();
     let mark = quota.take(1.0, now);
     quota.observe(report, mark, now);
     quota
@@ -85,7 +85,7 @@ fn room(quota: &ReportedQuota, now: Instant) -> usize {
 
 #[test]
 fn without_a_report_nothing_is_limited() {
-    let (t0, quota) = (Instant::now(), ReportedQuota::new());
+    let (t0, quota) = (Instant::now(), ReportedQuota::default());
     assert_eq!((quota.check(1e9, t0), quota.is_known(t0)), (Ok(()), false));
     assert_eq!((quota.remaining(t0), quota.share_used(t0)), (None, None));
 }
@@ -106,7 +106,7 @@ fn a_bucket_gives_the_remaining_amount_and_then_its_refill() {
 
 #[test]
 fn later_attempts_may_not_be_counted_in_a_report() {
-    let (t0, mut quota) = (Instant::now(), ReportedQuota::new());
+    let (t0, mut quota) = (Instant::now(), ReportedQuota::default());
     let mark = quota.take(1.0, t0);
     take(&mut quota, 5, t0 + secs(1));
     quota.observe(bucket(60.0, 20.0, secs(40)), mark, t0 + secs(2));
@@ -115,7 +115,7 @@ fn later_attempts_may_not_be_counted_in_a_report() {
 
 #[test]
 fn attempts_sent_together_may_arrive_in_any_order() {
-    let (t0, mut quota) = (Instant::now(), ReportedQuota::new());
+    let (t0, mut quota) = (Instant::now(), ReportedQuota::default());
     take(&mut quota, 5, t0);
     let mark = quota.take(1.0, t0 + ms(10));
     quota.observe(bucket(60.0, 20.0, secs(40)), mark, t0 + ms(20));
@@ -367,7 +367,7 @@ proptest! {
     fn for_any_report_the_wait_is_exact_and_finite(
         steps in prop::collection::vec((any_report(), 0u8..4, 0u64..5_000, 0.0f64..50.0, 0usize..9), 1..60)
     ) {
-        let (mut now, mut quota) = (Instant::now() + secs(100), ReportedQuota::new());
+        let (mut now, mut quota) = (Instant::now() + secs(100), ReportedQuota::default());
         let mut marks = Vec::new();
         for (report, action, gap, amount, which) in steps {
             now += ms(gap);

@@ -32,8 +32,6 @@ words! {
     }
 }
 
-// === impl BackoffPolicy ===
-
 impl BackoffPolicy {
     /// The wait before retry number `retry`, counted from 1. Never above `max`.
     pub fn delay(&self, retry: u32, draw: f64) -> Duration {

@@ -40,12 +40,8 @@ struct BudgetCounts {
 #[derive(Clone, Debug)]
 pub struct RetryBudget {
     policy: RetryBudgetPolicy,
-    slices: TimeBuckets<TENTHS>,
-    tenths: [BudgetCounts; TENTHS],
-    sum: BudgetCounts,
+    tenths: TimeBuckets<BudgetCounts, TENTHS>,
 }
-
-// === impl RetryBudgetPolicy ===
 
 impl RetryBudgetPolicy {
     fn tenth(&self) -> Duration {
@@ -57,57 +53,45 @@ impl RetryBudgetPolicy {
     }
 }
 
-// === impl RetryBudget ===
-
 impl RetryBudget {
     pub fn new(policy: RetryBudgetPolicy) -> Self {
-        let (slices, tenths) =
-            (TimeBuckets::new(policy.tenth()), [BudgetCounts::default(); TENTHS]);
-        Self { policy, slices, tenths, sum: BudgetCounts::default() }
+        Self { policy, tenths: TimeBuckets::new(policy.tenth()) }
     }
 
     /// Takes another policy; counts are kept, and count as of now under a new window.
     pub fn retune(&mut self, policy: RetryBudgetPolicy) {
         if policy.window != self.policy.window {
-            self.slices.resize(policy.tenth());
-            self.tenths = [BudgetCounts::default(); TENTHS];
-            self.tenths[self.slices.head()] = self.sum;
+            let all = sum(self.tenths.all());
+            self.tenths.resize(policy.tenth(), all);
         }
         self.policy = policy;
     }
 
     /// Counts one first attempt.
     pub fn deposit(&mut self, now: Instant) {
-        self.slide(now);
-        self.tenths[self.slices.head()].firsts += 1;
-        self.sum.firsts += 1;
+        self.tenths.advance(now, |_| ()).firsts += 1;
     }
 
     /// Counts one retry, if it is allowed.
     pub fn withdraw(&mut self, now: Instant) -> bool {
-        self.slide(now);
-        let allowed = (self.sum.retries + 1) as f64 <= self.policy.allowance(self.sum.firsts);
-        if allowed {
-            self.tenths[self.slices.head()].retries += 1;
-            self.sum.retries += 1;
-        }
+        let BudgetCounts { firsts, retries } = sum(self.tenths.current(now));
+        let allowed = (retries + 1) as f64 <= self.policy.allowance(firsts);
+        self.tenths.advance(now, |_| ()).retries += u64::from(allowed);
         allowed
     }
 
     /// Remaining retries; below 1, none is allowed.
     pub fn balance(&self, now: Instant) -> f64 {
-        let mut current = self.clone();
-        current.slide(now);
-        (current.policy.allowance(current.sum.firsts) - current.sum.retries as f64).max(0.0)
+        let BudgetCounts { firsts, retries } = sum(self.tenths.current(now));
+        (self.policy.allowance(firsts) - retries as f64).max(0.0)
     }
+}
 
-    fn slide(&mut self, now: Instant) {
-        for at in self.slices.advance(now) {
-            let expired = std::mem::take(&mut self.tenths[at]);
-            self.sum.firsts -= expired.firsts;
-            self.sum.retries -= expired.retries;
-        }
-    }
+fn sum<'a>(tenths: impl IntoIterator<Item = &'a BudgetCounts>) -> BudgetCounts {
+    tenths.into_iter().fold(BudgetCounts::default(), |sum, tenth| BudgetCounts {
+        firsts: sum.firsts + tenth.firsts,
+        retries: sum.retries + tenth.retries,
+    })
 }
 
 #[cfg(test)]

@@ -27,30 +27,26 @@ pub struct CostBudgetPolicy {
 #[derive(Clone, Debug)]
 pub struct CostBudget {
     policy: CostBudgetPolicy,
-    slices: TimeBuckets<TENTHS>,
-    tenths: [f64; TENTHS],
+    tenths: TimeBuckets<f64, TENTHS>,
 }
 
 impl CostBudget {
     pub fn new(policy: CostBudgetPolicy) -> Self {
-        Self { policy, slices: TimeBuckets::new(policy.window / 10), tenths: [0.0; TENTHS] }
+        Self { policy, tenths: TimeBuckets::new(policy.window / 10) }
     }
 
     /// Takes another policy; costs are kept, and count as of now under a new window.
     pub fn retune(&mut self, policy: CostBudgetPolicy) {
         if policy.window != self.policy.window {
-            let spent = self.tenths.iter().sum();
-            self.slices.resize(policy.window / 10);
-            self.tenths = [0.0; TENTHS];
-            self.tenths[self.slices.head()] = spent;
+            let spent = self.tenths.all().iter().sum();
+            self.tenths.resize(policy.window / 10, spent);
         }
         self.policy = policy;
     }
 
     /// Adds the cost of a retry or hedge.
     pub fn add(&mut self, cost: f64, now: Instant) {
-        self.slices.advance(now).for_each(|slot| self.tenths[slot] = 0.0);
-        self.tenths[self.slices.head()] += cost.max(0.0);
+        *self.tenths.advance(now, |_| ()) += cost.max(0.0);
     }
 
     /// Whether another retry is within the limit.
@@ -60,9 +56,7 @@ impl CostBudget {
 
     /// The remaining amount; never below 0.
     pub fn remaining(&self, now: Instant) -> f64 {
-        let mut tenths = self.tenths;
-        self.slices.expired(now).for_each(|slot| tenths[slot] = 0.0);
-        (self.policy.limit - tenths.iter().sum::<f64>()).max(0.0)
+        (self.policy.limit - self.tenths.current(now).sum::<f64>()).max(0.0)
     }
 }
 

@@ -37,16 +37,12 @@ pub struct Hedge {
     budget: RetryBudget,
 }
 
-// === impl HedgePolicy ===
-
 impl HedgePolicy {
     fn budget(&self) -> RetryBudgetPolicy {
         let window = Duration::from_secs(10);
         RetryBudgetPolicy { ratio: self.extra_load, min_per_second: 0.0, window }
     }
 }
-
-// === impl Hedge ===
 
 impl Hedge {
     pub fn new(policy: HedgePolicy) -> Self {

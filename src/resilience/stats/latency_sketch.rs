@@ -19,14 +19,20 @@ const GROWTH: f64 = 1.1;
 /// From 100 us up to 1,000 s: ln(10^7) / ln(1.1), rounded up.
 const BINS: usize = 170;
 
-type BinCounts = [u32; BINS];
+#[derive(Clone, Copy, Debug)]
+struct BinCounts([u32; BINS]);
 
 /// Latencies, counted by their logarithm.
 #[derive(Clone, Debug)]
 pub struct LatencySketch {
-    buckets: TimeBuckets<TIME_BUCKETS>,
-    ring: [BinCounts; TIME_BUCKETS],
+    buckets: TimeBuckets<BinCounts, TIME_BUCKETS>,
     sum: BinCounts,
+}
+
+impl Default for BinCounts {
+    fn default() -> Self {
+        BinCounts([0; BINS])
+    }
 }
 
 impl Default for LatencySketch {
@@ -38,51 +44,47 @@ impl Default for LatencySketch {
 impl LatencySketch {
     /// Covers the last `over`, or five sixths of it.
     pub fn new(over: Duration) -> Self {
-        let counts = [0; BINS];
-        Self {
-            buckets: TimeBuckets::new(over / TIME_BUCKETS as u32),
-            ring: [counts; TIME_BUCKETS],
-            sum: counts,
-        }
+        let buckets = TimeBuckets::new(over / TIME_BUCKETS as u32);
+        Self { buckets, sum: BinCounts::default() }
     }
 
     pub fn record(&mut self, took: Duration, now: Instant) {
-        for slot in self.buckets.advance(now) {
-            subtract(&mut self.sum, &std::mem::replace(&mut self.ring[slot], [0; BINS]));
-        }
         let bin = bin(took);
-        self.ring[self.buckets.head()][bin] += 1;
-        self.sum[bin] += 1;
+        self.buckets.advance(now, |expired| self.sum.subtract(&expired)).0[bin] += 1;
+        self.sum.0[bin] += 1;
     }
 
     /// The number of latencies in the window.
     pub fn count(&self, now: Instant) -> u64 {
-        self.kept(now).into_iter().map(u64::from).sum()
+        self.counts(now).into_iter().map(u64::from).sum()
     }
 
     /// The least latency that the share `q`, in [0, 1], of the window does not exceed, to
     /// 4.8 %; none if the window is empty.
     pub fn quantile(&self, q: f64, now: Instant) -> Option<Duration> {
-        let kept = self.kept(now);
-        let count: u64 = kept.into_iter().map(u64::from).sum();
+        let counts = self.counts(now);
+        let count: u64 = counts.into_iter().map(u64::from).sum();
         let rank = ((q * count as f64).ceil() as u64).clamp(1, count.max(1));
         let mut passed = 0;
         let reaches = |count: u32| {
             passed += u64::from(count);
             passed >= rank
         };
-        kept.into_iter().position(reaches).map(middle)
+        counts.into_iter().position(reaches).map(middle)
     }
 
-    fn kept(&self, now: Instant) -> BinCounts {
-        let mut kept = self.sum;
-        self.buckets.expired(now).for_each(|slot| subtract(&mut kept, &self.ring[slot]));
-        kept
+    /// The counts of the window at `now`.
+    fn counts(&self, now: Instant) -> [u32; BINS] {
+        let mut counts = self.sum;
+        self.buckets.expired(now).for_each(|expired| counts.subtract(expired));
+        counts.0
     }
 }
 
-fn subtract(from: &mut BinCounts, expired: &BinCounts) {
-    from.iter_mut().zip(expired).for_each(|(count, expired)| *count -= expired);
+impl BinCounts {
+    fn subtract(&mut self, expired: &BinCounts) {
+        self.0.iter_mut().zip(expired.0).for_each(|(count, expired)| *count -= expired);
+    }
 }
 
 fn bin(took: Duration) -> usize {

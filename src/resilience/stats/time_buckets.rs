@@ -1,56 +1,66 @@
 //! A ring of time buckets: the basis of every sliding window.
 //!
-//! The caller keeps one counter for each slot. The current bucket is still filling, so the
-//! ring covers between `N - 1` and `N` bucket widths, never more. As time moves on, the oldest
-//! slots are reused for new buckets: their counters are reset then, or left out by a read that
-//! changes nothing.
+//! Each bucket has a value of type `T`. The current bucket is still filling, so the ring covers
+//! between `N - 1` and `N` bucket widths, never more. As time moves on, the oldest slots are reused
+//! for new buckets: their values are reset then, or left out by a read that changes nothing.
 //!
 //! Buckets are numbered from the first `advance`. A `now` before the current bucket (two
 //! threads read the clock, then raced for the lock) counts in the current one.
 
 use std::time::{Duration, Instant};
 
-/// Which slots of a ring of `N` are in use, and for which time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TimeBuckets<const N: usize> {
+pub struct TimeBuckets<T, const N: usize> {
     width_nanos: u64,
     /// When bucket 0 began; none before the first.
     origin: Option<Instant>,
     /// Number of the current bucket.
     head: u64,
+    slots: [T; N],
 }
 
-impl<const N: usize> TimeBuckets<N> {
+impl<T: Default, const N: usize> TimeBuckets<T, N> {
     pub fn new(width: Duration) -> Self {
-        Self { width_nanos: nanos(width).max(1), origin: None, head: 0 }
+        let slots = std::array::from_fn(|_| T::default());
+        Self { width_nanos: nanos(width).max(1), origin: None, head: 0, slots }
     }
 
-    /// The slot of the current bucket.
-    pub fn head(&self) -> usize {
-        slot::<N>(self.head)
-    }
-
-    /// All slots, the current one first, then back in time.
-    pub fn newest_first(&self) -> impl Iterator<Item = usize> + use<N> {
-        let head = self.head;
-        (0..N as u64).map(move |age| slot::<N>((head % N as u64) + N as u64 - age))
-    }
-
-    /// Slots whose time is over at `now`.
-    pub fn expired(&self, now: Instant) -> impl Iterator<Item = usize> + use<N> {
-        self.slots_up_to(self.number(now))
-    }
-
-    /// Advances to `now`. Returns the slots of new buckets, which the caller must reset.
-    pub fn advance(&mut self, now: Instant) -> impl Iterator<Item = usize> + use<N> {
+    /// Advances to `now`, and passes each value whose time is over to `expire`. Returns the
+    /// current bucket.
+    pub fn advance(&mut self, now: Instant, mut expire: impl FnMut(T)) -> &mut T {
         self.origin.get_or_insert(now);
         let number = self.number(now);
-        let expired = self.slots_up_to(number);
+        for slot in slots_between::<N>(self.head, number) {
+            expire(std::mem::take(&mut self.slots[slot]));
+        }
         self.head = number;
-        expired
+        &mut self.slots[slot::<N>(number)]
     }
 
-    /// The time that the slots cover at `now`; less while they are young.
+    /// Values whose time is over at `now`.
+    pub fn expired(&self, now: Instant) -> impl Iterator<Item = &T> {
+        slots_between::<N>(self.head, self.number(now)).map(|slot| &self.slots[slot])
+    }
+
+    /// All other values, the oldest first.
+    pub fn current(&self, now: Instant) -> impl Iterator<Item = &T> {
+        let passed = (self.number(now) - self.head).min(N as u64);
+        (passed + 1..=N as u64).map(|step| &self.slots[slot::<N>(self.head + step)])
+    }
+
+    /// All values, in no order.
+    pub fn all(&self) -> &[T; N] {
+        &self.slots
+    }
+
+    /// The newest bucket that fulfils a condition.
+    pub fn newest(&mut self, fulfils: impl Fn(&T) -> bool) -> Option<&mut T> {
+        let slots = (1..=N as u64).rev().map(|step| slot::<N>(self.head + step));
+        let found = slots.into_iter().find(|slot| fulfils(&self.slots[*slot]))?;
+        Some(&mut self.slots[found])
+    }
+
+    /// The time that the buckets cover at `now`; less while they are young.
     pub fn reach(&self, now: Instant) -> Duration {
         let Some(origin) = self.origin else { return Duration::ZERO };
         let elapsed = nanos(now.saturating_duration_since(origin));
@@ -58,18 +68,13 @@ impl<const N: usize> TimeBuckets<N> {
         Duration::from_nanos(elapsed.min(whole.saturating_add(elapsed % self.width_nanos)))
     }
 
-    /// Changes the width as of the current bucket, whose slot becomes the first; the
-    /// caller must reset the others.
-    pub fn resize(&mut self, width: Duration) {
+    /// Changes the width as of the current bucket, which gets the value `all`. The others are
+    /// reset.
+    pub fn resize(&mut self, width: Duration, all: T) {
         let passed = Duration::from_nanos(self.width_nanos.saturating_mul(self.head));
         let origin = self.origin.and_then(|origin| origin.checked_add(passed));
         *self = Self { origin, ..Self::new(width) };
-    }
-
-    /// Slots of the buckets after the current one, up to this one.
-    fn slots_up_to(&self, number: u64) -> impl Iterator<Item = usize> + use<N> {
-        let (head, passed) = (self.head, number - self.head);
-        (1..=passed.min(N as u64)).map(move |step| slot::<N>(head + step))
+        self.slots[0] = all;
     }
 
     fn number(&self, now: Instant) -> u64 {
@@ -80,6 +85,11 @@ impl<const N: usize> TimeBuckets<N> {
 
 fn slot<const N: usize>(number: u64) -> usize {
     (number % N as u64) as usize
+}
+
+/// Slots of the buckets after `head`, up to this one.
+fn slots_between<const N: usize>(head: u64, number: u64) -> impl Iterator<Item = usize> {
+    (1..=(number - head).min(N as u64)).map(move |step| slot::<N>(head + step))
 }
 
 fn nanos(length: Duration) -> u64 {
@@ -93,47 +103,53 @@ mod tests {
 
     const WIDTH: Duration = Duration::from_millis(100);
 
-    fn reset_slots(buckets: &mut TimeBuckets<3>, now: Instant) -> Vec<usize> {
-        buckets.advance(now).collect()
+    /// Puts `value` into the current bucket. Returns the values that expired.
+    fn put(buckets: &mut TimeBuckets<u32, 3>, value: u32, now: Instant) -> Vec<u32> {
+        let mut expired = Vec::new();
+        *buckets.advance(now, |value| expired.push(value)) += value;
+        expired
     }
 
     #[test]
     fn each_bucket_reuses_the_oldest_slot() {
-        let (t0, mut buckets) = (Instant::now(), TimeBuckets::<3>::new(WIDTH));
-        assert!(reset_slots(&mut buckets, t0).is_empty());
-        assert_eq!(reset_slots(&mut buckets, t0 + WIDTH), [1]);
-        assert_eq!(reset_slots(&mut buckets, t0 + WIDTH * 3), [2, 0]);
-        assert_eq!(buckets.newest_first().collect::<Vec<_>>(), [0, 2, 1]);
-        assert_eq!(reset_slots(&mut buckets, t0 + WIDTH * 1_000), [1, 2, 0]);
+        let (t0, mut buckets) = (Instant::now(), TimeBuckets::new(WIDTH));
+        assert!(put(&mut buckets, 1, t0).is_empty());
+        assert_eq!(put(&mut buckets, 2, t0 + WIDTH), [0]);
+        assert_eq!(put(&mut buckets, 3, t0 + WIDTH * 3), [0, 1]);
+        assert_eq!(buckets.current(t0 + WIDTH * 3).collect::<Vec<_>>(), [&2, &0, &3]);
+        assert_eq!(buckets.current(t0 + WIDTH * 4).collect::<Vec<_>>(), [&0, &3]);
+        assert_eq!(buckets.newest(|value| *value == 2), Some(&mut 2));
+        assert_eq!(put(&mut buckets, 4, t0 + WIDTH * 1_000), [2, 0, 3]);
     }
 
     #[test]
     fn an_older_now_counts_in_the_current_bucket() {
-        let (t0, mut buckets) = (Instant::now(), TimeBuckets::<3>::new(WIDTH));
-        reset_slots(&mut buckets, t0);
-        reset_slots(&mut buckets, t0 + WIDTH * 2);
-        assert!(reset_slots(&mut buckets, t0).is_empty());
-        assert_eq!(buckets.head(), 2);
+        let (t0, mut buckets) = (Instant::now(), TimeBuckets::new(WIDTH));
+        put(&mut buckets, 1, t0);
+        put(&mut buckets, 2, t0 + WIDTH * 2);
+        assert!(put(&mut buckets, 3, t0).is_empty());
+        assert_eq!(buckets.current(t0).collect::<Vec<_>>(), [&1, &0, &5]);
     }
 
     #[test]
     fn resizing_counts_from_the_current_bucket() {
-        let (t0, mut buckets) = (Instant::now(), TimeBuckets::<3>::new(WIDTH));
-        reset_slots(&mut buckets, t0);
-        reset_slots(&mut buckets, t0 + WIDTH * 5);
-        buckets.resize(WIDTH * 2);
-        assert_eq!(buckets.head(), 0);
+        let (t0, mut buckets) = (Instant::now(), TimeBuckets::new(WIDTH));
+        put(&mut buckets, 1, t0);
+        put(&mut buckets, 2, t0 + WIDTH * 5);
+        buckets.resize(WIDTH * 2, 7);
         assert_eq!(buckets.expired(t0 + WIDTH * 6).count(), 0);
         assert_eq!(buckets.expired(t0 + WIDTH * 7).count(), 1);
+        assert_eq!(buckets.current(t0 + WIDTH * 7).sum::<u32>(), 7);
+        assert_eq!(buckets.current(t0 + WIDTH * 11).sum::<u32>(), 0);
     }
 
     #[test]
     fn any_width_works() {
         for width in [Duration::ZERO, Duration::from_nanos(3), Duration::MAX] {
-            let (t0, mut buckets) = (Instant::now(), TimeBuckets::<3>::new(width));
-            reset_slots(&mut buckets, t0);
-            reset_slots(&mut buckets, t0 + Duration::from_secs(86_400));
-            buckets.resize(width);
+            let (t0, mut buckets) = (Instant::now(), TimeBuckets::new(width));
+            put(&mut buckets, 1, t0);
+            put(&mut buckets, 1, t0 + Duration::from_secs(86_400));
+            buckets.resize(width, 1);
             assert!(buckets.expired(t0 + Duration::from_secs(86_401)).count() <= 3);
         }
     }
@@ -143,18 +159,17 @@ mod tests {
         fn unexpired_slots_cover_the_reach(
             gaps in prop::collection::vec(0u64..500, 1..100)
         ) {
-            let (mut now, mut buckets) = (Instant::now(), TimeBuckets::<5>::new(WIDTH));
-            let (mut slots, mut all) = (<[Vec<Instant>; 5]>::default(), Vec::new());
+            let (mut now, mut all) = (Instant::now(), Vec::new());
+            let mut buckets = TimeBuckets::<Vec<Instant>, 5>::new(WIDTH);
             for (step, gap) in gaps.into_iter().enumerate() {
                 now += Duration::from_millis(gap);
-                let expired: Vec<_> = buckets.expired(now).collect();
-                let kept = (0..5).filter(|slot| !expired.contains(slot)).flat_map(|slot| &slots[slot]);
                 let inside = |at: &&Instant| now - **at <= buckets.reach(now);
-                prop_assert_eq!(kept.count(), all.iter().filter(inside).count());
+                let expected = all.iter().filter(inside).count();
+                prop_assert_eq!(buckets.current(now).flatten().count(), expected);
+                prop_assert_eq!(buckets.current(now).count() + buckets.expired(now).count(), 5);
                 prop_assert!(buckets.reach(now) <= WIDTH * 5);
                 if step % 3 > 0 {
-                    buckets.advance(now).for_each(|slot| slots[slot].clear());
-                    slots[buckets.head()].push(now);
+                    buckets.advance(now, |_| ()).push(now);
                     all.push(now);
                 }
             }

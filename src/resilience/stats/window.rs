@@ -22,8 +22,7 @@ struct Tally {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SlidingWindow {
     over: Duration,
-    buckets: TimeBuckets<BUCKETS>,
-    ring: [Tally; BUCKETS],
+    buckets: TimeBuckets<Tally, BUCKETS>,
     sum: Tally,
 }
 
@@ -32,8 +31,6 @@ pub struct SlidingWindow {
 pub struct RateMeter {
     window: SlidingWindow,
 }
-
-// === impl Tally ===
 
 impl Tally {
     fn add(&mut self, bad: bool) {
@@ -49,16 +46,10 @@ impl Tally {
     }
 }
 
-// === impl SlidingWindow ===
-
 impl SlidingWindow {
     pub fn new(over: Duration) -> Self {
-        Self {
-            over,
-            buckets: TimeBuckets::new(over / BUCKETS as u32),
-            ring: [Tally::default(); BUCKETS],
-            sum: Tally::default(),
-        }
+        let buckets = TimeBuckets::new(over / BUCKETS as u32);
+        Self { over, buckets, sum: Tally::default() }
     }
 
     pub fn over(&self) -> Duration {
@@ -66,8 +57,7 @@ impl SlidingWindow {
     }
 
     pub fn record(&mut self, now: Instant, bad: bool) {
-        self.advance(now);
-        self.ring[self.buckets.head()].add(bad);
+        self.advance(now).add(bad);
         self.sum.add(bad);
     }
 
@@ -75,20 +65,19 @@ impl SlidingWindow {
     /// inside; if there is none, records a bad event.
     pub fn mark_bad(&mut self, now: Instant) {
         self.advance(now);
-        for at in self.buckets.newest_first() {
-            if self.ring[at].bad < self.ring[at].total {
-                self.ring[at].bad += 1;
+        match self.buckets.newest(|tally| tally.bad < tally.total) {
+            Some(tally) => {
+                tally.bad += 1;
                 self.sum.bad += 1;
-                return;
             }
+            None => self.record(now, true),
         }
-        self.record(now, true);
     }
 
     /// `(total, bad)` inside the window at `now`.
     pub fn counts(&self, now: Instant) -> (u32, u32) {
         let expired = self.buckets.expired(now);
-        let Tally { total, bad } = expired.fold(self.sum, |sum, at| sum.minus(self.ring[at]));
+        let Tally { total, bad } = expired.fold(self.sum, |sum, expired| sum.minus(*expired));
         (total, bad)
     }
 
@@ -102,14 +91,10 @@ impl SlidingWindow {
         self.buckets.reach(now)
     }
 
-    fn advance(&mut self, now: Instant) {
-        for at in self.buckets.advance(now) {
-            self.sum = self.sum.minus(std::mem::take(&mut self.ring[at]));
-        }
+    fn advance(&mut self, now: Instant) -> &mut Tally {
+        self.buckets.advance(now, |expired| self.sum = self.sum.minus(expired))
     }
 }
-
-// === impl RateMeter ===
 
 impl RateMeter {
     pub fn new(over: Duration) -> Self {

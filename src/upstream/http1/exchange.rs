@@ -76,25 +76,22 @@ pub(crate) struct Exchange {
     interim: u32,
 }
 
+/// The flags say whether the connection may be used again.
 #[derive(Debug)]
 enum ReadState {
     /// No request is in flight.
     Idle,
     Head(RequestTraits),
-    Length(u64, Reuse),
-    Chunks(Box<ChunkedDecoder>, Reuse),
+    Length(u64, bool),
+    Chunks(Box<ChunkedDecoder>, bool),
     UntilClose,
     /// The body was read to its end.
-    Complete(Reuse),
+    Complete(bool),
     /// The body failed before its end.
     Broken,
     /// Switched to another protocol, or closed at the end of the body.
     Ended,
 }
-
-/// Whether the connection may be used again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Reuse(bool);
 
 impl Exchange {
     pub(crate) fn new(transport: Transport) -> Self {
@@ -152,7 +149,7 @@ impl Exchange {
                     let early = "a protocol switch before the end of the request";
                     return Poll::Ready(Err(ExchangeError::Malformed(early)));
                 }
-                let reuse = Reuse(head.reusable);
+                let reuse = head.reusable;
                 self.state = match head.framing {
                     Framing::Length(0) => ReadState::Complete(reuse),
                     Framing::Length(length) => ReadState::Length(length, reuse),
@@ -216,7 +213,7 @@ impl Exchange {
     pub(crate) fn is_reusable(&self) -> bool {
         match self.state {
             ReadState::Idle => true,
-            ReadState::Complete(Reuse(reuse)) => {
+            ReadState::Complete(reuse) => {
                 reuse && self.writer.is_complete() && self.unparsed.is_empty()
             }
             _ => false,

@@ -1,21 +1,21 @@
-//! A fleet-wide limit as one host sees it: the part of it that the host has leased.
+//! A fleet-wide limit as one host sees it: the part of it that was granted to the host.
 //!
 //! The limit itself is a GCRA in Redis that all hosts debit. A round trip takes milliseconds,
-//! and a request does not wait for it where that can be avoided. So a host leases in advance
-//! what it needs for the next 100 ms and spends it from memory. Everything leased is already
+//! and a request does not wait for it where that can be avoided. So a host requests *chunks*
+//! in advance, each for the next 100 ms, and spends them from memory. Every granted chunk is already
 //! debited: however many hosts there are, and whenever one fails, the fleet stays within the
 //! limit.
 //!
-//! - *Lots* are leased amounts: each is usable from a given moment on (an amount that is not
-//!   there yet is leased for later, so that hosts alternate) and for one second. An unused
+//! - *Lots* are granted chunks: each is usable from a given moment on (an amount that is not
+//!   there yet is granted for later, so that hosts alternate) and for one second. An unused
 //!   rest is returned.
-//! - *Debt* was taken without a lease: by the first call of a cold host, which does not wait,
+//! - *Debt* was taken beyond the chunks: by the first call of a cold host, which does not wait,
 //!   and by responses that cost more than estimated. It is reported with the next request.
 //! - The *local share*, the limit divided by the number of hosts, applies while the host is
 //!   detached, and while the fleet is silent: a request without a reply for a quarter of a
-//!   second.
+//!   second. A host in no fleet is detached for ever, and its share is the whole limit.
 //!
-//! The leased and not yet reported amount is never more than one lease, or what one request
+//! The granted and not yet reported amount is never more than one chunk, or what one request
 //! needs: a fleet may exceed the limit by that much per host, in a span of any length.
 
 use std::collections::VecDeque;
@@ -23,14 +23,14 @@ use std::time::{Duration, Instant};
 
 use super::gcra::{Gcra, RatePolicy};
 
-/// Seconds of demand that a lease covers.
-const LEASE_SECONDS: f64 = 0.1;
-/// Largest lease, as a share of the burst or of a minute's amount.
+/// Seconds of demand that a chunk covers.
+const CHUNK_SECONDS: f64 = 0.1;
+/// Largest chunk, as a share of the burst or of a minute's amount.
 const MAX_SHARE: f64 = 0.1;
 const MINUTE: f64 = 60.0;
-/// Lifetime of a lease; a host without a call for this long is cold.
-const LEASE_LIFETIME: Duration = Duration::from_secs(1);
-/// Longest wait until a caller without a lease checks not_before.
+/// Lifetime of a chunk; a host without a call for this long is cold.
+const CHUNK_LIFETIME: Duration = Duration::from_secs(1);
+/// Longest wait until a caller without a chunk checks again.
 const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 /// A reply that takes longer is not waited for.
 const REPLY_TIMEOUT: Duration = Duration::from_millis(250);
@@ -47,7 +47,7 @@ const MAX_AMOUNT: f64 = 1e12;
 /// Tolerance: sums of fractions come out a little low.
 const TOLERANCE: f64 = 1e-4;
 
-/// A leased amount.
+/// A granted chunk.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct QuotaLot {
     amount: f64,
@@ -67,21 +67,21 @@ struct Demand {
     need: f64,
 }
 
-/// A request for a lease.
+/// A request for a chunk.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct LeaseRequest {
+pub struct ChunkRequest {
     pub policy: RatePolicy,
     pub want: f64,
     /// A smaller amount does not help.
     pub least: f64,
-    /// Amount taken without a lease; below 0, leased and not used.
+    /// Amount taken beyond the chunks; below 0, granted and not used.
     pub debt: f64,
     pub at: Instant,
 }
 
-/// The reply to a lease request.
+/// The reply to a request for a chunk.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct LeaseGrant {
+pub struct ChunkGrant {
     pub amount: f64,
     /// Time until the amount may be used; with an amount of 0, until there is something.
     pub wait: Duration,
@@ -91,15 +91,15 @@ pub struct LeaseGrant {
 
 /// For display.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct LeaseStatus {
-    /// Per second: of the fleet, and of this host local.
+pub struct SharedQuotaStatus {
+    /// Per second: of the fleet, and of this host alone.
     pub rate: f64,
     pub share: f64,
     pub available: f64,
 }
 
 #[derive(Clone, Debug)]
-pub struct LeasedQuota {
+pub struct SharedQuota {
     policy: RatePolicy,
     hosts: u32,
     share: Gcra,
@@ -107,7 +107,7 @@ pub struct LeasedQuota {
     lots: VecDeque<QuotaLot>,
     debt: f64,
     demand: Option<Demand>,
-    pending: Option<LeaseRequest>,
+    pending: Option<ChunkRequest>,
     /// The first request since the last prompt reply.
     silent_since: Option<Instant>,
     /// No request before this.
@@ -118,14 +118,13 @@ pub struct LeasedQuota {
     used: Option<(f64, Instant)>,
 }
 
-// === impl Demand ===
-
 impl Demand {
     fn new(now: Instant) -> Self {
         Demand { recent: 0.0, at: now, each: 0.0, need: 0.0 }
     }
 
-    fn counted(self, now: Instant) -> Self {
+    /// The demand with its average as of `now`.
+    fn decayed(self, now: Instant) -> Self {
         let passed = now.saturating_duration_since(self.at).as_secs_f64();
         Demand {
             recent: self.recent * (-passed / DEMAND_AVERAGE).exp(),
@@ -135,28 +134,26 @@ impl Demand {
     }
 
     fn taken(self, amount: f64, now: Instant) -> Self {
-        let counted = self.counted(now);
+        let decayed = self.decayed(now);
         let first = self.each <= 0.0;
         let each = if first { amount } else { self.each + NEWEST * (amount - self.each) };
-        Demand { recent: counted.recent + amount, each, need: 0.0, ..counted }
+        Demand { recent: decayed.recent + amount, each, need: 0.0, ..decayed }
     }
 
-    /// The demand of the time that a lease covers, with this many waiters.
+    /// The demand of the time that a chunk covers, with this many waiters.
     fn upcoming(self, waiting: u32, now: Instant) -> f64 {
-        let rate = self.counted(now).recent / DEMAND_AVERAGE;
-        (rate * LEASE_SECONDS + f64::from(waiting) * self.each).max(self.each)
+        let rate = self.decayed(now).recent / DEMAND_AVERAGE;
+        (rate * CHUNK_SECONDS + f64::from(waiting) * self.each).max(self.each)
     }
 
     fn is_over(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.at) >= LEASE_LIFETIME
+        now.saturating_duration_since(self.at) >= CHUNK_LIFETIME
     }
 }
 
-// === impl LeasedQuota ===
-
-impl LeasedQuota {
+impl SharedQuota {
     pub fn new(policy: RatePolicy, attached: bool, hosts: u32) -> Self {
-        LeasedQuota {
+        SharedQuota {
             policy,
             hosts: hosts.max(1),
             share: Gcra::new(share_of(policy, hosts)),
@@ -208,15 +205,19 @@ impl LeasedQuota {
         if local == Some(Ok(())) {
             return Ok(());
         }
-        let demand = self.demand.map_or_else(|| Demand::new(now), |demand| demand.counted(now));
-        self.demand = Some(Demand { need: sound(amount), ..demand });
+        if self.attached {
+            let demand = self.demand.map_or_else(|| Demand::new(now), |demand| demand.decayed(now));
+            self.demand = Some(Demand { need: sound(amount), ..demand });
+        }
         local.unwrap_or_else(|| Err(self.wait(amount, now)))
     }
 
-    /// Takes this amount, leased or not.
+    /// Takes this amount, granted or not.
     pub fn take(&mut self, amount: f64, now: Instant) {
-        let demand = self.demand.unwrap_or_else(|| Demand::new(now));
-        self.demand = Some(demand.taken(sound(amount), now));
+        if self.attached {
+            let demand = self.demand.unwrap_or_else(|| Demand::new(now));
+            self.demand = Some(demand.taken(sound(amount), now));
+        }
         self.charge(amount, now);
     }
 
@@ -230,7 +231,7 @@ impl LeasedQuota {
         }
         let unreported = amount.min(self.debt.max(0.0));
         (self.debt, amount) = (self.debt - unreported, amount - unreported);
-        let room = (self.most() - self.available(now)).clamp(0.0, amount);
+        let room = (self.largest_chunk() - self.available(now)).clamp(0.0, amount);
         if let Some(lot) = self.lots.iter_mut().find(|lot| lot.from <= now) {
             (lot.amount, amount) = (lot.amount + room, amount - room);
         }
@@ -257,9 +258,9 @@ impl LeasedQuota {
         }
     }
 
-    pub fn status(&self, now: Instant) -> LeaseStatus {
+    pub fn status(&self, now: Instant) -> SharedQuotaStatus {
         let share = self.policy.rate / f64::from(self.hosts);
-        LeaseStatus { rate: self.policy.rate, share, available: self.available(now) }
+        SharedQuotaStatus { rate: self.policy.rate, share, available: self.available(now) }
     }
 
     /// Whether there is something to request.
@@ -268,7 +269,7 @@ impl LeasedQuota {
     }
 
     /// The request to send now, with this many waiters; the next only after its reply.
-    pub fn take_request(&mut self, waiting: u32, now: Instant) -> Option<LeaseRequest> {
+    pub fn take_request(&mut self, waiting: u32, now: Instant) -> Option<ChunkRequest> {
         self.expire(now);
         let request = self.request(waiting, now)?;
         (self.pending, self.debt) = (Some(request), 0.0);
@@ -277,7 +278,7 @@ impl LeasedQuota {
     }
 
     /// The reply to the request sent at that moment.
-    pub fn granted(&mut self, sent_at: Instant, grant: LeaseGrant, now: Instant) {
+    pub fn granted(&mut self, sent_at: Instant, grant: ChunkGrant, now: Instant) {
         let Some(request) = self.pending.take_if(|request| request.at == sent_at) else { return };
         self.used = Some((sound(grant.used), now));
         if now.saturating_duration_since(sent_at) < REPLY_TIMEOUT {
@@ -287,7 +288,7 @@ impl LeasedQuota {
         if grant.amount > 0.0 {
             let (amount, from) = (grant.amount.min(request.want), now + wait);
             let until =
-                if wait.is_zero() { sent_at + LEASE_LIFETIME } else { from + LEASE_LIFETIME };
+                if wait.is_zero() { sent_at + CHUNK_LIFETIME } else { from + CHUNK_LIFETIME };
             self.lots.push_back(QuotaLot { amount, from, until });
             self.nothing_until = None;
         } else if request.want > 0.0 {
@@ -296,14 +297,14 @@ impl LeasedQuota {
         }
     }
 
-    /// The request got no reply. Its debt is reported not_before: twice is better than never.
+    /// The request got no reply. Its debt is reported again: twice is better than never.
     pub fn request_failed(&mut self, sent_at: Instant, now: Instant) {
         let Some(request) = self.pending.take_if(|request| request.at == sent_at) else { return };
         self.debt += request.debt.max(0.0);
         self.not_before = Some(now + CHECK_INTERVAL);
     }
 
-    fn request(&self, waiting: u32, now: Instant) -> Option<LeaseRequest> {
+    fn request(&self, waiting: u32, now: Instant) -> Option<ChunkRequest> {
         if !self.attached
             || self.pending.is_some()
             || self.not_before.is_some_and(|not_before| now < not_before)
@@ -313,16 +314,16 @@ impl LeasedQuota {
         let demand = self.demand.filter(|demand| waiting > 0 || !demand.is_over(now));
         let need = demand.map_or(0.0, |demand| demand.need);
         let upcoming = demand.map_or(0.0, |demand| demand.upcoming(waiting, now));
-        let (held, goal) = (self.available(now), upcoming.min(self.most()).max(need));
+        let (held, goal) = (self.available(now), upcoming.min(self.largest_chunk()).max(need));
         let runs_out = goal > 0.0 && held + TOLERANCE < need.max(goal / 2.0);
         let want = if runs_out { goal - held } else { 0.0 };
         let reports_debt = demand.is_none() || self.debt.abs() > goal / 2.0;
         if want <= 0.0 && (self.debt.abs() < TOLERANCE || !reports_debt) {
             return None;
         }
-        let host_share = self.policy.rate / f64::from(self.hosts) * LEASE_SECONDS;
+        let host_share = self.policy.rate / f64::from(self.hosts) * CHUNK_SECONDS;
         let least = host_share.max(need - held).max(1.0).min(want);
-        Some(LeaseRequest { policy: self.whole(), want, least, debt: self.debt, at: now })
+        Some(ChunkRequest { policy: self.whole(), want, least, debt: self.debt, at: now })
     }
 
     /// The policy as the fleet counts it.
@@ -330,12 +331,12 @@ impl LeasedQuota {
         self.policy.with_slack().sound()
     }
 
-    /// The most that may be leased: a tenth of the burst, or the amount of 100 ms; at
+    /// The most that a chunk may be: a tenth of the burst, or the amount of 100 ms; at
     /// least one.
-    fn most(&self) -> f64 {
+    fn largest_chunk(&self) -> f64 {
         let RatePolicy { rate, burst } = self.whole();
         let tenth = MAX_SHARE * burst.max(rate * MINUTE);
-        (rate * LEASE_SECONDS).max(burst * MAX_SHARE).min(tenth).max(1.0)
+        (rate * CHUNK_SECONDS).max(burst * MAX_SHARE).min(tenth).max(1.0)
     }
 
     /// Whether the local share decides: the fleet is silent, or the host is cold.
@@ -347,7 +348,7 @@ impl LeasedQuota {
         !self.attached || silent || (idle && !refused && self.lots.is_empty())
     }
 
-    /// The time until this amount is leased; if unknown, until it is worth a check.
+    /// The time until this amount is granted; if unknown, until it is worth a check.
     fn wait(&self, amount: f64, now: Instant) -> Duration {
         let (mut sum, mut from) = (0.0, now);
         for lot in &self.lots {
@@ -403,5 +404,5 @@ fn share_of(policy: RatePolicy, hosts: u32) -> RatePolicy {
 }
 
 #[cfg(test)]
-#[path = "leased_quota_tests.rs"]
+#[path = "shared_quota_tests.rs"]
 mod tests;

@@ -8,21 +8,21 @@ fn ms(n: u64) -> Duration {
     Duration::from_millis(n)
 }
 
-fn new_quota() -> LeasedQuota {
-    LeasedQuota::new(POLICY, true, HOSTS)
+fn new_quota() -> SharedQuota {
+    SharedQuota::new(POLICY, true, HOSTS)
 }
 
-fn grant(amount: f64) -> LeaseGrant {
-    LeaseGrant { amount, wait: Duration::ZERO, used: 0.0 }
+fn grant(amount: f64) -> ChunkGrant {
+    ChunkGrant { amount, wait: Duration::ZERO, used: 0.0 }
 }
 
 /// Takes one, as an attempt does.
-fn admit(quota: &mut LeasedQuota, amount: f64, now: Instant) -> Result<(), Duration> {
+fn admit(quota: &mut SharedQuota, amount: f64, now: Instant) -> Result<(), Duration> {
     quota.check(amount, now).map(|()| quota.take(amount, now))
 }
 
-/// A host that called before and has leased this amount.
-fn warm(amount: f64, now: Instant) -> LeasedQuota {
+/// A host that called before and was granted this amount.
+fn warm(amount: f64, now: Instant) -> SharedQuota {
     let mut quota = new_quota();
     admit(&mut quota, 1.0, now).unwrap();
     let request = quota.take_request(100, now).unwrap();
@@ -44,22 +44,22 @@ fn the_first_call_of_a_cold_host_goes_and_is_reported_as_debt() {
 }
 
 #[test]
-fn waiting_demand_is_requested_up_to_one_lease() {
+fn waiting_demand_is_requested_up_to_one_chunk() {
     let (t0, mut few) = (Instant::now(), new_quota());
     admit(&mut few, 1.0, t0).unwrap();
     let mut many = few.clone();
     assert!((3.0..4.0).contains(&few.take_request(3, t0).unwrap().want));
-    assert_eq!(many.take_request(1_000, t0).unwrap().want, many.most());
-    assert_eq!(many.most(), 5.0);
+    assert_eq!(many.take_request(1_000, t0).unwrap().want, many.largest_chunk());
+    assert_eq!(many.largest_chunk(), 5.0);
 }
 
 #[test]
-fn a_request_larger_than_a_lease_is_requested_whole() {
+fn a_request_larger_than_a_chunk_is_requested_whole() {
     let (t0, mut quota) = (Instant::now(), warm(2.0, Instant::now()));
     assert_eq!(quota.check(40.0, t0), Err(CHECK_INTERVAL));
     let request = quota.take_request(3, t0).unwrap();
     assert_eq!((request.want, request.least), (38.0, 38.0));
-    quota.granted(request.at, LeaseGrant { wait: ms(600), ..grant(38.0) }, t0 + ms(1));
+    quota.granted(request.at, ChunkGrant { wait: ms(600), ..grant(38.0) }, t0 + ms(1));
     assert_eq!(quota.check(40.0, t0 + ms(1)), Err(ms(600)));
     assert_eq!(admit(&mut quota, 40.0, t0 + ms(601)), Ok(()));
 }
@@ -70,7 +70,7 @@ fn a_later_grant_is_waited_for_exactly() {
     let mut quota = warm(1.0, t0);
     admit(&mut quota, 1.0, t0).unwrap();
     let request = quota.take_request(4, t0).unwrap();
-    quota.granted(request.at, LeaseGrant { wait: ms(40), ..grant(1.0) }, t0 + ms(2));
+    quota.granted(request.at, ChunkGrant { wait: ms(40), ..grant(1.0) }, t0 + ms(2));
     assert_eq!(quota.check(1.0, t0 + ms(2)), Err(ms(40)));
     assert_eq!(quota.check(1.0, t0 + ms(41)), Err(ms(1)));
     assert_eq!(admit(&mut quota, 1.0, t0 + ms(42)), Ok(()));
@@ -82,7 +82,7 @@ fn an_empty_grant_is_waited_out_and_requested_again() {
     let mut quota = warm(1.0, t0);
     admit(&mut quota, 1.0, t0).unwrap();
     let request = quota.take_request(4, t0).unwrap();
-    quota.granted(request.at, LeaseGrant { wait: ms(7_000), ..grant(0.0) }, t0);
+    quota.granted(request.at, ChunkGrant { wait: ms(7_000), ..grant(0.0) }, t0);
     assert_eq!(quota.check(1.0, t0), Err(ms(7_000)));
     assert_eq!(quota.take_request(4, t0 + ms(999)), None);
     quota.check(1.0, t0 + ms(1_000)).unwrap_err();
@@ -90,7 +90,7 @@ fn an_empty_grant_is_waited_out_and_requested_again() {
 }
 
 #[test]
-fn an_unused_lease_expires_and_is_reported() {
+fn an_unused_chunk_expires_and_is_reported() {
     let t0 = Instant::now();
     let mut quota = warm(5.0, t0);
     admit(&mut quota, 1.0, t0 + ms(10)).unwrap();
@@ -103,7 +103,7 @@ fn an_unused_lease_expires_and_is_reported() {
 }
 
 #[test]
-fn settling_adds_debt_or_returns_to_the_lease() {
+fn settling_adds_debt_or_returns_to_the_chunk() {
     let t0 = Instant::now();
     let mut quota = warm(3.0, t0);
     quota.settle(1.0, 2.0, t0);
@@ -115,17 +115,17 @@ fn settling_adds_debt_or_returns_to_the_lease() {
 }
 
 #[test]
-fn a_return_beyond_one_lease_goes_to_the_fleet() {
+fn a_return_beyond_one_chunk_goes_to_the_fleet() {
     let t0 = Instant::now();
     let mut quota = warm(4.0, t0);
     quota.give_back(10.0, t0);
-    assert_eq!(quota.status(t0).available, quota.most());
+    assert_eq!(quota.status(t0).available, quota.largest_chunk());
     assert_eq!(quota.take_request(0, t0).unwrap().debt, -9.0);
 }
 
 #[test]
 fn the_local_share_applies_while_detached_and_is_reported_on_return() {
-    let (t0, mut quota) = (Instant::now(), LeasedQuota::new(POLICY, false, HOSTS));
+    let (t0, mut quota) = (Instant::now(), SharedQuota::new(POLICY, false, HOSTS));
     assert_eq!(quota.take_request(8, t0), None);
     let count = (0..5_000).filter(|n| admit(&mut quota, 1.0, t0 + ms(*n)).is_ok()).count();
     assert!((51..=53).contains(&count), "{count} in 5 s at a fifth of 50/s, two at once");
@@ -137,12 +137,12 @@ fn the_local_share_applies_while_detached_and_is_reported_on_return() {
 
 #[test]
 fn the_number_of_hosts_changes_the_share() {
-    let (t0, mut quota) = (Instant::now(), LeasedQuota::new(POLICY, false, 0));
+    let (t0, mut quota) = (Instant::now(), SharedQuota::new(POLICY, false, 0));
     assert_eq!(quota.status(t0).share, 50.0);
     quota.attach(false, 10, t0);
     assert_eq!(quota.status(t0).share, 5.0);
     quota.retune(RatePolicy { rate: 100.0, ..POLICY }, t0);
-    assert_eq!(quota.status(t0), LeaseStatus { rate: 100.0, share: 10.0, available: 0.0 });
+    assert_eq!(quota.status(t0), SharedQuotaStatus { rate: 100.0, share: 10.0, available: 0.0 });
 }
 
 #[test]
@@ -183,11 +183,11 @@ fn odd_numbers_never_panic() {
     let odd = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -1.0, 0.0, f64::MAX, 1e-300];
     for (a, b) in odd.into_iter().flat_map(|a| odd.map(|b| (a, b))) {
         let t0 = Instant::now();
-        let mut quota = LeasedQuota::new(RatePolicy { rate: a, burst: b }, true, 0);
+        let mut quota = SharedQuota::new(RatePolicy { rate: a, burst: b }, true, 0);
         let _ = admit(&mut quota, a, t0);
         quota.take(1.0, t0);
         if let Some(request) = quota.take_request(u32::MAX, t0) {
-            quota.granted(request.at, LeaseGrant { amount: a, wait: Duration::MAX, used: b }, t0);
+            quota.granted(request.at, ChunkGrant { amount: a, wait: Duration::MAX, used: b }, t0);
         }
         quota.settle(a, b, t0 + ms(1));
         quota.attach(false, u32::MAX, t0 + ms(2));
@@ -207,7 +207,7 @@ struct Limit {
 }
 
 impl Limit {
-    fn request(&mut self, request: &LeaseRequest, now: Instant) -> LeaseGrant {
+    fn request(&mut self, request: &ChunkRequest, now: Instant) -> ChunkGrant {
         let RatePolicy { rate, burst } = request.policy;
         let passed = self.at.map_or(0.0, |at| (now - at).as_secs_f64());
         let queued = ((self.queued - passed).max(0.0) + request.debt / rate).max(0.0);
@@ -221,7 +221,7 @@ impl Limit {
         }
         (self.queued, self.at) = (queued + amount / rate, Some(now));
         let wait = Duration::from_secs_f64(wait.max(0.0));
-        LeaseGrant { amount, wait, used: self.queued * rate }
+        ChunkGrant { amount, wait, used: self.queued * rate }
     }
 }
 
@@ -239,12 +239,12 @@ enum Calls {
 
 /// A message in flight: to Redis, or back.
 enum Message {
-    There(LeaseRequest),
-    Back(Instant, LeaseGrant),
+    There(ChunkRequest),
+    Back(Instant, ChunkGrant),
 }
 
 struct Host {
-    quota: LeasedQuota,
+    quota: SharedQuota,
     calls: Calls,
     waiting: u32,
     served: f64,
@@ -268,7 +268,7 @@ impl Fleet {
     fn new(policy: RatePolicy, calls: &[Calls], chance: u64, slowest: u64) -> Self {
         let hosts = u32::try_from(calls.len()).unwrap();
         let host = |calls: &Calls| Host {
-            quota: LeasedQuota::new(policy, true, hosts),
+            quota: SharedQuota::new(policy, true, hosts),
             calls: *calls,
             waiting: 0,
             served: 0.0,
@@ -331,9 +331,9 @@ impl Fleet {
         self.hosts.iter().map(|host| host.served).sum()
     }
 
-    /// The burst, the slack for late timers, and one lease per host.
+    /// The burst, the slack for late timers, and one chunk per host.
     fn bound(&self) -> f64 {
-        let chunks: f64 = self.hosts.iter().map(|host| host.quota.most()).sum();
+        let chunks: f64 = self.hosts.iter().map(|host| host.quota.largest_chunk()).sum();
         self.policy.with_slack().burst + chunks
     }
 }
@@ -367,7 +367,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
-    fn a_fleet_never_exceeds_the_limit_by_more_than_the_burst_and_one_lease_per_host(
+    fn a_fleet_never_exceeds_the_limit_by_more_than_the_burst_and_one_chunk_per_host(
         calls in prop::collection::vec(calls(), 5),
         (rate, burst) in (5.0f64..500.0, 1.0f64..60.0),
         (chance, slowest) in (any::<u64>(), 1u64..60),
