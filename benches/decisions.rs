@@ -24,9 +24,9 @@ use http::HeaderName;
 use outrigger::cache::CacheRegistry;
 use outrigger::clock;
 use outrigger::live::Live;
-use outrigger::live::address::AddressLive;
 use outrigger::live::breaker::cell::{BreakerCell, BreakerKey};
 use outrigger::live::degradation::outcome_window::{OutcomeWindow, WindowKind};
+use outrigger::live::endpoint::EndpointLive;
 use outrigger::live::route::RouteLive;
 use outrigger::policy::sections::model::{Affinity, Cost, Policy};
 use outrigger::policy::{self, SourceFile, Sources};
@@ -204,7 +204,7 @@ fn pick(bencher: &mut Bencher<'_, WallTime>, how: BalanceAlgorithm) {
 /// The latency estimates of the endpoints, read before each selection.
 fn estimates(bencher: &mut Bencher<'_, WallTime>) {
     let (live, mut time) = (live(), Passing::new());
-    let addresses: Vec<Arc<AddressLive>> =
+    let addresses: Vec<Arc<EndpointLive>> =
         (0..ENDPOINTS).map(|n| live.address("openai", &format!("{n}"))).collect();
     addresses.iter().for_each(|address| address.responded(TOOK, time.next()));
     bencher.iter(|| {
@@ -250,7 +250,7 @@ fn affinity(bencher: &mut Bencher<'_, WallTime>) {
     let (route, mut time) = (route_with_all(), Passing::new());
     let session = black_box(b"0b3009a8-797d-4403-bfe8-c3ed0203dd9b");
     route.pin_session(session, 7, time.next());
-    bencher.iter(|| route.session_address(session, time.next()));
+    bencher.iter(|| route.session_endpoint(session, time.next()));
 }
 
 /// A route with modes, of which none is in force.

@@ -74,7 +74,6 @@ pub struct StreamResult {
     pub end: StreamEnd,
     pub usage: TokenUsage,
     pub dropped: u64,
-    pub oversized: u64,
     pub is_ready: bool,
     /// The partial text before the end.
     pub partial: Option<PartialResponse>,
@@ -96,6 +95,6 @@ pub fn read(mut reader: StreamReader, frames: &[&[u8]]) -> StreamResult {
     let (rest, end) = reader.end();
     forwarded.extend_from_slice(&rest);
     let (usage, dropped) = (reader.usage(), reader.dropped());
-    let (oversized, is_ready) = (reader.oversized(), reader.is_ready());
-    StreamResult { forwarded, errors, end, usage, dropped, oversized, is_ready, partial }
+    let is_ready = reader.is_ready();
+    StreamResult { forwarded, errors, end, usage, dropped, is_ready, partial }
 }

@@ -29,7 +29,7 @@ pub struct BreakerList {
 
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct HeldEndpoint {
-    /// `PROVIDER/ADDRESS` or `PROVIDER/ADDRESS/MODEL`.
+    /// `PROVIDER/ENDPOINT` or `PROVIDER/ENDPOINT/MODEL`.
     pub key: String,
     /// Time until the hold ends.
     pub remaining_ms: u64,
@@ -58,8 +58,8 @@ pub fn routes() -> ApiRoutes {
         )
         .post::<BreakersChanged, _>(
             "/api/circuit-breakers/{action}/{*key}",
-            "Overrides every breaker under a key (`PROVIDER`, `PROVIDER/ADDRESS` or \
-             `PROVIDER/ADDRESS/MODEL`). `open` rejects all attempts; a probe follows after `for`. \
+            "Overrides every breaker under a key (`PROVIDER`, `PROVIDER/ENDPOINT` or \
+             `PROVIDER/ENDPOINT/MODEL`). `open` rejects all attempts; a probe follows after `for`. \
              `close` admits all attempts. `shadow` counts and rejects nothing. `reset` removes the \
              override and closes the breaker with an empty history.",
             change,

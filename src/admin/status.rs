@@ -44,15 +44,15 @@ pub struct ProviderStatus {
     /// The operator's manual override.
     #[serde(default, rename = "override", skip_serializing_if = "Option::is_none")]
     pub manual_override: Option<ActiveOverride>,
-    pub addresses: Vec<AddressStatus>,
+    pub endpoints: Vec<EndpointStatus>,
 }
 
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
-pub struct AddressStatus {
+pub struct EndpointStatus {
     pub name: String,
     /// Attempts in flight.
     pub pending: u32,
-    /// Times that load balancing selected this address.
+    /// Times that load balancing selected this endpoint.
     pub selected: u64,
     /// Time to the first byte, as a moving average of peaks; absent before the first response.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -85,7 +85,7 @@ async fn status(State(admin): State<Arc<AdminState>>) -> Json<SidecarStatus> {
         limit: provider.live.limit(),
         waiting: provider.live.waiting(),
         manual_override: provider.live.active_override(now),
-        addresses: provider.endpoints.iter().map(|a| AddressStatus::new(a)).collect(),
+        endpoints: provider.endpoints.iter().map(|a| EndpointStatus::new(a)).collect(),
     });
     let routes = snapshot.routes.iter().map(|route| RouteStatus {
         name: route.policy.name.clone(),
@@ -105,13 +105,13 @@ async fn status(State(admin): State<Arc<AdminState>>) -> Json<SidecarStatus> {
     })
 }
 
-impl AddressStatus {
-    fn new(address: &snapshot::Endpoint) -> AddressStatus {
-        AddressStatus {
-            name: address.policy.name.clone(),
-            pending: address.live.pending(),
-            selected: address.live.selections(),
-            latency_ms: address.live.measured().map(|latency| latency.as_secs_f64() * 1e3),
+impl EndpointStatus {
+    fn new(endpoint: &snapshot::Endpoint) -> EndpointStatus {
+        EndpointStatus {
+            name: endpoint.policy.name.clone(),
+            pending: endpoint.live.pending(),
+            selected: endpoint.live.selections(),
+            latency_ms: endpoint.live.measured().map(|latency| latency.as_secs_f64() * 1e3),
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::live::breaker::cell::BreakerStatus;
 
 /// List the circuit breakers of a running sidecar, or override them.
 ///
-/// A breaker covers one address of a provider, or one model at that address. An override covers every breaker under its key and survives a reload of the policy, but not a restart.
+/// A breaker covers one endpoint of a provider, or one model at that endpoint. An override covers every breaker under its key and survives a reload of the policy, but not a restart.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     outrigger breakers\n  \
@@ -45,7 +45,7 @@ enum BreakersCommand {
 
 #[derive(Debug, clap::Args)]
 struct OverrideArgs {
-    /// PROVIDER, PROVIDER/ADDRESS or PROVIDER/ADDRESS/MODEL.
+    /// PROVIDER, PROVIDER/ENDPOINT or PROVIDER/ENDPOINT/MODEL.
     #[arg(value_name = "KEY")]
     key: String,
     /// Override on every host of the fleet, not on this one alone.
@@ -91,11 +91,11 @@ fn breakers(breakers: &[BreakerStatus]) -> String {
 }
 
 fn row(breaker: &BreakerStatus) -> Vec<String> {
-    let BreakerStatus { provider, address, model, .. } = breaker;
+    let BreakerStatus { provider, endpoint, model, .. } = breaker;
     let slash = if model.is_empty() { "" } else { "/" };
     let traffic = format!("{:.0}%", breaker.traffic_share * 100.0);
     vec![
-        format!("{provider}/{address}{slash}{model}"),
+        format!("{provider}/{endpoint}{slash}{model}"),
         breaker.state.to_string(),
         breaker.trips.to_string(),
         optional_duration(breaker.retry_in_ms),

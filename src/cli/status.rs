@@ -2,7 +2,7 @@
 
 use super::admin_client::AdminArgs;
 use super::output::{NONE, duration, manual_override, table};
-use crate::admin::status::{AddressStatus, ProviderStatus, SidecarStatus};
+use crate::admin::status::{EndpointStatus, ProviderStatus, SidecarStatus};
 
 pub fn run(admin: &AdminArgs) -> Result<String, String> {
     admin.get("/api/status")?.print(text)
@@ -17,10 +17,10 @@ fn text(status: &SidecarStatus) -> String {
          {connections} connections, {buffered_bytes} bytes buffered"
     );
     let providers = status.providers.iter().flat_map(|provider| {
-        provider.addresses.iter().map(move |address| provider_row(provider, address))
+        provider.endpoints.iter().map(move |endpoint| provider_row(provider, endpoint))
     });
     let header =
-        ["PROVIDER", "ADDRESS", "IN FLIGHT", "WAITING", "SELECTED", "FIRST BYTE", "OVERRIDE"];
+        ["PROVIDER", "ENDPOINT", "IN FLIGHT", "WAITING", "SELECTED", "FIRST BYTE", "OVERRIDE"];
     let providers = table(&header, providers);
     let routes = status.routes.iter().map(|route| {
         vec![route.name.clone(), route.balance.clone(), format!("{:.1}", route.budget)]
@@ -30,14 +30,14 @@ fn text(status: &SidecarStatus) -> String {
     format!("{summary}\n\n{providers}\n\n{routes}")
 }
 
-fn provider_row(provider: &ProviderStatus, address: &AddressStatus) -> Vec<String> {
-    let latency = address.latency_ms.map(|ms| format!("{ms:.0}ms"));
+fn provider_row(provider: &ProviderStatus, endpoint: &EndpointStatus) -> Vec<String> {
+    let latency = endpoint.latency_ms.map(|ms| format!("{ms:.0}ms"));
     vec![
         provider.name.clone(),
-        address.name.clone(),
+        endpoint.name.clone(),
         format!("{}/{}", provider.in_flight, provider.limit),
         provider.waiting.to_string(),
-        address.selected.to_string(),
+        endpoint.selected.to_string(),
         latency.unwrap_or_else(|| NONE.to_owned()),
         manual_override(provider.manual_override.as_ref()),
     ]

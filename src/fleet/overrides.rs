@@ -8,7 +8,6 @@
 //! tabs.
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use redis::Value;
@@ -213,12 +212,6 @@ impl Fleet {
         let active = cache.overrides.iter().filter(|it| !it.has_ended(now));
         active.map(|it| it.status(now)).collect()
     }
-}
-
-/// Breakers under a key.
-pub fn under(live: &Live, key: &str) -> Vec<Arc<crate::live::breaker::cell::BreakerCell>> {
-    let all = live.breakers();
-    all.into_iter().filter(|cell| is_under(&cell.key().to_string(), key)).collect()
 }
 
 #[cfg(test)]

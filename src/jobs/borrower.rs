@@ -190,7 +190,7 @@ impl Borrower {
             return BorrowedRun::not_run("its route has no queue");
         };
         let durable = &queue.policy.durable;
-        let (class, task) = (target.class_index(queue), target.runnable(job));
+        let (class, task) = (target.class_index(queue), runnable(job));
         let admission = run::admit(&self.dispatcher.worker, route, queue, class, task);
         let admitted = match tokio::time::timeout(ADMISSION_TIMEOUT, admission).await {
             Ok(Ok(admitted)) => admitted,
@@ -291,22 +291,20 @@ impl RunTarget {
         let index = queue.policy.classes.iter().position(|class| class.name == self.class);
         index.unwrap_or(queue.policy.default_class)
     }
+}
 
-    fn runnable(&self, job: &BorrowedJob) -> RunnableJob {
-        let now = Millis::of(clock::wall());
-        RunnableJob {
-            // The job is not in this host's store.
-            seq: 0,
-            id: job.id,
-            route: self.route.policy.name.clone(),
-            class: self.class.clone(),
-            flow: job.flow.clone(),
-            request: job.request.clone(),
-            attempts: job.claim.attempts,
-            deliveries: job.claim.deliveries,
-            accepted: now,
-            expires: now.after(job.expires),
-        }
+fn runnable(job: &BorrowedJob) -> RunnableJob {
+    let now = Millis::of(clock::wall());
+    RunnableJob {
+        // The job is not in this host's store.
+        seq: 0,
+        id: job.id,
+        flow: job.flow.clone(),
+        request: job.request.clone(),
+        attempts: job.claim.attempts,
+        deliveries: job.claim.deliveries,
+        accepted: now,
+        expires: now.after(job.expires),
     }
 }
 

@@ -297,7 +297,7 @@ impl Dispatcher {
         let now = Millis::of(clock::wall());
         let earlier = run.claim.map_or(0, |claim| claim.deliveries.saturating_sub(1));
         let most = durable.max_deliveries;
-        let completion = match self.store.lease_after(job.seq, most, earlier, now).await? {
+        let completion = match self.store.lease(job.seq, most, earlier, now).await? {
             LeaseResult::Run(lease) => {
                 run.lease = Some(lease);
                 let outcome = match admitted {

@@ -1,4 +1,4 @@
-//! The hold of one credential at one address (and model): the provider required us to wait.
+//! The hold of one credential at one endpoint (and model): the provider required us to wait.
 //!
 //! A check costs one load while there is neither a hold nor slow start.
 
@@ -100,9 +100,5 @@ impl HoldCell {
     /// help.
     pub fn is_backoff(&self) -> bool {
         self.rule.lock().reason() == Some(HoldReason::Backoff)
-    }
-
-    pub fn until(&self) -> Option<Instant> {
-        self.rule.lock().until()
     }
 }

@@ -8,10 +8,10 @@
 //! On the request path reads are atomics; a `parking_lot::Mutex` is held for a few
 //! instructions on the selected endpoint, never across an await.
 
-pub mod address;
 pub mod breaker;
 pub mod buffers;
 pub mod degradation;
+pub mod endpoint;
 pub mod fleet;
 pub mod hold;
 pub mod operator_override;

@@ -1,26 +1,26 @@
 //! The slot and the permit of one attempt. Each is returned exactly once, at the latest when it
 //! is dropped.
 //!
-//! An `AttemptSlot` counts the attempt at its provider and address until the response body ends.
+//! An `AttemptSlot` counts the attempt at its provider and endpoint until the response body ends.
 //! A `Permit` is the breaker's permission; it is returned with an outcome when the response is
 //! committed. A permit that is dropped before that reports the outcome *ignored*.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::address::AddressLive;
 use super::breaker::cell::{BreakerCell, CellPermit};
+use super::endpoint::EndpointLive;
 use super::hold::HoldCell;
 use super::provider::{NoCapacity, ProviderLive, ProviderSlot};
 use super::quota::provider_quota::QuotaCharge;
 use crate::clock;
 use crate::resilience::outcome::Outcome;
 
-/// A slot at a provider and at one of its addresses.
+/// A slot at a provider and at one of its endpoints.
 #[derive(Debug)]
 pub struct AttemptSlot {
     provider: Arc<ProviderLive>,
-    address: Arc<AddressLive>,
+    endpoint: Arc<EndpointLive>,
     provider_slot: ProviderSlot,
 }
 
@@ -31,15 +31,15 @@ impl AttemptSlot {
     /// The capacity that the provider lacks.
     pub fn begin(
         provider: &Arc<ProviderLive>,
-        address: &Arc<AddressLive>,
+        endpoint: &Arc<EndpointLive>,
         tokens: f64,
         now: Instant,
     ) -> Result<AttemptSlot, NoCapacity> {
         let provider_slot = provider.enter(tokens, now)?;
-        address.begin();
+        endpoint.begin();
         Ok(AttemptSlot {
             provider: Arc::clone(provider),
-            address: Arc::clone(address),
+            endpoint: Arc::clone(endpoint),
             provider_slot,
         })
     }
@@ -58,15 +58,11 @@ impl AttemptSlot {
     pub fn give_back(&mut self) {
         self.provider.give_back(std::mem::take(&mut self.provider_slot.charge));
     }
-
-    pub fn address(&self) -> &AddressLive {
-        &self.address
-    }
 }
 
 impl Drop for AttemptSlot {
     fn drop(&mut self) {
-        self.address.end();
+        self.endpoint.end();
         self.provider.leave();
     }
 }

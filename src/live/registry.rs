@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use parking_lot::Mutex;
 
-use super::address::AddressLive;
 use super::breaker::cell::{BreakerCell, BreakerKey};
 use super::buffers::Buffers;
 use super::degradation::mode::{ModeCell, Modes};
 use super::degradation::outcome_window::{OutcomeWindow, WindowKind};
+use super::endpoint::EndpointLive;
 use super::fleet::FleetView;
 use super::hold::HoldCell;
 use super::provider::ProviderLive;
@@ -36,14 +36,14 @@ pub struct Live {
     /// `None`: this host is not in a fleet.
     pub fleet: Option<Arc<FleetView>>,
     providers: Named<String, ProviderLive>,
-    addresses: Named<(String, String), AddressLive>,
+    endpoints: Named<(String, String), EndpointLive>,
     breakers: Named<BreakerKey, BreakerCell>,
     holds: Named<String, HoldCell>,
     queues: Named<String, QueueLive>,
     routes: Named<String, RouteLive>,
     usage_meters: Named<(String, String), UsageMeter>,
     outcome_windows: Named<(&'static str, String), OutcomeWindow>,
-    /// Id of the next new address.
+    /// Id of the next new endpoint.
     next_id: AtomicU32,
 }
 
@@ -86,7 +86,7 @@ impl Live {
             modes: Arc::default(),
             fleet,
             providers: Mutex::default(),
-            addresses: Mutex::default(),
+            endpoints: Mutex::default(),
             breakers: Mutex::default(),
             holds: Mutex::default(),
             queues: Mutex::default(),
@@ -122,13 +122,13 @@ impl Live {
         queues
     }
 
-    pub fn address(&self, provider: &str, address: &str) -> Arc<AddressLive> {
-        let key = (provider.to_owned(), address.to_owned());
+    pub fn endpoint(&self, provider: &str, endpoint: &str) -> Arc<EndpointLive> {
+        let key = (provider.to_owned(), endpoint.to_owned());
         let make = || {
             let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-            AddressLive::new(provider, address, id, &self.metrics)
+            EndpointLive::new(provider, endpoint, id, &self.metrics)
         };
-        named(&self.addresses, key, make, |_| ())
+        named(&self.endpoints, key, make, |_| ())
     }
 
     pub fn breaker(&self, key: BreakerKey, policy: BreakerPolicy) -> Arc<BreakerCell> {
@@ -139,7 +139,7 @@ impl Live {
         named(&self.breakers, key.clone(), make, |cell| cell.retune(policy))
     }
 
-    /// `key`: provider/address/credential, and /model.
+    /// `key`: provider/endpoint/credential, and /model.
     pub fn hold(&self, key: &str) -> Arc<HoldCell> {
         let make = || HoldCell::new(key.to_owned(), self.fleet.as_ref());
         named(&self.holds, key.to_owned(), make, |_| ())
@@ -175,7 +175,7 @@ impl Live {
     /// Drops what no snapshot uses any longer.
     pub fn forget_unused(&self) {
         forget_unused(&self.providers);
-        forget_unused(&self.addresses);
+        forget_unused(&self.endpoints);
         forget_unused(&self.breakers);
         forget_unused(&self.holds);
         forget_unused(&self.queues);

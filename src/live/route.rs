@@ -111,16 +111,16 @@ impl RouteLive {
         self.cost_budget.with(|cost_budget| cost_budget.remaining(now))
     }
 
-    /// The `id` of the address that the session was last sent to.
-    pub fn session_address(&self, session: &[u8], now: Instant) -> Option<u32> {
+    /// The `id` of the endpoint that the session was last sent to.
+    pub fn session_endpoint(&self, session: &[u8], now: Instant) -> Option<u32> {
         let key = self.key(session)?;
         self.affinity.with(|affinity| affinity.find(key, now))?
     }
 
-    /// Records that the session is sent to this address.
-    pub fn pin_session(&self, session: &[u8], address: u32, now: Instant) {
+    /// Records that the session is sent to this endpoint.
+    pub fn pin_session(&self, session: &[u8], endpoint: u32, now: Instant) {
         let Some(key) = self.key(session) else { return };
-        self.affinity.with(|affinity| affinity.set(key, address, now));
+        self.affinity.with(|affinity| affinity.set(key, endpoint, now));
     }
 
     /// Hashed before the lock is taken: a header value may be long.
@@ -193,7 +193,7 @@ mod tests {
         use_all_rules(&live, now);
         assert_eq!((live.hedge_delay(now), live.hedge_spend(now)), (None, false));
         assert_eq!((live.within_cost_budget(now), live.cost_left(now)), (true, None));
-        assert_eq!(live.session_address(b"anna", now), None);
+        assert_eq!(live.session_endpoint(b"anna", now), None);
     }
 
     #[test]
@@ -206,7 +206,7 @@ mod tests {
         live.record_cost(1.0, now);
         assert!(!live.within_cost_budget(now));
         assert_eq!(
-            (live.session_address(b"anna", now), live.session_address(b"bert", now)),
+            (live.session_endpoint(b"anna", now), live.session_endpoint(b"bert", now)),
             (Some(7), None)
         );
     }
@@ -221,10 +221,10 @@ mod tests {
         live.retune(&retuned);
         assert_eq!(live.hedge_delay(now), None);
         assert_eq!(live.cost_left(now), Some(6.0));
-        assert_eq!(live.session_address(b"anna", now), Some(7));
+        assert_eq!(live.session_endpoint(b"anna", now), Some(7));
         live.retune(&route_without());
         live.retune(&route_with_all());
         assert_eq!((live.hedge_delay(now), live.hedge_spend(now)), (Some(SECOND), false));
-        assert_eq!((live.cost_left(now), live.session_address(b"anna", now)), (Some(5.0), None));
+        assert_eq!((live.cost_left(now), live.session_endpoint(b"anna", now)), (Some(5.0), None));
     }
 }

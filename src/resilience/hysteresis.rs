@@ -117,10 +117,6 @@ impl Trigger {
         self.apply(TriggerCause::Override)
     }
 
-    pub fn is_in_force(&self) -> bool {
-        self.in_force
-    }
-
     pub fn state(&self) -> State {
         self.state
     }
@@ -198,7 +194,7 @@ mod tests {
         let t0 = Instant::now();
         let mut trigger = Trigger::new(POLICY);
         assert_eq!((trigger.update(true, t0), trigger.update(true, t0 + s(4))), (None, None));
-        assert!(!trigger.is_in_force());
+        assert!(!trigger.in_force);
         assert_eq!(
             trigger.update(true, t0 + s(5)),
             Some(TriggerChange::Entered(TriggerCause::Condition))
@@ -207,7 +203,7 @@ mod tests {
             (trigger.update(false, t0 + s(6)), trigger.update(false, t0 + s(35))),
             (None, None)
         );
-        assert!(trigger.is_in_force());
+        assert!(trigger.in_force);
         assert_eq!(
             trigger.update(false, t0 + s(36)),
             Some(TriggerChange::Left(TriggerCause::Condition))
@@ -284,7 +280,7 @@ mod tests {
         let t0 = Instant::now();
         let mut trigger = entered(t0);
         trigger.retune(TriggerPolicy { hold: s(50), recover_after: s(2) });
-        assert!(trigger.is_in_force());
+        assert!(trigger.in_force);
         assert_eq!(trigger.earliest_end(t0 + s(6)), s(2));
         assert_eq!(trigger.update(false, t0 + s(6)), None);
         assert_eq!(trigger.earliest_end(t0 + s(7)), s(1));
@@ -357,7 +353,7 @@ mod tests {
                     Some(TriggerChange::Left(_)) => prop_assert!(std::mem::replace(&mut reported, false)),
                     None => {}
                 }
-                prop_assert_eq!(reported, trigger.is_in_force());
+                prop_assert_eq!(reported, trigger.in_force);
                 prop_assert!(trigger.in_force || trigger.earliest_end(now) <= POLICY.recover_after);
             }
         }

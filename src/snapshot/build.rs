@@ -165,7 +165,7 @@ impl SnapshotBuilder {
         let endpoints = policy
             .addresses
             .iter()
-            .map(|address| self.endpoint(policy, address).map(Arc::new))
+            .map(|endpoint| self.endpoint(policy, endpoint).map(Arc::new))
             .collect::<Result<Vec<_>, _>>()?;
         let labels = ProviderLabels { provider: policy.name.clone() };
         Ok(Provider {
@@ -180,10 +180,10 @@ impl SnapshotBuilder {
     fn endpoint(
         &self,
         provider: &model::ProviderPolicy,
-        address: &model::Address,
+        endpoint: &model::Address,
     ) -> Result<Endpoint, BuildError> {
         let target = DialTarget::new(
-            &address.url,
+            &endpoint.url,
             &provider.tls,
             provider.proxy.as_ref(),
             provider.timeouts.connect,
@@ -191,11 +191,12 @@ impl SnapshotBuilder {
             &self.resolver,
         )
         .map_err(|source| BuildError::Target { provider: provider.name.clone(), source })?;
-        let host = HeaderValue::from_str(&address.url.authority).map_err(|_| BuildError::Host {
-            provider: provider.name.clone(),
-            authority: address.url.authority.clone(),
-        })?;
-        Ok(Endpoint::new(provider, address.clone(), target, host, &self.live))
+        let host =
+            HeaderValue::from_str(&endpoint.url.authority).map_err(|_| BuildError::Host {
+                provider: provider.name.clone(),
+                authority: endpoint.url.authority.clone(),
+            })?;
+        Ok(Endpoint::new(provider, endpoint.clone(), target, host, &self.live))
     }
 }
 

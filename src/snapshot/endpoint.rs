@@ -11,8 +11,8 @@ use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 
 use crate::live::Live;
-use crate::live::address::AddressLive;
 use crate::live::breaker::cell::{BreakerCell, BreakerKey};
+use crate::live::endpoint::EndpointLive;
 use crate::live::hold::HoldCell;
 use crate::policy::sections::model::{self, Auth, Scope};
 use crate::resilience::outcome::AttemptClass;
@@ -29,7 +29,7 @@ const EVICT_AFTER: Duration = Duration::from_secs(600);
 /// Sorted, because it has few entries: one for each model, at most `MAX_MODELS`.
 type ModelCircuits = BTreeMap<String, Arc<Circuit>>;
 
-/// One address of a provider.
+/// One URL of a provider, with its credentials.
 #[derive(Debug)]
 pub struct Endpoint {
     pub policy: model::Address,
@@ -37,7 +37,7 @@ pub struct Endpoint {
     pub key: String,
     pub host: HeaderValue,
     pub target: Arc<DialTarget>,
-    pub live: Arc<AddressLive>,
+    pub live: Arc<EndpointLive>,
     /// By class of outcome.
     pub attempts: [Counter; AttemptClass::ALL.len()],
     pub holds: Counter,
@@ -83,7 +83,7 @@ impl Endpoint {
             key,
             host,
             target,
-            live: registry.address(&provider.name, &policy.name),
+            live: registry.endpoint(&provider.name, &policy.name),
             attempts,
             holds: registry.metrics.holds.with(&labels),
             breaker,
@@ -177,23 +177,23 @@ fn longest_idle(models: &ModelCircuits, now: Instant) -> Option<String> {
 impl Circuit {
     fn new(
         provider: &model::ProviderPolicy,
-        address: &model::Address,
+        endpoint: &model::Address,
         breaker: Option<&model::Breaker>,
         model: &str,
         registry: &Live,
     ) -> Self {
         let key = BreakerKey {
             provider: provider.name.clone(),
-            address: address.name.clone(),
+            endpoint: endpoint.name.clone(),
             model: model.to_owned(),
         };
-        let references: Vec<&str> = match &address.auth {
+        let references: Vec<&str> = match &endpoint.auth {
             Auth::Credentials(all) => all.iter().map(|c| c.reference.as_str()).collect(),
             Auth::None | Auth::Passthrough => vec!["-"],
         };
         let suffix = if model.is_empty() { String::new() } else { format!("/{model}") };
         let hold = |reference: &&str| {
-            registry.hold(&format!("{}/{}/{reference}{suffix}", key.provider, key.address))
+            registry.hold(&format!("{}/{}/{reference}{suffix}", key.provider, key.endpoint))
         };
         Circuit {
             holds: references.iter().map(hold).collect(),

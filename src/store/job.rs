@@ -157,8 +157,6 @@ pub struct ReadyJob {
 pub struct RunnableJob {
     pub seq: i64,
     pub id: JobId,
-    pub route: String,
-    pub class: String,
     pub flow: Vec<u8>,
     pub request: StoredRequest,
     /// Runs that failed.

@@ -186,10 +186,6 @@ impl Store {
         Ok(result)
     }
 
-    pub async fn lease(&self, seq: i64, most: u32, now: Millis) -> Result<LeaseResult, StoreError> {
-        self.lease_after(seq, most, 0, now).await
-    }
-
     /// Returns false if the lease no longer holds.
     pub async fn complete(
         &self,

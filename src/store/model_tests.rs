@@ -268,7 +268,7 @@ impl StoreAndModel {
                 LeaseResult::Run(RunLease { seq, number: job.lease, deliveries: job.deliveries })
             }
         };
-        let leased = self.store().lease(seq, MOST, self.now()).await.expect("a result");
+        let leased = self.store().lease(seq, MOST, 0, self.now()).await.expect("a result");
         assert_eq!(leased, expected);
         if let LeaseResult::Run(lease) = leased {
             self.leases.push(lease);

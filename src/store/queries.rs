@@ -126,8 +126,6 @@ pub fn runnable_job(db: &Connection, seq: i64) -> SqlResult<Option<RunnableJob>>
         Ok(RunnableJob {
             seq,
             id: row.get("id")?,
-            route: row.get("route")?,
-            class: row.get("class")?,
             flow: row.get("flow")?,
             request: stored_request(row)?,
             attempts: row.get("attempts")?,

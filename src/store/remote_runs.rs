@@ -155,8 +155,9 @@ impl Store {
         self.0.name.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// Like `lease`, for a job that was `started` that many times on any host.
-    pub async fn lease_after(
+    /// Starts a run of a job that may have `most` runs, and was `started` that many times on any
+    /// host.
+    pub async fn lease(
         &self,
         seq: i64,
         most: u32,

@@ -115,7 +115,7 @@ pub(super) async fn shown(store: &Store, id: JobId) -> JobRecord {
 }
 
 pub(super) async fn leased(store: &Store, seq: i64) -> RunLease {
-    match store.lease(seq, 3, NOW).await.expect("a lease") {
+    match store.lease(seq, 3, 0, NOW).await.expect("a lease") {
         LeaseResult::Run(lease) => lease,
         other => panic!("{other:?}"),
     }
@@ -398,7 +398,7 @@ fn a_watch_completes_at_the_end_of_its_job_and_not_before() {
         store.cancel(id(2), None, NOW).await.expect("cancelled");
         assert_eq!(store.upkeep(later(10)).await.expect("upkeep").expired, [id(3)]);
         assert_eq!(
-            store.lease(seqs[4], 0, NOW).await.expect("dead"),
+            store.lease(seqs[4], 0, 0, NOW).await.expect("dead"),
             LeaseResult::Exhausted(id(4))
         );
         for watch in &mut watches[..5] {

@@ -55,8 +55,6 @@ pub struct EventFramer {
     searched: usize,
     /// Inside an oversized event.
     is_inside: bool,
-    /// The number of oversized events.
-    oversized: u64,
     has_started: bool,
 }
 
@@ -68,7 +66,6 @@ impl EventFramer {
             held: Vec::new(),
             searched: 0,
             is_inside: false,
-            oversized: 0,
             has_started: false,
         }
     }
@@ -109,17 +106,11 @@ impl EventFramer {
         if self.held.len() <= 3 {
             return None;
         }
-        self.oversized += u64::from(!self.is_inside);
         self.is_inside = true;
         let kept = self.held.split_off(self.held.len() - 3);
         let raw = Bytes::from(std::mem::replace(&mut self.held, kept));
         self.searched = self.held.len();
         Some(Piece { raw, kind: PieceKind::Oversized })
-    }
-
-    /// The number of events that were too long to be read.
-    pub fn oversized(&self) -> u64 {
-        self.oversized
     }
 
     fn finish(&mut self) -> Option<Piece> {
@@ -149,7 +140,6 @@ impl EventFramer {
         let first = !std::mem::replace(&mut self.has_started, true);
         let inside = std::mem::take(&mut self.is_inside);
         if inside || raw.len() > LONGEST {
-            self.oversized += u64::from(!inside);
             return Piece { raw, kind: PieceKind::Oversized };
         }
         let kind = match self.format {

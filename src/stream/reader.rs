@@ -218,11 +218,6 @@ impl StreamReader {
         self.dropped
     }
 
-    /// The number of oversized events, which were forwarded unread.
-    pub fn oversized(&self) -> u64 {
-        self.framer.oversized()
-    }
-
     /// The text so far, if it can be continued.
     pub fn partial(&self) -> Option<PartialResponse> {
         self.transcript.as_ref()?.partial()

@@ -100,10 +100,6 @@ impl DialTarget {
         self.id
     }
 
-    pub fn url(&self) -> &Url {
-        &self.url
-    }
-
     /// The address to dial: the proxy's if there is one.
     pub(super) fn dial_url(&self) -> &Url {
         self.proxy.as_ref().map_or(&self.url, |proxy| &proxy.url)

@@ -6,12 +6,13 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use redis::{ErrorKind, FromRedisValue, RedisError, Script, ServerErrorKind, ToRedisArgs, Value};
 use thiserror::Error;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
 use super::url::{RedisAddress, RedisConnection};
 use crate::clock;
@@ -38,7 +39,7 @@ struct LinkInner {
     prefix: String,
     connection: Mutex<ConnectionSlot>,
     broken: Notify,
-    attached: watch::Sender<bool>,
+    attached: AtomicBool,
     /// The last failure, for the log.
     last_error: Mutex<String>,
 }
@@ -70,7 +71,7 @@ impl RedisLink {
             prefix: format!("{{outrigger:{fleet}}}:"),
             connection: Mutex::default(),
             broken: Notify::new(),
-            attached: watch::Sender::new(false),
+            attached: AtomicBool::new(false),
             last_error: Mutex::new("no connection yet".to_owned()),
         }))
     }
@@ -156,16 +157,11 @@ impl RedisLink {
     }
 
     pub fn is_attached(&self) -> bool {
-        *self.0.attached.borrow()
+        self.0.attached.load(Ordering::Relaxed)
     }
 
     pub fn set_attached(&self, attached: bool) {
-        self.0.attached.send_replace(attached);
-    }
-
-    /// Receives each change between attached and detached.
-    pub fn watch(&self) -> watch::Receiver<bool> {
-        self.0.attached.subscribe()
+        self.0.attached.store(attached, Ordering::Relaxed);
     }
 
     /// Connects, and reconnects whenever the connection breaks.

@@ -29,18 +29,18 @@ use crate::resilience::outcome::Outcome;
 use crate::telemetry::events::Events;
 use crate::telemetry::metrics::{BreakerLabels, Level, Metrics, TransitionLabels};
 
-/// The subject of a breaker: an address, or one model at it.
+/// The subject of a breaker: an endpoint, or one model at it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct BreakerKey {
     pub provider: String,
-    pub address: String,
-    /// Empty: the whole address.
+    pub endpoint: String,
+    /// Empty: the whole endpoint.
     pub model: String,
 }
 
 impl std::fmt::Display for BreakerKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}", self.provider, self.address)?;
+        write!(f, "{}/{}", self.provider, self.endpoint)?;
         if self.model.is_empty() { Ok(()) } else { write!(f, "/{}", self.model) }
     }
 }
@@ -79,8 +79,8 @@ pub enum CellPermit {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct BreakerStatus {
     pub provider: String,
-    pub address: String,
-    /// Absent when the breaker covers all models of the address.
+    pub endpoint: String,
+    /// Absent when the breaker covers all models of the endpoint.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub model: String,
     /// `closed`, `open` or `half_open`.
@@ -277,10 +277,6 @@ impl BreakerCell {
         done
     }
 
-    pub fn epoch(&self) -> u64 {
-        self.rules.lock().local.epoch()
-    }
-
     /// The time since its last use, if it is closed and can be dropped without losing
     /// state.
     pub fn idle_for(&self, now: Instant) -> Option<Duration> {
@@ -307,7 +303,7 @@ impl BreakerCell {
         };
         BreakerStatus {
             provider: self.key.provider.clone(),
-            address: self.key.address.clone(),
+            endpoint: self.key.endpoint.clone(),
             model: self.key.model.clone(),
             state: rules.kind(now).as_str().into(),
             fleet: rules.replica.as_ref().is_some_and(BreakerReplica::is_attached),
@@ -346,7 +342,7 @@ impl BreakerCell {
             .breaker_transitions
             .with(&TransitionLabels {
                 provider: self.key.provider.clone(),
-                endpoint: self.key.address.clone(),
+                endpoint: self.key.endpoint.clone(),
                 to,
                 cause,
             })
@@ -370,7 +366,7 @@ impl Drop for BreakerCell {
 fn labels(key: &BreakerKey) -> BreakerLabels {
     BreakerLabels {
         provider: key.provider.clone(),
-        endpoint: key.address.clone(),
+        endpoint: key.endpoint.clone(),
         model: key.model.clone(),
     }
 }

@@ -23,8 +23,8 @@ section! {
     /// When an endpoint gets no more attempts; all values below have defaults, also in the entry `default`.
     #[derive(Clone, Debug, PartialEq)]
     pub struct Breaker, finish longest_open_time_last {
-        /// One breaker for each address, or for each model at each address.
-        scope: Scope = Scope::Address;
+        /// One breaker for each endpoint, or for each model at each endpoint.
+        scope: Scope = Scope::Endpoint;
         /// Consecutive failures that open it; 0 is off.
         failure_threshold: u32 = 5, in 0..=1_000_000;
         /// The share of failures that opens it.
@@ -92,7 +92,7 @@ section! {
 
 words! {
     /// The part that has its own breaker.
-    pub enum Scope { Address = "address", Model = "model", }
+    pub enum Scope { Endpoint = "endpoint", Model = "model", }
 }
 words!(for EnforcementMode: &EnforcementMode::ALL);
 

@@ -84,7 +84,7 @@ one_of! {
     /// A condition on one part of the policy.
     #[derive(Clone, Debug, PartialEq)]
     pub enum Sign as SignKind, one condition {
-        /// A provider of which no address admits attempts.
+        /// A provider of which no endpoint admits attempts.
         BreakerOpen "breaker_open": usize as BreakerOpen,
         /// The share of a route's requests, or of a provider's attempts, that failed.
         ErrorRate "error_rate": ErrorRate,

@@ -101,7 +101,7 @@ section! {
         tokens: Option<RatePolicy> as OrNone<TokenRate>;
         /// Whether attempts are paced by the remaining quota in the provider's own `x-ratelimit-*` headers.
         follow_headers: bool = true;
-        /// Connections of each worker to each address.
+        /// Connections of each worker to each endpoint.
         connections: usize = 256, in 1..=1_000_000;
     }
 }
@@ -135,7 +135,7 @@ impl ProviderPolicy {
 
 // === endpoints ===
 
-/// An address of a provider with its credentials. Its name is part of the keys of live state.
+/// An endpoint of a provider with its credentials. Its name is part of the keys of live state.
 #[derive(Clone, Debug)]
 pub struct Address {
     pub name: String,

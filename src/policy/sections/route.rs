@@ -40,7 +40,7 @@ section! {
         providers: Vec<Weighted> as RouteProviders, like "[openai]";
         /// How one of `providers` is selected.
         balance: BalanceAlgorithm = BalanceAlgorithm::Latency;
-        /// Requests with the same value of a header go to the same address.
+        /// Requests with the same value of a header go to the same endpoint.
         affinity: Option<Affinity>;
         /// Providers to try, in this order, when no provider in `providers` can take the attempt, or when their attempts are used up.
         fallback: Vec<usize> as Fallback;
@@ -126,12 +126,12 @@ section! {
 }
 
 section! {
-    /// Requests with the same value of a header go to the same address while it can be used.
+    /// Requests with the same value of a header go to the same endpoint while it can be used.
     #[derive(Clone, Debug, PartialEq, Eq)]
     pub struct Affinity {
         /// The name of the header.
         header: HeaderName as HeaderKey, like "x-session";
-        /// Time since the last request to the address.
+        /// Time since the last request to the endpoint.
         ttl: Duration = 10 * MINUTE, in MS..=DAY;
     }
 }

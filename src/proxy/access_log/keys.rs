@@ -86,7 +86,7 @@ record_keys! {
     }
     ATTEMPT, "attempt." {
         ENDPOINT, "endpoint", "string", "",
-            "The endpoint, as `provider/address`";
+            "The endpoint, as `provider/endpoint`";
         CREDENTIAL, "credential", "string", "",
             "Reference of the credential, if the provider has several";
         CLASS, "class", "string", "",

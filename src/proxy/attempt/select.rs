@@ -123,7 +123,7 @@ fn sticky_candidate(
     eligible: u64,
     now: Instant,
 ) -> Option<usize> {
-    let id = route.live.session_address(request.head.session()?, now)?;
+    let id = route.live.session_endpoint(request.head.session()?, now)?;
     let same =
         |(i, c): &(usize, &EndpointCandidate)| eligible & (1 << i) != 0 && c.endpoint.live.id == id;
     candidates.iter().enumerate().take(MAX_CANDIDATES).find(same).map(|(index, _)| index)

@@ -20,11 +20,11 @@ type Generation = HashMap<u64, AffinityEntry, BuildHasherDefault<IdentityHasher>
 
 #[derive(Clone, Copy, Debug)]
 struct AffinityEntry {
-    address: u32,
+    endpoint: u32,
     used: Instant,
 }
 
-/// Address by session.
+/// Endpoint by session.
 #[derive(Clone, Debug)]
 pub struct AffinityTable {
     ttl: Duration,
@@ -50,29 +50,29 @@ impl AffinityTable {
         self.ttl = ttl;
     }
 
-    /// The address the key was last sent to, unless that was `ttl` ago. Counts as a use.
+    /// The endpoint the key was last sent to, unless that was `ttl` ago. Counts as a use.
     pub fn find(&mut self, key: u64, now: Instant) -> Option<u32> {
         self.expire(now);
         if let Some(entry) = self.younger.get_mut(&key) {
             entry.used = entry.used.max(now);
-            return Some(entry.address);
+            return Some(entry.endpoint);
         }
-        let AffinityEntry { address, used } = self.older.remove(&key)?;
+        let AffinityEntry { endpoint, used } = self.older.remove(&key)?;
         if now.saturating_duration_since(used) >= self.ttl {
             return None;
         }
-        self.set(key, address, now);
-        Some(address)
+        self.set(key, endpoint, now);
+        Some(endpoint)
     }
 
-    /// Records that the key is sent to this address.
-    pub fn set(&mut self, key: u64, address: u32, now: Instant) {
+    /// Records that the key is sent to this endpoint.
+    pub fn set(&mut self, key: u64, endpoint: u32, now: Instant) {
         self.expire(now);
         if self.younger.len() >= self.bound && !self.younger.contains_key(&key) {
             self.rotate(now);
         }
         self.began.get_or_insert(now);
-        self.younger.insert(key, AffinityEntry { address, used: now });
+        self.younger.insert(key, AffinityEntry { endpoint, used: now });
     }
 
     fn expire(&mut self, now: Instant) {
@@ -165,7 +165,7 @@ mod tests {
                 let key = key % keys;
                 now += Duration::from_secs(seconds);
                 let expected = exact.get(&key).filter(|(_, used)| now - *used < TTL);
-                let expected = expected.map(|(address, _)| *address);
+                let expected = expected.map(|(endpoint, _)| *endpoint);
                 if sets {
                     affinity.set(key, step as u32, now);
                     exact.insert(key, (step as u32, now));
@@ -175,8 +175,8 @@ mod tests {
                     if keys <= bound as u64 {
                         prop_assert_eq!(found, expected);
                     }
-                    if let Some(address) = found {
-                        exact.insert(key, (address, now));
+                    if let Some(endpoint) = found {
+                        exact.insert(key, (endpoint, now));
                     }
                 }
                 prop_assert!(affinity.younger.len() <= bound && affinity.older.len() <= bound);

@@ -189,10 +189,6 @@ impl LocalBreaker {
         &self.policy
     }
 
-    pub fn state(&self) -> &State {
-        &self.state
-    }
-
     /// Number of state changes so far.
     pub fn epoch(&self) -> u64 {
         self.epoch

@@ -142,10 +142,6 @@ impl BreakerReplica {
         &self.known
     }
 
-    pub fn ttl(&self) -> Duration {
-        self.ttl
-    }
-
     pub fn is_attached(&self) -> bool {
         self.attached
     }

@@ -363,7 +363,7 @@ fn an_ignored_probe_only_frees_its_lease() {
     for _ in 0..10 {
         assert_eq!(attempt(&mut breaker, Outcome::Ignored, t1), None);
     }
-    assert!(matches!(breaker.state(), State::HalfOpen { successes: 0, trips: 1, .. }));
+    assert!(matches!(breaker.state, State::HalfOpen { successes: 0, trips: 1, .. }));
 }
 
 #[test]
@@ -388,7 +388,7 @@ fn a_success_admitted_before_the_trip_does_not_close() {
     for (late, outcome) in early.into_iter().zip([Outcome::Success, Outcome::Failure].repeat(3)) {
         assert_eq!(give(&mut breaker, late, outcome, t1), None);
     }
-    assert!(matches!(breaker.state(), State::HalfOpen { successes: 0, .. }));
+    assert!(matches!(breaker.state, State::HalfOpen { successes: 0, .. }));
     assert_eq!(give(&mut breaker, probe, Outcome::Success, t1), None);
 }
 
@@ -433,10 +433,10 @@ fn a_trip_during_slow_start_keeps_the_rate_before_the_first_trip() {
         attempt(&mut breaker, Outcome::Success, t0 + ms(n * 10));
     });
     trip(&mut breaker, t0 + secs(10));
-    let State::Open { rate: before, .. } = *breaker.state() else { panic!("is open") };
+    let State::Open { rate: before, .. } = breaker.state else { panic!("is open") };
     let now = close(&mut breaker);
     trip(&mut breaker, now);
-    assert!(matches!(*breaker.state(), State::Open { rate, .. } if rate == before && rate > 90.0));
+    assert!(matches!(breaker.state, State::Open { rate, .. } if rate == before && rate > 90.0));
 }
 
 // === shadow and retune ===

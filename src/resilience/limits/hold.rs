@@ -47,7 +47,7 @@ enum State {
     SlowStart(SlowStart),
 }
 
-/// The hold of one credential at one address.
+/// The hold of one credential at one endpoint.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Hold {
     state: State,
@@ -144,16 +144,7 @@ impl Hold {
         }
     }
 
-    /// The end of the hold, or of the last one if nothing was admitted since. Compare it
-    /// with the time.
-    pub fn until(&self) -> Option<Instant> {
-        match self.state {
-            State::Held { until, .. } => Some(until),
-            State::Free | State::SlowStart(_) => None,
-        }
-    }
-
-    /// The reason for [`Hold::until`].
+    /// The reason for the hold, or for the last one if nothing was admitted since.
     pub fn reason(&self) -> Option<HoldReason> {
         match self.state {
             State::Held { reason, .. } => Some(reason),

@@ -114,14 +114,6 @@ impl WaitQueue {
         self.queues.get(&queue)
     }
 
-    pub fn len(&self) -> usize {
-        self.waiters.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.waiters.is_empty()
-    }
-
     /// Waiters of a paused queue get no offers until it is resumed.
     pub fn pause(&mut self, queue: u32, paused: bool, now: Instant) {
         let changed = match paused {
@@ -143,10 +135,6 @@ impl WaitQueue {
         for provider in groups.iter().flat_map(|(_, providers)| providers) {
             self.capacity_available(*provider, now);
         }
-    }
-
-    pub fn is_paused(&self, queue: u32) -> bool {
-        self.paused.contains(&queue)
     }
 
     /// Waiters served per second by a provider; none while unknown.

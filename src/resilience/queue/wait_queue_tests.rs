@@ -87,7 +87,7 @@ fn a_waiter_for_a_full_provider_delays_no_other_provider() {
     assert_eq!(go(&mut queue, 2, t0), Some(both));
     assert_eq!(go(&mut queue, 2, t0), None);
     assert_eq!(go(&mut queue, 1, t0), Some(first));
-    assert!(queue.is_empty());
+    assert!(queue.waiters.is_empty());
 }
 
 #[test]
@@ -305,10 +305,10 @@ fn against_the_plain_model(seed: u64) {
             }
         }
         queue.take_woken();
-        assert_eq!(queue.len(), here.len());
+        assert_eq!(queue.waiters.len(), here.len());
     }
     here.iter().for_each(|ticket| queue.remove(*ticket, t0));
-    assert!(queue.is_empty() && queue.gates.is_empty() && queue.groups.is_empty());
+    assert!(queue.waiters.is_empty() && queue.gates.is_empty() && queue.groups.is_empty());
     assert!(queue.group_ids.is_empty());
 }
 
@@ -386,6 +386,6 @@ proptest! {
         while let Some(ticket) = go(&mut queue, 0, now) {
             here.retain(|other| *other != ticket);
         }
-        prop_assert!(here.is_empty() && queue.is_empty());
+        prop_assert!(here.is_empty() && queue.waiters.is_empty());
     }
 }

@@ -81,10 +81,6 @@ impl QueueWaiters {
         self.policy = policy;
     }
 
-    pub fn policy(&self) -> &QueuePolicy {
-        &self.policy
-    }
-
     /// A class that the policy no longer has gets the least weight.
     pub fn weight(&self, class: usize) -> u32 {
         self.policy.weights.get(class).copied().unwrap_or(1)
@@ -92,10 +88,6 @@ impl QueueWaiters {
 
     pub fn waiting(&self) -> usize {
         self.waiting
-    }
-
-    pub fn bytes(&self) -> u64 {
-        self.bytes
     }
 
     /// The number of waiters in a class, and since when its oldest waits.

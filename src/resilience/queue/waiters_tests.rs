@@ -64,7 +64,7 @@ fn bytes_are_bounded_and_useless_displacement_is_avoided() {
     let joined = join(&mut waiters, &requests, t0);
     assert_eq!(joined[3], Ok(vec![1, 0]));
     assert_eq!(joined[4..], [Err(QueueFullReason::Queue), Err(QueueFullReason::Queue)]);
-    assert_eq!((waiters.waiting(), waiters.bytes()), (2, 9));
+    assert_eq!((waiters.waiting(), waiters.bytes), (2, 9));
 }
 
 #[test]
@@ -104,8 +104,8 @@ proptest! {
                 here.push(one);
             }
             prop_assert_eq!(waiters.waiting(), here.len());
-            prop_assert_eq!(waiters.bytes(), here.iter().map(|one| one.bytes).sum::<u64>());
-            prop_assert!(waiters.waiting() <= 20 && waiters.bytes() <= 200);
+            prop_assert_eq!(waiters.bytes, here.iter().map(|one| one.bytes).sum::<u64>());
+            prop_assert!(waiters.waiting() <= 20 && waiters.bytes <= 200);
             for class in 0..3 {
                 let count = here.iter().filter(|one| one.class == class).count();
                 prop_assert_eq!(waiters.of_class(class).0, count);

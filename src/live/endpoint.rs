@@ -1,4 +1,4 @@
-//! Latency and load of one address, as input to the balancer.
+//! Latency and load of one endpoint, as input to the balancer.
 
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use crate::resilience::balance::latency::PeakEwma;
 use crate::telemetry::metrics::{EndpointLabels, Level, Metrics};
 
 #[derive(Debug)]
-pub struct AddressLive {
+pub struct EndpointLive {
     /// Unique in this process; sessions refer to it.
     pub id: u32,
     labels: EndpointLabels,
@@ -21,10 +21,11 @@ pub struct AddressLive {
     metrics: Arc<Metrics>,
 }
 
-impl AddressLive {
-    pub fn new(provider: &str, address: &str, id: u32, metrics: &Arc<Metrics>) -> Self {
-        let labels = EndpointLabels { provider: provider.to_owned(), endpoint: address.to_owned() };
-        AddressLive {
+impl EndpointLive {
+    pub fn new(provider: &str, endpoint: &str, id: u32, metrics: &Arc<Metrics>) -> Self {
+        let labels =
+            EndpointLabels { provider: provider.to_owned(), endpoint: endpoint.to_owned() };
+        EndpointLive {
             id,
             gauge: metrics.endpoint_attempts_in_flight.get_or_create_owned(&labels),
             labels,
@@ -84,7 +85,7 @@ impl AddressLive {
     }
 }
 
-impl Drop for AddressLive {
+impl Drop for EndpointLive {
     fn drop(&mut self) {
         self.metrics.endpoint_attempts_in_flight.remove(&self.labels);
     }
