@@ -106,8 +106,8 @@ fn breaker_policy() -> BreakerPolicy {
 }
 
 fn cell() -> Arc<BreakerCell> {
-    let [provider, address, model] = ["openai", "api.openai.com:443", "gpt-4o"].map(String::from);
-    live().breaker(BreakerKey { provider, address, model }, breaker_policy())
+    let [provider, endpoint, model] = ["openai", "api.openai.com:443", "gpt-4o"].map(String::from);
+    live().breaker(BreakerKey { provider, endpoint, model }, breaker_policy())
 }
 
 fn route() -> Arc<RouteLive> {
@@ -204,12 +204,12 @@ fn pick(bencher: &mut Bencher<'_, WallTime>, how: BalanceAlgorithm) {
 /// The latency estimates of the endpoints, read before each selection.
 fn estimates(bencher: &mut Bencher<'_, WallTime>) {
     let (live, mut time) = (live(), Passing::new());
-    let addresses: Vec<Arc<EndpointLive>> =
-        (0..ENDPOINTS).map(|n| live.address("openai", &format!("{n}"))).collect();
-    addresses.iter().for_each(|address| address.responded(TOOK, time.next()));
+    let endpoints: Vec<Arc<EndpointLive>> =
+        (0..ENDPOINTS).map(|n| live.endpoint("openai", &format!("{n}"))).collect();
+    endpoints.iter().for_each(|endpoint| endpoint.responded(TOOK, time.next()));
     bencher.iter(|| {
         let now = time.next();
-        addresses.iter().map(|address| address.latency(now)).sum::<f64>()
+        endpoints.iter().map(|endpoint| endpoint.latency(now)).sum::<f64>()
     });
 }
 

@@ -46,7 +46,7 @@ fn an_open_breaker_rejects_requests_at_once_when_there_is_no_other_provider() {
     assert_eq!(a.count(), 3);
     let (address, open) = (a.address(), breaker(&sidecar, "a"));
     assert_eq!(
-        (open["address"].as_str(), &open["trips"]),
+        (open["endpoint"].as_str(), &open["trips"]),
         (Some(&*address.to_string()), &json!(1))
     );
     assert!(open["retry_in_ms"].as_u64().is_some_and(|ms| ms > 40_000), "{open}");

@@ -88,6 +88,6 @@ fn reloads_fail_no_request_and_no_stream() {
     assert!(requests > changes && streams > 0);
     assert!(median(times) <= Duration::from_millis(500));
     assert_eq!(epoch(&sidecar), before, "the breaker lost its state");
-    let selected = api(&sidecar, "/api/status")["providers"][0]["addresses"][0]["selected"].clone();
+    let selected = api(&sidecar, "/api/status")["providers"][0]["endpoints"][0]["selected"].clone();
     assert!(selected.as_u64().is_some_and(|n| n as usize >= requests), "{selected}");
 }
