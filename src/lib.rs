@@ -25,6 +25,7 @@
 //! | 1 | [`policy`] | text in; a valid policy or every problem out |
 //! | 1 | [`clock`] | time and randomness; no other module reads either |
 //! | 0 | [`resilience`] | pure rules: no clock, no randomness, no lock |
+//! | 0 | [`credentials`] | which parts of a request hold a credential |
 //! | 0 | [`json`] | JSON read in place: scanner, pointers, canonical text |
 
 #![forbid(unsafe_code)]
@@ -35,6 +36,7 @@ pub mod app;
 pub mod cache;
 pub mod cli;
 pub mod clock;
+pub mod credentials;
 pub mod degradation;
 pub mod fleet;
 pub mod jobs;

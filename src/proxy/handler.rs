@@ -29,6 +29,7 @@ use super::request::validation::valid_host;
 use super::response::body::ResponseBody;
 use super::response::send::{send, send_problem};
 use crate::clock;
+use crate::credentials::identity::CallerIdentity;
 use crate::policy::sections::model::Forwarded;
 use crate::proxy::access_log::record::AccessRecord;
 use crate::snapshot::Route;
@@ -117,12 +118,16 @@ fn accept(worker: &Rc<Worker>, client: &Rc<Client>, mut incoming: Request<Incomi
         Err(problem) => return Accepted::Refused { record, problem },
     };
     let RequestOptions { overrides, class, flow, job } = options;
+    // Before any header ends here: a caller is known by all that it sent.
+    let needs_identity = route.cache.is_some() || job.is_some();
+    let identity = needs_identity.then(|| CallerIdentity::of(incoming.headers(), incoming.uri()));
     let upgrade = is_upgrade.then(|| hyper::upgrade::on(&mut incoming));
     let (mut parts, body) = incoming.into_parts();
     prepare(&mut parts, client, &route, is_upgrade, overrides.any);
     let mut head = RequestHead::new(parts.method, parts.uri, parts.headers);
     head.set_session(session(&route, head.headers()));
     head.set_upgrade(upgrade);
+    head.set_identity(identity.unwrap_or_default());
     let mut request = ProxyRequest::new(worker, client, &route, record, head);
     request.limits.set_queue(class, flow);
     request.limits.set_overrides(overrides);
@@ -179,7 +184,7 @@ async fn serve_locally(
     mut record: Box<AccessRecord>,
 ) -> Response<ResponseBody> {
     let store = worker.store.as_ref();
-    match status::ours(store, &head.method, head.uri.path(), &head.headers).await {
+    match status::ours(store, &head.method, &head.uri, &head.headers).await {
         Ok(response) => {
             record.status = response.status().as_u16();
             record.bytes_out = response.body().size_hint().exact().unwrap_or(0);

@@ -34,7 +34,8 @@ const CLOCK: [&[&str]; 6] = [
 ];
 
 /// Pure modules, and the dependencies that they may use.
-const PURE: [(&str, &[&str]); 2] = [("resilience", &[]), ("json", &["serde", "serde_json"])];
+const PURE: [(&str, &[&str]); 3] =
+    [("resilience", &[]), ("json", &["serde", "serde_json"]), ("credentials", &["http", "sha2"])];
 
 /// Parts of the language and of `std` that a pure module does not use.
 const IMPURE: [&str; 11] = [

@@ -8,7 +8,7 @@ use std::fmt::{self, Display, Formatter};
 use crate::source::{Source, Tree, is_identifier, parent};
 
 /// Module of the crate, and its layer.
-const LAYERS: [(&str, u8); 21] = [
+const LAYERS: [(&str, u8); 22] = [
     ("main", 9),
     // Declares the modules and holds nothing else.
     ("lib", 9),
@@ -31,6 +31,7 @@ const LAYERS: [(&str, u8); 21] = [
     ("clock", 1),
     ("resilience", 0),
     ("json", 0),
+    ("credentials", 0),
 ];
 
 /// For each folder with subfolders, its parts from upper to lower: one line for each step. A part

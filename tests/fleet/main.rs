@@ -14,6 +14,7 @@ mod fixtures;
 
 mod clocks;
 mod connections;
+mod credential_carriers;
 mod data_loss;
 mod harness;
 mod holds;

@@ -20,6 +20,7 @@ mod cache;
 mod cache_shared;
 mod continuation;
 mod costs;
+mod credential_carriers;
 mod credentials;
 mod degradation;
 mod degradation_history;

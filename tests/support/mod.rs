@@ -15,6 +15,7 @@
 #![allow(dead_code, unused_imports, clippy::disallowed_methods)]
 
 pub mod behaviour;
+pub mod carriers;
 pub mod client;
 pub mod fleet;
 pub mod listener;

@@ -5,6 +5,7 @@ use regex_lite::Regex;
 use serde_json::Value;
 
 use super::auth::resolve;
+use crate::credentials::names::{self, NameKind};
 use crate::json::pointer::Pointer;
 use crate::policy::section::{
     Checker, Display, Form, Map, MapKey, Reference, ValueShape, section, text_form,
@@ -147,10 +148,8 @@ impl Form<HeaderName> for HeaderKey {
 text_form! {
     impl Form<HeaderName> for OpenHeader {
         read(node, check) {
-            const CREDENTIALS: [&str; 5] =
-                ["authorization", "x-api-key", "api-key", "cookie", "proxy-authorization"];
             let name = HeaderKey::read(node, check)?;
-            if CREDENTIALS.contains(&name.as_str()) {
+            if names::header(name.as_str()) == NameKind::Credential {
                 let message = format!(
                     "the header `{name}` holds a credential: expected one like `x-tenant`, whose values are not secret"
                 );

@@ -6,6 +6,8 @@
 //! right. Of a line that the parser could not read, little is known and little is shown. References
 //! (`${env:NAME}`) are not secrets.
 
+use crate::credentials::{names, values};
+
 /// Keys of the language are shorter; a longer one below `auth` may be a misplaced credential.
 pub const KEY: usize = 15;
 
@@ -27,15 +29,11 @@ pub fn has_userinfo(text: &str) -> bool {
 
 /// The text holds the prefix of an API key of a well-known provider.
 pub fn looks_like_a_key(text: &str) -> bool {
-    const BEGINNINGS: [&str; 9] =
-        ["sk-", "sk_", "xai-", "gsk_", "AIza", "ghp_", "eyJ", "Bearer ", "Basic "];
-    text.len() > 8 && BEGINNINGS.iter().any(|beginning| text.contains(beginning))
+    values::has_key_in_text(text)
 }
 
 pub fn is_credential_name(key: &str) -> bool {
-    let key = key.to_ascii_lowercase().replace('_', "-");
-    let inside = ["authorization", "cookie", "api-key", "apikey", "secret", "password", "bearer"];
-    inside.iter().any(|word| key.contains(word)) || key.ends_with("token") || key.ends_with("key")
+    names::has_credential_word(key.as_bytes())
 }
 
 /// Prose is shown; text that may be a line of policy is masked.

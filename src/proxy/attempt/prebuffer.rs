@@ -15,6 +15,7 @@ use http_body::{Body, Frame};
 use crate::clock;
 use crate::live::buffers::Reservation;
 use crate::policy::sections::model::Buffer;
+use crate::proxy::downstream::own_headers::remove_own_trailers;
 use crate::proxy::downstream::timer::{Elapsed, Timer};
 use crate::resilience::outcome::AttemptClass;
 use crate::stream::reader::{StreamEnd, StreamReader};
@@ -148,7 +149,7 @@ impl Buffered {
         }
         let (frame, error) = match (reader, frame.into_data()) {
             (None, Ok(data)) => (Frame::data(data), None),
-            (_, Err(trailers)) => (trailers, None),
+            (_, Err(trailers)) => (remove_own_trailers(trailers), None),
             (Some(reader), Ok(data)) => {
                 let taken = reader.read(data);
                 (Frame::data(taken.bytes), taken.error)

@@ -17,7 +17,8 @@ use super::report::report_failure;
 use super::retry::another_attempt_is_possible;
 use super::select::Selection;
 use crate::clock;
-use crate::policy::sections::model::Timeouts;
+use crate::policy::sections::model::{Auth, Timeouts};
+use crate::proxy::downstream::own_headers::remove_own;
 use crate::proxy::downstream::problem::{Problem, ProblemKind};
 use crate::proxy::request::headers;
 use crate::proxy::request::rewrite;
@@ -84,7 +85,8 @@ async fn send(
     let sending = connection.send(outgoing, head);
     let by = response_deadline(request, sent, timeouts.headers, fails_over);
     match await_head(request, sending, by, &timeouts).await {
-        Some(Ok((head, body))) => {
+        Some(Ok((mut head, body))) => {
+            remove_own(&mut head.headers);
             let deadlines = body_deadlines(request, sent, &timeouts, fails_over);
             let took = clock::since(sent);
             let room = request.reservation();
@@ -136,7 +138,9 @@ fn build_outgoing(
     let provider = &candidate.provider.policy;
     let strip = route.policy.strip_prefix.as_deref();
     let url = &candidate.endpoint.policy.url;
-    let uri = rewrite::uri(request.head.uri(), strip, url, &provider.rewrite).map_err(|error| {
+    let passes = matches!(candidate.endpoint.policy.auth, Auth::Passthrough);
+    let uri = rewrite::uri(request.head.uri(), strip, url, &provider.rewrite, passes);
+    let uri = uri.map_err(|error| {
         let detail = format!("provider `{}` rewrites the path to no path: {error}", provider.name);
         Problem::new(ProblemKind::BadRequest, detail)
     })?;

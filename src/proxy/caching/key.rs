@@ -14,31 +14,17 @@ use http::{HeaderValue, Method, Uri};
 use crate::cache::cache_control::CacheControl;
 use crate::cache::entry::CachedResponse;
 use crate::cache::key::{CacheKey, CacheKeyBuilder, CacheSecret};
+use crate::credentials::identity::CallerIdentity;
 use crate::json::canonical;
 use crate::policy::sections::model::{Keeps, KeyPart, StoreAll};
 use crate::proxy::attempt::context::ProxyRequest;
 use crate::proxy::attempt::pending_response::PendingResponse;
-use crate::proxy::request::headers;
 use crate::proxy::response::cache_status::ForwardReason;
 use crate::proxy::response::stored::range_from_store;
 use crate::snapshot::RouteCache;
 
 /// A request with one of these headers bypasses the cache.
 const PASSES: [HeaderName; 4] = [IF_RANGE, IF_MATCH, IF_UNMODIFIED_SINCE, TE];
-
-/// Query parameters that commonly hold a credential.
-const IN_QUERY: [&str; 10] = [
-    "key",
-    "api_key",
-    "api-key",
-    "apikey",
-    "access_token",
-    "auth_token",
-    "token",
-    "subscription-key",
-    "sig",
-    "signature",
-];
 
 #[derive(Clone, Debug)]
 pub struct CacheLookup {
@@ -152,6 +138,7 @@ struct KeyedRequest<'a> {
     method: &'a Method,
     uri: &'a Uri,
     headers: &'a HeaderMap,
+    identity: &'a CallerIdentity,
     body: &'a [u8],
 }
 
@@ -163,6 +150,7 @@ impl<'a> KeyedRequest<'a> {
             method: request.head.method(),
             uri: request.head.uri(),
             headers: request.head.headers(),
+            identity: request.head.identity(),
             body,
         }
     }
@@ -173,33 +161,18 @@ impl<'a> KeyedRequest<'a> {
         match keeps {
             Keeps::Http => {
                 builder.part(b"http");
-                self.principal(&mut builder);
+                builder.part(self.identity.as_bytes());
                 builder.part(target(self.uri).as_bytes());
             }
             Keeps::Always(StoreAll { key, public, .. }) => {
                 builder.part(if *public { b"public" } else { b"always" });
                 if !public {
-                    self.principal(&mut builder);
+                    builder.part(self.identity.as_bytes());
                 }
                 key.iter().for_each(|part| self.add(&mut builder, part));
             }
         }
         builder.finish()
-    }
-
-    fn principal(&self, builder: &mut CacheKeyBuilder) {
-        headers::each_identity(self.headers, |name, value| {
-            builder.part(name.as_str().as_bytes()).part(value.as_bytes());
-        });
-        let pairs = self.uri.query().into_iter().flat_map(|query| query.split('&'));
-        for (name, value) in pairs.filter_map(|pair| pair.split_once('=')) {
-            if let Some(name) = IN_QUERY.iter().find(|known| known.eq_ignore_ascii_case(name)) {
-                // `?` is not a header name.
-                builder.part(b"?").part(name.as_bytes()).part(value.as_bytes());
-            }
-        }
-        // No name is empty, so this ends the list.
-        builder.part(b"");
     }
 
     fn add(&self, builder: &mut CacheKeyBuilder, part: &KeyPart) {

@@ -49,7 +49,8 @@ fn a_credential_in_the_query_is_a_principal_though_the_query_is_not_in_the_key()
 
 fn key(secret: &CacheSecret, keeps: &Keeps, headers: &HeaderMap, path: &str) -> CacheKey {
     let uri: Uri = path.parse().expect("a path");
-    KeyedRequest { route: "r", method: &Method::POST, uri: &uri, headers, body: b"{}" }
+    let identity = &CallerIdentity::of(headers, &uri);
+    KeyedRequest { route: "r", method: &Method::POST, uri: &uri, headers, identity, body: b"{}" }
         .key(secret, keeps)
 }
 
@@ -85,7 +86,8 @@ proptest! {
             let keeps =
                 Keeps::Always(StoreAll { ttl: Duration::from_secs(1), key: parts.to_vec(), public: false });
             let body = body.as_bytes();
-            KeyedRequest { route: "r", method: &Method::POST, uri: &uri, headers: &headers, body }
+            let (method, identity) = (&Method::POST, &CallerIdentity::default());
+            KeyedRequest { route: "r", method, uri: &uri, headers: &headers, identity, body }
                 .key(&secret, &keeps)
         };
         let says = |body: &str| {
@@ -113,7 +115,8 @@ fn another_route_or_host_is_another_thing() {
         let mut headers = HeaderMap::new();
         headers.insert(HOST, host.parse().expect("a value"));
         let uri: Uri = "/x".parse().expect("a path");
-        KeyedRequest { route, method: &Method::GET, uri: &uri, headers: &headers, body: b"" }
+        let (method, identity) = (&Method::GET, &CallerIdentity::default());
+        KeyedRequest { route, method, uri: &uri, headers: &headers, identity, body: b"" }
             .key(&secret, &Keeps::Http)
     };
     assert_eq!(of("a", "Host"), of("a", "host"));

@@ -2,6 +2,7 @@
 
 pub mod connection;
 pub mod io;
+pub mod own_headers;
 mod parser_error;
 pub mod problem;
 pub mod timer;

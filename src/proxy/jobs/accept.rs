@@ -1,7 +1,8 @@
 //! Enqueue: a request becomes a job (RFC 7240, RFC 9110 15.3.3).
 //!
 //! The 202 is sent after the job is committed. The stored job contains no credential, only a keyed
-//! hash of the client's credentials, so that only the caller that created a job can read it.
+//! hash of the client's credentials, so that only the caller that created a job can read it
+//! (docs/design/credentials.md).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +17,8 @@ use sha2::{Digest, Sha256};
 use super::preference::{AsyncPreference, PREFER};
 use super::status;
 use crate::clock;
+use crate::credentials::identity::CallerIdentity;
+use crate::credentials::{is_carrier, query, values};
 use crate::proxy::access_log::reasons::NotReplayable;
 use crate::proxy::access_log::reasons::RequestEnd;
 use crate::proxy::attempt::context::ProxyRequest;
@@ -133,7 +136,8 @@ fn new_job(
             format!("the system provided no random number: {error}"),
         )
     })?;
-    let uri = request.head.uri().path_and_query().map_or("/", |uri| uri.as_str()).to_owned();
+    let uri = request.head.uri().path_and_query().map_or("/", |uri| uri.as_str());
+    let uri = query::target_without_credentials(uri).into_owned();
     let method = request.head.method().as_str().to_owned();
     let key = request.head.headers().get(IDEMPOTENCY_KEY).map(|key| IdempotencyKey {
         text: String::from_utf8_lossy(key.as_bytes()).into_owned(),
@@ -146,8 +150,8 @@ fn new_job(
         queue: queue.policy.name.clone(),
         route: request.route.policy.name.clone(),
         class: class.unwrap_or_default(),
-        flow: preference.flow,
-        principal: principal(store, request.head.headers()),
+        flow: stored_flow(store, preference.flow),
+        principal: principal(store, request.head.identity()),
         key,
         request: StoredRequest {
             method,
@@ -226,18 +230,25 @@ pub fn lost(failure: &StoreError) -> Problem {
 }
 
 /// The principal of a caller; all callers without credentials share one.
-pub fn principal(store: &Store, headers: &HeaderMap) -> Principal {
+pub fn principal(store: &Store, identity: &CallerIdentity) -> Principal {
+    keyed(store, identity.as_bytes())
+}
+
+fn keyed(store: &Store, bytes: &[u8]) -> Principal {
     // HMAC accepts a key of any length (RFC 2104).
     let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(store.principal_key()) else {
         return Principal::default();
     };
-    headers::each_credential(headers, |name, value| {
-        mac.update(name.as_str().as_bytes());
-        mac.update(&[0]);
-        mac.update(&(value.len() as u64).to_be_bytes());
-        mac.update(value.as_bytes());
-    });
+    mac.update(bytes);
     mac.finalize().into_bytes().into()
+}
+
+/// The value of the flow's header. Only equality matters, so a credential is stored as its hash.
+fn stored_flow(store: &Store, flow: Vec<u8>) -> Vec<u8> {
+    match values::is_credential(&flow) {
+        true => keyed(store, &flow).to_vec(),
+        false => flow,
+    }
 }
 
 fn fingerprint(method: &str, uri: &str, body: &[u8]) -> [u8; 32] {
@@ -251,8 +262,8 @@ fn fingerprint(method: &str, uri: &str, body: &[u8]) -> [u8; 32] {
 
 /// The headers to store, without credentials and hop-by-hop headers.
 fn encode_stored_headers(headers: &HeaderMap) -> Vec<u8> {
-    let goes = |name: &HeaderName| {
-        !headers::CREDENTIALS.contains(name) && !headers::FRAMES.contains(name) && *name != PREFER
+    let goes = |name: &HeaderName, value: &HeaderValue| {
+        !is_carrier(name, value) && !headers::FRAMES.contains(name) && *name != PREFER
     };
-    headers::lines(headers.iter().filter(|(name, _)| goes(name)))
+    headers::lines(headers.iter().filter(|(name, value)| goes(name, value)))
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_TYPE, SET_COOKIE};
 use http::{HeaderValue, Method, Uri};
 use http_body_util::BodyExt;
 
@@ -181,8 +181,9 @@ impl Admitted {
             }
             AttemptClass::Success | AttemptClass::TooLarge | AttemptClass::Ignored => {
                 let headers = headers::lines(head.headers.iter().filter(|(name, _)| {
-                    // The stored response gets new framing when it is served.
-                    !headers::FRAMES.contains(name)
+                    // The stored response gets new framing when it is served. A cookie is a
+                    // credential.
+                    !headers::FRAMES.contains(name) && *name != SET_COOKIE
                 }));
                 RunOutcome::Responded(StoredResponse { status, headers, body, cut })
             }

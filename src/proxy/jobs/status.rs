@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
-use http::{Method, Response, StatusCode};
+use http::{Method, Response, StatusCode, Uri};
 
 use super::accept::{OURS, lost, pending, principal};
 use super::preference::Preferences;
 use crate::clock;
+use crate::credentials::identity::CallerIdentity;
 use crate::proxy::downstream::problem::{Problem, ProblemKind};
 use crate::proxy::request::headers;
 use crate::proxy::response::body::ResponseBody;
@@ -28,14 +29,15 @@ const CUT: HeaderName = HeaderName::from_static("outrigger-cut");
 pub async fn ours(
     store: Option<&Store>,
     method: &Method,
-    path: &str,
+    target: &Uri,
     headers: &HeaderMap,
 ) -> Result<Response<ResponseBody>, Problem> {
+    let path = target.path();
     let nothing = || Problem::new(ProblemKind::NotFound, format!("there is no resource at {path}"));
     let id = path.strip_prefix(OURS).ok_or_else(nothing)?;
     let id: JobId = id.parse().map_err(|error| Problem::new(ProblemKind::JobNotFound, error))?;
     let store = store.ok_or_else(|| unknown(id))?;
-    let principal = principal(store, headers);
+    let principal = principal(store, &CallerIdentity::of(headers, target));
     match *method {
         Method::GET | Method::HEAD => {
             if let Some(wait) = Preferences::read(headers)?.wait {

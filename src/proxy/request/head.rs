@@ -4,6 +4,8 @@ use http::header::HeaderName;
 use http::{HeaderMap, Method, Uri};
 use hyper::upgrade::OnUpgrade;
 
+use crate::credentials::identity::CallerIdentity;
+
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 #[derive(Debug)]
@@ -17,11 +19,20 @@ pub struct RequestHead {
     upgrade: Option<OnUpgrade>,
     /// Requests with the same session go to the same endpoint.
     session: Option<Box<[u8]>>,
+    identity: CallerIdentity,
 }
 
 impl RequestHead {
     pub fn new(method: Method, uri: Uri, headers: HeaderMap) -> RequestHead {
-        RequestHead { method, uri, client_uri: None, headers, upgrade: None, session: None }
+        RequestHead {
+            method,
+            uri,
+            client_uri: None,
+            headers,
+            upgrade: None,
+            session: None,
+            identity: CallerIdentity::default(),
+        }
     }
 
     /// A copy for another attempt or request; the upgrade stays with the original.
@@ -33,6 +44,7 @@ impl RequestHead {
             headers: self.headers.clone(),
             upgrade: None,
             session: self.session.clone(),
+            identity: self.identity,
         }
     }
 
@@ -73,6 +85,15 @@ impl RequestHead {
 
     pub fn set_session(&mut self, session: Option<Box<[u8]>>) {
         self.session = session;
+    }
+
+    /// The identity of the caller, for jobs and caches.
+    pub fn identity(&self) -> &CallerIdentity {
+        &self.identity
+    }
+
+    pub fn set_identity(&mut self, identity: CallerIdentity) {
+        self.identity = identity;
     }
 
     pub fn is_upgrade(&self) -> bool {

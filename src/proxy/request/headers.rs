@@ -1,17 +1,19 @@
 //! The headers that go upstream, and the headers that come back.
 //!
 //! Hop-by-hop headers end here (RFC 9110, 7.6.1): the well-known ones, and those that a `Connection`
-//! line names. The client's credentials go only to a provider with `auth: passthrough`. Override
-//! headers (`x-outrigger-*`) are not forwarded.
+//! line names. The client's credentials go only to a provider with `auth: passthrough`
+//! (docs/design/credentials.md). Override headers (`x-outrigger-*`) are not forwarded.
 
 use http::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, HeaderMap,
-    HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING,
+    CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue,
+    PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL, TE, TRANSFER_ENCODING,
     UPGRADE, VIA,
 };
 
 use http::{Method, Uri, Version};
 
+use crate::credentials::is_carrier;
+use crate::credentials::sub_protocols::SubProtocolFilter;
 use crate::policy::sections::model::{self, Auth};
 use crate::proxy::downstream::connection::Client;
 use crate::snapshot::Endpoint;
@@ -19,27 +21,9 @@ use crate::upstream::UPGRADE_PROTOCOL;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
-const API_KEY: HeaderName = HeaderName::from_static("api-key");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-
-/// Headers with the client's credentials. `Proxy-Authorization` is hop-by-hop.
-pub const CREDENTIALS: [HeaderName; 4] = [AUTHORIZATION, X_API_KEY, API_KEY, COOKIE];
-
-/// Headers that other APIs use for credentials: requests that differ in one of them belong to
-/// different principals.
-const IDENTITIES: [&str; 8] = [
-    "x-goog-api-key",
-    "x-auth-token",
-    "x-access-token",
-    "x-amz-security-token",
-    "x-functions-key",
-    "ocp-apim-subscription-key",
-    "private-token",
-    "x-csrf-token",
-];
 
 /// Headers that the sender of a message writes itself.
 pub const FRAMES: [HeaderName; 3] = [HOST, CONTENT_LENGTH, TRANSFER_ENCODING];
@@ -164,22 +148,6 @@ pub fn prepare(headers: &mut HeaderMap, upgrade: bool, overrides: bool) {
     }
 }
 
-/// Calls `each` with every credential of a request, in a fixed order of names.
-pub fn each_credential(headers: &HeaderMap, mut each: impl FnMut(&HeaderName, &HeaderValue)) {
-    for name in CREDENTIALS {
-        headers.get_all(&name).iter().for_each(|value| each(&name, value));
-    }
-}
-
-/// Calls `each` with every header that identifies the principal: credentials, and headers that may
-/// hold one.
-pub fn each_identity(headers: &HeaderMap, mut each: impl FnMut(&HeaderName, &HeaderValue)) {
-    each_credential(headers, &mut each);
-    for name in IDENTITIES.map(HeaderName::from_static) {
-        headers.get_all(&name).iter().for_each(|value| each(&name, value));
-    }
-}
-
 /// Names that the provider's policy sets or removes, so that a trailer may not have them.
 pub fn reserved_by(provider: &model::ProviderPolicy) -> Vec<HeaderName> {
     let credentials = provider.addresses.iter().filter_map(|address| match &address.auth {
@@ -194,15 +162,13 @@ pub fn reserved_by(provider: &model::ProviderPolicy) -> Vec<HeaderName> {
 /// override headers, and `reserved` names.
 pub fn trailers(trailers: HeaderMap, reserved: &[HeaderName]) -> HeaderMap {
     let ends_here = |name: &HeaderName| {
-        FRAMES.contains(name)
-            || HOP.contains(name)
-            || CREDENTIALS.contains(name)
-            || is_override(name)
-            || reserved.contains(name)
+        FRAMES.contains(name) || HOP.contains(name) || is_override(name) || reserved.contains(name)
     };
     let mut kept = HeaderMap::with_capacity(trailers.len());
-    for (name, value) in trailers.iter().filter(|(name, _)| !ends_here(name)) {
-        kept.append(name.clone(), value.clone());
+    for (name, value) in &trailers {
+        if !ends_here(name) && !is_carrier(name, value) {
+            kept.append(name.clone(), value.clone());
+        }
     }
     kept
 }
@@ -236,14 +202,19 @@ pub fn write(
     let passes = matches!(address.policy.auth, Auth::Passthrough);
     let set = |name: &HeaderName| provider.headers.set.iter().any(|(set, _)| set == name);
     write_header(out, &HOST, &address.host);
+    let mut sub_protocols = SubProtocolFilter::default();
     for (name, value) in headers {
         let ends_here = FRAMES.contains(name)
-            || !passes && CREDENTIALS.contains(name)
             || own.is_some_and(|own| own.header == *name)
             || provider.headers.remove.contains(name)
             || set(name);
-        if !ends_here {
+        if ends_here {
+            continue;
+        }
+        if passes || !is_carrier(name, value) {
             write_header(out, name, value);
+        } else if *name == SEC_WEBSOCKET_PROTOCOL {
+            write_list(out, name, sub_protocols.kept(value.as_bytes()));
         }
     }
     for (name, set) in &provider.headers.set {
@@ -261,6 +232,23 @@ fn write_header(out: &mut Vec<u8>, name: &HeaderName, value: &HeaderValue) {
     out.extend_from_slice(b": ");
     out.extend_from_slice(value.as_bytes());
     out.extend_from_slice(b"\r\n");
+}
+
+/// Writes a header with these items, if there are any.
+fn write_list<'i>(out: &mut Vec<u8>, name: &HeaderName, items: impl Iterator<Item = &'i [u8]>) {
+    let mut is_first = true;
+    for item in items {
+        if std::mem::take(&mut is_first) {
+            out.extend_from_slice(name.as_str().as_bytes());
+            out.extend_from_slice(b": ");
+        } else {
+            out.extend_from_slice(b", ");
+        }
+        out.extend_from_slice(item);
+    }
+    if !is_first {
+        out.extend_from_slice(b"\r\n");
+    }
 }
 
 /// Headers for the store: lines of `name: value`.

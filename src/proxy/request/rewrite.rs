@@ -14,6 +14,7 @@ use serde::Deserialize;
 use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
+use crate::credentials::query;
 use crate::json::pointer::Pointer;
 use crate::policy::sections::model::{Rewrite, RewritePath, Url};
 
@@ -190,8 +191,9 @@ impl<'de: 'a, 'a> Deserialize<'de> for Shape<'a> {
 #[serde(transparent)]
 struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
 
-/// The target of an attempt: strips the prefix, adds the provider's own path in front, and applies
-/// the provider's path rewrite.
+/// The target of an attempt: strips the prefix, adds the provider's own path in front, applies the
+/// provider's path rewrite, and removes the client's credentials from the query unless the provider
+/// receives them (`passes`).
 ///
 /// # Errors
 /// When the rewrite results in an invalid path.
@@ -200,17 +202,23 @@ pub fn uri(
     strip: Option<&str>,
     url: &Url,
     rewrite: &Rewrite,
+    passes: bool,
 ) -> Result<Uri, http::uri::InvalidUri> {
     // `OPTIONS *` concerns the server, not a path below its base path (RFC 9112, 3.2.4).
     if uri.path() == "*" {
         return Ok(uri.clone());
     }
     let origin_form = uri.authority().is_none() && uri.path_and_query().is_some();
-    if origin_form && strip.is_none() && url.path.is_empty() && rewrite.path.is_none() {
+    let clean = uri.query().filter(|_| !passes).and_then(query::without_credentials);
+    let is_plain = strip.is_none() && url.path.is_empty() && rewrite.path.is_none();
+    if origin_form && is_plain && clean.is_none() {
         return Ok(uri.clone());
     }
     let path = strip.map_or(uri.path(), |prefix| stripped(uri.path(), prefix));
-    let query = uri.query();
+    let query = match &clean {
+        Some(clean) => Some(clean.as_str()).filter(|clean| !clean.is_empty()),
+        None => uri.query(),
+    };
     let mut target = String::with_capacity(
         url.path.len() + path.len() + query.map_or(1, |query| query.len() + 2),
     );

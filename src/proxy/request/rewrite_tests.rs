@@ -46,7 +46,7 @@ fn the_path_is_stripped_prefixed_and_rewritten_and_keeps_its_query() {
     };
     let to = |from: &str, strip: Option<&str>, prefix: &str, rewrite: &Rewrite| {
         let from: Uri = from.parse().expect("a URI");
-        uri(&from, strip, &url(prefix), rewrite).expect("a path").to_string()
+        uri(&from, strip, &url(prefix), rewrite, true).expect("a path").to_string()
     };
     let none = Rewrite::default();
     assert_eq!(to("/v1/x?q=1", None, "", &none), "/v1/x?q=1");

@@ -2,13 +2,12 @@
 
 use std::time::Instant;
 
-use http::header::{AGE, HeaderName};
+use http::header::AGE;
 use http::response::Parts;
 use http::{HeaderValue, StatusCode};
 
 use crate::cache::freshness::Freshness;
-
-const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+use crate::proxy::downstream::own_headers::CACHE_STATUS;
 
 /// Why a request was forwarded to a provider (RFC 9211, 2.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -25,6 +25,7 @@ use crate::proxy::access_log::record::AccessRecord;
 use crate::proxy::attempt::context::ProxyRequest;
 use crate::proxy::attempt::pending_response::{PendingBody, PendingResponse, PendingStream};
 use crate::proxy::attempt::report::UsageKey;
+use crate::proxy::downstream::own_headers::remove_own_trailers;
 use crate::snapshot::Route;
 use crate::stream::framing::StreamFormat;
 use crate::stream::reader::StreamEnd;
@@ -280,13 +281,13 @@ impl Streaming {
     fn take(&mut self, frame: Frame<Bytes>) -> Option<Interruption> {
         let stream = self.stream.as_mut()?;
         let Some((_, reader)) = &mut stream.reader else {
-            self.first.push_back(frame);
+            self.first.push_back(remove_own_trailers(frame));
             return None;
         };
         let mut data = match frame.into_data() {
             Ok(data) => data,
             Err(trailers) => {
-                self.trailers = Some(trailers);
+                self.trailers = Some(remove_own_trailers(trailers));
                 return self.ended();
             }
         };
