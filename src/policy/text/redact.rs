@@ -32,8 +32,9 @@ pub fn looks_like_a_key(text: &str) -> bool {
     values::has_key_in_text(text)
 }
 
+/// `auth` is a key of the language and holds no credential itself.
 pub fn is_credential_name(key: &str) -> bool {
-    names::has_credential_word(key.as_bytes())
+    key != "auth" && names::has_credential_word(key.as_bytes())
 }
 
 /// Prose is shown; text that may be a line of policy is masked.
