@@ -9,7 +9,7 @@ use crate::fixtures::{
     CHAT, GENEROUS, access_record, api, chat, is_from, policy, post_admin, problem_type, reload,
     route, single_worker,
 };
-use crate::support::{Behaviour, Call, Ending, Origin, Request, Response, Sidecar, Stream};
+use crate::support::{Behaviour, Call, Ending, Gate, Origin, Request, Response, Sidecar, Stream};
 
 pub const PLAIN: &str = "auth: none, breaker: none";
 const ACTIVE: &str = r#"outrigger_degradation_active{mode="brownout"}"#;
@@ -131,6 +131,38 @@ fn an_open_breaker_enters_a_mode_at_once() {
     assert_eq!(status, 200, "{text}");
     let took = wait_for_active(&sidecar, false);
     assert!(took < Duration::from_millis(200), "{took:?}");
+}
+
+#[test]
+fn a_mode_that_was_left_is_not_entered_again_by_a_probe() {
+    let gate = Gate::closed();
+    let failing = Behaviour::status(500, &[]);
+    let a = Origin::script([failing, Behaviour::Chat.held(&gate), Behaviour::Chat]);
+    let open = "when: { breaker_open: a }, for: 0s, recover_after: 0s, \
+                actions: [ { respond: { status: 418 } } ]";
+    // In force once the conditions were evaluated with the probe in flight.
+    let busy = "when: { capacity_used: { of: a, above: 0.1% } }, for: 0s, recover_after: 0s, \
+                actions: [ { headers: { set: { x-busy: \"1\" } } } ]";
+    let providers = [("a", &*a.url(), "auth: none, capacity: { concurrency: 100 }")];
+    let modes = [("brownout", open), ("busy", busy)];
+    let rest = "breakers: { default: { failure_threshold: 1, recovery_timeout: 100ms } }\n";
+    let yaml = degraded(&providers, "providers: [a], retry: none", &modes) + rest;
+    let sidecar = single_worker(&yaml);
+    assert_eq!(sidecar.send(&chat()).status, 500);
+    wait_for_active(&sidecar, true);
+    assert_eq!(sidecar.send(&chat()).status, 418);
+    wait_for_active(&sidecar, false);
+    std::thread::scope(|scope| {
+        let probe = scope.spawn(|| sidecar.send(&chat()));
+        let is_busy = r#"outrigger_degradation_active{mode="busy"}"#;
+        sidecar.wait_until(|sidecar| sidecar.metric(is_busy) == Some(1.0));
+        gate.open_wide();
+        assert_eq!(probe.join().expect("a response").status, 200);
+    });
+    assert_eq!(sidecar.send(&chat()).status, 200);
+    let entered = api(&sidecar, "/api/degradation")["episodes"].clone();
+    let entered = entered.as_array().expect("episodes").iter().filter(|e| e["mode"] == "brownout");
+    assert_eq!(entered.count(), 1);
 }
 
 #[test]

@@ -171,8 +171,7 @@ impl BreakerCell {
         checked
     }
 
-    /// Whether it is open, or half-open with all probes outstanding; also for a moment
-    /// after it could be probed again.
+    /// Whether it is open; also for a moment after it could be probed.
     pub fn is_shut(&self, now: Instant) -> bool {
         self.restrains.load(Ordering::Acquire) && self.rules.lock().is_shut(now)
     }

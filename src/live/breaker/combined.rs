@@ -53,8 +53,10 @@ impl CombinedBreaker {
         replica || self.local.kind() != StateKind::Closed || self.local.slow_start(now) < 1.0
     }
 
-    /// Whether nothing is admitted, or only just could be again. Without traffic it must
-    /// not stay so for ever: a mode that responds itself would never be left.
+    /// Whether it is open, or only just could be probed again. Without traffic it must
+    /// not stay so for ever: a mode that responds itself would never be left. Half-open is not shut,
+    /// even while its probes are outstanding: a probe would put a mode back in force that was
+    /// just left, and keep the other probes away.
     pub(crate) fn is_shut(&self, now: Instant) -> bool {
         let lately = |until: Instant| now < until + IDLE_GRACE;
         let replica = self.replica.as_ref().filter(|replica| replica.decides());
@@ -62,8 +64,7 @@ impl CombinedBreaker {
             Some(replica) => lately(replica.open_until()),
             None if self.local.mode(now) == EnforcementMode::Shadow => false,
             None => match self.local.kind() {
-                StateKind::Closed => false,
-                StateKind::HalfOpen => self.local.would_admit(now).is_err(),
+                StateKind::Closed | StateKind::HalfOpen => false,
                 StateKind::Open => self.local.retry_at().is_none_or(lately),
             },
         }
