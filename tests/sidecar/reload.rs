@@ -160,7 +160,7 @@ fn breakers_and_latencies_survive_a_reload() {
     }
     let dead: Vec<_> = (0..4).map(|_| sidecar.send(&Call::post("/dead", "")).status).collect();
     assert_eq!(dead, [500, 500, 500, 503]);
-    let address = || api(&sidecar, "/api/status")["providers"][0]["addresses"][0].clone();
+    let address = || api(&sidecar, "/api/status")["providers"][0]["endpoints"][0].clone();
     let before = address();
     assert!(before["latency_ms"].as_f64().is_some_and(|ms| ms > 0.0), "{before}");
     for (i, more) in ["timeouts: { connect: 1s }", "breaker: default", ""].into_iter().enumerate() {
