@@ -233,6 +233,9 @@ fn an_upgrade_is_tunnelled_both_ways() {
     );
     assert!(response.contains("\r\nsec-websocket-accept:"), "{response}");
     wire.read_until("first from the provider");
+    let text = "HTTP/1.1 400 Bad Request\r\n\r\n";
+    provider.write(text);
+    assert_eq!(wire.read_until("\r\n\r\n"), text);
     for index in 0..3 {
         wire.write(format!("ping {index}\0\u{1}|"));
         assert_eq!(provider.read_until("|"), format!("ping {index}\0\u{1}|"));

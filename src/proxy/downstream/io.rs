@@ -217,6 +217,10 @@ impl<S: ClientStream> ClientIo<S> {
 
     /// Replaces the parser's own response. hyper writes it in one piece, and flushes before it closes.
     fn replace(&mut self, bytes: &[u8]) -> Option<Poll<io::Result<usize>>> {
+        // A tunnel may carry bytes that look like a response.
+        if self.activity.phase() == ConnectionPhase::Upgraded {
+            return None;
+        }
         let problem = self.activity.parser_errors.problem_for(bytes)?;
         self.replacement = problem.to_wire();
         Some(Poll::Ready(Ok(bytes.len())))
