@@ -5,6 +5,10 @@
 mod admin;
 #[path = "reference/cli.rs"]
 mod cli;
+#[path = "reference/metrics.rs"]
+mod metrics;
+#[path = "reference/policy.rs"]
+mod policy;
 
 use std::path::Path;
 use std::{env, fs};
@@ -34,7 +38,7 @@ fn the_reference_of_the_command_line_is_current() {
 
 #[test]
 fn the_reference_of_metrics_is_current() {
-    check("metrics.md", &outrigger::telemetry::metrics::reference());
+    check("metrics.md", &metrics::reference());
 }
 
 #[test]
@@ -44,7 +48,7 @@ fn the_reference_of_problem_types_is_current() {
 
 #[test]
 fn the_reference_of_the_policy_is_current() {
-    check("policy.md", &outrigger::policy::reference::markdown());
+    check("policy.md", &policy::reference());
 }
 
 #[test]

@@ -41,8 +41,8 @@ pub(super) fn passthrough(
             .collect();
         if names.len() > 1 {
             let message = format!(
-                "{} would all get the application's credentials: they go to one provider of a route (`auth: passthrough`, or no `auth` where it is alone)",
-                names.join(", ")
+                "the application's credentials would go to {}: only one provider of a route may get them, so give the others an `auth` of their own",
+                names.join(" and ")
             );
             check.error(check.tree.child(*node, "providers").unwrap_or(*node), message);
         }

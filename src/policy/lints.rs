@@ -14,10 +14,10 @@ use http::Method;
 use super::section::{Checker, NamedSection};
 use super::sections::Policy;
 use super::sections::action::{Action, ActionKind};
-use super::sections::degradation::{Degradation, DegradationSection};
-use super::sections::provider::{ProviderPolicy, ProviderSection};
+use super::sections::degradation::Degradation;
+use super::sections::provider::ProviderPolicy;
 use super::sections::response::OnCut;
-use super::sections::retry::{Cost, RetrySection};
+use super::sections::retry::{Cost, Retry};
 use super::sections::route::RoutePolicy;
 use super::yaml::diagnostic::Diagnostic;
 use super::yaml::tree::NodeId;
@@ -51,48 +51,48 @@ fn other_currency(
         "`budget.cost` is in {}, but the `price` of `{}`, a provider of route `{}`, is in {}",
         cost.currency, provider.name, route.name, price.currency
     );
-    let priced = check.declared(&[ProviderSection::KEY, &provider.name, "price"])?;
+    let priced = check.declared(&[ProviderPolicy::KEY, &provider.name, "price"])?;
     // Its currency may be what could not be read.
     let cost = cost_of(check, route).filter(|_| !check.damaged(priced))?;
     Some(check.tree.on_value(cost, message).with(check.tree, priced, "its price"))
 }
 
 fn cost_of(check: &Checker<'_>, route: &RoutePolicy) -> Option<NodeId> {
-    check.declared(&[RetrySection::KEY, &route.retry.name, "budget", "cost"])
+    check.declared(&[Retry::KEY, &route.retry.name, "budget", "cost"])
 }
 
 // === warnings ===
 
-/// A route, and where it stands.
+/// A route that is checked, and where it is declared.
 #[derive(Clone, Copy)]
-struct Placed<'a> {
+struct Lint<'a> {
+    check: &'a Checker<'a>,
+    policy: &'a Policy,
     route: &'a RoutePolicy,
     node: NodeId,
 }
 
 /// Only of a policy without errors; `nodes` belong to `policy.routes`.
 pub(super) fn warnings(check: &Checker<'_>, policy: &Policy, nodes: &[NodeId]) -> Vec<Diagnostic> {
-    let placed = policy.routes.iter().zip(nodes).map(|(route, node)| Placed { route, node: *node });
-    let routes: Vec<_> = placed.collect();
+    let routes = policy.routes.iter().zip(nodes);
+    let lints: Vec<_> =
+        routes.map(|(route, node)| Lint { check, policy, route, node: *node }).collect();
     let mut found = Vec::new();
-    for (index, one) in routes.iter().enumerate() {
-        found.extend(never_matches(check, &routes[..index], *one));
-        found.extend(unusable_fallback(check, *one));
-        found.extend(larger_than_all_buffers(check, policy, *one));
-        found.extend(unusable_continue(check, policy, *one));
-        found.extend(unusable_hedge(check, policy, *one));
-        found.extend(unpriced(check, policy, *one));
-        found.extend(nothing_stale(check, policy, *one));
+    for (index, lint) in lints.iter().copied().enumerate() {
+        found.extend(never_matches(&lints[..index], lint));
+        found.extend(unusable_fallback(lint));
+        found.extend(larger_than_all_buffers(lint));
+        found.extend(unusable_continue(lint));
+        found.extend(unusable_hedge(lint));
+        found.extend(unpriced(lint));
+        found.extend(nothing_stale(lint));
     }
     found.extend(idle_modes(check, policy));
     found.into_iter().map(Diagnostic::warning).collect()
 }
 
-fn never_matches(
-    check: &Checker<'_>,
-    earlier: &[Placed<'_>],
-    one: Placed<'_>,
-) -> Option<Diagnostic> {
+fn never_matches(earlier: &[Lint<'_>], one: Lint<'_>) -> Option<Diagnostic> {
+    let check = one.check;
     let first = earlier.iter().find(|other| other.route.matcher.covers(&one.route.matcher))?;
     let message = format!(
         "route `{}` can never match: `{}` comes first and takes all of its requests",
@@ -102,10 +102,7 @@ fn never_matches(
     Some(check.tree.on_value(at, message).with(check.tree, first.node, "this one"))
 }
 
-fn unusable_fallback(
-    check: &Checker<'_>,
-    Placed { route, node }: Placed<'_>,
-) -> Option<Diagnostic> {
+fn unusable_fallback(Lint { check, route, node, .. }: Lint<'_>) -> Option<Diagnostic> {
     let posts = [Method::POST, Method::PATCH];
     let methods = &route.matcher.methods;
     let takes = methods.is_empty() || posts.iter().any(|method| methods.contains(method));
@@ -123,11 +120,7 @@ fn unusable_fallback(
     ))
 }
 
-fn larger_than_all_buffers(
-    check: &Checker<'_>,
-    policy: &Policy,
-    Placed { route, node }: Placed<'_>,
-) -> Vec<Diagnostic> {
+fn larger_than_all_buffers(Lint { check, policy, route, node }: Lint<'_>) -> Vec<Diagnostic> {
     let all = policy.server.buffered;
     let kept = [
         (&["replay"][..], route.replay),
@@ -145,11 +138,7 @@ fn larger_than_all_buffers(
     problems.collect()
 }
 
-fn unusable_continue(
-    check: &Checker<'_>,
-    policy: &Policy,
-    Placed { route, node }: Placed<'_>,
-) -> Option<Diagnostic> {
+fn unusable_continue(Lint { check, policy, route, node }: Lint<'_>) -> Option<Diagnostic> {
     let declares = |index: usize| !policy.providers[index].prefill.is_empty();
     if route.stream.on_cut != OnCut::Continue || route.all_providers().into_iter().any(declares) {
         return None;
@@ -164,11 +153,7 @@ fn unusable_continue(
     ))
 }
 
-fn unusable_hedge(
-    check: &Checker<'_>,
-    policy: &Policy,
-    Placed { route, node }: Placed<'_>,
-) -> Option<Diagnostic> {
+fn unusable_hedge(Lint { check, policy, route, node }: Lint<'_>) -> Option<Diagnostic> {
     let never = route.idempotent == Idempotence::Never && !route.allow_override.idempotent;
     let addresses = |index: usize| policy.providers[index].addresses.len();
     let alone = route.all_providers().into_iter().map(addresses).sum::<usize>() == 1;
@@ -182,11 +167,7 @@ fn unusable_hedge(
     Some(check.tree.on_key(at, message))
 }
 
-fn unpriced(
-    check: &Checker<'_>,
-    policy: &Policy,
-    Placed { route, node }: Placed<'_>,
-) -> Option<Diagnostic> {
+fn unpriced(Lint { check, policy, route, node }: Lint<'_>) -> Option<Diagnostic> {
     let priced = |index: usize| policy.providers[index].price.is_some();
     if route.retry.budget.cost.is_none() || route.all_providers().into_iter().any(priced) {
         return None;
@@ -210,7 +191,7 @@ pub(super) fn mode_problem(
     message: String,
 ) -> Option<Diagnostic> {
     let tree = check.tree;
-    let declared = check.declared(&[DegradationSection::KEY, mode])?;
+    let declared = check.declared(&[Degradation::KEY, mode])?;
     let queues = check.roots.iter().filter_map(|root| tree.child(*root, "queues"));
     let lost = queues.into_iter().any(|node| check.damaged(node));
     let list = tree.child(route, "degrade")?;
@@ -222,11 +203,7 @@ pub(super) fn mode_problem(
     Some(problem.with(tree, declared, "the mode"))
 }
 
-fn nothing_stale(
-    check: &Checker<'_>,
-    policy: &Policy,
-    Placed { route, node }: Placed<'_>,
-) -> Vec<Diagnostic> {
+fn nothing_stale(Lint { check, policy, route, node }: Lint<'_>) -> Vec<Diagnostic> {
     let stale = |mode: &&Degradation| {
         mode.actions.iter().any(|action| action.kind() == ActionKind::ServeStale)
     };
@@ -241,22 +218,23 @@ fn nothing_stale(
     problems.collect()
 }
 
-/// Modes with actions that are never done.
+/// Modes with actions that have no effect.
 fn idle_modes(check: &Checker<'_>, policy: &Policy) -> Vec<Diagnostic> {
     let mut found = Vec::new();
     for (index, mode) in policy.degradations.iter().enumerate() {
-        let Some(at) = check.declared(&[DegradationSection::KEY, &mode.name]) else { continue };
-        if let Some(kind) = never_done(mode) {
+        let Some(at) = check.declared(&[Degradation::KEY, &mode.name]) else { continue };
+        if let Some(kind) = without_effect(mode) {
             let (name, kind) = (&mode.name, kind.as_str());
-            let message =
-                format!("`{name}` sends every request its `respond`: its `{kind}` is never done");
+            let message = format!(
+                "`{name}` answers every request with its `respond`: its `{kind}` has no effect"
+            );
             found.push(check.tree.on_key(at, message));
         }
         let notifies = mode.actions.iter().all(|action| action.kind() == ActionKind::Notify);
         let unused = policy.routes.iter().all(|route| !route.degrade.contains(&index));
         if unused && !notifies {
             let message = format!(
-                "no route has `{}` under `degrade`: of its actions only `notify` is ever done",
+                "no route has `{}` under `degrade`: only its `notify` actions have an effect",
                 mode.name
             );
             found.push(check.tree.on_key(at, message));
@@ -266,7 +244,7 @@ fn idle_modes(check: &Checker<'_>, policy: &Policy) -> Vec<Diagnostic> {
 }
 
 /// A change to requests in a mode that sends a static response to all of them.
-fn never_done(mode: &Degradation) -> Option<ActionKind> {
+fn without_effect(mode: &Degradation) -> Option<ActionKind> {
     let mut kinds = mode.actions.iter().map(Action::kind);
     let changes = kinds.clone().find(|kind| matches!(kind, ActionKind::Reduce | ActionKind::Use));
     changes.filter(|_| kinds.any(|kind| kind == ActionKind::Respond))

@@ -19,7 +19,6 @@ mod diff_tests;
 pub mod fingerprint;
 pub mod json_schema;
 mod lints;
-pub mod reference;
 pub mod section;
 pub mod sections;
 pub mod text;

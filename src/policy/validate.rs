@@ -9,16 +9,15 @@ use std::path::PathBuf;
 use super::Sources;
 use super::credentials;
 use super::lints;
-use super::section::names::check_name;
 use super::section::{Checker, Form, NamedSection, defaults};
 use super::sections::Policy;
 use super::sections::action::Action;
-use super::sections::breaker::{Breaker, BreakerSection};
-use super::sections::cache::{Cache, CacheSection};
-use super::sections::degradation::{Degradation, DegradationSection, MOST_MODES, RouteSection};
-use super::sections::provider::{ProviderPolicy, ProviderSection};
-use super::sections::queue::{Queue, QueueSection};
-use super::sections::retry::{Retry, RetrySection};
+use super::sections::breaker::Breaker;
+use super::sections::cache::Cache;
+use super::sections::degradation::{Degradation, MOST_MODES};
+use super::sections::provider::ProviderPolicy;
+use super::sections::queue::Queue;
+use super::sections::retry::Retry;
 use super::sections::route::RoutePolicy;
 use super::sections::server::Server;
 use super::yaml::diagnostic::{Diagnostic, Severity};
@@ -50,12 +49,11 @@ pub(super) fn validate(
     version(&mut check);
     let server = server(&mut check);
     collect_names(&mut check);
-    let retries = named::<Retry>(&mut check, RetrySection::KEY, |one, name| one.name = name);
-    let breakers = named::<Breaker>(&mut check, BreakerSection::KEY, |one, name| one.name = name);
-    let mut providers =
-        named::<ProviderPolicy>(&mut check, ProviderSection::KEY, |one, name| one.name = name);
-    let queues = named::<Queue>(&mut check, QueueSection::KEY, |one, name| one.name = name);
-    let caches = named::<Cache>(&mut check, CacheSection::KEY, |one, name| one.name = name);
+    let retries = named::<Retry>(&mut check);
+    let breakers = named::<Breaker>(&mut check);
+    let mut providers = named::<ProviderPolicy>(&mut check);
+    let queues = named::<Queue>(&mut check);
+    let caches = named::<Cache>(&mut check);
     let degradations = modes(&mut check);
     let (mut routes, disabled) = routes(&mut check);
     resolve_providers(&mut providers, &breakers, &retries);
@@ -181,44 +179,49 @@ fn declared(check: &Checker<'_>, section: &str) -> Vec<NodeId> {
     lists.flat_map(|list| tree.children(list)).collect()
 }
 
-fn twice(check: &mut Checker<'_>, what: &str, name: &str, second: NodeId, first: NodeId) {
-    let message = format!("the {what} `{name}` is defined twice");
-    check.report(second, |tree| {
-        tree.on_key(second, message).with(tree, first, "first defined here")
-    });
+/// Remembers where a name is defined first, and reports each further definition.
+fn define<'t>(
+    check: &mut Checker<'_>,
+    defined: &mut BTreeMap<&'t str, NodeId>,
+    what: &str,
+    name: &'t str,
+    node: NodeId,
+) {
+    let first = *defined.entry(name).or_insert(node);
+    if first != node {
+        let message = format!("the {what} `{name}` is defined twice");
+        check.report(node, |tree| {
+            tree.on_key(node, message).with(tree, first, "first defined here")
+        });
+    }
 }
 
 // === names ===
 
 fn collect_names(check: &mut Checker<'_>) {
     for (section, one, default) in [
-        (ProviderSection::KEY, ProviderSection::ONE, false),
-        (RetrySection::KEY, RetrySection::ONE, true),
-        (BreakerSection::KEY, BreakerSection::ONE, true),
-        (QueueSection::KEY, QueueSection::ONE, true),
-        (CacheSection::KEY, CacheSection::ONE, false),
-        (DegradationSection::KEY, DegradationSection::ONE, false),
+        (ProviderPolicy::KEY, ProviderPolicy::ONE, false),
+        (Retry::KEY, Retry::ONE, true),
+        (Breaker::KEY, Breaker::ONE, true),
+        (Queue::KEY, Queue::ONE, true),
+        (Cache::KEY, Cache::ONE, false),
+        (Degradation::KEY, Degradation::ONE, false),
     ] {
         let mut first: BTreeMap<&str, NodeId> = BTreeMap::new();
         let tree = check.tree;
         for node in declared(check, section) {
             let name = tree.key(node).unwrap_or_default();
-            check_name(check, node, name, true);
-            match first.get(name) {
-                Some(first) => twice(check, one, name, node, *first),
-                None => {
-                    first.insert(name, node);
-                }
-            }
+            check.named(node);
+            define(check, &mut first, one, name, node);
         }
         let names: std::collections::BTreeSet<_> =
             first.keys().copied().chain(default.then_some("default")).collect();
-        let mut place = 0;
+        let mut position = 0;
         let indexed = names.into_iter().map(|name| {
-            let used = section != DegradationSection::KEY
+            let used = section != Degradation::KEY
                 || first.get(name).is_none_or(|node| is_enabled(tree, *node));
-            let index = used.then_some(place);
-            place += usize::from(used);
+            let index = used.then_some(position);
+            position += usize::from(used);
             (name.to_owned(), index)
         });
         let indexed = indexed.collect();
@@ -229,22 +232,17 @@ fn collect_names(check: &mut Checker<'_>) {
 
 fn route_names(check: &mut Checker<'_>) {
     let tree = check.tree;
-    let (mut place, mut names, mut first) = (0, BTreeMap::new(), BTreeMap::new());
-    for node in declared(check, RouteSection::KEY) {
+    let (mut position, mut names, mut first) = (0, BTreeMap::new(), BTreeMap::new());
+    for node in declared(check, RoutePolicy::KEY) {
         let enabled = is_enabled(tree, node);
         if let Some((at, name)) = tree.child(node, "name").and_then(|at| Some((at, tree.text(at)?)))
         {
-            names.entry(name.to_owned()).or_insert(enabled.then_some(place));
-            match first.get(name) {
-                Some(first) => twice(check, RouteSection::ONE, name, at, *first),
-                None => {
-                    first.insert(name, at);
-                }
-            }
+            names.entry(name.to_owned()).or_insert(enabled.then_some(position));
+            define(check, &mut first, RoutePolicy::ONE, name, at);
         }
-        place += usize::from(enabled);
+        position += usize::from(enabled);
     }
-    check.names.sections.insert(RouteSection::KEY, names);
+    check.names.sections.insert(RoutePolicy::KEY, names);
 }
 
 fn is_enabled(tree: &Tree, node: NodeId) -> bool {
@@ -254,18 +252,15 @@ fn is_enabled(tree: &Tree, node: NodeId) -> bool {
 // === sections of named entries ===
 
 /// In the order of their names; in place of one that could not be read stands its default.
-fn named<T: Form>(
-    check: &mut Checker<'_>,
-    section: &'static str,
-    set_name: impl Fn(&mut T, String),
-) -> Vec<Declared<T>> {
+fn named<T: Form + NamedSection>(check: &mut Checker<'_>) -> Vec<Declared<T>> {
+    let section = T::KEY;
     let names: Vec<_> = check.names.all(section).map(str::to_owned).collect();
     let mut found = Vec::with_capacity(names.len());
     for name in names {
         let node = check.declared(&[section, &name]);
         let read = node.and_then(|node| T::read(node, check));
         let Some(mut value) = read.or_else(T::absent) else { continue };
-        set_name(&mut value, name);
+        value.set_name(name);
         found.push(Declared { node, value });
     }
     // A second entry of a name is read for its problems only.
@@ -280,7 +275,7 @@ fn named<T: Form>(
 
 /// The enabled modes, in the order of their names.
 fn modes(check: &mut Checker<'_>) -> Vec<Declared<Degradation>> {
-    let section = DegradationSection::KEY;
+    let section = Degradation::KEY;
     let names: Vec<_> = check.names.all(section).map(str::to_owned).collect();
     let mut found = Vec::new();
     for name in names {
@@ -302,7 +297,7 @@ fn modes(check: &mut Checker<'_>) -> Vec<Declared<Degradation>> {
 /// The enabled routes in their order, and the number of others.
 fn routes(check: &mut Checker<'_>) -> (Vec<(NodeId, RoutePolicy)>, usize) {
     let (mut found, mut disabled) = (Vec::new(), 0);
-    for node in declared(check, RouteSection::KEY) {
+    for node in declared(check, RoutePolicy::KEY) {
         let route = RoutePolicy::read(node, check);
         match is_enabled(check.tree, node) {
             true => found.extend(route.map(|route| (node, route))),

@@ -25,6 +25,8 @@ use redis::{
 };
 use thiserror::Error;
 
+use crate::policy::sections::url::percent_decoded;
+
 const SERVER_PORT: u16 = 6379;
 const SENTINEL_PORT: u16 = 26379;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -375,19 +377,9 @@ fn file(name: &'static str, path: &str) -> Result<Vec<u8>, RedisUrlError> {
     fs::read(path).map_err(|source| RedisUrlError::File { name, path: path.to_owned(), source })
 }
 
-/// `%41` is `A`.
 fn percent_decode(text: &str) -> Result<String, RedisUrlError> {
-    let invalid = || RedisUrlError::Url("a `%` without two hexadecimal digits".to_owned());
-    let (mut bytes, mut rest) = (Vec::with_capacity(text.len()), text.bytes());
-    while let Some(byte) = rest.next() {
-        if byte != b'%' {
-            bytes.push(byte);
-            continue;
-        }
-        let mut digit = || char::from(rest.next()?).to_digit(16);
-        let (high, low) = (digit().ok_or_else(invalid)?, digit().ok_or_else(invalid)?);
-        bytes.push((high * 16 + low) as u8);
-    }
+    let bytes = percent_decoded(text)
+        .ok_or_else(|| RedisUrlError::Url("a `%` without two hexadecimal digits".to_owned()))?;
     String::from_utf8(bytes)
         .map_err(|_| RedisUrlError::Url("percent-encoded bytes are not UTF-8".into()))
 }

@@ -1,19 +1,21 @@
 //! The state that all forms share while a policy is read: the tree, the problems, files and secrets.
 //!
-//! Reading never stops at a problem: it reports and goes on with a stand-in, since a policy with a
-//! problem is not used and people want to see all of them. A value that cannot be read is marked,
-//! so that nothing that would follow from it (`Checker::damaged`) is reported as well.
+//! Reading does not stop at the first problem. A value with a problem is replaced by its default, so
+//! that all problems are reported together; the resulting policy is not used. A value that cannot be
+//! read is marked (`Checker::damaged`), and problems that would only follow from it are not reported.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::names::SectionNames;
 use super::{Bounded, Form};
 use crate::policy::text::suggest::{did_you_mean, listed};
 use crate::policy::yaml::diagnostic::Diagnostic;
 use crate::policy::yaml::tree::{Kind, NodeId, Tree};
+use crate::policy::yaml::units::show_duration;
 
 /// Problems of one file that are listed.
 const MOST: usize = 200;
@@ -33,7 +35,7 @@ pub struct Checker<'a> {
     pub names: SectionNames,
     /// Of each file that could be read.
     pub roots: Vec<NodeId>,
-    /// A part of the policy could not be read: a name that seems to be missing may stand there.
+    /// A part of the policy could not be read: a name that seems to be missing may be declared there.
     pub incomplete: bool,
     /// Values that could not be read, and the maps and lists around them.
     damaged: BTreeSet<NodeId>,
@@ -83,6 +85,12 @@ impl<'a> Checker<'a> {
         self.report(node, |tree| tree.on_value(node, message));
     }
 
+    /// As `error`; there is no value.
+    pub fn reject<T>(&mut self, node: NodeId, message: impl Into<String>) -> Option<T> {
+        self.error(node, message);
+        None
+    }
+
     pub fn error_on_key(&mut self, node: NodeId, message: impl Into<String>) {
         self.report(node, |tree| tree.on_key(node, message));
     }
@@ -90,11 +98,7 @@ impl<'a> Checker<'a> {
     /// The value cannot be read: what would follow from its absence is not reported.
     pub fn unreadable(&mut self, node: NodeId, problem: impl FnOnce(&Tree) -> Diagnostic) {
         self.report(node, problem);
-        let mut above = Some(node);
-        while let Some(node) = above {
-            self.damaged.insert(node);
-            above = self.tree.parent(node);
-        }
+        self.damaged.extend(self.tree.ancestors(node));
     }
 
     /// Something at or below the node could not be read.
@@ -127,13 +131,8 @@ impl<'a> Checker<'a> {
 
     /// A map whose keys are all known; an empty value is a map without keys.
     pub fn map(&mut self, node: NodeId, known: &[&'static str]) -> Option<()> {
-        if !matches!(self.tree.node(node).kind, Kind::Map { .. }) && !self.tree.is_null(node) {
-            self.unexpected(node, "a map");
-            return None;
-        }
-        let tree = self.tree;
-        for child in tree.children(node) {
-            let key = tree.key(child).unwrap_or_default();
+        for child in self.entries(node)? {
+            let key = self.tree.key(child).unwrap_or_default();
             if !known.contains(&key) {
                 self.unknown_key(child, key, known);
             }
@@ -238,7 +237,7 @@ impl<'a> Checker<'a> {
         all: &[T],
         word: impl Fn(T) -> &'static str,
     ) -> Option<T> {
-        let text = self.text(node, "a word")?;
+        let text = self.text(node, &listed(all.iter().map(|one| word(*one))))?;
         let found = all.iter().copied().find(|one| word(*one) == text);
         if found.is_none() {
             let known: Vec<_> = all.iter().map(|one| word(*one)).collect();
@@ -255,10 +254,53 @@ impl<'a> Checker<'a> {
         matches!(self.tree.node(node).kind, Kind::List { .. })
     }
 
-    /// Reports that a list or map has no entries; silent where one could not be read.
-    pub fn empty(&mut self, node: NodeId, message: &str) {
-        if self.tree.children(node).next().is_none() && !self.damaged(node) {
+    /// A list.
+    pub fn list(&mut self, node: NodeId) -> Option<impl Iterator<Item = NodeId> + use<'a>> {
+        if !self.is_list(node) {
+            self.unexpected(node, "a list");
+            return None;
+        }
+        let tree = self.tree;
+        Some(tree.children(node))
+    }
+
+    /// A map, or nothing.
+    pub fn entries(&mut self, node: NodeId) -> Option<impl Iterator<Item = NodeId> + use<'a>> {
+        if !self.is_map(node) && !self.tree.is_null(node) {
+            self.unexpected(node, "a map");
+            return None;
+        }
+        let tree = self.tree;
+        Some(tree.children(node))
+    }
+
+    // === rules of `section!` ===
+
+    /// A list or map has entries; silent where one could not be read.
+    pub fn some(&mut self, node: NodeId, message: &str) {
+        let collection = self.is_list(node) || self.is_map(node) || self.tree.is_null(node);
+        if collection && self.tree.children(node).next().is_none() && !self.damaged(node) {
             self.error(node, message);
+        }
+    }
+
+    /// The second of two durations of the section at `node` is not shorter than the first.
+    pub fn in_order(&mut self, node: NodeId, keys: [&str; 2], times: [Duration; 2]) {
+        let written = keys.into_iter().rev().find_map(|key| self.tree.child(node, key));
+        if let (Some(at), true) = (written, times[0] > times[1]) {
+            let ([first, second], [low, high]) = (keys, times.map(show_duration));
+            self.error(at, format!("`{second}` ({high}) is shorter than `{first}` ({low})"));
+        }
+    }
+
+    /// A list has no name, or word, twice; `what` is an element in a message.
+    pub fn once(&mut self, node: NodeId, what: &str) {
+        let (tree, mut found) = (self.tree, BTreeSet::new());
+        for item in tree.children(node) {
+            let name = tree.text(tree.child(item, "name").unwrap_or(item)).unwrap_or_default();
+            if !found.insert(name) && !self.damaged(item) {
+                self.error(item, format!("{what} `{name}` is listed twice"));
+            }
         }
     }
 

@@ -32,6 +32,14 @@ pub struct KeyText {
     pub shape: ValueShape,
 }
 
+impl KeyText {
+    /// A key that may be left out, without a default or limits.
+    pub fn optional(name: &'static str, text: &str, shape: ValueShape) -> KeyText {
+        let (text, required) = (text.to_owned(), false);
+        KeyText { name, text, required, default: None, limits: None, shape }
+    }
+}
+
 #[derive(Clone, Debug)]
 pub struct SectionText {
     pub text: String,
@@ -105,13 +113,13 @@ pub fn keys<M, F: Form<M>>(
 pub fn alternatives<M, F: Form<M>>(
     name: &'static str,
     text: &[&str],
+    limits: Option<String>,
     out: &mut Reference,
 ) -> Vec<KeyText> {
     if F::FLATTENED {
         return F::describe_keys(out);
     }
-    let (text, shape) = (joined(text), F::describe(out));
-    vec![KeyText { name, text, required: false, default: None, limits: None, shape }]
+    vec![KeyText { limits, ..KeyText::optional(name, &joined(text), F::describe(out)) }]
 }
 
 /// The lines of a doc comment as one text.

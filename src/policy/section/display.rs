@@ -16,8 +16,7 @@ pub type SecretDigest = [u8; 32];
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
     pub path: String,
-    /// Where the key stands in the files, under the names that `Locations` uses; the first that is
-    /// there counts.
+    /// The paths under which the key may be declared, as in `Locations`; the first that exists is used.
     pub written: Vec<String>,
     pub text: String,
     /// Of a value that is not shown.
@@ -66,7 +65,6 @@ pub struct Display<'p> {
     names: &'p dyn Fn(&str, usize) -> String,
     path: String,
     written: Vec<String>,
-    none: &'static str,
     pub rows: Vec<Row>,
     pub entries: Vec<Entry>,
 }
@@ -77,7 +75,6 @@ impl<'p> Display<'p> {
             names,
             path: String::new(),
             written: vec![String::new()],
-            none: "none",
             rows: Vec::new(),
             entries: Vec::new(),
         }
@@ -89,17 +86,17 @@ impl<'p> Display<'p> {
         self.row(text.into(), None, Vec::new());
     }
 
-    /// Nothing, in the words of the key.
+    /// A value that is not set.
     pub fn none(&mut self) {
-        self.text(self.none);
+        self.text("none");
     }
 
-    /// Shown by its reference.
+    /// A secret: its reference is shown, its value is only compared.
     pub fn secret(&mut self, reference: impl Into<String>, value: &[u8]) {
         self.row(reference.into(), Some(Hidden::Local(digest(value))), Vec::new());
     }
 
-    /// Not shown: `text` says so.
+    /// A value of the policy that may be a secret: `text` is shown instead of it.
     pub fn inline(&mut self, text: impl Into<String>, value: &[u8]) {
         self.row(text.into(), Some(Hidden::Inline(digest(value))), Vec::new());
     }
@@ -109,7 +106,7 @@ impl<'p> Display<'p> {
         self.name_with(section, index, "");
     }
 
-    /// As `name`, with more beside it.
+    /// As `name`, followed by `more`.
     pub fn name_with(&mut self, section: &str, index: usize, more: &str) {
         let name = (self.names)(section, index);
         let path = child_path(section, &name);
@@ -120,7 +117,7 @@ impl<'p> Display<'p> {
         (self.names)(section, index)
     }
 
-    /// Values that are one text each, in one row.
+    /// Values that are one text each, joined in one row.
     pub fn joined<M, F: Form<M>>(&mut self, values: &[M]) {
         let mut out = Display::new(self.names);
         for value in values {
@@ -139,7 +136,7 @@ impl<'p> Display<'p> {
 
     // === keys ===
 
-    /// A key of a section; `shown` stands for its value.
+    /// A key of a section; `shown` replaces its value.
     pub fn field<M, F: Form<M>>(&mut self, key: &str, value: &M, shown: Option<&'static str>) {
         if F::FLATTENED {
             return F::show(value, self);
@@ -155,23 +152,23 @@ impl<'p> Display<'p> {
         self.below(child_path(&self.path, key), written, show);
     }
 
-    /// An element of a list, by its place.
+    /// An element of a list, by its index.
     pub fn item(&mut self, index: usize, show: impl FnOnce(&mut Self)) {
         let written = self.written.iter().map(|path| format!("{path}[{index}]")).collect();
         self.below(format!("{}[{index}]", self.path), written, show);
     }
 
-    /// An entry of a map or list that is known by its name; in a list it may stand without one.
+    /// An entry of a map or list, identified by its name, or by its index if it is declared without one.
     pub fn entry(&mut self, name: &str, index: usize, show: impl FnOnce(&mut Self)) {
         let path = child_path(&self.path, name);
         self.entries.push(Entry { list: self.path.clone(), path: path.clone() });
         let by_name = self.written.iter().map(|path| child_path(path, name));
-        let by_place = self.written.iter().map(|path| format!("{path}[{index}]"));
-        let written = by_name.chain(by_place).collect();
+        let by_index = self.written.iter().map(|path| format!("{path}[{index}]"));
+        let written = by_name.chain(by_index).collect();
         self.below(path, written, show);
     }
 
-    /// The value may also be written at these places, outside of the enclosing section.
+    /// The value may also be declared under these paths, outside of the enclosing section.
     pub fn also_written(&mut self, paths: &[String], show: impl FnOnce(&mut Self)) {
         let before = self.written.clone();
         self.written.extend_from_slice(paths);

@@ -85,8 +85,7 @@ pub fn keys<M, F: Form<M>>(key: &'static str, out: &mut Vec<&'static str>) {
     }
 }
 
-// === what `section!` makes of the optional parts of a key ===
-
+/// The form of a key of `section!` or `one_of!`: the named one, else that of its type.
 macro_rules! form_of {
     ($model:ty) => {
         $model
@@ -96,39 +95,11 @@ macro_rules! form_of {
     };
 }
 
-macro_rules! key_of {
-    ($key:ident) => {
-        stringify!($key)
-    };
-    ($key:ident $written:literal) => {
-        $written
-    };
-}
-
-macro_rules! default_of {
-    () => {
-        None
-    };
-    ($default:expr) => {
-        Some($default)
-    };
-}
-
-macro_rules! example_of {
-    () => {
-        ""
-    };
-    ($example:literal) => {
-        $example
-    };
-}
-
-macro_rules! bound_of {
-    ($model:ty, $form:ty) => {
-        |_, _, _| ()
-    };
-    ($model:ty, $form:ty, $bounds:expr) => {
-        |value, node, check| check.bounded::<$model, $form>(value, node, &$bounds)
+/// Checks the bounds of a value, if it has some.
+macro_rules! bounded {
+    ($check:ident, $value:expr, $node:ident, $model:ty, $form:ty) => {};
+    ($check:ident, $value:expr, $node:ident, $model:ty, $form:ty, $bounds:expr) => {
+        $check.bounded::<$model, $form>($value, $node, &$bounds)
     };
 }
 
@@ -141,13 +112,4 @@ macro_rules! limits_of {
     };
 }
 
-macro_rules! shown_of {
-    ($value:expr) => {
-        None
-    };
-    ($value:expr, $default:expr => $shown:literal) => {
-        ($value == $default).then_some($shown)
-    };
-}
-
-pub(crate) use {bound_of, default_of, example_of, form_of, key_of, limits_of, shown_of};
+pub(crate) use {bounded, form_of, limits_of};

@@ -1,5 +1,6 @@
 //! Forms made of others: what may be left out, lists, and maps whose keys the user chooses.
 
+use std::fmt;
 use std::marker::PhantomData;
 use std::ops::RangeInclusive;
 
@@ -26,20 +27,14 @@ pub struct Map<K, F>(PhantomData<(K, F)>);
 pub trait MapKey<K = Self> {
     /// For the reference: `name`.
     const NAME: &'static str;
-    /// `None` where the key of `node` was reported.
-    fn read(node: NodeId, text: &str, check: &mut Checker<'_>) -> Option<K>;
-    fn text(key: &K) -> String;
+    fn parse(text: &str) -> Result<K, String>;
 }
 
 impl MapKey for String {
     const NAME: &'static str = "name";
 
-    fn read(_: NodeId, text: &str, _: &mut Checker<'_>) -> Option<Self> {
-        Some(text.to_owned())
-    }
-
-    fn text(key: &Self) -> String {
-        key.clone()
+    fn parse(text: &str) -> Result<Self, String> {
+        Ok(text.to_owned())
     }
 }
 
@@ -116,12 +111,7 @@ impl<M, F: Form<M>> Form<Vec<M>> for Vec<F> {
     const INLINE: bool = F::INLINE;
 
     fn read(node: NodeId, check: &mut Checker<'_>) -> Option<Vec<M>> {
-        if !check.is_list(node) {
-            check.unexpected(node, "a list");
-            return None;
-        }
-        let tree = check.tree;
-        Some(tree.children(node).filter_map(|item| F::read(item, check)).collect())
+        Some(check.list(node)?.filter_map(|item| F::read(item, check)).collect())
     }
 
     fn absent() -> Option<Vec<M>> {
@@ -174,19 +164,16 @@ impl<M, F: Form<M>> Form<Vec<M>> for OneOrMany<F> {
     }
 }
 
-impl<N, K: MapKey<N>, M, F: Form<M>> Form<Vec<(N, M)>> for Map<K, F> {
+impl<N: fmt::Display, K: MapKey<N>, M, F: Form<M>> Form<Vec<(N, M)>> for Map<K, F> {
     fn read(node: NodeId, check: &mut Checker<'_>) -> Option<Vec<(N, M)>> {
-        if !check.is_map(node) && !check.tree.is_null(node) {
-            check.unexpected(node, "a map");
-            return None;
-        }
-        let tree = check.tree;
+        let entries = check.entries(node)?;
         let entry = |child| {
-            let key = K::read(child, tree.key(child).unwrap_or_default(), check);
+            let key = K::parse(check.tree.key(child).unwrap_or_default());
+            let key = key.map_err(|message| check.error_on_key(child, message)).ok();
             let value = F::read(child, check);
             Some((key?, value?))
         };
-        Some(tree.children(node).filter_map(entry).collect())
+        Some(entries.filter_map(entry).collect())
     }
 
     fn absent() -> Option<Vec<(N, M)>> {
@@ -198,7 +185,7 @@ impl<N, K: MapKey<N>, M, F: Form<M>> Form<Vec<(N, M)>> for Map<K, F> {
             out.none();
         }
         for (key, value) in value {
-            out.key(&K::text(key), |out| F::show(value, out));
+            out.key(&key.to_string(), |out| F::show(value, out));
         }
     }
 
@@ -220,30 +207,5 @@ impl<M, F: Form<M>> Form<M> for Required<F> {
 
     fn describe(out: &mut Reference) -> ValueShape {
         F::describe(out)
-    }
-}
-
-impl Checker<'_> {
-    /// A list without repetitions; `what` names an element in a message.
-    pub fn list_of_different<M: PartialEq, F: Form<M>>(
-        &mut self,
-        node: NodeId,
-        what: &str,
-    ) -> Option<Vec<M>> {
-        if !self.is_list(node) {
-            self.unexpected(node, "a list");
-            return None;
-        }
-        let (tree, mut found) = (self.tree, Vec::new());
-        for item in tree.children(node) {
-            let Some(value) = F::read(item, self) else { continue };
-            if found.contains(&value) {
-                let text = tree.text(item).unwrap_or_default();
-                self.error(item, format!("{what} `{text}` is listed twice"));
-            } else {
-                found.push(value);
-            }
-        }
-        Some(found)
     }
 }

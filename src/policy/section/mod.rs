@@ -1,6 +1,6 @@
 //! How a section of the policy is declared: one line for each key.
 //!
-//! `section!` takes a struct whose fields carry, beside their type, what the language says of the
+//! `section!` takes a struct whose fields carry, besides their type, what the language says of the
 //! key: its default, its bounds and its meaning. From that one declaration follow the struct of the
 //! model, the reading of the YAML with every problem reported at its line, the display that
 //! `diff`, `explain` and `fingerprint` work on, the JSON Schema and the reference.
@@ -26,7 +26,10 @@
 //!   default the type may have one itself (an option, a list, a section of defaults); a key without
 //!   either is required.
 //! - `in low..=high` bounds the value; `like "x"` is the example that a missing key is reported with.
-//! - `computed { name: Type = value; }` adds fields that are no keys, and `finish f` calls
+//! - `where rule(...)` is a further check, a method of [`Checker`] that is called with the node of the
+//!   value: `where some("no provider: expected at least one")`.
+//! - `computed { name: Type = value; }` adds fields that are no keys (`name "shown": Type` is displayed
+//!   all the same), and `finish f` calls
 //!   `f(&mut section, node, checker)` when all keys are read.
 //! - `for Type { ... }` in place of `struct` gives a struct of another module its form.
 
@@ -46,6 +49,14 @@ pub use lists::{Map, MapKey, OneOrMany, OrNone, Required};
 pub use names::{NameOf, NamedSection, OrDefault};
 pub use scalars::{Share, Size};
 
+/// The names that the macros below use.
+pub(crate) mod macro_names {
+    pub(crate) use super::describe::{alternatives, keys as describe_keys_of};
+    pub(crate) use super::form::{Form, bounded, form_of, keys as keys_of, limits_of, read_map};
+    pub(crate) use super::{Checker, Display, KeyText, Reference, ValueShape};
+    pub(crate) use crate::policy::yaml::tree::NodeId;
+}
+
 /// Declares a section; see the module.
 macro_rules! section {
     (
@@ -57,10 +68,11 @@ macro_rules! section {
                 $key:ident $($written:literal)? : $model:ty $(as $form:ty)?
                 $(= $default:expr $(=> $shown:literal)?)?
                 $(, in $bounds:expr)?
-                $(, like $like:literal)? ;
+                $(, like $like:literal)?
+                $(, where $rule:ident($($argument:expr),*))* ;
             )*
         }
-        $(computed { $($(#[doc = $computed_text:literal])* $computed:ident : $computed_type:ty = $value:expr;)* })?
+        $(computed { $($(#[doc = $computed_text:literal])* $computed:ident $($computed_key:literal)? : $computed_type:ty = $value:expr;)* })?
     ) => {
         $(#[doc = $doc])*
         $(#[derive($($derive),*)])?
@@ -77,10 +89,11 @@ macro_rules! section {
                     $key $($written)? : $model $(as $form)?
                     $(= $default $(=> $shown)?)?
                     $(, in $bounds)?
-                    $(, like $like)? ;
+                    $(, like $like)?
+                    $(, where $rule($($argument),*))* ;
                 )*
             }
-            $(computed { $($computed : $computed_type = $value;)* })?
+            $(computed { $($computed $($computed_key)? : $computed_type = $value;)* })?
         }
     };
     (
@@ -91,92 +104,78 @@ macro_rules! section {
                 $key:ident $($written:literal)? : $model:ty $(as $form:ty)?
                 $(= $default:expr $(=> $shown:literal)?)?
                 $(, in $bounds:expr)?
-                $(, like $like:literal)? ;
+                $(, like $like:literal)?
+                $(, where $rule:ident($($argument:expr),*))* ;
             )*
         }
-        $(computed { $($computed:ident : $computed_type:ty = $value:expr;)* })?
+        $(computed { $($computed:ident $($computed_key:literal)? : $computed_type:ty = $value:expr;)* })?
     ) => {
-        impl $crate::policy::section::Form for $name {
-            fn read(
-                node: $crate::policy::yaml::tree::NodeId,
-                check: &mut $crate::policy::section::Checker<'_>,
-            ) -> Option<Self> {
-                $crate::policy::section::form::read_map(node, check)
-            }
+        const _: () = {
+            use $crate::policy::section::macro_names::*;
 
-            fn read_keys(
-                node: $crate::policy::yaml::tree::NodeId,
-                check: &mut $crate::policy::section::Checker<'_>,
-            ) -> Option<Self> {
-                use $crate::policy::section::form::{bound_of, default_of, example_of, form_of, key_of};
-                $(
-                    let $key = check.field::<$model, form_of!($model $(, $form)?)>(
-                        node,
-                        key_of!($key $($written)?),
-                        default_of!($($default)?),
-                        bound_of!($model, form_of!($model $(, $form)?) $(, $bounds)?),
-                        example_of!($($like)?),
-                    );
-                )*
-                #[allow(unused_mut)]
-                let mut section = Self { $($key: $key?,)* $($($computed: $value,)*)? };
-                $($finish(&mut section, node, check);)?
-                Some(section)
-            }
+            impl Form for $name {
+                fn read(node: NodeId, check: &mut Checker<'_>) -> Option<Self> {
+                    read_map(node, check)
+                }
 
-            fn absent() -> Option<Self> {
-                use $crate::policy::section::form::{default_of, form_of};
-                Some(Self {
-                    $($key: match default_of!($($default)?) {
-                        Some(default) => default,
-                        None => <form_of!($model $(, $form)?) as $crate::policy::section::Form<$model>>::absent()?,
-                    },)*
-                    $($($computed: $value,)*)?
-                })
-            }
+                fn read_keys(node: NodeId, check: &mut Checker<'_>) -> Option<Self> {
+                    $(
+                        let $key = check.field::<$model, form_of!($model $(, $form)?)>(
+                            node,
+                            [$($written,)? stringify!($key)][0],
+                            None $(.or(Some($default)))?,
+                            |_value, _node, _check| {
+                                bounded!(_check, _value, _node, $model, form_of!($model $(, $form)?) $(, $bounds)?);
+                                $(_check.$rule(_node, $($argument),*);)*
+                            },
+                            concat!($($like)?),
+                        );
+                    )*
+                    #[allow(unused_mut)]
+                    let mut section = Self { $($key: $key?,)* $($($computed: $value,)*)? };
+                    $($finish(&mut section, node, check);)?
+                    Some(section)
+                }
 
-            fn keys(out: &mut Vec<&'static str>) {
-                use $crate::policy::section::form::{form_of, key_of};
-                $($crate::policy::section::form::keys::<$model, form_of!($model $(, $form)?)>(
-                    key_of!($key $($written)?), out,
-                );)*
-            }
+                fn absent() -> Option<Self> {
+                    Some(Self {
+                        $($key: None $(.or(Some($default)))?
+                            .or_else(<form_of!($model $(, $form)?) as Form<$model>>::absent)?,)*
+                        $($($computed: $value,)*)?
+                    })
+                }
 
-            fn show(value: &Self, out: &mut $crate::policy::section::Display<'_>) {
-                use $crate::policy::section::form::{form_of, key_of, shown_of};
-                $(out.field::<$model, form_of!($model $(, $form)?)>(
-                    key_of!($key $($written)?),
-                    &value.$key,
-                    shown_of!(value.$key $($(, $default => $shown)?)?),
-                );)*
-            }
+                fn keys(out: &mut Vec<&'static str>) {
+                    $(keys_of::<$model, form_of!($model $(, $form)?)>([$($written,)? stringify!($key)][0], out);)*
+                }
 
-            fn describe(
-                out: &mut $crate::policy::section::Reference,
-            ) -> $crate::policy::section::ValueShape {
-                out.section(
-                    stringify!($name),
-                    &[$($doc),*],
-                    <Self as $crate::policy::section::Form>::describe_keys,
-                )
-            }
+                fn show(value: &Self, out: &mut Display<'_>) {
+                    $(out.field::<$model, form_of!($model $(, $form)?)>(
+                        [$($written,)? stringify!($key)][0],
+                        &value.$key,
+                        None $($(.or((value.$key == $default).then_some($shown)))?)?,
+                    );)*
+                    $($($(out.field::<$computed_type, $computed_type>($computed_key, &value.$computed, None);)?)*)?
+                }
 
-            fn describe_keys(
-                out: &mut $crate::policy::section::Reference,
-            ) -> Vec<$crate::policy::section::KeyText> {
-                use $crate::policy::section::form::{default_of, form_of, key_of, limits_of};
-                let mut keys = Vec::new();
-                $(keys.extend($crate::policy::section::describe::keys::<$model, form_of!($model $(, $form)?)>(
-                    key_of!($key $($written)?),
-                    &[$($text),*],
-                    default_of!($($default)?),
-                    None $($(.or(Some($shown)))?)?,
-                    limits_of!($model, form_of!($model $(, $form)?) $(, $bounds)?),
-                    out,
-                ));)*
-                keys
+                fn describe(out: &mut Reference) -> ValueShape {
+                    out.section(stringify!($name), &[$($doc),*], <Self as Form>::describe_keys)
+                }
+
+                fn describe_keys(out: &mut Reference) -> Vec<KeyText> {
+                    let mut keys = Vec::new();
+                    $(keys.extend(describe_keys_of::<$model, form_of!($model $(, $form)?)>(
+                        [$($written,)? stringify!($key)][0],
+                        &[$($text),*],
+                        None $(.or(Some($default)))?,
+                        None $($(.or(Some($shown)))?)?,
+                        limits_of!($model, form_of!($model $(, $form)?) $(, $bounds)?),
+                        out,
+                    ));)*
+                    keys
+                }
             }
-        }
+        };
     };
 }
 pub(crate) use section;
@@ -211,23 +210,45 @@ macro_rules! text_form {
             describe($describe_out:pat) $shape:block
         }
     )+) => {$(
-        impl $crate::policy::section::Form<$model> for $form {
-            const INLINE: bool = true;
+        const _: () = {
+            use $crate::policy::section::macro_names::*;
 
-            fn read(
-                $read_node: $crate::policy::yaml::tree::NodeId,
-                $read_check: &mut $crate::policy::section::Checker<'_>,
-            ) -> Option<$model> $read
+            impl Form<$model> for $form {
+                const INLINE: bool = true;
 
-            fn show($show_value: &$model, $show_out: &mut $crate::policy::section::Display<'_>) $show
+                fn read($read_node: NodeId, $read_check: &mut Checker<'_>) -> Option<$model> $read
 
-            fn describe(
-                $describe_out: &mut $crate::policy::section::Reference,
-            ) -> $crate::policy::section::ValueShape $shape
-        }
+                fn show($show_value: &$model, $show_out: &mut Display<'_>) $show
+
+                fn describe($describe_out: &mut Reference) -> ValueShape $shape
+            }
+        };
     )+};
 }
 pub(crate) use text_form;
+
+/// Forms that are one text, a row each: what a message expects, the shape, how the text is parsed
+/// into a value or an error, and how the value is shown as text.
+macro_rules! texts {
+    ($(
+        $($(#[doc = $doc:literal])* struct $marker:ident)? $(impl $own:ident)? for $model:ty:
+            $expected:literal, $shape:expr, $parse:expr, $show:expr;
+    )+) => {$(
+        $(
+            $(#[doc = $doc])*
+            #[derive(Debug)]
+            pub struct $marker;
+        )?
+        $crate::policy::section::text_form! {
+            impl Form<$model> for $($marker)? $($own)? {
+                read(node, check) { check.parsed(node, $expected, $parse) }
+                show(value, out) { out.text($show(value)) }
+                describe(_) { $shape }
+            }
+        }
+    )+};
+}
+pub(crate) use texts;
 
 /// Declares an enum of which one variant is written, by its key. `Kind` is the same without values.
 macro_rules! one_of {
@@ -235,7 +256,12 @@ macro_rules! one_of {
         $(#[doc = $doc:literal])*
         $(#[derive($($derive:path),*)])?
         pub enum $name:ident as $kind:ident, one $what:ident {
-            $($(#[doc = $text:literal])* $variant:ident $key:literal : $model:ty $(as $form:ty)?,)*
+            $(
+                $(#[doc = $text:literal])*
+                $variant:ident $key:literal : $model:ty $(as $form:ty)?
+                $(, in $bounds:expr)?
+                $(, where $rule:ident($($argument:expr),*))* ;
+            )*
         }
     ) => {
         $(#[doc = $doc])*
@@ -261,12 +287,10 @@ macro_rules! one_of {
 
             /// The keys that it is written by.
             fn keys(self) -> Vec<&'static str> {
-                use $crate::policy::section::form::form_of;
+                use $crate::policy::section::macro_names::*;
                 let mut keys = Vec::new();
                 match self {
-                    $($kind::$variant => $crate::policy::section::form::keys::<
-                        $model, form_of!($model $(, $form)?),
-                    >($key, &mut keys),)*
+                    $($kind::$variant => keys_of::<$model, form_of!($model $(, $form)?)>($key, &mut keys),)*
                 }
                 keys
             }
@@ -280,69 +304,61 @@ macro_rules! one_of {
             }
         }
 
-        impl $crate::policy::section::Form for $name {
-            fn read(
-                node: $crate::policy::yaml::tree::NodeId,
-                check: &mut $crate::policy::section::Checker<'_>,
-            ) -> Option<Self> {
-                $crate::policy::section::form::read_map(node, check)
-            }
+        const _: () = {
+            use $crate::policy::section::macro_names::*;
 
-            fn read_keys(
-                node: $crate::policy::yaml::tree::NodeId,
-                check: &mut $crate::policy::section::Checker<'_>,
-            ) -> Option<Self> {
-                use $crate::policy::section::form::form_of;
-                let kinds = $kind::ALL.iter().copied();
-                let given: Vec<_> =
-                    kinds.filter(|kind| !check.given(node, &kind.keys()).is_empty()).collect();
-                match check.only(node, stringify!($what), &given)? {
-                    $($kind::$variant => {
-                        type Form = form_of!($model $(, $form)?);
-                        let at = match <Form as $crate::policy::section::Form<$model>>::FLATTENED {
-                            true => node,
-                            false => check.tree.child(node, $key)?,
-                        };
-                        let value = <Form as $crate::policy::section::Form<$model>>::read(at, check)?;
-                        Some($name::$variant(value))
-                    })*
+            impl Form for $name {
+                fn read(node: NodeId, check: &mut Checker<'_>) -> Option<Self> {
+                    read_map(node, check)
+                }
+
+                fn read_keys(node: NodeId, check: &mut Checker<'_>) -> Option<Self> {
+                    let kinds = $kind::ALL.iter().copied();
+                    let given: Vec<_> =
+                        kinds.filter(|kind| !check.given(node, &kind.keys()).is_empty()).collect();
+                    match check.only(node, stringify!($what), &given)? {
+                        $($kind::$variant => {
+                            type Written = form_of!($model $(, $form)?);
+                            let at = match <Written as Form<$model>>::FLATTENED {
+                                true => node,
+                                false => check.tree.child(node, $key)?,
+                            };
+                            let value = <Written as Form<$model>>::read(at, check)?;
+                            bounded!(check, &value, at, $model, Written $(, $bounds)?);
+                            $(check.$rule(at, $($argument),*);)*
+                            Some($name::$variant(value))
+                        })*
+                    }
+                }
+
+                fn keys(out: &mut Vec<&'static str>) {
+                    $kind::ALL.iter().for_each(|kind| out.extend(kind.keys()));
+                }
+
+                fn show(value: &Self, out: &mut Display<'_>) {
+                    match value {
+                        $($name::$variant(value) => {
+                            out.field::<$model, form_of!($model $(, $form)?)>($key, value, None);
+                        })*
+                    }
+                }
+
+                fn describe(out: &mut Reference) -> ValueShape {
+                    out.section(stringify!($name), &[$($doc),*], <Self as Form>::describe_keys)
+                }
+
+                fn describe_keys(out: &mut Reference) -> Vec<KeyText> {
+                    let mut keys = Vec::new();
+                    $(keys.extend(alternatives::<$model, form_of!($model $(, $form)?)>(
+                        $key,
+                        &[$($text),*],
+                        limits_of!($model, form_of!($model $(, $form)?) $(, $bounds)?),
+                        out,
+                    ));)*
+                    keys
                 }
             }
-
-            fn keys(out: &mut Vec<&'static str>) {
-                $kind::ALL.iter().for_each(|kind| out.extend(kind.keys()));
-            }
-
-            fn show(value: &Self, out: &mut $crate::policy::section::Display<'_>) {
-                use $crate::policy::section::form::form_of;
-                match value {
-                    $($name::$variant(value) => {
-                        out.field::<$model, form_of!($model $(, $form)?)>($key, value, None);
-                    })*
-                }
-            }
-
-            fn describe(
-                out: &mut $crate::policy::section::Reference,
-            ) -> $crate::policy::section::ValueShape {
-                out.section(
-                    stringify!($name),
-                    &[$($doc),*],
-                    <Self as $crate::policy::section::Form>::describe_keys,
-                )
-            }
-
-            fn describe_keys(
-                out: &mut $crate::policy::section::Reference,
-            ) -> Vec<$crate::policy::section::KeyText> {
-                use $crate::policy::section::form::form_of;
-                let mut keys = Vec::new();
-                $(keys.extend($crate::policy::section::describe::alternatives::<
-                    $model, form_of!($model $(, $form)?),
-                >($key, &[$($text),*], out));)*
-                keys
-            }
-        }
+        };
     };
 }
 pub(crate) use one_of;
@@ -365,26 +381,12 @@ macro_rules! words {
         $crate::policy::section::words!(for $name: $name::ALL);
     )*};
     ($(for $name:ident: $all:expr);* $(;)?) => {$(
-        impl $crate::policy::section::Form for $name {
-            fn read(
-                node: $crate::policy::yaml::tree::NodeId,
-                check: &mut $crate::policy::section::Checker<'_>,
-            ) -> Option<Self> {
-                check.word(node, $all, |one| one.as_str())
+        $crate::policy::section::text_form! {
+            impl Form<$name> for $name {
+                read(node, check) { check.word(node, $all, |one| one.as_str()) }
+                show(value, out) { out.text(value.as_str()) }
+                describe(_) { ValueShape::Words($all.iter().map(|one| one.as_str()).collect()) }
             }
-
-            fn show(value: &Self, out: &mut $crate::policy::section::Display<'_>) {
-                out.text(value.as_str());
-            }
-
-            fn describe(
-                _: &mut $crate::policy::section::Reference,
-            ) -> $crate::policy::section::ValueShape {
-                let words: Vec<_> = $all.iter().map(|one| one.as_str()).collect();
-                $crate::policy::section::ValueShape::Words(words)
-            }
-
-            const INLINE: bool = true;
         }
     )*};
 }

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
 
-use super::{Checker, Display, Form, Reference, ValueShape, text_form};
+use super::{Checker, Display, Form, OrNone, Reference, ValueShape, texts};
 use crate::policy::text::suggest::did_you_mean;
 use crate::policy::yaml::tree::NodeId;
 
@@ -27,11 +27,15 @@ impl SectionNames {
     }
 }
 
-/// A section whose entries are referred to by name.
+/// An entry of a section that is referred to by its name.
 pub trait NamedSection {
+    /// The section: `providers`.
     const KEY: &'static str;
     /// One entry, in a message.
     const ONE: &'static str;
+
+    fn name(&self) -> &str;
+    fn set_name(&mut self, name: String);
 }
 
 /// The name of an entry.
@@ -95,10 +99,7 @@ impl<S: NamedSection> Form<Option<usize>> for OrDefault<S> {
     const DEFAULT: Option<&'static str> = Some("default");
 
     fn read(node: NodeId, check: &mut Checker<'_>) -> Option<Option<usize>> {
-        match check.tree.text(node) {
-            Some("none") => Some(None),
-            _ => check.index_of::<S>(node).map(Some),
-        }
+        <OrNone<NameOf<S>>>::read(node, check)
     }
 
     fn absent() -> Option<Option<usize>> {
@@ -110,42 +111,36 @@ impl<S: NamedSection> Form<Option<usize>> for OrDefault<S> {
     }
 
     fn show(value: &Option<usize>, out: &mut Display<'_>) {
-        match value {
-            Some(index) => out.name(S::KEY, *index),
-            None => out.none(),
-        }
+        <OrNone<NameOf<S>>>::show(value, out);
     }
 
-    fn describe(_: &mut Reference) -> ValueShape {
-        ValueShape::OneOf(vec![ValueShape::named(S::ONE), ValueShape::Words(vec!["none"])])
+    fn describe(out: &mut Reference) -> ValueShape {
+        <OrNone<NameOf<S>>>::describe(out)
     }
 }
 
-/// SectionNames become labels, keys of state and parts of paths. `on_key`: the name is the key of `node`.
-pub fn check_name(check: &mut Checker<'_>, node: NodeId, name: &str, on_key: bool) {
+/// A text that can be a name: names become labels, keys of state and parts of paths.
+pub fn valid_name(name: &str) -> Result<String, String> {
     let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
-    let message = match name {
-        "none" => "`none` cannot be a name: it switches a feature off".to_owned(),
-        _ if name.is_empty() || name.len() > 64 || !name.chars().all(good) => {
-            format!("`{name}` is not a name: expected up to 64 letters, digits, `-`, `_` and `.`")
-        }
-        _ => return,
-    };
-    match on_key {
-        true => check.error_on_key(node, message),
-        false => check.error(node, message),
+    match name {
+        "none" => Err("`none` cannot be a name: it switches a feature off".to_owned()),
+        _ if name.is_empty() || name.len() > 64 || !name.chars().all(good) => Err(format!(
+            "`{name}` is not a name: expected up to 64 letters, digits, `-`, `_` and `.`"
+        )),
+        _ => Ok(name.to_owned()),
     }
 }
 
-text_form! {
-    /// A text that is a name.
-    struct Name for String {
-        read(node, check) {
-            let name = check.text(node, "a name")?;
-            check_name(check, node, name, false);
-            Some(name.to_owned())
+impl Checker<'_> {
+    /// Reports a key that cannot be a name.
+    pub fn named(&mut self, node: NodeId) {
+        if let Err(message) = valid_name(self.tree.key(node).unwrap_or_default()) {
+            self.error_on_key(node, message);
         }
-        show(value, out) { out.text(value.as_str()); }
-        describe(_) { ValueShape::named("name") }
     }
+}
+
+texts! {
+    /// A text that is a name.
+    struct Name for String: "a name", ValueShape::named("name"), valid_name, String::as_str;
 }

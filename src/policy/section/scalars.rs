@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::{Bounded, Checker, Display, Form, Reference, ValueShape, text_form};
+use super::{Bounded, Checker, Display, Form, Reference, ValueShape, text_form, texts};
 use crate::policy::yaml::tree::{Kind, NodeId};
 use crate::policy::yaml::units;
 
@@ -144,12 +144,6 @@ text_form! {
     }
 }
 
-text_form! {
-    impl Form<String> for String {
-        read(node, check) {
-            check.text(node, "text").map(str::to_owned)
-        }
-        show(value, out) { out.text(value.as_str()); }
-        describe(_) { ValueShape::text() }
-    }
+texts! {
+    impl String for String: "text", ValueShape::text(), |text| Ok(text.to_owned()), String::as_str;
 }

@@ -9,9 +9,8 @@ use http::header::{CONTENT_TYPE, HeaderName};
 
 use super::auth::{Resolved, Secret};
 use super::matcher::HostPattern;
-use super::provider::ProviderSection;
+use super::provider::ProviderPolicy;
 use super::rewrite::{Headers, Rewrite, RewriteBody, RewritePath, header_value};
-use super::route::name_lists;
 use super::url::{PostTo, Url};
 use crate::policy::section::{
     Checker, Display, Form, KeyText, Map, NameOf, Reference, ValueShape, one_of, section, text_form,
@@ -20,27 +19,28 @@ use crate::policy::yaml::tree::NodeId;
 use crate::policy::yaml::units::{MONTH, MS};
 
 one_of! {
-    /// One action; `body`, `models`, `headers` and `path` may stand together.
+    /// One action; `body`, `models`, `headers` and `path` may be combined.
     #[derive(Clone, Debug)]
     pub enum Action as ActionKind, one action {
         /// Reduced functionality: the request is changed before a provider's own rewriting.
-        Reduce "reduce": Box<Reduction> as Reduction,
+        Reduce "reduce": Box<Reduction> as Reduction;
         /// These providers, in order, in place of the route's; at least one.
         // Indices into `Policy::providers`.
-        Use "use": Vec<usize> as UsedProviders,
+        Use "use": Vec<usize> as Vec<NameOf<ProviderPolicy>>, where once("the provider"),
+            where some("no provider: expected at least one, like `[local]`");
         /// A stored response is used if it went stale no longer ago than this.
-        ServeStale "serve_stale": Duration as StaleFor,
+        ServeStale "serve_stale": Duration, in MS..=MONTH;
         /// Requests of this class, and of those below it, get 503 with Retry-After.
-        Shed "shed": String,
+        Shed "shed": String;
         /// This response is sent; only `notify` may follow it.
-        Respond "respond": Box<Respond>,
+        Respond "respond": Box<Respond>;
         /// Posted when the mode is entered and when it is left.
-        Notify "notify": Box<Notify>,
+        Notify "notify": Box<Notify>;
     }
 }
 
 impl ActionKind {
-    /// Whether the action is done to requests; `notify` is not.
+    /// Whether the action applies to requests; `notify` does not.
     pub fn is_of_requests(self) -> bool {
         self != ActionKind::Notify
     }
@@ -67,56 +67,27 @@ impl<T: Form> Form for Box<T> {
     }
 }
 
-/// The actions of a mode: at least one, and none that contradicts another.
-#[derive(Debug)]
-pub struct Actions;
-
-impl Form<Vec<Action>> for Actions {
-    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<Vec<Action>> {
-        if !check.is_list(node) {
-            check.unexpected(node, "a list");
-            return None;
-        }
-        check.empty(node, "no action: expected at least one, like `{ shed: low }`");
-        let (tree, mut found) = (check.tree, Vec::new());
-        for item in tree.children(node) {
-            let Some(action) = Action::read(item, check) else { continue };
-            contradicts(&found, item, &action, check);
-            found.push((item, action));
-        }
-        Some(found.into_iter().map(|(_, action)| action).collect())
-    }
-
-    fn show(value: &Vec<Action>, out: &mut Display<'_>) {
-        <Vec<Action>>::show(value, out);
-    }
-
-    fn describe(out: &mut Reference) -> ValueShape {
-        <Vec<Action>>::describe(out)
-    }
-}
-
-/// An action that a mode has twice, or that is never reached.
-fn contradicts(
-    before: &[(NodeId, Action)],
-    node: NodeId,
-    action: &Action,
-    check: &mut Checker<'_>,
-) {
-    if action.kind() == ActionKind::Notify {
-        return;
-    }
-    let first = |kind| before.iter().find(|(_, other)| other.kind() == kind).map(|(at, _)| *at);
-    if let Some(respond) = first(ActionKind::Respond) {
-        check.report(node, |tree| {
+/// No action is there twice, or is never reached.
+pub fn consistent_actions(list: NodeId, check: &mut Checker<'_>) {
+    let (tree, mut before) = (check.tree, Vec::<(NodeId, ActionKind)>::new());
+    for node in tree.children(list) {
+        let mut kinds = ActionKind::of_requests();
+        let kind = kinds.find(|kind| !check.given(node, &kind.keys()).is_empty());
+        let Some(kind) = kind else { continue };
+        let first = |kind| before.iter().find(|(_, other)| *other == kind).map(|(at, _)| *at);
+        if let Some(respond) = first(ActionKind::Respond) {
             let message =
                 "no action follows `respond`, which sends the response: only `notify` may";
-            tree.on_value(node, message).with(tree, respond, "the response")
-        });
-    } else if let (Some(first), true) = (first(action.kind()), action.kind() != ActionKind::Reduce)
-    {
-        let message = format!("a mode has one `{}`: keep one of the two", action.kind().as_str());
-        check.report(node, |tree| tree.on_value(node, message).with(tree, first, "the first one"));
+            check.report(node, |tree| {
+                tree.on_value(node, message).with(tree, respond, "the response")
+            });
+        } else if let (Some(first), true) = (first(kind), kind != ActionKind::Reduce) {
+            let message = format!("a mode has one `{}`: keep one of the two", kind.as_str());
+            check.report(node, |tree| {
+                tree.on_value(node, message).with(tree, first, "the first one")
+            });
+        }
+        before.push((node, kind));
     }
 }
 
@@ -191,38 +162,6 @@ fn set_and_removed(
 ) {
     if let (Some(twice), Some(at)) = (twice, check.tree.child(node, key)) {
         check.error(at, format!("`{twice}` is set and removed: keep one of the two"));
-    }
-}
-
-// === other providers, stored responses ===
-
-text_form! {
-    /// Names of providers, at least one.
-    struct UsedProviders for Vec<usize> {
-        read(node, check) {
-            let found = ProviderNames::read(node, check)?;
-            check.empty(node, "no provider: expected at least one, like `[local]`");
-            Some(found)
-        }
-        show(value, out) { ProviderNames::show(value, out); }
-        describe(out) { ProviderNames::describe(out) }
-    }
-}
-
-name_lists! {
-    ProviderNames of ProviderSection: "the provider";
-}
-
-text_form! {
-    /// A bounded duration.
-    struct StaleFor for Duration {
-        read(node, check) {
-            let value = Duration::read(node, check)?;
-            check.bounded::<Duration, Duration>(&value, node, &(MS..=MONTH));
-            Some(value)
-        }
-        show(value, out) { Duration::show(value, out); }
-        describe(out) { Duration::describe(out) }
     }
 }
 
@@ -322,10 +261,10 @@ text_form! {
         read(node, check) {
             let text = check.text(node, "text")?;
             if text.contains("${") {
-                let message =
-                    "a response is public: `${...}` stands for a secret and is not resolved here";
-                check.error(node, message);
-                return None;
+                return check.reject(
+                    node,
+                    "a response is public: `${...}` stands for a secret and is not resolved here",
+                );
             }
             placeholders(node, text, check);
             let filled = PLACEHOLDERS
@@ -337,9 +276,7 @@ text_form! {
         show(value, out) { out.text(value.as_str()); }
         describe(_) { ValueShape::text() }
     }
-}
 
-text_form! {
     /// A text with placeholders, in a body.
     struct TextTemplate for String {
         read(node, check) {
@@ -350,9 +287,7 @@ text_form! {
         show(value, out) { out.text(value.as_str()); }
         describe(_) { ValueShape::text() }
     }
-}
 
-text_form! {
     /// JSON whose texts may hold placeholders.
     struct JsonTemplate for String {
         read(node, check) {
@@ -378,12 +313,11 @@ text_form! {
             let path = PathBuf::from(check.text(node, "the path of a file")?);
             let bytes = check.file(node, &path)?;
             if bytes.len() as u64 > BODY {
-                check.error(node, format!("the file `{}` is longer than 1MiB", path.display()));
-                return None;
+                return check
+                    .reject(node, format!("the file `{}` is longer than 1MiB", path.display()));
             }
             let Ok(body) = String::from_utf8(bytes) else {
-                check.error(node, format!("the file `{}` is not UTF-8", path.display()));
-                return None;
+                return check.reject(node, format!("the file `{}` is not UTF-8", path.display()));
             };
             placeholders(node, &body, check);
             Some(FileBody { path, body })
@@ -425,7 +359,7 @@ section! {
         /// Where JSON with a `text` is posted, in the format of chat webhooks; `${env:NAME}` or `${file:PATH}` where it is a secret.
         url: Resolved, like "\"${env:ALERT_WEBHOOK}\"";
         /// Hosts that the URL may name, exact or like `*.slack.com`.
-        allow: Vec<HostPattern> = Vec::new() => "any";
+        allow: Vec<HostPattern> = Vec::new() => "any", where some("no host is allowed: leave `allow` out for any");
         /// Signs each post (Standard Webhooks); without it posts are unsigned.
         secret: Option<Secret>;
     }
@@ -444,11 +378,9 @@ impl Form for Notify {
         let at = url.node;
         let Ok(to) = PostTo::read(&url.text) else {
             // Not quoted: it may be a secret.
-            check.error(at, "not a URL to post to: expected one like `https://host/path`");
-            return None;
+            return check.reject(at, "not a URL to post to: expected one like `https://host/path`");
         };
         if let Some(list) = check.tree.child(node, "allow") {
-            check.empty(list, "no host is allowed: leave `allow` out for any");
             let host = &to.url.authority;
             if !check.damaged(list) && !allow.iter().any(|pattern| pattern.matches(host)) {
                 let message = format!("`allow` does not name the URL's host `{host}`");

@@ -12,7 +12,7 @@ use http::{HeaderName, HeaderValue};
 
 use super::rewrite::{HeaderKey, header_value};
 use super::url::basic;
-use crate::policy::section::{Checker, Form, OneOrMany, Required, ValueShape, section, text_form};
+use crate::policy::section::{Checker, Form, OneOrMany, Required, section, text_form};
 use crate::policy::text::redact::is_quotable;
 use crate::policy::text::suggest::did_you_mean;
 use crate::policy::yaml::tree::NodeId;
@@ -40,7 +40,8 @@ section! {
     #[derive(Clone, Debug)]
     pub struct AuthKeys, finish one_kind {
         /// Sent as `Authorization: Bearer`: `${env:NAME}` or `${file:PATH}`; with several, requests are distributed over them.
-        bearer: Vec<Resolved> as OneOrMany<Resolved>;
+        bearer: Vec<Resolved> as OneOrMany<Resolved>,
+            where some("no credential: expected at least one, like `${env:API_KEY}`");
         /// Sent in a header of its own.
         header: Option<AuthHeader>;
         /// Sent as `Authorization: Basic`.
@@ -51,11 +52,12 @@ section! {
 section! {
     /// A header that carries a credential.
     #[derive(Clone, Debug)]
-    pub struct AuthHeader, finish at_least_one {
+    pub struct AuthHeader {
         /// The name of the header.
         name: HeaderName as HeaderKey, like "x-api-key";
         /// `${env:NAME}` or `${file:PATH}`; with several, requests are distributed over them.
-        value: Vec<Resolved> as Required<OneOrMany<Resolved>>, like "\"${env:API_KEY}\"";
+        value: Vec<Resolved> as Required<OneOrMany<Resolved>>, like "\"${env:API_KEY}\"",
+            where some("no credential: expected at least one, like `${env:API_KEY}`");
     }
 }
 
@@ -75,21 +77,6 @@ fn one_kind(_: &mut AuthKeys, node: NodeId, check: &mut Checker<'_>) {
     AuthKeys::keys(&mut keys);
     if check.given(node, &keys).len() != 1 && !check.damaged(node) {
         check.error(node, "expected one of `bearer`, `header` and `basic`");
-    }
-    if let Some(list) = check.tree.child(node, "bearer") {
-        some_credential(list, check);
-    }
-}
-
-fn at_least_one(_: &mut AuthHeader, node: NodeId, check: &mut Checker<'_>) {
-    if let Some(list) = check.tree.child(node, "value") {
-        some_credential(list, check);
-    }
-}
-
-fn some_credential(list: NodeId, check: &mut Checker<'_>) {
-    if check.is_list(list) {
-        check.empty(list, "no credential: expected at least one, like `${env:API_KEY}`");
     }
 }
 

@@ -4,20 +4,11 @@ use std::time::Duration;
 
 use crate::policy::section::scalars::ABOVE_NONE;
 use crate::policy::section::{
-    Checker, Display, Form, NamedSection, OrNone, Reference, Share, ValueShape, section, words,
+    Checker, Display, Form, OrNone, Reference, Share, ValueShape, section, words,
 };
 use crate::policy::yaml::tree::NodeId;
-use crate::policy::yaml::units::{DAY, HOUR, MS, SECOND, show_duration};
+use crate::policy::yaml::units::{DAY, HOUR, MS, SECOND};
 use crate::resilience::breaker::{BreakerPolicy, EnforcementMode, Quorum, RateRule, SlowRule};
-
-/// The section of that name.
-#[derive(Debug)]
-pub struct BreakerSection;
-
-impl NamedSection for BreakerSection {
-    const KEY: &'static str = "breakers";
-    const ONE: &'static str = "breaker";
-}
 
 section! {
     /// When an endpoint gets no more attempts; all values below have defaults, also in the entry `default`.
@@ -117,16 +108,8 @@ impl Breaker {
 }
 
 fn longest_open_time_last(breaker: &mut Breaker, node: NodeId, check: &mut Checker<'_>) {
-    let (first, longest) = (breaker.recovery_timeout, breaker.max_recovery_timeout);
-    let keys = ["max_recovery_timeout", "recovery_timeout"];
-    let written = keys.into_iter().find_map(|key| check.tree.child(node, key));
-    if let (Some(at), true) = (written, first > longest) {
-        let (first, longest) = (show_duration(first), show_duration(longest));
-        let message = format!(
-            "`max_recovery_timeout` ({longest}) is shorter than `recovery_timeout` ({first})"
-        );
-        check.error(at, message);
-    }
+    let times = [breaker.recovery_timeout, breaker.max_recovery_timeout];
+    check.in_order(node, ["recovery_timeout", "max_recovery_timeout"], times);
 }
 
 /// `true`, `false`, or the keys of a quorum.

@@ -6,19 +6,10 @@ use http::HeaderName;
 
 use super::rewrite::header_name;
 use crate::policy::section::{
-    Checker, Display, Form, NamedSection, Reference, Size, ValueShape, section, text_form,
+    Checker, Display, Form, Reference, Size, ValueShape, section, text_form,
 };
 use crate::policy::yaml::tree::NodeId;
 use crate::policy::yaml::units::{HOUR, MONTH, MS};
-
-/// The section of that name.
-#[derive(Debug)]
-pub struct CacheSection;
-
-impl NamedSection for CacheSection {
-    const KEY: &'static str = "caches";
-    const ONE: &'static str = "cache";
-}
 
 section! {
     /// Stored responses.
@@ -54,7 +45,9 @@ section! {
         /// How long a response is fresh.
         ttl: Duration, in MS..=MONTH, like "10m";
         /// Requests that are equal in these get the same response: `method`, `path`, `query`, `body`, `header:NAME`.
-        key: Vec<KeyPart> as KeyParts = vec![KeyPart::Method, KeyPart::Path, KeyPart::Query, KeyPart::Body];
+        key: Vec<KeyPart> = vec![KeyPart::Method, KeyPart::Path, KeyPart::Query, KeyPart::Body],
+            where once("the part"),
+            where some("no part of the key, so that every request would get the same response: expected one like `[method, path, query, body]`");
         /// Whether a response is for every client; else only for those with the same credentials.
         public: bool = false;
     }
@@ -106,7 +99,8 @@ text_form! {
         read(node, check) {
             let text = check.text(node, "text")?;
             if let Some(name) = text.strip_prefix("header:") {
-                return header_name(node, name, check).map(KeyPart::Header);
+                let name = header_name(name).map_err(|message| check.error(node, message));
+                return name.map(KeyPart::Header).ok();
             }
             let part = PARTS.into_iter().find(|(word, _)| *word == text).map(|(_, part)| part);
             if part.is_none() {
@@ -122,18 +116,5 @@ text_form! {
             }
         }
         describe(_) { ValueShape::text() }
-    }
-}
-
-text_form! {
-    /// At least one, each once.
-    struct KeyParts for Vec<KeyPart> {
-        read(node, check) {
-            let parts = check.list_of_different::<KeyPart, KeyPart>(node, "the part")?;
-            check.empty(node, "no part of the key, so that every request would get the same response: expected one like `[method, path, query, body]`");
-            Some(parts)
-        }
-        show(value, out) { <Vec<KeyPart>>::show(value, out); }
-        describe(out) { <Vec<KeyPart>>::describe(out) }
     }
 }

@@ -6,36 +6,21 @@
 
 use std::time::Duration;
 
-use super::action::{Action, Actions};
-use super::provider::ProviderSection;
-use super::queue::QueueSection;
+use super::action::{Action, consistent_actions};
+use super::provider::ProviderPolicy;
+use super::queue::Queue;
 use crate::policy::section::scalars::{ABOVE_NONE, BELOW_ALL};
 use crate::policy::section::{
-    Checker, Display, Form, KeyText, NameOf, NamedSection, Reference, Share, ValueShape, one_of,
-    section, text_form,
+    Checker, Display, Form, KeyText, NameOf, NamedSection, Reference, Required, Share, ValueShape,
+    one_of, section, text_form,
 };
 use crate::policy::yaml::tree::NodeId;
 use crate::policy::yaml::units::{DAY, HOUR, MINUTE, MS, SECOND, show_duration};
 use crate::resilience::breaker::EnforcementMode;
 use crate::resilience::condition::Condition;
 
-/// The section of that name.
-#[derive(Debug)]
-pub struct DegradationSection;
-
-impl NamedSection for DegradationSection {
-    const KEY: &'static str = "degradations";
-    const ONE: &'static str = "mode";
-}
-
-/// The section `routes`, whose entries are a list.
-#[derive(Debug)]
-pub struct RouteSection;
-
-impl NamedSection for RouteSection {
-    const KEY: &'static str = "routes";
-    const ONE: &'static str = "route";
-}
+/// The section of the routes, which names modes in its turn.
+const ROUTES: &str = "routes";
 
 /// Modes that may be enabled: one bit each.
 pub const MOST_MODES: usize = 64;
@@ -43,10 +28,10 @@ pub const MOST_MODES: usize = 64;
 section! {
     /// A mode of degradation.
     #[derive(Clone, Debug)]
-    pub struct Degradation {
+    pub struct Degradation, finish consistent {
         /// Whether the mode is used.
         enabled: bool = true;
-        /// `shadow`: the mode is entered, left and reported, but of its actions only `notify` is done.
+        /// `shadow`: the mode is entered, left and reported, but only its `notify` actions are performed.
         mode: EnforcementMode = EnforcementMode::Enforce;
         /// When the mode is entered.
         when: Condition<Sign> as When, like "{ breaker_open: openai }";
@@ -55,27 +40,31 @@ section! {
         /// How long the condition must not hold before the mode is left.
         recover_after: Duration = 30 * SECOND, in Duration::ZERO..=DAY;
         /// In order. Where several modes are active, they apply in the order of the route's `degrade`.
-        actions: Vec<Action> as Actions, like "[{ shed: low }]";
+        actions: Vec<Action> as Required<Vec<Action>>, like "[{ shed: low }]",
+            where some("no action: expected at least one, like `{ shed: low }`");
     }
     computed {
         name: String = String::new();
     }
 }
 
+fn consistent(_: &mut Degradation, node: NodeId, check: &mut Checker<'_>) {
+    if let Some(list) = check.tree.child(node, "actions") {
+        consistent_actions(list, check);
+    }
+}
+
 impl Degradation {
     /// In place of one that could not be read.
     pub fn stand_in() -> Degradation {
-        let (when, actions) = (Condition::Any(Vec::new()), Vec::new());
-        let (hold, recover_after) = (Duration::ZERO, Duration::ZERO);
-        let name = String::new();
         Degradation {
             enabled: true,
             mode: EnforcementMode::Enforce,
-            when,
-            hold,
-            recover_after,
-            actions,
-            name,
+            when: Condition::Any(Vec::new()),
+            hold: Duration::ZERO,
+            recover_after: Duration::ZERO,
+            actions: Vec::new(),
+            name: String::new(),
         }
     }
 }
@@ -85,17 +74,17 @@ one_of! {
     #[derive(Clone, Debug, PartialEq)]
     pub enum Sign as SignKind, one condition {
         /// A provider of which no endpoint admits attempts.
-        BreakerOpen "breaker_open": usize as BreakerOpen,
+        BreakerOpen "breaker_open": usize as BreakerOpen;
         /// The share of a route's requests, or of a provider's attempts, that failed.
-        ErrorRate "error_rate": ErrorRate,
+        ErrorRate "error_rate": ErrorRate;
         /// The time of a route's requests to the commit, or of a provider's attempts to the response head.
-        Latency "latency": Latency,
+        Latency "latency": Latency;
         /// Requests that wait in a queue.
-        QueueWaiting "queue_waiting": QueueWaiting,
+        QueueWaiting "queue_waiting": QueueWaiting;
         /// The largest used share of a provider's `capacity`.
-        CapacityUsed "capacity_used": CapacityUsed,
+        CapacityUsed "capacity_used": CapacityUsed;
         /// `true`: the mode is entered by an operator only.
-        Manual "manual": Manual,
+        Manual "manual": Manual;
     }
 }
 
@@ -134,7 +123,7 @@ section! {
     #[derive(Clone, Debug, PartialEq)]
     pub struct QueueWaiting {
         /// A queue.
-        queue "of": usize as NameOf<QueueSection>, like "default";
+        queue "of": usize as NameOf<Queue>, like "default";
         /// The condition holds above this number.
         above: u64, in 0..=1_000_000, like "500";
     }
@@ -145,7 +134,7 @@ section! {
     #[derive(Clone, Debug, PartialEq)]
     pub struct CapacityUsed {
         /// A provider.
-        provider "of": usize as NameOf<ProviderSection>, like "openai";
+        provider "of": usize as NameOf<ProviderPolicy>, like "openai";
         /// The condition holds above this share.
         above: f64 as Share, in ABOVE_NONE..=BELOW_ALL, like "90%";
     }
@@ -169,7 +158,7 @@ text_form! {
         read(node, check) {
             let name = check.text(node, "a name")?;
             let (route, provider) =
-                (check.names.find(RouteSection::KEY, name), check.names.find(ProviderSection::KEY, name));
+                (check.names.find(ROUTES, name), check.names.find(ProviderPolicy::KEY, name));
             match (route, provider) {
                 (Some(_), Some(_)) => {
                     let message = format!("`{name}` is a route and a provider");
@@ -181,7 +170,7 @@ text_form! {
                 (Some(place), None) => Some(place.map_or(Of::Disabled, Of::Route)),
                 (None, Some(place)) => place.map(Of::Provider),
                 (None, None) => {
-                    let all = check.names.all(RouteSection::KEY).chain(check.names.all(ProviderSection::KEY));
+                    let all = check.names.all(ROUTES).chain(check.names.all(ProviderPolicy::KEY));
                     let all: Vec<_> = all.map(str::to_owned).collect();
                     check.unknown_name(node, "route or provider", "routes` or `providers", &all);
                     None
@@ -190,13 +179,13 @@ text_form! {
         }
         show(value, out) {
             let name = match value {
-                Of::Route(index) => out.name_of(RouteSection::KEY, *index),
-                Of::Provider(index) => out.name_of(ProviderSection::KEY, *index),
+                Of::Route(index) => out.name_of(ROUTES, *index),
+                Of::Provider(index) => out.name_of(ProviderPolicy::KEY, *index),
                 Of::Disabled => "a disabled route".to_owned(),
             };
             out.text(name);
         }
-        describe(_) { ValueShape::OneOf(vec![ValueShape::named(RouteSection::ONE), ValueShape::named(ProviderSection::ONE)]) }
+        describe(_) { ValueShape::OneOf(vec![ValueShape::named("route"), ValueShape::named(ProviderPolicy::ONE)]) }
     }
 }
 
@@ -204,7 +193,7 @@ text_form! {
     /// A provider that has a breaker.
     struct BreakerOpen for usize {
         read(node, check) {
-            let provider = check.index_of::<ProviderSection>(node)?;
+            let provider = check.index_of::<ProviderPolicy>(node)?;
             let name = check.tree.text(node).unwrap_or_default();
             let breaker = check.declared(&["providers", name, "breaker"]);
             if breaker.and_then(|at| check.tree.text(at)) == Some("none") {
@@ -212,8 +201,8 @@ text_form! {
             }
             Some(provider)
         }
-        show(value, out) { out.text(out.name_of(ProviderSection::KEY, *value)); }
-        describe(out) { <NameOf<ProviderSection>>::describe(out) }
+        show(value, out) { out.text(out.name_of(ProviderPolicy::KEY, *value)); }
+        describe(out) { <NameOf<ProviderPolicy>>::describe(out) }
     }
 }
 
@@ -247,10 +236,7 @@ impl Form<Quantile> for QuantileAbove {
         let given: Vec<_> = given.collect();
         match given[..] {
             [one] => one,
-            _ => {
-                check.error(node, "expected one of `p50_above`, `p95_above` and `p99_above`");
-                None
-            }
+            _ => check.reject(node, "expected one of `p50_above`, `p95_above` and `p99_above`"),
         }
     }
 
@@ -268,13 +254,10 @@ impl Form<Quantile> for QuantileAbove {
     }
 
     fn describe_keys(out: &mut Reference) -> Vec<KeyText> {
-        let key = |(name, quantile): (&'static str, f64)| KeyText {
-            name,
-            text: format!("The condition holds when {}% take longer.", 100.0 - quantile * 100.0),
-            required: false,
-            default: None,
-            limits: None,
-            shape: Duration::describe(out),
+        let key = |(name, quantile): (&'static str, f64)| {
+            let share = 100.0 - quantile * 100.0;
+            let text = format!("The condition holds when {share}% take longer.");
+            KeyText::optional(name, &text, Duration::describe(out))
         };
         QUANTILES.map(key).into()
     }
@@ -312,8 +295,7 @@ text_form! {
                 let found = given.len();
                 let message =
                     format!("expected one condition, found {found} (put them under `any` or `all`)");
-                check.error(node, message);
-                return None;
+                return check.reject(node, message);
             }
             let key = check.only(node, "condition", &given)?;
             let tree = check.tree;
@@ -335,17 +317,10 @@ text_form! {
         show(value, out) { out.text(condition(value, out)); }
         describe(out) {
             out.section("Condition", &["One of these conditions."], |out| {
-                let list = |name, text: &str| KeyText {
-                    name,
-                    text: text.to_owned(),
-                    required: false,
-                    default: None,
-                    limits: None,
-                    shape: ValueShape::List(Box::new(ValueShape::Section("Condition"))),
-                };
+                let list = ValueShape::List(Box::new(ValueShape::Section("Condition")));
                 let mut keys = vec![
-                    list("any", "At least one of them holds."),
-                    list("all", "Each of them holds."),
+                    KeyText::optional("any", "At least one of them holds.", list.clone()),
+                    KeyText::optional("all", "Each of them holds.", list),
                 ];
                 keys.extend(Sign::describe_keys(out));
                 keys
@@ -356,7 +331,7 @@ text_form! {
 
 fn conditions(list: NodeId, check: &mut Checker<'_>) -> Option<Vec<Condition<Sign>>> {
     let found = <Vec<When>>::read(list, check)?;
-    check.empty(list, "no condition: expected at least one");
+    check.some(list, "no condition: expected at least one");
     Some(found)
 }
 

@@ -6,11 +6,13 @@
 //! tell apart, are two paths. A host has no port and no case (RFC 9110, 4.2.3). A regular
 //! expression may match anywhere in the text; `^` and `$` tie it to the ends.
 
+use std::fmt;
+
 use http::{HeaderMap, HeaderName, Method};
 use regex_lite::Regex;
 
-use super::rewrite::{Methods, Pattern, header_name};
-use crate::policy::section::{Checker, Map, MapKey, ValueShape, section, text_form};
+use super::rewrite::{MethodName, Pattern, header_name};
+use crate::policy::section::{Checker, Map, MapKey, section, text_form, texts};
 use crate::policy::yaml::tree::NodeId;
 
 section! {
@@ -20,7 +22,8 @@ section! {
         /// As received, without the query: exact, `*` for one segment, `**` for the rest; or `{ regex }`.
         path: PathPattern = PathPattern::any();
         /// One of these methods.
-        methods: Vec<Method> as Methods = Vec::<Method>::new() => "any";
+        methods: Vec<Method> as Vec<MethodName> = Vec::<Method>::new() => "any",
+            where some("no method would match: leave `methods` out for any");
         /// A host, or one like `*.local`; ports are ignored.
         host: Option<HostPattern> = None => "any";
         /// Headers with the value that they must have, `{ regex }`, or `{ present }`.
@@ -301,20 +304,17 @@ text_form! {
     }
 }
 
-text_form! {
-    impl Form<HostPattern> for HostPattern {
-        read(node, check) {
-            let text = check.text(node, "a host")?;
-            Self::parse(text).map_err(|message| check.error(node, message)).ok()
+texts! {
+    impl HostPattern for HostPattern: "a host", ValueShape::named("host"), HostPattern::parse, HostPattern::to_string;
+}
+
+impl fmt::Display for HostPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Any => f.write_str("any"),
+            Self::Exact(name) => f.write_str(name),
+            Self::Below(suffix) => write!(f, "*{suffix}"),
         }
-        show(value, out) {
-            out.text(match value {
-                Self::Any => "any".to_owned(),
-                Self::Exact(name) => name.clone(),
-                Self::Below(suffix) => format!("*{suffix}"),
-            });
-        }
-        describe(_) { ValueShape::named("host") }
     }
 }
 
@@ -325,16 +325,11 @@ pub struct MatchedHeader;
 impl MapKey<HeaderName> for MatchedHeader {
     const NAME: &'static str = "header";
 
-    fn read(node: NodeId, text: &str, check: &mut Checker<'_>) -> Option<HeaderName> {
-        if text.eq_ignore_ascii_case("host") {
-            check.error(node, "the host is matched by `host`, not by `headers`");
-            return None;
+    fn parse(text: &str) -> Result<HeaderName, String> {
+        match text.eq_ignore_ascii_case("host") {
+            true => Err("the host is matched by `host`, not by `headers`".to_owned()),
+            false => header_name(text),
         }
-        header_name(node, text, check)
-    }
-
-    fn text(key: &HeaderName) -> String {
-        key.to_string()
     }
 }
 

@@ -46,77 +46,76 @@ pub struct Policy {
     pub caches: Vec<Cache>,
     /// In the order of their names; routes refer to them by index. Disabled ones are left out.
     pub degradations: Vec<Degradation>,
-    /// In the order in which they are tried: file name, then place in the file. Disabled ones are left out.
+    /// In the order in which they are tried: file name, then position in the file. Disabled ones are left out.
     pub routes: Vec<RoutePolicy>,
 }
 
-impl Policy {
-    /// The name of an entry of a section.
-    pub fn name(&self, section: &str, index: usize) -> String {
-        let name = match section {
-            provider::ProviderSection::KEY => self.providers.get(index).map(|one| &one.name),
-            retry::RetrySection::KEY => self.retries.get(index).map(|one| &one.name),
-            breaker::BreakerSection::KEY => self.breakers.get(index).map(|one| &one.name),
-            queue::QueueSection::KEY => self.queues.get(index).map(|one| &one.name),
-            cache::CacheSection::KEY => self.caches.get(index).map(|one| &one.name),
-            degradation::DegradationSection::KEY => {
-                self.degradations.get(index).map(|one| &one.name)
-            }
-            degradation::RouteSection::KEY => self.routes.get(index).map(|one| &one.name),
-            _ => None,
-        };
-        name.cloned().unwrap_or_default()
-    }
+/// The sections whose entries have names, in the order in which they are shown.
+macro_rules! named_sections {
+    ($($model:ident in $section:ident: $one:literal;)*) => {
+        $(impl NamedSection for $model {
+            const KEY: &'static str = stringify!($section);
+            const ONE: &'static str = $one;
 
+            fn name(&self) -> &str {
+                &self.name
+            }
+
+            fn set_name(&mut self, name: String) {
+                self.name = name;
+            }
+        })*
+
+        impl Policy {
+            /// The name of an entry of a section.
+            pub fn name(&self, section: &str, index: usize) -> String {
+                let name = match section {
+                    $(stringify!($section) => self.$section.get(index).map(NamedSection::name),)*
+                    _ => None,
+                };
+                name.unwrap_or_default().to_owned()
+            }
+
+            /// All values of the policy, by path.
+            pub fn show<'p>(&self, names: &'p dyn Fn(&str, usize) -> String) -> Display<'p> {
+                let mut out = Display::new(names);
+                out.key("server", |out| Server::show(&self.server, out));
+                $(entries(&mut out, &self.$section);)*
+                out
+            }
+        }
+    };
+}
+
+named_sections! {
+    ProviderPolicy in providers: "provider";
+    Retry in retries: "retry policy";
+    Breaker in breakers: "breaker";
+    Queue in queues: "queue";
+    Cache in caches: "cache";
+    Degradation in degradations: "mode";
+    RoutePolicy in routes: "route";
+}
+
+fn entries<T: Form + NamedSection>(out: &mut Display<'_>, all: &[T]) {
+    out.key(T::KEY, |out| {
+        for (index, one) in all.iter().enumerate() {
+            out.entry(one.name(), index, |out| T::show(one, out));
+        }
+    });
+}
+
+impl Policy {
     /// A part of the policy as one text.
     pub fn one_line<T: Form>(&self, value: &T) -> String {
         let names = |section: &str, index: usize| self.name(section, index);
         Display::new(&names).one_line::<T, T>(value)
     }
-
-    /// All values of the policy, by path.
-    pub fn show<'p>(&self, names: &'p dyn Fn(&str, usize) -> String) -> Display<'p> {
-        let mut out = Display::new(names);
-        out.key("server", |out| Server::show(&self.server, out));
-        entries(&mut out, provider::ProviderSection::KEY, &self.providers, |one| &one.name);
-        entries(&mut out, retry::RetrySection::KEY, &self.retries, |one| &one.name);
-        entries(&mut out, breaker::BreakerSection::KEY, &self.breakers, |one| &one.name);
-        entries(&mut out, queue::QueueSection::KEY, &self.queues, |one| &one.name);
-        entries(&mut out, cache::CacheSection::KEY, &self.caches, |one| &one.name);
-        entries(&mut out, degradation::DegradationSection::KEY, &self.degradations, |one| {
-            &one.name
-        });
-        out.key(degradation::RouteSection::KEY, |out| {
-            for (index, route) in self.routes.iter().enumerate() {
-                out.entry(&route.name, index, |out| {
-                    RoutePolicy::show(route, out);
-                    // Not a key: it follows from the queue and the credentials.
-                    out.key("takes_jobs", |out| bool::show(&route.durable, out));
-                });
-            }
-        });
-        out
-    }
-}
-
-fn entries<T: Form>(out: &mut Display<'_>, section: &str, all: &[T], name: impl Fn(&T) -> &String) {
-    out.key(section, |out| {
-        for (index, one) in all.iter().enumerate() {
-            out.entry(name(one), index, |out| T::show(one, out));
-        }
-    });
 }
 
 /// The keys of a policy file, and with them all sections.
 pub fn describe(out: &mut Reference) -> Vec<KeyText> {
-    let key = |name, text: &str, shape| KeyText {
-        name,
-        text: text.to_owned(),
-        required: false,
-        default: None,
-        limits: None,
-        shape,
-    };
+    let key = KeyText::optional;
     let map = |shape| ValueShape::Map("name", Box::new(shape));
     let version = ValueShape::Scalar("version", serde_json::json!({ "const": 1 }));
     vec![

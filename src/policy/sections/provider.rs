@@ -7,28 +7,19 @@
 use std::time::Duration;
 
 use super::auth::Auth;
-use super::breaker::{Breaker, BreakerSection};
+use super::breaker::Breaker;
 use super::response::{ClassifyRule, Price, Usage};
-use super::retry::{Retry, RetrySection};
+use super::retry::Retry;
 use super::rewrite::{Headers, Rewrite};
 use super::tls::ClientTls;
 use super::url::{ForwardProxy, Url};
+use crate::policy::section::names::valid_name;
 use crate::policy::section::{
-    Checker, Display, Form, KeyText, Map, NamedSection, OrDefault, OrNone, Reference, ValueShape,
-    names, section, text_form,
+    Checker, Display, Form, KeyText, Map, OrDefault, OrNone, Reference, ValueShape, section, texts,
 };
 use crate::policy::yaml::tree::NodeId;
 use crate::policy::yaml::units::{self, DAY, MS, Rate, SECOND, SPANS};
 use crate::resilience::rate::gcra::RatePolicy;
-
-/// The section of that name.
-#[derive(Debug)]
-pub struct ProviderSection;
-
-impl NamedSection for ProviderSection {
-    const KEY: &'static str = "providers";
-    const ONE: &'static str = "provider";
-}
 
 section! {
     /// An upstream API.
@@ -57,9 +48,9 @@ section! {
         /// The prices of tokens; for cost metrics and cost budgets.
         price: Option<Price>;
         /// A name under `breakers`, or `none`.
-        breaker_index "breaker": Option<usize> as OrDefault<BreakerSection>;
+        breaker_index "breaker": Option<usize> as OrDefault<Breaker>;
         /// A name under `retries`, or `none`; overrides the route's.
-        retry_index "retry": Option<Option<usize>> as Option<OrDefault<RetrySection>> = None => "the route's";
+        retry_index "retry": Option<Option<usize>> as Option<OrDefault<Retry>> = None => "the route's";
         /// How responses are classified; the first rule that matches counts, before the built-in table.
         classify: Vec<ClassifyRule>;
     }
@@ -162,19 +153,13 @@ section! {
     }
 }
 
-text_form! {
+texts! {
     /// A name, or `host:port`.
-    struct EndpointName for String {
-        read(node, check) {
-            let name = check.text(node, "a name")?;
-            if !name.contains(':') {
-                names::check_name(check, node, name, false);
-            }
-            Some(name.to_owned())
-        }
-        show(value, out) { out.text(value.as_str()); }
-        describe(_) { ValueShape::named("name") }
-    }
+    struct EndpointName for String: "a name", ValueShape::named("name"), endpoint_name, String::as_str;
+}
+
+fn endpoint_name(text: &str) -> Result<String, String> {
+    if text.contains(':') { Ok(text.to_owned()) } else { valid_name(text) }
 }
 
 /// The keys `url`, or `endpoints`, and `auth`.
@@ -244,41 +229,31 @@ impl Form<Vec<Address>> for Endpoints {
     }
 
     fn describe_keys(out: &mut Reference) -> Vec<KeyText> {
-        let key = |name, text: &str, shape| KeyText {
-            name,
-            text: text.to_owned(),
-            required: false,
-            default: None,
-            limits: None,
-            shape,
-        };
         let auth_default =
             "`passthrough` if the provider is alone in each of its routes, else none";
         vec![
-            key("url", "Its path is put before the path of each request.", Url::describe(out)),
-            key(
+            KeyText::optional(
+                "url",
+                "Its path is put before the path of each request.",
+                Url::describe(out),
+            ),
+            KeyText::optional(
                 "endpoints",
                 "In place of `url`, where there are several.",
                 <Vec<EndpointKeys>>::describe(out),
             ),
             KeyText {
                 default: Some(auth_default.to_owned()),
-                ..key("auth", "The credentials of each request.", Auth::describe(out))
+                ..KeyText::optional("auth", "The credentials of each request.", Auth::describe(out))
             },
         ]
     }
 }
 
 fn endpoints(list: NodeId, auth: Option<&Auth>, check: &mut Checker<'_>) -> Vec<Address> {
-    if !check.is_list(list) {
-        check.unexpected(list, "a list");
-        return Vec::new();
-    }
-    check
-        .empty(list, "no endpoint: expected at least one, like `{ url: https://api.example.com }`");
+    check.some(list, "no endpoint: expected at least one, like `{ url: https://api.example.com }`");
     let mut found: Vec<(NodeId, Address)> = Vec::new();
-    let tree = check.tree;
-    for node in tree.children(list) {
+    for node in check.list(list).into_iter().flatten() {
         let Some(endpoint) = EndpointKeys::read(node, check) else { continue };
         let EndpointKeys { name, url, weight, auth: own } = endpoint;
         let address = address(name, url, weight, own.or_else(|| auth.cloned()));
@@ -324,27 +299,20 @@ section! {
     }
 }
 
-text_form! {
-    impl Form<Rate> for Rate {
-        read(node, check) {
-            let rate = check.parsed(node, "a rate like `500/min`", units::rate)?;
-            if !(1..=MOST).contains(&rate.amount) {
-                let found = check.tree.text(node).unwrap_or_default();
-                let message = format!(
-                    "`{found}` is out of bounds: expected from `1` to `{MOST}` in that time (leave it out for no limit)"
-                );
-                check.error(node, message);
-            }
-            Some(rate)
-        }
-        show(value, out) { out.text(per_span(value.per_second())); }
-        describe(_) { ValueShape::Scalar(
-                "rate",
-                serde_json::json!({
-                    "description": "`500/min`, `5/s`, `1000/h`, `200k/min`", "type": "string",
-                    "pattern": "^[0-9.]+[kMG]?/(s|min|h|day)$",
-                }),
-            ) }
+texts! {
+    impl Rate for Rate: "a rate like `500/min`", ValueShape::Scalar("rate", serde_json::json!({
+        "description": "`500/min`, `5/s`, `1000/h`, `200k/min`", "type": "string",
+        "pattern": "^[0-9.]+[kMG]?/(s|min|h|day)$",
+    })), bounded_rate, |rate: &Rate| per_span(rate.per_second());
+}
+
+fn bounded_rate(text: &str) -> Result<Rate, String> {
+    let rate = units::rate(text)?;
+    match (1..=MOST).contains(&rate.amount) {
+        true => Ok(rate),
+        false => Err(format!(
+            "`{text}` is out of bounds: expected from `1` to `{MOST}` in that time (leave it out for no limit)"
+        )),
     }
 }
 

@@ -1,6 +1,6 @@
 //! The section `queues`: where requests wait for capacity, and which of them become jobs.
 //!
-//! A class is referred to by its name or by its place in the list, so a number cannot be the name
+//! A class is referred to by its name or by its position in the list, so a number cannot be the name
 //! of one. The headers that choose classes and flows are never those that carry a credential.
 
 use std::time::Duration;
@@ -11,21 +11,11 @@ use super::auth::Secret;
 use super::rewrite::OpenHeader;
 use super::url::{Callback, PostTo};
 use crate::policy::section::{
-    Checker, Form, MapKey, NamedSection, Required, Size, ValueShape, defaults, names, section,
-    text_form, words,
+    Checker, Form, MapKey, Required, Size, defaults, section, text_form, words,
 };
 use crate::policy::text::suggest::did_you_mean;
 use crate::policy::yaml::tree::NodeId;
 use crate::policy::yaml::units::{DAY, MONTH, MS, SECOND};
-
-/// The section of that name.
-#[derive(Debug)]
-pub struct QueueSection;
-
-impl NamedSection for QueueSection {
-    const KEY: &'static str = "queues";
-    const ONE: &'static str = "queue";
-}
 
 section! {
     /// Where requests wait for capacity; all values below have defaults, also in the entry `default`.
@@ -49,7 +39,7 @@ section! {
     computed {
         /// Its name under `queues`.
         name: String = "default".to_owned();
-        /// The class of requests that name none: a place in `classes`.
+        /// The class of requests that name none: a position in `classes`.
         default_class: usize = 1;
     }
 }
@@ -58,7 +48,7 @@ section! {
     /// The class of a request.
     #[derive(Clone, Debug, PartialEq, Eq)]
     pub struct ClassOf {
-        /// A header with the name of a class, or its place.
+        /// A header with the name of a class, or its position.
         header: Option<HeaderName> as Option<OpenHeader>;
         /// The class of requests that name none.
         default: Option<String> = None => "normal, else the last of classes";
@@ -137,10 +127,10 @@ fn usual_classes() -> Vec<Class> {
 }
 
 impl Queue {
-    /// The place of the class with this name, or at this place.
+    /// The position of the class with this name, or of the one at this position.
     pub fn class(&self, text: &str) -> Option<usize> {
         let named = self.classes.iter().position(|class| class.name == text);
-        named.or_else(|| text.parse().ok().filter(|place| *place < self.classes.len()))
+        named.or_else(|| text.parse().ok().filter(|position| *position < self.classes.len()))
     }
 }
 
@@ -177,13 +167,13 @@ impl Default for Durable {
 
 /// `class.default` is one of `classes`.
 fn class_of_others(queue: &mut Queue, node: NodeId, check: &mut Checker<'_>) {
-    let place = |name: &str| queue.classes.iter().position(|class| class.name == name);
-    let usual = place("normal").unwrap_or(queue.classes.len().saturating_sub(1));
+    let position = |name: &str| queue.classes.iter().position(|class| class.name == name);
+    let usual = position("normal").unwrap_or(queue.classes.len().saturating_sub(1));
     let Some(name) = &queue.class.default else {
         queue.default_class = usual;
         return;
     };
-    let found = place(name);
+    let found = position(name);
     // It may be one of those that could not be read.
     let list = check.tree.child(node, "classes");
     let lost = list.is_some_and(|list| check.damaged(list)) || queue.classes.is_empty();
@@ -209,12 +199,8 @@ const MOST_CLASSES: usize = 8;
 text_form! {
     impl Form<Vec<Class>> for Classes {
         read(node, check) {
-            if !check.is_map(node) && !check.tree.is_null(node) {
-                check.unexpected(node, "a map");
-                return None;
-            }
-            let tree = check.tree;
-            let found: Vec<_> = tree.children(node).filter_map(|child| class(child, check)).collect();
+            let entries = check.entries(node)?;
+            let found: Vec<_> = entries.filter_map(|child| class(child, check)).collect();
             if !(1..=MOST_CLASSES).contains(&found.len()) && !check.damaged(node) {
                 let message = format!(
                     "{} classes: expected 1 to {MOST_CLASSES}, like `{{ high: 8, low: 1 }}`",
@@ -237,10 +223,10 @@ fn class(node: NodeId, check: &mut Checker<'_>) -> Option<Class> {
     let tree = check.tree;
     let name = tree.key(node).unwrap_or_default();
     if name.parse::<usize>().is_ok() {
-        let message = format!("`{name}` cannot name a class: a number stands for its place");
+        let message = format!("`{name}` cannot name a class: a number is the position of a class");
         check.error_on_key(node, message);
     } else {
-        names::check_name(check, node, name, true);
+        check.named(node);
     }
     let weight = u32::read(node, check)?;
     check.bounded::<u32, u32>(&weight, node, &(1..=1_000_000));

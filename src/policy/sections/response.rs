@@ -13,11 +13,11 @@ use super::rewrite::WholePattern;
 use crate::json::pointer::Pointer;
 use crate::policy::section::{
     Checker, Display, Form, Map, MapKey, OneOrMany, Reference, Size, ValueShape, defaults, section,
-    text_form, words,
+    text_form, texts, words,
 };
 use crate::policy::yaml::tree::NodeId;
 use crate::policy::yaml::units::{self, DAY, MS, SECOND};
-use crate::resilience::outcome::AttemptClass;
+use crate::resilience::outcome::{AttemptClass, ClassSet};
 
 // === classification ===
 
@@ -28,9 +28,11 @@ section! {
         /// One or several status codes.
         status: Vec<u16> as OneOrMany<StatusForm>;
         /// JSON pointers and regular expressions for the whole value there; a value that is not a string is matched by its JSON text.
-        json: Vec<(Pointer, Regex)> as Patterns;
+        json: Vec<(Pointer, Regex)> as Map<Pointer, WholePattern>,
+            where some("no pointer: expected at least one, like `{ /error/code: timeout }`");
         /// The same in one event of a stream; only together with `status`, since an event is not a whole body.
-        event: Vec<(Pointer, Regex)> as Patterns;
+        event: Vec<(Pointer, Regex)> as Map<Pointer, WholePattern>,
+            where some("no pointer: expected at least one, like `{ /error/code: timeout }`");
         /// The body is empty or not JSON.
         body: Option<BodyCheck>;
         /// The outcome.
@@ -86,114 +88,52 @@ text_form! {
     }
 }
 
-/// Pointers, and patterns for the whole value there; at least one.
-#[derive(Debug)]
-pub struct Patterns;
+/// The attempt classes that a key may name: a form of one class, and of a set of them.
+pub trait ClassNames {
+    const ALLOWED: &'static [AttemptClass];
+}
 
-impl Form<Vec<(Pointer, Regex)>> for Patterns {
-    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<Vec<(Pointer, Regex)>> {
-        let found = <Map<Pointer, WholePattern>>::read(node, check)?;
-        check.empty(node, "no pointer: expected at least one, like `{ /error/code: timeout }`");
-        Some(found)
+impl<N: ClassNames> Form<AttemptClass> for N {
+    const INLINE: bool = true;
+
+    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<AttemptClass> {
+        check.word(node, N::ALLOWED, |class| class.as_str())
     }
 
-    fn absent() -> Option<Vec<(Pointer, Regex)>> {
-        Some(Vec::new())
+    fn show(value: &AttemptClass, out: &mut Display<'_>) {
+        out.text(value.as_str());
     }
 
-    fn show(value: &Vec<(Pointer, Regex)>, out: &mut Display<'_>) {
-        <Map<Pointer, WholePattern>>::show(value, out);
+    fn describe(_: &mut Reference) -> ValueShape {
+        ValueShape::Words(N::ALLOWED.iter().map(|class| class.as_str()).collect())
+    }
+}
+
+impl<N: ClassNames> Form<ClassSet> for N {
+    const INLINE: bool = true;
+
+    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<ClassSet> {
+        <Vec<N> as Form<Vec<AttemptClass>>>::read(node, check).map(|all| ClassSet::of(&all))
+    }
+
+    fn show(value: &ClassSet, out: &mut Display<'_>) {
+        <Vec<N> as Form<Vec<AttemptClass>>>::show(&value.iter().collect(), out);
     }
 
     fn describe(out: &mut Reference) -> ValueShape {
-        <Map<Pointer, WholePattern>>::describe(out)
+        <Vec<N> as Form<Vec<AttemptClass>>>::describe(out)
     }
 }
 
-/// Forms of sets of classes, and of one class, of which only some may be written.
-macro_rules! class_lists {
-    ($($name:ident = [$($class:ident),*];)*) => {$(
-        #[derive(Debug)]
-        pub struct $name;
+/// The classes that a rule may give.
+#[derive(Debug)]
+pub struct Classified;
 
-        impl $name {
-            const ALLOWED: &'static [$crate::resilience::outcome::AttemptClass] =
-                &[$($crate::resilience::outcome::AttemptClass::$class),*];
-
-            fn one(
-                node: $crate::policy::yaml::tree::NodeId,
-                check: &mut $crate::policy::section::Checker<'_>,
-            ) -> Option<$crate::resilience::outcome::AttemptClass> {
-                check.word(node, Self::ALLOWED, |class| class.as_str())
-            }
-
-            fn words() -> $crate::policy::section::ValueShape {
-                let words = Self::ALLOWED.iter().map(|class| class.as_str()).collect();
-                $crate::policy::section::ValueShape::Words(words)
-            }
-        }
-
-        impl $crate::policy::section::Form<$crate::resilience::outcome::ClassSet> for $name {
-            const INLINE: bool = true;
-
-            fn read(
-                node: $crate::policy::yaml::tree::NodeId,
-                check: &mut $crate::policy::section::Checker<'_>,
-            ) -> Option<$crate::resilience::outcome::ClassSet> {
-                if !check.is_list(node) {
-                    check.unexpected(node, "a list");
-                    return None;
-                }
-                let tree = check.tree;
-                let classes: Vec<_> =
-                    tree.children(node).filter_map(|item| Self::one(item, check)).collect();
-                Some($crate::resilience::outcome::ClassSet::of(&classes))
-            }
-
-            fn show(
-                value: &$crate::resilience::outcome::ClassSet,
-                out: &mut $crate::policy::section::Display<'_>,
-            ) {
-                let words: Vec<_> = value.iter().map(|class| class.as_str()).collect();
-                if words.is_empty() { out.none() } else { out.text(words.join(", ")) }
-            }
-
-            fn describe(
-                _: &mut $crate::policy::section::Reference,
-            ) -> $crate::policy::section::ValueShape {
-                $crate::policy::section::ValueShape::List(Box::new(Self::words()))
-            }
-        }
-
-        impl $crate::policy::section::Form<$crate::resilience::outcome::AttemptClass> for $name {
-            const INLINE: bool = true;
-
-            fn read(
-                node: $crate::policy::yaml::tree::NodeId,
-                check: &mut $crate::policy::section::Checker<'_>,
-            ) -> Option<$crate::resilience::outcome::AttemptClass> {
-                Self::one(node, check)
-            }
-
-            fn show(
-                value: &$crate::resilience::outcome::AttemptClass,
-                out: &mut $crate::policy::section::Display<'_>,
-            ) {
-                out.text(value.as_str());
-            }
-
-            fn describe(
-                _: &mut $crate::policy::section::Reference,
-            ) -> $crate::policy::section::ValueShape {
-                Self::words()
-            }
-        }
-    )*};
-}
-pub(crate) use class_lists;
-
-class_lists! {
-    Classified = [Success, Throttled, Failure, Credential, TooLarge, Ignored];
+impl ClassNames for Classified {
+    const ALLOWED: &'static [AttemptClass] = {
+        use AttemptClass::*;
+        &[Success, Throttled, Failure, Credential, TooLarge, Ignored]
+    };
 }
 
 // === forwarding ===
@@ -209,9 +149,11 @@ section! {
         /// When a stream breaks after its commit: `continue` at a provider that has `prefill`, else as `error_event`.
         on_cut: OnCut = OnCut::ErrorEvent;
         /// JSON pointers: an event has content where one of them is not empty. Built in are the formats of OpenAI, Anthropic, Google and Ollama; of other streams each event is content.
-        content: Option<Vec<Pointer>> as Option<NotEmpty<Pointer>> = None => "built in";
+        content: Option<Vec<Pointer>> as Option<OneOrMany<Pointer>> = None => "built in",
+            where some("an empty list: leave `content` out for the built-in one");
         /// Events that end a stream: the text of an event, a pointer to a value that is not null, or `{ pointer: value }`. Without one of them the stream counts as broken. Built in are the formats of OpenAI, Anthropic, Google and Ollama.
-        terminal: Option<Vec<Mark>> as Option<NotEmpty<Mark>> = None => "built in";
+        terminal: Option<Vec<Mark>> as Option<OneOrMany<Mark>> = None => "built in",
+            where some("an empty list: leave `terminal` out for the built-in one");
     }
 }
 
@@ -255,31 +197,6 @@ impl Default for Stream {
     }
 }
 
-/// A list that replaces what is built in.
-#[derive(Debug)]
-pub struct NotEmpty<F>(std::marker::PhantomData<F>);
-
-impl<M, F: Form<M>> Form<Vec<M>> for NotEmpty<F> {
-    const INLINE: bool = F::INLINE;
-
-    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<Vec<M>> {
-        let found = <OneOrMany<F>>::read(node, check)?;
-        let key = check.tree.key(node).unwrap_or_default();
-        if check.is_list(node) {
-            check.empty(node, &format!("an empty list: leave `{key}` out for the built-in one"));
-        }
-        Some(found)
-    }
-
-    fn show(value: &Vec<M>, out: &mut Display<'_>) {
-        <Vec<F>>::show(value, out);
-    }
-
-    fn describe(out: &mut Reference) -> ValueShape {
-        <OneOrMany<F>>::describe(out)
-    }
-}
-
 /// An event that ends a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Mark {
@@ -297,10 +214,7 @@ text_form! {
             let tree = check.tree;
             if let Some(text) = tree.text(node).filter(|_| !tree.is_null(node)) {
                 return match text {
-                    "" => {
-                        check.error(node, "no text: expected the data of an event, like `\"[DONE]\"`");
-                        None
-                    }
+                    "" => check.reject(node, "no text: expected the data of an event, like `\"[DONE]\"`"),
                     text if text.starts_with('/') => {
                         <Pointer as Form>::read(node, check).map(Mark::Present)
                     }
@@ -314,14 +228,14 @@ text_form! {
             match tree.children(node).collect::<Vec<_>>()[..] {
                 [value] => {
                     let key = tree.key(value).unwrap_or_default();
-                    let pointer = <Pointer as MapKey>::read(value, key, check);
+                    let pointer = <Pointer as MapKey>::parse(key);
+                    let pointer = pointer.map_err(|message| check.error_on_key(value, message)).ok();
                     let value = plain(value, check);
                     Some(Mark::Value(pointer?, value?))
                 }
                 _ => {
                     let like = "like `{ /type: message_stop }`";
-                    check.error(node, format!("expected one pointer with its value, {like}"));
-                    None
+                    check.reject(node, format!("expected one pointer with its value, {like}"))
                 }
             }
         }
@@ -345,8 +259,7 @@ fn plain(node: NodeId, check: &mut Checker<'_>) -> Option<String> {
         Value::String(text) => Some(text),
         value @ (Value::Bool(_) | Value::Number(_)) => Some(value.to_string()),
         Value::Null | Value::Array(_) | Value::Object(_) => {
-            check.error(node, "expected text, a number, `true` or `false`");
-            None
+            check.reject(node, "expected text, a number, `true` or `false`")
         }
     }
 }
@@ -358,9 +271,11 @@ section! {
     #[derive(Clone, Debug, PartialEq, Eq)]
     pub struct Usage {
         /// Tokens of the request.
-        input: Vec<Pointer> as NotEmpty<Pointer> = pointers(&INPUT) => "built in";
+        input: Vec<Pointer> as OneOrMany<Pointer> = pointers(&INPUT) => "built in",
+            where some("an empty list: leave `input` out for the built-in one");
         /// Tokens of the response.
-        output: Vec<Pointer> as NotEmpty<Pointer> = pointers(&OUTPUT) => "built in";
+        output: Vec<Pointer> as OneOrMany<Pointer> = pointers(&OUTPUT) => "built in",
+            where some("an empty list: leave `output` out for the built-in one");
     }
 }
 
@@ -414,20 +329,9 @@ impl Price {
     }
 }
 
-text_form! {
+texts! {
     /// Three capital letters.
-    struct CurrencyCode for String {
-        read(node, check) {
-            let code = check.parsed(node, "a currency like `USD`", units::currency)?;
-            Some(code.iter().collect())
-        }
-        show(value, out) { out.text(value.as_str()); }
-        describe(_) { ValueShape::Scalar(
-                "currency",
-                serde_json::json!({
-                    "description": "Three capital letters (ISO 4217)", "type": "string",
-                    "pattern": "^[A-Z]{3}$",
-                }),
-            ) }
-    }
+    struct CurrencyCode for String: "a currency like `USD`", ValueShape::Scalar("currency", serde_json::json!({
+        "description": "Three capital letters (ISO 4217)", "type": "string", "pattern": "^[A-Z]{3}$",
+    })), |text| units::currency(text).map(|code| code.iter().collect()), String::as_str;
 }

@@ -2,26 +2,15 @@
 
 use std::time::Duration;
 
-use crate::policy::section::{
-    Checker, NamedSection, OrNone, Share, ValueShape, defaults, section, text_form, words,
-};
+use crate::policy::section::{Checker, OrNone, Share, defaults, section, texts, words};
 use crate::policy::yaml::tree::NodeId;
-use crate::policy::yaml::units::{self, HOUR, MS, SECOND, SPANS, show_duration};
+use crate::policy::yaml::units::{self, HOUR, MS, SECOND, SPANS, Spend, show_duration};
 use crate::resilience::outcome::{AttemptClass, ClassSet};
 use crate::resilience::retry::backoff::{BackoffPolicy, Jitter};
 use crate::resilience::retry::budget::RetryBudgetPolicy;
 use crate::resilience::retry::cost_budget::CostBudgetPolicy;
 
-use super::response::class_lists;
-
-/// The section of that name.
-#[derive(Debug)]
-pub struct RetrySection;
-
-impl NamedSection for RetrySection {
-    const KEY: &'static str = "retries";
-    const ONE: &'static str = "retry policy";
-}
+use super::response::ClassNames;
 
 section! {
     /// When an attempt is repeated; all values below have defaults, also in the entry `default`.
@@ -72,8 +61,15 @@ section! {
 const RETRY_ON: ClassSet =
     ClassSet::of(&[AttemptClass::Unsent, AttemptClass::Failure, AttemptClass::Throttled]);
 
-class_lists! {
-    RetryOn = [Unsent, Failure, Throttled, Credential];
+/// The classes after which an attempt may be repeated.
+#[derive(Debug)]
+pub struct RetryOn;
+
+impl ClassNames for RetryOn {
+    const ALLOWED: &'static [AttemptClass] = {
+        use AttemptClass::*;
+        &[Unsent, Failure, Throttled, Credential]
+    };
 }
 
 words!(for Jitter: &Jitter::ALL);
@@ -103,13 +99,8 @@ impl Budget {
 }
 
 fn longest_delay_last(retry: &mut Retry, node: NodeId, check: &mut Checker<'_>) {
-    let keys = ["max_delay", "initial_delay"];
-    let written = keys.into_iter().find_map(|key| check.tree.child(node, key));
-    if let (Some(at), true) = (written, retry.initial_delay > retry.max_delay) {
-        let (first, longest) = (show_duration(retry.initial_delay), show_duration(retry.max_delay));
-        let message = format!("`max_delay` ({longest}) is shorter than `initial_delay` ({first})");
-        check.error(at, message);
-    }
+    let times = [retry.initial_delay, retry.max_delay];
+    check.in_order(node, ["initial_delay", "max_delay"], times);
 }
 
 /// A bound on what retries cost.
@@ -120,31 +111,23 @@ pub struct Cost {
     pub currency: String,
 }
 
-text_form! {
-    impl Form<Cost> for Cost {
-        read(node, check) {
-            let spend = check.parsed(node, "a cost like `5 USD/h`", units::spend)?;
-            if spend.amount <= 0.0 {
-                let message = "a cost of 0: expected more (`retry: none` switches retries off)";
-                check.error(node, message);
-            }
-            Some(Cost {
-                policy: CostBudgetPolicy { limit: spend.amount, window: spend.per },
-                currency: spend.currency.iter().collect(),
-            })
-        }
-        show(value, out) {
-            let window = value.policy.window;
-            let span = SPANS.into_iter().find(|(_, seconds)| Duration::from_secs(*seconds) == window);
-            let span = span.map_or_else(|| show_duration(window), |(name, _)| name.to_owned());
-            out.text(format!("{} {}/{span}", value.policy.limit, value.currency));
-        }
-        describe(_) { ValueShape::Scalar(
-                "cost",
-                serde_json::json!({
-                    "description": "`5 USD/h`, `0.25 EUR/min`, `40 USD/day`", "type": "string",
-                    "pattern": "^[0-9.]+ [A-Z]{3}/(s|min|h|day)$",
-                }),
-            ) }
+texts! {
+    impl Cost for Cost: "a cost like `5 USD/h`", ValueShape::Scalar("cost", serde_json::json!({
+        "description": "`5 USD/h`, `0.25 EUR/min`, `40 USD/day`", "type": "string",
+        "pattern": "^[0-9.]+ [A-Z]{3}/(s|min|h|day)$",
+    })), cost, |cost: &Cost| {
+        let window = cost.policy.window;
+        let span = SPANS.into_iter().find(|(_, seconds)| Duration::from_secs(*seconds) == window);
+        let span = span.map_or_else(|| show_duration(window), |(name, _)| name.to_owned());
+        format!("{} {}/{span}", cost.policy.limit, cost.currency)
+    };
+}
+
+fn cost(text: &str) -> Result<Cost, String> {
+    let Spend { amount, currency, per } = units::spend(text)?;
+    if amount <= 0.0 {
+        return Err("a cost of 0: expected more (`retry: none` switches retries off)".to_owned());
     }
+    let policy = CostBudgetPolicy { limit: amount, window: per };
+    Ok(Cost { policy, currency: currency.iter().collect() })
 }

@@ -7,9 +7,7 @@ use serde_json::Value;
 use super::auth::resolve;
 use crate::credentials::names::{self, NameKind};
 use crate::json::pointer::Pointer;
-use crate::policy::section::{
-    Checker, Display, Form, Map, MapKey, Reference, ValueShape, section, text_form,
-};
+use crate::policy::section::{Checker, Map, MapKey, section, text_form, texts};
 use crate::policy::yaml::tree::NodeId;
 
 section! {
@@ -78,8 +76,13 @@ fn known_groups(rewrite: &mut RewritePath, node: NodeId, check: &mut Checker<'_>
         let digits: String =
             group.trim_start_matches('{').chars().take_while(char::is_ascii_digit).collect();
         let groups = from.captures_len() - 1;
+        let has = match groups {
+            0 => "`from` has no group".to_owned(),
+            1 => "`from` has 1 group".to_owned(),
+            _ => format!("`from` has {groups} groups"),
+        };
         if digits.parse::<usize>().is_ok_and(|number| number > groups) {
-            check.error(at, format!("`${digits}`: `from` has {groups} groups"));
+            check.error(at, format!("`${digits}`: {has}"));
         }
     }
 }
@@ -120,62 +123,34 @@ text_form! {
     }
 }
 
-/// The name of a header, as a value.
-#[derive(Debug)]
-pub struct HeaderKey;
-
-/// The name of a header whose values may be compared and kept, because they are not credentials.
-#[derive(Debug)]
-pub struct OpenHeader;
-
-impl Form<HeaderName> for HeaderKey {
-    const INLINE: bool = true;
-
-    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<HeaderName> {
-        let name = check.text(node, "the name of a header")?;
-        header_name(node, name, check)
-    }
-
-    fn show(value: &HeaderName, out: &mut Display<'_>) {
-        out.text(value.as_str());
-    }
-
-    fn describe(_: &mut Reference) -> ValueShape {
-        ValueShape::named("header name")
-    }
+texts! {
+    /// The name of a header, as a value.
+    struct HeaderKey for HeaderName:
+        "the name of a header", ValueShape::named("header name"), header_name, HeaderName::as_str;
+    /// The name of a header whose values may be compared and kept, because they are not credentials.
+    struct OpenHeader for HeaderName:
+        "the name of a header", ValueShape::named("header name"), open_header, HeaderName::as_str;
 }
 
-text_form! {
-    impl Form<HeaderName> for OpenHeader {
-        read(node, check) {
-            let name = HeaderKey::read(node, check)?;
-            if names::header(name.as_str()) == NameKind::Credential {
-                let message = format!(
-                    "the header `{name}` holds a credential: expected one like `x-tenant`, whose values are not secret"
-                );
-                check.error(node, message);
-            }
-            Some(name)
-        }
-        show(value, out) { HeaderKey::show(value, out); }
-        describe(out) { HeaderKey::describe(out) }
+fn open_header(text: &str) -> Result<HeaderName, String> {
+    match header_name(text)? {
+        name if names::header(name.as_str()) == NameKind::Credential => Err(format!(
+            "the header `{name}` holds a credential: expected one like `x-tenant`, whose values are not secret"
+        )),
+        name => Ok(name),
     }
 }
 
 impl MapKey for HeaderName {
     const NAME: &'static str = "header";
 
-    fn read(node: NodeId, text: &str, check: &mut Checker<'_>) -> Option<Self> {
-        header_name(node, text, check)
-    }
-
-    fn text(key: &Self) -> String {
-        key.to_string()
+    fn parse(text: &str) -> Result<Self, String> {
+        header_name(text)
     }
 }
 
 /// A header that a policy may set, remove or look for.
-pub fn header_name(node: NodeId, name: &str, check: &mut Checker<'_>) -> Option<HeaderName> {
+pub fn header_name(text: &str) -> Result<HeaderName, String> {
     const FRAMING: [&str; 8] = [
         "connection",
         "content-length",
@@ -186,18 +161,12 @@ pub fn header_name(node: NodeId, name: &str, check: &mut Checker<'_>) -> Option<
         "transfer-encoding",
         "upgrade",
     ];
-    match HeaderName::from_bytes(name.as_bytes()) {
+    match HeaderName::from_bytes(text.as_bytes()) {
         Ok(name) if FRAMING.contains(&name.as_str()) => {
-            let message =
-                format!("the header `{name}` belongs to the connection, not to the policy");
-            check.error_on_key(node, message);
-            None
+            Err(format!("the header `{name}` belongs to the connection, not to the policy"))
         }
-        Ok(name) => Some(name),
-        Err(_) => {
-            check.error_on_key(node, format!("`{name}` is not the name of a header"));
-            None
-        }
+        Ok(name) => Ok(name),
+        Err(_) => Err(format!("`{text}` is not the name of a header")),
     }
 }
 
@@ -208,10 +177,10 @@ pub fn header_value(
     check: &mut Checker<'_>,
 ) -> Option<HeaderValue> {
     let Ok(mut value) = HeaderValue::from_bytes(text.as_bytes()) else {
-        let message =
-            "no header can hold this value: it has a line break or another control character";
-        check.error(node, message);
-        return None;
+        return check.reject(
+            node,
+            "no header can hold this value: it has a line break or another control character",
+        );
     };
     value.set_sensitive(sensitive);
     Some(value)
@@ -220,55 +189,35 @@ pub fn header_value(
 // === methods ===
 
 text_form! {
-    /// At least one.
-    struct Methods for Vec<Method> {
+    /// Any method but CONNECT, in capital letters.
+    struct MethodName for Method {
         read(node, check) {
-            if !check.is_list(node) {
-                check.unexpected(node, "a list");
+            const KNOWN: [&str; 8] = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"];
+            let text = check.text(node, "a method")?;
+            let good = !text.is_empty() && text.bytes().all(|b| b.is_ascii_uppercase() || b == b'-');
+            if text == "CONNECT" || !good {
+                check.unknown_word(node, text, &KNOWN);
                 return None;
             }
-            check.empty(node, "no method would match: leave `methods` out for any");
-            let tree = check.tree;
-            Some(tree.children(node).filter_map(|item| method(item, check)).collect())
+            Method::from_bytes(text.as_bytes()).ok()
         }
-        show(value, out) { out.text(value.iter().map(Method::as_str).collect::<Vec<_>>().join(", ")); }
-        describe(_) { ValueShape::List(Box::new(ValueShape::named("method"))) }
+        show(value, out) { out.text(value.as_str()) }
+        describe(_) { ValueShape::named("method") }
     }
-}
-
-fn method(node: NodeId, check: &mut Checker<'_>) -> Option<Method> {
-    const KNOWN: [&str; 8] = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"];
-    let text = check.text(node, "a method")?;
-    let good = !text.is_empty() && text.bytes().all(|b| b.is_ascii_uppercase() || b == b'-');
-    if text == "CONNECT" || !good {
-        check.unknown_word(node, text, &KNOWN);
-        return None;
-    }
-    Method::from_bytes(text.as_bytes()).ok()
 }
 
 // === JSON ===
 
-text_form! {
-    impl Form<Pointer> for Pointer {
-        read(node, check) {
-            let text = check.text(node, "a JSON pointer like `/model`")?;
-            below_root(text).map_err(|message| check.error(node, message)).ok()
-        }
-        show(value, out) { out.text(value.to_string()); }
-        describe(_) { ValueShape::named("JSON pointer") }
-    }
+texts! {
+    impl Pointer for Pointer:
+        "a JSON pointer like `/model`", ValueShape::named("JSON pointer"), below_root, Pointer::to_string;
 }
 
 impl MapKey for Pointer {
     const NAME: &'static str = "JSON pointer";
 
-    fn read(node: NodeId, text: &str, check: &mut Checker<'_>) -> Option<Self> {
-        below_root(text).map_err(|message| check.error_on_key(node, message)).ok()
-    }
-
-    fn text(key: &Self) -> String {
-        key.to_string()
+    fn parse(text: &str) -> Result<Self, String> {
+        below_root(text)
     }
 }
 
@@ -299,46 +248,25 @@ text_form! {
 
 // === patterns ===
 
-text_form! {
-    /// A regular expression that may match anywhere; `^` and `$` tie it to the ends.
-    struct Pattern for Regex {
-        read(node, check) {
-            let text = check.text(node, "a regular expression")?;
-            regex(node, text, check)
-        }
-        show(value, out) { out.text(value.as_str()); }
-        describe(_) { ValueShape::named("regular expression") }
-    }
-}
-
-/// A regular expression for the whole of a value: `rate_limit` does not match `no_rate_limit`.
-#[derive(Debug)]
-pub struct WholePattern;
-
 const WHOLE: (&str, &str) = ("^(?:", ")$");
 
-text_form! {
-    impl Form<Regex> for WholePattern {
-        read(node, check) {
-            let text = check.text(node, "a regular expression")?;
-            regex(node, text, check)?;
-            regex(node, &format!("{}{text}{}", WHOLE.0, WHOLE.1), check)
-        }
-        show(value, out) {
-            let text = value.as_str();
-            let inner = text.strip_prefix(WHOLE.0).and_then(|text| text.strip_suffix(WHOLE.1));
-            out.text(inner.unwrap_or(text));
-        }
-        describe(out) { Pattern::describe(out) }
-    }
+texts! {
+    /// A regular expression that may match anywhere; `^` and `$` tie it to the ends.
+    struct Pattern for Regex:
+        "a regular expression", ValueShape::named("regular expression"), regex, Regex::as_str;
+    /// A regular expression for the whole of a value: `rate_limit` does not match `no_rate_limit`.
+    struct WholePattern for Regex:
+        "a regular expression", ValueShape::named("regular expression"), whole_pattern, |whole: &Regex| {
+            let inner = whole.as_str().strip_prefix(WHOLE.0).and_then(|text| text.strip_suffix(WHOLE.1));
+            inner.unwrap_or(whole.as_str()).to_owned()
+        };
 }
 
-pub fn regex(node: NodeId, text: &str, check: &mut Checker<'_>) -> Option<Regex> {
-    match Regex::new(text) {
-        Ok(regex) => Some(regex),
-        Err(error) => {
-            check.error(node, format!("`{text}` is not a regular expression: {error}"));
-            None
-        }
-    }
+fn whole_pattern(text: &str) -> Result<Regex, String> {
+    regex(text)?;
+    regex(&format!("{}{text}{}", WHOLE.0, WHOLE.1))
+}
+
+fn regex(text: &str) -> Result<Regex, String> {
+    Regex::new(text).map_err(|error| format!("`{text}` is not a regular expression: {error}"))
 }

@@ -4,19 +4,19 @@ use std::time::Duration;
 
 use http::HeaderName;
 
-use super::cache::CacheSection;
-use super::degradation::DegradationSection;
+use super::cache::Cache;
+use super::degradation::Degradation;
 use super::matcher::Match;
-use super::provider::ProviderSection;
-use super::queue::QueueSection;
-use super::response::{Stream, class_lists};
-use super::retry::{Retry, RetrySection};
+use super::provider::ProviderPolicy;
+use super::queue::Queue;
+use super::response::{ClassNames, Stream};
+use super::retry::Retry;
 use super::rewrite::HeaderKey;
 use crate::policy::section::names::Name;
 use crate::policy::section::scalars::ABOVE_NONE;
 use crate::policy::section::{
-    Checker, Display, Form, NameOf, NamedSection, OrDefault, OrNone, Reference, Share, Size,
-    ValueShape, section, text_form, words,
+    Checker, NameOf, NamedSection, OrDefault, OrNone, Required, Share, Size, section, text_form,
+    texts, words,
 };
 use crate::policy::yaml::tree::NodeId;
 use crate::policy::yaml::units::{DAY, MINUTE, MS};
@@ -37,21 +37,23 @@ section! {
         /// Removed from the front of the path.
         strip_prefix: Option<String> as Option<PathPrefix>;
         /// Names under `providers`, or `{ name, weight }`.
-        providers: Vec<Weighted> as RouteProviders, like "[openai]";
+        providers: Vec<Weighted> as Required<Vec<NameOrWeighted>>, like "[openai]",
+            where some("no provider: expected at least one, like `[openai]`"),
+            where once("the provider");
         /// How one of `providers` is selected.
         balance: BalanceAlgorithm = BalanceAlgorithm::Latency;
         /// Requests with the same value of a header go to the same endpoint.
         affinity: Option<Affinity>;
         /// Providers to try, in this order, when no provider in `providers` can take the attempt, or when their attempts are used up.
-        fallback: Vec<usize> as Fallback;
+        fallback: Vec<usize> as Vec<NameOf<ProviderPolicy>>, where once("the provider");
         /// Outcomes that move to `fallback`.
-        fallback_on: ClassSet as FallbackOn = ClassSet::of(FALLBACK_ON);
+        fallback_on: ClassSet as FallbackOn = ClassSet::of(FallbackOn::ALLOWED);
         /// Whether a request may be repeated: `auto` by its method and its `Idempotency-Key`.
         idempotent: Idempotence = Idempotence::Auto;
         /// Time limit up to the commit, with all waits and attempts.
         timeout: Duration = 2 * MINUTE, in MS..=DAY;
         /// A name under `retries`, or `none`.
-        retry_index "retry": Option<usize> as OrDefault<RetrySection>;
+        retry_index "retry": Option<usize> as OrDefault<Retry>;
         /// A slow request is sent a second time, to another endpoint.
         hedge: Option<HedgePolicy>;
         /// Bytes of the request's body that are kept for another attempt.
@@ -59,18 +61,18 @@ section! {
         /// How responses are forwarded.
         stream: Stream;
         /// A name under `queues`; `none`: a request without capacity is rejected at once.
-        queue: Option<usize> as OrDefault<QueueSection>;
+        queue: Option<usize> as OrDefault<Queue>;
         /// A name under `caches`.
-        cache: Option<usize> as OrNone<NameOf<CacheSection>>;
+        cache: Option<usize> as OrNone<NameOf<Cache>>;
         /// Names under `degradations`; their actions apply in this order.
-        degrade: Vec<usize> as Degrade;
+        degrade: Vec<usize> as Vec<NameOf<Degradation>>, where once("the mode");
         /// The `x-outrigger-*` headers of a request that are followed.
         allow_override: AllowOverride as OverrideList = AllowOverride::default();
     }
     computed {
         retry: Retry = Retry::none();
         /// The queue takes jobs of this route.
-        durable: bool = false;
+        durable "takes_jobs": bool = false;
         /// Providers that a mode in `degrade` may use besides the route's own. Indices into `Policy::providers`.
         used: Vec<usize> = Vec::new();
     }
@@ -94,7 +96,7 @@ fn fallback_after_others(route: &mut RoutePolicy, node: NodeId, check: &mut Chec
     let list = tree.child(node, "fallback");
     for item in list.into_iter().flat_map(|list| tree.children(list)) {
         let name = tree.text(item).unwrap_or_default();
-        let index = check.names.find(ProviderSection::KEY, name).flatten();
+        let index = check.names.find(ProviderPolicy::KEY, name).flatten();
         if index.is_some_and(|index| route.providers.iter().any(|own| own.provider == index)) {
             let message = format!(
                 "`{name}` is one of `providers` already: a fallback comes after all of them"
@@ -104,10 +106,15 @@ fn fallback_after_others(route: &mut RoutePolicy, node: NodeId, check: &mut Chec
     }
 }
 
-const FALLBACK_ON: &[AttemptClass] = FallbackOn::ALLOWED;
+/// The classes that may move a request to `fallback`.
+#[derive(Debug)]
+pub struct FallbackOn;
 
-class_lists! {
-    FallbackOn = [Unsent, Failure, Throttled, Credential, TooLarge];
+impl ClassNames for FallbackOn {
+    const ALLOWED: &'static [AttemptClass] = {
+        use AttemptClass::*;
+        &[Unsent, Failure, Throttled, Credential, TooLarge]
+    };
 }
 
 words! {
@@ -138,33 +145,25 @@ section! {
 
 // === providers ===
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Weighted {
-    /// Index into `Policy::providers`.
-    pub provider: usize,
-    /// At least 1.
-    pub weight: u32,
-}
-
 section! {
     /// A provider and its weight.
-    #[derive(Clone, Debug)]
-    pub struct WeightedName {
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Weighted {
         /// A name under `providers`.
-        name: usize as NameOf<ProviderSection>, like "openai";
+        provider "name": usize as NameOf<ProviderPolicy>, like "openai";
         /// Its share of the attempts.
         weight: u32 = 1, in 1..=1_000_000;
     }
 }
 
 text_form! {
-    impl Form<Weighted> for Weighted {
+    /// The name of a provider, or a map with its weight.
+    struct NameOrWeighted for Weighted {
         read(node, check) {
             if check.is_map(node) {
-                let WeightedName { name, weight } = WeightedName::read(node, check)?;
-                return Some(Weighted { provider: name, weight });
+                return Weighted::read(node, check);
             }
-            let provider = <NameOf<ProviderSection>>::read(node, check)?;
+            let provider = <NameOf<ProviderPolicy>>::read(node, check)?;
             Some(Weighted { provider, weight: 1 })
         }
         show(value, out) {
@@ -172,96 +171,26 @@ text_form! {
                 1 => String::new(),
                 weight => format!(" (weight {weight})"),
             };
-            out.name_with(ProviderSection::KEY, value.provider, &weight);
+            out.name_with(ProviderPolicy::KEY, value.provider, &weight);
         }
         describe(out) {
-            ValueShape::OneOf(vec![
-                <NameOf<ProviderSection>>::describe(out),
-                WeightedName::describe(out),
-            ])
+            ValueShape::OneOf(vec![<NameOf<ProviderPolicy>>::describe(out), Weighted::describe(out)])
         }
     }
-}
-
-text_form! {
-    /// At least one, each once.
-    struct RouteProviders for Vec<Weighted> {
-        read(node, check) {
-            if !check.is_list(node) {
-                check.unexpected(node, "a list");
-                return None;
-            }
-            check.empty(node, "no provider: expected at least one, like `[openai]`");
-            let (tree, mut found) = (check.tree, Vec::new());
-            for item in tree.children(node) {
-                let Some(one) = Weighted::read(item, check) else { continue };
-                if found.iter().any(|other: &Weighted| other.provider == one.provider) {
-                    let name = tree.child(item, "name").unwrap_or(item);
-                    let name = tree.text(name).unwrap_or_default();
-                    check.error(item, format!("the provider `{name}` is listed twice"));
-                } else {
-                    found.push(one);
-                }
-            }
-            Some(found)
-        }
-        show(value, out) { <Vec<Weighted>>::show(value, out); }
-        describe(out) { <Vec<Weighted>>::describe(out) }
-    }
-}
-
-/// Names of entries in order, each once.
-macro_rules! name_lists {
-    ($($name:ident of $section:ty: $what:literal;)*) => {$(
-        #[derive(Debug)]
-        pub struct $name;
-
-        impl Form<Vec<usize>> for $name {
-            const INLINE: bool = true;
-
-            fn read(node: NodeId, check: &mut Checker<'_>) -> Option<Vec<usize>> {
-                check.list_of_different::<usize, NameOf<$section>>(node, $what)
-            }
-
-            fn absent() -> Option<Vec<usize>> {
-                Some(Vec::new())
-            }
-
-            fn show(value: &Vec<usize>, out: &mut Display<'_>) {
-                <Vec<NameOf<$section>>>::show(value, out);
-            }
-
-            fn describe(out: &mut Reference) -> ValueShape {
-                <Vec<NameOf<$section>>>::describe(out)
-            }
-        }
-    )*};
-}
-pub(crate) use name_lists;
-
-name_lists! {
-    Fallback of ProviderSection: "the provider";
-    Degrade of DegradationSection: "the mode";
 }
 
 // === the path and the overrides ===
 
-text_form! {
+texts! {
     /// A path that is removed from the front of others.
-    struct PathPrefix for String {
-        read(node, check) {
-            let text = check.text(node, "a path")?;
-            let prefix = text.trim_end_matches('/');
-            if !prefix.starts_with('/') || prefix.contains(['?', '#', '*']) {
-                let message =
-                    format!("`{text}` is not the prefix of a path: expected one like `/openai`");
-                check.error(node, message);
-                return None;
-            }
-            Some(prefix.to_owned())
-        }
-        show(value, out) { out.text(value.as_str()); }
-        describe(_) { ValueShape::named("path") }
+    struct PathPrefix for String: "a path", ValueShape::named("path"), path_prefix, String::as_str;
+}
+
+fn path_prefix(text: &str) -> Result<String, String> {
+    let prefix = text.trim_end_matches('/');
+    match prefix.starts_with('/') && !prefix.contains(['?', '#', '*']) {
+        true => Ok(prefix.to_owned()),
+        false => Err(format!("`{text}` is not the prefix of a path: expected one like `/openai`")),
     }
 }
 

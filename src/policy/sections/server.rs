@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::tls::Identity;
-use crate::policy::section::{Size, ValueShape, section, text_form, words};
+use crate::policy::section::{Size, section, texts, words};
 use crate::policy::yaml::units::{DAY, MS, SECOND};
 
 section! {
@@ -60,29 +60,21 @@ pub enum LogTarget {
     None,
 }
 
-text_form! {
-    impl Form<LogTarget> for LogTarget {
-        read(node, check) {
-            match check.text(node, "text")? {
-                "stderr" => Some(LogTarget::Stderr),
-                "none" => Some(LogTarget::None),
-                path if path.is_empty() || path.ends_with('/') => {
-                    let message = format!(
-                        "`{path}` is not a file: expected `stderr`, `none` or the path of a file"
-                    );
-                    check.error(node, message);
-                    None
-                }
-                path => Some(LogTarget::File(path.into())),
-            }
+texts! {
+    impl LogTarget for LogTarget: "text", ValueShape::text(), log_target, |target: &LogTarget| match target {
+        LogTarget::Stderr => "stderr".to_owned(),
+        LogTarget::None => "none".to_owned(),
+        LogTarget::File(path) => path.display().to_string(),
+    };
+}
+
+fn log_target(text: &str) -> Result<LogTarget, String> {
+    match text {
+        "stderr" => Ok(LogTarget::Stderr),
+        "none" => Ok(LogTarget::None),
+        path if path.is_empty() || path.ends_with('/') => {
+            Err(format!("`{path}` is not a file: expected `stderr`, `none` or the path of a file"))
         }
-        show(value, out) {
-            match value {
-                LogTarget::Stderr => out.text("stderr"),
-                LogTarget::None => out.text("none"),
-                LogTarget::File(path) => out.text(path.display().to_string()),
-            }
-        }
-        describe(_) { ValueShape::text() }
+        path => Ok(LogTarget::File(path.into())),
     }
 }

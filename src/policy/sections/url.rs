@@ -2,7 +2,7 @@
 //!
 //! A URL is one that an HTTP request can be sent to: `http` or `https`, a host, perhaps a port and
 //! a path (RFC 3986). A query or fragment would be lost and is rejected. A user name belongs to
-//! `auth`; only a forward proxy has no other place for it, and its URL is never quoted in a message.
+//! `auth`; only the URL of a forward proxy may hold one, and it is never quoted in a message.
 
 use std::fmt;
 
@@ -12,7 +12,7 @@ use http::{HeaderValue, Uri};
 
 use super::auth::resolve;
 use super::matcher::PathPattern;
-use crate::policy::section::{ValueShape, text_form};
+use crate::policy::section::{text_form, texts};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Url {
@@ -33,15 +33,9 @@ impl fmt::Display for Url {
     }
 }
 
-text_form! {
-    impl Form<Url> for Url {
-        read(node, check) {
-            let text = check.text(node, "a URL")?;
-            provider_url(text).map_err(|message| check.error(node, message)).ok()
-        }
-        show(value, out) { out.text(value.to_string()); }
-        describe(_) { ValueShape::named("URL") }
-    }
+texts! {
+    impl Url for Url: "a URL", ValueShape::named("URL"), provider_url, Url::to_string;
+    impl Callback for Callback: "a URL", ValueShape::named("URL"), callback_url, Callback::to_string;
 }
 
 fn provider_url(text: &str) -> Result<Url, String> {
@@ -188,7 +182,8 @@ fn proxy_url(text: &str) -> Result<Url, String> {
     }
 }
 
-fn percent_decoded(text: &str) -> Option<Vec<u8>> {
+/// `%41` is `A`; `None` where a `%` has no two hexadecimal digits.
+pub fn percent_decoded(text: &str) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(text.len());
     let mut bytes = text.bytes();
     while let Some(byte) = bytes.next() {
@@ -239,17 +234,6 @@ impl fmt::Display for Callback {
     }
 }
 
-text_form! {
-    impl Form<Callback> for Callback {
-        read(node, check) {
-            let text = check.text(node, "a URL")?;
-            callback_url(text).map_err(|message| check.error(node, message)).ok()
-        }
-        show(value, out) { out.text(value.to_string()); }
-        describe(_) { ValueShape::named("URL") }
-    }
-}
-
 /// `https://host[:port]/path`, with `*` and `**` in the path.
 fn callback_url(text: &str) -> Result<Callback, String> {
     if text.contains("${") {
@@ -261,7 +245,7 @@ fn callback_url(text: &str) -> Result<Callback, String> {
     }
     if authority.contains('*') {
         return Err(format!(
-            "`{text}`: `*` and `**` may stand in the path only, so name each host by itself"
+            "`{text}`: `*` and `**` are allowed in the path only, so name each host by itself"
         ));
     }
     let Url { https, host, port, .. } = parse_url(text)?;

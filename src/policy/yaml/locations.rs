@@ -138,10 +138,10 @@ impl Tree {
     pub(crate) fn spot(&self, file: usize, span: Range<usize>) -> Spot {
         let source = &self.files[file];
         let text = source.text.as_str();
-        let start = floor(text, span.start);
+        let start = text.floor_char_boundary(span.start);
         let from = text[..start].rfind('\n').map_or(0, |at| at + 1);
         let to = text[start..].find(['\n', '\r']).map_or(text.len(), |at| start + at);
-        let end = floor(text, span.end).clamp(start, to.max(start));
+        let end = text.floor_char_boundary(span.end).clamp(start, to.max(start));
         let line = text[..start].matches('\n').count() + 1;
         let column = text[from..start].chars().count() + 1;
         let excerpt = (to - from <= LINE)
@@ -162,10 +162,6 @@ pub fn child_path(above: &str, key: &str) -> String {
 fn is_plain(key: &str) -> bool {
     let word = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-');
     !key.is_empty() && key.len() <= KEY && key.chars().all(word)
-}
-
-fn floor(text: &str, at: usize) -> usize {
-    (0..=at.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -191,7 +191,7 @@ impl TreeBuilder<'_> {
 
     fn enter(&mut self, kind: Kind, anchor: usize, span: Range<usize>) -> Result<(), Stop> {
         if self.expects_key() {
-            return Err(stop(&span, "a key must be a word, not a list or a map"));
+            return Err(stop(&span, "a key must be text, not a list or a map"));
         }
         let id = self.place(kind, &span)?;
         self.open.push(Open { id, anchor, key: None, seen: HashMap::new() });
@@ -220,7 +220,7 @@ impl TreeBuilder<'_> {
         };
         if self.expects_key() {
             let Some(text) = self.tree.text(source).map(str::to_owned) else {
-                return Err(stop(&span, "a key must be a word, not a list or a map"));
+                return Err(stop(&span, "a key must be text, not a list or a map"));
             };
             self.set_key(text, span);
             return Ok(());

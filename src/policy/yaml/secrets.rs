@@ -80,24 +80,10 @@ impl Tree {
 
     /// The key of the value, or of the list that it is in.
     fn nearest_key(&self, id: NodeId) -> &str {
-        let mut here = Some(id);
-        while let Some(id) = here {
-            if let Some(key) = self.key(id) {
-                return key;
-            }
-            here = self.parent(id);
-        }
-        ""
+        self.ancestors(id).find_map(|id| self.key(id)).unwrap_or_default()
     }
 
     fn is_below(&self, id: NodeId, key: &str) -> bool {
-        let mut here = Some(id);
-        while let Some(id) = here {
-            if self.key(id) == Some(key) {
-                return true;
-            }
-            here = self.parent(id);
-        }
-        false
+        self.ancestors(id).any(|id| self.key(id) == Some(key))
     }
 }

@@ -105,6 +105,11 @@ impl Tree {
         self.node(id).parent
     }
 
+    /// The value, then the map or list around it, and so on to the root.
+    pub(crate) fn ancestors(&self, id: NodeId) -> impl Iterator<Item = NodeId> + '_ {
+        std::iter::successors(Some(id), |id| self.parent(*id))
+    }
+
     pub fn text(&self, id: NodeId) -> Option<&str> {
         match &self.node(id).kind {
             Kind::Scalar { text, .. } => Some(text),

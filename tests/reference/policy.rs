@@ -1,9 +1,9 @@
-//! The reference of the policy language: every key with its form, default and meaning, as Markdown.
+//! The text of `docs/reference/policy.md`: every key with its form, default and meaning.
 
 use std::fmt::Write as _;
 
-use super::section::describe::{KeyText, Reference, ValueShape};
-use super::sections;
+use outrigger::policy::section::describe::{KeyText, Reference, ValueShape};
+use outrigger::policy::sections;
 
 const HEAD: &str = "\
 # Policy reference
@@ -17,7 +17,7 @@ A *duration* is written like `250ms`, `10s`, `5m`, `1h30m`; a *size* like `64KiB
 
 ";
 
-pub fn markdown() -> String {
+pub fn reference() -> String {
     let mut reference = Reference::default();
     let keys = sections::describe(&mut reference);
     let mut out = HEAD.to_owned();
