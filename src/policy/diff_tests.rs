@@ -330,6 +330,7 @@ fn changes_of_a_queue_have_the_old_and_the_new_value() {
             "queues.patient.durable.workers: 16 -> 4",
             "queues.patient.durable.keep_result: 1d -> 2d",
             "queues.patient.durable.callback.allow: none -> https://app.internal/**",
+            "queues.patient.durable.callback.private_addresses: none -> false",
         ],
     );
 }
