@@ -114,6 +114,17 @@ fn cases() -> BTreeMap<String, Vec<SourceFile>> {
     cases
 }
 
+/// Lists of more than four known names are cut, so that a new key changes no snapshot.
+fn without_long_lists(text: &str) -> String {
+    let cut = |line: &str| match line.split_once("known here: ") {
+        Some((before, known)) if known.matches(", ").count() > 2 => {
+            format!("{before}known here: {}, ...", known.split(", ").next().unwrap_or_default())
+        }
+        _ => line.to_owned(),
+    };
+    text.split('\n').map(cut).collect::<Vec<_>>().join("\n")
+}
+
 #[test]
 fn each_wrong_policy_is_refused_at_the_right_place() {
     let cases = cases();
@@ -124,7 +135,7 @@ fn each_wrong_policy_is_refused_at_the_right_place() {
     settings.set_omit_expression(true);
     settings.bind(|| {
         for (case, files) in cases {
-            insta::assert_snapshot!(case, said(&load(&files, &Known)));
+            insta::assert_snapshot!(case, without_long_lists(&said(&load(&files, &Known))));
         }
     });
 }
