@@ -8,6 +8,13 @@ use std::time::{Duration, Instant};
 use crate::resilience::balance::latency::PeakEwma;
 use crate::telemetry::metrics::{EndpointLabels, Level, Metrics};
 
+/// Most attempts at one endpoint that go on after their requests have moved on.
+const MAX_OBSERVED: u32 = 8;
+
+/// The place of an attempt that goes on in the background.
+#[derive(Debug)]
+pub struct Observation(Arc<EndpointLive>);
+
 #[derive(Debug)]
 pub struct EndpointLive {
     /// Unique in this process; sessions refer to it.
@@ -16,6 +23,8 @@ pub struct EndpointLive {
     pending: AtomicU32,
     gauge: Level,
     latency: Mutex<PeakEwma>,
+    /// Attempts that go on in the background.
+    observed: AtomicU32,
     /// Attempts sent here by the balancer, for analytics.
     selections: AtomicU64,
     metrics: Arc<Metrics>,
@@ -30,6 +39,7 @@ impl EndpointLive {
             gauge: metrics.endpoint_attempts_in_flight.get_or_create_owned(&labels),
             labels,
             pending: AtomicU32::new(0),
+            observed: AtomicU32::new(0),
             latency: Mutex::new(PeakEwma::default()),
             selections: AtomicU64::new(0),
             metrics: Arc::clone(metrics),
@@ -66,6 +76,21 @@ impl EndpointLive {
         self.latency.lock().penalise(took, now);
     }
 
+    /// An attempt that was cancelled had no first byte after `took`, so it would have taken longer.
+    pub fn took_longer(&self, took: Duration, now: Instant) {
+        let mut latency = self.latency.lock();
+        if took.as_nanos() as f64 > latency.estimate(now) {
+            latency.observe(took, now);
+        }
+    }
+
+    /// A place for an attempt that goes on in the background; there are few.
+    pub fn observe(self: &Arc<Self>) -> Option<Observation> {
+        let one_more = |n| (n < MAX_OBSERVED).then_some(n + 1);
+        let taken = self.observed.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
+        taken.is_ok().then(|| Observation(Arc::clone(self)))
+    }
+
     /// A probe succeeded: measurements from before no longer count.
     pub fn recovered(&self, took: Duration, now: Instant) {
         let mut latency = self.latency.lock();
@@ -82,6 +107,12 @@ impl EndpointLive {
     pub(super) fn end(&self) {
         self.pending.fetch_sub(1, Ordering::Relaxed);
         self.gauge.dec();
+    }
+}
+
+impl Drop for Observation {
+    fn drop(&mut self) {
+        self.0.observed.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

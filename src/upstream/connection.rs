@@ -6,11 +6,11 @@
 
 use std::cell::Cell;
 use std::fmt;
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
@@ -42,6 +42,14 @@ pub struct Connection {
     /// `None` after use.
     inner: Option<Box<ConnectionInner>>,
     reused: bool,
+}
+
+/// The response head of a request that is being sent. Dropped early, it closes the connection.
+#[derive(Debug)]
+pub struct PendingHead {
+    /// `None` after the head.
+    inner: Option<Box<ConnectionInner>>,
+    is_closed: bool,
 }
 
 /// A request without its head, which is written directly to the connection's buffer.
@@ -110,7 +118,7 @@ impl Connection {
         mut self,
         request: OutgoingRequest,
         head: impl FnOnce(&mut Vec<u8>),
-    ) -> impl Future<Output = Result<(Parts, IncomingBody), SendError>> {
+    ) -> PendingHead {
         let Some(mut inner) = self.inner.take() else {
             unreachable!("a connection is sent on once");
         };
@@ -122,24 +130,7 @@ impl Connection {
         // If it was closed since checkout, writing would hide that nothing was sent.
         let is_closed = inner.has_input();
         inner.exchange.start(head, request.body, traits, request.sends_zero_length);
-        async move {
-            let result = match is_closed {
-                true => Err(ExchangeError::Closed),
-                false => poll_fn(|cx| inner.exchange.poll_head(cx)).await,
-            };
-            match result {
-                Ok(parts) => {
-                    if let Some(keep) = keep_alive_timeout(&parts.headers) {
-                        inner.keep_alive = keep;
-                    }
-                    Ok((parts, IncomingBody { inner: Some(inner) }))
-                }
-                Err(error) => Err(match inner.exchange.take_back() {
-                    Some(body) => SendError::Unsent(body, error),
-                    None => SendError::Failed(error),
-                }),
-            }
-        }
+        PendingHead { inner: Some(inner), is_closed }
     }
 
     /// The address of the peer, which is the proxy if there is one.
@@ -176,6 +167,36 @@ fn keep_alive_timeout(headers: &HeaderMap) -> Option<Duration> {
             .eq_ignore_ascii_case("timeout")
             .then(|| Duration::from_secs(seconds.saturating_sub(1)))
     })
+}
+
+// === impl PendingHead ===
+
+impl Future for PendingHead {
+    type Output = Result<(Parts, IncomingBody), SendError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let is_closed = self.is_closed;
+        let Some(inner) = &mut self.inner else {
+            return Poll::Ready(Err(SendError::Failed(ExchangeError::Closed)));
+        };
+        let result = match is_closed {
+            true => Err(ExchangeError::Closed),
+            false => ready!(inner.exchange.poll_head(cx)),
+        };
+        let Some(mut inner) = self.inner.take() else { return Poll::Pending };
+        Poll::Ready(match result {
+            Ok(parts) => {
+                if let Some(keep) = keep_alive_timeout(&parts.headers) {
+                    inner.keep_alive = keep;
+                }
+                Ok((parts, IncomingBody { inner: Some(inner) }))
+            }
+            Err(error) => Err(match inner.exchange.take_back() {
+                Some(body) => SendError::Unsent(body, error),
+                None => SendError::Failed(error),
+            }),
+        })
+    }
 }
 
 impl IncomingBody {

@@ -30,7 +30,7 @@ mod waiters;
 mod webhook;
 
 pub use address_scope::AddressScope;
-pub use connection::{Connection, IncomingBody, OutgoingRequest, SendError, Tunnel};
+pub use connection::{Connection, IncomingBody, OutgoingRequest, PendingHead, SendError, Tunnel};
 pub use dial::{DialError, DialPhase};
 pub use dns::Resolver;
 pub use http1::exchange::ExchangeError;

@@ -22,6 +22,7 @@ mod continuation;
 mod costs;
 mod credential_carriers;
 mod credentials;
+mod deadlines;
 mod degradation;
 mod degradation_history;
 mod failover;

@@ -18,10 +18,11 @@ use super::retry::{backoff, next_attempt_now};
 use super::select::Selection;
 use super::state::RetryTime;
 use crate::clock;
+use crate::live::permit::Permit;
 use crate::proxy::access_log::record::AttemptRecord;
 use crate::proxy::downstream::problem::{Problem, ProblemKind};
 use crate::resilience::outcome::{AttemptClass, Outcome};
-use crate::snapshot::Route;
+use crate::snapshot::{Endpoint, Provider, Route};
 use crate::upstream::{Connection, DialError, PendingDial};
 
 /// A connection that is pending for this long starts another one.
@@ -127,10 +128,10 @@ pub fn report_unreachable(
 ) -> Problem {
     let now = clock::now();
     let took = now.saturating_duration_since(selection.started);
-    report_unsent(request, route, &selection, now, error.to_string());
-    selection.permit.report(Outcome::Failure, took, now);
-    selection.flight.give_back();
+    record_unsent(request, route, &selection, took, error.to_string());
     let candidate = selection.endpoint.candidate(route);
+    report_dial_failure(&candidate.provider, &candidate.endpoint, &mut selection.permit, took);
+    selection.flight.give_back();
     request.attempts.end(selection.endpoint, selection.credential, |times| {
         RetryTime::LastResort(now + backoff(route, candidate, times))
     });
@@ -144,34 +145,49 @@ pub fn report_unreachable(
 /// Detaches attempts that are still connecting; each reports its result by itself.
 fn detach(request: &mut ProxyRequest, route: &Route, pending: Vec<PendingConnect>) {
     for PendingConnect { selection, dialling } in pending {
-        let error = "still connecting; another endpoint connected sooner".to_owned();
-        report_unsent(request, route, &selection, clock::now(), error);
+        let error = "still connecting when the request moved on or ended".to_owned();
+        let now = clock::now();
+        let took = now.saturating_duration_since(selection.started);
+        record_unsent(request, route, &selection, took, error);
+        let candidate = selection.endpoint.candidate(route);
+        candidate.endpoint.live.took_longer(took, now);
+        let (provider, endpoint) =
+            (Arc::clone(&candidate.provider), Arc::clone(&candidate.endpoint));
         let Selection { mut permit, flight, started, .. } = *selection;
         tokio::task::spawn_local(async move {
             let dialled = dialling.await;
-            let now = clock::now();
             if dialled.is_err() {
-                permit.report(Outcome::Failure, now.saturating_duration_since(started), now);
+                report_dial_failure(&provider, &endpoint, &mut permit, clock::since(started));
             }
             drop(flight);
         });
     }
 }
 
-/// Reports an attempt that sent nothing to balancer, metrics and access record.
-fn report_unsent(
+/// Reports an endpoint that could not be reached to breaker, balancer and degradation modes.
+fn report_dial_failure(
+    provider: &Provider,
+    endpoint: &Endpoint,
+    permit: &mut Permit,
+    took: Duration,
+) {
+    let now = clock::now();
+    permit.report(Outcome::Failure, took, now);
+    endpoint.live.failed(took, now);
+    provider.outcomes.iter().for_each(|outcomes| outcomes.record(true, None, now));
+}
+
+/// Adds an attempt that sent nothing to metrics and access record.
+fn record_unsent(
     request: &mut ProxyRequest,
     route: &Route,
     selection: &Selection,
-    now: Instant,
+    took: Duration,
     error: String,
 ) {
-    let took = now.saturating_duration_since(selection.started);
     let candidate = selection.endpoint.candidate(route);
     let endpoint = &candidate.endpoint;
-    endpoint.live.failed(took, now);
     endpoint.attempts[AttemptClass::Unsent.index()].inc();
-    candidate.provider.outcomes.iter().for_each(|outcomes| outcomes.record(true, None, now));
     request.record.attempts.push(AttemptRecord {
         endpoint: Arc::clone(endpoint),
         credential: Some(selection.credential),

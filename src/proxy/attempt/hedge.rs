@@ -164,10 +164,9 @@ fn merge(
         }
         RaceResult::Hedge { result, first_ended: true } => (result, None, HedgeOutcome::Won),
         RaceResult::Hedge { result, first_ended: false } => {
-            // The cancelled attempt would have taken longer: its time is a lower bound.
             let took = clock::since(first.began);
             route.live.hedge_sample(took, clock::now());
-            first.endpoint.candidate(route).endpoint.live.responded(took, clock::now());
+            first.endpoint.candidate(route).endpoint.live.took_longer(took, clock::now());
             (result, Some(first), HedgeOutcome::Won)
         }
     };

@@ -16,6 +16,7 @@ use http::{Method, StatusCode};
 use http_body::{Body, Frame};
 
 use super::context::ProxyRequest;
+use super::late::{granted_time, is_cut_short, observe_body};
 use super::pending_response::{PendingBody, PendingResponse, PendingStream};
 use super::prebuffer::{
     self, BodyDeadlines, PrebufferError, PrebufferLimit, Prebuffered, ReadUntil, prebuffer,
@@ -338,8 +339,15 @@ fn body_failed(
         class => class,
     };
     let took = clock::since(received.selection.started);
-    let report = AttemptReport { class, took, timed_out, error: Some(what), ..report };
+    let granted = error.granted_time(&received.selection, route);
+    let failed = class == AttemptClass::Failure;
+    let cut_short = failed && granted.is_some_and(|granted| is_cut_short(took, granted));
+    let report = AttemptReport { class, took, timed_out, cut_short, error: Some(what), ..report };
     report_attempt(request, route, &mut received.selection, report);
+    let is_observed = cut_short && clock::now() < received.deadlines.deadline;
+    if let Some(granted) = granted.filter(|_| is_observed) {
+        observe_body(route, received, granted);
+    }
     AttemptResult::Failed(class, LastResponse::Problem(problem))
 }
 
@@ -372,6 +380,18 @@ impl ReceivedResponse {
 }
 
 impl PrebufferError {
+    /// The time that the policy grants for the part that was late; none if it was not the time.
+    fn granted_time(&self, selection: &Selection, route: &Route) -> Option<Duration> {
+        let timeouts = &selection.endpoint.candidate(route).provider.policy.timeouts;
+        match self {
+            PrebufferError::FirstByte | PrebufferError::Content => {
+                Some(granted_time(route, timeouts.first_byte()))
+            }
+            PrebufferError::Deadline => Some(route.policy.timeout),
+            PrebufferError::Broken(_) | PrebufferError::Idle | PrebufferError::Ended(_) => None,
+        }
+    }
+
     fn explain(&self) -> (ProblemKind, String) {
         let (kind, what) = match self {
             PrebufferError::Broken(error) => return (ProblemKind::ConnectionLost, chain(error)),

@@ -4,6 +4,7 @@ mod connect;
 pub mod context;
 pub mod hedge;
 pub mod inspect;
+mod late;
 pub mod pending_response;
 mod prebuffer;
 pub mod report;

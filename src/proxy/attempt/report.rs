@@ -12,13 +12,14 @@ use super::retry::backoff;
 use super::select::Selection;
 use super::state::{EndpointIndex, RetryTime};
 use crate::clock;
+use crate::live::endpoint::EndpointLive;
 use crate::live::permit::ReportedPermit;
 use crate::live::quota::provider_quota::QuotaCharge;
 use crate::live::quota::usage_meter::AttemptKind;
 use crate::proxy::access_log::record::{AccessRecord, AttemptRecord};
 use crate::proxy::downstream::problem::{Problem, ProblemKind};
 use crate::resilience::outcome::{AttemptClass, Outcome};
-use crate::snapshot::{EndpointCandidate, Route};
+use crate::snapshot::{Provider, Route};
 use crate::stream::interpret::TokenUsage;
 
 /// The outcome of an attempt.
@@ -30,7 +31,17 @@ pub struct AttemptReport {
     pub took: Duration,
     pub retry_after: Option<Duration>,
     pub timed_out: bool,
+    /// It got less time than the policy grants, so it says nothing about its endpoint.
+    pub cut_short: bool,
     pub error: Option<String>,
+}
+
+/// How long an attempt took.
+#[derive(Clone, Copy, Debug)]
+pub struct AttemptTime {
+    pub took: Duration,
+    /// The time says something about latency: a response came, or did not come in time.
+    pub is_latency: bool,
 }
 
 /// The account that the usage of an attempt is charged to.
@@ -47,18 +58,20 @@ pub struct UsageKey {
 pub fn report_failure(
     request: &mut ProxyRequest,
     route: &Route,
-    mut selection: Box<Selection>,
+    selection: &mut Selection,
     problem: Problem,
+    cut_short: bool,
 ) -> AttemptResult {
     let by_client =
         matches!(problem.kind, ProblemKind::RequestInterrupted | ProblemKind::RequestTimeout);
     let class = if by_client { AttemptClass::Ignored } else { AttemptClass::Failure };
     let report = AttemptReport {
         timed_out: problem.kind == ProblemKind::ResponseTimeout,
+        cut_short,
         error: Some(problem.detail.clone()),
         ..AttemptReport::new(class, 0, clock::since(selection.started))
     };
-    report_attempt(request, route, &mut selection, report);
+    report_attempt(request, route, selection, report);
     AttemptResult::Failed(class, LastResponse::Problem(problem))
 }
 
@@ -72,15 +85,13 @@ pub fn report_attempt(
     let candidate = selection.endpoint.candidate(route);
     let probe = selection.permit.is_probe();
     hold(request, route, selection, &report, now);
-    let AttemptReport { class, status, took, timed_out, error, .. } = report;
-    let reported = selection.permit.report(class.outcome(), took, now);
-    report_latency(candidate, selection, class, took, now);
-    let counts = class != AttemptClass::Ignored;
-    if let Some(outcomes) = candidate.provider.outcomes.as_ref().filter(|_| counts) {
-        let bad =
-            matches!(class, AttemptClass::Failure | AttemptClass::Unsent | AttemptClass::Throttled);
-        outcomes.record(bad, (status > 0 || timed_out).then_some(took), now);
-    }
+    let AttemptReport { class, status, took, timed_out, cut_short, error, .. } = report;
+    let (provider, live) = (&candidate.provider, &candidate.endpoint.live);
+    let time = AttemptTime { took, is_latency: status > 0 || timed_out };
+    let reported = match cut_short {
+        true => None,
+        false => report_evidence(provider, live, selection, class, time, now),
+    };
     if let (AttemptClass::Success, Some(session)) = (class, request.head.session()) {
         route.live.pin_session(session, candidate.endpoint.live.id, now);
     }
@@ -106,6 +117,28 @@ pub fn report_attempt(
         kind: selection.turn,
         error,
     });
+    reported
+}
+
+/// Reports the result of an attempt to breaker, hold, balancer, adaptive limit and degradation
+/// modes.
+pub fn report_evidence(
+    provider: &Provider,
+    live: &EndpointLive,
+    selection: &mut Selection,
+    class: AttemptClass,
+    time: AttemptTime,
+    now: Instant,
+) -> Option<ReportedPermit> {
+    let AttemptTime { took, is_latency } = time;
+    let reported = selection.permit.report(class.outcome(), took, now);
+    report_latency(live, selection, class, took, now);
+    let counts = class != AttemptClass::Ignored;
+    if let Some(outcomes) = provider.outcomes.as_ref().filter(|_| counts) {
+        let bad =
+            matches!(class, AttemptClass::Failure | AttemptClass::Unsent | AttemptClass::Throttled);
+        outcomes.record(bad, is_latency.then_some(took), now);
+    }
     reported
 }
 
@@ -172,13 +205,12 @@ fn hold(
 
 /// Reports to the balancer and to the adaptive limit.
 fn report_latency(
-    candidate: &EndpointCandidate,
+    live: &EndpointLive,
     selection: &Selection,
     class: AttemptClass,
     took: Duration,
     now: Instant,
 ) {
-    let live = &candidate.endpoint.live;
     match class.outcome() {
         Outcome::Failure | Outcome::Throttled => live.failed(took, now),
         Outcome::Success if selection.permit.is_probe() => live.recovered(took, now),
@@ -220,7 +252,15 @@ impl UsageKey {
 
 impl AttemptReport {
     pub fn new(class: AttemptClass, status: u16, took: Duration) -> AttemptReport {
-        AttemptReport { class, status, took, retry_after: None, timed_out: false, error: None }
+        AttemptReport {
+            class,
+            status,
+            took,
+            retry_after: None,
+            timed_out: false,
+            cut_short: false,
+            error: None,
+        }
     }
 
     /// The response goes to the client.

@@ -1,8 +1,6 @@
 //! One attempt: a connection, the request as the provider expects it, the response head in time.
 
-use std::future::Future;
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use http::header::CONTENT_LENGTH;
@@ -12,6 +10,7 @@ use http::{Method, Uri};
 use super::connect::{connect, idle_connection, report_unreachable};
 use super::context::ProxyRequest;
 use super::inspect::{AttemptResult, LastResponse, ReceivedResponse, inspect};
+use super::late::{granted_time, is_cut_short, observe_head};
 use super::prebuffer::BodyDeadlines;
 use super::report::report_failure;
 use super::retry::another_attempt_is_possible;
@@ -25,7 +24,7 @@ use crate::proxy::request::rewrite;
 use crate::resilience::outcome::AttemptClass;
 use crate::snapshot::{EndpointCandidate, Route};
 use crate::upstream::{
-    Connection, DialError, ExchangeError, IncomingBody, OutgoingRequest, SendError,
+    Connection, DialError, ExchangeError, IncomingBody, OutgoingRequest, PendingHead, SendError,
 };
 
 /// Makes one attempt at the selected endpoint, or at one that connects sooner.
@@ -64,7 +63,7 @@ pub async fn attempt(
 async fn send(
     request: &mut ProxyRequest,
     route: &Route,
-    selection: Box<Selection>,
+    mut selection: Box<Selection>,
     connection: Connection,
     sent: Instant,
 ) -> Result<AttemptResult, Box<Selection>> {
@@ -82,9 +81,9 @@ async fn send(
         headers::write(out, request.head.headers(), provider, endpoint, selection.credential);
     };
     let (reused, peer) = (connection.is_reused(), connection.peer());
-    let sending = connection.send(outgoing, head);
+    let mut sending = connection.send(outgoing, head);
     let by = response_deadline(request, sent, timeouts.headers, fails_over);
-    match await_head(request, sending, by, &timeouts).await {
+    match await_head(request, &mut sending, by, &timeouts).await {
         Some(Ok((mut head, body))) => {
             remove_own(&mut head.headers);
             let deadlines = body_deadlines(request, sent, &timeouts, fails_over);
@@ -103,12 +102,9 @@ async fn send(
         }
         Some(Err(SendError::Failed(error))) => {
             let problem = exchange_problem(request, candidate, &error);
-            Ok(report_failure(request, route, selection, problem))
+            Ok(report_failure(request, route, &mut selection, problem, false))
         }
-        None => {
-            let problem = no_response(candidate, clock::since(sent));
-            Ok(report_failure(request, route, selection, problem))
-        }
+        None => Ok(head_is_late(request, route, selection, sending, sent)),
     }
 }
 
@@ -183,14 +179,13 @@ fn body_deadlines(
 /// Awaits the response's head. While the client still sends its body, only a stall ends the wait.
 async fn await_head(
     request: &ProxyRequest,
-    sending: impl Future<Output = Result<(Parts, IncomingBody), SendError>>,
+    sending: &mut PendingHead,
     mut by: Instant,
     timeouts: &Timeouts,
 ) -> Option<Result<(Parts, IncomingBody), SendError>> {
-    let mut sending = pin!(sending);
     let upload = request.body.upload();
     loop {
-        if let Ok(sent) = request.timer.until(by, sending.as_mut()).await {
+        if let Ok(sent) = request.timer.until(by, &mut *sending).await {
             return Some(sent);
         }
         let upload = upload?;
@@ -201,6 +196,29 @@ async fn await_head(
         }
         by = later;
     }
+}
+
+/// Reports an attempt without a response head in time. If another candidate can be tried before the
+/// deadline, it goes on in the background.
+fn head_is_late(
+    request: &mut ProxyRequest,
+    route: &Route,
+    mut selection: Box<Selection>,
+    sending: PendingHead,
+    sent: Instant,
+) -> AttemptResult {
+    let now = clock::now();
+    let candidate = selection.endpoint.candidate(route);
+    let granted = granted_time(route, candidate.provider.policy.timeouts.headers);
+    let upload = request.body.upload().map(|upload| upload.last());
+    let given = now.saturating_duration_since(upload.unwrap_or(selection.started));
+    let cut_short = is_cut_short(given, granted);
+    let problem = no_response(candidate, now.saturating_duration_since(sent));
+    let failed = report_failure(request, route, &mut selection, problem, cut_short);
+    if cut_short && upload.is_none() && now < request.limits.deadline() {
+        observe_head(route, selection, sending, granted, request.body.len());
+    }
+    failed
 }
 
 fn no_response(candidate: &EndpointCandidate, waited: Duration) -> Problem {

@@ -1,0 +1,162 @@
+//! Attempts that end because their time is over, and the evidence that they give.
+//!
+//! The policy grants an attempt the provider's own limit, and no more than the route's `timeout`. An
+//! attempt that got less, because its request waited before, set a shorter timeout, or has another
+//! candidate to try, says nothing about its endpoint: its permit is returned as *ignored*.
+//!
+//! A silent provider must be found out even if every attempt leaves half of the time to the next
+//! candidate. Such an attempt therefore goes on in the background until its time is up, and its
+//! result is reported then. Few go on at once, because they keep their place at the provider.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::inspect::ReceivedResponse;
+use super::prebuffer::{BodyDeadlines, DISCARDED, PrebufferLimit, Prebuffered, ReadUntil};
+use super::report::{AttemptTime, report_evidence};
+use super::select::Selection;
+use crate::clock;
+use crate::live::endpoint::Observation;
+use crate::policy::sections::model::Buffer;
+use crate::proxy::downstream::timer::Timer;
+use crate::proxy::signals::quota_headers::retry_after;
+use crate::resilience::outcome::AttemptClass;
+use crate::snapshot::{Endpoint, Provider, Route};
+use crate::upstream::{PendingHead, SendError};
+
+/// An attempt that got this share of its time got all of it: connecting and waking up take time.
+const WHOLE: f64 = 0.95;
+/// A larger request body is not kept for an attempt that goes on in the background.
+const MAX_BODY: u64 = 1 << 20;
+
+/// The time that the policy grants an attempt for a part of its response.
+pub fn granted_time(route: &Route, limit: Duration) -> Duration {
+    limit.min(route.policy.timeout)
+}
+
+/// Whether an attempt that was given this time says nothing about its endpoint.
+pub fn is_cut_short(given: Duration, granted: Duration) -> bool {
+    given < granted.mul_f64(WHOLE)
+}
+
+/// An attempt that goes on although its request has moved to another candidate.
+struct LateAttempt {
+    provider: Arc<Provider>,
+    endpoint: Arc<Endpoint>,
+    selection: Box<Selection>,
+    /// The end of its time.
+    until: Instant,
+    _place: Observation,
+}
+
+/// Lets an attempt without a response head go on for the rest of its time.
+pub fn observe_head(
+    route: &Route,
+    selection: Box<Selection>,
+    pending: PendingHead,
+    granted: Duration,
+    body_bytes: u64,
+) {
+    if body_bytes > MAX_BODY {
+        return;
+    }
+    let Some(attempt) = LateAttempt::begin(route, selection, granted) else { return };
+    tokio::task::spawn_local(async move {
+        match Timer::default().until(attempt.until, pending).await {
+            Ok(Ok((head, _))) => {
+                let status = head.status.as_u16();
+                let wait = retry_after(&head.headers, clock::wall);
+                let class = AttemptClass::of_status(status, wait.is_some());
+                attempt.end(class, wait);
+            }
+            Ok(Err(SendError::Unsent(..))) => {}
+            Ok(Err(SendError::Failed(_))) | Err(_) => {
+                attempt.end(AttemptClass::Failure, None);
+            }
+        }
+    });
+}
+
+/// Lets an attempt without a body, or without content, go on for the rest of its time.
+pub fn observe_body(route: &Route, received: ReceivedResponse, granted: Duration) {
+    let ReceivedResponse { mut body, selection, deadlines, reader, mut room, .. } = received;
+    let Some(attempt) = LateAttempt::begin(route, selection, granted) else { return };
+    let until = attempt.until;
+    let deadlines =
+        BodyDeadlines { first_byte: until, content: until, deadline: until, ..deadlines };
+    let part = if reader.is_some() { ReadUntil::Content } else { ReadUntil::Frame };
+    let within = Buffer { time: granted, ..DISCARDED.within };
+    let limit = PrebufferLimit { until: part, within };
+    tokio::task::spawn_local(async move {
+        let mut reader = reader.map(|(_, reader)| reader);
+        let timer = Timer::default();
+        let reader = reader.as_deref_mut();
+        let read =
+            super::prebuffer::prebuffer(&timer, &mut body, limit, deadlines, &mut room, reader);
+        let class = match read.await {
+            Prebuffered::Complete(..) | Prebuffered::Part(_) => AttemptClass::Success,
+            Prebuffered::Error(class, _) => class,
+            Prebuffered::Failed(_) => AttemptClass::Failure,
+        };
+        attempt.end(class, None);
+    });
+}
+
+impl LateAttempt {
+    fn begin(route: &Route, selection: Box<Selection>, granted: Duration) -> Option<LateAttempt> {
+        let candidate = selection.endpoint.candidate(route);
+        let place = candidate.endpoint.live.observe()?;
+        Some(LateAttempt {
+            provider: Arc::clone(&candidate.provider),
+            endpoint: Arc::clone(&candidate.endpoint),
+            until: selection.started + granted,
+            selection,
+            _place: place,
+        })
+    }
+
+    fn end(mut self, class: AttemptClass, retry_after: Option<Duration>) {
+        let now = clock::now();
+        let took = now.saturating_duration_since(self.selection.started);
+        if let (AttemptClass::Throttled, Some(hold)) = (class, self.selection.permit.hold()) {
+            hold.throttled(retry_after, now);
+        }
+        let (provider, live) = (&self.provider, &self.endpoint.live);
+        report_evidence(
+            provider,
+            live,
+            &mut self.selection,
+            class,
+            AttemptTime { took, is_latency: true },
+            now,
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn an_attempt_with_nearly_all_its_time_is_evidence() {
+        let ms = Duration::from_millis;
+        assert!(is_cut_short(ms(500), ms(1000)));
+        assert!(is_cut_short(ms(949), ms(1000)));
+        assert!(!is_cut_short(ms(951), ms(1000)));
+        assert!(!is_cut_short(ms(2000), ms(1000)));
+    }
+
+    proptest! {
+        #[test]
+        fn more_time_never_turns_evidence_into_none(
+            granted in 1u64..100_000, given in 0u64..100_000, more in 0u64..100_000,
+        ) {
+            let ms = Duration::from_millis;
+            prop_assert!(
+                is_cut_short(ms(given), ms(granted))
+                    || !is_cut_short(ms(given + more), ms(granted))
+            );
+        }
+    }
+}
