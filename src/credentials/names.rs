@@ -47,56 +47,6 @@ pub const PARAMETERS: [&str; 12] = [
     "sid",
 ];
 
-/// Words that mark a credential wherever they are in a name.
-pub const WORDS: [&str; 24] = [
-    "apikey",
-    "assertion",
-    "auth",
-    "authentication",
-    "authorization",
-    "bearer",
-    "cookie",
-    "credential",
-    "credentials",
-    "csrf",
-    "dpop",
-    "hmac",
-    "jwt",
-    "oauth",
-    "otp",
-    "passcode",
-    "passphrase",
-    "passwd",
-    "password",
-    "pwd",
-    "secret",
-    "sig",
-    "signature",
-    "xsrf",
-];
-
-/// Parts that mark a credential inside a longer word, like `clientsecret`.
-const PARTS: [&str; 7] =
-    ["apikey", "authorization", "bearer", "credential", "password", "secret", "signature"];
-
-/// Last words that make a name describe a credential instead of holding it.
-const DESCRIPTIONS: [&str; 14] = [
-    "algorithm",
-    "domain",
-    "expires",
-    "input",
-    "issuer",
-    "method",
-    "mode",
-    "policy",
-    "provider",
-    "scheme",
-    "type",
-    "uri",
-    "url",
-    "version",
-];
-
 /// A `token` after one of these is a place in a list, or an idempotency key.
 const OPEN_TOKENS: [&str; 21] = [
     "after",
@@ -237,16 +187,19 @@ pub fn header(name: &str) -> NameKind {
         | "x-forwarded-host"
         | "x-forwarded-proto"
         | "x-request-id" => NameKind::Ordinary,
-        _ => rare_header(name.as_bytes()),
+        _ => rare_header(name),
     }
 }
 
-fn rare_header(name: &[u8]) -> NameKind {
-    let is_known = HEADERS.iter().any(|known| known.as_bytes() == name);
-    if is_known || has_credential_word(name) {
+fn rare_header(name: &str) -> NameKind {
+    // The SDKs of OpenAI and Anthropic send a dozen of these.
+    if name.starts_with("x-stainless-") {
+        return NameKind::Ordinary;
+    }
+    if HEADERS.contains(&name) || has_credential_word(name.as_bytes()) {
         return NameKind::Credential;
     }
-    match words(name).last() {
+    match words(name.as_bytes()).last() {
         Some(b"referer" | b"referrer" | b"uri" | b"url" | b"location") => NameKind::Url,
         _ => NameKind::Unknown,
     }
@@ -254,68 +207,146 @@ fn rare_header(name: &[u8]) -> NameKind {
 
 /// Whether a query parameter of this decoded name holds a credential.
 pub fn is_parameter(name: &[u8]) -> bool {
-    let is_known = |known: &&str| known.as_bytes().eq_ignore_ascii_case(name);
-    PARAMETERS.iter().any(|known| is_known(&known)) || has_credential_word(name)
+    let is_known = PARAMETERS.iter().any(|known| known.as_bytes().eq_ignore_ascii_case(name));
+    is_known || is_credential_in_any_case(name)
 }
 
-/// Whether a name in any spelling holds a credential by one of its words.
-pub fn has_credential_word(name: &[u8]) -> bool {
+/// Whether a name in any spelling, like `apiKey`, holds a credential by one of its words.
+pub fn is_credential_in_any_case(name: &[u8]) -> bool {
+    // Long enough for all names that are in use; no other name is worth an allocation.
+    let mut buffer = [0; 128];
+    let mut length = 0;
+    let mut previous = 0;
+    for &byte in name {
+        if length + 2 > buffer.len() {
+            return has_credential_word(&lower_case_words(name));
+        }
+        if previous_ends_word(previous, byte) {
+            buffer[length] = b'-';
+            length += 1;
+        }
+        buffer[length] = byte.to_ascii_lowercase();
+        length += 1;
+        previous = byte;
+    }
+    has_credential_word(&buffer[..length])
+}
+
+fn lower_case_words(name: &[u8]) -> Vec<u8> {
+    let words = name.chunk_by(|one, next| !previous_ends_word(*one, *next));
+    words.collect::<Vec<_>>().join(&b'-').to_ascii_lowercase()
+}
+
+fn previous_ends_word(previous: u8, byte: u8) -> bool {
+    previous.is_ascii_lowercase() && byte.is_ascii_uppercase()
+}
+
+/// Whether a name in lower case holds a credential by one of its words.
+fn has_credential_word(name: &[u8]) -> bool {
     let (mut previous, mut last, mut is_found) = (&b""[..], &b""[..], false);
     for word in words(name) {
-        is_found |= is_one_of(&WORDS, word) || (word.len() > 6 && has_part(word));
+        is_found |= is_credential_word(word);
         if !is_number(word) {
             (previous, last) = (last, word);
         }
     }
     match is_found {
-        true => !is_one_of(&DESCRIPTIONS, last),
+        true => !describes_credential(last),
         false => is_token(previous, last) || is_key(previous, last),
     }
 }
 
-fn is_token(previous: &[u8], last: &[u8]) -> bool {
-    let Some(start) = stem(last, b"token") else { return false };
-    let before = if start.is_empty() { previous } else { start };
-    !OPEN_TOKENS.iter().any(|open| stem(before, open.as_bytes()).is_some())
-}
-
-fn is_key(previous: &[u8], last: &[u8]) -> bool {
-    match stem(last, b"key") {
-        None => false,
-        Some(b"") => !is_one_of(&OPEN_KEYS, previous),
-        Some(start) => GLUED_KEYS.iter().any(|glued| stem(start, glued.as_bytes()).is_some()),
+/// A word that marks a credential wherever it is in a name.
+fn is_credential_word(word: &[u8]) -> bool {
+    match word.len() {
+        0..=2 => false,
+        3..=6 => matches!(
+            word,
+            b"apikey"
+                | b"auth"
+                | b"bearer"
+                | b"cookie"
+                | b"csrf"
+                | b"dpop"
+                | b"hmac"
+                | b"jwt"
+                | b"oauth"
+                | b"otp"
+                | b"passwd"
+                | b"pwd"
+                | b"secret"
+                | b"sig"
+                | b"xsrf"
+        ),
+        _ => {
+            matches!(word, b"authentication" | b"assertion" | b"passcode" | b"passphrase")
+                || has_part(word)
+        }
     }
 }
 
-/// The part of a word before this end, in any case.
-fn stem<'w>(word: &'w [u8], end: &[u8]) -> Option<&'w [u8]> {
-    let (start, found) = word.split_at_checked(word.len().checked_sub(end.len())?)?;
-    found.eq_ignore_ascii_case(end).then_some(start)
-}
-
-fn is_one_of(list: &[&str], word: &[u8]) -> bool {
-    list.iter().any(|item| item.as_bytes().eq_ignore_ascii_case(word))
-}
-
+/// A longer word that has one of these in it, like `clientsecret`.
 fn has_part(word: &[u8]) -> bool {
-    let holds =
-        |part: &&str| word.windows(part.len()).any(|w| w.eq_ignore_ascii_case(part.as_bytes()));
-    PARTS.iter().any(|part| holds(&part))
+    (0..word.len()).any(|at| {
+        let rest = &word[at..];
+        match rest[0] {
+            b'a' => rest.starts_with(b"apikey") || rest.starts_with(b"authorization"),
+            b'b' => rest.starts_with(b"bearer"),
+            b'c' => rest.starts_with(b"credential"),
+            b'p' => rest.starts_with(b"password"),
+            b's' => rest.starts_with(b"secret") || rest.starts_with(b"signature"),
+            _ => false,
+        }
+    })
+}
+
+/// A last word that makes a name describe a credential instead of holding it.
+fn describes_credential(last: &[u8]) -> bool {
+    matches!(
+        last,
+        b"algorithm"
+            | b"domain"
+            | b"expires"
+            | b"input"
+            | b"issuer"
+            | b"method"
+            | b"mode"
+            | b"policy"
+            | b"provider"
+            | b"scheme"
+            | b"type"
+            | b"uri"
+            | b"url"
+            | b"version"
+    )
+}
+
+fn is_token(previous: &[u8], last: &[u8]) -> bool {
+    let Some(start) = last.strip_suffix(b"token") else { return false };
+    let before = if start.is_empty() { previous } else { start };
+    !OPEN_TOKENS.iter().any(|open| before.ends_with(open.as_bytes()))
+}
+
+fn is_key(previous: &[u8], last: &[u8]) -> bool {
+    match last.strip_suffix(b"key") {
+        None => false,
+        Some(b"") => !OPEN_KEYS.iter().any(|open| open.as_bytes() == previous),
+        Some(start) => GLUED_KEYS.iter().any(|glued| start.ends_with(glued.as_bytes())),
+    }
 }
 
 /// `2`, `v2` or `sha256`: it changes nothing about the words before it.
 fn is_number(word: &[u8]) -> bool {
-    let prefix = word.iter().take_while(|byte| byte.is_ascii_alphabetic()).count();
-    let (prefix, digits) = word.split_at(prefix);
-    !digits.is_empty()
-        && digits.iter().all(u8::is_ascii_digit)
-        && is_one_of(&["", "v", "sha"], prefix)
+    word.last().is_some_and(u8::is_ascii_digit)
+        && matches!(without_digits(word), b"" | b"v" | b"sha")
 }
 
-/// The words of `x-api-key`, `api_key`, `auth[key]` and `apiKey`.
+fn without_digits(word: &[u8]) -> &[u8] {
+    let digits = word.iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
+    &word[..word.len() - digits]
+}
+
+/// The words of `x-api-key`, `api_key` and `auth[key]`.
 fn words(name: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let runs = name.split(|byte| !byte.is_ascii_alphanumeric());
-    runs.flat_map(|run| {
-        run.chunk_by(|one, next| !(one.is_ascii_lowercase() && next.is_ascii_uppercase()))
-    })
+    name.split(|byte| !byte.is_ascii_alphanumeric())
 }

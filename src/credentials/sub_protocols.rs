@@ -24,7 +24,7 @@ impl SubProtocolFilter {
     }
 
     fn removes(&mut self, item: &[u8]) -> bool {
-        let names_one = announces(item) || names::has_credential_word(item);
+        let names_one = announces(item) || names::is_credential_in_any_case(item);
         let removes = self.is_announced || names_one || is_opaque(item) || holds_key(item);
         self.is_announced = names_one && !self.is_announced && !item.contains(&b'.');
         removes

@@ -232,6 +232,21 @@ fn callers_that_differ_in_one_carrier_have_different_identities() {
     }
 }
 
+#[test]
+fn the_design_document_lists_every_known_name() {
+    let document = include_str!("../../docs/design/credentials.md");
+    for name in names::HEADERS.iter().chain(&names::PARAMETERS) {
+        assert!(document.contains(&format!("`{name}`")), "{name}");
+    }
+}
+
+#[test]
+fn a_long_name_is_recognized_by_its_end() {
+    let long = format!("{}AccessToken", "longName".repeat(40));
+    assert!(names::is_parameter(long.as_bytes()));
+    assert!(!names::is_parameter(format!("{long}s").as_bytes()));
+}
+
 proptest! {
     #[test]
     fn identities_are_equal_only_for_equal_credentials(
@@ -268,7 +283,7 @@ proptest! {
 
     #[test]
     fn any_bytes_can_be_checked(name in "[!-~]{1,40}", value in "\\PC{0,40}") {
-        let _ = (names::has_credential_word(name.as_bytes()), values::is_credential(value.as_bytes()));
+        let _ = (names::is_credential_in_any_case(name.as_bytes()), values::is_credential(value.as_bytes()));
         let _ = (query::credentials(&value).count(), values::has_key_in_text(&value));
         let _ = SubProtocolFilter::default().kept(value.as_bytes()).count();
     }

@@ -76,6 +76,17 @@ const KEY_PREFIXES: [&str; 42] = [
     "AGE-SECRET-KEY-",
 ];
 
+/// The first bytes of all prefixes.
+const FIRST_BYTES: [bool; 256] = {
+    let mut found = [false; 256];
+    let mut at = 0;
+    while at < KEY_PREFIXES.len() {
+        found[KEY_PREFIXES[at].as_bytes()[0] as usize] = true;
+        at += 1;
+    }
+    found
+};
+
 /// A key has at least this many characters after its prefix.
 const SHORTEST_KEY: usize = 8;
 
@@ -99,6 +110,9 @@ fn is_token(text: &[u8]) -> bool {
 }
 
 fn is_key(value: &[u8]) -> bool {
+    if !value.first().is_some_and(|first| FIRST_BYTES[usize::from(*first)]) {
+        return false;
+    }
     let rest = KEY_PREFIXES.iter().find_map(|prefix| value.strip_prefix(prefix.as_bytes()));
     rest.is_some_and(|rest| token_length(rest) >= SHORTEST_KEY)
 }

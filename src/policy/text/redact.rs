@@ -34,7 +34,7 @@ pub fn looks_like_a_key(text: &str) -> bool {
 
 /// `auth` is a key of the language and holds no credential itself.
 pub fn is_credential_name(key: &str) -> bool {
-    key != "auth" && names::has_credential_word(key.as_bytes())
+    key != "auth" && names::is_credential_in_any_case(key.as_bytes())
 }
 
 /// Prose is shown; text that may be a line of policy is masked.

@@ -4,8 +4,19 @@ use proptest::prelude::*;
 use std::time::Duration;
 
 /// Headers that identify the principal, and others.
-const CREDENTIALS: [&str; 6] =
-    ["authorization", "x-api-key", "api-key", "cookie", "x-goog-api-key", "private-token"];
+const CREDENTIALS: [&str; 11] = [
+    "authorization",
+    "x-api-key",
+    "api-key",
+    "cookie",
+    "x-goog-api-key",
+    "private-token",
+    "apikey",
+    "x-session-token",
+    "x-vault-token",
+    "dpop",
+    "proxy-authorization",
+];
 const OTHERS: [&str; 4] = ["accept", "user-agent", "x-request-id", "accept-language"];
 
 type Lines = Vec<(String, String)>;
@@ -43,6 +54,8 @@ fn a_credential_in_the_query_is_a_principal_though_the_query_is_not_in_the_key()
     let key = |public: bool, path: &str| key(&secret, &always(public), &none, path);
     assert_ne!(key(false, "/x?n=1&key=a"), key(false, "/x?n=1&key=b"));
     assert_ne!(key(false, "/x?Access_Token=a"), key(false, "/x"));
+    assert_ne!(key(false, "/x?%6bey=a"), key(false, "/x?%6bey=b"));
+    assert_ne!(key(false, "/x?X-Amz-Signature=a"), key(false, "/x?X-Amz-Signature=b"));
     assert_eq!(key(false, "/x?n=1&key=a"), key(false, "/x?key=a&n=2"));
     assert_eq!(key(true, "/x?key=a"), key(true, "/x?key=b"));
 }
