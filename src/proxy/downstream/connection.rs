@@ -17,11 +17,9 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::task::{Context, Poll, Waker};
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body::{Body, Frame, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -34,7 +32,6 @@ use super::problem::{Problem, ProblemKind};
 use super::timer::Timer;
 use super::worker::{AcceptedConnection, RequestHandler, Worker, WorkerLoad};
 use crate::policy::sections::model::Server;
-use crate::upstream::BoxError;
 
 /// `worker::TICK` in milliseconds.
 const TICK_MS: u128 = 100;
@@ -165,6 +162,7 @@ impl Clients {
 impl Client {
     /// The head of a request has arrived.
     pub fn begin_request(&self) {
+        self.activity.parser_errors.begin_response();
         self.activity.enter(ConnectionPhase::Body);
     }
 
@@ -177,9 +175,16 @@ impl Client {
         }
     }
 
-    /// The response to a request has ended.
+    /// The response to a request has ended, or is ready to be sent without waiting.
     pub fn end_request(&self) {
+        self.activity.parser_errors.end_response();
         self.activity.enter(ConnectionPhase::Idle);
+    }
+
+    /// The response is sent in pieces although the request has ended, until the guard is dropped.
+    pub fn extend_response(self: &Rc<Self>) -> ResponseGuard {
+        self.activity.parser_errors.begin_response();
+        ResponseGuard(Rc::clone(self))
     }
 
     /// The connection was upgraded; it counts as a connection until the tunnel ends.
@@ -292,9 +297,7 @@ impl<H: RequestHandler> Service<H> {
         let service = {
             let client = Rc::clone(&client);
             service_fn(move |request| {
-                let guard = ResponseGuard::new(&client);
-                let response = handler.handle(Rc::clone(&worker), Rc::clone(&client), request);
-                async move { response.await.map(|r| r.map(|body| GuardedBody { body, guard })) }
+                handler.handle(Rc::clone(&worker), Rc::clone(&client), request)
             })
         };
         let connection = http1::Builder::new()
@@ -336,45 +339,12 @@ impl<H: RequestHandler> Service<H> {
     }
 }
 
-/// Marks the time from a request's arrival until hyper has taken the whole response.
-struct ResponseGuard(Rc<Client>);
-
-impl ResponseGuard {
-    fn new(client: &Rc<Client>) -> Self {
-        client.activity.parser_errors.begin_response();
-        ResponseGuard(Rc::clone(client))
-    }
-}
+/// A response in progress.
+#[derive(Debug)]
+pub struct ResponseGuard(Rc<Client>);
 
 impl Drop for ResponseGuard {
     fn drop(&mut self) {
         self.0.activity.parser_errors.end_response();
-    }
-}
-
-/// The body of a response with its guard: hyper drops it when it has taken the last byte.
-struct GuardedBody<B> {
-    body: B,
-    #[expect(dead_code, reason = "held until the body is dropped")]
-    guard: ResponseGuard,
-}
-
-impl<B: Body<Data = Bytes, Error = BoxError> + Unpin> Body for GuardedBody<B> {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        Pin::new(&mut self.get_mut().body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }

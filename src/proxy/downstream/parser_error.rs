@@ -43,7 +43,7 @@ impl ParserErrors {
         self.writing.store(Writing::Response as u8, Ordering::Relaxed);
     }
 
-    /// hyper has taken the last byte of the handler's response.
+    /// The handler has no more bytes of its response, or gives them to hyper before the next flush.
     pub(super) fn end_response(&self) {
         self.writing.store(Writing::Rest as u8, Ordering::Relaxed);
     }

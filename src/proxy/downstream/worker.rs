@@ -38,7 +38,7 @@ const UPSTREAM_IDLE: Duration = Duration::from_secs(30);
 
 /// The request handler that a worker gives to its connections.
 pub trait RequestHandler: Copy + 'static {
-    type ResponseBody: Body<Data = Bytes, Error = BoxError> + Unpin + 'static;
+    type ResponseBody: Body<Data = Bytes, Error = BoxError> + 'static;
 
     fn handle(
         self,

@@ -10,6 +10,7 @@ use super::fan_out::FanOut;
 use super::stored::{FollowerBody, RecordedBody};
 use super::stream::{Polled, Streaming};
 use crate::cache::entry::CachedBody;
+use crate::proxy::downstream::connection::ResponseGuard;
 use crate::upstream::BoxError;
 
 /// The body of a response.
@@ -19,7 +20,7 @@ pub enum ResponseBody {
     Full(Option<Bytes>),
     Stream(Box<Streaming>),
     /// From the cache.
-    Cached(CachedBody),
+    Cached(CachedBody, ResponseGuard),
     /// Read from the response of another, equal request.
     Follower(Box<FollowerBody>),
     /// Recorded for the cache.
@@ -44,7 +45,7 @@ impl Body for ResponseBody {
                 Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes))))
             }
             ResponseBody::Stream(stream) => stream.poll_next(cx),
-            ResponseBody::Cached(cached) => {
+            ResponseBody::Cached(cached, _) => {
                 Poll::Ready(cached.next_piece().map(|bytes| Ok(Frame::data(bytes))))
             }
             ResponseBody::Follower(followed) => followed.poll_next(cx),
@@ -57,7 +58,7 @@ impl Body for ResponseBody {
         match self {
             ResponseBody::Full(bytes) => bytes.is_none(),
             ResponseBody::Stream(stream) => stream.is_at_end(),
-            ResponseBody::Cached(cached) => cached.is_at_end(),
+            ResponseBody::Cached(cached, _) => cached.is_at_end(),
             ResponseBody::Follower(_) => false,
             ResponseBody::Recorded(recorded) => recorded.is_at_end(),
             ResponseBody::FanOut(fan_out) => fan_out.is_at_end(),
@@ -68,7 +69,7 @@ impl Body for ResponseBody {
         let left = match self {
             ResponseBody::Full(bytes) => Some(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
             ResponseBody::Stream(stream) => stream.left(),
-            ResponseBody::Cached(cached) => cached.declared_length(),
+            ResponseBody::Cached(cached, _) => cached.declared_length(),
             ResponseBody::Follower(_) => None,
             ResponseBody::Recorded(recorded) => recorded.left(),
             ResponseBody::FanOut(fan_out) => fan_out.left(),

@@ -63,7 +63,7 @@ fn begin_body(
         PendingBody::Stored(cached) => {
             request.record.bytes_out = cached.remaining();
             request.record.finish(RequestEnd::Complete);
-            ResponseBody::Cached(cached)
+            ResponseBody::Cached(cached, request.client.extend_response())
         }
         PendingBody::Followed(reader) => {
             ResponseBody::Follower(Box::new(FollowerBody::new(reader, request)))
