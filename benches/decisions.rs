@@ -89,7 +89,7 @@ impl Sources for Any {
 }
 
 fn shipped() -> Policy {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/policies/llm.yaml");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/policies/llm.yaml");
     let bytes = fs::read(path).expect("the shipped policy can be read");
     let loaded = policy::load(&[SourceFile { name: "llm.yaml".to_owned(), bytes }], &Any);
     loaded.expect("the shipped policy is valid").policy

@@ -131,7 +131,7 @@ fn a_missing_path_is_a_problem_and_not_a_crash() {
     let folder = policy(GOOD);
     let finished = check(&folder.path().join("gone"), "human");
     assert_eq!(finished.code, 1);
-    line(&finished.out, &["error: ", "cannot read this policy"]);
+    line(&finished.out, &["error: ", "there is no such file or directory", "outrigger init"]);
 }
 
 #[test]
@@ -298,4 +298,43 @@ fn invalid_arguments_exit_2() {
     ] {
         assert_eq!(outrigger(arguments).code, 2, "{arguments:?}");
     }
+}
+
+#[test]
+fn init_writes_a_policy_that_runs_as_soon_as_its_secret_is_set() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("policies/first.yaml");
+    let file = path.to_str().unwrap();
+    let written = outrigger(&["init", file]);
+    assert_eq!((written.code, written.err.as_str()), (0, ""));
+    assert!(written.out.contains(&format!("outrigger run --policies {file}")), "{}", written.out);
+    let checked = outrigger(&["check", file]);
+    assert_eq!(checked.code, 1);
+    line(&checked.out, &["OPENAI_API_KEY"]);
+    let lenient = outrigger(&["check", file, "--allow-missing-secrets"]);
+    assert_eq!((lenient.code, lenient.err.as_str()), (0, "missing here: env:OPENAI_API_KEY\n"));
+    fs::write(&path, "mine").unwrap();
+    let again = outrigger(&["init", file]);
+    assert_eq!((again.code, fs::read_to_string(&path).unwrap().as_str()), (2, "mine"));
+    assert!(again.err.contains("exists and is left as it is"), "{}", again.err);
+}
+
+#[test]
+fn a_policy_is_checked_and_explained_where_its_secrets_are_missing() {
+    let text = GOOD.replace("CLI_TEST_KEY", "NOT_SET_HERE").replace(
+        "two: { url: https://two.test, auth: none }",
+        "two: { url: https://two.test, auth: { bearer: \"${file:/nowhere/key}\" } }",
+    );
+    let folder = policy(&text);
+    let path = folder.path().to_str().unwrap();
+    assert_eq!(outrigger(&["check", path]).code, 1);
+    let missing = "missing here: env:NOT_SET_HERE, file:/nowhere/key\n";
+    let checked = outrigger(&["check", path, "--allow-missing-secrets"]);
+    assert_eq!((checked.code, checked.err.as_str()), (0, missing), "{}", checked.out);
+    let request = ["explain", "GET", "/v1/files", "--policies", path, "--allow-missing-secrets"];
+    let explained = outrigger(&[&request[..], &["-H", "x-tenant: gold"]].concat());
+    assert_eq!((explained.code, explained.err.as_str()), (0, missing), "{}", explained.out);
+    // Other problems are reported as ever.
+    fs::write(folder.path().join("p.yaml"), text.replace("timeout: 7s", "timeout: soon")).unwrap();
+    assert_eq!(outrigger(&["check", path, "--allow-missing-secrets"]).code, 1);
 }

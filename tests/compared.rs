@@ -1,5 +1,5 @@
 //! Checks the claims of `tests/drills/compare` about the two configurations that it measures: one
-//! with every feature on (the shipped `policies/llm.yaml`) and one that only passes through. The
+//! with every feature on (the shipped `examples/policies/llm.yaml`) and one that only passes through. The
 //! tests use the request of the drill.
 
 use std::fs;
@@ -43,7 +43,7 @@ fn body() -> Value {
 }
 
 fn full_policy() -> Policy {
-    let bytes = read("policies/llm.yaml").into_bytes();
+    let bytes = read("examples/policies/llm.yaml").into_bytes();
     let loaded = policy::load(&[SourceFile { name: "llm.yaml".to_owned(), bytes }], &AllSecrets);
     loaded.expect("the shipped policy is valid").policy
 }
@@ -101,7 +101,7 @@ fn the_measured_policy_enables_every_feature() {
 #[test]
 fn the_measured_request_uses_every_feature() {
     let origin = Origin::start(Behaviour::Chat);
-    let sidecar = start_and_send(&read("policies/llm.yaml"), &origin, 8);
+    let sidecar = start_and_send(&read("examples/policies/llm.yaml"), &origin, 8);
     let lines = sidecar.wait_for_access(8);
     assert!(lines.iter().all(|line| line["route"] == "chat"), "{lines:?}");
     let requests = "outrigger_requests_total{route=\"chat\",status=\"2xx\"}";

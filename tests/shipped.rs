@@ -17,8 +17,14 @@ use outrigger::resilience::outcome::{AttemptClass, Idempotence};
 use regex_lite::Regex;
 use serde_json::{Value, json};
 
-const SHIPPED: [&str; 4] = ["brownout.yaml", "llm.yaml", "quickstart.yaml", "rest-api.yaml"];
-const SCHEMA_LINE: &str = "# yaml-language-server: $schema=./policy.schema.json\n";
+const SHIPPED: [&str; 5] = [
+    "examples/policies/brownout.yaml",
+    "examples/policies/llm.yaml",
+    "examples/policies/quickstart.yaml",
+    "examples/policies/rest-api.yaml",
+    "policies/outrigger.yaml",
+];
+const SCHEMA: &str = "policies/policy.schema.json";
 
 /// Has a value for each secret that the text names, and for no other.
 struct NamedSecrets<'a>(&'a str);
@@ -40,7 +46,7 @@ fn read(path: &str) -> String {
 
 #[track_caller]
 fn load(name: &str) -> Policy {
-    let text = read(&format!("policies/{name}"));
+    let text = read(name);
     let file = SourceFile { name: name.to_owned(), bytes: text.clone().into_bytes() };
     let loaded = policy::load(&[file], &NamedSecrets(&text));
     let loaded = loaded.unwrap_or_else(|problems| panic!("\n{}\n", render(&problems, false)));
@@ -56,23 +62,33 @@ fn secrets(text: &str) -> BTreeSet<&str> {
 
 #[test]
 fn each_shipped_policy_is_valid_and_names_its_schema() {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("policies");
-    let names = fs::read_dir(folder).expect("the folder is there").map(|entry| {
-        entry.expect("the folder can be read").file_name().to_string_lossy().into_owned()
-    });
-    let mut found: Vec<_> = names.filter(|name| name.ends_with(".yaml")).collect();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let yaml_in = |folder: &'static str| {
+        let entries = fs::read_dir(root.join(folder)).expect("the folder is there");
+        let names = entries.map(|entry| entry.expect("the folder can be read").file_name());
+        let paths = names.map(move |name| format!("{folder}/{}", name.to_string_lossy()));
+        paths.filter(|path| path.ends_with(".yaml"))
+    };
+    let mut found: Vec<_> = yaml_in("policies").chain(yaml_in("examples/policies")).collect();
     found.sort();
     assert_eq!(found, SHIPPED);
     for name in SHIPPED {
         load(name);
-        assert!(read(&format!("policies/{name}")).starts_with(SCHEMA_LINE), "{name}");
+        let text = read(name);
+        let line = text.lines().next().unwrap_or_default();
+        let schema = line.strip_prefix("# yaml-language-server: $schema=").expect("a schema");
+        let folder = root.join(name).parent().expect("a folder").canonicalize().expect("a path");
+        let up = schema.matches("../").count();
+        let base = folder.ancestors().nth(up).expect("a folder");
+        let named = base.join(schema.trim_start_matches("../").trim_start_matches("./"));
+        assert_eq!(named, root.canonicalize().expect("a path").join(SCHEMA), "{name}");
     }
 }
 
 #[test]
 fn the_header_of_each_shipped_policy_names_the_variables_to_set() {
     for name in SHIPPED {
-        let text = read(&format!("policies/{name}"));
+        let text = read(name);
         let comment = text.split("\nversion:").next().unwrap_or_default();
         let words: BTreeSet<_> = comment.split_whitespace().collect();
         let missing: Vec<_> =
@@ -86,7 +102,7 @@ fn each_shipped_policy_follows_the_schema() {
     let schema = policy::json_schema::schema();
     for name in SHIPPED {
         let mut tree = Tree::default();
-        let root = tree.parse(name, read(&format!("policies/{name}")), &mut Vec::new());
+        let root = tree.parse(name, read(name), &mut Vec::new());
         let value = tree.json(root.expect("it is YAML"));
         assert_eq!(mismatch(&value, &schema, &schema, ""), None, "{name}");
     }
@@ -152,7 +168,7 @@ fn is_a(value: &Value, name: &Value) -> bool {
 
 #[test]
 fn the_llm_policy_has_fallbacks_for_a_failed_provider_and_a_failed_model() {
-    let policy = load("llm.yaml");
+    let policy = load("examples/policies/llm.yaml");
     assert_eq!(policy.server.access_log.format, LogFormat::Json);
     assert_ne!(policy.server.access_log.to, LogTarget::None);
     for provider in &policy.providers {
@@ -174,7 +190,7 @@ fn the_llm_policy_has_fallbacks_for_a_failed_provider_and_a_failed_model() {
 
 #[test]
 fn the_llm_policy_has_capacity_for_more_than_64_connections() {
-    let policy = load("llm.yaml");
+    let policy = load("examples/policies/llm.yaml");
     let chat = policy.routes.iter().find(|route| route.name == "chat").expect("a route for chats");
     for provider in chat.providers.iter().map(|weighted| &policy.providers[weighted.provider]) {
         assert!(provider.capacity.concurrency >= 1024, "{}", provider.name);
@@ -183,7 +199,7 @@ fn the_llm_policy_has_capacity_for_more_than_64_connections() {
 
 #[test]
 fn the_rest_policy_sends_writes_to_one_provider_only() {
-    let policy = load("rest-api.yaml");
+    let policy = load("examples/policies/rest-api.yaml");
     let post = |route: &&policy::sections::model::RoutePolicy| {
         route.matcher.methods.contains(&http::Method::POST)
     };

@@ -1,8 +1,8 @@
 //! Three small providers with an LLM API, and the sidecar in front of them, for experiments.
 //!
 //! `cargo run --example quickstart` needs nothing else and writes no file. It runs with the policy
-//! `policies/quickstart.yaml`, which you can edit meanwhile. `-- brownout` runs with
-//! `policies/brownout.yaml` and walks through its degradation modes. Ctrl-C ends it.
+//! `examples/policies/quickstart.yaml`, which you can edit meanwhile. `-- brownout` runs with
+//! `examples/policies/brownout.yaml` and walks through its degradation modes. Ctrl-C ends it.
 //!
 //! The providers run on a thread of their own. The sidecar runs in this process and is the same
 //! that `outrigger run` starts.
@@ -27,7 +27,7 @@ use tracing_subscriber::filter::LevelFilter;
 
 use provider::Provider;
 
-const POLICIES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/policies");
+const POLICIES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/policies");
 const LISTEN: u16 = 8700;
 const ADMIN: u16 = 8701;
 const SWITCHBOARD: u16 = 8710;
@@ -172,21 +172,21 @@ const QUICKSTART: &str = r#"
 
   Edit the policy while it runs; a saved change takes effect at once:
 
-    policies/quickstart.yaml                     # `balance: round_robin` to `latency`; then try a typing error
+    examples/policies/quickstart.yaml                     # `balance: round_robin` to `latency`; then try a typing error
 
   Inspect its state:
 
     curl localhost:8701/api/circuit-breakers     # which breaker is open, why and until when
     curl localhost:8701/api/policies             # the policy in force, and why the last change was rejected
     curl localhost:8701/metrics
-    cargo run -- explain --policies policies/quickstart.yaml POST /v1/chat/completions
+    cargo run -- explain --policies examples/policies/quickstart.yaml POST /v1/chat/completions
 
   Ctrl-C drains and ends it; a second Ctrl-C ends it at once.
 
 "#;
 
 const BROWNOUT: &str = r#"
-  Outrigger listens on http://127.0.0.1:8700 with the policy policies/brownout.yaml, whose comments
+  Outrigger listens on http://127.0.0.1:8700 with the policy examples/policies/brownout.yaml, whose comments
   explain these steps. Keep sending requests in another terminal, and see which provider serves them:
 
     while sleep 0.2; do curl -s -D- localhost:8700/v1/chat/completions -d '{"model":"demo","messages":[{"role":"user","content":"'$((RANDOM % 3))'"}]}' |

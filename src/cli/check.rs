@@ -1,14 +1,14 @@
 //! `outrigger check`: reports every problem of a policy.
 
 use std::io::{IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::ValueEnum;
 
 use crate::policy::Diagnostic;
 use crate::policy::yaml::diagnostic::{render, to_github, to_json, to_sarif};
-use crate::snapshot::loader;
+use crate::snapshot::loader::{self, PendingPolicy};
 
 /// Check a policy and list every problem with its line and column.
 ///
@@ -16,11 +16,14 @@ use crate::snapshot::loader;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     outrigger check policies\n  \
-    outrigger check policies --format github   # annotations in a GitHub workflow")]
+    outrigger check policies --allow-missing-secrets --format github   # annotations in a GitHub workflow")]
 pub struct CheckArgs {
     /// A directory of policies, or one file.
     #[arg(env = "OUTRIGGER_POLICIES", default_value = "policies", value_name = "PATH")]
     path: PathBuf,
+    /// Check where the secrets are not: a secret that is missing here is no problem, and is listed.
+    #[arg(long)]
+    allow_missing_secrets: bool,
     /// The output format.
     #[arg(long, default_value = "human", value_name = "FORMAT")]
     format: ReportFormat,
@@ -39,7 +42,7 @@ enum ReportFormat {
 }
 
 pub fn run(args: &CheckArgs) -> ExitCode {
-    let read = loader::read(&args.path);
+    let read = read(&args.path, args.allow_missing_secrets);
     let problems = match &read {
         Ok(read) => &read.loaded.warnings,
         Err(problems) => problems,
@@ -56,7 +59,20 @@ pub fn run(args: &CheckArgs) -> ExitCode {
     if read.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn human(problems: &[Diagnostic], read: Option<&loader::PendingPolicy>, colour: bool) -> String {
+/// Reads a policy; `lenient`: also where its secrets are missing, which are then listed on stderr.
+pub(super) fn read(path: &Path, lenient: bool) -> Result<PendingPolicy, Vec<Diagnostic>> {
+    if !lenient {
+        return loader::read(path);
+    }
+    let (read, missing) = loader::read_without_secrets(path)?;
+    if !missing.is_empty() {
+        let missing: Vec<_> = missing.into_iter().collect();
+        eprintln!("missing here: {}", missing.join(", "));
+    }
+    Ok(read)
+}
+
+fn human(problems: &[Diagnostic], read: Option<&PendingPolicy>, colour: bool) -> String {
     let mut text = render(problems, colour);
     if let Some(read) = read {
         let policy = &read.loaded.policy;

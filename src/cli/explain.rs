@@ -8,13 +8,13 @@ use std::process::ExitCode;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 
+use super::check;
 use crate::policy::section::display::Row;
 use crate::policy::sections::model::{Accept, Match, ProviderPolicy, RoutePolicy};
 use crate::policy::yaml::diagnostic::render;
 use crate::policy::yaml::locations::child_path;
 use crate::policy::{Locations, Policy};
 use crate::resilience::balance::balancer::BalanceAlgorithm;
-use crate::snapshot::loader;
 
 #[derive(Debug, clap::Args)]
 pub struct ExplainArgs {
@@ -28,6 +28,9 @@ pub struct ExplainArgs {
     /// Directory of the policies, or one file.
     #[arg(long, env = "OUTRIGGER_POLICIES", default_value = "policies", value_name = "PATH")]
     policies: PathBuf,
+    /// Explain where the secrets are not: a secret that is missing here is no problem, and is listed.
+    #[arg(long)]
+    allow_missing_secrets: bool,
 }
 
 fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
@@ -39,7 +42,7 @@ fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
 
 /// Exits 1 when no route takes the request, 2 when there is no valid policy.
 pub fn run(args: &ExplainArgs) -> ExitCode {
-    let read = match loader::read(&args.policies) {
+    let read = match check::read(&args.policies, args.allow_missing_secrets) {
         Ok(read) => read,
         Err(problems) => {
             eprintln!("{}", render(&problems, std::io::stderr().is_terminal()));

@@ -9,6 +9,7 @@ mod degrade;
 mod drain;
 mod explain;
 mod fleet;
+mod init;
 mod output;
 mod queue;
 mod run;
@@ -35,7 +36,8 @@ pub const EXIT_CODES: [(u8, &str); 4] = [
 
 const AFTER_HELP: &str = "\
 Getting started:
-  outrigger run --policies policies/quickstart.yaml
+  outrigger init      # writes a commented policy to policies/outrigger.yaml
+  outrigger run
   outrigger status    # in another terminal
 
 Then set the application's base URL to http://127.0.0.1:8700/v1.
@@ -58,6 +60,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(run::RunArgs),
+    Init(init::InitArgs),
     Check(check::CheckArgs),
     /// Print the JSON Schema of a policy file, for completion and checks in an editor.
     #[command(after_help = "Example:\n  outrigger schema > policies/policy.schema.json")]
@@ -90,6 +93,7 @@ enum Command {
 pub fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Run(args) => run::run(&args),
+        Command::Init(args) => print(init::run(&args)),
         Command::Check(args) => check::run(&args),
         Command::Schema => schema::run(),
         Command::Explain(args) => explain::run(&args),

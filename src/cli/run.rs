@@ -23,7 +23,7 @@ use crate::telemetry::logging::{self, DaemonLogFormat};
 /// The policies are reloaded when they change, and on SIGHUP. An invalid policy leaves the last valid one in force. SIGTERM or SIGINT drains: the sidecar stops accepting, finishes what is in flight, and exits. A second signal ends it at once.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
-    outrigger run --policies policies/quickstart.yaml\n  \
+    outrigger run --policies my-policy.yaml\n  \
     outrigger run --policies /etc/outrigger --listen unix:/run/outrigger.sock --metrics 0.0.0.0:9091\n  \
     outrigger run --redis redis://10.0.0.5:6379 --fleet production")]
 pub struct RunArgs {

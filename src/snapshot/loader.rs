@@ -4,6 +4,7 @@
 //! are detected by a digest of everything that was read, secrets and certificates included. The
 //! digest never leaves memory.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::build::SnapshotBuilder;
-use super::policy_files::{DiskSources, read_dir};
+use super::policy_files::{DiskSources, PlaceholderSources, read_dir};
 use super::{CurrentSnapshot, Snapshot};
 use crate::clock;
 use crate::policy::yaml::diagnostic::Diagnostic;
@@ -94,8 +95,25 @@ struct State {
 /// # Errors
 /// All problems of the files.
 pub fn read(path: &Path) -> Result<PendingPolicy, Vec<Diagnostic>> {
+    read_with(path, &DiskSources::of_policy(path))
+}
+
+/// Reads and validates the policy at a path, with a placeholder for each secret that is missing
+/// here. Returns their references too, like `env:NAME`.
+///
+/// # Errors
+/// All problems of the files.
+pub fn read_without_secrets(
+    path: &Path,
+) -> Result<(PendingPolicy, BTreeSet<String>), Vec<Diagnostic>> {
+    let sources = PlaceholderSources::new(DiskSources::of_policy(path));
+    let read = read_with(path, &sources)?;
+    Ok((read, sources.into_missing()))
+}
+
+fn read_with(path: &Path, sources: &dyn Sources) -> Result<PendingPolicy, Vec<Diagnostic>> {
     let files = read_dir(path)?;
-    let loaded = policy::load(&files, &DiskSources::of_policy(path))?;
+    let loaded = policy::load(&files, sources)?;
     let digest = files_digest(path, &loaded.files_read);
     Ok(PendingPolicy { files: files.into_iter().map(|file| file.name).collect(), loaded, digest })
 }

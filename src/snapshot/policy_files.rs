@@ -6,6 +6,8 @@
 //! its own ancestor is entered once. A file that cannot be read is an error, because a policy
 //! without one of its files might be valid and wrong.
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -13,6 +15,8 @@ use std::path::{Path, PathBuf};
 use crate::policy::yaml::diagnostic::Diagnostic;
 use crate::policy::{FILE_BYTES, SourceFile, Sources};
 
+/// The way to a first policy.
+const START: &str = "`outrigger init` writes a policy to start with";
 /// Limits of the directory depth and of the number of files.
 const DEPTH: usize = 32;
 const FILES: usize = 1000;
@@ -23,10 +27,16 @@ pub fn read_dir(path: &Path) -> Result<Vec<SourceFile>, Vec<Diagnostic>> {
     match fs::metadata(path) {
         Ok(metadata) if metadata.is_dir() => search.folder(path, &mut Vec::new()),
         Ok(_) => search.file(path),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            search.problem(path, format!("there is no such file or directory ({START})"));
+        }
         Err(error) => search.problem(path, format!("cannot read this policy: {error}")),
     }
     if search.files.is_empty() && search.problems.is_empty() {
-        search.problem(path, "there is no policy file: expected at least one `*.yaml`".to_owned());
+        search.problem(
+            path,
+            format!("there is no policy file: expected at least one `*.yaml` ({START})"),
+        );
     }
     if !search.problems.is_empty() {
         return Err(search.problems);
@@ -167,6 +177,47 @@ impl Sources for DiskSources {
     }
 }
 
+/// What stands for a secret that is missing.
+const PLACEHOLDER: &str = "missing-secret";
+
+/// Reads secrets and certificates, and puts a placeholder where one is missing: a policy can then be
+/// checked where it does not run.
+#[derive(Debug)]
+pub struct PlaceholderSources {
+    disk: DiskSources,
+    missing: RefCell<BTreeSet<String>>,
+}
+
+impl PlaceholderSources {
+    pub fn new(disk: DiskSources) -> Self {
+        Self { disk, missing: RefCell::default() }
+    }
+
+    /// The references that were missing, like `env:NAME`.
+    pub fn into_missing(self) -> BTreeSet<String> {
+        self.missing.into_inner()
+    }
+}
+
+impl Sources for PlaceholderSources {
+    fn env(&self, name: &str) -> Option<String> {
+        Some(self.disk.env(name).unwrap_or_else(|| {
+            self.missing.borrow_mut().insert(format!("env:{name}"));
+            PLACEHOLDER.to_owned()
+        }))
+    }
+
+    fn file(&self, path: &Path) -> io::Result<Vec<u8>> {
+        match self.disk.file(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.missing.borrow_mut().insert(format!("file:{}", path.display()));
+                Ok(PLACEHOLDER.into())
+            }
+            read => read,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -222,11 +273,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(
             messages(dir.path()),
-            ["there is no policy file: expected at least one `*.yaml`"]
+            [format!("there is no policy file: expected at least one `*.yaml` ({START})")]
         );
         fs::create_dir(dir.path().join("x.yaml")).unwrap();
         assert_eq!(messages(dir.path()), ["expected a YAML file, found a directory"]);
-        assert!(messages(&dir.path().join("gone"))[0].starts_with("cannot read this policy"));
+        assert!(messages(&dir.path().join("gone"))[0].starts_with("there is no such file"));
     }
 
     #[test]

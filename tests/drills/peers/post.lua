@@ -1,4 +1,4 @@
--- The same chat request again and again, for a model that policies/llm.yaml maps.
+-- The same chat request again and again, for a model that examples/policies/llm.yaml maps.
 wrk.method = "POST"
 wrk.headers["Content-Type"] = "application/json"
 wrk.headers["Authorization"] = "Bearer sk-test"
