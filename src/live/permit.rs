@@ -107,9 +107,6 @@ impl Permit {
         took: Duration,
         now: Instant,
     ) -> Option<ReportedPermit> {
-        if let (Outcome::Success, Some(hold)) = (outcome, &self.hold) {
-            hold.success(now);
-        }
         let (cell, cell_permit) = self.breaker.take()?;
         let epoch = match &cell_permit {
             CellPermit::Local(permit) if !permit.is_probe() => Some(permit.epoch()),

@@ -42,6 +42,7 @@ mod metrics;
 mod overrides;
 mod queue;
 mod raw_tcp;
+mod refusals;
 mod reload;
 mod reload_paths;
 mod reload_traffic;

@@ -33,6 +33,7 @@ use crate::proxy::downstream::problem::{Problem, ProblemKind};
 use crate::proxy::downstream::timer::Timer;
 use crate::proxy::signals::classify::{ContentType, MediaKind, ResponseSignals};
 use crate::proxy::signals::quota_headers::{reported_quotas, retry_after};
+use crate::proxy::signals::refusals::forbids_retry;
 use crate::resilience::outcome::{AttemptClass, RetryScope};
 use crate::snapshot::{EndpointCandidate, Route};
 use crate::stream::framing::StreamFormat;
@@ -94,6 +95,7 @@ pub async fn inspect(
     let signals = ResponseSignals {
         status,
         has_retry_after: retry_after.is_some(),
+        forbids_retry: status >= 400 && forbids_retry(&received.head.headers),
         our_credential: candidate.endpoint.credential_count() > 0,
         content_type: received.content_type,
     };
@@ -113,7 +115,11 @@ pub async fn inspect(
         (None, Prebuffered::Complete(bytes, _)) => signals.class_of(rules, bytes),
         (None, _) => signals.built_in(),
     };
-    let report = AttemptReport { retry_after, ..AttemptReport::new(class, status, received.took) };
+    let report = AttemptReport {
+        retry_after,
+        forbids_retry: signals.forbids_retry,
+        ..AttemptReport::new(class, status, received.took)
+    };
     if request.resume.is_some() && received.reader.is_none() && report.commits() {
         return not_a_continuation(request, route, received, report);
     }
@@ -175,6 +181,7 @@ fn prebuffer_limit(
     }
     let limit = |until| Some(PrebufferLimit { until, within: stream.buffer });
     match class {
+        None if received.head.status.as_u16() >= 400 => Some(prebuffer::DISCARDED),
         None => limit(ReadUntil::End),
         Some(AttemptClass::Success) => match stream.commit {
             Some(Commit::Complete) => limit(ReadUntil::End),

@@ -31,6 +31,8 @@ pub struct AttemptReport {
     pub took: Duration,
     pub retry_after: Option<Duration>,
     pub timed_out: bool,
+    /// A header says that a retry is useless.
+    pub forbids_retry: bool,
     /// It got less time than the policy grants, so it says nothing about its endpoint.
     pub cut_short: bool,
     pub error: Option<String>,
@@ -85,7 +87,8 @@ pub fn report_attempt(
     let candidate = selection.endpoint.candidate(route);
     let probe = selection.permit.is_probe();
     hold(request, route, selection, &report, now);
-    let AttemptReport { class, status, took, timed_out, cut_short, error, .. } = report;
+    let AttemptReport { class, status, took, timed_out, forbids_retry, cut_short, error, .. } =
+        report;
     let (provider, live) = (&candidate.provider, &candidate.endpoint.live);
     let time = AttemptTime { took, is_latency: status > 0 || timed_out };
     let reported = match cut_short {
@@ -102,7 +105,7 @@ pub fn report_attempt(
     if timed_out {
         request.attempts.timed_out.push(selection.endpoint);
     }
-    let never = timed_out || !may_retry_endpoint(class);
+    let never = timed_out || forbids_retry || !may_retry_endpoint(class);
     request.attempts.end(selection.endpoint, selection.credential, |times| match never {
         true => RetryTime::Never,
         false => RetryTime::At(now + backoff(route, candidate, times)),
@@ -131,6 +134,11 @@ pub fn report_evidence(
     now: Instant,
 ) -> Option<ReportedPermit> {
     let AttemptTime { took, is_latency } = time;
+    if let (AttemptClass::Success | AttemptClass::TooLarge, Some(hold)) =
+        (class, selection.permit.hold())
+    {
+        hold.success(now);
+    }
     let reported = selection.permit.report(class.outcome(), took, now);
     report_latency(live, selection, class, took, now);
     let counts = class != AttemptClass::Ignored;
@@ -184,9 +192,11 @@ fn hold(
             tracing::info!(endpoint, status, ?left, "held: the provider asked to wait");
         }
         AttemptClass::Credential => {
-            let is_only = route.tiers.len() == 1
-                && route.tiers[0].candidates.len() == 1
-                && endpoint.credential_count() <= 1;
+            // The client's own credential is not held: another client has another.
+            let is_only = endpoint.credential_count() == 0
+                || route.tiers.len() == 1
+                    && route.tiers[0].candidates.len() == 1
+                    && endpoint.credential_count() <= 1;
             if !is_only && let Some(until) = hold.credential(status, now) {
                 endpoint.holds.inc();
                 let left = until.saturating_duration_since(now);
@@ -258,6 +268,7 @@ impl AttemptReport {
             took,
             retry_after: None,
             timed_out: false,
+            forbids_retry: false,
             cut_short: false,
             error: None,
         }

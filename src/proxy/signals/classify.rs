@@ -6,6 +6,7 @@
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap};
 use serde_json::Value;
 
+use super::refusals::is_final;
 use crate::json::pointer::Pointer;
 use crate::policy::sections::model::{BodyCheck, ClassifyRule};
 use crate::resilience::outcome::AttemptClass;
@@ -87,6 +88,8 @@ fn is_identity(coding: &[u8]) -> bool {
 pub struct ResponseSignals {
     pub status: u16,
     pub has_retry_after: bool,
+    /// A header says that a retry is useless.
+    pub forbids_retry: bool,
     /// The provider's credential comes from the policy, not from the client.
     pub our_credential: bool,
     pub content_type: ContentType,
@@ -98,6 +101,7 @@ impl ResponseSignals {
         match rules.iter().find(|rule| self.is_subject_to(rule)) {
             Some(rule) if rule.json.is_empty() && rule.body.is_none() => Some(rule.class),
             Some(_) => None,
+            None if self.may_be_final() => None,
             None => Some(self.built_in()),
         }
     }
@@ -115,7 +119,7 @@ impl ResponseSignals {
             by_body && (rule.json.is_empty() || json().is_some_and(|value| holds(rule, &value)))
         };
         let mut for_status = rules.iter().filter(|rule| self.is_subject_to(rule));
-        for_status.find(matches).map_or_else(|| self.built_in(), |rule| rule.class)
+        for_status.find(matches).map_or_else(|| self.built_in_with(body), |rule| rule.class)
     }
 
     /// A rule about the body applies only to a document that can be read. Rules about events belong to
@@ -137,8 +141,23 @@ impl ResponseSignals {
     pub fn built_in(self) -> AttemptClass {
         match AttemptClass::of_status(self.status, self.has_retry_after) {
             AttemptClass::Credential if !self.our_credential => AttemptClass::Success,
+            AttemptClass::Throttled if self.forbids_retry && !self.has_retry_after => {
+                AttemptClass::Credential
+            }
             class => class,
         }
+    }
+
+    fn built_in_with(self, body: &[u8]) -> AttemptClass {
+        match self.may_be_final() && is_final(body) {
+            true => AttemptClass::Credential,
+            false => self.built_in(),
+        }
+    }
+
+    /// The body may say that a retry is useless, which the status does not.
+    fn may_be_final(self) -> bool {
+        matches!(self.status, 400 | 404 | 422 | 429) && self.content_type.is_json()
     }
 }
 
@@ -171,6 +190,7 @@ mod tests {
         ResponseSignals {
             status,
             has_retry_after: false,
+            forbids_retry: false,
             our_credential: true,
             content_type: ContentType::default(),
         }

@@ -2,3 +2,4 @@
 
 pub mod classify;
 pub mod quota_headers;
+pub mod refusals;

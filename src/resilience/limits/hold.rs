@@ -5,7 +5,7 @@
 //!   attempt costs the next quota too.
 //! - Throttled without Retry-After (or with 0): 1 s, doubling up to 60 s, once for each hold:
 //!   ten attempts in flight that are all throttled are one event, not ten.
-//! - Credential: 401 holds for 10 min at once; 402 and 403 after three in a row, since either
+//! - Credential: 401 holds for 10 min at once; any other status after three in a row, since it
 //!   may concern one request only.
 //!
 //! Quotas are not faults, so a hold is separate from the breaker and never feeds it. When it
@@ -54,7 +54,7 @@ pub struct Hold {
     meter: RateMeter,
     /// Consecutive holds that began without Retry-After.
     pauses: u32,
-    /// Consecutive 402 and 403 responses.
+    /// Consecutive rejections of the credential.
     rejections: u32,
 }
 
@@ -92,8 +92,8 @@ impl Hold {
     pub fn credential(&mut self, status: u16, now: Instant) -> Option<Instant> {
         match status {
             401 => self.rejections = CONSECUTIVE_REJECTIONS,
-            402 | 403 => self.rejections = self.rejections.saturating_add(1),
-            _ => return None,
+            // 402, 403, or an error that says that a quota is used up for long.
+            _ => self.rejections = self.rejections.saturating_add(1),
         }
         if self.rejections < CONSECUTIVE_REJECTIONS {
             return None;

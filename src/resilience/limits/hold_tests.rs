@@ -127,11 +127,10 @@ fn a_402_and_a_403_hold_after_three_in_a_row() {
 }
 
 #[test]
-fn another_status_does_not_hold_the_credential() {
-    let mut hold = Hold::default();
-    let t0 = Instant::now();
-    assert!([200, 400, 404, 429, 500].iter().all(|status| hold.credential(*status, t0).is_none()));
-    assert_eq!(hold, Hold::default());
+fn a_used_up_quota_holds_after_three_in_a_row() {
+    let (t0, mut hold) = (Instant::now(), Hold::default());
+    assert_eq!([429, 400].map(|status| hold.credential(status, t0)), [None, None]);
+    assert_eq!(hold.credential(429, t0), Some(t0 + secs(600)));
 }
 
 #[test]
