@@ -32,10 +32,9 @@ pub const HEADERS: [&str; 13] = [
 ];
 
 /// Query parameters that hold a credential without a credential word in their name.
-pub const PARAMETERS: [&str; 12] = [
+pub const PARAMETERS: [&str; 11] = [
     "appid",
     "awsaccesskeyid",
-    "code",
     "device_code",
     "googleaccessid",
     "jsessionid",

@@ -91,7 +91,7 @@ const QUERIES: [&str; 34] = [
     "X-Goog-Signature=secret-1",
     "AWSAccessKeyId=secret-1",
     "subscription-key=secret-1",
-    "code=secret-1",
+    "device_code=secret-1",
     "client_secret=secret-1",
     "clientSecret=secret-1",
     "password=secret-1",
@@ -181,7 +181,7 @@ fn ordinary_headers_and_parameters_are_not_carriers() {
         let (name, value) = header(name, value);
         assert!(!is_carrier(&name, &value), "{name}: {value:?}");
     }
-    let query = "page_token=1&pageToken=1&next=1&max_tokens=5&continuation-token=1&sort_key=a&\
+    let query = "code=EUR&page_token=1&pageToken=1&next=1&max_tokens=5&continuation-token=1&sort_key=a&\
                  projectKey=A&monkey=1&key&token_type=jwt&q=basic+chat;x&nextPageToken=a&%zz=%";
     for pair in query.split('&') {
         assert!(!query::holds_credential(pair), "{pair}");

@@ -65,7 +65,7 @@ pub const CARRIERS: [Carrier; 50] = [
     Carrier::Query("X-Amz-Security-Token={}"),
     Carrier::Query("X-Goog-Signature={}"),
     Carrier::Query("subscription-key={}"),
-    Carrier::Query("code={}"),
+    Carrier::Query("device_code={}"),
     Carrier::Query("client_secret={}"),
     Carrier::Query("unknown_password={}"),
 ];
