@@ -1,6 +1,7 @@
-//! `/metrics`, `/healthz` and `/readyz`: all that the metrics listener serves.
+//! `/metrics`, `/healthz` and `/readyz`, the only paths of the metrics listener.
 //!
-//! Counters are kept as things happen. Gauges of state that changes by itself are set at the scrape.
+//! Counters are updated as events occur. Gauges of state that changes with time are set at each
+//! scrape.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

@@ -3,8 +3,8 @@
 //! The library `http-cache-semantics` decides whether a response may be stored and how long it is
 //! fresh. It gets a canonical form of the relevant headers, because it reads directives in lower case
 //! only, dates in one of their three forms, and adds an `Age` of any size to a time. The decision is
-//! made once; after that the response ages on the monotonic clock, so that setting the wall clock
-//! makes nothing fresh or stale.
+//! made once; after that the response ages on the monotonic clock, so a change of the wall clock
+//! does not affect freshness.
 
 use std::time::{Duration, Instant, SystemTime};
 

@@ -4,8 +4,8 @@
 //! served any more, to any principal, from any cache. The other is the time until which requests
 //! for a key are not coalesced, because the last response could not be shared.
 //!
-//! Keys share slots, and the latest time of a slot counts. So a change is never missed, and now and
-//! then a request is sent that was not necessary.
+//! Keys share slots, and the latest time of a slot counts. So no change is missed, and a
+//! collision costs at most an unnecessary request.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -4,7 +4,7 @@
 //! A body that is to be stored is kept from its beginning, and the writer waits for no reader. Past
 //! the size limit it is no longer kept: a frame is dropped once each reader has it. Then the writer
 //! waits for the leader; a follower that falls behind is waited for only briefly and then interrupted,
-//! because one slow reader must delay neither the others nor occupy memory.
+//! because one slow reader must neither delay the others nor occupy memory.
 
 use std::collections::{HashMap, VecDeque};
 use std::task::{Context, Poll, Waker};

@@ -1,4 +1,4 @@
-//! `outrigger explain`: what the policy would do with a request, and where it says so.
+//! `outrigger explain`: shows how the policy handles a request, and where each value is declared.
 
 use std::collections::BTreeSet;
 use std::fmt::{self, Write as _};

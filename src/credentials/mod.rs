@@ -1,8 +1,8 @@
 //! Credential carriers: the parts of a request that hold a credential.
 //!
-//! A carrier is a header, a trailer, a query parameter or an item of `Sec-WebSocket-Protocol`. It is
-//! known by its name, or it looks like a credential: by a word in its name, or by its value. One
-//! rule decides, and everything uses it: removal before a provider, storage of jobs, principals of
+//! A carrier is a header, a trailer, a query parameter or an item of `Sec-WebSocket-Protocol`. Its
+//! name is on a list or has a credential word, or its value looks like a credential. One rule decides
+//! this for every use: removal before a provider, storage of jobs, principals of
 //! jobs and caches, messages about policies. docs/design/credentials.md states the rule.
 
 pub mod identity;

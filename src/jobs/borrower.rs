@@ -1,9 +1,9 @@
 //! Runs jobs of other hosts here while this host has no work of its own for their partition.
 //!
 //! A borrowed job runs only under a lease, and only if this host makes the requests of its route as
-//! the owner does: the partition's name says so. It takes the same path as a job of this host
-//! (`proxy/jobs/run.rs`). The result goes to Redis, and the owner writes it down. A job that is not
-//! admitted is given back.
+//! the owner does: then both hosts have the same name for the partition. It takes the same path as
+//! a job of this host (`proxy/jobs/run.rs`). The result goes to Redis, and the owner writes it
+//! down. A job that is not admitted is given back.
 
 use std::cell::RefCell;
 use std::collections::HashMap;

@@ -1,8 +1,8 @@
 //! One pass over a JSON text that locates the values at a set of pointers.
 //!
 //! An event of a stream is inspected for many things at once (content, ends, errors, tokens), so
-//! nothing is built: a value is a range of the text, and everything off the paths to the pointers
-//! is only skipped. Of equal keys the last one counts, as for most readers.
+//! no tree is built: a value is a range of the text, and everything off the paths to the pointers is
+//! skipped. Of duplicate keys the last one counts, as in most parsers.
 
 use std::ops::Range;
 

@@ -1,10 +1,10 @@
 //! One memory limit for all replay and response buffers together (`server.buffered`).
 //!
-//! A reservation is taken before bytes are buffered and returned when it is dropped; past the
-//! limit a request body is sent only once and a response is committed early, which is counted,
-//! and memory does not grow.
+//! A reservation is taken before bytes are buffered and returned when it is dropped. Past the
+//! limit memory does not grow: a request body is sent only once and a response is committed
+//! early. This is counted.
 //!
-//! A quarter of the limit is never reserved: it stands for the cost of bytes elsewhere, in
+//! A quarter of the limit is never reserved: it accounts for the cost of bytes elsewhere, in
 //! connection buffers and in the allocator. With it the memory of the process stays near the
 //! configured limit.
 

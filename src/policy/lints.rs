@@ -1,5 +1,5 @@
 //! Checks of a whole policy: prices in different currencies, which are an error, and warnings about
-//! what is valid and cannot work as written: a route that never matches, a fallback, a hedge or a
+//! valid parts that cannot work as written: a route that never matches, a fallback, a hedge or a
 //! continuation that is never used, a body that cannot be kept.
 //!
 //! The cost of a retry follows from the price of the provider that it goes to, so a route's

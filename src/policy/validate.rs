@@ -1,7 +1,7 @@
-//! From the trees of all files to a valid policy, or every problem at once.
+//! Turns the trees of all files into a valid policy, or reports every problem at once.
 //!
-//! Files are merged first: a name stands for one entry over all of them. Then each section is read
-//! by its own declaration (`sections/`); what concerns several sections is checked last.
+//! Files are merged first: a name identifies one entry across all of them. Then each section is read
+//! by its own declaration (`sections/`). Rules that span several sections are checked last.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

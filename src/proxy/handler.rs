@@ -1,4 +1,4 @@
-//! The table of contents of a request: route it, receive its body, dispatch it, send the response.
+//! Handles one request: routes it, receives its body, dispatches it, and sends the response.
 
 use std::convert::Infallible;
 use std::rc::Rc;

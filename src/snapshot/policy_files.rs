@@ -177,7 +177,7 @@ impl Sources for DiskSources {
     }
 }
 
-/// What stands for a secret that is missing.
+/// The placeholder for a missing secret.
 const PLACEHOLDER: &str = "missing-secret";
 
 /// Reads secrets and certificates, and puts a placeholder where one is missing: a policy can then be

@@ -1,5 +1,5 @@
-//! The language as data: which sections there are, their keys, and the values of each. The JSON
-//! Schema and the reference are written from this.
+//! The policy language as data: its sections, their keys, and the values of each key. The JSON
+//! Schema and the reference are generated from it.
 
 use std::collections::BTreeMap;
 

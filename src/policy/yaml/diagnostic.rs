@@ -1,7 +1,7 @@
 //! Problems of a policy: the message, the place, and a suggestion.
 //!
-//! A problem holds all that is needed to show it, its line included, so that it can be kept, sent
-//! and rendered when the text is gone. Secrets in the line are masked (`locations.rs`).
+//! A problem includes the line that it quotes, so that it can be stored, sent and rendered after the
+//! text has been dropped. Secrets in the line are masked (`locations.rs`).
 //!
 //! Problems are rendered for people by rustc's renderer, and for machines as JSON, as GitHub's
 //! workflow commands, or as SARIF 2.1.0 (OASIS), which code hosts show beside the line.

@@ -1,4 +1,4 @@
-//! The YAML of all files as one tree in which each value knows its place.
+//! The YAML of all files as one tree of values with their positions.
 //!
 //! The text is parsed once (`parse.rs`), so that the value that is checked and the place that a
 //! message points at cannot differ. Values are kept in one list and found by number; the number is

@@ -1,4 +1,4 @@
-//! Jobs as HTTP: `Prefer: respond-async`, their status, their attempts.
+//! Jobs over HTTP: accepting them (`Prefer: respond-async`), their status, and their attempts.
 
 pub mod accept;
 pub mod preference;

@@ -1,16 +1,15 @@
-//! Quota headers of a response: what is left of the provider's quota, in each dialect, and
-//! `Retry-After`.
+//! Parses the quota headers of a response, in the dialect of each provider, and `Retry-After`.
 //!
 //! - OpenAI, and Groq: `x-ratelimit-{limit,remaining,reset}-{requests,tokens}`, a bucket; the reset
-//!   is a duration as Go writes it (`120ms`, `6m0s`). Azure OpenAI mostly says what remains, and no
-//!   more; it writes -1 for what it does not know.
+//!   is a duration as Go writes it (`120ms`, `6m0s`). Azure OpenAI mostly sends `remaining` alone,
+//!   and -1 for an unknown value.
 //! - Anthropic: `anthropic-ratelimit-{requests,tokens,input-tokens,output-tokens}-…`, a bucket; the
 //!   reset is a time (RFC 3339), tokens are rounded to the nearest thousand.
 //! - GitHub and many others: `x-ratelimit-{limit,remaining,reset}`, a window; the reset is in
 //!   seconds since 1970, in milliseconds since then (OpenRouter), or from now on (Reddit).
 //! - IETF drafts (`draft-ietf-httpapi-ratelimit-headers`), a window: `RateLimit: "a";r=50;t=30`
 //!   with `RateLimit-Policy: "a";q=100;w=60`, before that `limit=100, remaining=50, reset=30` in
-//!   one header, before that three. Of several policies the one with the least left counts.
+//!   one header, before that three. Of several policies the one with the least left applies.
 //!
 //! A time is compared with the response's own `Date`, so that clocks need not agree. A header that
 //! cannot be read counts as absent.
