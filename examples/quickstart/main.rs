@@ -93,7 +93,7 @@ fn run() -> Result<ExitCode> {
 
 /// Runs until Ctrl-C.
 fn sidecar(policy: &str) -> Result<ExitCode> {
-    logging::init(DaemonLogFormat::Text, LevelFilter::INFO);
+    logging::init(DaemonLogFormat::Text, LevelFilter::INFO)?;
     let options = Options {
         policies: Path::new(POLICIES).join(policy),
         listen: ListenAddress::Tcp((Ipv4Addr::LOCALHOST, LISTEN).into()),

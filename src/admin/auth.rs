@@ -88,6 +88,19 @@ pub fn read_token(source: &str) -> Result<String, TokenError> {
     if text.len() < MIN_TOKEN { Err(TokenError::TooShort(text.len())) } else { Ok(text) }
 }
 
+/// Rejects requests with two `Host` or two `Origin` lines, which may be read in two ways
+/// (RFC 9112, 3.2).
+pub async fn reject_ambiguous(request: Request, next: Next) -> Response {
+    if is_ambiguous(request.headers()) {
+        return error(ApiErrorKind::RepeatedHeader).into_response();
+    }
+    next.run(request).await
+}
+
+fn is_ambiguous(headers: &HeaderMap) -> bool {
+    [HOST, ORIGIN].iter().any(|name| headers.get_all(name).iter().nth(1).is_some())
+}
+
 /// Rejects requests that have no access. Health is open to all.
 pub async fn authorize(
     State(admin): State<Arc<AdminState>>,
@@ -95,7 +108,13 @@ pub async fn authorize(
     next: Next,
 ) -> Response {
     let health = matches!(request.uri().path(), "/healthz" | "/readyz");
-    match denial(&admin.access, request.method(), request.headers()).filter(|_| !health) {
+    let headers = request.headers();
+    let denial = match is_ambiguous(headers) {
+        true => Some(ApiErrorKind::RepeatedHeader),
+        false if health => None,
+        false => denial(&admin.access, request.method(), headers),
+    };
+    match denial {
         None => next.run(request).await,
         Some(denial) => {
             let labels = AdminLabels { action: "rejected", result: denial.as_str() };
@@ -160,6 +179,7 @@ fn error(denial: ApiErrorKind) -> ApiError {
         ApiErrorKind::HostNotLoopback => {
             "the Host header does not name the loopback interface (use 127.0.0.1 or localhost)"
         }
+        ApiErrorKind::RepeatedHeader => "the request has two Host or two Origin lines",
         ApiErrorKind::TokenRequired => {
             "the admin token is missing or wrong (send `Authorization: Bearer TOKEN`)"
         }
@@ -195,6 +215,20 @@ mod tests {
             "localhost.evil",
         ] {
             assert!(!is_loopback_host(host), "{host}");
+        }
+    }
+
+    #[test]
+    fn two_host_or_two_origin_lines_are_ambiguous() {
+        let (host, origin) = (("host", "localhost"), ("origin", "http://localhost"));
+        for (lines, expected) in [
+            (vec![host, origin], false),
+            (vec![], false),
+            (vec![host, host], true),
+            (vec![host, ("host", "evil.example")], true),
+            (vec![host, origin, ("origin", "http://evil.example")], true),
+        ] {
+            assert_eq!(is_ambiguous(&headers(&lines)), expected, "{lines:?}");
         }
     }
 

@@ -20,6 +20,7 @@ pub struct ApiError {
 /// The reason of an error; it names the problem type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ApiErrorKind {
+    RepeatedHeader,
     HostNotLoopback,
     TokenRequired,
     CrossSite,
@@ -54,6 +55,7 @@ impl ApiErrorKind {
     /// The status, and the last part of the problem type.
     fn parts(self) -> (StatusCode, &'static str) {
         match self {
+            Self::RepeatedHeader => (StatusCode::BAD_REQUEST, "repeated-header"),
             Self::HostNotLoopback => (StatusCode::FORBIDDEN, "host-not-loopback"),
             Self::TokenRequired => (StatusCode::UNAUTHORIZED, "token-required"),
             Self::CrossSite => (StatusCode::FORBIDDEN, "cross-site"),

@@ -13,6 +13,7 @@ pub mod degradation;
 pub mod error;
 mod fleet;
 pub mod jobs;
+mod listener;
 mod metrics;
 mod policies;
 pub mod providers;
@@ -25,10 +26,11 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn, from_fn_with_state};
 use tokio::net::TcpListener;
 
 pub use auth::{Access, Token, TokenError, read_token};
+use listener::AdminListener;
 pub use routes::ApiEndpoint;
 use routes::ApiRoutes;
 
@@ -52,6 +54,8 @@ pub struct AdminState {
     pub started: Instant,
     pub listener: String,
     pub access: Access,
+    /// Connections of the admin listener, and as many of the metrics listener.
+    pub max_connections: usize,
     /// `None`: the sidecar accepts no jobs.
     pub store: Option<Store>,
     /// `None`: the host is in no fleet.
@@ -78,21 +82,17 @@ pub fn endpoints() -> Vec<ApiEndpoint> {
 }
 
 /// Serves metrics, health and the API until the process ends.
-///
-/// # Errors
-/// When the listener fails.
-pub async fn serve(listener: TcpListener, state: Arc<AdminState>) -> std::io::Result<()> {
+pub async fn serve(listener: TcpListener, state: Arc<AdminState>) {
     let authorize = from_fn_with_state(Arc::clone(&state), auth::authorize);
-    let router = all_routes().into_router().layer(authorize).with_state(state);
-    axum::serve(listener, router).await
+    let listener = AdminListener::new("admin", listener, &state);
+    listener.serve(all_routes().into_router().layer(authorize).with_state(state)).await;
 }
 
 /// Serves metrics and health alone.
-///
-/// # Errors
-/// When the listener fails.
-pub async fn serve_metrics(listener: TcpListener, state: Arc<AdminState>) -> std::io::Result<()> {
-    axum::serve(listener, metrics::routes().into_router().with_state(state)).await
+pub async fn serve_metrics(listener: TcpListener, state: Arc<AdminState>) {
+    let listener = AdminListener::new("metrics", listener, &state);
+    let router = metrics::routes().into_router().layer(from_fn(auth::reject_ambiguous));
+    listener.serve(router.with_state(state)).await;
 }
 
 /// Whether only this host can connect to an address.

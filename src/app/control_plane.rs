@@ -43,25 +43,11 @@ impl ControlPlane {
     }
 
     async fn run(self) {
-        if let Some(listener) = self.admin {
-            let state = Arc::clone(&self.state);
-            tokio::spawn(async move {
-                let served = match TcpListener::from_std(listener) {
-                    Ok(listener) => admin::serve(listener, state).await,
-                    Err(error) => Err(error),
-                };
-                log_end(served);
-            });
+        if let Some(listener) = from_std(self.admin) {
+            tokio::spawn(admin::serve(listener, Arc::clone(&self.state)));
         }
-        if let Some(listener) = self.metrics {
-            let state = Arc::clone(&self.state);
-            tokio::spawn(async move {
-                let served = match TcpListener::from_std(listener) {
-                    Ok(listener) => admin::serve_metrics(listener, state).await,
-                    Err(error) => Err(error),
-                };
-                log_end(served);
-            });
+        if let Some(listener) = from_std(self.metrics) {
+            tokio::spawn(admin::serve_metrics(listener, Arc::clone(&self.state)));
         }
         let AdminState { current, live, episodes, .. } = &*self.state;
         let (current, live) = (Arc::clone(current), Arc::clone(live));
@@ -77,10 +63,11 @@ impl ControlPlane {
     }
 }
 
-fn log_end(served: std::io::Result<()>) {
-    if let Err(error) = served {
-        tracing::error!(%error, "the admin API ended");
-    }
+/// Registers a listener with the runtime of this thread.
+fn from_std(listener: Option<StdTcpListener>) -> Option<TcpListener> {
+    let registered = TcpListener::from_std(listener?);
+    let log = |error: &std::io::Error| tracing::error!(%error, "the admin API is not served");
+    registered.inspect_err(log).ok()
 }
 
 /// Binds the admin or the metrics listener.

@@ -77,7 +77,8 @@ impl Listener {
         match self {
             Listener::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
-                stream.set_nodelay(true)?;
+                // It fails on some systems when the client has already closed.
+                let _ = stream.set_nodelay(true);
                 Ok(AcceptedConnection::Tcp(stream.into_std()?, peer))
             }
             Listener::Unix(listener, _) => {
@@ -97,7 +98,7 @@ impl Listener {
         socket.set_nonblocking(true).ok()?;
         match self {
             Listener::Tcp(_) => {
-                socket.set_tcp_nodelay(true).ok()?;
+                let _ = socket.set_tcp_nodelay(true);
                 Some(AcceptedConnection::Tcp(socket.into(), peer.as_socket()?))
             }
             Listener::Unix(..) => Some(AcceptedConnection::Unix(socket.into())),

@@ -6,6 +6,7 @@
 //! never delays a request.
 
 mod control_plane;
+mod descriptors;
 mod listener;
 mod shutdown;
 mod signals;

@@ -1,10 +1,12 @@
 //! Shutdown: the workers and the job dispatcher finish what is in flight.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::signals::{SignalAction, Signals};
 use super::workers::Workers;
 use crate::clock;
+use crate::telemetry::access_log::AccessLogSender;
+use crate::telemetry::logging::{self, FLUSH_TIMEOUT};
 
 const POLL: Duration = Duration::from_millis(10);
 
@@ -17,23 +19,33 @@ pub enum Shutdown {
     Immediate,
 }
 
-/// Lets the workers finish, for at most `timeout`.
+/// Lets the workers finish, for at most `timeout`, and the logs, whose readers may have stalled.
 pub(super) async fn drain(
     workers: Workers,
     timeout: Duration,
     signals: &mut Signals,
-) -> std::io::Result<Shutdown> {
+    log: &AccessLogSender,
+) -> Shutdown {
     tracing::info!(?timeout, "draining: the listener is closed");
     workers.drain(clock::now() + timeout);
+    let mut flush_until: Option<Instant> = None;
     let mut poll = tokio::time::interval(POLL);
-    while !workers.are_finished() {
+    loop {
         tokio::select! {
             action = signals.next() => if action == SignalAction::Stop {
-                return Ok(Shutdown::Immediate);
+                return Shutdown::Immediate;
             },
             _ = poll.tick() => {}
         }
+        if !workers.are_finished() {
+            continue;
+        }
+        let until = *flush_until.get_or_insert_with(|| {
+            tracing::info!("drained");
+            clock::now() + FLUSH_TIMEOUT
+        });
+        if (log.is_written() && logging::is_written()) || clock::now() >= until {
+            return Shutdown::Drained;
+        }
     }
-    tracing::info!("drained");
-    Ok(Shutdown::Drained)
 }

@@ -14,7 +14,7 @@ use super::listener::Listener;
 use super::shutdown::{Shutdown, drain};
 use super::signals::{SignalAction, Signals};
 use super::workers::Workers;
-use super::{Options, StartError, store_dir};
+use super::{Options, StartError, descriptors, store_dir};
 use crate::admin::{self, Access, AdminState, Token};
 use crate::cache::CacheRegistry;
 use crate::clock;
@@ -22,10 +22,11 @@ use crate::degradation::history::EpisodeHistory;
 use crate::fleet::Fleet;
 use crate::live::Live;
 use crate::live::fleet::FleetView;
-use crate::proxy::downstream::worker::WorkerShared;
+use crate::proxy::downstream::accept::AcceptPauses;
+use crate::proxy::downstream::worker::{AcceptedConnection, WorkerShared};
 use crate::snapshot::CurrentSnapshot;
 use crate::snapshot::build::SnapshotBuilder;
-use crate::snapshot::loader::{self, Loader};
+use crate::snapshot::loader::{self, Loader, PendingPolicy};
 use crate::snapshot::watch::ReloadTrigger;
 use crate::telemetry::access_log::AccessLogSender;
 use crate::telemetry::metrics::Metrics;
@@ -37,8 +38,8 @@ use crate::upstream::Resolver;
 /// When it cannot start. Then nothing is left running.
 pub fn run(options: &Options) -> Result<Shutdown, StartError> {
     let access = access(options)?;
-    let read = loader::read(&options.policies).map_err(StartError::Policy)?;
-    read.loaded.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    let read = read_policy(options)?;
+    let shares = descriptors::prepare(read.loaded.policy.server.connections);
     let (control, front_runtime) = (runtime()?, runtime()?);
     let live = Arc::new(live(options, read.loaded.policy.server.buffered));
     let resolver = Resolver::new(control.handle().clone());
@@ -59,6 +60,7 @@ pub fn run(options: &Options) -> Result<Shutdown, StartError> {
         started: clock::now(),
         listener: listener.name(),
         access,
+        max_connections: shares.admin,
         fleet: join_fleet(options, &live, &current)?,
         live,
         current,
@@ -81,8 +83,14 @@ pub fn run(options: &Options) -> Result<Shutdown, StartError> {
         poll: options.poll,
     };
     control_plane.start(control)?;
-    let front = Front { listener, signals, state, wake };
+    let front = Front { listener, signals, state, wake, max_connections: shares.clients };
     front.run(&front_runtime, options.workers, resolver)
+}
+
+fn read_policy(options: &Options) -> Result<PendingPolicy, StartError> {
+    let read = loader::read(&options.policies).map_err(StartError::Policy)?;
+    read.loaded.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    Ok(read)
 }
 
 /// The access rules of the admin API. Off loopback it needs a token.
@@ -139,6 +147,8 @@ struct Front {
     state: Arc<AdminState>,
     /// Requests a load of the policy.
     wake: Sender<ReloadTrigger>,
+    /// The connections that the limit of open files allows.
+    max_connections: usize,
 }
 
 impl Front {
@@ -150,39 +160,39 @@ impl Front {
         resolver: Resolver,
     ) -> Result<Shutdown, StartError> {
         let AdminState { live, current, store, .. } = &*self.state;
-        let (log, writer) = AccessLogSender::start(live.metrics.access_log_lines_dropped.clone())?;
+        let log = AccessLogSender::start(live.metrics.access_log_lines_dropped.clone())?;
         let shared = WorkerShared {
             current: Arc::clone(current),
             live: Arc::clone(live),
-            log,
+            log: log.clone(),
             store: store.clone(),
         };
         let local = LocalSet::new();
-        let workers = Workers::start(workers, shared, &self.state, resolver, &local)?;
+        let max = self.max_connections;
+        let workers = Workers::start(workers, max, shared, &self.state, resolver, &local)?;
         // As a task: the main future of a LocalSet is polled whenever any of its tasks is.
-        let serve = async { tokio::task::spawn_local(self.serve(workers)).await };
-        let shutdown = local.block_on(runtime, serve).map_err(std::io::Error::other)??;
-        drop(local);
-        if shutdown == Shutdown::Drained {
-            let _ = writer.join();
-        }
-        Ok(shutdown)
+        let serve = async { tokio::task::spawn_local(self.serve(workers, log)).await };
+        local.block_on(runtime, serve).map_err(std::io::Error::other)?.map_err(StartError::System)
     }
 
     /// Accepts connections until a signal, then drains.
-    async fn serve(self, workers: Workers) -> std::io::Result<Shutdown> {
-        let Front { listener, mut signals, state, wake } = self;
+    async fn serve(self, workers: Workers, log: AccessLogSender) -> std::io::Result<Shutdown> {
+        let Front { listener, mut signals, state, wake, .. } = self;
         let AdminState { live, current, ready, .. } = &*state;
         ready.store(true, Ordering::Release);
+        let mut pauses = AcceptPauses::new("application");
+        let mut load_requested = false;
         let mut closing: Option<Instant> = None;
         loop {
             let until = closing.unwrap_or_else(|| clock::now() + Duration::from_secs(86_400));
             tokio::select! {
-                incoming = listener.next() => workers.dispatch(incoming, live, current).await,
+                incoming = next_connection(&listener, &mut pauses) => {
+                    workers.dispatch(incoming, live, current);
+                }
                 action = signals.next() => {
                     if action == SignalAction::Reload {
                         tracing::info!("SIGHUP: loading the policy");
-                        let _ = wake.send(ReloadTrigger::Load).await;
+                        load_requested = true;
                         continue;
                     }
                     if closing.is_some() {
@@ -193,14 +203,29 @@ impl Front {
                     tracing::info!(?delay, "draining: not ready, still accepting");
                     closing = Some(clock::now() + delay);
                 }
+                // The loader may be busy for long; neither a connection nor a signal waits for it.
+                permit = wake.reserve(), if load_requested => {
+                    load_requested = false;
+                    permit.into_iter().for_each(|permit| permit.send(ReloadTrigger::Load));
+                }
                 () = tokio::time::sleep_until(until.into()), if closing.is_some() => break,
             }
         }
         workers.set_draining();
         while let Some(incoming) = listener.pending() {
-            workers.dispatch(Ok(incoming), live, current).await;
+            workers.dispatch(incoming, live, current);
         }
         drop(listener);
-        drain(workers, current.load().policy.server.drain_timeout, &mut signals).await
+        let timeout = current.load().policy.server.drain_timeout;
+        Ok(drain(workers, timeout, &mut signals, &log).await)
+    }
+}
+
+async fn next_connection(listener: &Listener, pauses: &mut AcceptPauses) -> AcceptedConnection {
+    loop {
+        pauses.wait().await;
+        if let Some(incoming) = pauses.check(listener.next().await) {
+            return incoming;
+        }
     }
 }

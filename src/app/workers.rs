@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use tokio::runtime::Builder;
 use tokio::sync::mpsc::{self, UnboundedSender};
 use tokio::task::LocalSet;
 
@@ -19,13 +20,12 @@ use crate::proxy::downstream::worker::{
 use crate::snapshot::CurrentSnapshot;
 use crate::upstream::Resolver;
 
-/// Pause after a failed accept, which mostly means that no file descriptor is left.
-const ACCEPT_RETRY: Duration = Duration::from_millis(10);
-
 /// All workers, and the job dispatcher when there is a store.
 pub(super) struct Workers {
     workers: Vec<WorkerHandle>,
     jobs: Option<JobRunner>,
+    /// The connections that the limit of open files allows.
+    max_connections: usize,
 }
 
 /// A running worker, as the accepting thread sees it.
@@ -36,7 +36,7 @@ struct WorkerHandle {
 }
 
 enum WorkerTask {
-    Thread(JoinHandle<std::io::Result<()>>),
+    Thread(JoinHandle<()>),
     Local(tokio::task::JoinHandle<()>),
 }
 
@@ -44,6 +44,7 @@ impl Workers {
     /// Starts the workers, the first of them on this thread.
     pub fn start(
         count: usize,
+        max_connections: usize,
         common: WorkerShared,
         state: &AdminState,
         resolver: Resolver,
@@ -55,27 +56,14 @@ impl Workers {
         let store = common.store.clone();
         let jobs =
             store.map(|store| JobRunner::start(common, store, resolver, link)).transpose()?;
-        Ok(Workers { workers, jobs })
+        Ok(Workers { workers, jobs, max_connections })
     }
 
     /// Gives a connection to the worker with the fewest, or rejects it when there are too many.
-    pub async fn dispatch(
-        &self,
-        incoming: std::io::Result<AcceptedConnection>,
-        live: &Live,
-        current: &CurrentSnapshot,
-    ) {
-        let incoming = match incoming {
-            Ok(incoming) => incoming,
-            Err(error) => {
-                tracing::warn!(%error, "a connection could not be accepted");
-                tokio::time::sleep(ACCEPT_RETRY).await;
-                return;
-            }
-        };
+    pub fn dispatch(&self, incoming: AcceptedConnection, live: &Live, current: &CurrentSnapshot) {
         let open: usize = self.workers.iter().map(|worker| worker.load.count()).sum();
         live.metrics.connections.set(open as i64 + 1);
-        if open >= current.load().policy.server.connections {
+        if open >= current.load().policy.server.connections.min(self.max_connections) {
             live.metrics.connections_rejected.inc();
             reject(&incoming);
             return;
@@ -117,14 +105,15 @@ impl WorkerHandle {
         let load = Arc::new(WorkerLoad::default());
         let (common, worker_load) = (common.clone(), Arc::clone(&load));
         let task = if index == 0 {
-            WorkerTask::Local(local.spawn_local(proxy::run_worker_in_place(
-                common,
-                worker_load,
-                inbox,
-            )))
+            WorkerTask::Local(local.spawn_local(proxy::run_worker(common, worker_load, inbox)))
         } else {
             let thread = thread::Builder::new().name(format!("worker-{index}"));
-            let work = move || proxy::run_worker(common, worker_load, inbox);
+            // Made here, so that a failure ends the start.
+            let runtime = Builder::new_current_thread().enable_all().build()?;
+            let work = move || {
+                let run = proxy::run_worker(common, worker_load, inbox);
+                LocalSet::new().block_on(&runtime, run);
+            };
             WorkerTask::Thread(thread.spawn(work)?)
         };
         Ok(WorkerHandle { orders, load, task })

@@ -23,14 +23,17 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use self::admin_client::AdminArgs;
 
+use crate::telemetry::escape::escape_lines;
+
 /// The exit codes and their meanings.
-pub const EXIT_CODES: [(u8, &str); 4] = [
+pub const EXIT_CODES: [(u8, &str); 5] = [
     (0, "success"),
     (1, "the policy has an error (`check`), or no route matches (`explain`)"),
     (
         2,
         "the command cannot be carried out: invalid arguments, an invalid policy (`run`, `explain`), or the sidecar cannot be reached or rejects the change",
     ),
+    (101, "a panic outside the handling of a request ended `run`; the log has its location"),
     (130, "a second SIGINT or SIGTERM ended `run` before everything in flight was finished"),
 ];
 
@@ -118,11 +121,11 @@ fn print(result: Result<String, String>) -> ExitCode {
     match result {
         Ok(text) => {
             // A closed pipe is not an error.
-            let _ = writeln!(std::io::stdout(), "{text}");
+            let _ = writeln!(std::io::stdout(), "{}", escape_lines(&text));
             ExitCode::SUCCESS
         }
         Err(error) => {
-            eprintln!("error: {error}");
+            eprintln!("error: {}", escape_lines(&error.to_string()));
             ExitCode::from(2)
         }
     }

@@ -1,13 +1,17 @@
 //! Text for the terminal: tables, durations and manual overrides.
 
 use crate::live::operator_override::{ActiveOverride, AuditNote};
+use crate::telemetry::escape::escape;
 
 /// Stands for a missing value.
 pub const NONE: &str = "-";
 
 /// Rows below a header; each column is as wide as its widest cell.
+///
+/// Names come from policies and providers, so a cell may contain anything.
 pub fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
-    let rows: Vec<_> = rows.into_iter().collect();
+    let escaped = |row: Vec<String>| row.iter().map(|cell| escape(cell).into_owned()).collect();
+    let rows: Vec<Vec<String>> = rows.into_iter().map(escaped).collect();
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
         cells.chain(header.get(column).map(|name| name.len())).max().unwrap_or(0)
@@ -66,6 +70,12 @@ pub fn note_text(note: &AuditNote) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cell_cannot_control_the_terminal_or_forge_a_row() {
+        let rows = [vec!["a\x1b[2J\nb\u{202e}".to_owned(), "1".to_owned()]];
+        assert_eq!(table(&["K", "N"], rows).lines().nth(1), Some("a\\u001b[2J\\u000ab\\u202e  1"));
+    }
 
     #[test]
     fn columns_are_as_wide_as_their_widest_cell() {

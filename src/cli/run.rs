@@ -121,29 +121,30 @@ fn fleet_name(text: &str) -> Result<String, String> {
 
 /// Runs the sidecar until a signal ends it.
 pub fn run(args: &RunArgs) -> ExitCode {
-    logging::init(args.log_format, args.log);
+    if let Err(error) = logging::init(args.log_format, args.log) {
+        return fail(&format!("error: cannot start the log: {error}"));
+    }
     clock::set_off(args.clock_offset);
     let fleet = match args.redis.as_deref().map(RedisAddress::read).transpose() {
         Ok(address) => {
             address.map(|address| fleet::FleetOptions { address, name: args.fleet.clone() })
         }
-        Err(error) => {
-            eprintln!("error: {error}");
-            return ExitCode::from(2);
-        }
+        Err(error) => return fail(&format!("error: {error}")),
     };
     match app::run(&args.options(fleet)) {
         Ok(Shutdown::Drained) => ExitCode::SUCCESS,
         Ok(Shutdown::Immediate) => ExitCode::from(130),
         Err(StartError::Policy(problems)) => {
-            eprintln!("{}", render(&problems, std::io::stderr().is_terminal()));
-            ExitCode::from(2)
+            fail(&render(&problems, std::io::stderr().is_terminal()))
         }
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::from(2)
-        }
+        Err(error) => fail(&format!("error: {error}")),
     }
+}
+
+/// Reports why the sidecar does not run, through the log's writer: standard error may be blocked.
+fn fail(message: &str) -> ExitCode {
+    logging::print(message);
+    ExitCode::from(2)
 }
 
 impl RunArgs {

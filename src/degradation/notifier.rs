@@ -24,6 +24,7 @@ use crate::resilience::retry::backoff::{BackoffPolicy, Jitter};
 use crate::snapshot::{DegradationMode, Snapshot};
 use crate::store::Millis;
 use crate::telemetry::metrics::NotificationLabels;
+use crate::telemetry::panics::{Contained, PanicId};
 use crate::upstream::{AddressScope, Pools, Resolver, WebhookMessage, WebhookSender, signature};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -51,7 +52,7 @@ struct ModeNotifications {
     /// Changes that the latest message does not report.
     skipped: u64,
     last_sent: Option<Instant>,
-    in_flight: Vec<JoinHandle<()>>,
+    in_flight: Vec<JoinHandle<Result<(), PanicId>>>,
 }
 
 impl Notifier {
@@ -100,7 +101,7 @@ impl Notifier {
                 let notification = Notification { live, sender, mode, notify, id, body };
                 notification.send().await;
             };
-            notifications.in_flight.push(spawn_local(task));
+            notifications.in_flight.push(spawn_local(Contained::new(task)));
         }
     }
 }

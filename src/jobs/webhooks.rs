@@ -20,6 +20,7 @@ use crate::store::{
     CallbackResult, JobRecord, Millis, PendingCallback, Store, StoreError, StoredResponse,
 };
 use crate::telemetry::metrics::DeliveryLabels;
+use crate::telemetry::panics::Contained;
 use crate::upstream::{AddressScope, Resolver, WebhookMessage, WebhookSender, signature};
 
 const CONCURRENCY: usize = 8;
@@ -71,7 +72,8 @@ impl CallbackSender {
                 Ok((due, next)) => {
                     for callback in due {
                         if self.in_flight.borrow_mut().insert(callback.seq) {
-                            tokio::task::spawn_local(Rc::clone(&self).process(callback));
+                            let process = Rc::clone(&self).process(callback);
+                            tokio::task::spawn_local(Contained::new(process));
                         }
                     }
                     next.map_or(INTERVAL, |next| now.until(next).min(INTERVAL))

@@ -34,6 +34,7 @@ use crate::policy::sections::model::Forwarded;
 use crate::proxy::access_log::record::AccessRecord;
 use crate::snapshot::Route;
 use crate::store::Store;
+use crate::telemetry::panics::PanicId;
 
 /// [`handle`] as the handler of a worker's connections.
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +50,11 @@ impl RequestHandler for Handler {
         request: Request<Incoming>,
     ) -> impl Future<Output = Result<Response<ResponseBody>, Infallible>> {
         handle(worker, client, request)
+    }
+
+    fn panicked(panic: PanicId) -> Response<ResponseBody> {
+        let detail = format!("the log of the sidecar has the cause under {panic}");
+        Problem::new(ProblemKind::InternalError, detail).into_response().map(ResponseBody::full)
     }
 }
 

@@ -22,23 +22,11 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use downstream::worker::{self, WorkerCommand, WorkerLoad, WorkerShared};
 use handler::Handler;
 
-/// Runs a worker on this thread until it has drained.
-///
-/// # Errors
-/// When the runtime cannot be created.
-pub fn run_worker(
-    shared: WorkerShared,
-    load: Arc<WorkerLoad>,
-    commands: UnboundedReceiver<WorkerCommand>,
-) -> std::io::Result<()> {
-    worker::run(shared, load, commands, Handler)
-}
-
-/// Runs a worker within the current runtime and local set.
-pub async fn run_worker_in_place(
+/// Runs a worker within the current runtime and local set, until it has drained.
+pub async fn run_worker(
     shared: WorkerShared,
     load: Arc<WorkerLoad>,
     commands: UnboundedReceiver<WorkerCommand>,
 ) {
-    worker::run_in_place(shared, load, commands, Handler).await;
+    worker::run(shared, load, commands, Handler).await;
 }

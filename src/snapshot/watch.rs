@@ -20,6 +20,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::loader::Loader;
 use super::policy_files::{base_dir, is_yaml};
+use crate::telemetry::panics;
 
 /// Time without events before the files are read.
 const QUIET: Duration = Duration::from_millis(75);
@@ -85,7 +86,9 @@ async fn run<T: Send + 'static>(
     task: impl FnOnce(&Loader) -> T + Send + 'static,
 ) -> Option<T> {
     let loader = Arc::clone(loader);
-    tokio::task::spawn_blocking(move || task(&loader)).await.ok()
+    // A policy that makes the loader panic does not replace the one in force.
+    let task = move || panics::contain(|| task(&loader)).ok();
+    tokio::task::spawn_blocking(task).await.ok().flatten()
 }
 
 /// Waits until the files have stopped changing. False if they are unchanged since the last load

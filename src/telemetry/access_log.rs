@@ -1,24 +1,29 @@
 //! The access log's writer: one thread writes the lines of all workers, and no request waits for it.
 //!
 //! A worker collects its lines and sends them in batches, a few times per second whatever the
-//! request rate. The channel is bounded: when the disk cannot keep up, batches are dropped and their
-//! lines counted in `outrigger_access_log_lines_dropped_total`.
+//! request rate. When the destination cannot keep up, lines are dropped and counted in
+//! `outrigger_access_log_lines_dropped_total` (see `line_queue.rs`).
 //!
 //! The file is reopened when its path names a different file than the open one, so logrotate needs
 //! no signal.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::thread::{self, JoinHandle};
 
 use prometheus_client::metrics::counter::Counter;
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
-/// Batches that may wait for the writer.
-const QUEUED_BATCHES: usize = 256;
+use super::line_queue::{LineBatch, LineQueue};
+use super::log_limit::LogLimit;
+use crate::clock;
+
+/// Memory of the lines that wait for the writer.
+const MAX_BYTES: usize = 16 << 20;
+/// Lines may name paths of requests: readable by the owner and the group.
+const MODE: u32 = 0o640;
 
 /// The destination of the lines.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,58 +32,54 @@ pub enum LogDestination {
     File(std::path::PathBuf),
 }
 
-/// Lines of one worker, and their destination.
-#[derive(Debug)]
-struct Batch {
-    to: Arc<LogDestination>,
-    lines: u64,
-    text: Vec<u8>,
-}
-
 /// A worker's end of the log.
 #[derive(Clone, Debug)]
 pub struct AccessLogSender {
-    batches: SyncSender<Batch>,
-    dropped: Counter,
+    queue: Arc<LineQueue<Arc<LogDestination>>>,
 }
 
 impl AccessLogSender {
-    /// Starts the writer. It ends, after the last line, when every `AccessLogSender` has been dropped.
+    /// Starts the writer. `dropped` counts the lines that cannot be written.
     ///
     /// # Errors
     /// When the thread cannot be started.
-    pub fn start(dropped: Counter) -> io::Result<(AccessLogSender, JoinHandle<()>)> {
-        let (batches, inbox) = sync_channel(QUEUED_BATCHES);
-        let counter = dropped.clone();
-        let thread = thread::Builder::new()
-            .name("access-log".into())
-            .spawn(move || write_all(&inbox, &counter))?;
-        Ok((AccessLogSender { batches, dropped }, thread))
+    pub fn start(dropped: Counter) -> io::Result<AccessLogSender> {
+        let mut writer = AccessLogWriter::default();
+        let write = move |batch: &LineBatch<Arc<LogDestination>>| writer.write(batch);
+        Ok(AccessLogSender { queue: LineQueue::start("access-log", MAX_BYTES, dropped, write)? })
     }
 
     /// Sends lines to the writer without waiting.
     pub fn send(&self, to: &Arc<LogDestination>, lines: u64, text: Vec<u8>) {
-        let batch = Batch { to: Arc::clone(to), lines, text };
-        if let Err(TrySendError::Full(batch) | TrySendError::Disconnected(batch)) =
-            self.batches.try_send(batch)
-        {
-            self.dropped.inc_by(batch.lines);
-        }
+        self.queue.push(LineBatch { to: Arc::clone(to), lines, text });
+    }
+
+    /// Whether every line has been written or dropped.
+    pub fn is_written(&self) -> bool {
+        self.queue.is_written()
     }
 }
 
-fn write_all(inbox: &Receiver<Batch>, dropped: &Counter) {
-    let mut open: Option<OpenFile> = None;
-    for batch in inbox {
+/// The state of the writer thread.
+#[derive(Debug, Default)]
+struct AccessLogWriter {
+    open: Option<OpenFile>,
+    failures: LogLimit,
+}
+
+impl AccessLogWriter {
+    fn write(&mut self, batch: &LineBatch<Arc<LogDestination>>) -> io::Result<()> {
         let written = match &*batch.to {
             LogDestination::Stderr => io::stderr().lock().write_all(&batch.text),
-            LogDestination::File(path) => append(&mut open, path, &batch.text),
+            LogDestination::File(path) => append(&mut self.open, path, &batch.text),
         };
-        if let Err(error) = written {
-            dropped.inc_by(batch.lines);
-            open = None;
-            tracing::warn!(%error, lines = batch.lines, "cannot write to the access log, lines dropped");
+        if let Err(error) = &written {
+            self.open = None;
+            if let Some(failures) = self.failures.admit(clock::now()) {
+                tracing::warn!(%error, failures, "cannot write to the access log, lines dropped");
+            }
         }
+        written
     }
 }
 
@@ -94,7 +95,7 @@ fn append(open: &mut Option<OpenFile>, path: &Path, text: &[u8]) -> io::Result<(
     let named = std::fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()));
     let current = open.as_ref().is_some_and(|o| o.path == path && Some(o.id) == named);
     if !current {
-        let file = OpenOptions::new().create(true).append(true).open(path)?;
+        let file = open_to_append(path)?;
         let meta = file.metadata()?;
         *open = Some(OpenFile { path: path.to_owned(), file, id: (meta.dev(), meta.ino()) });
     }
@@ -104,24 +105,36 @@ fn append(open: &mut Option<OpenFile>, path: &Path, text: &[u8]) -> io::Result<(
     }
 }
 
+/// Opens a file, or creates it. To open a FIFO would wait for its reader; without one it fails.
+fn open_to_append(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.create(true).append(true).mode(MODE);
+    let nonblocking = i32::try_from(OFlags::NONBLOCK.bits()).map_err(io::Error::other)?;
+    let file = options.custom_flags(nonblocking).open(path)?;
+    // A write waits again, so that it does not end in the middle of a line.
+    fcntl_setfl(&file, fcntl_getfl(&file)? & !OFlags::NONBLOCK)?;
+    Ok(file)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
+
+    const PATIENCE: Duration = Duration::from_secs(10);
 
     #[test]
-    fn a_moved_file_is_created_again_and_no_line_is_lost() {
+    fn lines_are_written_to_a_file_that_others_cannot_read() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("access.log");
         let dropped = Counter::default();
-        for (name, line) in [("first", b"1\n"), ("second", b"2\n")] {
-            let (log, thread) = AccessLogSender::start(dropped.clone()).expect("a thread");
-            log.send(&Arc::new(LogDestination::File(path.clone())), 1, line.to_vec());
-            drop(log);
-            thread.join().expect("the writer stops");
-            std::fs::rename(&path, dir.path().join(name)).expect("moved");
-        }
-        let read = |name| std::fs::read_to_string(dir.path().join(name)).expect("written");
-        assert_eq!((read("first").as_str(), read("second").as_str()), ("1\n", "2\n"));
+        let log = AccessLogSender::start(dropped.clone()).expect("a thread");
+        let to = Arc::new(LogDestination::File(path.clone()));
+        log.send(&to, 1, b"1\n".to_vec());
+        log.send(&to, 1, b"2\n".to_vec());
+        log.queue.wait_until_written(PATIENCE);
+        assert_eq!(std::fs::read_to_string(&path).expect("written"), "1\n2\n");
+        assert_eq!(path.metadata().expect("a file").mode() & 0o027, 0);
         assert_eq!(dropped.get(), 0);
     }
 
@@ -139,11 +152,16 @@ mod tests {
     #[test]
     fn lines_that_cannot_be_written_are_counted() {
         let dropped = Counter::default();
-        let (log, thread) = AccessLogSender::start(dropped.clone()).expect("a thread");
-        let nowhere = Arc::new(LogDestination::File("/nonexistent/access.log".into()));
-        log.send(&nowhere, 3, b"a\nb\nc\n".to_vec());
-        drop(log);
-        thread.join().expect("the writer stops");
-        assert_eq!(dropped.get(), 3);
+        let log = AccessLogSender::start(dropped.clone()).expect("a thread");
+        let dir = tempfile::tempdir().expect("a directory");
+        let fifo = dir.path().join("fifo");
+        let made = std::process::Command::new("mkfifo").arg(&fifo).status().expect("mkfifo runs");
+        assert!(made.success());
+        for path in [Path::new("/nonexistent/access.log"), Path::new("/dev/full"), &fifo] {
+            let to = Arc::new(LogDestination::File(path.to_owned()));
+            log.send(&to, 3, b"a\nb\nc\n".to_vec());
+        }
+        log.queue.wait_until_written(PATIENCE);
+        assert_eq!(dropped.get(), 9);
     }
 }

@@ -20,6 +20,7 @@ use prometheus_client::registry::Registry;
 use super::family::Series;
 pub use super::labels::*;
 use super::process::Process;
+use super::{logging, panics};
 use crate::clock;
 
 /// A gauge of a number that can go down to zero.
@@ -198,6 +199,9 @@ metrics! {
     connections_rejected: single Counter, "Connections rejected because server.connections was reached";
     buffered_bytes: single Level, "Bytes in all replay and response buffers";
     access_log_lines_dropped: single Counter, "Access-log lines that could not be written";
+    daemon_log_lines_dropped: single Counter = logging::dropped_lines(), "Lines of the daemon's log that could not be written";
+    panics: single Counter = panics::counter(), "Panics, each of which ended one request, one job or one load of the policy";
+    admin_connections_closed: single Counter, "Connections to the admin and metrics listeners closed to make room for newer ones";
     admin_changes: family Counter [AdminLabels], "Manual overrides, and admin requests that were rejected";
 }
 

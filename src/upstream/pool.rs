@@ -29,6 +29,7 @@ use super::target::DialTarget;
 use super::waiters::{PoolWait, WaiterQueue};
 use crate::clock;
 use crate::resilience::balance::affinity::IdentityHasher;
+use crate::telemetry::panics::Contained;
 
 /// A connection that idled for less than this is used without a peek.
 const PEEK_AFTER: Duration = Duration::from_millis(100);
@@ -116,11 +117,11 @@ impl Pools {
         let slot = PoolSlot::new(self.pool(target));
         let target = Arc::clone(target);
         let (sender, receiver) = oneshot::channel();
-        tokio::task::spawn_local(async move {
+        tokio::task::spawn_local(Contained::new(async move {
             let result = dial::connection(&target, slot).await;
             // If the receiver is gone, the connection is dropped, which puts it into the pool.
             drop(sender.send(result));
-        });
+        }));
         PendingDial(receiver)
     }
 

@@ -39,6 +39,7 @@ mod limits;
 mod listener;
 mod manual_overrides;
 mod metrics;
+mod overload;
 mod overrides;
 mod queue;
 mod raw_tcp;

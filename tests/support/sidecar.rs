@@ -38,6 +38,8 @@ pub struct Builder {
     environment: Vec<(String, String)>,
     data: Option<PathBuf>,
     default_data: bool,
+    stalled_log: bool,
+    soft_open_files: Option<u64>,
 }
 
 /// A sidecar that exited before it listened.
@@ -105,6 +107,16 @@ impl Builder {
         Self { workers, ..self }
     }
 
+    /// Reads standard error only until the sidecar listens. The pipe stays open.
+    pub fn stalled_log(self) -> Self {
+        Self { stalled_log: true, ..self }
+    }
+
+    /// Starts with this soft limit of open files.
+    pub fn soft_open_files(self, limit: u64) -> Self {
+        Self { soft_open_files: Some(limit), ..self }
+    }
+
     /// The folder that policies are read from.
     pub fn policies(&self) -> PathBuf {
         self.folder.path().join("policies")
@@ -122,7 +134,8 @@ impl Builder {
         let log = Arc::new(Watched::new(Log::default()));
         let stderr = child.stderr.take().expect("standard error is piped");
         let stdout = child.stdout.take().expect("standard output is piped");
-        let readers = vec![collect_lines(stderr, &log), collect_lines(stdout, &log)];
+        let (stalls, reads) = (self.stalled_log, false);
+        let readers = vec![collect_lines(stderr, &log, stalls), collect_lines(stdout, &log, reads)];
         let (listener, admin) = (String::new(), String::new());
         let mut sidecar = Sidecar { child, log, readers, folder: self.folder, listener, admin };
         match sidecar.wait_for_addresses() {
@@ -135,7 +148,16 @@ impl Builder {
     }
 
     fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_outrigger"));
+        let binary = env!("CARGO_BIN_EXE_outrigger");
+        let mut command = match self.soft_open_files {
+            None => Command::new(binary),
+            Some(limit) => {
+                let mut shell = Command::new("sh");
+                let limited = format!("ulimit -Sn {limit} && exec \"$0\" \"$@\"");
+                shell.arg("-c").arg(limited).arg(binary);
+                shell
+            }
+        };
         command.arg("run").arg("--policies").arg(self.policies());
         command.args(["--listen", &self.listen, "--admin", "127.0.0.1:0"]);
         command.arg("--workers").arg(self.workers.to_string()).args(&self.arguments);
@@ -165,8 +187,17 @@ impl Sidecar {
         fs::create_dir(folder.path().join("policies")).expect("a folder for policies");
         let listen = "127.0.0.1:0".to_owned();
         let (arguments, environment) = (Vec::new(), Vec::new());
-        let (data, default_data) = (None, false);
-        Builder { folder, listen, arguments, workers: 2, environment, data, default_data }
+        Builder {
+            folder,
+            listen,
+            arguments,
+            workers: 2,
+            environment,
+            data: None,
+            default_data: false,
+            stalled_log: false,
+            soft_open_files: None,
+        }
     }
 
     /// Starts with one policy file, `policy.yaml`.
@@ -215,6 +246,13 @@ impl Sidecar {
         assert_eq!(status, 200, "{text}");
         let rest = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '))?;
         rest.split(' ').next()?.parse().ok()
+    }
+
+    /// The URL of the metrics listener; the sidecar runs with `--metrics 127.0.0.1:0`.
+    pub fn metrics_url(&self, path: &str) -> String {
+        let line = self.wait_for_log(|line| line.contains("metrics=http://"));
+        let address = line.split("metrics=").nth(1).expect("an address");
+        format!("{}{path}", address.split(' ').next().expect("an address"))
     }
 
     pub fn pid(&self) -> u32 {
@@ -357,14 +395,24 @@ impl Signal {
     }
 }
 
-fn collect_lines(from: impl Read + Send + 'static, log: &Arc<Watched<Log>>) -> JoinHandle<()> {
+/// A reader that `stalls` stops at the line with the addresses, and closes its end never.
+fn collect_lines(
+    from: impl Read + Send + 'static,
+    log: &Arc<Watched<Log>>,
+    stalls: bool,
+) -> JoinHandle<()> {
     let log = Arc::clone(log);
     std::thread::spawn(move || {
         let mut from = BufReader::new(from);
         let mut line = Vec::new();
         while from.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
             let text = String::from_utf8_lossy(&line).trim_end().to_owned();
+            let is_last = stalls && addresses(&text).is_some();
             log.change(|log| log.lines.push(text));
+            if is_last {
+                std::mem::forget(from);
+                return;
+            }
             line.clear();
         }
         log.change(|log| log.ended += 1);

@@ -46,7 +46,7 @@ record_keys! {
         RESULT, "result", "string", "",
             "How the request ended: `complete`, `local_response` (produced by Outrigger), `interrupted` (the response broke after its first byte) or `client_disconnected`";
         REASON, "reason", "string", "",
-            "For `local_response` the [problem type](problem-types.md); for `interrupted` the cause: `broken`, `idle`, `no_content`, `error_event`, `no_end`, `upgrade_failed` or `upgrade_not_requested`";
+            "For `local_response` the [problem type](problem-types.md); for `interrupted` the cause: `broken`, `idle`, `no_content`, `error_event`, `no_end`, `upgrade_failed`, `upgrade_not_requested` or `panic`";
         DURATION, "duration_ms", "number", "ms",
             "From the request head to the end of the response";
         FIRST_BYTE, "first_byte_ms", "number", "ms",
@@ -66,7 +66,7 @@ record_keys! {
         NOT_REDUCED, "not_reduced", "string", "",
             "`body` if a mode could not change the body, because it was not kept or is not JSON";
         REQUEST_ID, "request_id", "string", "",
-            "The request id in the response of a degradation mode";
+            "The request id in the response of a degradation mode, or of the panic in the daemon's log that ended the request";
         JOB, "job", "string", "",
             "The job that the request became or that this is a run of";
         BYTES_IN, "bytes_in", "integer", "bytes",

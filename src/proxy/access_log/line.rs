@@ -4,6 +4,7 @@ use std::io::Write as _;
 use std::time::Duration;
 
 use super::keys::{self, RecordKey};
+use crate::telemetry::escape::{is_unsafe, push_escaped};
 
 /// A line of the access log: JSON or text. The format is a parameter of the type, so that each
 /// key is a constant piece to write.
@@ -60,8 +61,7 @@ impl<'a, const JSON: bool> LogLine<'a, JSON> {
     #[inline]
     pub fn string(&mut self, key: &RecordKey, value: &str) {
         self.key(key);
-        let is_plain = |b: u8| b > b' ' && b != b'"';
-        if !JSON && !value.is_empty() && value.bytes().all(is_plain) {
+        if !JSON && is_plain(value) {
             self.out.extend_from_slice(value.as_bytes());
         } else {
             write_string(self.out, value);
@@ -110,20 +110,28 @@ impl<'a, const JSON: bool> LogLine<'a, JSON> {
     }
 }
 
+/// Whether the text format needs no quotes for a value.
+fn is_plain(value: &str) -> bool {
+    let is_plain_byte = |b: u8| b > b' ' && b != b'"' && b < 0x7f;
+    let is_plain_char = |c: char| c > ' ' && c != '"' && !is_unsafe(c);
+    !value.is_empty() && (value.bytes().all(is_plain_byte) || value.chars().all(is_plain_char))
+}
+
 fn write_string(out: &mut Vec<u8>, value: &str) {
     out.push(b'"');
-    let needs_escape = |b: u8| b < 0x20 || b == b'"' || b == b'\\';
+    let may_need_escape = |b: u8| b < 0x20 || b == b'"' || b == b'\\' || b >= 0x7f;
     // A fold without an early exit is vectorized.
-    if !value.bytes().fold(false, |found, b| found | needs_escape(b)) {
+    if !value.bytes().fold(false, |found, b| found | may_need_escape(b)) {
         out.extend_from_slice(value.as_bytes());
     } else {
-        for byte in value.bytes() {
-            match byte {
-                b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
-                0..=0x1f => out.extend_from_slice(format!("\\u{byte:04x}").as_bytes()),
-                _ => out.push(byte),
+        let mut escaped = String::with_capacity(value.len() + 16);
+        for c in value.chars() {
+            if matches!(c, '"' | '\\') {
+                escaped.push('\\');
             }
+            push_escaped(&mut escaped, c);
         }
+        out.extend_from_slice(escaped.as_bytes());
     }
     out.push(b'"');
 }
@@ -159,9 +167,23 @@ mod tests {
         );
     }
 
+    #[test]
+    fn neither_format_has_raw_controls_or_bidirectional_marks() {
+        let value = "a\u{1b}\u{7f}\u{85}\u{9b}\u{202e}\u{2066}\u{200f}\u{61c}é";
+        let escaped = "\"a\\u001b\\u007f\\u0085\\u009b\\u202e\\u2066\\u200f\\u061cé\"";
+        let (mut text, mut json) = (Vec::new(), Vec::new());
+        LogLine::<false>::begin(&mut text, b"T").string(&keys::PATH, value);
+        LogLine::<true>::begin(&mut json, b"T").string(&keys::PATH, value);
+        assert_eq!(String::from_utf8_lossy(&text), format!("T path={escaped}"));
+        assert_eq!(String::from_utf8_lossy(&json), format!("{{\"time\":\"T\",\"path\":{escaped}"));
+        let mut plain = Vec::new();
+        LogLine::<false>::begin(&mut plain, b"T").string(&keys::PATH, "/caf\u{e9}");
+        assert_eq!(String::from_utf8_lossy(&plain), "T path=/café");
+    }
+
     proptest! {
         #[test]
-        fn every_line_is_json(value in ".{0,40}", n in any::<u64>(), micros in 0u64..10_000_000_000) {
+        fn every_line_is_json(value in "(?s).{0,40}", n in any::<u64>(), micros in 0u64..10_000_000_000) {
             let mut out = Vec::new();
             let mut line = LogLine::<true>::begin(&mut out, b"T");
             line.string(&keys::PATH, &value);

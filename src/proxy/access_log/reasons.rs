@@ -27,6 +27,8 @@ pub enum Interruption {
     UpgradeFailed,
     /// The provider switched protocols although the client requested no upgrade.
     UpgradeNotRequested,
+    /// A fault of Outrigger.
+    Panic,
 }
 
 impl RequestEnd {
@@ -58,6 +60,7 @@ impl Interruption {
             Interruption::NoEnd(_) => "no_end",
             Interruption::UpgradeFailed => "upgrade_failed",
             Interruption::UpgradeNotRequested => "upgrade_not_requested",
+            Interruption::Panic => "panic",
         }
     }
 }

@@ -13,16 +13,18 @@ use http::{HeaderMap, Method, Uri};
 use super::degradation_effects::DegradationEffects;
 use super::keys;
 use super::line::LogLine;
-use super::reasons::{NotReplayable, RequestEnd, RetryDenied};
+use super::reasons::{Interruption, NotReplayable, RequestEnd, RetryDenied};
 use crate::clock;
 use crate::live::quota::usage_meter::AttemptKind;
 use crate::policy::sections::model::{Auth, LogFormat};
 use crate::proxy::downstream::connection::Client;
+use crate::proxy::downstream::problem::ProblemKind;
 use crate::proxy::downstream::worker::Worker;
 use crate::resilience::outcome::AttemptClass;
 use crate::snapshot::{Endpoint, Route};
 use crate::store::JobId;
 use crate::telemetry::metrics::{NO_ROUTE, ReasonLabels};
+use crate::telemetry::panics::{self, PanicId};
 
 #[derive(Debug)]
 pub struct AttemptRecord {
@@ -68,6 +70,8 @@ pub struct AccessRecord {
     pub effects: Option<Box<DegradationEffects>>,
     /// The job that the request became or that this is a run of.
     pub job: Option<JobId>,
+    /// The panic that ended the request.
+    panic: Option<PanicId>,
     /// The record was written, or is not to be written.
     written: bool,
 }
@@ -103,6 +107,7 @@ impl AccessRecord {
             cache: None,
             effects: None,
             job: None,
+            panic: None,
             written: false,
         })
     }
@@ -178,6 +183,10 @@ impl AccessRecord {
 
     /// Ends the record and writes it. A record that is dropped before ends as disconnected.
     pub fn finish(&mut self, end: RequestEnd) {
+        let end = match end {
+            RequestEnd::ClientDisconnected => self.end_of_dropped(),
+            end => end,
+        };
         self.end.get_or_insert(end);
         if std::mem::replace(&mut self.written, true) {
             return;
@@ -221,6 +230,19 @@ impl AccessRecord {
         });
     }
 
+    /// How a request ended that was dropped before its end.
+    fn end_of_dropped(&mut self) -> RequestEnd {
+        self.panic = panics::current();
+        match (self.panic, self.status) {
+            (None, _) => RequestEnd::ClientDisconnected,
+            (Some(_), 0) => {
+                self.status = ProblemKind::InternalError.status().as_u16();
+                RequestEnd::LocalResponse(ProblemKind::InternalError)
+            }
+            (Some(_), _) => RequestEnd::Interrupted(Interruption::Panic),
+        }
+    }
+
     fn write<const JSON: bool>(
         &self,
         mut line: LogLine<'_, JSON>,
@@ -255,6 +277,9 @@ impl AccessRecord {
         }
         if let Some(effects) = &self.effects {
             effects.write(&mut line);
+        }
+        if let Some(panic) = &self.panic {
+            line.word(&keys::REQUEST_ID, panic.to_string());
         }
         if let Some(job) = &self.job {
             line.word(&keys::JOB, job.to_string());

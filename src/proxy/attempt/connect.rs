@@ -23,6 +23,7 @@ use crate::proxy::access_log::record::AttemptRecord;
 use crate::proxy::downstream::problem::{Problem, ProblemKind};
 use crate::resilience::outcome::{AttemptClass, Outcome};
 use crate::snapshot::{Endpoint, Provider, Route};
+use crate::telemetry::panics::Contained;
 use crate::upstream::{Connection, DialError, PendingDial};
 
 /// A connection that is pending for this long starts another one.
@@ -154,13 +155,13 @@ fn detach(request: &mut ProxyRequest, route: &Route, pending: Vec<PendingConnect
         let (provider, endpoint) =
             (Arc::clone(&candidate.provider), Arc::clone(&candidate.endpoint));
         let Selection { mut permit, flight, started, .. } = *selection;
-        tokio::task::spawn_local(async move {
+        tokio::task::spawn_local(Contained::new(async move {
             let dialled = dialling.await;
             if dialled.is_err() {
                 report_dial_failure(&provider, &endpoint, &mut permit, clock::since(started));
             }
             drop(flight);
-        });
+        }));
     }
 }
 

@@ -17,6 +17,7 @@ use crate::proxy::request::body::RequestBody;
 use crate::proxy::response::cache_status::ForwardReason;
 use crate::proxy::response::send::send;
 use crate::snapshot::RouteCache;
+use crate::telemetry::panics::Contained;
 
 /// Begins a revalidation, unless one is under way or a degradation mode is active.
 pub fn begin(
@@ -34,13 +35,13 @@ pub fn begin(
     let found = Some(Arc::clone(stored));
     let fetch =
         Fetch { lookup: lookup.clone(), found, lead: Some(lead), why: ForwardReason::Stale };
-    drop(spawn_local(async move {
+    drop(spawn_local(Contained::new(async move {
         let route = Arc::clone(&request.route);
         let Some(cache) = &route.cache else { return };
         let outcome = forward(&mut request, &route, cache, fetch, false).await;
         let mut body = send(request, outcome).into_body();
         while let Some(Ok(_)) = body.frame().await {}
-    }));
+    })));
 }
 
 /// A copy of the request without a client.

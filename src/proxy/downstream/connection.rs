@@ -10,6 +10,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::future::Future;
 use std::io::Write;
 use std::net::SocketAddr;
@@ -17,12 +18,14 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use http::Response;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use pin_project_lite::pin_project;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
@@ -32,6 +35,7 @@ use super::problem::{Problem, ProblemKind};
 use super::timer::Timer;
 use super::worker::{AcceptedConnection, RequestHandler, Worker, WorkerLoad};
 use crate::policy::sections::model::Server;
+use crate::telemetry::panics::{Contained, PanicId};
 
 /// `worker::TICK` in milliseconds.
 const TICK_MS: u128 = 100;
@@ -57,10 +61,13 @@ pub struct Client {
     activity: Arc<Activity>,
     directive: Cell<Directive>,
     waker: RefCell<Option<Waker>>,
-    tunnel: RefCell<Option<JoinHandle<()>>>,
+    tunnel: RefCell<Option<TunnelTask>>,
     /// For the request that is being served.
     pub timer: Rc<Timer>,
 }
+
+/// The task of a tunnel after an upgrade.
+pub type TunnelTask = JoinHandle<Result<(), PanicId>>;
 
 /// The worker's instruction to the task of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -188,7 +195,7 @@ impl Client {
     }
 
     /// The connection was upgraded; it counts as a connection until the tunnel ends.
-    pub fn upgrade(&self, tunnel: JoinHandle<()>) {
+    pub fn upgrade(&self, tunnel: TunnelTask) {
         self.activity.enter(ConnectionPhase::Upgraded);
         *self.tunnel.borrow_mut() = Some(tunnel);
     }
@@ -233,15 +240,16 @@ pub fn serve<H: RequestHandler>(worker: &Rc<Worker>, connection: AcceptedConnect
         let service = Service { worker: Rc::clone(&worker), client: Rc::clone(&client), handler };
         let result = match connection {
             AcceptedConnection::Tcp(stream, _) => match TcpStream::from_std(stream) {
-                Ok(stream) => service.serve(stream, tls).await,
-                Err(error) => Err(error),
+                Ok(stream) => Contained::new(service.serve(stream, tls)).await,
+                Err(error) => Ok(Err(error)),
             },
             AcceptedConnection::Unix(stream) => match UnixStream::from_std(stream) {
-                Ok(stream) => service.serve(stream, tls).await,
-                Err(error) => Err(error),
+                Ok(stream) => Contained::new(service.serve(stream, tls)).await,
+                Err(error) => Ok(Err(error)),
             },
         };
-        if let Err(error) = result {
+        // A panic while the response was being sent has cut the connection, and is logged.
+        if let Ok(Err(error)) = result {
             tracing::debug!(%error, "client connection ended with an error");
         }
         let tunnel = client.tunnel.take();
@@ -250,6 +258,28 @@ pub fn serve<H: RequestHandler>(worker: &Rc<Worker>, connection: AcceptedConnect
         }
         worker.clients.remove(id);
     });
+}
+
+pin_project! {
+    /// The handling of a request. If it panics, the request gets a response nevertheless.
+    struct RequestFuture<F, B> {
+        #[pin]
+        handled: Contained<F>,
+        panicked: fn(PanicId) -> Response<B>,
+    }
+}
+
+impl<F, B> Future for RequestFuture<F, B>
+where
+    F: Future<Output = Result<Response<B>, Infallible>>,
+{
+    type Output = Result<Response<B>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let panicked = this.panicked;
+        this.handled.poll(cx).map(|handled| handled.unwrap_or_else(|panic| Ok(panicked(panic))))
+    }
 }
 
 /// The parts that serving a connection needs.
@@ -297,7 +327,8 @@ impl<H: RequestHandler> Service<H> {
         let service = {
             let client = Rc::clone(&client);
             service_fn(move |request| {
-                handler.handle(Rc::clone(&worker), Rc::clone(&client), request)
+                let handled = handler.handle(Rc::clone(&worker), Rc::clone(&client), request);
+                RequestFuture { handled: Contained::new(handled), panicked: H::panicked }
             })
         };
         let connection = http1::Builder::new()

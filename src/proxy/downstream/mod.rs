@@ -1,6 +1,9 @@
 //! The client's side: workers, connections, timers, problem responses.
 
+pub mod accept;
 pub mod connection;
+#[cfg(test)]
+mod connection_tests;
 pub mod io;
 pub mod own_headers;
 mod parser_error;

@@ -91,6 +91,8 @@ problem_types! {
         "the queue is full and this flow has used its share";
     HeadTooLarge, 431, "head-too-large", Some("http_request_error"), true,
         "the head of the request is larger than server.header_bytes, or has too many lines";
+    InternalError, 500, "internal-error", Some("proxy_internal_error"), true,
+        "a fault of Outrigger ended the request";
     CodingNotSupported, 501, "coding-not-supported", Some("http_request_error"), true,
         "a transfer coding of the request is not supported";
     Unreachable, 502, "unreachable", Some("connection_refused"), false,

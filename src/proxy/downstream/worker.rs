@@ -14,7 +14,6 @@ use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
 use tokio::sync::mpsc::UnboundedReceiver;
-use tokio::task::LocalSet;
 
 use super::connection::{self, Client, Clients};
 use crate::clock;
@@ -25,6 +24,7 @@ use crate::snapshot::{CurrentSnapshot, Snapshot};
 use crate::store::Store;
 use crate::telemetry::access_log::{AccessLogSender, LogDestination};
 use crate::telemetry::events::Stamp;
+use crate::telemetry::panics::PanicId;
 use crate::upstream::{BoxError, Pools};
 
 /// How often a worker checks its connections and flushes its log buffer.
@@ -46,6 +46,9 @@ pub trait RequestHandler: Copy + 'static {
         client: Rc<Client>,
         request: Request<Incoming>,
     ) -> impl Future<Output = Result<Response<Self::ResponseBody>, Infallible>> + 'static;
+
+    /// The response to a request whose handling panicked before its response began.
+    fn panicked(panic: PanicId) -> Response<Self::ResponseBody>;
 }
 
 /// A command of the acceptor.
@@ -168,23 +171,8 @@ impl Worker {
     }
 }
 
-/// Runs a worker on this thread until it has drained.
-///
-/// # Errors
-/// When the runtime cannot be created.
-pub fn run<H: RequestHandler>(
-    shared: WorkerShared,
-    load: Arc<WorkerLoad>,
-    commands: UnboundedReceiver<WorkerCommand>,
-    handler: H,
-) -> std::io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    LocalSet::new().block_on(&runtime, run_in_place(shared, load, commands, handler));
-    Ok(())
-}
-
-/// Runs a worker within the current runtime and local set.
-pub async fn run_in_place<H: RequestHandler>(
+/// Runs a worker within the current runtime and local set, until it has drained.
+pub async fn run<H: RequestHandler>(
     shared: WorkerShared,
     load: Arc<WorkerLoad>,
     mut commands: UnboundedReceiver<WorkerCommand>,

@@ -34,6 +34,7 @@ use crate::proxy::signals::quota_headers;
 use crate::resilience::outcome::AttemptClass;
 use crate::snapshot::{Route, RouteQueue};
 use crate::store::{RunnableJob, StoredResponse};
+use crate::telemetry::panics::{Contained, PanicId};
 
 /// The pause before the next run if no other time is known.
 const A_WHILE: Duration = Duration::from_secs(1);
@@ -78,7 +79,7 @@ pub fn admit(
     task: RunnableJob,
 ) -> Pin<Box<dyn Future<Output = Result<Box<Admitted>, Blocked>>>> {
     let made = build_request(worker, route, queue, class, task);
-    Box::pin(async move {
+    let admission = async move {
         let mut request = made?;
         degrade_job(&mut request)
             .map_err(|rejected| Blocked::For(rejected.retry_after, rejected.reason))?;
@@ -91,7 +92,14 @@ pub fn admit(
                 Err(Blocked::For(rest, denied.problem(&route).to_string()))
             }
         }
-    })
+    };
+    let admission = Contained::new(admission);
+    // Otherwise a job that causes a panic would end the process at every start.
+    Box::pin(async { admission.await.unwrap_or_else(|panic| Err(Blocked::Never(panicked(panic)))) })
+}
+
+fn panicked(panic: PanicId) -> String {
+    format!("a fault of Outrigger: the log has the cause under {panic}")
 }
 
 fn build_request(
@@ -147,6 +155,11 @@ pub fn content_type(response: &StoredResponse) -> Option<String> {
 impl Admitted {
     /// Runs the job and keeps at most `max_result` bytes of the response body.
     pub async fn run(self, max_result: u64) -> RunOutcome {
+        let run = Contained::new(self.run_to_end(max_result));
+        run.await.unwrap_or_else(|panic| RunOutcome::Failed(panicked(panic)))
+    }
+
+    async fn run_to_end(self, max_result: u64) -> RunOutcome {
         let Admitted { mut request, selection } = self;
         let route = Arc::clone(&request.route);
         let now = clock::now();

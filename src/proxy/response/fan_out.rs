@@ -25,6 +25,7 @@ use crate::cache::recorder::ResponseRecorder;
 use crate::cache::shared_body::BodyReader;
 use crate::proxy::access_log::reasons::{Interruption, RequestEnd};
 use crate::proxy::access_log::record::AccessRecord;
+use crate::telemetry::panics::Contained;
 use crate::upstream::BoxError;
 
 /// How long the task waits for followers that are behind.
@@ -66,7 +67,13 @@ impl FanOut {
         let source = Source { recorded: Some(recorded), ..Source::default() };
         let source = Rc::new(RefCell::new(source));
         let task = Rc::clone(&source);
-        drop(spawn_local(poll_fn(move |cx| task.borrow_mut().poll(cx))));
+        let poll = poll_fn(move |cx| task.borrow_mut().poll(cx));
+        let failed = Rc::clone(&source);
+        drop(spawn_local(async move {
+            if Contained::new(poll).await.is_err() {
+                failed.borrow_mut().close();
+            }
+        }));
         ResponseBody::FanOut(Box::new(FanOut { reader, record, length, source }))
     }
 

@@ -22,7 +22,7 @@ pub fn error_event(cause: Interruption, format: StreamFormat, idle: Duration) ->
 fn problem(cause: Interruption, idle: Duration) -> Problem {
     use Interruption::*;
     match cause {
-        Broken | UpgradeFailed | UpgradeNotRequested => {
+        Broken | UpgradeFailed | UpgradeNotRequested | Panic => {
             Problem::new(ProblemKind::ConnectionLost, "the connection broke during the response")
         }
         Idle => {

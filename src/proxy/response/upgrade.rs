@@ -5,11 +5,12 @@
 
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use tokio::task::JoinHandle;
 
 use crate::live::permit::AttemptSlot;
 use crate::proxy::access_log::reasons::{Interruption, RequestEnd};
 use crate::proxy::access_log::record::AccessRecord;
+use crate::proxy::downstream::connection::TunnelTask;
+use crate::telemetry::panics::Contained;
 use crate::upstream::IncomingBody;
 
 /// Starts the task that connects both sides after they have switched protocols.
@@ -18,12 +19,12 @@ pub fn start(
     rest: IncomingBody,
     flight: AttemptSlot,
     mut record: Box<AccessRecord>,
-) -> Option<JoinHandle<()>> {
+) -> Option<TunnelTask> {
     let (Some(client), Some(mut provider)) = (client, rest.into_tunnel()) else {
         record.finish(RequestEnd::Interrupted(Interruption::UpgradeNotRequested));
         return None;
     };
-    Some(tokio::task::spawn_local(async move {
+    let tunnel = async move {
         let _flight = flight;
         let end = match client.await {
             Err(_) => RequestEnd::Interrupted(Interruption::UpgradeFailed),
@@ -40,5 +41,6 @@ pub fn start(
             }
         };
         record.finish(end);
-    }))
+    };
+    Some(tokio::task::spawn_local(Contained::new(tunnel)))
 }
