@@ -61,7 +61,7 @@ pub fn routes() -> ApiRoutes {
             "Overrides every breaker under a key (`PROVIDER`, `PROVIDER/ENDPOINT` or \
              `PROVIDER/ENDPOINT/MODEL`). `open` rejects all attempts; a probe follows after `for`. \
              `close` admits all attempts. `shadow` counts and rejects nothing. `reset` removes the \
-             override and closes the breaker with an empty history.",
+             override, closes the breaker with an empty history and ends the holds under the key.",
             change,
         )
 }
@@ -84,12 +84,13 @@ async fn change(
     let all = admin.live.breakers();
     let selected: Vec<&Arc<BreakerCell>> =
         all.iter().filter(|cell| is_under(&cell.key().to_string(), &key)).collect();
-    if selected.is_empty() && !change.note.fleet {
+    let state = action.forced_state();
+    let cleared = if state.is_none() { admin.live.clear_holds(&key) } else { 0 };
+    if selected.is_empty() && cleared == 0 && !change.note.fleet {
         let known = all.iter().map(|cell| cell.key().to_string());
         let detail = format!("there is no breaker under `{key}`");
         return Err(ApiError::unknown(ApiErrorKind::UnknownBreaker, &detail, known));
     }
-    let state = action.forced_state();
     if change.note.fleet {
         admin.override_on_fleet(&key, state, &change).await?;
     }

@@ -38,7 +38,7 @@ enum BreakersCommand {
         after_help = "Example:\n  outrigger breakers shadow openai --for 1h --reason \"new thresholds\""
     )]
     Shadow(OverrideArgs),
-    /// Remove an override, close the breaker and clear its history.
+    /// Remove an override, close the breaker, clear its history and end its holds.
     #[command(after_help = "Example:\n  outrigger breakers reset openai/api.openai.com:443/gpt-4o")]
     Reset(OverrideArgs),
 }

@@ -96,9 +96,14 @@ impl HoldCell {
         self.rule.lock().success(now);
     }
 
+    /// Ends the hold.
+    pub fn clear(&self) {
+        self.rule.lock().clear();
+    }
+
     /// Whether the hold is our own backoff: the provider gave no time, so waiting may not
-    /// help.
+    /// help. Slow start after a hold is our own, too.
     pub fn is_backoff(&self) -> bool {
-        self.rule.lock().reason() == Some(HoldReason::Backoff)
+        matches!(self.rule.lock().reason(), Some(HoldReason::Backoff) | None)
     }
 }

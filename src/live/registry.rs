@@ -195,6 +195,26 @@ impl Live {
         self.holds.lock().get(key).cloned()
     }
 
+    /// Ends every hold under a key: `PROVIDER`, `PROVIDER/ENDPOINT` or `PROVIDER/ENDPOINT/MODEL`.
+    /// Returns how many there are under it.
+    pub fn clear_holds(&self, key: &str) -> usize {
+        let mut parts = key.splitn(3, '/');
+        let (provider, endpoint) = (parts.next().unwrap_or_default(), parts.next());
+        let model = parts.next().map(|model| format!("/{model}"));
+        let prefix = match endpoint {
+            Some(endpoint) => format!("{provider}/{endpoint}/"),
+            None => format!("{provider}/"),
+        };
+        let is_under = |cell: &&Arc<HoldCell>| {
+            let rest = cell.key().strip_prefix(&prefix);
+            rest.is_some_and(|rest| model.as_ref().is_none_or(|model| rest.ends_with(model)))
+        };
+        let holds = all(&self.holds);
+        let cleared = holds.iter().filter(is_under).inspect(|cell| cell.clear()).count();
+        self.recheck_waiters(provider);
+        cleared
+    }
+
     /// Breakers or holds of a provider may have changed: its waiters check again.
     pub fn recheck_waiters(&self, provider: &str) {
         let provider = self.providers.lock().get(provider).cloned();

@@ -32,6 +32,7 @@ mod foreign_streams;
 mod framing;
 mod headers;
 mod hedging;
+mod holds;
 mod jobs;
 mod jobs_faults;
 mod lifecycle;

@@ -376,9 +376,8 @@ impl Unavailable {
 
     fn rejected(rejection: Rejection) -> Unavailable {
         match rejection.reason {
-            RejectReason::Ramp => Unavailable::shared(rejection.retry_after),
             // A short wait is worthwhile if no other endpoint is available.
-            RejectReason::Lease => {
+            RejectReason::Ramp | RejectReason::Lease => {
                 Unavailable { guess: true, ..Unavailable::shared(rejection.retry_after) }
             }
             RejectReason::Open | RejectReason::HalfOpen => {

@@ -9,7 +9,7 @@
 //!   may concern one request only.
 //!
 //! Quotas are not faults, so a hold is separate from the breaker and never feeds it. When it
-//! ends, slow start limits the traffic for 10 s. During a hold a success means nothing,
+//! ends, slow start limits the traffic for 10 s; the first few attempts go at once. During a hold a success means nothing,
 //! because its attempt was sent before.
 //!
 //! Retry-After: RFC 9110 10.2.3; 429: RFC 6585 4.
@@ -63,7 +63,7 @@ impl State {
     fn at(self, now: Instant) -> State {
         match self {
             State::Held { until, rate, .. } if now >= until => {
-                State::SlowStart(SlowStart::new(rate, SLOW_START, until)).at(now)
+                State::SlowStart(SlowStart::after_hold(rate, SLOW_START, until)).at(now)
             }
             State::SlowStart(slow_start) if slow_start.is_over(now) => State::Free,
             _ => self,
@@ -133,6 +133,11 @@ impl Hold {
         }
         self.meter.record(now);
         Ok(())
+    }
+
+    /// Ends the hold and its slow start, and forgets what led to it.
+    pub fn clear(&mut self) {
+        (self.state, self.pauses, self.rejections) = (State::Free, 0, 0);
     }
 
     /// The result of [`Hold::admit`], without a change.

@@ -4,8 +4,8 @@
 //! Slow start admits them along a line: from 10 % of the attempt rate before the pause to 100
 //! % once `over` has passed, and then it has no effect.
 //!
-//! The pace is a bucket that holds one attempt and fills along that line, so any span admits
-//! at most the area under the line, plus one. The area is integrated, not stepped: the wait
+//! The pace is a bucket that holds one attempt (five after a hold) and fills along that line, so
+//! any span admits at most the area under the line, plus the bucket. The area is integrated, not stepped: the wait
 //! that a rejection names is exact, the root of a quadratic.
 //!
 //! A previous rate under 1/s counts as 1/s, otherwise a quiet endpoint would get its next
@@ -18,6 +18,9 @@ use std::time::{Duration, Instant};
 const FIRST_SHARE: f64 = 0.1;
 const LEAST_RATE: f64 = 1.0;
 const MOST_RATE: f64 = 1e9;
+/// After a hold: attempts that go at once, and the rate of a quiet endpoint.
+const HOLD_BURST: f64 = 5.0;
+const HOLD_LEAST_RATE: f64 = 10.0;
 /// Tolerance for rounding: a caller that waited as long as required must find a whole
 /// attempt.
 const WHOLE: f64 = 1.0 - 1e-6;
@@ -28,7 +31,9 @@ pub struct SlowStart {
     rate: f64,
     over: Duration,
     started: Instant,
-    /// Attempts in the bucket at `filled`, 0 to 1.
+    /// Most attempts in the bucket.
+    burst: f64,
+    /// Attempts in the bucket at `filled`, 0 to `burst`.
     credit: f64,
     filled: Instant,
 }
@@ -38,7 +43,14 @@ impl SlowStart {
     /// it is over at once.
     pub fn new(rate: f64, over: Duration, now: Instant) -> Self {
         let rate = if rate > LEAST_RATE { rate.min(MOST_RATE) } else { LEAST_RATE };
-        Self { rate, over, started: now, credit: 1.0, filled: now }
+        Self { rate, over, started: now, burst: 1.0, credit: 1.0, filled: now }
+    }
+
+    /// After a hold the endpoint is healthy and has quota again: the first attempts go at once, and
+    /// a quiet endpoint is not slowed down.
+    pub fn after_hold(rate: f64, over: Duration, now: Instant) -> Self {
+        let start = Self::new(rate.max(HOLD_LEAST_RATE), over, now);
+        Self { burst: HOLD_BURST, credit: HOLD_BURST, ..start }
     }
 
     /// The full rate, attempts per second.
@@ -86,7 +98,7 @@ impl SlowStart {
 
     fn credit_at(&self, now: Instant) -> f64 {
         let gained = self.area(self.age(now)) - self.area(self.age(self.filled));
-        (self.credit + gained.max(0.0)).min(1.0)
+        (self.credit + gained.max(0.0)).min(self.burst)
     }
 
     /// Attempts under the line in its first `age` seconds.
