@@ -13,9 +13,11 @@ use super::change::{Action, Change, Target};
 use super::error::{ApiError, ApiErrorKind};
 use super::routes::ApiRoutes;
 use crate::clock;
-use crate::fleet::overrides::is_under;
-use crate::live::breaker::cell::{BreakerCell, BreakerStatus};
+use crate::live::breaker::cell::BreakerStatus;
+use crate::live::breaker::overrides::{MAX_RULES, OverrideStatus, is_under};
+use crate::policy::sections::model::Scope;
 use crate::resilience::breaker::{ManualOverride, OverrideState};
+use crate::snapshot::{Endpoint, Provider};
 use crate::telemetry::events::Event;
 
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
@@ -23,6 +25,8 @@ pub struct BreakerList {
     pub breakers: Vec<BreakerStatus>,
     /// Endpoints that get no requests because of a `Retry-After` or a quota header.
     pub held: Vec<HeldEndpoint>,
+    /// Manual overrides, each with the key that it covers.
+    pub overrides: Vec<OverrideStatus>,
     /// The latest state changes, oldest first.
     pub events: Vec<Event>,
 }
@@ -59,7 +63,7 @@ pub fn routes() -> ApiRoutes {
         .post::<BreakersChanged, _>(
             "/api/circuit-breakers/{action}/{*key}",
             "Overrides every breaker under a key (`PROVIDER`, `PROVIDER/ENDPOINT` or \
-             `PROVIDER/ENDPOINT/MODEL`). `open` rejects all attempts; a probe follows after `for`. \
+             `PROVIDER/ENDPOINT/MODEL`), those created later included. `open` rejects all attempts; a probe follows after `for`. \
              `close` admits all attempts. `shadow` counts and rejects nothing. `reset` removes the \
              override, closes the breaker with an empty history and ends the holds under the key.",
             change,
@@ -72,6 +76,7 @@ async fn list(State(admin): State<Arc<AdminState>>) -> Json<BreakerList> {
     Json(BreakerList {
         breakers: admin.live.breakers().iter().map(|cell| cell.status(now)).collect(),
         held: held.map(|(key, remaining_ms)| HeldEndpoint { key, remaining_ms }).collect(),
+        overrides: admin.live.override_rules.status(now),
         events: admin.live.events.all(),
     })
 }
@@ -81,26 +86,22 @@ async fn change(
     Target { action, name: key }: Target<BreakerAction>,
     change: Change,
 ) -> Result<Json<BreakersChanged>, ApiError> {
-    let all = admin.live.breakers();
-    let selected: Vec<&Arc<BreakerCell>> =
-        all.iter().filter(|cell| is_under(&cell.key().to_string(), &key)).collect();
     let state = action.forced_state();
     let cleared = if state.is_none() { admin.live.clear_holds(&key) } else { 0 };
-    if selected.is_empty() && cleared == 0 && !change.note.fleet {
-        let known = all.iter().map(|cell| cell.key().to_string());
-        let detail = format!("there is no breaker under `{key}`");
-        return Err(ApiError::unknown(ApiErrorKind::UnknownBreaker, &detail, known));
+    if cleared == 0 && !change.note.fleet {
+        admin.check_breaker_key(&key)?;
     }
     if change.note.fleet {
         admin.override_on_fleet(&key, state, &change).await?;
     }
     let now = clock::now();
     let forced = state.map(|state| ManualOverride { state, until: change.until(now) });
-    for cell in &selected {
-        cell.set_override(forced, change.note.clone(), now);
-    }
+    let Some(changed) = admin.live.override_breakers(&key, forced, &change.note, now) else {
+        let detail = format!("there are {MAX_RULES} overrides already; reset some of them");
+        return Err(ApiError::new(ApiErrorKind::TooManyOverrides, detail));
+    };
     admin.audit(action.audit_name(), &key, &change);
-    Ok(Json(BreakersChanged { changed: selected.iter().map(|cell| cell.status(now)).collect() }))
+    Ok(Json(BreakersChanged { changed: changed.iter().map(|cell| cell.status(now)).collect() }))
 }
 
 impl Action for BreakerAction {
@@ -125,6 +126,28 @@ impl BreakerAction {
 }
 
 impl AdminState {
+    /// Whether the policy in force can have a breaker under this key: of a model that was not
+    /// requested yet, too.
+    fn check_breaker_key(&self, key: &str) -> Result<(), ApiError> {
+        let known = self.live.breakers();
+        let by_model = |(provider, endpoint): (&Arc<Provider>, &Arc<Endpoint>)| {
+            let scope = provider.policy.breaker.as_ref().map(|breaker| breaker.scope);
+            scope == Some(Scope::Model) && is_under(key, &endpoint.key)
+        };
+        let snapshot = self.current.load();
+        let mut endpoints = snapshot.providers.iter().flat_map(|provider| {
+            provider.endpoints.iter().map(move |endpoint| (provider, endpoint))
+        });
+        if known.iter().any(|cell| is_under(&cell.key().to_string(), key))
+            || endpoints.any(by_model)
+        {
+            return Ok(());
+        }
+        let known = known.iter().map(|cell| cell.key().to_string());
+        let detail = format!("there is no breaker under `{key}`");
+        Err(ApiError::unknown(ApiErrorKind::UnknownBreaker, &detail, known))
+    }
+
     async fn override_on_fleet(
         &self,
         key: &str,
@@ -140,17 +163,5 @@ impl AdminState {
             let detail = format!("Redis did not respond, nothing was changed: {failure}");
             ApiError::new(ApiErrorKind::FleetUnavailable, detail)
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_key_covers_itself_and_everything_below_it() {
-        assert!(is_under("openai/api/gpt-4o", "openai/api"));
-        assert!(is_under("openai/api", "openai/api"));
-        assert!(!is_under("openai-2/api", "openai") && !is_under("openai", "openai/api"));
     }
 }

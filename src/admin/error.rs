@@ -42,6 +42,7 @@ pub enum ApiErrorKind {
     NoFleet,
     PerHostOnly,
     NotInFleet,
+    TooManyOverrides,
     FleetUnavailable,
 }
 
@@ -76,6 +77,7 @@ impl ApiErrorKind {
             Self::StoreUnavailable => (StatusCode::SERVICE_UNAVAILABLE, "store-unavailable"),
             Self::NoFleet => (StatusCode::NOT_FOUND, "not-in-fleet"),
             Self::NotInFleet => (StatusCode::CONFLICT, "not-in-fleet"),
+            Self::TooManyOverrides => (StatusCode::CONFLICT, "too-many-overrides"),
             Self::PerHostOnly => (StatusCode::BAD_REQUEST, "per-host-only"),
             Self::FleetUnavailable => (StatusCode::SERVICE_UNAVAILABLE, "fleet-unavailable"),
         }

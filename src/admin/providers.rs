@@ -50,8 +50,8 @@ async fn change(
     };
     let now = clock::now();
     match action {
-        ProviderAction::Drain => provider.live.drain(change.until(now), change.note.clone()),
-        ProviderAction::Undrain => provider.live.undrain(),
+        ProviderAction::Drain => admin.live.drain(&provider.live, change.until(now), &change.note),
+        ProviderAction::Undrain => admin.live.undrain(&provider.live),
     }
     admin.audit(action.audit_name(), &name, &change);
     let manual_override = provider.live.active_override(now);

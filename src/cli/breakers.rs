@@ -10,7 +10,7 @@ use crate::live::breaker::cell::BreakerStatus;
 
 /// List the circuit breakers of a running sidecar, or override them.
 ///
-/// A breaker covers one endpoint of a provider, or one model at that endpoint. An override covers every breaker under its key and survives a reload of the policy, but not a restart.
+/// A breaker covers one endpoint of a provider, or one model at that endpoint. An override covers every breaker under its key, those created later included, and survives a reload of the policy, but not a restart.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     outrigger breakers\n  \
@@ -78,7 +78,13 @@ impl BreakersCommand {
 
 fn list(list: &BreakerList) -> String {
     let held = list.held.iter().map(|held| vec![held.key.clone(), duration(held.remaining_ms)]);
-    let tables = [Some(breakers(&list.breakers)), optional_table(&["ON HOLD", "FOR"], held)];
+    let overrides = list.overrides.iter();
+    let overrides = overrides.map(|one| vec![one.key.clone(), manual_override(Some(&one.active))]);
+    let tables = [
+        Some(breakers(&list.breakers)),
+        optional_table(&["OVERRIDE OF", "STATE"], overrides),
+        optional_table(&["ON HOLD", "FOR"], held),
+    ];
     tables.into_iter().flatten().collect::<Vec<_>>().join("\n\n")
 }
 

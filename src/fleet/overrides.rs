@@ -7,18 +7,17 @@
 //! The value in Redis is `until=MICROSECONDS` (or `until=-`), state, author and reason, separated by
 //! tabs.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use redis::Value;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 
 use super::Fleet;
 use super::breakers::breaker_keys;
 use super::redis::connection::{RedisCallError, instant};
 use crate::clock;
 use crate::live::Live;
+use crate::live::breaker::overrides::{OverrideStatus, is_under};
 use crate::live::operator_override::{ActiveOverride, AuditNote};
 use crate::resilience::breaker::shared_state::SharedState;
 use crate::resilience::breaker::{ManualOverride, OverrideState, StateKind};
@@ -31,27 +30,13 @@ pub struct FleetOverride {
     pub note: AuditNote,
 }
 
-/// An override in `/api/fleet`.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-pub struct OverrideStatus {
-    /// Breakers under this key are overridden.
-    pub key: String,
-    #[serde(flatten)]
-    pub active: ActiveOverride,
-}
-
 /// The overrides that are in force.
 #[derive(Debug, Default)]
 pub struct FleetOverrides {
     active: BTreeMap<String, FleetOverride>,
-    /// Keys of the breakers that each one was applied to.
-    applied: BTreeMap<String, HashSet<String>>,
+    /// Keys whose override is set on this host.
+    applied: BTreeSet<String>,
     changed: bool,
-}
-
-/// Whether a breaker's key is `above` or below it.
-pub fn is_under(key: &str, above: &str) -> bool {
-    key.strip_prefix(above).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 impl FleetOverrides {
@@ -85,26 +70,20 @@ impl FleetOverrides {
         }
     }
 
-    /// Applies new overrides to the breakers under their keys, and removes those that are gone.
+    /// Sets new overrides on this host, and removes those that are gone.
     pub fn apply(&mut self, live: &Live, now: Instant) {
-        if self.active.is_empty() && self.applied.is_empty() {
-            return;
+        let gone: Vec<String> =
+            self.applied.iter().filter(|key| !self.active.contains_key(*key)).cloned().collect();
+        for key in gone {
+            self.applied.remove(&key);
+            live.clear_fleet_override(&key, now);
         }
-        let cells = live.breakers();
-        let removed: Vec<String> =
-            self.applied.keys().filter(|key| !self.active.contains_key(*key)).cloned().collect();
-        for key in removed {
-            let applied = self.applied.remove(&key).unwrap_or_default();
-            for cell in cells.iter().filter(|cell| applied.contains(&cell.key().to_string())) {
-                cell.clear_fleet_override(now);
-            }
-        }
+        // A wide key comes before those below it, which are exceptions from it.
         for (key, active) in self.active.iter().filter(|(_, active)| !active.has_ended(now)) {
-            let applied = self.applied.entry(key.clone()).or_default();
-            for cell in &cells {
-                let name = cell.key().to_string();
-                if is_under(&name, key) && applied.insert(name) {
-                    cell.set_override(Some(active.manual), active.note.clone(), now);
+            if self.applied.insert(key.clone()) {
+                let done = live.override_breakers(key, Some(active.manual), &active.note, now);
+                if done.is_none() {
+                    tracing::warn!(key, "fleet: too many manual overrides, this one is ignored");
                 }
             }
         }

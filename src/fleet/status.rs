@@ -12,11 +12,11 @@ use serde::{Deserialize, Serialize};
 
 use super::Fleet;
 use super::limits::SharedLimit;
-use super::overrides::OverrideStatus;
 use super::redis::connection::RedisCallError;
 use super::stream::FleetTransition;
 use super::sync::FleetSnapshot;
 use crate::clock;
+use crate::live::breaker::overrides::OverrideStatus;
 use crate::resilience::breaker::StateKind;
 use crate::resilience::breaker::shared_state::SharedState;
 use crate::telemetry::events::rfc3339;

@@ -24,6 +24,13 @@ impl AuditNote {
     pub fn is_empty(&self) -> bool {
         *self == AuditNote::default()
     }
+
+    /// `by ann: maintenance`, as far as it is known.
+    pub fn text(&self) -> String {
+        let by = if self.by.is_empty() { String::new() } else { format!("by {}", self.by) };
+        let parts = [by.as_str(), self.reason.as_str()];
+        parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(": ")
+    }
 }
 
 /// A manual override that is in force.

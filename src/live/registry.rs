@@ -4,16 +4,19 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 
 use super::breaker::cell::{BreakerCell, BreakerKey};
+use super::breaker::overrides::{OverrideRules, is_under};
 use super::buffers::Buffers;
 use super::degradation::mode::{ModeCell, Modes};
 use super::degradation::outcome_window::{OutcomeWindow, WindowKind};
 use super::endpoint::EndpointLive;
 use super::fleet::FleetView;
 use super::hold::HoldCell;
+use super::operator_override::AuditNote;
 use super::provider::ProviderLive;
 use super::queue::QueueLive;
 use super::queue::wait_queue::WaitQueueCell;
@@ -21,7 +24,7 @@ use super::quota::usage_meter::UsageMeter;
 use super::route::RouteLive;
 use crate::clock;
 use crate::policy::sections::model::{Capacity, Degradation, Queue, RoutePolicy};
-use crate::resilience::breaker::BreakerPolicy;
+use crate::resilience::breaker::{BreakerPolicy, ManualOverride};
 use crate::telemetry::events::Events;
 use crate::telemetry::metrics::Metrics;
 
@@ -35,6 +38,10 @@ pub struct Live {
     pub modes: Arc<Modes>,
     /// `None`: this host is not in a fleet.
     pub fleet: Option<Arc<FleetView>>,
+    pub override_rules: OverrideRules,
+    /// Drained providers, with the end and the note: a provider that leaves the policy and returns
+    /// is still drained.
+    drains: Mutex<HashMap<String, (Option<Instant>, AuditNote)>>,
     providers: Named<String, ProviderLive>,
     endpoints: Named<(String, String), EndpointLive>,
     breakers: Named<BreakerKey, BreakerCell>,
@@ -85,6 +92,8 @@ impl Live {
             wait_queue: Arc::default(),
             modes: Arc::default(),
             fleet,
+            override_rules: OverrideRules::default(),
+            drains: Mutex::default(),
             providers: Mutex::default(),
             endpoints: Mutex::default(),
             breakers: Mutex::default(),
@@ -99,7 +108,13 @@ impl Live {
 
     pub fn provider(&self, name: &str, capacity: &Capacity) -> Arc<ProviderLive> {
         let (wait_queue, metrics, fleet) = (&self.wait_queue, &self.metrics, self.fleet.as_ref());
-        let make = || ProviderLive::new(name, capacity, wait_queue, metrics, fleet);
+        let make = || {
+            let cell = ProviderLive::new(name, capacity, wait_queue, metrics, fleet);
+            if let Some((until, note)) = self.drains.lock().get(name) {
+                cell.drain(*until, note.clone());
+            }
+            cell
+        };
         named(&self.providers, name.to_owned(), make, |cell| cell.retune(capacity))
     }
 
@@ -134,7 +149,13 @@ impl Live {
     pub fn breaker(&self, key: BreakerKey, policy: BreakerPolicy) -> Arc<BreakerCell> {
         let make = || {
             let Live { metrics, events, modes, fleet, .. } = self;
-            BreakerCell::new(key.clone(), policy, metrics, events, modes, fleet.as_ref())
+            let cell =
+                BreakerCell::new(key.clone(), policy, metrics, events, modes, fleet.as_ref());
+            let now = clock::now();
+            if let Some((manual, note)) = self.override_rules.covering(&key.to_string(), now) {
+                cell.set_override(Some(manual), note, now);
+            }
+            cell
         };
         named(&self.breakers, key.clone(), make, |cell| cell.retune(policy))
     }
@@ -183,6 +204,59 @@ impl Live {
         forget_unused(&self.usage_meters);
         forget_unused(&self.outcome_windows);
         self.modes.forget_unused();
+    }
+
+    /// Overrides every breaker under a key, those created later included; `None` removes the
+    /// override and resets them. Returns the breakers, or `None` if there is no place for another
+    /// override.
+    pub fn override_breakers(
+        &self,
+        key: &str,
+        manual: Option<ManualOverride>,
+        note: &AuditNote,
+        now: Instant,
+    ) -> Option<Vec<Arc<BreakerCell>>> {
+        // The rule comes first: a breaker created meanwhile takes it.
+        if !self.override_rules.set(key, manual, note.clone(), now) {
+            return None;
+        }
+        let cells = self.breakers_under(key);
+        cells.iter().for_each(|cell| cell.set_override(manual, note.clone(), now));
+        Some(cells)
+    }
+
+    /// Removes the fleet's override of a key; one that this host set later stays.
+    pub fn clear_fleet_override(&self, key: &str, now: Instant) {
+        self.override_rules.remove_fleet_rule(key);
+        self.breakers_under(key).iter().for_each(|cell| {
+            cell.clear_fleet_override(now);
+            if let Some((manual, note)) = self.override_rules.covering(&cell.key().to_string(), now)
+            {
+                cell.set_override(Some(manual), note, now);
+            }
+        });
+    }
+
+    /// The breakers under a key, ordered by their keys.
+    pub fn breakers_under(&self, key: &str) -> Vec<Arc<BreakerCell>> {
+        let mut cells = self.breakers();
+        cells.retain(|cell| is_under(&cell.key().to_string(), key));
+        cells
+    }
+
+    /// Excludes a provider from selection until this time or until it is undrained.
+    pub fn drain(&self, provider: &ProviderLive, until: Option<Instant>, note: &AuditNote) {
+        let mut drains = self.drains.lock();
+        let now = clock::now();
+        drains.retain(|_, (until, _)| until.is_none_or(|until| until > now));
+        drains.insert(provider.name().to_owned(), (until, note.clone()));
+        provider.drain(until, note.clone());
+    }
+
+    /// Allows selection of a provider again.
+    pub fn undrain(&self, provider: &ProviderLive) {
+        self.drains.lock().remove(provider.name());
+        provider.undrain();
     }
 
     /// The breaker with this key, if there is one.

@@ -79,6 +79,16 @@ impl Endpoint {
         let breaker = provider.breaker.clone();
         let default_circuit =
             Arc::new(Circuit::new(provider, &policy, breaker.as_ref(), "", registry));
+        let known = registry.breakers_under(&key).into_iter();
+        let models = known.map(|cell| cell.key().model.clone()).filter(|model| !model.is_empty());
+        let models: ModelCircuits = models
+            .filter(|_| breaker.as_ref().is_some_and(|breaker| breaker.scope == Scope::Model))
+            .take(MAX_MODELS)
+            .map(|model| {
+                let circuit = Circuit::new(provider, &policy, breaker.as_ref(), &model, registry);
+                (model, Arc::new(circuit))
+            })
+            .collect();
         Endpoint {
             key,
             host,
@@ -89,7 +99,7 @@ impl Endpoint {
             breaker,
             next_index: AtomicUsize::new(0),
             default_circuit,
-            models: ArcSwap::default(),
+            models: ArcSwap::from_pointee(models),
             models_lock: Mutex::default(),
             registry: Arc::clone(registry),
             policy,
@@ -115,7 +125,12 @@ impl Endpoint {
             return Arc::clone(circuit);
         }
         let mut models = ModelCircuits::clone(&known);
-        if models.len() >= MAX_MODELS {
+        // A model that an operator named has a breaker of its own in any case.
+        let named = || {
+            let key = format!("{}/{model}", self.key);
+            self.registry.override_rules.names(&key, crate::clock::now())
+        };
+        if models.len() >= MAX_MODELS && !named() {
             let Some(idle) = longest_idle(&models, crate::clock::now()) else {
                 return Arc::clone(&self.default_circuit);
             };

@@ -76,6 +76,30 @@ fn a_breaker_that_is_opened_for_the_fleet_is_open_at_every_host_and_closed_again
 }
 
 #[test]
+fn a_fleet_override_covers_new_models_at_every_host_even_without_redis_and_names_its_author() {
+    let _room = beside_others();
+    let (a, redis) = (Origin::start(Behaviour::Chat), RedisServer::start());
+    let fleet = fleet(2, &redis, &yaml(&a.url(), &format!("scope: model, {LONG}")));
+    let body = json!({ "fleet": true, "reason": "maintenance", "by": "ann" });
+    change(&fleet[0], "open", &body);
+    wait_for_override(&fleet, "open");
+    redis.kill();
+    for host in fleet.iter() {
+        for _ in 0..2 {
+            assert!(call(host).is("breaker-open"));
+        }
+        let log = host.log().join("\n");
+        assert!(
+            log.lines().any(|line| line.contains("breaker changed")
+                && line.contains("a/main/")
+                && line.contains("by ann: maintenance")),
+            "{log}"
+        );
+    }
+    assert_eq!(a.count(), 0);
+}
+
+#[test]
 fn a_breaker_that_is_closed_for_the_fleet_trips_at_no_host() {
     let _room = beside_others();
     let (a, redis) = (Origin::start(Behaviour::Chat), RedisServer::start());

@@ -5,8 +5,8 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use crate::fixtures::{
-    api, breaker, chat, cli_stdout, is_from, policy, post_admin, problem_type, reload, route,
-    run_cli, single_worker, state,
+    api, breaker, chat, chat_for, cli_stdout, is_from, policy, post_admin, problem_type, reload,
+    route, run_cli, single_worker, state,
 };
 use crate::support::{Behaviour, Call, Gate, Origin, Sidecar};
 
@@ -52,6 +52,91 @@ fn a_manual_override_survives_a_reload() {
     });
     assert!(is_from(&sidecar.send(&chat()), &b));
     assert_eq!(state(&sidecar, "a"), "open");
+}
+
+const BY_MODEL: &str = "breakers: { default: { scope: model, failure_threshold: 2, \
+                        recovery_timeout: 60s } }\nretries: { default: { max_attempts: 1 } }\n";
+
+#[test]
+fn an_override_covers_models_that_were_not_requested_before() {
+    for (action, status, expected) in
+        [("open", 200, [503, 503, 503]), ("close", 500, [500; 3]), ("shadow", 500, [500; 3])]
+    {
+        let a = Origin::start(Behaviour::status(status, &[]));
+        let sidecar =
+            single_worker(&policy(&[("a", &a.url(), "")], &(route("providers: [a]") + BY_MODEL)));
+        post_admin(&sidecar, &format!("/api/circuit-breakers/{action}/a"), &json!({}));
+        for model in ["new", "newer"] {
+            let statuses = [(); 3].map(|()| sidecar.send(&chat_for(model)).status);
+            assert_eq!(statuses, expected, "{action} {model}");
+        }
+        let overrides = api(&sidecar, "/api/circuit-breakers")["overrides"].clone();
+        assert_eq!(overrides[0]["key"], "a", "{overrides}");
+    }
+}
+
+#[test]
+fn an_override_of_one_model_may_come_before_its_first_request_and_is_reset_with_its_provider() {
+    let a = Origin::start(Behaviour::Chat);
+    let yaml = policy(&[("a", &a.url(), "")], &(route("providers: [a]") + BY_MODEL));
+    let sidecar = single_worker(&yaml);
+    let key = format!("a/{}/new", a.address());
+    post_admin(&sidecar, &format!("/api/circuit-breakers/open/{key}"), &json!({}));
+    assert_eq!(sidecar.send(&chat_for("new")).status, 503);
+    assert_eq!(sidecar.send(&chat_for("other")).status, 200);
+    post_admin(&sidecar, "/api/circuit-breakers/reset/a", &json!({}));
+    assert_eq!(sidecar.send(&chat_for("new")).status, 200);
+    assert_eq!(api(&sidecar, "/api/circuit-breakers")["overrides"], json!([]));
+}
+
+#[test]
+fn an_override_covers_an_endpoint_that_a_reload_adds() {
+    let (a, b) = (Origin::start(Behaviour::Chat), Origin::start(Behaviour::Chat));
+    let of = |urls: &[String]| {
+        let list: Vec<_> = urls.iter().map(|url| format!("{{ url: \"{url}\" }}")).collect();
+        let list = list.join(", ");
+        format!(
+            "version: 1\nproviders: {{ a: {{ endpoints: [{list}] }} }}\n{}",
+            route("providers: [a]")
+        )
+    };
+    let sidecar = single_worker(&of(&[a.url()]));
+    post_admin(&sidecar, "/api/circuit-breakers/open/a", &json!({}));
+    reload(&sidecar, || sidecar.write_policy("policy", &of(&[a.url(), b.url()])));
+    assert_eq!(problem_type(&sidecar.send(&chat())), "breaker-open");
+    assert_eq!((a.count(), b.count()), (0, 0));
+}
+
+#[test]
+fn a_reload_keeps_the_breaker_and_the_hold_of_a_model() {
+    let a = Origin::start(Behaviour::custom(|request| {
+        match String::from_utf8_lossy(&request.body).contains("held") {
+            true => Behaviour::status(429, &[("retry-after", "60")]),
+            false => Behaviour::status(500, &[]),
+        }
+    }));
+    let yaml = policy(&[("a", &a.url(), "")], &(route("providers: [a]") + BY_MODEL));
+    let sidecar = single_worker(&yaml);
+    assert_eq!([(); 2].map(|()| sidecar.send(&chat_for("dead")).status), [500, 500]);
+    assert_eq!(sidecar.send(&chat_for("held")).status, 429);
+    let text = yaml.replace("name: all,", "name: all, timeout: 50s,");
+    reload(&sidecar, || sidecar.write_policy("policy", &text));
+    assert_eq!(problem_type(&sidecar.send(&chat_for("dead"))), "breaker-open");
+    assert_eq!(problem_type(&sidecar.send(&chat_for("held"))), "held");
+    assert_eq!(a.count(), 3);
+}
+
+#[test]
+fn a_drained_provider_that_leaves_the_policy_and_returns_is_still_drained() {
+    let (_a, b, sidecar) = start_with_fallback();
+    post_admin(&sidecar, "/api/providers/drain/a", &json!({ "reason": "key rotation" }));
+    let with = std::fs::read_to_string(sidecar.policies().join("policy.yaml")).expect("a policy");
+    let without = policy(&[("b", &b.url(), "")], &route("providers: [b]"));
+    reload(&sidecar, || sidecar.write_policy("policy", &without));
+    reload(&sidecar, || sidecar.write_policy("policy", &with));
+    assert!(is_from(&sidecar.send(&chat()), &b));
+    post_admin(&sidecar, "/api/providers/undrain/a", &json!({}));
+    assert!(!is_from(&sidecar.send(&chat()), &b));
 }
 
 #[test]

@@ -260,8 +260,12 @@ impl BreakerCell {
             Some(manual) => rules.local.set_override(manual, now),
             None => Some(rules.local.reset()),
         });
+        let by = note.text();
         *self.note.lock() = note;
-        self.report(transition.filter(|t| t.from != t.to));
+        if let Some(transition) = transition.filter(|t| t.from != t.to) {
+            self.report_with_reason(transition, &by);
+            self.fleet.iter().for_each(|fleet| fleet.wake());
+        }
     }
 
     /// Runs `change` on the rules and updates the atomic.

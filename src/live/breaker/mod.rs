@@ -2,4 +2,5 @@
 
 pub mod cell;
 pub mod combined;
+pub mod overrides;
 pub mod sync;
