@@ -55,7 +55,7 @@ fn the_only_provider_s_refusal_is_passed_on_at_once_every_time() {
 }
 
 #[test]
-fn another_provider_serves_the_request_and_the_refusing_one_is_not_asked_twice() {
+fn another_provider_serves_the_request_and_the_refusing_one_gets_one_attempt() {
     for behaviour in refusals() {
         for tiers in ["providers: [a, b], balance: first", "providers: [a], fallback: [b]"] {
             let (a, b) = (Origin::start(behaviour.clone()), Origin::start(Behaviour::Chat));
