@@ -2,7 +2,7 @@
 
 use std::thread;
 
-use crate::fixtures::{breaker, chat, is_from, policy, route, single_worker, state};
+use crate::fixtures::{access_record, breaker, chat, is_from, policy, route, single_worker, state};
 use crate::support::{Behaviour, Gate, Origin, Sidecar};
 
 /// Two providers; the first one fails and its breaker is open.
@@ -110,4 +110,46 @@ fn traffic_returns_gradually_after_the_breaker_closes() {
     assert!(first <= 25, "{first} of 50 requests just after the breaker closed");
     sidecar.wait_until(|_| share(20) == 20);
     assert_eq!(breaker(&sidecar, "a")["traffic_share"], 1.0);
+}
+
+#[test]
+fn a_provider_that_fails_fast_is_probed_within_ten_seconds() {
+    let (a, _b, sidecar) = tripped("recovery_timeout: 500ms, backoff_multiplier: 100.0");
+    let before = a.count();
+    sidecar.wait_until(|sidecar| {
+        sidecar.send(&chat());
+        a.count() > before
+    });
+    let open = breaker(&sidecar, "a");
+    assert_eq!((&open["state"], &open["trips"]), (&"open".into(), &2.into()));
+    assert!(open["retry_in_ms"].as_u64().is_some_and(|ms| (5000..=10_000).contains(&ms)), "{open}");
+}
+
+#[test]
+fn a_slow_probe_delays_no_request_and_is_judged_in_the_background() {
+    for recovers in [false, true] {
+        let gate = Gate::closed();
+        let (a, b) = (Origin::start(Behaviour::status(500, &[])), Origin::start(Behaviour::Chat));
+        let breakers = "breakers: { default: { failure_threshold: 1, recovery_timeout: 200ms, \
+                        success_threshold: 1, ramp: 0s } }\n";
+        let route = route("providers: [a], fallback: [b], idempotent: always, retry: none");
+        let limits = "timeouts: { headers: 4s }";
+        let providers = [("a", &*a.url(), limits), ("b", &*b.url(), "")];
+        let sidecar = single_worker(&policy(&providers, &(route + breakers)));
+        assert!(is_from(&sidecar.send(&chat()), &b));
+        a.set(if recovers { Behaviour::Chat.held(&gate) } else { Behaviour::Silent });
+        let mut requests = 1;
+        sidecar.wait_until(|sidecar| {
+            assert!(is_from(&sidecar.send(&chat()), &b));
+            requests += 1;
+            a.count() == 2
+        });
+        let record = access_record(&sidecar, requests);
+        let took = record["duration_ms"].as_f64().expect("a duration");
+        assert!(took < 2000.0, "the request of the probe took {took} ms");
+        gate.open_wide();
+        let (to, trips) = if recovers { ("closed", 1) } else { ("open", 2) };
+        sidecar.wait_until(|sidecar| state(sidecar, "a") == to);
+        assert!(recovers || breaker(&sidecar, "a")["trips"] == trips);
+    }
 }

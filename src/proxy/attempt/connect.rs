@@ -158,7 +158,9 @@ fn detach(request: &mut ProxyRequest, route: &Route, pending: Vec<PendingConnect
         tokio::task::spawn_local(Contained::new(async move {
             let dialled = dialling.await;
             if dialled.is_err() {
-                report_dial_failure(&provider, &endpoint, &mut permit, clock::since(started));
+                // A probe delayed its request only until here.
+                let took = if permit.is_probe() { took } else { clock::since(started) };
+                report_dial_failure(&provider, &endpoint, &mut permit, took);
             }
             drop(flight);
         }));

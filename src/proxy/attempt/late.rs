@@ -46,6 +46,8 @@ struct LateAttempt {
     selection: Box<Selection>,
     /// The end of its time.
     until: Instant,
+    /// When its request moved on.
+    left: Instant,
     _place: Observation,
 }
 
@@ -110,6 +112,7 @@ impl LateAttempt {
             provider: Arc::clone(&candidate.provider),
             endpoint: Arc::clone(&candidate.endpoint),
             until: selection.started + granted,
+            left: clock::now(),
             selection,
             _place: place,
         })
@@ -120,6 +123,11 @@ impl LateAttempt {
         let took = now.saturating_duration_since(self.selection.started);
         if let (AttemptClass::Throttled, Some(hold)) = (class, self.selection.permit.hold()) {
             hold.throttled(retry_after, now);
+        }
+        if self.selection.permit.is_probe() {
+            // The breaker learns how long the probe delayed its request.
+            let delay = self.left.saturating_duration_since(self.selection.started);
+            let _ = self.selection.permit.report(class.outcome(), delay, now);
         }
         let (provider, live) = (&self.provider, &self.endpoint.live);
         report_evidence(

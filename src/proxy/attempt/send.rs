@@ -27,6 +27,9 @@ use crate::upstream::{
     Connection, DialError, ExchangeError, IncomingBody, OutgoingRequest, PendingHead, SendError,
 };
 
+/// A request waits this long for a probe while another candidate is left.
+const PROBE_TIME: Duration = Duration::from_millis(500);
+
 /// Makes one attempt at the selected endpoint, or at one that connects sooner.
 pub async fn attempt(
     request: &mut ProxyRequest,
@@ -82,11 +85,11 @@ async fn send(
     };
     let (reused, peer) = (connection.is_reused(), connection.peer());
     let mut sending = connection.send(outgoing, head);
-    let by = response_deadline(request, sent, timeouts.headers, fails_over);
+    let by = response_deadline(request, &selection, sent, timeouts.headers, fails_over);
     match await_head(request, &mut sending, by, &timeouts).await {
         Some(Ok((mut head, body))) => {
             remove_own(&mut head.headers);
-            let deadlines = body_deadlines(request, sent, &timeouts, fails_over);
+            let deadlines = body_deadlines(request, &selection, sent, &timeouts, fails_over);
             let took = clock::since(sent);
             let room = request.reservation();
             let received = ReceivedResponse::new(head, body, selection, took, deadlines, room);
@@ -149,28 +152,36 @@ fn build_outgoing(
 }
 
 /// When a part of the response is due: `limit` after the request was sent, and no later than half
-/// way to the deadline if the attempt may fail over.
+/// way to the deadline if the attempt may fail over. A probe that may fail over must not delay its
+/// request: the next candidate is tried soon, and the probe goes on in the background.
 fn response_deadline(
     request: &ProxyRequest,
+    selection: &Selection,
     sent: Instant,
     limit: Duration,
     fails_over: bool,
 ) -> Instant {
     let left = request.limits.deadline().saturating_duration_since(sent);
-    let most = if fails_over { left / 2 } else { left };
+    let most = match fails_over {
+        true if selection.permit.is_probe() => PROBE_TIME.min(left / 2),
+        true => left / 2,
+        false => left,
+    };
     sent + limit.min(most)
 }
 
 /// When the parts of the body are due.
 fn body_deadlines(
     request: &ProxyRequest,
+    selection: &Selection,
     sent: Instant,
     timeouts: &Timeouts,
     fails_over: bool,
 ) -> BodyDeadlines {
+    let first_byte = timeouts.first_byte();
     BodyDeadlines {
-        first_byte: response_deadline(request, sent, timeouts.first_byte(), fails_over),
-        content: sent + timeouts.first_byte(),
+        first_byte: response_deadline(request, selection, sent, first_byte, fails_over),
+        content: sent + first_byte,
         idle: timeouts.idle,
         deadline: request.limits.deadline(),
     }

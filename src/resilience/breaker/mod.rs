@@ -155,7 +155,7 @@ impl LocalBreaker {
         }
         match self.state {
             State::Closed { .. } => self.observe_closed(outcome, took, now, draw),
-            State::HalfOpen { .. } => self.observe_probe(permit.lease?, outcome, now, draw),
+            State::HalfOpen { .. } => self.observe_probe(permit.lease?, outcome, took, now, draw),
             State::Open { .. } => None,
         }
     }
@@ -297,6 +297,7 @@ impl LocalBreaker {
         &mut self,
         lease: u64,
         outcome: Outcome,
+        took: Duration,
         now: Instant,
         draw: f64,
     ) -> Option<BreakerTransition> {
@@ -309,13 +310,12 @@ impl LocalBreaker {
         let (trips, rate) = (*trips, *rate);
         match outcome {
             Outcome::Ignored => None,
-            Outcome::Failure | Outcome::Throttled => Some(self.open(
-                trips.saturating_add(1),
-                rate,
-                TransitionCause::ProbeFailed,
-                now,
-                draw,
-            )),
+            Outcome::Failure | Outcome::Throttled => {
+                let trips = trips.saturating_add(1);
+                let until = now + self.policy.open_after_probe(trips, took, draw);
+                let open = State::Open { until, trips, rate };
+                Some(self.enter(open, TransitionCause::ProbeFailed))
+            }
             Outcome::Success => {
                 *successes += 1;
                 if *successes < self.policy.success_threshold {
@@ -334,7 +334,9 @@ impl LocalBreaker {
         let cause = self.trip_cause(failures, now)?;
         let trips = recovery.map_or(0, |recovery| recovery.remembered_trips(now));
         let rate = self.rate(now);
-        Some(self.open(trips.saturating_add(1), rate, cause, now, draw))
+        let trips = trips.saturating_add(1);
+        let until = now + self.policy.open_for(trips, draw);
+        Some(self.enter(State::Open { until, trips, rate }, cause))
     }
 
     /// Attempts per second without the breaker's influence: now, or before the trip.
@@ -372,18 +374,6 @@ impl LocalBreaker {
             return Some(TransitionCause::SlowRate);
         }
         None
-    }
-
-    fn open(
-        &mut self,
-        trips: u32,
-        rate: f64,
-        cause: TransitionCause,
-        now: Instant,
-        draw: f64,
-    ) -> BreakerTransition {
-        let until = now + self.policy.open_for(trips, draw);
-        self.enter(State::Open { until, trips, rate }, cause)
     }
 
     fn enter(&mut self, next: State, cause: TransitionCause) -> BreakerTransition {

@@ -1,6 +1,7 @@
 //! Breaker policy: when to trip, how long to stay open, and how to recover.
 //!
-//! The open time grows by `backoff_multiplier` with each consecutive trip, up to a cap, with a
+//! The open time grows by `backoff_multiplier` with each consecutive trip, up to a cap (8 s after
+//! a probe that failed within a second), with a
 //! jitter of +-20 % that also applies at the cap: hosts that tripped together must not probe
 //! together.
 //!
@@ -11,6 +12,10 @@ use crate::resilience::words::words;
 use std::time::Duration;
 
 const JITTER: f64 = 0.2;
+/// A failed probe that took less was fast.
+const FAST_PROBE: Duration = Duration::from_secs(1);
+/// Longest open time after a fast probe, before its jitter: with it, at most ten seconds.
+const FAST_PROBE_CAP: Duration = Duration::from_secs(8);
 /// Longest duration, so that an `Instant` can hold its end.
 pub(crate) const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
 
@@ -76,6 +81,16 @@ words! {
 }
 
 impl BreakerPolicy {
+    /// The open time after a probe that failed after `took`. A probe that fails fast delays its
+    /// request by next to nothing, so the next one follows soon and finds a recovery in time.
+    pub(crate) fn open_after_probe(&self, trips: u32, took: Duration, draw: f64) -> Duration {
+        let cap = match took < FAST_PROBE {
+            true => self.max_recovery_timeout.min(self.recovery_timeout.max(FAST_PROBE_CAP)),
+            false => self.max_recovery_timeout,
+        };
+        BreakerPolicy { max_recovery_timeout: cap, ..*self }.open_for(trips, draw)
+    }
+
     /// The open time of the `trips`-th consecutive trip. Jitter applies at the cap too,
     /// else all breakers of a fleet would fall into step there.
     pub(crate) fn open_for(&self, trips: u32, draw: f64) -> Duration {
@@ -123,6 +138,18 @@ mod tests {
             assert_eq!((low, high), (middle * 4 / 5, middle * 6 / 5));
             assert_eq!(POLICY.open_for(trips, 0.5), middle);
         }
+    }
+
+    #[test]
+    fn a_probe_that_fails_fast_is_repeated_within_ten_seconds() {
+        let (fast, slow) = (Duration::from_millis(999), SECOND);
+        let longest = [2, 3, 9].map(|trips| POLICY.open_after_probe(trips, fast, 1.0));
+        assert!(longest.iter().all(|time| *time < 10 * SECOND), "{longest:?}");
+        assert_eq!(POLICY.open_after_probe(9, slow, 0.5), 60 * SECOND);
+        let long = BreakerPolicy { recovery_timeout: 30 * SECOND, ..POLICY };
+        assert_eq!(long.open_after_probe(9, fast, 0.5), 30 * SECOND);
+        let short = BreakerPolicy { max_recovery_timeout: 6 * SECOND, ..POLICY };
+        assert_eq!(short.open_after_probe(9, fast, 0.5), 6 * SECOND);
     }
 
     #[test]

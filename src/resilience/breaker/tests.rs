@@ -280,10 +280,9 @@ fn open_time_doubles_with_each_consecutive_trip_up_to_its_cap() {
     let (mut now, mut times) = (t0, vec![open_time(&breaker, t0)]);
     for _ in 0..6 {
         now = breaker.retry_at().expect("is open");
-        assert_eq!(
-            attempt(&mut breaker, Outcome::Failure, now),
-            Some(TransitionCause::ProbeFailed)
-        );
+        let probe = permit(&mut breaker, now);
+        let moved = breaker.observe(probe, Outcome::Failure, secs(1), now, MIDDLE);
+        assert_eq!(moved.map(|moved| moved.cause), Some(TransitionCause::ProbeFailed));
         times.push(open_time(&breaker, now));
     }
     assert_eq!(times, [5, 10, 20, 40, 60, 60, 60].map(secs));
