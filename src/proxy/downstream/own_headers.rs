@@ -23,6 +23,9 @@ enum Owned {
 /// Removes them from the headers of a provider's response.
 pub fn remove_own(headers: &mut HeaderMap) {
     // Most responses have none; one pass finds out.
+    if headers.keys().all(|name| owned(name) == Owned::Nothing) {
+        return;
+    }
     let found: Vec<HeaderName> =
         headers.keys().filter(|name| owned(name) != Owned::Nothing).cloned().collect();
     for name in found {

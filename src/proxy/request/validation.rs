@@ -82,14 +82,38 @@ fn is_host(text: &str) -> bool {
                 None => return false,
             }
         }
-        None => text.split_once(':').unwrap_or((text, "")),
+        None => {
+            let bytes = text.as_bytes();
+            let plain = bytes.iter().position(|byte| !NAME[usize::from(*byte)]);
+            match plain.map(|at| (at, bytes[at])) {
+                None => return !text.is_empty(),
+                Some((at, b':')) => return at > 0 && is_port(&text[at + 1..]),
+                Some(_) => text.split_once(':').unwrap_or((text, "")),
+            }
+        }
     };
     !host.is_empty() && is_name(host.as_bytes()) && is_port(port)
 }
 
-/// The characters of `reg-name` (RFC 3986, 3.2.2) without `,`, which would make a list.
+/// The characters of `reg-name` (RFC 3986, 3.2.2) without `,`, which would make a list, and `%`.
+const NAME: [bool; 256] = {
+    let mut table = [false; 256];
+    let others = b"-._~!$&'()*+;=";
+    let mut at = 0;
+    while at < table.len() {
+        table[at] = (at as u8).is_ascii_alphanumeric();
+        at += 1;
+    }
+    at = 0;
+    while at < others.len() {
+        table[others[at] as usize] = true;
+        at += 1;
+    }
+    table
+};
+
+/// Characters of [`NAME`] and percent-encoded bytes.
 fn is_name(host: &[u8]) -> bool {
-    let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~!$&'()*+;=".contains(&b);
     let mut bytes = host.iter().copied();
     while let Some(byte) = bytes.next() {
         let is_valid = match byte {
@@ -97,7 +121,7 @@ fn is_name(host: &[u8]) -> bool {
                 let mut is_digit = || bytes.next().is_some_and(|b| b.is_ascii_hexdigit());
                 is_digit() && is_digit()
             }
-            byte => is_plain(byte),
+            byte => NAME[usize::from(byte)],
         };
         if !is_valid {
             return false;
@@ -107,7 +131,12 @@ fn is_name(host: &[u8]) -> bool {
 }
 
 fn is_port(port: &str) -> bool {
-    port.is_empty() || port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok()
+    port.bytes()
+        .try_fold(0_u32, |number, byte| {
+            let number = number.saturating_mul(10) + u32::from(byte.wrapping_sub(b'0'));
+            (byte.is_ascii_digit() && number <= u32::from(u16::MAX)).then_some(number)
+        })
+        .is_some()
 }
 
 /// `chunked` alone, or no transfer coding (RFC 9112, 6.1). The parser has rejected those that do not
