@@ -101,6 +101,11 @@ impl HoldCell {
         self.rule.lock().clear();
     }
 
+    /// The reason of the current hold; `None` in slow start after one.
+    pub fn reason(&self) -> Option<HoldReason> {
+        self.rule.lock().reason()
+    }
+
     /// Whether the hold is our own backoff: the provider gave no time, so waiting may not
     /// help. Slow start after a hold is our own, too.
     pub fn is_backoff(&self) -> bool {

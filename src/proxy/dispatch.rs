@@ -97,7 +97,7 @@ fn give_up(
             Ok(response)
         }
         LastResponse::Problem(mut problem) => {
-            problem.detail = format!("{}; not retried: {}", problem.detail, reason.explanation());
+            problem.detail = format!("{}; not retried: {}", problem.detail, denied.explanation());
             Err(problem)
         }
     }

@@ -44,6 +44,7 @@ mod overload;
 mod overrides;
 mod queue;
 mod raw_tcp;
+mod refusal_reasons;
 mod refusals;
 mod reload;
 mod reload_paths;

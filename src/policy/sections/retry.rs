@@ -81,6 +81,11 @@ impl Retry {
         Retry { name, max_attempts: 1, retry_on, ..defaults() }
     }
 
+    /// Whether it is `none`: the policy allows no retry.
+    pub fn is_none(&self) -> bool {
+        self.name == "none"
+    }
+
     pub fn backoff(&self) -> BackoffPolicy {
         BackoffPolicy {
             initial: self.initial_delay,

@@ -74,6 +74,10 @@ pub enum RetryDenied {
     CostBudget,
     Deadline,
     AttemptsSpent,
+    /// `retry: none`.
+    RetriesDisabled,
+    /// `retry_on` does not contain the class of the last attempt.
+    ClassNotRetried,
     NoEndpointLeft,
     /// No attempt was admitted; the problem says why.
     NotAdmitted(ProblemKind),
@@ -88,6 +92,8 @@ impl RetryDenied {
             RetryDenied::CostBudget => "cost_budget",
             RetryDenied::Deadline => "deadline",
             RetryDenied::AttemptsSpent => "attempts_spent",
+            RetryDenied::RetriesDisabled => "retries_disabled",
+            RetryDenied::ClassNotRetried => "class_not_retried",
             RetryDenied::NoEndpointLeft => "no_endpoint_left",
             RetryDenied::NotAdmitted(kind) => kind.name(),
         }
@@ -103,6 +109,8 @@ impl RetryDenied {
                 "the route's timeout passed"
             }
             RetryDenied::AttemptsSpent => "its attempts are spent",
+            RetryDenied::RetriesDisabled => "the policy allows no retry (`retry: none`)",
+            RetryDenied::ClassNotRetried => "`retry_on` does not contain its class",
             RetryDenied::NotAdmitted(
                 ProblemKind::QueueFull | ProblemKind::QueueShare | ProblemKind::QueueWaitTooLong,
             ) => "its queue has no place for another wait",

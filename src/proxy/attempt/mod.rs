@@ -5,6 +5,7 @@ pub mod context;
 pub mod hedge;
 pub mod inspect;
 mod late;
+mod obstacles;
 pub mod pending_response;
 mod prebuffer;
 pub mod report;

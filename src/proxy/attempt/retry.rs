@@ -13,6 +13,7 @@ use http::HeaderValue;
 use http::response::Parts;
 
 use super::context::ProxyRequest;
+use super::obstacles::Obstacles;
 use super::report::UsageKey;
 use super::select::{
     CandidateFilter, Selection, Unavailable, is_eligible, provider_id, select_endpoint,
@@ -33,6 +34,8 @@ pub struct AttemptDenied {
     pub retry_after: Option<Duration>,
     /// Replaces the kind's own detail.
     pub detail: Option<String>,
+    /// The reason of each provider.
+    pub(super) obstacles: Option<Obstacles>,
 }
 
 /// The next step of a request.
@@ -295,29 +298,43 @@ fn deny(
     after: Option<AttemptClass>,
     unavailable: Unavailable,
 ) -> AttemptDenied {
+    let now = clock::now();
+    let obstacles = Obstacles::of(request, route, now);
     let kind = match after {
         Some(class) => kind_after(class),
-        None if clock::now() >= request.limits.deadline() => ProblemKind::Deadline,
-        None if unavailable.held || unavailable.wait.is_some() => ProblemKind::Held,
-        None if unavailable.no_capacity => ProblemKind::NoCapacity,
-        None if unavailable.drained && unavailable.open.is_none() => ProblemKind::Drained,
-        None => ProblemKind::BreakerOpen,
+        None if now >= request.limits.deadline() => ProblemKind::Deadline,
+        None => obstacles.kind(),
     };
-    let spent = request.attempts.in_tier > 0 && unavailable == Unavailable::default();
     let reason = match after {
         None => RetryDenied::NotAdmitted(kind),
-        Some(_) if spent => RetryDenied::AttemptsSpent,
-        Some(_) => RetryDenied::NoEndpointLeft,
+        Some(class) => why_no_retry(request, route, class),
     };
-    let soonest = [unavailable.wait, unavailable.open].into_iter().flatten().min();
     let queued = unavailable.no_capacity || request.wait.is_some();
-    let retry_after = soonest.max(queued.then(|| queue_backlog(request, route)));
-    if let (ProblemKind::NoCapacity | ProblemKind::Deadline, Some(queue), Some(_)) =
-        (kind, &route.queue, &request.wait)
-    {
+    let retry_after = obstacles.soonest().max(queued.then(|| queue_backlog(request, route)));
+    let gave_up =
+        matches!(kind, ProblemKind::NoCapacity | ProblemKind::RateLimited | ProblemKind::Deadline);
+    if let (true, Some(queue), Some(_)) = (gave_up, &route.queue, &request.wait) {
         count_shed(request, queue, ShedReason::Waited);
     }
-    AttemptDenied { retry_after, ..AttemptDenied::new(reason, kind) }
+    let denied = AttemptDenied { retry_after, ..AttemptDenied::new(reason, kind) };
+    AttemptDenied { obstacles: Some(obstacles), ..denied }
+}
+
+/// Why no retry follows an attempt although the request could be sent again.
+fn why_no_retry(request: &ProxyRequest, route: &Route, class: AttemptClass) -> RetryDenied {
+    let tier = request.attempts.tier;
+    if request.attempts.in_tier == 0 {
+        // A fallback would be the next, and takes no request.
+        return RetryDenied::NoEndpointLeft;
+    }
+    if request.attempts_left(route, tier) == 0 {
+        let disabled = tier == 0 && request.retry_policy(route).is_none();
+        return if disabled { RetryDenied::RetriesDisabled } else { RetryDenied::AttemptsSpent };
+    }
+    match retries_in_tier(request, route, class) {
+        true => RetryDenied::NoEndpointLeft,
+        false => RetryDenied::ClassNotRetried,
+    }
 }
 
 /// Waits until `until`, in the queue if other requests wait for the same.
@@ -385,7 +402,7 @@ pub fn begin_continuation(
 
 impl AttemptDenied {
     fn new(reason: RetryDenied, kind: ProblemKind) -> AttemptDenied {
-        AttemptDenied { reason, kind, retry_after: None, detail: None }
+        AttemptDenied { reason, kind, retry_after: None, detail: None, obstacles: None }
     }
 
     pub(super) fn not_admitted(kind: ProblemKind) -> AttemptDenied {
@@ -394,28 +411,35 @@ impl AttemptDenied {
 
     pub fn problem(&self, route: &Route) -> Problem {
         let name = &route.policy.name;
-        let detail = self.detail.clone().unwrap_or_else(|| match self.kind {
-            ProblemKind::BreakerOpen => format!("route `{name}`: the breakers of its providers are open"),
-            ProblemKind::Drained => {
-                format!("route `{name}`: its providers are drained (outrigger undrain PROVIDER)")
+        let what = self.detail.clone().or_else(|| {
+            let late = "its timeout passed before a provider could be tried";
+            match self.reason {
+                _ if self.kind == ProblemKind::Deadline => Some(late.to_owned()),
+                RetryDenied::NotAdmitted(_) => None,
+                reason => Some(reason.explanation().to_owned()),
             }
-            ProblemKind::Held => {
-                format!("route `{name}`: its providers imposed a wait longer than the request may take")
-            }
-            ProblemKind::NoCapacity => format!(
-                "route `{name}`: its providers have as many attempts in flight as their `capacity` allows"
-            ),
-            ProblemKind::Deadline => {
-                format!("route `{name}`: its timeout passed before a provider could be tried")
-            }
-            _ => format!("route `{name}`: {}", self.reason.explanation()),
         });
-        Problem::new(self.kind, detail).retry_after(self.retry_after)
+        let obstacles = self.obstacles.as_ref().map(Obstacles::to_string);
+        let parts: Vec<String> = what.into_iter().chain(obstacles).collect();
+        Problem::new(self.kind, format!("route `{name}`: {}", parts.join("; ")))
+            .retry_after(self.retry_after)
+    }
+
+    /// Why there is no further attempt, in words; with the reason of each provider if none is left.
+    pub fn explanation(&self) -> String {
+        match (&self.obstacles, self.reason) {
+            (Some(obstacles), RetryDenied::NoEndpointLeft | RetryDenied::NotAdmitted(_)) => {
+                format!("{} ({obstacles})", self.reason.explanation())
+            }
+            _ => self.reason.explanation().to_owned(),
+        }
     }
 
     /// Adds the reason to the provider's response (`Proxy-Status`, RFC 9209).
     pub fn annotate(&self, head: &mut Parts) {
-        let (status, why) = (head.status.as_u16(), self.reason.explanation());
+        let (status, why) = (head.status.as_u16(), self.explanation());
+        let why: String =
+            why.chars().filter(|c| c.is_ascii() && !matches!(c, '"' | '\\')).collect();
         let text = format!("outrigger; received-status={status}; details=\"not retried: {why}\"");
         if let Ok(value) = HeaderValue::try_from(text) {
             head.headers.append(PROXY_STATUS, value);

@@ -9,6 +9,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use super::context::ProxyRequest;
+use super::obstacles::Obstacles;
 use super::retry::AttemptDenied;
 use super::select::{CandidateFilter, Unavailable, check_provider, circuits_key, is_eligible};
 use super::state::EndpointIndex;
@@ -220,7 +221,8 @@ fn shed(
     count_shed(request, queue, reason);
     let mut denied = AttemptDenied::not_admitted(reason.problem());
     denied.retry_after = Some(queue_backlog(request, route));
-    denied.detail = Some(format!("route `{}`: {detail}", route.policy.name));
+    denied.detail = Some(detail.to_owned());
+    denied.obstacles = Some(Obstacles::of(request, route, clock::now()));
     denied
 }
 

@@ -111,6 +111,10 @@ problem_types! {
         "all usable providers have asked to wait before the next request";
     NoCapacity, 503, "no-capacity", Some("connection_limit_reached"), false,
         "no provider has capacity";
+    RateLimited, 503, "rate-limited", Some("connection_limit_reached"), false,
+        "the rate limits of all usable providers are used up";
+    Unavailable, 503, "unavailable", Some("destination_unavailable"), false,
+        "no provider can take the request, for the reasons in detail";
     QueueFull, 503, "queue-full", Some("connection_limit_reached"), false,
         "the queue is full";
     QueueWaitTooLong, 503, "queue-wait-too-long", Some("connection_limit_reached"), false,
