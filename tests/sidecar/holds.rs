@@ -70,3 +70,17 @@ fn a_reset_of_the_breaker_ends_its_holds() {
         }
     }
 }
+
+#[test]
+fn a_retry_after_date_counts_from_the_date_of_its_response() {
+    let headers = [
+        ("date", "Tue, 15 Nov 1994 08:00:00 GMT"),
+        ("retry-after", "Tue, 15 Nov 1994 08:01:40 GMT"),
+    ];
+    let a = Origin::start(Behaviour::status(429, &headers));
+    let sidecar =
+        single_worker(&policy(&[("a", &a.url(), "")], &route("providers: [a], retry: none")));
+    assert_eq!(sidecar.send(&chat()).status, 429);
+    let held = api(&sidecar, "/api/circuit-breakers")["held"][0]["remaining_ms"].as_u64();
+    assert!(held.is_some_and(|ms| (90_000..=150_000).contains(&ms)), "{held:?}");
+}

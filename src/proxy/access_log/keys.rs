@@ -46,7 +46,7 @@ record_keys! {
         RESULT, "result", "string", "",
             "How the request ended: `complete`, `local_response` (produced by Outrigger), `interrupted` (the response broke after its first byte) or `client_disconnected`";
         REASON, "reason", "string", "",
-            "For `local_response` the [problem type](problem-types.md); for `interrupted` the cause: `broken`, `idle`, `no_content`, `error_event`, `no_end`, `upgrade_failed`, `upgrade_not_requested` or `panic`";
+            "For `local_response` the [problem type](problem-types.md); for `interrupted` the cause: `broken`, `idle`, `error_event`, `no_end`, `upgrade_failed`, `upgrade_not_requested` or `panic`";
         DURATION, "duration_ms", "number", "ms",
             "From the request head to the end of the response";
         FIRST_BYTE, "first_byte_ms", "number", "ms",

@@ -21,7 +21,6 @@ pub enum RequestEnd {
 pub enum Interruption {
     Broken,
     Idle,
-    NoContent,
     ErrorEvent,
     NoEnd(StreamEnd),
     UpgradeFailed,
@@ -55,7 +54,6 @@ impl Interruption {
         match self {
             Interruption::Broken => "broken",
             Interruption::Idle => "idle",
-            Interruption::NoContent => "no_content",
             Interruption::ErrorEvent => "error_event",
             Interruption::NoEnd(_) => "no_end",
             Interruption::UpgradeFailed => "upgrade_failed",

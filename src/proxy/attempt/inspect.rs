@@ -28,7 +28,7 @@ use super::send::chain;
 use crate::clock;
 use crate::live::buffers::Reservation;
 use crate::live::permit::ReportedPermit;
-use crate::policy::sections::model::Commit;
+use crate::policy::sections::model::{Buffer, Commit};
 use crate::proxy::downstream::problem::{Problem, ProblemKind};
 use crate::proxy::downstream::timer::Timer;
 use crate::proxy::signals::classify::{ContentType, MediaKind, ResponseSignals};
@@ -107,7 +107,7 @@ pub async fn inspect(
     }
     let body = match prebuffer_limit(request, route, &received, by_head) {
         Some(limit) => received.prebuffer(&request.timer, limit).await,
-        None => Prebuffered::Part(VecDeque::new()),
+        None => Prebuffered::Part(VecDeque::new(), None),
     };
     let class = match (by_head, &body) {
         (_, Prebuffered::Error(class, _)) => *class,
@@ -184,7 +184,11 @@ fn prebuffer_limit(
         None if received.head.status.as_u16() >= 400 => Some(prebuffer::DISCARDED),
         None => limit(ReadUntil::End),
         Some(AttemptClass::Success) => match stream.commit {
-            Some(Commit::Complete) => limit(ReadUntil::End),
+            // Bytes, memory and the route's timeout bound it, and nothing else.
+            Some(Commit::Complete) => {
+                let within = Buffer { frames: usize::MAX, time: Duration::MAX, ..stream.buffer };
+                Some(PrebufferLimit { until: ReadUntil::End, within })
+            }
             Some(Commit::Headers) => None,
             None if kind == MediaKind::Json => limit(ReadUntil::End),
             None if !is_stream => None,
@@ -216,6 +220,7 @@ fn conclude(
 ) -> AttemptResult {
     let class = report.class;
     let failed = matches!(body, Prebuffered::Error(..));
+    let mut last_frame = None;
     let first = match body {
         Prebuffered::Failed(error) => {
             settle_events(request, &received);
@@ -231,7 +236,10 @@ fn conclude(
             report.error = Some("an event of the response reports a failure".to_owned());
             first
         }
-        Prebuffered::Part(first) => first,
+        Prebuffered::Part(first, last) => {
+            last_frame = last;
+            first
+        }
     };
     if first.is_empty() && received.body.is_end_stream() {
         report_attempt(request, route, &mut received.selection, report);
@@ -241,7 +249,9 @@ fn conclude(
         report.took = clock::since(received.selection.started);
     }
     let reported = report_attempt(request, route, &mut received.selection, report);
-    by_class(class, started(received, first, reported, failed))
+    let mut response = started(received, first, reported, failed);
+    response.last_frame = last_frame;
+    by_class(class, response)
 }
 
 /// A response whose body continues after the commit.
@@ -252,7 +262,6 @@ fn started(
     failed: bool,
 ) -> PendingResponse {
     let ReceivedResponse { head, body: rest, selection, deadlines, reader, room, .. } = received;
-    let no_content = reader.as_ref().is_some_and(|(_, reader)| !reader.is_ready());
     let usage_key = selection.usage_key();
     let stream = PendingStream {
         first,
@@ -261,12 +270,18 @@ fn started(
         reported,
         room,
         reader,
-        content_by: no_content.then_some(deadlines.content),
         failed,
         recorder: None,
     };
     let body = PendingBody::Stream(Box::new(stream));
-    PendingResponse { head, body, idle: deadlines.idle, usage_key, is_local: false }
+    PendingResponse {
+        head,
+        body,
+        idle: deadlines.idle,
+        usage_key,
+        last_frame: None,
+        is_local: false,
+    }
 }
 
 /// Charges the usage that the events of a response report, and counts dropped events.
@@ -325,7 +340,8 @@ fn switched(
     let usage_key = selection.usage_key();
     let body = PendingBody::Tunnel { flight: selection.flight, rest };
     let idle = deadlines.idle;
-    let response = PendingResponse { head, body, idle, usage_key, is_local: false };
+    let response =
+        PendingResponse { head, body, idle, usage_key, last_frame: None, is_local: false };
     AttemptResult::Commit(Box::new(response))
 }
 
@@ -429,7 +445,10 @@ pub fn explain_end(end: StreamEnd) -> &'static str {
 fn result(class: AttemptClass, received: ReceivedResponse, body: PendingBody) -> AttemptResult {
     let (usage_key, idle) = (received.selection.usage_key(), received.deadlines.idle);
     let head = received.head;
-    by_class(class, PendingResponse { head, body, idle, usage_key, is_local: false })
+    by_class(
+        class,
+        PendingResponse { head, body, idle, usage_key, last_frame: None, is_local: false },
+    )
 }
 
 fn by_class(class: AttemptClass, response: PendingResponse) -> AttemptResult {

@@ -84,8 +84,7 @@ pub fn observe_body(route: &Route, received: ReceivedResponse, granted: Duration
     let ReceivedResponse { mut body, selection, deadlines, reader, mut room, .. } = received;
     let Some(attempt) = LateAttempt::begin(route, selection, granted) else { return };
     let until = attempt.until;
-    let deadlines =
-        BodyDeadlines { first_byte: until, content: until, deadline: until, ..deadlines };
+    let deadlines = BodyDeadlines { first_byte: until, deadline: until, ..deadlines };
     let part = if reader.is_some() { ReadUntil::Content } else { ReadUntil::Frame };
     let within = Buffer { time: granted, ..DISCARDED.within };
     let limit = PrebufferLimit { until: part, within };
@@ -96,7 +95,7 @@ pub fn observe_body(route: &Route, received: ReceivedResponse, granted: Duration
         let read =
             super::prebuffer::prebuffer(&timer, &mut body, limit, deadlines, &mut room, reader);
         let class = match read.await {
-            Prebuffered::Complete(..) | Prebuffered::Part(_) => AttemptClass::Success,
+            Prebuffered::Complete(..) | Prebuffered::Part(..) => AttemptClass::Success,
             Prebuffered::Error(class, _) => class,
             Prebuffered::Failed(_) => AttemptClass::Failure,
         };

@@ -27,6 +27,8 @@ pub struct PendingResponse {
     pub head: Parts,
     pub body: PendingBody,
     pub idle: Duration,
+    /// When the last frame came, if one was read; the idle time counts from then.
+    pub last_frame: Option<Instant>,
     pub usage_key: UsageKey,
     /// It comes from the cache or from the policy, not from a provider.
     pub is_local: bool,
@@ -56,8 +58,6 @@ pub struct PendingStream {
     pub room: Reservation,
     /// Set for an event stream that is read.
     pub reader: Option<(StreamFormat, Box<EventReader>)>,
-    /// The deadline for the first content, if none has come yet.
-    pub content_by: Option<Instant>,
     /// The first frames contain an error event.
     pub failed: bool,
     /// Stores the body in the cache.
@@ -73,6 +73,13 @@ impl PendingResponse {
             turn: AttemptKind::First,
             charge: QuotaCharge::default(),
         };
-        Box::new(PendingResponse { head, body, idle: Duration::ZERO, usage_key, is_local: true })
+        Box::new(PendingResponse {
+            head,
+            body,
+            idle: Duration::ZERO,
+            last_frame: None,
+            usage_key,
+            is_local: true,
+        })
     }
 }

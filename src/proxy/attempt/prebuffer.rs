@@ -46,12 +46,13 @@ pub const DISCARDED: PrebufferLimit = PrebufferLimit {
 /// A shorter frame is copied, because it would keep the whole buffer alive that it was read into.
 const SMALL_FRAME: usize = 4 << 10;
 
+/// So many frames are joined into one.
+const JOINED_FRAMES: usize = 64;
+
 /// When the parts of a body are due.
 #[derive(Clone, Copy, Debug)]
 pub struct BodyDeadlines {
     pub first_byte: Instant,
-    /// The first content of an event stream, if no other attempt can follow.
-    pub content: Instant,
     pub idle: Duration,
     pub deadline: Instant,
 }
@@ -61,8 +62,8 @@ pub struct BodyDeadlines {
 pub enum Prebuffered {
     /// To its end.
     Complete(Bytes, Option<HeaderMap>),
-    /// The start; the body has more.
-    Part(VecDeque<Frame<Bytes>>),
+    /// The start, and when its last frame came; the body has more.
+    Part(VecDeque<Frame<Bytes>>, Option<Instant>),
     /// An event reports a failure. The frames contain that event.
     Error(AttemptClass, VecDeque<Frame<Bytes>>),
     /// The body broke or stalled.
@@ -86,8 +87,11 @@ pub enum PrebufferError {
 struct Buffered {
     frames: VecDeque<Frame<Bytes>>,
     bytes: u64,
-    /// When the first frame came.
+    /// When the first frame came, and the last one.
     since: Option<Instant>,
+    last: Option<Instant>,
+    /// Frames at the end that may be joined.
+    loose: usize,
 }
 
 /// Reads until the limit, the end of the body, or one of the bounds.
@@ -112,7 +116,7 @@ pub async fn prebuffer(
             Ok(Some(Ok(frame))) => frame,
             Ok(Some(Err(error))) => return Prebuffered::Failed(PrebufferError::Broken(error)),
             Ok(None) => return buffered.ended(reader),
-            Err(Elapsed) if patience.is_some() => return Prebuffered::Part(buffered.frames),
+            Err(Elapsed) if patience.is_some() => return buffered.part(),
             Err(Elapsed) => return Prebuffered::Failed(error),
         };
         let last = body.is_end_stream();
@@ -132,7 +136,7 @@ pub async fn prebuffer(
         let held = buffered.bytes + reader.as_ref().map_or(0, |reader| reader.buffered() as u64);
         let room = room.grow(held.saturating_sub(room.bytes()));
         if (enough || !fits || !room) && !last {
-            return Prebuffered::Part(buffered.frames);
+            return buffered.part();
         }
     }
 }
@@ -144,9 +148,8 @@ impl Buffered {
         frame: Frame<Bytes>,
         reader: Option<&mut StreamReader>,
     ) -> Result<(), AttemptClass> {
-        if self.since.is_none() {
-            self.since = Some(clock::now());
-        }
+        self.last = Some(clock::now());
+        self.since = self.since.or(self.last);
         let (frame, error) = match (reader, frame.into_data()) {
             (None, Ok(data)) => (Frame::data(data), None),
             (_, Err(trailers)) => (remove_own_trailers(trailers), None),
@@ -159,6 +162,7 @@ impl Buffered {
         self.bytes += size;
         if size > 0 || frame.is_trailers() {
             self.frames.push_back(detached(frame));
+            self.join_loose();
         }
         match error {
             None => Ok(()),
@@ -167,6 +171,26 @@ impl Buffered {
                 Err(error.class)
             }
         }
+    }
+
+    fn part(self) -> Prebuffered {
+        Prebuffered::Part(self.frames, self.last)
+    }
+
+    /// Joins the last frames into one: many small ones would take more memory than their bytes.
+    fn join_loose(&mut self) {
+        self.loose += 1;
+        let is_data = self.frames.back().is_some_and(Frame::is_data);
+        if self.loose < JOINED_FRAMES || !is_data {
+            return;
+        }
+        let tail = self.frames.split_off(self.frames.len().saturating_sub(self.loose));
+        let mut bytes = BytesMut::new();
+        for data in tail.into_iter().filter_map(|frame| frame.into_data().ok()) {
+            bytes.extend_from_slice(&data);
+        }
+        self.frames.push_back(Frame::data(bytes.freeze()));
+        self.loose = 0;
     }
 
     fn ended(mut self, reader: Option<&mut StreamReader>) -> Prebuffered {

@@ -181,7 +181,6 @@ fn body_deadlines(
     let first_byte = timeouts.first_byte();
     BodyDeadlines {
         first_byte: response_deadline(request, selection, sent, first_byte, fails_over),
-        content: sent + first_byte,
         idle: timeouts.idle,
         deadline: request.limits.deadline(),
     }

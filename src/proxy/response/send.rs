@@ -22,7 +22,7 @@ pub fn send(
     outcome: Result<Box<PendingResponse>, Problem>,
 ) -> Response<ResponseBody> {
     request.record.bytes_in = request.body.len();
-    let PendingResponse { mut head, body, idle, usage_key, .. } = match outcome {
+    let PendingResponse { mut head, body, idle, last_frame, usage_key, .. } = match outcome {
         Ok(response) => *response,
         Err(problem) => return send_problem(&mut request.record, problem),
     };
@@ -33,7 +33,10 @@ pub fn send(
         request.record.first_byte = Some(request.record.age());
     }
     request.record.add_degraded_header(&mut head.headers);
-    Response::from_parts(head, begin_body(request, body, StreamOrigin { idle, usage_key }))
+    Response::from_parts(
+        head,
+        begin_body(request, body, StreamOrigin { idle, last_frame, usage_key }),
+    )
 }
 
 /// Begins to send the body; ends the access record if the body is already complete.

@@ -61,6 +61,8 @@ pub struct Streaming {
 pub struct StreamOrigin {
     /// Time limit between two frames.
     pub idle: Duration,
+    /// When the last frame came, if one was read before the commit.
+    pub last_frame: Option<Instant>,
     pub usage_key: UsageKey,
 }
 
@@ -79,7 +81,7 @@ impl Streaming {
         first: VecDeque<Frame<Bytes>>,
         origin: StreamOrigin,
     ) -> Self {
-        let StreamOrigin { idle, usage_key } = origin;
+        let StreamOrigin { idle, last_frame, usage_key } = origin;
         let (route, metrics) =
             (Arc::clone(&request.route), Arc::clone(&request.worker.live.metrics));
         Streaming {
@@ -88,7 +90,7 @@ impl Streaming {
             first,
             stream: None,
             idle,
-            last: clock::now(),
+            last: last_frame.unwrap_or_else(clock::now),
             timer: None,
             resumable: Resumable::of(request),
             usage_key,
@@ -312,9 +314,6 @@ impl Streaming {
         if held > stream.room.bytes() {
             self.first.push_back(Frame::data(reader.flush_unread()));
         }
-        if stream.content_by.is_some() && reader.is_ready() {
-            stream.content_by = None;
-        }
         None
     }
 
@@ -342,12 +341,7 @@ impl Streaming {
     /// Ready when no frame arrived in time. The timer is reset only when it fires early.
     fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<Interruption> {
         loop {
-            let idle = self.last + self.idle;
-            let content = self.stream.as_ref().and_then(|stream| stream.content_by);
-            let (at, cut) = match content.filter(|at| *at < idle) {
-                Some(at) => (at, Interruption::NoContent),
-                None => (idle, Interruption::Idle),
-            };
+            let at = self.last + self.idle;
             let timer =
                 self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at.into())));
             if timer.deadline() > at.into() {
@@ -355,7 +349,7 @@ impl Streaming {
             }
             ready!(timer.as_mut().poll(cx));
             if clock::now() >= at {
-                return Poll::Ready(cut);
+                return Poll::Ready(Interruption::Idle);
             }
             timer.as_mut().reset(at.into());
         }

@@ -29,7 +29,6 @@ fn problem(cause: Interruption, idle: Duration) -> Problem {
             let detail = format!("nothing more arrived within {idle:?}");
             Problem::new(ProblemKind::ResponseTimeout, detail)
         }
-        NoContent => Problem::new(ProblemKind::ResponseTimeout, "no content arrived in time"),
         ErrorEvent => Problem::new(ProblemKind::BadResponse, "the provider sent an error event"),
         NoEnd(ended) => Problem::new(ProblemKind::BadResponse, explain_end(ended)),
     }

@@ -95,10 +95,12 @@ pub fn reported_quotas(headers: &HeaderMap, wall: impl FnOnce() -> SystemTime) -
     if !headers.keys().any(is_quota) {
         return QuotaReports::default();
     }
-    let date =
-        headers.get(DATE).and_then(text).and_then(|date| httpdate::parse_http_date(date).ok());
-    let reader = QuotaReader { headers, now: date.unwrap_or_else(wall) };
+    let reader = QuotaReader { headers, now: response_date(headers).unwrap_or_else(wall) };
     QuotaReports { requests: reader.requests(), tokens: reader.tokens() }
+}
+
+fn response_date(headers: &HeaderMap) -> Option<SystemTime> {
+    httpdate::parse_http_date(text(headers.get(DATE)?)?).ok()
 }
 
 struct QuotaReader<'a> {
@@ -228,7 +230,10 @@ pub fn retry_after(headers: &HeaderMap, now: impl FnOnce() -> SystemTime) -> Opt
         return Some(seconds(after));
     }
     let date = httpdate::parse_http_date(value).ok()?;
-    Some(date.duration_since(now()).unwrap_or_default())
+    let wait = |from: SystemTime| date.duration_since(from).unwrap_or_default();
+    // A wait of more than a day says that the response's `Date` is wrong.
+    let by_response = response_date(headers).map(wait).filter(|wait| wait.as_secs_f64() <= DAY);
+    Some(by_response.unwrap_or_else(|| wait(now())))
 }
 
 /// A number of digits with at most one point. Any length counts: a huge number means a long wait, not
