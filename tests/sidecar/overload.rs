@@ -54,7 +54,7 @@ fn open(url: &str, count: usize, bytes: &[u8]) -> Vec<TcpStream> {
 }
 
 fn stick_uploads(sidecar: &Sidecar, count: usize) -> Vec<TcpStream> {
-    let head = "POST /v1 HTTP/1.1\r\nhost: a\r\ncontent-length: 1000\r\n\r\nx";
+    let head = "POST /v1 HTTP/1.1\r\nhost: a\r\ncontent-length: 100000\r\n\r\nx";
     open(&sidecar.url(""), count, head.as_bytes())
 }
 

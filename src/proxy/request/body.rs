@@ -21,14 +21,13 @@ use crate::clock;
 use crate::live::buffers::Reservation;
 use crate::policy::sections::model;
 use crate::proxy::access_log::reasons::NotReplayable;
-use crate::proxy::downstream::io;
 use crate::proxy::downstream::problem::{Problem, ProblemKind};
 use crate::proxy::downstream::timer::{Elapsed, Timer};
 use crate::snapshot::Route;
 use crate::upstream::OutgoingBody;
 
-/// The largest frame that is read at once.
-const MAX_FRAME: u64 = io::MAX_READ as u64;
+/// The memory that a body may claim before it arrives.
+const MAX_CLAIM: u64 = 1 << 20;
 /// A body without a known length that is incomplete after this long is streamed.
 const STILL_ARRIVING: Duration = Duration::from_secs(1);
 
@@ -367,12 +366,6 @@ async fn receive(
     let began = moved;
     let give_up = moved + STILL_ARRIVING;
     loop {
-        let wanted = prefix.len() + prefix.expected();
-        let full = !room.grow(wanted.saturating_sub(room.bytes()));
-        // hyper has read the first frame already, and the model may be in it.
-        if full && !(limits.reads_body && prefix.len() == 0) {
-            return Ok(Some(NotReplayable::BuffersFull));
-        }
         let limit = match patient {
             true => {
                 moved + limits.rate.time_left(prefix.len(), moved.saturating_duration_since(began))
@@ -387,13 +380,19 @@ async fn receive(
             Err(Elapsed) => return Ok(Some(NotReplayable::StillArriving)),
         };
         let last = body.is_end_stream();
-        match frame.into_data() {
-            Ok(data) => prefix.push(data, last),
+        // Only received bytes are reserved, not the announced length: a stalled upload leaves room
+        // for others.
+        let full = match frame.into_data() {
+            Ok(data) => {
+                let full = !room.grow(data.len() as u64);
+                prefix.push(data, last);
+                full
+            }
             Err(trailers) => {
                 prefix.trailers = Some(trailers);
                 return Ok(Some(NotReplayable::Trailers));
             }
-        }
+        };
         if prefix.len() > limits.replay {
             return Ok(Some(NotReplayable::LargerThanReplay));
         }
@@ -422,12 +421,6 @@ impl Prefix {
         self.only.as_ref().map_or(self.joined.len(), Bytes::len) as u64
     }
 
-    /// The bytes still expected, or the size of the next frame. Reserved early, because a body that is
-    /// half buffered when the buffers are full has cost as much as one that can be replayed.
-    fn expected(&self) -> u64 {
-        self.length.map_or(MAX_FRAME, |length| length.min(self.limit).saturating_sub(self.len()))
-    }
-
     fn push(&mut self, data: Bytes, last: bool) {
         if last && self.joined.is_empty() {
             self.only = Some(data);
@@ -436,7 +429,7 @@ impl Prefix {
         if self.joined.is_empty() {
             // Exact: untouched capacity costs no memory, and a growing buffer leaves smaller ones
             // behind.
-            let whole = self.length.map_or(0, |length| length.min(self.limit));
+            let whole = self.length.map_or(0, |length| length.min(self.limit).min(MAX_CLAIM));
             self.joined.reserve_exact(whole.max(data.len() as u64) as usize);
         }
         self.joined.extend_from_slice(&data);
