@@ -240,23 +240,45 @@ fn waiting_requests_are_sent_at_exactly_the_rate() {
     assert!(took <= Duration::from_millis(1200), "80 requests at 100/s took {took:?}");
 }
 
+const TOKENS: &str = "auth: none, capacity: { tokens: { rate: 60000/min, burst: 10000 } }";
+
+fn tokens_used(sidecar: &Sidecar) -> f64 {
+    sidecar.metric(r#"outrigger_rate_limit_used{provider="a",of="tokens"}"#).unwrap_or(-1.0)
+}
+
 #[test]
 fn tokens_are_charged_by_estimate_and_settled_by_reported_usage() {
-    let origin = Origin::start(Behaviour::Chat);
-    let capacity = "capacity: { tokens: { rate: 60000/min, burst: 10000 } }";
-    let usage = "usage: { input: /usage/prompt_tokens, output: /usage/completion_tokens }";
-    let more = format!("auth: none, {capacity}, {usage}");
-    let rest = route("providers: [a], timeout: 1s");
-    let sidecar = single_worker(&policy(&[("a", &origin.url(), &more)], &rest));
-    let used = |sidecar: &Sidecar| {
-        sidecar.metric(r#"outrigger_rate_limit_used{provider="a",of="tokens"}"#).unwrap_or(-1.0)
-    };
-    // Ten thousand tokens by estimate, a few by reported usage.
-    let long =
-        Call::post(CHAT, format!(r#"{{"model":"small","messages":["{}"]}}"#, "x".repeat(39_000)));
-    assert_eq!(sidecar.send(&long).status, 200);
-    assert!(used(&sidecar) < 0.1, "{}", used(&sidecar));
-    assert_eq!(sidecar.send(&long).status, 200);
+    let usage = ", usage: { input: /usage/prompt_tokens, output: /usage/completion_tokens }";
+    for usage in [usage, ""] {
+        let origin = Origin::start(Behaviour::Chat);
+        let rest = route("providers: [a], timeout: 1s");
+        let provider = format!("{TOKENS}{usage}");
+        let sidecar = single_worker(&policy(&[("a", &origin.url(), &provider)], &rest));
+        // Ten thousand tokens by estimate, a few by reported usage.
+        let text = "x ".repeat(19_500);
+        let long = Call::post(CHAT, format!(r#"{{"model":"small","messages":["{text}"]}}"#));
+        assert_eq!(sidecar.send(&long).status, 200);
+        assert!(tokens_used(&sidecar) < 0.1, "{}", tokens_used(&sidecar));
+        assert_eq!(sidecar.send(&long).status, 200);
+    }
+}
+
+#[test]
+fn an_image_is_not_estimated_as_text() {
+    let gate = Gate::closed();
+    let origin = Origin::start(Behaviour::Chat.held(&gate));
+    let rest = route("providers: [a]");
+    let sidecar = single_worker(&policy(&[("a", &origin.url(), TOKENS)], &rest));
+    let image = format!("data:image/png;base64,{}", "iVBORw0KGgo+".repeat(60_000));
+    let call = Call::post(CHAT, format!(r#"{{"model":"small","messages":["{image}"]}}"#));
+    thread::scope(|scope| {
+        let response = scope.spawn(|| sidecar.send(&call).status);
+        origin.wait_for_in_flight(1);
+        let used = tokens_used(&sidecar);
+        assert!((0.0..0.2).contains(&used), "{used} of the burst");
+        gate.open_wide();
+        assert_eq!(response.join().expect("a response"), 200);
+    });
 }
 
 #[test]

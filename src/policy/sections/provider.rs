@@ -110,9 +110,10 @@ impl ProviderPolicy {
         (self.timeouts.connect + self.timeouts.first_byte()).div_f64(0.9)
     }
 
-    /// Tokens are counted where the policy says where to find them, or what they cost.
+    /// Tokens are counted where the policy says where to find them, what they cost, or how many are
+    /// allowed.
     pub fn counts_tokens(&self) -> bool {
-        self.price.is_some() || self.usage != Usage::default()
+        self.price.is_some() || self.capacity.tokens.is_some() || self.usage != Usage::default()
     }
 
     /// The policy depends on the content of this provider's responses, so that they may not come

@@ -71,7 +71,7 @@ impl ProxyRequest {
     /// Sets the body, which is complete or known to be sent once; the timeout starts then.
     pub fn set_body(&mut self, body: RequestBody) {
         self.limits.start_timeout(&self.route, body.taken());
-        self.limits.estimate_tokens(body.len());
+        self.limits.estimate_tokens(&body);
         self.body = body;
     }
 

@@ -220,7 +220,7 @@ fn reduce(request: &mut ProxyRequest, reduction: &Reduction) {
         return;
     }
     if !request.head.headers().contains_key(SIGNATURE) && request.body.rewrite(models, rewrite) {
-        request.limits.estimate_tokens(request.body.len());
+        request.limits.estimate_tokens(&request.body);
         // The digests are of the original body.
         DIGESTS.iter().for_each(|name| drop(request.head.headers_mut().remove(name)));
     } else {

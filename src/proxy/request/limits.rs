@@ -2,14 +2,12 @@
 
 use std::time::Instant;
 
+use super::body::RequestBody;
 use super::overrides::Overrides;
+use super::token_estimate::{estimate_tokens, tokens_of_length};
 use crate::policy::sections::model::Retry;
 use crate::resilience::outcome::Idempotence;
 use crate::snapshot::Route;
-
-/// A rough average over languages and encodings; the provider's quota corrects it with the usage
-/// that responses report.
-const BYTES_PER_TOKEN: f64 = 4.0;
 
 #[derive(Clone, Debug)]
 pub struct RequestLimits {
@@ -66,9 +64,12 @@ impl RequestLimits {
         self.deadline = deadline;
     }
 
-    /// Estimates the tokens of a body of so many bytes.
-    pub fn estimate_tokens(&mut self, body_bytes: u64) {
-        self.tokens = (body_bytes as f64 / BYTES_PER_TOKEN).max(1.0);
+    /// Estimates the tokens of a body.
+    pub fn estimate_tokens(&mut self, body: &RequestBody) {
+        self.tokens = match body.original() {
+            Some(bytes) => estimate_tokens(bytes),
+            None => tokens_of_length(body.len()),
+        };
     }
 
     pub fn deadline(&self) -> Instant {

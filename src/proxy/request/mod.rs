@@ -10,4 +10,5 @@ pub mod model_name;
 pub mod overrides;
 pub mod rewrite;
 mod streaming_body;
+mod token_estimate;
 pub mod validation;
