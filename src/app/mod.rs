@@ -6,6 +6,7 @@
 //! never delays a request.
 
 mod control_plane;
+mod core_dumps;
 mod descriptors;
 mod listener;
 mod shutdown;

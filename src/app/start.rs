@@ -14,7 +14,7 @@ use super::listener::Listener;
 use super::shutdown::{Shutdown, drain};
 use super::signals::{SignalAction, Signals};
 use super::workers::Workers;
-use super::{Options, StartError, descriptors, store_dir};
+use super::{Options, StartError, core_dumps, descriptors, store_dir};
 use crate::admin::{self, Access, AdminState, Token};
 use crate::cache::CacheRegistry;
 use crate::clock;
@@ -37,6 +37,8 @@ use crate::upstream::Resolver;
 /// # Errors
 /// When it cannot start. Then nothing is left running.
 pub fn run(options: &Options) -> Result<Shutdown, StartError> {
+    // Before the first secret is read.
+    core_dumps::disable();
     let access = access(options)?;
     let read = read_policy(options)?;
     let shares = descriptors::prepare(read.loaded.policy.server.connections);

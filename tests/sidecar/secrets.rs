@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use crate::fixtures::{chat, last_load, policy};
+use crate::fixtures::{chat, last_load, policy, route, single_worker};
 use crate::raw_tcp::RawClient;
 use crate::support::{Behaviour, Call, Ending, Origin, Request, Response, Sidecar, Stream};
 
@@ -241,4 +241,14 @@ fn a_missing_secret_is_reported_by_name() {
         assert!(log.contains(name) && log.contains("policy.yaml:3"), "{log}");
     }
     assert_eq!(a.count(), 0);
+}
+
+#[test]
+fn no_core_file_is_written() {
+    let a = Origin::start(Behaviour::Chat);
+    let sidecar = single_worker(&policy(&[("a", &a.url(), "")], &route("providers: [a]")));
+    let limits = fs::read_to_string(format!("/proc/{}/limits", sidecar.pid())).expect("limits");
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).expect("a limit");
+    let words: Vec<_> = core.split_whitespace().collect();
+    assert_eq!(words[4..6], ["0", "0"], "soft and hard");
 }
