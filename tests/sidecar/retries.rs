@@ -210,7 +210,10 @@ fn a_body_larger_than_the_replay_buffer_is_sent_once_and_logged() {
     let (a, b, sidecar) = with_two_providers(", idempotent: always, replay: 1KiB", GENEROUS);
     a.set(Behaviour::status(500, &[]));
     let large = Call::json(CHAT, &json!({ "model": "m", "prompt": "x".repeat(4096) }));
-    assert_eq!(sidecar.send(&large).status, 500);
+    let response = sidecar.send(&large);
+    assert_eq!(response.status, 500);
+    let status = response.header("proxy-status").expect("a Proxy-Status");
+    assert!(status.contains("larger than the route's `replay`"), "{status}");
     assert_eq!((a.count(), b.count()), (1, 0));
     assert_eq!(Some(a.last().body), large.body);
     let large = access_record(&sidecar, 1);
@@ -220,6 +223,31 @@ fn a_body_larger_than_the_replay_buffer_is_sent_once_and_logged() {
 
     assert!(is_from(&sidecar.send(&chat()), &b), "a small body is retried");
     assert!(access_record(&sidecar, 2).get("not_replayable").is_none());
+}
+
+#[test]
+fn a_body_of_some_megabytes_is_retried_under_the_default_policy() {
+    let (a, b, sidecar) = with_two_providers(", idempotent: always", GENEROUS);
+    a.set(Behaviour::status(500, &[]));
+    for length in [2 << 20, 15 << 20] {
+        let large = Call::json(CHAT, &json!({ "model": "m", "prompt": "x".repeat(length) }));
+        assert!(is_from(&sidecar.send(&large), &b), "{length}");
+        assert_eq!(Some(b.last().body), large.body);
+    }
+    assert_eq!(sidecar.metric("outrigger_buffered_bytes"), Some(0.0));
+}
+
+#[test]
+fn a_lost_connection_names_the_reason_why_its_body_could_be_sent_only_once() {
+    let rest =
+        route("providers: [a], idempotent: always") + GENEROUS + "server: { buffered: 1MiB }\n";
+    let a = Origin::start(Behaviour::Reset);
+    let sidecar = single_worker(&policy(&[("a", &a.url(), "")], &rest));
+    let large = Call::json(CHAT, &json!({ "model": "m", "prompt": "x".repeat(2 << 20) }));
+    let response = sidecar.send(&large);
+    assert_eq!(response.status, 502, "{}", response.text());
+    assert!(response.text().contains("because `server.buffered` was full"), "{}", response.text());
+    assert_eq!(access_record(&sidecar, 1)["not_replayable"], "buffers_full");
 }
 
 #[test]

@@ -56,8 +56,8 @@ section! {
         retry_index "retry": Option<usize> as OrDefault<Retry>;
         /// A slow request is sent a second time, to another endpoint.
         hedge: Option<HedgePolicy>;
-        /// Bytes of the request's body that are kept for another attempt.
-        replay: u64 as Size = 1 << 20, in 0..=1 << 30;
+        /// The largest request body that is kept for another attempt; `server.buffered` bounds all of them together.
+        replay: u64 as Size = 16 << 20, in 0..=1 << 30;
         /// How responses are forwarded.
         stream: Stream;
         /// A name under `queues`; `none`: a request without capacity is rejected at once.

@@ -67,7 +67,8 @@ impl Interruption {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RetryDenied {
     MayHaveBeenProcessed,
-    NotReplayable,
+    /// With the reason, if it is known.
+    NotReplayable(Option<NotReplayable>),
     RetryBudget,
     CostBudget,
     Deadline,
@@ -85,7 +86,7 @@ impl RetryDenied {
     pub fn as_str(self) -> &'static str {
         match self {
             RetryDenied::MayHaveBeenProcessed => "may_have_been_processed",
-            RetryDenied::NotReplayable => "not_replayable",
+            RetryDenied::NotReplayable(_) => "not_replayable",
             RetryDenied::RetryBudget => "budget",
             RetryDenied::CostBudget => "cost_budget",
             RetryDenied::Deadline => "deadline",
@@ -100,7 +101,9 @@ impl RetryDenied {
     pub fn explanation(self) -> &'static str {
         match self {
             RetryDenied::MayHaveBeenProcessed => "the provider may have processed it",
-            RetryDenied::NotReplayable => "its body could be sent only once",
+            RetryDenied::NotReplayable(reason) => {
+                reason.map_or("its body could be sent only once", NotReplayable::explanation)
+            }
             RetryDenied::RetryBudget => "the route's retry budget is spent",
             RetryDenied::CostBudget => "the route's cost budget is spent",
             RetryDenied::Deadline | RetryDenied::NotAdmitted(ProblemKind::Deadline) => {
@@ -135,6 +138,21 @@ impl NotReplayable {
             NotReplayable::StillArriving => "still_arriving",
             NotReplayable::BuffersFull => "buffers_full",
             NotReplayable::Trailers => "trailers",
+        }
+    }
+
+    fn explanation(self) -> &'static str {
+        match self {
+            NotReplayable::LargerThanReplay => {
+                "its body could be sent only once, because it is larger than the route's `replay`"
+            }
+            NotReplayable::StillArriving => {
+                "its body could be sent only once, because it had no length and arrived slowly"
+            }
+            NotReplayable::BuffersFull => {
+                "its body could be sent only once, because `server.buffered` was full"
+            }
+            NotReplayable::Trailers => "its body could be sent only once, because it has trailers",
         }
     }
 }

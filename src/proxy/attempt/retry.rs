@@ -154,7 +154,7 @@ fn check_retry(
         RetryScope::Anywhere => {}
     }
     if !request.body.can_be_sent() {
-        return denied(RetryDenied::NotReplayable);
+        return denied(RetryDenied::NotReplayable(request.body.not_replayable()));
     }
     if is_charged(class) && route.live.balance(clock::now()) < 1.0 {
         return denied(RetryDenied::RetryBudget);
