@@ -22,6 +22,7 @@ use super::jobs::accept::become_job;
 use super::jobs::preference::AsyncPreference;
 use super::jobs::status;
 use super::request::body::{IntakeLimits, RequestBody};
+use super::request::client_timeout::client_timeout;
 use super::request::head::RequestHead;
 use super::request::headers;
 use super::request::overrides::Overrides;
@@ -130,6 +131,7 @@ fn accept(worker: &Rc<Worker>, client: &Rc<Client>, mut incoming: Request<Incomi
     let upgrade = is_upgrade.then(|| hyper::upgrade::on(&mut incoming));
     let (mut parts, body) = incoming.into_parts();
     prepare(&mut parts, client, &route, is_upgrade, overrides.any);
+    let timeout = client_timeout(&route.policy.timeout_headers, &parts.headers);
     let mut head = RequestHead::new(parts.method, parts.uri, parts.headers);
     head.set_session(session(&route, head.headers()));
     head.set_upgrade(upgrade);
@@ -137,6 +139,9 @@ fn accept(worker: &Rc<Worker>, client: &Rc<Client>, mut incoming: Request<Incomi
     let mut request = ProxyRequest::new(worker, client, &route, record, head);
     request.limits.set_queue(class, flow);
     request.limits.set_overrides(overrides);
+    if let Some(timeout) = timeout {
+        request.limits.set_client_deadline(started + timeout);
+    }
     let job = job.zip(worker.store.clone());
     let job = job.map(|(preference, store)| JobRequest { preference, store });
     Accepted::Proxy { request, body, job }

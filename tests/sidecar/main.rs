@@ -18,6 +18,7 @@ mod breaker_probes;
 mod breakers;
 mod cache;
 mod cache_shared;
+mod client_timeouts;
 mod commit;
 mod continuation;
 mod costs;

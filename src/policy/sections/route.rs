@@ -11,7 +11,7 @@ use super::provider::ProviderPolicy;
 use super::queue::Queue;
 use super::response::{ClassNames, Stream};
 use super::retry::Retry;
-use super::rewrite::HeaderKey;
+use super::rewrite::{HeaderKey, OpenHeader};
 use crate::policy::section::names::Name;
 use crate::policy::section::scalars::ABOVE_NONE;
 use crate::policy::section::{
@@ -52,6 +52,8 @@ section! {
         idempotent: Idempotence = Idempotence::Auto;
         /// Time limit up to the commit, with all waits and attempts.
         timeout: Duration = 2 * MINUTE, in MS..=DAY;
+        /// Headers with the time after which the client gives up, which limits `timeout`: in seconds, with a unit, or as gRPC writes it; milliseconds if the name ends in `-ms`.
+        timeout_headers: Vec<HeaderName> as Vec<OpenHeader> = usual_timeout_headers();
         /// A name under `retries`, or `none`.
         retry_index "retry": Option<usize> as OrDefault<Retry>;
         /// A slow request is sent a second time, to another endpoint.
@@ -76,6 +78,13 @@ section! {
         /// Providers that a mode in `degrade` may use besides the route's own. Indices into `Policy::providers`.
         used: Vec<usize> = Vec::new();
     }
+}
+
+/// Of the SDKs of OpenAI and Anthropic, of gRPC, and of proxies.
+fn usual_timeout_headers() -> Vec<HeaderName> {
+    let names =
+        ["x-stainless-read-timeout", "x-stainless-timeout", "x-request-timeout", "grpc-timeout"];
+    names.map(HeaderName::from_static).to_vec()
 }
 
 impl RoutePolicy {

@@ -107,7 +107,7 @@ impl RetryDenied {
             RetryDenied::RetryBudget => "the route's retry budget is spent",
             RetryDenied::CostBudget => "the route's cost budget is spent",
             RetryDenied::Deadline | RetryDenied::NotAdmitted(ProblemKind::Deadline) => {
-                "the route's timeout passed"
+                "the route's timeout, or the client's own, passed"
             }
             RetryDenied::AttemptsSpent => "its attempts are spent",
             RetryDenied::RetriesDisabled => "the policy allows no retry (`retry: none`)",

@@ -425,7 +425,9 @@ impl PrebufferError {
                 (ProblemKind::ResponseTimeout, "the stream began, but no content in time")
             }
             PrebufferError::Idle => (ProblemKind::ResponseTimeout, "the body stalled"),
-            PrebufferError::Deadline => (ProblemKind::Deadline, "the route's timeout passed"),
+            PrebufferError::Deadline => {
+                (ProblemKind::Deadline, "the route's timeout, or the client's own, passed")
+            }
             PrebufferError::Ended(end) => (ProblemKind::BadResponse, explain_end(*end)),
         };
         (kind, what.to_owned())

@@ -392,7 +392,7 @@ pub fn begin_continuation(
     interrupted: UsageKey,
     now: Instant,
 ) {
-    request.limits.start_timeout(route, now);
+    request.limits.restart_timeout(route, now);
     request.attempts.patience = None;
     let candidate = interrupted.endpoint.candidate(route);
     request.attempts.end(interrupted.endpoint, interrupted.credential, |times| {
@@ -412,7 +412,7 @@ impl AttemptDenied {
     pub fn problem(&self, route: &Route) -> Problem {
         let name = &route.policy.name;
         let what = self.detail.clone().or_else(|| {
-            let late = "its timeout passed before a provider could be tried";
+            let late = "its timeout, or the client's own, passed before a provider could be tried";
             match self.reason {
                 _ if self.kind == ProblemKind::Deadline => Some(late.to_owned()),
                 RetryDenied::NotAdmitted(_) => None,

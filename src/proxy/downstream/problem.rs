@@ -130,7 +130,7 @@ problem_types! {
     ResponseTimeout, 504, "response-timeout", Some("http_response_timeout"), false,
         "the provider did not respond in time";
     Deadline, 504, "deadline", Some("http_response_timeout"), false,
-        "the route's timeout has passed";
+        "the route's timeout, or the client's own, has passed";
     NotCached, 504, "not-cached", None, false,
         "no stored response satisfies the request";
     JobExpired, 504, "job-expired", None, false,

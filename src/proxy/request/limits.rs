@@ -12,6 +12,8 @@ use crate::snapshot::Route;
 #[derive(Clone, Debug)]
 pub struct RequestLimits {
     deadline: Instant,
+    /// When the client gives up.
+    client_deadline: Option<Instant>,
     idempotence: Idempotence,
     overrides: Overrides,
     class: usize,
@@ -25,6 +27,7 @@ impl RequestLimits {
     pub fn new(route: &Route, started: Instant) -> RequestLimits {
         RequestLimits {
             deadline: started + route.policy.timeout,
+            client_deadline: None,
             idempotence: route.policy.idempotent,
             overrides: Overrides::default(),
             class: 0,
@@ -55,9 +58,21 @@ impl RequestLimits {
         self.is_job = true;
     }
 
+    /// The client gives up at this time. An override of the timeout takes precedence.
+    pub fn set_client_deadline(&mut self, deadline: Instant) {
+        self.client_deadline = Some(deadline).filter(|_| self.overrides.timeout.is_none());
+    }
+
     /// Starts the request's timeout.
     pub fn start_timeout(&mut self, route: &Route, now: Instant) {
-        self.deadline = now + self.overrides.timeout.unwrap_or(route.policy.timeout);
+        let deadline = now + self.overrides.timeout.unwrap_or(route.policy.timeout);
+        self.deadline = self.client_deadline.map_or(deadline, |client| client.min(deadline));
+    }
+
+    /// Starts the timeout for the rest of a response: its client reads it already.
+    pub fn restart_timeout(&mut self, route: &Route, now: Instant) {
+        self.client_deadline = None;
+        self.start_timeout(route, now);
     }
 
     pub fn set_deadline(&mut self, deadline: Instant) {
@@ -101,7 +116,7 @@ impl RequestLimits {
 
     /// The client set the timeout itself.
     pub fn has_own_timeout(&self) -> bool {
-        self.overrides.timeout.is_some()
+        self.overrides.timeout.is_some() || self.client_deadline.is_some()
     }
 
     /// The client allows one attempt only.

@@ -3,6 +3,7 @@
 pub mod body;
 mod body_rate;
 pub mod cached_fallback;
+pub mod client_timeout;
 pub mod head;
 pub mod headers;
 pub mod limits;
