@@ -227,8 +227,9 @@ fn a_body_larger_than_the_replay_buffer_is_sent_once_and_logged() {
 
 #[test]
 fn a_body_of_some_megabytes_is_retried_under_the_default_policy() {
-    let (a, b, sidecar) = with_two_providers(", idempotent: always", GENEROUS);
-    a.set(Behaviour::status(500, &[]));
+    let (a, b) = (Origin::start(Behaviour::status(500, &[])), Origin::start(Behaviour::Chat));
+    let rest = route("providers: [a, b], balance: first, idempotent: always") + GENEROUS;
+    let sidecar = single_worker(&policy(&[("a", &a.url(), ""), ("b", &b.url(), "")], &rest));
     for length in [2 << 20, 15 << 20] {
         let large = Call::json(CHAT, &json!({ "model": "m", "prompt": "x".repeat(length) }));
         assert!(is_from(&sidecar.send(&large), &b), "{length}");
