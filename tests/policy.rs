@@ -54,6 +54,9 @@ impl Sources for Known {
             "LINES" => Some("a\nb".to_owned()),
             "PROXY_PASSWORD" => Some("hunter2".to_owned()),
             "EMPTY" => Some(String::new()),
+            "BLANKS" => Some(" \t\n".to_owned()),
+            "BOM" => Some(format!("\u{feff}{SECRET}")),
+            "KEY_WITH_LINE_BREAK" => Some(format!("{SECRET}\n")),
             _ => None,
         }
     }
@@ -62,6 +65,7 @@ impl Sources for Known {
         match path.to_str() {
             Some("cert.pem") => Ok(PEM.into()),
             Some("key.pem") => Ok(KEY.into()),
+            Some("bom") => Ok(format!("\u{feff}{SECRET}\n").into()),
             Some("/run/secrets/openai_b") => Ok(format!("{SECRET}-file\n").into()),
             _ => Err(io::Error::new(io::ErrorKind::NotFound, "no such file")),
         }
@@ -618,6 +622,15 @@ fn secrets_are_resolved_inside_texts_and_never_shown() {
             && !debug.contains("dXNlcjpodW50ZXIy"),
         "{debug}"
     );
+}
+
+#[test]
+fn the_line_break_at_the_end_of_a_variable_is_not_part_of_the_secret() {
+    let loaded = valid(&SMALLEST.replace("env:KEY", "env:KEY_WITH_LINE_BREAK"));
+    let Auth::Credentials(credentials) = &loaded.policy.providers[0].addresses[0].auth else {
+        panic!()
+    };
+    assert_eq!(credentials[0].value, HeaderValue::from_str(&format!("Bearer {SECRET}")).unwrap());
 }
 
 #[test]

@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 
 use http::Method;
 
+use super::endpoint_lints::{doubled_path, stateful_elsewhere};
 use super::section::{Checker, NamedSection};
 use super::sections::Policy;
 use super::sections::action::{Action, ActionKind};
@@ -65,11 +66,11 @@ fn cost_of(check: &Checker<'_>, route: &RoutePolicy) -> Option<NodeId> {
 
 /// A route that is checked, and where it is declared.
 #[derive(Clone, Copy)]
-struct Lint<'a> {
-    check: &'a Checker<'a>,
-    policy: &'a Policy,
-    route: &'a RoutePolicy,
-    node: NodeId,
+pub(super) struct Lint<'a> {
+    pub(super) check: &'a Checker<'a>,
+    pub(super) policy: &'a Policy,
+    pub(super) route: &'a RoutePolicy,
+    pub(super) node: NodeId,
 }
 
 /// Only of a policy without errors; `nodes` belong to `policy.routes`.
@@ -86,6 +87,8 @@ pub(super) fn warnings(check: &Checker<'_>, policy: &Policy, nodes: &[NodeId]) -
         found.extend(unusable_hedge(lint));
         found.extend(unpriced(lint));
         found.extend(nothing_stale(lint));
+        found.extend(doubled_path(lint));
+        found.extend(stateful_elsewhere(lint));
     }
     found.extend(idle_modes(check, policy));
     found.into_iter().map(Diagnostic::warning).collect()

@@ -16,6 +16,7 @@ mod credentials;
 pub mod diff;
 #[cfg(test)]
 mod diff_tests;
+mod endpoint_lints;
 pub mod fingerprint;
 pub mod json_schema;
 mod lints;

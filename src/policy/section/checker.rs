@@ -118,7 +118,15 @@ impl<'a> Checker<'a> {
             Kind::Map { .. } => "a map".to_owned(),
         };
         let message = format!("expected {expected}, found {found}");
-        self.unreadable(node, |tree| tree.on_value(node, message));
+        let is_regex_map = expected == "a regular expression" && {
+            self.tree.children(node).any(|child| self.tree.key(child) == Some("regex"))
+        };
+        self.unreadable(node, |tree| match tree.on_value(node, message) {
+            problem if is_regex_map => {
+                problem.help("write the text of `regex` here, without the map")
+            }
+            problem => problem,
+        });
     }
 
     pub fn unknown_word(&mut self, node: NodeId, word: &str, known: &[&str]) {

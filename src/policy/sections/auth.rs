@@ -220,12 +220,25 @@ pub fn resolve(node: NodeId, text: &str, check: &mut Checker<'_>) -> Option<Reso
         rest = after;
     }
     value.push_str(rest);
-    if value.is_empty() && good {
-        check.error(node, "expected a value, found nothing");
+    if is_blank(&value) && good {
+        let found = if value.is_empty() { "nothing" } else { "only blanks" };
+        check.error(node, format!("expected a value, found {found}"));
         return None;
     }
     let reference = if references.is_empty() { "inline".to_owned() } else { references.join("+") };
     good.then_some(Resolved { node, reference, text: value })
+}
+
+/// A byte order mark, and marks without a width, which copying brings along unseen.
+const INVISIBLE: [char; 4] = ['\u{feff}', '\u{200b}', '\u{200e}', '\u{2060}'];
+
+fn is_blank(value: &str) -> bool {
+    value.chars().all(|c| c.is_whitespace() || INVISIBLE.contains(&c))
+}
+
+/// Editors and `echo` end a text with a line break, which is no part of the secret.
+fn without_last_line_break(text: &str) -> String {
+    text.trim_end_matches(['\r', '\n']).to_owned()
 }
 
 fn look_up(node: NodeId, reference: &str, check: &mut Checker<'_>) -> Option<String> {
@@ -236,14 +249,17 @@ fn look_up(node: NodeId, reference: &str, check: &mut Checker<'_>) -> Option<Str
         return None;
     }
     let (value, what) = match reference.split_once(':') {
-        Some(("env", name)) => (check.env(name), format!("the environment variable `{name}`")),
+        Some(("env", name)) => {
+            let value = check.env(name).map(|text| without_last_line_break(&text));
+            (value, format!("the environment variable `{name}`"))
+        }
         Some(("file", path)) => {
             let bytes = check.file(node, Path::new(path))?;
             let Ok(text) = String::from_utf8(bytes) else {
                 check.error(node, format!("the file `{path}` is not UTF-8"));
                 return None;
             };
-            (Some(text.trim_end_matches(['\r', '\n']).to_owned()), format!("the file `{path}`"))
+            (Some(without_last_line_break(&text)), format!("the file `{path}`"))
         }
         _ => {
             let message = format!(
@@ -254,8 +270,15 @@ fn look_up(node: NodeId, reference: &str, check: &mut Checker<'_>) -> Option<Str
         }
     };
     match value {
-        Some(value) if !value.is_empty() => return Some(value),
-        Some(_) => check.error(node, format!("{what} is empty")),
+        Some(value) if value.is_empty() => check.error(node, format!("{what} is empty")),
+        Some(value) if is_blank(&value) => check.error(node, format!("{what} has only blanks")),
+        Some(value) if value.starts_with(INVISIBLE) || value.ends_with(INVISIBLE) => {
+            let message = format!(
+                "{what} begins or ends with an invisible character, such as a byte order mark: store the secret without it"
+            );
+            check.error(node, message);
+        }
+        Some(value) => return Some(value),
         None => check.error(node, format!("{what} is not set")),
     }
     None

@@ -1,0 +1,100 @@
+//! Warnings about routes whose requests reach a wrong path, or another provider than the one that
+//! knows them.
+
+use super::lints::Lint;
+use super::section::NamedSection;
+use super::sections::matcher::{PathPattern, Segment};
+use super::sections::provider::ProviderPolicy;
+use super::yaml::diagnostic::Diagnostic;
+
+/// Resources of LLM APIs that exist at the provider that created them, and nowhere else.
+const STATEFUL: [&str; 11] = [
+    "assistants",
+    "batches",
+    "containers",
+    "conversations",
+    "evals",
+    "files",
+    "fine_tuning",
+    "responses",
+    "threads",
+    "uploads",
+    "vector_stores",
+];
+
+/// The path of the URL ends with the start of the route's path, so it would be there twice.
+pub(super) fn doubled_path(lint: Lint<'_>) -> Vec<Diagnostic> {
+    let Lint { check, policy, route, .. } = lint;
+    let sent = exact_segments(lint);
+    let mut found = Vec::new();
+    for index in route.all_providers() {
+        let provider = &policy.providers[index];
+        let paths = provider.addresses.iter().map(|address| address.url.path.as_str());
+        for path in paths.filter(|path| !path.is_empty()) {
+            let Some(shared) = overlap(path, &sent).filter(|_| !changes_path(provider)) else {
+                continue;
+            };
+            let whole = format!("{path}/{}", sent.join("/"));
+            let message = format!(
+                "requests of route `{}` reach `{}` below `{whole}`: `{shared}` is in the URL and in the route's path",
+                route.name, provider.name
+            );
+            let at = check.declared(&[ProviderPolicy::KEY, &provider.name, "url"]);
+            let help = format!(
+                "leave `{shared}` out of the URL, or add `strip_prefix: {shared}` to the route"
+            );
+            found.extend(Some(check.tree.on_value(at.unwrap_or(lint.node), message).help(help)));
+            break;
+        }
+    }
+    found
+}
+
+/// The segments that each request of the route begins with, as they are sent.
+fn exact_segments<'a>(lint: Lint<'a>) -> Vec<&'a str> {
+    let PathPattern::Segments { segments, .. } = &lint.route.matcher.path else {
+        return Vec::new();
+    };
+    let exact = segments.iter().map_while(|segment| match segment {
+        Segment::Exact(text) => Some(text.as_str()),
+        Segment::Any => None,
+    });
+    let exact: Vec<&str> = exact.collect();
+    let Some(prefix) = &lint.route.strip_prefix else { return exact };
+    let removed: Vec<&str> = prefix.split('/').filter(|part| !part.is_empty()).collect();
+    match exact.strip_prefix(removed.as_slice()) {
+        Some(rest) => rest.to_vec(),
+        None => exact,
+    }
+}
+
+/// The longest end of the URL's path that is the start of the request's.
+fn overlap(path: &str, sent: &[&str]) -> Option<String> {
+    let own: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
+    let longest = (1..=own.len().min(sent.len())).rev().find(|n| own.ends_with(&sent[..*n]))?;
+    Some(format!("/{}", sent[..longest].join("/")))
+}
+
+fn changes_path(provider: &ProviderPolicy) -> bool {
+    provider.rewrite.path.is_some()
+}
+
+/// A file or a thread exists at one provider only; the others return 404.
+pub(super) fn stateful_elsewhere(lint: Lint<'_>) -> Option<Diagnostic> {
+    let Lint { check, route, node, .. } = lint;
+    let PathPattern::Segments { segments, .. } = &route.matcher.path else { return None };
+    let named = segments.iter().find_map(|segment| match segment {
+        Segment::Exact(text) => STATEFUL.iter().find(|name| **name == text.as_str()),
+        Segment::Any => None,
+    })?;
+    if route.own_providers().len() < 2 {
+        return None;
+    }
+    let message = format!(
+        "route `{}` sends `{named}` to several providers, but each exists only at the provider that created it",
+        route.name
+    );
+    let key = if route.fallback.is_empty() { "providers" } else { "fallback" };
+    let at = check.tree.child(node, key).unwrap_or(node);
+    Some(check.tree.on_key(at, message).help("use one provider in a route for these requests"))
+}
