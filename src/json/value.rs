@@ -12,6 +12,22 @@ pub fn is_present(value: &[u8]) -> bool {
     }
 }
 
+/// Whether a value says something: it is present, and neither zero nor a text for nothing. Serializers
+/// that have no null write a field that is not set in one of these ways.
+pub fn is_set(value: &[u8]) -> bool {
+    match value {
+        [b'"', inner @ .., b'"'] => {
+            let inner = inner.trim_ascii();
+            !inner.is_empty() && !inner.eq_ignore_ascii_case(b"null")
+        }
+        [b'0', ..] | [b'-', b'0', ..] => {
+            let mut digits = value.iter().take_while(|byte| !matches!(byte, b'e' | b'E'));
+            digits.any(|byte| matches!(byte, b'1'..=b'9'))
+        }
+        _ => is_present(value),
+    }
+}
+
 pub fn is_null(value: &[u8]) -> bool {
     value == b"null"
 }
@@ -48,6 +64,19 @@ mod tests {
         }
         for present in ["0", "-1.5", "true", "\" \"", "[null]", "{\"a\":null}"] {
             assert!(is_present(present.as_bytes()), "{present}");
+        }
+    }
+
+    #[test]
+    fn a_value_is_set_unless_it_is_one_of_the_ways_to_write_nothing() {
+        for unset in [
+            "null", "false", "0", "-0", "0.0", "0e7", "\"\"", "\" \"", "\"null\"", "\"NULL\"", "[]",
+            "{ }",
+        ] {
+            assert!(!is_set(unset.as_bytes()), "{unset}");
+        }
+        for set in ["true", "7", "0.5", "-0.1", "\"stop\"", "\"0\"", "\"false\"", "{\"a\":null}"] {
+            assert!(is_set(set.as_bytes()), "{set}");
         }
     }
 

@@ -20,8 +20,15 @@ pub const NON_TEXT_CONTENT: [&str; 9] = [
     "/delta/partial_json",
     "/delta/thinking",
 ];
+/// Google's name of a reason that is not set.
+const UNSPECIFIED: &[u8] = b"\"FINISH_REASON_UNSPECIFIED\"";
 /// Fields beside the content that prevent a continuation as well.
 const NON_TEXT_FIELDS: [&str; 3] = ["/choices/1", "/content_block/text", "/delta/citation"];
+
+/// Whether a field that ends a stream is set. Some APIs send it in every event.
+pub fn is_end_value(value: &[u8]) -> bool {
+    value::is_set(value) && value != UNSPECIFIED
+}
 
 /// The slots of the fields by which a format is recognized and its text is found.
 #[derive(Debug)]
@@ -92,7 +99,7 @@ impl KnownFormats {
         if let Some(choices) = found.value(self.choices, data) {
             let origin = self.chat_origin(choices, data, found);
             let finish = found.value(self.choice_fields[0], data);
-            let is_last = finish.is_some_and(|finish| !value::is_null(finish));
+            let is_last = finish.is_some_and(is_end_value);
             let delta = self.delta(Dialect::Chat, is_last, false, data, found);
             return (origin, Some(delta));
         }
@@ -148,8 +155,8 @@ impl KnownFormats {
         let has = |slot: usize| found.at(slot).is_some();
         let is_record = has(self.json_rpc) || has(self.id) && !is_known;
         let has_error = found.value(self.error, data).is_some_and(|error| {
-            let has_details = self.error_fields.iter().any(|slot| has(*slot));
-            has_details || value::is_string(error) && value::is_present(error)
+            let mut details = self.error_fields.iter().filter_map(|slot| found.value(*slot, data));
+            details.any(value::is_set) || value::is_string(error) && value::is_set(error)
         });
         let is_named = name == b"error" || event_type == "error";
         event_type == "response.failed" || !is_record && (has_error || is_named)

@@ -144,7 +144,7 @@ impl EventFramer {
         }
         let kind = match self.format {
             StreamFormat::Lines => {
-                let line = raw.trim_ascii();
+                let line = if first { without_mark(&raw) } else { &raw[..] }.trim_ascii();
                 if line.is_empty() {
                     PieceKind::NoData
                 } else {
@@ -228,10 +228,15 @@ fn lines(mut text: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
+/// Without the byte order mark that a stream may begin with.
+fn without_mark(text: &[u8]) -> &[u8] {
+    text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text)
+}
+
 fn fields(raw: &Bytes, first: bool) -> PieceKind {
     let mut text: &[u8] = raw;
     if first {
-        text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
+        text = without_mark(text);
     }
     let (mut name, mut data) = (Bytes::new(), None::<Bytes>);
     let mut joined = Vec::new();
@@ -240,7 +245,7 @@ fn fields(raw: &Bytes, first: bool) -> PieceKind {
         let value = line.get(colon + 1..).unwrap_or_default();
         let value = value.strip_prefix(b" ").unwrap_or(value);
         match &line[..colon] {
-            b"event" => name = raw.slice_ref(value),
+            b"event" => name = raw.slice_ref(value.trim_ascii_end()),
             b"data" => {
                 if let Some(before) = data.replace(raw.slice_ref(value)) {
                     if joined.is_empty() {

@@ -47,6 +47,13 @@ fn each_line_is_an_event_of_its_own() {
 }
 
 #[test]
+fn a_byte_order_mark_and_blanks_around_a_name_are_left_out() {
+    assert_eq!(events(StreamFormat::Lines, "\u{feff}{\"a\":1}\n"), pairs(&[("", "{\"a\":1}")]));
+    let stream = "event: error \t\ndata: x\n\n";
+    assert_eq!(events(StreamFormat::Sse, stream), pairs(&[("error", "x")]));
+}
+
+#[test]
 fn an_oversized_event_is_returned_unread_in_bounded_memory() {
     for format in [StreamFormat::Sse, StreamFormat::Lines] {
         let mut events = EventFramer::new(format);

@@ -10,7 +10,7 @@ use std::ops::Range;
 use regex_lite::Regex;
 
 use super::continuation::Dialect;
-use super::formats::{KnownFormats, NON_TEXT_CONTENT};
+use super::formats::{self, KnownFormats, NON_TEXT_CONTENT};
 use crate::json::pointer::Pointer;
 use crate::json::pointer_set::PointerSet;
 use crate::json::scan::{PointerMatches, find, scan};
@@ -27,7 +27,7 @@ const CONTENT: [&str; 4] = [
 ];
 /// Fields that are content only if they are strings.
 const STRING_CONTENT: [&str; 2] = ["/delta", "/response"];
-/// Fields that are present, and not null, in the last event but for token usage.
+/// Fields that are set in the last event but for token usage.
 const END_FIELDS: [&str; 2] = ["/choices/0/finish_reason", "/candidates/0/finishReason"];
 const END_VALUES: [(&str, &str); 4] = [
     ("/type", "message_stop"),
@@ -184,7 +184,8 @@ impl Interpreter {
 
     /// Whether the data, JSON or not, marks the end of a stream.
     pub fn is_end(&self, data: &[u8]) -> bool {
-        self.end_markers.texts.iter().any(|text| text.as_bytes() == data)
+        let data = data.trim_ascii();
+        self.end_markers.texts.iter().any(|text| text.as_bytes().trim_ascii() == data)
     }
 
     /// Interprets an event; `None` when its data is not JSON.
@@ -285,7 +286,7 @@ impl EndMarkers {
             let value = found.value(end.slot, data).and_then(value::text);
             value.is_some_and(|value| value == end.value.as_str())
         };
-        let is_set = |slot: &usize| found.value(*slot, data).is_some_and(|v| !value::is_null(v));
+        let is_set = |slot: &usize| found.value(*slot, data).is_some_and(formats::is_end_value);
         self.present.iter().any(is_set) || self.values.iter().any(is_equal)
     }
 }

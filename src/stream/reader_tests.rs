@@ -266,6 +266,45 @@ fn a_whole_response_reports_its_tokens() {
     assert_eq!(tokens("{"), TokenUsage::default());
 }
 
+/// The ways in which an API says that a response goes on.
+const NOT_FINISHED: [&str; 7] =
+    ["null", "\"\"", "\" \"", "\"null\"", "false", "0", "\"FINISH_REASON_UNSPECIFIED\""];
+
+#[test]
+fn a_finish_reason_that_is_not_set_ends_nothing() {
+    for value in NOT_FINISHED {
+        let value: Value = serde_json::from_str(value).expect("JSON");
+        let event = |mut event: Value, at: &str| {
+            *event.pointer_mut(at).expect("a field") = value.clone();
+            event.to_string()
+        };
+        let role = json!({ "choices": [{ "delta": { "role": "assistant" }, "finish_reason": 1 }] });
+        let text = json!({ "choices": [{ "delta": { "content": "Hi" }, "finish_reason": 1 }] });
+        let google = json!({ "candidates": [{ "content": { "parts": [] }, "finishReason": 1 }] });
+        let [role, text] = [role, text].map(|e| event(e, "/choices/0/finish_reason"));
+        let google = event(google, "/candidates/0/finishReason");
+        let result = sse(&data(&[&role]));
+        assert_eq!((result.is_ready, result.end), (false, StreamEnd::NoEndMarker), "{role}");
+        let result = sse(&data(&[&role, &text]));
+        assert_eq!((result.is_ready, result.end), (true, StreamEnd::NoEndMarker), "{text}");
+        assert_eq!(result.partial.map(|partial| partial.text).as_deref(), Some("Hi"), "{text}");
+        let result = sse(&data(&[&google]));
+        assert_eq!((result.is_ready, result.end), (false, StreamEnd::NoEndMarker), "{google}");
+    }
+}
+
+#[test]
+fn an_end_marker_with_blanks_around_it_is_recognized() {
+    for end in ["[DONE] ", " [DONE]", "[DONE]\t", "\t [DONE] \t", "[DONE]\ndata:"] {
+        let stream = data(&[&text_chunk("Hi"), end]);
+        let result = sse(&stream);
+        assert_eq!((result.end, result.dropped), (StreamEnd::Complete, 0), "{end:?}");
+        assert_eq!(result.forwarded, stream);
+    }
+    let stream = format!("data: {}\r\n\r\ndata: [DONE] \r\n\r\n", text_chunk("Hi"));
+    assert_eq!(sse(&stream).end, StreamEnd::Complete);
+}
+
 // === undetermined, known and plain streams ===
 
 #[test]
@@ -442,10 +481,12 @@ fn declared_end_markers_are_required_of_every_stream() {
         let reader = StreamReader::new(Arc::clone(&interpreter), StreamFormat::Sse, 200, None);
         read(reader, &[data(events).as_bytes()]).end
     };
-    for end in ["bye", "{\"n\":7}", "{\"n\":\"7\"}", "{\"last\":false}"] {
+    for end in ["bye", " bye\t", "{\"n\":7}", "{\"n\":\"7\"}", "{\"last\":true}"] {
         assert_eq!(ended(&["{}", end]), StreamEnd::Complete, "{end}");
     }
-    for end in ["{\"n\":8}", "{\"last\":null}", "{}"] {
+    for end in
+        ["{\"n\":8}", "{\"last\":null}", "{\"last\":\"\"}", "{\"last\":0}", "{\"last\":false}", "{}"]
+    {
         assert_eq!(ended(&["{\"n\":1}", end]), StreamEnd::NoEndMarker, "{end}");
     }
     assert_eq!(
@@ -474,7 +515,10 @@ fn an_error_inside_a_200_is_recognized_in_each_form() {
             assert_eq!(result.forwarded, before + &after, "the other events are forwarded");
         }
     }
-    assert_eq!(sse(&data(&["{\"error\":null,\"choices\":[]}"])).errors, []);
+    for none in ["null", "\"\"", "\"null\"", "{\"message\":null,\"code\":0}", "{\"message\":\"\"}"] {
+        let event = format!("{{\"error\":{none},\"choices\":[]}}");
+        assert_eq!(sse(&data(&[&event])).errors, [], "{event}");
+    }
 }
 
 #[test]

@@ -151,7 +151,7 @@ section! {
         /// JSON pointers: an event has content where one of them is not empty. Built in are the formats of OpenAI, Anthropic, Google and Ollama; of other streams each event is content.
         content: Option<Vec<Pointer>> as Option<OneOrMany<Pointer>> = None => "built in",
             where some("an empty list: leave `content` out for the built-in one");
-        /// Events that end a stream: the text of an event, a pointer to a value that is not null, or `{ pointer: value }`. Without one of them the stream counts as broken. Built in are the formats of OpenAI, Anthropic, Google and Ollama.
+        /// Events that end a stream: the text of an event, a pointer to a value that is set (not null, false, 0, empty or the text `null`), or `{ pointer: value }`. Without one of them the stream counts as broken. Built in are the formats of OpenAI, Anthropic, Google and Ollama.
         terminal: Option<Vec<Mark>> as Option<OneOrMany<Mark>> = None => "built in",
             where some("an empty list: leave `terminal` out for the built-in one");
     }
@@ -204,7 +204,7 @@ pub enum Mark {
     Text(String),
     /// The value there is this one; one that is not a string by its JSON text.
     Value(Pointer, String),
-    /// The value there is not null.
+    /// The value there is set.
     Present(Pointer),
 }
 
