@@ -27,7 +27,7 @@ pub(super) struct MemberKey {
 
 /// Finds the first byte that is not simply part of a string: a quote, a backslash or a control
 /// character.
-fn special(text: &[u8]) -> Option<usize> {
+pub(super) fn special(text: &[u8]) -> Option<usize> {
     const EACH: u64 = u64::from_ne_bytes([1; 8]);
     const HIGH: u64 = EACH << 7;
     // The lowest high bit that is left belongs to the first byte below `than`.

@@ -5,6 +5,7 @@ mod cursor;
 pub mod pointer;
 pub mod pointer_set;
 pub mod scan;
+pub mod skeleton;
 pub mod value;
 
 pub use cursor::JsonError;

@@ -52,22 +52,81 @@ pub fn find(
     Scanner::new(text, pointers, found, false).value(Some(0), MAX_DEPTH)
 }
 
-/// Locates the string value of a top-level key, quotes included. Reads no further than that value,
-/// so the text may be incomplete behind it. `None` unless the text is an object whose first member
-/// of that name is a string.
-pub fn string_member(text: &[u8], name: &str) -> Option<Range<usize>> {
-    let mut cursor = Cursor::new(text);
-    cursor.expect(b'{').ok()?;
-    loop {
-        let key = cursor.key().ok()?.range;
-        if &text[key.start + 1..key.end - 1] == name.as_bytes() {
-            cursor.skip_whitespace();
-            let start = cursor.at;
-            cursor.string().ok()?;
-            return Some(start..cursor.at);
+/// The values of the top-level members with one name, in order. Reads no further than the value that
+/// was returned last, so the text may be incomplete behind it.
+#[derive(Debug)]
+pub struct Members<'t> {
+    cursor: Cursor<'t>,
+    name: &'t str,
+    has_begun: bool,
+    /// The object has ended, so that there are no more.
+    is_complete: bool,
+}
+
+impl<'t> Members<'t> {
+    /// A byte order mark before the object is skipped.
+    pub fn new(text: &'t [u8], name: &'t str) -> Members<'t> {
+        let mut cursor = Cursor::new(text);
+        if text.starts_with(b"\xef\xbb\xbf") {
+            cursor.at = 3;
         }
-        cursor.skip_value().ok()?;
-        cursor.expect(b',').ok()?;
+        Members { cursor, name, has_begun: false, is_complete: false }
+    }
+
+    /// Whether the text is an object that was read to its end.
+    pub fn is_complete(&self) -> bool {
+        self.is_complete
+    }
+
+    /// The position of the next value, quotes included.
+    fn advance(&mut self) -> Result<Option<Range<usize>>, JsonError> {
+        if !self.has_begun {
+            self.cursor.skip_whitespace();
+            if self.cursor.peek()? != b'{' {
+                return Err(JsonError);
+            }
+            self.has_begun = true;
+            if !self.cursor.enter(b'}')? {
+                self.is_complete = true;
+            }
+        } else if !self.is_complete {
+            self.is_complete = !self.cursor.next_element(b'}')?;
+        }
+        while !self.is_complete {
+            let key = self.cursor.key()?;
+            self.cursor.skip_whitespace();
+            let start = self.cursor.at;
+            if self.is_named(&key) {
+                // The text may end behind a string.
+                match self.cursor.peek()? {
+                    b'"' => self.cursor.string().map(|_| ())?,
+                    _ => self.cursor.skip_value()?,
+                }
+                let value = self.cursor.text[start..self.cursor.at].trim_ascii_end();
+                return Ok(Some(start..start + value.len()));
+            }
+            self.cursor.skip_value()?;
+            self.is_complete = !self.cursor.next_element(b'}')?;
+        }
+        Ok(None)
+    }
+
+    fn is_named(&self, key: &MemberKey) -> bool {
+        let text = &self.cursor.text[key.range.clone()];
+        if key.is_escaped {
+            let name: Option<String> = serde_json::from_slice(text).ok();
+            return name.is_some_and(|name| name == self.name);
+        }
+        &text[1..text.len() - 1] == self.name.as_bytes()
+    }
+}
+
+/// Ends at the end of the object, or where the text is incomplete or no JSON.
+impl Iterator for Members<'_> {
+    type Item = Range<usize>;
+
+    fn next(&mut self) -> Option<Range<usize>> {
+        self.advance().ok().flatten()
     }
 }
 

@@ -122,11 +122,11 @@ fn of_equal_keys_the_last_counts_among_many_pointers_too() {
 }
 
 fn member(text: &str) -> Option<&str> {
-    string_member(text.as_bytes(), "model").map(|range| &text[range])
+    Members::new(text.as_bytes(), "model").last().map(|range| &text[range])
 }
 
 #[test]
-fn a_string_member_is_found_anywhere_on_the_top_level() {
+fn a_member_is_found_anywhere_on_the_top_level() {
     assert_eq!(member(r#"{"model":"a"}"#), Some(r#""a""#));
     assert_eq!(
         member(r#" { "x" : {"model":"no"}, "y":[1,"]"], "model" : "a\"b" } "#),
@@ -137,16 +137,28 @@ fn a_string_member_is_found_anywhere_on_the_top_level() {
         Some(r#""a""#),
         "the text may be incomplete behind it"
     );
+    assert_eq!(member(r#"{"model":"a""#), Some(r#""a""#));
+    assert_eq!(member("\u{feff}{\"model\":\"a\"}"), Some(r#""a""#));
+    assert_eq!(member(r#"{"model":"a","x":1,"model":"b"}"#), Some(r#""b""#), "the last one counts");
+    assert_eq!(member(r#"{"model":"a","\u006dodel":[1] , "x":{}}"#), Some("[1]"));
+    let is_complete = |text: &str| {
+        let mut members = Members::new(text.as_bytes(), "model");
+        members.by_ref().for_each(drop);
+        members.is_complete()
+    };
+    assert!(
+        is_complete(r#"{"model":"a" }"#) && is_complete("{}") && !is_complete(r#"{"model":"a","#)
+    );
 }
 
 #[test]
-fn a_member_that_is_missing_nested_or_not_a_string_is_not_found() {
+fn a_member_that_is_missing_nested_or_incomplete_is_not_found() {
     for text in [
         "",
         "{",
         "[]",
         "\"model\"",
-        r#"{"model":1}"#,
+        r#"{"model":1"#,
         r#"{"model":"a"#,
         r#"{"a":{"model":"b"}}"#,
         r#"{"a":"b" "model":"c"}"#,
@@ -157,15 +169,15 @@ fn a_member_that_is_missing_nested_or_not_a_string_is_not_found() {
 
 proptest! {
     #[test]
-    fn a_string_member_is_the_one_that_serde_json_reads(value in json(), pretty in any::<bool>()) {
+    fn a_member_is_the_one_that_serde_json_reads(value in json(), pretty in any::<bool>()) {
         let text = if pretty { serde_json::to_string_pretty(&value) } else { serde_json::to_string(&value) };
         let text = text.expect("text");
-        let found = string_member(text.as_bytes(), "a").map(|range| serde_json::from_str::<String>(&text[range]).expect("a string"));
-        prop_assert_eq!(found.as_deref(), value.get("a").and_then(Value::as_str));
+        let found = Members::new(text.as_bytes(), "a").last().map(|range| serde_json::from_str::<Value>(&text[range]).expect("a value"));
+        prop_assert_eq!(found.as_ref(), value.get("a"));
     }
 
     #[test]
     fn no_input_causes_a_panic(bytes in prop::collection::vec(prop::sample::select(b"{}[]\",:\\model1 \n".to_vec()), 0..64)) {
-        let _ = string_member(&bytes, "model");
+        let _ = Members::new(&bytes, "model").last();
     }
 }

@@ -70,8 +70,8 @@ mod tests {
     #[test]
     fn a_value_is_set_unless_it_is_one_of_the_ways_to_write_nothing() {
         for unset in [
-            "null", "false", "0", "-0", "0.0", "0e7", "\"\"", "\" \"", "\"null\"", "\"NULL\"", "[]",
-            "{ }",
+            "null", "false", "0", "-0", "0.0", "0e7", "\"\"", "\" \"", "\"null\"", "\"NULL\"",
+            "[]", "{ }",
         ] {
             assert!(!is_set(unset.as_bytes()), "{unset}");
         }

@@ -186,6 +186,11 @@ async fn receive_body(
         request.route.count_unbuffered(&request.worker.live.metrics, reason.as_str());
     }
     request.set_body(body);
+    // A compressed stream cannot be read.
+    if request.requests_stream() != Some(false) {
+        let identity = HeaderValue::from_static("identity");
+        request.head.headers_mut().insert(ACCEPT_ENCODING, identity);
+    }
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! The built-in stream formats, recognized by fields that are specific to each, so that another
 //! vendor's stream is never mistaken for one of them.
 
+use super::api::Api;
 use super::continuation::Dialect;
 use super::interpret::{DeltaSpan, EventOrigin};
 use crate::json::pointer::Pointer;
@@ -9,7 +10,7 @@ use crate::json::scan::PointerMatches;
 use crate::json::value;
 
 /// Content that is not plain text and cannot be continued.
-pub const NON_TEXT_CONTENT: [&str; 9] = [
+pub const NON_TEXT_CONTENT: [&str; 12] = [
     "/choices/0/delta/tool_calls",
     "/choices/0/delta/function_call",
     "/choices/0/delta/refusal",
@@ -19,9 +20,16 @@ pub const NON_TEXT_CONTENT: [&str; 9] = [
     "/choices/0/text",
     "/delta/partial_json",
     "/delta/thinking",
+    "/delta/message/content/text",
+    "/delta/message/tool_plan",
+    "/delta/message/tool_calls",
 ];
 /// Google's name of a reason that is not set.
 const UNSPECIFIED: &[u8] = b"\"FINISH_REASON_UNSPECIFIED\"";
+/// Longest `id` or `model` that is kept.
+const MAX_IDENTITY: usize = 256;
+/// How the types of Cohere's events begin.
+const COHERE_TYPES: [&str; 4] = ["message-", "content-", "tool-", "citation-"];
 /// Fields beside the content that prevent a continuation as well.
 const NON_TEXT_FIELDS: [&str; 3] = ["/choices/1", "/content_block/text", "/delta/citation"];
 
@@ -55,6 +63,7 @@ pub struct KnownFormats {
     /// By dialect.
     text: [usize; 2],
     block_type: usize,
+    delta_finish: usize,
     non_text: Vec<usize>,
 }
 
@@ -84,6 +93,7 @@ impl KnownFormats {
             index: ["/choices/0/index", "/index"].map(&mut slot),
             text: ["/choices/0/delta/content", "/delta/text"].map(&mut slot),
             block_type: slot("/content_block/type"),
+            delta_finish: slot("/delta/finish_reason"),
             non_text: NON_TEXT_CONTENT.iter().chain(&NON_TEXT_FIELDS).map(|p| slot(p)).collect(),
         }
     }
@@ -119,14 +129,41 @@ impl KnownFormats {
             let block = found.value(self.block_type, data);
             let is_other = block.is_some_and(|block| block != b"\"text\"");
             let delta = self.delta(Dialect::Messages, is_last, is_other, data, found);
-            return (EventOrigin::Known, Some(delta));
+            return (EventOrigin::Known(Api::Messages), Some(delta));
         }
-        let has_done = found.value(self.done, data).is_some_and(|v| v == b"true" || v == b"false");
-        let is_known = event_type.starts_with("response.")
-            && self.response_fields.iter().any(|slot| has(*slot))
-            || self.candidate_fields.iter().any(|slot| has(*slot))
-            || has_done && has(self.model);
-        (if is_known { EventOrigin::Known } else { EventOrigin::Other }, None)
+        let api = self.other_api(event_type, data, found);
+        (api.map_or(EventOrigin::Other, EventOrigin::Known), None)
+    }
+
+    /// The API of an event that cannot be continued.
+    fn other_api(&self, event_type: &str, data: &[u8], found: &PointerMatches) -> Option<Api> {
+        let has = |slot: usize| found.at(slot).is_some();
+        let has_done =
+            || found.value(self.done, data).is_some_and(|v| v == b"true" || v == b"false");
+        if event_type.starts_with("response.") {
+            self.response_fields.iter().any(|slot| has(*slot)).then_some(Api::Responses)
+        } else if self.candidate_fields.iter().any(|slot| has(*slot)) {
+            Some(Api::Google)
+        } else if has(self.model) && has_done() {
+            Some(Api::Ollama)
+        } else {
+            let is_cohere = COHERE_TYPES.iter().any(|start| event_type.starts_with(start));
+            (is_cohere && (has(self.delta) || has(self.index[1]))).then_some(Api::Cohere)
+        }
+    }
+
+    /// The `id` and `model` of a chunk.
+    pub fn identity(&self, data: &[u8], found: &PointerMatches) -> [Option<String>; 2] {
+        let text = |slot: usize| {
+            let value = found.value(slot, data).filter(|v| v.len() <= MAX_IDENTITY)?;
+            value::is_string(value).then(|| value::text(value)).flatten()
+        };
+        [self.id, self.model].map(|slot| text(slot).map(|text| text.into_owned()))
+    }
+
+    /// The number of an event of OpenAI's responses.
+    pub fn sequence(&self, data: &[u8], found: &PointerMatches) -> Option<u64> {
+        found.value(self.response_fields[1], data).and_then(value::count)
     }
 
     fn chat_origin(&self, choices: &[u8], data: &[u8], found: &PointerMatches) -> EventOrigin {
@@ -134,7 +171,7 @@ impl KnownFormats {
         let is_named =
             matches!(object, Some(b"\"chat.completion.chunk\"" | b"\"text_completion\""));
         if is_named || self.choice_fields.iter().any(|slot| found.at(*slot).is_some()) {
-            EventOrigin::Known
+            EventOrigin::Known(Api::Chat)
         } else if value::is_present(choices) {
             EventOrigin::Other
         } else {
@@ -159,7 +196,10 @@ impl KnownFormats {
             details.any(value::is_set) || value::is_string(error) && value::is_set(error)
         });
         let is_named = name == b"error" || event_type == "error";
-        event_type == "response.failed" || !is_record && (has_error || is_named)
+        let ended_by_error = is_known
+            && (found.value(self.choice_fields[0], data) == Some(b"\"error\"")
+                || found.value(self.delta_finish, data) == Some(b"\"ERROR\""));
+        event_type == "response.failed" || ended_by_error || !is_record && (has_error || is_named)
     }
 
     /// Whether the event belongs to a choice other than the first.

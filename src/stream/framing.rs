@@ -1,9 +1,10 @@
 //! Splits a byte stream into events, independent of how the network split it.
 //!
-//! There are two formats: the event stream of WHATWG HTML (9.2: LF, CR or CRLF, fields, comments;
-//! an empty line ends an event), and JSON texts on separate lines. An event is returned whole and
-//! with its raw bytes, so that it is forwarded unchanged. A frame of whole events is not copied. An
-//! event longer than 256 KiB is returned unread and in parts, in bounded memory.
+//! There are three formats: the event stream of WHATWG HTML (9.2: LF, CR or CRLF, fields, comments;
+//! an empty line ends an event), JSON texts on separate lines, and a JSON array whose elements are the
+//! events. A stream under a wrong label shows its format by its first bytes (`detect`). An event is
+//! returned whole and with its raw bytes, so that it is forwarded unchanged. A frame of whole events
+//! is not copied. An event longer than 256 KiB is returned unread and in parts, in bounded memory.
 //!
 //! A CR at the end of the input waits for the next byte, which may be its LF. After a line that
 //! ended with a bare CR it does not wait: the event ends there, and an LF that follows is an empty
@@ -11,6 +12,8 @@
 
 use bytes::Bytes;
 use memchr::{memchr, memchr2};
+
+use super::detect::{ArrayScanner, detect};
 
 /// A longer event is not read. It is returned in parts.
 const LONGEST: usize = 256 << 10;
@@ -21,6 +24,12 @@ pub enum StreamFormat {
     Sse,
     /// One JSON text per line.
     Lines,
+    /// The elements of one JSON array.
+    Array,
+    /// Not known yet: the label is not that of a stream, but a stream was requested.
+    Undetermined,
+    /// It is no stream but one document, which is not read.
+    Document,
 }
 
 /// An event, or a part of an oversized one, with its raw bytes.
@@ -40,7 +49,9 @@ pub enum PieceKind {
     /// Comments, empty lines, fields without data.
     NoData,
     /// A part of an event that is too long to be read.
-    Oversized,
+    Oversized { is_last: bool },
+    /// A part of a document.
+    Document,
 }
 
 /// Takes bytes, returns events.
@@ -56,6 +67,7 @@ pub struct EventFramer {
     /// Inside an oversized event.
     is_inside: bool,
     has_started: bool,
+    array: ArrayScanner,
 }
 
 impl EventFramer {
@@ -67,7 +79,18 @@ impl EventFramer {
             searched: 0,
             is_inside: false,
             has_started: false,
+            array: ArrayScanner::default(),
         }
+    }
+
+    /// The format, as far as it is known.
+    pub fn format(&self) -> StreamFormat {
+        self.format
+    }
+
+    /// Whether the elements of an array have ended; true for every other format.
+    pub fn is_closed(&self) -> bool {
+        self.format != StreamFormat::Array || self.array.is_closed()
     }
 
     /// Adds input.
@@ -85,6 +108,9 @@ impl EventFramer {
 
     /// The unfinished event at the end of the stream, as if it were complete.
     pub fn rest(&mut self) -> Option<Piece> {
+        if self.format == StreamFormat::Undetermined && !self.held.is_empty() {
+            self.format = StreamFormat::Document;
+        }
         let raw = Bytes::from(std::mem::take(&mut self.held));
         self.searched = 0;
         (!raw.is_empty()).then(|| self.piece(raw))
@@ -103,6 +129,10 @@ impl EventFramer {
     /// Returns the start of the unfinished event unread, except for bytes that may belong to its
     /// end.
     pub fn flush_unread(&mut self) -> Option<Piece> {
+        if self.format == StreamFormat::Undetermined {
+            self.format = StreamFormat::Document;
+            return self.rest();
+        }
         if self.held.len() <= 3 {
             return None;
         }
@@ -110,13 +140,25 @@ impl EventFramer {
         let kept = self.held.split_off(self.held.len() - 3);
         let raw = Bytes::from(std::mem::replace(&mut self.held, kept));
         self.searched = self.held.len();
-        Some(Piece { raw, kind: PieceKind::Oversized })
+        Some(Piece { raw, kind: PieceKind::Oversized { is_last: false } })
+    }
+
+    /// Determines the format by what is held. Returns false if that is not enough.
+    fn determine(&mut self) -> bool {
+        self.held.extend_from_slice(&std::mem::take(&mut self.input));
+        let Some(format) = detect(&self.held) else { return false };
+        self.format = format;
+        self.input = Bytes::from(std::mem::take(&mut self.held));
+        self.searched = 0;
+        true
     }
 
     fn finish(&mut self) -> Option<Piece> {
         // Two line ends make the end of an event, and the input may have split one of them.
         let from = self.searched.saturating_sub(3);
-        match self.event_end(&self.held, from) {
+        let from = if self.format == StreamFormat::Array { self.searched } else { from };
+        let end = event_end(self.format, &mut self.array, &self.held, from, self.is_inside);
+        match end {
             Some(end) => {
                 self.input = Bytes::from(std::mem::take(&mut self.held));
                 self.searched = 0;
@@ -140,7 +182,7 @@ impl EventFramer {
         let first = !std::mem::replace(&mut self.has_started, true);
         let inside = std::mem::take(&mut self.is_inside);
         if inside || raw.len() > LONGEST {
-            return Piece { raw, kind: PieceKind::Oversized };
+            return Piece { raw, kind: PieceKind::Oversized { is_last: true } };
         }
         let kind = match self.format {
             StreamFormat::Lines => {
@@ -152,15 +194,34 @@ impl EventFramer {
                 }
             }
             StreamFormat::Sse => fields(&raw, first),
+            StreamFormat::Array => {
+                let element = without_separator(&raw);
+                if element.first() == Some(&b'{') {
+                    PieceKind::Event { name: Bytes::new(), data: raw.slice_ref(element) }
+                } else {
+                    PieceKind::NoData
+                }
+            }
+            StreamFormat::Undetermined | StreamFormat::Document => PieceKind::Document,
         };
         Piece { raw, kind }
     }
+}
 
-    fn event_end(&self, text: &[u8], from: usize) -> Option<usize> {
-        match self.format {
-            StreamFormat::Lines => memchr(b'\n', &text[from..]).map(|at| from + at + 1),
-            StreamFormat::Sse => empty_line(text, from, self.is_inside),
-        }
+/// The end of the event whose end was not found before `from`.
+fn event_end(
+    format: StreamFormat,
+    array: &mut ArrayScanner,
+    text: &[u8],
+    from: usize,
+    is_inside: bool,
+) -> Option<usize> {
+    match format {
+        StreamFormat::Lines => memchr(b'\n', &text[from..]).map(|at| from + at + 1),
+        StreamFormat::Sse => empty_line(text, from, is_inside),
+        StreamFormat::Array => array.element_end(&text[from..]).map(|end| from + end),
+        StreamFormat::Undetermined => None,
+        StreamFormat::Document => Some(text.len()),
     }
 }
 
@@ -169,13 +230,17 @@ impl Iterator for EventFramer {
     type Item = Piece;
 
     fn next(&mut self) -> Option<Piece> {
+        if self.format == StreamFormat::Undetermined && !self.determine() {
+            return None;
+        }
         if !self.held.is_empty() {
             return self.finish();
         }
         if self.input.is_empty() {
             return None;
         }
-        let Some(end) = self.event_end(&self.input, 0) else {
+        let end = event_end(self.format, &mut self.array, &self.input, 0, self.is_inside);
+        let Some(end) = end else {
             self.held.extend_from_slice(&std::mem::take(&mut self.input));
             self.searched = self.held.len();
             return self.flush_oversized();
@@ -231,6 +296,12 @@ fn lines(mut text: &[u8]) -> impl Iterator<Item = &[u8]> {
 /// Without the byte order mark that a stream may begin with.
 fn without_mark(text: &[u8]) -> &[u8] {
     text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text)
+}
+
+/// An element of an array without the comma before it.
+fn without_separator(element: &[u8]) -> &[u8] {
+    let element = element.trim_ascii();
+    element.strip_prefix(b",").unwrap_or(element).trim_ascii()
 }
 
 fn fields(raw: &Bytes, first: bool) -> PieceKind {

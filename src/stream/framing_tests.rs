@@ -61,14 +61,14 @@ fn an_oversized_event_is_returned_unread_in_bounded_memory() {
         for _ in 0..100 {
             events.push(Bytes::from(vec![b'x'; 10_000]));
             for piece in events.by_ref() {
-                assert_eq!(piece.kind, PieceKind::Oversized);
+                assert_eq!(piece.kind, PieceKind::Oversized { is_last: false });
                 returned += piece.raw.len();
             }
             assert!(events.held.len() <= LONGEST + 10_000);
         }
         events.push(Bytes::from_static(b"\n\ndata: {}\n\n"));
         let last: Vec<_> = events.by_ref().collect();
-        assert_eq!(last[0].kind, PieceKind::Oversized);
+        assert_eq!(last[0].kind, PieceKind::Oversized { is_last: true });
         assert_eq!(
             returned + last[0].raw.len(),
             1_000_000 + if format == StreamFormat::Sse { 2 } else { 1 }
@@ -129,7 +129,7 @@ proptest! {
         let length = LONGEST.saturating_add_signed(more) - end.len();
         let text = "x".repeat(length) + end + "data: y" + end;
         let pieces = all(StreamFormat::Sse, &frames(text.as_bytes(), &cuts));
-        let long = pieces.iter().filter(|piece| piece.kind == PieceKind::Oversized);
+        let long = pieces.iter().filter(|piece| matches!(piece.kind, PieceKind::Oversized { .. }));
         let long: usize = long.map(|piece| piece.raw.len()).sum();
         prop_assert_eq!(long, if more > 0 { length + end.len() } else { 0 });
         let last = PieceKind::Event { name: Bytes::new(), data: "y".into() };

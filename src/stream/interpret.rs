@@ -2,13 +2,14 @@
 //! token usage of a whole JSON response.
 //!
 //! The policy's declarations take precedence. Without them the built-in formats apply: OpenAI's
-//! chat completions and responses, Anthropic's messages, Google's `generateContent` and Ollama's
-//! lines. All locations are compiled into one pointer set, so that an event is scanned once.
+//! chat completions and responses, Anthropic's messages, Google's `generateContent`, Cohere's chat and
+//! Ollama's lines. All locations are compiled into one pointer set, so that an event is scanned once.
 
 use std::ops::Range;
 
 use regex_lite::Regex;
 
+use super::api::Api;
 use super::continuation::Dialect;
 use super::formats::{self, KnownFormats, NON_TEXT_CONTENT};
 use crate::json::pointer::Pointer;
@@ -29,8 +30,9 @@ const CONTENT: [&str; 4] = [
 const STRING_CONTENT: [&str; 2] = ["/delta", "/response"];
 /// Fields that are set in the last event but for token usage.
 const END_FIELDS: [&str; 2] = ["/choices/0/finish_reason", "/candidates/0/finishReason"];
-const END_VALUES: [(&str, &str); 4] = [
+const END_VALUES: [(&str, &str); 5] = [
     ("/type", "message_stop"),
+    ("/type", "message-end"),
     ("/type", "response.completed"),
     ("/type", "response.incomplete"),
     ("/done", "true"),
@@ -101,7 +103,7 @@ struct UsageSlots {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum EventOrigin {
     /// One of a built-in format.
-    Known,
+    Known(Api),
     /// Any stream may contain it.
     Neutral,
     #[default]
@@ -112,6 +114,8 @@ pub enum EventOrigin {
 #[derive(Debug, Default)]
 pub struct EventMeaning {
     pub origin: EventOrigin,
+    /// Its number, if its API numbers events.
+    pub sequence: Option<u64>,
     pub has_content: bool,
     pub is_end: bool,
     /// The class that a rule of the policy assigns.
@@ -182,6 +186,16 @@ impl Interpreter {
         }
     }
 
+    /// The `id` and `model` of the event that was interpreted last.
+    pub fn identity(&self, data: &[u8], found: &PointerMatches) -> [Option<String>; 2] {
+        self.formats.identity(data, found)
+    }
+
+    /// The values that matter in an event.
+    pub fn pointers(&self) -> &PointerSet {
+        &self.pointers
+    }
+
     /// Whether the data, JSON or not, marks the end of a stream.
     pub fn is_end(&self, data: &[u8]) -> bool {
         let data = data.trim_ascii();
@@ -205,9 +219,14 @@ impl Interpreter {
             || self.string_content.iter().filter_map(value_of).any(is_text);
         let (origin, delta) = self.formats.classify(&event_type, data, found);
         let rule = self.rules.iter().find(|rule| rule.matches(data, status, found));
-        let is_known = origin == EventOrigin::Known;
+        let is_known = matches!(origin, EventOrigin::Known(_));
+        let sequence = match origin {
+            EventOrigin::Known(Api::Responses) => self.formats.sequence(data, found),
+            _ => None,
+        };
         Some(EventMeaning {
             origin,
+            sequence,
             has_content,
             is_end: self.end_markers.are_in(data, found),
             rule_class: rule.map(|rule| rule.class),

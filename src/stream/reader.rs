@@ -6,8 +6,9 @@
 //! end anywhere, and nothing is dropped. Events that begin like JSON and are malformed are held
 //! back until the kind of the stream is determined.
 //!
-//! An oversized event is forwarded unread. It may have been the end marker, so a stream that ends
-//! after it without further content is complete.
+//! An oversized event is forwarded while it arrives, and read when it has ended. If it cannot be read,
+//! it may have been the end marker, so a stream that ends after it without further content is
+//! complete. A document is forwarded unread.
 //!
 //! A reader can also continue an interrupted stream. Then it leaves out the opening events and the
 //! repeated text of the second stream.
@@ -16,9 +17,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::api::{Api, StreamTail};
 use super::continuation::PartialResponse;
 use super::framing::{EventFramer, Piece, PieceKind, StreamFormat};
 use super::interpret::{DeltaSpan, EventMeaning, EventOrigin, Interpreter, TokenUsage};
+use super::large_event::LargeEvent;
 use super::passthrough::PassthroughBuffer;
 use super::splice::{Splice, SpliceError};
 use super::transcript::{Delta, Transcript};
@@ -28,7 +31,6 @@ use crate::resilience::outcome::AttemptClass;
 #[derive(Debug)]
 pub struct StreamReader {
     interpreter: Arc<Interpreter>,
-    format: StreamFormat,
     framer: EventFramer,
     found: PointerMatches,
     status: u16,
@@ -39,6 +41,8 @@ pub struct StreamReader {
     has_ended: bool,
     /// It has several choices, so that the end of the first is not the end of the stream.
     has_choices: bool,
+    /// The oversized event that is passing.
+    large: Option<Box<LargeEvent>>,
     /// The end marker may have been in an oversized event.
     may_have_ended: bool,
     /// It contained something, if only a comment.
@@ -50,6 +54,13 @@ pub struct StreamReader {
     held_back_bytes: usize,
     transcript: Option<Transcript>,
     splice: Option<Box<Splice>>,
+    api: Option<Api>,
+    /// The `id` and `model` of its first chunk.
+    identity: [Option<String>; 2],
+    /// The number of the next event.
+    sequence: u64,
+    /// An event was forwarded.
+    has_events: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,7 +132,6 @@ impl StreamReader {
         StreamReader {
             requires_end: interpreter.requires_end,
             interpreter,
-            format,
             framer: EventFramer::new(format),
             found: PointerMatches::default(),
             status,
@@ -129,6 +139,7 @@ impl StreamReader {
             is_ready: false,
             has_ended: false,
             has_choices: false,
+            large: None,
             may_have_ended: false,
             has_input: false,
             has_ping: false,
@@ -138,6 +149,10 @@ impl StreamReader {
             held_back_bytes: 0,
             transcript: keep_text.map(Transcript::new),
             splice: None,
+            api: None,
+            identity: [None, None],
+            sequence: 0,
+            has_events: false,
         }
     }
 
@@ -188,11 +203,15 @@ impl StreamReader {
 
     fn stream_end(&self, has_error: bool) -> StreamEnd {
         let nothing_read = self.kind != StreamKind::Plain && !self.is_ready;
-        let events_expected = self.interpreter.is_declared || self.format == StreamFormat::Sse;
+        let events_expected = self.interpreter.is_declared || self.format() != StreamFormat::Lines;
         let is_silent =
             self.has_ping && self.kind == StreamKind::Undetermined && self.held_back.is_empty();
         if !self.has_input || is_silent {
             if events_expected { StreamEnd::Empty } else { StreamEnd::Complete }
+        } else if self.format() == StreamFormat::Document {
+            StreamEnd::Complete
+        } else if !self.framer.is_closed() {
+            StreamEnd::NoEndMarker
         } else if nothing_read && (self.dropped > 0 || !self.held_back.is_empty()) {
             StreamEnd::Malformed
         } else if self.has_ended || self.may_have_ended {
@@ -207,6 +226,15 @@ impl StreamReader {
     /// Whether content, or the end, was read.
     pub fn is_ready(&self) -> bool {
         self.is_ready
+    }
+
+    pub fn format(&self) -> StreamFormat {
+        self.framer.format()
+    }
+
+    /// The body is one document, so that no content of a stream is due.
+    pub fn is_document(&self) -> bool {
+        self.format() == StreamFormat::Document
     }
 
     pub fn usage(&self) -> TokenUsage {
@@ -234,7 +262,7 @@ impl StreamReader {
         let mut forward = PassthroughBuffer::default();
         self.release_held_back(&mut forward);
         if let Some(piece) = self.framer.flush_unread() {
-            self.oversized_event();
+            self.oversized_event(&piece.raw, false);
             forward.push(&piece.raw);
         }
         self.transcript = None;
@@ -244,8 +272,25 @@ impl StreamReader {
     /// Whether an event of ours may be appended: the body is an event stream, and the last event
     /// was not forwarded in part.
     pub fn can_append_event(&self) -> bool {
-        let has_events = self.format == StreamFormat::Sse || self.kind == StreamKind::Known;
+        let has_events = match self.format() {
+            StreamFormat::Sse | StreamFormat::Array => true,
+            StreamFormat::Lines => self.kind == StreamKind::Known,
+            StreamFormat::Undetermined | StreamFormat::Document => false,
+        };
         has_events && !self.framer.is_inside_event()
+    }
+
+    /// The facts that an event of ours depends on. `api`: of the request, if no event showed it.
+    pub fn tail(&self, api: Option<Api>) -> StreamTail {
+        let [id, model] = self.identity.clone();
+        StreamTail {
+            api: if self.kind == StreamKind::Plain { None } else { self.api.or(api) },
+            format: self.format(),
+            id,
+            model,
+            sequence: self.sequence,
+            has_elements: self.has_events,
+        }
     }
 
     fn piece(&mut self, piece: Piece, forward: &mut PassthroughBuffer) -> Option<ErrorEvent> {
@@ -258,6 +303,7 @@ impl StreamReader {
                 if self.kind != StreamKind::Undetermined {
                     self.release_held_back(forward);
                 }
+                self.has_events |= !matches!(piece.kind, PieceKind::NoData);
                 forward.push(&piece.raw);
             }
             PieceAction::Drop => {}
@@ -271,7 +317,8 @@ impl StreamReader {
         let (name, data) = match &piece.kind {
             PieceKind::Event { name, data } => (name, data),
             PieceKind::NoData => return PieceAction::Forward,
-            PieceKind::Oversized => return self.oversized_event(),
+            PieceKind::Oversized { is_last } => return self.oversized_event(&piece.raw, *is_last),
+            PieceKind::Document => return PieceAction::Forward,
         };
         if self.interpreter.is_end(data) {
             if self.kind == StreamKind::Undetermined {
@@ -291,11 +338,16 @@ impl StreamReader {
             }
             None => {}
         }
-        let is_ping = name == PING && meaning.origin != EventOrigin::Known;
+        let is_ping = name == PING && !matches!(meaning.origin, EventOrigin::Known(_));
         if is_ping || meaning.origin == EventOrigin::Neutral && meaning.delta.is_none() {
             self.has_ping = true;
             let is_splicing = self.splice.is_some();
             return if is_splicing { PieceAction::Drop } else { PieceAction::Forward };
+        }
+        if let EventOrigin::Known(api) = meaning.origin
+            && self.api.replace(api).is_none()
+        {
+            self.identity = self.interpreter.identity(data, &self.found);
         }
         self.apply(&meaning);
         if self.splice.is_some() && meaning.delta.is_none() {
@@ -306,13 +358,16 @@ impl StreamReader {
 
     fn apply(&mut self, meaning: &EventMeaning) {
         match meaning.origin {
-            EventOrigin::Known => self.become_known(),
+            EventOrigin::Known(_) => self.become_known(),
             EventOrigin::Other if self.kind == StreamKind::Undetermined => {
                 self.kind = StreamKind::Plain;
             }
             EventOrigin::Other | EventOrigin::Neutral => {}
         }
         self.usage.update(meaning.usage);
+        if let Some(sequence) = meaning.sequence {
+            self.sequence = sequence.saturating_add(1);
+        }
         if meaning.is_other_choice && !self.has_choices {
             (self.has_choices, self.has_ended) = (true, false);
         }
@@ -330,7 +385,8 @@ impl StreamReader {
         self.dropped += (count - self.held_back.len()) as u64;
     }
 
-    fn oversized_event(&mut self) -> PieceAction {
+    /// A part of an oversized event.
+    fn oversized_event(&mut self, raw: &[u8], is_last: bool) -> PieceAction {
         if self.splice.is_some() {
             return PieceAction::Fail(AttemptClass::Failure);
         }
@@ -339,6 +395,26 @@ impl StreamReader {
         }
         self.transcript = None;
         (self.may_have_ended, self.is_ready) = (true, true);
+        let format = self.format();
+        let is_whole = is_last && self.large.is_none();
+        let mut large = self.large.take().unwrap_or_else(|| Box::new(LargeEvent::new(format)));
+        large.push(raw, self.interpreter.pointers());
+        if !is_last {
+            self.large = Some(large);
+            return PieceAction::Forward;
+        }
+        let meaning = large.finish().and_then(|(name, data)| {
+            self.interpreter.interpret(&name, &data, self.status, &mut self.found)
+        });
+        let Some(meaning) = meaning else { return PieceAction::Forward };
+        self.may_have_ended = false;
+        let is_error = meaning.is_error && self.kind != StreamKind::Plain;
+        let rule = meaning.rule_class.filter(|class| *class != AttemptClass::Success);
+        match rule.or(is_error.then_some(AttemptClass::Failure)) {
+            // A part of it was forwarded.
+            Some(class) if is_whole => return PieceAction::Fail(class),
+            _ => self.apply(&meaning),
+        }
         PieceAction::Forward
     }
 
@@ -349,12 +425,15 @@ impl StreamReader {
         if name == PING && self.splice.is_none() {
             return PieceAction::Forward;
         }
+        if self.format() == StreamFormat::Array {
+            return PieceAction::Forward;
+        }
         if self.kind == StreamKind::Known {
             self.dropped += 1;
             return PieceAction::Drop;
         }
         let may_be_known =
-            self.kind == StreamKind::Undetermined && self.format == StreamFormat::Sse;
+            self.kind == StreamKind::Undetermined && self.format() == StreamFormat::Sse;
         if may_be_known && data.first() == Some(&b'{') && self.hold_back(&piece.raw, true) {
             return PieceAction::Drop;
         }

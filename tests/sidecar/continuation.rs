@@ -110,7 +110,7 @@ fn a_provider_without_prefill_never_continues_a_stream() {
         let sidecar = start_with_prefill(&a, &b, prefill);
         let response = sidecar.send(&completion_request(json!({})));
         assert_ne!(response.end, End::Complete, "{}", response.text());
-        assert!(response.text().contains("event: error\n"), "{}", response.text());
+        assert!(response.text().contains("\"error\":{"), "{}", response.text());
         assert_eq!((a.count(), b.count()), (1, 0), "{prefill}");
         let no_provider = sidecar
             .metric("outrigger_stream_continuations_total{route=\"all\",reason=\"no_provider\"}");
@@ -174,7 +174,7 @@ fn a_response_of_another_kind_is_never_used_as_a_continuation() {
         let prefill = format!("{PREFILL}, classify: [ {{ status: 404, as: ignored }} ]");
         let response = start_with_prefill(&a, &b, &prefill).send(&completion_request(json!({})));
         assert_ne!(response.end, End::Complete, "{}", response.text());
-        assert!(response.text().contains("event: error\n"), "{}", response.text());
+        assert!(response.text().contains("\"error\":{"), "{}", response.text());
         assert!(!response.text().contains("continued by"), "{}", response.text());
     }
 }

@@ -98,7 +98,7 @@ fn trailers_do_not_complete_an_interrupted_stream() {
     let sidecar = start(&a, "");
     let response = sidecar.send(&chat());
     assert_ne!(response.end, End::Complete, "{}", response.text());
-    assert!(response.text().contains("event: error\n"), "{}", response.text());
+    assert!(response.text().contains("\"error\":{"), "{}", response.text());
     assert_eq!(access_record(&sidecar, 1)["result"], "interrupted");
     let a = Origin::start(Behaviour::Raw(complete.into_bytes()));
     let sidecar = start(&a, "");

@@ -44,6 +44,7 @@ mod manual_overrides;
 mod metrics;
 mod overload;
 mod overrides;
+mod provider_quirks;
 mod queue;
 mod raw_tcp;
 mod refusal_reasons;

@@ -63,7 +63,7 @@ fn an_interrupted_stream_ends_with_an_error_event_and_is_not_retried() {
         assert_eq!(response.status, 200);
         let events = response.events();
         assert_eq!(events.len(), 4, "not three events and an error: {events:?}");
-        assert!(events[3].contains("urn:outrigger:problem:"), "{events:?}");
+        assert!(events[3].contains("\"finish_reason\":\"error\""), "{events:?}");
         assert_ne!(response.end(), End::Complete, "{ending:?}");
         assert_eq!((a.count(), b.count()), (1, 0), "{ending:?}");
         let record = access_record(&sidecar, 1);

@@ -279,20 +279,24 @@ section! {
     }
 }
 
-const INPUT: [&str; 6] = [
+const INPUT: [&str; 8] = [
     "/usage/prompt_tokens",
     "/usage/input_tokens",
     "/message/usage/input_tokens",
     "/response/usage/input_tokens",
     "/usageMetadata/promptTokenCount",
+    "/usage/tokens/input_tokens",
+    "/delta/usage/tokens/input_tokens",
     "/prompt_eval_count",
 ];
-const OUTPUT: [&str; 6] = [
+const OUTPUT: [&str; 8] = [
     "/usage/completion_tokens",
     "/usage/output_tokens",
     "/message/usage/output_tokens",
     "/response/usage/output_tokens",
     "/usageMetadata/candidatesTokenCount",
+    "/usage/tokens/output_tokens",
+    "/delta/usage/tokens/output_tokens",
     "/eval_count",
 ];
 

@@ -16,6 +16,7 @@ use crate::proxy::request::body::RequestBody;
 use crate::proxy::request::cached_fallback::CachedFallback;
 use crate::proxy::request::head::RequestHead;
 use crate::proxy::request::limits::RequestLimits;
+use crate::proxy::request::stream_flag::requests_stream;
 use crate::resilience::outcome::Idempotence;
 use crate::snapshot::Route;
 use crate::stream::continuation::PartialResponse;
@@ -105,6 +106,11 @@ impl ProxyRequest {
         let limit = self.limits.max_attempts(self.retry_policy(route), tier > 0);
         let used = if tier == self.attempts.tier { self.attempts.in_tier } else { 0 };
         limit.saturating_sub(used)
+    }
+
+    /// Whether the response will be a stream; `None` if that cannot be known.
+    pub fn requests_stream(&self) -> Option<bool> {
+        requests_stream(&self.head, self.body.stream_flag())
     }
 
     /// If its response is interrupted, another provider may continue it.

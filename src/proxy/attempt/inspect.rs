@@ -28,10 +28,11 @@ use super::send::chain;
 use crate::clock;
 use crate::live::buffers::Reservation;
 use crate::live::permit::ReportedPermit;
-use crate::policy::sections::model::{Buffer, Commit};
+use crate::policy::sections::model::{Buffer, ClassifyRule, Commit};
 use crate::proxy::downstream::problem::{Problem, ProblemKind};
 use crate::proxy::downstream::timer::Timer;
 use crate::proxy::signals::classify::{ContentType, MediaKind, ResponseSignals};
+use crate::proxy::signals::disguised_errors::{is_disguised_error, is_unwanted_page};
 use crate::proxy::signals::quota_headers::{reported_quotas, retry_after};
 use crate::proxy::signals::refusals::forbids_retry;
 use crate::resilience::outcome::{AttemptClass, RetryScope};
@@ -69,7 +70,7 @@ pub struct ReceivedResponse {
     pub deadlines: BodyDeadlines,
     pub content_type: ContentType,
     /// Set for an event stream that is read.
-    pub reader: Option<(StreamFormat, Box<StreamReader>)>,
+    pub reader: Option<Box<StreamReader>>,
     /// Buffer space for the body that is held back.
     pub room: Reservation,
 }
@@ -84,7 +85,6 @@ pub async fn inspect(
         return switched(request, route, received);
     }
     let candidate = received.selection.endpoint.candidate(route);
-    let rules = &candidate.provider.policy.classify;
     let status = received.head.status.as_u16();
     observe_quota(candidate, &received);
     // Retry-After of a good response does not ask to wait.
@@ -99,7 +99,7 @@ pub async fn inspect(
         our_credential: candidate.endpoint.credential_count() > 0,
         content_type: received.content_type,
     };
-    let by_head = signals.class(rules);
+    let by_head = class_by_head(request, &received, signals);
     received.reader = event_reader(request, route, &received, by_head);
     if received.reader.is_some() {
         // Events may be dropped or added.
@@ -109,12 +109,7 @@ pub async fn inspect(
         Some(limit) => received.prebuffer(&request.timer, limit).await,
         None => Prebuffered::Part(VecDeque::new(), None),
     };
-    let class = match (by_head, &body) {
-        (_, Prebuffered::Error(class, _)) => *class,
-        (Some(class), _) => class,
-        (None, Prebuffered::Complete(bytes, _)) => signals.class_of(rules, bytes),
-        (None, _) => signals.built_in(),
-    };
+    let class = class_of(request, &received, signals, by_head, &body);
     let report = AttemptReport {
         retry_after,
         forbids_retry: signals.forbids_retry,
@@ -124,6 +119,53 @@ pub async fn inspect(
         return not_a_continuation(request, route, received, report);
     }
     conclude(request, route, received, body, report)
+}
+
+/// The class, unless it depends on the body.
+fn class_by_head(
+    request: &ProxyRequest,
+    received: &ReceivedResponse,
+    signals: ResponseSignals,
+) -> Option<AttemptClass> {
+    let rules = received.rules(request);
+    let is_page = is_unwanted_page(&request.head, received.head.status, received.content_type);
+    match is_page && signals.rule_for(rules, b"").is_none() {
+        true => Some(AttemptClass::Failure),
+        false => signals.class(rules),
+    }
+}
+
+/// The class by the head and the body as far as it was read.
+fn class_of(
+    request: &ProxyRequest,
+    received: &ReceivedResponse,
+    signals: ResponseSignals,
+    by_head: Option<AttemptClass>,
+    body: &Prebuffered,
+) -> AttemptClass {
+    let rules = received.rules(request);
+    let whole = match body {
+        Prebuffered::Error(class, _) => return *class,
+        Prebuffered::Complete(bytes, _) => Some(&bytes[..]),
+        Prebuffered::Part(first, _) if first.is_empty() && received.body.is_end_stream() => {
+            Some(&[][..])
+        }
+        Prebuffered::Part(..) | Prebuffered::Failed(_) => None,
+    };
+    let is_document = received.reader.as_ref().is_none_or(|reader| reader.is_document());
+    let is_error = |body: &&[u8]| {
+        let (status, content_type) = (received.head.status, received.content_type);
+        is_disguised_error(&request.head, status, content_type, body)
+            && signals.rule_for(rules, body).is_none()
+    };
+    match (by_head, whole) {
+        (Some(AttemptClass::Success) | None, Some(body)) if is_document && is_error(&body) => {
+            AttemptClass::Failure
+        }
+        (Some(class), _) => class,
+        (None, Some(body)) => signals.class_of(rules, body),
+        (None, None) => signals.built_in(),
+    }
 }
 
 /// Follows the provider's quota headers, if its policy says so.
@@ -143,8 +185,16 @@ fn event_reader(
     route: &Route,
     received: &ReceivedResponse,
     class: Option<AttemptClass>,
-) -> Option<(StreamFormat, Box<StreamReader>)> {
-    let format = received.content_type.events().filter(|_| class == Some(AttemptClass::Success))?;
+) -> Option<Box<StreamReader>> {
+    if class != Some(AttemptClass::Success) {
+        return None;
+    }
+    let format = match received.content_type.events() {
+        Some(format) => format,
+        None if !received.content_type.may_be_mislabelled() => return None,
+        None if request.requests_stream() == Some(true) => StreamFormat::Undetermined,
+        None => return None,
+    };
     let interpreter = Arc::clone(&received.selection.endpoint.candidate(route).interpreter);
     let (method, status) = (request.head.method(), received.head.status);
     // A model's response is to a POST; another stream is read only if the policy needs it.
@@ -162,7 +212,7 @@ fn event_reader(
             StreamReader::new(interpreter, format, status.as_u16(), transcript)
         }
     };
-    Some((format, Box::new(reader)))
+    Some(Box::new(reader))
 }
 
 /// How much of the body is read before the commit.
@@ -174,7 +224,7 @@ fn prebuffer_limit(
 ) -> Option<PrebufferLimit> {
     let kind = received.content_type.kind;
     let stream = &route.policy.stream;
-    let is_stream = matches!(kind, MediaKind::Events(_));
+    let is_stream = matches!(kind, MediaKind::Events(_)) || received.reader.is_some();
     let ended = received.body.is_end_stream() && class.is_some() && !is_stream;
     if request.head.method() == Method::HEAD || ended {
         return None;
@@ -190,8 +240,9 @@ fn prebuffer_limit(
                 Some(PrebufferLimit { until: ReadUntil::End, within })
             }
             Some(Commit::Headers) => None,
-            None if kind == MediaKind::Json => limit(ReadUntil::End),
+            None if kind == MediaKind::Json && !is_stream => limit(ReadUntil::End),
             None if !is_stream => None,
+            None if kind == MediaKind::Json => limit(ReadUntil::ContentOrEnd),
             Some(Commit::FirstContent) | None if received.reader.is_some() => {
                 limit(ReadUntil::Content)
             }
@@ -286,7 +337,7 @@ fn started(
 
 /// Charges the usage that the events of a response report, and counts dropped events.
 fn settle_events(request: &mut ProxyRequest, received: &ReceivedResponse) {
-    let Some((_, reader)) = &received.reader else { return };
+    let Some(reader) = &received.reader else { return };
     settle(request, received.selection.usage_key(), reader.usage());
     request.route.metrics.events_dropped.inc_by(reader.dropped());
 }
@@ -298,7 +349,8 @@ fn settle_body(
     received: &ReceivedResponse,
     bytes: &[u8],
 ) {
-    if request.head.method() != Method::POST || !received.content_type.is_json() {
+    let is_read = received.reader.as_ref().is_some_and(|reader| !reader.is_document());
+    if request.head.method() != Method::POST || !received.content_type.is_json() || is_read {
         return;
     }
     let candidate = received.selection.endpoint.candidate(route);
@@ -310,7 +362,7 @@ fn settle_body(
 pub fn discard(request: &mut ProxyRequest, last: &LastResponse) {
     let LastResponse::Provider(response) = last else { return };
     let PendingBody::Stream(stream) = &response.body else { return };
-    let Some((_, reader)) = &stream.reader else { return };
+    let Some(reader) = &stream.reader else { return };
     settle(request, response.usage_key, reader.usage());
     request.route.metrics.events_dropped.inc_by(reader.dropped());
 }
@@ -396,8 +448,13 @@ impl ReceivedResponse {
         }
     }
 
+    /// The rules of its provider.
+    fn rules<'r>(&self, request: &'r ProxyRequest) -> &'r [ClassifyRule] {
+        &self.selection.endpoint.candidate(&request.route).provider.policy.classify
+    }
+
     async fn prebuffer(&mut self, timer: &Timer, limit: PrebufferLimit) -> Prebuffered {
-        let reader = self.reader.as_mut().map(|(_, reader)| &mut **reader);
+        let reader = self.reader.as_deref_mut();
         prebuffer(timer, &mut self.body, limit, self.deadlines, &mut self.room, reader).await
     }
 }

@@ -89,7 +89,7 @@ pub fn observe_body(route: &Route, received: ReceivedResponse, granted: Duration
     let within = Buffer { time: granted, ..DISCARDED.within };
     let limit = PrebufferLimit { until: part, within };
     tokio::task::spawn_local(async move {
-        let mut reader = reader.map(|(_, reader)| reader);
+        let mut reader = reader;
         let timer = Timer::default();
         let reader = reader.as_deref_mut();
         let read =

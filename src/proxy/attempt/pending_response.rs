@@ -18,7 +18,6 @@ use crate::live::buffers::Reservation;
 use crate::live::permit::{AttemptSlot, ReportedPermit};
 use crate::live::quota::provider_quota::QuotaCharge;
 use crate::live::quota::usage_meter::AttemptKind;
-use crate::stream::framing::StreamFormat;
 use crate::stream::reader::StreamReader as EventReader;
 use crate::upstream::IncomingBody;
 
@@ -57,7 +56,7 @@ pub struct PendingStream {
     pub reported: Option<ReportedPermit>,
     pub room: Reservation,
     /// Set for an event stream that is read.
-    pub reader: Option<(StreamFormat, Box<EventReader>)>,
+    pub reader: Option<Box<EventReader>>,
     /// The first frames contain an error event.
     pub failed: bool,
     /// Stores the body in the cache.

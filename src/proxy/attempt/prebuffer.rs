@@ -33,8 +33,10 @@ pub struct PrebufferLimit {
 pub enum ReadUntil {
     /// The first bytes.
     Frame,
-    /// The first content of an event stream.
+    /// The first content of an event stream; a document at once.
     Content,
+    /// The first content of an event stream; a document to its end.
+    ContentOrEnd,
     End,
 }
 
@@ -108,7 +110,8 @@ pub async fn prebuffer(
         if body.is_end_stream() {
             return buffered.ended(reader);
         }
-        let content = reader.as_ref().is_none_or(|reader| reader.is_ready());
+        let content =
+            reader.as_ref().is_none_or(|reader| reader.is_ready() || reader.is_document());
         let (due, error) = deadlines.next(buffered.since.is_some(), content);
         let patience = buffered.since.and_then(|since| since.checked_add(limit.within.time));
         let patience = patience.filter(|at| *at < due);
@@ -128,7 +131,10 @@ pub async fn prebuffer(
         }
         let enough = match limit.until {
             ReadUntil::Frame => buffered.bytes > 0,
-            ReadUntil::Content => reader.as_ref().is_none_or(|reader| reader.is_ready()),
+            ReadUntil::Content => {
+                reader.as_ref().is_none_or(|reader| reader.is_ready() || reader.is_document())
+            }
+            ReadUntil::ContentOrEnd => reader.as_ref().is_none_or(|reader| reader.is_ready()),
             ReadUntil::End => false,
         };
         let fits =

@@ -178,12 +178,17 @@ impl Problem {
         self
     }
 
+    /// The title and the detail in one sentence.
+    pub fn message(&self) -> String {
+        format!("{}: {}", self.kind.row().title, self.detail)
+    }
+
     /// The JSON document.
     pub fn json(&self) -> Vec<u8> {
         let ProblemType { status, name, title, .. } = self.kind.row();
         let mut document = problem_document(name, title, *status, &self.detail);
         // The SDKs for OpenAI's API show this message.
-        document["error"] = json!({ "message": format!("{title}: {}", self.detail), "type": name });
+        document["error"] = json!({ "message": self.message(), "type": name });
         document.to_string().into_bytes()
     }
 

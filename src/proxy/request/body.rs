@@ -16,6 +16,7 @@ use super::body_rate::BodyRate;
 use super::headers;
 use super::model_name::ModelName;
 use super::rewrite;
+use super::stream_flag::StreamFlag;
 use super::streaming_body::{StreamingBody, UploadProgress};
 use crate::clock;
 use crate::live::buffers::Reservation;
@@ -36,6 +37,7 @@ const STILL_ARRIVING: Duration = Duration::from_secs(1);
 pub struct RequestBody {
     state: State,
     model: Option<ModelName>,
+    stream_flag: StreamFlag,
     /// When it was complete, or known to be streamed.
     taken: Instant,
     /// Set for a streamed body.
@@ -110,7 +112,8 @@ impl RequestBody {
         let length = body.size_hint().exact();
         if length.is_some_and(|length| length > limits.replay) && !limits.reads_body {
             let state = State::Streamed { first: VecDeque::new(), rest: Some(body), _room: room };
-            let body = RequestBody::new(state, None).limited_to(limits.rate);
+            let mut body = RequestBody::new(state, None).limited_to(limits.rate);
+            body.stream_flag = StreamFlag::Unknown;
             return Ok(body.sent_once(NotReplayable::LargerThanReplay));
         }
         let mut prefix = Prefix { length, limit: limits.replay, ..Prefix::default() };
@@ -147,6 +150,7 @@ impl RequestBody {
         RequestBody {
             state: State::Empty,
             model: None,
+            stream_flag: StreamFlag::Absent,
             taken,
             upload: None,
             original: None,
@@ -162,6 +166,7 @@ impl RequestBody {
         RequestBody {
             state,
             model,
+            stream_flag: StreamFlag::default(),
             taken,
             upload,
             original: None,
@@ -173,7 +178,9 @@ impl RequestBody {
     fn buffered(prefix: Prefix, room: Reservation, reads_body: bool) -> RequestBody {
         let bytes = prefix.bytes();
         let model = if reads_body { ModelName::find(&bytes) } else { None };
-        RequestBody::new(State::Buffered { bytes, _room: room }, model)
+        let stream_flag = StreamFlag::of(&bytes, true);
+        let body = RequestBody::new(State::Buffered { bytes, _room: room }, model);
+        RequestBody { stream_flag, ..body }
     }
 
     fn streamed(
@@ -185,10 +192,12 @@ impl RequestBody {
         let trailers = prefix.trailers.take();
         let bytes = prefix.bytes();
         let model = if reads_body { ModelName::find(&bytes) } else { None };
+        let stream_flag = StreamFlag::of(&bytes, false);
         let data = (!bytes.is_empty()).then(|| Frame::data(bytes));
         let first = data.into_iter().chain(trailers).collect();
         let rest = (!rest.is_end_stream()).then_some(rest);
-        RequestBody::new(State::Streamed { first, rest, _room: room }, model)
+        let body = RequestBody::new(State::Streamed { first, rest, _room: room }, model);
+        RequestBody { stream_flag, ..body }
     }
 
     fn limited_to(mut self, rate: BodyRate) -> RequestBody {
@@ -209,6 +218,11 @@ impl RequestBody {
     /// The body's `/model`, by the client's name for it.
     pub fn model(&self) -> Option<&str> {
         self.model.as_ref().map(|model| model.name.as_str())
+    }
+
+    /// The body's `/stream`.
+    pub fn stream_flag(&self) -> StreamFlag {
+        self.stream_flag
     }
 
     /// The body can still be sent.
@@ -267,6 +281,7 @@ impl RequestBody {
         Some(RequestBody {
             state,
             model,
+            stream_flag: self.stream_flag,
             taken,
             upload: None,
             original: None,

@@ -10,6 +10,7 @@ pub mod limits;
 pub mod model_name;
 pub mod overrides;
 pub mod rewrite;
+pub mod stream_flag;
 mod streaming_body;
 mod token_estimate;
 pub mod validation;

@@ -27,6 +27,7 @@ use crate::proxy::attempt::pending_response::{PendingBody, PendingResponse, Pend
 use crate::proxy::attempt::report::UsageKey;
 use crate::proxy::downstream::own_headers::remove_own_trailers;
 use crate::snapshot::Route;
+use crate::stream::api::{Api, StreamTail};
 use crate::stream::framing::StreamFormat;
 use crate::stream::reader::StreamEnd;
 use crate::telemetry::metrics::Metrics;
@@ -53,6 +54,10 @@ pub struct Streaming {
     trailers: Option<Frame<Bytes>>,
     /// A continuation in progress.
     continuation: Option<Resume>,
+    /// The form of an error event, if the continuation fails.
+    tail: Option<StreamTail>,
+    /// The API that was called, by the path.
+    api: Option<Api>,
     broken: Option<Broken>,
 }
 
@@ -84,6 +89,7 @@ impl Streaming {
         let StreamOrigin { idle, last_frame, usage_key } = origin;
         let (route, metrics) =
             (Arc::clone(&request.route), Arc::clone(&request.worker.live.metrics));
+        let api = Api::of_path(request.head.uri().path());
         Streaming {
             route,
             metrics,
@@ -97,6 +103,8 @@ impl Streaming {
             failed: false,
             trailers: None,
             continuation: None,
+            tail: None,
+            api,
             broken: None,
         }
     }
@@ -134,7 +142,7 @@ impl Streaming {
 
     /// Records the usage that the events reported, once for each stream.
     fn settle(&mut self) {
-        let Some((_, reader)) = self.stream.as_ref().and_then(|s| s.reader.as_ref()) else {
+        let Some(reader) = self.stream.as_ref().and_then(|s| s.reader.as_ref()) else {
             return;
         };
         let tokens = reader.usage();
@@ -171,35 +179,36 @@ impl Streaming {
     fn break_off(&mut self, cut: Interruption, cx: &mut Context<'_>) -> Polled {
         let on_cut = self.route.policy.stream.on_cut;
         let reader = self.stream.as_ref().and_then(|stream| stream.reader.as_ref());
-        let format =
-            reader.filter(|(_, reader)| reader.can_append_event()).map(|(format, _)| *format);
-        let sse = reader.filter(|(format, _)| *format == StreamFormat::Sse);
-        let partial = sse.and_then(|(_, reader)| reader.partial());
+        let appendable = reader.filter(|reader| reader.can_append_event());
+        let tail = appendable.map(|reader| reader.tail(self.api));
+        let sse = reader.filter(|reader| reader.format() == StreamFormat::Sse);
+        let partial = sse.and_then(|reader| reader.partial());
         // An error event of the provider has already been forwarded.
         let partial = partial.filter(|partial| !self.failed && !partial.text.trim().is_empty());
         self.lost(cut);
         if let Some(partial) = partial.filter(|_| on_cut == OnCut::Continue)
             && let Some(request) = self.resumable.take_request()
         {
+            self.tail = tail;
             self.continuation = Some(Resume::begin(request, partial, self.usage_key, cut));
             return self.poll_next(cx);
         }
-        self.end_with_error_event(cut, format, cx)
+        self.end_with_error_event(cut, tail, cx)
     }
 
     /// Appends the final error event.
     fn end_with_error_event(
         &mut self,
         cut: Interruption,
-        format: Option<StreamFormat>,
+        tail: Option<StreamTail>,
         cx: &mut Context<'_>,
     ) -> Polled {
         self.broken = Some(Broken::WritingError(cut));
         let samples = self.route.outcomes.iter().filter(|_| self.resumable.is_good());
         samples.for_each(|all| all.spoil(clock::now()));
         let silent = self.failed || self.route.policy.stream.on_cut == OnCut::Abort;
-        if let Some(format) = format.filter(|_| !silent) {
-            self.first.push_back(Frame::data(error_event(cut, format, self.idle)));
+        if let Some(tail) = tail.filter(|_| !silent) {
+            self.first.push_back(Frame::data(error_event(cut, &tail, self.idle)));
         }
         self.poll_next(cx)
     }
@@ -218,11 +227,11 @@ impl Streaming {
     fn poll_continuation(&mut self, cx: &mut Context<'_>) -> Polled {
         let Some(continuation) = &mut self.continuation else { return Poll::Pending };
         let (request, response) = ready!(continuation.poll(cx));
-        let (cut, format) = (continuation.cut, Some(StreamFormat::Sse));
+        let (cut, tail) = (continuation.cut, self.tail.take());
         self.continuation = None;
         self.resumable = Resumable::Request(request);
         self.last = clock::now();
-        let Some(response) = response else { return self.end_with_error_event(cut, format, cx) };
+        let Some(response) = response else { return self.end_with_error_event(cut, tail, cx) };
         self.resume(*response);
         self.poll_next(cx)
     }
@@ -282,7 +291,7 @@ impl Streaming {
     /// Processes a frame; the bytes to forward are appended to `first`.
     fn take(&mut self, frame: Frame<Bytes>) -> Option<Interruption> {
         let stream = self.stream.as_mut()?;
-        let Some((_, reader)) = &mut stream.reader else {
+        let Some(reader) = &mut stream.reader else {
             self.first.push_back(remove_own_trailers(frame));
             return None;
         };
@@ -321,7 +330,7 @@ impl Streaming {
     fn ended(&mut self) -> Option<Interruption> {
         let reader = self.stream.as_mut().and_then(|stream| stream.reader.as_mut());
         let (rest, ended) = match reader {
-            Some((_, reader)) => reader.end(),
+            Some(reader) => reader.end(),
             None => (Bytes::new(), StreamEnd::Complete),
         };
         if !rest.is_empty() {

@@ -7,16 +7,15 @@ use bytes::Bytes;
 use crate::proxy::access_log::reasons::Interruption;
 use crate::proxy::attempt::inspect::explain_end;
 use crate::proxy::downstream::problem::{Problem, ProblemKind};
-use crate::stream::framing::StreamFormat;
+use crate::stream::api::{self, StreamError, StreamTail};
 
-/// The event that reports the interruption.
-pub fn error_event(cause: Interruption, format: StreamFormat, idle: Duration) -> Bytes {
-    let json = problem(cause, idle).json();
-    let (before, after): (&[u8], &[u8]) = match format {
-        StreamFormat::Sse => (b"event: error\ndata: ", b"\n\n"),
-        StreamFormat::Lines => (b"", b"\n"),
-    };
-    [before, &json, after].concat().into()
+/// The event that reports the interruption, in the form of the stream that it ends.
+pub fn error_event(cause: Interruption, tail: &StreamTail, idle: Duration) -> Bytes {
+    let problem = problem(cause, idle);
+    let (status, name) = (problem.kind.status().as_u16(), problem.kind.name());
+    let json = problem.json();
+    let error = StreamError { status, name, message: &problem.message(), problem: &json };
+    api::error_event(tail, error).into()
 }
 
 fn problem(cause: Interruption, idle: Duration) -> Problem {

@@ -23,6 +23,9 @@ pub struct ContentType {
 pub enum MediaKind {
     Json,
     Events(StreamFormat),
+    Html,
+    /// `text/plain`, or no label.
+    Text,
     #[default]
     Other,
 }
@@ -35,7 +38,7 @@ impl ContentType {
                 .get_all(CONTENT_ENCODING)
                 .iter()
                 .any(|coding| !is_identity(coding.as_bytes()));
-        ContentType { kind: content_type.map_or(MediaKind::Other, MediaKind::of), encoded }
+        ContentType { kind: content_type.map_or(MediaKind::Text, MediaKind::of), encoded }
     }
 
     /// The format of an event stream that can be read.
@@ -49,6 +52,11 @@ impl ContentType {
     /// The body is one document, not an event stream.
     pub fn is_document(self) -> bool {
         !matches!(self.kind, MediaKind::Events(_))
+    }
+
+    /// The body may be a stream under a wrong label.
+    pub fn may_be_mislabelled(self) -> bool {
+        matches!(self.kind, MediaKind::Json | MediaKind::Text) && !self.encoded
     }
 
     /// The body is a JSON document that can be read.
@@ -66,12 +74,19 @@ impl MediaKind {
             MediaKind::Json
         } else if is("text/event-stream") {
             MediaKind::Events(StreamFormat::Sse)
-        } else if lines.iter().any(|name| is(name)) || is("application/x-jsonlines") {
+        } else if lines.iter().any(|name| is(name)) || is("application/x-jsonlines")
+            // Cohere's, version 1.
+            || is("application/stream+json")
+        {
             MediaKind::Events(StreamFormat::Lines)
         } else if essence.len() > 5
             && essence.as_bytes()[essence.len() - 5..].eq_ignore_ascii_case(b"+json")
         {
             MediaKind::Json
+        } else if is("text/html") || is("application/xhtml+xml") {
+            MediaKind::Html
+        } else if is("text/plain") || essence.is_empty() {
+            MediaKind::Text
         } else {
             MediaKind::Other
         }
@@ -108,6 +123,11 @@ impl ResponseSignals {
 
     /// The class of a response with this body.
     pub fn class_of(self, rules: &[ClassifyRule], body: &[u8]) -> AttemptClass {
+        self.rule_for(rules, body).unwrap_or_else(|| self.built_in_with(body))
+    }
+
+    /// The class that a rule of the policy assigns to a response with this body.
+    pub fn rule_for(self, rules: &[ClassifyRule], body: &[u8]) -> Option<AttemptClass> {
         let mut parsed = None;
         let mut json = || parsed.get_or_insert_with(|| serde_json::from_slice(body).ok()).clone();
         let matches = |rule: &&ClassifyRule| {
@@ -119,7 +139,7 @@ impl ResponseSignals {
             by_body && (rule.json.is_empty() || json().is_some_and(|value| holds(rule, &value)))
         };
         let mut for_status = rules.iter().filter(|rule| self.is_subject_to(rule));
-        for_status.find(matches).map_or_else(|| self.built_in_with(body), |rule| rule.class)
+        for_status.find(matches).map(|rule| rule.class)
     }
 
     /// A rule about the body applies only to a document that can be read. Rules about events belong to
@@ -250,6 +270,10 @@ mod tests {
             ("Text/Event-Stream; charset=utf-8", MediaKind::Events(StreamFormat::Sse)),
             ("application/x-ndjson", MediaKind::Events(StreamFormat::Lines)),
             ("application/json-seq", MediaKind::Other),
+            ("application/stream+json", MediaKind::Events(StreamFormat::Lines)),
+            ("text/html; charset=utf-8", MediaKind::Html),
+            ("text/plain", MediaKind::Text),
+            ("audio/mpeg", MediaKind::Other),
         ];
         for (text, kind) in kinds {
             let mut headers = HeaderMap::new();
