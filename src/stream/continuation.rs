@@ -5,6 +5,9 @@
 //! repetition is left out. Because a short repetition may be intended, one counts only if it has at
 //! least four characters and starts at a word boundary, or if it is the whole text. Trailing
 //! whitespace is not sent (Anthropic's API rejects it) and is therefore expected again.
+//!
+//! A model that does not know the convention starts its response over. A text that begins like the
+//! first one, and then differs from it, is no continuation.
 
 use std::mem::take;
 
@@ -16,6 +19,10 @@ use serde_json::value::RawValue;
 const MIN_CHARS: usize = 4;
 /// Longest repetition in bytes, unless the whole text is repeated.
 const MAX_REPETITION: usize = 2048;
+/// A text that has so many characters in common with the beginning of the first starts it over.
+const RESTART_CHARS: usize = 16;
+/// So many are enough if they are half of the first text.
+const SHORT_RESTART_CHARS: usize = 8;
 
 /// The API whose streams can be continued.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,6 +127,36 @@ pub struct Overlap {
     new: usize,
     /// The longest repetition so far.
     repeated: usize,
+    restart: Restart,
+}
+
+/// Compares the beginnings of the two texts, without the whitespace before them.
+#[derive(Clone, Debug, Default)]
+struct Restart {
+    /// Bytes in common so far.
+    common: usize,
+    has_begun: bool,
+    is_decided: bool,
+}
+
+impl Restart {
+    fn push(&mut self, first: &str, text: &str) {
+        let text = if self.has_begun { text } else { text.trim_start() };
+        if self.is_decided || text.is_empty() {
+            return;
+        }
+        self.has_begun = true;
+        let left = &first.trim().as_bytes()[self.common..];
+        let same = left.iter().zip(text.as_bytes()).take_while(|(a, b)| a == b).count();
+        self.common += same;
+        self.is_decided = same < text.len() || same == left.len();
+    }
+
+    fn is_restart(&self, first: &str) -> bool {
+        let first = first.trim();
+        let common = first[..first.floor_char_boundary(self.common)].chars().count();
+        common >= RESTART_CHARS || common >= SHORT_RESTART_CHARS && self.common * 2 >= first.len()
+    }
 }
 
 impl Overlap {
@@ -130,7 +167,14 @@ impl Overlap {
         let near = near.filter(|at| text.is_char_boundary(*at)).filter(may_count);
         // Also the whole text, and only the whitespace that was not sent.
         let starts = near.chain([0, trimmed]).collect();
-        Overlap { text: text.to_owned(), trimmed, starts, new: 0, repeated: 0 }
+        Overlap {
+            text: text.to_owned(),
+            trimmed,
+            starts,
+            new: 0,
+            repeated: 0,
+            restart: Restart::default(),
+        }
     }
 
     /// Takes more of the new text. Returns how many bytes of all new text are a repetition, once
@@ -146,7 +190,14 @@ impl Overlap {
             }
         }
         self.new += text.len();
-        self.starts.is_empty().then_some(self.repeated)
+        self.restart.push(&self.text, text);
+        (self.starts.is_empty() && self.restart.is_decided).then_some(self.repeated)
+    }
+
+    /// Whether the new text starts the response over instead of continuing it; known as soon as the
+    /// extent of the repetition is.
+    pub fn is_restart(&self) -> bool {
+        self.repeated == 0 && self.restart.is_restart(&self.text)
     }
 
     /// The new text has ended. Returns the length of the repetition.
@@ -233,6 +284,41 @@ mod tests {
         ] {
             assert_eq!(joined(text, &[new]), expected, "{text:?} + {new:?}");
         }
+    }
+
+    #[test]
+    fn a_text_that_starts_over_is_noticed() {
+        let is_restart = |text: &str, pieces: &[&str]| {
+            let mut overlap = Overlap::new(text);
+            let known = pieces.iter().any(|piece| overlap.push(piece).is_some());
+            if !known {
+                overlap.end();
+            }
+            overlap.is_restart()
+        };
+        let text = "Here is a list of the planets:\n1. Mercury\n2. Ven";
+        for pieces in [
+            &["Here is a list of all planets"][..],
+            &["Here", " is a", " list of", " the planets", " and moons"],
+            &["\n Here is a list of the stars"],
+            &["Here is a list of the"],
+        ] {
+            assert!(is_restart(text, pieces), "{pieces:?}");
+        }
+        assert!(is_restart("one two three", &["one two 3"]));
+        assert!(is_restart("one two three", &["\none two three four"]), "the echo is not left out");
+        for pieces in [
+            &["us\n3. Earth"][..],
+            &["2. Venus\n3. Earth"],
+            &["Here we go"],
+            &[text, "us"],
+            &["Ven", "us"],
+            &[],
+        ] {
+            assert!(!is_restart(text, pieces), "{pieces:?}");
+        }
+        assert!(!is_restart("The cat sat. ", &["The dog ran."]));
+        assert!(!is_restart("", &["anything at all that is long"]));
     }
 
     #[test]

@@ -96,6 +96,8 @@ pub struct ReadOutcome {
 pub struct ErrorEvent {
     pub raw: Bytes,
     pub class: AttemptClass,
+    /// The stream cannot be joined to the one before it, so that nothing more of it is forwarded.
+    pub is_unfit: bool,
 }
 
 /// How a stream ended whose body ended cleanly.
@@ -192,8 +194,7 @@ impl StreamReader {
                 forward.push(&error.raw);
             }
         }
-        if let Some(mut splice) = self.splice.take() {
-            let joined = splice.finish();
+        if let Some(joined) = self.splice.take().and_then(|mut splice| splice.finish().ok()) {
             self.transcript.take_if(|transcript| !transcript.push_text(&joined.text));
             self.is_ready |= !joined.text.is_empty();
             joined.events.iter().for_each(|event| forward.push(event));
@@ -308,7 +309,11 @@ impl StreamReader {
             }
             PieceAction::Drop => {}
             PieceAction::Replace(events) => events.iter().for_each(|event| forward.push(event)),
-            PieceAction::Fail(class) => return Some(ErrorEvent { raw: piece.raw, class }),
+            PieceAction::Fail(class) => {
+                // Until a continuation is joined, its events are not the client's.
+                let is_unfit = self.splice.is_some();
+                return Some(ErrorEvent { raw: piece.raw, class, is_unfit });
+            }
         }
         None
     }

@@ -74,14 +74,20 @@ impl Splice {
             self.buffered.push(event);
         }
         if is_known || delta.is_end {
-            return Ok(Some(self.finish()));
+            return self.finish().map(Some);
         }
         if self.bytes > MAX_BUFFERED { Err(SpliceError) } else { Ok(None) }
     }
 
     /// Releases the buffered events: the repetition is known or the stream has ended.
-    pub fn finish(&mut self) -> SpliceOutput {
+    ///
+    /// # Errors
+    /// When the stream starts the response over.
+    pub fn finish(&mut self) -> Result<SpliceOutput, SpliceError> {
         let mut repeated = self.overlap.end();
+        if self.overlap.is_restart() {
+            return Err(SpliceError);
+        }
         let mut text = String::new();
         let mut events = Vec::new();
         for event in std::mem::take(&mut self.buffered) {
@@ -91,7 +97,7 @@ impl Splice {
             text.push_str(&own[skip..]);
             events.extend(event.without(skip).map(Bytes::from));
         }
-        SpliceOutput { text, events }
+        Ok(SpliceOutput { text, events })
     }
 }
 

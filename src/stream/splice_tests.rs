@@ -146,6 +146,23 @@ fn a_stream_that_cannot_be_joined_is_an_error() {
 }
 
 #[test]
+fn a_stream_that_starts_over_is_an_error() {
+    let words = ["one ", "two ", "six"];
+    for stream in
+        [chat(&words), chat(&words[..2]), data(&[&text_chunk("one two "), &text_chunk("6")])]
+    {
+        let result = after("one two three", &stream);
+        assert_eq!(result.errors.first().map(|(_, class)| *class), Some(AttemptClass::Failure));
+        assert_eq!(text_of(&result.forwarded), "");
+    }
+    let unfinished = after("one two three", &data(&[&text_chunk("one two ")]));
+    assert_eq!(
+        (text_of(&unfinished.forwarded).as_str(), unfinished.end),
+        ("", StreamEnd::NoEndMarker)
+    );
+}
+
+#[test]
 fn the_buffer_is_bounded() {
     let text = "a b ".repeat(20_000);
     let echo: Vec<String> = text.split_inclusive(' ').map(text_chunk).collect();
@@ -181,6 +198,7 @@ proptest! {
         let new = words.concat();
         let mut overlap = Overlap::new(&text);
         let again = overlap.push(&new).unwrap_or_else(|| overlap.end());
+        prop_assume!(!overlap.is_restart());
         let (stream, opening, dialect) = match chats {
             true => (chat(&words), "\"role\"", Dialect::Chat),
             false => (named(&message(&words)), "message_start", Dialect::Messages),

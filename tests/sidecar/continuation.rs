@@ -197,3 +197,41 @@ fn a_response_is_continued_only_if_its_request_may_be_retried_and_without_its_id
     assert_eq!(b.last().headers.get("idempotency-key"), None, "a continuation is another request");
     assert_eq!(a.last().headers.get("accept-encoding"), Some("identity"));
 }
+
+#[test]
+fn a_model_that_the_body_rewrite_names_is_known_to_prefill() {
+    let rewrite = ", rewrite: { body: { set: { /model: large } } }";
+    for (prefill, calls) in [("prefill: [large]", 1), ("prefill: [small]", 0)] {
+        let a = Origin::start(stream(&["one "], false).ending(Ending::Cut));
+        let b = Origin::start(stream(&["two"], true));
+        let sidecar = start_with_prefill(&a, &b, &format!(", {prefill}{rewrite}"));
+        let response = sidecar.send(&completion_request(json!({})));
+        assert_eq!(b.count(), calls, "{prefill}: {}", response.text());
+        let is_joined = calls == 1;
+        assert_eq!(response.end == End::Complete, is_joined, "{}", response.text());
+        if is_joined {
+            assert_eq!(streamed_content(&response.text()), "one two");
+        }
+    }
+}
+
+#[test]
+fn a_backup_that_starts_over_is_not_joined() {
+    let begun = || Origin::start(stream(&["one ", "two ", "three, "], false).ending(Ending::Cut));
+    let over = || Origin::start(stream(&["one ", "two ", "six"], true));
+    let (a, b) = (begun(), over());
+    let response = start_with_prefill(&a, &b, PREFILL).send(&completion_request(json!({})));
+    assert_eq!(streamed_content(&response.text()), "one two three, ", "{}", response.text());
+    assert!(response.text().contains("\"finish_reason\":\"error\""), "{}", response.text());
+    assert_ne!(response.end, End::Complete);
+    let limits = "auth: none, breaker: none";
+    let able = format!("{limits}{PREFILL}");
+    let (a, b, c) = (begun(), over(), Origin::start(stream(&["four"], true)));
+    let providers = [("a", &*a.url(), limits), ("b", &*b.url(), &*able), ("c", &*c.url(), &*able)];
+    let route =
+        route("providers: [a], fallback: [b, c], idempotent: always, stream: { on_cut: continue }");
+    let sidecar = single_worker(&policy(&providers, &(route + GENEROUS)));
+    let response = sidecar.send(&completion_request(json!({})));
+    assert_eq!(streamed_content(&response.text()), "one two three, four", "{}", response.text());
+    assert_eq!(response.end, End::Complete);
+}

@@ -42,6 +42,7 @@ mod limits;
 mod listener;
 mod manual_overrides;
 mod metrics;
+mod model_mapping;
 mod overload;
 mod overrides;
 mod provider_quirks;

@@ -15,6 +15,7 @@ use crate::proxy::downstream::worker::Worker;
 use crate::proxy::request::body::RequestBody;
 use crate::proxy::request::cached_fallback::CachedFallback;
 use crate::proxy::request::head::RequestHead;
+use crate::proxy::request::headers;
 use crate::proxy::request::limits::RequestLimits;
 use crate::proxy::request::stream_flag::requests_stream;
 use crate::resilience::outcome::Idempotence;
@@ -70,7 +71,10 @@ impl ProxyRequest {
     }
 
     /// Sets the body, which is complete or known to be sent once; the timeout starts then.
-    pub fn set_body(&mut self, body: RequestBody) {
+    pub fn set_body(&mut self, mut body: RequestBody) {
+        if headers::is_encoded(self.head.headers()) {
+            body.set_encoded();
+        }
         self.limits.start_timeout(&self.route, body.taken());
         self.limits.estimate_tokens(&body);
         self.body = body;

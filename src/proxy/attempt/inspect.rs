@@ -22,17 +22,17 @@ use super::prebuffer::{
     self, BodyDeadlines, PrebufferError, PrebufferLimit, Prebuffered, ReadUntil, prebuffer,
 };
 use super::report::{AttemptReport, report_attempt, settle};
+use super::response_class::{class_by_head, class_of};
 use super::retry::scope_of;
 use super::select::Selection;
 use super::send::chain;
 use crate::clock;
 use crate::live::buffers::Reservation;
 use crate::live::permit::ReportedPermit;
-use crate::policy::sections::model::{Buffer, ClassifyRule, Commit};
+use crate::policy::sections::model::{Buffer, Commit};
 use crate::proxy::downstream::problem::{Problem, ProblemKind};
 use crate::proxy::downstream::timer::Timer;
 use crate::proxy::signals::classify::{ContentType, MediaKind, ResponseSignals};
-use crate::proxy::signals::disguised_errors::{is_disguised_error, is_unwanted_page};
 use crate::proxy::signals::quota_headers::{reported_quotas, retry_after};
 use crate::proxy::signals::refusals::forbids_retry;
 use crate::resilience::outcome::{AttemptClass, RetryScope};
@@ -119,53 +119,6 @@ pub async fn inspect(
         return not_a_continuation(request, route, received, report);
     }
     conclude(request, route, received, body, report)
-}
-
-/// The class, unless it depends on the body.
-fn class_by_head(
-    request: &ProxyRequest,
-    received: &ReceivedResponse,
-    signals: ResponseSignals,
-) -> Option<AttemptClass> {
-    let rules = received.rules(request);
-    let is_page = is_unwanted_page(&request.head, received.head.status, received.content_type);
-    match is_page && signals.rule_for(rules, b"").is_none() {
-        true => Some(AttemptClass::Failure),
-        false => signals.class(rules),
-    }
-}
-
-/// The class by the head and the body as far as it was read.
-fn class_of(
-    request: &ProxyRequest,
-    received: &ReceivedResponse,
-    signals: ResponseSignals,
-    by_head: Option<AttemptClass>,
-    body: &Prebuffered,
-) -> AttemptClass {
-    let rules = received.rules(request);
-    let whole = match body {
-        Prebuffered::Error(class, _) => return *class,
-        Prebuffered::Complete(bytes, _) => Some(&bytes[..]),
-        Prebuffered::Part(first, _) if first.is_empty() && received.body.is_end_stream() => {
-            Some(&[][..])
-        }
-        Prebuffered::Part(..) | Prebuffered::Failed(_) => None,
-    };
-    let is_document = received.reader.as_ref().is_none_or(|reader| reader.is_document());
-    let is_error = |body: &&[u8]| {
-        let (status, content_type) = (received.head.status, received.content_type);
-        is_disguised_error(&request.head, status, content_type, body)
-            && signals.rule_for(rules, body).is_none()
-    };
-    match (by_head, whole) {
-        (Some(AttemptClass::Success) | None, Some(body)) if is_document && is_error(&body) => {
-            AttemptClass::Failure
-        }
-        (Some(class), _) => class,
-        (None, Some(body)) => signals.class_of(rules, body),
-        (None, None) => signals.built_in(),
-    }
 }
 
 /// Follows the provider's quota headers, if its policy says so.
@@ -446,11 +399,6 @@ impl ReceivedResponse {
             reader: None,
             room,
         }
-    }
-
-    /// The rules of its provider.
-    fn rules<'r>(&self, request: &'r ProxyRequest) -> &'r [ClassifyRule] {
-        &self.selection.endpoint.candidate(&request.route).provider.policy.classify
     }
 
     async fn prebuffer(&mut self, timer: &Timer, limit: PrebufferLimit) -> Prebuffered {

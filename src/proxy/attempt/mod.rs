@@ -9,6 +9,7 @@ mod obstacles;
 pub mod pending_response;
 mod prebuffer;
 pub mod report;
+mod response_class;
 pub mod retry;
 pub mod select;
 pub mod send;

@@ -16,6 +16,7 @@ use crate::clock;
 use crate::live::permit::{AttemptSlot, Permit};
 use crate::live::provider::NoCapacity;
 use crate::live::quota::usage_meter::AttemptKind;
+use crate::proxy::request::rewrite;
 use crate::resilience::balance::balancer;
 use crate::resilience::breaker::{RejectReason, Rejection};
 use crate::snapshot::{Circuit, EndpointCandidate, Route};
@@ -233,10 +234,8 @@ fn can_continue(request: &ProxyRequest, candidate: &EndpointCandidate) -> bool {
         return true;
     }
     let provider = &candidate.provider.policy;
-    let Some(model) = request.body.model() else { return false };
-    let theirs = provider.models.iter().find(|(ours, _)| ours == model);
-    let theirs = theirs.map_or(model, |(_, theirs)| theirs.as_str());
-    provider.prefill.iter().any(|name| name == theirs)
+    let theirs = rewrite::model_sent(request.body.model(), provider);
+    theirs.is_some_and(|theirs| provider.prefill.iter().any(|name| *name == theirs))
 }
 
 fn check_capacity(

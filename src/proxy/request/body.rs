@@ -12,9 +12,10 @@ use bytes::Bytes;
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
 
+use super::body_prefix::Prefix;
 use super::body_rate::BodyRate;
 use super::headers;
-use super::model_name::ModelName;
+use super::model_name::{ModelName, UnknownModel, unknown_model};
 use super::rewrite;
 use super::stream_flag::StreamFlag;
 use super::streaming_body::{StreamingBody, UploadProgress};
@@ -27,8 +28,6 @@ use crate::proxy::downstream::timer::{Elapsed, Timer};
 use crate::snapshot::Route;
 use crate::upstream::OutgoingBody;
 
-/// The memory that a body may claim before it arrives.
-const MAX_CLAIM: u64 = 1 << 20;
 /// A body without a known length that is incomplete after this long is streamed.
 const STILL_ARRIVING: Duration = Duration::from_secs(1);
 
@@ -38,6 +37,8 @@ pub struct RequestBody {
     state: State,
     model: Option<ModelName>,
     stream_flag: StreamFlag,
+    /// It has a `Content-Encoding`.
+    is_encoded: bool,
     /// When it was complete, or known to be streamed.
     taken: Instant,
     /// Set for a streamed body.
@@ -116,7 +117,7 @@ impl RequestBody {
             body.stream_flag = StreamFlag::Unknown;
             return Ok(body.sent_once(NotReplayable::LargerThanReplay));
         }
-        let mut prefix = Prefix { length, limit: limits.replay, ..Prefix::default() };
+        let mut prefix = Prefix::new(length, limits.replay);
         let streamed = receive(timer, &mut body, limits, &mut room, &mut prefix, began).await?;
         room.shrink_to(prefix.len());
         Ok(match streamed {
@@ -133,7 +134,7 @@ impl RequestBody {
         if bytes.is_empty() {
             return RequestBody::new(State::Empty, None);
         }
-        let prefix = Prefix { only: Some(bytes), ..Prefix::default() };
+        let prefix = Prefix::whole(bytes);
         RequestBody::buffered(prefix, room, reads_body)
     }
 
@@ -151,6 +152,7 @@ impl RequestBody {
             state: State::Empty,
             model: None,
             stream_flag: StreamFlag::Absent,
+            is_encoded: false,
             taken,
             upload: None,
             original: None,
@@ -167,6 +169,7 @@ impl RequestBody {
             state,
             model,
             stream_flag: StreamFlag::default(),
+            is_encoded: false,
             taken,
             upload,
             original: None,
@@ -225,6 +228,26 @@ impl RequestBody {
         self.stream_flag
     }
 
+    /// The body has a `Content-Encoding`, so that it cannot be read.
+    pub fn set_encoded(&mut self) {
+        (self.is_encoded, self.stream_flag) = (true, StreamFlag::Unknown);
+    }
+
+    /// Why the model is unknown although the body may name one.
+    fn unknown_model(&self) -> Option<UnknownModel> {
+        let (kept, is_whole) = match &self.state {
+            State::Buffered { bytes, .. } => (Some(bytes), true),
+            State::Streamed { first, rest, .. } => {
+                (first.front().and_then(Frame::data_ref), rest.is_none())
+            }
+            State::Empty | State::Returned { .. } | State::Sent => return None,
+        };
+        if self.model.is_some() {
+            return None;
+        }
+        unknown_model(kept.map_or(&[][..], |kept| kept), is_whole, self.is_encoded)
+    }
+
     /// The body can still be sent.
     pub fn can_be_sent(&self) -> bool {
         !matches!(self.state, State::Sent)
@@ -252,8 +275,10 @@ impl RequestBody {
     pub fn rewrite(&mut self, models: &[(String, String)], rewrite: &model::Rewrite) -> bool {
         self.find_model();
         let State::Buffered { bytes, .. } = &mut self.state else { return false };
-        let model = self.model.as_ref().map(|model| (&model.at, model.name.as_str())).unzip();
-        let named = rewrite::model(bytes, model.0, model.1, models);
+        if self.is_encoded {
+            return false;
+        }
+        let named = rewrite::model(bytes, self.model.as_ref(), models);
         let Ok(body) = rewrite::body(&named, rewrite) else { return false };
         (self.model, *bytes) = (ModelName::find(&body), body);
         true
@@ -282,6 +307,7 @@ impl RequestBody {
             state,
             model,
             stream_flag: self.stream_flag,
+            is_encoded: self.is_encoded,
             taken,
             upload: None,
             original: None,
@@ -324,8 +350,12 @@ impl RequestBody {
         idle: Duration,
     ) -> Result<OutgoingBody, Problem> {
         let model = self.model.as_ref();
-        let (at, name) = (model.map(|m| &m.at), model.map(|m| m.name.as_str()));
         let changes = provider.rewrite.changes_body();
+        if !provider.models.is_empty()
+            && let Some(unknown) = self.unknown_model()
+        {
+            return Err(not_mappable(provider, unknown));
+        }
         match &self.state {
             State::Empty | State::Sent => Ok(OutgoingBody::Empty),
             State::Returned { provider: rewritten_for, .. }
@@ -338,7 +368,7 @@ impl RequestBody {
                 _ => Ok(OutgoingBody::Empty),
             },
             State::Buffered { bytes, .. } => {
-                let bytes = rewrite::model(bytes, at, name, &provider.models);
+                let bytes = rewrite::model(bytes, model, &provider.models);
                 let bytes = rewrite::body(&bytes, &provider.rewrite)
                     .map_err(|_| not_rewritable(provider, "it is not a JSON object"))?;
                 Ok(OutgoingBody::full(bytes))
@@ -346,25 +376,27 @@ impl RequestBody {
             State::Streamed { .. } if changes => {
                 Err(not_rewritable(provider, "it is larger than the route's `replay`"))
             }
-            State::Streamed { .. } => {
-                let (State::Streamed { mut first, rest, _room }, Some(upload)) =
-                    (std::mem::replace(&mut self.state, State::Sent), self.upload.clone())
-                else {
-                    return Ok(OutgoingBody::Empty);
-                };
-                if let Some(bytes) = first.front().and_then(Frame::data_ref)
-                    && name.is_some_and(|name| provider.models.iter().any(|(m, _)| m == name))
-                {
-                    let bytes = rewrite::model(bytes, at, name, &provider.models);
-                    first[0] = Frame::data(bytes);
-                }
-                let reserved = headers::reserved_by(provider);
-                let rate = BodyRate { idle, minimum: self.minimum_rate };
-                Ok(OutgoingBody::stream(StreamingBody::new(
-                    first, rest, upload, reserved, rate, _room,
-                )))
-            }
+            State::Streamed { .. } => Ok(self.take_streamed(provider, idle)),
         }
+    }
+
+    /// A streamed body, with the model's name for this provider.
+    fn take_streamed(&mut self, provider: &model::ProviderPolicy, idle: Duration) -> OutgoingBody {
+        let model = self.model.as_ref();
+        let (State::Streamed { mut first, rest, _room }, Some(upload)) =
+            (std::mem::replace(&mut self.state, State::Sent), self.upload.clone())
+        else {
+            return OutgoingBody::Empty;
+        };
+        if let Some(bytes) = first.front().and_then(Frame::data_ref)
+            && model.is_some_and(|model| provider.models.iter().any(|(m, _)| *m == model.name))
+        {
+            let bytes = rewrite::model(bytes, model, &provider.models);
+            first[0] = Frame::data(bytes);
+        }
+        let reserved = headers::reserved_by(provider);
+        let rate = BodyRate { idle, minimum: self.minimum_rate };
+        OutgoingBody::stream(StreamingBody::new(first, rest, upload, reserved, rate, _room))
     }
 }
 
@@ -418,43 +450,6 @@ async fn receive(
     }
 }
 
-/// The start of a body.
-#[derive(Default)]
-struct Prefix {
-    /// The length that the head declares.
-    length: Option<u64>,
-    /// A longer body is not buffered.
-    limit: u64,
-    /// The only frame, as it was read.
-    only: Option<Bytes>,
-    joined: Vec<u8>,
-    trailers: Option<Frame<Bytes>>,
-}
-
-impl Prefix {
-    fn len(&self) -> u64 {
-        self.only.as_ref().map_or(self.joined.len(), Bytes::len) as u64
-    }
-
-    fn push(&mut self, data: Bytes, last: bool) {
-        if last && self.joined.is_empty() {
-            self.only = Some(data);
-            return;
-        }
-        if self.joined.is_empty() {
-            // Exact: untouched capacity costs no memory, and a growing buffer leaves smaller ones
-            // behind.
-            let whole = self.length.map_or(0, |length| length.min(self.limit).min(MAX_CLAIM));
-            self.joined.reserve_exact(whole.max(data.len() as u64) as usize);
-        }
-        self.joined.extend_from_slice(&data);
-    }
-
-    fn bytes(self) -> Bytes {
-        self.only.unwrap_or_else(|| Bytes::from(self.joined))
-    }
-}
-
 fn interrupted(error: &hyper::Error) -> Problem {
     Problem::new(ProblemKind::RequestInterrupted, error.to_string())
 }
@@ -469,5 +464,11 @@ fn stalled(rate: BodyRate, received: u64) -> Problem {
 
 fn not_rewritable(provider: &model::ProviderPolicy, why: &str) -> Problem {
     let detail = format!("provider `{}` changes values in the body, but {why}", provider.name);
+    Problem::new(ProblemKind::NotRewritable, detail)
+}
+
+fn not_mappable(provider: &model::ProviderPolicy, unknown: UnknownModel) -> Problem {
+    let (name, why) = (&provider.name, unknown.explain());
+    let detail = format!("provider `{name}` maps names of models, but the model is unknown: {why}");
     Problem::new(ProblemKind::NotRewritable, detail)
 }

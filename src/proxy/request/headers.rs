@@ -5,9 +5,9 @@
 //! (docs/design/credentials.md). Override headers (`x-outrigger-*`) are not forwarded.
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue,
-    PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL, TE, TRANSFER_ENCODING,
-    UPGRADE, VIA,
+    CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName,
+    HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL, TE,
+    TRANSFER_ENCODING, UPGRADE, VIA,
 };
 
 use http::{Method, Uri, Version};
@@ -129,6 +129,16 @@ fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
         .filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok())
         .filter(|name| !matches!(*name, HOST | CONTENT_LENGTH))
         .collect()
+}
+
+/// Whether the body is compressed or encoded otherwise.
+pub fn is_encoded(headers: &HeaderMap) -> bool {
+    let is_identity = |coding: &HeaderValue| {
+        let coding = coding.as_bytes().trim_ascii();
+        coding.is_empty() || coding.eq_ignore_ascii_case(b"identity")
+    };
+    headers.contains_key(CONTENT_ENCODING)
+        && !headers.get_all(CONTENT_ENCODING).iter().all(is_identity)
 }
 
 /// Removes the hop-by-hop headers of a response.

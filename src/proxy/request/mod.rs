@@ -1,6 +1,7 @@
 //! The request: its head, body, limits, overrides and rewriting.
 
 pub mod body;
+mod body_prefix;
 mod body_rate;
 pub mod cached_fallback;
 pub mod client_timeout;

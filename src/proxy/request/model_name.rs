@@ -3,6 +3,8 @@
 //! The body is read only as far as a `model` may follow, so that a long prompt behind it costs little
 //! and a body that has arrived in part can be read. Of equal keys the last one counts, as for most
 //! parsers. If there is no such string, the body is not rewritten.
+//!
+//! A form (`multipart/form-data`, RFC 7578), as for audio, has a field of that name.
 
 use std::ops::Range;
 
@@ -11,16 +13,44 @@ use memchr::memmem;
 use crate::json::scan::Members;
 use crate::json::value;
 
-/// The top-level `model` of a JSON body.
+/// The top-level `model` of a JSON body, or the field of a form.
 #[derive(Clone, Debug)]
 pub struct ModelName {
     pub name: String,
     /// The position of its value, quotes included.
     pub at: Range<usize>,
+    /// The value is text without quotes.
+    pub is_field: bool,
+}
+
+/// Why a body's model is unknown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnknownModel {
+    /// The body is encoded.
+    Encoded,
+    /// The model may be in a part of the body that was not kept.
+    NotKept,
+}
+
+impl UnknownModel {
+    pub fn explain(self) -> &'static str {
+        match self {
+            UnknownModel::Encoded => {
+                "the body has a `Content-Encoding`: send it without one, so that it can be read"
+            }
+            UnknownModel::NotKept => {
+                "it is not in the part of the body that was kept: send `model` first, or raise the \
+                 route's `replay`"
+            }
+        }
+    }
 }
 
 impl ModelName {
     pub fn find(body: &[u8]) -> Option<ModelName> {
+        if body.starts_with(b"--") {
+            return ModelName::find_field(body);
+        }
         let mut last = None;
         for at in Members::new(body, "model") {
             let rest = at.end;
@@ -31,8 +61,52 @@ impl ModelName {
         }
         let at = last.filter(|at| value::is_string(&body[at.clone()]))?;
         let name = value::text(&body[at.clone()])?.into_owned();
-        Some(ModelName { name, at })
+        Some(ModelName { name, at, is_field: false })
     }
+
+    /// The last field `model` of a form whose end was received.
+    fn find_field(body: &[u8]) -> Option<ModelName> {
+        let line = memmem::find(body, b"\r\n")?;
+        let delimiter = [b"\r\n", &body[..line]].concat();
+        let mut last = None;
+        let mut start = line + 2;
+        while let Some(length) = memmem::find(&body[start..], &delimiter) {
+            let part = &body[start..start + length];
+            if let Some(head) =
+                memmem::find(part, b"\r\n\r\n").filter(|end| is_model(&part[..*end]))
+            {
+                last = Some(start + head + 4..start + length);
+            }
+            start += length + delimiter.len();
+        }
+        let at = last?;
+        let name = std::str::from_utf8(&body[at.clone()]).ok()?.to_owned();
+        Some(ModelName { name, at, is_field: true })
+    }
+}
+
+/// Whether the head of a part names the field `model`.
+fn is_model(head: &[u8]) -> bool {
+    let head = std::str::from_utf8(head).unwrap_or_default();
+    let parameters = head.split([';', '\r', '\n']).map(str::trim);
+    parameters.filter_map(|parameter| parameter.split_once('=')).any(|(name, value)| {
+        name.eq_ignore_ascii_case("name") && value.trim_matches('"') == "model"
+    })
+}
+
+/// Why the model of a part of a body, or of an encoded one, cannot be known; `None` if it has none. A
+/// form with a `purpose` is the upload of a file.
+pub fn unknown_model(kept: &[u8], is_whole: bool, is_encoded: bool) -> Option<UnknownModel> {
+    if is_encoded {
+        return Some(UnknownModel::Encoded);
+    }
+    let text = kept.strip_prefix(b"\xef\xbb\xbf").unwrap_or(kept).trim_ascii_start();
+    let may_name_one = match text.first() {
+        None | Some(b'{') => true,
+        Some(b'-') => memmem::find(text, b"name=\"purpose\"").is_none(),
+        Some(_) => false,
+    };
+    (!is_whole && may_name_one).then_some(UnknownModel::NotKept)
 }
 
 /// Whether the text may contain the key, as it is or with escaped letters.
@@ -43,6 +117,39 @@ fn may_follow(rest: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const FORM: &str = "--x\r\nContent-Disposition: form-data; name=\"file\"; filename=\"model\"\r\n\r\nmodel\r\n\
+                        --x\r\ncontent-disposition: form-data; name=\"model\"\r\n\r\nwhisper\r\n--x--\r\n";
+
+    #[test]
+    fn a_form_has_the_model_in_a_field() {
+        let found = ModelName::find(FORM.as_bytes()).expect("a model");
+        assert_eq!(
+            (found.name.as_str(), &FORM[found.at], found.is_field),
+            ("whisper", "whisper", true)
+        );
+        for form in [
+            &FORM[..FORM.len() - 8],
+            "--x",
+            "--x\r\n\r\n",
+            "--",
+            &FORM.replace("\"model\"", "\"m\""),
+        ] {
+            assert!(ModelName::find(form.as_bytes()).is_none(), "{form}");
+        }
+    }
+
+    #[test]
+    fn a_model_that_may_be_in_the_rest_of_the_body_is_unknown() {
+        let unknown = |kept: &str, is_whole| unknown_model(kept.as_bytes(), is_whole, false);
+        for kept in ["", "{\"messages\":[", " {", "\u{feff}{", "--x\r\n"] {
+            assert_eq!(unknown(kept, false), Some(UnknownModel::NotKept), "{kept}");
+            assert_eq!(unknown(kept, true), None, "{kept}");
+        }
+        assert_eq!(unknown("RIFF", false), None);
+        assert_eq!(unknown("--x\r\nContent-Disposition: form-data; name=\"purpose\"", false), None);
+        assert_eq!(unknown_model(b"x", true, true), Some(UnknownModel::Encoded));
+    }
 
     #[test]
     fn the_last_of_equal_keys_counts() {

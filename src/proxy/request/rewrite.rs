@@ -5,7 +5,6 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::ops::Range;
 
 use bytes::Bytes;
 use http::Uri;
@@ -14,32 +13,43 @@ use serde::Deserialize;
 use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
+use super::model_name::ModelName;
 use crate::credentials::query;
 use crate::json::pointer::Pointer;
-use crate::policy::sections::model::{Rewrite, RewritePath, Url};
+use crate::json::value;
+use crate::policy::sections::model::{ProviderPolicy, Rewrite, RewritePath, Url};
 
 /// The body is not JSON, or the policy's pointers do not apply to it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct NotJson;
 
 /// Replaces the model's name, if `models` (from, to) has it.
-pub fn model(
-    body: &Bytes,
-    at: Option<&Range<usize>>,
-    name: Option<&str>,
-    models: &[(String, String)],
-) -> Bytes {
-    let (Some(at), Some(name)) = (at, name) else { return body.clone() };
+pub fn model(body: &Bytes, name: Option<&ModelName>, models: &[(String, String)]) -> Bytes {
+    let Some(ModelName { name, at, is_field }) = name else { return body.clone() };
     let Some((_, theirs)) = models.iter().find(|(ours, _)| ours == name) else {
         return body.clone();
     };
     let mut out = Vec::with_capacity(body.len() + theirs.len() + 16);
     out.extend_from_slice(&body[..at.start]);
-    if serde_json::to_writer(&mut out, theirs).is_err() {
+    if *is_field {
+        out.extend_from_slice(theirs.as_bytes());
+    } else if serde_json::to_writer(&mut out, theirs).is_err() {
         return body.clone();
     }
     out.extend_from_slice(&body[at.end..]);
     out.into()
+}
+
+/// The model's name as the provider receives it. A value that `rewrite.body` sets counts most.
+pub fn model_sent<'a>(name: Option<&'a str>, provider: &'a ProviderPolicy) -> Option<Cow<'a, str>> {
+    let is_model = |pointer: &Pointer| pointer.tokens() == ["model"];
+    let set = provider.rewrite.body.set.iter().rfind(|(pointer, _)| is_model(pointer));
+    if let Some((_, value)) = set {
+        return value::text(value.0.as_bytes());
+    }
+    let name = name?;
+    let theirs = provider.models.iter().find(|(ours, _)| ours == name);
+    Some(theirs.map_or(name, |(_, theirs)| theirs).into())
 }
 
 /// Sets and removes the policy's values in the body.
@@ -50,7 +60,8 @@ pub fn body(body: &Bytes, rewrite: &Rewrite) -> Result<Bytes, NotJson> {
     if !rewrite.changes_body() {
         return Ok(body.clone());
     }
-    let mut text = Cow::Borrowed(std::str::from_utf8(body).map_err(|_| NotJson)?);
+    let text = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
+    let mut text = Cow::Borrowed(std::str::from_utf8(text).map_err(|_| NotJson)?);
     for (pointer, value) in &rewrite.body.set {
         text = Cow::Owned(put(&text, pointer, Some(&value.0))?);
     }

@@ -309,7 +309,7 @@ impl Streaming {
             }
             let Some(error) = taken.error else { break };
             let may_continue = self.route.policy.stream.on_cut == OnCut::Continue && !self.failed;
-            if may_continue && reader.partial().is_some() {
+            if error.is_unfit || may_continue && reader.partial().is_some() {
                 return Some(Interruption::ErrorEvent);
             }
             self.failed = true;
