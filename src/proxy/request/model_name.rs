@@ -7,11 +7,17 @@
 //! A form (`multipart/form-data`, RFC 7578), as for audio, has a field of that name.
 
 use std::ops::Range;
+use std::sync::LazyLock;
 
-use memchr::memmem;
+use memchr::memmem::{self, Finder};
 
 use crate::json::scan::Members;
 use crate::json::value;
+
+/// The end of the key, and how each of its letters may be escaped. Built once, because most bodies are
+/// searched for both.
+static KEY: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"model\""));
+static ESCAPED: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\\u006"));
 
 /// The top-level `model` of a JSON body, or the field of a form.
 #[derive(Clone, Debug)]
@@ -111,7 +117,7 @@ pub fn unknown_model(kept: &[u8], is_whole: bool, is_encoded: bool) -> Option<Un
 
 /// Whether the text may contain the key, as it is or with escaped letters.
 fn may_follow(rest: &[u8]) -> bool {
-    memmem::find(rest, b"model\"").is_some() || memmem::find(rest, b"\\u006").is_some()
+    KEY.find(rest).is_some() || ESCAPED.find(rest).is_some()
 }
 
 #[cfg(test)]

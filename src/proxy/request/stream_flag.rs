@@ -3,10 +3,12 @@
 //! A stream has to arrive uncompressed, because it is read; and a response to such a request is a
 //! stream, whatever its label says.
 
+use std::sync::LazyLock;
+
 use bytes::Bytes;
 use http::Method;
 use http::header::ACCEPT;
-use memchr::memmem;
+use memchr::memmem::{self, Finder};
 
 use super::head::RequestHead;
 use crate::json::scan::Members;
@@ -20,6 +22,9 @@ const STREAMING_PATHS: [&str; 4] = [
 ];
 /// Ends of paths that stream unless the body says otherwise: Ollama.
 const STREAMING_BY_DEFAULT: [&str; 2] = ["/api/chat", "/api/generate"];
+
+/// Built once: most bodies do not have it, and are searched for nothing else.
+static KEY: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"stream\""));
 
 /// The member `stream` of a request's body.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,7 +45,7 @@ impl StreamFlag {
         if body.starts_with(b"\x1f\x8b") || body.starts_with(b"\x28\xb5\x2f\xfd") {
             return StreamFlag::Unknown;
         }
-        if memmem::find(body, b"\"stream\"").is_none() {
+        if KEY.find(body).is_none() {
             return absent;
         }
         // A field of a form.

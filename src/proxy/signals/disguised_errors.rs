@@ -4,9 +4,11 @@
 //! stream of events; an error in it, and nothing else, is a failure. Any other response, such as audio
 //! or a file, may contain anything.
 
+use std::sync::LazyLock;
+
 use http::header::ACCEPT;
 use http::{Method, StatusCode};
-use memchr::memmem;
+use memchr::memmem::{self, Finder};
 
 use super::classify::{ContentType, MediaKind};
 use crate::json::pointer::Pointer;
@@ -15,6 +17,9 @@ use crate::json::scan::{PointerMatches, scan};
 use crate::json::value;
 use crate::proxy::request::head::RequestHead;
 use crate::stream::api::is_generating;
+
+/// Built once: most responses do not have it, and are searched for nothing else.
+static KEY: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"error\""));
 
 /// The members of a response that has content, in any of the known APIs.
 const CONTENT: [&str; 13] = [
@@ -45,8 +50,7 @@ pub fn is_disguised_error(
     response: ContentType,
     body: &[u8],
 ) -> bool {
-    let is_suspect = body.is_empty()
-        || response.may_be_mislabelled() && memmem::find(body, b"\"error\"").is_some();
+    let is_suspect = body.is_empty() || response.may_be_mislabelled() && KEY.find(body).is_some();
     is_suspect
         && status == StatusCode::OK
         && *head.method() == Method::POST
