@@ -12,8 +12,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
 
-use super::body_prefix::Prefix;
-use super::body_rate::BodyRate;
+use super::body_intake::{BodyRate, Prefix};
 use super::headers;
 use super::model_name::{ModelName, UnknownModel, unknown_model};
 use super::rewrite;

@@ -15,7 +15,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Sleep;
 
-use super::body_rate::BodyRate;
+use super::body_intake::BodyRate;
 use super::headers;
 use crate::clock;
 use crate::live::buffers::Reservation;

@@ -1,10 +1,63 @@
-//! The minimum rate of a request body (`server.body_rate`).
+//! The intake of a request body: the start that is kept, and the minimum rate (`server.body_rate`).
 //!
 //! A limit on the gap between two reads alone lets a client hold a request, its buffer and its
 //! provider's connection for ever with a byte now and then. As in Apache's `mod_reqtimeout`, each
 //! byte that arrives buys time, here on top of the time that one gap may take.
 
 use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::Frame;
+
+/// The memory that a body may claim before it arrives.
+const MAX_CLAIM: u64 = 1 << 20;
+
+/// The start of a body.
+#[derive(Debug, Default)]
+pub struct Prefix {
+    /// The length that the head declares.
+    pub length: Option<u64>,
+    /// A longer body is not buffered.
+    limit: u64,
+    /// The only frame, as it was read.
+    only: Option<Bytes>,
+    joined: Vec<u8>,
+    pub trailers: Option<Frame<Bytes>>,
+}
+
+impl Prefix {
+    /// The start of a body with this length, if it is declared, of which at most `limit` is kept.
+    pub fn new(length: Option<u64>, limit: u64) -> Prefix {
+        Prefix { length, limit, ..Prefix::default() }
+    }
+
+    /// A body that is there already.
+    pub fn whole(bytes: Bytes) -> Prefix {
+        Prefix { only: Some(bytes), ..Prefix::default() }
+    }
+
+    pub fn len(&self) -> u64 {
+        self.only.as_ref().map_or(self.joined.len(), Bytes::len) as u64
+    }
+
+    pub fn push(&mut self, data: Bytes, last: bool) {
+        if last && self.joined.is_empty() {
+            self.only = Some(data);
+            return;
+        }
+        if self.joined.is_empty() {
+            // Exact: untouched capacity costs no memory, and a growing buffer leaves smaller ones
+            // behind.
+            let whole = self.length.map_or(0, |length| length.min(self.limit).min(MAX_CLAIM));
+            self.joined.reserve_exact(whole.max(data.len() as u64) as usize);
+        }
+        self.joined.extend_from_slice(&data);
+    }
+
+    pub fn bytes(self) -> Bytes {
+        self.only.unwrap_or_else(|| Bytes::from(self.joined))
+    }
+}
 
 /// How long a client may take to send its body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
