@@ -7,6 +7,7 @@
 use http::header::{HOST, TRANSFER_ENCODING};
 use http::uri::{Authority, Scheme};
 use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version};
+use http_body::Body;
 
 use crate::proxy::downstream::problem::{Problem, ProblemKind};
 
@@ -14,7 +15,7 @@ use crate::proxy::downstream::problem::{Problem, ProblemKind};
 ///
 /// # Errors
 /// 400 for a malformed target, host or transfer coding, 405 for CONNECT, 501 for an unknown coding.
-pub fn valid_host<B>(request: &Request<B>) -> Result<&str, Problem> {
+pub fn valid_host<B: Body>(request: &Request<B>) -> Result<&str, Problem> {
     if request.method() == Method::CONNECT {
         return Err(Problem::new(
             ProblemKind::ConnectMethod,
@@ -22,7 +23,10 @@ pub fn valid_host<B>(request: &Request<B>) -> Result<&str, Problem> {
         ));
     }
     check_target(request.method(), request.uri()).map_err(bad)?;
-    check_codings(request.headers())?;
+    // A body of known length has no transfer coding.
+    if request.body().size_hint().exact().is_none() {
+        check_codings(request.headers())?;
+    }
     let mut hosts = request.headers().get_all(HOST).iter();
     let host = match (hosts.next(), hosts.next()) {
         (Some(host), None) => host

@@ -130,9 +130,6 @@ fn framing(
         return Ok((Framing::Chunked, is_unambiguous));
     }
     let length = content_length(headers)?;
-    if let Some(length) = length {
-        collapse_content_length(headers, length);
-    }
     if has_no_body {
         return Ok((Framing::Length(0), true));
     }
@@ -154,29 +151,26 @@ fn is_chunked(headers: &HeaderMap) -> bool {
     lines.next().is_some_and(is_chunked) && lines.next().is_none()
 }
 
-/// Replaces a repeated length by a single value (RFC 9112, 6.3), because a list that is forwarded
-/// makes the client decide how to read it.
-fn collapse_content_length(headers: &mut HeaderMap, length: u64) {
-    let mut lines = headers.get_all(CONTENT_LENGTH).iter().map(HeaderValue::as_bytes);
-    let is_single = lines.next().is_some_and(|line| {
-        line.iter().all(u8::is_ascii_digit) && (line == b"0" || !line.starts_with(b"0"))
-    }) && lines.next().is_none();
-    if !is_single {
-        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
-    }
-}
-
-/// All values of all lines have to be equal.
-fn content_length(headers: &HeaderMap) -> Result<Option<u64>, ExchangeError> {
+/// All values of all lines have to be equal. Replaces a list by its single value (RFC 9112, 6.3),
+/// because a list that is forwarded makes the client decide how to read it.
+fn content_length(headers: &mut HeaderMap) -> Result<Option<u64>, ExchangeError> {
     let malformed = || ExchangeError::Malformed("Content-Length");
     let mut length = None;
+    let (mut lines, mut is_plain) = (0, true);
     for line in headers.get_all(CONTENT_LENGTH) {
-        for value in line.as_bytes().split(|b| *b == b',') {
+        let line = line.as_bytes();
+        lines += 1;
+        is_plain &=
+            line.iter().all(u8::is_ascii_digit) && (line == b"0" || !line.starts_with(b"0"));
+        for value in line.split(|b| *b == b',') {
             let value = number(value.trim_ascii()).ok_or_else(malformed)?;
             if length.replace(value).is_some_and(|before| before != value) {
                 return Err(malformed());
             }
         }
+    }
+    if let Some(length) = length.filter(|_| lines > 1 || !is_plain) {
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
     Ok(length)
 }
