@@ -7,6 +7,7 @@
 mod episodes;
 #[cfg(test)]
 mod faults_tests;
+mod health;
 mod job;
 #[cfg(test)]
 mod model_tests;

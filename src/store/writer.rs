@@ -13,6 +13,7 @@ use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
+use super::health::WriteHealth;
 use super::open::{self, StoreDirectory};
 use crate::clock;
 
@@ -118,8 +119,14 @@ impl StoreWriter {
                 }
             }
         })?;
-        let writer =
-            WriterThread { db: Some(db), directory, observer, checkpoint, since_checkpoint: 0 };
+        let writer = WriterThread {
+            db: Some(db),
+            directory,
+            observer,
+            checkpoint,
+            since_checkpoint: 0,
+            health: WriteHealth::default(),
+        };
         thread::Builder::new().name("store".into()).spawn(move || writer.run(changes))?;
         Ok(StoreWriter { inbox })
     }
@@ -149,6 +156,7 @@ struct WriterThread {
     checkpoint: std::sync::mpsc::SyncSender<()>,
     /// Commits since the last checkpoint, by their weight.
     since_checkpoint: usize,
+    health: WriteHealth,
 }
 
 impl WriterThread {
@@ -187,6 +195,8 @@ impl WriterThread {
         if self.since_checkpoint >= CHECKPOINT_AFTER && self.checkpoint.try_send(()).is_ok() {
             self.since_checkpoint = 0;
         }
+        let done = outcome.as_ref().map(|&()| ());
+        self.health.record(done, &self.directory.path, clock::now());
         outcome.map_err(|error| {
             let error = store_error(&error);
             if matches!(error, StoreError::Io(_)) {

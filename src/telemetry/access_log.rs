@@ -65,6 +65,8 @@ impl AccessLogSender {
 struct AccessLogWriter {
     open: Option<OpenFile>,
     failures: LogLimit,
+    /// A failure was logged, and nothing was written since.
+    failing: bool,
 }
 
 impl AccessLogWriter {
@@ -77,7 +79,10 @@ impl AccessLogWriter {
             self.open = None;
             if let Some(failures) = self.failures.admit(clock::now()) {
                 tracing::warn!(%error, failures, "cannot write to the access log, lines dropped");
+                self.failing = true;
             }
+        } else if std::mem::take(&mut self.failing) {
+            tracing::info!("the access log is written again");
         }
         written
     }

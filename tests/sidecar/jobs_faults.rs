@@ -195,6 +195,8 @@ fn a_full_disk_rejects_jobs_before_the_202_and_the_store_recovers() {
         assert_eq!((refused.status, problem_type(&refused).as_str()), (503, "store-unavailable"));
         assert!(refused.header("retry-after").is_some());
     }
+    let failing = "jobs get 503 until it can be written";
+    sidecar.wait_for_log(|line| line.contains(failing));
     gate.open_wide();
     // The result has arrived and cannot be stored yet.
     sidecar.wait_for_log(|line| line.contains("cannot write the end of a job"));
@@ -203,6 +205,13 @@ fn a_full_disk_rejects_jobs_before_the_202_and_the_store_recovers() {
     let after = accepted_path(&sidecar.send(&job_request()));
     assert_eq!(wait_for_job(&sidecar, &after).status, 200);
     assert_eq!(origin.count(), 2, "a completed job ran again");
+    let recovered = "the store can be written again";
+    let count = |part: &str| sidecar.log().iter().filter(|line| line.contains(part)).count();
+    sidecar.wait_until(|sidecar| {
+        sidecar.send(&job_request());
+        count(recovered) > 0
+    });
+    assert_eq!((count(failing), count(recovered)), (1, 1));
     assert!(sidecar.metric("outrigger_store_commits_failed_total").unwrap_or(0.0) >= 3.0);
 }
 
