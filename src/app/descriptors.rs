@@ -74,7 +74,7 @@ mod tests {
             (Some(1024), 448, 32),
             (Some(20_000), 9_904, 64),
             (Some(1 << 20), 524_192, 64),
-            (None, usize::MAX / 2 - 95, 64),
+            (None, usize::MAX / 2 - 96, 64),
         ] {
             let shares = ConnectionShares::of(limit);
             assert_eq!(shares, ConnectionShares { clients, admin }, "{limit:?}");

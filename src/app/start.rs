@@ -37,7 +37,6 @@ use crate::upstream::Resolver;
 /// # Errors
 /// When it cannot start. Then nothing is left running.
 pub fn run(options: &Options) -> Result<Shutdown, StartError> {
-    // Before the first secret is read.
     core_dumps::disable();
     let access = access(options)?;
     let read = read_policy(options)?;
@@ -46,11 +45,7 @@ pub fn run(options: &Options) -> Result<Shutdown, StartError> {
     let live = Arc::new(live(options, read.loaded.policy.server.buffered));
     let resolver = Resolver::new(control.handle().clone());
     let caches = Arc::new(CacheRegistry::new(Arc::clone(&live.metrics))?);
-    let builder = SnapshotBuilder {
-        live: Arc::clone(&live),
-        caches: Arc::clone(&caches),
-        resolver: resolver.clone(),
-    };
+    let builder = snapshot_builder(&live, &caches, &resolver);
     let (loader, current) = Loader::start(&options.policies, builder, read)?;
     let listener = front_runtime.block_on(async { Listener::bind(&options.listen) })?;
     let (admin, metrics) = (bind_admin(options.admin)?, bind_admin(options.metrics)?);
@@ -87,6 +82,15 @@ pub fn run(options: &Options) -> Result<Shutdown, StartError> {
     control_plane.start(control)?;
     let front = Front { listener, signals, state, wake, max_connections: shares.clients };
     front.run(&front_runtime, options.workers, resolver)
+}
+
+fn snapshot_builder(
+    live: &Arc<Live>,
+    caches: &Arc<CacheRegistry>,
+    resolver: &Resolver,
+) -> SnapshotBuilder {
+    let (live, caches) = (Arc::clone(live), Arc::clone(caches));
+    SnapshotBuilder { live, caches, resolver: resolver.clone() }
 }
 
 fn read_policy(options: &Options) -> Result<PendingPolicy, StartError> {

@@ -280,7 +280,7 @@ fn changes_of_a_route_have_the_old_and_the_new_value() {
             "routes.chat.fallback: azure -> none",
             "routes.chat.idempotent: always -> auto",
             "routes.chat.timeout: 2m -> 5s",
-            "routes.chat.replay: 1MiB -> 64KiB",
+            "routes.chat.replay: 16MiB -> 64KiB",
         ],
     );
     assert_changed(

@@ -26,7 +26,7 @@ struct Failing {
 
 /// The line to write.
 #[derive(Debug, PartialEq, Eq)]
-enum Change {
+enum HealthChange {
     Failed,
     Recovered { after: Duration, failures: u64 },
 }
@@ -36,14 +36,14 @@ impl WriteHealth {
     pub fn record(&mut self, outcome: Result<(), &Error>, directory: &Path, now: Instant) {
         let directory = directory.display();
         match (self.update(outcome.map_err(is_of_files), now), outcome) {
-            (Some(Change::Failed), Err(error)) => {
+            (Some(HealthChange::Failed), Err(error)) => {
                 let what = match error.sqlite_error_code() {
                     Some(ErrorCode::DiskFull) => "the disk of the store is full",
                     _ => "the store cannot be written",
                 };
                 tracing::error!(%directory, %error, "{what}: jobs get 503 until it can be written");
             }
-            (Some(Change::Recovered { after, failures }), _) => {
+            (Some(HealthChange::Recovered { after, failures }), _) => {
                 let after_s = after.as_secs();
                 tracing::info!(%directory, after_s, failures, "the store can be written again");
             }
@@ -52,7 +52,7 @@ impl WriteHealth {
     }
 
     /// `outcome`: the error says whether the files are at fault.
-    fn update(&mut self, outcome: Result<(), bool>, now: Instant) -> Option<Change> {
+    fn update(&mut self, outcome: Result<(), bool>, now: Instant) -> Option<HealthChange> {
         match (outcome, &mut self.failing) {
             (Err(true), Some(failing)) => {
                 failing.last = now;
@@ -61,11 +61,11 @@ impl WriteHealth {
             }
             (Err(true), None) => {
                 self.failing = Some(Failing { since: now, last: now, failures: 1 });
-                Some(Change::Failed)
+                Some(HealthChange::Failed)
             }
             (Ok(()), Some(failing)) if now >= failing.last + QUIET => {
                 let after = now.saturating_duration_since(failing.since);
-                let change = Change::Recovered { after, failures: failing.failures };
+                let change = HealthChange::Recovered { after, failures: failing.failures };
                 self.failing = None;
                 Some(change)
             }
@@ -104,14 +104,14 @@ mod tests {
         let (start, mut health) = (Instant::now(), WriteHealth::default());
         let mut at = |outcome, ms| health.update(outcome, start + Duration::from_millis(ms));
         assert_eq!(at(Ok(()), 0), None);
-        assert_eq!(at(Err(true), 0), Some(Change::Failed));
+        assert_eq!(at(Err(true), 0), Some(HealthChange::Failed));
         for ms in 1..5000 {
             assert_eq!(at([Err(true), Ok(())][ms as usize % 2], ms), None, "{ms}");
         }
         let after = Duration::from_millis(6000);
-        assert_eq!(at(Ok(()), 6000), Some(Change::Recovered { after, failures: 2500 }));
+        assert_eq!(at(Ok(()), 6000), Some(HealthChange::Recovered { after, failures: 2500 }));
         assert_eq!(at(Ok(()), 6001), None);
-        assert_eq!(at(Err(true), 7000), Some(Change::Failed));
+        assert_eq!(at(Err(true), 7000), Some(HealthChange::Failed));
     }
 
     #[test]

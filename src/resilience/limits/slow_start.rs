@@ -4,7 +4,7 @@
 //! Slow start admits them along a line: from 10 % of the attempt rate before the pause to 100
 //! % once `over` has passed, and then it has no effect.
 //!
-//! The pace is a bucket that holds one attempt (five after a hold) and fills along that line, so
+//! The pace is a bucket that holds one attempt (three after a hold) and fills along that line, so
 //! any span admits at most the area under the line, plus the bucket. The area is integrated, not stepped: the wait
 //! that a rejection names is exact, the root of a quadratic.
 //!
@@ -19,7 +19,7 @@ const FIRST_SHARE: f64 = 0.1;
 const LEAST_RATE: f64 = 1.0;
 const MOST_RATE: f64 = 1e9;
 /// After a hold: attempts that go at once, and the rate of a quiet endpoint.
-const HOLD_BURST: f64 = 5.0;
+const HOLD_BURST: f64 = 3.0;
 const HOLD_LEAST_RATE: f64 = 10.0;
 /// Tolerance for rounding: a caller that waited as long as required must find a whole
 /// attempt.
