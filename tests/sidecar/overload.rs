@@ -15,7 +15,7 @@ use crate::support::{Behaviour, Call, Client, End, Gate, Origin, Request, Sideca
 /// The longest time for a request; in calm it takes about a millisecond.
 const LONGEST: Duration = Duration::from_secs(2);
 /// `server.buffered`, plus what the process needs for itself and its connections, in MiB.
-const MEMORY: u64 = 8 + 64;
+const MEMORY: u64 = 8 + 96;
 const SOFT_LIMIT: u64 = 64;
 
 /// A provider that holds requests for `/held` at the gate.
