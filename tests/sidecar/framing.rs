@@ -50,6 +50,14 @@ fn a_content_length_that_is_not_one_number_is_rejected() {
 }
 
 #[test]
+fn a_bare_line_feed_after_the_last_chunk_swallows_no_request() {
+    let next = "GET /next HTTP/1.1\r\nhost: a\r\n\r\nGET /third HTTP/1.1\r\nhost: a\r\n\r\n";
+    let chunked =
+        "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n";
+    assert_rejected(400, &[&format!("{chunked}\n{next}")]);
+}
+
+#[test]
 fn a_transfer_encoding_that_does_not_end_in_chunked_is_rejected() {
     assert_rejected(
         400,

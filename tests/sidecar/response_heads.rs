@@ -46,6 +46,16 @@ fn a_transfer_coding_other_than_chunked_is_a_malformed_response() {
 }
 
 #[test]
+fn a_response_of_http_1_0_is_forwarded_as_http_1_1() {
+    let (peer, sidecar) = start();
+    let response = response_to(&peer, &sidecar, "HTTP/1.0 200 OK\r\ncontent-length: 2\r\n\r\nhi");
+    assert!(
+        response.starts_with("HTTP/1.1 200 ") && response.ends_with("\r\n\r\nhi"),
+        "{response}"
+    );
+}
+
+#[test]
 fn a_repeated_content_length_is_forwarded_once() {
     let (peer, sidecar) = start();
     for lines in ["5, 5", "5\r\ncontent-length: 5", "005"] {

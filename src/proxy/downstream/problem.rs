@@ -9,9 +9,11 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_TYPE, HeaderName, RETRY_AFTER};
+use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderName, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 use serde_json::json;
+
+use crate::clock;
 
 pub const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 pub const PROBLEM_JSON: &str = "application/problem+json";
@@ -59,8 +61,8 @@ problem_types! {
         "an x-outrigger-* header is invalid or not allowed";
     BadPrefer, 400, "bad-prefer", Some("http_request_error"), false,
         "the Prefer header is invalid";
-    RequestInterrupted, 400, "request-interrupted", Some("http_request_error"), false,
-        "the request body ended early";
+    RequestInterrupted, 400, "request-interrupted", Some("http_request_error"), true,
+        "the request body is malformed or ended early";
     CallbackNotAllowed, 403, "callback-not-allowed", Some("http_request_denied"), false,
         "the policy does not allow this callback URL";
     NoRoute, 404, "no-route", Some("destination_not_found"), false,
@@ -203,6 +205,11 @@ impl Problem {
             let seconds = after.as_secs_f64().ceil().max(1.0) as u64;
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
+        if self.kind == ProblemKind::ConnectMethod {
+            // Required (RFC 9110, 15.5.6).
+            let allow = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE";
+            headers.insert(ALLOW, HeaderValue::from_static(allow));
+        }
         if row.closes_connection {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
@@ -218,6 +225,8 @@ impl Problem {
                 &[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat(),
             );
         }
+        let date = httpdate::fmt_http_date(clock::wall());
+        bytes.extend_from_slice(format!("date: {date}\r\n").as_bytes());
         let body = response.body();
         bytes.extend_from_slice(format!("content-length: {}\r\n\r\n", body.len()).as_bytes());
         bytes.extend_from_slice(body);

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
 
-use super::body_intake::{BodyRate, Prefix};
+use super::body_intake::{BARE_LINE_FEED, BodyRate, Prefix, is_cut_short};
 use super::headers;
 use super::model_name::{ModelName, UnknownModel, unknown_model};
 use super::rewrite;
@@ -433,6 +433,9 @@ async fn receive(
                 let full = !room.grow(data.len() as u64);
                 prefix.push(data, last);
                 full
+            }
+            Err(trailers) if is_cut_short(&trailers) => {
+                return Err(Problem::new(ProblemKind::RequestInterrupted, BARE_LINE_FEED));
             }
             Err(trailers) => {
                 prefix.trailers = Some(trailers);

@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::Frame;
 
 /// The memory that a body may claim before it arrives.
@@ -82,6 +83,14 @@ impl BodyRate {
         self.idle.min(self.allowance(bytes).saturating_sub(waited))
     }
 }
+
+/// The parser takes a bare line feed for the end of the trailers, and drops what follows it up to an
+/// empty line: that may be the next request. Without a trailer the section then counts as empty.
+pub fn is_cut_short(frame: &Frame<Bytes>) -> bool {
+    frame.trailers_ref().is_some_and(HeaderMap::is_empty)
+}
+
+pub const BARE_LINE_FEED: &str = "the trailer section ends in a bare line feed";
 
 #[cfg(test)]
 mod tests {

@@ -70,7 +70,8 @@ pub(crate) fn parse(
     let is_http_10 = response.version == Some(0);
     let (mut parts, ()) = Response::new(()).into_parts();
     parts.status = status;
-    parts.version = if is_http_10 { Version::HTTP_10 } else { Version::HTTP_11 };
+    // A proxy sends its own version (RFC 9112, 2.3).
+    parts.version = Version::HTTP_11;
     parts.headers.reserve(response.headers.len());
     for line in response.headers.iter() {
         append(&mut parts.headers, bytes, line)?;
