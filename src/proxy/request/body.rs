@@ -426,8 +426,7 @@ async fn receive(
             Err(Elapsed) => return Ok(Some(NotReplayable::StillArriving)),
         };
         let last = body.is_end_stream();
-        // Only received bytes are reserved, not the announced length: a stalled upload leaves room
-        // for others.
+        // Only received bytes: a stalled upload leaves room for others.
         let full = match frame.into_data() {
             Ok(data) => {
                 let full = !room.grow(data.len() as u64);
