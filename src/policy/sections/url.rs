@@ -272,7 +272,7 @@ pub struct PostTo {
 impl PostTo {
     /// # Errors
     /// The reason why it is not such a URL. A path that a server may resolve to another one than was
-    /// allowed is rejected: see [`is_plain_path`].
+    /// allowed is rejected.
     pub fn read(text: &str) -> Result<PostTo, String> {
         let (before, query) = text.split_once('?').map_or((text, ""), |(b, q)| (b, q));
         let rest = before.split_once("://").map_or("", |(_, rest)| rest);
