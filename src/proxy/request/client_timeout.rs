@@ -20,8 +20,10 @@ const LONGEST_MARGIN: Duration = Duration::from_millis(500);
 
 /// The shortest time in these headers, less the margin.
 pub fn client_timeout(names: &[HeaderName], headers: &HeaderMap) -> Option<Duration> {
-    let values = names.iter().filter_map(|name| Some((name.as_str(), headers.get(name)?)));
-    let times = values.filter_map(|(name, value)| parse(name, value.to_str().ok()?.trim()));
+    // One pass over the few headers costs less than a lookup of each name.
+    let stated = headers.iter().filter(|(name, _)| names.contains(name));
+    let times =
+        stated.filter_map(|(name, value)| parse(name.as_str(), value.to_str().ok()?.trim()));
     times.min().map(|time| time - (time / 20).min(LONGEST_MARGIN))
 }
 
