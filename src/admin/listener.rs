@@ -1,6 +1,6 @@
 //! Accepts and serves the connections of the admin or the metrics listener, within bounds.
 //!
-//! The listeners must not take descriptors or time from the proxy, whoever connects to them. The
+//! The listeners must not take descriptors or time from the proxy, even under attack. The
 //! number of connections is bounded, and so is the time for a head and for a request. When all
 //! connections are in use, a new one replaces the one that has been without a request for longest:
 //! clients that send nothing cannot keep scrapes and probes out.

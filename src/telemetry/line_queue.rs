@@ -1,6 +1,6 @@
 //! A bounded queue between the threads that log and the one thread that writes.
 //!
-//! A write to a log can block: standard error may be a pipe that nobody reads, and a file may be a
+//! A write to a log can block: standard error may be a pipe without a reader, and a file may be a
 //! FIFO or on a disk that hangs. So every log has a writer thread, and no other thread writes. A
 //! push never waits: lines beyond the bound are dropped and counted. The bound is in bytes, because
 //! a line may be long.

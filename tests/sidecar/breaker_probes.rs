@@ -19,6 +19,18 @@ fn tripped(breakers: &str) -> (Origin, Origin, Sidecar) {
     (a, b, sidecar)
 }
 
+/// Sends requests until a probe has failed; the breaker after it.
+fn fail_a_probe(a: &Origin, sidecar: &Sidecar) -> serde_json::Value {
+    let before = a.count();
+    sidecar.wait_until(|sidecar| {
+        sidecar.send(&chat());
+        a.count() > before
+    });
+    let open = breaker(sidecar, "a");
+    assert_eq!((&open["state"], &open["trips"]), (&"open".into(), &2.into()));
+    open
+}
+
 #[test]
 fn no_more_probes_than_configured_are_in_flight() {
     for probes in [1, 3] {
@@ -51,12 +63,7 @@ fn no_more_probes_than_configured_are_in_flight() {
 fn a_failed_probe_reopens_the_breaker_for_longer() {
     let (a, _b, sidecar) = tripped("recovery_timeout: 100ms, backoff_multiplier: 10.0");
     let before = a.count();
-    sidecar.wait_until(|sidecar| {
-        sidecar.send(&chat());
-        a.count() > before
-    });
-    let open = breaker(&sidecar, "a");
-    assert_eq!((&open["state"], &open["trips"]), (&"open".into(), &2.into()));
+    let open = fail_a_probe(&a, &sidecar);
     assert_eq!(a.count(), before + 1);
     assert!(open["retry_in_ms"].as_u64().is_some_and(|ms| (500..=1200).contains(&ms)), "{open}");
 }
@@ -115,13 +122,7 @@ fn traffic_returns_gradually_after_the_breaker_closes() {
 #[test]
 fn a_provider_that_fails_fast_is_probed_within_ten_seconds() {
     let (a, _b, sidecar) = tripped("recovery_timeout: 500ms, backoff_multiplier: 100.0");
-    let before = a.count();
-    sidecar.wait_until(|sidecar| {
-        sidecar.send(&chat());
-        a.count() > before
-    });
-    let open = breaker(&sidecar, "a");
-    assert_eq!((&open["state"], &open["trips"]), (&"open".into(), &2.into()));
+    let open = fail_a_probe(&a, &sidecar);
     assert!(open["retry_in_ms"].as_u64().is_some_and(|ms| (5000..=10_000).contains(&ms)), "{open}");
 }
 

@@ -2,21 +2,8 @@
 //! connection closed (RFC 9112, 2.2, 3.2, 5.1, 6.3, 7.1).
 
 use crate::fixtures::{chat, policy, route, single_worker};
-use crate::raw_tcp::{RawClient, RawServer};
-use crate::support::{Behaviour, Call, Origin, Sidecar};
-
-fn start_with_provider() -> (Origin, Sidecar) {
-    let a = Origin::start(Behaviour::Chat);
-    let sidecar = single_worker(&policy(&[("a", &a.url(), "")], &route("providers: [a]")));
-    (a, sidecar)
-}
-
-/// Sends bytes and returns everything that the sidecar sends until it closes.
-fn exchange(sidecar: &Sidecar, bytes: impl AsRef<[u8]>) -> String {
-    let mut wire = RawClient::to(&sidecar.url("/"));
-    wire.write_best_effort(bytes);
-    wire.read_to_close()
-}
+use crate::raw_tcp::{RawClient, RawServer, exchange, start_with_provider};
+use crate::support::{Call, Sidecar};
 
 /// Checks that each request gets only this status, and that no request reaches the provider.
 #[track_caller]

@@ -1,4 +1,4 @@
-//! Service under attack: a log that nobody reads, a full disk, hostile connections to the admin
+//! Service under attack: a log without a reader, a full disk, hostile connections to the admin
 //! side, few file descriptors, stuck uploads; each alone, and all at once.
 //!
 //! Requests are served meanwhile, memory is bounded, and signals end the process. Each test fails

@@ -4,8 +4,9 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
-use crate::support::PATIENCE;
+use crate::fixtures::{policy, route, single_worker};
 use crate::support::message::find;
+use crate::support::{Behaviour, Origin, PATIENCE, Sidecar};
 
 /// One side of a connection.
 #[derive(Debug)]
@@ -18,6 +19,20 @@ pub struct RawClient {
 /// A provider whose connections are accepted and handled by the test itself.
 #[derive(Debug)]
 pub struct RawServer(TcpListener);
+
+/// A sidecar with one provider.
+pub fn start_with_provider() -> (Origin, Sidecar) {
+    let a = Origin::start(Behaviour::Chat);
+    let sidecar = single_worker(&policy(&[("a", &a.url(), "")], &route("providers: [a]")));
+    (a, sidecar)
+}
+
+/// Sends bytes and returns everything that the sidecar sends until it closes.
+pub fn exchange(sidecar: &Sidecar, bytes: impl AsRef<[u8]>) -> String {
+    let mut wire = RawClient::to(&sidecar.url("/"));
+    wire.write_best_effort(bytes);
+    wire.read_to_close()
+}
 
 impl RawClient {
     /// Connects to the host of a URL.

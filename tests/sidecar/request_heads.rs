@@ -4,20 +4,8 @@
 use serde_json::Value;
 
 use crate::fixtures::{chat, policy, route, single_worker};
-use crate::raw_tcp::{RawClient, RawServer};
-use crate::support::{Behaviour, Origin, Sidecar};
-
-fn start_with_provider() -> (Origin, Sidecar) {
-    let a = Origin::start(Behaviour::Chat);
-    let sidecar = single_worker(&policy(&[("a", &a.url(), "")], &route("providers: [a]")));
-    (a, sidecar)
-}
-
-fn exchange(sidecar: &Sidecar, bytes: impl AsRef<[u8]>) -> String {
-    let mut wire = RawClient::to(&sidecar.url("/"));
-    wire.write_best_effort(bytes);
-    wire.read_to_close()
-}
+use crate::raw_tcp::{RawClient, RawServer, exchange, start_with_provider};
+use crate::support::{Behaviour, Origin};
 
 /// Checks that each request gets this status with a problem document, the connection is closed, and
 /// no request reaches the provider.

@@ -1,7 +1,7 @@
 //! The rules for a request head that the parser does not check (RFC 9110, 7.2; RFC 9112, 3.2, 6.1).
 //!
 //! Routes match on the target and the host, so a target that could be read in two ways is rejected
-//! before a route is selected. The body is framed anew for the provider, so a transfer coding that
+//! before a route is selected. The request to the provider has new framing, so a transfer coding that
 //! is not removed here must not be dropped silently.
 
 use http::header::{HOST, TRANSFER_ENCODING};

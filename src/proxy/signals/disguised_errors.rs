@@ -50,12 +50,12 @@ pub fn is_disguised_error(
     response: ContentType,
     body: &[u8],
 ) -> bool {
-    let is_suspect = body.is_empty() || response.may_be_mislabelled() && KEY.find(body).is_some();
-    is_suspect
-        && status == StatusCode::OK
+    let is_judged = status == StatusCode::OK
         && *head.method() == Method::POST
-        && is_generating(head.uri().path())
-        && (body.is_empty() || is_error_document(body))
+        && (body.is_empty() || response.may_be_mislabelled())
+        && is_generating(head.uri().path());
+    // The search comes last: the body may be large.
+    is_judged && (body.is_empty() || KEY.find(body).is_some() && is_error_document(body))
 }
 
 /// The request is one of a known API, or accepts JSON or events and nothing else.
