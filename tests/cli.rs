@@ -224,7 +224,7 @@ providers:
     headers: { set: { x-team: search }, remove: [x-trace] }
     models: { small: small-2026 }
     rewrite: { path: { from: ^/v1, to: /v2 }, body: { set: { /user: sidecar } } }
-    classify: [ { status: 400, json: { /error/code: too_long }, as: too_large } ]
+    classify: [ { status: 400, json: { /error/code: too_long }, as: unsupported } ]
     tls: { server_name: other.test }
     proxy: http://proxy.test:3128
 routes: [ { name: all, providers: [one] } ]

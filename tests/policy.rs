@@ -231,7 +231,7 @@ fn defaults(reference: &Reference, section: &str, indent: usize) -> String {
                 let below = defaults(reference, name, indent + 2);
                 out.push_str(&format!("{pad}{}:\n{below}", key.name));
             }
-            (ValueShape::List(of), Some(default)) if matches!(**of, ValueShape::Words(_)) => {
+            (ValueShape::List(of), Some(default)) if matches!(**of, ValueShape::Described(_)) => {
                 let list = default.replace("none", "");
                 out.push_str(&format!("{pad}{}: [{list}]\n", key.name));
             }

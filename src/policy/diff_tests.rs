@@ -40,7 +40,7 @@ providers:
     price: { input: 2.50, output: 10.00 }
     breaker: careful
     classify:
-      - { status: 400, as: too_large }
+      - { status: 400, as: unsupported }
   azure:
     url: https://c/openai
     auth: { header: { name: api-key, value: "${env:AZURE}" } }

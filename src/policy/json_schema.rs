@@ -73,6 +73,10 @@ impl Definitions {
             }
             ValueShape::Scalar(_, schema) => schema.clone(),
             ValueShape::Words(words) => json!({ "type": "string", "enum": words }),
+            ValueShape::Described(words) => {
+                let one = |(word, text): &(_, _)| json!({ "const": word, "description": text });
+                json!({ "type": "string", "oneOf": words.iter().map(one).collect::<Vec<_>>() })
+            }
             ValueShape::Section(name) => json!({ "$ref": format!("#/$defs/{name}") }),
             ValueShape::List(of) => json!({ "type": "array", "items": self.shape(of) }),
             ValueShape::Map(_, of) => {
@@ -99,6 +103,9 @@ mod tests {
         let text = &breaker["properties"]["recovery_timeout"]["description"];
         assert!(text.as_str().unwrap().ends_with("Allowed: from `1ms` to `1d`. Default: 5s."));
         assert_eq!(schema["$defs"]["Route"]["required"], json!(["name", "providers"]));
+        let class = &schema["$defs"]["ClassifyRule"]["properties"]["as"]["oneOf"][4];
+        assert_eq!(class["const"], "unsupported");
+        assert!(class["description"].as_str().unwrap().contains("unknown model"), "{class}");
         let sections = schema["$defs"].as_object().unwrap().values();
         let keys = sections.filter_map(|section| section["properties"].as_object()).flatten();
         for (name, key) in keys {

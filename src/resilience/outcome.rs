@@ -4,7 +4,7 @@
 //!
 //! - [`AttemptClass`]: what came back? Decided by the built-in table or by the policy.
 //! - [`Outcome`]: what does that say about the *endpoint*? An endpoint that rejects a
-//!   credential or a too large request is healthy.
+//!   credential or cannot serve a request is healthy.
 //! - [`RetryScope`]: where may the *request* be sent again? That depends on the cost of
 //!   executing it twice (RFC 9110, 9.2.2; the Idempotency-Key draft of the IETF httpapi
 //!   group).
@@ -26,17 +26,14 @@ words! {
         Ignored = "ignored",
     }
 
-    /// The result of an attempt.
+    /// The result of an attempt; see [`AttemptClass::meaning`].
     pub enum AttemptClass {
         Success = "success",
-        /// No byte of the request reached the provider.
         Unsent = "unsent",
         Throttled = "throttled",
         Failure = "failure",
-        /// The provider rejected our credential without processing the request.
         Credential = "credential",
-        /// The provider rejected the request for its size without processing it.
-        TooLarge = "too_large",
+        Unsupported = "unsupported",
         Ignored = "ignored",
     }
 }
@@ -78,7 +75,7 @@ pub fn retry_scope(
         (AttemptClass::Success | AttemptClass::Ignored, _) => RetryScope::Nowhere,
         (AttemptClass::Unsent, _) => RetryScope::Anywhere,
         (_, Idempotence::Never) => RetryScope::Nowhere,
-        (AttemptClass::Throttled | AttemptClass::Credential | AttemptClass::TooLarge, _) => {
+        (AttemptClass::Throttled | AttemptClass::Credential | AttemptClass::Unsupported, _) => {
             RetryScope::Anywhere
         }
         (AttemptClass::Failure, Idempotence::Always) => RetryScope::Anywhere,
@@ -93,6 +90,7 @@ impl AttemptClass {
     pub const fn of_status(status: u16, has_retry_after: bool) -> AttemptClass {
         match status {
             401..=403 => AttemptClass::Credential,
+            413 => AttemptClass::Unsupported,
             429 | 529 => AttemptClass::Throttled,
             503 if has_retry_after => AttemptClass::Throttled,
             408 | 425 => AttemptClass::Failure,
@@ -105,9 +103,27 @@ impl AttemptClass {
         }
     }
 
+    /// The meaning, for people.
+    pub const fn meaning(self) -> &'static str {
+        match self {
+            AttemptClass::Success => "the response is forwarded",
+            AttemptClass::Unsent => "no byte of the request reached the provider",
+            AttemptClass::Throttled => "the provider is over its quota and is held",
+            AttemptClass::Failure => "the provider failed; its breaker counts it",
+            AttemptClass::Credential => "the provider rejected the policy's credential",
+            AttemptClass::Unsupported => {
+                "the provider is healthy and cannot serve this request, such as one that is too long \
+                 or names an unknown model; `fallback` may"
+            }
+            AttemptClass::Ignored => {
+                "the response is forwarded and says nothing about the provider"
+            }
+        }
+    }
+
     pub const fn outcome(self) -> Outcome {
         match self {
-            AttemptClass::Success | AttemptClass::Credential | AttemptClass::TooLarge => {
+            AttemptClass::Success | AttemptClass::Credential | AttemptClass::Unsupported => {
                 Outcome::Success
             }
             AttemptClass::Unsent | AttemptClass::Failure => Outcome::Failure,
@@ -157,8 +173,10 @@ mod tests {
     fn statuses_are_classified_row_by_row() {
         let rows: &[(&[u16], bool, AttemptClass)] = &[
             (&[100, 101, 200, 201, 204, 206, 301, 304, 399], false, AttemptClass::Success),
-            (&[400, 404, 409, 410, 413, 422, 428, 431, 451, 499], false, AttemptClass::Success),
-            (&[400, 404, 413], true, AttemptClass::Success),
+            (&[400, 404, 409, 410, 422, 428, 431, 451, 499], false, AttemptClass::Success),
+            (&[400, 404], true, AttemptClass::Success),
+            (&[413], true, AttemptClass::Unsupported),
+            (&[413], false, AttemptClass::Unsupported),
             (&[429, 529], false, AttemptClass::Throttled),
             (&[429, 529, 503], true, AttemptClass::Throttled),
             (&[503], false, AttemptClass::Failure),
@@ -185,21 +203,21 @@ mod tests {
             (Auto, AttemptClass::Throttled, [Anywhere, Anywhere, Anywhere]),
             (Auto, AttemptClass::Failure, [Anywhere, Nowhere, SameProvider]),
             (Auto, AttemptClass::Credential, [Anywhere, Anywhere, Anywhere]),
-            (Auto, AttemptClass::TooLarge, [Anywhere, Anywhere, Anywhere]),
+            (Auto, AttemptClass::Unsupported, [Anywhere, Anywhere, Anywhere]),
             (Auto, AttemptClass::Ignored, [Nowhere, Nowhere, Nowhere]),
             (Always, AttemptClass::Success, [Nowhere, Nowhere, Nowhere]),
             (Always, AttemptClass::Unsent, [Anywhere, Anywhere, Anywhere]),
             (Always, AttemptClass::Throttled, [Anywhere, Anywhere, Anywhere]),
             (Always, AttemptClass::Failure, [Anywhere, Anywhere, Anywhere]),
             (Always, AttemptClass::Credential, [Anywhere, Anywhere, Anywhere]),
-            (Always, AttemptClass::TooLarge, [Anywhere, Anywhere, Anywhere]),
+            (Always, AttemptClass::Unsupported, [Anywhere, Anywhere, Anywhere]),
             (Always, AttemptClass::Ignored, [Nowhere, Nowhere, Nowhere]),
             (Never, AttemptClass::Success, [Nowhere, Nowhere, Nowhere]),
             (Never, AttemptClass::Unsent, [Anywhere, Anywhere, Anywhere]),
             (Never, AttemptClass::Throttled, [Nowhere, Nowhere, Nowhere]),
             (Never, AttemptClass::Failure, [Nowhere, Nowhere, Nowhere]),
             (Never, AttemptClass::Credential, [Nowhere, Nowhere, Nowhere]),
-            (Never, AttemptClass::TooLarge, [Nowhere, Nowhere, Nowhere]),
+            (Never, AttemptClass::Unsupported, [Nowhere, Nowhere, Nowhere]),
             (Never, AttemptClass::Ignored, [Nowhere, Nowhere, Nowhere]),
         ];
         for (idempotence, class, expected) in rows {

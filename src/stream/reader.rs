@@ -19,10 +19,10 @@ use bytes::Bytes;
 
 use super::api::{Api, StreamTail};
 use super::continuation::PartialResponse;
-use super::framing::{EventFramer, Piece, PieceKind, StreamFormat};
+use super::framing::{EventFramer, PassthroughBuffer, Piece, PieceKind, StreamFormat};
 use super::interpret::{DeltaSpan, EventMeaning, EventOrigin, Interpreter, TokenUsage};
+use super::known_errors::class_of_failure;
 use super::large_event::LargeEvent;
-use super::passthrough::PassthroughBuffer;
 use super::splice::{Splice, SpliceError};
 use super::transcript::{Delta, Transcript};
 use crate::json::scan::PointerMatches;
@@ -336,12 +336,11 @@ impl StreamReader {
         let meaning = self.interpreter.interpret(name, data, self.status, &mut self.found);
         let Some(meaning) = meaning else { return self.malformed_event(piece, name, data) };
         match meaning.rule_class {
-            Some(AttemptClass::Success) => {}
-            Some(class) => return PieceAction::Fail(class),
             None if meaning.is_error && self.kind != StreamKind::Plain => {
-                return PieceAction::Fail(AttemptClass::Failure);
+                return PieceAction::Fail(class_of_failure(data));
             }
-            None => {}
+            Some(AttemptClass::Success) | None => {}
+            Some(class) => return PieceAction::Fail(class),
         }
         let is_ping = name == PING && !matches!(meaning.origin, EventOrigin::Known(_));
         if is_ping || meaning.origin == EventOrigin::Neutral && meaning.delta.is_none() {

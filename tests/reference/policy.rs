@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use outrigger::policy::section::describe::{KeyText, Reference, ValueShape};
 use outrigger::policy::sections;
+use outrigger::resilience::outcome::AttemptClass;
 
 const HEAD: &str = "\
 # Policy reference
@@ -21,7 +22,14 @@ pub fn reference() -> String {
     let mut reference = Reference::default();
     let keys = sections::describe(&mut reference);
     let mut out = HEAD.to_owned();
-    out.push_str("## The file\n\nAll files of the directory are merged.\n\n");
+    out.push_str(
+        "## Classes\n\nAn attempt has one class ([effects](../design/policy.md#classes)).\n\n",
+    );
+    out.push_str("| class | meaning |\n| --- | --- |\n");
+    for class in AttemptClass::ALL {
+        let _ = writeln!(out, "| `{}` | {} |", class.as_str(), class.meaning());
+    }
+    out.push_str("\n## The file\n\nAll files of the directory are merged.\n\n");
     table(&mut out, &keys);
     for name in &reference.order {
         let section = &reference.sections[name];
@@ -53,6 +61,9 @@ fn form(shape: &ValueShape) -> String {
         ValueShape::Scalar(name, _) => (*name).to_owned(),
         ValueShape::Words(words) => {
             words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
+        }
+        ValueShape::Described(words) => {
+            words.iter().map(|(word, _)| format!("`{word}`")).collect::<Vec<_>>().join(", ")
         }
         ValueShape::Section(name) => format!("[{name}](#{})", name.to_lowercase()),
         ValueShape::List(of) => format!("[{}]", form(of)),

@@ -18,9 +18,9 @@ const WORDS: usize = 5;
 
 /// The `classify` rules of the shipped policies for LLM APIs.
 const CLASSIFY: &str = r#"classify: [
-      { status: 400, json: { /error/code: context_length_exceeded }, as: too_large },
+      { status: 400, json: { /error/code: context_length_exceeded }, as: unsupported },
       { status: 200, json: { /error: ".*" }, as: failure },
-      { status: 200, event: { /error/code: context_length_exceeded }, as: too_large },
+      { status: 200, event: { /error/code: context_length_exceeded }, as: unsupported },
       { status: 200, body: invalid_json, as: failure } ]"#;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -352,7 +352,7 @@ fn a_context_that_is_too_long_moves_to_the_fallback() {
         let fault = Behaviour::Status(400, headers.clone(), error.to_string());
         let (a, sidecar) = assert_survives("too long", fault, style, "");
         assert_eq!(a.count(), CALLS, "the primary was retried");
-        assert_eq!(classes(&access_record(&sidecar, CALLS)), ["too_large", "success"]);
+        assert_eq!(classes(&access_record(&sidecar, CALLS)), ["unsupported", "success"]);
     }
     assert_survives("an event", events(&[error], Ending::Complete), Streamed, "");
 }

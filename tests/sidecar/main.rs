@@ -59,4 +59,5 @@ mod retries;
 mod sdk;
 mod secrets;
 mod streams;
+mod unsupported;
 mod uploads;

@@ -13,6 +13,8 @@ pub enum ValueShape {
     /// A text in a form of its own: a name, and what JSON Schema says of it.
     Scalar(&'static str, Value),
     Words(Vec<&'static str>),
+    /// Words, each with its meaning.
+    Described(Vec<(&'static str, &'static str)>),
     Section(&'static str),
     List(Box<ValueShape>),
     /// Keys that the user chooses, like the named one.

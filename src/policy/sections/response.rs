@@ -35,7 +35,7 @@ section! {
             where some("no pointer: expected at least one, like `{ /error/code: timeout }`");
         /// The body is empty or not JSON.
         body: Option<BodyCheck>;
-        /// The outcome.
+        /// The class of the attempt.
         class "as": AttemptClass as Classified, like "failure";
     }
 }
@@ -105,7 +105,7 @@ impl<N: ClassNames> Form<AttemptClass> for N {
     }
 
     fn describe(_: &mut Reference) -> ValueShape {
-        ValueShape::Words(N::ALLOWED.iter().map(|class| class.as_str()).collect())
+        ValueShape::Described(N::ALLOWED.iter().map(|one| (one.as_str(), one.meaning())).collect())
     }
 }
 
@@ -132,7 +132,7 @@ pub struct Classified;
 impl ClassNames for Classified {
     const ALLOWED: &'static [AttemptClass] = {
         use AttemptClass::*;
-        &[Success, Throttled, Failure, Credential, TooLarge, Ignored]
+        &[Success, Throttled, Failure, Credential, Unsupported, Ignored]
     };
 }
 

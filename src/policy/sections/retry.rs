@@ -30,7 +30,7 @@ section! {
         backoff_multiplier: f64 = 2.0, in 1.0..=100.0;
         /// How the delay is spread: `full` from 0 to the delay, `equal` from half of it, `none` not at all.
         jitter: Jitter = Jitter::Full;
-        /// Outcomes after which an attempt is repeated.
+        /// Classes after which an attempt is repeated.
         retry_on: ClassSet as RetryOn = RETRY_ON;
         /// Whether `Retry-After` sets the delay.
         respect_retry_after: bool = true;

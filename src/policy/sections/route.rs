@@ -46,7 +46,7 @@ section! {
         affinity: Option<Affinity>;
         /// Providers to try, in this order, when no provider in `providers` can take the attempt, or when their attempts are used up.
         fallback: Vec<usize> as Vec<NameOf<ProviderPolicy>>, where once("the provider");
-        /// Outcomes that move to `fallback`.
+        /// Classes of attempts that move to `fallback`.
         fallback_on: ClassSet as FallbackOn = ClassSet::of(FallbackOn::ALLOWED);
         /// Whether a request may be repeated: `auto` by its method and its `Idempotency-Key`.
         idempotent: Idempotence = Idempotence::Auto;
@@ -122,7 +122,7 @@ pub struct FallbackOn;
 impl ClassNames for FallbackOn {
     const ALLOWED: &'static [AttemptClass] = {
         use AttemptClass::*;
-        &[Unsent, Failure, Throttled, Credential, TooLarge]
+        &[Unsent, Failure, Throttled, Credential, Unsupported]
     };
 }
 

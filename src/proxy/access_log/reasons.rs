@@ -77,6 +77,8 @@ pub enum RetryDenied {
     RetriesDisabled,
     /// `retry_on` does not contain the class of the last attempt.
     ClassNotRetried,
+    /// The last provider cannot serve the request, and no `fallback` is left.
+    NoFallback,
     NoEndpointLeft,
     /// No attempt was admitted; the problem says why.
     NotAdmitted(ProblemKind),
@@ -93,6 +95,7 @@ impl RetryDenied {
             RetryDenied::AttemptsSpent => "attempts_spent",
             RetryDenied::RetriesDisabled => "retries_disabled",
             RetryDenied::ClassNotRetried => "class_not_retried",
+            RetryDenied::NoFallback => "no_fallback",
             RetryDenied::NoEndpointLeft => "no_endpoint_left",
             RetryDenied::NotAdmitted(kind) => kind.name(),
         }
@@ -112,6 +115,9 @@ impl RetryDenied {
             RetryDenied::AttemptsSpent => "its attempts are spent",
             RetryDenied::RetriesDisabled => "the policy allows no retry (`retry: none`)",
             RetryDenied::ClassNotRetried => "`retry_on` does not contain its class",
+            RetryDenied::NoFallback => {
+                "the provider cannot serve it, and the route has no other `fallback` for it"
+            }
             RetryDenied::NotAdmitted(
                 ProblemKind::QueueFull | ProblemKind::QueueShare | ProblemKind::QueueWaitTooLong,
             ) => "its queue has no place for another wait",

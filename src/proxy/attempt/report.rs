@@ -134,7 +134,7 @@ pub fn report_evidence(
     now: Instant,
 ) -> Option<ReportedPermit> {
     let AttemptTime { took, is_latency } = time;
-    if let (AttemptClass::Success | AttemptClass::TooLarge, Some(hold)) =
+    if let (AttemptClass::Success | AttemptClass::Unsupported, Some(hold)) =
         (class, selection.permit.hold())
     {
         hold.success(now);
@@ -151,8 +151,8 @@ pub fn report_evidence(
 }
 
 fn may_retry_endpoint(class: AttemptClass) -> bool {
-    use AttemptClass::{Credential, Ignored, Success, TooLarge};
-    !matches!(class, Success | Ignored | Credential | TooLarge)
+    use AttemptClass::{Credential, Ignored, Success, Unsupported};
+    !matches!(class, Success | Ignored | Credential | Unsupported)
 }
 
 /// Counts a request that was sent to providers, for the degradation modes that watch its route. A

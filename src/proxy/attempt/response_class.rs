@@ -9,6 +9,7 @@ use crate::policy::sections::model::ClassifyRule;
 use crate::proxy::signals::classify::ResponseSignals;
 use crate::proxy::signals::disguised_errors::{is_disguised_error, is_unwanted_page};
 use crate::resilience::outcome::AttemptClass;
+use crate::stream::known_errors::class_of_failure;
 
 /// The class, unless it depends on the body.
 pub fn class_by_head(
@@ -49,7 +50,7 @@ pub fn class_of(
     };
     match (by_head, whole) {
         (Some(AttemptClass::Success) | None, Some(body)) if is_document && is_error(&body) => {
-            AttemptClass::Failure
+            class_of_failure(body)
         }
         (Some(class), _) => class,
         (None, Some(body)) => signals.class_of(rules, body),

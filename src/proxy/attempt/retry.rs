@@ -180,7 +180,7 @@ fn spend_budget(route: &Route, after: Option<AttemptClass>) -> Result<(), Attemp
 fn retries_in_tier(request: &ProxyRequest, route: &Route, class: AttemptClass) -> bool {
     match class {
         AttemptClass::Credential => true,
-        AttemptClass::TooLarge => false,
+        AttemptClass::Unsupported => false,
         class => request.retry_policy(route).retry_on.contains(class),
     }
 }
@@ -323,6 +323,9 @@ fn deny(
 /// Why no retry follows an attempt although the request could be sent again.
 fn why_no_retry(request: &ProxyRequest, route: &Route, class: AttemptClass) -> RetryDenied {
     let tier = request.attempts.tier;
+    if class == AttemptClass::Unsupported && !has_next_tier(request, route, Some(class)) {
+        return RetryDenied::NoFallback;
+    }
     if request.attempts.in_tier == 0 {
         // A fallback would be the next, and takes no request.
         return RetryDenied::NoEndpointLeft;
@@ -365,7 +368,7 @@ async fn wait(
     }
 }
 
-/// Moving on after `credential` and `too_large` is not charged to the retry budget.
+/// Moving on after `credential` and `unsupported` is not charged to the retry budget.
 fn is_charged(class: AttemptClass) -> bool {
     matches!(class, AttemptClass::Unsent | AttemptClass::Failure | AttemptClass::Throttled)
 }

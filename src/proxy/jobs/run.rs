@@ -192,7 +192,7 @@ impl Admitted {
             AttemptClass::Unsent | AttemptClass::Failure | AttemptClass::Credential => {
                 RunOutcome::Failed(format!("{to} responded with {status}"))
             }
-            AttemptClass::Success | AttemptClass::TooLarge | AttemptClass::Ignored => {
+            AttemptClass::Success | AttemptClass::Unsupported | AttemptClass::Ignored => {
                 let headers = headers::lines(head.headers.iter().filter(|(name, _)| {
                     // The stored response gets new framing when it is served. A cookie is a
                     // credential.

@@ -6,11 +6,11 @@
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap};
 use serde_json::Value;
 
-use super::refusals::is_final;
 use crate::json::pointer::Pointer;
 use crate::policy::sections::model::{BodyCheck, ClassifyRule};
 use crate::resilience::outcome::AttemptClass;
 use crate::stream::framing::StreamFormat;
+use crate::stream::known_errors::class_of_error;
 
 /// The content type of a response. An encoded (compressed) body cannot be read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -98,6 +98,11 @@ fn is_identity(coding: &[u8]) -> bool {
     coding.is_empty() || coding.eq_ignore_ascii_case(b"identity")
 }
 
+/// Whether the header `x-should-retry` says that a retry is useless (OpenAI, Anthropic).
+pub fn forbids_retry(headers: &HeaderMap) -> bool {
+    headers.get("x-should-retry").is_some_and(|value| value.as_bytes().trim_ascii() == b"false")
+}
+
 /// The parts of a response head that classify it.
 #[derive(Clone, Copy, Debug)]
 pub struct ResponseSignals {
@@ -116,7 +121,7 @@ impl ResponseSignals {
         match rules.iter().find(|rule| self.is_subject_to(rule)) {
             Some(rule) if rule.json.is_empty() && rule.body.is_none() => Some(rule.class),
             Some(_) => None,
-            None if self.may_be_final() => None,
+            None if self.may_say_more() => None,
             None => Some(self.built_in()),
         }
     }
@@ -169,15 +174,17 @@ impl ResponseSignals {
     }
 
     fn built_in_with(self, body: &[u8]) -> AttemptClass {
-        match self.may_be_final() && is_final(body) {
-            true => AttemptClass::Credential,
-            false => self.built_in(),
-        }
+        let stated = self.may_say_more().then(|| class_of_error(body)).flatten();
+        // The table knows whose credential a 403 is about.
+        let stated =
+            stated.filter(|class| self.status != 403 || *class == AttemptClass::Unsupported);
+        stated.unwrap_or_else(|| self.built_in())
     }
 
-    /// The body may say that a retry is useless, which the status does not.
-    fn may_be_final(self) -> bool {
-        matches!(self.status, 400 | 404 | 422 | 429) && self.content_type.is_json()
+    /// The body may say that a retry is useless or that another provider is needed, which the status
+    /// does not.
+    fn may_say_more(self) -> bool {
+        matches!(self.status, 400 | 403 | 404 | 422 | 429) && self.content_type.is_json()
     }
 }
 
@@ -233,9 +240,20 @@ mod tests {
     }
 
     #[test]
+    fn x_should_retry_is_read() {
+        let headers = |value: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("x-should-retry", value.parse().expect("a value"));
+            headers
+        };
+        assert!(forbids_retry(&headers("false")) && !forbids_retry(&headers("true")));
+        assert!(!forbids_retry(&HeaderMap::new()));
+    }
+
+    #[test]
     fn the_first_matching_rule_overrides_the_table() {
         let rules = [
-            rule(400, Some(("/error/code", "context_length")), None, AttemptClass::TooLarge),
+            rule(400, Some(("/error/code", "context_length")), None, AttemptClass::Unsupported),
             rule(200, None, Some(BodyCheck::Empty), AttemptClass::Failure),
             rule(200, None, Some(BodyCheck::InvalidJson), AttemptClass::Failure),
             rule(418, None, None, AttemptClass::Throttled),
@@ -243,7 +261,7 @@ mod tests {
         assert_eq!(head(400).class(&rules), None);
         assert_eq!(
             head(400).class_of(&rules, br#"{"error":{"code":"context_length_exceeded"}}"#),
-            AttemptClass::TooLarge
+            AttemptClass::Unsupported
         );
         assert_eq!(head(400).class_of(&rules, br#"{"error":{"code":7}}"#), AttemptClass::Success);
         assert_eq!(head(200).class_of(&rules, b""), AttemptClass::Failure);

@@ -3,4 +3,3 @@
 pub mod classify;
 pub mod disguised_errors;
 pub mod quota_headers;
-pub mod refusals;
