@@ -24,6 +24,7 @@ use super::jobs::status;
 use super::request::body::{IntakeLimits, RequestBody};
 use super::request::client_timeout::client_timeout;
 use super::request::head::RequestHead;
+use super::request::header_marks::HeaderMarks;
 use super::request::headers;
 use super::request::overrides::Overrides;
 use super::request::validation::valid_host;
@@ -118,9 +119,10 @@ fn accept(worker: &Rc<Worker>, client: &Rc<Client>, mut incoming: Request<Incomi
         }
         Err(problem) => return Accepted::Refused { record, problem },
     };
-    let is_upgrade = headers::requests_upgrade(incoming.version(), incoming.headers());
+    let marks = HeaderMarks::of(incoming.headers());
+    let is_upgrade = headers::requests_upgrade(incoming.version(), incoming.headers(), marks);
     let store = worker.store.as_ref().filter(|_| !is_upgrade);
-    let options = match RequestOptions::read(incoming.headers(), &route, store.is_some()) {
+    let options = match RequestOptions::read(incoming.headers(), marks, &route, store.is_some()) {
         Ok(options) => options,
         Err(problem) => return Accepted::Refused { record, problem },
     };
@@ -130,9 +132,10 @@ fn accept(worker: &Rc<Worker>, client: &Rc<Client>, mut incoming: Request<Incomi
     let identity = needs_identity.then(|| CallerIdentity::of(incoming.headers(), incoming.uri()));
     let upgrade = is_upgrade.then(|| hyper::upgrade::on(&mut incoming));
     let (mut parts, body) = incoming.into_parts();
-    prepare(&mut parts, client, &route, is_upgrade, overrides.any);
+    prepare(&mut parts, client, &route, marks, is_upgrade);
     let timeout = client_timeout(&route.policy.timeout_headers, &parts.headers);
     let mut head = RequestHead::new(parts.method, parts.uri, parts.headers);
+    head.set_marks(marks);
     head.set_session(session(&route, head.headers()));
     head.set_upgrade(upgrade);
     head.set_identity(identity.unwrap_or_default());
@@ -187,9 +190,8 @@ async fn receive_body(
     }
     request.set_body(body);
     // A compressed stream cannot be read.
-    if request.requests_stream() != Some(false) {
-        let identity = HeaderValue::from_static("identity");
-        request.head.headers_mut().insert(ACCEPT_ENCODING, identity);
+    if request.requests_stream != Some(false) {
+        request.head.accept_identity();
     }
     Ok(())
 }
@@ -244,9 +246,18 @@ struct RequestOptions {
 }
 
 impl RequestOptions {
-    fn read(headers: &HeaderMap, route: &Route, has_store: bool) -> Result<Self, Problem> {
-        let mut overrides = Overrides::read(headers, &route.policy)?;
-        let job = AsyncPreference::read(headers, route, &mut overrides, has_store)?;
+    fn read(
+        headers: &HeaderMap,
+        marks: HeaderMarks,
+        route: &Route,
+        has_store: bool,
+    ) -> Result<Self, Problem> {
+        let mut overrides = match marks.has(HeaderMarks::OVERRIDE) {
+            true => Overrides::read(headers, &route.policy)?,
+            false => Overrides::default(),
+        };
+        let is_preferred = marks.has(HeaderMarks::PREFER);
+        let job = AsyncPreference::read(headers, is_preferred, route, &mut overrides, has_store)?;
         let Some(queue) = &route.queue else {
             return Ok(RequestOptions { overrides, class: 0, flow: 0, job });
         };
@@ -258,10 +269,10 @@ impl RequestOptions {
 }
 
 /// Makes the headers fit to be sent to any provider.
-fn prepare(head: &mut Parts, client: &Client, route: &Route, is_upgrade: bool, overrides: bool) {
+fn prepare(head: &mut Parts, client: &Client, route: &Route, marks: HeaderMarks, is_upgrade: bool) {
     let forwarded = route.server.forwarded == Forwarded::Append;
     let host = forwarded.then(|| host_of(&head.headers, &head.uri));
-    headers::prepare(&mut head.headers, is_upgrade, overrides);
+    headers::prepare(&mut head.headers, marks, is_upgrade);
     if route.policy.stream.is_read() {
         head.headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     }

@@ -137,17 +137,27 @@ fn follow(segments: &[Segment], rest: bool, path: &str) -> bool {
     if segments.is_empty() {
         return rest;
     }
-    let Some(path) = path.strip_prefix('/') else { return false };
-    let mut given = path.split('/');
-    segments.iter().all(|segment| given.next().is_some_and(|text| segment.matches(text)))
-        && (rest || given.next().is_none())
+    let mut left = path.as_bytes();
+    for segment in segments {
+        let end = left.strip_prefix(b"/").and_then(|text| segment.end_in(text));
+        let Some(end) = end else { return false };
+        left = end;
+    }
+    rest || left.is_empty()
 }
 
 impl Segment {
-    fn matches(&self, text: &str) -> bool {
+    /// The rest of a path that begins with this segment: nothing, or a slash and more.
+    fn end_in<'p>(&self, path: &'p [u8]) -> Option<&'p [u8]> {
         match self {
-            Self::Exact(exact) => exact == text,
-            Self::Any => !text.is_empty(),
+            Self::Exact(exact) => {
+                let rest = path.strip_prefix(exact.as_bytes())?;
+                matches!(rest.first(), None | Some(b'/')).then_some(rest)
+            }
+            Self::Any => {
+                let end = memchr::memchr(b'/', path).unwrap_or(path.len());
+                (end > 0).then(|| &path[end..])
+            }
         }
     }
 

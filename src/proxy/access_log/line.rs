@@ -71,16 +71,22 @@ impl<'a, const JSON: bool> LogLine<'a, JSON> {
     #[inline]
     pub fn number(&mut self, key: &RecordKey, value: u64) {
         self.key(key);
-        write_digits(self.out, value, 1);
+        let mut number = Digits::default();
+        number.push_integer(value);
+        self.out.extend_from_slice(number.text());
     }
 
     /// Milliseconds with three decimals.
     #[inline]
     pub fn millis(&mut self, key: &RecordKey, value: Duration) {
-        let micros = u64::try_from(value.as_micros()).unwrap_or(u64::MAX);
-        self.number(key, micros / 1000);
-        self.out.push(b'.');
-        write_digits(self.out, micros % 1000, 3);
+        self.key(key);
+        let millis = value.as_secs().saturating_mul(1000) + u64::from(value.subsec_millis());
+        let micros = value.subsec_micros() % 1000;
+        let mut number = Digits::default();
+        (0..3).fold(micros, |left, _| number.push_digit(left));
+        number.push(b'.');
+        number.push_integer(millis);
+        self.out.extend_from_slice(number.text());
     }
 
     pub fn decimal(&mut self, key: &RecordKey, value: f64, places: usize) {
@@ -136,15 +142,47 @@ fn write_string(out: &mut Vec<u8>, value: &str) {
     out.push(b'"');
 }
 
-fn write_digits(out: &mut Vec<u8>, mut value: u64, at_least: usize) {
-    let mut buffer = [0u8; 20];
-    let mut start = buffer.len();
-    while value > 0 || buffer.len() - start < at_least {
-        start -= 1;
-        buffer[start] = b'0' + (value % 10) as u8;
-        value /= 10;
+/// A number, written from its last digit to its first.
+struct Digits {
+    buffer: [u8; Digits::MOST],
+    start: usize,
+}
+
+impl Digits {
+    /// The digits of a `u64`, a point and three decimals.
+    const MOST: usize = 24;
+
+    fn push(&mut self, byte: u8) {
+        self.start -= 1;
+        self.buffer[self.start] = byte;
     }
-    out.extend_from_slice(&buffer[start..]);
+
+    /// Writes the last digit; returns the number without it.
+    fn push_digit(&mut self, value: u32) -> u32 {
+        self.push(b'0' + (value % 10) as u8);
+        value / 10
+    }
+
+    fn push_integer(&mut self, mut value: u64) {
+        while value > u64::from(u32::MAX) {
+            self.push(b'0' + (value % 10) as u8);
+            value /= 10;
+        }
+        let mut left = self.push_digit(value as u32);
+        while left > 0 {
+            left = self.push_digit(left);
+        }
+    }
+
+    fn text(&self) -> &[u8] {
+        &self.buffer[self.start..]
+    }
+}
+
+impl Default for Digits {
+    fn default() -> Self {
+        Digits { buffer: [0; Digits::MOST], start: Digits::MOST }
+    }
 }
 
 #[cfg(test)]

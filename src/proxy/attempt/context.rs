@@ -15,6 +15,7 @@ use crate::proxy::downstream::worker::Worker;
 use crate::proxy::request::body::RequestBody;
 use crate::proxy::request::cached_fallback::CachedFallback;
 use crate::proxy::request::head::RequestHead;
+use crate::proxy::request::header_marks::HeaderMarks;
 use crate::proxy::request::headers;
 use crate::proxy::request::limits::RequestLimits;
 use crate::proxy::request::stream_flag::requests_stream;
@@ -39,6 +40,8 @@ pub struct ProxyRequest {
     pub cache: CachedFallback,
     /// The start of an interrupted response, which the next attempt continues.
     pub resume: Option<PartialResponse>,
+    /// Whether the response will be a stream; `None` if that cannot be known.
+    pub requests_stream: Option<bool>,
     /// A degradation mode changed the request or its route: the response is not stored.
     pub is_degraded: bool,
     pub record: Box<AccessRecord>,
@@ -65,6 +68,7 @@ impl ProxyRequest {
             wait: None,
             cache: CachedFallback::default(),
             resume: None,
+            requests_stream: None,
             is_degraded: false,
             record,
         })
@@ -72,9 +76,11 @@ impl ProxyRequest {
 
     /// Sets the body, which is complete or known to be sent once; the timeout starts then.
     pub fn set_body(&mut self, mut body: RequestBody) {
-        if headers::is_encoded(self.head.headers()) {
+        let marks = self.head.marks();
+        if marks.has(HeaderMarks::CONTENT_ENCODING) && headers::is_encoded(self.head.headers()) {
             body.set_encoded();
         }
+        self.requests_stream = requests_stream(&self.head, body.stream_flag());
         self.limits.start_timeout(&self.route, body.taken());
         self.limits.estimate_tokens(&body);
         self.body = body;
@@ -110,11 +116,6 @@ impl ProxyRequest {
         let limit = self.limits.max_attempts(self.retry_policy(route), tier > 0);
         let used = if tier == self.attempts.tier { self.attempts.in_tier } else { 0 };
         limit.saturating_sub(used)
-    }
-
-    /// Whether the response will be a stream; `None` if that cannot be known.
-    pub fn requests_stream(&self) -> Option<bool> {
-        requests_stream(&self.head, self.body.stream_flag())
     }
 
     /// If its response is interrupted, another provider may continue it.

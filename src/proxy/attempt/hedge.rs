@@ -128,6 +128,7 @@ fn duplicate(request: &ProxyRequest) -> Option<Box<ProxyRequest>> {
         wait: None,
         cache: request.cache.without_response(),
         resume: None,
+        requests_stream: request.requests_stream,
         is_degraded: request.is_degraded,
         record: request.record.detached(),
     }))

@@ -144,7 +144,7 @@ fn event_reader(
     let format = match received.content_type.events() {
         Some(format) => format,
         None if !received.content_type.may_be_mislabelled() => return None,
-        None if request.requests_stream() == Some(true) => StreamFormat::Undetermined,
+        None if request.requests_stream == Some(true) => StreamFormat::Undetermined,
         None => return None,
     };
     let interpreter = Arc::clone(&received.selection.endpoint.candidate(route).interpreter);

@@ -35,12 +35,13 @@ pub struct Preferences {
 }
 
 impl AsyncPreference {
-    /// `None` if the request is to be served at once.
+    /// `None` if the request is to be served at once. `is_stated`: there is a `Prefer` header.
     ///
     /// # Errors
     /// When a preference or the callback is invalid or not allowed.
     pub fn read(
         headers: &HeaderMap,
+        is_stated: bool,
         route: &Route,
         overrides: &mut Overrides,
         can_keep: bool,
@@ -49,7 +50,7 @@ impl AsyncPreference {
         let queue = route.queue.as_ref().filter(|_| route.policy.durable);
         let Some(queue) = queue else { return no_job(route, callback.as_deref()) };
         let always = queue.policy.durable.accept == Accept::Always;
-        if !always && callback.is_none() && !headers.contains_key(PREFER) {
+        if !always && callback.is_none() && !is_stated {
             return Ok(None);
         }
         let preferences = Preferences::read(headers)?;

@@ -1,9 +1,10 @@
 //! The request's head: what the client requested, with headers fit to be sent to any provider.
 
-use http::header::HeaderName;
-use http::{HeaderMap, Method, Uri};
+use http::header::{ACCEPT_ENCODING, HeaderName};
+use http::{HeaderMap, HeaderValue, Method, Uri};
 use hyper::upgrade::OnUpgrade;
 
+use super::header_marks::HeaderMarks;
 use crate::credentials::identity::CallerIdentity;
 
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -16,6 +17,8 @@ pub struct RequestHead {
     client_uri: Option<Box<Uri>>,
     /// Each attempt derives its own headers from these.
     headers: HeaderMap,
+    /// `None` after a change of the headers.
+    marks: Option<HeaderMarks>,
     upgrade: Option<OnUpgrade>,
     /// Requests with the same session go to the same endpoint.
     session: Option<Box<[u8]>>,
@@ -29,6 +32,7 @@ impl RequestHead {
             uri,
             client_uri: None,
             headers,
+            marks: None,
             upgrade: None,
             session: None,
             identity: CallerIdentity::default(),
@@ -42,6 +46,7 @@ impl RequestHead {
             uri: self.uri.clone(),
             client_uri: self.client_uri.clone(),
             headers: self.headers.clone(),
+            marks: self.marks,
             upgrade: None,
             session: self.session.clone(),
             identity: self.identity,
@@ -72,11 +77,26 @@ impl RequestHead {
     }
 
     pub fn headers_mut(&mut self) -> &mut HeaderMap {
+        self.marks = None;
         &mut self.headers
     }
 
+    pub fn marks(&self) -> HeaderMarks {
+        self.marks.unwrap_or_else(|| HeaderMarks::of(&self.headers))
+    }
+
+    /// Sets the marks of the headers, if they are known already.
+    pub fn set_marks(&mut self, marks: HeaderMarks) {
+        self.marks = Some(marks);
+    }
+
     pub fn has_idempotency_key(&self) -> bool {
-        self.headers.contains_key(IDEMPOTENCY_KEY)
+        self.marks().has(HeaderMarks::IDEMPOTENCY_KEY)
+    }
+
+    /// Asks for a response that is not compressed, so that it can be read.
+    pub fn accept_identity(&mut self) {
+        self.headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     }
 
     pub fn session(&self) -> Option<&[u8]> {

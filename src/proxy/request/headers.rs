@@ -16,6 +16,7 @@ use crate::credentials::is_carrier;
 use crate::credentials::sub_protocols::SubProtocolFilter;
 use crate::policy::sections::model::{self, Auth};
 use crate::proxy::downstream::connection::Client;
+use crate::proxy::request::header_marks::HeaderMarks;
 use crate::snapshot::Endpoint;
 use crate::upstream::UPGRADE_PROTOCOL;
 
@@ -40,17 +41,17 @@ const HOP: [HeaderName; 9] = [
     EXPECT,
     PROXY_AUTHENTICATE,
 ];
-const CONNECTION_ALONE: u32 = 1;
 
 /// Removes hop-by-hop headers. `upgrade` writes those that an upgrade needs.
-pub fn end_hop(headers: &mut HeaderMap, upgrade: bool) {
-    let there = present(headers, &HOP);
-    if there == 0 {
-        return;
-    }
-    if there == CONNECTION_ALONE && is_plain(headers) {
-        headers.remove(CONNECTION);
-        return;
+fn end_hop(headers: &mut HeaderMap, marks: HeaderMarks, upgrade: bool) {
+    if !marks.has(HeaderMarks::HOP) {
+        if !marks.has(HeaderMarks::CONNECTION) {
+            return;
+        }
+        if is_plain(headers) {
+            headers.remove(CONNECTION);
+            return;
+        }
     }
     let trailers = te_trailers(headers);
     if headers.contains_key(CONNECTION) {
@@ -71,13 +72,6 @@ pub fn end_hop(headers: &mut HeaderMap, upgrade: bool) {
     }
 }
 
-/// The names that a message has, one bit each. One pass over its names is cheaper than a lookup for
-/// each, and most messages have none.
-fn present(headers: &HeaderMap, names: &[HeaderName]) -> u32 {
-    let bit = |name: &HeaderName| names.iter().position(|n| n == name).map_or(0, |at| 1 << at);
-    headers.keys().fold(0, |bits, name| bits | bit(name))
-}
-
 /// The only `Connection` line is `keep-alive` or `close`.
 fn is_plain(headers: &HeaderMap) -> bool {
     let mut lines = headers.get_all(CONNECTION).iter();
@@ -90,9 +84,9 @@ fn is_plain(headers: &HeaderMap) -> bool {
 /// Requests an upgrade that may be tunnelled (RFC 9110, 7.8): HTTP/1.1, `Connection` names it, and the
 /// list of protocols is well formed and contains `websocket`. Other protocols are not relayed,
 /// because HTTP or TLS in a tunnel would carry requests past this proxy.
-pub fn requests_upgrade(version: Version, headers: &HeaderMap) -> bool {
+pub fn requests_upgrade(version: Version, headers: &HeaderMap, marks: HeaderMarks) -> bool {
     version == Version::HTTP_11
-        && headers.contains_key(UPGRADE)
+        && marks.has(HeaderMarks::UPGRADE)
         && offers_upgrade_protocol(headers)
         && named_by_connection(headers).contains(&UPGRADE)
 }
@@ -137,20 +131,18 @@ pub fn is_encoded(headers: &HeaderMap) -> bool {
         let coding = coding.as_bytes().trim_ascii();
         coding.is_empty() || coding.eq_ignore_ascii_case(b"identity")
     };
-    headers.contains_key(CONTENT_ENCODING)
-        && !headers.get_all(CONTENT_ENCODING).iter().all(is_identity)
+    !headers.get_all(CONTENT_ENCODING).iter().all(is_identity)
 }
 
 /// Removes the hop-by-hop headers of a response.
 pub fn end_response_hop(headers: &mut HeaderMap, upgrade: bool) {
-    end_hop(headers, upgrade);
+    end_hop(headers, HeaderMarks::of(headers), upgrade);
 }
 
-/// Makes a client's headers fit to be sent to any provider, once for each request. `overrides`: there
-/// are override headers to remove.
-pub fn prepare(headers: &mut HeaderMap, upgrade: bool, overrides: bool) {
-    end_hop(headers, upgrade);
-    if overrides {
+/// Makes a client's headers fit to be sent to any provider, once for each request.
+pub fn prepare(headers: &mut HeaderMap, marks: HeaderMarks, upgrade: bool) {
+    end_hop(headers, marks, upgrade);
+    if marks.has(HeaderMarks::OVERRIDE) {
         let names: Vec<_> = headers.keys().filter(|n| is_override(n)).cloned().collect();
         for name in names {
             headers.remove(name);
@@ -333,7 +325,7 @@ mod tests {
             ("content-length", "3"),
             ("x-kept", "4"),
         ]);
-        end_hop(&mut headers, false);
+        end_response_hop(&mut headers, false);
         assert_eq!(headers, map(&[("content-length", "3"), ("x-kept", "4"), ("te", "trailers")]));
     }
 
@@ -341,7 +333,7 @@ mod tests {
     fn a_connection_line_cannot_remove_what_frames_the_message() {
         let mut headers =
             map(&[("connection", "content-length, host"), ("content-length", "3"), ("host", "a")]);
-        end_hop(&mut headers, false);
+        end_response_hop(&mut headers, false);
         assert_eq!(headers, map(&[("content-length", "3"), ("host", "a")]));
     }
 
@@ -355,7 +347,7 @@ mod tests {
     fn only_a_well_formed_list_with_a_known_protocol_is_an_upgrade() {
         let is_upgrade = |version, protocols| {
             let headers = map(&[("connection", "upgrade"), ("upgrade", protocols)]);
-            requests_upgrade(version, &headers)
+            requests_upgrade(version, &headers, HeaderMarks::of(&headers))
         };
         for protocols in
             ["websocket", "WebSocket", "websocket,\th2c", " echo/1 , websocket", ",websocket"]
@@ -387,7 +379,7 @@ mod tests {
     fn an_upgrade_keeps_its_two_headers() {
         let mut headers =
             map(&[("connection", "keep-alive, Upgrade"), ("upgrade", "h2c, websocket")]);
-        end_hop(&mut headers, true);
+        end_response_hop(&mut headers, true);
         assert_eq!(headers, map(&[("connection", "upgrade"), ("upgrade", "websocket")]));
     }
 }

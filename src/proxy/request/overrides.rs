@@ -24,8 +24,6 @@ pub struct Overrides {
     pub fallback_attempts: Option<u32>,
     /// The URL that a job's result is posted to.
     pub callback: Option<String>,
-    /// The request has at least one override header.
-    pub any: bool,
 }
 
 impl Overrides {
@@ -36,7 +34,6 @@ impl Overrides {
     pub fn read(headers: &HeaderMap, route: &RoutePolicy) -> Result<Overrides, Problem> {
         let mut overrides = Overrides::default();
         for (name, value) in headers.iter().filter(|(name, _)| is_override(name)) {
-            overrides.any = true;
             let what = &name.as_str()["x-outrigger-".len()..];
             let refuse =
                 |why: String| Problem::new(ProblemKind::BadOverride, format!("{name}: {why}"));

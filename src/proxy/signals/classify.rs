@@ -33,11 +33,8 @@ pub enum MediaKind {
 impl ContentType {
     pub fn of(headers: &HeaderMap) -> ContentType {
         let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-        let encoded = headers.contains_key(CONTENT_ENCODING)
-            && headers
-                .get_all(CONTENT_ENCODING)
-                .iter()
-                .any(|coding| !is_identity(coding.as_bytes()));
+        let mut codings = headers.get_all(CONTENT_ENCODING).iter();
+        let encoded = codings.any(|coding| !is_identity(coding.as_bytes()));
         ContentType { kind: content_type.map_or(MediaKind::Text, MediaKind::of), encoded }
     }
 
@@ -67,6 +64,9 @@ impl ContentType {
 
 impl MediaKind {
     fn of(content_type: &str) -> MediaKind {
+        if content_type == "application/json" {
+            return MediaKind::Json;
+        }
         let essence = content_type.split(';').next().unwrap_or_default().trim();
         let is = |name: &str| essence.eq_ignore_ascii_case(name);
         let lines = ["application/x-ndjson", "application/ndjson", "application/jsonl"];

@@ -73,34 +73,57 @@ pub(crate) fn parse(
     // A proxy sends its own version (RFC 9112, 2.3).
     parts.version = Version::HTTP_11;
     parts.headers.reserve(response.headers.len());
+    let mut names = FramingNames::default();
     for line in response.headers.iter() {
-        append(&mut parts.headers, bytes, line)?;
+        names.add(append(&mut parts.headers, bytes, line)?);
     }
-    let (framing, is_unambiguous) = framing(&mut parts.headers, status, is_http_10, traits)?;
-    let reusable =
-        is_unambiguous && framing != Framing::Close && is_persistent(&parts.headers, is_http_10);
+    let (framing, is_unambiguous) = framing(&mut parts.headers, names, status, is_http_10, traits)?;
+    let is_persistent = match names.connection {
+        true => is_persistent(&parts.headers, is_http_10),
+        false => !is_http_10,
+    };
+    let reusable = is_unambiguous && framing != Framing::Close && is_persistent;
     Ok(Some((ResponseHead { parts, framing, reusable }, length)))
 }
 
-/// The value shares the memory of the input.
+/// The headers about framing that a head has. Noted as they pass, because a lookup costs more.
+#[derive(Clone, Copy, Default)]
+struct FramingNames {
+    transfer_encoding: bool,
+    connection: bool,
+}
+
+impl FramingNames {
+    fn add(&mut self, name: FramingNames) {
+        self.transfer_encoding |= name.transfer_encoding;
+        self.connection |= name.connection;
+    }
+}
+
+/// Appends a header; its value shares the memory of the input.
 fn append(
     headers: &mut HeaderMap,
     bytes: &Bytes,
     line: &httparse::Header<'_>,
-) -> Result<(), ExchangeError> {
+) -> Result<FramingNames, ExchangeError> {
     let malformed = || ExchangeError::Malformed("a response header");
     let name = HeaderName::from_bytes(line.name.as_bytes()).map_err(|_| malformed())?;
     let value = HeaderValue::from_maybe_shared(bytes.slice_ref(line.value));
     let value = value.map_err(|_| malformed())?;
-    headers
-        .try_append(name, value)
-        .map_err(|_| ExchangeError::TooLarge("the response head"))
-        .map(drop)
+    let names = FramingNames {
+        transfer_encoding: name == TRANSFER_ENCODING,
+        connection: name == CONNECTION,
+    };
+    match headers.try_append(name, value) {
+        Ok(_) => Ok(names),
+        Err(_) => Err(ExchangeError::TooLarge("the response head")),
+    }
 }
 
 /// Also returns whether the framing is unambiguous.
 fn framing(
     headers: &mut HeaderMap,
+    names: FramingNames,
     status: StatusCode,
     is_http_10: bool,
     traits: RequestTraits,
@@ -117,7 +140,7 @@ fn framing(
     let has_no_body = traits.is_head
         || status.is_informational()
         || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-    if headers.contains_key(TRANSFER_ENCODING) {
+    if names.transfer_encoding {
         if is_http_10 {
             return Err(ExchangeError::Malformed("Transfer-Encoding in HTTP/1.0"));
         }
