@@ -4,7 +4,7 @@ use http::header::{ACCEPT_ENCODING, HeaderName};
 use http::{HeaderMap, HeaderValue, Method, Uri};
 use hyper::upgrade::OnUpgrade;
 
-use super::header_marks::HeaderMarks;
+use super::headers::HeaderMarks;
 use crate::credentials::identity::CallerIdentity;
 
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");

@@ -16,7 +16,6 @@ use crate::credentials::is_carrier;
 use crate::credentials::sub_protocols::SubProtocolFilter;
 use crate::policy::sections::model::{self, Auth};
 use crate::proxy::downstream::connection::Client;
-use crate::proxy::request::header_marks::HeaderMarks;
 use crate::snapshot::Endpoint;
 use crate::upstream::UPGRADE_PROTOCOL;
 
@@ -41,6 +40,53 @@ const HOP: [HeaderName; 9] = [
     EXPECT,
     PROXY_AUTHENTICATE,
 ];
+
+/// The headers of a message that its handling depends on, found in one pass: most messages have few
+/// headers and almost none of these, so a lookup of each name would cost more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HeaderMarks(u8);
+
+impl HeaderMarks {
+    /// A hop-by-hop header other than `Connection`.
+    pub const HOP: HeaderMarks = HeaderMarks(1);
+    pub const CONNECTION: HeaderMarks = HeaderMarks(1 << 1);
+    pub const UPGRADE: HeaderMarks = HeaderMarks(1 << 2);
+    /// An `x-outrigger-*` header.
+    pub const OVERRIDE: HeaderMarks = HeaderMarks(1 << 3);
+    pub const PREFER: HeaderMarks = HeaderMarks(1 << 4);
+    pub const CONTENT_ENCODING: HeaderMarks = HeaderMarks(1 << 5);
+    pub const IDEMPOTENCY_KEY: HeaderMarks = HeaderMarks(1 << 6);
+
+    /// The marks of these headers.
+    pub fn of(headers: &HeaderMap) -> HeaderMarks {
+        HeaderMarks(headers.keys().fold(0, |marks, name| marks | of_name(name).0))
+    }
+
+    pub fn has(self, mark: HeaderMarks) -> bool {
+        self.0 & mark.0 != 0
+    }
+}
+
+fn of_name(name: &HeaderName) -> HeaderMarks {
+    let name = name.as_str();
+    // The length tells almost all other names apart.
+    match name.len() {
+        2 if name == "te" => HeaderMarks::HOP,
+        6 if name == "expect" => HeaderMarks::HOP,
+        6 if name == "prefer" => HeaderMarks::PREFER,
+        7 if name == "upgrade" => HeaderMarks(HeaderMarks::HOP.0 | HeaderMarks::UPGRADE.0),
+        10 if name == "connection" => HeaderMarks::CONNECTION,
+        10 if name == "keep-alive" => HeaderMarks::HOP,
+        15 if name == "idempotency-key" => HeaderMarks::IDEMPOTENCY_KEY,
+        16 if name == "content-encoding" => HeaderMarks::CONTENT_ENCODING,
+        16 if name == "proxy-connection" => HeaderMarks::HOP,
+        17 if name == "transfer-encoding" => HeaderMarks::HOP,
+        18 if name == "proxy-authenticate" => HeaderMarks::HOP,
+        19 if name == "proxy-authorization" => HeaderMarks::HOP,
+        length if length > 12 && name.starts_with("x-outrigger-") => HeaderMarks::OVERRIDE,
+        _ => HeaderMarks::default(),
+    }
+}
 
 /// Removes hop-by-hop headers. `upgrade` writes those that an upgrade needs.
 fn end_hop(headers: &mut HeaderMap, marks: HeaderMarks, upgrade: bool) {
@@ -335,6 +381,16 @@ mod tests {
             map(&[("connection", "content-length, host"), ("content-length", "3"), ("host", "a")]);
         end_response_hop(&mut headers, false);
         assert_eq!(headers, map(&[("content-length", "3"), ("host", "a")]));
+    }
+
+    #[test]
+    fn every_hop_by_hop_header_has_a_mark() {
+        for name in HOP {
+            let headers = HeaderMap::from_iter([(name.clone(), HeaderValue::from_static("x"))]);
+            let marks = HeaderMarks::of(&headers);
+            assert!(marks.has(HeaderMarks::HOP) || marks.has(HeaderMarks::CONNECTION), "{name}");
+        }
+        assert_eq!(HeaderMarks::of(&map(&[("host", "a"), ("accept", "b")])), HeaderMarks(0));
     }
 
     #[test]

@@ -5,7 +5,6 @@ mod body_intake;
 pub mod cached_fallback;
 pub mod client_timeout;
 pub mod head;
-pub mod header_marks;
 pub mod headers;
 pub mod limits;
 pub mod model_name;
