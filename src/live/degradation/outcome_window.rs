@@ -96,8 +96,7 @@ impl OutcomeWindow {
         let windows = self.windows.lock();
         windows.iter().find_map(|(want, windows)| match windows {
             WindowData::Latency(sketch) if *want == WindowKind::Latency(over) => {
-                let enough = sketch.count(now) >= u64::from(least.max(1));
-                sketch.quantile(quantile, now).filter(|_| enough)
+                sketch.quantile(quantile, least.into(), now)
             }
             _ => None,
         })

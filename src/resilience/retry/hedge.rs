@@ -72,10 +72,7 @@ impl Hedge {
 
     /// How long an attempt may take before it is hedged; `None`: it is not hedged.
     pub fn delay(&self, now: Instant) -> Option<Duration> {
-        let measured = || {
-            let enough = self.latencies.count(now) >= MIN_SAMPLES;
-            enough.then(|| self.latencies.quantile(1.0 - self.policy.extra_load, now))?
-        };
+        let measured = || self.latencies.quantile(1.0 - self.policy.extra_load, MIN_SAMPLES, now);
         self.policy.after.or_else(measured)
     }
 
