@@ -15,12 +15,17 @@
 //! - [`queue`]: waiters, fairness, dispatch
 //! - [`hysteresis`], [`condition`]: when a degradation mode is entered and left
 //! - [`stats`]: sliding windows and latency quantiles
+//! - [`baseline`]: the usual figures of a series of calls, and whether it became worse
+//! - [`comparison`]: whether one benchmark run is better or worse than another
 
 pub mod balance;
+pub mod baseline;
 pub mod breaker;
+pub mod comparison;
 pub mod condition;
 pub mod hysteresis;
 pub mod limits;
+pub(crate) mod medians;
 pub mod outcome;
 pub mod queue;
 pub mod rate;

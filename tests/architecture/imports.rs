@@ -61,7 +61,10 @@ const ORDERS: &[(&str, &[&str])] = &[
     ("policy", &["*", "sections", "section", "yaml", "text"]),
     (
         "resilience",
-        &["mod", "breaker", "queue", "rate", "balance", "retry", "limits", "stats", "*"],
+        &[
+            "mod", "baseline", "breaker", "queue", "rate", "balance", "retry", "limits", "stats",
+            "*",
+        ],
     ),
 ];
 
