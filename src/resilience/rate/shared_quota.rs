@@ -13,7 +13,8 @@
 //!   and by responses that cost more than estimated. It is reported with the next request.
 //! - The *local share*, the limit divided by the number of hosts, applies while the host is
 //!   detached, and while the fleet is silent: a request without a reply for a quarter of a
-//!   second. A host in no fleet is detached for ever, and its share is the whole limit.
+//!   second. After a second of silence, as after a detach, only the debt is reported that the share
+//!   has not paid off. A host in no fleet is detached for ever, and its share is the whole limit.
 //!
 //! The granted and not yet reported amount is never more than one chunk, or what one request
 //! needs: a fleet may exceed the limit by that much per host, in a span of any length.
@@ -284,6 +285,7 @@ impl SharedQuota {
         if now.saturating_duration_since(sent_at) < REPLY_TIMEOUT {
             self.silent_since = None;
         }
+        self.end_silence(sent_at, now);
         let wait = grant.wait.min(LONGEST);
         if grant.amount > 0.0 {
             let (amount, from) = (grant.amount.min(request.want), now + wait);
@@ -302,6 +304,16 @@ impl SharedQuota {
         let Some(request) = self.pending.take_if(|request| request.at == sent_at) else { return };
         self.debt += request.debt.max(0.0);
         self.not_before = Some(now + CHECK_INTERVAL);
+        self.end_silence(sent_at, now);
+    }
+
+    /// A silence is over. If it was long, the fleet's bucket has filled meanwhile, so debt of which the
+    /// local share has come back is not reported: all hosts together would owe the rate of the whole
+    /// silence and then stop for as long.
+    fn end_silence(&mut self, since: Instant, now: Instant) {
+        if now.saturating_duration_since(since) >= CHUNK_LIFETIME {
+            self.debt = self.debt.min(self.share.used(now));
+        }
     }
 
     fn request(&self, waiting: u32, now: Instant) -> Option<ChunkRequest> {

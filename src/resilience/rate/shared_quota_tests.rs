@@ -258,6 +258,8 @@ struct Fleet {
     chance: u64,
     slowest: u64,
     policy: RatePolicy,
+    /// Redis reads no message.
+    silent: bool,
     /// The excess over the rate, as a leaky bucket.
     level: f64,
     highest: f64,
@@ -276,7 +278,8 @@ impl Fleet {
         };
         let hosts = calls.iter().map(host).collect();
         let (limit, at) = (Limit::default(), Instant::now());
-        Fleet { hosts, limit, chance, slowest, policy, level: 0.0, highest: 0.0, at }
+        let (silent, level, highest) = (false, 0.0, 0.0);
+        Fleet { hosts, limit, chance, slowest, policy, silent, level, highest, at }
     }
 
     /// Delay of a message.
@@ -296,7 +299,7 @@ impl Fleet {
     }
 
     fn step(&mut self, host: usize, n: u64) {
-        let (now, delay) = (self.at, self.delay());
+        let (now, delay, silent) = (self.at, self.delay(), self.silent);
         let host = &mut self.hosts[host];
         host.waiting = match host.calls {
             Calls::Always(count) => count,
@@ -304,7 +307,8 @@ impl Fleet {
             Calls::Together(count) if n.is_multiple_of(1_000) => host.waiting + count,
             _ => host.waiting,
         };
-        match host.on_its_way.take_if(|(at, _)| *at <= now) {
+        let is_read = |message: &Message| !silent || matches!(message, Message::Back(..));
+        match host.on_its_way.take_if(|(at, message)| *at <= now && is_read(message)) {
             Some((_, Message::There(request))) => {
                 let grant = self.limit.request(&request, now);
                 host.on_its_way = Some((now + delay, Message::Back(request.at, grant)));
@@ -361,6 +365,22 @@ fn a_modest_host_gets_its_demand_beside_greedy_ones() {
     let mut fleet = Fleet::new(POLICY, &calls, 1, 3);
     fleet.run(20_000);
     assert!(fleet.hosts[0].served >= 95.0, "{}", fleet.hosts[0].served);
+}
+
+#[test]
+fn a_fleet_keeps_its_rate_after_a_silence() {
+    let mut fleet = Fleet::new(POLICY, &[Calls::Always(8); 5], 1, 3);
+    fleet.run(1_000);
+    for silence in [1_100, 2_500, 4_500] {
+        fleet.silent = true;
+        fleet.run(silence);
+        fleet.silent = false;
+        fleet.run(500);
+        let before = fleet.served();
+        fleet.run(2_000);
+        let served = fleet.served() - before;
+        assert!(served >= 0.9 * 2.0 * POLICY.rate, "{served} in 2 s after {silence} ms of silence");
+    }
 }
 
 proptest! {
