@@ -3,7 +3,7 @@
 Origins and probes are processes of their own (fork), so that a busy load generator does not distort the measurement. The
 kernel chooses every port: sockets are bound before the fork, and the sidecar logs the address it listens on.
 """
-import asyncio, collections, ctypes, heapq, json, os, pathlib, re, resource, selectors, signal, socket, subprocess, sys, tempfile, time, urllib.request
+import argparse, asyncio, collections, ctypes, heapq, json, os, pathlib, re, resource, selectors, signal, socket, subprocess, sys, tempfile, time, urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CHUNK = 256 * 1024
@@ -20,11 +20,23 @@ def end_with_parent():
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
+class Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """The text as it is, and the default of each option that has one."""
+
+    def _get_help_string(self, action):
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
+
+
+def parser_of(text):
+    """A parser whose --help is the text of the drill."""
+    return argparse.ArgumentParser(prog=f"tests/drill {pathlib.Path(sys.argv[0]).name}", description=text, formatter_class=Help)
+
+
 def options(parser):
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     parser.add_argument("--profile", default="release", help="cargo profile to build Outrigger with")
     parser.add_argument("--binary", help="use this file instead of building")
-    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=2, help="worker threads of each sidecar")
 
 
 def binary(o):

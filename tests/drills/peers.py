@@ -15,10 +15,10 @@ os.environ["PATH"] += ":/usr/sbin:/sbin"
 
 
 def options(parser, rounds):
-    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--rounds", type=int, default=rounds, help="interleaved rounds")
     parser.add_argument("--profile", default="release", help="cargo profile to build Outrigger with")
     parser.add_argument("--binary", action="append", help="measure this file instead of building; may be repeated")
-    parser.add_argument("--policy", type=pathlib.Path, default=ROOT / "examples" / "policies" / "llm.yaml")
+    parser.add_argument("--policy", type=pathlib.Path, default=ROOT / "examples" / "policies" / "llm.yaml", help="the policy with everything on")
 
 
 def install(programs):
