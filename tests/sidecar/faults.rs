@@ -426,11 +426,12 @@ fn a_failing_primary_gets_only_probes_until_it_recovers() {
             calls += 1;
         }
         // Five failures that trip the breaker, then one probe per recovery timeout.
-        assert!(a.count() <= 5 + 2000 / 300 + 1, "{} of {calls}", a.count());
+        let probes = began.elapsed().as_millis() as usize / 300 + 1;
+        assert!(a.count() <= 5 + probes, "{} of {calls}", a.count());
         a.set(healthy());
         let recovered = Instant::now();
         sidecar.wait_until(|_| is_from(&client.send(&chat_request(style)), &a));
-        assert!(recovered.elapsed() < Duration::from_secs(2), "{:?}", recovered.elapsed());
+        assert!(recovered.elapsed() < Duration::from_secs(5), "{:?}", recovered.elapsed());
     }
 }
 

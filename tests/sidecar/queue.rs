@@ -237,7 +237,8 @@ fn waiting_requests_are_sent_at_exactly_the_rate() {
     });
     let took = began.elapsed();
     assert!(took >= Duration::from_millis(780), "80 requests at 100/s took {took:?}");
-    assert!(took <= Duration::from_millis(1200), "80 requests at 100/s took {took:?}");
+    // At least half of the rate is used, also on a busy machine.
+    assert!(took <= Duration::from_millis(1600), "80 requests at 100/s took {took:?}");
 }
 
 const TOKENS: &str = "auth: none, capacity: { tokens: { rate: 60000/min, burst: 10000 } }";

@@ -156,14 +156,14 @@ fn a_429_beyond_patience_moves_to_the_fallback_at_once() {
 
 #[test]
 fn a_429_beyond_the_deadline_is_the_response() {
-    let a = Origin::start(Behaviour::status(429, &[("retry-after", "2")]));
-    let yaml = policy(&[("a", &a.url(), SHORT_TIMEOUTS)], &route("providers: [a], timeout: 1s"));
+    let a = Origin::start(Behaviour::status(429, &[("retry-after", "20")]));
+    let yaml = policy(&[("a", &a.url(), SHORT_TIMEOUTS)], &route("providers: [a], timeout: 10s"));
     let sidecar = single_worker(&yaml);
     let response = sidecar.send(&chat());
-    assert_eq!((response.status, response.header("retry-after")), (429, Some("2")));
+    assert_eq!((response.status, response.header("retry-after")), (429, Some("20")));
     assert_eq!(a.count(), 1);
     let took = access_record(&sidecar, 1)["duration_ms"].as_f64().expect("a duration");
-    assert!(took < 500.0, "gave up after {took} ms instead of at once");
+    assert!(took < 5000.0, "gave up after {took} ms instead of at once");
 }
 
 #[test]
