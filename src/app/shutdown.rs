@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 use super::signals::{SignalAction, Signals};
 use super::workers::Workers;
 use crate::clock;
+use crate::live::degradation::mode::Modes;
+use crate::policy::yaml::units::show_duration;
 use crate::telemetry::access_log::AccessLogSender;
 use crate::telemetry::logging::{self, FLUSH_TIMEOUT};
 
@@ -19,14 +21,17 @@ pub enum Shutdown {
     Immediate,
 }
 
-/// Lets the workers finish, for at most `timeout`, and the logs, whose readers may have stalled.
+/// Lets the workers finish, for at most `timeout`, then the notifications and the logs, whose readers may
+/// have stalled.
 pub(super) async fn drain(
     workers: Workers,
     timeout: Duration,
     signals: &mut Signals,
     log: &AccessLogSender,
+    modes: &Modes,
 ) -> Shutdown {
-    tracing::info!(?timeout, "draining: the listener is closed");
+    modes.end();
+    tracing::info!(timeout = show_duration(timeout), "draining: the listener is closed");
     workers.drain(clock::now() + timeout);
     let mut flush_until: Option<Instant> = None;
     let mut poll = tokio::time::interval(POLL);
@@ -44,7 +49,8 @@ pub(super) async fn drain(
             tracing::info!("drained");
             clock::now() + FLUSH_TIMEOUT
         });
-        if (log.is_written() && logging::is_written()) || clock::now() >= until {
+        let is_written = log.is_written() && logging::is_written();
+        if (is_written && modes.are_notified()) || clock::now() >= until {
             return Shutdown::Drained;
         }
     }

@@ -22,6 +22,7 @@ use crate::degradation::history::EpisodeHistory;
 use crate::fleet::Fleet;
 use crate::live::Live;
 use crate::live::fleet::FleetView;
+use crate::policy::yaml::units::show_duration;
 use crate::proxy::downstream::accept::AcceptPauses;
 use crate::proxy::downstream::worker::{AcceptedConnection, WorkerShared};
 use crate::snapshot::CurrentSnapshot;
@@ -206,7 +207,7 @@ impl Front {
                     }
                     ready.store(false, Ordering::Release);
                     let delay = current.load().policy.server.drain_delay;
-                    tracing::info!(?delay, "draining: not ready, still accepting");
+                    tracing::info!(delay = show_duration(delay), "draining: not ready, still accepting");
                     closing = Some(clock::now() + delay);
                 }
                 // The loader may be busy for long; neither a connection nor a signal waits for it.
@@ -223,7 +224,7 @@ impl Front {
         }
         drop(listener);
         let timeout = current.load().policy.server.drain_timeout;
-        Ok(drain(workers, timeout, &mut signals, &log).await)
+        Ok(drain(workers, timeout, &mut signals, &log, &live.modes).await)
     }
 }
 

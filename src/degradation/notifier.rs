@@ -1,9 +1,10 @@
 //! Sends the notifications of modes (`notify`) off the request path. They are signed if the policy has a
 //! secret, and repeated for about ten minutes until they are accepted.
 //!
-//! Each mode sends at most one message a minute to each target; the next message counts the changes in
-//! between. A newer message replaces one that is still being repeated, so at most one is in flight per
-//! target.
+//! Each mode sends at most two messages a minute to each target, so that a short episode is reported at
+//! its entry and at its end. Further changes wait, and then one message says what is so now and counts
+//! the changes in between. When the process ends, they do not wait. A newer message replaces one that is
+//! still being repeated, so at most one is in flight per target.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -51,7 +52,8 @@ struct ModeNotifications {
     targets: Vec<Notify>,
     /// Changes that the latest message does not report.
     skipped: u64,
-    last_sent: Option<Instant>,
+    /// When the last two messages were sent.
+    sent: [Option<Instant>; 2],
     in_flight: Vec<JoinHandle<Result<(), PanicId>>>,
 }
 
@@ -66,6 +68,8 @@ impl Notifier {
     pub fn notify(&self, snapshot: &Snapshot) {
         let now = clock::now();
         self.pools.sweep(now);
+        // Before a change counts as reported.
+        self.live.modes.set_notifying(true);
         let mut modes = self.modes.borrow_mut();
         for mode in &snapshot.modes {
             let notifications = modes
@@ -75,11 +79,12 @@ impl Notifier {
         }
         for notifications in modes.values_mut() {
             notifications.in_flight.retain(|task| !task.is_finished());
-            if let Some((record, skipped)) = notifications.due(now) {
+            if let Some((record, skipped)) = notifications.due(now, self.live.modes.is_ending()) {
                 self.send(notifications, &record, skipped);
-                notifications.last_sent = Some(now);
             }
         }
+        let in_flight = modes.values().any(|it| !it.in_flight.is_empty());
+        self.live.modes.set_notifying(in_flight);
         let known = |name: &str| snapshot.modes.iter().any(|mode| mode.policy.name == name);
         modes.retain(|name, it| known(name) || !it.is_idle());
     }
@@ -112,7 +117,7 @@ impl ModeNotifications {
             cell: Arc::clone(&mode.live),
             targets: Vec::new(),
             skipped: 0,
-            last_sent: None,
+            sent: [None; 2],
             in_flight: Vec::new(),
         }
     }
@@ -127,16 +132,17 @@ impl ModeNotifications {
     }
 
     /// The record to report now, and the number of earlier changes that were not reported.
-    fn due(&mut self, now: Instant) -> Option<(EpisodeRecord, u64)> {
+    fn due(&mut self, now: Instant, is_ending: bool) -> Option<(EpisodeRecord, u64)> {
         let new = self.cell.unreported_changes();
         if new == 0 || self.targets.is_empty() {
             self.cell.mark_reported();
             return None;
         }
-        let early = |last: Instant| now.saturating_duration_since(last) < MINUTE;
-        if self.last_sent.is_some_and(early) {
+        let early = |sent: Instant| now.saturating_duration_since(sent) < MINUTE;
+        if self.sent[0].is_some_and(early) && !is_ending {
             return None;
         }
+        self.sent = [self.sent[1], Some(now)];
         self.cell.mark_reported();
         // A message in flight is replaced by the newer one, which counts it.
         let replaced = if self.in_flight.is_empty() { 0 } else { 1 + self.skipped };

@@ -40,6 +40,10 @@ pub struct Modes {
     /// Entries and exits so far.
     changes: AtomicU64,
     woken: Notify,
+    /// The process ends: notifications are sent at once.
+    ending: AtomicBool,
+    /// Notifications are being sent.
+    notifying: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -99,6 +103,26 @@ impl Modes {
     /// How often any mode was entered or left.
     pub fn changes(&self) -> u64 {
         self.changes.load(Ordering::Relaxed)
+    }
+
+    /// The process ends: changes that wait for a notification are sent at once.
+    pub fn end(&self) {
+        self.ending.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    pub fn is_ending(&self) -> bool {
+        self.ending.load(Ordering::Acquire)
+    }
+
+    pub fn set_notifying(&self, notifying: bool) {
+        self.notifying.store(notifying, Ordering::Release);
+    }
+
+    /// Whether every change so far is notified, or needs no notification.
+    pub fn are_notified(&self) -> bool {
+        let unreported = self.cells.lock().iter().any(|cell| cell.unreported_changes() > 0);
+        !unreported && !self.notifying.load(Ordering::Acquire)
     }
 
     /// Waits for a wake.
@@ -339,7 +363,13 @@ impl ModeCell {
         let took = now.saturating_duration_since(episode.since);
         episode.end(EpisodeEnd { at: clock::wall(), took, by });
         let requests = episode.impact().requests;
-        tracing::warn!(mode = self.name, by, ?took, requests, "degradation: mode left");
+        tracing::warn!(
+            mode = self.name,
+            by,
+            took = format_args!("{took:.1?}"),
+            requests,
+            "degradation: mode left"
+        );
         self.report(
             false,
             by,
