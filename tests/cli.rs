@@ -180,7 +180,7 @@ fn the_schema_command_prints_the_schema_of_this_version() {
 
 #[test]
 fn explain_lists_the_providers_and_the_origin_of_each_value() {
-    let finished = explain(&["POST", "/v1/chat/completions?secret=1"]);
+    let finished = explain(&["POST", "/v1/chat/completions?secret=1", "--all"]);
     assert_eq!((finished.code, finished.err.as_str()), (0, ""));
     line(&finished.out, &["route", "chat", "p.yaml:7"]);
     let one = line(&finished.out, &["75 %", "one", "one.test:443", "p.yaml:3"]);
@@ -199,6 +199,29 @@ fn explain_lists_the_providers_and_the_origin_of_each_value() {
     line(&finished.out, &["classes", "high 8, normal 4, low 1", "default"]);
     line(&finished.out, &["price.input", "2.5", "p.yaml:5"]);
     assert!(!finished.out.contains("secret=1"), "a query is not printed");
+}
+
+#[test]
+fn explain_only_counts_the_values_at_their_defaults() {
+    let finished = explain(&["POST", "/v1/chat/completions"]);
+    line(&finished.out, &["timeout: 7s", "p.yaml:12"]);
+    line(&finished.out, &["more values at the default (--all shows them)"]);
+    assert!(!finished.out.contains("(default)"), "{}", finished.out);
+}
+
+#[test]
+fn explain_prints_the_same_as_json() {
+    let finished = explain(&["POST", "/v1/chat/completions", "--json"]);
+    let json: Value = serde_json::from_str(&finished.out).unwrap();
+    assert!(finished.out.ends_with("}\n"));
+    assert_eq!(json["route"]["providers"][0]["share"], 75.0);
+    let values = json["route"]["settings"][0]["values"].as_array().unwrap();
+    let timeout = values.iter().find(|value| value["key"] == "timeout").unwrap();
+    assert!(timeout["value"] == "7s" && timeout["at"].as_str().unwrap().ends_with("p.yaml:12"));
+    let none = explain(&["GET", "/nowhere", "--json"]);
+    let json: Value = serde_json::from_str(&none.out).unwrap();
+    assert_eq!((none.code, &json["route"]), (1, &Value::Null));
+    assert_eq!(json["passed_over"][0]["why"], "another path");
 }
 
 #[test]

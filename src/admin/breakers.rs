@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::State;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -11,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::AdminState;
 use super::change::{Action, Change, Target};
 use super::error::{ApiError, ApiErrorKind};
-use super::routes::ApiRoutes;
+use super::routes::{ApiJson, ApiRoutes};
 use crate::clock;
 use crate::live::breaker::cell::BreakerStatus;
 use crate::live::breaker::overrides::{MAX_RULES, OverrideStatus, is_under};
@@ -70,10 +69,10 @@ pub fn routes() -> ApiRoutes {
         )
 }
 
-async fn list(State(admin): State<Arc<AdminState>>) -> Json<BreakerList> {
+async fn list(State(admin): State<Arc<AdminState>>) -> ApiJson<BreakerList> {
     let now = clock::now();
     let held = admin.live.held().into_iter();
-    Json(BreakerList {
+    ApiJson(BreakerList {
         breakers: admin.live.breakers().iter().map(|cell| cell.status(now)).collect(),
         held: held.map(|(key, remaining_ms)| HeldEndpoint { key, remaining_ms }).collect(),
         overrides: admin.live.override_rules.status(now),
@@ -85,8 +84,11 @@ async fn change(
     State(admin): State<Arc<AdminState>>,
     Target { action, name: key }: Target<BreakerAction>,
     change: Change,
-) -> Result<Json<BreakersChanged>, ApiError> {
+) -> Result<ApiJson<BreakersChanged>, ApiError> {
     let state = action.forced_state();
+    if state.is_none() {
+        change.without_end("`reset` ends an override")?;
+    }
     let cleared = if state.is_none() { admin.live.clear_holds(&key) } else { 0 };
     if cleared == 0 && !change.note.fleet {
         admin.check_breaker_key(&key)?;
@@ -101,7 +103,7 @@ async fn change(
         return Err(ApiError::new(ApiErrorKind::TooManyOverrides, detail));
     };
     admin.audit(action.audit_name(), &key, &change);
-    Ok(Json(BreakersChanged { changed: changed.iter().map(|cell| cell.status(now)).collect() }))
+    Ok(ApiJson(BreakersChanged { changed: changed.iter().map(|cell| cell.status(now)).collect() }))
 }
 
 impl Action for BreakerAction {

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::{Path, State};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -11,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::AdminState;
 use super::change::Change;
 use super::error::{ApiError, ApiErrorKind};
-use super::routes::ApiRoutes;
+use super::routes::{ApiJson, ApiRoutes};
 use crate::cache::store::{CacheResult, ResponseCache};
 
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
@@ -52,25 +51,27 @@ pub fn routes() -> ApiRoutes {
         )
 }
 
-async fn list(State(admin): State<Arc<AdminState>>) -> Json<CacheList> {
+async fn list(State(admin): State<Arc<AdminState>>) -> ApiJson<CacheList> {
     let caches = admin.caches.all();
-    Json(CacheList { caches: caches.iter().map(|cache| CacheSummary::new(cache)).collect() })
+    ApiJson(CacheList { caches: caches.iter().map(|cache| CacheSummary::new(cache)).collect() })
 }
 
 async fn purge(
     State(admin): State<Arc<AdminState>>,
     Path(name): Path<String>,
     change: Change,
-) -> Result<Json<CachePurged>, ApiError> {
+) -> Result<ApiJson<CachePurged>, ApiError> {
     let all = admin.caches.all();
     let Some(cache) = all.iter().find(|cache| cache.name() == name) else {
         let known = all.iter().map(|cache| cache.name().to_owned());
         let detail = format!("there is no cache `{name}`");
         return Err(ApiError::unknown(ApiErrorKind::UnknownCache, &detail, known));
     };
+    change.without_end("a purge is final")?;
+    change.on_this_host()?;
     let entries = cache.purge();
     admin.audit("cache_purge", &name, &change);
-    Ok(Json(CachePurged { cache: name, entries }))
+    Ok(ApiJson(CachePurged { cache: name, entries }))
 }
 
 impl CacheSummary {

@@ -134,6 +134,28 @@ impl Change {
         Ok(Change { note: AuditNote { by, reason, fleet: request.fleet }, duration })
     }
 
+    /// Rejects `for` where a change has no end of its own.
+    ///
+    /// # Errors
+    /// With the reason: `why` the change has none.
+    pub fn without_end(&self, why: &str) -> Result<(), ApiError> {
+        let detail = || format!("`for` has no effect: {why} (leave it out)");
+        let error = |_| Err(ApiError::new(ApiErrorKind::InvalidDuration, detail()));
+        self.duration.map_or(Ok(()), error)
+    }
+
+    /// Rejects `fleet` where a change is of one host.
+    ///
+    /// # Errors
+    /// With the reason.
+    pub fn on_this_host(&self) -> Result<(), ApiError> {
+        if !self.note.fleet {
+            return Ok(());
+        }
+        let detail = "only circuit breakers are overridden on the whole fleet (leave `fleet` out)";
+        Err(ApiError::new(ApiErrorKind::PerHostOnly, detail))
+    }
+
     pub fn until(&self, now: Instant) -> Option<Instant> {
         self.duration.map(|duration| now + duration)
     }
@@ -155,15 +177,16 @@ fn one_line(text: &str) -> String {
 
 impl AdminState {
     pub fn audit(&self, action: &'static str, key: &str, change: &Change) {
-        let Change { note: AuditNote { by, reason, fleet }, duration } = change;
+        let Change { note, duration } = change;
+        let AuditNote { by, reason, fleet } = note;
         let labels = AdminLabels { action, result: "done" };
         self.live.metrics.admin_changes.get_or_create_owned(&labels).inc();
-        tracing::info!(action, key, by, reason, fleet, ?duration, "audit: manual change");
-        let duration = duration.map(|duration| format!(" for {duration:?}")).unwrap_or_default();
-        let by = if by.is_empty() { String::new() } else { format!(" by {by}") };
-        let reason = if reason.is_empty() { String::new() } else { format!(": {reason}") };
+        let duration = duration.map(units::show_duration);
+        let shown = duration.as_deref();
+        tracing::info!(action, key, by, reason, fleet, duration = shown, "audit: manual change");
+        let duration = duration.map(|duration| format!(" for {duration}")).unwrap_or_default();
         let scope = if *fleet { " on every host" } else { "" };
-        let text = format!("{action}{scope}{duration}{by}{reason}");
+        let text = format!("{action}{scope}{duration}{}", note.suffix());
         self.live.events.push(clock::wall(), "override", key, text);
     }
 }

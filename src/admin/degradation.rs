@@ -4,7 +4,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::Json;
 use axum::extract::State;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -12,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::AdminState;
 use super::change::{Action, Change, Target};
 use super::error::{ApiError, ApiErrorKind};
-use super::routes::ApiRoutes;
+use super::routes::{ApiJson, ApiRoutes};
 use crate::clock;
 use crate::degradation::history::EpisodeRecord;
 use crate::live::degradation::episode::{Episode, EpisodeCause, EpisodeImpact, SignalReading};
@@ -116,26 +115,26 @@ pub fn routes() -> ApiRoutes {
         )
 }
 
-async fn list(State(admin): State<Arc<AdminState>>) -> Json<DegradationStatus> {
+async fn list(State(admin): State<Arc<AdminState>>) -> ApiJson<DegradationStatus> {
     let (snapshot, now) = (admin.current.load_full(), clock::now());
     let modes = snapshot
         .modes
         .iter()
         .map(|mode| DegradationModeStatus::new(&snapshot, mode, now))
         .collect();
-    Json(DegradationStatus { modes, episodes: admin.episodes.all(&admin.live.modes) })
+    ApiJson(DegradationStatus { modes, episodes: admin.episodes.all(&admin.live.modes) })
 }
 
 async fn change(
     State(admin): State<Arc<AdminState>>,
     Target { action, name }: Target<ModeAction>,
     mut change: Change,
-) -> Result<Json<ModesChanged>, ApiError> {
-    if change.note.fleet {
-        let detail = "a degradation mode is overridden on one host (leave `fleet` out)";
-        return Err(ApiError::new(ApiErrorKind::PerHostOnly, detail));
-    }
+) -> Result<ApiJson<ModesChanged>, ApiError> {
+    change.on_this_host()?;
     let forced = action.forced();
+    if forced.is_none() {
+        change.without_end("`auto` ends an override")?;
+    }
     change.duration = change.duration.or(forced.map(|_| DEFAULT_DURATION));
     let snapshot = admin.current.load_full();
     let Some(mode) = snapshot.modes.iter().find(|mode| mode.policy.name == name) else {
@@ -147,7 +146,7 @@ async fn change(
     let forced = forced.map(|active| TriggerOverride { active, until: change.until(now) });
     admin.live.modes.set_override(&mode.live, forced, change.note.clone(), now);
     admin.audit(action.audit_name(), &name, &change);
-    Ok(Json(ModesChanged { changed: vec![DegradationModeStatus::new(&snapshot, mode, now)] }))
+    Ok(ApiJson(ModesChanged { changed: vec![DegradationModeStatus::new(&snapshot, mode, now)] }))
 }
 
 impl Action for ModeAction {

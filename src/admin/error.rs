@@ -116,9 +116,9 @@ impl IntoResponse for ApiError {
         let (status, name) = self.kind.parts();
         let name = format!("admin:{name}");
         let title = status.canonical_reason().unwrap_or("error");
-        let body = problem_document(&name, title, status.as_u16(), &self.detail);
-        let mut response =
-            (status, [(CONTENT_TYPE, PROBLEM_JSON)], body.to_string()).into_response();
+        let problem = problem_document(&name, title, status.as_u16(), &self.detail);
+        let body = format!("{problem}\n");
+        let mut response = (status, [(CONTENT_TYPE, PROBLEM_JSON)], body).into_response();
         if status == StatusCode::UNAUTHORIZED {
             response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }

@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::State;
 
 use super::AdminState;
 use super::error::{ApiError, ApiErrorKind};
-use super::routes::ApiRoutes;
+use super::routes::{ApiJson, ApiRoutes};
 use crate::fleet::status::FleetStatus;
 
 pub fn routes() -> ApiRoutes {
@@ -19,9 +18,9 @@ pub fn routes() -> ApiRoutes {
     )
 }
 
-async fn status(State(admin): State<Arc<AdminState>>) -> Result<Json<FleetStatus>, ApiError> {
+async fn status(State(admin): State<Arc<AdminState>>) -> Result<ApiJson<FleetStatus>, ApiError> {
     match &admin.fleet {
-        Some(fleet) => Ok(Json(fleet.status().await)),
+        Some(fleet) => Ok(ApiJson(fleet.status().await)),
         None => {
             let detail = "this host is in no fleet (start it with --redis)";
             Err(ApiError::new(ApiErrorKind::NoFleet, detail))

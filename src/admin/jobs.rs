@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use schemars::JsonSchema;
@@ -11,14 +10,14 @@ use serde::{Deserialize, Serialize};
 use super::AdminState;
 use super::change::{Action, Change, Target};
 use super::error::{ApiError, ApiErrorKind};
-use super::queue::reject_duration;
-use super::routes::ApiRoutes;
+use super::routes::{ApiJson, ApiRoutes};
 use crate::clock;
 use crate::store::{self, JobFilter, JobId, Millis, Store, StoreError};
 use crate::telemetry::events::rfc3339;
 
 const DEFAULT_PAGE: usize = 50;
 const MAX_PAGE: usize = 1000;
+const FINAL: &str = "a change of jobs is final";
 
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct JobPage {
@@ -134,7 +133,7 @@ pub fn routes() -> ApiRoutes {
 async fn list(
     State(admin): State<Arc<AdminState>>,
     query: Result<Query<ListQuery>, QueryRejection>,
-) -> Result<Json<JobPage>, ApiError> {
+) -> Result<ApiJson<JobPage>, ApiError> {
     let store = admin.job_store()?;
     let Query(query) = query.map_err(|error| {
         let detail = format!("{error} (expected queue, state, limit, before)");
@@ -145,21 +144,21 @@ async fn list(
     let filter = JobFilter { queue: query.queue, state, before: query.before, limit };
     let found = store.list(filter).await.map_err(|failure| unavailable(&failure))?;
     let next = (found.len() == limit).then(|| found.last().map(|job| job.seq)).flatten();
-    Ok(Json(JobPage { jobs: found.into_iter().map(JobStatus::new).collect(), next }))
+    Ok(ApiJson(JobPage { jobs: found.into_iter().map(JobStatus::new).collect(), next }))
 }
 
 async fn show(
     State(admin): State<Arc<AdminState>>,
     Path(id): Path<String>,
-) -> Result<Json<JobStatus>, ApiError> {
-    admin.job(parse_id(&id)?).await.map(Json)
+) -> Result<ApiJson<JobStatus>, ApiError> {
+    admin.job(parse_id(&id)?).await.map(ApiJson)
 }
 
 async fn change(
     State(admin): State<Arc<AdminState>>,
     Target { action, name }: Target<JobAction>,
     change: Change,
-) -> Result<Json<JobStatus>, ApiError> {
+) -> Result<ApiJson<JobStatus>, ApiError> {
     let store = admin.job_store()?;
     let id = parse_id(&name)?;
     let now = Millis::of(clock::wall());
@@ -179,17 +178,17 @@ async fn change(
         return Err(ApiError::new(ApiErrorKind::JobState, detail));
     }
     admin.audit(action.audit_name(), &id.to_string(), &change);
-    admin.job(id).await.map(Json)
+    admin.job(id).await.map(ApiJson)
 }
 
 async fn requeue(
     State(admin): State<Arc<AdminState>>,
     Path(name): Path<String>,
     change: Change,
-) -> Result<Json<JobsChanged>, ApiError> {
+) -> Result<ApiJson<JobsChanged>, ApiError> {
     let changed = admin.sweep(Sweep::Requeue, &name, &change).await?;
     admin.audit("queue_requeue", &name, &change);
-    Ok(Json(changed))
+    Ok(ApiJson(changed))
 }
 
 async fn purge(
@@ -197,7 +196,7 @@ async fn purge(
     Path(name): Path<String>,
     Query(query): Query<PurgeQuery>,
     change: Change,
-) -> Result<Json<JobsChanged>, ApiError> {
+) -> Result<ApiJson<JobsChanged>, ApiError> {
     let state = query.state.as_deref().map(parse_state).transpose()?;
     let state = state.unwrap_or(store::JobState::Dead);
     if !state.is_final() {
@@ -206,7 +205,7 @@ async fn purge(
     }
     let changed = admin.sweep(Sweep::Purge(state), &name, &change).await?;
     admin.audit("queue_purge", &name, &change);
-    Ok(Json(changed))
+    Ok(ApiJson(changed))
 }
 
 impl Action for JobAction {
@@ -234,7 +233,8 @@ impl AdminState {
         queue: &str,
         change: &Change,
     ) -> Result<JobsChanged, ApiError> {
-        reject_duration(change)?;
+        change.without_end(FINAL)?;
+        change.on_this_host()?;
         self.find_queue(&self.current.load_full(), queue)?;
         let store = self.job_store()?;
         let mut changed = 0;

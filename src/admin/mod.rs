@@ -15,10 +15,10 @@ mod fleet;
 pub mod jobs;
 mod listener;
 mod metrics;
-mod policies;
 pub mod providers;
 pub mod queue;
 mod routes;
+pub mod selection;
 pub mod status;
 
 use std::net::SocketAddr;
@@ -66,7 +66,6 @@ pub struct AdminState {
 fn all_routes() -> ApiRoutes {
     metrics::routes()
         .merge(status::routes())
-        .merge(policies::routes())
         .merge(breakers::routes())
         .merge(providers::routes())
         .merge(degradation::routes())
@@ -74,6 +73,8 @@ fn all_routes() -> ApiRoutes {
         .merge(jobs::routes())
         .merge(caches::routes())
         .merge(fleet::routes())
+        .merge(selection::routes())
+        .with_index()
 }
 
 /// Every endpoint of the API.
@@ -91,7 +92,8 @@ pub async fn serve(listener: TcpListener, state: Arc<AdminState>) {
 /// Serves metrics and health alone.
 pub async fn serve_metrics(listener: TcpListener, state: Arc<AdminState>) {
     let listener = AdminListener::new("metrics", listener, &state);
-    let router = metrics::routes().into_router().layer(from_fn(auth::reject_ambiguous));
+    let router =
+        metrics::routes().with_index().into_router().layer(from_fn(auth::reject_ambiguous));
     listener.serve(router.with_state(state)).await;
 }
 

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::State;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -10,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::AdminState;
 use super::change::{Action, Change, Target};
 use super::error::{ApiError, ApiErrorKind};
-use super::routes::ApiRoutes;
+use super::routes::{ApiJson, ApiRoutes};
 use crate::clock;
 use crate::live::operator_override::ActiveOverride;
 
@@ -41,13 +40,17 @@ async fn change(
     State(admin): State<Arc<AdminState>>,
     Target { action, name }: Target<ProviderAction>,
     change: Change,
-) -> Result<Json<ProviderChanged>, ApiError> {
+) -> Result<ApiJson<ProviderChanged>, ApiError> {
     let snapshot = admin.current.load_full();
     let Some(provider) = snapshot.providers.iter().find(|p| p.policy.name == name) else {
         let known = snapshot.providers.iter().map(|provider| provider.policy.name.clone());
         let detail = format!("there is no provider `{name}`");
         return Err(ApiError::unknown(ApiErrorKind::UnknownProvider, &detail, known));
     };
+    change.on_this_host()?;
+    if action == ProviderAction::Undrain {
+        change.without_end("it ends a drain")?;
+    }
     let now = clock::now();
     match action {
         ProviderAction::Drain => admin.live.drain(&provider.live, change.until(now), &change.note),
@@ -55,7 +58,7 @@ async fn change(
     }
     admin.audit(action.audit_name(), &name, &change);
     let manual_override = provider.live.active_override(now);
-    Ok(Json(ProviderChanged { provider: name, manual_override }))
+    Ok(ApiJson(ProviderChanged { provider: name, manual_override }))
 }
 
 impl Action for ProviderAction {

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use axum::Json;
 use axum::extract::State;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -12,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::AdminState;
 use super::change::{Action, Change, Target};
 use super::error::{ApiError, ApiErrorKind};
-use super::routes::ApiRoutes;
+use super::routes::{ApiJson, ApiRoutes};
 use crate::clock;
 use crate::live::Live;
 use crate::live::queue::QueueLive;
@@ -97,7 +96,7 @@ pub fn routes() -> ApiRoutes {
         )
 }
 
-async fn list(State(admin): State<Arc<AdminState>>) -> Json<QueueList> {
+async fn list(State(admin): State<Arc<AdminState>>) -> ApiJson<QueueList> {
     let snapshot = admin.current.load_full();
     let now = clock::now();
     let live = admin.live.queues();
@@ -113,20 +112,21 @@ async fn list(State(admin): State<Arc<AdminState>>) -> Json<QueueList> {
     });
     let providers = providers.collect();
     admin.add_job_totals(&mut queues, &snapshot).await;
-    Json(QueueList { queues, providers })
+    ApiJson(QueueList { queues, providers })
 }
 
 async fn change(
     State(admin): State<Arc<AdminState>>,
     Target { action, name }: Target<QueueAction>,
     change: Change,
-) -> Result<Json<QueueStatus>, ApiError> {
-    reject_duration(&change)?;
+) -> Result<ApiJson<QueueStatus>, ApiError> {
+    change.without_end("a queue is paused until it is resumed")?;
+    change.on_this_host()?;
     let snapshot = admin.current.load_full();
     let (policy, queue) = admin.find_queue(&snapshot, &name)?;
     queue.pause(action == QueueAction::Pause);
     admin.audit(action.audit_name(), &name, &change);
-    Ok(Json(QueueStatus::new(policy, &queue, &admin.live, clock::now())))
+    Ok(ApiJson(QueueStatus::new(policy, &queue, &admin.live, clock::now())))
 }
 
 impl Action for QueueAction {
@@ -134,16 +134,6 @@ impl Action for QueueAction {
         (QueueAction::Pause, "pause", "queue_pause"),
         (QueueAction::Resume, "resume", "queue_resume"),
     ];
-}
-
-/// Changes of a queue have no end of their own.
-pub(super) fn reject_duration(change: &Change) -> Result<(), ApiError> {
-    if change.duration.is_none() {
-        return Ok(());
-    }
-    let detail =
-        "`for` has no effect on a queue: a queue is paused until it is resumed (leave it out)";
-    Err(ApiError::new(ApiErrorKind::InvalidDuration, detail))
 }
 
 impl AdminState {

@@ -1,15 +1,23 @@
 //! Route registration: each endpoint is added with its description and its response type, from which
 //! `docs/reference/admin-api.md` is generated.
 
+use std::fmt::Write;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::handler::Handler;
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 use schemars::{JsonSchema, Schema};
+use serde::Serialize;
 
 use super::AdminState;
+
+/// A response as JSON with a final newline.
+#[derive(Debug)]
+pub struct ApiJson<T>(pub T);
 
 /// The endpoints of one or more areas.
 #[derive(Debug, Default)]
@@ -68,7 +76,30 @@ impl ApiRoutes {
         self
     }
 
+    /// Adds `/`, which lists all endpoints.
+    pub fn with_index(self) -> ApiRoutes {
+        let mut index = String::new();
+        for ApiEndpoint { method, path, description, .. } in &self.endpoints {
+            let _ = write!(index, "{method:<4} {path}\n     {description}\n");
+        }
+        let description = "Lists these endpoints.";
+        self.get::<String, _>("/", description, move || async move { index })
+    }
+
     pub fn into_router(self) -> Router<Arc<AdminState>> {
-        self.router.fallback(|| async { (StatusCode::NOT_FOUND, "not found\n") })
+        let text = "not found; `/` lists what there is\n";
+        self.router.fallback(move || async move { (StatusCode::NOT_FOUND, text) })
+    }
+}
+
+impl<T: Serialize> IntoResponse for ApiJson<T> {
+    fn into_response(self) -> Response {
+        match serde_json::to_vec(&self.0) {
+            Ok(mut json) => {
+                json.push(b'\n');
+                ([(CONTENT_TYPE, "application/json")], json).into_response()
+            }
+            Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+        }
     }
 }

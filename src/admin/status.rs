@@ -1,18 +1,21 @@
-//! `/api/status`: an overview of the sidecar, its providers and its routes.
+//! `/api/status` and `/api/policies`: an overview of the sidecar, its providers and its routes, and the
+//! result of the last load of the policy.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
-use axum::Json;
 use axum::extract::State;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::AdminState;
-use super::routes::ApiRoutes;
+use super::routes::{ApiJson, ApiRoutes};
 use crate::clock;
 use crate::live::operator_override::ActiveOverride;
-use crate::snapshot;
+use crate::snapshot::loader::PolicyStatus;
+use crate::snapshot::obstacle::EndpointObstacle;
+use crate::snapshot::{Endpoint, Provider};
 
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct SidecarStatus {
@@ -57,6 +60,9 @@ pub struct EndpointStatus {
     /// Time to the first byte, as a moving average of peaks; absent before the first response.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latency_ms: Option<f64>,
+    /// Why it takes no requests now, or none for some models; absent when it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub obstacle: Option<String>,
 }
 
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
@@ -69,14 +75,25 @@ pub struct RouteStatus {
 }
 
 pub fn routes() -> ApiRoutes {
-    ApiRoutes::default().get::<SidecarStatus, _>(
-        "/api/status",
-        "Reports the state of the sidecar, its providers and its routes.",
-        status,
-    )
+    ApiRoutes::default()
+        .get::<SidecarStatus, _>(
+            "/api/status",
+            "Reports the state of the sidecar, its providers and its routes.",
+            status,
+        )
+        .get::<PolicyStatus, _>(
+            "/api/policies",
+            "Reports the policy in force and the result of the last load, with every problem and \
+             change.",
+            policies,
+        )
 }
 
-async fn status(State(admin): State<Arc<AdminState>>) -> Json<SidecarStatus> {
+async fn policies(State(admin): State<Arc<AdminState>>) -> ApiJson<PolicyStatus> {
+    ApiJson(admin.loader.status())
+}
+
+async fn status(State(admin): State<Arc<AdminState>>) -> ApiJson<SidecarStatus> {
     let now = clock::now();
     let snapshot = admin.current.load_full();
     let providers = snapshot.providers.iter().map(|provider| ProviderStatus {
@@ -85,14 +102,18 @@ async fn status(State(admin): State<Arc<AdminState>>) -> Json<SidecarStatus> {
         limit: provider.live.limit(),
         waiting: provider.live.waiting(),
         manual_override: provider.live.active_override(now),
-        endpoints: provider.endpoints.iter().map(|a| EndpointStatus::new(a)).collect(),
+        endpoints: provider
+            .endpoints
+            .iter()
+            .map(|endpoint| EndpointStatus::new(endpoint, admin.obstacle(provider, endpoint, now)))
+            .collect(),
     });
     let routes = snapshot.routes.iter().map(|route| RouteStatus {
         name: route.policy.name.clone(),
         balance: route.policy.balance.as_str().to_owned(),
         budget: route.live.balance(now),
     });
-    Json(SidecarStatus {
+    ApiJson(SidecarStatus {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         uptime_seconds: now.saturating_duration_since(admin.started).as_secs(),
         ready: admin.ready.load(Ordering::Acquire),
@@ -106,12 +127,28 @@ async fn status(State(admin): State<Arc<AdminState>>) -> Json<SidecarStatus> {
 }
 
 impl EndpointStatus {
-    fn new(endpoint: &snapshot::Endpoint) -> EndpointStatus {
+    fn new(endpoint: &Endpoint, obstacle: Option<String>) -> EndpointStatus {
         EndpointStatus {
             name: endpoint.policy.name.clone(),
             pending: endpoint.live.pending(),
             selected: endpoint.live.selections(),
             latency_ms: endpoint.live.measured().map(|latency| latency.as_secs_f64() * 1e3),
+            obstacle,
         }
+    }
+}
+
+impl AdminState {
+    /// Why an endpoint takes no requests now, or none for some models.
+    fn obstacle(&self, provider: &Provider, endpoint: &Endpoint, now: Instant) -> Option<String> {
+        let circuit = endpoint.circuit(&provider.policy, None);
+        let obstacle = EndpointObstacle::of(&provider.live, &circuit, 0.0, now);
+        obstacle.map(|obstacle| obstacle.why).or_else(|| {
+            let breakers = self.live.breakers_under(&endpoint.key);
+            let models: Vec<_> = breakers.iter().filter(|it| !it.key().model.is_empty()).collect();
+            let open = models.iter().filter(|breaker| breaker.check(now).is_err()).count();
+            let all = models.len();
+            (open > 0).then(|| format!("breakers of {open} of {all} models are open"))
+        })
     }
 }

@@ -38,15 +38,15 @@ pub struct AdminArgs {
         global = true
     )]
     admin_token: Option<String>,
-    /// Print the response of the admin API as JSON.
+    /// Print JSON: the response of the admin API.
     #[arg(long, global = true)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 /// How long a change lasts, and the note for the audit log.
 #[derive(Debug, clap::Args)]
 pub struct ChangeArgs {
-    /// How long the change lasts, such as 10m or 1h30m; at most 30d. Without it, the change lasts until it is undone.
+    /// How long the change lasts, such as 10m or 1h30m; at most 30d.
     #[arg(long = "for", value_name = "TIME")]
     duration: Option<String>,
     #[command(flatten)]

@@ -3,11 +3,13 @@
 use clap::Subcommand;
 
 use super::admin_client::{AdminArgs, NoteArgs, encode};
-use super::output::table;
+use super::output::{NONE, size, table};
 use crate::admin::caches::{CacheList, CachePurged, CacheSummary};
 use crate::cache::store::CacheResult;
 
 /// List the caches of a running sidecar with their hit counts, or purge one.
+///
+/// EVICTED counts responses that were removed to make room. REQUESTS counts by result: `hit` served from the cache, `stale` served although out of date, `revalidated` confirmed by the provider, `miss` fetched, `coalesced` shared the fetch of another request, `bypass` not cacheable.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     outrigger cache\n  \
@@ -39,8 +41,9 @@ pub fn run(args: &CacheArgs) -> Result<String, String> {
         None => args.admin.get("/api/caches")?.print(list),
         Some(CacheCommand::Purge { name, note }) => {
             let path = format!("/api/caches/purge/{}", encode(name));
-            let purged =
-                |reply: &CachePurged| format!("{}: {} entries removed", reply.cache, reply.entries);
+            let purged = |reply: &CachePurged| {
+                format!("{}: entries removed: {}", reply.cache, reply.entries)
+            };
             args.admin.post(&path, &note.request())?.print(purged)
         }
     }
@@ -50,17 +53,22 @@ fn list(list: &CacheList) -> String {
     if list.caches.is_empty() {
         return "no caches (no route uses one)".to_owned();
     }
-    let results = CacheResult::ALL.map(|result| result.as_str().to_uppercase());
-    let header = ["CACHE", "ENTRIES", "BYTES", "MAX BYTES", "EVICTIONS"];
-    let header: Vec<&str> = header.into_iter().chain(results.iter().map(String::as_str)).collect();
+    let header = ["CACHE", "ENTRIES", "SIZE", "EVICTED", "REQUESTS"];
     table(&header, list.caches.iter().map(row))
 }
 
 fn row(cache: &CacheSummary) -> Vec<String> {
     let CacheSummary { name, entries, bytes, max_bytes, evictions, .. } = cache;
-    let figures = [entries, bytes, max_bytes, evictions].map(u64::to_string);
-    let count =
-        |result: CacheResult| cache.requests.get(result.as_str()).copied().unwrap_or_default();
-    let results = CacheResult::ALL.map(|result| count(result).to_string());
-    std::iter::once(name.clone()).chain(figures).chain(results).collect()
+    let count = |result: CacheResult| {
+        let count = cache.requests.get(result.as_str()).filter(|count| **count > 0)?;
+        Some(format!("{count} {}", result.as_str()))
+    };
+    let requests: Vec<_> = CacheResult::ALL.into_iter().filter_map(count).collect();
+    vec![
+        name.clone(),
+        entries.to_string(),
+        format!("{} of {}", size(*bytes), size(*max_bytes)),
+        evictions.to_string(),
+        if requests.is_empty() { NONE.to_owned() } else { requests.join(", ") },
+    ]
 }

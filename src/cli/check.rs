@@ -1,4 +1,4 @@
-//! `outrigger check`: reports every problem of a policy.
+//! `outrigger check` and `outrigger schema`: every problem of a policy, and the schema of its files.
 
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -6,8 +6,10 @@ use std::process::ExitCode;
 
 use clap::ValueEnum;
 
-use crate::policy::Diagnostic;
-use crate::policy::yaml::diagnostic::{render, to_github, to_json, to_sarif};
+use super::output::{self, count};
+
+use crate::policy::yaml::diagnostic::{to_github, to_json, to_sarif};
+use crate::policy::{Diagnostic, json_schema};
 use crate::snapshot::loader::{self, PendingPolicy};
 
 /// Check a policy and list every problem with its line and column.
@@ -49,7 +51,7 @@ pub fn run(args: &CheckArgs) -> ExitCode {
     };
     let mut out = std::io::stdout().lock();
     let text = match args.format {
-        ReportFormat::Human => human(problems, read.as_ref().ok(), out.is_terminal()),
+        ReportFormat::Human => human(problems, read.as_ref().ok(), &out),
         ReportFormat::Json => format!("{:#}", to_json(problems)),
         ReportFormat::Github => to_github(problems),
         ReportFormat::Sarif => format!("{:#}", to_sarif(problems)),
@@ -57,6 +59,13 @@ pub fn run(args: &CheckArgs) -> ExitCode {
     // A closed pipe is not an error of the policy.
     let _ = writeln!(out, "{}", text.trim_end());
     if read.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Prints the JSON Schema of a policy file.
+pub fn schema() -> ExitCode {
+    // A closed pipe is not an error.
+    let _ = writeln!(std::io::stdout().lock(), "{:#}", json_schema::schema());
+    ExitCode::SUCCESS
 }
 
 /// Reads a policy; `lenient`: also where its secrets are missing, which are then listed on stderr.
@@ -72,8 +81,8 @@ pub(super) fn read(path: &Path, lenient: bool) -> Result<PendingPolicy, Vec<Diag
     Ok(read)
 }
 
-fn human(problems: &[Diagnostic], read: Option<&PendingPolicy>, colour: bool) -> String {
-    let mut text = render(problems, colour);
+fn human(problems: &[Diagnostic], read: Option<&PendingPolicy>, out: &impl IsTerminal) -> String {
+    let mut text = output::problems(problems, out);
     if let Some(read) = read {
         let policy = &read.loaded.policy;
         let hash: String = read.loaded.hash.chars().take(12).collect();
@@ -88,8 +97,4 @@ fn human(problems: &[Diagnostic], read: Option<&PendingPolicy>, colour: bool) ->
         ));
     }
     text
-}
-
-fn count(n: usize, noun: &str) -> String {
-    if n == 1 { format!("1 {noun}") } else { format!("{n} {noun}s") }
 }

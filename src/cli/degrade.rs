@@ -3,7 +3,7 @@
 use clap::Subcommand;
 
 use super::admin_client::{AdminArgs, ChangeArgs, NoteArgs, encode};
-use super::output::{NONE, duration, manual_override, note_text, optional_table, table};
+use super::output::{NONE, duration, manual_override, optional_table, table, time};
 use crate::admin::change::Action;
 use crate::admin::degradation::{
     DegradationModeStatus, DegradationStatus, ModeAction, ModesChanged,
@@ -15,6 +15,8 @@ use crate::live::degradation::episode::{EpisodeCause, EpisodeImpact};
 const MAX_EPISODES: usize = 10;
 
 /// List the degradation modes of a running sidecar and past episodes, or enter or leave a mode.
+///
+/// CONDITION says whether the condition is met and, before a change, for how long of the required time. REQUESTS counts the requests that the mode changed or answered, by action. ERRORS AVOIDED counts those that got a response although no provider could give one.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     outrigger degrade\n  \
@@ -29,12 +31,12 @@ pub struct DegradeArgs {
 
 #[derive(Debug, Subcommand)]
 enum DegradeCommand {
-    /// Put a mode in force, even if its condition is not met; for one hour unless --for is given.
+    /// Put a mode in force, even if its condition is not met, until `auto` or the end of --for (one hour without it).
     #[command(
         after_help = "Example:\n  outrigger degrade enter brownout --for 30m --reason \"launch\""
     )]
     Enter(ModeArgs),
-    /// Keep a mode out of force, even if its condition is met; for one hour unless --for is given.
+    /// Keep a mode out of force, even if its condition is met, until `auto` or the end of --for (one hour without it).
     #[command(after_help = "Example:\n  outrigger degrade leave brownout --for 10m")]
     Leave(ModeArgs),
     /// Remove the override: the condition decides again.
@@ -116,7 +118,7 @@ fn condition(mode: &DegradationModeStatus) -> String {
 fn episode_row(episode: &EpisodeRecord) -> Vec<String> {
     vec![
         episode.mode.clone(),
-        episode.began.clone(),
+        time(&episode.began),
         duration((episode.seconds * 1e3) as u64),
         cause(&episode.cause),
         impact(&episode.impact),
@@ -126,7 +128,7 @@ fn episode_row(episode: &EpisodeRecord) -> Vec<String> {
 
 fn cause(cause: &EpisodeCause) -> String {
     if cause.by != "condition" {
-        return format!("operator{}", note_text(&cause.note));
+        return format!("operator{}", cause.note.suffix());
     }
     let met = cause.signals.iter().filter(|reading| reading.met);
     met.map(|reading| reading.signal.as_str()).collect::<Vec<_>>().join(", ")

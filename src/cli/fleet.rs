@@ -1,7 +1,9 @@
 //! `outrigger fleet`: the hosts of the fleet and the state that they share.
 
 use super::admin_client::AdminArgs;
-use super::output::{NONE, duration, manual_override, optional_duration, optional_table};
+use super::output::{
+    NONE, decimal, duration, manual_override, optional_duration, optional_table, time,
+};
 use crate::fleet::status::FleetStatus;
 
 /// Breaker transitions that are shown.
@@ -14,7 +16,8 @@ pub fn run(admin: &AdminArgs) -> Result<String, String> {
 fn text(fleet: &FleetStatus) -> String {
     let state = if fleet.attached { "attached" } else { "DETACHED" };
     let FleetStatus { fleet: name, redis, since, host, .. } = fleet;
-    let mut parts = vec![format!("fleet {name} on {redis}: {state} since {since}, as {host}")];
+    let since = time(since);
+    let mut parts = vec![format!("fleet {name} on {redis}: {state} since {since},\nas {host}")];
     if fleet.policies_differ {
         parts.push("the hosts have different policies in force".to_owned());
     }
@@ -35,7 +38,7 @@ fn hosts(fleet: &FleetStatus) -> Option<String> {
         let this = if host.this_host { " (this one)" } else { "" };
         let info = &host.info;
         let id = format!("{}{this}", host.id);
-        vec![id, info.version.clone(), info.policy.clone(), info.since.clone()]
+        vec![id, info.version.clone(), info.policy.clone(), time(&info.since)]
     });
     optional_table(&["HOST", "VERSION", "POLICY", "SINCE"], rows)
 }
@@ -52,7 +55,7 @@ fn breakers(fleet: &FleetStatus) -> Option<String> {
             breaker.leases.len().to_string(),
         ]
     });
-    let header = ["BREAKER", "STATE", "TRIPS", "PROBE IN", "THIS HOST", "VOTES", "PROBES"];
+    let header = ["BREAKER", "STATE", "TRIPS", "PROBE IN", "THIS HOST", "VOTES TO OPEN", "PROBES"];
     optional_table(&header, rows)
 }
 
@@ -73,19 +76,19 @@ fn limits(fleet: &FleetStatus) -> Option<String> {
         vec![
             limit.provider.clone(),
             limit.kind.to_string(),
-            format!("{:.2}/s", limit.rate),
-            format!("{:.2}/s", limit.share),
-            format!("{:.1}", limit.available),
+            format!("{}/s", decimal(limit.rate, 2)),
+            format!("{}/s", decimal(limit.share, 2)),
+            decimal(limit.available, 1),
         ]
     });
-    optional_table(&["LIMIT", "OF", "RATE", "SHARE", "AVAILABLE"], rows)
+    optional_table(&["LIMIT OF", "COUNTS", "FLEET", "THIS HOST ALONE", "GRANTED"], rows)
 }
 
 fn transitions(fleet: &FleetStatus) -> Option<String> {
     let latest = &fleet.transitions[fleet.transitions.len().saturating_sub(MAX_TRANSITIONS)..];
     let rows = latest.iter().map(|transition| {
         let (state, reason) = (transition.state.to_string(), transition.reason.clone());
-        vec![transition.at.clone(), transition.key.clone(), state, transition.by.clone(), reason]
+        vec![time(&transition.at), transition.key.clone(), state, transition.by.clone(), reason]
     });
     optional_table(&["AT", "BREAKER", "STATE", "BY", "REASON"], rows)
 }

@@ -10,10 +10,10 @@ mod drain;
 mod explain;
 mod fleet;
 mod init;
+mod live;
 mod output;
 mod queue;
 mod run;
-mod schema;
 mod status;
 
 use std::io::Write;
@@ -28,7 +28,7 @@ use crate::telemetry::escape::escape_lines;
 /// The exit codes and their meanings.
 pub const EXIT_CODES: [(u8, &str); 5] = [
     (0, "success"),
-    (1, "the policy has an error (`check`), or no route matches (`explain`)"),
+    (1, "the policy has an error (`check`), or no route takes the request (`explain`)"),
     (
         2,
         "the command cannot be carried out: invalid arguments, an invalid policy (`run`, `explain`), or the sidecar cannot be reached or rejects the change",
@@ -68,12 +68,16 @@ enum Command {
     /// Print the JSON Schema of a policy file, for completion and checks in an editor.
     #[command(after_help = "Example:\n  outrigger schema > policies/policy.schema.json")]
     Schema,
-    /// Show which route matches a request, and where the policy sets each value.
-    #[command(
-        after_help = "Example:\n  outrigger explain POST /v1/chat/completions -H 'x-tenant: gold'"
-    )]
+    /// Show which route matches a request, its providers in order, and where the policy sets each value.
+    ///
+    /// Values that the policy leaves at their defaults are only counted, unless --all is given. With --live, a running sidecar says which endpoint it would select now, and why not the others; no policy file is read.
+    #[command(after_help = "Examples:\n  \
+        outrigger explain POST /v1/chat/completions -H 'x-tenant: gold'\n  \
+        outrigger explain POST /v1/chat/completions --live --model gpt-4o")]
     Explain(explain::ExplainArgs),
     /// Show the state of a running sidecar: providers, routes, connections.
+    ///
+    /// STATE says why an endpoint takes no requests now. IN FLIGHT is the number of attempts and the limit of the provider, WAITING the requests that wait for that limit. SELECTED counts the attempts since the start, FIRST BYTE is the recent time to the first byte of a response. RETRIES LEFT is the route's retry budget.
     #[command(after_help = "Examples:\n  \
         outrigger status\n  \
         outrigger status --admin 10.0.0.7:8701 --admin-token file:/run/secrets/admin --json")]
@@ -82,7 +86,7 @@ enum Command {
     Degrade(degrade::DegradeArgs),
     /// Show the hosts that share state with a running sidecar through Redis, and that state.
     ///
-    /// Lists hosts, shared breakers, overrides, holds, rate limits, and the latest breaker transitions. DETACHED means that Redis cannot be reached and that this host decides alone.
+    /// Lists hosts, shared breakers, overrides, holds, rate limits, and the latest breaker transitions. DETACHED means that Redis cannot be reached and that this host decides alone. THIS HOST is a breaker's state here; VOTES TO OPEN counts hosts that want a breaker open. Of a rate limit, FLEET is the limit of all hosts, THIS HOST ALONE the part that this host uses while it is detached, and GRANTED the amount that it may use at once.
     #[command(after_help = "Example:\n  outrigger fleet")]
     Fleet(AdminArgs),
     Queue(queue::QueueArgs),
@@ -98,7 +102,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Init(args) => print(init::run(&args)),
         Command::Check(args) => check::run(&args),
-        Command::Schema => schema::run(),
+        Command::Schema => check::schema(),
         Command::Explain(args) => explain::run(&args),
         Command::Status(admin) => print(status::run(&admin)),
         Command::Breakers(args) => print(breakers::run(&args)),

@@ -4,14 +4,16 @@ use clap::Subcommand;
 use serde_json::Value;
 
 use super::admin_client::{AdminArgs, NoteArgs, encode};
-use super::output::{NONE, duration, optional_duration, optional_table, table};
+use super::output::{
+    NONE, count, decimal, duration, optional_duration, optional_table, size, table, time,
+};
 use crate::admin::change::Action;
 use crate::admin::jobs::{JobAction, JobPage, JobStatus, JobsChanged};
 use crate::admin::queue::{ClassStatus, QueueAction, QueueList, QueueStatus};
 
 /// Show waiting requests and durable jobs of a running sidecar, or change them.
 ///
-/// Without a command, lists each queue with its classes, its jobs by state, and the rate at which providers drain.
+/// Without a command, lists each queue with its classes, its jobs by state, and the rate at which providers drain. TENANTS is the number of tenants with waiting requests, who take turns. TURNS is the least share of the dispatches that a class gets while its requests wait. DRAIN RATE is how many waiting requests a provider takes per second.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     outrigger queue\n  \
@@ -114,12 +116,15 @@ pub fn run(args: &QueueArgs) -> Result<String, String> {
         QueueCommand::Requeue(QueueNameArgs { name, note }) => {
             let reply =
                 admin.post(&format!("/api/queue/requeue/{}", encode(name)), &note.request());
-            let text = |reply: &JobsChanged| format!("{name}: {} jobs run again", reply.changed);
+            let text = |reply: &JobsChanged| {
+                format!("{name}: {} to run again", count(reply.changed, "job"))
+            };
             reply?.print(text)
         }
         QueueCommand::Purge { queue: QueueNameArgs { name, note }, state } => {
             let path = format!("/api/queue/purge/{}?state={}", encode(name), encode(state));
-            let text = |reply: &JobsChanged| format!("{name}: {} jobs deleted", reply.changed);
+            let text =
+                |reply: &JobsChanged| format!("{name}: {} deleted", count(reply.changed, "job"));
             admin.post(&path, &note.request())?.print(text)
         }
     }
@@ -156,18 +161,18 @@ fn jobs(page: &JobPage) -> String {
     let row = |job: &JobStatus| {
         vec![
             job.id.clone(),
-            job.queue.clone(),
-            job.class.clone(),
+            format!("{}/{}", job.queue, job.class),
             job.state.clone(),
-            job.method.clone(),
-            job.path.clone(),
+            format!("{} {}", job.method, job.path),
             job.attempts.to_string(),
             duration(job.age_ms),
             job.error.clone().unwrap_or_else(|| NONE.to_owned()),
         ]
     };
-    let header =
-        ["ID", "QUEUE", "CLASS", "STATE", "METHOD", "PATH", "ATTEMPTS", "AGE", "LAST ERROR"];
+    if page.jobs.is_empty() {
+        return "no jobs".to_owned();
+    }
+    let header = ["ID", "QUEUE/CLASS", "STATE", "REQUEST", "FAILED", "AGE", "LAST ERROR"];
     let more = page.next.map(|next| format!("\n(more: --before {next})"));
     table(&header, page.jobs.iter().map(row)) + &more.unwrap_or_default()
 }
@@ -175,9 +180,17 @@ fn jobs(page: &JobPage) -> String {
 /// A row for each field.
 fn job(job: &JobStatus) -> String {
     let fields = serde_json::to_value(job).unwrap_or_default();
-    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-    let fields = fields.as_object().into_iter().flatten();
-    table(&["FIELD", "VALUE"], fields.map(|(name, value)| vec![name.clone(), text(value)]))
+    let text = |name: &str, value: &Value| match (name, value) {
+        ("bytes", Value::Number(bytes)) => size(bytes.as_u64().unwrap_or_default()),
+        ("age_ms", Value::Number(age)) => duration(age.as_u64().unwrap_or_default()),
+        ("accepted" | "due" | "expires" | "finished", Value::String(at)) => time(at),
+        (_, Value::String(text)) => text.clone(),
+        _ => value.to_string(),
+    };
+    let row = |(name, value): (&String, &Value)| {
+        vec![name.trim_end_matches("_ms").to_owned(), text(name, value)]
+    };
+    table(&["FIELD", "VALUE"], fields.as_object().into_iter().flatten().map(row))
 }
 
 fn list(list: &QueueList) -> String {
@@ -185,15 +198,15 @@ fn list(list: &QueueList) -> String {
         .queues
         .iter()
         .flat_map(|queue| queue.classes.iter().map(move |class| class_row(queue, class)));
-    let header =
-        ["QUEUE", "STATE", "CLASS", "WEIGHT", "WAITING", "OLDEST", "FLOWS", "AT LEAST EVERY"];
-    let queues = table(&header, classes);
-    let header = ["QUEUE", "JOBS READY", "RETRY WAIT", "RUNNING", "DONE", "DEAD", "OLDEST READY"];
+    let header = ["QUEUE", "STATE", "CLASS", "WEIGHT", "WAITING", "OLDEST", "TENANTS", "TURNS"];
+    let queues = optional_table(&header, classes);
+    let queues = queues.unwrap_or_else(|| "no queues (no route uses one)".to_owned());
+    let header = ["JOBS OF", "READY", "RETRY WAIT", "RUNNING", "DONE", "DEAD", "OLDEST"];
     let jobs = optional_table(&header, list.queues.iter().filter_map(jobs_row));
     let jobs =
         jobs.unwrap_or_else(|| "no job store (start the sidecar with --data DIR)".to_owned());
     let providers = list.providers.iter().map(|provider| {
-        let rate = provider.drain_rate.map(|rate| format!("{rate:.1}/s"));
+        let rate = provider.drain_rate.map(|rate| format!("{}/s", decimal(rate, 1)));
         let rate = rate.unwrap_or_else(|| NONE.to_owned());
         vec![provider.name.clone(), provider.waiting.to_string(), rate]
     });
@@ -210,7 +223,10 @@ fn class_row(queue: &QueueStatus, class: &ClassStatus) -> Vec<String> {
         class.waiting.to_string(),
         optional_duration(class.oldest_ms),
         class.flows.len().to_string(),
-        class.at_least_every.to_string(),
+        match class.at_least_every {
+            1 => "all".to_owned(),
+            every => format!("1 in {every}"),
+        },
     ]
 }
 

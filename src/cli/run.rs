@@ -1,6 +1,5 @@
 //! `outrigger run`: starts the sidecar.
 
-use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -10,11 +9,11 @@ use std::time::Duration;
 use clap::ValueEnum;
 use tracing_subscriber::filter::LevelFilter;
 
+use super::output;
 use crate::app::{self, ListenAddress, Options, Shutdown, StartError, StoreDir};
 use crate::clock;
 use crate::fleet;
 use crate::fleet::redis::url::RedisAddress;
-use crate::policy::yaml::diagnostic::render;
 use crate::policy::yaml::units;
 use crate::telemetry::logging::{self, DaemonLogFormat};
 
@@ -134,9 +133,7 @@ pub fn run(args: &RunArgs) -> ExitCode {
     match app::run(&args.options(fleet)) {
         Ok(Shutdown::Drained) => ExitCode::SUCCESS,
         Ok(Shutdown::Immediate) => ExitCode::from(130),
-        Err(StartError::Policy(problems)) => {
-            fail(&render(&problems, std::io::stderr().is_terminal()))
-        }
+        Err(StartError::Policy(problems)) => fail(&output::problems(&problems, &std::io::stderr())),
         Err(error) => fail(&format!("error: {error}")),
     }
 }

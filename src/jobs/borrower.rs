@@ -227,7 +227,8 @@ impl Borrower {
         let number = || self.ownership.lease_number(id).unwrap_or(0);
         match run {
             BorrowedRun::GivenBack { delay, failed, reason } => {
-                tracing::debug!(%id, reason, ?delay, "a job of another host is given back");
+                let shown = format!("{delay:.1?}");
+                tracing::debug!(%id, reason, delay = shown, "a job of another host is given back");
                 let give_back = || client.give_back(id, number(), delay, failed);
                 match self.until_accepted(give_back).await {
                     Some(true) if failed => "borrowed_failed",

@@ -84,7 +84,8 @@ impl JobRun {
             }
             RunOutcome::NotTaken(delay, reason) => {
                 let delay = delay.unwrap_or_else(|| self.backoff()).min(LONGEST_DELAY);
-                tracing::debug!(%id, reason, ?delay, "a job is parked: no provider took it");
+                let shown = format!("{delay:.1?}");
+                tracing::debug!(%id, reason, delay = shown, "a job is parked: no provider took it");
                 until_written(|| store.park(lease, Some(now().after(delay)))).await;
                 ("parked", Completion::RunAgain { delay, failed: false })
             }

@@ -27,9 +27,14 @@ impl AuditNote {
 
     /// `by ann: maintenance`, as far as it is known.
     pub fn text(&self) -> String {
-        let by = if self.by.is_empty() { String::new() } else { format!("by {}", self.by) };
-        let parts = [by.as_str(), self.reason.as_str()];
-        parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(": ")
+        self.suffix().trim_start_matches([':', ' ']).to_owned()
+    }
+
+    /// To follow a word: ` by ann: maintenance`, `: maintenance`.
+    pub fn suffix(&self) -> String {
+        let AuditNote { by, reason, .. } = self;
+        let by = if by.is_empty() { String::new() } else { format!(" by {by}") };
+        if reason.is_empty() { by } else { format!("{by}: {reason}") }
     }
 }
 

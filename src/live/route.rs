@@ -76,6 +76,18 @@ impl RouteLive {
         balancers[tier].select(algorithm, candidates, eligible, draw)
     }
 
+    /// The position that `select` would return now. Nothing changes.
+    pub fn preview(
+        &self,
+        tier: usize,
+        algorithm: BalanceAlgorithm,
+        candidates: &[BalancerCandidate],
+        eligible: impl Fn(usize) -> bool,
+    ) -> Option<usize> {
+        let balancer = self.balancers.lock().get(tier).cloned();
+        balancer.unwrap_or_default().select(algorithm, candidates, eligible, 0.0)
+    }
+
     /// Records a request of a route that hedges: it earns a share of a hedge.
     pub fn hedge_first(&self, now: Instant) {
         self.hedge.with(|hedge| hedge.record_request(now));

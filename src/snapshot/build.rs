@@ -242,6 +242,7 @@ fn access_log(policy: &model::AccessLog) -> Option<(Arc<LogDestination>, model::
     let target = match &policy.to {
         LogTarget::None => return None,
         LogTarget::Stderr => LogDestination::Stderr,
+        LogTarget::Stdout => LogDestination::Stdout,
         LogTarget::File(path) => LogDestination::File(path.clone()),
     };
     Some((Arc::new(target), policy.format))

@@ -9,11 +9,12 @@ pub mod degradation;
 pub mod endpoint;
 pub mod listener_tls;
 pub mod loader;
+pub mod obstacle;
 pub mod policy_files;
 pub mod watch;
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use http::{HeaderMap, Method};
@@ -28,6 +29,7 @@ use crate::live::queue::QueueLive;
 use crate::live::quota::usage_meter::UsageMeter;
 use crate::live::route::RouteLive;
 use crate::policy::sections::model::{self, Policy};
+use crate::resilience::balance::balancer::BalancerCandidate;
 use crate::resilience::outcome::AttemptClass;
 use crate::stream::interpret::Interpreter;
 use crate::telemetry::access_log::LogDestination;
@@ -111,6 +113,18 @@ pub struct EndpointCandidate {
     pub interpreter: Arc<Interpreter>,
     /// Counts the tokens and the cost.
     pub usage_meter: Arc<UsageMeter>,
+}
+
+impl EndpointCandidate {
+    /// As the balancer sees it.
+    pub fn balancer_candidate(&self, circuit: &Circuit, now: Instant) -> BalancerCandidate {
+        BalancerCandidate {
+            share: self.share,
+            latency: self.endpoint.live.latency(now),
+            pending: self.endpoint.live.pending(),
+            slow_start: circuit.breaker.as_ref().map_or(1.0, |breaker| breaker.slow_start(now)),
+        }
+    }
 }
 
 /// A resolved provider.

@@ -29,6 +29,7 @@ const MODE: u32 = 0o640;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LogDestination {
     Stderr,
+    Stdout,
     File(std::path::PathBuf),
 }
 
@@ -73,6 +74,7 @@ impl AccessLogWriter {
     fn write(&mut self, batch: &LineBatch<Arc<LogDestination>>) -> io::Result<()> {
         let written = match &*batch.to {
             LogDestination::Stderr => io::stderr().lock().write_all(&batch.text),
+            LogDestination::Stdout => write_and_flush(&mut io::stdout().lock(), &batch.text),
             LogDestination::File(path) => append(&mut self.open, path, &batch.text),
         };
         if let Err(error) = &written {
@@ -86,6 +88,12 @@ impl AccessLogWriter {
         }
         written
     }
+}
+
+/// A line must not wait in a buffer of the process.
+fn write_and_flush(to: &mut impl Write, text: &[u8]) -> io::Result<()> {
+    to.write_all(text)?;
+    to.flush()
 }
 
 /// The open file, with its path and its device and inode numbers.

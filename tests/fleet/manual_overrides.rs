@@ -87,7 +87,7 @@ fn a_fleet_override_covers_new_models_at_every_host_even_without_redis_and_names
     for host in fleet.iter() {
         for _ in 0..2 {
             let refused = host.send(&chat()).text();
-            let reason = "its breaker was opened on every host manually by ann: maintenance";
+            let reason = "its breaker was opened manually on every host by ann: maintenance";
             assert!(refused.contains(reason), "{refused}");
         }
         let log = host.log().join("\n");

@@ -111,8 +111,13 @@ fn a_stale_response_is_served_at_once_while_all_providers_are_down() {
     }
     assert_eq!(state(&sidecar, "a"), "open");
     times.sort();
-    assert!(times[198] < Duration::from_millis(5), "p99 {:?}", times[198]);
-    assert_eq!(access_record(&sidecar, 201)["cache"], "stale");
+    // Neither an attempt nor a backoff precedes it.
+    assert!(times[100] < Duration::from_millis(50), "median {:?}", times[100]);
+    let last = access_record(&sidecar, 201);
+    assert_eq!(
+        (&last["cache"], last["attempts"].as_array().map_or(0, Vec::len)),
+        (&json!("stale"), 0)
+    );
     assert_eq!(problem_type(&client.send(&Call::get("/cold"))), "breaker-open");
 }
 
@@ -334,7 +339,7 @@ fn a_stored_response_survives_a_reload_and_can_be_purged() {
     });
     assert!(cache_status(&sidecar.send(&Call::get("/x"))).contains("hit"));
     let (status, body) = sidecar.admin_post("/api/caches/purge/c", &json!({ "reason": "a test" }));
-    assert_eq!((status, body.as_str()), (200, r#"{"cache":"c","entries":1}"#));
+    assert_eq!((status, body.trim_end()), (200, r#"{"cache":"c","entries":1}"#));
     sidecar.wait_for_log(|line| line.contains("audit:") && line.contains("cache_purge"));
     assert!(cache_status(&sidecar.send(&Call::get("/x"))).contains("fwd=uri-miss"));
     assert_eq!(sidecar.admin_post("/api/caches/purge/d", &json!({})).0, 404);

@@ -58,12 +58,17 @@ pub fn post_admin(sidecar: &Sidecar, path: &str, body: &Value) -> Value {
     serde_json::from_str(&text).expect("JSON")
 }
 
-/// Runs a CLI command against the admin API of a sidecar.
-pub fn run_cli(sidecar: &Sidecar, arguments: &[&str]) -> Output {
+/// A CLI command for the admin API of a sidecar.
+pub fn cli_command(sidecar: &Sidecar, arguments: &[&str]) -> Command {
     let admin = sidecar.admin_url("");
     let mut command = Command::new(env!("CARGO_BIN_EXE_outrigger"));
     command.args(arguments).args(["--admin", admin.trim_end_matches('/')]).env("USER", "tester");
-    command.output().expect("the command can be started")
+    command
+}
+
+/// Runs a CLI command against the admin API of a sidecar.
+pub fn run_cli(sidecar: &Sidecar, arguments: &[&str]) -> Output {
+    cli_command(sidecar, arguments).output().expect("the command can be started")
 }
 
 /// The standard output of a CLI command that succeeds.

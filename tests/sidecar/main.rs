@@ -19,6 +19,7 @@ mod breakers;
 mod cache;
 mod cache_shared;
 mod client_timeouts;
+mod commands;
 mod commit;
 mod continuation;
 mod costs;

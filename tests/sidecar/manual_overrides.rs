@@ -204,6 +204,9 @@ fn an_invalid_change_is_rejected_with_its_reason() {
         ("/api/providers/burn/a", "{}", json_type, 404, "expected drain or undrain"),
         ("/api/providers/drain/a", "{\"for\": \"soon\"}", json_type, 400, "`for`"),
         ("/api/providers/drain/a", "{\"for\": \"90d\"}", json_type, 400, "at most 30d"),
+        ("/api/providers/drain/a", "{\"fleet\": true}", json_type, 400, "leave `fleet` out"),
+        ("/api/providers/undrain/a", "{\"for\": \"1h\"}", json_type, 400, "leave it out"),
+        ("/api/circuit-breakers/reset/a", "{\"for\": \"1h\"}", json_type, 400, "leave it out"),
         ("/api/providers/drain/a", "{\"why\": 1}", json_type, 400, "unknown field `why`"),
         ("/api/providers/drain/a", "{}", "text/plain", 415, json_type),
     ] {
@@ -247,7 +250,7 @@ fn the_commands_show_and_change_state() {
     let (a, b, sidecar) = start_with_fallback();
     sidecar.send(&chat());
     let status = cli_stdout(&sidecar, &["status"]);
-    for part in ["ready", "PROVIDER", "IN FLIGHT", "all"] {
+    for part in ["ready", "ENDPOINT", "IN FLIGHT", "all"] {
         assert!(status.contains(part), "{part}: {status}");
     }
     let json: Value =
@@ -259,7 +262,8 @@ fn the_commands_show_and_change_state() {
     assert!(is_from(&sidecar.send(&chat()), &b));
     let all = cli_stdout(&sidecar, &["breakers"]);
     let line = all.lines().find(|line| line.starts_with("a/")).expect("the breaker of a");
-    assert!(line.contains("open") && line.contains("a drill"), "{all}");
+    assert!(line.contains("open for"), "{all}");
+    assert!(all.contains("OVERRIDE OF") && all.contains("by tester: a drill"), "{all}");
     cli_stdout(&sidecar, &["breakers", "reset", "a"]);
     assert!(cli_stdout(&sidecar, &["drain", "b"]).starts_with("b: drained"));
     assert!(cli_stdout(&sidecar, &["undrain", "b"]).starts_with("b: in use"));

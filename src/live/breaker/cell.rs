@@ -260,10 +260,10 @@ impl BreakerCell {
             Some(manual) => rules.local.set_override(manual, now),
             None => Some(rules.local.reset()),
         });
-        let by = note.text();
+        let text = note.text();
         *self.note.lock() = note;
         if let Some(transition) = transition.filter(|t| t.from != t.to) {
-            self.report_with_reason(transition, &by);
+            self.report_with_reason(transition, &text);
             self.fleet.iter().for_each(|fleet| fleet.wake());
         }
     }
@@ -336,8 +336,8 @@ impl BreakerCell {
         self.fleet.iter().for_each(|fleet| fleet.wake());
     }
 
-    /// `by`: which host of the fleet, and why.
-    pub(crate) fn report_with_reason(&self, transition: BreakerTransition, by: &str) {
+    /// `note`: which host of the fleet or operator, and why.
+    pub(crate) fn report_with_reason(&self, transition: BreakerTransition, note: &str) {
         let (from, to, cause) =
             (transition.from.as_str(), transition.to.as_str(), transition.cause.as_str());
         self.state.set(gauge(transition.to));
@@ -350,9 +350,9 @@ impl BreakerCell {
                 cause,
             })
             .inc();
-        tracing::warn!(breaker = %self.key, from, to, cause, by, "breaker changed");
-        let by = if by.is_empty() { String::new() } else { format!(" ({by})") };
-        let what = format!("{from} -> {to}: {cause}{by}");
+        tracing::warn!(breaker = %self.key, from, to, cause, note, "breaker changed");
+        let note = if note.is_empty() { String::new() } else { format!(" ({note})") };
+        let what = format!("{from} -> {to}: {cause}{note}");
         self.events.push(clock::wall(), "breaker", &self.key.to_string(), what);
         self.modes.wake();
     }

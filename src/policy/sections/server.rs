@@ -40,7 +40,7 @@ section! {
     /// Where the access log goes.
     #[derive(Clone, Debug, PartialEq, Eq)]
     pub struct AccessLog {
-        /// `stderr`, `none`, or a file, which is opened again when it was moved.
+        /// `stderr`, `stdout`, `none`, or a file, which is opened again when it was moved.
         to: LogTarget = LogTarget::Stderr;
         /// One JSON object or one text for each line.
         format: LogFormat = LogFormat::Json;
@@ -56,6 +56,7 @@ words! {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LogTarget {
     Stderr,
+    Stdout,
     File(PathBuf),
     None,
 }
@@ -63,6 +64,7 @@ pub enum LogTarget {
 texts! {
     impl LogTarget for LogTarget: "text", ValueShape::text(), log_target, |target: &LogTarget| match target {
         LogTarget::Stderr => "stderr".to_owned(),
+        LogTarget::Stdout => "stdout".to_owned(),
         LogTarget::None => "none".to_owned(),
         LogTarget::File(path) => path.display().to_string(),
     };
@@ -71,9 +73,11 @@ texts! {
 fn log_target(text: &str) -> Result<LogTarget, String> {
     match text {
         "stderr" => Ok(LogTarget::Stderr),
+        "stdout" => Ok(LogTarget::Stdout),
         "none" => Ok(LogTarget::None),
         path if path.is_empty() || path.ends_with('/') => {
-            Err(format!("`{path}` is not a file: expected `stderr`, `none` or the path of a file"))
+            let expected = "`stderr`, `stdout`, `none` or the path of a file";
+            Err(format!("`{path}` is not a file: expected {expected}"))
         }
         path => Ok(LogTarget::File(path.into())),
     }

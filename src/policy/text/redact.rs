@@ -42,7 +42,9 @@ pub fn mask_comment(comment: &str) -> String {
     let text = comment.trim_start_matches(['#', ' ', '\t']);
     let prose = text.split_whitespace().count() > 2
         && !text.starts_with('-')
-        && !text.contains([':', '{', '[', '"', '\''])
+        && !text.contains(['{', '[', '"', '@'])
+        && !has_quote(text)
+        && !text.split_once(':').is_some_and(|(first, _)| is_key(first, ":"))
         && !text.split(|c| !is_token(c)).any(is_credential_name);
     mask(comment, !prose)
 }
@@ -63,9 +65,8 @@ fn mask(line: &str, hide_all: bool) -> String {
     while !rest.is_empty() {
         let length = rest.find(|c: char| !is_token(c)).unwrap_or(rest.len());
         let (token, after) = rest.split_at(length);
-        let digit = token.contains(|c: char| c.is_ascii_digit());
-        let mixed = token.len() > 11 && digit && token.contains(char::is_alphabetic);
-        let hidden = mixed || looks_like_a_key(token) || (hide_all && !is_key(token, after));
+        let hidden =
+            may_be_random(token) || looks_like_a_key(token) || (hide_all && !is_key(token, after));
         let reference = (out.ends_with("${") && matches!(token, "env" | "file"))
             || ((out.ends_with("${env:") || out.ends_with("${file:")) && is_quotable(token));
         let shown = token.len() < 3 && !token.contains(char::is_alphanumeric);
@@ -78,6 +79,25 @@ fn mask(line: &str, hide_all: bool) -> String {
         rest = &after[next..];
     }
     out
+}
+
+/// A single quote that is no apostrophe.
+fn has_quote(text: &str) -> bool {
+    let is_in_word = |c: Option<char>| c.is_some_and(char::is_alphabetic);
+    let quotes = text.match_indices('\'');
+    let mut quotes =
+        quotes.map(|(at, _)| (text[..at].chars().next_back(), text[at + 1..].chars().next()));
+    quotes.any(|(before, after)| !(is_in_word(before) && is_in_word(after)))
+}
+
+/// Letters and digits mixed as in a random key, and not as in `gpt-4o-mini-2024-07-18`.
+fn may_be_random(token: &str) -> bool {
+    let is_mixed = |part: &&str| {
+        part.contains(char::is_alphabetic) && part.contains(|c: char| c.is_ascii_digit())
+    };
+    let parts = token.split(|c: char| !c.is_alphanumeric()).filter(is_mixed);
+    let lengths: Vec<usize> = parts.map(str::len).collect();
+    token.len() > 11 && (lengths.len() > 2 || lengths.iter().any(|length| *length > 7))
 }
 
 fn is_key(token: &str, after: &str) -> bool {
@@ -103,6 +123,8 @@ mod tests {
             ("      hunter2", "      *******"),
             ("  auth: { basic: { password: hunter2", "  auth: { basic: { password: *******"),
             ("  url: https//api.openai.com ]", "  url: https//api.openai.com ]"),
+            ("  gpt-4o: gpt-4o-mini-2024-07-18 ]", "  gpt-4o: gpt-4o-mini-2024-07-18 ]"),
+            ("  model: 7f3k9d2m5q8w1z4x ]", "  model: **************** ]"),
             ("---", "***"),
         ];
         for (line, shown) in cases {
@@ -114,7 +136,19 @@ mod tests {
     fn comments_are_shown_unless_they_may_be_lines_of_policy() {
         let prose = "# the fast one, since May";
         assert_eq!(mask_comment(prose), prose);
+        for prose in [
+            "# fallback of last resort: a small model that doesn't cost much",
+            "# see https://platform.openai.com/docs/models for the names",
+            "# was gpt-4o-mini-2024-07-18 until June",
+        ] {
+            assert_eq!(mask_comment(prose), prose);
+        }
         assert_eq!(mask_comment("#   - hunter2"), "#   - *******");
+        assert_eq!(mask_comment("# host: db user bob"), "# host: ** **** ***");
+        assert_eq!(
+            mask_comment("# see http://bob:pw@host for that"),
+            "# *** http:*****:******* *** ****"
+        );
         assert_eq!(
             mask_comment("# it was sk-live-0123456789 once"),
             "# it was ****************** once"

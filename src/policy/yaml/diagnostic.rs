@@ -98,8 +98,8 @@ impl Diagnostic {
         self
     }
 
-    /// In the format of a compiler; `colour` for a terminal.
-    pub fn render(&self, colour: bool) -> String {
+    /// In the format of a compiler; `colour` for a terminal. Quoted lines are cut to `width`.
+    fn render(&self, colour: bool, width: Option<usize>) -> String {
         let level = match self.severity {
             Severity::Error => Level::ERROR,
             Severity::Warning => Level::WARNING,
@@ -113,6 +113,10 @@ impl Diagnostic {
             group = group.element(Level::HELP.message(normalize_untrusted_str(help)));
         }
         let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
+        let renderer = match width {
+            Some(width) => renderer.term_width(width),
+            None => renderer,
+        };
         renderer.render(&[group])
     }
 
@@ -181,7 +185,12 @@ impl std::fmt::Display for Diagnostic {
 
 /// All problems, ready to print.
 pub fn render(problems: &[Diagnostic], colour: bool) -> String {
-    let parts: Vec<_> = problems.iter().map(|problem| problem.render(colour)).collect();
+    render_within(problems, colour, None)
+}
+
+/// As [`render`], with quoted lines cut to the width of a terminal.
+pub fn render_within(problems: &[Diagnostic], colour: bool, width: Option<usize>) -> String {
+    let parts: Vec<_> = problems.iter().map(|problem| problem.render(colour, width)).collect();
     parts.join("\n\n")
 }
 
@@ -265,8 +274,8 @@ error: unknown key `recovery_timout`
    |
 41 |     recovery_timout: 5s
    |     ^^^^^^^^^^^^^^^ did you mean `recovery_timeout`?";
-        assert_eq!(problem().render(false), expected);
-        assert!(problem().render(true).contains("\u{1b}["));
+        assert_eq!(problem().render(false, None), expected);
+        assert!(problem().render(true, None).contains("\u{1b}["));
     }
 
     #[test]
@@ -285,7 +294,7 @@ error: unknown key `recovery_timout`
     #[test]
     fn a_file_as_a_whole_has_no_line() {
         let problem = Diagnostic::of_file("policies", "no policy file here");
-        assert_eq!(problem.render(false), "error: no policy file here\n--> policies");
+        assert_eq!(problem.render(false, None), "error: no policy file here\n--> policies");
         assert_eq!(problem.to_github(), "::error file=policies::no policy file here");
     }
 }

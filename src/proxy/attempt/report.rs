@@ -188,8 +188,8 @@ fn hold(
             let until = hold.throttled(report.retry_after.filter(|_| respected), now);
             endpoint.holds.inc();
             let left = until.saturating_duration_since(now);
-            let endpoint = hold.key();
-            tracing::info!(endpoint, status, ?left, "held: the provider asked to wait");
+            let (endpoint, left) = (hold.key(), format!("{left:.1?}"));
+            tracing::info!(endpoint, status, left, "held: the provider asked to wait");
         }
         AttemptClass::Credential => {
             // The client's own credential is not held: another client has another.
@@ -204,7 +204,7 @@ fn hold(
                 tracing::warn!(
                     endpoint,
                     status,
-                    ?left,
+                    left = format_args!("{left:.1?}"),
                     "held: the provider rejected the credential"
                 );
             }

@@ -17,7 +17,6 @@ use crate::live::permit::{AttemptSlot, Permit};
 use crate::live::provider::NoCapacity;
 use crate::live::quota::usage_meter::AttemptKind;
 use crate::proxy::request::rewrite;
-use crate::resilience::balance::balancer;
 use crate::resilience::breaker::{RejectReason, Rejection};
 use crate::snapshot::{Circuit, EndpointCandidate, Route};
 
@@ -152,17 +151,8 @@ fn balance(
     }
     let mut seen = request.worker.candidates.borrow_mut();
     seen.clear();
-    seen.extend(candidates.iter().zip(circuits).take(MAX_CANDIDATES).map(
-        |(candidate, circuit)| {
-            let endpoint = &candidate.endpoint;
-            balancer::BalancerCandidate {
-                share: candidate.share,
-                latency: endpoint.live.latency(now),
-                pending: endpoint.live.pending(),
-                slow_start: circuit.breaker.as_ref().map_or(1.0, |b| b.slow_start(now)),
-            }
-        },
-    ));
+    let pairs = candidates.iter().zip(circuits).take(MAX_CANDIDATES);
+    seen.extend(pairs.map(|(candidate, circuit)| candidate.balancer_candidate(circuit, now)));
     let is_eligible = |index: usize| eligible & (1 << index) != 0;
     route.live.select(tier, route.policy.balance, &seen, is_eligible, clock::draw())
 }

@@ -1,0 +1,219 @@
+//! `/api/selection`: which endpoint a request would be sent to now, and why not to the others.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::AdminState;
+use super::error::{ApiError, ApiErrorKind};
+use super::routes::{ApiJson, ApiRoutes};
+use crate::clock;
+use crate::resilience::breaker::EnforcementMode;
+use crate::snapshot::obstacle::EndpointObstacle;
+use crate::snapshot::{Circuit, EndpointCandidate, Route, RouteMode, Snapshot};
+
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub struct SelectionStatus {
+    /// The first 12 characters of the hash of the policy in force.
+    pub policy: String,
+    /// The route that takes the request; absent when none does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub route: Option<RouteSelection>,
+}
+
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub struct RouteSelection {
+    pub name: String,
+    /// The load balancing algorithm.
+    pub balance: String,
+    /// Degradation modes that are in force for the route. They may respond themselves.
+    pub modes: Vec<ActiveModeActions>,
+    /// An operator paused the route's queue: requests wait.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub queue_paused: bool,
+    /// In the order in which they are used.
+    pub endpoints: Vec<EndpointSelection>,
+}
+
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub struct ActiveModeActions {
+    pub name: String,
+    /// In the words of the policy.
+    pub actions: Vec<String>,
+}
+
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub struct EndpointSelection {
+    pub provider: String,
+    pub endpoint: String,
+    /// 0: one of the route's `providers`; 1 and more: its first and further `fallback`.
+    pub tier: usize,
+    /// `selected`, `available`, or why it takes no request now: `drained`, `held`, `breaker_open`,
+    /// `rate_limited`, `no_capacity`.
+    pub state: Cow<'static, str>,
+    /// The reason in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Time until it may take requests again, as far as it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wait_ms: Option<u64>,
+}
+
+/// The request in question.
+#[derive(Debug)]
+struct RequestQuery {
+    method: Method,
+    url: Uri,
+    headers: HeaderMap,
+    model: Option<String>,
+}
+
+pub fn routes() -> ApiRoutes {
+    ApiRoutes::default().get::<SelectionStatus, _>(
+        "/api/selection",
+        "Reports which endpoint a request would be sent to now, and why not to the others. Sends and \
+         changes nothing. Query: `method`, `url` (or a path), `model`, and `header` (`NAME: VALUE`, may \
+         be repeated).",
+        show,
+    )
+}
+
+async fn show(
+    State(admin): State<Arc<AdminState>>,
+    query: Result<Query<Vec<(String, String)>>, QueryRejection>,
+) -> Result<ApiJson<SelectionStatus>, ApiError> {
+    let Query(pairs) = query.map_err(|error| invalid(&error.body_text()))?;
+    let request = RequestQuery::read(&pairs)?;
+    let (snapshot, now) = (admin.current.load_full(), clock::now());
+    let route = request.find_route(&snapshot);
+    let route = route.map(|route| RouteSelection::of(route, request.model.as_deref(), now));
+    Ok(ApiJson(SelectionStatus { policy: snapshot.hash.chars().take(12).collect(), route }))
+}
+
+fn invalid(found: &str) -> ApiError {
+    let detail = format!("{found} (expected method, url, model, header)");
+    ApiError::new(ApiErrorKind::InvalidQuery, detail)
+}
+
+impl RequestQuery {
+    fn read(pairs: &[(String, String)]) -> Result<RequestQuery, ApiError> {
+        let mut query = RequestQuery {
+            method: Method::GET,
+            url: Uri::default(),
+            headers: HeaderMap::new(),
+            model: None,
+        };
+        for (key, value) in pairs {
+            let wrong = || invalid(&format!("`{key}` is `{value}`"));
+            match key.as_str() {
+                "method" => query.method = value.parse().map_err(|_| wrong())?,
+                "url" => query.url = value.parse().map_err(|_| wrong())?,
+                "model" => query.model = Some(value.clone()),
+                "header" => {
+                    let (name, value) = value.split_once(':').ok_or_else(wrong)?;
+                    let name: HeaderName = name.trim().parse().map_err(|_| wrong())?;
+                    let value: HeaderValue = value.trim().parse().map_err(|_| wrong())?;
+                    query.headers.append(name, value);
+                }
+                _ => return Err(invalid(&format!("unknown key `{key}`"))),
+            }
+        }
+        Ok(query)
+    }
+
+    fn find_route<'s>(&self, snapshot: &'s Snapshot) -> Option<&'s Arc<Route>> {
+        let path = self.url.path();
+        if self.method == Method::CONNECT || path.starts_with("/.outrigger/") {
+            return None;
+        }
+        let authority = self.url.authority().map(|authority| authority.as_str());
+        let host = authority.or_else(|| self.headers.get("host")?.to_str().ok());
+        snapshot.route(&self.method, host.unwrap_or_default(), path, &self.headers)
+    }
+}
+
+impl RouteSelection {
+    fn of(route: &Route, model: Option<&str>, now: Instant) -> RouteSelection {
+        let in_force = |mode: &&RouteMode| {
+            mode.mode.live.is_in_force() && mode.mode.policy.mode == EnforcementMode::Enforce
+        };
+        let modes: Vec<&RouteMode> = route.modes.all.iter().filter(in_force).collect();
+        let alternate = modes.iter().rev().find_map(|mode| mode.alternate.as_deref());
+        let actions = |mode: &&RouteMode| ActiveModeActions {
+            name: mode.mode.policy.name.clone(),
+            actions: mode.mode.actions.clone(),
+        };
+        RouteSelection {
+            name: route.policy.name.clone(),
+            balance: route.policy.balance.as_str().to_owned(),
+            queue_paused: route.queue.as_ref().is_some_and(|queue| queue.live.is_paused()),
+            endpoints: endpoints(alternate.unwrap_or(route), model, now),
+            modes: modes.iter().map(actions).collect(),
+        }
+    }
+}
+
+/// Each endpoint with its state; the first tier with a usable endpoint has the selected one.
+fn endpoints(route: &Route, model: Option<&str>, now: Instant) -> Vec<EndpointSelection> {
+    let (mut all, mut selected) = (Vec::new(), false);
+    for (tier, of) in route.tiers.iter().enumerate() {
+        let circuit = |c: &EndpointCandidate| c.endpoint.circuit(&c.provider.policy, model);
+        let circuits: Vec<_> = of.candidates.iter().map(circuit).collect();
+        let obstacle = |(candidate, circuit): (&EndpointCandidate, &Arc<Circuit>)| {
+            EndpointObstacle::of(&candidate.provider.live, circuit, 0.0, now)
+        };
+        let obstacles: Vec<_> = of.candidates.iter().zip(&circuits).map(obstacle).collect();
+        let first = select(route, tier, &circuits, &obstacles, now).filter(|_| !selected);
+        selected |= first.is_some();
+        let candidates = of.candidates.iter().zip(obstacles).enumerate();
+        all.extend(candidates.map(|(index, (candidate, obstacle))| {
+            EndpointSelection::new(candidate, tier, obstacle, first == Some(index))
+        }));
+    }
+    all
+}
+
+/// The endpoint that selection would take: one that wants a probe, else the balancer's choice.
+fn select(
+    route: &Route,
+    tier: usize,
+    circuits: &[Arc<Circuit>],
+    obstacles: &[Option<EndpointObstacle>],
+    now: Instant,
+) -> Option<usize> {
+    let usable = |index: usize| obstacles[index].is_none();
+    let wants_probe = |index: &usize| {
+        usable(*index) && circuits[*index].breaker.as_ref().is_some_and(|b| b.wants_probe(now))
+    };
+    let pairs = route.tiers[tier].candidates.iter().zip(circuits);
+    let seen: Vec<_> = pairs.map(|(one, circuit)| one.balancer_candidate(circuit, now)).collect();
+    (0..seen.len())
+        .find(wants_probe)
+        .or_else(|| route.live.preview(tier, route.policy.balance, &seen, usable))
+}
+
+impl EndpointSelection {
+    fn new(
+        candidate: &EndpointCandidate,
+        tier: usize,
+        obstacle: Option<EndpointObstacle>,
+        is_selected: bool,
+    ) -> EndpointSelection {
+        let free = if is_selected { "selected" } else { "available" };
+        let wait = obstacle.as_ref().and_then(|obstacle| obstacle.wait);
+        EndpointSelection {
+            provider: candidate.provider.policy.name.clone(),
+            endpoint: candidate.endpoint.policy.name.clone(),
+            tier,
+            state: obstacle.as_ref().map_or(free, |obstacle| obstacle.kind.as_str()).into(),
+            wait_ms: wait.map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)),
+            reason: obstacle.map(|obstacle| obstacle.why),
+        }
+    }
+}
